@@ -52,7 +52,7 @@ type Config struct {
 	State    store.Store // the agent's own database, on this node's disk
 	Clock    clock.Clock
 	Log      logrus.FieldLogger
-	Limits   Limits
+	Timing   Timing
 	Host     facts.Host // the host that facts are read from; if zero, this host
 	// Engine returns the facts that are known about the engine. It sends no request to the engine. If nil, nothing is
 	// known.
@@ -82,8 +82,8 @@ type Config struct {
 	Runner run.Runner
 }
 
-// Limits are the time limits and intervals of the agent. Zero values take the defaults.
-type Limits = host.Limits
+// Timing has the time limits and intervals of the agent. Zero values take the defaults.
+type Timing = host.Timing
 
 // Agent is the agent of one host: its life cycle, and the adapters for the plugin and the API. Each adapter calls one
 // component. All methods are safe for concurrent use.
@@ -93,7 +93,7 @@ var _ api.Local = (*Agent)(nil)
 
 // New opens the agent's database. Nothing is mounted or changed before Start.
 func New(ctx context.Context, cfg Config) (*Agent, error) {
-	cfg.Limits = cfg.Limits.OrDefault()
+	cfg.Timing = cfg.Timing.OrDefault()
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("read the boot ID: %w", err)
@@ -110,7 +110,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		Host: &host.Host{
 			Incarnation: uuid.New(), NodeName: cfg.NodeName, Boot: strings.TrimSpace(string(boot)), Root: cfg.Root,
 			Control: cfg.Control, DB: db, Cache: records.NewCache(), News: report.New(),
-			Clock: cfg.Clock, Log: cfg.Log, Limits: cfg.Limits,
+			Clock: cfg.Clock, Log: cfg.Log, Timing: cfg.Timing,
 		},
 		Config: cfg,
 	}

@@ -54,7 +54,7 @@ type components struct {
 	Promises  *lease.PromiseServer
 	Deadlines *lease.Deadlines
 	Renewals  *lease.Renewals
-	Throttle  *throttle.Limits
+	Throttle  *throttle.Throttler
 	Engines   *mounting.Engines
 	Registrar *lease.Registrar
 	Uses      *mounting.UseTable
@@ -93,17 +93,17 @@ type components struct {
 	Programs *host.Programs
 	Keys     *keyring.Keyring
 
-	Operations  *operation.Runner
-	Requester   *operation.Requester
-	Sizes       *operation.Sizes
-	RecordFiles *operation.RecordWriter
-	Datasets    *operation.Datasets
-	Executor    *operation.Executor
-	Purger      *operation.Remover
-	Maker       *operation.Maker
-	Importer    *operation.Importer
-	Snapshotter *operation.Snapshotter
-	Exporter    *operation.Exporter
+	Operations   *operation.Runner
+	Requester    *operation.Requester
+	Sizes        *operation.Sizes
+	RecordFiles  *operation.RecordWriter
+	Datasets     *operation.Datasets
+	Executor     *operation.Executor
+	Purger       *operation.Remover
+	DatasetMaker *operation.DatasetMaker
+	Importer     *operation.Importer
+	Snapshotter  *operation.Snapshotter
+	Exporter     *operation.Exporter
 
 	Spellings *volume.Spellings
 	Finder    *volume.Finder
@@ -115,20 +115,20 @@ type components struct {
 	Examiner    *doctor.Doctor
 	Watcher     *doctor.Watcher
 
-	Mover   *move.Mover
-	Source  *move.Sender // provides the data that this node sends to other nodes
-	Bringer *move.Bringer
-	Cleaner *cleanup.Cleaner
+	Mover          *move.Mover
+	TransferSource *move.TransferSource // provides the data that this node sends to other nodes
+	Bringer        *move.Bringer
+	Cleaner        *cleanup.Cleaner
 
 	Generations *generation.Keeper
-	Creator     *pooladmin.Creator
+	PoolCreator *pooladmin.Creator
 	Remover     *pooladmin.Remover
 	Quarantine  *pooladmin.Quarantine
 	Collector   *pooladmin.Collector
 	Trimmer     *pooladmin.Trimmer
 
-	Sender *transfer.Server // sends datasets to other nodes
-	Puller *transfer.Client // receives datasets from other nodes
+	TransferServer *transfer.Server // sends datasets to other nodes
+	TransferClient *transfer.Client // receives datasets from other nodes
 
 	// leaseCtx is the context of renewals and deadlines, and leaseWork waits for them. They continue until an agent
 	// that stops has finished its work. If they ended earlier, a dataset could be fenced while work on it still runs,
@@ -164,8 +164,8 @@ func (a *components) makeTransfers() {
 	if a.Config.TransferRate > 0 {
 		limit = transfer.NewLimiter(a.Clock, a.Config.TransferRate)
 	}
-	a.Sender = a.newSender(limit)
-	a.Puller = &transfer.Client{HTTP: a.Config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
+	a.TransferServer = a.newTransferServer(limit)
+	a.TransferClient = &transfer.Client{HTTP: a.Config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 }
 
 // load reads the agent's database into the components.

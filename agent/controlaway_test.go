@@ -86,7 +86,7 @@ func TestI7LocalVolumesWorkWithoutControl(t *testing.T) {
 		t.Fatal(err)
 	}
 	agenttest.Await(t, func() bool {
-		r.FakeClock.Advance(r.Limits.Retry)
+		r.FakeClock.Advance(r.Timing.Retry)
 		now, _ := r.Cache.Dataset(d.ID)
 		return now.Protected
 	})
@@ -138,7 +138,7 @@ func TestCommitWithLostAnswerIsRepeated(t *testing.T) {
 			return
 		default:
 			if lost = lost || r.Link.LostAnswers() == 1; lost {
-				r.FakeClock.Advance(r.Limits.Retry)
+				r.FakeClock.Advance(r.Timing.Retry)
 			}
 		}
 	}
@@ -203,7 +203,7 @@ func TestI8CreateBeforeRegistrationFailsSoon(t *testing.T) {
 			}
 			return
 		default:
-			r.FakeClock.Advance(r.Limits.Retry)
+			r.FakeClock.Advance(r.Timing.Retry)
 			runtime.Gosched()
 		}
 	}

@@ -15,12 +15,12 @@ func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) { return a.Ex
 
 // CreatePool is pooladmin.Creator.Create.
 func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
-	return a.Creator.Create(ctx, p)
+	return a.PoolCreator.Create(ctx, p)
 }
 
 // AdoptPool is pooladmin.Creator.Adopt.
 func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
-	return a.Creator.Adopt(ctx, path)
+	return a.PoolCreator.Adopt(ctx, path)
 }
 
 // AcceptPool is pooladmin.Quarantine.Accept.
@@ -30,7 +30,7 @@ func (a *Agent) AcceptPool(ctx context.Context, name string, in api.AcceptPool) 
 
 // SetPool is pooladmin.Creator.Set.
 func (a *Agent) SetPool(ctx context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
-	return a.Creator.Set(ctx, name, p)
+	return a.PoolCreator.Set(ctx, name, p)
 }
 
 // RemovePool is pooladmin.Remover.Remove.

@@ -43,13 +43,13 @@ func (a *components) makeExporter() {
 
 // operationHandlers returns the function that executes each kind of operation.
 func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
-	a.Maker = operation.NewMaker(operation.MakerDeps{
+	a.DatasetMaker = operation.NewDatasetMaker(operation.DatasetMakerDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Pools: a.Pools, Space: a.Space, Seal: a.Keys.Seal,
 		Provision: a.Provisioning.Reserve,
 		MayChange: a.Leases.MayChange, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,
 	})
 	a.Importer = operation.NewImporter(operation.ImporterDeps{
-		Host: a.Host, Operations: a.Operations, Maker: a.Maker, Pools: a.Pools, Plan: a.Registration.Plan,
+		Host: a.Host, Operations: a.Operations, Maker: a.DatasetMaker, Pools: a.Pools, Plan: a.Registration.Plan,
 	})
 	a.Snapshotter = operation.NewSnapshotter(operation.SnapshotterDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes, Space: a.Space,
@@ -72,7 +72,8 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		},
 	})
 	return map[dataset.OpKind]operation.Handler{
-		dataset.OpCreate: a.Maker.Create, dataset.OpClone: a.Maker.Create, dataset.OpImport: a.Importer.ImportFolder,
+		dataset.OpCreate: a.DatasetMaker.Create, dataset.OpClone: a.DatasetMaker.Create,
+		dataset.OpImport:   a.Importer.ImportFolder,
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
 		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite,

@@ -17,7 +17,7 @@ func (a *Agent) Peers() http.Handler {
 		return nil
 	}
 	h := http.NewServeMux()
-	h.Handle("/", a.Sender.Handler())
+	h.Handle("/", a.TransferServer.Handler())
 	h.Handle(promise.Path, a.Promises)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Work for this request ends with the request, but its requests to control must not get the values of the
@@ -32,9 +32,10 @@ func (a *Agent) Peers() http.Handler {
 	})
 }
 
-func (a *components) newSender(limit *transfer.Limiter) *transfer.Server {
+func (a *components) newTransferServer(limit *transfer.Limiter) *transfer.Server {
 	return &transfer.Server{
-		Source: a.Source, Peer: a.Config.PeerID, Authorize: a.authorizePeer, Clock: a.Clock, Log: a.Log, Limit: limit,
+		Source: a.TransferSource, Peer: a.Config.PeerID, Authorize: a.authorizePeer, Clock: a.Clock, Log: a.Log,
+		Limit: limit,
 	}
 }
 

@@ -36,7 +36,7 @@ func (a *components) makeVolumes() {
 	})
 	a.Requests = volume.NewRequests(volume.RequestsDeps{
 		Host: a.Host, Finder: a.Finder, Spellings: a.Spellings, Requester: a.Requester, Plan: a.Registration.Plan,
-		Creator: operation.NewCreator(operation.CreatorDeps{
+		Creator: operation.NewVolumeCreator(operation.VolumeCreatorDeps{
 			Host: a.Host, Plan: a.Registration.Plan, Requester: a.Requester, Executor: a.Executor,
 		}),
 		Execute: a.Executor.Execute, CheckUnmounted: a.Verifier.CheckUnmounted,

@@ -51,11 +51,11 @@ func (a *components) registrarDeps() lease.RegistrarDeps {
 	return lease.RegistrarDeps{
 		Host: a.Host, Guard: a.Config.Guard, Deadlines: a.Deadlines,
 		OwnFilesystem: func(pool uuid.UUID) (own, known bool) {
-			op := a.Pools.ByID(pool)
-			if op == nil || op.Storage == nil {
+			p := a.Pools.ByID(pool)
+			if p == nil || p.Storage == nil {
 				return false, false
 			}
-			return op.Capabilities.OwnFilesystem, true
+			return p.Capabilities.OwnFilesystem, true
 		},
 		RepairSoon: a.repairSoon,
 		Repair:     func(st guard.Status, answer uint64) { a.Repairer.ApplyGuard(st, answer) },
@@ -98,8 +98,9 @@ func (a *components) keyringDeps() keyring.Deps {
 
 func (a *components) retentionDeps() replication.RetentionDeps {
 	return replication.RetentionDeps{
-		Host: a.Host, Pools: a.Pools, Transfers: a.Sender, RelinquishedSnapshots: a.Leases.RelinquishedSnapshots,
-		WorksSolo: a.Config.PeerHTTP == nil,
+		Host: a.Host, Pools: a.Pools, Transfers: a.TransferServer,
+		RelinquishedSnapshots: a.Leases.RelinquishedSnapshots,
+		WorksSolo:             a.Config.PeerHTTP == nil,
 	}
 }
 
@@ -112,7 +113,8 @@ func (a *components) forgetSent(ds uuid.UUID) {
 
 func (a *components) replicasDeps() replication.ReplicasDeps {
 	return replication.ReplicasDeps{
-		Host: a.Host, Pools: a.Pools, Space: a.Space, Moves: a.MoveTable, Source: a.Puller, Peer: a.Nodes.Peer,
+		Host: a.Host, Pools: a.Pools, Space: a.Space, Moves: a.MoveTable, TransferClient: a.TransferClient,
+		Peer:      a.Nodes.Peer,
 		Copies:    a.Copies,
 		WorksSolo: a.Config.PeerHTTP == nil,
 	}
@@ -176,19 +178,21 @@ func (a *components) makeMoves() {
 	a.Mover = move.NewMover(move.MoverDeps{
 		Host: a.Host, Pools: a.Pools, Space: a.Space, Keys: a.Keys, Nodes: a.Nodes, Keeper: a.Keeper,
 		Programs: a.Programs,
-		Moves:    a.MoveTable, Copies: a.Copies, Installer: a.Installer, Datasets: a.Datasets, Puller: a.Puller,
-		PeerHTTP: a.Config.PeerHTTP, Session: a.Deadlines.Session,
+		Moves:    a.MoveTable, Copies: a.Copies, Installer: a.Installer, Datasets: a.Datasets,
+		TransferClient: a.TransferClient,
+		PeerHTTP:       a.Config.PeerHTTP, Session: a.Deadlines.Session,
 	})
-	a.Source = move.NewSender(move.SenderDeps{
+	a.TransferSource = move.NewTransferSource(move.TransferSourceDeps{
 		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Leases: a.Leases, Uses: a.Uses, Quiescer: a.Quiescer,
 		Sizes: a.Sizes, Snapshotter: a.Snapshotter, Retention: a.Retention,
 		AskGenerations: a.askGenerations,
-		Transfers:      func() *transfer.Server { return a.Sender },
+		TransferServer: func() *transfer.Server { return a.TransferServer },
 	})
-	a.Sender.Source = a.Source
+	a.TransferServer.Source = a.TransferSource
 	a.Bringer = move.NewBringer(move.BringerDeps{
-		Host: a.Host, Pools: a.Pools, Nodes: a.Nodes, Failover: a.Failover, Mover: a.Mover, Puller: a.Puller,
-		PeerHTTP: a.Config.PeerHTTP,
+		Host: a.Host, Pools: a.Pools, Nodes: a.Nodes, Failover: a.Failover, Mover: a.Mover,
+		TransferClient: a.TransferClient,
+		PeerHTTP:       a.Config.PeerHTTP,
 	})
 	a.Cleaner = cleanup.New(cleanup.Deps{
 		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Moves: a.MoveTable, Installer: a.Installer,
@@ -204,7 +208,7 @@ func (a *components) askGenerations(ctx context.Context) error {
 
 // makePoolAdmin creates the components with which an operator manages the pools of this node.
 func (a *components) makePoolAdmin() {
-	a.Creator = pooladmin.NewCreator(pooladmin.CreatorDeps{
+	a.PoolCreator = pooladmin.NewCreator(pooladmin.CreatorDeps{
 		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Opener: a.PoolOpener, Maker: a.PoolMaker,
 		Keys: a.Keys, Registration: a.Registration,
 		Generations: a.Generations, Reporter: a.Reporter, Holdings: a.Holdings,
@@ -316,7 +320,7 @@ func (a *components) makeHandover() {
 		Host: a.Host, Pools: a.Pools, Leases: a.Leases, Uses: a.Uses, Verifier: a.Verifier, Unmounter: a.Unmounter,
 		Manifest: func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 			seen io.Writer) (dataset.Manifest, error) {
-			return a.Source.Manifest(ctx, pool, d, y, seen)
+			return a.TransferSource.Manifest(ctx, pool, d, y, seen)
 		},
 	})
 	a.Failover = handover.NewFailover(handover.FailoverDeps{

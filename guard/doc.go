@@ -2,7 +2,7 @@
 // the process that may fail must not be the one that fences. The agent registers each such dataset with a deadline, and
 // extends the deadline regularly. When a deadline passes, the guard fences the dataset, whether or not the agent runs.
 //
-// The command drover guard (cmd/drover/internal/guards) runs Process.Serve. Packages lease, handover and mounting of
+// The command drover guard (cmd/drover/internal/guards) runs Daemon.Serve. Packages lease, handover and mounting of
 // the agent send requests with a Client, and so do the commands of the operator. Package move runs an ExecFence,
 // which is independent of the guard. Guard has the table of registered datasets. Its mutex protects the table, and
 // the files below store it. A request that changes an entry marks the entry as busy, and releases the mutex while the

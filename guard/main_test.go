@@ -99,7 +99,7 @@ func playGuard(run, root, step string) error {
 	if err := os.Setenv("DROVER_GUARD_TEST_ROLE", "hand"); err != nil {
 		return err
 	}
-	return guard.Process{
+	return guard.Daemon{
 		Run: run, Root: root, Hand: []string{"/proc/self/exe", run, root}, Watchdog: run + "/watchdog",
 		Step: d, Log: log, Version: "test",
 	}.Serve(ctx)

@@ -278,7 +278,7 @@ func (h *Host) WouldOpen(id uuid.UUID) bool {
 // ReadSnapshot reads a file of a snapshot.
 func (h *Host) ReadSnapshot(d dataset.Dataset, snapshot uuid.UUID, file string) string {
 	h.T.Helper()
-	root, release, err := h.Source.OpenSnapshot(h.T.Context(), h.Pool(), d, snapshot)
+	root, release, err := h.TransferSource.OpenSnapshot(h.T.Context(), h.Pool(), d, snapshot)
 	if err != nil {
 		h.T.Fatal(err)
 	}

@@ -122,7 +122,7 @@ func (c *Cluster) AddHost(name, backend string) *Host {
 		Pools:    []pool.Config{{Name: "default", Backend: backend, Path: c.makeDisk(h.Config.Root, name, backend)}},
 		Backends: backends.NewRegistry(kinds...),
 		State:    FusedStore{h.Database, h}, Clock: clock.System{}, Log: verboseLog(name),
-		Limits:   agent.Limits{InUseWait: lease, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
+		Timing:   agent.Timing{InUseWait: lease, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
 		PeerHTTP: route{&c.Network, h}, Address: name + ":9471",
 		PeerID: func(r *http.Request) (uuid.UUID, error) { return uuid.Parse(r.Header.Get("Node")) },
 	}

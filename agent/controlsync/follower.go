@@ -103,7 +103,7 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 		}
 		select {
 		case <-f.Ctx.Done():
-		case <-f.Clock.After(f.Limits.Retry):
+		case <-f.Clock.After(f.Timing.Retry):
 		}
 	}
 }

@@ -84,7 +84,7 @@ func (r *Holdings) Send(ctx context.Context, to api.Service, h api.Holdings) (er
 		select {
 		case <-ctx.Done():
 			return err
-		case <-r.Clock.After(r.Limits.Retry):
+		case <-r.Clock.After(r.Timing.Retry):
 		}
 	}
 	return err

@@ -152,7 +152,7 @@ func TestHoldingsAreReportedOnceReplicaAccepts(t *testing.T) {
 		r.Holdings.SendSoon(want)
 		agenttest.Await(t, func() bool {
 			if len(took) == 0 && busy.asked.Load() < busy.most { // the first time
-				r.FakeClock.Advance(r.Limits.Retry)
+				r.FakeClock.Advance(r.Timing.Retry)
 			}
 			return len(took) > 0
 		})

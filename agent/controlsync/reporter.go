@@ -289,7 +289,7 @@ func (r *Reporter) Run(begun func()) {
 		case <-r.Ctx.Done():
 			return
 		case <-round:
-			round = r.Clock.After(r.Limits.Heartbeat)
+			round = r.Clock.After(r.Timing.Heartbeat)
 			back := r.DoHeartbeatWork(r.Ctx)
 			if now := r.Clock.Steady(); back || now >= purgeAt {
 				r.Executor.PurgeAll()

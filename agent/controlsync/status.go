@@ -22,7 +22,7 @@ type StatusReader struct {
 	Engines  *mounting.Engines
 	Disks    *mounting.Disks
 	Sizes    *operation.Sizes
-	Throttle *throttle.Limits
+	Throttle *throttle.Throttler
 
 	usages usages
 }

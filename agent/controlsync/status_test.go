@@ -41,7 +41,7 @@ func TestStatusOfUnopenableVolumeIsReported(t *testing.T) {
 	told := func(what string) {
 		t.Helper()
 		agenttest.Await(t, func() bool {
-			r.FakeClock.Advance(r.Limits.Heartbeat)
+			r.FakeClock.Advance(r.Timing.Heartbeat)
 			v, err := r.Control.Volume(t.Context(), "db")
 			return err == nil && v.Status != nil && (v.Status.Problem == "") == (what == "") && strings.Contains(v.Status.Problem, what)
 		})

@@ -57,7 +57,7 @@ type Deps struct {
 	SharedMounter *mounting.SharedMounter
 	Registrar     *lease.Registrar
 	Failover      *handover.Failover
-	Throttle      *throttle.Limits
+	Throttle      *throttle.Throttler
 	Pending       func() []operation.PendingPurge // datasets in state purging whose data still exists
 	Refusal       func() string                   // why control does not register this node, or ""
 	Identity      func(ctx context.Context) error // fails if the agent's database cannot be read
@@ -259,7 +259,7 @@ func (x *Doctor) CheckReplicas(r *Report) {
 			continue
 		}
 		subject := "volume " + k.Record.Volume
-		if op := x.deps.Pools.ByID(k.Pool); op == nil || op.Gone {
+		if p := x.deps.Pools.ByID(k.Pool); p == nil || p.Gone {
 			r.Add(findings.Error, subject, "bring back the disk of that pool (drover pool adopt PATH), or "+
 				"drover node drain "+x.deps.NodeName+" moves the replica to another node",
 				"has a replica recorded in pool %s, which does not exist on this node", k.Pool)

@@ -121,8 +121,8 @@ func (p *pair) back() (putBack func(meanwhile func())) {
 
 func (p *pair) isHeld(want bool, what string) {
 	p.T.Helper()
-	if op := p.Pools.All()[0]; (op.QuarantineReason() != "") != want {
-		p.T.Errorf("%s: generation %d of %d, held: %q", what, op.Generation, op.Record.Generation, op.QuarantineReason())
+	if pl := p.Pools.All()[0]; (pl.QuarantineReason() != "") != want {
+		p.T.Errorf("%s: generation %d of %d, held: %q", what, pl.Generation, pl.Record.Generation, pl.QuarantineReason())
 	}
 }
 
@@ -170,14 +170,14 @@ func TestRestoredDiskIsFoundByControlMemory(t *testing.T) {
 		"one was anew": {before: func(p *pair) {
 			p.other.ForgetGenerations()
 			p.otherAnew()
-			p.told(p.other, 5, p.Limits.Heartbeat)
+			p.told(p.other, 5, p.Timing.Heartbeat)
 		}, down: func(p *pair) { p.RestartControl() }, held: true},
 		"one was away": {before: func(p *pair) {
 			p.other.Cut()
 			p.FakeClock.Advance(pool.RaiseEvery)
 			at(p.Host, 6)
 			p.other.Mend()
-			p.told(p.other, 6, p.Limits.Heartbeat)
+			p.told(p.other, 6, p.Timing.Heartbeat)
 		}, down: func(p *pair) { p.RestartControl() }, held: true},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -223,7 +223,7 @@ func TestRestoredDiskIsFoundByControlMemory(t *testing.T) {
 			}
 			p.other.Mend()
 			agenttest.Await(t, func() bool {
-				p.FakeClock.Advance(p.Limits.Heartbeat)
+				p.FakeClock.Advance(p.Timing.Heartbeat)
 				return p.Pools.CheckQuarantine(d.Pool) != nil
 			})
 		})
@@ -292,7 +292,7 @@ func TestAcceptedGenerationIsAboveUnreachableReplica(t *testing.T) {
 	p.isHeld(false, "accepted")
 	p.other.Mend()
 	agenttest.Await(t, func() bool { // it is told of what was told to others
-		p.FakeClock.Advance(p.Limits.Heartbeat)
+		p.FakeClock.Advance(p.Timing.Heartbeat)
 		return p.other.HighestGeneration() > pooladmin.UnreportedMargin || p.Pools.All()[0].QuarantineReason() != ""
 	})
 	p.isHeld(false, "with the other back")

@@ -21,9 +21,9 @@ func at(r *agenttest.Host, generation uint64) {
 	r.T.Helper()
 	agenttest.Await(r.T, func() bool {
 		r.FakeClock.Advance(controlsync.SettleTime) // a heartbeat may wait for it
-		op, _ := r.Pools.ByName("default")
-		g, err := op.Storage.Generation()
-		return err == nil && g == generation && op.Generation == g && r.Link.HighestGeneration() == g
+		p, _ := r.Pools.ByName("default")
+		g, err := p.Storage.Generation()
+		return err == nil && g == generation && p.Generation == g && r.Link.HighestGeneration() == g
 	})
 }
 
@@ -182,7 +182,7 @@ func TestRestoredHostAsksControlForGenerations(t *testing.T) {
 	r.MountDataset(d, "before")
 	r.Link.Mend()
 	agenttest.Await(t, func() bool {
-		r.FakeClock.Advance(r.Limits.Retry)
+		r.FakeClock.Advance(r.Timing.Retry)
 		return r.Pools.CheckQuarantine(d.Pool) != nil
 	})
 	if _, err := r.Mount(t.Context(), "db", "after"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), wayOut) {
@@ -214,13 +214,13 @@ func TestNewerDiskEndsHold(t *testing.T) {
 	newer := r.SavePool("pool")
 	older()
 	agenttest.Await(t, func() bool {
-		r.FakeClock.Advance(r.Limits.Heartbeat)
+		r.FakeClock.Advance(r.Timing.Heartbeat)
 		return r.Pools.CheckQuarantine(d.Pool) != nil
 	})
 	holds(r, d)
 	newer()
 	agenttest.Await(t, func() bool {
-		r.FakeClock.Advance(r.Limits.Heartbeat)
+		r.FakeClock.Advance(r.Timing.Heartbeat)
 		return r.Pools.CheckQuarantine(d.Pool) == nil
 	})
 	r.MountDataset(d, "id")

@@ -29,7 +29,7 @@
 // old epoch to a volume that has moved meanwhile. The pool is quarantined when control is reachable again. For this
 // reason, any other work in a pool, for which no container waits, starts only after control has answered. For example,
 // other nodes get nothing from a pool until a control replica was asked about it since it was opened (see
-// move.Sender.Pool).
+// move.TransferSource.Pool).
 package generation
 
 import (
@@ -121,8 +121,8 @@ func (g *Keeper) Store(ctx context.Context) error {
 	}
 	for id, generation := range is {
 		if err == nil {
-			g.Pools.Change(id, func(op *pool.Pool) {
-				op.RaiseUnreported = op.RaiseUnreported && op.Generation != generation
+			g.Pools.Change(id, func(p *pool.Pool) {
+				p.RaiseUnreported = p.RaiseUnreported && p.Generation != generation
 			})
 		}
 	}
@@ -144,7 +144,7 @@ func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 	for i, err := range errs {
 		for _, id := range of[i] {
 			if err == nil || errors.Is(err, errUnsupported) {
-				g.Pools.Change(id, func(op *pool.Pool) { op.GenerationKnown = true })
+				g.Pools.Change(id, func(p *pool.Pool) { p.GenerationKnown = true })
 			}
 		}
 	}
@@ -181,9 +181,9 @@ func (g *Keeper) RaiseDue() {
 // Raise raises the pools that are due, and has control record the generations that the store must have.
 func (g *Keeper) Raise(ctx context.Context) error {
 	due := func() (list []*pool.Pool) {
-		for _, op := range g.Pools.All() {
-			if op.IsDue(g.Clock.Steady()) {
-				list = append(list, op)
+		for _, p := range g.Pools.All() {
+			if p.IsDue(g.Clock.Steady()) {
+				list = append(list, p)
 			}
 		}
 		return list
@@ -196,13 +196,13 @@ func (g *Keeper) Raise(ctx context.Context) error {
 		return err // it is retried; controlsync.Follower logs that control is unreachable
 	}
 	var work []*jobs.Job
-	for _, op := range due() { // due returns no quarantined pool
-		if !all && g.Clock.Steady()-op.RaisedAt < pool.RaiseEvery {
+	for _, p := range due() { // due returns no quarantined pool
+		if !all && g.Clock.Steady()-p.RaisedAt < pool.RaiseEvery {
 			continue
 		}
-		g.Pools.Change(op.ID, func(op *pool.Pool) { op.Raising = true })
-		work = append(work, g.Jobs.Start("generation/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
-			g.raiseOne(ctx, op.ID)
+		g.Pools.Change(p.ID, func(p *pool.Pool) { p.Raising = true })
+		work = append(work, g.Jobs.Start("generation/"+p.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+			g.raiseOne(ctx, p.ID)
 			return nil
 		}))
 	}
@@ -213,24 +213,24 @@ func (g *Keeper) Raise(ctx context.Context) error {
 // raiseOne raises a pool, unless its disk was restored from a backup since its generation was last read.
 func (g *Keeper) raiseOne(ctx context.Context, id uuid.UUID) {
 	_, err := g.Pools.ReadStatus(ctx, id)
-	if op := g.Pools.ByID(id); op.CheckServed() != nil {
+	if p := g.Pools.ByID(id); p.CheckServed() != nil {
 		err = nil // a later call raises it
 	} else if err == nil {
-		err = g.Pools.Raise(ctx, op, op.Generation+1)
+		err = g.Pools.Raise(ctx, p, p.Generation+1)
 	}
 	if err != nil {
 		g.Log.WithError(err).Warn("cannot raise the generation of a pool; a restored disk is detected with the " +
 			"last one")
-		g.Pools.Change(id, func(op *pool.Pool) { op.RaiseSoon, op.RaisedAt = false, g.Clock.Steady() })
+		g.Pools.Change(id, func(p *pool.Pool) { p.RaiseSoon, p.RaisedAt = false, g.Clock.Steady() })
 	}
-	g.Pools.Change(id, func(op *pool.Pool) { op.Raising = false })
+	g.Pools.Change(id, func(p *pool.Pool) { p.Raising = false })
 	g.Prober.Suspect(id, err)
 	g.News.Soon()
 }
 
 // storeRaised has control record the raised generations that belong into the store.
 func (g *Keeper) storeRaised(ctx context.Context) error {
-	if !slices.ContainsFunc(g.Pools.All(), func(op *pool.Pool) bool { return op.RaiseUnreported }) {
+	if !slices.ContainsFunc(g.Pools.All(), func(p *pool.Pool) bool { return p.RaiseUnreported }) {
 		return nil
 	}
 	return g.Store(ctx)
@@ -251,8 +251,8 @@ func (g *Keeper) AnnounceLate(ctx context.Context) error {
 	if err == nil {
 		_, _, err = g.Ask(ctx)
 	}
-	for _, op := range g.Pools.All() {
-		g.Pools.Change(op.ID, func(op *pool.Pool) { op.AwaitsGeneration = false })
+	for _, p := range g.Pools.All() {
+		g.Pools.Change(p.ID, func(p *pool.Pool) { p.AwaitsGeneration = false })
 	}
 	return err
 }

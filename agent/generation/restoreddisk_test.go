@@ -37,11 +37,11 @@ func TestRestoredDiskIsFoundByFirstOperation(t *testing.T) {
 			return err
 		},
 		"snapshot for another node": func(r *agenttest.Host, d dataset.Dataset) error {
-			_, _, err := r.Source.TakeSnapshot(r.T.Context(), d.ID, nil)
+			_, _, err := r.TransferSource.TakeSnapshot(r.T.Context(), d.ID, nil)
 			return err
 		},
 		"list for another node": func(r *agenttest.Host, d dataset.Dataset) error {
-			_, err := r.Source.Pool(r.T.Context(), d.ID)
+			_, err := r.TransferSource.Pool(r.T.Context(), d.ID)
 			return err
 		},
 	} {
@@ -74,25 +74,25 @@ func ahead(f *agenttest.Cluster) (d dataset.Dataset, has dataset.Copy, putBack f
 		}
 	}
 	agenttest.Await(f.T, at(1))
-	op := f.A.Pools.All()[0]
+	p := f.A.Pools.All()[0]
 	f.A.Stop()
-	kept := filepath.Join(filepath.Dir(op.Path), "kept")
-	if out, err := exec.CommandContext(f.Context(), "cp", "-a", "--reflink=always", op.Path, kept).CombinedOutput(); err != nil {
+	kept := filepath.Join(filepath.Dir(p.Path), "kept")
+	if out, err := exec.CommandContext(f.Context(), "cp", "-a", "--reflink=always", p.Path, kept).CombinedOutput(); err != nil {
 		f.Fatal(string(out), err)
 	}
-	f.A.Config.Limits.Heartbeat = time.Hour // refreshes are a second apart
+	f.A.Config.Timing.Heartbeat = time.Hour // refreshes are a second apart
 	f.A.Start()
-	agenttest.Await(f.T, at(op.Generation+1))
+	agenttest.Await(f.T, at(p.Generation+1))
 	f.A.WriteFile("db", "token", "new")
 	written := time.Now()
 	agenttest.Await(f.T, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
 	has, _ = f.B.Replicas.Copy(d.ID)
 	return d, has, func() pool.Record {
-		if err := errors.Join(os.Rename(op.Path, op.Path+".newer"), os.Rename(kept, op.Path)); err != nil {
+		if err := errors.Join(os.Rename(p.Path, p.Path+".newer"), os.Rename(kept, p.Path)); err != nil {
 			f.Fatal(err)
 		}
-		rec := op.Record
-		rec.Generation = op.Generation
+		rec := p.Record
+		rec.Generation = p.Generation
 		return rec
 	}
 }
@@ -102,13 +102,13 @@ func ahead(f *agenttest.Cluster) (d dataset.Dataset, has dataset.Copy, putBack f
 func keepsNewer(f *agenttest.Cluster, d dataset.Dataset, has dataset.Copy, want error) {
 	f.Helper()
 	asB := move.WithRequester(f.Context(), f.B.Node())
-	if _, _, err := f.A.Source.TakeSnapshot(asB, d.ID, nil); !errors.Is(err, want) {
+	if _, _, err := f.A.TransferSource.TakeSnapshot(asB, d.ID, nil); !errors.Is(err, want) {
 		f.Error(err)
 	}
-	if _, err := f.A.Source.Pool(asB, d.ID); !errors.Is(err, want) {
+	if _, err := f.A.TransferSource.Pool(asB, d.ID); !errors.Is(err, want) {
 		f.Error(err)
 	}
-	if _, _, err := f.A.Source.OpenTree(asB, d.ID, has.Snapshot); !errors.Is(err, want) {
+	if _, _, err := f.A.TransferSource.OpenTree(asB, d.ID, has.Snapshot); !errors.Is(err, want) {
 		f.Error(err)
 	}
 	if err := f.B.Replicas.Refresh(f.Context(), &jobs.Job{}, d.ID); err == nil {
@@ -171,19 +171,19 @@ func TestGenerationIsAskedWhenPeerRequestsData(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
 	at(r, 1)
-	r.Pools.Change(d.Pool, func(op *pool.Pool) { op.GenerationKnown = false })
+	r.Pools.Change(d.Pool, func(p *pool.Pool) { p.GenerationKnown = false })
 	for _, away := range []bool{true, false} {
 		if away {
 			r.Link.Cut()
 		} else {
 			r.Link.Mend()
 			agenttest.Await(t, func() bool {
-				r.FakeClock.Advance(r.Limits.Retry)
+				r.FakeClock.Advance(r.Timing.Retry)
 				_, err := r.Control.Volume(t.Context(), "db")
 				return err == nil
 			})
 		}
-		_, err := r.Source.Pool(t.Context(), d.ID)
+		_, err := r.TransferSource.Pool(t.Context(), d.ID)
 		if errors.Is(err, dataset.ErrUnavailable) != away || !away && err != nil {
 			t.Errorf("away %t: %v", away, err)
 		}

@@ -41,7 +41,7 @@ func NewFailover(deps FailoverDeps) *Failover { return &Failover{deps} }
 // node if a node that control cannot reach has the volume open. It fails with ErrOffline if no node takes over, with
 // the reason and the user's options.
 func (f *Failover) TakeOver(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	until := f.Clock.Steady() + f.Limits.MoveWait
+	until := f.Clock.Steady() + f.Timing.MoveWait
 	for {
 		op, lost, err := f.request(ctx, d)
 		if err == nil && lost {
@@ -69,7 +69,7 @@ func (f *Failover) TakeOver(ctx context.Context, d dataset.Dataset) (dataset.Dat
 		select {
 		case <-ctx.Done():
 			return d, ctx.Err()
-		case <-f.Clock.After(f.Limits.Retry):
+		case <-f.Clock.After(f.Timing.Retry):
 		}
 	}
 }

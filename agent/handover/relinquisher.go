@@ -58,7 +58,7 @@ func (r *Relinquisher) AnswerSoon(id uuid.UUID) {
 			}
 			select {
 			case <-ctx.Done():
-			case <-r.Clock.After(r.Limits.Retry):
+			case <-r.Clock.After(r.Timing.Retry):
 			}
 		}
 	})
@@ -148,7 +148,7 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 	}
 	if y.Manifest == nil {
 		var seen byteCounter
-		stop := r.Jobs.After(ctx, r.Clock, r.Limits.InUseWait/4,
+		stop := r.Jobs.After(ctx, r.Clock, r.Timing.InUseWait/4,
 			func(ctx context.Context) { r.reportProgress(ctx, d, y, &seen) })
 		y, err = r.takeFinal(ctx, pool, d, y, &seen)
 		stop()
@@ -231,7 +231,7 @@ func (s *byteCounter) Write(b []byte) (int, error) {
 }
 
 // stuckAfter is how long a computation may make no progress before the disk is assumed to hang, as a multiple of
-// Limits.InUseWait: 5 minutes by default. The final snapshot may have to write out the host's memory, and may have
+// Timing.InUseWait: 5 minutes by default. The final snapshot may have to write out the host's memory, and may have
 // many extents.
 const stuckAfter = 10
 
@@ -245,7 +245,7 @@ func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y 
 			was, at = is, r.Clock.Steady()
 		}
 		say := dataset.Relinquishing
-		if r.Clock.Steady()-at >= stuckAfter*r.Limits.InUseWait {
+		if r.Clock.Steady()-at >= stuckAfter*r.Timing.InUseWait {
 			say = fmt.Sprintf("its last snapshot does not finish: the disk of pool %s may hang (check it: dmesg; "+
 				"the volume is mounted there again once the snapshot has ended)",
 				r.Pools.Name(d.Pool))
@@ -261,7 +261,7 @@ func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y 
 		}
 		select {
 		case <-ctx.Done():
-		case <-r.Clock.After(r.Limits.InUseWait / 4):
+		case <-r.Clock.After(r.Timing.InUseWait / 4):
 		}
 	}
 }

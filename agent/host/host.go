@@ -1,7 +1,7 @@
 // Package host has the shared base of the components of one agent: the identity of this node, and the services that
 // all components use. It decides nothing. Package agent makes one Host and gives it to every component. The fields of
 // Host do not change after that, and the services in them protect their own state. Only a service that most
-// components need belongs here. A new time limit belongs in Limits.
+// components need belongs here. A new time limit belongs in Timing.
 package host
 
 import (
@@ -42,7 +42,7 @@ type Host struct {
 	Trust   *Trust // whether control's store is trusted
 	Clock   clock.Clock
 	Log     logrus.FieldLogger
-	Limits  Limits
+	Timing  Timing
 	Ctx     context.Context // ends when the agent stops
 }
 
@@ -50,8 +50,8 @@ type Host struct {
 // datasets that are mounted here.
 const RecoveredKey = "recovered"
 
-// Limits are the agent's intervals and time limits. Zero values mean the defaults.
-type Limits struct {
+// Timing has the agent's intervals and time limits. Zero values mean the defaults.
+type Timing struct {
 	RecordAfter time.Duration // work that takes longer is recorded as an operation (2 s)
 	Heartbeat   time.Duration // between two heartbeats (10 s)
 	Retry       time.Duration // before an unreachable control replica or node is asked again (1 s)
@@ -60,7 +60,7 @@ type Limits struct {
 }
 
 // OrDefault returns the limits with zero values replaced by the defaults.
-func (l Limits) OrDefault() Limits {
+func (l Timing) OrDefault() Timing {
 	for _, d := range []struct {
 		value        *time.Duration
 		defaultValue time.Duration

@@ -22,7 +22,7 @@ func UntilAnswered[T any](ctx context.Context, h *Host, ask func() (T, error)) (
 		select {
 		case <-ctx.Done():
 			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
-		case <-h.Clock.After(h.Limits.Retry):
+		case <-h.Clock.After(h.Timing.Retry):
 		}
 	}
 }

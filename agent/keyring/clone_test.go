@@ -114,7 +114,7 @@ func TestCloneGrowsAfterThaw(t *testing.T) {
 			made.Encryption = nil
 		}
 		op := dataset.Operation{Volume: "copy", DatasetID: made.ID, DatasetRecord: &made, Source: &dataset.Source{Dataset: src.ID}}
-		if err := k.Maker.MakeInPool(t.Context(), &jobs.Job{}, p, &op); !errors.Is(err, c.fails) {
+		if err := k.DatasetMaker.MakeInPool(t.Context(), &jobs.Job{}, p, &op); !errors.Is(err, c.fails) {
 			t.Fatal(err)
 		}
 		if !slices.Equal(p.did, c.did) || !slices.Equal(p.sizes, c.sizes) {

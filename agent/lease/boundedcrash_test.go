@@ -129,15 +129,15 @@ func TestI1DatasetsUnknownToGuardAreRegistered(t *testing.T) {
 		g.GuardA.Start()
 	}
 	known := func() bool { e, there := g.GuardA.Entry(d.ID); return there && e.State == guard.StateArmed }
-	op := g.A.Pools.All()[0]
-	if err := g.A.Pools.RecordGeneration(t.Context(), op.ID, 1<<40); err != nil {
+	p := g.A.Pools.All()[0]
+	if err := g.A.Pools.RecordGeneration(t.Context(), p.ID, 1<<40); err != nil {
 		t.Fatal(err)
 	}
 	g.A.Stop()
 	forget()
 	g.A.Start()
 	agenttest.Await(t, known)
-	if g.A.Pools.CheckQuarantine(op.ID) == nil {
+	if g.A.Pools.CheckQuarantine(p.ID) == nil {
 		t.Error("its pool is not held")
 	}
 	g.LinkA.Cut()
@@ -148,17 +148,17 @@ func TestI1DatasetsUnknownToGuardAreRegistered(t *testing.T) {
 		t.Fatal(err)
 	}
 	forget()
-	if err := os.Rename(op.Path, op.Path+".away"); err != nil {
+	if err := os.Rename(p.Path, p.Path+".away"); err != nil {
 		t.Fatal(err)
 	}
 	g.A.Start()
 	if e := g.GuardA.AwaitFenced(d.ID); e.Fence == nil || e.Filesystem.Root == "" || !e.Own {
 		t.Errorf("%+v", e)
 	}
-	if _, err := g.A.Pools.Get(op.ID); err == nil || g.A.Pools.CheckQuarantine(op.ID) != nil {
+	if _, err := g.A.Pools.Get(p.ID); err == nil || g.A.Pools.CheckQuarantine(p.ID) != nil {
 		t.Errorf("its pool is not offline: %v", err)
 	}
-	if err := os.Rename(op.Path+".away", op.Path); err != nil {
+	if err := os.Rename(p.Path+".away", p.Path); err != nil {
 		t.Fatal(err)
 	}
 	g.LinkA.Mend()

@@ -285,7 +285,7 @@ func (g *Registrar) Watch() {
 		select {
 		case <-g.Ctx.Done():
 			return
-		case <-g.Clock.After(g.Limits.Heartbeat):
+		case <-g.Clock.After(g.Timing.Heartbeat):
 		}
 	}
 }
@@ -319,16 +319,16 @@ func (g *Registrar) Entry(ctx context.Context, id uuid.UUID) (e guard.Entry, the
 // isFencedNow reports whether a dataset is fenced. A fence ends only after the dataset's epoch was confirmed.
 // isFencedNow fails if the dataset may be fenced and the guard does not answer.
 func (g *Registrar) isFencedNow(id uuid.UUID) (bool, error) {
-	return g.IsFencedBy(id, func() (guard.Status, error) { return g.Guard.Status(g.Ctx) })
+	return g.IsDatasetFenced(id, func() (guard.Status, error) { return g.Guard.Status(g.Ctx) })
 }
 
-// IsFencedBy is like isFencedNow, but gets the status of the guard from asked. It calls asked only for a dataset that
-// may be fenced.
-func (g *Registrar) IsFencedBy(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
+// IsDatasetFenced is like isFencedNow, but gets the status of the guard from the function status. It calls status only
+// for a dataset that may be fenced.
+func (g *Registrar) IsDatasetFenced(id uuid.UUID, status func() (guard.Status, error)) (bool, error) {
 	if !g.MayBeFenced(id) {
 		return false, nil
 	}
-	st, err := asked()
+	st, err := status()
 	e, there := entryOf(st, id)
 	return err == nil && there && IsFenced(e), err
 }
@@ -371,7 +371,7 @@ func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) 
 		g.Deadlines.Until(d) <= g.Clock.Steady() {
 		return true, nil
 	}
-	fenced, err := g.IsFencedBy(id, asked)
+	fenced, err := g.IsDatasetFenced(id, asked)
 	if err != nil {
 		err = fmt.Errorf("whether it is fenced, which suspends throttling, is unknown: %w", err)
 	}

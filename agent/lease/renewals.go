@@ -47,7 +47,7 @@ func (n *Renewals) Run(ctx context.Context) {
 			wait = every
 		case errors.Is(r.err, dataset.ErrStale):
 			if r.err = n.Register(ctx); r.err == nil {
-				wait = min(every, n.Limits.Retry)
+				wait = min(every, n.Timing.Retry)
 			}
 			fallthrough
 		default:

@@ -21,7 +21,7 @@ type MounterDeps struct {
 	Prober        *pool.Prober
 	Leases        *lease.Table
 	Registrar     *lease.Registrar
-	Throttle      *throttle.Limits
+	Throttle      *throttle.Throttler
 	Engines       *Engines
 	Uses          *UseTable
 	SharedMounter *SharedMounter

@@ -22,7 +22,7 @@ type Quiescer struct{ QuiescerDeps }
 // QuiescerDeps are the dependencies of Quiescer.
 type QuiescerDeps struct {
 	*host.Host
-	Throttle *throttle.Limits
+	Throttle *throttle.Throttler
 	Flushes  *Flushes
 	Go       func(func()) // starts a goroutine; a stop of the agent waits for it
 }

@@ -79,7 +79,7 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 		if _, is := r.Cache.InspectedCopy(id); is {
 			continue
 		}
-		fenced, err := r.Registrar.IsFencedBy(id, asked)
+		fenced, err := r.Registrar.IsDatasetFenced(id, asked)
 		if err != nil {
 			r.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
 		}

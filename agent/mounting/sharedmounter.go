@@ -52,10 +52,10 @@ type SharedMounter struct{ SharedMounterDeps }
 func NewSharedMounter(deps SharedMounterDeps) *SharedMounter { return &SharedMounter{deps} }
 
 // Mount mounts a dataset whose home is another node, and which is not mounted. If the obstacle is temporary, such as
-// a move to another node of the share or a snapshot at the home, Mount retries for Limits.InUseWait. The caller holds
+// a move to another node of the share or a snapshot at the home, Mount retries for Timing.InUseWait. The caller holds
 // the dataset's lock.
 func (m *SharedMounter) Mount(ctx context.Context, d dataset.Dataset, path string) error {
-	for until := m.Clock.Steady() + m.Limits.InUseWait; ; {
+	for until := m.Clock.Steady() + m.Timing.InUseWait; ; {
 		err := m.mountOnce(ctx, d, path)
 		if err == nil {
 			return nil
@@ -70,7 +70,7 @@ func (m *SharedMounter) Mount(ctx context.Context, d dataset.Dataset, path strin
 		select {
 		case <-ctx.Done():
 			return err
-		case <-m.Clock.After(m.Limits.Retry):
+		case <-m.Clock.After(m.Timing.Retry):
 		}
 	}
 }

@@ -25,7 +25,7 @@ import (
 func many(t *testing.T) (*agenttest.Cluster, dataset.Dataset) {
 	t.Helper()
 	f := agenttest.NewCluster(t, "nfs", "nfs")
-	f.A.Config.Limits.InUseWait, f.B.Config.Limits.InUseWait = 300*time.Millisecond, 300*time.Millisecond
+	f.A.Config.Timing.InUseWait, f.B.Config.Timing.InUseWait = 300*time.Millisecond, 300*time.Millisecond
 	f.A.Restart()
 	f.B.Restart()
 	return f, f.A.NewVolume("db@many", nil)

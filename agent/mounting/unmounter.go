@@ -26,7 +26,7 @@ type UnmounterDeps struct {
 	Holders      *Holders
 	Flushes      *Flushes
 	Disks        *Disks
-	Throttle     *throttle.Limits
+	Throttle     *throttle.Throttler
 	Deadlines    *lease.Deadlines
 	Registrar    *lease.Registrar
 	// Unmounting is called before a dataset is unmounted, while its filesystem can still be read.

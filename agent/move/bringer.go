@@ -22,12 +22,12 @@ import (
 // BringerDeps are the dependencies of Bringer.
 type BringerDeps struct {
 	*host.Host
-	Pools    *pool.Pools
-	Nodes    *lease.Nodes
-	Failover *handover.Failover
-	Mover    *Mover
-	Puller   *transfer.Client
-	PeerHTTP http.RoundTripper // to the agents of other nodes; nil if there are none
+	Pools          *pool.Pools
+	Nodes          *lease.Nodes
+	Failover       *handover.Failover
+	Mover          *Mover
+	TransferClient *transfer.Client
+	PeerHTTP       http.RoundTripper // to the agents of other nodes; nil if there are none
 }
 
 // Bringer moves a volume to this node because a container mounts it here. It has no state. Its methods are safe for
@@ -145,7 +145,7 @@ func (b *Bringer) dataSize(ctx context.Context, d dataset.Dataset) (dataset.Size
 		select {
 		case <-ctx.Done():
 			return 0, ctx.Err()
-		case <-b.Clock.After(b.Limits.Retry):
+		case <-b.Clock.After(b.Timing.Retry):
 		}
 	}
 	return d.Size, nil
@@ -174,17 +174,17 @@ func (b *Bringer) missingBytes(ctx context.Context, d dataset.Dataset) (bytes da
 	if err != nil || len(have) == 0 {
 		return 0, false
 	}
-	now, err := b.Puller.RequestSnapshot(ctx, "https://"+home.Address, d.ID, have)
+	now, err := b.TransferClient.RequestSnapshot(ctx, "https://"+home.Address, d.ID, have)
 	if err != nil {
 		return 0, false
 	}
-	plan, err := b.Puller.Plan(ctx, "https://"+home.Address, d.ID, have, now.ID)
+	plan, err := b.TransferClient.Plan(ctx, "https://"+home.Address, d.ID, have, now.ID)
 	return dataset.Size(plan.Bytes()), err == nil
 }
 
 // awaitMove waits for the end of a move for as long as a request may take.
 func (b *Bringer) awaitMove(ctx context.Context, op dataset.Operation) error {
-	return b.Failover.AwaitMove(ctx, op, b.Clock.Steady()+b.Limits.MoveWait)
+	return b.Failover.AwaitMove(ctx, op, b.Clock.Steady()+b.Timing.MoveWait)
 }
 
 // arrivedRecord returns the record of a dataset that came here.

@@ -78,7 +78,7 @@ func (m *moveRun) copyInUse(ctx context.Context) error {
 }
 
 // requestSnapshot has the home take a snapshot to copy from. A home that cannot be reached is asked again until
-// control reports it as unreachable, or for UnreachableTries times Limits.Retry (20 s). The limit makes a waiting
+// control reports it as unreachable, or for UnreachableTries times Timing.Retry (20 s). The limit makes a waiting
 // mount fail with an error that says what to do, instead of with "pending". A home that is still taking the snapshot
 // is asked busyTries times.
 func (m *moveRun) requestSnapshot(ctx context.Context) (s transfer.TakenSnapshot, err error) {
@@ -94,9 +94,9 @@ func (m *moveRun) requestSnapshot(ctx context.Context) (s transfer.TakenSnapshot
 	if t, ok := m.PeerHTTP.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
-	until, busy := m.Clock.Steady()+UnreachableTries*m.Limits.Retry, busyTries
+	until, busy := m.Clock.Steady()+UnreachableTries*m.Timing.Retry, busyTries
 	for {
-		s, err = m.Puller.RequestSnapshot(ctx, peer, m.op.DatasetID, have)
+		s, err = m.TransferClient.RequestSnapshot(ctx, peer, m.op.DatasetID, have)
 		switch {
 		case err == nil:
 			return s, nil
@@ -116,12 +116,12 @@ func (m *moveRun) requestSnapshot(ctx context.Context) (s transfer.TakenSnapshot
 		select {
 		case <-ctx.Done():
 			return s, ctx.Err()
-		case <-m.Clock.After(m.Limits.Retry):
+		case <-m.Clock.After(m.Timing.Retry):
 		}
 	}
 }
 
-// How often a home is asked again for a snapshot, at intervals of Limits.Retry: see requestSnapshot.
+// How often a home is asked again for a snapshot, at intervals of Timing.Retry: see requestSnapshot.
 const (
 	UnreachableTries = 20
 	busyTries        = 10
@@ -141,7 +141,7 @@ func (m *moveRun) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Ma
 	}
 	defer unlock()
 	began := m.Clock.Steady()
-	got, err := m.Puller.Pull(ctx, transfer.Pull{
+	got, err := m.TransferClient.Pull(ctx, transfer.Pull{
 		Peer: peer, Dataset: *op.DatasetRecord, Into: m.pool, Want: want, Manifest: manifest,
 		Progress: m.jb.SetProgress,
 		Bases:    op.Manifest == nil, // not while writers are blocked
@@ -317,7 +317,7 @@ func (m *moveRun) makeFiles(ctx context.Context, d dataset.Dataset, files transf
 }
 
 func (m *moveRun) fill(ctx context.Context, root *os.File, f transfer.Files) error {
-	_, err := m.Puller.PullFiles(ctx, f)
+	_, err := m.TransferClient.PullFiles(ctx, f)
 	if err == nil {
 		err = fsctl.Sync(root)
 	}

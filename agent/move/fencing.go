@@ -29,7 +29,7 @@ func (m *moveRun) blockPromises(ctx context.Context) error {
 	}
 	m.jb.Step("waiting until its last home can no longer write")
 	e := promise.Epoch{Dataset: op.DatasetID, Epoch: op.Epoch}
-	until := m.Clock.Steady() + m.Limits.InUseWait
+	until := m.Clock.Steady() + m.Timing.InUseWait
 	for {
 		_, span := m.Session()
 		holder, wait := m.Keeper.BlockPromises(e, span)

@@ -211,7 +211,7 @@ func filesMovesCutShort(f *agenttest.Cluster, targets []*agenttest.Host, lates .
 		h.Stop()
 		ways[h] = &cutFiles{RoundTripper: h.Config.PeerHTTP}
 		h.Config.PeerHTTP = ways[h]
-		h.Config.Limits.InUseWait = 30 * time.Second // nobody uses it: on a loaded machine it takes a while all the same
+		h.Config.Timing.InUseWait = 30 * time.Second // nobody uses it: on a loaded machine it takes a while all the same
 		h.Start()
 	}
 	for _, late := range lates {

@@ -149,13 +149,13 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	ask := func() error {
-		_, err := f.B.Puller.Snapshots(t.Context(), "https://host-a:9471", d.ID)
+		_, err := f.B.TransferClient.Snapshots(t.Context(), "https://host-a:9471", d.ID)
 		return err
 	}
 	if err := ask(); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("before: %v", err)
 	}
-	if _, err := f.B.Puller.RequestSnapshot(t.Context(), "https://host-a:9471", d.ID, nil); !errors.Is(err, dataset.ErrForbidden) {
+	if _, err := f.B.TransferClient.RequestSnapshot(t.Context(), "https://host-a:9471", d.ID, nil); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("a snapshot for nobody: %v", err)
 	}
 	f.A.MustMount("db", "user")
@@ -168,7 +168,7 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 		t.Errorf("%s", op.State)
 	}
 	agenttest.Await(t, func() bool { return errors.Is(ask(), dataset.ErrForbidden) })
-	if _, err := f.B.Puller.Snapshots(t.Context(), "https://host-a:9471", uuid.New()); !errors.Is(err, dataset.ErrNotFound) {
+	if _, err := f.B.TransferClient.Snapshots(t.Context(), "https://host-a:9471", uuid.New()); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("of no dataset: %v", err)
 	}
 	if _, err := move.CertifiedNode(&http.Request{}); !errors.Is(err, dataset.ErrForbidden) {

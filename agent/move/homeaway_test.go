@@ -59,7 +59,7 @@ func TestI8MountWhileHomeIsCutOff(t *testing.T) {
 	var asked atomic.Int64
 	f.B.Stop()
 	f.B.Config.Control = cutOff{f.B.Config.Control, f.A.Node(), &away}
-	f.B.Config.PeerHTTP = blackHole{4 * f.B.Config.Limits.Retry, &asked} // as a connection is given up after 5 s
+	f.B.Config.PeerHTTP = blackHole{4 * f.B.Config.Timing.Retry, &asked} // as a connection is given up after 5 s
 	f.B.Start()
 	mount := func(atMost int64) {
 		t.Helper()

@@ -166,7 +166,7 @@ func lastSnapshotHangs(t *testing.T) (f *agenttest.Cluster, d dataset.Dataset, g
 	t.Helper()
 	f = agenttest.NewCluster(t, "loop", "loop")
 	for _, h := range []*agenttest.Host{f.A, f.B} {
-		h.Config.Limits.InUseWait = 400 * time.Millisecond
+		h.Config.Timing.InUseWait = 400 * time.Millisecond
 		h.Restart()
 	}
 	d = f.A.NewVolume("db", map[string]string{"size": "320MiB"})
@@ -194,7 +194,7 @@ func TestMoveWaitsForSlowManifest(t *testing.T) {
 	f, _, goOn := lastSnapshotHangs(t)
 	op := f.BeginMove("db", f.B)
 	agenttest.Await(t, func() bool { return slices.Equal(f.Operation(op.ID).InUseBy, []string{dataset.Relinquishing}) })
-	until := time.Now().Add(3 * f.B.Limits.InUseWait)
+	until := time.Now().Add(3 * f.B.Timing.InUseWait)
 	agenttest.Await(t, func() bool { return time.Now().After(until) || f.Operation(op.ID).State.Final() })
 	if now := f.Operation(op.ID); now.State.Final() {
 		t.Errorf("%s: %+v", now.State, now.Problem)
@@ -223,7 +223,7 @@ func TestMoveEndsWhenHomeHangs(t *testing.T) {
 		t.Fatalf("%s: %+v", op.State, op.Problem)
 	}
 	f.A.AwaitSettled(d.ID)
-	if _, sent := f.A.Sender.Sent(f.B.Node(), dataset.Snapshot{ID: op.Manifest.Snapshot, Dataset: d.ID}); sent {
+	if _, sent := f.A.TransferServer.Sent(f.B.Node(), dataset.Snapshot{ID: op.Manifest.Snapshot, Dataset: d.ID}); sent {
 		t.Error("it still knows what it sent")
 	}
 }
@@ -232,14 +232,14 @@ func TestMoveEndsWhenHomeHangs(t *testing.T) {
 func TestTransferRateLimitsAllTransfers(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	if f.A.Sender.Limit != nil || f.A.Puller.Limit != nil {
+	if f.A.TransferServer.Limit != nil || f.A.TransferClient.Limit != nil {
 		t.Error("limited, though nothing is said of it")
 	}
 	f.A.Stop()
 	f.A.Config.TransferRate = 1 << 20
 	f.A.Start()
-	if f.A.Sender.Limit == nil || f.A.Sender.Limit != f.A.Puller.Limit {
-		t.Errorf("sends by %p, receives by %p", f.A.Sender.Limit, f.A.Puller.Limit)
+	if f.A.TransferServer.Limit == nil || f.A.TransferServer.Limit != f.A.TransferClient.Limit {
+		t.Errorf("sends by %p, receives by %p", f.A.TransferServer.Limit, f.A.TransferClient.Limit)
 	}
 }
 
@@ -259,7 +259,7 @@ func (a asks) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestMoveOfIdleVolumeCopiesOnce(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.A.Config.Limits.InUseWait = time.Minute
+	f.A.Config.Timing.InUseWait = time.Minute
 	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	for i, used := range []bool{false, true} {
 		from, to := []*agenttest.Host{f.A, f.B}[i], []*agenttest.Host{f.B, f.A}[i]

@@ -60,7 +60,7 @@ func TestI11VolumeInUseIsNotMoved(t *testing.T) {
 func TestMoveContinuesAfterLastUnmount(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.A.Config.Limits.InUseWait, f.B.Config.Limits.InUseWait = time.Minute, time.Minute
+	f.A.Config.Timing.InUseWait, f.B.Config.Timing.InUseWait = time.Minute, time.Minute
 	f.B.Restart()
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.A.WriteFile("db", "token", "old")
@@ -190,7 +190,7 @@ func TestFollowObeysProfile(t *testing.T) {
 func TestI8MountDuringMove(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.B.Config.Limits.MoveWait, f.B.Config.Limits.InUseWait = 50*time.Millisecond, time.Minute
+	f.B.Config.Timing.MoveWait, f.B.Config.Timing.InUseWait = 50*time.Millisecond, time.Minute
 	f.B.Restart()
 	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.A.MustMount("db", "holder")

@@ -19,7 +19,7 @@ import (
 // Manifest takes the final snapshot of a relinquished dataset, and describes it. If the files are sent one by one and
 // the pool cannot take a snapshot without copying, Manifest reads the dataset itself. That is safe because nothing
 // writes to a relinquished dataset.
-func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
+func (v *TransferSource) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 	seen io.Writer) (m dataset.Manifest, err error) {
 	if y.Share {
 		return v.flushOnShare(ctx, pool, d)
@@ -68,7 +68,7 @@ func (v *Sender) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dat
 // lastSentManifest returns the manifest of the snapshot that was last sent to the target, if nothing was written
 // since then. That snapshot is then the final one. To take, compare, checksum and send another snapshot would be
 // useless work.
-func (v *Sender) lastSentManifest(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+func (v *TransferSource) lastSentManifest(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	to uuid.UUID) (m dataset.Manifest, all bool, err error) {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {
@@ -78,12 +78,13 @@ func (v *Sender) lastSentManifest(ctx context.Context, pool backends.Pool, d dat
 	if !current {
 		return m, false, nil
 	}
-	m, all = v.Transfers().Sent(to, last)
+	m, all = v.TransferServer().Sent(to, last)
 	m.Taken = m.Taken.UTC()
 	return m, all, nil
 }
 
-func (v *Sender) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, seen io.Writer) (m dataset.Manifest,
+func (v *TransferSource) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID,
+	seen io.Writer) (m dataset.Manifest,
 	err error) {
 	root, release, err := v.OpenTree(ctx, ds, snapshot)
 	if err != nil {
@@ -94,7 +95,7 @@ func (v *Sender) manifestOfFiles(ctx context.Context, ds, snapshot uuid.UUID, se
 }
 
 // TransferSnapshot returns the record of a snapshot for another node.
-func (v *Sender) TransferSnapshot(d dataset.Dataset, id, request uuid.UUID) dataset.Snapshot {
+func (v *TransferSource) TransferSnapshot(d dataset.Dataset, id, request uuid.UUID) dataset.Snapshot {
 	return dataset.Snapshot{
 		ID: id, Dataset: d.ID, Volume: d.Volume, Parent: d.HeadParent, Kind: dataset.SnapshotTransfer,
 		Size: d.Size, Profile: d.Profile, Epoch: d.Epoch, Request: request,
@@ -102,7 +103,7 @@ func (v *Sender) TransferSnapshot(d dataset.Dataset, id, request uuid.UUID) data
 }
 
 // flushOnShare flushes everything that was written to a dataset on its share, where the next home finds it.
-func (v *Sender) flushOnShare(ctx context.Context, pool backends.Pool, d dataset.Dataset) (
+func (v *TransferSource) flushOnShare(ctx context.Context, pool backends.Pool, d dataset.Dataset) (
 	m dataset.Manifest, err error,
 ) {
 	e, err := pool.Stat(ctx, d.ID)

@@ -29,18 +29,18 @@ import (
 // MoverDeps are the dependencies of Mover.
 type MoverDeps struct {
 	*host.Host
-	Pools     *pool.Pools
-	Space     *pool.Space
-	Keys      *keyring.Keyring
-	Nodes     *lease.Nodes
-	Keeper    *promise.Keeper
-	Programs  *host.Programs
-	Moves     *replication.MoveTable
-	Copies    *replication.Copies
-	Installer *replication.Installer
-	Datasets  *operation.Datasets
-	Puller    *transfer.Client
-	PeerHTTP  http.RoundTripper // to the agents of other nodes; nil if there are none
+	Pools          *pool.Pools
+	Space          *pool.Space
+	Keys           *keyring.Keyring
+	Nodes          *lease.Nodes
+	Keeper         *promise.Keeper
+	Programs       *host.Programs
+	Moves          *replication.MoveTable
+	Copies         *replication.Copies
+	Installer      *replication.Installer
+	Datasets       *operation.Datasets
+	TransferClient *transfer.Client
+	PeerHTTP       http.RoundTripper // to the agents of other nodes; nil if there are none
 	// Session returns when control was last notified that this agent runs: see lease.Deadlines.Session.
 	Session func() (renewed, ttl time.Duration)
 }

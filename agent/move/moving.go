@@ -49,14 +49,14 @@ func (m *moveRun) recall(ctx context.Context) error {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	steps.At("move.recalled")
-	until := m.Clock.Steady() + m.Limits.InUseWait
+	until := m.Clock.Steady() + m.Timing.InUseWait
 	for now.Manifest == nil {
 		left := until - m.Clock.Steady()
 		if left <= 0 {
 			if err := m.checkRelinquishing(ctx, now); err != nil {
 				return err
 			}
-			until, left = m.Clock.Steady()+m.Limits.InUseWait, m.Limits.InUseWait
+			until, left = m.Clock.Steady()+m.Timing.InUseWait, m.Timing.InUseWait
 		}
 		if who := m.usersHint(now); who != "" {
 			m.jb.Step("waiting for up to " + left.Round(time.Second).String() + ": " + who)

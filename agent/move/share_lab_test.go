@@ -40,7 +40,7 @@ func onRealShare(t *testing.T) *agenttest.Cluster {
 		h := f.AddHost(name, "nfs")
 		h.Config.Pools = append(h.Config.Pools, pool.Config{Name: "plain", Backend: "dir", Path: filepath.Join(t.TempDir(), "plain")})
 		h.Config.Backends = backends.NewRegistry(nfs.Backend{}, dir.Backend{})
-		h.Config.Limits.InUseWait = time.Minute // a home that has much to write out in a slow machine is given time
+		h.Config.Timing.InUseWait = time.Minute // a home that has much to write out in a slow machine is given time
 		hosts[i] = h
 	}
 	f.A, f.B = hosts[0], hosts[1]

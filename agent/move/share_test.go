@@ -70,7 +70,7 @@ func TestMoveOnShareCopiesNothing(t *testing.T) {
 func TestMountOnOtherNodeFollowsOnShare(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "nfs", "nfs")
-	f.A.Config.Limits.InUseWait = time.Second
+	f.A.Config.Timing.InUseWait = time.Second
 	f.A.Restart()
 	f.A.NewVolume("db@hurry", nil)
 	f.A.WriteFile("db", "token", "kept")

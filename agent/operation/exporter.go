@@ -26,7 +26,7 @@ type ExporterDeps struct {
 	Pools interface {
 		Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 	}
-	Throttle *throttle.Limits
+	Throttle *throttle.Throttler
 	Reserve  Reserve
 	Freeze   Freeze
 	// BorrowKey lets a dataset without a record, named by id, use the data key of another dataset, named by of, until

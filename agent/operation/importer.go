@@ -28,7 +28,7 @@ import (
 type ImporterDeps struct {
 	*host.Host
 	Operations *Runner
-	Maker      *Maker
+	Maker      *DatasetMaker
 	Pools      interface {
 		Get(id uuid.UUID) (backends.Pool, error)
 		All() []*pool.Pool

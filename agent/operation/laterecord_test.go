@@ -49,7 +49,7 @@ func TestLateRecordDoesNotRepeatCreate(t *testing.T) {
 		agenttest.Await(t, func() bool { return h.Calls() == 1 })
 		var record api.Report
 		agenttest.Await(t, func() bool {
-			r.FakeClock.Advance(r.Limits.RecordAfter)
+			r.FakeClock.Advance(r.Timing.RecordAfter)
 			select {
 			case record = <-late.records:
 				return true

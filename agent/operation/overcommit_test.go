@@ -34,8 +34,8 @@ func newLoopHost(t *testing.T, overcommit float64) *agenttest.Host {
 func TestDefaultSizeFitsPool(t *testing.T) {
 	r := newLoopHost(t, 0)
 	d := r.NewVolume("db")
-	op, _ := r.Pools.ByName("default")
-	st, err := r.Pools.ReadStatus(t.Context(), op.ID)
+	p, _ := r.Pools.ByName("default")
+	st, err := r.Pools.ReadStatus(t.Context(), p.ID)
 	if err != nil || d.Size <= 0 || d.Size > st.Size {
 		t.Errorf("the volume has %s, its pool %s, %v", d.Size, st.Size, err)
 	}
@@ -45,13 +45,13 @@ func TestDefaultSizeFitsPool(t *testing.T) {
 	if err := r.Remove(t.Context(), "db"); err != nil {
 		t.Fatal(err)
 	}
-	agenttest.Await(t, func() bool { return r.Cache.Provisioned(op.ID) == 0 })
+	agenttest.Await(t, func() bool { return r.Cache.Provisioned(p.ID) == 0 })
 }
 
 // The sizes of all volumes do not exceed the policy of their pool, whoever asks: a create, a clone or a resize.
 func TestOvercommitPolicy(t *testing.T) {
 	r := newLoopHost(t, 1.5)
-	op, _ := r.Pools.ByName("default")
+	p, _ := r.Pools.ByName("default")
 	create := func(name string, options ...string) error {
 		o := map[string]string{}
 		for _, s := range options {
@@ -88,17 +88,17 @@ func TestOvercommitPolicy(t *testing.T) {
 	if err := resize("700MiB"); err != nil {
 		t.Errorf("resize within the policy: %v", err)
 	}
-	agenttest.Await(t, func() bool { return r.Cache.Provisioned(op.ID) == 1300*dataset.MiB })
+	agenttest.Await(t, func() bool { return r.Cache.Provisioned(p.ID) == 1300*dataset.MiB })
 	// Two creates at the same time do not exceed it together.
-	st, _ := r.Pools.ReadStatus(t.Context(), op.ID)
-	release, err := r.Provisioning.Reserve(op.ID, st, uuid.New(), 100*dataset.MiB)
+	st, _ := r.Pools.ReadStatus(t.Context(), p.ID)
+	release, err := r.Provisioning.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = r.Provisioning.Reserve(op.ID, st, uuid.New(), 100*dataset.MiB)
+	_, err = r.Provisioning.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB)
 	refused("a second create", err)
 	release()
-	if release, err = r.Provisioning.Reserve(op.ID, st, uuid.New(), 100*dataset.MiB); err != nil {
+	if release, err = r.Provisioning.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB); err != nil {
 		t.Error(err)
 	}
 	release()

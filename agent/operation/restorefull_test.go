@@ -30,8 +30,8 @@ func TestRestoreInFullPoolHasRemedy(t *testing.T) {
 	if err := r.Requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}); err != nil {
 		t.Fatal(err)
 	}
-	op, _ := r.Pools.ByName("default")
-	r.Pools.Change(op.ID, func(op *pool.Pool) { op.Storage = restoreless{op.Storage} })
+	p, _ := r.Pools.ByName("default")
+	r.Pools.Change(p.ID, func(p *pool.Pool) { p.Storage = restoreless{p.Storage} })
 	err := r.Requests.Perform(ctx, api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"})
 	if err == nil || !strings.Contains(err.Error(), "the pool is full (") || !strings.Contains(err.Error(), "drover volume ls and drover snapshot ls show what could be deleted") {
 		t.Errorf("%v", err)

@@ -1,11 +1,11 @@
 // Package operation runs the operations of this node: changes to datasets that take long enough to be cancelled and,
 // where needed, to be recorded in control.
 //
-// Creator creates volumes for the tools of the host (package volume calls it): create.go shows the life of a create.
-// Executor executes the operations that control has recorded for this node, by their kind: controlsync.Follower calls
-// it. Each kind is a method of Maker, Importer, Snapshotter, Reshaper, Rekeyer or Remover. Package agent registers
-// these methods, and those of package move, in the map Handlers. To add a kind, write such a method and add it to
-// that map. Exporter reads volumes for users.
+// VolumeCreator creates volumes for the tools of the host (package volume calls it): volumecreator.go shows the life of
+// a create. Executor executes the operations that control has recorded for this node, by their kind:
+// controlsync.Follower calls it. Each kind is a method of DatasetMaker, Importer, Snapshotter, Reshaper, Rekeyer or
+// Remover. Package agent registers these methods, and those of package move, in the map Handlers. To add a kind, write
+// such a method and add it to that map. Exporter reads volumes for users.
 //
 // Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets locks datasets for
 // the operations that change them, and RecordWriter writes the record beside their data. Sizes resizes datasets.
@@ -16,9 +16,9 @@
 // could not be executed yet, and Sizes the deferred resizes in memory and on disk. The lock of a dataset
 // (host.Host.Locks) protects its data.
 //
-// Where to change what: the steps of a create are in create.go, and how the data is made in maker.go. What an
-// operation of another kind does is in the method of that kind. When an operation is recorded, cancelled or reported
-// again is in runner.go. Whether a request is allowed is decided by control, in package control/planning.
+// Where to change what: the steps of a create are in volumecreator.go, and how the data is made in datasetmaker.go.
+// What an operation of another kind does is in the method of that kind. When an operation is recorded, cancelled or
+// reported again is in runner.go. Whether a request is allowed is decided by control, in package control/planning.
 package operation
 
 import (
@@ -70,7 +70,7 @@ func NewRunner(deps RunnerDeps) *Runner {
 	return &Runner{deps: deps, running: map[uuid.UUID]*running{}}
 }
 
-// Run runs do as an operation that can be listed and cancelled. If it takes longer than Limits.RecordAfter, control
+// Run runs do as an operation that can be listed and cancelled. If it takes longer than Timing.RecordAfter, control
 // records it. The failure of a recorded operation is recorded as well.
 func (r *Runner) Run(
 	ctx context.Context, jb *jobs.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error,
@@ -86,7 +86,7 @@ func (r *Runner) Run(
 	// The agent repeats a purge after each start. If its own purges were recorded, each start would leave another
 	// operation for a dataset whose pool is offline. A purge that a user requests is recorded already.
 	if op.Kind != dataset.OpPurge || now.recorded {
-		now.endRecording = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Limits.RecordAfter,
+		now.endRecording = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Timing.RecordAfter,
 			func(ctx context.Context) { r.record(ctx, planned) })
 	}
 	r.mu.Unlock()
@@ -194,7 +194,7 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committ
 			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
 		case <-r.deps.Ctx.Done():
 			return out, err
-		case <-r.deps.Clock.After(r.deps.Limits.Retry):
+		case <-r.deps.Clock.After(r.deps.Timing.Retry):
 		}
 	}
 }

@@ -97,7 +97,7 @@ func TestI8SlowCreateReportsOperation(t *testing.T) {
 	}
 
 	agenttest.Await(t, func() bool {
-		r.FakeClock.Advance(r.Limits.RecordAfter)
+		r.FakeClock.Advance(r.Timing.RecordAfter)
 		op, err := r.Control.Operation(ctx, named[1], 0)
 		return err == nil && op.State == dataset.OpRunning && op.Volume == "db"
 	})
@@ -136,7 +136,7 @@ func TestCancelledCreateLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	agenttest.Await(t, func() bool {
-		r.FakeClock.Advance(r.Limits.RecordAfter)
+		r.FakeClock.Advance(r.Timing.RecordAfter)
 		_, err := r.Control.CancelOperation(ctx, named[1])
 		return err == nil
 	})

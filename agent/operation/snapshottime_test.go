@@ -79,7 +79,7 @@ func TestC4SnapshotOrderWithClockSetBack(t *testing.T) {
 	if s := wantNewest("after"); !s.Created.Equal(r.FakeClock.Now()) {
 		t.Errorf("the clock says %s, and the snapshot was taken at %s", r.FakeClock.Now(), s.Created)
 	}
-	given, _, err := r.Source.TakeSnapshot(t.Context(), d.ID, nil)
+	given, _, err := r.TransferSource.TakeSnapshot(t.Context(), d.ID, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

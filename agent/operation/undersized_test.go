@@ -64,7 +64,7 @@ func TestUndersizedVolumeGrowsAtNextHome(t *testing.T) {
 	c := f.AddHost("host-c", "loop")
 	c.Start()
 	asC := move.WithRequester(t.Context(), c.Node())
-	if s, _, err := f.A.Source.TakeSnapshot(asC, d.ID, nil); err != nil || s.Size != sizeBefore {
+	if s, _, err := f.A.TransferSource.TakeSnapshot(asC, d.ID, nil); err != nil || s.Size != sizeBefore {
 		t.Errorf("one for a replica has %s, %v", s.Size, err)
 	}
 	f.A.WriteFile("db", "token", "last")

@@ -300,8 +300,8 @@ func TestProbeOfShareWritesLaterGeneration(t *testing.T) {
 		t.Errorf("generation %d after %d", now, before)
 	}
 	for _, h := range f.Hosts {
-		if op, _ := h.Pools.ByName("default"); op.QuarantineReason() != "" {
-			t.Errorf("%s: %s", h.NodeName, op.QuarantineReason())
+		if pl, _ := h.Pools.ByName("default"); pl.QuarantineReason() != "" {
+			t.Errorf("%s: %s", h.NodeName, pl.QuarantineReason())
 		}
 	}
 }

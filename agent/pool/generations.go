@@ -14,59 +14,59 @@ const RaiseEvery = 10 * time.Minute
 
 // MarkUsed records that something in the pool is in use or has changed.
 func (t *table) MarkUsed(id uuid.UUID) {
-	t.Change(id, func(op *Pool) { op.UsedSinceRaise = true })
+	t.Change(id, func(p *Pool) { p.UsedSinceRaise = true })
 }
 
 // MarkChanged is like MarkUsed. It is for changes that are rare or that write to control's store anyway, so that the
 // raised generation is stored too. home is true if the pool became the home of a dataset: its generation must then be
 // raised soon.
 func (t *table) MarkChanged(id uuid.UUID, home bool) {
-	t.Change(id, func(op *Pool) {
-		op.UsedSinceRaise, op.changedSinceRaise, op.RaiseSoon = true, true, op.RaiseSoon || home
+	t.Change(id, func(p *Pool) {
+		p.UsedSinceRaise, p.changedSinceRaise, p.RaiseSoon = true, true, p.RaiseSoon || home
 	})
 }
 
 // RecordGeneration records the highest generation that control or a peer reported for a pool.
 func (t *table) RecordGeneration(ctx context.Context, id uuid.UUID, generation uint64) error {
-	op := t.ByID(id)
-	if op == nil || op.Record.Generation >= generation {
+	p := t.ByID(id)
+	if p == nil || p.Record.Generation >= generation {
 		return nil
 	}
 	return t.UpdateRecord(ctx, id, func(rec *Record) { rec.Generation = max(rec.Generation, generation) })
 }
 
 // Raise gives a pool a later generation, first in the pool itself.
-func (t *table) Raise(ctx context.Context, op *Pool, to uint64) error {
+func (t *table) Raise(ctx context.Context, p *Pool, to uint64) error {
 	var was Pool // a change during the raise counts for the next raise
-	t.Change(op.ID, func(op *Pool) {
-		was, op.RaiseSoon, op.UsedSinceRaise, op.changedSinceRaise = *op, false, false, false
+	t.Change(p.ID, func(p *Pool) {
+		was, p.RaiseSoon, p.UsedSinceRaise, p.changedSinceRaise = *p, false, false, false
 	})
-	unlock, err := t.identities.Lock(ctx, op.ID, "raise of pool "+op.Name)
+	unlock, err := t.identities.Lock(ctx, p.ID, "raise of pool "+p.Name)
 	if err == nil {
-		err = op.Storage.Raise(to)
+		err = p.Storage.Raise(to)
 		unlock()
 	}
 	if err != nil {
-		t.Change(op.ID, func(op *Pool) {
-			op.RaiseSoon = op.RaiseSoon || was.RaiseSoon
-			op.UsedSinceRaise = op.UsedSinceRaise || was.UsedSinceRaise
-			op.changedSinceRaise = op.changedSinceRaise || was.changedSinceRaise
+		t.Change(p.ID, func(p *Pool) {
+			p.RaiseSoon = p.RaiseSoon || was.RaiseSoon
+			p.UsedSinceRaise = p.UsedSinceRaise || was.UsedSinceRaise
+			p.changedSinceRaise = p.changedSinceRaise || was.changedSinceRaise
 		})
-		return WithPoolName(op.Name, err)
+		return WithPoolName(p.Name, err)
 	}
-	t.Change(op.ID, func(op *Pool) {
-		op.RaiseUnreported = op.RaiseUnreported || was.RaiseSoon || was.changedSinceRaise
-		op.Generation, op.RaisedAt = max(op.Generation, to), t.Clock.Steady()
+	t.Change(p.ID, func(p *Pool) {
+		p.RaiseUnreported = p.RaiseUnreported || was.RaiseSoon || was.changedSinceRaise
+		p.Generation, p.RaisedAt = max(p.Generation, to), t.Clock.Steady()
 	})
-	return t.RecordGeneration(ctx, op.ID, to)
+	return t.RecordGeneration(ctx, p.ID, to)
 }
 
 // Generations returns the generations of the pools that are not offline.
 func (t *table) Generations() map[uuid.UUID]uint64 {
 	out := map[uuid.UUID]uint64{}
-	for _, op := range t.All() {
-		if op.Storage != nil {
-			out[op.ID] = op.Generation
+	for _, p := range t.All() {
+		if p.Storage != nil {
+			out[p.ID] = p.Generation
 		}
 	}
 	return out
@@ -74,5 +74,5 @@ func (t *table) Generations() map[uuid.UUID]uint64 {
 
 // GenerationsKnown reports whether control has reported a generation for every open pool.
 func (t *table) GenerationsKnown() bool {
-	return !slices.ContainsFunc(t.All(), func(op *Pool) bool { return op.Storage != nil && !op.GenerationKnown })
+	return !slices.ContainsFunc(t.All(), func(p *Pool) bool { return p.Storage != nil && !p.GenerationKnown })
 }

@@ -40,9 +40,9 @@ func TestOpenPoolHangs(t *testing.T) {
 		t.Run(call, func(t *testing.T) {
 			r, h, here, there := hungRig(t)
 			agenttest.Await(t, func() bool {
-				r.FakeClock.Advance(r.Limits.Heartbeat)
+				r.FakeClock.Advance(r.Timing.Heartbeat)
 				_, other := toldOf(r, here)
-				return other.Online && !slices.ContainsFunc(r.Pools.All(), func(op *pool.Pool) bool { return op.IsDue(r.FakeClock.Steady()) || op.Raising })
+				return other.Online && !slices.ContainsFunc(r.Pools.All(), func(p *pool.Pool) bool { return p.IsDue(r.FakeClock.Steady()) || p.Raising })
 			})
 			h.Mu.Lock()
 			h.OwnFilesystem = call == "used"
@@ -134,8 +134,8 @@ func TestRestoredPoolIsOpenedLate(t *testing.T) {
 				t.Helper()
 				agenttest.Await(t, func() bool {
 					r.FakeClock.Advance(controlsync.SettleTime)
-					op := other(r)
-					return op.Generation == generation && op.Record.Generation == generation && !op.RaiseUnreported
+					p := other(r)
+					return p.Generation == generation && p.Record.Generation == generation && !p.RaiseUnreported
 				})
 			}
 			at(1)
@@ -179,11 +179,11 @@ func TestRestoredPoolIsOpenedLate(t *testing.T) {
 			}
 			h.Resume()
 			if away {
-				agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Limits.Heartbeat); return mounts() == nil })
+				agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Timing.Heartbeat); return mounts() == nil })
 				r.Link.Mend()
 			}
 			agenttest.Await(t, func() bool {
-				r.FakeClock.Advance(r.Limits.Heartbeat)
+				r.FakeClock.Advance(r.Timing.Heartbeat)
 				return r.Pools.CheckQuarantine(there.Pool) != nil
 			})
 			if err := mounts(); !errors.Is(err, dataset.ErrOffline) {

@@ -64,7 +64,7 @@ func restartsLate(r *agenttest.Host) {
 		if p, known := r.Pools.ByName("default"); known && p.CheckServed() == nil {
 			return true
 		}
-		r.FakeClock.Advance(r.Limits.Heartbeat)
+		r.FakeClock.Advance(r.Timing.Heartbeat)
 		return false
 	})
 }
@@ -124,7 +124,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 				}
 			}
 			h.Resume()
-			agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Limits.Heartbeat); return other(r).CheckServed() == nil })
+			agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Timing.Heartbeat); return other(r).CheckServed() == nil })
 			r.MountDataset(there, "id")
 			if r.Uses.Get(there.ID).IDs["id"].Count != 1 {
 				t.Errorf("%+v", r.Uses.Get(there.ID))
@@ -175,16 +175,16 @@ func TestRaiseWhileAPoolHangs(t *testing.T) {
 		t.Helper()
 		agenttest.Await(t, func() bool {
 			r.FakeClock.Advance(pool.StartPatience)
-			op := r.Pools.ByID(d.Pool)
-			generation = op.Generation
-			return generation > 0 && !op.RaiseSoon && !op.UsedSinceRaise && !op.Raising && !op.RaiseUnreported
+			p := r.Pools.ByID(d.Pool)
+			generation = p.Generation
+			return generation > 0 && !p.RaiseSoon && !p.UsedSinceRaise && !p.Raising && !p.RaiseUnreported
 		})
 		return generation
 	}
 	here0, there0 := rests(here), rests(there) // for its first home as well, or both in one
 	h.Hang("raise")
 	r.Pools.MarkChanged(there.Pool, true)
-	agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Limits.Heartbeat); return h.Calls() == 1 })
+	agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Timing.Heartbeat); return h.Calls() == 1 })
 	for n := range uint64(3) {
 		r.Pools.MarkChanged(here.Pool, true)
 		if g := rests(here); g != here0+n+1 {

@@ -76,16 +76,16 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 		return nil, errors.Join(err, b.Close())
 	}
 	m.warnNotLocked(name, whyUnlocked)
-	op := &Pool{Record: rec, nodeName: m.NodeName, Storage: b, LockProblem: whyUnlocked, Generation: generation,
+	p := &Pool{Record: rec, nodeName: m.NodeName, Storage: b, LockProblem: whyUnlocked, Generation: generation,
 		RaiseSoon: true, RaisedAt: m.Clock.Steady(), Pool: dataset.Pool{
 			ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices,
 			Reach: dataset.ReachNode, Default: rec.Default,
 		}}
-	op.setInfo(m.capabilities(b), b.Info())
-	m.pools.Add(op)
+	p.setInfo(m.capabilities(b), b.Info())
+	m.pools.Add(p)
 	m.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).
-		Info("pool is ready: " + op.Note)
-	return op, nil
+		Info("pool is ready: " + p.Note)
+	return p, nil
 }
 
 // recordIntent records that a pool is about to be made. If an earlier attempt to make the same pool under the same

@@ -136,54 +136,54 @@ func (x *Opener) UnopenedPool(name string, rec Record) *Pool {
 // OpenAll opens known pools. Pools that cannot be opened are offline. If late is true, other pools are served already:
 // see applyOpened.
 func (x *Opener) OpenAll(ctx context.Context, late bool, list ...*Pool) {
-	for _, op := range list {
-		x.startOpening(op)
-		x.pools.Add(op)
+	for _, p := range list {
+		x.startOpening(p)
+		x.pools.Add(p)
 	}
 	x.applyOpened(ctx, StartPatience, late, list)
-	for _, op := range list {
-		if now, there := x.pools.ByName(op.Name); there && now.Storage == nil {
+	for _, p := range list {
+		if now, there := x.pools.ByName(p.Name); there && now.Storage == nil {
 			x.Log.WithFields(map[string]any{
-				"pool":    op.Name,
-				"backend": op.Record.Backend,
+				"pool":    p.Name,
+				"backend": p.Record.Backend,
 				"error":   now.OfflineReason,
 			}).Error("pool is offline")
 		}
 	}
 }
 
-func (x *Opener) attach(ctx context.Context, op *Pool) error {
-	kind, err := x.Backends.Kind(op.Record.Backend)
+func (x *Opener) attach(ctx context.Context, p *Pool) error {
+	kind, err := x.Backends.Kind(p.Record.Backend)
 	if err != nil {
 		return err
 	}
 	if err := backends.CheckOpen(ctx, kind); err != nil {
 		return err
 	}
-	b, err := kind.Open(ctx, op.Record.Config(op.Name, x.Keys))
+	b, err := kind.Open(ctx, p.Record.Config(p.Name, x.Keys))
 	if err != nil {
 		return err
 	}
 	whyUnlocked, err := x.maker.PoolLocks.Lock(ctx, b)
 	if err == nil {
-		err = op.checkShare(b.Info())
+		err = p.checkShare(b.Info())
 	}
 	if err == nil {
-		op.Generation, err = b.Generation()
+		p.Generation, err = b.Generation()
 	}
 	if err == nil {
-		err = op.probeReopened(b)
+		err = p.probeReopened(b)
 	}
 	if err != nil {
 		return errors.Join(err, b.Close())
 	}
-	x.warnNotLocked(op.Name, whyUnlocked)
-	op.disk = diskHealth{}
-	op.Storage, op.OfflineReason, op.LockProblem, op.RaiseSoon, op.RaisedAt = b, "", whyUnlocked, true, x.Clock.Steady()
-	if why := op.QuarantineReason(); why != "" {
-		x.Log.WithField("pool", op.Name).Error("pool is held: " + why)
+	x.warnNotLocked(p.Name, whyUnlocked)
+	p.disk = diskHealth{}
+	p.Storage, p.OfflineReason, p.LockProblem, p.RaiseSoon, p.RaisedAt = b, "", whyUnlocked, true, x.Clock.Steady()
+	if why := p.QuarantineReason(); why != "" {
+		x.Log.WithField("pool", p.Name).Error("pool is held: " + why)
 	}
-	op.setInfo(x.capabilities(b), b.Info())
+	p.setInfo(x.capabilities(b), b.Info())
 	return nil
 }
 
@@ -240,14 +240,14 @@ func (x *Opener) cancelRemoval(ctx context.Context, name string, known map[strin
 
 // Release closes a pool and forgets it. Its path stays as it is.
 func (x *Opener) Release(id uuid.UUID) (err error) {
-	op := x.pools.ByID(id)
-	if op.Storage != nil {
+	p := x.pools.ByID(id)
+	if p.Storage != nil {
 		err = x.pools.closePool(id)
 	}
 	x.pools.mu.Lock()
-	err = errors.Join(err, op.Opening.discard())
+	err = errors.Join(err, p.Opening.discard())
 	x.pools.mu.Unlock()
-	x.pools.Change(id, func(op *Pool) { op.Storage, op.Opening, op.OfflineReason = nil, nil, "it is being removed" })
+	x.pools.Change(id, func(p *Pool) { p.Storage, p.Opening, p.OfflineReason = nil, nil, "it is being removed" })
 	return errors.Join(err, x.maker.PoolLocks.Unlock(id))
 }
 
@@ -255,18 +255,18 @@ func (x *Opener) Release(id uuid.UUID) (err error) {
 func (x *Opener) Drop(ctx context.Context, id uuid.UUID) error {
 	x.pools.recording.Lock()
 	defer x.pools.recording.Unlock()
-	op := x.pools.ByID(id)
-	if err := x.DB.Put(ctx, map[string]any{"pools/" + op.Name: nil}); err != nil {
-		return fmt.Errorf("pool %s: %w", op.Name, err)
+	p := x.pools.ByID(id)
+	if err := x.DB.Put(ctx, map[string]any{"pools/" + p.Name: nil}); err != nil {
+		return fmt.Errorf("pool %s: %w", p.Name, err)
 	}
-	x.pools.Change(id, func(op *Pool) {
-		op.Gone, op.Storage, op.Opening, op.HangReason, op.OfflineReason, op.Record.Leaving = true, nil, nil, "",
+	x.pools.Change(id, func(p *Pool) {
+		p.Gone, p.Storage, p.Opening, p.HangReason, p.OfflineReason, p.Record.Leaving = true, nil, nil, "",
 			"it was removed from this node", NotLeaving
 	})
 	x.pools.mu.Lock()
 	x.pools.Order = slices.DeleteFunc(x.pools.Order, func(o uuid.UUID) bool { return o == id })
 	x.pools.mu.Unlock()
-	x.maker.RemoveMountPoint(op.Name)
+	x.maker.RemoveMountPoint(p.Name)
 	return nil
 }
 
@@ -274,12 +274,12 @@ func (x *Opener) Drop(ctx context.Context, id uuid.UUID) error {
 func (x *Opener) Close() error {
 	x.awaitIdle(ClosePatience)
 	var errs []error
-	for _, op := range x.pools.All() {
-		if op.Storage != nil {
-			errs = append(errs, x.pools.closePool(op.ID))
+	for _, p := range x.pools.All() {
+		if p.Storage != nil {
+			errs = append(errs, x.pools.closePool(p.ID))
 		}
 		x.pools.mu.Lock()
-		errs = append(errs, op.Opening.discard())
+		errs = append(errs, p.Opening.discard())
 		x.pools.mu.Unlock()
 	}
 	return errors.Join(append(errs, x.maker.PoolLocks.close())...)
@@ -292,12 +292,12 @@ func (x *Opener) awaitIdle(patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var done []<-chan struct{}
-	for _, op := range x.pools.All() {
-		if op.Question != nil && op.HangReason == "" {
-			done = append(done, op.Question.Done)
+	for _, p := range x.pools.All() {
+		if p.Question != nil && p.HangReason == "" {
+			done = append(done, p.Question.Done)
 		}
-		if op.Opening != nil && x.Clock.Now().Sub(op.Opening.since) < AgainPatience {
-			done = append(done, op.Opening.Done)
+		if p.Opening != nil && x.Clock.Now().Sub(p.Opening.since) < AgainPatience {
+			done = append(done, p.Opening.Done)
 		}
 	}
 	WaitFor(ctx, x.Clock, patience, done)

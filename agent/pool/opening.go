@@ -29,10 +29,10 @@ type opening struct {
 	discarded bool  // the result must be discarded; protected by table.mu
 }
 
-// startOpening opens a pool in a new goroutine. When startOpening is called, no other goroutine may use op.
-func (x *Opener) startOpening(op *Pool) {
-	o := &opening{since: x.Clock.Now(), Done: make(chan struct{}), result: *op}
-	op.Opening, op.OfflineReason = o, "it is being opened"
+// startOpening opens a pool in a new goroutine. When startOpening is called, no other goroutine may use p.
+func (x *Opener) startOpening(p *Pool) {
+	o := &opening{since: x.Clock.Now(), Done: make(chan struct{}), result: *p}
+	p.Opening, p.OfflineReason = o, "it is being opened"
 	go func() {
 		o.err = failingDisk(o.result.Name, x.attach(x.Ctx, &o.result))
 		x.pools.mu.Lock()
@@ -73,14 +73,14 @@ func (o *opening) close() error {
 // opened pool is served only after generation.Keeper has asked control for its generation.
 func (x *Opener) applyOpened(ctx context.Context, patience time.Duration, late bool, list []*Pool) (back []*Pool) {
 	done := make([]<-chan struct{}, 0, len(list))
-	for _, op := range list {
-		done = append(done, op.Opening.Done)
+	for _, p := range list {
+		done = append(done, p.Opening.Done)
 	}
 	WaitFor(ctx, x.Clock, patience, done)
 	x.pools.mu.Lock()
 	defer x.pools.mu.Unlock()
-	for _, op := range list {
-		now, o := x.pools.byID[op.ID], op.Opening
+	for _, p := range list {
+		now, o := x.pools.byID[p.ID], p.Opening
 		if now == nil || now.Opening != o {
 			continue // the pool was replaced meanwhile
 		}
@@ -89,7 +89,7 @@ func (x *Opener) applyOpened(ctx context.Context, patience time.Duration, late b
 		case <-o.Done:
 			next.Opening, next.OfflineReason = nil, ""
 			if o.err != nil {
-				next.OfflineReason = WithoutPoolName(op.Name, o.err)
+				next.OfflineReason = WithoutPoolName(p.Name, o.err)
 				break
 			}
 			next = o.result
@@ -98,7 +98,7 @@ func (x *Opener) applyOpened(ctx context.Context, patience time.Duration, late b
 		default:
 			next.OfflineReason = NoAnswerReason(o.since)
 		}
-		x.pools.byID[op.ID] = &next
+		x.pools.byID[p.ID] = &next
 	}
 	return back
 }
@@ -110,30 +110,30 @@ func (x *Opener) Retry(ctx context.Context) (again bool) {
 	patience := time.Duration(0)
 	x.pools.mu.Lock()
 	for _, id := range x.pools.Order {
-		op := x.pools.byID[id]
-		if op.Storage != nil {
-			if op.recovered {
-				next := *op
+		p := x.pools.byID[id]
+		if p.Storage != nil {
+			if p.recovered {
+				next := *p
 				next.recovered, again = false, true
 				x.pools.byID[id] = &next
 			}
 			continue
 		}
-		if op.Opening == nil {
-			if op.Record.Leaving != NotLeaving { // its path may be partly cleared
+		if p.Opening == nil {
+			if p.Record.Leaving != NotLeaving { // its path may be partly cleared
 				continue
 			}
-			next := *op
+			next := *p
 			x.startOpening(&next)
-			next.OfflineReason = op.OfflineReason // until there is a newer reason
-			x.pools.byID[id], op, patience = &next, &next, AgainPatience
+			next.OfflineReason = p.OfflineReason // until there is a newer reason
+			x.pools.byID[id], p, patience = &next, &next, AgainPatience
 		}
-		asked = append(asked, op)
+		asked = append(asked, p)
 	}
 	x.pools.mu.Unlock()
 	back := x.applyOpened(ctx, patience, true, asked)
-	for _, op := range back {
-		x.Log.WithField("pool", op.Name).Info("pool is online again")
+	for _, p := range back {
+		x.Log.WithField("pool", p.Name).Info("pool is online again")
 	}
 	return again || len(back) > 0
 }

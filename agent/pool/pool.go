@@ -43,106 +43,106 @@ type Pool struct {
 }
 
 // setInfo records those properties of an opened pool that do not change.
-func (op *Pool) setInfo(can dataset.Capabilities, is backends.Info) {
-	op.Capabilities, op.AcceptedFilesystems, op.MissingFeatures = can, is.CopyFilesystems, is.Missing
-	op.Note, op.Share = is.Note, is.Share
+func (p *Pool) setInfo(can dataset.Capabilities, is backends.Info) {
+	p.Capabilities, p.AcceptedFilesystems, p.MissingFeatures = can, is.CopyFilesystems, is.Missing
+	p.Note, p.Share = is.Note, is.Share
 	if table, err := mount.Table(); err == nil {
-		op.Memory = table.InMemory(is.Path)
+		p.Memory = table.InMemory(is.Path)
 	}
-	if op.Memory != "" { // first, because the note is shown to the user who makes a pool
-		op.Note = op.MemoryWarning() + "; " + op.Note
+	if p.Memory != "" { // first, because the note is shown to the user who makes a pool
+		p.Note = p.MemoryWarning() + "; " + p.Note
 	}
-	if op.Share != uuid.Nil {
-		op.Reach = dataset.ReachCluster
+	if p.Share != uuid.Nil {
+		p.Reach = dataset.ReachCluster
 	}
 }
 
 // MemoryWarning returns the warning for a pool in memory.
-func (op *Pool) MemoryWarning() string {
-	return "it is on " + op.Memory + ": its data is in memory and is lost at a reboot"
+func (p *Pool) MemoryWarning() string {
+	return "it is on " + p.Memory + ": its data is in memory and is lost at a reboot"
 }
 
 // checkShare fails if a pool is on another share than the one on which it was made. Control would otherwise direct
 // other nodes to volumes that they do not find.
-func (op *Pool) checkShare(is backends.Info) error {
-	if op.Record.Share == uuid.Nil || op.Record.Share == is.Share {
+func (p *Pool) checkShare(is backends.Info) error {
+	if p.Record.Share == uuid.Nil || p.Record.Share == is.Share {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrOffline,
 		"%s: share %s is mounted, and the pool was created on share %s (mount that one, or restore its "+
-			"share.json)", is.Path, is.Share, op.Record.Share)
+			"share.json)", is.Path, is.Share, p.Record.Share)
 }
 
 // CheckNotLeaving fails with ErrConflict while a pool is being removed.
-func (op *Pool) CheckNotLeaving() error {
-	if op.Record.Leaving == NotLeaving {
+func (p *Pool) CheckNotLeaving() error {
+	if p.Record.Leaving == NotLeaving {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrConflict,
 		"pool %s at %s is being removed: it can be adopted after that (drover doctor says what delays "+
-			"it)", op.Name, op.Record.AdoptPath())
+			"it)", p.Name, p.Record.AdoptPath())
 }
 
 // QuarantineReason returns why the pool is quarantined, or "" if it is not. An open pool is quarantined while its
 // stored generation is lower than the highest one that this node has heard of: its disk was restored from an older
 // backup.
-func (op *Pool) QuarantineReason() string {
-	if op.Storage == nil || op.Generation >= op.Record.Generation {
+func (p *Pool) QuarantineReason() string {
+	if p.Storage == nil || p.Generation >= p.Record.Generation {
 		return ""
 	}
 	return fmt.Sprintf("its generation is %d and was %d: its disk was restored from an older state (bring back "+
 		"the newer disk, or accept the older data: drover pool accept %s, on node %s)",
-		op.Generation, op.Record.Generation, op.Name, op.nodeName)
+		p.Generation, p.Record.Generation, p.Name, p.nodeName)
 }
 
 // checkQuarantine fails with dataset.ErrOffline while the pool is quarantined.
-func (op *Pool) checkQuarantine() error {
-	if why := op.QuarantineReason(); why != "" {
-		return dataset.Errorf(dataset.ErrOffline, "pool %s is held: %s", op.Name, why)
+func (p *Pool) checkQuarantine() error {
+	if why := p.QuarantineReason(); why != "" {
+		return dataset.Errorf(dataset.ErrOffline, "pool %s is held: %s", p.Name, why)
 	}
 	return nil
 }
 
 // CheckServed fails with dataset.ErrOffline if the pool is not served: it is being removed, offline, hanging, on a
 // failing disk, quarantined, or control is still being asked for its generation.
-func (op *Pool) CheckServed() error {
-	if op.Record.Leaving != NotLeaving {
-		return dataset.Errorf(dataset.ErrOffline, "pool %s is being removed", op.Name)
+func (p *Pool) CheckServed() error {
+	if p.Record.Leaving != NotLeaving {
+		return dataset.Errorf(dataset.ErrOffline, "pool %s is being removed", p.Name)
 	}
-	if op.Storage == nil {
-		return OfflineError(op.Name, op.OfflineReason)
+	if p.Storage == nil {
+		return OfflineError(p.Name, p.OfflineReason)
 	}
-	if op.HangReason != "" {
-		return OfflineError(op.Name, op.HangReason)
+	if p.HangReason != "" {
+		return OfflineError(p.Name, p.HangReason)
 	}
-	if op.disk.failing != "" {
-		return OfflineError(op.Name, op.disk.failing)
+	if p.disk.failing != "" {
+		return OfflineError(p.Name, p.disk.failing)
 	}
-	if op.AwaitsGeneration {
-		return OfflineError(op.Name, "it was opened just now, and its generation is being compared with control's "+
+	if p.AwaitsGeneration {
+		return OfflineError(p.Name, "it was opened just now, and its generation is being compared with control's "+
 			"(ask again)")
 	}
-	return op.checkQuarantine()
+	return p.checkQuarantine()
 }
 
 // IsDue reports whether the generation of the pool must be raised.
-func (op *Pool) IsDue(now time.Duration) bool {
-	due := op.RaiseSoon || op.UsedSinceRaise && now-op.RaisedAt >= RaiseEvery
-	return due && !op.Raising && op.CheckServed() == nil
+func (p *Pool) IsDue(now time.Duration) bool {
+	due := p.RaiseSoon || p.UsedSinceRaise && now-p.RaisedAt >= RaiseEvery
+	return due && !p.Raising && p.CheckServed() == nil
 }
 
 // DiskFailure returns why a pool is offline, if that is because its disk fails.
-func (op *Pool) DiskFailure() string {
-	if op.disk.closed {
-		return op.OfflineReason
+func (p *Pool) DiskFailure() string {
+	if p.disk.closed {
+		return p.OfflineReason
 	}
-	return op.disk.failing
+	return p.disk.failing
 }
 
 // probeReopened probes a pool that is being opened after it was closed because its disk failed.
-func (op *Pool) probeReopened(b backends.Pool) error {
-	if !op.disk.closed {
+func (p *Pool) probeReopened(b backends.Pool) error {
+	if !p.disk.closed {
 		return nil
 	}
-	return b.Raise(op.Generation)
+	return b.Raise(p.Generation)
 }

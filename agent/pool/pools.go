@@ -97,17 +97,17 @@ func (p *Pools) Status(ctx context.Context) []dataset.PoolStatus {
 	all := p.All()
 	out := make([]dataset.PoolStatus, len(all))
 	var wg sync.WaitGroup
-	for i, op := range all {
-		out[i] = dataset.PoolStatus{ID: op.ID, Reason: op.OfflineReason}
-		if op.Storage != nil {
-			wg.Go(func() { out[i], _ = p.ReadStatus(ctx, op.ID) }) // the status has the error
+	for i, pl := range all {
+		out[i] = dataset.PoolStatus{ID: pl.ID, Reason: pl.OfflineReason}
+		if pl.Storage != nil {
+			wg.Go(func() { out[i], _ = p.ReadStatus(ctx, pl.ID) }) // the status has the error
 		}
 	}
 	wg.Wait()
 	for i := range out {
-		op, st := p.ByID(all[i].ID), &out[i]
-		if st.Online && op.QuarantineReason() != "" {
-			st.Online, st.Held, st.Reason = false, true, op.QuarantineReason()
+		pl, st := p.ByID(all[i].ID), &out[i]
+		if st.Online && pl.QuarantineReason() != "" {
+			st.Online, st.Held, st.Reason = false, true, pl.QuarantineReason()
 		}
 		st.Reason = dataset.Cut(st.Reason) // control rejects longer reasons
 	}
@@ -136,7 +136,7 @@ func (p *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 // warn logs the warnings of a pool that are new since the pool was last asked.
 func (p *Pools) warn(id uuid.UUID, now []string) {
 	var before []string
-	p.Change(id, func(op *Pool) { before, op.warned = op.warned, now })
+	p.Change(id, func(pl *Pool) { before, pl.warned = pl.warned, now })
 	for _, line := range now {
 		if !slices.Contains(before, line) {
 			p.Log.WithField("pool", p.Name(id)).Warn("pool: " + line)

@@ -81,7 +81,7 @@ func (p *Prober) Suspect(id uuid.UUID, err error) *jobs.Job {
 		return nil
 	}
 	open := false
-	p.pools.Change(id, func(op *Pool) { op.disk.suspect, open = true, op.Storage != nil })
+	p.pools.Change(id, func(pl *Pool) { pl.disk.suspect, open = true, pl.Storage != nil })
 	if !open {
 		return nil
 	}
@@ -96,9 +96,9 @@ func (p *Prober) Explain(ctx context.Context, id uuid.UUID, err error) error {
 		return err
 	}
 	WaitFor(ctx, p.Clock, AskPatience, []<-chan struct{}{probe.Ended()})
-	op := p.pools.ByID(id)
-	if why := op.DiskFailure(); why != "" {
-		return OfflineError(op.Name, why)
+	pl := p.pools.ByID(id)
+	if why := pl.DiskFailure(); why != "" {
+		return OfflineError(pl.Name, why)
 	}
 	return err
 }
@@ -126,9 +126,9 @@ func (p *Prober) ExplainOperation(ctx context.Context, op dataset.Operation, err
 
 // ProbeSuspects probes the pools that are suspected, and those whose last probe failed.
 func (p *Prober) ProbeSuspects() {
-	for _, op := range p.pools.All() {
-		if op.Storage != nil && (op.disk.suspect || op.disk.failing != "") {
-			p.startProbe(op.ID)
+	for _, pl := range p.pools.All() {
+		if pl.Storage != nil && (pl.disk.suspect || pl.disk.failing != "") {
+			p.startProbe(pl.ID)
 		}
 	}
 }
@@ -172,16 +172,16 @@ func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 // recordProbe records the outcome of a probe, and logs when the pool goes offline or is online again.
 func (p *Prober) recordProbe(ctx context.Context, id uuid.UUID, err error) {
 	before, now, name := "", "", p.pools.Name(id)
-	p.pools.Change(id, func(op *Pool) {
-		before = op.disk.failing
+	p.pools.Change(id, func(pl *Pool) {
+		before = pl.disk.failing
 		switch {
 		case IsDiskError(err):
 			now = diskProblem(name, err)
 		case err != nil && before != "": // for example, the operator has unmounted its filesystem
 			now = WithoutPoolName(name, err)
 		}
-		op.disk.failing, op.disk.suspect = now, false
-		op.recovered = op.recovered || before != "" && now == ""
+		pl.disk.failing, pl.disk.suspect = now, false
+		pl.recovered = pl.recovered || before != "" && now == ""
 	})
 	log := p.Log.WithField("pool", name)
 	switch {
@@ -215,7 +215,7 @@ func (p *Prober) reopen(ctx context.Context, id uuid.UUID, why string) {
 	if err != nil {
 		return // it hangs, or was closed meanwhile; both are already logged
 	}
-	p.pools.Change(id, func(op *Pool) { op.disk = diskHealth{closed: true} })
+	p.pools.Change(id, func(pl *Pool) { pl.disk = diskHealth{closed: true} })
 	if err := b.Close(); err != nil {
 		p.Log.WithError(err).WithField("pool", p.pools.Name(id)).Warn("pool with a failing disk was not closed cleanly")
 	}

@@ -28,13 +28,13 @@ func NewProvisioning(pools *Pools) *Provisioning {
 // is recorded, or the operation has failed.
 func (p *Provisioning) Reserve(pool uuid.UUID, st dataset.PoolStatus, ds uuid.UUID, size dataset.Size) (
 	release func(), err error) {
-	op := p.pools.ByID(pool)
-	if op == nil {
+	pl := p.pools.ByID(pool)
+	if pl == nil {
 		return func() {}, nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	st.Overcommit, st.Provisioned = op.Record.Overcommit, p.pools.Cache.Provisioned(pool)
+	st.Overcommit, st.Provisioned = pl.Record.Overcommit, p.pools.Cache.Provisioned(pool)
 	for other, its := range p.pending[pool] {
 		if other != ds {
 			st.Provisioned += max(0, its-p.recorded(pool, other))
@@ -42,7 +42,7 @@ func (p *Provisioning) Reserve(pool uuid.UUID, st dataset.PoolStatus, ds uuid.UU
 	}
 	if why := st.WhyOvercommitted(size - p.recorded(pool, ds)); why != "" {
 		return func() {}, dataset.Errorf(dataset.ErrUnsupported,
-			"pool %s is overcommitted: %s (request less, or another pool: drover pool ls)", op.Name, why)
+			"pool %s is overcommitted: %s (request less, or another pool: drover pool ls)", pl.Name, why)
 	}
 	if p.pending[pool] == nil {
 		p.pending[pool] = map[uuid.UUID]dataset.Size{}

@@ -57,18 +57,18 @@ func (t *table) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) 
 func (t *table) startQuestion(id uuid.UUID, f func(b backends.Pool)) (q *question, mine bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	op := t.byID[id]
+	p := t.byID[id]
 	switch {
-	case op == nil:
+	case p == nil:
 		return nil, false, unknownPool(id)
-	case op.Storage == nil:
-		return nil, false, OfflineError(op.Name, op.OfflineReason)
-	case op.HangReason != "":
-		return nil, false, OfflineError(op.Name, op.HangReason)
-	case op.Question != nil:
-		return op.Question, false, nil
+	case p.Storage == nil:
+		return nil, false, OfflineError(p.Name, p.OfflineReason)
+	case p.HangReason != "":
+		return nil, false, OfflineError(p.Name, p.HangReason)
+	case p.Question != nil:
+		return p.Question, false, nil
 	}
-	next := *op
+	next := *p
 	next.Question = &question{Since: t.Clock.Now(), Done: make(chan struct{})}
 	t.byID[id] = &next
 	go func() {
@@ -81,9 +81,9 @@ func (t *table) startQuestion(id uuid.UUID, f func(b backends.Pool)) (q *questio
 // markHung marks a pool that did not answer in time as offline, unless it has answered in the meantime.
 func (t *table) markHung(id uuid.UUID, q *question) error {
 	first := false
-	t.Change(id, func(op *Pool) {
-		if first = op.Question == q && op.HangReason == ""; first {
-			op.HangReason = NoAnswerReason(q.Since)
+	t.Change(id, func(p *Pool) {
+		if first = p.Question == q && p.HangReason == ""; first {
+			p.HangReason = NoAnswerReason(q.Since)
 		}
 	})
 	if first {
@@ -96,10 +96,10 @@ func (t *table) markHung(id uuid.UUID, q *question) error {
 func (t *table) endQuestion(id uuid.UUID, q *question, b backends.Pool) {
 	t.mu.Lock()
 	back := false
-	if op := t.byID[id]; op != nil && op.Question == q { // otherwise the pool was replaced meanwhile
-		next := *op
-		back = op.HangReason != ""
-		next.Question, next.HangReason, next.recovered = nil, "", op.recovered || back
+	if p := t.byID[id]; p != nil && p.Question == q { // otherwise the pool was replaced meanwhile
+		next := *p
+		back = p.HangReason != ""
+		next.Question, next.HangReason, next.recovered = nil, "", p.recovered || back
 		t.byID[id] = &next
 	}
 	over := q.discarded
@@ -117,14 +117,14 @@ func (t *table) endQuestion(id uuid.UUID, q *question, b backends.Pool) {
 // closePool closes an open pool: now, or when its running question ends.
 func (t *table) closePool(id uuid.UUID) error {
 	t.mu.Lock()
-	op := t.byID[id]
-	if q := op.Question; q != nil {
+	p := t.byID[id]
+	if q := p.Question; q != nil {
 		q.discarded = true
 		t.mu.Unlock()
 		return nil
 	}
 	t.mu.Unlock()
-	return op.Storage.Close()
+	return p.Storage.Close()
 }
 
 // Detach marks an open pool as offline for the reason why, and returns its storage, which the caller closes. It waits
@@ -134,9 +134,9 @@ func (t *table) Detach(ctx context.Context, id uuid.UUID, why string) (b backend
 		if err := t.Ask(ctx, id, func(backends.Pool) {}); err != nil {
 			return nil, err
 		}
-		t.Change(id, func(op *Pool) {
-			if op.Question == nil { // otherwise another caller was faster
-				b, op.Storage, op.OfflineReason = op.Storage, nil, why
+		t.Change(id, func(p *Pool) {
+			if p.Question == nil { // otherwise another caller was faster
+				b, p.Storage, p.OfflineReason = p.Storage, nil, why
 			}
 		})
 	}

@@ -49,9 +49,9 @@ func (s *Space) CheckRootSpace(ctx context.Context) error {
 // this disk frees no bytes of the disk, because the image keeps its blocks.
 func (s *Space) RootHint(ctx context.Context) string {
 	var on []uuid.UUID
-	for _, op := range s.pools.All() {
-		if !op.Record.hasOwnMount() && sameDisk(op.Record.Path, s.Root) {
-			on = append(on, op.ID)
+	for _, p := range s.pools.All() {
+		if !p.Record.hasOwnMount() && sameDisk(p.Record.Path, s.Root) {
+			on = append(on, p.ID)
 		}
 	}
 	hints := []string{"free space on that disk: df -h " + s.Root}
@@ -71,11 +71,11 @@ func (s *Space) AddHint(ctx context.Context, id uuid.UUID, err error) error {
 	if !errors.Is(err, dataset.ErrNoSpace) {
 		return err
 	}
-	for _, op := range s.pools.All() {
-		if op.ID != id || op.Storage == nil {
+	for _, p := range s.pools.All() {
+		if p.ID != id || p.Storage == nil {
 			continue
 		}
-		if hint := s.Hint(ctx, op, op.Storage.Status(ctx), 0); hint != "" {
+		if hint := s.Hint(ctx, p, p.Storage.Status(ctx), 0); hint != "" {
 			return fmt.Errorf("%w (%s)", err, hint)
 		}
 	}
@@ -84,12 +84,12 @@ func (s *Space) AddHint(ctx context.Context, id uuid.UUID, err error) error {
 
 // Hint describes how the operator can raise the free bytes of a pool to want, or to the minimum for new data. It
 // returns "" if nothing in the pool can be freed.
-func (s *Space) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want dataset.Size) string {
+func (s *Space) Hint(ctx context.Context, p *Pool, st dataset.PoolStatus, want dataset.Size) string {
 	reserve := backends.Reserve(st.Size)
-	if op.Record.hasOwnMount() && st.Free >= max(want, reserve) {
+	if p.Record.hasOwnMount() && st.Free >= max(want, reserve) {
 		return "" // it lacks something else, such as blocks for its image, and the error names the remedy
 	}
-	h := s.measure(ctx, []uuid.UUID{op.ID})
+	h := s.measure(ctx, []uuid.UUID{p.ID})
 	var hints []string
 	if h.trashed > 0 {
 		hints = append(hints, h.trashHint())
@@ -97,8 +97,8 @@ func (s *Space) Hint(ctx context.Context, op *Pool, st dataset.PoolStatus, want 
 	if short := max(want, reserve) - st.Free; !h.measured || h.trash < short {
 		hints = append(hints, h.largestHint())
 	}
-	if !op.Record.hasOwnMount() {
-		hints = append(hints, "other files on its disk: df -h "+op.Record.Path)
+	if !p.Record.hasOwnMount() {
+		hints = append(hints, "other files on its disk: df -h "+p.Record.Path)
 	}
 	return strings.Join(hints, "; ")
 }

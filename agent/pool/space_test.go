@@ -107,10 +107,10 @@ func (p *weighty) Status(context.Context) dataset.PoolStatus { return p.status }
 // weighs puts a pool in the place of the default one, in an image of a size, or in none.
 func weighs(r *agenttest.Host, p *weighty, image dataset.Size) {
 	r.T.Helper()
-	op, _ := r.Pools.ByName("default")
-	r.Pools.Change(op.ID, func(op *pool.Pool) { op.Storage = p })
+	pl, _ := r.Pools.ByName("default")
+	r.Pools.Change(pl.ID, func(pl *pool.Pool) { pl.Storage = p })
 	// What is on record is kept meanwhile by who raises the pool.
-	err := r.Pools.UpdateRecord(r.T.Context(), op.ID, func(rec *pool.Record) { rec.Path, rec.Image = "/disk/pool", image })
+	err := r.Pools.UpdateRecord(r.T.Context(), pl.ID, func(rec *pool.Record) { rec.Path, rec.Image = "/disk/pool", image })
 	if err != nil {
 		r.T.Fatal(err)
 	}
@@ -121,9 +121,9 @@ func weighs(r *agenttest.Host, p *weighty, image dataset.Size) {
 func TestDoctorOfFailingPoolDoesNotAskForSpace(t *testing.T) {
 	const why = "the quotas were none and are now full: restart drover"
 	r := agenttest.New(t)
-	op, _ := r.Pools.ByName("default")
+	p, _ := r.Pools.ByName("default")
 	st := dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: 100 * dataset.GiB, Reason: why}
-	weighs(r, &weighty{Pool: op.Storage, status: st}, 0)
+	weighs(r, &weighty{Pool: p.Storage, status: st}, 0)
 	if f := r.Finding("pool default"); f.Level != findings.Error || f.Fix != "" || f.Text != why {
 		t.Errorf("%+v", f)
 	}
@@ -153,10 +153,10 @@ func TestRemedyForFullPool(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := agenttest.New(t)
-			op, _ := r.Pools.ByName("default")
-			p := &weighty{Pool: op.Storage, used: map[uuid.UUID]dataset.Size{}, status: c.status}
+			pl, _ := r.Pools.ByName("default")
+			p := &weighty{Pool: pl.Storage, used: map[uuid.UUID]dataset.Size{}, status: c.status}
 			for _, v := range []string{"a", "b", "c", "d", "gone"} {
-				d := dataset.Dataset{ID: uuid.New(), Volume: v, State: dataset.StateReady, Pool: op.ID}
+				d := dataset.Dataset{ID: uuid.New(), Volume: v, State: dataset.StateReady, Pool: pl.ID}
 				p.used[d.ID] = c.used[v]
 				if v == "gone" && c.trash {
 					d.State = dataset.StateTrashed
@@ -174,7 +174,7 @@ func TestRemedyForFullPool(t *testing.T) {
 			if f := r.Finding("pool default"); f.Level != findings.Error || f.Fix != c.want {
 				t.Errorf("doctor: %+v, want %q", f, c.want)
 			}
-			err := r.Space.AddHint(t.Context(), op.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
+			err := r.Space.AddHint(t.Context(), pl.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
 			want := "full"
 			if c.want != "" {
 				want += " (" + c.want + ")"

@@ -61,8 +61,8 @@ func (t *table) ByName(name string) (*Pool, bool) {
 func (t *table) Name(id uuid.UUID) string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if op := t.byID[id]; op != nil {
-		return op.Name
+	if p := t.byID[id]; p != nil {
+		return p.Name
 	}
 	return id.String()
 }
@@ -73,8 +73,8 @@ func (t *table) Records() []dataset.Pool {
 	defer t.mu.RUnlock()
 	out := make([]dataset.Pool, 0, len(t.Order))
 	for _, id := range t.Order {
-		if op := t.byID[id]; op.Record.Leaving == NotLeaving {
-			out = append(out, op.Pool)
+		if p := t.byID[id]; p.Record.Leaving == NotLeaving {
+			out = append(out, p.Pool)
 		}
 	}
 	return out
@@ -85,39 +85,39 @@ func (t *table) Records() []dataset.Pool {
 func (t *table) Get(id uuid.UUID) (backends.Pool, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	op := t.byID[id]
-	if op == nil {
+	p := t.byID[id]
+	if p == nil {
 		return nil, unknownPool(id)
 	}
-	if err := op.CheckServed(); err != nil {
+	if err := p.CheckServed(); err != nil {
 		return nil, err
 	}
-	return op.Storage, nil
+	return p.Storage, nil
 }
 
 // CheckQuarantine fails with dataset.ErrOffline while a pool is quarantined.
 func (t *table) CheckQuarantine(id uuid.UUID) error {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if op := t.byID[id]; op != nil {
-		return op.checkQuarantine()
+	if p := t.byID[id]; p != nil {
+		return p.checkQuarantine()
 	}
 	return nil
 }
 
 // Change replaces a pool by a copy that f has modified, and logs when the pool becomes quarantined or leaves
 // quarantine. f runs with mu locked and must not call methods of the table.
-func (t *table) Change(id uuid.UUID, f func(op *Pool)) {
+func (t *table) Change(id uuid.UUID, f func(p *Pool)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	op := t.byID[id]
-	if op == nil {
+	p := t.byID[id]
+	if p == nil {
 		return
 	}
-	next := *op
+	next := *p
 	f(&next)
 	t.byID[id] = &next
-	log, was, is := t.Log.WithField("pool", next.Name), op.QuarantineReason(), next.QuarantineReason()
+	log, was, is := t.Log.WithField("pool", next.Name), p.QuarantineReason(), next.QuarantineReason()
 	switch {
 	case is != "" && was == "":
 		log.Error("pool is held: " + is)
@@ -130,32 +130,32 @@ func (t *table) Change(id uuid.UUID, f func(op *Pool)) {
 func (t *table) UpdateRecord(ctx context.Context, id uuid.UUID, f func(rec *Record)) error {
 	t.recording.Lock()
 	defer t.recording.Unlock()
-	op := t.ByID(id)
-	if op == nil || op.Gone {
+	p := t.ByID(id)
+	if p == nil || p.Gone {
 		return unknownPool(id)
 	}
-	rec := op.Record
+	rec := p.Record
 	f(&rec)
-	if err := t.DB.Put(ctx, map[string]any{"pools/" + op.Name: rec}); err != nil {
-		return fmt.Errorf("pool %s: %w", op.Name, err)
+	if err := t.DB.Put(ctx, map[string]any{"pools/" + p.Name: rec}); err != nil {
+		return fmt.Errorf("pool %s: %w", p.Name, err)
 	}
-	t.Change(id, func(op *Pool) { op.Record = rec })
+	t.Change(id, func(p *Pool) { p.Record = rec })
 	return nil
 }
 
 // Add adds a pool to the table, at its position in the order. The order must be the same after a restart, because
 // control puts a dataset on the first pool that fits.
-func (t *table) Add(op *Pool) {
+func (t *table) Add(p *Pool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if was := t.byID[op.ID]; was == nil || was.Gone {
-		t.Order = append(t.Order, op.ID)
-	} else if was.Record.Path != op.Record.Path { // at the same path, it is a pool whose creation was interrupted
+	if was := t.byID[p.ID]; was == nil || was.Gone {
+		t.Order = append(t.Order, p.ID)
+	} else if was.Record.Path != p.Record.Path { // at the same path, it is a pool whose creation was interrupted
 		if err := was.Opening.discard(); err != nil {
-			t.Log.WithError(err).WithField("pool", op.Name).Warn("pool was not closed at its previous place")
+			t.Log.WithError(err).WithField("pool", p.Name).Warn("pool was not closed at its previous place")
 		}
 	}
-	t.byID[op.ID] = op
+	t.byID[p.ID] = p
 	slices.SortFunc(t.Order, func(x, y uuid.UUID) int { return t.compare(t.byID[x], t.byID[y]) })
 }
 
@@ -178,8 +178,8 @@ func (t *table) compare(x, y *Pool) int {
 func (t *table) IsDoubtful(pool, id uuid.UUID) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	op := t.byID[pool]
-	return op != nil && (op.Record.Unexamined || slices.Contains(op.Record.Doubtful, id))
+	p := t.byID[pool]
+	return p != nil && (p.Record.Unexamined || slices.Contains(p.Record.Doubtful, id))
 }
 
 // MarkAllDoubtful marks all incoming datasets of a pool as doubtful.

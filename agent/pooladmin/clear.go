@@ -16,23 +16,23 @@ import (
 
 // Continue resumes the removals of pools that were interrupted or could not be finished. Each runs as a job.
 func (r *Remover) Continue() {
-	for _, op := range r.Pools.All() {
-		if op.Record.Leaving == pool.NotLeaving || op.Storage == nil && op.Opening != nil {
+	for _, p := range r.Pools.All() {
+		if p.Record.Leaving == pool.NotLeaving || p.Storage == nil && p.Opening != nil {
 			continue
 		}
-		r.Jobs.Start("removal of pool "+op.Name, func(ctx context.Context, _ *jobs.Job) error {
-			unlock, err := r.lockPool(ctx, op)
+		r.Jobs.Start("removal of pool "+p.Name, func(ctx context.Context, _ *jobs.Job) error {
+			unlock, err := r.lockPool(ctx, p)
 			if err != nil {
 				return err
 			}
 			defer unlock()
-			if now := r.Pools.ByID(op.ID); now.Gone || now.Record.Leaving == pool.NotLeaving {
+			if now := r.Pools.ByID(p.ID); now.Gone || now.Record.Leaving == pool.NotLeaving {
 				return nil
 			}
-			_, err = r.finish(ctx, op.ID)
-			if err != nil && r.Pools.ByID(op.ID).RemovalProblem != err.Error() {
-				r.Log.WithError(err).WithField("pool", op.Name).Warn("cannot remove pool yet")
-				r.Pools.Change(op.ID, func(op *pool.Pool) { op.RemovalProblem = err.Error() })
+			_, err = r.finish(ctx, p.ID)
+			if err != nil && r.Pools.ByID(p.ID).RemovalProblem != err.Error() {
+				r.Log.WithError(err).WithField("pool", p.Name).Warn("cannot remove pool yet")
+				r.Pools.Change(p.ID, func(p *pool.Pool) { p.RemovalProblem = err.Error() })
 			}
 			return nil
 		})
@@ -42,18 +42,18 @@ func (r *Remover) Continue() {
 // clearPath removes a pool's files from its path. left describes the files that remain.
 func (r *Remover) clearPath(ctx context.Context, id uuid.UUID) (left string, err error) {
 	var b backends.Pool
-	op := r.Pools.ByID(id)
-	if op.Storage != nil {
+	p := r.Pools.ByID(id)
+	if p.Storage != nil {
 		b, err = r.Pools.Detach(ctx, id, "it is being removed")
 	} else {
-		b, left, err = r.openLeaving(ctx, op)
+		b, left, err = r.openLeaving(ctx, p)
 	}
 	if err != nil || b == nil {
 		return left, err
 	}
 	c, can := b.(backends.Clearer)
 	if !can {
-		return op.Record.AdoptPath() + " keeps an empty pool", errors.Join(b.Close(), r.Maker.PoolLocks.Unlock(id))
+		return p.Record.AdoptPath() + " keeps an empty pool", errors.Join(b.Close(), r.Maker.PoolLocks.Unlock(id))
 	}
 	if left, err = c.Clear(ctx); err != nil {
 		return "", errors.Join(err, b.Close())
@@ -65,18 +65,18 @@ func (r *Remover) clearPath(ctx context.Context, id uuid.UUID) (left string, err
 // makes the missing parts again (backends.Config.Make). openLeaving returns nil if there is nothing at the pool's path
 // or if the pool cannot be opened; left then says what the operator must do. It fails with ErrInUse while another
 // drover process has the pool.
-func (r *Remover) openLeaving(ctx context.Context, op *pool.Pool) (b backends.Pool, left string, err error) {
-	if op.Opening != nil {
-		return nil, "", op.CheckServed()
+func (r *Remover) openLeaving(ctx context.Context, p *pool.Pool) (b backends.Pool, left string, err error) {
+	if p.Opening != nil {
+		return nil, "", p.CheckServed()
 	}
-	cfg := op.Record.Config(op.Name, r.Keys)
+	cfg := p.Record.Config(p.Name, r.Keys)
 	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices is never cleared in part
 	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 &&
 		!pool.IsWithin(cfg.Path, "/dev") {
-		return nil, "there is nothing at " + cfg.Path + " now: " + op.Record.AdoptHint("if its disk is "+
+		return nil, "there is nothing at " + cfg.Path + " now: " + p.Record.AdoptHint("if its disk is "+
 			"disconnected"), nil
 	}
-	kind, err := r.Backends.Kind(op.Record.Backend)
+	kind, err := r.Backends.Kind(p.Record.Backend)
 	if err != nil {
 		return nil, "", err
 	}
@@ -88,12 +88,12 @@ func (r *Remover) openLeaving(ctx context.Context, op *pool.Pool) (b backends.Po
 		}
 		return nil, "", errors.Join(ctx.Err(), err)
 	case err != nil:
-		return nil, fmt.Sprintf("%s: cannot be opened, and is not changed: %s: %s", op.Record.AdoptPath(),
-			dataset.OneLine(err), op.Record.AdoptHint("if it is still the pool")), nil
+		return nil, fmt.Sprintf("%s: cannot be opened, and is not changed: %s: %s", p.Record.AdoptPath(),
+			dataset.OneLine(err), p.Record.AdoptHint("if it is still the pool")), nil
 	}
 	if _, err := r.Maker.PoolLocks.Lock(ctx, b); err != nil {
 		return nil, "", errors.Join(fmt.Errorf("%w (drover pool rm %s --forget --dry-run)", err,
-			op.Name), b.Close())
+			p.Name), b.Close())
 	}
 	return b, "", nil
 }

@@ -114,8 +114,8 @@ func TestPoolBeingRemovedIsNotCreatedOnItsDevices(t *testing.T) {
 func TestForgetResumesByPlainRemove(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")
-	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingForgotten }); err != nil {
+	p, _ := r.Pools.ByName("plain")
+	if err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingForgotten }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{}); err != nil {
@@ -133,11 +133,11 @@ func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
 	path := newPool(r, "plain")
-	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingRemoved }); err != nil {
+	p, _ := r.Pools.ByName("plain")
+	if err := r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingRemoved }); err != nil {
 		t.Fatal(err)
 	}
-	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.PoolMaker.PoolLocks.Sockets)), func(n string) bool { return !strings.HasPrefix(n, pool.LockName(op.ID)) })
+	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.PoolMaker.PoolLocks.Sockets)), func(n string) bool { return !strings.HasPrefix(n, pool.LockName(p.ID)) })
 	cfg := r.Config
 	r.Stop()
 	other, err := socket.AcquireName(ctx, names[0])
@@ -197,8 +197,8 @@ func TestRemovedPoolConfiguredAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := agenttest.New(t)
 			path := newPool(r, "plain")
-			op, _ := r.Pools.ByName("plain")
-			if err := r.Pools.UpdateRecord(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = is.Leaving, is.Unrecorded }); err != nil {
+			p, _ := r.Pools.ByName("plain")
+			if err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = is.Leaving, is.Unrecorded }); err != nil {
 				t.Fatal(err)
 			}
 			cfg := r.Config
@@ -213,7 +213,7 @@ func TestRemovedPoolConfiguredAgain(t *testing.T) {
 			for range 2 {
 				r.DoHeartbeatWork(t.Context())
 				now, there := r.Pools.ByName("plain")
-				if !there || now.CheckServed() != nil || (name == "cleared") == (now.ID == op.ID) {
+				if !there || now.CheckServed() != nil || (name == "cleared") == (now.ID == p.ID) {
 					t.Fatalf("it is %+v", now)
 				}
 				r.Restart()
@@ -229,8 +229,8 @@ func TestRemovedPoolConfiguredAgain(t *testing.T) {
 func TestForgottenPoolConfiguredAgain(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")
-	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(t.Context(), op.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingForgotten, true }); err != nil {
+	p, _ := r.Pools.ByName("plain")
+	if err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingForgotten, true }); err != nil {
 		t.Fatal(err)
 	}
 	cfg := r.Config
@@ -248,7 +248,7 @@ func TestForgottenPoolConfiguredAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.StartWith(cfg)
-	if now, there := r.Pools.ByName("plain"); !there || now.ID != op.ID || now.CheckServed() != nil {
+	if now, there := r.Pools.ByName("plain"); !there || now.ID != p.ID || now.CheckServed() != nil {
 		t.Errorf("it is %+v", now)
 	}
 }

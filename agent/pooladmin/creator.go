@@ -68,7 +68,7 @@ func (c *Creator) Create(ctx context.Context, p api.NewPool) (dataset.Pool, erro
 		return dataset.Pool{}, err
 	}
 	defer unlock()
-	op, err := c.Maker.Make(ctx, p.Name, rec)
+	pl, err := c.Maker.Make(ctx, p.Name, rec)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
@@ -76,10 +76,10 @@ func (c *Creator) Create(ctx context.Context, p api.NewPool) (dataset.Pool, erro
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel() // the pool exists, and control must learn of it even if the caller no longer waits
 	if err := c.Registration.Register(ctx); err != nil {
-		return op.Pool, err
+		return pl.Pool, err
 	}
 	c.Reporter.ReportPools(ctx)
-	return op.Pool, nil
+	return pl.Pool, nil
 }
 
 // Set changes the policy of a pool. It applies to the next volume. A policy of drover.yaml cannot be changed, because
@@ -93,7 +93,7 @@ func (c *Creator) Set(ctx context.Context, name string, p api.PoolPolicy) (datas
 		return dataset.Pool{}, err
 	}
 	defer unlock()
-	op, known := c.Pools.ByName(name)
+	pl, known := c.Pools.ByName(name)
 	if !known {
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrNotFound, "no such pool: %q on this node (drover pool ls)",
 			dataset.Clip(name))
@@ -105,14 +105,14 @@ func (c *Creator) Set(ctx context.Context, name string, p api.PoolPolicy) (datas
 				dataset.FormatRatio(of.Overcommit))
 		}
 	}
-	err = c.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) {
+	err = c.Pools.UpdateRecord(ctx, pl.ID, func(rec *pool.Record) {
 		rec.Overcommit, rec.OvercommitConfigured = p.Overcommit, false
 	})
 	if err != nil {
 		return dataset.Pool{}, err
 	}
 	c.Reporter.ReportPools(ctx)
-	return op.Pool, nil
+	return pl.Pool, nil
 }
 
 // Adopt adopts a pool that was made on another node, or before the store was lost, and records its volumes again.
@@ -287,20 +287,20 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 	if err := c.Generations.AnnounceLate(ctx); err != nil {
 		return dataset.Pool{}, nil, err
 	}
-	op, _ := c.Pools.ByName(name)
-	if err := op.CheckServed(); err != nil {
-		if op.QuarantineReason() != "" {
+	p, _ := c.Pools.ByName(name)
+	if err := p.CheckServed(); err != nil {
+		if p.QuarantineReason() != "" {
 			err = fmt.Errorf("%w; then drover store rebuild restores its volumes", err)
 		}
-		return op.Pool, nil, err
+		return p.Pool, nil, err
 	}
-	found, err := c.Holdings.ListPool(ctx, op)
+	found, err := c.Holdings.ListPool(ctx, p)
 	if err != nil {
-		return op.Pool, nil, err
+		return p.Pool, nil, err
 	}
 	back, err := c.Control.Rebuild(ctx, c.NodeID, found)
 	c.Reporter.ReportPools(ctx)
-	return op.Pool, back, err
+	return p.Pool, back, err
 }
 
 var notPoolName = regexp.MustCompile(`[^a-z0-9]+`)

@@ -82,12 +82,12 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
 	path := newPool(r, "plain")
-	op, _ := r.Pools.ByName("plain")
-	lost := dataset.Dataset{ID: uuid.New(), Volume: "lost", Pool: op.ID}
-	if _, err := op.Storage.Create(ctx, lost); err != nil {
+	p, _ := r.Pools.ByName("plain")
+	lost := dataset.Dataset{ID: uuid.New(), Volume: "lost", Pool: p.ID}
+	if _, err := p.Storage.Create(ctx, lost); err != nil {
 		t.Fatal(err)
 	}
-	if err := op.Storage.Commit(ctx, lost.ID); err != nil {
+	if err := p.Storage.Commit(ctx, lost.ID); err != nil {
 		t.Fatal(err)
 	}
 	keepsPool(r, "plain", false, dataset.ErrConflict, "pool plain holds volume lost ("+lost.ID.String()[:8]+", not recorded here): drover doctor")
@@ -95,7 +95,7 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name := range r.PoolMaker.PoolLocks.Sockets {
-		if strings.Contains(name, op.ID.String()) {
+		if strings.Contains(name, p.ID.String()) {
 			t.Errorf("another drover cannot have it: %s is held", name)
 		}
 	}
@@ -103,7 +103,7 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(path, "datasets", lost.ID.String())); err != nil {
 		t.Error(err)
 	}
-	if pool, back, err := r.AdoptPool(ctx, path); err != nil || pool.ID != op.ID || len(back) != 1 {
+	if pool, back, err := r.AdoptPool(ctx, path); err != nil || pool.ID != p.ID || len(back) != 1 {
 		t.Errorf("taken back: %+v, %+v, %v", pool, back, err)
 	}
 }
@@ -126,7 +126,7 @@ func TestPoolIsNotRemovedWhileNeeded(t *testing.T) {
 		t.Errorf("it serves no more: %v", err)
 	}
 	r.Restart()
-	if op, there := r.Pools.ByName("plain"); !there || op.CheckServed() != nil {
+	if p, there := r.Pools.ByName("plain"); !there || p.CheckServed() != nil {
 		t.Error("it is not there any more")
 	}
 }
@@ -178,8 +178,8 @@ func TestPoolIsRemovedDuringCreates(t *testing.T) {
 		}
 		all.Go(func() { _, errs[0] = r.RemovePool(ctx, name, api.PoolRemoval{}) })
 		if try%2 == 1 {
-			op, _ := r.Pools.ByName(name)
-			agenttest.Await(t, func() bool { now := r.Pools.ByID(op.ID); return now.Record.Leaving != pool.NotLeaving || now.Gone })
+			p, _ := r.Pools.ByName(name)
+			agenttest.Await(t, func() bool { now := r.Pools.ByID(p.ID); return now.Record.Leaving != pool.NotLeaving || now.Gone })
 			close(begins)
 		}
 		all.Wait()
@@ -193,7 +193,7 @@ func TestPoolIsRemovedDuringCreates(t *testing.T) {
 				t.Errorf("pool removed: %v; volume there %t: %v", errs[0], there, err)
 			}
 		}
-		if op, there := r.Pools.ByName(name); there != (errs[0] != nil) || there && op.CheckServed() != nil {
+		if p, there := r.Pools.ByName(name); there != (errs[0] != nil) || there && p.CheckServed() != nil {
 			t.Errorf("pool there %t: %v", there, errs[0])
 		}
 	}
@@ -207,8 +207,8 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
 	newPool(r, "plain")
-	op, _ := r.Pools.ByName("plain")
-	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Pool: op.ID}
+	p, _ := r.Pools.ByName("plain")
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Pool: p.ID}
 	unlock, err := r.Locks.Lock(ctx, d.ID, "create of volume db")
 	if err != nil {
 		t.Fatal(err)
@@ -216,17 +216,17 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	gone := make(chan error, 1)
 	go func() { _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{}); gone <- err }()
 	agenttest.Await(t, func() bool { return r.Locks.Users(d.ID) == 2 })
-	if _, err := r.Pools.Get(op.ID); err == nil || !strings.Contains(err.Error(), "pool plain is being removed") {
+	if _, err := r.Pools.Get(p.ID); err == nil || !strings.Contains(err.Error(), "pool plain is being removed") {
 		t.Errorf("it is given to who asks now: %v", err)
 	}
-	if _, err := op.Storage.Create(ctx, d); err != nil {
+	if _, err := p.Storage.Create(ctx, d); err != nil {
 		t.Fatal(err)
 	}
 	unlock()
 	if err := <-gone; !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain holds volume db (incoming)") {
 		t.Errorf("removed: %v", err)
 	}
-	if _, err := r.Pools.Get(op.ID); err != nil {
+	if _, err := r.Pools.Get(p.ID); err != nil {
 		t.Error(err)
 	}
 }
@@ -262,8 +262,8 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	}
 	hold(unknown)
 	newPool(r, "plain")
-	op, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingRemoved, true }); err != nil {
+	p, _ := r.Pools.ByName("plain")
+	if err := r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingRemoved, true }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{}); err != nil {
@@ -341,11 +341,11 @@ func TestPoolRemovalCrashesAtEveryAct(t *testing.T) {
 				h.Fuse.Mend()
 				r.StartWith(r.Config)
 				agenttest.Await(t, func() bool {
-					op, there := r.Pools.ByName("plain")
-					if there && op.Record.Leaving != pool.NotLeaving {
+					p, there := r.Pools.ByName("plain")
+					if there && p.Record.Leaving != pool.NotLeaving {
 						r.DoHeartbeatWork(t.Context())
 					}
-					return !there || op.CheckServed() == nil
+					return !there || p.CheckServed() == nil
 				})
 				_, there := r.Pools.ByName("plain")
 				_, missing := os.Stat(filepath.Join(path, "pool.json"))

@@ -18,7 +18,7 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
 	path := newPool(r, "plain")
-	op, _ := r.Pools.ByName("plain")
+	p, _ := r.Pools.ByName("plain")
 	if err := r.Create(ctx, "shop", map[string]string{"pool": "plain"}); err != nil {
 		t.Fatal(err)
 	}
@@ -47,17 +47,17 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	r.Cache.Apply(d, 0)
 	keeps("the remaining data of volume shop (purged, " + short + ") with 2 snapshots: removed automatically")
 	r.Cache.Remove(d.ID)
-	r.Cache.SetCopy(d.ID, &api.AssignedCopy{Copy: dataset.Copy{Dataset: d.ID, Pool: op.ID, Kind: dataset.CopySuperseded}})
+	r.Cache.SetCopy(d.ID, &api.AssignedCopy{Copy: dataset.Copy{Dataset: d.ID, Pool: p.ID, Kind: dataset.CopySuperseded}})
 	keeps("a superseded copy of volume shop with 2 snapshots: drover volume superseded mount " + d.ID.String() + " " + r.NodeName)
 	r.Cache.SetCopy(d.ID, nil)
 	keeps("volume shop (" + short + ", not recorded here) with 2 snapshots: drover doctor says what it is")
-	if err := op.Storage.Delete(ctx, d.ID); err != nil {
+	if err := p.Storage.Delete(ctx, d.ID); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(path, "stray"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := trialdir.Make(path, op.ID, dir.Backend{}.Name())
+	c, err := trialdir.Make(path, p.ID, dir.Backend{}.Name())
 	if err != nil {
 		t.Fatal(err)
 	}

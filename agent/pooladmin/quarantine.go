@@ -44,33 +44,33 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 		return dataset.Pool{}, err
 	}
 	defer unlock()
-	op, known := q.Pools.ByName(name)
+	p, known := q.Pools.ByName(name)
 	switch {
 	case !known:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
 			"no such pool: %q on this node (drover pool ls)", dataset.Clip(name))
-	case op.Record.Leaving != pool.NotLeaving || op.Storage == nil || op.HangReason != "":
-		return dataset.Pool{}, op.CheckServed()
-	case op.QuarantineReason() == "":
+	case p.Record.Leaving != pool.NotLeaving || p.Storage == nil || p.HangReason != "":
+		return dataset.Pool{}, p.CheckServed()
+	case p.QuarantineReason() == "":
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict,
 			"pool %s is not held on node %s: there is nothing to accept (drover pool ls shows held "+
-				"pools)", op.Name, q.NodeName)
+				"pools)", p.Name, q.NodeName)
 	case in.DryRun:
-		return op.Pool, nil
+		return p.Pool, nil
 	case !in.Confirmed:
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrInvalid,
 			"pool %s: accepting it loses the data that is newer than its current state (set confirmed "+
-				"in the request)", op.Name)
+				"in the request)", p.Name)
 	}
 	_, all, err := q.Generations.Ask(ctx)
-	op, _ = q.Pools.ByName(name) // read again: the generation must be above every known one
-	to := op.Record.Generation + 1
+	p, _ = q.Pools.ByName(name) // read again: the generation must be above every known one
+	to := p.Record.Generation + 1
 	if err != nil || !all {
 		to += UnreportedMargin
 	}
-	q.Log.WithField("pool", op.Name).Warnf("pool is accepted as it is, as confirmed: %s", op.QuarantineReason())
-	q.Pools.MarkChanged(op.ID, true)
-	if err := q.Pools.Raise(ctx, op, to); err != nil {
+	q.Log.WithField("pool", p.Name).Warnf("pool is accepted as it is, as confirmed: %s", p.QuarantineReason())
+	q.Pools.MarkChanged(p.ID, true)
+	if err := q.Pools.Raise(ctx, p, to); err != nil {
 		return dataset.Pool{}, err
 	}
 	defer q.News.Soon()
@@ -79,5 +79,5 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 	q.Executor.PurgeAll()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel() // the pool is accepted, and control must learn of it even if the caller no longer waits
-	return op.Pool, q.Generations.Store(ctx)
+	return p.Pool, q.Generations.Store(ctx)
 }

@@ -77,30 +77,30 @@ const (
 // a pool that the next start would make again. Idempotent: after a crash it resumes. A dry run changes nothing, and
 // fails as the removal would.
 func (r *Remover) Remove(ctx context.Context, name string, how api.PoolRemoval) (out api.RemovedPool, err error) {
-	op, known := r.Pools.ByName(name)
+	p, known := r.Pools.ByName(name)
 	if !known {
 		return out, cmp.Or(r.checkRemovable(name, nil), r.unknownPoolError(ctx, name))
 	}
-	unlock, err := r.lockPool(ctx, op)
+	unlock, err := r.lockPool(ctx, p)
 	if err != nil {
 		return out, err
 	}
 	defer unlock()
-	if op = r.Pools.ByID(op.ID); op.Gone { // another request removed it meanwhile
+	if p = r.Pools.ByID(p.ID); p.Gone { // another request removed it meanwhile
 		return out, r.unknownPoolError(ctx, name)
 	}
-	if err := r.checkRemovable(name, op); err != nil {
+	if err := r.checkRemovable(name, p); err != nil {
 		return out, err
 	}
-	if !how.Forget && op.Record.Leaving == pool.NotLeaving {
-		if err := r.checkEmpty(ctx, op, how.DryRun); err != nil {
+	if !how.Forget && p.Record.Leaving == pool.NotLeaving {
+		if err := r.checkEmpty(ctx, p, how.DryRun); err != nil {
 			return out, err
 		}
 	}
-	out.Pool, out.Notes = op.Pool, r.configNotes(ctx, op)
+	out.Pool, out.Notes = p.Pool, r.configNotes(ctx, p)
 	var asked []uuid.UUID // control decides while the pool is still served: if it refuses, nothing has changed
-	if op.Record.Leaving == pool.NotLeaving {
-		asked = append(asked, op.ID)
+	if p.Record.Leaving == pool.NotLeaving {
+		asked = append(asked, p.ID)
 	}
 	if err := r.Registration.Register(ctx, asked...); err != nil { // control may refuse, so it must answer
 		return out, err
@@ -110,10 +110,10 @@ func (r *Remover) Remove(ctx context.Context, name string, how api.PoolRemoval) 
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removalTime)
 	defer cancel() // the removal is finished, whether or not the caller waits
-	if err := r.setLeaving(ctx, op, how.Forget); err != nil {
+	if err := r.setLeaving(ctx, p, how.Forget); err != nil {
 		return out, err
 	}
-	left, err := r.finish(ctx, op.ID)
+	left, err := r.finish(ctx, p.ID)
 	if err != nil {
 		return out, err
 	}
@@ -127,29 +127,29 @@ func (r *Remover) Remove(ctx context.Context, name string, how api.PoolRemoval) 
 
 // lockPool serializes the requests to remove a pool. While the pool is examined, only this lock is held. The disk of
 // the pool may hang, and other pools can be made and adopted meanwhile.
-func (r *Remover) lockPool(ctx context.Context, op *pool.Pool) (unlock func(), err error) {
-	return r.Locks.Lock(ctx, op.ID, "removal of pool "+op.Name)
+func (r *Remover) lockPool(ctx context.Context, p *pool.Pool) (unlock func(), err error) {
+	return r.Locks.Lock(ctx, p.ID, "removal of pool "+p.Name)
 }
 
 // setLeaving records that a pool is leaving. While setLeaving runs, no other pool is made, adopted or removed.
-func (r *Remover) setLeaving(ctx context.Context, op *pool.Pool, forget bool) error {
-	unlock, err := lockPools(ctx, r.Host, "removal of pool "+op.Name)
+func (r *Remover) setLeaving(ctx context.Context, p *pool.Pool, forget bool) error {
+	unlock, err := lockPools(ctx, r.Host, "removal of pool "+p.Name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := r.checkRemovable(op.Name, op); err != nil {
+	if err := r.checkRemovable(p.Name, p); err != nil {
 		return err
 	}
 	how := pool.LeavingRemoved
-	if forget || op.Record.Leaving == pool.LeavingForgotten { // the removal continues
+	if forget || p.Record.Leaving == pool.LeavingForgotten { // the removal continues
 		how = pool.LeavingForgotten
 	}
-	return r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Leaving = how })
+	return r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = how })
 }
 
-// checkRemovable refuses to remove a pool that a start would make again. op is nil for an unknown pool.
-func (r *Remover) checkRemovable(name string, op *pool.Pool) error {
+// checkRemovable refuses to remove a pool that a start would make again. p is nil for an unknown pool.
+func (r *Remover) checkRemovable(name string, p *pool.Pool) error {
 	if slices.ContainsFunc(r.Configured, func(c pool.Config) bool { return c.Name == name }) {
 		return dataset.Errorf(dataset.ErrConflict,
 			"pool %s is in drover.yaml, and would be created again: remove it from that file and restart drover "+
@@ -157,8 +157,8 @@ func (r *Remover) checkRemovable(name string, op *pool.Pool) error {
 	}
 	others := slices.ContainsFunc(r.Pools.All(),
 		func(o *pool.Pool) bool { return o.Name != name && o.Record.Leaving == pool.NotLeaving })
-	if op != nil && op.Record.Leaving == pool.NotLeaving && !others && len(r.Configured) == 0 &&
-		(op.Default || name == "default") {
+	if p != nil && p.Record.Leaving == pool.NotLeaving && !others && len(r.Configured) == 0 &&
+		(p.Default || name == "default") {
 		return dataset.Errorf(dataset.ErrConflict,
 			"pool %s is the only one of this node, and drover would create it again at its next start: create "+
 				"another one first (drover pool create)", name)
@@ -168,34 +168,34 @@ func (r *Remover) checkRemovable(name string, op *pool.Pool) error {
 
 // checkEmpty fails with ErrConflict unless a pool holds nothing, and with ErrOffline if it cannot be examined. It
 // finishes removals of datasets first, unless it is a dry run: then it ignores datasets that are being removed.
-func (r *Remover) checkEmpty(ctx context.Context, op *pool.Pool, dryRun bool) error {
-	b, err := r.Pools.Online(ctx, op.ID)
+func (r *Remover) checkEmpty(ctx context.Context, p *pool.Pool, dryRun bool) error {
+	b, err := r.Pools.Online(ctx, p.ID)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrOffline,
 			"cannot check whether pool %s is empty: %w (bring it online; drover pool rm %s --forget "+
-				"--dry-run shows whether its record alone could be removed)", op.Name, err, op.Name)
+				"--dry-run shows whether its record alone could be removed)", p.Name, err, p.Name)
 	}
 	if dryRun {
-		return r.checkOpenPoolEmpty(ctx, op, b, true)
+		return r.checkOpenPoolEmpty(ctx, p, b, true)
 	}
 	if _, err := b.Reap(ctx, func(uuid.UUID) bool { return false }); err != nil {
-		return pool.WithPoolName(op.Name, err)
+		return pool.WithPoolName(p.Name, err)
 	}
-	return r.checkOpenPoolEmpty(ctx, op, b, false)
+	return r.checkOpenPoolEmpty(ctx, p, b, false)
 }
 
 // checkOpenPoolEmpty is checkEmpty for an open pool. With skipDeleting, datasets that are being removed do not count.
-func (r *Remover) checkOpenPoolEmpty(ctx context.Context, op *pool.Pool, b backends.Pool, skipDeleting bool) error {
+func (r *Remover) checkOpenPoolEmpty(ctx context.Context, p *pool.Pool, b backends.Pool, skipDeleting bool) error {
 	entries, err := b.List(ctx)
 	if err != nil {
-		return pool.WithPoolName(op.Name, err)
+		return pool.WithPoolName(p.Name, err)
 	}
 	var there []dataset.PoolContent
 	for _, e := range entries {
 		if skipDeleting && e.State == backends.EntryDeleting {
 			continue
 		}
-		h := r.blocker(op, e)
+		h := r.blocker(p, e)
 		if n := len(e.Snapshots); n == 1 {
 			h.What += " with 1 snapshot"
 		} else if n > 1 {
@@ -212,15 +212,15 @@ func (r *Remover) checkOpenPoolEmpty(ctx context.Context, op *pool.Pool, b backe
 				Remedy: "try again after it ends"})
 		default:
 			there = append(there, dataset.PoolContent{What: c.Path + ", of drover backend verify",
-				Remedy: "drover backend verify " + op.Name + " removes it"})
+				Remedy: "drover backend verify " + p.Name + " removes it"})
 		}
 	}
-	return dataset.PoolNotEmpty(op.Name, there)
+	return dataset.PoolNotEmpty(p.Name, there)
 }
 
 // blocker describes an entry of a pool that prevents the removal of the pool. It prefers control's record, because the
 // record beside the data may be older.
-func (r *Remover) blocker(op *pool.Pool, e backends.Entry) dataset.PoolContent {
+func (r *Remover) blocker(p *pool.Pool, e backends.Entry) dataset.PoolContent {
 	if e.State == backends.EntryForeign {
 		return dataset.PoolContent{What: e.Path + ", which is not drover's", Remedy: "remove it yourself"}
 	}
@@ -235,16 +235,16 @@ func (r *Remover) blocker(op *pool.Pool, e backends.Entry) dataset.PoolContent {
 	}
 	k, kept := r.Cache.Copy(e.ID)
 	switch {
-	case known && d.Pool == op.ID && e.State == backends.EntryReady:
+	case known && d.Pool == p.ID && e.State == backends.EntryReady:
 		return d.PoolContent()
 	case e.State == backends.EntryDeleting || known && d.State == dataset.StatePurging:
 		return dataset.Dataset{ID: e.ID, Volume: volume, State: dataset.StatePurging}.PoolContent()
-	case kept && k.Pool == op.ID:
+	case kept && k.Pool == p.ID:
 		return k.PoolContent(volume, r.NodeName)
 	case r.Cleaner.IsNeeded(e.ID) || r.Copies.IsRecorded(e.ID):
 		return dataset.PoolContent{What: "volume " + volume + " (" + string(e.State) + ")",
 			Remedy: "it is being changed, try again later"}
-	case e.State == backends.EntryIncoming && !r.Pools.IsDoubtful(op.ID, e.ID):
+	case e.State == backends.EntryIncoming && !r.Pools.IsDoubtful(p.ID, e.ID):
 		return dataset.PoolContent{What: "volume " + volume + " (incoming)",
 			Remedy: "was interrupted, is removed at the next start of drover"}
 	}
@@ -253,15 +253,15 @@ func (r *Remover) blocker(op *pool.Pool, e backends.Entry) dataset.PoolContent {
 }
 
 // configNotes returns the profiles that name a pool, and the effect of its removal on them.
-func (r *Remover) configNotes(ctx context.Context, op *pool.Pool) (notes []string) {
+func (r *Remover) configNotes(ctx context.Context, pl *pool.Pool) (notes []string) {
 	list, _ := r.Control.Profiles(ctx) // it is only a hint
 	for _, p := range list {
-		if p.Pool == op.Name {
+		if p.Pool == pl.Name {
 			notes = append(notes, fmt.Sprintf("profile %s requires pool %s: its volumes need another pool of "+
-				"that name", p.Name, op.Name))
+				"that name", p.Name, pl.Name))
 		}
 	}
-	if !slices.ContainsFunc(r.Pools.All(), func(o *pool.Pool) bool { return o.ID != op.ID }) {
+	if !slices.ContainsFunc(r.Pools.All(), func(o *pool.Pool) bool { return o.ID != pl.ID }) {
 		notes = append(notes, "this node has no pool left: drover creates the pool default at its next start, "+
 			"unless there is another one by then")
 	}
@@ -272,45 +272,45 @@ func (r *Remover) configNotes(ctx context.Context, op *pool.Pool) (notes []strin
 // removal is tried again. If the pool turns out to hold something, or control records something there, it is not
 // removed and stops leaving. left names the files that are still at its path. The pool's lock is held.
 func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err error) {
-	op := r.Pools.ByID(id)
-	how := op.Record.Leaving
+	p := r.Pools.ByID(id)
+	how := p.Record.Leaving
 	steps.At("pool-remove.begun")
-	if !op.Record.Unrecorded {
-		err = r.removeRecord(ctx, op)
+	if !p.Record.Unrecorded {
+		err = r.removeRecord(ctx, p)
 	}
 	if err != nil && !host.InDoubt(err) {
 		return "", errors.Join(err, r.cancelLeaving(ctx, id))
 	}
 	if err != nil {
-		return "", removalPending(op.Name, err)
+		return "", removalPending(p.Name, err)
 	}
 	steps.At("pool-remove.recorded")
 	if how == pool.LeavingRemoved {
 		left, err = r.clearPath(ctx, id)
 	} else {
-		left, err = "the data at "+op.Record.Path+" was not changed (drover pool adopt "+op.Record.AdoptPath()+
+		left, err = "the data at "+p.Record.Path+" was not changed (drover pool adopt "+p.Record.AdoptPath()+
 			" adopts it again)", r.Opener.Release(id)
 	}
 	if errors.Is(err, dataset.ErrConflict) { // something was put into it nevertheless
 		return "", errors.Join(err, r.cancelLeaving(ctx, id))
 	}
 	if err != nil {
-		return "", removalPending(op.Name, err)
+		return "", removalPending(p.Name, err)
 	}
 	steps.At("pool-remove.cleared")
 	// From here on, another pool may use the name and the path.
-	unlock, err := lockPools(ctx, r.Host, "removal of pool "+op.Name)
+	unlock, err := lockPools(ctx, r.Host, "removal of pool "+p.Name)
 	if err != nil {
-		return "", removalPending(op.Name, err)
+		return "", removalPending(p.Name, err)
 	}
 	defer unlock()
 	if err := r.Opener.Drop(ctx, id); err != nil {
-		return "", removalPending(op.Name, err)
+		return "", removalPending(p.Name, err)
 	}
 	r.Log.WithFields(map[string]any{
-		"pool":    op.Name,
-		"backend": op.Record.Backend,
-		"path":    op.Record.Path,
+		"pool":    p.Name,
+		"backend": p.Record.Backend,
+		"path":    p.Record.Path,
 		"left":    left,
 	}).Infof("pool is %s, as requested", how)
 	return left, nil
@@ -318,19 +318,19 @@ func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err er
 
 // removeRecord waits until no work runs in a pool, checks that the pool is empty, and makes control remove the record
 // of the pool.
-func (r *Remover) removeRecord(ctx context.Context, op *pool.Pool) error {
-	err := r.awaitWork(ctx, op)
-	if err == nil && op.Record.Leaving == pool.LeavingRemoved && op.Storage != nil {
-		err = r.checkOpenPoolEmpty(ctx, op, op.Storage, false)
+func (r *Remover) removeRecord(ctx context.Context, p *pool.Pool) error {
+	err := r.awaitWork(ctx, p)
+	if err == nil && p.Record.Leaving == pool.LeavingRemoved && p.Storage != nil {
+		err = r.checkOpenPoolEmpty(ctx, p, p.Storage, false)
 	}
 	if err == nil { // register without the pool first: then control records nothing more in it
 		err = r.Registration.Register(ctx)
 	}
 	if err == nil {
-		err = r.Registration.Register(ctx, op.ID)
+		err = r.Registration.Register(ctx, p.ID)
 	}
 	if err == nil {
-		err = r.Pools.UpdateRecord(ctx, op.ID, func(rec *pool.Record) { rec.Unrecorded = true })
+		err = r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Unrecorded = true })
 	}
 	return err
 }
@@ -354,26 +354,26 @@ func (r *Remover) cancelLeaving(ctx context.Context, id uuid.UUID) error {
 
 // awaitWork waits for work that may have begun in a pool before the pool was leaving. If the work takes longer than
 // workTime, awaitWork fails with ErrPending and names it.
-func (r *Remover) awaitWork(ctx context.Context, op *pool.Pool) error {
+func (r *Remover) awaitWork(ctx context.Context, p *pool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
 	for _, id := range r.Locks.Locked() {
-		if id == uuid.Nil || !r.mayUse(id, op.ID) {
+		if id == uuid.Nil || !r.mayUse(id, p.ID) {
 			continue
 		}
-		unlock, err := r.Locks.Lock(ctx, id, "removal of pool "+op.Name)
+		unlock, err := r.Locks.Lock(ctx, id, "removal of pool "+p.Name)
 		if err != nil {
 			return err
 		}
 		unlock()
 	}
 	nothing := func(context.Context, *jobs.Job) error { return nil }
-	for _, key := range []string{"generation/" + op.ID.String(), "trim of pool " + op.Name} {
+	for _, key := range []string{"generation/" + p.ID.String(), "trim of pool " + p.Name} {
 		select {
 		case <-r.Jobs.Start(key, nothing).Ended():
 		case <-ctx.Done():
 			return dataset.Errorf(dataset.ErrPending,
-				"removal of pool %s: the %s in progress did not end in time: try again", op.Name, key)
+				"removal of pool %s: the %s in progress did not end in time: try again", p.Name, key)
 		}
 	}
 	return nil

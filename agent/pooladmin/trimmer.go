@@ -27,17 +27,17 @@ type Trimmer struct {
 // keep its blocks.
 func (m *Trimmer) TrimDue() (begun []*jobs.Job) {
 	now := m.Clock.Now()
-	for _, op := range m.Pools.All() {
-		t, ok := op.Storage.(backends.Trimmer)
-		if !ok || len(op.Record.Devices) == 0 {
+	for _, p := range m.Pools.All() {
+		t, ok := p.Storage.(backends.Trimmer)
+		if !ok || len(p.Record.Devices) == 0 {
 			continue
 		}
-		every := m.interval(op.Name)
-		since := now.Sub(op.Record.Trimmed)
+		every := m.interval(p.Name)
+		since := now.Sub(p.Record.Trimmed)
 		if every < 0 || (since >= 0 && since < every) { // a negative value means that the clock was set back
 			continue
 		}
-		id, name := op.ID, op.Name
+		id, name := p.ID, p.Name
 		begun = append(begun, m.Jobs.Start("trim of pool "+name, func(ctx context.Context, _ *jobs.Job) error {
 			return m.trim(ctx, id, name, t)
 		}))

@@ -157,7 +157,7 @@ func (r *Registration) SetRefusal(err error) {
 
 // Plan asks control to decide on a request. Control accepts the report of the outcome only from agents that have
 // registered. An agent that started while control was unreachable registers soon or is refused, so Plan waits for ten
-// times Limits.Retry at most.
+// times Timing.Retry at most.
 func (r *Registration) Plan(ctx context.Context, req api.Request) (api.Plan, error) {
 	p, err := r.Control.Plan(ctx, r.NodeID, req)
 	if err != nil || p.Unchanged != nil {
@@ -173,7 +173,7 @@ func (r *Registration) Plan(ctx context.Context, req api.Request) (api.Plan, err
 		return p, nil
 	case <-ctx.Done():
 		err = ctx.Err()
-	case <-r.Clock.After(10 * r.Limits.Retry):
+	case <-r.Clock.After(10 * r.Timing.Retry):
 		err = errors.New("its log has the reason")
 	}
 	return p, dataset.Errorf(dataset.ErrUnavailable,

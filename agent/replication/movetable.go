@@ -8,7 +8,7 @@
 //
 // SentLog, Retention and Access serve the datasets of this node that other nodes have copies of. SentLog has the
 // snapshots that were sent to other nodes, Retention decides which snapshots are kept for them, and Access decides
-// which nodes may read. move.Sender and the peer API of package agent use these three.
+// which nodes may read. move.TransferSource and the peer API of package agent use these three.
 //
 // MoveTable and the records of copies are in memory and on disk. The other types have their state only in memory.
 // Each type protects its state with a mutex. The data of a dataset is protected by the lock of the dataset

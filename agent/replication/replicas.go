@@ -30,10 +30,10 @@ type ReplicasDeps struct {
 	Space interface {
 		CheckRootSpace(ctx context.Context) error // fails while the disk with the root is nearly full
 	}
-	Moves  *MoveTable
-	Source *transfer.Client                                              // receives from other nodes
-	Peer   func(ctx context.Context, id uuid.UUID) (dataset.Node, error) // a node as control has it now
-	Copies interface {
+	Moves          *MoveTable
+	TransferClient *transfer.Client                                              // receives from other nodes
+	Peer           func(ctx context.Context, id uuid.UUID) (dataset.Node, error) // a node as control has it now
+	Copies         interface {
 		Reconcile(ctx context.Context, ds uuid.UUID) error   // brings a copy into its recorded state
 		Apply(ctx context.Context, k api.AssignedCopy) error // applies the record of a copy
 		Report(ctx context.Context, c api.CopyReport) error  // reports a copy to control
@@ -149,7 +149,7 @@ func (p *Replicas) startDue() (wait time.Duration) {
 			wait = min(wait, r.due-now)
 		case running < maxRefreshes:
 			running++
-			r.running, r.due = true, now+max(every[id], p.deps.Limits.Retry)
+			r.running, r.due = true, now+max(every[id], p.deps.Timing.Retry)
 			p.start(id)
 		}
 	}
@@ -227,7 +227,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if err != nil {
 		return err
 	}
-	s, err := p.deps.Source.RequestSnapshot(ctx, peer, id, have)
+	s, err := p.deps.TransferClient.RequestSnapshot(ctx, peer, id, have)
 	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrForbidden) {
 		return errors.Join(err, p.reload(ctx, k)) // the home may be another node now
 	}
@@ -245,7 +245,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if now, kept := p.deps.Cache.Copy(id); !kept || now.Kind != dataset.CopyReplica || p.deps.Moves.IsActive(id) {
 		return nil
 	}
-	got, err := p.deps.Source.Pull(ctx, transfer.Pull{
+	got, err := p.deps.TransferClient.Pull(ctx, transfer.Pull{
 		Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.SetProgress,
 	})
 	if err != nil {

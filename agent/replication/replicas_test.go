@@ -116,7 +116,7 @@ func TestHomeKeepsBaseWhilePeerNeedsIt(t *testing.T) {
 		if i == 4 {
 			have = given[3:4]
 		}
-		s, _, err := f.A.Source.TakeSnapshot(ctx, d.ID, have)
+		s, _, err := f.A.TransferSource.TakeSnapshot(ctx, d.ID, have)
 		err = errors.Join(err, f.A.Retention.Prune(ctx, f.A.Pool(), f.Recorded("db").Dataset)) // as it is soon
 		if err != nil {
 			t.Fatal(err)
@@ -254,7 +254,7 @@ func TestCopyIsNotDestroyedDuringMove(t *testing.T) {
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.Move("db", f.B)
 	f.A.AwaitSettled(d.ID)
-	f.A.Config.Limits.Heartbeat = time.Hour // nothing but what is asked for here
+	f.A.Config.Timing.Heartbeat = time.Hour // nothing but what is asked for here
 	f.A.Config.Control = lenient{undecided{f.A.Config.Control}}
 	f.A.Restart()
 	f.A.AwaitSettled(d.ID)

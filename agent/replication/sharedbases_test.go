@@ -167,7 +167,7 @@ func TestHomeKeepsCommonBaseOfReplicas(t *testing.T) {
 	if h.keeps(first) || !h.keeps(second) {
 		t.Error("all have the second: it does not keep that alone")
 	}
-	if got := f.A.Source.SharedSnapshots(t.Context(), d.ID, first.ID); len(got) > 0 {
+	if got := f.A.TransferSource.SharedSnapshots(t.Context(), d.ID, first.ID); len(got) > 0 {
 		t.Errorf("with what is gone comes %v", got)
 	}
 	want := h.took(c.Node())
@@ -175,7 +175,7 @@ func TestHomeKeepsCommonBaseOfReplicas(t *testing.T) {
 	if h.took(f.B.Node()); !h.keeps(third) {
 		t.Error("nobody has the third yet: it does not keep it")
 	}
-	if got := f.A.Source.SharedSnapshots(t.Context(), d.ID, want.ID); !slices.Equal(got, []uuid.UUID{second.ID}) {
+	if got := f.A.TransferSource.SharedSnapshots(t.Context(), d.ID, want.ID); !slices.Equal(got, []uuid.UUID{second.ID}) {
 		t.Errorf("with one of before the third comes %v", got)
 	}
 }
@@ -215,7 +215,7 @@ type shelf struct {
 func (h shelf) took(of uuid.UUID) dataset.Snapshot {
 	h.Cluster.Helper()
 	e, err := h.Pool().Stat(h.Cluster.Context(), h.d.ID)
-	s := h.Source.TransferSnapshot(h.d, uuid.New(), of).TakenAfter(e.Snapshots, time.Now())
+	s := h.TransferSource.TransferSnapshot(h.d, uuid.New(), of).TakenAfter(e.Snapshots, time.Now())
 	if err := errors.Join(err, h.Pool().Snapshot(h.Cluster.Context(), s, nil)); err != nil {
 		h.Cluster.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func (h shelf) has(on *agenttest.Host, s dataset.Snapshot) {
 // gives gives a node what it asks for, which has some snapshots.
 func (h shelf) gives(to *agenttest.Host, have ...uuid.UUID) dataset.Snapshot {
 	h.Cluster.Helper()
-	s, _, err := h.Source.TakeSnapshot(move.WithRequester(h.Cluster.Context(), to.Node()), h.d.ID, have)
+	s, _, err := h.TransferSource.TakeSnapshot(move.WithRequester(h.Cluster.Context(), to.Node()), h.d.ID, have)
 	if err != nil {
 		h.Cluster.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 		t.Helper()
 		round++
 		f.A.WriteFile("db", "token", fmt.Sprint(round))
-		s, _, err := f.A.Source.TakeSnapshot(asB, d.ID, []uuid.UUID{k.Snapshot})
+		s, _, err := f.A.TransferSource.TakeSnapshot(asB, d.ID, []uuid.UUID{k.Snapshot})
 		err = errors.Join(err, f.A.Retention.Prune(t.Context(), f.A.Pool(), f.Recorded("db").Dataset)) // as it is soon
 		if err != nil {
 			t.Fatal(err)
@@ -321,7 +321,7 @@ func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 	op := f.BeginMove("db", c)
 	agenttest.Await(t, func() bool { return f.Network.StalledStreams() > 0 }) // the move is under way, and stays so
 	resting := k.Snapshot
-	if got := f.A.Source.CopyBases(asC, d.ID); !slices.Equal(got, []uuid.UUID{resting}) {
+	if got := f.A.TransferSource.CopyBases(asC, d.ID); !slices.Equal(got, []uuid.UUID{resting}) {
 		t.Errorf("the move is to bring %v", got)
 	}
 	for range replication.SentKept + 1 {

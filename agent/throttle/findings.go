@@ -14,7 +14,7 @@ import (
 )
 
 // Check adds findings on the limits that this host can set, and on every limit that is not in effect.
-func (l *Limits) Check(r *findings.List) {
+func (l *Throttler) Check(r *findings.List) {
 	there := slices.DeleteFunc(slices.Clone(l.parents), func(g string) bool { return !l.Hierarchy.Has(g) })
 	switch {
 	case l.problem() != nil:
@@ -51,7 +51,7 @@ func (l *Limits) Check(r *findings.List) {
 
 // unavailableReason returns why no control group can be limited at present. It returns "" if groups can be limited, or
 // if no dataset has a limit.
-func (l *Limits) unavailableReason() string {
+func (l *Throttler) unavailableReason() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.Limited) == 0 {
@@ -60,14 +60,14 @@ func (l *Limits) unavailableReason() string {
 	return l.unavailable
 }
 
-func (l *Limits) allFailures() map[uuid.UUID]error {
+func (l *Throttler) allFailures() map[uuid.UUID]error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return maps.Clone(l.failures)
 }
 
 // Problems describes how the speed of a dataset deviates from its profile, or returns "" if it does not.
-func (l *Limits) Problems(d dataset.Dataset) string {
+func (l *Throttler) Problems(d dataset.Dataset) string {
 	if err := l.Failure(d.ID); err != nil {
 		return "cannot throttle it as its profile requires: " + err.Error()
 	}
@@ -108,7 +108,7 @@ func unlimitedIn(groups []string) string {
 		", in which it is used: the controller io is not enabled there"
 }
 
-func (l *Limits) checkLimited(r *findings.List, e *Limited) {
+func (l *Throttler) checkLimited(r *findings.List, e *Limited) {
 	d, _ := l.Cache.DatasetOrCopy(e.id)
 	e.Mu.Lock()
 	defer e.Mu.Unlock()

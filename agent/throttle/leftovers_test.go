@@ -298,7 +298,7 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 	d, held := guarded(f, "db")
 	dev := device(f.A, d)
 	f.A.Deadlines.SetRegistered(d.ID, d.Epoch)
-	look := func() error { (&throttle.GroupScanner{Limits: f.A.Throttle}).Scan(0, false); return nil }
+	look := func() error { (&throttle.GroupScanner{Throttler: f.A.Throttle}).Scan(0, false); return nil }
 	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} { // the first: by the agent's own deadline
 		if state == guard.StateFencing { // from here on it may be open here
 			heldUntil(f, held, f.A.Clock.Steady()+time.Hour)

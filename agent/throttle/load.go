@@ -17,7 +17,7 @@ import (
 // Load reads the rules that were set before this start. It removes a rule whose device is gone or now belongs to
 // something else, because the next user of the device number would inherit the rule. A dataset that is still mounted
 // keeps its limits. If a crash left them suspended, they are set again.
-func (l *Limits) Load(ctx context.Context, recovered bool) error {
+func (l *Throttler) Load(ctx context.Context, recovered bool) error {
 	table, err := mount.Table()
 	if err != nil {
 		return err
@@ -71,7 +71,7 @@ func (l *Limits) Load(ctx context.Context, recovered bool) error {
 
 // applyAll sets all recorded rules again at a start. It asks the guard only once for all rules. If the guard hangs,
 // the waiting times of several requests would add up.
-func (l *Limits) applyAll(ctx context.Context) error {
+func (l *Throttler) applyAll(ctx context.Context) error {
 	all, told := l.All(), map[string]any{}
 	for _, e := range all {
 		e.Record.Suspended = time.Time{}
@@ -89,7 +89,7 @@ func (l *Limits) applyAll(ctx context.Context) error {
 }
 
 // End removes the limits of a dataset that is no longer mounted.
-func (l *Limits) End(d dataset.Dataset) {
+func (l *Throttler) End(d dataset.Dataset) {
 	l.setFailure(d.ID, nil)
 	e := l.Get(d.ID)
 	if e == nil {
@@ -101,7 +101,7 @@ func (l *Limits) End(d dataset.Dataset) {
 }
 
 // removeRules forgets the limit of a dataset, and removes its rules from the device.
-func (l *Limits) removeRules(ctx context.Context, e *Limited) error {
+func (l *Throttler) removeRules(ctx context.Context, e *Limited) error {
 	e.Mu.Lock()
 	over, rec := e.ended, e.Record
 	e.ended = true
@@ -117,7 +117,7 @@ func (l *Limits) removeRules(ctx context.Context, e *Limited) error {
 
 // RemoveInherited removes rules that already exist for the device of a dataset that was just mounted. They were set for
 // an earlier user of the device number, for example by an agent on this host whose records are lost.
-func (l *Limits) RemoveInherited(ctx context.Context, d dataset.Dataset) {
+func (l *Throttler) RemoveInherited(ctx context.Context, d dataset.Dataset) {
 	dev, own, err := iolimit.DeviceOf(l.Mounts.Path(d.ID))
 	if err != nil || !own || l.HierarchyProblem != nil {
 		return

@@ -30,8 +30,8 @@ const (
 )
 
 // Run sets the limits for new containers and for changed profiles until the agent stops.
-func (l *Limits) Run() {
-	k := GroupScanner{Limits: l}
+func (l *Throttler) Run() {
+	k := GroupScanner{Throttler: l}
 	full := l.Clock.Steady()
 	for {
 		var next <-chan time.Time
@@ -63,7 +63,7 @@ func (l *Limits) Run() {
 }
 
 // Pause returns the time until the next look. 0 means that Run waits until it is woken.
-func (l *Limits) Pause(now time.Duration) time.Duration {
+func (l *Throttler) Pause(now time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -78,14 +78,14 @@ func (l *Limits) Pause(now time.Duration) time.Duration {
 }
 
 // ProfileChanged wakes Run if the changed record of a dataset may have another limit.
-func (l *Limits) ProfileChanged(d dataset.Dataset) {
+func (l *Throttler) ProfileChanged(d dataset.Dataset) {
 	if d.Profile.QoS.Limited() || l.Get(d.ID) != nil {
 		l.wakeRun()
 	}
 }
 
 // NoteUse records that a volume is used by a new container, so that Run looks at once and then often for a while.
-func (l *Limits) NoteUse(id uuid.UUID, now time.Duration) {
+func (l *Throttler) NoteUse(id uuid.UUID, now time.Duration) {
 	l.mu.Lock()
 	_, is := l.Limited[id]
 	l.lastUse = now
@@ -96,7 +96,7 @@ func (l *Limits) NoteUse(id uuid.UUID, now time.Duration) {
 }
 
 // EndSuspensions ends suspensions that have lasted too long.
-func (l *Limits) EndSuspensions() {
+func (l *Throttler) EndSuspensions() {
 	for _, e := range l.All() {
 		if err := l.endSuspension(l.Ctx, e, false); err != nil {
 			l.Logger.WithError(err).WithField("dataset", e.id).Error("cannot restore throttling")
@@ -105,7 +105,7 @@ func (l *Limits) EndSuspensions() {
 }
 
 // Renew applies the present profiles to the mounted datasets, and retries what failed.
-func (l *Limits) Renew() {
+func (l *Throttler) Renew() {
 	for _, id := range l.stale(l.Cache.Dataset) {
 		if d, known := l.Cache.Dataset(id); known {
 			l.applyProfile(d)
@@ -119,7 +119,7 @@ func (l *Limits) Renew() {
 }
 
 // stale returns the mounted datasets whose limits differ from their profile.
-func (l *Limits) stale(of func(uuid.UUID) (dataset.Dataset, bool)) (ids []uuid.UUID) {
+func (l *Throttler) stale(of func(uuid.UUID) (dataset.Dataset, bool)) (ids []uuid.UUID) {
 	for _, e := range l.All() {
 		if d, known := of(e.id); known && LimitsOf(d.Profile.QoS) != e.limits() && l.Failure(e.id) == nil {
 			ids = append(ids, e.id)
@@ -145,7 +145,7 @@ func (e *Limited) device() iolimit.Device {
 
 // setFailure records why the limit of a mounted dataset differs from its profile. If err is nil, the limit agrees with
 // the profile.
-func (l *Limits) setFailure(id uuid.UUID, err error) {
+func (l *Throttler) setFailure(id uuid.UUID, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if delete(l.failures, id); err != nil {
@@ -154,7 +154,7 @@ func (l *Limits) setFailure(id uuid.UUID, err error) {
 }
 
 // Failure returns why the limit of a dataset differs from its profile, or nil if it agrees.
-func (l *Limits) Failure(id uuid.UUID) error {
+func (l *Throttler) Failure(id uuid.UUID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.failures[id]
@@ -162,7 +162,7 @@ func (l *Limits) Failure(id uuid.UUID) error {
 
 // applyProfile applies the present profile to a dataset, if it is mounted. A failure is retried, and doctor reports it
 // meanwhile.
-func (l *Limits) applyProfile(d dataset.Dataset) {
+func (l *Throttler) applyProfile(d dataset.Dataset) {
 	l.Jobs.StartAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 		unlock, err := l.Locks.Lock(ctx, d.ID, "limit of volume "+d.Volume)
 		if err != nil {
@@ -191,7 +191,7 @@ func (l *Limits) applyProfile(d dataset.Dataset) {
 
 // GroupScanner looks at all control groups: it finds out which groups use which dataset, and sets missing rules.
 type GroupScanner struct {
-	*Limits
+	*Throttler
 	users mount.Users
 	// rules contains the rules of each group that was read during this look. They are nil if the group cannot be
 	// limited.
@@ -218,7 +218,7 @@ func (k *GroupScanner) Scan(now time.Duration, all bool) {
 
 // setUnavailable records why no group can be limited. If err is nil, groups can be limited. setUnavailable reports
 // whether there is a new reason.
-func (l *Limits) setUnavailable(err error) bool {
+func (l *Throttler) setUnavailable(err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	was := l.unavailable
@@ -326,7 +326,7 @@ func (k *GroupScanner) rulesOf(g string) (map[iolimit.Device]iolimit.Limits, err
 }
 
 // wrongGroups returns the groups whose rules differ from the recorded ones. The caller holds e.Mu.
-func (l *Limits) wrongGroups(e *Limited) (groups []string, err error) {
+func (l *Throttler) wrongGroups(e *Limited) (groups []string, err error) {
 	if e.ended || e.SuspendedUntil != 0 {
 		return nil, nil
 	}

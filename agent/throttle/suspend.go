@@ -25,14 +25,14 @@ const (
 
 // Suspension is a suspended limit. The zero value suspends nothing.
 type Suspension struct {
-	l *Limits
+	l *Throttler
 	e *Limited
 	d dataset.Dataset
 }
 
 // Suspend removes the rules of a dataset for a flush by this agent, for bound at most. It first records that the rules
 // are suspended. The caller holds the dataset's lock, and must call Resume on the result unless it calls End.
-func (l *Limits) Suspend(d dataset.Dataset, bound time.Duration) (up Suspension, err error) {
+func (l *Throttler) Suspend(d dataset.Dataset, bound time.Duration) (up Suspension, err error) {
 	e := l.Get(d.ID)
 	if e == nil {
 		return up, nil
@@ -82,7 +82,7 @@ func (up Suspension) Extend(bound time.Duration) {
 
 // endSuspension ends a suspension. If now is false, it ends only a suspension whose time is over. It sets the rules
 // before it records the end, because recording may fail or take long, and a start sets all rules anyway.
-func (l *Limits) endSuspension(ctx context.Context, e *Limited, now bool) error {
+func (l *Throttler) endSuspension(ctx context.Context, e *Limited, now bool) error {
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
 	if e.ended || e.SuspendedUntil == 0 || !now && l.Clock.Steady() < e.SuspendedUntil {

@@ -4,9 +4,10 @@
 // the home of a dataset.
 //
 // The target of a move (move.Mover) and the refresh of a replica (replication.Replicas) use Client. Package agent
-// serves Server, whose Source is move.Sender. Server has state in memory, under a mutex: the snapshots that are being
-// sent and the last one that was sent of each dataset. Limiter has the rate that all transfers share, under a mutex
-// too. Client has no state. The caller of Pull holds the dataset's lock at the target, and Source takes it at the home.
+// serves Server, whose Source is move.TransferSource. Server has state in memory, under a mutex: the snapshots that are
+// being sent and the last one that was sent of each dataset. Limiter has the rate that all transfers share, under a
+// mutex too. Client has no state. The caller of Pull holds the dataset's lock at the target, and Source takes it at the
+// home.
 //
 // Where to change what: what happens after an interruption, or if the peer sends wrong data, is in pull.go. Which
 // snapshots are sent, and based on which, is in plan.go. The frames and their version are in frame.go, and when they

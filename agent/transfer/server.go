@@ -18,7 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Source provides the data that a server sends. move.Sender implements it. Its methods are safe for concurrent use.
+// Source provides the data that a server sends. move.TransferSource implements it. Its methods are safe for concurrent
+// use.
 type Source interface {
 	// Pool returns the pool that has a dataset, as its home or as a copy. It fails with dataset.ErrNotFound if there is
 	// none.

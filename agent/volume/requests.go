@@ -20,7 +20,7 @@ type RequestsDeps struct {
 	*host.Host
 	Finder    *Finder
 	Spellings *Spellings
-	Creator   *operation.Creator
+	Creator   *operation.VolumeCreator
 	Requester *operation.Requester
 	Plan      func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
 	Execute   func(ctx context.Context, jb *jobs.Job, op dataset.Operation) (api.Committed, error)
@@ -38,7 +38,7 @@ type Requests struct {
 func NewRequests(deps RequestsDeps) *Requests { return &Requests{deps} }
 
 // Create makes sure that a volume exists as requested, and records the spelling of the request. See
-// operation.Creator.
+// operation.VolumeCreator.
 func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error {
 	req := api.Request{Kind: dataset.OpCreate, Volume: ref.Spelling, Ref: ref, Options: opts, Engine: true}
 	if ref.Err != nil {

@@ -117,7 +117,7 @@ func (t *Tool) round(ctx context.Context, target Target, r rule, o *Outcome) (en
 	found := r.running(w, holders, suspects)
 	again, err2 := r.act(w, target, holders)
 	o.Changed = o.Changed || again
-	stopped, err3 := t.suspect(target, suspects)
+	stopped, err3 := t.stopSuspects(target, suspects)
 	for _, p := range suspects {
 		if r.hung != nil && t.suspects.isStuck(p, t.Clock.Steady()) && !p.protected(target) &&
 			!r.suspectHarmless(w, p) {

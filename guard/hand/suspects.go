@@ -216,9 +216,9 @@ func (s *suspects) fail(p suspect) {
 	}
 }
 
-// suspect stops processes that could not be examined, and queues them for examination. It reports whether
+// stopSuspects stops processes that could not be examined, and queues them for examination. It reports whether
 // it stopped any. It ignores protected processes.
-func (t *Tool) suspect(target Target, list []*process) (acted bool, err error) {
+func (t *Tool) stopSuspects(target Target, list []*process) (acted bool, err error) {
 	var stop []Process
 	var marks []mark
 	start := false

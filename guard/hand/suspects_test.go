@@ -74,7 +74,7 @@ func TestSuspectClearedSinceTheLook(t *testing.T) {
 	p := sleeper(t)
 	then := tool.Clock.Steady()
 	tool.suspects.finish(suspect{Process: p}, []uuid.UUID{target.Dataset}, then)
-	acted, err := tool.suspect(target, []*process{{Process: p, unexamined: inuse.ErrOutOfTime}})
+	acted, err := tool.stopSuspects(target, []*process{{Process: p, unexamined: inuse.ErrOutOfTime}})
 	tool.Wait()
 	if acted || err != nil || isHalted(p) {
 		t.Errorf("acted: %t, %v; stopped: %t", acted, err, isHalted(p))
@@ -99,7 +99,7 @@ func TestSuspectsContinue(t *testing.T) {
 	for range 10 {
 		list = append(list, &process{Process: sleeper(t), unexamined: inuse.ErrOutOfTime})
 	}
-	if acted, err := tool.suspect(target, list); !acted || err != nil {
+	if acted, err := tool.stopSuspects(target, list); !acted || err != nil {
 		t.Fatalf("acted: %t, %v", acted, err)
 	}
 	tool.Wait()

@@ -43,7 +43,7 @@ func TestMembersInTheCatalog(t *testing.T) {
 	l := newLab(t)
 	replica := func(name string) Options {
 		o := l.control(name, c.Addresses())
-		o.Limits = membership.Timing{Session: 2 * time.Second, Housekeeping: 200 * time.Millisecond}
+		o.ControlTiming = membership.Timing{Session: 2 * time.Second, Housekeeping: 200 * time.Millisecond}
 		o.Publish = []string{config.PublishConsul}
 		return o
 	}
@@ -89,7 +89,7 @@ func TestControlWithoutTheCatalog(t *testing.T) {
 	l := newLab(t)
 	o := l.control("c1", c.Addresses())
 	o.Consul.Token = c.NewToken(consul.Policy("drover"))
-	o.Limits = membership.Timing{Session: 2 * time.Second, Housekeeping: 100 * time.Millisecond}
+	o.ControlTiming = membership.Timing{Session: 2 * time.Second, Housekeeping: 100 * time.Millisecond}
 	hook := make(warned, 100)
 	o.Log.AddHook(hook)
 	p := l.start(Control, o)

@@ -66,13 +66,13 @@ type Options struct {
 	Backends        *backends.Registry
 	Log             *logrus.Logger
 
-	CA       string            // of Control: the folder of the cluster's certificate authority
-	Listen   *config.Listen    // of Control and Agent: for requests from the network
-	Replicas []string          // of Agent: the addresses of control, HOST:PORT
-	Publish  []string          // config.PublishSwarm (of a host), config.PublishConsul (of Control)
-	Limits   membership.Timing // of Serve and Control: their time limits
-	Times    agent.Limits      // of Serve and Agent: the agent's time limits
-	Join     string            // of Agent: a token to join the cluster; empty if the host has joined
+	CA            string            // of Control: the folder of the cluster's certificate authority
+	Listen        *config.Listen    // of Control and Agent: for requests from the network
+	Replicas      []string          // of Agent: the addresses of control, HOST:PORT
+	Publish       []string          // config.PublishSwarm (of a host), config.PublishConsul (of Control)
+	ControlTiming membership.Timing // of Serve and Control: their time limits
+	AgentTiming   agent.Timing      // of Serve and Agent: the agent's time limits
+	Join          string            // of Agent: a token to join the cluster; empty if the host has joined
 	// Ready is called once all sockets are served.
 	Ready func()
 }
@@ -198,7 +198,7 @@ func (p *process) control(st openedStore, unfit func(error)) *control.Service {
 	svc := control.New(control.Deps{
 		Store: metrics.TimeStore(st.Store, st.kind, p.recorder), StoreName: st.kind, Authority: p.authority(),
 		Shared: p.Consul != nil, Replica: p.replica(),
-		Timing: p.Limits, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Incompatible: unfit,
+		Timing: p.ControlTiming, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Incompatible: unfit,
 		Catalog: st.catalog, PublishFacts: slices.Contains(p.Publish, config.PublishConsul),
 		Failed:   func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
 		Findings: p.ProfileFindings,
@@ -236,7 +236,7 @@ func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uu
 		Pools: p.Pools, TransferRate: p.TransferRate,
 		FencePrograms: p.FencePrograms, ListAll: p.ListAll, Cgroups: throttle.Cgroups{Parents: p.CgroupParents},
 		Control: controlAPI, Backends: p.Backends, State: database, Clock: p.clock, Log: p.Log,
-		Engine: engine.Engine, Limits: p.Times, Checks: checks, OperationEnded: p.recorder.Operation,
+		Engine: engine.Engine, Timing: p.AgentTiming, Checks: checks, OperationEnded: p.recorder.Operation,
 	}
 	if credentials != nil {
 		peers := peerTransport(credentials)

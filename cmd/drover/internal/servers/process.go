@@ -148,8 +148,8 @@ func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err e
 		}
 	}
 	if s := steps.Session(); s > 0 {
-		o.Limits = membership.Timing{Session: s, Housekeeping: 2 * s}
-		o.Times = agent.Limits{Heartbeat: s, Retry: s / 10, InUseWait: 3 * s, MoveWait: 5 * s}
+		o.ControlTiming = membership.Timing{Session: s, Housekeeping: 2 * s}
+		o.AgentTiming = agent.Timing{Heartbeat: s, Retry: s / 10, InUseWait: 3 * s, MoveWait: 5 * s}
 	}
 	for _, p := range cfg.Pools {
 		o.Pools = append(o.Pools, pool.Config{

@@ -24,8 +24,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// SenderDeps are the dependencies of Sender.
-type SenderDeps struct {
+// TransferSourceDeps are the dependencies of TransferSource.
+type TransferSourceDeps struct {
 	*host.Host
 	Pools       *pool.Pools
 	Keys        *keyring.Keyring
@@ -37,21 +37,21 @@ type SenderDeps struct {
 	Retention   *replication.Retention
 	// AskGenerations asks every control replica for the generations of this node's pools.
 	AskGenerations func(context.Context) error
-	// Transfers returns the server of transfers, which has this Sender as its source.
-	Transfers func() *transfer.Server
+	// TransferServer returns the server of transfers, which has this TransferSource as its source.
+	TransferServer func() *transfer.Server
 }
 
-// Sender provides the data for other nodes: it is the transfer.Source of this node. It has no state. Its methods are
-// safe for concurrent use.
-type Sender struct{ SenderDeps }
+// TransferSource provides the data for other nodes: it is the transfer.Source of this node. It has no state. Its
+// methods are safe for concurrent use.
+type TransferSource struct{ TransferSourceDeps }
 
-var _ transfer.Source = (*Sender)(nil)
+var _ transfer.Source = (*TransferSource)(nil)
 
-// NewSender returns a Sender.
-func NewSender(deps SenderDeps) *Sender { return &Sender{deps} }
+// NewTransferSource returns a TransferSource.
+func NewTransferSource(deps TransferSourceDeps) *TransferSource { return &TransferSource{deps} }
 
 // Pool implements transfer.Source. It fails with ErrNotFound if this node has no data of the dataset.
-func (v *Sender) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
+func (v *TransferSource) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
 	d, known := v.Cache.Dataset(ds)
 	if known {
 		return v.poolForSending(ctx, d.Pool)
@@ -67,8 +67,8 @@ func (v *Sender) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) 
 // reported the generation of the pool. A pool that was restored from a backup may lack data that the other node has,
 // and the other node would drop that data because the home lacks it. Containers on this node can use the pool
 // earlier.
-func (v *Sender) poolForSending(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
-	heard := func() bool { op := v.Pools.ByID(id); return op == nil || op.GenerationKnown }
+func (v *TransferSource) poolForSending(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
+	heard := func() bool { p := v.Pools.ByID(id); return p == nil || p.GenerationKnown }
 	if !heard() {
 		if err := v.AskGenerations(ctx); !heard() {
 			return nil, dataset.Errorf(dataset.ErrUnavailable,
@@ -89,7 +89,8 @@ var errUnknownPool = errors.New("it does not know the pool")
 // have lists the snapshots that the other node has. TakeSnapshot keeps the newest of them, because control's record of
 // that node's copy may be older. idle is true if the dataset has no use. It is false for a relinquished dataset,
 // whose uses do not matter any more.
-func (v *Sender) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot, idle bool,
+func (v *TransferSource) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []uuid.UUID) (out dataset.Snapshot,
+	idle bool,
 	err error) {
 	// The pool may take long to answer, so it is asked before the dataset is locked.
 	if _, err := v.Pool(ctx, ds); err != nil {
@@ -137,7 +138,7 @@ func (v *Sender) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []uuid.UUI
 	return out, len(v.Uses.Get(ds).IDs) == 0, nil
 }
 
-func (v *Sender) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+func (v *TransferSource) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	e backends.Entry) (dataset.Snapshot, error) {
 	peer, now := requester(ctx), v.Clock.Now()
 	if last, current := lineage.LatestFor(ctx, pool, d, e, peer); current {
@@ -153,7 +154,7 @@ func (v *Sender) freshSnapshot(ctx context.Context, pool backends.Pool, d datase
 }
 
 // OpenTree opens the files of a snapshot. If snapshot is uuid.Nil, it opens those of a relinquished dataset.
-func (v *Sender) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error,
+func (v *TransferSource) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error,
 	err error) {
 	d, known := v.Cache.Dataset(ds)
 	if !known {
@@ -176,7 +177,7 @@ func (v *Sender) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (root *os
 }
 
 // OpenSnapshot opens the files of a snapshot through a temporary clone.
-func (v *Sender) OpenSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+func (v *TransferSource) OpenSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	snapshot uuid.UUID) (*os.File, func() error, error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
@@ -196,7 +197,7 @@ func (v *Sender) OpenSnapshot(ctx context.Context, pool backends.Pool, d dataset
 }
 
 // SharedSnapshots implements transfer.Source.
-func (v *Sender) SharedSnapshots(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
+func (v *TransferSource) SharedSnapshots(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
 	pool, err := v.Pool(ctx, ds)
 	if err != nil {
 		return nil
@@ -216,7 +217,7 @@ func (v *Sender) SharedSnapshots(ctx context.Context, ds, want uuid.UUID) []uuid
 }
 
 // CopyBases implements transfer.Source. The snapshots on which copies are based are kept until the move ends.
-func (v *Sender) CopyBases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
+func (v *TransferSource) CopyBases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 	d, home := v.Cache.Dataset(ds)
 	if !home {
 		return nil

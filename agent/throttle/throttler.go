@@ -1,16 +1,16 @@
 // Package throttle limits how fast mounted volumes are read and written, through control groups (cgroups(7)). In this
 // package, "version 1" and "version 2" are versions of control groups.
 //
-// Limits owns the rules: it sets a rule when a dataset is mounted, extends it to the control groups of new containers,
-// suspends it while the agent flushes the dataset, and removes it before the device is released. A rule outlives both
-// the volume and its device, so each rule is recorded on disk before it is set: under limits/ and, if it could not be
-// removed, under left/ in the agent's database.
+// Throttler owns the rules: it sets a rule when a dataset is mounted, extends it to the control groups of new
+// containers, suspends it while the agent flushes the dataset, and removes it before the device is released. A rule
+// outlives both the volume and its device, so each rule is recorded on disk before it is set: under limits/ and, if it
+// could not be removed, under left/ in the agent's database.
 //
 // Package mounting calls Limit after a mount, End after an unmount, and Suspend for a flush. Package operation calls
 // Suspend for an export, and ProfileChanged. Package agent calls Load at its start, and then starts Run. Packages
 // doctor and controlsync read the problems.
 //
-// Limits.mu protects the set of limited datasets and the recorded failures, Limited.Mu the rules of one dataset, and
+// Throttler.mu protects the set of limited datasets and the recorded failures, Limited.Mu the rules of one dataset, and
 // Leftovers.mu the rules that could not be removed. The order is Limited.Mu before the other two. The caller of
 // Limit, Suspend and End holds the dataset's lock.
 //
@@ -46,11 +46,11 @@ type Cgroups struct {
 	Parents []string
 }
 
-// Limits are the speed limits of the mounted volumes. The kernel keeps a rule for a control group and a device number
-// even after the volume and its device were removed. Each rule is therefore recorded (limits/<dataset>) before it is
-// set, and removed before the device is released. If a rule cannot be removed, it stays recorded under left/<device>
-// until it is.
-type Limits struct {
+// Throttler sets the speed limits of the mounted volumes. The kernel keeps a rule for a control group and a device
+// number even after the volume and its device were removed. Each rule is therefore recorded (limits/<dataset>) before
+// it is set, and removed before the device is released. If a rule cannot be removed, it stays recorded under
+// left/<device> until it is.
+type Throttler struct {
 	Deps
 	*Controller
 	Leftovers *Leftovers
@@ -69,7 +69,7 @@ type Limited struct {
 	Mu             sync.Mutex // held while its rules change
 	Record         LimitRecord
 	SuspendedUntil time.Duration // end of the suspension of its rules, by the steady clock; 0 if there is none
-	ended          bool          // its limit has ended, and it is no longer in Limits.Limited
+	ended          bool          // its limit has ended, and it is no longer in Throttler.Limited
 	// withoutLimit are the groups that use the dataset and cannot be limited, because the controller io is not enabled
 	// for them.
 	withoutLimit []string
@@ -119,7 +119,7 @@ type fences interface {
 	FencingCheck() (isFencing func(id uuid.UUID) (bool, error))
 }
 
-// Deps is what Limits needs of other components.
+// Deps is what Throttler needs of other components.
 type Deps struct {
 	Ctx     context.Context // ends when the agent stops
 	Boot    string          // the UUID of this boot of the kernel
@@ -134,13 +134,13 @@ type Deps struct {
 	Logger  logrus.FieldLogger
 }
 
-func (l *Limits) log(d dataset.Dataset) *logrus.Entry {
+func (l *Throttler) log(d dataset.Dataset) *logrus.Entry {
 	return l.Logger.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
 }
 
-// New returns a Limits without any limit. It finds out which limits this host can set.
-func New(cfg Cgroups, deps Deps) *Limits {
-	l := &Limits{Deps: deps, Controller: newController(cfg), wake: make(chan struct{}, 1),
+// New returns a Throttler without any limit. It finds out which limits this host can set.
+func New(cfg Cgroups, deps Deps) *Throttler {
+	l := &Throttler{Deps: deps, Controller: newController(cfg), wake: make(chan struct{}, 1),
 		Limited: map[uuid.UUID]*Limited{}, failures: map[uuid.UUID]error{}}
 	l.Leftovers = &Leftovers{boot: deps.Boot, db: deps.DB, logger: deps.Logger,
 		controller: l.Controller, limited: l.All, byDevice: map[iolimit.Device]LimitRecord{}}
@@ -148,21 +148,21 @@ func New(cfg Cgroups, deps Deps) *Limits {
 }
 
 // Get returns the limit of a mounted dataset, or nil if it has none.
-func (l *Limits) Get(id uuid.UUID) *Limited {
+func (l *Throttler) Get(id uuid.UUID) *Limited {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.Limited[id]
 }
 
 // All returns the limits of all mounted datasets.
-func (l *Limits) All() []*Limited {
+func (l *Throttler) All() []*Limited {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Collect(maps.Values(l.Limited))
 }
 
 // wakeRun wakes Run.
-func (l *Limits) wakeRun() {
+func (l *Throttler) wakeRun() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -171,7 +171,7 @@ func (l *Limits) wakeRun() {
 
 // Limit sets the limits of the profile for a dataset that was just mounted, before the mount is reported to the caller
 // of the mount. The dataset's lock is held. Idempotent.
-func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
+func (l *Throttler) Limit(ctx context.Context, d dataset.Dataset) error {
 	e := l.Get(d.ID)
 	if !d.Profile.QoS.Limited() {
 		if e != nil {
@@ -219,7 +219,7 @@ func (l *Limits) Limit(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-func (l *Limits) put(e *Limited) {
+func (l *Throttler) put(e *Limited) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.Limited[e.id] = e
@@ -229,7 +229,7 @@ func (l *Limits) put(e *Limited) {
 const noteV1 = "v1: per container, from about a second after its start"
 
 // SetRules records rules and sets them in their groups, unless they are suspended. The caller holds e.Mu.
-func (l *Limits) SetRules(ctx context.Context, e *Limited, rec LimitRecord) error {
+func (l *Throttler) SetRules(ctx context.Context, e *Limited, rec LimitRecord) error {
 	if was := e.Record.Limits; was != rec.Limits && was != (iolimit.Limits{}) && !slices.Contains(rec.Earlier, was) {
 		rec.Earlier = append(slices.Clip(rec.Earlier), was)
 	}
@@ -245,7 +245,7 @@ func (l *Limits) SetRules(ctx context.Context, e *Limited, rec LimitRecord) erro
 
 // apply sets the recorded rules in their groups. If the dataset is fenced, apply sets nothing, and Run sets the rules
 // when the fence ends. isFencing asks the guard. The caller holds e.Mu.
-func (l *Limits) apply(e *Limited, isFencing func(uuid.UUID) (bool, error)) error {
+func (l *Throttler) apply(e *Limited, isFencing func(uuid.UUID) (bool, error)) error {
 	if fencing, err := isFencing(e.id); err != nil || fencing {
 		return err
 	}
@@ -258,7 +258,7 @@ func (l *Limits) apply(e *Limited, isFencing func(uuid.UUID) (bool, error)) erro
 
 // removeLimit removes the limits of a mounted dataset. It fails if the dataset is fenced, because the guard has
 // suspended the rules and would restore them later.
-func (l *Limits) removeLimit(ctx context.Context, e *Limited) error {
+func (l *Throttler) removeLimit(ctx context.Context, e *Limited) error {
 	if fencing, err := l.Fence.FencingCheck()(e.id); err != nil || fencing {
 		return errors.Join(err, dataset.Errorf(dataset.ErrPending,
 			"its limit is removed once it is no longer fenced"))

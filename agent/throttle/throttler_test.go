@@ -229,7 +229,7 @@ func TestChangedLimitIsRepaired(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Remove(again) //nolint:errcheck // the group above it could not be removed
-	(&throttle.GroupScanner{Limits: f.A.Throttle}).Scan(f.A.Clock.Steady(), false)
+	(&throttle.GroupScanner{Throttler: f.A.Throttle}).Scan(f.A.Clock.Steady(), false)
 	if got, err := f.A.Throttle.Hierarchy.Get("/again", dev); err != nil || got != slowly {
 		t.Errorf("its group, made anew: %+v, %v", got, err)
 	}

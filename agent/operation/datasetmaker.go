@@ -26,8 +26,8 @@ type Space interface {
 // not allow the size. Call release once the size of the dataset is recorded, or the operation has failed.
 type Provision func(pool uuid.UUID, st dataset.PoolStatus, ds uuid.UUID, size dataset.Size) (release func(), err error)
 
-// MakerDeps is what Maker needs of other components.
-type MakerDeps struct {
+// DatasetMakerDeps is what DatasetMaker needs of other components.
+type DatasetMakerDeps struct {
 	*host.Host
 	Datasets *Datasets
 	Records  *RecordWriter
@@ -45,17 +45,18 @@ type MakerDeps struct {
 	Freeze    Freeze
 }
 
-// Maker makes datasets: empty, as clones, or with given contents. It has no state.
-type Maker struct {
-	deps MakerDeps
+// DatasetMaker makes datasets: empty, as clones, or with given contents. It has no state.
+type DatasetMaker struct {
+	deps DatasetMakerDeps
 }
 
-// NewMaker returns a Maker.
-func NewMaker(deps MakerDeps) *Maker { return &Maker{deps} }
+// NewDatasetMaker returns a DatasetMaker.
+func NewDatasetMaker(deps DatasetMakerDeps) *DatasetMaker { return &DatasetMaker{deps} }
 
 // reserve sets the default size of a new dataset, and checks that its pool allows that size. Call release once the
 // dataset is recorded, or the operation has failed.
-func (m *Maker) reserve(ctx context.Context, pool backends.Pool, op *dataset.Operation) (release func(), err error) {
+func (m *DatasetMaker) reserve(ctx context.Context, pool backends.Pool, op *dataset.Operation) (release func(),
+	err error) {
 	d, st := op.DatasetRecord, pool.Status(ctx)
 	if op.Source == nil {
 		storage.ApplyDefaults(d, pool, st)
@@ -73,7 +74,7 @@ func (m *Maker) reserve(ctx context.Context, pool backends.Pool, op *dataset.Ope
 
 // makeDataset makes op.Dataset in its pool as an incoming dataset, if there is space for it. asked is the size that was
 // requested of the backend, which may have rounded it.
-func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+func (m *DatasetMaker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
 	name string) (asked dataset.Size, err error) {
 	if err := m.deps.Space.CheckRootSpace(ctx); err != nil {
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
@@ -91,7 +92,7 @@ func (m *Maker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Poo
 }
 
 // MakeInPool makes the dataset of an operation in a pool, and does not record it.
-func (m *Maker) MakeInPool(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) error {
+func (m *DatasetMaker) MakeInPool(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) error {
 	if op.Source == nil {
 		jb.Step("making")
 		size, err := pool.Create(ctx, *op.DatasetRecord)
@@ -139,7 +140,7 @@ func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 
 // makeClone makes a clone while nothing is written to the source. It returns a function that grows the clone to its
 // size. The caller calls that function after the source was thawed.
-func (m *Maker) makeClone(ctx context.Context, jb *jobs.Job, pool backends.Pool,
+func (m *DatasetMaker) makeClone(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	op *dataset.Operation) (later backends.Resizer, err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
 	if err != nil {

@@ -16,26 +16,26 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// CreatorDeps is what Creator needs of other components.
-type CreatorDeps struct {
+// VolumeCreatorDeps is what VolumeCreator needs of other components.
+type VolumeCreatorDeps struct {
 	*host.Host
 	Plan      func(ctx context.Context, req api.Request) (api.Plan, error) // asks control to plan a request
 	Requester *Requester
 	Executor  *Executor
 }
 
-// Creator creates the volumes that the tools of this host request. Control plans each request. Maker.Create, on this
-// node or on another one, executes the planned operation: it makes the dataset as incoming, commits it to control, and
-// makes it ready in its pool. Creator has no state.
-type Creator struct{ deps CreatorDeps }
+// VolumeCreator creates the volumes that the tools of this host request. Control plans each request.
+// DatasetMaker.Create, on this node or on another one, executes the planned operation: it makes the dataset as
+// incoming, commits it to control, and makes it ready in its pool. VolumeCreator has no state.
+type VolumeCreator struct{ deps VolumeCreatorDeps }
 
-// NewCreator returns a Creator.
-func NewCreator(deps CreatorDeps) *Creator { return &Creator{deps} }
+// NewVolumeCreator returns a VolumeCreator.
+func NewVolumeCreator(deps VolumeCreatorDeps) *VolumeCreator { return &VolumeCreator{deps} }
 
 // Create makes sure that a volume exists as requested. Any number of identical requests at the same time make one
 // dataset, and all of them succeed: there is one job for each name. A request that has joined the job of another
 // request is planned again: its plan finds the volume, or is refused.
-func (c *Creator) Create(ctx context.Context, req api.Request) (dataset.Dataset, error) {
+func (c *VolumeCreator) Create(ctx context.Context, req api.Request) (dataset.Dataset, error) {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Ref.Name)
 	for {
 		var made dataset.Dataset // read only if the job has ended without an error
@@ -66,7 +66,7 @@ func (c *Creator) Create(ctx context.Context, req api.Request) (dataset.Dataset,
 
 // createOnce has control plan a request, and executes the plan. It fails with ErrLost if another request made the
 // volume first.
-func (c *Creator) createOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
+func (c *VolumeCreator) createOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
 	jb.Step("planning")
 	req.ID = uuid.New()
 	plan, err := c.deps.Plan(ctx, req)
@@ -90,7 +90,7 @@ func (c *Creator) createOnce(ctx context.Context, jb *jobs.Job, req api.Request)
 }
 
 // Create executes a planned create or clone.
-func (m *Maker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+func (m *DatasetMaker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	name := "create"
 	if op.Source != nil {
 		name = "clone"
@@ -101,7 +101,7 @@ func (m *Maker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation)
 // create makes, commits and finishes op.Dataset. If fill is not nil, create calls it to write the contents. Other
 // requests cannot find the dataset before it is committed. The removal of the pool waits while create holds the
 // dataset's lock.
-func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
+func (m *DatasetMaker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
 	if err != nil {
@@ -141,7 +141,7 @@ func (m *Maker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 
 // finish makes a committed dataset ready in its pool (backends.Pool.Commit). asked is the size in the record beside the
 // data. If control has recorded another size, finish writes the record beside the data again.
-func (m *Maker) finish(ctx context.Context, pool backends.Pool, name string, asked dataset.Size,
+func (m *DatasetMaker) finish(ctx context.Context, pool backends.Pool, name string, asked dataset.Size,
 	d dataset.Dataset) error {
 	if err := pool.Commit(context.WithoutCancel(ctx), d.ID); err != nil {
 		return fmt.Errorf("volume %s: it is created and recorded, but not in its place yet: %w", d.Volume, err)

@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// Process are the settings of a guard that runs as a separate process.
-type Process struct {
+// Daemon has the settings of a guard that runs as a separate process.
+type Daemon struct {
 	// Run and Root are the folders with which drover is started on this host.
 	Run, Root string
 	// Hand is the argument vector of a program that calls ServeHand with the same folders.
@@ -57,7 +57,7 @@ func folders(run, root string) (guardRun, guardRoot string, err error) {
 }
 
 // Serve runs the guard until ctx ends. It returns ErrInUse if another guard of this host runs.
-func (p Process) Serve(ctx context.Context) (err error) {
+func (p Daemon) Serve(ctx context.Context) (err error) {
 	run, _, err := folders(p.Run, p.Root)
 	if err != nil {
 		return err
