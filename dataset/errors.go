@@ -88,12 +88,19 @@ const MaxLine = 4 << 10
 
 // Cut truncates a line to MaxLine bytes, without cutting a character. The end of a truncated line says that it was
 // truncated.
-func Cut(line string) string {
-	if len(line) <= MaxLine {
+func Cut(line string) string { return CutTo(line, MaxLine) }
+
+// CutTo is Cut for a limit other than MaxLine. If the limit has no room for the note about the truncation, it leaves
+// the note out.
+func CutTo(line string, most int) string {
+	if len(line) <= most {
 		return line
 	}
 	end := fmt.Sprintf("... (cut off: %d bytes)", len(line))
-	return head(line, MaxLine-len(end)) + end
+	if most < len(end) {
+		return head(line, max(0, most))
+	}
+	return head(line, most-len(end)) + end
 }
 
 // maxClip is how many bytes of a request or a file an error repeats.

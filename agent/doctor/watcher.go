@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
 
@@ -108,10 +109,12 @@ func (w *Watcher) Last() *api.NodeFindings {
 	return out
 }
 
-// summary returns the warnings and errors among findings, without repeated ones. It is a pure function.
+// summary returns the warnings and errors among findings, without repeated ones. Each is short enough for a heartbeat.
+// It is a pure function.
 func summary(all []api.Finding) *api.NodeFindings {
 	out := &api.NodeFindings{}
 	for _, f := range all {
+		f = cutFinding(f)
 		if f.Level != findings.Error && f.Level != findings.Warning || slices.Contains(out.Findings, f) {
 			continue
 		}
@@ -122,4 +125,14 @@ func summary(all []api.Finding) *api.NodeFindings {
 		out.Findings = append(out.Findings, f)
 	}
 	return out
+}
+
+// cutFinding truncates a finding to dataset.MaxLine bytes in all. Control refuses a heartbeat with a longer one, so the
+// whole node would count as silent. It truncates the text first, because the remedy helps most.
+func cutFinding(f api.Finding) api.Finding {
+	const most = dataset.MaxLine
+	f.Text = dataset.CutTo(f.Text, most-len(f.Level)-len(f.Subject)-len(f.Fix))
+	f.Fix = dataset.CutTo(f.Fix, most-len(f.Level)-len(f.Subject)-len(f.Text))
+	f.Subject = dataset.CutTo(f.Subject, most-len(f.Level)-len(f.Text)-len(f.Fix))
+	return f
 }

@@ -6,9 +6,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
 
@@ -141,5 +143,40 @@ func TestSummary(t *testing.T) {
 	}
 	if got := summary(all); len(got.Findings) != api.MaxReportedFindings || got.Omitted != 7 {
 		t.Errorf("%d findings and %d omitted, want %d and 7", len(got.Findings), got.Omitted, api.MaxReportedFindings)
+	}
+}
+
+// TestSummaryCutsFindings: control refuses a heartbeat with a finding that is longer than a line. The text is cut before
+// the remedy, and the remedy before the subject.
+func TestSummaryCutsFindings(t *testing.T) {
+	long := func(n int) string { return strings.Repeat("é", n/2) }
+	for name, f := range map[string]api.Finding{
+		"text":       {Subject: "volume db", Text: long(2 * dataset.MaxLine), Fix: "mount /srv"},
+		"all parts":  {Subject: "volume db", Text: long(3000), Fix: long(3000)},
+		"remedy":     {Subject: "volume db", Text: "is damaged", Fix: long(2 * dataset.MaxLine)},
+		"subject":    {Subject: long(2 * dataset.MaxLine), Text: "is damaged", Fix: "mount /srv"},
+		"just fits":  {Subject: "volume db", Text: strings.Repeat("x", dataset.MaxLine-len("warningvolume dbmount /srv")), Fix: "mount /srv"},
+		"everything": {Subject: long(dataset.MaxLine), Text: long(dataset.MaxLine), Fix: long(dataset.MaxLine)},
+	} {
+		f.Level = findings.Warning
+		list := summary([]api.Finding{f}).Findings
+		if len(list) != 1 {
+			t.Fatalf("%s: %d findings, want 1", name, len(list))
+		}
+		got := list[0]
+		all := got.Level + got.Subject + got.Text + got.Fix
+		if len(all) > dataset.MaxLine || !utf8.ValidString(all) || got.Level != f.Level {
+			t.Errorf("%s: %d bytes, want %d at most, and whole characters", name, len(all), dataset.MaxLine)
+		}
+		switch name {
+		case "text":
+			if got.Fix != f.Fix || !strings.HasSuffix(got.Text, "(cut off: 8192 bytes)") {
+				t.Errorf("text: %q, fix %q, want the text cut off and the fix as it was", got.Text[len(got.Text)-40:], got.Fix)
+			}
+		case "just fits":
+			if got != f {
+				t.Error("just fits: it was cut")
+			}
+		}
 	}
 }
