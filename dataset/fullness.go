@@ -113,6 +113,15 @@ func (p PoolStatus) Fullness() Fullness {
 	return p.Usage().Fullness(DefaultWarnAt, NotFull)
 }
 
+// FullnessAfter is Fullness with the margin of Usage.Fullness: was is the previous state. If the pool has not reported
+// its size, because it is offline, the previous state stays.
+func (p PoolStatus) FullnessAfter(was Fullness) Fullness {
+	if p.Size <= 0 {
+		return was
+	}
+	return p.Usage().Fullness(DefaultWarnAt, was)
+}
+
 // OvercommitRatio returns the provisioned bytes divided by the size of the pool, or 0 if the size is not known.
 func (p PoolStatus) OvercommitRatio() float64 {
 	if p.Size <= 0 {

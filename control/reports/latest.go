@@ -35,6 +35,8 @@ type Latest struct {
 	lastReport  map[uuid.UUID]time.Duration                  // when nodes were last heard, by the steady clock
 	found       map[uuid.UUID]*api.NodeFindings              // what agents found on their hosts; never changed
 	fullness    map[uuid.UUID]dataset.Fullness               // datasets with little space left
+	// poolFullness has how full pools are, with a margin: see dataset.PoolStatus.FullnessAfter.
+	poolFullness map[uuid.UUID]dataset.Fullness
 }
 
 // reportedCopy is a copy as its node reported it. at is when the node first reported the present VerifiedAtHome of the
@@ -64,6 +66,8 @@ func New() *Latest {
 		lastReport:  map[uuid.UUID]time.Duration{},
 		found:       map[uuid.UUID]*api.NodeFindings{},
 		fullness:    map[uuid.UUID]dataset.Fullness{},
+
+		poolFullness: map[uuid.UUID]dataset.Fullness{},
 	}
 }
 
@@ -108,10 +112,12 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 		if !slices.Contains(node.Pools, p.ID) {
 			continue // the pool belongs to another node, or is not registered yet
 		}
-		if ev, warn := poolEvent(s.pools[p.ID], p); warn {
+		full := s.poolFullness[p.ID]
+		if ev, warn := poolEvent(s.pools[p.ID], p, full); warn {
 			ev.Node = node.Name
 			out.Events = append(out.Events, ev)
 		}
+		s.poolFullness[p.ID] = p.FullnessAfter(full)
 		s.pools[p.ID] = p
 	}
 	out.Fullness = s.recordFullness(h.Datasets)
@@ -147,7 +153,8 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 // because it may have become full meanwhile.
 func (s *Latest) recordFullness(list []dataset.DatasetStatus) (changed []dataset.DatasetStatus) {
 	for _, st := range list {
-		if st.Usage == nil || s.fullness[st.ID] == st.Fullness || len(s.fullness) >= MaxRemembered {
+		was, remembered := s.fullness[st.ID]
+		if st.Usage == nil || was == st.Fullness || !remembered && len(s.fullness) >= MaxRemembered {
 			continue
 		}
 		if s.fullness[st.ID] = st.Fullness; st.Fullness == dataset.NotFull {
@@ -353,8 +360,9 @@ func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 }
 
 // poolEvent returns the event to publish if a pool became nearly full, went offline, is online again or was
-// quarantined. tell is false if nothing must be published. poolEvent is a pure function.
-func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
+// quarantined. full is how full it was, with a margin, so that a pool whose use varies around a threshold causes one
+// event. tell is false if nothing must be published. poolEvent is a pure function.
+func poolEvent(was, is dataset.PoolStatus, full dataset.Fullness) (ev api.Event, tell bool) {
 	known := was.ID != uuid.Nil
 	switch {
 	case is.Held && !was.Held:
@@ -363,7 +371,7 @@ func poolEvent(was, is dataset.PoolStatus) (ev api.Event, tell bool) {
 		ev.Type, ev.Detail = api.EventPoolOffline, is.Reason
 	case known && !was.Online && is.Online:
 		ev.Type, ev.Detail = api.EventPoolOnline, is.Reason
-	case is.Online && was.Fullness() == dataset.NotFull && is.Fullness() != dataset.NotFull:
+	case is.Online && full == dataset.NotFull && is.FullnessAfter(full) != dataset.NotFull:
 		ev.Type, ev.Detail = api.EventPoolFull, is.Free.Human()+" free of "+is.Size.Human()
 	default:
 		return ev, false
