@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/offline"
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/diskstats"
@@ -39,12 +40,14 @@ func (a *Agent) Offline(control api.Service) api.Service {
 	return offline.New(control, offline.Deps{
 		Clock: a.Clock, Version: a.Config.Version, Records: a.Cache, NameOf: a.Nodes.Name, StatusOf: a.Status.Status,
 		SnapshotsOf: func(ctx context.Context, d dataset.Dataset) ([]dataset.Snapshot, error) {
-			p, err := a.Pools.Online(ctx, d.Pool)
+			var e backends.Entry
+			var statErr error
+			// A disk that hangs must not block the answers about all other pools.
+			err := a.Pools.Ask(ctx, d.Pool, func(b backends.Pool) { e, statErr = b.Stat(ctx, d.ID) })
 			if err != nil {
 				return nil, err
 			}
-			e, err := p.Stat(ctx, d.ID)
-			return e.Snapshots, err
+			return e.Snapshots, statErr
 		},
 		Pools: a.PoolStates,
 		Pool: func(id uuid.UUID) (dataset.Pool, bool) {
