@@ -225,7 +225,9 @@ func TestLabelVolume(t *testing.T) {
 func TestSetProfileOnOvercommittedPool(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
-	d := a.MustCreate("db@silver")
+	req := controltest.Create("db@silver")
+	req.Options = map[string]string{"size": "5GiB"} // less than the default size of the pool, which must not count
+	d := *a.MustDo(req).Dataset
 	a.ReportPool(dataset.PoolStatus{
 		ID: d.Pool, Online: true, Size: 100 * dataset.GiB, Free: 90 * dataset.GiB, DefaultSize: 10 * dataset.GiB,
 		Provisioned: 100 * dataset.GiB, Overcommit: 1,
