@@ -115,8 +115,9 @@ func (a *Agent) Session() (age, ttl time.Duration, ok bool) {
 
 // VolumeIO returns how much the mounted volumes of this node were read and written, by name. Volumes whose backend has
 // no block device for each volume are left out: the device of their pool does not tell which volume used it.
-func (a *Agent) VolumeIO() ([]api.VolumeIO, error) {
+func (a *Agent) VolumeIO(context.Context) ([]api.VolumeIO, error) {
 	stats, err := diskstats.Read()
+	at := a.Clock.Now()
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +141,12 @@ func (a *Agent) VolumeIO() ([]api.VolumeIO, error) {
 		}
 		if s, ok := stats[diskstats.Device{Major: dev.Major, Minor: dev.Minor}]; ok {
 			out = append(out, api.VolumeIO{
-				Dataset: id, Volume: d.Volume, Node: a.NodeName, Read: ioOf(s.Read), Write: ioOf(s.Write),
+				Dataset: id,
+				Volume:  d.Volume,
+				Node:    a.NodeName,
+				At:      at,
+				Read:    ioOf(s.Read),
+				Write:   ioOf(s.Write),
 			})
 		}
 	}

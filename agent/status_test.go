@@ -19,7 +19,7 @@ func TestVolumeIOAndTrash(t *testing.T) {
 			f := agenttest.NewCluster(t, backend, "dir")
 			f.A.NewVolume("db", nil)
 			path := f.A.MustMount("db", "one")
-			before, err := f.A.VolumeIO()
+			before, err := f.A.VolumeIO(t.Context())
 			if err != nil || (len(before) == 1) != counted {
 				t.Fatalf("%+v, %v", before, err)
 			}
@@ -34,7 +34,7 @@ func TestVolumeIOAndTrash(t *testing.T) {
 				t.Fatal(err)
 			}
 			file.Close()
-			if after, err := f.A.VolumeIO(); err != nil || (len(after) == 1) != counted {
+			if after, err := f.A.VolumeIO(t.Context()); err != nil || (len(after) == 1) != counted {
 				t.Errorf("%+v, %v", after, err)
 			} else if counted {
 				io, was := after[0].Write, before[0].Write

@@ -47,6 +47,8 @@ type fake struct {
 	hook     func(method string)
 
 	asked []string
+
+	ioReadings int // number of calls of VolumeIO
 }
 
 type answer struct {
@@ -299,6 +301,17 @@ func (f *fake) SnapshotSpace(_ context.Context, snapshot string) (api.SnapshotSp
 		return api.SnapshotSpace{}, dataset.Errorf(dataset.ErrUnsupported, "volume db: its pool does not know which bytes only one snapshot uses")
 	}
 	return api.SnapshotSpace{Unique: dataset.Size(snapshot[1]-'0') * dataset.MiB}, nil
+}
+
+// VolumeIO has written 1 MiB more in each answer, one second after the last one.
+func (f *fake) VolumeIO(context.Context) ([]api.VolumeIO, error) {
+	f.ioReadings++
+	n := f.ioReadings
+	return []api.VolumeIO{{
+		Dataset: idDB, Volume: "db", Node: "host-a", At: now.Add(time.Duration(n) * time.Second),
+		Read:  api.IO{Operations: 7, Bytes: 4096, Time: dataset.Duration(time.Millisecond)},
+		Write: api.IO{Operations: 64 * uint64(n), Bytes: uint64(n) << 20, Time: dataset.Duration(n) * dataset.Duration(128*time.Millisecond)},
+	}}, f.called("VolumeIO")
 }
 
 func (f *fake) Diff(_ context.Context, older, newer string) (api.Diff, error) {

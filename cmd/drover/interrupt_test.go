@@ -247,7 +247,7 @@ func TestBadAddressFailsEveryCommand(t *testing.T) {
 		{"trash", "ls"}, {"trash", "purge", "x", "--yes"}, {"profile", "ls"}, {"profile", "show", "x"}, {"pool", "ls"}, {"pool", "inspect", "x"},
 		{"pool", "create", "x", "--backend", "dir", "--path", "/x"}, {"pool", "adopt", "/x"}, {"pool", "accept", "x", "--yes"}, {"pool", "rm", "x"}, {"node", "ls"}, {"node", "inspect", "x"},
 		{"store", "backup", "x"}, {"store", "rebuild"}, {"operation", "ls"}, {"operation", "watch", "x"}, {"operation", "cancel", "x"},
-		{"events"}, {"doctor"}, {"version"},
+		{"events"}, {"doctor"}, {"version"}, {"volume", "stats"},
 	} {
 		c := newConsole(theWorld())
 		c.Dial = func(e string) (cli.Remote, error) { return client.New(e) }
@@ -267,7 +267,7 @@ func TestErrorsOfTheServerFailEveryCommand(t *testing.T) {
 		"AcceptPool": {"pool", "accept", "x", "--yes"}, "RemovePool": {"pool", "rm", "x", "--yes"}, "PreviewRemovePool": {"pool", "rm", "x"},
 		"SetPool":  {"pool", "set", "x", "--overcommit", "1.5"},
 		"NodeList": {"node", "inspect", "x"}, "RebuildStore": {"store", "rebuild"}, "Operations": {"operation", "ls"}, "Operation": {"operation", "watch", "x"},
-		"CancelOperation": {"operation", "cancel", "x"}, "Events": {"events"}, "Doctor": {"doctor"}, "Collect": {"doctor", "--gc", idGone.String(), "--yes"}, "PreviewCollect": {"doctor", "--gc", idGone.String()},
+		"CancelOperation": {"operation", "cancel", "x"}, "Events": {"events"}, "Doctor": {"doctor"}, "VolumeIO": {"volume", "stats"}, "Collect": {"doctor", "--gc", idGone.String(), "--yes"}, "PreviewCollect": {"doctor", "--gc", idGone.String()},
 	} {
 		c := newConsole(theWorld())
 		c.fake.fail = map[string]error{method: dataset.Errorf(dataset.ErrOffline, "boom")}

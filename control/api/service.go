@@ -122,6 +122,9 @@ type Local interface {
 	// SnapshotSpace returns how much space the deletion of a snapshot frees. The snapshot is given by a prefix of its
 	// UUID. It fails with ErrUnsupported if the backend of the pool cannot tell.
 	SnapshotSpace(ctx context.Context, snapshot string) (SnapshotSpace, error)
+	// VolumeIO returns how much the mounted volumes of this host were read and written. Volumes without a block device
+	// of their own are left out.
+	VolumeIO(ctx context.Context) ([]VolumeIO, error)
 	// Diff compares two snapshots of a dataset, or a snapshot with the present data if newer is empty.
 	Diff(ctx context.Context, older, newer string) (Diff, error)
 }

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"time"
+
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
@@ -11,6 +13,7 @@ type VolumeIO struct {
 	Dataset uuid.UUID `json:"dataset"` // UUID of the dataset
 	Volume  string    `json:"volume"`  // name of the volume
 	Node    string    `json:"node"`    // name of the node that has it mounted
+	At      time.Time `json:"at"`      // time at which the counters were read
 	Read    IO        `json:"read"`    // what was read
 	Write   IO        `json:"write"`   // what was written
 }

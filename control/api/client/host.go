@@ -18,6 +18,11 @@ func (h Host) Doctor(ctx context.Context) ([]api.Finding, error) {
 	return items[api.Finding](ctx, h.conn, route.Doctor)
 }
 
+// VolumeIO returns how much the mounted volumes of the server's host were read and written.
+func (h Host) VolumeIO(ctx context.Context) ([]api.VolumeIO, error) {
+	return items[api.VolumeIO](ctx, h.conn, route.ListVolumeIO)
+}
+
 // Collect destroys one dataset that the store does not know. Only a dry run returns a description of the dataset.
 // Otherwise the result contains only its UUID.
 func (h Host) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (api.Collected, error) {

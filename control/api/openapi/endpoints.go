@@ -17,6 +17,9 @@ var endpointTexts = map[string]string{
 	"create-snapshot": "The snapshot is at least consistent after a crash. The profile says whether " +
 		"writers are paused.",
 	"delete-snapshot": "The snapshot is named by a prefix of its UUID or, with volume, by its name.",
+	"list-volume-io": "The counters are those of the block device of each volume, from /proc/diskstats. They start " +
+		"at 0 when the volume is attached. Only volumes of the backends loop and lvm have a block device. " +
+		"Others are left out.",
 	"measure-snapshot": "The pool of the volume must be on the host of the server. Pools of the backends loop " +
 		"and zfs know the space.",
 	"diff-snapshot": "The pool of the volume must be on the host of the server.",

@@ -300,7 +300,7 @@ func TestNoAgentNoStore(t *testing.T) {
 			t.Error(i, err)
 		}
 	}
-	for way, err := range map[string]error{"doctor on a node, or send the request there (without DROVER_API and --api": doctor, "as root of a control host with DROVER_API=unix:///run/drover/control.sock": token} {
+	for way, err := range map[string]error{"run the command on a node, or send the request there (without DROVER_API and --api": doctor, "as root of a control host with DROVER_API=unix:///run/drover/control.sock": token} {
 		if !strings.Contains(err.Error(), way) {
 			t.Errorf("%v; want %q", err, way)
 		}

@@ -38,6 +38,7 @@ type fake struct {
 	found    []api.Finding
 	diff     api.Diff
 	space    api.SnapshotSpace
+	io       []api.VolumeIO
 	leftOut  api.OmittedFiles
 	next     string
 	stream   func(context.Context, io.Writer) error
@@ -309,6 +310,10 @@ func (f *fake) Import(ctx context.Context, req api.Request, r io.Reader) (datase
 
 func (f *fake) SnapshotSpace(ctx context.Context, snapshot string) (api.SnapshotSpace, error) {
 	return f.space, f.ask(ctx, "SnapshotSpace", snapshot)
+}
+
+func (f *fake) VolumeIO(ctx context.Context) ([]api.VolumeIO, error) {
+	return f.io, f.ask(ctx, "VolumeIO")
 }
 
 func (f *fake) Diff(ctx context.Context, older, newer string) (api.Diff, error) {

@@ -75,6 +75,12 @@ func (h handlers) local() {
 			list, err := h.Local.Doctor(ctx)
 			return cutPage(*in, list, err, ordinal)
 		})
+	add(h, endpoint(route.ListVolumeIO, "host",
+		"List how much the mounted volumes of this host were read and written", ""),
+		func(ctx context.Context, in *api.Page) (*answer[api.List[api.VolumeIO]], error) {
+			list, err := h.Local.VolumeIO(ctx)
+			return cutPage(*in, list, err, func(_ int, v api.VolumeIO) string { return v.Dataset.String() })
+		})
 	add(h, endpoint(route.Collect, "host", "Destroy a dataset or snapshot that the store does not know",
 		"The endpoint doctor lists them. Drover destroys unknown data in no other way."),
 		func(ctx context.Context, in *struct {

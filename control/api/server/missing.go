@@ -23,7 +23,7 @@ var (
 
 func (unsupported) hostOnly() error {
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"this is control: run doctor on a node, or send the request there (without DROVER_API and --api)")
+		"this is control: run the command on a node, or send the request there (without DROVER_API and --api)")
 }
 
 func (a unsupported) Doctor(context.Context) ([]api.Finding, error) { return nil, a.hostOnly() }
@@ -39,6 +39,8 @@ func (a unsupported) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) 
 func (a unsupported) SnapshotSpace(context.Context, string) (api.SnapshotSpace, error) {
 	return api.SnapshotSpace{}, a.hostOnly()
 }
+
+func (a unsupported) VolumeIO(context.Context) ([]api.VolumeIO, error) { return nil, a.hostOnly() }
 
 func (a unsupported) Diff(context.Context, string, string) (api.Diff, error) {
 	return api.Diff{}, a.hostOnly()

@@ -37,8 +37,8 @@ var endpointPowers = map[string]struct {
 }{
 	"list-volumes": {nil, pki.Viewer, true}, "get-volume": {nil, pki.Viewer, true},
 	"list-snapshots": {nil, pki.Viewer, true}, "get-snapshot": {nil, pki.Viewer, true}, "diff-snapshot": {nil, pki.Viewer, true},
-	"measure-snapshot": {nil, pki.Viewer, true},
-	"list-trash":       {nil, pki.Viewer, true}, "list-profiles": {nil, pki.Viewer, true}, "get-profile": {nil, pki.Viewer, true},
+	"measure-snapshot": {nil, pki.Viewer, true}, "list-volume-io": {nil, pki.Viewer, false},
+	"list-trash": {nil, pki.Viewer, true}, "list-profiles": {nil, pki.Viewer, true}, "get-profile": {nil, pki.Viewer, true},
 	"list-pools": {nil, pki.Viewer, true}, "list-nodes": {nil, pki.Viewer, true}, "get-failover": {nil, pki.Viewer, true},
 	"get-health":      {nil, pki.Viewer, true},
 	"list-operations": {nil, pki.Viewer, true}, "get-operation": {nil, pki.Viewer, true}, "get-events": {nil, pki.Viewer, true},

@@ -53,6 +53,11 @@ func fullFake() *fake {
 	f.rebuilt = []api.Rebuilt{{Dataset: d.ID, Volume: "db", Action: "renamed", Note: "n"}}
 	f.found = []api.Finding{{Level: "error", Subject: "pool default", Text: "t", Fix: "m"}}
 	f.space = api.SnapshotSpace{Snapshot: node1, Unique: 1 << 41}
+	f.io = []api.VolumeIO{{
+		Dataset: d.ID, Volume: "db", Node: "host-a", At: sampleTime,
+		Read:  api.IO{Operations: 1<<63 + 1, Bytes: 1<<63 + 2, Time: dataset.Duration(time.Second)},
+		Write: api.IO{Operations: 3, Bytes: 4, Time: dataset.Duration(time.Millisecond)},
+	}}
 	f.diff = api.Diff{Older: "a", Newer: "b", Bytes: 1 << 40, Zeroed: 2, Ranges: 3}
 	f.version = api.Version{Version: "1.2", API: "v1", Node: "host-a", Store: "bolt", Started: sampleTime}
 	f.sync = api.Sync{Revision: 1<<63 + 1, Full: true, Datasets: []api.IndexedDataset{{Dataset: d, Index: 9}}, RemovedDatasets: []uuid.UUID{node1}, Operations: []dataset.Operation{f.op}}
@@ -194,6 +199,7 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Import", []any{api.Request{ID: node1, Kind: dataset.OpImport, Volume: "db@gold", Options: req.Options}}, f.volume.Dataset, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Import(ctx, api.Request{ID: node1, Volume: "db@gold", Options: req.Options}, bytes.NewReader(nil))
 		}},
+		{"VolumeIO", nil, f.io, func(ctx context.Context, c *client.Client) (any, error) { return c.VolumeIO(ctx) }},
 		{"SnapshotSpace", []any{"a"}, f.space, func(ctx context.Context, c *client.Client) (any, error) { return c.SnapshotSpace(ctx, "a") }},
 		{"Diff", []any{"a", "b"}, f.diff, func(ctx context.Context, c *client.Client) (any, error) { return c.Diff(ctx, "a", "b") }},
 		{"Diff", []any{"a", ""}, f.diff, func(ctx context.Context, c *client.Client) (any, error) { return c.Diff(ctx, "a", "") }},

@@ -59,7 +59,7 @@ type replicaReporter interface {
 
 // ioReporter returns how much the volumes on a node were read and written. Only agents implement it.
 type ioReporter interface {
-	VolumeIO() ([]api.VolumeIO, error)
+	VolumeIO(context.Context) ([]api.VolumeIO, error)
 }
 
 // trashReporter returns the datasets in the trash of a node. Only agents implement it.
@@ -243,7 +243,7 @@ func (c *collector) node(ctx context.Context, s *samples, part any) (err error) 
 		}
 	}
 	if r, ok := part.(ioReporter); ok && !c.HideVolumes {
-		list, ioErr := r.VolumeIO()
+		list, ioErr := r.VolumeIO(ctx)
 		for _, v := range list {
 			s.set(volumeIOBytes, float64(v.Read.Bytes), "read", v.Node, v.Volume)
 			s.set(volumeIOBytes, float64(v.Write.Bytes), "write", v.Node, v.Volume)

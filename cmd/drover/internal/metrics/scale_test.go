@@ -32,7 +32,7 @@ func (m many) SeenVolumes(context.Context) (list []api.Volume) {
 	return list
 }
 
-func (m many) VolumeIO() (list []api.VolumeIO, err error) {
+func (m many) VolumeIO(context.Context) (list []api.VolumeIO, err error) {
 	for i := range m.number {
 		io := api.IO{Operations: uint64(i), Bytes: uint64(i) << 12, Time: dataset.Duration(time.Second)}
 		list = append(list, api.VolumeIO{Volume: fmt.Sprintf("volume-%05d", i), Node: "host-a", Read: io, Write: io})

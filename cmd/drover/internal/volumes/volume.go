@@ -16,6 +16,6 @@ func Command(a *cli.App) *cobra.Command {
 		newVolumeResizeCmd(a), newVolumeImportCmd(a), newVolumeExportCmd(a), newVolumeSetProfileCmd(a),
 		newVolumeProtectCmd(a), newVolumeUnprotectCmd(a), newVolumeMoveCmd(a), newVolumeSupersededCmd(a),
 		newVolumeRekeyCmd(a), newVolumeLabelCmd(a),
-		newVolumeRewriteCmd(a),
+		newVolumeRewriteCmd(a), newVolumeStatsCmd(a),
 	)
 }
