@@ -261,7 +261,7 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 	case dataset.OpRestore:
 		return planning.CommitRestore(t, op, out)
 	case dataset.OpResize:
-		return planning.CommitResize(t, op, out)
+		return s.volumes.CommitResize(t, op, out)
 	case dataset.OpRekey:
 		return planning.CommitRekey(t, op, out)
 	case dataset.OpRewrite:

@@ -251,7 +251,8 @@ func (x *Doctor) checkInspection(r *Report, id uuid.UUID, path string) bool {
 	return is
 }
 
-// CheckReplicas names the replicas that are recorded for this node and are missing or cannot be refreshed.
+// CheckReplicas names the replicas that are recorded for this node and are missing, are not complete or cannot be
+// refreshed.
 func (x *Doctor) CheckReplicas(r *Report) {
 	for _, id := range x.deps.Cache.CopyIDs() {
 		k, kept := x.deps.Cache.Copy(id)
@@ -265,8 +266,20 @@ func (x *Doctor) CheckReplicas(r *Report) {
 				"has a replica recorded in pool %s, which does not exist on this node", k.Pool)
 		} else if why := x.deps.Replicas.Failure(id); why != "" {
 			r.Add(findings.Warning, subject, "", "cannot refresh its replica here, retrying: %s", why)
+		} else if _, known := x.deps.Replicas.Copy(id); !known && k.Snapshot == uuid.Nil {
+			r.Add(findings.Info, subject, "", "degraded: building replica on this node%s",
+				formatProgress(x.deps.Replicas.Progress(id)))
 		}
 	}
+}
+
+// formatProgress formats how much of a replica has arrived; "" if that is not known.
+func formatProgress(p dataset.Progress) string {
+	if p.Total <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(": %d%% (%s of %s)", p.Done*100/p.Total, dataset.Size(p.Done).Human(),
+		dataset.Size(p.Total).Human())
 }
 
 // checkHung adds findings on work on datasets that takes long, and on the threads that wait in the kernel and cannot

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -178,15 +179,29 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 	}
 }
 
-// A replica on record that is nowhere, and one that does not come along, are said.
-func TestDoctorReportsMissingAndLateReplicas(t *testing.T) {
+// Doctor reports a recorded replica in a pool that this node does not have, one that cannot be refreshed, and one whose
+// data has not arrived yet.
+func TestDoctorReportsMissingLateAndNewReplicas(t *testing.T) {
 	r := agenttest.New(t)
 	p, _ := r.Pools.ByName("default")
-	ghost, behind, well := uuid.New(), uuid.New(), uuid.New()
-	for id, pool := range map[uuid.UUID]uuid.UUID{ghost: uuid.New(), behind: p.ID, well: p.ID} {
+	ghost, behind, fresh, well := uuid.New(), uuid.New(), uuid.New(), uuid.New()
+	for id, pool := range map[uuid.UUID]uuid.UUID{ghost: uuid.New(), behind: p.ID, fresh: p.ID, well: p.ID} {
 		d := dataset.Dataset{ID: id, Volume: "v" + id.String(), State: dataset.StateReady}
-		r.Cache.SetCopy(id, &api.AssignedCopy{Copy: dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}, Record: &d})
+		k := dataset.Copy{Dataset: id, Pool: pool, Kind: dataset.CopyReplica}
+		if id == well {
+			k.Snapshot = uuid.New()
+		}
+		r.Cache.SetCopy(id, &api.AssignedCopy{Copy: k, Record: &d})
 	}
+	arriving, release := make(chan struct{}), make(chan struct{})
+	r.Jobs.Start("replica/"+fresh.String(), func(_ context.Context, jb *jobs.Job) error {
+		jb.SetProgress(256<<20, 1<<30)
+		close(arriving)
+		<-release
+		return nil
+	})
+	defer close(release)
+	<-arriving
 	r.Agent.Replicas.SetFailure(behind, "no way to its home")
 	rep := &doctor.Report{}
 	r.Examiner.CheckReplicas(rep)
@@ -200,7 +215,10 @@ func TestDoctorReportsMissingAndLateReplicas(t *testing.T) {
 	if f := said["volume v"+behind.String()]; f.Level != findings.Warning || !strings.Contains(f.Text, "no way to its home") {
 		t.Errorf("not refreshed: %+v", f)
 	}
-	if len(said) != 2 {
+	if f := said["volume v"+fresh.String()]; f.Level != findings.Info || f.Text != "degraded: building replica on this node: 25% (256MiB of 1GiB)" {
+		t.Errorf("not complete: %+v", f)
+	}
+	if len(said) != 3 {
 		t.Errorf("%+v", rep.All)
 	}
 }

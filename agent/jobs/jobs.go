@@ -112,6 +112,19 @@ func (j *Runner) Running() []dataset.Operation {
 	return out
 }
 
+// Progress returns the progress of the job with a key; the zero value if there is none.
+func (j *Runner) Progress(key string) dataset.Progress {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	jb := j.all[key]
+	if jb == nil {
+		return dataset.Progress{}
+	}
+	jb.mu.Lock()
+	defer jb.mu.Unlock()
+	return jb.progress
+}
+
 // SetOperation records which operation the job executes.
 func (jb *Job) SetOperation(op dataset.Operation) {
 	jb.mu.Lock()

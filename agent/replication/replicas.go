@@ -158,7 +158,7 @@ func (p *Replicas) startDue() (wait time.Duration) {
 
 // start starts the refresh of a replica as a job. The caller holds mu.
 func (p *Replicas) start(id uuid.UUID) {
-	p.deps.Jobs.StartAgain("replica/"+id.String(), func(ctx context.Context, jb *jobs.Job) error {
+	p.deps.Jobs.StartAgain(refreshKey(id), func(ctx context.Context, jb *jobs.Job) error {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
 		p.mu.Lock()
@@ -180,6 +180,14 @@ func (p *Replicas) start(id uuid.UUID) {
 		p.Wake()
 		return nil
 	})
+}
+
+// refreshKey is the key of the job that refreshes a replica.
+func refreshKey(id uuid.UUID) string { return "replica/" + id.String() }
+
+// Progress returns the progress of the running refresh of a replica; the zero value if none runs.
+func (p *Replicas) Progress(id uuid.UUID) dataset.Progress {
+	return p.deps.Jobs.Progress(refreshKey(id))
 }
 
 // Stop ends a running refresh of a replica. The data that has arrived stays.

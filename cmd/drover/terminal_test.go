@@ -9,6 +9,8 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/ptytest"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -110,34 +112,36 @@ func TestDestructiveCommandsAsk(t *testing.T) {
 		did   string // the change that the server was asked for; empty: none
 		asks  string
 	}{
-		"the name":          {[]string{"trash", "purge", "e000"}, "old", `"kind":"purge"`, "formerly volume old: destroys"},
-		"another name":      {[]string{"trash", "purge", "old"}, "older", "", "Type old to continue"},
-		"yes is no name":    {[]string{"trash", "purge", "old"}, "yes", "", ""},
-		"nothing":           {[]string{"trash", "purge", "old"}, "", "", ""},
-		"end of input":      {[]string{"trash", "purge", "old"}, "\x04", "", ""},
-		"all":               {[]string{"trash", "purge", "--all"}, "all", `"kind":"purge"`, "all 2 datasets"},
-		"not all":           {[]string{"trash", "purge", "--all"}, "no", "", ""},
-		"--yes":             {[]string{"trash", "purge", "old", "--yes"}, "", `"kind":"purge"`, ""},
-		"recover":           {[]string{"store", "recover"}, "recover", `"digest"`, "writes 2 differences into the store"},
-		"not recover":       {[]string{"store", "recover"}, "y", "", "Type recover to continue"},
-		"volume":            {[]string{"volume", "rm", "db"}, "db", `"kind":"delete"`, "because the profile has on_delete: purge"},
-		"not the volume":    {[]string{"volume", "rm", "db", "db-test"}, "dB", "", "Type db to continue"},
-		"discard":           {[]string{"volume", "superseded", "discard", "db"}, "db", `"kind":"discard"`, "destroys the data of epoch"},
-		"not discard":       {[]string{"volume", "superseded", "discard", "db"}, "no", "", "no other node has"},
-		"pool":              {[]string{"pool", "rm", "default"}, "default", "RemovePool", "removes everything that Drover created"},
-		"not the pool":      {[]string{"pool", "rm", "default"}, "fast", "", "Type default"},
-		"forget":            {[]string{"pool", "rm", "default", "--forget"}, "default", "RemovePool", "removes the record"},
-		"accept":            {[]string{"pool", "accept", "default"}, "default", "AcceptPool", "is lost for good"},
-		"not accept":        {[]string{"pool", "accept", "default"}, "", "", ""},
-		"node":              {[]string{"node", "rm", "alive"}, "alive", "RemoveNode", "the node is alive"},
-		"not the node":      {[]string{"node", "rm", "alive"}, "dead", "", ""},
-		"last copy":         {[]string{"node", "rm", "alpha", "--force"}, "alpha", "RemoveNode", "no other node has it: the head of db"},
-		"not the last copy": {[]string{"node", "rm", "alpha", "--force"}, "y", "", ""},
-		"dead node":         {[]string{"node", "rm", "alpha"}, "", "RemoveNode", ""},
-		"fence":             {[]string{"node", "fence", "host-a"}, "host-a", "Fence", "if the node still writes, data is lost"},
-		"not fence":         {[]string{"node", "fence", "host-a"}, "y", "", ""},
-		"gc":                {[]string{"doctor", "--gc", gc}, gc, "Collect", "the data of a volume named lost, with 3 snapshots"},
-		"not gc":            {[]string{"doctor", "--gc", gc}, "e0000000", "", ""},
+		"the name":           {[]string{"trash", "purge", "e000"}, "old", `"kind":"purge"`, "formerly volume old: destroys"},
+		"another name":       {[]string{"trash", "purge", "old"}, "older", "", "Type old to continue"},
+		"yes is no name":     {[]string{"trash", "purge", "old"}, "yes", "", ""},
+		"nothing":            {[]string{"trash", "purge", "old"}, "", "", ""},
+		"end of input":       {[]string{"trash", "purge", "old"}, "\x04", "", ""},
+		"all":                {[]string{"trash", "purge", "--all"}, "all", `"kind":"purge"`, "all 2 datasets"},
+		"not all":            {[]string{"trash", "purge", "--all"}, "no", "", ""},
+		"--yes":              {[]string{"trash", "purge", "old", "--yes"}, "", `"kind":"purge"`, ""},
+		"recover":            {[]string{"store", "recover"}, "recover", `"digest"`, "writes 2 differences into the store"},
+		"not recover":        {[]string{"store", "recover"}, "y", "", "Type recover to continue"},
+		"volume":             {[]string{"volume", "rm", "db"}, "db", `"kind":"delete"`, "because the profile has on_delete: purge"},
+		"not the volume":     {[]string{"volume", "rm", "db", "db-test"}, "dB", "", "Type db to continue"},
+		"fewer replicas":     {[]string{"volume", "set-profile", "db", "gold"}, "db", `"profile":"gold"`, "destroys its replica on host-c"},
+		"not fewer replicas": {[]string{"volume", "set-profile", "db", "gold"}, "gold", "", "its data is then only on node host-a"},
+		"discard":            {[]string{"volume", "superseded", "discard", "db"}, "db", `"kind":"discard"`, "destroys the data of epoch"},
+		"not discard":        {[]string{"volume", "superseded", "discard", "db"}, "no", "", "no other node has"},
+		"pool":               {[]string{"pool", "rm", "default"}, "default", "RemovePool", "removes everything that Drover created"},
+		"not the pool":       {[]string{"pool", "rm", "default"}, "fast", "", "Type default"},
+		"forget":             {[]string{"pool", "rm", "default", "--forget"}, "default", "RemovePool", "removes the record"},
+		"accept":             {[]string{"pool", "accept", "default"}, "default", "AcceptPool", "is lost for good"},
+		"not accept":         {[]string{"pool", "accept", "default"}, "", "", ""},
+		"node":               {[]string{"node", "rm", "alive"}, "alive", "RemoveNode", "the node is alive"},
+		"not the node":       {[]string{"node", "rm", "alive"}, "dead", "", ""},
+		"last copy":          {[]string{"node", "rm", "alpha", "--force"}, "alpha", "RemoveNode", "no other node has it: the superseded head of db"},
+		"not the last copy":  {[]string{"node", "rm", "alpha", "--force"}, "y", "", ""},
+		"dead node":          {[]string{"node", "rm", "alpha"}, "", "RemoveNode", ""},
+		"fence":              {[]string{"node", "fence", "host-a"}, "host-a", "Fence", "if the node still writes, data is lost"},
+		"not fence":          {[]string{"node", "fence", "host-a"}, "y", "", ""},
+		"gc":                 {[]string{"doctor", "--gc", gc}, gc, "Collect", "the data of a volume named lost, with 3 snapshots"},
+		"not gc":             {[]string{"doctor", "--gc", gc}, "e0000000", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newConsole(theWorld())
@@ -147,6 +151,9 @@ func TestDestructiveCommandsAsk(t *testing.T) {
 			c.fake.volumes[0].CopyDetails = append(c.fake.volumes[0].CopyDetails, api.CopyDetail{
 				Copy: dataset.Copy{Dataset: idDB, Kind: dataset.CopySuperseded, Epoch: 4}, NodeName: "host-b",
 			})
+			c.fake.volumes[0].Profile.Replicas.Count = 1
+			c.fake.volumes[0].CopyDetails = append(c.fake.volumes[0].CopyDetails,
+				copiesOn(dataset.Copy{Kind: dataset.CopyReplica, Snapshot: uuid.New()}, "host-c")...)
 			screen := ptytest.Open(t)
 			screen.Type(t, tc.typed+"\n")
 			c.In = screen.File

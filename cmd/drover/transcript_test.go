@@ -167,6 +167,20 @@ var scenarios = map[string]func(c *console){
 		v, done := dbVolume(), ended(dataset.OpDone, nil)
 		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
 	},
+	"replicated": func(c *console) { // its replica on host-b is complete
+		c.fake.volumes[0].Profile.Replicas = dataset.Replicas{Count: 1, Every: dataset.Duration(30 * time.Second)}
+		c.fake.volumes[0].CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyReplica, Snapshot: uuid.New(), Taken: now}, "host-b")
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		v.CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyCondemned}, "host-b")
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
+	"builds-replicas": func(c *console) {
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		v.Profile.Replicas = dataset.Replicas{Count: 2, Every: dataset.Duration(30 * time.Second)}
+		v.CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyReplica}, "host-c", "host-b")
+		c.fake.volumes[0] = v
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
 	"works": func(c *console) { works(c.fake, ended(dataset.OpDone, nil)) },
 	"quick": func(c *console) { works(c.fake, ended(dataset.OpDone, nil), running("", 0, 0)) },
 	"slow": func(c *console) {
@@ -418,4 +432,12 @@ func parse(line string) (scenario string, args []string, err error) {
 		}
 	}
 	return scenario, args, nil
+}
+
+// copiesOn returns copies like c on several nodes.
+func copiesOn(c dataset.Copy, nodes ...string) (all []api.CopyDetail) {
+	for _, n := range nodes {
+		all = append(all, api.CopyDetail{Copy: c, NodeName: n})
+	}
+	return all
 }

@@ -62,8 +62,9 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 
 // CommitResize records the new size of a dataset, and its new profile if the resize was part of a change of profile.
 // It keeps other changes that were made since the plan. It fails only if the dataset is being destroyed, because the
-// data has already changed.
-func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+// data has already changed. If the cluster has too few nodes for the replicas of the new profile meanwhile, the
+// background work reports that.
+func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
@@ -77,7 +78,8 @@ func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error 
 	}
 	next := op.DatasetRecord
 	detail := "size " + next.Size.Readable(next.Profile.Size)
-	if name := op.Options["profile"]; name != "" {
+	name := op.Options["profile"]
+	if name != "" {
 		where := d.Profile.Clone().Encryption // a rekey may have changed the key since the plan
 		d.Profile = next.Profile.Clone()
 		d.Profile.Encryption = where
@@ -85,7 +87,11 @@ func CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error 
 	}
 	d.Size, d.Profile.Size, d.Request = next.Size, next.Profile.Size, op.ID
 	t.Event(api.EventVolumeResize, d, detail)
-	return t.PutDataset(d)
+	if err := t.PutDataset(d); err != nil || name == "" {
+		return err
+	}
+	_, err = v.CopyKeeper.Decide(t, d)
+	return err
 }
 
 // PlanUpdate decides on a change of the profile, the labels or the protection of a volume.

@@ -276,13 +276,27 @@ func tooFewError(d dataset.Dataset, why []string) error {
 		strings.Join(why, "; "))
 }
 
-// CheckEnough fails if the cluster cannot keep the replicas that the profile of a dataset requires.
+// CheckEnough fails if the cluster cannot keep the replicas that the profile of a dataset requires. It counts the nodes
+// that already have a copy, except those whose copy cannot become a replica: see whyNoReplica.
 func (s *Keeper) CheckEnough(t *record.Tx, d dataset.Dataset) error {
 	if d.Profile.Replicas.Count == 0 {
 		return nil
 	}
+	enough := 0
+	var blocked []string
+	for _, node := range d.Copies {
+		reason, err := whyNoReplica(t, d, node)
+		if err != nil {
+			return err
+		}
+		if reason == "" {
+			enough++
+		} else {
+			blocked = append(blocked, reason)
+		}
+	}
 	candidates, why, err := s.replicaPools(t, d)
-	if err != nil || len(candidates)+len(d.Copies) >= d.Profile.Replicas.Count {
+	if err != nil || len(candidates)+enough >= d.Profile.Replicas.Count {
 		return err
 	}
 	var names []string
@@ -293,8 +307,28 @@ func (s *Keeper) CheckEnough(t *record.Tx, d dataset.Dataset) error {
 		}
 		names = append(names, c.QualifiedName(node))
 	}
-	if err = tooFewError(d, why); len(names) > 0 {
+	if err = tooFewError(d, append(blocked, why...)); len(names) > 0 {
 		err = fmt.Errorf("%w (%s)", err, placement.FormatPools(names))
 	}
 	return err
+}
+
+// whyNoReplica returns why a node that has a copy of a dataset can have no replica of it; "" if it has one or can have
+// one. A condemned copy is no obstacle: once it is destroyed, the node can have a replica.
+func whyNoReplica(t *record.Tx, d dataset.Dataset, id uuid.UUID) (string, error) {
+	var c dataset.Copy
+	var n dataset.Node
+	there, err := t.Get(record.CopyKey(id, d.ID), &c)
+	if err == nil && there {
+		_, err = t.Get(record.NodeKey(id), &n)
+	}
+	switch {
+	case err != nil || !there:
+		return "", err
+	case c.Kind == dataset.CopySuperseded:
+		return fmt.Sprintf("node %s keeps a superseded copy (drover volume superseded ls)", n.Name), nil
+	case c.Kind == dataset.CopyLeft && n.Cordoned:
+		return fmt.Sprintf("node %s is cordoned (drover node uncordon %s)", n.Name, n.Name), nil
+	}
+	return "", nil
 }

@@ -250,7 +250,8 @@ func (f *collector) volume(v api.Volume, now time.Time) {
 		}
 	}
 	if want := v.Profile.Replicas.Count; complete < want && now.Sub(v.Created) > volumes.MinimumStale {
-		f.add(findings.Warning, subject, inspect, "degraded: %d of %s complete", complete, count(want, "replica"))
+		f.add(findings.Warning, subject, inspect, "degraded: %d of %s complete%s", complete, count(want, "replica"),
+			volumes.DescribeBuilding(v))
 	}
 }
 

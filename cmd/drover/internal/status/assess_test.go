@@ -159,6 +159,10 @@ func TestAssess(t *testing.T) {
 		},
 		"replica is not complete": {
 			func(c *Cluster) { c.Volumes[0].CopyDetails[0].Snapshot = uuid.Nil },
+			[]api.Finding{find("warning", "volume db", "degraded: 0 of 1 replica complete, building replica on beta", inspectDB)},
+		},
+		"no node can have a replica": {
+			func(c *Cluster) { c.Volumes[0].CopyDetails = nil },
 			[]api.Finding{find("warning", "volume db", "degraded: 0 of 1 replica complete", inspectDB)},
 		},
 		"new volume has no replica yet": {

@@ -2,6 +2,8 @@ package volumes
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -50,16 +52,48 @@ func replicaHealth(v api.Volume, now time.Time) string {
 	if want == 0 && whole == 0 {
 		return ""
 	}
-	health := "healthy"
+	health, building := "healthy", ""
 	switch {
 	case whole < want:
 		health = "degraded"
+		building = DescribeBuilding(v)
 	case stale > 0:
 		health = fmt.Sprintf("%d stale", stale)
 	}
-	line := fmt.Sprintf("%s: %d of %d complete", health, whole, want)
+	line := fmt.Sprintf("%s: %d of %d complete%s", health, whole, want, building)
 	if whole > 0 {
 		line += ", the oldest verified " + show.Ago(now, oldest)
 	}
 	return line
+}
+
+// DescribeBuilding names the nodes on which new replicas of a volume are built, as ", building replica on NODE". It
+// returns "" if there are none. A replica whose node reports a problem is not built at present.
+func DescribeBuilding(v api.Volume) string {
+	nodes := copyNodes(v, func(k api.CopyDetail) bool {
+		return k.Kind == dataset.CopyReplica && k.Snapshot == uuid.Nil && k.Problem == ""
+	})
+	if len(nodes) == 0 {
+		return ""
+	}
+	return ", building " + onNodes("replica", "replicas", nodes)
+}
+
+// onNodes formats things on nodes, such as "replicas on host-a, host-b".
+func onNodes(one, several string, nodes []string) string {
+	if len(nodes) == 1 {
+		several = one
+	}
+	return several + " on " + strings.Join(nodes, ", ")
+}
+
+// copyNodes returns the names of the nodes whose copies of a volume satisfy is, sorted.
+func copyNodes(v api.Volume, is func(api.CopyDetail) bool) (names []string) {
+	for _, k := range v.CopyDetails {
+		if is(k) {
+			names = append(names, k.NodeName)
+		}
+	}
+	slices.Sort(names)
+	return names
 }

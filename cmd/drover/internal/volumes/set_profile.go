@@ -1,12 +1,15 @@
 package volumes
 
 import (
+	"context"
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -19,13 +22,23 @@ func newVolumeSetProfileCmd(a *cli.App) *cobra.Command {
 is frozen into a volume when the volume is created; editing the file changes no
 existing volume. The volume also gets the size of the profile. It shrinks only
 for another profile, if the pool can shrink volumes, and the command fails if it
-contains too much data. Otherwise the size stays, and the command says so.`,
+contains too much data. Otherwise the size stays, and the command says so.
+
+If the profile has more replicas, the other nodes copy the data in the
+background, while the volume is in use. Until the replicas are complete, drover
+volume inspect and drover status report the volume as degraded. If the profile
+has fewer replicas, those that are not needed are destroyed, and the name of the
+volume must be typed to confirm it, unless --yes is given.`,
 		Args:              cli.Args(2),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.ProfileWords),
 	}
 	o := cli.WorkFlags(cmd, false)
+	yes := confirm.AddFlag(cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Profile: args[1]}
+		if err := confirmFewerReplicas(cmd.Context(), a, c, yes, args[0], args[1]); err != nil {
+			return err
+		}
 		out, err := a.Submit(cmd.Context(), c, o, req)
 		if err != nil {
 			return err
@@ -41,10 +54,56 @@ contains too much data. Otherwise the size stays, and the command says so.`,
 			if p, err := c.Profile(cmd.Context(), d.Profile.Name); err == nil {
 				line += explainSize(d, p, out.Operation == nil)
 			}
-			return d.ID, line
+			return d.ID, line + explainReplicas(out)
 		})
 	})
 	return cmd
+}
+
+// confirmFewerReplicas asks for a confirmation if the profile has fewer replicas than the volume, so that complete
+// replicas are destroyed.
+func confirmFewerReplicas(ctx context.Context, a *cli.App, c cli.Remote, yes *confirm.Flag, name,
+	profile string) error {
+	if yes.Given() {
+		return nil
+	}
+	v, err := c.Volume(ctx, name)
+	p, perr := c.Profile(ctx, profile)
+	if err != nil || perr != nil { // the server refuses the change, and its error says why
+		return nil
+	}
+	nodes, keep := copyNodes(v, IsWholeReplica), p.Replicas.Count
+	if keep >= v.Profile.Replicas.Count || len(nodes) <= keep {
+		return nil
+	}
+	effects := []string{"destroys its " + onNodes("replica", "replicas", nodes)}
+	if keep > 0 {
+		effects[0] = fmt.Sprintf("keeps %s of its %s, and destroys the others", confirm.Count(keep, "replica"),
+			onNodes("replica", "replicas", nodes))
+	} else {
+		effects = append(effects, fmt.Sprintf("its data is then only on node %s, and is lost with that node", v.Node))
+	}
+	return yes.Ask(a, confirm.Question{
+		Action:  fmt.Sprintf("give volume %s profile %s", v.Volume, p.Name),
+		Effects: effects,
+		Name:    v.Volume,
+	})
+}
+
+// explainReplicas says which copies are built or destroyed in the background after a change of the profile.
+func explainReplicas(out api.Outcome) string {
+	if out.Volume == nil {
+		return ""
+	}
+	text := ""
+	if building := DescribeBuilding(*out.Volume); building != "" {
+		text = ";" + strings.TrimPrefix(building, ",") + " in the background"
+	}
+	condemned := func(k api.CopyDetail) bool { return k.Kind == dataset.CopyCondemned }
+	if nodes := copyNodes(*out.Volume, condemned); len(nodes) > 0 {
+		text += "; destroying the " + onNodes("copy", "copies", nodes) + " in the background"
+	}
+	return text
 }
 
 // explainSize returns why a volume is larger than new ones of its profile, or "" if it is not. idle is true if there
