@@ -49,7 +49,7 @@ func NewPoolChecker(deps PoolCheckerDeps) *PoolChecker { return &PoolChecker{dep
 // checkInTime calls CheckPool for a pool that may never answer, and waits for it for poolPatience at most.
 func (c *PoolChecker) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
 	known map[uuid.UUID]dataset.Dataset, sure bool) {
-	own := &Report{StoreProblem: r.StoreProblem, StoreRemedy: r.StoreRemedy}
+	own := &Report{StoreProblem: r.StoreProblem, StoreRemedy: r.StoreRemedy, Background: r.Background}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -104,10 +104,13 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 		r.Add(findings.Warning, name, "end that process, then restart drover",
 			"is served, but not locked against another drover: %s", p.LockProblem)
 	}
-	entries, err := p.Storage.List(ctx)
-	if err != nil {
-		r.Add(findings.Error, name, "", "cannot be listed: %v", err)
-		return
+	var entries []backends.Entry
+	if !r.Background { // listing a pool reads each of its records
+		var err error
+		if entries, err = p.Storage.List(ctx); err != nil {
+			r.Add(findings.Error, name, "", "cannot be listed: %v", err)
+			return
+		}
 	}
 	if p.Memory != "" {
 		r.Add(findings.Warning, name, "move its volumes to a pool on a disk, unless losing them is acceptable", "%s",

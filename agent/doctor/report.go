@@ -14,6 +14,7 @@ type Report struct {
 	StoreProblem string // why the store is inconsistent, or ""
 	StoreRemedy  string // the command that brings it up to date
 	Unknown      int    // the number of datasets in the pools that the inconsistent store lacks
+	Background   bool   // leave out what takes long on a host with many datasets
 }
 
 // sort puts errors first, then warnings, because they would be overlooked among the findings of many pools.

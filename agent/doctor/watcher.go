@@ -31,9 +31,10 @@ func NewWatcher(doctor *Doctor) *Watcher {
 	return &Watcher{ctx: doctor.deps.Ctx, clock: doctor.deps.Clock, examine: doctor.examineInBackground}
 }
 
-// examineInBackground returns the findings about this host, without those about the connection to control.
+// examineInBackground returns the findings about this host, without those about the connection to control and those
+// that need a list of all datasets in the pools.
 func (x *Doctor) examineInBackground(ctx context.Context) []api.Finding {
-	r := &Report{StoreRemedy: x.deps.Trust.Remedy(), StoreProblem: x.deps.Trust.Why()}
+	r := &Report{StoreRemedy: x.deps.Trust.Remedy(), StoreProblem: x.deps.Trust.Why(), Background: true}
 	x.examineHost(ctx, r, nil, false)
 	r.sort()
 	r.putStoreProblemFirst()

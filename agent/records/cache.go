@@ -155,6 +155,13 @@ func (c *Cache) Volume(name string) (dataset.Dataset, bool) {
 	return dataset.Dataset{}, false
 }
 
+// Len returns the number of datasets in the cache.
+func (c *Cache) Len() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.datasets)
+}
+
 // IDs returns the datasets whose home is this node.
 func (c *Cache) IDs() []uuid.UUID {
 	c.mu.RLock()

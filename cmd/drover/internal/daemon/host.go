@@ -127,6 +127,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 			}
 		}
 	})
+	p.background(ctx, func(ctx context.Context) { boundMemory(ctx, p.clock, ag.Cache.Len) })
 	page := p.metrics(metrics.Options{Source: svc, Agent: ag, Store: st.figures})
 	handler := server.Handler(server.Deps{
 		Service:  svc,

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,8 +31,10 @@ func Command(a *cli.App) *cobra.Command {
 		Long: `Show what needs attention: nodes that are unreachable, pools that are offline,
 held or nearly full, volumes with a problem, degraded or stale replicas,
 superseded copies, late snapshots, operations that failed or take long, servers
-of the store that are down, and what doctor finds on the nodes. If everything is
-well, it prints one line, and the nodes that are cordoned. The exit code is 1 if
+of the store that are down, and what doctor finds on the nodes. On a host with
+more than 1000 volumes it shows what the last examination in the background
+found, which does not compare the pools with the records. If everything is well,
+it prints one line, and the nodes that are cordoned. The exit code is 1 if
 something needs attention.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -83,43 +87,69 @@ func follow(ctx context.Context, a *cli.App, o *cli.Output, c cli.Remote) error 
 	}
 }
 
-// assess fetches the lists of the server. A list that it cannot fetch becomes a finding, so that the report does not
-// look healthy if the server does not answer.
+// manyVolumes is the number of volumes above which an examination of a host takes longer than a user wants to wait:
+// doctor then reads thousands of records from its pools.
+const manyVolumes = 1000
+
+// recentExamination is how old the last examination in the background may be to be used for such a host.
+const recentExamination = time.Minute
+
+// assess fetches the lists of the server, all at once. A list that it cannot fetch becomes a finding, so that the
+// report does not look healthy if the server does not answer.
 func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
-	var known Cluster
+	known := Cluster{VolumesUnknown: true} // until they are read
 	var failed []error
+	var mu sync.Mutex // for known and failed
+	var all sync.WaitGroup
 	a.ForgetOutdated()
-	fetch := func(err error) bool {
-		if err != nil {
+	fetch := func(get func() (keep func(), err error)) {
+		all.Go(func() {
+			keep, err := get()
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = append(failed, err)
+			} else {
+				keep()
+			}
+		})
+	}
+	fetch(func() (func(), error) {
+		v, err := c.Version(ctx)
+		return func() { known.Local = v.Node }, err
+	})
+	fetch(func() (func(), error) {
+		nodes, err := c.NodeList(ctx, "")
+		return func() { known.Nodes = nodes }, err
+	})
+	fetch(func() (func(), error) {
+		pools, err := c.Pools(ctx)
+		return func() { known.Pools = pools }, err
+	})
+	fetch(func() (func(), error) {
+		volumes, err := cli.FetchAll(ctx, c.Volumes)
+		return func() { known.Volumes, known.VolumesUnknown = volumes, false }, err
+	})
+	fetch(func() (func(), error) {
+		health, err := c.ClusterHealth(ctx)
+		if errors.Is(err, dataset.ErrUnsupported) || errors.Is(err, dataset.ErrNotFound) {
+			return func() {}, nil // the server has an earlier version, which does not know the request
+		}
+		return func() { known.Health = &health }, err
+	})
+	fetch(func() (func(), error) {
+		ops, err := cli.FetchAll(ctx, c.Operations)
+		return func() { known.Operations = ops }, err
+	})
+	all.Wait()
+	known.VolumesUnknown = known.VolumesUnknown || a.Outdated()
+	if !knowsHost(known, a.Now()) {
+		doctor, err := c.Doctor(ctx)
+		if err == nil {
+			known.Doctor = doctor
+		} else if !errors.Is(err, dataset.ErrUnsupported) { // a control replica is not a node, so it has no host to check
 			failed = append(failed, err)
 		}
-		return err == nil
-	}
-	if v, err := c.Version(ctx); fetch(err) {
-		known.Local = v.Node
-	}
-	if nodes, err := c.NodeList(ctx, ""); fetch(err) {
-		known.Nodes = nodes
-	}
-	if pools, err := c.Pools(ctx); fetch(err) {
-		known.Pools = pools
-	}
-	if volumes, err := cli.FetchAll(ctx, c.Volumes); fetch(err) {
-		known.Volumes, known.VolumesUnknown = volumes, a.Outdated()
-	} else {
-		known.VolumesUnknown = true
-	}
-	// A server of an earlier version does not know the request.
-	if health, err := c.ClusterHealth(ctx); !errors.Is(err, dataset.ErrUnsupported) &&
-		!errors.Is(err, dataset.ErrNotFound) && fetch(err) {
-		known.Health = &health
-	}
-	if ops, err := cli.FetchAll(ctx, c.Operations); fetch(err) {
-		known.Operations = ops
-	}
-	// A control replica is not a node, so it has no host to check.
-	if doctor, err := c.Doctor(ctx); !errors.Is(err, dataset.ErrUnsupported) && fetch(err) {
-		known.Doctor = doctor
 	}
 	r := Assess(known, a.Now())
 	if len(failed) == 0 {
@@ -132,6 +162,23 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 		})
 	}
 	return NewReport(known, r.Findings)
+}
+
+// knowsHost reports whether the last examination in the background is used for the server's host instead of a new one:
+// if the host has many volumes and the examination is recent.
+func knowsHost(c Cluster, now time.Time) bool {
+	here := 0
+	for _, v := range c.Volumes {
+		if v.Node == c.Local {
+			here++
+		}
+	}
+	if c.VolumesUnknown || c.Health == nil || here <= manyVolumes {
+		return false
+	}
+	return slices.ContainsFunc(c.Health.Nodes, func(n api.NodeHealth) bool {
+		return n.Name == c.Local && n.Live && n.Found != nil && now.Sub(n.Found.Examined) <= recentExamination
+	})
 }
 
 func write(a *cli.App, o *cli.Output, r Report) error {
