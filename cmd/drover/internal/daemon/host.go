@@ -127,7 +127,6 @@ func Serve(ctx context.Context, o Options) (err error) {
 			}
 		}
 	})
-	p.background(ctx, func(ctx context.Context) { boundMemory(ctx, p.clock, ag.Cache.Len) })
 	page := p.metrics(metrics.Options{Source: svc, Agent: ag, Store: st.figures})
 	handler := server.Handler(server.Deps{
 		Service:  svc,
@@ -147,13 +146,15 @@ func Serve(ctx context.Context, o Options) (err error) {
 	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
 }
 
-// hostEndpoints returns the endpoints for the engine and the users of a host.
+// hostEndpoints returns the endpoints for the engine and the users of a host. It also begins to adjust the memory limit
+// to the volumes of the host.
 func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, page http.Handler) ([]endpoint,
 	error) {
 	l, err := listen(ctx, p.Options)
 	if err != nil {
 		return nil, err
 	}
+	p.background(ctx, func(ctx context.Context) { boundMemory(ctx, p.clock, ag.Cache.Len) })
 	list := []endpoint{
 		{"api", l.api, server.New(handler)},
 		{"plugin", l.plugin, plugin.New(ag, plugin.Options{

@@ -70,7 +70,6 @@ func Agent(ctx context.Context, o Options) (err error) {
 	if err := ag.Start(ctx); err != nil {
 		return err
 	}
-	p.background(ctx, func(ctx context.Context) { boundMemory(ctx, p.clock, ag.Cache.Len) })
 	page := p.metrics(metrics.Options{Source: hostView{ag}, Agent: ag, Certificate: expiryOf(credentials)})
 	handler := server.Handler(server.Deps{
 		Service:  ag.Offline(client),

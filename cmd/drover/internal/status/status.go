@@ -147,7 +147,7 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 		doctor, err := c.Doctor(ctx)
 		if err == nil {
 			known.Doctor = doctor
-		} else if !errors.Is(err, dataset.ErrUnsupported) { // a control replica is not a node, so it has no host to check
+		} else if !errors.Is(err, dataset.ErrUnsupported) { // a control replica has no host to check
 			failed = append(failed, err)
 		}
 	}
