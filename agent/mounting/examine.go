@@ -30,10 +30,11 @@ func (l *Holders) Examine(ctx context.Context, d dataset.Dataset) dataset.Holder
 		return out
 	}
 	path := l.MountPath(d.ID)
-	tree, found := mount.Filesystem{}, false
+	tree, mounted := look.foreign.FilesystemAt(path)
 	if m := look.own.At(path); m != nil {
-		tree, found = treeOf(m), true
-	} else if tree, found = look.foreign.FilesystemAt(path); !found {
+		tree, mounted = treeOf(m), true
+	}
+	if !mounted {
 		if err := l.CheckPool(ctx, d); err != nil { // its text names the user, if there is one
 			out.AddUnexamined("the filesystem is not mounted on this node; its pool says: " + dataset.OneLine(err))
 		}

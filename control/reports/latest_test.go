@@ -44,7 +44,7 @@ func TestPoolEventsHaveMargin(t *testing.T) {
 		}
 		var got []string
 		for _, ev := range out.Events {
-			got = append(got, string(ev.Type))
+			got = append(got, ev.Type)
 		}
 		if !slices.Equal(got, c.want) {
 			t.Errorf("report %d, %s: events %v, want %v", i, c.comment, got, c.want)
