@@ -104,8 +104,6 @@ type Source struct {
 type Problem struct {
 	Code    string `json:"code"`    // stable code of the kind of error
 	Message string `json:"message"` // the error, for a person
-	// who uses the dataset on the node that refused the operation; absent: not examined
-	Holders *Holders `json:"holders,omitempty"`
 }
 
 // ProblemOf returns err as a record, in one line, truncated if it is too long for the store; nil for a nil error.
@@ -113,7 +111,7 @@ func ProblemOf(err error) *Problem {
 	if err == nil {
 		return nil
 	}
-	return &Problem{Code: KindOf(err).Code, Message: OneLine(err), Holders: HoldersOf(err)}
+	return &Problem{Code: KindOf(err).Code, Message: OneLine(err)}
 }
 
 // Err returns the problem as an error of the same kind and text.
@@ -121,11 +119,7 @@ func (p *Problem) Err() error {
 	if p == nil {
 		return nil
 	}
-	err := Errorf(KindByCode(p.Code), "%s", p.Message)
-	if p.Holders != nil {
-		return WithHolders(err, *p.Holders)
-	}
-	return err
+	return Errorf(KindByCode(p.Code), "%s", p.Message)
 }
 
 // Progress is how far an operation is.
