@@ -17,8 +17,8 @@
 // (host.Host.Locks) protects its data.
 //
 // Where to change what: the steps of a create are in volumecreator.go, and how the data is made in datasetmaker.go.
-// What an operation of another kind does is in the method of that kind. When an operation is recorded, cancelled or
-// reported again is in runner.go. Whether a request is allowed is decided by control, in package control/planning.
+// Each other kind of operation has a method with its steps. runner.go decides when an operation is recorded, cancelled
+// or reported again. Whether a request is allowed is decided by control, in package control/planning.
 package operation
 
 import (

@@ -107,8 +107,8 @@ func (a *Evidence) matchesStore(d dataset.Dataset) bool {
 }
 
 // latest returns the record with the highest known epoch. If several have that epoch, it returns the one that was
-// written last. A decision to purge is final within its epoch, so it wins against every other record of that epoch.
-// Otherwise the recovery would revive a volume that was purged while its pool was offline.
+// written last. But a purge always wins against the other records of its epoch. Otherwise the recovery would revive a
+// volume that was purged while its pool was offline.
 //
 // A fenced node is not the home any more, so its claims are ignored. Another node may report that the fenced node is
 // the home. latest uses such a report, because it proves that the epoch was opened.

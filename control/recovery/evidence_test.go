@@ -90,8 +90,7 @@ func TestJudgeByEpoch(t *testing.T) {
 	}
 }
 
-// A decision to purge is final within its epoch, whoever reports it and however old its transaction is. Only a later
-// epoch revives the dataset.
+// A purged dataset stays purged, even if other records of its epoch are newer. Only a later epoch revives it.
 func TestJudgePurged(t *testing.T) {
 	purged := func(c *accountCase, epoch uint64) *dataset.Dataset {
 		d := c.at(epoch)

@@ -157,7 +157,7 @@ be typed again to confirm the command, unless --yes is given.`,
 	return cmd
 }
 
-// previewRelease prints what the release of a dataset would do. It asks the guard, and changes nothing.
+// previewRelease prints what releasing a dataset would do. It reads the guard's list and changes nothing.
 func previewRelease(ctx context.Context, a *cli.App, g cli.Fencer, o *cli.Output, ref string) error {
 	e, err := findReleasable(ctx, g, ref)
 	if err != nil {

@@ -101,8 +101,8 @@ func TestSyslog(t *testing.T) {
 	}
 }
 
-// TestSyslogThatHangs: a service that does not read, because its disk hangs, must not stop what is logged. The guard
-// logs before it fences.
+// TestSyslogThatHangs: if the syslog service does not read, a write to it fails in time. The guard logs before it
+// fences, so it must not wait for that service.
 func TestSyslogThatHangs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	service, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
