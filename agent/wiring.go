@@ -347,12 +347,12 @@ func (a *Agent) ControlSession() (renewed, ttl time.Duration) { return a.Deadlin
 
 // replicas returns each control replica separately, or s if there is only one.
 func replicas(s api.Service) []api.Service {
-	several, ok := s.(interface{ Apart() []*client.Client })
+	several, ok := s.(interface{ PerServer() []*client.Client })
 	if !ok {
 		return []api.Service{s}
 	}
 	var out []api.Service
-	for _, c := range several.Apart() {
+	for _, c := range several.PerServer() {
 		out = append(out, c)
 	}
 	return out

@@ -27,5 +27,5 @@ func (r *Registry) Kind(name string) (Kind, error) {
 		names = append(names, k.Name())
 	}
 	return nil, dataset.Errorf(dataset.ErrInvalid, "unknown backend %q (available: %s)%s", dataset.Clip(name),
-		dataset.Have(names), dataset.Guess(name, names))
+		dataset.FormatChoices(names), dataset.Suggestion(name, names))
 }

@@ -68,7 +68,7 @@ func (m *memory) List(_ context.Context, prefix, after string, limit int) (list 
 	return list, nil
 }
 
-func (m *memory) Txn(_ context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (m *memory) Txn(_ context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	if err := store.CheckTxn(checks, writes); err != nil {
 		return 0, err
 	}

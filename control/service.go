@@ -151,7 +151,7 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 		Started:      now,
 		Catalog:      d.Catalog,
 		PublishFacts: d.PublishFacts,
-		Uptime:       s.Uptime.Read,
+		Uptime:       s.Uptime.RunTime,
 		Registered: func(ctx context.Context, r api.Registration) error {
 			return s.nodeRemover.ClearRemoved(ctx, r)
 		},
@@ -183,7 +183,7 @@ func (s *Service) makePlanners(d Deps) {
 	s.placer = placer.New(placer.Deps{Reports: s.Reports, Members: s.Members, Shared: d.Shared})
 	s.CopyKeeper = replica.New(replica.Deps{
 		Ledger: s.Ledger, Reports: s.Reports, Placer: s.placer, Shared: d.Shared, ClockTime: d.Timing.ClockTime(),
-		Uptime: s.Uptime.Read, Counted: s.Uptime.Last,
+		Uptime: s.Uptime.RunTime, Counted: s.Uptime.LastRunTime,
 	})
 	s.Housekeeper = &housekeeping.Housekeeper{Deps: housekeeping.Deps{
 		Ledger: s.Ledger, Feed: s.Feed, Events: s.EventLog, Reported: s.Reports, Uptime: s.Uptime,

@@ -119,7 +119,7 @@ func TestLostAnswerWakesTheAgent(t *testing.T) {
 		a := e.NewAgent("alpha")
 		a.MustCreate("first")
 		op := a.MustPlan(controltest.Create("db"))
-		rung, leave := e.Feed.Subscribe(a.ID)
+		changed, leave := e.Feed.Subscribe(a.ID)
 		if lost {
 			e.Spy.FailFrom(1, true)
 		}
@@ -129,7 +129,7 @@ func TestLostAnswerWakesTheAgent(t *testing.T) {
 		e.Spy.FailFrom(0, false)
 		woken := false
 		select {
-		case <-rung:
+		case <-changed:
 			woken = true
 		default:
 		}

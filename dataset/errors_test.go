@@ -151,11 +151,11 @@ func TestNearest(t *testing.T) {
 	if got := dataset.Nearest("gold", nil); got != "" {
 		t.Errorf("Nearest of nothing = %q", got)
 	}
-	if got := dataset.Have(nil); got != "none" {
+	if got := dataset.FormatChoices(nil); got != "none" {
 		t.Errorf("Have without words: %q, want none", got)
 	}
-	if got := dataset.Have([]string{"b", "c", "a"}); got != "a, b, c" {
-		t.Errorf("Have = %q", got)
+	if got := dataset.FormatChoices([]string{"b", "c", "a"}); got != "a, b, c" {
+		t.Errorf("FormatChoices = %q", got)
 	}
 }
 

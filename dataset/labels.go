@@ -36,7 +36,7 @@ func (c LabelChange) Apply(subject string, labels map[string]string) (map[string
 		if _, exists := labels[key]; !exists {
 			keys := slices.Sorted(maps.Keys(labels))
 			return nil, Errorf(ErrNotFound, "%s has no label %q to remove (available: %s)%s", subject, Clip(key),
-				Have(keys), Guess(key, keys))
+				FormatChoices(keys), Suggestion(key, keys))
 		}
 		delete(out, key)
 	}

@@ -26,7 +26,7 @@ func Nearest(word string, choices []string) string {
 
 // Guess returns a hint to append to the error about a word that is none of the choices: "; did you mean gold?". If no
 // choice is similar, Guess returns "".
-func Guess(word string, choices []string) string {
+func Suggestion(word string, choices []string) string {
 	if n := Nearest(word, choices); n != "" {
 		return "; did you mean " + n + "?"
 	}
@@ -38,7 +38,7 @@ func Guess(word string, choices []string) string {
 const maxWord = 128
 
 // Have returns the sorted words, joined for the "(available: …)" part of an error; "none" if there are none.
-func Have(words []string) string {
+func FormatChoices(words []string) string {
 	if len(words) == 0 {
 		return "none"
 	}

@@ -101,7 +101,7 @@ func unknownOption(key string) error {
 	if n := Nearest(key, names); n != "" {
 		hint = ", did you mean " + n + "?"
 	}
-	return Errorf(ErrInvalid, "unknown option %q%s (available: %s)", Clip(key), hint, Have(names))
+	return Errorf(ErrInvalid, "unknown option %q%s (available: %s)", Clip(key), hint, FormatChoices(names))
 }
 
 func (o *Options) setLabel(key, value string) error {

@@ -51,13 +51,13 @@ func (q QoS) String() string {
 }
 
 // Limits says which limits a node can enforce for volumes with separate block devices.
-type Limits string
+type LimitEnforcement string
 
 // The limits that nodes can enforce; empty: none.
 const (
 	// LimitsContainer limits each container separately, from about a second after its start. The kernel's own writes
 	// are limited separately too.
-	LimitsContainer Limits = "container"
+	LimitsContainer LimitEnforcement = "container"
 	// LimitsStrict limits all users of the volume together, from the first moment.
-	LimitsStrict Limits = "strict"
+	LimitsStrict LimitEnforcement = "strict"
 )

@@ -203,7 +203,7 @@ type Copy struct {
 	// when the copy is removed; absent: never automatically
 	Expires time.Time `json:"expires,omitzero" old:"until"`
 	// for how long services had run on the store when expires was set
-	Ran Duration `json:"ran,omitempty" hidden:"true"`
+	RunTime Duration `json:"ran,omitempty" hidden:"true"`
 	// MountReadOnly says that the node must mount the copy read-only, because an operator inspects the superseded copy.
 	MountReadOnly bool   `json:"mount_read_only,omitempty" old:"shown"`
 	Path          string `json:"path,omitempty"`    // where the copy is mounted; empty: it is not mounted
@@ -365,7 +365,7 @@ type Capabilities struct {
 	KnowsUsed bool `json:"knows_used,omitempty"`
 	OwnDevice bool `json:"own_device,omitempty"` // each dataset has a block device, whose speed can be limited
 	// limits that the node can enforce; set by the node, not by the backend
-	Limits Limits `json:"limits,omitempty"`
+	Limits LimitEnforcement `json:"limits,omitempty"`
 	// it can send the difference between two snapshots, and keep copies
 	Delta       bool     `json:"delta"`
 	Filesystems []string `json:"filesystems,omitempty"` // filesystems that the backend can make

@@ -157,7 +157,7 @@ func (r Registration) check(now time.Duration) error {
 		return bad("the name of the volume has %d bytes: expected %d at most", len(r.Volume), maxName)
 	case !slices.Contains(Policies(), r.Policy):
 		return bad("unknown fence policy %q (available: %s)", dataset.Clip(string(r.Policy)),
-			dataset.Have(toStrings(Policies())))
+			dataset.FormatChoices(toStrings(Policies())))
 	case len(r.Paths) == 0 || len(r.Paths) > maxPaths:
 		return bad("%d paths: expected 1 to %d", len(r.Paths), maxPaths)
 	}

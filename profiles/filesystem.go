@@ -83,6 +83,7 @@ func mountOption(n strictyaml.Node, fstype string) (string, error) {
 	if fstype == "" {
 		hint = "; more with a type of ext4 or xfs"
 	}
-	return "", n.Errorf("mount option %q is not supported (available: %s%s)", dataset.Clip(o), dataset.Have(allowed),
-		hint)
+	return "",
+		n.Errorf("mount option %q is not supported (available: %s%s)", dataset.Clip(o), dataset.FormatChoices(allowed),
+			hint)
 }

@@ -70,15 +70,16 @@ func (s *Set) parseDefault(root, n strictyaml.Node, names []string) (err error) 
 		return err
 	}
 	if n.Absent() {
-		return root.Errorf("expected a key default that names one of the profiles (available: %s)", dataset.Have(names))
+		return root.Errorf("expected a key default that names one of the profiles (available: %s)",
+			dataset.FormatChoices(names))
 	}
 	for _, name := range names {
 		if name == s.def {
 			return nil
 		}
 	}
-	return n.Errorf("unknown profile %q (available: %s)%s", dataset.Clip(s.def), dataset.Have(names),
-		dataset.Guess(s.def, names))
+	return n.Errorf("unknown profile %q (available: %s)%s", dataset.Clip(s.def), dataset.FormatChoices(names),
+		dataset.Suggestion(s.def, names))
 }
 
 func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profile, error) {

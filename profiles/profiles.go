@@ -52,7 +52,7 @@ func (s *Set) Get(name string) (dataset.Profile, error) {
 	}
 	names := s.Names()
 	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (available: %s)%s",
-		dataset.Clip(name), dataset.Have(names), dataset.Guess(name, names))
+		dataset.Clip(name), dataset.FormatChoices(names), dataset.Suggestion(name, names))
 }
 
 // revision distinguishes two versions of a profile: the first 12 hex digits of a hash of all its choices.

@@ -31,7 +31,7 @@ func documents() []document {
 		wantTrash = "expected a number and a unit, such as 3d, 72h or 30m (units: s, m, h, d, w)"
 	)
 	const knowsNoFacts = "it does not know the facts"
-	haveFacts := "(available: " + dataset.Have(selector.Names()) + ")"
+	haveFacts := "(available: " + dataset.FormatChoices(selector.Names()) + ")"
 	return []document{
 		// Good ones.
 		{name: "nothing said", src: "default: a\nprofiles:\n  a:\n"},

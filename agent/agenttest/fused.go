@@ -102,7 +102,7 @@ type FusedStore struct {
 }
 
 func (s FusedStore) Txn(
-	ctx context.Context, checks []store.Check, writes []store.Write,
+	ctx context.Context, checks []store.Precondition, writes []store.Write,
 ) (index uint64, err error) {
 	name := "state"
 	for _, w := range writes {

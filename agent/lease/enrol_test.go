@@ -33,7 +33,7 @@ type slowStore struct {
 	asked, on chan struct{}
 }
 
-func (s slowStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (s slowStore) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	if len(writes) > 0 && strings.HasPrefix(writes[0].Key, "enrolled/") && writes[0].Delete {
 		s.asked <- struct{}{}
 		<-s.on
@@ -67,7 +67,7 @@ type failStore struct {
 	fails *atomic.Int32
 }
 
-func (s failStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (s failStore) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	if len(writes) > 0 && strings.HasPrefix(writes[0].Key, "enrolled/") && s.fails.Add(-1) >= 0 {
 		return 0, errAway
 	}

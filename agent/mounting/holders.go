@@ -31,7 +31,7 @@ type Holders struct {
 
 // NewHolders returns a Holders.
 func NewHolders(h *host.Host, pools *pool.Pools) *Holders {
-	return &Holders{Host: h, pools: pools, ReadForeign: mount.ReadForeign, Files: inuse.Open}
+	return &Holders{Host: h, pools: pools, ReadForeign: mount.ReadForeign, Files: inuse.FindOpenFiles}
 }
 
 // Scan contains the mounts of this host at one moment, in all mount namespaces.

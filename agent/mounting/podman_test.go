@@ -21,7 +21,7 @@ type hookedStore struct {
 	onMounts *func()
 }
 
-func (s hookedStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (s hookedStore) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	for _, w := range writes {
 		if f := *s.onMounts; f != nil && strings.HasPrefix(w.Key, "mounts/") {
 			f()

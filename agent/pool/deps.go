@@ -26,7 +26,7 @@ type Deps struct {
 		Pools(ctx context.Context) ([]api.Pool, error)
 	}
 	Keys   backends.Keys
-	Limits func() dataset.Limits // which limits this host can promise for volumes with a device of their own
+	Limits func() dataset.LimitEnforcement // which limits this host can promise for volumes with a device of their own
 	DB     records.DB
 	Cache  *records.Cache
 	Jobs   *jobs.Runner

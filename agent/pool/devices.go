@@ -27,7 +27,7 @@ func (m *Maker) CheckDevices(ctx context.Context, name string, rec Record, kind 
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
 		"pool %s: backend %s cannot use devices: pass a path, or another backend (available: %s)", name,
-		rec.Backend, dataset.Have(can))
+		rec.Backend, dataset.FormatChoices(can))
 }
 
 // checkDistinct refuses a list that has the same device twice, under one name or under two. The backend reports a

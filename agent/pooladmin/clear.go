@@ -104,7 +104,7 @@ func (r *Remover) unknownPoolError(ctx context.Context, name string) error {
 	for _, o := range r.Pools.All() {
 		have = append(have, o.Name)
 	}
-	hint := "available: " + dataset.Have(have)
+	hint := "available: " + dataset.FormatChoices(have)
 	if near := dataset.Nearest(name, have); near != "" {
 		hint += "; did you mean " + near + "?"
 	}

@@ -45,7 +45,7 @@ func newController(cfg Cgroups) *Controller {
 
 // Kind returns which limits this host can enforce for volumes that have a separate block device. It returns "" if it
 // can enforce none.
-func (c *Controller) Kind() dataset.Limits {
+func (c *Controller) Kind() dataset.LimitEnforcement {
 	if c.problem() != nil {
 		return ""
 	}
@@ -75,7 +75,7 @@ func (c *Controller) enableBaseGroups() ([]string, error) {
 	if len(groups) == 0 {
 		errs = append(errs, dataset.Errorf(dataset.ErrUnsupported,
 			"none of the control groups %s exists (set cgroup_parents in drover.yaml to those of your engine's "+
-				"containers)", dataset.Have(c.parents)))
+				"containers)", dataset.FormatChoices(c.parents)))
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)

@@ -76,7 +76,7 @@ func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []
 		q.Set("want", want.String())
 	}
 	maps.Copy(q, also)
-	err = c.ask(ctx, http.MethodGet, address(peer, ds, q), &out)
+	err = c.doJSON(ctx, http.MethodGet, address(peer, ds, q), &out)
 	if err != nil {
 		err = fmt.Errorf("snapshots of dataset %s at %s: %w", ds, peer, finalError(err))
 	}
@@ -100,7 +100,7 @@ func haveQuery(have []uuid.UUID) url.Values {
 // snapshots that this node has, because the next difference is based on it.
 func (c *Client) RequestSnapshot(ctx context.Context, peer string, ds uuid.UUID,
 	have []uuid.UUID) (out TakenSnapshot, err error) {
-	err = c.ask(ctx, http.MethodPost, address(peer, ds, haveQuery(have), "freshen"), &out)
+	err = c.doJSON(ctx, http.MethodPost, address(peer, ds, haveQuery(have), "freshen"), &out)
 	if err == nil && (out.Dataset != ds || out.ID == uuid.Nil) {
 		err = dataset.Errorf(dataset.ErrCorrupt, "it responded with snapshot %s of dataset %s", out.ID, out.Dataset)
 	}
@@ -121,7 +121,7 @@ func address(peer string, ds uuid.UUID, q url.Values, rest ...string) string {
 }
 
 // ask sends a request and decodes a JSON answer.
-func (c *Client) ask(ctx context.Context, method, where string, into any) error {
+func (c *Client) doJSON(ctx context.Context, method, where string, into any) error {
 	body, err := c.open(ctx, method, where)
 	if err != nil {
 		return err

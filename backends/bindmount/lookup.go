@@ -122,7 +122,7 @@ func (t *Tracker) findUse(ctx context.Context, folder string) (at use, err error
 func (t *Tracker) findOpener(ctx context.Context, tree mount.Filesystem, roots map[string]bool) (at use, err error) {
 	open := t.files
 	if open == nil {
-		open = inuse.Open
+		open = inuse.FindOpenFiles
 	}
 	files, err := open(ctx, []mount.Filesystem{tree})
 	if err != nil {

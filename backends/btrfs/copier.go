@@ -100,7 +100,7 @@ func (cp *copier) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uui
 
 // Promote implements backends.Copier.
 func (p *Pool) Promote(ctx context.Context, ds, snapshot uuid.UUID) error {
-	f, err := p.shelf.FindAny(ds)
+	f, err := p.shelf.FindDatasetOrCopy(ds)
 	if err == nil {
 		defer f.Close()
 		err = p.copier.promote(ctx, f, snapshot)
@@ -217,7 +217,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 // removed afterwards, so that there is never a dataset without a head. keep returns the snapshot with the content of
 // the head. If keep has recorded that the head becomes a snapshot, it returns uuid.Nil instead.
 func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
-	f, err := cp.shelf.FindAny(ds)
+	f, err := cp.shelf.FindDatasetOrCopy(ds)
 	if err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func setOwner(f *shelf.Folder, owner *dataset.Owner) error {
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
 	error) {
 	return p.creator.make(d, func(f *shelf.Folder) (dataset.Size, error) {
-		from, err := p.shelf.FindAny(src.Dataset)
+		from, err := p.shelf.FindDatasetOrCopy(src.Dataset)
 		if err != nil {
 			return 0, err
 		}
@@ -164,7 +164,7 @@ func (c *creator) checkRequest(d dataset.Dataset) error {
 	case len(fs.Mount) > 0:
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"a pool of backend btrfs has no mount options for a single volume (requested: %s): omit them, or use "+
-				"a pool of backend loop", dataset.Have(fs.Mount))
+				"a pool of backend loop", dataset.FormatChoices(fs.Mount))
 	case d.Size == 0:
 		return nil
 	case !c.quota.Enabled():

@@ -58,5 +58,6 @@ func describeCopy(f *shelf.Folder, head shelf.Head, e *backends.Entry) {
 // foreignError returns the error for names in a folder that Drover did not make.
 func foreignError(f *shelf.Folder, names []string) error {
 	return dataset.Errorf(dataset.ErrCorrupt,
-		"dataset %s: its folder contains %s, which drover did not create: move it elsewhere", f.ID, dataset.Have(names))
+		"dataset %s: its folder contains %s, which drover did not create: move it elsewhere", f.ID,
+		dataset.FormatChoices(names))
 }

@@ -38,11 +38,12 @@ func (pt *points) open(ctx context.Context, f *shelf.Folder, src dataset.Source)
 	if err != nil {
 		return nil, nil, err
 	}
-	return pt.freeze(ctx, f, h)
+	return pt.snapshotHead(ctx, f, h)
 }
 
-// freeze takes a snapshot of a head, which done destroys.
-func (pt *points) freeze(ctx context.Context, f *shelf.Folder, h shelf.Head) (tree *os.File, done func(), err error) {
+// snapshotHead takes a snapshot of a head, which done destroys.
+func (pt *points) snapshotHead(ctx context.Context, f *shelf.Folder, h shelf.Head) (tree *os.File, done func(),
+	err error) {
 	name := shelf.Temp + uuid.NewString()
 	if err := pt.trees.Copy(ctx, f, h.Tree, f, name, true); err != nil {
 		return nil, nil, err
@@ -62,7 +63,7 @@ func (pt *points) equal(ctx context.Context, f *shelf.Folder, h shelf.Head, snap
 		return false, err
 	}
 	defer done()
-	head, destroy, err := pt.freeze(ctx, f, h)
+	head, destroy, err := pt.snapshotHead(ctx, f, h)
 	if err != nil {
 		return false, err
 	}

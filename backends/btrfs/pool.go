@@ -185,7 +185,7 @@ func (p *Pool) List(context.Context) ([]backends.Entry, error) {
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
-	f, err := p.shelf.FindAny(id)
+	f, err := p.shelf.FindDatasetOrCopy(id)
 	if err != nil {
 		return backends.Entry{}, err
 	}
@@ -198,9 +198,9 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 	if len(opts.Mount) > 0 {
 		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
 			"a pool of backend btrfs has no mount options for a single volume (requested: "+
-				"%s)", dataset.Have(opts.Mount))
+				"%s)", dataset.FormatChoices(opts.Mount))
 	}
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return backends.Attachment{}, err
 	}
@@ -218,7 +218,7 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 
 // CheckIdle implements backends.IdleChecker.
 func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 // Delete implements backends.Pool. A folder with names that Drover did not make stays.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 	return p.shelf.Delete(ctx, id, func(folder string) error {
-		f, err := p.shelf.FindAny(id)
+		f, err := p.shelf.FindDatasetOrCopy(id)
 		switch {
 		case errors.Is(err, dataset.ErrNotFound): // it is not whole
 		case err != nil:

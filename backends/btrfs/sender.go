@@ -37,7 +37,7 @@ func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 // send does the work of Send. Send adds the snapshot and the dataset to its errors.
 func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (out backends.Stream, err error) {
-	f, err := s.shelf.FindAny(src.Dataset)
+	f, err := s.shelf.FindDatasetOrCopy(src.Dataset)
 	if err != nil {
 		return out, err
 	}
@@ -94,7 +94,7 @@ func (s *sender) changed(ctx context.Context, older, newer dataset.Source,
 	if older.Dataset != uuid.Nil && older.Dataset != newer.Dataset {
 		return c, dataset.Errorf(dataset.ErrUnsupported, "they belong to different datasets")
 	}
-	f, err := s.shelf.FindAny(newer.Dataset)
+	f, err := s.shelf.FindDatasetOrCopy(newer.Dataset)
 	if err != nil {
 		return c, err
 	}

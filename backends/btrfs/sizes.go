@@ -56,7 +56,7 @@ func (sz *sizes) used(ctx context.Context, f *shelf.Folder, name string) (datase
 
 // Used implements backends.Pool.
 func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return 0, err
 	}
@@ -71,7 +71,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 // Resize implements backends.Resizer. A dataset can grow and shrink, but not below the usage that the quota has
 // counted. Size 0 removes the limit.
 func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (sz *sizes) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error 
 
 // Grow implements backends.Resizer. It has nothing to do, because a subvolume has no size besides its limit.
 func (p *sizedPool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}

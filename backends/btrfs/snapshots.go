@@ -26,7 +26,7 @@ type snapshots struct {
 
 // Snapshot implements backends.Pool.
 func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) error {
-	f, err := p.shelf.Find(s.Dataset)
+	f, err := p.shelf.FindDataset(s.Dataset)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (sn *snapshots) take(ctx context.Context, f *shelf.Folder, s dataset.Snapsh
 
 // DeleteSnapshot implements backends.Pool.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
-	f, err := p.shelf.FindAny(ds)
+	f, err := p.shelf.FindDatasetOrCopy(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil
 	}
@@ -91,7 +91,7 @@ func (sn *snapshots) remove(ctx context.Context, f *shelf.Folder, id uuid.UUID) 
 // Restore implements backends.Pool. It makes a writable subvolume from the snapshot. One rename makes that subvolume
 // the head and the old head a snapshot. The size does not change.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
-	f, err := p.shelf.Find(ds)
+	f, err := p.shelf.FindDataset(ds)
 	if err != nil {
 		return err
 	}

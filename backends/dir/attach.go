@@ -16,9 +16,9 @@ import (
 func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	if len(opts.Mount) > 0 {
 		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend %s has no mount options (requested: %s)", p.kind, dataset.Have(opts.Mount))
+			"a pool of backend %s has no mount options (requested: %s)", p.kind, dataset.FormatChoices(opts.Mount))
 	}
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return backends.Attachment{}, err
 	}
@@ -51,7 +51,7 @@ func (p *Pool) checkIdle(ctx context.Context, f *shelf.Folder, operation string)
 
 // CheckIdle implements backends.IdleChecker.
 func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	progress backends.Progress) (dataset.Size, error) {
 	return p.make(d, func(f *shelf.Folder) (shelf.Head, error) {
-		from, err := p.shelf.Find(src.Dataset)
+		from, err := p.shelf.FindDataset(src.Dataset)
 		if err != nil {
 			return shelf.Head{}, err
 		}
@@ -95,7 +95,7 @@ func (p *Pool) checkRequest(d dataset.Dataset) error {
 	case len(fs.Mount) > 0:
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"a pool of backend %s has no mount options (requested: %s): omit them, or use a pool of backend "+
-				"loop", p.kind, dataset.Have(fs.Mount))
+				"loop", p.kind, dataset.FormatChoices(fs.Mount))
 	case d.Size == 0:
 		return nil
 	case p.projects.advice != "":

@@ -32,7 +32,7 @@ func tooLargeError(what string, used, size dataset.Size) error {
 
 // Used implements backends.Pool. It reads the usage from the quota. Without a quota it walks the tree.
 func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return 0, err
 	}
@@ -56,7 +56,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 
 // Resize implements backends.Resizer. A dataset can grow and shrink, but not below its usage. Size 0 removes the limit.
 func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) err
 
 // Grow implements backends.Resizer. It has nothing to do, because Resize does not need the filesystem mounted.
 func (p *sizedPool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 // Snapshot implements backends.Pool. It returns dataset.ErrInUse while the dataset is attached or mounted, because it
 // copies file by file.
 func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backends.Progress) error {
-	f, err := p.shelf.Find(s.Dataset)
+	f, err := p.shelf.FindDataset(s.Dataset)
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 
 // DeleteSnapshot implements backends.Pool.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
-	f, err := p.shelf.Find(ds)
+	f, err := p.shelf.FindDataset(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil
 	}
@@ -78,7 +78,7 @@ func (p *Pool) RestoreByCopy(ctx context.Context, ds, id uuid.UUID, keep dataset
 
 func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, copyHead bool,
 	progress backends.Progress) error {
-	f, err := p.shelf.Find(ds)
+	f, err := p.shelf.FindDataset(ds)
 	if err != nil {
 		return err
 	}

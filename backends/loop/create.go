@@ -326,7 +326,7 @@ func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t temp
 
 // encrypt makes a container in next, and the filesystem in the container.
 func (c *creator) encrypt(ctx context.Context, dir folder.Dir, id uuid.UUID, key []byte, t template.Spec) error {
-	dev, err := c.attacher.Image(ctx, dir.Path(c.layout.Image(layout.Next)))
+	dev, err := c.attacher.OpenDevice(ctx, dir.Path(c.layout.Image(layout.Next)))
 	if err != nil {
 		return err
 	}

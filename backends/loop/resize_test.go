@@ -162,7 +162,7 @@ func TestGrowBesideALateUnmount(t *testing.T) {
 			t.Fatalf("clones in the making: %v", images)
 		}
 		var err error
-		late.dev, err = attach.Image(t.Context(), images[0], loopdev.Options{BlockSize: layout.Sector, Sole: true})
+		late.dev, err = attach.OpenDevice(t.Context(), images[0], loopdev.Options{BlockSize: layout.Sector, Sole: true})
 		f.must(err)
 		late.root, err = mount.Detached(mount.Spec{Source: late.dev.Path, FSType: ext4})
 		f.must(err)

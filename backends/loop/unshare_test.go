@@ -47,7 +47,7 @@ func TestDeviceOfASharedImageIsNotHeld(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
 	dir := f.folderOf(d)
-	theirs, err := attach.Image(t.Context(), dir.Path(f.layout.Image(layout.Head)),
+	theirs, err := attach.OpenDevice(t.Context(), dir.Path(f.layout.Image(layout.Head)),
 		loopdev.Options{BlockSize: layout.Sector})
 	f.must(err)
 	tries := 0

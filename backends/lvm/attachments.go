@@ -84,7 +84,7 @@ type active struct {
 // inspect activates the volume of a head, opens its container if it is encrypted, and reads the sizes of its parts. If
 // inspect succeeds, the caller must close the result.
 func (a *attachments) inspect(ctx context.Context, id uuid.UUID) (active, error) {
-	f, err := a.shelf.Find(id)
+	f, err := a.shelf.FindDataset(id)
 	if err != nil {
 		return active{}, err
 	}
@@ -163,7 +163,7 @@ func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
 	if err := a.attached.CheckNone(id); err != nil {
 		return err
 	}
-	f, err := a.shelf.Find(id)
+	f, err := a.shelf.FindDataset(id)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil // the dataset is incomplete
 	}
@@ -261,7 +261,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 		return dataset.Errorf(dataset.ErrUnsupported, "%s cannot grow, because this process lacks CAP_SYS_RESOURCE",
 			v.fsType)
 	}
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}

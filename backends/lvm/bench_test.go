@@ -247,7 +247,7 @@ func (b *bench) settled() {
 func (b *bench) sizeIs(id uuid.UUID, want dataset.Size) bool {
 	b.Helper()
 	p := b.Pool.(*Pool)
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	b.must(err)
 	defer f.Close()
 	_, l, err := headLink(f)
@@ -258,7 +258,7 @@ func (b *bench) sizeIs(id uuid.UUID, want dataset.Size) bool {
 }
 
 func (b *bench) head(id uuid.UUID) (string, error) {
-	f, err := b.Pool.(*Pool).shelf.Find(id)
+	f, err := b.Pool.(*Pool).shelf.FindDataset(id)
 	if err != nil {
 		return "", err
 	}

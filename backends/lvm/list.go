@@ -44,7 +44,7 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return backends.Entry{}, err
 	}

@@ -320,7 +320,7 @@ func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) erro
 // Used implements backends.Pool. The kernel counts the blocks of an active volume. The usage of an inactive volume is
 // read from the pool's metadata, without activating the volume.
 func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return 0, err
 	}

@@ -280,7 +280,7 @@ func (m *maker) mkfs(ctx context.Context, fsType string, size dataset.Size, node
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
 	error) {
 	size, err := p.maker.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
-		from, err := p.shelf.Find(src.Dataset)
+		from, err := p.shelf.FindDataset(src.Dataset)
 		if err != nil {
 			return 0, err
 		}

@@ -19,7 +19,7 @@ func (p *Pool) Lock(ctx context.Context) (locked context.Context, unlock func(),
 
 // Snapshot implements backends.Pool.
 func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) error {
-	f, err := p.shelf.Find(s.Dataset)
+	f, err := p.shelf.FindDataset(s.Dataset)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 
 // DeleteSnapshot implements backends.Pool. It removes the record first. Clones do not need the snapshot.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
-	f, err := p.shelf.Find(ds)
+	f, err := p.shelf.FindDataset(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil
 	}
@@ -78,7 +78,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 // Restore implements backends.Pool. The head's volume becomes the kept snapshot unchanged, and a new volume with the
 // content of the snapshot becomes the head. Replacing one record makes both changes. The size does not change.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
-	f, err := p.shelf.Find(ds)
+	f, err := p.shelf.FindDataset(ds)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ type tool struct {
 
 // turn serializes the commands.
 type turn struct {
-	one    chan struct{} // a semaphore with one place: the running command holds it
+	slot   chan struct{} // a semaphore with one place: the running command holds it
 	failed atomic.Bool   // a command has failed, and resumeSuspended has not run since
 
 	mu   sync.Mutex
@@ -54,7 +54,7 @@ type turn struct {
 }
 
 func newTool(r run.Runner) tool {
-	return tool{runner: r, limit: limit, turn: &turn{one: make(chan struct{}, 1)}}
+	return tool{runner: r, limit: limit, turn: &turn{slot: make(chan struct{}, 1)}}
 }
 
 // lvm runs a command that changes something. Neither ctx nor its time limit kills the command: a volume that it had
@@ -76,7 +76,7 @@ func (t tool) lvm(ctx context.Context, command string, args ...string) error {
 		case ended <- err:
 		case <-abandoned:
 			t.setLate("")
-			<-t.one
+			<-t.slot
 		}
 	}()
 	patience := time.NewTimer(t.limit)
@@ -129,8 +129,8 @@ func (t tool) begin(ctx context.Context) (end func(), err error) {
 			return nil, err
 		}
 		select {
-		case t.one <- struct{}{}:
-			return func() { <-t.one }, nil
+		case t.slot <- struct{}{}:
+			return func() { <-t.slot }, nil
 		case <-ctx.Done():
 		case <-look.C:
 		}

@@ -22,22 +22,22 @@ type catalog struct {
 // Find opens the folder of a dataset that is ready, or incoming and complete. It fails with dataset.ErrNotFound if
 // there is none, with dataset.ErrConflict if the dataset is a copy, and with dataset.ErrCorrupt if the name belongs to
 // something else.
-func (cat *catalog) Find(id uuid.UUID) (*Folder, error) {
-	f, err := cat.FindAny(id)
+func (cat *catalog) FindDataset(id uuid.UUID) (*Folder, error) {
+	f, err := cat.FindDatasetOrCopy(id)
 	if err == nil && f.State == backends.EntryCopy {
 		return nil, errors.Join(cat.dir.isCopyError(id), f.Close())
 	}
 	return f, err
 }
 
-// FindAny opens folders as Find does, and also those of copies.
-func (cat *catalog) FindAny(id uuid.UUID) (*Folder, error) {
+// FindDatasetOrCopy opens folders as FindDataset does, and also those of copies.
+func (cat *catalog) FindDatasetOrCopy(id uuid.UUID) (*Folder, error) {
 	root, err := cat.dir.Enter()
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	f, err := cat.find(root, id)
+	f, err := cat.findFolder(root, id)
 	if err != nil {
 		return nil, err
 	}
@@ -50,10 +50,10 @@ func (cat *catalog) FindAny(id uuid.UUID) (*Folder, error) {
 
 // find opens the folder of a dataset in any area but the deleting one, complete or not. It fails with
 // dataset.ErrUnsupported if the record of the dataset has a later format, so that nothing is done to the folder.
-func (cat *catalog) find(root *os.Root, id uuid.UUID) (*Folder, error) {
+func (cat *catalog) findFolder(root *os.Root, id uuid.UUID) (*Folder, error) {
 	for {
 		before := cat.moves.Count()
-		f, err := cat.search(root, id)
+		f, err := cat.searchOnce(root, id)
 		if err == nil {
 			if err := f.checkFormat(); err != nil {
 				return nil, errors.Join(err, f.Close())
@@ -66,7 +66,7 @@ func (cat *catalog) find(root *os.Root, id uuid.UUID) (*Folder, error) {
 }
 
 // search does the work of find once. It misses a dataset that becomes a copy during the search, so find repeats it.
-func (cat *catalog) search(root *os.Root, id uuid.UUID) (*Folder, error) {
+func (cat *catalog) searchOnce(root *os.Root, id uuid.UUID) (*Folder, error) {
 	for _, area := range cat.dir.areas()[:len(cat.dir.areas())-1] {
 		done := cat.claims.Use(id)
 		f, err := openFolder(root, area, id, done)

@@ -26,7 +26,7 @@ func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, erro
 		return nil, err
 	}
 	defer root.Close()
-	f, err := cp.catalog.find(root, d.ID)
+	f, err := cp.catalog.findFolder(root, d.ID)
 	switch {
 	case err == nil && f.State == backends.EntryCopy && f.isComplete():
 		return f, nil
@@ -47,7 +47,7 @@ func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, erro
 	if err := root.Mkdir(filepath.Join(copiesArea, d.ID.String()), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
-	if f, err = cp.catalog.find(root, d.ID); err != nil {
+	if f, err = cp.catalog.findFolder(root, d.ID); err != nil {
 		return nil, err
 	}
 	err = f.WriteRecord(d, true)
@@ -93,7 +93,7 @@ func (cp *copier) move(f *Folder, to backends.EntryState) error {
 // complete snapshot. It fails with dataset.ErrNotFound if the snapshot is not complete.
 func (cp *copier) Received(ds, snapshot uuid.UUID,
 	streamOf func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
-	f, err := cp.catalog.FindAny(ds)
+	f, err := cp.catalog.FindDatasetOrCopy(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return backends.Received{}, nil
 	}

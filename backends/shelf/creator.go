@@ -29,7 +29,7 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, complete bool, err error) {
 		return nil, false, err
 	}
 	defer root.Close()
-	f, err = c.catalog.find(root, id)
+	f, err = c.catalog.findFolder(root, id)
 	switch {
 	case err == nil && f.State == backends.EntryCopy:
 		return nil, false, errors.Join(c.dir.isCopyError(id), f.Close())
@@ -48,7 +48,7 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, complete bool, err error) {
 	if err := root.Mkdir(filepath.Join(incomingArea, id.String()), 0o700); err != nil {
 		return nil, false, backends.NoSpace(err)
 	}
-	f, err = c.catalog.find(root, id)
+	f, err = c.catalog.findFolder(root, id)
 	return f, false, err
 }
 
@@ -114,7 +114,7 @@ func (c *creator) Discard(id uuid.UUID) error {
 // Commit moves an incoming dataset to the ready ones. The move is not durable yet. Idempotent: if the dataset is ready,
 // Commit returns nil. It fails with dataset.ErrNotFound if the dataset is absent or incomplete.
 func (c *creator) Commit(id uuid.UUID) error {
-	f, err := c.catalog.Find(id)
+	f, err := c.catalog.FindDataset(id)
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (c *creator) Commit(id uuid.UUID) error {
 
 // CommitAny is Commit for a backend that keeps copies. commitCopy commits the head of a copy.
 func (c *creator) CommitAny(id uuid.UUID, commitCopy func(*Folder) error) error {
-	f, err := c.catalog.FindAny(id)
+	f, err := c.catalog.FindDatasetOrCopy(id)
 	if err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (c *creator) CommitAny(id uuid.UUID, commitCopy func(*Folder) error) error 
 
 // WriteRecord writes the record of a dataset or copy; see backends.Pool.
 func (c *creator) WriteRecord(d dataset.Dataset, sync bool) error {
-	f, err := c.catalog.FindAny(d.ID)
+	f, err := c.catalog.FindDatasetOrCopy(d.ID)
 	if err != nil {
 		return err
 	}

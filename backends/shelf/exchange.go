@@ -131,7 +131,7 @@ func (x *Exchange) ConfirmTaken(d dataset.Dataset, after uint64) (bool, error) {
 	if err := x.Refresh(); err != nil {
 		return false, err
 	}
-	f, err := x.catalog.Find(d.ID)
+	f, err := x.catalog.FindDataset(d.ID)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return false, nil
 	}

@@ -43,7 +43,7 @@ func newPowered(t *testing.T) *powered {
 	p.root = scratch.MountImage(t, "ext4", p.image)
 	p.shelf = p.open(p.root, "pool")
 	var err error
-	p.Folder, err = p.shelf.Find(p.data.ID)
+	p.Folder, err = p.shelf.FindDataset(p.data.ID)
 	p.ok(err)
 	t.Cleanup(func() { p.ok(p.Close()) })
 	return p

@@ -38,7 +38,7 @@ func (r *remover) Delete(ctx context.Context, id uuid.UUID, checkUnused func(fol
 	}
 	defer root.Close()
 	defer r.catalog.claims.Use(id)()
-	f, err := r.catalog.find(root, id)
+	f, err := r.catalog.findFolder(root, id)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return r.finishDeletion(ctx, root, id)
 	}

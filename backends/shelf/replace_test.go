@@ -30,7 +30,7 @@ func newShelved(t *testing.T) *shelved {
 	f, _, err := shelf.Make(d.ID)
 	s.ok(err)
 	s.ok(errors.Join(f.Mkdir(FirstHead, 0o700), shelf.Finish(f, d), shelf.Commit(d.ID), f.Close()))
-	s.Folder, err = shelf.Find(d.ID)
+	s.Folder, err = shelf.FindDataset(d.ID)
 	s.ok(err)
 	t.Cleanup(func() { s.ok(s.Close()) })
 	return s

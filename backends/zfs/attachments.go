@@ -42,9 +42,9 @@ func isZFS(m *mount.Entry) bool {
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	if len(opts.Mount) > 0 {
 		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend zfs has no mount options (requested: %s)", dataset.Have(opts.Mount))
+			"a pool of backend zfs has no mount options (requested: %s)", dataset.FormatChoices(opts.Mount))
 	}
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return backends.Attachment{}, err
 	}

@@ -135,7 +135,7 @@ func (h *heads) dropSnapshot(ctx context.Context, f *shelf.Folder, snapshot uuid
 
 // Promote implements backends.Copier.
 func (p *Pool) Promote(ctx context.Context, ds, snapshot uuid.UUID) error {
-	f, err := p.shelf.FindAny(ds)
+	f, err := p.shelf.FindDatasetOrCopy(ds)
 	if err == nil {
 		defer f.Close()
 		err = p.heads.promote(ctx, f, snapshot)
@@ -312,7 +312,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 // The order makes sure that a dataset always has a head: demote first moves the folder with the head to the copies, and
 // then removes the head. It returns dataset.ErrInUse if the dataset is in use.
 func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
-	f, err := h.shelf.FindAny(ds)
+	f, err := h.shelf.FindDatasetOrCopy(ds)
 	if err != nil {
 		return err
 	}

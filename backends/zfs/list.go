@@ -42,7 +42,7 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
-	f, err := p.shelf.FindAny(id)
+	f, err := p.shelf.FindDatasetOrCopy(id)
 	if err != nil {
 		return backends.Entry{}, err
 	}

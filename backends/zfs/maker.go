@@ -140,9 +140,9 @@ func (m *maker) copyOf(ctx context.Context, d dataset.Dataset, src dataset.Sourc
 // source opens the folder of the dataset that is cloned. If a snapshot is cloned, the dataset may be a copy.
 func (m *maker) source(src dataset.Source) (*shelf.Folder, error) {
 	if src.Snapshot != uuid.Nil {
-		return m.shelf.FindAny(src.Dataset)
+		return m.shelf.FindDatasetOrCopy(src.Dataset)
 	}
-	return m.shelf.Find(src.Dataset)
+	return m.shelf.FindDataset(src.Dataset)
 }
 
 // clone makes the filesystem fs from the snapshot origin. If src names a head, clone takes the snapshot origin first.
@@ -205,7 +205,7 @@ func (m *maker) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset
 // finishExisting completes make for a dataset that an earlier attempt made. It returns false if there is no such
 // dataset.
 func (m *maker) finishExisting(ctx context.Context, d dataset.Dataset) (dataset.Size, bool, error) {
-	f, err := m.shelf.Find(d.ID)
+	f, err := m.shelf.FindDataset(d.ID)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return 0, false, nil
 	}
@@ -275,7 +275,7 @@ func (m *maker) checkRequest(d dataset.Dataset) error {
 	case len(fs.Mount) > 0:
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"a pool of backend zfs has no mount options (requested: %s): omit them, or use a pool of backend "+
-				"loop", dataset.Have(fs.Mount))
+				"loop", dataset.FormatChoices(fs.Mount))
 	}
 	return nil
 }
@@ -323,7 +323,7 @@ func (m *maker) settledHead(ctx context.Context, f *shelf.Folder) (object, error
 
 // Resize implements backends.Resizer. ZFS refuses a size that is less than the usage of the dataset.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}
@@ -344,7 +344,7 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *o
 
 // Grow implements backends.Resizer. It has nothing to do, because Resize does not need the filesystem mounted.
 func (p *Pool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ type snapshotter struct {
 
 // Snapshot implements backends.Pool.
 func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) error {
-	f, err := p.shelf.Find(s.Dataset)
+	f, err := p.shelf.FindDataset(s.Dataset)
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func (t *snapshotter) record(
 // DeleteSnapshot implements backends.Pool. It removes the record first. If the snapshot has clones, its blocks stay
 // until the last clone is deleted.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
-	f, err := p.shelf.FindAny(ds)
+	f, err := p.shelf.FindDatasetOrCopy(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil
 	}
@@ -207,7 +207,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 // Restore implements backends.Pool. It takes the snapshot keep of the head, and leaves the filesystem of the head
 // unchanged. It then makes a clone of the snapshot id, which becomes the head when Restore replaces current.json.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
-	f, err := p.shelf.Find(ds)
+	f, err := p.shelf.FindDataset(ds)
 	if err != nil {
 		return err
 	}

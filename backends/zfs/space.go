@@ -92,7 +92,7 @@ type listing struct {
 // Used implements backends.Pool. Agents call it for each mounted dataset every few seconds. For a mounted dataset it
 // costs a statfs(2). All other datasets share one listing.
 func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.Find(id)
+	f, err := p.shelf.FindDataset(id)
 	if err != nil {
 		return 0, err
 	}
@@ -114,7 +114,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 
 // UniqueSize implements backends.SnapshotMeasurer. ZFS counts the blocks that only a snapshot refers to.
 func (p *Pool) UniqueSize(ctx context.Context, ds, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.Find(ds)
+	f, err := p.shelf.FindDataset(ds)
 	if err != nil {
 		return 0, err
 	}

@@ -42,7 +42,7 @@ func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 
 func (n *sender) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (out backends.Stream, err error) {
-	f, err := n.shelf.FindAny(src.Dataset)
+	f, err := n.shelf.FindDatasetOrCopy(src.Dataset)
 	if err != nil {
 		return out, err
 	}
@@ -153,7 +153,7 @@ func (n *sender) changed(ctx context.Context, older, newer dataset.Source,
 	if older.Dataset != uuid.Nil && older.Dataset != newer.Dataset {
 		return c, dataset.Errorf(dataset.ErrUnsupported, "they belong to different datasets")
 	}
-	f, err := n.shelf.FindAny(newer.Dataset)
+	f, err := n.shelf.FindDatasetOrCopy(newer.Dataset)
 	if err != nil {
 		return c, err
 	}

@@ -43,18 +43,18 @@ func New(deps Deps) *Syncer { return &Syncer{deps} }
 func (s *Syncer) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
 	timeout := s.Ledger.Clock.After(wait)
 	for last := false; ; {
-		rung, leave := s.Feed.Subscribe(node)
+		changed, leave := s.Feed.Subscribe(node)
 		n := s.Feed.Since(node, rev)
 		if n.Any || last {
 			leave()
 			return s.syncNow(ctx, node, n)
 		}
-		rang, err := ledger.Await(ctx, s.Quit, rung, timeout)
+		signaled, err := ledger.Await(ctx, s.Quit, changed, timeout)
 		leave()
 		if err != nil {
 			return api.Sync{}, err
 		}
-		last = !rang
+		last = !signaled
 	}
 }
 

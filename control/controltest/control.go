@@ -82,7 +82,7 @@ func (e *Control) Restart() {
 		Failed:   func(_ string, err error) { e.Failures = append(e.Failures, err) },
 	})
 	e.Memory = e.Housekeeper.NewMemory()
-	if _, err := e.Uptime.Read(record.NewTx(context.Background(), e.Spy)); err != nil { // as Housekeeper.Run begins
+	if _, err := e.Uptime.RunTime(record.NewTx(context.Background(), e.Spy)); err != nil { // as Housekeeper.Run begins
 		e.Fatalf("%v", err)
 	}
 	for _, a := range e.Registered {

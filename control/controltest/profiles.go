@@ -46,7 +46,7 @@ func (p *ProfileSet) Get(name string) (dataset.Profile, error) {
 		have = append(have, n)
 	}
 	return dataset.Profile{}, dataset.Errorf(dataset.ErrInvalid, "unknown profile %q (available: %s)",
-		dataset.Clip(name), dataset.Have(have))
+		dataset.Clip(name), dataset.FormatChoices(have))
 }
 
 // All returns all profiles.

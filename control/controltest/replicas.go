@@ -39,7 +39,7 @@ func NewReplicas(t *testing.T, n int) *Replicas {
 			Failed:   func(what string, err error) { t.Errorf("%s: %v", what, err) },
 		})
 		t.Cleanup(s.Close)
-		if _, err := s.Uptime.Read(record.NewTx(t.Context(), st)); err != nil { // as Housekeeper.Run begins
+		if _, err := s.Uptime.RunTime(record.NewTx(t.Context(), st)); err != nil { // as Housekeeper.Run begins
 			t.Fatal(err)
 		}
 		x.Services = append(x.Services, s)

@@ -108,7 +108,7 @@ func (s *SpyStore) List(ctx context.Context, prefix, after string, limit int) ([
 }
 
 // Txn is store.Store.Txn.
-func (s *SpyStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (s *SpyStore) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	s.mu.Lock()
 	before := s.before
 	s.before = nil

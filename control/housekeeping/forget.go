@@ -56,11 +56,11 @@ func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 	for _, r := range surplus(records, MaxEndedOperations, maxEndedBytes) {
 		tooMany[r.key] = true
 	}
-	now := k.Uptime.Last()
+	now := k.Uptime.LastRunTime()
 	gone := slices.DeleteFunc(records, func(r endedRecord) bool { return !tooMany[r.key] && now-r.runTime < r.kept })
 	for some := range slices.Chunk(gone, forgetBatch) {
 		_, err := k.Ledger.Update(ctx, func(t *record.Tx) error {
-			ran, err := k.Uptime.Read(t) // an older mark may have been restored with the store
+			ran, err := k.Uptime.RunTime(t) // an older mark may have been restored with the store
 			if err != nil {
 				return err
 			}

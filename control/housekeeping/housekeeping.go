@@ -117,7 +117,7 @@ func (k *Housekeeper) Run(ctx context.Context) {
 	h, told := k.NewMemory(), false
 	// Read the count of running time, so that it counts from now on. If this read fails, the first use of the count
 	// reads it again.
-	_, _ = k.Uptime.Read(record.NewTx(ctx, k.Ledger.Store))
+	_, _ = k.Uptime.RunTime(record.NewTx(ctx, k.Ledger.Store))
 	for {
 		select {
 		case <-ctx.Done():

@@ -46,7 +46,7 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 	if err := record.Decode(key, value, &tr); err != nil || tr.Expires.IsZero() {
 		return until, err
 	}
-	if left := tr.Remaining(k.Uptime.Last()); left > 0 {
+	if left := tr.Remaining(k.Uptime.LastRunTime()); left > 0 {
 		return now.Add(left), nil
 	}
 	id, err := record.ParseKey(key, record.TrashPrefix)
@@ -55,7 +55,7 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 	}
 	_, err = k.Ledger.Update(ctx, func(t *record.Tx) error {
 		until = time.Time{}
-		ran, err := k.Uptime.Read(t)
+		ran, err := k.Uptime.RunTime(t)
 		if err != nil {
 			return err
 		}

@@ -7,9 +7,9 @@ import (
 
 // Await waits until rung is closed or timeout fires, and reports whether rung was closed first. It fails with
 // dataset.ErrUnavailable when quit is closed, because the service is stopping.
-func Await(ctx context.Context, quit, rung <-chan struct{}, timeout <-chan time.Time) (rang bool, err error) {
+func Await(ctx context.Context, quit, signal <-chan struct{}, timeout <-chan time.Time) (signaled bool, err error) {
 	select {
-	case <-rung:
+	case <-signal:
 		return true, nil
 	case <-timeout:
 		return false, nil

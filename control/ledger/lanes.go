@@ -60,7 +60,7 @@ type laneSet struct {
 	owned map[string]*lane // lanes whose value this service knows, by key
 }
 
-func newOutbox() *laneSet {
+func newLaneSet() *laneSet {
 	return &laneSet{replica: uuid.New(), slots: make(chan struct{}, maxLanes), owned: map[string]*lane{}}
 }
 

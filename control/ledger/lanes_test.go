@@ -85,7 +85,7 @@ func (x *talk) begin() {
 		return
 	}
 	ds := uuid.New()
-	l, w, err := x.talks.out.acquire(context.Background(), notify.Notice{Nodes: []uuid.UUID{x.node}, Datasets: []uuid.UUID{ds}})
+	l, w, err := x.talks.lanes.acquire(context.Background(), notify.Notice{Nodes: []uuid.UUID{x.node}, Datasets: []uuid.UUID{ds}})
 	if err != nil {
 		x.Fatal(err)
 	}
@@ -102,14 +102,14 @@ func (x *talk) end(r *rapid.T) {
 	switch rapid.SampledFrom([]string{"committed", "committed", "refused", "unknown", "never"}).Draw(r, "outcome") {
 	case "committed":
 		t.index = x.commit(t)
-		x.talks.out.release(t.lane, t.index, true)
+		x.talks.lanes.release(t.lane, t.index, true)
 	case "refused":
-		x.talks.out.release(t.lane, 0, true)
+		x.talks.lanes.release(t.lane, 0, true)
 	case "unknown":
-		x.talks.out.release(t.lane, 0, false)
+		x.talks.lanes.release(t.lane, 0, false)
 		x.delayed = append(x.delayed, t)
 	case "never":
-		x.talks.out.release(t.lane, 0, false)
+		x.talks.lanes.release(t.lane, 0, false)
 	}
 }
 
@@ -139,7 +139,7 @@ func (x *talk) burst() {
 		t := x.open[n]
 		x.open = x.open[:n]
 		t.index = x.commit(t)
-		x.talks.out.release(t.lane, t.index, true)
+		x.talks.lanes.release(t.lane, t.index, true)
 	}
 }
 

@@ -48,7 +48,7 @@ type Deps struct {
 type Ledger struct {
 	Deps
 	nodes      *NodeCache
-	out        *laneSet     // the lanes of this service; nil if the store is not shared
+	lanes      *laneSet     // the lanes of this service; nil if the store is not shared
 	highest    highestClock // the highest clock of the store that this service has seen
 	clockReads clockReads
 }
@@ -57,7 +57,7 @@ type Ledger struct {
 func New(d Deps) *Ledger {
 	l := &Ledger{Deps: d, nodes: &NodeCache{clock: d.Clock, nodes: map[string]cachedNode{}}}
 	if d.Shared {
-		l.out = newOutbox()
+		l.lanes = newLaneSet()
 	}
 	return l
 }
@@ -66,7 +66,7 @@ func New(d Deps) *Ledger {
 func (l *Ledger) Nodes() *NodeCache { return l.nodes }
 
 // Replica returns the identity of this service among those that share the store. The store must be shared.
-func (l *Ledger) Replica() uuid.UUID { return l.out.replica }
+func (l *Ledger) Replica() uuid.UUID { return l.lanes.replica }
 
 // HighestClock returns a lower bound of the store clock, from what this service has read and written.
 func (l *Ledger) HighestClock() uint64 {
@@ -114,10 +114,10 @@ func (l *Ledger) try(ctx context.Context, first bool, decide func(*record.Tx) er
 // notifies the callers that wait at this service.
 func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 	told, own := l.noticeOf(t), (*lane)(nil)
-	if l.out != nil && !t.WithoutNotice && (!told.Empty() || t.RaisesClock()) {
+	if l.lanes != nil && !t.WithoutNotice && (!told.Empty() || t.RaisesClock()) {
 		var w store.Write
 		var err error
-		if own, w, err = l.out.acquire(t.Context(), told); err != nil {
+		if own, w, err = l.lanes.acquire(t.Context(), told); err != nil {
 			return 0, err
 		}
 		t.Write(w)
@@ -134,7 +134,7 @@ func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 				err, refused = lerr, false
 			}
 		}
-		l.out.release(own, index, known)
+		l.lanes.release(own, index, known)
 		if err == nil {
 			l.highest.countTransaction(reads)
 		}
@@ -193,7 +193,7 @@ func (l *Ledger) checkHousekeeper(t *record.Tx) error {
 	}
 	var h Housekeeper
 	taken, err := t.Get(record.HousekeeperKey, &h)
-	if err == nil && (!taken || h.Replica != l.out.replica) {
+	if err == nil && (!taken || h.Replica != l.lanes.replica) {
 		err = dataset.Errorf(dataset.ErrStale, "another replica now does the background work")
 	}
 	return err

@@ -35,7 +35,7 @@ func (c *counting) List(ctx context.Context, prefix, after string, limit int) ([
 	return c.Store.List(ctx, prefix, after, limit)
 }
 
-func (c *counting) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (c *counting) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	c.txns++
 	return c.Store.Txn(ctx, checks, writes)
 }

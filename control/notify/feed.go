@@ -111,7 +111,7 @@ func (f *Feed) wake(id uuid.UUID) {
 
 // Subscribe returns a channel that is closed at the next change of a node or operation, and a function to call when
 // the caller no longer waits.
-func (f *Feed) Subscribe(id uuid.UUID) (rung <-chan struct{}, leave func()) {
+func (f *Feed) Subscribe(id uuid.UUID) (changed <-chan struct{}, leave func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b := f.Waiting[id]

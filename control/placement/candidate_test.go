@@ -24,7 +24,7 @@ func TestMisfits(t *testing.T) {
 	dir := placement.Candidate{Pool: dataset.Pool{Name: "plain", Backend: "dir", Capabilities: dirCan}}
 	anew, there, guarded := dir, loop, loop
 	anew.FileCopy, there.FileCopy, guarded.Guarded = true, true, true
-	limited := func(l dataset.Limits) placement.Candidate {
+	limited := func(l dataset.LimitEnforcement) placement.Candidate {
 		c := loop
 		c.Capabilities.OwnDevice, c.Capabilities.Limits = true, l
 		return c

@@ -96,8 +96,8 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
-	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (available: %s)%s", name, dataset.Have(names),
-		dataset.Guess(name, names))
+	return dataset.Errorf(dataset.ErrInvalid, "unknown pool %q (available: %s)%s", name, dataset.FormatChoices(names),
+		dataset.Suggestion(name, names))
 }
 
 // dependOnPool makes the decision depend on the chosen pool and its node only, because a cluster may have more pools

@@ -131,7 +131,7 @@ func (v *Planner) addProfiles(err error, req api.Request) error {
 	for _, p := range v.Profiles().All() {
 		have = append(have, p.Name)
 	}
-	return fmt.Errorf("%w (available: %s)%s", err, dataset.Have(have), dataset.Guess(name, have))
+	return fmt.Errorf("%w (available: %s)%s", err, dataset.FormatChoices(have), dataset.Suggestion(name, have))
 }
 
 func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, node uuid.UUID) error {

@@ -117,12 +117,12 @@ func (s *formatStore) List(ctx context.Context, prefix, after string, limit int)
 }
 
 // Txn implements store.Store.
-func (s *formatStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (s *formatStore) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	f, err := s.check(ctx)
 	if err != nil {
 		return 0, err
 	}
-	checks = append(checks[:len(checks):len(checks)], store.Check{Key: FormatKey, Index: f.index})
+	checks = append(checks[:len(checks):len(checks)], store.Precondition{Key: FormatKey, Index: f.index})
 	raise := f.format < Format && len(writes) > 0
 	if raise {
 		value, err := json.Marshal(StoreFormat{Format})

@@ -45,7 +45,7 @@ func (t *Tx) FindNode(ref string) (n dataset.Node, err error) {
 		return n, err
 	case 0:
 		return n, dataset.Errorf(dataset.ErrInvalid, "unknown node %q (available: %s)%s", dataset.Clip(ref),
-			dataset.Have(names), dataset.Guess(ref, names))
+			dataset.FormatChoices(names), dataset.Suggestion(ref, names))
 	}
 	return n, dataset.Errorf(dataset.ErrAmbiguous, "%q matches several nodes (use the UUID): for example %s and %s",
 		dataset.Clip(ref), found[0].ID, found[1].ID)

@@ -250,12 +250,12 @@ const CommitTimeout = 30 * time.Second
 // Commit writes everything in one transaction of the store, which checks all keys that were read, and returns its
 // index. It fails with store.ErrConflict if one of the keys has changed.
 func (t *Tx) Commit() (uint64, error) {
-	checks := make([]store.Check, 0, len(t.read))
+	checks := make([]store.Precondition, 0, len(t.read))
 	for k, e := range t.read {
 		if steps.Off("read-set") && t.writeIndex(k) < 0 {
 			continue
 		}
-		checks = append(checks, store.Check{Key: k, Index: e.Index})
+		checks = append(checks, store.Precondition{Key: k, Index: e.Index})
 	}
 	if err := t.ctx.Err(); err != nil {
 		return 0, err

@@ -186,7 +186,7 @@ type stops struct {
 	left int
 }
 
-func (s *stops) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (s *stops) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	if s.left--; s.left < 0 {
 		return 0, store.ErrClosed
 	}

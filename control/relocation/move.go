@@ -406,13 +406,13 @@ func (r *Relocator) recordLeftCopy(t *record.Tx, d dataset.Dataset, op dataset.O
 	if op.Loss != nil {
 		return record.PutCopyIn(t, next, c)
 	}
-	ran, err := r.Uptime.Read(t)
+	ran, err := r.Uptime.RunTime(t)
 	if err != nil {
 		return err
 	}
 	c.Kind, c.Snapshot = dataset.CopyLeft, op.Manifest.Snapshot
 	c.Taken, c.OrderTime = op.Manifest.Taken, op.Manifest.OrderTime
-	c.Expires, c.Ran = r.Clock.Now().Add(replica.LeftCopyRetention), dataset.Duration(ran)
+	c.Expires, c.RunTime = r.Clock.Now().Add(replica.LeftCopyRetention), dataset.Duration(ran)
 	return record.PutCopyIn(t, next, c)
 }
 

@@ -179,7 +179,7 @@ func noCopyError(t *record.Tx, d dataset.Dataset, target dataset.Node) error {
 	}
 	return dataset.Errorf(dataset.ErrNotFound,
 		"move of volume %s: node %s has no complete copy of it (nodes with a copy: %s)", d.Volume, target.Name,
-		dataset.Have(have))
+		dataset.FormatChoices(have))
 }
 
 // checkCopyUnchanged fails unless the copy from which the volume continues is still recorded and complete, and the

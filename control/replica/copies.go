@@ -82,7 +82,7 @@ func (s *Keeper) recordSuperseded(t *record.Tx, rec, now dataset.Copy) error {
 		(rec.PreviousKind == dataset.CopySuperseded || d.State == dataset.StatePurging) {
 		return dataset.Errorf(dataset.ErrStale, "the copy of dataset %s on node %s must be destroyed", d.ID, rec.Node)
 	}
-	rec.Kind, rec.PreviousKind, rec.Expires, rec.Ran = dataset.CopySuperseded, "", time.Time{}, 0
+	rec.Kind, rec.PreviousKind, rec.Expires, rec.RunTime = dataset.CopySuperseded, "", time.Time{}, 0
 	rec.Snapshot, rec.Taken, rec.OrderTime = now.Snapshot, now.Taken, now.OrderTime
 	rec.Epoch, rec.VerifiedAt = now.Epoch, now.VerifiedAt
 	s.Reports.RecordCopy(rec, s.Ledger.Clock.Steady())
@@ -133,7 +133,7 @@ func (s *Keeper) Expire(ctx context.Context) error {
 			if err := record.Decode(e.Key, e.Value, &c); err != nil {
 				return err
 			}
-			if c.Kind != dataset.CopyLeft || s.Counted()-time.Duration(c.Ran) < LeftCopyRetention {
+			if c.Kind != dataset.CopyLeft || s.Counted()-time.Duration(c.RunTime) < LeftCopyRetention {
 				continue
 			}
 			if _, err := s.Ledger.Update(ctx, func(t *record.Tx) error { return s.ExpireOne(t, c) }); err != nil {
@@ -194,7 +194,7 @@ func (s *Keeper) ExpireOne(t *record.Tx, was dataset.Copy) error {
 	if err != nil || !there || c != was {
 		return err
 	}
-	if ran, err := s.Uptime(t); err != nil || ran-time.Duration(c.Ran) < LeftCopyRetention {
+	if ran, err := s.Uptime(t); err != nil || ran-time.Duration(c.RunTime) < LeftCopyRetention {
 		return err
 	}
 	d, err := t.Dataset(c.Dataset)

@@ -48,7 +48,7 @@ func CheckKey(key string) error {
 // CheckTxn checks a transaction against the contract before anything is done. It fails with ErrTooLarge if a limit is
 // exceeded. It fails with dataset.ErrInvalid for an invalid key, a key that is written twice, a delete with a value or
 // session, a session for a key that cannot have one, and a missing session for a key that must have one.
-func CheckTxn(checks []Check, writes []Write) error {
+func CheckTxn(checks []Precondition, writes []Write) error {
 	n, size := len(checks)+len(writes), 0
 	for _, c := range checks {
 		if err := CheckKey(c.Key); err != nil {

@@ -62,9 +62,9 @@ func TestCheckPrefix(t *testing.T) {
 }
 
 func TestCheckTxn(t *testing.T) {
-	checks := func(n int) (list []store.Check) {
+	checks := func(n int) (list []store.Precondition) {
 		for i := range n {
-			list = append(list, store.Check{Key: fmt.Sprint("k", i)})
+			list = append(list, store.Precondition{Key: fmt.Sprint("k", i)})
 		}
 		return list
 	}
@@ -75,7 +75,7 @@ func TestCheckTxn(t *testing.T) {
 		return list
 	}
 	for name, c := range map[string]struct {
-		checks []store.Check
+		checks []store.Precondition
 		writes []store.Write
 		want   error
 	}{
@@ -90,10 +90,10 @@ func TestCheckTxn(t *testing.T) {
 		"too large value":  {nil, sets(1, store.MaxValue+1), store.ErrTooLarge},
 		"as much as can":   {nil, sets(2, (store.MaxBytes/2-store.Size("k0", nil))/4*3), nil},
 		"too much":         {checks(1), sets(2, (store.MaxBytes/2-store.Size("k0", nil))/4*3), store.ErrTooLarge},
-		"bad checked key":  {[]store.Check{{Key: "a b"}}, nil, dataset.ErrInvalid},
+		"bad checked key":  {[]store.Precondition{{Key: "a b"}}, nil, dataset.ErrInvalid},
 		"bad written key":  {nil, []store.Write{{Key: "/a"}}, dataset.ErrInvalid},
 		"twice":            {nil, []store.Write{{Key: "a"}, {Key: "a", Delete: true}}, dataset.ErrInvalid},
-		"checked twice":    {[]store.Check{{Key: "a"}, {Key: "a"}}, nil, nil},
+		"checked twice":    {[]store.Precondition{{Key: "a"}, {Key: "a"}}, nil, nil},
 		"delete and value": {nil, []store.Write{{Key: "a", Delete: true, Value: []byte("x")}}, dataset.ErrInvalid},
 		"delete, session":  {nil, []store.Write{{Key: "a", Delete: true, Session: "s"}}, dataset.ErrInvalid},
 		"empty value":      {nil, []store.Write{{Key: "a"}}, nil},

@@ -76,7 +76,7 @@ type Entry struct {
 }
 
 // Check requires that the entry of a key has this index. Index 0 requires that the key is absent.
-type Check struct {
+type Precondition struct {
 	Key   string
 	Index uint64
 }
@@ -109,7 +109,7 @@ type Store interface {
 	// of the transaction. A caller may repeat a call only if the checks make sure that the second call fails when the
 	// first one has succeeded. If a write is bound to a session that does not exist, Txn returns ErrNotFound. If
 	// CheckTxn refuses the transaction, Txn returns its error. In both cases nothing is changed.
-	Txn(ctx context.Context, checks []Check, writes []Write) (uint64, error)
+	Txn(ctx context.Context, checks []Precondition, writes []Write) (uint64, error)
 	// Watch returns as soon as a key under prefix was written or deleted with an index above after. It returns the
 	// newest index that it covers; pass that index to the next call. It may return although nothing changed. If the
 	// index is below after, the store was restored from a backup, and everything must be read again. The prefix ends

@@ -94,7 +94,7 @@ func New(l *ledger.Ledger) *Counter { return &Counter{ledger: l} }
 func (u *Counter) Forget() { u.mark.forget() }
 
 // Read returns the count: how long services have run on the store, at least.
-func (u *Counter) Read(t *record.Tx) (time.Duration, error) {
+func (u *Counter) RunTime(t *record.Tx) (time.Duration, error) {
 	if e, _, _, known := u.mark.last(u.ledger.Clock.Steady()); known {
 		t.UseCached(e)
 	}
@@ -103,12 +103,12 @@ func (u *Counter) Read(t *record.Tx) (time.Duration, error) {
 		return 0, err
 	}
 	u.mark.remember(t.Entry(record.RunMarkKey), m, u.ledger.Clock.Now(), u.ledger.Clock.Steady())
-	return u.Last(), nil
+	return u.LastRunTime(), nil
 }
 
 // Last returns the count by the last mark that was seen. The result may be outdated, so a transaction that depends on
 // the count must call Read.
-func (u *Counter) Last() time.Duration {
+func (u *Counter) LastRunTime() time.Duration {
 	_, _, count, _ := u.mark.last(u.ledger.Clock.Steady())
 	return count
 }
@@ -126,7 +126,7 @@ func (u *Counter) Mark(ctx context.Context, changed bool) error {
 	var e store.Entry
 	var m record.RunMark
 	index, err := u.ledger.Update(ctx, func(t *record.Tx) error {
-		count, err := u.Read(t)
+		count, err := u.RunTime(t)
 		if err != nil {
 			return err
 		}
@@ -181,7 +181,7 @@ func isAwaited(t *record.Tx, count time.Duration) (bool, error) {
 
 // PutInTrash writes the entry of a dataset in the trash, with the present count.
 func (u *Counter) PutInTrash(t *record.Tx, id uuid.UUID, tr dataset.Trash) error {
-	now, err := u.Read(t)
+	now, err := u.RunTime(t)
 	if err != nil {
 		return err
 	}
@@ -190,7 +190,7 @@ func (u *Counter) PutInTrash(t *record.Tx, id uuid.UUID, tr dataset.Trash) error
 
 // PutEnded writes the record of an operation that has ended, with the present count.
 func (u *Counter) PutEnded(t *record.Tx, op dataset.Operation) error {
-	now, err := u.Read(t)
+	now, err := u.RunTime(t)
 	if err != nil {
 		return err
 	}

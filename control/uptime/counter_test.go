@@ -122,7 +122,7 @@ func TestCountOfTime(t *testing.T) {
 		e.Restart()
 		e.AdvanceAndRun(time.Minute)
 	}
-	if got, err := e.Uptime.Read(record.NewTx(e.Ctx, e.Ledger.Store)); err != nil || got != 12*time.Hour {
+	if got, err := e.Uptime.RunTime(record.NewTx(e.Ctx, e.Ledger.Store)); err != nil || got != 12*time.Hour {
 		t.Errorf("%s of 12 hours, %v", got, err)
 	}
 }
@@ -142,7 +142,7 @@ func TestCountOfOneThatStoodBy(t *testing.T) {
 		t.Fatal(err)
 	}
 	stoodBy.Round()
-	if got, err := stoodBy.Uptime.Read(record.NewTx(t.Context(), stoodBy.Ledger.Store)); err != nil || got != 240*time.Hour {
+	if got, err := stoodBy.Uptime.RunTime(record.NewTx(t.Context(), stoodBy.Ledger.Store)); err != nil || got != 240*time.Hour {
 		t.Errorf("it counts %s of 240 hours, %v", got, err)
 	}
 	purgesAfter(stoodBy, d, 72*time.Hour)

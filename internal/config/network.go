@@ -112,7 +112,8 @@ func listAll(n strictyaml.Node) (bool, error) {
 		return true, nil
 	}
 	valid := []string{listNode, listCluster}
-	return false, n.Errorf("unknown %.80q (available: %s)%s", s, dataset.Have(valid), dataset.Guess(s, valid))
+	return false,
+		n.Errorf("unknown %.80q (available: %s)%s", s, dataset.FormatChoices(valid), dataset.Suggestion(s, valid))
 }
 
 // control reads the addresses of the control replicas. It returns nil if the key is absent.

@@ -22,7 +22,7 @@ func CheckPublish(places []string) error {
 		switch {
 		case !slices.Contains(valid, p):
 			return dataset.Errorf(dataset.ErrInvalid, "facts cannot be published to %q (available: %s)%s",
-				dataset.Clip(p), dataset.Have(valid), dataset.Guess(p, valid))
+				dataset.Clip(p), dataset.FormatChoices(valid), dataset.Suggestion(p, valid))
 		case slices.Contains(places[:i], p):
 			return dataset.Errorf(dataset.ErrInvalid, "%s is listed twice", p)
 		}

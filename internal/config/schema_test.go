@@ -64,7 +64,7 @@ func TestSchemaHasTheKeysOfTheParser(t *testing.T) {
 		}
 		slices.Sort(want)
 		_, err := config.Parse("d.yaml", []byte(src), nil)
-		if text := fmt.Sprintf("(available: %s)", dataset.Have(want)); err == nil || !strings.Contains(err.Error(), text) {
+		if text := fmt.Sprintf("(available: %s)", dataset.FormatChoices(want)); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("the schema has %s: the parser says %v", text, err)
 		}
 	}

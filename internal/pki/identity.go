@@ -97,7 +97,7 @@ func ParseRole(s string) (Role, error) {
 	}
 	have := []string{string(Admin), string(Worker), string(Viewer)}
 	return "", dataset.Errorf(dataset.ErrInvalid, "unknown role %q (available: %s)%s", dataset.Clip(s),
-		dataset.Have(have), dataset.Guess(s, have))
+		dataset.FormatChoices(have), dataset.Suggestion(s, have))
 }
 
 // Check fails with ErrInvalid for an identity that no certificate can contain.

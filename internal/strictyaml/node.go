@@ -181,7 +181,7 @@ func (n Node) Keys(known []string, later map[string]string) (map[string]Node, er
 			bad.Add(f.Node.KeyErrorf("%s", reason))
 		case !slices.Contains(known, f.Name):
 			bad.Add(f.Node.KeyErrorf("unknown key %q%s (available: %s)", dataset.Clip(f.Name), hint(f.Name, known),
-				dataset.Have(known)))
+				dataset.FormatChoices(known)))
 		case f.Node.Absent():
 			bad.Add(f.Node.KeyErrorf("it has no value: add one, or omit the key"))
 		default:

@@ -124,12 +124,12 @@ func (f *floor) make(i int) error {
 // sizes as that of a create.
 func (f *floor) commit(name string) error {
 	id := uuid.NewString()
-	var checks []store.Check
+	var checks []store.Precondition
 	var writes []store.Write
 	for key, size := range map[string]int{
 		"names/" + name: 45, "datasets/" + id: 560, "leases/" + id: 200, "by-uuid/" + id: 50, "home/" + id: 45,
 	} {
-		checks = append(checks, store.Check{Key: key})
+		checks = append(checks, store.Precondition{Key: key})
 		writes = append(writes, store.Write{Key: key, Value: make([]byte, size)})
 	}
 	_, err := f.store.Txn(context.Background(), checks, writes)

@@ -169,7 +169,7 @@ func newAgent(ca *pki.Authority, control []string, name string) (*Agent, error) 
 	if a.Client, err = client.NewTLS("https://"+strings.Join(control, ",https://"), config); err != nil {
 		return nil, err
 	}
-	a.apart = a.Client.Apart()
+	a.apart = a.Client.PerServer()
 	a.told = make([]bool, len(a.apart))
 	return a, nil
 }

@@ -55,8 +55,8 @@ func (a *Attacher) options() loopdev.Options {
 }
 
 // Image attaches the image at path. If the image is attached already, Image opens the existing device.
-func (a *Attacher) Image(ctx context.Context, path string) (*loopdev.Device, error) {
-	return Image(ctx, path, a.options())
+func (a *Attacher) OpenDevice(ctx context.Context, path string) (*loopdev.Device, error) {
+	return OpenDevice(ctx, path, a.options())
 }
 
 // Attach attaches the head of dataset id in dir, and describes its mount. The kernel detaches the device when its last
@@ -93,7 +93,7 @@ func (a *Attacher) attachHead(ctx context.Context, dir folder.Dir) (*loopdev.Dev
 			return nil, err
 		}
 		a.step("attach.owned")
-		dev, err := a.Image(ctx, dir.Path(a.layout.Image(layout.Head)))
+		dev, err := a.OpenDevice(ctx, dir.Path(a.layout.Image(layout.Head)))
 		if err != nil && !errors.Is(err, loopdev.ErrShared) {
 			return nil, err
 		}

@@ -16,7 +16,7 @@ import (
 )
 
 // Image attaches the image at path. If the image is attached already, Image opens the existing device.
-func Image(ctx context.Context, path string, opts loopdev.Options) (*loopdev.Device, error) {
+func OpenDevice(ctx context.Context, path string, opts loopdev.Options) (*loopdev.Device, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("timed out"))
 	defer cancel()
 	for {
@@ -51,7 +51,7 @@ func MountOptions(fs string, more []string) []string {
 // WithMountedImage mounts the filesystem in the image at path where no other process sees it, calls f with its root,
 // and flushes it.
 func WithMountedImage(ctx context.Context, path, fs string, f func(dir *os.File) error) error {
-	dev, err := Image(ctx, path, loopdev.Options{BlockSize: layout.Sector, Sole: true})
+	dev, err := OpenDevice(ctx, path, loopdev.Options{BlockSize: layout.Sector, Sole: true})
 	if err != nil {
 		return err
 	}

@@ -274,7 +274,7 @@ func (gr *Grower) GrowIdle(ctx context.Context, dir folder.Dir, item string, siz
 	if fs == imagefile.LUKS {
 		return errors.Join(gr.growInContainer(ctx, dir, mountedGrowth{image: image, size: size}, key), image.Sync())
 	}
-	dev, err := gr.attacher.Image(ctx, path)
+	dev, err := gr.attacher.OpenDevice(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -307,7 +307,7 @@ func (gr *Grower) resize2fs(ctx context.Context, path string, size int64) error 
 
 // growInContainer grows an encrypted image that nothing uses, and the filesystem in it.
 func (gr *Grower) growInContainer(ctx context.Context, dir folder.Dir, g mountedGrowth, key []byte) error {
-	dev, err := gr.attacher.Image(ctx, g.image.Name())
+	dev, err := gr.attacher.OpenDevice(ctx, g.image.Name())
 	if err != nil {
 		return err
 	}

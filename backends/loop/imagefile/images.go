@@ -67,7 +67,7 @@ func (i *Images) Size(dir folder.Dir, item string) (int64, error) {
 }
 
 // Extent describes the size of an item: the size of the dataset, and the length of the image that holds it.
-type Extent struct {
+type ItemSize struct {
 	FS        string
 	Encrypted bool
 	Size      dataset.Size
@@ -75,10 +75,10 @@ type Extent struct {
 }
 
 // ImageFor returns the length of the image for another size.
-func (s Extent) ImageFor(size dataset.Size) int64 { return ImageFor(s.FS, size, s.Encrypted) }
+func (s ItemSize) ImageFor(size dataset.Size) int64 { return ImageFor(s.FS, size, s.Encrypted) }
 
 // SizeOf returns the size of an item from its record, or, if the record has none, the size that fits into its image.
-func (i *Images) SizeOf(dir folder.Dir, item string) (s Extent, err error) {
+func (i *Images) SizeOf(dir folder.Dir, item string) (s ItemSize, err error) {
 	if s.Image, err = i.Size(dir, item); err != nil {
 		return s, err
 	}

@@ -84,7 +84,7 @@ func (img *Image) checkIsPool(ctx context.Context) error {
 	if device, err := img.mounted(); err != nil || device != "" {
 		return err
 	}
-	dev, err := attach.Image(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: layout.Sector})
+	dev, err := attach.OpenDevice(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: layout.Sector})
 	if err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func (img *Image) attach(ctx context.Context) error {
 		img.keepBlocks(device)
 		return nil
 	}
-	dev, err := attach.Image(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: layout.Sector})
+	dev, err := attach.OpenDevice(ctx, img.file, loopdev.Options{DirectIO: true, BlockSize: layout.Sector})
 	if err != nil {
 		return err
 	}

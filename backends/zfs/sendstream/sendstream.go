@@ -104,7 +104,7 @@ func Read(from io.Reader, first bool) (s Stream, err error) {
 		if first {
 			return s, ErrDiffers
 		}
-		if err := in.one(&s); err != nil {
+		if err := in.addRecord(&s); err != nil {
 			return s, err
 		}
 	}
@@ -179,7 +179,7 @@ func (r *records) begin(s *Stream) error {
 
 // one processes the current record: it counts the change and skips the payload. It is called for all records except the
 // first and the last one.
-func (r *records) one(s *Stream) error {
+func (r *records) addRecord(s *Stream) error {
 	switch r.kind() {
 	case drrObject:
 		if raw := uint64(r.u32(36)); raw != 0 {

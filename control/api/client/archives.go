@@ -20,7 +20,7 @@ import (
 // Export writes a volume, or one snapshot of it, to w as a tar archive, and returns which files the archive lacks. If
 // Export fails, the archive is incomplete.
 func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {
-	k := to(route.ExportVolume, ref)
+	k := newCall(route.ExportVolume, ref)
 	k.query = query("snapshot", snapshot)
 	trailer, err := h.conn.download(ctx, k, w)
 	if err != nil {
@@ -31,7 +31,7 @@ func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (ap
 
 // Backup writes a copy of the store to w. If Backup fails, the copy is incomplete.
 func (h Host) Backup(ctx context.Context, w io.Writer) error {
-	_, err := h.conn.download(ctx, to(route.BackupStore), w)
+	_, err := h.conn.download(ctx, newCall(route.BackupStore), w)
 	return err
 }
 
@@ -49,7 +49,7 @@ func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d datas
 		return d, dataset.Errorf(dataset.ErrInvalid,
 			"import of %q from an archive: expected only the volume and its options", dataset.Clip(req.Volume))
 	}
-	k := to(route.UploadVolume, req.Volume)
+	k := newCall(route.UploadVolume, req.Volume)
 	k.query = query("operation", req.ID.String())
 	for key, value := range req.Options {
 		k.query.Add("o", key+"="+value)
@@ -58,7 +58,7 @@ func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d datas
 	k.stream, k.typ = source, "application/x-tar"
 	// The server must be able to refuse the request before it reads the archive.
 	k.header = http.Header{"Expect": {"100-continue"}}
-	d, err = ask[dataset.Dataset](ctx, h.conn, k)
+	d, err = fetch[dataset.Dataset](ctx, h.conn, k)
 	if cause := source.failure(); err != nil && ctx.Err() == nil && cause != nil {
 		return d, fmt.Errorf("archive for %q: %w", dataset.Clip(req.Volume), cause)
 	}

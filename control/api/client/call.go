@@ -37,7 +37,7 @@ type call struct {
 }
 
 // to returns a call of a route. The names replace the parameters of its path.
-func to(r route.Route, names ...string) call {
+func newCall(r route.Route, names ...string) call {
 	path, err := r.Fill(names...)
 	return call{method: r.Method, route: r.Method + " " + r.Path, path: path, invalid: err}
 }
@@ -90,7 +90,7 @@ func (k call) request(ctx context.Context, base string) (*http.Request, error) {
 func (k call) repeatable() bool { return k.again || k.method == http.MethodGet }
 
 // ask makes a call and decodes its answer.
-func ask[T any](ctx context.Context, c *connection, k call) (v T, err error) {
+func fetch[T any](ctx context.Context, c *connection, k call) (v T, err error) {
 	err = c.each(ctx, k, func(s *remote, resp *http.Response) error {
 		defer resp.Body.Close()
 		text, err := io.ReadAll(resp.Body)
@@ -129,9 +129,9 @@ func flag(set bool) string {
 
 // one asks for one object by its name.
 func one[T any](ctx context.Context, c *connection, r route.Route, name string, params ...string) (T, error) {
-	k := to(r, name)
+	k := newCall(r, name)
 	k.query = query(params...)
-	return ask[T](ctx, c, k)
+	return fetch[T](ctx, c, k)
 }
 
 // list asks for one page of a list.
@@ -142,9 +142,9 @@ func list[T any](
 	if p.Limit != 0 {
 		params = append(params, "limit", strconv.Itoa(p.Limit))
 	}
-	k := to(r)
+	k := newCall(r)
 	k.query = query(params...)
-	return ask[api.List[T]](ctx, c, k)
+	return fetch[api.List[T]](ctx, c, k)
 }
 
 // items asks for all pages of a list.

@@ -55,9 +55,9 @@ func (c *Client) SetObserver(f func(route string, err error, took time.Duration)
 // Endpoint returns the address of the server that the client asks first at present.
 func (c *Client) Endpoint() string { return c.conn.servers[c.conn.currentIndex()].endpoint }
 
-// Apart returns one client for each server. They share the connections of c, must not be used after c is closed, and
-// need no Close.
-func (c *Client) Apart() []*Client {
+// PerServer returns one client for each server. They share the connections of c and need no Close. They must not be
+// used after c is closed.
+func (c *Client) PerServer() []*Client {
 	out := make([]*Client, len(c.conn.servers))
 	for i, s := range c.conn.servers {
 		out[i] = newClient(&connection{

@@ -16,7 +16,7 @@ import (
 // ErrUnavailable. The caller can continue after the last ID that it received, unless the server has been
 // restarted.
 func (u Users) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
-	k := to(route.GetEvents)
+	k := newCall(route.GetEvents)
 	k.query = query("after", strconv.FormatUint(after, 10), "follow", strconv.FormatBool(follow))
 	k.header = http.Header{"Accept": {wire.EventStreamType}}
 	resp, from, err := u.conn.do(ctx, k)

@@ -27,50 +27,50 @@ func (h Host) VolumeIO(ctx context.Context) ([]api.VolumeIO, error) {
 // Otherwise the result contains only its UUID.
 func (h Host) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (api.Collected, error) {
 	if dryRun {
-		return ask[api.Collected](ctx, h.conn, to(route.PreviewCollect, id.String()))
+		return fetch[api.Collected](ctx, h.conn, newCall(route.PreviewCollect, id.String()))
 	}
-	return api.Collected{Dataset: id}, h.conn.tell(ctx, to(route.Collect, id.String()))
+	return api.Collected{Dataset: id}, h.conn.send(ctx, newCall(route.Collect, id.String()))
 }
 
 // CreatePool creates a pool on the server's host.
 func (h Host) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
-	return ask[dataset.Pool](ctx, h.conn, to(route.CreatePool).with(p))
+	return fetch[dataset.Pool](ctx, h.conn, newCall(route.CreatePool).with(p))
 }
 
 // AdoptPool takes over an existing pool on the server's host.
 func (h Host) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
-	k := to(route.AdoptPool).with(api.AdoptPool{Path: path})
-	a, err := ask[api.Adopted](ctx, h.conn, k)
+	k := newCall(route.AdoptPool).with(api.AdoptPool{Path: path})
+	a, err := fetch[api.Adopted](ctx, h.conn, k)
 	return a.Pool, a.Rebuilt, err
 }
 
 // AcceptPool lets a quarantined pool of the server's host serve in its present state.
 func (h Host) AcceptPool(ctx context.Context, name string, a api.AcceptPool) (dataset.Pool, error) {
-	return ask[dataset.Pool](ctx, h.conn, to(route.AcceptPool, name).with(a))
+	return fetch[dataset.Pool](ctx, h.conn, newCall(route.AcceptPool, name).with(a))
 }
 
 // SetPool changes the policy of a pool of the server's host.
 func (h Host) SetPool(ctx context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
-	return ask[dataset.Pool](ctx, h.conn, to(route.SetPool, name).with(p))
+	return fetch[dataset.Pool](ctx, h.conn, newCall(route.SetPool, name).with(p))
 }
 
 // RemovePool removes an empty pool of the server's host. With Forget it only deletes the record.
 func (h Host) RemovePool(ctx context.Context, name string, how api.PoolRemoval) (api.RemovedPool, error) {
-	k := to(route.RemovePool, name)
+	k := newCall(route.RemovePool, name)
 	if how.DryRun {
-		k = to(route.PreviewRemovePool, name)
+		k = newCall(route.PreviewRemovePool, name)
 	}
 	k.query = query("forget", flag(how.Forget))
-	return ask[api.RemovedPool](ctx, h.conn, k)
+	return fetch[api.RemovedPool](ctx, h.conn, k)
 }
 
 // RebuildStore restores the names of the datasets in the pools of the server's host.
 func (h Host) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {
-	k := to(route.RebuildStore)
+	k := newCall(route.RebuildStore)
 	if skipOffline {
 		k.query = query("skip_offline", "true")
 	}
-	l, err := ask[api.List[api.Rebuilt]](ctx, h.conn, k)
+	l, err := fetch[api.List[api.Rebuilt]](ctx, h.conn, k)
 	return l.Items, err
 }
 

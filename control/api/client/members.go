@@ -16,42 +16,42 @@ type Members struct{ conn *connection }
 
 // MakeToken creates a join token.
 func (m Members) MakeToken(ctx context.Context, t api.NewToken) (api.JoinToken, error) {
-	return ask[api.JoinToken](ctx, m.conn, to(route.MakeToken).with(t))
+	return fetch[api.JoinToken](ctx, m.conn, newCall(route.MakeToken).with(t))
 }
 
 // Join makes this host a member of the cluster.
 func (m Members) Join(ctx context.Context, j api.Join) (api.Joined, error) {
-	return ask[api.Joined](ctx, m.conn, to(route.Join).with(j).idempotent())
+	return fetch[api.Joined](ctx, m.conn, newCall(route.Join).with(j).idempotent())
 }
 
 // Certify returns a new certificate for the node.
 func (m Members) Certify(ctx context.Context, id uuid.UUID, r api.Certification) (pki.Signed, error) {
-	return ask[pki.Signed](ctx, m.conn, node(route.Certify, id, r))
+	return fetch[pki.Signed](ctx, m.conn, node(route.Certify, id, r))
 }
 
 // Trust returns the roots and the revoked certificates of the cluster.
 func (m Members) Trust(ctx context.Context) (api.Trust, error) {
-	return ask[api.Trust](ctx, m.conn, to(route.GetTrust))
+	return fetch[api.Trust](ctx, m.conn, newCall(route.GetTrust))
 }
 
 // RemoveNode removes a node from the cluster.
 func (m Members) RemoveNode(ctx context.Context, ref string, how api.NodeRemoval) (api.RemovedNode, error) {
-	k := to(route.RemoveNode, ref).idempotent()
+	k := newCall(route.RemoveNode, ref).idempotent()
 	if how.DryRun {
-		k = to(route.PreviewRemoveNode, ref).idempotent()
+		k = newCall(route.PreviewRemoveNode, ref).idempotent()
 	}
 	k.query = query("force", flag(how.Force))
-	return ask[api.RemovedNode](ctx, m.conn, k)
+	return fetch[api.RemovedNode](ctx, m.conn, k)
 }
 
 // RevokeOperator revokes the certificates of an operator.
 func (m Members) RevokeOperator(ctx context.Context, name string) error {
-	return m.conn.tell(ctx, to(route.RevokeOperator, name).idempotent())
+	return m.conn.send(ctx, newCall(route.RevokeOperator, name).idempotent())
 }
 
 // Recover updates a store that was restored from an older backup.
 func (m Members) Recover(ctx context.Context, r api.Recover) (api.Recovery, error) {
-	k := to(route.RecoverStore).with(r)
+	k := newCall(route.RecoverStore).with(r)
 	k.patience = wire.MaxWait
-	return ask[api.Recovery](ctx, m.conn, k)
+	return fetch[api.Recovery](ctx, m.conn, k)
 }

@@ -19,22 +19,22 @@ type Nodes struct{ conn *connection }
 
 // Register presents a node and its pools.
 func (n Nodes) Register(ctx context.Context, r api.Registration) error {
-	return n.conn.tell(ctx, node(route.RegisterNode, r.Node.ID, r))
+	return n.conn.send(ctx, node(route.RegisterNode, r.Node.ID, r))
 }
 
 // Renew reports that the node's agent is alive.
 func (n Nodes) Renew(ctx context.Context, id, incarnation uuid.UUID) (api.SessionState, error) {
-	return ask[api.SessionState](ctx, n.conn, node(route.Renew, id, api.Renewal{Incarnation: incarnation}))
+	return fetch[api.SessionState](ctx, n.conn, node(route.Renew, id, api.Renewal{Incarnation: incarnation}))
 }
 
 // Generations reports the generations of the node's pools.
 func (n Nodes) Generations(ctx context.Context, id uuid.UUID, g api.Generations) (api.Generations, error) {
-	return ask[api.Generations](ctx, n.conn, node(route.Generations, id, g))
+	return fetch[api.Generations](ctx, n.conn, node(route.Generations, id, g))
 }
 
 // Plan asks control to decide on a request.
 func (n Nodes) Plan(ctx context.Context, id uuid.UUID, req api.Request) (api.Plan, error) {
-	return ask[api.Plan](ctx, n.conn, node(route.Plan, id, req))
+	return fetch[api.Plan](ctx, n.conn, node(route.Plan, id, req))
 }
 
 // Commit records the result of an operation.
@@ -44,7 +44,7 @@ func (n Nodes) Commit(ctx context.Context, id uuid.UUID, r api.Report) (api.Comm
 		again, r.Retry = true, true
 		return r
 	}
-	out, err := ask[api.Committed](ctx, n.conn, k)
+	out, err := fetch[api.Committed](ctx, n.conn, k)
 	if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
 		// The first attempt may have succeeded, and the second one may have been refused for that reason.
 		err = dataset.Errorf(dataset.ErrUnavailable, "%w", err)
@@ -54,7 +54,7 @@ func (n Nodes) Commit(ctx context.Context, id uuid.UUID, r api.Report) (api.Comm
 
 // Record records an operation as running.
 func (n Nodes) Record(ctx context.Context, id uuid.UUID, r api.Report) error {
-	return n.conn.tell(ctx, node(route.Record, id, r))
+	return n.conn.send(ctx, node(route.Record, id, r))
 }
 
 // Sync waits for changes as described in api.Nodes, for at most ten minutes.
@@ -66,43 +66,43 @@ func (n Nodes) Sync(ctx context.Context, id uuid.UUID, rev uint64, wait time.Dur
 	} else {
 		k.patience += 5 * time.Minute // the server reads everything about the node before it answers
 	}
-	return ask[api.Sync](ctx, n.conn, k)
+	return fetch[api.Sync](ctx, n.conn, k)
 }
 
 // Heartbeat reports the present state of the node's pools, datasets, copies and operations.
 func (n Nodes) Heartbeat(ctx context.Context, id uuid.UUID, h api.Heartbeat) error {
-	return n.conn.tell(ctx, node(route.Heartbeat, id, h))
+	return n.conn.send(ctx, node(route.Heartbeat, id, h))
 }
 
 // Recall asks control to recall the lease from the home of a move.
 func (n Nodes) Recall(ctx context.Context, id uuid.UUID, r api.Report) (dataset.Operation, error) {
-	return ask[dataset.Operation](ctx, n.conn, node(route.Recall, id, r))
+	return fetch[dataset.Operation](ctx, n.conn, node(route.Recall, id, r))
 }
 
 // Yield answers a recall, for the home.
 func (n Nodes) Yield(ctx context.Context, id uuid.UUID, y api.Yield) error {
-	return n.conn.tell(ctx, node(route.Yield, id, y))
+	return n.conn.send(ctx, node(route.Yield, id, y))
 }
 
 // ReportCopy reports the state of the node's copy of a dataset.
 func (n Nodes) ReportCopy(ctx context.Context, id uuid.UUID, k api.CopyReport) error {
-	return n.conn.tell(ctx, node(route.Copied, id, k))
+	return n.conn.send(ctx, node(route.Copied, id, k))
 }
 
 // ReportSharedMount reports that the node begins or ends its use of a shared dataset.
 func (n Nodes) ReportSharedMount(ctx context.Context, id uuid.UUID,
 	g api.SharedMountReport) (api.IndexedDataset, error) {
-	return ask[api.IndexedDataset](ctx, n.conn, node(route.SharedMount, id, g))
+	return fetch[api.IndexedDataset](ctx, n.conn, node(route.SharedMount, id, g))
 }
 
 // Facts reports the facts of the host.
 func (n Nodes) Facts(ctx context.Context, id uuid.UUID, r api.FactsReport) (dataset.Facts, error) {
-	return ask[dataset.Facts](ctx, n.conn, node(route.Facts, id, r))
+	return fetch[dataset.Facts](ctx, n.conn, node(route.Facts, id, r))
 }
 
 // ReportHoldings reports what the node holds, for a recovery.
 func (n Nodes) ReportHoldings(ctx context.Context, id uuid.UUID, h api.Holdings) error {
-	return n.conn.tell(ctx, node(route.Hold, id, h))
+	return n.conn.send(ctx, node(route.Hold, id, h))
 }
 
 // Rebuild restores the datasets that were found in the node's pools.
@@ -112,11 +112,11 @@ func (n Nodes) Rebuild(ctx context.Context, id uuid.UUID, found []api.FoundDatas
 	}
 	k := node(route.Rebuild, id, found)
 	k.patience = wire.MaxWait // the server does all the work before it answers
-	l, err := ask[api.List[api.Rebuilt]](ctx, n.conn, k)
+	l, err := fetch[api.List[api.Rebuilt]](ctx, n.conn, k)
 	return l.Items, err
 }
 
 // node returns a call of an agent for its node. All of these are idempotent.
 func node(r route.Route, id uuid.UUID, body any) call {
-	return to(r, id.String()).with(body).idempotent()
+	return newCall(r, id.String()).with(body).idempotent()
 }

@@ -137,14 +137,14 @@ func TestClientGoesOn(t *testing.T) {
 // If a server has decided, no other is asked. A request that is not idempotent and may have been carried out is
 // sent only once.
 func TestClientDoesNotGoOn(t *testing.T) {
-	once := to(route.CreatePool).with(api.NewPool{})
+	once := newCall(route.CreatePool).with(api.NewPool{})
 	for name, tc := range map[string]struct {
 		answer http.HandlerFunc
 		call   call
 		want   *dataset.Kind
 		second int32
 	}{
-		"refused":         {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrNotFound).Write(w) }, to(route.ListPools), dataset.ErrNotFound, 0},
+		"refused":         {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrNotFound).Write(w) }, newCall(route.ListPools), dataset.ErrNotFound, 0},
 		"stale":           {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrStale).Write(w) }, node(route.Commit, uuid.New(), api.Report{}), dataset.ErrStale, 0},
 		"once broken":     {broken, once, dataset.ErrUnavailable, 0},
 		"once away":       {unavailable, once, dataset.ErrUnavailable, 0},
@@ -156,13 +156,13 @@ func TestClientDoesNotGoOn(t *testing.T) {
 			if tc.answer != nil {
 				list[0].answers(tc.answer)
 			}
-			err := c.conn.tell(soon(t), tc.call)
+			err := c.conn.send(soon(t), tc.call)
 			if dataset.KindOf(err) != tc.want || list[0].asked.Load() != 1 || list[1].asked.Load() != tc.second {
 				t.Errorf("%v, asked %d and %d times", err, list[0].asked.Load(), list[1].asked.Load())
 			}
 			// The client leaves a server that failed in any case, for the next request.
 			if away := tc.want == dataset.ErrUnavailable; away {
-				if err := c.conn.tell(soon(t), tc.call); err != nil || list[1].asked.Load() != 1 {
+				if err := c.conn.send(soon(t), tc.call); err != nil || list[1].asked.Load() != 1 {
 					t.Errorf("the next: %v", err)
 				}
 			}
@@ -171,7 +171,7 @@ func TestClientDoesNotGoOn(t *testing.T) {
 	t.Run("once gone", func(t *testing.T) {
 		c, list := some(t, 2)
 		list[0].down()
-		if err := c.conn.tell(soon(t), once); err != nil || list[1].asked.Load() != 1 {
+		if err := c.conn.send(soon(t), once); err != nil || list[1].asked.Load() != 1 {
 			t.Errorf("nothing was sent, and it was not asked of the next: %v", err)
 		}
 	})
@@ -240,7 +240,7 @@ func TestCallersTime(t *testing.T) {
 }
 
 // Clients use the servers in random order. A client for a single server stays with it.
-func TestSpreadAndApart(t *testing.T) {
+func TestSpreadAndPerServer(t *testing.T) {
 	first := map[string]int{}
 	for range 200 {
 		c, err := New("http://a:1, http://b:1,http://c:1")
@@ -254,7 +254,7 @@ func TestSpreadAndApart(t *testing.T) {
 	}
 	c, list := some(t, 2)
 	list[0].down()
-	apart := c.Apart()
+	apart := c.PerServer()
 	if _, err := apart[0].Pools(soon(t)); dataset.KindOf(err) != dataset.ErrUnavailable {
 		t.Error(err)
 	}

@@ -20,7 +20,7 @@ func (u Users) Submit(ctx context.Context, req api.Request) (api.Outcome, error)
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
 	}
-	return ask[api.Outcome](ctx, u.conn, to(route.SubmitOperation).with(req).idempotent())
+	return fetch[api.Outcome](ctx, u.conn, newCall(route.SubmitOperation).with(req).idempotent())
 }
 
 // Volume returns a volume by its name or a prefix of its UUID.
@@ -70,27 +70,27 @@ func (u Users) NodeList(ctx context.Context, filter string) ([]api.Node, error) 
 
 // Cordon sets whether new datasets may be placed on a node.
 func (u Users) Cordon(ctx context.Context, id uuid.UUID, set api.Cordoned) (dataset.Node, error) {
-	return ask[dataset.Node](ctx, u.conn, node(route.CordonNode, id, set))
+	return fetch[dataset.Node](ctx, u.conn, node(route.CordonNode, id, set))
 }
 
 // LabelNode sets and removes labels of a node.
 func (u Users) LabelNode(ctx context.Context, id uuid.UUID, change dataset.LabelChange) (dataset.Node, error) {
-	return ask[dataset.Node](ctx, u.conn, node(route.LabelNode, id, change))
+	return fetch[dataset.Node](ctx, u.conn, node(route.LabelNode, id, change))
 }
 
 // Fence records an operator's confirmation that an unreachable node no longer writes.
 func (u Users) Fence(ctx context.Context, id uuid.UUID, f api.Fenced) (dataset.Node, error) {
-	return ask[dataset.Node](ctx, u.conn, node(route.FenceNode, id, f))
+	return fetch[dataset.Node](ctx, u.conn, node(route.FenceNode, id, f))
 }
 
 // Failover returns whether automatic failover is halted.
 func (u Users) Failover(ctx context.Context) (api.FailoverState, error) {
-	return ask[api.FailoverState](ctx, u.conn, to(route.GetFailover))
+	return fetch[api.FailoverState](ctx, u.conn, newCall(route.GetFailover))
 }
 
 // ClusterHealth returns the state of the store, the control replicas and the nodes.
 func (u Users) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
-	return ask[api.ClusterHealth](ctx, u.conn, to(route.GetHealth))
+	return fetch[api.ClusterHealth](ctx, u.conn, newCall(route.GetHealth))
 }
 
 // Operations lists the operations.
@@ -100,17 +100,17 @@ func (u Users) Operations(ctx context.Context, p api.Page) (api.List[dataset.Ope
 
 // Operation returns an operation. It waits as described in api.Users, for at most ten minutes.
 func (u Users) Operation(ctx context.Context, id string, wait time.Duration) (dataset.Operation, error) {
-	k := to(route.GetOperation, id)
+	k := newCall(route.GetOperation, id)
 	k.query, k.patience = query("wait", wire.FormatWait(wait)), min(max(wait, 0), wire.MaxWait)
-	return ask[dataset.Operation](ctx, u.conn, k)
+	return fetch[dataset.Operation](ctx, u.conn, k)
 }
 
 // CancelOperation cancels an operation.
 func (u Users) CancelOperation(ctx context.Context, id string) (dataset.Operation, error) {
-	return ask[dataset.Operation](ctx, u.conn, to(route.CancelOperation, id).idempotent())
+	return fetch[dataset.Operation](ctx, u.conn, newCall(route.CancelOperation, id).idempotent())
 }
 
 // Version returns the version of the server.
 func (u Users) Version(ctx context.Context) (api.Version, error) {
-	return ask[api.Version](ctx, u.conn, to(route.GetVersion))
+	return fetch[api.Version](ctx, u.conn, newCall(route.GetVersion))
 }

@@ -25,7 +25,7 @@ func TestEnumsListEveryConstant(t *testing.T) {
 		reflect.TypeFor[dataset.OpState](), reflect.TypeFor[dataset.Quiesce](),
 		reflect.TypeFor[dataset.DeleteMode](), reflect.TypeFor[dataset.Access](),
 		reflect.TypeFor[dataset.FenceKind](), reflect.TypeFor[dataset.FollowMode](),
-		reflect.TypeFor[dataset.Limits](),
+		reflect.TypeFor[dataset.LimitEnforcement](),
 	} {
 		compareEnum(t, typ.Name(), r.Schema(typ, true, "").Enum, want[typ.Name()])
 	}

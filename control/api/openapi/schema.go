@@ -127,7 +127,7 @@ func registry() huma.Registry {
 	alias[dataset.Access, accessSchema](r)
 	alias[dataset.FenceKind, fenceKindSchema](r)
 	alias[dataset.FollowMode, followModeSchema](r)
-	alias[dataset.Limits, limitsSchema](r)
+	alias[dataset.LimitEnforcement, limitsSchema](r)
 	alias[dataset.Duration, durationSchema](r)
 	alias[dataset.Size, sizeSchema](r)
 	alias[huma.ErrorModel, wire.Problem](r)

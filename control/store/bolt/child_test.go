@@ -46,7 +46,7 @@ func write(ctx context.Context, s *bolt.Store, run string, ack func(key string))
 			for n := 0; ; n++ {
 				key := fmt.Sprintf("%s-%d-%d", run, caller, n)
 				value := strings.Repeat("v", rand.IntN(3000))
-				_, err := s.Txn(ctx, []store.Check{{Key: "a/" + key}}, []store.Write{
+				_, err := s.Txn(ctx, []store.Precondition{{Key: "a/" + key}}, []store.Write{
 					set("a/"+key, value), set("b/"+key, value), set("counter/"+fmt.Sprint(caller), fmt.Sprint(n)),
 				})
 				if ctx.Err() != nil || errors.Is(err, store.ErrClosed) {

@@ -15,12 +15,12 @@ import (
 // Txn implements store.Store. In addition to the contract, it fails with dataset.ErrCorrupt if a checked value is
 // damaged. In that case nothing was changed. After dataset.ErrNoSpace and dataset.ErrUnavailable the outcome is
 // unknown.
-func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (s *Store) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	if err := store.CheckTxn(checks, writes); err != nil {
 		return 0, err
 	}
 	// Copy the values: a caller whose ctx ends may reuse their memory while the committer still works.
-	r := &request{checks: append([]store.Check(nil), checks...), writes: append([]store.Write(nil), writes...)}
+	r := &request{checks: append([]store.Precondition(nil), checks...), writes: append([]store.Write(nil), writes...)}
 	r.records = make([][]byte, len(writes))
 	for i, w := range writes {
 		if len(w.Session) > maxSession {
@@ -174,7 +174,7 @@ func (b *batch) decide(r *request, live *sessions) error {
 	return nil
 }
 
-func (b *batch) check(c store.Check) error {
+func (b *batch) check(c store.Precondition) error {
 	have := uint64(0)
 	if v := b.data.Get([]byte(c.Key)); v != nil {
 		r, err := parseRecord(c.Key, v)

@@ -57,10 +57,10 @@ func all(tb testing.TB, s *bolt.Store) []store.Entry {
 
 // create is what a create of a volume writes: a name, a dataset, a lease, an
 // index by node.
-func create(n int) ([]store.Check, []store.Write) {
+func create(n int) ([]store.Precondition, []store.Write) {
 	id := uuid.New().String()
 	name := fmt.Sprintf("names/volume-%06d", n)
-	return []store.Check{{Key: name}, {Key: "datasets/" + id}}, []store.Write{
+	return []store.Precondition{{Key: name}, {Key: "datasets/" + id}}, []store.Write{
 		{Key: name, Value: []byte(id)},
 		{Key: "datasets/" + id, Value: make([]byte, 900)},
 		{Key: "leases/" + id, Value: make([]byte, 200)},
@@ -77,7 +77,7 @@ func remove(tb testing.TB, s *bolt.Store, n int) error {
 		return err
 	}
 	id := string(e.Value)
-	_, err = s.Txn(tb.Context(), []store.Check{{Key: name, Index: e.Index}}, []store.Write{
+	_, err = s.Txn(tb.Context(), []store.Precondition{{Key: name, Index: e.Index}}, []store.Write{
 		{Key: name, Delete: true}, {Key: "datasets/" + id, Delete: true},
 		{Key: "leases/" + id, Delete: true}, {Key: "home/node/" + id, Delete: true},
 	})

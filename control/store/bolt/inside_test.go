@@ -97,7 +97,7 @@ func TestOneFlushForAllThatWait(t *testing.T) {
 	resume := stall(t, s)
 	for n := range callers {
 		wg.Go(func() {
-			_, err := s.Txn(t.Context(), []store.Check{{Key: "names/db"}}, []store.Write{{Key: "names/db", Value: fmt.Append(nil, n)}})
+			_, err := s.Txn(t.Context(), []store.Precondition{{Key: "names/db"}}, []store.Write{{Key: "names/db", Value: fmt.Append(nil, n)}})
 			if err != nil && !errors.Is(err, store.ErrConflict) {
 				t.Error(err)
 			}

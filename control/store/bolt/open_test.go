@@ -229,7 +229,7 @@ func TestDamagedValue(t *testing.T) {
 	}
 	_, getErr := s.Get(t.Context(), "a/2")
 	_, listErr := s.List(t.Context(), "a/", "", 0)
-	_, checkErr := s.Txn(t.Context(), []store.Check{{Key: "a/2", Index: 1}}, []store.Write{set("c", "x")})
+	_, checkErr := s.Txn(t.Context(), []store.Precondition{{Key: "a/2", Index: 1}}, []store.Write{set("c", "x")})
 	for what, err := range map[string]error{"get": getErr, "list": listErr, "check": checkErr} {
 		if !errors.Is(err, dataset.ErrCorrupt) || !strings.Contains(err.Error(), `"a/2"`) {
 			t.Errorf("%s: %v", what, err)

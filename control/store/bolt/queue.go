@@ -10,7 +10,7 @@ import (
 
 // request is a transaction for the committer. Between take and the answer, only the committer accesses it.
 type request struct {
-	checks  []store.Check
+	checks  []store.Precondition
 	writes  []store.Write
 	records [][]byte // encoded records of the writes
 	end     string   // a session whose keys are deleted; the other fields are empty then

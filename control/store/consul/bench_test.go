@@ -19,10 +19,10 @@ import (
 
 // create is what a create of a volume writes: a name, a dataset, a lease, an
 // index by node.
-func create(n int) ([]store.Check, []store.Write) {
+func create(n int) ([]store.Precondition, []store.Write) {
 	id := uuid.NewString()
 	name := fmt.Sprintf("names/volume-%06d", n)
-	return []store.Check{{Key: name}, {Key: "datasets/" + id}}, []store.Write{
+	return []store.Precondition{{Key: name}, {Key: "datasets/" + id}}, []store.Write{
 		{Key: name, Value: []byte(id)},
 		{Key: "datasets/" + id, Value: make([]byte, 900)},
 		{Key: "leases/" + id, Value: make([]byte, 200)},

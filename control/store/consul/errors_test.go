@@ -88,7 +88,7 @@ func TestTokens(t *testing.T) {
 	says(t, err, dataset.ErrForbidden, token, "key:read")
 	_, err = partly.Get(t.Context(), "names/a")
 	says(t, err, dataset.ErrForbidden, token, "key:read on made/data/names/a")
-	_, err = partly.Txn(t.Context(), []store.Check{{Key: "names/c"}}, []store.Write{{Key: "x"}})
+	_, err = partly.Txn(t.Context(), []store.Precondition{{Key: "names/c"}}, []store.Write{{Key: "x"}})
 	says(t, err, dataset.ErrForbidden, token, "key:write on made/data/names/c")
 	if _, err := partly.Get(t.Context(), "x"); !errors.Is(err, store.ErrNotFound) {
 		t.Error("a transaction without the right to one of its keys was made:", err)

@@ -83,7 +83,7 @@ func (c *counter) try(ctx context.Context, id string) (int, bool, error) {
 		}
 	}
 	now, _ := json.Marshal(count{was.N + 1, id})
-	_, err = c.s.Txn(ctx, []store.Check{{Key: "counter", Index: sum.Index}, {Key: "requests/" + id}}, []store.Write{
+	_, err = c.s.Txn(ctx, []store.Precondition{{Key: "counter", Index: sum.Index}, {Key: "requests/" + id}}, []store.Write{
 		{Key: "counter", Value: now}, {Key: "requests/" + id, Value: fmt.Append(nil, was.N+1)},
 	})
 	switch {

@@ -106,7 +106,7 @@ func TestOddTransactions(t *testing.T) {
 			w.WriteHeader(c.code)
 			fmt.Fprint(w, c.body)
 		})
-		_, err := s.Txn(t.Context(), []store.Check{{Key: "b"}}, []store.Write{{Key: "a"}})
+		_, err := s.Txn(t.Context(), []store.Precondition{{Key: "b"}}, []store.Write{{Key: "a"}})
 		if err == nil || errors.Is(err, store.ErrConflict) || dataset.KindOf(err) != dataset.ErrUnavailable {
 			t.Errorf("%s: %v", name, err)
 		}

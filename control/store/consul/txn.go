@@ -16,7 +16,7 @@ import (
 // Txn implements store.Store. A transaction that only reads has index 0. In addition to the contract, it fails with
 // dataset.ErrForbidden if the token lacks a right. In that case nothing was changed. After dataset.ErrUnavailable the
 // outcome is unknown. The transaction is sent to another address only if it cannot have been received.
-func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (s *Store) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	if err := store.CheckTxn(checks, writes); err != nil {
 		return 0, err
 	}
@@ -60,7 +60,7 @@ func (s *Store) Txn(ctx context.Context, checks []store.Check, writes []store.Wr
 
 // plan converts checks and writes to operations of Consul, with all checks before all writes, and returns the rev keys.
 // It fails with store.ErrConflict if checks contradict each other.
-func (s *Store) plan(checks []store.Check, writes []store.Write) (ops api.TxnOps, revs []string, err error) {
+func (s *Store) plan(checks []store.Precondition, writes []store.Write) (ops api.TxnOps, revs []string, err error) {
 	sets := make(map[string]bool, len(writes))
 	for _, w := range writes {
 		sets[w.Key] = !w.Delete && w.Session == ""
@@ -91,7 +91,7 @@ func (s *Store) plan(checks []store.Check, writes []store.Write) (ops api.TxnOps
 	return ops, revs, nil
 }
 
-func (s *Store) check(c store.Check) *api.TxnOp {
+func (s *Store) check(c store.Precondition) *api.TxnOp {
 	if c.Index == 0 {
 		return op(api.KVTxnOp{Verb: api.KVCheckNotExists, Key: s.layout.data + c.Key})
 	}

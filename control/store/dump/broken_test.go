@@ -23,7 +23,7 @@ type failing struct {
 
 var errAway = errors.New("away")
 
-func (f *failing) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (f *failing) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	if f.left--; f.left < 0 {
 		return 0, errAway
 	}
@@ -132,7 +132,7 @@ type meddling struct {
 	t    *testing.T
 }
 
-func (m *meddling) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (uint64, error) {
+func (m *meddling) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	if m.n++; m.n == 2 {
 		if _, err := dump.Load(ctx, m.closer, bytes.NewReader(m.dump), true); err != nil {
 			m.t.Error(err)

@@ -193,7 +193,7 @@ func TestBetweenFileAndConsul(t *testing.T) {
 		if err != nil || e.Index <= 1_000_000 {
 			t.Errorf("%+v, %v", e, err)
 		}
-		if _, err := s.Txn(t.Context(), []store.Check{{Key: "names/a", Index: e.Index}}, []store.Write{{Key: "names/a", Value: []byte("{}")}}); err != nil {
+		if _, err := s.Txn(t.Context(), []store.Precondition{{Key: "names/a", Index: e.Index}}, []store.Write{{Key: "names/a", Value: []byte("{}")}}); err != nil {
 			t.Error(err)
 		}
 	}

@@ -126,7 +126,8 @@ func startLoad(ctx context.Context, st store.Store, sum Summary, replace bool) (
 	if err != nil {
 		return 0, err
 	}
-	return st.Txn(ctx, []store.Check{{Key: markKey, Index: was.Index}}, []store.Write{{Key: markKey, Value: value}})
+	return st.Txn(ctx, []store.Precondition{{Key: markKey, Index: was.Index}},
+		[]store.Write{{Key: markKey, Value: value}})
 }
 
 // checkEmpty fails with dataset.ErrExists unless the store is empty.
@@ -203,7 +204,7 @@ func (l *loading) flush() error {
 	if len(l.writes) == 0 {
 		return nil
 	}
-	_, err := l.st.Txn(l.ctx, []store.Check{{Key: markKey, Index: l.mark}}, l.writes)
+	_, err := l.st.Txn(l.ctx, []store.Precondition{{Key: markKey, Index: l.mark}}, l.writes)
 	l.writes, l.bytes = nil, 0
 	return err
 }

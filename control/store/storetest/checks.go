@@ -9,26 +9,26 @@ import (
 )
 
 func testChecks(t *testing.T, s store.Store) {
-	i := txn(t, s, []store.Check{absent("a"), absent("b")}, set("a", "1"))
-	refused(t, s, store.ErrConflict, []store.Check{absent("a")}, set("a", "2"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "b", Index: i}}, set("b", "2"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i + 1}}, del("a"))
-	j := txn(t, s, []store.Check{{Key: "a", Index: i}, absent("b")}, set("a", "2"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i}}, set("a", "3"))
-	txn(t, s, []store.Check{{Key: "a", Index: j}, {Key: "a", Index: j}}, del("a"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: j}}, set("a", "4"))
-	k := txn(t, s, []store.Check{absent("a")}, set("a", "5"))
+	i := txn(t, s, []store.Precondition{absent("a"), absent("b")}, set("a", "1"))
+	refused(t, s, store.ErrConflict, []store.Precondition{absent("a")}, set("a", "2"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "b", Index: i}}, set("b", "2"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "a", Index: i + 1}}, del("a"))
+	j := txn(t, s, []store.Precondition{{Key: "a", Index: i}, absent("b")}, set("a", "2"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "a", Index: i}}, set("a", "3"))
+	txn(t, s, []store.Precondition{{Key: "a", Index: j}, {Key: "a", Index: j}}, del("a"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "a", Index: j}}, set("a", "4"))
+	k := txn(t, s, []store.Precondition{absent("a")}, set("a", "5"))
 	if k <= j {
 		t.Errorf("a key that came again has index %d, after %d", k, j)
 	}
 	// A key that was deleted and created again has a new index, so a check of the old index fails.
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i}}, set("a", "6"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "a", Index: i}}, set("a", "6"))
 }
 
 func testAllOrNothing(t *testing.T, s store.Store) {
 	i := txn(t, s, nil, set("a", "1"), set("b", "1"))
 	for _, bad := range []string{"a", "b", "z"} {
-		checks := []store.Check{{Key: "a", Index: i}, {Key: "b", Index: i}, absent("z")}
+		checks := []store.Precondition{{Key: "a", Index: i}, {Key: "b", Index: i}, absent("z")}
 		for n := range checks {
 			if checks[n].Key == bad {
 				checks[n].Index += 1000
@@ -42,18 +42,18 @@ func testAllOrNothing(t *testing.T, s store.Store) {
 // from before fail.
 func testEqualBytes(t *testing.T, s store.Store) {
 	i := txn(t, s, nil, set("a", "same"), set("b", "same"))
-	j := txn(t, s, []store.Check{{Key: "a", Index: i}}, set("a", "same"), set("c", "other"))
+	j := txn(t, s, []store.Precondition{{Key: "a", Index: i}}, set("a", "same"), set("c", "other"))
 	if e := get(t, s, "a"); e.Index != j {
 		t.Errorf("index %d, want that of the transaction that last wrote it, %d", e.Index, j)
 	}
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i}}, set("d", "x"))
-	txn(t, s, []store.Check{{Key: "a", Index: j}, {Key: "b", Index: i}}, set("d", "x"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "a", Index: i}}, set("d", "x"))
+	txn(t, s, []store.Precondition{{Key: "a", Index: j}, {Key: "b", Index: i}}, set("d", "x"))
 }
 
 // A check also applies to a key that the transaction does not write, whether or not the key exists.
 func testUnwrittenKey(t *testing.T, s store.Store) {
 	i := txn(t, s, nil, set("read/there", "1"), set("read/changes", "1"), set("read/goes", "1"))
-	checks := []store.Check{{Key: "read/there", Index: i}, {Key: "read/changes", Index: i},
+	checks := []store.Precondition{{Key: "read/there", Index: i}, {Key: "read/changes", Index: i},
 		{Key: "read/goes", Index: i}, absent("read/comes")}
 	txn(t, s, checks, set("w", "1"))
 	for _, change := range []store.Write{set("read/changes", "2"), del("read/goes"), set("read/comes", "1")} {
@@ -83,13 +83,13 @@ func testUnwrittenKey(t *testing.T, s store.Store) {
 func testDeleteAndCreate(t *testing.T, s store.Store) {
 	i := txn(t, s, nil, set("a", "1"), set("b", "1"))
 	refused(t, s, dataset.ErrInvalid, nil, del("a"), set("a", "2"))
-	j := txn(t, s, []store.Check{{Key: "a", Index: i}, absent("c")}, del("a"), set("c", "1"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i}}, del("b"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i}}, del("a"))
-	k := txn(t, s, []store.Check{absent("a"), {Key: "c", Index: j}}, set("a", "1"), del("c"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i}}, del("a"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "c", Index: j}}, del("c"))
-	txn(t, s, []store.Check{{Key: "a", Index: k}, absent("c"), {Key: "b", Index: i}}, del("a"), del("b"))
+	j := txn(t, s, []store.Precondition{{Key: "a", Index: i}, absent("c")}, del("a"), set("c", "1"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "a", Index: i}}, del("b"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "a", Index: i}}, del("a"))
+	k := txn(t, s, []store.Precondition{absent("a"), {Key: "c", Index: j}}, set("a", "1"), del("c"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "a", Index: i}}, del("a"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "c", Index: j}}, del("c"))
+	txn(t, s, []store.Precondition{{Key: "a", Index: k}, absent("c"), {Key: "b", Index: i}}, del("a"), del("b"))
 	if list := all(t, s); len(list) != 0 {
 		t.Errorf("left: %v", list)
 	}

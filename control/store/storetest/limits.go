@@ -27,7 +27,7 @@ func testLimits(t *testing.T, s store.Store) {
 	if _, err := s.Get(t.Context(), key(store.MaxKey+1)); !errors.Is(err, store.ErrTooLarge) {
 		t.Errorf("get of a key too long: %v", err)
 	}
-	var checks []store.Check
+	var checks []store.Precondition
 	var writes []store.Write
 	for n := range store.MaxOps / 2 {
 		checks = append(checks, absent(fmt.Sprintf("many/%d", n)))

@@ -65,11 +65,11 @@ func (m *model) sorted(prefix string) []store.Entry {
 }
 
 func (m *model) txn(r *rapid.T) {
-	var checks []store.Check
+	var checks []store.Precondition
 	hold := true
 	for _, k := range rapid.SliceOfN(modelKeys, 0, 3).Draw(r, "checked") {
 		index := rapid.SampledFrom([]uint64{m.entries[k].Index, m.entries[k].Index, 0, m.newest}).Draw(r, "index")
-		checks = append(checks, store.Check{Key: k, Index: index})
+		checks = append(checks, store.Precondition{Key: k, Index: index})
 		hold = hold && index == m.entries[k].Index
 	}
 	var writes []store.Write

@@ -29,14 +29,14 @@ func read(ctx context.Context, s store.Store, key string) (store.Entry, error) {
 func decide(ctx context.Context, s store.Store, keys []string, fn func(map[string]store.Entry) []store.Write) (bool,
 	error) {
 	have := map[string]store.Entry{}
-	var checks []store.Check
+	var checks []store.Precondition
 	for _, k := range keys {
 		e, err := read(ctx, s, k)
 		if err != nil {
 			return false, err
 		}
 		have[k] = e
-		checks = append(checks, store.Check{Key: k, Index: e.Index})
+		checks = append(checks, store.Precondition{Key: k, Index: e.Index})
 	}
 	writes := fn(have)
 	if writes == nil {
@@ -150,7 +150,7 @@ func testOneNameOneClaim(t *testing.T, s store.Store) {
 	won := 0
 	for n := range callers {
 		wg.Go(func() {
-			_, err := s.Txn(t.Context(), []store.Check{absent("names/db")},
+			_, err := s.Txn(t.Context(), []store.Precondition{absent("names/db")},
 				[]store.Write{set("names/db", fmt.Sprint(n)), set(fmt.Sprint("datasets/", n), "x")})
 			mu.Lock()
 			defer mu.Unlock()
@@ -213,7 +213,7 @@ func addOnce(ctx context.Context, s store.Store, limit time.Duration) error {
 			return err
 		}
 		short, cancel := context.WithTimeout(ctx, limit)
-		_, err = s.Txn(short, []store.Check{{Key: "sum", Index: sum.Index}, absent(request)},
+		_, err = s.Txn(short, []store.Precondition{{Key: "sum", Index: sum.Index}, absent(request)},
 			[]store.Write{set("sum", strconv.Itoa(n+1)), set(request, "done")})
 		cancel()
 		if err != nil && !errors.Is(err, store.ErrConflict) && !errors.Is(err, context.DeadlineExceeded) {
@@ -252,7 +252,7 @@ func testIncrements(t *testing.T, s store.Store) {
 					in.value, _ = strconv.Atoi(string(e.Value))
 				}
 				in.value++
-				in.index, err = s.Txn(t.Context(), []store.Check{{Key: "counter", Index: e.Index}},
+				in.index, err = s.Txn(t.Context(), []store.Precondition{{Key: "counter", Index: e.Index}},
 					[]store.Write{set("counter", strconv.Itoa(in.value))})
 				in.end = time.Now()
 				if errors.Is(err, store.ErrConflict) {

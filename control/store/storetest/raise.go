@@ -20,7 +20,7 @@ func testRaised(t *testing.T, s store.Store) {
 			t.Fatal(err)
 		}
 	}
-	index := txn(t, s, []store.Check{absent("a/c")}, set("a/b", "2"), set("a/c", "1"))
+	index := txn(t, s, []store.Precondition{absent("a/c")}, set("a/b", "2"), set("a/c", "1"))
 	if index <= far {
 		t.Fatalf("index %d after it was raised to %d", index, far)
 	}
@@ -29,8 +29,8 @@ func testRaised(t *testing.T, s store.Store) {
 			t.Errorf("%s has index %d, was written at %d", e.Key, e.Index, index)
 		}
 	}
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a/b", Index: before}}, set("a/b", "x"))
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a/b", Index: far}}, set("x", "x"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "a/b", Index: before}}, set("a/b", "x"))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "a/b", Index: far}}, set("x", "x"))
 	for _, after := range []uint64{0, before, far} {
 		if i, err := s.Watch(ctxOf(t), "a/", after); err != nil || i < index {
 			t.Errorf("after %d: %d, %v; the last change was %d", after, i, err, index)
@@ -38,7 +38,7 @@ func testRaised(t *testing.T, s store.Store) {
 	}
 	seen := make(chan error, 1)
 	go func() { seen <- waitPast(ctxOf(t), s, "a/", index) }()
-	last := txn(t, s, []store.Check{{Key: "a/b", Index: index}, {Key: "a/c", Index: index}}, set("a/b", "3"),
+	last := txn(t, s, []store.Precondition{{Key: "a/b", Index: index}, {Key: "a/c", Index: index}}, set("a/b", "3"),
 		del("a/c"))
 	if err := <-seen; err != nil || last <= index {
 		t.Errorf("index %d after %d, %v", last, index, err)

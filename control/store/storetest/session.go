@@ -76,8 +76,8 @@ func testSessionEnds(t *testing.T, s store.Store) {
 		t.Error("the other session is gone too:", err)
 	}
 	// Checks treat a bound key like any other key.
-	refused(t, s, store.ErrConflict, []store.Check{absent("live/3")}, set("c", "x"))
-	txn(t, s, []store.Check{absent("live/1")}, bind("live/1", "free again", other))
+	refused(t, s, store.ErrConflict, []store.Precondition{absent("live/3")}, set("c", "x"))
+	txn(t, s, []store.Precondition{absent("live/1")}, bind("live/1", "free again", other))
 }
 
 func testSessionExpires(t *testing.T, s store.Store) {
@@ -125,13 +125,14 @@ func testSessionRenewed(t *testing.T, s store.Store) {
 func testSessionRebound(t *testing.T, s store.Store) {
 	first, second := session(t, s), session(t, s)
 	i := txn(t, s, nil, bind("live/moved", "1", first), bind("live/again", "1", first), bind("live/gone", "1", first))
-	j := txn(t, s, []store.Check{{Key: "live/moved", Index: i}},
+	j := txn(t, s, []store.Precondition{{Key: "live/moved", Index: i}},
 		bind("live/moved", "2", second), bind("live/again", "2", first), del("live/gone"))
 	if e := get(t, s, "live/moved"); e.Index != j || string(e.Value) != "2" {
 		t.Errorf("%+v, want 2 at %d", e, j)
 	}
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "live/moved", Index: i}}, bind("live/moved", "3", first))
-	txn(t, s, []store.Check{absent("live/gone")}, bind("live/gone", "came again", second))
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "live/moved", Index: i}},
+		bind("live/moved", "3", first))
+	txn(t, s, []store.Precondition{absent("live/gone")}, bind("live/gone", "came again", second))
 	if err := s.End(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}

@@ -103,10 +103,10 @@ func set(key, value string) store.Write { return store.Write{Key: key, Value: []
 
 func del(key string) store.Write { return store.Write{Key: key, Delete: true} }
 
-func absent(key string) store.Check { return store.Check{Key: key} }
+func absent(key string) store.Precondition { return store.Precondition{Key: key} }
 
 // txn commits a transaction and fails the test if that fails.
-func txn(t testing.TB, s store.Store, checks []store.Check, writes ...store.Write) uint64 {
+func txn(t testing.TB, s store.Store, checks []store.Precondition, writes ...store.Write) uint64 {
 	t.Helper()
 	index, err := s.Txn(t.Context(), checks, writes)
 	if err != nil {
@@ -131,7 +131,7 @@ func gone(t testing.TB, s store.Store, key string) {
 	}
 }
 
-func refused(t testing.TB, s store.Store, want error, checks []store.Check, writes ...store.Write) {
+func refused(t testing.TB, s store.Store, want error, checks []store.Precondition, writes ...store.Write) {
 	t.Helper()
 	before := all(t, s)
 	if _, err := s.Txn(t.Context(), checks, writes); !errors.Is(err, want) {
@@ -198,7 +198,7 @@ func testIndexes(t *testing.T, s store.Store) {
 	}
 	// A refused transaction leaves every index unchanged.
 	e := get(t, s, "b")
-	refused(t, s, store.ErrConflict, []store.Check{absent("b")}, set("b", "x"))
+	refused(t, s, store.ErrConflict, []store.Precondition{absent("b")}, set("b", "x"))
 	if again := get(t, s, "b"); again.Index != e.Index {
 		t.Errorf("index %d became %d", e.Index, again.Index)
 	}
@@ -206,19 +206,19 @@ func testIndexes(t *testing.T, s store.Store) {
 
 func testReadOnlyTxn(t *testing.T, s store.Store) {
 	i := txn(t, s, nil, set("a", "1"))
-	if _, err := s.Txn(t.Context(), []store.Check{{Key: "a", Index: i}, absent("b")}, nil); err != nil {
+	if _, err := s.Txn(t.Context(), []store.Precondition{{Key: "a", Index: i}, absent("b")}, nil); err != nil {
 		t.Errorf("checks that hold, and no writes: %v", err)
 	}
 	if _, err := s.Txn(t.Context(), nil, nil); err != nil {
 		t.Errorf("nothing at all: %v", err)
 	}
-	refused(t, s, store.ErrConflict, []store.Check{{Key: "a", Index: i}, {Key: "b", Index: i}})
+	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "a", Index: i}, {Key: "b", Index: i}})
 }
 
 func testBadKeys(t *testing.T, s store.Store) {
 	for _, key := range []string{"", "/", "/a", "a/", "a//b", "a b", "a\n", "\x00", "ä", ".", "a/../b"} {
 		refused(t, s, dataset.ErrInvalid, nil, set("good", "x"), set(key, "x"))
-		refused(t, s, dataset.ErrInvalid, []store.Check{absent(key)}, set("good", "x"))
+		refused(t, s, dataset.ErrInvalid, []store.Precondition{absent(key)}, set("good", "x"))
 		if _, err := s.Get(t.Context(), key); !errors.Is(err, dataset.ErrInvalid) {
 			t.Errorf("get of %q: %v", key, err)
 		}

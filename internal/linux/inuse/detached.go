@@ -29,11 +29,11 @@ func (s *Scan) placeDetached(d *device, path string) (f File, still bool) {
 		return anywhere, !mount.Ended(err)
 	}
 	anywhere.removed = file.stat.Nlink == 0
-	placers := s.placers(d)
-	if len(placers) == 0 || file.readHandle() != nil {
+	mounts := s.lookupMounts(d)
+	if len(mounts) == 0 || file.readHandle() != nil {
 		return anywhere, true
 	}
-	for _, e := range placers {
+	for _, e := range mounts {
 		o, err := file.placeThrough(e)
 		switch {
 		case err != nil:
@@ -48,30 +48,30 @@ func (s *Scan) placeDetached(d *device, path string) (f File, still bool) {
 }
 
 const (
-	// maxPlacers is the maximum number of mounts through which a file is looked for. A host with a btrfs
+	// maxLookupMounts is the maximum number of mounts through which a file is looked for. A host with a btrfs
 	// usually has about ten subvolumes mounted.
-	maxPlacers = 16
+	maxLookupMounts = 16
 	// detachedWork is the work to place one file, in units of work.
 	detachedWork = 16
 )
 
-// placers returns the host's mounts of a filesystem through which files are placed. It returns at most maxPlacers
-// mounts. Those that show the largest parts of the filesystem come first. It returns no mount of a share, because the
+// lookupMounts returns the host's mounts of a filesystem through which files are placed, at most maxLookupMounts.
+// Those that show the largest parts of the filesystem come first. It returns no mount of a share, because the
 // server may be dead.
-func (s *Scan) placers(d *device) mount.Mounts {
+func (s *Scan) lookupMounts(d *device) mount.Mounts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	number := deviceNumber{d.major, d.minor}
-	if cached, ok := s.placersOf[number]; ok {
+	if cached, ok := s.lookupMountsOf[number]; ok {
 		return cached
 	}
 	list := slices.DeleteFunc(s.own.Of(d.major, d.minor), mount.OnShare)
 	slices.SortStableFunc(list, func(a, b *mount.Entry) int { return len(a.Root) - len(b.Root) })
-	list = list[:min(len(list), maxPlacers)]
-	if s.placersOf == nil {
-		s.placersOf = map[deviceNumber]mount.Mounts{}
+	list = list[:min(len(list), maxLookupMounts)]
+	if s.lookupMountsOf == nil {
+		s.lookupMountsOf = map[deviceNumber]mount.Mounts{}
 	}
-	s.placersOf[number] = list
+	s.lookupMountsOf[number] = list
 	return list
 }
 

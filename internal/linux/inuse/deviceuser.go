@@ -23,7 +23,7 @@ func DeviceUser(ctx context.Context, major, minor int) (string, error) {
 		}
 		unexamined = h.String()
 	}
-	files, err := Open(ctx, []mount.Filesystem{whole})
+	files, err := FindOpenFiles(ctx, []mount.Filesystem{whole})
 	if err != nil {
 		return "", err
 	}

@@ -114,17 +114,17 @@ func (x *Examination) thread(at string, t *threads, f *Findings) error {
 	if err == nil && !t.mapped {
 		t.mapped, err = x.mappings(at, f)
 	}
-	if err = unlessEnded(err); err != nil && !x.mustBeTrusted(err) {
+	if err = unlessEnded(err); err != nil && !x.mayIgnore(err) {
 		return err
 	}
 	return x.endChunk(ThreadWork)
 }
 
-// mustBeTrusted reports whether the examination continues despite err. It continues if the process belongs to root and
+// mayIgnore reports whether the examination continues despite err. It continues if the process belongs to root and
 // has capabilities that this process lacks, so that its descriptors cannot be read. An example is the host's init, if
 // Drover runs with fewer capabilities. The guard warns about such a lack when it starts. The mounts of such a process
 // are read nevertheless.
-func (x *Examination) mustBeTrusted(err error) bool {
+func (x *Examination) mayIgnore(err error) bool {
 	return errors.Is(err, fs.ErrPermission) && RunsAsRoot(x.PID)
 }
 

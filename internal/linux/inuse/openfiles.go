@@ -79,7 +79,7 @@ var examiner Examiner
 //
 // Callers share a look: a hundred datasets that are removed together need a few looks. A caller never gets a
 // look that began before its call.
-func Open(ctx context.Context, trees []mount.Filesystem) (*Files, error) {
+func FindOpenFiles(ctx context.Context, trees []mount.Filesystem) (*Files, error) {
 	l := shared.join(trees)
 	select {
 	case <-l.done:

@@ -145,7 +145,7 @@ func TestOpen(t *testing.T) {
 					command...)
 			}
 			pid := script(t, command...)
-			files, err := Open(t.Context(), []mount.Filesystem{tree})
+			files, err := FindOpenFiles(t.Context(), []mount.Filesystem{tree})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -181,7 +181,7 @@ func TestOpenBesideAnotherBtrfs(t *testing.T) {
 	tree.Identity = mount.Identity{}
 	for at, want := range map[string]bool{disk: true, other: false} {
 		pid := script(t, "unshare", "--mount", "sh", "-ec", detached, at)
-		files, err := Open(t.Context(), []mount.Filesystem{tree})
+		files, err := FindOpenFiles(t.Context(), []mount.Filesystem{tree})
 		must(t, err)
 		if o, found := openerIn(files, tree, pid); found != want || want && o.Path != "head/file" {
 			t.Errorf("the own filesystem: %t; found: %t, %+v", want, found, o)
@@ -228,7 +228,7 @@ func TestOpenIsNeverOld(t *testing.T) {
 }
 
 func look(t *testing.T, tree mount.Filesystem, pid int) (Opener, bool) {
-	files, err := Open(t.Context(), []mount.Filesystem{tree})
+	files, err := FindOpenFiles(t.Context(), []mount.Filesystem{tree})
 	if err != nil {
 		t.Error(err)
 		return Opener{}, false
@@ -286,7 +286,7 @@ func TestOpenLeavesItselfOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	files, err := Open(t.Context(), []mount.Filesystem{tree})
+	files, err := FindOpenFiles(t.Context(), []mount.Filesystem{tree})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +314,7 @@ func TestOpenIsBounded(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Open(ctx, []mount.Filesystem{tree}); !errors.Is(err, context.Canceled) {
+	if _, err := FindOpenFiles(ctx, []mount.Filesystem{tree}); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 }

@@ -59,8 +59,8 @@ type Scan struct {
 	byID  map[int]seenMount
 	size  int // of all tables together, in bytes
 
-	hostOverlays func() []overlay              // the overlays in the host's table
-	placersOf    map[deviceNumber]mount.Mounts // the results of placers
+	hostOverlays   func() []overlay              // the overlays in the host's table
+	lookupMountsOf map[deviceNumber]mount.Mounts // the results of lookupMounts
 }
 
 // viewKey identifies the set of mounts that a process sees: those of its mount namespace that are below

@@ -26,7 +26,7 @@ func Find() (Hierarchy, error) {
 }
 
 // Kind returns which limits the hierarchy can enforce for a volume.
-func (h Hierarchy) Kind() dataset.Limits {
+func (h Hierarchy) Kind() dataset.LimitEnforcement {
 	if h.Version == V1 {
 		return dataset.LimitsContainer
 	}

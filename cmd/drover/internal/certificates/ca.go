@@ -259,6 +259,7 @@ func checkIssued(dir, name string) error {
 	}
 	return dataset.Errorf(dataset.ErrNotFound,
 		"revoke operator %s: no certificate was issued to that name from %s (issued to: %s)%s; --force revokes the "+
-			"name nevertheless, for certificates of another host", dataset.Clip(name), dir, dataset.Have(names),
-		dataset.Guess(name, names))
+			"name nevertheless, for certificates of another host", dataset.Clip(name), dir,
+		dataset.FormatChoices(names),
+		dataset.Suggestion(name, names))
 }

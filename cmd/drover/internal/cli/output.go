@@ -198,7 +198,7 @@ func Find[T any](items []T, what, ref string, name func(T) string, id func(T) uu
 		return hits[0], nil
 	case 0:
 		return none, dataset.Errorf(dataset.ErrNotFound, "no such %s: %q (available: %s)%s", what, dataset.Clip(ref),
-			dataset.Have(have), dataset.Guess(ref, have))
+			dataset.FormatChoices(have), dataset.Suggestion(ref, have))
 	}
 	return none, dataset.Errorf(dataset.ErrAmbiguous, "%q is ambiguous, it matches: "+
 		"%s", ref, strings.Join(matched, ", "))

@@ -86,7 +86,7 @@ func (s suggester) suggest(
 	if listErr != nil || slices.Contains(names, word) {
 		return err
 	}
-	if hint := dataset.Guess(word, names); hint != "" {
+	if hint := dataset.Suggestion(word, names); hint != "" {
 		return fmt.Errorf("%w%s", err, hint)
 	}
 	return err

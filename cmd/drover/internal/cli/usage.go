@@ -21,7 +21,7 @@ func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 			return UnknownCommand(cmd, args[0])
 		}
 		return UsageError(cmd, "missing command for %s (available: %s)", CommandName(cmd),
-			dataset.Have(commandNames(cmd)))
+			dataset.FormatChoices(commandNames(cmd)))
 	}
 	return cmd
 }
@@ -49,7 +49,7 @@ func UnknownWord(cmd *cobra.Command, what, where, word string, have []string) er
 		hint = ", did you mean " + n + "?"
 	}
 	return UsageError(cmd, "unknown %s %q for %s%s (available: %s)", what, dataset.Clip(word), where, hint,
-		dataset.Have(have))
+		dataset.FormatChoices(have))
 }
 
 // CommandName returns the name of a command without the program's name.

@@ -215,7 +215,7 @@ func findReleasable(ctx context.Context, g cli.Fencer, ref string) (e guard.Entr
 	case 0:
 		return e, dataset.Errorf(dataset.ErrNotFound,
 			"release volume %q: the guard of this host does not know it (available: %s)%s", dataset.Clip(ref),
-			dataset.Have(fenced), dataset.Guess(ref, fenced))
+			dataset.FormatChoices(fenced), dataset.Suggestion(ref, fenced))
 	case 1:
 		e = found[0]
 	default:

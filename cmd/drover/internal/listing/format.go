@@ -49,8 +49,8 @@ func (f *format) Set(s string) error {
 		return fmt.Errorf("expected template=TEXT, such as template='{{.id}}'")
 	}
 	names := []string{formatTable, formatWide, formatJSON, formatYAML, formatName, formatTemplate + "=TEXT"}
-	return fmt.Errorf("unknown format %q (available: %s)%s", dataset.Clip(s), dataset.Have(names),
-		dataset.Guess(s, formats))
+	return fmt.Errorf("unknown format %q (available: %s)%s", dataset.Clip(s), dataset.FormatChoices(names),
+		dataset.Suggestion(s, formats))
 }
 
 // print prints the items in the format of -o. The default format with -q prints only IDs.

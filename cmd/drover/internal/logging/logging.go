@@ -52,11 +52,11 @@ func New(level, format string, getenv func(string) string) (*logrus.Logger, erro
 	levels := []string{"debug", "info", "warning", "error"}
 	if err != nil || !slices.Contains(levels, lvl.String()) {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "unknown log level %q (available: %s)%s", dataset.Clip(level),
-			dataset.Have(levels), dataset.Guess(level, levels))
+			dataset.FormatChoices(levels), dataset.Suggestion(level, levels))
 	}
 	if !slices.Contains(Formats(), format) {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "unknown log format %q (available: %s)%s", dataset.Clip(format),
-			dataset.Have(Formats()), dataset.Guess(format, Formats()))
+			dataset.FormatChoices(Formats()), dataset.Suggestion(format, Formats()))
 	}
 	log.SetLevel(lvl)
 	if format == Auto {

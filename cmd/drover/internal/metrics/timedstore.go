@@ -52,7 +52,8 @@ func (s timedStore) List(ctx context.Context, prefix, after string, limit int) (
 }
 
 // Txn implements store.Store.
-func (s timedStore) Txn(ctx context.Context, checks []store.Check, writes []store.Write) (index uint64, err error) {
+func (s timedStore) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (index uint64,
+	err error) {
 	defer func(began time.Time) { s.record("transaction", began, err) }(time.Now())
 	return s.Store.Txn(ctx, checks, writes)
 }

@@ -86,7 +86,8 @@ func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error 
 		if p.Pool == "" || slices.Contains(pools, p.Pool) {
 			continue
 		}
-		problem := fmt.Sprintf("which no node has (available: %s)%s", dataset.Have(pools), dataset.Guess(p.Pool, pools))
+		problem := fmt.Sprintf("which no node has (available: %s)%s", dataset.FormatChoices(pools),
+			dataset.Suggestion(p.Pool, pools))
 		if offline != nil {
 			problem = fmt.Sprintf("which could not be checked: %v", offline)
 		}

@@ -37,7 +37,7 @@ func ProfileCheck(kinds *backends.Registry) profiles.Check {
 			backendsByReason[reason] = append(backendsByReason[reason], kind.Name())
 		}
 		for i, reason := range whys {
-			whys[i] = "backend " + dataset.Have(backendsByReason[reason]) + ": " + reason
+			whys[i] = "backend " + dataset.FormatChoices(backendsByReason[reason]) + ": " + reason
 		}
 		return "", dataset.Errorf(dataset.ErrInvalid, "no backend can satisfy all of this: "+
 			"%s", strings.Join(whys, "; "))
@@ -56,7 +56,7 @@ func suggestBackends(kinds *backends.Registry, p dataset.Profile) string {
 	if len(names) == 0 {
 		return ""
 	}
-	return " (backend " + dataset.Have(names) + " could)"
+	return " (backend " + dataset.FormatChoices(names) + " could)"
 }
 
 // whyUnsatisfiable returns why no pool of a backend can satisfy a profile, or "" if one can.
