@@ -15,6 +15,7 @@ import (
 func (a *components) makeOperations() {
 	a.Operations = operation.NewRunner(operation.RunnerDeps{
 		Host: a.Host, Explain: a.Prober.ExplainOperation, Ended: a.Config.OperationEnded,
+		Holders: a.Holders.Examine,
 	})
 	a.Requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.Registration.Plan})
 	a.Sizes = operation.NewSizes(operation.SizesDeps{

@@ -290,6 +290,8 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 		return bad("only control can discard a dataset")
 	case op.Problem != nil && len(op.Problem.Message) > dataset.MaxLine:
 		return bad(fmt.Sprintf("why it failed takes %d bytes (%d at most)", len(op.Problem.Message), dataset.MaxLine))
+	case op.Problem != nil && !op.Problem.Holders.IsBounded():
+		return bad("the list of the holders is too long")
 	case op.Problem != nil && !changesOnlyRecords(op.Kind):
 		return nil
 	}

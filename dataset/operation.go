@@ -104,6 +104,8 @@ type Source struct {
 type Problem struct {
 	Code    string `json:"code"`    // stable code of the kind of error
 	Message string `json:"message"` // the error, for a person
+	// who uses the dataset on the node that refused the operation; absent: not examined
+	Holders *Holders `json:"holders,omitempty"`
 }
 
 // ProblemOf returns err as a record, in one line, truncated if it is too long for the store; nil for a nil error.
@@ -111,7 +113,7 @@ func ProblemOf(err error) *Problem {
 	if err == nil {
 		return nil
 	}
-	return &Problem{Code: KindOf(err).Code, Message: OneLine(err)}
+	return &Problem{Code: KindOf(err).Code, Message: OneLine(err), Holders: HoldersOf(err)}
 }
 
 // Err returns the problem as an error of the same kind and text.
@@ -119,7 +121,11 @@ func (p *Problem) Err() error {
 	if p == nil {
 		return nil
 	}
-	return Errorf(KindByCode(p.Code), "%s", p.Message)
+	err := Errorf(KindByCode(p.Code), "%s", p.Message)
+	if p.Holders != nil {
+		return WithHolders(err, *p.Holders)
+	}
+	return err
 }
 
 // Progress is how far an operation is.

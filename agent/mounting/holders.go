@@ -141,14 +141,28 @@ func (l *Holders) Describe(ctx context.Context, look Scan, d dataset.Dataset) (l
 // DescribeTree is like Describe for a dataset whose filesystem is known. It returns nil if the device number
 // of the filesystem belongs to another filesystem now.
 func (l *Holders) DescribeTree(look Scan, d dataset.Dataset, tree mount.Filesystem) (list []string) {
+	if tree.Reused() {
+		return nil
+	}
+	for _, e := range l.furtherMounts(look, d, tree) {
+		list = append(list, "it is mounted at "+e.Mountpoint)
+	}
+	for _, h := range look.foreign.Holders(tree, l.MountPath(d.ID)) {
+		list = append(list, h.String())
+	}
+	for _, o := range l.openers(look, d, tree) {
+		list = append(list, o.String())
+	}
+	return list
+}
+
+// furtherMounts returns the mounts of a dataset in the host's namespace besides its mount point and its staging mount.
+func (l *Holders) furtherMounts(look Scan, d dataset.Dataset, tree mount.Filesystem) (list []*mount.Entry) {
 	path, staged := l.MountPath(d.ID), ""
 	if pool, err := l.pools.Get(d.Pool); err == nil {
 		if s, stages := pool.(backends.Stager); stages {
 			staged = s.StagingPath(d.ID)
 		}
-	}
-	if tree.Reused() {
-		return nil
 	}
 	ours, known := look.own.PlaceAt(path)
 	index := look.own.Index()
@@ -159,18 +173,19 @@ func (l *Holders) DescribeTree(look Scan, d dataset.Dataset, tree mount.Filesyst
 		place, placed := index.PlaceOf(e)
 		isCopy := known && placed && place == ours
 		if !isCopy && !l.isOfAnotherDrover(d, e) {
-			list = append(list, "it is mounted at "+e.Mountpoint)
-		}
-	}
-	for _, h := range look.foreign.Holders(tree, path) {
-		list = append(list, h.String())
-	}
-	if look.files != nil {
-		for _, o := range look.files.Openers(tree, func(e *mount.Entry) bool { return l.isOfAnotherDrover(d, e) }) {
-			list = append(list, o.String())
+			list = append(list, e)
 		}
 	}
 	return list
+}
+
+// openers returns the processes that have a file of a dataset open, and those that could not be examined. It returns
+// none if look is from ScanMounts.
+func (l *Holders) openers(look Scan, d dataset.Dataset, tree mount.Filesystem) []inuse.Opener {
+	if look.files == nil {
+		return nil
+	}
+	return look.files.Openers(tree, func(e *mount.Entry) bool { return l.isOfAnotherDrover(d, e) })
 }
 
 // isOfAnotherDrover reports whether a mount may have been made by another Drover process on this machine, with other

@@ -41,6 +41,8 @@ type RunnerDeps struct {
 	*host.Host
 	// Explain adds the failure of a pool's disk to an error that was caused by it.
 	Explain func(ctx context.Context, op dataset.Operation, err error) error
+	// Holders finds out who uses the dataset of an operation on this host.
+	Holders func(ctx context.Context, d dataset.Dataset) dataset.Holders
 	// Ended is called after each operation. It must be fast. If nil, it is not called.
 	Ended func(op dataset.Operation, err error, took time.Duration)
 }
@@ -98,7 +100,7 @@ func (r *Runner) Run(
 	began := r.deps.Clock.Steady()
 	err := do(ctx, &op)
 	now.endRecording()
-	err = r.deps.Explain(ctx, op, err)
+	err = r.addHolders(ctx, op, r.deps.Explain(ctx, op, err))
 	if r.deps.Ended != nil {
 		r.deps.Ended(op, err, r.deps.Clock.Steady()-began)
 	}
@@ -127,6 +129,21 @@ func (r *Runner) Run(
 		rerr = nil
 	}
 	return errors.Join(err, rerr)
+}
+
+// addHolders adds the holders of the dataset to the error of an operation that was refused because the dataset is in
+// use. It adds none to a purge, which is repeated in the background, nor to a move, whose error names the uses of the
+// previous home.
+func (r *Runner) addHolders(ctx context.Context, op dataset.Operation, err error) error {
+	if dataset.KindOf(err) != dataset.ErrInUse || dataset.HoldersOf(err) != nil ||
+		op.Kind == dataset.OpPurge || op.Kind == dataset.OpMove {
+		return err
+	}
+	d, known := r.deps.Cache.Dataset(op.DatasetID)
+	if !known || d.Home != r.deps.NodeID {
+		return err
+	}
+	return dataset.WithHolders(err, r.deps.Holders(ctx, d))
 }
 
 func newRunning(op dataset.Operation, cancel context.CancelFunc) *running {

@@ -2,9 +2,9 @@
 // a host, and is the command line for both.
 //
 // The output of a command goes to standard output, as a table for people or as JSON for programs. Progress, questions
-// and errors go to standard error. An error is one line. The exit code is 0, or 1 if the request failed, or 2 if the
-// command line was wrong. A new command belongs in the package of its noun below internal. Package main builds the
-// command tree (root.go) and keeps no state.
+// and errors go to standard error. An error is one line; after that of a volume in use, each holder has a line. The
+// exit code is 0, or 1 if the request failed, or 2 if the command line was wrong. A new command belongs in the package
+// of its noun below internal. Package main builds the command tree (root.go) and keeps no state.
 package main
 
 import (
@@ -37,8 +37,8 @@ func main() {
 		Version: version, In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr,
 		Getenv: os.Getenv, Now: func() time.Time { return clock.System{}.Now().Local() }, NewID: uuid.New,
 		Sleep: sleep, Signals: signals,
-		DockerPath: dockerPath, Fencer: guards.DialGuard, Boottime: clock.Boottime, CheckKey: profiles.CheckKey,
-		Authority: certificates.DefaultAuthority,
+		DockerPath: dockerPath, ContainerNames: containerNames, Fencer: guards.DialGuard, Boottime: clock.Boottime,
+		CheckKey: profiles.CheckKey, Authority: certificates.DefaultAuthority,
 	}
 	a.Dial = func(endpoint string) (cli.Remote, error) {
 		debug.SetGCPercent(400) // a command that asks a server ends soon, so time matters more than memory
@@ -62,7 +62,7 @@ func execute(ctx context.Context, a *cli.App, args []string) int {
 	if err == nil {
 		return 0
 	}
-	cli.PrintError(a.ErrOut, err)
+	a.PrintError(ctx, err)
 	return dataset.KindOf(err).Exit
 }
 
@@ -93,6 +93,15 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+func containerNames(ctx context.Context) (map[string]string, error) {
+	c, err := engine.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return engine.Names(ctx, c)
 }
 
 func dockerPath(ctx context.Context, volume string, live bool) (string, error) {

@@ -21,6 +21,12 @@ type Result struct {
 	Exit     int
 }
 
+// FirstError returns the first line of Err. Lines about the holders of a volume follow it.
+func (r Result) FirstError() string {
+	line, _, _ := strings.Cut(r.Err, "\n")
+	return line
+}
+
 // Exec runs a command of the drover command line.
 func (h *Host) Exec(t testing.TB, args ...string) Result {
 	t.Helper()

@@ -215,8 +215,8 @@ func (w *world) testInUse(t *testing.T) {
 	for _, args := range [][]string{{"volume", "rm", "used"}, {"snapshot", "restore", "used", "before"}} {
 		r := w.h.Exec(t, args...)
 		want := "it is mounted by podman (2f73349cfc46) on node host-a (stop its containers first; " + shown + " shows them; " +
-			"podman volume unmount used ends a podman volume mount)\n"
-		if r.Exit == 0 || !strings.HasSuffix(r.Err, want) {
+			"podman volume unmount used ends a podman volume mount)"
+		if r.Exit == 0 || !strings.HasSuffix(r.FirstError(), want) {
 			t.Errorf("drover %v: exit %d, %s, want %s", args, r.Exit, r.Err, want)
 		}
 	}

@@ -245,7 +245,7 @@ func testA7(t *testing.T, w *world, s story) {
 
 	id := w.inspect(t, "demoVol@"+s.profile).Status.Mounts[0].ID
 	r := w.h.Exec(t, "snapshot", "restore", "demoVol", "before-upgrade")
-	if want := "drover: cannot restore volume demoVol: it is mounted by " + id[:12] + " on node host-a (stop its containers first; docker ps -a --filter volume=demoVol@" + s.profile + " shows them)\n"; r.Exit != 1 || r.Err != want {
+	if want := "drover: cannot restore volume demoVol: it is mounted by " + id[:12] + " on node host-a (stop its containers first; docker ps -a --filter volume=demoVol@" + s.profile + " shows them)"; r.Exit != 1 || r.FirstError() != want {
 		t.Errorf("restore while it runs: exit %d, %q, want 1 and %q", r.Exit, r.Err, want)
 	}
 	w.docker(t, "stop", "-t", "60", "db")

@@ -133,7 +133,7 @@ func snapshots(t *testing.T, w World) {
 	w.run(t, "holder", "snapped@gold")
 	holder := w.inspect(t, "snapped@gold").Status.Mounts[0].ID[:12]
 	if r := w.Admin.Exec(t, "snapshot", "restore", "snapped", "one"); r.Exit != 1 ||
-		!strings.Contains(lastLine(r.Err), "cannot restore volume snapped: it is mounted by "+holder+" on node "+
+		!strings.Contains(r.FirstError(), "cannot restore volume snapped: it is mounted by "+holder+" on node "+
 			w.Name) {
 		t.Errorf("restored while in use: %+v", r)
 	}
@@ -212,7 +212,7 @@ func InUse(t *testing.T, w World) {
 	}
 	for _, h := range []string{"", "--force"} {
 		args := slices.DeleteFunc([]string{"volume", "rm", "busy", h}, func(a string) bool { return a == "" })
-		if r := w.Admin.Exec(t, args...); r.Exit != 1 || lastLine(r.Err) != "drover: "+want {
+		if r := w.Admin.Exec(t, args...); r.Exit != 1 || r.FirstError() != "drover: "+want {
 			t.Errorf("drover %v: exit %d, %q, want %s", args, r.Exit, r.Err, want)
 		}
 	}

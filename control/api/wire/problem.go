@@ -23,6 +23,8 @@ type Problem struct {
 	// an earlier release treats every answer below 300 as success. It would treat the problem as the requested
 	// object.
 	Operation uuid.UUID `json:"operation,omitzero" doc:"UUID of the operation that continues the work; absent: none"`
+	// Holders is set for a volume in use if the node examined who uses it.
+	Holders *dataset.Holders `json:"holders,omitempty" doc:"who uses the volume on the node that refused the request; absent: not examined"`
 }
 
 // ProblemType is the media type of problem details.
@@ -37,7 +39,7 @@ func ProblemOf(err error) *Problem {
 		detail, _, _ = strings.Cut(err.Error(), "\n")
 	}
 	p := NewProblem(kind, kind.HTTP, detail)
-	p.Operation = dataset.ContinuesAs(err)
+	p.Operation, p.Holders = dataset.ContinuesAs(err), dataset.HoldersOf(err)
 	return p
 }
 
@@ -63,7 +65,11 @@ func (p *Problem) Err() error {
 	if p.Operation != uuid.Nil && p.Code == dataset.ErrPending.Code {
 		return dataset.PendingOn(p.Operation, "%s", p.Detail)
 	}
-	return dataset.Errorf(dataset.KindByCode(p.Code), "%s", p.Detail)
+	err := dataset.Errorf(dataset.KindByCode(p.Code), "%s", p.Detail)
+	if p.Holders != nil {
+		return dataset.WithHolders(err, *p.Holders)
+	}
+	return err
 }
 
 // GetHeaders returns the headers of the answer beside its media type. huma calls it.

@@ -257,6 +257,17 @@ func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	return append(holders, f.unexamined...)
 }
 
+// FilesystemAt returns a filesystem that is mounted on path in another mount namespace. A namespace that copied the
+// host's mounts keeps such a mount after the host has unmounted the filesystem.
+func (f *Foreign) FilesystemAt(path string) (fsys Filesystem, ok bool) {
+	for _, m := range f.mounts {
+		if m.Mountpoint == path {
+			return Filesystem{Major: m.Major, Minor: m.Minor, Root: m.Root}, true
+		}
+	}
+	return Filesystem{}, false
+}
+
 // From returns the processes that have a source, or a path below it, mounted in another mount
 // namespace. It is for filesystems whose sources are not devices. After them the result includes every
 // process that could not be examined, with Unexamined set.

@@ -48,6 +48,9 @@ type App struct {
 	Dial    func(endpoint string) (Remote, error)
 	// DockerPath returns the folder of a Docker volume; see engine.Path.
 	DockerPath func(ctx context.Context, volume string, live bool) (string, error)
+	// ContainerNames returns the names of the running containers of this host's engine by their full IDs; see
+	// engine.Names. If nil, no names are shown.
+	ContainerNames func(ctx context.Context) (map[string]string, error)
 	// VerifyPool runs the backend test suite in a temporary folder of a pool of this host.
 	VerifyPool func(ctx context.Context, p api.Pool) (*verify.Report, error)
 	// Fencer connects to this host's guard by the folder of its socket. Boottime is the guard's clock.

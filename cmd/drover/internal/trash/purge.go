@@ -163,7 +163,7 @@ func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, tras
 		out, err := purgeOne(ctx, a, c, o, v)
 		if err != nil {
 			failed++
-			cli.PrintError(a.ErrOut, fmt.Errorf("dataset %s, formerly volume %s: %w", v.ID, v.Volume, err))
+			a.PrintError(ctx, fmt.Errorf("dataset %s, formerly volume %s: %w", v.ID, v.Volume, err))
 			continue
 		}
 		if outs = append(outs, out); o.JSON() {

@@ -131,7 +131,7 @@ func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output,
 		}
 		if err != nil {
 			failed++
-			cli.PrintError(a.ErrOut, err)
+			a.PrintError(ctx, err)
 			continue
 		}
 		if outs = append(outs, out); o.JSON() {

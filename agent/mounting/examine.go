@@ -1,0 +1,107 @@
+package mounting
+
+import (
+	"context"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/linux/process"
+)
+
+// examineTime is how long Examine waits for the look at open files. A person waits for the result.
+const examineTime = 3 * time.Second
+
+// Examine finds out who uses a dataset on this host, so that a person can end that use. It never fails: the result
+// lists what could not be examined. Unlike Describe, it decides nothing. It needs no lock, so a holder can appear or
+// end meanwhile.
+//
+// While the dataset is mounted, copies of its mount in other mount namespaces are left out, because they do not prevent
+// the unmount. Once it is unmounted, they are holders.
+func (l *Holders) Examine(ctx context.Context, d dataset.Dataset) dataset.Holders {
+	out := dataset.Holders{Node: l.NodeName, List: []dataset.Holder{}}
+	look, err := l.ScanMounts()
+	if err != nil {
+		out.AddUnexamined("the mounts of the processes: " + dataset.OneLine(err))
+		return out
+	}
+	path := l.MountPath(d.ID)
+	tree, mounted := look.foreign.FilesystemAt(path)
+	if m := look.own.At(path); m != nil {
+		tree, mounted = treeOf(m), true
+	}
+	if !mounted {
+		if err := l.CheckPool(ctx, d); err != nil { // its text names the user, if there is one
+			out.AddUnexamined("the filesystem is not mounted on this node; its pool says: " + dataset.OneLine(err))
+		}
+		return out
+	}
+	filesCtx, cancel := context.WithTimeout(ctx, examineTime)
+	defer cancel()
+	if look.files, err = l.Files(filesCtx, []mount.Filesystem{tree}); err != nil {
+		out.AddUnexamined("the open files of the processes: " + dataset.OneLine(err))
+	}
+	l.addHolders(&out, look, d, tree)
+	devices, err := loopdev.List()
+	if err != nil {
+		out.AddUnexamined("the loop devices: " + dataset.OneLine(err))
+	}
+	for _, info := range devices {
+		if strings.HasPrefix(info.Backing, path+"/") {
+			out.Add(dataset.Holder{
+				Kind: dataset.HolderDevice, Device: info.Path, Path: strings.TrimPrefix(info.Backing, path+"/"),
+			})
+		}
+	}
+	return out
+}
+
+// addHolders adds the mounts and the processes of a look. Mounts come first: a container with a mount and an open file
+// is shown with the mount point.
+func (l *Holders) addHolders(out *dataset.Holders, look Scan, d dataset.Dataset, tree mount.Filesystem) {
+	for _, e := range l.furtherMounts(look, d, tree) {
+		out.Add(dataset.Holder{Kind: dataset.HolderMount, Path: e.Mountpoint})
+	}
+	for _, h := range look.foreign.Holders(tree, l.MountPath(d.ID)) {
+		if h.Unexamined != nil {
+			out.AddUnexamined(h.String())
+			continue
+		}
+		out.Add(identify(dataset.Holder{
+			Kind: dataset.HolderMount, PID: h.PID, Command: h.Comm, MountNamespace: h.Namespace, Path: h.Mountpoint,
+		}))
+	}
+	for _, o := range l.openers(look, d, tree) {
+		if o.Unexamined != nil {
+			out.AddUnexamined(o.String())
+			continue
+		}
+		out.Add(openHolder(o))
+	}
+}
+
+// openHolder returns the holder for a process with an open file.
+func openHolder(o inuse.Opener) dataset.Holder {
+	return identify(dataset.Holder{Kind: dataset.HolderProcess, PID: o.PID, Command: o.Comm, Path: o.Path})
+}
+
+// identify adds the user and the container of the holder's process. What it cannot read stays unknown, because the
+// process may have ended meanwhile.
+func identify(h dataset.Holder) dataset.Holder {
+	var err error
+	if h.User, err = process.User(h.PID); err != nil {
+		h.User = "unknown user"
+	}
+	id, engine, err := process.Container(h.PID)
+	if own, _, ownErr := process.Container(os.Getpid()); ownErr == nil && own == id {
+		return h // Drover runs in this container, which is the host for the volumes
+	}
+	if err == nil && id != "" {
+		h.Kind, h.Container, h.Engine = dataset.HolderContainer, id, engine
+	}
+	return h
+}

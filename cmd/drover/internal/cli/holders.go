@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
+)
+
+// containerNameTime is how long the engine may take to list its containers. The names are only a convenience.
+const containerNameTime = time.Second
+
+// PrintError writes an error as one line. If the error has the holders of a volume in use, a line for each follows.
+func (a *App) PrintError(ctx context.Context, err error) {
+	PrintError(a.ErrOut, err)
+	if held := dataset.HoldersOf(err); held != nil {
+		for _, line := range a.HolderLines(ctx, *held) {
+			_, _ = fmt.Fprintf(a.ErrOut, "drover: on node %s: %s\n", show.Clean(held.Node), line)
+		}
+	}
+}
+
+// HolderLines returns a line for each holder: who it is, and the command that ends its use. Lines about what could not
+// be examined follow. It asks the engine of this host for the names of the containers, and shows only their short IDs
+// if the engine does not answer in time. The result is empty only if nobody uses the dataset.
+func (a *App) HolderLines(ctx context.Context, held dataset.Holders) (lines []string) {
+	names := a.containerNames(ctx, held)
+	for _, h := range held.List {
+		name := names[h.Container]
+		lines = append(lines, show.Clean(h.Describe(name)+"; to free it: "+h.HowToFree(name)))
+	}
+	if more := held.Total - len(held.List); more > 0 {
+		lines = append(lines, fmt.Sprintf("%d further holders are not listed", more))
+	}
+	for _, line := range held.Unexamined {
+		lines = append(lines, show.Clean("not examined, and may use it: "+line))
+	}
+	return lines
+}
+
+// containerNames returns the names of the containers among the holders by their IDs, as far as the engine of this host
+// knows them. It asks the engine only if there is a container.
+func (a *App) containerNames(ctx context.Context, held dataset.Holders) map[string]string {
+	for _, h := range held.List {
+		if h.Container != "" {
+			return a.AllContainerNames(ctx)
+		}
+	}
+	return nil
+}
+
+// AllContainerNames returns the names of the running containers of this host's engine by their full IDs. It returns
+// none if the engine does not answer in time.
+func (a *App) AllContainerNames(ctx context.Context) map[string]string {
+	if a.ContainerNames == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, containerNameTime)
+	defer cancel()
+	names, err := a.ContainerNames(ctx)
+	if err != nil {
+		return nil // no engine, or one that does not answer: the short IDs must suffice
+	}
+	return names
+}
