@@ -125,7 +125,7 @@ func (r *faultyRig) poolIs(online bool) (reason string) {
 }
 
 // events counts the events of a type.
-func (r *faultyRig) events(kind string) (n int) {
+func (r *faultyRig) events(kind api.EventType) (n int) {
 	r.Helper()
 	if err := r.Service.Events(r.Context(), 0, false, func(e api.Event) error {
 		if e.Type == kind {

@@ -48,7 +48,7 @@ func printEvent(a *cli.App, e api.Event) error {
 		id = e.Dataset.String()[:show.ShortLength]
 	}
 	cells := []any{e.Time.In(a.Now().Location()).Format(time.DateTime)}
-	for _, c := range []string{e.Type, cli.ShortName(e.Volume), id, e.Node, e.Detail} {
+	for _, c := range []string{string(e.Type), cli.ShortName(e.Volume), id, e.Node, e.Detail} {
 		if c == "" {
 			c = "-"
 		}

@@ -297,7 +297,7 @@ func TestHeartbeats(t *testing.T) {
 	}
 	for i, c := range []struct {
 		st   dataset.PoolStatus
-		want string
+		want api.EventType
 	}{
 		{dataset.PoolStatus{Online: true, Size: 100, Free: 50}, ""},
 		{dataset.PoolStatus{Online: true, Size: 1000, Free: 160}, ""},
@@ -334,7 +334,7 @@ func TestFullVolumes(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	d := a.MustCreate("db")
-	report := func(from *controltest.Agent, st dataset.DatasetStatus) (events []string) {
+	report := func(from *controltest.Agent, st dataset.DatasetStatus) (events []api.EventType) {
 		t.Helper()
 		st.ID = d.ID
 		n := len(e.EventLog.Ring)
@@ -357,15 +357,15 @@ func TestFullVolumes(t *testing.T) {
 	for i, c := range []struct {
 		from *controltest.Agent
 		st   dataset.DatasetStatus
-		want []string
+		want []api.EventType
 	}{
 		{a, used(10, dataset.NotFull), nil},
-		{a, used(86, dataset.NearlyFull), []string{"volume.nearly_full"}},
+		{a, used(86, dataset.NearlyFull), []api.EventType{"volume.nearly_full"}},
 		{a, used(87, dataset.NearlyFull), nil},
-		{a, used(98, dataset.Full), []string{"volume.full"}},
+		{a, used(98, dataset.Full), []api.EventType{"volume.full"}},
 		{a, dataset.DatasetStatus{Problem: "its pool is offline"}, nil}, // how full it is is not known now
 		{a, used(98, dataset.Full), nil},
-		{a, used(40, dataset.NotFull), []string{"volume.not_full"}},
+		{a, used(40, dataset.NotFull), []api.EventType{"volume.not_full"}},
 		{b, used(98, dataset.Full), nil}, // not its home
 	} {
 		if got := report(c.from, c.st); !slices.Equal(got, c.want) {
@@ -373,7 +373,7 @@ func TestFullVolumes(t *testing.T) {
 		}
 	}
 	e.Restart()
-	if got := report(a, used(98, dataset.Full)); !slices.Equal(got, []string{"volume.full"}) {
+	if got := report(a, used(98, dataset.Full)); !slices.Equal(got, []api.EventType{"volume.full"}) {
 		t.Errorf("after a restart of control: %v", got)
 	}
 }

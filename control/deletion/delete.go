@@ -231,7 +231,7 @@ func (r *Deleter) moveToTrash(t *record.Tx, d *dataset.Dataset, detail string) e
 // Condemn marks a dataset for destruction: the agent of its home destroys it, and it cannot be restored. Until the
 // agent reports that the data is destroyed, the dataset is pending deletion, and the trash lists it. now is the time of
 // its deletion if it was not in the trash before.
-func Condemn(t *record.Tx, d *dataset.Dataset, now time.Time, event string) error {
+func Condemn(t *record.Tx, d *dataset.Dataset, now time.Time, event api.EventType) error {
 	record.RemoveSharedMounts(t, d)
 	if d.Trash != nil {
 		now = d.Trash.At

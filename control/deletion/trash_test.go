@@ -158,7 +158,7 @@ func TestPendingDeletion(t *testing.T) {
 		t.Helper()
 		if err := e.Events(e.Ctx, 0, false, func(ev api.Event) error {
 			if ev.Dataset == d.ID && ev.Type != "volume.create" {
-				all = append(all, ev.Type+": "+ev.Detail)
+				all = append(all, string(ev.Type)+": "+ev.Detail)
 			}
 			return nil
 		}); err != nil {

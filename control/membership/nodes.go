@@ -182,7 +182,7 @@ func fullnessEvents(t *record.Tx, n dataset.Node, changed []dataset.DatasetStatu
 		if err != nil || d.Home != n.ID || d.State != dataset.StateReady {
 			continue
 		}
-		typ := map[dataset.Fullness]string{
+		typ := map[dataset.Fullness]api.EventType{
 			dataset.Full: api.EventVolumeFull, dataset.NearlyFull: api.EventVolumeNearly,
 			dataset.NotFull: api.EventVolumeNotFull,
 		}[st.Fullness]

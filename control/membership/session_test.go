@@ -180,7 +180,7 @@ func TestNodesAreAway(t *testing.T) {
 	for _, s := range x.Services {
 		list, _ := s.EventLog.After(0)
 		for _, ev := range list {
-			types = append(types, ev.Type)
+			types = append(types, string(ev.Type))
 		}
 	}
 	if !slices.Equal(types, []string{"node.live", "node.away", "node.live"}) {

@@ -28,7 +28,7 @@ func TestEvents(t *testing.T) {
 			if ev.ID <= after && after < e.EventLog.Next {
 				t.Errorf("event %d after %d", ev.ID, after)
 			}
-			types, last = append(types, ev.Type), ev
+			types, last = append(types, string(ev.Type)), ev
 			return nil
 		}); err != nil {
 			t.Fatal(err)

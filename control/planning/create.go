@@ -377,7 +377,7 @@ func checkSource(t *record.Tx, op dataset.Operation) error {
 }
 
 // createEvent returns the type of the event about a new volume.
-func createEvent(kind dataset.OpKind) string {
+func createEvent(kind dataset.OpKind) api.EventType {
 	switch kind {
 	case dataset.OpClone:
 		return api.EventVolumeClone

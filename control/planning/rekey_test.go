@@ -163,7 +163,7 @@ func TestWhoNamesAnOldKey(t *testing.T) {
 	}
 	var told []string
 	if err := e.Events(e.Ctx, 0, false, func(v api.Event) error {
-		told = append(told, v.Type+" "+v.Volume+": "+v.Detail)
+		told = append(told, string(v.Type)+" "+v.Volume+": "+v.Detail)
 		return nil
 	}); err != nil || !slices.Contains(told, "volume.rekey db: key 1 to 2") {
 		t.Errorf("the events are %q, %v", told, err)

@@ -194,7 +194,7 @@ func (t *Tx) writeIndex(key string) int {
 }
 
 // Event publishes an event about a dataset with the commit.
-func (t *Tx) Event(typ string, d dataset.Dataset, detail string) {
+func (t *Tx) Event(typ api.EventType, d dataset.Dataset, detail string) {
 	t.Notice.Events = append(t.Notice.Events, api.Event{Type: typ, Volume: d.Volume, Dataset: d.ID, Detail: detail})
 }
 

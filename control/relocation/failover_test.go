@@ -90,7 +90,7 @@ func TestFailover(t *testing.T) {
 	var told []string
 	if err := l.Events(t.Context(), 0, false, func(ev api.Event) error {
 		if ev.Volume == "db" {
-			told = append(told, ev.Type+": "+ev.Detail)
+			told = append(told, string(ev.Type)+": "+ev.Detail)
 		}
 		return nil
 	}); err != nil {

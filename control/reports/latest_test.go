@@ -20,19 +20,19 @@ func TestPoolEventsHaveMargin(t *testing.T) {
 	s := reports.New()
 	for i, c := range []struct {
 		used    int // in percent; below 0: offline, without a size
-		want    []string
+		want    []api.EventType
 		comment string
 	}{
 		{80, nil, "enough space"},
-		{85, []string{api.EventPoolFull}, "nearly full"},
+		{85, []api.EventType{api.EventPoolFull}, "nearly full"},
 		{84, nil, "below the threshold, within the margin"},
 		{85, nil, "again at the threshold"},
 		{83, nil, "within the margin"},
-		{-1, []string{api.EventPoolOffline}, "offline"},
-		{84, []string{api.EventPoolOnline}, "online again, within the margin"},
+		{-1, []api.EventType{api.EventPoolOffline}, "offline"},
+		{84, []api.EventType{api.EventPoolOnline}, "online again, within the margin"},
 		{86, nil, "it was nearly full before"},
 		{82, nil, "clearly below the threshold"},
-		{85, []string{api.EventPoolFull}, "nearly full again"},
+		{85, []api.EventType{api.EventPoolFull}, "nearly full again"},
 	} {
 		st := dataset.PoolStatus{ID: pool, Online: true, Size: 100 * dataset.GiB, Free: dataset.Size(100-c.used) * dataset.GiB}
 		if c.used < 0 {
@@ -42,7 +42,7 @@ func TestPoolEventsHaveMargin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got []string
+		var got []api.EventType
 		for _, ev := range out.Events {
 			got = append(got, ev.Type)
 		}

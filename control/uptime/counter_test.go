@@ -87,7 +87,7 @@ func TestTrashOfAHostThatWasOff(t *testing.T) {
 	e.Round()
 	var told []string
 	err := e.Events(e.Ctx, 0, false, func(ev api.Event) error {
-		told = append(told, ev.Type+" "+ev.Detail)
+		told = append(told, string(ev.Type)+" "+ev.Detail)
 		return nil
 	})
 	if err != nil || len(told) != 1 || !strings.HasPrefix(told[0], "trash.hold the clock advanced 719h0m0s more than") {

@@ -14,40 +14,77 @@ import (
 //go:embed descriptions.json
 var descriptionsFile []byte
 
-// fieldKey names a struct field in the table of descriptions.
-func fieldKey(owner reflect.Type, field string) string {
-	path := owner.PkgPath()
-	name, _, _ := strings.Cut(owner.Name(), "[") // without type arguments
-	return path[strings.LastIndex(path, "/")+1:] + "." + name + "." + field
+// enumsFile is generated from the typed string constants. It maps "package.Type" to the values of its constants.
+//
+//go:embed enums.json
+var enumsFile []byte
+
+// typeKey names a type in the table of enumerations.
+func typeKey(t reflect.Type) string {
+	path := t.PkgPath()
+	name, _, _ := strings.Cut(t.Name(), "[") // without type arguments
+	return path[strings.LastIndex(path, "/")+1:] + "." + name
 }
 
-// describeProperties uses the comment of the Go field as the description of each property that has no description.
-func describeProperties(schemas huma.Registry) {
-	var texts map[string]string
-	if err := json.Unmarshal(descriptionsFile, &texts); err != nil {
-		panic("descriptions.json: " + err.Error()) // the file is part of the program
+// unmarshal decodes a generated file, which is part of the program.
+func unmarshal[T any](file []byte) (out T) {
+	if err := json.Unmarshal(file, &out); err != nil {
+		panic("generated file of package openapi: " + err.Error())
 	}
+	return out
+}
+
+// describeProperties uses the comment of the Go field as the description of each property that has no description. It
+// lists the values of each property whose Go type has constants.
+func describeProperties(schemas huma.Registry) {
+	texts := unmarshal[map[string]string](descriptionsFile)
+	enums := unmarshal[map[string][]string](enumsFile)
 	for name, schema := range schemas.Map() {
-		for property, key := range propertyFields(schemas.TypeFromRef("#/components/schemas/" + name)) {
+		for property, field := range propertyFields(schemas.TypeFromRef("#/components/schemas/" + name)) {
 			s := schema.Properties[property]
-			if s == nil || texts[key] == "" {
+			if s == nil {
 				continue
 			}
-			switch {
-			case s.Description == "":
-				s.Description = texts[key]
-			// This description belongs to the type, so it also holds for the field.
-			case s.Description == sizeUnit || s.Description == durationUnit:
-				s.Description = texts[key] + ". Unit: " + s.Description
-			}
+			describe(s, texts[field.key])
+			enumerate(s, field.typ, enums)
 		}
 	}
 }
 
-// propertyFields maps the JSON properties of a struct type to the keys of their Go fields. A field of an
-// embedded struct belongs to the embedded type.
-func propertyFields(t reflect.Type) map[string]string {
-	fields := map[string]string{}
+// describe sets the description of a property, unless it has one.
+func describe(s *huma.Schema, text string) {
+	switch {
+	case text == "":
+	case s.Description == "":
+		s.Description = text
+	// This description belongs to the type, so it also holds for the field.
+	case s.Description == sizeUnit || s.Description == durationUnit:
+		s.Description = text + ". Unit: " + s.Description
+	}
+}
+
+// enumerate lists the values of a property of type t, or of its items.
+func enumerate(s *huma.Schema, t reflect.Type, enums map[string][]string) {
+	for ; t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice; t = t.Elem() {
+		if t.Kind() == reflect.Slice && s.Items != nil {
+			s = s.Items
+		}
+	}
+	for _, v := range enums[typeKey(t)] {
+		s.Enum = append(s.Enum, v)
+	}
+}
+
+// propertyField is the Go field of a property.
+type propertyField struct {
+	key string // "package.Type.Field", as in the table of descriptions
+	typ reflect.Type
+}
+
+// propertyFields maps the JSON properties of a struct type to their Go fields. A field of an embedded struct belongs to
+// the embedded type.
+func propertyFields(t reflect.Type) map[string]propertyField {
+	fields := map[string]propertyField{}
 	for t != nil && t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -69,7 +106,7 @@ func propertyFields(t reflect.Type) map[string]string {
 				owner = owner.Elem()
 			}
 		}
-		fields[name] = fieldKey(owner, f.Name)
+		fields[name] = propertyField{typeKey(owner) + "." + f.Name, f.Type}
 	}
 	return fields
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,18 +20,27 @@ import (
 	"github.com/droverhq/drover/control/api/server"
 )
 
-// TestDescriptionsAreTheComments fails when descriptions.json differs from the comments of the fields. With
-// -update it writes the file.
-func TestDescriptionsAreTheComments(t *testing.T) {
-	want := fieldComments(t, usedFields())
-	if *update {
-		if err := os.WriteFile("descriptions.json", want, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		openapi.SetDescriptions(want)
+// TestGeneratedFilesAreTheSource fails when descriptions.json differs from the comments of the fields, or enums.json
+// from the constants. With -update it writes the files.
+func TestGeneratedFilesAreTheSource(t *testing.T) {
+	texts, values := map[string]string{}, map[string][]string{}
+	used := usedFields()
+	for _, file := range sources(t) {
+		addComments(texts, used, file)
+		addConstants(t, values, file)
 	}
-	if !bytes.Equal(want, openapi.Descriptions()) {
-		t.Error("descriptions.json is stale: run go generate ./control/api/openapi")
+	descriptions, enums := indented(t, texts), indented(t, values)
+	if *update {
+		for name, content := range map[string][]byte{"descriptions.json": descriptions, "enums.json": enums} {
+			if err := os.WriteFile(name, content, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		openapi.SetGenerated(descriptions, enums)
+	}
+	hasDescriptions, hasEnums := openapi.Generated()
+	if !bytes.Equal(descriptions, hasDescriptions) || !bytes.Equal(enums, hasEnums) {
+		t.Error("descriptions.json or enums.json is stale: run go generate ./control/api/openapi")
 	}
 }
 
@@ -51,51 +61,86 @@ func usedFields() map[string]bool {
 	used := map[string]bool{}
 	schemas := documented()
 	for name := range schemas.Map() {
-		for _, key := range openapi.PropertyFields(schemas.TypeFromRef("#/components/schemas/" + name)) {
+		for _, key := range openapi.PropertyKeys(schemas.TypeFromRef("#/components/schemas/" + name)) {
 			used[key] = true
 		}
 	}
 	return used
 }
 
-// fieldComments reads the comments of the fields from the source of the packages whose types the API uses.
-func fieldComments(t *testing.T, used map[string]bool) []byte {
+// sources parses the packages whose types the API uses, without their tests.
+func sources(t *testing.T) (parsed []*ast.File) {
 	t.Helper()
-	texts := map[string]string{}
-	root := filepath.Join("..", "..", "..")
 	for _, dir := range []string{"control/api", "dataset", "internal/pki"} {
-		files, err := filepath.Glob(filepath.Join(root, filepath.FromSlash(dir), "*.go"))
+		files, err := filepath.Glob(filepath.Join("..", "..", "..", filepath.FromSlash(dir), "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %d files, %v", dir, len(files), err)
 		}
 		for _, file := range files {
-			parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments|parser.SkipObjectResolution)
-			if err != nil {
-				t.Fatal(err)
-			}
 			if strings.HasSuffix(file, "_test.go") {
 				continue
 			}
-			ast.Inspect(parsed, func(n ast.Node) bool {
-				spec, ok := n.(*ast.TypeSpec)
-				if !ok {
-					return true
-				}
-				if s, ok := spec.Type.(*ast.StructType); ok {
-					for _, f := range s.Fields.List {
-						for _, name := range f.Names {
-							key := parsed.Name.Name + "." + spec.Name.Name + "." + name.Name
-							if text := commentOf(f); used[key] && text != "" {
-								texts[key] = text
-							}
-						}
-					}
-				}
-				return false
-			})
+			f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments|parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			parsed = append(parsed, f)
 		}
 	}
-	out, err := json.MarshalIndent(texts, "", "\t")
+	return parsed
+}
+
+// addComments adds the comments of the used fields of a file.
+func addComments(texts map[string]string, used map[string]bool, file *ast.File) {
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.TypeSpec)
+		if !ok {
+			return true
+		}
+		s, ok := spec.Type.(*ast.StructType)
+		if !ok {
+			return false
+		}
+		for _, f := range s.Fields.List {
+			for _, name := range f.Names {
+				key := file.Name.Name + "." + spec.Name.Name + "." + name.Name
+				if text := commentOf(f); used[key] && text != "" {
+					texts[key] = text
+				}
+			}
+		}
+		return false
+	})
+}
+
+// addConstants adds the values of the typed string constants of a file. An empty value is left out, because its
+// property is absent.
+func addConstants(t *testing.T, values map[string][]string, file *ast.File) {
+	t.Helper()
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || len(spec.Values) != 1 {
+			return true
+		}
+		typ, typed := spec.Type.(*ast.Ident)
+		lit, literal := spec.Values[0].(*ast.BasicLit)
+		if !typed || !literal || lit.Kind != token.STRING {
+			return true
+		}
+		value, err := strconv.Unquote(lit.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if key := file.Name.Name + "." + typ.Name; value != "" {
+			values[key] = append(values[key], value)
+		}
+		return true
+	})
+}
+
+func indented(t *testing.T, v any) []byte {
+	t.Helper()
+	out, err := json.MarshalIndent(v, "", "\t")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +157,7 @@ func commentOf(f *ast.Field) string {
 }
 
 func TestFieldsOfEmbeddedTypesKeepTheirOwner(t *testing.T) {
-	fields := openapi.PropertyFields(reflect.TypeFor[api.Volume]())
+	fields := openapi.PropertyKeys(reflect.TypeFor[api.Volume]())
 	for property, want := range map[string]string{"node": "api.Volume.Node", "id": "dataset.Dataset.ID"} {
 		if got := fields[property]; got != want {
 			t.Errorf("%s: got %q, want %q", property, got, want)

@@ -16,7 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-//go:generate go test -run TestDescriptionsAreTheComments|TestOpenAPIIsKept -update .
+//go:generate go test -run TestGeneratedFilesAreTheSource|TestOpenAPIIsKept -update .
 
 // clientCertificate is the name of the security scheme of connections over TLS.
 const clientCertificate = "clientCertificate"
