@@ -20,7 +20,6 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/agent/promise"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
@@ -194,14 +193,7 @@ func (a *components) load(ctx context.Context) error {
 			}
 			return err
 		}),
-		a.DB.Each(ctx, "spellings/", func(name string, v []byte) error {
-			var r records.Spellings
-			err := dataset.DecodeRecord(v, &r)
-			if err == nil {
-				a.Cache.SetSpellings(name, r)
-			}
-			return err
-		}),
+		a.Spellings.Load(ctx),
 		a.Verifier.Load(ctx),
 		a.Copies.Load(ctx),
 		a.Leases.Load(ctx), a.SharedMountTable.Load(ctx),

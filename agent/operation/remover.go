@@ -22,7 +22,7 @@ type RemoverDeps struct {
 	Datasets        *Datasets
 	Records         *RecordWriter
 	EnsureUnused    EnsureUnused
-	ForgetSpellings func(ctx context.Context, d dataset.Dataset) error // forgets the spellings that the engine used
+	ForgetSpellings func(ctx context.Context, id uuid.UUID) error // forgets the spellings that the engine used
 	DropUses        func(ctx context.Context, id uuid.UUID) error
 	PurgeLater      func(d dataset.Dataset)
 	// CheckPool fails unless a pool can be used now.
@@ -56,9 +56,6 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	steps.At("delete.recorded")
 	if !r.deps.Datasets.IsHome(out) {
 		return out, nil
-	}
-	if err := r.deps.ForgetSpellings(ctx, d); err != nil {
-		r.deps.LogOf(d).WithError(err).Warn("cannot remove the spellings that the engine used")
 	}
 	if err := mounting.RemoveMountPoint(r.deps.MountPath(d.ID)); err != nil {
 		r.deps.LogOf(d).WithError(err).Warn("cannot remove the mount point")
@@ -158,5 +155,6 @@ func (r *Remover) purgeOnce(ctx context.Context, jb *jobs.Job, op *dataset.Opera
 	steps.At("purge.recorded")
 	r.deps.Cache.Remove(d.ID)
 	return out, errors.Join(r.deps.DropUses(context.WithoutCancel(ctx), d.ID),
+		r.deps.ForgetSpellings(context.WithoutCancel(ctx), d.ID),
 		mounting.RemoveMountPoint(r.deps.MountPath(d.ID)))
 }

@@ -2,6 +2,7 @@ package records
 
 import (
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -9,12 +10,25 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Spellings lists the spellings by which the engine of this node has used a volume.
+// keepDeleted is how long the spellings of a deleted volume are kept if its home is another node. This node does not
+// learn when the dataset is destroyed. A dataset rarely stays in the trash longer.
+const keepDeleted = 90 * 24 * time.Hour
+
+// Spellings lists the spellings by which the engine of this node has used a volume. They are kept while the dataset is
+// in the trash: after drover trash restore, the containers of the engine still name the volume by them.
 type Spellings struct {
 	Dataset uuid.UUID `json:"dataset"`
 	Used    []string  `json:"used"` // spellings, such as db@gold
 	// Podman is true if Podman made or mounted the volume on this node.
 	Podman bool `json:"podman,omitempty"`
+	// Deleted is when this node learned that the volume was deleted, if its home is another node. docker volume ls does
+	// not list the volume from then on, until the engine uses it again.
+	Deleted time.Time `json:"deleted,omitzero"`
+}
+
+// IsObsolete reports whether the spellings of a deleted volume were kept for their whole time.
+func (r Spellings) IsObsolete(now time.Time) bool {
+	return !r.Deleted.IsZero() && now.Sub(r.Deleted) > keepDeleted
 }
 
 // ListEntry is a line of docker volume ls.
@@ -49,7 +63,7 @@ func (c *Cache) List(node uuid.UUID) []ListEntry {
 		}
 	}
 	for name, r := range c.spellings {
-		if _, taken := c.names[name]; taken || c.datasets[r.Dataset] != nil {
+		if _, taken := c.names[name]; taken || c.datasets[r.Dataset] != nil || !r.Deleted.IsZero() {
 			continue
 		}
 		delete(elsewhere, r.Dataset)
@@ -97,15 +111,15 @@ func (c *Cache) UsedByPodman(d dataset.Dataset) bool {
 	return r != nil && r.Dataset == d.ID && r.Podman
 }
 
-// DatasetNamed returns the dataset for which the engine last used a name.
-func (c *Cache) DatasetNamed(name string) (uuid.UUID, bool) {
+// SpellingsOfName returns the spellings that are recorded for a name, of whatever dataset.
+func (c *Cache) SpellingsOfName(name string) (Spellings, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	r := c.spellings[name]
 	if r == nil {
-		return uuid.Nil, false
+		return Spellings{}, false
 	}
-	return r.Dataset, true
+	return *r, true
 }
 
 // SetSpellings replaces the spellings of a name.
@@ -115,15 +129,16 @@ func (c *Cache) SetSpellings(name string, r Spellings) {
 	c.spellings[name] = &r
 }
 
-// ForgetSpellings removes the spellings of a dataset's name, unless another dataset has that name now. It reports
-// whether there were any.
-func (c *Cache) ForgetSpellings(d dataset.Dataset) bool {
+// ForgetSpellings removes the spellings of a dataset, and returns the names for which it had any. There are several
+// after a restore from the trash under another name.
+func (c *Cache) ForgetSpellings(id uuid.UUID) (names []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := c.spellings[d.Volume]
-	if r == nil || r.Dataset != d.ID {
-		return false
+	for name, r := range c.spellings {
+		if r.Dataset == id {
+			delete(c.spellings, name)
+			names = append(names, name)
+		}
 	}
-	delete(c.spellings, d.Volume)
-	return true
+	return names
 }

@@ -47,7 +47,7 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 	if !known {
 		v, err := f.deps.Control.Volume(ctx, ref.Name)
 		if errors.Is(err, dataset.ErrNotFound) {
-			return dataset.Dataset{}, errors.Join(err, f.deps.Spellings.ForgetName(ctx, ref.Name))
+			return dataset.Dataset{}, errors.Join(err, f.deps.Spellings.MarkDeleted(ctx, ref.Name))
 		}
 		if err != nil {
 			return dataset.Dataset{}, err

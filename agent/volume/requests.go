@@ -77,7 +77,7 @@ func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	if err := r.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume}); err != nil {
 		return err
 	}
-	return r.deps.Spellings.ForgetName(ctx, d.Volume) // needed if the home that deleted the volume is another node
+	return r.deps.Spellings.MarkDeleted(ctx, d.Volume)
 }
 
 // Perform plans a request for an existing volume and executes it here.

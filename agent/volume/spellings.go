@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
@@ -60,23 +62,59 @@ func (s *Spellings) Save(d dataset.Dataset, ref dataset.Reference, tool plugin.T
 	return nil
 }
 
-// Forget forgets how the engine spelled a volume that does not exist any more.
-func (s *Spellings) Forget(ctx context.Context, d dataset.Dataset) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.deps.Cache.ForgetSpellings(d) {
-		return nil
+// Load reads the spellings from disk. It is called once, before the other methods.
+func (s *Spellings) Load(ctx context.Context) error {
+	obsolete := map[string]any{}
+	err := s.deps.DB.Each(ctx, "spellings/", func(name string, v []byte) error {
+		var r records.Spellings
+		err := dataset.DecodeRecord(v, &r)
+		switch {
+		case err != nil:
+		case r.IsObsolete(s.deps.Clock.Now()):
+			obsolete["spellings/"+name] = nil
+		default:
+			s.deps.Cache.SetSpellings(name, r)
+		}
+		return err
+	})
+	if err != nil || len(obsolete) == 0 {
+		return err
 	}
-	return s.deps.DB.Put(context.WithoutCancel(ctx), map[string]any{"spellings/" + d.Volume: nil})
+	return s.deps.DB.Put(ctx, obsolete)
 }
 
-// ForgetName forgets how the engine spelled a volume that was deleted on another node.
-func (s *Spellings) ForgetName(ctx context.Context, name string) error {
-	id, used := s.deps.Cache.DatasetNamed(name)
-	if !used {
+// Forget forgets how the engine spelled a dataset that was destroyed.
+func (s *Spellings) Forget(ctx context.Context, id uuid.UUID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	obsolete := map[string]any{}
+	for _, name := range s.deps.Cache.ForgetSpellings(id) {
+		obsolete["spellings/"+name] = nil
+	}
+	if len(obsolete) == 0 {
 		return nil
 	}
-	return s.Forget(ctx, dataset.Dataset{ID: id, Volume: name})
+	return s.deps.DB.Put(context.WithoutCancel(ctx), obsolete)
+}
+
+// MarkDeleted records that the volume of a name was deleted, if its home is another node. If its home is this node,
+// there is nothing to do: the cache has the dataset until it is destroyed.
+func (s *Spellings) MarkDeleted(ctx context.Context, name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, used := s.deps.Cache.SpellingsOfName(name)
+	if !used || !r.Deleted.IsZero() {
+		return nil
+	}
+	if _, isHome := s.deps.Cache.Dataset(r.Dataset); isHome {
+		return nil
+	}
+	r.Deleted = s.deps.Clock.Now()
+	if err := s.deps.DB.Put(context.WithoutCancel(ctx), map[string]any{"spellings/" + name: r}); err != nil {
+		return err
+	}
+	s.deps.Cache.SetSpellings(name, r)
+	return nil
 }
 
 // Used returns the spellings that this engine has used for a volume.
@@ -86,6 +124,9 @@ func (s *Spellings) Used(d dataset.Dataset) []string {
 
 // isRecorded reports whether it is recorded that a tool has used a spelling of a volume.
 func (s *Spellings) isRecorded(d dataset.Dataset, spelling string, tool plugin.Tool) bool {
+	if r, ok := s.deps.Cache.SpellingsOfName(d.Volume); ok && r.Dataset == d.ID && !r.Deleted.IsZero() {
+		return false // the volume was restored from the trash
+	}
 	return slices.Contains(s.Used(d), spelling) && (tool != plugin.Podman || s.deps.Cache.UsedByPodman(d))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -11,7 +12,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -34,6 +37,61 @@ func TestGetOfSpellingThatEngineUsed(t *testing.T) {
 	if v, err := r.Get(t.Context(), "db@silver"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a spelling that never was: %+v, %v", v, err)
 	}
+}
+
+// TestSpellingsOutliveDeletion: the engines of the home and of another node have used a volume by a profile that it does
+// not have any more. Both find it again after a restore from the trash and a restart, and neither lists it in between.
+func TestSpellingsOutliveDeletion(t *testing.T) {
+	ctx := t.Context()
+	a := agenttest.New(t)
+	b := agenttest.New(t, func(cfg *agent.Config) {
+		cfg.Control, cfg.NodeName = a.Link, "host-b"
+		cfg.Pools = []pool.Config{{Name: "other", Backend: "dir", Path: filepath.Join(cfg.Root, "pool")}}
+	})
+	d := a.NewVolume("db")
+	used := map[string]any{"spellings/db": records.Spellings{Dataset: d.ID, Used: []string{"db@gold"}}}
+	for _, r := range []*agenttest.Host{a, b} {
+		if err := r.DB.Put(ctx, used); err != nil {
+			t.Fatal(err)
+		}
+		r.Restart()
+	}
+	submit := func(req api.Request) {
+		t.Helper()
+		req.ID, req.Volume = uuid.New(), "db"
+		if _, err := a.Link.Service.Submit(ctx, req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func() {
+		t.Helper()
+		submit(api.Request{Kind: dataset.OpDelete})
+		agenttest.Await(t, func() bool { now, _ := a.Cache.Dataset(d.ID); return now.State == dataset.StateTrashed })
+	}
+	remove()
+	for _, r := range []*agenttest.Host{a, b} {
+		if v, err := r.Get(ctx, "db@gold"); !errors.Is(err, dataset.ErrNotFound) {
+			t.Errorf("%s: in the trash: %+v, %v", r.NodeName, v, err)
+		}
+		if list, err := r.List(ctx); err != nil || len(list) != 0 {
+			t.Errorf("%s lists %v, %v", r.NodeName, list, err)
+		}
+		r.Restart()
+	}
+	submit(api.Request{Kind: dataset.OpUndelete})
+	agenttest.Await(t, func() bool { _, ok := a.Cache.Volume("db"); return ok })
+	for _, r := range []*agenttest.Host{a, b} {
+		if v, err := r.Get(ctx, "db@gold"); err != nil || v.Spelling != "db@gold" {
+			t.Errorf("%s: restored: %+v, %v", r.NodeName, v, err)
+		}
+	}
+	b.Restart()
+	if used := b.Spellings.Used(d); len(used) != 1 {
+		t.Errorf("host-b knows it as %q", used)
+	}
+	remove()
+	submit(api.Request{Kind: dataset.OpPurge})
+	agenttest.Await(t, func() bool { _, isRecorded := a.Cache.SpellingsOfName("db"); return !isRecorded })
 }
 
 // Spellings that the engine uses at the same time are all kept, and all dropped:

@@ -323,6 +323,22 @@ func trash(t *testing.T, w World) {
 	if out := w.Admin.Must(t, "trash", "ls", "-q"); strings.Contains(out, v.ID.String()) {
 		t.Errorf("purged, it is in the trash: %s", out)
 	}
+	w.restoredForContainer(t)
+}
+
+// restoredForContainer: a stopped container starts with a volume that is back from the trash. It names the volume by the
+// profile that the volume had when the container was created.
+func (w World) restoredForContainer(t *testing.T) {
+	w.Admin.Must(t, "volume", "create", "kept@gold")
+	w.run(t, "keeper", "kept@gold")
+	w.Admin.Must(t, "volume", "set-profile", "kept", "silver")
+	w.docker(t, "stop", "keeper")
+	w.Admin.Must(t, "volume", "rm", "kept")
+	w.refused(t, "get kept@gold: no such volume", "start", "keeper")
+	w.Admin.Must(t, "trash", "restore", "kept")
+	w.docker(t, "start", "keeper")
+	w.docker(t, "rm", "-f", "keeper")
+	w.docker(t, "volume", "rm", "kept@gold")
 }
 
 // carried: a volume that is exported and imported has the same files.
