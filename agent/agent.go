@@ -241,7 +241,7 @@ func (a *Agent) Close() error {
 	a.wg.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err := errors.Join(a.Cache.SaveChanged(ctx, a.DB), a.StoreClock.Save(ctx))
+	err := errors.Join(a.Cache.SaveChanged(ctx, a.DB), a.StoreClock.Save(ctx), a.Status.SaveUsages(ctx))
 	a.endLeases()
 	a.leaseWork.Wait()
 	a.Registration.Leave(ctx)

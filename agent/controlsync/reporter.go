@@ -298,7 +298,8 @@ func (r *Reporter) Run(begun func()) {
 			all.retryUnreachable()
 			r.report(r.Ctx, all, slices.Concat(r.Uses.InUse(), all.reportedDatasets(), looks.next(r.Cache.IDs)))
 			r.Facts.Report(r.Ctx)
-			if err := errors.Join(r.Cache.SaveChanged(r.Ctx, r.DB), r.StoreClock.Save(r.Ctx)); err != nil &&
+			if err := errors.Join(r.Cache.SaveChanged(r.Ctx, r.DB), r.StoreClock.Save(r.Ctx),
+				r.Status.SaveUsages(r.Ctx)); err != nil &&
 				r.Ctx.Err() == nil {
 				r.Log.WithError(err).Error("cannot write the agent's copy of its records")
 			}

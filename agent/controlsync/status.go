@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
@@ -14,7 +16,7 @@ import (
 )
 
 // StatusReader reads the present status of datasets on this node. It remembers how full each dataset was when it was
-// last read. Its methods are safe for concurrent use.
+// last read, in memory and on disk (usage/). Its methods are safe for concurrent use.
 type StatusReader struct {
 	*host.Host
 	Pools    *pool.Pools
@@ -50,7 +52,6 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 	walks := !caps.OwnFilesystem && !caps.KnowsUsed // it would walk through all files to measure the usage
 	var used dataset.Size
 	var usage *dataset.Usage
-	var exact bool
 	var stopped, uerr error
 	if err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) {
 		if mounted {
@@ -65,11 +66,11 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 			if mounted {
 				mountedAt = path
 			}
-			used, usage, exact, uerr = readUsage(ctx, b, d, mountedAt)
+			used, usage, uerr = readUsage(ctx, b, d, mountedAt)
 		}
 	}); err == nil {
 		st.Used, err = used, cmp.Or(stopped, uerr)
-		st.Usage, st.Fullness = s.usages.note(d, usage, exact)
+		st.Usage, st.Fullness = s.usages.note(d, usage)
 		s.Disks.Record(d, err)
 	}
 	switch {
@@ -88,6 +89,39 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 		return
 	}
 	if usage := statfs(s.MountPath(d.ID)); usage != nil {
-		s.usages.note(d, usage, true)
+		s.usages.note(d, usage)
 	}
+}
+
+const usageKey = "usage/"
+
+// LoadUsages reads from disk how full the datasets were. It is called once, after the cache was loaded and before the
+// other methods.
+func (s *StatusReader) LoadUsages(ctx context.Context) error {
+	return s.DB.Each(ctx, usageKey, func(rest string, v []byte) error {
+		id, err := uuid.Parse(rest)
+		if err != nil {
+			return err
+		}
+		var r lastUsage
+		if err := dataset.DecodeRecord(v, &r); err != nil {
+			return err
+		}
+		_, known := s.Cache.Dataset(id)
+		s.usages.load(id, r, known)
+		return nil
+	})
+}
+
+// SaveUsages writes to disk how full the datasets are, in one transaction for all that changed by a percent or more.
+func (s *StatusReader) SaveUsages(ctx context.Context) error {
+	values, restore := s.usages.takeUnsaved()
+	if len(values) == 0 {
+		return nil
+	}
+	err := s.DB.Put(ctx, values)
+	if err != nil {
+		restore()
+	}
+	return err
 }

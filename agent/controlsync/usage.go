@@ -13,36 +13,29 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/mkfs"
 )
 
 // readUsage returns how many bytes a dataset uses, and how full it is. It walks no files. path is where the dataset is
-// mounted, or "" if it is not. The usage is nil if the dataset has no limit that its pool can tell.
-// exact says whether the usage is what df would show. For an unmounted filesystem it is an estimate from the blocks of
-// its device, which can be allocated and free.
+// mounted, or "" if it is not. The usage is what df would show. It is nil if the dataset has no limit that its pool
+// knows, or if its filesystem is not mounted: blocks of its device can be allocated and free.
 func readUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) (
-	used dataset.Size, usage *dataset.Usage, exact bool, err error) {
+	used dataset.Size, usage *dataset.Usage, err error) {
 	own := b.Info().Capabilities.OwnFilesystem
 	seen := statfs(path)
 	if own && seen != nil {
-		return seen.Used, seen, true, nil
+		return seen.Used, seen, nil
 	}
 	used, err = b.Used(ctx, d.ID)
-	if err != nil || d.Size <= 0 {
-		return used, nil, false, err
+	if err != nil || d.Size <= 0 || own && d.Profile.Filesystem.Type != "" {
+		return used, nil, err
 	}
 	if seen != nil && seen.Used+seen.Available <= d.Size {
 		// The kernel shows the limit of the directory as the size of the filesystem: project quotas. The inodes are
 		// those of the whole pool.
-		return used, &dataset.Usage{Used: seen.Used, Available: seen.Available}, true, nil
+		return used, &dataset.Usage{Used: seen.Used, Available: seen.Available}, nil
 	}
-	data := used
-	if fs := d.Profile.Filesystem.Type; own && fs != "" {
-		// The pool counts the blocks of the device, including those that the filesystem needs for itself.
-		data = max(0, used-(mkfs.Device(fs, d.Size)-d.Size))
-	}
-	data = min(data, d.Size)
-	return used, &dataset.Usage{Used: data, Available: d.Size - data}, !own, nil
+	data := min(used, d.Size)
+	return used, &dataset.Usage{Used: data, Available: d.Size - data}, nil
 }
 
 // statfs returns the usage of the filesystem that is mounted at path as df shows it, or nil if path is "", cannot be
@@ -87,43 +80,108 @@ func bytes(blocks uint64, each int64) dataset.Size {
 	return dataset.Size(blocks) * dataset.Size(each) //nolint:gosec // no filesystem has so many
 }
 
-// usages remembers how full datasets are. It is safe for concurrent use.
+// usages remembers how full datasets are, also across restarts of the agent. It is safe for concurrent use.
 type usages struct {
-	mu   sync.Mutex
-	last map[uuid.UUID]lastUsage
+	mu      sync.Mutex
+	last    map[uuid.UUID]lastUsage
+	removed []uuid.UUID // datasets whose record on disk is obsolete
 }
 
-// lastUsage is the usage of a dataset when it was last read.
+// lastUsage is the usage of a dataset when it was last read. It is also the record on disk.
 type lastUsage struct {
-	usage    dataset.Usage
-	fullness dataset.Fullness
-	size     dataset.Size // of the dataset
-	request  uuid.UUID    // the last request that changed the dataset
-	exact    bool         // read from a mounted filesystem
+	Usage    dataset.Usage    `json:"usage"`
+	Fullness dataset.Fullness `json:"fullness,omitempty"`
+	Size     dataset.Size     `json:"size"`    // of the dataset
+	Request  uuid.UUID        `json:"request"` // the last request that changed the dataset
+
+	saved usageSummary // what is on disk
 }
 
-// note records the usage of a dataset, and returns the usage and state to report. exact says that usage was read from a
-// mounted filesystem. The pool knows less than the filesystem did. So the last exact usage of an unmounted dataset
-// counts until the dataset is changed.
-func (u *usages) note(d dataset.Dataset, usage *dataset.Usage, exact bool) (*dataset.Usage, dataset.Fullness) {
+// usageSummary is what users see of a usage. A change of fewer bytes is not written to disk.
+type usageSummary struct {
+	request               uuid.UUID
+	percent, inodePercent int
+	fullness              dataset.Fullness
+}
+
+func (u lastUsage) summary() usageSummary {
+	return usageSummary{u.Request, u.Usage.Percent(), u.Usage.InodePercent(), u.Fullness}
+}
+
+// note records the usage of a dataset, and returns the usage and state to report. If usage is nil, nobody knows it at
+// the moment. Then the last usage counts until the dataset is changed.
+func (u *usages) note(d dataset.Dataset, usage *dataset.Usage) (*dataset.Usage, dataset.Fullness) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	was, known := u.last[d.ID]
-	if known && was.exact && !exact && was.size == d.Size && was.request == d.Request {
-		usage, exact = &was.usage, true
-	}
 	if usage == nil {
-		return nil, dataset.NotFull
+		if !known || was.Size != d.Size || was.Request != d.Request {
+			u.forgetLocked(d.ID)
+			return nil, dataset.NotFull
+		}
+		usage = &was.Usage
 	}
-	next := lastUsage{usage: *usage, size: d.Size, request: d.Request, exact: exact}
-	if d.Size > 0 && exact { // without a size, the space of the pool is the limit, and the pool is reported
-		next.fullness = usage.Fullness(d.Profile.WarnAt, was.fullness)
+	next := lastUsage{Usage: *usage, Size: d.Size, Request: d.Request, saved: was.saved}
+	if d.Size > 0 { // without a size, the space of the pool is the limit, and the pool is reported
+		next.Fullness = usage.Fullness(d.Profile.WarnAt, was.Fullness)
 	}
+	u.setLocked(d.ID, next)
+	return usage, next.Fullness
+}
+
+func (u *usages) setLocked(id uuid.UUID, r lastUsage) {
 	if u.last == nil {
 		u.last = map[uuid.UUID]lastUsage{}
 	}
-	u.last[d.ID] = next
-	return usage, next.fullness
+	u.last[id] = r
+}
+
+// load adds a record that was read from disk. known is false if there is no such dataset on this node any more.
+func (u *usages) load(id uuid.UUID, r lastUsage, known bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !known {
+		u.removed = append(u.removed, id)
+		return
+	}
+	r.saved = r.summary()
+	u.setLocked(id, r)
+}
+
+// takeUnsaved returns the values that bring the disk up to date. If they cannot be written, restore makes the next call
+// return them again.
+func (u *usages) takeUnsaved() (values map[string]any, restore func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	values = map[string]any{}
+	var changed []uuid.UUID
+	for id, now := range u.last {
+		if now.saved == now.summary() {
+			continue
+		}
+		values[usageKey+id.String()] = now
+		changed = append(changed, id)
+		now.saved = now.summary()
+		u.last[id] = now
+	}
+	gone := u.removed
+	u.removed = nil
+	for _, id := range gone {
+		if _, back := u.last[id]; !back {
+			values[usageKey+id.String()] = nil
+		}
+	}
+	return values, func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		for _, id := range changed {
+			if now, ok := u.last[id]; ok {
+				now.saved = usageSummary{}
+				u.last[id] = now
+			}
+		}
+		u.removed = append(u.removed, gone...)
+	}
 }
 
 // Check adds findings about the volumes with little space left.
@@ -135,11 +193,11 @@ func (s *StatusReader) Check(r *findings.List) {
 			continue
 		}
 		level := findings.Warning
-		if u.fullness == dataset.Full {
+		if u.Fullness == dataset.Full {
 			level = findings.Error
 		}
 		lines = append(lines, api.Finding{
-			Level: level, Subject: "volume " + d.Volume, Text: u.fullness.String() + ": " + u.usage.Describe(d.Size),
+			Level: level, Subject: "volume " + d.Volume, Text: u.Fullness.String() + ": " + u.Usage.Describe(d.Size),
 			Fix: d.GrowCommand(),
 		})
 	}
@@ -155,7 +213,7 @@ func (u *usages) full() map[uuid.UUID]lastUsage {
 	defer u.mu.Unlock()
 	out := map[uuid.UUID]lastUsage{}
 	for id, last := range u.last {
-		if last.fullness != dataset.NotFull {
+		if last.Fullness != dataset.NotFull {
 			out[id] = last
 		}
 	}
@@ -166,5 +224,14 @@ func (u *usages) full() map[uuid.UUID]lastUsage {
 func (u *usages) forget(id uuid.UUID) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	delete(u.last, id)
+	u.forgetLocked(id)
+}
+
+func (u *usages) forgetLocked(id uuid.UUID) {
+	if was, known := u.last[id]; known {
+		delete(u.last, id)
+		if was.saved != (usageSummary{}) {
+			u.removed = append(u.removed, id)
+		}
+	}
 }

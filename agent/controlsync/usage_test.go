@@ -36,35 +36,72 @@ func TestUsageOfFilesystem(t *testing.T) {
 	}
 }
 
-// An unmounted volume is as full as its filesystem was, until something changes it.
+// TestUsageOfUnmountedVolume: an unmounted volume is as full as its filesystem was, until something changes it.
 func TestUsageOfUnmountedVolume(t *testing.T) {
 	var u usages
 	d := dataset.Dataset{ID: uuid.New(), Size: 100, Request: uuid.New()}
 	used := func(percent int) *dataset.Usage {
 		return &dataset.Usage{Used: dataset.Size(percent), Available: dataset.Size(100 - percent)}
 	}
-	check := func(what string, usage *dataset.Usage, exact bool, want int, state dataset.Fullness) {
+	check := func(what string, usage *dataset.Usage, want int, state dataset.Fullness) {
 		t.Helper()
-		got, is := u.note(d, usage, exact)
+		got, is := u.note(d, usage)
 		if want < 0 && got != nil || want >= 0 && (got == nil || got.Percent() != want) || is != state {
 			t.Errorf("%s: %+v, %q, want %d%%, %q", what, got, is, want, state)
 		}
 	}
-	check("unknown", nil, false, -1, dataset.NotFull)
-	check("the pool's estimate", used(100), false, 100, dataset.NotFull)
-	check("mounted", used(98), true, 98, dataset.Full)
-	check("unmounted", used(20), false, 98, dataset.Full)
-	check("the disk does not answer", nil, false, 98, dataset.Full)
+	check("never mounted", nil, -1, dataset.NotFull)
+	check("mounted", used(98), 98, dataset.Full)
+	check("unmounted", nil, 98, dataset.Full)
 	d.Request = uuid.New()
-	check("restored", used(99), false, 99, dataset.NotFull)
-	check("restored and mounted", used(90), true, 90, dataset.NearlyFull)
-	check("some files removed", used(84), true, 84, dataset.NearlyFull) // the margin
+	check("restored", nil, -1, dataset.NotFull)
+	check("restored and mounted", used(90), 90, dataset.NearlyFull)
+	check("some files removed", used(84), 84, dataset.NearlyFull) // the margin
 	d.Profile.WarnAt = 90
-	check("another threshold", used(84), true, 84, dataset.NotFull)
+	check("another threshold", used(84), 84, dataset.NotFull)
 	d.Profile.WarnAt, d.Size = 0, 0
-	check("no size", used(99), true, 99, dataset.NotFull)
+	check("no size", used(99), 99, dataset.NotFull)
 	if u.forget(d.ID); len(u.last) != 0 {
 		t.Error("a volume that is no longer here is remembered")
+	}
+}
+
+// TestUsageIsSaved: each change that a user sees is written once, and again after a failed write.
+func TestUsageIsSaved(t *testing.T) {
+	var u usages
+	d := dataset.Dataset{ID: uuid.New(), Size: 1000, Request: uuid.New()}
+	note := func(used dataset.Size) { u.note(d, &dataset.Usage{Used: used, Available: d.Size - used}) }
+	unsaved := func(what string, want int) (restore func()) {
+		t.Helper()
+		values, restore := u.takeUnsaved()
+		if len(values) != want {
+			t.Errorf("%s: %d values, want %d", what, len(values), want)
+		}
+		return restore
+	}
+	unsaved("nothing noted", 0)
+	note(500)
+	unsaved("noted", 1)()
+	unsaved("after a failed write", 1)
+	note(499)
+	unsaved("less than a percent", 0)
+	note(990)
+	unsaved("full", 1)
+	kept := u.last[d.ID]
+
+	var next usages
+	next.load(d.ID, kept, true)
+	if got, is := next.note(d, nil); got == nil || got.Percent() != 99 || is != dataset.Full {
+		t.Errorf("after a restart: %+v, %q, want 99%%, FULL", got, is)
+	}
+	u.forget(d.ID)
+	unsaved("removed", 1)()
+	unsaved("after a failed write", 1)
+	unsaved("removed for good", 0)
+	var other usages
+	other.load(d.ID, kept, false)
+	if values, _ := other.takeUnsaved(); len(values) != 1 {
+		t.Errorf("the record of a dataset that is not here stays: %v", values)
 	}
 }
 

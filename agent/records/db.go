@@ -34,6 +34,7 @@ import (
 //	limits/<dataset>       throttle.LimitRecord
 //	left/<device>          throttle.LimitRecord of limits that could not be removed
 //	guests/<dataset>       mounting.SharedMount of a dataset whose home is another node
+//	usage/<dataset>        how full a dataset was when its filesystem was last read: see controlsync.StatusReader
 //	undersized/<dataset>   a dataset whose size differs from the recorded size: see operation.DeferredResize
 type DB struct{ store store.Store }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,33 +48,30 @@ profiles:
 		t.Errorf("inspect does not show %q:\n%s", grow, out)
 	}
 	w.docker(t, "rm", "--force", "app")
-	host.Await(t, "it is full without a container too", func() error {
-		v := f.volume()
-		if v.Status == nil || v.Status.Mounted || v.Status.Fullness != dataset.Full {
-			return fmt.Errorf("%+v", v.Status)
-		}
-		return nil
-	})
+	stillFull := func(what string) {
+		t.Helper()
+		host.Await(t, "it is full "+what, func() error {
+			v := f.volume()
+			if v.Status == nil || v.Status.Mounted || v.Status.Fullness != dataset.Full || v.Status.Usage.Percent() != 100 {
+				return fmt.Errorf("%+v", v.Status)
+			}
+			return nil
+		})
+	}
+	stillFull("without a container too")
+	f.events("nearly_full", "not_full", "nearly_full", "full")
+	w.drover(t, "volume", "create", "unused@small")
+	w.h.Restart(t)
+	stillFull("after a restart of drover")
+	if out := w.drover(t, "volume", "ls", "--filter", "volume=unused"); strings.Contains(out, "0B") {
+		t.Errorf("a volume that was never mounted is shown as empty:\n%s", out)
+	}
 	w.run(t, "app", "logs")
 
 	w.drover(t, strings.Fields(grow)[1:]...)
 	f.agrees("enlarged", dataset.NotFull)
 	f.quiet()
-	want := []string{"nearly_full", "not_full", "nearly_full", "full", "not_full"}
-	host.Await(t, "events", func() error {
-		var got []string
-		for _, line := range strings.Split(w.drover(t, "events"), "\n") {
-			for _, word := range strings.Fields(line) {
-				if typ, is := strings.CutPrefix(word, "volume."); is && strings.HasSuffix(typ, "full") {
-					got = append(got, typ)
-				}
-			}
-		}
-		if fmt.Sprint(got) != fmt.Sprint(want) {
-			return fmt.Errorf("%v, want %v", got, want)
-		}
-		return nil
-	})
+	f.events("full", "not_full") // a restart ends the list of events, and reports what is full anew
 }
 
 // fullness checks how full the volume logs is, which the container app has at /data.
@@ -135,6 +133,25 @@ func (f fullness) reported(state string) (grow string) {
 		f.t.Fatalf("the command is %q", grow)
 	}
 	return grow
+}
+
+// events waits until the events about the fullness of volumes are want.
+func (f fullness) events(want ...string) {
+	f.t.Helper()
+	host.Await(f.t, "events", func() error {
+		var got []string
+		for _, line := range strings.Split(f.drover(f.t, "events"), "\n") {
+			for _, word := range strings.Fields(line) {
+				if typ, is := strings.CutPrefix(word, "volume."); is && strings.HasSuffix(typ, "full") {
+					got = append(got, typ)
+				}
+			}
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("%v, want %v", got, want)
+		}
+		return nil
+	})
 }
 
 // quiet waits until neither drover status nor drover doctor says anything about the volume.

@@ -326,8 +326,8 @@ func trash(t *testing.T, w World) {
 	w.restoredForContainer(t)
 }
 
-// restoredForContainer: a stopped container starts with a volume that is back from the trash. It names the volume by the
-// profile that the volume had when the container was created.
+// restoredForContainer: a stopped container starts with a volume that is back from the trash. It names the volume by
+// the profile that the volume had when the container was created.
 func (w World) restoredForContainer(t *testing.T) {
 	w.Admin.Must(t, "volume", "create", "kept@gold")
 	w.run(t, "keeper", "kept@gold")
