@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -319,5 +320,28 @@ func TestDeadConnection(t *testing.T) {
 	breakNext = true
 	if _, err := c.CreatePool(soon(t), api.NewPool{}); dataset.KindOf(err) != dataset.ErrUnavailable {
 		t.Error(err)
+	}
+}
+
+// TestFlushSendsHeaderOnce: net/http logs an error if a header is sent again after a flush.
+func TestFlushSendsHeaderOnce(t *testing.T) {
+	var logged bytes.Buffer
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		watched := &watchedWriter{ResponseWriter: w, knownAt: func() time.Time { return time.Time{} }}
+		if err := http.NewResponseController(watched).Flush(); err != nil {
+			t.Error(err)
+		}
+		_, _ = watched.Write([]byte("event"))
+	}))
+	s.Config.ErrorLog = log.New(&logged, "", 0)
+	s.Start()
+	r, err := s.Client().Get(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(r.Body)
+	_ = r.Body.Close()
+	if s.Close(); err != nil || string(body) != "event" || logged.Len() != 0 {
+		t.Errorf("body %q, %v; logged %q", body, err, logged.String())
 	}
 }
