@@ -24,8 +24,8 @@ func Nearest(word string, choices []string) string {
 	return best
 }
 
-// Guess returns a hint to append to the error about a word that is none of the choices: "; did you mean gold?". If no
-// choice is similar, Guess returns "".
+// Suggestion returns a hint to append to the error about a word that is none of the choices: "; did you mean gold?".
+// If no choice is similar, it returns "".
 func Suggestion(word string, choices []string) string {
 	if n := Nearest(word, choices); n != "" {
 		return "; did you mean " + n + "?"
@@ -37,7 +37,7 @@ func Suggestion(word string, choices []string) string {
 // No name is longer.
 const maxWord = 128
 
-// Have returns the sorted words, joined for the "(available: …)" part of an error; "none" if there are none.
+// FormatChoices returns the sorted words, joined for the "(available: …)" part of an error; "none" if there are none.
 func FormatChoices(words []string) string {
 	if len(words) == 0 {
 		return "none"

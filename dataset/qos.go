@@ -50,7 +50,7 @@ func (q QoS) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Limits says which limits a node can enforce for volumes with separate block devices.
+// LimitEnforcement says which limits a node can enforce for volumes with separate block devices.
 type LimitEnforcement string
 
 // The limits that nodes can enforce; empty: none.

@@ -120,7 +120,7 @@ func address(peer string, ds uuid.UUID, q url.Values, rest ...string) string {
 	return out
 }
 
-// ask sends a request and decodes a JSON answer.
+// doJSON sends a request and decodes a JSON answer.
 func (c *Client) doJSON(ctx context.Context, method, where string, into any) error {
 	body, err := c.open(ctx, method, where)
 	if err != nil {

@@ -19,9 +19,9 @@ type catalog struct {
 	moves  claims.Moves // counts datasets that became copies; a search is repeated if the count has changed
 }
 
-// Find opens the folder of a dataset that is ready, or incoming and complete. It fails with dataset.ErrNotFound if
-// there is none, with dataset.ErrConflict if the dataset is a copy, and with dataset.ErrCorrupt if the name belongs to
-// something else.
+// FindDataset opens the folder of a dataset that is ready, or incoming and complete. It fails with
+// dataset.ErrNotFound if there is none, with dataset.ErrConflict if the dataset is a copy, and with
+// dataset.ErrCorrupt if the name belongs to something else.
 func (cat *catalog) FindDataset(id uuid.UUID) (*Folder, error) {
 	f, err := cat.FindDatasetOrCopy(id)
 	if err == nil && f.State == backends.EntryCopy {
@@ -48,7 +48,7 @@ func (cat *catalog) FindDatasetOrCopy(id uuid.UUID) (*Folder, error) {
 	return f, nil
 }
 
-// find opens the folder of a dataset in any area but the deleting one, complete or not. It fails with
+// findFolder opens the folder of a dataset in any area but the deleting one, complete or not. It fails with
 // dataset.ErrUnsupported if the record of the dataset has a later format, so that nothing is done to the folder.
 func (cat *catalog) findFolder(root *os.Root, id uuid.UUID) (*Folder, error) {
 	for {
@@ -65,7 +65,8 @@ func (cat *catalog) findFolder(root *os.Root, id uuid.UUID) (*Folder, error) {
 	}
 }
 
-// search does the work of find once. It misses a dataset that becomes a copy during the search, so find repeats it.
+// searchOnce does the work of findFolder once. It misses a dataset that becomes a copy during the search, so
+// findFolder repeats it.
 func (cat *catalog) searchOnce(root *os.Root, id uuid.UUID) (*Folder, error) {
 	for _, area := range cat.dir.areas()[:len(cat.dir.areas())-1] {
 		done := cat.claims.Use(id)

@@ -75,7 +75,7 @@ type Entry struct {
 	Index uint64
 }
 
-// Check requires that the entry of a key has this index. Index 0 requires that the key is absent.
+// Precondition requires that the entry of a key has this index. Index 0 requires that the key is absent.
 type Precondition struct {
 	Key   string
 	Index uint64

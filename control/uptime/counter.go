@@ -93,7 +93,7 @@ func New(l *ledger.Ledger) *Counter { return &Counter{ledger: l} }
 // Forget drops the remembered mark, so that it is read again: the store was restored from a backup.
 func (u *Counter) Forget() { u.mark.forget() }
 
-// Read returns the count: how long services have run on the store, at least.
+// RunTime returns the count: how long services have run on the store, at least.
 func (u *Counter) RunTime(t *record.Tx) (time.Duration, error) {
 	if e, _, _, known := u.mark.last(u.ledger.Clock.Steady()); known {
 		t.UseCached(e)
@@ -106,8 +106,8 @@ func (u *Counter) RunTime(t *record.Tx) (time.Duration, error) {
 	return u.LastRunTime(), nil
 }
 
-// Last returns the count by the last mark that was seen. The result may be outdated, so a transaction that depends on
-// the count must call Read.
+// LastRunTime returns the count by the last mark that was seen. The result may be outdated, so a transaction that
+// depends on the count must call RunTime.
 func (u *Counter) LastRunTime() time.Duration {
 	_, _, count, _ := u.mark.last(u.ledger.Clock.Steady())
 	return count

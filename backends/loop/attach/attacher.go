@@ -54,7 +54,7 @@ func (a *Attacher) options() loopdev.Options {
 	return loopdev.Options{DirectIO: a.direct, BlockSize: layout.Sector, Sole: true}
 }
 
-// Image attaches the image at path. If the image is attached already, Image opens the existing device.
+// OpenDevice attaches the image at path. If the image is attached already, it opens the existing device.
 func (a *Attacher) OpenDevice(ctx context.Context, path string) (*loopdev.Device, error) {
 	return OpenDevice(ctx, path, a.options())
 }

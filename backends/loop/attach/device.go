@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Image attaches the image at path. If the image is attached already, Image opens the existing device.
+// OpenDevice attaches the image at path. If the image is attached already, it opens the existing device.
 func OpenDevice(ctx context.Context, path string, opts loopdev.Options) (*loopdev.Device, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("timed out"))
 	defer cancel()

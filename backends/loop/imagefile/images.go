@@ -66,7 +66,7 @@ func (i *Images) Size(dir folder.Dir, item string) (int64, error) {
 	return st.Size, nil
 }
 
-// Extent describes the size of an item: the size of the dataset, and the length of the image that holds it.
+// ItemSize describes the size of an item: the size of the dataset, and the length of the image that holds it.
 type ItemSize struct {
 	FS        string
 	Encrypted bool

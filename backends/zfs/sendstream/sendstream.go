@@ -177,8 +177,8 @@ func (r *records) begin(s *Stream) error {
 	return r.skip(uint64(r.u32(atPayload)))
 }
 
-// one processes the current record: it counts the change and skips the payload. It is called for all records except the
-// first and the last one.
+// addRecord processes the current record: it counts the change and skips the payload. It is called for all records
+// except the first and the last one.
 func (r *records) addRecord(s *Stream) error {
 	switch r.kind() {
 	case drrObject:

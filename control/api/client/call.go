@@ -36,7 +36,7 @@ type call struct {
 	invalid  error // why the call cannot be made at all
 }
 
-// to returns a call of a route. The names replace the parameters of its path.
+// newCall returns a call of a route. The names replace the parameters of its path.
 func newCall(r route.Route, names ...string) call {
 	path, err := r.Fill(names...)
 	return call{method: r.Method, route: r.Method + " " + r.Path, path: path, invalid: err}
@@ -89,7 +89,7 @@ func (k call) request(ctx context.Context, base string) (*http.Request, error) {
 // repeatable reports whether the request is idempotent.
 func (k call) repeatable() bool { return k.again || k.method == http.MethodGet }
 
-// ask makes a call and decodes its answer.
+// fetch makes a call and decodes its answer.
 func fetch[T any](ctx context.Context, c *connection, k call) (v T, err error) {
 	err = c.each(ctx, k, func(s *remote, resp *http.Response) error {
 		defer resp.Body.Close()

@@ -141,7 +141,7 @@ func (c *connection) attempt(ctx context.Context, s *remote, k call) (*http.Resp
 	return nil, s.refused(resp)
 }
 
-// tell makes a call whose answer has no body.
+// send makes a call whose answer has no body.
 func (c *connection) send(ctx context.Context, k call) error {
 	return c.each(ctx, k, func(_ *remote, resp *http.Response) error {
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxProblem)) // so that the connection can be used again

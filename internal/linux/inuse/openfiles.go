@@ -66,11 +66,11 @@ type openedBy struct {
 // examiner performs the examinations of all looks of this process. It remembers which examinations hang.
 var examiner Examiner
 
-// Open reads which files of the filesystems of some trees are open: files open for writing, open directories, working
-// and root directories, and shared writable mappings. It finds files that no mount namespace shows: a file that was
-// passed to another process, or one on a detached mount. It does not find files that are open only for reading. It
-// ignores the files of Drover's processes, because Drover has records about them. It may miss a file that is passed
-// from process to process during the look.
+// FindOpenFiles reads which files of the filesystems of some trees are open: files open for writing, open
+// directories, working and root directories, and shared writable mappings. It finds files that no mount namespace
+// shows: a file that was passed to another process, or one on a detached mount. It does not find files that are open
+// only for reading. It ignores the files of Drover's processes, because Drover has records about them. It may miss a
+// file that is passed from process to process during the look.
 //
 // A process that cannot be examined is part of the result. A look takes 0.1 to 0.2 ms for each process and
 // 1 µs for each descriptor, so do not call Open often. Processes with very much to read are examined last,
