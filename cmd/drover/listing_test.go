@@ -75,3 +75,22 @@ func TestListCommandsSortAndFilter(t *testing.T) {
 		}
 	}
 }
+
+// TestFilterWithTypingError: a filter that matches nothing names the value that was probably meant.
+func TestFilterWithTypingError(t *testing.T) {
+	for filter, want := range map[string]string{
+		"profile=glod":  `drover: nothing has profile "glod"; did you mean gold?` + "\n",
+		"profile=*glod": "",
+		"profile!=gold": "",
+		"profile=zinc":  "",
+		"status=*name*": "", // the names of the fields of status are no values
+	} {
+		c := newConsole(theWorld())
+		if code := c.run(t, "volume", "ls", "-q", "--filter", filter); code != 0 || c.err.String() != want {
+			t.Errorf("%s: exit %d, %q, want %q", filter, code, c.err.String(), want)
+		}
+		if filter != "profile!=gold" && c.out.String() != "" {
+			t.Errorf("%s matches %s", filter, c.out.String())
+		}
+	}
+}

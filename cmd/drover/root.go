@@ -30,8 +30,9 @@ profiles, snapshots and clones, and this command line for it.
 
 Any unique prefix of a UUID names a volume, snapshot, node or dataset. Tables
 are for people. -o json prints the objects of the API for programs, and -q only
-IDs. list, delete, remove and show are other names of ls, rm and inspect. Exit
-codes: 0 success, 1 failure, 2 wrong usage.`,
+IDs. list, delete, remove and show are other names of ls, rm and inspect, and
+vol, snap and op of volume, snapshot and operation. Exit codes: 0 success,
+1 failure, 2 wrong usage.`,
 		Version:           a.Version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -85,6 +86,10 @@ codes: 0 success, 1 failure, 2 wrong usage.`,
 
 // aliases has the words that operators of other tools type instead of the name of a command.
 var aliases = map[string][]string{
+	"volume":    {"vol"},
+	"snapshot":  {"snap"},
+	"operation": {"op"},
+
 	"ls":      {"list"},
 	"rm":      {"remove", "delete"},
 	"purge":   {"rm", "remove", "delete"},

@@ -16,14 +16,24 @@ import (
 func FlagError(cmd *cobra.Command, words []string, err error) error {
 	var unknown *pflag.NotExistError
 	var value *pflag.InvalidValueError
+	if word := typedCommand(cmd, words); word != "" && cmd.HasSubCommands() {
+		return UnknownCommand(cmd, word)
+	}
 	switch {
 	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
 		letter := unknown.GetSpecifiedName()[:1]
 		return UsageError(cmd, "unknown flag: -%s%s", letter, guess(longOf(cmd, letter)))
 	case errors.As(err, &unknown):
 		name := unknown.GetSpecifiedName()
-		if name == "format" && cmd.Flags().Lookup("sort") != nil {
+		isList := cmd.Flags().Lookup("sort") != nil
+		if name == "format" && isList {
 			return UsageError(cmd, "unknown flag: --format (use -o template=TEXT)")
+		}
+		if cmd.Flags().Lookup("output") != nil && (name == "json" || name == "yaml" && isList) {
+			return UsageError(cmd, "unknown flag: --%s (use -o %s)", name, name)
+		}
+		if filter := listFilter(cmd, name, valueOf(words, "--"+name)); filter != "" {
+			return UsageError(cmd, "unknown flag: --%s (use %s)", name, filter)
 		}
 		if option := optionFor(cmd, name, valueOf(words, "--"+name)); option != "" {
 			return UsageError(cmd, "unknown flag: --%s (use %s)", name, option)

@@ -45,7 +45,10 @@ func UnknownCommand(cmd *cobra.Command, word string) error {
 // should be, and where is the command or flag that expects it.
 func UnknownWord(cmd *cobra.Command, what, where, word string, have []string) error {
 	hint := ""
-	if n := dataset.Nearest(word, have); n != "" {
+	switch n, other := dataset.Nearest(word, have), meant(cmd, word); {
+	case what == "command" && other != "":
+		hint = ", did you mean " + other + "?"
+	case n != "":
 		hint = ", did you mean " + n + "?"
 	}
 	return UsageError(cmd, "unknown %s %q for %s%s (available: %s)", what, dataset.Clip(word), where, hint,

@@ -2,7 +2,9 @@ package listing
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -87,13 +89,33 @@ func (f filter) matches(k keys, cells []string, object any) bool {
 		}
 		found = matchText(f.value, cell)
 	}
-	if s := k.schema.find(f.key); s != nil && !found {
+	if s := k.schema.find(f.key); s != nil && s.kind != object && !found {
 		for _, text := range texts(object, f.key) {
 			found = found || matchText(f.value, text) || matchSize(f.value, text) ||
 				text == "" && s.kind == scalar && f.value == fmt.Sprint(s.zero)
 		}
 	}
 	return found != f.negated
+}
+
+// nearMiss returns a note about a filter whose value no item has, if an item has a similar one in the same column.
+// Without the note, a typing error looks like an empty list.
+func (f filter) nearMiss(k keys, rows [][]string) string {
+	i, ok := k.columns[f.key]
+	if !ok || f.negated || strings.Contains(f.value, "*") {
+		return ""
+	}
+	values := map[string]bool{}
+	for _, cells := range rows {
+		if matchText(f.value, cells[i]) {
+			return ""
+		}
+		values[cells[i]] = true
+	}
+	if hint := dataset.Suggestion(f.value, slices.Sorted(maps.Keys(values))); hint != "" {
+		return fmt.Sprintf("nothing has %s %q%s", f.key, dataset.Clip(f.value), hint)
+	}
+	return ""
 }
 
 // matchText compares a text with a pattern and ignores case. In the pattern, * stands for any text. A UUID also matches

@@ -3,6 +3,7 @@ package listing
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -196,8 +197,12 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 	if items, err = l.selectLabels(a, cmd, labels, items); err != nil {
 		return err
 	}
-	if items, err = l.selectAndSort(keys, filters, key, descending, items); err != nil {
+	items, notes, err := l.selectAndSort(keys, filters, key, descending, items)
+	if err != nil {
 		return err
+	}
+	for _, note := range notes {
+		cli.PrintError(a.ErrOut, errors.New(note))
 	}
 	return l.print(a, o, keys.schema, text, items)
 }
@@ -243,16 +248,20 @@ func (l List[T]) selectLabels(a *cli.App, cmd *cobra.Command, labels []filter, i
 	}), nil
 }
 
-// selectAndSort returns the items that match all filters, sorted by a key unless it is empty. It only computes the
-// cells and fields of items if there is a filter or a key.
+// selectAndSort returns the items that match all filters, sorted by a key unless it is empty, and notes about filters
+// that seem to have a typing error. It only computes the cells and fields of items if there is a filter or a key.
 func (l List[T]) selectAndSort(
-	keys keys, filters []filter, key string, descending bool, items []T) ([]T, error) {
+	keys keys, filters []filter, key string, descending bool, items []T) (selected []T, notes []string, err error) {
 	if len(filters) == 0 && key == "" {
-		return items, nil
+		return items, nil, nil
 	}
 	rows, err := makeRows(l.table(items, true), items)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	var all [][]string
+	for _, r := range rows {
+		all = append(all, r.cells)
 	}
 	rows = slices.DeleteFunc(rows, func(r row[T]) bool {
 		return slices.ContainsFunc(filters, func(f filter) bool { return !f.matches(keys, r.cells, r.object) })
@@ -264,7 +273,12 @@ func (l List[T]) selectAndSort(
 	for _, r := range rows {
 		items = append(items, r.item)
 	}
-	return items, nil
+	for _, f := range filters {
+		if note := f.nearMiss(keys, all); note != "" && len(rows) == 0 {
+			notes = append(notes, note)
+		}
+	}
+	return items, notes, nil
 }
 
 // table returns the table of items, with the columns of -o wide if wide is set.

@@ -3,6 +3,7 @@ package status
 import (
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -274,7 +275,7 @@ func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 			f.add(findings.Warning, "operation "+op.ID.String(), watch, "%s of %s started %s and still runs", op.Kind,
 				cli.ShortName(op.Volume), show.Ago(now, op.Created))
 		}
-		if op.State.Final() && !newest[k].Created.After(op.Created) {
+		if op.State.Final() && !wasRefused(op) && !newest[k].Created.After(op.Created) {
 			newest[k] = op
 		}
 	}
@@ -289,6 +290,16 @@ func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 		f.add(findings.Warning, "operation "+op.ID.String(), "", "%s of %s failed %s: %s", op.Kind,
 			cli.ShortName(op.Volume), show.Ago(now, op.Created), reason)
 	}
+}
+
+// wasRefused reports whether an operation failed because the request could not be fulfilled as things were. Whoever
+// requested it has the answer, and nothing needs attention. A snapshot is different: a schedule may have requested it.
+func wasRefused(op dataset.Operation) bool {
+	if op.State != dataset.OpFailed || op.Problem == nil {
+		return false
+	}
+	kind := dataset.KindByCode(op.Problem.Code)
+	return kind.HTTP < http.StatusInternalServerError || kind == dataset.ErrNoSpace && op.Kind != dataset.OpSnapshot
 }
 
 // levelOf returns the level of a finding about a full or nearly full volume or pool.

@@ -187,6 +187,14 @@ func TestAssess(t *testing.T) {
 			},
 			nil,
 		},
+		"operation refused": {
+			func(c *Cluster) {
+				refused := failed(op1, time.Hour, dataset.OpFailed)
+				refused.Kind, refused.Problem.Code = dataset.OpRestore, dataset.ErrInUse.Code
+				c.Operations = []dataset.Operation{refused}
+			},
+			nil,
+		},
 		"operation failed long ago": {
 			func(c *Cluster) { c.Operations = []dataset.Operation{failed(op1, 25*time.Hour, dataset.OpFailed)} },
 			nil,
