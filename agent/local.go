@@ -63,6 +63,24 @@ func (a *Agent) SnapshotSpace(ctx context.Context, snapshot string) (api.Snapsho
 	return a.Exporter.SnapshotSpace(ctx, snapshot)
 }
 
+// VolumeHolders returns who uses a volume whose home is this node: see mounting.Holders.Examine.
+func (a *Agent) VolumeHolders(ctx context.Context, volume string) (dataset.Holders, error) {
+	d, known := a.Cache.Volume(volume)
+	if !known {
+		v, err := a.Control.Volume(ctx, volume)
+		if err != nil {
+			return dataset.Holders{}, err
+		}
+		d = v.Dataset
+	}
+	if d.Home != a.NodeID {
+		return dataset.Holders{}, dataset.Errorf(dataset.ErrUnsupported,
+			"holders of volume %s: its home is another node, and only that node can examine them (drover volume inspect %s "+
+				"shows it)", d.Volume, d.Volume)
+	}
+	return a.components.Holders.Examine(ctx, d), nil
+}
+
 // Diff is operation.Exporter.Diff.
 func (a *Agent) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
 	return a.Exporter.Diff(ctx, older, newer)

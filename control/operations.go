@@ -316,8 +316,8 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 
 func operationNotFound(ref string) error {
 	return dataset.Errorf(dataset.ErrNotFound,
-		"no such operation: %q (drover operation ls lists those of the last day; what an engine requested and the agent "+
-			"finished at once is only in its log and in drover events)",
+		"no such operation: %q (drover operation ls lists those of the last day; what an engine requested and "+
+			"the agent finished at once is only in its log and in drover events)",
 		dataset.Clip(ref))
 }
 

@@ -48,6 +48,7 @@ type fake struct {
 
 	asked []string
 
+	holders    dataset.Holders
 	ioReadings int // number of calls of VolumeIO
 }
 
@@ -301,6 +302,10 @@ func (f *fake) SnapshotSpace(_ context.Context, snapshot string) (api.SnapshotSp
 		return api.SnapshotSpace{}, dataset.Errorf(dataset.ErrUnsupported, "volume db: its pool does not know which bytes only one snapshot uses")
 	}
 	return api.SnapshotSpace{Unique: dataset.Size(snapshot[1]-'0') * dataset.MiB}, nil
+}
+
+func (f *fake) VolumeHolders(_ context.Context, volume string) (dataset.Holders, error) {
+	return f.holders, f.called("VolumeHolders", volume)
 }
 
 // VolumeIO has written 1 MiB more in each answer, one second after the last one.

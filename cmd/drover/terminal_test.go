@@ -253,7 +253,7 @@ func TestImportKnowsHowMuchAFileHolds(t *testing.T) {
 	if code := c.run(t, "volume", "import", "db", "--from", "-"); code != 0 {
 		t.Fatalf("exit %d: %s", code, c.err.String())
 	}
-	if !strings.Contains(c.err.String(), "send the archive 100% (3MiB of 3MiB)") {
+	if !strings.Contains(c.err.String(), "sending the archive 100% (3MiB of 3MiB)") {
 		t.Errorf("said %q", c.err.String())
 	}
 	r, w, err := os.Pipe()

@@ -117,8 +117,11 @@ func theWorld() *fake {
 		trash:    []api.Volume{goneVolume(idGone, "old", 1), goneVolume(idBare, "older", 9)},
 		profiles: []dataset.Profile{bronze(), gold()},
 		version:  api.Version{Version: "1.2.3", API: "1", Node: "host-a", Store: "bolt", Started: now.Add(-time.Hour)},
-		diff:     api.Diff{Older: snapID(1).String(), Newer: "head", Bytes: 120 << 20, Zeroed: 4 << 20, Ranges: 35},
-		data:     "bytes",
+		holders: dataset.Holders{Node: "host-a", Total: 1, List: []dataset.Holder{{
+			Kind: dataset.HolderContainer, Container: "0123456789abcdef", Engine: "docker", PID: 71, Command: "mysqld", User: "mysql", Path: "/data",
+		}}},
+		diff: api.Diff{Older: snapID(1).String(), Newer: "head", Bytes: 120 << 20, Zeroed: 4 << 20, Ranges: 35},
+		data: "bytes",
 		nodes: []api.Node{{
 			Live: true, StatusSince: now.Add(-time.Hour),
 			Node: dataset.Node{ID: idNode, Name: "host-a", Version: "1.2.3", Pools: []uuid.UUID{idPool}, Labels: map[string]string{"rack": "1"}},

@@ -125,6 +125,9 @@ type Local interface {
 	// VolumeIO returns how much the mounted volumes of this host were read and written. Volumes without a block device
 	// of their own are left out.
 	VolumeIO(ctx context.Context) ([]VolumeIO, error)
+	// VolumeHolders returns who uses a volume of this host. What cannot be examined is no error: the result lists it.
+	// It fails with ErrNotFound, and with ErrUnsupported if the home of the volume is another node.
+	VolumeHolders(ctx context.Context, volume string) (dataset.Holders, error)
 	// Diff compares two snapshots of a dataset, or a snapshot with the present data if newer is empty.
 	Diff(ctx context.Context, older, newer string) (Diff, error)
 }

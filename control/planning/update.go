@@ -2,7 +2,10 @@ package planning
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
@@ -220,14 +223,42 @@ func formatFailover(f dataset.Failover) string {
 	return "manual"
 }
 
+// describeUpdate returns what differs between two records of a dataset, for the event.
+func describeUpdate(before, after dataset.Dataset) string {
+	var changes []string
+	switch old, now := before.Profile, after.Profile; {
+	case old.Name != now.Name:
+		changes = append(changes, fmt.Sprintf("profile %s, was %s", now.Name, old.Name))
+	case old.Revision != now.Revision:
+		changes = append(changes, fmt.Sprintf("profile %s, revision %s", now.Name, now.Revision))
+	}
+	switch {
+	case after.Protected && !before.Protected:
+		changes = append(changes, "protected")
+	case before.Protected && !after.Protected:
+		changes = append(changes, "no longer protected")
+	}
+	for _, key := range slices.Sorted(maps.Keys(after.Labels)) {
+		if old, had := before.Labels[key]; !had || old != after.Labels[key] {
+			changes = append(changes, fmt.Sprintf("label %s=%s", key, after.Labels[key]))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(before.Labels)) {
+		if _, has := after.Labels[key]; !has {
+			changes = append(changes, "no label "+key)
+		}
+	}
+	return dataset.Cut(strings.Join(changes, "; "))
+}
+
 // SettleUpdate writes the changes that PlanUpdate decided on. It must run in the same transaction as PlanUpdate.
 func (v *Planner) SettleUpdate(t *record.Tx, op dataset.Operation) error {
 	d := *op.DatasetRecord
-	detail := "profile " + d.Profile.Name
-	if d.Protected {
-		detail += ", protected"
+	var before dataset.Dataset
+	if _, err := t.Get(record.DatasetKey(d.ID), &before); err != nil {
+		return err
 	}
-	t.Event(api.EventVolumeUpdate, d, detail)
+	t.Event(api.EventVolumeUpdate, d, describeUpdate(before, d))
 	if err := t.PutDataset(d); err != nil {
 		return err
 	}

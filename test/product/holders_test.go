@@ -24,6 +24,11 @@ func TestHoldersAreNamed(t *testing.T) {
 	id := w.docker(t, "inspect", "-f", "{{.Id}}", "web")[:12]
 	w.wantRefusal(t, "held", "docker container web ("+id+") at /data: process ", "; to free it: docker stop web\n")
 
+	want := "docker container web (" + id + ") at /data: process "
+	if out := w.drover(t, "volume", "inspect", "held"); !strings.Contains(out, want) {
+		t.Errorf("volume inspect does not show %q:\n%s", want, out)
+	}
+
 	// Without an engine that answers, the ID must suffice.
 	t.Setenv("DOCKER_HOST", "unix://"+filepath.Join(t.TempDir(), "none.sock"))
 	w.wantRefusal(t, "held", "docker container "+id+" at /data: process ", "; to free it: docker stop "+id+"\n")

@@ -23,6 +23,11 @@ func (h Host) VolumeIO(ctx context.Context) ([]api.VolumeIO, error) {
 	return items[api.VolumeIO](ctx, h.conn, route.ListVolumeIO)
 }
 
+// VolumeHolders returns who uses a volume of the server's host.
+func (h Host) VolumeHolders(ctx context.Context, volume string) (dataset.Holders, error) {
+	return fetch[dataset.Holders](ctx, h.conn, newCall(route.ListHolders, volume))
+}
+
 // Collect destroys one dataset that the store does not know. Only a dry run returns a description of the dataset.
 // Otherwise the result contains only its UUID.
 func (h Host) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (api.Collected, error) {

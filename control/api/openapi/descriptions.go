@@ -70,9 +70,14 @@ func enumerate(s *huma.Schema, t reflect.Type, enums map[string][]string) {
 			s = s.Items
 		}
 	}
-	for _, v := range enums[typeKey(t)] {
+	values := enums[typeKey(t)]
+	if len(values) == 0 {
+		return
+	}
+	for _, v := range values {
 		s.Enum = append(s.Enum, v)
 	}
+	s.PrecomputeMessages() // the error about another value lists these
 }
 
 // propertyField is the Go field of a property.

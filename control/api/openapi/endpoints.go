@@ -20,6 +20,9 @@ var endpointTexts = map[string]string{
 	"list-volume-io": "The counters are those of the block device of each volume, from /proc/diskstats. They start " +
 		"at 0 when the volume is attached. Only volumes of the backends loop and lvm have a block device. " +
 		"Others are left out.",
+	"list-holders": "The server examines the processes and mounts of its host during the request. The home of the " +
+		"volume must be that host. An answer without holders means that nobody uses the volume only if nothing " +
+		"is listed as unexamined.",
 	"measure-snapshot": "The pool of the volume must be on the host of the server. Pools of the backends loop " +
 		"and zfs know the space.",
 	"diff-snapshot": "The pool of the volume must be on the host of the server.",

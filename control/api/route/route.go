@@ -81,6 +81,7 @@ var (
 	PreviewRemovePool = Route{"preview-remove-pool", http.MethodGet, "/v1/pools/{pool}/removal"}
 	PreviewCollect    = Route{"preview-collect", http.MethodGet, "/v1/doctor/{dataset}/removal"}
 	Doctor            = Route{"doctor", http.MethodGet, "/v1/doctor"}
+	ListHolders       = Route{"list-holders", http.MethodGet, "/v1/volumes/{volume}/holders"}
 	ListVolumeIO      = Route{"list-volume-io", http.MethodGet, "/v1/volume-io"}
 	Collect           = Route{"collect", http.MethodDelete, "/v1/doctor/{dataset}"}
 	RebuildStore      = Route{"rebuild-store", http.MethodPost, "/v1/store/rebuild"}

@@ -42,7 +42,7 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Viewer, node: anyNode}, true
 	case "get-openapi":
 		return rule{role: pki.Viewer, node: anyNode}, true
-	case "doctor", "list-volume-io", "get-metrics":
+	case "doctor", "list-volume-io", "list-holders", "get-metrics":
 		return rule{role: pki.Viewer}, true
 	case "submit-operation", "cancel-operation", "create-volume", "delete-volume", "resize-volume", "rekey-volume",
 		"rewrite-volume", "set-volume-profile", "protect-volume",

@@ -39,6 +39,7 @@ type fake struct {
 	diff     api.Diff
 	space    api.SnapshotSpace
 	io       []api.VolumeIO
+	holders  dataset.Holders
 	leftOut  api.OmittedFiles
 	next     string
 	stream   func(context.Context, io.Writer) error
@@ -310,6 +311,10 @@ func (f *fake) Import(ctx context.Context, req api.Request, r io.Reader) (datase
 
 func (f *fake) SnapshotSpace(ctx context.Context, snapshot string) (api.SnapshotSpace, error) {
 	return f.space, f.ask(ctx, "SnapshotSpace", snapshot)
+}
+
+func (f *fake) VolumeHolders(ctx context.Context, volume string) (dataset.Holders, error) {
+	return f.holders, f.ask(ctx, "VolumeHolders", volume)
 }
 
 func (f *fake) VolumeIO(ctx context.Context) ([]api.VolumeIO, error) {

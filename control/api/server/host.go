@@ -81,6 +81,10 @@ func (h handlers) local() {
 			list, err := h.Local.VolumeIO(ctx)
 			return cutPage(*in, list, err, func(_ int, v api.VolumeIO) string { return v.Dataset.String() })
 		})
+	add(h, endpoint(route.ListHolders, "host", "Say who uses a volume of this host", ""),
+		func(ctx context.Context, in *struct{ VolumeParam }) (*answer[dataset.Holders], error) {
+			return reply(h.Local.VolumeHolders(ctx, in.Volume))
+		})
 	add(h, endpoint(route.Collect, "host", "Destroy a dataset or snapshot that the store does not know",
 		"The endpoint doctor lists them. Drover destroys unknown data in no other way."),
 		func(ctx context.Context, in *struct {

@@ -42,6 +42,10 @@ func (a unsupported) SnapshotSpace(context.Context, string) (api.SnapshotSpace, 
 
 func (a unsupported) VolumeIO(context.Context) ([]api.VolumeIO, error) { return nil, a.hostOnly() }
 
+func (a unsupported) VolumeHolders(context.Context, string) (dataset.Holders, error) {
+	return dataset.Holders{}, a.hostOnly()
+}
+
 func (a unsupported) Diff(context.Context, string, string) (api.Diff, error) {
 	return api.Diff{}, a.hostOnly()
 }

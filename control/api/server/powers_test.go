@@ -37,7 +37,7 @@ var endpointPowers = map[string]struct {
 }{
 	"list-volumes": {nil, pki.Viewer, true}, "get-volume": {nil, pki.Viewer, true},
 	"list-snapshots": {nil, pki.Viewer, true}, "get-snapshot": {nil, pki.Viewer, true}, "diff-snapshot": {nil, pki.Viewer, true},
-	"measure-snapshot": {nil, pki.Viewer, true}, "list-volume-io": {nil, pki.Viewer, false},
+	"measure-snapshot": {nil, pki.Viewer, true}, "list-volume-io": {nil, pki.Viewer, false}, "list-holders": {nil, pki.Viewer, false},
 	"list-trash": {nil, pki.Viewer, true}, "list-profiles": {nil, pki.Viewer, true}, "get-profile": {nil, pki.Viewer, true},
 	"list-pools": {nil, pki.Viewer, true}, "list-nodes": {nil, pki.Viewer, true}, "get-failover": {nil, pki.Viewer, true},
 	"get-health":      {nil, pki.Viewer, true},

@@ -53,6 +53,10 @@ func fullFake() *fake {
 	f.rebuilt = []api.Rebuilt{{Dataset: d.ID, Volume: "db", Action: "renamed", Note: "n"}}
 	f.found = []api.Finding{{Level: "error", Subject: "pool default", Text: "t", Fix: "m"}}
 	f.space = api.SnapshotSpace{Snapshot: node1, Unique: 1 << 41}
+	f.holders = dataset.Holders{
+		Node: "host-a", Total: 1, List: []dataset.Holder{{Kind: dataset.HolderProcess, PID: 7, Command: "sh", User: "root", Path: "a"}},
+		Unexamined: []string{"process 8"},
+	}
 	f.io = []api.VolumeIO{{
 		Dataset: d.ID, Volume: "db", Node: "host-a", At: sampleTime,
 		Read:  api.IO{Operations: 1<<63 + 1, Bytes: 1<<63 + 2, Time: dataset.Duration(time.Second)},
@@ -199,6 +203,7 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Import", []any{api.Request{ID: node1, Kind: dataset.OpImport, Volume: "db@gold", Options: req.Options}}, f.volume.Dataset, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Import(ctx, api.Request{ID: node1, Volume: "db@gold", Options: req.Options}, bytes.NewReader(nil))
 		}},
+		{"VolumeHolders", []any{"db"}, f.holders, func(ctx context.Context, c *client.Client) (any, error) { return c.VolumeHolders(ctx, "db") }},
 		{"VolumeIO", nil, f.io, func(ctx context.Context, c *client.Client) (any, error) { return c.VolumeIO(ctx) }},
 		{"SnapshotSpace", []any{"a"}, f.space, func(ctx context.Context, c *client.Client) (any, error) { return c.SnapshotSpace(ctx, "a") }},
 		{"Diff", []any{"a", "b"}, f.diff, func(ctx context.Context, c *client.Client) (any, error) { return c.Diff(ctx, "a", "b") }},

@@ -1,6 +1,7 @@
 package snapshots
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -33,10 +34,24 @@ name.`,
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			s := takenSnapshot(out)
 			if o.DryRun {
-				return s.ID, fmt.Sprintf("would delete snapshot %s of %s for good", s.ID, s.Volume)
+				return s.ID, fmt.Sprintf("would delete snapshot %s of %s for good%s", s.ID, s.Volume,
+					freedSpace(cmd.Context(), a, s.ID))
 			}
 			return s.ID, fmt.Sprintf("deleted snapshot %s of %s", s.ID, s.Volume)
 		})
 	}
 	return cmd
+}
+
+// freedSpace returns a clause about the space that the deletion of a snapshot frees, or "" if that is not known here.
+func freedSpace(ctx context.Context, a *cli.App, id uuid.UUID) string {
+	c, err := a.Connect()
+	if err != nil {
+		return ""
+	}
+	space, err := c.SnapshotSpace(ctx, id.String())
+	if err != nil {
+		return ""
+	}
+	return ", which frees " + space.Unique.Human()
 }

@@ -124,7 +124,7 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request) 
 	req.ID = a.NewID()
 	m := a.Meter("import "+req.Volume, o.Quiet)
 	d, err := c.Import(ctx, req, &progress.Reader{
-		R: a.In, Meter: m, At: dataset.Progress{Step: "send the archive", Total: Left(a.In)},
+		R: a.In, Meter: m, At: dataset.Progress{Step: "sending the archive", Total: Left(a.In)},
 	})
 	m.Close()
 	switch {

@@ -1,8 +1,8 @@
 package volumes
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,12 +33,12 @@ func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 			return err
 		}
 		return cli.PrintObject(a, o, v, func(v api.Volume) *show.Form {
-			return volumeForm(a, v, newestSnapshots(cmd.Context(), a, c, v))
+			return volumeForm(a, v, newestSnapshots(cmd.Context(), a, c, v), holderLines(cmd.Context(), a, c, v))
 		})
 	})
 }
 
-func volumeForm(a *cli.App, v api.Volume, snapshots []string) *show.Form {
+func volumeForm(a *cli.App, v api.Volume, snapshots, holders []string) *show.Form {
 	now, p := a.Now(), v.Profile
 	f := &show.Form{}
 	f.Add("Volume", v.Volume)
@@ -60,6 +60,7 @@ func volumeForm(a *cli.App, v api.Volume, snapshots []string) *show.Form {
 	f.Add("Encryption", encryptionLine(v))
 	f.Add("Access", cli.AccessLine(p.Access))
 	f.Add("Mounted by", mountLines(a, v)...)
+	f.Add("Holders", holders...)
 	f.Add("Guests", sharedMountLines(a, v)...)
 	f.Add("Snapshots", snapshots...)
 	f.Add("Origin", originLine(v.Origin))
@@ -151,7 +152,11 @@ func mountLines(a *cli.App, v api.Volume) []string {
 	}
 	var lines []string
 	for _, m := range v.Status.Mounts {
-		line := strings.TrimSpace(m.Engine+" "+cmp.Or(m.ID, "(no ID)")) + " since " + show.Ago(a.Now(), m.Since)
+		id := "(no ID)"
+		if m.ID != "" {
+			id = "mount ID " + m.ID
+		}
+		line := strings.TrimSpace(m.Engine+" "+id) + " since " + show.Ago(a.Now(), m.Since)
 		if m.Count > 1 {
 			line += fmt.Sprintf(", %d times", m.Count)
 		}
@@ -161,6 +166,22 @@ func mountLines(a *cli.App, v api.Volume) []string {
 		lines = append(lines, line)
 	}
 	return lines
+}
+
+// holderLines returns a line for each container, process and mount that uses a volume. They are known only on the
+// volume's home.
+func holderLines(ctx context.Context, a *cli.App, c cli.Remote, v api.Volume) []string {
+	if v.Status == nil || len(v.Status.Mounts) == 0 && !v.Status.Mounted {
+		return nil
+	}
+	held, err := c.VolumeHolders(ctx, v.ID.String())
+	switch {
+	case errors.Is(err, dataset.ErrUnsupported): // this host is not the home
+		return []string{fmt.Sprintf("known on node %s (drover volume inspect %s)", v.Node, v.Volume)}
+	case err != nil:
+		return []string{"not known: " + err.Error()}
+	}
+	return a.HolderLines(ctx, held)
 }
 
 // newestSnapshots returns lines about the newest snapshots. If they cannot be read, it returns a line with the error,

@@ -21,8 +21,8 @@ func TestMountLines(t *testing.T) {
 	}}})
 	want := []string{
 		"(no ID) since just now, 2 times",
-		"docker 0011aabb since just now",
-		"job since just now, unverified: it may have ended",
+		"docker mount ID 0011aabb since just now",
+		"mount ID job since just now, unverified: it may have ended",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q\nwant %q", got, want)
