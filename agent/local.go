@@ -75,8 +75,8 @@ func (a *Agent) VolumeHolders(ctx context.Context, volume string) (dataset.Holde
 	}
 	if d.Home != a.NodeID {
 		return dataset.Holders{}, dataset.Errorf(dataset.ErrUnsupported,
-			"holders of volume %s: its home is another node, and only that node can examine them (drover volume inspect %s "+
-				"shows it)", d.Volume, d.Volume)
+			"holders of volume %s: its home is another node, and only that node can examine them (drover volume "+
+				"inspect %s shows it)", d.Volume, d.Volume)
 	}
 	return a.components.Holders.Examine(ctx, d), nil
 }

@@ -40,6 +40,7 @@ func (a *components) makeVolumes() {
 			Host: a.Host, Plan: a.Registration.Plan, Requester: a.Requester, Executor: a.Executor,
 		}),
 		Execute: a.Executor.Execute, CheckUnmounted: a.Verifier.CheckUnmounted,
+		Holders: a.Holders.Examine,
 	})
 }
 

@@ -177,6 +177,25 @@ func shellQuote(path string) string {
 	return path
 }
 
+// inSummary is how many holders a summary names.
+const inSummary = 3
+
+// Summary returns one line that names the first holders and what frees them, without the names of containers. It
+// returns "" if the list is empty.
+func (l *Holders) Summary() string {
+	var words []string
+	for _, h := range l.List[:min(len(l.List), inSummary)] {
+		words = append(words, h.String()+" (to free it: "+h.HowToFree("")+")")
+	}
+	if more := l.Total - len(words); more > 0 {
+		words = append(words, fmt.Sprintf("%d further holders", more))
+	}
+	for _, line := range l.Unexamined[:min(len(l.Unexamined), 1)] {
+		words = append(words, "not examined, and may use it: "+line)
+	}
+	return strings.Join(words, "; ")
+}
+
 // heldError is an error about a dataset in use, with its holders.
 type heldError struct {
 	error

@@ -102,6 +102,25 @@ func TestContainerIsListedOnce(t *testing.T) {
 }
 
 // TestUnexaminedIsNotEmpty: what could not be examined is never reported as unused.
+func TestSummaryNamesFirstHolders(t *testing.T) {
+	var l Holders
+	for pid := range 5 {
+		l.Add(Holder{Kind: HolderProcess, PID: pid, Command: "sh", User: "root", Path: "a"})
+	}
+	l.AddUnexamined("process 9")
+	l.AddUnexamined("process 10")
+	want := "process 0 (sh, root) has a open (to free it: end process 0); " +
+		"process 1 (sh, root) has a open (to free it: end process 1); " +
+		"process 2 (sh, root) has a open (to free it: end process 2); " +
+		"2 further holders; not examined, and may use it: process 9"
+	if got := l.Summary(); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if got := new(Holders).Summary(); got != "" {
+		t.Errorf("no holders: %q", got)
+	}
+}
+
 func TestUnexaminedIsNotEmpty(t *testing.T) {
 	var l Holders
 	if l.AddUnexamined("process 3 (x) cannot be examined"); l.IsEmpty() {

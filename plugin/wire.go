@@ -151,6 +151,9 @@ func refuse(w http.ResponseWriter, status int, err error) {
 	if !errors.As(err, new(helpText)) {
 		line = dataset.OneLine(err)
 	}
+	if held := dataset.HoldersOf(err); held != nil && !held.IsEmpty() {
+		line += "; " + held.Summary()
+	}
 	answer(w, status, volume.NewErrorResponse(prefix+strings.TrimPrefix(line, prefix)))
 }
 

@@ -26,6 +26,8 @@ type RequestsDeps struct {
 	Execute   func(ctx context.Context, jb *jobs.Job, op dataset.Operation) (api.Committed, error)
 	// CheckUnmounted fails with ErrInUse while a dataset has a recorded use.
 	CheckUnmounted func(ctx context.Context, d dataset.Dataset) error
+	// Holders finds out who uses a dataset on this host.
+	Holders func(ctx context.Context, d dataset.Dataset) dataset.Holders
 }
 
 // Requests creates and removes volumes for the tools of this host: it has control plan each request and executes the
@@ -65,6 +67,9 @@ func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 		return err
 	}
 	if err := r.deps.CheckUnmounted(ctx, d); err != nil {
+		if errors.Is(err, dataset.ErrInUse) && d.Home == r.deps.NodeID {
+			return dataset.WithHolders(err, r.deps.Holders(ctx, d))
+		}
 		return err
 	}
 	tool := plugin.ToolOf(ctx)

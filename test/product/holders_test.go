@@ -44,6 +44,8 @@ func TestHoldersAreNamed(t *testing.T) {
 			hidden, namespace(t, mounted), mounted, mounted, hidden))
 
 	w.docker(t, "stop", "web")
+	w.docker(t, "rm", "web")
+	w.refused(t, fmt.Sprintf("process %d (sleep, root) has open open (to free it: end process %d)", file, file), "volume", "rm", "held")
 	w.wantRefusal(t, "held", fmt.Sprintf("process %d (sleep, root) has open open", file), fmt.Sprintf("nsenter -t %d -m umount %s\n", mounted, hidden))
 	for _, free := range [][]string{
 		{"nsenter", "-t", strconv.Itoa(mounted), "-m", "umount", hidden}, {"kill", strconv.Itoa(file)},
@@ -52,7 +54,6 @@ func TestHoldersAreNamed(t *testing.T) {
 			t.Fatalf("%v: %v, %s", free, err, out)
 		}
 	}
-	w.docker(t, "rm", "web")
 	host.Await(t, "the volume is free", func() error {
 		if r := w.h.Exec(t, "volume", "rm", "held"); r.Exit != 0 {
 			return fmt.Errorf("%s", r.Err)

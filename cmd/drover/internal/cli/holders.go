@@ -2,10 +2,12 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -20,6 +22,19 @@ func (a *App) PrintError(ctx context.Context, err error) {
 			_, _ = fmt.Fprintf(a.ErrOut, "drover: on node %s: %s\n", show.Clean(held.Node), line)
 		}
 	}
+}
+
+// withHolders adds the holders of the requested volume to an error that says that it is in use. Control decides some
+// requests from the reports of nodes, and cannot examine a host. The error stays as it is if this host is not the home.
+func withHolders(ctx context.Context, c Remote, req api.Request, err error) error {
+	if !errors.Is(err, dataset.ErrInUse) || dataset.HoldersOf(err) != nil || req.Volume == "" {
+		return err
+	}
+	held, heldErr := c.VolumeHolders(ctx, req.Volume)
+	if heldErr != nil || held.IsEmpty() {
+		return err // the error names the use that is recorded
+	}
+	return dataset.WithHolders(err, held)
 }
 
 // HolderLines returns a line for each holder: who it is, and the command that ends its use. Lines about what could not

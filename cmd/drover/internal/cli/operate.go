@@ -65,14 +65,14 @@ func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) 
 			"interrupted before the server answered: the operation may continue (drover operation watch %s)", req.ID)
 	}
 	if err != nil || o.Detach || o.DryRun || out.Operation == nil {
-		return out, err
+		return out, withHolders(ctx, c, req, err)
 	}
 	m := a.Meter(string(req.Kind)+" "+req.Volume, o.Quiet)
 	op, err := a.Wait(ctx, c, *out.Operation, m)
 	m.Close()
 	out.Operation = &op // if Wait fails, the last known state
 	if err != nil {
-		return out, err
+		return out, withHolders(ctx, c, req, err)
 	}
 	switch req.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
