@@ -98,10 +98,8 @@ func (w *world) end(t *testing.T) {
 			return err
 		})
 		h.Clean(t, cluster.WeakGuard)
-		for line := range strings.Lines(h.Log()) {
-			if strings.Contains(line, `"level":"error"`) {
-				t.Errorf("%s had to log %s", h.Name, line)
-			}
+		for _, line := range h.ErrorLines() {
+			t.Errorf("%s had to log %s", h.Name, line)
 		}
 	}
 }

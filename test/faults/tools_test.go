@@ -135,7 +135,7 @@ func TestReloadSaysWhichKeysAreMissing(t *testing.T) {
 	ok(t, unix.Kill(h.PID(), unix.SIGHUP))
 	host.Await(t, "the log says that the key is missing", func() error {
 		for line := range strings.Lines(h.Log()) {
-			if strings.Contains(line, "key file "+key+" not found") && strings.Contains(line, "profiles that cannot create volumes here: 1 (gold)") && strings.Contains(line, `"level":"warning"`) {
+			if strings.Contains(line, "key file "+key+" not found") && strings.Contains(line, "profiles that cannot create volumes here: 1 (gold)") && strings.Contains(line, " WARNING ") {
 				return nil
 			}
 		}

@@ -111,6 +111,17 @@ func (h *Host) Log() string {
 	return string(b)
 }
 
+// ErrorLines returns the lines of the log with an error, as text, or as JSON of an earlier version.
+func (h *Host) ErrorLines() (lines []string) {
+	for line := range strings.Lines(h.Log()) {
+		words := strings.Fields(line)
+		if len(words) > 1 && words[1] == "ERROR" || strings.Contains(line, `"level":"error"`) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
 // LogTail returns the last lines of the log.
 func (h *Host) LogTail(lines int) string {
 	all := strings.Split(strings.TrimSpace(h.Log()), "\n")

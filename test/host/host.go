@@ -267,7 +267,7 @@ func (h *Host) Up(t testing.TB, env ...string) {
 	if err := h.start(t, env); err != nil {
 		t.Fatal(err)
 	}
-	h.starts = strings.Count(h.Log(), `"msg":"drover is ready"`) + 1
+	h.starts = strings.Count(h.Log(), "drover is ready") + 1
 	ctx, cancel := context.WithTimeout(context.Background(), upTime)
 	defer cancel()
 	for {
@@ -293,7 +293,7 @@ func (h *Host) Up(t testing.TB, env ...string) {
 // may be unreachable.
 func (h *Host) answers(ctx context.Context, t testing.TB) bool {
 	if h.opts.Process == "agent" {
-		return strings.Count(h.Log(), `"msg":"drover is ready"`) == h.starts
+		return strings.Count(h.Log(), "drover is ready") == h.starts
 	}
 	c := h.Client(t)
 	defer c.Close()

@@ -235,10 +235,8 @@ func (w *world) empty(t *testing.T) {
 	w.h.Clean(t)
 	w.wantNoDevices(t)
 	w.wantIdle(t)
-	for line := range strings.Lines(w.h.Log()) {
-		if strings.Contains(line, `"level":"error"`) {
-			t.Errorf("drover had to log %s", line)
-		}
+	for _, line := range w.h.ErrorLines() {
+		t.Errorf("drover had to log %s", line)
 	}
 	if left, err := os.ReadDir(filepath.Join(w.h.Root, "mnt")); err != nil || len(left) > 0 {
 		t.Errorf("mount points are left: %v, %v", left, err)

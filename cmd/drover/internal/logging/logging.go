@@ -20,14 +20,13 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 
 	"github.com/droverhq/drover/dataset"
 )
 
 // The formats of a log.
 const (
-	// Auto is Text on a terminal, Journal if systemd's journal reads the log, and JSON otherwise.
+	// Auto is Journal if systemd's journal reads the log, and Text otherwise.
 	Auto = "auto"
 	Text = "text" // time, level, message, fields
 	JSON = "json"
@@ -71,13 +70,10 @@ func New(level, format string, getenv func(string) string) (*logrus.Logger, erro
 
 // detect returns the format for a file that a log is written to.
 func detect(f *os.File, getenv func(string) string) string {
-	switch {
-	case term.IsTerminal(int(f.Fd())):
-		return Text
-	case isJournal(f, getenv("JOURNAL_STREAM")):
+	if isJournal(f, getenv("JOURNAL_STREAM")) {
 		return Journal
 	}
-	return JSON
+	return Text
 }
 
 // isJournal reports whether a file is the stream to the journal that systemd has made for this process, see

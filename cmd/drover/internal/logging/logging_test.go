@@ -67,7 +67,7 @@ func TestDetect(t *testing.T) {
 		t.Fatal(err)
 	}
 	for stream, want := range map[string]string{
-		"": JSON, "1:2": JSON, fmt.Sprintf("%d:%d", st.Dev, st.Ino): Journal,
+		"": Text, "1:2": Text, fmt.Sprintf("%d:%d", st.Dev, st.Ino): Journal,
 	} {
 		if got := detect(f, func(string) string { return stream }); got != want {
 			t.Errorf("%q: %s, want %s", stream, got, want)
