@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode/utf8"
+	"unicode"
 )
 
 // HolderKind says how a holder uses a dataset.
@@ -50,7 +50,7 @@ type Holders struct {
 // first MaxHolders holders, and Total counts the others.
 func (l *Holders) Add(h Holder) {
 	h.Command, h.User, h.Device = clipText(h.Command), clipText(h.User), clipText(h.Device)
-	if len(h.Path) > maxClip || !utf8.ValidString(h.Path) { // a command with a changed path would act on another file
+	if len(h.Path) > maxClip || printable(h.Path) != h.Path { // a command with a changed path would act on another file
 		h.Path = ""
 	}
 	for i, known := range l.List {
@@ -74,9 +74,19 @@ func (l *Holders) AddUnexamined(line string) {
 	}
 }
 
-// clipText truncates a text as Clip does, and replaces the bytes that JSON cannot represent. A process chooses its
-// name, and the text must not become longer on the way to control.
-func clipText(s string) string { return Clip(strings.ToValidUTF8(s, "?")) }
+// clipText truncates a text as Clip does, and replaces what is not printable. A process chooses its name, the text must
+// not become longer on the way to control, and an engine shows it on a terminal.
+func clipText(s string) string { return Clip(printable(s)) }
+
+// printable replaces each character that is not printable by a question mark.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}
 
 // IsEmpty reports whether the examination was complete and found no holder.
 func (l *Holders) IsEmpty() bool { return l.Total == 0 && len(l.Unexamined) == 0 }
@@ -124,7 +134,7 @@ func (h Holder) Describe(name string) string {
 		return who + at + ": " + process
 	case HolderProcess:
 		if h.Path == "" {
-			return process + " has a file open, whose path the kernel does not report"
+			return process + " has a file open, whose path cannot be shown"
 		}
 		return process + " has " + h.Path + " open"
 	case HolderDevice:

@@ -34,7 +34,7 @@ func TestHolderSaysWhoAndHowToFree(t *testing.T) {
 		},
 		"open file without a path": {
 			Holder{Kind: HolderProcess, PID: 8, Command: "tail", User: "1234"}, "",
-			"process 8 (tail, 1234) has a file open, whose path the kernel does not report", "end process 8",
+			"process 8 (tail, 1234) has a file open, whose path cannot be shown", "end process 8",
 		},
 		"mount namespace": {
 			Holder{Kind: HolderMount, PID: 9, Command: "sh", User: "root", MountNamespace: 4026531841, Path: "/mnt/it's here"}, "",
@@ -88,6 +88,18 @@ func TestHoldersAreBounded(t *testing.T) {
 		if long.IsBounded() {
 			t.Errorf("%s: too long, and accepted", name)
 		}
+	}
+}
+
+// TestHoldersAreSafeOnTerminal: a process chooses its name, and a container the names of its files.
+func TestHoldersAreSafeOnTerminal(t *testing.T) {
+	var l Holders
+	l.Add(Holder{Kind: HolderProcess, PID: 7, Command: "a\x1b[2Jb", User: "root", Path: "log\n\x1b[31m"})
+	l.AddUnexamined("process \x07")
+	want := "process 7 (a?[2Jb, root) has a file open, whose path cannot be shown (to free it: end process 7); " +
+		"not examined, and may use it: process ?"
+	if got := l.Summary(); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
 

@@ -3,7 +3,6 @@ package status
 import (
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -298,8 +297,12 @@ func wasRefused(op dataset.Operation) bool {
 	if op.State != dataset.OpFailed || op.Problem == nil {
 		return false
 	}
-	kind := dataset.KindByCode(op.Problem.Code)
-	return kind.HTTP < http.StatusInternalServerError || kind == dataset.ErrNoSpace && op.Kind != dataset.OpSnapshot
+	switch dataset.KindByCode(op.Problem.Code) {
+	case dataset.ErrInvalid, dataset.ErrUnsupported, dataset.ErrExists, dataset.ErrInUse, dataset.ErrProtected,
+		dataset.ErrForbidden, dataset.ErrNoSpace:
+		return op.Kind != dataset.OpSnapshot
+	}
+	return false
 }
 
 // levelOf returns the level of a finding about a full or nearly full volume or pool.
