@@ -241,7 +241,8 @@ func (a *Agent) Close() error {
 	a.wg.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err := errors.Join(a.Cache.SaveChanged(ctx, a.DB), a.StoreClock.Save(ctx), a.Status.SaveUsages(ctx))
+	err := errors.Join(a.Cache.SaveChanged(ctx, a.DB), a.StoreClock.Save(ctx), a.Status.SaveUsages(ctx),
+		a.Reporter.SaveAnswer(ctx, 0))
 	a.endLeases()
 	a.leaseWork.Wait()
 	a.Registration.Leave(ctx)

@@ -194,7 +194,7 @@ func (a *components) load(ctx context.Context) error {
 			return err
 		}),
 		a.Spellings.Load(ctx),
-		a.Status.LoadUsages(ctx),
+		a.Status.LoadUsages(ctx), a.Reporter.LoadAnswer(ctx),
 		a.Verifier.Load(ctx),
 		a.Copies.Load(ctx),
 		a.Leases.Load(ctx), a.SharedMountTable.Load(ctx),

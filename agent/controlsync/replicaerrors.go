@@ -1,6 +1,7 @@
 package controlsync
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 type replicaErrors struct {
 	mu        sync.Mutex
 	byReplica map[int]error // the error of the last heartbeat, by index in ReporterDeps.Replicas
-	// answered is when a replica last answered a heartbeat.
-	answered time.Time
+	// answered is when a replica last answered a heartbeat, also before the start; saved is what is on disk.
+	answered, saved time.Time
 }
 
 // set records the result of a heartbeat to the replica with an index, which ended at a time.
@@ -34,7 +35,40 @@ func (s *replicaErrors) set(replica int, at time.Time, err error) {
 	s.byReplica[replica] = err
 }
 
-// LastAnswer returns when control last answered a heartbeat, or the zero time if it has not answered since the start.
+const answeredKey = "answered"
+
+// saveAnswerEvery is how often the time of the last answer is written to disk. After a crash, answers without control
+// say that they are up to this much older than they are.
+const saveAnswerEvery = 10 * time.Minute
+
+// LoadAnswer reads from disk when control last answered. It is called once, before the other methods.
+func (r *Reporter) LoadAnswer(ctx context.Context) error {
+	r.replicaErrors.mu.Lock()
+	defer r.replicaErrors.mu.Unlock()
+	_, err := r.DB.Get(ctx, answeredKey, &r.replicaErrors.answered)
+	r.replicaErrors.saved = r.replicaErrors.answered
+	return err
+}
+
+// SaveAnswer writes to disk when control last answered, unless less than after has passed since the time on disk.
+func (r *Reporter) SaveAnswer(ctx context.Context, after time.Duration) error {
+	at := r.LastAnswer()
+	r.replicaErrors.mu.Lock()
+	saved := r.replicaErrors.saved
+	r.replicaErrors.mu.Unlock()
+	if !at.After(saved) || at.Sub(saved) < after {
+		return nil
+	}
+	if err := r.DB.Put(ctx, map[string]any{answeredKey: at}); err != nil {
+		return err
+	}
+	r.replicaErrors.mu.Lock()
+	defer r.replicaErrors.mu.Unlock()
+	r.replicaErrors.saved = at
+	return nil
+}
+
+// LastAnswer returns when control last answered a heartbeat, or the zero time if it has never answered.
 func (r *Reporter) LastAnswer() time.Time {
 	r.replicaErrors.mu.Lock()
 	defer r.replicaErrors.mu.Unlock()

@@ -299,7 +299,7 @@ func (r *Reporter) Run(begun func()) {
 			r.report(r.Ctx, all, slices.Concat(r.Uses.InUse(), all.reportedDatasets(), looks.next(r.Cache.IDs)))
 			r.Facts.Report(r.Ctx)
 			if err := errors.Join(r.Cache.SaveChanged(r.Ctx, r.DB), r.StoreClock.Save(r.Ctx),
-				r.Status.SaveUsages(r.Ctx)); err != nil &&
+				r.Status.SaveUsages(r.Ctx), r.SaveAnswer(r.Ctx, saveAnswerEvery)); err != nil &&
 				r.Ctx.Err() == nil {
 				r.Log.WithError(err).Error("cannot write the agent's copy of its records")
 			}

@@ -45,7 +45,7 @@ type Deps struct {
 	// Pools returns the pools of this node with their present status, and Pool returns one without its status.
 	Pools func(ctx context.Context) []api.Pool
 	Pool  func(id uuid.UUID) (dataset.Pool, bool)
-	// LastAnswer returns when control last answered, or the zero time if it has not answered since the start.
+	// LastAnswer returns when control last answered, or the zero time if it has never answered.
 	LastAnswer func() time.Time
 }
 
@@ -71,8 +71,8 @@ const (
 	controlTime = 2 * time.Second
 )
 
-// knownAt returns when control last answered. If control has not answered since the start, knownAt returns the time of
-// the start, because an earlier answer was before that time.
+// knownAt returns when control last answered. If it has never answered, knownAt returns the time of the start, because
+// the records are not newer than that.
 func (r *Reader) knownAt() time.Time {
 	if at := r.deps.LastAnswer(); !at.IsZero() {
 		return at

@@ -22,6 +22,7 @@ import (
 //	recovery               the last recovery of control's store that this node has applied
 //	standing               lease.nodesRecord
 //	clock                  the highest clock of control's store, written with a delay of some seconds
+//	answered               when control last answered, written with a delay of some minutes
 //	mounts/<dataset>       mounting.Record
 //	spellings/<name>       Spellings
 //	volumes/<dataset>      api.IndexedDataset, a copy for the time when control is unreachable
