@@ -264,10 +264,10 @@ func (h *Host) Socket() string {
 // Up starts drover and waits until it answers.
 func (h *Host) Up(t testing.TB, env ...string) {
 	t.Helper()
+	h.starts = strings.Count(h.Log(), "drover is ready") + 1 // counted first: the new process may be ready at once
 	if err := h.start(t, env); err != nil {
 		t.Fatal(err)
 	}
-	h.starts = strings.Count(h.Log(), "drover is ready") + 1
 	ctx, cancel := context.WithTimeout(context.Background(), upTime)
 	defer cancel()
 	for {
