@@ -188,7 +188,15 @@ func (c *collector) volumes(ctx context.Context, s *samples) {
 		}
 		s.set(volumeMounted, indicator(v.Status.Mounted), v.Node, v.Volume)
 		s.set(volumeMounts, float64(len(v.Status.Mounts)), v.Node, v.Volume)
-		s.set(volumeUsed, float64(v.Status.Used), v.Node, v.Volume)
+		used := v.Status.Used
+		if u := v.Status.Usage; u != nil {
+			used = u.Used
+			if u.Inodes > 0 {
+				s.setLow(volumeInodes, float64(u.Inodes), v.Node, v.Volume)
+				s.set(volumeInodesUsed, float64(u.InodesUsed), v.Node, v.Volume)
+			}
+		}
+		s.set(volumeUsed, float64(used), v.Node, v.Volume)
 		s.set(volumeFailing, indicator(v.Status.Problem != ""), v.Node, v.Volume)
 		if v.Size > 0 {
 			s.setLow(volumeSize, float64(v.Size), v.Node, v.Volume)

@@ -100,7 +100,9 @@ type twice struct{ deciding }
 
 func (twice) SeenVolumes(context.Context) (list []api.Volume) {
 	for _, used := range []dataset.Size{5, 9} {
-		list = append(list, api.Volume{Dataset: dataset.Dataset{Volume: "db"}, Node: "host-a", Status: &dataset.DatasetStatus{Mounted: true, Used: used}})
+		list = append(list, api.Volume{Dataset: dataset.Dataset{Volume: "db"}, Node: "host-a", Status: &dataset.DatasetStatus{
+			Mounted: true, Used: 1, Usage: &dataset.Usage{Used: used, Available: 9, Inodes: 64, InodesUsed: 3},
+		}})
 	}
 	return list
 }
@@ -128,6 +130,7 @@ func TestFiguresOfOneName(t *testing.T) {
 	for _, want := range []string{
 		`drover_replica_age_seconds{volume="db"} 120`, `drover_replica_max_loss_seconds{volume="db"} 30`, `drover_copy_superseded{volume="db"} 1`,
 		`drover_guard_deadline_seconds{volume="db"} 4`, `drover_volume_used_bytes{node="host-a",volume="db"} 9`,
+		`drover_volume_inodes{node="host-a",volume="db"} 64`, `drover_volume_inodes_used{node="host-a",volume="db"} 3`,
 	} {
 		if !strings.Contains(w.Body.String(), want+"\n") {
 			t.Errorf("%s is missing in %s", want, w.Body)

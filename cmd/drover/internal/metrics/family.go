@@ -61,9 +61,15 @@ var (
 	volumeMounts  = declare("volume_mounts", gauge, "", onAll, "Number of mount IDs that use a volume.",
 		"node", "volume")
 	volumeUsed = declare("volume_used_bytes", gauge, "bytes", onAll,
-		"Bytes used by a volume: in its filesystem while it is mounted, in the pool otherwise.", "node", "volume")
+		"Bytes used by a volume, as df shows them in it. In the pool if that is not known, as for a volume that was "+
+			"never mounted.", "node", "volume")
 	volumeSize = declare("volume_size_bytes", gauge, "bytes", onAll,
 		"Size limit of a volume in bytes; absent if there is none.", "node", "volume")
+	volumeInodes = declare("volume_inodes", gauge, "", onAll,
+		"Inodes of the filesystem of a volume; absent if its filesystem is that of the pool, or not known.",
+		"node", "volume")
+	volumeInodesUsed = declare("volume_inodes_used", gauge, "", onAll,
+		"Used inodes of the filesystem of a volume; absent as drover_volume_inodes is.", "node", "volume")
 	volumeFailing = declare("volume_failing", gauge, "", onAll,
 		"1 while a volume has a problem that volume inspect describes.", "node", "volume")
 
