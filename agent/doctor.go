@@ -28,6 +28,7 @@ func (a *components) makeDoctor() {
 		Engines: a.Engines, Disks: a.Disks, SharedMounter: a.SharedMounter, Registrar: a.Registrar,
 		Failover:    a.Failover,
 		Throttle:    a.Throttle,
+		Holders:     a.Holders.Examine,
 		Pending:     a.Purger.PendingPurges,
 		Refusal:     a.Registration.Refusal,
 		Identity:    a.Identity.Check,

@@ -59,9 +59,11 @@ type Deps struct {
 	Failover      *handover.Failover
 	Throttle      *throttle.Throttler
 	Pending       func() []operation.PendingPurge // datasets in state purging whose data still exists
-	Refusal       func() string                   // why control does not register this node, or ""
-	Identity      func(ctx context.Context) error // fails if the agent's database cannot be read
-	ExtraChecks   []func(*findings.List)          // checks of components outside this list
+	// Holders finds out who uses a dataset on this host.
+	Holders     func(ctx context.Context, d dataset.Dataset) dataset.Holders
+	Refusal     func() string                   // why control does not register this node, or ""
+	Identity    func(ctx context.Context) error // fails if the agent's database cannot be read
+	ExtraChecks []func(*findings.List)          // checks of components outside this list
 }
 
 // Doctor reports what works on this host. It has no state.
@@ -225,7 +227,8 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 			if m.Unverified {
 				r.Add(findings.Info, "volume "+d.Volume, "",
 					"mount %s may have ended and is unverified: the engine restarted since, or unmounted it "+
-						"while a process still had it mounted", mounting.ShortID(m.ID))
+						"while a process still had it mounted%s", mounting.ShortID(m.ID),
+					x.holders(ctx, r, id))
 			}
 		}
 	}
@@ -233,10 +236,24 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if err == nil && len(x.deps.Uses.Get(id).IDs) == 0 && !x.checkInspection(r, id, m.Mountpoint) {
 			r.Add(findings.Info, "mount "+m.Mountpoint, "",
-				"no recorded use; it is unmounted once no process has it mounted")
+				"no recorded use; it is unmounted once no process has it mounted%s", x.holders(ctx, r, id))
 		}
 	}
 	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)
+}
+
+// holders returns a clause that names who uses a dataset whose recorded uses have ended or may have ended. It returns "" in the background,
+// because it examines all processes.
+func (x *Doctor) holders(ctx context.Context, r *Report, id uuid.UUID) string {
+	d, known := x.deps.Cache.Dataset(id)
+	if !known || r.Background {
+		return ""
+	}
+	held := x.deps.Holders(ctx, d)
+	if held.IsEmpty() {
+		return ""
+	}
+	return ": " + held.Summary()
 }
 
 // checkInspection adds a finding for a mount that an operator has requested to inspect a superseded copy, and returns

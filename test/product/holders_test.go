@@ -46,6 +46,12 @@ func TestHoldersAreNamed(t *testing.T) {
 	w.docker(t, "stop", "web")
 	w.docker(t, "rm", "web")
 	w.refused(t, fmt.Sprintf("process %d (sleep, root) has open open (to free it: end process %d)", file, file), "volume", "rm", "held")
+	host.Await(t, "drover doctor names the process", func() error {
+		if out := w.h.Exec(t, "doctor", "-v").Out; !strings.Contains(out, fmt.Sprintf("process %d (sleep, root) has open open", file)) {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
 	w.wantRefusal(t, "held", fmt.Sprintf("process %d (sleep, root) has open open", file), fmt.Sprintf("nsenter -t %d -m umount %s\n", mounted, hidden))
 	for _, free := range [][]string{
 		{"nsenter", "-t", strconv.Itoa(mounted), "-m", "umount", hidden}, {"kill", strconv.Itoa(file)},
