@@ -242,8 +242,8 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)
 }
 
-// holders returns a clause that names who uses a dataset whose recorded uses have ended or may have ended. It returns "" in the background,
-// because it examines all processes.
+// holders returns a clause that names who uses a dataset whose recorded uses have ended or may have ended. It returns
+// "" in the background, because it examines all processes.
 func (x *Doctor) holders(ctx context.Context, r *Report, id uuid.UUID) string {
 	d, known := x.deps.Cache.Dataset(id)
 	if !known || r.Background {
