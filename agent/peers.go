@@ -20,8 +20,8 @@ func (a *Agent) Peers() http.Handler {
 	h.Handle("/", a.TransferServer.Handler())
 	h.Handle(promise.Path, a.Promises)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Work for this request ends with the request, but its requests to control must not get the values of the
-		// request's context, which describe the peer's connection.
+		// The work must end with the request. The values of the request's context describe the connection of the peer,
+		// so requests to control must not get them.
 		ctx, cancel := context.WithCancel(a.Ctx)
 		defer cancel()
 		defer context.AfterFunc(r.Context(), cancel)()

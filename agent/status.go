@@ -113,8 +113,8 @@ func (a *Agent) Session() (age, ttl time.Duration, ok bool) {
 	return a.Clock.Steady() - renewed, ttl, ttl > 0
 }
 
-// VolumeIO returns how much the mounted volumes of this node were read and written, by name. Volumes whose backend has
-// no block device for each volume are left out: the device of their pool does not tell which volume used it.
+// VolumeIO returns how much the mounted volumes of this node were read and written, by name. It leaves out volumes that
+// share the block device of their pool, because the counters of that device do not show which volume used it.
 func (a *Agent) VolumeIO(context.Context) ([]api.VolumeIO, error) {
 	stats, err := diskstats.Read()
 	at := a.Clock.Now()

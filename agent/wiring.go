@@ -156,7 +156,7 @@ func (a *components) copiesDeps() replication.CopiesDeps {
 	}
 }
 
-// forgetHome drops the state that this node has only as the home of a dataset.
+// forgetHome drops the state that only the home of a dataset needs. It is called when this node is no longer the home.
 func (a *components) forgetHome(ds uuid.UUID) {
 	a.Leases.EndRecall(ds)
 	a.forgetSent(ds)

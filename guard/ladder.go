@@ -149,7 +149,7 @@ func (g *Guard) climbOnce(ctx context.Context, e *entry, at Entry, ladder []rung
 	contained := false
 	for i, r := range ladder {
 		if contained && r.act == ActKill {
-			i, r = i-1, ladder[i-1] // kill no harmless holder: stop again, and examine more processes
+			i, r = i-1, ladder[i-1] // every holder is harmless: do not kill, stop again and examine more processes
 		}
 		steps.At("guard.fencing")
 		began := g.Clock.Boottime()
@@ -250,7 +250,7 @@ func (g *Guard) reboot(e *entry) {
 func pause(ctx context.Context, clock Clock, log logrus.FieldLogger, d time.Duration) {
 	alarm, err := clock.NewAlarm()
 	if err == nil {
-		defer func() { _ = alarm.Close() }() // of a timer
+		defer func() { _ = alarm.Close() }() // the alarm is only a timer
 		err = alarm.Set(clock.Boottime() + d)
 	}
 	if err != nil { // without a file descriptor for the timer, the ladder continues without pauses

@@ -63,9 +63,9 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 	return e.copy(), nil
 }
 
-// addEntry checks a registration and adds it to the table as a busy entry. was is the entry that it replaces. If the
-// deadline has passed and the dataset may be mounted, addEntry fences the dataset at once, and late is its
-// filesystem. Otherwise late is nil.
+// addEntry checks a registration and adds it to the table as a busy entry. was is the entry that it replaces. late is
+// nil unless the deadline has passed and the dataset may be mounted. If late is not nil, it is the filesystem of the
+// dataset, and addEntry fences the dataset at once.
 func (g *Guard) addEntry(r Registration, late *mount.Filesystem) (e *entry, was *Entry, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -196,8 +196,8 @@ type Feed struct {
 	Dataset  uuid.UUID     `json:"dataset"`
 	Epoch    uint64        `json:"epoch"`
 	Deadline time.Duration `json:"deadline"`
-	// MaxFenceTime is the longest time after Deadline within which the fence must be complete, for nodes that rely on
-	// it. If 0, the bound that the registration returned is used.
+	// MaxFenceTime is how long after Deadline the fence may be complete at the latest. Other nodes rely on it. If 0,
+	// the bound that the registration returned is used.
 	MaxFenceTime time.Duration `json:"most,omitempty"`
 }
 

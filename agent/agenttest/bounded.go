@@ -92,8 +92,8 @@ func (g *Bounded) NewReplicated(name string) dataset.Dataset {
 	return d
 }
 
-// AwaitConsistent waits until a volume on host-a is mounted and registered with the guard, if it has a use. If it has
-// no use, AwaitConsistent waits until it is neither mounted nor registered.
+// If a volume on host-a has a use, AwaitConsistent waits until the volume is mounted and registered with the guard. If
+// it has no use, AwaitConsistent waits until it is neither mounted nor registered.
 func (g *Bounded) AwaitConsistent(d dataset.Dataset, at string) {
 	g.Helper()
 	for until := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {

@@ -37,8 +37,8 @@ type Cluster struct {
 	Network      Network
 	MayFailWith  string // the text of errors that the control service may report
 	Share        string // the folder that stands for a share, if a host has a pool on it
-	// Session is the time of an agent's session with control, which then counts as one of several replicas. If it is
-	// 0, control works alone, and no lease is bounded.
+	// Session is how long an agent's session with control is valid. With sessions, the control service counts as one of
+	// several replicas. If it is 0, control works alone, and no lease is bounded.
 	Session time.Duration
 
 	zfs     scratch.ZFS
@@ -149,7 +149,7 @@ func (c *Cluster) controlFailed(what string, err error) {
 	}
 }
 
-// atEnd has a function called by Close, before those that were given earlier.
+// atEnd registers a function that Close calls. Close calls the functions in reverse order.
 func (c *Cluster) atEnd(f func()) { c.ends = append(c.ends, f) }
 
 // Close stops all hosts, and then control.

@@ -166,7 +166,7 @@ func (h *Host) SavePool(folder string) (putBack func()) {
 	return func() { replace(pool, kept) }
 }
 
-// NewIncoming leaves a dataset in the state in which a create leaves it that a crash interrupts before the commit.
+// NewIncoming makes a dataset that is incoming, as after a create that a crash interrupted before the commit.
 func (h *Host) NewIncoming() dataset.Dataset {
 	h.T.Helper()
 	d := dataset.Dataset{
@@ -238,8 +238,8 @@ func CanWrite(t *testing.T, path string, most time.Duration) bool {
 	}
 }
 
-// AwaitSettled waits until a host has finished with a dataset whose home is another host: it has a copy without a
-// head, or nothing on a share, and opens neither.
+// AwaitSettled waits until a host has finished with a dataset whose home is another host: it does not open the dataset,
+// and has a copy without a head or, if the pool is on a share, no data.
 func (h *Host) AwaitSettled(id uuid.UUID) {
 	h.T.Helper()
 	Await(h.T, func() bool {
@@ -324,9 +324,9 @@ func (c *Cluster) ReplicaTimeOn(h *Host, volume string) (taken time.Time) {
 	return taken
 }
 
-// ReplicaHasSince reports whether the replica of a volume on a host has everything that was written until the time
-// written. Its snapshot may be older than that time: a snapshot that was taken after the last write has everything, and
-// no other snapshot is taken while nothing is written.
+// ReplicaHasSince reports whether the replica of a volume on a host has everything that was written before the given
+// time. The snapshot of the replica may be older than that time, because no new snapshot is taken while nothing is
+// written.
 func (c *Cluster) ReplicaHasSince(h *Host, volume string, written time.Time) bool {
 	return slices.ContainsFunc(c.Recorded(volume).CopyDetails, func(k api.CopyDetail) bool {
 		return k.Node == h.Node() && k.Kind == dataset.CopyReplica && k.Snapshot != uuid.Nil &&

@@ -13,7 +13,7 @@ import (
 type Fuse struct {
 	Mu       sync.Mutex
 	ActsLeft int  // acts until the fuse blows; -1: it does not blow
-	Late     bool // the act at which it blows happens
+	Late     bool // the act at which it blows still has an effect
 	dead     bool
 	Gone     chan struct{}    // closed when it blows
 	acts     []string         // names of all acts
@@ -41,15 +41,15 @@ func (f *Fuse) FailNext(act string, err error) {
 	f.failing = map[string]error{act: err}
 }
 
-// Mend lets all acts have an effect again, and does not call look before them: the acts of an agent after the end of
-// its test are not part of the test.
+// Mend repairs the fuse at the end of a test: all later acts have an effect again, and look is not called before them.
 func (f *Fuse) Mend() {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	f.ActsLeft, f.dead, f.look = -1, false, nil
 }
 
-// AwaitDeath waits until a fuse has blown: it closes gone then. It fails the test if the agent never reaches that act.
+// AwaitDeath waits until a fuse has blown, which closes the channel gone. It fails the test if the agent never reaches
+// that act.
 func AwaitDeath(t *testing.T, gone <-chan struct{}) {
 	t.Helper()
 	select {

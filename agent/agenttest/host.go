@@ -48,7 +48,8 @@ type Host struct {
 	FakeClock *clock.Fake
 	// Link is the connection to control of a host that is alone.
 	Link *Link
-	// ControlReplicas are the control replicas that the agent tells apart; nil: only the one of Config.
+	// ControlReplicas are the control replicas to which the agent has separate connections. If nil, there is only the
+	// one in Config.
 	ControlReplicas []api.Service
 
 	Mu  sync.Mutex // protects Agent and Off from requests of other hosts
@@ -189,7 +190,7 @@ func (h *Host) Start() {
 	}
 }
 
-// StartWith starts an agent with another configuration, which the next starts have too.
+// StartWith starts an agent with another configuration. Later starts use that configuration too.
 func (h *Host) StartWith(cfg agent.Config) {
 	h.T.Helper()
 	h.Config = cfg

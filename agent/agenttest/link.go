@@ -79,7 +79,7 @@ func (l *Link) OnGenerations(f func()) {
 	l.onGenerations = f
 }
 
-// HangSnapshots never answers a list of snapshots.
+// HangSnapshots makes control never answer a request for a list of snapshots.
 func (l *Link) HangSnapshots() {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()

@@ -1,7 +1,9 @@
 // Package agenttest starts whole agents for the tests of all components of the agent: the agent of one host that is
 // alone (New), several hosts of a cluster (NewCluster), or hosts whose leases are bounded and whose guards run
-// (NewBounded). Disks, mounts and the control service are real. The test cuts connections (Link, Network), simulates
-// crashes (Fuse), and moves the clock of a host that is alone.
+// (NewBounded). Disks, mounts and the control service are real. No other code uses the package. The test cuts
+// connections (Link, Network), simulates crashes (Fuse), and moves the clock of a host that is alone. Each of these
+// types, and Host, has a mutex for its state. A new failure of the connection to control belongs in link.go, a new act
+// at which an agent can crash in fused.go, and a new expectation in expect.go.
 package agenttest
 
 import (
@@ -13,9 +15,9 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// Main runs the tests of a package in a separate mount namespace, and fails if they leave goroutines. Without the
-// namespace, the agent would take a copy of its mounts in the namespace of another package's tests for a container's
-// use.
+// Main runs the tests of a package in a separate mount namespace, and fails if they leave goroutines. In a shared
+// namespace, the tests of another package could get copies of the mounts of this agent, and the agent would think that
+// a container uses these copies.
 func Main(m *testing.M) { goleak.VerifyTestMain(ownNamespace{m}) }
 
 type ownNamespace struct{ *testing.M }

@@ -17,8 +17,8 @@ func StartContainer(t *testing.T, path string) (end func()) {
 	return runInNamespace(t, path, `mount --bind "$0" "$1" && echo ready && exec sleep infinity`)
 }
 
-// startWithHandedFile starts a process of the host to which a container has handed a file of the dataset mounted on
-// path. The container has ended, so no mount namespace shows the mount.
+// startWithHandedFile starts a process of the host that has a file of the dataset on path open. It got the file from a
+// container that has ended, so no mount namespace shows the mount of the file.
 func startWithHandedFile(t *testing.T, path string) (end func()) {
 	t.Helper()
 	return runInNamespace(t, path, `mount --bind "$0" "$1" && exec 3>"$1/handed" &&

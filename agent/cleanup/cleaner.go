@@ -124,7 +124,7 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 	}
 }
 
-// wasLost reports whether this agent knew a dataset to be recorded that is not recorded any more.
+// wasLost reports whether a dataset was recorded when this agent last read control's records, but is not recorded now.
 func (c *Cleaner) wasLost(id uuid.UUID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

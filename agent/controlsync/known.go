@@ -52,8 +52,9 @@ func (f *Follower) undoneMove(s api.Sync, knew KnownState) (volume string, err e
 // finds none.
 //
 // A dataset that the answer does not name was removed if the store is the same as before, and was lost if the store was
-// restored from a backup. The store was restored if its clock is behind the clock that this node has seen, or if the
-// index of the write at this node's registration is not above all indexes that this node has seen.
+// restored from a backup. There are two signs that the store was restored: its clock is behind the clock that this node
+// has seen, or the index that the registration of this node was written with is not above all indexes that this node
+// has seen.
 func missingChange(s api.Sync, knew KnownState, inconsistent bool) string {
 	back := s.StoreClock != 0 && s.StoreClock < knew.Clock
 	inconsistent = inconsistent || back

@@ -14,11 +14,12 @@ import (
 type replicaErrors struct {
 	mu        sync.Mutex
 	byReplica map[int]error // the error of the last heartbeat, by index in ReporterDeps.Replicas
-	// answered is when a replica last answered a heartbeat, also before the start; saved is what is on disk.
+	// answered is when a replica last answered a heartbeat, possibly before this start of the agent. saved is the value
+	// on disk.
 	answered, saved time.Time
 }
 
-// set records the result of a heartbeat to the replica with an index, which ended at a time.
+// set records the result err of a heartbeat that ended at the time at. replica is the index of the control replica.
 func (s *replicaErrors) set(replica int, at time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -37,8 +38,8 @@ func (s *replicaErrors) set(replica int, at time.Time, err error) {
 
 const answeredKey = "answered"
 
-// saveAnswerEvery is how often the time of the last answer is written to disk. After a crash, answers without control
-// say that they are up to this much older than they are.
+// saveAnswerEvery is how often the time of the last answer is written to disk. After a crash, the time on disk can be
+// too early by this much. Answers that this node gives without control then look older than they are.
 const saveAnswerEvery = 10 * time.Minute
 
 // LoadAnswer reads from disk when control last answered. It is called once, before the other methods.
@@ -50,7 +51,7 @@ func (r *Reporter) LoadAnswer(ctx context.Context) error {
 	return err
 }
 
-// SaveAnswer writes to disk when control last answered, unless less than after has passed since the time on disk.
+// SaveAnswer writes to disk when control last answered, if that time is later than the time on disk by at least after.
 func (r *Reporter) SaveAnswer(ctx context.Context, after time.Duration) error {
 	at := r.LastAnswer()
 	r.replicaErrors.mu.Lock()

@@ -171,7 +171,7 @@ func (r *Reporter) ReportPools(ctx context.Context) {
 	defer cancel()
 	all := newReplicaReporters(r.Replicas)
 	for _, t := range all {
-		t.complete = true // so the report is incremental: it has no datasets, and must not count as the status of all
+		t.complete = true // makes the report incremental, as it has no datasets
 	}
 	r.reportPart(ctx, all, nil)
 }

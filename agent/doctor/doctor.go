@@ -1,5 +1,6 @@
 // Package doctor reports what works on this host, what does not and why. It changes nothing. Package agent calls
-// Examine for the command drover doctor, and Warn at a start and when profiles change.
+// Doctor.Examine for the command drover doctor, and KeyChecker.Warn at a start and when profiles change. It also runs
+// Watcher, whose last result controlsync.Reporter sends with each heartbeat.
 //
 // Doctor collects the findings of the components, and adds findings that need several of them. PoolChecker compares
 // the pools with the records of control, and KeyChecker checks the keys of encrypted datasets. These types have no

@@ -74,7 +74,8 @@ func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]d
 	}
 }
 
-// sealedVolumes returns the encrypted datasets of this node by name, those whose home it is first.
+// sealedVolumes returns the encrypted datasets of this node: first those whose home is this node, then the copies, each
+// sorted by name.
 func (k *KeyChecker) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealedVolume) {
 	for _, d := range known {
 		all = append(all, sealedVolume{d, false})

@@ -35,7 +35,7 @@ type PoolCheckerDeps struct {
 	Moves      *replication.MoveTable
 	Copies     *replication.Copies
 	KeyChecker *KeyChecker
-	IsNeeded   func(id uuid.UUID) bool // whether a dataset is needed besides its record
+	IsNeeded   func(id uuid.UUID) bool // whether a dataset without a record is needed
 }
 
 // PoolChecker compares the pools of this node with the records of control. It has no state.
@@ -160,8 +160,8 @@ func (c *PoolChecker) checkFailedPools(r *Report) {
 	}
 }
 
-// checkOvercommit reports a pool whose volumes may become larger together than its policy allows or, without a policy,
-// than the pool.
+// checkOvercommit reports a pool if the sizes of its volumes together exceed what its policy allows. If the pool has no
+// policy, they must not exceed the size of the pool.
 func checkOvercommit(r *Report, name string, st dataset.PoolStatus) {
 	ratio := st.OvercommitRatio()
 	text := fmt.Sprintf("its volumes may become %s large, and it has %s: overcommit %s", st.Provisioned.Human(),

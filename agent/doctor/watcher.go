@@ -44,7 +44,7 @@ func (x *Doctor) examineInBackground(ctx context.Context) []api.Finding {
 const (
 	// watchPause is the time between two examinations.
 	watchPause = 10 * time.Second
-	// watchShare is the largest share of the time that examinations may take: one in watchShare.
+	// watchShare limits the time that examinations take, to 1/watchShare of all time.
 	watchShare = 30
 	// maxWatchPause bounds the time between two examinations, for example after an examination that hung for hours.
 	maxWatchPause = 10 * time.Minute

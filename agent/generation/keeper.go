@@ -1,8 +1,9 @@
 // Package generation keeps the generations of pools, which show whether a pool's disk was restored from a backup.
 // Package agent calls Keeper at a start and at each heartbeat. controlsync.Reporter uses Keeper to report generations
-// to each control replica. Package pooladmin uses it when an operator adopts or accepts a pool. The generation of a
-// pool is stored in the pool and in the agent's database, and pool.Pools protects it. The only state of Keeper is the
-// set of replicas that were asked, protected by a mutex.
+// to each control replica. controlsync.Follower and move.TransferSource ask control for the generations (Ask). Package
+// pooladmin uses Keeper when an operator adopts or accepts a pool. The generation of a pool is stored in the pool and
+// in the agent's database, and pool.Pools protects it. The only state of Keeper is the set of replicas that were asked,
+// protected by a mutex.
 //
 // A disk can be restored from an older backup without the agent noticing, for example when a virtual machine is rolled
 // back. Later writes are then missing, and a volume would silently have its old content. So each pool has a generation:
@@ -16,19 +17,19 @@
 // something in the pool is in use or was changed. The agent cannot detect two kinds of restore: a restore to a state
 // that is newer than the last raise, and a restore of the pool together with everything that knows a higher generation.
 //
-// This node's database, the store, and the memory of every control replica know the generations. The store must not
-// be written again and again for a volume that is in use for days. So a generation is written to the store only at
-// these times: at each registration, when it is raised at a start or because the pool became the home of a dataset,
-// and at the first raise after a change that the store records anyway or after the mount of an idle volume. All other
-// raises are reported only to the memory of the replicas: to each of them, and again to a replica that was restarted.
-// An unreachable replica is asked when it is reachable again. If it knows a higher generation, the pool is
-// quarantined then.
+// This node's database, the store, and the memory of every control replica know the generations. The store must not be
+// written again and again for a volume that is in use for days. So a generation is written to the store only at these
+// times: at each registration; at a raise at a start; at a raise because the pool became the home of a dataset; and at
+// the first raise after a change that the store records anyway, or after the mount of an idle volume. All other raises
+// are reported only to the memory of the replicas: to each of them, and again to a replica that was restarted. An
+// unreachable replica is asked when it is reachable again. If it knows a higher generation, the pool is quarantined
+// then.
 //
 // A host that starts while control is unreachable mounts its volumes according to its own database: losing control
 // stops no container. If that database was restored as well, the agent cannot notice the restore, and may write at the
 // old epoch to a volume that has moved meanwhile. The pool is quarantined when control is reachable again. For this
 // reason, any other work in a pool, for which no container waits, starts only after control has answered. For example,
-// other nodes get nothing from a pool until a control replica was asked about it since it was opened (see
+// no data of a pool is sent to other nodes before control has answered which generation the pool must have (see
 // move.TransferSource.Pool).
 package generation
 

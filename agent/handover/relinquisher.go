@@ -119,7 +119,7 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 	defer unlock()
 	d, known := r.Cache.Dataset(id)
 	if !known || d.Home != r.NodeID || d.Epoch != y.Epoch || d.State != dataset.StateReady {
-		return y, nil, nil // control has not reported this recall completely yet, or has reported another one since
+		return y, nil, nil // the record here is from before or after the recall
 	}
 	pool, err := r.Pools.Online(ctx, d.Pool)
 	if err != nil {

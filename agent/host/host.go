@@ -28,8 +28,8 @@ type Host struct {
 	Incarnation uuid.UUID // of this start of the agent
 	NodeName    string
 	Boot        string // the UUID of this boot of the kernel
-	// Recovered is true if the agent's database was lost, and control had not reported the mounted datasets before this
-	// start.
+	// Recovered is true after the agent's database was lost, at each start until control has reported the datasets that
+	// are mounted here.
 	Recovered bool
 	Root      string // absolute, without symbolic links: mount points and images are below it
 

@@ -27,8 +27,8 @@ func UntilAnswered[T any](ctx context.Context, h *Host, ask func() (T, error)) (
 	}
 }
 
-// InDoubt reports whether control may have executed a request that failed with err. For example, a store whose disk is
-// full has not flushed the commit, but may find it on the disk later.
+// InDoubt reports whether control may have executed a request that failed with err. For example, if the disk of a store
+// is full, the flush of a commit fails, but the store may find the commit on its disk after a restart.
 func InDoubt(err error) bool {
 	return errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrNoSpace) ||
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||

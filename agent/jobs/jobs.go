@@ -139,8 +139,8 @@ func (jb *Job) Step(name string) {
 	jb.progress = dataset.Progress{Step: name}
 }
 
-// Wait sets the present step of the job. The job does nothing until something outside of it happens, such as the return
-// of a pool.
+// Wait sets the present step of a job that is about to wait for an event outside of it, such as the return of a pool.
+// Wait itself does not block.
 func (jb *Job) Wait(step string) {
 	jb.mu.Lock()
 	defer jb.mu.Unlock()

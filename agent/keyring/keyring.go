@@ -31,8 +31,8 @@ import (
 type Deps struct {
 	*host.Host
 	Programs *host.Programs // that print keys
-	// CopyBeside returns the dataset ds if the dataset id contains files of ds that a move has brought beside a copy of
-	// ds. Otherwise it returns false.
+	// CopyBeside returns the dataset whose files a move has collected in the dataset id, beside a copy of that dataset.
+	// It returns false if id is not such a collection.
 	CopyBeside func(id uuid.UUID) (ds uuid.UUID, is bool)
 }
 
@@ -42,7 +42,7 @@ type Keyring struct {
 	deps Deps
 
 	mu       sync.Mutex
-	borrowed map[uuid.UUID]uuid.UUID // by the ID of a dataset without a record: the dataset whose key it has
+	borrowed map[uuid.UUID]uuid.UUID // dataset without a record → owner of its key
 }
 
 var _ backends.Keys = (*Keyring)(nil)
@@ -82,9 +82,9 @@ func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error
 	return nil, why
 }
 
-// contextDataKey is the data key of a dataset that is made while writers wait. The key is read before that, and
-// passed in the context of that work. Otherwise the program that prints the operator's key would run while writers
-// wait.
+// contextDataKey is a data key that is passed in a context. Some datasets are made while writers are blocked, and the
+// program that prints the operator's key must not run meanwhile. So the data key is read before the writers are
+// blocked.
 type contextDataKey struct {
 	id, wrapped uuid.UUID // the UUIDs of the dataset and of its data key
 	data        []byte
@@ -93,8 +93,8 @@ type contextDataKey struct {
 // dataKeyContext is the key of a contextDataKey in a context.
 type dataKeyContext struct{}
 
-// dataKey returns the data key that is wrapped in the record d. A program that prints the operator's key gets the
-// UUID in the parameter of, which differs from d.ID if d borrows a key.
+// dataKey returns the data key that is wrapped in the record d. The argument of is the UUID that a program that prints
+// the operator's key gets. It differs from d.ID if d borrows a key.
 func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) ([]byte, error) {
 	if d.Encryption == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and its record has no data key")

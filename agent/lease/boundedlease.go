@@ -35,9 +35,9 @@ type controlSession struct {
 	// control which datasets have their home here. While that streak lasts, no other node takes over these datasets,
 	// because a takeover requires that the session has ended.
 	//
-	// Comparing the UUIDs of two sessions does not show whether the session ended between two renewals. A restored
-	// store contains an ended session again, and an answer that control read while the session had ended may arrive
-	// late.
+	// Comparing the UUIDs of two sessions does not show whether the session ended between two renewals. If the store
+	// was restored from a backup, a session that had ended exists again, and has the same UUID. And an answer that
+	// control read between two renewals, while the session had ended, may arrive after the second one.
 	streak, readStreak uint64
 	// inconsistent is true if control's store is inconsistent. Then leases that have a deadline are extended, and no
 	// other lease starts.
@@ -119,10 +119,10 @@ func (h *boundedLease) promisers(followers []uuid.UUID) []uuid.UUID {
 	return slices.Compact(all)
 }
 
-// overrun returns how much longer a fence of this dataset may take than others allow for it. ofPromises applies to a
-// deadline that relies on promises: a promising node counts from the time of the request. ofSession applies to a
-// deadline that relies on the session. It is one TTL smaller, because control counts from the time at which it noticed
-// the end of the session, one TTL later.
+// overrun returns by how much a fence of this dataset may take longer than other nodes wait for it. ofPromises applies
+// to a deadline that relies on promises: a node that promised waits from the arrival of the request. ofSession applies
+// to a deadline that relies on the session. It is one TTL smaller than ofPromises, because control waits from the time
+// at which it notices the end of the session, which is one TTL later.
 func (h *boundedLease) overrun(t *controlSession) (ofPromises, ofSession time.Duration) {
 	over := h.fenceTime - usualFenceTime(t.ttl)
 	return max(over, 0), max(over-t.ttl, 0)

@@ -96,10 +96,11 @@ func (n *Nodes) Refresh(ctx context.Context) error {
 // refreshPause is the minimum time between two reads of the list of nodes, if all needed addresses are known.
 const refreshPause = time.Minute
 
-// refreshIfDue starts a job that calls Refresh if the promises of some nodes would be needed without control, and the
-// last read is old enough. The list is read again because addresses change. The minimum age is ttl if the address of
-// one of these nodes is unknown. Otherwise it is refreshPause, or one second for each node in a large cluster, so
-// that all agents together send about one request a second.
+// refreshIfDue starts a job that calls Refresh if the last read of the list is old enough. It does nothing if promisers
+// is empty. The addresses of the promisers are needed once control is unreachable, and they can change, so the list is
+// read again and again. The minimum age is ttl if the address of one of these nodes is unknown. Otherwise it is
+// refreshPause, or one second for each node in a large cluster, so that all agents together send about one request a
+// second.
 func (n *Nodes) refreshIfDue(promisers []uuid.UUID, ttl time.Duration) {
 	now := n.Clock.Steady()
 	n.mu.Lock()

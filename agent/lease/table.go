@@ -65,7 +65,7 @@ type Relinquished struct {
 	Files bool      `json:"files,omitempty"`
 	Share bool      `json:"share,omitempty"`
 	// Manifest describes the relinquished snapshots, once they are known. It is written to disk before control is
-	// notified: until then no other node can continue from it.
+	// notified, because another node can continue from it as soon as control has it.
 	Manifest *dataset.Manifest `json:"manifest,omitempty"`
 	Reported bool              `json:"told,omitempty"` // control has recorded that the epoch was relinquished
 }

@@ -11,11 +11,11 @@
 // snapshots that it sent to each copy, and a move brings them to the next home. Otherwise each copy would have to be
 // sent again from the beginning.
 //
-// Several replicas are refreshed at different times, each from a different snapshot. If the home were lost, they
-// would have no snapshot in common, and all but the promoted one would have to start from the beginning. So now and
-// then a snapshot is taken for all replicas. Each replica receives it with its next refresh. The home and the
-// replicas keep it until the next shared snapshot has arrived, or until only one replica is left. Not every snapshot
-// is shared, because blocks that are overwritten both before and after a shared snapshot are sent twice.
+// Several replicas are refreshed at different times, each from a different snapshot. If the home were lost, they would
+// have no snapshot in common, and all but the promoted one would have to start from the beginning. So now and then a
+// snapshot is taken for all replicas. Each replica receives it with its next refresh. The home and the replicas keep it
+// until the next shared snapshot has arrived, or until only one replica is left. Not every snapshot is shared, because
+// shared snapshots cost bandwidth: a block that is overwritten before and again after a shared snapshot is sent twice.
 package lineage
 
 import (
@@ -107,9 +107,9 @@ func BaseOf(e backends.Entry, c dataset.Copy) (dataset.Snapshot, bool) {
 }
 
 // NearestBase chooses the base from which the last snapshot s is sent as a difference. The candidates are snapshots
-// that the target has, or receives before s: the newest that it was sent, the newest that a user or a schedule took,
-// and the parent of s. It returns the candidate with the smallest difference. If the pool cannot send s as a
-// difference to any candidate, NearestBase returns uuid.Nil.
+// that the target has, or receives before s: the newest one that was sent to the target, the newest one that a user or
+// a schedule took, and the parent of s. It returns the candidate with the smallest difference. If the pool cannot send
+// s as a difference to any candidate, NearestBase returns uuid.Nil.
 func NearestBase(
 	ctx context.Context, pool backends.Pool, e backends.Entry, s dataset.Snapshot, has []dataset.Snapshot,
 ) (base uuid.UUID, err error) {
@@ -187,9 +187,9 @@ func IsInternal(s dataset.Snapshot) bool {
 }
 
 // DropMissing removes the snapshots of a copy that its source no longer has. Superseded snapshots stay until a person
-// discards them. A home keeps the newest snapshots that it sent to copies. If one of these snapshots is missing at
-// the source, the disk of the home was probably restored from an older state. DropMissing assumes so if the missing
-// snapshot has the same epoch as last and is newer than last, the newest snapshot that the source sends. It then
+// discards them. A home keeps the newest snapshots that it sent to copies. If one of these snapshots is missing at the
+// source, the disk of the home was probably restored from an older state. last is the newest snapshot that the source
+// sends. DropMissing assumes a restored disk if the missing snapshot is of the same epoch as last, and newer. It then
 // removes nothing and returns ErrConflict.
 func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []uuid.UUID, last dataset.Snapshot) error {
 	if len(gone) == 0 {

@@ -140,8 +140,8 @@ func (m *Member) Findings() []api.Finding {
 	return []api.Finding{found}
 }
 
-// renewalDeadline returns the time from which a certificate counts as not renewed in time: halfway between the date of
-// its renewal and its end.
+// renewalDeadline returns the time after which a certificate that was not renewed is reported: halfway between the date
+// at which it should be renewed and its end.
 func renewalDeadline(leaf *x509.Certificate) time.Time {
 	due := pki.RenewAt(leaf)
 	return due.Add(leaf.NotAfter.Sub(due) / 2)

@@ -151,8 +151,8 @@ func (e *Engines) Generation(ctx context.Context, caller process.Identity, id st
 		}
 	}
 	// An engine does not activate the plugin again when the agent restarts. So a caller that has not activated the
-	// plugin since the agent's start is probably the newest engine, behind a proxy that starts a process for each
-	// connection.
+	// plugin since the agent's start may be a process of a proxy that starts one process for each connection. It
+	// probably acts for the newest engine.
 	if n := len(e.record.Running); n > 0 && caller.IsKnown() && !e.activated[caller] {
 		return e.record.Running[n-1].Generation, nil
 	}

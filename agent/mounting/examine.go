@@ -98,7 +98,7 @@ func identify(h dataset.Holder) dataset.Holder {
 	}
 	id, engine, err := process.Container(h.PID)
 	if own, _, ownErr := process.Container(os.Getpid()); ownErr == nil && own == id {
-		return h // Drover runs in this container, which is the host for the volumes
+		return h // Drover runs in the same container: it counts as the host
 	}
 	if err == nil && id != "" {
 		h.Kind, h.Container, h.Engine = dataset.HolderContainer, id, engine

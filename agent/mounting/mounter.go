@@ -36,8 +36,8 @@ type MounterDeps struct {
 	// InstallArrived installs the data that a move has brought here, if it is not installed yet: the agent may have
 	// been killed before. Idempotent. The dataset's lock is held.
 	InstallArrived func(context.Context, dataset.Dataset) error
-	// SaveSpelling calls save with the key and value that record how a tool spells a volume, so that save can write
-	// them to disk.
+	// SaveSpelling records that a tool spells a volume in this way. It passes the key and value of that record to save,
+	// which writes them to disk.
 	SaveSpelling func(
 		d dataset.Dataset, ref dataset.Reference, tool plugin.Tool, save func(more map[string]any) error) error
 	// RepairSoon starts a job that repairs the guard's record of a dataset.

@@ -71,8 +71,8 @@ func (c Use) VerifyFrom() time.Duration {
 // SortedIDs returns the mount IDs, sorted.
 func (r Record) SortedIDs() []string { return slices.Sorted(maps.Keys(r.IDs)) }
 
-// ExpectedMounts returns how many mounts besides the mount point are explained by the recorded uses: one for each ID
-// other than except. Podman's use explains none, because it can exist without a container.
+// ExpectedMounts returns how many mounts besides the mount point the containers of the recorded uses have: one for each
+// mount ID, without the ID except. Podman's use explains none, because it can exist without a container.
 func (r Record) ExpectedMounts(except string) (n int) {
 	for id := range r.IDs {
 		if id != except && id != PodmanID {

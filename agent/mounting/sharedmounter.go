@@ -284,7 +284,7 @@ func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool
 				return err
 			}
 			m.ReconcileSoon(d.ID, uuid.Nil)
-		case s.Full: // reconcile: the record does not show whether other nodes still have the same content
+		case s.Full: // the record alone does not show whether other nodes have the same content
 			m.ReconcileSoon(d.ID, uuid.Nil)
 		}
 	}
@@ -316,9 +316,9 @@ func (m *SharedMounter) ReportUnmounted(ctx context.Context, id uuid.UUID) {
 }
 
 // checkContentCurrent returns why a dataset that is mounted here differs from the dataset that other nodes have. It
-// returns nil if they do not differ, or if that is unknown. The two can differ if an operator confirmed that this
-// host is fenced although it was not. The home may then have restored the dataset and removed its former content,
-// because a process here that has the dataset open does not prevent a restore at the home.
+// returns nil if they do not differ, or if that is unknown. The two can differ if an operator confirmed that this host
+// is fenced although it was not. After that, the home no longer considers the dataset in use here. It may have restored
+// the dataset and removed the former content, although a process here still has that content open.
 func (m *SharedMounter) checkContentCurrent(ctx context.Context, d dataset.Dataset) error {
 	if mounted, err := host.IsMountPoint(m.MountPath(d.ID)); err != nil || !mounted {
 		return nil

@@ -50,9 +50,9 @@ func NewVerifier(deps VerifierDeps) *Verifier {
 	return &Verifier{VerifierDeps: deps, StartSteady: deps.Clock.Steady()}
 }
 
-// EndUse ends one use of an ID, durably, and reports whether it was the dataset's last one. An unknown ID
-// changes nothing. If Podman stops waiting before the end is recorded, its use stays, because Podman also
-// keeps its count of the uses unless it receives an answer without an error.
+// EndUse ends one use of an ID, durably, and reports whether it was the dataset's last one. An unknown ID changes
+// nothing. If Podman stops waiting before the end is recorded, EndUse keeps Podman's use: Podman lowers its own count
+// of the uses only after a successful answer, and the two counts must agree.
 func (v *Verifier) EndUse(ctx context.Context, d dataset.Dataset, id string) (last bool, err error) {
 	unlock, err := v.Locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
 	if err != nil {
@@ -300,8 +300,9 @@ func (v *Verifier) DropUnverified(ctx context.Context, d dataset.Dataset, looked
 // unverified before the look, and holders is the number of mounts besides the mount point. A use that changed since the
 // look stays.
 //
-// If there are no holders, all uses in looked that did not change end. If there are holders, only those end that the
-// engine has unmounted, and only as long as the remaining uses explain all holders. The dataset's lock is held.
+// If there are no holders, all uses in looked that did not change end. If there are holders, only uses that the engine
+// has unmounted end. They end one by one, as long as the other uses explain all holders (see Record.ExpectedMounts).
+// The dataset's lock is held.
 func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]Use,
 	holders int) error {
 	now := v.Clock.Steady()

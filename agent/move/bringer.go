@@ -111,7 +111,7 @@ const assumedRate = 60 << 20
 
 // Estimate estimates how long a move would take, and describes the estimate: an amount of data at the rate of the last
 // move that came here. The amount is the data that this node lacks if it has a copy, and all data of the volume
-// otherwise. If a pool cannot report the amount, the estimate does not delay the move.
+// otherwise. If a pool cannot report the amount, the amount counts as 0, so the estimate does not prevent the move.
 func (b *Bringer) Estimate(ctx context.Context, d dataset.Dataset) (time.Duration, string, error) {
 	size, err := b.dataSize(ctx, d)
 	if err != nil {

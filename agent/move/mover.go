@@ -143,7 +143,7 @@ func (v *Mover) CheckSuperseded(ctx context.Context, pool backends.Pool, op *dat
 		}
 		superseded = keep.ID != uuid.Nil
 	}
-	if op.FileCopy && !superseded { // control may not have reported it yet
+	if op.FileCopy && !superseded { // a superseded head may be here that control does not know yet
 		e, err := pool.Stat(ctx, op.DatasetID)
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 			return fmt.Errorf("move of volume %s: %w", op.Volume, err)

@@ -32,7 +32,7 @@ type moveRun struct {
 	removedSnapshots []uuid.UUID // snapshots here that the home does not have any more
 
 	givingPool uuid.UUID          // the pool on the share in which the home has the dataset
-	takenOver  *dataset.TakenOver // the place of the dataset if its lost home never took it over; otherwise nil
+	takenOver  *dataset.TakenOver // where the dataset still is, if its lost home never took it over; otherwise nil
 }
 
 // recall makes the home relinquish the dataset, and waits until it has. If the dataset is in use, recall waits only
@@ -269,8 +269,8 @@ func (m *moveRun) dropHead(ctx context.Context) error {
 	return copier.Demote(ctx, m.op.DatasetID, m.headSnapshot())
 }
 
-// replacesCopy reports whether a recorded copy with data is in the place of the incoming dataset. Data of an earlier
-// attempt of a move does not count, because the home has all of it. The caller holds the dataset's lock.
+// replacesCopy reports whether the dataset that this move makes would replace a recorded copy that has data. Data of an
+// earlier attempt of a move does not count, because the home has all of it. The caller holds the dataset's lock.
 func (m *moveRun) replacesCopy(ctx context.Context) (bool, error) {
 	if _, kept := m.Cache.Copy(m.op.DatasetID); !kept {
 		return false, nil

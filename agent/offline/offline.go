@@ -64,8 +64,8 @@ func New(control api.Service, deps Deps) *Reader {
 }
 
 const (
-	// silentAfter is how long control may be silent until Reader waits only controlTime for it. Heartbeats are sent
-	// every few seconds.
+	// silentAfter is how long control may be silent. After that, Reader waits only controlTime for each answer of
+	// control. Heartbeats are sent every few seconds.
 	silentAfter = 15 * time.Second
 	// controlTime is how long a request waits for a control that has been silent.
 	controlTime = 2 * time.Second

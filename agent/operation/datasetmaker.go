@@ -175,7 +175,7 @@ func (m *DatasetMaker) makeClone(ctx context.Context, jb *jobs.Job, pool backend
 	size, err := pool.Clone(in, made, *op.Source, jb.SetProgress)
 	// An interrupted earlier attempt has made the clone. The source may have been smaller then, and may be larger
 	// than the requested size now.
-	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // the source may have got a size
+	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // the source may have got a size since the request
 	if r, can := pool.(backends.Resizer); can && bounded && size < made.Size {
 		later = r
 	}

@@ -33,8 +33,8 @@ type pendingPurge struct {
 
 func newPendingPurges() *pendingPurges { return &pendingPurges{all: map[uuid.UUID]*pendingPurge{}} }
 
-// note records that an attempt failed. first reports whether it is the first one. wake is closed when the caller must
-// try again, if it waits.
+// note records that an attempt failed. first reports whether it is the first one. wake is closed when it is time for
+// the next attempt. waits is true if the caller waits for that.
 func (p *pendingPurges) note(d dataset.Dataset, err error, now time.Time, waits bool) (first bool,
 	wake <-chan struct{}) {
 	p.mu.Lock()

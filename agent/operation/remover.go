@@ -117,8 +117,8 @@ func (r *Remover) RetryPending(ctx context.Context) {
 	}
 }
 
-// purgeOnce tries to destroy a dataset of state purging. It stores the record of the dataset in at as soon as it has
-// it.
+// purgeOnce tries to destroy a dataset of state purging. It writes the record of the dataset to *at, even if it fails
+// later.
 func (r *Remover) purgeOnce(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	at *dataset.Dataset) (out api.Committed, err error) {
 	d, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "purge")

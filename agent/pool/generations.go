@@ -9,7 +9,8 @@ import (
 )
 
 // RaiseEvery is the interval at which the generation of a pool in use is raised. A raise costs some flushes of the
-// disk. A raise also waits for this time until control replicas that were not asked since the start have answered.
+// disk. As long as a control replica has not been asked since the start, a pool is raised only if its last raise is at
+// least this long ago.
 const RaiseEvery = 10 * time.Minute
 
 // MarkUsed records that something in the pool is in use or has changed.

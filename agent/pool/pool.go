@@ -49,7 +49,7 @@ func (p *Pool) setInfo(can dataset.Capabilities, is backends.Info) {
 	if table, err := mount.Table(); err == nil {
 		p.Memory = table.InMemory(is.Path)
 	}
-	if p.Memory != "" { // first, because the note is shown to the user who makes a pool
+	if p.Memory != "" { // before the other notes, because the user who makes a pool must see it
 		p.Note = p.MemoryWarning() + "; " + p.Note
 	}
 	if p.Share != uuid.Nil {

@@ -22,11 +22,12 @@ type Record struct {
 	Default bool         `json:"default,omitempty"`
 	// Overcommit is the highest ratio of the sizes of its volumes to its own size; 0: not limited.
 	Overcommit float64 `json:"overcommit,omitempty"`
-	// OvercommitConfigured is true if Overcommit is from drover.yaml: if it is removed there, there is no limit.
-	// Otherwise it was set by drover pool create or drover pool set, and stays.
+	// OvercommitConfigured is true if Overcommit is from drover.yaml. If a later drover.yaml lacks it, the pool has no
+	// limit any more. If false, it was set by drover pool create or drover pool set, and stays.
 	OvercommitConfigured bool `json:"overcommit_configured,omitempty"`
-	// Unexamined is true while the datasets that were incoming when this node adopted the pool have not been examined.
-	// Doubtful lists the incoming datasets that may have been acknowledged.
+	// Unexamined is true after this node adopted the pool, or found it without having a record of it, until the
+	// incoming datasets of the pool have been examined. Doubtful lists the incoming datasets that may have been
+	// acknowledged.
 	Unexamined bool        `json:"found,omitempty"`
 	Doubtful   []uuid.UUID `json:"doubtful,omitempty"`
 	// Generation is the highest generation that this node has heard of; see Pool.QuarantineReason.
@@ -105,8 +106,8 @@ func (r Record) AdoptPath() string {
 	return r.Path
 }
 
-// AdoptHint returns a hint for the operator of a pool that is being removed: how drover pool adopt brings the pool
-// back, so that it can be removed again. when is the text of the condition under which that is needed.
+// AdoptHint returns a hint for a pool that is being removed: the command drover pool adopt that brings the pool back,
+// so that its removal can be repeated. The hint begins with when, a text that says in which case the command is needed.
 func (r Record) AdoptHint(when string) string {
 	return when + ", drover pool adopt " + r.AdoptPath() + " adopts it, so that it can be removed again"
 }

@@ -143,7 +143,7 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 		if o.Record.Image == 0 {
 			continue
 		}
-		// an online pool's disk does not hang
+		// If the pool is online, its disk does not hang, so sameFile may read its path.
 		if err := c.checkOffline(ctx, o); err != nil && sameFile(path, o.Record.Path) {
 			return dataset.Pool{}, nil, err
 		}

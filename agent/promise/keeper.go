@@ -109,7 +109,7 @@ func (k *Keeper) Blocked() []uuid.UUID {
 }
 
 // AllowPromises allows promises for a dataset again. The caller must know that the next epoch was not opened here. If
-// it was opened, the function home of Grant must take that into account.
+// it was opened, the caller of Grant must pass a function home that refuses the holder.
 func (k *Keeper) AllowPromises(id uuid.UUID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -46,7 +46,7 @@ type Answer struct {
 	Granted []Epoch   `json:"granted,omitempty"`
 	Refused []Refusal `json:"refused,omitempty"`
 	// Duration is how long the promise holds, by the clock of the promising node, from the arrival of the request. The
-	// holder counts from when it sent the request, and only 0.6 of this time.
+	// holder relies on the promise for only 0.6 of this time, counted from when it sent the request.
 	Duration dataset.Duration `json:"for,omitempty"`
 }
 

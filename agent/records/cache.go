@@ -59,9 +59,9 @@ func (c *Cache) putLocked(d api.IndexedDataset) {
 	}
 }
 
-// Apply adds or replaces the record of a dataset, unless a record with a later epoch, or with the same or a higher
-// index, is known: a store that was restored from an older backup must not open an epoch that has ended. Index 0 counts
-// as newer than any other index. Apply reports whether the record has changed.
+// Apply adds or replaces the record of a dataset. It ignores the record if it knows one with a later epoch, or with the
+// same or a higher index. So a store that was restored from an older backup cannot open an epoch that has ended. Index
+// 0 counts as newer than any other index. Apply reports whether the record has changed.
 func (c *Cache) Apply(d dataset.Dataset, index uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,8 +121,8 @@ func (c *Cache) RemoveIfUnchanged(id uuid.UUID, asked uint64) (removed bool) {
 	return true
 }
 
-// removeNameLocked removes the name of a dataset. If the name was used again, the records on disk may have two datasets
-// with that name. Then the other dataset keeps the name.
+// removeNameLocked removes the name of a dataset. After a name was used again, the records that were read from disk may
+// have two datasets with this name. Then the name stays, and refers to the other dataset.
 func (c *Cache) removeNameLocked(d *api.IndexedDataset) {
 	if c.names[d.Volume] != d.ID {
 		return

@@ -26,7 +26,7 @@ type Spellings struct {
 	Deleted time.Time `json:"deleted,omitzero"`
 }
 
-// IsObsolete reports whether the spellings of a deleted volume were kept for their whole time.
+// IsObsolete reports whether the spellings are of a volume that was deleted more than keepDeleted ago.
 func (r Spellings) IsObsolete(now time.Time) bool {
 	return !r.Deleted.IsZero() && now.Sub(r.Deleted) > keepDeleted
 }
@@ -84,8 +84,8 @@ func volumeOfCopy(k api.AssignedCopy) string {
 	return k.Record.Volume
 }
 
-// usedLocked returns the recorded spellings. If there is no record, the engine that created the volume has used the
-// spelling with which it was created.
+// usedLocked returns the recorded spellings. If there is no record, and the engine of this node requested the volume,
+// that is the spelling of the request.
 func (c *Cache) usedLocked(d *dataset.Dataset, node uuid.UUID) []string {
 	if r := c.spellings[d.Volume]; r != nil && r.Dataset == d.ID {
 		return r.Used

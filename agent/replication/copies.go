@@ -34,7 +34,8 @@ type CopiesDeps struct {
 	// EnsureUnused unmounts a dataset that is not in use, or fails with ErrInUse. The argument what names the work for
 	// the error message.
 	EnsureUnused func(ctx context.Context, d dataset.Dataset, what string) error
-	// SupersedeGuarded has the guard fence a dataset whose lease was bounded in time.
+	// SupersedeGuarded has the guard kill the processes that hold a fenced dataset, and ends the uses of the dataset.
+	// It does nothing if the guard does not have the dataset.
 	SupersedeGuarded func(ctx context.Context, d dataset.Dataset) error
 	// UpdateKey writes the wrapped data key of a copy beside its data.
 	UpdateKey func(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error

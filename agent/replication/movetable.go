@@ -156,8 +156,8 @@ func (t *MoveTable) IsBeside(id uuid.UUID) bool {
 	return is
 }
 
-// CopyBeside returns the dataset ds of which this node has a copy, if a move has collected files of ds beside that
-// copy, in the dataset id. It returns false if id is not such a dataset.
+// CopyBeside returns the dataset whose files a move has collected in the dataset id, beside a copy of that dataset. It
+// returns false if id is not such a collection.
 func (t *MoveTable) CopyBeside(id uuid.UUID) (ds uuid.UUID, is bool) {
 	if id == uuid.Nil {
 		return ds, false

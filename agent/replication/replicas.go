@@ -242,7 +242,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if err != nil {
 		return err
 	}
-	if s.Epoch > d.Epoch { // a new record is needed: it has the losses of the later epoch
+	if s.Epoch > d.Epoch { // the record here lacks the losses of the later epoch
 		return p.reload(ctx, k)
 	}
 	unlock, err := p.deps.Locks.Lock(ctx, id, "refresh of the replica of volume "+d.Volume)
@@ -298,8 +298,8 @@ func (p *Replicas) readState(ctx context.Context, pool backends.Pool, k api.Assi
 		return nil
 	}
 	if k.Snapshot == uuid.Nil {
-		// Do not report data that a move left here as a copy: the home has no record of it, and would not ask this
-		// node for a promise. The next refresh turns the data into a copy.
+		// Do not report the data as a copy. A move left it here, and the home has no record of it, so the home would
+		// not ask this node for a promise. The next refresh turns the data into a copy.
 		return nil
 	}
 	e, err := pool.Stat(ctx, k.Dataset)

@@ -92,9 +92,9 @@ func (r *Retention) Forget(ds uuid.UUID) {
 }
 
 // Prune removes the snapshots for other nodes that no node needs any more. It keeps the newest of them, and the
-// snapshots that were last sent to each node that has a copy or receives one. For recorded copies it keeps the
-// snapshots that they have, that they are based on, and that they have in common. It removes nothing if the dataset
-// has no head. The caller holds the dataset's lock.
+// snapshots that were last sent to each node that has a copy or receives one. For the recorded copies it also keeps the
+// snapshots that a copy has, those on which the next difference to a copy is based, and those that all replicas share.
+// It removes nothing if the dataset has no head. The caller holds the dataset's lock.
 func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {

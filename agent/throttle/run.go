@@ -271,9 +271,9 @@ func (k *GroupScanner) enforce(ctx context.Context, e *Limited, base []string) e
 	return k.SetRules(ctx, e, rec)
 }
 
-// usedIn returns the groups that use a dataset and need a separate rule. It leaves out the groups that the rules of the
-// groups in bind limit already, and records the groups that cannot be limited. The owner of a group decides whether the
-// controller io is enabled for the group. The caller holds e.Mu.
+// usedIn returns the groups that use a dataset and need a separate rule. It leaves out the groups that are already
+// limited by the rules of the groups in bind. It records the groups that cannot be limited. The owner of a group
+// decides whether the controller io is enabled for the group. The caller holds e.Mu.
 func (k *GroupScanner) usedIn(e *Limited, bind []string) (groups []string, err error) {
 	var bare []string
 	for _, pid := range k.users.Of(int(e.Record.Device.Major), int(e.Record.Device.Minor), k.Mounts.Path(e.id)) {

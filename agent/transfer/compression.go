@@ -52,8 +52,7 @@ func average(mean *float64, now float64, first bool) {
 const (
 	// zerosStride is the distance of the bytes that are examined. It divides no block size.
 	zerosStride = 61
-	// zerosPart is the largest number of examined bytes per zero byte: with 4, a quarter of the examined bytes must
-	// be zero.
+	// zerosPart determines how many of the examined bytes must be zero: one in zerosPart, which is a quarter.
 	zerosPart = 4
 )
 

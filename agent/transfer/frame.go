@@ -185,9 +185,9 @@ func (f *frameWriter) count() (frames uint32, bytes int64) {
 	return f.next, f.wrote
 }
 
-// frameReader reads the payloads of frames. After the end frame it returns io.EOF, and *peerError if the sender
-// failed. For a stream without an end frame, it returns io.ErrUnexpectedEOF. If the connection did not break, so that
-// the peer itself ended its answer there, the error is errFrame as well.
+// frameReader reads the payloads of frames. After the end frame it returns io.EOF, and *peerError if the sender failed.
+// For a stream without an end frame, it returns io.ErrUnexpectedEOF. If the peer itself ended its answer there, and the
+// connection did not break, that error also wraps errFrame.
 type frameReader struct {
 	r       io.Reader
 	next    uint32

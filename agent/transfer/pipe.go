@@ -6,9 +6,9 @@ import (
 )
 
 // A transfer is a pipeline: the link sends one piece while the source pool reads the next one and the target pool
-// writes the previous one. A piece is a little larger than a frame of a pool's stream, because an incomplete frame is
-// discarded after an interruption. The receiver buffers 16 pieces, an eighth of a second of a link of 1 Gbit/s: in
-// that time a pool can clone the base of a difference, or wait for its disk.
+// writes the previous one. A piece is a little larger than a frame of a pool's stream, so that it can contain a whole
+// frame: after an interruption, an incomplete frame is discarded. The receiver buffers 16 pieces, an eighth of a second
+// of a link of 1 Gbit/s: in that time a pool can clone the base of a difference, or wait for its disk.
 const (
 	pipePieces  = 4
 	aheadPieces = 16

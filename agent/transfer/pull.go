@@ -150,7 +150,7 @@ func (r *pullRun) extraQuery(begun uuid.UUID) url.Values {
 	if r.Shared {
 		q.Set("shared", "true")
 	}
-	if begun != uuid.Nil && r.Manifest == nil { // not while writers are blocked
+	if begun != uuid.Nil && r.Manifest == nil { // not with a manifest: writers are blocked then
 		q.Set("begun", begun.String())
 	}
 	return q

@@ -46,7 +46,7 @@ func (s *Spellings) Record(ctx context.Context, d dataset.Dataset, ref dataset.R
 	return nil
 }
 
-// Save calls save with the values that record on disk that a tool has used a spelling.
+// Save records that a tool has used a spelling. It passes the values of that record to save, which writes them to disk.
 func (s *Spellings) Save(d dataset.Dataset, ref dataset.Reference, tool plugin.Tool,
 	save func(more map[string]any) error) error {
 	if s.isRecorded(d, ref.Spelling, tool) {
@@ -130,9 +130,9 @@ func (s *Spellings) isRecorded(d dataset.Dataset, spelling string, tool plugin.T
 	return slices.Contains(s.Used(d), spelling) && (tool != plugin.Podman || s.deps.Cache.UsedByPodman(d))
 }
 
-// values returns the values that record on disk that a tool has used a spelling, and a function that applies them to
-// memory after that. If the use is recorded already, there are no values, and the function does nothing. The caller
-// holds s.mu until it has called the function.
+// values returns the record that a tool has used a spelling, as keys and values for the database, and a function that
+// applies the record to memory. Call the function after the values were written to disk. If the use is recorded
+// already, there are no values, and the function does nothing. The caller holds s.mu until it has called the function.
 func (s *Spellings) values(
 	d dataset.Dataset, spelling string, tool plugin.Tool,
 ) (values map[string]any, learned func()) {

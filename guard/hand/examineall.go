@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/inuse"
 )
 
-// examineAll examines all processes. It examines every process that is not large, however busy the host is. It spends
-// at most the time within on large processes, and examines those with less work first. A process that is not examined
-// has an error in process.unexamined: it is a possible holder.
+// examineAll examines all processes. It examines every process that is not large, however busy the host is. On large
+// processes it spends at most the duration within, and examines those with less work first. A process that is not
+// examined has an error in process.unexamined: it is a possible holder.
 //
 // The numbers of descriptors and threads are known before the examination. The number of mappings is not: the kernel
 // shows the mappings only line by line. So a process also becomes large during its examination: when the examination

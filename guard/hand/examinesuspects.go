@@ -51,9 +51,9 @@ func (t *Tool) examineSuspects() {
 	}
 }
 
-// waitForHalt returns false if examinations can begin: every suspect has stopped, or was queued at least
-// haltTime ago, or the mount table cannot be read. Otherwise it waits for pause and returns true. The
-// caller must then take the suspects from the queue again.
+// waitForHalt waits for pause and returns true if a suspect has not stopped yet. The caller must then take the suspects
+// from the queue again, and call waitForHalt again. It returns false if the examinations can begin: every suspect has
+// stopped, or was queued at least haltTime ago, or the mount table cannot be read.
 //
 // A suspect must stop first because the examination does not find files that it opens later. Also, the
 // fence waits until all suspects have stopped, and they need processor time to do so.
@@ -218,6 +218,6 @@ func (t *Tool) resolve(w *processTable, s suspect, p *process) {
 	}
 	t.suspects.finish(s, clear, t.Clock.Steady())
 	if stopped && !kept {
-		_ = signal(s.Process, unix.SIGCONT) // a process that the hand must not signal was not stopped by it either
+		_ = signal(s.Process, unix.SIGCONT) // if the hand may not signal the process, it did not stop it
 	}
 }

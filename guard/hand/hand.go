@@ -5,7 +5,8 @@
 //
 // Tool performs the operations, which are called acts. Serve runs in the hand and answers requests with a Tool. Hand is
 // the guard's side of the connection: it starts the hand, and restarts it when it dies. Only package guard uses the
-// package: guard.Daemon starts a Hand, and guard.ServeHand calls Accept and Serve.
+// package: guard.Daemon starts a Hand, and guard.ServeHand calls Accept and Serve. The tests of the agent
+// (agent/agenttest) use a Tool directly.
 //
 // An act records its intent in files below Options.Run, which are called marks. So a later guard of the same boot,
 // with another hand, can continue the act and undo it. The marks are the only state that outlives the hand. A mutex

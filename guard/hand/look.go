@@ -79,8 +79,9 @@ func (l *look) descriptors(ctx context.Context) error {
 type looks struct {
 	mu            sync.Mutex
 	running, next *look
-	// acted is the time at which a process was last stopped or killed for a dataset, or at which its first look was
-	// requested. To show whether an act is done, a look must have begun after this time.
+	// acted is the time at which a process was last stopped or killed for a dataset. Before that, it is the time at
+	// which the first look for the dataset was requested. Only a look that began after this time shows whether an act
+	// is done.
 	acted map[uuid.UUID]time.Duration
 
 	looking atomic.Bool // a look is under way

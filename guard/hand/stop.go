@@ -63,7 +63,8 @@ func (r rule) running(w *processTable, holders []Process, suspects []*process) [
 }
 
 // exceptCleared extends a rule: a suspect that was cleared after the look is harmless as well, although it may run
-// again. The extended rule makes this check last, because a process is cleared before it continues.
+// again. The extended rule first checks whether the process is stopped, and then whether it was cleared. In the reverse
+// order it could miss a process that is cleared and continues between the two checks.
 func (t *Tool) exceptCleared(target Target, r rule) rule {
 	harmless := r.suspectHarmless
 	r.suspectHarmless = func(w *processTable, p *process) bool {
@@ -178,9 +179,9 @@ func (t *Tool) classify(w *processTable, target Target) (holders []Process, susp
 	return holders, suspects, nil
 }
 
-// waitFor waits until so returns true for all processes in left, but for at most settlePauses pauses: new holders may
-// have appeared, and only the next look finds them. It returns false if ctx has ended. An earlier look would only
-// take processor time from the processes that must stop or end.
+// waitFor waits between two looks, until the function so returns true for all processes in left. It waits for at most
+// settlePauses pauses, because only the next look finds new holders. It returns false if ctx has ended. A look without
+// this wait would take processor time from the processes that must stop or end.
 func (t *Tool) waitFor(ctx context.Context, left []Process, so func(Process) bool) bool {
 	for range settlePauses {
 		select {

@@ -85,8 +85,8 @@ func (s *suspects) clearedOf(ids []uuid.UUID, p Process) (at time.Duration, ok b
 	return at, len(ids) > 0
 }
 
-// renew records that a look examined a cleared process again. It does not need the findings of the look: the look acts
-// on a holder itself.
+// renew records that a look examined a cleared process again. It does so whatever the look found: if the process is a
+// holder now, the act that requested the look stops or kills it.
 func (s *suspects) renew(ids []uuid.UUID, p Process, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
