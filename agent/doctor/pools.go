@@ -160,8 +160,8 @@ func (c *PoolChecker) checkFailedPools(r *Report) {
 	}
 }
 
-// checkOvercommit reports a pool if the sizes of its volumes together exceed what its policy allows. If the pool has no
-// policy, they must not exceed the size of the pool.
+// checkOvercommit warns of a pool whose volumes may together become larger than its policy allows. If the pool has no
+// policy, checkOvercommit only mentions, without a warning, that they may become larger than the pool.
 func checkOvercommit(r *Report, name string, st dataset.PoolStatus) {
 	ratio := st.OvercommitRatio()
 	text := fmt.Sprintf("its volumes may become %s large, and it has %s: overcommit %s", st.Provisioned.Human(),
