@@ -15,7 +15,7 @@ const (
 	HolderContainer HolderKind = "container" // a container has the dataset mounted or a file of it open
 	HolderProcess   HolderKind = "process"   // a process outside of containers has a file of it open
 	HolderMount     HolderKind = "mount"     // it is mounted a second time, on the host or in another mount namespace
-	HolderDevice    HolderKind = "device"    // a loop device is attached to a file of it
+	HolderDevice    HolderKind = "device"    // a loop device, or a device on it, uses a file of it
 )
 
 // Holder is one user of a dataset on a node: a container, a process, a further mount, or a device.
@@ -30,7 +30,7 @@ type Holder struct {
 	Path      string `json:"path,omitempty"`
 	Container string `json:"container,omitempty"` // full ID of the container, from the control group of the process
 	Engine    string `json:"engine,omitempty"`    // engine of the container: docker or podman; absent: not known
-	Device    string `json:"device,omitempty"`    // the loop device
+	Device    string `json:"device,omitempty"`    // the loop device, or a device that is built on one
 }
 
 // MaxHolders is how many holders a list has at most.
@@ -167,13 +167,27 @@ func (h Holder) HowToFree(name string) string {
 	case h.Kind == HolderProcess:
 		return fmt.Sprintf("end process %d", h.PID)
 	case h.Kind == HolderDevice:
-		return "losetup -d " + h.Device
+		return h.removeDevice()
 	case h.Path == "":
 		return fmt.Sprintf("end process %d", h.PID)
 	case h.PID == 0:
 		return "umount " + shellQuote(h.Path)
 	}
 	return fmt.Sprintf("nsenter -t %d -m umount %s", h.PID, shellQuote(h.Path))
+}
+
+// removeDevice returns the command that removes the device of a holder.
+func (h Holder) removeDevice() string {
+	if name, mapped := strings.CutPrefix(h.Device, "/dev/mapper/"); mapped {
+		return "dmsetup remove " + shellQuote(name)
+	}
+	if strings.HasPrefix(h.Device, "/dev/md") {
+		return "mdadm --stop " + h.Device
+	}
+	if strings.HasPrefix(h.Device, "/dev/loop") {
+		return "losetup -d " + h.Device
+	}
+	return "stop " + h.Device
 }
 
 // shellQuote quotes a path for a shell if it has characters that a shell interprets.

@@ -54,6 +54,18 @@ func TestHolderSaysWhoAndHowToFree(t *testing.T) {
 			Holder{Kind: HolderDevice, Device: "/dev/loop3", Path: "disk.img"}, "",
 			"/dev/loop3 is attached to disk.img", "losetup -d /dev/loop3",
 		},
+		"device-mapper": {
+			Holder{Kind: HolderDevice, Device: "/dev/mapper/vg-a b", Path: "disk.img"}, "",
+			"/dev/mapper/vg-a b is attached to disk.img", "dmsetup remove 'vg-a b'",
+		},
+		"RAID": {
+			Holder{Kind: HolderDevice, Device: "/dev/md7"}, "",
+			"/dev/md7 is attached to a file of it", "mdadm --stop /dev/md7",
+		},
+		"other device": {
+			Holder{Kind: HolderDevice, Device: "/dev/bcache0"}, "",
+			"/dev/bcache0 is attached to a file of it", "stop /dev/bcache0",
+		},
 	} {
 		if got := c.holder.Describe(c.name); got != c.says {
 			t.Errorf("%s: got %q, want %q", name, got, c.says)

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/process"
 )
 
-// examineTime is how long Examine waits for the look at open files. A person waits for the result.
+// examineTime is how long Examine waits for the pool or for the look at open files. A person waits for the result.
 const examineTime = 3 * time.Second
 
 // Examine finds out who uses a dataset on this host, so that a person can end that use. It never fails: the result
@@ -34,30 +34,42 @@ func (l *Holders) Examine(ctx context.Context, d dataset.Dataset) dataset.Holder
 	if m := look.own.At(path); m != nil {
 		tree, mounted = treeOf(m), true
 	}
+	ctx, cancel := context.WithTimeout(ctx, examineTime)
+	defer cancel()
 	if !mounted {
 		if err := l.CheckPool(ctx, d); err != nil { // its text names the user, if there is one
 			out.AddUnexamined("the filesystem is not mounted on this node; its pool says: " + dataset.OneLine(err))
 		}
 		return out
 	}
-	filesCtx, cancel := context.WithTimeout(ctx, examineTime)
-	defer cancel()
-	if look.files, err = l.Files(filesCtx, []mount.Filesystem{tree}); err != nil {
+	if look.files, err = l.Files(ctx, []mount.Filesystem{tree}); err != nil {
 		out.AddUnexamined("the open files of the processes: " + dataset.OneLine(err))
 	}
 	l.addHolders(&out, look, d, tree)
+	addDevices(&out, path)
+	return out
+}
+
+// addDevices adds the loop devices that are attached to files of the dataset mounted at path. The devices that are
+// built on a loop device precede it, because they must be removed first.
+func addDevices(out *dataset.Holders, path string) {
 	devices, err := loopdev.List()
 	if err != nil {
 		out.AddUnexamined("the loop devices: " + dataset.OneLine(err))
 	}
 	for _, info := range devices {
-		if strings.HasPrefix(info.Backing, path+"/") {
-			out.Add(dataset.Holder{
-				Kind: dataset.HolderDevice, Device: info.Path, Path: strings.TrimPrefix(info.Backing, path+"/"),
-			})
+		file, within := strings.CutPrefix(info.Backing, path+"/")
+		if !within {
+			continue
+		}
+		stacked, err := loopdev.Stacked(info.Number)
+		if err != nil {
+			out.AddUnexamined(dataset.OneLine(err))
+		}
+		for _, device := range append(stacked, info.Path) {
+			out.Add(dataset.Holder{Kind: dataset.HolderDevice, Device: device, Path: file})
 		}
 	}
-	return out
 }
 
 // addHolders adds the mounts and the processes of a look. Mounts come first: a container with a mount and an open file

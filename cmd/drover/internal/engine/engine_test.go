@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -142,5 +143,32 @@ func TestOnlyTheEngineOfThisHost(t *testing.T) {
 func TestAContainerWithoutAName(t *testing.T) {
 	if got := label(nil, "0123"); got != "0123" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestNames: a container is known by its own name, not by the name under which another one links to it.
+func TestNames(t *testing.T) {
+	serve(t, nil, []object{
+		{"Id": "1a", "Names": []string{"/db/alias", "/web"}}, {"Id": "2b", "Names": []string{}}, {"Id": "3c", "Names": []string{"/db"}},
+	})
+	c, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got, err := Names(t.Context(), c); err != nil || !maps.Equal(got, map[string]string{"1a": "web", "3c": "db"}) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestNamesOfFailingEngine(t *testing.T) {
+	serve(t, nil, nil)
+	c, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := Names(t.Context(), c); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Error(err)
 	}
 }

@@ -1,0 +1,33 @@
+package loopdev
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// TestStackedDevices: devices of device-mapper are named as dmsetup names them, also if they are on a partition.
+func TestStackedDevices(t *testing.T) {
+	sys := t.TempDir()
+	for _, dir := range []string{
+		"loop3/holders/dm-0", "loop3/loop3p1/holders/dm-1", "loop3/loop3p2/holders", "loop3/holders/md7",
+		"loop33/holders/dm-2", "dm-0/dm", "dm-1/dm", "md7", "loop4/holders",
+	} {
+		if err := os.MkdirAll(filepath.Join(sys, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for device, name := range map[string]string{"dm-0": "vg-data", "dm-1": "secret"} {
+		if err := os.WriteFile(filepath.Join(sys, device, "dm/name"), []byte(name+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for device, want := range map[string][]string{
+		"loop3": {"/dev/mapper/vg-data", "/dev/md7", "/dev/mapper/secret"}, "loop4": nil, "loop5": nil,
+	} {
+		if got, err := stackedOn(sys, device); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %v, %v", device, got, err)
+		}
+	}
+}
