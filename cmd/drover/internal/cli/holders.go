@@ -14,9 +14,23 @@ import (
 // containerNameTime is how long the engine may take to list its containers. The names are only a convenience.
 const containerNameTime = time.Second
 
-// PrintError writes an error as one line. If the error has the holders of a volume in use, a line for each follows.
+// elsewhereError is an error about a volume in use whose home is another node. Only that node can name the holders.
+type elsewhereError struct {
+	error
+	node, volume string
+}
+
+func (e *elsewhereError) Unwrap() error { return e.error }
+
+// PrintError writes an error as one line. If the error is about a volume in use, a line for each holder follows, or a
+// line that says where the holders are known.
 func (a *App) PrintError(ctx context.Context, err error) {
 	PrintError(a.ErrOut, err)
+	var elsewhere *elsewhereError
+	if errors.As(err, &elsewhere) {
+		_, _ = fmt.Fprintf(a.ErrOut, "drover: only node %s knows who uses it: run drover volume inspect %s there\n",
+			show.Clean(elsewhere.node), show.Clean(elsewhere.volume))
+	}
 	if held := dataset.HoldersOf(err); held != nil {
 		for _, line := range a.HolderLines(ctx, *held) {
 			_, _ = fmt.Fprintf(a.ErrOut, "drover: on node %s: %s\n", show.Clean(held.Node), line)
@@ -25,12 +39,17 @@ func (a *App) PrintError(ctx context.Context, err error) {
 }
 
 // withHolders adds the holders of the requested volume to an error that says that it is in use. Control decides some
-// requests from the reports of nodes, and cannot examine a host. The error stays as it is if this host is not the home.
+// requests from the reports of nodes, and cannot examine a host. If the home is another node, the error names it.
 func withHolders(ctx context.Context, c Remote, req api.Request, err error) error {
 	if !errors.Is(err, dataset.ErrInUse) || dataset.HoldersOf(err) != nil || req.Volume == "" {
 		return err
 	}
 	held, heldErr := c.VolumeHolders(ctx, req.Volume)
+	if errors.Is(heldErr, dataset.ErrUnsupported) { // this host is not the home
+		if v, volumeErr := c.Volume(ctx, req.Volume); volumeErr == nil {
+			return &elsewhereError{err, v.Node, v.Volume}
+		}
+	}
 	if heldErr != nil || held.IsEmpty() {
 		return err // the error names the use that is recorded
 	}

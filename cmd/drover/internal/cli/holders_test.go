@@ -1,14 +1,62 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
+
+// home answers about the volume db of node host-b.
+type home struct {
+	Remote
+
+	held dataset.Holders
+	err  error // of VolumeHolders
+	none error // of Volume
+}
+
+func (h home) VolumeHolders(context.Context, string) (dataset.Holders, error) { return h.held, h.err }
+
+func (h home) Volume(context.Context, string) (v api.Volume, err error) {
+	v.Volume, v.Node = "db", "host-b"
+	return v, h.none
+}
+
+// TestRefusalSaysWhoUses: the first line is the error as it is. It is followed by the holders if this host is the home,
+// and otherwise by the node that knows them.
+func TestRefusalSaysWhoUses(t *testing.T) {
+	held := dataset.Holders{Node: "host-b", Unexamined: []string{"process 9"}}
+	inUse := dataset.Errorf(dataset.ErrInUse, "volume db is in use")
+	const first = "drover: volume db is in use\n"
+	for name, c := range map[string]struct {
+		err  error
+		home home
+		want string
+	}{
+		"home":            {inUse, home{held: held}, first + "drover: on node host-b: not examined, and may use it: process 9\n"},
+		"nobody uses it":  {inUse, home{}, first},
+		"no answer":       {inUse, home{err: dataset.ErrUnavailable}, first},
+		"not in use":      {dataset.Errorf(dataset.ErrNotFound, "no volume db"), home{held: held}, "drover: no volume db\n"},
+		"unknown to both": {inUse, home{err: dataset.ErrUnsupported, none: dataset.ErrUnavailable}, first},
+		"another node": {
+			inUse, home{err: dataset.ErrUnsupported},
+			first + "drover: only node host-b knows who uses it: run drover volume inspect db there\n",
+		},
+	} {
+		var out bytes.Buffer
+		a := &App{ErrOut: &out}
+		err := withHolders(t.Context(), c.home, api.Request{Volume: "db"}, c.err)
+		if a.PrintError(t.Context(), err); out.String() != c.want || dataset.KindOf(err) != dataset.KindOf(c.err) {
+			t.Errorf("%s: kind %v, %q, want %q", name, dataset.KindOf(err), out.String(), c.want)
+		}
+	}
+}
 
 // TestHolderLines: each holder has a line, the containers with the names that the engine knows, and what could not be
 // examined has one too. An engine that does not answer takes away only the names.
