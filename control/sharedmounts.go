@@ -19,8 +19,8 @@ import (
 // mounts, and the error names their nodes. A shared mount is recorded before the mount and removed after the unmount,
 // so no mount lacks a record.
 
-// ReportSharedMount records the shared mount of a dataset on a node, or its end. A home that records a shared mount
-// gets exclusive use of the dataset. Idempotent for the same ID.
+// ReportSharedMount records the shared mount of a dataset on a node, or its end. If the home records a shared mount of
+// its own dataset, it gets exclusive use of the dataset. Idempotent for the same ID.
 //
 // It fails with dataset.ErrUnsupported if the profile does not have access many, or if the node has no pool on the
 // share. It fails with ErrPending while a move is in progress or while the home has exclusive use. If a home requests

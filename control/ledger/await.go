@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Await waits until rung is closed or timeout fires, and reports whether rung was closed first. It fails with
+// Await waits until signal is closed or timeout fires, and reports whether signal was closed first. It fails with
 // dataset.ErrUnavailable when quit is closed, because the service is stopping.
 func Await(ctx context.Context, quit, signal <-chan struct{}, timeout <-chan time.Time) (signaled bool, err error) {
 	select {

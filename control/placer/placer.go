@@ -246,8 +246,7 @@ func (s *Placer) CheckSuits(t *record.Tx, d dataset.Dataset, p dataset.Profile) 
 }
 
 // Oversize returns the size of a dataset if it is larger than the whole pool, and 0 otherwise. Older versions could
-// make such datasets. A dataset that is larger than its pool may also move to another pool that is smaller than the
-// dataset.
+// make such datasets. Such a dataset may move to another pool even if it is larger than that pool too.
 func (s *Placer) Oversize(d dataset.Dataset) dataset.Size {
 	if st := s.Reports.Pool(d.Pool); st != nil && st.Size > 0 && d.Size > st.Size {
 		return d.Size

@@ -30,6 +30,6 @@ type Server struct {
 	Name, Address string
 	Healthy       bool
 	Leader        bool
-	// LastContact is how long ago the server last heard from the leader. Negative: not known.
+	// LastContact is how long ago the server last heard from the leader. It is negative if that is not known.
 	LastContact time.Duration
 }

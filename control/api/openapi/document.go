@@ -71,7 +71,7 @@ func New() *huma.OpenAPI {
 			{Name: agentsTag, Description: "Endpoints that agents call on control, each for its own node. " +
 				"Operators do not use them"},
 		},
-		// Several tools show the groups of tags, such as Redoc.
+		// Several tools, such as Redoc, show the groups of tags.
 		Extensions: map[string]any{"x-tagGroups": []map[string]any{
 			{"name": "For operators", "tags": []string{
 				"volumes", "snapshots", "trash", "profiles", "pools", "operations", "nodes", "host",
