@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
 // StatusReader reads the present status of datasets on this node. It remembers how full each dataset was when it was
@@ -88,7 +89,14 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 	if b, err := s.Pools.Get(d.Pool); err != nil || !b.Info().Capabilities.OwnFilesystem {
 		return
 	}
-	if usage := statfs(s.MountPath(d.ID)); usage != nil {
+	path := s.MountPath(d.ID)
+	if mountID(path) == 0 {
+		return // below an empty mount point is the filesystem of the root
+	}
+	if err := fsctl.FreeRemoved(path); err != nil { // the figures are those of a moment ago, and the unmount follows
+		s.LogOf(d).WithError(err).Warn("cannot wait until the blocks of removed files are free: USED may be too high")
+	}
+	if usage := statfs(path); usage != nil {
 		s.usages.note(d, usage)
 	}
 }
