@@ -38,7 +38,7 @@
 //
 // Keys of the store (package record has their types):
 //
-//	names/<name>                  the claim of a volume name: the dataset's UUID
+//	names/<name>                  the claim of a volume's name or alias: the dataset's UUID
 //	datasets/<uuid>               dataset.Dataset
 //	snapshots/<dataset>/<uuid>    dataset.Snapshot
 //	snapnames/<dataset>/<name>    the claim of a snapshot name

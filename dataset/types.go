@@ -15,7 +15,11 @@ type Dataset struct {
 	RequestedAs string    `json:"requested_as" old:"spelling"` // the volume as it was first requested, such as db@gold
 	// UUID of the node whose engine requested the volume; absent: no engine requested it
 	RequestedBy uuid.UUID `json:"requested_by,omitzero" old:"spelled_by"`
-	State       State     `json:"state"` // state of the dataset
+	// Aliases are former names of the volume that still find it. Use SetAliases to change them.
+	Aliases []string `json:"aliases,omitempty" hidden:"true"`
+	// Format is the format of the record beside the data that the set keys require; absent: 1. See SetAliases.
+	Format int   `json:"format,omitempty" hidden:"true"`
+	State  State `json:"state"` // state of the dataset
 	// the profile as it was when the dataset was made, with the options of the create
 	Profile   Profile           `json:"profile"`
 	Size      Size              `json:"size,omitempty"`      // size of the dataset; 0: not limited
@@ -52,6 +56,28 @@ type Dataset struct {
 	// content, as far as the agent knows it.
 	Written uint64 `json:"written,omitempty" hidden:"true"`
 }
+
+// RecordFormat is the latest format of records of datasets and snapshots beside the data. An absent format is 1, and
+// records of format 1 do not have the key. Format 2 has Aliases. If the record of a snapshot needs a later format, the
+// record of the dataset gets it too, so that an older Drover does not touch the folder.
+const RecordFormat = 2
+
+// SetAliases sets the former names that still find the volume. Because an older Drover would drop them when it writes
+// the record beside the data, that record has format 2 while there are aliases.
+func (d *Dataset) SetAliases(aliases []string) {
+	d.Aliases, d.Format = nil, 0
+	if len(aliases) > 0 {
+		d.Aliases, d.Format = slices.Clone(aliases), 2
+	}
+}
+
+// HasName reports whether name is the name or an alias of the volume.
+func (d Dataset) HasName(name string) bool {
+	return d.Volume == name || slices.Contains(d.Aliases, name)
+}
+
+// Names returns the name of the volume and its aliases.
+func (d Dataset) Names() []string { return append([]string{d.Volume}, d.Aliases...) }
 
 // Followers returns the nodes with a recorded copy from which the volume may continue: all nodes in Copies but those in
 // SupersededCopies.

@@ -47,13 +47,8 @@ func ReadJSON(root *os.Root, name string, v any) error {
 	if err != nil {
 		return err
 	}
-	return dataset.DecodeFormat(data, name, recordFormat, v)
+	return dataset.DecodeFormat(data, name, dataset.RecordFormat, v)
 }
-
-// recordFormat is the latest format of records that this version of Drover reads and writes. An absent format is 1, and
-// records of format 1 do not have the key. If the record of a snapshot needs a later format, the record of the dataset
-// gets it too, so that an older Drover does not touch the folder.
-const recordFormat = 1
 
 // flushData writes a file's bytes to the disk before its new name can reach the disk. If sync is not set, it only waits
 // for the writes on ext4 and XFS (sync_file_range(2)). That is sufficient there, and cheaper, because it flushes

@@ -90,6 +90,9 @@ func (e *Control) CheckInvariants() Records {
 func (e *Control) checkReferences(st Records, spent map[uuid.UUID]map[uuid.UUID]bool) {
 	e.Helper()
 	for _, d := range st.Datasets {
+		if d.State != dataset.StateReady && d.Aliases != nil || (d.Aliases == nil) != (d.Format == 0) {
+			e.Fatalf("dataset %s: got state %s, aliases %v, format %d", d.ID, d.State, d.Aliases, d.Format)
+		}
 		for _, n := range append(slices.Clone(d.Copies), d.SupersededCopies...) {
 			if slices.Contains(d.Followers(), n) == spent[d.ID][n] {
 				e.Fatalf("dataset %s: copies %v, spent %v; the copy on node %s is spent: %t",
@@ -156,7 +159,9 @@ func indexDataset(want map[string]any, d dataset.Dataset) {
 	}
 	switch d.State {
 	case dataset.StateReady:
-		want[record.NameKey(d.Volume)] = record.Claim{ID: d.ID}
+		for _, name := range d.Names() {
+			want[record.NameKey(name)] = record.Claim{ID: d.ID}
+		}
 	case dataset.StateTrashed:
 		want[record.TrashKey(d.ID)] = *d.Trash
 	case dataset.StatePurging:

@@ -198,16 +198,20 @@ func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 	return r.moveToTrash(t, &d, "in the trash")
 }
 
-// releaseName removes the claim of a volume's name. op is the operation that deletes the volume.
+// releaseName removes the claims of a volume's name and of its aliases. In the trash, a volume has no aliases. op is
+// the operation that deletes the volume.
 func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
-	var c record.Claim
-	if ok, err := t.Get(record.NameKey(d.Volume), &c); err != nil {
-		return err
-	} else if !ok || c.ID != d.ID {
-		return record.Inconsistent("%s does not point at %s, which has that name", record.NameKey(d.Volume),
-			record.DatasetKey(d.ID))
+	for _, name := range d.Names() {
+		var c record.Claim
+		if ok, err := t.Get(record.NameKey(name), &c); err != nil {
+			return err
+		} else if !ok || c.ID != d.ID {
+			return record.Inconsistent("%s does not point at %s, which has that name", record.NameKey(name),
+				record.DatasetKey(d.ID))
+		}
+		t.Delete(record.NameKey(name))
 	}
-	t.Delete(record.NameKey(d.Volume))
+	d.SetAliases(nil)
 	d.Request, d.Protected = op, false
 	return nil
 }

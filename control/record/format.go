@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/droverhq/drover/control/store"
@@ -13,16 +14,21 @@ import (
 // FormatKey holds the StoreFormat of the records in the store. If the key is absent, they have format 1.
 const FormatKey = "cluster/format"
 
-// Format is the format of the records that this version of Drover writes. It reads all earlier ones too. The format
-// is raised when a record gets a JSON key that an older replica must neither ignore nor drop. That is so if the
+// Format is the latest format of the records that this version of Drover reads and writes. It reads all earlier ones
+// too. A new format is needed for a JSON key that an older replica must neither ignore nor drop. That is so if the
 // absence of the key does not mean the same as its zero value.
-//
-// The first transaction of a replica on records of an earlier format sets FormatKey. Older replicas decide nothing from
-// then on, so all replicas of a cluster are upgraded together.
 //
 //   - 1: as at commit 418222e.
 //   - 2: keys were renamed: see dataset.DecodeRecord, which reads both names.
-const Format = 2
+//   - 3: datasets have aliases: see dataset.Dataset.
+const Format = 3
+
+// AliasFormat is the first format whose datasets can have aliases.
+const AliasFormat = 3
+
+// minFormat is the format that the first transaction of a replica sets. Older replicas decide nothing from then on. No
+// release had format 1. A later format is set by the first transaction that needs it: see NeedFormat.
+const minFormat = 2
 
 // StoreFormat is the value of FormatKey.
 type StoreFormat struct {
@@ -68,7 +74,7 @@ type formatStore struct {
 // WithFormat returns st with a check of the format of its records. Several replicas work on one store, and a newer one
 // can raise the format at any time. So each transaction checks that FormatKey has not changed since it was read. Thus
 // an older replica never writes to a store whose format it does not know. Once one of its transactions has failed for
-// that reason, its reads fail too. The first transaction on records of an earlier format raises the format.
+// that reason, its reads fail too. A transaction raises the format to minFormat, or to the format that it needs.
 func WithFormat(st store.Store) store.Store { return &formatStore{Store: st} }
 
 // check returns the format of the records. It reads FormatKey unless the format is known.
@@ -123,9 +129,13 @@ func (s *formatStore) Txn(ctx context.Context, checks []store.Precondition, writ
 		return 0, err
 	}
 	checks = append(checks[:len(checks):len(checks)], store.Precondition{Key: FormatKey, Index: f.index})
-	raise := f.format < Format && len(writes) > 0
+	need, writes, err := neededFormat(writes)
+	if err != nil {
+		return 0, err
+	}
+	raise := f.format < need && len(writes) > 0
 	if raise {
-		value, err := json.Marshal(StoreFormat{Format})
+		value, err := json.Marshal(StoreFormat{need})
 		if err != nil {
 			return 0, err
 		}
@@ -133,7 +143,7 @@ func (s *formatStore) Txn(ctx context.Context, checks []store.Precondition, writ
 	}
 	at, err := s.Store.Txn(ctx, checks, writes)
 	if err == nil && raise {
-		s.set(&knownFormat{Format, at})
+		s.set(&knownFormat{need, at})
 	}
 	if !errors.Is(err, store.ErrConflict) {
 		return at, err
@@ -148,4 +158,19 @@ func (s *formatStore) Txn(ctx context.Context, checks []store.Precondition, writ
 		return 0, fErr
 	}
 	return at, err
+}
+
+// NeedFormat lets a transaction raise the format of the records in the store to format, unless they have it already.
+// Older replicas decide nothing from then on, so the caller checks before that none is alive.
+func NeedFormat(t *Tx, format int) error { return t.Put(FormatKey, StoreFormat{format}) }
+
+// neededFormat returns the format that a transaction needs, and its writes without the one of NeedFormat.
+func neededFormat(writes []store.Write) (int, []store.Write, error) {
+	i := slices.IndexFunc(writes, func(w store.Write) bool { return w.Key == FormatKey })
+	if i < 0 {
+		return minFormat, writes, nil
+	}
+	var f StoreFormat
+	err := json.Unmarshal(writes[i].Value, &f)
+	return max(f.Format, minFormat), slices.Delete(slices.Clone(writes), i, i+1), err
 }

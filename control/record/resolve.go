@@ -167,7 +167,7 @@ func notFoundError(what, ref string) error {
 		dataset.Clip(ref))
 }
 
-// VolumeByName finds a live volume by its name only.
+// VolumeByName finds a live volume by its name or an alias only.
 func (t *Tx) VolumeByName(name string) (d dataset.Dataset, ok bool, err error) {
 	if dataset.CheckName(name) != nil {
 		return d, false, nil
@@ -177,7 +177,7 @@ func (t *Tx) VolumeByName(name string) (d dataset.Dataset, ok bool, err error) {
 		return d, false, err
 	}
 	there, err := t.Get(DatasetKey(c.ID), &d)
-	if err == nil && (!there || d.State != dataset.StateReady || d.Volume != name) {
+	if err == nil && (!there || d.State != dataset.StateReady || !d.HasName(name)) {
 		err = Inconsistent("%s points at %s, which is not a volume of that name", NameKey(name), DatasetKey(c.ID))
 	}
 	return d, err == nil, err

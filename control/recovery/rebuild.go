@@ -3,6 +3,7 @@ package recovery
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -147,24 +148,55 @@ func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) err
 	return record.AddDataset(t, d, uuid.Nil)
 }
 
-// releaseState removes the keys that depend on the state of a dataset: the claim of its name, or its entry in the
-// trash.
+// releaseState removes the keys that depend on the state of a dataset: the claims of its name and aliases, or its entry
+// in the trash.
 func releaseState(t *record.Tx, d dataset.Dataset) error {
 	t.Delete(record.TrashKey(d.ID))
-	var c record.Claim
-	if dataset.CheckName(d.Volume) != nil {
+	for _, name := range d.Names() {
+		var c record.Claim
+		if dataset.CheckName(name) != nil {
+			continue
+		}
+		if taken, err := t.Get(record.NameKey(name), &c); err != nil {
+			return err
+		} else if taken && c.ID == d.ID {
+			t.Delete(record.NameKey(name))
+		}
+	}
+	return nil
+}
+
+// restoreAliases claims the aliases of a dataset again, after its name. It drops an alias that another volume has
+// taken, or that is no valid name.
+func restoreAliases(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
+	var kept []string
+	for _, name := range d.Aliases {
+		if dataset.CheckName(name) != nil || name == d.Volume || slices.Contains(kept, name) {
+			continue
+		}
+		var c record.Claim
+		if taken, err := t.Get(record.NameKey(name), &c); err != nil {
+			return err
+		} else if taken {
+			r.Note = strings.TrimPrefix(r.Note+"; the alias "+name+" is dataset "+c.ID.String()+"'s", "; ")
+			continue
+		}
+		if err := t.Put(record.NameKey(name), record.Claim{ID: d.ID}); err != nil {
+			return err
+		}
+		kept = append(kept, name)
+	}
+	d.SetAliases(kept)
+	if kept == nil {
 		return nil
 	}
-	if taken, err := t.Get(record.NameKey(d.Volume), &c); err != nil || !taken || c.ID != d.ID {
-		return err
-	}
-	t.Delete(record.NameKey(d.Volume))
-	return nil
+	return record.NeedFormat(t, record.AliasFormat)
 }
 
 // condemnAgain records a dataset as pending deletion. Its data still exists, because its pool was offline when it was
 // purged.
 func (rc *Recovery) condemnAgain(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
+	d.SetAliases(nil)
 	if d.Trash == nil {
 		d.Trash = &dataset.Trash{At: rc.Ledger.Clock.Now()}
 	}
@@ -190,6 +222,7 @@ func (rc *Recovery) restoreName(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt
 			trash.Expires = now.Add(max(old.Expires.Sub(old.At), time.Hour))
 		}
 		d.State, d.Trash, r.Action = dataset.StateTrashed, &trash, "trashed"
+		d.SetAliases(nil)
 		return rc.PutInTrash(t, d.ID, trash)
 	}
 	name := d.Volume
@@ -219,7 +252,10 @@ func (rc *Recovery) restoreName(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt
 	if d.Volume != name {
 		d.RequestedAs, d.RequestedBy, r.Volume = d.Volume, uuid.Nil, d.Volume
 	}
-	return t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID})
+	if err := t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
+		return err
+	}
+	return restoreAliases(t, d, r)
 }
 
 // rebuildSnapshots restores records of snapshots, in several calls of update, because there can be more than fit in one

@@ -64,7 +64,7 @@ func (s *Views) Volume(ctx context.Context, ref string) (v api.Volume, err error
 	return v, err
 }
 
-// Volumes lists the live volumes by name.
+// Volumes lists the live volumes by name, and not by alias.
 func (s *Views) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
 	return s.listDatasets(ctx, record.NamesPrefix, p, func(name string, value []byte) (uuid.UUID, error) {
 		var c record.Claim

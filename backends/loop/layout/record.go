@@ -118,7 +118,7 @@ func ReadRecord(dir folder.Dir, name string, v any) error {
 	if _, err := raw.ReadFrom(io.LimitReader(f, MaxRecord)); err != nil {
 		return err
 	}
-	if err := dataset.DecodeFormat(bytes.TrimSpace(raw.Bytes()), name, recordFormat, v); err != nil {
+	if err := dataset.DecodeFormat(bytes.TrimSpace(raw.Bytes()), name, dataset.RecordFormat, v); err != nil {
 		if errors.Is(err, dataset.ErrUnsupported) {
 			return err
 		}
@@ -126,11 +126,6 @@ func ReadRecord(dir folder.Dir, name string, v any) error {
 	}
 	return nil
 }
-
-// recordFormat is the latest format of records that this version of Drover reads and writes. An absent format is 1, and
-// records of format 1 do not have the key. If the record of a snapshot needs a later format, the record of the dataset
-// gets it too, so that an older Drover does not touch the directory.
-const recordFormat = 1
 
 // CheckFormat fails with dataset.ErrUnsupported if the record of the dataset in dir has a later format. A record that
 // is absent or damaged is no error.
