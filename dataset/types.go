@@ -15,7 +15,7 @@ type Dataset struct {
 	RequestedAs string    `json:"requested_as" old:"spelling"` // the volume as it was first requested, such as db@gold
 	// UUID of the node whose engine requested the volume; absent: no engine requested it
 	RequestedBy uuid.UUID `json:"requested_by,omitzero" old:"spelled_by"`
-	// Aliases are former names of the volume that still find it. Use SetAliases to change them.
+	// Aliases are former names of the volume that still find it, the latest first. Use SetAliases to change them.
 	Aliases []string `json:"aliases,omitempty" hidden:"true"`
 	// Format is the format of the record beside the data that the set keys require; absent: 1. See SetAliases.
 	Format int   `json:"format,omitempty" hidden:"true"`

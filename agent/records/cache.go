@@ -19,7 +19,7 @@ type Cache struct {
 	datasets    map[uuid.UUID]*api.IndexedDataset // whose home is this node
 	copies      map[uuid.UUID]api.AssignedCopy    // of datasets whose home is another node
 	inspections map[uuid.UUID]uuid.UUID           // by the dataset that is mounted to inspect a copy
-	names       map[string]uuid.UUID              // live volumes
+	names       map[string]uuid.UUID              // live volumes, by name and by alias
 	spellings   map[string]*Spellings             // by name
 	dirty       map[uuid.UUID]bool                // datasets whose records changed since they were written to disk
 	moment      uint64                            // the number of times that a record was added or replaced
@@ -55,7 +55,9 @@ func (c *Cache) putLocked(d api.IndexedDataset) {
 	c.moment++
 	c.since[d.ID] = c.moment
 	if d.State == dataset.StateReady {
-		c.names[d.Volume] = d.ID
+		for _, name := range d.Names() {
+			c.names[name] = d.ID
+		}
 	}
 }
 
@@ -74,7 +76,7 @@ func (c *Cache) Apply(d dataset.Dataset, index uint64) bool {
 			old.Index = max(old.Index, index)
 			return false
 		}
-		c.removeNameLocked(old)
+		c.removeNamesLocked(old)
 	}
 	c.putLocked(api.IndexedDataset{Dataset: d, Index: index})
 	c.dirty[d.ID] = true
@@ -96,7 +98,7 @@ func (c *Cache) removeLocked(id uuid.UUID) {
 	c.provisioned[d.Pool] -= provisionedBy(d.Dataset)
 	delete(c.datasets, id)
 	delete(c.since, id)
-	c.removeNameLocked(d)
+	c.removeNamesLocked(d)
 	c.dirty[id] = true
 }
 
@@ -121,16 +123,18 @@ func (c *Cache) RemoveIfUnchanged(id uuid.UUID, asked uint64) (removed bool) {
 	return true
 }
 
-// removeNameLocked removes the name of a dataset. After a name was used again, the records that were read from disk may
-// have two datasets with this name. Then the name stays, and refers to the other dataset.
-func (c *Cache) removeNameLocked(d *api.IndexedDataset) {
-	if c.names[d.Volume] != d.ID {
-		return
-	}
-	delete(c.names, d.Volume)
-	for id, o := range c.datasets {
-		if id != d.ID && o.Volume == d.Volume && o.State == dataset.StateReady {
-			c.names[d.Volume] = id
+// removeNamesLocked removes the name and the aliases of a dataset. After a name was used again, the records that were
+// read from disk may have two datasets with this name. Then the name stays, and refers to the other dataset.
+func (c *Cache) removeNamesLocked(d *api.IndexedDataset) {
+	for _, name := range d.Names() {
+		if c.names[name] != d.ID {
+			continue
+		}
+		delete(c.names, name)
+		for id, o := range c.datasets {
+			if id != d.ID && o.State == dataset.StateReady && o.HasName(name) {
+				c.names[name] = id
+			}
 		}
 	}
 }
@@ -145,7 +149,7 @@ func (c *Cache) Dataset(id uuid.UUID) (dataset.Dataset, bool) {
 	return dataset.Dataset{}, false
 }
 
-// Volume returns the record of a live volume by its name.
+// Volume returns the record of a live volume by its name or an alias.
 func (c *Cache) Volume(name string) (dataset.Dataset, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

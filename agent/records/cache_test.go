@@ -181,3 +181,39 @@ func TestCacheNameReused(t *testing.T) {
 		}
 	}
 }
+
+// After a rename, the name and the alias find the volume, the list has it once for each spelling that the engine used,
+// and the spellings of the former name are still known. The alias finds nothing after it has ended.
+func TestCacheAliases(t *testing.T) {
+	node := uuid.New()
+	d := dataset.Dataset{ID: uuid.New(), Volume: "old", RequestedAs: "old", State: dataset.StateReady, Epoch: 1}
+	used := Spellings{Dataset: d.ID, Used: []string{"old", "old@gold"}, Podman: true}
+	c := NewCache()
+	c.Apply(d, 1)
+	c.SetSpellings("old", used)
+	d.Volume = "new"
+	d.SetAliases([]string{"old"})
+	c.Apply(d, 2)
+	for _, name := range d.Names() {
+		if got, ok := c.Volume(name); !ok || got.ID != d.ID || got.Volume != "new" {
+			t.Errorf("%s finds %+v, %t", name, got, ok)
+		}
+	}
+	if got := c.SpellingsOf(d, node); !slices.Equal(got, used.Used) || !c.UsedByPodman(d) {
+		t.Errorf("spellings %v, want %v; used by Podman: %t", got, used.Used, c.UsedByPodman(d))
+	}
+	want := []ListEntry{{"new", "old", d.ID}, {"new", "old@gold", d.ID}}
+	if got := c.List(node); !slices.Equal(got, want) {
+		t.Errorf("the list is %v, want %v", got, want)
+	}
+	used.Used = append(used.Used, "new")
+	c.SetSpellings("new", used) // has the spellings under the alias too
+	if got := c.SpellingsOf(d, node); !slices.Equal(got, used.Used) {
+		t.Errorf("after a use of the new name: spellings %v, want %v", got, used.Used)
+	}
+	d.SetAliases(nil)
+	c.Apply(d, 3)
+	if got, ok := c.Volume("old"); ok {
+		t.Errorf("the alias has ended and finds %+v", got)
+	}
+}

@@ -46,8 +46,11 @@ func (c *Cache) List(node uuid.UUID) []ListEntry {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	out := make([]ListEntry, 0, len(c.names))
-	for _, id := range c.names {
+	for name, id := range c.names {
 		d := &c.datasets[id].Dataset
+		if name != d.Volume { // an alias: the volume is listed under its name
+			continue
+		}
 		used := c.usedLocked(d, node)
 		if len(used) == 0 {
 			used = []string{d.RequestedAs}
@@ -87,11 +90,26 @@ func volumeOfCopy(k api.AssignedCopy) string {
 // usedLocked returns the recorded spellings. If there is no record, and the engine of this node requested the volume,
 // that is the spelling of the request.
 func (c *Cache) usedLocked(d *dataset.Dataset, node uuid.UUID) []string {
-	if r := c.spellings[d.Volume]; r != nil && r.Dataset == d.ID {
+	if r := c.recordedLocked(d); r != nil {
 		return r.Used
 	}
 	if d.RequestedBy == node {
 		return []string{d.RequestedAs}
+	}
+	return nil
+}
+
+// recordedLocked returns the record of the spellings of a dataset, or nil. The record is under the name that the volume
+// had when the engine last used a new spelling, so it can be under an alias. A record under a newer name has all
+// spellings of the older ones.
+func (c *Cache) recordedLocked(d *dataset.Dataset) *Spellings {
+	if r := c.spellings[d.Volume]; r != nil && r.Dataset == d.ID {
+		return r
+	}
+	for _, name := range d.Aliases {
+		if r := c.spellings[name]; r != nil && r.Dataset == d.ID {
+			return r
+		}
 	}
 	return nil
 }
@@ -107,8 +125,8 @@ func (c *Cache) SpellingsOf(d dataset.Dataset, node uuid.UUID) []string {
 func (c *Cache) UsedByPodman(d dataset.Dataset) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	r := c.spellings[d.Volume]
-	return r != nil && r.Dataset == d.ID && r.Podman
+	r := c.recordedLocked(&d)
+	return r != nil && r.Podman
 }
 
 // SpellingsOfName returns the spellings that are recorded for a name, of whatever dataset.
