@@ -52,7 +52,7 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 		if err != nil {
 			return dataset.Dataset{}, err
 		}
-		if v.Volume != ref.Name { // control also accepts prefixes of UUIDs, but an engine uses names
+		if !v.HasName(ref.Name) { // control also accepts prefixes of UUIDs, but an engine uses names
 			return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %s", ref.Name)
 		}
 		d = v.Dataset

@@ -56,7 +56,8 @@ func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[s
 	return r.deps.Spellings.Record(ctx, d, ref)
 }
 
-// Remove deletes a volume, or only forgets one of its spellings while the engine uses another. It fails while the
+// Remove deletes a volume. If the engine uses another spelling of the volume, or removes the volume by an alias, Remove
+// only forgets the spelling. It fails while the
 // volume is mounted, for every caller.
 func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	d, err := r.deps.Finder.Find(ctx, ref)
@@ -76,7 +77,9 @@ func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	if err := r.deps.Spellings.CheckRemovable(tool, d, ref); err != nil {
 		return err
 	}
-	if another, err := r.deps.Spellings.Remove(ctx, tool, d, ref); err != nil || another {
+	another, err := r.deps.Spellings.Remove(ctx, tool, d, ref)
+	// A removal by an alias never deletes the data: the engine removes a name that the volume had before.
+	if err != nil || another || ref.Name != d.Volume {
 		return err
 	}
 	if err := r.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume}); err != nil {
