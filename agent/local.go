@@ -66,6 +66,9 @@ func (a *Agent) SnapshotSpace(ctx context.Context, snapshot string) (api.Snapsho
 // VolumeHolders returns who uses a volume whose home is this node: see mounting.Holders.Examine.
 func (a *Agent) VolumeHolders(ctx context.Context, volume string) (dataset.Holders, error) {
 	d, known := a.Cache.Volume(volume)
+	if id, err := uuid.Parse(volume); err == nil && !known {
+		d, known = a.Cache.Dataset(id)
+	}
 	if !known {
 		v, err := a.Control.Volume(ctx, volume)
 		if err != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -14,7 +15,13 @@ import (
 // makeOperations creates the components that execute operations.
 func (a *components) makeOperations() {
 	a.Operations = operation.NewRunner(operation.RunnerDeps{
-		Host: a.Host, Explain: a.Prober.ExplainOperation, Ended: a.Config.OperationEnded,
+		Host: a.Host, Explain: a.Prober.ExplainOperation,
+		Ended: func(op dataset.Operation, err error, took time.Duration) {
+			a.Status.OperationEnded(op, err)
+			if a.Config.OperationEnded != nil {
+				a.Config.OperationEnded(op, err, took)
+			}
+		},
 		Holders: a.Holders.Examine,
 	})
 	a.Requester = operation.NewRequester(operation.RequesterDeps{Host: a.Host, Plan: a.Registration.Plan})
@@ -65,7 +72,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	})
 	a.Purger = operation.NewRemover(operation.RemoverDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, EnsureUnused: a.Verifier.EnsureUnused,
-		ForgetSpellings: a.Spellings.Forget, DropUses: a.Uses.Drop,
+		MarkDeleted: a.Spellings.MarkDeleted, ForgetSpellings: a.Spellings.Forget, DropUses: a.Uses.Drop,
 		PurgeLater: func(d dataset.Dataset) { a.Executor.PurgeLater(d) },
 		CheckPool: func(ctx context.Context, id uuid.UUID) error {
 			_, err := a.Pools.Online(ctx, id)

@@ -116,7 +116,8 @@ func (s *Service) prefetchReport(t *record.Tx, op dataset.Operation) error {
 }
 
 // conclude decides on the report of an operation. It always records the end of a recorded operation. It records the
-// end of another operation only if retry is set and an earlier report may still arrive: see mayArriveLater.
+// end of an operation that is not recorded only if retry is set and an earlier report may still arrive: see
+// mayArriveLater.
 func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *api.Committed) error {
 	recorded, known, err := membership.RecordedOperation(t, op)
 	if err != nil {

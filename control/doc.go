@@ -74,7 +74,7 @@
 //	live/control/<replica>        membership.Replica: the service is alive; deleted with its session
 //	live/house                    which service does the background work; deleted with its session
 //
-// Any number of services can work on one store. A service keeps in memory only state that another service can also
-// read from the store, and the last heartbeats, which agents send to every service. Each service learns of the
-// changes by the other services, so an agent can follow any of them.
+// Any number of services can work on one store. A service keeps in memory only state that it can read again from the
+// store, or that agents report again to every service, such as heartbeats, generations of pools and the reports for a
+// recovery. Each service learns of the changes by the other services, so an agent can follow any of them.
 package control

@@ -173,7 +173,8 @@ func (h Holder) HowToFree(name string) string {
 	case h.PID == 0:
 		return "umount " + shellQuote(h.Path)
 	}
-	return fmt.Sprintf("nsenter -t %d -m umount %s", h.PID, shellQuote(h.Path))
+	// umount -N runs the program of the host. With nsenter -m, the program would come from the holder's namespace.
+	return fmt.Sprintf("umount -N %d %s", h.PID, shellQuote(h.Path))
 }
 
 // removeDevice returns the command that removes the device of a holder.

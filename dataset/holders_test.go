@@ -39,11 +39,11 @@ func TestHolderSaysWhoAndHowToFree(t *testing.T) {
 		"mount namespace": {
 			Holder{Kind: HolderMount, PID: 9, Command: "sh", User: "root", MountNamespace: 4026531841, Path: "/mnt/it's here"}, "",
 			"a mount at /mnt/it's here in mount namespace 4026531841 of process 9 (sh, root)",
-			`nsenter -t 9 -m umount '/mnt/it'\''s here'`,
+			`umount -N 9 '/mnt/it'\''s here'`,
 		},
 		"hidden mount namespace": {
 			Holder{Kind: HolderMount, PID: 9, Command: "sh", User: "root", Path: "/mnt"}, "",
-			"a mount at /mnt in the unknown mount namespace of process 9 (sh, root)", "nsenter -t 9 -m umount /mnt",
+			"a mount at /mnt in the unknown mount namespace of process 9 (sh, root)", "umount -N 9 /mnt",
 		},
 		"mount without a path": {
 			Holder{Kind: HolderMount, PID: 9, Command: "sh", User: "root", MountNamespace: 5}, "",

@@ -101,6 +101,13 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 	}
 }
 
+// OperationEnded drops what is known of a dataset's usage after an operation that replaced its data.
+func (s *StatusReader) OperationEnded(op dataset.Operation, err error) {
+	if op.Kind == dataset.OpRestore && err == nil {
+		s.usages.forget(op.DatasetID)
+	}
+}
+
 const usageKey = "usage/"
 
 // LoadUsages reads from disk how full the datasets were. It is called once, after the cache was loaded and before the
@@ -121,13 +128,13 @@ func (s *StatusReader) LoadUsages(ctx context.Context) error {
 	})
 }
 
-// SaveUsages writes to disk how full the datasets are, in one transaction for all that changed by a percent or more.
+// SaveUsages writes to disk how full the datasets are, as far as they changed by a percent or more.
 func (s *StatusReader) SaveUsages(ctx context.Context) error {
 	values, restore := s.usages.takeUnsaved()
 	if len(values) == 0 {
 		return nil
 	}
-	err := s.DB.Put(ctx, values)
+	err := s.DB.PutAll(ctx, values)
 	if err != nil {
 		restore()
 	}

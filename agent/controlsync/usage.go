@@ -92,37 +92,37 @@ type usages struct {
 type lastUsage struct {
 	Usage    dataset.Usage    `json:"usage"`
 	Fullness dataset.Fullness `json:"fullness,omitempty"`
-	Size     dataset.Size     `json:"size"`    // of the dataset
-	Request  uuid.UUID        `json:"request"` // the last request that changed the dataset
+	Size     dataset.Size     `json:"size"` // of the dataset
 
 	saved usageSummary // what is on disk
 }
 
 // usageSummary is what users see of a usage. A change of fewer bytes is not written to disk.
 type usageSummary struct {
-	request               uuid.UUID
+	known                 bool
+	size                  dataset.Size
 	percent, inodePercent int
 	fullness              dataset.Fullness
 }
 
 func (u lastUsage) summary() usageSummary {
-	return usageSummary{u.Request, u.Usage.Percent(), u.Usage.InodePercent(), u.Fullness}
+	return usageSummary{true, u.Size, u.Usage.Percent(), u.Usage.InodePercent(), u.Fullness}
 }
 
 // note records the usage of a dataset, and returns the usage and state to report. If usage is nil, nobody knows it at
-// the moment. Then the last usage counts until the dataset is changed.
+// the moment. Then the last usage counts until the size changes, or forget is called after a restore.
 func (u *usages) note(d dataset.Dataset, usage *dataset.Usage) (*dataset.Usage, dataset.Fullness) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	was, known := u.last[d.ID]
 	if usage == nil {
-		if !known || was.Size != d.Size || was.Request != d.Request {
+		if !known || was.Size != d.Size {
 			u.forgetLocked(d.ID)
 			return nil, dataset.NotFull
 		}
 		usage = &was.Usage
 	}
-	next := lastUsage{Usage: *usage, Size: d.Size, Request: d.Request, saved: was.saved}
+	next := lastUsage{Usage: *usage, Size: d.Size, saved: was.saved}
 	if d.Size > 0 { // without a size, the space of the pool is the limit, and the pool is reported
 		next.Fullness = usage.Fullness(d.Profile.WarnAt, was.Fullness)
 	}
@@ -221,7 +221,7 @@ func (u *usages) full() map[uuid.UUID]lastUsage {
 	return out
 }
 
-// forget drops the usage of a dataset that is no longer on this node.
+// forget drops the usage of a dataset that is no longer on this node, or whose data was replaced.
 func (u *usages) forget(id uuid.UUID) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

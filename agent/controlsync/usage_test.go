@@ -54,6 +54,8 @@ func TestUsageOfUnmountedVolume(t *testing.T) {
 	check("mounted", used(98), 98, dataset.Full)
 	check("unmounted", nil, 98, dataset.Full)
 	d.Request = uuid.New()
+	check("a snapshot was taken", nil, 98, dataset.Full)
+	u.forget(d.ID)
 	check("restored", nil, -1, dataset.NotFull)
 	check("restored and mounted", used(90), 90, dataset.NearlyFull)
 	check("some files removed", used(84), 84, dataset.NearlyFull) // the margin

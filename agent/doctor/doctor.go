@@ -214,7 +214,7 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 		r.Add(findings.Error, "mounts", "", "cannot be read: %v", err)
 		return
 	}
-	n := 0
+	n, holders := 0, x.holders(ctx, r)
 	for _, id := range x.deps.Uses.InUse() {
 		n++
 		rec, path := x.deps.Uses.Get(id), x.deps.MountPath(id)
@@ -229,7 +229,7 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 				r.Add(findings.Info, "volume "+d.Volume, "",
 					"mount %s may have ended and is unverified: the engine restarted since, or unmounted it "+
 						"while a process still had it mounted%s", mounting.ShortID(m.ID),
-					x.holders(ctx, r, id))
+					holders(id))
 			}
 		}
 	}
@@ -237,24 +237,31 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if err == nil && len(x.deps.Uses.Get(id).IDs) == 0 && !x.checkInspection(r, id, m.Mountpoint) {
 			r.Add(findings.Info, "mount "+m.Mountpoint, "",
-				"no recorded use; it is unmounted once no process has it mounted%s", x.holders(ctx, r, id))
+				"no recorded use; it is unmounted once no process has it mounted%s", holders(id))
 		}
 	}
 	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)
 }
 
-// holders returns a clause that names who uses a dataset whose recorded uses have ended or may have ended. It returns
-// "" in the background, because it examines all processes.
-func (x *Doctor) holders(ctx context.Context, r *Report, id uuid.UUID) string {
-	d, known := x.deps.Cache.Dataset(id)
-	if !known || r.Background {
-		return ""
+// maxHolderScans bounds the datasets whose holders one report names, because each examination reads all processes.
+const maxHolderScans = 3
+
+// holders returns a function that returns a clause about who uses a dataset whose recorded uses have ended or may have
+// ended. The clause is "" in the background, and after the first datasets.
+func (x *Doctor) holders(ctx context.Context, r *Report) func(id uuid.UUID) string {
+	known := map[uuid.UUID]string{}
+	return func(id uuid.UUID) string {
+		d, ok := x.deps.Cache.Dataset(id)
+		clause, scanned := known[id]
+		if scanned || !ok || r.Background || len(known) == maxHolderScans {
+			return clause
+		}
+		if held := x.deps.Holders(ctx, d); !held.IsEmpty() {
+			clause = ": " + held.Summary()
+		}
+		known[id] = clause
+		return clause
 	}
-	held := x.deps.Holders(ctx, d)
-	if held.IsEmpty() {
-		return ""
-	}
-	return ": " + held.Summary()
 }
 
 // checkInspection adds a finding for a mount that an operator has requested to inspect a superseded copy, and returns

@@ -31,6 +31,9 @@ func (l *Holders) Examine(ctx context.Context, d dataset.Dataset) dataset.Holder
 	}
 	path := l.MountPath(d.ID)
 	tree, mounted := look.foreign.FilesystemAt(path)
+	// A user can mount anything at this path in a mount namespace of his own. If it is a filesystem of the host, it is
+	// not the dataset, which is not mounted here.
+	mounted = mounted && len(look.own.Of(tree.Major, tree.Minor)) == 0
 	if m := look.own.At(path); m != nil {
 		tree, mounted = treeOf(m), true
 	}
@@ -83,7 +86,7 @@ func (l *Holders) addHolders(out *dataset.Holders, look Scan, d dataset.Dataset,
 			out.AddUnexamined(h.String())
 			continue
 		}
-		out.Add(identify(dataset.Holder{
+		out.Add(identify(out, dataset.Holder{
 			Kind: dataset.HolderMount, PID: h.PID, Command: h.Comm, MountNamespace: h.Namespace, Path: h.Mountpoint,
 		}))
 	}
@@ -92,18 +95,21 @@ func (l *Holders) addHolders(out *dataset.Holders, look Scan, d dataset.Dataset,
 			out.AddUnexamined(o.String())
 			continue
 		}
-		out.Add(openHolder(o))
+		out.Add(openHolder(out, o))
 	}
 }
 
 // openHolder returns the holder for a process with an open file.
-func openHolder(o inuse.Opener) dataset.Holder {
-	return identify(dataset.Holder{Kind: dataset.HolderProcess, PID: o.PID, Command: o.Comm, Path: o.Path})
+func openHolder(out *dataset.Holders, o inuse.Opener) dataset.Holder {
+	return identify(out, dataset.Holder{Kind: dataset.HolderProcess, PID: o.PID, Command: o.Comm, Path: o.Path})
 }
 
 // identify adds the user and the container of the holder's process. What it cannot read stays unknown, because the
-// process may have ended meanwhile.
-func identify(h dataset.Holder) dataset.Holder {
+// process may have ended meanwhile. It reads nothing about a holder for which the list has no room.
+func identify(out *dataset.Holders, h dataset.Holder) dataset.Holder {
+	if len(out.List) >= dataset.MaxHolders {
+		return h
+	}
 	var err error
 	if h.User, err = process.User(h.PID); err != nil {
 		h.User = "unknown user"

@@ -19,9 +19,11 @@ import (
 // RemoverDeps is what Remover needs of other components.
 type RemoverDeps struct {
 	*host.Host
-	Datasets        *Datasets
-	Records         *RecordWriter
-	EnsureUnused    EnsureUnused
+	Datasets     *Datasets
+	Records      *RecordWriter
+	EnsureUnused EnsureUnused
+	// MarkDeleted records that the spellings of a name belong to a deleted dataset.
+	MarkDeleted     func(ctx context.Context, name string, id uuid.UUID) error
 	ForgetSpellings func(ctx context.Context, id uuid.UUID) error // forgets the spellings that the engine used
 	DropUses        func(ctx context.Context, id uuid.UUID) error
 	PurgeLater      func(d dataset.Dataset)
@@ -56,6 +58,9 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	steps.At("delete.recorded")
 	if !r.deps.Datasets.IsHome(out) {
 		return out, nil
+	}
+	if err := r.deps.MarkDeleted(ctx, d.Volume, d.ID); err != nil {
+		r.deps.LogOf(d).WithError(err).Warn("docker volume ls lists the deleted volume until it is asked for")
 	}
 	if err := mounting.RemoveMountPoint(r.deps.MountPath(d.ID)); err != nil {
 		r.deps.LogOf(d).WithError(err).Warn("cannot remove the mount point")

@@ -102,6 +102,24 @@ func (s DB) Put(ctx context.Context, values map[string]any) error {
 	return nil
 }
 
+// PutAll is Put for any number of values. It writes them in several transactions, so after an error or a crash some may
+// be on disk and others not.
+func (s DB) PutAll(ctx context.Context, values map[string]any) error {
+	part := map[string]any{}
+	for k, v := range values {
+		if part[k] = v; len(part) == store.MaxOps {
+			if err := s.Put(ctx, part); err != nil {
+				return err
+			}
+			clear(part)
+		}
+	}
+	if len(part) == 0 {
+		return nil
+	}
+	return s.Put(ctx, part)
+}
+
 // Each calls fn with the raw value of each key that begins with prefix, and the rest of the key. If fn returns an
 // error, Each ends and returns it as ErrCorrupt, because fn decodes the value.
 func (s DB) Each(ctx context.Context, prefix string, fn func(rest string, value []byte) error) error {

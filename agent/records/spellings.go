@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// keepDeleted is how long the spellings of a deleted volume are kept if its home is another node. This node does not
+// keepDeleted is how long the spellings of a deleted volume are kept at least. A node that is not its home does not
 // learn when the dataset is destroyed. A dataset rarely stays in the trash longer.
 const keepDeleted = 90 * 24 * time.Hour
 
@@ -21,8 +21,8 @@ type Spellings struct {
 	Used    []string  `json:"used"` // spellings, such as db@gold
 	// Podman is true if Podman made or mounted the volume on this node.
 	Podman bool `json:"podman,omitempty"`
-	// Deleted is when this node learned that the volume was deleted, if its home is another node. docker volume ls does
-	// not list the volume from then on, until the engine uses it again.
+	// Deleted is when this node learned that the volume was deleted. docker volume ls does not list these spellings
+	// from then on, until the volume exists again.
 	Deleted time.Time `json:"deleted,omitzero"`
 }
 

@@ -40,6 +40,7 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 	if ref.Err != nil {
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %w", ref.Err)
 	}
+	before, _ := f.deps.Cache.SpellingsOfName(ref.Name)
 	d, known := f.deps.Cache.Volume(ref.Name)
 	if !known {
 		d, known = f.deps.SharedMountNamed(ref.Name)
@@ -47,7 +48,7 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 	if !known {
 		v, err := f.deps.Control.Volume(ctx, ref.Name)
 		if errors.Is(err, dataset.ErrNotFound) {
-			return dataset.Dataset{}, errors.Join(err, f.deps.Spellings.MarkDeleted(ctx, ref.Name))
+			return dataset.Dataset{}, errors.Join(err, f.deps.Spellings.MarkDeleted(ctx, ref.Name, before.Dataset))
 		}
 		if err != nil {
 			return dataset.Dataset{}, err
@@ -58,7 +59,7 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 		d = v.Dataset
 	}
 	if slices.Contains(f.deps.Spellings.Used(d), ref.Spelling) {
-		return d, nil
+		return d, f.deps.Spellings.Restored(ctx, d)
 	}
 	switch {
 	case ref.Profile != "" && ref.Profile != d.Profile.Name:

@@ -85,7 +85,7 @@ func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	if err := r.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume}); err != nil {
 		return err
 	}
-	return r.deps.Spellings.MarkDeleted(ctx, d.Volume)
+	return r.deps.Spellings.MarkDeleted(ctx, d.Volume, d.ID)
 }
 
 // Perform plans a request for an existing volume and executes it here.

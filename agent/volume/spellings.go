@@ -62,25 +62,25 @@ func (s *Spellings) Save(d dataset.Dataset, ref dataset.Reference, tool plugin.T
 	return nil
 }
 
-// Load reads the spellings from disk. It is called once, before the other methods.
+// Load reads the spellings from disk. It is called once, after the cache was loaded and before the other methods.
 func (s *Spellings) Load(ctx context.Context) error {
 	obsolete := map[string]any{}
 	err := s.deps.DB.Each(ctx, "spellings/", func(name string, v []byte) error {
 		var r records.Spellings
-		err := dataset.DecodeRecord(v, &r)
-		switch {
-		case err != nil:
-		case r.IsObsolete(s.deps.Clock.Now()):
-			obsolete["spellings/"+name] = nil
-		default:
-			s.deps.Cache.SetSpellings(name, r)
+		if err := dataset.DecodeRecord(v, &r); err != nil {
+			return err
 		}
-		return err
+		if _, isHome := s.deps.Cache.Dataset(r.Dataset); !isHome && r.IsObsolete(s.deps.Clock.Now()) {
+			obsolete["spellings/"+name] = nil
+			return nil
+		}
+		s.deps.Cache.SetSpellings(name, r)
+		return nil
 	})
-	if err != nil || len(obsolete) == 0 {
+	if err != nil {
 		return err
 	}
-	return s.deps.DB.Put(ctx, obsolete)
+	return s.deps.DB.PutAll(ctx, obsolete)
 }
 
 // Forget forgets how the engine spelled a dataset that was destroyed.
@@ -91,25 +91,31 @@ func (s *Spellings) Forget(ctx context.Context, id uuid.UUID) error {
 	for _, name := range s.deps.Cache.ForgetSpellings(id) {
 		obsolete["spellings/"+name] = nil
 	}
-	if len(obsolete) == 0 {
-		return nil
-	}
-	return s.deps.DB.Put(context.WithoutCancel(ctx), obsolete)
+	return s.deps.DB.PutAll(context.WithoutCancel(ctx), obsolete)
 }
 
-// MarkDeleted records that the volume of a name was deleted, if its home is another node. If its home is this node,
-// there is nothing to do: the cache has the dataset until it is destroyed.
-func (s *Spellings) MarkDeleted(ctx context.Context, name string) error {
+// MarkDeleted records that a volume was deleted. docker volume ls does not list its spellings any more. It does nothing
+// if the name has belonged to another dataset since.
+func (s *Spellings) MarkDeleted(ctx context.Context, name string, id uuid.UUID) error {
+	return s.setDeleted(ctx, name, id, s.deps.Clock.Now())
+}
+
+// Restored records that a volume exists again, after MarkDeleted. It is idempotent, and writes nothing in most cases.
+func (s *Spellings) Restored(ctx context.Context, d dataset.Dataset) error {
+	return s.setDeleted(ctx, d.Volume, d.ID, time.Time{})
+}
+
+func (s *Spellings) setDeleted(ctx context.Context, name string, id uuid.UUID, at time.Time) error {
+	if r, used := s.deps.Cache.SpellingsOfName(name); !used || r.Dataset != id || r.Deleted.IsZero() == at.IsZero() {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, used := s.deps.Cache.SpellingsOfName(name)
-	if !used || !r.Deleted.IsZero() {
+	if !used || r.Dataset != id || r.Deleted.IsZero() == at.IsZero() {
 		return nil
 	}
-	if _, isHome := s.deps.Cache.Dataset(r.Dataset); isHome {
-		return nil
-	}
-	r.Deleted = s.deps.Clock.Now()
+	r.Deleted = at
 	if err := s.deps.DB.Put(context.WithoutCancel(ctx), map[string]any{"spellings/" + name: r}); err != nil {
 		return err
 	}
@@ -124,9 +130,6 @@ func (s *Spellings) Used(d dataset.Dataset) []string {
 
 // isRecorded reports whether it is recorded that a tool has used a spelling of a volume.
 func (s *Spellings) isRecorded(d dataset.Dataset, spelling string, tool plugin.Tool) bool {
-	if r, ok := s.deps.Cache.SpellingsOfName(d.Volume); ok && r.Dataset == d.ID && !r.Deleted.IsZero() {
-		return false // the volume was restored from the trash
-	}
 	return slices.Contains(s.Used(d), spelling) && (tool != plugin.Podman || s.deps.Cache.UsedByPodman(d))
 }
 

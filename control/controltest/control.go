@@ -236,7 +236,7 @@ func (e *Control) AdvanceAndRun(d time.Duration) {
 	e.Round()
 }
 
-// AdvanceClock advances the clock. The service only counts the time, if the store answers.
+// AdvanceClock advances the clock. Meanwhile the service only counts its running time, as long as the store answers.
 func (e *Control) AdvanceClock(d time.Duration) {
 	e.Helper()
 	for d > 0 {

@@ -86,7 +86,7 @@ func (e *Control) CheckInvariants() Records {
 }
 
 // checkReferences checks that datasets agree with their copies, moves and snapshots. spent has the copies that are
-// spent, by dataset and node.
+// superseded for good, by dataset and node.
 func (e *Control) checkReferences(st Records, spent map[uuid.UUID]map[uuid.UUID]bool) {
 	e.Helper()
 	for _, d := range st.Datasets {

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// LastCopy is a volume that moved from Left to Home a day ago, with a copy on Replica. One service was told of all
-// that. Keeper is another one, which was told nothing.
+// LastCopy is a volume that moved from Left to Home a day ago, with a copy on Replica. One service has received all
+// reports about this. Keeper is another service, which has received none.
 type LastCopy struct {
 	*Replicas
 	Keeper              *Control
@@ -74,7 +74,7 @@ func (l *LastCopy) EditCopy(a *Agent, change func(*dataset.Copy, *dataset.Node))
 	}
 }
 
-// RestartHome restarts the home, through the service that was told everything.
+// RestartHome restarts the home, through the service that has received all reports.
 func (l *LastCopy) RestartHome() {
 	l.Helper()
 	l.EndHome()

@@ -22,7 +22,7 @@ type SpyStore struct {
 	before            func()
 }
 
-// ErrUnreachable is how a request fails that a test makes fail.
+// ErrUnreachable is the error of a request that a test makes fail.
 var ErrUnreachable = errors.New("connection refused")
 
 // NewSpyStore returns a SpyStore on a store.

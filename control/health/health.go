@@ -1,10 +1,10 @@
 // Package health reports the state of the parts of a cluster: the servers of the store, the control replicas, and the
 // nodes with the findings of their agents.
 //
-// Package control embeds a Reader in its Service, so the API calls it directly, for drover status and drover doctor
-// --cluster. It changes nothing, and has no state: reports.Latest has the reports of nodes. If the store cannot be
-// read, the answer still contains the other parts. A new part of the answer gets a field of api.ClusterHealth and is
-// filled in here.
+// Package control embeds a Reader in its Service, so the API calls it directly, for drover status, drover doctor
+// --cluster and the metrics of cmd/drover. It changes nothing, and has no state: reports.Latest has the reports of
+// nodes. If the store cannot be read, the answer still contains the other parts. A new part of the answer gets a field
+// of api.ClusterHealth and is filled in here.
 package health
 
 import (

@@ -2,8 +2,8 @@
 //
 // A decision is a function that reads and writes records through a record.Tx. Ledger.Update calls the function,
 // commits its transaction, and calls the function again if a record that it read has changed. Ledger.View does the
-// same for a function that writes nothing. Package control makes one Ledger for each service. All packages below
-// control that make decisions call it.
+// same for a function that writes nothing. Package control makes one Ledger for each service. The packages below
+// control that commit decisions call it. Others, such as relocation and placer, get the record.Tx of their caller.
 //
 // A commit notifies the callers that wait at this service, through the feed and the event log. It notifies the other
 // services on the store through lanes: keys that carry the latest notices (lanes.go). FollowReplicas reads the lanes of

@@ -37,7 +37,7 @@ func CheckKey(key string) error {
 		}
 	}
 	for word := range strings.SplitSeq(key, "/") {
-		// The words between slashes become parts of URLs. A URL would lose these words.
+		// The words between slashes become parts of URLs. A URL drops an empty word, "." and "..".
 		if word == "" || word == "." || word == ".." {
 			return dataset.Errorf(dataset.ErrInvalid, "bad key %q: want words with single slashes between them", key)
 		}

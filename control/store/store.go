@@ -1,9 +1,9 @@
 // Package store defines the interface of the store in which the control service keeps its state: a small, strictly
 // ordered key-value store, whose transactions check that the entries on which a decision was based have not changed.
 // Package bolt implements it with one file on one host, and package consul with a Consul cluster. Package storetest
-// checks every implementation against this text. Packages record and ledger use a store for control, and package
-// records of the agent uses one for the agent's state. This package has no state. A new rule of the contract belongs
-// here, with a test in storetest.
+// checks every implementation against this text. Packages record and ledger use a store for control, package
+// membership also uses its sessions and catalog, and package records of the agent uses one for the agent's state. This
+// package has no state. A new rule of the contract belongs here, with a test in storetest.
 //
 // # Keys and values
 //

@@ -1,10 +1,10 @@
 // Package uptime counts how long control services have run on a store, in total.
 //
 // The times after which data is destroyed are measured by this count, and not by the clock. Packages housekeeping,
-// membership, replica and relocation read it; package deletion stamps the trash with it. The count is stored as a
-// record.RunMark under record.RunMarkKey. Counter keeps the last mark that it saw in memory, under a mutex; a
-// transaction that depends on the count checks the stored mark. A record that expires by the count must be listed in
-// isAwaited, so that the count runs while it exists.
+// membership, replica and relocation read it. Packages deletion and recovery stamp the trash with it, and package
+// control stamps the operations that have ended. The count is stored as a record.RunMark under record.RunMarkKey.
+// Counter keeps the last mark that it saw in memory, under a mutex; a transaction that depends on the count checks the
+// stored mark. A record that expires by the count must be listed in isAwaited, so that the count runs while it exists.
 package uptime
 
 import (

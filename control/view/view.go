@@ -1,10 +1,10 @@
 // Package view shows the records of a cluster to its users: volumes, snapshots and pools, with the last reports of
 // nodes.
 //
-// Package control embeds Views in its Service, so the API calls it directly; packages housekeeping and noderemoval
-// drop its remembered counts. It changes nothing in the store. In memory it keeps only the numbers of snapshots
-// (counts), under a mutex. A new field of api.Volume is filled in by presenter, and a new field of a node by package
-// membership.
+// Package control embeds Views in its Service, so the API calls it directly. Packages control and noderemoval drop its
+// remembered counts, and package housekeeping sorts snapshots with Older. It changes nothing in the store. In memory
+// it keeps only the numbers of snapshots (counts), under a mutex. A new field of api.Volume is filled in by presenter,
+// and a new field of a node by package membership.
 package view
 
 import (

@@ -60,6 +60,7 @@ profiles:
 	}
 	stillFull("without a container too")
 	f.events("nearly_full", "not_full", "nearly_full", "full")
+	w.drover(t, "snapshot", "create", "logs")
 	w.drover(t, "volume", "create", "unused@small")
 	w.h.Restart(t)
 	stillFull("after a restart of drover")

@@ -40,7 +40,7 @@ func TestHoldersAreNamed(t *testing.T) {
 		`mount --bind "$1" "$2" && echo ready && exec sleep infinity`, "sh", at, hidden)
 	w.wantRefusal(t, "held", "docker container web ("+id+")",
 		fmt.Sprintf("process %d (sleep, root) has open open; to free it: end process %d\n", file, file),
-		fmt.Sprintf("a mount at %s in mount namespace %d of process %d (sleep, root); to free it: nsenter -t %d -m umount %s\n",
+		fmt.Sprintf("a mount at %s in mount namespace %d of process %d (sleep, root); to free it: umount -N %d %s\n",
 			hidden, namespace(t, mounted), mounted, mounted, hidden))
 
 	w.docker(t, "stop", "web")
@@ -52,9 +52,9 @@ func TestHoldersAreNamed(t *testing.T) {
 		}
 		return nil
 	})
-	w.wantRefusal(t, "held", fmt.Sprintf("process %d (sleep, root) has open open", file), fmt.Sprintf("nsenter -t %d -m umount %s\n", mounted, hidden))
+	w.wantRefusal(t, "held", fmt.Sprintf("process %d (sleep, root) has open open", file), fmt.Sprintf("umount -N %d %s\n", mounted, hidden))
 	for _, free := range [][]string{
-		{"nsenter", "-t", strconv.Itoa(mounted), "-m", "umount", hidden}, {"kill", strconv.Itoa(file)},
+		{"umount", "-N", strconv.Itoa(mounted), hidden}, {"kill", strconv.Itoa(file)},
 	} {
 		if out, err := exec.Command(free[0], free[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v, %s", free, err, out)

@@ -26,8 +26,8 @@ const (
 	// a leader of its store, so that the client does not switch servers because of an election.
 	answerTime = 12 * time.Second
 	// silence is the time after which a connection counts as dead if the peer acknowledges nothing. It is needed
-	// because a network that is cut reports no error. If two servers are unreachable, the client notices both within
-	// ten seconds, because a user may be waiting for Docker.
+	// because a network that is cut reports no error. It is so short that the client notices two unreachable servers
+	// within ten seconds, because a user may be waiting for Docker.
 	silence = 4 * time.Second
 )
 

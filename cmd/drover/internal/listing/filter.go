@@ -80,7 +80,7 @@ func parseLabels(cmd *cobra.Command, values []string) ([]filter, error) {
 
 // matches reports whether one of the item's values for the key matches the filter. The values are those of the cell or
 // of the field that the key names.
-func (f filter) matches(k keys, cells []string, object any) bool {
+func (f filter) matches(k keys, cells []string, item any) bool {
 	found := false
 	if i, ok := k.columns[f.key]; ok {
 		cell := cells[i]
@@ -90,7 +90,7 @@ func (f filter) matches(k keys, cells []string, object any) bool {
 		found = matchText(f.value, cell)
 	}
 	if s := k.schema.find(f.key); s != nil && s.kind != object && !found {
-		for _, text := range texts(object, f.key) {
+		for _, text := range texts(item, f.key) {
 			found = found || matchText(f.value, text) || matchSize(f.value, text) ||
 				text == "" && s.kind == scalar && f.value == fmt.Sprint(s.zero)
 		}

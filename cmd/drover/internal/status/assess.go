@@ -292,15 +292,22 @@ func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 }
 
 // wasRefused reports whether an operation failed because the request could not be fulfilled as things were. Whoever
-// requested it has the answer, and nothing needs attention. A snapshot is different: a schedule may have requested it.
+// requested it has the answer, and nothing needs attention.
 func wasRefused(op dataset.Operation) bool {
 	if op.State != dataset.OpFailed || op.Problem == nil {
 		return false
 	}
-	switch dataset.KindByCode(op.Problem.Code) {
+	kind := dataset.KindByCode(op.Problem.Code)
+	switch kind {
 	case dataset.ErrInvalid, dataset.ErrUnsupported, dataset.ErrExists, dataset.ErrInUse, dataset.ErrProtected,
 		dataset.ErrForbidden, dataset.ErrNoSpace:
-		return op.Kind != dataset.OpSnapshot
+		switch op.Kind {
+		case dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpPurge:
+			return false // also requested by schedules, retention and expiry
+		case dataset.OpMove:
+			return kind == dataset.ErrInUse // also requested by a failover, which does not wait for users
+		}
+		return true
 	}
 	return false
 }

@@ -195,6 +195,14 @@ func TestAssess(t *testing.T) {
 			},
 			nil,
 		},
+		"removal of an expired snapshot failed": {
+			func(c *Cluster) {
+				f := failed(op1, time.Hour, dataset.OpFailed)
+				f.Kind, f.Problem.Code = dataset.OpSnapshotDelete, dataset.ErrInUse.Code
+				c.Operations = []dataset.Operation{f}
+			},
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot-delete of db failed about an hour ago: pool default is full", "")},
+		},
 		"operation failed long ago": {
 			func(c *Cluster) { c.Operations = []dataset.Operation{failed(op1, 25*time.Hour, dataset.OpFailed)} },
 			nil,
