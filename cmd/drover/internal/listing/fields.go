@@ -75,6 +75,7 @@ func (s *schema) addFields(t reflect.Type, depth int) {
 	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
+		case f.Tag.Get("hidden") == "true": // the document of the API leaves it out, too
 		case f.Anonymous && name == "":
 			e := f.Type
 			if e.Kind() == reflect.Pointer {
