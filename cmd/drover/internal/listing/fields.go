@@ -76,6 +76,7 @@ func (s *schema) addFields(t reflect.Type, depth int) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
 		case f.Tag.Get("hidden") == "true": // the document of the API leaves it out, too
+			continue
 		case f.Anonymous && name == "":
 			e := f.Type
 			if e.Kind() == reflect.Pointer {
