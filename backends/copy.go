@@ -15,11 +15,11 @@ import (
 type Sender interface {
 	// Send writes the snapshot src to w. If base is not nil, it writes only the difference to base.
 	//
-	// As long as both snapshots exist, each call produces the same stream, even after changes of the head. Send skips
-	// the first from bytes: it produces them, but does not write them to w. It returns the description of the complete
-	// stream.
+	// As long as both snapshots exist, each call produces the same stream, even after changes of the head. from is the
+	// number of bytes to skip at the start of the stream: Send produces them, but does not write them to w. It returns
+	// the description of the complete stream.
 	//
-	// Errors: ErrInvalid if the stream is shorter than from bytes. ErrUnsupported if this pool cannot send the
+	// Errors: ErrInvalid if the stream has fewer bytes than from. ErrUnsupported if this pool cannot send the
 	// difference between these two snapshots.
 	Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 		progress Progress) (Stream, error)

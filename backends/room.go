@@ -45,9 +45,9 @@ func CheckRoom(pool string, free, size dataset.Size) error {
 		reserve.Human())
 }
 
-// CheckRoomFor is CheckRoom for a transfer in progress. The transfer has written the first number of bytes, and will
-// write remaining more bytes. The pool's status may not count the written bytes yet. If the space seems too small,
-// CheckRoomFor calls settle, which makes the pool count them, and checks again.
+// CheckRoomFor is CheckRoom for a transfer in progress. written is the number of bytes that the transfer has written,
+// and remaining the number that it will still write. The pool's status may not count the written bytes yet. If the
+// space seems too small, CheckRoomFor calls settle, which makes the pool count them, and checks again.
 func CheckRoomFor(pool string, status func() dataset.PoolStatus, written, remaining int64, settle func() error) error {
 	left := func(less int64) error {
 		st := status()

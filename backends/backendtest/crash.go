@@ -31,8 +31,9 @@ type Crashes struct {
 	NoSteps []string
 	// Only names the operations that crash. If Only is nil, all operations crash.
 	Only []string
-	// Alternate crashes once at each step and reaps after every other crash, instead of crashing twice at each step.
-	// AlternateCopies does so for operations on copies.
+	// Alternate saves time. Without it, each operation crashes twice at each step: once with a Reap after the crash,
+	// and once without. With it, the operation crashes once at each step, and a Reap follows half of the crashes.
+	// AlternateCopies does the same for operations on copies.
 	Alternate, AlternateCopies bool
 	// RepeatedSteps is the number of steps, counted from the end of an operation, at which CutAtEachStep interrupts the
 	// operation, repeats it, and then cuts the power. A large number means all steps.

@@ -33,8 +33,8 @@ type Inject func(f Failure, do func()) (calls []string, err error)
 // the failed operation. Nothing may be lost, no snapshot may be listed that was not taken, and each listed snapshot
 // must be removable without harm to another.
 //
-// If thorough is set, every following operation is tried after each failure of both kinds. Otherwise, the kinds and the
-// following operations take turns from call to call.
+// If thorough is set, every following operation is tried after each failure of both kinds. Otherwise, each failing call
+// is tested with one kind and one following operation, and these alternate from call to call.
 func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, thorough bool) {
 	t.Run(name, func(t R) {
 		for _, o := range operations() {

@@ -50,7 +50,8 @@ func (f *fixture) other() *fixture {
 	f.Helper()
 	o := *f
 	o.Pool = nil
-	f.Cleanup(func() { f.NothingLeftBelow(poolFolder(o.Config)) }) // before the factory's, to run after it
+	// Registered before the clean-up of the factory, so that it runs after that.
+	f.Cleanup(func() { f.NothingLeftBelow(poolFolder(o.Config)) })
 	o.Kind, o.Config = f.factory()
 	o.Config.Make, o.Config.ID = true, uuid.New()
 	o.Open()

@@ -182,10 +182,10 @@ func inUseInAnotherNamespace(f *fixture) {
 	f.inUseBy("a process of another mount namespace", append(slices.Clone(inNamespace), writerScript))
 }
 
-// inUseWithoutMount proves I11 on a dataset that no mount namespace shows, and that a process can write to:
-// see hiddenWriters. It tries all calls with the first one only, because a pool takes half a second to refuse
-// a call. On zfs this is a known hole (I11 in docs/invariants.md): without a mount, the device number of the
-// filesystem is unknown.
+// inUseWithoutMount proves I11 on a dataset that no mount namespace shows, and that a process can write to: see
+// hiddenWriters. It tries all calls with the first hidden writer and only two calls with each other one, because a pool
+// takes half a second to refuse a call. On zfs this is a known hole (I11 in docs/invariants.md): without a mount, the
+// device number of the filesystem is unknown.
 func inUseWithoutMount(f *fixture) {
 	if f.Kind.Name() == "zfs" {
 		return

@@ -32,8 +32,8 @@ type operation struct {
 	between func(*trial, outcome) []outcome
 	// check checks more than the outcomes. It is called after a crash, and after the operation.
 	check func(t *trial, s *crashCase, done bool)
-	// then is called after the operation. If instead is set, instead is called after a crash, and the operation is not
-	// repeated.
+	// then, if set, is called after the operation. instead, if set, is called after a crash. The operation is not
+	// repeated in that case.
 	then, instead func(*trial)
 }
 
@@ -222,8 +222,8 @@ func afterSupersede(t *trial, w outcome) outcome {
 // retryFollower is the name of the follower that repeats the failed operation.
 const retryFollower = "the same again"
 
-// followers returns the operations that run after a failed one. Each first makes the dataset a home, and then makes its
-// own snapshots.
+// followers returns the operations that run after a failed one. Each first calls makeHome, which gives the dataset a
+// head. Then it makes separate snapshots.
 func followers() []operation {
 	return []operation{
 		{name: "restore of another", call: func(t *trial) error {

@@ -273,8 +273,9 @@ func (f *fixture) growsNotMounted(d dataset.Dataset) {
 const half = small * 6 / 10
 
 // sizeExcludesSnapshots overwrites more than half of a size after a snapshot. The overwritten blocks, which only the
-// snapshot still has, must not count for the head. The usage of a clone must begin with the blocks that it shares.
-// Neither rule applies to a pool that declares CountsWritten. Snapshots of a restored head must not count either.
+// snapshot still has, must not count for the head. The usage of a new clone must include the blocks that it shares with
+// its source. Neither rule applies to a pool that declares CountsWritten. Snapshots of a restored head must not count
+// either.
 func sizeExcludesSnapshots(f *fixture) {
 	if !f.Can.EnforcesSize {
 		return

@@ -124,7 +124,7 @@ func restoreKeepsOldHead(f *fixture) {
 	f.checkFile(f.Clone(f.Source(newer)).ID, "third", "")
 	f.checkFile(f.Clone(f.Source(newer)).ID, "second", "second")
 
-	back := f.NewSnapshot(d) // and restore the kept head
+	back := f.NewSnapshot(d) // the kept head can be restored too
 	f.OK(f.Pool.Restore(f.Ctx, d.ID, keep.ID, back, nil))
 	f.CheckSnapshots(d.ID, s, newer, keep, back)
 	f.checkFile(d.ID, "third", "third")

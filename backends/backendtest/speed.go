@@ -10,10 +10,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// The test reads and writes a number of parts, each of the size piece. Under a limit of perSecond parts a second, the
-// test takes as long as paced. The kernel may finish I/O early by up to one time slice, a tenth of a second
-// (DFL_THROTL_SLICE in block/blk-throttle.c). So paced is much longer than the slice, and the test accepts a time of
-// earliest or more.
+// The test reads and writes a file in parts of piece bytes. Under a limit of perSecond parts a second, all parts
+// together take the time paced. The kernel may finish I/O early by up to one time slice, a tenth of a second
+// (DFL_THROTL_SLICE in block/blk-throttle.c). So paced is much longer than a time slice, and the test accepts every
+// duration of at least earliest.
 const (
 	paced     = 600 * time.Millisecond
 	earliest  = paced * 7 / 10

@@ -25,8 +25,9 @@ import (
 type Tracker struct {
 	attached backends.Attachments
 
-	elsewhere func() (*mount.Foreign, error)                                  // for tests; nil means mount.ReadForeign
-	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error) // for tests; nil means inuse.Open
+	// For tests. If nil, mount.ReadForeign and inuse.FindOpenFiles are called.
+	elsewhere func() (*mount.Foreign, error)
+	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error)
 }
 
 // Attach attaches a directory, which is the head of a dataset; see backends.Pool.
@@ -58,8 +59,9 @@ const (
 
 // CheckIdle fails with dataset.ErrInUse while a dataset is in use. folder is the path of the dataset's folder. The
 // dataset is in use if it is attached, if the folder or a part of it is mounted in any mount namespace of this host, or
-// if a process has a directory or file in it open (see inuse.Open). The open files matter, because a container can pass
-// an open file to a process that sees no mount of the dataset. If the use cannot be determined, CheckIdle fails too.
+// if a process has a directory or file in it open (see inuse.FindOpenFiles). The open files matter, because a container
+// can pass an open file to a process that sees no mount of the dataset. If the use cannot be determined, CheckIdle
+// fails too.
 //
 // A backend calls CheckIdle before it replaces or destroys a head, and before it copies a head file by file.
 func (t *Tracker) CheckIdle(ctx context.Context, id uuid.UUID, folder string) error {

@@ -89,8 +89,8 @@ func (cp *copier) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uui
 	if err != nil {
 		return err
 	}
-	// If a Supersede was interrupted, its completion would turn the head into that snapshot, and so restore the
-	// snapshot.
+	// A later call completes an interrupted Supersede, which turns the head into that snapshot. The deleted snapshot
+	// would reappear then, so the head must be removed too.
 	keeping, err := f.IsTreeOf(h.Tree, snapshot)
 	if err != nil || h.From != snapshot && !keeping {
 		return err
@@ -238,7 +238,8 @@ func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Fol
 		if err != nil {
 			return err
 		}
-		if h.From != snapshot { // the head was written to since it was recorded, or was compared for the first time
+		// From is not set before the first comparison. It names another snapshot if the head was written to since.
+		if h.From != snapshot {
 			h.From = snapshot
 			if err := f.SetHead(h); err != nil {
 				return err

@@ -231,7 +231,7 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 	return p.shelf.Delete(ctx, id, func(folder string) error {
 		f, err := p.shelf.FindDatasetOrCopy(id)
 		switch {
-		case errors.Is(err, dataset.ErrNotFound): // it is not whole
+		case errors.Is(err, dataset.ErrNotFound): // the dataset is incomplete
 		case err != nil:
 			return err
 		default:

@@ -26,7 +26,7 @@ import (
 const (
 	firstProject = 0x40000000
 	lastProject  = math.MaxInt32
-	rangeStarts  = 1 << 14 // places
+	rangeStarts  = 1 << 14 // number of points
 	rangeStep    = 1 << 16
 )
 

@@ -58,8 +58,9 @@ func (in *Input) Begin(magic, what string) error {
 	return Corrupt("not a stream of %s", what)
 }
 
-// parseMagic divides a magic such as "drover-image/1\r " into the name of the format and its version. A version with
-// two digits leaves no room for the last byte of the magic. The version is 0 if the text is not a magic.
+// parseMagic divides a magic such as "drover-image/1\r\n" into the name of the format and its version. All magics of a
+// format have the same length, so with a version of two digits the final \n is missing. The version is 0 if the text is
+// not a magic.
 func parseMagic(magic string) (name string, version int) {
 	name, skipper, _ := strings.Cut(magic, "/")
 	digits := strings.TrimRight(skipper, "\r\n")

@@ -35,8 +35,8 @@ type Output struct {
 	next    uint32
 }
 
-// NewOutput begins a stream with its magic. The first from bytes of the stream are not written to w. largest is the
-// size of the largest frame.
+// NewOutput begins a stream with its magic. from is the number of bytes to skip at the start of the stream: they are
+// not written to w. largest is the size of the largest frame.
 func NewOutput(w io.Writer, magic string, from int64, largest int) (*Output, error) {
 	o := &Output{skipper: &skipWriter{w: w, skip: from}, sum: sha256.New()}
 	o.w = bufio.NewWriterSize(io.MultiWriter(o.skipper, o.sum), largest)

@@ -48,8 +48,8 @@ type clearer struct {
 	step   func(string)
 }
 
-// withEmptyPool removes everything except the identity from an empty pool. Then it calls its parameter, the function
-// then. If the removal fails, it recreates the removed directories.
+// withEmptyPool removes everything except the identity from an empty pool, and then calls the given function. If the
+// removal fails, it recreates the removed directories.
 func (c *clearer) withEmptyPool(then func(root folder.Dir) error) error {
 	c.dir.raising.Lock()
 	defer c.dir.raising.Unlock()

@@ -66,7 +66,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	return size, nil
 }
 
-// fromTemplate makes next a clone of a template.
+// fromTemplate makes the item next by cloning a template.
 func (c *creator) fromTemplate(ctx context.Context, root, dir folder.Dir, t template.Spec) (madeItem, error) {
 	from, err := c.templates.Open(ctx, root, t)
 	if err != nil {

@@ -199,7 +199,7 @@ type poolDir struct {
 	identity identity
 	// imageRoom fails if the pool's image lacks blocks. It is nil unless the pool is in an image file.
 	imageRoom    func() error
-	lastVerified atomic.Pointer[stamp] // of the last identity that was recognised
+	lastVerified atomic.Pointer[stamp] // version of the identity file that was verified last
 	raising      sync.Mutex            // held while the identity is rewritten
 }
 

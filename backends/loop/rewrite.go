@@ -150,7 +150,7 @@ func (w *rewriter) checkRoom(dir folder.Dir, data []reflink.Range) error {
 		need += dataset.Size(r.Length)
 	}
 	if free < need {
-		free = need // the check then fails
+		free = need // so that CheckRoom fails
 	}
 	if err := backends.CheckRoom(w.pool, free-need, size); err != nil {
 		return fmt.Errorf("it needs %s while it runs, and afterwards the space that its snapshots now share with "+

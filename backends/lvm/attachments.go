@@ -252,7 +252,8 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err := mkfs.CheckMax(want); err != nil {
 		return err
 	}
-	if v.open != nil { // if the container is open already, openContainer does not get its key
+	// If the container was open already, openContainer did not verify the key.
+	if v.open != nil {
 		if err := crypt.New(p.runner).CheckKey(ctx, v.disk, v.key); err != nil {
 			return err
 		}

@@ -55,8 +55,9 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 	}), nil
 }
 
-// describe adds to a dataset's entry its snapshots and their problems. It records in named the volumes that the folder
-// names. If all lacks a volume, describe asks LVM again, because the volume may be newer than that listing.
+// describe adds to a dataset's entry its snapshots and their problems. all is an earlier listing of the volumes. If a
+// volume of the folder is not in it, describe asks LVM again, because the volume may be newer than the listing.
+// describe adds the names of the folder's volumes to the set named.
 func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume,
 	named map[string]bool) {
 	shelf.DescribeTrees(f, e)

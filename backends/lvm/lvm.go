@@ -71,7 +71,7 @@ const (
 	poolTag    = "drover.pool="
 	datasetTag = "drover.dataset="
 
-	// defaultSize is the size of a dataset without one in its profile or request.
+	// defaultSize is the size of a dataset if neither its profile nor the request names one.
 	defaultSize = 10 * dataset.GiB
 )
 

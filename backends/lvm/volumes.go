@@ -124,7 +124,7 @@ type usage struct {
 	mode                 string // why the pool cannot be written to; "" if it works
 }
 
-// maxPercent is the percentage of use from which on no new work begins.
+// maxPercent is the percentage of used space at which the pool refuses new work.
 const maxPercent = 80
 
 // usage asks the kernel how full the thin pool is. If the pool became inactive together with its last volume, usage

@@ -47,7 +47,7 @@ type Header struct {
 	Size     dataset.Size `json:"size,omitempty"`
 }
 
-// Writer frames the stream of a storage.
+// Writer adds frames and checksums to the stream that a storage writes.
 type Writer struct {
 	out    *framing.Output
 	from   int64
@@ -55,8 +55,8 @@ type Writer struct {
 	header Header
 }
 
-// NewWriter writes a stream to w. It skips the first from bytes: it produces them, but does not write them. Close ends
-// the stream.
+// NewWriter returns a Writer that writes to w. from is the number of bytes to skip at the start of the framed stream:
+// the Writer produces them, but does not write them. Close ends the stream.
 func NewWriter(w io.Writer, h Header, from int64) (*Writer, error) {
 	raw, err := json.Marshal(h)
 	if err != nil {
@@ -70,8 +70,8 @@ func NewWriter(w io.Writer, h Header, from int64) (*Writer, error) {
 	return s, s.frame(framing.Start, raw)
 }
 
-// Send frames the stream that write writes. It skips the first from bytes: it produces them, but does not write them.
-// It returns the description of the stream.
+// Send adds frames to the stream that the function write writes. from is the number of bytes to skip at the start of
+// the framed stream: Send produces them, but does not write them. It returns the description of the stream.
 func Send(
 	w io.Writer, h Header, from int64, progress backends.Progress, write func(io.Writer) error,
 ) (out backends.Stream, err error) {
@@ -110,8 +110,8 @@ func (s *Writer) flush() error {
 	return err
 }
 
-// Close ends the stream and returns its description. It fails with dataset.ErrInvalid if the stream is shorter than the
-// from bytes that NewWriter skips.
+// Close ends the stream and returns its description. It fails with dataset.ErrInvalid if the stream has fewer bytes
+// than NewWriter was told to skip.
 func (s *Writer) Close() (backends.Stream, error) {
 	out := backends.Stream{Base: s.header.Base, Size: s.header.Size}
 	err := s.flush()

@@ -154,8 +154,8 @@ func waitDetached(ctx context.Context, path string) error {
 // depth is the maximum depth of pools below a corner, and of subvolumes in them.
 const depth = 8
 
-// findDirs returns those of path and the directories below it for which accept returns true. It does not search an
-// accepted directory.
+// findDirs looks at path and all directories below it, and returns those for which accept returns true. It does not
+// search an accepted directory.
 func findDirs(path string, accept func(string, fs.DirEntry) bool) (found []string, err error) {
 	err = filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {
 		switch {

@@ -108,7 +108,7 @@ func (s *suite) begin(ctx context.Context) error {
 		}
 		claims = Claims{pool.Info().Capabilities, pool.Info().Note}
 		if h, err := iolimit.Find(); err == nil && claims.Capabilities.OwnDevice {
-			claims.Capabilities.Limits = h.Kind() // as the agent declares for its pools
+			claims.Capabilities.Limits = h.Kind() // as the agent does for its pools
 		}
 		if err := pool.Close(); err != nil {
 			t.Fatal(err)

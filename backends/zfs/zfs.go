@@ -72,7 +72,7 @@ const Name = "zfs"
 const (
 	program = "zfs"
 
-	// defaultSize is the size of a dataset without one in its profile or request.
+	// defaultSize is the size of a dataset if neither its profile nor the request names one.
 	defaultSize = 10 * dataset.GiB
 	minSize     = 1 * dataset.MiB
 

@@ -1,5 +1,6 @@
-// Package clock provides the time: that of the system, or a fake one that a test controls. Code with logic gets a
-// [Clock], and never calls time.Now or time.Sleep. [System] has no state. A [Fake] is protected by a mutex.
+// Package clock provides the time: that of the system, or a fake one that a test controls. Code with logic (the agent,
+// control, the guard, the plugin, the backends and the commands) gets a [Clock] from its caller, and never calls
+// time.Now or time.Sleep. [System] has no state. A [Fake] is protected by a mutex.
 package clock
 
 import (

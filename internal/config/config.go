@@ -259,7 +259,7 @@ func devices(n strictyaml.Node) ([]string, error) {
 	return out, bad.Err()
 }
 
-// The limits of trim.
+// The limits of the key trim, and the value for a pool that is never trimmed.
 const (
 	minTrim = time.Hour
 	maxTrim = 10000 * time.Hour

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alwaysChange are the system calls that change something on a disk with all arguments, by number. The value
-// is the name that Run returns.
+// alwaysChange lists, by number, the system calls that change something on a disk whatever their arguments are. The
+// value is the name that Run returns.
 var alwaysChange = map[int]string{
 	unix.SYS_FSYNC: "fsync", unix.SYS_FDATASYNC: "fdatasync",
 	unix.SYS_SYNC_FILE_RANGE: "sync_file_range", unix.SYS_SYNCFS: "syncfs",
@@ -104,7 +104,7 @@ func ioctlChange(request uint32) string {
 	case kind == 'L' && (number == 7 || number == 10):
 		return "ioctl(loop)"
 	case kind == 0x94:
-		return btrfsChanges[number] // linux/btrfs.h; all filesystems have 9 and 13
+		return btrfsChanges[number] // linux/btrfs.h; other filesystems have 9 and 13 too
 	}
 	return ""
 }

@@ -138,11 +138,11 @@ func (b *bounded) Write(p []byte) (int, error) {
 // secretLike matches text that could be a key or a part of one: at least 24 characters without a blank.
 func secretLike() *regexp.Regexp { return regexp.MustCompile(`[^\s.:]{24,}`) }
 
-// word matches a group of digits, with any separator between the groups.
+// word matches one group of letters and digits. Any other characters separate the groups.
 func word() *regexp.Regexp { return regexp.MustCompile(`[0-9A-Za-z]+`) }
 
-// withoutDigits removes sequences of hexadecimal or decimal groups that together have as many digits as a part of a key
-// would. Programs such as hexdump, xxd, openssl and debuggers print bytes in this form.
+// withoutDigits removes sequences of groups of hexadecimal or decimal digits, if a sequence has so many digits that it
+// could be a part of a key. Programs such as hexdump, xxd, openssl and debuggers print bytes in this form.
 func withoutDigits(text []byte) []byte {
 	const most = 24
 	var out []byte

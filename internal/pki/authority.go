@@ -236,9 +236,9 @@ func (a *Authority) Bundle() string { return string(encodeCerts(a.Roots())) }
 // Fingerprint returns the fingerprint of the newest root.
 func (a *Authority) Fingerprint() Fingerprint { return FingerprintOf(a.root) }
 
-// Issue creates a key and a certificate for it. If id names no cluster, that of this authority is used. It fails with
-// ErrInvalid for another cluster, for an invalid identity (see Identity.Check), and while the clock shows a time at
-// which the authority is not valid.
+// Issue creates a key, and a certificate for the key. If id names no cluster, the cluster of this authority is used. It
+// fails with ErrInvalid for another cluster, for an invalid identity (see Identity.Check), and while the clock shows a
+// time at which the authority is not valid.
 func (a *Authority) Issue(id Identity, now time.Time) (*Pair, error) {
 	key, err := newKey()
 	if err != nil {

@@ -163,8 +163,9 @@ type verifier struct {
 	signatures *signatureCache                         // if nil, no results are cached
 }
 
-// verify verifies a chain, whose first certificate is the holder's, and returns the holder. Errors that occur before
-// the check against the roots only repeat claims of the peer, and are returned only to that peer.
+// verify verifies a chain, whose first certificate is the holder's, and returns the holder. If verify fails before it
+// has checked the chain against the roots, its error repeats unverified claims of the peer. Such an error is returned
+// only to that peer.
 func (v verifier) verify(chain []*x509.Certificate, kinds []Kind) (Identity, error) {
 	leaf := chain[0]
 	id, err := IdentityOf(leaf)

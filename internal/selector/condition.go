@@ -71,7 +71,8 @@ func (c comparison) mismatch(env Env, want bool) string {
 	return c.left.is(left) + verdict(want) + c.op + " " + other
 }
 
-// verdict returns the words between a fact and the value that it was compared with.
+// verdict returns the words of a mismatch that follow the value of the fact, such as ", not " in "load_10 is 34, not <
+// 20".
 func verdict(want bool) string {
 	if want {
 		return ", not "

@@ -9,8 +9,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// ranges writes the header and the map of a file with holes, like sparse, but in a form that only ReadTar reads: the
-// number of ranges, then the offset and length of each, as little-endian numbers of 8 bytes.
+// ranges writes the header and the map of a file with holes. It replaces the method sparse if only ReadTar will read
+// the archive. The map has the number of ranges, then the offset and length of each, as little-endian numbers of 8
+// bytes.
 func (t *archiving) ranges(h *tarHeader, data []extent, size int64) error {
 	le := binary.LittleEndian
 	sparse := le.AppendUint64(nil, uint64(len(data)))

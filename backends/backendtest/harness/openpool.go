@@ -92,7 +92,8 @@ func (f *OpenPool) Seal(d *dataset.Dataset) {
 	}
 }
 
-// FindInPool returns a file of the pool that contains a text, or the device of a dataset.
+// FindInPool searches the pool for a text: first the device of the dataset, if it has one, and then the files of the
+// pool. It returns the path of the device or file that contains the text, or "" if none does.
 func (f *OpenPool) FindInPool(d dataset.Dataset, what string) (found string) {
 	f.Helper()
 	if device := f.DeviceBelow(d); device != "" {
@@ -134,7 +135,7 @@ func (f *OpenPool) DeviceBelow(d dataset.Dataset) string {
 		device = slaves[0].Name()
 	}
 	if device = filepath.Base(device); strings.HasPrefix(device, "loop") {
-		return "" // of a file of the pool
+		return "" // its file is in the pool
 	}
 	return "/dev/" + device
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
-// NotesDir is a directory of the pool. It has an empty file for each subvolume that was destroyed, named by the number
-// of the subvolume, until the counters of the subvolume are removed. A note reaches the disk before its subvolume is
-// destroyed, or in the same transaction.
+// NotesDir is the directory of the pool with the notes about destroyed subvolumes. A note is an empty file, named by
+// the number of the subvolume. It exists until the counters of the subvolume are removed. A note reaches the disk
+// before its subvolume is destroyed, or in the same transaction.
 const NotesDir = "qgroups"
 
 // drainTimeout is how long the removal of a pool waits for the kernel.
@@ -154,8 +154,8 @@ func (c *Counters) withPool(do func(root *os.Root, dir *os.File) error) error {
 }
 
 // removeCounters removes the counters of a destroyed subvolume. It returns false if the kernel has not destroyed it
-// yet. If a subvolume with this number exists, it was not destroyed, or is a later subvolume. Its counters stay, and
-// removeCounters returns true.
+// yet. A subvolume with this number may exist, because the noted subvolume was not destroyed or because a later one has
+// its number. Then the counters stay, and removeCounters returns true.
 func removeCounters(dir *os.File, id uint64) (done bool, err error) {
 	standing, err := btrfsctl.DeletionStateOf(dir, id)
 	if err != nil || standing != btrfsctl.Deleted {

@@ -152,8 +152,8 @@ func (c *Containers) DropUnused(dir folder.Dir) (m crypt.Mapping, exists bool, e
 	return m, exists, err
 }
 
-// Discard removes the mapping of the dataset in dir, whose content is worthless. If a command of a killed process still
-// uses the mapping, the kernel removes the mapping when the command ends.
+// Discard removes the mapping of the dataset in dir. It is called if the content of the dataset is not needed any more.
+// If a command of a killed process still uses the mapping, the kernel removes the mapping when the command ends.
 func (c *Containers) Discard(dir folder.Dir) error {
 	if !c.available {
 		return nil

@@ -1,6 +1,6 @@
 // Package folder opens the directories of a pool and the files in them. No path that it resolves leaves its directory
-// or follows a symbolic link. All packages of backend loop use it. A [Dir] has no state besides its descriptor, and is
-// safe for concurrent use like an os.File.
+// or follows a symbolic link. All packages of backend loop except stream use it. A [Dir] has no state besides its
+// descriptor, and is safe for concurrent use like an os.File.
 package folder
 
 import (

@@ -14,8 +14,8 @@ import (
 // The tags of an image. Each names a snapshot that a restore keeps.
 const (
 	// RestoredAttr tags a head that a restore made. It names the snapshot that the restore made of the former head. A
-	// restore that is repeated after its success finds this tag, and does not undo later writes. If the tagged image
-	// still has the name of the snapshot that its tag names, the restore has not yet exchanged the image with the head.
+	// restore that is repeated after its success finds this tag, and does not undo later writes. Before the exchange,
+	// the future head has this tag too, and it has the name of the snapshot that the tag names.
 	RestoredAttr = "user.drover.restored"
 	// keptAttr tags a former head that a restore has replaced. If a later restore has replaced the head again, a
 	// repetition of the earlier restore finds this tag, and does not undo the later restore.

@@ -1,7 +1,8 @@
 // Package layout defines how a pool of backend loop stores datasets in its directory: the names of directories and
-// files, the records, and the two ways to keep an image ([XFS] and [Btrfs]). Package loop and all of its parts use it.
-// A Layout has no state about datasets. On btrfs, concurrent calls of Flush share one commit. A mutex in
-// btrfsctl.Commits protects that state. Otherwise the caller of backends.Pool prevents concurrent changes of a dataset.
+// files, the records, and the two ways to keep an image ([XFS] and [Btrfs]). Package loop and its parts, except folder
+// and stream, use it. A Layout has no state about datasets. On btrfs, concurrent calls of Flush share one commit. A
+// mutex in btrfsctl.Commits protects that state. Otherwise the caller of backends.Pool prevents concurrent changes of a
+// dataset.
 package layout
 
 import (
@@ -41,8 +42,8 @@ type Layout interface {
 	Costly() bool
 	// Rename gives an item a name that no item has.
 	Rename(dir folder.Dir, item, to string) error
-	// Replace replaces item by the item replacement, in one step: after a crash, item is the old or the new one. The
-	// caller must not use the name replacement afterwards.
+	// Replace replaces item in one step: after a crash, item is the old or the new one. The last argument is the
+	// present name of the new item. The caller must not use that name afterwards.
 	Replace(dir folder.Dir, item, by string) error
 	// Swap exchanges the names of two items in one step.
 	Swap(dir folder.Dir, a, b string) error

@@ -53,7 +53,8 @@ type Encoder struct {
 	out *framing.Output
 }
 
-// NewEncoder begins a stream. The first from bytes of the stream are not written to w.
+// NewEncoder begins a stream. from is the number of bytes to skip at the start of the stream: they are not written to
+// w.
 func NewEncoder(w io.Writer, h Header, from int64) (*Encoder, error) {
 	raw, err := json.Marshal(h)
 	if err != nil {

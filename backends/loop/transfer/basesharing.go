@@ -37,9 +37,9 @@ type baseSharing struct {
 // most, however fragmented the base is.
 const sharedPart = 32 << 20
 
-// startBaseSharing begins to share the blocks of base into image from the byte from on. Everything before that byte is
-// complete already. Parts are multiples of block, the block size of the filesystem. Until close is called, the caller
-// must call waitUntil before each write to the image, with the end of the range that it writes.
+// startBaseSharing begins to share the blocks of base into image. from is the offset at which it begins: everything
+// before is complete already. Parts are multiples of block, the block size of the filesystem. Until close is called,
+// the caller must call waitUntil before each write to the image, with the end of the range that it writes.
 func startBaseSharing(ctx context.Context, image, base *os.File, from, part, block int64) (*baseSharing, error) {
 	baseInfo, err := base.Stat()
 	if err != nil {
@@ -49,7 +49,8 @@ func startBaseSharing(ctx context.Context, image, base *os.File, from, part, blo
 	if err != nil {
 		return nil, err
 	}
-	// The block that contains from is shared already. Only bytes that the stream has replaced differ.
+	// The block that contains from was shared before. It differs from that of the base only in bytes that the stream
+	// has replaced.
 	b := &baseSharing{base: base, image: image, part: part, block: block, end: min(baseInfo.Size(), imageInfo.Size())}
 	b.shared = (from + block - 1) / block * block
 	b.more = sync.NewCond(&b.mu)

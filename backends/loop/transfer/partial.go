@@ -20,7 +20,7 @@ type Partial struct {
 	Snapshot uuid.UUID     `json:"snapshot"`
 	Header   stream.Header `json:"header"`
 	// Everything before the mark is in the image and on the disk. The image contains the base up to there. (An older
-	// version wrote "mark" when the whole base was in the image.)
+	// version used the JSON key "mark", and its image contained the whole base.)
 	Mark stream.Mark `json:"through"`
 }
 

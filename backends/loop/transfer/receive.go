@@ -106,8 +106,8 @@ type receiving struct {
 // The distance between two checkpoints is at least checkpointEvery bytes of the stream. The distance grows with the
 // received bytes: it is 1/checkpointPart of them, at most checkpointMost. So an interruption costs little compared with
 // the bytes that are kept, and flushes, which delay other work of the disk, are rare on a fast link. While a flush is
-// in progress, checkpointLag bytes or twice the distance may arrive. So on a busy disk, a power cut can lose the bytes
-// of the flush in progress, and the bytes that arrived during it.
+// in progress, checkpointLag bytes may arrive, or twice the distance if that is more. So on a busy disk, a power cut
+// can lose the bytes of the flush in progress, and the bytes that arrived during it.
 const (
 	checkpointEvery = 4 << 20
 	checkpointPart  = 16

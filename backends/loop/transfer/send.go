@@ -32,7 +32,8 @@ func NewSender(pool string, l layout.Layout, im *imagefile.Images) *Sender {
 	return &Sender{pool: pool, layout: l, images: im}
 }
 
-// Send writes the stream of snapshot src, or of its difference from base, to w without the first from bytes.
+// Send writes the stream of snapshot src, or of its difference from base, to w. from is the number of bytes to skip at
+// the start of the stream.
 func (s *Sender) Send(ctx context.Context, dir folder.Dir, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (out backends.Stream, err error) {
 	image, err := s.images.OpenSnapshot(dir, src.Snapshot)
@@ -136,7 +137,8 @@ func willNeed(f *os.File) func(offset, length int64) {
 	return func(offset, length int64) { _ = unix.Fadvise(int(f.Fd()), offset, length, unix.FADV_WILLNEED) }
 }
 
-// advance requests the data in the first bytes of the ranges. bytes counts only ranges with data.
+// advance requests data until the requests reach the given position. bytes is the position, counted in bytes of ranges
+// with data from the first range on.
 func (p *prefetch) advance(bytes int64) {
 	for p.requested < bytes && len(p.ranges) > 0 {
 		r := p.ranges[0]

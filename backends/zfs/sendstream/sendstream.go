@@ -35,22 +35,22 @@ const (
 	drrWrite
 	drrFree
 	drrEnd
-	_ // a write by reference to another place
+	_ // DRR_WRITE_BYREF: a write whose data is elsewhere
 	drrSpill
 	drrEmbedded
 	drrRange
 )
 
 const (
-	hdrMask, hdrPlain = 3, 1 // in the version; plain is one filesystem without properties
+	hdrMask, hdrPlain = 3, 1 // kind of stream, in the version field; plain: one filesystem without properties
 	featureShift      = 2
 	ofFilesystem      = 2
 	flagClone         = 1 // the base is a snapshot of another filesystem
 	maxPiece          = 64 << 20
 )
 
-// The features that a stream may have. Streams with references to other places, parts of streams, and streams with
-// properties are rejected.
+// The features that a stream may have. A stream is rejected if it refers to data elsewhere, if it is only a part of a
+// stream, or if it contains properties.
 const (
 	featureSpill    = 1 << 2
 	featureEmbedded = 1 << 16

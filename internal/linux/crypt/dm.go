@@ -148,7 +148,7 @@ func (m Mapping) isOn(device string) (bool, error) {
 	at := int(binary.NativeEndian.Uint32(buf[16:])) // struct dm_target_deps
 	n := int(binary.NativeEndian.Uint32(buf[at:]))
 	for i := range n {
-		if binary.NativeEndian.Uint64(buf[at+8+8*i:]) == uint64(st.Rdev) { //nolint:unconvert // uint32 elsewhere
+		if binary.NativeEndian.Uint64(buf[at+8+8*i:]) == uint64(st.Rdev) { //nolint:unconvert // may be uint32
 			return true, nil
 		}
 	}

@@ -21,7 +21,7 @@ var (
 	ErrAbsent = errors.New("no such device")
 	// ErrNoMapper means that the kernel has no device mapper.
 	ErrNoMapper = errors.New("the kernel has no device mapper")
-	// ErrNoTarget means that the kernel has no such target, a kind of device.
+	// ErrNoTarget means that the kernel does not have a target. A target is a kind of mapping, such as thin-pool.
 	ErrNoTarget = errors.New("the kernel has no such target")
 )
 

@@ -73,7 +73,7 @@ func detailed(f *os.File, super []byte) (map[uint64]uint64, error) {
 	return found, nil
 }
 
-// details reads the part of the tree of volumes below a block.
+// details reads a node of the tree of volumes, which is in the block with the given number, and all nodes below it.
 func details(f *os.File, number uint64, depth int, found map[uint64]uint64) error {
 	node, err := thinAt(f, number, thinNode)
 	if err != nil {

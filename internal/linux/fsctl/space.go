@@ -41,7 +41,7 @@ func SpaceOf(f *os.File) (free, size int64, err error) {
 // readSteady repeats a read until it shows so much free space that the error of a concurrent clone (see Space) does not
 // matter.
 func readSteady(read func(*unix.Statfs_t) error, wait func()) (free, size int64, err error) {
-	const reads, enough = 10, 16 // enough: one part in 16 of the size
+	const reads, enough = 10, 16 // enough is a sixteenth of the size
 	for n := range reads {
 		if n > 0 {
 			wait()

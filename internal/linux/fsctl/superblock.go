@@ -21,7 +21,8 @@ func Filesystem(d Disk) (fs string, size int64, err error) {
 	if fs, size, err = Superblock(d); err != nil {
 		return "", 0, err
 	}
-	// Read the size after the superblock: if the disk grows meanwhile, it grows before its superblock says so.
+	// A disk grows first, and its superblock is updated later. So if the size is read after the superblock, it is not
+	// too small.
 	diskSize, err := d.Seek(0, io.SeekEnd)
 	switch {
 	case err != nil:

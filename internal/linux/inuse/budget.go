@@ -33,16 +33,16 @@ type Budget struct {
 	left       atomic.Int64
 }
 
-// NewBudget returns a budget of total units of work for all examinations together. each is the maximum work of one
-// examination. Once total is used up, an examination fails when its work exceeds fair.
+// NewBudget returns a budget. total is the number of units of work for all examinations together, and each is the
+// maximum for one examination. Once total is used up, an examination fails when its work exceeds fair.
 func NewBudget(total, each, fair int) *Budget {
 	b := &Budget{each: each, fair: fair}
 	b.left.Store(int64(total))
 	return b
 }
 
-// spend takes the units work from the budget. done is the total of the examination so far, including these units. It
-// fails with ErrTooMuch or ErrBudget.
+// spend takes units of work from the budget. work is their number. done is the number of units that the examination has
+// used so far, including work. It fails with ErrTooMuch or ErrBudget.
 func (b *Budget) spend(done, work int) error {
 	remaining := b.left.Add(-int64(work))
 	switch {

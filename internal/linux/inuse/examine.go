@@ -248,9 +248,9 @@ func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) err
 // filesystem that has shut down answers EIO. Such an error must not count as a use of the tree: any user can have such
 // a descriptor, and can pass it to other processes.
 //
-// The kernel knows the mount of the descriptor without the filesystem. The file counts if that mount is
-// of a wanted filesystem or, on a detached mount, if its device number is. examineWithoutStat fails if the
-// device number is unknown too.
+// The kernel knows the mount of the descriptor without the filesystem. The file counts if that mount is a mount of a
+// wanted filesystem. A file on a detached mount counts if its device number is that of a wanted filesystem.
+// examineWithoutStat fails if the device number is unknown too.
 func (x *Examination) examineWithoutStat(dir *os.File, name string, f *Findings) error {
 	path := filepath.Join(dir.Name(), name)
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_CLOEXEC, 0)

@@ -72,9 +72,9 @@ var examiner Examiner
 // only for reading. It ignores the files of Drover's processes, because Drover has records about them. It may miss a
 // file that is passed from process to process during the look.
 //
-// A process that cannot be examined is part of the result. A look takes 0.1 to 0.2 ms for each process and
-// 1 µs for each descriptor, so do not call Open often. Processes with very much to read are examined last,
-// for mount.ScanTimeout at most. Open may wait for an earlier look to end first. It fails if it cannot list the
+// A process that cannot be examined is part of the result. A look takes 0.1 to 0.2 ms for each process and 1 µs for
+// each descriptor, so do not call FindOpenFiles often. Processes with very much to read are examined last, for
+// mount.ScanTimeout at most. FindOpenFiles may wait for an earlier look to end first. It fails if it cannot list the
 // processes or read the mounts of this process, or if ctx ends.
 //
 // Callers share a look: a hundred datasets that are removed together need a few looks. A caller never gets a
@@ -203,7 +203,8 @@ func (l *filesLook) pass(bound time.Duration, pids []int, budget *Budget) (unfin
 
 // process adds the open files of a process, or the error of its examination. With a budget, done is false if the
 // examination needs more work than the budget allows. done is also false if the examination seemed to hang, because on
-// a busy host it may only have waited for a processor. It fails if the state of the look cannot be renewed.
+// a busy host it may only have waited for a processor. It fails if it needs a new Scan, because the present one is
+// full, and cannot make it.
 func (l *filesLook) process(ctx context.Context, pid int, budget *Budget) (done bool, err error) {
 	if l.scan == nil || l.scan.Full() { // the mount tables stay in memory as long as the scan
 		if l.scan, err = NewScan(l.own); err != nil {
@@ -281,8 +282,8 @@ func (s *Scan) isDrover(pid int) bool {
 }
 
 // Openers returns the processes that have a file of a tree open, and after them every process that could not be
-// examined. Open must have been called for the tree. ignored may be nil. Otherwise Openers ignores files that were
-// opened through a mount of the host for which ignored returns true.
+// examined. The tree must be one of those that were passed to FindOpenFiles. ignored may be nil. Otherwise Openers
+// ignores files that were opened through a mount of the host for which ignored returns true.
 func (f *Files) Openers(tree mount.Filesystem, ignored func(*mount.Entry) bool) (list []Opener) {
 	h := NewHolding(f.own, tree, nil)
 	uses := func(f File) bool {

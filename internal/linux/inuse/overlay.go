@@ -20,9 +20,10 @@ func numberOf(e *mount.Entry) deviceNumber { return deviceNumber{e.Major, e.Mino
 //
 // The path of an upper directory is valid in the mount namespace of the program that mounted the overlay. So the path
 // is looked up only in tables that show both the overlay and the tree. There are two exceptions. First, if the host's
-// table shows the overlay, only the host's table counts: the upper directory of a container of the host is on the host,
-// and the container may have a volume mounted at the same path. Second, if the overlay is the root directory in a
-// table, that table does not count, because a program in another namespace mounted the overlay.
+// table shows the overlay, the path is looked up only in the host's table. Such an overlay belongs to a container of
+// the host, and its upper directory is on the host. The container may have a volume mounted at the same path. Second,
+// if the overlay is the root directory in a table, that table does not count, because a program in another namespace
+// mounted the overlay.
 func (h *Holding) FindOverlays(s *Scan) {
 	h.overlays = map[deviceNumber]bool{}
 	onHost := map[deviceNumber]bool{}

@@ -13,8 +13,9 @@
 //
 // A process that cannot be examined may be able to write to any tree. The caller decides what to do about it. The guard
 // (guard/hand) examines processes in these steps before it fences a dataset. The agent (agent/mounting) and the
-// backends call Open or DeviceUser to find out whether a dataset is in use. The state that lasts between calls is the
-// set of examinations that hang (Examiner) and the look that callers of Open share. Both are protected by mutexes.
+// backends call FindOpenFiles or DeviceUser to find out whether a dataset is in use. The state that lasts between calls
+// is the set of examinations that hang (Examiner) and the look that callers of FindOpenFiles share. Both are protected
+// by mutexes.
 //
 // In this package, the host is the mount namespace of the calling process, and a task is a thread. A task
 // is named by its directory in /proc.

@@ -83,7 +83,8 @@ type Limits struct {
 	WriteIOPS int64 `json:"write_iops,omitempty"`
 }
 
-// Without returns a copy of l in which each limit that equals the corresponding limit of one of others is 0.
+// Without returns a copy of l without the limits that also occur in others: a limit becomes 0 if one of others has the
+// same value for it.
 func (l Limits) Without(others ...Limits) Limits {
 	for _, o := range others {
 		for _, v := range []struct{ has, other *int64 }{

@@ -1,7 +1,8 @@
 // Package loopdev attaches files to loop devices (loop(4)) without leaks: a device detaches its file when its last user
 // closes it, and a file is attached to at most one device. Backend loop, package trialdir, the command drover backend
-// verify and tests call it. The package keeps no state: which devices exist is read from the kernel. A lock (flock(2))
-// on the file, which the device keeps, prevents a second attachment.
+// verify and tests call it, and the agent (agent/mounting) lists the devices on files of a volume. The package keeps no
+// state: which devices exist is read from the kernel. A lock (flock(2)) on the file, which the device keeps, prevents a
+// second attachment.
 package loopdev
 
 import (

@@ -118,7 +118,8 @@ func (u *Users) forget() {
 }
 
 // Of returns the processes in whose mount namespaces the filesystem with a device number is mounted in another place
-// than ownTarget. If a namespace has the mounts of the host below a folder, Of looks for ownTarget below that folder.
+// than ownTarget. A namespace can have the mounts of the host below a folder. So a mount point that ends with ownTarget
+// counts as ownTarget.
 func (u *Users) Of(major, minor int, ownTarget string) []int {
 	uses := map[uint64]bool{}
 	for ns, mounts := range u.spaces {

@@ -177,8 +177,8 @@ func mapped(f *os.File) ([]Extent, error) {
 	}
 }
 
-// extentsFrom makes one request for the extents of f between off and to. The request may return only the first of them:
-// the result is complete up to end, which is at most to. On btrfs, the result has all extents of f.
+// extentsFrom makes one request for the extents of f between off and to. The kernel may return only the first of them.
+// The result is complete up to the offset end, which is not after to. On btrfs, the result has all extents of f.
 func extentsFrom(f *os.File, off, to int64) (ext []Extent, end int64, err error) {
 	tree, err := hasTree(f)
 	if err != nil {

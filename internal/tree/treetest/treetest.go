@@ -163,7 +163,8 @@ func symlinks(root string) error {
 	return nil
 }
 
-// The largest device number that XFS can store (fs/xfs/xfs_iops.c: 9 and 18 bits).
+// specials makes a FIFO, a socket and device nodes. One of the nodes has the largest device number that XFS can store
+// (fs/xfs/xfs_iops.c: 9 and 18 bits).
 func specials(root string) error {
 	in := func(name string) string { return filepath.Join(root, name) }
 	return do(
@@ -234,8 +235,8 @@ func attributes(root string) error {
 	)
 }
 
-// ACL encodes a POSIX ACL as its attribute holds it (include/uapi/linux/
-// posix_acl_xattr.h): the mode's three classes, one named user and the mask.
+// ACL encodes a POSIX ACL as its attribute holds it (include/uapi/linux/posix_acl_xattr.h): the mode's three classes,
+// one named user and the mask.
 func ACL(user uint32, perm, mask uint16) []byte {
 	entry := func(b []byte, tag, perm uint16, id uint32) []byte {
 		b = binary.LittleEndian.AppendUint16(b, tag)

@@ -8,8 +8,9 @@ import (
 )
 
 // otherWords maps words that people type to the commands that they mean, without the program's name. The words are
-// those of other tools, or come from trials with newcomers. A command without a noun is one of the noun that was typed.
-// A command that destroys data has --dry-run, so that a person can copy it.
+// those of other tools, or come from trials with newcomers. A command without a noun, such as create, belongs to the
+// noun that the person typed. A command that destroys data has --dry-run, so that copying it from the message does no
+// harm.
 var otherWords = map[string]string{
 	"grow": "volume resize", "extend": "volume resize", "expand": "volume resize", "enlarge": "volume resize",
 	"set": "volume set-profile", "change": "volume set-profile", "users": "volume inspect", "who": "volume inspect",

@@ -58,7 +58,7 @@ func ExactSize(s, requested dataset.Size) string {
 	return fmt.Sprintf("%s (%d bytes)", words, int64(s))
 }
 
-// SizeOr formats a size as the user requested it (see dataset.Size.Readable).
+// SizeOr formats a size as the user requested it (see dataset.Size.Readable). It returns fallback if the size is 0.
 func SizeOr(s, requested dataset.Size, fallback string) string {
 	if s == 0 {
 		return fallback

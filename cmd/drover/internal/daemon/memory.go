@@ -13,7 +13,8 @@ const (
 	// memoryBase is the memory that a daemon may use without volumes before the garbage collector works harder. It
 	// has room for the pages of a long list and for many requests at once.
 	memoryBase = 40 << 20
-	// memoryOfVolume is what each volume adds. About half of it is in use.
+	// memoryOfVolume is the memory that each volume adds to the limit. About half of it is reachable, and the rest is
+	// room for garbage.
 	memoryOfVolume = 3 << 10
 	// memoryPause is the time between two adjustments.
 	memoryPause = 10 * time.Second

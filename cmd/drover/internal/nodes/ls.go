@@ -65,8 +65,7 @@ func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 
 func loadLine(load float64) string { return strconv.FormatFloat(load, 'f', 2, 64) }
 
-// nodeState returns whether a node reports to control, since when it has not reported, and whether the node is
-// cordoned.
+// nodeState returns the state of a node for a table: its reachability, and whether the node is cordoned or draining.
 func nodeState(n api.Node, now time.Time) string {
 	state := reachability(n, now)
 	switch {

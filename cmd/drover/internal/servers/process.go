@@ -80,10 +80,10 @@ const (
 	toConsul = "consul (tags and metadata of the agents' services)"
 )
 
-// tune sets GOMAXPROCS and GOGC for work that mostly waits for disks, unless the user has set them. With one running
-// goroutine for each CPU, goroutines that are ready would wait for others that wait in a flush. On two CPUs, with 64
-// creates at a time, that costs a tenth to a fifth of the creates a second. Garbage is collected half as often as by
-// default, which saves another twentieth, and the heap is still small.
+// tune sets GOMAXPROCS and GOGC for work that mostly waits for disks, unless the user has set them. By default, Go runs
+// one goroutine for each CPU. While one waits in a flush, others that are ready must wait too. With two CPUs and 64
+// concurrent creates, this would reduce the number of creates a second by a tenth to a fifth. Garbage is collected half
+// as often as by default, which saves another twentieth, and the heap is still small.
 func tune(getenv func(string) string) {
 	if getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(4, 2*runtime.NumCPU()))

@@ -51,8 +51,8 @@ A and B are unique prefixes of UUIDs or, with a volume, names.`,
 	return cmd
 }
 
-// diffArgs parses [VOLUME] A [B]. If there are two arguments, the first is a snapshot if a snapshot has that UUID.
-// Otherwise it is a volume, if a volume has that name.
+// diffArgs parses [VOLUME] A [B]. Without the flag, the first of two arguments can be a snapshot or a volume. It is a
+// snapshot if a snapshot has that UUID. Otherwise it is the volume with that name. If neither exists, diffArgs fails.
 func diffArgs(cmd *cobra.Command, c cli.Remote, flag string, args []string) (volume string, points []string,
 	err error) {
 	first := 0

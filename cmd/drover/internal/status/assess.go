@@ -291,8 +291,9 @@ func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 	}
 }
 
-// wasRefused reports whether an operation failed because the request could not be fulfilled as things were. Whoever
-// requested it has the answer, and nothing needs attention.
+// wasRefused reports whether an operation failed because its request was refused: it was invalid, or impossible in the
+// state of the cluster at that time. The person who made the request has received the error, so nothing needs
+// attention.
 func wasRefused(op dataset.Operation) bool {
 	if op.State != dataset.OpFailed || op.Problem == nil {
 		return false
@@ -303,7 +304,7 @@ func wasRefused(op dataset.Operation) bool {
 		dataset.ErrForbidden, dataset.ErrNoSpace:
 		switch op.Kind {
 		case dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpPurge:
-			return false // also requested by schedules, retention and expiry
+			return false // schedules, retention and expiry make such requests too
 		case dataset.OpMove:
 			return kind == dataset.ErrInUse // also requested by a failover, which does not wait for users
 		}

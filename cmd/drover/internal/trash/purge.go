@@ -73,7 +73,8 @@ dataset in the trash. The command shows what is lost, and the name of the volume
 // findInTrash finds a dataset in the trash. Several datasets can have the same name, so the error about an ambiguous
 // name lists the pool of each.
 //
-// A dataset that waits for its deletion has no name that counts, if another dataset in the trash has it too.
+// A dataset that waits for its deletion is ignored if another dataset in the trash, which does not wait, has the same
+// name.
 func findInTrash(trashed []api.Volume, ref string) (api.Volume, error) {
 	isWaiting := func(v api.Volume) bool { return v.Volume == ref && v.State == dataset.StatePurging }
 	if slices.ContainsFunc(trashed, func(v api.Volume) bool { return v.Volume == ref && !isWaiting(v) }) {

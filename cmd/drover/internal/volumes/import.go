@@ -88,8 +88,9 @@ func sourcePath(ctx context.Context, a *cli.App, from string, live bool) (string
 	return a.DockerPath(ctx, volume, live)
 }
 
-// checkFolder fails if a path of this host is no folder, with the form of --from that the caller may have meant: a
-// Docker volume is named with docker:, and an archive is read from standard input. The server checks all other paths.
+// checkFolder fails if a path of this host is not a folder but a file, or is a name without a slash that does not
+// exist. The error suggests what the user may have meant: an archive on standard input (--from -), or a Docker volume
+// (--from docker:NAME). The server checks all other paths.
 func checkFolder(a *cli.App, from string) error {
 	if !a.SameHost() {
 		return nil
