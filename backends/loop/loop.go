@@ -72,8 +72,9 @@
 //
 // This package has the operations on datasets. A [Pool] claims the dataset that it works on (package internal/claims)
 // and passes the open directory to a part. The claim only excludes Reap. The caller of backends.Pool, which is the
-// agent, prevents other concurrent changes of a dataset. Parts keep no state about datasets: everything is read from
-// the directory.
+// agent, prevents other concurrent changes of a dataset. Everything about datasets is read from the directory. Parts
+// keep only two caches about datasets in memory: the formats of records (layout.Formats) and the last comparison of two
+// snapshots (transfer). A mutex protects each.
 package loop
 
 import (

@@ -1,8 +1,8 @@
 // Package layout defines how a pool of backend loop stores datasets in its directory: the names of directories and
 // files, the records, and the two ways to keep an image ([XFS] and [Btrfs]). Package loop and its parts, except folder
-// and stream, use it. A Layout has no state about datasets. On btrfs, concurrent calls of Flush share one commit. A
-// mutex in btrfsctl.Commits protects that state. Otherwise the caller of backends.Pool prevents concurrent changes of a
-// dataset.
+// and stream, use it. A Layout has no state about datasets. [Formats] caches which records have a known format,
+// protected by a mutex. On btrfs, concurrent calls of Flush share one commit, which a mutex in btrfsctl.Commits
+// protects. Otherwise the caller of backends.Pool prevents concurrent changes of a dataset.
 package layout
 
 import (
