@@ -140,8 +140,8 @@ func freezeBlocksWriters(f *fixture) {
 	f.checkFile(c.ID, "meanwhile", "")
 }
 
-// isBlocked reports whether a thread gets blocked in the kernel, uninterrupted by signals (state D of
-// proc_pid_stat(5)). It returns false if the thread ends first, or is not blocked within 10 s.
+// isBlocked waits until a thread is blocked in the kernel in an uninterruptible wait (state D of proc_pid_stat(5)), and
+// returns true then. It returns false if the thread ends first, or is not blocked within 10 s.
 func isBlocked(thread int, ended chan error) bool {
 	for range 1000 {
 		if len(ended) > 0 {

@@ -120,8 +120,8 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	return p.copyFormerHead(ctx, f, kept)
 }
 
-// copyFormerHead copies the tree of the former head unless the copy exists, changes the record kept to name the copy,
-// and removes the tree of the former head.
+// copyFormerHead copies the tree of the former head, unless an earlier attempt has copied it. It then changes the
+// record of the snapshot, kept, so that the record names the copy, and removes the tree of the former head.
 func (p *Pool) copyFormerHead(ctx context.Context, f *shelf.Folder, kept shelf.SnapshotRecord) error {
 	formerTree := kept.Tree
 	kept.Tree, kept.CopiedHead = shelf.TreeOf(kept.ID), true

@@ -134,9 +134,9 @@ func (s *sharedLooks) run(l *sharedLook) {
 }
 
 const (
-	// The first pass of a look examines the processes that need at most quickWork. Few need more. If all of
-	// them need more than allQuickWork together, which takes some seconds, it leaves out those that need more
-	// than fairWork.
+	// The first pass of a look examines the processes that need at most quickWork. Few need more. allQuickWork, which
+	// takes some seconds, is the limit for all processes together. Once it is used up, the first pass leaves out
+	// processes that need more than fairWork.
 	quickWork    = 10_000
 	allQuickWork = 1_000_000
 	fairWork     = 64

@@ -146,8 +146,8 @@ func (s *Scan) Full() bool {
 func (s *Scan) tableOf(task string, small bool, step func(bytes int) error) (*View, error) {
 	ns, err := os.Readlink(task + "/ns/mnt")
 	if errors.Is(err, fs.ErrPermission) {
-		// Only the whole table shows whether the task is in the host's namespace, for example that of a container
-		// engine.
+		// Read the whole table, even if it is large: only the whole table shows whether the task is in the host's
+		// namespace. A task of a container engine is an example.
 		if small {
 			step = func(int) error { return nil }
 		}

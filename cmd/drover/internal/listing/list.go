@@ -40,8 +40,8 @@ type List[T any] struct {
 
 	Table func([]T) *show.Table
 	Wide  []Column[T] // the columns that -o wide adds
-	// SortBy has the field of the JSON output that sorts a column whose cells do not sort as text, such as "2 days
-	// ago". The columns are named by their keys (see columnKey).
+	// SortBy maps the key of a column (see columnKey) to a field of the JSON output. The list is sorted by that field
+	// instead of the cells of the column, because cells such as "2 days ago" do not sort as text.
 	SortBy map[string]string
 }
 
