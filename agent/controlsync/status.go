@@ -101,7 +101,7 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 	}
 }
 
-// OperationEnded drops what is known of a dataset's usage after an operation that replaced its data.
+// OperationEnded forgets the usage of a dataset that was restored: the usage was that of other data.
 func (s *StatusReader) OperationEnded(op dataset.Operation, err error) {
 	if op.Kind == dataset.OpRestore && err == nil {
 		s.usages.forget(op.DatasetID)

@@ -104,8 +104,8 @@ func openHolder(out *dataset.Holders, o inuse.Opener) dataset.Holder {
 	return identify(out, dataset.Holder{Kind: dataset.HolderProcess, PID: o.PID, Command: o.Comm, Path: o.Path})
 }
 
-// identify adds the user and the container of the holder's process. What it cannot read stays unknown, because the
-// process may have ended meanwhile. It reads nothing about a holder for which the list has no room.
+// identify adds the user and the container of the holder's process. A value that cannot be read stays
+// unknown: the process may have ended. It reads nothing about a holder for which the list has no room.
 func identify(out *dataset.Holders, h dataset.Holder) dataset.Holder {
 	if len(out.List) >= dataset.MaxHolders {
 		return h

@@ -33,8 +33,8 @@ type pendingPurge struct {
 
 func newPendingPurges() *pendingPurges { return &pendingPurges{all: map[uuid.UUID]*pendingPurge{}} }
 
-// note records that an attempt failed. first reports whether it is the first one. wake is closed when it is time for
-// the next attempt. waits is true if the caller waits for that.
+// note records a failed attempt, and whether the caller waits for the next one. first is true for the first failure.
+// wake is closed when the next attempt can begin.
 func (p *pendingPurges) note(d dataset.Dataset, err error, now time.Time, waits bool) (first bool,
 	wake <-chan struct{}) {
 	p.mu.Lock()

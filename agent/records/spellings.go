@@ -14,8 +14,8 @@ import (
 // learn when the dataset is destroyed. A dataset rarely stays in the trash longer.
 const keepDeleted = 90 * 24 * time.Hour
 
-// Spellings lists the spellings by which the engine of this node has used a volume. They are kept while the dataset is
-// in the trash: after drover trash restore, the containers of the engine still name the volume by them.
+// Spellings lists the spellings that the engine of this node has used for a volume. They are kept while the dataset is
+// in the trash: after drover trash restore, the containers of the engine still use them.
 type Spellings struct {
 	Dataset uuid.UUID `json:"dataset"`
 	Used    []string  `json:"used"` // spellings, such as db@gold

@@ -15,7 +15,7 @@ import (
 )
 
 // TestHoldersAreNamed: the refusal of a volume in use names the container, a process with an open file and a mount in
-// another mount namespace, each with what frees it. What is suggested frees the volume.
+// another mount namespace, each with a command. These commands free the volume.
 func TestHoldersAreNamed(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
 	t.Setenv("DOCKER_HOST", w.e.Host)

@@ -43,15 +43,17 @@ name.`,
 	return cmd
 }
 
-// freedSpace returns a clause about the space that the deletion of a snapshot frees, or "" if that is not known here.
+// freedSpace returns a clause about the space that the deletion of a snapshot frees. Only the host with the pool can
+// know it.
 func freedSpace(ctx context.Context, a *cli.App, id uuid.UUID) string {
+	const unknown = "; how much space that frees is not known here"
 	c, err := a.Connect()
 	if err != nil {
-		return ""
+		return unknown
 	}
 	space, err := c.SnapshotSpace(ctx, id.String())
 	if err != nil {
-		return ""
+		return unknown
 	}
 	return ", which frees " + space.Unique.Human()
 }
