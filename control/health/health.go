@@ -141,6 +141,12 @@ func (r *Reader) store(ctx context.Context) api.StoreHealth {
 	return out
 }
 
+// minConsulServers is the smallest number of Consul servers that tolerates the failure of one. A single server is a
+// choice that needs no warning. Two servers are not: they stop when either of them fails. They are what remains of three
+// after autopilot removed a failed server, which it does by default within about ten seconds
+// (https://developer.hashicorp.com/consul/docs/reference/agent/configuration-file/bootstrap, cleanup_dead_servers).
+const minConsulServers = 3
+
 // StoreFindings returns what needs attention about the servers of a store. It is a pure function.
 func StoreFindings(h store.Health) []api.Finding {
 	if h.Problem != "" {
@@ -163,6 +169,14 @@ func StoreFindings(h store.Health) []api.Finding {
 		out = append(out, api.Finding{
 			Level: levelWarning, Subject: "store", Text: text,
 			Fix: "start that server, or replace it and remove it from Consul (consul operator raft list-peers)",
+		})
+	}
+	if len(out) == 0 && len(h.Servers) == minConsulServers-1 {
+		out = append(out, api.Finding{
+			Level: levelWarning, Subject: "store",
+			Text: fmt.Sprintf("only %d Consul servers are left; if one fails, nothing can be created, moved or deleted",
+				len(h.Servers)),
+			Fix: "start the server that Consul removed after it failed (consul members), or add another one",
 		})
 	}
 	return out

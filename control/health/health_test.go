@@ -21,11 +21,13 @@ func TestStoreFindings(t *testing.T) {
 		health store.Health
 		want   []string // level and parts of the text of each finding
 	}{
-		"healthy":          {store.Health{Leader: "x", Servers: []store.Server{good}}, nil},
-		"servers unknown":  {store.Health{Leader: "x"}, nil},
-		"no leader":        {store.Health{Problem: "Consul has no leader"}, []string{"error: Consul has no leader; nothing can be created"}},
-		"one of five down": {store.Health{Leader: "x", Servers: []store.Server{good, bad}, FailureTolerance: 1}, []string{"warning: Consul server two (10.0.0.2:8300) is down"}},
-		"one of three":     {store.Health{Leader: "x", Servers: []store.Server{good, bad}}, []string{"one more server fails"}},
+		"healthy":            {store.Health{Leader: "x", Servers: []store.Server{good}}, nil},
+		"servers unknown":    {store.Health{Leader: "x"}, nil},
+		"no leader":          {store.Health{Problem: "Consul has no leader"}, []string{"error: Consul has no leader; nothing can be created"}},
+		"one of five down":   {store.Health{Leader: "x", Servers: []store.Server{good, bad}, FailureTolerance: 1}, []string{"warning: Consul server two (10.0.0.2:8300) is down"}},
+		"two are left":       {store.Health{Leader: "x", Servers: []store.Server{good, good}}, []string{"warning: only 2 Consul servers are left"}},
+		"one of two is down": {store.Health{Leader: "x", Servers: []store.Server{good, bad}}, []string{"warning: Consul server two"}},
+		"one of three":       {store.Health{Leader: "x", Servers: []store.Server{good, bad}}, []string{"one more server fails"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := health.StoreFindings(c.health)
