@@ -64,7 +64,7 @@ demo: ## play the story of the README with a real database (root)
 demo-clean: ## remove whatever the demo left
 	scripts/demo-clean.sh
 
-clean: ## remove what was built; the cache with images and tools stays: rm -r .cache
+clean: ## remove what was built; the cache of images and tools stays (~/.cache/drover)
 	rm -rf bin
 
 .PHONY: help build images test test-long lab lab-long lab-short chaos bench lint vuln fuzz-short install uninstall demo demo-clean clean

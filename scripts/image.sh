@@ -79,7 +79,7 @@ build() {
 	add_server "$work" postgres /var/lib/postgresql/data ',"PGDATA=/var/lib/postgresql/data"' SIGINT
 	add_server "$work" redis /data '' SIGTERM
 	pack "$work"
-	rm -f "$cache"/images/databases-*.tar
+	remove_old images databases
 	mv "$work/archive.tar" "$archive"
 }
 

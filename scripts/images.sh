@@ -22,7 +22,7 @@ build_base() {
 	bootstrap "$1/root" "$packages"
 	trim "$1/root"
 	layer "$1/root" "$1/base.tar"
-	rm -f "$cache"/images/base-*.tar
+	remove_old images base
 	mv "$1/base.tar" "$base"
 }
 
@@ -40,7 +40,7 @@ build_archive() {
 	add_image "$1" drover "$path"',"Entrypoint":["drover"]' base.tar drover.tar
 	add_image "$1" drover-consul "$path"',"Entrypoint":["consul"]' consul.tar
 	pack "$1"
-	rm -f "$cache"/images/cluster-*.tar
+	remove_old images cluster
 	mv "$1/archive.tar" "$archive"
 }
 

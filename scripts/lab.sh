@@ -57,8 +57,7 @@ build() {
 	# Sparse: it takes what is in it. What a run writes goes elsewhere (test/lab).
 	truncate -s 24G "$work/lab/root.img"
 	mkfs.ext4 -q -L lab -N 400000 -E lazy_itable_init=0,nodiscard -d "$work/root" "$work/lab/root.img"
-	# Not at once: another tree may use the same cache, and boot what it has made.
-	find "$cache/images" -maxdepth 1 -name 'lab-*' -mtime +0 -exec rm -rf {} +
+	remove_old images lab
 	mv "$work/lab" "$lab"
 }
 

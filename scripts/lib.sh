@@ -3,8 +3,14 @@
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# What takes long to make and can be made again: images, tools. DROVER_CACHE puts it elsewhere.
-cache=$(realpath -m "${DROVER_CACHE:-$top/.cache}")
+# The cache of images and tools, which take long to build. All checkouts share it: the names have a hash of what the
+# content is built from. DROVER_CACHE puts it elsewhere.
+if [ -n "${XDG_CACHE_HOME:-${HOME:-}}" ]; then
+	cache=${XDG_CACHE_HOME:-$HOME/.cache}/drover
+else
+	cache=$top/.cache
+fi
+cache=$(realpath -m "${DROVER_CACHE:-$cache}")
 
 say() {
 	printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2
@@ -37,6 +43,12 @@ need_root() {
 # content_key FILE...: a short name for the content of the files, on this architecture.
 content_key() {
 	{ uname -m && cat -- "$@"; } | sha256sum | cut -c1-16
+}
+
+# remove_old DIR PREFIX: removes the files and folders of the cache with this prefix that are older than a day. Younger
+# ones may be in use by another checkout.
+remove_old() {
+	find "$cache/$1" -maxdepth 1 -name "$2-*" -mtime +0 -exec rm -rf {} +
 }
 
 phases=()

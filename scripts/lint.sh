@@ -32,7 +32,8 @@ lint_api() {
 	local dir
 	dir=$cache/tools/openapi-$(content_key tools/openapi/package.json tools/openapi/package-lock.json)
 	if [ ! -e "$dir/installed" ]; then
-		rm -rf "$cache"/tools/openapi-*
+		remove_old tools openapi
+		rm -rf "$dir"
 		mkdir -p "$dir"
 		cp tools/openapi/package.json tools/openapi/package-lock.json "$dir"
 		npm ci --prefix "$dir" --ignore-scripts --no-audit --no-fund --loglevel=error

@@ -50,7 +50,7 @@ tool() {
 		if [ "$name" = docker-compose ]; then
 			ldflags="-X github.com/docker/compose/v2/internal.Version=$(module_version "$module" github.com/docker/compose/v2)"
 		fi
-		rm -rf "$cache/tools/$name"-*
+		remove_old tools "$name"
 		build "$module" "$package" "$dir/$name.tmp" "$ldflags"
 		mv "$dir/$name.tmp" "$dir/$name"
 	fi
