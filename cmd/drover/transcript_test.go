@@ -293,6 +293,14 @@ var scenarios = map[string]func(c *console){
 		done.op.Kind, done.op.Volume = dataset.OpClone, "db-test"
 		works(c.fake, done)
 	},
+	"clones-larger": func(c *console) { // than the profile of the clone
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind, done.op.Volume = dataset.OpClone, "db-test"
+		v := &c.fake.volumes[1]
+		v.Profile, v.Size, v.Origin = gold(), 40*dataset.GiB, &dataset.Origin{Dataset: idDB, Implicit: true}
+		v.Profile.Size = v.Size
+		works(c.fake, done)
+	},
 	"purges": func(c *console) {
 		done := ended(dataset.OpDone, nil)
 		c.fake.outcome = api.Outcome{Operation: &done.op}

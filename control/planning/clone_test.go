@@ -67,6 +67,12 @@ func TestCloneWithOptions(t *testing.T) {
 	a.MustCreate("db@gold")
 	a.MustCreate("any@silver")
 	a.MustCreate("plain@bronze", "pool=plain")
+	pinned := e.ProfileSet.ByName["bronze"]
+	pinned.Name, pinned.Pool = "pinned", "plain"
+	e.ProfileSet.ByName["pinned"] = pinned
+	snap := a.MustSnapshot("db", "").ID.String()[:8]
+	trashed := a.MustCreate("trashed@gold")
+	a.MustDo(api.Request{Kind: dataset.OpDelete, Volume: "trashed"})
 	d := a.MustPlan(controltest.Create("test@silver", "from=db", "size=40GiB", "label.x=y", "readonly=true", "protect=true")).DatasetRecord
 	if d.Profile.Name != "silver" || d.Size != 40*dataset.GiB || d.Profile.Size != d.Size || d.Profile.Filesystem.Type != "xfs" ||
 		d.Labels["x"] != "y" || !d.ReadOnly || !d.Protected {
@@ -90,7 +96,12 @@ func TestCloneWithOptions(t *testing.T) {
 		{controltest.Create("test", "from=any", "fs=xfs"), dataset.ErrInvalid, []string{"that its pool chose"}},
 		{controltest.Create("test@gold", "from=any"), dataset.ErrInvalid, []string{"profile gold requires filesystem xfs", `"test"`}},
 		{controltest.Create("test", "from=db", "size=1GiB"), dataset.ErrInvalid, []string{"1GiB is smaller than the size 20GiB"}},
-		{controltest.Create("test", "from=db", "pool=plain"), dataset.ErrUnsupported, []string{"it is not pool plain"}},
+		{controltest.Create("test", "from=db", "pool=plain"), dataset.ErrUnsupported, []string{"a clone shares the blocks of its source, and stays in pool fast of db, but pool plain was requested (for a full copy there: drover volume export db | drover volume import test -o pool=plain --from -)"}},
+		{controltest.Create("test@pinned", "from=db"), dataset.ErrUnsupported, []string{"stays in pool fast of db, but pool plain was requested (for a full copy there: drover volume export db | drover volume import test@pinned --from -)"}},
+		{controltest.Create("test@pinned", "from="+snap), dataset.ErrUnsupported, []string{"drover volume export db --snapshot " + snap + " | drover volume import test@pinned --from -)"}},
+		{controltest.Create("test@pinned", "from=trashed"), dataset.ErrNotFound, []string{"trashed"}},
+		{controltest.Create("test@pinned", "from="+trashed.ID.String()), dataset.ErrUnsupported, []string{"stays in pool fast of trashed, but pool plain was requested (choose another profile)"}},
+		{controltest.Create("test", "pool=plain", "from="+trashed.ID.String()), dataset.ErrUnsupported, []string{"but pool plain was requested (omit the pool)"}},
 		{controltest.Create("test", "from=plain", "size=1GiB"), dataset.ErrUnsupported, []string{"cannot enforce a size"}},
 		{controltest.Create("test@silver", "from=plain"), dataset.ErrUnsupported, []string{"cannot enforce a size"}},
 		{controltest.Create("test", "from=db", "profile=glod"), dataset.ErrInvalid, []string{"unknown profile"}},

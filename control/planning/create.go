@@ -199,23 +199,10 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	if err != nil {
 		return err
 	}
-	from, err := t.Dataset(src.Dataset)
+	d := op.DatasetRecord
+	from, err := copySourceRecord(t, d, src)
 	if err != nil {
 		return err
-	}
-	d := op.DatasetRecord
-	d.Pool, d.Home = from.Pool, from.Home
-	d.Profile, d.Size = from.Profile.Clone(), from.Size
-	d.Origin = &dataset.Origin{Dataset: src.Dataset, Snapshot: src.Snapshot}
-	if src.Snapshot == uuid.Nil {
-		d.Origin.Snapshot, d.Origin.Implicit = uuid.New(), true
-	} else {
-		snap, err := t.ReadSnapshot(src.Dataset, src.Snapshot)
-		if err != nil {
-			return err
-		}
-		d.Profile, d.Size = snap.Profile.Clone(), snap.Size
-		d.Profile.Encryption = from.Profile.Clone().Encryption // the source may have got another key since the snapshot
 	}
 	if err := checkSameFilesystem(*d, w.opts.FS); err != nil {
 		return err
@@ -224,11 +211,16 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	if profile == "" && from.Anonymous {
 		profile = from.Profile.Name // an anonymous volume has a reduced profile, and the clone gets the full one
 	}
+	var p dataset.Profile
 	if profile != "" {
-		p, err := v.Profiles().Get(profile)
-		if err != nil {
+		if p, err = v.Profiles().Get(profile); err != nil {
 			return err
 		}
+	}
+	if err := checkPoolOfSource(t, *d, from, w, cmp.Or(w.opts.Pool, p.Pool)); err != nil {
+		return err
+	}
+	if profile != "" {
 		from.Profile = d.Profile
 		if d.Profile, err = applyToExisting(from, p); err != nil {
 			return cmp.Or(v.Placer.CheckSuits(t, *d, p), fmt.Errorf("volume %q: %w", d.Volume, err))
@@ -263,6 +255,29 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 		return nil // with the profile of the source, the clone may lack replicas as the source does
 	}
 	return v.CopyKeeper.CheckEnough(t, *d)
+}
+
+// copySourceRecord sets the place, profile, size and origin of the new clone d from its source. It returns the record
+// of the source's dataset.
+func copySourceRecord(t *record.Tx, d *dataset.Dataset, src dataset.Source) (dataset.Dataset, error) {
+	from, err := t.Dataset(src.Dataset)
+	if err != nil {
+		return from, err
+	}
+	d.Pool, d.Home = from.Pool, from.Home
+	d.Profile, d.Size = from.Profile.Clone(), from.Size
+	d.Origin = &dataset.Origin{Dataset: src.Dataset, Snapshot: src.Snapshot}
+	if src.Snapshot == uuid.Nil {
+		d.Origin.Snapshot, d.Origin.Implicit = uuid.New(), true
+		return from, nil
+	}
+	snap, err := t.ReadSnapshot(src.Dataset, src.Snapshot)
+	if err != nil {
+		return from, err
+	}
+	d.Profile, d.Size = snap.Profile.Clone(), snap.Size
+	d.Profile.Encryption = from.Profile.Clone().Encryption // the source may have got another key since the snapshot
+	return from, nil
 }
 
 // requestedSize returns the size to record in the profile of a dataset. size is the actual size, and asked the

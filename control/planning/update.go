@@ -151,6 +151,9 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	if p.Name == d.Profile.Name && p.Revision == d.Profile.Revision {
 		return nil, &d, nil
 	}
+	if err := checkPoolOfProfile(t, d, p); err != nil {
+		return nil, nil, err
+	}
 	next := d
 	if next.Profile, err = applyToExisting(d, p); err != nil {
 		err = dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)

@@ -78,6 +78,10 @@ func TestSetProfile(t *testing.T) {
 	}
 	refuse(set("gold"), dataset.ErrInvalid, `volume db: profile gold requires filesystem xfs`, "that its pool chose")
 	refuse(set("glod"), dataset.ErrInvalid, "unknown profile")
+	pinned := e.ProfileSet.ByName["bronze"]
+	pinned.Name, pinned.Pool = "pinned", "plain"
+	e.ProfileSet.ByName["pinned"] = pinned
+	refuse(set("pinned"), dataset.ErrUnsupported, "volume db: profile pinned requires pool plain, and a volume stays in its pool, here fast (for a full copy there: drover volume export db | drover volume import NEW@pinned --from -)")
 	both := set("silver")
 	both.Protect = controltest.Yes()
 	refuse(both, dataset.ErrInvalid, "one, then the other")

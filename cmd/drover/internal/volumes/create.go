@@ -34,7 +34,7 @@ nothing and succeeds.`,
 			return printOptionHelp(a, cmd)
 		}
 		req := api.Request{Kind: dataset.OpCreate, Volume: args[0], Options: opts}
-		return a.Change(cmd, o, req, describeMade("created"))
+		return makeVolume(a, cmd, o, req, "created")
 	}
 	return cmd
 }
@@ -71,6 +71,32 @@ func printOptionHelp(a *cli.App, cmd *cobra.Command) error {
 		return err
 	}
 	return profiles.Table(list).Write(a.Out)
+}
+
+// makeVolume creates a volume and prints the line about it. A clone is never smaller than its source, so the line says
+// if a clone did not get the smaller size of its profile.
+func makeVolume(a *cli.App, cmd *cobra.Command, o *cli.Output, req api.Request, verb string) error {
+	c, err := a.Connect()
+	if err != nil {
+		return err
+	}
+	out, err := a.Submit(cmd.Context(), c, o, req)
+	if err != nil {
+		return err
+	}
+	return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
+		id, line := describeMade(verb)(out)
+		d := cli.MadeDataset(out)
+		if out.Operation == nil || d.Origin == nil {
+			return id, line
+		}
+		// The volume exists, whether or not its profile can be read.
+		p, err := c.Profile(cmd.Context(), d.Profile.Name)
+		if err == nil && p.Size > 0 && p.Size < d.Size && !d.Size.RoundedFrom(p.Size) && req.Options["size"] == "" {
+			line += fmt.Sprintf("; its size is that of its source, not %s as in its profile", p.Size.Readable(p.Size))
+		}
+		return id, line
+	})
 }
 
 // describeMade returns the line about the created volume.
