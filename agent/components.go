@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/lostwrites"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
@@ -61,6 +62,8 @@ type components struct {
 	Quiescer  *mounting.Quiescer
 	Flushes   mounting.Flushes
 	Disks     *mounting.Disks
+
+	LostWrites *lostwrites.Watcher
 
 	SharedMountTable *mounting.SharedMountTable
 	Reservations     *mounting.Reservations
@@ -194,7 +197,7 @@ func (a *components) load(ctx context.Context) error {
 			return err
 		}),
 		a.Spellings.Load(ctx),
-		a.Status.LoadUsages(ctx), a.Reporter.LoadAnswer(ctx),
+		a.Status.LoadUsages(ctx), a.LostWrites.Load(ctx), a.Reporter.LoadAnswer(ctx),
 		a.Verifier.Load(ctx),
 		a.Copies.Load(ctx),
 		a.Leases.Load(ctx), a.SharedMountTable.Load(ctx),

@@ -26,13 +26,15 @@ func (a *components) makeDoctor() {
 		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Space: a.Space, PoolChecker: a.PoolChecker,
 		KeyChecker: a.KeyChecker, Datasets: a.Datasets, Sizes: a.Sizes, Replicas: a.Replicas, Uses: a.Uses,
 		Engines: a.Engines, Disks: a.Disks, SharedMounter: a.SharedMounter, Registrar: a.Registrar,
-		Failover:    a.Failover,
-		Throttle:    a.Throttle,
-		Holders:     a.Holders.Examine,
-		Pending:     a.Purger.PendingPurges,
-		Refusal:     a.Registration.Refusal,
-		Identity:    a.Identity.Check,
-		ExtraChecks: append([]func(*findings.List){a.Reporter.Check, a.Status.Check}, a.Config.Checks...),
+		Failover: a.Failover,
+		Throttle: a.Throttle,
+		Holders:  a.Holders.Examine,
+		Pending:  a.Purger.PendingPurges,
+		Refusal:  a.Registration.Refusal,
+		Identity: a.Identity.Check,
+		ExtraChecks: append([]func(*findings.List){
+			a.Reporter.Check, a.Status.Check, a.LostWrites.Check,
+		}, a.Config.Checks...),
 	})
 	a.Watcher = doctor.NewWatcher(a.Examiner)
 }

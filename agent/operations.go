@@ -45,7 +45,7 @@ func (a *components) makeOperations() {
 func (a *components) makeExporter() {
 	a.Exporter = operation.NewExporter(operation.ExporterDeps{
 		Host: a.Host, Pools: a.Pools, Throttle: a.Throttle, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,
-		BorrowKey: a.Keys.BorrowKey,
+		BorrowKey: a.Keys.BorrowKey, FlushFailed: a.flushFailed,
 	})
 }
 

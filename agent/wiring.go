@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/lostwrites"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/pool"
@@ -234,7 +235,7 @@ func (a *components) makePoolAdmin() {
 func (a *components) makeControlSync() {
 	a.Status = &controlsync.StatusReader{
 		Host: a.Host, Pools: a.Pools, Uses: a.Uses, Engines: a.Engines, Disks: a.Disks, Sizes: a.Sizes,
-		Throttle: a.Throttle,
+		Throttle: a.Throttle, Lost: a.LostWrites,
 	}
 	a.Trash = &controlsync.TrashReader{Host: a.Host, Pools: a.Pools}
 	a.Reporter = controlsync.NewReporter(controlsync.ReporterDeps{
@@ -265,10 +266,14 @@ func (a *components) makeControlSync() {
 
 // makeMounting creates the components that mount datasets and record who uses them.
 func (a *components) makeMounting() {
+	a.LostWrites = lostwrites.New(lostwrites.Deps{
+		Host: a.Host, Flushes: &a.Flushes, PoolName: a.Pools.Name, PoolStatus: a.Pools.ReadStatus,
+	})
 	a.Disks = mounting.NewDisks(a.Host, a.Pools, a.Prober)
 	a.Holders = mounting.NewHolders(a.Host, a.Pools)
 	a.Quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
 		Host: a.Host, Throttle: a.Throttle, Flushes: &a.Flushes, Go: a.wg.Go,
+		FlushFailed: a.flushFailed,
 	})
 	a.SharedMountTable = mounting.NewSharedMountTable(a.Host)
 	a.Reservations = mounting.NewReservations(a.Host)
@@ -331,8 +336,12 @@ func (a *components) makeHandover() {
 // repairSoon calls handover.Repairer.RepairSoon, for components that are created before the Repairer.
 func (a *components) repairSoon(id uuid.UUID) { a.Repairer.RepairSoon(id) }
 
+// flushFailed records that the kernel reported lost writes to a flush of a dataset.
+func (a *components) flushFailed(d dataset.Dataset, err error) { a.LostWrites.Failed(a.Ctx, d, err) }
+
 // unmounted starts the work that had to wait until a dataset was unmounted.
 func (a *components) unmounted(id uuid.UUID) {
+	a.LostWrites.Unmounted(a.Ctx, id)
 	a.Relinquisher.AnswerIfRecalled(id)
 	if _, left := a.Cache.Copy(id); left {
 		a.Copies.ReconcileSoon(id)

@@ -206,7 +206,7 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 			continue
 		}
 		if !ok {
-			r.Status.usages.forget(id)
+			r.Status.forget(ctx, id)
 			for _, t := range all {
 				delete(t.reported, id)
 			}

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lostwrites"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
@@ -26,6 +27,7 @@ type StatusReader struct {
 	Disks    *mounting.Disks
 	Sizes    *operation.Sizes
 	Throttle *throttle.Throttler
+	Lost     *lostwrites.Watcher
 
 	usages usages
 }
@@ -57,6 +59,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 	if err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) {
 		if mounted {
 			stopped = s.Disks.Examine(d, path)
+			s.Lost.Look(ctx, b, d, path)
 		}
 		switch {
 		case stopped != nil || walks && mounted:
@@ -79,20 +82,23 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 		st.Problem = err.Error()
 	case walks && mounted:
 	default:
-		st.Problem = cmp.Or(s.Sizes.Problem(d), s.Throttle.Problems(d))
+		st.Problem = cmp.Or(s.Lost.Problem(d.ID), s.Sizes.Problem(d), s.Throttle.Problems(d))
 	}
 	return st
 }
 
-// BeforeUnmount records how full a dataset is that will be unmounted. Only a mounted filesystem knows that exactly.
+// BeforeUnmount records how full a dataset is that will be unmounted, and whether it lost writes. Only a mounted
+// filesystem knows that exactly.
 func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
-	if b, err := s.Pools.Get(d.Pool); err != nil || !b.Info().Capabilities.OwnFilesystem {
+	b, err := s.Pools.Get(d.Pool)
+	if err != nil || !b.Info().Capabilities.OwnFilesystem {
 		return
 	}
 	path := s.MountPath(d.ID)
 	if mountID(path) == 0 {
 		return // below an empty mount point is the filesystem of the root
 	}
+	s.Lost.BeforeUnmount(s.Ctx, b, d, path)
 	if err := fsctl.FreeRemoved(path); err != nil { // the figures are those of a moment ago, and the unmount follows
 		s.LogOf(d).WithError(err).Warn("cannot wait until the blocks of removed files are free: USED may be too high")
 	}
@@ -101,11 +107,17 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 	}
 }
 
-// OperationEnded forgets the usage of a dataset that was restored: the usage was that of other data.
+// OperationEnded forgets the usage and the lost writes of a dataset that was restored: they were those of other data.
 func (s *StatusReader) OperationEnded(op dataset.Operation, err error) {
 	if op.Kind == dataset.OpRestore && err == nil {
-		s.usages.forget(op.DatasetID)
+		s.forget(s.Ctx, op.DatasetID)
 	}
+}
+
+// forget drops what is known about a dataset that is no longer on this node, or whose data was replaced.
+func (s *StatusReader) forget(ctx context.Context, id uuid.UUID) {
+	s.usages.forget(id)
+	s.Lost.Forget(ctx, id)
 }
 
 const usageKey = "usage/"

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/throttle"
@@ -25,6 +28,8 @@ type QuiescerDeps struct {
 	Throttle *throttle.Throttler
 	Flushes  *Flushes
 	Go       func(func()) // starts a goroutine; a stop of the agent waits for it
+	// FlushFailed is called if a flush of a dataset fails: the kernel reports lost writes only once.
+	FlushFailed func(d dataset.Dataset, err error)
 }
 
 // NewQuiescer returns a Quiescer.
@@ -126,7 +131,11 @@ func (q *Quiescer) WriteOut(path string, within time.Duration) (done bool, err e
 	ended := make(chan error, 1)
 	through := q.Flushes.Begin(path)
 	q.Go(func() {
-		err := errors.Join(fsctl.Sync(root), root.Close())
+		err := fsctl.Sync(root)
+		if err != nil {
+			q.reportFailure(path, err)
+		}
+		err = errors.Join(err, root.Close())
 		through()
 		ended <- err
 	})
@@ -135,6 +144,17 @@ func (q *Quiescer) WriteOut(path string, within time.Duration) (done bool, err e
 		return err == nil, err
 	case <-q.Clock.After(within):
 		return false, nil
+	}
+}
+
+// reportFailure reports that a flush of the dataset that is mounted on path failed.
+func (q *Quiescer) reportFailure(path string, err error) {
+	id, perr := uuid.Parse(filepath.Base(path))
+	if perr != nil {
+		return // a test flushes another filesystem
+	}
+	if d, known := q.Cache.Dataset(id); known {
+		q.FlushFailed(d, err)
 	}
 }
 

@@ -32,6 +32,8 @@ type ExporterDeps struct {
 	// BorrowKey lets a dataset without a record, named by id, use the data key of another dataset, named by of, until
 	// end is called.
 	BorrowKey func(id, of uuid.UUID) (end func())
+	// FlushFailed is called if a flush of a dataset fails: the kernel reports lost writes only once.
+	FlushFailed func(d dataset.Dataset, err error)
 }
 
 // Exporter reads volumes and snapshots for users: as archives, and compared with each other. It has no state.
@@ -140,7 +142,10 @@ func (e *Exporter) writeOut(d dataset.Dataset) error {
 		return errors.Join(err, root.Close())
 	}
 	defer up.Resume()
-	return errors.Join(fsctl.Sync(root), root.Close())
+	if err = fsctl.Sync(root); err != nil {
+		e.deps.FlushFailed(d, err)
+	}
+	return errors.Join(err, root.Close())
 }
 
 // exportRoot writes the files of a dataset that is not mounted for use to w as a tar archive.

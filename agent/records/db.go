@@ -36,6 +36,7 @@ import (
 //	left/<device>          throttle.LimitRecord of limits that could not be removed
 //	guests/<dataset>       mounting.SharedMount of a dataset whose home is another node
 //	usage/<dataset>        how full a dataset was when its filesystem was last read: see controlsync.StatusReader
+//	lost/<dataset>         lostwrites.Loss: what a volume may have lost because its pool was full
 //	undersized/<dataset>   a dataset whose size differs from the recorded size: see operation.DeferredResize
 type DB struct{ store store.Store }
 

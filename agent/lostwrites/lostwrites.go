@@ -1,0 +1,364 @@
+// Package lostwrites finds volumes that may have lost writes because their pool was full, and names them until their
+// containers use a new mount.
+//
+// The image of a volume can be sparse. When the pool has no block left, the kernel cannot write the data in the page
+// cache to the image, and drops that data. Only a program that syncs its files gets the error. The kernel records the
+// error for the whole filesystem too, and syncfs(2) reports it to the first file that asks (errseq_t, Linux 5.8). So
+// while a pool has little free space, Watcher calls syncfs on each mounted volume of the pool, at each look of
+// controlsync.StatusReader and before each unmount. Flushes of the mounting package report their errors too. A volume
+// on a pool with enough space is never flushed.
+//
+// Some errors are not found: those of a container that calls syncfs itself first. That container got the error.
+//
+// The state is a set of losses, in memory and in the agent's database (lost/), and when each pool and volume was last
+// seen without a problem, in memory. A mutex protects both. Package agent calls Load once, before the other methods.
+package lostwrites
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+)
+
+// Key is the prefix of the losses in the agent's database.
+const Key = "lost/"
+
+const (
+	// afterFull is how long volumes are flushed after their pool was last full: the error may be from before.
+	afterFull = time.Minute
+	// dirtyTime is how long the kernel may keep written data in memory: dirty_expire_centisecs and
+	// dirty_writeback_centisecs, with a reserve.
+	dirtyTime = time.Minute
+	// flushPause is the time between two flushes of a mounted volume: its status is read more often.
+	flushPause = 5 * time.Second
+)
+
+// Loss is what a volume may have lost: writes between Since and Until that were not synced. It is also the record on
+// disk.
+type Loss struct {
+	Since     time.Time `json:"since,omitzero"`      // zero: not known
+	Until     time.Time `json:"until"`               // when the last error was found
+	Pool      string    `json:"pool"`                // name of the pool
+	Reason    string    `json:"reason"`              // the error of the kernel
+	Boot      string    `json:"boot"`                // the boot in which the volume was mounted
+	Unmounted bool      `json:"unmounted,omitempty"` // the volume was unmounted since Until
+}
+
+// text describes the loss.
+func (l Loss) text() string {
+	span := "before " + utc(l.Until)
+	if !l.Since.IsZero() {
+		span = "between " + utc(l.Since) + " and " + utc(l.Until)
+	}
+	return "may have lost data that was written " + span + " and not synced: pool " + l.Pool +
+		" was full, and the kernel could not write the data (" + l.Reason + ")"
+}
+
+func utc(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// Deps is what Watcher needs of other components.
+type Deps struct {
+	*host.Host
+	Flushes  *mounting.Flushes
+	PoolName func(id uuid.UUID) string
+	// PoolStatus asks a pool for its status. It fails if the pool is offline or does not answer in time.
+	PoolStatus func(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error)
+}
+
+// Watcher finds the volumes that may have lost writes. Its methods are safe for concurrent use.
+type Watcher struct {
+	Deps
+
+	saving sync.Mutex // held while a loss is written to disk, so that the last value is written last
+
+	mu     sync.Mutex
+	losses map[uuid.UUID]Loss
+	pools  map[uuid.UUID]poolSpace
+	looks  map[uuid.UUID]look
+}
+
+// look is when a volume was last flushed.
+type look struct {
+	steady time.Duration // when Look started a flush, by the steady clock
+	clean  time.Time     // begin of the last flush without an error; zero: none since the start
+}
+
+// poolSpace is when a pool was last seen full, and last seen with enough space.
+type poolSpace struct {
+	full       time.Duration // by the steady clock
+	wasFull    bool          // full is set
+	enoughTime time.Time     // zero: not since the start
+}
+
+// New returns a Watcher.
+func New(deps Deps) *Watcher {
+	return &Watcher{
+		Deps: deps, losses: map[uuid.UUID]Loss{}, pools: map[uuid.UUID]poolSpace{}, looks: map[uuid.UUID]look{},
+	}
+}
+
+// Load reads the losses from disk, and removes those of datasets that are no longer on this node.
+func (w *Watcher) Load(ctx context.Context) error {
+	gone := map[string]any{}
+	err := w.DB.Each(ctx, Key, func(rest string, v []byte) error {
+		id, err := uuid.Parse(rest)
+		if err != nil {
+			return err
+		}
+		var l Loss
+		if err := dataset.DecodeRecord(v, &l); err != nil {
+			return err
+		}
+		if _, known := w.Cache.Dataset(id); !known {
+			gone[Key+rest] = nil
+			return nil
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.losses[id] = l
+		return nil
+	})
+	if err != nil || len(gone) == 0 {
+		return err
+	}
+	return w.DB.PutAll(ctx, gone)
+}
+
+// Look examines a dataset that is mounted at path. If its pool b is full, or was a moment ago, Look starts a flush,
+// and does not wait for it. If the dataset was mounted again since it lost writes and the pool has enough space, the
+// loss ends.
+func (w *Watcher) Look(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) {
+	if d.ReadOnly || !b.Info().Capabilities.OwnFilesystem {
+		return
+	}
+	full, suspect := w.notePool(d.Pool, b.Status(ctx))
+	if suspect && w.isDue(d.ID) {
+		w.Jobs.Start("flush/"+d.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+			w.flush(ctx, d, path)
+			return nil
+		})
+	}
+	w.mu.Lock()
+	loss, lost := w.losses[d.ID]
+	w.mu.Unlock()
+	if lost && !full && (loss.Unmounted || loss.Boot != w.Boot) {
+		w.LogOf(d).Info("volume was mounted again since it may have lost data that was not synced")
+		w.Forget(ctx, d.ID)
+	}
+}
+
+// BeforeUnmount flushes a dataset that is mounted at path, if its pool b is full or was a moment ago. The unmount
+// would write the same data, and report no error.
+func (w *Watcher) BeforeUnmount(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) {
+	if d.ReadOnly || !b.Info().Capabilities.OwnFilesystem {
+		return
+	}
+	if _, suspect := w.notePool(d.Pool, b.Status(ctx)); suspect {
+		w.flush(ctx, d, path)
+	}
+}
+
+// isDue reports whether the next flush of a dataset is due, and notes the time if it is.
+func (w *Watcher) isDue(id uuid.UUID) bool {
+	now := w.Clock.Steady()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last, flushed := w.looks[id]
+	if flushed && now-last.steady < flushPause {
+		return false
+	}
+	last.steady = now
+	w.looks[id] = last
+	return true
+}
+
+// notePool notes whether a pool is full. suspect is true if it is full, or was a moment ago.
+func (w *Watcher) notePool(id uuid.UUID, st dataset.PoolStatus) (full, suspect bool) {
+	now := w.Clock.Steady()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.pools[id]
+	full = st.Online && st.Free < backends.Reserve(st.Size)
+	switch {
+	case full:
+		p.full, p.wasFull = now, true
+	case st.Online:
+		p.enoughTime = w.Clock.Now()
+	}
+	w.pools[id] = p
+	return full, p.wasFull && now-p.full <= afterFull
+}
+
+// flush flushes the filesystem of a dataset, and records a loss if the kernel reports an error.
+func (w *Watcher) flush(ctx context.Context, d dataset.Dataset, path string) {
+	end := w.Flushes.Begin(path)
+	defer end()
+	began := w.Clock.Now()
+	root, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		w.Failed(ctx, d, err)
+		return
+	}
+	defer root.Close()
+	var st unix.Statx_t
+	err = unix.Statx(int(root.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_TYPE, &st)
+	if err != nil || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return // it was unmounted meanwhile, and BeforeUnmount has flushed it
+	}
+	if err := fsctl.Sync(root); err != nil {
+		w.Failed(ctx, d, err)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last := w.looks[d.ID]
+	last.clean = began
+	w.looks[d.ID] = last
+}
+
+// Failed records that the kernel could not write data of a mounted dataset, if err says so and the dataset's pool was
+// full. Other errors are those of a failing disk, which pool.Prober examines.
+func (w *Watcher) Failed(ctx context.Context, d dataset.Dataset, err error) {
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+	case errors.Is(err, unix.EIO):
+		st, serr := w.PoolStatus(ctx, d.Pool)
+		if serr != nil {
+			return // the pool is offline, and is reported
+		}
+		if _, suspect := w.notePool(d.Pool, st); !suspect {
+			return
+		}
+	default:
+		return
+	}
+	now := w.Clock.Now()
+	w.mu.Lock()
+	p := w.pools[d.Pool]
+	loss, again := w.losses[d.ID]
+	if !again {
+		loss.Since = w.looks[d.ID].clean
+		if at := p.enoughTime.Add(-dirtyTime); !p.enoughTime.IsZero() && at.After(loss.Since) {
+			loss.Since = at
+		}
+	}
+	var errno unix.Errno
+	errors.As(err, &errno)
+	loss.Until, loss.Pool, loss.Reason = now, w.PoolName(d.Pool), errno.Error()
+	loss.Boot, loss.Unmounted = w.Boot, false
+	w.losses[d.ID] = loss
+	w.mu.Unlock()
+	w.save(ctx, d.ID)
+	if !again {
+		w.LogOf(d).Error("volume " + loss.text())
+		w.News.Changed(d.ID)
+	}
+}
+
+// Unmounted notes that a dataset was unmounted. The next mount shows what is on the disk, so the loss ends then.
+func (w *Watcher) Unmounted(ctx context.Context, id uuid.UUID) {
+	w.mu.Lock()
+	delete(w.looks, id)
+	loss, lost := w.losses[id]
+	changed := lost && !loss.Unmounted
+	if changed {
+		loss.Unmounted = true
+		w.losses[id] = loss
+	}
+	w.mu.Unlock()
+	if changed {
+		w.save(ctx, id)
+	}
+}
+
+// Forget ends the loss of a dataset. It is called for a dataset that is no longer on this node, and for one whose data
+// was replaced. If there is no loss, Forget does nothing.
+func (w *Watcher) Forget(ctx context.Context, id uuid.UUID) {
+	w.mu.Lock()
+	_, lost := w.losses[id]
+	delete(w.losses, id)
+	delete(w.looks, id)
+	w.mu.Unlock()
+	if lost {
+		w.save(ctx, id)
+	}
+}
+
+// save writes the loss of a dataset to disk, or removes it there. If that fails, the loss is kept in memory only, and
+// the log says so.
+func (w *Watcher) save(ctx context.Context, id uuid.UUID) {
+	w.saving.Lock()
+	defer w.saving.Unlock()
+	w.mu.Lock()
+	loss, lost := w.losses[id]
+	w.mu.Unlock()
+	var value any
+	if lost {
+		value = loss
+	}
+	if err := w.DB.Put(context.WithoutCancel(ctx), map[string]any{Key + id.String(): value}); err != nil {
+		w.Log.WithError(err).WithField("dataset", id).Error("cannot record what a volume may have lost in a full pool")
+	}
+}
+
+// Problem describes what a dataset may have lost, with the remedy. It returns "" if nothing is known.
+func (w *Watcher) Problem(id uuid.UUID) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	loss, lost := w.losses[id]
+	if !lost {
+		return ""
+	}
+	return loss.text() + ": " + loss.remedy()
+}
+
+// remedy says what the operator should do.
+func (l Loss) remedy() string {
+	if l.Unmounted {
+		return "free space in the pool, start the volume's containers, and check their data"
+	}
+	return "free space in the pool, stop the volume's containers, start them again, and check their data"
+}
+
+// Check adds findings about the volumes that may have lost writes.
+func (w *Watcher) Check(r *findings.List) {
+	w.mu.Lock()
+	var ids []uuid.UUID
+	for id := range w.losses {
+		ids = append(ids, id)
+	}
+	w.mu.Unlock()
+	var lines []api.Finding
+	for _, id := range ids {
+		d, known := w.Cache.Dataset(id)
+		w.mu.Lock()
+		loss, lost := w.losses[id]
+		w.mu.Unlock()
+		if !known || !lost || d.State != dataset.StateReady {
+			continue
+		}
+		lines = append(lines, api.Finding{
+			Level: findings.Error, Subject: "volume " + d.Volume, Text: loss.text(), Fix: loss.remedy(),
+		})
+	}
+	slices.SortFunc(lines, func(x, y api.Finding) int { return cmp.Compare(x.Subject, y.Subject) })
+	for _, f := range lines {
+		r.Add(f.Level, f.Subject, f.Fix, "%s", f.Text)
+	}
+}
