@@ -28,7 +28,7 @@ func OptionHelp() []Option {
 	return []Option{
 		{"profile", "NAME", "the profile, as in db@NAME"},
 		{"size", "SIZE", "instead of the profile's, such as 20GiB"},
-		{"from", "SOURCE", "start as a copy of a volume or snapshot (name or UUID prefix)"},
+		{"from", "SOURCE", "start as a copy of a volume, of VOLUME@SNAPSHOT, or of a UUID prefix"},
 		{"fs", "ext4|xfs", "the filesystem inside"},
 		{"pool", "NAME", "the pool, instead of the profile's"},
 		{"owner", "UID:GID", "owner of the volume's root; a copy has its source's"},

@@ -244,10 +244,10 @@ func (r *Reader) datasets() (all []dataset.Dataset) {
 	return all
 }
 
-// find returns the dataset of a volume, or the only one whose UUID begins with ref.
+// find returns the dataset of a volume, by name or NAME@PROFILE, or the only one whose UUID begins with ref.
 func (r *Reader) find(ref string) (found dataset.Dataset, ok bool) {
 	for _, d := range r.datasets() {
-		if d.State == dataset.StateReady && d.Volume == ref {
+		if d.State == dataset.StateReady && (d.Volume == ref || d.Volume+"@"+d.Profile.Name == ref) {
 			return d, true
 		}
 	}

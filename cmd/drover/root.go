@@ -28,11 +28,12 @@ func newRootCmd(a *cli.App) *cobra.Command {
 		Long: `Drover gives containers named, portable data: a Docker volume plugin with
 profiles, snapshots and clones, and this command line for it.
 
-Any unique prefix of a UUID names a volume, snapshot, node or dataset. Tables
-are for people. -o json prints the objects of the API for programs, and -q only
-IDs. list, delete, remove and show are other names of ls, rm and inspect, and
-vol, snap and op of volume, snapshot and operation. Exit codes: 0 success,
-1 failure, 2 wrong usage.`,
+A volume can be named as docker volume ls shows it, db@gold, if that is its
+profile. Any unique prefix of a UUID names a volume, snapshot, node or dataset.
+Tables are for people. -o json prints the objects of the API for programs, and
+-q only IDs. list, delete, remove and show are other names of ls, rm and
+inspect, and vol, snap and op of volume, snapshot and operation. Exit codes:
+0 success, 1 failure, 2 wrong usage.`,
 		Version:           a.Version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,

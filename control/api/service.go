@@ -27,7 +27,7 @@ type Users interface {
 	Trash(ctx context.Context, p Page) (List[Volume], error)
 	// Snapshots lists the snapshots of one volume or, if ref is empty, of all.
 	Snapshots(ctx context.Context, ref string, p Page) (List[dataset.Snapshot], error)
-	// Snapshot returns a snapshot by a prefix of its UUID or, if ref names a volume, by its name in that volume.
+	// Snapshot returns a snapshot by a prefix of its UUID, by VOLUME@SNAPSHOT or, if ref names a volume, by its name.
 	Snapshot(ctx context.Context, ref, snapshot string) (dataset.Snapshot, error)
 	Profiles(ctx context.Context) ([]dataset.Profile, error)
 	Profile(ctx context.Context, name string) (dataset.Profile, error)

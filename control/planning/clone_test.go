@@ -110,6 +110,45 @@ func TestCloneWithOptions(t *testing.T) {
 	}
 }
 
+// A snapshot has a name only within its volume, so VOLUME@SNAPSHOT names the source of a clone.
+func TestCloneOfNamedSnapshot(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	db, web := a.MustCreate("db@silver"), a.MustCreate("web@silver")
+	one, two := a.MustSnapshot("db", "before"), a.MustSnapshot("web", "2026-03-01")
+	both := a.MustSnapshot("web", "silver")
+	for from, want := range map[string]dataset.Source{
+		"db@before":                 {Dataset: db.ID, Snapshot: one.ID},
+		"db@snapshot-before":        {Dataset: db.ID, Snapshot: one.ID},
+		"db@" + one.ID.String()[:8]: {Dataset: db.ID, Snapshot: one.ID},
+		"web@2026-03-01":            {Dataset: web.ID, Snapshot: two.ID},
+		"db@silver":                 {Dataset: db.ID},
+	} {
+		if op := a.MustPlan(controltest.Create("test", "from="+from)); *op.Source != want {
+			t.Errorf("%s: %+v, want %+v", from, *op.Source, want)
+		}
+	}
+	a.MustDo(controltest.Create("c1", "from=db@before"))
+	if p, err := e.Plan(e.Ctx, a.ID, controltest.Create("c1", "from=db@before")); err != nil || p.Unchanged == nil {
+		t.Errorf("asked again: %+v, %v", p, err)
+	}
+	for _, c := range []struct {
+		req  api.Request
+		kind *dataset.Kind
+		says string
+	}{
+		{controltest.Create("test", "from=before"), dataset.ErrNotFound, `no volume, snapshot or dataset "before"; snapshots of this name: db@before`},
+		{controltest.Create("test", "from=2026-03-01"), dataset.ErrNotFound, `snapshots of this name: web@2026-03-01`},
+		{controltest.Create("test@snapshot-2026-03-01"), dataset.ErrNotFound, `snapshots of this name: @snapshot-` + two.ID.String()[:8] + " (of volume web)"},
+		{controltest.Create("test@snapshot-before"), dataset.ErrInvalid, `bad UUID prefix "before": expected 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-'; drover snapshot ls and volume ls show them); snapshots of this name: test@snapshot-` + one.ID.String()[:8] + " (of volume db)"},
+		{controltest.Create("test", "from=db@weekly"), dataset.ErrNotFound, `volume db has no snapshot "weekly", and its profile is silver (drover snapshot ls db lists its snapshots)`},
+		{controltest.Create("test", "from=nothing@before"), dataset.ErrNotFound, `no volume, snapshot or dataset "nothing@before"`},
+		{controltest.Create("test", "from=web@silver"), dataset.ErrAmbiguous, "web@silver is both the volume with its profile and a snapshot (use web for the volume, " + both.ID.String()[:8] + " for the snapshot)"},
+	} {
+		a.MustRefusePlan(c.req, c.kind, c.says)
+	}
+}
+
 // Asked again for the same name and source: the volume that exists. Another
 // source is refused, and a source that is gone is still known by its prefix.
 func TestCloneThatExists(t *testing.T) {

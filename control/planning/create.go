@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -60,7 +61,7 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	error) {
 	w, err := ParseCreate(req)
 	if err != nil {
-		return nil, nil, v.addProfiles(err, req)
+		return nil, nil, addSnapshots(t, v.addProfiles(err, req), req.Ref)
 	}
 	if err := v.prefetchCreate(t, w, node); err != nil {
 		return nil, nil, err
@@ -132,6 +133,25 @@ func (v *Planner) addProfiles(err error, req api.Request) error {
 		have = append(have, p.Name)
 	}
 	return fmt.Errorf("%w (available: %s)%s", err, dataset.FormatChoices(have), dataset.Suggestion(name, have))
+}
+
+// addSnapshots adds the UUIDs of the snapshots to the error about a spec that has the name of a snapshot after
+// @snapshot-, instead of its UUID.
+func addSnapshots(t *record.Tx, err error, ref dataset.Reference) error {
+	name, after := ref.SplitAtSign()
+	head, snapshot, ok := strings.Cut(after, "-")
+	if !ok || strings.ToLower(head) != "snapshot" || dataset.CheckPrefix(strings.ToLower(snapshot)) == nil {
+		return err
+	}
+	has, listErr := record.SnapshotsNamed(t, snapshot)
+	if listErr != nil || len(has) == 0 {
+		return cmp.Or(listErr, err)
+	}
+	var forms []string
+	for _, n := range has {
+		forms = append(forms, name+n.AtSign())
+	}
+	return fmt.Errorf("%w; snapshots of this name: %s", err, strings.Join(forms, ", "))
 }
 
 func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, node uuid.UUID) error {

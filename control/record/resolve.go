@@ -123,8 +123,8 @@ func (t *Tx) Pool(d dataset.Dataset) (dataset.Pool, error) {
 	return p, err
 }
 
-// Volume finds a live volume by name, or by a unique prefix of its dataset's UUID. It fails with dataset.ErrNotFound or
-// ErrAmbiguous.
+// Volume finds a live volume by name, by NAME@PROFILE, or by a unique prefix of its dataset's UUID. It fails with
+// dataset.ErrNotFound or ErrAmbiguous, or with dataset.ErrInvalid if the volume has another profile.
 func (t *Tx) Volume(ref string) (dataset.Dataset, error) {
 	return t.findByName(ref, "volume", func(d dataset.Dataset) bool { return d.State == dataset.StateReady })
 }
@@ -151,6 +151,9 @@ func (t *Tx) findByName(ref, what string, want func(dataset.Dataset) bool) (data
 		return d, err
 	}
 	none := notFoundError(what, ref)
+	if name, after, at := strings.Cut(ref, "@"); at {
+		return volumeWithProfile(t, name, after, none)
+	}
 	if !isPrefix(ref) {
 		return d, none
 	}
@@ -183,10 +186,13 @@ func (t *Tx) VolumeByName(name string) (d dataset.Dataset, ok bool, err error) {
 	return d, err == nil, err
 }
 
-// Snapshot finds a snapshot by a prefix of its UUID. If ref names a volume or dataset, snap may also be a name, and
-// Snapshot finds only snapshots of that dataset.
+// Snapshot finds a snapshot by a prefix of its UUID, or by VOLUME@SNAPSHOT. If ref names a volume or dataset, snap may
+// also be a name, and Snapshot finds only snapshots of that dataset.
 func (t *Tx) Snapshot(ref, snap string) (dataset.Snapshot, error) {
 	if ref == "" {
+		if s, ok, err := snapshotAtSign(t, snap); err != nil || ok {
+			return s, err
+		}
 		return snapshotByPrefix(t, snap, uuid.Nil)
 	}
 	d, err := t.AnyDataset(ref)
@@ -248,60 +254,30 @@ func snapshotByPrefix(t *Tx, prefix string, of uuid.UUID) (dataset.Snapshot, err
 // snapshotNotFound returns the error for a reference that matches no snapshot. If snapshots of other volumes have that
 // name, the error names the volumes.
 func snapshotNotFound(t *Tx, ref string, of uuid.UUID) error {
-	var has []string
+	var has []NamedSnapshot
 	var err error
 	if of == uuid.Nil {
-		has, err = volumesWith(t, ref)
+		has, err = SnapshotsNamed(t, ref)
 	}
 	switch {
 	case err != nil:
 		return err
 	case len(has) > 0:
+		var volumes []string
+		for _, n := range has {
+			volumes = append(volumes, n.Volume)
+		}
 		return dataset.Errorf(dataset.ErrNotFound,
 			"no such snapshot: %q (its name is known only in its volume: use --volume %s)", ref,
-			strings.Join(has, " or --volume "))
+			strings.Join(volumes, " or --volume "))
 	}
 	return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q (drover snapshot ls lists the snapshots)",
 		dataset.Clip(ref))
 }
 
-// volumesWith returns the first few live volumes that have a snapshot of a name.
-func volumesWith(t *Tx, name string) (has []string, err error) {
-	if dataset.CheckName(name) != nil {
-		return nil, nil
-	}
-	for after := ""; len(has) < 3; {
-		entries, err := t.List(SnapshotNamesPrefix, after, pageSize)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range entries {
-			after = e.Key
-			of, is := strings.CutSuffix(strings.TrimPrefix(e.Key, SnapshotNamesPrefix), "/"+name)
-			if !is {
-				continue
-			}
-			id, err := ParseKey(SnapshotNamesPrefix+of, SnapshotNamesPrefix)
-			if err != nil {
-				return nil, err
-			}
-			var d dataset.Dataset
-			if there, err := t.Get(DatasetKey(id), &d); err != nil {
-				return nil, err
-			} else if there && d.State == dataset.StateReady && len(has) < 3 {
-				has = append(has, d.Volume)
-			}
-		}
-		if len(entries) < pageSize {
-			break
-		}
-	}
-	return has, nil
-}
-
 // Source finds the source of a clone. from is a prefix of the UUID of a snapshot or dataset, live or in the trash. If
-// names is true, as for -o from= and the clone command, from may also be the name of a volume. For @snapshot-PREFIX,
-// names is false.
+// names is true, as for -o from= and the clone command, from may also be the name of a volume, or VOLUME@SNAPSHOT. For
+// @snapshot-PREFIX, names is false.
 func (t *Tx) Source(from string, names bool) (dataset.Source, error) {
 	what := "snapshot or dataset"
 	if names {
@@ -314,10 +290,17 @@ func (t *Tx) Source(from string, names bool) (dataset.Source, error) {
 	}
 	none := dataset.Errorf(dataset.ErrNotFound,
 		"no %s %q (use drover snapshot ls, volume ls and trash ls)", what, dataset.Clip(from))
-	if !isPrefix(from) {
-		return dataset.Source{}, none
+	if name, after, at := strings.Cut(from, "@"); at && names {
+		return sourceAtSign(t, name, after, none)
 	}
-	found, err := findMatches(t, from, func(m match) bool { return isNotPurging(m.dataset) })
+	var found []match
+	var err error
+	if isPrefix(from) {
+		found, err = findMatches(t, from, func(m match) bool { return isNotPurging(m.dataset) })
+	}
+	if err == nil && len(found) == 0 {
+		err = sourceNotFound(t, from, names, none)
+	}
 	if err != nil {
 		return dataset.Source{}, err
 	}

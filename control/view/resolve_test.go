@@ -57,7 +57,7 @@ func TestVolumeByNameOrPrefix(t *testing.T) {
 	}
 	_, err := e.Volume(e.Ctx, "abcd")
 	controltest.Refused(t, err, dataset.ErrAmbiguous, one.ID.String(), "(db)", two.ID.String(), "(db2)")
-	for _, ref := range []string{"", "x", "123", "bee", "db@gold", "abcd0000-0000-4000-8000-000000000005", "nightly", "../db", strings.Repeat("a", 1<<20), "\x00", "12340000-0000-4000-8000-0000000000031"} {
+	for _, ref := range []string{"", "x", "123", "bee", "nothing@gold", "db@", "abcd0000-0000-4000-8000-000000000005", "nightly", "../db", strings.Repeat("a", 1<<20), "\x00", "12340000-0000-4000-8000-0000000000031"} {
 		_, err := e.Volume(e.Ctx, ref)
 		controltest.Refused(t, err, dataset.ErrNotFound, "no such volume")
 	}
@@ -65,6 +65,33 @@ func TestVolumeByNameOrPrefix(t *testing.T) {
 	if v, err := e.Volume(e.Ctx, "abcd"); err != nil || v.ID != two.ID { // the other is in the trash
 		t.Errorf("%s, %v", v.ID, err)
 	}
+}
+
+// Engines list a volume as it was asked for, often with its profile.
+func TestVolumeByNameAndProfile(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@silver")
+	c := a.MustCreate("copy@snapshot-" + d.ID.String()[:8])
+	for ref, want := range map[string]uuid.UUID{"db@silver": d.ID, "copy@silver": c.ID, c.RequestedAs: c.ID} {
+		if v, err := e.Volume(e.Ctx, ref); err != nil || v.ID != want {
+			t.Errorf("%s: %s, %v", ref, v.ID, err)
+		}
+	}
+	for ref, says := range map[string]string{
+		"db@gold":                "volume db has profile silver, not gold (use db without @)",
+		"db@snapshot-abcd":       "volume db has profile silver, not snapshot-abcd (use db without @)",
+		"copy@snapshot-ffffffff": "volume copy has profile silver, not snapshot-ffffffff",
+	} {
+		_, err := e.Volume(e.Ctx, ref)
+		controltest.Refused(t, err, dataset.ErrInvalid, says)
+	}
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db@silver", Profile: "bronze"})
+	if v := e.MustVolume("db@bronze"); v.ID != d.ID {
+		t.Errorf("after set-profile: %+v", v)
+	}
+	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpDelete, Volume: "db@silver"})
+	controltest.Refused(t, err, dataset.ErrInvalid, "volume db has profile bronze, not silver")
 }
 
 func TestSnapshotByNameOrPrefix(t *testing.T) {
@@ -80,7 +107,7 @@ func TestSnapshotByNameOrPrefix(t *testing.T) {
 		want         uuid.UUID
 	}{
 		{"db", "nightly", one.ID}, {"db", "abcd", one.ID}, {"db2", "abcd", two.ID}, {"db2", "abcd0000", two.ID},
-		{"", "fade", three.ID}, {"", "FADE0000", three.ID}, {"", one.ID.String(), one.ID}, {"abcd0000-0000-4000-8000-000000000001", "nightly", one.ID},
+		{"", "fade", three.ID}, {"", "FADE0000", three.ID}, {"", "db@nightly", one.ID}, {"", "db2@fade", three.ID}, {"", one.ID.String(), one.ID}, {"abcd0000-0000-4000-8000-000000000001", "nightly", one.ID},
 	} {
 		if s, err := e.Snapshot(e.Ctx, c.volume, c.snap); err != nil || s.ID != c.want {
 			t.Errorf("%q %q: %s, %v", c.volume, c.snap, s.ID, err)
@@ -94,6 +121,7 @@ func TestSnapshotByNameOrPrefix(t *testing.T) {
 	}
 	for _, c := range []struct{ snap, says string }{
 		{"nightly", `no such snapshot: "nightly" (its name is known only in its volume: use --volume db)`},
+		{"db@weekly", `no such snapshot: "weekly"`}, {"nothing@nightly", `no such snapshot: "nothing@nightly"`},
 		{"weekly", `no such snapshot: "weekly" (drover snapshot ls lists the snapshots)`},
 	} {
 		_, err := e.Snapshot(e.Ctx, "", c.snap)

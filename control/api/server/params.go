@@ -11,7 +11,7 @@ import (
 
 // VolumeParam names a volume in the path.
 type VolumeParam struct {
-	Volume string `path:"volume" doc:"the volume: its name, or a unique prefix of its dataset's UUID" example:"db"`
+	Volume string `path:"volume" doc:"the volume: its name, NAME@PROFILE, or a unique prefix of its dataset's UUID" example:"db"`
 }
 
 // DryRunParam is whether a request only decides.

@@ -17,14 +17,15 @@ func CloneCommand(a *cli.App) *cobra.Command {
 		Short: "Create a volume as a copy of another, or of a snapshot",
 		Long: `Create a volume as a copy of another volume or of a snapshot, and share its
 blocks. If the pool can do that, it takes the same time for any size. SOURCE is
-the name of a volume, or the UUID prefix of a snapshot or dataset. A volume may
-be in use.
+the name of a volume, VOLUME@SNAPSHOT with the name of a snapshot, or the UUID
+prefix of a snapshot or dataset. A volume may be in use.
 
 The clone has the profile of the source, unless NEW or -o names another. It
 stays in the pool of the source, and is never smaller than the source: if the
 profile has a smaller size, the command says so. For a copy in another pool, use
 drover volume export SOURCE | drover volume import NEW@PROFILE --from -.`,
 		Example: `  drover clone db db-test
+  drover clone db@before-upgrade db-test
   drover clone f23ca986 db-test@bronze`,
 		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.NewVolumeWords),
 	}
