@@ -95,17 +95,17 @@ type components struct {
 	Programs *host.Programs
 	Keys     *keyring.Keyring
 
-	Operations   *operation.Runner
-	Requester    *operation.Requester
-	Sizes        *operation.Sizes
-	RecordFiles  *operation.RecordWriter
-	Datasets     *operation.Datasets
-	Executor     *operation.Executor
-	Purger       *operation.Remover
-	DatasetMaker *operation.DatasetMaker
-	Importer     *operation.Importer
-	Snapshotter  *operation.Snapshotter
-	Exporter     *operation.Exporter
+	Operations    *operation.Runner
+	Requester     *operation.Requester
+	Sizes         *operation.Sizes
+	RecordFiles   *operation.RecordWriter
+	Datasets      *operation.Datasets
+	Executor      *operation.Executor
+	VolumeRemover *operation.Remover
+	DatasetMaker  *operation.DatasetMaker
+	Importer      *operation.Importer
+	Snapshotter   *operation.Snapshotter
+	Exporter      *operation.Exporter
 
 	Spellings *volume.Spellings
 	Finder    *volume.Finder
@@ -124,7 +124,7 @@ type components struct {
 
 	Generations *generation.Keeper
 	PoolCreator *pooladmin.Creator
-	Remover     *pooladmin.Remover
+	PoolRemover *pooladmin.Remover
 	Quarantine  *pooladmin.Quarantine
 	Collector   *pooladmin.Collector
 	Trimmer     *pooladmin.Trimmer

@@ -29,7 +29,7 @@ func (a *components) makeDoctor() {
 		Failover: a.Failover,
 		Throttle: a.Throttle,
 		Holders:  a.Holders.Examine,
-		Pending:  a.Purger.PendingPurges,
+		Pending:  a.VolumeRemover.PendingPurges,
 		Refusal:  a.Registration.Refusal,
 		Identity: a.Identity.Check,
 		ExtraChecks: append([]func(*findings.List){

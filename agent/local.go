@@ -35,7 +35,7 @@ func (a *Agent) SetPool(ctx context.Context, name string, p api.PoolPolicy) (dat
 
 // RemovePool is pooladmin.Remover.Remove.
 func (a *Agent) RemovePool(ctx context.Context, name string, how api.PoolRemoval) (api.RemovedPool, error) {
-	return a.Remover.Remove(ctx, name, how)
+	return a.PoolRemover.Remove(ctx, name, how)
 }
 
 // Collect is pooladmin.Collector.Collect.

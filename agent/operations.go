@@ -70,7 +70,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	rekeyer := operation.NewRekeyer(operation.RekeyerDeps{
 		Datasets: a.Datasets, Records: a.RecordFiles, Keys: a.Keys,
 	})
-	a.Purger = operation.NewRemover(operation.RemoverDeps{
+	a.VolumeRemover = operation.NewRemover(operation.RemoverDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, EnsureUnused: a.Verifier.EnsureUnused,
 		MarkDeleted: a.Spellings.MarkDeleted, ForgetSpellings: a.Spellings.Forget, DropUses: a.Uses.Drop,
 		PurgeLater: func(d dataset.Dataset) { a.Executor.PurgeLater(d) },
@@ -85,7 +85,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
 		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite,
-		dataset.OpDelete: a.Purger.Delete, dataset.OpPurge: a.Purger.Purge,
+		dataset.OpDelete: a.VolumeRemover.Delete, dataset.OpPurge: a.VolumeRemover.Purge,
 		dataset.OpMove: func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 			return a.Mover.Move(ctx, jb, op)
 		},

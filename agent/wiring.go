@@ -151,8 +151,8 @@ func (a *components) copiesDeps() replication.CopiesDeps {
 		Host: a.Host, Pools: a.Pools, Moves: a.MoveTable, Inspections: a.Inspections,
 		CopyApplied: func() { a.Replicas.Wake() },
 		ForgetHome:  a.forgetHome, DropRelinquished: a.Leases.Drop, EnsureUnused: a.Verifier.EnsureUnused,
-		SupersedeGuarded: a.Unmounter.Supersede,
-		UpdateKey:        a.Keys.UpdateCopyKey, DropMounts: a.Uses.Drop, MarkIdle: a.Uses.MarkIdle,
+		EndFencedUses: a.Unmounter.Supersede,
+		UpdateKey:     a.Keys.UpdateCopyKey, DropMounts: a.Uses.Drop, MarkIdle: a.Uses.MarkIdle,
 		RemoveMountPoint: mounting.RemoveMountPoint,
 	}
 }
@@ -214,7 +214,7 @@ func (a *components) makePoolAdmin() {
 		Keys: a.Keys, Registration: a.Registration,
 		Generations: a.Generations, Reporter: a.Reporter, Holdings: a.Holdings,
 	})
-	a.Remover = pooladmin.NewRemover(pooladmin.RemoverDeps{
+	a.PoolRemover = pooladmin.NewRemover(pooladmin.RemoverDeps{
 		Host: a.Host, Backends: a.Config.Backends, Configured: a.Config.Pools, Pools: a.Pools, Opener: a.PoolOpener,
 		Maker: a.PoolMaker, Keys: a.Keys,
 		Registration: a.Registration, Reporter: a.Reporter, Copies: a.Copies, Moves: a.MoveTable,
@@ -376,7 +376,7 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 		}
 		a.RecordFiles.WriteAll()
 	}
-	a.Remover.Continue()
+	a.PoolRemover.Continue()
 	a.Prober.ProbeSuspects()
 	a.Generations.RaiseDue()
 	a.Trimmer.TrimDue()
@@ -387,7 +387,7 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	a.SharedMounter.ReconcileUnmounted()
 	a.Repairer.RepairAll()
 	a.Jobs.Start("pending purges", func(ctx context.Context, _ *jobs.Job) error {
-		a.Purger.RetryPending(ctx)
+		a.VolumeRemover.RetryPending(ctx)
 		return nil
 	})
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {

@@ -18,6 +18,8 @@
 //	generation    generations of pools
 //	agentsync     what agents must know
 //	view          what users see
+//	health        the state of the cluster: nodes, control replicas, the store
+//	audit         the audit log: who changed what
 //
 // These packages use:
 //

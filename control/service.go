@@ -182,8 +182,8 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 func (s *Service) makePlanners(d Deps) {
 	s.placer = placer.New(placer.Deps{Reports: s.Reports, Members: s.Members, Shared: d.Shared})
 	s.CopyKeeper = replica.New(replica.Deps{
-		Ledger: s.Ledger, Reports: s.Reports, Placer: s.placer, Shared: d.Shared, ClockTime: d.Timing.ClockTime(),
-		Uptime: s.Uptime.RunTime, Counted: s.Uptime.LastRunTime,
+		Ledger: s.Ledger, Reports: s.Reports, Placer: s.placer, Shared: d.Shared, MaxReportAge: d.Timing.MaxClockAge(),
+		Uptime: s.Uptime.RunTime, LastRunTime: s.Uptime.LastRunTime,
 	})
 	s.Housekeeper = &housekeeping.Housekeeper{Deps: housekeeping.Deps{
 		Ledger: s.Ledger, Feed: s.Feed, Events: s.EventLog, Reported: s.Reports, Uptime: s.Uptime,

@@ -349,10 +349,10 @@ type PoolStatus struct {
 	ID     uuid.UUID `json:"id"`     // UUID of the pool
 	Online bool      `json:"online"` // the pool can be used now
 	// the pool is quarantined: it has an older generation than before, and is not used
-	Held   bool   `json:"held,omitempty"`
-	Reason string `json:"reason,omitempty"` // why it is not online, or a warning
-	Size   Size   `json:"size"`             // size of the pool
-	Free   Size   `json:"free"`             // free space of the pool
+	Quarantined bool   `json:"held,omitempty"`
+	Reason      string `json:"reason,omitempty"` // why it is not online, or a warning
+	Size        Size   `json:"size"`             // size of the pool
+	Free        Size   `json:"free"`             // free space of the pool
 	// sum of the sizes of the volumes and replicas in the pool; those without a limit do not count
 	Provisioned Size `json:"provisioned,omitempty"`
 	// highest allowed ratio of provisioned to size; absent: not limited

@@ -80,7 +80,7 @@ func holds(r *agenttest.Host, d dataset.Dataset) {
 		r.T.Errorf("get: %+v, %v", v.Status, err)
 	}
 	list, err := r.Control.Pools(ctx)
-	if err != nil || list[0].Status == nil || !list[0].Status.Held || list[0].Status.Online || !strings.Contains(list[0].Status.Reason, wayOut) {
+	if err != nil || list[0].Status == nil || !list[0].Status.Quarantined || list[0].Status.Online || !strings.Contains(list[0].Status.Reason, wayOut) {
 		r.T.Errorf("control shows %+v, %v", list, err)
 	}
 	found, err := r.Doctor(ctx)

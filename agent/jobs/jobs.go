@@ -139,9 +139,9 @@ func (jb *Job) Step(name string) {
 	jb.progress = dataset.Progress{Step: name}
 }
 
-// Wait sets the present step of a job that is about to wait for an event outside of it, such as the return of a pool.
-// Wait itself does not block.
-func (jb *Job) Wait(step string) {
+// SetWaitingStep sets the present step of a job that is about to wait for an event outside of it, such as the return of
+// a pool. SetWaitingStep itself does not block.
+func (jb *Job) SetWaitingStep(step string) {
 	jb.mu.Lock()
 	defer jb.mu.Unlock()
 	jb.progress = dataset.Progress{Step: step, Waiting: true}

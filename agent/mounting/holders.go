@@ -24,7 +24,7 @@ type Holders struct {
 	pools *pool.Pools
 	scans scans
 
-	// ReadForeign and Files look at the host: mount.ReadForeign and inuse.Open. Tests replace them.
+	// ReadForeign and Files look at the host: mount.ReadForeign and inuse.FindOpenFiles. Tests replace them.
 	ReadForeign func() (*mount.Foreign, error)
 	Files       func(context.Context, []mount.Filesystem) (*inuse.Files, error)
 }
@@ -93,7 +93,7 @@ func (l *Holders) ScanMounts() (Scan, error) {
 	})
 }
 
-// ScanFiles reads the mounts, as ScanMounts does, and which files of a tree are open: see inuse.Open. It takes
+// ScanFiles reads the mounts, as ScanMounts does, and which files of a tree are open: see inuse.FindOpenFiles. It takes
 // about ten times as long as ScanMounts. Callers share the result and must not change it.
 func (l *Holders) ScanFiles(ctx context.Context, tree mount.Filesystem) (Scan, error) {
 	look, err := l.ScanMounts()

@@ -95,7 +95,7 @@ func (r *Remover) Purge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 			r.deps.LogOf(d).WithField("op", op.ID).
 				Warnf("pending deletion: the data is destroyed when its pool is online: %v", err)
 		}
-		jb.Wait(dataset.Cut("pending deletion: " + dataset.OneLine(err)))
+		jb.SetWaitingStep(dataset.Cut("pending deletion: " + dataset.OneLine(err)))
 		r.deps.News.Changed(op.DatasetID)
 		select {
 		case <-wake:

@@ -107,7 +107,7 @@ func (p *Pools) Status(ctx context.Context) []dataset.PoolStatus {
 	for i := range out {
 		pl, st := p.ByID(all[i].ID), &out[i]
 		if st.Online && pl.QuarantineReason() != "" {
-			st.Online, st.Held, st.Reason = false, true, pl.QuarantineReason()
+			st.Online, st.Quarantined, st.Reason = false, true, pl.QuarantineReason()
 		}
 		st.Reason = dataset.Cut(st.Reason) // control rejects longer reasons
 	}

@@ -203,8 +203,8 @@ func (r *Remover) checkOpenPoolEmpty(ctx context.Context, p *pool.Pool, b backen
 		}
 		there = append(there, h)
 	}
-	corners, _ := trialdir.Find(b.Info().Path) // a pool that is not a folder has none
-	for _, c := range corners {
+	sandboxes, _ := trialdir.Find(b.Info().Path) // a pool that is not a folder has none
+	for _, c := range sandboxes {
 		switch {
 		case c.Foreign != "": // it is listed as foreign
 		case c.Busy:

@@ -34,9 +34,9 @@ type CopiesDeps struct {
 	// EnsureUnused unmounts a dataset that is not in use, or fails with ErrInUse. The argument what names the work for
 	// the error message.
 	EnsureUnused func(ctx context.Context, d dataset.Dataset, what string) error
-	// SupersedeGuarded has the guard kill the processes that hold a fenced dataset, and ends the uses of the dataset.
+	// EndFencedUses has the guard kill the processes that hold a fenced dataset, and ends the uses of the dataset.
 	// It does nothing if the guard does not have the dataset.
-	SupersedeGuarded func(ctx context.Context, d dataset.Dataset) error
+	EndFencedUses func(ctx context.Context, d dataset.Dataset) error
 	// UpdateKey writes the wrapped data key of a copy beside its data.
 	UpdateKey func(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error
 
@@ -143,7 +143,7 @@ func (c *Copies) ReconcileLocked(ctx context.Context, k api.AssignedCopy) error 
 		return nil // the move replaces the copy file by file
 	}
 	d, _ := c.deps.Cache.DatasetOrCopy(id)
-	if err := c.deps.SupersedeGuarded(ctx, d); err != nil {
+	if err := c.deps.EndFencedUses(ctx, d); err != nil {
 		return err
 	}
 	if err := c.deps.EnsureUnused(ctx, d, "release"); err != nil {

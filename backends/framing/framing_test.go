@@ -65,11 +65,11 @@ func TestResume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	skipper, again := sent(t, at.Offset, "one", "two", "three")
-	if string(skipper) != string(all[at.Offset:]) || again != sum {
-		t.Errorf("the rest is %q with checksum %s, want %q with %s", skipper, again, all[at.Offset:], sum)
+	rest, again := sent(t, at.Offset, "one", "two", "three")
+	if string(rest) != string(all[at.Offset:]) || again != sum {
+		t.Errorf("the rest is %q with checksum %s, want %q with %s", rest, again, all[at.Offset:], sum)
 	}
-	in = NewInput(bytes.NewReader(skipper))
+	in = NewInput(bytes.NewReader(rest))
 	if err := in.Resume(at); err != nil {
 		t.Fatal(err)
 	}

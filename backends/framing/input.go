@@ -62,9 +62,9 @@ func (in *Input) Begin(magic, what string) error {
 // format have the same length, so with a version of two digits the final \n is missing. The version is 0 if the text is
 // not a magic.
 func parseMagic(magic string) (name string, version int) {
-	name, skipper, _ := strings.Cut(magic, "/")
-	digits := strings.TrimRight(skipper, "\r\n")
-	if end := skipper[len(digits):]; end != "\r\n" && end != "\r" || strings.HasPrefix(digits, "0") {
+	name, rest, _ := strings.Cut(magic, "/")
+	digits := strings.TrimRight(rest, "\r\n")
+	if end := rest[len(digits):]; end != "\r\n" && end != "\r" || strings.HasPrefix(digits, "0") {
 		return name, 0
 	}
 	v, err := strconv.ParseUint(digits, 10, 16)

@@ -222,7 +222,7 @@ func (cat *catalog) foreign(root folder.Dir) ([]backends.Entry, error) {
 	ownNames := append(layout.Directories(), layout.IdentityFile, layout.IdentityFile+layout.TmpSuffix)
 	var list []backends.Entry
 	for _, e := range entries {
-		if !slices.Contains(ownNames, e.Name()) && !trialdir.IsCorner(cat.dir.path, e.Name()) {
+		if !slices.Contains(ownNames, e.Name()) && !trialdir.IsSandbox(cat.dir.path, e.Name()) {
 			list = append(list, cat.foreignEntry(e.Name(), "not part of a pool"))
 		}
 	}

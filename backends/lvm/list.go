@@ -205,14 +205,14 @@ func (l *lister) isDeleting(id uuid.UUID) bool {
 	return err == nil && slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, id.String()) })
 }
 
-// isOfOtherPool reports whether a volume belongs to another pool in the same thin pool: a pool in a corner of this
-// pool, or the outer pool if this pool is in a corner. If neither exists, it returns false.
+// isOfOtherPool reports whether a volume belongs to another pool in the same thin pool: a pool in a sandbox of this
+// pool, or the outer pool if this pool is in a sandbox. If neither exists, it returns false.
 func (l *lister) isOfOtherPool(v volume) (bool, error) {
-	cornerOfPool := cornerTag + l.shelf.ID().String()
-	if l.inCorner {
-		return !slices.Contains(v.Tags, cornerOfPool), nil
+	sandboxOfPool := sandboxTag + l.shelf.ID().String()
+	if l.inSandbox {
+		return !slices.Contains(v.Tags, sandboxOfPool), nil
 	}
-	if !slices.ContainsFunc(v.Tags, func(tag string) bool { return strings.HasPrefix(tag, cornerTag) }) {
+	if !slices.ContainsFunc(v.Tags, func(tag string) bool { return strings.HasPrefix(tag, sandboxTag) }) {
 		return false, nil
 	}
 	list, err := trialdir.Find(l.shelf.Path())

@@ -176,8 +176,8 @@ var groupName = regexp.MustCompile(`^[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,59}$`)
 
 // Open implements backends.Kind.
 func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
-	if cfg.Mount == "" && len(cfg.Devices) == 0 && cfg.Image == 0 && filepath.IsAbs(cfg.Path) && inCorner(cfg.Path) {
-		p, err := b.openCorner(ctx, cfg)
+	if cfg.Mount == "" && len(cfg.Devices) == 0 && cfg.Image == 0 && filepath.IsAbs(cfg.Path) && inSandbox(cfg.Path) {
+		p, err := b.openSandbox(ctx, cfg)
 		if err != nil {
 			return nil, fmt.Errorf("pool %s at %s: %w", cfg.Name, cfg.Path, err)
 		}
@@ -354,7 +354,7 @@ type storage struct {
 	extent     dataset.Size
 	chunk      dataset.Size
 	info       backends.Info
-	inCorner   bool // its records are in a folder beside those of another pool
+	inSandbox  bool // its records are in a folder beside those of another pool
 }
 
 // ref returns the name of a volume as lvm(8) expects it.

@@ -103,8 +103,8 @@ func (m *maker) recordIntent(ctx context.Context, f *shelf.Folder, tree string, 
 // tags returns the tags of a dataset's volume.
 func (m *maker) tags(id uuid.UUID) []string {
 	list := []string{"--addtag", ourTag, "--addtag", datasetTag + id.String()}
-	if m.inCorner {
-		list = append(list, "--addtag", cornerTag+m.shelf.ID().String())
+	if m.inSandbox {
+		list = append(list, "--addtag", sandboxTag+m.shelf.ID().String())
 	}
 	return list
 }

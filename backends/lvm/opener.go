@@ -324,7 +324,7 @@ func (o *opener) makePool(ctx context.Context, free dataset.Size, stripes int) e
 // Close implements backends.Pool.
 func (p *Pool) Close() error {
 	err := p.encryption.dropUnused()
-	if p.inCorner {
+	if p.inSandbox {
 		return err
 	}
 	return errors.Join(err, p.opener.unmountRecords(p.shelf.Path()))

@@ -142,9 +142,9 @@ func TestRecordsThatLostTheirTag(t *testing.T) {
 	}
 }
 
-// A folder can be the place of a pool only in a corner, and only if the corner is on the filesystem with the records of
-// a group.
-func TestPoolsInACorner(t *testing.T) {
+// A folder can be the place of a pool only in a sandbox, and only if the sandbox is on the filesystem with the records
+// of a group.
+func TestPoolsInASandbox(t *testing.T) {
 	home, id := t.TempDir(), uuid.New()
 	if err := os.WriteFile(filepath.Join(home, "pool.json"), []byte(`{"id":"`+id.String()+`","backend":"lvm"}`),
 		0o600); err != nil {

@@ -209,7 +209,7 @@ func classify(err error) error {
 	if !errors.As(err, &failed) {
 		return err
 	}
-	for _, a := range answers() {
+	for _, a := range knownErrors() {
 		if failed.ExitCode == failedExit && a.said.MatchString(failed.Stderr) {
 			return fmt.Errorf("%w: %w", a.means, err)
 		}
@@ -222,8 +222,8 @@ type answer struct {
 	means error
 }
 
-// answers returns the messages that lvm(8) writes to stderr in the C locale.
-func answers() []answer {
+// knownErrors returns the messages that lvm(8) writes to stderr in the C locale.
+func knownErrors() []answer {
 	return []answer{
 		{regexp.MustCompile(`Failed to find logical volume|Volume group "\S*" not found`), errAbsent},
 		{regexp.MustCompile(`[Ii]nsufficient (free|suitable)|out of data space|reached threshold|free space`),

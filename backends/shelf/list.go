@@ -65,7 +65,7 @@ func (cat *catalog) foreignNames(root *os.Root) ([]backends.Entry, error) {
 	}
 	var entries []backends.Entry
 	for _, name := range names {
-		known := trialdir.IsCorner(cat.dir.path, name) || name == markerName || name == Temp+markerName ||
+		known := trialdir.IsSandbox(cat.dir.path, name) || name == markerName || name == Temp+markerName ||
 			name == "lost+found" || slices.Contains(cat.dir.areas(), name) ||
 			slices.Contains(cat.dir.BackendNames, name)
 		if !known {

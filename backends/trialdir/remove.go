@@ -23,9 +23,9 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// Remove removes an unused corner that Find found, with its content. kinds are the backends that may have made its
-// pools. If the corner is absent, Remove returns nil. It fails with dataset.ErrInUse if the corner is used, and with
-// dataset.ErrCorrupt if the folder is no corner.
+// Remove removes an unused sandbox that Find found, with its content. kinds are the backends that may have made its
+// pools. If the sandbox is absent, Remove returns nil. It fails with dataset.ErrInUse if the sandbox is used, and with
+// dataset.ErrCorrupt if the folder is no sandbox.
 func Remove(ctx context.Context, kinds *backends.Registry, l Found) error {
 	if err := l.readMark(); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -40,17 +40,17 @@ func Remove(ctx context.Context, kinds *backends.Registry, l Found) error {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return dataset.Errorf(dataset.ErrInUse, "%s is in use by a running drover backend verify: wait until it "+
 			"ends, or end it", l.Path)
-	case errors.Is(err, os.ErrNotExist): // the folder is empty; a process that is making the corner fails
+	case errors.Is(err, os.ErrNotExist): // the folder is empty; a process that is making the sandbox fails
 		return absentIsFine(os.Remove(l.Path))
 	case err != nil:
 		return err
 	}
-	return l.Corner.Remove(ctx, kinds)
+	return l.Sandbox.Remove(ctx, kinds)
 }
 
-// Remove removes a corner that the caller has locked. It removes the mark last, so that after an error the rest is
-// still recognised as a corner.
-func (c *Corner) Remove(ctx context.Context, kinds *backends.Registry) error {
+// Remove removes a sandbox that the caller has locked. It removes the mark last, so that after an error the rest is
+// still recognised as a sandbox.
+func (c *Sandbox) Remove(ctx context.Context, kinds *backends.Registry) error {
 	var list []backends.Kind
 	if kinds != nil {
 		list = slices.DeleteFunc(slices.Clone(kinds.Kinds()),
@@ -82,7 +82,7 @@ func absentIsFine(err error) error {
 	return err
 }
 
-// Clear removes a folder of a corner. First it removes the mounts below the folder, and the datasets of the pools in
+// Clear removes a folder of a sandbox. First it removes the mounts below the folder, and the datasets of the pools in
 // it, with the storage that these pools have outside of the folder.
 func Clear(ctx context.Context, kinds []backends.Kind, path string) error {
 	if err := errors.Join(unmount(path), waitDetached(ctx, path)); err != nil {
@@ -151,7 +151,7 @@ func waitDetached(ctx context.Context, path string) error {
 	}
 }
 
-// depth is the maximum depth of pools below a corner, and of subvolumes in them.
+// depth is the maximum depth of pools below a sandbox, and of subvolumes in them.
 const depth = 8
 
 // findDirs looks at path and all directories below it, and returns those for which accept returns true. It does not
@@ -186,7 +186,7 @@ func emptyPool(ctx context.Context, kinds []backends.Kind, path string) error {
 	if err != nil || i < 0 {
 		return nil
 	}
-	cfg := backends.Config{ID: marker.ID, Name: "corner", Path: path}
+	cfg := backends.Config{ID: marker.ID, Name: "sandbox", Path: path}
 	pool, err := kinds[i].Open(ctx, cfg)
 	if errors.Is(err, dataset.ErrOffline) { // the storage outside of path was not made yet, or was removed already
 		cfg.Make = true

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Thaw thaws the frozen filesystems on loop devices whose files are below path. path is a corner or a folder in one. A
+// Thaw thaws the frozen filesystems on loop devices whose files are below path. path is a sandbox or a folder in one. A
 // killed process can leave such a filesystem frozen. The filesystem stays frozen without a mount, and no signal ends a
 // thread that waits to write to it. Idempotent: if no filesystem is frozen, Thaw returns nil.
 func Thaw(path string) error {
@@ -60,13 +60,13 @@ func devicesBelow(path string) (found []loopdev.Info, err error) {
 
 // isBelow reports whether file, the backing file of a loop device, is below path. If the mounts of a killed process no
 // longer exist, the kernel shows the path of the file relative to the mount through which the file was opened. So
-// isBelow also accepts every path that contains the name of the corner followed by the rest of path.
+// isBelow also accepts every path that contains the name of the sandbox followed by the rest of path.
 func isBelow(file, path string) bool {
 	if strings.HasPrefix(file, path+"/") {
 		return true
 	}
 	for at := path; at != filepath.Dir(at); at = filepath.Dir(at) {
-		if hasCornerName(filepath.Base(at)) {
+		if hasSandboxName(filepath.Base(at)) {
 			return strings.Contains(file, strings.TrimPrefix(path, filepath.Dir(at))+"/")
 		}
 	}

@@ -64,15 +64,15 @@ func (r *Report) Add(e Event) {
 	}
 }
 
-// Judge sets the verdict of each capability, and OK. claimed are the capabilities that the pool declares, and corner
-// those that a new pool in the corner declares. If claimed and corner differ in a capability, that capability is
+// Judge sets the verdict of each capability, and OK. claimed are the capabilities that the pool declares, and sandbox
+// those that a new pool in the sandbox declares. If claimed and sandbox differ in a capability, that capability is
 // Unproven, regardless of the results of its cases.
-func (r *Report) Judge(claimed, corner dataset.Capabilities) error {
+func (r *Report) Judge(claimed, sandbox dataset.Capabilities) error {
 	declared, err := fields(claimed)
 	if err != nil {
 		return err
 	}
-	cornerValues, err := fields(corner)
+	sandboxValues, err := fields(sandbox)
 	if err != nil {
 		return err
 	}
@@ -81,9 +81,9 @@ func (r *Report) Judge(claimed, corner dataset.Capabilities) error {
 	for _, name := range names() {
 		v := Verdict{Name: name, Claimed: declared[name]}
 		r.judge(&v, func(c Result) bool { return slices.Contains(c.Proves, name) })
-		if declared[name] != cornerValues[name] {
+		if declared[name] != sandboxValues[name] {
 			v.Proven, v.Failures = Unproven, append(v.Failures,
-				fmt.Sprintf("a new pool beside it reports %q", cornerValues[name]))
+				fmt.Sprintf("a new pool beside it reports %q", sandboxValues[name]))
 		}
 		r.OK = r.OK && (v.Proven == Proven || v.Proven == Absent)
 		r.Capabilities = append(r.Capabilities, v)

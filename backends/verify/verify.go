@@ -1,10 +1,11 @@
 // Package verify runs the conformance suite of backends (package backendtest) on an operator's pool. It runs the suite
-// on new pools in a corner of that pool (package trialdir), and does not touch the datasets of the pool.
+// on new pools in a sandbox of that pool (package trialdir), and does not touch the datasets of the pool.
 //
 // [Suite] runs the cases and reports an [Event] for each step. The command `drover backend verify`
 // (cmd/drover/internal/suiterunner and verification) calls it in a separate process. The command decodes the events
 // from JSON and adds them to a [Report]. The report shows the claims of the pool beside the results. The package has no
-// state besides the files in the corner. Suite removes them after each case, and the lock on the corner protects them.
+// state besides the files in the sandbox. Suite removes them after each case, and the lock on the sandbox protects
+// them.
 package verify
 
 import (
@@ -34,8 +35,8 @@ type Result struct {
 
 // Event reports one step of the suite. Exactly one of its fields is set.
 type Event struct {
-	Info *Claims `json:"info,omitempty"` // the first event: what a pool in the corner declares
-	// Unsupported lists the operations that the filesystem below the corner does not support. The suite leaves them
+	Info *Claims `json:"info,omitempty"` // the first event: what a pool in the sandbox declares
+	// Unsupported lists the operations that the filesystem below the sandbox does not support. The suite leaves them
 	// out.
 	Unsupported []string           `json:"lacks,omitempty"`
 	Begins      string             `json:"begins,omitempty"`  // the name of the case that begins
@@ -121,7 +122,7 @@ func (s *suite) begin(ctx context.Context) error {
 		}
 	})
 	if err == nil && len(t.failures) > 0 {
-		err = fmt.Errorf("create a pool in a corner: %s", t.failures[0])
+		err = fmt.Errorf("create a pool in a sandbox: %s", t.failures[0])
 	}
 	if err != nil {
 		return err

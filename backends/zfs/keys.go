@@ -34,13 +34,13 @@ const (
 type datasetKeys struct {
 	*storage
 	source  backends.Keys
-	locks   locks
+	keys    loadedKeys
 	problem string // why the pool cannot encrypt, or "" if it can
 }
 
-// locks records the encryption roots whose keys ZFS has loaded. ZFS keeps a key until zfs unload-key, which it refuses
-// while a filesystem that uses the key is mounted.
-type locks struct {
+// loadedKeys records the encryption roots whose keys ZFS has loaded. ZFS keeps a key until zfs unload-key, which it
+// refuses while a filesystem that uses the key is mounted.
+type loadedKeys struct {
 	mu     sync.Mutex     // protects held and loaded, and is held while a key is loaded or unloaded
 	held   map[string]int // by encryption root: the number of attachments and mounts in progress that need the key
 	loaded map[string]bool
@@ -196,8 +196,8 @@ func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) 
 }
 
 func (k *datasetKeys) load(ctx context.Context, root string, key []byte) error {
-	k.locks.mu.Lock()
-	defer k.locks.mu.Unlock()
+	k.keys.mu.Lock()
+	defer k.keys.mu.Unlock()
 	err := k.tool.runWithKey(ctx, key, "load-key", root)
 	if errors.Is(err, errLoaded) { // an earlier call loaded it: -n verifies that this caller has the right key too
 		err = k.tool.runWithKey(ctx, key, "load-key", "-n", root)
@@ -205,22 +205,22 @@ func (k *datasetKeys) load(ctx context.Context, root string, key []byte) error {
 	if errors.Is(err, errWrongKey) {
 		return dataset.Errorf(dataset.ErrForbidden, "the data key does not open %s", root)
 	}
-	k.locks.loaded[root] = true
+	k.keys.loaded[root] = true
 	return err
 }
 
 // holdKey keeps the key of root loaded until the returned function is called. If several callers hold the key, the last
 // one to call its function unloads the key.
 func (k *datasetKeys) holdKey(root string) func() {
-	k.locks.mu.Lock()
-	defer k.locks.mu.Unlock()
-	k.locks.held[root]++
-	k.locks.loaded[root] = true
+	k.keys.mu.Lock()
+	defer k.keys.mu.Unlock()
+	k.keys.held[root]++
+	k.keys.loaded[root] = true
 	return sync.OnceFunc(func() {
-		k.locks.mu.Lock()
-		defer k.locks.mu.Unlock()
-		if k.locks.held[root]--; k.locks.held[root] == 0 {
-			delete(k.locks.held, root)
+		k.keys.mu.Lock()
+		defer k.keys.mu.Unlock()
+		if k.keys.held[root]--; k.keys.held[root] == 0 {
+			delete(k.keys.held, root)
 			k.unload(root)
 		}
 	})
@@ -230,16 +230,16 @@ func (k *datasetKeys) holdKey(root string) func() {
 // the key. The caller must hold k.locks.mu.
 func (k *datasetKeys) unload(root string) {
 	if err := k.tool.zfs(context.Background(), "unload-key", root); err == nil || errors.Is(err, errAbsent) {
-		delete(k.locks.loaded, root)
+		delete(k.keys.loaded, root)
 	}
 }
 
 // lockIdle unloads the keys of filesystems that are not mounted any more. It is called by Reap and Close, and by Used
 // before it lists the filesystems.
 func (k *datasetKeys) lockIdle() {
-	k.locks.mu.Lock()
-	defer k.locks.mu.Unlock()
-	if len(k.locks.loaded) == 0 {
+	k.keys.mu.Lock()
+	defer k.keys.mu.Unlock()
+	if len(k.keys.loaded) == 0 {
 		return
 	}
 	table, err := mount.Table()
@@ -252,8 +252,8 @@ func (k *datasetKeys) lockIdle() {
 			mounted[m.Source[:i]], mounted[m.Source] = true, true
 		}
 	}
-	for root := range k.locks.loaded {
-		if k.locks.held[root] == 0 && !mounted[root] {
+	for root := range k.keys.loaded {
+		if k.keys.held[root] == 0 && !mounted[root] {
 			k.unload(root)
 		}
 	}
@@ -262,7 +262,7 @@ func (k *datasetKeys) lockIdle() {
 // findLoaded records the keys that an earlier run left loaded in ZFS, so that lockIdle unloads them. It is called when
 // the pool is opened.
 func (k *datasetKeys) findLoaded(ctx context.Context) error {
-	k.locks.held, k.locks.loaded = map[string]int{}, map[string]bool{}
+	k.keys.held, k.keys.loaded = map[string]int{}, map[string]bool{}
 	if !k.encrypts() {
 		return nil
 	}
@@ -281,7 +281,7 @@ func (k *datasetKeys) findLoaded(ctx context.Context) error {
 		case value == name && name != k.top():
 			roots[name] = true
 		case value == "available" && roots[name]:
-			k.locks.loaded[name] = true
+			k.keys.loaded[name] = true
 		}
 	}
 	return nil

@@ -118,7 +118,7 @@ func TestZFSIsGivenKeys(t *testing.T) {
 	key, wrong := bytes.Repeat([]byte("k"), keySize), bytes.Repeat([]byte("w"), keySize)
 	z := &fakeZFS{T: t, key: key, loaded: map[string]bool{}}
 	p := newPool(&storage{tool: tool{run.Func(z.run)}, fs: poolFilesystem{name: "tank"}}, nil, nil, nil)
-	p.keys.locks.held, p.keys.locks.loaded = map[string]int{}, map[string]bool{}
+	p.keys.keys.held, p.keys.keys.loaded = map[string]int{}, map[string]bool{}
 	const root = "tank/a"
 	has := func(when string, want bool) {
 		t.Helper()

@@ -30,9 +30,9 @@ var (
 	errLoaded   = errors.New("zfs has a key already")
 )
 
-// answers maps the error messages of the programs to errors. The messages are in the C locale, from OpenZFS and
+// knownErrors maps the error messages of the programs to errors. The messages are in the C locale, from OpenZFS and
 // zfs-fuse.
-func answers() map[string]error {
+func knownErrors() map[string]error {
 	return map[string]error{
 		"dataset does not exist":         errAbsent,
 		"snapshot does not exist":        errAbsent,
@@ -84,7 +84,7 @@ func classify(err error) error {
 	if !errors.As(err, &failed) || failed.ExitCode < 0 {
 		return err
 	}
-	for text, kind := range answers() {
+	for text, kind := range knownErrors() {
 		if strings.Contains(failed.Stderr, text) {
 			return fmt.Errorf("%w: %w", kind, err)
 		}

@@ -112,7 +112,7 @@ var scenarios = map[string]func(c *console){
 		}
 	},
 	"held": func(c *console) { // the disk of a pool was put back to an older state
-		c.fake.pools[0].Status = &dataset.PoolStatus{ID: idPool, Held: true, Reason: "its generation is 5 and was 7: its disk was restored from an older state (drover pool accept default)"}
+		c.fake.pools[0].Status = &dataset.PoolStatus{ID: idPool, Quarantined: true, Reason: "its generation is 5 and was 7: its disk was restored from an older state (drover pool accept default)"}
 	},
 	"new": func(c *console) {
 		c.fake.volumes[0].Status, c.fake.volumes[0].Created, c.fake.volumes[0].Snapshots = nil, now.Add(-time.Second), 0

@@ -103,7 +103,7 @@ func TestTurns(t *testing.T) {
 func TestFlood(t *testing.T) {
 	l, clk, _ := open(t)
 	for i := range 1000 {
-		l.Keep(api.Change{Who: "nobody", Outcome: []api.Outcomes{api.Refused, api.Failed}[i%2]})
+		l.Keep(api.Change{Who: "nobody", Outcome: []api.ChangeResult{api.Refused, api.Failed}[i%2]})
 	}
 	if got := lines(t, l.path); len(got) != maxUnchanged {
 		t.Error(len(got))

@@ -4,4 +4,7 @@
 //
 // Methods named Must... fail the test if the call fails. Methods named Report... report to control, as the agent of the
 // node does.
+//
+// A harness belongs to one test, and ends with it. The store has all state of control, under its own lock. The fields
+// of a harness are set before the test starts goroutines and do not change. SpyStore counts under a mutex.
 package controltest

@@ -112,7 +112,7 @@ func (l *LastCopy) Purge() {
 func (l *LastCopy) ReportHomePool(online bool, why string) {
 	l.Helper()
 	l.Home.ReportPool(dataset.PoolStatus{
-		ID: l.Dataset.Pool, Online: online, Held: !online && why != "gone", Reason: why,
+		ID: l.Dataset.Pool, Online: online, Quarantined: !online && why != "gone", Reason: why,
 	})
 }
 

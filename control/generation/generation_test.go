@@ -181,7 +181,7 @@ func TestNothingIsPutIntoAHeldPool(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	a.MustCreate("mine@gold")
-	held := dataset.PoolStatus{ID: a.LocalPools[0].ID, Held: true, Reason: "its generation is 5 and was 7"}
+	held := dataset.PoolStatus{ID: a.LocalPools[0].ID, Quarantined: true, Reason: "its generation is 5 and was 7"}
 	for range 2 {
 		a.ReportPool(held)
 	}
@@ -207,7 +207,7 @@ func TestNothingIsPutIntoAHeldPool(t *testing.T) {
 func TestNothingGoesOnFromAHeldPool(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	why := "its generation is 5 and was 7"
-	l.Beta.ReportPool(dataset.PoolStatus{ID: l.Beta.LocalPools[0].ID, Held: true, Reason: why})
+	l.Beta.ReportPool(dataset.PoolStatus{ID: l.Beta.LocalPools[0].ID, Quarantined: true, Reason: why})
 	op := l.MustFailOver()
 	if op.Node != l.Gamma.ID {
 		t.Errorf("it goes on from the copy of %s, not of gamma (%s)", op.Node, l.Gamma.ID)
@@ -217,7 +217,7 @@ func TestNothingGoesOnFromAHeldPool(t *testing.T) {
 	l.Replicas.EndSession(l.Alpha)
 	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
 	for _, x := range []*controltest.Agent{l.Beta, l.Gamma} {
-		x.ReportPool(dataset.PoolStatus{ID: x.LocalPools[0].ID, Held: true, Reason: why})
+		x.ReportPool(dataset.PoolStatus{ID: x.LocalPools[0].ID, Quarantined: true, Reason: why})
 	}
 	_, err := l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrPending)

@@ -142,8 +142,8 @@ func (r *Reader) store(ctx context.Context) api.StoreHealth {
 }
 
 // minConsulServers is the smallest number of Consul servers that tolerates the failure of one. A single server is a
-// choice that needs no warning. Two servers are not: they stop when either of them fails. They are what remains of three
-// after autopilot removed a failed server, which it does by default within about ten seconds
+// choice that needs no warning. Two servers are not: they stop when either of them fails. They are what remains of
+// three after autopilot removed a failed server, which it does by default within about ten seconds
 // (https://developer.hashicorp.com/consul/docs/reference/agent/configuration-file/bootstrap, cleanup_dead_servers).
 const minConsulServers = 3
 

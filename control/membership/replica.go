@@ -187,8 +187,8 @@ func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 	return mine && err == nil, err
 }
 
-// ClockTime is the largest possible age of the last clock that a node reported, at the moment when the node is
+// MaxClockAge is the largest possible age of the last clock that a node reported, at the moment when the node is
 // recorded as unreachable. It is the sum of three durations. Two heartbeats are at most 2 × Session apart, because a
 // session ends at most 2 × Session after its last renewal. After a missed heartbeat, the session lasts for up to
 // another 2 × Session. After the end of the session, the node is recorded by the next round of the background work.
-func (l Timing) ClockTime() time.Duration { return 4*l.Session + l.Housekeeping }
+func (l Timing) MaxClockAge() time.Duration { return 4*l.Session + l.Housekeeping }

@@ -129,7 +129,7 @@ func (c Candidate) WhyOffline() string {
 		return "its node is unreachable"
 	case c.Unreported:
 		return "its node no longer has it"
-	case c.Status != nil && c.Status.Held:
+	case c.Status != nil && c.Status.Quarantined:
 		return "it is held: " + c.Status.Reason
 	case c.Status != nil && !c.Status.Online:
 		return "it is offline: " + c.Status.Reason

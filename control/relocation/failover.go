@@ -198,7 +198,7 @@ func (r *Relocator) whyTooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, o
 			" is, as control was not there or was started since", nil
 	case late:
 		return "it is not known how old the copy on node " + on.Name +
-			" is, as its home had not told its clock for more than " + r.Timing.ClockTime().String() +
+			" is, as its home had not told its clock for more than " + r.Timing.MaxClockAge().String() +
 			" when it was lost", nil
 	case r.Reports.CopyAhead(d.Home, c, r.Clock.Steady()) > r.Timing.Session: // more than one heartbeat is missing
 		return "it is not known how old the copy on node " + on.Name + " is, as the clock of the home was set", nil
@@ -217,13 +217,13 @@ func (r *Relocator) lastReportedClock(t *record.Tx, node uuid.UUID) (last time.T
 	if _, err := t.Get(record.UnreachableKey(node), &gone); err != nil {
 		return last, false, err
 	}
-	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.ClockAge) > r.Timing.ClockTime()
+	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.ClockAge) > r.Timing.MaxClockAge()
 	own := r.Reports.Clock(node) // this service may have a later report than the service that wrote the record
 	if !own.After(last) {
 		return last, late, nil
 	}
 	since, seen := r.Members.UnreachableSince(record.UnreachableKey(node))
-	return own.Time, late && (!seen || since-own.At > r.Timing.ClockTime()), nil
+	return own.Time, late && (!seen || since-own.At > r.Timing.MaxClockAge()), nil
 }
 
 // checkStillLost fails if the previous home of a promotion is reachable again, because the operator could not know

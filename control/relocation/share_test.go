@@ -165,7 +165,7 @@ func TestForceIntoAPoolThatServes(t *testing.T) {
 	second.ID, second.Path = uuid.New(), second.Path+"2"
 	b.LocalPools = append(b.LocalPools, second)
 	b.MustRegister("beta")
-	h := api.Heartbeat{Incarnation: b.Incarnation, Pools: []dataset.PoolStatus{{ID: b.LocalPools[1].ID, Held: true, Reason: "it is older"}, {ID: second.ID, Online: true}}}
+	h := api.Heartbeat{Incarnation: b.Incarnation, Pools: []dataset.PoolStatus{{ID: b.LocalPools[1].ID, Quarantined: true, Reason: "it is older"}, {ID: second.ID, Online: true}}}
 	if err := e.Heartbeat(e.Ctx, b.ID, h); err != nil {
 		t.Fatal(err)
 	}

@@ -133,7 +133,7 @@ func (s *Keeper) Expire(ctx context.Context) error {
 			if err := record.Decode(e.Key, e.Value, &c); err != nil {
 				return err
 			}
-			if c.Kind != dataset.CopyLeft || s.Counted()-time.Duration(c.RunTime) < LeftCopyRetention {
+			if c.Kind != dataset.CopyLeft || s.LastRunTime()-time.Duration(c.RunTime) < LeftCopyRetention {
 				continue
 			}
 			if _, err := s.Ledger.Update(ctx, func(t *record.Tx) error { return s.ExpireOne(t, c) }); err != nil {
@@ -180,7 +180,8 @@ func (s *Keeper) checkHome(t *record.Tx, d dataset.Dataset) (unhealthy, known bo
 	if st != nil && st.Problem != "" || pool != nil && !pool.Online {
 		return true, true, nil
 	}
-	known = !s.Shared || st != nil && pool != nil && s.Reports.Silence(d.Home, s.Ledger.Clock.Steady()) <= s.ClockTime
+	known = !s.Shared ||
+		st != nil && pool != nil && s.Reports.Silence(d.Home, s.Ledger.Clock.Steady()) <= s.MaxReportAge
 	unhealthy, err = s.isHomeLost(t, d)
 	return unhealthy, known, err
 }

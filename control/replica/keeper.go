@@ -36,12 +36,12 @@ type Deps struct {
 	Placer  *placer.Placer
 	// Shared says that other services may work on the same store: nodes have sessions there.
 	Shared bool
-	// ClockTime is the maximum age of a node's report. An older report is ignored.
-	ClockTime time.Duration
+	// MaxReportAge is the maximum age of a node's report. An older report is ignored.
+	MaxReportAge time.Duration
 	// Uptime returns for how long services have run on the store, at least, as of the transaction.
 	Uptime func(*record.Tx) (time.Duration, error)
-	// Counted returns the present count of Uptime without a transaction. It may be outdated.
-	Counted func() time.Duration
+	// LastRunTime returns the present count of Uptime without a transaction. It may be outdated.
+	LastRunTime func() time.Duration
 }
 
 // Keeper decides which copies are kept. It has no state. Its methods are safe for concurrent use.
@@ -142,7 +142,7 @@ func (s *Keeper) usableFirst(t *record.Tx, list []dataset.Copy) (sorted []datase
 			if _, alive, err = membership.LivingSession(t, c.Node); err != nil {
 				return nil, 0, err
 			}
-			alive = alive && pool != nil && s.Reports.Silence(c.Node, s.Ledger.Clock.Steady()) <= s.ClockTime
+			alive = alive && pool != nil && s.Reports.Silence(c.Node, s.Ledger.Clock.Steady()) <= s.MaxReportAge
 		}
 		if alive && c.Snapshot != uuid.Nil && (pool == nil || pool.Online) {
 			sorted = append(sorted, c)

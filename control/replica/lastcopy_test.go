@@ -32,7 +32,7 @@ func TestLastCopyStays(t *testing.T) {
 		"the home is away":    func(l *controltest.LastCopy) { l.ReportHomeWell(); l.EndHome() },
 		"the home is not heard any more": func(l *controltest.LastCopy) {
 			l.ReportHomeWell()
-			l.Wait(l.Keeper.Relocator.Timing.ClockTime() + 1)
+			l.Wait(l.Keeper.Relocator.Timing.MaxClockAge() + 1)
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -63,7 +63,7 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 		"the home is away":               {then: func(l *controltest.LastCopy) { l.EndHome() }, answer: dataset.ErrStale, last: true},
 		"it cannot be opened":            {then: func(l *controltest.LastCopy) { l.Home.ReportOpen(l.Dataset, "it is not in the pool") }, answer: dataset.ErrStale, last: true},
 		"its pool is held":               {then: func(l *controltest.LastCopy) { l.ReportHomePool(false, "its generation is 5 and was 7") }, answer: dataset.ErrStale, last: true},
-		"the home is not heard any more": {then: func(l *controltest.LastCopy) { l.Wait(l.Keeper.Relocator.Timing.ClockTime() + 1) }, answer: dataset.ErrStale},
+		"the home is not heard any more": {then: func(l *controltest.LastCopy) { l.Wait(l.Keeper.Relocator.Timing.MaxClockAge() + 1) }, answer: dataset.ErrStale},
 		"the store is not believed":      {then: func(l *controltest.LastCopy) { l.Left.ReportDistrust("it is older") }, answer: dataset.ErrConflict},
 		"a person destroyed the volume":  {then: func(l *controltest.LastCopy) { l.Purge(); l.EndHome() }},
 	} {

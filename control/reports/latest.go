@@ -366,7 +366,7 @@ func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 func poolEvent(was, is dataset.PoolStatus, full dataset.Fullness) (ev api.Event, tell bool) {
 	known := was.ID != uuid.Nil
 	switch {
-	case is.Held && !was.Held:
+	case is.Quarantined && !was.Quarantined:
 		ev.Type, ev.Detail = api.EventPoolHeld, is.Reason
 	case !is.Online && (was.Online || !known):
 		ev.Type, ev.Detail = api.EventPoolOffline, is.Reason
@@ -387,7 +387,7 @@ func (s *Latest) WhyPoolUnusable(pool uuid.UUID) string {
 	switch st := s.Pool(pool); {
 	case st == nil || st.Online:
 		return ""
-	case st.Held:
+	case st.Quarantined:
 		return "has its copy in a pool that is held: " + st.Reason
 	default:
 		return "has its copy in a pool that is offline: " + st.Reason
@@ -397,7 +397,7 @@ func (s *Latest) WhyPoolUnusable(pool uuid.UUID) string {
 // WhyQuarantined returns why a pool is quarantined, according to the last report of its node. It returns "" if the
 // pool is not quarantined. The records of a quarantined pool may not agree with its content.
 func (s *Latest) WhyQuarantined(pool uuid.UUID) string {
-	if st := s.Pool(pool); st != nil && st.Held {
+	if st := s.Pool(pool); st != nil && st.Quarantined {
 		return st.Reason
 	}
 	return ""

@@ -240,7 +240,7 @@ func (p *presenter) whyEmpty(c dataset.Copy) (string, error) {
 	switch {
 	case st != nil && st.Online:
 		return "", nil
-	case st != nil && st.Held:
+	case st != nil && st.Quarantined:
 		return "its pool is held: " + st.Reason, nil
 	case st != nil:
 		return "its pool is offline: " + st.Reason, nil

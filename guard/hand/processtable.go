@@ -129,8 +129,8 @@ func (w *processTable) addFilesystem(target Target) {
 	}
 }
 
-func (w *processTable) newHolding(target Target, fsys mount.Filesystem) *inuse.Holding {
-	h := inuse.NewHolding(w.own, fsys, target.Paths)
+func (w *processTable) newHolding(target Target, fsys mount.Filesystem) *inuse.TreeUse {
+	h := inuse.NewTreeUse(w.own, fsys, target.Paths)
 	h.FindOverlays(w.scan)
 	return h
 }

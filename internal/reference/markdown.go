@@ -16,8 +16,9 @@ func (p Page) Markdown() (string, error) {
 	for _, n := range p.Notes {
 		b.WriteString(wrap(n) + "\n\n")
 	}
-	b.WriteString(wrap("This page is generated from the JSON schema of the file, as are `man 5 "+p.ManName()+"` and the "+
-		"completion of editors that use the schema.") + "\n\n")
+	source := "This page is generated from the JSON schema of the file, as are `man 5 " + p.ManName() +
+		"` and the completion of editors that use the schema."
+	b.WriteString(wrap(source) + "\n\n")
 	b.WriteString("| key | type | default | example | changes live |\n|---|---|---|---|---|\n")
 	for _, k := range keys {
 		fmt.Fprintf(&b, "| [`%s`](#%s) | %s | %s | %s | %s |\n", k.Path, anchor(k.Path), cell(k.Type),

@@ -47,7 +47,7 @@ func verifies(t *testing.T, pool, at string) {
 		"verified") {
 		t.Errorf("a second one: exit %d: %s", r.Exit, r.Err)
 	}
-	if f := corners(t, h); len(f) != 1 || f[0].Level != "info" {
+	if f := sandboxes(t, h); len(f) != 1 || f[0].Level != "info" {
 		t.Errorf("meanwhile doctor says %+v", f)
 	}
 	p.signal(t, syscall.SIGKILL)
@@ -132,8 +132,8 @@ func (p *verifying) end(t *testing.T) (exit int, said string) {
 	return p.cmd.ProcessState.ExitCode(), said
 }
 
-// corners is what doctor says of verifies.
-func corners(t *testing.T, h *host.Host) []api.Finding {
+// sandboxes returns the findings of doctor about remaining sandboxes.
+func sandboxes(t *testing.T, h *host.Host) []api.Finding {
 	t.Helper()
 	var findings []api.Finding
 	h.JSON(t, &findings, "doctor")
@@ -144,7 +144,7 @@ func corners(t *testing.T, h *host.Host) []api.Finding {
 func left(t *testing.T, h *host.Host) api.Finding {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		f := corners(t, h)
+		f := sandboxes(t, h)
 		if len(f) == 1 && f[0].Level == "warning" {
 			return f[0]
 		}
@@ -157,7 +157,7 @@ func left(t *testing.T, h *host.Host) api.Finding {
 // nothingLeft looks for folders, mounts and loop devices of a verify.
 func nothingLeft(t *testing.T, h *host.Host) {
 	t.Helper()
-	if f := corners(t, h); len(f) > 0 {
+	if f := sandboxes(t, h); len(f) > 0 {
 		t.Errorf("doctor says %+v", f)
 	}
 	found, err := filepath.Glob(filepath.Join(h.Root, "pool*", "drover-verify-*"))

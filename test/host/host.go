@@ -1,5 +1,5 @@
-// Package host runs Drover for tests as a user would: the real binary, as `drover serve`, with a separate root, sockets,
-// pools and driver name. Tests use it through the command line, the API and the plugin's socket.
+// Package host runs Drover for tests as a user would: the real binary, as `drover serve`, with a separate root,
+// sockets, pools and driver name. Tests use it through the command line, the API and the plugin's socket.
 //
 //	func TestMain(m *testing.M) { engine.Main(m) }
 //

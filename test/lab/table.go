@@ -135,7 +135,7 @@ func lvmEntries() []Entry {
 			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Long: true,
 		},
 		{
-			Package: "backends/lvm", Run: "^Test(SuiteInACorner|DevicesThatHoldSomething)$",
+			Package: "backends/lvm", Run: "^Test(SuiteInASandbox|DevicesThatHoldSomething)$",
 			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 20 * time.Minute, Longest: true,
 		},
 		{

@@ -151,7 +151,7 @@ func holdsTree(t *testing.T, s *Scan, fsys mount.Filesystem, e *mount.Entry) boo
 	var r Examiner
 	f, err := r.Examine(t.Context(), clock.System{}, &Examination{Scan: s, PID: os.Getpid()}, func() {})
 	must(t, err)
-	return NewHolding(s.own, fsys, []string{e.Mountpoint}).CanWrite(f)
+	return NewTreeUse(s.own, fsys, []string{e.Mountpoint}).CanWrite(f)
 }
 
 func must(t *testing.T, err error) {

@@ -42,7 +42,7 @@ func (s *Scan) AddTree(fsys mount.Filesystem, e *mount.Entry) {
 			d.statMajor, d.statMinor = int(st.Dev_major), int(st.Dev_minor)
 		}
 	}
-	s.trees = append(s.trees, NewHolding(s.own, fsys, nil))
+	s.trees = append(s.trees, NewTreeUse(s.own, fsys, nil))
 	if !slices.Contains(s.devices, d) {
 		s.devices = append(s.devices, d)
 	}

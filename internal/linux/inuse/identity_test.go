@@ -30,7 +30,7 @@ func TestHoldersByIdentity(t *testing.T) {
 		"an open file, on a detached mount": {Findings{Files: []File{{minor: 91, path: "/", unplaced: true}}}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := NewHolding(nil, tree, []string{"/m"}).CanWrite(c.p); got != c.want {
+			if got := NewTreeUse(nil, tree, []string{"/m"}).CanWrite(c.p); got != c.want {
 				t.Errorf("it holds it: %t", got)
 			}
 		})

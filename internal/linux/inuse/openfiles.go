@@ -285,7 +285,7 @@ func (s *Scan) isDrover(pid int) bool {
 // examined. The tree must be one of those that were passed to FindOpenFiles. ignored may be nil. Otherwise Openers
 // ignores files that were opened through a mount of the host for which ignored returns true.
 func (f *Files) Openers(tree mount.Filesystem, ignored func(*mount.Entry) bool) (list []Opener) {
-	h := NewHolding(f.own, tree, nil)
+	h := NewTreeUse(f.own, tree, nil)
 	uses := func(f File) bool {
 		m := f.through
 		return h.isUsedBy(f) && (ignored == nil || m.Entry == nil || m.in != nil || !ignored(m.Entry))
@@ -307,7 +307,7 @@ func (f *Files) Openers(tree mount.Filesystem, ignored func(*mount.Entry) bool) 
 // is unknown, it is less strict than Includes, which a fence uses. A removed file does not count, because no tree
 // contains it. For a file with several names, only the name that the kernel shows counts. Otherwise any user could keep
 // every tree of a filesystem in use, with one file on a detached mount in a user namespace.
-func (h *Holding) isUsedBy(f File) bool {
+func (h *TreeUse) isUsedBy(f File) bool {
 	switch {
 	case f.unplaced && f.removed:
 		return false
@@ -318,7 +318,7 @@ func (h *Holding) isUsedBy(f File) bool {
 }
 
 // relative returns the path of a file below the root of the tree, or "" if that is unknown.
-func (h *Holding) relative(f File) string {
+func (h *TreeUse) relative(f File) string {
 	if f.name != "" {
 		f.path, f.unplaced = f.name, false
 	}

@@ -191,7 +191,7 @@ func TestOpenBesideAnotherBtrfs(t *testing.T) {
 
 // A removed file with an unknown place belongs to no tree any more.
 func TestRemovedFileIsNoUse(t *testing.T) {
-	h := NewHolding(nil, mount.Filesystem{Major: 8, Minor: 1, Root: "/tree"}, nil)
+	h := NewTreeUse(nil, mount.Filesystem{Major: 8, Minor: 1, Root: "/tree"}, nil)
 	f := File{major: 8, minor: 1, path: "/", unplaced: true}
 	if !h.isUsedBy(f) {
 		t.Error("a file with an unknown place does not count")

@@ -24,7 +24,7 @@ func numberOf(e *mount.Entry) deviceNumber { return deviceNumber{e.Major, e.Mino
 // the host, and its upper directory is on the host. The container may have a volume mounted at the same path. Second,
 // if the overlay is the root directory in a table, that table does not count, because a program in another namespace
 // mounted the overlay.
-func (h *Holding) FindOverlays(s *Scan) {
+func (h *TreeUse) FindOverlays(s *Scan) {
 	h.overlays = map[deviceNumber]bool{}
 	onHost := map[deviceNumber]bool{}
 	for _, e := range h.own {
@@ -38,7 +38,7 @@ func (h *Holding) FindOverlays(s *Scan) {
 
 // findOverlaysIn adds the overlays in one table. list returns the overlays of the table. mayBeMounter reports whether
 // the table may belong to the program that mounted the overlay with that number.
-func (h *Holding) findOverlaysIn(table mount.Mounts, list func() []overlay, mayBeMounter func(deviceNumber) bool) {
+func (h *TreeUse) findOverlaysIn(table mount.Mounts, list func() []overlay, mayBeMounter func(deviceNumber) bool) {
 	shown := false
 	for _, e := range table {
 		shown = shown || h.fsys.MayMatch(e) && within(strings.TrimSuffix(e.Root, "//deleted"), h.fsys.Root)
@@ -115,7 +115,7 @@ func upperIn(points map[string]*mount.Entry, path string) (on *mount.Entry, root
 }
 
 // copiedOverlay reports whether a mount of an overlay is a copy of a mount of the host: see IsMountedIn.
-func (h *Holding) copiedOverlay(v *View, e *mount.Entry) bool {
+func (h *TreeUse) copiedOverlay(v *View, e *mount.Entry) bool {
 	at, ok := v.index.PlaceOf(e)
 	if !ok {
 		return false

@@ -46,7 +46,7 @@ func TestHoldersThroughAnOverlay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := NewView(c.p)
-			h := NewHolding(own, tree, []string{path})
+			h := NewTreeUse(own, tree, []string{path})
 			h.FindOverlays(&Scan{all: append(c.others, v)})
 			if got := h.IsMountedIn(v); got != c.want {
 				t.Errorf("it holds it: %t", got)
@@ -68,7 +68,7 @@ func TestEngineIsNoHolderThroughAnOverlay(t *testing.T) {
 	volume.Parent = 10
 	engine := NewView(mount.Mounts{entry(1, 8, 1, "/", "/", "rw"), over(2, 1, images+"/merged")})
 	container := NewView(mount.Mounts{over(10, 0, "/"), volume})
-	h := NewHolding(mount.Mounts{entry(3, 8, 1, "/", "/", "rw")},
+	h := NewTreeUse(mount.Mounts{entry(3, 8, 1, "/", "/", "rw")},
 		mount.Filesystem{Major: 8, Minor: 1, Root: "/pool/uuid"}, nil)
 	h.FindOverlays(&Scan{all: []*View{engine, container}})
 	if h.IsMountedIn(engine) || !h.IsMountedIn(container) {
@@ -100,7 +100,7 @@ func TestManyOverlays(t *testing.T) {
 	if few, many := lookups(100), lookups(10_000); many > 200*few {
 		t.Errorf("%v allocations for 100 overlays, %v for 10,000", few, many)
 	}
-	h := NewHolding(mount.Mounts{entry(2, 8, 1, "/", "/", "rw")},
+	h := NewTreeUse(mount.Mounts{entry(2, 8, 1, "/", "/", "rw")},
 		mount.Filesystem{Major: 8, Minor: 1, Root: "/pool/uuid"}, nil)
 	began := time.Now()
 	h.FindOverlays(&Scan{all: []*View{NewView(table(16_000))}})

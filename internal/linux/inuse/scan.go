@@ -8,7 +8,7 @@
 //  1. NewScan creates what all examinations share. Scan.AddTree adds each directory tree that is looked for.
 //  2. Scan.SmallTableOf reads the mount table of a process if that is quick. This step is optional.
 //  3. Examiner.Examine examines a process and returns its Findings. A Budget can limit the work.
-//  4. NewHolding and Holding.FindOverlays prepare the check of one tree. Holding.CanWrite reports whether
+//  4. NewHolding and TreeUse.FindOverlays prepare the check of one tree. Holding.CanWrite reports whether
 //     the Findings of a process show that it can write to the tree.
 //
 // A process that cannot be examined may be able to write to any tree. The caller decides what to do about it. The guard
@@ -49,7 +49,7 @@ type Scan struct {
 	own     mount.Mounts
 	host    string     // the host's mount namespace, as the link /proc/PID/ns/mnt shows it
 	devices []device   // the wanted filesystems: descriptors on other ones are ignored
-	trees   []*Holding // the wanted directory trees
+	trees   []*TreeUse // the wanted directory trees
 
 	listed atomic.Int64 // the bytes that SmallTableOf has read
 

@@ -54,5 +54,5 @@ func isMapping(line []byte) bool {
 
 // wantedTreeIncludes reports whether a file may be in one of the wanted trees.
 func (s *Scan) wantedTreeIncludes(f File) bool {
-	return slices.ContainsFunc(s.trees, func(h *Holding) bool { return h.Includes(f) })
+	return slices.ContainsFunc(s.trees, func(h *TreeUse) bool { return h.Includes(f) })
 }

@@ -41,9 +41,9 @@ type seenMount struct {
 	in *View
 }
 
-// Holding decides which processes hold one directory tree. It checks each mount table once for all
+// TreeUse decides which processes hold one directory tree. It checks each mount table once for all
 // processes that share it. Not safe for concurrent use.
-type Holding struct {
+type TreeUse struct {
 	own    mount.Mounts
 	fsys   mount.Filesystem
 	places []mount.Place  // the directories on which the host has mounted the tree
@@ -53,10 +53,10 @@ type Holding struct {
 	index    mount.Index // of own, once copiedOverlay needs it
 }
 
-// NewHolding returns the Holding of the tree fsys. own is the host's mount table, and paths are the paths on
+// NewTreeUse returns the TreeUse of the tree fsys. own is the host's mount table, and paths are the paths on
 // which the host has mounted the tree.
-func NewHolding(own mount.Mounts, fsys mount.Filesystem, paths []string) *Holding {
-	h := &Holding{own: own, fsys: fsys, views: map[*View]bool{}}
+func NewTreeUse(own mount.Mounts, fsys mount.Filesystem, paths []string) *TreeUse {
+	h := &TreeUse{own: own, fsys: fsys, views: map[*View]bool{}}
 	for _, path := range paths {
 		if p, ok := own.PlaceAt(path); ok {
 			h.places = append(h.places, p)
@@ -66,13 +66,13 @@ func NewHolding(own mount.Mounts, fsys mount.Filesystem, paths []string) *Holdin
 }
 
 // CanWrite reports whether the findings of a process show that it can write to the tree.
-func (h *Holding) CanWrite(f Findings) bool {
+func (h *TreeUse) CanWrite(f Findings) bool {
 	return slices.ContainsFunc(f.Views, h.IsMountedIn) || slices.ContainsFunc(f.Files, h.Includes)
 }
 
 // Includes reports whether a file may be in the tree. A file that was opened through an NFS mount with an unknown root
 // may be in any part of the share. It counts, because stopping one process too many is better than having two writers.
-func (h *Holding) Includes(f File) bool {
+func (h *TreeUse) Includes(f File) bool {
 	if f.major != h.fsys.Major || f.minor != h.fsys.Minor ||
 		f.through.Entry != nil && !h.fsys.MayMatch(f.through.Entry) {
 		return false
@@ -88,7 +88,7 @@ func (h *Holding) Includes(f File) bool {
 // Copies do not count because every service with a separate mount namespace has one, and a container that
 // sees the whole host has one below some folder. The processes in these namespaces hold the tree only if
 // they have opened a file in it, like processes in the host's namespace.
-func (h *Holding) IsMountedIn(v *View) bool {
+func (h *TreeUse) IsMountedIn(v *View) bool {
 	if cached, ok := h.views[v]; ok {
 		return cached
 	}
@@ -109,14 +109,14 @@ func (h *Holding) IsMountedIn(v *View) bool {
 
 // isCopy reports whether a mount is a copy of the host's mount. It compares the directories on which they
 // are mounted and not the paths, because a container can choose any path for its volume.
-func (h *Holding) isCopy(v *View, e *mount.Entry) bool {
+func (h *TreeUse) isCopy(v *View, e *mount.Entry) bool {
 	p, ok := v.index.PlaceOf(e)
 	return ok && slices.Contains(h.places, p)
 }
 
 // hasUnknownRoot reports whether m is an NFS mount that may show any part of its share. It returns false
 // if m is a copy of a mount of the host: the copy shows the same part.
-func (h *Holding) hasUnknownRoot(m seenMount) bool {
+func (h *TreeUse) hasUnknownRoot(m seenMount) bool {
 	e := m.Entry
 	if !h.own.IsAmbiguous(e) {
 		return false

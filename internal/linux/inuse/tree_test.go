@@ -67,7 +67,7 @@ func TestHolders(t *testing.T) {
 		"an open file on a detached mount": {detached, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := NewHolding(own, tree, []string{path}).CanWrite(c.p); got != c.want {
+			if got := NewTreeUse(own, tree, []string{path}).CanWrite(c.p); got != c.want {
 				t.Errorf("it holds it: %t", got)
 			}
 		})
@@ -125,7 +125,7 @@ func TestHoldersOnAShare(t *testing.T) {
 		"an open file of the share":      {opened(own[1], nil, "/mnt/share/a"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := NewHolding(own, tree, []string{path}).CanWrite(c.p); got != c.want {
+			if got := NewTreeUse(own, tree, []string{path}).CanWrite(c.p); got != c.want {
 				t.Errorf("it holds it: %t", got)
 			}
 		})

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// examined returns the findings of this process, and a Holding of a tree.
-func examined(t *testing.T, tree mount.Filesystem) (Findings, *Holding) {
+// examined returns the findings of this process, and a TreeUse of a tree.
+func examined(t *testing.T, tree mount.Filesystem) (Findings, *TreeUse) {
 	t.Helper()
 	table, err := mount.Table()
 	must(t, err)
@@ -21,7 +21,7 @@ func examined(t *testing.T, tree mount.Filesystem) (Findings, *Holding) {
 	s.AddTree(tree, nil)
 	f, err := (&Examination{Scan: s, PID: os.Getpid()}).run()
 	must(t, err)
-	return f, NewHolding(table, tree, nil)
+	return f, NewTreeUse(table, tree, nil)
 }
 
 // filesystemOn returns the tree root of the filesystem that is mounted on a path.

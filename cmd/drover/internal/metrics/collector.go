@@ -170,7 +170,7 @@ func (c *collector) pools(ctx context.Context, s *samples) error {
 			continue
 		}
 		s.set(poolOnline, indicator(p.Status.Online), p.NodeName, p.Name)
-		s.set(poolHeld, indicator(p.Status.Held), p.NodeName, p.Name)
+		s.set(poolHeld, indicator(p.Status.Quarantined), p.NodeName, p.Name)
 		s.set(poolBytes, float64(p.Status.Free), p.NodeName, p.Name, "free")
 		s.set(poolBytes, float64(p.Status.Size), p.NodeName, p.Name, "size")
 		s.set(poolBytes, float64(p.Status.Provisioned), p.NodeName, p.Name, "provisioned")

@@ -46,7 +46,7 @@ func (holding) Pools(context.Context) ([]api.Pool, error) {
 	pool := func(name string, st dataset.PoolStatus) api.Pool {
 		return api.Pool{Pool: dataset.Pool{Name: name}, NodeName: "host-a", Status: &st}
 	}
-	return []api.Pool{pool("back", dataset.PoolStatus{Held: true}), pool("good", dataset.PoolStatus{Online: true})}, nil
+	return []api.Pool{pool("back", dataset.PoolStatus{Quarantined: true}), pool("good", dataset.PoolStatus{Online: true})}, nil
 }
 
 func TestHeldPoolHasAFigure(t *testing.T) {

@@ -14,9 +14,10 @@ Every process of Drover serves metrics in Prometheus' text format, at ` + "`/met
 ` + "`--metrics-listen 127.0.0.1:9469`" + `, on a loopback address. [Alerts](operations.md#alerts) describes how to use
 them. This page is generated from the code: ` + "`go test ./cmd/drover/internal/metrics -update`" + ` writes it.
 
-The column *process* says where a metric is found: *agent* (` + "`drover agent`" + `), *control* (` + "`drover control`" + `) or
-both. ` + "`drover serve`" + ` has all of them. A counter only grows, until the process restarts. A histogram has the series
-` + "`_bucket`, `_sum` and `_count`" + `. Go's and the process's own metrics (` + "`go_…`, `process_…`" + `) come with them.
+The column *process* says where a metric is found: *agent* (` + "`drover agent`" + `),
+*control* (` + "`drover control`" + `) or both. ` + "`drover serve`" + ` has all of them.
+A counter only grows, until the process restarts. A histogram has the series ` + "`_bucket`, `_sum` and `_count`" + `.
+Go's and the process's own metrics (` + "`go_…`, `process_…`" + `) come with them.
 
 Metrics with the label ` + "`volume`" + ` have a series for each volume that is or was mounted. Switch them off in
 drover.yaml if a host has more volumes than your Prometheus should store:

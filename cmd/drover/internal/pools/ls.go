@@ -90,7 +90,7 @@ func State(p api.Pool) string {
 		return poolUnknown
 	case p.Status.Online:
 		return poolOnline
-	case p.Status.Held:
+	case p.Status.Quarantined:
 		return HeldState
 	}
 	return poolOffline

@@ -210,7 +210,7 @@ func (f *collector) pools(c Cluster) {
 		case diagnosed:
 		case st == nil:
 			f.add(findings.Warning, subject, inspect, "the node has not reported the pool")
-		case st.Held:
+		case st.Quarantined:
 			f.add(findings.Error, subject, inspect, "held: %s", st.Reason)
 		case !st.Online:
 			f.add(findings.Error, subject, inspect, "offline: %s", st.Reason)

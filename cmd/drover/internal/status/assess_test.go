@@ -111,7 +111,7 @@ func TestAssess(t *testing.T) {
 		},
 		"pool is held": {
 			func(c *Cluster) {
-				c.Pools[1].Status = &dataset.PoolStatus{Held: true, Reason: "its generation is 5 and was 7"}
+				c.Pools[1].Status = &dataset.PoolStatus{Quarantined: true, Reason: "its generation is 5 and was 7"}
 			},
 			[]api.Finding{find("error", "pool default on beta", "held: its generation is 5 and was 7", inspectPool)},
 		},

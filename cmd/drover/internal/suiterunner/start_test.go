@@ -28,13 +28,13 @@ func TestMain(m *testing.M) {
 }
 
 // freezes is a suite that has frozen a filesystem, and waits to write to it.
-func freezes(corner string) {
+func freezes(sandbox string) {
 	must := func(err error) {
 		if err != nil {
 			panic(err)
 		}
 	}
-	image, at := filepath.Join(corner, "001", "img"), filepath.Join(corner, "001", "mnt")
+	image, at := filepath.Join(sandbox, "001", "img"), filepath.Join(sandbox, "001", "mnt")
 	dev, err := loopdev.Attach(context.Background(), image, loopdev.Options{BlockSize: 4096})
 	must(err)
 	must(os.Mkdir(at, 0o700))
@@ -51,18 +51,18 @@ func freezes(corner string) {
 // What a suite has frozen is thawed when it is ended: a thread of it that waits to write ends by
 // nothing else, and its mount and device would stay.
 func TestEndedWhileFrozen(t *testing.T) {
-	corner := filepath.Join(t.TempDir(), "drover-verify-"+uuid.NewString())
-	if err := os.MkdirAll(filepath.Join(corner, "001"), 0o700); err != nil {
+	sandbox := filepath.Join(t.TempDir(), "drover-verify-"+uuid.NewString())
+	if err := os.MkdirAll(filepath.Join(sandbox, "001"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(scratch.Image(t, "ext4", scratch.Ext4), filepath.Join(corner, "001", "img")); err != nil {
+	if err := os.Rename(scratch.Image(t, "ext4", scratch.Ext4), filepath.Join(sandbox, "001", "img")); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("DROVER_FROZEN_IN", corner)
+	t.Setenv("DROVER_FROZEN_IN", sandbox)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	frozen := false
-	err := Start(ctx, nil, corner, func(e verify.Event) error {
+	err := Start(ctx, nil, sandbox, func(e verify.Event) error {
 		frozen = e.Begins == "frozen"
 		cancel()
 		return nil
@@ -77,7 +77,7 @@ func TestEndedWhileFrozen(t *testing.T) {
 		}
 		left := false
 		for _, l := range loops {
-			left = left || strings.Contains(l.Backing, filepath.Base(corner))
+			left = left || strings.Contains(l.Backing, filepath.Base(sandbox))
 		}
 		if !left {
 			return

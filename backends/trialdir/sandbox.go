@@ -1,21 +1,21 @@
-// Package trialdir manages corners: private folders in an operator's pool in which other pools are made for a trial and
-// then removed. `drover backend verify` makes a corner for each run and tests the backend in it.
+// Package trialdir manages sandboxes: private folders in an operator's pool in which other pools are made for a trial
+// and then removed. `drover backend verify` makes a sandbox for each run and tests the backend in it.
 //
-// A corner is in the directory of the pool, and so on the same filesystem:
+// A sandbox is in the directory of the pool, and so on the same filesystem:
 //
-//	<pool>/drover-verify-<uuid>/corner.json   the mark, locked with flock(2) while the corner is used
+//	<pool>/drover-verify-<uuid>/corner.json   the mark, locked with flock(2) while the sandbox is used
 //	<pool>/drover-verify-<uuid>/…             trial pools, and other files of the trial
 //
-// A killed process or a crashed host leaves its corner behind. A remaining corner is recognised by its name together
+// A killed process or a crashed host leaves its sandbox behind. A remaining sandbox is recognised by its name together
 // with its mark. A folder with only one of them is never removed, with one exception: a folder with the name of a
-// corner that is empty, or contains only an empty mark. A process that was interrupted while it made a corner leaves
-// such a folder. List of a pool leaves corners out, by calling [IsCorner].
+// sandbox that is empty, or contains only an empty mark. A process that was interrupted while it made a sandbox leaves
+// such a folder. List of a pool leaves sandboxes out, by calling [IsSandbox].
 //
 // # Callers and state
 //
-// The command makes a corner and removes it. The agent finds remaining corners: doctor reports them, `drover doctor
+// The command makes a sandbox and removes it. The agent finds remaining sandboxes: doctor reports them, `drover doctor
 // --gc` removes them, and a pool that has one is not removed. All state is on disk. The lock on the mark protects a
-// used corner from being removed.
+// used sandbox from being removed.
 package trialdir
 
 import (
@@ -43,24 +43,24 @@ const (
 	markerName = "pool.json" // the marker that every pool in a directory has
 )
 
-// mark is the content of corner.json. It names the pool that contains the corner, and the backend of that pool.
+// mark is the content of corner.json. It names the pool that contains the sandbox, and the backend of that pool.
 type mark struct {
 	ID      uuid.UUID `json:"id"`
 	Pool    uuid.UUID `json:"pool"`
 	Backend string    `json:"backend"`
 }
 
-// Corner is an existing corner.
-type Corner struct {
+// Sandbox is an existing sandbox.
+type Sandbox struct {
 	ID      uuid.UUID
 	Path    string
 	Backend string
 	lock    *os.File
 }
 
-// Make makes a corner in the pool at path and locks its mark. It fails with dataset.ErrOffline if path does not have
-// that pool. The caller must close the corner. Close does not remove it.
-func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
+// Make makes a sandbox in the pool at path and locks its mark. It fails with dataset.ErrOffline if path does not have
+// that pool. The caller must close the sandbox. Close does not remove it.
+func Make(path string, pool uuid.UUID, backend string) (*Sandbox, error) {
 	found, err := markerOf(path)
 	if err == nil && (found.ID != pool || found.Backend != backend) {
 		err = fmt.Errorf("it contains pool %s of backend %s", found.ID, found.Backend)
@@ -70,13 +70,13 @@ func Make(path string, pool uuid.UUID, backend string) (*Corner, error) {
 			"cannot access pool %s at %s from here: %w (run this on the node that has it, as root)", pool, path,
 			err)
 	}
-	c := &Corner{ID: uuid.New(), Backend: backend}
+	c := &Sandbox{ID: uuid.New(), Backend: backend}
 	c.Path = filepath.Join(path, prefix+c.ID.String())
 	if err := os.Mkdir(c.Path, 0o700); err != nil {
-		return nil, fmt.Errorf("create a corner in pool %s: %w", pool, err)
+		return nil, fmt.Errorf("create a sandbox in pool %s: %w", pool, err)
 	}
 	if err := c.createMark(mark{c.ID, pool, backend}); err != nil {
-		return nil, fmt.Errorf("create a corner in pool %s: %w", pool,
+		return nil, fmt.Errorf("create a sandbox in pool %s: %w", pool,
 			errors.Join(err, c.Close(), os.RemoveAll(c.Path)))
 	}
 	return c, nil
@@ -92,7 +92,7 @@ func markerOf(path string) (found mark, err error) {
 }
 
 // createMark creates the mark, locks it and writes it.
-func (c *Corner) createMark(m mark) error {
+func (c *Sandbox) createMark(m mark) error {
 	raw, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -111,7 +111,7 @@ func (c *Corner) createMark(m mark) error {
 
 // lockMark locks the mark that createMark just created. Only Find can have locked the new mark, and Find unlocks it at
 // once. So lockMark does not wait longer than a second.
-func (c *Corner) lockMark() error {
+func (c *Sandbox) lockMark() error {
 	const tries, pause = 100, 10 * time.Millisecond
 	for try := 1; ; try++ {
 		err := unix.Flock(int(c.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -125,17 +125,17 @@ func (c *Corner) lockMark() error {
 	}
 }
 
-// Close unlocks the corner. It does not remove the corner.
-func (c *Corner) Close() error {
+// Close unlocks the sandbox. It does not remove the sandbox.
+func (c *Sandbox) Close() error {
 	if c.lock == nil {
 		return nil
 	}
 	return c.lock.Close()
 }
 
-// IsCorner reports whether name, in the pool at path, is a corner.
-func IsCorner(path, name string) bool {
-	if !hasCornerName(name) {
+// IsSandbox reports whether name, in the pool at path, is a sandbox.
+func IsSandbox(path, name string) bool {
+	if !hasSandboxName(name) {
 		return false
 	}
 	l := newFound(path, name)
@@ -143,47 +143,48 @@ func IsCorner(path, name string) bool {
 }
 
 func newFound(path, name string) Found {
-	return Found{Corner: Corner{Path: filepath.Join(path, name), ID: uuid.MustParse(strings.TrimPrefix(name, prefix))}}
+	id := uuid.MustParse(strings.TrimPrefix(name, prefix))
+	return Found{Sandbox: Sandbox{Path: filepath.Join(path, name), ID: id}}
 }
 
-func hasCornerName(name string) bool {
+func hasSandboxName(name string) bool {
 	id, ok := strings.CutPrefix(name, prefix)
 	_, err := uuid.Parse(id)
 	return ok && err == nil && id == strings.ToLower(id) && len(id) == len(uuid.Nil.String())
 }
 
-// Found is a corner that Find found.
+// Found is a sandbox that Find found.
 type Found struct {
-	Corner
-	Foreign string // why the folder is no corner in spite of its name, and is never changed; empty for a corner
+	Sandbox
+	Foreign string // why the folder is no sandbox in spite of its name, and is never changed; empty for a sandbox
 	Busy    bool   // a process has locked the mark
 }
 
-// Find returns the corners in the pool at path, and foreign folders with the name of a corner.
+// Find returns the sandboxes in the pool at path, and foreign folders with the name of a sandbox.
 func Find(path string) ([]Found, error) {
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		return nil, fmt.Errorf("find corners: %w", err)
+		return nil, fmt.Errorf("find sandboxes: %w", err)
 	}
 	var list []Found
 	for _, e := range entries {
-		if !hasCornerName(e.Name()) {
+		if !hasSandboxName(e.Name()) {
 			continue
 		}
-		corner := newFound(path, e.Name())
-		if err := corner.readMark(); err != nil {
-			corner.Foreign = err.Error()
-		} else if f, err := corner.lockMark(); f != nil {
-			corner.Busy = errors.Is(err, unix.EWOULDBLOCK)
+		sandbox := newFound(path, e.Name())
+		if err := sandbox.readMark(); err != nil {
+			sandbox.Foreign = err.Error()
+		} else if f, err := sandbox.lockMark(); f != nil {
+			sandbox.Busy = errors.Is(err, unix.EWOULDBLOCK)
 			_ = f.Close()
 		}
-		list = append(list, corner)
+		list = append(list, sandbox)
 	}
 	return list, nil
 }
 
-// readMark reads the backend from the mark. It returns an error if the folder is not a corner. A folder without other
-// content is a corner even if the mark is empty or absent.
+// readMark reads the backend from the mark. It returns an error if the folder is not a sandbox. A folder without other
+// content is a sandbox even if the mark is empty or absent.
 func (l *Found) readMark() error {
 	if info, err := os.Lstat(l.Path); err != nil {
 		return err
@@ -201,15 +202,15 @@ func (l *Found) readMark() error {
 		return err
 	case len(raw) > 0:
 	case l.isEmpty():
-		return nil // a process was interrupted while it made the corner
+		return nil // a process was interrupted while it made the sandbox
 	case err == nil:
 		return fmt.Errorf("its %s is empty, and it contains other files", markName)
 	default:
-		return fmt.Errorf("it has the name of a corner of drover backend verify, but lacks its %s", markName)
+		return fmt.Errorf("it has the name of a sandbox of drover backend verify, but lacks its %s", markName)
 	}
 	var m mark
 	if err := json.Unmarshal(raw, &m); err != nil || m.ID != l.ID {
-		return fmt.Errorf("its %s is not that of a corner of drover backend verify", markName)
+		return fmt.Errorf("its %s is not that of a sandbox of drover backend verify", markName)
 	}
 	l.Backend = m.Backend
 	return nil

@@ -18,9 +18,9 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// The cases of the suite that concern the differences of a corner pass in a corner of a pool. The outer pool shows
+// The cases of the suite that concern the differences of a sandbox pass in a sandbox of a pool. The outer pool shows
 // nothing of them, during the cases and afterwards.
-func TestSuiteInACorner(t *testing.T) {
+func TestSuiteInASandbox(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	d := b.create(little)
 	b.write(d.ID, "content")
@@ -62,9 +62,9 @@ func TestSuiteInACorner(t *testing.T) {
 	}
 }
 
-// For the outer pool, the volumes of a pool in a corner are not foreign while the corner exists, and they are removed
-// with it. For the pool in the corner, the volumes of the outer pool are never foreign.
-func TestCornerThatWasLeft(t *testing.T) {
+// For the outer pool, the volumes of a pool in a sandbox are not foreign while the sandbox exists, and they are removed
+// with it. For the pool in the sandbox, the volumes of the outer pool are never foreign.
+func TestSandboxThatWasLeft(t *testing.T) {
 	b := newBench(t, place(t, "lvm-first"))
 	d := b.create(little)
 	b.write(d.ID, "content")
@@ -83,7 +83,7 @@ func TestCornerThatWasLeft(t *testing.T) {
 	_, err = inner.Create(t.Context(), e)
 	b.must(err)
 	b.must(inner.Snapshot(t.Context(), dataset.Snapshot{ID: uuid.New(), Dataset: e.ID}, nil))
-	for what, p := range map[string]backends.Pool{"the pool": b.Pool, "the corner": inner} {
+	for what, p := range map[string]backends.Pool{"the pool": b.Pool, "the sandbox": inner} {
 		list, err := p.List(t.Context())
 		if err != nil || len(list) != 1 || list[0].Problem != "" {
 			t.Errorf("%s lists %+v, %v", what, list, err)
@@ -106,6 +106,6 @@ func TestCornerThatWasLeft(t *testing.T) {
 	outside := backends.Config{ID: uuid.New(), Name: "inner", Path: home + "/datasets/pool", Make: true}
 	if _, err := b.backend.Open(t.Context(), outside); err == nil ||
 		!strings.Contains(err.Error(), "is not the path of a volume group") {
-		t.Errorf("outside of a corner: %v", err)
+		t.Errorf("outside of a sandbox: %v", err)
 	}
 }

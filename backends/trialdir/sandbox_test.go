@@ -44,7 +44,7 @@ func pool(t *testing.T, kind backends.Kind, path string) (backends.Pool, dataset
 	return p, d
 }
 
-// A remaining corner is found, and is removed with the datasets of its pools. Everything beside it stays.
+// A remaining sandbox is found, and is removed with the datasets of its pools. Everything beside it stays.
 func TestLeftIsRemoved(t *testing.T) {
 	for _, kind := range []backends.Kind{dir.Backend{}, btrfs.New(), loop.New(&run.System{})} {
 		t.Run(kind.Name(), func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestFrozenIsRemoved(t *testing.T) {
 	must(t, errors.Join(c.Remove(t.Context(), backends.NewRegistry(kind)), c.Close()))
 }
 
-// A folder that has only the name of a corner is listed as foreign and never touched.
+// A folder that has only the name of a sandbox is listed as foreign and never touched.
 func TestOthersAreLeftAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pool")
 	p, _ := pool(t, dir.Backend{}, path)
@@ -162,8 +162,8 @@ func TestMarkThatIsALink(t *testing.T) {
 	}
 }
 
-// A corner that a power cut leaves is found again, with the backend of its pools.
-func TestCornerSurvivesAPowerCut(t *testing.T) {
+// A sandbox that a power cut leaves is found again, with the backend of its pools.
+func TestSandboxSurvivesAPowerCut(t *testing.T) {
 	image := scratch.Image(t, "ext4", scratch.Ext4)
 	path := filepath.Join(scratch.MountImage(t, "ext4", image), "pool")
 	p, _ := pool(t, dir.Backend{}, path)
@@ -210,8 +210,8 @@ func (o outside) List(ctx context.Context) ([]backends.Entry, error) {
 
 func (o outside) RemoveStorage(context.Context) error { delete(o.of.there, o.at); return nil }
 
-// The storage of a pool outside of its folder is removed with the corner. If a pool cannot be opened, its corner stays.
-// A pool that was made or removed only in part does not prevent the removal.
+// The storage of a pool outside of its folder is removed with the sandbox. If a pool cannot be opened, its sandbox
+// stays. A pool that was made or removed only in part does not prevent the removal.
 func TestWhatLiesElsewhereGoesToo(t *testing.T) {
 	kind := &elsewhere{there: map[string]bool{}}
 	path := filepath.Join(t.TempDir(), "pool")
@@ -249,15 +249,15 @@ func TestWhatLiesElsewhereGoesToo(t *testing.T) {
 	}
 }
 
-// No corner is made in a folder that is not a pool, or is another pool.
+// No sandbox is made in a folder that is not a pool, or is another pool.
 func TestOnlyInItsPool(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pool")
 	p, _ := pool(t, dir.Backend{}, path)
-	for what, make := range map[string]func() (*trialdir.Corner, error){
-		"another pool":    func() (*trialdir.Corner, error) { return trialdir.Make(path, uuid.New(), "dir") },
-		"another backend": func() (*trialdir.Corner, error) { return trialdir.Make(path, p.ID(), "loop") },
-		"no pool":         func() (*trialdir.Corner, error) { return trialdir.Make(filepath.Dir(path), p.ID(), "dir") },
-		"nothing":         func() (*trialdir.Corner, error) { return trialdir.Make(path+"-x", p.ID(), "dir") },
+	for what, make := range map[string]func() (*trialdir.Sandbox, error){
+		"another pool":    func() (*trialdir.Sandbox, error) { return trialdir.Make(path, uuid.New(), "dir") },
+		"another backend": func() (*trialdir.Sandbox, error) { return trialdir.Make(path, p.ID(), "loop") },
+		"no pool":         func() (*trialdir.Sandbox, error) { return trialdir.Make(filepath.Dir(path), p.ID(), "dir") },
+		"nothing":         func() (*trialdir.Sandbox, error) { return trialdir.Make(path+"-x", p.ID(), "dir") },
 	} {
 		if _, err := make(); !errors.Is(err, dataset.ErrOffline) {
 			t.Errorf("%s: %v", what, err)

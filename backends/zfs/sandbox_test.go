@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// The filesystems of a pool in a corner are removed with the corner. Nothing of the outer pool is removed.
-func TestCornerIsRazed(t *testing.T) {
+// The filesystems of a pool in a sandbox are removed with the sandbox. Nothing of the outer pool is removed.
+func TestSandboxIsRazed(t *testing.T) {
 	_, mnt := zpool(t, 1<<30)
 	kind := zfs.New(&run.System{}, clock.System{})
 	made := func(path string) (backends.Pool, dataset.Dataset) {
@@ -53,7 +53,7 @@ func TestCornerIsRazed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if now := lines(t, "list", "-H", "-o", "name"); !strings.Contains(strings.Join(now, "\n"), q.ID().String()) {
-		t.Fatalf("the pool in the corner has nothing: %q", now)
+		t.Fatalf("the pool in the sandbox has nothing: %q", now)
 	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)

@@ -20,10 +20,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// cornerTag begins the tag of a volume whose pool is in a corner. A corner is a folder of another pool, in which a
-// trial makes its pool (package trialdir). The tag ends with the UUID of the pool in the corner. The volume is in the
+// sandboxTag begins the tag of a volume whose pool is in a sandbox. A sandbox is a folder of another pool, in which a
+// trial makes its pool (package trialdir). The tag ends with the UUID of the pool in the sandbox. The volume is in the
 // thin pool of the outer pool.
-const cornerTag = "drover.corner="
+const sandboxTag = "drover.corner="
 
 // SeparateFolder implements backends.SeparateFolderKind. It returns where the records of a volume group are mounted.
 func (b *Backend) SeparateFolder(path string) (string, error) {
@@ -45,26 +45,26 @@ func (b *Backend) SeparateFolder(path string) (string, error) {
 	return "", dataset.Errorf(dataset.ErrOffline, "the records volume of volume group %s is not mounted here", vg)
 }
 
-// inCorner reports whether the path of a pool is in a corner of another pool. Otherwise the path is that of a volume
+// inSandbox reports whether the path of a pool is in a sandbox of another pool. Otherwise the path is that of a volume
 // group.
-func inCorner(path string) bool {
+func inSandbox(path string) bool {
 	for at := filepath.Dir(path); at != filepath.Dir(at); at = filepath.Dir(at) {
-		if trialdir.IsCorner(filepath.Dir(at), filepath.Base(at)) {
+		if trialdir.IsSandbox(filepath.Dir(at), filepath.Base(at)) {
 			return true
 		}
 	}
 	return false
 }
 
-// openCorner opens a pool in a corner of another pool. Its records are in a folder beside those of that pool,
+// openSandbox opens a pool in a sandbox of another pool. Its records are in a folder beside those of that pool,
 // and its volumes are in the same thin pool.
-func (b *Backend) openCorner(ctx context.Context, cfg backends.Config) (*Pool, error) {
+func (b *Backend) openSandbox(ctx context.Context, cfg backends.Config) (*Pool, error) {
 	vg, err := groupOf(filepath.Dir(cfg.Path))
 	if err != nil {
 		return nil, err
 	}
 	p := b.pool(cfg, vg)
-	p.inCorner = true
+	p.inSandbox = true
 	g, all, err := p.tool.readGroup(ctx, vg)
 	if err != nil {
 		return nil, err
