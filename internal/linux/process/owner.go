@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 )
 
@@ -36,44 +37,83 @@ func Container(pid int) (id, engine string, err error) {
 	if err != nil {
 		return "", "", fmt.Errorf("read the container of process %d: %w", pid, err)
 	}
-	id, engine = containerOf(string(b))
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", "", fmt.Errorf("read the control group of this process: %w", err)
+	}
+	id, engine = containerOf(string(b), string(own))
 	return id, engine, nil
 }
 
 // containerIDLength is the length of the IDs of Docker, Podman and containerd, in hexadecimal digits.
 const containerIDLength = 64
 
-// containerOf finds the innermost container in the content of a cgroup file. Engines name the group of a container
-// after its ID: docker-ID.scope or libpod-ID.scope with systemd, and ID or libpod-ID otherwise. Podman's monitor
-// conmon is in the group libpod-conmon-ID, and belongs to the container too.
-func containerOf(cgroups string) (id, engine string) {
-	for line := range strings.Lines(cgroups) {
-		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(parts) < 3 {
-			continue
-		}
-		for group := range strings.SplitSeq(parts[2], "/") {
-			name := strings.TrimSuffix(group, ".scope")
-			prefix := ""
-			if i := strings.LastIndex(name, "-"); i >= 0 {
-				prefix, name = name[:i], name[i+1:]
-			}
-			if len(name) != containerIDLength || strings.Trim(name, "0123456789abcdef") != "" {
-				continue
-			}
-			id = name
-			switch {
-			case strings.HasPrefix(prefix, "libpod"):
-				engine = "podman"
-			case prefix == "docker", prefix == "" && !strings.Contains(parts[2], "kubepods"):
-				engine = "docker"
-			default:
-				engine = ""
+// containerOf finds the container in the content of a cgroup file. own is that of this process. Engines name the group
+// of a container after its ID: docker-ID.scope or libpod-ID.scope with systemd, and ID or libpod-ID otherwise. Podman's
+// monitor conmon is in the group libpod-conmon-ID, and belongs to the container too.
+//
+// A container can create groups below its own and name them after another container. So the outermost container
+// counts. Groups that this process is in too do not count: this host may itself be a container. If there is no other
+// group, the process is in the container of this process.
+func containerOf(cgroups, own string) (id, engine string) {
+	ownPaths := map[string]string{}
+	for _, h := range hierarchies(own) {
+		ownPaths[h.name] = h.path
+	}
+	for _, h := range hierarchies(cgroups) {
+		groups := strings.Split(h.path, "/")
+		shared := commonLength(groups, strings.Split(ownPaths[h.name], "/"))
+		for _, group := range groups[shared:] {
+			if id, engine = containerOfGroup(group, h.path); id != "" {
+				return id, engine
 			}
 		}
-		if id != "" {
-			return id, engine
+		for _, group := range slices.Backward(groups[:shared]) {
+			if id, engine = containerOfGroup(group, h.path); id != "" {
+				return id, engine
+			}
 		}
 	}
 	return "", ""
+}
+
+// hierarchy is a line of a cgroup file: the control group of a process in one hierarchy.
+type hierarchy struct{ name, path string }
+
+// hierarchies parses a cgroup file (cgroups(7)).
+func hierarchies(cgroups string) (list []hierarchy) {
+	for line := range strings.Lines(cgroups) {
+		if parts := strings.SplitN(strings.TrimSpace(line), ":", 3); len(parts) == 3 {
+			list = append(list, hierarchy{parts[1], parts[2]})
+		}
+	}
+	return list
+}
+
+// commonLength returns how many elements at the beginning of a and b are equal.
+func commonLength(a, b []string) (n int) {
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
+// containerOfGroup returns the container after which a group is named, or "" if there is none. path is the path of the
+// control group of the process.
+func containerOfGroup(group, path string) (id, engine string) {
+	id = strings.TrimSuffix(group, ".scope")
+	prefix := ""
+	if i := strings.LastIndex(id, "-"); i >= 0 {
+		prefix, id = id[:i], id[i+1:]
+	}
+	if len(id) != containerIDLength || strings.Trim(id, "0123456789abcdef") != "" {
+		return "", ""
+	}
+	switch {
+	case strings.HasPrefix(prefix, "libpod"):
+		engine = "podman"
+	case prefix == "docker", prefix == "" && !strings.Contains(path, "kubepods"):
+		engine = "docker"
+	}
+	return id, engine
 }
