@@ -260,6 +260,7 @@ func (a *components) makeControlSync() {
 		Operations: a.Operations, RecordFiles: a.RecordFiles, Holdings: a.Holdings,
 		ForgetSent:     a.forgetSent,
 		AskGenerations: a.askGenerations,
+		FollowNames:    a.Spellings.FollowNames,
 		Executor:       a.Executor, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
 	})
 }

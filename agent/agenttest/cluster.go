@@ -2,8 +2,10 @@ package agenttest
 
 import (
 	"cmp"
+	"errors"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
@@ -251,6 +254,41 @@ func (c *Cluster) Recorded(volume string) api.Volume {
 		c.Fatal(err)
 	}
 	return v
+}
+
+// SetNames gives a volume a name and aliases, and waits until its home knows them.
+func (c *Cluster) SetNames(volume, name string, aliases ...string) {
+	c.Helper()
+	var d dataset.Dataset
+	if _, err := c.Service.Ledger.Update(c.Context(), func(t *record.Tx) (err error) {
+		if d, err = t.Volume(volume); err != nil {
+			return err
+		}
+		for _, old := range d.Names() {
+			t.Delete(record.NameKey(old))
+		}
+		d.Volume = name
+		d.SetAliases(aliases)
+		for _, name := range d.Names() {
+			err = errors.Join(err, t.Put(record.NameKey(name), record.Claim{ID: d.ID}))
+		}
+		for _, g := range d.SharedMounts {
+			t.NotifyDataset(d.ID, g.Node)
+		}
+		return errors.Join(err, record.NeedFormat(t, record.AliasFormat), t.PutDataset(d))
+	}); err != nil {
+		c.Fatal(err)
+	}
+	Await(c.T, func() bool {
+		for _, h := range []*Host{c.A, c.B} {
+			if h == nil || d.Home != h.Node() {
+				continue
+			}
+			now, _ := h.Cache.Dataset(d.ID)
+			return now.Volume == name && slices.Equal(now.Aliases, d.Aliases)
+		}
+		return true
+	})
 }
 
 // AwaitSharedMounts waits until these hosts, and no others, are recorded as guests of a volume.

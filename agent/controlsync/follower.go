@@ -49,6 +49,8 @@ type FollowerDeps struct {
 	// CleanUp completes or undoes operations that a crash interrupted. lost lists datasets whose records were deleted
 	// since the last start.
 	CleanUp func(ctx context.Context, lost map[uuid.UUID]bool)
+	// FollowNames records the spellings of a live volume under its name after a rename.
+	FollowNames func(ctx context.Context, d dataset.Dataset) error
 	// WarnOfKeys logs the problems of keys and fence programs.
 	WarnOfKeys func()
 }
@@ -165,7 +167,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 		f.CleanUp(ctx, lost)
 	}
 	for _, d := range changed {
-		f.converge(d)
+		f.converge(ctx, d)
 	}
 	if s.Full {
 		for _, d := range s.Datasets {
@@ -259,13 +261,18 @@ func (f *Follower) forgetUnnamed(ctx context.Context, s api.Sync, was KnownState
 	return gone, err
 }
 
-// converge acts on a record that changed: it writes the record beside the data, and destroys a dataset of state
-// purging.
-func (f *Follower) converge(d api.IndexedDataset) {
+// converge acts on a record that changed: it writes the record beside the data, moves the spellings to a new name, and
+// destroys a dataset of state purging.
+func (f *Follower) converge(ctx context.Context, d api.IndexedDataset) {
 	if d.Home != f.NodeID {
 		return
 	}
 	f.News.Changed(d.ID)
+	if d.State == dataset.StateReady {
+		if err := f.FollowNames(ctx, d.Dataset); err != nil { // the spellings of the former name stay recorded
+			f.LogOf(d.Dataset).WithError(err).Warn("cannot record the engine's spellings under the new name")
+		}
+	}
 	if d.State == dataset.StatePurging {
 		f.Executor.PurgeLater(d.Dataset)
 		return

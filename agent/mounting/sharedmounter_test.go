@@ -63,6 +63,22 @@ func TestAccessManyMountsOnTwoHosts(t *testing.T) {
 	f.A.WantToken(here, "of b")
 }
 
+// A guest finds the volume by its new name and by the former one, also without control.
+func TestGuestFindsRenamedVolume(t *testing.T) {
+	f, _ := many(t)
+	there := f.B.MustMount("db", "before")
+	f.SetNames("db", "new", "db")
+	agenttest.Await(t, func() bool { d, _ := f.B.SharedMountTable.Named("new"); return d.Volume == "new" })
+	f.B.Config.Control = agenttest.UnreachableControl{Service: f.Client}
+	f.B.Restart()
+	for _, name := range []string{"new", "db"} {
+		if v, err := f.B.Get(t.Context(), name); err != nil || v.Mountpoint != there {
+			t.Errorf("%s: %+v, %v", name, v, err)
+		}
+	}
+	f.B.MustUnmount("db", "before")
+}
+
 // What needs nobody else is refused by name while there is a guest, and not when it has gone.
 func TestOperationsAreRefusedWhileThereAreGuests(t *testing.T) {
 	f, _ := many(t)

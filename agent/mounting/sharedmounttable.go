@@ -56,13 +56,13 @@ func (t *SharedMountTable) Get(id uuid.UUID) (SharedMount, bool) {
 	return r, is
 }
 
-// Named returns the dataset with a name. It returns no dataset that control refuses, because another dataset may have
-// the name now.
+// Named returns the dataset with a name or an alias. It returns no dataset that control refuses, because another dataset
+// may have the name now.
 func (t *SharedMountTable) Named(name string) (dataset.Dataset, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, r := range t.mounts {
-		if _, refused := t.refused[r.ID]; r.Volume == name && r.State == dataset.StateReady && !refused {
+		if _, refused := t.refused[r.ID]; r.HasName(name) && r.State == dataset.StateReady && !refused {
 			return r.Dataset, true
 		}
 	}

@@ -415,13 +415,17 @@ func (v *Verifier) CheckUnmounted(ctx context.Context, d dataset.Dataset) error 
 func (v *Verifier) InUseError(d dataset.Dataset, what string, r Record) error {
 	who := "mounted"
 	by := map[string]plugin.Tool{}
+	spellings := v.Cache.SpellingsOf(d, v.NodeID)
 	for id, use := range r.IDs {
 		by[id] = use.ToolOf(id)
+		if !slices.Contains(spellings, use.Spelling) { // an alias that was dropped
+			spellings = append(spellings, use.Spelling)
+		}
 	}
+	slices.Sort(spellings)
 	if len(by) > 0 {
 		who = MountedByText(by)
 	}
-	spellings := v.Cache.SpellingsOf(d, v.NodeID)
 	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is %s on node %s (%s)",
 		what, d.Volume, who, v.NodeName, HowToStop("stop its containers first", by, d.Volume, spellings))
 }

@@ -27,6 +27,7 @@ func TestI11VolumeInUseIsNotMoved(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	web := strings.Repeat("1234abcd", 8) // as Docker's IDs are
+	f.SetNames("db", "db", "was")        // its containers may use the alias
 	f.A.MustMount("db", web)
 	f.A.MustMount("db", "job")
 	op := f.BeginMove("db", f.B)
@@ -39,7 +40,8 @@ func TestI11VolumeInUseIsNotMoved(t *testing.T) {
 	f.A.MustUnmount("db", "job")
 	op = f.AwaitEnd(op)
 	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code ||
-		!strings.Contains(op.Problem.Message, "it is mounted by 1234abcd1234, job on node host-a (stop its containers there first; docker ps -a --filter volume=db --filter volume=db@") {
+		!strings.Contains(op.Problem.Message, "it is mounted by 1234abcd1234, job on node host-a (stop its containers there first; docker ps -a --filter volume=db --filter volume=db@") ||
+		!strings.Contains(op.Problem.Message, " --filter volume=was --filter volume=was@") {
 		t.Errorf("%+v: %+v", op.State, op.Problem)
 	}
 	v := f.Recorded("db")

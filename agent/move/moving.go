@@ -120,7 +120,10 @@ func (m *moveRun) usersHint(now dataset.Operation) string {
 		return ""
 	}
 	d := m.op.DatasetRecord
-	spellings := []string{d.Volume, d.RequestedAs, d.Volume + "@" + d.Profile.Name}
+	spellings := []string{d.RequestedAs}
+	for _, name := range d.Names() {
+		spellings = append(spellings, name, name+"@"+d.Profile.Name)
+	}
 	slices.Sort(spellings)
 	spellings = slices.DeleteFunc(slices.Compact(spellings), func(s string) bool { return s == "" })
 	return fmt.Sprintf("it is %s on node %s (%s)", mounting.MountedByText(by), m.home.Name,

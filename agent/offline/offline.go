@@ -244,10 +244,11 @@ func (r *Reader) datasets() (all []dataset.Dataset) {
 	return all
 }
 
-// find returns the dataset of a volume, by name or NAME@PROFILE, or the only one whose UUID begins with ref.
+// find returns the dataset of a volume, by name, alias or NAME@PROFILE, or the only one whose UUID begins with ref.
 func (r *Reader) find(ref string) (found dataset.Dataset, ok bool) {
+	name, profile, at := strings.Cut(ref, "@")
 	for _, d := range r.datasets() {
-		if d.State == dataset.StateReady && (d.Volume == ref || d.Volume+"@"+d.Profile.Name == ref) {
+		if d.State == dataset.StateReady && d.HasName(name) && (!at || d.Profile.Name == profile) {
 			return d, true
 		}
 	}

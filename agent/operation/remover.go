@@ -19,11 +19,10 @@ import (
 // RemoverDeps is what Remover needs of other components.
 type RemoverDeps struct {
 	*host.Host
-	Datasets     *Datasets
-	Records      *RecordWriter
-	EnsureUnused EnsureUnused
-	// MarkDeleted records that the spellings of a name belong to a deleted dataset.
-	MarkDeleted     func(ctx context.Context, name string, id uuid.UUID) error
+	Datasets        *Datasets
+	Records         *RecordWriter
+	EnsureUnused    EnsureUnused
+	MarkDeleted     func(ctx context.Context, id uuid.UUID) error // records that its spellings are of a deleted volume
 	ForgetSpellings func(ctx context.Context, id uuid.UUID) error // forgets the spellings that the engine used
 	DropUses        func(ctx context.Context, id uuid.UUID) error
 	PurgeLater      func(d dataset.Dataset)
@@ -59,7 +58,7 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	if !r.deps.Datasets.IsHome(out) {
 		return out, nil
 	}
-	if err := r.deps.MarkDeleted(ctx, d.Volume, d.ID); err != nil {
+	if err := r.deps.MarkDeleted(ctx, d.ID); err != nil {
 		r.deps.LogOf(d).WithError(err).Warn("docker volume ls lists the deleted volume until it is asked for")
 	}
 	if err := mounting.RemoveMountPoint(r.deps.MountPath(d.ID)); err != nil {

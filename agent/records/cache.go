@@ -21,6 +21,7 @@ type Cache struct {
 	inspections map[uuid.UUID]uuid.UUID           // by the dataset that is mounted to inspect a copy
 	names       map[string]uuid.UUID              // live volumes, by name and by alias
 	spellings   map[string]*Spellings             // by name
+	spelled     map[uuid.UUID][]string            // the names in spellings, by dataset
 	dirty       map[uuid.UUID]bool                // datasets whose records changed since they were written to disk
 	moment      uint64                            // the number of times that a record was added or replaced
 	since       map[uuid.UUID]uint64              // the moment at which a dataset's record was added or replaced
@@ -34,7 +35,8 @@ func NewCache() *Cache {
 		datasets: map[uuid.UUID]*api.IndexedDataset{}, copies: map[uuid.UUID]api.AssignedCopy{},
 		inspections: map[uuid.UUID]uuid.UUID{},
 		names:       map[string]uuid.UUID{},
-		spellings:   map[string]*Spellings{}, dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
+		spellings:   map[string]*Spellings{}, spelled: map[uuid.UUID][]string{},
+		dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
 		provisioned: map[uuid.UUID]dataset.Size{},
 	}
 }

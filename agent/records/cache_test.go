@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -215,5 +216,39 @@ func TestCacheAliases(t *testing.T) {
 	c.Apply(d, 3)
 	if got, ok := c.Volume("old"); ok {
 		t.Errorf("the alias has ended and finds %+v", got)
+	}
+}
+
+// A volume of another node is listed once for each spelling, also if the record of a copy has its new name. Spellings
+// whose alias was dropped, and those whose name another volume has got, are not listed.
+func TestListOfRenamedVolumes(t *testing.T) {
+	node := uuid.New()
+	kept := dataset.Dataset{
+		ID: uuid.New(), Volume: "new", Aliases: []string{"old"}, RequestedAs: "old@gold", State: dataset.StateReady,
+	}
+	unused := dataset.Dataset{ID: uuid.New(), Volume: "web", RequestedAs: "page@gold", State: dataset.StateReady}
+	here := dataset.Dataset{ID: uuid.New(), Volume: "taken", RequestedAs: "taken@gold", State: dataset.StateReady}
+	far := uuid.New()
+	c := NewCache()
+	c.Apply(here, 1)
+	c.SetCopy(kept.ID, &api.AssignedCopy{Record: &kept})
+	c.SetCopy(unused.ID, &api.AssignedCopy{Record: &unused})
+	c.SetSpellings("old", Spellings{Dataset: kept.ID, Used: []string{"old", "older@gold"}})
+	c.SetSpellings("new", Spellings{Dataset: kept.ID, Used: []string{"old", "new"}})
+	c.SetSpellings("far", Spellings{Dataset: far, Used: []string{"far", "taken@gold"}})
+	want := []ListEntry{
+		{"far", "far", far}, {"new", "new", kept.ID}, {"new", "old", kept.ID}, {"taken", "taken@gold", here.ID},
+		{"web", "web", unused.ID},
+	}
+	got := c.List(node)
+	slices.SortFunc(got, func(x, y ListEntry) int { return strings.Compare(x.Spelling, y.Spelling) })
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("list (-want +got):\n%s", d)
+	}
+	kept.SetAliases(nil)
+	c.SetCopy(kept.ID, &api.AssignedCopy{Record: &kept})
+	c.SetSpellings("new", Spellings{Dataset: kept.ID, Used: []string{}})
+	if got := c.List(node); !slices.Contains(got, ListEntry{"new", "new", kept.ID}) || len(got) != 4 {
+		t.Errorf("after the alias was dropped: %v", got)
 	}
 }

@@ -31,6 +31,11 @@ func (r Spellings) IsObsolete(now time.Time) bool {
 	return !r.Deleted.IsZero() && now.Sub(r.Deleted) > keepDeleted
 }
 
+// HasOtherName reports whether one of the spellings has another name than this one: see IsSpellingOf.
+func (r Spellings) HasOtherName(name string) bool {
+	return slices.ContainsFunc(r.Used, func(sp string) bool { return nameIn(sp) != name })
+}
+
 // ListEntry is a line of docker volume ls.
 type ListEntry struct {
 	Name     string // of the volume
@@ -40,42 +45,46 @@ type ListEntry struct {
 
 // List returns the volumes that docker volume ls shows, in no order: the live volumes of this node, those of
 // which it keeps a copy, and those of other nodes that its engine has used. A volume appears once for each
-// spelling that the engine has used. If it has used none, the volume appears with its original spelling. node
-// is this node.
+// spelling that the engine has used and that still finds it. If there is none, the volume appears with its
+// DefaultSpelling. node is this node.
 func (c *Cache) List(node uuid.UUID) []ListEntry {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	out := make([]ListEntry, 0, len(c.names))
 	for name, id := range c.names {
-		d := &c.datasets[id].Dataset
-		if name != d.Volume { // an alias: the volume is listed under its name
-			continue
-		}
-		used := c.usedLocked(d, node)
-		if len(used) == 0 {
-			used = []string{d.RequestedAs}
-		}
-		for _, sp := range used {
-			out = append(out, ListEntry{d.Volume, sp, id})
+		if d := &c.datasets[id].Dataset; name == d.Volume { // otherwise an alias: the volume is listed under its name
+			out = append(out, c.entriesLocked(d, node)...)
 		}
 	}
-	elsewhere := map[uuid.UUID]*dataset.Dataset{}
+	copies := map[uuid.UUID]bool{}
 	for id, k := range c.copies {
 		if _, taken := c.names[volumeOfCopy(k)]; !taken && k.Record != nil && k.Record.State == dataset.StateReady {
-			elsewhere[id] = k.Record
+			copies[id] = true
+			out = append(out, c.entriesLocked(k.Record, node)...)
 		}
 	}
 	for name, r := range c.spellings {
-		if _, taken := c.names[name]; taken || c.datasets[r.Dataset] != nil || !r.Deleted.IsZero() {
+		if copies[r.Dataset] || c.datasets[r.Dataset] != nil || !r.Deleted.IsZero() {
 			continue
 		}
-		delete(elsewhere, r.Dataset)
-		for _, sp := range r.Used {
-			out = append(out, ListEntry{name, sp, r.Dataset})
+		for _, sp := range r.Used { // only control knows which of their names the volume still has
+			if _, taken := c.names[nameIn(sp)]; !taken {
+				out = append(out, ListEntry{name, sp, r.Dataset})
+			}
 		}
 	}
-	for id, d := range elsewhere {
-		out = append(out, ListEntry{d.Volume, d.RequestedAs, id})
+	return out
+}
+
+// entriesLocked returns the lines of a volume. A name in the spellings can belong to another volume now.
+func (c *Cache) entriesLocked(d *dataset.Dataset, node uuid.UUID) (out []ListEntry) {
+	for _, sp := range c.usedLocked(d, node) {
+		if id, taken := c.names[nameIn(sp)]; !taken || id == d.ID {
+			out = append(out, ListEntry{d.Volume, sp, d.ID})
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, ListEntry{d.Volume, DefaultSpelling(*d), d.ID})
 	}
 	return out
 }
@@ -87,26 +96,40 @@ func volumeOfCopy(k api.AssignedCopy) string {
 	return k.Record.Volume
 }
 
-// usedLocked returns the recorded spellings. If there is no record, and the engine of this node requested the volume,
-// that is the spelling of the request.
-func (c *Cache) usedLocked(d *dataset.Dataset, node uuid.UUID) []string {
+// nameIn returns the name of the volume in a spelling: db in db@gold.
+func nameIn(spelling string) string {
+	name, _ := dataset.Reference{Spelling: spelling}.SplitAtSign()
+	return name
+}
+
+// IsSpellingOf reports whether a spelling has the name or an alias of a volume. After a rename, the spellings of the
+// former name are valid until that alias is dropped.
+func IsSpellingOf(d dataset.Dataset, spelling string) bool { return d.HasName(nameIn(spelling)) }
+
+// DefaultSpelling returns the spelling of a volume for an engine that has used none: that of the request which made
+// the volume or, after a rename, the name.
+func DefaultSpelling(d dataset.Dataset) string {
+	if nameIn(d.RequestedAs) == d.Volume {
+		return d.RequestedAs
+	}
+	return d.Volume
+}
+
+// usedLocked returns the recorded spellings that still find the volume, in a new slice. If there is no record, and the
+// engine of this node requested the volume, that is the spelling of the request.
+func (c *Cache) usedLocked(d *dataset.Dataset, node uuid.UUID) (used []string) {
 	if r := c.recordedLocked(d); r != nil {
-		return r.Used
+		used = slices.Clone(r.Used)
+	} else if d.RequestedBy == node {
+		used = []string{d.RequestedAs}
 	}
-	if d.RequestedBy == node {
-		return []string{d.RequestedAs}
-	}
-	return nil
+	return slices.DeleteFunc(used, func(sp string) bool { return !IsSpellingOf(*d, sp) })
 }
 
 // recordedLocked returns the record of the spellings of a dataset, or nil. The record is under the name that the volume
-// had when the engine last used a new spelling, so it can be under an alias. A record under a newer name has all
-// spellings of the older ones.
+// had when the engine last used a new spelling. That can be an alias, or an alias that was dropped.
 func (c *Cache) recordedLocked(d *dataset.Dataset) *Spellings {
-	if r := c.spellings[d.Volume]; r != nil && r.Dataset == d.ID {
-		return r
-	}
-	for _, name := range d.Aliases {
+	for _, name := range slices.Concat(d.Names(), c.spelled[d.ID]) {
 		if r := c.spellings[name]; r != nil && r.Dataset == d.ID {
 			return r
 		}
@@ -118,7 +141,7 @@ func (c *Cache) recordedLocked(d *dataset.Dataset) *Spellings {
 func (c *Cache) SpellingsOf(d dataset.Dataset, node uuid.UUID) []string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return slices.Clone(c.usedLocked(&d, node))
+	return c.usedLocked(&d, node)
 }
 
 // UsedByPodman reports whether Podman's use of a dataset on this node is recorded.
@@ -129,34 +152,65 @@ func (c *Cache) UsedByPodman(d dataset.Dataset) bool {
 	return r != nil && r.Podman
 }
 
-// SpellingsOfName returns the spellings that are recorded for a name, of whatever dataset.
-func (c *Cache) SpellingsOfName(name string) (Spellings, bool) {
+// RecordedSpellings returns the records of the spellings of a dataset, by name. There is more than one only after a
+// restore from the trash under another name.
+func (c *Cache) RecordedSpellings(id uuid.UUID) map[string]Spellings {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	r := c.spellings[name]
-	if r == nil {
-		return Spellings{}, false
+	out := map[string]Spellings{}
+	for _, name := range c.spelled[id] {
+		out[name] = *c.spellings[name]
 	}
-	return *r, true
+	return out
+}
+
+// SpelledWithName returns the records that have a spelling of a name, of whatever dataset.
+func (c *Cache) SpelledWithName(name string) (records []Spellings) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, r := range c.spellings {
+		if slices.ContainsFunc(r.Used, func(sp string) bool { return nameIn(sp) == name }) {
+			records = append(records, *r)
+		}
+	}
+	return records
 }
 
 // SetSpellings replaces the spellings of a name.
 func (c *Cache) SetSpellings(name string, r Spellings) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.removeSpellingsLocked(name)
 	c.spellings[name] = &r
+	c.spelled[r.Dataset] = append(c.spelled[r.Dataset], name)
 }
 
-// ForgetSpellings removes the spellings of a dataset, and returns the names for which it had any. There are several
-// after a restore from the trash under another name.
+// RemoveSpellings removes the spellings of a name. Idempotent.
+func (c *Cache) RemoveSpellings(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.removeSpellingsLocked(name)
+}
+
+func (c *Cache) removeSpellingsLocked(name string) {
+	r := c.spellings[name]
+	if r == nil {
+		return
+	}
+	delete(c.spellings, name)
+	c.spelled[r.Dataset] = slices.DeleteFunc(c.spelled[r.Dataset], func(n string) bool { return n == name })
+	if len(c.spelled[r.Dataset]) == 0 {
+		delete(c.spelled, r.Dataset)
+	}
+}
+
+// ForgetSpellings removes the spellings of a dataset, and returns the names for which it had any.
 func (c *Cache) ForgetSpellings(id uuid.UUID) (names []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for name, r := range c.spellings {
-		if r.Dataset == id {
-			delete(c.spellings, name)
-			names = append(names, name)
-		}
+	names = slices.Clone(c.spelled[id])
+	for _, name := range names {
+		c.removeSpellingsLocked(name)
 	}
 	return names
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -40,15 +41,15 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 	if ref.Err != nil {
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %w", ref.Err)
 	}
-	before, _ := f.deps.Cache.SpellingsOfName(ref.Name)
 	d, known := f.deps.Cache.Volume(ref.Name)
 	if !known {
 		d, known = f.deps.SharedMountNamed(ref.Name)
 	}
 	if !known {
+		before := f.deps.Cache.SpelledWithName(ref.Name)
 		v, err := f.deps.Control.Volume(ctx, ref.Name)
 		if errors.Is(err, dataset.ErrNotFound) {
-			return dataset.Dataset{}, errors.Join(err, f.deps.Spellings.MarkDeleted(ctx, ref.Name, before.Dataset))
+			return dataset.Dataset{}, errors.Join(err, f.updateSpellings(ctx, ref.Name, before))
 		}
 		if err != nil {
 			return dataset.Dataset{}, err
@@ -69,6 +70,32 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s is not a clone of %s", d.Volume, ref.From)
 	}
 	return d, nil
+}
+
+// updateSpellings updates the records of volumes that had a name which control does not know any more. If all
+// spellings of such a record have the name, the volume was deleted. Otherwise the name may also be an alias that was
+// dropped.
+func (f *Finder) updateSpellings(ctx context.Context, name string, before []records.Spellings) (err error) {
+	for _, r := range before {
+		if !r.Deleted.IsZero() {
+			continue
+		}
+		now := dataset.Dataset{ID: r.Dataset}
+		if r.HasOtherName(name) {
+			v, lookupErr := f.deps.Control.Volume(ctx, r.Dataset.String())
+			if lookupErr != nil && !errors.Is(lookupErr, dataset.ErrNotFound) {
+				err = errors.Join(err, lookupErr)
+				continue
+			}
+			now.State, now.Volume, now.Aliases = v.State, v.Volume, v.Aliases
+		}
+		if now.State == dataset.StateReady {
+			err = errors.Join(err, f.deps.Spellings.FollowNames(ctx, now))
+		} else {
+			err = errors.Join(err, f.deps.Spellings.MarkDeleted(ctx, now.ID))
+		}
+	}
+	return err
 }
 
 func isCloneOf(d dataset.Dataset, prefix string) bool {

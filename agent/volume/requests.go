@@ -57,8 +57,7 @@ func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[s
 }
 
 // Remove deletes a volume. If the engine uses another spelling of the volume, or removes the volume by an alias, Remove
-// only forgets the spelling. It fails while the
-// volume is mounted, for every caller.
+// only forgets the spelling. It fails while the volume is mounted, for every caller.
 func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	d, err := r.deps.Finder.Find(ctx, ref)
 	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {
@@ -77,15 +76,13 @@ func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	if err := r.deps.Spellings.CheckRemovable(tool, d, ref); err != nil {
 		return err
 	}
-	another, err := r.deps.Spellings.Remove(ctx, tool, d, ref)
-	// A removal by an alias never deletes the data: the engine removes a name that the volume had before.
-	if err != nil || another || ref.Name != d.Volume {
+	if removed, err := r.deps.Spellings.Remove(ctx, tool, d, ref); err != nil || removed {
 		return err
 	}
 	if err := r.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume}); err != nil {
 		return err
 	}
-	return r.deps.Spellings.MarkDeleted(ctx, d.Volume, d.ID)
+	return r.deps.Spellings.MarkDeleted(ctx, d.ID)
 }
 
 // Perform plans a request for an existing volume and executes it here.

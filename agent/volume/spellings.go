@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -94,32 +95,83 @@ func (s *Spellings) Forget(ctx context.Context, id uuid.UUID) error {
 	return s.deps.DB.PutAll(context.WithoutCancel(ctx), obsolete)
 }
 
-// MarkDeleted records that a volume was deleted. docker volume ls does not list its spellings any more. It does nothing
-// if the name has belonged to another dataset since.
-func (s *Spellings) MarkDeleted(ctx context.Context, name string, id uuid.UUID) error {
-	return s.setDeleted(ctx, name, id, s.deps.Clock.Now())
+// MarkDeleted records that a volume was deleted. docker volume ls does not list its spellings any more.
+func (s *Spellings) MarkDeleted(ctx context.Context, id uuid.UUID) error {
+	return s.setDeleted(ctx, id, s.deps.Clock.Now())
 }
 
 // Restored records that a volume exists again, after MarkDeleted. It is idempotent, and writes nothing in most cases.
 func (s *Spellings) Restored(ctx context.Context, d dataset.Dataset) error {
-	return s.setDeleted(ctx, d.Volume, d.ID, time.Time{})
+	return s.setDeleted(ctx, d.ID, time.Time{})
 }
 
-func (s *Spellings) setDeleted(ctx context.Context, name string, id uuid.UUID, at time.Time) error {
-	if r, used := s.deps.Cache.SpellingsOfName(name); !used || r.Dataset != id || r.Deleted.IsZero() == at.IsZero() {
+func (s *Spellings) setDeleted(ctx context.Context, id uuid.UUID, at time.Time) error {
+	needsChange := func(r records.Spellings) bool { return r.Deleted.IsZero() != at.IsZero() }
+	if now := s.deps.Cache.RecordedSpellings(id); !slices.ContainsFunc(slices.Collect(maps.Values(now)), needsChange) {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r, used := s.deps.Cache.SpellingsOfName(name)
-	if !used || r.Dataset != id || r.Deleted.IsZero() == at.IsZero() {
+	changed := map[string]records.Spellings{}
+	for name, r := range s.deps.Cache.RecordedSpellings(id) {
+		if needsChange(r) {
+			r.Deleted = at
+			changed[name] = r
+		}
+	}
+	return s.replaceLocked(ctx, changed, nil)
+}
+
+// FollowNames records the spellings of a live volume under its name, without those whose name the volume does not have
+// any more. Call it after a rename and after an alias was dropped. It is idempotent, and writes nothing in most cases.
+func (s *Spellings) FollowNames(ctx context.Context, d dataset.Dataset) error {
+	if s.followsNames(d) {
 		return nil
 	}
-	r.Deleted = at
-	if err := s.deps.DB.Put(context.WithoutCancel(ctx), map[string]any{"spellings/" + name: r}); err != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.followsNames(d) {
+		return nil
+	}
+	r := records.Spellings{Dataset: d.ID, Used: s.Used(d), Podman: s.deps.Cache.UsedByPodman(d)}
+	return s.replaceLocked(ctx, map[string]records.Spellings{d.Volume: r}, s.otherNames(d))
+}
+
+func (s *Spellings) followsNames(d dataset.Dataset) bool {
+	for name, r := range s.deps.Cache.RecordedSpellings(d.ID) {
+		isOther := func(spelling string) bool { return !records.IsSpellingOf(d, spelling) }
+		if name != d.Volume || slices.ContainsFunc(r.Used, isOther) {
+			return false
+		}
+	}
+	return true
+}
+
+// otherNames returns the names under which spellings of a dataset are recorded, but for its present one.
+func (s *Spellings) otherNames(d dataset.Dataset) []string {
+	names := s.deps.Cache.RecordedSpellings(d.ID)
+	delete(names, d.Volume)
+	return slices.Collect(maps.Keys(names))
+}
+
+// replaceLocked writes records to disk and to memory, and removes those of the names in removed.
+func (s *Spellings) replaceLocked(ctx context.Context, set map[string]records.Spellings, removed []string) error {
+	values := map[string]any{}
+	for name, r := range set {
+		values["spellings/"+name] = r
+	}
+	for _, name := range removed {
+		values["spellings/"+name] = nil
+	}
+	if err := s.deps.DB.Put(context.WithoutCancel(ctx), values); err != nil {
 		return err
 	}
-	s.deps.Cache.SetSpellings(name, r)
+	for name, r := range set {
+		s.deps.Cache.SetSpellings(name, r)
+	}
+	for _, name := range removed {
+		s.deps.Cache.RemoveSpellings(name)
+	}
 	return nil
 }
 
@@ -148,7 +200,17 @@ func (s *Spellings) values(
 	if !slices.Contains(r.Used, spelling) {
 		r.Used = append(r.Used, spelling)
 	}
-	return map[string]any{"spellings/" + d.Volume: r}, func() { s.deps.Cache.SetSpellings(d.Volume, r) }
+	moved := s.otherNames(d) // after a rename
+	values = map[string]any{"spellings/" + d.Volume: r}
+	for _, name := range moved {
+		values["spellings/"+name] = nil
+	}
+	return values, func() {
+		s.deps.Cache.SetSpellings(d.Volume, r)
+		for _, name := range moved {
+			s.deps.Cache.RemoveSpellings(name)
+		}
+	}
 }
 
 // CheckRemovable returns an error if an engine must not remove a volume, because only others have used the volume on
@@ -173,22 +235,23 @@ func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, ref data
 	return nil
 }
 
-// Remove removes a spelling of a volume. If it is the only spelling that the engine uses, Remove keeps it and returns
-// false.
+// Remove removes a spelling of a volume. If the volume must be deleted instead, Remove keeps the spelling and returns
+// false: the engine uses no other spelling, and this one has the name of the volume and not an alias. A removal by an
+// alias never deletes the data. After the last spelling was an alias, an empty list is recorded, so that docker volume
+// ls shows the volume by its name.
 func (s *Spellings) Remove(
 	ctx context.Context, tool plugin.Tool, d dataset.Dataset, ref dataset.Reference,
-) (another bool, err error) {
+) (removed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	used := s.Used(d)
-	rest := slices.DeleteFunc(used, func(s string) bool { return s == ref.Spelling })
-	if len(rest) == 0 {
+	rest := slices.DeleteFunc(slices.Clone(used), func(s string) bool { return s == ref.Spelling })
+	switch {
+	case len(rest) == 0 && ref.Name == d.Volume:
 		return false, nil
+	case len(rest) == len(used):
+		return true, nil
 	}
 	r := records.Spellings{Dataset: d.ID, Used: rest, Podman: tool != plugin.Podman && s.deps.Cache.UsedByPodman(d)}
-	if err := s.deps.DB.Put(ctx, map[string]any{"spellings/" + d.Volume: r}); err != nil {
-		return true, err
-	}
-	s.deps.Cache.SetSpellings(d.Volume, r)
-	return true, nil
+	return true, s.replaceLocked(ctx, map[string]records.Spellings{d.Volume: r}, s.otherNames(d))
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/plugin"
 )
@@ -92,7 +91,7 @@ func TestSpellingsOutliveDeletion(t *testing.T) {
 	}
 	remove()
 	submit(api.Request{Kind: dataset.OpPurge})
-	agenttest.Await(t, func() bool { _, isRecorded := a.Cache.SpellingsOfName("db"); return !isRecorded })
+	agenttest.Await(t, func() bool { return len(a.Cache.RecordedSpellings(d.ID)) == 0 })
 }
 
 // Spellings that the engine uses at the same time are all kept, and all dropped:
@@ -190,43 +189,4 @@ func TestPodmanRemovesOnlyItsVolumes(t *testing.T) {
 	remove(podman, "sign", "", anonymous, "both@bronze", "dock")
 	create(docker, "both")
 	remove(docker, "both@bronze", "", anonymous, "both", "dock")
-}
-
-// An engine finds a volume by an alias, on its home and on another node, and removes only the alias: the last spelling
-// that the engine has used can be an alias, and the volume has its new name.
-func TestRemoveByAliasKeepsTheVolume(t *testing.T) {
-	ctx := t.Context()
-	a := agenttest.New(t)
-	b := agenttest.New(t, func(cfg *agent.Config) {
-		cfg.Control, cfg.NodeName = a.Link, "host-b"
-		cfg.Pools = []pool.Config{{Name: "other", Backend: "dir", Path: filepath.Join(cfg.Root, "pool")}}
-	})
-	d := a.NewVolume("old")
-	if _, err := a.Cluster.Service.Ledger.Update(ctx, func(tx *record.Tx) (err error) {
-		if d, err = tx.Volume("old"); err != nil {
-			return err
-		}
-		d.Volume = "new"
-		d.SetAliases([]string{"old"})
-		if err := tx.Put(record.NameKey("new"), record.Claim{ID: d.ID}); err != nil {
-			return err
-		}
-		return errors.Join(record.NeedFormat(tx, record.AliasFormat), tx.PutDataset(d))
-	}); err != nil {
-		t.Fatal(err)
-	}
-	agenttest.Await(t, func() bool { _, ok := a.Cache.Volume("new"); return ok })
-	for _, r := range []*agenttest.Host{a, b} {
-		for _, name := range []string{"old", "new"} {
-			if v, err := r.Get(ctx, name); err != nil || v.Spelling != name {
-				t.Errorf("%s: %s is %+v, %v", r.NodeName, name, v, err)
-			}
-		}
-		if err := r.Remove(ctx, "old"); err != nil {
-			t.Errorf("%s: %v", r.NodeName, err)
-		}
-		if v, err := a.Link.Service.Volume(ctx, "new"); err != nil || v.ID != d.ID {
-			t.Fatalf("%s removed the alias, and the volume is %+v, %v", r.NodeName, v, err)
-		}
-	}
 }

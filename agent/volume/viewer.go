@@ -167,9 +167,9 @@ func (w *Viewer) others(ctx context.Context, own []records.ListEntry) (others []
 	ctx, cancel := context.WithTimeoutCause(ctx, listTime,
 		dataset.Errorf(dataset.ErrUnavailable, "control did not list the volumes within %s", listTime))
 	defer cancel()
-	names := map[string]bool{}
+	listed, spellings := map[uuid.UUID]bool{}, map[string]bool{}
 	for _, l := range own {
-		names[l.Name] = true
+		listed[l.Dataset], spellings[l.Spelling] = true, true
 	}
 	for page := (api.Page{}); ; {
 		list, err := w.deps.Control.Volumes(ctx, page)
@@ -177,8 +177,9 @@ func (w *Viewer) others(ctx context.Context, own []records.ListEntry) (others []
 			return nil, err
 		}
 		for _, v := range list.Items {
-			if !names[v.Volume] {
-				others = append(others, records.ListEntry{Name: v.Volume, Spelling: v.RequestedAs, Dataset: v.ID})
+			// A spelling in the records of this node can be of a volume that was deleted meanwhile.
+			if sp := records.DefaultSpelling(v.Dataset); !listed[v.ID] && !spellings[sp] {
+				others = append(others, records.ListEntry{Name: v.Volume, Spelling: sp, Dataset: v.ID})
 			}
 		}
 		if page.After = list.Next; page.After == "" {
