@@ -167,7 +167,9 @@ func (a *components) forgetHome(ds uuid.UUID) {
 func (a *components) makeRegistration() {
 	a.Registration = registration.New(registration.Deps{
 		Host: a.Host, Address: a.Config.Address, Version: a.Config.Version, Labels: a.Config.Labels, Pools: a.Pools,
-		OperationKinds: func() []dataset.OpKind { return a.Executor.Kinds() }, StoreGenerations: a.Generations.Store,
+		// No agent carries out a rename: the kind says that this one finds volumes by their aliases.
+		OperationKinds:   func() []dataset.OpKind { return append(a.Executor.Kinds(), dataset.OpRename) },
+		StoreGenerations: a.Generations.Store,
 	})
 	a.Facts = registration.NewFacts(registration.FactsDeps{
 		Host: a.Host, Source: a.Config.Host, Engine: a.Config.Engine, Backends: a.Config.Backends, Pools: a.Pools,

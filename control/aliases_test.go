@@ -79,9 +79,12 @@ func TestAliasFindsItsVolume(t *testing.T) {
 	if v := e.MustVolume("old"); v.ID != d.ID || v.Volume != "db" {
 		t.Errorf("the alias finds %s (%s), want db (%s)", v.Volume, v.ID, d.ID)
 	}
-	if p, err := a.Plan(a.Ctx, a.ID, controltest.Create("old")); err != nil || p.Unchanged == nil ||
-		p.Unchanged.ID != d.ID {
-		t.Errorf("a create with the alias: got %+v, %v; want the volume unchanged", p, err)
+	create := controltest.Create("old")
+	_, err := a.Plan(a.Ctx, a.ID, create)
+	controltest.Refused(t, err, dataset.ErrExists, "alias of volume db", "drover volume rename --drop-alias old db")
+	create.Engine = true
+	if p, err := a.Plan(a.Ctx, a.ID, create); err != nil || p.Unchanged == nil || p.Unchanged.ID != d.ID {
+		t.Errorf("an engine creates the alias: got %+v, %v; want the volume unchanged", p, err)
 	}
 	list, err := e.Volumes(e.Ctx, api.Page{})
 	if err != nil || len(list.Items) != 1 || list.Items[0].Volume != "db" {

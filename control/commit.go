@@ -226,7 +226,10 @@ func newOperationRecord(op dataset.Operation) dataset.Operation {
 // mismatch compares the volume of an operation with the volume of the same name that another request created first.
 // It returns how the two differ, or nil if they do not.
 func (s *Service) mismatch(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
-	asked := api.Request{Kind: op.Kind, Volume: op.DatasetRecord.RequestedAs, Options: op.Options}
+	asked := api.Request{
+		Kind: op.Kind, Volume: op.DatasetRecord.RequestedAs, Options: op.Options,
+		Engine: op.DatasetRecord.RequestedBy != uuid.Nil,
+	}
 	w, err := planning.ParseCreate(asked.Parsed())
 	if err == nil {
 		err = s.volumes.CheckMatches(t, winner, w)

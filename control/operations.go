@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/control/view"
@@ -128,6 +129,8 @@ func checkSameRequest(rec dataset.Operation, req api.Request) error {
 func (s *Service) settleOperation(t *record.Tx, op *dataset.Operation) error {
 	settle := s.volumes.SettleUpdate
 	switch op.Kind {
+	case dataset.OpRename, dataset.OpDropAlias:
+		settle = planning.SettleNames
 	case dataset.OpDelete:
 		settle = s.deleter.SettleDelete
 	case dataset.OpUndelete:

@@ -40,7 +40,8 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 // changesOnlyRecords reports whether an operation of this kind changes nothing on disk.
 func changesOnlyRecords(k dataset.OpKind) bool {
 	switch k {
-	case dataset.OpUpdate, dataset.OpUndelete, dataset.OpDiscard, dataset.OpShow, dataset.OpHide:
+	case dataset.OpUpdate, dataset.OpRename, dataset.OpDropAlias, dataset.OpUndelete, dataset.OpDiscard,
+		dataset.OpShow, dataset.OpHide:
 		return true
 	}
 	return false
@@ -99,6 +100,10 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 		return planning.PlanRewrite(t, req)
 	case dataset.OpUpdate:
 		return s.volumes.PlanUpdate(t, req)
+	case dataset.OpRename:
+		return s.volumes.PlanRename(t, req)
+	case dataset.OpDropAlias:
+		return planning.PlanDropAlias(t, req)
 	case dataset.OpDelete:
 		return s.deleter.PlanDelete(t, node, req)
 	case dataset.OpUndelete:

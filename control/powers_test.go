@@ -68,7 +68,8 @@ func newPowersWorld(t *testing.T) *powersCluster {
 	}
 	w.alpha.MustCreate("mine@silver")
 	w.alpha.MustSnapshot("mine", "before")
-	w.alpha.MustCreate("kept@silver", "protect=true")
+	w.alpha.MustCreate("former@silver", "protect=true")
+	w.MustSubmit(api.Request{Kind: dataset.OpRename, Volume: "former", Name: "kept"})
 	w.alpha.MustSeal(controltest.Create("secret@sealed"), controltest.WrappedBy(uuid.New(), "1"))
 	w.alpha.MustCreate("gone@silver")
 	w.trashed = w.alpha.MustDelete("gone")
@@ -133,6 +134,8 @@ func submissions() []submission {
 		{name: "rekey with an old key", req: api.Request{Kind: dataset.OpRekey, Volume: "secret", Path: "/keys/old"}, powers: []power{hostFile}, may: "admin own"},
 		{name: "rewrite", req: on(dataset.OpRewrite, "mine"), may: everyone},
 		{name: "set-profile", req: api.Request{Kind: dataset.OpUpdate, Volume: "mine", Profile: "kept"}, may: everyone},
+		{name: "rename", req: api.Request{Kind: dataset.OpRename, Volume: "mine", Name: "new"}, may: everyone},
+		{name: "drop-alias", req: api.Request{Kind: dataset.OpDropAlias, Volume: "kept", Name: "former"}, may: everyone},
 		{name: "unprotect", req: api.Request{Kind: dataset.OpUpdate, Volume: "kept", Protect: controltest.No()}, powers: []power{destroys}, may: everyone},
 		{name: "delete", req: on(dataset.OpDelete, "mine"), powers: []power{destroys}, may: everyone},
 		{name: "delete what is protected", req: api.Request{Kind: dataset.OpDelete, Volume: "kept", Force: true}, powers: []power{destroys}, may: everyone},

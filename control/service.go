@@ -215,7 +215,10 @@ func (s *Service) makePlanners(d Deps) {
 		Relocator:           s.Relocator,
 		Reported:            s.Reports,
 		CheckNoSharedMounts: s.checkNoSharedMounts,
-		Clock:               d.Clock,
+		CheckReplicas: func(t *record.Tx, what string) error {
+			return membership.CheckSameVersion(t, d.Replica, what)
+		},
+		Clock: d.Clock,
 	}}
 	s.deleter = &deletion.Deleter{Deps: deletion.Deps{
 		Shared:              s.Shared,

@@ -66,16 +66,18 @@ const (
 	OpSnapshotDelete OpKind = "snapshot-delete"
 	OpRestore        OpKind = "restore"
 	OpResize         OpKind = "resize"
-	OpRekey          OpKind = "rekey"    // wraps the data key with another key of the operator
-	OpRewrite        OpKind = "rewrite"  // rewrites the head in fewer extents
-	OpUpdate         OpKind = "update"   // changes profile or protection: only records
-	OpDelete         OpKind = "delete"   // removes the name, and puts the data in the trash
-	OpUndelete       OpKind = "undelete" // brings a dataset back from the trash
-	OpPurge          OpKind = "purge"    // destroys the data
-	OpMove           OpKind = "move"     // changes the home
-	OpDiscard        OpKind = "discard"  // destroys a superseded copy
-	OpShow           OpKind = "show"     // mounts a superseded copy read-only on its node, for a person to look at
-	OpHide           OpKind = "hide"     // unmounts the superseded copy again
+	OpRekey          OpKind = "rekey"      // wraps the data key with another key of the operator
+	OpRewrite        OpKind = "rewrite"    // rewrites the head in fewer extents
+	OpUpdate         OpKind = "update"     // changes profile or protection: only records
+	OpRename         OpKind = "rename"     // gives a volume another name; the former one becomes an alias: only records
+	OpDropAlias      OpKind = "drop-alias" // ends an alias of a volume: only records
+	OpDelete         OpKind = "delete"     // removes the name, and puts the data in the trash
+	OpUndelete       OpKind = "undelete"   // brings a dataset back from the trash
+	OpPurge          OpKind = "purge"      // destroys the data
+	OpMove           OpKind = "move"       // changes the home
+	OpDiscard        OpKind = "discard"    // destroys a superseded copy
+	OpShow           OpKind = "show"       // mounts a superseded copy read-only on its node, for a person to look at
+	OpHide           OpKind = "hide"       // unmounts the superseded copy again
 )
 
 // OpState is the state of an operation.

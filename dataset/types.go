@@ -15,8 +15,8 @@ type Dataset struct {
 	RequestedAs string    `json:"requested_as" old:"spelling"` // the volume as it was first requested, such as db@gold
 	// UUID of the node whose engine requested the volume; absent: no engine requested it
 	RequestedBy uuid.UUID `json:"requested_by,omitzero" old:"spelled_by"`
-	// Aliases are former names of the volume that still find it, the latest first. Use SetAliases to change them.
-	Aliases []string `json:"aliases,omitempty" hidden:"true"`
+	// Aliases are former names of the volume that still find it, the latest first.
+	Aliases []string `json:"aliases,omitempty"`
 	// Format is the format of the record beside the data that the set keys require; absent: 1. See SetAliases.
 	Format int   `json:"format,omitempty" hidden:"true"`
 	State  State `json:"state"` // state of the dataset
@@ -61,6 +61,9 @@ type Dataset struct {
 // records of format 1 do not have the key. Format 2 has Aliases. If the record of a snapshot needs a later format, the
 // record of the dataset gets it too, so that an older Drover does not touch the folder.
 const RecordFormat = 2
+
+// MaxAliases is how many aliases a volume can have.
+const MaxAliases = 8
 
 // SetAliases sets the former names that still find the volume. Because an older Drover would drop them when it writes
 // the record beside the data, that record has format 2 while there are aliases.
@@ -299,7 +302,7 @@ type Node struct {
 	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that registered last
 	Version     string    `json:"version"`     // version of Drover on the node
 	// kinds of operations that the agent can carry out; an agent that reports none is older, and cannot rekey or
-	// rewrite
+	// rewrite. An agent that reports rename finds volumes by their aliases
 	OperationKinds []OpKind `json:"operation_kinds,omitempty" old:"does"`
 	// HOST:PORT where its agent answers other agents; absent: nowhere
 	Address  string `json:"address,omitempty"`

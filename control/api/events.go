@@ -15,7 +15,8 @@ const (
 	EventVolumeCreate      EventType = "volume.create"       // a volume was created
 	EventVolumeClone       EventType = "volume.clone"        // a volume was created as a clone
 	EventVolumeImport      EventType = "volume.import"       // a volume was created from a folder or archive
-	EventVolumeUpdate      EventType = "volume.update"       // the profile, labels or protection of a volume changed
+	EventVolumeUpdate      EventType = "volume.update"       // the profile, labels, protection or aliases changed
+	EventVolumeRename      EventType = "volume.rename"       // a volume got another name
 	EventVolumeResize      EventType = "volume.resize"       // the size of a volume changed
 	EventVolumeRekey       EventType = "volume.rekey"        // the data key of a volume was wrapped again
 	EventVolumeRewrite     EventType = "volume.rewrite"      // a volume was defragmented

@@ -21,7 +21,8 @@ type Request struct {
 	// options of the new volume, by name; an option that is absent has the value of the profile
 	Options  map[string]string `json:"options,omitempty"`
 	Snapshot string            `json:"snapshot,omitempty"` // name or UUID prefix of the snapshot
-	// name of the new snapshot, or the name of a volume that is restored from the trash
+	// name of the new snapshot, of a volume that is restored from the trash, or of a renamed volume; drop-alias: the
+	// alias
 	Name    string `json:"name,omitempty"`
 	Message string `json:"message,omitempty"` // free text that is kept with a snapshot
 	Size    string `json:"size,omitempty"`    // new size, such as 10GiB

@@ -23,6 +23,11 @@ type SetProfile struct {
 	Profile string `json:"profile" doc:"name of the new profile"`
 }
 
+// RenameVolume asks for another name.
+type RenameVolume struct {
+	Name string `json:"name" doc:"the new name. The former name becomes an alias, which still finds the volume" example:"orders"`
+}
+
 // ProtectVolume sets whether the volume is protected from deletion.
 type ProtectVolume struct {
 	Protect bool `json:"protect" doc:"whether deletes are refused"`

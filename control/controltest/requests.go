@@ -73,6 +73,16 @@ func ForcedMove(volume, node, fenced string) api.Request {
 	return api.Request{Kind: dataset.OpMove, Volume: volume, Node: node, Force: true, Fenced: fenced}
 }
 
+// Rename returns the request to give a volume another name.
+func Rename(volume, name string) api.Request {
+	return api.Request{Kind: dataset.OpRename, Volume: volume, Name: name}
+}
+
+// DropAlias returns the request to end an alias of a volume.
+func DropAlias(volume, alias string) api.Request {
+	return api.Request{Kind: dataset.OpDropAlias, Volume: volume, Name: alias}
+}
+
 // Relinquished returns the manifest with which the home of a volume answers a recall.
 func Relinquished(op dataset.Operation) *dataset.Manifest {
 	return &dataset.Manifest{Snapshot: uuid.NewSHA1(op.ID, []byte("final")), Bytes: 8, SHA256: "ab", Taken: Start}

@@ -202,12 +202,8 @@ func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 // the operation that deletes the volume.
 func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 	for _, name := range d.Names() {
-		var c record.Claim
-		if ok, err := t.Get(record.NameKey(name), &c); err != nil {
+		if err := record.CheckNameClaim(t, name, d.ID); err != nil {
 			return err
-		} else if !ok || c.ID != d.ID {
-			return record.Inconsistent("%s does not point at %s, which has that name", record.NameKey(name),
-				record.DatasetKey(d.ID))
 		}
 		t.Delete(record.NameKey(name))
 	}

@@ -25,13 +25,15 @@ func PlanUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.D
 	if err := dataset.CheckName(next.Volume); err != nil {
 		return nil, nil, err
 	}
-	var c record.Claim
-	if ok, err := t.Get(record.NameKey(next.Volume), &c); err != nil {
+	if other, taken, err := t.VolumeByName(next.Volume); err != nil {
 		return nil, nil, err
-	} else if ok {
+	} else if taken {
+		is := "a volume " + next.Volume + " exists"
+		if other.Volume != next.Volume {
+			is = next.Volume + " is an alias of volume " + other.Volume
+		}
 		return nil, nil, dataset.Errorf(dataset.ErrExists,
-			"a volume %s exists (drover trash restore %s NAME restores this one under another name)",
-			next.Volume, d.ID.String()[:8])
+			"%s (drover trash restore %s NAME restores this one under another name)", is, d.ID.String()[:8])
 	}
 	next.State, next.Trash = dataset.StateReady, nil
 	op := record.NewOperation(next)

@@ -49,7 +49,9 @@ type Deps struct {
 	Relocator           *relocation.Relocator
 	Reported            *reports.Latest
 	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
-	Clock               clock.Clock
+	// CheckReplicas fails if a control replica runs another version of Drover. what is the request.
+	CheckReplicas func(t *record.Tx, what string) error
+	Clock         clock.Clock
 }
 
 // Planner decides to create, change, snapshot and restore volumes. It has no state. Its methods are safe for concurrent

@@ -14,6 +14,7 @@ import (
 // CreateRequest is a request that makes a volume, with its options parsed.
 type CreateRequest struct {
 	kind      dataset.OpKind
+	engine    bool // an engine made the request
 	spec      dataset.Spec
 	opts      dataset.Options
 	allowName bool // From may also be a name
@@ -22,7 +23,7 @@ type CreateRequest struct {
 // ParseCreate parses the options of a request, and compares them with its spec, which api.Request.Parsed has parsed.
 // It fails with dataset.ErrInvalid if the options or the spec are wrong.
 func ParseCreate(req api.Request) (w CreateRequest, err error) {
-	w.kind = req.Kind
+	w.kind, w.engine = req.Kind, req.Engine
 	if req.Ref.Err != nil {
 		return w, req.Ref.Err
 	}
@@ -74,13 +75,17 @@ func describeCopy(req api.Request, w CreateRequest) string {
 }
 
 // CheckMatches fails with dataset.ErrExists unless the existing volume matches the request. The error names the value
-// of the volume and the requested value. Options that the request leaves open may have any value.
+// of the volume and the requested value. Options that the request leaves open may have any value. The name in the
+// request can be an alias of the volume. Only an engine may use it: its containers were made with that name. A person
+// would take the volume for a new one.
 func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 	o, p := w.opts, d.Profile
 	differs := func(format string, args ...any) error {
 		return dataset.Errorf(dataset.ErrExists, "volume %q exists "+format, append([]any{d.Volume}, args...)...)
 	}
 	switch {
+	case w.spec.Name != d.Volume && !w.engine:
+		return nameTakenError("volume "+w.spec.Name+" cannot be created", w.spec.Name, d)
 	case w.kind == dataset.OpImport:
 		return differs("already: an import creates a new one (choose another name)")
 	case w.spec.Profile != "" && w.spec.Profile != p.Name:

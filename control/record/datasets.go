@@ -149,6 +149,16 @@ func otherSharedMounts(all []dataset.SharedMount, node uuid.UUID) []dataset.Shar
 	return slices.DeleteFunc(slices.Clone(all), func(g dataset.SharedMount) bool { return g.Node == node })
 }
 
+// CheckNameClaim fails with dataset.ErrCorrupt unless a name or alias of a dataset is claimed by the dataset.
+func CheckNameClaim(t *Tx, name string, ds uuid.UUID) error {
+	var c Claim
+	ok, err := t.Get(NameKey(name), &c)
+	if err == nil && (!ok || c.ID != ds) {
+		err = Inconsistent("%s does not point at %s, which has that name", NameKey(name), DatasetKey(ds))
+	}
+	return err
+}
+
 // CheckSnapshotName fails unless the name is empty, or free for a snapshot of d.
 func CheckSnapshotName(t *Tx, d dataset.Dataset, name string) error {
 	if name == "" {

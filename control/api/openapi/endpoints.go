@@ -59,8 +59,11 @@ var endpointTexts = map[string]string{
 	"preview-remove-node": "Nothing is changed. The answer and the error are those that the removal would have.",
 	"preview-remove-pool": "Nothing is changed. The answer and the error are those that the removal would have.",
 	"protect-volume":      "A protected volume is deleted only with force.",
-	"rebuild":             "The answer has the result for each dataset.",
-	"rebuild-store":       "Every pool of the host must be online, unless skip_offline is set.",
+	"rename-volume": "The former name becomes an alias: it still finds the volume, until the alias is dropped. " +
+		"The data, the mounts and the UUID of the volume stay. Idempotent.",
+	"drop-alias":    "The alias no longer finds the volume, and its name is free. The data stays.",
+	"rebuild":       "The answer has the result for each dataset.",
+	"rebuild-store": "Every pool of the host must be online, unless skip_offline is set.",
 	"recall": "The node that receives the volume calls it. The answer is the operation as it is " +
 		"now. Idempotent.",
 	"record":             "Operations that end quickly are only committed.",

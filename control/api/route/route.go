@@ -29,6 +29,8 @@ var (
 	RekeyVolume      = Route{"rekey-volume", http.MethodPost, "/v1/volumes/{volume}/rekey"}
 	RewriteVolume    = Route{"rewrite-volume", http.MethodPost, "/v1/volumes/{volume}/rewrite"}
 	SetVolumeProfile = Route{"set-volume-profile", http.MethodPost, "/v1/volumes/{volume}/set-profile"}
+	RenameVolume     = Route{"rename-volume", http.MethodPost, "/v1/volumes/{volume}/rename"}
+	DropAlias        = Route{"drop-alias", http.MethodDelete, "/v1/volumes/{volume}/aliases/{alias}"}
 	ProtectVolume    = Route{"protect-volume", http.MethodPost, "/v1/volumes/{volume}/protect"}
 	ImportVolume     = Route{"import-volume", http.MethodPost, "/v1/volumes/{volume}/import"}
 	ExportVolume     = Route{"export-volume", http.MethodGet, "/v1/volumes/{volume}/export"}

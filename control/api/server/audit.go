@@ -47,7 +47,7 @@ func (c *pending) start(op huma.Operation, param func(string) string, r rule) {
 	if r.exports {
 		c.read = false
 	}
-	for _, name := range []string{"volume", "snapshot", "dataset", "operation", "operator", "pool"} {
+	for _, name := range []string{"alias", "volume", "snapshot", "dataset", "operation", "operator", "pool"} {
 		if v := param(name); v != "" {
 			c.Target = dataset.Clip(v)
 		}
@@ -67,6 +67,7 @@ func (c *pending) noteRequest(req api.Request) {
 	}
 	c.addDetail("path ", req.Path)
 	c.addDetail("snapshot ", req.Snapshot)
+	c.addDetail("name ", req.Name)
 	c.addDetail("node ", req.Node)
 	if req.Force {
 		c.addDetail("", "force")

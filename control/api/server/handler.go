@@ -100,6 +100,7 @@ func registerOn(mux humago.Mux, d Deps, doc *huma.OpenAPI) {
 	}
 	h.volumes()
 	h.changes()
+	h.names()
 	h.transfers()
 	h.snapshots()
 	h.trash()

@@ -11,7 +11,12 @@ import (
 
 // VolumeParam names a volume in the path.
 type VolumeParam struct {
-	Volume string `path:"volume" doc:"the volume: its name, NAME@PROFILE, or a unique prefix of its dataset's UUID" example:"db"`
+	Volume string `path:"volume" doc:"the volume: its name or an alias, NAME@PROFILE, or a unique prefix of its dataset's UUID" example:"db"`
+}
+
+// AliasParam names an alias of the volume in the path.
+type AliasParam struct {
+	Alias string `path:"alias" doc:"the alias: a former name of the volume" example:"db"`
 }
 
 // DryRunParam is whether a request only decides.

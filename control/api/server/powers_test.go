@@ -52,6 +52,8 @@ var endpointPowers = map[string]struct {
 	"rekey-volume":       {[]power{decides}, pki.Worker, true},
 	"rewrite-volume":     {[]power{decides}, pki.Worker, true},
 	"set-volume-profile": {[]power{decides}, pki.Worker, true},
+	"rename-volume":      {[]power{decides}, pki.Worker, true},
+	"drop-alias":         {[]power{decides}, pki.Worker, true},
 	"protect-volume":     {[]power{decides, destroys}, pki.Worker, true},
 	"import-volume":      {[]power{decides}, pki.Worker, true},
 	"create-snapshot":    {[]power{decides, destroys}, pki.Worker, true},

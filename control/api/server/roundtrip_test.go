@@ -244,7 +244,7 @@ func TestSubmitKeepsEveryRequest(t *testing.T) {
 	c := client.NewLoopback(Handler(Deps{Service: f}))
 	defer c.Close()
 	kinds := rapid.SampledFrom([]dataset.OpKind{dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
-		dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpUpdate, dataset.OpDelete, dataset.OpUndelete, dataset.OpPurge, dataset.OpMove, dataset.OpDiscard,
+		dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpUpdate, dataset.OpRename, dataset.OpDropAlias, dataset.OpDelete, dataset.OpUndelete, dataset.OpPurge, dataset.OpMove, dataset.OpDiscard,
 		dataset.OpShow, dataset.OpHide})
 	rapid.Check(t, func(rt *rapid.T) {
 		text := rapid.String()

@@ -112,6 +112,30 @@ func (h handlers) changes() {
 		})
 }
 
+// names adds the endpoints that change the names of a volume.
+func (h handlers) names() {
+	add(h, endpoint(route.RenameVolume, "volumes", "Rename a volume", ""),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			Body api.RenameVolume
+		}) (*work[api.Outcome], error) {
+			req := in.request(dataset.OpRename)
+			req.Volume, req.Name = in.Volume, in.Body.Name
+			return h.submit(ctx, req)
+		})
+	add(h, endpoint(route.DropAlias, "volumes", "Drop an alias of a volume", ""),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			AliasParam
+		}) (*work[api.Outcome], error) {
+			req := in.request(dataset.OpDropAlias)
+			req.Volume, req.Name = in.Volume, in.Alias
+			return h.submit(ctx, req)
+		})
+}
+
 func (h handlers) submit(ctx context.Context, req api.Request) (*work[api.Outcome], error) {
 	changeOf(ctx).noteRequest(req)
 	out, err := h.Service.Submit(ctx, req)

@@ -27,6 +27,8 @@ var changing = []struct {
 	{route.RekeyVolume, "/v1/volumes/db/rekey", `{}`},
 	{route.RewriteVolume, "/v1/volumes/db/rewrite", ""},
 	{route.SetVolumeProfile, "/v1/volumes/db/set-profile", `{"profile":"silver"}`},
+	{route.RenameVolume, "/v1/volumes/db/rename", `{"name":"new"}`},
+	{route.DropAlias, "/v1/volumes/db/aliases/old", ""},
 	{route.ProtectVolume, "/v1/volumes/db/protect", `{"protect":true}`},
 	{route.ImportVolume, "/v1/volumes/db/import", `{"path":"/p"}`},
 	{route.CreateSnapshot, "/v1/volumes/db/snapshots", `{}`},

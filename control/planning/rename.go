@@ -1,0 +1,201 @@
+package planning
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// PlanRename decides to give a volume another name. The present name becomes an alias. Only records change, so a volume
+// can be renamed while it is in use or moves, or while its home is unreachable. Operations name their dataset by its
+// UUID, so a running operation continues under the new name. If the volume already has the name, nothing changes.
+func (v *Planner) PlanRename(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.Volume(req.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	if req.Name == d.Volume {
+		return nil, &d, nil
+	}
+	if err := checkNewName(d, req.Name); err != nil {
+		return nil, nil, err
+	}
+	other, taken, err := t.VolumeByName(req.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if taken && other.ID != d.ID {
+		return nil, nil, nameTakenError("rename of volume "+d.Volume, req.Name, other)
+	}
+	next, err := renamed(d, req.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := v.checkAliasesKnown(t, d); err != nil {
+		return nil, nil, err
+	}
+	op := record.NewOperation(d)
+	op.DatasetRecord = &next
+	return op, nil, nil
+}
+
+// checkNewName fails if a volume cannot get a name, whether or not the name is free.
+func checkNewName(d dataset.Dataset, name string) error {
+	if err := dataset.CheckName(name); err != nil {
+		return dataset.Errorf(dataset.ErrInvalid, "rename of volume %s: %w", d.Volume, err)
+	}
+	if (dataset.Spec{Name: name}).Anonymous() {
+		return dataset.Errorf(dataset.ErrInvalid,
+			"rename of volume %s: %s looks like a name that Docker generates for a volume without a name (choose "+
+				"another name)", d.Volume, name)
+	}
+	if d.Anonymous {
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"rename of volume %s: it is anonymous, so its engine removes it with its container (drover clone %s %s "+
+				"creates a volume that stays)", d.Volume, d.Volume, name)
+	}
+	return nil
+}
+
+// nameTakenError returns the error for a name that another volume has as its name or alias. what is the request.
+func nameTakenError(what, name string, other dataset.Dataset) error {
+	if name == other.Volume {
+		return dataset.Errorf(dataset.ErrExists, "%s: volume %s exists (choose another name)", what, name)
+	}
+	return dataset.Errorf(dataset.ErrExists,
+		"%s: %s is an alias of volume %s (drover volume rename --drop-alias %s %s frees the name)", what, name,
+		other.Volume, name, other.Volume)
+}
+
+// renamed returns the record of a volume with another name, which no other volume has. The present name becomes its
+// first alias. If the new name is an alias of the volume, it is no longer one. renamed fails with dataset.ErrInvalid if
+// the volume would have more than dataset.MaxAliases aliases.
+func renamed(d dataset.Dataset, name string) (dataset.Dataset, error) {
+	aliases := append([]string{d.Volume}, withoutName(d.Aliases, name)...)
+	if n := len(aliases); n > dataset.MaxAliases {
+		return d, dataset.Errorf(dataset.ErrInvalid,
+			"rename of volume %s: it has %d aliases, and cannot have more (drover volume rename --drop-alias %s %s "+
+				"drops the oldest)", d.Volume, len(d.Aliases), aliases[n-1], d.Volume)
+	}
+	d.Volume = name
+	d.SetAliases(aliases)
+	if d.RequestedBy == uuid.Nil { // otherwise the engine of that node knows the volume by RequestedAs
+		d.RequestedAs = name
+	}
+	return d, nil
+}
+
+// withoutName returns the given names except name.
+func withoutName(names []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
+}
+
+// checkAliasesKnown fails with dataset.ErrUnsupported if a node or a control replica runs a version of Drover that does
+// not know aliases. The agent of such a node would not find the volume by the name that its containers use. Such a
+// replica could not use the store any more.
+func (v *Planner) checkAliasesKnown(t *record.Tx, d dataset.Dataset) error {
+	what := "rename of volume " + d.Volume
+	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if n.Removed.IsZero() && !slices.Contains(n.OperationKinds, dataset.OpRename) {
+			return dataset.Errorf(dataset.ErrUnsupported,
+				"%s: node %s runs drover %s, which does not know aliases (update drover there; drover node rm %s "+
+					"--dry-run shows whether a node that no longer exists can be removed)", what, n.Name, n.Version,
+				n.Name)
+		}
+	}
+	var f record.StoreFormat
+	if _, err := t.Peek(record.FormatKey, &f); err != nil || f.Format >= record.AliasFormat {
+		return err // older replicas cannot use the store already
+	}
+	return v.CheckReplicas(t, what)
+}
+
+// PlanDropAlias decides to end an alias of a volume. The data stays.
+func PlanDropAlias(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.Volume(req.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	next, err := withoutAlias(d, req.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	op := record.NewOperation(d)
+	op.DatasetRecord = &next
+	return op, nil, nil
+}
+
+// withoutAlias returns the record of a volume without one of its aliases. It fails with dataset.ErrInvalid for the name
+// of the volume, and with dataset.ErrNotFound if the volume has no such alias.
+func withoutAlias(d dataset.Dataset, alias string) (dataset.Dataset, error) {
+	what := "drop alias " + dataset.Clip(alias) + " of volume " + d.Volume
+	switch {
+	case alias == "":
+		return d, dataset.Errorf(dataset.ErrInvalid, "drop an alias of volume %s: missing alias (available: %s)",
+			d.Volume, dataset.FormatChoices(d.Aliases))
+	case alias == d.Volume:
+		return d, dataset.Errorf(dataset.ErrInvalid,
+			"%s: it is the name of the volume, and not an alias (drover volume rename %s NEW gives the volume "+
+				"another name)", what, d.Volume)
+	case len(d.Aliases) == 0:
+		return d, dataset.Errorf(dataset.ErrNotFound, "%s: the volume has no alias (drover volume inspect %s)", what,
+			d.Volume)
+	case !d.HasName(alias):
+		return d, dataset.Errorf(dataset.ErrNotFound, "%s: the volume has no such alias (available: %s)%s", what,
+			dataset.FormatChoices(d.Aliases), dataset.Suggestion(alias, d.Aliases))
+	}
+	d.SetAliases(withoutName(d.Aliases, alias))
+	if name, _, _ := strings.Cut(d.RequestedAs, "@"); name == alias { // it would find nothing
+		d.RequestedAs, d.RequestedBy = d.Volume, uuid.Nil
+	}
+	return d, nil
+}
+
+// SettleNames writes what PlanRename or PlanDropAlias decided: the record, and the claims of its names. It must run in
+// the same transaction.
+func SettleNames(t *record.Tx, op dataset.Operation) error {
+	d := *op.DatasetRecord
+	before, err := t.Dataset(d.ID)
+	if err != nil {
+		return err
+	}
+	detail := "was " + before.Volume
+	for _, name := range before.Names() {
+		if err := record.CheckNameClaim(t, name, d.ID); err != nil {
+			return err
+		}
+		if !d.HasName(name) {
+			t.Delete(record.NameKey(name))
+			detail = "no alias " + name
+		}
+	}
+	if err := t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {
+		return err
+	}
+	event := api.EventVolumeUpdate
+	if d.Volume != before.Volume {
+		event = api.EventVolumeRename
+	}
+	t.Event(event, d, detail)
+	if d.Aliases != nil {
+		if err := record.NeedFormat(t, record.AliasFormat); err != nil {
+			return err
+		}
+	}
+	for _, node := range d.Copies {
+		t.NotifyDataset(d.ID, node)
+	}
+	for _, g := range d.SharedMounts {
+		t.NotifyDataset(d.ID, g.Node)
+	}
+	return t.PutDataset(d)
+}
