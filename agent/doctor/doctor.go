@@ -87,7 +87,8 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	known, halted, err := x.deps.Datasets.Recorded(ctx)
 	switch {
 	case err != nil:
-		r.Add(findings.Error, "control", "", "does not respond: %v (mounted volumes keep working)", err)
+		r.Add(findings.Error, "control", "start drover control, and check the network between its hosts and this one",
+			"does not respond: %v (mounted volumes keep working)", err)
 	case outside != "":
 		r.Add(findings.Error, "control", "", "responds, and does not accept this node: %s (mounted volumes keep "+
 			"working)", outside)
@@ -116,9 +117,15 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 	x.checkPending(r)
 	x.CheckReplicas(r)
 	x.deps.SharedMounter.Check(&r.List)
-	x.deps.Registrar.Findings(ctx, &r.List)
-	x.deps.Failover.Check(ctx, &r.List)
-	x.deps.KeyChecker.checkFences(ctx, r)
+	for _, ask := range []func(){
+		func() { x.deps.Registrar.Findings(ctx, &r.List) },
+		func() { x.deps.Failover.Check(ctx, &r.List) },
+		func() { x.deps.KeyChecker.checkFences(ctx, r) },
+	} {
+		began := x.deps.Clock.Steady()
+		ask()
+		r.Waited += x.deps.Clock.Steady() - began
+	}
 	x.checkMounts(ctx, r)
 	x.deps.Throttle.Check(&r.List)
 	x.deps.Sizes.Check(&r.List)
@@ -131,7 +138,8 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 // checkPending names the datasets that are purged and whose data still exists.
 func (x *Doctor) checkPending(r *Report) {
 	for _, p := range x.deps.Pending() {
-		r.Add(findings.Warning, "dataset "+p.Dataset.ID.String(), "drover trash ls",
+		r.Add(findings.Warning, "dataset "+p.Dataset.ID.String(),
+			"drover trash ls shows it; the deletion is tried again within ten minutes",
 			"of volume %s is pending deletion since %s, and its data still exists: %s", p.Dataset.Volume,
 			p.Since.UTC().Format(time.RFC3339), p.Reason)
 	}
@@ -220,7 +228,8 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 		rec, path := x.deps.Uses.Get(id), x.deps.MountPath(id)
 		d, _ := x.deps.Cache.Dataset(id)
 		if table.At(path) == nil {
-			r.Add(findings.Error, "volume "+d.Volume, "", "is in use by %d but not mounted at %s", len(rec.IDs), path)
+			r.Add(findings.Error, "volume "+d.Volume, "restart its containers: their start mounts it again",
+				"is in use by %d but not mounted at %s", len(rec.IDs), path)
 		} else if err := x.deps.Disks.Check(ctx, d, path); err != nil {
 			r.Add(findings.Error, "volume "+d.Volume, "", "%v", err)
 		}
@@ -236,11 +245,21 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 	for _, m := range table.Under(x.deps.MountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if err == nil && len(x.deps.Uses.Get(id).IDs) == 0 && !x.checkInspection(r, id, m.Mountpoint) {
-			r.Add(findings.Info, "mount "+m.Mountpoint, "",
-				"no recorded use; it is unmounted once no process has it mounted%s", holders(id))
+			x.addUnused(r, m.Mountpoint, id, holders(id))
 		}
 	}
 	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)
+}
+
+// addUnused adds a finding on a mount without a recorded use. holders is a clause about who holds it, or "". A mount
+// that somebody holds stays until that use ends, and the volume cannot be removed or moved, so it needs attention. The
+// reason of a mount without a holder is usually a request that has not ended yet.
+func (x *Doctor) addUnused(r *Report, path string, id uuid.UUID, holders string) {
+	level, mend := findings.Info, ""
+	if d, ok := x.deps.Cache.Dataset(id); ok && holders != "" {
+		level, mend = findings.Warning, "drover volume inspect "+d.Volume+" shows who holds it, and how to free it"
+	}
+	r.Add(level, "mount "+path, mend, "no recorded use; it is unmounted once no process has it mounted%s", holders)
 }
 
 // maxHolderScans bounds the datasets whose holders one report names, because each examination reads all processes.
@@ -290,7 +309,8 @@ func (x *Doctor) CheckReplicas(r *Report) {
 				"drover node drain "+x.deps.NodeName+" moves the replica to another node",
 				"has a replica recorded in pool %s, which does not exist on this node", k.Pool)
 		} else if why := x.deps.Replicas.Failure(id); why != "" {
-			r.Add(findings.Warning, subject, "", "cannot refresh its replica here, retrying: %s", why)
+			r.Add(findings.Warning, subject, "drover volume inspect "+k.Record.Volume+" shows its copies",
+				"cannot refresh its replica here, retrying: %s", why)
 		} else if _, known := x.deps.Replicas.Copy(id); !known && k.Snapshot == uuid.Nil {
 			r.Add(findings.Info, subject, "", "degraded: building replica on this node%s",
 				formatProgress(x.deps.Replicas.Progress(id)))

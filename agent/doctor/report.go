@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/control/api"
@@ -15,6 +16,9 @@ type Report struct {
 	StoreRemedy  string // the command that brings it up to date
 	Unknown      int    // the number of datasets in the pools that the inconsistent store lacks
 	Background   bool   // leave out what takes long on a host with many datasets
+	// Waited is how long the examination waited for the answers of other processes, which takes neither a processor nor
+	// a disk of this host.
+	Waited time.Duration
 }
 
 // sort puts errors first, then warnings, because they would be overlooked among the findings of many pools.

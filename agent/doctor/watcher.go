@@ -18,7 +18,7 @@ import (
 type Watcher struct {
 	ctx     context.Context // of the agent
 	clock   clock.Clock
-	examine func(ctx context.Context) []api.Finding
+	examine func(ctx context.Context) (found []api.Finding, waited time.Duration)
 
 	mu      sync.Mutex
 	last    *api.NodeFindings // nil until the first examination has ended; never changed after it is set
@@ -32,19 +32,21 @@ func NewWatcher(doctor *Doctor) *Watcher {
 }
 
 // examineInBackground returns the findings about this host, without those about the connection to control and those
-// that need a list of all datasets in the pools.
-func (x *Doctor) examineInBackground(ctx context.Context) []api.Finding {
+// that need a list of all datasets in the pools. waited is how long it waited for other processes: see Report.
+func (x *Doctor) examineInBackground(ctx context.Context) (found []api.Finding, waited time.Duration) {
 	r := &Report{StoreRemedy: x.deps.Trust.Remedy(), StoreProblem: x.deps.Trust.Why(), Background: true}
 	x.examineHost(ctx, r, nil, false)
 	r.sort()
 	r.putStoreProblemFirst()
-	return r.All
+	return r.All, r.Waited
 }
 
 const (
 	// watchPause is the time between two examinations.
 	watchPause = 10 * time.Second
-	// watchShare limits the time that examinations take, to 1/watchShare of all time.
+	// watchShare limits the time that examinations take, to 1/watchShare of all time. The time in which they wait for
+	// control or the guard does not count: otherwise a host that was cut off for a moment would report for minutes what
+	// it found then.
 	watchShare = 30
 	// maxWatchPause bounds the time between two examinations, for example after an examination that hung for hours.
 	maxWatchPause = 10 * time.Minute
@@ -57,8 +59,8 @@ const (
 func (w *Watcher) Run() {
 	for {
 		began := w.clock.Steady()
-		w.Examine(w.ctx)
-		took := w.clock.Steady() - began
+		waited := w.Examine(w.ctx)
+		took := w.clock.Steady() - began - waited
 		select {
 		case <-w.ctx.Done():
 			return
@@ -67,20 +69,22 @@ func (w *Watcher) Run() {
 	}
 }
 
-// Examine examines the host once, and remembers the warnings and errors. Only one goroutine may call it.
-func (w *Watcher) Examine(ctx context.Context) {
+// Examine examines the host once, and remembers the warnings and errors. It returns how long it waited for other
+// processes. Only one goroutine may call it.
+func (w *Watcher) Examine(ctx context.Context) (waited time.Duration) {
 	w.mu.Lock()
 	w.running, w.began = true, w.clock.Steady()
 	w.mu.Unlock()
-	all := w.examine(ctx)
+	all, waited := w.examine(ctx)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.running = false
 	if ctx.Err() != nil {
-		return // what did not answer before the stop is not a finding
+		return waited // what did not answer before the stop is not a finding
 	}
 	w.last = summary(all)
 	w.last.Examined = w.clock.Now()
+	return waited
 }
 
 // Last returns the result of the last examination, or nil before the first one has ended. If an examination does not

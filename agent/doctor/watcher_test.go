@@ -30,21 +30,22 @@ type watched struct {
 	*Watcher
 	clock pauseClock
 	began chan struct{}      // receives a value when an examination has begun
+	waits *time.Duration     // how long the examinations wait for other processes
 	found chan []api.Finding // ends an examination with these findings
 }
 
 func watch(ctx context.Context) watched {
 	w := watched{
 		clock: pauseClock{clock.NewFake(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)), make(chan time.Duration)},
-		began: make(chan struct{}), found: make(chan []api.Finding),
+		began: make(chan struct{}), found: make(chan []api.Finding), waits: new(time.Duration),
 	}
-	w.Watcher = &Watcher{ctx: ctx, clock: w.clock, examine: func(ctx context.Context) []api.Finding {
+	w.Watcher = &Watcher{ctx: ctx, clock: w.clock, examine: func(ctx context.Context) ([]api.Finding, time.Duration) {
 		w.began <- struct{}{}
 		select {
 		case list := <-w.found:
-			return list
+			return list, *w.waits
 		case <-ctx.Done():
-			return nil
+			return nil, 0
 		}
 	}}
 	return w
@@ -116,6 +117,14 @@ func TestWatcherRuns(t *testing.T) {
 	}
 	w.clock.Advance(watchShare * time.Second)
 	<-w.began
+	*w.waits = 20 * time.Second
+	w.clock.Advance(*w.waits)
+	w.found <- nil
+	if d := <-w.clock.pauses; d != watchPause {
+		t.Errorf("pause after an examination that waited for the guard: %v, want %v", d, watchPause)
+	}
+	w.clock.Advance(watchPause)
+	<-w.began
 	stop()
 	select {
 	case <-ended:
@@ -123,7 +132,7 @@ func TestWatcherRuns(t *testing.T) {
 		<-ended
 	}
 	if got := w.Last(); got == nil || len(got.Findings) != 0 || got.Examined.IsZero() {
-		t.Errorf("after the stop: %+v, want the result of the second examination", got)
+		t.Errorf("after the stop: %+v, want the result of the last examination that ended", got)
 	}
 }
 

@@ -5,9 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 // An agent sees whether its guard answers, and doctor says it with what would help.
@@ -39,6 +43,10 @@ func TestDoctorReportsWhetherGuardAnswers(t *testing.T) {
 	w.Stop()
 	agenttest.Await(t, func() bool { return !guarded() })
 	doctor(findings.Info, lease.StartGuard)
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Profile: dataset.Profile{Failover: dataset.Failover{Auto: true}}}
+	f.A.Cache.SetCopy(d.ID, &api.AssignedCopy{Copy: dataset.Copy{Dataset: d.ID, Kind: dataset.CopyReplica}, Record: &d})
+	doctor(findings.Error, "1 of them have their home or a copy here")
+	f.A.Cache.SetCopy(d.ID, nil)
 	w.Start()
 	agenttest.Await(t, guarded)
 }

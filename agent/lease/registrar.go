@@ -401,15 +401,30 @@ func (g *Registrar) FencingCheck() func(uuid.UUID) (bool, error) {
 	return func(id uuid.UUID) (bool, error) { return g.isFencing(id, asked) }
 }
 
-// Findings adds findings on the guard, if this host should have one.
+// countBounded returns how many datasets with failover auto have their home or a copy on this host.
+func (g *Registrar) countBounded() (n int) {
+	for _, id := range append(g.Cache.IDs(), g.Cache.CopyIDs()...) {
+		if g.isBounded(id) {
+			n++
+		}
+	}
+	return n
+}
+
+// Findings adds findings on the guard, if this host should have one. A guard that does not answer is an error if a
+// volume on this host needs it.
 func (g *Registrar) Findings(ctx context.Context, r *findings.List) {
 	if g.Guard == nil {
 		return
 	}
 	st, err := g.Guard.Status(ctx)
 	if err != nil {
-		r.Add(findings.Info, "guard", StartGuard,
-			"%v: no volume with failover auto is placed on this host, or mounted", err)
+		level, needed := findings.Info, ""
+		if n := g.countBounded(); n > 0 {
+			level, needed = findings.Error, fmt.Sprintf("; %d of them have their home or a copy here", n)
+		}
+		r.Add(level, "guard", StartGuard,
+			"%v: no volume with failover auto is placed on this host, or mounted%s", err, needed)
 		return
 	}
 	r.Add(findings.OK, "guard", "", "responds; it can fence %d datasets", len(st.Datasets))
@@ -419,7 +434,8 @@ func (g *Registrar) Findings(ctx context.Context, r *findings.List) {
 	}
 	for _, e := range st.Datasets {
 		if e.State == guard.StateFencing || e.State == guard.StateFenced {
-			r.Add(findings.Error, "volume "+e.Volume, "",
+			r.Add(findings.Error, "volume "+e.Volume, "drover doctor shows why control does not answer; "+
+				"drover guard ls shows the fences of this host",
 				"is %s: nobody may write to it until control, or every node with a copy, confirms the lease", e.State)
 		}
 	}

@@ -81,6 +81,9 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	}
 	for _, n := range nodes {
 		out.Nodes = append(out.Nodes, r.node(n))
+		if n.Live {
+			out.Findings = append(out.Findings, clockFindings(n.Name, r.clockAhead(n.ID))...)
+		}
 	}
 	slices.SortFunc(out.Nodes, func(a, b api.NodeHealth) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Node.String(), b.Node.String()))
@@ -96,6 +99,39 @@ func (r *Reader) node(n api.Node) api.NodeHealth {
 		out.Reported = clock.Now().Add(-r.deps.Reports.Silence(n.ID, clock.Steady()))
 	}
 	return out
+}
+
+// maxClockError is the difference between the clocks of a node and of control that needs no attention. Times in records
+// are then close enough to each other for schedules and for the age of replicas. It is well below pki.Skew: a difference
+// is reported before certificates are refused because of it.
+const maxClockError = time.Minute
+
+// clockAhead returns how far the clock of a node was ahead of the clock of this service at the node's last heartbeat. It
+// is negative if the clock was behind, and 0 if it is not known.
+func (r *Reader) clockAhead(node uuid.UUID) time.Duration {
+	reported := r.deps.Reports.Clock(node)
+	if reported.IsZero() {
+		return 0
+	}
+	clock := r.deps.Ledger.Clock
+	return reported.Sub(clock.Now().Add(reported.At - clock.Steady()))
+}
+
+// clockFindings returns a warning if the clock of a node is wrong by more than maxClockError. It is a pure function.
+func clockFindings(node string, ahead time.Duration) []api.Finding {
+	if ahead.Abs() <= maxClockError {
+		return nil
+	}
+	word := "ahead of"
+	if ahead < 0 {
+		word = "behind"
+	}
+	return []api.Finding{{
+		Level: levelWarning, Subject: "node " + node,
+		Text: fmt.Sprintf("its clock is %s %s that of control: times of its snapshots and replicas are wrong, and "+
+			"certificates may be refused", ahead.Abs().Round(time.Second), word),
+		Fix: "on that host: timedatectl status, and start its time synchronization",
+	}}
 }
 
 // replicas lists the control replicas with a session, by name.

@@ -43,6 +43,43 @@ func TestStoreFindings(t *testing.T) {
 	}
 }
 
+// TestClockOfNode: a node whose clock differs from control's by more than a minute is named, with the direction.
+func TestClockOfNode(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	for _, c := range []struct {
+		off, later time.Duration
+		want       string // part of the text; empty: no finding
+	}{
+		{0, 0, ""},
+		{time.Minute, 0, ""},
+		{-time.Minute, 0, ""},
+		{61 * time.Second, 0, "its clock is 1m1s ahead of that of control"},
+		{-2 * time.Hour, 0, "its clock is 2h0m0s behind that of control"},
+		{-2 * time.Hour, 10 * time.Second, "its clock is 2h0m0s behind"},
+		{0, 10 * time.Second, ""},
+	} {
+		err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, NodeTime: e.Clock.Now().Add(c.off)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Clock.Advance(c.later)
+		h, err := e.ClusterHealth(e.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got string
+		for _, f := range h.Findings {
+			if f.Subject == "node alpha" && f.Level == "warning" && strings.Contains(f.Fix, "timedatectl") {
+				got += f.Text
+			}
+		}
+		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s off: %q, want %q", c.off, got, c.want)
+		}
+	}
+}
+
 // TestClusterHealthHasWhatNodesReport: control keeps what an agent found, also over heartbeats without findings.
 func TestClusterHealthHasWhatNodesReport(t *testing.T) {
 	e := controltest.New(t)

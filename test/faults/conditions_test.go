@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -108,7 +109,7 @@ func TestStatusNamesConditions(t *testing.T) {
 	record := inDefault("datasets/" + id["here"].String() + "/record.json")
 	w.awaitStatus(t, "all is well", func(r statusReport) bool { return r.Healthy })
 
-	for _, c := range []condition{
+	for _, c := range append([]condition{
 		{
 			name: "volume nearly full", level: "warning", subject: "volume small", text: "NEARLY FULL", fix: "drover volume resize small",
 			cause: func(t *testing.T, w *world) {
@@ -198,12 +199,13 @@ func TestStatusNamesConditions(t *testing.T) {
 			cause: func(t *testing.T, w *world) { w.reload(t, "profiles: [") },
 			mend:  func(t *testing.T, w *world) { w.reload(t, profiles) },
 		},
-	} {
+	}, hostConditions(filepath.Dir(w.h.Root), far)...) {
 		if !t.Run(c.name, func(t *testing.T) {
 			c.cause(t, w)
 			w.awaitStatus(t, "named", func(r statusReport) bool {
 				for _, f := range r.Findings {
 					if f.Level == c.level && strings.Contains(f.Subject, c.subject) && strings.Contains(f.Text, c.text) && strings.Contains(f.Fix, c.fix) {
+						w.look(t, f.Fix)
 						return !r.Healthy
 					}
 				}
@@ -214,6 +216,17 @@ func TestStatusNamesConditions(t *testing.T) {
 		}) {
 			return // the next condition needs a host without this one
 		}
+	}
+}
+
+// lookCommand is a command in the Fix of a finding that only shows something.
+var lookCommand = regexp.MustCompile(`drover (?:[a-z]+ )+?(?:inspect [^ ,;]+|ls\b)`)
+
+// look runs the first command of a fix that only shows something. It must work as it is printed.
+func (w *world) look(t *testing.T, fix string) {
+	t.Helper()
+	if command := strings.Fields(lookCommand.FindString(fix)); len(command) > 0 {
+		w.h.Must(t, command[1:]...)
 	}
 }
 

@@ -286,8 +286,8 @@ func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 		if op.Problem != nil {
 			reason = op.Problem.Message
 		}
-		f.add(findings.Warning, "operation "+op.ID.String(), "", "%s of %s failed %s: %s", op.Kind,
-			cli.ShortName(op.Volume), show.Ago(now, op.Created), reason)
+		f.add(findings.Warning, "operation "+op.ID.String(), "drover operation inspect "+op.ID.String(),
+			"%s of %s failed %s: %s", op.Kind, cli.ShortName(op.Volume), show.Ago(now, op.Created), reason)
 	}
 }
 

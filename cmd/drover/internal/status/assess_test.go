@@ -179,7 +179,7 @@ func TestAssess(t *testing.T) {
 		},
 		"operation failed": {
 			func(c *Cluster) { c.Operations = []dataset.Operation{failed(op1, time.Hour, dataset.OpFailed)} },
-			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "")},
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
 		},
 		"operation failed, and then succeeded": {
 			func(c *Cluster) {
@@ -201,7 +201,7 @@ func TestAssess(t *testing.T) {
 				f.Kind, f.Problem.Code = dataset.OpSnapshotDelete, dataset.ErrInUse.Code
 				c.Operations = []dataset.Operation{f}
 			},
-			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot-delete of db failed about an hour ago: pool default is full", "")},
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot-delete of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
 		},
 		"operation failed long ago": {
 			func(c *Cluster) { c.Operations = []dataset.Operation{failed(op1, 25*time.Hour, dataset.OpFailed)} },

@@ -28,14 +28,14 @@ func Command(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what needs attention on the host and in the cluster",
-		Long: `Show what needs attention: nodes that are unreachable, pools that are offline,
-held or nearly full, volumes with a problem, degraded or stale replicas,
-superseded copies, late snapshots, operations that failed or take long, servers
-of the store that are down, and what doctor finds on the nodes. On a host with
-more than 1000 volumes it shows what the last examination in the background
-found, which does not compare the pools with the records. If everything is well,
-it prints one line, and the nodes that are cordoned. The exit code is 1 if
-something needs attention.`,
+		Long: `Show what needs attention: nodes that are unreachable or have a wrong clock,
+pools that are offline, held or nearly full, volumes with a problem, degraded or
+stale replicas, superseded copies, late snapshots, operations that failed or
+take long, servers of the store that are down, and what doctor finds on the
+nodes. On a host with more than 1000 volumes it shows what the last examination
+in the background found, which does not compare the pools with the records. If
+everything is well, it prints one line, and the nodes that are cordoned. The
+exit code is 1 if something needs attention.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
