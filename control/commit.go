@@ -68,7 +68,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	}
 	if op.Kind == dataset.OpMove && out.Dataset != nil {
 		steps.At("commit.recorded")
-		// if it fails, the next round tries again
+		// If ForgetLost fails, the next round of housekeeping calls it again.
 		if err := s.CopyKeeper.ForgetLost(ctx, *out.Dataset); err != nil && ctx.Err() == nil {
 			s.Failed("forget snapshots that are lost", err)
 		}

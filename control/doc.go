@@ -7,7 +7,7 @@
 // Service implements the API. The handlers in control/api/server call it for agents and people; the daemon in
 // cmd/drover makes it with New. It routes each request to the package that decides:
 //
-//	planning      create, clone, import, snapshot, restore, resize, update, rekey
+//	planning      create, clone, import, snapshot, restore, resize, update, rename, rekey
 //	relocation    moves and failovers
 //	deletion      deletes, the trash, purges, superseded copies
 //	noderemoval   removal of nodes
@@ -19,7 +19,6 @@
 //	agentsync     what agents must know
 //	view          what users see
 //	health        the state of the cluster: nodes, control replicas, the store
-//	audit         the audit log: who changed what
 //
 // These packages use:
 //
@@ -32,8 +31,9 @@
 //	record             keys, types and transactions
 //
 // Package control itself decides who may request what (authorization.go), and records operations (operations.go,
-// commit.go), recalls of leases (lease.go) and shared mounts (sharedmounts.go). An endpoint that needs several
-// of these packages belongs here.
+// commit.go), recalls of leases (lease.go) and shared mounts (sharedmounts.go). An endpoint that needs several of these
+// packages belongs here. Package control does not use package audit: control/api/server reports each change to the
+// daemon, which writes it to the audit log.
 //
 // All lasting state is in the store, and its transactions protect it. Service keeps no state in memory. Some of its
 // components do: see their package comments.

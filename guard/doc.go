@@ -2,11 +2,12 @@
 // the process that may fail must not be the one that fences. The agent registers each such dataset with a deadline, and
 // extends the deadline regularly. When a deadline passes, the guard fences the dataset, whether or not the agent runs.
 //
-// The command drover guard (cmd/drover/internal/guards) runs Daemon.Serve. Packages lease, handover and mounting of
-// the agent send requests with a Client, and so do the commands of the operator. Package move runs an ExecFence,
-// which is independent of the guard. Guard has the table of registered datasets. Its mutex protects the table, and
-// the files below store it. A request that changes an entry marks the entry as busy, and releases the mutex while the
-// hand (see below) works.
+// The command drover guard (cmd/drover/internal/guards) runs Daemon.Serve. Packages lease, handover and mounting of the
+// agent send requests with a Client, and so do the commands of the operator. The metrics of cmd/drover read Status
+// through the agent. Package move runs an ExecFence, which is independent of the guard. Guard has the table of
+// registered datasets. Its mutex protects the table, and the files below store it. The records that wait to be flushed
+// (records) and the idle connections of a Client have a mutex each. A request that changes an entry marks the entry as
+// busy, and releases the mutex while the hand (see below) works.
 //
 // Where to change what: the order of the rungs and their time are in ladder.go. What a rung does to a process is in
 // package hand (stop.go, freeze.go). How a fence ends is in release.go. What the agent can request is in requests.go,

@@ -5,7 +5,7 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// access reads the value one or many.
+// access reads "one" or "many".
 func access(n strictyaml.Node, a *dataset.Access) error {
 	s, err := n.String()
 	switch {

@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// failover reads manual or auto.
+// failover reads "manual" or "auto".
 func failover(n strictyaml.Node, f *dataset.Failover) error {
 	s, err := n.String()
 	if err != nil {
@@ -20,7 +20,7 @@ func failover(n strictyaml.Node, f *dataset.Failover) error {
 	return nil
 }
 
-// fence reads guard, watchdog, or {exec: [program, …], timeout: 20s}.
+// fence reads "guard", "watchdog", or {exec: [program, …], timeout: 20s}.
 func fence(n strictyaml.Node, f *dataset.Fence) error {
 	if n.IsMap() {
 		return fenceCommand(n, f)

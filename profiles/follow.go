@@ -5,7 +5,7 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// follow reads always, never, or {within: 60s}.
+// follow reads "always", "never", or {within: 60s}.
 func follow(n strictyaml.Node, f *dataset.Follow) error {
 	if n.IsMap() {
 		return followWithin(n, f)

@@ -46,8 +46,8 @@ type FollowerDeps struct {
 	ForgetSent func(ds uuid.UUID)
 	// AskGenerations asks every control replica for the generations of this node's pools.
 	AskGenerations func(context.Context) error
-	// CleanUp completes or undoes operations that a crash interrupted. lost lists datasets whose records were deleted
-	// since the last start.
+	// CleanUp completes or undoes what a crash interrupted in the pools. The argument lost has the datasets that were
+	// recorded when this agent last read control's records, and that are not recorded now.
 	CleanUp func(ctx context.Context, lost map[uuid.UUID]bool)
 	// FollowNames records the spellings of a live volume under its name after a rename.
 	FollowNames func(ctx context.Context, d dataset.Dataset) error

@@ -11,7 +11,7 @@ import (
 
 // KnownState is the state of this node's knowledge before a request to control.
 type KnownState struct {
-	Moment uint64 // the state of the cache, for an answer that is not full
+	Moment uint64 // records.Cache.Moment before the request; used for an answer that is not full
 	// Datasets is the state of the datasets, for a full answer. It is nil while this node rebuilds the store from its
 	// pools.
 	Datasets map[uuid.UUID]records.Revision

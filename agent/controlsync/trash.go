@@ -14,7 +14,7 @@ import (
 
 // TrashedDataset is a deleted dataset that is kept on this node.
 type TrashedDataset struct {
-	Volume string // name of the volume that it was
+	Volume string // the name of the volume before its deletion
 	Used   dataset.Size
 	Known  bool // Used is known
 }
@@ -29,7 +29,8 @@ type TrashReader struct {
 	used map[measured]dataset.Size
 }
 
-// measured is a dataset in the state in which it was measured. A request that changes the dataset has another UUID.
+// measured is the key of a measurement: a dataset, and the last request that changed it. A later change has another
+// request, so the earlier measurement no longer applies.
 type measured struct{ dataset, request uuid.UUID }
 
 // maxMeasured bounds the datasets that one call measures, because a backend may start a program for each.

@@ -182,8 +182,8 @@ func checkWarnings(r *Report, p *pool.Pool) {
 	}
 }
 
-// roomHint returns what would bring a pool below the threshold for nearly full. If the store is inconsistent, it
-// returns "", because the store must be repaired first.
+// roomHint returns a hint on how to free so much space that a pool no longer counts as nearly full. If the store is
+// inconsistent, it returns "", because the store must be repaired first.
 func (c *PoolChecker) roomHint(ctx context.Context, r *Report, p *pool.Pool, st dataset.PoolStatus) string {
 	if r.StoreProblem != "" {
 		return ""

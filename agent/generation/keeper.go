@@ -58,7 +58,7 @@ type Deps struct {
 	Pools    *pool.Pools
 	Prober   *pool.Prober
 	Uses     *mounting.UseTable
-	// Register has control record this node and its pools.
+	// Register has control record this node and its pools, and remove the records of the pools in gone.
 	Register func(ctx context.Context, gone ...uuid.UUID) error
 }
 
@@ -89,9 +89,9 @@ func (g *Keeper) ReportTo(ctx context.Context, to api.Service, is map[uuid.UUID]
 // errUnsupported says that a control replica has a version that does not keep generations.
 var errUnsupported = errors.New("control does not store generations")
 
-// report reports the generations of this node's pools to control, and applies the generations that control returns.
-// If passing is true, only the replica remembers them, and the store is not written. It returns errUnsupported if the
-// replica does not keep generations.
+// report reports the generations of this node's pools to control, and applies the generations that control returns. If
+// passing is true, the replica keeps the report only in memory and does not write it to the store. It returns
+// errUnsupported if the replica does not keep generations.
 func (g *Keeper) report(ctx context.Context, to api.Service, is map[uuid.UUID]uint64,
 	passing bool) (of []uuid.UUID, err error) {
 	told := api.Generations{Incarnation: g.Incarnation, Pools: []api.Generation{}, Transient: passing}
@@ -169,7 +169,8 @@ func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 	return kept, len(g.asked) == len(g.Replicas), err
 }
 
-// RaiseDue raises the pools that are due, as a job, with one goroutine for each pool: the disk of one may hang.
+// RaiseDue starts a job that raises the generations of the pools that are due. The job has a goroutine for each pool,
+// because the disk of a pool may hang.
 func (g *Keeper) RaiseDue() {
 	for _, id := range g.Uses.InUse() {
 		if d, known := g.Cache.Dataset(id); known {
@@ -179,7 +180,7 @@ func (g *Keeper) RaiseDue() {
 	g.Jobs.Start("generations", func(ctx context.Context, _ *jobs.Job) error { return g.Raise(ctx) })
 }
 
-// Raise raises the pools that are due, and has control record the generations that the store must have.
+// Raise raises the generations of the pools that are due, and has control record those that the store must have.
 func (g *Keeper) Raise(ctx context.Context) error {
 	due := func() (list []*pool.Pool) {
 		for _, p := range g.Pools.All() {

@@ -321,7 +321,8 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 		return nil
 	case v.Home == r.NodeID && v.Epoch >= y.Epoch && v.Move != y.Move:
 	case v.Home != r.NodeID && !copied && !known: // the dataset was deleted, or its copy here was destroyed
-		// Its record may still be on disk: a start without control would make this node its home.
+		// The record of the dataset may still be on disk. A start without control would read it, and make this node the
+		// home.
 		if err := r.DB.Put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
 			return err
 		}

@@ -31,8 +31,8 @@ import (
 type Deps struct {
 	*host.Host
 	Programs *host.Programs // that print keys
-	// CopyBeside returns the dataset whose files a move has collected in the dataset id, beside a copy of that dataset.
-	// It returns false if id is not such a collection.
+	// A move that copies file by file collects the files in a separate dataset, beside the copy that this node has.
+	// CopyBeside returns the dataset that is moved, if id is such a collection. Otherwise it returns false.
 	CopyBeside func(id uuid.UUID) (ds uuid.UUID, is bool)
 }
 
@@ -93,8 +93,8 @@ type contextDataKey struct {
 // dataKeyContext is the key of a contextDataKey in a context.
 type dataKeyContext struct{}
 
-// dataKey returns the data key that is wrapped in the record d. The argument of is the UUID that a program that prints
-// the operator's key gets. It differs from d.ID if d borrows a key.
+// dataKey returns the data key that is wrapped in the record d. If a program prints the operator's key, the program
+// gets the UUID in the argument "of". This UUID differs from d.ID if d borrows a key.
 func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) ([]byte, error) {
 	if d.Encryption == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and its record has no data key")
@@ -106,9 +106,9 @@ func (k *Keyring) dataKey(ctx context.Context, of uuid.UUID, d dataset.Dataset) 
 	return key.Unwrap(*d.Encryption)
 }
 
-// BorrowKey lets a dataset without a record, named by id, use the data key of another dataset, named by of, until end
-// is called. The dataset id is for example a temporary clone that is read, or a dataset that a move makes. Until end is
-// called, the cleanup does not remove it as an orphan.
+// BorrowKey lets the dataset id, which has no record, use the data key of another dataset until end is called. The
+// argument "of" is the owner of the key. The borrower is, for example, a temporary clone that is read, or a dataset
+// that a move makes. Until end is called, the cleanup does not remove the borrower as an orphan.
 func (k *Keyring) BorrowKey(id, of uuid.UUID) (end func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

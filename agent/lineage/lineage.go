@@ -186,11 +186,12 @@ func IsInternal(s dataset.Snapshot) bool {
 	return s.Kind == dataset.SnapshotTransfer || s.Kind == dataset.SnapshotSuperseded
 }
 
-// DropMissing removes the snapshots of a copy that its source no longer has. Superseded snapshots stay until a person
-// discards them. A home keeps the newest snapshots that it sent to copies. If one of these snapshots is missing at the
-// source, the disk of the home was probably restored from an older state. last is the newest snapshot that the source
-// sends. DropMissing assumes a restored disk if the missing snapshot is of the same epoch as last, and newer. It then
-// removes nothing and returns ErrConflict.
+// DropMissing removes the snapshots in gone, which the source of a copy no longer has. Superseded snapshots stay until
+// a person discards them. The argument last is the newest snapshot that the source sends.
+//
+// A home keeps the newest snapshots that it sent to copies. So if a missing transfer snapshot is of the same epoch as
+// last, and newer, the disk of the home was probably restored from an older state. DropMissing then removes nothing and
+// returns ErrConflict.
 func DropMissing(ctx context.Context, pool backends.Pool, id uuid.UUID, gone []uuid.UUID, last dataset.Snapshot) error {
 	if len(gone) == 0 {
 		return nil

@@ -11,7 +11,12 @@
 // Some errors are not found: those of a container that calls syncfs itself first. That container got the error.
 //
 // The state is a set of losses, in memory and in the agent's database (lost/), and when each pool and volume was last
-// seen without a problem, in memory. A mutex protects both. Package agent calls Load once, before the other methods.
+// seen without a problem, in memory. A mutex protects both. A second one (Watcher.saving) serializes the writes to the
+// database. Package agent calls Load once, before the other methods, and package controlsync calls Look, BeforeUnmount,
+// Problem and Forget.
+//
+// Where to change what: when a volume is flushed is in notePool and isDue, and when a loss ends is in Look and
+// Unmounted.
 package lostwrites
 
 import (
@@ -40,7 +45,8 @@ import (
 const Key = "lost/"
 
 const (
-	// afterFull is how long volumes are flushed after their pool was last full: the error may be from before.
+	// afterFull is how long volumes are still flushed after their pool was last full, because an error that occurred
+	// while it was full may not have been reported yet.
 	afterFull = time.Minute
 	// dirtyTime is how long the kernel may keep written data in memory: dirty_expire_centisecs and
 	// dirty_writeback_centisecs, with a reserve.

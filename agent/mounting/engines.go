@@ -11,14 +11,17 @@
 // The plugin calls Mounter.Mount, Mounter.Unmount and Verifier.Activated through package agent. Operations, moves and
 // handovers call Verifier.EnsureUnused, Unmounter and Quiescer, and operations also call Reservations. Operations and
 // moves read datasets that are not mounted with OpenRoot. Package controlsync applies control's records to
-// SharedMounter, and reports the uses. Packages doctor, generation and pooladmin ask which datasets are in use. The
-// start of the agent calls Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountIdle.
+// SharedMounter, and reports the uses. Packages doctor, generation and pooladmin ask which datasets are in use. Package
+// lostwrites registers its flushes with Flushes. The start of the agent calls Resolver.Resolve. The heartbeat calls
+// Verifier.CheckIfDue and Unmounter.UnmountIdle.
 //
 // The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and SharedMountTable
 // keep their values in memory too. The other state is only in memory: the running flushes (Flushes), the reservations
-// (Reservations), the disk errors (Disks), the times of the next checks (Verifier), and the look at the host that
-// callers share (Holders). The lock of a dataset (host.Host.Locks) protects its mount and its uses: the comment of a
-// method says if the caller must hold it. Each type with state also has a mutex for its fields.
+// (Reservations), the disk errors (Disks), the times of the next checks (Verifier), the look at the host that callers
+// share (Holders), the datasets without a use (UseTable), the processes that activated the plugin (Engines), the
+// datasets that control refuses (SharedMountTable), and whether lost uses were found again (Resolver). The lock of a
+// dataset (host.Host.Locks) protects its mount and its uses: the comment of a method says if the caller must hold it.
+// Each type with state also has a mutex for its fields.
 //
 // Where to change what: how a mount proceeds is in mount.go, and what the kernel is asked to mount in attach.go. When
 // a use ends is in verifier.go. Who counts as a holder is in holders.go and in package internal/linux/inuse. What

@@ -71,8 +71,9 @@ func (c Use) VerifyFrom() time.Duration {
 // SortedIDs returns the mount IDs, sorted.
 func (r Record) SortedIDs() []string { return slices.Sorted(maps.Keys(r.IDs)) }
 
-// ExpectedMounts returns how many mounts besides the mount point the containers of the recorded uses have: one for each
-// mount ID, without the ID except. Podman's use explains none, because it can exist without a container.
+// ExpectedMounts returns how many mounts, besides the mount point, the containers of the recorded uses should have: one
+// for each mount ID. It does not count the mount ID in the argument except, and it does not count the use of Podman,
+// which can exist without a container.
 func (r Record) ExpectedMounts(except string) (n int) {
 	for id := range r.IDs {
 		if id != except && id != PodmanID {

@@ -301,8 +301,8 @@ func (v *Verifier) DropUnverified(ctx context.Context, d dataset.Dataset, looked
 // look stays.
 //
 // If there are no holders, all uses in looked that did not change end. If there are holders, only uses that the engine
-// has unmounted end. They end one by one, as long as the other uses explain all holders (see Record.ExpectedMounts).
-// The dataset's lock is held.
+// has unmounted end. They end one by one, as long as there are no more holders than the remaining uses can have (see
+// Record.ExpectedMounts). The dataset's lock is held.
 func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]Use,
 	holders int) error {
 	now := v.Clock.Steady()

@@ -228,7 +228,7 @@ func (m *moveRun) copyRest(ctx context.Context) error {
 }
 
 // lacksBase reports whether the move must also copy the base of the last snapshot. The last snapshot is sent as a
-// difference to its base, so one of the two must be here.
+// difference to its base, so this node needs either the last snapshot or the base.
 func (m *moveRun) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, error) {
 	copier, can := m.pool.(backends.Copier)
 	if !can || given.Base == uuid.Nil {

@@ -5,7 +5,8 @@
 // so each answer says when control last answered (api.SetKnownAt). A volume that this node does not know may exist, so
 // the error is then that control is unreachable, and never that there is no such volume (I7).
 //
-// The package has no state: the records are those of records.Cache, and the snapshots those in the pools.
+// The package has no state: the records are those of records.Cache, and the snapshots those in the pools. To answer
+// another request without control, add a method to Reader that calls ask.
 package offline
 
 import (

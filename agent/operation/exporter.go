@@ -29,8 +29,8 @@ type ExporterDeps struct {
 	Throttle *throttle.Throttler
 	Reserve  Reserve
 	Freeze   Freeze
-	// BorrowKey lets a dataset without a record, named by id, use the data key of another dataset, named by of, until
-	// end is called.
+	// BorrowKey lets the dataset id, which has no record, use the data key of another dataset until end is called. The
+	// argument "of" is the owner of the key.
 	BorrowKey func(id, of uuid.UUID) (end func())
 	// FlushFailed is called if a flush of a dataset fails: the kernel reports lost writes only once.
 	FlushFailed func(d dataset.Dataset, err error)

@@ -118,10 +118,9 @@ func (z *Sizes) Problem(d dataset.Dataset) string {
 		d.Size, was, u.Why)
 }
 
-// ResizeAsRecorded gives a new head the recorded size of its volume. The argument of is the snapshot that the head was
-// made of. The volume may have been resized after that snapshot was taken. If the resize fails, the volume is usable
-// all the same, and the resize is deferred. ResizeAsRecorded returns an error only if it cannot record the deferred
-// resize.
+// ResizeAsRecorded gives a new head the recorded size of its volume. The argument "of" is the snapshot from which the
+// head was made. The volume may have been resized after that snapshot was taken. If the resize fails, it is deferred,
+// and the volume is still usable. ResizeAsRecorded returns an error only if it cannot record the deferred resize.
 func (z *Sizes) ResizeAsRecorded(ctx context.Context, pool backends.Pool, d dataset.Dataset, of uuid.UUID) error {
 	if _, can := pool.(backends.Resizer); !can {
 		return nil

@@ -5,9 +5,10 @@
 // while they are offline. Maker makes new pools. Prober finds out whether a disk fails. Space compares free space with
 // the space that new data needs, and adds a hint on how to free space to the error of a full pool.
 //
-// Package agent makes these types. Operations, moves and mounts get a pool from Pools. Package controlsync reports the
-// pools with each heartbeat, pooladmin makes and removes pools as an operator asks, and generation finds pools whose
-// disk was restored from an older backup.
+// Package agent makes these types. Operations, moves and mounts get a pool from Pools, and packages cleanup, handover,
+// doctor and registration read its table. The daemon passes the pools of drover.yaml (Config). Package controlsync
+// reports the pools with each heartbeat, pooladmin makes and removes pools as an operator asks, and generation finds
+// pools whose disk was restored from an older backup.
 //
 // The package owns the table of pools in memory (see table and Pool), and the keys pools/ and making/ of the agent's
 // database; pooladmin.Creator also writes the record of an adopted pool to pools/. The mutex of the table protects the

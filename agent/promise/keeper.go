@@ -109,7 +109,8 @@ func (k *Keeper) Blocked() []uuid.UUID {
 }
 
 // AllowPromises allows promises for a dataset again. The caller must know that the next epoch was not opened here. If
-// it was opened, the caller of Grant must pass a function home that refuses the holder.
+// it was opened, the previous holder must get no promise: the function home that the caller passes to Grant must then
+// return a reason.
 func (k *Keeper) AllowPromises(id uuid.UUID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

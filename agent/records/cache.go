@@ -125,8 +125,9 @@ func (c *Cache) RemoveIfUnchanged(id uuid.UUID, asked uint64) (removed bool) {
 	return true
 }
 
-// removeNamesLocked removes the name and the aliases of a dataset. After a name was used again, the records that were
-// read from disk may have two datasets with this name. Then the name stays, and refers to the other dataset.
+// removeNamesLocked removes the name and the aliases of a dataset. A name can be reused, so the records that were read
+// from disk may have two datasets with the same name. If another live volume has the name, the name stays and refers to
+// that volume.
 func (c *Cache) removeNamesLocked(d *api.IndexedDataset) {
 	for _, name := range d.Names() {
 		if c.names[name] != d.ID {

@@ -5,7 +5,8 @@
 // Package agent and controlsync.Follower call them. Packages operation and volume call Registration.Plan through a
 // function. Package pooladmin calls Registration.Register after a change of the pools, package cleanup waits for
 // Registration.Joined, and the daemon reads the identity of a root with KnownNode. Each type protects its state with a
-// mutex. Identity is stored in the agent's database and in the file node.json. The incarnations and the clock are
-// stored in the database, and the facts only in memory. What a node reports about its host belongs in facts.go (and in
-// package internal/linux/facts); which nodes are accepted is decided by control, in package control/membership.
+// mutex, except that the host's load and fixed facts (Facts) belong to the goroutine that calls Facts.Report. Identity
+// is stored in the agent's database and in the file node.json. The incarnations and the clock are stored in the
+// database, and the facts only in memory. What a node reports about its host belongs in facts.go (and in package
+// internal/linux/facts); which nodes are accepted is decided by control, in package control/membership.
 package registration

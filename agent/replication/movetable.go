@@ -156,8 +156,8 @@ func (t *MoveTable) IsBeside(id uuid.UUID) bool {
 	return is
 }
 
-// CopyBeside returns the dataset whose files a move has collected in the dataset id, beside a copy of that dataset. It
-// returns false if id is not such a collection.
+// CopyBeside returns the dataset that is moved, if id is the dataset in which a move collects its files beside a copy
+// (see BesideID). Otherwise it returns false.
 func (t *MoveTable) CopyBeside(id uuid.UUID) (ds uuid.UUID, is bool) {
 	if id == uuid.Nil {
 		return ds, false

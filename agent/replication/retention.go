@@ -91,10 +91,15 @@ func (r *Retention) Forget(ds uuid.UUID) {
 	delete(r.bases, ds)
 }
 
-// Prune removes the snapshots for other nodes that no node needs any more. It keeps the newest of them, and the
-// snapshots that were last sent to each node that has a copy or receives one. For the recorded copies it also keeps the
-// snapshots that a copy has, those on which the next difference to a copy is based, and those that all replicas share.
-// It removes nothing if the dataset has no head. The caller holds the dataset's lock.
+// Prune removes the snapshots for other nodes that no node needs any more. It keeps these snapshots:
+//
+//   - the newest one,
+//   - for each recorded copy: the snapshot that it has, the one on which the next difference to it is based, and the
+//     one that it shares with all replicas,
+//   - for each node that has a copy or receives one: the snapshots that were last sent to it,
+//   - those that the target of a move needs, and those that a running transfer reads.
+//
+// Prune removes nothing if the dataset has no head. The caller holds the dataset's lock.
 func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil {

@@ -19,7 +19,7 @@
 //
 //	snapshot, err := client.RequestSnapshot(ctx, peer, ds, have)  the home takes a transfer snapshot now
 //	plan, err := client.Plan(ctx, peer, …)                        lists the missing snapshots, with their sizes
-//	brought, err := client.Pull(ctx, Pull{…})                     transfers it, resumes if interrupted, verifies
+//	brought, err := client.Pull(ctx, Pull{…})                     transfers them, resumes if interrupted, verifies
 //
 // It repeats this as often as useful, because each Pull transfers only what has changed. When the home has relinquished
 // the dataset, Pull{Want, Manifest} checks the last snapshot against the manifest that the home has computed with Sum.

@@ -147,7 +147,7 @@ func (s *Spellings) followsNames(d dataset.Dataset) bool {
 	return true
 }
 
-// otherNames returns the names under which spellings of a dataset are recorded, but for its present one.
+// otherNames returns the names under which spellings of a dataset are recorded, except its present one.
 func (s *Spellings) otherNames(d dataset.Dataset) []string {
 	names := s.deps.Cache.RecordedSpellings(d.ID)
 	delete(names, d.Volume)
@@ -237,8 +237,8 @@ func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, ref data
 
 // Remove removes a spelling of a volume. If the volume must be deleted instead, Remove keeps the spelling and returns
 // false: the engine uses no other spelling, and this one has the name of the volume and not an alias. A removal by an
-// alias never deletes the data. After the last spelling was an alias, an empty list is recorded, so that docker volume
-// ls shows the volume by its name.
+// alias never deletes the data. If the last spelling was an alias, an empty list is recorded, so that docker volume ls
+// shows the volume by its name.
 func (s *Spellings) Remove(
 	ctx context.Context, tool plugin.Tool, d dataset.Dataset, ref dataset.Reference,
 ) (removed bool, err error) {

@@ -12,9 +12,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// expired returns the snapshots that no rule of keep keeps, newest first. A rule such as Daily divides time into
-// periods, in the time zone loc. The rule considers the latest periods that contain a snapshot, and keeps the newest
-// snapshot of each of them. expired is a pure function.
+// expired returns the snapshots that no rule of the retention policy keep retains, newest first. A rule such as Daily
+// divides time into periods, in the time zone loc. The rule considers the latest periods that contain a snapshot, and
+// keeps the newest snapshot of each of them. expired is a pure function.
 func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []dataset.Snapshot {
 	if keep == (dataset.Keep{}) {
 		return nil

@@ -135,7 +135,8 @@ func (l *Ledger) ReadClock(ctx context.Context) (uint64, error) {
 	return r.clock, r.err
 }
 
-// HaltRestored halts the store, because its clock is below saw, a clock that this service has seen. Idempotent.
+// HaltRestored halts the store, because its clock is below an earlier clock. The argument saw is that earlier clock,
+// which this service has seen. Idempotent.
 func (l *Ledger) HaltRestored(ctx context.Context, saw uint64) error {
 	l.dropMemory()
 	ctx = context.WithValue(ctx, housekeeperContext{}, nil) // any service may record the halt, not only the housekeeper

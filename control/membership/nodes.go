@@ -91,9 +91,9 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 	return record.ReadError(ctx, m.Ledger.Store.End(ctx, before))
 }
 
-// checkPoolFree fails with dataset.ErrInUse for a pool that is recorded for another node, while that node is alive:
-// Either the disk was moved, and its former host no longer has it, or the disk was copied, and the same pool exists
-// twice. To take over a pool of an unreachable node, the operator runs drover pool adopt on the new host.
+// checkPoolFree fails with dataset.ErrInUse for a pool that is recorded for another node, while that node is alive. In
+// that case either the disk was moved, and its former host no longer has it, or the disk was copied, and the same pool
+// exists twice. To take over a pool of an unreachable node, the operator runs drover pool adopt on the new host.
 // recovery.Rebuild describes what happens to the volumes.
 func (m *Members) checkPoolFree(t *record.Tx, n dataset.Node, p dataset.Pool) error {
 	if !m.Shared {

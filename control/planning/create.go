@@ -1,5 +1,5 @@
-// Package planning decides on the requests that create, clone, import, change, snapshot, restore and rekey volumes, and
-// records their results.
+// Package planning decides on the requests that create, clone, import, change, rename, snapshot, restore and rekey
+// volumes, and records their results.
 //
 // Package control calls a Plan function for a request. When the agent of the home has reported success, package
 // control calls the Commit function of the same kind. A change that needs no agent has a Settle function instead of a
@@ -7,8 +7,8 @@
 // checks every record that was read.
 //
 // To add an option of a volume, begin in ParseCreate and PlanCreate. A stricter rule for the names of new volumes
-// belongs in create.go. A change of an existing volume belongs in update.go, and a rule about snapshots in
-// snapshot.go.
+// belongs in create.go. A change of an existing volume belongs in update.go, a change of its names in rename.go, and a
+// rule about snapshots in snapshot.go.
 package planning
 
 import (

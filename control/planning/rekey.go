@@ -43,8 +43,8 @@ func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, 
 	return op, nil, nil
 }
 
-// hintInTrash extends the error none, which says that a volume was not found. If the reference names a dataset in the
-// trash, the extended error says how to rekey that dataset.
+// hintInTrash extends the error in the argument none, which says that a volume was not found. If the reference names a
+// dataset in the trash, the extended error says how to rekey that dataset.
 func hintInTrash(t *record.Tx, ref string, none error) error {
 	d, err := record.FindDeleted(t, ref, func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 	if err != nil {

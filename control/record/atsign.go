@@ -14,8 +14,8 @@ import (
 const snapshotMark = "snapshot-"
 
 // volumeWithProfile finds a live volume by NAME@PROFILE, as engines list it. If the volume is a clone, the reference
-// may also be the spelling of its request, such as NAME@snapshot-PREFIX. It returns the error none if no volume has the
-// name, and fails with dataset.ErrInvalid if the volume has another profile.
+// may also be the spelling of its request, such as NAME@snapshot-PREFIX. It returns the error in the argument none if
+// no volume has the name, and fails with dataset.ErrInvalid if the volume has another profile.
 func volumeWithProfile(t *Tx, name, after string, none error) (dataset.Dataset, error) {
 	d, ok, err := t.VolumeByName(name)
 	switch {
@@ -75,7 +75,7 @@ func sourceAtSign(t *Tx, name, after string, none error) (dataset.Source, error)
 }
 
 // sourceNotFound returns the error for a source of a clone that does not exist. If volumes have a snapshot of that
-// name, the error says how to name it. Otherwise it is none.
+// name, the error says how to name it. Otherwise sourceNotFound returns the error in the argument none.
 func sourceNotFound(t *Tx, from string, names bool, none error) error {
 	has, err := SnapshotsNamed(t, from)
 	if err != nil || len(has) == 0 {

@@ -80,8 +80,8 @@ func readMatch(t *Tx, key string, value []byte) (m match, there bool, err error)
 	return m, there, err
 }
 
-// onlyMatch returns the match if there is exactly one. If there is none, it returns the error none. If there are
-// several, it fails with dataset.ErrAmbiguous.
+// onlyMatch returns the match if there is exactly one. If there is no match, it returns the error in the argument none.
+// If there are several, it fails with dataset.ErrAmbiguous.
 func onlyMatch(found []match, ref string, none error) (match, error) {
 	switch len(found) {
 	case 0:

@@ -186,9 +186,13 @@ func (s *Keeper) checkHome(t *record.Tx, d dataset.Dataset) (unhealthy, known bo
 	return unhealthy, known, err
 }
 
-// ExpireOne condemns a copy that a move left, if all of these hold: the record has not changed, the time of the copy
-// has passed, the home is alive and healthy, and has a later epoch open, the copy cannot be the last good one, and its
-// node is neither the home nor the target of a move in progress.
+// ExpireOne condemns a copy that a move left, if all of these conditions hold:
+//
+//   - the record of the copy has not changed,
+//   - the time of the copy has passed,
+//   - the home is alive and healthy, and has a later epoch open,
+//   - the copy cannot be the last good one,
+//   - the node of the copy is neither the home nor the target of a move in progress.
 func (s *Keeper) ExpireOne(t *record.Tx, was dataset.Copy) error {
 	var c dataset.Copy
 	there, err := t.Get(record.CopyKey(was.Node, was.Dataset), &c)

@@ -1,9 +1,10 @@
 // Package store defines the interface of the store in which the control service keeps its state: a small, strictly
 // ordered key-value store, whose transactions check that the entries on which a decision was based have not changed.
 // Package bolt implements it with one file on one host, and package consul with a Consul cluster. Package storetest
-// checks every implementation against this text. Packages record and ledger use a store for control, package
-// membership also uses its sessions and catalog, and package records of the agent uses one for the agent's state. This
-// package has no state. A new rule of the contract belongs here, with a test in storetest.
+// checks every implementation against this text. Packages record and ledger use a store for control, package membership
+// also uses its sessions and catalog, package health the state of its servers, and package records of the agent uses
+// one for the agent's state. Package dump copies one store to another. This package has no state. A new rule of the
+// contract belongs here, with a test in storetest.
 //
 // # Keys and values
 //
@@ -21,7 +22,7 @@
 // Keys that begin with LivePrefix are bound to sessions. Each is bound to the session of its last write, and is
 // deleted when that session ends. Other keys cannot be bound, so that no data is lost with a session by mistake.
 //
-// # A store that goes back
+// # A store that was restored from a backup
 //
 // A store can be replaced by an older copy of itself (a file or a snapshot of Consul restored from a backup). Then
 // the entries have the indexes of that time, and indexes that were given out since may be given out again. Watch

@@ -26,8 +26,8 @@ import (
 // host can boot with its clock years ahead, and nothing shows whether a clock is right. A count that is too low does
 // no harm, because it only keeps data longer.
 const (
-	// MaxUnseen is the maximum of the time since the last mark that is counted. It is not known whether services ran
-	// in that time.
+	// MaxUnseen limits how much of the time since the last mark is counted. It is not known whether services ran in
+	// that time.
 	MaxUnseen = time.Hour
 	// MarkInterval is the interval at which the count is written to the store.
 	MarkInterval = MaxUnseen / 2
@@ -41,7 +41,7 @@ type lastMark struct {
 	mark   record.RunMark
 	before time.Duration // time from the mark until it was read, by the clock
 	since  time.Duration // when the mark was read, by the steady clock
-	begun  bool
+	begun  bool          // a mark was read since this service started
 	unseen time.Duration // what TakeUnseen returns
 }
 
@@ -197,8 +197,8 @@ func (u *Counter) PutEnded(t *record.Tx, op dataset.Operation) error {
 	return t.Put(record.OperationKey(op.ID), record.EndedOperation{Operation: op, RunTime: dataset.Duration(now)})
 }
 
-// TakeUnseen returns the part of the time before this service started that is not counted: by how much more than
-// MaxUnseen the clock advanced after the last mark. Later calls return 0.
+// TakeUnseen returns how much of the time before this service started is not counted. That is the time by the clock
+// from the last mark until this service first read the mark, minus MaxUnseen. Later calls return 0.
 func (u *Counter) TakeUnseen() time.Duration {
 	u.mark.mu.Lock()
 	defer u.mark.mu.Unlock()

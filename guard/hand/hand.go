@@ -8,10 +8,10 @@
 // package: guard.Daemon starts a Hand, and guard.ServeHand calls Accept and Serve. The tests of the agent
 // (agent/agenttest) use a Tool directly.
 //
-// An act records its intent in files below Options.Run, which are called marks. So a later guard of the same boot,
-// with another hand, can continue the act and undo it. The marks are the only state that outlives the hand. A mutex
-// and a lock on a file (see markFiles.lock) protect them. The state in memory (running freezes, looks and suspects)
-// is protected by the mutex of each type.
+// An act records its intent in files below Options.Run, which are called marks. So a later guard of the same boot, with
+// another hand, can continue the act and undo it. The marks are the only state that outlives the hand. A mutex and a
+// lock on a file (see markFiles.lock) protect them. The state in memory (running acts, freezes, looks, suspects, and
+// the connection of a Hand) is protected by the mutex of each type.
 //
 // Where to change what: what is done to a holder is in stop.go, and how a filesystem is frozen in freeze.go. Who
 // counts as a holder is in look.go and processtable.go, and which processes are examined first in examineall.go. How

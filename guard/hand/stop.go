@@ -179,7 +179,7 @@ func (t *Tool) classify(w *processTable, target Target) (holders []Process, susp
 	return holders, suspects, nil
 }
 
-// waitFor waits between two looks, until the function so returns true for all processes in left. It waits for at most
+// waitFor waits between two looks, until the condition so is true for all processes in left. It waits for at most
 // settlePauses pauses, because only the next look finds new holders. It returns false if ctx has ended. A look without
 // this wait would take processor time from the processes that must stop or end.
 func (t *Tool) waitFor(ctx context.Context, left []Process, so func(Process) bool) bool {

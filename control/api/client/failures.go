@@ -75,7 +75,7 @@ func (s *remote) failed(ctx context.Context, k call, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		hint = "you must be root or a member of the group drover"
 	case errors.Is(err, dataset.ErrForbidden):
-		// the error itself says what to do
+		// The error already says what to do, so add no hint.
 		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w", s.endpoint, err)
 	case strings.HasPrefix(s.base, "https:"):
 		hint = "does `drover control` of this cluster run there?"

@@ -12,9 +12,9 @@ var errNotDurable = errors.New("not durable")
 // durability tracks which of bbolt's transactions are durable.
 type durability struct {
 	mu      sync.Mutex
-	txid    int
-	fails   int
-	changed chan struct{}
+	txid    int           // the newest durable transaction
+	fails   int           // the number of failed commits
+	changed chan struct{} // closed and replaced when txid or fails changes
 }
 
 func (h *durability) setDurable(txid int) {

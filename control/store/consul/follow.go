@@ -165,9 +165,9 @@ func (f *feed) applyShards(now, before map[string]uint64) {
 	}
 }
 
-// undoneRange returns the range of indexes that the store gave out before it was replaced by an older one, and that
-// the older store does not contain. was has the indexes of the shards before the replacement, and now those after it.
-// newest is the newest index that was known before it.
+// undoneRange returns the range of indexes that the store gave out before it was replaced by an older one, and that the
+// older store does not contain. The argument was has the indexes of the shards before the replacement, and the argument
+// now has those after it. newest is the newest index that was known before the replacement.
 //
 // Indexes of later transactions are above the range, because Consul continues to count (restoreUserSnapshot in raft).
 // They can be inside the range if the older store is in a new Consul cluster.
