@@ -47,8 +47,8 @@ type Stream struct {
 
 // Change is the difference between two points in time.
 type Change struct {
-	Bytes  int64 // written
-	Zeroed int64 // became holes
+	Bytes  int64 // number of changed bytes that contain data
+	Zeroed int64 // number of bytes that became holes
 	Ranges int
 }
 

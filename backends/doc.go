@@ -1,8 +1,9 @@
 // Package backends is the contract between Drover and the kinds of storage that keep datasets. It also has the registry
 // of these kinds. The agent (packages agent/…, mainly agent/pool) opens pools and calls their methods. Packages
-// backends/verify and backendtest test a pool by the same contract. Package settings of the command reads the limits of
-// a BoundedKind. The package holds no state about datasets. A Registry does not change after NewRegistry, and
-// Attachments has a mutex.
+// backends/verify and backendtest test a pool by the same contract, and package trialdir opens the pools of a trial to
+// remove their datasets. In the command, package settings makes the Registry and reads the limits of a BoundedKind, and
+// package daemon passes the Registry to the agent. The package holds no state about datasets. A Registry does not
+// change after NewRegistry, and Attachments has a mutex.
 //
 // # Terms
 //
@@ -44,7 +45,7 @@
 //	                      different Go types. Interfaces never leave the process.
 //	other fields of Info  facts about one open pool that the agent needs and
 //	                      that promise nothing to users: its path, its share,
-//	                      how old Used can be, whether a snapshot freezes.
+//	                      how old Used can be, whether a snapshot freezes its head.
 //
 // Code that decides where a dataset can be placed reads capabilities, because it
 // may run on another node. Code that is about to call an optional method asserts

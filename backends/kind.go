@@ -56,8 +56,8 @@ type Keys interface {
 // ExistingPoolKind is a Kind that can open an existing pool on hosts where it cannot make a new one.
 type ExistingPoolKind interface {
 	Kind
-	// CheckOpen is Available for an existing pool. The host may lack programs and kernel features that only a new pool
-	// or dataset needs. Info.Missing names them.
+	// CheckOpen returns nil if this host can open an existing pool of the kind. Otherwise it fails as Available does.
+	// The host may lack programs and kernel features that only a new pool or dataset needs. Info.Missing names them.
 	CheckOpen(ctx context.Context) error
 }
 

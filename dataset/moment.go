@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Moment is a point in the life of a dataset. The times of each epoch are those of the clock of that epoch's home. So
-// the times of two epochs do not show which was earlier, but the epochs do.
+// Moment is a point in the life of a dataset. Taken is the time of the clock of the home in that epoch. The clocks of
+// two homes can differ, so Compare compares the epochs first.
 type Moment struct {
 	Epoch uint64
 	Taken time.Time
@@ -18,7 +18,7 @@ func (m Moment) Compare(o Moment) int {
 	return cmp.Or(cmp.Compare(m.Epoch, o.Epoch), m.Taken.Compare(o.Taken))
 }
 
-// moment returns the moment of a snapshot. If order is set, it replaces taken.
+// moment returns the moment of a snapshot. If order is not zero, it is used instead of taken.
 func moment(epoch uint64, taken, order time.Time) Moment {
 	if !order.IsZero() {
 		taken = order

@@ -35,8 +35,9 @@ type Crashes struct {
 	// and once without. With it, the operation crashes once at each step, and a Reap follows half of the crashes.
 	// AlternateCopies does the same for operations on copies.
 	Alternate, AlternateCopies bool
-	// RepeatedSteps is the number of steps, counted from the end of an operation, at which CutAtEachStep interrupts the
-	// operation, repeats it, and then cuts the power. A large number means all steps.
+	// RepeatedSteps is for CutAtEachStep. At each of the last RepeatedSteps steps of an operation, it interrupts the
+	// operation, repeats it, and cuts the power when the repetition has returned. A number that is larger than the
+	// number of steps means all steps.
 	RepeatedSteps int
 	// SameStreams means that sending a received snapshot produces the same bytes that were received.
 	SameStreams bool

@@ -50,7 +50,7 @@ func (f *fixture) other() *fixture {
 	f.Helper()
 	o := *f
 	o.Pool = nil
-	// Registered before the clean-up of the factory, so that it runs after that.
+	// This clean-up is registered before that of the factory. Clean-ups run in reverse order, so it runs later.
 	f.Cleanup(func() { f.NothingLeftBelow(poolFolder(o.Config)) })
 	o.Kind, o.Config = f.factory()
 	o.Config.Make, o.Config.ID = true, uuid.New()

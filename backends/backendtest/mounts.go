@@ -117,7 +117,8 @@ func (f *mounts) makePlainDir() *os.File {
 	return dir
 }
 
-// unmountToCopy unmounts a dataset and returns nil if the pool cannot copy a mounted one. Otherwise it returns m.
+// unmountToCopy prepares a mounted dataset for a call that copies it. If the pool cannot copy a mounted dataset, it
+// unmounts m and returns nil. Otherwise it does nothing and returns m.
 func (f *mounts) unmountToCopy(m *mounted) *mounted {
 	f.Helper()
 	if f.Can.InstantSnapshot {

@@ -123,7 +123,7 @@ func (w *writer) end() {
 type refusedCall struct {
 	name string
 	call func() error
-	undo func() error // makes the dataset ready for the next act; nil if it is
+	undo func() error // makes the dataset ready for the next call; nil if nothing has to be undone
 }
 
 // refusedCalls returns the calls of a pool that fail while a dataset is in use. If the dataset is not in use, the calls

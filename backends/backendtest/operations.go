@@ -10,20 +10,20 @@ import (
 // operation is a call of a pool on the dataset of a trial.
 type operation struct {
 	name           string
-	keepKind       dataset.SnapshotKind // of the trial's snapshot; "": manual
+	keepKind       dataset.SnapshotKind // kind of trial.keep; "" means manual
 	needsCopies    bool                 // needs a pool that keeps copies
 	shares         bool                 // needs a pool that several hosts use
 	needsNoDataset bool                 // the operation needs no existing dataset
 	// For the crash matrix:
-	grows    bool // needs a pool that enforces sizes; with each filesystem
+	grows    bool // needs a pool that enforces sizes; tested with each filesystem
 	resizes  bool // changes the size of the trial's dataset
 	rewrites bool // needs a pool that rewrites heads
 	receives bool // receives snapshots from another pool
 	removes  bool
 	demotes  bool // demotes the dataset, whose head must not be mounted before
-	noSteps  bool // it has no steps on some backends
+	noSteps  bool // the operation has no steps on some backends
 
-	prepare func(*trial) // the operations before it
+	prepare func(*trial) // makes the state in which the operation is called
 	call    func(*trial) error
 	// done returns a function from an outcome before the operation to the possible outcomes after it.
 	done func(*trial) func(outcome) []outcome
@@ -32,8 +32,8 @@ type operation struct {
 	between func(*trial, outcome) []outcome
 	// check checks more than the outcomes. It is called after a crash, and after the operation.
 	check func(t *trial, s *crashCase, done bool)
-	// then, if set, is called after the operation. instead, if set, is called after a crash. The operation is not
-	// repeated in that case.
+	// If then is set, it is called after the operation. If instead is set, it is called after a crash, and the
+	// operation is not repeated.
 	then, instead func(*trial)
 }
 
@@ -223,7 +223,7 @@ func afterSupersede(t *trial, w outcome) outcome {
 const retryFollower = "the same again"
 
 // followers returns the operations that run after a failed one. Each first calls makeHome, which gives the dataset a
-// head. Then it makes separate snapshots.
+// head and chooses a new snapshot for the trial. So it makes other snapshots than the failed operation.
 func followers() []operation {
 	return []operation{
 		{name: "restore of another", call: func(t *trial) error {

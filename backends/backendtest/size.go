@@ -269,7 +269,7 @@ func (f *fixture) growsNotMounted(d dataset.Dataset) {
 	f.resize(d, large, nil)
 }
 
-// half is more than half of a small dataset.
+// half is a size in bytes: a little more than half of the size small.
 const half = small * 6 / 10
 
 // sizeExcludesSnapshots overwrites more than half of a size after a snapshot. The overwritten blocks, which only the

@@ -10,10 +10,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// The test reads and writes a file in parts of piece bytes. Under a limit of perSecond parts a second, all parts
-// together take the time paced. The kernel may finish I/O early by up to one time slice, a tenth of a second
-// (DFL_THROTL_SLICE in block/blk-throttle.c). So paced is much longer than a time slice, and the test accepts every
-// duration of at least earliest.
+// The test reads and writes a file in parts of piece bytes. If the limit is perSecond parts a second, reading or
+// writing all parts takes the duration paced. The kernel may finish I/O early by up to one time slice, a tenth of a
+// second (DFL_THROTL_SLICE in block/blk-throttle.c). So paced is much longer than a time slice, and the test accepts
+// every duration of at least earliest.
 const (
 	paced     = 600 * time.Millisecond
 	earliest  = paced * 7 / 10

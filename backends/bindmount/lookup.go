@@ -23,8 +23,8 @@ type use struct {
 	user   string // describes a process that has it mounted in another mount namespace, or has it open
 }
 
-// rootsOf returns the roots of a directory of a share and of the directories in it. The root of a directory is the text
-// that the mount table shows as the root of a mount of that directory.
+// rootsOf returns the roots of a directory of a share and of the directories in it. The root of a directory is the
+// value of mount.Entry.Root for a mount of that directory.
 func rootsOf(dir *os.File) (map[string]bool, error) {
 	entries, err := dir.ReadDir(-1)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// copier turns datasets into copies and copies into datasets, and keeps the heads of copies.
+// copier turns datasets into copies and copies into datasets. It makes and removes the heads of copies.
 type copier struct {
 	shelf  *shelf.Shelf
 	uses   *bindmount.Tracker
@@ -238,7 +238,8 @@ func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Fol
 		if err != nil {
 			return err
 		}
-		// From is not set before the first comparison. It names another snapshot if the head was written to since.
+		// If the head was never compared with a snapshot, From is not set. If it was written to since the last
+		// comparison, From names another snapshot.
 		if h.From != snapshot {
 			h.From = snapshot
 			if err := f.SetHead(h); err != nil {

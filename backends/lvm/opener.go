@@ -36,7 +36,7 @@ const (
 	poolShare   = 97 // percent
 	minMetadata = 8 * dataset.MiB
 	maxMetadata = 4 * dataset.GiB
-	mappings    = 4 * 64 // least bytes of metadata for each block: enough for four snapshots that share nothing
+	mappings    = 4 * 64 // minimum bytes of metadata for each block: enough for four snapshots that share nothing
 
 	smallestBlock = 64 * dataset.KiB
 	minData       = 256 * dataset.MiB

@@ -48,7 +48,7 @@ func (cat *catalog) FindDatasetOrCopy(id uuid.UUID) (*Folder, error) {
 	return f, nil
 }
 
-// findFolder opens the folder of a dataset in any area but the deleting one, complete or not. It fails with
+// findFolder opens the folder of a dataset, complete or not, in any area except that of deletions. It fails with
 // dataset.ErrUnsupported if the record of the dataset has a later format, so that nothing is done to the folder.
 func (cat *catalog) findFolder(root *os.Root, id uuid.UUID) (*Folder, error) {
 	for {

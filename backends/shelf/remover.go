@@ -28,9 +28,9 @@ type remover struct {
 }
 
 // Delete removes a dataset in any area. It first calls checkUnused with the path of the folder, and fails if
-// checkUnused fails. Then it moves the folder to the deleting ones, durably, and removes its bytes. If ctx ends while
-// the bytes are removed, Reap removes the rest, and Delete returns nil. Idempotent: an absent dataset is not an error.
-// If a folder contains no files of a dataset, Delete leaves it and fails with dataset.ErrCorrupt.
+// checkUnused fails. Then it durably moves the folder to the area of deletions, and removes its bytes. If ctx ends
+// while the bytes are removed, Reap removes the rest, and Delete returns nil. Idempotent: an absent dataset is not an
+// error. If a folder contains no files of a dataset, Delete leaves it and fails with dataset.ErrCorrupt.
 func (r *remover) Delete(ctx context.Context, id uuid.UUID, checkUnused func(folder string) error) error {
 	root, err := r.dir.Enter()
 	if err != nil {
@@ -76,7 +76,7 @@ func (r *remover) finishDeletion(ctx context.Context, root *os.Root, id uuid.UUI
 	return errors.Join(errs...)
 }
 
-// moveAway moves a folder from an area to the deleting ones, durably, and returns its name there.
+// moveAway durably moves a folder from an area to the area of deletions, and returns its name there.
 func (r *remover) moveAway(root *os.Root, area string, id uuid.UUID) (string, error) {
 	folderName := id.String()
 	for n := 1; ; n++ {
@@ -95,7 +95,8 @@ func (r *remover) moveAway(root *os.Root, area string, id uuid.UUID) (string, er
 	return folderName, errors.Join(syncArea(root, deletingArea), syncArea(root, area))
 }
 
-// remove removes one of the deleting folders. If ctx ends meanwhile, Reap removes the rest, and remove returns nil.
+// remove removes a folder from the area of deletions. If ctx ends meanwhile, Reap removes the rest, and remove returns
+// nil.
 func (r *remover) remove(ctx context.Context, root *os.Root, folderName string) error {
 	err := r.removeOutside(ctx, folderName)
 	if err == nil {

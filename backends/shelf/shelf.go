@@ -17,7 +17,8 @@
 //
 // # Parts
 //
-// A [Shelf] consists of these parts. Each of them opens the pool itself, so a caller uses one of them for each request.
+// A [Shelf] consists of these parts. Each part opens the directory of the pool itself. So a caller handles a request
+// with one part, and passes no open directory to another part.
 //
 //	directory   the directory of the pool: marker, generation, space, Clear
 //	catalog     finds and lists datasets, and keeps the claims on them
@@ -29,7 +30,8 @@
 // the snapshots ([SnapshotRecord]) of a backend that keeps these as trees. An [Exchange] moves datasets between the
 // pools of a share. An open Folder holds a claim on its dataset (package internal/claims), which only excludes Reap.
 // The caller of backends.Pool prevents all other concurrent changes of a dataset. A mutex protects the marker while it
-// is rewritten. The package keeps no other state in memory.
+// is rewritten. The catalog also counts the datasets that became copies (claims.Moves). The package keeps no other
+// state in memory.
 package shelf
 
 import (

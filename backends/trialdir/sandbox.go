@@ -7,9 +7,9 @@
 //	<pool>/drover-verify-<uuid>/…             trial pools, and other files of the trial
 //
 // A killed process or a crashed host leaves its sandbox behind. A remaining sandbox is recognised by its name together
-// with its mark. A folder with only one of them is never removed, with one exception: a folder with the name of a
-// sandbox that is empty, or contains only an empty mark. A process that was interrupted while it made a sandbox leaves
-// such a folder. List of a pool leaves sandboxes out, by calling [IsSandbox].
+// with its mark. A folder with only one of them is never removed. The exception is a folder that has the name of a
+// sandbox and is empty, or contains only an empty mark: an interrupted process leaves such a folder while it makes a
+// sandbox. The method List of a pool calls [IsSandbox], and does not list sandboxes.
 //
 // # Callers and state
 //

@@ -24,9 +24,9 @@ type heads struct {
 	sender      *sender
 }
 
-// A copy has the same structure as the dataset in its home: a snapshot is in the same filesystem as its base, after the
-// base. If the base is not the last snapshot of its filesystem, as after a restore, the difference is received into a
-// clone of the base. So no filesystem is ever rolled back past one of its snapshots.
+// A copy has the same structure as the dataset in its home: a snapshot and its base are in one filesystem, and the base
+// is the older of the two. If the base is not the last snapshot of its filesystem, as after a restore, the difference
+// is received into a clone of the base. So no filesystem is ever rolled back past one of its snapshots.
 //
 // Promote makes the head of a copy from a snapshot. If the snapshot is the last one of its filesystem, that filesystem
 // becomes the head. Otherwise a clone of the snapshot becomes the head.

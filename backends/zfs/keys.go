@@ -227,7 +227,7 @@ func (k *datasetKeys) holdKey(root string) func() {
 }
 
 // unload unloads a key. ZFS refuses this while a filesystem that uses the key is mounted. A later lockIdle then unloads
-// the key. The caller must hold k.locks.mu.
+// the key. The caller must hold k.keys.mu.
 func (k *datasetKeys) unload(root string) {
 	if err := k.tool.zfs(context.Background(), "unload-key", root); err == nil || errors.Is(err, errAbsent) {
 		delete(k.keys.loaded, root)

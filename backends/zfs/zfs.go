@@ -9,15 +9,15 @@
 //	PARENT/drover-<pool>                       everything of the pool; never mounted
 //	PARENT/drover-<pool>/<dataset>             one dataset; never mounted
 //	PARENT/drover-<pool>/<dataset>/head        what containers see, until a restore
-//	PARENT/drover-<pool>/<dataset>/head-<uuid> made by a restore, and named after the snapshot that it kept,
-//	                                           or received, or promoted: see heads.go
+//	PARENT/drover-<pool>/<dataset>/head-<uuid> made by a restore (named after the snapshot that it kept), or by
+//	                                           receiving or promoting a snapshot (named after it): see heads.go
 //	…/head@drover-<snapshot>                   a snapshot
 //	…/head@drover-clone-<dataset>              the origin of a clone of a head
 //	PARENT/drover-<pool>/deleted/<uuid>        a deleted dataset that clones depend on
 //
 // A folder of the shelf has beside the record:
 //
-//	current.json             which filesystem is the head; if absent: "head", and none for a copy
+//	current.json             which filesystem is the head; if absent: "head", or none in a copy
 //	snapshot-<uuid>.json     a snapshot's record, and the filesystem of the snapshot; written last
 //	part, part.json          of a copy: the received part of a stream (package spool)
 //

@@ -2,9 +2,9 @@
 // a host, and is the command line for both.
 //
 // The output of a command goes to standard output, as a table for people or as JSON for programs. Progress, questions
-// and errors go to standard error. An error is one line; after that of a volume in use, each holder has a line. The
-// exit code is 0, or 1 if the request failed, or 2 if the command line was wrong. A new command belongs in the package
-// of its noun below internal. Package main builds the command tree (root.go) and keeps no state.
+// and errors go to standard error. An error is one line. The error about a volume in use is followed by a line for each
+// holder. The exit code is 0, or 1 if the request failed, or 2 if the command line was wrong. A new command belongs in
+// the package of its noun below internal. Package main builds the command tree (root.go) and keeps no state.
 package main
 
 import (

@@ -1,6 +1,7 @@
 // Package clock provides the time: that of the system, or a fake one that a test controls. Code with logic (the agent,
 // control, the guard, the plugin, the backends and the commands) gets a [Clock] from its caller, and never calls
-// time.Now or time.Sleep. [System] has no state. A [Fake] is protected by a mutex.
+// time.Now or time.Sleep. [System] has no state. A [Fake] is protected by a mutex. An [Alarm] has a timer of the kernel
+// and a goroutine that reads it.
 package clock
 
 import (

@@ -4,7 +4,8 @@
 // effect. Commands can fail too, before or after they run: see Runner.
 //
 // Calls of other threads and of child processes never fail. Only tests use the package (backends/backendtest/failing).
-// The only state is the active Run. The caller ensures that a process has one Run at a time.
+// The only state is the active Run: an atomic pointer to its watcher, whose list of calls a mutex protects. The caller
+// ensures that a process has one Run at a time.
 package fault
 
 import (

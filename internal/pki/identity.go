@@ -2,7 +2,8 @@
 // control replicas, nodes and operators, and the verification of a peer's certificate. It knows files and TLS, but not
 // HTTP. Control signs with an [Authority], agents and clients keep a [Pair] in files, and all of them verify peers with
 // [Credentials]. A lock file protects the folder of an authority from concurrent changes. The caller protects the files
-// of a pair.
+// of a pair. In memory, Credentials have the present pair, in an atomic pointer, and a cache of verified signatures,
+// which a mutex protects.
 //
 // A certificate names its holder with one URI and nothing else:
 //

@@ -1,6 +1,6 @@
 // Package scratch provides tests with real filesystems: images on loop devices that are mounted for one test. It needs
 // root, loop devices and the mkfs programs. On a host without them the test fails. Only tests call it. Everything that
-// it makes is removed when the test ends.
+// it makes is removed when the test ends. The only state is the zfs-fuse server of [ZFS], which a mutex protects.
 package scratch
 
 import (
@@ -94,8 +94,9 @@ func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 	}
 	spec := mount.Spec{Source: dev.Path, FSType: fstype, Options: options}
 	err = mount.Mount(target, spec)
-	// If a copy of a btrfs is mounted, the kernel gives the second mount another UUID. If another mount happens at the
-	// same time, it treats the btrfs as damaged (seen on Linux 6.18).
+	// If the image is a copy of a btrfs that is mounted, the kernel gives the second mount another UUID. If another
+	// mount happens at the same time, the kernel treats this btrfs as damaged (seen on Linux 6.18). So the mount is
+	// repeated.
 	for range copyTries {
 		if fstype != "btrfs" || !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EINVAL) {
 			break

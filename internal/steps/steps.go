@@ -1,7 +1,7 @@
 // Package steps names the places at which a test can stop the process: between any two actions that a crash could
-// separate. The agent, control, the guard and the backends call At there. The hooks exist only with the build tag
-// "steps". Without the tag, At does nothing, and the package has no state. To add a step, call At with a new name and
-// add the name to Names.
+// separate. The agent, control, the guard and the backends call At there. Package clock calls Set, and the commands
+// that run a process call Session. The hooks exist only with the build tag "steps". Without the tag, At does nothing,
+// and the package has no state. To add a step, call At with a new name and add the name to Names.
 //
 // With the tag, these environment variables have an effect:
 //

@@ -1,8 +1,10 @@
-// Package chaos runs campaigns of faults against whole clusters of the real parts (see test/cluster). It kills
-// and pauses processes, cuts networks in one direction or both, takes quorums and hosts away, kills engines under
-// their containers, and starts processes that keep a mount. Several faults happen at once, while users on all
-// hosts start and stop containers, and operators move, snapshot and remove volumes. At the end it compares
-// the volumes with the writers' notes outside of them, and with the answers that clients got.
+// Package chaos runs campaigns of faults against whole clusters of the real parts (see test/cluster). It kills and
+// pauses processes, cuts networks in one direction or both, takes quorums and hosts away, kills engines under their
+// containers, and starts processes that keep a mount. Several faults happen at once, while users on all hosts start and
+// stop containers, and operators move, snapshot and remove volumes. At the end it compares the volumes with the
+// writers' notes outside of them, and with the answers that clients got. Only the tests of the package call it. A
+// [Campaign] shares its state with its parts (scene, volume, restorer, parts, partitions, tally), and each of these has
+// a mutex.
 //
 // The seed determines the faults, and the actions of users and operators. It does not determine when each of these
 // happens: the same seed does the same things to a cluster that may be in another state at that moment.
@@ -35,7 +37,7 @@ profiles:
 // Options describe a campaign.
 type Options struct {
 	Seed    uint64
-	Seconds int      // how long new faults begin
+	Seconds int      // the time in which new faults begin
 	Off     []string // protections that are disabled
 }
 
@@ -48,8 +50,8 @@ func New(t testing.TB, off string) *cluster.Cluster {
 	})
 }
 
-// scene is what all parts of a campaign share: the cluster, its users and engines, and what was noted. The methods that
-// take no lock may be called once the campaign has begun.
+// scene has the state that all parts of a campaign share: the cluster, its volumes and engines, and the records of
+// requests. After the campaign has begun, the fields above mu are not set again.
 type scene struct {
 	*cluster.Cluster
 

@@ -170,9 +170,9 @@ func (s *scene) containers(h *cluster.Host) (all []container) {
 	return all
 }
 
-// checkUse fails the test if the use of a container has ended while the container runs. Once the engine
-// was killed or has forgotten a container, the agent cannot assign a use to a container. Then another use
-// of the volume may stay instead.
+// checkUse fails the test if the use of a container has ended while the container runs. If the engine was killed or has
+// forgotten a container, the agent does not know which use belongs to which container. So it may have ended this use,
+// and kept another use of the volume.
 func (s *scene) checkUse(t testing.TB, v *volume, w *writer, when string) {
 	t.Helper()
 	known, list := s.useOf(v, w)

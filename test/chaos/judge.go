@@ -89,7 +89,8 @@ func (s *scene) boottime(at time.Time) int64 {
 	return now - int64(time.Since(at))
 }
 
-// verify waits until the cluster is healthy, and compares the volumes, and what clients were told, with the notes.
+// verify waits until the cluster is healthy, and compares the volumes, and the answers that clients got, with the
+// notes.
 func (j *judge) verify(t testing.TB) {
 	t.Helper()
 	j.awaitWhole(t)

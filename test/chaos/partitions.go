@@ -80,8 +80,8 @@ type parts struct {
 	locks map[string]*sync.Mutex // held by the fault that affects the part
 }
 
-// reserve reserves the part that a fault affects until done is called. An earlier fault may take longer to end than
-// planned.
+// reserve reserves the part that a fault affects until done is called. It waits until an earlier fault has released the
+// part, because a fault may end later than planned.
 func (p *parts) reserve(name string) (done func()) {
 	p.mu.Lock()
 	lock := p.locks[name]

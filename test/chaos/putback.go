@@ -24,8 +24,8 @@ import (
 // several times the TTL of a session. Without a decision since the backup, the loss may go unnoticed.
 const noticeTime = 15 * time.Second
 
-// faultsAfterRestore is how long faults begin after the store was restored. Then they wait until the store is up to
-// date again. Until then few decisions are made, and volumes with bounded leases are fenced.
+// faultsAfterRestore is the time after a restore of the store in which new faults begin. After that, no fault begins
+// until the store is up to date again. Until it is, few decisions are made, and volumes with bounded leases are fenced.
 const faultsAfterRestore = 4 * time.Second
 
 // restorer restores the store from an older backup, and recovers it.
@@ -41,12 +41,13 @@ type restorer struct {
 	raised    []witness.Raised
 }
 
-// putBack restores Consul from a backup of a while before, while everything else runs. When the faults that have
-// begun are over, an operator updates the store. No host is lost meanwhile, since the recovery would wait for
-// what only that host knows.
+// putBack takes a backup of Consul, and restores Consul from it after the duration of the fault, while everything else
+// runs. When the faults that have begun are over, an operator updates the store. No host is lost meanwhile, because the
+// recovery would wait for that host's records.
 //
-// Changes that were acknowledged after the backup and that no agent has are lost. The histories of names and leases are
-// told so. The announcements of promotions that ended in this time are remembered in the campaign.
+// Changes that were acknowledged after the backup and that no agent has recorded are lost. The histories of names and
+// leases record this (PutBack). Before the restore, rememberEnded keeps the operations that have ended, because the
+// store forgets the losses that promotions announced in them.
 func (r *restorer) putBack(t testing.TB, f Fault) {
 	r.noneLost.Lock()
 	defer r.noneLost.Unlock()
@@ -168,7 +169,7 @@ func (r *restorer) recoveries() int {
 	return r.recovered
 }
 
-// endRestore tells the histories that answers no longer come from a restored store.
+// endRestore records in the histories that answers no longer come from a restored store.
 func (r *restorer) endRestore() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

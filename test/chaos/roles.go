@@ -43,8 +43,8 @@ func Play() {
 	os.Exit(1)
 }
 
-// play starts this program in a role on a machine, at a nice value. It ends with the test. Line gets its
-// output, if that is requested.
+// play starts this program in the role what on a machine, with a nice value. The process ends with the test. If line is
+// not nil, it is called with each line of the output.
 func play(on *lan.Machine, what, log string, nice int, line func(string), args ...string) (*child.Process, error) {
 	program, err := os.Executable()
 	if err != nil {
@@ -54,8 +54,8 @@ func play(on *lan.Machine, what, log string, nice int, line func(string), args .
 	return child.Start(child.Spec{Args: on.Command(args...), Log: log, Env: []string{role + "=" + what}, Line: line})
 }
 
-// playEngine is the process of a Docker engine as a plugin sees it. It activates the plugin once, and
-// everything that is asked at its socket is asked by this process at the plugin's.
+// playEngine is the process of a Docker engine as a plugin sees it. It activates the plugin once, and forwards all
+// requests from its socket to the plugin's socket.
 func playEngine(socket, plugin string) error {
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -28,11 +28,11 @@ type volume struct {
 	id      uuid.UUID
 
 	mu      sync.Mutex
-	writers map[*writer]bool // the writers that run
-	uses    map[string]use   // by mount ID, until their end is requested
-	barred  map[*cluster.Host]bool
-	losses  []witness.Loss // losses that were announced
-	aside   []witness.Copy // superseded heads that were released since
+	writers map[*writer]bool       // the writers that run
+	uses    map[string]use         // by mount ID, until their end is requested
+	barred  map[*cluster.Host]bool // no container with the volume is started on these hosts
+	losses  []witness.Loss         // losses that were announced
+	aside   []witness.Copy         // superseded heads that were released since
 }
 
 // use is a granted use of a volume.
@@ -123,8 +123,8 @@ func (s *scene) runningWriters() (n int) {
 	return n
 }
 
-// user starts containers with a volume, on one host after the other. It decides the same for the same seed,
-// with all results.
+// user starts containers with a volume, on one host after the other. Its choices depend only on the seed, and not on
+// the results of its actions.
 type user struct {
 	k      *Campaign
 	v      *volume

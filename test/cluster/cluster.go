@@ -1,6 +1,8 @@
 // Package cluster runs whole clusters for tests. They consist of the real parts: Consul servers, control replicas and
 // hosts, each on a separate machine (see test/lan). Some hosts have a Docker engine. Methods that kill, pause or cut
-// off a part return after that has happened. Methods that start a part return when it answers.
+// off a part return after that has happened. Methods that start a part return when it answers. The tests of this
+// package and package test/chaos call it. A [Cluster] does not change after New, so it has no lock. Each part belongs
+// to the goroutine that stops and starts it.
 //
 //	func TestMain(m *testing.M) { engine.Main(m) }
 //

@@ -87,7 +87,7 @@ func (tr *Traffic) Await(t testing.TB, n int64) {
 	})
 }
 
-// PutBack is PutBack of the history of names.
+// PutBack calls PutBack of the history of names.
 func (tr *Traffic) PutBack(from, to, at time.Time) (over func()) {
 	return tr.names.PutBack(from, to, at)
 }

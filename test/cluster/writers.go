@@ -28,9 +28,9 @@ const Image = "drover-redis"
 // Tokens is the name of the writers' file in a volume.
 const Tokens = "tokens"
 
-// Writer is a program that writes to a volume of a host until it is stopped, through a file that it opens once.
-// On a host with an engine it runs in a container, otherwise beside the agent on the path that the plugin
-// mounted. The testimony of the cluster has its notes.
+// Writer is a program that writes to a volume of a host until it is stopped, through a file that it opens once. On a
+// host with an engine it runs in a container. Otherwise it runs beside the agent, on the path that the plugin mounted.
+// Entries returns its notes.
 type Writer struct {
 	Host   *Host
 	Volume string

@@ -1,6 +1,7 @@
-// Package consul starts real Consul servers for tests: one or three, of the version that tools/consul pins, on
-// separate addresses of the loopback network. A test can kill, stop, pause and start each of them, find the
-// leader, and take and restore snapshots. If the test fails, the logs of the servers are shown.
+// Package consul starts real Consul servers for tests: one or three, of the version that tools/consul pins, on separate
+// addresses of the loopback network. A test can kill, stop, pause and start each of them, find the leader, and take and
+// restore snapshots. If the test fails, the logs of the servers are shown. Packages test/cluster and test/chaos, and
+// tests of the store in Consul, call it. A [Server] owns its process and its folder, and a mutex protects the process.
 package consul
 
 import (

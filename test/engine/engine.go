@@ -1,5 +1,7 @@
-// Package engine starts Docker engines for tests: real ones, of the dockerd that is installed, each with
-// a data root, sockets and cgroups of its own, so that nothing of the machine's engine is touched.
+// Package engine starts Docker engines for tests. They run the installed dockerd, each with a separate data root, and
+// with separate sockets and cgroups, so that they do not touch the machine's engine. Packages test/host, test/cluster
+// and test/volumes, and tests in other folders, call it. An [Engine] owns its process and its folder. It has no lock:
+// one goroutine at a time may start and stop it.
 //
 //	func TestMain(m *testing.M) { engine.Main(m) }
 //
@@ -9,10 +11,10 @@
 //		engine.MariaDB().Await(t, e, "db")
 //	}
 //
-// The images of scripts/image.sh are there from the start, under the names drover-mariadb,
-// drover-postgres and drover-redis. Without Ports there is no network but loopback in a container.
+// A new engine has the images of scripts/image.sh, under the names drover-mariadb, drover-postgres and drover-redis.
+// Unless Options.Ports is set, a container has only the loopback interface.
 //
-// A plugin is found in /run/docker/plugins (see Main). Start it before the engine: clean-up runs in
+// The engine finds plugins in /run/docker/plugins (see Main). Start a plugin before the engine. The clean-up runs in
 // reverse order, and an engine that outlives its plugin waits 15 s for it at each call.
 package engine
 

@@ -25,15 +25,14 @@ const (
 //
 //	func TestMain(m *testing.M) { engine.Main(m) }
 //
-// The tests run in a process that has mount and process namespaces of its own, with empty /run/docker
-// and /run/containerd. So a plugin that a test starts is seen by the engines of this process alone, with
-// any driver name; no test sees the plugins, containers or containerd of the machine; and when the tests
-// have ended, by a panic or a timeout too, the kernel ends what they started and drops what they
-// mounted. All that a test starts shares these namespaces, so an engine and a plugin see each other's
-// mounts and processes as they would on a host.
+// The tests run in a process with separate mount and process namespaces, in which /run/docker and /run/containerd are
+// empty. This has three effects. Only the engines of this process see a plugin that a test starts, so it may have any
+// driver name. No test sees the plugins, containers or containerd of the machine. When the tests have ended, also by a
+// panic or a timeout, the kernel ends the processes that they started and removes their mounts. Everything that a test
+// starts shares these namespaces, so an engine and a plugin see each other's mounts and processes as on a host.
 //
-// Three processes take part: the one that `go test` started waits; the second is process 1 of the
-// namespaces and buries orphans, as an init does; the third runs the tests.
+// There are three processes. The one that `go test` started waits. The second is process 1 of the namespaces, and
+// reaps orphans, as an init does. The third runs the tests.
 //
 // Main needs root, and ends the process.
 func Main(m *testing.M) {

@@ -63,8 +63,8 @@ func (h *Host) devices() (err error) {
 	return err
 }
 
-// Unmount unmounts everything below the root, as a reboot would. At the end of a machine it also unmounts the
-// pool.
+// Unmount unmounts everything below the root, as a reboot would. If the host runs on a machine (Options.On), it also
+// unmounts the pool.
 func (h *Host) Unmount() error {
 	if h.opts.On == nil {
 		return unmountBelow(h.Root)

@@ -1,5 +1,7 @@
 // Package host runs Drover for tests as a user would: the real binary, as `drover serve`, with a separate root,
-// sockets, pools and driver name. Tests use it through the command line, the API and the plugin's socket.
+// sockets, pools and driver name. Tests use it through the command line, the API and the plugin's socket. Packages
+// test/cluster and test/volumes, and tests in other folders, call it. A [Host] owns its process, its folders and its
+// mounts. It has no lock: one goroutine at a time may start and stop the process.
 //
 //	func TestMain(m *testing.M) { engine.Main(m) }
 //
@@ -10,7 +12,7 @@
 //		h.Must(t, "volume", "ls")
 //	}
 //
-// Start the host before the engine, so that the engine ends first: an engine waits for a plugin that is gone.
+// Start the host before the engine, so that the engine ends first. An engine that outlives its plugin waits for it.
 package host
 
 import (
@@ -69,7 +71,7 @@ type Options struct {
 	// Activated passes the plugin's socket to each drover process, as systemd does. The socket stays while no
 	// process runs.
 	Activated bool
-	// Down means that the test calls Up.
+	// Down makes Start return before the process is started. The test then calls Up.
 	Down bool
 }
 
@@ -186,9 +188,9 @@ func (h *Host) lay(t testing.TB) {
 	}
 }
 
-// mountOn mounts the image on the machine, for a pool. The root is outside of it: a dataset that is mounted below
-// the filesystem of its own pool would keep that filesystem in use, which would keep the dataset in use, if the
-// machine ends without unmounting (seen on Linux 6.18).
+// mountOn mounts the image on the machine, for a pool. The root is not in the image. Otherwise datasets would be
+// mounted below the filesystem of their pool. If the machine ended without unmounting, a dataset and that filesystem
+// would keep each other in use (seen on Linux 6.18).
 func (h *Host) mountOn(t testing.TB, fs string) {
 	t.Helper()
 	at := filepath.Join(h.Dir, "disk")

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/test/engine"
 )
 
-// database: a real database on gold. It is cloned by the UUID of its dataset while it runs.
+// database: a real database runs on a volume of profile gold. It is cloned by the UUID of its dataset while it runs.
 func database(t *testing.T, w World) {
 	redis := engine.Redis()
 	serve := func(name, volume string) {

@@ -42,8 +42,8 @@ type Layout interface {
 	Costly() bool
 	// Rename gives an item a name that no item has.
 	Rename(dir folder.Dir, item, to string) error
-	// Replace replaces item in one step: after a crash, item is the old or the new one. The last argument is the
-	// present name of the new item. The caller must not use that name afterwards.
+	// Replace replaces item in one step: after a crash, item is the old or the new one. Before the call, the new item
+	// has the name by. The caller must not use that name afterwards.
 	Replace(dir folder.Dir, item, by string) error
 	// Swap exchanges the names of two items in one step.
 	Swap(dir folder.Dir, a, b string) error

@@ -30,7 +30,8 @@ func SnapshotRecord(id uuid.UUID) string { return id.String() + RecordSuffix }
 // Sector is the unit of direct I/O on all disks and loop devices in use, in bytes.
 const Sector = 4096
 
-// RecordWriter writes the bytes of records durably without a flush, with direct I/O if possible.
+// RecordWriter writes records. When a write returns, the bytes of the record are on the disk. If direct I/O works in
+// the pool, this takes no flush.
 type RecordWriter struct {
 	Layout Layout
 	Direct bool // direct I/O works in the pool

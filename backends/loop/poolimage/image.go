@@ -1,6 +1,7 @@
 // Package poolimage keeps a pool in one preallocated image file with an XFS, for hosts whose filesystem cannot share
-// blocks between files. Package loop opens an [Image] before it opens the pool, and closes it with the pool. The state
-// of an Image is what happened to the blocks of the file since it was opened (imageBlocks), which a mutex protects.
+// blocks between files. Package loop opens an [Image] before it opens the pool, and closes it with the pool. An Image
+// remembers how many lost blocks of the file it has allocated again since it was opened, and whether its device refuses
+// discards (imageBlocks). A mutex protects this state.
 package poolimage
 
 import (
@@ -39,7 +40,7 @@ type Image struct {
 	blocks imageBlocks
 }
 
-// minPoolImage is the least useful size: XFS needs 300 MiB for itself.
+// minPoolImage is the minimum size of a pool image. XFS needs 300 MiB for itself.
 const minPoolImage = 512 * dataset.MiB
 
 // Open mounts the pool image of cfg. It makes the image first if cfg demands that.

@@ -14,10 +14,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// baseSharing shares the blocks of the base of a difference into the image that is being received. It shares them while
-// the stream arrives, from the beginning of the image to its end, because the ranges of the stream are in the same
-// order. If all blocks were shared before the first byte is read, the network would be idle meanwhile: for seconds if
-// the image is fragmented (8 µs an extent on XFS).
+// baseSharing is for receiving a difference. It makes the image that is being received share the blocks of the base of
+// the difference. It shares them while the stream arrives, from the beginning of the image to its end, because the
+// ranges of the stream are in the same order. If all blocks were shared before the first byte is read, the network
+// would be idle meanwhile: for seconds if the image is fragmented (8 µs an extent on XFS).
 type baseSharing struct {
 	base, image *os.File
 	part        int64 // bytes that one call shares; the call blocks writers of the image

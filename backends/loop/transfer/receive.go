@@ -1,7 +1,8 @@
 // Package transfer sends snapshots of images as streams ([Sender]) and receives them into copies ([Receiver]). Package
 // loop calls it. The received part of a snapshot, and how much of it is on the disk, are recorded in the directory of
 // the copy, so that a transfer can be resumed. A Sender also remembers the last comparison of two snapshots, protected
-// by a mutex. The caller of backends.Pool prevents concurrent calls of Receive for one dataset.
+// by a mutex. While a difference arrives, a goroutine of the Receiver shares the blocks of its base (baseSharing), and
+// a mutex protects its progress. The caller of backends.Pool prevents concurrent calls of Receive for one dataset.
 package transfer
 
 import (
@@ -87,13 +88,13 @@ type receiving struct {
 	to          *Receiver
 	dir         folder.Dir
 	image       *os.File
-	base        *baseSharing // nil if the whole base is in the image, or nothing of it yet
-	equalsBase  bool         // nothing differs from the base, and image is the base
+	base        *baseSharing // nil before the sharing of the base begins, or if it is not needed: see startBase
+	equalsBase  bool         // the stream contains no difference, and image is that of the base
 	in          *stream.Decoder
 	snapshot    dataset.Snapshot
 	progress    backends.Progress
 	done        stream.Mark // the image contains everything before this position
-	safe        int64       // everything before this position is recorded, or is being recorded
+	safe        int64       // position in the stream of the last checkpoint, finished or not
 	flushing    chan error  // result of the checkpoint that is under way
 	flushFailed bool        // a flush has failed: see record
 

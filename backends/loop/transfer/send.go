@@ -137,8 +137,8 @@ func willNeed(f *os.File) func(offset, length int64) {
 	return func(offset, length int64) { _ = unix.Fadvise(int(f.Fd()), offset, length, unix.FADV_WILLNEED) }
 }
 
-// advance requests data until the requests reach the given position. bytes is the position, counted in bytes of ranges
-// with data from the first range on.
+// advance requests data until the requests contain the given number of bytes, counted from the first range. Ranges of
+// zeros do not count.
 func (p *prefetch) advance(bytes int64) {
 	for p.requested < bytes && len(p.ranges) > 0 {
 		r := p.ranges[0]

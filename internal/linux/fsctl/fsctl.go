@@ -1,7 +1,7 @@
 // Package fsctl controls filesystems with ioctl(2): freeze, thaw, grow, flush, flags, project quotas. It also
 // identifies the content of a disk or image, so that existing data is never formatted. The backends, the agent, the
-// guard and packages tree and btrfsctl call it. The package keeps no state, and its functions are safe for concurrent
-// use.
+// guard, the command drover backend verify and packages tree and btrfsctl call it. The package keeps no state, and its
+// functions are safe for concurrent use.
 package fsctl
 
 import (

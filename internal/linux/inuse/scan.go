@@ -8,7 +8,7 @@
 //  1. NewScan creates what all examinations share. Scan.AddTree adds each directory tree that is looked for.
 //  2. Scan.SmallTableOf reads the mount table of a process if that is quick. This step is optional.
 //  3. Examiner.Examine examines a process and returns its Findings. A Budget can limit the work.
-//  4. NewHolding and TreeUse.FindOverlays prepare the check of one tree. Holding.CanWrite reports whether
+//  4. NewTreeUse and TreeUse.FindOverlays prepare the check of one tree. TreeUse.CanWrite reports whether
 //     the Findings of a process show that it can write to the tree.
 //
 // A process that cannot be examined may be able to write to any tree. The caller decides what to do about it. The guard

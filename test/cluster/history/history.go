@@ -1,7 +1,8 @@
-// Package history records the requests of a cluster's clients and the answers that they got. It checks whether
-// one correct server could have answered so, if it executed each request at one moment between its call and its
-// answer (linearizability). There are two kinds of histories: Names of volumes, and Leases of datasets. Each name
-// and each dataset has a separate history.
+// Package history records the requests of a cluster's clients and the answers that they got. It checks whether one
+// correct server could have answered so, if it executed each request at one moment between its call and its answer
+// (linearizability). There are two kinds of histories: Names of volumes, and Leases of datasets. Each name and each
+// dataset has a separate history. Packages test/cluster and test/chaos, and their tests, make a [Recorder] for each
+// kind. A mutex protects the requests that it has recorded.
 package history
 
 import (
@@ -37,8 +38,8 @@ const (
 	Unmount What = "unmount" // Done
 	Fence   What = "fence"   // Done: the mounts of Node are no longer valid, according to an operator or the guard
 
-	save    What = "save"     // for all keys: when the state was saved to which PutBack returns
-	putBack What = "put back" // for all keys: while answers may come from the saved state
+	save    What = "save"     // for all keys: the store was saved, for a later PutBack
+	putBack What = "put back" // for all keys: answers may come from the saved state
 )
 
 // Answer is the answer to a client. The zero value means that there was no answer: the request has taken effect,
@@ -58,7 +59,7 @@ type Recorder struct {
 
 	mu    sync.Mutex
 	all   []*porcupine.Operation
-	backs []*porcupine.Operation // two for each time that everything was put back
+	backs []*porcupine.Operation // two for each call of PutBack: save and putBack
 }
 
 // Names returns a history of the names of volumes.
@@ -95,10 +96,11 @@ func (r *Recorder) Happened(q Request, since time.Time, a Answer) {
 	r.all = append(r.all, op)
 }
 
-// PutBack records that the store was restored at a moment to its state of some time between from and to. From
-// then on, answers may come from that state, without what was acknowledged since. Names are as they were then or
-// as they are now; epochs of leases may be one higher. The returned function records that this has ended. If it
-// is called several times, the last call counts.
+// PutBack records that the store was restored from a backup. at is the time of the restore. The backup was taken
+// between from and to. After the restore, answers may come from the backup, so that acknowledged changes are missing. A
+// name may have the state of the backup or the present state, and the epoch of a lease may be higher by one. The
+// returned function records that answers no longer come from the backup. If it is called several times, the last call
+// counts.
 func (r *Recorder) PutBack(from, to, at time.Time) (over func()) {
 	saved := &porcupine.Operation{
 		Input:  Request{What: save},
@@ -117,7 +119,7 @@ func (r *Recorder) PutBack(from, to, at time.Time) (over func()) {
 	}
 }
 
-// void reports whether a name was requested while answers could come from the restored state. The lock is held.
+// void reports whether a name was requested while answers could come from the restored state. The caller holds r.mu.
 func (r *Recorder) void(op *porcupine.Operation) bool {
 	return slices.ContainsFunc(r.backs, func(b *porcupine.Operation) bool {
 		return b.Input.(Request).What == putBack && op.Return > b.Call && op.Call < b.Return

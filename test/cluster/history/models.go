@@ -12,7 +12,7 @@ import (
 type name struct {
 	now  string
 	dead string // sorted, separated by commas
-	then saved  // the state to which it may be put back
+	then saved  // the state in the last backup
 }
 
 type saved struct{ now, dead string }
@@ -100,8 +100,9 @@ func (s name) bury() name {
 type lease struct {
 	node  string
 	epoch uint64
-	loose bool // the epoch is at least this one
-	// how much the epoch may have grown while the dataset was in use, since a recovery of the store raises epochs
+	loose bool // the exact epoch is unknown; it is at least epoch
+	// by how much the epoch may have grown while the dataset was in use, because each recovery of the store raises
+	// epochs by one
 	rose uint64
 	ids  string // sorted, separated by commas
 }

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// Loss is what a promotion announced beforehand: writes under an epoch, or an older one, after a moment are not
-// in the promoted copy.
+// Loss is the loss that a promotion announced beforehand. The promoted copy lacks the writes after the time After,
+// under the epoch Epoch or an older one.
 type Loss struct {
 	Dataset string
 	Epoch   uint64 // the epoch that ended with the promotion

@@ -1,6 +1,6 @@
-// Package witness has the notes of writers: programs that write to volumes while hosts, networks and control
-// fail, and that note each write outside of the volume. Check compares the notes with the contents of the volumes
-// at the end.
+// Package witness has the notes of writers: programs that write to volumes while hosts, networks and control fail, and
+// that note each write outside of the volume. Check compares the notes with the contents of the volumes at the end.
+// Package writer writes the notes. Packages test/cluster and test/chaos read and check them. The package has no state.
 package witness
 
 import (
@@ -35,7 +35,7 @@ type Entry struct {
 	// after the fsync.
 	Begin int64  `json:"begin"`
 	End   int64  `json:"end"`
-	Err   string `json:"err,omitempty"` // of the write or the fsync: the token is there or is not
+	Err   string `json:"err,omitempty"` // error of the write or of the fsync; the volume may have the token or lack it
 }
 
 // Now returns the present time for entries.

@@ -1,6 +1,6 @@
 // Package cli has the shared parts of the commands of drover: the App that each command works with, flags and their
-// errors, output as tables or JSON, waiting for operations, completion and the words for values. Package main and all
-// packages of commands use it. Each run of a command line has one App. The fields of the App do not change after the
-// flags were parsed, so they need no lock. The exception is an atomic flag that says whether the server answered
-// without control. The package has no other state.
+// errors, output as tables or JSON, waiting for operations, completion, and the words with which values are shown.
+// Package main and all packages of commands use it. Each run of a command line has one App. The fields of the App do
+// not change after the flags were parsed, so they need no lock. The exception is an atomic flag that says whether the
+// server answered without control. The package has no other state.
 package cli

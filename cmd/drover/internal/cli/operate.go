@@ -36,9 +36,8 @@ func DetachFlag(cmd *cobra.Command, o *Output) {
 	cmd.Flags().BoolVar(&o.Detach, "detach", false, "print the operation's ID and do not wait for its end")
 }
 
-// Change requests a change, waits for it, and prints the line that describe returns for the outcome. If nothing had to
-// be done, the outcome has no operation. Otherwise its operation has ended, unless it is a dry run: then the operation
-// has not begun.
+// Change requests a change, waits for it, and prints the line that describe returns for the outcome. The outcome has no
+// operation if nothing had to be done. The operation of a dry run has not begun. Any other operation has ended.
 func (a *App) Change(cmd *cobra.Command, o *Output, req api.Request,
 	describe func(api.Outcome) (id uuid.UUID, line string)) error {
 	c, err := a.Connect()

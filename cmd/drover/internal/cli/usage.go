@@ -41,8 +41,8 @@ func UnknownCommand(cmd *cobra.Command, word string) error {
 	return UnknownWord(cmd, "command", CommandName(cmd), word, commandNames(cmd))
 }
 
-// UnknownWord is the usage error for a word that is not in have, the list of the known words. what says what the word
-// should be, and where is the command or flag that expects it.
+// UnknownWord is the usage error for a word that is not in have, the list of the known words. what names the kind of
+// word, such as command. where is the command or flag that expects the word.
 func UnknownWord(cmd *cobra.Command, what, where, word string, have []string) error {
 	hint := ""
 	switch n, other := dataset.Nearest(word, have), meant(cmd, word); {

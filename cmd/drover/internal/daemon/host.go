@@ -4,7 +4,8 @@
 // drover.yaml.
 //
 // A process owns the files of Options.Root, its sockets and its stores. A lock on a file in the root ensures that one
-// process at a time uses them (lockRoot). OpenUnserved opens the store for commands that run without a server (package
+// process at a time uses them (lockRoot). The only other state is the number of closed connections that were not logged
+// yet (closedLog), which a mutex protects. OpenUnserved opens the store for commands that run without a server (package
 // stores).
 package daemon
 

@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Unserved is a store that a command has opened itself, to read or fill all of it. No other process of Drover uses the
-// store's root meanwhile.
+// Unserved is a store that a command has opened itself, without a server, to read or fill all of it. No other process
+// of Drover uses the root meanwhile.
 type Unserved struct {
 	store.Store
 	store.Raiser

@@ -1,3 +1,3 @@
 // Package guards has drover guard, which runs the guard of a host, and its subcommands. Package main adds them to the
-// command tree. The package has no state; package guard has that of the guard.
+// command tree. The package has no state. The state of the guard is in package guard.
 package guards

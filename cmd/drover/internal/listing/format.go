@@ -24,7 +24,7 @@ const (
 	formatTemplate = "template"
 )
 
-// formats completes -o.
+// formats has the words with which -o is completed.
 var formats = []string{formatTable, formatWide, formatJSON, formatYAML, formatName, formatTemplate + "="}
 
 // format is the value of -o.

@@ -1,9 +1,10 @@
 // Package metrics has the metrics of Drover's processes: their names (family.go), the Recorder, which counts and times
 // events, and the handler of /metrics, which reads everything else at each request (collector).
 //
-// Package daemon makes one Recorder and one handler for each process. To add a metric, declare its family, set its
-// samples in a method of collector, and run "go test ./cmd/drover/internal/metrics -update", which writes
-// docs/metrics.md.
+// Package daemon makes one Recorder and one handler for each process. The only state is the Recorder: its histograms
+// are safe for concurrent use, and a mutex protects the counts of failed snapshots. The list of families does not
+// change after the start of the program. To add a metric, declare its family, set its samples in a method of collector,
+// and run "go test ./cmd/drover/internal/metrics -update", which writes docs/metrics.md.
 package metrics
 
 import (

@@ -98,7 +98,8 @@ func printMissing(ctx context.Context, a *cli.App, all []dataset.Profile) error 
 	return nil
 }
 
-// CheckKey is App.CheckKey outside of tests. It cannot check the key if the caller is not root.
+// CheckKey fails if the key file at path cannot be used. It is the value of App.CheckKey in the program. If the caller
+// is not root, it checks nothing and returns nil.
 func CheckKey(path string) error {
 	if os.Geteuid() != 0 {
 		return nil

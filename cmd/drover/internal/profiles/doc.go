@@ -1,3 +1,4 @@
-// Package profiles has the commands of drover profile. Package main adds them to the command tree, and package volumes
-// shows profiles with Table and PolicyLines. The commands read files and call the API, and keep no state.
+// Package profiles has the commands of drover profile. Package main adds them to the command tree, and passes CheckKey
+// to the commands as App.CheckKey. Package volumes shows profiles with Table and PolicyLines. The commands read files
+// and call the API, and keep no state.
 package profiles

@@ -118,7 +118,8 @@ func Destroyed(v api.Volume) string {
 	return lost + "; its copies on other nodes are destroyed, too: " + strings.Join(nodes, ", ")
 }
 
-// deleteVolumes continues after volumes that cannot be deleted, but not after an interrupt.
+// deleteVolumes deletes volumes one after the other. If a volume cannot be deleted, it continues with the next one.
+// After an interrupt it stops.
 func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, names []string,
 	req api.Request) error {
 	var outs []api.Outcome
