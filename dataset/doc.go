@@ -14,5 +14,6 @@
 //
 // Where to change what: the records are in types.go, operation.go, profile.go and facts.go. An option of docker volume
 // create -o belongs in options.go, a kind of error in errors.go, and a rule for names in spec.go. A record key that is
-// renamed keeps its earlier key in the tag "old" (oldkeys.go).
+// renamed keeps its earlier key in the tag "old" (oldkeys.go). The API reference contains the comments of the fields of
+// records: after a change of one, run "go generate ./control/api/openapi".
 package dataset

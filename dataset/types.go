@@ -17,7 +17,7 @@ type Dataset struct {
 	RequestedBy uuid.UUID `json:"requested_by,omitzero" old:"spelled_by"`
 	// Aliases are former names of the volume that still find it, the latest first.
 	Aliases []string `json:"aliases,omitempty"`
-	// Format is the format of the record beside the data that the set keys require; absent: 1. See SetAliases.
+	// Format is the format of the record beside the data; absent: 1. It is 2 while Aliases is set: see SetAliases.
 	Format int   `json:"format,omitempty" hidden:"true"`
 	State  State `json:"state"` // state of the dataset
 	// the profile as it was when the dataset was made, with the options of the create
@@ -217,7 +217,7 @@ type Copy struct {
 	Node         uuid.UUID `json:"node"`                              // UUID of the node that keeps the copy
 	Pool         uuid.UUID `json:"pool"`                              // UUID of the pool that stores the copy
 	Kind         CopyKind  `json:"kind"`                              // why the node keeps the copy
-	PreviousKind CopyKind  `json:"previous_kind,omitempty" old:"was"` // kind that the copy had before it became going
+	PreviousKind CopyKind  `json:"previous_kind,omitempty" old:"was"` // kind that the copy had before it was condemned (kind going)
 	// epoch in which the newest snapshot of the copy was taken
 	Epoch uint64 `json:"epoch"`
 	// UUID of the newest complete and verified snapshot of the copy
@@ -231,7 +231,7 @@ type Copy struct {
 	VerifiedAtHome time.Time `json:"verified_at_home,omitzero" old:"current"`
 	// when the copy is removed; absent: never automatically
 	Expires time.Time `json:"expires,omitzero" old:"until"`
-	// for how long services had run on the store when expires was set
+	// for how long control had run on the store when expires was set
 	RunTime Duration `json:"ran,omitempty" hidden:"true"`
 	// MountReadOnly says that the node must mount the copy read-only, because an operator inspects the superseded copy.
 	MountReadOnly bool   `json:"mount_read_only,omitempty" old:"shown"`
