@@ -7,9 +7,9 @@
 //
 // # What is on disk
 //
-// The agent has a small database of its own. It contains the identity of the node, the pools that it has seen, the
-// mount IDs of every mounted dataset with the boot that they belong to, the spellings that the engine has used, and
-// a copy of the records of its datasets. With these the agent can answer while control is unreachable.
+// The agent has a small database. It contains the identity of the node, the pools that it has seen, the mount IDs of
+// every mounted dataset with the boot that they belong to, the spellings that the engine has used, and a copy of the
+// records of its datasets. With these the agent can answer while control is unreachable.
 //
 // # The life of a mount
 //

@@ -1,9 +1,9 @@
-// Package agenttest starts whole agents for the tests of all components of the agent: the agent of one host that is
-// alone (New), several hosts of a cluster (NewCluster), or hosts whose leases are bounded and whose guards run
-// (NewBounded). Disks, mounts and the control service are real. No other code uses the package. The test cuts
-// connections (Link, Network), simulates crashes (Fuse), and moves the clock of a host that is alone. Each of these
-// types, and Host, has a mutex for its state. A new failure of the connection to control belongs in link.go, a new act
-// at which an agent can crash in fused.go, and a new expectation in expect.go.
+// Package agenttest starts whole agents for the tests of all components of the agent: the agent of a single host
+// without a cluster (New), several hosts of a cluster (NewCluster), or hosts whose leases are bounded and whose guards
+// run (NewBounded). Disks, mounts and the control service are real. No other code uses the package. The test cuts
+// connections (Link, Network), simulates crashes (Fuse), and moves the clock of a single host. Each of these types, and
+// Host, has a mutex for its state. A new failure of the connection to control belongs in link.go, a new act at which an
+// agent can crash in fused.go, and a new expectation in expect.go.
 package agenttest
 
 import (

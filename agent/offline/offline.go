@@ -1,9 +1,9 @@
 // Package offline answers read requests of users from this host's own records while control is unreachable. Package
 // agent makes its Reader, and the daemon serves the API of an agent with it.
 //
-// The answers contain the volumes whose home is this node and those of which this node keeps a copy. They can be old,
-// so each answer says when control last answered (api.SetKnownAt). A volume that this node does not know may exist, so
-// the error is then that control is unreachable, and never that there is no such volume (I7).
+// The answers contain the volumes whose home is this node, and those that have a copy on this node. They can be old, so
+// each answer says when control last answered (api.SetKnownAt). A volume that this node does not know may exist, so the
+// error is then that control is unreachable, and never that there is no such volume (I7).
 //
 // The package has no state: the records are those of records.Cache, and the snapshots those in the pools. To answer
 // another request without control, add a method to Reader that calls ask.

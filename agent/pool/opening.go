@@ -155,8 +155,8 @@ func PathAnswers(ctx context.Context, c clock.Clock, path string) error {
 		"it did not respond within %s: its disk hangs (check it: dmesg)", StartPatience))
 }
 
-// WaitFor waits until all channels are closed, but for patience at most, and reports whether all are closed. A
-// channel may never be closed, because work on a pool never ends if its disk hangs.
+// WaitFor waits until all channels are closed or patience has passed, and reports whether all are closed. A channel may
+// never be closed, because work on a pool never ends if its disk hangs.
 func WaitFor(ctx context.Context, c clock.Clock, patience time.Duration, all []<-chan struct{}) bool {
 	late := c.After(patience)
 	for _, done := range all {

@@ -177,7 +177,7 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 	return dataset.Pool{}, nil, notAdoptedError(path, tried, unable)
 }
 
-// adoptFailure is the reason why a backend found no pool of its own at a path.
+// adoptFailure is the reason why a backend found none of its pools at a path.
 type adoptFailure struct {
 	backend string
 	err     error

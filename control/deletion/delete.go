@@ -216,7 +216,7 @@ func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 // purges it.
 func (r *Deleter) moveToTrash(t *record.Tx, d *dataset.Dataset, detail string) error {
 	now := r.Clock.Now()
-	record.RemoveSharedMounts(t, d) // a person confirmed that the remaining guests are fenced
+	record.RemoveSharedMounts(t, d) // a person confirmed that the nodes that still have one are fenced
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
 	if d.Profile.OnDelete.Mode == dataset.DeleteTrash {
 		d.Trash.Expires = now.Add(time.Duration(d.Profile.OnDelete.Trash))

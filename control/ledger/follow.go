@@ -119,7 +119,7 @@ func (l *Ledger) ReadNotices(ctx context.Context, h *LanePositions) error {
 }
 
 // publishLane publishes the new notices of a lane. It returns false if the lane no longer has some of them, or if a
-// notice says that everything changed. follows is false for the first read, of which nothing is published.
+// notice says that everything changed. follows is false for the first read, because its notices are not published.
 func (l *Ledger) publishLane(e store.Entry, t notify.Notices, was lanePosition, follows bool) bool {
 	if !follows || l.lanes.owns(e.Key) {
 		return true

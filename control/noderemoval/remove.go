@@ -225,7 +225,7 @@ func remainingHomes(n dataset.Node, homes []string) error {
 }
 
 // clearNode ends the operations of a node that was removed, and removes the records of its copies, because the node
-// cannot come back. It returns descriptions of the data of which no other node has a copy.
+// cannot come back. It returns descriptions of the data that no other node has.
 func (m *NodeRemover) clearNode(ctx context.Context, node uuid.UUID) (forgotten []string, err error) {
 	work, err := record.OpenWork(record.NewTx(ctx, m.Ledger.Store), node)
 	if err != nil {

@@ -32,7 +32,7 @@ type Deps struct {
 }
 
 // Placer reads the nodes and pools of a cluster, and chooses among them by the rules of package placement. It has no
-// state of its own. Its methods are safe for concurrent use.
+// state. Its methods are safe for concurrent use.
 type Placer struct{ Deps }
 
 // New returns a Placer.

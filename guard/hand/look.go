@@ -272,6 +272,6 @@ func descriptorsOf(dir string) int {
 	if err != nil {
 		return 0
 	}
-	n, _ := strconv.Atoi(inuse.Field(b, "FDSize:")) // 0 on error: the budget limits the work all the same
+	n, _ := strconv.Atoi(inuse.Field(b, "FDSize:")) // 0 on error: the budget still limits the work
 	return n
 }

@@ -2,9 +2,9 @@
 // it to reach control, the command line to reach control or an agent, and cmd/drover/internal/daemon to connect an
 // agent with control in one process (NewLoopback).
 //
-// A Client has no state but its connections and the index of the server that answered last; both are safe for
-// concurrent use. A new endpoint gets a method in users.go, nodes.go, host.go or members.go. Retries, timeouts and
-// the choice of a server are in connection.go and dial.go.
+// The only state of a Client is its connections and the index of the server that answered last. Both are safe for
+// concurrent use. A new endpoint gets a method in users.go, nodes.go, host.go or members.go. Retries, timeouts and the
+// choice of a server are in connection.go and dial.go.
 package client
 
 import (

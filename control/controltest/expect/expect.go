@@ -1,4 +1,4 @@
-// Package expect has the checks that the tests of control share and that need nothing of control.
+// Package expect has the checks that the tests of control share and that do not depend on package control.
 package expect
 
 import (
