@@ -217,7 +217,7 @@ type Copy struct {
 	Node         uuid.UUID `json:"node"`                              // UUID of the node that keeps the copy
 	Pool         uuid.UUID `json:"pool"`                              // UUID of the pool that stores the copy
 	Kind         CopyKind  `json:"kind"`                              // why the node keeps the copy
-	PreviousKind CopyKind  `json:"previous_kind,omitempty" old:"was"` // kind that the copy had before it was condemned (kind going)
+	PreviousKind CopyKind  `json:"previous_kind,omitempty" old:"was"` // kind that the copy had before it was condemned
 	// epoch in which the newest snapshot of the copy was taken
 	Epoch uint64 `json:"epoch"`
 	// UUID of the newest complete and verified snapshot of the copy
