@@ -1,6 +1,7 @@
 package main
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -82,6 +83,39 @@ func TestWrongGuesses(t *testing.T) {
 		"volume ls --pool main":  "unknown flag: --pool (use --filter pool=main)",
 		"volume ls --node=alpha": "unknown flag: --node (use --filter node=alpha)",
 		"volume ls --josn":       "unknown flag: --josn; see",
+
+		"volume create db --size 1GiB --label=a=b --protect": `unknown flag: --size (use: drover volume create db -o size=1GiB -o label.a=b -o protect); see`,
+		"volume create -s 1GiB db@bronze -p gold":            `unknown flag: -s (use: drover volume create -o size=1GiB db@gold); see`,
+		"volume create -d drover --name db":                  `unknown flag: -d (use: drover volume create db); see`,
+		"volume create --profile":                            `(use: drover volume create NAME@PROFILE); see`,
+		"--api http://x clone db copy --profile gold -q":     `(use: drover --api http://x clone db copy@gold -q); see`,
+		"volume create db 1GiB":                              `unexpected argument: 1GiB (use: drover volume create db -o size=1GiB); see`,
+		"volume create db label.a=b;c":                       `(use: drover volume create db -o 'label.a=b;c'); see`,
+		"volume create db --dry-run":                         "unknown flag: --dry-run (create has no dry run; ",
+		"clone create db copy":                               "unexpected argument: copy (use: drover clone db copy); see",
+		"clone db before copy":                               "unexpected argument: copy (use: drover clone db@before copy); see",
+		"clone db copy --snapshot before":                    "drover clone VOLUME@SNAPSHOT NEW",
+		"snapshot restore db@before":                         "missing argument: ID (use: drover snapshot restore db before); see",
+		"volume import db /srv/x":                            "use: drover volume import db --from /srv/x",
+		"events db":                                          "use: drover events --filter volume=db",
+		"volume ls db":                                       "use: drover volume inspect db",
+		"pool ls main":                                       "use: drover pool inspect main",
+		"status db":                                          "use: drover volume inspect db",
+		"pool rm main --force":                               "unknown flag: --force (only an empty pool is removed: ",
+		"pool rm main -f":                                    "unknown flag: -f (only an empty pool is removed: ",
+		"volume set-profile db -o pool=fast":                 `-o "pool=fast": not an output format (a volume stays in its pool; `,
+		"volume move db --pool fast":                         "unknown flag: --pool (a volume stays in its pool; ",
+		"volume resize db --size 1GiB":                       "drover volume resize NAME SIZE",
+		"restore db":                                         `unknown command "restore" for drover: use drover snapshot restore VOLUME SNAPSHOT, or`,
+		"mount db":                                           "docker run -v NAME:/PATH IMAGE",
+		"ls":                                                 "did you mean drover volume ls?",
+		"create db":                                          "did you mean drover volume create?",
+		"rm db":                                              "did you mean drover volume rm?",
+		"drain host-a":                                       "did you mean drover node drain?",
+		"info":                                               "use drover status, or drover volume inspect NAME",
+		"ps":                                                 "did you mean drover volume ls?",
+		"describe db":                                        "did you mean drover volume inspect?",
+		"profile create x":                                   "add the profile to /etc/drover/profiles.yaml",
 	} {
 		c := newConsole(theWorld())
 		if code := c.run(t, strings.Fields(words)...); code != 2 || !strings.Contains(c.err.String(), want) {
@@ -105,5 +139,40 @@ func TestGuessesExist(t *testing.T) {
 		if err != nil || found.HasSubCommands() {
 			t.Errorf("%s: drover %s: %v", word, command, err)
 		}
+	}
+}
+
+// commandRE matches a command of Drover in a text, up to the first word that is not part of it.
+var commandRE = regexp.MustCompile("drover((?: [a-z][a-z-]*| --?[a-z][a-z-]*| [A-Z][A-Z@]*)+)")
+
+// TestAdviceExists: each command in the advice exists, with its flags, and none destroys data.
+func TestAdviceExists(t *testing.T) {
+	root := newRootCmd(newConsole(theWorld()).App)
+	found := 0
+	for typed, text := range cli.Advice() {
+		for _, m := range commandRE.FindAllStringSubmatch(text, -1) {
+			words := strings.Fields(m[1])
+			cmd, _, err := root.Find(words)
+			if err != nil || cmd == root || cmd.HasSubCommands() {
+				t.Errorf("%s: %q: no command %v: %v", typed, text, words, err)
+				continue
+			}
+			found++
+			for _, w := range words {
+				if w == "--force" || w == "--forget" || w == "--fenced" || w == "--all" {
+					t.Errorf("%s: %q suggests %s", typed, text, w)
+				}
+				if name, long := strings.CutPrefix(w, "--"); long && cmd.Flags().Lookup(name) == nil {
+					t.Errorf("%s: %q: %s has no %s", typed, text, cmd.CommandPath(), w)
+				}
+			}
+		}
+		path := strings.Fields(typed)
+		if cmd, _, err := root.Find(path); err == nil && cmd.CommandPath() == "drover "+typed {
+			t.Errorf("%s is a command", typed)
+		}
+	}
+	if found < 40 {
+		t.Errorf("only %d commands", found)
 	}
 }

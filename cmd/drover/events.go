@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -8,51 +9,177 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 // eventLine is the format of a line. The columns have fixed widths, because the first lines of a stream are printed
 // before the widths of later cells are known.
 const eventLine = "%-19s   %-16s   %-20s   %-8s   %-12s   %s\n"
 
+var eventHeaders = []string{"TIME", "EVENT", "VOLUME", "DATASET", "NODE", "DETAIL"}
+
+// eventQuery has the flags of drover events.
+type eventQuery struct {
+	follow  bool
+	after   uint64
+	filters []string
+	since   string
+	tail    int64 // the number of past events; below 0: all
+}
+
 func newEventsCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Print events, and with --follow wait for new ones",
-		Long: `Print the events that the server has in memory. With --follow, also print each
-new event until interrupted. -o json prints one object per line.`,
+		Long: `Print the events that the server has in memory: at least the last 1024 since
+its start. With --follow, also print each new event until interrupted. -o json
+prints one object per line.
+
+--filter accepts the columns and the fields of -o json. In its value, * stands
+for any text; KEY!=VALUE excludes events.`,
+		Example: `  drover events --filter volume=db --since 2h
+  drover events --filter type='volume.*' --tail 20 --follow`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, false)
-	var follow bool
-	var after uint64
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print new events until interrupted")
-	cmd.Flags().Uint64Var(&after, "after", 0, "start after the event with this `ID`")
-	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
-		if o.JSON() {
-			return c.Events(cmd.Context(), after, follow, func(e api.Event) error { return show.Line(a.Out, e) })
-		}
-		if _, err := fmt.Fprintf(a.Out, eventLine, "TIME", "EVENT", "VOLUME", "DATASET", "NODE", "DETAIL"); err != nil {
+	var q eventQuery
+	f := cmd.Flags()
+	f.BoolVarP(&q.follow, "follow", "f", false, "print new events until interrupted")
+	f.Uint64Var(&q.after, "after", 0, "start after the event with this `ID`")
+	f.StringArrayVar(&q.filters, "filter", nil, "print only what matches `KEY=VALUE`; can be repeated")
+	f.StringVar(&q.since, "since", "", "start at a `TIME`: 30m or 2d ago, or as printed, 2026-03-01 12:00:00")
+	f.Int64VarP(&q.tail, "tail", "n", -1, "print only the last `N` of the past events")
+	listing.CompleteStreamFilter[api.Event](cmd, eventHeaders)
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("since", cobra.NoFileCompletions))
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("tail", cobra.NoFileCompletions))
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		selected, err := q.selector(a, cmd)
+		if err != nil {
 			return err
 		}
-		return c.Events(cmd.Context(), after, follow, func(e api.Event) error { return printEvent(a, e) })
-	})
+		c, err := a.Connect()
+		if err != nil {
+			return err
+		}
+		if o.JSON() {
+			return q.stream(cmd.Context(), c, selected, func(e api.Event) error { return show.Line(a.Out, e) })
+		}
+		var headers []any
+		for _, h := range eventHeaders {
+			headers = append(headers, h)
+		}
+		if _, err := fmt.Fprintf(a.Out, eventLine, headers...); err != nil {
+			return err
+		}
+		return q.stream(cmd.Context(), c, selected, func(e api.Event) error { return printEvent(a, e) })
+	}
 	return cmd
 }
 
-func printEvent(a *cli.App, e api.Event) error {
+// selector returns a function that reports whether an event matches --filter and --since.
+func (q *eventQuery) selector(a *cli.App, cmd *cobra.Command) (func(api.Event) (bool, error), error) {
+	filter, err := listing.NewStreamFilter[api.Event](cmd, eventHeaders, q.filters)
+	if err != nil {
+		return nil, err
+	}
+	var since time.Time
+	if q.since != "" {
+		if since, err = parseSince(a.Now(), q.since); err != nil {
+			return nil, cli.UsageError(cmd, "%w", err)
+		}
+	}
+	if q.tail < 0 && cmd.Flags().Changed("tail") {
+		return nil, cli.UsageError(cmd, "--tail %d: expected a whole number, 0 or more", q.tail)
+	}
+	return func(e api.Event) (bool, error) {
+		if e.Time.Before(since) {
+			return false, nil
+		}
+		return filter.Matches(eventCells(a, e), e)
+	}, nil
+}
+
+// parseSince parses the value of --since: how long ago, or a time in the zone of now.
+func parseSince(now time.Time, s string) (time.Time, error) {
+	if ago, err := dataset.ParseDuration(s); err == nil {
+		return now.Add(-ago), nil
+	}
+	layouts := []string{time.RFC3339Nano, time.DateTime, "2006-01-02T15:04:05", "2006-01-02 15:04", time.DateOnly}
+	for _, layout := range layouts {
+		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, dataset.Errorf(dataset.ErrInvalid,
+		"--since %q: expected how long ago, such as 30m or 2d, or a time, such as 2026-03-01 or 2026-03-01 12:00:00",
+		dataset.Clip(s))
+}
+
+// stream calls fn for the selected events. With --tail, it first reads all past events, and then continues after them.
+func (q *eventQuery) stream(ctx context.Context, c cli.Remote, selected func(api.Event) (bool, error),
+	fn func(api.Event) error) error {
+	after := q.after
+	if q.tail >= 0 {
+		var last []api.Event
+		err := c.Events(ctx, after, false, func(e api.Event) error {
+			after = e.ID
+			ok, err := selected(e)
+			if !ok || err != nil || q.tail == 0 {
+				return err
+			}
+			if int64(len(last)) == q.tail {
+				last = last[1:]
+			}
+			last = append(last, e)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, e := range last {
+			if err := fn(e); err != nil {
+				return err
+			}
+		}
+		if !q.follow {
+			return nil
+		}
+	}
+	return c.Events(ctx, after, q.follow, func(e api.Event) error {
+		if ok, err := selected(e); !ok || err != nil {
+			return err
+		}
+		return fn(e)
+	})
+}
+
+// eventCells returns the cells of the row of an event.
+func eventCells(a *cli.App, e api.Event) []string {
 	id := ""
 	if e.Dataset != uuid.Nil {
 		id = e.Dataset.String()[:show.ShortLength]
 	}
-	cells := []any{e.Time.In(a.Now().Location()).Format(time.DateTime)}
-	for _, c := range []string{string(e.Type), cli.ShortName(e.Volume), id, e.Node, e.Detail} {
+	cells := []string{
+		e.Time.In(a.Now().Location()).Format(time.DateTime), string(e.Type), cli.ShortName(e.Volume), id, e.Node,
+		e.Detail,
+	}
+	for i, c := range cells {
 		if c == "" {
-			c = "-"
+			cells[i] = "-"
 		}
-		cells = append(cells, show.Clean(c))
+		cells[i] = show.Clean(cells[i])
+	}
+	return cells
+}
+
+func printEvent(a *cli.App, e api.Event) error {
+	var cells []any
+	for _, c := range eventCells(a, e) {
+		cells = append(cells, c)
 	}
 	_, err := fmt.Fprintf(a.Out, eventLine, cells...)
 	return err

@@ -90,7 +90,7 @@ func TestNoTarToOrFromATerminal(t *testing.T) {
 	c := newConsole(theWorld())
 	screen := ptytest.Open(t)
 	c.App.Out = screen.File
-	if code := c.run(t, "volume", "export", "db"); code != 2 || !strings.Contains(c.err.String(), "drover volume export db > db.tar") {
+	if code := c.run(t, "volume", "export", "db"); code != 2 || !strings.Contains(c.err.String(), "drover volume export db -o db.tar") {
 		t.Errorf("exit %d, %q", code, c.err.String())
 	}
 	if got := screen.Screen(); got != "" {

@@ -131,6 +131,9 @@ var scenarios = map[string]func(c *console){
 		done.op.Kind = dataset.OpResize
 		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
 	},
+	"unknown-node": func(c *console) {
+		c.fake.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrInvalid, `unknown node (available: host-a)`)}
+	},
 	"larger": func(c *console) {
 		v := &c.fake.volumes[0]
 		v.Size, v.Profile.Size = 50*dataset.GiB, 50*dataset.GiB

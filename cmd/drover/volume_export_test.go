@@ -1,10 +1,13 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 // An archive that lacks the sockets of its volume is whole, and what it lacks is said
@@ -28,5 +31,36 @@ func TestExportSaysWhatItLacks(t *testing.T) {
 				t.Errorf("exit %d, out %q, err %q; want %q", code, con.out.String(), con.err.String(), c.want)
 			}
 		})
+	}
+}
+
+// TestExportToFile: the file has the archive when it is complete. A failed export leaves no file, and no file is
+// replaced.
+func TestExportToFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "db.tar")
+	failed := newConsole(&fake{data: "tar", fail: map[string]error{"Export": dataset.Errorf(dataset.ErrOffline, "away")}})
+	if code := failed.run(t, "volume", "export", "db", "-o", file); code != 1 {
+		t.Errorf("exit %d, %s", code, failed.err.String())
+	}
+	if left, err := os.ReadDir(filepath.Dir(file)); err != nil || len(left) > 0 {
+		t.Errorf("a failed export left %v, %v", left, err)
+	}
+	con := newConsole(&fake{data: "tar"})
+	code := con.run(t, "volume", "export", "db", "--output", file)
+	b, err := os.ReadFile(file)
+	if want := "exported volume db to " + file + ": 3B\n"; code != 0 || err != nil || string(b) != "tar" || con.out.String() != want {
+		t.Errorf("exit %d, out %q, err %q, file %q, %v", code, con.out.String(), con.err.String(), b, err)
+	}
+	again := newConsole(&fake{data: "other"})
+	if code := again.run(t, "volume", "export", "db", "-o", file); code != 1 ||
+		!strings.Contains(again.err.String(), "exists: a new export overwrites nothing (choose another name)") {
+		t.Errorf("exit %d, %s", code, again.err.String())
+	}
+	if code := con.run(t, "volume", "export", "db", "-o", "-"); code != 0 || !strings.HasSuffix(con.out.String(), "tar") {
+		t.Errorf("to standard output: exit %d, out %q", code, con.out.String())
+	}
+	if code := con.run(t, "volume", "export", "db", "-o", "db.tar.gz"); code != 2 ||
+		!strings.Contains(con.err.String(), "drover volume export db | gzip > db.tar.gz") {
+		t.Errorf("exit %d, %s", code, con.err.String())
 	}
 }

@@ -2,7 +2,7 @@ package cli
 
 import (
 	"errors"
-	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,9 +22,13 @@ func FlagError(cmd *cobra.Command, words []string, err error) error {
 	switch {
 	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
 		letter := unknown.GetSpecifiedName()[:1]
-		return UsageError(cmd, "unknown flag: -%s%s", letter, guess(longOf(cmd, letter)))
+		hint := orElse(advise(cmd, "-"+letter), correctedLine(cmd, words))
+		return UsageError(cmd, "unknown flag: -%s%s", letter, orElse(inParentheses(hint), guess(longOf(cmd, letter))))
 	case errors.As(err, &unknown):
 		name := unknown.GetSpecifiedName()
+		if text := advise(cmd, "--"+name); text != "" {
+			return UsageError(cmd, "unknown flag: --%s (%s)", name, text)
+		}
 		isList := cmd.Flags().Lookup("sort") != nil
 		if name == "format" && isList {
 			return UsageError(cmd, "unknown flag: --format (use -o template=TEXT)")
@@ -35,19 +39,33 @@ func FlagError(cmd *cobra.Command, words []string, err error) error {
 		if filter := listFilter(cmd, name, valueOf(words, "--"+name)); filter != "" {
 			return UsageError(cmd, "unknown flag: --%s (use %s)", name, filter)
 		}
-		if option := optionFor(cmd, name, valueOf(words, "--"+name)); option != "" {
-			return UsageError(cmd, "unknown flag: --%s (use %s)", name, option)
+		if line := correctedLine(cmd, words); line != "" {
+			return UsageError(cmd, "unknown flag: --%s (%s)", name, line)
 		}
 		return UsageError(cmd, "unknown flag: --%s%s", name, guess(dataset.Nearest(name, flagNames(cmd))))
+	case errors.As(err, &value) && value.GetFlag().Name == "output" && advise(cmd, "-o") != "":
+		return UsageError(cmd, "-o %q: not an output format (%s)", dataset.Clip(value.GetValue()), advise(cmd, "-o"))
 	case errors.As(err, &value):
 		return valueError(cmd, value)
 	}
 	return UsageError(cmd, "%w", err)
 }
 
+// destructive lists the flags that override a protection. A message does not suggest them for another flag, because
+// the suggestion could be followed without a look at its meaning.
+var destructive = []string{"force", "forget", "fenced", "yes", "all"}
+
+// inParentheses returns a hint to append to a message, or "" if text is empty.
+func inParentheses(text string) string {
+	if text == "" {
+		return ""
+	}
+	return " (" + text + ")"
+}
+
 // guess returns a suggestion for an error message, or "" if flag is empty.
 func guess(flag string) string {
-	if flag == "" {
+	if flag == "" || slices.Contains(destructive, flag) {
 		return ""
 	}
 	return " (did you mean --" + flag + "?)"
@@ -84,29 +102,6 @@ func longOf(cmd *cobra.Command, letter string) string {
 		return ""
 	}
 	return long[0]
-}
-
-// optionFor returns the -o form of an option that was used as a flag, or "" if no option has that name.
-func optionFor(cmd *cobra.Command, name, value string) string {
-	if cmd.Flags().Lookup("opt") == nil {
-		return ""
-	}
-	if name == "profile" {
-		return "NAME@" + orElse(value, "PROFILE")
-	}
-	for _, h := range dataset.OptionHelp() {
-		key, label := strings.CutSuffix(h.Name, ".KEY")
-		switch {
-		case key != name:
-		case h.Value == "true|false":
-			return "-o " + name
-		case label:
-			return "-o label." + orElse(value, "KEY=VALUE")
-		default:
-			return fmt.Sprintf("-o %s=%s", name, orElse(value, h.Value))
-		}
-	}
-	return ""
 }
 
 func orElse(s, fallback string) string {

@@ -17,7 +17,7 @@ var otherWords = map[string]string{
 	"info": "inspect", "describe": "inspect", "get": "inspect", "stat": "inspect",
 	"new": "create", "add": "create", "make": "create",
 	"undelete": "trash restore", "untrash": "trash restore", "empty": "trash purge --all --dry-run",
-	"df": "pool ls", "du": "volume ls", "usage": "volume ls", "ps": "operation ls", "top": "volume stats",
+	"df": "pool ls", "du": "volume ls", "usage": "volume ls", "ps": "volume ls", "top": "volume stats",
 	"rollback": "snapshot restore", "revert": "snapshot restore", "migrate": "volume move", "mv": "volume move",
 	"log": "events", "logs": "events", "health": "status", "check": "doctor",
 }
@@ -29,17 +29,36 @@ func OtherWords() map[string]string { return maps.Clone(otherWords) }
 // not known.
 func meant(cmd *cobra.Command, word string) string {
 	other := otherWords[strings.ToLower(word)]
-	path := strings.Fields(other)
-	if other == "" {
-		return ""
-	}
-	for _, from := range []*cobra.Command{cmd, cmd.Root()} {
-		found, rest, err := from.Find(path)
-		if err == nil && found != from && !found.HasSubCommands() {
-			return strings.Join(append([]string{found.CommandPath()}, rest...), " ")
+	if other != "" {
+		path := strings.Fields(other)
+		for _, from := range []*cobra.Command{cmd, cmd.Root()} {
+			found, rest, err := from.Find(path)
+			if err == nil && found != from && !found.HasSubCommands() {
+				return strings.Join(append([]string{found.CommandPath()}, rest...), " ")
+			}
 		}
 	}
-	return ""
+	return orElse(elsewhere(cmd.Root(), word), elsewhere(cmd.Root(), other))
+}
+
+// elsewhere returns the command that a word names below another noun, or "" if there is none. A word that several
+// nouns have, such as ls, is one of volumes, or one of the first noun.
+func elsewhere(root *cobra.Command, word string) string {
+	first := ""
+	for _, noun := range root.Commands() {
+		if !noun.IsAvailableCommand() {
+			continue
+		}
+		found, rest, err := noun.Find([]string{word})
+		if err != nil || found == noun || len(rest) > 0 {
+			continue
+		}
+		if noun.Name() == "volume" {
+			return found.CommandPath()
+		}
+		first = orElse(first, found.CommandPath())
+	}
+	return first
 }
 
 // typedCommand returns the word at the place of a subcommand of cmd on the command line words, or "" if there is none.

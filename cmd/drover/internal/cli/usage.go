@@ -45,6 +45,9 @@ func UnknownCommand(cmd *cobra.Command, word string) error {
 // word, such as command. where is the command or flag that expects the word.
 func UnknownWord(cmd *cobra.Command, what, where, word string, have []string) error {
 	hint := ""
+	if text := advise(cmd, word); what == "command" && text != "" {
+		return UsageError(cmd, "unknown %s %q for %s: %s", what, dataset.Clip(word), where, text)
+	}
 	switch n, other := dataset.Nearest(word, have), meant(cmd, word); {
 	case what == "command" && other != "":
 		hint = ", did you mean " + other + "?"
@@ -74,6 +77,10 @@ func UsageError(cmd *cobra.Command, format string, args ...any) error {
 func Args(minimum int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		_, names, _ := strings.Cut(cmd.Use, " ")
+		hint := argumentAdvice(cmd, args)
+		if hint != "" {
+			hint = " (" + hint + ")"
+		}
 		maximum := len(strings.Fields(names))
 		if strings.HasSuffix(names, "...]") {
 			maximum = max(maximum, len(args))
@@ -82,9 +89,9 @@ func Args(minimum int) cobra.PositionalArgs {
 		case len(args) >= minimum && len(args) <= maximum:
 			return nil
 		case len(args) > maximum:
-			return UsageError(cmd, "unexpected argument: %s", dataset.Clip(args[maximum]))
+			return UsageError(cmd, "unexpected argument: %s%s", dataset.Clip(args[maximum]), hint)
 		}
-		return UsageError(cmd, "missing argument: %s", strings.Fields(names)[len(args)])
+		return UsageError(cmd, "missing argument: %s%s", strings.Fields(names)[len(args)], hint)
 	}
 }
 

@@ -13,20 +13,27 @@ import (
 
 func newSnapshotCreateCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create VOLUME",
+		Use:   "create VOLUME [NAME]",
 		Short: "Take a snapshot of a volume",
 		Long: `Take a snapshot of a volume, also while it is in use. It contains the whole
 volume at one moment, as a database would find it after a power cut. It is kept
-until it is deleted: retention does not apply to it.`,
-		Example:           `  drover snapshot create db --name before-upgrade -m "10.11 to 11.4"`,
+until it is deleted: retention does not apply to it. NAME is unique among the
+snapshots of the volume. --name NAME is the same.`,
+		Example:           `  drover snapshot create db before-upgrade -m "10.11 to 11.4"`,
 		Args:              cli.Args(1),
-		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NoWords),
 	}
 	o := cli.WorkFlags(cmd, true)
 	var name, message string
 	cmd.Flags().StringVar(&name, "name", "", "`NAME`, unique among the volume's snapshots")
 	cmd.Flags().StringVarP(&message, "message", "m", "", "a message about it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 && name != "" && name != args[1] {
+			return cli.UsageError(cmd, "two names for one snapshot: %s, and --name %s (use only one)", args[1], name)
+		}
+		if len(args) > 1 {
+			name = args[1]
+		}
 		req := api.Request{Kind: dataset.OpSnapshot, Volume: args[0], Name: name, Message: message}
 		return a.Change(cmd, o, req, describeSnapshot)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 	"github.com/droverhq/drover/cmd/drover/internal/logging"
+	"github.com/droverhq/drover/cmd/drover/internal/newfile"
 	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
@@ -69,7 +70,7 @@ func exportStore(ctx context.Context, a *cli.App, f servers.Flags, file string) 
 	if file == "-" {
 		return sum, write(a.Out)
 	}
-	return sum, writeFile("export", file, write)
+	return sum, newfile.Write("export", file, write)
 }
 
 // openStore opens the store that drover.yaml and the flags name.

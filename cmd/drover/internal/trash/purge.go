@@ -49,6 +49,9 @@ dataset in the trash. The command shows what is lost, and the name of the volume
 			return purgeAll(cmd.Context(), a, c, o, trashed, yes)
 		}
 		v, err := findInTrash(trashed, args[0])
+		if errors.Is(err, dataset.ErrNotFound) && args[0] == "all" {
+			err = fmt.Errorf("%w; to see what a purge of everything destroys: drover trash purge --all --dry-run", err)
+		}
 		if err != nil {
 			return err
 		}

@@ -2,11 +2,13 @@ package volumes
 
 import (
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/newfile"
 	"github.com/droverhq/drover/cmd/drover/internal/progress"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
@@ -16,24 +18,36 @@ import (
 func newVolumeExportCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export NAME",
-		Short: "Write a volume, or a snapshot of it, as a tar archive to standard output",
-		Long: `Write a volume, or a snapshot of it, as a tar archive to standard output. The
-archive has the content at one moment, also while the volume is in use, if its
-pool takes snapshots without copying. Tar has no sockets: they are left out, and
-listed on standard error. The archive is complete only if the exit code is 0.`,
-		Example: `  drover volume export db > db.tar
+		Short: "Write a volume, or a snapshot of it, as a tar archive",
+		Long: `Write a volume, or a snapshot of it, as a tar archive to standard output, or
+with -o to a new file, which appears when it is complete. The archive has the
+content at one moment, also while the volume is in use, if its pool takes
+snapshots without copying. Tar has no sockets: they are left out, and listed on
+standard error. The archive is complete only if the exit code is 0.`,
+		Example: `  drover volume export db -o db.tar
   drover volume export db --snapshot before-upgrade | zstd > db.tar.zst`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
-	var snapshot string
+	var snapshot, file string
 	cmd.Flags().StringVar(&snapshot, "snapshot", "",
 		"the snapshot to write, by `NAME` or UUID, instead of the current data")
+	cmd.Flags().StringVarP(&file, "output", "o", "", "write to a new `FILE` instead of standard output")
 	snapshotFlag(a, cmd, "snapshot")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if cli.IsTerminal(a.Out) {
+		toFile := file != "" && file != "-"
+		switch {
+		case cmd.Flags().Changed("output") && file == "":
+			return cli.UsageError(cmd, "-o is empty: expected a file")
+		case toFile && strings.HasSuffix(file, "gz"):
+			return cli.UsageError(cmd, "-o %q: the archive is not compressed (use drover volume export %s | gzip "+
+				"> %[1]s)", file, args[0])
+		case file == "json" || file == "table":
+			return cli.UsageError(cmd, "-o %s: here -o is the file of the archive (use -o ./%[1]s for a file of that "+
+				"name)", file)
+		case !toFile && cli.IsTerminal(a.Out):
 			return cli.UsageError(cmd, "standard output is a terminal, and a tar archive is binary (use drover "+
-				"volume export %s > %s.tar)", args[0], args[0])
+				"volume export %s -o %s.tar)", args[0], args[0])
 		}
 		c, err := a.Connect()
 		if err != nil {
@@ -43,12 +57,24 @@ listed on standard error. The archive is complete only if the exit code is 0.`,
 		m := a.Meter("export "+args[0], !cli.IsTerminal(a.ErrOut))
 		defer m.Close()
 		w := &progress.Writer{W: a.Out, Meter: m, At: dataset.Progress{Step: "write the archive"}}
-		leftOut, err := c.Export(cmd.Context(), args[0], snapshot, w)
-		if err != nil || leftOut.Count == 0 {
+		var leftOut api.OmittedFiles
+		export := func(to io.Writer) (err error) {
+			w.W = to
+			leftOut, err = c.Export(cmd.Context(), args[0], snapshot, w)
 			return err
 		}
+		if toFile {
+			err = newfile.Write("export", file, export)
+		} else {
+			err = export(a.Out)
+		}
 		m.Close()
-		_, err = fmt.Fprintf(a.ErrOut, "drover: %s\n", describeLeftOut(leftOut))
+		if err == nil && leftOut.Count > 0 {
+			_, err = fmt.Fprintf(a.ErrOut, "drover: %s\n", describeLeftOut(leftOut))
+		}
+		if err == nil && toFile {
+			return a.PrintLine("exported volume %s to %s: %s", args[0], file, dataset.Size(w.At.Done))
+		}
 		return err
 	}
 	return cmd

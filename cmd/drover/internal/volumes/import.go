@@ -63,7 +63,8 @@ writers, or use --live to copy anyway.`,
 			return importTar(cmd.Context(), a, o, req)
 		}
 		var err error
-		if req.Path, err = sourcePath(cmd.Context(), a, from, live); err != nil {
+		from = strings.TrimPrefix(from, "file://")
+		if req.Path, err = sourcePath(cmd.Context(), a, args[0], from, live); err != nil {
 			return err
 		}
 		return a.Change(cmd, o, req, describeMade("imported"))
@@ -71,11 +72,11 @@ writers, or use --live to copy anyway.`,
 	return cmd
 }
 
-// sourcePath returns the folder to import on the server's host.
-func sourcePath(ctx context.Context, a *cli.App, from string, live bool) (string, error) {
+// sourcePath returns the folder to import into the volume spec, on the server's host.
+func sourcePath(ctx context.Context, a *cli.App, spec, from string, live bool) (string, error) {
 	volume, docker := strings.CutPrefix(from, "docker:")
 	if !docker {
-		if err := checkFolder(a, from); err != nil {
+		if err := checkFolder(a, spec, from); err != nil {
 			return "", err
 		}
 		return a.HostPath(from)
@@ -91,7 +92,7 @@ func sourcePath(ctx context.Context, a *cli.App, from string, live bool) (string
 // checkFolder fails if a path of this host is not a folder but a file, or is a name without a slash that does not
 // exist. The error suggests what the user may have meant: an archive on standard input (--from -), or a Docker volume
 // (--from docker:NAME). The server checks all other paths.
-func checkFolder(a *cli.App, from string) error {
+func checkFolder(a *cli.App, spec, from string) error {
 	if !a.SameHost() {
 		return nil
 	}
@@ -101,12 +102,12 @@ func checkFolder(a *cli.App, from string) error {
 		return nil
 	case err == nil && strings.HasSuffix(from, "gz"):
 		return dataset.Errorf(dataset.ErrInvalid,
-			"--from %s: it is a file, and not a folder (for a tar archive: gunzip < %[1]s | drover volume import SPEC "+
-				"--from -)", dataset.Clip(from))
+			"--from %s: it is a file, and not a folder (for a tar archive: gunzip < %[1]s | drover volume import "+
+				"%[2]s --from -)", dataset.Clip(from), dataset.Clip(spec))
 	case err == nil:
 		return dataset.Errorf(dataset.ErrInvalid,
-			"--from %s: it is a file, and not a folder (for a tar archive: drover volume import SPEC --from - < %[1]s)",
-			dataset.Clip(from))
+			"--from %s: it is a file, and not a folder (for a tar archive: drover volume import %[2]s --from - "+
+				"< %[1]s)", dataset.Clip(from), dataset.Clip(spec))
 	case errors.Is(err, fs.ErrNotExist) && !strings.Contains(from, "/"):
 		return dataset.Errorf(dataset.ErrInvalid,
 			"--from %s: no such folder (for the Docker volume of this name: --from docker:%[1]s)", dataset.Clip(from))

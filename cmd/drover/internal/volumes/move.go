@@ -2,7 +2,10 @@ package volumes
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -44,7 +47,7 @@ superseded copy.`,
 				return err
 			}
 		}
-		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+		err := a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
 			if o.DryRun {
 				return d.ID, wouldMove(out, args[1])
@@ -55,8 +58,32 @@ superseded copy.`,
 			}
 			return d.ID, line
 		})
+		return explainPool(cmd.Context(), a, req, err)
 	}
 	return cmd
+}
+
+// explainPool returns a clearer error if a move failed because its target is a pool, and no node. Otherwise it returns
+// err.
+func explainPool(ctx context.Context, a *cli.App, req api.Request, err error) error {
+	name := strings.TrimPrefix(req.Node, "pool=")
+	if !errors.Is(err, dataset.ErrInvalid) {
+		return err
+	}
+	c, dialErr := a.Connect()
+	if dialErr != nil {
+		return err
+	}
+	pools, poolsErr := c.Pools(ctx)
+	nodes, nodesErr := c.NodeList(ctx, "")
+	isPool := slices.ContainsFunc(pools, func(p api.Pool) bool { return p.Name == name })
+	isNode := slices.ContainsFunc(nodes, func(n api.Node) bool { return n.Name == name })
+	if poolsErr != nil || nodesErr != nil || !isPool || isNode {
+		return err // as the server said
+	}
+	return dataset.Errorf(dataset.KindOf(err), "%s is a pool, and volume %s moves only to another node (for a full "+
+		"copy in that pool: drover volume export %[2]s | drover volume import NEW -o pool=%[1]s --from -)", name,
+		req.Volume)
 }
 
 // wouldMove says what a move would do.

@@ -1,0 +1,184 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// advice maps what people type to what they need, if no single command is meant. A key is a command without the
+// program's name, and the word or flag after it. A text that suggests a command which destroys data has --dry-run.
+var advice = map[string]string{
+	"restore": "use drover snapshot restore VOLUME SNAPSHOT, or drover trash restore NAME for a deleted volume",
+	"mount": "Docker mounts a volume for a container, docker run -v NAME:/PATH IMAGE, and drover volume inspect NAME " +
+		"shows the folder",
+	"unmount": "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
+	"umount":  "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
+	"info":    "use drover status, or drover volume inspect NAME",
+	"init":    "start drover serve for one host, or drover ca init for a cluster",
+	"upgrade": "replace the program and restart its service, and drover version shows the versions",
+	"update":  "replace the program and restart its service, or change a volume with drover volume set-profile",
+	"start":   "start drover serve, or systemctl start drover",
+	"stop":    "stop the service with systemctl stop drover; running containers keep their volumes",
+	"restart": "restart the service with systemctl restart drover; running containers keep their volumes",
+	"reload":  "read profiles.yaml again with systemctl reload drover",
+	"daemon":  "start drover serve for one host, or drover agent and drover control for a cluster",
+	"verify":  "use drover backend verify POOL for the storage, or drover doctor for the host",
+	"tag":     "use drover volume label NAME KEY=VALUE, or drover snapshot create VOLUME NAME",
+	"quota":   "use drover volume resize NAME SIZE",
+	"backup":  "use drover volume export NAME -o FILE for a volume, or drover store backup for the records",
+	"job":     "use drover operation ls",
+	"jobs":    "use drover operation ls",
+
+	"volume restore":  "use drover snapshot restore VOLUME SNAPSHOT, or drover trash restore NAME for a deleted volume",
+	"volume snapshot": "use drover snapshot create VOLUME NAME, or drover snapshot ls VOLUME",
+	"volume snap":     "use drover snapshot create VOLUME NAME, or drover snapshot ls VOLUME",
+	"volume backup":   "use drover volume export NAME -o FILE, or drover snapshot create VOLUME NAME",
+	"volume mount": "Docker mounts a volume for a container, docker run -v NAME:/PATH IMAGE, and drover volume " +
+		"inspect NAME shows the folder",
+	"volume unmount": "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
+	"volume umount":  "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
+	"volume prune": "Drover deletes no volume only because it is unused: choose in drover volume ls, and see with " +
+		"drover volume rm --dry-run NAME what is lost",
+	"volume path":   "drover volume inspect NAME shows the folder of a volume while it is mounted",
+	"volume logs":   "use drover events --filter volume=NAME",
+	"volume events": "use drover events --filter volume=NAME",
+	"volume copy":   "use drover clone SOURCE NEW",
+	"volume cp":     "use drover clone SOURCE NEW",
+
+	"snapshot schedule": "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
+	"snapshot prune":    "the profile of a volume says which scheduled snapshots stay: snapshots.keep in profiles.yaml",
+	"snapshot export":   "use drover volume export VOLUME --snapshot NAME -o FILE",
+	"snapshot mount":    "use drover clone VOLUME@SNAPSHOT NEW, and start a container with the new volume",
+
+	"profile create": "add the profile to /etc/drover/profiles.yaml, check it with drover profile check FILE, then " +
+		"systemctl reload drover",
+	"profile edit": "edit /etc/drover/profiles.yaml, check it with drover profile check FILE, then " +
+		"systemctl reload drover",
+	"profile set": "edit /etc/drover/profiles.yaml, or give a volume another profile with drover volume set-profile",
+	"profile rm": "remove the profile from /etc/drover/profiles.yaml, then systemctl reload drover; volumes keep the " +
+		"profile that they were created with",
+
+	"pool resize": "a pool grows with its device or filesystem; drover pool set NAME --overcommit RATIO changes how " +
+		"much may be promised",
+	"pool grow": "a pool grows with its device or filesystem; drover pool set NAME --overcommit RATIO changes how " +
+		"much may be promised",
+
+	"node add":         joinNode,
+	"node create":      joinNode,
+	"node join":        joinNode,
+	"node evict":       "use drover node drain NAME",
+	"node maintenance": "use drover node drain NAME, and later drover node uncordon NAME",
+	"node resume":      "use drover node uncordon NAME",
+
+	"trash rm --force":      "the command asks for a confirmation, and --yes skips it",
+	"trash purge --force":   "the command asks for a confirmation, and --yes skips it",
+	"pool rm --force":       "only an empty pool is removed: delete its volumes first, see drover pool inspect NAME",
+	"pool rm -f":            "only an empty pool is removed: delete its volumes first, see drover pool inspect NAME",
+	"volume rm -f":          "a volume in use, or protected, is not deleted; drover volume inspect NAME shows why",
+	"volume move --pool":    stayInPool,
+	"volume move -o":        stayInPool,
+	"volume set-profile -p": "the profile is the second argument: drover volume set-profile NAME PROFILE",
+
+	"volume set-profile --pool":    stayInPool,
+	"volume set-profile -o":        stayInPool,
+	"volume set-profile --profile": "the profile is the second argument: drover volume set-profile NAME PROFILE",
+	"volume set-profile --size":    "use drover volume resize NAME SIZE",
+	"volume resize --size":         "the size is the second argument: drover volume resize NAME SIZE",
+	"volume resize -s":             "the size is the second argument: drover volume resize NAME SIZE",
+	"volume resize -o":             "the size is the second argument: drover volume resize NAME SIZE",
+	"volume create --dry-run":      "create has no dry run; it changes no existing volume",
+	"clone --dry-run":              "clone has no dry run; it changes no existing volume",
+	"clone --snapshot":             "name the snapshot after the volume: drover clone VOLUME@SNAPSHOT NEW",
+	"clone --volume":               "name the snapshot after the volume: drover clone VOLUME@SNAPSHOT NEW",
+	"clone --from":                 "the source is the first argument: drover clone SOURCE NEW",
+	"volume inspect --format":      "use -o json, and jq for one field",
+	"snapshot inspect --format":    "use -o json, and jq for one field",
+	"trash restore --name":         "the new name is the second argument: drover trash restore DATASET NAME",
+	"volume export --to":           "use drover volume export NAME -o FILE",
+	"volume export --file":         "use drover volume export NAME -o FILE",
+	"volume export -f":             "use drover volume export NAME -o FILE",
+	"volume import --file":         "use drover volume import SPEC --from - < FILE",
+	"volume import -f":             "use drover volume import SPEC --from - < FILE",
+	"volume import --input":        "use drover volume import SPEC --from - < FILE",
+	"volume import -i":             "use drover volume import SPEC --from - < FILE",
+}
+
+// joinNode is the advice for whoever wants to add a node.
+const joinNode = "use drover node token --name NAME, and start drover agent --join @FILE on the new host"
+
+// stayInPool is the advice for whoever wants to move a volume to another pool.
+const stayInPool = "a volume stays in its pool; for a full copy in another: drover volume export NAME | drover " +
+	"volume import NEW -o pool=POOL --from -"
+
+// Advice returns a copy of the table of advice, for its test.
+func Advice() map[string]string {
+	all := make(map[string]string, len(advice))
+	for k, v := range advice {
+		all[k] = v
+	}
+	return all
+}
+
+// advise returns the advice about a word or flag after cmd, or "".
+func advise(cmd *cobra.Command, word string) string {
+	if cmd.HasParent() {
+		word = CommandName(cmd) + " " + word
+	}
+	return advice[strings.ToLower(word)]
+}
+
+// argumentAdvice returns what to type instead of a command with a wrong number of arguments, or "".
+func argumentAdvice(cmd *cobra.Command, args []string) string {
+	use := func(words ...string) string {
+		return "use: " + shellLine(append([]string{cmd.CommandPath()}, words...))
+	}
+	second := ""
+	if len(args) > 1 {
+		second = args[1]
+	}
+	volume, after, at := "", "", false
+	if len(args) > 0 {
+		volume, after, at = strings.Cut(args[0], "@")
+	}
+	_, sizeErr := dataset.ParseSize(second)
+	switch name := CommandName(cmd); {
+	case name == "clone" && len(args) == 3 && (args[0] == "create" || args[0] == "volume" || args[0] == "snapshot"):
+		return use(args[1:]...)
+	case name == "clone" && len(args) == 3:
+		return use(args[0]+"@"+args[1], args[2])
+	case name == "snapshot restore" && len(args) == 1 && at:
+		return use(volume, after)
+	case name == "volume create" && len(args) == 2 && sizeErr == nil:
+		return use(args[0], "-o", "size="+second)
+	case name == "volume create" && len(args) == 2 && strings.Contains(second, "="):
+		return use(args[0], "-o", second)
+	case name == "volume import" && len(args) == 2:
+		return use(args[0], "--from", second)
+	case name == "volume export" && len(args) == 2:
+		return use(args[0], "-o", second)
+	case name == "events" && len(args) == 1:
+		return use("--filter", "volume="+args[0])
+	case name == "status" && len(args) == 1 || name == "volume ls" && len(args) == 1:
+		return "use: " + shellLine([]string{cmd.Root().Name(), "volume", "inspect", args[0]})
+	case strings.HasSuffix(name, " ls") && len(args) == 1 && cmd.Parent().HasSubCommands():
+		if inspect, _, err := cmd.Parent().Find([]string{"inspect"}); err == nil && inspect != cmd.Parent() {
+			return "use: " + shellLine([]string{inspect.CommandPath(), args[0]})
+		}
+	}
+	return ""
+}
+
+// shellLine joins words, and quotes those that a shell would change.
+func shellLine(words []string) string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = dataset.Clip(w)
+		if i > 0 && (w == "" || strings.ContainsAny(w, " \t\n'\"$&|;<>()*?[]#~`\\!{}")) {
+			out[i] = "'" + strings.ReplaceAll(dataset.Clip(w), "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(out, " ")
+}
