@@ -102,12 +102,12 @@ func (r *Reader) node(n api.Node) api.NodeHealth {
 }
 
 // maxClockError is the difference between the clocks of a node and of control that needs no attention. Times in records
-// are then close enough to each other for schedules and for the age of replicas. It is well below pki.Skew: a difference
-// is reported before certificates are refused because of it.
+// are then close enough to each other for schedules and for the age of replicas. It is well below pki.Skew, so that a
+// difference is reported before certificates are refused because of it.
 const maxClockError = time.Minute
 
-// clockAhead returns how far the clock of a node was ahead of the clock of this service at the node's last heartbeat. It
-// is negative if the clock was behind, and 0 if it is not known.
+// clockAhead returns how far the clock of a node was ahead of the clock of this service at the node's last heartbeat.
+// It is negative if the clock was behind, and 0 if it is not known.
 func (r *Reader) clockAhead(node uuid.UUID) time.Duration {
 	reported := r.deps.Reports.Clock(node)
 	if reported.IsZero() {

@@ -181,16 +181,23 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// startPrometheus starts a Prometheus that scrapes one address each second, until the end of the test.
+// startPrometheus starts a Prometheus with the rules that ship: see startPrometheusWith.
 func startPrometheus(t *testing.T, metrics, web string) {
 	t.Helper()
-	dir := t.TempDir()
-	alerts, err := filepath.Abs(rules)
+	file, err := filepath.Abs(rules)
 	if err != nil {
 		t.Fatal(err)
 	}
+	startPrometheusWith(t, file, metrics, web)
+}
+
+// startPrometheusWith starts a Prometheus that scrapes one address each second, and evaluates the rules of a file as
+// often, until the end of the test.
+func startPrometheusWith(t *testing.T, alerts, metrics, web string) {
+	t.Helper()
+	dir := t.TempDir()
 	config := filepath.Join(dir, "prometheus.yml")
-	text := fmt.Sprintf("global: {scrape_interval: 1s}\nrule_files: [%q]\n"+
+	text := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\n"+
 		"scrape_configs: [{job_name: drover, static_configs: [{targets: [%q]}]}]\n", alerts, metrics)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
