@@ -171,6 +171,32 @@ func (s Size) Enlarged() Size {
 	return (s + s/2 + unit - 1) / unit * unit
 }
 
+// Limits reports whether the free space of the pool, and not the size of a volume with the given usage, limits what
+// can be written to the volume. Then a larger volume would not help. It is false if the pool has not reported its size.
+func (p PoolStatus) Limits(u Usage) bool {
+	return p.Size > 0 && (p.Fullness() == Full || p.Free <= u.Available)
+}
+
+// SpaceCommands returns the commands that show what gives a volume in a pool more space. None of them removes data. st
+// is nil if the status of the pool is not known.
+func (d Dataset) SpaceCommands(pool string, st *PoolStatus, u Usage) []string {
+	if st == nil || !st.Limits(u) {
+		return []string{d.GrowCommand()}
+	}
+	return []string{"drover pool inspect " + pool, "drover snapshot ls --size", "drover trash ls"}
+}
+
+// SpaceHint returns what gives a volume in a pool more space, in one line. st is nil if the status of the pool is not
+// known.
+func (d Dataset) SpaceHint(pool string, st *PoolStatus, u Usage) string {
+	if st == nil || !st.Limits(u) {
+		return d.GrowCommand()
+	}
+	return fmt.Sprintf("a larger volume would not help, because pool %s has only %s free: enlarge the pool's "+
+		"filesystem (drover pool inspect %s), move volumes away (drover pool ls shows the other pools), or remove "+
+		"what drover snapshot ls --size and drover trash ls list", pool, st.Free.Human(), pool)
+}
+
 // GrowCommand returns the command that gives a volume more space.
 func (d Dataset) GrowCommand() string {
 	return fmt.Sprintf("drover volume resize %s %s", d.Volume, d.Size.Enlarged())

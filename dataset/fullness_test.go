@@ -3,6 +3,7 @@ package dataset_test
 import (
 	"math"
 	"math/big"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -141,6 +142,28 @@ func TestOvercommit(t *testing.T) {
 	for ratio, good := range map[float64]bool{0: true, 0.01: true, 1: true, 1000: true, 0.001: false, -1: false, 1001: false, math.NaN(): false} {
 		if err := dataset.CheckOvercommit(ratio); (err == nil) != good {
 			t.Errorf("%v: %v", ratio, err)
+		}
+	}
+}
+
+// A larger volume does not help if its pool has no space.
+func TestSpaceHintNamesThePoolThatLimitsAVolume(t *testing.T) {
+	d := dataset.Dataset{Volume: "db", Size: 20 * dataset.GiB}
+	nearly := dataset.Usage{Used: 18 * dataset.GiB, Available: 2 * dataset.GiB}
+	for name, c := range map[string]struct {
+		pool *dataset.PoolStatus
+		want string
+	}{
+		"pool unknown":        {nil, d.GrowCommand()},
+		"pool without a size": {&dataset.PoolStatus{}, d.GrowCommand()},
+		"pool with space":     {&dataset.PoolStatus{Size: 100 * dataset.GiB, Free: 50 * dataset.GiB}, d.GrowCommand()},
+		"pool is nearly full": {&dataset.PoolStatus{Size: 100 * dataset.GiB, Free: 10 * dataset.GiB}, d.GrowCommand()},
+		"pool is full":        {&dataset.PoolStatus{Size: 200 * dataset.GiB, Free: 4 * dataset.GiB}, "drover pool inspect fast"},
+		"pool has less":       {&dataset.PoolStatus{Size: 10 * dataset.GiB, Free: dataset.GiB}, "drover pool inspect fast"},
+	} {
+		hint := d.SpaceHint("fast", c.pool, nearly)
+		if got := d.SpaceCommands("fast", c.pool, nearly)[0]; got != c.want || !strings.Contains(hint, c.want) {
+			t.Errorf("%s: %s, %s", name, got, hint)
 		}
 	}
 }

@@ -188,6 +188,7 @@ func (u *usages) takeUnsaved() (values map[string]any, restore func()) {
 // Check adds findings about the volumes with little space left.
 func (s *StatusReader) Check(r *findings.List) {
 	var lines []api.Finding
+	poolStatus := s.poolStatuses()
 	for id, u := range s.usages.full() {
 		d, ok := s.Cache.Dataset(id)
 		if !ok || d.State != dataset.StateReady {
@@ -199,12 +200,29 @@ func (s *StatusReader) Check(r *findings.List) {
 		}
 		lines = append(lines, api.Finding{
 			Level: level, Subject: "volume " + d.Volume, Text: u.Fullness.String() + ": " + u.Usage.Describe(d.Size),
-			Fix: d.GrowCommand(),
+			Fix: d.SpaceHint(s.Pools.Name(d.Pool), poolStatus(d.Pool), u.Usage),
 		})
 	}
 	slices.SortFunc(lines, func(x, y api.Finding) int { return cmp.Compare(x.Subject, y.Subject) })
 	for _, f := range lines {
 		r.Add(f.Level, f.Subject, f.Fix, "%s", f.Text)
+	}
+}
+
+// poolStatuses returns a function that returns the status of a pool, and reads it once. The status is nil if the pool
+// is offline or does not answer.
+func (s *StatusReader) poolStatuses() func(id uuid.UUID) *dataset.PoolStatus {
+	known := map[uuid.UUID]*dataset.PoolStatus{}
+	return func(id uuid.UUID) *dataset.PoolStatus {
+		st, read := known[id]
+		if read {
+			return st
+		}
+		if is, err := s.Pools.ReadStatus(s.Ctx, id); err == nil && is.Online {
+			st = &is
+		}
+		known[id] = st
+		return st
 	}
 }
 

@@ -63,7 +63,7 @@ func Assess(c Cluster, now time.Time) Report {
 		if c.VolumesUnknown { // a host without control does not know the copies on other hosts
 			v.CopyDetails, v.Profile.Replicas.Count = nil, 0
 		}
-		found.volume(v, now)
+		found.volume(v, poolOf(c.Pools, v), now)
 	}
 	found.operations(c.Operations, now)
 	return NewReport(c, found.list)
@@ -222,7 +222,18 @@ func (f *collector) pools(c Cluster) {
 	}
 }
 
-func (f *collector) volume(v api.Volume, now time.Time) {
+// poolOf returns the status of the pool of a volume; nil if it is not known.
+func poolOf(pools []api.Pool, v api.Volume) *dataset.PoolStatus {
+	for _, p := range pools {
+		if p.ID == v.Pool {
+			return p.Status
+		}
+	}
+	return nil
+}
+
+// volume reports the problems of a volume. pool is the status of its pool; nil if it is not known.
+func (f *collector) volume(v api.Volume, pool *dataset.PoolStatus, now time.Time) {
 	subject, name := "volume "+cli.ShortName(v.Volume), v.Volume
 	inspect := "drover volume inspect " + name
 	if st := v.Status; st != nil {
@@ -230,7 +241,7 @@ func (f *collector) volume(v api.Volume, now time.Time) {
 			f.add(findings.Error, subject, inspect, "%s", st.Problem)
 		}
 		if is, text := volumes.Fullness(v); is != dataset.NotFull {
-			f.add(levelOf(is), subject, v.GrowCommand(), "%s", text)
+			f.add(levelOf(is), subject, v.SpaceHint(v.PoolName, pool, *st.Usage), "%s", text)
 		}
 	}
 	complete := 0

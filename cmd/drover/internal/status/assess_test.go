@@ -136,6 +136,20 @@ func TestAssess(t *testing.T) {
 				find("error", "volume db", "its key is missing", ""),
 			},
 		},
+		"volume is full because its pool is": {
+			func(c *Cluster) {
+				c.Volumes[0].Pool, c.Volumes[0].PoolName = c.Pools[0].ID, "default"
+				c.Pools[0].Status.Free = dataset.GiB
+				c.Doctor = append(c.Doctor, find("error", "pool default", "FULL: 99% used", "free some space"))
+				st := c.Volumes[0].Status
+				st.Usage, st.Fullness = &dataset.Usage{Used: 18 * dataset.GiB, Available: 2 * dataset.GiB}, dataset.NearlyFull
+			},
+			[]api.Finding{
+				find("error", "pool default", "FULL: 99% used", "free some space"),
+				find("warning", "volume db", "NEARLY FULL: 90% of 20GiB used",
+					"a larger volume would not help, because pool default has only 1GiB free: enlarge the pool's filesystem (drover pool inspect default), move volumes away (drover pool ls shows the other pools), or remove what drover snapshot ls --size and drover trash ls list"),
+			},
+		},
 		"volume has a problem": {
 			func(c *Cluster) { c.Volumes[0].Status.Problem = "pool default is offline" },
 			[]api.Finding{find("error", "volume db", "pool default is offline", inspectDB)},

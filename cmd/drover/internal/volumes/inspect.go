@@ -33,12 +33,31 @@ func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 			return err
 		}
 		return cli.PrintObject(a, o, v, func(v api.Volume) *show.Form {
-			return volumeForm(a, v, newestSnapshots(cmd.Context(), a, c, v), holderLines(cmd.Context(), a, c, v))
+			return volumeForm(a, v, poolStatus(cmd.Context(), c, v), newestSnapshots(cmd.Context(), a, c, v),
+				holderLines(cmd.Context(), a, c, v))
 		})
 	})
 }
 
-func volumeForm(a *cli.App, v api.Volume, snapshots, holders []string) *show.Form {
+// poolStatus returns the status of the pool of a volume with little space left. It returns nil for other volumes, and
+// if the status cannot be read: then inspect shows the remedy for a pool with enough space.
+func poolStatus(ctx context.Context, c cli.Remote, v api.Volume) *dataset.PoolStatus {
+	if is, _ := Fullness(v); is == dataset.NotFull {
+		return nil
+	}
+	pools, err := c.Pools(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, p := range pools {
+		if p.ID == v.Pool {
+			return p.Status
+		}
+	}
+	return nil
+}
+
+func volumeForm(a *cli.App, v api.Volume, pool *dataset.PoolStatus, snapshots, holders []string) *show.Form {
 	now, p := a.Now(), v.Profile
 	f := &show.Form{}
 	f.Add("Volume", v.Volume)
@@ -74,7 +93,7 @@ func volumeForm(a *cli.App, v api.Volume, snapshots, holders []string) *show.For
 	if v.Trash != nil {
 		f.Add("In the trash", "since "+show.When(now, v.Trash.At), describePurgeTime(now, v.Trash.Expires))
 	}
-	problem, next := advice(now, v)
+	problem, next := advice(now, v, pool)
 	f.Add("Problem", problem)
 	f.Add("Remedy", next...)
 	return f
@@ -230,8 +249,9 @@ func encryptionLine(v api.Volume) string {
 // heardWithin is the maximum time that a node needs to report the status of a new volume.
 const heardWithin = time.Minute
 
-// advice returns the problem of a volume and the commands that solve it.
-func advice(now time.Time, v api.Volume) (problem string, next []string) {
+// advice returns the problem of a volume and the commands that solve it. pool is the status of its pool; nil if it is
+// not known.
+func advice(now time.Time, v api.Volume, pool *dataset.PoolStatus) (problem string, next []string) {
 	_, fullness := Fullness(v)
 	switch st := v.Status; {
 	case v.State == dataset.StateTrashed:
@@ -248,7 +268,11 @@ func advice(now time.Time, v api.Volume) (problem string, next []string) {
 		}
 		return st.Problem, next[1:]
 	case fullness != "":
-		return fullness, []string{v.GrowCommand()}
+		if pool != nil && pool.Limits(*v.Status.Usage) {
+			fullness += fmt.Sprintf("; a larger volume would not help, because pool %s has only %s free", v.PoolName,
+				pool.Free.Human())
+		}
+		return fullness, v.SpaceCommands(v.PoolName, pool, *v.Status.Usage)
 	}
 	return "", nil
 }

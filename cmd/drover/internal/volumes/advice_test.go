@@ -1,0 +1,31 @@
+package volumes
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A volume that is full because its pool is gets no advice to resize it.
+func TestAdviceNamesTheFullPool(t *testing.T) {
+	v := api.Volume{
+		PoolName: "fast", Dataset: dataset.Dataset{Volume: "db", State: dataset.StateReady, Size: 20 * dataset.GiB},
+		Status: &dataset.DatasetStatus{
+			Usage:    &dataset.Usage{Used: 18 * dataset.GiB, Available: 2 * dataset.GiB},
+			Fullness: dataset.NearlyFull,
+		},
+	}
+	problem, next := advice(time.Now(), v, &dataset.PoolStatus{Online: true, Size: 20 * dataset.GiB, Free: dataset.MiB})
+	if !strings.Contains(problem, "pool fast has only 1MiB free") || !slices.Contains(next, "drover snapshot ls --size") ||
+		slices.Contains(next, v.GrowCommand()) {
+		t.Errorf("full pool: %s, %v", problem, next)
+	}
+	problem, next = advice(time.Now(), v, nil)
+	if problem != "NEARLY FULL: 90% of 20GiB used" || !slices.Equal(next, []string{v.GrowCommand()}) {
+		t.Errorf("pool with an unknown status: %s, %v", problem, next)
+	}
+}
