@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -166,7 +167,7 @@ func (s *Views) Present(t *record.Tx, d dataset.Dataset) (api.Volume, error) {
 }
 
 func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
-	v = api.Volume{Dataset: d, Status: p.s.Reports.Dataset(d.ID, d.Home)}
+	v = api.Volume{Dataset: d}
 	if v.Node, err = cached(&p.nodes, d.Home, p.t.NodeName); err != nil {
 		return v, err
 	}
@@ -178,6 +179,7 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 		return v, err
 	}
 	v.PoolName, v.Backend = pool.Name, pool.Backend
+	v.Status = p.s.statusOf(d, pool.Name)
 	var lease dataset.Lease
 	there, err := p.t.Get(record.LeaseKey(d.ID), &lease)
 	if err != nil {
@@ -197,6 +199,22 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	}
 	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID)
 	return v, err
+}
+
+// statusOf returns the status of a dataset as its home reported it last; nil if the home has not reported it. pool is
+// the name of its pool. A home examines volumes that nobody uses only from time to time. So if the home has reported
+// since that the pool is offline, the status says so.
+func (s *Views) statusOf(d dataset.Dataset, pool string) *dataset.DatasetStatus {
+	st, in := s.Reports.Dataset(d.ID, d.Home), s.Reports.Pool(d.Pool)
+	if in == nil || in.Online || in.Quarantined || st != nil && st.Problem != "" {
+		return st
+	}
+	now := dataset.DatasetStatus{ID: d.ID}
+	if st != nil {
+		now = *st
+	}
+	now.Problem = dataset.Cut(fmt.Sprintf("pool %s is offline: %s", pool, in.Reason))
+	return &now
 }
 
 // whyPending says why the data of a condemned dataset still exists. node is the name of its home.
@@ -289,7 +307,7 @@ func (s *Views) SeenVolumes(ctx context.Context) []api.Volume {
 				continue
 			}
 			if name, err := cached(&nodes, d.Home, t.NodeName); err == nil {
-				out = append(out, api.Volume{Dataset: d, Status: s.Reports.Dataset(id, d.Home), Node: name})
+				out = append(out, api.Volume{Dataset: d, Status: s.statusOf(d, d.Pool.String()), Node: name})
 			}
 		}
 	}

@@ -237,7 +237,10 @@ func (f *collector) volume(v api.Volume, pool *dataset.PoolStatus, now time.Time
 	subject, name := "volume "+cli.ShortName(v.Volume), v.Volume
 	inspect := "drover volume inspect " + name
 	if st := v.Status; st != nil {
-		if st.Problem != "" && !f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
+		// The finding about an offline pool is enough for the volumes that nobody uses.
+		unusedOffline := pool != nil && !pool.Online && !st.Mounted && len(st.Mounts) == 0 &&
+			strings.HasPrefix(st.Problem, "pool "+v.PoolName+" is offline")
+		if st.Problem != "" && !unusedOffline && !f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
 			f.add(findings.Error, subject, inspect, "%s", st.Problem)
 		}
 		if is, text := volumes.Fullness(v); is != dataset.NotFull {

@@ -150,6 +150,21 @@ func TestAssess(t *testing.T) {
 					"a larger volume would not help, because pool default has only 1GiB free: enlarge the pool's filesystem (drover pool inspect default), move volumes away (drover pool ls shows the other pools), or remove what drover snapshot ls --size and drover trash ls list"),
 			},
 		},
+		"pool of two volumes is offline": {
+			func(c *Cluster) {
+				c.Pools[0].Status = &dataset.PoolStatus{Reason: "no mount point"}
+				v := c.Volumes[0]
+				v.Pool, v.PoolName, v.Status = c.Pools[0].ID, "default", &dataset.DatasetStatus{Problem: "pool default is offline: no mount point"}
+				used := v
+				used.ID, used.Volume, used.Status = uuid.New(), "used", &dataset.DatasetStatus{Mounted: true, Problem: v.Status.Problem}
+				c.Volumes[0] = v
+				c.Volumes = append(c.Volumes, used)
+			},
+			[]api.Finding{
+				find("error", "pool default", "offline: no mount point", inspectPool),
+				find("error", "volume used", "pool default is offline: no mount point", "drover volume inspect used"),
+			},
+		},
 		"volume has a problem": {
 			func(c *Cluster) { c.Volumes[0].Status.Problem = "pool default is offline" },
 			[]api.Finding{find("error", "volume db", "pool default is offline", inspectDB)},
@@ -260,7 +275,7 @@ func TestAssess(t *testing.T) {
 			cluster := healthy()
 			c.change(&cluster)
 			want := Report{
-				Healthy: !slices.ContainsFunc(c.want, func(f api.Finding) bool { return f.Level != "info" }), Nodes: 2, Pools: 2, Volumes: 1, Findings: append([]api.Finding{}, c.want...),
+				Healthy: !slices.ContainsFunc(c.want, func(f api.Finding) bool { return f.Level != "info" }), Nodes: 2, Pools: 2, Volumes: len(cluster.Volumes), Findings: append([]api.Finding{}, c.want...),
 			}
 			if d := cmp.Diff(want, Assess(cluster, now)); d != "" {
 				t.Errorf("-want +got:\n%s", d)

@@ -59,7 +59,7 @@ func volumeTable(a *cli.App, volumes []api.Volume) *show.Table {
 	p := a.Palette()
 	t.Paint(5, func(s string) string {
 		switch {
-		case s == statusProblem, strings.HasSuffix(s, ", "+dataset.Full.String()):
+		case s == statusProblem, s == statusOffline, strings.HasSuffix(s, ", "+dataset.Full.String()):
 			return p.Red(s)
 		case s == statusUnknown, strings.HasSuffix(s, dataset.NearlyFull.String()):
 			return p.Yellow(s)
@@ -78,10 +78,11 @@ func ShortDatasets(volumes []api.Volume) func(uuid.UUID) string {
 	return show.Shorten(ids)
 }
 
-// Two values that status returns.
+// Values that status returns.
 const (
 	statusUnknown = "unknown"
 	statusProblem = "problem"
+	statusOffline = "offline" // the pool is offline
 )
 
 // status returns the state of a volume in a few words: its use, and how full it is if little space is left.
@@ -97,6 +98,8 @@ func useOf(v api.Volume) string {
 	switch st := v.Status; {
 	case st == nil:
 		return statusUnknown
+	case strings.HasPrefix(st.Problem, "pool "+v.PoolName+" is offline"):
+		return statusOffline
 	case st.Problem != "":
 		return statusProblem
 	case countSharedMounts(v) > 0:

@@ -1,0 +1,62 @@
+package view_test
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A volume has the problem of its pool at once: its home examines volumes that nobody uses only from time to time.
+func TestVolumeOfAnOfflinePoolHasAProblem(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	seen := a.MustCreate("db")
+	a.MustCreate("other")
+	report := func(pool dataset.PoolStatus, volumes ...dataset.DatasetStatus) {
+		pool.ID = seen.Pool
+		h := api.Heartbeat{
+			Incarnation: a.Incarnation, Incremental: true, Pools: []dataset.PoolStatus{pool}, Datasets: volumes,
+		}
+		if err := a.Heartbeat(e.Ctx, a.ID, h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	problems := func() (all []string) {
+		list, err := e.Volumes(e.Ctx, api.Page{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range list.Items {
+			problem := "not reported"
+			if v.Status != nil {
+				problem = v.Status.Problem
+			}
+			all = append(all, problem)
+		}
+		return all
+	}
+	want := func(when string, db, other string) {
+		if got := problems(); got[0] != db || got[1] != other {
+			t.Errorf("%s: %q", when, got)
+		}
+	}
+	report(dataset.PoolStatus{Online: true}, dataset.DatasetStatus{ID: seen.ID, Mounted: true})
+	want("at first", "", "not reported")
+	report(dataset.PoolStatus{Reason: "its path is no mount point"})
+	offline := "pool fast is offline: its path is no mount point"
+	want("while the pool is offline", offline, offline)
+	if v, err := e.Volume(e.Ctx, "db"); err != nil || v.Status == nil || !v.Status.Mounted || v.Status.Problem != offline {
+		t.Errorf("%+v, %v", v.Status, err)
+	}
+	for _, v := range e.SeenVolumes(e.Ctx) {
+		if v.Status == nil || v.Status.Problem == "" {
+			t.Errorf("in the metrics: %+v", v.Status)
+		}
+	}
+	report(dataset.PoolStatus{Quarantined: true, Reason: "its disk is older"})
+	want("while the pool is quarantined", "", "not reported")
+	report(dataset.PoolStatus{Online: true})
+	want("when the pool is online again", "", "not reported")
+}
