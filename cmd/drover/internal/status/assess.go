@@ -317,8 +317,10 @@ func wasRefused(op dataset.Operation) bool {
 	case dataset.ErrInvalid, dataset.ErrUnsupported, dataset.ErrExists, dataset.ErrInUse, dataset.ErrProtected,
 		dataset.ErrForbidden, dataset.ErrNoSpace:
 		switch op.Kind {
-		case dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpPurge:
-			return false // schedules, retention and expiry make such requests too
+		case dataset.OpSnapshot: // schedules make such requests too
+			return op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotManual
+		case dataset.OpSnapshotDelete, dataset.OpPurge:
+			return false // retention and expiry make such requests too
 		case dataset.OpMove:
 			return kind == dataset.ErrInUse // also requested by a failover, which does not wait for users
 		}

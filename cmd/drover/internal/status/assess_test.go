@@ -224,6 +224,24 @@ func TestAssess(t *testing.T) {
 			},
 			nil,
 		},
+		"manual snapshot refused, scheduled snapshot refused before": {
+			func(c *Cluster) {
+				scheduled, manual := failed(op1, time.Hour, dataset.OpFailed), failed(op2, time.Minute, dataset.OpFailed)
+				scheduled.Snapshot = &dataset.Snapshot{Kind: dataset.SnapshotScheduled}
+				manual.Snapshot = &dataset.Snapshot{Kind: dataset.SnapshotManual}
+				scheduled.Problem.Code, manual.Problem.Code = dataset.ErrNoSpace.Code, dataset.ErrNoSpace.Code
+				c.Operations = []dataset.Operation{scheduled, manual}
+			},
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "")},
+		},
+		"manual snapshot failed": {
+			func(c *Cluster) {
+				f := failed(op1, time.Hour, dataset.OpFailed)
+				f.Snapshot, f.Problem.Code = &dataset.Snapshot{Kind: dataset.SnapshotManual}, dataset.ErrCorrupt.Code
+				c.Operations = []dataset.Operation{f}
+			},
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "")},
+		},
 		"removal of an expired snapshot failed": {
 			func(c *Cluster) {
 				f := failed(op1, time.Hour, dataset.OpFailed)
