@@ -219,8 +219,7 @@ func (c *PoolChecker) CheckTight(ctx context.Context, r *Report, p *pool.Pool, d
 		return
 	}
 	if err := storage.CheckTight(ctx, p.Storage, d); errors.Is(err, dataset.ErrNoSpace) {
-		r.Add(findings.Warning, "volume "+d.Volume, "drover trash ls and drover snapshot ls list what can be freed",
-			"pool %s: %v",
-			p.Name, err)
+		r.Add(findings.Warning, "volume "+d.Volume,
+			"drover trash ls and drover snapshot ls --size list what can be freed", "pool %s: %v", p.Name, err)
 	}
 }

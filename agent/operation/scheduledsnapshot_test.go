@@ -71,9 +71,17 @@ func TestScheduledSnapshotIsSkippedInTightPool(t *testing.T) {
 	rep := &doctor.Report{}
 	p, _ := r.Pools.ByName("default")
 	r.PoolChecker.CheckTight(ctx, rep, p, d)
-	if len(rep.All) != 1 || rep.All[0].Level != findings.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") {
+	if len(rep.All) != 1 || rep.All[0].Level != findings.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") ||
+		!strings.Contains(rep.All[0].Text, "or take a snapshot manually") {
 		t.Errorf("doctor: %+v", rep.All)
 	}
+	n.free = dataset.GiB // the pool refuses a manual snapshot too
+	full := &doctor.Report{}
+	r.PoolChecker.CheckTight(ctx, full, p, d)
+	if len(full.All) != 1 || strings.Contains(full.All[0].Text, "manually") || !strings.Contains(full.All[0].Text, "drover snapshot ls --size") {
+		t.Errorf("doctor about a full pool: %+v", full.All)
+	}
+	n.free = 9 * dataset.GiB
 	if err := take(false); err != nil {
 		t.Errorf("by hand: %v", err)
 	}

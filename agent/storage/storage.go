@@ -45,10 +45,13 @@ func CheckTight(ctx context.Context, pool backends.Pool, d dataset.Dataset) erro
 	if st.Free >= least {
 		return nil
 	}
+	remedy := "free some space: drover snapshot ls --size and drover trash ls list what can be freed"
+	if st.Free >= backends.Reserve(st.Size) && st.Reason == "" { // otherwise the pool refuses manual snapshots too
+		remedy = "free some space, or take a snapshot manually"
+	}
 	return dataset.Errorf(dataset.ErrNoSpace,
 		"no scheduled snapshot while the pool has less than %s free (it has %s): data that is overwritten after "+
-			"a snapshot needs new blocks (free some space, or take a snapshot manually)",
-		least.Human(), st.Free.Human())
+			"a snapshot needs new blocks (%s)", least.Human(), st.Free.Human(), remedy)
 }
 
 // ApplyDefaults sets the size and the filesystem of a new dataset to the defaults of its pool if its profile leaves
