@@ -52,6 +52,16 @@ type Trimmer interface {
 	Trim(ctx context.Context) (dataset.Size, error)
 }
 
+// PolicyKeeper is a pool that keeps its policy beside its data, so that the policy survives the loss of the records of
+// its node. The agent decides what the policy means.
+type PolicyKeeper interface {
+	// Overcommit returns the ratio that KeepOvercommit has recorded, or 0.
+	Overcommit() (float64, error)
+
+	// KeepOvercommit durably records the highest ratio of the sizes of the pool's datasets to its own size. Idempotent.
+	KeepOvercommit(ratio float64) error
+}
+
 // Warner is a pool that can report problems while it works normally.
 type Warner interface {
 	// Warnings returns one line for each thing that an operator should know about the open pool, such as damage that

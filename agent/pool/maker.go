@@ -63,7 +63,9 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 	if err != nil {
 		return nil, WithPoolName(name, m.withDeviceOwner(rec, err))
 	}
-	rec.ID, rec.Share, rec.Unexamined = b.ID(), b.Info().Share, rec.ID == uuid.Nil
+	found := rec.ID == uuid.Nil
+	rec.ID, rec.Share, rec.Unexamined = b.ID(), b.Info().Share, found
+	rec.OvercommitUnknown = found && rec.Overcommit == 0
 	if len(rec.Devices) > 0 {
 		rec.Trimmed = m.Clock.Now() // mkfs has discarded the free blocks
 	}
@@ -83,6 +85,7 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 		}}
 	p.setInfo(m.capabilities(b), b.Info())
 	m.pools.Add(p)
+	m.pools.SyncPolicy(ctx, rec.ID)
 	m.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).
 		Info("pool is ready: " + p.Note)
 	return p, nil

@@ -73,7 +73,8 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 		}
 		rec.ID, rec.Share, rec.Unexamined, rec.Doubtful, rec.Generation, rec.Trimmed = known.ID, known.Share,
 			known.Unexamined, known.Doubtful, known.Generation, known.Trimmed
-		rec.Overcommit, rec.OvercommitConfigured = known.Overcommit, known.OvercommitConfigured
+		rec.Overcommit, rec.OvercommitConfigured, rec.OvercommitUnknown = known.Overcommit, known.OvercommitConfigured,
+			known.OvercommitUnknown
 		opened = append(opened, x.UnopenedPool(c.Name, rec))
 	}
 	for _, name := range names {
@@ -140,7 +141,9 @@ func (x *Opener) OpenAll(ctx context.Context, late bool, list ...*Pool) {
 		x.startOpening(p)
 		x.pools.Add(p)
 	}
-	x.applyOpened(ctx, StartPatience, late, list)
+	for _, p := range x.applyOpened(ctx, StartPatience, late, list) {
+		x.pools.SyncPolicy(ctx, p.ID)
+	}
 	for _, p := range list {
 		if now, there := x.pools.ByName(p.Name); there && now.Storage == nil {
 			x.Log.WithFields(map[string]any{
@@ -206,7 +209,7 @@ func (x *Opener) addRecordedPools(ctx context.Context, known map[string]Record) 
 		}
 		rec := Record{
 			ID: o.ID, Backend: o.Backend, Path: o.Path, Devices: o.Devices, Default: o.Default,
-			Unexamined: true,
+			Unexamined: true, OvercommitUnknown: true,
 		}
 		if st, err := os.Lstat(o.Path); err == nil && st.Mode().IsRegular() {
 			rec.Image = dataset.Size(st.Size())

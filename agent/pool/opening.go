@@ -134,6 +134,7 @@ func (x *Opener) Retry(ctx context.Context) (again bool) {
 	back := x.applyOpened(ctx, patience, true, asked)
 	for _, p := range back {
 		x.Log.WithField("pool", p.Name).Info("pool is online again")
+		x.pools.SyncPolicy(ctx, p.ID)
 	}
 	return again || len(back) > 0
 }

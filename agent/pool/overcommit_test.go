@@ -1,12 +1,19 @@
 package pool_test
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // A policy for overcommit ends when it is removed from drover.yaml. A policy that an operator set stays.
@@ -56,4 +63,79 @@ func TestOvercommitFollowsConfig(t *testing.T) {
 			t.Errorf("overcommit %v, want none", p.Record.Overcommit)
 		}
 	})
+}
+
+// A policy that an operator set survives the loss of the agent's database: it is in the pool too. One of drover.yaml is
+// read from there.
+func TestOvercommitSurvivesALostDatabase(t *testing.T) {
+	for _, backend := range []string{"dir", loop.Name} {
+		t.Run(backend, func(t *testing.T) {
+			disk := scratch.Mount(t, "xfs", 512<<20)
+			r := agenttest.New(t, func(c *agent.Config) {
+				c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{}))
+				c.Pools = []pool.Config{{Name: "default", Backend: backend, Path: filepath.Join(disk, "default")}}
+			})
+			ctx := t.Context()
+			want := func(when, name string, want float64) {
+				t.Helper()
+				if p, ok := r.Pools.ByName(name); !ok || p.Record.Overcommit != want || p.Record.OvercommitUnknown {
+					t.Errorf("%s: pool %s has the record %+v, want an overcommit of %v", when, name, p.Record, want)
+				}
+			}
+			loseDatabase := func() {
+				t.Helper()
+				r.Stop()
+				if err := r.EmptyDatabase(); err != nil {
+					t.Fatal(err)
+				}
+				r.Start()
+			}
+			made := api.NewPool{Name: "made", Backend: backend, Path: filepath.Join(disk, "made"), Overcommit: 3}
+			if _, err := r.CreatePool(ctx, made); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.SetPool(ctx, "default", api.PoolPolicy{Overcommit: 1.5}); err != nil {
+				t.Fatal(err)
+			}
+			loseDatabase()
+			want("after the loss", "default", 1.5)
+			want("after the loss", "made", 3)
+
+			if _, err := r.SetPool(ctx, "made", api.PoolPolicy{}); err != nil {
+				t.Fatal(err)
+			}
+			r.Config.Pools[0].Overcommit = 2
+			loseDatabase()
+			want("after a change and a second loss", "default", 2)
+			want("after a change and a second loss", "made", 0)
+
+			// An older Drover kept the policy only in its database.
+			if _, err := r.SetPool(ctx, "made", api.PoolPolicy{Overcommit: 4}); err != nil {
+				t.Fatal(err)
+			}
+			p, _ := r.Pools.ByName("made")
+			if err := p.Storage.(backends.PolicyKeeper).KeepOvercommit(0); err != nil {
+				t.Fatal(err)
+			}
+			r.Restart()
+			loseDatabase()
+			want("after an upgrade and a loss", "made", 4)
+
+			// A pool that has moved keeps its policy.
+			r.Stop()
+			if err := os.Rename(filepath.Join(disk, "made"), filepath.Join(disk, "moved")); err != nil {
+				t.Fatal(err)
+			}
+			r.Start()
+			if _, _, err := r.AdoptPool(ctx, filepath.Join(disk, "moved")); err != nil {
+				t.Fatal(err)
+			}
+			want("after it has moved", "made", 4)
+			r.LoseStore(true)
+			if _, _, err := r.AdoptPool(ctx, filepath.Join(disk, "moved")); err != nil {
+				t.Fatal(err)
+			}
+			want("after everything but the pool was lost", "moved", 4)
+		})
+	}
 }

@@ -25,6 +25,9 @@ type Record struct {
 	// OvercommitConfigured is true if Overcommit is from drover.yaml. If a later drover.yaml lacks it, the pool has no
 	// limit any more. If false, it was set by drover pool create or drover pool set, and stays.
 	OvercommitConfigured bool `json:"overcommit_configured,omitempty"`
+	// OvercommitUnknown is true after this node found or adopted the pool without a record of it, until Overcommit was
+	// read from the pool: see backends.PolicyKeeper.
+	OvercommitUnknown bool `json:"overcommit_unknown,omitempty"`
 	// Unexamined is true after this node adopted the pool, or found it without having a record of it, until the
 	// incoming datasets of the pool have been examined. Doubtful lists the incoming datasets that may have been
 	// acknowledged.
@@ -45,7 +48,7 @@ type Record struct {
 func (r Record) withOvercommit(configured float64) Record {
 	switch {
 	case configured > 0:
-		r.Overcommit, r.OvercommitConfigured = configured, true
+		r.Overcommit, r.OvercommitConfigured, r.OvercommitUnknown = configured, true, false
 	case r.OvercommitConfigured:
 		r.Overcommit, r.OvercommitConfigured = 0, false
 	}

@@ -106,11 +106,12 @@ func (c *Creator) Set(ctx context.Context, name string, p api.PoolPolicy) (datas
 		}
 	}
 	err = c.Pools.UpdateRecord(ctx, pl.ID, func(rec *pool.Record) {
-		rec.Overcommit, rec.OvercommitConfigured = p.Overcommit, false
+		rec.Overcommit, rec.OvercommitConfigured, rec.OvercommitUnknown = p.Overcommit, false, false
 	})
 	if err != nil {
 		return dataset.Pool{}, err
 	}
+	c.Pools.SyncPolicy(ctx, pl.ID)
 	c.Reporter.ReportPools(ctx)
 	return pl.Pool, nil
 }
@@ -230,7 +231,7 @@ func notAdoptedError(path string, tried, unable []adoptFailure) error {
 
 // recordAt returns the record of the pool at a path.
 func recordAt(path string) (pool.Record, error) {
-	found := pool.Record{Path: path, Unexamined: true}
+	found := pool.Record{Path: path, Unexamined: true, OvercommitUnknown: true}
 	st, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && pool.IsWithin(path, "/dev"): // a volume group without an active volume
@@ -274,6 +275,8 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 		}
 		// The pool has moved. It keeps its position and name.
 		name, rec.Default, rec.Generation = p.Name, p.Record.Default, p.Record.Generation
+		rec.Overcommit, rec.OvercommitConfigured = p.Record.Overcommit, p.Record.OvercommitConfigured
+		rec.OvercommitUnknown = p.Record.OvercommitUnknown
 		if len(rec.Devices) > 0 && rec.Path == rec.Mount {
 			rec.Path = ""
 		}

@@ -181,6 +181,8 @@ func generationIsRaised(f *fixture) {
 		f.Twice(func() error { return f.Pool.Raise(n) })
 		want(n)
 	}
+	policyIsKept(f)
+	want(1 << 40)
 	f.Config.Make = true // existing files stay as they are
 	f.Open()
 	want(1 << 40)
@@ -190,6 +192,20 @@ func generationIsRaised(f *fixture) {
 	f.CheckState(d, backends.EntryReady)
 	for _, e := range f.Entries(uuid.Nil) {
 		f.Errorf("it left %+v", e)
+	}
+}
+
+// policyIsKept checks that a pool keeps its policy, if it can keep one.
+func policyIsKept(f *fixture) {
+	if _, can := f.Pool.(backends.PolicyKeeper); !can {
+		return
+	}
+	for _, ratio := range []float64{1.5, 0, 3} {
+		f.Twice(func() error { return f.Pool.(backends.PolicyKeeper).KeepOvercommit(ratio) })
+		f.Open()
+		if got, err := f.Pool.(backends.PolicyKeeper).Overcommit(); got != ratio || err != nil {
+			f.Errorf("overcommit %v, %v; want %v", got, err, ratio)
+		}
 	}
 }
 

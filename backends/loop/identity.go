@@ -36,6 +36,8 @@ type identity struct {
 	Generation uint64 `json:"generation,omitempty"`
 	// Folder says that the directory was made with the pool, so Clear removes it.
 	Folder bool `json:"folder,omitempty"`
+	// Overcommit is a policy: see backends.PolicyKeeper.
+	Overcommit float64 `json:"overcommit,omitempty"`
 }
 
 const format = 1

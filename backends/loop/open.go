@@ -36,6 +36,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 			"pool %s: bad path %q: expected an absolute path without . and ..", cfg.Name, cfg.Path)
 	}
 	p := &Pool{backend: b, name: cfg.Name, dir: &poolDir{name: cfg.Name, path: cfg.Path}}
+	p.policies = policies{p.dir}
 	var err error
 	if cfg.Image > 0 {
 		p.image, err = poolimage.Open(ctx, b.runner, p.step, cfg)
@@ -271,8 +272,8 @@ func (h *poolDir) generation() (uint64, error) {
 	return id.Generation, nil
 }
 
-// raise records another generation of the pool.
-func (h *poolDir) raise(generation uint64) error {
+// changeIdentity durably changes the identity of the pool.
+func (h *poolDir) changeIdentity(change func(id *identity)) error {
 	h.raising.Lock()
 	defer h.raising.Unlock()
 	root, err := h.open()
@@ -284,7 +285,7 @@ func (h *poolDir) raise(generation uint64) error {
 	if err != nil {
 		return h.offlineError("%w", err)
 	}
-	id.Generation = generation
+	change(&id)
 	return backends.NoSpace(replaceIdentity(root, id))
 }
 

@@ -23,6 +23,7 @@ import (
 // Pool is an open pool of images. Its methods open the pool's directory, claim the dataset, and pass both to the part
 // that does the work.
 type Pool struct {
+	policies
 	backend *Backend
 	name    string
 	info    backends.Info
@@ -59,6 +60,8 @@ var (
 
 	_ backends.Formatter = (*Pool)(nil)
 	_ backends.Warner    = (*Pool)(nil)
+
+	_ backends.PolicyKeeper = (*Pool)(nil)
 )
 
 // ID implements backends.Pool.
@@ -77,7 +80,26 @@ func (p *Pool) Generation() (uint64, error) {
 
 // Raise implements backends.Pool.
 func (p *Pool) Raise(generation uint64) error {
-	return p.dir.raise(generation)
+	return p.dir.changeIdentity(func(id *identity) { id.Generation = generation })
+}
+
+// policies implements backends.PolicyKeeper for a pool.
+type policies struct{ dir *poolDir }
+
+// Overcommit implements backends.PolicyKeeper.
+func (p policies) Overcommit() (float64, error) {
+	root, err := p.dir.open()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	id, err := p.dir.read(root)
+	return id.Overcommit, err
+}
+
+// KeepOvercommit implements backends.PolicyKeeper.
+func (p policies) KeepOvercommit(ratio float64) error {
+	return p.dir.changeIdentity(func(id *identity) { id.Overcommit = ratio })
 }
 
 // Status implements backends.Pool.

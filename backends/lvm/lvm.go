@@ -310,6 +310,12 @@ func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
 // Raise implements backends.Pool.
 func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
 
+// Overcommit implements backends.PolicyKeeper.
+func (p *Pool) Overcommit() (float64, error) { return p.shelf.Overcommit() }
+
+// KeepOvercommit implements backends.PolicyKeeper.
+func (p *Pool) KeepOvercommit(ratio float64) error { return p.shelf.KeepOvercommit(ratio) }
+
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }
 

@@ -52,6 +52,8 @@ type marker struct {
 	Generation uint64 `json:"generation,omitempty"`
 	// Folder reports that the directory was made together with the pool, so that Clear removes it.
 	Folder bool `json:"folder,omitempty"`
+	// Overcommit is a policy: see backends.PolicyKeeper.
+	Overcommit float64 `json:"overcommit,omitempty"`
 }
 
 const format = 1
@@ -105,6 +107,25 @@ func (dir *directory) Generation() (uint64, error) {
 
 // Raise durably sets the counter in the pool's marker.
 func (dir *directory) Raise(generation uint64) error {
+	return dir.changeMarker(func(m *marker) { m.Generation = generation })
+}
+
+// Overcommit returns the policy in the pool's marker: see backends.PolicyKeeper.
+func (dir *directory) Overcommit() (float64, error) {
+	root, m, err := dir.open()
+	if err != nil {
+		return 0, err
+	}
+	return m.Overcommit, root.Close()
+}
+
+// KeepOvercommit durably sets the policy in the pool's marker.
+func (dir *directory) KeepOvercommit(ratio float64) error {
+	return dir.changeMarker(func(m *marker) { m.Overcommit = ratio })
+}
+
+// changeMarker durably changes the pool's marker.
+func (dir *directory) changeMarker(change func(m *marker)) error {
 	dir.markerMu.Lock()
 	defer dir.markerMu.Unlock()
 	root, m, err := dir.openMarked()
@@ -112,7 +133,7 @@ func (dir *directory) Raise(generation uint64) error {
 		return err
 	}
 	defer root.Close()
-	m.Generation = generation
+	change(&m)
 	return WriteJSON(root, markerName, m, true)
 }
 

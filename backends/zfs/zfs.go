@@ -344,6 +344,12 @@ func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
 // Raise implements backends.Pool.
 func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
 
+// Overcommit implements backends.PolicyKeeper.
+func (s *storage) Overcommit() (float64, error) { return s.shelf.Overcommit() }
+
+// KeepOvercommit implements backends.PolicyKeeper.
+func (s *storage) KeepOvercommit(ratio float64) error { return s.shelf.KeepOvercommit(ratio) }
+
 // Close implements backends.Pool.
 func (p *Pool) Close() error {
 	p.keys.lockIdle()
