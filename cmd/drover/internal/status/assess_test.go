@@ -232,7 +232,7 @@ func TestAssess(t *testing.T) {
 				scheduled.Problem.Code, manual.Problem.Code = dataset.ErrNoSpace.Code, dataset.ErrNoSpace.Code
 				c.Operations = []dataset.Operation{scheduled, manual}
 			},
-			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "")},
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
 		},
 		"manual snapshot failed": {
 			func(c *Cluster) {
@@ -240,7 +240,7 @@ func TestAssess(t *testing.T) {
 				f.Snapshot, f.Problem.Code = &dataset.Snapshot{Kind: dataset.SnapshotManual}, dataset.ErrCorrupt.Code
 				c.Operations = []dataset.Operation{f}
 			},
-			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "")},
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
 		},
 		"removal of an expired snapshot failed": {
 			func(c *Cluster) {
