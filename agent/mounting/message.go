@@ -14,7 +14,10 @@ func MountedByText(by map[string]plugin.Tool) string {
 	var who []string
 	for _, id := range slices.Sorted(maps.Keys(by)) {
 		text := ShortID(id)
-		if by[id] == plugin.Podman {
+		switch {
+		case id == UnknownUse:
+			text = "a container or process that is not recorded, because the agent's database was lost"
+		case by[id] == plugin.Podman:
 			text = "podman (" + text + ")"
 		}
 		who = append(who, text)
@@ -50,6 +53,9 @@ func HowToStop(what string, by map[string]plugin.Tool, volume string, spellings 
 		what += "; " + show[0] + " shows them"
 	case 2:
 		what += "; " + strings.Join(show, " and ") + " show them"
+	}
+	if _, lost := by[UnknownUse]; lost {
+		what += "; drover volume inspect " + volume + " there lists the processes"
 	}
 	if slices.Contains(tools, plugin.Podman) {
 		what += "; podman volume unmount " + volume + " ends a podman volume mount"
