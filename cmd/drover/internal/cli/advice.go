@@ -29,8 +29,41 @@ var advice = map[string]string{
 	"tag":     "use drover volume label NAME KEY=VALUE, or drover snapshot create VOLUME NAME",
 	"quota":   "use drover volume resize NAME SIZE",
 	"backup":  "use drover volume export NAME -o FILE for a volume, or drover store backup for the records",
-	"job":     "use drover operation ls",
-	"jobs":    "use drover operation ls",
+
+	"prune":     noPrune,
+	"gc":        noPrune,
+	"system":    "use drover status, drover pool ls for the free space, or drover doctor",
+	"scrub":     "use drover doctor for the host, or drover backend verify POOL for the storage",
+	"send":      "use drover volume move NAME NODE, or drover volume export NAME -o FILE",
+	"receive":   "use drover volume import SPEC --from - < FILE",
+	"replicate": replicasInProfile,
+	"encrypt":   "encryption belongs to a profile of a new volume, in profiles.yaml: encryption",
+	"metrics":   "start the service with --metrics-listen 127.0.0.1:9469, and read /metrics there",
+	"attach":    "start a container with the volume: docker run -v NAME:/PATH IMAGE",
+	"detach":    "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
+	"config":    "edit drover.yaml and profiles.yaml in /etc/drover, and check the host with drover doctor",
+	"quiesce":   "freezing before a snapshot belongs to a profile, in profiles.yaml: quiesce",
+
+	"volume history":   "use drover events --filter volume=NAME",
+	"volume logs":      "use drover events --filter volume=NAME",
+	"volume events":    "use drover events --filter volume=NAME",
+	"volume attach":    "start a container with the volume: docker run -v NAME:/PATH IMAGE",
+	"volume tag":       "use drover volume label NAME KEY=VALUE",
+	"volume profile":   "use drover volume set-profile NAME PROFILE, or drover volume inspect NAME to see it",
+	"volume replicate": replicasInProfile,
+	"volume encrypt":   "encryption belongs to a profile of a new volume, in profiles.yaml: encryption",
+	"volume quota":     "use drover volume resize NAME SIZE",
+	"volume schedule":  "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
+	"volume freeze":    "freezing before a snapshot belongs to a profile, in profiles.yaml: quiesce",
+
+	"volume ls --unused":   "use --filter status=idle",
+	"volume ls --dangling": "use --filter status=idle",
+	"volume ls -a":         "all volumes are listed; drover trash ls lists the deleted ones",
+	"volume ls --all":      "all volumes are listed; drover trash ls lists the deleted ones",
+	"volume ls --wide":     "use -o wide",
+	"status -v":            "use -o json, or drover doctor",
+	"status --watch":       "use watch drover status, or drover events --follow",
+	"pool create --size":   "use --path FILE --image SIZE for a pool in an image file of that size",
 
 	"volume restore":  "use drover snapshot restore VOLUME SNAPSHOT, or drover trash restore NAME for a deleted volume",
 	"volume snapshot": "use drover snapshot create VOLUME NAME, or drover snapshot ls VOLUME",
@@ -40,13 +73,7 @@ var advice = map[string]string{
 		"inspect NAME shows the folder",
 	"volume unmount": "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
 	"volume umount":  "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
-	"volume prune": "Drover deletes no volume only because it is unused: choose in drover volume ls, and see with " +
-		"drover volume rm --dry-run NAME what is lost",
-	"volume path":   "drover volume inspect NAME shows the folder of a volume while it is mounted",
-	"volume logs":   "use drover events --filter volume=NAME",
-	"volume events": "use drover events --filter volume=NAME",
-	"volume copy":   "use drover clone SOURCE NEW",
-	"volume cp":     "use drover clone SOURCE NEW",
+	"volume prune":   noPrune,
 
 	"snapshot schedule": "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
 	"snapshot prune":    "the profile of a volume says which scheduled snapshots stay: snapshots.keep in profiles.yaml",
@@ -69,6 +96,7 @@ var advice = map[string]string{
 	"node add":         joinNode,
 	"node create":      joinNode,
 	"node join":        joinNode,
+	"pool usage":       "use drover pool ls",
 	"node evict":       "use drover node drain NAME",
 	"node maintenance": "use drover node drain NAME, and later drover node uncordon NAME",
 	"node resume":      "use drover node uncordon NAME",
@@ -106,6 +134,13 @@ var advice = map[string]string{
 	"volume import -i":             "use drover volume import SPEC --from - < FILE",
 }
 
+// noPrune is the advice for whoever wants to delete what is not used.
+const noPrune = "Drover deletes no volume only because it is unused: choose in drover volume ls, and see with " +
+	"drover volume rm --dry-run NAME what is lost"
+
+// replicasInProfile is the advice for whoever wants replicas of a volume.
+const replicasInProfile = "replicas belong to a profile, in profiles.yaml: use drover volume set-profile NAME PROFILE"
+
 // joinNode is the advice for whoever wants to add a node.
 const joinNode = "use drover node token --name NAME, and start drover agent --join @FILE on the new host"
 
@@ -128,6 +163,15 @@ func advise(cmd *cobra.Command, word string) string {
 		word = CommandName(cmd) + " " + word
 	}
 	return advice[strings.ToLower(word)]
+}
+
+// advisePlace returns the command for a noun with the name of a thing in the place of a command, such as
+// drover snapshot db, or "".
+func advisePlace(cmd *cobra.Command, word string) string {
+	if CommandName(cmd) == "snapshot" && dataset.CheckName(word) == nil {
+		return "to list the snapshots of a volume: " + shellLine([]string{cmd.CommandPath(), "ls", word})
+	}
+	return ""
 }
 
 // argumentAdvice returns what to type instead of a command with a wrong number of arguments, or "".
@@ -155,6 +199,8 @@ func argumentAdvice(cmd *cobra.Command, args []string) string {
 		return use(args[0], "-o", "size="+second)
 	case name == "volume create" && len(args) == 2 && strings.Contains(second, "="):
 		return use(args[0], "-o", second)
+	case name == "pool create" && len(args) == 2:
+		return use(args[0], "--backend", "loop", "--path", second)
 	case name == "volume import" && len(args) == 2:
 		return use(args[0], "--from", second)
 	case name == "volume export" && len(args) == 2:

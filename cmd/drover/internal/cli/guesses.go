@@ -13,22 +13,43 @@ import (
 // harm.
 var otherWords = map[string]string{
 	"grow": "volume resize", "extend": "volume resize", "expand": "volume resize", "enlarge": "volume resize",
+	"shrink": "volume resize", "size": "volume resize",
 	"set": "volume set-profile", "change": "volume set-profile", "users": "volume inspect", "who": "volume inspect",
-	"info": "inspect", "describe": "inspect", "get": "inspect", "stat": "inspect",
-	"new": "create", "add": "create", "make": "create",
+	"edit": "volume set-profile", "update": "volume set-profile", "modify": "volume set-profile",
+	"info": "inspect", "describe": "inspect", "get": "inspect", "stat": "inspect", "status": "inspect",
+	"lsof": "volume inspect", "fuser": "volume inspect", "where": "volume inspect", "path": "volume inspect",
+	"mountpoint": "volume inspect", "replicas": "volume inspect", "usedby": "volume inspect",
+	"new": "create", "add": "create", "make": "create", "mk": "create", "take": "snapshot create",
+	"destroy": "rm", "drop": "rm", "del": "rm", "erase": "rm",
 	"undelete": "trash restore", "untrash": "trash restore", "empty": "trash purge --all --dry-run",
-	"df": "pool ls", "du": "volume ls", "usage": "volume ls", "ps": "volume ls", "top": "volume stats",
-	"rollback": "snapshot restore", "revert": "snapshot restore", "migrate": "volume move", "mv": "volume move",
-	"log": "events", "logs": "events", "health": "status", "check": "doctor",
+	"recycle": "trash ls", "deleted": "trash ls",
+	"df": "pool ls", "free": "pool ls", "space": "pool ls", "capacity": "pool ls", "disk": "pool ls",
+	"du": "volume ls", "usage": "volume ls", "ps": "volume ls", "top": "volume stats", "iostat": "volume stats",
+	"rollback": "snapshot restore", "revert": "snapshot restore", "undo": "snapshot restore",
+	"migrate": "volume move", "mv": "volume move", "copy": "clone", "cp": "clone", "fork": "clone",
+	"dump": "volume export", "save": "volume export", "load": "volume import",
+	"lock": "volume protect", "unlock": "volume unprotect", "defrag": "volume rewrite",
+	"hosts": "node ls", "servers": "node ls", "members": "node ls", "evacuate": "node drain",
+	"tasks": "operation ls", "jobs": "operation ls", "job": "operation ls", "queue": "operation ls",
+	"log": "events", "logs": "events", "history": "events", "monitor": "events",
+	"health": "status", "check": "doctor", "fsck": "doctor", "diagnose": "doctor", "debug": "doctor",
+	"bench": "backend verify", "benchmark": "backend verify",
 }
 
 // OtherWords returns a copy of the words and the commands that they mean.
 func OtherWords() map[string]string { return maps.Clone(otherWords) }
 
+// plurals maps the plural of a noun to the command that lists the things.
+var plurals = map[string]string{
+	"volumes": "volume ls", "snapshots": "snapshot ls", "pools": "pool ls", "nodes": "node ls",
+	"profiles": "profile ls", "operations": "operation ls", "vols": "volume ls", "snaps": "snapshot ls",
+}
+
 // meant returns the command that a person means by a word below cmd, such as "drover volume resize", or "" if that is
 // not known.
 func meant(cmd *cobra.Command, word string) string {
-	other := otherWords[strings.ToLower(word)]
+	word = strings.ToLower(word)
+	other := orElse(otherWords[word], plurals[word])
 	if other != "" {
 		path := strings.Fields(other)
 		for _, from := range []*cobra.Command{cmd, cmd.Root()} {

@@ -53,6 +53,8 @@ func UnknownWord(cmd *cobra.Command, what, where, word string, have []string) er
 		hint = ", did you mean " + other + "?"
 	case n != "":
 		hint = ", did you mean " + n + "?"
+	case what == "command" && advisePlace(cmd, word) != "":
+		return UsageError(cmd, "unknown %s %q for %s (%s)", what, dataset.Clip(word), where, advisePlace(cmd, word))
 	}
 	return UsageError(cmd, "unknown %s %q for %s%s (available: %s)", what, dataset.Clip(word), where, hint,
 		dataset.FormatChoices(have))
