@@ -24,6 +24,7 @@ type model struct {
 
 type modelled struct {
 	volume, profile string
+	aliases         []string
 	state           dataset.State
 	protected       bool
 	size            dataset.Size
@@ -66,6 +67,7 @@ func TestModel(t *testing.T) {
 		m.begin(t)
 		actions := []func(*rapid.T){
 			m.create, m.clone, m.change, m.change, m.change, m.report, m.report, m.undelete, m.purge, m.agentsPurge, m.protect,
+			m.rename, m.dropAlias,
 			m.cancel, m.newAgent, func(*rapid.T) { m.Restart() }, m.time,
 		}
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
@@ -103,7 +105,7 @@ func (m *machine) compare() {
 	snapshots := 0
 	for id, want := range m.datasets {
 		d, ok := st.Datasets[id]
-		if !ok || d.Volume != want.volume || d.State != want.state || d.Protected != want.protected || d.Size != want.size ||
+		if !ok || d.Volume != want.volume || !slices.Equal(d.Aliases, want.aliases) || d.State != want.state || d.Protected != want.protected || d.Size != want.size ||
 			d.Profile.Name != want.profile || d.Home != want.home.ID || d.Request != want.request {
 			m.Fatalf("dataset %s is %+v, not %+v", id, d, want)
 		}
@@ -175,7 +177,7 @@ func (m *machine) create(t *rapid.T) {
 	}
 	var want *dataset.Kind
 	id, exists := m.volumes[name]
-	if exists && profile != "" && m.datasets[id].profile != profile {
+	if exists && (profile != "" && m.datasets[id].profile != profile || m.datasets[id].volume != name) {
 		want = dataset.ErrExists
 	}
 	if m.ask(t, controltest.Create(spec), want) == (exists || want != nil) {
@@ -195,7 +197,7 @@ func (m *machine) clone(t *rapid.T) {
 	name := rapid.SampledFrom(modelNames).Draw(t, "name")
 	var want *dataset.Kind
 	id, exists := m.volumes[name]
-	if exists && m.datasets[id].origin != src {
+	if exists && (m.datasets[id].origin != src || m.datasets[id].volume != name) {
 		want = dataset.ErrExists
 	}
 	if m.ask(t, controltest.Create(name+"@snapshot-"+from.String()), want) == (exists || want != nil) {
@@ -296,6 +298,48 @@ func (m *machine) protect(t *rapid.T) {
 	m.expect(req, err, nil)
 	if d := m.datasets[id]; d.protected != on {
 		d.protected, d.request = on, req.ID
+	}
+}
+
+// rename gives a volume another name, by its name or an alias.
+func (m *machine) rename(t *rapid.T) {
+	name, to := m.drawVolume(t), rapid.SampledFrom(modelNames).Draw(t, "new name")
+	req := controltest.Rename(name, to)
+	req.ID = uuid.New()
+	_, err := m.Submit(m.Ctx, req)
+	id, exists := m.volumes[name]
+	other, taken := m.volumes[to]
+	switch d := m.datasets[id]; {
+	case !exists:
+		m.expect(req, err, dataset.ErrNotFound)
+	case taken && other != id:
+		m.expect(req, err, dataset.ErrExists)
+	default:
+		m.expect(req, err, nil)
+		if d.volume != to {
+			d.aliases = append([]string{d.volume}, slices.DeleteFunc(d.aliases, func(a string) bool { return a == to })...)
+			d.volume, d.request, m.volumes[to] = to, req.ID, id
+		}
+	}
+}
+
+// dropAlias ends an alias of a volume, or tries to.
+func (m *machine) dropAlias(t *rapid.T) {
+	name, alias := m.drawVolume(t), rapid.SampledFrom(modelNames).Draw(t, "alias")
+	req := controltest.DropAlias(name, alias)
+	req.ID = uuid.New()
+	_, err := m.Submit(m.Ctx, req)
+	id, exists := m.volumes[name]
+	switch d := m.datasets[id]; {
+	case exists && d.volume == alias:
+		m.expect(req, err, dataset.ErrInvalid)
+	case !exists || !slices.Contains(d.aliases, alias):
+		m.expect(req, err, dataset.ErrNotFound)
+	default:
+		m.expect(req, err, nil)
+		d.aliases = slices.DeleteFunc(d.aliases, func(a string) bool { return a == alias })
+		d.request = req.ID
+		delete(m.volumes, alias)
 	}
 }
 

@@ -232,7 +232,7 @@ func (m *machine) refuses(j *job) bool {
 	if err != nil {
 		m.Fatalf("%v", err)
 	}
-	return spec.Profile != "" && spec.Profile != is.profile || j.op.Source != nil && *j.op.Source != is.origin
+	return j.op.Volume != is.volume || spec.Profile != "" && spec.Profile != is.profile || j.op.Source != nil && *j.op.Source != is.origin
 }
 
 func (m *machine) made(j *job) {
@@ -270,7 +270,10 @@ func (m *machine) applyTo(d *modelled, j *job) {
 		if d.request == j.op.ID {
 			return
 		}
-		delete(m.volumes, d.volume)
+		for _, name := range append(d.aliases, d.volume) {
+			delete(m.volumes, name)
+		}
+		d.aliases = nil
 		d.state, d.protected, d.request = dataset.StateTrashed, false, j.op.ID
 		d.until = m.Clock.Now().Add(m.TrashTime())
 		switch d.profile {

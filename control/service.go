@@ -216,7 +216,9 @@ func (s *Service) makePlanners(d Deps) {
 		Reported:            s.Reports,
 		CheckNoSharedMounts: s.checkNoSharedMounts,
 		CheckReplicas: func(t *record.Tx, what string) error {
-			return membership.CheckSameVersion(t, d.Replica, what)
+			me := d.Replica
+			me.Version = d.Version
+			return membership.CheckSameVersion(t, me, what)
 		},
 		Clock: d.Clock,
 	}}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/dataset"
@@ -141,5 +142,25 @@ func TestRenameKeepsTheRest(t *testing.T) {
 	want.SetAliases([]string{"db"})
 	if diff := cmp.Diff(want, e.MustVolume("new")); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// TestRenameKeepsSpelling: the engine that made a volume knows it by its first spelling, so a rename keeps the spelling.
+// After the alias in it was dropped, the spelling finds nothing, and the name replaces it.
+func TestRenameKeepsSpelling(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	req := controltest.Create("db@gold")
+	req.Engine = true
+	a.MustDo(req)
+	e.MustSubmit(controltest.Rename("db", "new"))
+	e.MustSubmit(controltest.Rename("new", "newer"))
+	e.MustSubmit(controltest.DropAlias("newer", "new"))
+	if v := e.MustVolume("newer"); v.RequestedAs != "db@gold" || v.RequestedBy != a.ID {
+		t.Errorf("after a rename: got %q of node %s, want db@gold of %s", v.RequestedAs, v.RequestedBy, a.ID)
+	}
+	e.MustSubmit(controltest.DropAlias("newer", "db"))
+	if v := e.MustVolume("newer"); v.RequestedAs != "newer" || v.RequestedBy != uuid.Nil {
+		t.Errorf("after the alias was dropped: got %q of node %s, want newer of none", v.RequestedAs, v.RequestedBy)
 	}
 }

@@ -118,6 +118,31 @@ func TestRecover(t *testing.T) {
 	}
 }
 
+// TestRecoverOfRenames: volumes that were renamed since the backup get their names and aliases again. An alias that
+// was dropped since then stays free.
+func TestRecoverOfRenames(t *testing.T) {
+	m := controltest.NewRestoredStore(t, "alpha", "beta")
+	a := m.Agents["alpha"]
+	first, second, third := a.MustCreate("first"), a.MustCreate("second"), a.MustCreate("third")
+	m.MustSubmit(controltest.Rename("third", "dropped"))
+	m.Saved = m.Save()
+	m.MustSubmit(controltest.Rename("first", "new"))
+	m.MustSubmit(controltest.DropAlias("new", "first"))
+	m.MustSubmit(controltest.Rename("second", "first")) // a name that the backup has for another volume
+	m.MustSubmit(controltest.Rename("dropped", "third"))
+	m.MustSubmit(controltest.DropAlias("third", "dropped"))
+	back(m)
+	m.MustRecover("alpha", "beta")
+	for id, names := range map[uuid.UUID][]string{first.ID: {"new"}, second.ID: {"first", "second"}, third.ID: {"third"}} {
+		if v := m.MustVolume(id.String()); !slices.Equal(v.Names(), names) {
+			t.Errorf("dataset %s has the names %v, want %v", id, v.Names(), names)
+		}
+	}
+	m.CheckInvariants()
+	b := m.Agents["beta"]
+	b.MustCreate("dropped")
+}
+
 // A volume that was purged while its pool was offline stays condemned: an older backup does not bring it back.
 func TestRecoverKeepsPurge(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha", "beta")

@@ -1,0 +1,351 @@
+package control_test
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/planning"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// checkNames checks the name and the aliases of a dataset, and that each of them finds it.
+func checkNames(e *controltest.Control, id uuid.UUID, names ...string) {
+	e.Helper()
+	for _, ref := range append([]string{id.String()}, names...) {
+		if v := e.MustVolume(ref); v.ID != id || !slices.Equal(v.Names(), names) {
+			e.Errorf("%s finds dataset %s with the names %v, want %s with %v", ref, v.ID, v.Names(), id, names)
+		}
+	}
+}
+
+// TestRenameDuringOperations: an operation that was planned under the former name ends under the new one.
+func TestRenameDuringOperations(t *testing.T) {
+	for name, req := range map[string]api.Request{
+		"snapshot": {Kind: dataset.OpSnapshot, Volume: "db", Name: "two"},
+		"restore":  {Kind: dataset.OpRestore, Volume: "db", Snapshot: "one"},
+		"resize":   {Kind: dataset.OpResize, Volume: "db", Size: "50GiB"},
+		"rewrite":  {Kind: dataset.OpRewrite, Volume: "db"},
+	} {
+		for _, recorded := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				e := controltest.New(t)
+				a := e.NewAgent("alpha")
+				d := a.MustCreate("db@gold")
+				a.MustSnapshot("db", "one")
+				op := a.MustPlan(req)
+				if recorded {
+					op = *e.MustSubmit(req).Operation
+				}
+				e.MustSubmit(controltest.Rename("db", "new"))
+				if out := a.MustCommit(op); !slices.Equal(out.Dataset.Names(), []string{"new", "db"}) {
+					t.Errorf("the answer has the names %v", out.Dataset.Names())
+				}
+				checkNames(e, d.ID, "new", "db")
+				e.CheckInvariants()
+			})
+		}
+	}
+}
+
+// TestRenameDuringDelete: a delete that was planned under the former name deletes the volume, and frees both names.
+// A restore from the trash brings back only the new one.
+func TestRenameDuringDelete(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@gold")
+	op := *e.MustSubmit(api.Request{Kind: dataset.OpDelete, Volume: "db"}).Operation
+	e.MustSubmit(controltest.Rename("db", "new"))
+	a.MustCommit(op)
+	e.CheckInvariants()
+	for _, name := range []string{"db", "new"} {
+		if _, err := e.Volume(e.Ctx, name); dataset.KindOf(err) != dataset.ErrNotFound {
+			t.Errorf("after the delete, %s: %v", name, err)
+		}
+	}
+	other := a.MustCreate("db")
+	e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "new"})
+	checkNames(e, d.ID, "new")
+	checkNames(e, other.ID, "db")
+	e.CheckInvariants()
+}
+
+// TestRenameDuringMove: a volume can be renamed at each step of a move, and the move succeeds.
+func TestRenameDuringMove(t *testing.T) {
+	for _, step := range []string{"submitted", "recalled", "yielded", "committed"} {
+		t.Run(step, func(t *testing.T) {
+			e := controltest.New(t)
+			a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+			d := a.MustCreate("db@gold")
+			renameAt := func(at string) {
+				if at == step {
+					e.MustSubmit(controltest.Rename("db", "new"))
+				}
+			}
+			op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
+			renameAt("submitted")
+			b.MustRecall(op)
+			renameAt("recalled")
+			if err := a.TryYield(op, controltest.Relinquished(op)); err != nil {
+				t.Fatal(err)
+			}
+			renameAt("yielded")
+			op.Manifest = controltest.Relinquished(op)
+			b.MustCommit(op)
+			renameAt("committed")
+			checkNames(e, d.ID, "new", "db")
+			if v := e.MustVolume("new"); v.Home != b.ID || v.Epoch != 2 {
+				t.Errorf("home %s, epoch %d", v.Home, v.Epoch)
+			}
+			e.CheckInvariants()
+		})
+	}
+}
+
+// TestRenameWithoutHome: a rename needs no answer of the home. A failover continues the volume under its new name, and
+// the former home learns it when it returns.
+func TestRenameWithoutHome(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	l.Replicas.EndSession(l.Alpha)
+	l.MustSubmit(controltest.Rename("db", "new"))
+	if _, err := l.AskFailover(l.Service, "beta"); dataset.KindOf(err) != dataset.ErrPending {
+		t.Fatal(err)
+	}
+	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
+	op, err := l.AskFailover(l.Service, "beta") // by the alias
+	if err != nil || op == nil {
+		t.Fatalf("got %+v, %v", op, err)
+	}
+	l.MustSubmit(controltest.Rename("new", "newer"))
+	l.Beta.MustCommit(*op)
+	checkNames(l.Control, l.Dataset.ID, "newer", "new", "db")
+	if v := l.MustVolume("newer"); v.Home != l.Beta.ID {
+		t.Errorf("the home is %s, want beta", v.Home)
+	}
+	l.RestartAgent(l.Alpha, "alpha")
+	got := l.Alpha.MustSync(0).Copies
+	if len(got) != 1 || got[0].Record == nil || got[0].Record.Volume != "newer" {
+		t.Errorf("the former home learns %+v", got)
+	}
+	l.Control.Spy = controltest.NewSpyStore(l.Replicas.Store)
+	l.CheckInvariants()
+}
+
+// TestRenameReachesNodes: the home, and a node with a copy and a shared mount, learn the names with their next sync.
+func TestRenameReachesNodes(t *testing.T) {
+	e := controltest.New(t)
+	e.AddReplicaProfile(1)
+	share := uuid.New()
+	a, b := e.NewAgentOnShare("alpha", share), e.NewAgentOnShare("beta", share)
+	a.MustCreate("db@safe")
+	stays(b, createMany(a, "shared"))
+	revs := []uint64{a.MustSync(0).Revision, b.MustSync(0).Revision}
+	e.MustSubmit(controltest.Rename("db", "new"))
+	e.MustSubmit(controltest.Rename("shared", "all"))
+	for i, x := range []*controltest.Agent{a, b} {
+		s, got := x.MustSync(revs[i]), map[string][]string{}
+		for _, d := range append(s.Datasets, s.SharedMounts...) {
+			got[d.Volume] = d.Aliases
+		}
+		for _, c := range s.Copies {
+			got[c.Record.Volume] = c.Record.Aliases
+		}
+		if diff := cmp.Diff(map[string][]string{"new": {"db"}, "all": {"shared"}}, got); diff != "" {
+			t.Errorf("agent %d (-want +got):\n%s", i, diff)
+		}
+	}
+	e.CheckInvariants()
+}
+
+// TestConcurrentRenames: of several renames to one name, one is recorded. The same request many times is one operation.
+func TestConcurrentRenames(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	names := []string{"aa", "bb", "cc", "dd", "ee", "ff"}
+	for _, name := range names {
+		a.MustCreate(name)
+	}
+	var all sync.WaitGroup
+	errs := make([]error, len(names))
+	for i, name := range names {
+		all.Go(func() { _, errs[i] = e.Submit(e.Ctx, controltest.Rename(name, "new")) })
+	}
+	all.Wait()
+	won := 0
+	for i, err := range errs {
+		if err == nil {
+			won++
+			checkNames(e, e.MustVolume(names[i]).ID, "new", names[i])
+			continue
+		}
+		controltest.Refused(t, err, dataset.ErrExists, "volume new exists")
+	}
+	if won != 1 {
+		t.Errorf("%d renames to one name were recorded", won)
+	}
+	req := controltest.Rename("new", "newer")
+	req.ID = uuid.New()
+	outs := make([]api.Outcome, 16)
+	for i := range outs {
+		all.Go(func() { outs[i] = e.MustSubmit(req) })
+	}
+	all.Wait()
+	for _, out := range outs[1:] {
+		if diff := cmp.Diff(outs[0].Operation, out.Operation); diff != "" {
+			t.Error(diff)
+		}
+	}
+	e.CheckInvariants()
+}
+
+// TestRenameBetweenReads: a create, another rename or a drop of the alias is committed between the reads of a rename
+// and its commit. The rename decides again.
+func TestRenameBetweenReads(t *testing.T) {
+	for name, c := range map[string]struct {
+		between func(*controltest.Control, *controltest.Agent)
+		kind    *dataset.Kind
+		want    []string
+	}{
+		"create":     {func(_ *controltest.Control, a *controltest.Agent) { a.MustCreate("new") }, dataset.ErrExists, []string{"db", "old"}},
+		"rename":     {func(e *controltest.Control, _ *controltest.Agent) { e.MustSubmit(controltest.Rename("other", "new")) }, dataset.ErrExists, []string{"db", "old"}},
+		"same":       {func(e *controltest.Control, _ *controltest.Agent) { e.MustSubmit(controltest.Rename("db", "new")) }, nil, []string{"new", "db", "old"}},
+		"drop alias": {func(e *controltest.Control, _ *controltest.Agent) { e.MustSubmit(controltest.DropAlias("db", "old")) }, nil, []string{"new", "db"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := controltest.New(t)
+			a := e.NewAgent("alpha")
+			id := a.MustCreate("old").ID
+			a.MustCreate("other")
+			e.MustSubmit(controltest.Rename("old", "db"))
+			e.Spy.OnGet = func(key string) {
+				if key == record.NameKey("new") { // it was read, and was free
+					e.Spy.OnGet = nil
+					c.between(e, a)
+				}
+			}
+			_, err := e.Submit(e.Ctx, controltest.Rename("db", "new"))
+			if dataset.KindOf(err) != c.kind || e.Spy.OnGet != nil {
+				t.Errorf("got %v, want %v", err, c.kind)
+			}
+			checkNames(e, id, c.want...)
+			e.CheckInvariants()
+		})
+	}
+}
+
+// TestCreateMeetsAlias: a create that was planned before its name became an alias loses its name. For an engine, it
+// gets the existing volume.
+func TestCreateMeetsAlias(t *testing.T) {
+	for _, engine := range []bool{false, true} {
+		e := controltest.New(t)
+		a := e.NewAgent("alpha")
+		id := a.MustCreate("first").ID
+		req := controltest.Create("db")
+		req.Engine = engine
+		op := a.MustPlan(req)
+		if err := e.Record(e.Ctx, a.ID, a.ReportOf(op)); err != nil {
+			t.Fatal(err)
+		}
+		e.MustSubmit(controltest.Rename("first", "db"))
+		e.MustSubmit(controltest.Rename("db", "new"))
+		out := a.MustCommit(op)
+		if !out.Duplicate || out.Dataset.ID != id {
+			t.Errorf("engine %t: got %+v", engine, out)
+		}
+		got := e.MustOperation(op.ID)
+		if engine && (got.State != dataset.OpDone || got.DatasetID != id) {
+			t.Errorf("the engine's create: %+v", got)
+		}
+		if !engine {
+			controltest.Refused(t, got.Problem.Err(), dataset.ErrExists, "db is an alias of volume new")
+		}
+		checkNames(e, id, "new", "db", "first")
+		e.CheckInvariants()
+	}
+}
+
+// TestRenameTellsOfItself: the events have both names, and the operations stay on record.
+func TestRenameTellsOfItself(t *testing.T) {
+	e := controltest.New(t)
+	e.NewAgent("alpha").MustCreate("db")
+	op := e.MustSubmit(controltest.Rename("db", "new")).Operation
+	if got := e.MustOperation(op.ID); got.State != dataset.OpDone || got.Kind != dataset.OpRename || got.Volume != "db" ||
+		got.DatasetRecord.Volume != "new" {
+		t.Errorf("the operation: %+v", got)
+	}
+	if got := storeFormat(e); got != record.AliasFormat {
+		t.Errorf("the store has format %d, want %d", got, record.AliasFormat)
+	}
+	e.MustSubmit(controltest.DropAlias("new", "db"))
+	var got []string
+	if err := e.Events(t.Context(), 0, false, func(ev api.Event) error {
+		if ev.Type == api.EventVolumeRename || ev.Type == api.EventVolumeUpdate {
+			got = append(got, string(ev.Type)+" "+ev.Volume+": "+ev.Detail)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"volume.rename new: was db", "volume.update new: no alias db"}; !slices.Equal(got, want) {
+		t.Errorf("events %q, want %q", got, want)
+	}
+}
+
+// TestRenameBesideOlderNode: no volume gets an alias while a node does not know aliases. A node that was removed does
+// not matter.
+func TestRenameBesideOlderNode(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db")
+	e.EditNode(b, func(n *dataset.Node) {
+		n.OperationKinds, n.Version = []dataset.OpKind{dataset.OpRekey, dataset.OpRewrite}, "1.0.0"
+	})
+	_, err := e.Submit(e.Ctx, controltest.Rename("db", "new"))
+	controltest.Refused(t, err, dataset.ErrUnsupported, "node beta runs drover 1.0.0", "update drover there")
+	if out := e.MustSubmit(controltest.Rename("db", "db")); out.Operation != nil {
+		t.Errorf("the name that it has: %+v", out.Operation)
+	}
+	e.EditNode(b, func(n *dataset.Node) { n.Removed = controltest.Start })
+	e.MustSubmit(controltest.Rename("db", "new"))
+}
+
+// TestRenameBesideOtherReplicas: the first alias raises the format of the records, so it needs replicas of one version.
+func TestRenameBesideOtherReplicas(t *testing.T) {
+	x := controltest.NewReplicas(t, 0)
+	at := func(name, version string) *control.Service {
+		s, _ := control.Assemble(control.Deps{
+			Store: x.Store, Clock: x.Clock, Version: version, Shared: true,
+			Replica:  membership.Replica{Name: name, Address: name + ":9470"},
+			Profiles: func() planning.Profiles { return x.Profiles },
+		})
+		t.Cleanup(s.Close)
+		x.TakePart(s)
+		return s
+	}
+	e := x.On(at("c1", "v1.5.0"))
+	e.NewAgent("alpha").MustCreate("db")
+	at("c2", "v1.4.0")
+	_, err := e.Submit(e.Ctx, controltest.Rename("db", "new"))
+	controltest.Refused(t, err, dataset.ErrUnsupported, "replica c2 runs drover v1.4.0", "c1 runs v1.5.0")
+	live, err := x.Store.List(t.Context(), record.LiveServicesPrefix, "", 0)
+	if err != nil || len(live) != 2 {
+		t.Fatal(live, err)
+	}
+	x.Clock.Advance(time.Minute)
+	for _, l := range live {
+		x.AwaitEnd(l.Key)
+	}
+	x.TakePart(e.Service)
+	e.MustSubmit(controltest.Rename("db", "new"))
+	at("c2", "v1.6.0")
+	e.MustSubmit(controltest.Rename("new", "newer")) // the records have the later format already
+}
