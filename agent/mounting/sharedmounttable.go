@@ -56,8 +56,8 @@ func (t *SharedMountTable) Get(id uuid.UUID) (SharedMount, bool) {
 	return r, is
 }
 
-// Named returns the dataset with a name or an alias. It returns no dataset that control refuses, because another dataset
-// may have the name now.
+// Named returns the dataset with a name or an alias. It returns no dataset that control refuses, because another
+// dataset may have the name now.
 func (t *SharedMountTable) Named(name string) (dataset.Dataset, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

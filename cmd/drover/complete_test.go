@@ -44,6 +44,10 @@ func TestCompletion(t *testing.T) {
 		{[]string{"volume", "create", "-o", "size="}, nil},
 		{[]string{"volume", "label", "db", "te"}, []string{"team-", "team=shop"}},
 		{[]string{"volume", "label", "db", "a=b", "env"}, []string{"env-", "env=prod"}},
+		{[]string{"volume", "rename", ""}, []string{"db", "db-test"}},
+		{[]string{"volume", "rename", "db", ""}, nil},
+		{[]string{"volume", "rename", "--drop-alias", "db-"}, []string{"db-old", "db-older"}},
+		{[]string{"volume", "rename", "db-test", "--drop-alias", ""}, []string{"db-older"}},
 		{[]string{"volume", "rm", "db", "--force", "--fenced", ""}, []string{"host-a"}},
 		{[]string{"volume", "move", "db", ""}, []string{"host-a"}},
 		{[]string{"node", "label", "host-a", ""}, []string{"rack-", "rack=1"}},
@@ -78,11 +82,12 @@ func TestCompletion(t *testing.T) {
 		{[]string{"operation", "cancel", ""}, []string{idOp.String()}}, // what ended cannot be cancelled
 		{[]string{"completion", ""}, []string{"bash", "fish", "zsh"}},
 		{[]string{"doctor", "--gc", ""}, nil},
-		{[]string{"volume", "re"}, []string{"rekey", "resize", "rewrite"}},
+		{[]string{"volume", "re"}, []string{"rekey", "rename", "resize", "rewrite"}},
 	}
 	for _, tc := range tests {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
 			c := newConsole(theWorld())
+			c.fake.volumes[0].Aliases, c.fake.volumes[1].Aliases = []string{"db-old"}, []string{"db-older"}
 			if code := c.run(t, append([]string{"__complete"}, tc.args...)...); code != 0 {
 				t.Fatalf("exit %d: %s", code, c.err.String())
 			}

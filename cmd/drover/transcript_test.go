@@ -170,6 +170,13 @@ var scenarios = map[string]func(c *console){
 		v, done := dbVolume(), ended(dataset.OpDone, nil)
 		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
 	},
+	"renamed": func(c *console) { // the volume is db now, and was shop_data
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		v.SetAliases([]string{"shop_data", "shop"})
+		done.op.Volume = "shop_data"
+		c.fake.volumes[0] = v
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
 	"replicated": func(c *console) { // its replica on host-b is complete
 		c.fake.volumes[0].Profile.Replicas = dataset.Replicas{Count: 1, Every: dataset.Duration(30 * time.Second)}
 		c.fake.volumes[0].CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyReplica, Snapshot: uuid.New(), Taken: now}, "host-b")

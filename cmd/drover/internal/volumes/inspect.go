@@ -61,6 +61,7 @@ func volumeForm(a *cli.App, v api.Volume, pool *dataset.PoolStatus, snapshots, h
 	now, p := a.Now(), v.Profile
 	f := &show.Form{}
 	f.Add("Volume", v.Volume)
+	f.Add("Aliases", strings.Join(v.Aliases, ", "))
 	f.Add("Profile", p.Name+"@"+p.Revision, p.Description)
 	f.Add("Dataset", v.ID.String())
 	if v.State != dataset.StateReady {

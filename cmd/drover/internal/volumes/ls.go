@@ -29,6 +29,7 @@ func newVolumeLsCmd(a *cli.App) *cobra.Command {
 			{Header: "PROTECTED", Cell: func(v api.Volume) string { return cli.YesNo(v.Protected) }},
 			{Header: "ACCESS", Cell: func(v api.Volume) string { return cli.AccessLine(v.Profile.Access) }},
 			{Header: "LABELS", Cell: func(v api.Volume) string { return strings.Join(cli.LabelLines(v.Labels), ",") }},
+			{Header: "ALIASES", Cell: func(v api.Volume) string { return strings.Join(v.Aliases, ",") }},
 			{Header: "UUID", Cell: ID},
 		},
 		SortBy: map[string]string{

@@ -15,7 +15,7 @@ func Command(a *cli.App) *cobra.Command {
 		newVolumeCreateCmd(a), newVolumeLsCmd(a), newVolumeInspectCmd(a), newVolumeRmCmd(a),
 		newVolumeResizeCmd(a), newVolumeImportCmd(a), newVolumeExportCmd(a), newVolumeSetProfileCmd(a),
 		newVolumeProtectCmd(a), newVolumeUnprotectCmd(a), newVolumeMoveCmd(a), newVolumeSupersededCmd(a),
-		newVolumeRekeyCmd(a), newVolumeLabelCmd(a),
+		newVolumeRekeyCmd(a), newVolumeLabelCmd(a), newVolumeRenameCmd(a),
 		newVolumeRewriteCmd(a), newVolumeStatsCmd(a),
 	)
 }

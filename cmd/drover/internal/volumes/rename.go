@@ -1,0 +1,100 @@
+package volumes
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newVolumeRenameCmd(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rename NAME NEW",
+		Short: "Give a volume another name, or end an alias",
+		Long: `Give a volume another name, also while it is in use. Only the name changes. The
+data, the UUID, the snapshots and all mounts stay.
+
+The former name becomes an alias. Commands, containers and Compose files find
+the volume by it, also as ALIAS@PROFILE, and no other volume can get the name.
+docker volume ls shows the names that the engine of the host has used. docker
+volume rm with an alias only removes that line, and never deletes the volume.
+
+--drop-alias ends an alias. Containers that were created with it cannot start
+any more, and a Compose file that still has it creates a new, empty volume.`,
+		Example: `  drover volume rename shop_data shop-db
+  drover volume rename --drop-alias shop_data shop-db`,
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NoWords),
+	}
+	o := cli.OutputFlags(cmd, true)
+	cli.DryRunFlag(cmd, o)
+	alias := cmd.Flags().String("drop-alias", "", "end this `ALIAS` of volume NAME, instead of a rename")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("drop-alias",
+		func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
+			return cli.Complete(a, aliasWords(given))(cmd, nil, begun)
+		}))
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case !cmd.Flags().Changed("drop-alias"):
+			return cli.Args(2)(cmd, args)
+		case len(args) > 1:
+			return cli.UsageError(cmd, "unexpected argument: %s (with --drop-alias, give only the name of the volume)",
+				dataset.Clip(args[1]))
+		}
+		return cli.Args(1)(cmd, args)
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if cmd.Flags().Changed("drop-alias") {
+			return dropAlias(cmd, a, o, args[0], *alias)
+		}
+		return rename(cmd, a, o, args[0], args[1])
+	}
+	return cmd
+}
+
+// rename gives a volume another name.
+func rename(cmd *cobra.Command, a *cli.App, o *cli.Output, volume, name string) error {
+	req := api.Request{Kind: dataset.OpRename, Volume: volume, Name: name}
+	return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+		d := cli.MadeDataset(out)
+		if out.Operation == nil {
+			return d.ID, fmt.Sprintf("volume %s has that name already", d.Volume)
+		}
+		old := out.Operation.Volume
+		if o.DryRun {
+			return d.ID, fmt.Sprintf("would rename volume %s to %s; %s would stay valid as an alias", old, name, old)
+		}
+		return d.ID, fmt.Sprintf("renamed volume %s to %s; %s stays valid as an alias", old, name, old)
+	})
+}
+
+// dropAlias ends an alias of a volume.
+func dropAlias(cmd *cobra.Command, a *cli.App, o *cli.Output, volume, alias string) error {
+	req := api.Request{Kind: dataset.OpDropAlias, Volume: volume, Name: alias}
+	return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+		d := cli.MadeDataset(out)
+		return d.ID, fmt.Sprintf("%s the alias %s of volume %s",
+			map[bool]string{true: "would drop", false: "dropped"}[o.DryRun], alias, d.Volume)
+	})
+}
+
+// aliasWords lists the aliases of the volume that is the first argument, or of all volumes.
+func aliasWords(given []string) func(context.Context, cli.Remote, []string, string) ([]string, error) {
+	return func(ctx context.Context, c cli.Remote, _ []string, _ string) ([]string, error) {
+		list, err := cli.FetchAll(ctx, c.Volumes)
+		var words []string
+		for _, v := range list {
+			if len(given) > 0 && !v.HasName(given[0]) {
+				continue
+			}
+			for _, alias := range v.Aliases {
+				words = append(words, alias+"\talias of "+v.Volume)
+			}
+		}
+		return words, err
+	}
+}
