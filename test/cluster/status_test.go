@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/test/cluster"
+	"github.com/droverhq/drover/test/consul"
 )
 
 // statusTime is how long the test waits until drover status names a condition, and until it is quiet after its end. The
@@ -30,22 +31,26 @@ func findings(t *testing.T, h *cluster.Host) []api.Finding {
 	return r.Findings
 }
 
+// finding is what a finding of drover status must have: its level, and parts of its other properties.
+type finding struct{ level, subject, text, fix string }
+
 // awaitFinding waits until drover status on a host has, or no longer has, a finding, but no longer than statusTime.
-func awaitFinding(t *testing.T, h *cluster.Host, level, subject, text string, want bool) {
+func awaitFinding(t *testing.T, h *cluster.Host, is finding, want bool) {
 	t.Helper()
 	began := time.Now()
 	for {
 		all := findings(t, h)
 		has := slices.ContainsFunc(all, func(f api.Finding) bool {
-			return f.Level == level && strings.Contains(f.Subject, subject) && strings.Contains(f.Text, text)
+			return f.Level == is.level && strings.Contains(f.Subject, is.subject) && strings.Contains(f.Text, is.text) &&
+				(!want || strings.Contains(f.Fix, is.fix))
 		})
 		took := time.Since(began)
 		if has == want {
-			t.Logf("%s %s %q: %t after %v", level, subject, text, want, took.Round(100*time.Millisecond))
+			t.Logf("%s %s %q: %t after %v", is.level, is.subject, is.text, want, took.Round(100*time.Millisecond))
 			return
 		}
 		if took > statusTime {
-			t.Fatalf("finding %s %s %q on %s is %t after %v, want %t; all: %+v", level, subject, text, h.Name, has, took, want, all)
+			t.Fatalf("%+v on %s is %t after %v, want %t; all: %+v", is, h.Name, has, took, want, all)
 		}
 		time.Sleep(200 * time.Millisecond) // nothing announces what the next report of a node has
 	}
@@ -54,12 +59,17 @@ func awaitFinding(t *testing.T, h *cluster.Host, level, subject, text string, wa
 // testStatus: drover status on any host names what is wrong in the cluster, and is quiet again when it is mended.
 func testStatus(t *testing.T, w *world) {
 	here, other := w.Hosts[0], w.Hosts[1]
-	if err := other.Plug(t).Create("watched", nil); err != nil {
-		t.Fatal(err)
+	for _, spec := range []string{"watched", "guarded@auto"} {
+		if err := other.Plug(t).Create(spec, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
-	server := w.Consul.Servers[0]
-	if server == w.Consul.Leader() {
-		server = w.Consul.Servers[1]
+	leader := w.Consul.Leader()
+	var servers []*consul.Server // that follow the leader
+	for _, s := range w.Consul.Servers {
+		if s != leader {
+			servers = append(servers, s)
+		}
 	}
 	filler := other.File(filepath.Join(other.Dir, "disk", "filler"))
 	ok := func(t *testing.T, err error) {
@@ -69,49 +79,77 @@ func testStatus(t *testing.T, w *world) {
 		}
 	}
 	for _, c := range []struct {
-		name                 string
-		cause                func(t *testing.T)
-		level, subject, text string
-		mend                 func(t *testing.T)
+		name  string
+		at    *cluster.Host // where drover status runs
+		cause func(t *testing.T)
+		finding
+		mend func(t *testing.T)
 	}{
 		{
-			"control replica is dead", func(t *testing.T) { w.Controls[0].Kill9(t) },
-			"warning", "control ", "does not answer",
+			"control replica is dead", here, func(t *testing.T) { w.Controls[0].Kill9(t) },
+			finding{"warning", "control ", "does not answer", "start drover control on that host"},
 			func(t *testing.T) { w.Controls[0].Up(t) },
 		},
 		{
-			"server of Consul is dead", func(*testing.T) { server.Kill() },
-			"warning", "store", "Consul server",
-			func(*testing.T) { server.Start() },
+			"server of Consul is dead", here, func(*testing.T) { servers[0].Kill() },
+			finding{"warning", "store", "Consul server", "start that server"},
+			func(*testing.T) { servers[0].Start() },
 		},
 		{
-			"node is dead", func(t *testing.T) { other.KillAgent(t) },
-			"error", "node " + other.Name, "home of",
+			"Consul has lost its quorum", here, func(*testing.T) { servers[0].Kill(); leader.Kill() },
+			finding{"error", "store", "nothing can be created, moved or deleted", "start the Consul servers that are down"},
+			func(*testing.T) { servers[0].Start(); leader.Start(); w.Consul.AwaitLeader() },
+		},
+		{
+			"node is dead", here, func(t *testing.T) { other.KillAgent(t) },
+			finding{"error", "node " + other.Name, "home of", "drover node inspect " + other.Name},
 			func(t *testing.T) { other.StartAgent(t) },
 		},
 		{
-			"node is cordoned", func(t *testing.T) { w.Controls[1].Must(t, "node", "cordon", other.Name) },
-			"info", "node " + other.Name, "cordoned",
+			"node is cut off from control", other, func(*testing.T) { w.cutFromControl(other) },
+			finding{"error", "control", "does not respond", "start drover control, and check the network"},
+			func(*testing.T) { w.Net.Heal() },
+		},
+		{
+			"guard is dead", here, func(t *testing.T) { other.Guard.Kill9(t) },
+			finding{"error", "guard on " + other.Name, "no volume with failover auto", "systemctl start drover-guard"},
+			func(t *testing.T) { other.Guard.Up(t) },
+		},
+		{
+			"clock of a node is wrong", here, func(t *testing.T) { other.SetClock(t, -3*time.Minute) },
+			finding{"warning", "node " + other.Name, "its clock is ", "timedatectl status"},
+			func(t *testing.T) { other.SetClock(t, 0) },
+		},
+		{
+			"node is cordoned", here, func(t *testing.T) { w.Controls[1].Must(t, "node", "cordon", other.Name) },
+			finding{"info", "node " + other.Name, "cordoned", "drover node uncordon " + other.Name},
 			func(t *testing.T) { w.Controls[1].Must(t, "node", "uncordon", other.Name) },
 		},
 		{
-			"pool of another node is nearly full", func(t *testing.T) { ok(t, fillTo(filler, 90)) },
-			"warning", "pool default on " + other.Name, "NEARLY FULL",
+			"pool of another node is nearly full", here, func(t *testing.T) { ok(t, fillTo(filler, 90)) },
+			finding{"warning", "pool default on " + other.Name, "NEARLY FULL", "drover"},
 			func(t *testing.T) { ok(t, os.Remove(filler)) },
 		},
 	} {
 		if !t.Run(c.name, func(t *testing.T) {
-			awaitFinding(t, here, c.level, c.subject, c.text, false)
+			awaitFinding(t, c.at, c.finding, false)
 			c.cause(t)
-			awaitFinding(t, here, c.level, c.subject, c.text, true)
+			awaitFinding(t, c.at, c.finding, true)
 			c.mend(t)
-			awaitFinding(t, here, c.level, c.subject, c.text, false)
+			awaitFinding(t, c.at, c.finding, false)
 		}) {
 			return
 		}
 	}
 	w.Consul.AwaitLeader()
-	w.Controls[1].Must(t, "volume", "rm", "watched", "--yes")
+	w.Controls[1].Must(t, "volume", "rm", "watched", "guarded", "--yes")
+}
+
+// cutFromControl cuts a host off from all control replicas.
+func (w *world) cutFromControl(h *cluster.Host) {
+	for _, r := range w.Controls {
+		w.Net.Partition(h.On, r.On)
+	}
 }
 
 // fillTo makes a file, so that so many percent of its filesystem are used.
