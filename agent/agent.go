@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
@@ -33,7 +34,9 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/failurelog"
 	"github.com/droverhq/drover/internal/linux/facts"
+	"github.com/droverhq/drover/internal/requestid"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -138,6 +141,11 @@ func (a *components) create(ctx context.Context) {
 	a.Keeper = promise.NewKeeper(a.Config.Clock.Steady)
 	a.Ctx, a.Cancel = context.WithCancel(context.WithoutCancel(ctx))
 	a.Jobs = jobs.New(a.Ctx, &a.wg)
+	a.Jobs.Abandoned = func(ctx context.Context, what string, err error) {
+		if !errors.Is(err, operation.ErrLost) { // another request made the volume
+			requestid.Log(ctx, a.Log).WithError(err).Log(failurelog.LevelOf(err), what+" failed")
+		}
+	}
 	a.makeLeases(ctx)
 	a.Throttle = throttle.New(a.Config.Cgroups, a.cgroupDeps())
 	a.Programs = newPrograms(a.Config)

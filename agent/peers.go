@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/transfer"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Peers returns the handler of the requests of other nodes' agents, or nil if this node works alone.
@@ -21,8 +22,8 @@ func (a *Agent) Peers() http.Handler {
 	h.Handle(promise.Path, a.Promises)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The work must end with the request. The values of the request's context describe the connection of the peer,
-		// so requests to control must not get them.
-		ctx, cancel := context.WithCancel(a.Ctx)
+		// so requests to control must not get them, except the ID of the request.
+		ctx, cancel := context.WithCancel(requestid.With(a.Ctx, r.Header.Get(requestid.Header)))
 		defer cancel()
 		defer context.AfterFunc(r.Context(), cancel)()
 		if id, err := a.Config.PeerID(r); err == nil { // otherwise the handler reports the error

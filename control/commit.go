@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -25,7 +26,7 @@ import (
 // ErrUnavailable, the outcome may have been recorded.
 func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out api.Committed, err error) {
 	op := r.Operation
-	op.Incarnation = r.Incarnation
+	op.Incarnation, op.RequestID = r.Incarnation, requestid.Of(ctx)
 	if err := checkReport(node, op); err != nil {
 		return out, err
 	}
@@ -219,7 +220,7 @@ func isReportedByAgents(kind dataset.OpKind) bool {
 func newOperationRecord(op dataset.Operation) dataset.Operation {
 	return dataset.Operation{
 		ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch,
-		Created: op.Created,
+		Created: op.Created, RequestID: op.RequestID,
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Submit plans a request and records its operation for the agent of the home. A request that changes only records is
@@ -31,7 +32,7 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 			return out, err
 		}
 	}
-	req = req.Parsed()
+	req, req.RequestID = req.Parsed(), requestid.Of(ctx)
 	if req.DryRun {
 		return s.preview(ctx, req)
 	}
@@ -165,6 +166,7 @@ func (s *Service) record(t *record.Tx, op dataset.Operation) error {
 func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	op := r.Operation
 	op.State, op.Incarnation, op.Problem = dataset.OpRunning, r.Incarnation, nil
+	op.RequestID = requestid.Of(ctx)
 	if err := checkReport(node, op); err != nil {
 		return err
 	}

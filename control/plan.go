@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Plan decides on a request that the node itself will carry out. It writes nothing. Depending on the kind of request,
@@ -29,7 +30,7 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	if req.Kind == dataset.OpDelete && req.Fenced != "" {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a delete without the home is not planned: submit it")
 	}
-	req = req.Parsed()
+	req, req.RequestID = req.Parsed(), requestid.Of(ctx)
 	err = s.Ledger.View(ctx, func(t *record.Tx) error {
 		p, err = s.plan(t, node, req)
 		return err
@@ -69,6 +70,7 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 		op.Kind = req.Kind
 	}
 	op.ID, op.RequestDigest, op.State, op.Created = req.ID, digest(req), dataset.OpPending, s.Clock.Now()
+	op.RequestID = req.RequestID
 	if op.DatasetRecord != nil {
 		op.DatasetRecord.Request = req.ID
 	}

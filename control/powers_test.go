@@ -35,7 +35,7 @@ const (
 // power, a row in submissions that sets it.
 var fieldPowers = map[string][]power{
 	"ID": nil, "Kind": nil, "Volume": nil, "Options": nil, "Snapshot": nil, "Name": nil, "Message": nil,
-	"Size": nil, "Profile": nil, "Live": nil, "Engine": nil, "Node": nil, "Ref": nil, "Labels": nil,
+	"Size": nil, "Profile": nil, "Live": nil, "Engine": nil, "Node": nil, "Ref": nil, "Labels": nil, "RequestID": nil,
 	"Protect":   {destroys}, // it takes a protection away
 	"Scheduled": {destroys}, // retention removes older snapshots for it
 	"Path":      {hostFile}, // of an import, or the old key of a rekey

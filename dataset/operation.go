@@ -15,6 +15,8 @@ type Operation struct {
 	Node  uuid.UUID `json:"node"`  // UUID of the node whose agent carries it out
 	// digest of the request, so that another request cannot use its ID
 	RequestDigest string `json:"request_digest,omitempty" old:"asked"`
+	// ID of the request of a user or an engine that the operation belongs to, for logs; absent: none
+	RequestID string `json:"request_id,omitempty"`
 	// name of the volume that the operation changes
 	Volume string `json:"volume,omitempty"`
 	// UUID of the dataset that the operation changes

@@ -62,8 +62,7 @@ func (s *Server) capabilities(context.Context) (any, error) {
 func (s *Server) list(ctx context.Context) (any, error) {
 	all, err := s.agent.List(ctx)
 	if err != nil {
-		s.unseen("List", "", err) // after an error the engine prints the names that it remembers
-		return nil, err
+		return nil, err // the engine prints the names that it remembers
 	}
 	if ToolOf(ctx) == Podman {
 		all = bareNames(all)
@@ -102,7 +101,6 @@ func (s *Server) path(ctx context.Context, r volume.PathRequest) (any, error) {
 func (s *Server) get(ctx context.Context, r volume.GetRequest) (any, error) {
 	v, err := s.agent.Get(ctx, dataset.ParseReference(r.Name))
 	if err != nil {
-		s.unseen("Get", r.Name, err)
 		return nil, err
 	}
 	// The engine would accept a name that differs from the requested one, so the answer repeats the requested name.

@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -28,7 +29,7 @@ func FuzzPluginRequest(f *testing.F) {
 		}
 	}
 	a := &fake{path: "/m"}
-	e, _, _ := start(f, a, Options{Panicked: func(call string, v any, stack []byte) { panic(call + "\n" + string(stack)) }})
+	e, _, _ := start(f, a, Options{Panicked: func(_ context.Context, call string, v any, stack []byte) { panic(call + "\n" + string(stack)) }})
 	f.Fuzz(func(t *testing.T, which uint8, body string) {
 		name := calls[int(which)%len(calls)]
 		resp, err := e.http.Post("http://d/VolumeDriver."+name, "", strings.NewReader(body))

@@ -114,7 +114,11 @@ func TestErrors(t *testing.T) {
 func TestGetKeepsTheRecord(t *testing.T) {
 	var unseen []string
 	f := &fake{}
-	e, _, _ := start(t, f, Options{Unseen: func(call, name string, err error) { unseen = append(unseen, call+" "+name+" "+err.Error()) }})
+	e, _, _ := start(t, f, Options{Called: func(_ context.Context, c Call) {
+		if !errors.Is(c.Err, dataset.ErrNotFound) && c.Err != nil {
+			unseen = append(unseen, c.Name+" "+c.Volume+" "+c.Err.Error())
+		}
+	}})
 	forgets := map[*dataset.Kind]bool{
 		dataset.ErrNotFound: true, dataset.ErrInvalid: true, dataset.ErrUnsupported: true, dataset.ErrAmbiguous: true,
 		dataset.ErrExists: true, dataset.ErrForbidden: true, dataset.ErrUnavailable: true,
@@ -196,7 +200,7 @@ func TestBodylessRetry(t *testing.T) {
 func TestPanic(t *testing.T) {
 	var said []string
 	f := &fake{hook: func(context.Context) error { panic("the cat") }}
-	e, _, _ := start(t, f, Options{Panicked: func(call string, v any, stack []byte) {
+	e, _, _ := start(t, f, Options{Panicked: func(_ context.Context, call string, v any, stack []byte) {
 		said = append(said, fmt.Sprint(call, " ", v, " ", strings.Contains(string(stack), "plugin_test.go")))
 	}})
 	for _, method := range []string{"Create", "Remove", "Mount", "Unmount", "Path", "List"} {
@@ -241,7 +245,7 @@ func TestI8EveryCallHasADeadline(t *testing.T) {
 // A call that runs out of time says so, and what would do.
 func TestDeadlineIsExplained(t *testing.T) {
 	s := New(&fake{}, Options{})
-	_, err := limited(t.Context(), s, "Mount", time.Nanosecond, func(ctx context.Context) (any, error) {
+	_, err := limited(t.Context(), s, Call{Name: "Mount"}, time.Nanosecond, func(ctx context.Context) (any, error) {
 		<-ctx.Done()
 		return nil, fmt.Errorf("mount of db: %w", ctx.Err())
 	})

@@ -7,9 +7,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // TestBadRequests: what cannot be read is refused with a status that says whose mistake it is.
@@ -85,11 +85,11 @@ func TestCalledIsTold(t *testing.T) {
 	}
 	told := make(chan called, 1)
 	f := &fake{path: "/m"}
-	e, _, _ := start(t, f, Options{Called: func(call string, err error, took time.Duration) {
-		if took < 0 {
-			t.Errorf("%s took %s", call, took)
+	e, _, _ := start(t, f, Options{Called: func(_ context.Context, c Call) {
+		if c.Took < 0 || c.Volume != "db" {
+			t.Errorf("%+v", c)
 		}
-		told <- called{call, err}
+		told <- called{c.Name, c.Err}
 	}})
 	e.raw(t, "VolumeDriver.Mount", `{"Name":"db","ID":"a"}`)
 	if got := <-told; got != (called{"Mount", nil}) {
@@ -99,5 +99,29 @@ func TestCalledIsTold(t *testing.T) {
 	e.raw(t, "VolumeDriver.Mount", `{"Name":"db","ID":"a"}`)
 	if got := <-told; got.call != "Mount" || !errors.Is(got.err, dataset.ErrNotFound) {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestRequestID: each call has an ID, which the agent, the observer of calls and the answer get.
+func TestRequestID(t *testing.T) {
+	told := make(chan string, 1)
+	var asked string
+	f := &fake{path: "/m", hook: func(ctx context.Context) error { asked = requestid.Of(ctx); return nil }}
+	e, _, _ := start(t, f, Options{Called: func(ctx context.Context, _ Call) { told <- requestid.Of(ctx) }})
+	for _, id := range []string{"deploy-17", "", "a b"} {
+		r, err := http.NewRequest(http.MethodPost, "http://plugin/VolumeDriver.Mount", strings.NewReader(`{"Name":"db","ID":"a"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set(requestid.Header, id)
+		resp, err := e.http.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		got := resp.Header.Get(requestid.Header)
+		if !requestid.IsValid(got) || (got == id) != (id == "deploy-17") || asked != got || <-told != got {
+			t.Errorf("%q became %q, and the agent got %q", id, got, asked)
+		}
 	}
 }

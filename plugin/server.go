@@ -29,11 +29,18 @@ type Options struct {
 	// Global says that every engine of a cluster sees the same volumes.
 	Global bool
 	// Panicked is called when a call of the agent panics, with the name of the call, the value and the stack.
-	Panicked func(call string, value any, stack []byte)
-	// Unseen is called with the errors of Get and List that the engine does not show to the user.
-	Unseen func(call, spelling string, err error)
-	// Called is called after each call of the agent, with the name of the call, its error and its duration.
-	Called func(call string, err error, took time.Duration)
+	Panicked func(ctx context.Context, call string, value any, stack []byte)
+	// Called is called after each call of the agent. The engine does not show every error of Get and List to the user,
+	// so a log of the errors is their only trace.
+	Called func(ctx context.Context, c Call)
+}
+
+// Call is a call of the protocol that has ended.
+type Call struct {
+	Name   string // such as "Mount"
+	Volume string // the name that the engine used; empty: the call names no volume
+	Err    error  // the error that the engine got; nil: the call succeeded
+	Took   time.Duration
 }
 
 // Server answers the calls of engines. Its methods are safe for concurrent use.

@@ -16,6 +16,8 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/failurelog"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 const (
@@ -40,6 +42,7 @@ type call struct {
 func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		defer s.begin()()
+		ctx := identify(w, r)
 		var req R
 		err := read(w, r, &req)
 		switch {
@@ -53,7 +56,7 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 			refuse(w, http.StatusBadRequest, err)
 			return
 		}
-		v, err := limited(r.Context(), s, c.name, c.limit,
+		v, err := limited(ctx, s, Call{Name: c.name, Volume: volumeOf(req)}, c.limit,
 			func(ctx context.Context) (any, error) { return f(ctx, req) })
 		switch {
 		case err == nil:
@@ -70,7 +73,7 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 func plain(s *Server, name string, f func(context.Context) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		defer s.begin()()
-		v, err := limited(r.Context(), s, name, shortCall, f)
+		v, err := limited(identify(w, r), s, Call{Name: name}, shortCall, f)
 		if err != nil {
 			refuse(w, http.StatusInternalServerError, err)
 			return
@@ -79,21 +82,51 @@ func plain(s *Server, name string, f func(context.Context) (any, error)) http.Ha
 	}
 }
 
+// identify returns the context of a request with its ID, and adds the ID to the answer.
+func identify(w http.ResponseWriter, r *http.Request) context.Context {
+	ctx := requestid.Receive(r.Context(), r.Header)
+	requestid.SetHeader(ctx, w.Header())
+	return ctx
+}
+
+// volumeOf returns the name of the volume in a request.
+func volumeOf(req any) string {
+	switch r := req.(type) {
+	case volume.CreateRequest:
+		return r.Name
+	case volume.RemoveRequest:
+		return r.Name
+	case volume.MountRequest:
+		return r.Name
+	case volume.UnmountRequest:
+		return r.Name
+	case volume.PathRequest:
+		return r.Name
+	case volume.GetRequest:
+		return r.Name
+	}
+	return ""
+}
+
 // limited calls f with a deadline, and returns a panic of f as an error.
-func limited(ctx context.Context, s *Server, name string, limit time.Duration,
+func limited(ctx context.Context, s *Server, c Call, limit time.Duration,
 	f func(context.Context) (any, error)) (v any, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if s.opts.Called != nil {
 		began := clock.System{}.Steady()
-		defer func() { s.opts.Called(name, err, clock.System{}.Steady()-began) }() // after the recover below
+		defer func() { // after the recover below
+			c.Err, c.Took = err, clock.System{}.Steady()-began
+			s.opts.Called(ctx, c)
+		}()
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			if s.opts.Panicked != nil {
-				s.opts.Panicked(name, p, debug.Stack())
+				s.opts.Panicked(ctx, c.Name, p, debug.Stack())
 			}
-			v, err = nil, dataset.Errorf(dataset.ErrInternal, "failed with an internal error (see its log)")
+			v, err = nil, failurelog.MarkLogged(
+				dataset.Errorf(dataset.ErrInternal, "failed with an internal error (see its log)"))
 		}
 	}()
 	v, err = f(ctx)
@@ -115,12 +148,6 @@ func mayReachEngine(err error) bool {
 		return true
 	}
 	return false
-}
-
-func (s *Server) unseen(call, spelling string, err error) {
-	if s.opts.Unseen != nil && !errors.Is(err, dataset.ErrNotFound) {
-		s.opts.Unseen(call, spelling, err)
-	}
 }
 
 // read decodes the body of a request. It ignores unknown fields, which a newer engine may send.

@@ -209,7 +209,7 @@ func (c *Cleaner) recordTakeOvers(ctx context.Context) {
 				Since: c.Clock.Now(),
 			})
 			if err != nil {
-				c.LogOf(d).WithError(err).Error("cannot take over a dataset from its place on the share")
+				c.LogOf(ctx, d).WithError(err).Error("cannot take over a dataset from its place on the share")
 			}
 		}
 	}

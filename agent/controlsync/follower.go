@@ -270,7 +270,7 @@ func (f *Follower) converge(ctx context.Context, d api.IndexedDataset) {
 	f.News.Changed(d.ID)
 	if d.State == dataset.StateReady {
 		if err := f.FollowNames(ctx, d.Dataset); err != nil { // the spellings of the former name stay recorded
-			f.LogOf(d.Dataset).WithError(err).Warn("cannot record the engine's spellings under the new name")
+			f.LogOf(ctx, d.Dataset).WithError(err).Warn("cannot record the engine's spellings under the new name")
 		}
 	}
 	if d.State == dataset.StatePurging {

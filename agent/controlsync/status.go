@@ -100,7 +100,8 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 	}
 	s.Lost.BeforeUnmount(s.Ctx, b, d, path)
 	if err := fsctl.FreeRemoved(path); err != nil { // the figures are those of a moment ago, and the unmount follows
-		s.LogOf(d).WithError(err).Warn("cannot wait until the blocks of removed files are free: USED may be too high")
+		s.LogOf(s.Ctx, d).WithError(err).
+			Warn("cannot wait until the blocks of removed files are free: USED may be too high")
 	}
 	if usage := statfs(path); usage != nil {
 		s.usages.note(d, usage)

@@ -92,7 +92,7 @@ func (f *Failover) request(ctx context.Context, d dataset.Dataset) (op dataset.O
 	if !op.SameShare {
 		without = "; data written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " is not in the copy"
 	}
-	f.LogOf(d).WithField("op", op.ID).Warn("volume continues without its home: " + op.Loss.Reason + without)
+	f.LogOf(ctx, d).WithField("op", op.ID).Warn("volume continues without its home: " + op.Loss.Reason + without)
 	return op, true, nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -88,6 +89,7 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 		if err != nil {
 			return fmt.Errorf("move that recalls dataset %s: %w", id, err)
 		}
+		ctx = requestid.With(ctx, op.RequestID)
 		if op.Loss != nil {
 			return nil // the move does not wait for this node, and the recall already prevents new uses here
 		}
@@ -144,7 +146,7 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 			return y, nil, err
 		}
 		steps.At("yield.given-up")
-		r.LogOf(d).WithField("op", y.Move).Info("relinquished: it is no longer opened here")
+		r.LogOf(ctx, d).WithField("op", y.Move).Info("relinquished: it is no longer opened here")
 	}
 	if y.Manifest == nil {
 		var seen byteCounter
@@ -255,7 +257,7 @@ func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y 
 				return struct{}{}, r.reportHolders(ctx, d.ID, y, []string{say})
 			})
 			if err != nil && ctx.Err() == nil {
-				r.LogOf(d).WithError(err).Warn("cannot report the progress of giving up a volume to the move")
+				r.LogOf(ctx, d).WithError(err).Warn("cannot report the progress of giving up a volume to the move")
 			}
 			said = say
 		}

@@ -160,7 +160,8 @@ func (r *Repairer) fenceLate(ctx context.Context, d dataset.Dataset) error {
 	if !errors.Is(err, dataset.ErrUnavailable) {
 		return err
 	}
-	r.LogOf(d).WithError(err).Error("it is mounted, the guard did not know it, and no node confirms it: it is fenced")
+	r.LogOf(ctx, d).WithError(err).
+		Error("it is mounted, the guard did not know it, and no node confirms it: it is fenced")
 	reg, err := r.Registrar.Registration(d, r.Clock.Steady())
 	if err != nil {
 		return err

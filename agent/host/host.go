@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Host is one agent's host. Its fields do not change once the agent is made. All of them are safe for
@@ -85,9 +86,10 @@ func (h *Host) MountRoot() string { return filepath.Join(h.Root, "mnt") }
 // eight characters of the UUID into a spec such as db@snapshot-1a2b3c4d.
 func (h *Host) MountPath(id uuid.UUID) string { return filepath.Join(h.MountRoot(), id.String()) }
 
-// LogOf returns a log entry for a dataset, with the field names that are used everywhere.
-func (h *Host) LogOf(d dataset.Dataset) *logrus.Entry {
-	return h.Log.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
+// LogOf returns a log entry for a dataset, with the field names that are used everywhere. It has the ID of the request
+// that ctx belongs to, if there is one.
+func (h *Host) LogOf(ctx context.Context, d dataset.Dataset) *logrus.Entry {
+	return requestid.Log(ctx, h.Log).WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
 }
 
 // FetchDataset asks control for the record of a dataset that is not in the cache. It fails with ErrNotFound if control

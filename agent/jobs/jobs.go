@@ -13,11 +13,17 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Runner runs jobs, at most one for each key. A job belongs to the agent and not to the request that started it: it
 // continues if the request ends, and a request for the same key joins it. Safe for concurrent use.
 type Runner struct {
+	// Abandoned is called with the error of a job that Do started, if every caller of Do stopped waiting before the job
+	// ended: no caller gets the error. ctx has the ID of the request. If nil, it is not called. Set it before the first
+	// use.
+	Abandoned func(ctx context.Context, what string, err error)
+
 	ctx context.Context
 	wg  *sync.WaitGroup
 	mu  sync.Mutex
@@ -30,6 +36,9 @@ type Job struct {
 	done  chan struct{}
 	err   error // valid once done is closed
 	rerun bool  // run once more afterwards; protected by Runner.mu
+
+	waiting int    // number of callers of Do that wait; protected by Runner.mu
+	what    string // what the caller of Do requested; empty: started by Start
 
 	mu       sync.Mutex
 	op       dataset.Operation // has no UUID until SetOperation
@@ -51,7 +60,7 @@ func New(ctx context.Context, wg *sync.WaitGroup) *Runner {
 
 // Do starts a job with a key, or joins the one in progress, and waits for its end. joined reports whether it joined
 // one. If ctx ends first, Do fails with ErrPending, and the error contains the job's step and progress. Once the agent
-// is stopping, Do starts no job and fails with ErrUnavailable.
+// is stopping, Do starts no job and fails with ErrUnavailable. A job that Do starts has the ID of the request.
 func (j *Runner) Do(ctx context.Context, key, what string,
 	fn func(ctx context.Context, jb *Job) error) (joined bool, err error) {
 	j.mu.Lock()
@@ -62,17 +71,27 @@ func (j *Runner) Do(ctx context.Context, key, what string,
 			return false, dataset.Errorf(dataset.ErrUnavailable, "%s: drover is stopping", what)
 		}
 		jb = newJob(key)
+		jb.what = what
 		j.all[key] = jb
 		j.wg.Add(1)
-		go j.run(jb, fn)
+		go j.run(requestid.With(j.ctx, requestid.Of(ctx)), jb, fn)
 	}
+	jb.waiting++
 	j.mu.Unlock()
 	select {
 	case <-jb.done:
 		return joined, jb.err
 	case <-ctx.Done():
-		return joined, jb.pending(what)
 	}
+	j.mu.Lock()
+	ended := j.all[key] != jb
+	jb.waiting--
+	j.mu.Unlock()
+	if ended { // this caller gets the error, so Abandoned does not
+		<-jb.done
+		return joined, jb.err
+	}
+	return joined, jb.pending(what)
 }
 
 // Close calls stop, which must cancel the context that New was given. After Close, no new job can begin.
@@ -82,16 +101,22 @@ func (j *Runner) Close(stop func()) {
 	stop()
 }
 
-func (j *Runner) run(jb *Job, fn func(context.Context, *Job) error) {
+// run runs a job with a context that ends with j.ctx.
+func (j *Runner) run(ctx context.Context, jb *Job, fn func(context.Context, *Job) error) {
 	defer j.wg.Done()
+	abandoned := false
 	for more := true; more; {
-		jb.err = fn(j.ctx, jb)
+		jb.err = fn(ctx, jb)
 		j.mu.Lock()
 		if more = jb.rerun && j.ctx.Err() == nil; !more {
 			delete(j.all, jb.key)
 		}
 		jb.rerun = false
+		abandoned = jb.what != "" && jb.waiting == 0
 		j.mu.Unlock()
+	}
+	if abandoned && jb.err != nil && j.ctx.Err() == nil && j.Abandoned != nil {
+		j.Abandoned(ctx, jb.what, jb.err)
 	}
 	close(jb.done)
 }
@@ -210,7 +235,7 @@ func (j *Runner) launch(key string, fn func(ctx context.Context, jb *Job) error,
 	}
 	j.all[key] = jb
 	j.wg.Add(1)
-	go j.run(jb, fn)
+	go j.run(j.ctx, jb, fn)
 	return jb
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 func newTestJobs(t *testing.T) *Runner {
@@ -185,5 +186,46 @@ func TestStartAgain(t *testing.T) {
 	wg.Wait()
 	if runs != 2 {
 		t.Errorf("%d runs", runs)
+	}
+}
+
+// A job has the ID of the request that started it. If nobody waits for the job any more, its failure is passed to
+// Abandoned once, and otherwise never.
+func TestAbandonedJob(t *testing.T) {
+	j := newTestJobs(t)
+	failure := errors.New("it failed")
+	abandoned := make(chan string, 2)
+	j.Abandoned = func(ctx context.Context, what string, err error) {
+		abandoned <- requestid.Of(ctx) + " " + what + ": " + err.Error()
+	}
+	for _, waits := range []bool{true, false} {
+		gate, begun := make(chan struct{}), make(chan struct{})
+		ctx, leave := context.WithCancel(requestid.With(t.Context(), "deploy-17"))
+		ended := make(chan error, 1)
+		go func() {
+			_, err := j.Do(ctx, "key", "mount", func(ctx context.Context, _ *Job) error {
+				close(begun)
+				<-gate
+				return failure
+			})
+			ended <- err
+		}()
+		<-begun
+		if waits {
+			close(gate)
+			if err := <-ended; !errors.Is(err, failure) || len(abandoned) > 0 {
+				t.Errorf("%v, %d failures abandoned", err, len(abandoned))
+			}
+			leave()
+			continue
+		}
+		leave()
+		if err := <-ended; !errors.Is(err, dataset.ErrPending) {
+			t.Error(err)
+		}
+		close(gate)
+		if got := <-abandoned; got != "deploy-17 mount: it failed" {
+			t.Error(got)
+		}
 	}
 }

@@ -160,7 +160,7 @@ func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
 			return err
 		}
 		// The lease takes the slow fence into account: see boundedLease.overrun.
-		g.LogOf(d).WithError(err).Error("it is open already: its deadline is shortened accordingly, and it is " +
+		g.LogOf(ctx, d).WithError(err).Error("it is open already: its deadline is shortened accordingly, and it is " +
 			"fenced then")
 	}
 	if mounted {
@@ -179,7 +179,7 @@ func (g *Registrar) registerOrKill(ctx context.Context, d dataset.Dataset, r gua
 	if !mounted || !none || r.Policy == guard.PolicyKill {
 		return e, err
 	}
-	g.LogOf(d).WithError(err).WithField("bound",
+	g.LogOf(ctx, d).WithError(err).WithField("bound",
 		e.Bound).Errorf("its fence %s is too slow or missing on this host, and it is open already: its "+
 		"writers would be killed instead", r.Policy)
 	r.Policy = guard.PolicyKill
@@ -201,7 +201,7 @@ func (g *Registrar) Continue(ctx context.Context, d dataset.Dataset, until time.
 		return nil
 	}
 	if _, err = g.Guard.Thaw(ctx, d.ID, e.Epoch, until); err == nil {
-		g.LogOf(d).Warn("it was fenced, and continues: this node still has its epoch")
+		g.LogOf(ctx, d).Warn("it was fenced, and continues: this node still has its epoch")
 	}
 	return err
 }

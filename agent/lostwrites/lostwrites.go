@@ -164,7 +164,7 @@ func (w *Watcher) Look(ctx context.Context, b backends.Pool, d dataset.Dataset, 
 	loss, lost := w.losses[d.ID]
 	w.mu.Unlock()
 	if lost && !full && (loss.Unmounted || loss.Boot != w.Boot) {
-		w.LogOf(d).Info("volume was mounted again since it may have lost data that was not synced")
+		w.LogOf(ctx, d).Info("volume was mounted again since it may have lost data that was not synced")
 		w.Forget(ctx, d.ID)
 	}
 }
@@ -272,7 +272,7 @@ func (w *Watcher) Failed(ctx context.Context, d dataset.Dataset, err error) {
 	w.mu.Unlock()
 	w.save(ctx, d.ID)
 	if !again {
-		w.LogOf(d).Error("volume " + loss.text())
+		w.LogOf(ctx, d).Error("volume " + loss.text())
 		w.News.Changed(d.ID)
 	}
 }

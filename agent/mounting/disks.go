@@ -142,9 +142,9 @@ func (v *Disks) Record(d dataset.Dataset, err error) {
 		return
 	}
 	if !failed {
-		v.LogOf(d).Info("volume has no disk error any more")
+		v.LogOf(v.Ctx, d).Info("volume has no disk error any more")
 		return
 	}
-	v.LogOf(d).Error("volume has a disk error: " + err.Error())
+	v.LogOf(v.Ctx, d).Error("volume has a disk error: " + err.Error())
 	v.prober.Suspect(d.Pool, err)
 }

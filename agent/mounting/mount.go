@@ -202,7 +202,7 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset) error {
 	if err := m.Throttle.Limit(ctx, d); err != nil {
 		return errors.Join(fmt.Errorf("mount of volume %s: %w", d.Volume, err), m.Unmounter.Unmount(ctx, d))
 	}
-	m.LogOf(d).WithField("path", path).Info("mounted")
+	m.LogOf(ctx, d).WithField("path", path).Info("mounted")
 	return nil
 }
 

@@ -24,10 +24,10 @@ func (m *Mounter) unmountForPodman(ctx context.Context, d dataset.Dataset, began
 	select {
 	case <-jb.Ended():
 		if jb.Result() != nil {
-			m.LogOf(d).WithError(jb.Result()).Warn("podman's last use has ended, and the unmount failed")
+			m.LogOf(ctx, d).WithError(jb.Result()).Warn("podman's last use has ended, and the unmount failed")
 		}
 	case <-late:
-		m.LogOf(d).Warn("podman's last use has ended, and the unmount continues")
+		m.LogOf(ctx, d).Warn("podman's last use has ended, and the unmount continues")
 	case <-ctx.Done(): // Podman has closed the connection and does not receive the answer
 	}
 }

@@ -42,7 +42,7 @@ func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dat
 	thaw func() error, err error) {
 	serializer, can := pool.(backends.Serializer)
 	if !can || !d.Profile.QoS.Limited() {
-		thaw, err = q.quiesce(pool, d)
+		thaw, err = q.quiesce(ctx, pool, d)
 		return ctx, thaw, err
 	}
 	// Suspend the limit only once no other work runs in the pool. The lock also keeps other work from running between
@@ -51,7 +51,7 @@ func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dat
 	if err != nil {
 		return ctx, func() error { return nil }, fmt.Errorf("flush volume %s: %w", d.Volume, err)
 	}
-	back, err := q.quiesce(pool, d)
+	back, err := q.quiesce(ctx, pool, d)
 	if err != nil {
 		unlock()
 		return ctx, back, err
@@ -63,7 +63,7 @@ func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dat
 }
 
 // quiesce does the work of Freeze. If the dataset has a speed limit, the caller has locked the pool.
-func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
+func (q *Quiescer) quiesce(ctx context.Context, pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
 	none := func() error { return nil }
 	path := q.MountPath(d.ID)
 	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
@@ -91,7 +91,7 @@ func (q *Quiescer) quiesce(pool backends.Pool, d dataset.Dataset) (thaw func() e
 				"volume %s has more unwritten data than it can flush in %s, and a freeze would block its writers "+
 					"as long: try again", d.Volume, throttle.WriteOutTime)
 		}
-		q.LogOf(d).Warnf("more unwritten data than can be flushed in %s: the snapshot contains what a power cut "+
+		q.LogOf(ctx, d).Warnf("more unwritten data than can be flushed in %s: the snapshot contains what a power cut "+
 			"would leave",
 			throttle.WriteOutTime)
 	}

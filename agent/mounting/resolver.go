@@ -59,10 +59,10 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 		if table.At(r.MountPath(id)) != nil {
 			continue
 		}
-		r.LogOf(d).Warn("dataset in use is not mounted: mounting it again")
+		r.LogOf(ctx, d).Warn("dataset in use is not mounted: mounting it again")
 		again := r.Jobs.Start("mount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 			if err := r.Mounter.EnsureMounted(ctx, d); err != nil {
-				r.LogOf(d).WithError(err).Error("cannot mount a dataset in use")
+				r.LogOf(ctx, d).WithError(err).Error("cannot mount a dataset in use")
 			}
 			return nil
 		})
@@ -121,7 +121,7 @@ func (r *Resolver) resolveOne(ctx context.Context, id uuid.UUID, fenced, unsure 
 		return nil // it is examined again when it is thawed
 	}
 	if err := r.Unmounter.IfUnused(ctx, d, r.Unmounter.UnmountUnused); err != nil {
-		r.LogOf(d).WithError(err).Warn("cannot unmount a leftover mount")
+		r.LogOf(ctx, d).WithError(err).Warn("cannot unmount a leftover mount")
 		r.Uses.MarkIdle(id)
 	}
 	return nil
@@ -155,7 +155,7 @@ func (r *Resolver) FindLostUses(ctx context.Context) error {
 // it.
 func (r *Resolver) assumeUse(ctx context.Context, d dataset.Dataset, known bool) error {
 	if !known {
-		r.LogOf(d).Warn("left an unrecorded dataset mounted")
+		r.LogOf(ctx, d).Warn("left an unrecorded dataset mounted")
 		return nil
 	}
 	unlock, err := r.Locks.Lock(ctx, d.ID, "check of volume "+d.Volume)

@@ -111,7 +111,7 @@ func (m *SharedMounter) mountOnce(ctx context.Context, d dataset.Dataset, path s
 		return err
 	}
 	m.Table.Refuse(d.ID, nil)
-	m.LogOf(r.Dataset).WithField("path", path).Info("mounted beside its home")
+	m.LogOf(ctx, r.Dataset).WithField("path", path).Info("mounted beside its home")
 	return nil
 }
 
@@ -242,7 +242,7 @@ func (m *SharedMounter) applyAnswer(ctx context.Context, id uuid.UUID, g SharedM
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
 		if err = fmt.Errorf("control has no record of this mount: %w", err); m.Table.Refuse(id, err) && known {
-			m.LogOf(g.Dataset).WithError(err).Error("it is mounted here beside its home: stop its containers here")
+			m.LogOf(ctx, g.Dataset).WithError(err).Error("it is mounted here beside its home: stop its containers here")
 		}
 		return nil
 	case err != nil:
@@ -250,7 +250,7 @@ func (m *SharedMounter) applyAnswer(ctx context.Context, id uuid.UUID, g SharedM
 	}
 	why := m.checkContentCurrent(ctx, now.Dataset)
 	if m.Table.Refuse(id, why) {
-		m.LogOf(now.Dataset).WithError(why).Error("it is mounted here beside its home: stop its containers here")
+		m.LogOf(ctx, now.Dataset).WithError(why).Error("it is mounted here beside its home: stop its containers here")
 		m.News.Changed(id)
 	}
 	if known && now.Index == g.Index {

@@ -58,8 +58,8 @@ func (u *Unmounter) IfUnused(ctx context.Context, d dataset.Dataset,
 
 // Unmount unmounts a dataset whose last use has ended. The guard forgets the dataset later, in the background: that
 // requires one more look at the host, and the engine should not wait for it. The dataset's lock is held.
-func (u *Unmounter) Unmount(_ context.Context, d dataset.Dataset) error {
-	if err := u.unmount(d); err != nil {
+func (u *Unmounter) Unmount(ctx context.Context, d dataset.Dataset) error {
+	if err := u.unmount(ctx, d); err != nil {
 		return err
 	}
 	u.Registrar.ReleaseSoon(d.ID)
@@ -74,7 +74,7 @@ func (u *Unmounter) UnmountUnused(ctx context.Context, d dataset.Dataset) error 
 		u.Uses.MarkIdle(d.ID)
 		return err
 	}
-	if err := u.unmount(d); err != nil {
+	if err := u.unmount(ctx, d); err != nil {
 		return err
 	}
 	u.Registrar.Release(d.ID)
@@ -82,7 +82,7 @@ func (u *Unmounter) UnmountUnused(ctx context.Context, d dataset.Dataset) error 
 }
 
 // unmount unmounts a dataset. The guard keeps the dataset registered. The dataset's lock is held.
-func (u *Unmounter) unmount(d dataset.Dataset) error {
+func (u *Unmounter) unmount(ctx context.Context, d dataset.Dataset) error {
 	path := u.MountPath(d.ID)
 	if err := u.Registrar.CheckUnmount(d); err != nil {
 		u.Uses.MarkIdle(d.ID)
@@ -90,7 +90,7 @@ func (u *Unmounter) unmount(d dataset.Dataset) error {
 	}
 	up, err := u.Throttle.Suspend(d, throttle.SuspendForUnmount)
 	if err != nil {
-		u.LogOf(d).WithError(err).Warn("throttled: flushing the remaining data is slow")
+		u.LogOf(ctx, d).WithError(err).Warn("throttled: flushing the remaining data is slow")
 	}
 	// A snapshot may have stopped waiting for a slow flush.
 	u.Flushes.Wait(u.Ctx, u.Clock, path, throttle.SuspendForUnmount)
@@ -111,7 +111,7 @@ func (u *Unmounter) unmount(d dataset.Dataset) error {
 	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
 	case err == nil:
-		u.LogOf(d).WithField("path", path).Info("unmounted")
+		u.LogOf(ctx, d).WithField("path", path).Info("unmounted")
 	}
 	u.Uses.ClearIdle(d.ID)
 	u.News.Changed(d.ID)
@@ -143,7 +143,7 @@ func (u *Unmounter) ReleaseUnmounted(ctx context.Context, d dataset.Dataset) err
 	if err := u.checkNoHolders(ctx, d); err != nil {
 		if u.Deadlines.SetKeptReason(d.ID, err.Error()) {
 			const watches = "the guard keeps watching the unmounted volume, because a process may still write to it"
-			u.LogOf(d).WithError(err).Warn(watches)
+			u.LogOf(ctx, d).WithError(err).Warn(watches)
 		}
 		return err
 	}
@@ -186,7 +186,7 @@ func (u *Unmounter) UnmountIdle() {
 		u.Jobs.Start("unmount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 			err := u.IfUnused(ctx, d, u.UnmountUnused)
 			if err != nil && !errors.Is(err, dataset.ErrInUse) {
-				u.LogOf(d).WithError(err).Warn("cannot unmount a leftover mount")
+				u.LogOf(ctx, d).WithError(err).Warn("cannot unmount a leftover mount")
 			}
 			return err
 		})
@@ -216,7 +216,7 @@ func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
 	steps.At("fence.Superseded")
 	r := u.Uses.Get(d.ID)
 	if len(r.IDs) > 0 {
-		u.LogOf(d).WithField("count", len(r.IDs)).
+		u.LogOf(ctx, d).WithField("count", len(r.IDs)).
 			Warn("it continued on another node while it was fenced here: its users are killed")
 		clear(r.IDs)
 		if err := u.Uses.Save(ctx, d, r, nil); err != nil {

@@ -110,7 +110,7 @@ func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Recor
 		return false
 	}
 	const stays = "the engine unmounted the volume, but it stays mounted as long as a process has it: "
-	v.LogOf(d).WithField("id", id).Warn(stays + held)
+	v.LogOf(ctx, d).WithField("id", id).Warn(stays + held)
 	c.Ended, c.Count = true, 1
 	r.IDs[id] = c
 	return true
@@ -243,7 +243,7 @@ func (v *Verifier) CheckIfDue(ctx context.Context) {
 			continue
 		}
 		if err := v.DropUnverified(ctx, d, uses, len(v.Holders.Describe(ctx, look, d))); err != nil {
-			v.LogOf(d).WithError(err).Warn("cannot remove uses that have ended")
+			v.LogOf(ctx, d).WithError(err).Warn("cannot remove uses that have ended")
 		}
 	}
 }
@@ -328,7 +328,7 @@ func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, 
 	if err := v.Uses.Save(ctx, d, r, nil); err != nil {
 		return err
 	}
-	v.LogOf(d).WithField("count", n-len(r.IDs)).Info("removed uses that ended while the engine or drover was down")
+	v.LogOf(ctx, d).WithField("count", n-len(r.IDs)).Info("removed uses that ended while the engine or drover was down")
 	v.News.Changed(d.ID)
 	if len(r.IDs) > 0 {
 		return nil

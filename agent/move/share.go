@@ -27,7 +27,7 @@ func (m *moveRun) checkOnShare(ctx context.Context) error {
 	err := sharer.CheckVisible(ctx, m.op.DatasetID, m.givingPool)
 	if errors.Is(err, dataset.ErrNotFound) && m.takenOver != nil &&
 		sharer.CheckVisible(ctx, m.op.DatasetID, m.takenOver.FromPool) == nil {
-		m.LogOf(*m.op.DatasetRecord).WithField("from",
+		m.LogOf(ctx, *m.op.DatasetRecord).WithField("from",
 			m.takenOver.FromPool).Warn("its home had not taken it yet: taking it from the pool of the previous home")
 		m.givingPool, m.op.DatasetRecord.TakenOver = m.takenOver.FromPool, m.takenOver
 		return nil

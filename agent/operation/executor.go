@@ -3,16 +3,15 @@ package operation
 import (
 	"context"
 	"maps"
-	"net/http"
 	"slices"
 
 	"github.com/google/uuid"
-	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Handler executes an operation of one kind, and has control record the outcome. It is idempotent by the UUIDs in the
@@ -41,6 +40,9 @@ func (x *Executor) Kinds() []dataset.OpKind { return slices.Sorted(maps.Keys(x.d
 // Execute executes an operation and has control record the outcome. It can be called again for the same operation
 // after a crash, because each handler is idempotent by the UUIDs in the operation.
 func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operation) (out api.Committed, err error) {
+	if requestid.Of(ctx) == "" {
+		ctx = requestid.With(ctx, op.RequestID)
+	}
 	act := x.Handler(op.Kind)
 	err = x.deps.Operations.Run(ctx, jb, op, func(ctx context.Context, op *dataset.Operation) error {
 		out, err = act(ctx, jb, op)
@@ -52,7 +54,7 @@ func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operati
 	if out.Dataset != nil && !out.Duplicate {
 		x.deps.PoolChanged(out.Dataset.Pool, op.Kind == dataset.OpMove)
 	}
-	x.deps.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).
+	x.deps.LogOf(ctx, dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).
 		WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Info("operation is done")
 	x.deps.News.Changed(op.DatasetID)
 	return out, nil
@@ -78,34 +80,20 @@ func (x *Executor) PurgeLater(d dataset.Dataset) {
 		if !known || d.State != dataset.StatePurging || d.Home != x.deps.NodeID {
 			return nil
 		}
-		x.execute(ctx, jb, dataset.Operation{
+		_, err := x.Execute(ctx, jb, dataset.Operation{
 			ID: uuid.New(), Kind: dataset.OpPurge, Node: x.deps.NodeID,
 			Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, State: dataset.OpPending, Created: x.deps.Clock.Now(),
 		})
-		return nil // no caller waits for the job
+		return err // Execute has logged it, and no caller waits for the job
 	})
 }
 
 // Start starts a job that executes an operation.
 func (x *Executor) Start(key string, op dataset.Operation) {
 	x.deps.Jobs.Start(key, func(ctx context.Context, jb *jobs.Job) error {
-		x.execute(ctx, jb, op)
-		return nil // no caller waits for the job
+		_, err := x.Execute(ctx, jb, op)
+		return err // Execute has logged it, and no caller waits for the job
 	})
-}
-
-// execute executes an operation for which no caller waits, and logs its failure.
-func (x *Executor) execute(ctx context.Context, jb *jobs.Job, op dataset.Operation) {
-	_, err := x.Execute(ctx, jb, op)
-	if err == nil || ctx.Err() != nil {
-		return
-	}
-	level := logrus.ErrorLevel
-	if dataset.KindOf(err).HTTP < http.StatusInternalServerError {
-		level = logrus.WarnLevel // a refusal is no fault of this node
-	}
-	x.deps.LogOf(dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
-		WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).Log(level, "operation failed")
 }
 
 // PurgeAll starts to destroy the datasets of state purging whose home is this node.

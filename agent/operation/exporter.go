@@ -79,7 +79,7 @@ func (e *Exporter) Export(ctx context.Context, ref, snapshot string, w io.Writer
 		return out, fmt.Errorf("export of volume %s: %w", d.Volume, err)
 	}
 	if out.Count > 0 {
-		e.deps.LogOf(d).WithField("count", out.Count).
+		e.deps.LogOf(ctx, d).WithField("count", out.Count).
 			Warnf("sockets were left out of the archive, because tar does not support them: %q, for "+
 				"example", out.First[0])
 	}

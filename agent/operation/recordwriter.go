@@ -53,7 +53,7 @@ func (w *RecordWriter) Write(ctx context.Context, pool backends.Pool, d dataset.
 		return // a copy keeps the record of the state that was copied
 	}
 	if err := w.writeTo(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
-		w.deps.LogOf(d).WithError(err).Warn("cannot write the record beside the data")
+		w.deps.LogOf(ctx, d).WithError(err).Warn("cannot write the record beside the data")
 	}
 }
 

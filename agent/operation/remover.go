@@ -59,10 +59,10 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, nil
 	}
 	if err := r.deps.MarkDeleted(ctx, d.ID); err != nil {
-		r.deps.LogOf(d).WithError(err).Warn("docker volume ls lists the deleted volume until it is asked for")
+		r.deps.LogOf(ctx, d).WithError(err).Warn("docker volume ls lists the deleted volume until it is asked for")
 	}
 	if err := mounting.RemoveMountPoint(r.deps.MountPath(d.ID)); err != nil {
-		r.deps.LogOf(d).WithError(err).Warn("cannot remove the mount point")
+		r.deps.LogOf(ctx, d).WithError(err).Warn("cannot remove the mount point")
 	}
 	if out.Dataset.State == dataset.StatePurging {
 		r.deps.PurgeLater(*out.Dataset)
@@ -91,7 +91,7 @@ func (r *Remover) Purge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 			return out, err // the next attempt follows after controlsync.PurgeEvery
 		}
 		if first {
-			r.deps.LogOf(d).WithField("op", op.ID).
+			r.deps.LogOf(ctx, d).WithField("op", op.ID).
 				Warnf("pending deletion: the data is destroyed when its pool is online: %v", err)
 		}
 		jb.SetWaitingStep(dataset.Cut("pending deletion: " + dataset.OneLine(err)))

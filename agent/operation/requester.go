@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/failurelog"
 )
 
 // RequesterDeps is what Requester needs of other components.
@@ -105,7 +106,8 @@ func showProgress(jb *jobs.Job, op dataset.Operation) {
 	jb.SetProgress(op.Progress.Done, op.Progress.Total)
 }
 
-// OutcomeError returns the error with which an operation ended, or nil if it succeeded.
+// OutcomeError returns the error with which an operation ended, or nil if it succeeded. The agent that carried out the
+// operation has logged it.
 func OutcomeError(op dataset.Operation) error {
 	switch {
 	case op.State == dataset.OpDone:
@@ -114,7 +116,7 @@ func OutcomeError(op dataset.Operation) error {
 		return dataset.Errorf(dataset.ErrInternal, "operation %s (%s of volume %s) is %s, and no reason was recorded",
 			op.ID, op.Kind, op.Volume, op.State)
 	}
-	return op.Problem.Err()
+	return failurelog.MarkLogged(op.Problem.Err())
 }
 
 // makesVolume reports whether a kind of operation makes a volume. Any node may execute such an operation.

@@ -96,7 +96,7 @@ func (r *Reshaper) Rewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	if err != nil {
 		return out, fmt.Errorf("rewrite of volume %s: %w", d.Volume, err)
 	}
-	r.deps.LogOf(d).Infof("rewritten: its %d extents are now %d", was, now)
+	r.deps.LogOf(ctx, d).Infof("rewritten: its %d extents are now %d", was, now)
 	steps.At("rewrite.made")
 	if out, err = r.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("rewrite.recorded")

@@ -34,6 +34,8 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/failurelog"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // RunnerDeps is what Runner needs of other components.
@@ -73,8 +75,25 @@ func NewRunner(deps RunnerDeps) *Runner {
 }
 
 // Run runs do as an operation that can be listed and cancelled. If it takes longer than Timing.RecordAfter, control
-// records it. The failure of a recorded operation is recorded as well.
+// records it. The failure of a recorded operation is recorded as well. Run logs each failure, so callers do not: see
+// package failurelog. The context of do has the ID of the request that the operation belongs to.
 func (r *Runner) Run(
+	ctx context.Context, jb *jobs.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error,
+) error {
+	if requestid.Of(ctx) == "" {
+		ctx = requestid.With(ctx, op.RequestID)
+	}
+	err := r.run(ctx, jb, op, do)
+	if err == nil || ctx.Err() != nil {
+		return err // the agent stops, or the caller that sends the data has gone
+	}
+	r.deps.LogOf(ctx, dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
+		WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).
+		Log(failurelog.LevelOfOperation(err), "operation failed")
+	return failurelog.MarkLogged(err)
+}
+
+func (r *Runner) run(
 	ctx context.Context, jb *jobs.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error,
 ) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -112,12 +131,15 @@ func (r *Runner) Run(
 		return err // an agent that stops leaves its operations to its next start
 	}
 	op.Problem = dataset.ProblemOf(err)
+	id := requestid.Of(ctx)
 	if !recorded { // control may be unreachable, and the caller must not wait for it
 		r.deps.Jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 			defer end()
+			ctx = requestid.With(ctx, id)
 			if _, err := r.Report(ctx, &op); err != nil && ctx.Err() == nil {
-				r.deps.Log.WithError(err).WithField("op", op.ID).Warn("cannot report to control that an " +
-					"operation failed")
+				requestid.Log(ctx, r.deps.Log).WithError(err).WithField("op", op.ID).
+					Warn("cannot report to control that an " +
+						"operation failed")
 			}
 			return nil
 		})
@@ -173,6 +195,7 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 		return
 	}
 	r.setInDoubt(op.ID, true)
+	op.RequestID = "" // the request has it in its header, and control of an earlier version refuses the field
 	err := r.deps.Control.Record(ctx, r.deps.NodeID, api.Report{Incarnation: r.deps.Incarnation, Operation: op})
 	if err == nil || ctx.Err() == nil && !host.InDoubt(err) {
 		r.setInDoubt(op.ID, false)
@@ -182,7 +205,7 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 	if now := r.running[op.ID]; now != nil && err == nil {
 		now.recorded = true
 	} else if err != nil && ctx.Err() == nil {
-		r.deps.Log.WithError(err).WithField("op", op.ID).Warn("cannot record a long operation")
+		requestid.Log(ctx, r.deps.Log).WithError(err).WithField("op", op.ID).Warn("cannot record a long operation")
 	}
 }
 
@@ -191,9 +214,11 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
 	op.Incarnation = r.deps.Incarnation
 	mayArrive := r.endRecording(op.ID)
+	sent := *op
+	sent.RequestID = "" // as in record
 	for again := false; ; again = true {
 		out, err := r.deps.Control.Commit(ctx, r.deps.NodeID, api.Report{
-			Incarnation: r.deps.Incarnation, Operation: *op, Retry: again || mayArrive,
+			Incarnation: r.deps.Incarnation, Operation: sent, Retry: again || mayArrive,
 		})
 		if errors.Is(err, dataset.ErrUnavailable) {
 			r.setInDoubt(op.ID, true)

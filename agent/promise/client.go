@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // maxAnswer bounds an answer, in bytes.
@@ -32,6 +33,7 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UU
 		return out, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	requestid.SetHeader(ctx, req.Header)
 	resp, err := rt.RoundTrip(req)
 	if err != nil {
 		return out, dataset.Errorf(dataset.ErrOffline, "promise of the node at %s: %w", address, err)

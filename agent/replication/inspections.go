@@ -124,7 +124,7 @@ func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Assig
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	steps.At("show.mounted")
-	i.deps.LogOf(d).WithField("path", path).Info("mounted a superseded copy read-only, as requested")
+	i.deps.LogOf(ctx, d).WithField("path", path).Info("mounted a superseded copy read-only, as requested")
 	return nil
 }
 

@@ -180,7 +180,7 @@ func (r *Retention) PruneSoon(id uuid.UUID) {
 			err = r.Prune(ctx, pool, d)
 		}
 		if err != nil && ctx.Err() == nil {
-			r.deps.LogOf(d).WithError(err).Warn("cannot remove snapshots for other nodes")
+			r.deps.LogOf(ctx, d).WithError(err).Warn("cannot remove snapshots for other nodes")
 		}
 		return nil
 	})

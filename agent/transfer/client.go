@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Client sends requests to other nodes' agents. Set its fields before the first use. Safe for concurrent use.
@@ -152,6 +153,7 @@ func (c *Client) open(ctx context.Context, method, where string) (io.ReadCloser,
 		return nil, dataset.Errorf(dataset.ErrInvalid, "%w", err)
 	}
 	req.Header.Set(framesHeader, strconv.Itoa(framesVersion))
+	requestid.SetHeader(ctx, req.Header)
 	resp, err := c.HTTP.RoundTrip(req) //nolint:bodyclose // idleReader.Close closes it
 	body.wait.Stop()
 	if err != nil {

@@ -72,8 +72,7 @@ func (s *Server) files(w http.ResponseWriter, r *request) (err error) {
 	}
 	defer func() {
 		if cErr := errors.Join(root.Close(), release()); cErr != nil {
-			s.Log.WithError(cErr).WithField("dataset",
-				r.dataset).Error("cannot release a resource of a transfer")
+			s.log(r).WithError(cErr).Error("cannot release a resource of a transfer")
 		}
 	}()
 	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) { return writeFiles(ctx, root, w) })

@@ -12,10 +12,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Sum returns the manifest of a snapshot that a pool sends as a difference to base, or as a whole if base is uuid.Nil.
@@ -109,14 +111,19 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	}
 	if out.err != nil {
 		// The peer closed the connection or is too slow. Its own log reports that.
-		s.Log.WithError(out.err).WithField("dataset", r.dataset).WithField("node",
-			r.peer).Info("a transfer to another node was interrupted")
+		s.log(r).WithError(out.err).Info("a transfer to another node was interrupted")
 		return nil
 	}
 	out.ctx = r.Context()
 	if err != nil {
-		s.Log.WithError(err).WithField("dataset", r.dataset).WithField("node",
-			r.peer).Error("a transfer to another node failed")
+		s.log(r).WithError(err).Debug("a transfer to another node failed") // the peer gets the error, and logs it
+	}
+	if stream, ok := sent.(backends.Stream); ok && err == nil {
+		level := logrus.DebugLevel
+		if requestid.Of(ctx) != "" { // it is not background work
+			level = logrus.InfoLevel
+		}
+		s.log(r).WithField("bytes", stream.Bytes).Log(level, "sent data to another node")
 	}
 	_ = frames.end(sent, err) // the other side notices that the end is missing
 	return nil

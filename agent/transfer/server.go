@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Source provides the data that a server sends. move.TransferSource implements it. Its methods are safe for concurrent
@@ -163,6 +164,11 @@ type request struct {
 	peer, dataset uuid.UUID
 }
 
+// log returns a log entry for a request.
+func (s *Server) log(r *request) *logrus.Entry {
+	return requestid.Log(r.Context(), s.Log).WithFields(logrus.Fields{"dataset": r.dataset, "node": r.peer})
+}
+
 // maxRequestBody bounds the body of a request; no request has one.
 const maxRequestBody = 1 << 10
 
@@ -177,9 +183,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, f func(http.Respo
 	if kind == dataset.ErrInternal && errors.Is(err, context.Canceled) {
 		kind, err = dataset.ErrUnavailable, dataset.Errorf(dataset.ErrUnavailable, "this agent is stopping: %w", err)
 	}
-	if kind == dataset.ErrInternal {
-		s.Log.WithError(err).WithField("path", dataset.Clip(r.URL.Path)).Error("a request of another node failed")
-	}
+	// The peer gets the error, and logs it.
+	requestid.Log(r.Context(), s.Log).WithError(err).WithField("path", dataset.Clip(r.URL.Path)).
+		Debug("a request of another node failed")
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(kind.HTTP)
 	_ = json.NewEncoder(w).Encode(dataset.ProblemOf(err)) // the peer may be gone

@@ -27,6 +27,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // version is set by the linker: -X main.version.
@@ -58,6 +59,10 @@ func execute(ctx context.Context, a *cli.App, args []string) int {
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.ErrOut)
+	// All requests of a command have one ID, with which the logs of all hosts can be searched.
+	if requestid.Of(ctx) == "" {
+		ctx = requestid.With(ctx, requestid.New())
+	}
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0

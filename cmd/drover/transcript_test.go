@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -63,7 +64,7 @@ func newConsole(f *fake) *console {
 
 func (c *console) run(t *testing.T, args ...string) int {
 	t.Helper()
-	return execute(t.Context(), c.App, args)
+	return execute(requestid.With(t.Context(), "4f1d0a7c2b9e"), c.App, args)
 }
 
 // scenarios are the worlds that a transcript can run a command in, by name.

@@ -17,6 +17,7 @@ type Change struct {
 	Node    string       `json:"node,omitempty"`
 	Target  string       `json:"target,omitempty"` // the volume, dataset, pool, token … that was changed or read
 	ID      uuid.UUID    `json:"operation,omitzero"`
+	Request string       `json:"request,omitempty"` // ID of the request; absent: background work of an agent
 	Detail  string       `json:"detail,omitempty"`
 	Bytes   int64        `json:"bytes,omitempty"` // number of bytes of the volume or store that were sent to the caller
 	Outcome ChangeResult `json:"outcome"`

@@ -18,6 +18,8 @@ type Request struct {
 	// Ref is the parsed Volume of a create, clone or import. The plugin sets it for the requests of engines. For other
 	// requests, Parsed sets it.
 	Ref dataset.Reference `json:"-"`
+	// RequestID is the ID of the request that control received, for the record of the operation.
+	RequestID string `json:"-"`
 	// options of the new volume, by name; an option that is absent has the value of the profile
 	Options  map[string]string `json:"options,omitempty"`
 	Snapshot string            `json:"snapshot,omitempty"` // name or UUID prefix of the snapshot

@@ -48,6 +48,7 @@ func TestCluster(t *testing.T) {
 		{"I5", testI5},
 		{"A4", testA4},
 		{"A5", testA5},
+		{"requests", testRequests},
 		{"A6", testA6},
 		{"status", testStatus},
 		{"control killed", testControlKilled},

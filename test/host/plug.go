@@ -18,8 +18,9 @@ import (
 
 // Plug speaks to the plugin as an engine does. It is safe for concurrent use.
 type Plug struct {
-	socket string
-	client *http.Client
+	socket  string
+	client  *http.Client
+	request string // sent as the ID of each request; empty: none
 }
 
 // Answer has every field of the plugin's answers.
@@ -53,6 +54,13 @@ func NewPlug(t testing.TB, socket string) *Plug {
 	return p
 }
 
+// As returns a Plug whose requests have an ID.
+func (p *Plug) As(request string) *Plug {
+	out := *p
+	out.request = request
+	return &out
+}
+
 // Call sends a request and returns the answer. The error is ErrBroken, or has the text of the plugin.
 func (p *Plug) Call(method string, request any) (Answer, error) {
 	var a Answer
@@ -60,7 +68,15 @@ func (p *Plug) Call(method string, request any) (Answer, error) {
 	if err != nil {
 		return a, err
 	}
-	resp, err := p.client.Post("http://plugin/"+method, "application/json", bytes.NewReader(body))
+	req, err := http.NewRequest(http.MethodPost, "http://plugin/"+method, bytes.NewReader(body))
+	if err != nil {
+		return a, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if p.request != "" {
+		req.Header.Set("X-Request-Id", p.request)
+	}
+	resp, err := p.client.Do(req)
 	if err != nil {
 		return a, fmt.Errorf("%w: %w", ErrBroken, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // connection sends calls to the servers of one cluster, and remembers which of them answers.
@@ -115,6 +116,7 @@ func (c *connection) attempt(ctx context.Context, s *remote, k call) (*http.Resp
 	if name := wire.ProductName(c.version); name != "" {
 		req.Header.Set("User-Agent", name)
 	}
+	requestid.SetHeader(ctx, req.Header)
 	resp, err := s.transport.RoundTrip(req)
 	if !stop() && ctx.Err() == nil && err != nil {
 		err = errSilent

@@ -6,17 +6,21 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/failurelog"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // pending is the line of the audit log for the request in progress, and whether it is written at all.
 type pending struct {
 	api.Change
-	quiet bool // written only if the request is refused
-	read  bool // the request only reads, so the line is not written
+	err   error // why the request failed; nil: it did not
+	quiet bool  // written only if the request is refused
+	read  bool  // the request only reads, so the line is not written
 }
 
 type changeKey struct{}
@@ -33,9 +37,10 @@ func changeOf(ctx context.Context) *pending {
 // endpoint requires that: see start.
 func withChange(ctx context.Context, p api.Principal, r *http.Request) (context.Context, *pending) {
 	c := &pending{Change: api.Change{
-		Who:  p.String(),
-		From: p.From,
-		What: dataset.Clip(r.Method) + " " + dataset.Clip(r.URL.Path),
+		Who:     p.String(),
+		From:    p.From,
+		What:    dataset.Clip(r.Method) + " " + dataset.Clip(r.URL.Path),
+		Request: requestid.Of(ctx),
 	}}
 	c.read = r.Method == http.MethodGet || r.Method == http.MethodHead
 	return context.WithValue(ctx, changeKey{}, c), c
@@ -56,7 +61,7 @@ func (c *pending) start(op huma.Operation, param func(string) string, r rule) {
 
 func (c *pending) noteError(err error) {
 	p := wire.ProblemOf(err)
-	c.Code, c.Error = p.Code, p.Detail
+	c.err, c.Code, c.Error = err, p.Code, p.Detail
 }
 
 // noteRequest notes the contents of a request.
@@ -122,6 +127,48 @@ func (c *pending) finish(status int, keep func(api.Change)) {
 	keep(c.Change)
 }
 
+// logEnd writes the log line of a request that has ended. status is that of the answer, or 0 if there was none.
+func (g *frontHandler) logEnd(ctx context.Context, who api.Principal, c *pending, status int) {
+	if g.log == nil {
+		return
+	}
+	level, message := c.logLine(ctx, who, status)
+	if l, ok := g.log.(*logrus.Logger); ok && !l.IsLevelEnabled(level) {
+		return
+	}
+	fields := logrus.Fields{"what": c.What, "who": c.Who}
+	if c.Target != "" {
+		fields["target"] = c.Target
+	}
+	if c.ID != uuid.Nil {
+		fields["op"] = c.ID
+	}
+	if c.Error != "" {
+		fields["error"] = c.Error
+	}
+	requestid.Log(ctx, g.log).WithFields(fields).Log(level, message)
+}
+
+// logLine returns the level and the text of the log line of a request. A failure that the caller logs, because the
+// caller is an agent, is debug, and so is what anybody can cause: the request of a caller who is not identified. Only
+// changes that belong to the request of an engine or a user are info: agents also make changes in the background.
+func (c *pending) logLine(ctx context.Context, who api.Principal, status int) (logrus.Level, string) {
+	err := c.err
+	if err == nil && (status >= http.StatusBadRequest || status == 0) {
+		err = dataset.Errorf(dataset.ErrInvalid, "status %d", status)
+	}
+	unknown := who.Kind == "" && !who.Local
+	level := failurelog.LevelOf(err)
+	switch {
+	case err == nil && !c.read && !c.quiet && requestid.Of(ctx) != "":
+		level = logrus.InfoLevel
+	case err == nil:
+	case isProgram(who), unknown, c.read && level == logrus.InfoLevel:
+		level = logrus.DebugLevel
+	}
+	return level, "request " + failurelog.Outcome(err)
+}
+
 // Audited returns a service for an agent in this process. Changes through it appear in the audit log as if they
 // had come over the network.
 func Audited(s api.Service, keep func(api.Change)) api.Service { return audited{s, keep} }
@@ -131,8 +178,10 @@ type audited struct {
 	keep func(api.Change)
 }
 
-func (a audited) note(what string, fill func(*pending), err error) {
-	c := &pending{Change: api.Change{Who: api.Principal{Local: true}.String(), What: what}}
+func (a audited) note(ctx context.Context, what string, fill func(*pending), err error) {
+	c := &pending{Change: api.Change{
+		Who: api.Principal{Local: true}.String(), What: what, Request: requestid.Of(ctx),
+	}}
 	fill(c)
 	status := http.StatusOK
 	if err != nil {
@@ -144,36 +193,37 @@ func (a audited) note(what string, fill func(*pending), err error) {
 
 func (a audited) Submit(ctx context.Context, req api.Request) (api.Outcome, error) {
 	out, err := a.Service.Submit(ctx, req)
-	a.note("submit-operation", func(c *pending) { c.noteRequest(req) }, err)
+	a.note(ctx, "submit-operation", func(c *pending) { c.noteRequest(req) }, err)
 	return out, err
 }
 
 func (a audited) CancelOperation(ctx context.Context, id string) (dataset.Operation, error) {
 	op, err := a.Service.CancelOperation(ctx, id)
-	a.note("cancel-operation", func(c *pending) { c.Target = dataset.Clip(id) }, err)
+	a.note(ctx, "cancel-operation", func(c *pending) { c.Target = dataset.Clip(id) }, err)
 	return op, err
 }
 
 func (a audited) Register(ctx context.Context, r api.Registration) error {
 	err := a.Service.Register(ctx, r)
-	a.note("register-node", func(c *pending) { c.Node, c.Target = r.Node.ID.String(), dataset.Clip(r.Node.Name) }, err)
+	a.note(ctx, "register-node",
+		func(c *pending) { c.Node, c.Target = r.Node.ID.String(), dataset.Clip(r.Node.Name) }, err)
 	return err
 }
 
 func (a audited) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Committed, error) {
 	out, err := a.Service.Commit(ctx, node, r)
-	a.note("commit", func(c *pending) { c.Node = node.String(); c.noteReport(r.Operation) }, err)
+	a.note(ctx, "commit", func(c *pending) { c.Node = node.String(); c.noteReport(r.Operation) }, err)
 	return out, err
 }
 
 func (a audited) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	err := a.Service.Record(ctx, node, r)
-	a.note("record", func(c *pending) { c.Node = node.String(); c.noteReport(r.Operation) }, err)
+	a.note(ctx, "record", func(c *pending) { c.Node = node.String(); c.noteReport(r.Operation) }, err)
 	return err
 }
 
 func (a audited) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset) ([]api.Rebuilt, error) {
 	out, err := a.Service.Rebuild(ctx, node, found)
-	a.note("rebuild", func(c *pending) { c.Node = node.String() }, err)
+	a.note(ctx, "rebuild", func(c *pending) { c.Node = node.String() }, err)
 	return out, err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Each change is one line of the log, with who made it and how it ended. Reads of records have none.
@@ -167,7 +168,7 @@ func TestAudited(t *testing.T) {
 	fk := newFake()
 	var got []api.Change
 	s := Audited(fk, func(c api.Change) { got = append(got, c) })
-	ctx := soon(t)
+	ctx := requestid.With(soon(t), "r-1")
 	_, _ = s.Commit(ctx, nodeA.Node, api.Report{Operation: sampleOperation()})
 	fk.err = dataset.Errorf(dataset.ErrForbidden, "no")
 	_, _ = s.Submit(ctx, api.Request{Kind: dataset.OpDelete, Volume: "db"})
@@ -178,8 +179,8 @@ func TestAudited(t *testing.T) {
 	var what []string
 	for _, c := range got {
 		what = append(what, c.What+" "+string(c.Outcome))
-		if c.Who != "this process" {
-			t.Error(c.Who)
+		if c.Who != "this process" || c.Request != "r-1" {
+			t.Error(c.Who, c.Request)
 		}
 	}
 	want := []string{"commit done", "submit-operation refused", "register-node refused", "record refused", "rebuild refused", "cancel-operation refused"}

@@ -234,7 +234,7 @@ func TestPanicIsAProblem(t *testing.T) {
 	f := newFake()
 	f.block = func(context.Context) error { panic("the cat\nwas on the keyboard") }
 	var said []string
-	h := Handler(Deps{Service: f, Local: f, Panicked: func(request string, v any, stack []byte) {
+	h := Handler(Deps{Service: f, Local: f, Panicked: func(_ context.Context, request string, v any, stack []byte) {
 		said = append(said, fmt.Sprintln(request, v, strings.Contains(string(stack), "errors_test.go")))
 	}})
 	transportsOf(t, h, func(t *testing.T, c *client.Client) {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
 	"net/http/httptest"
 	"strings"
@@ -16,7 +17,7 @@ import (
 // panic, and the service is called at most once.
 func FuzzAPIBody(f *testing.F) {
 	service := newFake()
-	h := Handler(Deps{Service: service, Local: service, Backup: service, Panicked: func(request string, v any, stack []byte) {
+	h := Handler(Deps{Service: service, Local: service, Backup: service, Panicked: func(_ context.Context, request string, v any, stack []byte) {
 		panic(request + "\n" + string(stack))
 	}})
 	nodes := "/v1/nodes/" + uuid.NewString()

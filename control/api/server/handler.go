@@ -17,11 +17,13 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/openapi"
 	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Deps is what the handlers depend on.
@@ -42,7 +44,10 @@ type Deps struct {
 	Audit func(api.Change)
 	// Panicked receives the request, the value and the stack of a handler's panic. It may be nil, and must be
 	// safe for concurrent use.
-	Panicked func(request string, value any, stack []byte)
+	Panicked func(ctx context.Context, request string, value any, stack []byte)
+	// Log receives a line for each change that a user or an engine requested, and for failures that no caller logs:
+	// see logEnd. If nil, nothing is logged.
+	Log logrus.FieldLogger
 	// Served receives each request after its end: the pattern of its route ("" if it reached none), the status and the
 	// duration. It may be nil, and must be safe for concurrent use.
 	Served func(pattern string, status int, took time.Duration)
@@ -67,6 +72,7 @@ func Handler(d Deps) http.Handler {
 		peer:     d.Peer,
 		audit:    d.Audit,
 		panicked: d.Panicked,
+		log:      d.Log,
 		served:   d.Served,
 		patience: anonymousTime,
 	}
@@ -145,7 +151,9 @@ func add[I, O any](h handlers, op huma.Operation, f func(context.Context, *I) (*
 		out, err := f(ctx, in)
 		if err != nil {
 			changeOf(ctx).noteError(err)
-			return nil, wire.ProblemOf(err)
+			p := wire.ProblemOf(err)
+			p.Request = requestid.Of(ctx)
+			return nil, p
 		}
 		return out, nil
 	})

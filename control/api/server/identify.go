@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // identify returns the principal of a request. If no server received the request, it comes from this process.
@@ -34,6 +35,20 @@ func (g *frontHandler) identify(r *http.Request) (api.Principal, error) {
 	}
 	return api.Principal{From: r.RemoteAddr}, dataset.Errorf(dataset.ErrForbidden,
 		"the API requires TLS: use https:// (on the host itself, unix:///run/drover/drover.sock)")
+}
+
+// withRequestID returns the context of a request with its ID. A request of an agent or of control has an ID only if
+// the caller sent one: their background work has none.
+func withRequestID(ctx context.Context, who api.Principal, h http.Header) context.Context {
+	if isProgram(who) {
+		return requestid.With(ctx, h.Get(requestid.Header))
+	}
+	return requestid.Receive(ctx, h)
+}
+
+// isProgram reports whether the caller is a part of Drover: an agent, control, or this process.
+func isProgram(who api.Principal) bool {
+	return who.Kind == pki.Node || who.Kind == pki.Control || who.Local && who.From == ""
 }
 
 func orElse(s, none string) string {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // translate is a transformer of huma. It converts errors of huma itself, about requests that never reached a handler,
@@ -26,6 +27,7 @@ func translate(hc huma.Context, _ string, v any) (any, error) {
 	}
 	p := wire.NewProblem(kind, e.Status, validationLine(e))
 	changeOf(hc.Context()).noteError(p.Err())
+	p.Request = requestid.Of(hc.Context())
 	return p, nil
 }
 

@@ -1,17 +1,22 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"runtime/debug"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/failurelog"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // frontHandler is the outermost handler. It identifies the caller, limits its requests, completes the audit log, and
@@ -21,7 +26,8 @@ type frontHandler struct {
 	version  string
 	peer     Peer
 	audit    func(api.Change)
-	panicked func(request string, value any, stack []byte)
+	panicked func(ctx context.Context, request string, value any, stack []byte)
+	log      logrus.FieldLogger
 	served   func(pattern string, status int, took time.Duration)
 	patience time.Duration // with the body of a caller that is not identified
 	requests requestCounter
@@ -34,8 +40,13 @@ func (g *frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, knownAt := api.WithKnownAt(r.Context())
 	watched := &watchedWriter{ResponseWriter: w, knownAt: knownAt}
 	who, err := g.identify(r)
-	ctx, change := withChange(api.WithPrincipal(ctx, who), who, r)
-	defer func() { change.finish(watched.status, g.audit) }()
+	ctx = withRequestID(api.WithPrincipal(ctx, who), who, r.Header)
+	requestid.SetHeader(ctx, w.Header())
+	ctx, change := withChange(ctx, who, r)
+	defer func() {
+		change.finish(watched.status, g.audit)
+		g.logEnd(ctx, who, change, watched.status)
+	}()
 	r = r.WithContext(ctx) // the mux sets the pattern of the route in it
 	if g.served != nil {
 		began := clock.System{}.Steady()
@@ -95,13 +106,14 @@ func (g *frontHandler) serve(watched *watchedWriter, r *http.Request) {
 			panic(v)
 		}
 		if g.panicked != nil {
-			g.panicked(dataset.Clip(r.Method)+" "+dataset.Clip(r.URL.Path), v, debug.Stack())
+			g.panicked(r.Context(), dataset.Clip(r.Method)+" "+dataset.Clip(r.URL.Path), v, debug.Stack())
 		}
+		err := dataset.Errorf(dataset.ErrInternal, "internal error of the server (see its log)")
+		changeOf(r.Context()).noteError(failurelog.MarkLogged(err))
 		if watched.wrote {
 			panic(http.ErrAbortHandler) // the peer must not take half an answer for a complete one
 		}
-		wire.NewProblem(dataset.ErrInternal, http.StatusInternalServerError,
-			"internal error of the server (see its log)").Write(watched)
+		wire.ProblemOf(err).Write(watched)
 	}()
 	g.next.ServeHTTP(watched, r)
 }

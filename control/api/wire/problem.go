@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Problem is an error in an HTTP answer: problem details of RFC 9457 with the stable code of the error's kind as an
@@ -19,6 +20,8 @@ type Problem struct {
 	Status int    `json:"status" doc:"the HTTP status"`
 	Detail string `json:"detail" doc:"one line: the request, the problem and the remedy"`
 	Code   string `json:"code" doc:"stable code of the kind of problem"`
+	// Request is the ID of the request, with which the log lines about it can be found.
+	Request string `json:"request,omitempty" doc:"ID of the request, as in the header X-Request-Id; the logs of all hosts have it"`
 	// Operation is set if the work waits for an operation. The status is still that of an error, because a client of
 	// an earlier release treats every answer below 300 as success. It would treat the problem as the requested
 	// object.
@@ -83,8 +86,10 @@ func (p *Problem) GetHeaders() http.Header {
 // OperationLocation returns the header Location of an answer to work that continues as an operation.
 func OperationLocation(op uuid.UUID) string { return "/v1/operations/" + op.String() }
 
-// Write sends the problem as the answer, for handlers that do not use huma.
+// Write sends the problem as the answer, for handlers that do not use huma. The problem gets the ID of the request that
+// is in the header of the answer.
 func (p *Problem) Write(w http.ResponseWriter) {
+	p.Request = w.Header().Get(requestid.Header)
 	maps.Copy(w.Header(), p.GetHeaders())
 	w.Header().Set("Content-Type", ProblemType)
 	w.WriteHeader(p.Status)

@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // containerNameTime is how long the engine may take to list its containers. The names are only a convenience.
@@ -23,9 +24,14 @@ type elsewhereError struct {
 func (e *elsewhereError) Unwrap() error { return e.error }
 
 // PrintError writes an error as one line. If the error is about a volume in use, a line for each holder follows, or a
-// line that says where the holders are known.
+// line that says where the holders are known. If it is an internal error of a server, a line with the ID of the request
+// follows.
 func (a *App) PrintError(ctx context.Context, err error) {
 	PrintError(a.ErrOut, err)
+	if id := requestid.Of(ctx); id != "" && errors.Is(err, dataset.ErrInternal) {
+		_, _ = fmt.Fprintf(a.ErrOut, "drover: the logs of the hosts say more: search them for %s=%s\n",
+			requestid.Field, id)
+	}
 	var elsewhere *elsewhereError
 	if errors.As(err, &elsewhere) {
 		_, _ = fmt.Fprintf(a.ErrOut, "drover: only node %s knows who uses it: run drover volume inspect %s there\n",

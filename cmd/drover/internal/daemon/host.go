@@ -36,7 +36,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/config"
+	"github.com/droverhq/drover/internal/failurelog"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/internal/requestid"
 	"github.com/droverhq/drover/plugin"
 )
 
@@ -78,9 +80,29 @@ type Options struct {
 	Ready func()
 }
 
-func (o Options) panicked(request string, value any, stack []byte) {
-	o.Log.WithFields(logrus.Fields{"request": request, "panic": fmt.Sprint(value)}).Errorf("a handler panicked\n%s",
-		stack)
+func (o Options) panicked(ctx context.Context, call string, value any, stack []byte) {
+	requestid.Log(ctx, o.Log).WithFields(logrus.Fields{"what": call, "panic": fmt.Sprint(value)}).
+		Errorf("a handler panicked\n%s", stack)
+}
+
+// logCall logs a call of the engine that has ended. A Get of a volume that does not exist is no failure: the engine
+// asks before it creates a volume.
+func (o Options) logCall(ctx context.Context, c plugin.Call) {
+	level := failurelog.LevelOf(c.Err)
+	if c.Name == "Get" && errors.Is(c.Err, dataset.ErrNotFound) {
+		level = logrus.DebugLevel
+	}
+	if !o.Log.IsLevelEnabled(level) {
+		return
+	}
+	log := requestid.Log(ctx, o.Log).WithField("what", c.Name)
+	if c.Volume != "" {
+		log = log.WithField("volume", dataset.Clip(c.Volume))
+	}
+	if c.Err != nil {
+		log = log.WithField("error", dataset.OneLine(c.Err))
+	}
+	log.Log(level, "call of the engine "+failurelog.Outcome(c.Err))
 }
 
 // Serve runs a single host until ctx ends. Then it stops in an order that loses no work: it accepts no new requests,
@@ -137,6 +159,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 		Metrics:  page,
 		Version:  o.Version,
 		Panicked: o.panicked,
+		Log:      o.Log,
 		Audit:    changes.Keep,
 		Served:   p.recorder.Request,
 	})
@@ -161,10 +184,9 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, p
 		{"plugin", l.plugin, plugin.New(ag, plugin.Options{
 			Global:   len(p.Replicas) > 0,
 			Panicked: p.panicked,
-			Called:   p.recorder.PluginCall,
-			Unseen: func(call, name string, err error) {
-				p.Log.WithError(err).WithFields(logrus.Fields{"call": call, "volume": name}).
-					Warn("cannot read a process of the engine")
+			Called: func(ctx context.Context, c plugin.Call) {
+				p.recorder.PluginCall(c.Name, c.Err, c.Took)
+				p.logCall(ctx, c)
 			},
 		})},
 	}

@@ -77,9 +77,9 @@ func Agent(ctx context.Context, o Options) (err error) {
 		Local:    ag,
 		Metrics:  page,
 		Version:  o.Version,
-		Panicked: o.panicked,
-		Audit:    changes.Keep,
-		Served:   p.recorder.Request,
+		Panicked: o.panicked, Log: o.Log,
+		Audit:  changes.Keep,
+		Served: p.recorder.Request,
 	})
 	list, err := p.hostEndpoints(ctx, ag, handler, page)
 	if err != nil {

@@ -55,7 +55,7 @@ func Control(ctx context.Context, o Options) (err error) {
 	page := p.metrics(metrics.Options{Source: svc, Store: st.figures, Certificate: expiryOf(credentials)})
 	handler := server.Handler(server.Deps{
 		Service: svc, Members: svc, CheckCollecting: svc.CheckCollecting, Metrics: page, Version: o.Version,
-		Panicked: o.panicked, Audit: changes.Keep,
+		Panicked: o.panicked, Log: o.Log, Audit: changes.Keep,
 		Peer: credentials.VerifyPeer, Served: p.recorder.Request,
 	})
 	list, err := p.controlEndpoints(ctx, credentials, handler, page)

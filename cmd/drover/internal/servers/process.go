@@ -25,6 +25,7 @@ import (
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/internal/config"
+	"github.com/droverhq/drover/internal/requestid"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/profiles"
 )
@@ -105,7 +106,8 @@ func runProcess(ctx context.Context, a *cli.App, f Flags,
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	// The work of a process belongs to the requests that it receives, and not to the command that started it.
+	ctx, stop := signal.NotifyContext(requestid.Without(ctx), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if f.profiles != "" {
 		set, err := settings.LoadProfiles(f.profiles)
