@@ -19,17 +19,17 @@ func access(n strictyaml.Node, a *dataset.Access) error {
 	return nil
 }
 
-// manyHosts refuses the settings that a profile with access many cannot have, because Drover can enforce them only on
+// checkAccess refuses the settings that a profile with access many cannot have, because Drover can enforce them only on
 // one host.
-func manyHosts(keys map[string]strictyaml.Node, p *dataset.Profile) error {
+func checkAccess(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	if p.Access != dataset.AccessMany {
 		return nil
 	}
 	_, follows := keys["follow"]
 	var bad strictyaml.Mistakes
-	if p.Backend != "" && p.Backend != onShares {
+	if p.Backend != "" && p.Backend != shareBackend {
 		bad.Add(keys["access"].Errorf("a pool of backend %s belongs to one host: expected backend: %s, whose "+
-			"pools are on a share", p.Backend, onShares))
+			"pools are on a share", p.Backend, shareBackend))
 	}
 	for _, c := range []struct {
 		key    string

@@ -74,12 +74,12 @@ func maxLoss(n strictyaml.Node, f *dataset.Failover) error {
 	return nil
 }
 
-// onShares is the backend of pools on a share that all hosts can reach. After a failover, a volume continues from the
-// same data, so it needs no replicas.
-const onShares = "nfs"
+// shareBackend is the backend of pools on a share that all hosts can reach. After a failover, a volume continues from
+// the same data, so it needs no replicas.
+const shareBackend = "nfs"
 
-// takeover checks that the keys for failover are consistent, and sets their defaults.
-func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
+// checkFailover checks that the keys for failover are consistent, and sets their defaults.
+func checkFailover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	var bad strictyaml.Mistakes
 	auto := p.Failover.Auto
 	if !auto {
@@ -93,7 +93,7 @@ func takeover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 	if p.Access == dataset.AccessMany {
 		return nil // manyHosts refuses it with a better message
 	}
-	if p.Backend == onShares {
+	if p.Backend == shareBackend {
 		if p.Failover.Fence.Kind != dataset.FenceExec {
 			bad.Add(keys["failover"].Errorf("auto on a share needs a fence that blocks the lost home's access to " +
 				"the share, which a guard or watchdog there does not do: expected fence: {exec: " +

@@ -118,8 +118,8 @@ func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profi
 			bad.Add(read(v))
 		}
 	}
-	bad.Add(takeover(keys, &p))
-	bad.Add(manyHosts(keys, &p))
+	bad.Add(checkFailover(keys, &p))
+	bad.Add(checkAccess(keys, &p))
 	if err := bad.Err(); err != nil {
 		return p, err
 	}

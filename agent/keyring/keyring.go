@@ -156,7 +156,7 @@ func (k *Keyring) OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UU
 			return keys.Key{}, dataset.Errorf(dataset.ErrForbidden, "key of profile %s: %s", p.Name, err.Error())
 		}
 	}
-	return keys.Read(ctx, k.deps.Programs, from, keys.Ask{Profile: p.Name, Dataset: id})
+	return keys.Read(ctx, k.deps.Programs, from, keys.KeyRequest{Profile: p.Name, Dataset: id})
 }
 
 // Seal sets the wrapped data key in the record of a dataset that will be made. A clone gets the data key of its

@@ -46,7 +46,7 @@ func (b *bench) nothingOpen(when string) {
 	names, err := crypt.List()
 	b.must(err)
 	if names = slices.DeleteFunc(names, func(n string) bool {
-		return !strings.HasSuffix(n, b.Pool.(*Pool).encryption.mappings())
+		return !strings.HasSuffix(n, b.Pool.(*Pool).encryption.mappingSuffix())
 	}); len(names) > 0 {
 		b.Errorf("%s there are still %q", when, names)
 	}

@@ -30,17 +30,17 @@ type encryption struct {
 // mapping returns the name of the device that decrypts a volume. The name contains a part of the pool's UUID, because
 // two pools of a host can have volumes with the same name, for example after their disk was copied.
 func (e *encryption) mapping(volume string) string {
-	return "drover-" + strings.TrimPrefix(volume, namePrefix) + e.mappings()
+	return "drover-" + strings.TrimPrefix(volume, namePrefix) + e.mappingSuffix()
 }
 
-// mappings returns the suffix of the names of all mappings of the pool.
-func (e *encryption) mappings() string { return "-" + e.shelf.ID().String()[:8] }
+// mappingSuffix returns the suffix of the names of all mappingSuffix of the pool.
+func (e *encryption) mappingSuffix() string { return "-" + e.shelf.ID().String()[:8] }
 
 // dropUnused removes the unused mappings of the pool, such as those of a killed process, and waits until they are
 // removed. It works without cryptsetup, which may have been uninstalled.
 func (e *encryption) dropUnused() error {
 	return crypt.RemoveUnused(context.Background(), func(name string) bool {
-		return strings.HasPrefix(name, "drover-") && strings.HasSuffix(name, e.mappings())
+		return strings.HasPrefix(name, "drover-") && strings.HasSuffix(name, e.mappingSuffix())
 	})
 }
 

@@ -33,10 +33,10 @@ const (
 	// poolShare is the percentage of a volume group's free bytes that the thin pool takes. The metadata of the thin
 	// pool takes 64 bytes for each block and snapshot, cannot shrink, and has a spare of the same size. The rest of the
 	// group is for growing the metadata, and for lvconvert --repair.
-	poolShare   = 97 // percent
-	minMetadata = 8 * dataset.MiB
-	maxMetadata = 4 * dataset.GiB
-	mappings    = 4 * 64 // minimum bytes of metadata for each block: enough for four snapshots that share nothing
+	poolShare        = 97 // percent
+	minMetadata      = 8 * dataset.MiB
+	maxMetadata      = 4 * dataset.GiB
+	metadataPerBlock = 4 * 64 // minimum bytes of metadata for each block: enough for four snapshots that share nothing
 
 	smallestBlock = 64 * dataset.KiB
 	minData       = 256 * dataset.MiB
@@ -294,7 +294,7 @@ func (o *opener) plan(free dataset.Size, stripes int) (layout, error) {
 		return l, dataset.Errorf(dataset.ErrNoSpace, "volume group %s has %s free: a pool needs at least %s", o.vg,
 			max(0, free+recordsSize).Human(), leastGroup.Human())
 	}
-	for l.data/l.block*mappings > l.metadata {
+	for l.data/l.block*metadataPerBlock > l.metadata {
 		l.block *= 2
 	}
 	return l, nil

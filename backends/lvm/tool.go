@@ -210,21 +210,21 @@ func classify(err error) error {
 		return err
 	}
 	for _, a := range knownErrors() {
-		if failed.ExitCode == failedExit && a.said.MatchString(failed.Stderr) {
-			return fmt.Errorf("%w: %w", a.means, err)
+		if failed.ExitCode == failedExit && a.pattern.MatchString(failed.Stderr) {
+			return fmt.Errorf("%w: %w", a.err, err)
 		}
 	}
 	return err
 }
 
-type answer struct {
-	said  *regexp.Regexp
-	means error
+type knownError struct {
+	pattern *regexp.Regexp
+	err     error
 }
 
 // knownErrors returns the messages that lvm(8) writes to stderr in the C locale.
-func knownErrors() []answer {
-	return []answer{
+func knownErrors() []knownError {
+	return []knownError{
 		{regexp.MustCompile(`Failed to find logical volume|Volume group "\S*" not found`), errAbsent},
 		{regexp.MustCompile(`[Ii]nsufficient (free|suitable)|out of data space|reached threshold|free space`),
 			dataset.ErrNoSpace},

@@ -29,7 +29,7 @@ type System struct{}
 func Deadline(d time.Duration) time.Time { return time.Now().Add(d) }
 
 // Now is time.Now in UTC. The clock can be set at any time, so measure durations with Steady.
-func (System) Now() time.Time { return steps.Set(time.Now().UTC()) }
+func (System) Now() time.Time { return steps.AdjustTime(time.Now().UTC()) }
 
 // After is time.After.
 func (System) After(d time.Duration) <-chan time.Time { return time.After(d) }

@@ -157,7 +157,7 @@ func TestKeyFiles(t *testing.T) {
 		{"in one where each removes his own", beside("sticky", 0o777|os.ModeSticky), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			key, err := keys.Read(t.Context(), nil, dataset.KeySource{KeyFile: c.path}, keys.Ask{})
+			key, err := keys.Read(t.Context(), nil, dataset.KeySource{KeyFile: c.path}, keys.KeyRequest{})
 			if c.want == "" {
 				if err != nil || !key.Known() {
 					t.Fatal(err)
@@ -179,7 +179,7 @@ func program(t *testing.T, script string) (keys.Key, error) {
 		t.Fatal(err)
 	}
 	from := dataset.KeySource{Exec: []string{path, "an argument"}, Timeout: dataset.Duration(20 * time.Second)}
-	return keys.Read(t.Context(), &run.System{}, from, keys.Ask{
+	return keys.Read(t.Context(), &run.System{}, from, keys.KeyRequest{
 		Profile: "gold",
 		Dataset: uuid.MustParse("6f0a64d6-5d9b-4f0c-9b57-0d2a3f1f5f11"),
 	})
@@ -206,7 +206,7 @@ func TestKeyProgram(t *testing.T) {
 		}
 	}
 	slow := dataset.KeySource{Exec: []string{"/bin/sleep", "60"}, Timeout: dataset.Duration(50 * time.Millisecond)}
-	if _, err := keys.Read(t.Context(), &run.System{}, slow, keys.Ask{}); dataset.KindOf(err) != dataset.ErrForbidden ||
+	if _, err := keys.Read(t.Context(), &run.System{}, slow, keys.KeyRequest{}); dataset.KindOf(err) != dataset.ErrForbidden ||
 		!strings.Contains(err.Error(), "timed out (its limit is 50ms: timeout, beside exec in the profile)") {
 		t.Errorf("too slow: %v", err)
 	}

@@ -20,14 +20,14 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Ask describes the reason of a request for a key. A key program reads it as JSON.
-type Ask struct {
+// KeyRequest describes the reason of a request for a key. A key program reads it as JSON.
+type KeyRequest struct {
 	Profile string    `json:"profile"`
 	Dataset uuid.UUID `json:"dataset"` // uuid.Nil for a check whether the key is available
 }
 
 // Read reads the key from the source that a profile names. Its errors are ErrForbidden, and name the remedy.
-func Read(ctx context.Context, runner run.Runner, from dataset.KeySource, ask Ask) (Key, error) {
+func Read(ctx context.Context, runner run.Runner, from dataset.KeySource, ask KeyRequest) (Key, error) {
 	if from.KeyFile != "" {
 		return ReadFile(from.KeyFile)
 	}
@@ -98,7 +98,7 @@ func reasonOf(err error) error {
 }
 
 // runProgram runs a key program.
-func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, ask Ask) (Key, error) {
+func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, ask KeyRequest) (Key, error) {
 	source := "key program " + dataset.Clip(from.Exec[0])
 	in, err := json.Marshal(ask)
 	if err != nil {

@@ -10,5 +10,5 @@ func Session() time.Duration { return 0 }
 // Off returns false: every protection is active.
 func Off(string) bool { return false }
 
-// Set returns now unchanged.
-func Set(now time.Time) time.Time { return now }
+// AdjustTime returns now unchanged.
+func AdjustTime(now time.Time) time.Time { return now }

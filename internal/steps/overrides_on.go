@@ -30,9 +30,9 @@ func Off(protection string) bool {
 	return slices.Contains(strings.Split(os.Getenv("DROVER_OFF"), ","), protection)
 }
 
-// Set returns the time of a clock that a test has set to another time. It panics if the file does not contain a
+// AdjustTime returns the time of a clock that a test has set to another time. It panics if the file does not contain a
 // duration.
-func Set(now time.Time) time.Time {
+func AdjustTime(now time.Time) time.Time {
 	file := os.Getenv("DROVER_CLOCK")
 	if file == "" {
 		return now

@@ -82,7 +82,7 @@ func TestPlan(t *testing.T) {
 	first := func(seed uint64) (list []string) {
 		for f := range chaos.Plan(seed) {
 			list = append(list, fmt.Sprint(f))
-			if f.N == 500 {
+			if f.Number == 500 {
 				break
 			}
 		}

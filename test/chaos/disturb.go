@@ -36,13 +36,13 @@ func (d *disturber) disturb(t testing.TB, f Fault, h *cluster.Host) {
 	case EngineKilled:
 		defer d.engines[h].part()()
 		d.engines[h].kill(t)
-		time.Sleep(f.For)
+		time.Sleep(f.Duration)
 		d.engines[h].start(t)
-		if f.N%2 == 0 { // docker cp is the first request to the new engine
-			d.copyFiles(h, func(c container) { d.copyFrom(t, c.v, c.w, f.For) })
+		if f.Number%2 == 0 { // docker cp is the first request to the new engine
+			d.copyFiles(h, func(c container) { d.copyFrom(t, c.v, c.w, f.Duration) })
 		}
 	case FilesCopied:
-		d.copyFiles(h, func(c container) { d.copyFrom(t, c.v, c.w, f.For) })
+		d.copyFiles(h, func(c container) { d.copyFrom(t, c.v, c.w, f.Duration) })
 	case CopyFailed:
 		d.copyFiles(h, func(c container) { d.failCopy(t, c.v, c.w) })
 	case MountKept:
@@ -68,13 +68,13 @@ func (d *disturber) keepMount(t testing.TB, f Fault, h *cluster.Host) {
 		d.report.count("no mount to keep")
 		return
 	}
-	w := &writer{on: h, epoch: of.w.epoch, name: fmt.Sprint("k", f.N, "-", of.w.name)}
+	w := &writer{on: h, epoch: of.w.epoch, name: fmt.Sprint("k", f.Number, "-", of.w.name)}
 	if !d.start(t, of.v, w, "-beside", fmt.Sprint(of.w.proc.PID())) {
 		return
 	}
 	select {
 	case <-w.proc.Done(): // the host was lost, or the container ended too early
-	case <-time.After(f.For):
+	case <-time.After(f.Duration):
 	}
 	d.stop(t, of.v, w)
 	if _, err := os.Stat(d.log(w)); errors.Is(err, os.ErrNotExist) {
@@ -96,7 +96,7 @@ func (d *disturber) startStrangers(t testing.TB, f Fault, h *cluster.Host) {
 	for n := range strangers {
 		all.Go(func() {
 			ready := make(chan struct{})
-			log := filepath.Join(d.dir, fmt.Sprintf("stranger-%d-%d.output", f.N, n))
+			log := filepath.Join(d.dir, fmt.Sprintf("stranger-%d-%d.output", f.Number, n))
 			p, err := play(h.On, "stranger", log, 0, func(string) { close(ready) }, fmt.Sprint(crowd),
 				fmt.Sprint(nobody))
 			if err != nil {
@@ -105,7 +105,7 @@ func (d *disturber) startStrangers(t testing.TB, f Fault, h *cluster.Host) {
 			}
 			select {
 			case <-ready:
-				d.watchStranger(t, h, p, f.For)
+				d.watchStranger(t, h, p, f.Duration)
 			case <-p.Done():
 				out, _ := os.ReadFile(log)
 				t.Errorf("a stranger on %s: %v: %s", h.Name, p.Err(), out)
@@ -149,14 +149,14 @@ func (d *disturber) watchStranger(t testing.TB, h *cluster.Host, p *child.Proces
 // load keeps a host busy. All hosts share one machine, so it slows down the others as well.
 func (d *disturber) load(t testing.TB, f Fault, h *cluster.Host) {
 	const mebibytes = 256
-	log := filepath.Join(d.dir, fmt.Sprintf("load-%d.output", f.N))
+	log := filepath.Join(d.dir, fmt.Sprintf("load-%d.output", f.Number))
 	p, err := play(h.On, "load", log, 19, nil, fmt.Sprint(mebibytes))
 	if err != nil {
 		t.Error(err)
 		return
 	}
 	select {
-	case <-time.After(f.For):
+	case <-time.After(f.Duration):
 	case <-p.Done():
 		out, _ := os.ReadFile(log)
 		t.Errorf("the load on %s: %v: %s", h.Name, p.Err(), out)

@@ -33,10 +33,10 @@ func (i *injector) injectFaults(t testing.TB) {
 	defer all.Wait()
 	until := time.Now().Add(time.Duration(i.opts.Seconds) * time.Second)
 	for f := range Plan(i.opts.Seed) {
-		if time.Now().Add(f.Gap).After(until) || t.Failed() {
+		if time.Now().Add(f.Delay).After(until) || t.Failed() {
 			return
 		}
-		time.Sleep(f.Gap)
+		time.Sleep(f.Delay)
 		i.restorer.awaitFaultsAllowed()
 		alive := i.runningWriters()
 		t.Logf("fault %s; %d writers", f, alive)
@@ -51,8 +51,8 @@ func (i *injector) injectFaults(t testing.TB) {
 
 // inject carries out one fault.
 func (i *injector) inject(t testing.TB, f Fault) {
-	one := func() *cluster.Host { return i.Hosts[f.Of[0]] }
-	replica := func() *cluster.Control { return i.Controls[f.Of[0]] }
+	one := func() *cluster.Host { return i.Hosts[f.Targets[0]] }
+	replica := func() *cluster.Control { return i.Controls[f.Targets[0]] }
 	switch f.Kind {
 	case AgentKilled:
 		i.killed(t, f, one().Host)
@@ -61,7 +61,7 @@ func (i *injector) inject(t testing.TB, f Fault) {
 	case GuardKilled:
 		defer i.parts.reserve("guard of " + one().Name)()
 		one().Guard.Kill9(t)
-		time.Sleep(f.For)
+		time.Sleep(f.Duration)
 		one().Guard.Up(t)
 	case ControlKilled:
 		i.killed(t, f, replica().Host)
@@ -69,7 +69,7 @@ func (i *injector) inject(t testing.TB, f Fault) {
 		i.paused(t, f, replica().Host)
 	case ConsulKilled, ConsulPaused, QuorumLost:
 		var down []*consul.Server
-		for _, n := range f.Of {
+		for _, n := range f.Targets {
 			down = append(down, i.Consul.Servers[n])
 		}
 		i.stopConsul(f, down...)
@@ -87,7 +87,7 @@ func (i *injector) inject(t testing.TB, f Fault) {
 	case HostAlone:
 		i.partitions.cut(f, i.partitions.cutsAround(one().On))
 	case PeersCut, PeersDeaf:
-		a, b := one().On, i.Hosts[f.Of[1]].On
+		a, b := one().On, i.Hosts[f.Targets[1]].On
 		cuts := []cut{{a, b}}
 		if f.Kind == PeersCut {
 			cuts = append(cuts, cut{b, a})
@@ -116,14 +116,14 @@ func (i *injector) inject(t testing.TB, f Fault) {
 func (s *scene) killed(t testing.TB, f Fault, h *host.Host) {
 	defer s.parts.reserve(h.Dir)()
 	h.Kill9(t)
-	time.Sleep(f.For)
+	time.Sleep(f.Duration)
 	h.Up(t)
 }
 
 func (s *scene) paused(t testing.TB, f Fault, h *host.Host) {
 	defer s.parts.reserve(h.Dir)()
 	h.Pause(t)
-	time.Sleep(f.For)
+	time.Sleep(f.Duration)
 	h.Resume(t)
 }
 
@@ -138,7 +138,7 @@ func (i *injector) stopConsul(f Fault, servers ...*consul.Server) {
 			s.Pause()
 		}
 	}
-	time.Sleep(f.For)
+	time.Sleep(f.Duration)
 	for _, s := range servers {
 		if kill {
 			s.Start()
@@ -158,7 +158,7 @@ func (s *scene) leader(f Fault) *consul.Server {
 			}
 		}
 	}
-	return s.Consul.Servers[rand.New(rand.NewPCG(s.opts.Seed, uint64(f.N))).IntN(len(s.Consul.Servers))]
+	return s.Consul.Servers[rand.New(rand.NewPCG(s.opts.Seed, uint64(f.Number))).IntN(len(s.Consul.Servers))]
 }
 
 // restartAgents restarts agents that have ended, as their systemd units do, until the returned function is called. A

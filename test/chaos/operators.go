@@ -141,10 +141,10 @@ func (i *injector) loseHost(t testing.TB, f Fault, h *cluster.Host) {
 	began := time.Now()
 	for n, v := range i.volumes {
 		if v.profile == safe {
-			i.promoteCopy(t, v, h, i.Controls[(f.N+n)%len(i.Controls)], began.Add(f.For+10*time.Second))
+			i.promoteCopy(t, v, h, i.Controls[(f.Number+n)%len(i.Controls)], began.Add(f.Duration+10*time.Second))
 		}
 	}
-	time.Sleep(time.Until(began.Add(f.For)))
+	time.Sleep(time.Until(began.Add(f.Duration)))
 	h.Up(t)
 	i.engines[h].start(t)
 	for _, v := range i.volumes {
@@ -197,7 +197,7 @@ func (i *injector) promoteCopy(t testing.TB, v *volume, lost *cluster.Host, cont
 		v.mu.Lock()
 		v.barred[lost] = true
 		v.mu.Unlock()
-		i.leases.Begin(history.Request{Key: v.id.String(), What: history.Fence,
+		i.leases.Begin(history.Request{Key: v.id.String(), Kind: history.Fence,
 			Node: lost.Name})(history.Answer{Done: true})
 		out, err := c.Submit(t.Context(), r)
 		if err != nil || out.Operation == nil {

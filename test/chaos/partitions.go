@@ -24,7 +24,7 @@ type cut struct{ from, to *lan.Machine }
 // over.
 func (p *partitions) cut(f Fault, cuts []cut) {
 	p.split(cuts)
-	time.Sleep(f.For)
+	time.Sleep(f.Duration)
 	p.join(cuts)
 }
 

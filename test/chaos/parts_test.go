@@ -82,10 +82,10 @@ func TestContainersAndEngines(t *testing.T) {
 	h := k.Hosts[0]
 	k.disturber.disturb(t, Fault{Kind: FilesCopied}, h)
 	k.wantCounted(t, "copies done", 1)
-	k.disturber.disturb(t, Fault{N: 1, Kind: EngineKilled}, h)
+	k.disturber.disturb(t, Fault{Number: 1, Kind: EngineKilled}, h)
 	k.progresses(t, c.w)
 	k.checkUse(t, c.v, c.w, "at the end")
-	k.disturber.disturb(t, Fault{N: 2, Kind: EngineKilled}, h)
+	k.disturber.disturb(t, Fault{Number: 2, Kind: EngineKilled}, h)
 	k.wantCounted(t, "copies done", 2)
 	k.disturber.disturb(t, Fault{Kind: FilesCopied}, h)
 	k.wantCounted(t, "uses looked at", 4)
@@ -135,7 +135,7 @@ func TestKeptMounts(t *testing.T) {
 	kept := make(chan struct{})
 	go func() {
 		defer close(kept)
-		k.disturber.disturb(t, Fault{N: 7, Kind: MountKept, For: 3 * time.Second}, h)
+		k.disturber.disturb(t, Fault{Number: 7, Kind: MountKept, Duration: 3 * time.Second}, h)
 	}()
 	keeper := &writer{name: "k7-" + c.w.name}
 	k.progresses(t, keeper)
@@ -147,7 +147,7 @@ func TestKeptMounts(t *testing.T) {
 	if left := k.containers(h); len(left) != 0 {
 		t.Errorf("%d containers are left", len(left))
 	}
-	k.disturber.disturb(t, Fault{N: 8, Kind: MountKept, For: time.Hour}, h)
+	k.disturber.disturb(t, Fault{Number: 8, Kind: MountKept, Duration: time.Hour}, h)
 	k.wantCounted(t, "no mount to keep", 1)
 }
 
@@ -155,8 +155,8 @@ func TestKeptMounts(t *testing.T) {
 func TestStrangers(t *testing.T) {
 	k, _ := oneHost(t)
 	h := k.Hosts[0]
-	k.disturber.disturb(t, Fault{Kind: Strangers, For: 100 * time.Millisecond}, h)
-	k.disturber.disturb(t, Fault{Kind: HostBusy, For: 100 * time.Millisecond}, h)
+	k.disturber.disturb(t, Fault{Kind: Strangers, Duration: 100 * time.Millisecond}, h)
+	k.disturber.disturb(t, Fault{Kind: HostBusy, Duration: 100 * time.Millisecond}, h)
 	k.wantCounted(t, "strangers that went on", strangers)
 
 	p, err := play(h.On, "stranger", k.dir+"/stranger", 0, nil, "10", fmt.Sprint(nobody))

@@ -49,20 +49,20 @@ const (
 
 // Fault is one fault. It begins and ends.
 type Fault struct {
-	N    int
-	Kind Kind
-	Of   []int         // indexes of the hosts, replicas or servers, from 0
-	Gap  time.Duration // time since the beginning of the previous fault
-	For  time.Duration
+	Number   int
+	Kind     Kind
+	Targets  []int         // indexes of the hosts, replicas or servers, from 0
+	Delay    time.Duration // time since the beginning of the previous fault
+	Duration time.Duration
 }
 
 // String returns the text of a fault with everything that is needed to repeat it.
 func (f Fault) String() string {
-	of := make([]string, len(f.Of))
-	for i, n := range f.Of {
+	of := make([]string, len(f.Targets))
+	for i, n := range f.Targets {
 		of[i] = fmt.Sprint(n + 1)
 	}
-	return fmt.Sprintf("%3d +%-5s %s %s for %s", f.N, f.Gap, f.Kind, strings.Join(of, " "), f.For)
+	return fmt.Sprintf("%3d +%-5s %s %s for %s", f.Number, f.Delay, f.Kind, strings.Join(of, " "), f.Duration)
 }
 
 // part is a kind of component that faults affect.
@@ -141,10 +141,10 @@ func Plan(seed uint64) iter.Seq[Fault] {
 		busy := map[string]time.Duration{} // until when each part has a fault
 		now, putBack := time.Duration(0), seed%putBackEvery == 1
 		for n := 1; ; n++ {
-			f := Fault{N: n, Gap: draw(random, 500*time.Millisecond, 4*time.Second)}
-			now += f.Gap
+			f := Fault{Number: n, Delay: draw(random, 500*time.Millisecond, 4*time.Second)}
+			now += f.Delay
 			for !choose(random, &f, now, busy) {
-				f.Gap += 500 * time.Millisecond
+				f.Delay += 500 * time.Millisecond
 				now += 500 * time.Millisecond
 			}
 			if !yield(f) {
@@ -153,7 +153,7 @@ func Plan(seed uint64) iter.Seq[Fault] {
 			if putBack && now > putBackAfter {
 				putBack = false
 				if !yield(Fault{Kind: StorePutBack,
-					For: draw(rand.New(rand.NewPCG(seed, 4)), 5*time.Second, 12*time.Second)}) {
+					Duration: draw(rand.New(rand.NewPCG(seed, 4)), 5*time.Second, 12*time.Second)}) {
 					return
 				}
 			}
@@ -176,9 +176,9 @@ func choose(random *rand.Rand, f *Fault, now time.Duration, busy map[string]time
 	at := random.IntN(sum)
 	i := slices.IndexFunc(all, func(s kindOfFault) bool { at -= s.weight; return at < 0 })
 	s := all[i]
-	f.Kind, f.For, f.Of = s.kind, draw(random, 300*time.Millisecond, s.most), random.Perm(s.part.of)[:s.n]
+	f.Kind, f.Duration, f.Targets = s.kind, draw(random, 300*time.Millisecond, s.most), random.Perm(s.part.of)[:s.n]
 	var takes []string
-	for _, n := range f.Of {
+	for _, n := range f.Targets {
 		takes = append(takes, fmt.Sprint(s.part.name, n))
 	}
 	if s.part == servers { // the leader at that time is not known in advance
@@ -190,7 +190,7 @@ func choose(random *rand.Rand, f *Fault, now time.Duration, busy map[string]time
 		}
 	}
 	for _, t := range takes {
-		busy[t] = now + f.For + 500*time.Millisecond
+		busy[t] = now + f.Duration + 500*time.Millisecond
 	}
 	return true
 }

@@ -46,8 +46,8 @@ type restorer struct {
 // recovery would wait for that host's records.
 //
 // Changes that were acknowledged after the backup and that no agent has recorded are lost. The histories of names and
-// leases record this (PutBack). Before the restore, rememberEnded keeps the operations that have ended, because the
-// store forgets the losses that promotions announced in them.
+// leases record this (RestoreBackup). Before the restore, rememberEnded keeps the operations that have ended, because
+// the store forgets the losses that promotions announced in them.
 func (r *restorer) putBack(t testing.TB, f Fault) {
 	r.noneLost.Lock()
 	defer r.noneLost.Unlock()
@@ -56,7 +56,7 @@ func (r *restorer) putBack(t testing.TB, f Fault) {
 	from := time.Now()
 	backup := r.Consul.Snapshot()
 	to := time.Now()
-	time.Sleep(f.For)
+	time.Sleep(f.Duration)
 	var before int
 	var lost []string
 	r.whilePaused(t, r.Controls, func() {
@@ -65,7 +65,7 @@ func (r *restorer) putBack(t testing.TB, f Fault) {
 		before = r.recoveries()
 		at := time.Now()
 		r.mu.Lock()
-		r.over = append(r.over, r.leases.PutBack(from, to, at), r.names.PutBack(from, to, at))
+		r.over = append(r.over, r.leases.RestoreBackup(from, to, at), r.names.PutBack(from, to, at))
 		r.mu.Unlock()
 		r.Consul.Restore(backup)
 		lost = differs(was, r.decided(t))

@@ -170,7 +170,7 @@ func (u *user) mount(t testing.TB, at int, id string) (path string, epoch uint64
 		return "", 0, false
 	}
 	began := time.Now()
-	end := u.k.leases.Begin(history.Request{Key: u.v.id.String(), What: history.Mount, Node: h.Name, ID: id})
+	end := u.k.leases.Begin(history.Request{Key: u.v.id.String(), Kind: history.Mount, Node: h.Name, ID: id})
 	path, err := u.plugs[at].Mount(u.v.name, id)
 	u.k.report.ended(t, "mount of "+u.v.name+" on "+h.Name, time.Since(began))
 	switch {
@@ -188,7 +188,7 @@ func (u *user) mount(t testing.TB, at int, id string) (path string, epoch uint64
 		return "", 0, true
 	}
 	u.v.noteFencedUses(u.k, h, epoch, began)
-	end(history.Answer{At: epoch})
+	end(history.Answer{Epoch: epoch})
 	u.v.mu.Lock()
 	u.v.uses[id] = use{h, epoch}
 	u.v.mu.Unlock()
@@ -209,7 +209,7 @@ func (v *volume) noteFencedUses(k *Campaign, h *cluster.Host, epoch uint64, bega
 		k.report.count("uses overtaken")
 		k.leases.Happened(history.Request{
 			Key:  v.id.String(),
-			What: history.Fence,
+			Kind: history.Fence,
 			Node: was.on.Name,
 		}, began, history.Answer{Done: true})
 	}
@@ -305,7 +305,7 @@ func (u *user) unmount(t testing.TB, at int, id string, unmounts int) {
 	u.v.mu.Lock()
 	delete(u.v.uses, id)
 	u.v.mu.Unlock()
-	end := u.k.leases.Begin(history.Request{Key: u.v.id.String(), What: history.Unmount, Node: h.Name, ID: id})
+	end := u.k.leases.Begin(history.Request{Key: u.v.id.String(), Kind: history.Unmount, Node: h.Name, ID: id})
 	for range unmounts {
 		u.k.unmount(t, h, u.v, id)
 	}

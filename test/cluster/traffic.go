@@ -87,9 +87,9 @@ func (tr *Traffic) Await(t testing.TB, n int64) {
 	})
 }
 
-// PutBack calls PutBack of the history of names.
+// PutBack calls RestoreBackup of the history of names.
 func (tr *Traffic) PutBack(from, to, at time.Time) (over func()) {
-	return tr.names.PutBack(from, to, at)
+	return tr.names.RestoreBackup(from, to, at)
 }
 
 func (tr *Traffic) end() {
@@ -152,7 +152,7 @@ func (c *NameClient) any(random *rand.Rand, name string) bool {
 
 // Create does what docker volume create does.
 func (c *NameClient) Create(name string) bool {
-	end := c.names.Begin(history.Request{Key: name, What: history.Create, Node: c.node})
+	end := c.names.Begin(history.Request{Key: name, Kind: history.Create, Node: c.node})
 	err := c.plug.Create(name, nil)
 	end(history.Answer{Done: err == nil})
 	return err == nil
@@ -160,11 +160,11 @@ func (c *NameClient) Create(name string) bool {
 
 // Get does what drover volume inspect does.
 func (c *NameClient) Get(name string) bool {
-	end := c.names.Begin(history.Request{Key: name, What: history.Get, Node: c.node})
+	end := c.names.Begin(history.Request{Key: name, Kind: history.Get, Node: c.node})
 	v, err := c.api.Volume(context.Background(), name)
 	switch {
 	case err == nil:
-		end(history.Answer{Is: v.ID.String()})
+		end(history.Answer{Dataset: v.ID.String()})
 	case errors.Is(err, dataset.ErrNotFound):
 		end(history.Answer{Absent: true})
 	default:
@@ -179,7 +179,7 @@ func (c *NameClient) remove(control *client.Client, name string) bool {
 	if _, err := control.Version(context.Background()); err != nil {
 		return false
 	}
-	end := c.names.Begin(history.Request{Key: name, What: history.Remove, Node: c.node})
+	end := c.names.Begin(history.Request{Key: name, Kind: history.Remove, Node: c.node})
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
 	defer cancel()
 	out, err := control.Submit(ctx, api.Request{Kind: dataset.OpDelete, Volume: name})

@@ -20,26 +20,26 @@ import (
 // Request is one request of a client.
 type Request struct {
 	Key  string // name of the volume, or the dataset
-	What What
+	Kind Kind
 	Node string // of a lease: the node that mounts
 	ID   string // of a lease: the mount ID
 }
 
-// What is a kind of request.
-type What string
+// Kind is a kind of request.
+type Kind string
 
 // The kinds of requests for names and for leases. The comment says which fields of the answer are set.
 const (
-	Create What = "create" // Is: the dataset that the name then has; or Done
-	Get    What = "get"    // Is: the dataset that the name has; or Absent
-	Remove What = "remove" // Done, or Absent
+	Create Kind = "create" // Dataset: the dataset that the name then has; or Done
+	Get    Kind = "get"    // Dataset: the dataset that the name has; or Absent
+	Remove Kind = "remove" // Done, or Absent
 
-	Mount   What = "mount"   // At: the epoch, on Node for ID
-	Unmount What = "unmount" // Done
-	Fence   What = "fence"   // Done: the mounts of Node are no longer valid, according to an operator or the guard
+	Mount   Kind = "mount"   // Epoch: the epoch, on Node for ID
+	Unmount Kind = "unmount" // Done
+	Fence   Kind = "fence"   // Done: the mounts of Node are no longer valid, according to an operator or the guard
 
-	save    What = "save"     // for all keys: the store was saved, for a later PutBack
-	putBack What = "put back" // for all keys: answers may come from the saved state
+	save    Kind = "save"     // for all keys: the store was saved, for a later RestoreBackup
+	putBack Kind = "put back" // for all keys: answers may come from the saved state
 )
 
 // Answer is the answer to a client. The zero value means that there was no answer: the request has taken effect,
@@ -48,8 +48,8 @@ type Answer struct {
 	Done    bool
 	Refused bool   // with an error that says that nothing was changed
 	Absent  bool   // there is no such volume
-	Is      string // a dataset
-	At      uint64 // an epoch
+	Dataset string // a dataset
+	Epoch   uint64 // an epoch
 }
 
 // Recorder records one history. It is safe for concurrent use.
@@ -59,7 +59,7 @@ type Recorder struct {
 
 	mu    sync.Mutex
 	all   []*porcupine.Operation
-	backs []*porcupine.Operation // two for each call of PutBack: save and putBack
+	backs []*porcupine.Operation // two for each call of RestoreBackup: save and putBack
 }
 
 // Names returns a history of the names of volumes.
@@ -96,18 +96,18 @@ func (r *Recorder) Happened(q Request, since time.Time, a Answer) {
 	r.all = append(r.all, op)
 }
 
-// PutBack records that the store was restored from a backup. at is the time of the restore. The backup was taken
+// RestoreBackup records that the store was restored from a backup. at is the time of the restore. The backup was taken
 // between from and to. After the restore, answers may come from the backup, so that acknowledged changes are missing. A
 // name may have the state of the backup or the present state, and the epoch of a lease may be higher by one. The
 // returned function records that answers no longer come from the backup. If it is called several times, the last call
 // counts.
-func (r *Recorder) PutBack(from, to, at time.Time) (over func()) {
+func (r *Recorder) RestoreBackup(from, to, at time.Time) (over func()) {
 	saved := &porcupine.Operation{
-		Input:  Request{What: save},
+		Input:  Request{Kind: save},
 		Call:   int64(from.Sub(r.start)),
 		Return: int64(to.Sub(r.start)),
 	}
-	back := &porcupine.Operation{Input: Request{What: putBack}, Call: int64(at.Sub(r.start)), Return: math.MaxInt64}
+	back := &porcupine.Operation{Input: Request{Kind: putBack}, Call: int64(at.Sub(r.start)), Return: math.MaxInt64}
 	saved.Output, back.Output = Answer{}, Answer{}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -122,7 +122,7 @@ func (r *Recorder) PutBack(from, to, at time.Time) (over func()) {
 // void reports whether a name was requested while answers could come from the restored state. The caller holds r.mu.
 func (r *Recorder) void(op *porcupine.Operation) bool {
 	return slices.ContainsFunc(r.backs, func(b *porcupine.Operation) bool {
-		return b.Input.(Request).What == putBack && op.Return > b.Call && op.Call < b.Return
+		return b.Input.(Request).Kind == putBack && op.Return > b.Call && op.Call < b.Return
 	})
 }
 
@@ -135,10 +135,10 @@ func (r *Recorder) Check(within time.Duration) (bad []string) {
 	for _, op := range r.all {
 		q, a := op.Input.(Request), op.Output.(Answer)
 		known := *op
-		if name := q.What == Create || q.What == Get || q.What == Remove; name && r.void(op) {
+		if name := q.Kind == Create || q.Kind == Get || q.Kind == Remove; name && r.void(op) {
 			a, known.Output, known.Return = Answer{}, Answer{}, math.MaxInt64
 		}
-		if a.Refused || q.What == Get && a == (Answer{}) {
+		if a.Refused || q.Kind == Get && a == (Answer{}) {
 			continue // it changed nothing, and shows nothing
 		}
 		if _, seen := byKey[q.Key]; !seen {
@@ -181,7 +181,7 @@ func show(ops []porcupine.Operation) string {
 		if op.Return != math.MaxInt64 {
 			until = time.Duration(op.Return).String()
 		}
-		fmt.Fprintf(&s, "  %-14s to %-14s %s %s %s → %+v\n", time.Duration(op.Call), until, q.What, q.Node, q.ID,
+		fmt.Fprintf(&s, "  %-14s to %-14s %s %s %s → %+v\n", time.Duration(op.Call), until, q.Kind, q.Node, q.ID,
 			op.Output)
 	}
 	return s.String()

@@ -32,30 +32,30 @@ func record(r *Recorder, steps ...step) *Recorder {
 }
 
 func create(from, to int64, is string) step {
-	return step{from, to, Request{What: Create}, Answer{Is: is}}
+	return step{from, to, Request{Kind: Create}, Answer{Dataset: is}}
 }
 func get(from, to int64, is string) step {
-	return step{from, to, Request{What: Get}, Answer{Is: is, Absent: is == ""}}
+	return step{from, to, Request{Kind: Get}, Answer{Dataset: is, Absent: is == ""}}
 }
-func remove(from, to int64) step { return step{from, to, Request{What: Remove}, Answer{Done: to > 0}} }
+func remove(from, to int64) step { return step{from, to, Request{Kind: Remove}, Answer{Done: to > 0}} }
 
 func mount(from, to int64, node, id string, epoch uint64) step {
-	return step{from, to, Request{What: Mount, Node: node, ID: id}, Answer{At: epoch}}
+	return step{from, to, Request{Kind: Mount, Node: node, ID: id}, Answer{Epoch: epoch}}
 }
 func unmount(from, to int64, node, id string) step {
-	return step{from, to, Request{What: Unmount, Node: node, ID: id}, Answer{Done: to > 0}}
+	return step{from, to, Request{Kind: Unmount, Node: node, ID: id}, Answer{Done: to > 0}}
 }
-func keep(from, to int64) step { return step{from, to, Request{What: save}, Answer{}} }
-func back(from, to int64) step { return step{from, to, Request{What: putBack}, Answer{}} }
+func keep(from, to int64) step { return step{from, to, Request{Kind: save}, Answer{}} }
+func back(from, to int64) step { return step{from, to, Request{Kind: putBack}, Answer{}} }
 
 func fence(from, to int64, node string) step {
-	return step{from, to, Request{What: Fence, Node: node}, Answer{Done: true}}
+	return step{from, to, Request{Kind: Fence, Node: node}, Answer{Done: true}}
 }
 
 func TestNames(t *testing.T) {
-	absent := step{5, 6, Request{What: Remove}, Answer{Absent: true}}
-	made := step{1, 2, Request{What: Create}, Answer{Done: true}}
-	refused := step{2, 3, Request{What: Create}, Answer{Refused: true}}
+	absent := step{5, 6, Request{Kind: Remove}, Answer{Absent: true}}
+	made := step{1, 2, Request{Kind: Create}, Answer{Done: true}}
+	refused := step{2, 3, Request{Kind: Create}, Answer{Refused: true}}
 	for name, tt := range map[string]struct {
 		steps []step
 		ok    bool
@@ -140,15 +140,15 @@ func TestNamesOfCorrectServer(t *testing.T) {
 		for i := range rapid.IntRange(1, 12).Draw(t, "requests") {
 			at := int64(100 * (i + 1))
 			s := step{from: at - rapid.Int64Range(0, 250).Draw(t, "before"), to: at + rapid.Int64Range(0, 250).Draw(t, "after")}
-			switch s.q.What = rapid.SampledFrom([]What{Create, Get, Remove}).Draw(t, "what"); s.q.What {
+			switch s.q.Kind = rapid.SampledFrom([]Kind{Create, Get, Remove}).Draw(t, "what"); s.q.Kind {
 			case Create:
 				if now == "" {
 					made++
 					now = fmt.Sprint("dataset", made)
 				}
-				s.a.Is = now
+				s.a.Dataset = now
 			case Get:
-				s.a = Answer{Is: now, Absent: now == ""}
+				s.a = Answer{Dataset: now, Absent: now == ""}
 			case Remove:
 				s.a = Answer{Done: now != "", Absent: now == ""}
 				now = ""
@@ -190,24 +190,24 @@ func TestCheckGivesUp(t *testing.T) {
 
 // What is answered of names while what was put back may answer says nothing; before and
 // after it does.
-func TestPutBack(t *testing.T) {
+func TestRestoreBackup(t *testing.T) {
 	for name, told := range map[string]func(r *Recorder, ask func()){
 		"while it may answer": func(r *Recorder, ask func()) {
 			now := time.Now()
-			over := r.PutBack(now, now, now)
+			over := r.RestoreBackup(now, now, now)
 			ask()
 			over()
 		},
 		"after": func(r *Recorder, ask func()) {
 			now := time.Now()
-			r.PutBack(now, now, now)()
+			r.RestoreBackup(now, now, now)()
 			ask()
 		},
 	} {
 		r := Names()
-		r.Begin(Request{Key: "k", What: Create})(Answer{Is: "one"})
-		told(r, func() { r.Begin(Request{Key: "k", What: Get})(Answer{Absent: true}) })
-		r.Begin(Request{Key: "k", What: Get})(Answer{Is: "one"})
+		r.Begin(Request{Key: "k", Kind: Create})(Answer{Dataset: "one"})
+		told(r, func() { r.Begin(Request{Key: "k", Kind: Get})(Answer{Absent: true}) })
+		r.Begin(Request{Key: "k", Kind: Get})(Answer{Dataset: "one"})
 		if bad := r.Check(patience); (len(bad) == 0) != (name == "while it may answer") {
 			t.Errorf("%s: %q", name, bad)
 		}
@@ -217,16 +217,16 @@ func TestPutBack(t *testing.T) {
 // The recorder keeps keys apart, and requests that were never answered.
 func TestRecorder(t *testing.T) {
 	r := Names()
-	a, b := r.Begin(Request{Key: "a", What: Create}), r.Begin(Request{Key: "b", What: Create})
-	b(Answer{Is: "one"})
+	a, b := r.Begin(Request{Key: "a", Kind: Create}), r.Begin(Request{Key: "b", Kind: Create})
+	b(Answer{Dataset: "one"})
 	a(Answer{})
-	r.Begin(Request{Key: "a", What: Get})(Answer{Absent: true})
-	r.Begin(Request{Key: "b", What: Get})(Answer{Is: "one"})
-	r.Begin(Request{Key: "c", What: Get}) // asks still
+	r.Begin(Request{Key: "a", Kind: Get})(Answer{Absent: true})
+	r.Begin(Request{Key: "b", Kind: Get})(Answer{Dataset: "one"})
+	r.Begin(Request{Key: "c", Kind: Get}) // asks still
 	if bad := r.Check(patience); len(bad) > 0 || r.Len() != 5 {
 		t.Error(bad, r.Len())
 	}
-	r.Begin(Request{Key: "b", What: Get})(Answer{Absent: true})
+	r.Begin(Request{Key: "b", Kind: Get})(Answer{Absent: true})
 	bad := r.Check(patience)
 	if len(bad) != 1 || !strings.HasPrefix(bad[0], "b: no correct server") || strings.Count(bad[0], "\n") != 4 {
 		t.Errorf("%q", bad)

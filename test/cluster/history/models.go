@@ -25,7 +25,7 @@ func names() porcupine.NondeterministicModel {
 		Init: func() []any { return []any{name{}} },
 		Step: func(state, in, out any) []any {
 			s, a := state.(name), out.(Answer)
-			switch in.(Request).What {
+			switch in.(Request).Kind {
 			case Create:
 				return s.create(a)
 			case Get:
@@ -55,20 +55,20 @@ func (s name) create(a Answer) []any {
 		return []any{s, s.is(unseen)}
 	case a.Done && s.now == "":
 		return []any{s.is(unseen)}
-	case a == Answer{} || a.Done || a.Is != "" && s.now == a.Is:
+	case a == Answer{} || a.Done || a.Dataset != "" && s.now == a.Dataset:
 		return []any{s}
-	case a.Is != "" && (s.now == "" || s.now == unseen) && !s.had(a.Is):
-		return []any{s.is(a.Is)}
+	case a.Dataset != "" && (s.now == "" || s.now == unseen) && !s.had(a.Dataset):
+		return []any{s.is(a.Dataset)}
 	}
 	return nil
 }
 
 func (s name) get(a Answer) []any {
 	switch {
-	case a.Absent && s.now == "", a.Is != "" && s.now == a.Is:
+	case a.Absent && s.now == "", a.Dataset != "" && s.now == a.Dataset:
 		return []any{s}
-	case a.Is != "" && s.now == unseen && !s.had(a.Is):
-		return []any{s.is(a.Is)}
+	case a.Dataset != "" && s.now == unseen && !s.had(a.Dataset):
+		return []any{s.is(a.Dataset)}
 	}
 	return nil
 }
@@ -78,16 +78,16 @@ func (s name) remove(a Answer) []any {
 	case a.Absent && s.now == "", a == Answer{} && s.now == "":
 		return []any{s}
 	case a.Done && s.now != "":
-		return []any{s.bury()}
+		return []any{s.markRemoved()}
 	case a == Answer{}:
-		return []any{s, s.bury()}
+		return []any{s, s.markRemoved()}
 	}
 	return nil
 }
 
 func (s name) had(dataset string) bool { return slices.Contains(strings.Split(s.dead, ","), dataset) }
 
-func (s name) bury() name {
+func (s name) markRemoved() name {
 	if s.now != unseen {
 		dead := append(strings.Split(s.dead, ","), s.now)
 		slices.Sort(dead)
@@ -114,18 +114,18 @@ func leases() porcupine.NondeterministicModel {
 		Init: func() []any { return []any{lease{}} },
 		Step: func(state, in, out any) []any {
 			s, q, a := state.(lease), in.(Request), out.(Answer)
-			switch q.What {
+			switch q.Kind {
 			case Mount:
 				return s.mount(q, a)
 			case Unmount:
-				return s.maybe(s.without(q.ID), a)
+				return s.possibleStates(s.without(q.ID), a)
 			case Fence:
 				if s.node != q.Node {
 					return []any{s}
 				}
 				free := s
 				free.ids = ""
-				return s.maybe(free, a)
+				return s.possibleStates(free, a)
 			case save:
 				return []any{s}
 			case putBack:
@@ -137,8 +137,8 @@ func leases() porcupine.NondeterministicModel {
 	}
 }
 
-// maybe returns the possible states after a request: then and, if there was no answer, also the present one.
-func (s lease) maybe(then lease, a Answer) []any {
+// possibleStates returns the possible states after a request: then and, if there was no answer, also the present one.
+func (s lease) possibleStates(then lease, a Answer) []any {
 	if a.Done {
 		return []any{then}
 	}
@@ -147,16 +147,16 @@ func (s lease) maybe(then lease, a Answer) []any {
 
 func (s lease) mount(q Request, a Answer) []any {
 	stays, moves := s.node == q.Node, s.ids == ""
-	if a.At > 0 {
-		taken := lease{node: q.Node, epoch: a.At}.with(s.ids, q.ID)
-		if stays && a.At > s.epoch && a.At <= s.epoch+s.rose {
-			taken.rose = s.rose - (a.At - s.epoch)
+	if a.Epoch > 0 {
+		taken := lease{node: q.Node, epoch: a.Epoch}.with(s.ids, q.ID)
+		if stays && a.Epoch > s.epoch && a.Epoch <= s.epoch+s.rose {
+			taken.rose = s.rose - (a.Epoch - s.epoch)
 			return []any{taken}
-		} else if stays && a.At == s.epoch {
+		} else if stays && a.Epoch == s.epoch {
 			taken.rose = s.rose
 		}
-		same := stays && (a.At == s.epoch || s.loose && a.At > s.epoch)
-		if same || moves && a.At > s.epoch {
+		same := stays && (a.Epoch == s.epoch || s.loose && a.Epoch > s.epoch)
+		if same || moves && a.Epoch > s.epoch {
 			return []any{taken}
 		}
 		return nil
