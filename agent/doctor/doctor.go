@@ -87,6 +87,7 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	known, halted, err := x.deps.Datasets.Recorded(ctx)
 	switch {
 	case err != nil:
+		r.ControlSilent = true
 		r.Add(findings.Error, "control", "start drover control, and check the network between its hosts and this one",
 			"does not respond: %v (mounted volumes keep working)", err)
 	case outside != "":
@@ -119,7 +120,11 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 	x.deps.SharedMounter.Check(&r.List)
 	for _, ask := range []func(){
 		func() { x.deps.Registrar.Findings(ctx, &r.List) },
-		func() { x.deps.Failover.Check(ctx, &r.List) },
+		func() {
+			if !r.ControlSilent {
+				x.deps.Failover.Check(ctx, &r.List)
+			}
+		},
 		func() { x.deps.KeyChecker.checkFences(ctx, r) },
 	} {
 		began := x.deps.Clock.Steady()

@@ -170,9 +170,11 @@ func (k *KeyChecker) checkFences(ctx context.Context, r *Report) {
 			users[program] = append(users[program], p.Name)
 		}
 	}
-	if all, err := k.deps.Control.Profiles(ctx); err == nil { // an unreachable control has a finding already
-		for _, p := range all {
-			uses(p)
+	if !r.ControlSilent { // an unreachable control has a finding already
+		if all, err := k.deps.Control.Profiles(ctx); err == nil {
+			for _, p := range all {
+				uses(p)
+			}
 		}
 	}
 	for _, id := range k.deps.Cache.CopyIDs() {

@@ -64,7 +64,8 @@ func TestC4(t *testing.T) {
 	for _, s := range []struct {
 		name string
 		test func(*testing.T)
-	}{{"leases", w.heldAllTheWhile}, {"retention", w.retention}, {"failover", w.failover}, {"certificates", w.certificates}} {
+	}{{"leases", w.heldAllTheWhile}, {"retention", w.retention}, {"failover", w.failover}, {"certificates", w.certificates},
+		{"certificate expires", w.certificateExpires}} {
 		if !t.Run(s.name, s.test) {
 			return
 		}
@@ -191,4 +192,25 @@ func (w *clocks) certificates(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// certificateExpires: control is dead until the certificate of a host expires. drover status on that host says so
+// before, and then. It is quiet again once the clock is right and control answers.
+func (w *clocks) certificateExpires(t *testing.T) {
+	const day = 24 * time.Hour
+	for _, r := range w.Controls {
+		r.Kill9(t)
+	}
+	expires := finding{"warning", "certificate", "and was not renewed", "check that control is reachable"}
+	expired := finding{"error", "certificate", "expired at", "drover node token, and join again"}
+	w.c.SetClock(t, 27*day)
+	awaitFinding(t, w.c, expires, true)
+	w.c.SetClock(t, 32*day)
+	awaitFinding(t, w.c, expired, true)
+	w.c.SetClock(t, 0)
+	awaitFinding(t, w.c, expired, false)
+	awaitFinding(t, w.c, expires, false)
+	for _, r := range w.Controls {
+		r.Up(t)
+	}
 }
