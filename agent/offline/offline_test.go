@@ -98,7 +98,7 @@ func newHarness() *harness {
 	}
 	for i, name := range []string{"db", "cache", "old", "web"} {
 		id := uuid.UUID{0: byte(0x10 + i), 15: byte(i)}
-		d := dataset.Dataset{ID: id, Volume: name, Home: here, State: dataset.StateReady, Aliases: []string{name + "-before"}}
+		d := dataset.Dataset{ID: id, Volume: name, Home: here, State: dataset.StateReady, Aliases: []string{name + "-before"}, Profile: dataset.Profile{Name: "bronze"}}
 		h.ids[name] = id
 		switch name {
 		case "old":
@@ -163,7 +163,7 @@ func TestVolumeWithoutControl(t *testing.T) {
 	h := newHarness()
 	for ref, want := range map[string]string{
 		"db": "db", "web": "web", h.ids["db"].String(): "db", h.ids["old"].String()[:8]: "old",
-		"db-before": "db", "web-before": "web", "old": "", "nosuch": "", "0000": "",
+		"db-before": "db", "web-before": "web", "db@bronze": "db", "web@bronze": "web", "db@gold": "", "old": "", "nosuch": "", "0000": "",
 	} {
 		ctx, knownAt := api.WithKnownAt(t.Context())
 		v, err := h.Volume(ctx, ref)

@@ -118,6 +118,8 @@ func TestWrongGuesses(t *testing.T) {
 		"volumes":                                            "did you mean drover volume ls?",
 		"snapshots":                                          "did you mean drover snapshot ls?",
 		"snapshot db":                                        `unknown command "db" for snapshot (to list the snapshots of a volume: drover snapshot ls db)`,
+		"snapshot rename db x":                               "a snapshot keeps its name",
+		"snapshot reame db x":                                `unknown command "reame" for snapshot`,
 		"snapshot take db":                                   "did you mean drover snapshot create?",
 		"volume copy db new":                                 "did you mean drover clone?",
 		"cp db new":                                          "did you mean drover clone?",

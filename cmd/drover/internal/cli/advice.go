@@ -42,6 +42,7 @@ var advice = map[string]string{
 	"attach":    "start a container with the volume: docker run -v NAME:/PATH IMAGE",
 	"detach":    "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
 	"config":    "edit drover.yaml and profiles.yaml in /etc/drover, and check the host with drover doctor",
+	"promote":   "if the node of a volume is lost, use drover volume move NAME NODE; its --help says how",
 	"quiesce":   "freezing before a snapshot belongs to a profile, in profiles.yaml: quiesce",
 
 	"volume history":   "use drover events --filter volume=NAME",
@@ -75,6 +76,7 @@ var advice = map[string]string{
 	"volume umount":  "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
 	"volume prune":   noPrune,
 
+	"snapshot rename":   "a snapshot keeps its name; drover snapshot create VOLUME NAME takes another",
 	"snapshot schedule": "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
 	"snapshot prune":    "the profile of a volume says which scheduled snapshots stay: snapshots.keep in profiles.yaml",
 	"snapshot export":   "use drover volume export VOLUME --snapshot NAME -o FILE",
@@ -163,15 +165,6 @@ func advise(cmd *cobra.Command, word string) string {
 		word = CommandName(cmd) + " " + word
 	}
 	return advice[strings.ToLower(word)]
-}
-
-// advisePlace returns the command for a noun with the name of a thing in the place of a command, such as
-// drover snapshot db, or "".
-func advisePlace(cmd *cobra.Command, word string) string {
-	if CommandName(cmd) == "snapshot" && dataset.CheckName(word) == nil {
-		return "to list the snapshots of a volume: " + shellLine([]string{cmd.CommandPath(), "ls", word})
-	}
-	return ""
 }
 
 // argumentAdvice returns what to type instead of a command with a wrong number of arguments, or "".

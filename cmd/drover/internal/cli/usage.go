@@ -18,12 +18,24 @@ func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return UnknownCommand(cmd, args[0])
+			return unknownPlace(cmd, args)
 		}
 		return UsageError(cmd, "missing command for %s (available: %s)", CommandName(cmd),
 			dataset.FormatChoices(commandNames(cmd)))
 	}
 	return cmd
+}
+
+// unknownPlace is UnknownCommand for the arguments of cmd. If the only argument may be the name of a volume, as in
+// drover snapshot db, the error has the command that lists the snapshots of the volume.
+func unknownPlace(cmd *cobra.Command, args []string) error {
+	isWord := meant(cmd, args[0]) != "" || advise(cmd, args[0]) != "" ||
+		dataset.Nearest(args[0], commandNames(cmd)) != ""
+	if CommandName(cmd) == "snapshot" && len(args) == 1 && !isWord && dataset.CheckName(args[0]) == nil {
+		return UsageError(cmd, "unknown command %q for snapshot (to list the snapshots of a volume: %s)", args[0],
+			shellLine([]string{cmd.CommandPath(), "ls", args[0]}))
+	}
+	return UnknownCommand(cmd, args[0])
 }
 
 func commandNames(cmd *cobra.Command) []string {
@@ -53,8 +65,6 @@ func UnknownWord(cmd *cobra.Command, what, where, word string, have []string) er
 		hint = ", did you mean " + other + "?"
 	case n != "":
 		hint = ", did you mean " + n + "?"
-	case what == "command" && advisePlace(cmd, word) != "":
-		return UsageError(cmd, "unknown %s %q for %s (%s)", what, dataset.Clip(word), where, advisePlace(cmd, word))
 	}
 	return UsageError(cmd, "unknown %s %q for %s%s (available: %s)", what, dataset.Clip(word), where, hint,
 		dataset.FormatChoices(have))

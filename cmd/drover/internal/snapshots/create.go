@@ -1,7 +1,9 @@
 package snapshots
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -35,7 +37,11 @@ snapshots of the volume. --name NAME is the same.`,
 			name = args[1]
 		}
 		req := api.Request{Kind: dataset.OpSnapshot, Volume: args[0], Name: name, Message: message}
-		return a.Change(cmd, o, req, describeSnapshot)
+		err := a.Change(cmd, o, req, describeSnapshot)
+		if volume, after, at := strings.Cut(args[0], "@"); at && name == "" && errors.Is(err, dataset.ErrInvalid) {
+			err = fmt.Errorf("%w; for a snapshot of that name: drover snapshot create %s %s", err, volume, after)
+		}
+		return err
 	}
 	return cmd
 }
