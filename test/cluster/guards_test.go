@@ -210,8 +210,11 @@ func (h *holder) cutOff(t *testing.T) {
 	since := clock.Boottime()
 	h.Net.Isolate(h.a.On)
 	h.fenced(t, since)
+	fenced := finding{"error", "volume db", "is fenced", "drover guard ls"}
+	awaitFinding(t, h.a, fenced, true)
 	h.Net.Heal()
 	h.goesOn(t)
+	awaitFinding(t, h.a, fenced, false)
 }
 
 func (h *holder) agentKilled(t *testing.T) {

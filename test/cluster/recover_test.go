@@ -63,6 +63,8 @@ func TestStoreGoesBack(t *testing.T) {
 			return nil
 		})
 	}
+	wentBack := finding{"error", "store", "", "drover store recover"}
+	awaitFinding(t, a, wentBack, true)
 	for _, args := range [][]string{{"volume", "rm", "snapped", "--yes"}, {"volume", "move", "snapped", b.Name}, {"snapshot", "create", "snapped"}} {
 		if r := control.Exec(t, args...); r.Exit == 0 || !strings.Contains(r.Err, "changes suspended") {
 			t.Errorf("drover %v: %+v", args, r)
@@ -132,6 +134,7 @@ func TestStoreGoesBack(t *testing.T) {
 		return nil
 	})
 	last.StartAgent(t)
+	awaitFinding(t, a, wentBack, false)
 	alone()
 	if now := b.Inspect(t, "moved"); now.Node != b.Name || now.Epoch <= before.Epoch || now.ID != before.ID {
 		t.Errorf("moved is at epoch %d on %s, was at %d", now.Epoch, now.Node, before.Epoch)
