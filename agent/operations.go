@@ -66,6 +66,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	reshaper := operation.NewReshaper(operation.ReshaperDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes,
 		Provision: a.Provisioning.Reserve, EnsureUnused: a.Verifier.EnsureUnused,
+		Report: func(ctx context.Context, id uuid.UUID) { a.Reporter.ReportDataset(ctx, id) },
 	})
 	rekeyer := operation.NewRekeyer(operation.RekeyerDeps{
 		Datasets: a.Datasets, Records: a.RecordFiles, Keys: a.Keys,

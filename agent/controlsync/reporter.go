@@ -176,6 +176,18 @@ func (r *Reporter) ReportPools(ctx context.Context) {
 	r.reportPart(ctx, all, nil)
 }
 
+// ReportDataset reports the status of a dataset at once, for a user who has changed its size and looks at it next. If
+// the report fails, the next heartbeat repeats it.
+func (r *Reporter) ReportDataset(ctx context.Context, id uuid.UUID) {
+	ctx, cancel := context.WithTimeout(ctx, reportPoolsTime)
+	defer cancel()
+	all := newReplicaReporters(r.Replicas)
+	for _, t := range all {
+		t.complete = true // makes the report incremental, as it has only one dataset
+	}
+	r.reportPart(ctx, all, []uuid.UUID{id})
+}
+
 func (r *Reporter) reportInParts(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
 	for {
 		n := min(len(ids), maxPerHeartbeat)

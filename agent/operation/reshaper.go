@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/storage"
@@ -21,6 +23,8 @@ type ReshaperDeps struct {
 	Sizes        *Sizes
 	Provision    Provision
 	EnsureUnused EnsureUnused
+	// Report reports the status of a dataset to control at once.
+	Report func(ctx context.Context, id uuid.UUID)
 }
 
 // Reshaper changes how a dataset is stored, and not its content: its size, and where its blocks are. It has no state.
@@ -59,6 +63,7 @@ func (r *Reshaper) Resize(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if out, err = r.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("resize.recorded")
 		r.deps.Records.Write(ctx, pool, *out.Dataset)
+		r.deps.Report(ctx, d.ID) // otherwise users would see the new size with the usage of the old one
 	}
 	return out, err
 }
