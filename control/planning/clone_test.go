@@ -117,12 +117,20 @@ func TestCloneOfNamedSnapshot(t *testing.T) {
 	db, web := a.MustCreate("db@silver"), a.MustCreate("web@silver")
 	one, two := a.MustSnapshot("db", "before"), a.MustSnapshot("web", "2026-03-01")
 	both := a.MustSnapshot("web", "silver")
+	marked := a.MustSnapshot("db", "snapshot-before")
+	shadow := a.MustSnapshot("db", two.ID.String()[:8]) // has the UUID prefix of another snapshot as its name
+	asPrefix := a.MustSnapshot("web", one.ID.String()[:4])
+	only := a.MustSnapshot("web", "snapshot-daily")
 	for from, want := range map[string]dataset.Source{
-		"db@before":                 {Dataset: db.ID, Snapshot: one.ID},
-		"db@snapshot-before":        {Dataset: db.ID, Snapshot: one.ID},
-		"db@" + one.ID.String()[:8]: {Dataset: db.ID, Snapshot: one.ID},
-		"web@2026-03-01":            {Dataset: web.ID, Snapshot: two.ID},
-		"db@silver":                 {Dataset: db.ID},
+		"db@before":                                {Dataset: db.ID, Snapshot: one.ID},
+		"db@snapshot-before":                       {Dataset: db.ID, Snapshot: marked.ID},
+		"web@snapshot-2026-03-01":                  {Dataset: web.ID, Snapshot: two.ID},
+		"web@snapshot-daily":                       {Dataset: web.ID, Snapshot: only.ID},
+		"db@snapshot-" + two.ID.String()[:8]:       {Dataset: db.ID, Snapshot: shadow.ID},
+		"web@snapshot-" + asPrefix.ID.String()[:8]: {Dataset: web.ID, Snapshot: asPrefix.ID},
+		"db@" + one.ID.String()[:8]:                {Dataset: db.ID, Snapshot: one.ID},
+		"web@2026-03-01":                           {Dataset: web.ID, Snapshot: two.ID},
+		"db@silver":                                {Dataset: db.ID},
 	} {
 		if op := a.MustPlan(controltest.Create("test", "from="+from)); *op.Source != want {
 			t.Errorf("%s: %+v, want %+v", from, *op.Source, want)

@@ -41,8 +41,28 @@ func snapshotAtSign(t *Tx, ref string) (s dataset.Snapshot, ok bool, err error) 
 	if err != nil || !ok {
 		return s, false, err
 	}
-	s, err = t.SnapshotOf(d, after)
+	s, err = snapshotAfterAt(t, d, after)
 	return s, true, err
+}
+
+// snapshotAfterAt finds the snapshot of a dataset that the part after the @ names: a name, a UUID prefix, or one of
+// these after snapshotMark. The name of a snapshot can begin with snapshotMark too, so the whole text counts first. As
+// in the spec of a clone, a UUID prefix counts before a name after snapshotMark.
+func snapshotAfterAt(t *Tx, d dataset.Dataset, after string) (dataset.Snapshot, error) {
+	s, err := t.SnapshotOf(d, after)
+	rest, marked := strings.CutPrefix(after, snapshotMark)
+	if !marked || dataset.KindOf(err) != dataset.ErrNotFound {
+		return s, err
+	}
+	for _, find := range []func() (dataset.Snapshot, error){
+		func() (dataset.Snapshot, error) { return snapshotByPrefix(t, rest, d.ID) },
+		func() (dataset.Snapshot, error) { return t.SnapshotOf(d, rest) },
+	} {
+		if s, rerr := find(); dataset.KindOf(rerr) != dataset.ErrNotFound {
+			return s, rerr
+		}
+	}
+	return s, err
 }
 
 // sourceAtSign finds the source of a clone by VOLUME@SNAPSHOT or VOLUME@PROFILE. It fails with dataset.ErrAmbiguous if
@@ -55,7 +75,7 @@ func sourceAtSign(t *Tx, name, after string, none error) (dataset.Source, error)
 	if err != nil {
 		return dataset.Source{}, err
 	}
-	s, err := t.SnapshotOf(d, strings.TrimPrefix(after, snapshotMark))
+	s, err := snapshotAfterAt(t, d, after)
 	isProfile := d.Profile.Name == after
 	switch kind := dataset.KindOf(err); {
 	case kind == nil && isProfile:
