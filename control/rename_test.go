@@ -57,6 +57,27 @@ func TestRenameDuringOperations(t *testing.T) {
 	}
 }
 
+// TestSnapshotsHavePresentName: after a rename, snapshots are shown with the new name of their volume. If another volume
+// gets the former name, the snapshots are not taken for those of that volume.
+func TestSnapshotsHavePresentName(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	snap := a.MustSnapshot("db", "one")
+	e.MustSubmit(controltest.Rename("db", "new"))
+	e.MustSubmit(controltest.DropAlias("new", "db"))
+	a.MustCreate("db@gold")
+	for _, ref := range []string{"", "new"} {
+		list, err := e.Snapshots(e.Ctx, ref, api.Page{})
+		if err != nil || len(list.Items) != 1 || list.Items[0].ID != snap.ID || list.Items[0].Volume != "new" {
+			t.Errorf("snapshots of %q: got %+v, %v; want one of volume new", ref, list.Items, err)
+		}
+	}
+	if s, err := e.Snapshot(e.Ctx, "new", "one"); err != nil || s.Volume != "new" {
+		t.Errorf("snapshot one of new: got %+v, %v; want volume new", s, err)
+	}
+}
+
 // TestRenameDuringDelete: a delete that was planned under the former name deletes the volume, and frees both names.
 // A restore from the trash brings back only the new one.
 func TestRenameDuringDelete(t *testing.T) {

@@ -2,8 +2,11 @@ package view
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
@@ -37,6 +40,9 @@ func (s *Views) Snapshots(ctx context.Context, ref string, p api.Page) (out api.
 		return -1
 	})
 	out.Items = list[from:]
+	for i := range out.Items {
+		out.Items[i].Volume = d.Volume
+	}
 	if limit := p.Size(); len(out.Items) > limit {
 		out.Items = out.Items[:limit]
 		out.Next = cursor(out.Items[limit-1])
@@ -44,6 +50,8 @@ func (s *Views) Snapshots(ctx context.Context, ref string, p api.Page) (out api.
 	return out, nil
 }
 
+// allSnapshots lists the snapshots of all datasets. The record of a snapshot has the name that the volume had when the
+// snapshot was taken, so the list has the present name instead.
 func allSnapshots(t *record.Tx, p api.Page) (out api.List[dataset.Snapshot], err error) {
 	limit := p.Size()
 	entries, err := t.List(record.SnapshotsPrefix, After(record.SnapshotsPrefix, p), limit)
@@ -51,8 +59,19 @@ func allSnapshots(t *record.Tx, p api.Page) (out api.List[dataset.Snapshot], err
 		return out, err
 	}
 	items := make([]dataset.Snapshot, len(entries))
+	keys := map[string]bool{}
 	for i, e := range entries {
 		if err := record.Decode(e.Key, e.Value, &items[i]); err != nil {
+			return out, err
+		}
+		keys[record.DatasetKey(items[i].Dataset)] = true
+	}
+	if err := t.Prefetch(slices.Collect(maps.Keys(keys))); err != nil {
+		return out, err
+	}
+	volumes := map[uuid.UUID]string{}
+	for i := range items {
+		if items[i].Volume, err = presentName(t, items[i], volumes); err != nil {
 			return out, err
 		}
 	}
@@ -61,6 +80,21 @@ func allSnapshots(t *record.Tx, p api.Page) (out api.List[dataset.Snapshot], err
 		out.Next = strings.TrimPrefix(entries[limit-1].Key, record.SnapshotsPrefix)
 	}
 	return out, nil
+}
+
+// presentName returns the present name of the volume of a snapshot. known has the names that were already read. If the
+// dataset was removed meanwhile, presentName returns the name in the snapshot.
+func presentName(t *record.Tx, s dataset.Snapshot, known map[uuid.UUID]string) (string, error) {
+	if name, ok := known[s.Dataset]; ok {
+		return name, nil
+	}
+	var d dataset.Dataset
+	ok, err := t.Get(record.DatasetKey(s.Dataset), &d)
+	if err != nil || !ok {
+		return s.Volume, err
+	}
+	known[s.Dataset] = d.Volume
+	return d.Volume, nil
 }
 
 // Older compares two snapshots by time, and by UUID if the times are equal.
@@ -80,6 +114,9 @@ func cursor(s dataset.Snapshot) string {
 func (s *Views) Snapshot(ctx context.Context, ref, snapshot string) (snap dataset.Snapshot, err error) {
 	err = s.Ledger.View(ctx, func(t *record.Tx) error {
 		snap, err = t.Snapshot(ref, snapshot)
+		if err == nil {
+			snap.Volume, err = presentName(t, snap, map[uuid.UUID]string{})
+		}
 		return err
 	})
 	return snap, err
