@@ -108,7 +108,7 @@ func (f *fake) Volume(_ context.Context, ref string) (api.Volume, error) {
 		return api.Volume{}, err
 	}
 	for _, v := range f.volumes {
-		if v.Volume == ref || strings.HasPrefix(v.ID.String(), ref) {
+		if v.HasName(ref) || strings.HasPrefix(v.ID.String(), ref) {
 			return v, nil
 		}
 	}

@@ -127,6 +127,7 @@ func TestDestructiveCommandsAsk(t *testing.T) {
 		"fewer replicas":     {[]string{"volume", "set-profile", "db", "gold"}, "db", `"profile":"gold"`, "destroys its replica on host-c"},
 		"not fewer replicas": {[]string{"volume", "set-profile", "db", "gold"}, "gold", "", "its data is then only on node host-a"},
 		"discard":            {[]string{"volume", "superseded", "discard", "db"}, "db", `"kind":"discard"`, "destroys the data of epoch"},
+		"discard by alias":   {[]string{"volume", "superseded", "discard", "former"}, "db", `"kind":"discard"`, "destroys the data of epoch 4 on node host-b"},
 		"not discard":        {[]string{"volume", "superseded", "discard", "db"}, "no", "", "no other node has"},
 		"pool":               {[]string{"pool", "rm", "default"}, "default", "RemovePool", "removes everything that Drover created"},
 		"not the pool":       {[]string{"pool", "rm", "default"}, "fast", "", "Type default"},
@@ -147,6 +148,7 @@ func TestDestructiveCommandsAsk(t *testing.T) {
 			c := newConsole(theWorld())
 			scenarios["at-once"](c)
 			scenarios["went-back"](c)
+			c.fake.volumes[0].SetAliases([]string{"former"})
 			c.fake.volumes[0].Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 			c.fake.volumes[0].CopyDetails = append(c.fake.volumes[0].CopyDetails, api.CopyDetail{
 				Copy: dataset.Copy{Dataset: idDB, Kind: dataset.CopySuperseded, Epoch: 4}, NodeName: "host-b",

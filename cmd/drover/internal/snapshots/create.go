@@ -34,6 +34,9 @@ snapshots of the volume. --name NAME is the same.`,
 			return cli.UsageError(cmd, "two names for one snapshot: %s, and --name %s (use only one)", args[1], name)
 		}
 		if len(args) > 1 {
+			if err := refuseSecondVolume(cmd, a, args[0], args[1], name); err != nil {
+				return err
+			}
 			name = args[1]
 		}
 		req := api.Request{Kind: dataset.OpSnapshot, Volume: args[0], Name: name, Message: message}
@@ -44,6 +47,27 @@ snapshots of the volume. --name NAME is the same.`,
 		return err
 	}
 	return cmd
+}
+
+// refuseSecondVolume fails if the second argument is the name of a volume, and is not the value of --name as well: other
+// commands take several volumes.
+func refuseSecondVolume(cmd *cobra.Command, a *cli.App, volume, second, name string) error {
+	if name == second {
+		return nil
+	}
+	c, err := a.Connect()
+	if err != nil {
+		return err
+	}
+	switch _, err := c.Volume(cmd.Context(), second); {
+	case err == nil:
+		return cli.UsageError(cmd, "%s is a volume: a command takes the snapshot of one volume (for a snapshot of %s "+
+			"with this name: drover snapshot create %s --name %s)", second, volume, volume, second)
+	case dataset.KindOf(err) == dataset.ErrNotFound, dataset.KindOf(err) == dataset.ErrInvalid:
+		return nil
+	default:
+		return err
+	}
 }
 
 func describeSnapshot(out api.Outcome) (uuid.UUID, string) {

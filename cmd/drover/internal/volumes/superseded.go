@@ -126,6 +126,13 @@ func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm
 	if err != nil {
 		return err
 	}
+	ref := req.Volume
+	switch v, err := c.Volume(ctx, ref); { // the reference can be an alias, or NAME@PROFILE
+	case err == nil:
+		req.Volume, ref = v.Volume, v.ID.String()
+	case dataset.KindOf(err) != dataset.ErrNotFound: // a dataset in the trash is found by the lists below
+		return err
+	}
 	live, err := cli.FetchAll(ctx, c.Volumes)
 	if err != nil {
 		return err
@@ -136,7 +143,7 @@ func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm
 	}
 	q := confirm.Question{Action: "discard the superseded copy of volume " + req.Volume, Name: req.Volume}
 	for _, k := range supersededCopies(append(live, trashed...)) {
-		ofVolume := k.Volume == req.Volume || strings.HasPrefix(k.Dataset.String(), strings.ToLower(req.Volume))
+		ofVolume := k.Volume == ref || strings.HasPrefix(k.Dataset.String(), strings.ToLower(ref))
 		onNode := req.Node == "" || k.NodeName == req.Node ||
 			strings.HasPrefix(k.Node.String(), strings.ToLower(req.Node))
 		if !ofVolume || !onNode {
