@@ -20,6 +20,9 @@ func (c *Comparison) Correct(ctx context.Context) error {
 	if err := c.checkCorrectable(ctx); err != nil {
 		return err
 	}
+	if err := c.releaseNames(ctx); err != nil {
+		return err
+	}
 	for _, j := range c.All {
 		if _, err := c.Update(ctx, func(t *record.Tx) error { return c.correctDataset(t, j) }); err != nil {
 			return err
@@ -119,6 +122,51 @@ func (c *Comparison) checkFencedUnreachable(t *record.Tx) error {
 				"off; %s later: drover store recover --fenced %s)", name, 2*c.recovery.Session, name)
 	}
 	return nil
+}
+
+// releaseNames removes the claims of the names that one volume loses and another one gets. Volumes can have exchanged
+// their names, so no order of the corrections would do. If the recovery is interrupted, the next one releases the names
+// again: the records do not change here.
+func (c *Comparison) releaseNames(ctx context.Context) error {
+	wanted := map[string]uuid.UUID{}
+	for _, j := range c.All {
+		if j.renames() {
+			for _, name := range j.Record.Names() {
+				wanted[name] = j.ID
+			}
+		}
+	}
+	for _, j := range c.All {
+		if j.stored == nil || j.stored.State != dataset.StateReady || !j.renames() {
+			continue
+		}
+		lost := slices.DeleteFunc(j.stored.Names(), func(name string) bool {
+			id, is := wanted[name]
+			return !is || id == j.ID || j.Record.HasName(name)
+		})
+		if len(lost) == 0 {
+			continue
+		}
+		_, err := c.Update(ctx, func(t *record.Tx) error {
+			if err := c.checkFencedUnreachable(t); err != nil {
+				return err
+			}
+			return releaseClaims(t, j.ID, lost)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// renames reports whether the correction gives the names in the report to the volume.
+func (j *Difference) renames() bool {
+	switch j.action {
+	case "forgotten", "copies", "missing", "snapshots":
+		return false
+	}
+	return j.Record.State == dataset.StateReady
 }
 
 // correctDataset corrects the record of one dataset, unless the record has changed since the decision.

@@ -152,14 +152,19 @@ func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) err
 // in the trash.
 func releaseState(t *record.Tx, d dataset.Dataset) error {
 	t.Delete(record.TrashKey(d.ID))
-	for _, name := range d.Names() {
+	return releaseClaims(t, d.ID, d.Names())
+}
+
+// releaseClaims removes the claims of a dataset on names. It ignores a name that another dataset has claimed.
+func releaseClaims(t *record.Tx, id uuid.UUID, names []string) error {
+	for _, name := range names {
 		var c record.Claim
 		if dataset.CheckName(name) != nil {
 			continue
 		}
 		if taken, err := t.Get(record.NameKey(name), &c); err != nil {
 			return err
-		} else if taken && c.ID == d.ID {
+		} else if taken && c.ID == id {
 			t.Delete(record.NameKey(name))
 		}
 	}

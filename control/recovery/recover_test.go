@@ -124,6 +124,7 @@ func TestRecoverOfRenames(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha", "beta")
 	a := m.Agents["alpha"]
 	first, second, third := a.MustCreate("first"), a.MustCreate("second"), a.MustCreate("third")
+	left, right := a.MustCreate("left"), a.MustCreate("right")
 	m.MustSubmit(controltest.Rename("third", "dropped"))
 	m.Saved = m.Save()
 	m.MustSubmit(controltest.Rename("first", "new"))
@@ -131,9 +132,15 @@ func TestRecoverOfRenames(t *testing.T) {
 	m.MustSubmit(controltest.Rename("second", "first")) // a name that the backup has for another volume
 	m.MustSubmit(controltest.Rename("dropped", "third"))
 	m.MustSubmit(controltest.DropAlias("third", "dropped"))
+	m.MustSubmit(controltest.Rename("left", "other")) // exchanges the names of left and right
+	m.MustSubmit(controltest.DropAlias("other", "left"))
+	m.MustSubmit(controltest.Rename("right", "left"))
+	m.MustSubmit(controltest.DropAlias("left", "right"))
+	m.MustSubmit(controltest.Rename("other", "right"))
+	m.MustSubmit(controltest.DropAlias("right", "other"))
 	back(m)
 	m.MustRecover("alpha", "beta")
-	for id, names := range map[uuid.UUID][]string{first.ID: {"new"}, second.ID: {"first", "second"}, third.ID: {"third"}} {
+	for id, names := range map[uuid.UUID][]string{first.ID: {"new"}, second.ID: {"first", "second"}, third.ID: {"third"}, left.ID: {"right"}, right.ID: {"left"}} {
 		if v := m.MustVolume(id.String()); !slices.Equal(v.Names(), names) {
 			t.Errorf("dataset %s has the names %v, want %v", id, v.Names(), names)
 		}
