@@ -2,11 +2,15 @@ package volume_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -126,6 +130,27 @@ func TestRemoveByAliasKeepsTheVolume(t *testing.T) {
 	}
 	wantDeleted(f, d)
 	wantList(f.A, "after the removal of the name")
+}
+
+// An engine removes the name of a volume right after control has renamed the volume, when the agent may not know that
+// yet. The data stays.
+func TestRemoveRightAfterRenameKeepsTheVolume(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	f := agenttest.NewCluster(t, "dir", "dir")
+	for i := range 10 {
+		old, now := fmt.Sprintf("old%d", i), fmt.Sprintf("new%d", i)
+		d := f.A.NewVolume(old + "@plain")
+		if _, err := f.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpRename, Volume: old, Name: now}); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.A.Remove(ctx, old+"@plain"); err != nil && !errors.Is(err, dataset.ErrConflict) {
+			t.Errorf("remove of %s: %v", old, err)
+		}
+		if v := f.Recorded(d.ID.String()); v.State != dataset.StateReady || v.Volume != now {
+			t.Errorf("after the removal of %s: %s is %s", old, v.Volume, v.State)
+		}
+	}
 }
 
 // A container keeps its mount, and ends it by the spelling with which it began, while the volume is renamed and while

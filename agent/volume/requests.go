@@ -79,7 +79,9 @@ func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	if removed, err := r.deps.Spellings.Remove(ctx, tool, d, ref); err != nil || removed {
 		return err
 	}
-	if err := r.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.Volume}); err != nil {
+	// The cache may not have a rename yet. By then the name that the engine removes is an alias, whose removal must not
+	// delete the data. So the request is for the dataset, and only as long as it has that name.
+	if err := r.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.ID.String(), Name: d.Volume}); err != nil {
 		return err
 	}
 	return r.deps.Spellings.MarkDeleted(ctx, d.ID)
@@ -88,6 +90,9 @@ func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 // Perform plans a request for an existing volume and executes it here.
 func (r *Requests) Perform(ctx context.Context, req api.Request) error {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
+	if req.Kind == dataset.OpDelete && req.Name != "" {
+		what = fmt.Sprintf("%s of volume %s", req.Kind, req.Name)
+	}
 	req.ID = uuid.New()
 	_, err := r.deps.Jobs.Do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *jobs.Job) error {
 		jb.Step("planning")

@@ -24,7 +24,7 @@ type Request struct {
 	Options  map[string]string `json:"options,omitempty"`
 	Snapshot string            `json:"snapshot,omitempty"` // name or UUID prefix of the snapshot
 	// name of the new snapshot, of a volume that is restored from the trash, or of a renamed volume; drop-alias: the
-	// alias
+	// alias; delete: the name that the volume must have, absent: any
 	Name    string `json:"name,omitempty"`
 	Message string `json:"message,omitempty"` // free text that is kept with a snapshot
 	Size    string `json:"size,omitempty"`    // new size, such as 10GiB

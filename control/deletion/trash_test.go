@@ -79,6 +79,20 @@ func TestUndeleteKeepsItsName(t *testing.T) {
 	e.CheckInvariants()
 }
 
+// TestDeleteOfNameThatBecameAnAlias: an engine's removal of a name does not delete a volume that was renamed since.
+func TestDeleteOfNameThatBecameAnAlias(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("old@gold")
+	e.MustSubmit(controltest.Rename("old", "new"))
+	e.MustSubmit(controltest.Rename("new", "newer"))
+	for _, name := range []string{"old", "new"} {
+		req := api.Request{Kind: dataset.OpDelete, Volume: d.ID.String(), Name: name}
+		a.MustRefusePlan(req, dataset.ErrConflict, "delete of volume "+name, "it was renamed to newer meanwhile")
+	}
+	a.MustCommit(a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: d.ID.String(), Name: "newer"}))
+}
+
 func TestDeleteModes(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
