@@ -155,7 +155,7 @@ func withoutAlias(d dataset.Dataset, alias string) (dataset.Dataset, error) {
 	}
 	d.SetAliases(withoutName(d.Aliases, alias))
 	if name, _, _ := strings.Cut(d.RequestedAs, "@"); name == alias { // it would find nothing
-		d.RequestedAs, d.RequestedBy = d.Volume, uuid.Nil
+		d.RequestedAs = d.Volume // RequestedBy stays: that node may still delete the volume
 	}
 	return d, nil
 }
