@@ -40,8 +40,8 @@ type Deleter struct{ Deps }
 
 // PlanDelete decides to delete a volume. The home deletes it when the dataset is not in use. If the home is
 // unreachable, control itself deletes the volume, but only if a person confirms that the home is fenced. node is the
-// node whose agent asks for the plan; uuid.Nil if a user made the request. If the request has a name, and the volume has
-// another one, PlanDelete fails with dataset.ErrConflict: an engine removes a name that has become an alias.
+// node whose agent asks for the plan; uuid.Nil if a user made the request. If the request has a name, and the volume
+// has another one, PlanDelete fails with dataset.ErrConflict: an engine removes a name that has become an alias.
 func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	d, err := t.Volume(req.Volume)
@@ -50,8 +50,8 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	}
 	if req.Name != "" && req.Name != d.Volume {
 		return nil, nil, dataset.Errorf(dataset.ErrConflict,
-			"delete of volume %s: it was renamed to %s meanwhile (docker volume rm %s deletes it; to end only the use of "+
-				"the former name, repeat the request)", req.Name, d.Volume, d.Volume)
+			"delete of volume %s: it was renamed to %s meanwhile (docker volume rm %s deletes it; to end only the use "+
+				"of the former name, repeat the request)", req.Name, d.Volume, d.Volume)
 	}
 	if err := r.CheckNoSharedMounts(t, d, "delete"); err != nil {
 		return nil, nil, err
