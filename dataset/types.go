@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -418,12 +419,22 @@ type Mount struct {
 
 // DatasetStatus is the present state of a dataset as a node's agent reports it.
 type DatasetStatus struct {
-	ID      uuid.UUID `json:"id"`                // UUID of the dataset
-	Mounted bool      `json:"mounted"`           // the dataset is mounted on the node
-	Used    Size      `json:"used"`              // bytes that the data uses, including shared ones
-	Mounts  []Mount   `json:"mounts,omitempty"`  // the uses of the mounted dataset
-	Problem string    `json:"problem,omitempty"` // why the dataset cannot be mounted; empty: it can
+	ID      uuid.UUID `json:"id"`               // UUID of the dataset
+	Mounted bool      `json:"mounted"`          // the dataset is mounted on the node
+	Used    Size      `json:"used"`             // bytes that the data uses, including shared ones
+	Mounts  []Mount   `json:"mounts,omitempty"` // the uses of the mounted dataset
+	// why the dataset cannot be mounted, or what is wrong with it; empty: nothing
+	Problem string `json:"problem,omitempty"`
 	// how full the filesystem is, or was when the dataset was last mounted; absent: not known, or without a limit
 	Usage    *Usage   `json:"usage,omitempty"`
 	Fullness Fullness `json:"fullness,omitempty"` // nearly_full or full; absent: enough space
+}
+
+// LostWrites begins the problem of a dataset that may have lost writes that were not synced.
+const LostWrites = "may have lost data that was written "
+
+// IsUnusable reports whether the node cannot use the dataset as it should. A dataset that may have lost writes can be
+// used: no other copy has these writes.
+func (st DatasetStatus) IsUnusable() bool {
+	return st.Problem != "" && !strings.HasPrefix(st.Problem, LostWrites)
 }

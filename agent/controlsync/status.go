@@ -82,7 +82,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 		st.Problem = err.Error()
 	case walks && mounted:
 	default:
-		st.Problem = cmp.Or(s.Lost.Problem(d.ID), s.Sizes.Problem(d), s.Throttle.Problems(d))
+		st.Problem = cmp.Or(s.Sizes.Problem(d), s.Throttle.Problems(d), s.Lost.Problem(d.ID))
 	}
 	return st
 }

@@ -72,7 +72,7 @@ func (l Loss) text() string {
 	if !l.Since.IsZero() {
 		span = "between " + utc(l.Since) + " and " + utc(l.Until)
 	}
-	return "may have lost data that was written " + span + " and not synced: pool " + l.Pool +
+	return dataset.LostWrites + span + " and not synced: pool " + l.Pool +
 		" was full, and the kernel could not write the data (" + l.Reason + ")"
 }
 

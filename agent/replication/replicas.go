@@ -265,9 +265,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if err := lineage.DropMissing(ctx, pool, id, got.Gone, s.Snapshot); err != nil {
 		return fmt.Errorf("replica of volume %s, of node %s: %w", d.Volume, home.Name, err)
 	}
-	if err := p.updateNames(ctx, pool, id); err != nil {
-		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
-	}
+	p.updateNames(ctx, pool, id)
 	c := k.Copy
 	c.Epoch, c.Snapshot, c.Taken, c.OrderTime = s.Epoch, s.ID, s.Created, s.OrderTime
 	c.VerifiedAt, c.VerifiedAtHome = checked, s.Current
@@ -275,17 +273,21 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 }
 
 // updateNames writes the names of a renamed volume to the record beside its replica. That record is otherwise of the
-// state that was copied. A store that is rebuilt from the replica has these names. The dataset's lock is held.
-func (p *Replicas) updateNames(ctx context.Context, pool backends.Pool, id uuid.UUID) error {
+// state that was copied. A store that is rebuilt from the replica has these names. A failure is only logged, because
+// the data of the replica is up to date, and the next refresh tries again. The dataset's lock is held.
+func (p *Replicas) updateNames(ctx context.Context, pool backends.Pool, id uuid.UUID) {
 	k, _ := p.deps.Cache.Copy(id)
 	e, err := pool.Stat(ctx, id)
-	if err != nil || k.Record == nil || e.Record == nil || slices.Equal(e.Record.Names(), k.Record.Names()) {
-		return err
+	if err == nil && k.Record != nil && e.Record != nil && !slices.Equal(e.Record.Names(), k.Record.Names()) {
+		d := *e.Record
+		d.Volume = k.Record.Volume
+		d.SetAliases(k.Record.Aliases)
+		err = pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 	}
-	d := *e.Record
-	d.Volume = k.Record.Volume
-	d.SetAliases(k.Record.Aliases)
-	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
+	if err != nil {
+		p.deps.Log.WithError(err).WithField("dataset", id).Warn(
+			"cannot write the new name of a volume beside its replica")
+	}
 }
 
 // update records the state of a replica, and reports it.

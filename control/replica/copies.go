@@ -177,7 +177,7 @@ func (s *Keeper) mayBeLast(t *record.Tx, d dataset.Dataset) (bool, error) {
 // so that unhealthy is not certain.
 func (s *Keeper) checkHome(t *record.Tx, d dataset.Dataset) (unhealthy, known bool, err error) {
 	st, pool := s.Reports.Dataset(d.ID, d.Home), s.Reports.Pool(d.Pool)
-	if st != nil && st.Problem != "" || pool != nil && !pool.Online {
+	if st != nil && st.IsUnusable() || pool != nil && !pool.Online {
 		return true, true, nil
 	}
 	known = !s.Shared ||

@@ -62,6 +62,7 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 		"the home is well":               {then: func(*controltest.LastCopy) {}},
 		"the home is away":               {then: func(l *controltest.LastCopy) { l.EndHome() }, answer: dataset.ErrStale, last: true},
 		"it cannot be opened":            {then: func(l *controltest.LastCopy) { l.Home.ReportOpen(l.Dataset, "it is not in the pool") }, answer: dataset.ErrStale, last: true},
+		"it may have lost writes":        {then: func(l *controltest.LastCopy) { l.Home.ReportOpen(l.Dataset, dataset.LostWrites+"and not synced") }},
 		"its pool is held":               {then: func(l *controltest.LastCopy) { l.ReportHomePool(false, "its generation is 5 and was 7") }, answer: dataset.ErrStale, last: true},
 		"the home is not heard any more": {then: func(l *controltest.LastCopy) { l.Wait(l.Keeper.Relocator.Timing.MaxClockAge() + 1) }, answer: dataset.ErrStale},
 		"the store is not believed":      {then: func(l *controltest.LastCopy) { l.Left.ReportDistrust("it is older") }, answer: dataset.ErrConflict},

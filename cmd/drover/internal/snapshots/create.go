@@ -49,8 +49,8 @@ snapshots of the volume. --name NAME is the same.`,
 	return cmd
 }
 
-// refuseSecondVolume fails if the second argument is the name of a volume, and is not the value of --name as well: other
-// commands take several volumes.
+// refuseSecondVolume fails if the second argument is the name of a volume, and is not the value of --name as well:
+// other commands take several volumes.
 func refuseSecondVolume(cmd *cobra.Command, a *cli.App, volume, second, name string) error {
 	if name == second {
 		return nil
