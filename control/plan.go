@@ -105,7 +105,7 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	case dataset.OpRename:
 		return s.volumes.PlanRename(t, req)
 	case dataset.OpDropAlias:
-		return planning.PlanDropAlias(t, req)
+		return s.volumes.PlanDropAlias(t, req)
 	case dataset.OpDelete:
 		return s.deleter.PlanDelete(t, node, req)
 	case dataset.OpUndelete:

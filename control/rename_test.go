@@ -138,6 +138,8 @@ func TestRenameWithoutHome(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	l.Replicas.EndSession(l.Alpha)
 	l.MustSubmit(controltest.Rename("db", "new"))
+	_, err := l.Submit(l.Ctx, controltest.DropAlias("new", "db"))
+	controltest.Refused(l, err, dataset.ErrOffline, "drop alias db of volume new: node alpha", "can still use the volume")
 	if _, err := l.AskFailover(l.Service, "beta"); dataset.KindOf(err) != dataset.ErrPending {
 		t.Fatal(err)
 	}
@@ -152,6 +154,7 @@ func TestRenameWithoutHome(t *testing.T) {
 	if v := l.MustVolume("newer"); v.Home != l.Beta.ID {
 		t.Errorf("the home is %s, want beta", v.Home)
 	}
+	l.MustSubmit(controltest.DropAlias("newer", "db"))
 	l.RestartAgent(l.Alpha, "alpha")
 	got := l.Alpha.MustSync(0).Copies
 	if len(got) != 1 || got[0].Record == nil || got[0].Record.Volume != "newer" {

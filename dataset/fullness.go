@@ -172,9 +172,10 @@ func (s Size) Enlarged() Size {
 }
 
 // Limits reports whether the free space of the pool, and not the size of a volume with the given usage, limits what
-// can be written to the volume. Then a larger volume would not help. It is false if the pool has not reported its size.
+// can be written to the volume. Then a larger volume would not help. It is false if the pool has not reported its size,
+// and if inodes are scarcer than space in the volume: a larger volume has more inodes.
 func (p PoolStatus) Limits(u Usage) bool {
-	return p.Size > 0 && (p.Fullness() == Full || p.Free <= u.Available)
+	return p.Size > 0 && (p.Fullness() == Full || p.Free <= u.Available && u.InodePercent() <= u.Percent())
 }
 
 // SpaceCommands returns the commands that show what gives a volume in a pool more space. None of them removes data. st

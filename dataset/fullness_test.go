@@ -166,4 +166,9 @@ func TestSpaceHintNamesThePoolThatLimitsAVolume(t *testing.T) {
 			t.Errorf("%s: %s, %s", name, got, hint)
 		}
 	}
+	inodes := dataset.Usage{Used: 3 * dataset.GiB, Available: 7 * dataset.GiB, Inodes: 100, InodesUsed: 99}
+	pool := dataset.PoolStatus{Size: 100 * dataset.GiB, Free: 6 * dataset.GiB}
+	if got := d.SpaceCommands("fast", &pool, inodes)[0]; got != d.GrowCommand() {
+		t.Errorf("a volume without inodes: %s, want %s", got, d.GrowCommand())
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
 )
 
 // SyncPolicy makes the policy for overcommit in an open pool (backends.PolicyKeeper) and in its record agree. The
@@ -36,6 +37,9 @@ func (p *Pools) SyncPolicy(ctx context.Context, id uuid.UUID) {
 	})
 	if err == nil {
 		err = failed
+	}
+	if err == nil && unknown {
+		err = dataset.CheckOvercommit(kept) // the pool can be a disk of another host
 	}
 	if err == nil && unknown {
 		err = p.UpdateRecord(ctx, id, func(rec *Record) {

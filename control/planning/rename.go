@@ -7,7 +7,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -119,8 +121,10 @@ func (v *Planner) checkAliasesKnown(t *record.Tx, d dataset.Dataset) error {
 	return v.CheckReplicas(t, what)
 }
 
-// PlanDropAlias decides to end an alias of a volume. The data stays.
-func PlanDropAlias(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// PlanDropAlias decides to end an alias of a volume. The data stays. It fails with dataset.ErrOffline if a node that
+// can mount the volume without asking control is unreachable: that node would still find the volume by the alias, after
+// another volume got the name.
+func (v *Planner) PlanDropAlias(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -129,9 +133,41 @@ func PlanDropAlias(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := v.checkMountingNodesReachable(t, d, "drop alias "+req.Name+" of volume "+d.Volume); err != nil {
+		return nil, nil, err
+	}
 	op := record.NewOperation(d)
 	op.DatasetRecord = &next
 	return op, nil, nil
+}
+
+// checkMountingNodesReachable fails with dataset.ErrOffline if the home of a volume, or a node with a shared mount of
+// it, is unreachable. what is the request.
+func (v *Planner) checkMountingNodesReachable(t *record.Tx, d dataset.Dataset, what string) error {
+	if !v.CopyKeeper.Shared {
+		return nil
+	}
+	nodes := []uuid.UUID{d.Home}
+	for _, g := range d.SharedMounts {
+		nodes = append(nodes, g.Node)
+	}
+	for _, id := range nodes {
+		since, alive, err := membership.LivingSession(t, id)
+		if err != nil {
+			return err
+		}
+		if alive {
+			continue
+		}
+		name, err := t.NodeName(id)
+		if err != nil {
+			return err
+		}
+		return dataset.Errorf(dataset.ErrOffline,
+			"%s: node %s, which %s, can still use the volume by this name (start it, or move the volume first)", what,
+			name, relocation.FormatUnreachable(since))
+	}
+	return nil
 }
 
 // withoutAlias returns the record of a volume without one of its aliases. It fails with dataset.ErrInvalid for the name

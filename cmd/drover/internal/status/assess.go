@@ -239,7 +239,7 @@ func (f *collector) volume(v api.Volume, pool *dataset.PoolStatus, now time.Time
 	if st := v.Status; st != nil {
 		// The finding about an offline pool is enough for the volumes that nobody uses.
 		unusedOffline := pool != nil && !pool.Online && !st.Mounted && len(st.Mounts) == 0 &&
-			strings.HasPrefix(st.Problem, "pool "+v.PoolName+" is offline")
+			len(v.SharedMounts) == 0 && strings.HasPrefix(st.Problem, "pool "+v.PoolName+" is offline")
 		if st.Problem != "" && !unusedOffline && !f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
 			f.add(findings.Error, subject, inspect, "%s", st.Problem)
 		}
