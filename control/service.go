@@ -220,7 +220,8 @@ func (s *Service) makePlanners(d Deps) {
 			me.Version = d.Version
 			return membership.CheckSameVersion(t, me, what)
 		},
-		Clock: d.Clock,
+		LivingSession: membership.LivingSession,
+		Clock:         d.Clock,
 	}}
 	s.deleter = &deletion.Deleter{Deps: deletion.Deps{
 		Shared:              s.Shared,

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -51,6 +52,9 @@ type Deps struct {
 	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
 	// CheckReplicas fails if a control replica runs another version of Drover. what is the request.
 	CheckReplicas func(t *record.Tx, what string) error
+	// LivingSession reports whether a node is reachable, and otherwise since when it is not: see
+	// membership.LivingSession.
+	LivingSession func(t *record.Tx, node uuid.UUID) (since time.Time, alive bool, err error)
 	Clock         clock.Clock
 }
 

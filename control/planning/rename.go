@@ -7,7 +7,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/dataset"
@@ -152,7 +151,7 @@ func (v *Planner) checkMountingNodesReachable(t *record.Tx, d dataset.Dataset, w
 		nodes = append(nodes, g.Node)
 	}
 	for _, id := range nodes {
-		since, alive, err := membership.LivingSession(t, id)
+		since, alive, err := v.LivingSession(t, id)
 		if err != nil {
 			return err
 		}
