@@ -53,6 +53,8 @@ const (
 	dirtyTime = time.Minute
 	// flushPause is the time between two flushes of a mounted volume: its status is read more often.
 	flushPause = 5 * time.Second
+	// maxFlushes is how many flushes Look has in progress at most. Each blocks a thread, and they share the disks.
+	maxFlushes = 4
 )
 
 // Loss is what a volume may have lost: writes between Since and Until that were not synced. It is also the record on
@@ -91,7 +93,8 @@ type Deps struct {
 type Watcher struct {
 	Deps
 
-	saving sync.Mutex // held while a loss is written to disk, so that the last value is written last
+	flushing chan struct{} // has an element for each flush that Look started
+	saving   sync.Mutex    // held while a loss is written to disk, so that the last value is written last
 
 	mu     sync.Mutex
 	losses map[uuid.UUID]Loss
@@ -115,7 +118,11 @@ type poolSpace struct {
 // New returns a Watcher.
 func New(deps Deps) *Watcher {
 	return &Watcher{
-		Deps: deps, losses: map[uuid.UUID]Loss{}, pools: map[uuid.UUID]poolSpace{}, looks: map[uuid.UUID]look{},
+		Deps:     deps,
+		flushing: make(chan struct{}, maxFlushes),
+		losses:   map[uuid.UUID]Loss{},
+		pools:    map[uuid.UUID]poolSpace{},
+		looks:    map[uuid.UUID]look{},
 	}
 }
 
@@ -156,7 +163,13 @@ func (w *Watcher) Look(ctx context.Context, b backends.Pool, d dataset.Dataset, 
 	full, suspect := w.notePool(d.Pool, b.Status(ctx))
 	if suspect && w.isDue(d.ID) {
 		w.Jobs.Start("flush/"+d.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
-			w.flush(ctx, d, path)
+			select {
+			case w.flushing <- struct{}{}:
+				defer func() { <-w.flushing }()
+				w.flush(ctx, d, path)
+			default:
+				w.makeDue(d.ID) // the next look tries again
+			}
 			return nil
 		})
 	}
@@ -192,6 +205,16 @@ func (w *Watcher) isDue(id uuid.UUID) bool {
 	last.steady = now
 	w.looks[id] = last
 	return true
+}
+
+// makeDue makes the next flush of a dataset due at once.
+func (w *Watcher) makeDue(id uuid.UUID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if last, known := w.looks[id]; known {
+		last.steady = w.Clock.Steady() - flushPause
+		w.looks[id] = last
+	}
 }
 
 // notePool notes whether a pool is full. suspect is true if it is full, or was a moment ago.

@@ -134,6 +134,27 @@ func TestLostWritesAreNamedUntilTheNextMount(t *testing.T) {
 	}
 }
 
+// While as many flushes are in progress as there may be, a look starts no other one. A later look does.
+func TestFlushesAreBounded(t *testing.T) {
+	h := newHost(t)
+	d := h.NewVolume("db", map[string]string{"size": "300MiB"})
+	path := h.MustMount("db", "user")
+	h.status(d)
+	free := h.LostWrites.Occupy()
+	scratch.Fill(t, h.disk)
+	h.write(path, 32<<20)
+	h.flush()
+	for range 5 {
+		h.status(d)
+		agenttest.Await(t, func() bool { return h.Jobs.Count() == 0 })
+	}
+	if f := h.lost(d); f != (api.Finding{}) {
+		t.Errorf("found without a flush: %+v", f)
+	}
+	free()
+	agenttest.Await(t, func() bool { return h.status(d).Problem != "" })
+}
+
 // A container can end before the agent looks at its volume.
 func TestLostWritesAreFoundAtTheUnmount(t *testing.T) {
 	h := newHost(t)

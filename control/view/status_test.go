@@ -59,4 +59,9 @@ func TestVolumeOfAnOfflinePoolHasAProblem(t *testing.T) {
 	want("while the pool is quarantined", "", "not reported")
 	report(dataset.PoolStatus{Online: true})
 	want("when the pool is online again", "", "not reported")
+	lost := dataset.LostWrites + "and not synced"
+	report(dataset.PoolStatus{Online: true}, dataset.DatasetStatus{ID: seen.ID, Problem: lost})
+	want("after lost writes", lost, "not reported")
+	report(dataset.PoolStatus{Reason: "its path is no mount point"})
+	want("while the pool with lost writes is offline", offline, offline)
 }

@@ -206,7 +206,7 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 // since that the pool is offline, the status says so.
 func (s *Views) statusOf(d dataset.Dataset, pool string) *dataset.DatasetStatus {
 	st, in := s.Reports.Dataset(d.ID, d.Home), s.Reports.Pool(d.Pool)
-	if in == nil || in.Online || in.Quarantined || st != nil && st.Problem != "" {
+	if in == nil || in.Online || in.Quarantined || st != nil && st.IsUnusable() {
 		return st
 	}
 	now := dataset.DatasetStatus{ID: d.ID}

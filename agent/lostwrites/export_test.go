@@ -1,0 +1,13 @@
+package lostwrites
+
+// Occupy takes the places of all flushes that Look may start, until free is called.
+func (w *Watcher) Occupy() (free func()) {
+	for range maxFlushes {
+		w.flushing <- struct{}{}
+	}
+	return func() {
+		for range maxFlushes {
+			<-w.flushing
+		}
+	}
+}
