@@ -125,3 +125,6 @@ type done struct{}
 type helpText string
 
 func (h helpText) Error() string { return string(h) }
+
+// Unwrap returns the kind of the error: the caller asked for the text, so nothing has failed.
+func (h helpText) Unwrap() error { return dataset.ErrInvalid }
