@@ -53,7 +53,7 @@ type Trimmer interface {
 }
 
 // PolicyKeeper is a pool that keeps its policy beside its data, so that the policy survives the loss of the records of
-// its node. The agent decides what the policy means.
+// its node. The agent enforces the policy. The pool only stores it.
 type PolicyKeeper interface {
 	// Overcommit returns the ratio that KeepOvercommit has recorded, or 0.
 	Overcommit() (float64, error)

@@ -3,8 +3,8 @@
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# The cache of images and tools, which take long to build. All checkouts share it: the names have a hash of what the
-# content is built from. DROVER_CACHE puts it elsewhere.
+# The cache of images and tools, which take long to build. All checkouts share it, because each name has a hash of the
+# sources. DROVER_CACHE sets another folder.
 if [ -n "${XDG_CACHE_HOME:-${HOME:-}}" ]; then
 	cache=${XDG_CACHE_HOME:-$HOME/.cache}/drover
 else

@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A volume is renamed while a move of it waits for its users. The move goes on, and the volume has the new name and the
-// alias at its new home and in the record beside the data. Both names bring it back.
+// A volume is renamed while a move of it waits for its users. The move continues. Then the new home and the record
+// beside the data have the new name and the alias. Both names bring it back.
 func TestRenameDuringMove(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "dir", "dir")

@@ -50,7 +50,8 @@ type Deps struct {
 	Relocator           *relocation.Relocator
 	Reported            *reports.Latest
 	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
-	// CheckReplicas fails if a control replica runs another version of Drover. what is the request.
+	// CheckReplicas fails if a control replica runs another version of Drover. The argument what names
+	// the request in the error.
 	CheckReplicas func(t *record.Tx, what string) error
 	// LivingSession reports whether a node is reachable, and otherwise since when it is not: see
 	// membership.LivingSession.

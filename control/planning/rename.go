@@ -63,7 +63,8 @@ func checkNewName(d dataset.Dataset, name string) error {
 	return nil
 }
 
-// nameTakenError returns the error for a name that another volume has as its name or alias. what is the request.
+// nameTakenError returns the error for a name that another volume has as its name or alias. The
+// argument what names the request in the error.
 func nameTakenError(what, name string, other dataset.Dataset) error {
 	if name == other.Volume {
 		return dataset.Errorf(dataset.ErrExists, "%s: volume %s exists (choose another name)", what, name)
@@ -141,7 +142,7 @@ func (v *Planner) PlanDropAlias(t *record.Tx, req api.Request) (*dataset.Operati
 }
 
 // checkMountingNodesReachable fails with dataset.ErrOffline if the home of a volume, or a node with a shared mount of
-// it, is unreachable. what is the request.
+// it, is unreachable. The argument what names the request in the error.
 func (v *Planner) checkMountingNodesReachable(t *record.Tx, d dataset.Dataset, what string) error {
 	if !v.CopyKeeper.Shared {
 		return nil

@@ -171,8 +171,8 @@ func (s *scene) containers(h *cluster.Host) (all []container) {
 }
 
 // checkUse fails the test if the use of a container has ended while the container runs. If the engine was killed or has
-// forgotten a container, the agent does not know which use belongs to which container. So it may have ended this use,
-// and kept another use of the volume.
+// forgotten a container, the agent cannot assign uses to containers. In that case it may have ended the use of w and
+// kept another use of the volume.
 func (s *scene) checkUse(t testing.TB, v *volume, w *writer, when string) {
 	t.Helper()
 	known, list := s.useOf(v, w)

@@ -43,7 +43,7 @@ type restorer struct {
 
 // putBack takes a backup of Consul, and restores Consul from it after the duration of the fault, while everything else
 // runs. When the faults that have begun are over, an operator updates the store. No host is lost meanwhile, because the
-// recovery would wait for that host's records.
+// recovery waits for the records of all hosts.
 //
 // Changes that were acknowledged after the backup and that no agent has recorded are lost. The histories of names and
 // leases record this (RestoreBackup). Before the restore, rememberEnded keeps the operations that have ended, because

@@ -30,8 +30,8 @@ volumes:
   data: {name: "VOLUME", driver: DRIVER}
 `
 
-// A Compose project writes to a volume while the volume is renamed. The container goes on, and the project finds the
-// data by the former name until the alias is dropped, and by the new name. No removal by a former name deletes the data.
+// A Compose project writes to a volume while the volume is renamed. The container keeps writing. The project
+// finds the data by the new name and, until the alias is dropped, by the former name. No removal by a former name deletes the data.
 func TestRenameUnderCompose(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
 	file := func(volume string) string { return strings.ReplaceAll(ledger, "VOLUME", volume) }

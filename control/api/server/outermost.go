@@ -149,7 +149,7 @@ func (w *watchedWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// FlushError sends the header and what was written. It is the method that http.ResponseController.Flush calls.
+// FlushError sends the header and the buffered body. It is the method that http.ResponseController.Flush calls.
 func (w *watchedWriter) FlushError() error {
 	if !w.wrote {
 		w.WriteHeader(http.StatusOK)

@@ -136,17 +136,17 @@ var advice = map[string]string{
 	"volume import -i":             "use drover volume import SPEC --from - < FILE",
 }
 
-// noPrune is the advice for whoever wants to delete what is not used.
-const noPrune = "Drover deletes no volume only because it is unused: choose in drover volume ls, and see with " +
-	"drover volume rm --dry-run NAME what is lost"
+// noPrune is the advice for a user who wants to delete all unused volumes.
+const noPrune = "Drover does not delete unused volumes: drover volume ls lists them, and " +
+	"drover volume rm --dry-run NAME shows what a removal destroys"
 
-// replicasInProfile is the advice for whoever wants replicas of a volume.
+// replicasInProfile is the advice for a user who asks for replicas of one volume.
 const replicasInProfile = "replicas belong to a profile, in profiles.yaml: use drover volume set-profile NAME PROFILE"
 
-// joinNode is the advice for whoever wants to add a node.
+// joinNode is the advice for a user who wants to add a node.
 const joinNode = "use drover node token --name NAME, and start drover agent --join @FILE on the new host"
 
-// stayInPool is the advice for whoever wants to move a volume to another pool.
+// stayInPool is the advice for a user who wants to move a volume to another pool.
 const stayInPool = "a volume stays in its pool; for a full copy in another: drover volume export NAME | drover " +
 	"volume import NEW -o pool=POOL --from -"
 

@@ -90,8 +90,8 @@ func sourcePath(ctx context.Context, a *cli.App, spec, from string, live bool) (
 }
 
 // checkFolder fails if a path of this host is not a folder but a file, or is a name without a slash that does not
-// exist. The error suggests what the user may have meant: an archive on standard input (--from -), or a Docker volume
-// (--from docker:NAME). The server checks all other paths.
+// exist. The error names the two other forms of --from: "-" for an archive on standard input, and docker:NAME for a
+// Docker volume. The server checks all other paths.
 func checkFolder(a *cli.App, spec, from string) error {
 	if !a.SameHost() {
 		return nil
