@@ -165,6 +165,8 @@ func (m *machine) predict(j *job) (want *dataset.Kind, lost bool) {
 			return nil, false
 		} else if d.state != dataset.StateReady {
 			return dataset.ErrNotFound, false
+		} else if d.volume != j.op.Volume { // it was renamed
+			return dataset.ErrConflict, false
 		} else if d.protected && j.op.DatasetRecord == nil {
 			return dataset.ErrProtected, false
 		}

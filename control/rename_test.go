@@ -78,21 +78,80 @@ func TestSnapshotsHavePresentName(t *testing.T) {
 	}
 }
 
-// TestRenameDuringDelete: a delete that was planned under the former name deletes the volume, and frees both names.
-// A restore from the trash brings back only the new one.
+// TestRenameDuringDelete: a delete that was planned under the former name is refused, whether a user or an engine asked
+// for it, and whether or not control has recorded it. The volume keeps its data and both names. If the rename was
+// undone, the delete succeeds.
 func TestRenameDuringDelete(t *testing.T) {
+	for name, c := range map[string]struct {
+		plan   func(*controltest.Control, *controltest.Agent, dataset.Dataset) dataset.Operation
+		rename [][2]string
+		want   []string // the names of the volume afterwards; nil: it is deleted
+	}{
+		"user": {
+			func(e *controltest.Control, _ *controltest.Agent, _ dataset.Dataset) dataset.Operation {
+				return *e.MustSubmit(api.Request{Kind: dataset.OpDelete, Volume: "db"}).Operation
+			}, [][2]string{{"db", "new"}}, []string{"new", "db"},
+		},
+		"user with force": {
+			func(e *controltest.Control, _ *controltest.Agent, _ dataset.Dataset) dataset.Operation {
+				return *e.MustSubmit(api.Request{Kind: dataset.OpDelete, Volume: "db", Force: true}).Operation
+			}, [][2]string{{"db", "new"}}, []string{"new", "db"},
+		},
+		"engine": {planEngineDelete, [][2]string{{"db", "new"}}, []string{"new", "db"}},
+		"twice":  {planEngineDelete, [][2]string{{"db", "new"}, {"new", "newer"}}, []string{"newer", "new", "db"}},
+		"undone": {planEngineDelete, [][2]string{{"db", "new"}, {"new", "db"}}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := controltest.New(t)
+			a := e.NewAgent("alpha")
+			d := a.MustCreate("db@gold")
+			op := c.plan(e, a, d)
+			for _, r := range c.rename {
+				e.MustSubmit(controltest.Rename(r[0], r[1]))
+			}
+			err := a.TryCommit(op)
+			if c.want == nil {
+				if _, lookup := e.Volume(e.Ctx, "db"); err != nil || dataset.KindOf(lookup) != dataset.ErrNotFound {
+					t.Errorf("after the delete: %v, %v", err, lookup)
+				}
+				return
+			}
+			controltest.Refused(t, err, dataset.ErrConflict, "delete of volume db: it was renamed to "+c.want[0],
+				"drover volume rm "+c.want[0]+" --dry-run")
+			checkNames(e, d.ID, c.want...)
+			e.CheckInvariants()
+		})
+	}
+}
+
+// planEngineDelete plans the removal of volume db by an engine.
+func planEngineDelete(_ *controltest.Control, a *controltest.Agent, d dataset.Dataset) dataset.Operation {
+	return a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: d.ID.String(), Name: "db"})
+}
+
+// TestDropAliasDuringDelete: a delete that was planned under a name that is not even an alias any more is refused. The
+// name may belong to another volume by then.
+func TestDropAliasDuringDelete(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	d := a.MustCreate("db@gold")
-	op := *e.MustSubmit(api.Request{Kind: dataset.OpDelete, Volume: "db"}).Operation
+	op := planEngineDelete(e, a, d)
 	e.MustSubmit(controltest.Rename("db", "new"))
-	a.MustCommit(op)
+	e.MustSubmit(controltest.DropAlias("new", "db"))
+	other := a.MustCreate("db")
+	controltest.Refused(t, a.TryCommit(op), dataset.ErrConflict, "it was renamed to new")
+	checkNames(e, d.ID, "new")
+	checkNames(e, other.ID, "db")
 	e.CheckInvariants()
-	for _, name := range []string{"db", "new"} {
-		if _, err := e.Volume(e.Ctx, name); dataset.KindOf(err) != dataset.ErrNotFound {
-			t.Errorf("after the delete, %s: %v", name, err)
-		}
-	}
+}
+
+// TestUndeleteAfterRename: a restore from the trash brings back only the name, and not the aliases.
+func TestUndeleteAfterRename(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@gold")
+	e.MustSubmit(controltest.Rename("db", "new"))
+	a.MustDelete("new")
 	other := a.MustCreate("db")
 	e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "new"})
 	checkNames(e, d.ID, "new")

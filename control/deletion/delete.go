@@ -42,6 +42,7 @@ type Deleter struct{ Deps }
 // unreachable, control itself deletes the volume, but only if a person confirms that the home is fenced. node is the
 // node whose agent asks for the plan; uuid.Nil if a user made the request. If the request has a name, and the volume
 // has another one, PlanDelete fails with dataset.ErrConflict: an engine removes a name that has become an alias.
+// CommitDelete checks the name again.
 func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	d, err := t.Volume(req.Volume)
@@ -49,9 +50,7 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		return nil, nil, err
 	}
 	if req.Name != "" && req.Name != d.Volume {
-		return nil, nil, dataset.Errorf(dataset.ErrConflict,
-			"delete of volume %s: it was renamed to %s meanwhile (docker volume rm %s deletes it; to end only the use "+
-				"of the former name, repeat the request)", req.Name, d.Volume, d.Volume)
+		return nil, nil, renamedError(req.Name, d)
 	}
 	if err := r.CheckNoSharedMounts(t, d, "delete"); err != nil {
 		return nil, nil, err
@@ -73,6 +72,14 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		return op, nil, nil
 	}
 	return op, nil, protected(d)
+}
+
+// renamedError returns the error of a delete that was requested for a former name of a volume.
+func renamedError(former string, d dataset.Dataset) error {
+	return dataset.Errorf(dataset.ErrConflict,
+		"delete of volume %s: it was renamed to %s meanwhile, and nothing was deleted (drover volume rm %s --dry-run "+
+			"shows what a deletion does; to end only an engine's use of the former name, repeat docker volume rm)",
+		former, d.Volume, d.Volume)
 }
 
 // IsWithoutHome reports whether an operation is a delete that control carries out itself because the home is
@@ -174,7 +181,9 @@ func protected(d dataset.Dataset) error {
 		d.Volume)
 }
 
-// CommitDelete removes the name. The profile says whether the data goes to the trash or is destroyed.
+// CommitDelete removes the name. The profile says whether the data goes to the trash or is destroyed. If the volume was
+// renamed since the plan, CommitDelete fails with dataset.ErrConflict: the name in the request is an alias by now, and
+// the containers under the new name need the data.
 func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
@@ -186,6 +195,9 @@ func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 	}
 	if d.State != dataset.StateReady {
 		return dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted meanwhile", d.Volume)
+	}
+	if d.Volume != op.Volume {
+		return renamedError(op.Volume, d)
 	}
 	if op.DatasetRecord == nil || op.DatasetRecord.Protected {
 		if err := protected(d); err != nil {
