@@ -284,16 +284,16 @@ func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration)
 	}
 	timeout := s.Clock.After(wait)
 	for {
-		rung, leave := s.Feed.Subscribe(first.ID)
+		changed, leave := s.Feed.Subscribe(first.ID)
 		op, err := s.operation(ctx, first.ID.String())
 		if err != nil || op.State != first.State || op.Progress != first.Progress ||
 			(op.Manifest == nil) != (first.Manifest == nil) || !slices.Equal(op.InUseBy, first.InUseBy) {
 			leave()
 			return op, err
 		}
-		rang, err := ledger.Await(ctx, s.quit, rung, timeout)
+		signaled, err := ledger.Await(ctx, s.quit, changed, timeout)
 		leave()
-		if err != nil || !rang {
+		if err != nil || !signaled {
 			return op, err
 		}
 	}
