@@ -5,7 +5,8 @@
 // depends on. Control never connects to a node: agents send requests and reports, and wait for changes.
 //
 // Service implements the API. The handlers in control/api/server call it for agents and people; the daemon in
-// cmd/drover makes it with New. It routes each request to the package that decides:
+// cmd/drover makes it with New, and cmd/drover/internal/servers passes the Profiles. Service routes each request to the
+// package that decides:
 //
 //	planning      create, clone, import, snapshot, restore, resize, update, rename, rekey
 //	relocation    moves and failovers

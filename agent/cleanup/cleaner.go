@@ -1,6 +1,7 @@
 // Package cleanup cleans up the pools of this node after a crash. controlsync.Follower calls Cleaner.CleanUp after
-// control has answered with a consistent store. Other packages use IsNeeded to protect datasets that running work
-// needs. The only state is the set of lost datasets, in memory, protected by a mutex. A rule for what may be
+// control has answered with a consistent store. Package agent makes the Cleaner. Packages pooladmin, doctor and
+// controlsync call IsNeeded, the latter two through a function, before they treat a dataset without a record as
+// unknown. The only state is the set of lost datasets, in memory, protected by a mutex. A rule for what may be
 // destroyed belongs in cleanUpPool, and a new reason to keep a dataset in IsNeeded.
 package cleanup
 

@@ -6,9 +6,9 @@
 //
 // The backends call Keyring as backends.Keys. Operations call Seal, Wrap, OperatorKey and BorrowKey, and moves
 // BorrowKey and CanOpen. Package replication calls UpdateCopyKey through a function, package doctor reads keys with
-// OperatorKey, and package cleanup asks BorrowsKey. The only state is the table of borrowed keys, in memory, protected
-// by a mutex. Where an operator's key comes from is in package internal/keys; which record a data key is taken from is
-// in DataKey.
+// OperatorKey, and package cleanup asks BorrowsKey. Package pooladmin passes Keyring to the backends when it opens a
+// pool, and package agent makes it. The only state is the table of borrowed keys, in memory, protected by a mutex.
+// Where an operator's key comes from is in package internal/keys; which record a data key is taken from is in DataKey.
 package keyring
 
 import (

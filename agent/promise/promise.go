@@ -7,9 +7,9 @@
 //
 // Package lease asks for promises (Ask, Extend) and answers requests (Keeper.Grant). Package move calls
 // Keeper.BlockPromises before a later epoch is opened here. Package controlsync calls Keeper.SetReady after a
-// registration. Package handover calls Ask without epochs, only to find out whether a home is reachable. The only state
-// is in Keeper, protected by its mutex. How long a promise lasts, and how it extends a lease, is in promise.go. When a
-// promise is refused is in keeper.go.
+// registration. Package handover calls Ask without epochs, only to find out whether a home is reachable. Package agent
+// makes the Keeper, and serves requests under Path. The only state is in Keeper, protected by its mutex. How long a
+// promise lasts, and how it extends a lease, is in promise.go. When a promise is refused is in keeper.go.
 package promise
 
 import (

@@ -7,9 +7,10 @@
 // could not be removed, under left/ in the agent's database.
 //
 // Package mounting calls Limit after a mount, End after an unmount, and Suspend for a flush. Package operation calls
-// Suspend for an export, and ProfileChanged. Package agent calls Load at its start, and then starts Run. Packages
-// doctor and controlsync read the problems. Package lease answers whether the guard fences a dataset (Deps.Fence), and
-// package pool reads which limits this host can enforce (Controller.Kind).
+// Suspend for an export, and ProfileChanged. Package agent calls Load at its start, and then starts Run. The daemon
+// passes Cgroups, the control groups of drover.yaml. Packages doctor and controlsync read the problems. Package lease
+// answers whether the guard fences a dataset (Deps.Fence), and package pool reads which limits this host can enforce
+// (Controller.Kind).
 //
 // Throttler.mu protects the set of limited datasets and the recorded failures, Limited.Mu the rules of one dataset, and
 // Leftovers.mu the rules that could not be removed. The order is Limited.Mu before the other two. The caller of

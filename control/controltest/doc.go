@@ -6,5 +6,7 @@
 // node does.
 //
 // A harness belongs to one test, and ends with it. The store has all state of control, under its own lock. The fields
-// of a harness are set before the test starts goroutines and do not change. SpyStore counts under a mutex.
+// of a harness are set before the test starts goroutines and do not change. SpyStore counts under a mutex. A cluster in
+// a new state gets a type in a file of its name. A request that several tests send belongs in requests.go, and a report
+// of an agent in agent.go.
 package controltest

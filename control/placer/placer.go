@@ -1,10 +1,10 @@
 // Package placer chooses the pools in which datasets are made.
 //
 // Placer reads the nodes and pools of a cluster in the transaction of a decision, and applies the rules of package
-// placement. Packages planning, relocation and replica call it for their decisions; package housekeeping calls Sites
-// to see whether nodes or pools have changed. It keeps no state: it reads the store, reports.Latest and
-// membership.Members. What a pool must satisfy is decided in package placement. Which records a choice reads, and on
-// which of them the decision depends, is decided here.
+// placement. Packages planning, relocation and replica call it for their decisions; package housekeeping calls Sites to
+// see whether nodes or pools have changed. Package control makes the Placer. It keeps no state: it reads the store,
+// reports.Latest and membership.Members. What a pool must satisfy is decided in package placement. Which records a
+// choice reads, and on which of them the decision depends, is decided here.
 package placer
 
 import (

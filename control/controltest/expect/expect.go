@@ -1,4 +1,6 @@
-// Package expect has the checks that the tests of control share and that do not depend on package control.
+// Package expect has the checks that the tests of control share and that do not depend on package control. Package
+// controltest and the tests of packages such as placement and record call it. It has no state. A check of a result,
+// such as an error, belongs here. A check that needs a service belongs in package controltest.
 package expect
 
 import (

@@ -1,6 +1,7 @@
 // Package storetest tests that an implementation of store.Store fulfills the contract in package store. The tests of
 // packages bolt and consul call Run. The suite does not depend on an implementation: to let time pass, it uses an
-// Advancer, or sleeps. Add a new rule of the contract as a test in Run.
+// Advancer, or sleeps. The suite has no state: each test has its own store. Add a new rule of the contract as a test in
+// Run.
 package storetest
 
 import (
