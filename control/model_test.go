@@ -270,6 +270,9 @@ func (m *machine) change(t *rapid.T) {
 		if req.Force = rapid.Bool().Draw(t, "force"); d.protected && !req.Force {
 			want = dataset.ErrProtected
 		}
+		if d.volume != name {
+			want = dataset.ErrInvalid
+		}
 	}
 	m.ask(t, req, want)
 }

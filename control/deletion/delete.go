@@ -10,6 +10,8 @@
 package deletion
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -42,7 +44,8 @@ type Deleter struct{ Deps }
 // unreachable, control itself deletes the volume, but only if a person confirms that the home is fenced. node is the
 // node whose agent asks for the plan; uuid.Nil if a user made the request. If the request has a name, and the volume
 // has another one, PlanDelete fails with dataset.ErrConflict: an engine removes a name that has become an alias.
-// CommitDelete checks the name again.
+// CommitDelete checks the name again. If the request names the volume by an alias, PlanDelete fails with
+// dataset.ErrInvalid: the caller may not know that the volume is in use under another name.
 func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	d, err := t.Volume(req.Volume)
@@ -51,6 +54,13 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	}
 	if req.Name != "" && req.Name != d.Volume {
 		return nil, nil, renamedError(req.Name, d)
+	}
+	alias, _, _ := strings.Cut(req.Volume, "@")
+	if req.Volume != d.ID.String() && slices.Contains(d.Aliases, alias) {
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
+			"delete of volume %s: it is an alias of volume %s (drover volume rm %s --dry-run shows what a deletion of "+
+				"the volume does; drover volume rename --drop-alias %s %s only ends the alias)", alias, d.Volume,
+			d.Volume, alias, d.Volume)
 	}
 	if err := r.CheckNoSharedMounts(t, d, "delete"); err != nil {
 		return nil, nil, err

@@ -93,6 +93,33 @@ func TestDeleteOfNameThatBecameAnAlias(t *testing.T) {
 	a.MustCommit(a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: d.ID.String(), Name: "newer"}))
 }
 
+// TestDeleteByAliasIsRefused: a user cannot delete a volume by an alias, also with force, without its home, or in a dry
+// run. The error has both ways on. The volume is deleted by its name or its UUID.
+func TestDeleteByAliasIsRefused(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("old@gold")
+	e.MustSubmit(controltest.Rename("old", "new"))
+	for name, req := range map[string]api.Request{
+		"by alias":              {Volume: "old"},
+		"by alias and profile":  {Volume: "old@gold"},
+		"with force":            {Volume: "old", Force: true},
+		"without the home":      {Volume: "old", Force: true, Fenced: "alpha"},
+		"in a dry run":          {Volume: "old", DryRun: true},
+		"with the current name": {Volume: "old", Name: "new"},
+	} {
+		req.Kind = dataset.OpDelete
+		_, err := e.Submit(e.Ctx, req)
+		t.Log(name)
+		controltest.Refused(t, err, dataset.ErrInvalid, "delete of volume old: it is an alias of volume new",
+			"drover volume rm new --dry-run", "drover volume rename --drop-alias old new")
+	}
+	for _, ref := range []string{"new", "new@gold", d.ID.String(), d.ID.String()[:8]} {
+		a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: ref})
+	}
+	e.CheckInvariants()
+}
+
 func TestDeleteModes(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

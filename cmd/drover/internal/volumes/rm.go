@@ -26,6 +26,9 @@ what happens to the data, and the command prints it: by default it stays in the
 trash for a time (drover trash). A volume in use is not deleted. If some of
 several volumes cannot be deleted, the others are. -o json prints a list.
 
+A volume cannot be deleted by an alias: give its name, or end the alias with
+drover volume rename --drop-alias.
+
 If the profile destroys the data at once (on_delete: purge, and every anonymous
 volume), the command shows what is lost, and the name of the volume must be
 typed to confirm it, unless --yes is given. A wrong name stops the command
