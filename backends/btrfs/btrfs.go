@@ -27,12 +27,13 @@
 //	quota       limits of subvolumes, and the counters of destroyed ones
 //	subvolume   opening, copying and destroying subvolumes
 //
-// This package has the operations on datasets. The agent opens a [Pool] and calls it by the contract of package
-// backends. A Pool opens the folder of the dataset that it works on, which claims the dataset (package shelf), and
-// passes the folder to a part. Parts keep no state about datasets: everything is read from the folder. The state in
-// memory is the attachments (package bindmount), the time of the next recount of the quotas and the calls that destroy
-// subvolumes (package quota), and the commits that callers share (btrfsctl.Commits). Each is protected by a mutex. The
-// claim only excludes Reap: the caller of backends.Pool prevents other concurrent changes of the dataset.
+// This package has the operations on datasets. Package cmd/drover/internal/settings registers the backend, and
+// agent/agenttest does so for tests. The agent opens a [Pool] and calls it by the contract of package backends. A Pool
+// opens the folder of the dataset that it works on, which claims the dataset (package shelf), and passes the folder to
+// a part. Parts keep no state about datasets: everything is read from the folder. The state in memory is the
+// attachments (package bindmount), the time of the next recount of the quotas and the calls that destroy subvolumes
+// (package quota), and the commits that callers share (btrfsctl.Commits). Each is protected by a mutex. The claim only
+// excludes Reap: the caller of backends.Pool prevents other concurrent changes of the dataset.
 package btrfs
 
 import (

@@ -39,10 +39,11 @@
 //
 // # State
 //
-// The agent opens a [Pool] and calls it by the contract of package backends. Backend nfs uses it too, under another
-// name. A pool remembers its attachments (package bindmount) and the next unused project, each protected by a mutex.
-// Everything else is read from the disk. An open folder claims its dataset (package shelf), which only excludes Reap.
-// The caller of backends.Pool prevents other concurrent changes of the dataset.
+// Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. The agent opens a
+// [Pool] and calls it by the contract of package backends. Backend nfs is built on this package: it opens the pool
+// under another name (Named). A pool remembers its attachments (package bindmount) and the next unused project, each
+// protected by a mutex. Everything else is read from the disk. An open folder claims its dataset (package shelf), which
+// only excludes Reap. The caller of backends.Pool prevents other concurrent changes of the dataset.
 package dir
 
 import (

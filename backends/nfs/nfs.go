@@ -16,8 +16,9 @@
 // has the dataset, and so cannot mount it again. The record beside the data contains the epoch at which the dataset was
 // taken. A host with an earlier epoch cannot take the dataset back.
 //
-// The agent opens a [Pool] and calls it by the contract of package backends; moves go through backends.Sharer. A Pool
-// keeps no state about datasets besides that of backend dir.
+// Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. The agent opens a
+// [Pool] and calls it by the contract of package backends; moves go through backends.Sharer. A Pool keeps no state
+// about datasets besides that of backend dir.
 //
 // # Why NFS 4
 //

@@ -13,9 +13,11 @@
 //
 // # Callers and state
 //
-// The command makes a sandbox and removes it. The agent finds remaining sandboxes: doctor reports them, `drover doctor
-// --gc` removes them, and a pool that has one is not removed. All state is on disk. The lock on the mark protects a
-// used sandbox from being removed.
+// The command (cmd/drover/internal/verification) makes a sandbox and removes it, backends/verify clears the folder of
+// each case, and suiterunner thaws the filesystems of a process that it kills. The agent finds remaining sandboxes:
+// agent/doctor reports them, and agent/pooladmin removes them (`drover doctor --gc`) and refuses to remove a pool that
+// has one. Backends loop and lvm and package shelf recognize sandboxes in their pools. All state is on disk. The lock
+// on the mark protects a used sandbox from being removed.
 package trialdir
 
 import (

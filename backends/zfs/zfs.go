@@ -40,10 +40,11 @@
 //
 // # State
 //
-// The agent opens a [Pool] and calls it by the contract of package backends. A pool remembers attachments, staging
-// mounts, loaded keys and the last usage listing, each protected by a mutex, and the size of the parent filesystem as
-// an atomic number. Everything else is read from ZFS and the shelf. An open folder claims its dataset (package shelf),
-// which only excludes Reap. The caller of backends.Pool prevents other concurrent changes of the dataset.
+// Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. The agent opens a
+// [Pool] and calls it by the contract of package backends. A pool remembers attachments, staging mounts, loaded keys
+// and the last usage listing, each protected by a mutex, and the size of the parent filesystem as an atomic number.
+// Everything else is read from ZFS and the shelf. An open folder claims its dataset (package shelf), which only
+// excludes Reap. The caller of backends.Pool prevents other concurrent changes of the dataset.
 package zfs
 
 import (

@@ -1,7 +1,8 @@
 // Package failurelog decides who logs a failure, and at which level. A failure is logged once, at level info or above:
 // an operation by the agent that carries it out (agent/operation.Runner), any other request by the component that
-// answers the engine (plugin) or the user (control/api/server). A component that only passes the error on logs it at
-// level debug. Docs: CONTRIBUTING.md. The package has no state.
+// answers the engine (plugin) or the user (control/api/server). Package cmd/drover/internal/daemon writes the log lines
+// of the plugin. Package agent logs the failures of work that continues after its requester has stopped waiting. A
+// component that only passes the error on logs it at level debug. Docs: CONTRIBUTING.md. The package has no state.
 package failurelog
 
 import (
@@ -31,8 +32,8 @@ func MarkLogged(err error) error {
 func isLogged(err error) bool { return errors.As(err, new(loggedError)) }
 
 // LevelOf returns the level at which the failure of a request is logged. A refusal is no failure of the service, and
-// work that continues has not failed: both are info. What an operator has to watch, such as a full or unreachable pool,
-// is a warning. Everything else is an error.
+// work that continues has not failed: both are info. A problem that an operator has to watch, such as a full or
+// unreachable pool, is a warning. Everything else is an error.
 func LevelOf(err error) logrus.Level {
 	kind := dataset.KindOf(err)
 	switch {

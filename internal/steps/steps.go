@@ -1,7 +1,9 @@
 // Package steps names the places at which a test can stop the process: between any two actions that a crash could
-// separate. The agent, control, the guard and the backends call At there. Package clock calls Set, and the commands
-// that run a process call Session. The hooks exist only with the build tag "steps". Without the tag, At does nothing,
-// and the package has no state. To add a step, call At with a new name and add the name to Names.
+// separate. The agent, control, the guard and the backends call At there. Packages agent/promise, control/record,
+// control/relocation and guard call Off, package clock calls AdjustTime, and cmd/drover/internal/servers calls Session.
+// The hooks exist only with the build tag "steps". With it, the only state is the number of times that the step was
+// reached, an atomic counter. Without the tag, At does nothing, and the package has no state. To add a step, call At
+// with a new name and add the name to Names.
 //
 // With the tag, these environment variables have an effect:
 //

@@ -1,8 +1,9 @@
 // Package strictyaml reads configuration in YAML and reports every mistake with file, line and column, the line itself
 // and, for an unknown key, the nearest known one. Duplicate keys, several documents, tags, keys without a value and
 // values of the wrong type are mistakes. Anchors and aliases are allowed. Merge keys ("<<") are not allowed, because
-// the keys that they add have no separate place in the file. Packages config and profiles read their files with it. A
-// parsed document is not changed, so it needs no lock.
+// the keys that they add have no separate place in the file. Packages internal/config and profiles read their files
+// with it, and cmd/drover/internal/profiles prints the mistakes of a file. A parsed document is not changed, so it
+// needs no lock.
 package strictyaml
 
 import (

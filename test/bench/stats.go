@@ -2,8 +2,9 @@
 // on the same machine, since absolute times mean little on another machine. `make bench` runs it;
 // docs/performance.md has the results of a run, and says how each figure is measured.
 //
-// Everything that is compared is measured alternately, so that other load of the machine affects both. No test
-// fails because of a time; the tests here only check counts.
+// Everything that is compared is measured alternately, so that other load of the machine affects both. No test fails
+// because of a time; the tests here only check counts. Only the benchmarks and tests of the package call it. It keeps
+// no state: its functions compute medians and print rows.
 package bench
 
 import (

@@ -3,8 +3,8 @@
 // containers, and starts processes that keep a mount. Several faults happen at once, while users on all hosts start and
 // stop containers, and operators move, snapshot and remove volumes. At the end it compares the volumes with the
 // writers' notes outside of them, and with the answers that clients got. Only the tests of the package call it. A
-// [Campaign] shares its state with its parts (scene, volume, restorer, parts, partitions, tally), and each of these has
-// a mutex.
+// [Campaign] shares its state with its parts (scene, volume, dockerd, restorer, parts, partitions, tally), and each of
+// these has a mutex. The mutex of a writer orders what the engine does to one container.
 //
 // The seed determines the faults, and the actions of users and operators. It does not determine when each of these
 // happens: the same seed does the same things to a cluster that may be in another state at that moment.

@@ -1,5 +1,7 @@
-// Package child runs the programs of tests. The output of each goes to a file, each is killed when the test
-// process ends, and a separate goroutine waits for each.
+// Package child runs the programs of tests. The output of each program goes to a file. The kernel kills each program
+// when the test process ends. Packages test/chaos, cluster, consul, engine, host and lab start their processes with it.
+// A [Process] owns the running program. Its methods are safe for concurrent use without a lock: one goroutine waits for
+// the program, sets the error and then closes a channel.
 package child
 
 import (

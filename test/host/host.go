@@ -1,6 +1,6 @@
 // Package host runs Drover for tests as a user would: the real binary, as `drover serve`, with a separate root,
 // sockets, pools and driver name. Tests use it through the command line, the API and the plugin's socket. Packages
-// test/cluster and test/volumes, and tests in other folders, call it. A [Host] owns its process, its folders and its
+// test/chaos, cluster and volumes, and tests in other folders, call it. A [Host] owns its process, its folders and its
 // mounts. It has no lock: one goroutine at a time may start and stop the process.
 //
 //	func TestMain(m *testing.M) { engine.Main(m) }

@@ -2,8 +2,10 @@
 // development machines may lack (device mapper, project quotas, an NFS server, cgroup v2). It does not use KVM,
 // so it is slow. It shows that things work, but hardly how fast they are.
 //
-// scripts/lab.sh makes what it boots. The table in table.go says which tests run there. Package inside describes
-// their environment.
+// scripts/lab.sh makes the root filesystem that it boots. The table in table.go says which tests run there: a new test
+// needs an entry there. Package inside describes their environment. Only the tests of this package call it (`make
+// lab`). A [VM] owns the process of QEMU and the connection to the guest. One goroutine at a time uses it, so it has no
+// lock.
 package lab
 
 import (

@@ -3,9 +3,11 @@
 // with the others. A test can cut the network between any two of them, in one direction or both, and make it
 // slow.
 //
-// The namespaces have no names and no files. File descriptors of the test process, and the processes in the
-// namespaces, keep them alive. So they disappear with the test, however it ends, and so do their interfaces and
-// mounts. The network is not connected to any other.
+// The namespaces have no names and no files. File descriptors of the test process, and the processes in the namespaces,
+// keep them alive. So they disappear with the test, however it ends, and so do their interfaces and mounts. The network
+// is not connected to any other. Packages test/chaos, cluster, consul, engine and host run their parts on machines, and
+// tests in other folders use it too. A [Net] owns its machines and the cuts between them, and a mutex protects both
+// lists. A [Machine] does not change after it was made.
 package lan
 
 import (

@@ -1,5 +1,7 @@
 // Package sim runs thousands of agents against real control replicas, over HTTP and TLS. Each agent has its own
-// certificate, and storage that does nothing. The agents send the same requests as real ones, in the same order.
+// certificate, and storage that does nothing. The agents send the same requests as real ones, in the same order. Only
+// the tests of the package call it. A [Fleet] owns its agents and their goroutines. An [Agent] has the counts of its
+// requests and what it must report next, both protected by its mutex.
 package sim
 
 import (

@@ -1,6 +1,7 @@
-// Package volumes tests what must be true of volumes wherever Drover keeps its records: in a file on one host,
-// and in Consul in a cluster. Tests of both run it (test/product, test/cluster). The cases are named after their
-// scenarios and invariants, and leave nothing behind.
+// Package volumes tests what must be true of volumes wherever Drover keeps its records: in a file on one host, and in
+// Consul in a cluster. Tests of both run it (test/product, test/cluster). The cases are named after their scenarios and
+// invariants, and leave nothing behind. The package keeps no state: a [World] does not change during a run, and the
+// cases run one after the other.
 package volumes
 
 import (

@@ -1,6 +1,6 @@
 // Package imagefile reads and replaces the image files of datasets. [Images] reads their size, content and restore
-// tags, [Heads] replaces heads, and [Sharing] lets a head and a snapshot share one file. Package loop and its other
-// parts call it.
+// tags, [Heads] replaces heads, and [Sharing] lets a head and a snapshot share one file. Package loop and its parts
+// attach, growth, poolimage, template and transfer use it.
 //
 // The types have no state besides the settings of the pool: everything is read from the directory of the dataset. The
 // caller of backends.Pool prevents concurrent changes of a dataset. Before the package changes the image of a head that

@@ -1,7 +1,8 @@
-// Command writer writes to a volume until it is killed. It writes one line at a time, with an fsync, through a
-// file that it opens once, and notes each write outside of the volume. It continues after errors, so a fence must
-// stop it. It can run in a separate mount namespace, as in a container, and in a copy of such a namespace, which
-// outlives the container.
+// Command writer writes to a volume until it is killed. It writes one line at a time, with an fsync, through a file
+// that it opens once, and notes each write outside of the volume. It continues after errors, so a fence must stop it.
+// It can run in a separate mount namespace, as in a container, and in a copy of such a namespace, which outlives the
+// container. Package test/cluster builds the program (WriterProgram). Packages test/cluster and test/chaos start it.
+// Its only state is its notes, in a log file that no other process writes.
 package main
 
 import (

@@ -1,5 +1,6 @@
-// Command guest is process 1 of the lab's machine, and runs the host's commands there. It is built for each run.
-// The initramfs has only this program and the modules that are needed for the disk.
+// Command guest is process 1 of the lab's machine, and runs the host's commands there. Package test/lab builds it for
+// each run and puts it into the initramfs, which has only this program and the modules that are needed for the disk. It
+// runs one command at a time, and keeps no state between commands.
 package main
 
 import (

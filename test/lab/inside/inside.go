@@ -1,5 +1,7 @@
-// Package inside has what the host and the guest of the lab share: how the host sends a command, and how a test
-// in the guest finds its disks.
+// Package inside has what the host and the guest of the lab share: how the host sends a command, and how a test in the
+// guest finds its disks. Package test/lab and command test/lab/guest use the messages ([Command], [Event]). The tests
+// of other packages that only the lab runs (//go:build lab) use the disks ([Disk], [FaultyDisk], [XFS]) and the NFS
+// server ([Serve]). The package keeps no state. A [Faulty] belongs to one test.
 package inside
 
 import (
