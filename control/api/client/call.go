@@ -97,6 +97,7 @@ func fetch[T any](ctx context.Context, c *connection, k call) (v T, err error) {
 		if err != nil {
 			return s.failed(ctx, k, fmt.Errorf("the response ended early: %w", err))
 		}
+		readAhead(ctx, text)
 		var got T
 		if err := dataset.DecodeRecord(text, &got); err != nil { // the server may have an earlier version
 			return dataset.Errorf(dataset.ErrInternal, "%s %s %s: cannot read the response: %w", s.endpoint,

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"strings"
 
@@ -9,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -153,26 +151,6 @@ func PrintObject[T any](a *App, o *Output, v T, form func(T) *show.Form) error {
 func (a *App) PrintLine(format string, args ...any) error {
 	_, err := fmt.Fprintln(a.Out, show.Clean(fmt.Sprintf(format, args...)))
 	return err
-}
-
-// FetchAll reads a list page by page.
-func FetchAll[T any](ctx context.Context, page func(context.Context, api.Page) (api.List[T], error)) ([]T, error) {
-	var items []T
-	for p := (api.Page{}); ; {
-		l, err := page(ctx, p)
-		if err != nil {
-			return nil, err
-		}
-		items = append(items, l.Items...)
-		if l.Next == "" {
-			return items, nil
-		}
-		if l.Next == p.After {
-			return nil, dataset.Errorf(dataset.ErrInternal, "list of the server: the next page does not follow "+
-				"%q", l.Next)
-		}
-		p.After = l.Next
-	}
 }
 
 // Find finds one of the items by its name or a unique prefix of its UUID.
