@@ -12,6 +12,9 @@ else
 fi
 cache=$(realpath -m "${DROVER_CACHE:-$cache}")
 
+# Without the path of the checkout in them, all checkouts share compiled packages and results of the linters.
+export GOFLAGS="${GOFLAGS:-} -trimpath"
+
 say() {
 	printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2
 }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -92,9 +91,7 @@ var WriterProgram = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	bin := filepath.Join(dir, "witness", "writer")
-	_, file, _, _ := runtime.Caller(0)
-	cmd := exec.Command("go", "build", "-o", bin, "./writer")
-	cmd.Dir = filepath.Dir(file)
+	cmd := exec.Command("go", "build", "-o", bin, "github.com/droverhq/drover/test/cluster/writer")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the writer: %w\n%s", err, out)

@@ -23,7 +23,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -235,10 +234,9 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	_, file, _, _ := runtime.Caller(0)
 	bin := filepath.Join(dir, "drover")
-	cmd := exec.Command("go", "build", "-tags", "steps", "-ldflags", "-X main.version=test", "-o", bin, "./cmd/drover")
-	cmd.Dir = filepath.Join(filepath.Dir(file), "..", "..")
+	cmd := exec.Command("go", "build", "-tags", "steps", "-ldflags", "-X main.version=test", "-o", bin,
+		"github.com/droverhq/drover/cmd/drover")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build drover: %w\n%s", err, out)
