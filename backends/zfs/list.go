@@ -95,7 +95,7 @@ func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry,
 		return
 	}
 	for _, name := range missingNames(want, all) {
-		shelf.AddProblem(e, dataset.Errorf(dataset.ErrCorrupt, "%s is missingNames: zfs has no %s", want[name], name))
+		shelf.AddProblem(e, dataset.Errorf(dataset.ErrCorrupt, "%s is missing: zfs has no %s", want[name], name))
 	}
 }
 

@@ -111,6 +111,24 @@ func TestHintsDestroyNothing(t *testing.T) {
 	}
 }
 
+// identifier matches a word in the spelling of an unexported Go identifier, such as missingNames. A verb such as %s may
+// precede a unit, as in %sGiB.
+var identifier = regexp.MustCompile(`(?:^|[^%\w])([a-z]+[A-Z][a-z]\w*)`)
+
+// TestMessagesHaveNoIdentifiers refuses the names of Go code in texts for people. A rename of an identifier that also
+// changes a string makes such a text.
+func TestMessagesHaveNoIdentifiers(t *testing.T) {
+	for name, sections := range collectMessages(t) {
+		for _, texts := range sections {
+			for text := range texts {
+				if found := identifier.FindStringSubmatch(text); found != nil {
+					t.Errorf("%s: %q contains the identifier %s", name, text, found[1])
+				}
+			}
+		}
+	}
+}
+
 // isProduct reports whether a file is part of the program, not of its tests.
 func isProduct(s source, dir string) bool {
 	for part := range strings.SplitSeq(dir, "/") {
