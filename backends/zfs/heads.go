@@ -174,7 +174,7 @@ func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID
 		}
 	}
 	if last {
-		err = h.refit(ctx, f, s, options)
+		err = h.reuse(ctx, f, s, options)
 	} else {
 		fs = headPrefix + uuid.NewString()
 		err = h.tool.zfs(ctx, append(append([]string{"clone"}, options...), from, h.root(f.ID)+"/"+fs)...)
@@ -185,9 +185,9 @@ func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID
 	return shelf.WriteJSON(f.Root, currentName, current{FS: fs, From: snapshot}, true)
 }
 
-// refit prepares a filesystem for another use: it rolls the filesystem back to its last snapshot s, and sets
+// reuse prepares a filesystem for another use: it rolls the filesystem back to its last snapshot s, and sets
 // properties. The options alternate between "-o" and a property, as for zfs clone.
-func (h *heads) refit(ctx context.Context, f *shelf.Folder, s snapshot, options []string) error {
+func (h *heads) reuse(ctx context.Context, f *shelf.Folder, s snapshot, options []string) error {
 	if err := h.attachments.dropStaging(f.ID); err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func (t tool) encryptionProblem(ctx context.Context, h poolFilesystem) (string, 
 		Timeout: limit,
 	})
 	switch err = classify(err); {
-	case errors.Is(err, errLacks):
+	case errors.Is(err, errNoProperty):
 		version, rErr := os.ReadFile(moduleVersion)
 		if rErr != nil {
 			version = []byte("an older one")
@@ -226,17 +226,17 @@ func (k *datasetKeys) holdKey(root string) func() {
 	})
 }
 
-// unload unloads a key. ZFS refuses this while a filesystem that uses the key is mounted. A later lockIdle then unloads
-// the key. The caller must hold k.keys.mu.
+// unload unloads a key. ZFS refuses this while a filesystem that uses the key is mounted. A later unloadIdle then
+// unloads the key. The caller must hold k.keys.mu.
 func (k *datasetKeys) unload(root string) {
 	if err := k.tool.zfs(context.Background(), "unload-key", root); err == nil || errors.Is(err, errAbsent) {
 		delete(k.keys.loaded, root)
 	}
 }
 
-// lockIdle unloads the keys of filesystems that are not mounted any more. It is called by Reap and Close, and by Used
+// unloadIdle unloads the keys of filesystems that are not mounted any more. It is called by Reap and Close, and by Used
 // before it lists the filesystems.
-func (k *datasetKeys) lockIdle() {
+func (k *datasetKeys) unloadIdle() {
 	k.keys.mu.Lock()
 	defer k.keys.mu.Unlock()
 	if len(k.keys.loaded) == 0 {
@@ -259,8 +259,8 @@ func (k *datasetKeys) lockIdle() {
 	}
 }
 
-// findLoaded records the keys that an earlier run left loaded in ZFS, so that lockIdle unloads them. It is called when
-// the pool is opened.
+// findLoaded records the keys that an earlier run left loaded in ZFS, so that unloadIdle unloads them. It is called
+// when the pool is opened.
 func (k *datasetKeys) findLoaded(ctx context.Context) error {
 	k.keys.held, k.keys.loaded = map[string]int{}, map[string]bool{}
 	if !k.encrypts() {

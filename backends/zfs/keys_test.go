@@ -145,10 +145,10 @@ func TestZFSIsGivenKeys(t *testing.T) {
 	z.mounted = true
 	second()
 	has("while it is mounted", true)
-	p.keys.lockIdle()
+	p.keys.unloadIdle()
 	has("while it is mounted elsewhere", true)
 	z.mounted = false
-	p.keys.lockIdle()
+	p.keys.unloadIdle()
 	has("with nothing mounted", false)
 	if err := p.keys.load(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("with another key: %v", err)

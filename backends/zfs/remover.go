@@ -218,7 +218,7 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 		return 0, err
 	}
 	_ = root.Close()
-	p.keys.lockIdle()
+	p.keys.unloadIdle()
 	all, err := p.tool.below(ctx, p.top())
 	if err != nil {
 		return 0, err

@@ -84,9 +84,9 @@ const (
 type listing struct {
 	clock clock.Clock
 
-	mu    sync.Mutex // protects until and of. Held while zfs(8) runs: concurrent callers share a listing
+	mu    sync.Mutex // protects until and used. Held while zfs(8) runs: concurrent callers share a listing
 	until time.Duration
-	of    map[string]dataset.Size
+	used  map[string]dataset.Size
 }
 
 // Used implements backends.Pool. Agents call it for each mounted dataset every few seconds. For a mounted dataset it
@@ -159,17 +159,17 @@ func (p *Pool) listed(ctx context.Context, fs string) (dataset.Size, bool, error
 	l := &p.listing
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if now := l.clock.Steady(); l.of == nil || now >= l.until {
-		p.keys.lockIdle()
+	if now := l.clock.Steady(); l.used == nil || now >= l.until {
+		p.keys.unloadIdle()
 		all, err := p.tool.heads(ctx, p.top())
 		if err != nil {
 			return 0, false, err
 		}
-		l.of, l.until = map[string]dataset.Size{}, now+listedFor
+		l.used, l.until = map[string]dataset.Size{}, now+listedFor
 		for _, o := range all {
-			l.of[o.name] = o.referenced
+			l.used[o.name] = o.referenced
 		}
 	}
-	used, ok := l.of[fs]
+	used, ok := l.used[fs]
 	return used, ok, nil
 }

@@ -16,13 +16,13 @@ import (
 // The known reasons for which zfs(8) fails; test with errors.Is. Every other error is an unknown failure. It must never
 // be treated as an absent filesystem.
 var (
-	errAbsent = errors.New("zfs does not have it")
-	errTaken  = errors.New("it exists already")
-	errHeld   = errors.New("others depend on it")
-	errBusy   = errors.New("it is busy")
-	errLacks  = errors.New("this zfs does not have such a property")
-	errSpace  = errors.New("zfs lacks space for it")
-	errStream = errors.New("zfs does not accept it as a stream")
+	errAbsent     = errors.New("zfs does not have it")
+	errTaken      = errors.New("it exists already")
+	errHeld       = errors.New("others depend on it")
+	errBusy       = errors.New("it is busy")
+	errNoProperty = errors.New("this zfs does not have such a property")
+	errSpace      = errors.New("zfs lacks space for it")
+	errStream     = errors.New("zfs does not accept it as a stream")
 
 	errUnrelated = errors.New("it is not a snapshot of its origin")
 
@@ -42,8 +42,8 @@ func knownErrors() map[string]error {
 		"has children":                   errHeld,
 		"is busy":                        errBusy,
 		"already mounted":                errBusy, // by a mount whose unmount zfs-fuse has not noticed yet
-		"invalid property":               errLacks,
-		"must be one of":                 errLacks,
+		"invalid property":               errNoProperty,
+		"must be one of":                 errNoProperty,
 		"out of space":                   errSpace,
 		"size is less than current used": errSpace,
 		"No space left":                  errSpace,

@@ -310,7 +310,7 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 	if err := c.roomFor(ctx, out.Bytes, out.Bytes); err != nil {
 		return out, err
 	}
-	fs, err := c.received(ctx, f, d)
+	fs, err := c.applyStream(ctx, f, d)
 	if err != nil {
 		if errors.Is(err, dataset.ErrCorrupt) {
 			err = errors.Join(err, spool.Drop(f.Root))
@@ -336,9 +336,9 @@ func (c *receiver) roomFor(ctx context.Context, written, remaining int64) error 
 	return backends.CheckRoomFor(c.name, status, written, remaining, func() error { return c.space.settle(ctx) })
 }
 
-// received applies the collected stream: it checks the header of the stream against the delivery, and passes the stream
-// to zfs receive. It returns the filesystem that contains the new snapshot.
-func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Delivery) (fs string, err error) {
+// applyStream applies the collected stream: it checks the header of the stream against the delivery, and passes the
+// stream to zfs receive. It returns the filesystem that contains the new snapshot.
+func (c *receiver) applyStream(ctx context.Context, f *shelf.Folder, d backends.Delivery) (fs string, err error) {
 	in, err := f.Root.Open(spool.File)
 	if err != nil {
 		return "", err
@@ -365,7 +365,7 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 		return "", sendstream.Bad("it is a difference, but is marked as none")
 	}
 	if d.Base != uuid.Nil {
-		base, origin, err := c.onBase(ctx, f, d.Base, header)
+		base, origin, err := c.prepareBase(ctx, f, d.Base, header)
 		if err != nil {
 			return "", err
 		}
@@ -387,13 +387,13 @@ func (c *receiver) received(ctx context.Context, f *shelf.Folder, d backends.Del
 	return fs, nil
 }
 
-// onBase prepares the filesystem whose last snapshot is the base to receive a difference: it rolls the filesystem back
-// to the base. It returns the name of the filesystem as fs.
+// prepareBase prepares the filesystem whose last snapshot is the base to receive a difference: it rolls the filesystem
+// back to the base. It returns the name of the filesystem as fs.
 //
 // If the base is not the last snapshot of a filesystem, fs is "", and the difference must be received into a clone of
-// the base, whose name in ZFS is origin. onBase returns dataset.ErrCorrupt if the stream is a difference to another
-// snapshot.
-func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, header sendstream.Stream) (
+// the base, whose name in ZFS is origin. prepareBase returns dataset.ErrCorrupt if the stream is a difference to
+// another snapshot.
+func (c *receiver) prepareBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, header sendstream.Stream) (
 	fs, origin string, err error,
 ) {
 	b, err := readSnapshot(f, base)
@@ -422,7 +422,7 @@ func (c *receiver) onBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, 
 	if err != nil || !last {
 		return "", origin, err
 	}
-	return b.FS, origin, c.heads.refit(ctx, f, b, []string{"-o", "refquota=none"})
+	return b.FS, origin, c.heads.reuse(ctx, f, b, []string{"-o", "refquota=none"})
 }
 
 // runWithInput runs zfs with a stream as its input. It returns dataset.ErrCorrupt if zfs rejects the stream.

@@ -281,7 +281,7 @@ func (p *Pool) prepareFilesystem(ctx context.Context, create bool) error {
 		}
 		// POSIX ACLs, stored efficiently in the inode.
 		err = p.tool.zfs(ctx, append(options, "-o", "acltype=posixacl", "-o", "xattr=sa", at)...)
-		if errors.Is(err, errLacks) {
+		if errors.Is(err, errNoProperty) {
 			err = p.tool.zfs(ctx, append(options, at)...) // zfs-fuse
 		}
 	}
@@ -353,7 +353,7 @@ func (s *storage) KeepOvercommit(ratio float64) error { return s.shelf.KeepOverc
 
 // Close implements backends.Pool.
 func (p *Pool) Close() error {
-	p.keys.lockIdle()
+	p.keys.unloadIdle()
 	return errors.Join(p.attachments.unstageAll(), p.vdevs.Close())
 }
 
