@@ -57,7 +57,7 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 			"volume group %s lacks %d of its disks (pvs shows which): nothing in it is changed", p.vg, g.Missing)
 	}
 	p.extent = g.Extent
-	id, err := p.opener.claim(ctx, g, all, cfg)
+	id, err := p.opener.identify(ctx, g, all, cfg)
 	if err == nil && cfg.Make && len(cfg.Devices) > 0 {
 		err = p.opener.sameDisks(ctx, cfg.Devices)
 	}
@@ -159,9 +159,9 @@ func numbers(devices []string) (all []uint64, err error) {
 	return all, nil
 }
 
-// claim returns the UUID of the pool in a volume group, which is in a tag of the group. If the group has no such tag
-// and cfg.Make is set, claim adds the tag, which makes the group a new pool.
-func (o *opener) claim(ctx context.Context, g group, all map[string]volume, cfg backends.Config) (uuid.UUID, error) {
+// identify returns the UUID of the pool in a volume group, which is in a tag of the group. If the group has no such tag
+// and cfg.Make is set, identify adds the tag, which makes the group a new pool.
+func (o *opener) identify(ctx context.Context, g group, all map[string]volume, cfg backends.Config) (uuid.UUID, error) {
 	refusal := dataset.ErrOffline
 	if cfg.Make {
 		refusal = dataset.ErrExists

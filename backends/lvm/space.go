@@ -43,7 +43,7 @@ func (c *space) status(ctx context.Context) dataset.PoolStatus {
 	if !st.Online {
 		return st
 	}
-	if c.tool.failed.Load() && len(c.tool.slot) == 0 {
+	if c.tool.failed.Load() && len(c.tool.running) == 0 {
 		_ = c.volumes.resumeIfFailed(ctx) // a later call retries
 	}
 	free, size := st.Free, st.Size

@@ -30,11 +30,12 @@ var errAbsent = errors.New("lvm does not have it")
 var errFrozen = dataset.Errorf(dataset.ErrConflict,
 	"its filesystem is frozen already: try again once it is thawed (fsfreeze --unfreeze)")
 
-// limit is how long the caller waits for a command. A snapshot waits until the filesystem's dirty pages are written.
-const limit = 3 * time.Minute
+// waitLimit is how long the caller waits for a command. A snapshot waits until the filesystem's dirty pages are
+// written.
+const waitLimit = 3 * time.Minute
 
-// unkilled is the time limit of a command that changes something, which must not be killed.
-const unkilled = 100 * 365 * 24 * time.Hour
+// noTimeLimit is the time limit of a command that changes something, which must not be killed.
+const noTimeLimit = 100 * 365 * 24 * time.Hour
 
 // tool runs lvm(8), one command at a time. LVM locks each volume group, so concurrent commands would only spend their
 // time limit waiting.
@@ -46,15 +47,15 @@ type tool struct {
 
 // turn serializes the commands.
 type turn struct {
-	slot   chan struct{} // a semaphore with one place: the running command holds it
-	failed atomic.Bool   // a command has failed, and resumeSuspended has not run since
+	running chan struct{} // a semaphore with one place: the running command holds it
+	failed  atomic.Bool   // a command has failed, and resumeSuspended has not run since
 
-	mu   sync.Mutex
-	late string // the running command, once it has taken longer than its limit
+	mu      sync.Mutex
+	overdue string // the running command, once it has taken longer than its limit
 }
 
 func newTool(r run.Runner) tool {
-	return tool{runner: r, limit: limit, turn: &turn{slot: make(chan struct{}, 1)}}
+	return tool{runner: r, limit: waitLimit, turn: &turn{running: make(chan struct{}, 1)}}
 }
 
 // lvm runs a command that changes something. Neither ctx nor its time limit kills the command: a volume that it had
@@ -68,15 +69,15 @@ func (t tool) lvm(ctx context.Context, command string, args ...string) error {
 	ended := make(chan error)
 	abandoned := make(chan struct{}) // the caller has stopped waiting
 	go func() {                      // runs until the command ends by itself
-		_, err := t.run(ctx, unkilled, nil, command, args...)
+		_, err := t.run(ctx, noTimeLimit, nil, command, args...)
 		if err != nil && !errors.Is(err, errAbsent) {
 			t.failed.Store(true)
 		}
 		select {
 		case ended <- err:
 		case <-abandoned:
-			t.setLate("")
-			<-t.slot
+			t.setOverdue("")
+			<-t.running
 		}
 	}()
 	patience := time.NewTimer(t.limit)
@@ -86,32 +87,32 @@ func (t tool) lvm(ctx context.Context, command string, args ...string) error {
 		end()
 		return err
 	case <-patience.C:
-		t.setLate(strings.Join(append([]string{program, command}, args...), " "))
+		t.setOverdue(strings.Join(append([]string{program, command}, args...), " "))
 		err := t.busy()
 		if h := t.turnOf(ctx); h != nil {
-			h.over.Store(true) // that command keeps the turn
+			h.ended.Store(true) // that command keeps the turn
 		}
 		close(abandoned)
 		return err
 	}
 }
 
-func (t *turn) setLate(command string) {
+func (t *turn) setOverdue(command string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.late = command
+	t.overdue = command
 }
 
 // busy fails if a command has taken longer than its limit and still runs.
 func (t tool) busy() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.late == "" {
+	if t.overdue == "" {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrOffline,
 		"%q did not end within %s: it is not killed, because volumes could stay suspended, and nothing else is "+
-			"done before it ends (dmesg may show which disk does not respond)", t.late, t.limit)
+			"done before it ends (dmesg may show which disk does not respond)", t.overdue, t.limit)
 }
 
 // begin waits for the turn to run a command. The returned function ends the turn.
@@ -129,8 +130,8 @@ func (t tool) begin(ctx context.Context) (end func(), err error) {
 			return nil, err
 		}
 		select {
-		case t.slot <- struct{}{}:
-			return func() { <-t.slot }, nil
+		case t.running <- struct{}{}:
+			return func() { <-t.running }, nil
 		case <-ctx.Done():
 		case <-look.C:
 		}
@@ -142,8 +143,8 @@ type turnKey struct{}
 
 // heldTurn is a turn that a caller keeps for several commands.
 type heldTurn struct {
-	of   *turn
-	over atomic.Bool // the turn has ended, or a command that has exceeded its limit keeps it
+	of    *turn
+	ended atomic.Bool // the turn has ended, or a command that has exceeded its limit keeps it
 }
 
 // holdTurn waits for the turn and keeps it until done is called. Commands use the held turn if they run with the
@@ -155,7 +156,7 @@ func (t tool) holdTurn(ctx context.Context) (in context.Context, done func(), er
 	}
 	h := &heldTurn{of: t.turn}
 	return context.WithValue(ctx, turnKey{}, h), func() {
-		if !h.over.Swap(true) {
+		if !h.ended.Swap(true) {
 			end()
 		}
 	}, nil
@@ -164,7 +165,7 @@ func (t tool) holdTurn(ctx context.Context) (in context.Context, done func(), er
 // turnOf returns the held turn of a context, or nil if it has none.
 func (t tool) turnOf(ctx context.Context) *heldTurn {
 	h, _ := ctx.Value(turnKey{}).(*heldTurn)
-	if h == nil || h.of != t.turn || h.over.Load() {
+	if h == nil || h.of != t.turn || h.ended.Load() {
 		return nil
 	}
 	return h
