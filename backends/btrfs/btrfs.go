@@ -125,7 +125,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 		}
 		cfg.ID = p.disk.ID
 	}
-	if err = p.enter(cfg, b.clock); err != nil {
+	if err = p.openOrMake(cfg, b.clock); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	if !p.quota.Enabled() {

@@ -43,8 +43,8 @@ type Pool struct {
 // sizedPool is an open pool whose datasets can have a size.
 type sizedPool struct{ *Pool }
 
-// enter opens the pool at its path, or makes it, and prepares it for use.
-func (p *Pool) enter(cfg backends.Config, c clock.Clock) (err error) {
+// openOrMake opens the pool at its path, or makes it, and prepares it for use.
+func (p *Pool) openOrMake(cfg backends.Config, c clock.Clock) (err error) {
 	if cfg.Make {
 		if err := checkPath(cfg.Path); err != nil {
 			return err

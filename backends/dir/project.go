@@ -144,8 +144,8 @@ func (p *projects) enforcement() string {
 	return "sizes by project quotas, df in a volume shows its size, a full volume gets " + full
 }
 
-// enter puts an empty directory into an unused project.
-func (p *projects) enter(dir *os.File) (uint32, error) {
+// assign puts an empty directory into an unused project.
+func (p *projects) assign(dir *os.File) (uint32, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	named := namedProjects()
@@ -193,7 +193,7 @@ func namedProjects() map[uint32]bool {
 	return named
 }
 
-// projectOf returns the project of a directory if it is in the range from which enter assigns projects, and otherwise
+// projectOf returns the project of a directory if it is in the range from which assign takes projects, and otherwise
 // 0.
 func projectOf(dir *os.File) uint32 {
 	id, inherited, err := fsctl.Project(dir)

@@ -46,7 +46,7 @@ func (t *trees) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owne
 		return h, err
 	}
 	if t.projects.advice == "" {
-		if h.Project, err = t.projects.enter(dir); err != nil {
+		if h.Project, err = t.projects.assign(dir); err != nil {
 			return h, err
 		}
 		t.step("dir.make.entered")
@@ -65,7 +65,7 @@ func (t *trees) copyHead(ctx context.Context, from *shelf.Folder, name string, t
 	}
 	err := t.copyTree(ctx, from, name, to, h.Tree, copyOptions{
 		maxSize: h.Size,
-		begin:   func(dir *os.File) (err error) { h.Project, err = t.projects.enter(dir); return err },
+		begin:   func(dir *os.File) (err error) { h.Project, err = t.projects.assign(dir); return err },
 		// The limit is set last, because a copy may use a block more than its source.
 		end: func(dir *os.File) error { return fsctl.LimitProject(dir, h.Project, uint64(h.Size)) },
 	}, progress)

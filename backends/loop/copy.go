@@ -31,7 +31,8 @@ type copier struct {
 	step     func(string)
 }
 
-// Promote implements backends.Copier. It adds one name or shares one image, and flushes once.
+// Promote implements backends.Copier. The head becomes a second name of the image of the snapshot, or a clone of that
+// image. Promote flushes once.
 func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
 	err := p.catalog.withDatasetOrCopy(ds, func(dir folder.Dir, place string) error {
 		if place != layout.Copies {

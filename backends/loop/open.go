@@ -51,7 +51,7 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 		}
 	}
 	if err == nil {
-		err = p.enter(cfg)
+		err = p.openOrMake(cfg)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pool %s: %w", cfg.Name, err), p.Close())
@@ -62,8 +62,8 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 // PathOf implements backends.BlockDeviceKind.
 func (b *Backend) PathOf(_, mount string) string { return mount }
 
-// enter makes the pool if cfg.Make is set, reads its identity and prepares it for use.
-func (p *Pool) enter(cfg backends.Config) error {
+// openOrMake makes the pool if cfg.Make is set, reads its identity and prepares it for use.
+func (p *Pool) openOrMake(cfg backends.Config) error {
 	kind, err := layoutFor(p.dir.path, cfg.Make)
 	if err != nil {
 		return err

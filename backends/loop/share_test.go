@@ -168,9 +168,9 @@ func TestComparedOnce(t *testing.T) {
 		f.must(f.Snapshot(t.Context(), last, nil))
 		planned, err := f.Changed(t.Context(), at(c.Snapshot), at(last))
 		f.must(err)
-		if f.sender.Comparison.Of.Snapshot != last.ID || len(f.sender.Comparison.Ranges) != planned.Ranges {
+		if f.sender.Comparison.Images.Snapshot != last.ID || len(f.sender.Comparison.Ranges) != planned.Ranges {
 			t.Errorf("%d ranges of %s are known, not %d", len(f.sender.Comparison.Ranges),
-				f.sender.Comparison.Of.Snapshot, planned.Ranges)
+				f.sender.Comparison.Images.Snapshot, planned.Ranges)
 		}
 		sent, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
 		if f.must(err); f.sender.Comparison.Ranges != nil {

@@ -191,7 +191,7 @@ func (a *Attacher) CheckIdle(ctx context.Context, dir folder.Dir) error {
 			if mapped {
 				device = mapping.Path()
 			}
-			return attachedBy(ctx, device)
+			return inUseError(ctx, device)
 		}
 		select {
 		case <-ctx.Done():
@@ -211,9 +211,9 @@ func (a *Attacher) device(dir folder.Dir) (string, error) {
 	return info.Path, err
 }
 
-// attachedBy returns the error for a head whose device is in use but is not mounted in this mount namespace. The error
+// inUseError returns the error for a head whose device is in use but is not mounted in this mount namespace. The error
 // names a process that has the device mounted in another namespace, or has a file of it open.
-func attachedBy(ctx context.Context, device string) error {
+func inUseError(ctx context.Context, device string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(device, &st); err != nil {
 		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and its users are unknown: %w", device, err)

@@ -15,7 +15,8 @@ import (
 const (
 	// RestoredAttr tags a head that a restore made. It names the snapshot that the restore made of the former head. A
 	// restore that is repeated after its success finds this tag, and does not undo later writes. Before the exchange,
-	// the future head has this tag too, and it has the name of the snapshot that the tag names.
+	// the future head already has this tag. Until then, its file has the name of the snapshot keep, which the tag names
+	// too.
 	RestoredAttr = "user.drover.restored"
 	// keptAttr tags a former head that a restore has replaced. If a later restore has replaced the head again, a
 	// repetition of the earlier restore finds this tag, and does not undo the later restore.

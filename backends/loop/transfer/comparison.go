@@ -15,15 +15,15 @@ import (
 // extent each on XFS). It is safe for concurrent use.
 type comparison struct {
 	mu     sync.Mutex
-	Of     pair
+	Images pair
 	Ranges []reflink.Range
 }
 
 // pair is two read-only images. They must be plain files. Images in subvolumes all have the same inode number, and a
 // clone has the times of its source, so version could not distinguish them.
 type pair struct {
-	base, Snapshot uuid.UUID
-	old, now       version
+	base, Snapshot               uuid.UUID
+	baseVersion, snapshotVersion version
 }
 
 // version distinguishes an image from a later one with the same name, and from a later one with the same inode
@@ -45,14 +45,14 @@ func versionOf(f *os.File) (version, error) {
 func (l *comparison) changed(base, snapshot uuid.UUID, older, newer *os.File) ([]reflink.Range, error) {
 	images := pair{base: base, Snapshot: snapshot}
 	var err error
-	if images.old, err = versionOf(older); err != nil {
+	if images.baseVersion, err = versionOf(older); err != nil {
 		return nil, err
 	}
-	if images.now, err = versionOf(newer); err != nil {
+	if images.snapshotVersion, err = versionOf(newer); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
-	remembered, ranges := l.Of == images, l.Ranges
+	remembered, ranges := l.Images == images, l.Ranges
 	l.mu.Unlock()
 	if remembered {
 		return ranges, nil
@@ -62,7 +62,7 @@ func (l *comparison) changed(base, snapshot uuid.UUID, older, newer *os.File) ([
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.Of, l.Ranges = images, ranges
+	l.Images, l.Ranges = images, ranges
 	return ranges, nil
 }
 
@@ -70,5 +70,5 @@ func (l *comparison) changed(base, snapshot uuid.UUID, older, newer *os.File) ([
 func (l *comparison) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.Of, l.Ranges = pair{}, nil
+	l.Images, l.Ranges = pair{}, nil
 }
