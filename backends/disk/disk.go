@@ -130,7 +130,7 @@ func makeFilesystem(ctx context.Context, runner run.Runner, cfg backends.Config,
 			continue
 		case labelled:
 			force = true
-			_, err = checkFree(device)
+			_, err = checkNotInUse(device)
 		default:
 			err = checkVacant(device)
 		}
@@ -207,7 +207,7 @@ func (d *Disk) checkUnusedReadOnly(kind fsctl.Kind, cfg backends.Config) error {
 	}
 	opts := []string{"norecovery", "nouuid"}
 	if kind == fsctl.Btrfs {
-		opts = append(d.members(), "rescue=nologreplay")
+		opts = append(d.deviceOptions(), "rescue=nologreplay")
 	}
 	root, err := mount.Detached(mount.Spec{Source: d.Devices[0], FSType: string(kind), Options: opts, ReadOnly: true})
 	if err != nil {
@@ -262,8 +262,8 @@ func (d *Disk) checkEmpty(dir *os.File, dirName string) error {
 	return nil
 }
 
-// members returns the mount options that name all devices of a btrfs.
-func (d *Disk) members() (options []string) {
+// deviceOptions returns the mount options that name all devices of a btrfs.
+func (d *Disk) deviceOptions() (options []string) {
 	if len(d.Devices) > 1 {
 		for _, device := range d.Devices {
 			options = append(options, "device="+device)
@@ -285,7 +285,7 @@ func (d *Disk) attach(ctx context.Context, kind fsctl.Kind, options [][]string) 
 		spec := mount.Spec{
 			Source:  d.Devices[0],
 			FSType:  string(kind),
-			Options: append(append([]string{"noatime"}, d.members()...), opts...),
+			Options: append(append([]string{"noatime"}, d.deviceOptions()...), opts...),
 		}
 		err = mount.Mount(d.mount, spec)
 		for try := 0; errors.Is(err, unix.EBUSY) && try < busyTries && ctx.Err() == nil; try++ {

@@ -45,7 +45,7 @@ func CheckVacant(path string) error {
 }
 
 func checkVacant(path string) error {
-	node, err := checkFree(path)
+	node, err := checkNotInUse(path)
 	if err != nil {
 		return err
 	}
@@ -65,9 +65,9 @@ func checkVacant(path string) error {
 		path, content, advice)
 }
 
-// checkFree fails unless path is a writable block device that is not in use. It
+// checkNotInUse fails unless path is a writable block device that is not in use. It
 // returns its node.
-func checkFree(path string) (node string, err error) {
+func checkNotInUse(path string) (node string, err error) {
 	if node, err = resolve(path); err != nil {
 		return "", err
 	}
@@ -75,7 +75,7 @@ func checkFree(path string) (node string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if err := checkUnclaimed(path, node, st); err != nil {
+	if err := checkNoOtherUse(path, node, st); err != nil {
 		return "", err
 	}
 	// This check comes last: after an open for writing, udev examines the device again, and a loop device may be
@@ -128,14 +128,14 @@ func statBlockDevice(node string) (st unix.Stat_t, err error) {
 	return st, dataset.Errorf(dataset.ErrInvalid, "%s is %s", node, kind)
 }
 
-// checkUnclaimed refuses a device that is mounted, used as swap, partitioned, or part of another device.
-func checkUnclaimed(path, node string, st unix.Stat_t) error {
+// checkNoOtherUse refuses a device that is mounted, used as swap, partitioned, or part of another device.
+func checkNoOtherUse(path, node string, st unix.Stat_t) error {
 	in := fmt.Sprintf("%s/%d:%d", sysBlock, unix.Major(st.Rdev), unix.Minor(st.Rdev))
 	table, err := mount.Table()
 	if err != nil {
 		return err
 	}
-	mounted := table.From(node) // the mount table shows another number for a btrfs than that of its device
+	mounted := table.From(node) // the mount table shows a number for a btrfs that is not the number of its device
 	if mounts := table.Of(int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev))); mounted == nil && len(mounts) > 0 {
 		mounted = mounts[0]
 	}

@@ -177,9 +177,9 @@ func findDirs(path string, accept func(string, fs.DirEntry) bool) (found []strin
 }
 
 // emptyPool removes all datasets of a pool, the storage that the pool has outside of path, and finally the marker of
-// the pool. It fails if the pool cannot be opened: removing the folder would leave that storage behind, and nothing
-// would name it any more. If the marker is absent or unreadable, or the backend is not in kinds, emptyPool does
-// nothing: the caller removes the folder like any other.
+// the pool. It fails if the pool cannot be opened: if the folder were removed nevertheless, that storage would stay,
+// and no marker would name its pool. If the marker is absent or unreadable, or the backend is not in kinds, emptyPool
+// does nothing: the caller removes the folder like any other.
 func emptyPool(ctx context.Context, kinds []backends.Kind, path string) error {
 	marker, err := markerOf(path)
 	i := slices.IndexFunc(kinds, func(k backends.Kind) bool { return k.Name() == marker.Backend })
