@@ -32,13 +32,13 @@ type Runner[R any] interface {
 // has room for at least 4 GiB (a sparse file is enough). The factory cleans up with t.Cleanup.
 type Factory[R any] func(t R) (backends.Kind, backends.Config)
 
-// Run runs the suite as subtests of t, with the given name. It needs root. without names the operations of treetest
-// that the filesystem does not support with any backend.
-func Run[R Runner[R]](t R, name string, factory Factory[R], without ...string) {
+// Run runs the suite as subtests of t, with the given name. It needs root. unsupported names the operations of treetest
+// that the filesystem supports with no backend.
+func Run[R Runner[R]](t R, name string, factory Factory[R], unsupported ...string) {
 	t.Run(name, func(t R) {
 		for _, c := range Cases() {
 			t.Run(c.Name, func(t R) {
-				c.Run(t, func() (backends.Kind, backends.Config) { return factory(t) }, without...)
+				c.Run(t, func() (backends.Kind, backends.Config) { return factory(t) }, unsupported...)
 			})
 		}
 	})
@@ -54,8 +54,8 @@ type Case struct {
 
 // Run runs the case on new pools. It fails if a pool lacks a declared ability, or has an ability that it does not
 // declare.
-func (c Case) Run(t T, newPool func() (backends.Kind, backends.Config), without ...string) {
-	c.run(newFixture(t, newPool, without...))
+func (c Case) Run(t T, newPool func() (backends.Kind, backends.Config), unsupported ...string) {
+	c.run(newFixture(t, newPool, unsupported...))
 }
 
 // Cases returns the whole suite.

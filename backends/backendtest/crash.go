@@ -174,8 +174,8 @@ func (s *crashCase) crashAt(step int) (reached bool) {
 			}
 			t.outcomes = after
 		}
-		if stopped && reap && s.o.instead != nil {
-			s.o.instead(t)
+		if stopped && reap && s.o.afterCrash != nil {
+			s.o.afterCrash(t)
 		} else {
 			t.Twice(func() error { return t.asCall(s.o).Run(t.Ctx, t.Pool) })
 			s.checkFinished(t)
@@ -237,8 +237,8 @@ func (t *trial) checkOutcomes(s *crashCase, done bool) {
 func (s *crashCase) checkFinished(t *trial) {
 	t.Helper()
 	t.checkOutcomes(s, true)
-	if s.o.then != nil {
-		s.o.then(t)
+	if s.o.afterSuccess != nil {
+		s.o.afterSuccess(t)
 	}
 }
 

@@ -87,7 +87,7 @@ func rootIsEmptyAndOwned(f *fixture) {
 	old := unix.Umask(0o077)
 	defer unix.Umask(old)
 	large := uint32(4_000_000_000)
-	if slices.Contains(f.without, treetest.LargeIDs) {
+	if slices.Contains(f.unsupported, treetest.LargeIDs) {
 		large = 2_000_000_000
 	}
 	for _, test := range []struct {
@@ -122,7 +122,7 @@ func rootIsEmptyAndOwned(f *fixture) {
 func filePropertiesAreKept(f *fixture) {
 	plain, d := f.makePlainDir(), f.Create()
 	m := f.mount(d.ID)
-	for _, op := range treetest.Operations(f.without...) {
+	for _, op := range treetest.Operations(f.unsupported...) {
 		if err := op.Do(plain.Name()); err != nil {
 			f.Fatalf("%s, in a plain directory: %v", op.Name, err)
 		}

@@ -20,9 +20,9 @@ type fixture struct {
 	factory func() (backends.Kind, backends.Config)
 }
 
-func newFixture(t T, factory func() (backends.Kind, backends.Config), without ...string) *fixture {
+func newFixture(t T, factory func() (backends.Kind, backends.Config), unsupported ...string) *fixture {
 	f := &fixture{factory: factory}
-	f.T, f.Ctx, f.without = t, t.Context(), without
+	f.T, f.Ctx, f.unsupported = t, t.Context(), unsupported
 	before, goroutines := openFiles(t), runtime.NumGoroutine()
 	t.Cleanup(func() { // registered first, so it runs last
 		checkGoroutines(t, goroutines)

@@ -25,8 +25,8 @@ import (
 // mounts mounts the datasets of a pool as an agent does, and writes to them as a container does.
 type mounts struct {
 	harness.Datasets
-	count   int      // the number of mount points made
-	without []string // the file properties that the backend does not keep
+	count       int      // the number of mount points made
+	unsupported []string // the file properties that the backend does not keep
 }
 
 // mounted is a dataset mounted by the suite.
@@ -98,7 +98,7 @@ func (f *mounts) equal(a, b *os.File) {
 	found, err := tree.Compare(f.Ctx, a, b)
 	f.OK(err)
 	found = slices.DeleteFunc(found, func(d tree.Difference) bool {
-		return d.What == "modification time" && slices.Contains(f.without, treetest.Times)
+		return d.What == "modification time" && slices.Contains(f.unsupported, treetest.Times)
 	})
 	for _, d := range found[:min(len(found), 20)] {
 		f.Errorf("differs: %s", d)

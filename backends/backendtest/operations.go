@@ -32,9 +32,9 @@ type operation struct {
 	between func(*trial, outcome) []outcome
 	// check checks more than the outcomes. It is called after a crash, and after the operation.
 	check func(t *trial, s *crashCase, done bool)
-	// If then is set, it is called after the operation. If instead is set, it is called after a crash, and the
-	// operation is not repeated.
-	then, instead func(*trial)
+	// If afterSuccess is set, it is called after the operation. If afterCrash is set, it is called after a crash, and
+	// the operation is not repeated.
+	afterSuccess, afterCrash func(*trial)
 }
 
 // oneOutcome makes a done function for an operation with one possible result.
@@ -105,8 +105,8 @@ func operations() []operation {
 			t.OK(t.Pool.Snapshot(t.Ctx, t.keep, nil))
 			t.changeTo(func(w outcome) outcome { return w.with(t.keep, w.head) })
 		}, call: func(t *trial) error { return t.Copier().Demote(t.Ctx, t.d.ID, t.keep.ID) },
-			done:    oneOutcome(func(_ *trial, w outcome) outcome { return w.as(backends.EntryCopy) }),
-			instead: func(t *trial) { t.promoteAndCheck(t.keep, third) }},
+			done:       oneOutcome(func(_ *trial, w outcome) outcome { return w.as(backends.EntryCopy) }),
+			afterCrash: func(t *trial) { t.promoteAndCheck(t.keep, third) }},
 		{name: "promote", keepKind: dataset.SnapshotSuperseded, needsCopies: true, prepare: copied,
 			call: func(t *trial) error { return t.Copier().Promote(t.Ctx, t.d.ID, t.old.ID) },
 			done: oneOutcome(unchanged)},
@@ -181,9 +181,9 @@ func copyCrashOperations() []operation {
 				t.OK(t.Pool.Restore(t.Ctx, t.d.ID, t.old.ID, t.keep, nil))
 				t.changeTo(func(w outcome) outcome { return afterRestore(first)(t, w) })
 			},
-			call:    func(t *trial) error { return t.Copier().Demote(t.Ctx, t.d.ID, t.old.ID) },
-			done:    oneOutcome(func(_ *trial, w outcome) outcome { return w.as(backends.EntryCopy) }),
-			instead: func(t *trial) { t.promoteAndCheck(t.old, first) },
+			call:       func(t *trial) error { return t.Copier().Demote(t.Ctx, t.d.ID, t.old.ID) },
+			done:       oneOutcome(func(_ *trial, w outcome) outcome { return w.as(backends.EntryCopy) }),
+			afterCrash: func(t *trial) { t.promoteAndCheck(t.old, first) },
 		},
 		{name: "promote the last", keepKind: dataset.SnapshotTransfer, needsCopies: true, prepare: func(t *trial) {
 			t.OK(t.Pool.Snapshot(t.Ctx, t.keep, nil))
@@ -197,9 +197,9 @@ func copyCrashOperations() []operation {
 			t.changeTo(func(w outcome) outcome { return afterSupersede(t, w) })
 			t.OK(t.Copier().Promote(t.Ctx, t.d.ID, t.old.ID))
 		}, call: func(t *trial) error { return t.Copier().Promote(t.Ctx, t.d.ID, t.keep.ID) },
-			done:    oneOutcome(unchanged),
-			then:    func(t *trial) { t.promoteAndCheck(t.keep, third) },
-			instead: func(t *trial) { t.promoteAndCheck(t.old, first) }},
+			done:         oneOutcome(unchanged),
+			afterSuccess: func(t *trial) { t.promoteAndCheck(t.keep, third) },
+			afterCrash:   func(t *trial) { t.promoteAndCheck(t.old, first) }},
 	}
 }
 

@@ -199,7 +199,7 @@ func growIdle(f *fixture) {
 	f.Twice(func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil) })
 	m = f.mount(d.ID)
 	if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
-		f.Errorf("df in %s shows %d bytes free once its content is older than that", large, free)
+		f.Errorf("after a restore of a snapshot from before the growth, df in %s shows %d bytes free", large, free)
 	}
 	f.CheckFile(m.pathOf("file"), "content")
 	m.unmount()

@@ -21,8 +21,8 @@ func isKind(err error, kind *dataset.Kind) bool { return errors.Is(err, kind) }
 func snapshotIsImmutable(f *fixture) {
 	plain, d := f.makePlainDir(), f.Create()
 	m := f.mount(d.ID)
-	treetest.Plant(f.T, plain.Name(), f.without...)
-	treetest.Plant(f.T, m.path, f.without...)
+	treetest.Plant(f.T, plain.Name(), f.unsupported...)
+	treetest.Plant(f.T, m.path, f.unsupported...)
 	m.unmount()
 	s := f.NewSnapshot(d)
 	var told int64
@@ -95,7 +95,7 @@ func snapshotWhileWritten(f *fixture) {
 func restoreKeepsOldHead(f *fixture) {
 	d := f.Create()
 	m := f.mount(d.ID)
-	treetest.Plant(f.T, m.path, f.without...)
+	treetest.Plant(f.T, m.path, f.unsupported...)
 	m.unmount()
 	s := f.TakeSnapshot(d)
 	plain := f.makePlainDir()

@@ -37,7 +37,7 @@ func (f *streams) planted() (dataset.Dataset, dataset.Snapshot, *os.File) {
 	f.Helper()
 	d, plain := f.Create(), f.makePlainDir()
 	m := f.mount(d.ID)
-	treetest.Plant(f.T, m.path, f.without...)
+	treetest.Plant(f.T, m.path, f.unsupported...)
 	f.OK(tree.Copy(f.Ctx, m.root, plain, nil))
 	m.unmount()
 	return d, f.TakeSnapshot(d), plain

@@ -97,12 +97,12 @@ type orders struct {
 	Step      int
 }
 
-const variable = "DROVER_TEST_CRASH"
+const ordersVariable = "DROVER_TEST_CRASH"
 
-// Main runs the tests of a package. In a process that Killed started, it runs the operation instead. If the pool needs
-// keys, they are a backendtest.Keys.
+// Main runs the tests of a package. In a process that Killed started, it runs the operation instead. If the pool of the
+// killed process was encrypted, Main opens it with new keys of backendtest.NewKeys.
 func Main(m *testing.M, kind Stepping) int {
-	raw := os.Getenv(variable)
+	raw := os.Getenv(ordersVariable)
 	if raw == "" {
 		return scratch.Main(m)
 	}
@@ -137,7 +137,7 @@ func Killed(t backendtest.T, cfg backends.Config, call backendtest.Call, step in
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), variable+"="+string(raw))
+	cmd.Env = append(os.Environ(), ordersVariable+"="+string(raw))
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return false

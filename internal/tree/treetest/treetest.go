@@ -27,7 +27,7 @@ type Operation struct {
 // names, all kinds of files, set-user-ID bits, attributes of all namespaces,
 // ACLs, hard links, holes, deep and wide directories. It needs root and a
 // filesystem with ACLs and attributes. Run the whole list in its order.
-func Operations(without ...string) []Operation {
+func Operations(unsupported ...string) []Operation {
 	return slices.DeleteFunc([]Operation{
 		{"files of many sizes", files},
 		{"odd names", names},
@@ -42,7 +42,7 @@ func Operations(without ...string) []Operation {
 		{ACLs, acls},
 		{"overwritten, renamed and removed files", changes},
 		{Times, times},
-	}, func(o Operation) bool { return slices.Contains(without, o.Name) })
+	}, func(o Operation) bool { return slices.Contains(unsupported, o.Name) })
 }
 
 // Names of operations that some filesystems do not support.
@@ -58,9 +58,9 @@ const (
 func Plant(t interface {
 	Helper()
 	Fatalf(format string, args ...any)
-}, root string, without ...string) {
+}, root string, unsupported ...string) {
 	t.Helper()
-	for _, op := range Operations(without...) {
+	for _, op := range Operations(unsupported...) {
 		if err := op.Do(root); err != nil {
 			t.Fatalf("%s: %v", op.Name, err)
 		}
