@@ -138,8 +138,8 @@ func (in *Input) ReadPayload(length, maxLength int64) ([]byte, error) {
 	return payload, in.read(payload)
 }
 
-// CheckSum fails unless payload is the checksum of everything before the last frame. payload is the payload of the last
-// frame.
+// CheckSum verifies the checksum of the whole stream. payload is the payload of the end frame. CheckSum fails if it
+// differs from the checksum of all bytes before that frame.
 func (in *Input) CheckSum(payload []byte) error {
 	if string(payload) != string(in.before) {
 		return Corrupt("the checksum of the whole stream is wrong")
