@@ -68,7 +68,7 @@ func (c comparison) mismatch(env Env, want bool) string {
 	if !c.right.constant {
 		other += " (" + right.show(c.right.kind) + ")"
 	}
-	return c.left.is(left) + verdict(want) + c.op + " " + other
+	return c.left.describe(left) + verdict(want) + c.op + " " + other
 }
 
 // verdict returns the words of a mismatch that follow the value of the fact, such as ", not " in "load_10 is 34, not <
@@ -115,28 +115,28 @@ func (c comparison) isTrue(left, right value) bool {
 	}
 }
 
-// among tests whether a text is one of several.
-type among struct {
+// oneOf tests whether a text is one of several.
+type oneOf struct {
 	operand
 	words []string
 	text  string
 }
 
-func (a among) mismatch(env Env, want bool) string {
+func (a oneOf) mismatch(env Env, want bool) string {
 	v := a.get(env)
 	if slices.Contains(a.words, v.text) == want {
 		return ""
 	}
-	return a.is(v) + verdict(want) + "in " + a.text
+	return a.describe(v) + verdict(want) + "in " + a.text
 }
 
-// holds tests whether a list contains a text.
-type holds struct {
+// listContains tests whether a list contains a text.
+type listContains struct {
 	operand
 	word string
 }
 
-func (h holds) mismatch(env Env, want bool) string {
+func (h listContains) mismatch(env Env, want bool) string {
 	v := h.get(env)
 	if slices.Contains(v.list, h.word) == want {
 		return ""
@@ -145,7 +145,7 @@ func (h holds) mismatch(env Env, want bool) string {
 	if !want {
 		with = ", with "
 	}
-	return h.is(v) + with + h.word
+	return h.describe(v) + with + h.word
 }
 
 // match tests whether a text matches a regular expression.
@@ -163,11 +163,11 @@ func (m match) mismatch(env Env, want bool) string {
 	if !want {
 		verb = ", which matches "
 	}
-	return m.is(v) + verb + m.pattern.String()
+	return m.describe(v) + verb + m.pattern.String()
 }
 
-// is describes an operand.
-func (o operand) is(v value) string {
+// describe returns the beginning of a message about the operand, with its value v.
+func (o operand) describe(v value) string {
 	switch {
 	case v.text == "" && strings.HasPrefix(o.text, "labels"):
 		return o.text + " is not set"

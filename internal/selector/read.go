@@ -95,12 +95,12 @@ func (r *reader) comparison(n *ast.BinaryNode) (condition, error) {
 	}
 	ordered := c.op != "==" && c.op != "!="
 	if k := c.left.kind; k == list || ordered && (k == text || k == truth) {
-		return nil, mistakef(offset(n), "%s is %s and cannot be compared with %s%s", c.left.text, k, c.op, instead(k))
+		return nil, mistakef(offset(n), "%s is %s and cannot be compared with %s%s", c.left.text, k, c.op, adviceFor(k))
 	}
 	return c, nil
 }
 
-func instead(k kind) string {
+func adviceFor(k kind) string {
 	switch k {
 	case list:
 		return ` (use "loop" in backends)`
@@ -159,7 +159,7 @@ func (r *reader) operand(n ast.Node) (operand, error) {
 		}
 		return numberOperand(n, -o.get(Env{}).number), nil
 	case *ast.IdentifierNode:
-		return r.named(n.Value, offset(n))
+		return r.namedOperand(n.Value, offset(n))
 	case *ast.MemberNode:
 		return r.member(n)
 	case *ast.BinaryNode:
@@ -180,7 +180,7 @@ func (r *reader) member(n *ast.MemberNode) (operand, error) {
 		return operand{}, mistakef(offset(n), "expected a fact (available: %s)", strings.Join(Names(), ", "))
 	}
 	if base.Value != "labels" {
-		return r.named(base.Value+"."+key.Value, offset(base))
+		return r.namedOperand(base.Value+"."+key.Value, offset(base))
 	}
 	if err := dataset.CheckLabel(key.Value); err != nil {
 		return operand{}, mistakef(offset(key), "%v", err)
@@ -188,7 +188,7 @@ func (r *reader) member(n *ast.MemberNode) (operand, error) {
 	return operand{text, "labels." + key.Value, offset(base), false, label(key.Value).get}, nil
 }
 
-func (r *reader) named(name string, at int) (operand, error) {
+func (r *reader) namedOperand(name string, at int) (operand, error) {
 	f, ok := facts()[name]
 	if !ok {
 		names := Names()
@@ -243,7 +243,7 @@ func (r *reader) in(n *ast.BinaryNode) (condition, error) {
 		return nil, err
 	}
 	if several, ok := n.Right.(*ast.ArrayNode); ok {
-		return r.among(left, several)
+		return r.oneOf(left, several)
 	}
 	right, err := r.operand(n.Right)
 	if err != nil {
@@ -253,14 +253,14 @@ func (r *reader) in(n *ast.BinaryNode) (condition, error) {
 		return nil, mistakef(offset(n), `expected "a text" in backends, or a fact in ["one", "other"], not %s in %s`,
 			left.text, right.text)
 	}
-	return holds{right, left.get(Env{}).text}, nil
+	return listContains{right, left.get(Env{}).text}, nil
 }
 
-func (r *reader) among(left operand, several *ast.ArrayNode) (condition, error) {
+func (r *reader) oneOf(left operand, several *ast.ArrayNode) (condition, error) {
 	if left.constant || left.kind != text && left.kind != version {
 		return nil, mistakef(left.at, "%s cannot be searched in a list: expected a fact that is a text", left.text)
 	}
-	a := among{operand: left}
+	a := oneOf{operand: left}
 	for _, n := range several.Nodes {
 		word, ok := n.(*ast.StringNode)
 		if !ok {

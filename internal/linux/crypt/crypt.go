@@ -59,7 +59,7 @@ func New(runner run.Runner) Tool { return Tool{runner} }
 // package provides them.
 func Available() error {
 	_, missing := run.LookPath(program)
-	problem := target()
+	problem := checkTarget()
 	switch {
 	case missing == nil:
 		return problem

@@ -164,8 +164,8 @@ func Drop(name string) error {
 	return nil
 }
 
-// target fails with ErrUnsupported if the kernel does not have dm-crypt. It loads the module if needed.
-func target() error {
+// checkTarget fails with ErrUnsupported if the kernel does not have dm-crypt. It loads the module if needed.
+func checkTarget() error {
 	_, err := request(cmdTargetVersion, "crypt", 0)
 	switch {
 	case err == nil, errors.Is(err, unix.ENOTTY): // kernels before 5.4 do not have this request

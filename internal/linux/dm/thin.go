@@ -53,7 +53,7 @@ func Mapped(metadata string) (map[uint64]uint64, error) {
 		if before, err = thinAt(f, 0, thinSuper); err != nil {
 			continue
 		}
-		found, err = detailed(f, before)
+		found, err = readDetails(f, before)
 		if after, _ = thinAt(f, 0, thinSuper); bytes.Equal(before, after) {
 			return found, err
 		}
@@ -62,19 +62,19 @@ func Mapped(metadata string) (map[uint64]uint64, error) {
 	return nil, fmt.Errorf("read %s: %w", metadata, err)
 }
 
-func detailed(f *os.File, super []byte) (map[uint64]uint64, error) {
+func readDetails(f *os.File, super []byte) (map[uint64]uint64, error) {
 	if binary.LittleEndian.Uint64(super[thinMagicAt:]) != thinMagic {
 		return nil, ErrThin
 	}
 	found := map[uint64]uint64{}
-	if err := details(f, binary.LittleEndian.Uint64(super[thinDetails:]), 0, found); err != nil {
+	if err := readNode(f, binary.LittleEndian.Uint64(super[thinDetails:]), 0, found); err != nil {
 		return nil, err
 	}
 	return found, nil
 }
 
-// details reads a node of the tree of volumes, which is in the block with the given number, and all nodes below it.
-func details(f *os.File, number uint64, depth int, found map[uint64]uint64) error {
+// readNode reads a node of the tree of volumes, which is in the block with the given number, and all nodes below it.
+func readNode(f *os.File, number uint64, depth int, found map[uint64]uint64) error {
 	node, err := thinAt(f, number, thinNode)
 	if err != nil {
 		return err
@@ -94,7 +94,7 @@ func details(f *os.File, number uint64, depth int, found map[uint64]uint64) erro
 		key, value := le.Uint64(node[nodeHeader+8*i:]), le.Uint64(node[nodeHeader+8*room+size*i:])
 		if !internal {
 			found[key] = value
-		} else if err := details(f, value, depth+1, found); err != nil {
+		} else if err := readNode(f, value, depth+1, found); err != nil {
 			return err
 		}
 	}
