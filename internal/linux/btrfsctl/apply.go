@@ -106,9 +106,9 @@ func (a *applying) act(ctx context.Context, c *command) error {
 			return removeInheritedACLs(dir, name)
 		})
 	case cmdRename, cmdLink, cmdUnlink, cmdRmdir:
-		return a.name(c)
+		return a.changeName(c)
 	case cmdSetXattr, cmdRemoveXattr, cmdChmod, cmdChown, cmdUtimes:
-		return a.withParent(c.text(attrPath), func(dir int, name string) error { return a.attribute(c, dir, name) })
+		return a.withParent(c.text(attrPath), func(dir int, name string) error { return a.setAttribute(c, dir, name) })
 	}
 	return fmt.Errorf("%w: a command of unknown kind", ErrStream)
 }
@@ -205,8 +205,8 @@ func removeInheritedACLs(dir int, name string) error {
 	return nil
 }
 
-// name executes a command that creates, moves or removes a name.
-func (a *applying) name(c *command) error {
+// changeName executes a command that creates, moves or removes a name.
+func (a *applying) changeName(c *command) error {
 	path := c.text(attrPath)
 	if path == "" {
 		return fmt.Errorf("%w: a name is missing", ErrStream)
@@ -238,8 +238,8 @@ func (a *applying) name(c *command) error {
 	})
 }
 
-// attribute sets an extended attribute of a name. A symbolic link is never followed.
-func (a *applying) attribute(c *command, dir int, name string) error {
+// setAttribute sets an extended attribute of a name. A symbolic link is never followed.
+func (a *applying) setAttribute(c *command, dir int, name string) error {
 	switch c.kind {
 	case cmdChown:
 		uid, gid := int(c.number(attrUID)), int(c.number(attrGID))

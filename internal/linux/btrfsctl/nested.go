@@ -29,7 +29,7 @@ type lookupArgs struct {
 func ID(f *os.File) (uint64, error) {
 	args := &lookupArgs{object: rootInode}
 	if err := ioctl(f, iocInoLookup, unsafe.Pointer(args)); err != nil {
-		return 0, fmt.Errorf("number of the subvolume of %s: %w", f.Name(), err)
+		return 0, fmt.Errorf("find the subvolume ID of %s: %w", f.Name(), err)
 	}
 	return args.tree, nil
 }
@@ -54,7 +54,7 @@ func nested(f *os.File, id uint64) ([]uint64, error) {
 	for {
 		args.nItems, args.size = ^uint32(0), searchRoom
 		if err := ioctl(f, iocTreeSearchV2, unsafe.Pointer(args)); err != nil {
-			return nil, fmt.Errorf("subvolumes in number %d of %s: %w", id, f.Name(), err)
+			return nil, fmt.Errorf("list the subvolumes of subvolume %d of %s: %w", id, f.Name(), err)
 		}
 		if args.nItems == 0 {
 			return all, nil
@@ -63,7 +63,7 @@ func nested(f *os.File, id uint64) ([]uint64, error) {
 		for range args.nItems {
 			child, size, err := reference(rest, id)
 			if err != nil {
-				return nil, fmt.Errorf("subvolumes in number %d of %s: %w", id, f.Name(), err)
+				return nil, fmt.Errorf("list the subvolumes of subvolume %d of %s: %w", id, f.Name(), err)
 			}
 			all, rest = append(all, child), rest[size:]
 		}
@@ -154,10 +154,10 @@ func deleteTree(dir *os.File, id uint64, note func(id uint64) error) error {
 		case errors.Is(err, unix.ENOTEMPTY):
 			err = ErrNested
 		default:
-			return fmt.Errorf("number %d: %w", id, err)
+			return fmt.Errorf("subvolume %d: %w", id, err)
 		}
 	}
-	return fmt.Errorf("number %d: %w", id, err)
+	return fmt.Errorf("subvolume %d: %w", id, err)
 }
 
 // unprotect makes a subvolume writable.
@@ -172,9 +172,9 @@ func unprotect(dir *os.File, id uint64) error {
 		return nil // it was deleted meanwhile
 	}
 	if err != nil {
-		return fmt.Errorf("open number %d: %w", id, err)
+		return fmt.Errorf("open subvolume %d: %w", id, err)
 	}
-	f := os.NewFile(uintptr(fd), fmt.Sprintf("%s (number %d)", dir.Name(), id))
+	f := os.NewFile(uintptr(fd), fmt.Sprintf("%s (subvolume %d)", dir.Name(), id))
 	defer f.Close()
 	return setFlags(f, 0)
 }
