@@ -203,8 +203,8 @@ func pool(n strictyaml.Node, backend func(string) error) (Pool, error) {
 			bad.Add(n.Errorf("a pool needs a %s", need))
 		}
 	}
-	bad.Add(word(keys["name"], &p.Name))
-	if bad.Add(word(keys["backend"], &p.Backend)) && p.Backend != "" && backend != nil {
+	bad.Add(simpleName(keys["name"], &p.Name))
+	if bad.Add(simpleName(keys["backend"], &p.Backend)) && p.Backend != "" && backend != nil {
 		bad.Add(keys["backend"].Wrap(backend(p.Backend)))
 	}
 	bad.Add(path(keys["path"], &p.Path))
@@ -286,7 +286,7 @@ func trim(n strictyaml.Node) (time.Duration, error) {
 	return every, nil
 }
 
-func word(n strictyaml.Node, into *string) (err error) {
+func simpleName(n strictyaml.Node, into *string) (err error) {
 	if *into, err = n.String(); err != nil || n.Absent() {
 		return err
 	}

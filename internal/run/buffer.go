@@ -2,13 +2,13 @@ package run
 
 import "sync"
 
-// head keeps the first max bytes of what is written to it. The mutex protects them, because the output of a stuck
-// command may still arrive while the caller reads the earlier output.
+// head keeps the first max bytes that are written to it. truncated is set if there were more. The mutex protects them,
+// because the output of a stuck command may still arrive while the caller reads the earlier output.
 type head struct {
-	mu   sync.Mutex
-	max  int
-	buf  []byte
-	over bool
+	mu        sync.Mutex
+	max       int
+	buf       []byte
+	truncated bool
 }
 
 func (h *head) Write(p []byte) (int, error) {
@@ -16,7 +16,7 @@ func (h *head) Write(p []byte) (int, error) {
 	defer h.mu.Unlock()
 	room := min(h.max-len(h.buf), len(p))
 	h.buf = append(h.buf, p[:room]...)
-	h.over = h.over || room < len(p)
+	h.truncated = h.truncated || room < len(p)
 	return len(p), nil
 }
 
@@ -29,7 +29,7 @@ func (h *head) bytes() []byte {
 func (h *head) overflowed() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.over
+	return h.truncated
 }
 
 // tail keeps the last max bytes.

@@ -14,19 +14,19 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-const inside = "DROVER_SCRATCH_NAMESPACE"
+const namespaceVariable = "DROVER_SCRATCH_NAMESPACE"
 
 // Main runs a package's tests in a separate mount namespace and returns the exit status, for TestMain. Tests of several
 // packages run at the same time. A container or engine that one of them starts copies all mounts that it sees. These
 // copies keep filesystems in use after the other tests have unmounted them. In separate namespaces, no package's tests
 // see the mounts of another one.
 func Main(m *testing.M) int {
-	if path := os.Getenv(asServer); path != "" {
+	if path := os.Getenv(serverVariable); path != "" {
 		fmt.Fprintln(os.Stderr, runWithoutSync(path))
 		return 1
 	}
 	var err error
-	if os.Getenv(inside) != "" {
+	if os.Getenv(namespaceVariable) != "" {
 		if err = unmountOthers(); err == nil {
 			return m.Run()
 		}
@@ -46,7 +46,7 @@ func reexec() (int, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	p, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
-		Env:   append(os.Environ(), inside+"=1"),
+		Env:   append(os.Environ(), namespaceVariable+"=1"),
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 		// Go makes all mounts private in it (golang.org/issue/19661).
 		Sys: &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL},

@@ -103,7 +103,8 @@ func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 		}
 		tb.Logf("retrying: %v", err)
 		time.Sleep(100 * time.Millisecond) // there is no event to wait for
-		// The kernel remembers a copy that was on a device with that number before, and refuses the new one.
+		// An earlier copy may have been on a device with the same number. The kernel remembers that copy, and refuses
+		// the new one.
 		if _, err := (&run.System{}).Run(tb.Context(), run.Command{
 			Name:    "btrfs",
 			Args:    []string{"device", "scan", "--forget", dev.Path},

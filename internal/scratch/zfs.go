@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-const asServer = "DROVER_TEST_ZFS_FUSE"
+const serverVariable = "DROVER_TEST_ZFS_FUSE"
 
 // runWithoutSync replaces this process by zfs-fuse without its sync(2). zfs-fuse calls sync(2) at each unmount, while
 // it holds a lock that all of its filesystems wait for. That would wait for every disk of this host.
@@ -42,7 +42,7 @@ func runWithoutSync(path string) error {
 // paths of zfs-fuse (socket, lock, list of pools) are private too. The zero value is ready for use.
 type ZFS struct {
 	mu    sync.Mutex
-	end   func() // ends the running server; nil if there is none
+	stop  func() // ends the running server; nil if there is none
 	pools int
 }
 
@@ -58,10 +58,10 @@ func (z *ZFS) Pool(tb testing.TB, size int64) (name, mountpoint string) {
 	}
 	z.pools++
 	name = fmt.Sprint("tank", z.pools)
-	if z.end == nil {
+	if z.stop == nil {
 		z.serve(tb)
 	}
-	tb.Cleanup(z.end) // before their disks are removed
+	tb.Cleanup(z.stop) // before their disks are removed
 	Run(tb, "zpool", "create", "-O", "atime=off", "-m", mountpoint, name, image)
 	return name, mountpoint
 }
@@ -81,8 +81,8 @@ func memory(tb testing.TB) string {
 	return dir
 }
 
-// serve starts a separate zfs-fuse for each test, because another process may still use what an earlier test has
-// unmounted.
+// serve starts a separate zfs-fuse for each test, because another process may still use a filesystem that an earlier
+// test has unmounted.
 func (z *ZFS) serve(tb testing.TB) {
 	tb.Helper()
 	path, err := run.LookPath("zfs-fuse")
@@ -106,10 +106,10 @@ func (z *ZFS) serve(tb testing.TB) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	z.end = sync.OnceFunc(func() {
+	z.stop = sync.OnceFunc(func() {
 		z.mu.Lock()
 		defer z.mu.Unlock()
-		z.end = nil
+		z.stop = nil
 		kill()
 		table, err := mount.Table()
 		if err != nil {
@@ -144,7 +144,7 @@ func start(path string) (kill func(), err error) {
 		}
 		defer null.Close()
 		server, err := os.StartProcess("/proc/self/exe", []string{"zfs-fuse"}, &os.ProcAttr{
-			Env:   append(os.Environ(), asServer+"="+path),
+			Env:   append(os.Environ(), serverVariable+"="+path),
 			Files: []*os.File{null, null, null},
 			Sys:   &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
 		})

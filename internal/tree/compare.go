@@ -79,11 +79,11 @@ func differ[T comparable](c *comparing, name, property, format string, a, b T) e
 func (c *comparing) dirs(a, b *os.File, name string) error {
 	inA, err := readNames(a)
 	if err != nil {
-		return failed("read directory", name, err)
+		return wrapError("read directory", name, err)
 	}
 	inB, err := readNames(b)
 	if err != nil {
-		return failed("read directory", name, err)
+		return wrapError("read directory", name, err)
 	}
 	for len(inA)+len(inB) > 0 {
 		if err := c.ctx.Err(); err != nil {
@@ -127,9 +127,9 @@ func (c *comparing) entry(a, b *os.File, child, name string) error {
 	}
 	switch {
 	case errA != nil && !isVanished(errA):
-		return failed("open", name, errA)
+		return wrapError("open", name, errA)
 	case errB != nil && !isVanished(errB):
-		return failed("open", name, errB)
+		return wrapError("open", name, errB)
 	case errA != nil && errB != nil:
 		return nil
 	case errA != nil:
@@ -149,11 +149,11 @@ func (c *comparing) entry(a, b *os.File, child, name string) error {
 func (c *comparing) compareMeta(a, b *node, name string) error {
 	ma, err := a.meta()
 	if err != nil {
-		return failed("read", name, err)
+		return wrapError("read", name, err)
 	}
 	mb, err := b.meta()
 	if err != nil {
-		return failed("read", name, err)
+		return wrapError("read", name, err)
 	}
 	links, err := c.compareLinks(a, b, name)
 	if err != nil || links {

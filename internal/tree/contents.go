@@ -27,7 +27,7 @@ func (c *comparing) content(a, b *node, name string) error {
 		ta, errA := a.readLink()
 		tb, errB := b.readLink()
 		if err := cmp.Or(errA, errB); err != nil {
-			return failed("read", name, err)
+			return wrapError("read", name, err)
 		}
 		return differ(c, name, "target", "%q", ta, tb)
 	case unix.S_IFCHR, unix.S_IFBLK:
@@ -38,16 +38,16 @@ func (c *comparing) content(a, b *node, name string) error {
 
 func (c *comparing) subdirs(a, b *node, name string) error {
 	if err := tooDeep(name); err != nil {
-		return failed("read", name, err)
+		return wrapError("read", name, err)
 	}
 	da, err := a.openDir()
 	if err != nil {
-		return failed("open", name, err)
+		return wrapError("open", name, err)
 	}
 	defer da.Close()
 	db, err := b.openDir()
 	if err != nil {
-		return failed("open", name, err)
+		return wrapError("open", name, err)
 	}
 	defer db.Close()
 	return c.dirs(da, db, name)
@@ -59,17 +59,17 @@ func (c *comparing) files(a, b *node, name string) error {
 	}
 	fa, err := a.openFile()
 	if err != nil {
-		return failed("open", name, err)
+		return wrapError("open", name, err)
 	}
 	defer fa.Close()
 	fb, err := b.openFile()
 	if err != nil {
-		return failed("open", name, err)
+		return wrapError("open", name, err)
 	}
 	defer fb.Close()
 	at, err := firstUnequal(c.ctx, fa, fb, a.st.Size)
 	if err != nil {
-		return failed("read", name, err)
+		return wrapError("read", name, err)
 	}
 	if at >= 0 {
 		return c.add(name, "content", fmt.Sprintf("differs from byte %d", at), "the other")

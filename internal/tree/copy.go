@@ -64,17 +64,17 @@ type copying struct {
 func (c *copying) root(src, dst *os.File) error {
 	from, err := openNode(src, ".")
 	if err != nil {
-		return failed("open", ".", err)
+		return wrapError("open", ".", err)
 	}
 	defer from.close()
 	to, err := openNode(dst, ".")
 	if err != nil {
-		return failed("open", ".", err)
+		return wrapError("open", ".", err)
 	}
 	defer to.close()
 	// Everything that is created in dst would inherit its default ACL.
 	if err := to.strip(meta{}); err != nil {
-		return failed("copy", ".", err)
+		return wrapError("copy", ".", err)
 	}
 	return c.dir(from, src, to, dst, ".")
 }
@@ -84,22 +84,22 @@ func (c *copying) root(src, dst *os.File) error {
 func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, name string) error {
 	names, err := readNames(src)
 	if err != nil {
-		return failed("read directory", name, err)
+		return wrapError("read directory", name, err)
 	}
 	for _, child := range names {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
 		if err := c.entry(src, dst, child, join(name, child)); err != nil {
-			return failed("copy", join(name, child), err)
+			return wrapError("copy", join(name, child), err)
 		}
 	}
 	m, err := from.meta()
 	if err != nil {
-		return failed("copy", name, err)
+		return wrapError("copy", name, err)
 	}
 	if err := to.apply(m); err != nil {
-		return failed("copy", name, err)
+		return wrapError("copy", name, err)
 	}
 	return nil
 }

@@ -86,7 +86,7 @@ func (n *node) strip(m meta) error {
 func dropDefaultACL(dir *os.File) error {
 	err := unix.Fremovexattr(int(dir.Fd()), aclDefault)
 	if err != nil && err != unix.ENODATA && err != unix.EOPNOTSUPP {
-		return failed("remove the default ACL of", ".", err)
+		return wrapError("remove the default ACL of", ".", err)
 	}
 	return nil
 }

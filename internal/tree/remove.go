@@ -25,7 +25,7 @@ func Remove(ctx context.Context, dir *os.File, name string) error {
 	for {
 		err := r.entry(dir, name, 0)
 		if err != nil && !isVanished(err) {
-			return failed("remove", name, err)
+			return wrapError("remove", name, err)
 		}
 		if len(r.moved) == 0 {
 			return nil
@@ -81,7 +81,7 @@ func (r *removing) content(dir *os.File, name string, depth int) error {
 	}
 	for _, child := range names {
 		if err := r.entry(sub, child, depth+1); err != nil && !isVanished(err) {
-			return failed("remove", child, err)
+			return wrapError("remove", child, err)
 		}
 	}
 	return nil

@@ -81,7 +81,7 @@ func (x *extracting) all() error {
 			return x.src.streamError(err)
 		}
 		if err := x.entry(h); err != nil {
-			return failed("unpack", h.Name, classify(err))
+			return wrapError("unpack", h.Name, classify(err))
 		}
 	}
 }
@@ -242,7 +242,7 @@ func (x *extracting) finishDirs() error {
 	for _, name := range names {
 		if name != "." {
 			if err := x.finishDir(name); err != nil {
-				return failed("unpack", name, classify(err))
+				return wrapError("unpack", name, classify(err))
 			}
 		}
 	}
@@ -250,7 +250,7 @@ func (x *extracting) finishDirs() error {
 		return nil
 	}
 	if err := x.finishDir("."); err != nil {
-		return failed("unpack", ".", classify(err))
+		return wrapError("unpack", ".", classify(err))
 	}
 	return nil
 }

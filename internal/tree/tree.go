@@ -173,8 +173,8 @@ func readNames(dir *os.File) ([]string, error) {
 	return names, nil
 }
 
-// failed returns an error with the action and the path. For a full disk or quota it is dataset.ErrNoSpace.
-func failed(action, name string, err error) error {
+// wrapError returns an error with the action and the path. For a full disk or quota it is dataset.ErrNoSpace.
+func wrapError(action, name string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}

@@ -44,11 +44,11 @@ func walk(ctx context.Context, dir *os.File, visit func(n *node, name string) er
 	defer r.close()
 	n, err := openNode(r.dir, ".")
 	if err != nil {
-		return failed("open", ".", err)
+		return wrapError("open", ".", err)
 	}
 	defer n.close()
 	if err := visit(n, "."); err != nil {
-		return failed("read", ".", err)
+		return wrapError("read", ".", err)
 	}
 	return walkDir(ctx, r.dir, ".", visit)
 }
@@ -56,14 +56,14 @@ func walk(ctx context.Context, dir *os.File, visit func(n *node, name string) er
 func walkDir(ctx context.Context, dir *os.File, name string, visit func(*node, string) error) error {
 	names, err := readNames(dir)
 	if err != nil {
-		return failed("read directory", name, err)
+		return wrapError("read directory", name, err)
 	}
 	for _, child := range names {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if err := walkEntry(ctx, dir, child, join(name, child), visit); err != nil {
-			return failed("read", join(name, child), err)
+			return wrapError("read", join(name, child), err)
 		}
 	}
 	return nil

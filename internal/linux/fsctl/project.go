@@ -45,14 +45,14 @@ func SetProject(dir *os.File, id uint32) error {
 
 // Quota is the usage and the limits of a project in a filesystem.
 type Quota struct {
-	Used  uint64 // bytes, including those that are not written out yet
-	Limit uint64 // bytes, or 0 for no limit
-	Files uint64
-	named bool
+	Used      uint64 // bytes, including those that are not written out yet
+	Limit     uint64 // bytes, or 0 for no limit
+	Files     uint64
+	hasLimits bool
 }
 
 // Free reports whether a project has no data and no limits.
-func (q Quota) Free() bool { return q.Used == 0 && q.Files == 0 && !q.named }
+func (q Quota) Free() bool { return q.Used == 0 && q.Files == 0 && !q.hasLimits }
 
 // dqblk is struct if_dqblk of linux/quota.h.
 type dqblk struct {
@@ -86,7 +86,7 @@ func ProjectQuota(dir *os.File, id uint32) (Quota, error) {
 	}
 	return Quota{
 		Used: b.space, Limit: b.hard * quotaBlock, Files: b.files,
-		named: b.hard != 0 || b.soft != 0 || b.fileHard != 0 || b.fileSoft != 0,
+		hasLimits: b.hard != 0 || b.soft != 0 || b.fileHard != 0 || b.fileSoft != 0,
 	}, nil
 }
 

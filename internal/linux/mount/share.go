@@ -99,10 +99,10 @@ func isRemote(e *Entry) bool {
 	return OnShare(e) || slices.Contains([]string{"fuse", "fuseblk", "cifs", "smb3", "ceph", "afs", "lustre"}, kind)
 }
 
-// isInside reports whether a mount point is inside another mount for which the function such returns true.
-func (m Mounts) isInside(e *Entry, such func(*Entry) bool) bool {
+// isInside reports whether a mount point is inside another mount for which accept returns true.
+func (m Mounts) isInside(e *Entry, accept func(*Entry) bool) bool {
 	for _, o := range m {
-		if such(o) && o.Mountpoint != e.Mountpoint && within(e.Mountpoint, o.Mountpoint) {
+		if accept(o) && o.Mountpoint != e.Mountpoint && within(e.Mountpoint, o.Mountpoint) {
 			return true
 		}
 	}
