@@ -39,8 +39,8 @@ var (
 	// about the state of the system
 	ErrNoSpace     = &Kind{"no_space", http.StatusInsufficientStorage, 1, "no space"}
 	ErrOffline     = &Kind{"offline", http.StatusServiceUnavailable, 1, "pool or node is offline"}
-	ErrUnavailable = &Kind{"unavailable", http.StatusServiceUnavailable, 1, "control service is away"}
-	ErrPending     = &Kind{"pending", http.StatusServiceUnavailable, 1, "goes on as an operation"}
+	ErrUnavailable = &Kind{"unavailable", http.StatusServiceUnavailable, 1, "control service is unreachable"}
+	ErrPending     = &Kind{"pending", http.StatusServiceUnavailable, 1, "continues as an operation"}
 	ErrCancelled   = &Kind{"cancelled", http.StatusConflict, 1, "cancelled"}
 	ErrCorrupt     = &Kind{"corrupt", http.StatusInternalServerError, 1, "data is damaged or foreign"}
 	ErrInternal    = &Kind{"internal", http.StatusInternalServerError, 1, "internal error"}

@@ -232,7 +232,7 @@ type Copy struct {
 	VerifiedAtHome time.Time `json:"verified_at_home,omitzero" old:"current"`
 	// when the copy is removed; absent: never automatically
 	Expires time.Time `json:"expires,omitzero" old:"until"`
-	// for how long control had run on the store when expires was set
+	// total time that control had run on this store when expires was set: see package control/uptime
 	RunTime Duration `json:"ran,omitempty" hidden:"true"`
 	// MountReadOnly says that the node must mount the copy read-only, because an operator inspects the superseded copy.
 	MountReadOnly bool   `json:"mount_read_only,omitempty" old:"shown"`
