@@ -25,8 +25,9 @@ func (g goal) String() string {
 	return "≤ " + number(g.limit)
 }
 
-// quarter is the factor by which a goal may be missed before that is a fault.
-const quarter = 1.25
+// faultFactor is the factor by which a figure may miss its goal. A figure that misses its goal by more indicates a
+// fault.
+const faultFactor = 1.25
 
 // verdict says whether a goal is reached. It is missed if the whole interval misses it.
 func (g goal) verdict(i interval) string {
@@ -38,7 +39,7 @@ func (g goal) verdict(i interval) string {
 		over = g.limit / i.high
 	}
 	switch {
-	case over > quarter:
+	case over > faultFactor:
 		return "missed by more than a quarter"
 	case over > 1:
 		return "missed"

@@ -20,8 +20,8 @@ type interval struct{ mid, low, high float64 }
 const confidence = 0.95
 
 // median returns the median of samples with its interval by order statistics, which assumes nothing about their
-// distribution. Fewer than six samples have no such interval: then it is their range. Without samples, all values
-// are NaN.
+// distribution. For fewer than six samples there is no such interval, and median returns their range. Without samples,
+// all values are NaN.
 func median(samples []float64) interval {
 	n := len(samples)
 	if n == 0 {
@@ -32,14 +32,14 @@ func median(samples []float64) interval {
 	if n%2 == 0 {
 		mid = (s[n/2-1] + s[n/2]) / 2
 	}
-	k := cut(n)
+	k := tailSize(n)
 	return interval{mid, s[k], s[n-1-k]}
 }
 
-// cut returns how many of n sorted samples lie outside of the interval at each end: the
+// tailSize returns how many of n sorted samples lie outside of the interval at each end: the
 // number of samples below the true median is binomial with p = 1/2, so the interval from
 // the (k+1)-th to the (n-k)-th sample misses it with probability 2·P(X <= k).
-func cut(n int) int {
+func tailSize(n int) int {
 	k, below := 0, math.Exp2(-float64(n)) // P(X <= k)
 	term := below                         // P(X = k)
 	for {
@@ -61,9 +61,9 @@ func ratios(a, b []float64) []float64 {
 	return r
 }
 
-// less subtracts the median of b from each sample of a. If it subtracted sample by sample, a rare value of either
-// would look like a difference.
-func less(a, b []float64) []float64 {
+// subtractMedian subtracts the median of b from each sample of a. If it subtracted sample by sample, a rare value of
+// either would look like a difference.
+func subtractMedian(a, b []float64) []float64 {
 	mid := median(b).mid
 	r := make([]float64, len(a))
 	for i := range a {

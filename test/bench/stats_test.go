@@ -12,8 +12,8 @@ import (
 // 30: the 10th to the 21st …), as how many are left out.
 func TestCut(t *testing.T) {
 	for n, want := range map[int]int{1: 0, 5: 0, 6: 0, 8: 0, 9: 1, 10: 1, 12: 2, 15: 3, 17: 4, 20: 5, 25: 7, 30: 9, 31: 9, 40: 13, 50: 17, 100: 39} {
-		if got := cut(n); got != want {
-			t.Errorf("cut(%d) = %d, want %d", n, got, want)
+		if got := tailSize(n); got != want {
+			t.Errorf("tailSize(%d) = %d, want %d", n, got, want)
 		}
 	}
 }
@@ -79,8 +79,8 @@ func TestPairs(t *testing.T) {
 	if got := ratios([]float64{1, 2}, []float64{3, 1}); got[0] != 3 || got[1] != 0.5 {
 		t.Errorf("ratios = %v, want [3 0.5]", got)
 	}
-	if got := less([]float64{5, 9, 4}, []float64{3, 1, 80}); got[0] != 2 || got[1] != 6 || got[2] != 1 {
-		t.Errorf("less = %v, want [2 6 1]", got)
+	if got := subtractMedian([]float64{5, 9, 4}, []float64{3, 1, 80}); got[0] != 2 || got[1] != 6 || got[2] != 1 {
+		t.Errorf("subtractMedian = %v, want [2 6 1]", got)
 	}
 }
 
