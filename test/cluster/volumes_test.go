@@ -42,7 +42,7 @@ func testVolumes(t *testing.T, w *world) {
 	h, other := w.Hosts[0], w.Hosts[2]
 	volumes.Run(t, volumes.World{
 		Engine: h.Engine, Host: h.Host, Name: h.Name, Admin: w.Controls[1].Host,
-		Askers: []*host.Host{w.Controls[1].Host, w.Hosts[0].Host, w.Hosts[1].Host, other.Host},
+		Servers: []*host.Host{w.Controls[1].Host, w.Hosts[0].Host, w.Hosts[1].Host, other.Host},
 	})
 	const name = "seen"
 	h.Docker(t, "volume", "create", "--driver", "drover", name+"@gold")

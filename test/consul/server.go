@@ -30,9 +30,9 @@ type Server struct {
 	binary  string
 	dir     string
 
-	mu   sync.Mutex
-	proc *child.Process
-	held bool
+	mu     sync.Mutex
+	proc   *child.Process
+	paused bool
 }
 
 func (s *Server) writeConfig(cfg map[string]any) {
@@ -77,7 +77,7 @@ func (s *Server) Start() {
 func (s *Server) running() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.proc.Running() && !s.held
+	return s.proc.Running() && !s.paused
 }
 
 // PID returns the PID of the server's process.
@@ -107,10 +107,10 @@ func (s *Server) end(sig syscall.Signal) {
 func (s *Server) Pause() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.proc == nil || s.held {
+	if s.proc == nil || s.paused {
 		return
 	}
-	s.held = true
+	s.paused = true
 	if err := s.proc.Pause(); err != nil {
 		s.tb.Error("pause consul:", err)
 	}
@@ -120,7 +120,7 @@ func (s *Server) Pause() {
 func (s *Server) Resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held = false
+	s.paused = false
 	if s.proc == nil {
 		return
 	}

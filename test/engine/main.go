@@ -54,8 +54,8 @@ func report(status int, err error) int {
 	return status
 }
 
-// again returns a command that runs this program again, with the same arguments, in another role.
-func again(role string) *exec.Cmd {
+// rerun returns a command that runs this program again, with the same arguments, in another role.
+func rerun(role string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), roleVar+"="+role)
@@ -67,7 +67,7 @@ func again(role string) *exec.Cmd {
 func runInside() (int, error) {
 	// The child ends with the thread that started it. Only the main thread lives as long as the process.
 	runtime.LockOSThread()
-	cmd := again(roleInit)
+	cmd := rerun(roleInit)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWPID,
 		// Go makes all mounts private in an unshared mount namespace (golang.org/issue/19661).
@@ -116,7 +116,7 @@ func beInit() (int, error) {
 	if err := prepareMounts(); err != nil {
 		return 0, err
 	}
-	cmd := again(roleTests)
+	cmd := rerun(roleTests)
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}

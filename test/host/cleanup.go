@@ -35,7 +35,7 @@ func (h *Host) cleanup(t testing.TB) {
 	if err := h.Unmount(); err != nil {
 		t.Errorf("clean up: %v", err)
 	}
-	h.loosen()
+	h.unprotectMountPoints()
 	if err := h.devices(); err != nil {
 		t.Errorf("clean up: %v", err)
 	}
@@ -90,8 +90,8 @@ func unmountBelow(dir string) error {
 	return errors.Join(errs...)
 }
 
-// loosen makes the empty mount points removable, which drover makes immutable.
-func (h *Host) loosen() {
+// unprotectMountPoints clears the immutable flag that drover sets on empty mount points, so that they can be removed.
+func (h *Host) unprotectMountPoints() {
 	dirs, _ := filepath.Glob(filepath.Join(h.Root, "mnt", "*"))
 	for _, d := range dirs {
 		f, err := os.Open(d)

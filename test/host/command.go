@@ -89,7 +89,7 @@ func (h *Host) Clean(t testing.TB, allowed ...string) {
 	h.JSON(t, &findings, "doctor")
 next:
 	for _, f := range findings {
-		// "cannot work on this host" means that the host lacks something that nobody needs.
+		// "cannot work on this host" means that the host lacks a requirement of a backend that has no pool there.
 		if f.Level == "ok" || f.Level == "info" && strings.HasPrefix(f.Text, "cannot work on this host") ||
 			strings.Contains(f.Text, "its data is in memory") { // a test may keep everything in memory
 			continue

@@ -86,9 +86,9 @@ type Host struct {
 	// would. If nil, the test fails.
 	Killed func()
 
-	opts Options
-	proc *child.Process
-	held *os.File // the plugin's socket, with Options.Activated
+	opts         Options
+	proc         *child.Process
+	pluginSocket *os.File // the plugin's socket, with Options.Activated
 
 	starts int // how often the process was started and answered
 }
@@ -113,7 +113,7 @@ func Start(t testing.TB, opts Options) *Host {
 			t.Errorf("clean up: %v", err)
 		}
 	})
-	h.lay(t)
+	h.makeFilesystem(t)
 	t.Cleanup(func() { h.cleanup(t) })
 	builtIn := string(drover.Profiles)
 	for name, text := range map[string]string{"profiles.yaml": cmp.Or(h.opts.Profiles, builtIn),
@@ -124,7 +124,7 @@ func Start(t testing.TB, opts Options) *Host {
 		}
 	}
 	if opts.Activated {
-		h.hold(t)
+		h.openPluginSocket(t)
 	}
 	if !opts.Down {
 		h.Up(t)
@@ -132,8 +132,8 @@ func Start(t testing.TB, opts Options) *Host {
 	return h
 }
 
-// hold opens the plugin's socket, as systemd would.
-func (h *Host) hold(t testing.TB) {
+// openPluginSocket opens the plugin's socket, as systemd would.
+func (h *Host) openPluginSocket(t testing.TB) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: h.Socket(), Net: "unix"})
 	if err != nil {
@@ -141,21 +141,21 @@ func (h *Host) hold(t testing.TB) {
 	}
 	defer l.Close() // the duplicate keeps listening
 	l.SetUnlinkOnClose(false)
-	if h.held, err = l.File(); err != nil {
+	if h.pluginSocket, err = l.File(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { h.held.Close() })
+	t.Cleanup(func() { h.pluginSocket.Close() })
 }
 
-// Knocked reports whether a connection waits at the socket that Options.Activated keeps.
-func (h *Host) Knocked() bool {
-	fds := []unix.PollFd{{Fd: int32(h.held.Fd()), Events: unix.POLLIN}}
+// HasWaitingConnection reports whether a connection waits at the socket that Options.Activated keeps.
+func (h *Host) HasWaitingConnection() bool {
+	fds := []unix.PollFd{{Fd: int32(h.pluginSocket.Fd()), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n == 1
 }
 
-// lay creates the filesystem of the root.
-func (h *Host) lay(t testing.TB) {
+// makeFilesystem creates the filesystem of the root.
+func (h *Host) makeFilesystem(t testing.TB) {
 	t.Helper()
 	size := h.opts.Size
 	if size == 0 {
@@ -322,10 +322,10 @@ func (h *Host) start(t testing.TB, env []string) error {
 	spec := child.Spec{
 		Args: h.command(t), Log: h.logFile(), Env: slices.Concat([]string{"DROVER_CLOCK=" + h.clock()}, h.Env, env),
 	}
-	if h.held != nil {
+	if h.pluginSocket != nil {
 		// The process must know its own PID: sd_listen_fds(3).
 		spec.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, spec.Args...)
-		spec.Keep = []*os.File{h.held}
+		spec.Keep = []*os.File{h.pluginSocket}
 		spec.Env = append(spec.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES=plugin")
 	}
 	if h.opts.On != nil {

@@ -221,7 +221,7 @@ const unable = "Unable to connect to plugin"
 // TestB4Activated: B4 where systemd holds the plugin's socket.
 func TestB4Activated(t *testing.T) {
 	w := begin(t, host.Options{Activated: true}, engine.Options{})
-	testB4(t, w, w.h.Knocked)
+	testB4(t, w, w.h.HasWaitingConnection)
 	if strings.Contains(w.e.Log(), unable) {
 		t.Error("the engine found a socket that nobody listens on")
 	}

@@ -16,5 +16,5 @@ func TestVolumes(t *testing.T) {
 
 // suite is the world as the suite of volumes sees it.
 func (w *world) suite() volumes.World {
-	return volumes.World{Engine: w.e, Host: w.h, Name: "host-a", Admin: w.h, Askers: []*host.Host{w.h}}
+	return volumes.World{Engine: w.e, Host: w.h, Name: "host-a", Admin: w.h, Servers: []*host.Host{w.h}}
 }

@@ -83,8 +83,9 @@ func compose(t *testing.T, w World) {
 	w.Admin.Must(t, "trash", "purge", id.String(), "--yes")
 }
 
-// found looks for the volumes and snapshots of the case snapshots by filters, by a wrong name and by their space.
-func (w World) found(t *testing.T) {
+// checkFilters is a part of the case snapshots. It checks a filter of the list of volumes, the suggestions for mistyped
+// names, and the unique sizes of the snapshots.
+func (w World) checkFilters(t *testing.T) {
 	t.Helper()
 	got := w.Admin.Must(t, "volume", "ls", "--filter", "name=snapped-*", "--sort", "-name", "-o", "name")
 	if got != "snapped-copy\nsnapped-clone" {
@@ -145,17 +146,17 @@ func snapshots(t *testing.T, w World) {
 	if out := w.Admin.Must(t, "snapshot", "ls", "snapped"); !strings.Contains(out, "two") {
 		t.Errorf("a newer snapshot went with the restore: %s", out)
 	}
-	w.found(t)
+	w.checkFilters(t)
 	w.Admin.Must(t, "volume", "resize", "snapped", "2GiB")
 	for _, n := range []string{"snapped", "snapped-copy", "snapped-clone"} {
 		w.Admin.Must(t, "volume", "rm", n, "--yes")
 	}
 }
 
-// wrong: an invalid name or option is answered with one line that says what would be valid, by every host and
+// invalidRequests: an invalid name or option is answered with one line that says what would be valid, by every host and
 // control replica.
-func wrong(t *testing.T, w World) {
-	for _, h := range w.Askers {
+func invalidRequests(t *testing.T, w World) {
+	for _, h := range w.Servers {
 		for want, args := range map[string][]string{
 			`no such volume: "nosuch"`: {"volume", "inspect", "nosuch"},
 			`unknown profile "golden"`: {"volume", "create", "x1@golden"},
@@ -174,8 +175,8 @@ func wrong(t *testing.T, w World) {
 		w.Host.Driver, image, "true")
 }
 
-// atOnce: concurrent creates of one name result in one dataset, and all of them succeed.
-func atOnce(t *testing.T, w World) {
+// concurrentCreates: concurrent creates of one name result in one dataset, and all of them succeed.
+func concurrentCreates(t *testing.T, w World) {
 	var all sync.WaitGroup
 	plug := w.Host.Plug(t)
 	for range 20 {
@@ -199,7 +200,7 @@ func atOnce(t *testing.T, w World) {
 	w.docker(t, "volume", "rm", "many@gold")
 }
 
-// InUse is a separate case: a volume in use is not removed, whoever asks.
+// InUse is a separate case: a volume in use is removed neither for the engine nor for an operator.
 func InUse(t *testing.T, w World) {
 	w.run(t, "user", "busy@gold")
 	id := w.inspect(t, "busy@gold").Status.Mounts[0].ID
@@ -236,9 +237,9 @@ func protected(t *testing.T, w World) {
 	w.docker(t, "volume", "rm", "dear")
 }
 
-// again: creating an existing volume succeeds if it is as requested, and is refused otherwise. The engine does
-// not pass the options for an existing name to the plugin, so the test asks the plugin itself.
-func again(t *testing.T, w World) {
+// repeatedCreates: creating an existing volume succeeds if it is as requested, and is refused otherwise. The engine
+// does not pass the options for an existing name to the plugin, so the test asks the plugin itself.
+func repeatedCreates(t *testing.T, w World) {
 	plug := w.Host.Plug(t)
 	for range 2 {
 		if err := plug.Create("twice@gold", map[string]string{"size": "900MiB", "label.team": "a"}); err != nil {
@@ -341,8 +342,8 @@ func (w World) restoredForContainer(t *testing.T) {
 	w.docker(t, "volume", "rm", "kept@gold")
 }
 
-// carried: a volume that is exported and imported has the same files.
-func carried(t *testing.T, w World) {
+// exportAndImport: a volume that is exported and imported has the same files.
+func exportAndImport(t *testing.T, w World) {
 	w.once(t, "out@gold", "echo carried > /data/file && chown 5:6 /data/file")
 	r := w.Host.Exec(t, "volume", "export", "out")
 	if r.Exit != 0 {

@@ -33,8 +33,8 @@ type World struct {
 	// control replica.
 	Name  string
 	Admin *host.Host
-	// Askers are all hosts and replicas that answer people. Each gives the same answer to an invalid name.
-	Askers []*host.Host
+	// Servers are all hosts and replicas that answer users. Each gives the same answer to an invalid name.
+	Servers []*host.Host
 }
 
 // image is an image for containers whose program does not matter. Its volume is mounted at /data.
@@ -50,14 +50,14 @@ func Run(t *testing.T, w World) {
 		{"A1 A2 a database and its clone", database},
 		{"A3 Compose", compose},
 		{"A7 snapshots", snapshots},
-		{"A10 I6 wrong words", wrong},
-		{"I5 one name at once", atOnce},
+		{"A10 I6 wrong words", invalidRequests},
+		{"I5 one name at once", concurrentCreates},
 		{"B8 I11 in use", InUse},
 		{"B9 protected", protected},
-		{"B10 asked again", again},
+		{"B10 asked again", repeatedCreates},
 		{"B17 spellings", Spellings},
 		{"trash and purge", trash},
-		{"import and export", carried},
+		{"import and export", exportAndImport},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.test(t, w)
