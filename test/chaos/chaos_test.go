@@ -95,9 +95,9 @@ func TestPlan(t *testing.T) {
 		t.Error("another seed has the same faults")
 	}
 	for seed, want := range map[uint64]bool{1: true, 2: false, 4: false, 5: true} { // CI plays seed 1
-		back := slices.ContainsFunc(first(seed), func(f string) bool { return strings.Contains(f, string(chaos.StorePutBack)) })
+		back := slices.ContainsFunc(first(seed), func(f string) bool { return strings.Contains(f, string(chaos.StoreRestored)) })
 		if back != want {
-			t.Errorf("seed %d: the store is put back: %t", seed, back)
+			t.Errorf("seed %d: the store is restored: %t", seed, back)
 		}
 	}
 }

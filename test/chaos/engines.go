@@ -105,7 +105,7 @@ func (d *disturber) copyFiles(h *cluster.Host, cp func(c container)) {
 func (d *disturber) failCopy(t testing.TB, v *volume, w *writer) {
 	w.engine.Lock()
 	defer w.engine.Unlock()
-	if w.over || w.forgotten {
+	if w.stopped || w.forgotten {
 		return
 	}
 	d.unmount(t, w.on, v, w.id)
@@ -119,7 +119,7 @@ func (d *disturber) failCopy(t testing.TB, v *volume, w *writer) {
 func (d *disturber) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Duration) {
 	w.engine.Lock()
 	defer w.engine.Unlock()
-	if w.over {
+	if w.stopped {
 		return
 	}
 	id := w.id
@@ -134,7 +134,7 @@ func (d *disturber) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Dura
 		if w.forgotten {
 			d.unmount(t, w.on, v, id)
 		} else {
-			w.owed++
+			w.unanswered++
 		}
 		d.report.count("copies without answer")
 		return

@@ -26,7 +26,7 @@ func (i *injector) injectFaults(t testing.TB) {
 		// The users that stay on one host start at once and never stop, so nearly every fault meets a writer. A
 		// fault that no writer sees shows nothing.
 		if i.report.Unseen > 1+n/10 {
-			t.Errorf("%d of %d faults found nobody at work", i.report.Unseen, n)
+			t.Errorf("no writer was running during %d of %d faults", i.report.Unseen, n)
 		}
 	}()
 	var all sync.WaitGroup
@@ -55,18 +55,18 @@ func (i *injector) inject(t testing.TB, f Fault) {
 	replica := func() *cluster.Control { return i.Controls[f.Targets[0]] }
 	switch f.Kind {
 	case AgentKilled:
-		i.killed(t, f, one().Host)
+		i.killHost(t, f, one().Host)
 	case AgentPaused:
-		i.paused(t, f, one().Host)
+		i.pauseHost(t, f, one().Host)
 	case GuardKilled:
 		defer i.parts.reserve("guard of " + one().Name)()
 		one().Guard.Kill9(t)
 		time.Sleep(f.Duration)
 		one().Guard.Up(t)
 	case ControlKilled:
-		i.killed(t, f, replica().Host)
+		i.killHost(t, f, replica().Host)
 	case ControlPaused:
-		i.paused(t, f, replica().Host)
+		i.pauseHost(t, f, replica().Host)
 	case ConsulKilled, ConsulPaused, QuorumLost:
 		var down []*consul.Server
 		for _, n := range f.Targets {
@@ -104,23 +104,23 @@ func (i *injector) inject(t testing.TB, f Fault) {
 		i.partitions.cut(f, cuts)
 	case HostLost:
 		i.loseHost(t, f, one())
-	case StorePutBack:
-		i.restorer.putBack(t, f)
+	case StoreRestored:
+		i.restorer.restoreBackup(t, f)
 	case EngineKilled, FilesCopied, CopyFailed, MountKept, Strangers, HostBusy:
 		i.disturber.disturb(t, f, one())
 	default:
-		t.Errorf("nobody knows how %s happens", f.Kind)
+		t.Errorf("no case for the fault %s", f.Kind)
 	}
 }
 
-func (s *scene) killed(t testing.TB, f Fault, h *host.Host) {
+func (s *scene) killHost(t testing.TB, f Fault, h *host.Host) {
 	defer s.parts.reserve(h.Dir)()
 	h.Kill9(t)
 	time.Sleep(f.Duration)
 	h.Up(t)
 }
 
-func (s *scene) paused(t testing.TB, f Fault, h *host.Host) {
+func (s *scene) pauseHost(t testing.TB, f Fault, h *host.Host) {
 	defer s.parts.reserve(h.Dir)()
 	h.Pause(t)
 	time.Sleep(f.Duration)
@@ -170,7 +170,7 @@ func (i *injector) restartAgents(t testing.TB) (end func()) {
 	for _, h := range i.Hosts {
 		h.Killed = killed
 		all.Go(func() {
-			for ; ctx.Err() == nil; rest(ctx, 200*time.Millisecond) {
+			for ; ctx.Err() == nil; wait(ctx, 200*time.Millisecond) {
 				done := i.parts.reserve(h.Host.Dir)
 				if !h.Running() {
 					killed()

@@ -62,7 +62,7 @@ type judge struct {
 // watchGuards records the fences until ctx ends.
 func (j *judge) watchGuards(ctx context.Context) {
 	seen := map[string]bool{}
-	for ; ctx.Err() == nil; rest(ctx, 300*time.Millisecond) {
+	for ; ctx.Err() == nil; wait(ctx, 300*time.Millisecond) {
 		for _, h := range j.Hosts {
 			st, err := h.Guard.Status(ctx)
 			if err != nil {
@@ -196,7 +196,7 @@ func (j *judge) awaitWhole(t testing.TB) {
 			}
 			for _, n := range nodes {
 				if !n.Live {
-					return fmt.Errorf("node %s is away", n.Name)
+					return fmt.Errorf("node %s is unreachable", n.Name)
 				}
 			}
 			ops, err := operations(t.Context(), c)
@@ -228,7 +228,7 @@ func (j *judge) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 		}
 		return nil
 	})
-	copies := v.aside
+	copies := v.releasedHeads
 	for _, c := range now.CopyDetails {
 		if c.Kind == dataset.CopySuperseded {
 			copies = append(copies, j.superseded(t, v, c)...)
@@ -265,7 +265,7 @@ func (j *judge) releaseSuperseded(ctx context.Context, t testing.TB, v *volume) 
 		}
 		copies := j.superseded(t, v, kept)
 		v.mu.Lock()
-		v.aside = append(v.aside, copies...)
+		v.releasedHeads = append(v.releasedHeads, copies...)
 		v.mu.Unlock()
 		r := api.Request{ID: uuid.New(), Kind: dataset.OpDiscard, Volume: v.name, Node: kept.NodeName}
 		if _, err := j.ask(ctx, t, control, r); err != nil {
@@ -310,7 +310,7 @@ func (s *scene) superseded(t testing.TB, v *volume, c api.CopyDetail) (copies []
 		return errors.Join(err, mount.Unmount(at), os.Remove(at), os.Remove(image))
 	})
 	if err != nil {
-		t.Errorf("head of %s on %s that was overtaken: %v", v.name, h.Name, err)
+		t.Errorf("superseded head of %s on %s: %v", v.name, h.Name, err)
 	}
 	return copies
 }

@@ -60,7 +60,7 @@ func (o *operator) run(ctx context.Context, t testing.TB) {
 			o.k.report.count(string(r.Kind) + "s refused")
 			o.k.report.countReason(err)
 		}
-		rest(ctx, pause)
+		wait(ctx, pause)
 	}
 }
 
@@ -93,7 +93,7 @@ func (s *scene) ask(ctx context.Context, t testing.TB, control *cluster.Control,
 		if out, err = c.Submit(ctx, r); !isUncertain(err) {
 			break
 		}
-		if rest(ctx, 200*time.Millisecond); ctx.Err() != nil {
+		if wait(ctx, 200*time.Millisecond); ctx.Err() != nil {
 			return op, fmt.Errorf("%w: %w", errUnanswered, err)
 		}
 	}
@@ -111,7 +111,7 @@ func (s *scene) ask(ctx context.Context, t testing.TB, control *cluster.Control,
 			return op, fmt.Errorf("%w: %w", errUnanswered, ctx.Err())
 		}
 		if err != nil {
-			rest(ctx, 200*time.Millisecond)
+			wait(ctx, 200*time.Millisecond)
 		}
 	}
 	return op, nil

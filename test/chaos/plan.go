@@ -43,8 +43,8 @@ const (
 	MountKept  Kind = "mount-kept" // a host: a process with a copy of a container's mounts keeps writing
 	Strangers  Kind = "strangers"  // a host: processes with many descriptors that use no volume
 	HostBusy   Kind = "host-busy"  // a host: its CPUs and memory
-	// nothing: Consul is restored to its state of that long before; an operator recovers it
-	StorePutBack Kind = "store-put-back"
+	// nothing: Consul is restored to its state at the beginning of the fault; an operator recovers the store
+	StoreRestored Kind = "store-restored"
 )
 
 // Fault is one fault. It begins and ends.
@@ -125,11 +125,11 @@ func allKinds() []kindOfFault {
 	}
 }
 
-// Every putBackEvery-th campaign restores the store from an older backup once, some seconds after putBackAfter.
+// Every restoreEvery-th campaign restores the store from an older backup once, some seconds after restoreAfter.
 // Until the store is up to date again, few other decisions are made.
 const (
-	putBackEvery = 4
-	putBackAfter = 15 * time.Second
+	restoreEvery = 4
+	restoreAfter = 15 * time.Second
 )
 
 // Plan returns the faults of a seed, without end. They depend only on the seed. A part with a fault gets no other
@@ -139,7 +139,7 @@ func Plan(seed uint64) iter.Seq[Fault] {
 	return func(yield func(Fault) bool) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		busy := map[string]time.Duration{} // until when each part has a fault
-		now, putBack := time.Duration(0), seed%putBackEvery == 1
+		now, restores := time.Duration(0), seed%restoreEvery == 1
 		for n := 1; ; n++ {
 			f := Fault{Number: n, Delay: draw(random, 500*time.Millisecond, 4*time.Second)}
 			now += f.Delay
@@ -150,9 +150,9 @@ func Plan(seed uint64) iter.Seq[Fault] {
 			if !yield(f) {
 				return
 			}
-			if putBack && now > putBackAfter {
-				putBack = false
-				if !yield(Fault{Kind: StorePutBack,
+			if restores && now > restoreAfter {
+				restores = false
+				if !yield(Fault{Kind: StoreRestored,
 					Duration: draw(rand.New(rand.NewPCG(seed, 4)), 5*time.Second, 12*time.Second)}) {
 					return
 				}

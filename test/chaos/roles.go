@@ -20,11 +20,11 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// role names the variable with the part that this program plays on a host of a campaign.
+// role is the environment variable that names the role of this program on a host of a campaign.
 const role = "DROVER_CHAOS_ROLE"
 
-// Play plays a part on a host of a campaign if a campaign has started this program for that, and then
-// does not return. TestMain calls it before all else.
+// Play runs this program in the role that the variable role names, and does not return. A campaign sets the variable
+// for the programs that it starts on a host. If it is not set, Play returns at once. TestMain calls Play first.
 func Play() {
 	var err error
 	switch part := os.Getenv(role); part {
@@ -68,7 +68,7 @@ func playEngine(socket, plugin string) error {
 	activated := make(chan struct{})
 	go func() {
 		defer close(activated)
-		for activate(plugin) != nil { // an engine tries again too, as long as the plugin is away
+		for activate(plugin) != nil { // an engine also repeats the request while the plugin is unreachable
 			time.Sleep(50 * time.Millisecond)
 		}
 	}()

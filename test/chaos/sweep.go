@@ -23,7 +23,7 @@ func (w *sweeper) sweep(t testing.TB) {
 	t.Helper()
 	host.Await(t, "no volume is left", func() error { return w.remove(t) })
 	for _, h := range w.Hosts {
-		host.Await(t, "nothing is left on "+h.Name, func() error { return w.left(h) })
+		host.Await(t, "nothing is left on "+h.Name, func() error { return w.findRemains(h) })
 		h.Clean(t, cluster.WeakGuard)
 	}
 }
@@ -51,8 +51,8 @@ func (w *sweeper) remove(t testing.TB) (err error) {
 	return err
 }
 
-// left returns an error that lists the remains of volumes on a host.
-func (w *sweeper) left(h *cluster.Host) (err error) {
+// findRemains returns an error that lists the remains of volumes on a host.
+func (w *sweeper) findRemains(h *cluster.Host) (err error) {
 	for _, state := range []string{"datasets", "incoming", "copies", "deleting"} {
 		found, gerr := filepath.Glob(h.File(filepath.Join(h.Host.Dir, "disk", "pool", state, "*")))
 		err = errors.Join(err, gerr)

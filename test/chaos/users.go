@@ -27,12 +27,12 @@ type volume struct {
 	profile string
 	id      uuid.UUID
 
-	mu      sync.Mutex
-	writers map[*writer]bool       // the writers that run
-	uses    map[string]use         // by mount ID, until their end is requested
-	barred  map[*cluster.Host]bool // no container with the volume is started on these hosts
-	losses  []witness.Loss         // losses that were announced
-	aside   []witness.Copy         // superseded heads that were released since
+	mu            sync.Mutex
+	writers       map[*writer]bool       // the writers that run
+	uses          map[string]use         // by mount ID, until their end is requested
+	barred        map[*cluster.Host]bool // no container with the volume is started on these hosts
+	losses        []witness.Loss         // losses that were announced
+	releasedHeads []witness.Copy         // superseded heads that were released since
 }
 
 // use is a granted use of a volume.
@@ -51,10 +51,10 @@ type writer struct {
 	crowded bool // it has many descriptors
 	proc    *child.Process
 
-	engine    sync.Mutex // serializes the actions on a container
-	over      bool       // the engine has stopped it
-	owed      int        // mounts for docker cp whose answer was lost
-	forgotten bool       // the engine has unmounted its volume while it ran, and will not unmount it again
+	engine     sync.Mutex // serializes the actions on a container
+	stopped    bool       // the engine has stopped it
+	unanswered int        // mounts for docker cp whose answer was lost
+	forgotten  bool       // the engine has unmounted its volume while it ran, and will not unmount it again
 }
 
 // The profiles. A volume of most profiles has two users, each of which moves between the hosts. A volume of
@@ -151,11 +151,11 @@ func (u *user) run(ctx context.Context, t testing.TB) {
 		if begun {
 			u.unmount(t, at, id, unmounts)
 		}
-		rest(ctx, pause)
+		wait(ctx, pause)
 	}
 }
 
-func rest(ctx context.Context, d time.Duration) {
+func wait(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):
@@ -239,9 +239,9 @@ func (u *user) runWriter(
 	u.k.stop(t, u.v, w)
 	u.k.checkNotes(t, u.v, w)
 	if w.forgotten {
-		return w.owed
+		return w.unanswered
 	}
-	return 1 + w.owed
+	return 1 + w.unanswered
 }
 
 // stop ends a writer.
@@ -253,7 +253,7 @@ func (s *scene) stop(t testing.TB, v *volume, w *writer) {
 	if err := w.proc.End(unix.SIGKILL, within); err != nil {
 		t.Error(err)
 	}
-	w.over = true
+	w.stopped = true
 	v.mu.Lock()
 	delete(v.writers, w)
 	v.mu.Unlock()

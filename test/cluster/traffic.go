@@ -36,10 +36,10 @@ type Traffic struct {
 
 // Load describes what the clients do.
 type Load struct {
-	Prefix string // of all volume names
-	Seed   uint64 // of the clients' choices
-	Pause  time.Duration
-	Fresh  int // after how many requests each client uses new names; 0: never
+	Prefix          string // of all volume names
+	Seed            uint64 // of the clients' choices
+	Pause           time.Duration
+	RequestsPerName int // after how many requests each client uses new names; 0: never
 }
 
 // StartTraffic starts one client on each host. All of them use the same few names.
@@ -55,11 +55,11 @@ func (c *Cluster) StartTraffic(t testing.TB, l Load) *Traffic {
 			defer client.Close()
 			for n := 0; ctx.Err() == nil; n++ {
 				name := fmt.Sprint(l.Prefix, random.IntN(6))
-				if l.Fresh > 0 {
-					name = fmt.Sprint(name, "-", n/l.Fresh)
+				if l.RequestsPerName > 0 {
+					name = fmt.Sprint(name, "-", n/l.RequestsPerName)
 				}
 				began := time.Now()
-				if client.any(random, name) {
+				if client.sendRandom(random, name) {
 					tr.done.Add(1)
 				}
 				if time.Since(began) > Limit {
@@ -87,8 +87,8 @@ func (tr *Traffic) Await(t testing.TB, n int64) {
 	})
 }
 
-// PutBack calls RestoreBackup of the history of names.
-func (tr *Traffic) PutBack(from, to, at time.Time) (over func()) {
+// RestoreBackup calls the method of the same name of the history of names.
+func (tr *Traffic) RestoreBackup(from, to, at time.Time) (over func()) {
 	return tr.names.RestoreBackup(from, to, at)
 }
 
@@ -138,8 +138,8 @@ func (c *NameClient) Close() {
 	}
 }
 
-// any does something with a name and reports whether it was carried out.
-func (c *NameClient) any(random *rand.Rand, name string) bool {
+// sendRandom does something with a name and reports whether it was carried out.
+func (c *NameClient) sendRandom(random *rand.Rand, name string) bool {
 	switch random.IntN(4) {
 	case 0:
 		return c.remove(c.controls[random.IntN(len(c.controls))], name)

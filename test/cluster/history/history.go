@@ -38,8 +38,8 @@ const (
 	Unmount Kind = "unmount" // Done
 	Fence   Kind = "fence"   // Done: the mounts of Node are no longer valid, according to an operator or the guard
 
-	save    Kind = "save"     // for all keys: the store was saved, for a later RestoreBackup
-	putBack Kind = "put back" // for all keys: answers may come from the saved state
+	save     Kind = "save"     // for all keys: the store was saved, for a later RestoreBackup
+	restored Kind = "restored" // for all keys: answers may come from the saved state
 )
 
 // Answer is the answer to a client. The zero value means that there was no answer: the request has taken effect,
@@ -57,9 +57,9 @@ type Recorder struct {
 	model porcupine.Model
 	start time.Time
 
-	mu    sync.Mutex
-	all   []*porcupine.Operation
-	backs []*porcupine.Operation // two for each call of RestoreBackup: save and putBack
+	mu       sync.Mutex
+	all      []*porcupine.Operation
+	restores []*porcupine.Operation // two for each call of RestoreBackup: save and restored
 }
 
 // Names returns a history of the names of volumes.
@@ -107,11 +107,11 @@ func (r *Recorder) RestoreBackup(from, to, at time.Time) (over func()) {
 		Call:   int64(from.Sub(r.start)),
 		Return: int64(to.Sub(r.start)),
 	}
-	back := &porcupine.Operation{Input: Request{Kind: putBack}, Call: int64(at.Sub(r.start)), Return: math.MaxInt64}
+	back := &porcupine.Operation{Input: Request{Kind: restored}, Call: int64(at.Sub(r.start)), Return: math.MaxInt64}
 	saved.Output, back.Output = Answer{}, Answer{}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.backs = append(r.backs, saved, back)
+	r.restores = append(r.restores, saved, back)
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -119,10 +119,11 @@ func (r *Recorder) RestoreBackup(from, to, at time.Time) (over func()) {
 	}
 }
 
-// void reports whether a name was requested while answers could come from the restored state. The caller holds r.mu.
-func (r *Recorder) void(op *porcupine.Operation) bool {
-	return slices.ContainsFunc(r.backs, func(b *porcupine.Operation) bool {
-		return b.Input.(Request).Kind == putBack && op.Return > b.Call && op.Call < b.Return
+// maySeeBackup reports whether a name was requested while answers could come from the restored state. The caller holds
+// r.mu.
+func (r *Recorder) maySeeBackup(op *porcupine.Operation) bool {
+	return slices.ContainsFunc(r.restores, func(b *porcupine.Operation) bool {
+		return b.Input.(Request).Kind == restored && op.Return > b.Call && op.Call < b.Return
 	})
 }
 
@@ -135,7 +136,7 @@ func (r *Recorder) Check(within time.Duration) (bad []string) {
 	for _, op := range r.all {
 		q, a := op.Input.(Request), op.Output.(Answer)
 		known := *op
-		if name := q.Kind == Create || q.Kind == Get || q.Kind == Remove; name && r.void(op) {
+		if name := q.Kind == Create || q.Kind == Get || q.Kind == Remove; name && r.maySeeBackup(op) {
 			a, known.Output, known.Return = Answer{}, Answer{}, math.MaxInt64
 		}
 		if a.Refused || q.Kind == Get && a == (Answer{}) {
@@ -143,7 +144,7 @@ func (r *Recorder) Check(within time.Duration) (bad []string) {
 		}
 		if _, seen := byKey[q.Key]; !seen {
 			keys = append(keys, q.Key)
-			for _, b := range r.backs {
+			for _, b := range r.restores {
 				byKey[q.Key] = append(byKey[q.Key], *b)
 			}
 		}

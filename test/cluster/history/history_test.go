@@ -46,7 +46,7 @@ func unmount(from, to int64, node, id string) step {
 	return step{from, to, Request{Kind: Unmount, Node: node, ID: id}, Answer{Done: to > 0}}
 }
 func keep(from, to int64) step { return step{from, to, Request{Kind: save}, Answer{}} }
-func back(from, to int64) step { return step{from, to, Request{Kind: putBack}, Answer{}} }
+func back(from, to int64) step { return step{from, to, Request{Kind: restored}, Answer{}} }
 
 func fence(from, to int64, node string) step {
 	return step{from, to, Request{Kind: Fence, Node: node}, Answer{Done: true}}
@@ -81,11 +81,11 @@ func TestNames(t *testing.T) {
 		"made, and which is seen later":          {[]step{made, get(3, 4, "a"), create(5, 6, "a")}, true},
 		"made, and not there":                    {[]step{made, get(3, 4, "")}, false},
 		"made twice, and one dataset":            {[]step{create(1, 9, "a"), made, get(11, 12, "a")}, true},
-		"put back to before it was removed":      {[]step{create(1, 2, "a"), keep(3, 4), remove(5, 6), back(7, 8), get(9, 10, "a"), remove(11, 12)}, true},
-		"put back to before it was made":         {[]step{keep(1, 2), create(3, 4, "a"), back(5, 6), get(7, 8, "")}, true},
-		"put back, and there as it was":          {[]step{keep(1, 2), create(3, 4, "a"), back(5, 6), get(7, 8, "a")}, true},
-		"put back, and what was there is gone":   {[]step{create(1, 2, "a"), keep(3, 4), back(5, 6), get(7, 8, "")}, false},
-		"put back, and another is there":         {[]step{create(1, 2, "a"), keep(3, 4), back(5, 6), get(7, 8, "b")}, false},
+		"restored to before it was removed":      {[]step{create(1, 2, "a"), keep(3, 4), remove(5, 6), back(7, 8), get(9, 10, "a"), remove(11, 12)}, true},
+		"restored to before it was made":         {[]step{keep(1, 2), create(3, 4, "a"), back(5, 6), get(7, 8, "")}, true},
+		"restored, and there as it was":          {[]step{keep(1, 2), create(3, 4, "a"), back(5, 6), get(7, 8, "a")}, true},
+		"restored, and it is gone":               {[]step{create(1, 2, "a"), keep(3, 4), back(5, 6), get(7, 8, "")}, false},
+		"restored, and another is there":         {[]step{create(1, 2, "a"), keep(3, 4), back(5, 6), get(7, 8, "b")}, false},
 		"what was refused does nothing":          {[]step{refused, get(4, 5, "")}, true},
 	} {
 		t.Run(name, func(t *testing.T) { want(t, record(Names(), tt.steps...), tt.ok) })
@@ -111,9 +111,9 @@ func TestLeases(t *testing.T) {
 		"an unmount without answer":               {[]step{mount(1, 2, "a", "x", 1), unmount(3, 0, "a", "x"), mount(5, 6, "b", "y", 2)}, true},
 		"fenced":                                  {[]step{mount(1, 2, "a", "x", 1), fence(3, 4, "a"), mount(5, 6, "b", "y", 2)}, true},
 		"fenced too late":                         {[]step{mount(1, 2, "a", "x", 1), mount(5, 6, "b", "y", 2), fence(7, 8, "a")}, false},
-		"the epoch grows with what was put back":  {[]step{mount(1, 2, "a", "x", 5), back(3, 4), mount(5, 6, "a", "y", 5), mount(7, 8, "a", "z", 6)}, true},
+		"the epoch grows with what was restored":  {[]step{mount(1, 2, "a", "x", 5), back(3, 4), mount(5, 6, "a", "y", 5), mount(7, 8, "a", "z", 6)}, true},
 		"it does so once":                         {[]step{mount(1, 2, "a", "x", 5), back(3, 4), mount(5, 6, "a", "y", 6), mount(7, 8, "a", "z", 7)}, false},
-		"put back, another node":                  {[]step{mount(1, 2, "a", "x", 5), back(3, 4), mount(5, 6, "b", "y", 6)}, false},
+		"restored, another node":                  {[]step{mount(1, 2, "a", "x", 5), back(3, 4), mount(5, 6, "b", "y", 6)}, false},
 		"another was fenced":                      {[]step{mount(1, 2, "a", "x", 1), fence(3, 4, "b"), mount(5, 6, "b", "y", 2)}, false},
 	} {
 		t.Run(name, func(t *testing.T) { want(t, record(Leases(), tt.steps...), tt.ok) })

@@ -10,9 +10,9 @@ import (
 // name is the state of a name: its dataset, and the datasets that it had before. The dataset is "" if there is
 // none, and unseen if no client has learned of it.
 type name struct {
-	now  string
-	dead string // sorted, separated by commas
-	then saved  // the state in the last backup
+	now    string
+	dead   string // sorted, separated by commas
+	backup saved  // the state in the last backup
 }
 
 type saved struct{ now, dead string }
@@ -33,18 +33,18 @@ func names() porcupine.NondeterministicModel {
 			case Remove:
 				return s.remove(a)
 			case save:
-				s.then = saved{s.now, s.dead}
+				s.backup = saved{s.now, s.dead}
 				return []any{s}
-			case putBack:
-				return []any{s, name{s.then.now, s.then.dead, s.then}}
+			case restored:
+				return []any{s, name{s.backup.now, s.backup.dead, s.backup}}
 			}
 			return nil
 		},
 	}
 }
 
-// is returns the name with another dataset.
-func (s name) is(dataset string) name {
+// withDataset returns the name with another dataset.
+func (s name) withDataset(dataset string) name {
 	s.now = dataset
 	return s
 }
@@ -52,13 +52,13 @@ func (s name) is(dataset string) name {
 func (s name) create(a Answer) []any {
 	switch {
 	case a == Answer{} && s.now == "":
-		return []any{s, s.is(unseen)}
+		return []any{s, s.withDataset(unseen)}
 	case a.Done && s.now == "":
-		return []any{s.is(unseen)}
+		return []any{s.withDataset(unseen)}
 	case a == Answer{} || a.Done || a.Dataset != "" && s.now == a.Dataset:
 		return []any{s}
 	case a.Dataset != "" && (s.now == "" || s.now == unseen) && !s.had(a.Dataset):
-		return []any{s.is(a.Dataset)}
+		return []any{s.withDataset(a.Dataset)}
 	}
 	return nil
 }
@@ -68,7 +68,7 @@ func (s name) get(a Answer) []any {
 	case a.Absent && s.now == "", a.Dataset != "" && s.now == a.Dataset:
 		return []any{s}
 	case a.Dataset != "" && s.now == unseen && !s.had(a.Dataset):
-		return []any{s.is(a.Dataset)}
+		return []any{s.withDataset(a.Dataset)}
 	}
 	return nil
 }
@@ -93,18 +93,18 @@ func (s name) markRemoved() name {
 		slices.Sort(dead)
 		s.dead = strings.Trim(strings.Join(dead, ","), ",")
 	}
-	return s.is("")
+	return s.withDataset("")
 }
 
 // lease is the state of a dataset: the node that mounted it last, and the mount IDs.
 type lease struct {
-	node  string
-	epoch uint64
-	loose bool // the exact epoch is unknown; it is at least epoch
+	node    string
+	epoch   uint64
+	atLeast bool // the exact epoch is unknown; it is at least epoch
 	// by how much the epoch may have grown while the dataset was in use, because each recovery of the store raises
 	// epochs by one
-	rose uint64
-	ids  string // sorted, separated by commas
+	raised uint64
+	ids    string // sorted, separated by commas
 }
 
 // leases returns the model of leases: a dataset in use is mounted on one node, under one epoch. The epoch only
@@ -128,8 +128,8 @@ func leases() porcupine.NondeterministicModel {
 				return s.possibleStates(free, a)
 			case save:
 				return []any{s}
-			case putBack:
-				s.rose++
+			case restored:
+				s.raised++
 				return []any{s}
 			}
 			return nil
@@ -137,7 +137,8 @@ func leases() porcupine.NondeterministicModel {
 	}
 }
 
-// possibleStates returns the possible states after a request: then and, if there was no answer, also the present one.
+// possibleStates returns the possible states after a request. If there was an answer, that is only then. Without an
+// answer the request may have had no effect, so the state s is possible too.
 func (s lease) possibleStates(then lease, a Answer) []any {
 	if a.Done {
 		return []any{then}
@@ -149,13 +150,13 @@ func (s lease) mount(q Request, a Answer) []any {
 	stays, moves := s.node == q.Node, s.ids == ""
 	if a.Epoch > 0 {
 		taken := lease{node: q.Node, epoch: a.Epoch}.with(s.ids, q.ID)
-		if stays && a.Epoch > s.epoch && a.Epoch <= s.epoch+s.rose {
-			taken.rose = s.rose - (a.Epoch - s.epoch)
+		if stays && a.Epoch > s.epoch && a.Epoch <= s.epoch+s.raised {
+			taken.raised = s.raised - (a.Epoch - s.epoch)
 			return []any{taken}
 		} else if stays && a.Epoch == s.epoch {
-			taken.rose = s.rose
+			taken.raised = s.raised
 		}
-		same := stays && (a.Epoch == s.epoch || s.loose && a.Epoch > s.epoch)
+		same := stays && (a.Epoch == s.epoch || s.atLeast && a.Epoch > s.epoch)
 		if same || moves && a.Epoch > s.epoch {
 			return []any{taken}
 		}
@@ -166,7 +167,7 @@ func (s lease) mount(q Request, a Answer) []any {
 		could = append(could, s.with(s.ids, q.ID))
 	}
 	if moves {
-		could = append(could, lease{node: q.Node, epoch: s.epoch + 1, loose: true}.with("", q.ID))
+		could = append(could, lease{node: q.Node, epoch: s.epoch + 1, atLeast: true}.with("", q.ID))
 	}
 	return could
 }

@@ -43,7 +43,7 @@ func Check(entries []Entry, copies []Copy, losses []Loss, raised ...Raised) []st
 		list := byDataset[id]
 		of := slices.DeleteFunc(slices.Clone(copies), func(c Copy) bool { return c.Dataset != id })
 		announced := slices.DeleteFunc(slices.Clone(losses), func(l Loss) bool { return l.Dataset != id })
-		shared = append(shared, sharing(id, list)...)
+		shared = append(shared, sharedEpochs(id, list)...)
 		overlaps = append(overlaps, overlapping(id, list, raised)...)
 		lost = append(lost, missing(id, list, of, announced)...)
 		foreign = append(foreign, unwritten(id, list, of)...)
@@ -60,9 +60,9 @@ func sorted[V any](m map[string]V) []string {
 	return keys
 }
 
-// sharing returns the epochs under which several nodes had their file open, even if their writes failed, and even
+// sharedEpochs returns the epochs under which several nodes had their file open, even if their writes failed, and even
 // if not at the same time.
-func sharing(id string, entries []Entry) (bad []string) {
+func sharedEpochs(id string, entries []Entry) (bad []string) {
 	by, told := map[uint64]Entry{}, map[uint64]bool{}
 	for _, e := range entries {
 		first, known := by[e.Epoch]

@@ -190,7 +190,7 @@ func TestRead(t *testing.T) {
 	if diff := cmp.Diff(want, c.Tokens); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]string{"w 1", "w 1 3 ", "w 1 03"}, c.Torn); diff != "" {
+	if diff := cmp.Diff([]string{"w 1", "w 1 3 ", "w 1 03"}, c.BadLines); diff != "" {
 		t.Error(diff)
 	}
 	none, err := witness.ReadFile("d", "head", filepath.Join(t.TempDir(), "none"))

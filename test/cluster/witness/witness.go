@@ -77,10 +77,10 @@ func Logs(pattern string) ([]Entry, error) {
 
 // Copy is the contents of one copy of a dataset: of its head, or of a superseded head.
 type Copy struct {
-	Dataset string
-	Name    string // for messages: "head on host-a"
-	Tokens  map[Token]bool
-	Torn    []string // lines that are not tokens
+	Dataset  string
+	Name     string // for messages: "head on host-a"
+	Tokens   map[Token]bool
+	BadLines []string // lines that are not tokens
 }
 
 // Read reads the file of a copy.
@@ -94,7 +94,7 @@ func Read(dataset, name string, r io.Reader) (Copy, error) {
 		}
 		var t Token
 		if _, err := fmt.Sscanf(line, "%s %d %d", &t.Writer, &t.Epoch, &t.Seq); err != nil || t.String() != line {
-			c.Torn = append(c.Torn, line)
+			c.BadLines = append(c.BadLines, line)
 			continue
 		}
 		c.Tokens[t] = true

@@ -67,8 +67,8 @@ func TestWriter(t *testing.T) {
 	if bad := witness.Check(entries, []witness.Copy{head}, nil); len(bad) > 0 {
 		t.Error(bad)
 	}
-	if len(head.Torn) != 1 {
-		t.Errorf("the full disk tore %q", head.Torn)
+	if len(head.BadLines) != 1 {
+		t.Errorf("the full disk tore %q", head.BadLines)
 	}
 }
 

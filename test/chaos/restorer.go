@@ -41,14 +41,14 @@ type restorer struct {
 	raised    []witness.Raised
 }
 
-// putBack takes a backup of Consul, and restores Consul from it after the duration of the fault, while everything else
-// runs. When the faults that have begun are over, an operator updates the store. No host is lost meanwhile, because the
-// recovery waits for the records of all hosts.
+// restoreBackup takes a backup of Consul, and restores Consul from it after the duration of the fault, while everything
+// else runs. When the faults that have begun are over, an operator updates the store. No host is lost meanwhile,
+// because the recovery waits for the records of all hosts.
 //
 // Changes that were acknowledged after the backup and that no agent has recorded are lost. The histories of names and
 // leases record this (RestoreBackup). Before the restore, rememberEnded keeps the operations that have ended, because
 // the store forgets the losses that promotions announced in them.
-func (r *restorer) putBack(t testing.TB, f Fault) {
+func (r *restorer) restoreBackup(t testing.TB, f Fault) {
 	r.noneLost.Lock()
 	defer r.noneLost.Unlock()
 	defer r.parts.reserve("consul")()
@@ -65,12 +65,12 @@ func (r *restorer) putBack(t testing.TB, f Fault) {
 		before = r.recoveries()
 		at := time.Now()
 		r.mu.Lock()
-		r.over = append(r.over, r.leases.RestoreBackup(from, to, at), r.names.PutBack(from, to, at))
+		r.over = append(r.over, r.leases.RestoreBackup(from, to, at), r.names.RestoreBackup(from, to, at))
 		r.mu.Unlock()
 		r.Consul.Restore(backup)
 		lost = differs(was, r.decided(t))
 	})
-	rest(t.Context(), faultsAfterRestore)
+	wait(t.Context(), faultsAfterRestore)
 	r.quiet.Lock() // no fault may begin: an operator does not recover a store while nodes are unreachable
 	defer r.quiet.Unlock()
 	for start := time.Now(); r.recoveries() == before &&
@@ -83,9 +83,9 @@ func (r *restorer) putBack(t testing.TB, f Fault) {
 	switch {
 	case r.recoveries() > before:
 	case len(lost) > 0:
-		t.Errorf("the store went back by %d records, and nobody saw it: %.1000q", len(lost), lost)
+		t.Errorf("the store lost %d records, and no component noticed: %.1000q", len(lost), lost)
 	default:
-		r.report.count("stores put back, and as they were")
+		r.report.count("stores restored without a change")
 		r.endRestore()
 	}
 }
@@ -181,7 +181,7 @@ func (r *restorer) endRestore() {
 // watchStore is the operator who updates the restored store whenever an agent does not trust it. An agent that was
 // paused may notice the restore late.
 func (r *restorer) watchStore(ctx context.Context, t testing.TB) {
-	for ; ctx.Err() == nil; rest(ctx, time.Second) {
+	for ; ctx.Err() == nil; wait(ctx, time.Second) {
 		r.mu.Lock()
 		back := len(r.over) > 0
 		r.mu.Unlock()
@@ -197,7 +197,7 @@ func (r *restorer) recover(ctx context.Context, t testing.TB) error {
 	defer r.parts.reserve("recovery")()
 	for _, c := range r.Controls {
 		if again, err := r.recoverAt(ctx, t, c); err != nil {
-			rest(ctx, 300*time.Millisecond)
+			wait(ctx, 300*time.Millisecond)
 			return err
 		} else if again {
 			return errors.New("it was brought up to date just now")
@@ -217,7 +217,7 @@ func (r *restorer) recoverAt(ctx context.Context, t testing.TB, replica *cluster
 		return false, err
 	}
 	if len(found.SilentNodes) > 0 {
-		return true, fmt.Errorf("%v are not heard", found.SilentNodes)
+		return true, fmt.Errorf("nodes %v do not report", found.SilentNodes)
 	}
 	var raised []witness.Raised
 	for _, d := range found.Differences {
