@@ -28,7 +28,7 @@ import (
 func onRealShare(t *testing.T) *agenttest.Cluster {
 	t.Helper()
 	served := inside.XFS(t, "share")
-	mounts := []string{inside.Serve(t, served), inside.Another(t, served)}
+	mounts := []string{inside.Serve(t, served), inside.MountAsOtherHost(t, served)}
 	if err := os.Mkdir(filepath.Join(served, "drover"), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,7 @@ func TestSuiteNFS(t *testing.T) {
 func TestTakenByAnotherHost(t *testing.T) {
 	dir := inside.XFS(t, "share")
 	one := inside.Serve(t, dir)
-	two := inside.Another(t, dir)
+	two := inside.MountAsOtherHost(t, dir)
 	var pools [2]backends.Pool
 	for i, at := range []string{one, two} {
 		p, err := nfs.Backend{}.Open(t.Context(), backends.Config{

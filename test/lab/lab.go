@@ -67,7 +67,7 @@ func Boot(t testing.TB, o Options) *VM {
 // begin is Boot without waiting until the guest serves.
 func begin(t testing.TB, o Options) *VM {
 	t.Helper()
-	files := made(t, "lab.sh")
+	files := runScript(t, "lab.sh")
 	dir := t.TempDir()
 	guest := filepath.Join(dir, "guest")
 	build(t, "build", "-trimpath", "-ldflags=-s -w", "-o", guest, "./test/lab/guest")
@@ -85,7 +85,7 @@ func begin(t testing.TB, o Options) *VM {
 	}
 	args := append(machine(files, dir, vm.console, line), "-smp", strconv.Itoa(max(1, o.CPUs)), reset)
 	args = append(args, shared(o.Dir, inside.Share, "")...)
-	args = append(args, shared(top(t), inside.Source, ",readonly=on")...)
+	args = append(args, shared(repository(t), inside.Source, ",readonly=on")...)
 	for i, d := range o.Disks {
 		image := filepath.Join(dir, d.Name+".disk")
 		if err := os.WriteFile(image, nil, 0o600); err != nil {
@@ -100,10 +100,11 @@ func begin(t testing.TB, o Options) *VM {
 	return vm
 }
 
-// made runs a script and returns the folder that it makes: what is booted, or a layer.
-func made(t testing.TB, script string) string {
+// runScript runs a script and returns the folder that the script makes: the root filesystem and kernel to boot, or a
+// layer.
+func runScript(t testing.TB, script string) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(top(t), "scripts", script))
+	cmd := exec.Command(filepath.Join(repository(t), "scripts", script))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -117,7 +118,7 @@ func made(t testing.TB, script string) string {
 func build(t testing.TB, args ...string) {
 	t.Helper()
 	cmd := exec.Command("go", args...)
-	cmd.Dir, cmd.Env = top(t), os.Environ()
+	cmd.Dir, cmd.Env = repository(t), os.Environ()
 	// the race detector requires C; every other program must run with any libraries
 	if !slices.Contains(args, "-race") {
 		cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
@@ -127,7 +128,7 @@ func build(t testing.TB, args ...string) {
 	}
 }
 
-func top(t testing.TB) string {
+func repository(t testing.TB) string {
 	t.Helper()
 	dir, err := filepath.Abs("../..")
 	if err != nil {

@@ -38,7 +38,7 @@ func TestLab(t *testing.T) {
 			build(t, args...)
 		}
 		if e.Layer != "" {
-			share(t, made(t, "lab-"+e.Layer+".sh"), path.Join(dir, e.Layer+".tar"))
+			share(t, runScript(t, "lab-"+e.Layer+".sh"), path.Join(dir, e.Layer+".tar"))
 		}
 		for _, d := range e.Disks {
 			i := slices.IndexFunc(disks, func(o Disk) bool { return o.Name == d.Name })
@@ -209,11 +209,11 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 		if err := vm.proc.End(unix.SIGKILL, time.Minute); err != nil {
 			t.Error(err)
 		}
-		t.Errorf("%v\n%s\nits console:\n%s", err, tail(r.all.said, 40), vm.Console(60))
+		t.Errorf("%v\n%s\nits console:\n%s", err, tail(r.all.output, 40), vm.Console(60))
 	case len(r.all.sub) == 0:
-		t.Errorf("no test ran: exit %d\n%s", exit, tail(r.all.said, 40))
+		t.Errorf("no test ran: exit %d\n%s", exit, tail(r.all.output, 40))
 	case exit != 0 && !r.all.failed():
-		t.Errorf("exit %d, though no test failed\n%s", exit, tail(r.all.said, 40))
+		t.Errorf("exit %d, though no test failed\n%s", exit, tail(r.all.output, 40))
 	}
 }
 
@@ -247,11 +247,11 @@ func (r *result) show(t *testing.T) {
 			s.show(t)
 			switch s.verdict {
 			case "FAIL":
-				t.Errorf("failed in the lab\n%s", tail(s.said, 200))
+				t.Errorf("failed in the lab\n%s", tail(s.output, 200))
 			case "":
-				t.Errorf("did not end in the lab\n%s", tail(s.said, 200))
+				t.Errorf("did not end in the lab\n%s", tail(s.output, 200))
 			case "SKIP":
-				t.Logf("only in the long form\n%s", tail(s.said, 5))
+				t.Logf("only in the long form\n%s", tail(s.output, 5))
 			}
 		})
 	}

@@ -9,7 +9,7 @@ import (
 type result struct {
 	name    string // the last part of the full name
 	verdict string // PASS, FAIL or SKIP; empty: the test has not ended
-	said    []string
+	output  []string
 	sub     []*result
 }
 
@@ -43,9 +43,9 @@ func (r *result) failed() bool {
 	return r.verdict != "PASS" && r.verdict != "SKIP"
 }
 
-// marked matches a line of a test program that runs with -test.v=test2json. The lines of the testing package
+// resultLine matches a line of a test program that runs with -test.v=test2json. The lines of the testing package
 // itself begin with ^V, so that the output of a test cannot look like them.
-var marked = regexp.MustCompile(`\x16(=== (RUN|PAUSE|CONT|NAME)\s+|\s*--- (PASS|FAIL|SKIP): )(\S*)`)
+var resultLine = regexp.MustCompile(`\x16(=== (RUN|PAUSE|CONT|NAME)\s+|\s*--- (PASS|FAIL|SKIP): )(\S*)`)
 
 // A reader turns the output lines of a test program into results.
 type reader struct {
@@ -54,18 +54,18 @@ type reader struct {
 }
 
 func (r *reader) line(s string) {
-	m := marked.FindStringSubmatch(s)
+	m := resultLine.FindStringSubmatch(s)
 	switch {
 	case m == nil && r.now != nil:
-		r.now.said = append(r.now.said, s)
+		r.now.output = append(r.now.output, s)
 	case m == nil:
-		r.all.said = append(r.all.said, s)
+		r.all.output = append(r.all.output, s)
 	case m[4] == "": // === NAME without a name
 		r.now = nil
 	default:
 		// The text before the mark is the end of the previous output.
 		if before, _, _ := strings.Cut(s, "\x16"); before != "" && r.now != nil {
-			r.now.said = append(r.now.said, before)
+			r.now.output = append(r.now.output, before)
 		}
 		r.now = r.all.at(m[4])
 		if m[3] != "" {

@@ -34,13 +34,13 @@ func TestResults(t *testing.T) {
 	}
 	want := []*result{
 		{name: "TestA", verdict: "FAIL", sub: []*result{
-			{name: "one", verdict: "FAIL", said: []string{"    a_test.go:1: wrong", "--- PASS: TestZ (0.00s)"}},
-			{name: "two_words", verdict: "PASS", said: []string{"no newline"}},
+			{name: "one", verdict: "FAIL", output: []string{"    a_test.go:1: wrong", "--- PASS: TestZ (0.00s)"}},
+			{name: "two_words", verdict: "PASS", output: []string{"no newline"}},
 		}},
 		{name: "TestC", verdict: "PASS", sub: []*result{
 			{name: "a", verdict: "PASS", sub: []*result{{name: "part", verdict: "PASS"}}},
 		}},
-		{name: "TestB", said: []string{"panic: test timed out"}},
+		{name: "TestB", output: []string{"panic: test timed out"}},
 	}
 	if !reflect.DeepEqual(r.all.sub, want) {
 		for _, s := range r.all.sub {

@@ -49,7 +49,7 @@ func installed(t *testing.T, profiles string) *VM {
 	dir := t.TempDir()
 	for _, args := range [][]string{{"make", "build"}, {"scripts/install.sh"}} {
 		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Dir, cmd.Env = top(t), append(os.Environ(), "PREFIX=/usr/local", "DESTDIR="+filepath.Join(dir, "staged"))
+		cmd.Dir, cmd.Env = repository(t), append(os.Environ(), "PREFIX=/usr/local", "DESTDIR="+filepath.Join(dir, "staged"))
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", args, err, out)
 		}

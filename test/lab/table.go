@@ -12,19 +12,19 @@ const gib = 1 << 30
 // encrypted is the case that defines what encryption means.
 const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 
-// sealed is the same case on lvm.
-const sealed = "^TestSuiteEncrypted$/./^EncryptedIsUnreadable$"
+// encryptedOnLVM is the same case on lvm.
+const encryptedOnLVM = "^TestSuiteEncrypted$/./^EncryptedIsUnreadable$"
 
 // luks are the cases of the suite that go through the mapping, or around it.
 const luks = "^TestSuiteEncrypted$/^xfs$/^(SpeedIsLimited|FreezeBlocksWriters|DatasetLifeCycle|" +
 	"ClonesAndDeletedSources|CloneSizes|RestoreKeepsOldHead|GrowMounted)$"
 
-// filled is the other case that fills a dataset through the mapping.
-const filled = "^TestSuiteEncrypted$/^xfs$/^SizeIsEnforcedOrRefused$"
+// encryptedFull is the other case that fills a dataset through the mapping.
+const encryptedFull = "^TestSuiteEncrypted$/^xfs$/^SizeIsEnforcedOrRefused$"
 
-// thinShort are the cases of the suite that mostly depend on LVM, and thinFew those that `make lab` adds. Other
-// packages test how an operation ends that is interrupted at each step, and what depends on a record or a
-// filesystem instead of a volume.
+// thinShort are the cases of the suite that depend most on LVM, and thinFew are those that `make lab` adds. The other
+// cases depend on records or filesystems, and other packages test these. Other packages also test operations that are
+// interrupted at each step.
 const (
 	thinShort = "^TestSuite$/./^(InUseIsNotDeleted|CloneSizes)$"
 	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesNonEmptyPlace|InUseInAnotherNamespace|" +
@@ -53,9 +53,9 @@ const (
 // large are the cases of backendtest that take minutes on a share in the lab.
 const large = "^TestSuiteNFS$/./^(FilePropertiesAreKept|SnapshotIsImmutable|RestoreKeepsOldHead|UsedGrows)$"
 
-// uncut are the operations of backend zfs whose interruption at each step is tested outside the lab. The result
-// does not depend on the kernel, and the tests take long in the lab.
-const uncut = "^TestCrashAtEachStep$/^(snapshot|clone|clone-head|restore|delete|delete-with-clone|" +
+// crashedElsewhere are the operations of backend zfs whose interruption at each step is tested outside the lab. The
+// result does not depend on the kernel, and the tests take long in the lab.
+const crashedElsewhere = "^TestCrashAtEachStep$/^(snapshot|clone|clone-head|restore|delete|delete-with-clone|" +
 	"delete-snapshot|delete-clone|promote|promote-last|demote)$"
 
 // failing are the tests of failing calls of backend zfs. They run outside the lab on zfs-fuse, since which calls
@@ -68,12 +68,12 @@ type Entry struct {
 	Package string        // below the root: "backends/lvm"
 	Run     string        // as -test.run; empty: all of them
 	Skip    string        // as -test.skip
-	Layer   string        // of programs and modules that the machine's root has not: scripts/lab-LAYER.sh makes it
+	Layer   string        // more programs and modules for the root filesystem, which scripts/lab-LAYER.sh makes
 	Modules []string      // of the kernel, loaded before
 	Disks   []Disk        // empty; inside.Disk(t, name) gives their devices. Entries that name the same share it
 	Within  time.Duration // the tests are killed then; 0: five minutes. The machine is slow
 	Long    bool          // only in the long form, `make lab`
-	Longest bool          // only in `make lab-long`: the long form is to end in a quarter of an hour
+	Longest bool          // only in `make lab-long`, because `make lab` must end within a quarter of an hour
 }
 
 // Table lists what runs in the lab, in two machines that are booted once. The entries that may take longest come
@@ -123,7 +123,7 @@ func lvmEntries() []Entry {
 			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Within: 25 * time.Minute, Long: true,
 		},
 		{
-			Package: "backends/lvm", Run: sealed,
+			Package: "backends/lvm", Run: encryptedOnLVM,
 			Disks: thin(), Modules: []string{"dm-thin-pool", "dm-crypt"}, Longest: true,
 		},
 		{
@@ -189,7 +189,7 @@ func loopEntries() []Entry {
 			Package: "backends/loop", Run: luks,
 			Modules: []string{"dm-crypt"}, Within: 10 * time.Minute, Long: true,
 		},
-		{Package: "backends/loop", Run: filled, Modules: []string{"dm-crypt"}, Longest: true},
+		{Package: "backends/loop", Run: encryptedFull, Modules: []string{"dm-crypt"}, Longest: true},
 		{
 			Package: "backends/loop", Run: "^TestC1Encrypted$",
 			Modules: []string{"dm-crypt"}, Within: 15 * time.Minute, Longest: true,
@@ -210,7 +210,7 @@ func zfsEntries() []Entry {
 			Within: 15 * time.Minute, Long: true,
 		},
 		{
-			Package: "backends/zfs", Skip: uncut + "|" + failing,
+			Package: "backends/zfs", Skip: crashedElsewhere + "|" + failing,
 			Layer: "zfs", Modules: []string{"zfs"}, Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}},
 			Within: 50 * time.Minute, Longest: true,
 		},

@@ -22,7 +22,8 @@ type Faulty struct {
 	sectors int64
 }
 
-// FaultyDisk returns a faulty disk on an empty disk that the table's entry has. At first it works.
+// FaultyDisk empties the disk with this name, and makes a device on it that can fail. The entry of the test in the
+// lab's table must list the disk. The device works until Fails, FailsWrites or BadSectors is called.
 func FaultyDisk(tb testing.TB, disk string) *Faulty {
 	tb.Helper()
 	f := &Faulty{tb: tb, name: "faulty-" + disk, disk: Disk(tb, disk)}

@@ -20,10 +20,11 @@ const (
 // Port is the name of the virtio port between host and guest. Each line is a JSON value.
 const Port = "lab"
 
-// Systemd on the kernel's command line starts the init process of the root.
+// Systemd is the parameter on the kernel's command line with which the guest starts systemd of the root filesystem as
+// its init process.
 const Systemd = "lab.init=systemd"
 
-// Guest is the path of the guest's program in that case, also for containers.
+// Guest is the path of the guest's program in a machine with systemd. Containers there can run it too.
 const Guest = "/usr/local/sbin/lab-guest"
 
 // Command is a command that the host asks the guest to run.
@@ -49,14 +50,14 @@ func Variable(disk string) string {
 	return "DROVER_LAB_DISK_" + strings.ToUpper(strings.ReplaceAll(disk, "-", "_"))
 }
 
-// Disk returns the device of an empty disk that the entry in the lab's table has.
+// Disk empties a disk and returns its device. The entry of the test in the lab's table must list a disk with this name.
 func Disk(tb testing.TB, name string) string {
 	tb.Helper()
 	path := os.Getenv(Variable(name))
 	if path == "" {
 		tb.Fatalf("no disk %s: the entry of these tests in test/lab/table.go gives none", name)
 	}
-	// It fails if the disk is in use. The file of the host below it loses its blocks.
+	// The command fails if the disk is in use. It also frees the blocks of the image file on the host.
 	if out, err := exec.Command("blkdiscard", "--zeroout", path).CombinedOutput(); err != nil {
 		tb.Fatalf("empty disk %s: %v: %s", name, err, out)
 	}

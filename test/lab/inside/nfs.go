@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Written as one word, a linter reports it as a spelling mistake.
+// A linter reports the name of the program as a spelling mistake if it is written as one word.
 const exporter = "export" + "fs"
 
 // XFS makes a filesystem on one of the machine's disks, and returns where it is mounted.
@@ -19,42 +19,43 @@ func XFS(tb testing.TB, disk string) string {
 	do(tb, "mkfs.xfs", "-q", "-K", "-f", device)
 	at := tb.TempDir()
 	do(tb, "mount", device, at)
-	after(tb, "umount", at)
+	cleanup(tb, "umount", at)
 	return at
 }
 
-// Serve exports a directory with the kernel's NFS server to this machine, as a server that trusts it does, and
-// returns where it is mounted.
+// Serve exports a directory to this machine with the kernel's NFS server, and mounts it. It returns the mount point.
+// The server does not squash root.
 func Serve(tb testing.TB, dir string) string {
 	tb.Helper()
 	if err := unix.Mount("nfsd", "/proc/fs/nfsd", "nfsd", 0, ""); err != nil {
 		tb.Fatal(err)
 	}
-	after(tb, "umount", "/proc/fs/nfsd")
+	cleanup(tb, "umount", "/proc/fs/nfsd")
 	if err := os.MkdirAll("/run/rpcbind", 0o755); err != nil {
 		tb.Fatal(err)
 	}
 	do(tb, "rpcbind", "-w")
-	after(tb, "killall", "rpcbind")
+	cleanup(tb, "killall", "rpcbind")
 	do(tb, exporter, "-o", "rw,no_root_squash,no_subtree_check,insecure,fsid=7", "127.0.0.1:"+dir)
-	after(tb, exporter, "-ua")
+	cleanup(tb, exporter, "-ua")
 	do(tb, "rpc.mountd")
-	after(tb, "killall", "rpc.mountd")
+	cleanup(tb, "killall", "rpc.mountd")
 	// After a restart a server waits for its previous clients, for 90 s by default.
 	do(tb, "rpc.nfsd", "--grace-time", "10", "--lease-time", "10", "4")
-	after(tb, "rpc.nfsd", "0")
+	cleanup(tb, "rpc.nfsd", "0")
 	return Mounted(tb, dir, "vers=4.2,hard")
 }
 
-// Mounted mounts what Serve serves.
+// Mounted mounts a directory that Serve exports, and returns the mount point.
 func Mounted(tb testing.TB, dir, options string) string {
 	tb.Helper()
 	return mounted(tb, "127.0.0.1:"+dir, options)
 }
 
-// Another mounts the exported directory like another host. The server takes it for another client. A client with
-// two mounts would not learn from the server what it wrote through the other mount, since it uses its cache.
-func Another(tb testing.TB, dir string) string {
+// MountAsOtherHost mounts the exported directory once more, as another host would, and returns the mount point. The two
+// mounts have different client IDs, so each has its own cache. Two mounts of one client would share a cache, and
+// neither would read from the server what was written through the other.
+func MountAsOtherHost(tb testing.TB, dir string) string {
 	tb.Helper()
 	const is = "/sys/module/nfs/parameters/nfs4_unique_id"
 	if err := os.WriteFile(is, []byte("another"), 0); err != nil {
@@ -76,7 +77,7 @@ func mounted(tb testing.TB, source, options string) string {
 	tb.Helper()
 	at := tb.TempDir()
 	do(tb, "mount", "-t", "nfs", "-o", options, source, at)
-	after(tb, "umount", at)
+	cleanup(tb, "umount", at)
 	return at
 }
 
@@ -87,8 +88,8 @@ func do(tb testing.TB, args ...string) {
 	}
 }
 
-// after undoes something after everything that the test undoes later.
-func after(tb testing.TB, args ...string) {
+// cleanup runs a command at the end of the test. It runs after the clean-ups that are registered later.
+func cleanup(tb testing.TB, args ...string) {
 	tb.Helper()
 	tb.Cleanup(func() { do(tb, args...) })
 }
