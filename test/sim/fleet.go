@@ -48,18 +48,21 @@ type Agent struct {
 	Name                    string
 	Client                  *client.Client
 
-	apart []*client.Client // one client for each replica
-	beats chan struct{}    // receives a value if there is something to report
+	replicas []*client.Client // one client for each replica
+	beats    chan struct{}    // receives a value if there is something to report
 
-	mu    sync.Mutex
-	asked Asked
-	wrong map[string]error // the first background error of each kind of request
-	news  []dataset.DatasetStatus
-	told  []bool // whether each replica has received a report
+	mu       sync.Mutex
+	asked    Asked
+	failures map[string]error // the first background error of each kind of request
+	pending  []dataset.DatasetStatus
+	reported []bool // whether each replica has received a report
 }
 
 // Asked counts the requests of agents.
-type Asked struct{ Changes, Heartbeats, Syncs, Renewals, Late int64 } // renewals without an answer
+type Asked struct {
+	Changes, Heartbeats, Syncs, Renewals int64
+	Late                                 int64 // renewals that got no answer in time
+}
 
 // Since returns the counts since an earlier time.
 func (n Asked) Since(earlier Asked) Asked {
@@ -67,8 +70,8 @@ func (n Asked) Since(earlier Asked) Asked {
 		n.Renewals - earlier.Renewals, n.Late - earlier.Late}
 }
 
-// asks counts a request.
-func (a *Agent) asks(kind func(*Asked) *int64) {
+// count counts a request.
+func (a *Agent) count(kind func(*Asked) *int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	*kind(&a.asked)++
@@ -141,12 +144,12 @@ const (
 	Syncing  = "syncs"
 )
 
-// Wrong returns the background errors by kind of request: the first one of each agent.
-func (f *Fleet) Wrong() map[string][]error {
+// Failures returns the background errors by kind of request: the first one of each agent.
+func (f *Fleet) Failures() map[string][]error {
 	all := map[string][]error{}
 	for _, a := range f.Agents {
 		a.mu.Lock()
-		for doing, err := range a.wrong {
+		for doing, err := range a.failures {
 			all[doing] = append(all[doing], err)
 		}
 		a.mu.Unlock()
@@ -161,7 +164,7 @@ func newAgent(ca *pki.Authority, control []string, name string) (*Agent, error) 
 		Pool:        uuid.New(),
 		Name:        name,
 		beats:       make(chan struct{}, 1),
-		wrong:       map[string]error{},
+		failures:    map[string]error{},
 	}
 	pair, err := ca.Issue(pki.Identity{Cluster: ca.Cluster(), Kind: pki.Node, Node: a.Node, Name: name}, time.Now())
 	if err != nil {
@@ -171,8 +174,8 @@ func newAgent(ca *pki.Authority, control []string, name string) (*Agent, error) 
 	if a.Client, err = client.NewTLS("https://"+strings.Join(control, ",https://"), config); err != nil {
 		return nil, err
 	}
-	a.apart = a.Client.PerServer()
-	a.told = make([]bool, len(a.apart))
+	a.replicas = a.Client.PerServer()
+	a.reported = make([]bool, len(a.replicas))
 	return a, nil
 }
 
@@ -202,7 +205,7 @@ func (a *Agent) join(ctx context.Context) (rev uint64, err error) {
 
 func (a *Agent) follow(ctx context.Context, rev uint64) {
 	for ctx.Err() == nil {
-		a.asks(func(n *Asked) *int64 { return &n.Syncs })
+		a.count(func(n *Asked) *int64 { return &n.Syncs })
 		s, err := a.Client.Sync(ctx, a.Node, rev, syncPatient)
 		if err != nil {
 			a.failed(ctx, Syncing, err)
@@ -216,8 +219,8 @@ func (a *Agent) renew(ctx context.Context) {
 	last := time.Now()
 	for n := 0; ctx.Err() == nil; {
 		rctx, cancel := context.WithTimeout(ctx, renewEvery)
-		a.asks(func(n *Asked) *int64 { return &n.Renewals })
-		_, err := a.apart[n%len(a.apart)].Renew(rctx, a.Node, a.Incarnation)
+		a.count(func(n *Asked) *int64 { return &n.Renewals })
+		_, err := a.replicas[n%len(a.replicas)].Renew(rctx, a.Node, a.Incarnation)
 		cancel()
 		switch {
 		case err == nil:
@@ -226,7 +229,7 @@ func (a *Agent) renew(ctx context.Context) {
 			a.failed(ctx, Renewing, err)
 			fallthrough
 		default:
-			a.asks(func(n *Asked) *int64 { return &n.Late })
+			a.count(func(n *Asked) *int64 { return &n.Late })
 			n++
 		}
 		pause(ctx, renewEvery)
@@ -244,35 +247,36 @@ func (a *Agent) beat(ctx context.Context) {
 		case <-a.beats:
 			pause(ctx, settleTime)
 		}
-		a.tell(ctx)
+		a.report(ctx)
 	}
 }
 
-// tell sends heartbeats to each replica: first everything, then what changed.
-func (a *Agent) tell(ctx context.Context) {
+// report sends a heartbeat to each replica. The first heartbeat to a replica is complete. Later ones contain only the
+// changed datasets.
+func (a *Agent) report(ctx context.Context) {
 	a.mu.Lock()
-	seen := a.news
-	a.news = nil
+	seen := a.pending
+	a.pending = nil
 	a.mu.Unlock()
 	var all sync.WaitGroup
-	for i, to := range a.apart {
+	for i, to := range a.replicas {
 		all.Go(func() {
-			a.asks(func(n *Asked) *int64 { return &n.Heartbeats })
+			a.count(func(n *Asked) *int64 { return &n.Heartbeats })
 			err := to.Heartbeat(ctx, a.Node, api.Heartbeat{
-				Incarnation: a.Incarnation, Datasets: seen, Incremental: a.told[i],
+				Incarnation: a.Incarnation, Datasets: seen, Incremental: a.reported[i],
 				Pools: []dataset.PoolStatus{{ID: a.Pool, Online: true, Size: dataset.TiB, Free: dataset.TiB}},
 			})
-			a.told[i] = err == nil
+			a.reported[i] = err == nil
 			a.failed(ctx, Beating, err)
 		})
 	}
 	all.Wait()
 }
 
-// sees causes the status of a dataset to be reported soon.
-func (a *Agent) sees(st dataset.DatasetStatus) {
+// reportSoon causes the status of a dataset to be reported soon.
+func (a *Agent) reportSoon(st dataset.DatasetStatus) {
 	a.mu.Lock()
-	a.news = append(a.news, st)
+	a.pending = append(a.pending, st)
 	a.mu.Unlock()
 	select {
 	case a.beats <- struct{}{}:
@@ -293,14 +297,14 @@ func (a *Agent) failed(ctx context.Context, doing string, err error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.wrong[doing] == nil {
-		a.wrong[doing] = fmt.Errorf("%s: %w", a.Name, err)
+	if a.failures[doing] == nil {
+		a.failures[doing] = fmt.Errorf("%s: %w", a.Name, err)
 	}
 }
 
 // Create creates a volume as a Docker engine does. The agent then has its lease.
 func (a *Agent) Create(ctx context.Context, name string) (dataset.Dataset, error) {
-	a.asks(func(n *Asked) *int64 { return &n.Changes })
+	a.count(func(n *Asked) *int64 { return &n.Changes })
 	p, err := a.Client.Plan(ctx, a.Node, api.Request{
 		ID:     uuid.New(),
 		Kind:   dataset.OpCreate,
@@ -326,7 +330,7 @@ func (a *Agent) Create(ctx context.Context, name string) (dataset.Dataset, error
 // the volume exists.
 func (a *Agent) commit(ctx context.Context, op dataset.Operation) (api.Committed, error) {
 	for {
-		a.asks(func(n *Asked) *int64 { return &n.Changes })
+		a.count(func(n *Asked) *int64 { return &n.Changes })
 		out, err := a.Client.Commit(ctx, a.Node, api.Report{Incarnation: a.Incarnation, Operation: op})
 		if !errors.Is(err, dataset.ErrUnavailable) || ctx.Err() != nil {
 			return out, err
@@ -344,7 +348,7 @@ func (a *Agent) Fill(ctx context.Context, volumes int) error {
 			return err
 		}
 		use := dataset.Mount{ID: uuid.NewString(), Count: 1, Since: time.Now()}
-		a.sees(dataset.DatasetStatus{ID: d.ID, Mounted: true, Mounts: []dataset.Mount{use}})
+		a.reportSoon(dataset.DatasetStatus{ID: d.ID, Mounted: true, Mounts: []dataset.Mount{use}})
 	}
 	return nil
 }

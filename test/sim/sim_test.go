@@ -98,7 +98,7 @@ func TestD3(t *testing.T) {
 			full := creates(t, f, "after")
 			t.Logf("a single create: %s empty, %s full (%.2f)", empty, full, float64(full)/float64(empty))
 			b.steady(t)
-			wrong := f.Wrong()
+			wrong := f.Failures()
 			// Three servers beside all agents on one small machine say what they cost: that each
 			// renewal is answered in time there, at a storm's height, is not what is asked of them.
 			if late := wrong[sim.Renewing]; servers > 1 && len(late) > 0 && len(late)*lateShare <= agents {
