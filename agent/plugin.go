@@ -19,6 +19,7 @@ func (a *components) makeFinder() {
 	a.Finder = volume.NewFinder(volume.FinderDeps{
 		Host: a.Host, Spellings: a.Spellings,
 		SharedMountNamed: func(name string) (dataset.Dataset, bool) { return a.SharedMountTable.Named(name) },
+		MountedAs:        func(spelling string) (dataset.Dataset, bool) { return a.Mounter.MountedAs(spelling) },
 	})
 }
 

@@ -30,6 +30,13 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 			dataset.Clip(ref.Spelling), len(id), dataset.MaxMountID)
 	}
 	d, err := m.Find(ctx, ref)
+	if errors.Is(err, dataset.ErrNotFound) {
+		if now, mounted := m.MountedAs(ref.Spelling); mounted {
+			return "", dataset.Errorf(dataset.ErrNotFound,
+				"mount of %s: volume %s does not have this name any more, only containers that run use it (create the "+
+					"container with the name %s)", dataset.Clip(ref.Spelling), now.Volume, now.Volume)
+		}
+	}
 	if err != nil {
 		return "", err
 	}

@@ -2,6 +2,8 @@ package mounting
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -98,7 +100,7 @@ func (m *Mounter) findMounted(ref dataset.Reference, id string) (dataset.Dataset
 	}
 	for _, other := range m.Uses.InUse() {
 		// The ID alone is not sufficient: it may be used for several volumes.
-		if use, ok := m.Uses.Get(other).IDs[id]; ok && use.Spelling == ref.Spelling {
+		if use, ok := m.Uses.Get(other).IDs[id]; ok && slices.Contains(use.Spellings(), ref.Spelling) {
 			if renamed, known := m.SharedMounter.Table.RecordOf(other); known {
 				return renamed, true
 			}
@@ -106,4 +108,22 @@ func (m *Mounter) findMounted(ref dataset.Reference, id string) (dataset.Dataset
 		}
 	}
 	return d, named
+}
+
+// MountedAs returns the live volume that an engine of this host has mounted by a spelling. The volume may not have that
+// name any more: an alias that was dropped stays the name of the volume in the containers that run. If there are
+// several, MountedAs returns the one that was mounted last.
+func (m *Mounter) MountedAs(spelling string) (found dataset.Dataset, ok bool) {
+	var last time.Time
+	for _, id := range m.Uses.InUse() {
+		for _, use := range m.Uses.Get(id).IDs {
+			if ok && !use.Since.After(last) || !slices.Contains(use.Spellings(), spelling) {
+				continue
+			}
+			if d, known := m.SharedMounter.Table.RecordOf(id); known && d.State == dataset.StateReady {
+				found, ok, last = d, true, use.Since
+			}
+		}
+	}
+	return found, ok
 }

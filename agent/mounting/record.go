@@ -23,6 +23,9 @@ type Use struct {
 	Generation uint64    `json:"generation"` // of the engine process, see Engines
 	Since      time.Time `json:"since"`
 	Spelling   string    `json:"as,omitempty"` // the engine's name for the volume
+	// OtherSpellings are further names by which the engine mounted the volume with this ID. Podman sends the same ID
+	// for all of its containers, and they may know the volume by its name and by an alias.
+	OtherSpellings []string `json:"also_as,omitempty"`
 	// Tool is the engine that mounted the volume, or "" if that is not known.
 	Tool plugin.Tool `json:"tool,omitempty"`
 	// MayUndercount is true if an engine mounted with this ID again after earlier uses of the ID had ended. Count may
@@ -52,12 +55,32 @@ func (r Record) Add(id string, now Use, hasEnded func(id string, generation uint
 	}
 	if c.Ended || hasEnded(id, c.Generation) {
 		now.MayUndercount = true
+		for _, spelling := range c.Spellings() { // of a container that outlived its engine
+			now = now.withSpelling(spelling)
+		}
 		r.IDs[id] = now
 		return
 	}
+	c = c.withSpelling(now.Spelling)
 	c.Count++
 	c.LastMount = now.LastMount
 	r.IDs[id] = c
+}
+
+// Spellings returns the names by which the engine mounted the volume.
+func (c Use) Spellings() []string {
+	if c.Spelling == "" { // the record is of an older version, or of AssumeUse
+		return nil
+	}
+	return append([]string{c.Spelling}, c.OtherSpellings...)
+}
+
+// withSpelling returns a use that also has a spelling.
+func (c Use) withSpelling(spelling string) Use {
+	if spelling != c.Spelling && !slices.Contains(c.OtherSpellings, spelling) {
+		c.OtherSpellings = append(slices.Clone(c.OtherSpellings), spelling)
+	}
+	return c
 }
 
 // VerifyFrom returns when a use may be verified at the earliest, because of its last Mount.

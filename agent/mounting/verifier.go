@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -317,7 +318,7 @@ func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, 
 	n := len(r.IDs)
 	for id, was := range looked {
 		switch c, there := r.IDs[id]; {
-		case !there || c != was:
+		case !there || !reflect.DeepEqual(c, was):
 		case c.Ended && holders <= r.ExpectedMounts(id), holders == 0 && over(id, c):
 			delete(r.IDs, id)
 		}
@@ -418,8 +419,11 @@ func (v *Verifier) InUseError(d dataset.Dataset, what string, r Record) error {
 	spellings := v.Cache.SpellingsOf(d, v.NodeID)
 	for id, use := range r.IDs {
 		by[id] = use.ToolOf(id)
-		if !slices.Contains(spellings, use.Spelling) { // an alias that was dropped
-			spellings = append(spellings, use.Spelling)
+		for _, spelling := range use.Spellings() {
+			if slices.Contains(spellings, spelling) {
+				continue
+			}
+			spellings = append(spellings, spelling) // an alias that was dropped
 		}
 	}
 	slices.Sort(spellings)

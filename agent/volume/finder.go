@@ -25,6 +25,8 @@ type FinderDeps struct {
 	Spellings *Spellings
 	// SharedMountNamed returns the volume of a name if its home is another node and this node has it mounted.
 	SharedMountNamed func(name string) (dataset.Dataset, bool)
+	// MountedAs returns the live volume that an engine of this host has mounted by a spelling.
+	MountedAs func(spelling string) (dataset.Dataset, bool)
 }
 
 // Finder finds the volume that a tool of this host names. It has no state.
@@ -70,6 +72,20 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s is not a clone of %s", d.Volume, ref.From)
 	}
 	return d, nil
+}
+
+// FindOrMounted is Find for requests that only look at a volume. If Find finds none, it returns the volume that this
+// engine has mounted by the spelling. After an alias was dropped, that is the only way from the name to the volume: the
+// engine asks for its volume when it stops a container, and sends no Unmount if there is none.
+func (f *Finder) FindOrMounted(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error) {
+	d, err := f.Find(ctx, ref)
+	if err == nil {
+		return d, nil
+	}
+	if mounted, ok := f.deps.MountedAs(ref.Spelling); ok {
+		return mounted, nil
+	}
+	return d, err
 }
 
 // updateSpellings updates the records of volumes that had a name which control does not know any more. If all

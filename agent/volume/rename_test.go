@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -181,6 +182,48 @@ func TestUnmountAfterRename(t *testing.T) {
 		t.Errorf("uses are left: %+v", uses)
 	}
 	f.A.MustUnmount("old", "other")
+}
+
+// A container runs while the alias by which it mounted its volume is dropped. The engine asks for the volume before it
+// unmounts, and gets the same answer as before until the last container with that name has stopped. Nothing new is
+// mounted by the name. Podman sends the same ID for each of its containers.
+func TestStopAfterAliasWasDropped(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	f := agenttest.NewCluster(t, "dir", "dir")
+	d := f.A.NewVolume("old@plain")
+	f.SetNames("old", "new", "old")
+	path, podman := f.A.MustMount("new", mounting.PodmanID), mounting.PodmanID
+	f.A.MustMount("old", podman)
+	f.A.MustMount("old@plain", "one")
+	f.SetNames("new", "new")
+	wantMounted := func(when string) {
+		t.Helper()
+		for _, spelling := range []string{"old", "old@plain"} {
+			v, err := f.A.Get(ctx, spelling)
+			at, pathErr := f.A.Path(ctx, spelling)
+			if err != nil || pathErr != nil || v.Mountpoint != path || at != path || v.Name != "new" {
+				t.Errorf("%s: %s is %+v, %v, at %s, %v", when, spelling, v, err, at, pathErr)
+			}
+			if _, err := f.A.Mount(ctx, spelling, "another"); !errors.Is(err, dataset.ErrNotFound) ||
+				!strings.Contains(err.Error(), "mount of "+spelling+": volume new does not have this name any more") {
+				t.Errorf("%s: a new mount by %s: %v", when, spelling, err)
+			}
+		}
+	}
+	wantMounted("after the alias was dropped")
+	f.A.Restart()
+	wantMounted("after a restart")
+	for id, spelling := range map[string]string{podman: "old", "one": "old@plain"} {
+		f.A.MustUnmount(spelling, id)
+	}
+	f.A.MustUnmount("new", podman)
+	f.A.WantUses(d)
+	for _, spelling := range []string{"old", "old@plain"} {
+		if _, err := f.A.Get(ctx, spelling); !errors.Is(err, dataset.ErrNotFound) {
+			t.Errorf("after all containers have stopped, %s is found: %v", spelling, err)
+		}
+	}
 }
 
 // A volume of another node is listed once if the engine used it by its name and by an alias.

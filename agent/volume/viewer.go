@@ -36,9 +36,10 @@ type Viewer struct {
 func NewViewer(deps ViewerDeps) *Viewer { return &Viewer{deps} }
 
 // Get returns the volume to which a tool refers. It fails with ErrNotFound for a spelling that this engine has never
-// used and that contradicts the volume: the engine then calls Create, which reports the contradiction.
+// used and that contradicts the volume: the engine then calls Create, which reports the contradiction. It also finds a
+// volume that is mounted by an alias that was dropped.
 func (w *Viewer) Get(ctx context.Context, ref dataset.Reference) (plugin.Volume, error) {
-	d, err := w.deps.Finder.Find(ctx, ref)
+	d, err := w.deps.Finder.FindOrMounted(ctx, ref)
 	if err != nil {
 		return plugin.Volume{}, err
 	}
@@ -132,7 +133,7 @@ func (w *Viewer) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[str
 
 // Path returns where a volume is, or will be, mounted.
 func (w *Viewer) Path(ctx context.Context, ref dataset.Reference) (string, error) {
-	d, err := w.deps.Finder.Find(ctx, ref)
+	d, err := w.deps.Finder.FindOrMounted(ctx, ref)
 	if err != nil {
 		return "", err
 	}
