@@ -31,7 +31,7 @@ func TestVolumeDeletedWithoutHomeKeepsItsUsers(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600); err != nil {
 		t.Errorf("who uses it is disturbed: %v", err)
 	}
-	if _, err := f.A.Mounter.AddUse(t.Context(), d, dataset.ParseReference("db"), "new"); dataset.KindOf(err) != dataset.ErrNotFound {
+	if _, err := f.A.Mounter.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "new"); dataset.KindOf(err) != dataset.ErrNotFound {
 		t.Errorf("a new user of what was deleted: %v", err)
 	}
 	if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: d.ID.String()}); err != nil {

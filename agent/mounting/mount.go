@@ -8,6 +8,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -29,6 +30,7 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 		return "", dataset.Errorf(dataset.ErrInvalid, "mount of %s: its ID has %d bytes (%d at most)",
 			dataset.Clip(ref.Spelling), len(id), dataset.MaxMountID)
 	}
+	asked := m.Cache.Moment()
 	d, err := m.Find(ctx, ref)
 	if errors.Is(err, dataset.ErrNotFound) {
 		if now, mounted := m.MountedAs(ref.Spelling); mounted {
@@ -44,12 +46,12 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 		return "", err
 	}
 	for range mountAttempts {
-		path, err := m.AddUse(ctx, d, ref, id)
+		path, err := m.AddUse(ctx, d, asked, ref, id)
 		if err != nil || path != "" {
 			return path, err
 		}
 		// The dataset was not mounted, or another request has unmounted it.
-		if err := m.mountInJob(ctx, d); err != nil {
+		if err := m.mountInJob(ctx, d, asked); err != nil {
 			return "", err
 		}
 	}
@@ -68,17 +70,19 @@ func (m *Mounter) getLease(ctx context.Context, d dataset.Dataset) (dataset.Data
 
 // mountInJob mounts a dataset in a job. Concurrent mounts of the same dataset share the job. The job continues if the
 // request ends first.
-func (m *Mounter) mountInJob(ctx context.Context, d dataset.Dataset) error {
+func (m *Mounter) mountInJob(ctx context.Context, d dataset.Dataset, asked uint64) error {
 	_, err := m.Jobs.Do(ctx, "mount/"+d.ID.String(), "mount of volume "+d.Volume,
 		func(ctx context.Context, jb *jobs.Job) error {
 			jb.Step("mounting")
-			return m.EnsureMounted(ctx, d)
+			return m.EnsureMounted(ctx, d, asked)
 		})
 	return err
 }
 
-// AddUse records a use with an ID if the dataset is mounted, and returns the path. Otherwise it returns no path.
-func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, ref dataset.Reference, id string) (string, error) {
+// AddUse records a use with an ID if the dataset is mounted, and returns the path. Otherwise it returns no path. asked
+// is that of MayMount.
+func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, asked uint64, ref dataset.Reference, id string) (
+	string, error) {
 	unlock, err := m.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return "", err
@@ -89,7 +93,7 @@ func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, ref dataset.Ref
 		return "", err
 	}
 	r := m.Uses.Get(d.ID)
-	if d, err = m.checkMounted(ctx, d, r, id); err != nil {
+	if d, err = m.checkMounted(ctx, d, asked, r, id); err != nil {
 		return "", err
 	}
 	if err := m.recordUse(ctx, d, ref, r, id); err != nil {
@@ -102,7 +106,8 @@ func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, ref dataset.Ref
 // the present record of the dataset. If the check of the disk or the guard fails and the dataset has no use,
 // checkMounted unmounts the dataset: no caller has the path, and the next request mounts it again. The dataset's lock
 // is held.
-func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, r Record, id string) (dataset.Dataset, error) {
+func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, asked uint64, r Record, id string) (
+	dataset.Dataset, error) {
 	if err := m.Disks.Check(ctx, d, m.MountPath(d.ID)); err != nil {
 		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, m.Prober.Explain(ctx, d.Pool, err))
 		if len(r.IDs) == 0 {
@@ -111,7 +116,7 @@ func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, r Record,
 		return d, err
 	}
 	if _, known := r.IDs[id]; !known {
-		now, err := m.MayMount(d)
+		now, err := m.MayMount(d, asked)
 		if err != nil {
 			return d, err
 		}
@@ -164,8 +169,8 @@ func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, ref dataset.
 	return nil
 }
 
-// EnsureMounted mounts a dataset that is not mounted. Idempotent.
-func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset) error {
+// EnsureMounted mounts a dataset that is not mounted. Idempotent. asked is that of MayMount.
+func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked uint64) error {
 	unlock, err := m.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return err
@@ -181,7 +186,7 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset) error {
 		}
 		return nil
 	}
-	if d, err = m.MayMount(d); err != nil {
+	if d, err = m.MayMount(d, asked); err != nil {
 		return err
 	}
 	pool, err := m.Pools.Online(ctx, d.Pool)
@@ -241,8 +246,12 @@ func (m *Mounter) MountDataset(ctx context.Context, pool backends.Pool, d datase
 
 // MayMount returns the present record of a dataset, for a caller that waited for its lock. It fails if the dataset
 // may not be mounted here for another user.
-func (m *Mounter) MayMount(d dataset.Dataset) (dataset.Dataset, error) {
-	now, known := m.Cache.Dataset(d.ID)
+//
+// asked is the Moment of the cache before the caller got the record from control. A record in the cache that is older
+// does not count: right after drover trash restore, control answers that the volume is ready, and the cache still has
+// it in the trash. If asked is 0, the record in the cache always counts.
+func (m *Mounter) MayMount(d dataset.Dataset, asked uint64) (dataset.Dataset, error) {
+	now, known := records.Newer(m.Cache, d, asked)
 	if known {
 		d = now
 	} else if g, shared := m.SharedMounter.Table.Get(d.ID); shared && g.State == dataset.StateReady {

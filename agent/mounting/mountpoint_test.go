@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
@@ -47,7 +48,7 @@ func TestConcurrentMountsMountOnce(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
 	for range 2 {
-		if err := r.Mounter.EnsureMounted(t.Context(), d); err != nil {
+		if err := r.Mounter.EnsureMounted(t.Context(), d, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -72,24 +73,57 @@ func TestMountOfVolumeRemovedMeanwhile(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
 	d := r.NewVolume("db")
+	asked := r.Cache.Moment()
 	if err := r.Remove(ctx, "db"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Mounter.EnsureMounted(ctx, d); !errors.Is(err, dataset.ErrNotFound) {
+	if err := r.Mounter.EnsureMounted(ctx, d, asked); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("mount of what was removed: %v", err)
 	}
 	r.WantUses(d)
 
 	used := r.NewVolume("used")
 	r.MountDataset(used, "mine")
+	asked = r.Cache.Moment()
 	gone := used
 	gone.State = dataset.StatePurging
 	r.Cache.Apply(gone, r.Cache.Index(used.ID)+1)
-	if path, err := r.Mounter.AddUse(ctx, used, dataset.ParseReference("used"), "another"); !errors.Is(err, dataset.ErrNotFound) {
+	if path, err := r.Mounter.AddUse(ctx, used, asked, dataset.ParseReference("used"), "another"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a further use of what was removed: %q, %v", path, err)
 	}
 	r.WantUses(used, "mine")
-	if path, err := r.Mounter.AddUse(ctx, used, dataset.ParseReference("used"), "mine"); err != nil || path == "" {
+	if path, err := r.Mounter.AddUse(ctx, used, asked, dataset.ParseReference("used"), "mine"); err != nil || path == "" {
 		t.Errorf("a further use by who has it: %q, %v", path, err)
+	}
+}
+
+// A container starts right after drover trash restore, before this node has applied the restore: control answers that
+// the volume exists, and the record in the cache still has it in the trash. The record of control counts. If the volume
+// is deleted again while the mount waits for its turn, the record in the cache counts.
+func TestMountRightAfterTrashRestore(t *testing.T) {
+	f := agenttest.NewCluster(t, "dir", "dir")
+	r, ctx := f.A, t.Context()
+	d := r.NewVolume("db")
+	if err := r.Remove(ctx, "db"); err != nil {
+		t.Fatal(err)
+	}
+	trashed, _ := r.Cache.Dataset(d.ID)
+	f.Submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
+	agenttest.Await(t, func() bool { now, _ := r.Cache.Dataset(d.ID); return now.State == dataset.StateReady })
+	r.Cache.Apply(trashed, 0) // as if the restore had not arrived
+
+	if _, err := r.Mount(ctx, "db", "right after"); err != nil {
+		t.Fatalf("mount right after the restore: %v", err)
+	}
+	r.WantUses(d, "right after")
+	r.Cache.Apply(trashed, 0)
+	if _, err := r.Mount(ctx, "db", "second"); err != nil {
+		t.Errorf("second mount right after the restore: %v", err)
+	}
+	asked := r.Cache.Moment()
+	r.Cache.Apply(d, 0)
+	r.Cache.Apply(trashed, 0)
+	if _, err := r.Mounter.MayMount(d, asked); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("mount of what was deleted meanwhile: %v", err)
 	}
 }

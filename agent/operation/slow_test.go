@@ -181,7 +181,7 @@ func TestI8SlowMountCountsNoUse(t *testing.T) {
 	r.WantUses(d)
 
 	// Nobody asks again.
-	if err := r.Mounter.EnsureMounted(ctx, d); err != nil {
+	if err := r.Mounter.EnsureMounted(ctx, d, 0); err != nil {
 		t.Fatal(err)
 	}
 	r.FakeClock.Advance(mounting.IdleLimit)

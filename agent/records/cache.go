@@ -152,6 +152,21 @@ func (c *Cache) Dataset(id uuid.UUID) (dataset.Dataset, bool) {
 	return dataset.Dataset{}, false
 }
 
+// Newer returns the newer one of two records of a dataset: that in the cache, and the record d that the caller got from
+// control. asked is the Moment that the caller read before it asked control. The record in the cache is newer if it was
+// added or replaced since then, or if its epoch is later. known is false if the cache has no record.
+func Newer(c *Cache, d dataset.Dataset, asked uint64) (newer dataset.Dataset, known bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	switch cached := c.datasets[d.ID]; {
+	case cached == nil:
+		return d, false
+	case c.since[d.ID] > asked || cached.Epoch > d.Epoch:
+		return cached.Dataset, true
+	}
+	return d, true
+}
+
 // Volume returns the record of a live volume by its name or an alias.
 func (c *Cache) Volume(name string) (dataset.Dataset, bool) {
 	c.mu.RLock()
