@@ -190,3 +190,48 @@ func TestPodmanRemovesOnlyItsVolumes(t *testing.T) {
 	create(docker, "both")
 	remove(docker, "both@bronze", "", anonymous, "both", "dock")
 }
+
+// A container runs with the volume ih@daily while the profile of the volume is changed. The container stops, the volume
+// is removed to the trash and restored, and the container starts again: the engine asks for ih@daily.
+func TestSpellingSurvivesTrashAfterSetProfile(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	for _, name := range []string{"made by the engine", "made by a user", "asked for in the trash", "restarted"} {
+		t.Run(name, func(t *testing.T) {
+			f := agenttest.NewCluster(t, "dir", "dir")
+			h := f.A
+			if name == "made by a user" {
+				f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpCreate, Volume: "ih@plain"}).Operation)
+				if f.Recorded("ih").Home == f.B.NodeID {
+					h = f.B
+				}
+				agenttest.Await(t, func() bool { _, ok := h.Cache.Volume("ih"); return ok })
+			} else if err := f.A.Create(ctx, "ih@plain", nil); err != nil {
+				t.Fatal(err)
+			}
+			h.MustMount("ih@plain", "one")
+			d, _ := h.Cache.Volume("ih")
+			f.Submit(api.Request{Kind: dataset.OpUpdate, Volume: "ih", Profile: "never"})
+			h.MustUnmount("ih@plain", "one")
+			f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpDelete, Volume: "ih"}).Operation)
+			agenttest.Await(t, func() bool { now, _ := h.Cache.Dataset(d.ID); return now.State == dataset.StateTrashed })
+			switch name {
+			case "asked for in the trash":
+				if v, err := h.Get(ctx, "ih@plain"); !errors.Is(err, dataset.ErrNotFound) {
+					t.Errorf("in the trash: %+v, %v", v, err)
+				}
+				if err := h.Remove(ctx, "ih@plain"); err != nil {
+					t.Error(err)
+				}
+			case "restarted":
+				h.Restart()
+			}
+			f.Submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
+			if v, err := h.Get(ctx, "ih@plain"); err != nil || v.Spelling != "ih@plain" {
+				t.Errorf("restored: %+v, %v", v, err)
+			}
+			h.MustMount("ih@plain", "one")
+			h.WantUses(d, "one")
+		})
+	}
+}
