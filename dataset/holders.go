@@ -74,8 +74,8 @@ func (l *Holders) AddUnexamined(line string) {
 	}
 }
 
-// clipText truncates a text as Clip does, and replaces what is not printable. A process chooses its name, and an engine
-// shows the text on a terminal.
+// clipText truncates a text as Clip does, and replaces characters that are not printable. A process chooses its name,
+// and an engine shows the text on a terminal.
 func clipText(s string) string { return Clip(printable(s)) }
 
 // printable replaces each character that is not printable by a question mark.

@@ -19,7 +19,8 @@ func (e *Engine) bridge() string {
 	return "drv-" + e.id
 }
 
-// makeBridge creates the bridge for dockerd. The default, docker0, would clash with that of the machine.
+// makeBridge creates the bridge for dockerd. The default bridge, docker0, would clash with the bridge of the machine's
+// own engine.
 func (e *Engine) makeBridge() error {
 	subnet, err := freeSubnet()
 	if err != nil {

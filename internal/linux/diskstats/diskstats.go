@@ -15,8 +15,8 @@ import (
 // Device is the number of a block device.
 type Device struct{ Major, Minor uint32 }
 
-// Counters are what a device has done in one direction. They only grow until the device is removed, and a later device
-// with the same number starts at 0.
+// Counters count the reads, or the writes, of a device since it was made. They only grow until the device is removed,
+// and a later device with the same number starts at 0.
 type Counters struct {
 	Operations uint64        // completed operations
 	Bytes      uint64        // transferred bytes

@@ -68,8 +68,8 @@ type App struct {
 	outdated atomic.Bool // the server answered without control
 }
 
-// noteKnownAt prints that control is unreachable, and that the answer contains only what the server's host knew at the
-// given time. It prints this once, until ForgetOutdated is called.
+// noteKnownAt prints that control is unreachable, and that the answer is from the records that the server's host had at
+// the given time. It prints this once, until ForgetOutdated is called.
 func (a *App) noteKnownAt(at time.Time) {
 	if !a.outdated.Swap(true) {
 		_, _ = fmt.Fprintf(a.ErrOut, "drover: control is unreachable: this is what the host knew %s, and only its own "+

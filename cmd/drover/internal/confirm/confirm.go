@@ -26,7 +26,8 @@ func AddFlag(cmd *cobra.Command) *Flag {
 	return f
 }
 
-// Given reports whether --yes was given. If it was, a command need not read the effects, which only the question shows.
+// Given reports whether --yes was given. In that case no question is shown, so the command need not find out the
+// effects.
 func (f *Flag) Given() bool { return f.yes }
 
 // A Question describes what an operator must confirm.

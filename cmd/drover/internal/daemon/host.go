@@ -170,8 +170,8 @@ func Serve(ctx context.Context, o Options) (err error) {
 	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
 }
 
-// hostEndpoints returns the endpoints for the engine and the users of a host. It also begins to adjust the memory limit
-// to the volumes of the host.
+// hostEndpoints returns the endpoints for the engine and the users of a host. It also starts boundMemory, which adjusts
+// the memory limit to the number of volumes of the host.
 func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, page http.Handler) ([]endpoint,
 	error) {
 	l, err := listen(ctx, p.Options)

@@ -118,7 +118,8 @@ func (l List[T]) flags(a *cli.App, cmd *cobra.Command) *options {
 	return o
 }
 
-// completeLabels completes --label: keys that items have, and after the = the values of that key.
+// completeLabels completes --label. Before the "=" it lists the keys of the labels of all items, and after it the
+// values of the key.
 func (l List[T]) completeLabels(a *cli.App) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 		const none = cobra.ShellCompDirectiveNoFileComp

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// MinimumStale is the age up to which a replica is never stale. It allows for a node that reports every 15 s, and for
-// the time of a transfer.
+// MinimumStale is the age below which a replica is never stale. The age allows for a node that reports every 15 s, and
+// for the time of a transfer.
 const MinimumStale = 5 * time.Minute
 
 // IsWholeReplica reports whether a copy is a replica with a complete snapshot.
