@@ -22,6 +22,7 @@ type Cache struct {
 	names       map[string]uuid.UUID              // live volumes, by name and by alias
 	spellings   map[string]*Spellings             // by name
 	spelled     map[uuid.UUID][]string            // the names in spellings, by dataset
+	spelledWith map[string][]string               // the names in spellings, by a name of the volume in a spelling
 	dirty       map[uuid.UUID]bool                // datasets whose records changed since they were written to disk
 	moment      uint64                            // the number of times that a record was added or replaced
 	since       map[uuid.UUID]uint64              // the moment at which a dataset's record was added or replaced
@@ -35,7 +36,7 @@ func NewCache() *Cache {
 		datasets: map[uuid.UUID]*api.IndexedDataset{}, copies: map[uuid.UUID]api.AssignedCopy{},
 		inspections: map[uuid.UUID]uuid.UUID{},
 		names:       map[string]uuid.UUID{},
-		spellings:   map[string]*Spellings{}, spelled: map[uuid.UUID][]string{},
+		spellings:   map[string]*Spellings{}, spelled: map[uuid.UUID][]string{}, spelledWith: map[string][]string{},
 		dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
 		provisioned: map[uuid.UUID]dataset.Size{},
 	}

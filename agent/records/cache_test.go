@@ -252,3 +252,42 @@ func TestListOfRenamedVolumes(t *testing.T) {
 		t.Errorf("after the alias was dropped: %v", got)
 	}
 }
+
+// TestSpelledWithName: the records are found by each name in their spellings, and are not found any more after they were
+// replaced or removed.
+func TestSpelledWithName(t *testing.T) {
+	c := NewCache()
+	one, two := uuid.New(), uuid.New()
+	c.SetSpellings("new", Spellings{Dataset: one, Used: []string{"old", "old@gold", "new"}})
+	c.SetSpellings("other", Spellings{Dataset: two, Used: []string{"old@silver"}})
+	want := func(name string, datasets ...uuid.UUID) {
+		t.Helper()
+		found := map[uuid.UUID]bool{}
+		list := c.SpelledWithName(name)
+		for _, r := range list {
+			found[r.Dataset] = true
+		}
+		for _, id := range datasets {
+			if !found[id] || len(list) != len(datasets) {
+				t.Errorf("%s: found %+v, want %v", name, list, datasets)
+			}
+		}
+		if len(datasets) == 0 && len(list) != 0 {
+			t.Errorf("%s: found %+v, want none", name, list)
+		}
+	}
+	want("old", one, two)
+	want("new", one)
+	want("other") // no spelling has it
+	c.SetSpellings("new", Spellings{Dataset: one, Used: []string{"new@gold"}})
+	want("old", two)
+	want("new", one)
+	c.RemoveSpellings("other")
+	c.RemoveSpellings("other")
+	want("old")
+	c.ForgetSpellings(one)
+	want("new")
+	if len(c.spelledWith)+len(c.spelled)+len(c.spellings) != 0 {
+		t.Errorf("left: %v, %v, %v", c.spelledWith, c.spelled, c.spellings)
+	}
+}

@@ -36,6 +36,15 @@ func (r Spellings) HasOtherName(name string) bool {
 	return slices.ContainsFunc(r.Used, func(sp string) bool { return nameIn(sp) != name })
 }
 
+// names returns the names of the volume in the spellings, each once.
+func (r Spellings) names() map[string]bool {
+	names := map[string]bool{}
+	for _, spelling := range r.Used {
+		names[nameIn(spelling)] = true
+	}
+	return names
+}
+
 // ListEntry is a line of docker volume ls.
 type ListEntry struct {
 	Name     string // of the volume
@@ -168,10 +177,8 @@ func (c *Cache) RecordedSpellings(id uuid.UUID) map[string]Spellings {
 func (c *Cache) SpelledWithName(name string) (records []Spellings) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	for _, r := range c.spellings {
-		if slices.ContainsFunc(r.Used, func(sp string) bool { return nameIn(sp) == name }) {
-			records = append(records, *r)
-		}
+	for _, under := range c.spelledWith[name] {
+		records = append(records, *c.spellings[under])
 	}
 	return records
 }
@@ -182,7 +189,10 @@ func (c *Cache) SetSpellings(name string, r Spellings) {
 	defer c.mu.Unlock()
 	c.removeSpellingsLocked(name)
 	c.spellings[name] = &r
-	c.spelled[r.Dataset] = append(c.spelled[r.Dataset], name)
+	addTo(c.spelled, r.Dataset, name)
+	for used := range r.names() {
+		addTo(c.spelledWith, used, name)
+	}
 }
 
 // RemoveSpellings removes the spellings of a name. Idempotent.
@@ -198,9 +208,22 @@ func (c *Cache) removeSpellingsLocked(name string) {
 		return
 	}
 	delete(c.spellings, name)
-	c.spelled[r.Dataset] = slices.DeleteFunc(c.spelled[r.Dataset], func(n string) bool { return n == name })
-	if len(c.spelled[r.Dataset]) == 0 {
-		delete(c.spelled, r.Dataset)
+	removeFrom(c.spelled, r.Dataset, name)
+	for used := range r.names() {
+		removeFrom(c.spelledWith, used, name)
+	}
+}
+
+// addTo adds a name to the list of a key.
+func addTo[K comparable](lists map[K][]string, key K, name string) {
+	lists[key] = append(lists[key], name)
+}
+
+// removeFrom removes a name from the list of a key, and the list if it is empty then.
+func removeFrom[K comparable](lists map[K][]string, key K, name string) {
+	lists[key] = slices.DeleteFunc(lists[key], func(n string) bool { return n == name })
+	if len(lists[key]) == 0 {
+		delete(lists, key)
 	}
 }
 
