@@ -59,7 +59,8 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, nil
 	}
 	if err := r.deps.MarkDeleted(ctx, d.ID); err != nil {
-		r.deps.LogOf(ctx, d).WithError(err).Warn("docker volume ls lists the deleted volume until it is asked for")
+		r.deps.LogOf(ctx, d).WithError(err).
+			Warn("docker volume ls lists the deleted volume until the engine asks for it")
 	}
 	if err := mounting.RemoveMountPoint(r.deps.MountPath(d.ID)); err != nil {
 		r.deps.LogOf(ctx, d).WithError(err).Warn("cannot remove the mount point")

@@ -128,7 +128,7 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 		return err
 	})
 	if err == nil && said != "" {
-		m.Failed("fail over by itself", dataset.Errorf(dataset.ErrOffline, "%s", said))
+		m.Failed("fail over automatically", dataset.Errorf(dataset.ErrOffline, "%s", said))
 	}
 	return err
 }

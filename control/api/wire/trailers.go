@@ -57,7 +57,7 @@ func StreamError(h http.Header) error {
 	case CodeOK:
 		return nil
 	case "":
-		return dataset.Errorf(dataset.ErrUnavailable, "the answer broke off (what has arrived is not the whole)")
+		return dataset.Errorf(dataset.ErrUnavailable, "the answer ended early: the received data is incomplete")
 	}
 	detail, err := url.PathUnescape(h.Get(DetailTrailer))
 	if err != nil {

@@ -71,8 +71,8 @@ func fill(b *testing.B, s store.Store, n int) (ids []string) {
 	return ids
 }
 
-// BenchmarkChange prints what one change costs a lone caller among so many
-// datasets, and BenchmarkOpen's figure for the same file.
+// BenchmarkChange measures a change, a read, a page of a list, and an open of a store with n datasets, each by a single
+// caller.
 func BenchmarkChange(b *testing.B) {
 	for _, n := range []int{1000, 100_000} {
 		path := filepath.Join(b.TempDir(), "store.db")

@@ -184,7 +184,7 @@ func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 		return contents{}, err
 	}
 	if !info.Mode().IsRegular() {
-		return contents{}, dataset.Errorf(dataset.ErrCorrupt, "store %s is no regular file", s.path)
+		return contents{}, dataset.Errorf(dataset.ErrCorrupt, "store %s is not a regular file", s.path)
 	}
 	// A restored copy may have another mode. A user who can open the file can read the hashes of join tokens, and can
 	// hold the lock.

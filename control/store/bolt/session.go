@@ -130,7 +130,7 @@ func (s *Store) Renew(ctx context.Context, id string) error {
 }
 
 func noSession(id string) error {
-	return fmt.Errorf("session %.40q has ended or never was: %w", id, store.ErrNotFound)
+	return fmt.Errorf("session %.40q has ended or never existed: %w", id, store.ErrNotFound)
 }
 
 // End ends a session and deletes the keys bound to it. If it fails, the keys are deleted a little later.

@@ -224,7 +224,7 @@ func (s *Store) changeCatalog(ctx context.Context, ops api.TxnOps) error {
 		err = s.unexpectedAnswer(strings.Join(what, "; "))
 	}
 	if errors.Is(err, dataset.ErrForbidden) {
-		err = fmt.Errorf("%w (all that it takes: %s)", err,
+		err = fmt.Errorf("%w (all rights that it needs: %s)", err,
 			strings.Join(strings.Fields(CatalogPolicy(s.opts.Prefix)), " "))
 	}
 	return err

@@ -268,7 +268,8 @@ func (s *Store) ready(ctx context.Context) error {
 			return err
 		}
 	}
-	return dataset.Errorf(dataset.ErrUnavailable, "consul: %s comes and goes: who deletes it?", s.layout.format)
+	return dataset.Errorf(dataset.ErrUnavailable,
+		"consul: another program deletes the key %s again and again: stop that program", s.layout.format)
 }
 
 // createLayout writes the first keys of an empty store, unless another process has done so.

@@ -171,7 +171,7 @@ func (e *endpoint) lacksRight(text string) error {
 }
 
 func (e *endpoint) unexpectedAnswer(what string) error {
-	return dataset.Errorf(dataset.ErrUnavailable, "consul: an answer that is not understood: %.200s", e.sanitize(what))
+	return dataset.Errorf(dataset.ErrUnavailable, "consul: unexpected answer: %.200s", e.sanitize(what))
 }
 
 // sanitize converts a message of Consul to one line, and removes the token in case Consul repeats it.

@@ -41,7 +41,7 @@ func (b *indexBase) toConsul(index uint64) uint64 {
 // reads the base only once. The base is stored with the format.
 func (s *Store) Raise(ctx context.Context, index uint64) error {
 	if index >= math.MaxInt64 {
-		return dataset.Errorf(dataset.ErrInvalid, "consul: index %d is no index", index)
+		return dataset.Errorf(dataset.ErrInvalid, "consul: index %d is too large", index)
 	}
 	ctx, done := s.call(ctx)
 	defer done()

@@ -132,4 +132,4 @@ func newTLS(opts Options) (*tls.Config, error) {
 }
 
 // errHandshake means that no connection was made because the certificate of this process cannot be read.
-var errHandshake = errors.New("no certificate to show")
+var errHandshake = errors.New("the certificate of this process cannot be read")

@@ -16,7 +16,7 @@ import (
 )
 
 func noSession(id string) error {
-	return fmt.Errorf("session %.40q has ended or never was: %w", id, store.ErrNotFound)
+	return fmt.Errorf("session %.40q has ended or never existed: %w", id, store.ErrNotFound)
 }
 
 // Session opens a session. Consul accepts a TTL from 10 s (session_ttl_min) to 24 h. Otherwise Session fails with

@@ -120,7 +120,7 @@ func TestTwoAtOnce(t *testing.T) {
 	b := save(t, from)
 	meddled := &meddling{closer: to, dump: b, t: t}
 	_, err := dump.Load(t.Context(), meddled, bytes.NewReader(b), true)
-	says(t, err, dataset.ErrConflict, "something else works on the store")
+	says(t, err, dataset.ErrConflict, "another program changes the store")
 	copied(t, b, from, to, true)
 }
 

@@ -191,7 +191,7 @@ func identity(value []byte) (uuid.UUID, error) {
 		ID uuid.UUID `json:"id"`
 	}
 	if err := json.Unmarshal(value, &c); err != nil || c.ID == uuid.Nil {
-		return uuid.Nil, dataset.Errorf(dataset.ErrCorrupt, "store: %s says %.80q, which is no identity",
+		return uuid.Nil, dataset.Errorf(dataset.ErrCorrupt, "store: %s has the value %.80q, which is not an identity",
 			clusterKey, value)
 	}
 	return c.ID, nil

@@ -93,7 +93,7 @@ func Check(r io.Reader) (Summary, error) {
 func checkReplaceable(ctx context.Context, st store.Store, sum Summary, replace bool) (store.Raiser, error) {
 	raiser, ok := st.(store.Raiser)
 	if !ok {
-		return nil, dataset.Errorf(dataset.ErrUnsupported, "this kind of store cannot take the place of another")
+		return nil, dataset.Errorf(dataset.ErrUnsupported, "this kind of store cannot replace another one")
 	}
 	was, err := st.Get(ctx, markKey)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -170,9 +170,9 @@ func (l *loading) failed(err error) error {
 		return nil
 	case errors.Is(err, store.ErrConflict):
 		return dataset.Errorf(dataset.ErrConflict,
-			"something else works on the store: nothing may, while it is imported into (%w)", err)
+			"another program changes the store during the import: stop it, and repeat the command (%w)", err)
 	}
-	return fmt.Errorf("the import is not whole, and goes on when it is run again: %w", err)
+	return fmt.Errorf("the import is incomplete: repeat the command to continue it: %w", err)
 }
 
 // clear deletes everything in the store except the mark.
