@@ -34,14 +34,14 @@ const flushTime = 10 * time.Second
 //   - ErrNoSpace if the table is full,
 //   - ErrConflict while another request changes the entry.
 func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
-	var late *mount.Filesystem
+	var mounted *mount.Filesystem
 	if r.Deadline <= g.Clock.Boottime() {
 		fsys, err := g.Hand.Bind(ctx, hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: r.Own, Agent: r.agent})
 		if !errors.Is(err, dataset.ErrNotFound) {
-			late = &fsys
+			mounted = &fsys
 		}
 	}
-	e, was, err := g.addEntry(r, late)
+	e, was, err := g.addEntry(r, mounted)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -63,14 +63,14 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 	return e.copy(), nil
 }
 
-// addEntry checks a registration and adds it to the table as a busy entry. was is the entry that it replaces. late is
-// nil unless the deadline has passed and the dataset may be mounted. If late is not nil, it is the filesystem of the
-// dataset, and addEntry fences the dataset at once.
-func (g *Guard) addEntry(r Registration, late *mount.Filesystem) (e *entry, was *Entry, err error) {
+// addEntry checks a registration and adds it to the table as a busy entry. was is the entry that it replaces. If the
+// deadline has passed and the dataset may be mounted, mounted is the filesystem of the dataset, and addEntry fences the
+// dataset at once. Otherwise mounted is nil.
+func (g *Guard) addEntry(r Registration, mounted *mount.Filesystem) (e *entry, was *Entry, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.Clock.Boottime()
-	if err := r.check(now); err != nil && (late == nil || !errors.Is(err, dataset.ErrStale)) {
+	if err := r.check(now); err != nil && (mounted == nil || !errors.Is(err, dataset.ErrStale)) {
 		return nil, nil, err
 	}
 	e = g.table[r.Dataset]
@@ -105,8 +105,8 @@ func (g *Guard) addEntry(r Registration, late *mount.Filesystem) (e *entry, was 
 	}
 	next.Target = hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: r.Own, Agent: r.agent}
 	next.Bound = g.bound(next, g.rungTime())
-	if late != nil {
-		next.Filesystem = *late
+	if mounted != nil {
+		next.Filesystem = *mounted
 	}
 	if e == nil {
 		e = &entry{}

@@ -179,17 +179,17 @@ func (t *Tool) classify(w *processTable, target Target) (holders []Process, susp
 	return holders, suspects, nil
 }
 
-// waitFor waits between two looks, until the condition so is true for all processes in left. It waits for at most
-// settlePauses pauses, because only the next look finds new holders. It returns false if ctx has ended. A look without
-// this wait would take processor time from the processes that must stop or end.
-func (t *Tool) waitFor(ctx context.Context, left []Process, so func(Process) bool) bool {
+// waitFor waits between two looks, until isDone is true for all processes in left. It waits for at most settlePauses
+// pauses, because only the next look finds new holders. It returns false if ctx has ended. A look without this wait
+// would take processor time from the processes that must stop or end.
+func (t *Tool) waitFor(ctx context.Context, left []Process, isDone func(Process) bool) bool {
 	for range settlePauses {
 		select {
 		case <-t.Clock.After(stopPoll):
 		case <-ctx.Done():
 			return false
 		}
-		if left = slices.DeleteFunc(left, so); len(left) == 0 {
+		if left = slices.DeleteFunc(left, isDone); len(left) == 0 {
 			return true
 		}
 	}
