@@ -167,7 +167,7 @@ func (a *components) forgetHome(ds uuid.UUID) {
 func (a *components) makeRegistration() {
 	a.Registration = registration.New(registration.Deps{
 		Host: a.Host, Address: a.Config.Address, Version: a.Config.Version, Labels: a.Config.Labels, Pools: a.Pools,
-		// No agent carries out a rename: the kind says that this one finds volumes by their aliases.
+		// Control itself carries out renames. An agent that reports the kind finds volumes by their aliases.
 		OperationKinds:   func() []dataset.OpKind { return append(a.Executor.Kinds(), dataset.OpRename) },
 		StoreGenerations: a.Generations.Store,
 	})

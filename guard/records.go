@@ -56,7 +56,7 @@ type storedEntry struct {
 
 // decode decodes the record of a dataset. If the record has a later format, decode returns the keys that it can read
 // together with dataset.ErrUnsupported, because a guard that forgot the dataset would never fence it. Keys that it
-// cannot read are zero: if that is the deadline, it counts as passed. ok reports whether the entry can be fenced.
+// cannot read are zero. A deadline of zero counts as passed. ok reports whether the entry can be fenced.
 func decode(id uuid.UUID, b []byte) (e Entry, ok bool, err error) {
 	var s storedEntry
 	err = json.Unmarshal(b, &s) // if a key has another type, it decodes the others

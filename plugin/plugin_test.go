@@ -217,7 +217,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// TestEveryCallHasADeadline: half of what the engine gives it (I8).
+// Each call has a deadline, half of the time that the engine waits for it (I8).
 func TestI8EveryCallHasADeadline(t *testing.T) {
 	f := &fake{path: "/m"}
 	e, _, _ := start(t, f, Options{})

@@ -91,7 +91,7 @@ func checkFailover(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 		return bad.Err()
 	}
 	if p.Access == dataset.AccessMany {
-		return nil // manyHosts refuses it with a better message
+		return nil // checkAccess refuses it with a better message
 	}
 	if p.Backend == shareBackend {
 		if p.Failover.Fence.Kind != dataset.FenceExec {

@@ -171,7 +171,7 @@ func (r *Reporter) ReportPools(ctx context.Context) {
 	defer cancel()
 	all := newReplicaReporters(r.Replicas)
 	for _, t := range all {
-		t.complete = true // makes the report incremental, as it has no datasets
+		t.complete = true // the report has no datasets, so mark it as incremental
 	}
 	r.reportPart(ctx, all, nil)
 }
@@ -183,7 +183,7 @@ func (r *Reporter) ReportDataset(ctx context.Context, id uuid.UUID) {
 	defer cancel()
 	all := newReplicaReporters(r.Replicas)
 	for _, t := range all {
-		t.complete = true // makes the report incremental, as it has only one dataset
+		t.complete = true // the report has only one dataset, so mark it as incremental
 	}
 	r.reportPart(ctx, all, []uuid.UUID{id})
 }

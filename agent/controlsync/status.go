@@ -96,10 +96,11 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 	}
 	path := s.MountPath(d.ID)
 	if mountID(path) == 0 {
-		return // below an empty mount point is the filesystem of the root
+		return // nothing is mounted, so path shows the filesystem of the root
 	}
 	s.Lost.BeforeUnmount(s.Ctx, b, d, path)
-	if err := fsctl.FreeRemoved(path); err != nil { // the figures are those of a moment ago, and the unmount follows
+	// The recorded usage must not count blocks that are about to be freed. The unmount would free them in any case.
+	if err := fsctl.FreeRemoved(path); err != nil {
 		s.LogOf(s.Ctx, d).WithError(err).
 			Warn("cannot wait until the blocks of removed files are free: USED may be too high")
 	}
@@ -108,7 +109,7 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 	}
 }
 
-// OperationEnded forgets the usage and the lost writes of a dataset that was restored: they were those of other data.
+// OperationEnded forgets the usage and the lost writes of a dataset that was restored, because its data was replaced.
 func (s *StatusReader) OperationEnded(op dataset.Operation, err error) {
 	if op.Kind == dataset.OpRestore && err == nil {
 		s.forget(s.Ctx, op.DatasetID)

@@ -31,8 +31,8 @@ func readUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, path str
 		return used, nil, err
 	}
 	if seen != nil && seen.Used+seen.Available <= d.Size {
-		// The kernel shows the limit of the directory as the size of the filesystem: project quotas. The inodes are
-		// those of the whole pool.
+		// With project quotas, the kernel shows the limit of the directory as the size of the filesystem. Leave out the
+		// inodes, which are those of the whole pool.
 		return used, &dataset.Usage{Used: seen.Used, Available: seen.Available}, nil
 	}
 	data := min(used, d.Size)
@@ -97,7 +97,7 @@ type lastUsage struct {
 	saved usageSummary // what is on disk
 }
 
-// usageSummary is what users see of a usage. A change of fewer bytes is not written to disk.
+// usageSummary is what users see of a usage. A change that leaves the summary unchanged is not written to disk.
 type usageSummary struct {
 	known                 bool
 	size                  dataset.Size
@@ -109,8 +109,8 @@ func (u lastUsage) summary() usageSummary {
 	return usageSummary{true, u.Size, u.Usage.Percent(), u.Usage.InodePercent(), u.Fullness}
 }
 
-// note records the usage of a dataset, and returns the usage and state to report. If usage is nil, nobody knows it at
-// the moment. Then the last usage counts until the size changes, or forget is called after a restore.
+// note records the usage of a dataset, and returns the usage and state to report. If usage is nil, it is not known at
+// the moment. note then returns the last usage, until the size changes or forget is called after a restore.
 func (u *usages) note(d dataset.Dataset, usage *dataset.Usage) (*dataset.Usage, dataset.Fullness) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -230,7 +230,7 @@ func (g *Keeper) raiseOne(ctx context.Context, id uuid.UUID) {
 	g.News.Soon()
 }
 
-// storeRaised has control record the raised generations that belong into the store.
+// storeRaised has control record the raised generations that the store must have.
 func (g *Keeper) storeRaised(ctx context.Context) error {
 	if !slices.ContainsFunc(g.Pools.All(), func(p *pool.Pool) bool { return p.RaiseUnreported }) {
 		return nil

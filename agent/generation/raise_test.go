@@ -38,9 +38,9 @@ func (p stubbornPool) Raise(to uint64) error {
 	return p.Pool.Raise(to)
 }
 
-// A pool is raised each raiseEvery while something in it is in use, or was changed, and soon
-// when a home came to it; one that lies idle is not. One that takes no generation serves on,
-// and is asked again as rarely.
+// The generation of a pool is raised every pool.RaiseEvery while something in the pool is in use or was changed, and
+// soon after the pool became the home of a dataset. The generation of an idle pool is not raised. A pool whose
+// generation cannot be raised is still served, and the raise is retried at the same interval.
 func TestPoolIsRaisedWhileUsedOrChanged(t *testing.T) {
 	b := &stubborn{}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(b) })

@@ -121,7 +121,7 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 	defer unlock()
 	d, known := r.Cache.Dataset(id)
 	if !known || d.Home != r.NodeID || d.Epoch != y.Epoch || d.State != dataset.StateReady {
-		return y, nil, nil // the record here is from before or after the recall
+		return y, nil, nil // this node's record is older or newer than the recall
 	}
 	pool, err := r.Pools.Online(ctx, d.Pool)
 	if err != nil {

@@ -69,7 +69,7 @@ func (q *Quiescer) quiesce(ctx context.Context, pool backends.Pool, d dataset.Da
 	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
 		return none, err
 	}
-	itself := pool.Info().Freezes && d.Encryption == nil // an encrypted filesystem is ciphertext to the pool
+	itself := pool.Info().Freezes && d.Encryption == nil // a pool cannot freeze an encrypted filesystem
 	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
 	until := q.Clock.Steady() + throttle.SuspendForSnapshot - longStall // leaves time for the freeze
 	up, err := q.Throttle.Suspend(d, throttle.SuspendForSnapshot)

@@ -284,7 +284,7 @@ func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool
 				return err
 			}
 			m.ReconcileSoon(d.ID, uuid.Nil)
-		case s.Full: // the record alone does not show whether other nodes have the same content
+		case s.Full: // Reconcile also checks that the mounted content is still current
 			m.ReconcileSoon(d.ID, uuid.Nil)
 		}
 	}

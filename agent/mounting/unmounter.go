@@ -223,7 +223,7 @@ func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
 			return err
 		}
 	}
-	if !mounted { // if it is mounted, the unmount does this after another look
+	if !mounted { // the unmount of a mounted dataset releases it after another look at the host
 		u.Registrar.Release(d.ID)
 	}
 	return nil

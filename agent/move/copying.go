@@ -144,7 +144,7 @@ func (m *moveRun) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Ma
 	got, err := m.TransferClient.Pull(ctx, transfer.Pull{
 		Peer: peer, Dataset: *op.DatasetRecord, Into: m.pool, Want: want, Manifest: manifest,
 		Progress: m.jb.SetProgress,
-		Bases:    op.Manifest == nil, // not with a manifest: writers are blocked then
+		Bases:    op.Manifest == nil, // with a manifest, writers are blocked: copy only what is needed
 	})
 	if err != nil {
 		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {

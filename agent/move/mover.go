@@ -76,7 +76,8 @@ func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (
 	if err := v.Keys.CanOpen(ctx, *op.DatasetRecord); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if op.FileCopy || op.SameShare { // both remove data here: reconcile a former head first, it may have unique data
+	if op.FileCopy || op.SameShare {
+		// Both kinds remove data here. A former head may have data that no snapshot has, so reconcile it first.
 		if err := v.Copies.Reconcile(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}

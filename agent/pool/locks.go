@@ -30,9 +30,9 @@ type Locks struct {
 // the lock. The lock's name consists of the pool's UUID and of the device and inode of its path, so a copy of the pool
 // at another path has another lock.
 //
-// If the name of the lock is taken by a process of another user who is not root, whyUnlocked says so, and the pool may
-// be served without the lock. Otherwise an unprivileged user who takes the name could keep the pool offline. The lock
-// is a socket and not a file lock in the pool, because an open file would keep an unused disk from being unmounted.
+// If a process that does not belong to root has taken the name of the lock, whyUnlocked says so, and the pool may be
+// served without the lock. Otherwise an unprivileged user who takes the name could keep the pool offline. The lock is a
+// socket and not a file lock in the pool, because an open file would keep an unused disk from being unmounted.
 func (h *Locks) Lock(ctx context.Context, pool backends.Pool) (whyUnlocked string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(pool.Info().Path, &st); err != nil {

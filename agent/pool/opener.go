@@ -204,7 +204,7 @@ func (x *Opener) addRecordedPools(ctx context.Context, known map[string]Record) 
 		if o.Node != x.node || o.ID == uuid.Nil {
 			continue
 		}
-		if err := PathAnswers(ctx, x.Clock, o.Path); err != nil { // its path must answer to show which pool is there
+		if err := PathAnswers(ctx, x.Clock, o.Path); err != nil { // a pool whose path hangs cannot be identified
 			return nil, fmt.Errorf("pool %s, whose record on this node was lost: %w", o.Name, err)
 		}
 		rec := Record{

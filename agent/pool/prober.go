@@ -157,7 +157,7 @@ func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 		}
 		g, err := b.Generation()
 		if p.pools.ByID(id).Record.Share != uuid.Nil {
-			g++ // other hosts raise it without this lock, and the probe must not lower their value
+			g++ // another host of the share may raise it meanwhile: write a value that does not undo that raise
 		}
 		if err == nil {
 			err = b.Raise(g)

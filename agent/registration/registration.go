@@ -86,7 +86,7 @@ func (r *Registration) Load(ctx context.Context) error {
 	return r.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{r.Boot, ids}})
 }
 
-// joinCluster records that control has registered this incarnation. Control needs the earlier ones no longer.
+// joinCluster records that control has registered this incarnation. Control no longer needs the earlier ones.
 func (r *Registration) joinCluster(ctx context.Context) error {
 	r.mu.Lock()
 	known := r.previous == nil

@@ -185,7 +185,7 @@ func (i *Installer) ReplaceCopy(ctx context.Context, pool backends.Pool, d datas
 	if err := pool.Delete(ctx, d.ID); err != nil {
 		return err
 	}
-	d.Size = 0 // no minimum: the clone keeps the size of the dataset beside
+	d.Size = 0 // lets the clone keep the size of its source
 	_, err := pool.Clone(ctx, d, dataset.Source{Dataset: beside}, nil)
 	return err
 }

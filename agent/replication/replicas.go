@@ -242,7 +242,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if err != nil {
 		return err
 	}
-	if s.Epoch > d.Epoch { // the record here lacks the losses of the later epoch
+	if s.Epoch > d.Epoch { // this node's record does not list the losses of the later epoch yet
 		return p.reload(ctx, k)
 	}
 	unlock, err := p.deps.Locks.Lock(ctx, id, "refresh of the replica of volume "+d.Volume)

@@ -150,7 +150,7 @@ func (r *pullRun) extraQuery(begun uuid.UUID) url.Values {
 	if r.Shared {
 		q.Set("shared", "true")
 	}
-	if begun != uuid.Nil && r.Manifest == nil { // not with a manifest: writers are blocked then
+	if begun != uuid.Nil && r.Manifest == nil { // with a manifest, writers are blocked: copy only what is needed
 		q.Set("begun", begun.String())
 	}
 	return q

@@ -76,8 +76,8 @@ type Sync struct {
 	// index of the transaction that last registered the node. If the agent knows a higher index from before its
 	// registration, the store was restored from an older backup.
 	RegistrationIndex uint64 `json:"registration_index"`
-	// number of changes of the store, at least; with full: exactly. If the agent knows a higher number, the store was
-	// restored from an older backup. 0: the store is that of a single host, where the indexes show a restore.
+	// number of changes of the store; a lower bound unless full is true. If the agent knows a higher number, the store
+	// was restored from an older backup. 0: the store is that of a single host, where the indexes show a restore.
 	StoreClock uint64 `json:"store_clock,omitempty"`
 	// with full: the last recovery of the store; absent: there was none
 	Recovery *RecoveryState `json:"recovery,omitempty"`

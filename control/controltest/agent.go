@@ -229,7 +229,7 @@ func (a *Agent) facts(change func(*dataset.Facts)) dataset.Facts {
 	return f
 }
 
-// ReportFacts reports facts, which must be accepted, and returns those on record.
+// ReportFacts reports facts, which must be accepted, and returns the recorded facts.
 func (a *Agent) ReportFacts(change func(*dataset.Facts)) dataset.Facts {
 	a.Helper()
 	on, err := a.Facts(a.Ctx, a.ID, api.FactsReport{Incarnation: a.Incarnation, Facts: a.facts(change)})

@@ -119,7 +119,7 @@ func OpenStore(t TB) store.Store {
 	return st
 }
 
-// Clock reports on Waiting that somebody begins to wait.
+// Clock is a fake clock that sends to Waiting each time a goroutine begins to wait for it.
 type Clock struct {
 	*clock.Fake
 	Waiting chan struct{} // may be nil

@@ -46,8 +46,9 @@ func snapshotAtSign(t *Tx, ref string) (s dataset.Snapshot, ok bool, err error) 
 }
 
 // snapshotAfterAt finds the snapshot of a dataset that the part after the @ names: a name, a UUID prefix, or one of
-// these after snapshotMark. The name of a snapshot can begin with snapshotMark too, so the whole text counts first. As
-// in the spec of a clone, a UUID prefix counts before a name after snapshotMark.
+// these after snapshotMark. It first looks for the whole text, because the name of a snapshot can begin with
+// snapshotMark too. Then it looks for the text after snapshotMark: first as a UUID prefix, as in the spec of a clone,
+// and then as a name.
 func snapshotAfterAt(t *Tx, d dataset.Dataset, after string) (dataset.Snapshot, error) {
 	s, err := t.SnapshotOf(d, after)
 	rest, marked := strings.CutPrefix(after, snapshotMark)

@@ -149,9 +149,10 @@ func (g *frontHandler) logEnd(ctx context.Context, who api.Principal, c *pending
 	requestid.Log(ctx, g.log).WithFields(fields).Log(level, message)
 }
 
-// logLine returns the level and the text of the log line of a request. A failure that the caller logs, because the
-// caller is an agent, is debug, and so is what anybody can cause: the request of a caller who is not identified. Only
-// changes that belong to the request of an engine or a user are info: agents also make changes in the background.
+// logLine returns the level and the text of the log line of a request. Two kinds of lines have level debug: a failure
+// of an agent's request, which the agent logs itself, and a request of a caller that is not identified, because anybody
+// can cause such lines. Only changes that belong to the request of an engine or a user are info: agents also make
+// changes in the background.
 func (c *pending) logLine(ctx context.Context, who api.Principal, status int) (logrus.Level, string) {
 	err := c.err
 	if err == nil && (status >= http.StatusBadRequest || status == 0) {
