@@ -228,11 +228,11 @@ func (a *Agent) Start(ctx context.Context) error {
 	if a.Config.Guard != nil {
 		a.wg.Go(a.Registrar.Watch)
 	}
-	told := make(chan struct{})
+	reported := make(chan struct{})
 	go func() { defer a.wg.Done(); a.Follower.Run(s, err == nil) }()
-	go func() { defer a.wg.Done(); a.Reporter.Run(func() { close(told) }) }()
+	go func() { defer a.wg.Done(); a.Reporter.Run(func() { close(reported) }) }()
 	select { // control should know the state of each volume before the plugin answers
-	case <-told:
+	case <-reported:
 	case <-a.Clock.After(firstReportTime):
 	case <-ctx.Done():
 	}

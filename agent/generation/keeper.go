@@ -79,8 +79,8 @@ const askTime = 5 * time.Second
 
 // ReportTo reports the generations of pools to one control replica. If the replica has a version that does not keep
 // generations, ReportTo returns nil.
-func (g *Keeper) ReportTo(ctx context.Context, to api.Service, is map[uuid.UUID]uint64) error {
-	if _, err := g.report(ctx, to, is, true); !errors.Is(err, errUnsupported) {
+func (g *Keeper) ReportTo(ctx context.Context, to api.Service, generations map[uuid.UUID]uint64) error {
+	if _, err := g.report(ctx, to, generations, true); !errors.Is(err, errUnsupported) {
 		return err
 	}
 	return nil
@@ -90,37 +90,37 @@ func (g *Keeper) ReportTo(ctx context.Context, to api.Service, is map[uuid.UUID]
 var errUnsupported = errors.New("control does not store generations")
 
 // report reports the generations of this node's pools to control, and applies the generations that control returns. If
-// passing is true, the replica keeps the report only in memory and does not write it to the store. It returns
-// errUnsupported if the replica does not keep generations.
-func (g *Keeper) report(ctx context.Context, to api.Service, is map[uuid.UUID]uint64,
-	passing bool) (of []uuid.UUID, err error) {
-	told := api.Generations{Incarnation: g.Incarnation, Pools: []api.Generation{}, Transient: passing}
-	for id, generation := range is {
-		told.Pools = append(told.Pools, api.Generation{Pool: id, Generation: generation})
+// transient is true, the replica keeps the report only in memory and does not write it to the store. answered lists the
+// pools that the response names. report returns errUnsupported if the replica does not keep generations.
+func (g *Keeper) report(ctx context.Context, to api.Service, generations map[uuid.UUID]uint64,
+	transient bool) (answered []uuid.UUID, err error) {
+	request := api.Generations{Incarnation: g.Incarnation, Pools: []api.Generation{}, Transient: transient}
+	for id, generation := range generations {
+		request.Pools = append(request.Pools, api.Generation{Pool: id, Generation: generation})
 	}
-	was, err := to.Generations(ctx, g.NodeID, told)
-	if passing && errors.Is(err, dataset.ErrInvalid) { // an older version stores every report
-		told.Transient = false
-		was, err = to.Generations(ctx, g.NodeID, told)
+	response, err := to.Generations(ctx, g.NodeID, request)
+	if transient && errors.Is(err, dataset.ErrInvalid) { // an older version stores every report
+		request.Transient = false
+		response, err = to.Generations(ctx, g.NodeID, request)
 	}
 	if errors.Is(err, dataset.ErrInvalid) {
-		return slices.Collect(maps.Keys(is)), errUnsupported // this version keeps no generations
+		return slices.Collect(maps.Keys(generations)), errUnsupported // this version keeps no generations
 	}
-	for _, p := range was.Pools {
-		of = append(of, p.Pool)
+	for _, p := range response.Pools {
+		answered = append(answered, p.Pool)
 		err = errors.Join(err, g.Pools.RecordGeneration(ctx, p.Pool, p.Generation))
 	}
-	return of, err
+	return answered, err
 }
 
 // Store has control record the generations of this node's pools.
 func (g *Keeper) Store(ctx context.Context) error {
-	is := g.Pools.Generations()
-	_, err := g.report(ctx, g.Control, is, false)
+	generations := g.Pools.Generations()
+	_, err := g.report(ctx, g.Control, generations, false)
 	if errors.Is(err, errUnsupported) {
 		return nil
 	}
-	for id, generation := range is {
+	for id, generation := range generations {
 		if err == nil {
 			g.Pools.Change(id, func(p *pool.Pool) {
 				p.RaiseUnreported = p.RaiseUnreported && p.Generation != generation

@@ -76,15 +76,15 @@ func (r *Relinquisher) AnswerIfRecalled(id uuid.UUID) {
 // answer answers a recall as far as possible: it relinquishes the dataset unless it is in use, takes the final
 // snapshot, and notifies control. It is idempotent: after a crash between two of these steps it continues.
 func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
-	y, given := r.Leases.Relinquished(id)
-	if d, known := r.Cache.Dataset(id); given && (y.Reported || known && d.Epoch > y.Epoch) {
+	y, relinquished := r.Leases.Relinquished(id)
+	if d, known := r.Cache.Dataset(id); relinquished && (y.Reported || known && d.Epoch > y.Epoch) {
 		return r.DropIfUnneeded(ctx, id, y)
 	}
 	asked, recalled := r.Leases.Recall(id)
-	if !given && !recalled || r.Trust.Err() != nil {
+	if !relinquished && !recalled || r.Trust.Err() != nil {
 		return nil
 	}
-	if !given {
+	if !relinquished {
 		op, err := r.Control.Operation(ctx, asked.Move.String(), 0)
 		if err != nil {
 			return fmt.Errorf("move that recalls dataset %s: %w", id, err)
@@ -97,7 +97,7 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 			Epoch: asked.Epoch, Move: asked.Move, To: asked.To, Files: op.FileCopy, Share: op.SameShare,
 		}
 	}
-	y, holders, err := r.relinquish(ctx, id, y, given)
+	y, holders, err := r.relinquish(ctx, id, y, relinquished)
 	switch {
 	case err != nil:
 		return err
@@ -112,7 +112,7 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 // relinquish relinquishes a dataset under its lock, so that a running change ends first. If the dataset cannot be
 // relinquished, it returns the users or the problem that prevents it.
 func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Relinquished,
-	given bool) (lease.Relinquished,
+	relinquished bool) (lease.Relinquished,
 	[]string, error) {
 	unlock, err := r.Locks.LockUrgent(ctx, id, "move of dataset "+id.String())
 	if err != nil {
@@ -127,7 +127,7 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 	if err != nil {
 		return y, []string{dataset.OneLine(err)}, nil
 	}
-	if !given {
+	if !relinquished {
 		if holders, err := r.Holders(ctx, d); err != nil || len(holders) > 0 {
 			return y, holders, err
 		}

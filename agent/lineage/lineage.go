@@ -148,12 +148,12 @@ func NearestBase(
 func LatestFor(
 	ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID,
 ) (last dataset.Snapshot, current bool) {
-	last, given := Newest(e, func(s dataset.Snapshot) bool {
+	last, found := Newest(e, func(s dataset.Snapshot) bool {
 		// A snapshot of an earlier epoch was brought here as the base of the next difference.
 		return s.Kind == dataset.SnapshotTransfer && (s.Request == peer || IsRefresh(d, peer)) && s.Epoch == d.Epoch
 	})
 	sender, ok := pool.(backends.Sender)
-	if !given || !ok || last.Epoch != d.Epoch {
+	if !found || !ok || last.Epoch != d.Epoch {
 		return last, false
 	}
 	same, err := sender.Same(ctx, d.ID, last.ID, uuid.Nil)

@@ -91,14 +91,14 @@ const (
 // It calls failed with each failure. It reports the same failure at most once an hour, even if failures alternate. An
 // unreachable control is reported as a failure only if the certificate ends soon.
 func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) {
-	told := map[string]time.Duration{} // when each failure was last reported
+	reportedAt := map[string]time.Duration{} // when each failure was last reported
 	for {
 		err := m.Check(ctx, control)
 		now := m.clock.Steady()
 		if err != nil && ctx.Err() == nil && m.shouldReport(err) {
-			maps.DeleteFunc(told, func(_ string, at time.Duration) bool { return now-at >= reportPause })
-			if _, ok := told[err.Error()]; !ok {
-				told[err.Error()] = now
+			maps.DeleteFunc(reportedAt, func(_ string, at time.Duration) bool { return now-at >= reportPause })
+			if _, ok := reportedAt[err.Error()]; !ok {
+				reportedAt[err.Error()] = now
 				failed(err)
 			}
 		}

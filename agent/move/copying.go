@@ -203,24 +203,24 @@ func (m *moveRun) measureRate(bytes int64, took time.Duration) {
 
 // copyRest copies the rest of the relinquished dataset, and checks it against the home's manifest.
 func (m *moveRun) copyRest(ctx context.Context) error {
-	given := m.op.Manifest
+	manifest := m.op.Manifest
 	if m.op.SameShare {
 		return nil
 	}
 	m.jb.Step("copying the rest")
 	if m.op.FileCopy {
-		return m.copyFiles(ctx, given)
+		return m.copyFiles(ctx, manifest)
 	}
-	lacks, err := m.lacksBase(ctx, given)
+	lacks, err := m.lacksBase(ctx, manifest)
 	if err != nil {
 		return err
 	}
 	if lacks {
-		if _, err := m.pull(ctx, given.Base, nil); err != nil {
+		if _, err := m.pull(ctx, manifest.Base, nil); err != nil {
 			return err
 		}
 	}
-	if _, err := m.pull(ctx, given.Snapshot, given); err != nil {
+	if _, err := m.pull(ctx, manifest.Snapshot, manifest); err != nil {
 		return err
 	}
 	steps.At("move.pulled")
@@ -229,12 +229,12 @@ func (m *moveRun) copyRest(ctx context.Context) error {
 
 // lacksBase reports whether the move must also copy the base of the last snapshot. The last snapshot is sent as a
 // difference to its base, so this node needs either the last snapshot or the base.
-func (m *moveRun) lacksBase(ctx context.Context, given *dataset.Manifest) (bool, error) {
+func (m *moveRun) lacksBase(ctx context.Context, manifest *dataset.Manifest) (bool, error) {
 	copier, can := m.pool.(backends.Copier)
-	if !can || given.Base == uuid.Nil {
+	if !can || manifest.Base == uuid.Nil {
 		return false, nil
 	}
-	for _, id := range []uuid.UUID{given.Snapshot, given.Base} {
+	for _, id := range []uuid.UUID{manifest.Snapshot, manifest.Base} {
 		have, err := copier.Received(ctx, m.op.DatasetID, id)
 		if err != nil || have.Complete {
 			return false, err
@@ -245,7 +245,7 @@ func (m *moveRun) lacksBase(ctx context.Context, given *dataset.Manifest) (bool,
 
 // copyFiles makes the dataset again and fills it file by file. If this node has a copy of the dataset, the files are
 // stored beside the copy.
-func (m *moveRun) copyFiles(ctx context.Context, given *dataset.Manifest) (err error) {
+func (m *moveRun) copyFiles(ctx context.Context, manifest *dataset.Manifest) (err error) {
 	peer, err := m.homeAddress()
 	if err != nil {
 		return err
@@ -267,8 +267,8 @@ func (m *moveRun) copyFiles(ctx context.Context, given *dataset.Manifest) (err e
 	files := transfer.Files{
 		Peer:     peer,
 		Dataset:  op.DatasetID,
-		Snapshot: given.Snapshot,
-		Manifest: given,
+		Snapshot: manifest.Snapshot,
+		Manifest: manifest,
 		Progress: m.jb.SetProgress,
 	}
 	if op.DatasetRecord.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {

@@ -60,19 +60,19 @@ func (m *moveRun) findGivingPool(ctx context.Context) error {
 // ClearTarget destroys older data of a dataset in the target pool before control records this node as the home. That
 // data can be from an earlier home, or from a move that copied file by file. ClearTarget fails with ErrConflict if
 // the data may be the present data of the volume. The dataset's lock is held.
-func (v *Mover) ClearTarget(ctx context.Context, pool backends.Pool, op *dataset.Operation, given uuid.UUID,
-	before *dataset.TakenOver) error {
-	here := given == op.DatasetRecord.Pool
-	if here && (before == nil || before.FromPool != given) {
+func (v *Mover) ClearTarget(ctx context.Context, pool backends.Pool, op *dataset.Operation, givingPool uuid.UUID,
+	takenOver *dataset.TakenOver) error {
+	here := givingPool == op.DatasetRecord.Pool
+	if here && (takenOver == nil || takenOver.FromPool != givingPool) {
 		return dataset.Errorf(dataset.ErrConflict,
 			"pool %s is the pool that already has it (drover store rebuild here makes this node its home)",
-			v.Pools.Name(given))
+			v.Pools.Name(givingPool))
 	}
 	e, err := pool.Stat(ctx, op.DatasetID)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound) && !here:
 		err = nil // Stat does not find incomplete data either: Delete removes it
-	case err == nil && here && (e.Record == nil || e.Record.Epoch < before.Epoch):
+	case err == nil && here && (e.Record == nil || e.Record.Epoch < takenOver.Epoch):
 		err = dataset.Errorf(dataset.ErrConflict, "it is older than the data of the previous home")
 	case err == nil && !here && (e.Record == nil || e.Record.Epoch > op.Epoch):
 		err = dataset.Errorf(dataset.ErrConflict, "it may be newer than what its home gave up")

@@ -68,9 +68,9 @@ func (v *TransferSource) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool,
 // and the other node would drop that data because the home lacks it. Containers on this node can use the pool
 // earlier.
 func (v *TransferSource) poolForSending(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
-	heard := func() bool { p := v.Pools.ByID(id); return p == nil || p.GenerationKnown }
-	if !heard() {
-		if err := v.AskGenerations(ctx); !heard() {
+	isKnown := func() bool { p := v.Pools.ByID(id); return p == nil || p.GenerationKnown }
+	if !isKnown() {
+		if err := v.AskGenerations(ctx); !isKnown() {
 			return nil, dataset.Errorf(dataset.ErrUnavailable,
 				"pool %s sends nothing to other nodes before control has confirmed its generation: %w",
 				v.Pools.Name(id), cmp.Or(err, errUnknownPool))
@@ -113,7 +113,7 @@ func (v *TransferSource) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []
 	if err != nil {
 		return out, false, err
 	}
-	if y, given := v.Leases.Relinquished(ds); given && d.Epoch <= y.Epoch {
+	if y, relinquished := v.Leases.Relinquished(ds); relinquished && d.Epoch <= y.Epoch {
 		if y.Manifest != nil {
 			if i := lineage.IndexOf(e, y.Manifest.Snapshot); i >= 0 {
 				return e.Snapshots[i], false, nil
@@ -165,7 +165,7 @@ func (v *TransferSource) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (
 		return nil, nil, err
 	}
 	if snapshot == uuid.Nil {
-		if y, given := v.Leases.Relinquished(ds); !given || d.Epoch > y.Epoch {
+		if y, relinquished := v.Leases.Relinquished(ds); !relinquished || d.Epoch > y.Epoch {
 			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s has not been given up: its files may "+
 				"change",
 				d.Volume)

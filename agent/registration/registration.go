@@ -111,7 +111,7 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 		r.mu.Lock()
 		previous := r.previous
 		r.mu.Unlock()
-		word := r.registrations.Add(1) // before the pools are read
+		attempt := r.registrations.Add(1) // before the pools are read
 		err := r.Control.Register(ctx, api.Registration{
 			Node: dataset.Node{
 				ID:                 r.NodeID,
@@ -121,11 +121,11 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 				Version:            r.Version,
 				OperationKinds:     r.OperationKinds(),
 				Labels:             r.Labels,
-				RegistrationNumber: word,
+				RegistrationNumber: attempt,
 			},
 			Pools: r.Pools.Records(), RemovedPools: gone, BootID: r.Boot, PreviousIncarnations: previous,
 		})
-		if overtaken = errors.Is(err, dataset.ErrStale) && word < r.registrations.Load(); err != nil && !overtaken {
+		if overtaken = errors.Is(err, dataset.ErrStale) && attempt < r.registrations.Load(); err != nil && !overtaken {
 			return err
 		}
 	}

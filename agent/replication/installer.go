@@ -89,11 +89,11 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 		return err
 	}
 	if sharer, can := pool.(backends.Sharer); can && p.Share {
-		given := backends.PreviousHome{Pool: p.From, Epoch: p.Epoch - 1}
+		previous := backends.PreviousHome{Pool: p.From, Epoch: p.Epoch - 1}
 		if p.From == p.Pool && d.TakenOver != nil { // the lost home never took it over from this pool
-			given.Epoch = d.TakenOver.Epoch - 1
+			previous.Epoch = d.TakenOver.Epoch - 1
 		}
-		if err := sharer.Take(ctx, d, given); err != nil {
+		if err := sharer.Take(ctx, d, previous); err != nil {
 			return fmt.Errorf("volume %s: its home is this node, but the takeover has not finished: %w", d.Volume, err)
 		}
 	}

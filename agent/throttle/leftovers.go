@@ -52,15 +52,15 @@ func (l *Leftovers) isEmpty() bool {
 // Remove removes the rules of a device that no longer belongs to the dataset. A rule that cannot be removed stays
 // recorded under the device.
 func (l *Leftovers) Remove(ctx context.Context, id uuid.UUID, rec LimitRecord) error {
-	told := map[string]any{"limits/" + id.String(): nil}
+	values := map[string]any{"limits/" + id.String(): nil}
 	err := l.removeRules(rec)
 	if err != nil {
-		told["left/"+rec.Device.String()] = l.Record(rec)
+		values["left/"+rec.Device.String()] = l.Record(rec)
 	}
 	if errors.Is(err, errUnavailable) {
 		err = nil
 	}
-	return errors.Join(err, l.db.Put(ctx, told))
+	return errors.Join(err, l.db.Put(ctx, values))
 }
 
 // Record adds rules to those that are left on a device, and returns all of them. It changes only the memory.

@@ -72,12 +72,12 @@ func (l *Throttler) Load(ctx context.Context, recovered bool) error {
 // applyAll sets all recorded rules again at a start. It asks the guard only once for all rules. If the guard hangs,
 // the waiting times of several requests would add up.
 func (l *Throttler) applyAll(ctx context.Context) error {
-	all, told := l.All(), map[string]any{}
+	all, values := l.All(), map[string]any{}
 	for _, e := range all {
 		e.Record.Suspended = time.Time{}
-		told["limits/"+e.id.String()] = e.Record
+		values["limits/"+e.id.String()] = e.Record
 	}
-	if err := l.DB.Put(ctx, told); err != nil {
+	if err := l.DB.Put(ctx, values); err != nil {
 		return err
 	}
 	fencing := l.Fence.FencingCheck()

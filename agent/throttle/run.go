@@ -38,12 +38,12 @@ func (l *Throttler) Run() {
 		if wait := l.Pause(l.Clock.Steady()); wait > 0 {
 			next = l.Clock.After(wait)
 		}
-		told := false
+		woken := false
 		select {
 		case <-l.Ctx.Done():
 			return
 		case <-l.wake:
-			told = true
+			woken = true
 		case <-next:
 		}
 		now := l.Clock.Steady()
@@ -52,7 +52,7 @@ func (l *Throttler) Run() {
 			full = now
 			l.Leftovers.Clear(l.Ctx)
 		}
-		if told || all {
+		if woken || all {
 			l.Renew()
 		}
 		l.EndSuspensions()

@@ -126,11 +126,11 @@ func (c *Client) pullFiles(ctx context.Context, f Files, once *loggedOnce) (
 	in := &frameReader{r: &limitedReader{ctx: ctx, r: body, limit: c.Limit}}
 	defer in.close()
 	all := &checksumWriter{sum: sha256.New()}
-	told := &progressWriter{to: f.Progress, all: all}
+	progress := &progressWriter{to: f.Progress, all: all}
 	if f.Manifest != nil {
-		told.total = f.Manifest.Bytes
+		progress.total = f.Manifest.Bytes
 	}
-	err = tree.ReadTar(ctx, io.TeeReader(in, io.MultiWriter(all, told)), f.Into, tree.WithSync())
+	err = tree.ReadTar(ctx, io.TeeReader(in, io.MultiWriter(all, progress)), f.Into, tree.WithSync())
 	got = all.stream()
 	if errors.Is(in.err, errFrame) {
 		once.log(c, f.Dataset, f.Peer, in.err)

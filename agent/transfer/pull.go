@@ -356,10 +356,10 @@ const (
 
 // retry calls try until it succeeds or fails permanently. After an interruption, or if the peer is unreachable, it
 // tries again after a pause. It stops after c.Tries attempts without progress.
-func (c *Client) retry(ctx context.Context, try func() (led bool, err error)) error {
+func (c *Client) retry(ctx context.Context, try func() (progressed bool, err error)) error {
 	wait, left := firstWait, c.tries()
 	for {
-		led, err := try()
+		progressed, err := try()
 		if err == nil {
 			return nil
 		}
@@ -369,7 +369,7 @@ func (c *Client) retry(ctx context.Context, try func() (led bool, err error)) er
 		if !isRetryable(err) {
 			return finalError(err)
 		}
-		if led {
+		if progressed {
 			wait, left = firstWait, c.tries()
 		}
 		if left--; left <= 0 {
