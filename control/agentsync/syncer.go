@@ -166,14 +166,14 @@ func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.ChangeSe
 			return out, err
 		}
 	}
-	return out, s.syncWorkedOn(t, node, ids, &out)
+	return out, s.addDatasetsOfWork(t, node, ids, &out)
 }
 
-// syncWorkedOn adds the datasets of the node's operations that are not among the changed ones: if an operation was just
+// addDatasetsOfWork adds the datasets of the node's operations that are not in included: if an operation was just
 // planned, its dataset may be new to the node.
-func (s *Syncer) syncWorkedOn(t *record.Tx, node uuid.UUID, told []uuid.UUID, out *api.Sync) error {
+func (s *Syncer) addDatasetsOfWork(t *record.Tx, node uuid.UUID, included []uuid.UUID, out *api.Sync) error {
 	for _, op := range out.Operations {
-		if slices.Contains(told, op.DatasetID) {
+		if slices.Contains(included, op.DatasetID) {
 			continue
 		}
 		var d dataset.Dataset

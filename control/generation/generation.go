@@ -157,8 +157,8 @@ func (s *Recorder) forgetGenerations(ctx context.Context) error {
 // highestReported returns the highest generation of a pool that this service received, from any node. As in the store,
 // reports of removed nodes do not count.
 func (s *Recorder) highestReported(t *record.Tx, node, pool uuid.UUID) (uint64, error) {
-	said, heard := s.reported.get(pool)
-	if !heard || said.node == node {
+	said, known := s.reported.get(pool)
+	if !known || said.node == node {
 		return said.highest, nil
 	}
 	there, err := t.Peek(record.NodeKey(said.node), &dataset.Node{})
@@ -170,7 +170,7 @@ func (s *Recorder) highestReported(t *record.Tx, node, pool uuid.UUID) (uint64, 
 
 // raise records the generation of a pool and returns the highest known one. known is false if the pool does not belong
 // to the node.
-func (s *Recorder) raise(t *record.Tx, node uuid.UUID, p api.Generation, passing bool) (highest uint64, known bool,
+func (s *Recorder) raise(t *record.Tx, node uuid.UUID, p api.Generation, transient bool) (highest uint64, known bool,
 	err error) {
 	var on dataset.Pool
 	if there, err := t.Get(record.PoolKey(p.Pool), &on); err != nil || !there || on.Node != node {
@@ -180,13 +180,13 @@ func (s *Recorder) raise(t *record.Tx, node uuid.UUID, p api.Generation, passing
 	if _, err := t.Get(record.GenerationKey(p.Pool), &g); err != nil {
 		return 0, false, err
 	}
-	heard, err := s.highestReported(t, node, p.Pool)
+	reported, err := s.highestReported(t, node, p.Pool)
 	if err != nil {
 		return 0, false, err
 	}
-	was := max(heard, g.Highest)
+	was := max(reported, g.Highest)
 	highest = max(was, p.Generation)
-	if highest == g.Highest || passing && p.Generation >= was {
+	if highest == g.Highest || transient && p.Generation >= was {
 		return highest, true, nil
 	}
 	return highest, true, t.Put(record.GenerationKey(p.Pool), record.Generation{Pool: p.Pool, Highest: highest})

@@ -115,7 +115,7 @@ func (h *Memory) reportFailure(what string, err error) {
 // that are due, and removes those that retention does not keep. It waits for one interval before the first round, so
 // that agents can report before anything is removed: an agent may know that the store was restored from a backup.
 func (k *Housekeeper) Run(ctx context.Context) {
-	h, told := k.NewMemory(), false
+	h, reported := k.NewMemory(), false
 	// Read the count of running time, so that it counts from now on. If this read fails, the first use of the count
 	// reads it again.
 	_, _ = k.Uptime.RunTime(record.NewTx(ctx, k.Ledger.Store))
@@ -126,10 +126,10 @@ func (k *Housekeeper) Run(ctx context.Context) {
 		case <-k.Ledger.Clock.After(k.Interval):
 		}
 		mine, err := k.Members.AcquireHousekeeping(ctx)
-		if err != nil && ctx.Err() == nil && !told {
+		if err != nil && ctx.Err() == nil && !reported {
 			k.Failed("take over the background work", err)
 		}
-		told = err != nil
+		reported = err != nil
 		switch {
 		case !mine:
 			h = nil // another replica does the work, so this memory gets out of date
@@ -179,8 +179,8 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	if k.Shared {
 		k.updateMembers(ctx, h, everything)
 	}
-	if told := k.Feed.Operations(); !now.Before(h.ForgetDue) || told-h.operations >= ForgetAfter {
-		h.ForgetDue, h.operations = now.Add(ForgetInterval), told
+	if changes := k.Feed.Operations(); !now.Before(h.ForgetDue) || changes-h.operations >= ForgetAfter {
+		h.ForgetDue, h.operations = now.Add(ForgetInterval), changes
 		for _, err := range []error{k.ForgetOperations(ctx), k.CopyKeeper.Expire(ctx)} {
 			if err == nil {
 				continue

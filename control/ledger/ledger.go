@@ -113,11 +113,11 @@ func (l *Ledger) try(ctx context.Context, first bool, decide func(*record.Tx) er
 // commit commits the decision. In the same transaction it writes a lane, which notifies the other services. Then it
 // notifies the callers that wait at this service.
 func (l *Ledger) commit(t *record.Tx) (uint64, error) {
-	told, own := l.noticeOf(t), (*lane)(nil)
-	if l.lanes != nil && !t.WithoutNotice && (!told.Empty() || t.RaisesClock()) {
+	notice, own := l.noticeOf(t), (*lane)(nil)
+	if l.lanes != nil && !t.WithoutNotice && (!notice.Empty() || t.RaisesClock()) {
 		var w store.Write
 		var err error
-		if own, w, err = l.lanes.acquire(t.Context(), told); err != nil {
+		if own, w, err = l.lanes.acquire(t.Context(), notice); err != nil {
 			return 0, err
 		}
 		t.Write(w)
@@ -142,14 +142,14 @@ func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 	l.nodes.drop(t.Writes())
 	switch {
 	case err == nil:
-		l.publish(told)
+		l.publish(notice)
 		return index, nil
 	case refused:
 		return 0, record.ErrBusy
 	}
 	// The transaction may have been committed. Wake the agents too, so that they read the store.
-	told.InResponse = false
-	l.Feed.Publish(told)
+	notice.InResponse = false
+	l.Feed.Publish(notice)
 	return 0, record.CommitError(t.Context(), err)
 }
 

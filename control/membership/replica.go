@@ -112,17 +112,17 @@ func (s *replicaSession) set(session string) {
 // to the others (Replica) is bound to the session. When ctx has ended, KeepSession ends the session and removes the
 // service from the catalog.
 func (m *Members) KeepSession(ctx context.Context) {
-	told := false
+	reported := false
 	for ctx.Err() == nil {
 		err := m.RenewReplicaSession(ctx)
 		if errors.Is(err, dataset.ErrForbidden) && m.Incompatible != nil {
 			m.Incompatible(err)
 			return
 		}
-		if err != nil && ctx.Err() == nil && !told {
+		if err != nil && ctx.Err() == nil && !reported {
 			m.Failed("keep a session of this replica", err)
 		}
-		told = err != nil
+		reported = err != nil
 		select {
 		case <-ctx.Done():
 		case <-m.Ledger.Clock.After(m.Timing.renewEvery()):

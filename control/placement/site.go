@@ -46,9 +46,9 @@ func (o Requirement) sizeOn(c Candidate) dataset.Size {
 	return cmp.Or(o.Profile.Size, o.Size)
 }
 
-// WhyUnfit returns why a pool of the site does not meet a requirement; "" if it does. would is true if the pool would
-// meet the requirement if the pool and its node were online.
-func (st Site) WhyUnfit(c Candidate, o Requirement) (why string, would bool) {
+// WhyUnfit returns why a pool of the site does not meet a requirement; "" if it does. ifOnline is true if the pool
+// would meet the requirement once it and its node are online again.
+func (st Site) WhyUnfit(c Candidate, o Requirement) (why string, ifOnline bool) {
 	if why := WhyUnsuitable(c, o.Profile); why != "" {
 		if c.IsUnopened() && IsRequested(c, o.Profile) {
 			return c.WhyOffline(), true
@@ -166,8 +166,8 @@ func NoPoolError(sites []Site, o Requirement) error {
 	head, sites := FilterByName(sites, o.Profile.Pool)
 	for _, st := range sites {
 		pools += len(st.Pools)
-		reason, would := st.whyNone(o, nodes)
-		if would {
+		reason, ifOnline := st.whyNone(o, nodes)
+		if ifOnline {
 			kind = dataset.ErrOffline
 		}
 		why.add(st.Name, reason)
@@ -177,13 +177,13 @@ func NoPoolError(sites []Site, o Requirement) error {
 	}
 	if pools == 1 && len(sites) == 1 {
 		c := sites[0].Pools[0]
-		reason, would := sites[0].WhyUnfit(c, o)
+		reason, ifOnline := sites[0].WhyUnfit(c, o)
 		name, cannot := c.Name, "cannot satisfy profile "+o.Profile.Name
 		if nodes {
 			name = c.QualifiedName(sites[0].Name)
 		}
 		reason += sites[0].uncordonHint(kind)
-		if would {
+		if ifOnline {
 			cannot = "is not available now"
 		}
 		return dataset.Errorf(kind, "%s: pool %s %s: %s", o.Subject, name, cannot, reason)
@@ -208,22 +208,22 @@ func (st Site) uncordonHint(kind *dataset.Kind) string {
 }
 
 // whyNone returns why no pool of a site meets a requirement, each reason once. If named is true, the text must be
-// suitable for a list of nodes. would is true if a pool would meet the requirement if the pool and its node were
-// online.
-func (st Site) whyNone(o Requirement, named bool) (line string, would bool) {
+// suitable for a list of nodes. ifOnline is true if a pool would meet the requirement once it and its node are online
+// again.
+func (st Site) whyNone(o Requirement, named bool) (line string, ifOnline bool) {
 	var why reasons
 	for _, c := range st.Pools {
-		reason, w := st.WhyUnfit(c, o)
-		would = would || w
+		reason, once := st.WhyUnfit(c, o)
+		ifOnline = ifOnline || once
 		why.add(c.Name, reason)
 	}
 	switch {
 	case len(st.Pools) == 0:
 		return "it has no pool", false
 	case !named:
-		return why.text("pool", "; "), would
+		return why.text("pool", "; "), ifOnline
 	case len(why.lines) == 1 && len(st.Pools) > 1:
-		return why.lines[0], would
+		return why.lines[0], ifOnline
 	}
-	return why.text("pool", ", "), would
+	return why.text("pool", ", "), ifOnline
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // collectEvidence collects the records of the store and the reports of the agents, by dataset.
-func collectEvidence(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Evidence, err error) {
+func collectEvidence(t *record.Tx, byNode map[uuid.UUID]api.Holdings) (list []*Evidence, err error) {
 	all := map[uuid.UUID]*Evidence{}
 	of := func(id uuid.UUID) *Evidence {
 		a := all[id]
@@ -39,9 +39,9 @@ func collectEvidence(t *record.Tx, told map[uuid.UUID]api.Holdings) (list []*Evi
 		a := of(d.ID)
 		a.stored, a.index = &d, e.Index
 	}
-	for _, node := range slices.SortedFunc(maps.Keys(told),
+	for _, node := range slices.SortedFunc(maps.Keys(byNode),
 		func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }) {
-		h := told[node]
+		h := byNode[node]
 		for _, f := range h.Datasets {
 			if f.Dataset.ID == uuid.Nil {
 				return nil, dataset.Errorf(dataset.ErrInvalid,

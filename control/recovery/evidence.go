@@ -73,7 +73,8 @@ func (a *Evidence) decide(seen coverage) Decision {
 			v.Record.Epoch, v.Record.Request = c.Dataset.Epoch, uuid.Nil
 		}
 	}
-	if g, given := a.relinquished[v.Record.Home]; given && g.Epoch == v.Record.Epoch && seen.fenced[g.ToNode] {
+	g, relinquished := a.relinquished[v.Record.Home]
+	if relinquished && g.Epoch == v.Record.Epoch && seen.fenced[g.ToNode] {
 		// The node to which the epoch was relinquished may have opened the next epoch, so that epoch has ended too.
 		v.Record.Epoch, v.Record.Request = v.Record.Epoch+1, uuid.Nil
 	}
@@ -145,8 +146,8 @@ func (a *Evidence) whyDisputed(is dataset.Dataset, seen coverage) string {
 			return fmt.Sprintf("two nodes claim epoch %d", is.Epoch)
 		}
 	}
-	g, given := a.relinquished[is.Home]
-	if given && g.Epoch == is.Epoch && !seen.reported[g.ToNode] && !seen.fenced[g.ToNode] {
+	g, relinquished := a.relinquished[is.Home]
+	if relinquished && g.Epoch == is.Epoch && !seen.reported[g.ToNode] && !seen.fenced[g.ToNode] {
 		return fmt.Sprintf("its home gave up epoch %d to a node that did not respond, and may have it", is.Epoch)
 	}
 	return ""

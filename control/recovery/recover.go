@@ -81,14 +81,14 @@ func (g *reportCollection) end(id uuid.UUID) {
 }
 
 // current returns the present reports, and a channel that receives when another one arrives.
-func (g *reportCollection) current() (of uuid.UUID, told map[uuid.UUID]api.Holdings, news <-chan struct{}) {
+func (g *reportCollection) current() (of uuid.UUID, byNode map[uuid.UUID]api.Holdings, news <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	told = make(map[uuid.UUID]api.Holdings, len(g.holdings))
+	byNode = make(map[uuid.UUID]api.Holdings, len(g.holdings))
 	for node, h := range g.holdings {
-		told[node] = h
+		byNode[node] = h
 	}
-	return g.recovery, told, g.arrived
+	return g.recovery, byNode, g.arrived
 }
 
 // ReportHoldings receives a node's report for a recovery and keeps it in memory, if this service asked for it. A
@@ -198,14 +198,14 @@ func (rc *Recovery) collectReports(ctx context.Context) error {
 	}
 	timeout := rc.Ledger.Clock.After(gatherTimeout)
 	for {
-		_, told, news := rc.collection.current()
+		_, byNode, news := rc.collection.current()
 		live, err := rc.Living(record.NewTx(ctx, rc.Ledger.Store))
 		if err != nil {
 			return err
 		}
 		missing := 0
 		for node := range live {
-			if _, heard := told[node]; !heard {
+			if _, heard := byNode[node]; !heard {
 				missing++
 			}
 		}
@@ -250,7 +250,7 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 	if _, err := t.Peek(record.RecoveryKey, &rec); err != nil {
 		return nil, err
 	}
-	of, told, _ := rc.collection.current()
+	of, byNode, _ := rc.collection.current()
 	if of == uuid.Nil || rec.ID != of || rec.Done {
 		return nil, dataset.Errorf(dataset.ErrConflict,
 			"recover: another replica was asked meanwhile, or nothing was confirmed: start again (drover store "+
@@ -265,7 +265,7 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 			pools:    map[uuid.UUID]bool{},
 		},
 	}
-	for node, h := range told {
+	for node, h := range byNode {
 		c.coverage.reported[node], c.clock = true, max(c.clock, h.StoreClock)
 		for _, p := range h.ExaminedPools {
 			c.coverage.pools[p] = true
@@ -284,7 +284,7 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 	if err := c.listNodes(t); err != nil {
 		return nil, err
 	}
-	list, err := collectEvidence(t, told)
+	list, err := collectEvidence(t, byNode)
 	if err != nil {
 		return nil, err
 	}

@@ -63,8 +63,8 @@ func (rc *Recovery) Expire() { rc.collection.expire(rc.Ledger.Clock.Steady()) }
 // Collecting returns the recovery for which this service collects reports, and how many nodes have reported. It
 // returns uuid.Nil if there is none.
 func (rc *Recovery) Collecting() (id uuid.UUID, reports int) {
-	of, told, _ := rc.collection.current()
-	return of, len(told)
+	of, byNode, _ := rc.collection.current()
+	return of, len(byNode)
 }
 
 // Halted returns the reason why changes are suspended: the store is inconsistent. It returns "" if changes are

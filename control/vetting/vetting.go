@@ -29,24 +29,24 @@ func New(get func(name string) (dataset.Profile, error)) *Profiles { return &Pro
 // profiles.yaml for its profile, nor in the record of the operation, the dataset, or its source. rec is the recorded
 // operation, empty if there is none.
 func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
-	var told []dataset.Profile
+	var reported []dataset.Profile
 	if op.DatasetRecord != nil {
-		told = append(told, op.DatasetRecord.Profile)
+		reported = append(reported, op.DatasetRecord.Profile)
 	}
 	if op.Snapshot != nil {
-		told = append(told, op.Snapshot.Profile)
+		reported = append(reported, op.Snapshot.Profile)
 	}
-	told = slices.DeleteFunc(told, func(p dataset.Profile) bool {
+	reported = slices.DeleteFunc(reported, func(p dataset.Profile) bool {
 		return v.isCommandKnown(p) && v.isMountKnown(p) && v.isKeyProgramKnown(p)
 	})
-	if len(told) == 0 {
+	if len(reported) == 0 {
 		return nil
 	}
 	known, err := knownProfiles(t, rec, op)
 	if err != nil {
 		return err
 	}
-	for _, p := range told {
+	for _, p := range reported {
 		if _, err := v.get(p.Name); err != nil && len(known) == 0 {
 			known = []dataset.Profile{{}} // profiles.yaml no longer has the profile, so none of its settings is known
 		}

@@ -264,8 +264,8 @@ func (p *presenter) whyEmpty(c dataset.Copy) (string, error) {
 		return "its pool is offline: " + st.Reason, nil
 	}
 	var f dataset.Facts
-	told, err := p.t.Get(record.FactsKey(c.Node), &f)
-	if _, has := f.Pool(c.Pool); err != nil || !told || has {
+	known, err := p.t.Get(record.FactsKey(c.Node), &f)
+	if _, has := f.Pool(c.Pool); err != nil || !known || has {
 		return "", err
 	}
 	return "its node does not have pool " + c.Pool.String() + " (drover doctor, on that node)", nil
