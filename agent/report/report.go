@@ -1,6 +1,7 @@
-// Package report collects the changes that the next heartbeat reports to control. Most components of the agent add
-// changes through host.Host.News; controlsync.Reporter takes them. News is the only state. It is in memory, protected
-// by a mutex. What a heartbeat contains belongs in package controlsync.
+// Package report collects the changes that the next heartbeat reports to control. Package pool adds changes of
+// pools, and the other components of the agent add changes through host.Host.News. controlsync.Reporter takes them.
+// News is the only state. It is in memory, protected by a mutex. What a heartbeat contains belongs in package
+// controlsync.
 package report
 
 import (
