@@ -150,6 +150,12 @@ func addSnapshots(t *record.Tx, err error, ref dataset.Reference) error {
 	if !ok || strings.ToLower(head) != "snapshot" || dataset.CheckPrefix(strings.ToLower(snapshot)) == nil {
 		return err
 	}
+	return addSnapshotsNamed(t, err, name, snapshot)
+}
+
+// addSnapshotsNamed adds to an error the specs by which the volume name would be a clone of the snapshots with the name
+// snapshot. Without such snapshots it returns the error unchanged.
+func addSnapshotsNamed(t *record.Tx, err error, name, snapshot string) error {
 	has, listErr := record.SnapshotsNamed(t, snapshot)
 	if listErr != nil || len(has) == 0 {
 		return cmp.Or(listErr, err)
@@ -163,8 +169,8 @@ func addSnapshots(t *record.Tx, err error, ref dataset.Reference) error {
 
 func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, node uuid.UUID) error {
 	p, err := v.Profiles().Get(w.spec.Profile)
-	if err != nil {
-		return err
+	if err != nil { // the user may mean a snapshot, as in copy@first
+		return addSnapshotsNamed(t, err, w.spec.Name, w.spec.Profile)
 	}
 	d := op.DatasetRecord
 	d.Profile = w.opts.Apply(p)

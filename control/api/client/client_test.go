@@ -17,7 +17,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	defer c.Close()
 	_, err = c.Volume(soon(t), "db")
-	want := "cannot reach drover at unix://" + path + ": dial unix " + path + ": connect: no such file or directory (is `drover serve`, or this host's agent, running? set --api or DROVER_API)"
+	want := "cannot reach drover at unix://" + path + ": dial unix " + path + ": connect: no such file or directory (is `drover serve`, or this host's agent, running? see systemctl status 'drover*'" + (&remote{endpoint: "unix://" + path}).where() + ")"
 	if dataset.KindOf(err) != dataset.ErrUnavailable || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
@@ -26,6 +26,20 @@ func TestUnreachable(t *testing.T) {
 	_, err = c.Volume(soon(t), "db")
 	if hint := "(on this host control alone answers: set --api or DROVER_API to unix://" + control + ")"; werr != nil || err == nil || !strings.HasSuffix(err.Error(), hint) {
 		t.Errorf("beside control: %v, %v", err, werr)
+	}
+}
+
+// The error about an address names the address that is probably meant.
+func TestBadEndpointHints(t *testing.T) {
+	for bad, hint := range map[string]string{
+		"/run/x.sock":   "; for this socket: unix:///run/x.sock",
+		"tcp://host:1":  "; for this host: https://host:1",
+		"10.0.0.1:4440": "; for this host: https://10.0.0.1:4440",
+		"localhost":     "https://HOST:PORT",
+	} {
+		if _, err := New(bad); err == nil || !strings.HasSuffix(err.Error(), hint) {
+			t.Errorf("%s: %v", bad, err)
+		}
 	}
 }
 

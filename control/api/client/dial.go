@@ -63,8 +63,20 @@ func dial(endpoint string, config *tls.Config) (remote, *http.Transport, error) 
 }
 
 func badEndpoint(endpoint string) error {
+	hint := ""
+	u, err := url.Parse(endpoint)
+	_, _, notPair := net.SplitHostPort(endpoint)
+	switch {
+	case strings.HasPrefix(endpoint, "/"):
+		hint = "; for this socket: unix://" + endpoint
+	case err == nil && u.Scheme == "tcp" && u.Host != "":
+		hint = "; for this host: https://" + u.Host
+	case notPair == nil:
+		hint = "; for this host: https://" + endpoint
+	}
 	return dataset.Errorf(dataset.ErrInvalid,
-		"bad API address %q: want unix:///PATH, http://HOST:PORT or https://HOST:PORT", dataset.Clip(endpoint))
+		"bad API address %q: want unix:///PATH, http://HOST:PORT or https://HOST:PORT%s", dataset.Clip(endpoint),
+		dataset.Clip(hint))
 }
 
 func keepAlive() net.KeepAliveConfig {

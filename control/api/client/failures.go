@@ -70,7 +70,7 @@ func (s *remote) failed(ctx context.Context, k call, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s %s: %w", k.method, k.path, ctx.Err())
 	}
-	hint := "is `drover serve`, or this host's agent, running? set --api or DROVER_API"
+	hint := "is `drover serve`, or this host's agent, running? see systemctl status 'drover*'" + s.where()
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		hint = "you must be root or a member of the group drover"
@@ -78,11 +78,27 @@ func (s *remote) failed(ctx context.Context, k call, err error) error {
 		// The error already says what to do, so add no hint.
 		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w", s.endpoint, err)
 	case strings.HasPrefix(s.base, "https:"):
-		hint = "does `drover control` of this cluster run there?"
+		hint = "does `drover control` of this cluster run there? see systemctl status drover-control on that host"
 	case s.controlSocket() != "":
 		hint = "on this host control alone answers: set --api or DROVER_API to " + s.controlSocket()
 	}
 	return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w (%s)", s.endpoint, err, hint)
+}
+
+// defaultSocket is where an agent or drover serve listens, unless it was started with another folder.
+const defaultSocket = "/run/drover/drover.sock"
+
+// where says which other address may be right for a server that is unreachable.
+func (s *remote) where() string {
+	path, local := strings.CutPrefix(s.endpoint, "unix://")
+	_, err := os.Stat(defaultSocket)
+	switch {
+	case !local:
+		return " on that host, or set --api or DROVER_API to another address"
+	case path != defaultSocket && err == nil:
+		return ", or omit --api and DROVER_API for the server at unix://" + defaultSocket
+	}
+	return ", or set --api or DROVER_API to the address of another server"
 }
 
 // controlSocket returns the address of the control replica of this host if its socket is in the same folder as
