@@ -2,7 +2,6 @@ package cluster_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -114,12 +113,7 @@ func TestDiskIsPutBack(t *testing.T) {
 		if err != nil || !strings.Contains(string(log), `"what":"accept-pool"`) {
 			t.Errorf("the audit log has %s, %v", log, err)
 		}
-		host.Await(t, h.Name+" is at ease", func() error {
-			if r := h.Exec(t, "doctor"); r.Exit != 0 {
-				return errors.New(r.Out)
-			}
-			return nil
-		})
+		host.Await(t, h.Name+" is at ease", func() error { return h.FindError(t) })
 	}
 	a.Drover(t, "volume", "create", "db")
 	write("old")

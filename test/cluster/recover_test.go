@@ -158,11 +158,6 @@ func TestStoreGoesBack(t *testing.T) {
 	wr.Stop(t)
 	c.Check(t, []witness.Copy{c.Head(t, wr.Host, wr.Volume)})
 	for _, h := range c.Hosts {
-		host.Await(t, h.Name+" is at ease", func() error {
-			if r := h.Exec(t, "doctor"); r.Exit != 0 {
-				return errors.New(r.Out)
-			}
-			return nil
-		})
+		host.Await(t, h.Name+" is at ease", func() error { return h.FindError(t) })
 	}
 }

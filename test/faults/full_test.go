@@ -108,7 +108,7 @@ func TestB15PoolFull(t *testing.T) {
 	ballast := filepath.Join(w.h.Root, "ballast")
 
 	eatUp(t, ballast, 300<<20) // of 2 GiB
-	if r := w.h.Exec(t, "doctor"); r.Exit != 0 || !strings.Contains(r.Out, "NEARLY FULL: ") {
+	if r := w.h.Exec(t, "doctor"); r.Exit != 1 || !strings.Contains(r.Out, "NEARLY FULL: ") {
 		t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
 	}
 	host.Await(t, "an event warns", func() error {

@@ -254,7 +254,7 @@ func TestI12Secrets(t *testing.T) {
 		"the log": w.h.Log(), "an argument vector": string(cmdline),
 		"the store":         string(readFile(t, filepath.Join(w.h.Root, "store.db"))),
 		"the agent's state": string(readFile(t, filepath.Join(w.h.Root, "agent.db"))),
-		"doctor":            w.h.Must(t, "doctor"), "events": w.h.Must(t, "events"),
+		"doctor":            w.h.Exec(t, "doctor").Out, "events": w.h.Must(t, "events"),
 		"a volume's record": w.h.Must(t, "volume", "inspect", "base"),
 	} {
 		if strings.Contains(text, secret) {

@@ -26,10 +26,8 @@ func TestWithoutTools(t *testing.T) {
 	h.Must(t, "snapshot", "create", "db")
 	h.Must(t, "pool", "create", "plain", "--backend", "dir", "--path", h.Root+"/plain")
 	h.Must(t, "volume", "create", "files", "-o", "pool=plain")
-	var findings []api.Finding
-	h.JSON(t, &findings, "doctor")
 	said := map[string]string{}
-	for _, f := range findings {
+	for _, f := range h.Findings(t) {
 		if name, is := strings.CutPrefix(f.Subject, "backend "); is {
 			said[name] = f.Level + ": " + f.Text
 		}

@@ -135,9 +135,7 @@ func (p *verifying) end(t *testing.T) (exit int, said string) {
 // sandboxes returns the findings of doctor about remaining sandboxes.
 func sandboxes(t *testing.T, h *host.Host) []api.Finding {
 	t.Helper()
-	var findings []api.Finding
-	h.JSON(t, &findings, "doctor")
-	return slices.DeleteFunc(findings, func(f api.Finding) bool { return !strings.Contains(f.Text, "drover backend verify") })
+	return slices.DeleteFunc(h.Findings(t), func(f api.Finding) bool { return !strings.Contains(f.Text, "drover backend verify") })
 }
 
 // left wants that doctor names one that was left, once its process is gone.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,13 +83,33 @@ func (h *Host) Client(t testing.TB) *client.Client {
 	return c
 }
 
+// Findings returns what doctor finds. The exit code of doctor is 1 if a finding needs attention.
+func (h *Host) Findings(t testing.TB) (findings []api.Finding) {
+	t.Helper()
+	r := h.Exec(t, "doctor", "-o", "json")
+	if err := json.Unmarshal([]byte(r.Out), &findings); err != nil || r.Exit > 1 {
+		t.Fatalf("doctor: exit %d, %v\n%s%s", r.Exit, err, r.Out, r.Err)
+	}
+	return findings
+}
+
+// FindError returns an error with the first finding of doctor that is an error, or nil. A host of a test may have
+// warnings, such as data in memory.
+func (h *Host) FindError(t testing.TB) error {
+	t.Helper()
+	for _, f := range h.Findings(t) {
+		if f.Level == "error" {
+			return fmt.Errorf("doctor: %s: %s", f.Subject, f.Text)
+		}
+	}
+	return nil
+}
+
 // Clean fails the test if doctor reports a problem that is not allowed.
 func (h *Host) Clean(t testing.TB, allowed ...string) {
 	t.Helper()
-	var findings []api.Finding
-	h.JSON(t, &findings, "doctor")
 next:
-	for _, f := range findings {
+	for _, f := range h.Findings(t) {
 		// "cannot work on this host" means that the host lacks a requirement of a backend that has no pool there.
 		if f.Level == "ok" || f.Level == "info" && strings.HasPrefix(f.Text, "cannot work on this host") ||
 			strings.Contains(f.Text, "its data is in memory") { // a test may keep everything in memory

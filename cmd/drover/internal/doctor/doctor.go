@@ -30,8 +30,8 @@ also lists quarantined data: objects in the pools that the store does not know.
 Quarantined data is removed only by --gc with its full UUID, after a
 confirmation: type the UUID again, or use --yes. With --cluster, the
 report is about every node, the control replicas and the servers of the store.
-With --verbose, it includes what works. The exit code is 1 if a finding is an
-error.`,
+With --verbose, it includes what works. The exit code is 1 if a finding is a
+warning or an error, as that of drover status.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -65,7 +65,7 @@ error.`,
 		if err := print(a, o, list, verbose); err != nil {
 			return err
 		}
-		return verdict(list)
+		return findings.Verdict(list)
 	})
 	return cmd
 }
@@ -236,13 +236,4 @@ func described(c api.Collected) string {
 		what += " at " + c.Path
 	}
 	return what
-}
-
-// verdict fails if there is an error among the findings.
-func verdict(list []api.Finding) error {
-	n := findings.Errors(list)
-	if n == 0 {
-		return nil
-	}
-	return fmt.Errorf("%d of %d findings are errors", n, len(list))
 }

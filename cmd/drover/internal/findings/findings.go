@@ -4,6 +4,7 @@ package findings
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,14 +25,26 @@ const (
 // NeedsAttention reports whether a finding is a warning or an error.
 func NeedsAttention(f api.Finding) bool { return f.Level == Warning || f.Level == Error }
 
-// Errors returns the number of errors among findings.
-func Errors(list []api.Finding) (n int) {
+// Attention returns the number of findings that need attention.
+func Attention(list []api.Finding) (n int) {
 	for _, f := range list {
-		if f.Level == Error {
+		if NeedsAttention(f) {
 			n++
 		}
 	}
 	return n
+}
+
+// Verdict fails if a finding needs attention. It decides the exit code of drover status and drover doctor.
+func Verdict(list []api.Finding) error {
+	switch n := Attention(list); n {
+	case 0:
+		return nil
+	case 1:
+		return errors.New("1 finding needs attention")
+	default:
+		return fmt.Errorf("%d findings need attention", n)
+	}
 }
 
 // Sort puts errors first and then warnings, each in the order of their subjects.

@@ -74,20 +74,9 @@ func NewReport(c Cluster, list []api.Finding) Report {
 	findings.Sort(list)
 	list = slices.Compact(list)
 	return Report{
-		Healthy: needAttention(list) == 0, Nodes: len(c.Nodes), Pools: len(c.Pools), Volumes: len(c.Volumes),
+		Healthy: findings.Attention(list) == 0, Nodes: len(c.Nodes), Pools: len(c.Pools), Volumes: len(c.Volumes),
 		Findings: append([]api.Finding{}, list...),
 	}
-}
-
-// needAttention returns the number of findings that need attention. The other findings remind an operator of a state
-// that the operator chose.
-func needAttention(list []api.Finding) (n int) {
-	for _, f := range list {
-		if findings.NeedsAttention(f) {
-			n++
-		}
-	}
-	return n
 }
 
 type collector struct {

@@ -50,7 +50,7 @@ exit code is 1 if something needs attention.`,
 		if err := write(a, o, r); err != nil {
 			return err
 		}
-		return verdict(r)
+		return findings.Verdict(r.Findings)
 	})
 	return cmd
 }
@@ -156,12 +156,21 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 		return r
 	}
 	for _, err := range failed { // NewReport leaves out repeated ones
-		r.Findings = append(r.Findings, api.Finding{
-			Level: findings.Error, Subject: "server", Text: "cannot read the state: " + err.Error(),
-			Fix: "run drover doctor on the host of the server at " + a.Address(),
-		})
+		r.Findings = append(r.Findings, unread(a, err))
 	}
 	return NewReport(known, r.Findings)
+}
+
+// unread is the finding about a list that cannot be read. If the server does not answer, doctor would fail, too.
+func unread(a *cli.App, err error) api.Finding {
+	fix := "run drover doctor"
+	if errors.Is(err, dataset.ErrUnavailable) {
+		fix = "see systemctl status 'drover*'"
+	}
+	return api.Finding{
+		Level: findings.Error, Subject: "server", Text: "cannot read the state: " + err.Error(),
+		Fix: fix + " on the host of the server at " + a.Address(),
+	}
 }
 
 // knowsHost reports whether the last examination in the background is used for the server's host instead of a new one:
@@ -193,19 +202,4 @@ func write(a *cli.App, o *cli.Output, r Report) error {
 		}
 	}
 	return findings.Table(a, r.Findings).Write(a.Out)
-}
-
-// verdict fails if something needs attention.
-func verdict(r Report) error {
-	if r.Healthy {
-		return nil
-	}
-	return fmt.Errorf("%s attention", need(needAttention(r.Findings)))
-}
-
-func need(n int) string {
-	if n == 1 {
-		return "1 finding needs"
-	}
-	return fmt.Sprintf("%d findings need", n)
 }
