@@ -78,30 +78,42 @@ func parseLabels(cmd *cobra.Command, values []string) ([]filter, error) {
 	return out, nil
 }
 
-// matches reports whether one of the item's values for the key matches the filter. The values are those of the cell or
-// of the field that the key names.
+// matches reports whether one of the item's values for the key matches the filter. The keys state and status stand for
+// each other, because some lists have a column of one name, and others of the other.
 func (f filter) matches(k keys, cells []string, item any) bool {
+	found := f.matchesKey(k, k.known(f.key), cells, item)
+	if other := otherKey[f.key]; other != "" && !found {
+		found = f.matchesKey(k, other, cells, item)
+	}
+	return found != f.negated
+}
+
+// otherKey has the keys that stand for each other.
+var otherKey = map[string]string{"state": "status", "status": "state"}
+
+// matchesKey reports whether one of the values that key names matches the filter: those of the cell, or of the field.
+func (f filter) matchesKey(k keys, key string, cells []string, item any) bool {
 	found := false
-	if i, ok := k.columns[f.key]; ok {
+	if i, ok := k.columns[key]; ok {
 		cell := cells[i]
 		if cell == "-" {
 			cell = ""
 		}
 		found = matchText(f.value, cell)
 	}
-	if s := k.schema.find(f.key); s != nil && s.kind != object && !found {
-		for _, text := range texts(item, f.key) {
+	if s := k.schema.find(key); s != nil && s.kind != object && !found {
+		for _, text := range texts(item, key) {
 			found = found || matchText(f.value, text) || matchSize(f.value, text) ||
 				text == "" && s.kind == scalar && f.value == fmt.Sprint(s.zero)
 		}
 	}
-	return found != f.negated
+	return found
 }
 
 // nearMiss returns a note about a filter whose value no item has, if an item has a similar one in the same column.
 // Without the note, a typing error looks like an empty list.
 func (f filter) nearMiss(k keys, rows [][]string) string {
-	i, ok := k.columns[f.key]
+	i, ok := k.columns[k.known(f.key)]
 	if !ok || f.negated || strings.Contains(f.value, "*") {
 		return ""
 	}

@@ -36,8 +36,26 @@ func (k keys) names() []string {
 	return slices.Compact(names)
 }
 
+// known returns key or, if the list does not have it, the key that stands for it: state or status, and volume for name.
+func (k keys) known(key string) string {
+	has := func(key string) bool {
+		_, ok := k.columns[key]
+		s := k.schema.find(key)
+		return ok || s != nil && s.kind != object
+	}
+	other := otherKey[key]
+	if key == "name" {
+		other = "volume"
+	}
+	if other != "" && !has(key) && has(other) {
+		return other
+	}
+	return key
+}
+
 // check fails with a usage error unless key is a column or a field that has a value.
 func (k keys) check(cmd *cobra.Command, flag, key string) error {
+	key = k.known(key)
 	if _, ok := k.columns[key]; ok {
 		return nil
 	}

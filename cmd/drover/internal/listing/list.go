@@ -66,8 +66,8 @@ func OwnLabels[T any](labels func(T) map[string]string) func(
 // Help is the part of the help that all ls commands share.
 const Help = `--filter and --sort accept the columns, also those of -o wide, and the fields of
 -o json, such as status.used. In a value of --filter, * stands for any text;
-KEY!=VALUE excludes items. -o template=TEXT prints a Go template for each item,
-such as template='{{.id}}'.`
+KEY!=VALUE excludes items; state and status are the same key. -o template=TEXT
+prints a Go template for each item, such as template='{{.id}}'.`
 
 // New makes the ls command of a noun.
 func New[T any](a *cli.App, l List[T]) *cobra.Command {
@@ -187,6 +187,7 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 	if err := keys.checkSort(cmd, key, o.sort != ""); err != nil {
 		return err
 	}
+	key = keys.known(key)
 	text, err := parseTemplate(cmd, keys.schema, o.format)
 	if err != nil {
 		return err
