@@ -32,7 +32,7 @@ func TestCompletion(t *testing.T) {
 	}{
 		{[]string{"volume", "inspect", ""}, []string{"db", "db-test"}},
 		{[]string{"volume", "inspect", "db-"}, []string{"db-test"}},
-		{[]string{"volume", "inspect", "db", ""}, nil},
+		{[]string{"volume", "inspect", "db", ""}, []string{"db", "db-test"}},
 		{[]string{"volume", "create", "new"}, nil},
 		{[]string{"volume", "create", "new@"}, []string{"new@bronze", "new@gold"}},
 		{[]string{"volume", "create", "new@g"}, []string{"new@gold"}},

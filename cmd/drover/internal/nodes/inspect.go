@@ -1,6 +1,7 @@
 package nodes
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -15,38 +16,34 @@ import (
 )
 
 func newNodeInspectCmd(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:               "inspect NODE",
-		Short:             "Show a node in detail",
-		Args:              cli.Args(1),
-		ValidArgsFunction: cli.Complete(a, cli.NodeWords),
+	return cli.Inspect(a, "inspect NODE [NODE...]", "Show nodes in detail", cli.NodeWords, cli.Inspected[api.Node]{
+		Get: func(ctx context.Context, _ cli.Remote, name string) (api.Node, error) {
+			_, n, _, err := findNode(ctx, a, name)
+			return n, err
+		},
+		Form: func(ctx context.Context, c cli.Remote, n api.Node) *show.Form {
+			return nodeForm(n, poolLines(ctx, c, n), a.Now())
+		},
+	})
+}
+
+// poolLines describes the pools of a node. If they cannot be read, the line says why.
+func poolLines(ctx context.Context, c cli.Remote, n api.Node) []string {
+	list, err := c.Pools(ctx)
+	if err != nil {
+		return []string{"not known: " + err.Error()}
 	}
-	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, n, _, err := findNode(cmd.Context(), a, args[0])
-		if err != nil {
-			return err
-		}
-		if o.JSON() {
-			return show.JSON(a.Out, n)
-		}
-		list, err := c.Pools(cmd.Context())
-		if err != nil {
-			return err
-		}
-		var lines []string
-		for _, p := range list {
-			if p.Node == n.ID {
-				state := pools.State(p)
-				if state == pools.HeldState {
-					state += ": " + p.Status.Reason
-				}
-				lines = append(lines, fmt.Sprintf("%s (%s at %s, %s)", p.Name, p.Backend, p.Path, state))
+	var lines []string
+	for _, p := range list {
+		if p.Node == n.ID {
+			state := pools.State(p)
+			if state == pools.HeldState {
+				state += ": " + p.Status.Reason
 			}
+			lines = append(lines, fmt.Sprintf("%s (%s at %s, %s)", p.Name, p.Backend, p.Path, state))
 		}
-		return nodeForm(n, lines, a.Now()).Write(a.Out)
 	}
-	return cmd
+	return lines
 }
 
 func nodeForm(n api.Node, pools []string, now time.Time) *show.Form {

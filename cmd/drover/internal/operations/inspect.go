@@ -1,6 +1,8 @@
 package operations
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
@@ -9,20 +11,16 @@ import (
 )
 
 func newOperationInspectCmd(a *cli.App) *cobra.Command {
-	return cli.Query(a, &cobra.Command{
-		Use:               "inspect ID",
-		Short:             "Show an operation in detail",
-		Args:              cli.Args(1),
-		ValidArgsFunction: cli.Complete(a, cli.AnyOperationWords),
-	}, false, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, args []string) error {
-		op, err := c.Operation(cmd.Context(), args[0], 0)
-		if err != nil {
-			return err
-		}
-		return cli.PrintObject(a, o, op, func(op dataset.Operation) *show.Form {
-			f := operationForm(a, op)
-			f.Add("Detail", detail(op))
-			return f
+	return cli.Inspect(a, "inspect ID [ID...]", "Show operations in detail", cli.AnyOperationWords,
+		cli.Inspected[dataset.Operation]{
+			Get: func(ctx context.Context, c cli.Remote, id string) (dataset.Operation, error) {
+				return c.Operation(ctx, id, 0)
+			},
+			Form: func(_ context.Context, _ cli.Remote, op dataset.Operation) *show.Form {
+				f := operationForm(a, op)
+				f.Add("Detail", detail(op))
+				f.Add("Request", op.RequestID)
+				return f
+			},
 		})
-	})
 }

@@ -1,6 +1,7 @@
 package pools
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,23 +16,18 @@ import (
 )
 
 func newPoolInspectCmd(a *cli.App) *cobra.Command {
-	return cli.Query(a, &cobra.Command{
-		Use:               "inspect POOL",
-		Short:             "Show a pool and its capabilities in detail",
-		Args:              cli.Args(1),
-		ValidArgsFunction: cli.Complete(a, cli.PoolWords),
-	}, false, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, args []string) error {
-		pools, err := c.Pools(cmd.Context())
-		if err != nil {
-			return err
-		}
-		p, err := cli.Find(pools, "pool", args[0],
-			func(p api.Pool) string { return p.Name }, func(p api.Pool) uuid.UUID { return p.ID })
-		if err != nil {
-			return err
-		}
-		return cli.PrintObject(a, o, p, poolForm)
-	})
+	return cli.Inspect(a, "inspect POOL [POOL...]", "Show pools and their capabilities in detail", cli.PoolWords,
+		cli.Inspected[api.Pool]{
+			Get: func(ctx context.Context, c cli.Remote, name string) (api.Pool, error) {
+				pools, err := c.Pools(ctx)
+				if err != nil {
+					return api.Pool{}, err
+				}
+				return cli.Find(pools, "pool", name,
+					func(p api.Pool) string { return p.Name }, func(p api.Pool) uuid.UUID { return p.ID })
+			},
+			Form: func(_ context.Context, _ cli.Remote, p api.Pool) *show.Form { return poolForm(p) },
+		})
 }
 
 func poolForm(p api.Pool) *show.Form {

@@ -1,6 +1,7 @@
 package profiles
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -13,18 +14,13 @@ import (
 )
 
 func newProfileShowCmd(a *cli.App) *cobra.Command {
-	return cli.Query(a, &cobra.Command{
-		Use:               "show NAME",
-		Short:             "Show a profile in detail",
-		Args:              cli.Args(1),
-		ValidArgsFunction: cli.Complete(a, cli.ProfileWords),
-	}, false, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, args []string) error {
-		p, err := c.Profile(cmd.Context(), args[0])
-		if err != nil {
-			return err
-		}
-		return cli.PrintObject(a, o, p, profileForm)
-	})
+	return cli.Inspect(a, "show NAME [NAME...]", "Show profiles in detail", cli.ProfileWords,
+		cli.Inspected[dataset.Profile]{
+			Get: func(ctx context.Context, c cli.Remote, name string) (dataset.Profile, error) {
+				return c.Profile(ctx, name)
+			},
+			Form: func(_ context.Context, _ cli.Remote, p dataset.Profile) *show.Form { return profileForm(p) },
+		})
 }
 
 func profileForm(p dataset.Profile) *show.Form {

@@ -22,20 +22,12 @@ import (
 const newestShown = 5
 
 func newVolumeInspectCmd(a *cli.App) *cobra.Command {
-	return cli.Query(a, &cobra.Command{
-		Use:               "inspect NAME",
-		Short:             "Show a volume in detail",
-		Args:              cli.Args(1),
-		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
-	}, false, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, args []string) error {
-		v, err := c.Volume(cmd.Context(), args[0])
-		if err != nil {
-			return err
-		}
-		return cli.PrintObject(a, o, v, func(v api.Volume) *show.Form {
-			return volumeForm(a, v, poolStatus(cmd.Context(), c, v), newestSnapshots(cmd.Context(), a, c, v),
-				holderLines(cmd.Context(), a, c, v))
-		})
+	const use, short = "inspect NAME [NAME...]", "Show volumes in detail"
+	return cli.Inspect(a, use, short, cli.VolumeWords, cli.Inspected[api.Volume]{
+		Get: func(ctx context.Context, c cli.Remote, name string) (api.Volume, error) { return c.Volume(ctx, name) },
+		Form: func(ctx context.Context, c cli.Remote, v api.Volume) *show.Form {
+			return volumeForm(a, v, poolStatus(ctx, c, v), newestSnapshots(ctx, a, c, v), holderLines(ctx, a, c, v))
+		},
 	})
 }
 

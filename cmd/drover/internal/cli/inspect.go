@@ -1,0 +1,54 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+)
+
+// Inspected describes the items that an inspect command shows.
+type Inspected[T any] struct {
+	// Get reads one item.
+	Get func(ctx context.Context, c Remote, name string) (T, error)
+	// Form returns the item for people.
+	Form func(ctx context.Context, c Remote, item T) *show.Form
+}
+
+// Inspect makes a command that shows one or several items. As JSON, one item is an object, and several are a list. The
+// command reads all items before it prints the first, so that a wrong name prints nothing.
+func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]) *cobra.Command {
+	return Query(a, &cobra.Command{
+		Use:               use,
+		Short:             short,
+		Args:              Args(1),
+		ValidArgsFunction: CompleteEach(a, words),
+	}, false, func(cmd *cobra.Command, c Remote, o *Output, names []string) error {
+		ctx := cmd.Context()
+		items := make([]T, 0, len(names))
+		for _, name := range names {
+			item, err := of.Get(ctx, c, name)
+			if err != nil {
+				return err
+			}
+			items = append(items, item)
+		}
+		if o.JSON() && len(items) > 1 {
+			return show.List(a.Out, items)
+		}
+		for i, item := range items {
+			if i > 0 {
+				if _, err := fmt.Fprintln(a.Out); err != nil {
+					return err
+				}
+			}
+			err := PrintObject(a, o, item, func(item T) *show.Form { return of.Form(ctx, c, item) })
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
