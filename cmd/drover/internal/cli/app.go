@@ -101,7 +101,7 @@ func (a *App) Connect() (Remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	return suggester{c}, nil
+	return suggester{c, a.Now}, nil
 }
 
 // Connected returns a RunE that connects to the server and calls run.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -19,7 +20,10 @@ const suggestWithin = 2 * time.Second
 
 // A suggester is a client whose not-found errors suggest the most similar existing name. It lists the names with the
 // rights of the caller, and only after an error, so the server does not search all records for each wrong name.
-type suggester struct{ Remote }
+type suggester struct {
+	Remote
+	now func() time.Time
+}
 
 func (s suggester) Volume(ctx context.Context, ref string) (api.Volume, error) {
 	v, err := s.Remote.Volume(ctx, ref)
@@ -33,7 +37,42 @@ func (s suggester) Snapshots(ctx context.Context, ref string, p api.Page) (api.L
 
 func (s suggester) Snapshot(ctx context.Context, ref, snapshot string) (dataset.Snapshot, error) {
 	v, err := s.Remote.Snapshot(ctx, ref, snapshot)
+	if errors.Is(err, dataset.ErrNotFound) {
+		if deleted := s.deletion(ctx, ref, snapshot); deleted != "" {
+			return v, fmt.Errorf("%w%s", err, deleted)
+		}
+	}
 	return v, s.suggestSnapshot(ctx, err, ref, snapshot)
+}
+
+// deletion says when a snapshot was deleted, if a recent operation did it. Otherwise it returns "".
+func (s suggester) deletion(ctx context.Context, volume, snapshot string) string {
+	ctx, cancel := context.WithTimeout(ctx, suggestWithin)
+	defer cancel()
+	ops, err := FetchAll(ctx, s.Operations)
+	if err != nil {
+		return ""
+	}
+	if name, after, at := strings.Cut(snapshot, "@"); at && volume == "" {
+		volume, snapshot = name, after
+	}
+	var last dataset.Operation
+	for _, op := range ops {
+		if op.Kind != dataset.OpSnapshotDelete || op.State != dataset.OpDone || op.Snapshot == nil ||
+			op.Ended.Before(last.Ended) {
+			continue
+		}
+		isID := dataset.CheckPrefix(strings.ToLower(snapshot)) == nil &&
+			strings.HasPrefix(op.Snapshot.ID.String(), strings.ToLower(snapshot))
+		if isID || op.Snapshot.Name == snapshot && op.Volume == volume {
+			last = op
+		}
+	}
+	if last.Snapshot == nil {
+		return ""
+	}
+	return fmt.Sprintf("; snapshot %s of volume %s was deleted %s, by operation %s", last.Snapshot.ID, last.Volume,
+		show.Ago(s.now(), last.Ended), last.ID)
 }
 
 func (s suggester) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {

@@ -62,7 +62,7 @@ admin. If the node returns later, it finds the volume in the trash.`,
 		}
 		if len(args) == 1 {
 			req.Volume = args[0]
-			return a.Change(cmd, o, req, describe)
+			return notSnapshot(a.Change(cmd, o, req, describe), args[0])
 		}
 		return deleteVolumes(cmd.Context(), a, c, o, args, req)
 	}
@@ -135,7 +135,7 @@ func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output,
 		}
 		if err != nil {
 			failed++
-			a.PrintError(ctx, err)
+			a.PrintError(ctx, notSnapshot(err, name))
 			continue
 		}
 		if outs = append(outs, out); o.JSON() {
@@ -155,6 +155,16 @@ func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output,
 		return fmt.Errorf("%d of %d volumes were not deleted", failed, len(names))
 	}
 	return nil
+}
+
+// notSnapshot adds to the error about a name such as db@first the command that deletes a snapshot. Otherwise a user who
+// wants that could follow the error and delete the volume.
+func notSnapshot(err error, name string) error {
+	if volume, after, at := strings.Cut(name, "@"); at && errors.Is(err, dataset.ErrInvalid) {
+		return fmt.Errorf("%w; to delete only a snapshot of that name: drover snapshot rm --dry-run %s %s", err,
+			dataset.Clip(volume), dataset.Clip(after))
+	}
+	return err
 }
 
 func describeDeleted(o *cli.Output, out api.Outcome) (uuid.UUID, string) {
