@@ -53,9 +53,9 @@ func main() {
 
 // execute runs one command line and returns the exit code.
 func execute(ctx context.Context, a *cli.App, args []string) int {
-	a.Args = args
 	root := newRootCmd(a)
-	root.SetArgs(append([]string{}, args...)) // if nil, cobra uses os.Args
+	a.Args = append([]string{}, cli.Translate(root, args)...) // if nil, cobra uses os.Args
+	root.SetArgs(a.Args)
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.ErrOut)

@@ -32,8 +32,10 @@ A volume can be named as docker volume ls shows it, db@gold, if that is its
 profile. Any unique prefix of a UUID names a volume, snapshot, node or dataset.
 Tables are for people. -o json prints the objects of the API for programs, and
 -q only IDs. list, delete, remove and show are other names of ls, rm and
-inspect, and vol, snap and op of volume, snapshot and operation. Exit codes:
-0 success, 1 failure, 2 wrong usage.`,
+inspect, and vol, snap and op of volume, snapshot and operation. Many words and
+flags of docker, kubectl, zfs and restic are accepted, too: drover ls, drover
+df, --json, -y. Exit codes: 0 success, 1 failure or a finding of status or
+doctor that needs attention, 2 wrong usage.`,
 		Version:           a.Version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -63,7 +65,7 @@ inspect, and vol, snap and op of volume, snapshot and operation. Exit codes:
 	)
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return cli.UnknownCommand(cmd, args[0])
+			return cli.UnknownCommand(cmd, args...)
 		}
 		return cmd.Help()
 	}
@@ -118,7 +120,7 @@ func newHelpCmd() *cobra.Command {
 				return cli.UsageError(cmd.Root(), "%w", err)
 			}
 			if len(rest) > 0 {
-				return cli.UnknownCommand(found, rest[0])
+				return cli.UnknownCommand(found, rest...)
 			}
 			found.InitDefaultHelpFlag()
 			return found.Help()

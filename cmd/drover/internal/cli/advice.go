@@ -30,6 +30,19 @@ var advice = map[string]string{
 	"quota":   "use drover volume resize NAME SIZE",
 	"backup":  "use drover volume export NAME -o FILE for a volume, or drover store backup for the records",
 
+	"set": changeVolume, "change": changeVolume, "edit": changeVolume, "modify": changeVolume,
+	"volume set": changeVolume, "volume change": changeVolume, "volume edit": changeVolume,
+	"volume update": changeVolume, "volume modify": changeVolume,
+
+	"run":       "start a container with the volume: docker run -v NAME:/PATH IMAGE",
+	"exec":      "use docker exec in a container with the volume; drover volume inspect NAME lists them",
+	"apply":     "edit drover.yaml and profiles.yaml in /etc/drover, then systemctl reload drover",
+	"enable":    "use systemctl enable drover",
+	"disable":   "use systemctl disable drover",
+	"is-active": "use systemctl is-active drover, or drover status",
+	"forget":    "use drover snapshot rm --dry-run VOLUME SNAPSHOT, and the same without --dry-run",
+	"recv":      "use drover volume import SPEC --from - < FILE",
+	"--debug":   "start the service with --log-level debug",
 	"prune":     noPrune,
 	"gc":        noPrune,
 	"system":    "use drover status, drover pool ls for the free space, or drover doctor",
@@ -45,9 +58,6 @@ var advice = map[string]string{
 	"promote":   "if the node of a volume is lost, use drover volume move NAME NODE; its --help says how",
 	"quiesce":   "freezing before a snapshot belongs to a profile, in profiles.yaml: quiesce",
 
-	"volume history":   "use drover events --filter volume=NAME",
-	"volume logs":      "use drover events --filter volume=NAME",
-	"volume events":    "use drover events --filter volume=NAME",
 	"volume attach":    "start a container with the volume: docker run -v NAME:/PATH IMAGE",
 	"volume tag":       "use drover volume label NAME KEY=VALUE",
 	"volume profile":   "use drover volume set-profile NAME PROFILE, or drover volume inspect NAME to see it",
@@ -57,13 +67,15 @@ var advice = map[string]string{
 	"volume schedule":  "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
 	"volume freeze":    "freezing before a snapshot belongs to a profile, in profiles.yaml: quiesce",
 
+	"volume ls -t":         "use drover snapshot ls",
+	"volume ls -w":         "use watch drover volume ls, or drover events --follow",
+	"volume ls --watch":    "use watch drover volume ls, or drover events --follow",
+	"operation ls -w":      "use drover operation watch ID, or watch drover operation ls",
+	"operation ls --watch": "use drover operation watch ID, or watch drover operation ls",
+	"events --until":       "events has no end: use --since, and jq with -o json",
 	"volume ls --unused":   "use --filter status=idle",
 	"volume ls --dangling": "use --filter status=idle",
-	"volume ls -a":         "all volumes are listed; drover trash ls lists the deleted ones",
-	"volume ls --all":      "all volumes are listed; drover trash ls lists the deleted ones",
-	"volume ls --wide":     "use -o wide",
 	"status -v":            "use -o json, or drover doctor",
-	"status --watch":       "use watch drover status, or drover events --follow",
 	"pool create --size":   "use --path FILE --image SIZE for a pool in an image file of that size",
 
 	"volume restore":  "use drover snapshot restore VOLUME SNAPSHOT, or drover trash restore NAME for a deleted volume",
@@ -84,6 +96,8 @@ var advice = map[string]string{
 
 	"profile create": "add the profile to /etc/drover/profiles.yaml, check it with drover profile check FILE, then " +
 		"systemctl reload drover",
+	"profile add": "add the profile to /etc/drover/profiles.yaml, check it with drover profile check FILE, then " +
+		"systemctl reload drover",
 	"profile edit": "edit /etc/drover/profiles.yaml, check it with drover profile check FILE, then " +
 		"systemctl reload drover",
 	"profile set": "edit /etc/drover/profiles.yaml, or give a volume another profile with drover volume set-profile",
@@ -92,13 +106,16 @@ var advice = map[string]string{
 
 	"pool resize": "a pool grows with its device or filesystem; drover pool set NAME --overcommit RATIO changes how " +
 		"much may be promised",
+	"pool scrub":  "use drover backend verify POOL",
+	"pool import": "use drover pool adopt PATH for an existing pool, or drover pool create NAME for a new one",
+	"pool export": "use drover pool adopt PATH on the host that gets the disk",
 	"pool grow": "a pool grows with its device or filesystem; drover pool set NAME --overcommit RATIO changes how " +
 		"much may be promised",
 
 	"node add":         joinNode,
 	"node create":      joinNode,
 	"node join":        joinNode,
-	"pool usage":       "use drover pool ls",
+	"node update":      "use drover node cordon NAME, drover node drain NAME or drover node label NAME KEY=VALUE",
 	"node evict":       "use drover node drain NAME",
 	"node maintenance": "use drover node drain NAME, and later drover node uncordon NAME",
 	"node resume":      "use drover node uncordon NAME",
@@ -107,7 +124,7 @@ var advice = map[string]string{
 	"trash purge --force":   "the command asks for a confirmation, and --yes skips it",
 	"pool rm --force":       "only an empty pool is removed: delete its volumes first, see drover pool inspect NAME",
 	"pool rm -f":            "only an empty pool is removed: delete its volumes first, see drover pool inspect NAME",
-	"volume rm -f":          "a volume in use, or protected, is not deleted; drover volume inspect NAME shows why",
+	"volume rm -f":          notForced,
 	"volume move --pool":    stayInPool,
 	"volume move -o":        stayInPool,
 	"volume set-profile -p": "the profile is the second argument: drover volume set-profile NAME PROFILE",
@@ -119,6 +136,13 @@ var advice = map[string]string{
 	"volume resize --size":         "the size is the second argument: drover volume resize NAME SIZE",
 	"volume resize -s":             "the size is the second argument: drover volume resize NAME SIZE",
 	"volume resize -o":             "the size is the second argument: drover volume resize NAME SIZE",
+	"volume create --node":         placedByProfile,
+	"volume create --placement":    placedByProfile,
+	"volume create --replicas":     replicasInProfile,
+	"volume create --encrypted":    "encryption belongs to a profile of a new volume, in profiles.yaml: encryption",
+	"volume create --snapshot":     "use drover clone VOLUME@SNAPSHOT NEW",
+	"volume inspect -f":            "use -o json, and jq for one field",
+	"volume rm -r":                 notForced,
 	"volume create --dry-run":      "create has no dry run; it changes no existing volume",
 	"clone --dry-run":              "clone has no dry run; it changes no existing volume",
 	"clone --snapshot":             "name the snapshot after the volume: drover clone VOLUME@SNAPSHOT NEW",
@@ -139,6 +163,16 @@ var advice = map[string]string{
 // noPrune is the advice for a user who wants to delete all unused volumes.
 const noPrune = "Drover does not delete unused volumes: drover volume ls lists them, and " +
 	"drover volume rm --dry-run NAME shows what a removal destroys"
+
+// notForced is the advice for a user who wants to delete a volume by force.
+const notForced = "a volume in use, or protected, is not deleted; drover volume inspect NAME shows why"
+
+// changeVolume is the advice for a user who wants to change a setting of a volume.
+const changeVolume = "use drover volume resize NAME SIZE, drover volume set-profile NAME PROFILE, or drover volume " +
+	"label NAME KEY=VALUE"
+
+// placedByProfile is the advice for a user who wants to choose the node of a new volume.
+const placedByProfile = "the profile chooses the node: use -o pool=POOL, or later drover volume move NAME NODE"
 
 // replicasInProfile is the advice for a user who asks for replicas of one volume.
 const replicasInProfile = "replicas belong to a profile, in profiles.yaml: use drover volume set-profile NAME PROFILE"
@@ -192,16 +226,14 @@ func argumentAdvice(cmd *cobra.Command, args []string) string {
 		return use(args[0], "-o", "size="+second)
 	case name == "volume create" && len(args) == 2 && strings.Contains(second, "="):
 		return use(args[0], "-o", second)
+	case name == "volume create" && len(args) == 2 && !at && dataset.CheckProfileName(second) == nil:
+		return use(args[0] + "@" + second)
 	case name == "pool create" && len(args) == 2:
 		return use(args[0], "--backend", "loop", "--path", second)
 	case name == "volume import" && len(args) == 2:
 		return use(args[0], "--from", second)
 	case name == "volume export" && len(args) == 2:
 		return use(args[0], "-o", second)
-	case name == "events" && len(args) == 1:
-		return use("--filter", "volume="+args[0])
-	case name == "status" && len(args) == 1 || name == "volume ls" && len(args) == 1:
-		return "use: " + shellLine([]string{cmd.Root().Name(), "volume", "inspect", args[0]})
 	case strings.HasSuffix(name, " ls") && len(args) == 1 && cmd.Parent().HasSubCommands():
 		if inspect, _, err := cmd.Parent().Find([]string{"inspect"}); err == nil && inspect != cmd.Parent() {
 			return "use: " + shellLine([]string{inspect.CommandPath(), args[0]})

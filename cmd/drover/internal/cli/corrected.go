@@ -14,13 +14,37 @@ import (
 // letterOptions maps the letters that people type for options of a volume to the options.
 var letterOptions = map[string]string{"p": "profile", "s": "size", "l": "label", "d": "driver", "n": "name"}
 
-// correctedLine returns the command line words with options of a volume in the place of unknown flags, such as
-// "use: drover volume create db -o size=10GiB" for --size 10GiB. It returns "" if cmd creates no volume, or if no
+// otherOptions maps other names that people type for options of a volume to the options.
+var otherOptions = map[string]string{"protected": "protect", "read-only": "readonly", "labels": "label", "type": "fs"}
+
+// correctedLine returns the hint with the command line that correctedWords returns, such as
+// "use: drover volume create db -o size=10GiB" for --size 10GiB without a value that can be used. It returns "" if no
 // unknown flag is an option.
 func correctedLine(cmd *cobra.Command, words []string) string {
-	if cmd.Flags().Lookup("opt") == nil {
+	line, _ := corrected(cmd, words)
+	if line == nil {
 		return ""
 	}
+	return "use: " + shellLine(append([]string{cmd.Root().Name()}, line...))
+}
+
+// correctedWords returns the command line words with options of a volume in the place of unknown flags. It returns nil
+// if there are none, if one of them lacks its value, or if the line contradicts itself, such as db@bronze -p gold.
+func correctedWords(cmd *cobra.Command, words []string) []string {
+	line, isCertain := corrected(cmd, words)
+	if !isCertain {
+		return nil
+	}
+	return line
+}
+
+// corrected returns the command line words with options of a volume in the place of unknown flags, and whether it means
+// the same as the words. It returns nil if cmd creates no volume, or if no unknown flag is an option.
+func corrected(cmd *cobra.Command, words []string) (line []string, isCertain bool) {
+	if cmd.Flags().Lookup("opt") == nil {
+		return nil, false
+	}
+	isCertain = true
 	var out, args []string
 	profile, changed := "", false
 	for i := 0; i < len(words); i++ {
@@ -45,6 +69,8 @@ func correctedLine(cmd *cobra.Command, words []string) string {
 			i++
 			value = words[i]
 		}
+		isCertain = isCertain && (boolean && !hasValue || !boolean && value != "") &&
+			(option != "driver" || value == "drover")
 		switch option {
 		case "profile":
 			profile = orElse(value, "PROFILE")
@@ -57,26 +83,30 @@ func correctedLine(cmd *cobra.Command, words []string) string {
 		}
 	}
 	if !changed {
-		return ""
+		return nil, false
 	}
-	return "use: " + shellLine(withProfile(cmd, out, args, profile))
+	line, isConsistent := withProfile(cmd, out, args, profile)
+	return line, isCertain && isConsistent
 }
 
 // withProfile returns the words of a command line with the profile in the spec of the new volume, which is the last
-// argument of the line.
-func withProfile(cmd *cobra.Command, out, args []string, profile string) []string {
-	line := append([]string{cmd.Root().Name()}, out...)
+// argument of the line. isConsistent is false if the line has no spec, or if its spec has another profile or snapshot.
+func withProfile(cmd *cobra.Command, line, args []string, profile string) (words []string, isConsistent bool) {
 	depth := len(strings.Fields(CommandName(cmd)))
 	if profile == "" {
-		return line
+		return line, true
 	}
-	if len(args) <= depth {
-		return append(line, "NAME@"+profile)
+	if expected := strings.Fields(cmd.Use)[1:]; len(args)-depth < len(expected) {
+		name := expected[len(expected)-1]
+		if name == "SPEC" {
+			name = "NAME"
+		}
+		return append(line, name+"@"+profile), false
 	}
 	last := len(line) - 1 - slices.Index(reversed(line), args[len(args)-1])
-	name, _, _ := strings.Cut(line[last], "@")
+	name, other, has := strings.Cut(line[last], "@")
 	line[last] = name + "@" + profile
-	return line
+	return line, !has || other == profile
 }
 
 func reversed(words []string) []string {
@@ -101,7 +131,7 @@ func flagWord(word string) (name, value string, hasValue bool) {
 			name = long
 		}
 	}
-	return name, value, hasValue
+	return orElse(otherOptions[name], name), value, hasValue
 }
 
 // isFlag reports whether cmd has the flag of a word.

@@ -22,6 +22,10 @@ func FlagError(cmd *cobra.Command, words []string, err error) error {
 	switch {
 	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
 		letter := unknown.GetSpecifiedName()[:1]
+		if CommandName(cmd) == "volume resize" && letter >= "0" && letter <= "9" {
+			return UsageError(cmd, "unknown flag: -%s (to shrink a volume, give its new size: drover volume resize "+
+				"NAME SIZE)", letter)
+		}
 		hint := orElse(advise(cmd, "-"+letter), correctedLine(cmd, words))
 		return UsageError(cmd, "unknown flag: -%s%s", letter, orElse(inParentheses(hint), guess(longOf(cmd, letter))))
 	case errors.As(err, &unknown):

@@ -7,60 +7,47 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// otherWords maps words that people type to the commands that they mean, without the program's name. The words are
-// those of other tools, or come from trials with newcomers. A command without a noun, such as create, belongs to the
-// noun that the person typed. A command that destroys data has --dry-run, so that copying it from the message does no
-// harm.
+// otherWords maps words that people type to the commands that they mean, without the program's name, if the words are
+// not accepted as synonyms: because the meaning is not certain, or because the command destroys or disturbs something.
+// A command without a noun, such as rm, belongs to the noun that the person typed. A command that destroys data has
+// --dry-run, so that copying it from the message does no harm.
 var otherWords = map[string]string{
-	"grow": "volume resize", "extend": "volume resize", "expand": "volume resize", "enlarge": "volume resize",
 	"shrink": "volume resize", "size": "volume resize",
-	"set": "volume set-profile", "change": "volume set-profile", "users": "volume inspect", "who": "volume inspect",
-	"edit": "volume set-profile", "update": "volume set-profile", "modify": "volume set-profile",
-	"info": "inspect", "describe": "inspect", "get": "inspect", "stat": "inspect", "status": "inspect",
-	"lsof": "volume inspect", "fuser": "volume inspect", "where": "volume inspect", "path": "volume inspect",
-	"mountpoint": "volume inspect", "replicas": "volume inspect", "usedby": "volume inspect",
-	"new": "create", "add": "create", "make": "create", "mk": "create", "take": "snapshot create",
-	"destroy": "rm", "drop": "rm", "del": "rm", "erase": "rm",
-	"undelete": "trash restore", "untrash": "trash restore", "empty": "trash purge --all --dry-run",
-	"recycle": "trash ls", "deleted": "trash ls",
-	"df": "pool ls", "free": "pool ls", "space": "pool ls", "capacity": "pool ls", "disk": "pool ls",
-	"du": "volume ls", "usage": "volume ls", "ps": "volume ls", "top": "volume stats", "iostat": "volume stats",
+	"empty":    "trash purge --all --dry-run",
 	"rollback": "snapshot restore", "revert": "snapshot restore", "undo": "snapshot restore",
-	"migrate": "volume move", "mv": "volume rename", "rename": "volume rename",
-	"copy": "clone", "cp": "clone", "fork": "clone",
-	"dump": "volume export", "save": "volume export", "load": "volume import",
-	"lock": "volume protect", "unlock": "volume unprotect", "defrag": "volume rewrite",
-	"hosts": "node ls", "servers": "node ls", "members": "node ls", "evacuate": "node drain",
-	"tasks": "operation ls", "jobs": "operation ls", "job": "operation ls", "queue": "operation ls",
-	"log": "events", "logs": "events", "history": "events", "monitor": "events",
-	"health": "status", "check": "doctor", "fsck": "doctor", "diagnose": "doctor", "debug": "doctor",
-	"bench": "backend verify", "benchmark": "backend verify",
+	"mv": "volume rename", "rename": "volume rename", "defrag": "volume rewrite", "drain": "node drain",
+	"evacuate": "node drain", "job": "operation inspect", "bench": "backend verify", "benchmark": "backend verify",
 }
 
 // OtherWords returns a copy of the words and the commands that they mean.
-func OtherWords() map[string]string { return maps.Clone(otherWords) }
-
-// plurals maps the plural of a noun to the command that lists the things.
-var plurals = map[string]string{
-	"volumes": "volume ls", "snapshots": "snapshot ls", "pools": "pool ls", "nodes": "node ls",
-	"profiles": "profile ls", "operations": "operation ls", "vols": "volume ls", "snaps": "snapshot ls",
+func OtherWords() map[string]string {
+	all := maps.Clone(synonyms)
+	maps.Copy(all, otherWords)
+	return all
 }
 
 // meant returns the command that a person means by a word below cmd, such as "drover volume resize", or "" if that is
 // not known.
 func meant(cmd *cobra.Command, word string) string {
 	word = strings.ToLower(word)
-	other := orElse(otherWords[word], plurals[word])
-	if other != "" {
-		path := strings.Fields(other)
-		for _, from := range []*cobra.Command{cmd, cmd.Root()} {
-			found, rest, err := from.Find(path)
-			if err == nil && found != from && !found.HasSubCommands() {
-				return strings.Join(append([]string{found.CommandPath()}, rest...), " ")
-			}
+	other := orElse(otherWords[word], synonyms[word])
+	return orElse(resolve(cmd, other), elsewhere(cmd.Root(), word))
+}
+
+// resolve returns the whole command line of a command that is named without its noun, such as rm, or with it. It
+// searches below cmd first, then below the root, and then below each noun. It returns "" if there is no such command.
+func resolve(cmd *cobra.Command, command string) string {
+	path := strings.Fields(command)
+	if len(path) == 0 {
+		return ""
+	}
+	for _, from := range []*cobra.Command{cmd, cmd.Root()} {
+		found, rest, err := from.Find(path)
+		if err == nil && found != from && !found.HasSubCommands() {
+			return strings.Join(append([]string{found.CommandPath()}, rest...), " ")
 		}
 	}
-	return orElse(elsewhere(cmd.Root(), word), elsewhere(cmd.Root(), other))
+	return elsewhere(cmd.Root(), command)
 }
 
 // elsewhere returns the command that a word names below another noun, or "" if there is none. A word that several
@@ -106,7 +93,7 @@ func typedCommand(cmd *cobra.Command, words []string) string {
 // cmd is no list.
 func listFilter(cmd *cobra.Command, name, value string) string {
 	switch name {
-	case "pool", "node", "profile", "volume", "state", "kind", "status":
+	case "pool", "node", "profile", "volume", "state", "kind", "status", "type":
 	default:
 		return ""
 	}

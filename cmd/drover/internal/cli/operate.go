@@ -24,9 +24,11 @@ const (
 	offlinePause = time.Second
 )
 
-// WorkFlags adds -o and --detach to a command that changes something.
+// WorkFlags adds -o and --detach to a command that changes something. Each such command accepts -q. The help shows it
+// only if quiet is set.
 func WorkFlags(cmd *cobra.Command, quiet bool) *Output {
-	o := OutputFlags(cmd, quiet)
+	o := OutputFlags(cmd, true)
+	cmd.Flags().Lookup("quiet").Hidden = !quiet
 	DetachFlag(cmd, o)
 	return o
 }

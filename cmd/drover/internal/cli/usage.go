@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Group makes cmd the parent of other commands. A call of cmd without a subcommand is a usage error. Without Group,
-// cobra would print the help and exit with 0.
+// Group makes cmd the parent of other commands. A call of cmd without a subcommand prints its help. A call with an
+// unknown subcommand is a usage error.
 func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(children...)
 	cmd.Args = cobra.ArbitraryArgs
@@ -20,22 +20,34 @@ func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 		if len(args) > 0 {
 			return unknownPlace(cmd, args)
 		}
-		return UsageError(cmd, "missing command for %s (available: %s)", CommandName(cmd),
-			dataset.FormatChoices(commandNames(cmd)))
+		return cmd.Help()
 	}
 	return cmd
 }
 
-// unknownPlace is UnknownCommand for the arguments of cmd. If the only argument may be the name of a volume, as in
-// drover snapshot db, the error has the command that lists the snapshots of the volume.
+// unknownPlace is UnknownCommand for the arguments of cmd. If the only argument may be the name of an item, as in
+// drover pool main, the error has the command that shows the item.
 func unknownPlace(cmd *cobra.Command, args []string) error {
 	isWord := meant(cmd, args[0]) != "" || advise(cmd, args[0]) != "" ||
 		dataset.Nearest(args[0], commandNames(cmd)) != ""
-	if CommandName(cmd) == "snapshot" && len(args) == 1 && !isWord && dataset.CheckName(args[0]) == nil {
-		return UsageError(cmd, "unknown command %q for snapshot (to list the snapshots of a volume: %s)", args[0],
-			shellLine([]string{cmd.CommandPath(), "ls", args[0]}))
+	name, _, _ := strings.Cut(args[0], "@")
+	if len(args) != 1 || isWord || dataset.CheckName(name) != nil {
+		return UnknownCommand(cmd, args...)
 	}
-	return UnknownCommand(cmd, args[0])
+	for _, verb := range []string{"ls", "inspect"} {
+		c := childOf(cmd, verb)
+		switch {
+		case c == nil || verb == "ls" && CommandName(cmd) != "snapshot":
+		case verb == "ls":
+			return UsageError(cmd, "unknown command %q for snapshot (to list the snapshots of a volume: %s; to take "+
+				"one: %s)", args[0], shellLine([]string{c.CommandPath(), args[0]}),
+				shellLine([]string{cmd.CommandPath(), "create", args[0]}))
+		default:
+			return UsageError(cmd, "unknown command %q for %s (if it is the name of a %[2]s: %s)", args[0],
+				CommandName(cmd), shellLine([]string{c.CommandPath(), args[0]}))
+		}
+	}
+	return UnknownCommand(cmd, args...)
 }
 
 func commandNames(cmd *cobra.Command) []string {
@@ -48,22 +60,28 @@ func commandNames(cmd *cobra.Command) []string {
 	return names
 }
 
-// UnknownCommand is the usage error for a word that names no subcommand of cmd.
-func UnknownCommand(cmd *cobra.Command, word string) error {
-	return UnknownWord(cmd, "command", CommandName(cmd), word, commandNames(cmd))
+// UnknownCommand is the usage error for arguments whose first word names no subcommand of cmd. The command that the
+// error suggests has the other arguments.
+func UnknownCommand(cmd *cobra.Command, args ...string) error {
+	word, hint := args[0], ""
+	if text := advise(cmd, word); text != "" {
+		return UsageError(cmd, "unknown command %q for %s: %s", dataset.Clip(word), CommandName(cmd), text)
+	}
+	if other := meant(cmd, word); other != "" {
+		hint = ", did you mean " + shellLine(append([]string{other}, args[1:]...)) + "?"
+	}
+	return unknownWord(cmd, "command", CommandName(cmd), word, commandNames(cmd), hint)
 }
 
 // UnknownWord is the usage error for a word that is not in have, the list of the known words. what names the kind of
 // word, such as command. where is the command or flag that expects the word.
 func UnknownWord(cmd *cobra.Command, what, where, word string, have []string) error {
-	hint := ""
-	if text := advise(cmd, word); what == "command" && text != "" {
-		return UsageError(cmd, "unknown %s %q for %s: %s", what, dataset.Clip(word), where, text)
-	}
-	switch n, other := dataset.Nearest(word, have), meant(cmd, word); {
-	case what == "command" && other != "":
-		hint = ", did you mean " + other + "?"
-	case n != "":
+	return unknownWord(cmd, what, where, word, have, "")
+}
+
+// unknownWord is UnknownWord with a hint. If hint is empty, it suggests the nearest of the known words.
+func unknownWord(cmd *cobra.Command, what, where, word string, have []string, hint string) error {
+	if n := dataset.Nearest(word, have); n != "" && hint == "" {
 		hint = ", did you mean " + n + "?"
 	}
 	return UsageError(cmd, "unknown %s %q for %s%s (available: %s)", what, dataset.Clip(word), where, hint,

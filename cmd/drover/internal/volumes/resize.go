@@ -1,7 +1,9 @@
 package volumes
 
 import (
+	"context"
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -15,18 +17,24 @@ func newVolumeResizeCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resize NAME SIZE",
 		Short: "Change a volume's size",
-		Long: `Change the size of a volume, also while it is in use. K, M, G, T and KiB … are
-binary, KB … decimal. Not every backend can shrink a volume.`,
-		Example:           `  drover volume resize db 50GiB`,
+		Long: `Change the size of a volume, also while it is in use. +SIZE adds to the present
+size. K, M, G, T and KiB … are binary, KB … decimal. Not every backend can
+shrink a volume.`,
+		Example: `  drover volume resize db 50GiB
+  drover volume resize db +10GiB`,
 		Args:              cli.Args(2),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NoWords),
 	}
 	o := cli.WorkFlags(cmd, false)
+	var grow bool
+	cmd.Flags().BoolVar(&grow, "grow", false, "refuse to make the volume smaller")
+	cmd.Flags().Lookup("grow").Hidden = true // for volume grow, which is a synonym
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if _, err := dataset.ParseSize(args[1]); err != nil {
+		size, err := newSize(cmd.Context(), a, args[0], args[1], grow)
+		if err != nil {
 			return err
 		}
-		req := api.Request{Kind: dataset.OpResize, Volume: args[0], Size: args[1]}
+		req := api.Request{Kind: dataset.OpResize, Volume: args[0], Size: size}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
 			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size.Readable(d.Profile.Size),
@@ -34,6 +42,34 @@ binary, KB … decimal. Not every backend can shrink a volume.`,
 		})
 	}
 	return cmd
+}
+
+// newSize returns the size that a volume gets for the argument SIZE or +SIZE of resize, as the server parses it. If
+// grow is set, newSize fails for a size below the present one, because the user may have meant +SIZE.
+func newSize(ctx context.Context, a *cli.App, volume, text string, grow bool) (string, error) {
+	amount, isMore := strings.CutPrefix(text, "+")
+	size, err := dataset.ParseSize(amount)
+	if err != nil || !isMore && !grow {
+		return text, err
+	}
+	c, err := a.Connect()
+	if err != nil {
+		return "", err
+	}
+	v, err := c.Volume(ctx, volume)
+	switch {
+	case err != nil:
+		return "", err
+	case isMore && v.Size == 0:
+		return "", dataset.Errorf(dataset.ErrInvalid, "volume %s has no size limit, so %s cannot be added: use drover "+
+			"volume resize %[1]s SIZE to set one", v.Volume, amount)
+	case isMore:
+		return (v.Size + size).String(), nil
+	case size < v.Size:
+		return "", dataset.Errorf(dataset.ErrInvalid, "volume %s has %s, and %s is less: use drover volume resize "+
+			"%[1]s +%[3]s to add it", v.Volume, v.Size.Readable(v.Profile.Size), text)
+	}
+	return text, nil
 }
 
 // unchangedNote is the end of a line about a volume that needed no change.

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/dataset"
+)
+
+// guesses has command lines that users of docker, kubectl, zfs, restic and systemctl type. A value that begins with
+// drover is the command line that is run instead. Any other value is a part of the error.
+var guesses = map[string]string{
+	"ls":                             "drover volume ls",
+	"list":                           "drover volume ls",
+	"ls -a":                          "drover volume ls",
+	"ls --all":                       "drover volume ls",
+	"ls -q":                          "drover volume ls -q",
+	"ls db":                          "drover volume ls --filter=name=db",
+	"ls -l team=shop db":             "drover volume ls -l team=shop --filter=name=db",
+	"volume ls db@gold":              "drover volume ls --filter=name=db",
+	"volume ls --json":               "drover volume ls --output=json",
+	"volume ls --yaml":               "drover volume ls --output=yaml",
+	"volume ls --no-trunc":           "drover volume ls --output=wide",
+	"volume ls --wide":               "drover volume ls --output=wide",
+	"volume ls -v":                   "drover volume ls --output=wide",
+	"volume ls --format json":        "drover volume ls --output=json",
+	"volume ls --format={{.volume}}": "drover volume ls --output=template={{.volume}}",
+	"volume ls --format x":           "unknown flag: --format (use -o template=TEXT)",
+	"volume ls -f status=idle":       "drover volume ls --filter status=idle",
+	"volume ls -f dangling=true":     "drover volume ls --filter=status=idle",
+	"volume ls --filter label=a=b":   "drover volume ls --label=a=b",
+	"volume ls --selector a=b":       "drover volume ls --label=a=b",
+	"volume ls --pool main":          "drover volume ls --filter=pool=main",
+	"volume ls --node=alpha":         "drover volume ls --filter=node=alpha",
+	"volume ls --status idle":        "drover volume ls --filter=status=idle",
+	"volume ls --sort-by used":       "drover volume ls --sort=used",
+	"volume ls -w":                   "use watch drover volume ls, or drover events --follow",
+	"volume ls -t snapshot":          "use drover snapshot ls",
+	"volume ls one two":              "unexpected argument: one",
+	"vol ls":                         "drover vol ls",
+	"volumes":                        "drover volume ls",
+	"volumes ls":                     "drover volume ls",
+	"ps":                             "drover volume ls",
+	"du":                             "drover volume ls",
+	"get volumes":                    "drover volume ls",
+	"get volumes -o wide":            "drover volume ls -o wide",
+	"get volume db":                  "drover volume inspect db",
+	"get nodes":                      "drover node ls",
+	"get db":                         "drover volume inspect db",
+	"describe volume db":             "drover volume inspect db",
+	"describe db":                    "drover volume inspect db",
+	"inspect db":                     "drover volume inspect db",
+	"inspect db test --json":         "drover volume inspect db test --output=json",
+	"show db":                        "drover volume inspect db",
+	"status db":                      "drover volume inspect db",
+	"fsck db":                        "drover volume inspect db",
+	"volume users db":                "drover volume inspect db",
+	"volume holders db":              "drover volume inspect db",
+	"volume mountpoint db":           "drover volume inspect db",
+	"volume inspect db -f {{.Name}}": "use -o json, and jq for one field",
+	"volume db":                      "(if it is the name of a volume: drover volume inspect db)",
+	"pool main":                      "(if it is the name of a pool: drover pool inspect main)",
+	"volume help":                    "drover help volume",
+	"volume help grow":               "drover help volume grow",
+	"help volume grow":               "drover help volume resize",
+	"help df":                        "drover help pool ls",
+	"df --help":                      "drover pool ls --help",
+
+	"create db@gold":   "drover volume create db@gold",
+	"create volume db": "drover volume create db",
+	"volume new db":    "drover volume create db",
+	"volume create db --size 1GiB --label=a=b --protect": "drover volume create db -o size=1GiB -o label.a=b -o protect",
+	"volume create db -p gold -s 1GiB":                   "drover volume create db@gold -o size=1GiB",
+	"volume create -p gold db":                           "drover volume create db@gold",
+	"volume create db@gold --profile gold":               "drover volume create db@gold",
+	"volume create -d drover --name db":                  "drover volume create db",
+	"volume create db --protected":                       "drover volume create db -o protect",
+	"volume create db --pool main":                       "drover volume create db -o pool=main",
+	"volume create db@bronze -p gold":                    "unknown flag: -p (use: drover volume create db@gold); see",
+	"volume create db --size":                            "unknown flag: --size (use: drover volume create db -o size=SIZE); see",
+	"volume create db --driver local":                    "unknown flag: --driver (use: drover volume create db); see",
+	"volume create db --node host-a":                     "use -o pool=POOL, or later drover volume move NAME NODE",
+	"volume create db gold":                              "(use: drover volume create db@gold); see",
+	"clone db copy --profile gold -q":                    "drover clone db copy@gold -q",
+	"clone db -p gold":                                   "(use: drover clone db NEW@gold); see",
+	"volume clone db copy":                               "drover clone db copy",
+	"volume copy db copy":                                "drover clone db copy",
+	"snapshot clone db@first copy":                       "drover clone db@first copy",
+	"cp db copy":                                         "drover clone db copy",
+
+	"rm db":                       "drover volume rm db",
+	"rm db other":                 "drover volume rm db other",
+	"delete volume db":            "drover volume rm db",
+	"destroy db":                  "drover volume rm db",
+	"volume destroy db":           "drover volume rm db",
+	"volume rm -y db":             "drover volume rm --yes db",
+	"rm --yes db":                 "drover volume rm --yes db",
+	"volume rm -n db":             "drover volume rm --dry-run db",
+	"volume rm -f db":             "a volume in use, or protected, is not deleted",
+	"rm -rf db":                   "a volume in use, or protected, is not deleted",
+	"pool destroy main":           "drover pool rm main",
+	"snapshot rm db a -y":         "drover snapshot rm db a",
+	"volume prune":                "and drover volume rm --dry-run NAME",
+	"trash empty":                 "drover trash purge --all",
+	"trash empty -y":              "drover trash purge --all --yes",
+	"trash purge --all --force":   "the command asks for a confirmation, and --yes skips it",
+	"trash rm db":                 "drover trash rm db",
+	"trash show db":               "drover trash ls --filter=volume=db",
+	"trash list --json":           "drover trash list --output=json",
+	"undelete db":                 "drover trash restore db",
+	"volume undelete db":          "drover trash restore db",
+	"trash undelete db":           "drover trash restore db",
+	"trash restore db --as other": "drover trash restore db other",
+	"recycle":                     "drover trash ls",
+
+	"volume grow db +64M":              "drover volume resize --grow db +64M",
+	"volume extend db 900MiB":          "drover volume resize --grow db 900MiB",
+	"grow db 4608MiB":                  "drover volume resize --grow db 4608MiB",
+	"volume resize db --size 2GiB":     "drover volume resize db 2GiB",
+	"volume resize -s 2GiB db":         "drover volume resize db 2GiB",
+	"volume resize db --by 1GiB":       "drover volume resize db +1GiB",
+	"volume resize db -64M":            "to shrink a volume, give its new size",
+	"volume shrink db 1GiB":            "did you mean drover volume resize db 1GiB?",
+	"volume set db size=1G":            "use drover volume resize NAME SIZE",
+	"set quota=1G db":                  "use drover volume resize NAME SIZE",
+	"volume set-profile db -p gold":    "drover volume set-profile db gold",
+	"label db a=b":                     "drover volume label db a=b",
+	"label node host-a a=b":            "drover node label host-a a=b",
+	"rename db other":                  "drover volume rename db other",
+	"mv db other":                      "did you mean drover volume rename db other?",
+	"migrate db host-b":                "drover volume move db host-b",
+	"volume move db --to host-b":       "drover volume move db host-b",
+	"volume rm db --async":             "drover volume rm db --detach",
+	"volume resize db 2GiB --wait":     "drover volume resize db 2GiB",
+	"export db":                        "drover volume export db",
+	"volume import db --from - --json": "drover volume import db --from - --output=json",
+
+	"snap db":                    "drover snapshot create db",
+	"snap db first":              "drover snapshot create db first",
+	"snapshot db@first":          "drover snapshot create db@first",
+	"snapshot db":                "(to list the snapshots of a volume: drover snapshot ls db; to take one: drover snapshot create db)",
+	"snapshot take db":           "drover snapshot create db",
+	"snap ls db":                 "drover snap ls db",
+	"snap lss":                   "did you mean ls?",
+	"snapshots":                  "drover snapshot ls",
+	"snapshots db":               "drover snapshot ls db",
+	"volume snapshots db":        "drover snapshot ls db",
+	"list snapshots db":          "drover snapshot ls db",
+	"diff db first":              "drover snapshot diff db first",
+	"snapshot rollback db first": "did you mean drover snapshot restore db first?",
+	"rollback db first":          "did you mean drover snapshot restore db first?",
+	"snapshot restore db@first":  "(use: drover snapshot restore db first); see",
+	"restore db first":           "use drover snapshot restore VOLUME SNAPSHOT",
+	"forget db first":            "use drover snapshot rm --dry-run VOLUME SNAPSHOT",
+	"backup db":                  "use drover volume export NAME -o FILE",
+
+	"events db":             "drover events --filter=volume=db",
+	"events -f db@gold":     "drover events -f --filter=volume=db",
+	"events --volume db":    "drover events --filter=volume=db",
+	"events --type x":       "drover events --filter=type=x",
+	"events --limit 3":      "drover events --tail=3",
+	"events --watch":        "drover events --follow",
+	"events --until 1h":     "events has no end",
+	"logs":                  "drover events",
+	"logs -f db":            "drover events -f --filter=volume=db",
+	"logs --tail 20 db":     "drover events --tail 20 --filter=volume=db",
+	"volume history db":     "drover events --filter=volume=db",
+	"top":                   "drover volume stats",
+	"stats db":              "drover volume stats db",
+	"df":                    "drover pool ls",
+	"system df":             "drover pool ls",
+	"pool list":             "drover pool list",
+	"pools":                 "drover pool ls",
+	"pool ls main":          "drover pool ls --filter=name=main",
+	"pool status":           "drover pool ls",
+	"pool status main":      "drover pool inspect main",
+	"pool info main":        "drover pool inspect main",
+	"pool usage":            "drover pool ls",
+	"pool scrub main":       "use drover backend verify POOL",
+	"pool import":           "use drover pool adopt PATH",
+	"pool rm main --force":  "only an empty pool is removed",
+	"node list":             "drover node list",
+	"nodes":                 "drover node ls",
+	"hosts":                 "drover node ls",
+	"cordon host-a":         "drover node cordon host-a",
+	"drain host-a":          "did you mean drover node drain host-a?",
+	"node update host-a":    "use drover node cordon NAME",
+	"op ls":                 "drover op ls",
+	"op ls --state done":    "drover op ls --filter=state=done",
+	"op ls db":              "drover op ls --filter=volume=db",
+	"operation show 0b":     "drover operation show 0b",
+	"operation logs 0b":     "drover operation inspect 0b",
+	"operation wait 0b":     "drover operation watch 0b",
+	"jobs":                  "drover operation ls",
+	"profiles":              "drover profile ls",
+	"profile describe gold": "drover profile show gold",
+	"profile add gold":      "add the profile to /etc/drover/profiles.yaml",
+	"health":                "drover status",
+	"check":                 "drover doctor",
+	"cluster-info":          "drover status",
+	"version --short":       "drover --version",
+	"-V":                    "drover --version",
+	"-H unix:///x ls":       "drover --api=unix:///x volume ls",
+	"--server unix:///x df": "drover --api=unix:///x pool ls",
+	"--json volume ls":      "drover volume ls --output=json",
+	"-o json volume ls":     "drover volume ls -o json",
+	"exec db":               "use docker exec",
+	"enable":                "use systemctl enable drover",
+	"is-active":             "use systemctl is-active drover",
+	"volume":                "drover volume",
+	"volume ls -- db":       "drover volume ls -- db",
+}
+
+// TestAcceptedGuesses: each guess is accepted or gets an error with what to type. No guess skips a confirmation or
+// overrides a protection that its words do not name.
+func TestAcceptedGuesses(t *testing.T) {
+	root := newRootCmd(newConsole(theWorld()).App)
+	for words, want := range guesses {
+		typed := strings.Fields(words)
+		line := cli.Translate(root, slices.Clone(typed))
+		if taken := "drover " + strings.Join(line, " "); !strings.HasPrefix(want, "drover ") {
+			c := newConsole(theWorld())
+			if code := c.run(t, typed...); code != 2 || !strings.Contains(c.err.String(), want) {
+				t.Errorf("drover %s: exit %d, %q, want 2 and %q", words, code, c.err.String(), want)
+			}
+		} else if taken != want {
+			t.Errorf("drover %s: taken as %s, want %s", words, taken, want)
+		} else if err := parseLine(line); err != nil {
+			t.Errorf("drover %s: %s: %v", words, want, err)
+		}
+		for _, w := range []string{"--yes", "--force", "--fenced"} {
+			if slices.Contains(line, w) && !slices.Contains(typed, w) && (w != "--yes" || !slices.Contains(typed, "-y")) {
+				t.Errorf("drover %s has %s", words, w)
+			}
+		}
+	}
+	if len(guesses) < 120 {
+		t.Errorf("only %d guesses", len(guesses))
+	}
+}
+
+// parseLine fails if a command line names no command, or if the command has not its flags.
+func parseLine(line []string) error {
+	if line[0] == "help" {
+		line = line[1:]
+	}
+	if line[0] == "--version" {
+		return nil
+	}
+	root := newRootCmd(newConsole(theWorld()).App)
+	cmd, rest, err := root.Find(line)
+	if err != nil || cmd == root {
+		return fmt.Errorf("no command: %w", err)
+	}
+	cmd.InitDefaultHelpFlag()
+	if err := cmd.ParseFlags(rest); err != nil && !errors.Is(err, pflag.ErrHelp) {
+		return err
+	}
+	return nil
+}
+
+// TestGuessesAsk: a guess that destroys something asks as its command does.
+func TestGuessesAsk(t *testing.T) {
+	for _, words := range []string{
+		"trash empty", "rm db", "destroy db", "delete volume db", "pool destroy plain", "trash erase old",
+	} {
+		f := theWorld()
+		f.volumes[0].Profile.OnDelete.Mode = dataset.DeletePurge
+		c := newConsole(f)
+		code := c.run(t, strings.Fields(words)...)
+		for _, line := range f.asked {
+			if !strings.HasPrefix(line, "Preview") {
+				t.Errorf("drover %s: %s", words, line)
+			}
+		}
+		if code != 2 || !strings.Contains(c.err.String(), "this requires confirmation") {
+			t.Errorf("drover %s: exit %d, %s", words, code, c.err.String())
+		}
+	}
+}

@@ -1,0 +1,81 @@
+package cli
+
+// synonyms maps words that are accepted for a command to that command, without the program's name. They are the words
+// of docker, kubectl, zfs, restic and systemctl, and those of newcomers in trials. A key is one word, which is accepted
+// at the root and below a noun that has the command, or a whole command. The values can have flags. A word is accepted
+// only if its meaning is clear and nothing is lost, or if the command asks first as usual. All other words that people
+// type are in otherWords. Help, man pages and completions do not list synonyms.
+var synonyms = map[string]string{
+	"grow": "volume resize --grow", "extend": "volume resize --grow", "expand": "volume resize --grow",
+	"enlarge": "volume resize --grow",
+	"info":    "inspect", "describe": "inspect", "get": "inspect", "stat": "inspect", "status": "inspect",
+	"users": "volume inspect", "who": "volume inspect", "lsof": "volume inspect", "fuser": "volume inspect",
+	"where": "volume inspect", "path": "volume inspect", "mountpoint": "volume inspect", "usedby": "volume inspect",
+	"holders": "volume inspect", "replicas": "volume inspect",
+	"new": "create", "add": "create", "make": "create", "mk": "create", "take": "snapshot create",
+	"destroy": "rm", "drop": "rm", "del": "rm", "erase": "rm",
+	"undelete": "trash restore", "untrash": "trash restore", "recycle": "trash ls", "deleted": "trash ls",
+	"df": "pool ls", "free": "pool ls", "space": "pool ls", "capacity": "pool ls", "disk": "pool ls",
+	"du": "volume ls", "usage": "volume ls", "ps": "volume ls", "top": "volume stats", "iostat": "volume stats",
+	"migrate": "volume move", "copy": "clone", "cp": "clone", "fork": "clone",
+	"dump": "volume export", "save": "volume export", "load": "volume import",
+	"lock": "volume protect", "unlock": "volume unprotect",
+	"hosts": "node ls", "servers": "node ls", "members": "node ls", "cordon": "node cordon",
+	"uncordon": "node uncordon", "tasks": "operation ls", "jobs": "operation ls", "queue": "operation ls",
+	"wait": "operation watch", "watch": "operation watch", "diff": "snapshot diff",
+	"log": "events", "logs": "events", "history": "events", "monitor": "events",
+	"health": "status", "check": "doctor", "fsck": "doctor", "diagnose": "doctor", "debug": "doctor",
+
+	"volumes": "volume ls", "snapshots": "snapshot ls", "pools": "pool ls", "nodes": "node ls",
+	"profiles": "profile ls", "operations": "operation ls", "ops": "operation ls", "vols": "volume ls",
+	"snaps": "snapshot ls",
+
+	"volume snapshots": "snapshot ls", "volume snaps": "snapshot ls", "volume clone": "clone", "volume copy": "clone",
+	"volume cp": "clone", "volume fork": "clone", "snapshot clone": "clone", "volume history": "events",
+	"volume logs": "events", "volume log": "events", "volume events": "events", "volume undelete": "trash restore",
+	"volume untrash": "trash restore", "volume trash": "trash ls", "volume deleted": "trash ls",
+	"trash empty": "trash purge --all", "trash undelete": "trash restore", "trash untrash": "trash restore",
+	"trash inspect": "trash ls", "trash show": "trash ls", "operation logs": "operation inspect",
+	"pool usage": "pool ls", "pool iostat": "volume stats", "node top": "node ls",
+	"system df": "pool ls", "system info": "status", "system events": "events", "cluster status": "status",
+	"cluster-info": "status", "version --short": "--version", "version --client": "--version",
+}
+
+// A flagSynonym is a flag of other tools that is accepted for a flag of a command. It is used if the command does not
+// have the flag itself. A name that ends in = has a value, which is appended to the replacement.
+type flagSynonym struct{ typed, accepted string }
+
+// flagSynonyms are the accepted flags. A synonym without a replacement is left out of the command line. No synonym
+// skips a confirmation, except those that say yes.
+var flagSynonyms = []flagSynonym{
+	{"--json", "--output=json"}, {"--yaml", "--output=yaml"}, {"--no-trunc", "--output=wide"},
+	{"--wide", "--output=wide"}, {"-v", "--output=wide"}, {"--verbose", "--output=wide"},
+	{"--names", "--output=name"}, {"--format=", "--output="}, {"--format=", "--output=template="},
+	{"-f=", "--filter="}, {"--sort-by=", "--sort="}, {"--selector=", "--label="},
+	{"-y", "--yes"}, {"--assume-yes", "--yes"}, {"-n", "--dry-run"},
+	{"-d", "--detach"}, {"--async", "--detach"}, {"--no-wait", "--detach"}, {"--background", "--detach"},
+	{"--lines=", "--tail="}, {"--limit=", "--tail="}, {"--watch", "--follow"}, {"-w", "--follow"},
+	{"-H=", "--api="}, {"--server=", "--api="}, {"--host=", "--api="}, {"--endpoint=", "--api="}, {"--url=", "--api="},
+	{"-?", "--help"},
+}
+
+// omittedFlags are flags that ask for what a command does anyway: the commands that have the flag accepted.
+var omittedFlags = []flagSynonym{
+	{"--wait", "detach"}, {"--yes", "detach"}, {"-y", "detach"}, {"--assume-yes", "detach"},
+	{"--all", "sort"}, {"-a", "sort"}, {"-A", "sort"}, {"--all-namespaces", "sort"},
+}
+
+// argumentFlags are flags whose value is accepted as the last argument of a command, after the second text.
+var argumentFlags = map[string][]flagSynonym{
+	"volume resize":      {{"--size", ""}, {"-s", ""}, {"--by", "+"}},
+	"volume move":        {{"--to", ""}, {"--node", ""}, {"--target", ""}},
+	"volume set-profile": {{"--profile", ""}, {"-p", ""}},
+	"volume rename":      {{"--to", ""}, {"--name", ""}},
+	"trash restore":      {{"--name", ""}, {"--as", ""}},
+}
+
+// argumentFilters has the lists that accept the name of one item, with the key of the filter that selects it.
+var argumentFilters = map[string]string{
+	"volume ls": "name", "pool ls": "name", "node ls": "name", "profile ls": "name", "trash ls": "volume",
+	"operation ls": "volume", "events": "volume",
+}
