@@ -18,7 +18,8 @@ import (
 )
 
 // Space compares the free space of the pools, and of the disk with the root, with the space that new data needs. Its
-// hints tell the operator how to free some. Safe for concurrent use.
+// hints tell the operator how to free some. It asks a pool through table.Ask, so that many hints about a pool whose
+// disk hangs leave one goroutine, not one each. Safe for concurrent use.
 type Space struct {
 	Deps
 	pools *Pools
@@ -50,7 +51,7 @@ func (s *Space) CheckRootSpace(ctx context.Context) error {
 func (s *Space) RootHint(ctx context.Context) string {
 	var on []uuid.UUID
 	for _, p := range s.pools.All() {
-		if !p.Record.hasOwnMount() && sameDisk(p.Record.Path, s.Root) {
+		if !p.Record.hasOwnMount() && s.isOnRootDisk(ctx, p) {
 			on = append(on, p.ID)
 		}
 	}
@@ -59,6 +60,14 @@ func (s *Space) RootHint(ctx context.Context) string {
 		hints = append(hints, h.trashHint())
 	}
 	return strings.Join(hints, "; ")
+}
+
+// isOnRootDisk reports whether a pool is on the disk with the root. It is false if the pool is offline: no data in it
+// can be removed.
+func (s *Space) isOnRootDisk(ctx context.Context, p *Pool) bool {
+	var is bool
+	err := s.pools.Ask(ctx, p.ID, func(backends.Pool) { is = sameDisk(p.Record.Path, s.Root) })
+	return err == nil && is
 }
 
 func sameDisk(x, y string) bool {
@@ -75,7 +84,11 @@ func (s *Space) AddHint(ctx context.Context, id uuid.UUID, err error) error {
 		if p.ID != id || p.Storage == nil {
 			continue
 		}
-		if hint := s.Hint(ctx, p, p.Storage.Status(ctx), 0); hint != "" {
+		st, failed := s.pools.ReadStatus(ctx, p.ID)
+		if failed != nil {
+			continue
+		}
+		if hint := s.Hint(ctx, p, st, 0); hint != "" {
 			return fmt.Errorf("%w (%s)", err, hint)
 		}
 	}
@@ -147,6 +160,7 @@ func (s *Space) measure(ctx context.Context, ids []uuid.UUID) usage {
 	return w
 }
 
+// used asks for the size of a dataset. known is false if the pool does not answer, or must walk through all files.
 func (s *Space) used(ctx context.Context, d dataset.Dataset) (used dataset.Size, known bool) {
 	pool, err := s.pools.Get(d.Pool)
 	if err != nil {
@@ -155,8 +169,12 @@ func (s *Space) used(ctx context.Context, d dataset.Dataset) (used dataset.Size,
 	if can := pool.Info().Capabilities; !can.OwnFilesystem && !can.KnowsUsed {
 		return 0, false
 	}
-	used, err = pool.Used(ctx, d.ID)
-	return used, err == nil
+	var size dataset.Size
+	var failed error
+	if err := s.pools.Ask(ctx, d.Pool, func(b backends.Pool) { size, failed = b.Used(ctx, d.ID) }); err != nil {
+		return 0, false
+	}
+	return size, failed == nil
 }
 
 func (w usage) trashHint() string {
