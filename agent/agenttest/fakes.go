@@ -120,6 +120,11 @@ func (p hangingPool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, erro
 	return p.Pool.Used(ctx, id)
 }
 
+func (p hangingPool) List(ctx context.Context) ([]backends.Entry, error) {
+	p.h.wait(p.name, "list")
+	return p.Pool.List(ctx)
+}
+
 func (p hangingPool) Info() backends.Info {
 	i := p.Pool.Info()
 	p.h.Mu.Lock()

@@ -3,10 +3,10 @@
 // Watcher, whose last result controlsync.Reporter sends with each heartbeat.
 //
 // Doctor collects the findings of the components, and adds findings that need several of them. PoolChecker compares
-// the pools with the records of control, and KeyChecker checks the keys of encrypted datasets. These types have no
-// state. Each examination collects its findings in a Report. Work continues during an examination, so it reads the
-// records again before it reports a difference. Only Watcher has state: the result of the last examination, protected
-// by a mutex.
+// the pools with the records of control, and KeyChecker checks the keys of encrypted datasets. Each examination
+// collects its findings in a Report. Work continues during an examination, so it reads the records again before it
+// reports a difference. Two types have state, each protected by a mutex: Watcher has the result of the last
+// examination, and PoolChecker the running examinations of pools.
 //
 // A finding belongs in the component that knows the problem. It belongs here if it compares several components:
 // pools.go, entries.go and snapshots.go compare pools with control's records, keycheck.go examines keys, and

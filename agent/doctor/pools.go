@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -38,30 +39,74 @@ type PoolCheckerDeps struct {
 	IsNeeded   func(id uuid.UUID) bool // whether a dataset without a record is needed
 }
 
-// PoolChecker compares the pools of this node with the records of control. It has no state.
+// PoolChecker compares the pools of this node with the records of control. It examines each pool in one goroutine at a
+// time, so that many examinations of a pool whose disk hangs leave one goroutine, not one each. Its methods are safe
+// for concurrent use.
 type PoolChecker struct {
 	deps PoolCheckerDeps
+
+	mu       sync.Mutex
+	examined map[uuid.UUID]*examination // the running examinations, by pool
+}
+
+// examination is the running examination of a pool. It exists as long as the disk takes to answer.
+type examination struct {
+	done chan struct{} // closed when it has ended
+	hung chan struct{} // closed once it has taken poolPatience
 }
 
 // NewPoolChecker returns a PoolChecker.
-func NewPoolChecker(deps PoolCheckerDeps) *PoolChecker { return &PoolChecker{deps} }
+func NewPoolChecker(deps PoolCheckerDeps) *PoolChecker {
+	return &PoolChecker{deps: deps, examined: map[uuid.UUID]*examination{}}
+}
 
-// checkInTime calls CheckPool for a pool that may never answer, and waits for it for poolPatience at most.
+// checkInTime calls CheckPool for a pool that may never answer, and waits for it for poolPatience at most. If another
+// examination of the pool runs, checkInTime waits for its end first. If that one takes longer than poolPatience,
+// checkInTime adds the finding that the disk hangs, and does not examine the pool.
 func (c *PoolChecker) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
 	known map[uuid.UUID]dataset.Dataset, sure bool) {
 	own := &Report{StoreProblem: r.StoreProblem, StoreRemedy: r.StoreRemedy, Background: r.Background}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		c.CheckPool(ctx, own, p, known, sure)
-	}()
-	select {
-	case <-done:
-		r.All, r.Unknown = append(r.All, own.All...), r.Unknown+own.Unknown
-	case <-c.deps.Clock.After(poolPatience):
+	for {
+		now, mine := c.startExamination(p.ID, func() { c.CheckPool(ctx, own, p, known, sure) })
+		var patience <-chan time.Time
+		if mine {
+			patience = c.deps.Clock.After(poolPatience)
+		}
+		select {
+		case <-now.done:
+			if mine {
+				r.All, r.Unknown = append(r.All, own.All...), r.Unknown+own.Unknown
+				return
+			}
+			continue
+		case <-patience:
+			close(now.hung)
+		case <-now.hung:
+		}
 		r.Add(findings.Error, "pool "+p.Name, "check its disk (dmesg)",
 			"did not respond within %s: its disk hangs", poolPatience)
+		return
 	}
+}
+
+// startExamination starts to examine a pool in a new goroutine, or returns the examination of it that runs already.
+// mine is true if it started one.
+func (c *PoolChecker) startExamination(id uuid.UUID, examine func()) (now *examination, mine bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now = c.examined[id]; now != nil {
+		return now, false
+	}
+	now = &examination{done: make(chan struct{}), hung: make(chan struct{})}
+	c.examined[id] = now
+	go func() {
+		examine()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.examined, id)
+		close(now.done)
+	}()
+	return now, true
 }
 
 // CheckPool adds findings on a pool. known has the datasets that control has recorded for this node. They are
