@@ -35,6 +35,9 @@ func (a *components) makeOperations() {
 	a.Datasets = operation.NewDatasets(operation.DatasetsDeps{
 		Host: a.Host, Operations: a.Operations, Pools: a.Pools, MayChange: a.Leases.MayChange, NameOf: a.Nodes.Name,
 		ProfileChanged: a.Throttle.ProfileChanged,
+		StatusOfNew: func(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus {
+			return a.Status.StatusOfNew(ctx, op)
+		},
 	})
 	a.Executor = operation.NewExecutor(operation.ExecutorDeps{
 		Host: a.Host, Operations: a.Operations, Handlers: a.operationHandlers(), PoolChanged: a.Pools.MarkChanged,

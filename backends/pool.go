@@ -141,6 +141,9 @@ type Info struct {
 	Path        string        // where the datasets are stored
 	DefaultSize dataset.Size  // of a dataset that requests no size, if the pool is large enough: see DefaultSize
 	UsedLag     time.Duration // maximum age of what Used returns; 0 if it is always current
+	// UsedStartsNoProgram says that Used starts no program, and thus takes microseconds if it does not walk the tree of
+	// files: see Pool.Used.
+	UsedStartsNoProgram bool
 	// Freezes says that a snapshot or clone of a mounted head always freezes the filesystem of the head while it runs.
 	// The snapshot fails if another process has frozen the filesystem.
 	Freezes bool

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
@@ -27,7 +29,7 @@ import (
 func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out api.Committed, err error) {
 	op := r.Operation
 	op.Incarnation, op.RequestID = r.Incarnation, requestid.Of(ctx)
-	if err := checkReport(node, op); err != nil {
+	if err := cmp.Or(checkReport(node, op), checkStatus(r)); err != nil {
 		return out, err
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
@@ -42,6 +44,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		}
 	}
 	var last *record.Tx
+	var from uuid.UUID // the home before a move
 	began := s.Clock.Steady()
 	if op.Kind == dataset.OpMove {
 		steps.At("commit.begin")
@@ -50,6 +53,11 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		out, last = api.Committed{}, t
 		if err := s.prefetchReport(t, op); err != nil {
 			return err
+		}
+		if op.Kind == dataset.OpMove {
+			if d, err := t.Dataset(op.DatasetID); err == nil {
+				from = d.Home
+			}
 		}
 		if err := s.conclude(t, op, r.Retry, &out); err != nil {
 			return err
@@ -62,6 +70,9 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	s.Ledger.Nodes().Remember(last, node, began)
 	if out.Dataset == nil || last.HasWrite(record.DatasetKey(out.Dataset.ID)) {
 		out.Index = index // if this transaction wrote no dataset, answerReport has set the index
+	}
+	if op.Problem == nil && out.Dataset != nil && !out.Duplicate && out.Dataset.Home == node {
+		s.noteStatus(r, from, *out.Dataset)
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
 		s.Reports.ForgetDataset(op.DatasetID)
@@ -333,6 +344,29 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 		return bad("agents do not report operations of this kind")
 	}
 	return nil
+}
+
+// noteStatus notes the status of a dataset that was made here or moved here, until the next heartbeat of its home
+// reports it.
+func (s *Service) noteStatus(r api.Report, from uuid.UUID, d dataset.Dataset) {
+	if r.Status != nil {
+		s.Reports.RecordDataset(d.Home, *r.Status)
+	}
+	if from != uuid.Nil && from != d.Home {
+		s.Reports.RecordMoved(d.ID, from, d.Home)
+	}
+}
+
+// checkStatus fails unless the status in a report is that of the dataset of the operation.
+func checkStatus(r api.Report) error {
+	if r.Status == nil {
+		return nil
+	}
+	if r.Status.ID != r.Operation.DatasetID {
+		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s (%.40s): %s", r.Operation.ID,
+			r.Operation.Kind, "its status belongs to another dataset")
+	}
+	return reports.CheckDataset("report of operation "+r.Operation.ID.String(), *r.Status)
 }
 
 // repeatResponse answers a report of an operation whose end is already recorded.

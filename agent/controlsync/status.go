@@ -87,6 +87,39 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 	return st
 }
 
+// StatusOfNew returns the status of the dataset that an operation has made and not committed yet. It returns nil for
+// other operations, and if the pool must start a program to read the usage: each create would take longer.
+func (s *StatusReader) StatusOfNew(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus {
+	switch op.Kind {
+	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
+	default:
+		return nil
+	}
+	pool, err := s.Pools.Get(op.DatasetRecord.Pool)
+	if err != nil || op.Problem != nil {
+		return nil
+	}
+	d, is := *op.DatasetRecord, pool.Info()
+	if !is.Capabilities.OwnFilesystem && !is.Capabilities.KnowsUsed {
+		return &dataset.DatasetStatus{ID: d.ID} // Used would walk through all files: see Status
+	}
+	if !is.UsedStartsNoProgram {
+		return nil
+	}
+	var used dataset.Size
+	var usage *dataset.Usage
+	var uerr error
+	err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) { used, usage, uerr = readUsage(ctx, b, d, "") })
+	if cmp.Or(err, uerr) != nil {
+		return nil // the next heartbeat reports the problem, if it lasts
+	}
+	st := &dataset.DatasetStatus{ID: d.ID, Used: used, Usage: usage}
+	if usage != nil && d.Size > 0 {
+		st.Fullness = usage.Fullness(d.Profile.WarnAt, dataset.NotFull)
+	}
+	return st
+}
+
 // BeforeUnmount records how full a dataset is that will be unmounted, and whether it lost writes. Only a mounted
 // filesystem knows that exactly.
 func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {

@@ -24,6 +24,9 @@ type DatasetsDeps struct {
 	MayChange      func(d dataset.Dataset, what string) error
 	NameOf         func(node uuid.UUID) string
 	ProfileChanged func(d dataset.Dataset) // applies the limits of a profile that may have changed
+	// StatusOfNew returns the status of the dataset that an operation has made, to be reported with the outcome. It
+	// returns nil if the next heartbeat reports it.
+	StatusOfNew func(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus
 }
 
 // Datasets locks datasets for the operations that change them, and records the outcome. It has no state. Its methods
@@ -72,9 +75,10 @@ func (s *Datasets) LockForOperation(ctx context.Context, op dataset.Operation, w
 }
 
 // Commit has control record the outcome, and applies control's answer to the cache. The caller holds the dataset's
-// lock: otherwise the dataset could move to another node before the answer is applied.
+// lock: otherwise the dataset could move to another node before the answer is applied. The status of a new dataset is
+// reported with the outcome, so that users see it at once.
 func (s *Datasets) Commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
-	out, err := s.deps.Operations.Report(ctx, op)
+	out, err := s.deps.Operations.Report(ctx, op, s.deps.StatusOfNew(ctx, *op))
 	if err == nil && out.Dataset != nil && !out.Duplicate && s.IsHome(out) {
 		s.deps.Cache.Apply(*out.Dataset, out.Index)
 		s.deps.ProfileChanged(*out.Dataset)

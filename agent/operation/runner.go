@@ -53,6 +53,8 @@ type RunnerDeps struct {
 type Runner struct {
 	deps RunnerDeps
 
+	older olderControl
+
 	mu      sync.Mutex
 	running map[uuid.UUID]*running // by operation
 }
@@ -136,7 +138,7 @@ func (r *Runner) run(
 		r.deps.Jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 			defer end()
 			ctx = requestid.With(ctx, id)
-			if _, err := r.Report(ctx, &op); err != nil && ctx.Err() == nil {
+			if _, err := r.Report(ctx, &op, nil); err != nil && ctx.Err() == nil {
 				requestid.Log(ctx, r.deps.Log).WithError(err).WithField("op", op.ID).
 					Warn("cannot report to control that an " +
 						"operation failed")
@@ -146,7 +148,7 @@ func (r *Runner) run(
 		return err
 	}
 	defer end()
-	_, rerr := r.Report(context.WithoutCancel(ctx), &op)
+	_, rerr := r.Report(context.WithoutCancel(ctx), &op, nil)
 	if errors.Is(rerr, dataset.ErrCancelled) {
 		rerr = nil
 	}
@@ -210,8 +212,10 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 }
 
 // Report has control record the outcome of an operation. While control is unreachable it retries: the outcome of a
-// change that was made must not be left in doubt.
-func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
+// change that was made must not be left in doubt. status is that of the dataset after the operation; if it is nil, the
+// next heartbeat reports it.
+func (r *Runner) Report(ctx context.Context, op *dataset.Operation, status *dataset.DatasetStatus) (
+	api.Committed, error) {
 	op.Incarnation = r.deps.Incarnation
 	mayArrive := r.endRecording(op.ID)
 	sent := *op
@@ -219,7 +223,12 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation) (api.Committ
 	for again := false; ; again = true {
 		out, err := r.deps.Control.Commit(ctx, r.deps.NodeID, api.Report{
 			Incarnation: r.deps.Incarnation, Operation: sent, Retry: again || mayArrive,
+			Status: r.older.statusToSend(status, r.deps.Clock.Steady()),
 		})
+		if refusesStatus(err) {
+			r.older.noteRefusal(r.deps.Clock.Steady())
+			continue // nothing was recorded, because control refused the request before it read it
+		}
 		if errors.Is(err, dataset.ErrUnavailable) {
 			r.setInDoubt(op.ID, true)
 		}

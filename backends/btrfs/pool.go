@@ -108,7 +108,7 @@ func (p *Pool) Info() backends.Info {
 		Capabilities: caps,
 		Note: "subvolumes: constant-time snapshots and clones; df in a volume shows the whole pool; " +
 			p.quota.Note() + p.devices(),
-		Path: p.shelf.Path(), Missing: p.quota.Missing(),
+		Path: p.shelf.Path(), Missing: p.quota.Missing(), UsedStartsNoProgram: true,
 	}
 }
 

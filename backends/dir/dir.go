@@ -217,7 +217,7 @@ func (p *Pool) Info() backends.Info {
 		Capabilities: caps,
 		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and require that the volume is not in "+
 			"use%s", p.projects.fs, p.projects.enforcement(), p.copyMethod, devices),
-		Path: p.shelf.Path(), Missing: p.projects.missing(),
+		Path: p.shelf.Path(), Missing: p.projects.missing(), UsedStartsNoProgram: true,
 	}
 }
 

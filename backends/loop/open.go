@@ -141,7 +141,7 @@ func infoOf(p *Pool, direct bool) (info backends.Info, err error) {
 	return backends.Info{
 		Capabilities:    caps,
 		CopyFilesystems: host.Mounts, Missing: missing, Note: strings.Join(note, "; "), Path: p.dir.path,
-		DefaultSize: template.DefaultSize,
+		DefaultSize: template.DefaultSize, UsedStartsNoProgram: true,
 	}, nil
 }
 

@@ -68,13 +68,19 @@ func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 		err = cmp.Or(err, checkLine(who, "what its copy of dataset "+c.Dataset.String()+" is", string(c.Kind)))
 	}
 	for _, d := range h.Datasets {
-		err = cmp.Or(err, CheckCount(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()),
-			checkLine(who, "what it says of dataset "+d.ID.String(), d.Problem))
-		for _, m := range d.Mounts {
-			if len(m.ID) > dataset.MaxMountID {
-				err = cmp.Or(err, dataset.Errorf(dataset.ErrInvalid, "%s: a mount ID of %d bytes (%d at most)", who,
-					len(m.ID), dataset.MaxMountID))
-			}
+		err = cmp.Or(err, CheckDataset(who, d))
+	}
+	return err
+}
+
+// CheckDataset fails with dataset.ErrInvalid for a status that is too large.
+func CheckDataset(who string, d dataset.DatasetStatus) error {
+	err := cmp.Or(CheckCount(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()),
+		checkLine(who, "what it says of dataset "+d.ID.String(), d.Problem))
+	for _, m := range d.Mounts {
+		if len(m.ID) > dataset.MaxMountID {
+			err = cmp.Or(err, dataset.Errorf(dataset.ErrInvalid, "%s: a mount ID of %d bytes (%d at most)", who,
+				len(m.ID), dataset.MaxMountID))
 		}
 	}
 	return err

@@ -26,6 +26,7 @@ import (
 type Latest struct {
 	mu          sync.Mutex
 	datasets    map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus // by node, then by dataset
+	moved       map[uuid.UUID]movedDataset                        // by dataset; until the new home reports it
 	copies      map[uuid.UUID]map[uuid.UUID]reportedCopy          // by node, then by dataset
 	pools       map[uuid.UUID]dataset.PoolStatus
 	failedPools map[uuid.UUID][]api.Pool                     // by node; without UUIDs
@@ -38,6 +39,12 @@ type Latest struct {
 	fullness    map[uuid.UUID]dataset.Fullness               // datasets with little space left
 	// poolFullness has how full pools are, with a margin: see dataset.PoolStatus.FullnessAfter.
 	poolFullness map[uuid.UUID]dataset.Fullness
+}
+
+// movedDataset is what the previous home of a dataset reported of its data.
+type movedDataset struct {
+	to uuid.UUID // the new home
+	dataset.DatasetStatus
 }
 
 // reportedCopy is a copy as its node reported it. at is when the node first reported the present VerifiedAtHome of the
@@ -57,6 +64,7 @@ type ReportedClock struct {
 func New() *Latest {
 	return &Latest{
 		datasets:    map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus{},
+		moved:       map[uuid.UUID]movedDataset{},
 		copies:      map[uuid.UUID]map[uuid.UUID]reportedCopy{},
 		pools:       map[uuid.UUID]dataset.PoolStatus{},
 		failedPools: map[uuid.UUID][]api.Pool{},
@@ -123,6 +131,11 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 	}
 	out.Fullness = s.recordFullness(h.Datasets)
 	merge(s.datasets, node.ID, h.Datasets, func(d dataset.DatasetStatus) uuid.UUID { return d.ID })
+	for _, d := range h.Datasets {
+		if m, ok := s.moved[d.ID]; ok && m.to == node.ID {
+			delete(s.moved, d.ID)
+		}
+	}
 	h.Copies = slices.DeleteFunc(h.Copies, func(c dataset.Copy) bool { return c.Node != node.ID })
 	s.mergeCopies(node.ID, h.Copies, now)
 	s.failedPools[node.ID] = nil
@@ -147,6 +160,48 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 	}
 	s.Progress[node.ID] = is
 	return out, nil
+}
+
+// RecordDataset records the status of a dataset that a node has just made. It does nothing if the node has as many
+// datasets as are remembered: its next heartbeat is then refused with the reason.
+func (s *Latest) RecordDataset(node uuid.UUID, st dataset.DatasetStatus) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.datasets[node]) < MaxRemembered {
+		merge(s.datasets, node, []dataset.DatasetStatus{st}, func(d dataset.DatasetStatus) uuid.UUID { return d.ID })
+	}
+}
+
+// RecordMoved notes that a dataset has moved. Until the new home reports the dataset, Shown returns what the previous
+// home reported of its data.
+func (s *Latest) RecordMoved(id, from, to uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st, known := s.datasets[from][id]
+	if m := s.moved[id]; !known && m.to == from {
+		st, known = m.DatasetStatus, true // it moved twice in a moment
+	}
+	if !known || len(s.moved) >= MaxRemembered {
+		delete(s.moved, id)
+		return
+	}
+	s.moved[id] = movedDataset{to, dataset.DatasetStatus{
+		ID: id, Used: st.Used, Usage: st.Usage, Fullness: st.Fullness,
+	}}
+}
+
+// Shown returns the status of a dataset to show to users. Unlike the status that Dataset returns, it may be that of the
+// data at the previous home, and so it does not prove that the home can use the dataset.
+func (s *Latest) Shown(id, home uuid.UUID) *dataset.DatasetStatus {
+	if st := s.Dataset(id, home); st != nil {
+		return st
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m, ok := s.moved[id]; ok && m.to == home {
+		return &m.DatasetStatus
+	}
+	return nil
 }
 
 // recordFullness records how full datasets are, and returns those whose state has changed. A dataset whose usage is not
@@ -307,6 +362,7 @@ func (s *Latest) ForgetDataset(id uuid.UUID) {
 		delete(of, id)
 	}
 	delete(s.fullness, id)
+	delete(s.moved, id)
 }
 
 // ForgetDatasetOf drops a node's reports about a dataset whose home it no longer is.

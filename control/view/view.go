@@ -205,7 +205,7 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 // the name of its pool. A home examines volumes that nobody uses only from time to time. So if the home has reported
 // since that the pool is offline, the status says so.
 func (s *Views) statusOf(d dataset.Dataset, pool string) *dataset.DatasetStatus {
-	st, in := s.Reports.Dataset(d.ID, d.Home), s.Reports.Pool(d.Pool)
+	st, in := s.Reports.Shown(d.ID, d.Home), s.Reports.Pool(d.Pool)
 	if in == nil || in.Online || in.Quarantined || st != nil && st.IsUnusable() {
 		return st
 	}
