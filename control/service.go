@@ -139,7 +139,12 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 	s.Uptime = uptime.New(s.Ledger)
 	s.vetted = vetting.New(func(name string) (dataset.Profile, error) { return d.Profiles().Get(name) })
 	s.Recorder = generation.New(s.Ledger)
-	s.Views = view.New(view.Deps{Ledger: s.Ledger, Reports: s.Reports, Shared: d.Shared})
+	s.Views = view.New(view.Deps{
+		Ledger: s.Ledger, Reports: s.Reports, Shared: d.Shared,
+		NextSnapshot: func(t *record.Tx, of dataset.Dataset) (time.Time, error) {
+			return housekeeping.NextSnapshot(t, of, d.Clock.Now())
+		},
+	})
 	s.Admission = membership.NewAdmission(membership.AdmissionDeps{Ledger: s.Ledger, Authority: d.Authority})
 	s.Members = membership.NewMembers(membership.MembersDeps{
 		Ledger:       s.Ledger,

@@ -45,6 +45,8 @@ type Dataset struct {
 	Losses  []Loss    `json:"losses,omitempty"`
 	Origin  *Origin   `json:"origin,omitempty"` // source of the clone; absent: the dataset is not a clone
 	Created time.Time `json:"created"`          // when the dataset was created
+	// since when the schedule of the profile applies; absent: since the dataset was created
+	ScheduleSince time.Time `json:"schedule_since,omitzero"`
 	// how long the deleted dataset is kept; absent: it is not in the trash
 	Trash *Trash `json:"trash,omitempty"`
 	// UUID of the snapshot that the head is based on, the parent of the next snapshot

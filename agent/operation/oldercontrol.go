@@ -42,3 +42,16 @@ func refusesStatus(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), `unknown field "status"`) ||
 		strings.Contains(err.Error(), "unknown field body.status"))
 }
+
+// withoutNewKeys returns an operation to send to control without the keys that a control of an earlier version refuses.
+// Control does not need them: the request has its ID in a header, and the other keys are in control's record of the
+// dataset.
+func withoutNewKeys(op dataset.Operation) dataset.Operation {
+	op.RequestID = ""
+	if op.DatasetRecord != nil && !op.DatasetRecord.ScheduleSince.IsZero() {
+		d := *op.DatasetRecord
+		d.ScheduleSince = time.Time{}
+		op.DatasetRecord = &d
+	}
+	return op
+}

@@ -197,7 +197,7 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 		return
 	}
 	r.setInDoubt(op.ID, true)
-	op.RequestID = "" // the request has it in its header, and control of an earlier version refuses the field
+	op = withoutNewKeys(op)
 	err := r.deps.Control.Record(ctx, r.deps.NodeID, api.Report{Incarnation: r.deps.Incarnation, Operation: op})
 	if err == nil || ctx.Err() == nil && !host.InDoubt(err) {
 		r.setInDoubt(op.ID, false)
@@ -218,8 +218,7 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation, status *data
 	api.Committed, error) {
 	op.Incarnation = r.deps.Incarnation
 	mayArrive := r.endRecording(op.ID)
-	sent := *op
-	sent.RequestID = "" // as in record
+	sent := withoutNewKeys(*op)
 	for again := false; ; again = true {
 		out, err := r.deps.Control.Commit(ctx, r.deps.NodeID, api.Report{
 			Incarnation: r.deps.Incarnation, Operation: sent, Retry: again || mayArrive,

@@ -1,6 +1,10 @@
 package api
 
-import "github.com/droverhq/drover/dataset"
+import (
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+)
 
 // CreateVolume asks for a volume.
 type CreateVolume struct {
@@ -54,6 +58,8 @@ type Volume struct {
 	Pending     string       `json:"pending,omitempty"`
 	Snapshots   int          `json:"snapshots"`              // number of snapshots
 	CopyDetails []CopyDetail `json:"copy_details,omitempty"` // copies of the dataset on other nodes
+	// when the next scheduled snapshot is due; absent: the profile has no schedule, or in a list
+	NextSnapshot time.Time `json:"next_snapshot,omitzero"`
 	// mounts of a shared volume, including that of the home while it uses the volume exclusively
 	SharedMountDetails []SharedMountDetail `json:"shared_mount_details,omitempty"`
 }

@@ -3,6 +3,7 @@ package housekeeping
 import (
 	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/adhocore/gronx"
@@ -34,20 +35,22 @@ func (k *Housekeeper) scheduleDataset(ctx context.Context, h *Memory, d dataset.
 	if h.Plans[d.ID].index == index {
 		return nil
 	}
-	last, err := k.prune(ctx, d)
+	scheduled, err := k.prune(ctx, d)
 	if dataset.KindOf(err) == dataset.ErrUnavailable || ctx.Err() != nil {
 		return err
 	}
-	next, _ := nextTick(expr, last.In(time.Local)) // zero for a schedule that is not valid, which is reported below
-	k.schedules.set(d.ID, scheduled{d.Volume, last, next})
+	last := newest(scheduled, d.Created)
+	from := newest(scheduled, ScheduleStart(d))
+	next, _ := nextTick(expr, from.In(time.Local)) // zero for a schedule that is not valid, which is reported below
+	k.schedules.set(d.ID, plannedSnapshot{d.Volume, last, next})
 	plan, ok := h.Plans[d.ID]
 	if !ok || plan.schedule != expr {
 		var terr error
 		plan.schedule = expr
-		if last.After(h.Now) { // taken while the clock was ahead
-			last = h.Now
+		if from.After(h.Now) { // taken while the clock was ahead
+			from = h.Now
 		}
-		plan.due, terr = nextTick(expr, last.In(time.Local))
+		plan.due, terr = nextTick(expr, from.In(time.Local))
 		err = cmp.Or(err, terr)
 	}
 	plan.home = d.Home
@@ -58,23 +61,54 @@ func (k *Housekeeper) scheduleDataset(ctx context.Context, h *Memory, d dataset.
 	return err
 }
 
-// prune requests the removal of the snapshots that retention does not keep. It returns when the newest scheduled
-// snapshot, or else the dataset, was made.
-func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) (time.Time, error) {
-	last := d.Created
-	list, err := record.ListAll[dataset.Snapshot](record.NewTx(ctx, k.Ledger.Store), record.SnapshotPrefix(d.ID))
-	if err != nil {
-		return last, err
+// ScheduleStart returns since when the schedule of a dataset's profile applies. No scheduled snapshot was due before.
+func ScheduleStart(d dataset.Dataset) time.Time {
+	if d.ScheduleSince.After(d.Created) {
+		return d.ScheduleSince
 	}
-	var scheduled []dataset.Snapshot
-	for _, snap := range list {
-		if snap.Kind != dataset.SnapshotScheduled {
-			continue
+	return d.Created
+}
+
+// NextSnapshot returns when the next scheduled snapshot of a dataset is due. The moment has passed if the snapshot was
+// not taken then. It is zero if the profile has no valid schedule, or the dataset is deleted.
+func NextSnapshot(t *record.Tx, d dataset.Dataset, now time.Time) (time.Time, error) {
+	expr := d.Profile.Snapshots.Schedule
+	if d.State != dataset.StateReady || expr == "" {
+		return time.Time{}, nil
+	}
+	scheduled, err := scheduledSnapshots(t, d)
+	if err != nil {
+		return time.Time{}, err
+	}
+	from := newest(scheduled, ScheduleStart(d))
+	if from.After(now) { // taken while the clock was ahead
+		from = now
+	}
+	next, _ := nextTick(expr, from.In(time.Local)) // zero for a schedule that is not valid
+	return next, nil
+}
+
+// scheduledSnapshots returns the snapshots of a dataset that were taken on schedule.
+func scheduledSnapshots(t *record.Tx, d dataset.Dataset) ([]dataset.Snapshot, error) {
+	list, err := record.ListAll[dataset.Snapshot](t, record.SnapshotPrefix(d.ID))
+	return slices.DeleteFunc(list, func(s dataset.Snapshot) bool { return s.Kind != dataset.SnapshotScheduled }), err
+}
+
+// newest returns when the newest of some snapshots was taken, or least if that is later.
+func newest(list []dataset.Snapshot, least time.Time) time.Time {
+	for _, s := range list {
+		if s.Created.After(least) {
+			least = s.Created
 		}
-		scheduled = append(scheduled, snap)
-		if snap.Created.After(last) {
-			last = snap.Created
-		}
+	}
+	return least
+}
+
+// prune requests the removal of the snapshots that retention does not keep. It returns the scheduled snapshots.
+func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) ([]dataset.Snapshot, error) {
+	scheduled, err := scheduledSnapshots(record.NewTx(ctx, k.Ledger.Store), d)
+	if err != nil {
+		return nil, err
 	}
 	for _, snap := range expired(scheduled, d.Profile.Snapshots.Keep, time.Local) {
 		_, err := k.Submit(ctx, api.Request{
@@ -83,10 +117,10 @@ func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) (time.Time, 
 			Kind: dataset.OpSnapshotDelete, Volume: d.ID.String(), Snapshot: snap.ID.String(),
 		})
 		if err != nil && dataset.KindOf(err) != dataset.ErrNotFound {
-			return last, err
+			return scheduled, err
 		}
 	}
-	return last, nil
+	return scheduled, nil
 }
 
 // requestDueSnapshots requests the snapshots that are due. If a schedule was missed several times, one snapshot is

@@ -22,19 +22,20 @@ type Schedule struct {
 // one is due. Housekeeper.Run writes it. It is safe for concurrent use.
 type schedules struct {
 	mu sync.Mutex
-	of map[uuid.UUID]scheduled
+	of map[uuid.UUID]plannedSnapshot
 }
 
-type scheduled struct {
+// plannedSnapshot is when the last scheduled snapshot of a volume was taken, and when the next one is due.
+type plannedSnapshot struct {
 	volume     string
 	last, next time.Time // next is zero if the schedule is not valid
 }
 
-func (s *schedules) set(id uuid.UUID, is scheduled) {
+func (s *schedules) set(id uuid.UUID, is plannedSnapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.of == nil {
-		s.of = map[uuid.UUID]scheduled{}
+		s.of = map[uuid.UUID]plannedSnapshot{}
 	}
 	s.of[id] = is
 }

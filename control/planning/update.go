@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
@@ -84,6 +85,7 @@ func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Comm
 	name := op.Options["profile"]
 	if name != "" {
 		where := d.Profile.Clone().Encryption // a rekey may have changed the key since the plan
+		d.ScheduleSince = v.scheduleSince(d, next.Profile)
 		d.Profile = next.Profile.Clone()
 		d.Profile.Encryption = where
 		detail += ", profile " + name
@@ -197,9 +199,23 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		}
 		return op, done, err
 	}
+	next.ScheduleSince = v.scheduleSince(d, next.Profile)
 	op := record.NewOperation(d)
 	op.DatasetRecord = &next
 	return op, nil, nil
+}
+
+// scheduleSince returns since when the schedule of the profile to applies to a dataset, if the dataset gets that
+// profile now. A snapshot was not due before. The result is zero if it applies since the dataset was created, or if the
+// profile has no schedule.
+func (v *Planner) scheduleSince(d dataset.Dataset, to dataset.Profile) time.Time {
+	switch to.Snapshots.Schedule {
+	case "":
+		return time.Time{}
+	case d.Profile.Snapshots.Schedule:
+		return d.ScheduleSince
+	}
+	return v.Clock.Now()
 }
 
 // sizeAfterUpdate returns the size that a volume gets with profile p, and the size to record as requested. The size

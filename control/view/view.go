@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -32,6 +33,8 @@ type Deps struct {
 	Reports *reports.Latest
 	// Shared says that other services may work on the same store: nodes have sessions there.
 	Shared bool
+	// NextSnapshot returns when the next scheduled snapshot of a dataset is due. If nil, it is not shown.
+	NextSnapshot func(t *record.Tx, d dataset.Dataset) (time.Time, error)
 }
 
 // Views lists and shows records. Its methods are safe for concurrent use.
@@ -62,6 +65,9 @@ func (s *Views) Volume(ctx context.Context, ref string) (v api.Volume, err error
 		v, err = s.Present(t, d)
 		return err
 	})
+	if err == nil && s.NextSnapshot != nil {
+		v.NextSnapshot, err = s.NextSnapshot(record.NewTx(ctx, s.Ledger.Store), v.Dataset)
+	}
 	return v, err
 }
 
