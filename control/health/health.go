@@ -83,6 +83,7 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 		out.Nodes = append(out.Nodes, r.node(n))
 		if n.Live {
 			out.Findings = append(out.Findings, clockFindings(n.Name, r.clockAhead(n.ID))...)
+			out.Findings = append(out.Findings, silenceFindings(n.Name, r.silence(n.ID))...)
 		}
 	}
 	slices.SortFunc(out.Nodes, func(a, b api.NodeHealth) int {
@@ -99,6 +100,31 @@ func (r *Reader) node(n api.Node) api.NodeHealth {
 		out.Reported = clock.Now().Add(-r.deps.Reports.Silence(n.ID, clock.Steady()))
 	}
 	return out
+}
+
+// maxSilence is how old the last report of a node may be. Agents report every ten seconds, and their session ends up to
+// 28 seconds after the last renewal.
+const maxSilence = 15 * time.Second
+
+// silence returns how old the last report of a node is. It is 0 if the node has not reported since this service started.
+func (r *Reader) silence(node uuid.UUID) time.Duration {
+	if !r.deps.Reports.HasReported(node) {
+		return 0
+	}
+	return r.deps.Reports.Silence(node, r.deps.Ledger.Clock.Steady())
+}
+
+// silenceFindings returns a warning if the last report of a live node is older than maxSilence. It is a pure function.
+func silenceFindings(node string, silence time.Duration) []api.Finding {
+	if silence <= maxSilence {
+		return nil
+	}
+	return []api.Finding{{
+		Level: levelWarning, Subject: "node " + node,
+		Text: fmt.Sprintf("its last report is %s old: its agent has stopped or hangs, or does not reach this control "+
+			"replica", silence.Round(time.Second)),
+		Fix: "drover node inspect " + node + "; on that host: drover doctor",
+	}}
 }
 
 // maxClockError is the difference between the clocks of a node and of control that needs no attention. Times in records

@@ -113,3 +113,42 @@ func TestClusterHealthHasWhatNodesReport(t *testing.T) {
 		t.Errorf("after the problem ended (-want +got):\n%s", d)
 	}
 }
+
+// TestSilentNode: a node whose last report is older than fifteen seconds is named, before its session ends, until it
+// reports again.
+func TestSilentNode(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	silent := func() (text string) {
+		t.Helper()
+		h, err := e.ClusterHealth(e.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range h.Findings {
+			if f.Level == "warning" && f.Subject == "node alpha" {
+				text += f.Text
+			}
+		}
+		return text
+	}
+	reports := func() {
+		t.Helper()
+		if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reports()
+	e.Clock.Advance(15 * time.Second)
+	if got := silent(); got != "" {
+		t.Errorf("after 15 seconds: %q", got)
+	}
+	e.Clock.Advance(time.Second)
+	if got := silent(); !strings.HasPrefix(got, "its last report is 16s old") {
+		t.Errorf("after 16 seconds: %q", got)
+	}
+	reports()
+	if got := silent(); got != "" {
+		t.Errorf("after a report: %q", got)
+	}
+}

@@ -131,17 +131,20 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 		return func() { known.Volumes, known.VolumesUnknown = volumes, false }, err
 	})
 	fetch(func() (func(), error) {
-		health, err := c.ClusterHealth(ctx)
-		if errors.Is(err, dataset.ErrUnsupported) || errors.Is(err, dataset.ErrNotFound) {
-			return func() {}, nil // the server has an earlier version, which does not know the request
-		}
-		return func() { known.Health = &health }, err
+		health, err := readHealth(ctx, c)
+		return func() { known.Health = health }, err
 	})
 	fetch(func() (func(), error) {
 		ops, err := cli.FetchAll(ctx, c.Operations)
 		return func() { known.Operations = ops }, err
 	})
 	all.Wait()
+	if len(failed) > 0 && known.Health != nil && len(known.Health.Store.Findings) == 0 {
+		// The store may have failed after its state was read. Its new state names the cause of the failed lists.
+		if health, err := readHealth(ctx, c); err == nil && health != nil {
+			known.Health = health
+		}
+	}
 	known.VolumesUnknown = known.VolumesUnknown || a.Outdated()
 	if !knowsHost(known, a.Now()) {
 		doctor, err := c.Doctor(ctx)
@@ -171,6 +174,15 @@ func unread(a *cli.App, err error) api.Finding {
 		Level: findings.Error, Subject: "server", Text: "cannot read the state: " + err.Error(),
 		Fix: fix + " on the host of the server at " + a.Address(),
 	}
+}
+
+// readHealth returns the state of the cluster; nil if the server has an earlier version, which does not know the request.
+func readHealth(ctx context.Context, c cli.Remote) (*api.ClusterHealth, error) {
+	health, err := c.ClusterHealth(ctx)
+	if errors.Is(err, dataset.ErrUnsupported) || errors.Is(err, dataset.ErrNotFound) {
+		return nil, nil
+	}
+	return &health, err
 }
 
 // knowsHost reports whether the last examination in the background is used for the server's host instead of a new one:

@@ -1,10 +1,14 @@
 package status
 
 import (
+	"context"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 // TestManyVolumesUseTheLastExamination: doctor reads each record of each pool, so status does not wait for it on a host
@@ -37,6 +41,62 @@ func TestManyVolumesUseTheLastExamination(t *testing.T) {
 		}
 		if got := knowsHost(known, now); got != c.want {
 			t.Errorf("%s: knowsHost = %t, want %t", name, got, c.want)
+		}
+	}
+}
+
+// losesQuorum is a server whose store fails after its state was read: the lists that it is asked for next fail.
+type losesQuorum struct {
+	cli.Remote
+	lost bool // the store has failed before the first request
+	read chan struct{}
+	asks int
+}
+
+func (r *losesQuorum) ClusterHealth(context.Context) (api.ClusterHealth, error) {
+	r.asks++
+	var h api.ClusterHealth
+	if r.asks > 1 || r.lost {
+		h.Store.Findings = []api.Finding{{Level: "error", Subject: "store", Text: "Consul has no leader"}}
+	}
+	if r.asks == 1 {
+		close(r.read)
+	}
+	return h, nil
+}
+
+func (r *losesQuorum) NodeList(context.Context, string) ([]api.Node, error) {
+	<-r.read
+	return nil, dataset.Errorf(dataset.ErrUnavailable, "the store does not answer")
+}
+
+func (r *losesQuorum) Version(context.Context) (v api.Version, err error) { return v, nil }
+func (r *losesQuorum) Pools(context.Context) ([]api.Pool, error)          { return nil, nil }
+func (r *losesQuorum) Doctor(context.Context) ([]api.Finding, error)      { return nil, nil }
+func (r *losesQuorum) Volumes(context.Context, api.Page) (l api.List[api.Volume], err error) {
+	return l, nil
+}
+
+func (r *losesQuorum) Operations(context.Context, api.Page) (l api.List[dataset.Operation], err error) {
+	return l, nil
+}
+
+// TestStoreIsAskedAgainAfterAFailedList: a store that fails while status reads the lists is named as the cause.
+func TestStoreIsAskedAgainAfterAFailedList(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		c := &losesQuorum{lost: lost, read: make(chan struct{})}
+		r := assess(t.Context(), &cli.App{Getenv: func(string) string { return "" }, Now: time.Now}, c)
+		var texts []string
+		for _, f := range r.Findings {
+			if f.Subject == "store" {
+				texts = append(texts, f.Text)
+			}
+		}
+		if strings.Join(texts, "; ") != "Consul has no leader" {
+			t.Errorf("findings about the store: %q", texts)
+		}
+		if want := map[bool]int{false: 2, true: 1}[lost]; c.asks != want {
+			t.Errorf("the state of the store was read %d times, want %d", c.asks, want)
 		}
 	}
 }
