@@ -77,7 +77,7 @@ type Report struct {
 	// whether an earlier report on the operation was not answered, so that it may still arrive. Control then records
 	// the end of the operation in any case, and later reports change nothing.
 	Retry bool `json:"retry,omitempty"`
-	// status of the dataset that the operation made, so that users see it at once; absent: the next heartbeat reports it
+	// status of the dataset that the operation made, for users to see at once; absent: the next heartbeat reports it
 	Status *dataset.DatasetStatus `json:"status,omitempty"`
 }
 

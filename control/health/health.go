@@ -102,11 +102,12 @@ func (r *Reader) node(n api.Node) api.NodeHealth {
 	return out
 }
 
-// maxSilence is how old the last report of a node may be. Agents report every ten seconds, and their session ends up to
-// 28 seconds after the last renewal.
+// maxSilence is how old the last report of a node may be. Agents report every ten seconds, and their session ends up
+// to 28 seconds after the last renewal.
 const maxSilence = 15 * time.Second
 
-// silence returns how old the last report of a node is. It is 0 if the node has not reported since this service started.
+// silence returns how old the last report of a node is. It is 0 if the node has not reported since this service
+// started.
 func (r *Reader) silence(node uuid.UUID) time.Duration {
 	if !r.deps.Reports.HasReported(node) {
 		return 0

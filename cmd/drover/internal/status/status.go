@@ -176,7 +176,8 @@ func unread(a *cli.App, err error) api.Finding {
 	}
 }
 
-// readHealth returns the state of the cluster; nil if the server has an earlier version, which does not know the request.
+// readHealth returns the state of the cluster. It returns nil if the server has an earlier version, which does not know
+// the request.
 func readHealth(ctx context.Context, c cli.Remote) (*api.ClusterHealth, error) {
 	health, err := c.ClusterHealth(ctx)
 	if errors.Is(err, dataset.ErrUnsupported) || errors.Is(err, dataset.ErrNotFound) {
