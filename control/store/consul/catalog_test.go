@@ -110,7 +110,7 @@ func TestCatalogWithoutTheRight(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{ACL: true})
 	one := []store.Service{{Kind: "control", ID: "c1", Address: "10.0.0.1:9470", Alive: true}}
 	for rules, want := range map[string]string{
-		"": `lacks node:write on drover-services: give its policy node "drover-services" { policy = "write" } (all that it takes: node "drover-services" { policy = "write" } service "drover-control"`,
+		"": `lacks node:write on drover-services: give its policy node "drover-services" { policy = "write" } (all rights that it needs: node "drover-services" { policy = "write" } service "drover-control"`,
 		`node "drover-services" { policy = "write" }`: `lacks service:write on drover-control: give its policy service "drover-control" { policy = "write" }`,
 	} {
 		s := openWith(t, consul.Options{Addresses: c.Addresses(), Prefix: "drover", Token: c.NewToken(consul.Policy("drover") + rules)})
