@@ -1,7 +1,10 @@
 // Package profiles reads profiles.yaml, in which an operator defines named sets of choices for volumes. Parse is a pure
 // function: it converts bytes to resolved profiles, or to an error with the position of each mistake. The package owns
-// no state, and a Set never changes. cmd/drover reads the file (package settings) and passes the Set to control. To add
-// a key, add a field to dataset.Profile and its reader to this package.
+// no state, and a Set never changes.
+//
+// In cmd/drover, package settings reads the file and calls Parse, package servers keeps the Set that was read last and
+// passes it to control, and package profiles checks a file for an operator. To add a key, add a field to
+// dataset.Profile and its reader to this package.
 package profiles
 
 import (

@@ -24,7 +24,7 @@ type HangingBackend struct {
 	WaitingCalls  int  // calls that waited
 	otherClosed   bool // pool other was closed
 	OwnFilesystem bool // pool other says that each dataset is a filesystem
-	Fails         bool // pool other is full
+	Fails         bool // pool other refuses new data, because it is full
 }
 
 // Hang blocks the calls of one kind.

@@ -250,7 +250,7 @@ func (p fusedCopies) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.S
 type UnreachableControl struct{ api.Service }
 
 // ErrUnreachable is the error of a control service that does not answer.
-var ErrUnreachable = dataset.Errorf(dataset.ErrUnavailable, "control is away")
+var ErrUnreachable = dataset.Errorf(dataset.ErrUnavailable, "control is unreachable")
 
 func (UnreachableControl) Register(context.Context, api.Registration) error { return ErrUnreachable }
 

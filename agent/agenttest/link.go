@@ -144,7 +144,7 @@ func through[T any](ctx context.Context, l *Link, f func(context.Context) (T, er
 	got := make(chan answer, 1)
 	select {
 	case <-cut:
-		return out, dataset.Errorf(dataset.ErrUnavailable, "control is away")
+		return out, dataset.Errorf(dataset.ErrUnavailable, "control is unreachable")
 	default:
 	}
 	go func() {

@@ -1,9 +1,13 @@
 // Package agenttest starts whole agents for the tests of all components of the agent: the agent of a single host
 // without a cluster (New), several hosts of a cluster (NewCluster), or hosts whose leases are bounded and whose guards
 // run (NewBounded). Disks, mounts and the control service are real. No other code uses the package. The test cuts
-// connections (Link, Network), simulates crashes (Fuse), and moves the clock of a single host. Each of these types, and
-// Host, has a mutex for its state. A new failure of the connection to control belongs in link.go, a new act at which an
-// agent can crash in fused.go, and a new expectation in expect.go.
+// connections (Link, Network), simulates crashes (Fuse), has the pools of a backend hang or fail (HangingBackend,
+// FailingBackend), sets the load of a host (Machine), and moves the clock of a single host. Each of these types, and
+// Host, has a mutex for its state, except FailingBackend: its Offline is atomic, and its Refuse changes only while no
+// request runs.
+//
+// A new failure of the connection to control belongs in link.go, a new act at which an agent can crash in fused.go, and
+// a new expectation in expect.go.
 package agenttest
 
 import (

@@ -1,7 +1,7 @@
-// Package jobs runs the work of the agent that may outlive the requests that asked for it. The components of the
-// agent share one Runner: host.Host.Jobs. The only state of a Runner is the set of jobs in progress, in memory,
-// protected by a mutex. Rules about when identical requests share work belong here. What a job does belongs in the
-// component that starts it.
+// Package jobs runs the work of the agent that may outlive the requests that asked for it. The components of the agent
+// share one Runner: host.Host.Jobs. All state is in memory: a Runner has the set of jobs in progress, and each Job has
+// its operation and its progress. A mutex of the Runner and one of each Job protect them. Rules about when identical
+// requests share work belong here. What a job does belongs in the component that starts it.
 package jobs
 
 import (

@@ -18,8 +18,8 @@
 // the file as it is on the disk. If that fails, it refuses the request, and the next request tries again.
 //
 // In memory the package keeps the sessions, the queue of the committer, the watches, and which transactions are
-// durable. Each of these has a mutex, and Store.mu protects the open file. A flock on the file keeps other processes
-// out.
+// durable. Each of these has a mutex, and Store.mu protects the open file. The counters for Stats are atomic. A flock
+// on the file keeps other processes out.
 //
 // Where to change what: what is written, and when it is durable, is in commit.go and record.go. How a damaged or full
 // disk is handled is in load.go, check.go and reserve.go. Sessions are in session.go, and watches in watch.go.
