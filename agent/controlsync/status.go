@@ -35,7 +35,7 @@ type StatusReader struct {
 // Status returns the present status of a dataset.
 func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st dataset.DatasetStatus) {
 	st.ID = d.ID
-	defer func() { st.Problem = dataset.Cut(st.Problem) }() // control accepts no longer text
+	defer func() { st.Problem = dataset.Cut(st.Problem) }() // control rejects a longer text
 	if r := s.Uses.Get(d.ID); len(r.IDs) > 0 {
 		st.Mounts = s.Engines.MountsOf(r)
 	}

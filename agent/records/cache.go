@@ -21,8 +21,8 @@ type Cache struct {
 	inspections map[uuid.UUID]uuid.UUID           // by the dataset that is mounted to inspect a copy
 	names       map[string]uuid.UUID              // live volumes, by name and by alias
 	spellings   map[string]*Spellings             // by name
-	spelled     map[uuid.UUID][]string            // the names in spellings, by dataset
-	spelledWith map[string][]string               // the names in spellings, by a name of the volume in a spelling
+	spelled     map[uuid.UUID][]string            // keys of spellings, by dataset
+	spelledWith map[string][]string               // keys of spellings, by the names in their spellings
 	dirty       map[uuid.UUID]bool                // datasets whose records changed since they were written to disk
 	moment      uint64                            // the number of times that a record was added or replaced
 	since       map[uuid.UUID]uint64              // the moment at which a dataset's record was added or replaced

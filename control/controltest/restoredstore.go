@@ -50,7 +50,8 @@ func (m *RestoredStore) NoteHoldings() {
 	}
 }
 
-// RecoverWith asks for a recovery. The nodes in heard report their holdings; the sessions of all others end.
+// RecoverWith asks for a recovery. The nodes that the argument heard names report their holdings. The sessions of all
+// other nodes end.
 func (m *RestoredStore) RecoverWith(r api.Recover, heard ...string) (api.Recovery, error) {
 	m.Control.Helper()
 	done := make(chan struct{})

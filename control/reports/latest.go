@@ -31,10 +31,10 @@ type Latest struct {
 	pools       map[uuid.UUID]dataset.PoolStatus
 	failedPools map[uuid.UUID][]api.Pool                     // by node; without UUIDs
 	Progress    map[uuid.UUID]map[uuid.UUID]dataset.Progress // by node, then by operation
-	distrust    map[uuid.UUID]string                         // why the nodes that were heard do not trust the store
+	distrust    map[uuid.UUID]string                         // why nodes do not trust the store, "" if they do
 	guards      map[uuid.UUID]bool                           // nodes whose guard answers
-	clocks      map[uuid.UUID]ReportedClock                  // the clocks of nodes when they were last heard
-	lastReport  map[uuid.UUID]time.Duration                  // when nodes were last heard, by the steady clock
+	clocks      map[uuid.UUID]ReportedClock                  // the clocks of nodes at their last heartbeats
+	lastReport  map[uuid.UUID]time.Duration                  // when nodes sent the last heartbeat, by the steady clock
 	found       map[uuid.UUID]*api.NodeFindings              // what agents found on their hosts; never changed
 	fullness    map[uuid.UUID]dataset.Fullness               // datasets with little space left
 	// poolFullness has how full pools are, with a margin: see dataset.PoolStatus.FullnessAfter.
@@ -221,7 +221,7 @@ func (s *Latest) recordFullness(list []dataset.DatasetStatus) (changed []dataset
 	return changed
 }
 
-// Trusts reports whether a node was heard and trusts the store.
+// Trusts reports whether a node has sent a heartbeat and trusts the store.
 func (s *Latest) Trusts(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -229,14 +229,14 @@ func (s *Latest) Trusts(node uuid.UUID) bool {
 	return heard && why == ""
 }
 
-// HasGuard reports whether a node's guard answered when the node was last heard.
+// HasGuard reports whether a node's guard answered at the node's last heartbeat.
 func (s *Latest) HasGuard(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.guards[node]
 }
 
-// Clock returns a node's own clock when it was last heard; zero if it was not heard.
+// Clock returns a node's own clock at its last heartbeat. Without a heartbeat, it returns zero.
 func (s *Latest) Clock(node uuid.UUID) ReportedClock {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -279,14 +279,14 @@ func (s *Latest) Found(node uuid.UUID) *api.NodeFindings {
 	return s.found[node]
 }
 
-// Silence returns how long ago a node was last heard.
+// Silence returns how long ago a node sent its last heartbeat.
 func (s *Latest) Silence(node uuid.UUID, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return now - s.lastReport[node]
 }
 
-// CheckTrust fails with dataset.ErrConflict while a node that was heard does not trust the store.
+// CheckTrust fails with dataset.ErrConflict while a node does not trust the store, according to its last heartbeat.
 func (s *Latest) CheckTrust() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -300,7 +300,7 @@ func (s *Latest) CheckTrust() error {
 	return nil
 }
 
-// Distrust returns why a node did not trust the store when it was last heard.
+// Distrust returns why a node did not trust the store at its last heartbeat.
 func (s *Latest) Distrust(node uuid.UUID) (why string, heard bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
