@@ -375,7 +375,7 @@ func replicas(s api.Service) []api.Service {
 func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	if back = a.PoolOpener.Retry(ctx); back {
 		if err := a.Generations.AnnounceLate(ctx); err != nil {
-			a.Log.WithError(err).Warn("pool is back, but control does not respond")
+			a.Log.WithError(err).Warn("pool is online again, but control does not respond")
 		}
 		a.RecordFiles.WriteAll()
 	}

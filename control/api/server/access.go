@@ -109,7 +109,7 @@ func handlePlain(mux *http.ServeMux, pattern, id, what string, next http.Handler
 }
 
 func noRuleError(p api.Principal, what string) error {
-	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: nobody may", p, lowerFirst(what))
+	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: no rule allows it", p, lowerFirst(what))
 }
 
 // allows returns ErrForbidden if the principal may not use the endpoint. node is the node that the path names, or
