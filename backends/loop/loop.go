@@ -73,11 +73,12 @@
 // Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. This package has
 // the operations on datasets. A [Pool] claims the dataset that it works on (package internal/claims) and passes the
 // open directory to a part. The claim only excludes Reap. The caller of backends.Pool, which is the agent, prevents
-// other concurrent changes of a dataset. Everything about datasets is read from the directory. Parts keep only two
-// caches about datasets in memory: the formats of records (layout.Formats) and the last comparison of two snapshots
-// (transfer). A mutex protects each. About the pool itself, poolDir remembers the version of the identity file that was
-// verified last, in an atomic pointer, and a mutex is held while the identity is rewritten. Packages poolimage and
-// template have a mutex each.
+// other concurrent changes of a dataset. Everything about datasets is read from the directory. In memory, the catalog
+// has the claims and the count of datasets that became copies (claims.Moves). Parts keep only two caches about
+// datasets: the formats of records (layout.Formats) and the last comparison of two snapshots (transfer). A mutex
+// protects each. About the pool itself, poolDir remembers the version of the identity file that was verified last, in
+// an atomic pointer, and a mutex is held while the identity is rewritten. Packages poolimage and template have a mutex
+// each.
 package loop
 
 import (
