@@ -33,7 +33,7 @@ type Runner[R any] interface {
 type Factory[R any] func(t R) (backends.Kind, backends.Config)
 
 // Run runs the suite as subtests of t, with the given name. It needs root. unsupported names the operations of treetest
-// that the filesystem supports with no backend.
+// that the filesystem of the pools does not support, whatever the backend.
 func Run[R Runner[R]](t R, name string, factory Factory[R], unsupported ...string) {
 	t.Run(name, func(t R) {
 		for _, c := range Cases() {

@@ -33,7 +33,7 @@ func (e *encryption) mapping(volume string) string {
 	return "drover-" + strings.TrimPrefix(volume, namePrefix) + e.mappingSuffix()
 }
 
-// mappingSuffix returns the suffix of the names of all mappingSuffix of the pool.
+// mappingSuffix returns the suffix of the names of all mappings of the pool.
 func (e *encryption) mappingSuffix() string { return "-" + e.shelf.ID().String()[:8] }
 
 // dropUnused removes the unused mappings of the pool, such as those of a killed process, and waits until they are

@@ -27,8 +27,8 @@ import (
 // campaign blocks a volume with failover manual.
 const stall = 20 * time.Second
 
-// checkNotes compares the notes of one writer with the notes that a writer of its kind must have. A writer of
-// a volume with failover auto may have been fenced.
+// checkNotes checks the notes of one writer: every write succeeded, and no write took longer than stall. A writer of a
+// volume with failover auto may have been fenced, so its writes may have failed.
 func (s *scene) checkNotes(t testing.TB, v *volume, w *writer) {
 	entries, err := witness.Logs(s.log(w))
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // Kind is a kind of fault.
 type Kind string
 
-// The kinds of faults. The comment names the choices of the seed for a fault.
+// The kinds of faults. The comment of a kind begins with what the seed chooses for a fault of this kind.
 const (
 	AgentKilled   Kind = "agent-killed"   // a host
 	AgentPaused   Kind = "agent-paused"   // a host: SIGSTOP, mostly for longer than its session

@@ -163,7 +163,8 @@ func (h *holder) fenced(t *testing.T, since time.Duration) {
 	}
 }
 
-// removalPending waits until it is armed again, and its writer writes.
+// goesOn waits until the guard has armed the volume again, and the writer has written. It checks that the volume stays
+// mounted here, at epoch 1.
 func (h *holder) goesOn(t *testing.T) {
 	t.Helper()
 	host.Await(t, "the volume is thawed", func() error {

@@ -42,7 +42,9 @@ type Options struct {
 	Dir     string // shared with the machine, as inside.Share
 	Disks   []Disk
 	Systemd bool // systemd is the init process, and the machine can be reset; otherwise only the test runs
-	CPUs    int  // 0: one. One costs less than half of two, since no locks and no calls between CPUs are needed
+	// CPUs is the number of CPUs; 0 means one. A machine with one CPU costs the host less than half as much as one
+	// with two, because QEMU needs no locks and no calls between CPUs.
+	CPUs int
 }
 
 // VM is a running machine.

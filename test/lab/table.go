@@ -15,11 +15,11 @@ const encrypted = "^TestSuiteEncrypted$/^xfs$/^EncryptedIsUnreadable$"
 // encryptedOnLVM is the same case on lvm.
 const encryptedOnLVM = "^TestSuiteEncrypted$/./^EncryptedIsUnreadable$"
 
-// luks are the cases of the suite that go through the mapping, or around it.
+// luks are the cases of the suite that use an encrypted dataset through its mapping, or that must bypass the mapping.
 const luks = "^TestSuiteEncrypted$/^xfs$/^(SpeedIsLimited|FreezeBlocksWriters|DatasetLifeCycle|" +
 	"ClonesAndDeletedSources|CloneSizes|RestoreKeepsOldHead|GrowMounted)$"
 
-// encryptedFull is the other case that fills a dataset through the mapping.
+// encryptedFull is a case that fills an encrypted dataset through its mapping. It runs only in `make lab-long`.
 const encryptedFull = "^TestSuiteEncrypted$/^xfs$/^SizeIsEnforcedOrRefused$"
 
 // thinShort are the cases of the suite that depend most on LVM, and thinFew are those that `make lab` adds. The other
@@ -76,8 +76,8 @@ type Entry struct {
 	Longest bool          // only in `make lab-long`, because `make lab` must end within a quarter of an hour
 }
 
-// Table lists what runs in the lab, in two machines that are booted once. The entries that may take longest come
-// first, and then they run in this order.
+// Table lists what runs in the lab, on two machines, each of which is booted once. The entries with the longest time
+// limits run first. Entries with equal limits run in the order of the table.
 func Table() []Entry {
 	return slices.Concat(directoryEntries(), lvmEntries(), shareEntries(), loopEntries(), zfsEntries())
 }

@@ -123,7 +123,8 @@ func Main(m *testing.M, kind Stepping) int {
 	return 0
 }
 
-// Killed runs an operation in another process, which SIGKILL ends at a step. The tests of the package call Main.
+// Killed runs an operation in another process, and kills that process with SIGKILL at a step. The TestMain of the
+// package under test must call Main.
 func Killed(t backendtest.T, cfg backends.Config, call backendtest.Call, step int) bool {
 	t.Helper()
 	o := orders{Config: cfg, Encrypted: cfg.Keys != nil, Call: call, Step: step}

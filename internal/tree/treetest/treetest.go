@@ -23,10 +23,10 @@ type Operation struct {
 	Do   func(root string) error
 }
 
-// Operations returns the list that makes a tree of everything: odd bytes in
-// names, all kinds of files, set-user-ID bits, attributes of all namespaces,
-// ACLs, hard links, holes, deep and wide directories. It needs root and a
-// filesystem with ACLs and attributes. Run the whole list in its order.
+// Operations returns the operations that make a tree with everything that a tree can contain: odd bytes in names, all
+// kinds of files, set-user-ID bits, attributes of all namespaces, ACLs, hard links, holes, deep and wide directories.
+// It leaves out the operations named in unsupported. The operations need root, and a filesystem with ACLs and
+// attributes. Run the whole list in its order.
 func Operations(unsupported ...string) []Operation {
 	return slices.DeleteFunc([]Operation{
 		{"files of many sizes", files},
