@@ -51,8 +51,7 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// A kind that is declared and missing in the table would reach users as an
-// internal error.
+// If a declared kind were missing in the table, users would see an internal error instead.
 func TestEveryKindIsInTheTable(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "errors.go", nil, 0)
 	if err != nil {
@@ -93,8 +92,8 @@ func TestKindOf(t *testing.T) {
 	}
 }
 
-// A failure goes on record however long its text: one that was too large for the
-// store would be carried out again for ever.
+// A failure is recorded, however long its text is. If the text were too large for the store, the failure could not be
+// recorded, and the operation would be repeated for ever.
 func TestProblemIsBounded(t *testing.T) {
 	p := dataset.ProblemOf(dataset.Errorf(dataset.ErrCorrupt, "copy %s\n: no", strings.Repeat("é/", 1<<20)))
 	if len(p.Message) > 8<<10 || !utf8.ValidString(p.Message) || !strings.HasPrefix(p.Message, "copy é/") || p.Code != "corrupt" {
@@ -102,7 +101,7 @@ func TestProblemIsBounded(t *testing.T) {
 	}
 }
 
-// What an error repeats is bounded, in whole characters.
+// Clip limits the text that an error repeats, and does not cut a character.
 func TestClip(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                        "",
@@ -198,7 +197,7 @@ func TestDuration(t *testing.T) {
 	}
 }
 
-// What is written to the store and beside the data is read back the same.
+// The records that are written to the store and beside the data are read back unchanged.
 func TestRecordsRoundTrip(t *testing.T) {
 	id := uuid.MustParse("f23ca986-8f0c-4a08-9c5c-1b2c3d4e5f60")
 	mode := uint32(0o750)

@@ -103,7 +103,8 @@ func TestHoldersAreBounded(t *testing.T) {
 	}
 }
 
-// TestHoldersAreSafeOnTerminal: a process chooses its name, and a container the names of its files.
+// TestHoldersAreSafeOnTerminal: a process chooses its name, and a container chooses the names of its files. Neither may
+// reach the terminal with control characters.
 func TestHoldersAreSafeOnTerminal(t *testing.T) {
 	var l Holders
 	l.Add(Holder{Kind: HolderProcess, PID: 7, Command: "a\x1b[2Jb", User: "root", Path: "log\n\x1b[31m"})
@@ -125,7 +126,7 @@ func TestContainerIsListedOnce(t *testing.T) {
 	}
 }
 
-// TestUnexaminedIsNotEmpty: what could not be examined is never reported as unused.
+// TestSummaryNamesFirstHolders: a summary names the first holders, and counts the others.
 func TestSummaryNamesFirstHolders(t *testing.T) {
 	var l Holders
 	for pid := range 5 {

@@ -9,8 +9,8 @@ import (
 
 var noon = time.Date(2026, 11, 18, 12, 0, 0, 0, time.UTC)
 
-// A snapshot is taken later than those of its epoch, whatever the clock showed. Those of other epochs went by another
-// clock.
+// A new snapshot is later than the others of its epoch, even if the clock was set back. Snapshots of other epochs do
+// not count, because their homes have other clocks.
 func TestTakenAfter(t *testing.T) {
 	later := noon.Add(time.Hour)
 	for epoch, want := range map[uint64]Moment{2: {3, noon}, 3: {3, later.Add(1)}, 4: {3, noon}} {
@@ -21,7 +21,8 @@ func TestTakenAfter(t *testing.T) {
 	}
 }
 
-// A snapshot is lost that is later than what the dataset went on from, of an epoch that ended with the loss.
+// A snapshot is part of a loss if it is later than the moment from which the dataset continues, and if its epoch ended
+// with the loss or earlier.
 func TestLossOf(t *testing.T) {
 	l := Loss{Epoch: 2, Taken: noon, EndedEpoch: 3}
 	for _, c := range []struct {
@@ -41,7 +42,7 @@ func TestLossOf(t *testing.T) {
 	}
 }
 
-// The store hears of a copy's first snapshot, of a new epoch, and otherwise now and then.
+// The store records the first complete snapshot of a copy and each new epoch, and otherwise one state in each period.
 func TestTells(t *testing.T) {
 	was := Copy{Snapshot: uuid.New(), Epoch: 2, Taken: noon}
 	for name, c := range map[string]struct {

@@ -71,8 +71,8 @@ func TestParseOptionsRefuses(t *testing.T) {
 	}
 }
 
-// ownOrTrue keeps the table's own value of readonly, so that every other row has a
-// good option beside the bad one.
+// ownOrTrue returns v if the row of the table sets readonly itself, and otherwise "true". So every other row has a
+// valid option beside the invalid one.
 func ownOrTrue(own bool, v string) string {
 	if own {
 		return v
@@ -93,7 +93,7 @@ func TestTooManyLabels(t *testing.T) {
 	refused(t, "65 labels", err, "64 at most")
 }
 
-// Every option that the help lists is read, and what it says of values holds.
+// ParseOptions accepts every option of the help, and the help describes its values correctly.
 func TestOptionHelpIsTrue(t *testing.T) {
 	sample := map[string]string{
 		"NAME": "gold", "SIZE": "1GiB", "SOURCE": "db", "UID:GID": "1:2", "OCTAL": "0750", "VALUE": "v",

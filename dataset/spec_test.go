@@ -77,8 +77,8 @@ func TestParseSpecRefuses(t *testing.T) {
 	}
 }
 
-// refused holds every refusal of wrong input to the same form: ErrInvalid, one
-// short line in lower case, with the part that tells the reader what would do.
+// refused checks that an error about wrong input has the required form: it is ErrInvalid, one short line in lower case,
+// and contains part, which tells the reader what would be valid.
 func refused(t *testing.T, in string, err error, part string) {
 	t.Helper()
 	if !errors.Is(err, dataset.ErrInvalid) {

@@ -41,7 +41,7 @@ type bench struct {
 
 var errCrash = errors.New("the power is gone")
 
-// newBench makes a pool whose commands all run until crashAfter is called.
+// newBench makes a pool. All its commands run until the test sets left to a number of commands.
 func newBench(t *testing.T) *bench {
 	home, mnt := zpool(t, 1<<30)
 	b := &bench{

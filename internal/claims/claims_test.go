@@ -49,7 +49,7 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-// Between two equal counts nothing was half way.
+// If two calls of Count return the same number, no move was in progress between them.
 func TestMoves(t *testing.T) {
 	var m Moves
 	var half atomic.Bool

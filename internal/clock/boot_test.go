@@ -7,8 +7,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// The alarm rings at the moment that it is set to and not before, for one that has passed
-// at once, and not for one that was taken back.
+// The alarm rings at the time that was set, and not before. For a time that has passed it rings at once. It does not
+// ring after it was turned off.
 func TestAlarm(t *testing.T) {
 	a, err := clock.NewAlarm()
 	if err != nil {
@@ -48,7 +48,7 @@ func TestBootID(t *testing.T) {
 	}
 }
 
-// Leases go by Steady and the guard's deadlines by Boottime: they are one clock.
+// Leases use Steady, and the deadlines of the guard use Boottime. Both must be the same clock.
 func TestSteadyIsBoottime(t *testing.T) {
 	before := clock.Boottime()
 	at := clock.System{}.Steady()

@@ -431,7 +431,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// A backend that there is none of is a mistake like any other, with its place.
+// An unknown backend is a mistake like any other, with its place in the file.
 func TestUnknownBackend(t *testing.T) {
 	known := func(name string) error {
 		if name != "loop" {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Replace makes and replaces, over what a crash left, and follows no link that lies
-// where it writes.
+// Replace creates a file and replaces it, even if a crash left its temporary file. If the temporary file is a symbolic
+// link, Replace fails, and does not change the target.
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")

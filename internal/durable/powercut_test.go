@@ -16,7 +16,7 @@ type disk struct {
 	fstype, image, root string
 }
 
-// onDisks runs a test on each filesystem that is made here.
+// onDisks runs a test on each filesystem that this test can make.
 func onDisks(t *testing.T, test func(d disk)) {
 	for fstype, size := range map[string]int64{"ext4": scratch.Ext4, "xfs": scratch.XFS, "btrfs": scratch.Btrfs} {
 		t.Run(fstype, func(t *testing.T) {
@@ -32,7 +32,8 @@ func (d disk) cut() string {
 	return scratch.CutPower(d.T, d.fstype, d.image)
 }
 
-// What was put in its place is there, whole, after a power cut: at first, and in the place of another.
+// After a power cut, a file that Replace wrote exists with its complete content: both a new file and one that replaced
+// another.
 func TestI2ReplaceSurvivesAPowerCut(t *testing.T) {
 	onDisks(t, func(d disk) {
 		for _, want := range []string{"first", "second"} {
@@ -46,7 +47,7 @@ func TestI2ReplaceSurvivesAPowerCut(t *testing.T) {
 	})
 }
 
-// The names in a directory are there after a power cut once it was flushed.
+// After a directory was flushed, a power cut does not change the names in it.
 func TestI2SyncDirSurvivesAPowerCut(t *testing.T) {
 	onDisks(t, func(d disk) {
 		if err := os.Mkdir(filepath.Join(d.root, "old"), 0o700); err != nil {

@@ -21,7 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// A data key comes back by the key that wrapped it, and by no other, for its own ID, as it was.
+// Unwrap returns the data key unchanged, but only for the key that wrapped it, and only for the same ID.
 func TestWrap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		secret := rapid.SliceOfN(rapid.Byte(), keys.MinKey, keys.MaxKey).Draw(t, "secret")
@@ -80,7 +80,7 @@ func TestLaterForm(t *testing.T) {
 	}
 }
 
-// Whatever a key is printed as has nothing of it.
+// No way to print a key shows any part of it.
 func TestKeyIsNotPrinted(t *testing.T) {
 	secret := []byte(strings.Repeat("secret-", 8))
 	key, err := keys.New(secret, "key")
@@ -94,7 +94,7 @@ func TestKeyIsNotPrinted(t *testing.T) {
 	}
 }
 
-// holds tells whether something has a secret, or the best part of it, in any form.
+// holds reports whether a text contains a secret, or the middle half of it, in any form.
 func holds(said string, secret []byte) bool {
 	part := secret[len(secret)/4 : len(secret)*3/4]
 	for _, form := range []string{
@@ -212,7 +212,7 @@ func TestKeyProgram(t *testing.T) {
 	}
 }
 
-// A program that fails, and says its key, does not get it into the error.
+// If a key program fails and prints its key, the error does not contain the key.
 func TestKeyProgramIsNotRepeated(t *testing.T) {
 	for _, secret := range []string{
 		strings.Repeat("0123456789abcdef", 4), "correct horse battery staple and more of it",
@@ -223,14 +223,14 @@ func TestKeyProgramIsNotRepeated(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	secret := strings.Repeat("0123456789abcdef", 4) // that it says, and does not print
+	secret := strings.Repeat("0123456789abcdef", 4) // the program writes it only to standard error
 	_, err := program(t, "cat >/dev/null; echo 'the key is "+secret+", and no' >&2; exit 1")
 	if err == nil || holds(err.Error(), []byte(secret)) || !strings.Contains(err.Error(), "and no") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// grouped is how a program may show bytes.
+// grouped formats bytes as hexadecimal digits in groups, as programs print them.
 func grouped(secret []byte, group int, between string) string {
 	text := hex.EncodeToString(secret)
 	var parts []string
@@ -240,7 +240,8 @@ func grouped(secret []byte, group int, between string) string {
 	return strings.Join(parts, between)
 }
 
-// In groups a key is a key still; what a person needs of an error stays.
+// A key that is printed in groups of digits is removed from the error too. The parts of the error that a person needs
+// stay.
 func TestKeyInGroupsIsNotRepeated(t *testing.T) {
 	secret := []byte("\x01k\xffz-7Q\x80~$\x1b\x00pL\xeePq\x12\x99kT\xaa\xc3\x04wB!e\xd2\x11>R")
 	var decimal, escaped []string

@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Forge makes the authority of a stranger who says that it is a cluster's.
+// Forge makes an authority that claims to be that of a cluster, as a stranger could.
 func Forge(cluster uuid.UUID, now time.Time) (*Authority, error) {
 	a := &Authority{cluster: cluster}
 	var err error
@@ -16,7 +16,7 @@ func Forge(cluster uuid.UUID, now time.Time) (*Authority, error) {
 	return a, err
 }
 
-// Misuse signs what an authority never signs.
+// Misuse signs a certificate that an authority never signs.
 func (a *Authority) Misuse(id Identity, now time.Time, change func(*x509.Certificate)) (*Pair, error) {
 	key, err := newKey()
 	if err != nil {
@@ -31,17 +31,17 @@ func (a *Authority) Misuse(id Identity, now time.Time, change func(*x509.Certifi
 	return &Pair{Identity: id, Key: key, Chain: []*x509.Certificate{leaf}, Roots: a.Roots()}, nil
 }
 
-// Credulous is a client that believes whoever answers.
+// Credulous returns the configuration of a client that trusts every server.
 func (p *Pair) Credulous() *tls.Config {
 	c := &Credentials{}
 	c.pair.Store(p)
 	return &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*c.presented()}}
 }
 
-// SaveActs is of how many acts a Save is.
+// SaveActs returns the number of steps of a Save.
 func (p *Pair) SaveActs(f Files) int { return len(p.saveSteps(f)) }
 
-// SaveCut is a Save that a crash cuts short after so many acts.
+// SaveCut does the first steps of a Save, as if a crash interrupted it after them.
 func (p *Pair) SaveCut(f Files, after int) error {
 	for _, act := range p.saveSteps(f)[:after] {
 		if err := act(); err != nil {

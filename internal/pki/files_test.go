@@ -36,7 +36,8 @@ func TestFiles(t *testing.T) {
 	if err := second.Save(f); err != nil {
 		t.Fatal(err)
 	}
-	// Cut short before the certificate: the pair before. After it: this one.
+	// If Save is interrupted before it writes the certificate, LoadPair returns the previous pair, otherwise the new
+	// one.
 	key, _ := os.ReadFile(f.Key)
 	write(t, f.Key, before[f.Key])
 	write(t, f.Key+".next", key)
@@ -60,8 +61,8 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// A Save that is cut short anywhere, and the one after it likewise, leave a pair: one of
-// those that were saved, or were to be.
+// If a Save and the next one are interrupted after any steps, LoadPair returns one of the pairs that were saved or
+// about to be saved.
 func TestSavesCutShort(t *testing.T) {
 	a, _ := create(t)
 	first, second, third := issue(t, a, nodeID, start), issue(t, a, nodeID, start), issue(t, a, nodeID, start)

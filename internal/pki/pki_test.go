@@ -47,7 +47,7 @@ var (
 	adminID   = pki.Identity{Kind: pki.Operator, Role: pki.Admin, Name: "alice"}
 )
 
-// shake makes a TLS connection on loopback and returns what each side made of it.
+// shake makes a TLS connection on loopback, and returns the result of each side.
 func shake(t *testing.T, server, client *tls.Config) (cs tls.ConnectionState, serverErr, clientErr error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -77,7 +77,7 @@ func shake(t *testing.T, server, client *tls.Config) (cs tls.ConnectionState, se
 	defer conn.Close()
 	c := tls.Client(conn, client)
 	if clientErr = c.HandshakeContext(context.Background()); clientErr == nil {
-		// With TLS 1.3 a client hears of a refusal at its first read.
+		// With TLS 1.3, a client gets a refusal only at its first read.
 		_, clientErr = c.Read(make([]byte, 1))
 	}
 	conn.Close()
@@ -153,7 +153,7 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// A server is looked at as hard as a client.
+// A client checks the certificate of a server as strictly as a server checks that of a client.
 func TestServersAreChecked(t *testing.T) {
 	a, _ := create(t)
 	other, _ := create(t)
@@ -208,7 +208,7 @@ func TestRevoked(t *testing.T) {
 	}
 }
 
-// Who has no certificate gets as far as being told so, and no further.
+// A peer without a certificate can connect to a server that reports the problem, and to no other server.
 func TestNoCertificate(t *testing.T) {
 	a, _ := create(t)
 	clk := clock.NewFake(start)
@@ -226,7 +226,7 @@ func TestNoCertificate(t *testing.T) {
 	}
 }
 
-// What was exchanged counts from the next handshake on, and old TLS is refused.
+// A pair that Set has replaced is used from the next handshake on, and old versions of TLS are refused.
 func TestSetAndVersions(t *testing.T) {
 	a, _ := create(t)
 	clk := clock.NewFake(start)
@@ -308,7 +308,7 @@ func TestLifetimes(t *testing.T) {
 	}
 }
 
-// The authority's own certificate keeps what it signs to its cluster.
+// The certificate of the authority permits only certificates of its cluster.
 func TestConstraints(t *testing.T) {
 	a, _ := create(t)
 	root := a.Roots()[0]
@@ -350,7 +350,7 @@ func TestConstraints(t *testing.T) {
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v", name, err)
 		}
-		// So it is for whoever has this root among those that he believes, for anything.
+		// The same holds for a program that trusts this root for any purpose.
 		pool := x509.NewCertPool()
 		pool.AddCert(root)
 		_, err = p.Chain[0].Verify(x509.VerifyOptions{
@@ -364,7 +364,8 @@ func TestConstraints(t *testing.T) {
 	}
 }
 
-// A role covers itself and those that may less; what is no role covers none, and is covered by none.
+// A role covers itself and the roles with fewer rights. A text that is not a role covers no role, and no role covers
+// it.
 func TestRoles(t *testing.T) {
 	for role, covers := range map[pki.Role][]pki.Role{
 		pki.Admin:  {pki.Admin, pki.Worker, pki.Viewer},
@@ -381,7 +382,7 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// A token of another cluster than the one that a host is a member of is refused.
+// A token is refused if its cluster is not the one that the host is a member of.
 func TestTokenOfAnotherCluster(t *testing.T) {
 	a, _ := create(t)
 	clk := clock.NewFake(start)

@@ -14,15 +14,15 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 
-// onDisk returns an image with a filesystem, and where that is mounted.
+// onDisk returns an image with a filesystem, and its mount point.
 func onDisk(t *testing.T) (image, root string) {
 	t.Helper()
 	image = scratch.Image(t, "ext4", scratch.Ext4)
 	return image, scratch.MountImage(t, "ext4", image)
 }
 
-// I2: a power cut after any act of a Save leaves a pair. Once Save has returned it is the new one, and its key
-// is in its place.
+// I2: after a power cut between any two steps of a Save, LoadPair reads a complete pair. After Save has returned, it
+// reads the new pair, and the key is in its place.
 func TestI2SaveSurvivesAPowerCut(t *testing.T) {
 	a, _ := create(t)
 	first, second := issue(t, a, nodeID, start), issue(t, a, nodeID, start.Add(time.Hour))
@@ -54,8 +54,8 @@ func TestI2SaveSurvivesAPowerCut(t *testing.T) {
 	}
 }
 
-// I2: an authority and a request are on the disk once they were made: every certificate of the cluster hangs
-// on the one, and a token was used up for the other.
+// I2: an authority and a request are on the disk when the calls that make them return. All certificates of the cluster
+// depend on the authority, and a token was used up for the request.
 func TestI2AuthorityAndRequestSurviveAPowerCut(t *testing.T) {
 	image, root := onDisk(t)
 	a, err := pki.Create(filepath.Join(root, "ca"), start)

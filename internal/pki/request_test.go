@@ -48,7 +48,7 @@ func TestRequest(t *testing.T) {
 	}
 }
 
-// Nothing that a request asks for is in the certificate, but its key.
+// The certificate contains the key of the request, and nothing else that the request asks for.
 func TestRequestNames(t *testing.T) {
 	a, _ := create(t)
 	u, _ := url.Parse("drover://" + a.Cluster().String() + "/operator/admin/eve")

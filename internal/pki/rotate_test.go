@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// While a rotation is under way everybody believes everybody, whoever has heard of
-// it; afterwards what the old key signed is worth nothing.
+// During a rotation all members trust each other, whether or not they have the new root. After the rotation,
+// certificates that the old key signed are refused.
 func TestRotation(t *testing.T) {
 	before, dir := create(t)
 	day := 24 * time.Hour
@@ -80,7 +80,7 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// A rotation that is cut short between its two files is made again or goes on.
+// A rotation that was interrupted between its two files can be repeated or finished.
 func TestRotationCutShort(t *testing.T) {
 	_, dir := create(t)
 	state, err := os.ReadFile(filepath.Join(dir, "ca-key.pem"))
@@ -91,7 +91,7 @@ func TestRotationCutShort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "ca-key.pem"), state) // the bundle was written first
+	write(t, filepath.Join(dir, "ca-key.pem"), state) // as after a crash: the bundle was written before the state
 	second, err := pki.Rotate(dir, start)
 	if err != nil || second.Fingerprint() == first.Fingerprint() {
 		t.Fatal(second, err)
@@ -108,7 +108,7 @@ func TestRotationCutShort(t *testing.T) {
 	}
 }
 
-// What is remembered of a certificate ends with the roots that vouched for it.
+// Cached verifications of certificates end when their roots are no longer trusted.
 func TestVouchersEnd(t *testing.T) {
 	a, dir := create(t)
 	clk := clock.NewFake(start)
@@ -158,8 +158,9 @@ func BenchmarkPeer(b *testing.B) {
 	}
 }
 
-// A user who can open the folder of an authority, and locks it, keeps nobody from changing it. No
-// file of a lock stays; one that a crash has left is none of somebody else's.
+// A user who can open the folder of an authority and locks it does not prevent changes of the authority. No lock file
+// remains. Create accepts a folder in which a crash left a lock file, because it does not count as the content of
+// another program.
 func TestStrangerLocksTheFolder(t *testing.T) {
 	_, dir := create(t)
 	if err := os.Chmod(dir, 0o755); err != nil {

@@ -125,7 +125,7 @@ func TestMissingProgram(t *testing.T) {
 	}
 }
 
-// The grandchild holds the pipe: killing only the shell would leave it running.
+// The grandchild has the pipe open. If only the shell were killed, the grandchild would continue to run.
 func TestTimeoutKillsTheWholeGroup(t *testing.T) {
 	c := sh("sleep 1000 & echo $!; wait")
 	c.Timeout = 200 * time.Millisecond
@@ -133,7 +133,7 @@ func TestTimeoutKillsTheWholeGroup(t *testing.T) {
 	if !errors.Is(err, run.ErrTimeout) {
 		t.Fatalf("got %v", err)
 	}
-	// The signal is sent when Run returns; on a busy machine it is taken later.
+	// The signal was sent when Run returns. On a busy machine, the process ends a little later.
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(res.Stdout)) + "/stat")
 		if err != nil || strings.Contains(string(stat), ") Z ") {

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// Only one caller at a time has the lock, though its file is created and removed all the time.
+// Only one caller at a time has the lock, although its file is created and removed repeatedly.
 func TestLockExcludes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	inside, total := 0, 0
@@ -85,7 +85,7 @@ func TestLockIsPrivate(t *testing.T) {
 	}
 }
 
-// A lock that ends leaves a file alone that took the place of its own.
+// When a lock is released, a file that has replaced the lock file is not removed.
 func TestLockThatWasExchanged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	unlock, err := safefile.Lock(t.Context(), path, 0)

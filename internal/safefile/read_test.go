@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// Things that another user can put at the path of a file.
+// replacements returns functions that put something unusual at the path of a file, as another user can.
 func replacements() map[string]func(path string) error {
 	return map[string]func(path string) error{
 		"fifo":    func(p string) error { return unix.Mkfifo(p, 0o644) },

@@ -24,7 +24,7 @@ func env() Env {
 
 func TestExpressionsChooseByFacts(t *testing.T) {
 	for text, want := range map[string]string{
-		// What fits gives no reason.
+		// An expression that matches gives no reason.
 		`architecture == "x86_64" and load_10 < 40`:                "",
 		`architecture == "x86_64" && load_10 <= 34`:                "",
 		`load_1 < 1 or load_15 > 8`:                                "",
@@ -54,7 +54,7 @@ func TestExpressionsChooseByFacts(t *testing.T) {
 		`1 < load_1 < 2`:                                           "",
 		`load_1 > -1`:                                              "",
 
-		// What does not says which comparison, and what there is.
+		// An expression that does not match names the comparison and the actual value.
 		`architecture == "x86_64" and load_10 < 20`:           "load_10 is 34, not < 20",
 		`architecture == "aarch64" and load_10 < 20`:          `architecture is "x86_64", not == "aarch64"`,
 		`load_1 > 4 or load_15 > 9`:                           "load_1 is 1.5, not > 4, and load_15 is 8.13, not > 9",
@@ -178,8 +178,8 @@ func TestOfPoolIsSaid(t *testing.T) {
 	}
 }
 
-// Whatever is written, it is read or refused with a place in it, and what was read is
-// evaluated to an answer that a contradiction of it does not give too.
+// Every text is either parsed, or refused with a place in the text. A parsed expression and its negation never both
+// match.
 func TestAnyTextIsReadOrRefused(t *testing.T) {
 	words := append(Names(), `"r1"`, `"1GiB"`, "7", "0.5", "==", "!=", "<", "<=", ">", ">=", "and", "or", "not", "in",
 		"matches", "(", ")", "[", "]", ",", "true", "-", "*", "/", "labels.rack", "?", ":", ";", "|", "#", "let",
@@ -199,7 +199,7 @@ func TestAnyTextIsReadOrRefused(t *testing.T) {
 		}
 		not, err := Parse("not (" + text + ")")
 		if err != nil {
-			return // at the end of what is allowed
+			return // the maximum length is reached
 		}
 		if (e.Mismatch(env()) == "") == (not.Mismatch(env()) == "") {
 			t.Fatalf("%q and its contradiction: %q, %q", text, e.Mismatch(env()), not.Mismatch(env()))

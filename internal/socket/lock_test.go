@@ -14,8 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// ended returns what f returned, and fails the test if f does not return: what blocks it is
-// released by a cleanup.
+// ended returns the results of f, and fails the test if f does not return. A cleanup releases what blocks f.
 func ended[T any](t *testing.T, what string, f func() (T, error)) (got T, err error) {
 	t.Helper()
 	done := make(chan struct{})
@@ -28,7 +27,7 @@ func ended[T any](t *testing.T, what string, f func() (T, error)) (got T, err er
 	return got, err
 }
 
-// flocked holds flock(2) on a folder until the end of the test.
+// flocked locks a folder with flock(2) until the end of the test.
 func flocked(t *testing.T, dir string, how int) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -64,8 +63,8 @@ func TestI1StrangerLocksTheFolder(t *testing.T) {
 	}
 }
 
-// A process of an earlier version locks the folder while it makes its socket. One that starts
-// at the same moment waits for it, and leaves its socket alone.
+// A process of an earlier version locks the folder while it creates its socket. A process that starts at the same
+// moment waits for the lock, and does not remove the socket.
 func TestB13EarlierVersionAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "d.sock")
@@ -88,7 +87,7 @@ func TestB13EarlierVersionAtOnce(t *testing.T) {
 		_, err := Listen(t.Context(), path, "")
 		got <- err
 	}()
-	held := func() (any, error) { // it is about to take the lock of the folder
+	held := func() (any, error) { // called right before the lock of the folder is taken
 		for {
 			if _, err := os.Lstat(path + ".lock"); err == nil || t.Context().Err() != nil {
 				return nil, err
@@ -116,7 +115,7 @@ func TestB13EarlierVersionAtOnce(t *testing.T) {
 	answers(t, path)
 }
 
-// The lock of a socket is no file of anybody else's, and nothing of it stays.
+// The lock file of a socket is removed. A lock file that belongs to another user is refused.
 func TestLockOfASocket(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "d.sock")

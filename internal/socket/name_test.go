@@ -43,8 +43,7 @@ func TestHold(t *testing.T) {
 	}
 }
 
-// A child that was forked while a name was held, and has not come to its exec, keeps the name
-// for a moment longer.
+// A child that was forked while this process had a name, and has not called exec yet, keeps the name for a moment.
 func TestHoldWhatAForkStillHas(t *testing.T) {
 	name := "drover-test-" + uuid.NewString()
 	first, err := AcquireName(t.Context(), name)
@@ -70,12 +69,12 @@ func TestHoldWhatAForkStillHas(t *testing.T) {
 
 const nobody = 65534
 
-// as has what f makes be another user's; only root can.
+// as runs f with another user ID, so that its sockets belong to that user. It needs root.
 func as(t *testing.T, uid int, f func() error) {
 	t.Helper()
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with its user
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid),
 			^uintptr(0)); errno != 0 {
 			done <- errno
@@ -88,7 +87,7 @@ func as(t *testing.T, uid int, f func() error) {
 	}
 }
 
-// bound is a stream socket with an abstract name.
+// bound returns a stream socket that is bound to an abstract name.
 func bound(t *testing.T, name string) (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -106,8 +105,8 @@ func listening(t *testing.T, name string, backlog int) error {
 	return unix.Listen(fd, backlog)
 }
 
-// Whoever has no right to a name does not keep it from Drover unnoticed, whatever is
-// done with the socket; one of root's does.
+// If another user has the name, the error says so, whatever that user does with the socket. If a process of root has
+// the name, it is reported as in use.
 func TestHoldOfAStranger(t *testing.T) {
 	do := map[string]func(t *testing.T, name string) error{
 		"listens": func(t *testing.T, name string) error { return listening(t, name, 16) },

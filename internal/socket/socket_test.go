@@ -63,7 +63,7 @@ func TestFileOfASocket(t *testing.T) {
 	}
 	err = raw.Control(func(fd uintptr) {
 		var st unix.Stat_t
-		// The file is made with the mode of the socket (unix_bind), and opened up after.
+		// The kernel creates the file with the mode of the socket (unix_bind). Listen opens it to others later.
 		if err := unix.Fstat(int(fd), &st); err != nil || st.Mode&0o777 != 0o600 {
 			t.Errorf("the file had mode %o at first, %v, want 0600", st.Mode&0o777, err)
 		}
@@ -111,7 +111,7 @@ func answers(t *testing.T, path string) {
 	c.Close()
 }
 
-// TestB13SecondDrover: the second says who runs, and takes nothing from it.
+// TestB13SecondDrover: a second drover names the running one, and takes nothing from it.
 func TestB13SecondDrover(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "d.sock")
 	listen(t, path, "")
@@ -123,7 +123,7 @@ func TestB13SecondDrover(t *testing.T) {
 	answers(t, path)
 }
 
-// Any number that start at once on a stale file: one serves, the others say so.
+// If several processes start at once at a stale socket file, one of them serves, and the errors of the others say so.
 func TestB13ManyAtOnce(t *testing.T) {
 	for range 20 {
 		path := filepath.Join(t.TempDir(), "d.sock")
@@ -154,7 +154,7 @@ func TestB13ManyAtOnce(t *testing.T) {
 	}
 }
 
-// Closing leaves the file of a successor alone.
+// Close does not remove the socket file of a successor.
 func TestCloseLeavesASuccessor(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "d.sock")
 	first := listen(t, path, "")
@@ -213,8 +213,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// child stands for a drover that systemd started: it serves one connection on
-// each socket that it knows and says how the hand-over went.
+// child acts as a drover that systemd started. It serves one connection on each socket that it knows, and reports how
+// the sockets were passed.
 func child() int {
 	// systemd sets it between fork and exec
 	if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil {
@@ -304,7 +304,7 @@ func TestHandedOver(t *testing.T) {
 	if string(said) != want {
 		t.Errorf("got:\n%swant:\n%s", said, want)
 	}
-	for _, name := range []string{"a", "b"} { // systemd's files stay
+	for _, name := range []string{"a", "b"} { // the files belong to systemd and stay
 		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
 			t.Error(err)
 		}

@@ -225,7 +225,7 @@ func TestAnchors(t *testing.T) {
 	if err != nil || len(items) != 2 || !items[0].IsMap() {
 		t.Error(items, err)
 	}
-	// A mistake in an anchor's value is told once, where it stands.
+	// A mistake in the value of an anchor is reported once, at the place of the anchor.
 	var bad strictyaml.Mistakes
 	for _, key := range []string{"a", "b"} {
 		_, err := k[key].Keys([]string{"m"}, nil)
@@ -285,8 +285,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// read goes through values by every reader, until the budget is spent: an
-// anchor's value counts again wherever it is used.
+// read reads all values with every reader, until the budget is used up. The value of an anchor counts at each use.
 func read(n strictyaml.Node, budget *int) error {
 	if *budget--; *budget < 0 {
 		return nil

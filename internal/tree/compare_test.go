@@ -11,8 +11,7 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// TestCompareSees changes one thing after another in a copy, and wants exactly
-// that to be found.
+// TestCompareSees makes one change after another in a copy. Compare must report exactly that change.
 func TestCompareSees(t *testing.T) {
 	src, dst := mkdir(t, t.TempDir(), "src"), mkdir(t, t.TempDir(), "dst")
 	treetest.Plant(t, src.Name())

@@ -14,9 +14,9 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// TestCopyWhileNamesAreExchanged copies, streams, compares and measures a tree
-// in which a process keeps exchanging a file, a directory and a FIFO for
-// symlinks that lead out: nothing from outside may come along, nothing may block.
+// TestCopyWhileNamesAreExchanged copies, streams, compares and measures a tree, while a process keeps exchanging a
+// file, a directory and a FIFO for symbolic links that lead out of the tree. Nothing from outside may be read, and no
+// call may block.
 func TestCopyWhileNamesAreExchanged(t *testing.T) {
 	outer := t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(outer, "secrets"), 0o755))
@@ -89,8 +89,7 @@ func wantNowhere(t *testing.T, dir, content string) {
 	}))
 }
 
-// TestNoPrivateMount works in a mount that is attached nowhere, of which no
-// private copy can be had, and stops at what is mounted below.
+// TestNoPrivateMount copies a tree on a detached mount, of which no private copy can be made.
 func TestNoPrivateMount(t *testing.T) {
 	dir := t.TempDir()
 	must(t, unix.Mount("none", dir, "tmpfs", 0, ""))
@@ -102,8 +101,8 @@ func TestNoPrivateMount(t *testing.T) {
 	wantEqual(t, src, dst)
 }
 
-// A private mount has no devices, is not written to where nothing is to be, and sees nothing that is mounted
-// elsewhere after it was made.
+// A private mount has no usable device nodes, and is read-only for readers. It does not show mounts that are made
+// elsewhere later.
 func TestPrivateMount(t *testing.T) {
 	base := t.TempDir()
 	must(t, unix.Mount("none", base, "tmpfs", 0, ""))

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestOtherNamespace works in a folder of another mount namespace, of which no private copy of the
-// mount can be had: what is mounted below there is not copied as if it were the folder's own.
+// TestOtherNamespace copies a folder of another mount namespace, of whose mount no private copy can be made. The
+// content of a mount below the folder must not be copied as if it belonged to the folder.
 func TestOtherNamespace(t *testing.T) {
 	src := mkdir(t, t.TempDir(), "src").Name()
 	covered := filepath.Join(src, "covered")
@@ -59,8 +59,8 @@ func TestOtherNamespace(t *testing.T) {
 	}
 }
 
-// TestOpenAt leaves the directory by none of its ways: not above it, not by a link in the middle of a
-// name or at its end, and not by a mount.
+// TestOpenAt: openAt never leaves the directory: not through "..", not through a symbolic link in the middle or at the
+// end of a name, and not through a mount.
 func TestOpenAt(t *testing.T) {
 	outer := t.TempDir()
 	dir := mkdir(t, outer, "dir")

@@ -31,8 +31,8 @@ func TestRemove(t *testing.T) {
 	wantUntouched(t, outer)
 }
 
-// What a privileged container made immutable or append-only goes; what a symlink in
-// place of such a file leads to keeps its flags.
+// Files that a privileged container made immutable or append-only are removed. The target of a symbolic link among them
+// keeps its flags.
 func TestRemoveProtected(t *testing.T) {
 	for _, fs := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(fs, func(t *testing.T) {
@@ -66,7 +66,7 @@ func TestRemoveProtected(t *testing.T) {
 
 func TestRemoveDeeperThanDescriptorsGo(t *testing.T) {
 	dir := mkdir(t, t.TempDir(), "dir")
-	must(t, os.Mkdir(filepath.Join(dir.Name(), "victim.1001"), 0o755)) // a name in the way
+	must(t, os.Mkdir(filepath.Join(dir.Name(), "victim.1001"), 0o755)) // the name that Remove would use exists already
 	must(t, os.Mkdir(filepath.Join(dir.Name(), "victim"), 0o755))
 	at, err := unix.Openat(int(dir.Fd()), "victim", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	must(t, err)

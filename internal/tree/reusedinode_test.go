@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A file that gets the inode of one that was removed meanwhile is no hard link of that:
-// mail servers deliver by link and unlink, and ext4 gives the lowest free inode.
+// A file that gets the inode of a file that was removed meanwhile is not a hard link of that file. Mail servers deliver
+// with link and unlink, and ext4 assigns the lowest free inode.
 func TestReusedInode(t *testing.T) {
 	for _, links := range []int{1, 2} {
 		t.Run(fmt.Sprint(links, " names"), func(t *testing.T) { copyReused(t, links) })

@@ -23,8 +23,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// plantForTar fills a tree with all that tar can hold. Its largest file is
-// smaller, since readers of tar go through holes byte by byte.
+// plantForTar fills a tree with everything that tar supports. Its largest file is smaller than that of treetest,
+// because readers of tar read holes byte by byte.
 func plantForTar(t testing.TB) *os.File {
 	t.Helper()
 	src := mkdir(t, t.TempDir(), "src")
@@ -96,8 +96,8 @@ func TestWeReadWhatGNUTarWrites(t *testing.T) {
 			found, err := Compare(t.Context(), src, dst)
 			must(t, err)
 			for _, d := range found {
-				// GNU tar knows hard links of files and symlinks alone; its old
-				// format has whole seconds and no attributes.
+				// GNU tar supports hard links only of files and symbolic links. Its old format has times in whole
+				// seconds, and no attributes.
 				if d.Path == "links/fifo-too" {
 					continue
 				}
@@ -126,8 +126,7 @@ func TestTarLeavesSocketsOut(t *testing.T) {
 	}
 }
 
-// From Drover to Drover nothing is lost: sockets are there, and nobody goes through the
-// holes of a file of 1 TiB.
+// An archive for ReadTar loses nothing: it contains sockets, and the holes of a file of 1 TiB are not read.
 func TestForReadTarKeepsEverything(t *testing.T) {
 	src, dst := mkdir(t, t.TempDir(), "src"), mkdir(t, t.TempDir(), "dst")
 	treetest.Plant(t, src.Name())
@@ -146,7 +145,7 @@ func TestForReadTarKeepsEverything(t *testing.T) {
 	}
 }
 
-// Maps of sparse files that lie.
+// Invalid maps of sparse files are refused.
 func TestForgedMaps(t *testing.T) {
 	le := binary.LittleEndian
 	for name, c := range map[string]struct {
@@ -271,7 +270,7 @@ func TestReadTarRefusesEscapes(t *testing.T) {
 	}
 }
 
-// An attribute that the filesystem does not take is said to be that, also of the root.
+// If the filesystem does not support an attribute, the error says so. This also applies to the root.
 func TestReadTarOfABadAttribute(t *testing.T) {
 	for _, h := range []tar.Header{
 		{Typeflag: tar.TypeReg, Name: "f", PAXRecords: map[string]string{paxXattr + "system.posix_acl_access": "junk"}},
@@ -285,7 +284,7 @@ func TestReadTarOfABadAttribute(t *testing.T) {
 	}
 }
 
-// wantUntouched wants nothing but a canary and "dst" in a directory.
+// wantUntouched fails the test unless a directory contains only "dst" and an unchanged canary file.
 func wantUntouched(t testing.TB, outer string) {
 	t.Helper()
 	if got := listing(t, outer); !cmp.Equal(got, []string{"canary", "dst"}) {
@@ -379,7 +378,7 @@ func FuzzReadTar(f *testing.F) {
 		outer := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(outer, "canary"), []byte("alive"), 0o600))
 		dst := mkdir(t, outer, "dst")
-		// A hole of 8 EiB takes a few bytes of stream and for ever to read.
+		// A hole of 8 EiB needs few bytes of the stream, and reading it would never end.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		err := ReadTar(ctx, bytes.NewReader(stream), dst)

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A byte that is not what the kernel wrote is found, wherever in a command it is.
+// A changed byte in a stream is detected, wherever it is in a command.
 func TestDamagedCommand(t *testing.T) {
 	p := newPool(t)
 	src := p.create("src")
@@ -47,7 +47,7 @@ func attribute(kind uint16, value any) []byte {
 
 func named(name string) []byte { return attribute(15, []byte(name)) }
 
-// stream makes one of a whole subvolume of commands: a kind, and attributes.
+// stream returns the stream of a complete subvolume with the given commands. Each command has a kind and attributes.
 func stream(commands ...[]byte) io.Reader {
 	b := append([]byte("btrfs-stream\x00"), 1, 0, 0, 0)
 	for _, c := range append(
@@ -67,7 +67,7 @@ func command(kind uint16, attributes ...[]byte) []byte {
 	return b
 }
 
-// What no kernel writes is refused before anything is done of it.
+// Commands that no kernel writes are refused before any part of them is executed.
 func TestForgedCommands(t *testing.T) {
 	p := newPool(t)
 	made := command(3, named("f"))
@@ -98,8 +98,8 @@ func TestForgedCommands(t *testing.T) {
 	}
 }
 
-// What a base has that nobody may change (chattr +i, +a) is changed all the same: where the
-// difference was made it had no such flags.
+// Files of the base that are immutable or append-only (chattr +i, +a) are changed nevertheless, because they did not
+// have these flags where the difference was made.
 func TestProtectedInTheBase(t *testing.T) {
 	p := newPool(t)
 	src := p.create("src")
@@ -124,7 +124,7 @@ func TestProtectedInTheBase(t *testing.T) {
 	if err := btrfsctl.Snapshot(p.dir, "came", there, true); err != nil {
 		t.Fatal(err)
 	}
-	// From here on it is the home: "there" came from "one".
+	// From here on, the subvolume "there" is the home. It was received from "one".
 	at := filepath.Join(p.path, "there")
 	for _, do := range []func() error{
 		func() error { return os.WriteFile(at+"/written", []byte("after"), 0o600) },
@@ -173,7 +173,7 @@ func TestProtectedInTheBase(t *testing.T) {
 	}
 }
 
-// A difference is applied to its base alone: on another subvolume it would make a mixture of both.
+// A difference is applied only to its base. On another subvolume, the result would be a mixture of both.
 func TestDifferenceToAnotherBase(t *testing.T) {
 	p := newPool(t)
 	in := append([]byte("btrfs-stream\x00"), 1, 0, 0, 0)

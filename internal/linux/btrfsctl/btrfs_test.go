@@ -113,7 +113,7 @@ func TestSnapshot(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(p.path, "ro/f"), nil, 0o600); err == nil {
 		t.Error("wrote to a read-only snapshot")
 	}
-	// Other than btrfs-progs, never into an existing directory.
+	// Unlike btrfs-progs, Snapshot never creates the snapshot inside an existing directory of that name.
 	if err := btrfsctl.Snapshot(p.dir, "rw", src, false); !errors.Is(err, os.ErrExist) {
 		t.Errorf("again: %v", err)
 	}
@@ -163,7 +163,7 @@ func TestSnapshotOfAPlainDirectory(t *testing.T) {
 	}
 }
 
-// What was made is on the disk after a sync: a copy of the disk has it.
+// After a sync, a copy of the disk contains the created subvolume.
 func TestSyncMakesDurable(t *testing.T) {
 	image := scratch.Image(t, "btrfs", scratch.Btrfs)
 	mnt := scratch.MountImage(t, "btrfs", image)

@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
-// Whoever asks while a commit runs shares the next one.
+// Callers of Wait during a commit share the next commit.
 func TestCommitsAreShared(t *testing.T) {
 	var c btrfsctl.Commits
 	var mu sync.Mutex

@@ -71,7 +71,7 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-// A clone begins with the limit of what it is a clone of.
+// A snapshot of a subvolume starts with the limit of that subvolume.
 func TestCloneHasItsSourcesLimit(t *testing.T) {
 	p := newPool(t)
 	scratch.Quota(t, p.path, "full")

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// sent takes a snapshot and sends it, to a slow reader.
+// sent takes a snapshot, and returns its stream. The stream is also written to w, which can be slow.
 func (p pool) sent(src *os.File, name string, w io.Writer) []byte {
 	p.Helper()
 	if err := btrfsctl.Snapshot(p.dir, name, src, true); err != nil {
@@ -27,8 +27,8 @@ func (p pool) sent(src *os.File, name string, w io.Writer) []byte {
 	return out.Bytes()
 }
 
-// nagging is a reader's end that has all threads of the process get signals, as the Go runtime
-// sends them when there is much to do.
+// nagging is a writer that sends SIGURG to all threads of the process at each write. The Go runtime sends this signal
+// to preempt goroutines.
 type nagging struct{}
 
 func (nagging) Write(b []byte) (int, error) {
@@ -46,7 +46,7 @@ func (nagging) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// A signal does not have the kernel begin a stream anew in its middle.
+// A signal must not make the kernel restart the stream in the middle.
 func TestSendIsNotInterrupted(t *testing.T) {
 	p := newPool(t)
 	src := p.create("src")

@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// What follows a container's header is in kernel tests of the lab: backends/loop.
+// The rest of a container is tested on the kernel of the lab: see backends/loop.
 func TestHeader(t *testing.T) {
 	id := uuid.New()
 	header := func(magic string, version byte, id string) []byte {
@@ -48,8 +48,8 @@ func TestHeader(t *testing.T) {
 	}
 }
 
-// Of a container whose first header is damaged it is said how the second one mends it, and of which
-// file; what it has of the first says nothing then.
+// If the first header of a container is damaged, the error names the command that repairs it from the second header,
+// with the path of the file. The remains of the first header do not matter then.
 func TestFirstHeaderLost(t *testing.T) {
 	disk := func(first, second string) *os.File {
 		f, err := os.Create(filepath.Join(t.TempDir(), "image"))
@@ -93,7 +93,7 @@ func TestFirstHeaderLost(t *testing.T) {
 	}
 }
 
-// The key is on standard input, whole, and nowhere else.
+// The complete key is written to the standard input of cryptsetup, and to no other place.
 func TestKeyIsOnStdinAlone(t *testing.T) {
 	key, id := []byte(strings.Repeat("secret\n", 9)), uuid.New()
 	var read []byte

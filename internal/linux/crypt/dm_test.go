@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// list answers as the kernel does to LIST, where there are so many mappings.
+// list writes the answer of the kernel to the request LIST for these mappings.
 func list(buf []byte, names []string) {
 	ne := binary.NativeEndian
 	at, last := headSize, 0
@@ -27,7 +27,7 @@ func list(buf []byte, names []string) {
 	}
 }
 
-// All mappings of a host are found, however many there are; an answer that never ends is an error.
+// All mappings of a host are found, however many there are. An answer that never fits is an error.
 func TestListOfMany(t *testing.T) {
 	for _, n := range []int{0, 1, 3, 400, 40_000} {
 		var names []string

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The devices themselves are asked in the lab, by backend lvm.
+// The tests of backend lvm in the lab use real devices.
 
 func TestMangle(t *testing.T) {
 	for want, parts := range map[string][]string{

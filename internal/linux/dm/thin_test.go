@@ -9,9 +9,8 @@ import (
 	"testing"
 )
 
-// thinMetadata writes what thin_restore 0.9.0 has made of 300 volumes, each of which takes as
-// many blocks as the remainder of its place and 7; its number is three times the place. Only
-// the tree of volumes is in it.
+// thinMetadata writes the metadata that thin_restore 0.9.0 made for 300 volumes. The i-th volume, counted from 1, has
+// the ID 3·i and uses i mod 7 blocks. The metadata contains only the tree of volumes.
 func thinMetadata(t *testing.T, change func([]byte)) (path string) {
 	t.Helper()
 	f, err := os.Open("testdata/thin-metadata.gz")
@@ -47,7 +46,7 @@ func TestMapped(t *testing.T) {
 	}
 }
 
-// What is damaged, or something else, is said to be, whatever it says.
+// Damaged metadata, or other data, is reported as such, whatever the data contains.
 func TestMappedOfOtherThings(t *testing.T) {
 	for what, change := range map[string]func([]byte){
 		"zeros":                      func(raw []byte) { clear(raw) },

@@ -166,7 +166,7 @@ func TestWhatIsMissingOrDamagedIsSaid(t *testing.T) {
 	}
 }
 
-// kernel keeps a load average as kernel/sched/loadavg.c does: every 5 seconds.
+// kernel computes a load average every 5 seconds, as kernel/sched/loadavg.c does.
 type kernel struct {
 	over time.Duration
 	load float64
@@ -192,7 +192,7 @@ func TestLoadOfTenMinutesIsWhatTheKernelWouldSay(t *testing.T) {
 			}
 			got = a.Add(at, math.Round(one.load*100)/100, 0)
 		}
-		// The tasks of a look are taken for the same all the time since the last one.
+		// Average assumes that the number of tasks was constant since the previous call.
 		if math.Abs(got-ten.load) > 0.02*ten.load+0.1 {
 			t.Fatalf("load of ten minutes %.2f, the kernel's would be %.2f", got, ten.load)
 		}

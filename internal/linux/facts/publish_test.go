@@ -22,7 +22,8 @@ func published() (dataset.Node, dataset.Facts) {
 	}
 }
 
-// What is published of pools and backends is what is online: a constraint on it says where a volume can be.
+// Only online pools and their backends are published, so that a constraint on them selects hosts where a volume can be
+// created.
 func TestPublished(t *testing.T) {
 	want := map[string]string{
 		"node": "web1", "architecture": "x86_64", "kernel": "6.12", "os": "debian", "is_virtual": "true", "cpus": "4",

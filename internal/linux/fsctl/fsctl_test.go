@@ -101,8 +101,7 @@ func TestKindOf(t *testing.T) {
 	}
 }
 
-// grown mounts a filesystem on a device that was enlarged after mkfs and returns the
-// mount's directory.
+// grown mounts a filesystem on a device that was enlarged after mkfs, and returns the directory of the mount.
 func grown(t *testing.T, fstype string, from, to int64) *os.File {
 	t.Helper()
 	image := scratch.Image(t, fstype, from)
@@ -160,7 +159,7 @@ func TestGrowXFS(t *testing.T) {
 	}
 }
 
-// Where the sandbox withholds CAP_SYS_RESOURCE, that is what must be said.
+// If the process lacks CAP_SYS_RESOURCE, the error must say so.
 func TestGrowExt4(t *testing.T) {
 	const from, to = scratch.Ext4, 3 * scratch.Ext4
 	dir := grown(t, "ext4", from, to)

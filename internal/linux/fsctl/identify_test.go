@@ -97,7 +97,7 @@ func TestIdentifyEmpty(t *testing.T) {
 	}
 }
 
-// What is spread over a large disk is met by the samples.
+// The samples detect data that is spread over a large disk.
 func TestIdentifySamplesLargeDisks(t *testing.T) {
 	path := scratch.Image(t, "", 4096*mib)
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)

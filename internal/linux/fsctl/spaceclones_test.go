@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// Clones of files with holes that are larger than what is free make statfs(2) say that
-// nothing is, for moments.
+// While a file with holes is cloned that is larger than the free space, statfs(2) reports for moments that nothing is
+// free.
 func TestSpaceBesideClones(t *testing.T) {
 	t.Parallel()
 	dir := scratch.Mount(t, "xfs", 1<<30)

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// What a file took that is empty now is given back to the image below the filesystem.
+// After a file was emptied and the filesystem trimmed, the image below the filesystem has fewer blocks.
 func TestTrim(t *testing.T) {
 	image := scratch.Image(t, "xfs", scratch.XFS)
 	at := scratch.MountImage(t, "xfs", image)
@@ -28,7 +28,7 @@ func TestTrim(t *testing.T) {
 		t.Fatal(err)
 	}
 	full := blocks(t, image)
-	if err := os.Truncate(file, 0); err != nil { // XFS removes a file in its own time
+	if err := os.Truncate(file, 0); err != nil { // XFS frees the blocks of a removed file later
 		t.Fatal(err)
 	}
 	if err := fsctl.Sync(dir); err != nil {

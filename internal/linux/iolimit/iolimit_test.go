@@ -87,7 +87,7 @@ func TestGetV1(t *testing.T) {
 	}
 }
 
-// A group that has gone cannot be told anything, and has nothing to be cleared.
+// For a group that does not exist any more, Set fails, and Clear has nothing to do.
 func TestGroupThatIsGone(t *testing.T) {
 	for _, h := range []Hierarchy{tree1(t), {V2, t.TempDir()}} {
 		if err := h.Set("/gone", dev, some); !errors.Is(err, fs.ErrNotExist) {
@@ -125,18 +125,18 @@ func TestV2(t *testing.T) {
 	}
 }
 
-// The controller is handed down from the root; a group is made, and a slice, which systemd
-// would have made, is not.
+// Enable enables the controller in all groups from the root down. It creates the group itself, but not a slice, because
+// systemd creates slices.
 func TestEnable(t *testing.T) {
 	h := Hierarchy{V2, t.TempDir()}
 	put(t, "cpu memory", h.Dir, "cgroup.subtree_control")
 	put(t, "cpu io", h.Dir, "a/cgroup.subtree_control")
-	put(t, "", h.Dir, "a/b/io.max") // as the kernel would put it there
+	put(t, "", h.Dir, "a/b/io.max") // as the kernel creates it
 	if err := os.Remove(filepath.Join(h.Dir, "a/b/io.max")); err != nil {
 		t.Fatal(err)
 	}
 	err := h.Enable("/a/b")
-	if !errors.Is(err, fs.ErrNotExist) { // no kernel makes its files here
+	if !errors.Is(err, fs.ErrNotExist) { // no kernel creates the files of a group here
 		t.Errorf("%v", err)
 	}
 	if got := text(t, h.Dir, "cgroup.subtree_control"); !strings.HasPrefix(got, "+io") {
@@ -197,7 +197,7 @@ func TestBelow(t *testing.T) {
 	}
 }
 
-// Which of the hierarchies that are mounted has the controller.
+// Detect finds the mounted hierarchy that has the controller.
 func TestDetect(t *testing.T) {
 	v1, v2, bare := t.TempDir(), t.TempDir(), t.TempDir()
 	put(t, "", v1, v1Files()[0].name)
@@ -227,7 +227,7 @@ func TestDetect(t *testing.T) {
 	}
 }
 
-// Version 2 tells whose what is written later is by the controller memory.
+// In version 2, the kernel needs the controller memory to attribute later writes to a group.
 func TestHolds(t *testing.T) {
 	for _, c := range []struct {
 		version     Version
@@ -242,7 +242,7 @@ func TestHolds(t *testing.T) {
 	}
 }
 
-// On this host's own hierarchy: what was set is there, and other groups are as they were.
+// On a real hierarchy of this host, the limits that were set are read back, and other groups do not change.
 func TestRealRules(t *testing.T) {
 	table, err := mount.Table()
 	if err != nil {
@@ -288,7 +288,7 @@ func TestRealRules(t *testing.T) {
 	}
 }
 
-// The memory's filesystems lie on no device.
+// Filesystems in memory have no block device.
 func TestDeviceOf(t *testing.T) {
 	if d, is, err := DeviceOf("/proc"); is || err != nil {
 		t.Errorf("of /proc: %s, %t, %v", d, is, err)
@@ -298,7 +298,7 @@ func TestDeviceOf(t *testing.T) {
 	}
 }
 
-// What limits a device is found in all groups.
+// LimitsOn finds the limits of a device in all groups.
 func TestLimiting(t *testing.T) {
 	h := Hierarchy{V2, t.TempDir()}
 	put(t, "cpu", h.Dir, "cgroup.subtree_control")
@@ -331,8 +331,8 @@ func TestOr(t *testing.T) {
 	}
 }
 
-// This process is in the group meanwhile, and nothing is left of that, of what another was killed
-// in neither; a group whose process lives stays.
+// During RunInGroup, this process is in the new group. Afterwards the group is removed. The group of a killed process
+// is removed too. The group of a living process stays.
 func TestWithin(t *testing.T) {
 	h, err := Find()
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A file that is to have one name is refused with two, and one that is claimed waits.
+// With the option Sole, a file with two names is refused. Attach waits for a file that another caller has claimed.
 func TestSoleAndClaimed(t *testing.T) {
 	file := scratch.Image(t, "", mib)
 	hard := filepath.Join(filepath.Dir(file), "hard")

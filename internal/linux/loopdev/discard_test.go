@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A device that refuses discards takes none from its file, and the next file gets a device that
-// passes them on, whether or not the number was removed.
+// A device with disabled discards frees no blocks of its file. The next attached file gets a device that accepts
+// discards, whether or not the number of the first device was removed.
 func TestDisableDiscard(t *testing.T) {
 	filled := func() string {
 		file := scratch.Image(t, "", mib)
@@ -46,7 +46,7 @@ func TestDisableDiscard(t *testing.T) {
 		}
 		if remove {
 			for range 2 {
-				if err := loopdev.Remove(d.Path); err != nil && !errors.Is(err, unix.EBUSY) { // others take it at once
+				if err := loopdev.Remove(d.Path); err != nil && !errors.Is(err, unix.EBUSY) { // another may take it
 					t.Error(err)
 				}
 			}

@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A device whose file lies on a disk that failed keeps nobody from finding the others.
+// A device whose file is on a failed disk does not prevent List from finding the other devices.
 func TestListBesideFailedDisk(t *testing.T) {
 	device, fail := scratch.FailingDisk(t, 64*mib)
 	file := scratch.Image(t, "", mib)

@@ -104,7 +104,7 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// Mounts and not descriptors keep a device: that is what outlives the process.
+// A mount keeps a device without a descriptor, so the device survives the end of the process.
 func TestDeviceLivesAsLongAsItsMount(t *testing.T) {
 	file := scratch.Image(t, "ext4", scratch.Ext4)
 	target := t.TempDir()
@@ -127,7 +127,7 @@ func TestDeviceLivesAsLongAsItsMount(t *testing.T) {
 	}
 }
 
-// A device whose process was killed is cleared by the kernel.
+// The kernel detaches the file of a device after its process was killed.
 func TestKilledProcessLeavesNothing(t *testing.T) {
 	if file := os.Getenv("LOOPDEV_TEST_ATTACH"); file != "" {
 		attach(t, file, loopdev.Options{})
@@ -198,7 +198,7 @@ func TestForeignAttachIsSeen(t *testing.T) {
 	}
 }
 
-// An open file is no attached one.
+// A file that is open is not attached, and can be attached.
 func TestReaderDoesNotPreventAttach(t *testing.T) {
 	file := scratch.Image(t, "", mib)
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
@@ -281,8 +281,8 @@ func TestMoreThanEightAtOnce(t *testing.T) {
 	}
 }
 
-// Files on a filesystem with blocks of 4096 bytes can't be read by direct I/O in the
-// units of a device with blocks of 512: the kernel then goes on buffered.
+// A file on a filesystem with blocks of 4096 bytes cannot be read by direct I/O in the units of a device with blocks of
+// 512 bytes. The kernel then continues with buffered I/O.
 func TestFallbackFromDirectIOIsTold(t *testing.T) {
 	pool := scratch.Mount(t, "ext4", scratch.Ext4)
 	file := filepath.Join(pool, "image")
@@ -341,7 +341,7 @@ func TestWhatCannotBeAttached(t *testing.T) {
 	}
 }
 
-// Who finds a file attached can keep the device, though the first lets go of it.
+// A caller that finds a file attached can keep the device, even if the first user closes it.
 func TestHold(t *testing.T) {
 	file := scratch.Image(t, "", mib)
 	f, err := os.Open(file)
@@ -373,7 +373,7 @@ func TestHold(t *testing.T) {
 	}
 	attach(t, scratch.Image(t, "", mib), loopdev.Options{})
 	other := info
-	other.Inode = ^other.Inode // the next one may be that of the image just made
+	other.Inode = ^other.Inode // the next inode number may be that of the new image
 	if _, err := loopdev.OpenExisting(other); !errors.Is(err, loopdev.ErrGone) {
 		t.Errorf("held a device that has another file: %v", err)
 	}

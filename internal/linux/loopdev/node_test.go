@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A container's /dev has no node for devices that were made after its start.
+// The /dev of a container lacks the nodes of devices that were created after its start.
 func TestMissingNodeIsMade(t *testing.T) {
 	dir := t.TempDir()
 	for range 2 {

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What mounts a filesystem is the kernel's, what makes one has to be installed; what was not there
-// when a pool was opened is found once it is.
+// The kernel mounts a filesystem, but the program that creates it must be installed. A program that was missing when a
+// pool was opened is found after it was installed.
 func TestWithoutMkfs(t *testing.T) {
 	tools, bin := map[string]string{}, t.TempDir()
 	for _, fs := range []string{XFS, Ext4} {

@@ -16,8 +16,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 
-// Into a new filesystem fits what was asked for, within 1 %; and within 3 % into one that has
-// grown from the smallest, step by step.
+// A new filesystem has room for the requested size within 1 %. A filesystem that has grown step by step from the
+// smallest size has room for its size within 3 %.
 func TestDevice(t *testing.T) {
 	for fs, least := range map[string]dataset.Size{Ext4: 16 * dataset.MiB, XFS: MinXFS} {
 		grows := image(t, fs, least)
@@ -31,7 +31,7 @@ func TestDevice(t *testing.T) {
 			if free := free(t, fs, image(t, fs, size), 0); far(free, size, 1) {
 				t.Errorf("%s: into a new volume of %s fit %s", fs, size, free.Human())
 			}
-			if size > 20*dataset.GiB { // in which an XFS would have thousands of groups
+			if size > 20*dataset.GiB { // an XFS of this size would have thousands of groups
 				continue
 			}
 			if free := free(t, fs, grows, Device(fs, size)); far(free, size, 3) {
@@ -60,7 +60,7 @@ func image(t *testing.T, fs string, size dataset.Size) string {
 	return path
 }
 
-// free is what can be written to a volume, after it has grown where that is wanted.
+// free returns how many bytes can be written to a volume. If grow is not 0, the volume grows first.
 func free(t *testing.T, fs, path string, grow dataset.Size) (free dataset.Size) {
 	t.Helper()
 	if grow != 0 {

@@ -13,8 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// apart runs do on a thread that has a mount namespace of its own, and keeps the thread until the
-// test ends.
+// apart runs do on a thread with a separate mount namespace, and keeps the thread until the test ends.
 func apart(t *testing.T, do func() error) {
 	t.Helper()
 	done, end, ended := make(chan error), make(chan struct{}), make(chan struct{})
@@ -37,8 +36,8 @@ func apart(t *testing.T, do func() error) {
 	t.Cleanup(func() { close(end); <-ended })
 }
 
-// stackDeep mounts filesystems on a directory whose path is longer than 64 KiB, one on another.
-// Whoever has a user namespace can do that.
+// stackDeep mounts filesystems on top of each other, on a directory whose path is longer than 64 KiB. Any user with a
+// user namespace can do that.
 func stackDeep(base string, mounts int) error {
 	if err := os.Chdir(base); err != nil {
 		return err
@@ -60,7 +59,7 @@ func stackDeep(base string, mounts int) error {
 	return nil
 }
 
-// A long line in somebody's mount table hides no holder, not even that process itself.
+// A long line in the mount table of one process hides no holder, not even that process.
 func TestElsewhereReadsLongLines(t *testing.T) {
 	dev, target, inside, deep := device(t, "ext4", scratch.Ext4), t.TempDir(), t.TempDir(), t.TempDir()
 	mountAt(t, target, mount.Spec{Source: dev, FSType: "ext4"})
@@ -82,7 +81,7 @@ func TestElsewhereReadsLongLines(t *testing.T) {
 	}
 }
 
-// A process whose mount table is too large to be read is a possible holder of everything.
+// A process whose mount table is too large to be read counts as a possible holder of every filesystem.
 func TestElsewhereReportsWhatItCannotRead(t *testing.T) {
 	deep := t.TempDir()
 	apart(t, func() error { return stackDeep(deep, mount.MaxTable/(300*250)+1) })

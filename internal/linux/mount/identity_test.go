@@ -2,7 +2,7 @@ package mount
 
 import "testing"
 
-// Which identities of block devices are of different devices. An empty value is unknown.
+// differs compares the identities of block devices. An empty value is unknown.
 func TestDiffers(t *testing.T) {
 	for name, c := range map[string]struct {
 		was               Identity

@@ -10,12 +10,13 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// What is in memory is found below a filesystem in a file there, too; what is on no device is not.
+// InMemory also finds memory below a filesystem in an image file. A filesystem without a device is not reported as
+// memory, except for tmpfs.
 func TestInMemory(t *testing.T) {
 	tmpfs, at := t.TempDir(), t.TempDir()
 	mountAt(t, tmpfs, mount.Spec{Source: "none", FSType: "tmpfs"})
 	image := filepath.Join(tmpfs, "disk")
-	scratch.Copy(t, scratch.Image(t, "btrfs", scratch.Btrfs), image) // which has another number than its device
+	scratch.Copy(t, scratch.Image(t, "btrfs", scratch.Btrfs), image) // a btrfs has another number than its device
 	dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{})
 	if err != nil {
 		t.Fatal(err)

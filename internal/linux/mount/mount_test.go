@@ -266,8 +266,8 @@ func TestTableLookups(t *testing.T) {
 	}
 }
 
-// container runs script in a mount namespace of its own until the test ends, and
-// returns its process ID once the script has printed a line.
+// container runs a script in a separate mount namespace until the test ends. It returns the process ID once the script
+// has printed a line.
 func container(t *testing.T, script string, args ...string) int {
 	t.Helper()
 	cmd := exec.Command("unshare", append([]string{"--mount", "--propagation", "private",
@@ -340,8 +340,8 @@ func TestHoldersElsewhere(t *testing.T) {
 	}
 }
 
-// A process that changed its root sees only the mounts below it; the others of its
-// namespace must be found all the same.
+// A process that changed its root directory sees only the mounts below it. The other processes of its namespace must be
+// found nevertheless.
 func TestHoldersElsewhereBesideAChroot(t *testing.T) {
 	dev, target, inside, jail := device(t, "ext4", scratch.Ext4), t.TempDir(), t.TempDir(), t.TempDir()
 	mountAt(t, target, mount.Spec{Source: dev, FSType: "ext4"})

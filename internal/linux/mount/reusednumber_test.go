@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// The number of a loop device is reused when the device gets another file. As long as its filesystem is
-// mounted in any namespace, it is not, whatever else happens to the device.
+// The number of a loop device is reused when the device gets another file. As long as its filesystem is mounted in any
+// namespace, the number is not reused, whatever else happens to the device.
 func TestReused(t *testing.T) {
 	target, inside := t.TempDir(), t.TempDir()
 	loop := opened(t, device(t, "ext4", scratch.Ext4))
@@ -43,13 +43,13 @@ func TestReused(t *testing.T) {
 		t.Fatal(err)
 	}
 	same("the host's unmount")
-	if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_CLR_FD, 0); err != nil { // once nothing uses it
+	if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_CLR_FD, 0); err != nil { // takes effect once it is unused
 		t.Fatal(err)
 	}
 	same("a detach that waits for its last user")
 }
 
-// A number that another filesystem has now leads to no holder of the one before.
+// If the device number belongs to another filesystem now, no holder of the earlier filesystem is reported.
 func TestHoldersOfReusedNumber(t *testing.T) {
 	target, inside := t.TempDir(), t.TempDir()
 	dev, err := loopdev.Attach(t.Context(), scratch.Image(t, "ext4", scratch.Ext4), loopdev.Options{})

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A look that takes too long leaves nobody out: who was not read is a possible holder.
+// If the look takes too long, each process that was not read counts as a possible holder.
 func TestElsewhereIsBounded(t *testing.T) {
 	cmd := exec.Command("unshare", "--mount", "cat")
 	in, err := cmd.StdinPipe()
@@ -27,7 +27,7 @@ func TestElsewhereIsBounded(t *testing.T) {
 	if _, err := in.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := out.Read(make([]byte, 1)); err != nil { // it is in its namespace
+	if _, err := out.Read(make([]byte, 1)); err != nil { // the process is in its namespace now
 		t.Fatal(err)
 	}
 	look, err := readForeign(0)

@@ -17,8 +17,8 @@ func shared(id int, root, point string) *Entry {
 	return &Entry{ID: id, Major: 0, Minor: 50, Root: root, Mountpoint: point, FSType: "nfs4"}
 }
 
-// On a share what a container has is told from what others have by the inode of its root;
-// what nobody can tell holds everything.
+// On a share, the inode of the root directory of a mount distinguishes the volume of a container from others. A mount
+// that cannot be identified counts as a mount of every volume.
 func TestHoldersOnAShare(t *testing.T) {
 	const path = "/drover/mnt/db"
 	disk := &Entry{ID: 5, Major: 8, Minor: 1, Root: "/", Mountpoint: "/"}
@@ -53,7 +53,8 @@ func TestHoldersOnAShare(t *testing.T) {
 	}
 }
 
-// A mount of a share inside a FUSE whose daemon does not answer is not looked up: the look would wait for ever.
+// A mount of a share inside a FUSE filesystem whose daemon does not answer is not looked up, because the lookup would
+// wait for ever.
 func TestShareInsideDeadFUSE(t *testing.T) {
 	dir := t.TempDir()
 	daemon, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -125,8 +126,8 @@ func TestShareInsideKnownFUSE(t *testing.T) {
 	}
 }
 
-// The root of what is mounted of a share is looked up, unless that would ask the server or
-// something covers it.
+// The root of each mount of a share is looked up, unless the lookup would send a request to the server, or another
+// mount covers the mount.
 func TestTellShares(t *testing.T) {
 	dirs := []string{t.TempDir(), t.TempDir()}
 	dirs = append(dirs, dirs[0]+"/in")

@@ -7,14 +7,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// blocks is a file in the model: for each block its physical address, or one of these.
+// A file in the model is a list with the physical address of each block, or one of these values.
 const (
 	hole      = 0
 	unwritten = -1
 	inline    = -2
 )
 
-// extents turns blocks into extents as a filesystem would, joining what is contiguous.
+// extents converts blocks into extents as a filesystem does, and joins contiguous blocks.
 func extents(blocks []int) []Extent {
 	var out []Extent
 	for i, b := range blocks {

@@ -115,8 +115,7 @@ func TestClone(t *testing.T) {
 	})
 }
 
-// XFS preallocates behind the end while a file grows, so there may be more extents
-// than were written.
+// XFS preallocates blocks after the end of a growing file, so there may be more extents than were written.
 func TestExtentsOfManyBatches(t *testing.T) {
 	onPools(t, func(t *testing.T, dir string) {
 		f := create(t, filepath.Join(dir, "f"), nil)
@@ -149,7 +148,7 @@ func TestExtentsOfManyBatches(t *testing.T) {
 	})
 }
 
-// apply makes base what now is, by the ranges alone.
+// apply makes base equal to now, using only the ranges.
 func apply(t *testing.T, base, now *os.File, ranges []reflink.Range) []byte {
 	t.Helper()
 	out := content(t, base)
@@ -175,8 +174,8 @@ func apply(t *testing.T, base, now *os.File, ranges []reflink.Range) []byte {
 	return out
 }
 
-// Random writes, holes, preallocation, truncation and further clones: what Changed
-// says turns each snapshot into the next, and names nothing that was not touched.
+// The test makes random writes, holes, preallocations, truncations and further clones. The ranges that Changed returns
+// turn each snapshot into the next one, and include no block that was not changed.
 func TestChangedTurnsOneIntoTheNext(t *testing.T) {
 	onPools(t, func(t *testing.T, dir string) {
 		seed := rand.Uint64()
@@ -216,7 +215,7 @@ func TestChangedTurnsOneIntoTheNext(t *testing.T) {
 	})
 }
 
-// mutate does one random change and notes the blocks that it may touch.
+// mutate makes one random change, and records the blocks that it may change.
 func mutate(t *testing.T, rng *rand.Rand, f *os.File, touched map[int64]bool) {
 	t.Helper()
 	fi, err := f.Stat()
@@ -251,7 +250,7 @@ func mutate(t *testing.T, rng *rand.Rand, f *os.File, touched map[int64]bool) {
 	}
 }
 
-// One block that differs is found wherever it lies in a map of many parts, and no other.
+// A single different block is found wherever it is in a map of many parts, and no other block is reported.
 func TestSameInManyBatches(t *testing.T) {
 	onPools(t, func(t *testing.T, dir string) {
 		old := create(t, filepath.Join(dir, "old"), nil)
@@ -334,7 +333,7 @@ func TestPunchZeros(t *testing.T) {
 		if err := f.Sync(); err != nil {
 			t.Fatal(err)
 		}
-		// As mkfs leaves it: allocated, never written, and shorter than the least run.
+		// Like the remains of mkfs: allocated, never written, and shorter than the minimum run.
 		if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 7*mib,
 			2*block); err != nil {
 			t.Fatal(err)
@@ -342,7 +341,7 @@ func TestPunchZeros(t *testing.T) {
 		if err := unix.Fallocate(int(f.Fd()), 0, 7*mib, 2*block); err != nil {
 			t.Fatal(err)
 		}
-		// XFS has allocated behind the end, too: give that back.
+		// XFS has also allocated blocks after the end of the file. Free them.
 		if err := errors.Join(f.Truncate(8*mib+778), f.Truncate(8*mib+777)); err != nil {
 			t.Fatal(err)
 		}

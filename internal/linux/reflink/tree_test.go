@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// joined is a map without what is no matter: where it is cut, and who else shares it.
+// joined removes irrelevant differences from a map: where extents are split, and which are shared.
 func joined(all []Extent) (out []Extent) {
 	for _, e := range all {
 		e.Flags &= Unwritten | Inline | Encoded
@@ -33,12 +33,12 @@ func joined(all []Extent) (out []Extent) {
 	return out
 }
 
-// The map that is read from the file's tree is the one that FIEMAP tells.
+// The extents that are read from the tree of the subvolume equal those of FIEMAP.
 func TestTreeTellsWhatFiemapDoes(t *testing.T) {
 	dir := scratch.Mount(t, "btrfs", scratch.Btrfs, "compress=zstd")
 	for name, make := range map[string]func(t *testing.T, f *os.File){
 		"empty": func(*testing.T, *os.File) {},
-		"inline": func(t *testing.T, f *os.File) { // what is too short to be packed
+		"inline": func(t *testing.T, f *os.File) { // too short to be compressed
 			written(t, f, 0, []byte("a few bytes"))
 		},
 		"packed": func(t *testing.T, f *os.File) { written(t, f, 3<<20, make([]byte, 4<<20)) },
@@ -67,7 +67,7 @@ func TestTreeTellsWhatFiemapDoes(t *testing.T) {
 			if err := Clone(to, f); err != nil {
 				t.Fatal(err)
 			}
-			for range 3000 { // more than one answer has room for
+			for range 3000 { // more extents than one answer of the kernel contains
 				written(t, f, rand.Int64N(24<<20-8192)/4096*4096, noise(4096))
 			}
 		},
@@ -79,7 +79,7 @@ func TestTreeTellsWhatFiemapDoes(t *testing.T) {
 			}
 			defer f.Close()
 			make(t, f)
-			got, err := Extents(f) // what is dirty has to be written out by this one
+			got, err := Extents(f) // this call must write out the dirty data
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -100,7 +100,7 @@ func noise(n int) []byte {
 	return b
 }
 
-// fresh has a file written in place, and not packed.
+// fresh makes a file NOCOW, so that it is written in place and not compressed.
 func fresh(t *testing.T, f *os.File) {
 	t.Helper()
 	if err := btrfsctl.SetNOCOW(f); err != nil {
