@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// proven is what is found out about the pools of the world: default keeps its promises, and
-// plain makes no snapshot that it says.
+// proven returns the results of the suite for the pools of the test world: pool default has its declared capabilities,
+// and pool plain lacks one of them.
 func proven(_ context.Context, p api.Pool) (*verify.Report, error) {
 	r := &verify.Report{Pool: p.Name, ID: p.ID, Node: p.NodeName, Backend: p.Backend, Path: p.Path, Note: p.Note, Seconds: 61.4}
 	all := verify.Result{Name: "All"}
@@ -42,13 +42,13 @@ func proven(_ context.Context, p api.Pool) (*verify.Report, error) {
 	return r, r.Judge(p.Capabilities, can)
 }
 
-// A pool that is not here, not online or nearly full is refused before anything is made.
+// A pool that is on another host, not online or nearly full is refused before anything is created.
 func TestVerifyIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pool")
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	full := scratch.Mount(t, "ext4", 256<<20) // whatever its node told
+	full := scratch.Mount(t, "ext4", 256<<20) // the disk is full, whatever its node reported
 	good := api.Pool{
 		Pool:   dataset.Pool{ID: uuid.New(), Name: "fast", Backend: "dir", Path: path},
 		Status: &dataset.PoolStatus{Online: true, Size: 100 * dataset.GiB, Free: 50 * dataset.GiB}, NodeName: "host-b",
@@ -88,7 +88,7 @@ func TestVerifyIsRefused(t *testing.T) {
 	}
 }
 
-// A pool that was just made is waited for until its node tells of it.
+// AwaitPool waits until the node of a new pool has reported the pool.
 func TestVerifyWaitsForANewPool(t *testing.T) {
 	w := theWorld()
 	for _, tells := range []bool{true, false} {
@@ -109,7 +109,7 @@ func TestVerifyWaitsForANewPool(t *testing.T) {
 	}
 }
 
-// What is proven has words, which pool inspect has too.
+// Every capability that the suite tests has a description, which pool inspect shows too.
 func TestCapabilitiesHaveWords(t *testing.T) {
 	r, err := proven(t.Context(), api.Pool{})
 	if err != nil {

@@ -22,8 +22,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// From no authority to an operator that asks control over the network, and to one that
-// is no longer believed.
+// The test starts without an authority. An operator gets a certificate, sends requests to control over the network, and
+// is revoked.
 func TestCertificateAuthority(t *testing.T) {
 	f := theWorld()
 	c := newConsole(f)
@@ -105,7 +105,7 @@ func TestCertificateAuthority(t *testing.T) {
 	refused("is not signed by this cluster's certificate authority", append(with, "node", "ls")...)
 }
 
-// Every command of the authority works in the same folder when --dir is left out.
+// All commands of drover ca use the same folder if --dir is not given.
 func TestDefaultAuthority(t *testing.T) {
 	c := newConsole(theWorld())
 	if c.Authority != "/etc/drover/ca" {
@@ -127,7 +127,7 @@ func TestDefaultAuthority(t *testing.T) {
 	}
 }
 
-// occupied is a folder with something in it.
+// occupied returns a folder that is not empty.
 func occupied(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -137,7 +137,7 @@ func occupied(t *testing.T) string {
 	return dir
 }
 
-// answering is control on loopback, as of the authority in a folder.
+// answering starts control on loopback, with a certificate of the authority in a folder.
 func answering(t *testing.T, f *fake, dir string) (address string) {
 	t.Helper()
 	ca, err := pki.Load(dir)
@@ -156,12 +156,12 @@ func answering(t *testing.T, f *fake, dir string) (address string) {
 		t.Fatal(err)
 	}
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.UnverifiedServer())) }) // which ends with an error always
+	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.UnverifiedServer())) }) // always returns an error
 	t.Cleanup(func() { s.Close(); serving.Wait() })
 	return l.Addr().String()
 }
 
-// A token for a program lies in a file that its owner alone reads, and is said nowhere.
+// A token for a program is written to a file that only its owner can read, and is not printed.
 func TestTokenInFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	for _, more := range [][]string{nil, {"-o", "json"}} {

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// TestCompletion asks as the shells' scripts do.
+// TestCompletion requests completions as the scripts of the shells do.
 func TestCompletion(t *testing.T) {
 	snaps := func(prefix string) (words []string) {
 		for _, s := range theWorld().snapshots {
@@ -79,7 +79,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"pool", "inspect", ""}, []string{"default", "plain"}},
 		{[]string{"pool", "rm", ""}, []string{"default", "plain"}},
 		{[]string{"node", "inspect", ""}, []string{"host-a"}},
-		{[]string{"operation", "cancel", ""}, []string{idOp.String()}}, // what ended cannot be cancelled
+		{[]string{"operation", "cancel", ""}, []string{idOp.String()}}, // those that have ended cannot be cancelled
 		{[]string{"completion", ""}, []string{"bash", "fish", "zsh"}},
 		{[]string{"doctor", "--gc", ""}, nil},
 		{[]string{"volume", "re"}, []string{"rekey", "rename", "resize", "rewrite"}},

@@ -13,7 +13,7 @@ import (
 
 const cliDoc = "../../docs/cli.md"
 
-// TestDocsOfTheCommandLine fails when docs/cli.md is not what the commands say.
+// TestDocsOfTheCommandLine fails if docs/cli.md differs from the help of the commands.
 func TestDocsOfTheCommandLine(t *testing.T) {
 	want := document(newRootCmd(newConsole(theWorld()).App))
 	if *update {
@@ -68,12 +68,12 @@ func contents(b *strings.Builder, cmd *cobra.Command, indent string) {
 	}
 }
 
-// acts reports whether a command does something itself, and not its subcommands alone.
+// acts reports whether a command does something itself, and is not only a group of subcommands.
 func acts(c *cobra.Command) bool {
 	return !c.HasSubCommands() || c.LocalNonPersistentFlags().HasAvailableFlags()
 }
 
-// leaves are the commands that do something, hidden ones not.
+// leaves returns the commands that do something, without hidden ones.
 func leaves(cmd *cobra.Command) []*cobra.Command {
 	var out []*cobra.Command
 	for _, c := range cmd.Commands() {
@@ -88,7 +88,7 @@ func leaves(cmd *cobra.Command) []*cobra.Command {
 	return out
 }
 
-// TestCommandsAreOfOneMould holds every command to the rules that all follow.
+// TestCommandsAreOfOneMould checks the rules that apply to all commands.
 func TestCommandsAreOfOneMould(t *testing.T) {
 	root := newRootCmd(newConsole(theWorld()).App)
 	noOutput := map[string]bool{"drover serve": true, "drover control": true, "drover agent": true, "drover guard": true, "drover completion": true, "drover store backup": true, "drover store export": true, "drover store import": true, "drover help": true}

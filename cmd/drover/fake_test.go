@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// fake is a server over the interfaces: it answers from its fields, writes down
-// what changes were asked for, and fails where it is told to.
+// fake implements the interfaces of a server. It answers from its fields, records the requested changes, and fails
+// where a test demands it.
 type fake struct {
 	volumes, trash []api.Volume
 	snapshots      []dataset.Snapshot
@@ -38,8 +38,8 @@ type fake struct {
 	leftOut        api.OmittedFiles
 	pageSize       int // 0: all on one page
 
-	// outcome answers Submit, for a purge by dataset where that is in byVolume;
-	// progress is what Operation says, one after the other.
+	// outcome is the answer to Submit, unless byVolume has one for the dataset of a purge. progress has the answers to
+	// Operation, in order.
 	outcome  api.Outcome
 	byVolume map[string]api.Outcome
 	progress []answer
@@ -308,7 +308,7 @@ func (f *fake) VolumeHolders(_ context.Context, volume string) (dataset.Holders,
 	return f.holders, f.called("VolumeHolders", volume)
 }
 
-// VolumeIO has written 1 MiB more in each answer, one second after the last one.
+// VolumeIO reports 1 MiB more written in each answer, and a time that is one second later.
 func (f *fake) VolumeIO(context.Context) ([]api.VolumeIO, error) {
 	f.ioReadings++
 	n := f.ioReadings

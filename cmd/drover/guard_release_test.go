@@ -18,12 +18,12 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// fenceFake is a guard that notes what it is asked for.
+// fenceFake is a guard that records the requests.
 type fenceFake struct {
 	list []guard.Entry
 	did  []string
 	fail error
-	back bool // its agent opens it once it was let go
+	back bool // the agent opens the dataset again after its release
 }
 
 func (f *fenceFake) Status(context.Context) (guard.Status, error) {
@@ -32,7 +32,7 @@ func (f *fenceFake) Status(context.Context) (guard.Status, error) {
 
 func (f *fenceFake) Close() error { return nil }
 
-// guarded is one dataset in each state, an hour after the boot.
+// guarded returns one dataset in each state, an hour after the boot.
 func guarded() (list []guard.Entry) {
 	states := []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, guard.StateSuperseded, guard.StateRebooted}
 	for i, state := range states {
@@ -74,8 +74,8 @@ func (f *fenceFake) unmount(path string) error {
 	return nil
 }
 
-// What is fenced is let go of in this order: who could write is killed, it is unmounted, the
-// guard forgets it; what is not fenced, or does not end, is left as it is.
+// Release does these steps in this order: it kills the processes that may write, unmounts the dataset, and makes the
+// guard forget it. If the dataset is not fenced, or a process does not end, it stops there.
 func TestGuardRelease(t *testing.T) {
 	entry := func(state guard.State) guard.Entry {
 		e := guard.Entry{Volume: "db", Epoch: 4, State: state}
@@ -134,7 +134,7 @@ func TestGuardRelease(t *testing.T) {
 	}
 }
 
-// Without a guard that is said at once, in one line; an agent's client would wait for one
+// Without a guard, the commands fail at once with an error of one line. The client of an agent would wait for a guard
 // that is being restarted.
 func TestNoGuard(t *testing.T) {
 	run := t.TempDir()

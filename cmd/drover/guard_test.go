@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// A guard whose fence would be complete after another node may go on does not start, and
-// makes nothing.
+// A guard does not start if its fence could end after another node may continue the volume. It creates nothing then.
 func TestGuardStepIsBounded(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
 	for _, step := range []string{"2s", "1ms", "-1s", "0s"} {

@@ -17,8 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// interrupted makes the console's signal come when the server is asked method
-// for the nth time.
+// interrupted makes the console get the signal when the server is called with method for the nth time.
 func interrupted(c *console, method string, nth int) {
 	var cancel context.CancelFunc
 	c.Signals = func(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -68,7 +67,7 @@ func TestInterruptSaysThatTheWorkGoesOn(t *testing.T) {
 	}
 }
 
-// TestInterruptTooLateChangesNothing: what is done when the signal comes is done.
+// TestInterruptTooLateChangesNothing: if the work is done when the signal arrives, the command succeeds.
 func TestInterruptTooLateChangesNothing(t *testing.T) {
 	c := newConsole(theWorld())
 	works(c.fake, ended(dataset.OpDone, nil))
@@ -165,8 +164,8 @@ func TestBackupIntoNoFolder(t *testing.T) {
 	}
 }
 
-// TestSignals sends this process a real one: SIGTERM, which neither nohup nor a
-// shell's & have it ignore.
+// TestSignals sends a real signal to this process. It is SIGTERM, which neither nohup nor a shell's & makes a process
+// ignore.
 func TestSignals(t *testing.T) {
 	ctx, stop := signals(t.Context())
 	defer stop()
@@ -197,7 +196,7 @@ func TestSleep(t *testing.T) {
 	}
 }
 
-// TestBrokenOutputFails: what was not said was not done well.
+// TestBrokenOutputFails: a command fails if its output cannot be written.
 func TestBrokenOutputFails(t *testing.T) {
 	for _, args := range [][]string{
 		{"volume", "ls"}, {"volume", "ls", "-q"}, {"volume", "ls", "-o", "json"}, {"volume", "inspect", "db"}, {"volume", "create", "db"},
@@ -239,7 +238,7 @@ func TestAddress(t *testing.T) {
 	}
 }
 
-// TestBadAddressFailsEveryCommand with wrong usage, before anything is done.
+// TestBadAddressFailsEveryCommand: every command fails with a usage error before it does anything.
 func TestBadAddressFailsEveryCommand(t *testing.T) {
 	for _, args := range [][]string{
 		{"volume", "ls"}, {"volume", "inspect", "x"}, {"volume", "create", "x"}, {"volume", "create", "-o", "help"}, {"volume", "rm", "x"},
@@ -257,7 +256,7 @@ func TestBadAddressFailsEveryCommand(t *testing.T) {
 	}
 }
 
-// TestErrorsOfTheServerFailEveryCommand with exit code 1 and one line.
+// TestErrorsOfTheServerFailEveryCommand: every command fails with exit code 1 and one line.
 func TestErrorsOfTheServerFailEveryCommand(t *testing.T) {
 	for method, args := range map[string][]string{
 		"Volumes": {"volume", "ls"}, "Volume": {"volume", "inspect", "db"}, "Submit": {"volume", "create", "db"}, "Profiles": {"profile", "ls"},
@@ -277,7 +276,8 @@ func TestErrorsOfTheServerFailEveryCommand(t *testing.T) {
 	}
 }
 
-// TestEventsAreFollowedUntilTheServerGoesAway, which is no good end.
+// TestEventsAreFollowedUntilTheServerGoesAway: if the stream of events ends because the server stops, the command
+// fails.
 func TestEventsAreFollowedUntilTheServerGoesAway(t *testing.T) {
 	c := newConsole(theWorld())
 	c.Dial = func(string) (cli.Remote, error) { return overTheWire(t)(c.fake), nil }

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/profiles"
 )
 
-// TestJSONIsTheAPIsObjects holds -o json to what the server said, whole.
+// TestJSONIsTheAPIsObjects checks that -o json prints the complete objects of the server.
 func TestJSONIsTheAPIsObjects(t *testing.T) {
 	w := theWorld()
 	db := dbVolume()

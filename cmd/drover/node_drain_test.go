@@ -49,7 +49,7 @@ volume busy stays: volume busy is in use on node host-a by c1
 		t.Errorf("asked\n%s", calls)
 	}
 
-	// All that is left goes, on the word that the node is lost.
+	// The other volumes move after the operator confirmed that the node is fenced.
 	f.asked, f.fail = nil, nil
 	for id, out := range f.byVolume {
 		out.Operation.State, out.Operation.Problem = dataset.OpDone, nil

@@ -6,8 +6,7 @@ import (
 	"testing"
 )
 
-// A pool is made nowhere but where somebody said: a relative path is refused on the server's host
-// too, with the one that it would have been.
+// A relative path for a new pool is refused, even on the server's host. The error contains the absolute path.
 func TestPoolIsMadeAtNoRelativePath(t *testing.T) {
 	would, err := filepath.Abs("drover-pool")
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A profile that freezes has a moment that others have not: the check says so.
+// If a profile freezes the filesystem for snapshots, profile check says so.
 func TestProfileCheckTellsOfFreezes(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "profiles.yaml")
 	src := "default: plain\nprofiles:\n  plain: {}\n  still:\n    quiesce: freeze\n"
@@ -30,8 +30,8 @@ func TestProfileCheckTellsOfFreezes(t *testing.T) {
 	}
 }
 
-// What no host could keep is a mistake, by the kind of storage that it names, or by all of them;
-// and what one could keep is none.
+// A profile that no host can satisfy is a mistake, whether it names a backend or none. A profile that some host can
+// satisfy is not a mistake.
 func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 	for profile, want := range map[string]string{
 		"{backend: lop}": `5:16: profiles.p.backend: unknown backend "lop" (available: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`,
@@ -80,7 +80,8 @@ func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 	}
 }
 
-// A pool that no node has, and a key that is not to be had, are told: they may come yet.
+// A pool that no node has and a key that cannot be read are reported, but are not mistakes, because they may be created
+// later.
 func TestProfileCheckTellsOfWhatIsNotThere(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "profiles.yaml")

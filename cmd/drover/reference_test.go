@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
 )
 
-// TestReferencePages fails when docs/reference is not what the schemas of the configuration files say.
+// TestReferencePages fails if docs/reference differs from the pages that are made from the schemas.
 func TestReferencePages(t *testing.T) {
 	for _, p := range settings.ReferencePages() {
 		want, err := p.Markdown()

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A flag or file with a mistake is told before anything is made.
+// A mistake in a flag or file is reported before anything is created.
 func TestServeChecksBeforeItMakes(t *testing.T) {
 	yaml := filepath.Join(t.TempDir(), "drover.yaml")
 	if err := os.WriteFile(yaml, []byte("pools: [{name: a, backend: dir, path: /a}, {name: b, backnd: dir, path: /b}]\n"), 0o600); err != nil {

@@ -28,8 +28,7 @@ func storeIn(t *testing.T, root string) *bolt.Store {
 	return s
 }
 
-// TestStoreIsCarried from one root to another, and what stands in the way is told in
-// one line.
+// TestStoreIsCarried exports a store and imports it into another root. A problem is reported in one line.
 func TestStoreIsCarried(t *testing.T) {
 	dir := t.TempDir()
 	old, other, config, file := filepath.Join(dir, "old"), filepath.Join(dir, "new"), filepath.Join(dir, "drover.yaml"), filepath.Join(dir, "a.jsonl")

@@ -103,7 +103,7 @@ func TestNoTarToOrFromATerminal(t *testing.T) {
 	}
 }
 
-// A command that destroys shows the effect, and takes only the name of the thing for an answer.
+// A command that destroys data shows the effect, and accepts only the name of the object as an answer.
 func TestDestructiveCommandsAsk(t *testing.T) {
 	const gc = "e0000000-0000-4000-8000-000000000003"
 	for name, tc := range map[string]struct {
@@ -176,7 +176,7 @@ func TestDestructiveCommandsAsk(t *testing.T) {
 	}
 }
 
-// Without a terminal a command that destroys is refused in one line, which has the effect.
+// Without a terminal, a command that destroys data is refused in one line, which contains the effect.
 func TestDestructiveCommandsNeedATerminal(t *testing.T) {
 	for _, args := range [][]string{
 		{"trash", "purge", "old"}, {"trash", "purge", "--all"}, {"store", "recover"}, {"volume", "rm", "db"}, {"pool", "rm", "default"},

@@ -27,7 +27,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// console is an app over a fake, with what it said.
+// console is an App with a fake server, and the output of the App.
 type console struct {
 	*cli.App
 	fake     *fake
@@ -340,10 +340,9 @@ var scenarios = map[string]func(c *console){
 	"tar":       func(c *console) { c.In = strings.NewReader(strings.Repeat("x", 1000)) },
 }
 
-// TestTranscripts runs the commands of testdata/*.txt and compares all that they
-// say. A line "$ drover …" is a command, "$ [SCENARIO] drover …" one in another
-// world; "! " begins what went to standard error, "> " what the server was asked
-// to change, "= " an exit code that is not 0.
+// TestTranscripts runs the commands of testdata/*.txt and compares their complete output. A line "$ drover …" is a
+// command, and "$ [SCENARIO] drover …" is a command in another scenario. "! " begins a line of standard error, "> " a
+// change that was requested from the server, and "= " an exit code other than 0.
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -371,8 +370,7 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
-// overTheWire puts the API's handlers and its client between the commands and
-// the fake.
+// overTheWire connects the commands to the fake through the handlers and the client of the API.
 func overTheWire(t *testing.T) func(f *fake) cli.Remote {
 	return func(f *fake) cli.Remote {
 		c := client.NewLoopback(server.Handler(server.Deps{Service: service{fake: f}, Local: f, Backup: f, Members: f}))

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// An archive that lacks the sockets of its volume is whole, and what it lacks is said
-// once, on one line, whatever the names are.
+// An export succeeds if the archive lacks the sockets of the volume. One line reports the missing sockets, whatever
+// their names are.
 func TestExportSaysWhatItLacks(t *testing.T) {
 	for name, c := range map[string]struct {
 		lacks api.OmittedFiles

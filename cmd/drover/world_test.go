@@ -61,7 +61,7 @@ func dbVolume() api.Volume {
 	}
 }
 
-// movingVolume is on its way, and has copies on two other nodes.
+// movingVolume returns a volume that is being moved, and has copies on two other nodes.
 func movingVolume() api.Volume {
 	v := dbVolume()
 	v.Move, v.Copies = idOp, []uuid.UUID{idOther, idGone}
@@ -73,7 +73,7 @@ func movingVolume() api.Volume {
 	return v
 }
 
-// looks has a head that was overtaken asked to be mounted, or no more, and returns the copy.
+// looks makes the fake accept a request to mount a superseded copy, or to unmount it, and returns the copy.
 func looks(c *console, kind dataset.OpKind) *api.CopyDetail {
 	c.fake.volumes[0] = movingVolume()
 	done := ended(dataset.OpDone, nil)

@@ -28,8 +28,8 @@ func (h home) Volume(context.Context, string) (v api.Volume, err error) {
 	return v, h.none
 }
 
-// TestRefusalSaysWhoUses: the first line is the error as it is. It is followed by the holders if this host is the home,
-// and otherwise by the node that knows them.
+// TestRefusalSaysWhoUses: the first line is the unchanged error. If this host is the home, the holders follow,
+// otherwise the node that knows them.
 func TestRefusalSaysWhoUses(t *testing.T) {
 	held := dataset.Holders{Node: "host-b", Unexamined: []string{"process 9"}}
 	inUse := dataset.Errorf(dataset.ErrInUse, "volume db is in use")
@@ -58,8 +58,8 @@ func TestRefusalSaysWhoUses(t *testing.T) {
 	}
 }
 
-// TestHolderLines: each holder has a line, the containers with the names that the engine knows, and what could not be
-// examined has one too. An engine that does not answer takes away only the names.
+// TestHolderLines: each holder has a line, with the name of its container if the engine knows the name. Each part that
+// could not be examined has a line too. If the engine does not answer, only the names are missing.
 func TestHolderLines(t *testing.T) {
 	id := strings.Repeat("0123456789abcdef", 4)
 	container := dataset.Holder{

@@ -83,7 +83,7 @@ func TestFetchAllFailsIfOnePageFails(t *testing.T) {
 	}
 }
 
-// A list without the client's read-ahead is read as well.
+// FetchAll also works without the read-ahead of the client.
 func TestFetchAllWithoutReadAhead(t *testing.T) {
 	next := map[string]string{"": "a", "a": "b", "b": ""}
 	page := func(_ context.Context, p api.Page) (api.List[string], error) {

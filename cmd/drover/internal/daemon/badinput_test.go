@@ -21,7 +21,7 @@ import (
 	testconsul "github.com/droverhq/drover/test/consul"
 )
 
-// records are what is on record in Consul, without what comes and goes by itself.
+// records returns the records in Consul, without those that change by themselves.
 func records(t *testing.T, c *testconsul.Cluster) map[string]string {
 	t.Helper()
 	list, _, err := c.Client().KV().List("drover/data/", nil)
@@ -38,7 +38,7 @@ func records(t *testing.T, c *testconsul.Cluster) map[string]string {
 	return out
 }
 
-// forged has a pair of that identity where an agent looks for its own.
+// forged saves a pair with this identity where an agent expects its certificate.
 func (l *lab) forged(o Options, id pki.Identity) Options {
 	l.t.Helper()
 	pair, err := l.ca.Issue(id, time.Now())
@@ -51,7 +51,7 @@ func (l *lab) forged(o Options, id pki.Identity) Options {
 	return o
 }
 
-// unjoined is an agent that has a token and nothing else.
+// unjoined returns the options of an agent that has a token and no certificate.
 func (l *lab) unjoined(name, token string, replica Options) Options {
 	l.t.Helper()
 	o := l.agent(name, replica)
@@ -62,10 +62,9 @@ func (l *lab) unjoined(name, token string, replica Options) Options {
 	return o
 }
 
-// Bad input gets one line that names the thing and the way out, changes nothing, and has no
-// secret in it. (Expired tokens and clocks that are off: agent/member; versions:
-// TestVersionsSideBySide; Consul without a leader and each right: control/store/consul;
-// frames: agent/transfer.)
+// Bad input is answered with one line that names the object and the remedy. It changes nothing, and the line contains
+// no secret. (Other packages test the rest. Expired tokens and wrong clocks: agent/member. Versions:
+// TestVersionsSideBySide. Consul without a leader, and each right: control/store/consul. Frames: agent/transfer.)
 func TestBadInput(t *testing.T) {
 	c := testconsul.Start(t, testconsul.Options{ACL: true})
 	l := newLab(t)
@@ -177,7 +176,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// nodeOf is the node of an agent that runs.
+// nodeOf returns the UUID of the node of a running agent.
 func (l *lab) nodeOf(name string) uuid.UUID {
 	l.t.Helper()
 	pair, err := pki.LoadPair(pki.NodeFiles(filepath.Join(l.dir, name, "tls")))

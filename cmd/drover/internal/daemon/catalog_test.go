@@ -17,8 +17,7 @@ import (
 	testconsul "github.com/droverhq/drover/test/consul"
 )
 
-// awaitServices waits until a passing service of that name answers at as many addresses, and
-// returns them.
+// awaitServices waits until the number of passing services with a name is want, and returns them.
 func awaitServices(t *testing.T, c *testconsul.Cluster, name, filter string, want int) []*api.ServiceEntry {
 	t.Helper()
 	client, index := c.Client(), uint64(0)
@@ -36,8 +35,8 @@ func awaitServices(t *testing.T, c *testconsul.Cluster, name, filter string, wan
 	return nil
 }
 
-// Replicas and agents are services in Consul, found by the facts of their hosts, and gone
-// when they stop in order; in between it costs nothing.
+// Replicas and agents are services in Consul, which can be found by the facts of their hosts. They are removed when
+// they stop in order. Between these two moments, nothing is written to the catalog.
 func TestMembersInTheCatalog(t *testing.T) {
 	c := testconsul.Start(t, testconsul.Options{})
 	l := newLab(t)
@@ -57,8 +56,7 @@ func TestMembersInTheCatalog(t *testing.T) {
 	if v := found[0].Service; fmt.Sprint(v.Address, ":", v.Port) != n1.Listen.Advertise {
 		t.Errorf("it is found at %s:%d, and is at %s", v.Address, v.Port, n1.Listen.Advertise)
 	}
-	// What Drover keeps for itself changes now and then (how long it has run, facts); the
-	// catalog does not.
+	// Drover's records in Consul change sometimes (uptime, facts). The catalog does not change.
 	services := func() string {
 		t.Helper()
 		_, meta, err := c.Client().Catalog().Service("drover-agent", "", &api.QueryOptions{RequireConsistent: true})
@@ -72,7 +70,7 @@ func TestMembersInTheCatalog(t *testing.T) {
 	node = l.start(Agent, n1)
 	awaitServices(t, c, "drover-agent", "", 1)
 	before := services()
-	first.end(t) // who has the house may be another then
+	first.end(t) // another replica may do the housekeeping afterwards
 	awaitServices(t, c, "drover-control", "", 1)
 	if now := services(); now != before {
 		t.Errorf("agents were written at %s, and again at %s", before, now)
@@ -83,7 +81,7 @@ func TestMembersInTheCatalog(t *testing.T) {
 	awaitServices(t, c, "drover-control", "", 0)
 }
 
-// Without the right control works, and its log names the lines of the policy.
+// If the token lacks the right for the catalog, control works, and its log names the missing lines of the policy.
 func TestControlWithoutTheCatalog(t *testing.T) {
 	c := testconsul.Start(t, testconsul.Options{ACL: true})
 	l := newLab(t)
@@ -103,7 +101,7 @@ func TestControlWithoutTheCatalog(t *testing.T) {
 	}
 }
 
-// Facts are published by who can: of a host to the Swarm, of a cluster to Consul.
+// Only a process that knows the facts can publish them: a host publishes to the Swarm, and control to Consul.
 func TestWherePublished(t *testing.T) {
 	l := newLab(t)
 	replica := l.control("c1", []string{"http://127.0.0.1:1"})
@@ -136,7 +134,7 @@ func TestWherePublished(t *testing.T) {
 	}
 }
 
-// warned are the errors of warnings that were logged.
+// warned receives the errors of logged warnings.
 type warned chan string
 
 func (w warned) Levels() []logrus.Level { return []logrus.Level{logrus.WarnLevel} }

@@ -60,7 +60,7 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// options are those of a process with that name.
+// options returns the options of a process with a name.
 func (l *lab) options(name string) Options {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -75,8 +75,8 @@ func (l *lab) options(name string) Options {
 	}
 }
 
-// listener is an address that nobody else listens on: of a host of its own, as what is free on
-// 127.0.0.1 any other test may have been given by the time that it is listened on.
+// listener returns an address on which nobody else listens. It is on a random loopback address, because another test
+// could get a free port of 127.0.0.1 before the process listens on it.
 func listener(t *testing.T) *config.Listen {
 	t.Helper()
 	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", 1+rand.IntN(254), rand.IntN(256)))
@@ -94,7 +94,7 @@ func (l *lab) control(name string, addresses []string) Options {
 	return o
 }
 
-// agent has a certificate, as one that joined.
+// agent returns the options of an agent that has joined: it has a certificate.
 func (l *lab) agent(name string, replicas ...Options) Options {
 	l.t.Helper()
 	o := l.options(name)
@@ -116,13 +116,13 @@ func (l *lab) agent(name string, replicas ...Options) Options {
 	return o
 }
 
-// running is a process that runs until it is stopped.
+// running is a process of Drover, which runs until it is stopped.
 type running struct {
 	stop context.CancelFunc
 	done chan error
 }
 
-// start returns once the process serves.
+// start starts a process, and returns when it serves.
 func (l *lab) start(what func(context.Context, Options) error, o Options) *running {
 	l.t.Helper()
 	ctx, cancel := context.WithCancel(l.t.Context())
@@ -170,9 +170,8 @@ func soon(t *testing.T) context.Context {
 	return ctx
 }
 
-// A volume is made through an agent's host, by whichever replica is there: both
-// replicas and the agent's own socket show it, and when the replica that the agent
-// asks goes away the agent asks the other.
+// A volume is created through the host of an agent, by either replica. Both replicas and the socket of the agent show
+// it. If the replica that the agent uses stops, the agent uses the other one.
 func TestControlAndAgent(t *testing.T) {
 	c := testconsul.Start(t, testconsul.Options{})
 	l := newLab(t)
@@ -205,7 +204,7 @@ func TestControlAndAgent(t *testing.T) {
 			t.Errorf("%s: %+v, %v", socket, v, err)
 		}
 	}
-	for _, o := range replicas { // each is told how the pool is, and that the node lives
+	for _, o := range replicas { // each gets the status of the pool, and knows that the node is alive
 		c := l.ask(o.controlSocket())
 		pools, err := c.Pools(soon(t))
 		if err != nil || len(pools) != 1 || pools[0].Status == nil || !pools[0].Status.Online {
@@ -233,7 +232,7 @@ func TestControlAndAgent(t *testing.T) {
 	create("again")
 }
 
-// With Consul away control serves and says so, and goes on when Consul is there.
+// While Consul is unreachable, control serves and returns that error. It continues when Consul is reachable again.
 func TestControlWithoutConsul(t *testing.T) {
 	c := testconsul.Start(t, testconsul.Options{})
 	c.Servers[0].Stop()
@@ -251,7 +250,7 @@ func TestControlWithoutConsul(t *testing.T) {
 	}
 }
 
-// Who is none of the cluster is not let in.
+// A peer that is not a member of the cluster is refused.
 func TestStrangersStayOutside(t *testing.T) {
 	l := newLab(t)
 	o := l.control("c1", []string{"http://127.0.0.1:1"})

@@ -13,8 +13,8 @@ import (
 	testconsul "github.com/droverhq/drover/test/consul"
 )
 
-// A host joins with a token that control's socket gives, works, and is out once it was
-// removed; who did all that stands in the audit log.
+// A host joins with a token from the socket of control, works, and is refused after it was removed. The audit log names
+// who made these changes.
 func TestJoinAndLeave(t *testing.T) {
 	l := newLab(t)
 	servers := testconsul.Start(t, testconsul.Options{})
@@ -43,7 +43,7 @@ func TestJoinAndLeave(t *testing.T) {
 		t.Fatalf("%+v, %v", nodes, err)
 	}
 	r.end(t)
-	r = l.start(Agent, a) // with the same flag it stays what it is
+	r = l.start(Agent, a) // the same flag does not make it join again
 	local, err := client.New("unix://" + filepath.Join(a.Run, "drover.sock"))
 	if err != nil {
 		t.Fatal(err)

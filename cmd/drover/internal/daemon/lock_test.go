@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The lock of a root is a file in it, and no link to one elsewhere.
+// The lock of a root must be a file in the root. A symbolic link to another file is refused.
 func TestLockThatIsALink(t *testing.T) {
 	root, away := t.TempDir(), filepath.Join(t.TempDir(), "precious")
 	if err := errors.Join(os.WriteFile(away, []byte("precious"), 0o600), os.Symlink(away, filepath.Join(root, hostLock))); err != nil {

@@ -24,8 +24,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// aNetwork serves on a port as control does, with a handler that lets in who has a certificate, until
-// the end of the test.
+// aNetwork serves on a port, as control does, until the end of the test. Its handler accepts only peers with a
+// certificate.
 func aNetwork(t *testing.T) (address string, node *tls.Config) {
 	t.Helper()
 	clk := clock.System{}
@@ -78,8 +78,8 @@ func descriptors(t *testing.T) int {
 	return len(names)
 }
 
-// Strangers who hold as many connections as they can, idle, in the middle of a handshake or after
-// it, lock no node out, and take no more descriptors than they are allowed.
+// Strangers can hold as many connections as they can: idle, in the middle of a handshake or after it. They do not
+// prevent a node from connecting, and they use no more descriptors than allowed.
 func TestStrangersLockNoNodeOut(t *testing.T) {
 	address, node := aNetwork(t)
 	get := func(c *http.Client) (reused bool) {
@@ -112,7 +112,7 @@ func TestStrangersLockNoNodeOut(t *testing.T) {
 		}
 		defer c.Close()
 		switch i % 16 {
-		case 0: // the head of a handshake that never goes on
+		case 0: // the start of a handshake that never continues
 			_, err = c.Write([]byte{22, 3, 1, 1, 0})
 		case 1: // one without a certificate, and no request
 			err = tls.Client(c, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(t.Context())

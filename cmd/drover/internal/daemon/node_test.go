@@ -16,8 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Who asks on the peers' port is looked at with each request: a connection can last for
-// longer than what it was let in for.
+// A peer is verified again at each request, because a connection can last longer than its certificate is valid.
 func TestPeerIDLooksAgain(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	ca, err := pki.Create(filepath.Join(t.TempDir(), "ca"), now)

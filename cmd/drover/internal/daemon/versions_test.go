@@ -13,7 +13,7 @@ import (
 	testconsul "github.com/droverhq/drover/test/consul"
 )
 
-// ends returns what a process ends with that is to be refused.
+// ends returns the error with which a process ends that must be refused.
 func (l *lab) ends(what func(context.Context, Options) error, o Options) error {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
@@ -25,8 +25,8 @@ func (l *lab) ends(what func(context.Context, Options) error, o Options) error {
 	return err
 }
 
-// awaitStanding waits until so many replicas can be seen by others: of two that begin at once
-// either may find that it cannot work beside the other.
+// awaitStanding waits until others can see this number of replicas. If two replicas start at once, either of them may
+// find that it cannot work together with the other.
 func awaitStanding(t *testing.T, c *testconsul.Cluster, want int) {
 	t.Helper()
 	var keys []string
@@ -42,8 +42,8 @@ func awaitStanding(t *testing.T, c *testconsul.Cluster, want int) {
 	t.Fatalf("%q stand, want %d", keys, want)
 }
 
-// Replicas and agents of neighbouring versions work together; others do not start, and say
-// beside whom and what to upgrade.
+// Replicas and agents of neighbouring versions work together. Others do not start. Their error names the other process
+// and what to upgrade.
 func TestVersionsSideBySide(t *testing.T) {
 	c := testconsul.Start(t, testconsul.Options{})
 	l := newLab(t)
@@ -64,7 +64,7 @@ func TestVersionsSideBySide(t *testing.T) {
 	if err := l.ends(Control, at(l.control("c3", c.Addresses()), "v1.5.0")); err == nil || !strings.Contains(err.Error(), "control replica c2 (") {
 		t.Errorf("beside two: %v", err)
 	}
-	// One that is started again is not in its own way, whatever it was.
+	// A replica that is restarted with another version is not refused because of its earlier record.
 	first.end(t)
 	l.start(Control, at(one, "v1.2.0"))
 
@@ -74,8 +74,8 @@ func TestVersionsSideBySide(t *testing.T) {
 	l.start(Agent, at(l.agent("n2", one), "v1.3.9"))
 }
 
-// With Consul away nobody knows who else is there: a replica serves, and ends when it finds
-// out that it cannot.
+// While Consul is unreachable, a replica does not know the others. It serves, and ends when it finds out that it cannot
+// work together with them.
 func TestVersionsAreFoundOutLater(t *testing.T) {
 	c := testconsul.Start(t, testconsul.Options{})
 	l := newLab(t)

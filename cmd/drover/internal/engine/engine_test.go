@@ -19,8 +19,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type object map[string]any
 
-// serve is an engine that knows one volume, pgdata, and some containers; it
-// answers in the shapes of Docker's API 1.41.
+// serve starts a fake engine that knows the volume pgdata and some containers. It answers in the format of Docker's API
+// 1.41.
 func serve(t *testing.T, volume object, containers []object) {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -72,7 +72,7 @@ func TestPath(t *testing.T) {
 	tests := map[string]struct {
 		ask        string
 		volume     object
-		containers []object // nil: must not be asked for
+		containers []object // nil: must not be requested
 		live       bool
 		want       string
 		kind       error

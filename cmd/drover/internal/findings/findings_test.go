@@ -8,7 +8,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// TestMerge joins equal findings of several nodes, and names the nodes except for the local one alone.
+// TestMerge: equal findings of several nodes become one, whose subject names the nodes. It names no node if the local
+// node is the only one.
 func TestMerge(t *testing.T) {
 	down := api.Finding{Level: Warning, Subject: "guard", Text: "does not answer"}
 	full := api.Finding{Level: Error, Subject: "root", Text: "is full"}

@@ -75,7 +75,7 @@ func TestDetect(t *testing.T) {
 	}
 }
 
-// TestSyslog: each entry is a datagram, also after the service was started again.
+// TestSyslog: each entry is a datagram, also after the syslog service was restarted.
 func TestSyslog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	w := &syslogWriter{path: path}

@@ -24,7 +24,7 @@ func (d deciding) Failover(context.Context) (api.FailoverState, error) {
 	return api.FailoverState{Halted: d.why}, nil
 }
 
-// That nothing fails over has a figure where control is, and none where an agent alone is.
+// The halt of failover has a metric in a process with control, and none in a process with only an agent.
 func TestFailoverHaltedHasAFigure(t *testing.T) {
 	for want, seen := range map[string]Source{
 		"drover_failover_halted 1": deciding{"2 nodes vanished"},
@@ -39,7 +39,7 @@ func TestFailoverHaltedHasAFigure(t *testing.T) {
 	}
 }
 
-// holding is a node with a pool that is held, and one that serves.
+// holding is a node with a quarantined pool and a pool that is online.
 type holding struct{ Source }
 
 func (holding) Pools(context.Context) ([]api.Pool, error) {
@@ -59,7 +59,7 @@ func TestHeldPoolHasAFigure(t *testing.T) {
 	}
 }
 
-// doubting is a control whose store is not to be believed, or is; keeping an agent with replicas.
+// doubting is a control that does not trust its store if why is set. keeping is an agent with replicas.
 type doubting struct {
 	Source
 	why string
@@ -76,8 +76,8 @@ func (keeping) ReplicaLags() []agent.ReplicaLag {
 	return []agent.ReplicaLag{{Volume: "db", Age: time.Minute, MaxLoss: 30 * time.Second}, {Volume: "web", Age: time.Minute}}
 }
 
-// A store that is not believed has a figure where control is, and how old a replica may be
-// where one is that takes over by itself.
+// Whether control trusts its store has a metric in a process with control. The maximum age of a replica has one on a
+// node whose replica can take over automatically.
 func TestFiguresOfFailover(t *testing.T) {
 	figures := func(seen Source) string {
 		w := httptest.NewRecorder()
@@ -95,7 +95,7 @@ func TestFiguresOfFailover(t *testing.T) {
 	}
 }
 
-// twice is an agent that has two datasets of one name: one is in the trash.
+// twice is an agent with two datasets of one name, one of which is in the trash.
 type twice struct{ deciding }
 
 func (twice) SeenVolumes(context.Context) (list []api.Volume) {
@@ -120,7 +120,8 @@ func (twice) GuardStatus(context.Context) (st guard.Status, err error) {
 	return st, nil
 }
 
-// Two datasets of one name are one figure, the worse one, and no reason to show none at all.
+// Two datasets of one name have one sample, with the worse value. They do not prevent the other metrics from being
+// shown.
 func TestFiguresOfOneName(t *testing.T) {
 	w := httptest.NewRecorder()
 	New(Options{Source: twice{}, Version: "1.0"}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
@@ -163,7 +164,7 @@ func (unanswered) ClusterHealth(context.Context) (api.ClusterHealth, error) {
 	}, nil
 }
 
-// TestOnePartHidesNoOther: what cannot be read is left out, and the rest is exposed.
+// TestOnePartHidesNoOther: metrics that cannot be read are left out, and the others are exposed.
 func TestOnePartHidesNoOther(t *testing.T) {
 	got := body(t, Options{Source: unanswered{}})
 	for _, want := range []string{
@@ -202,7 +203,7 @@ func TestVolumesAreHidden(t *testing.T) {
 	}
 }
 
-// TestDurations: what a Recorder was told is exposed, with its outcome.
+// TestDurations: the durations that a Recorder has recorded are exposed, with their outcomes.
 func TestDurations(t *testing.T) {
 	r := NewRecorder()
 	r.ExposeOperations([]dataset.OpKind{dataset.OpClone})

@@ -84,8 +84,8 @@ func TestReaderAndWriterCount(t *testing.T) {
 	}
 }
 
-// TestBarOnATerminal looks at what reaches a real terminal: a bar that goes on
-// over several steps, and is gone after Close.
+// TestBarOnATerminal checks the output on a real terminal: one bar continues over several steps, and is removed by
+// Close.
 func TestBarOnATerminal(t *testing.T) {
 	screen := ptytest.Open(t)
 	b := NewBar(screen.File, "import db")
@@ -114,7 +114,7 @@ func TestBarOnATerminal(t *testing.T) {
 	}
 }
 
-// TestSpinnerWhereTheTotalIsUnknown: an empty bar would say that nothing happens.
+// TestSpinnerWhereTheTotalIsUnknown: an empty bar would look as if nothing happened.
 func TestSpinnerWhereTheTotalIsUnknown(t *testing.T) {
 	screen := ptytest.Open(t)
 	b := NewBar(screen.File, "import db")

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// TestManyVolumesUseTheLastExamination: doctor reads each record of each pool, so status does not wait for it on a host
-// with many volumes, unless nothing recent is known about that host.
+// TestManyVolumesUseTheLastExamination: doctor reads each record of each pool. So on a host with many volumes, status
+// does not wait for doctor, unless there is no recent examination of the host.
 func TestManyVolumesUseTheLastExamination(t *testing.T) {
 	now := time.Date(2026, 11, 25, 9, 0, 0, 0, time.UTC)
 	for name, c := range map[string]struct {

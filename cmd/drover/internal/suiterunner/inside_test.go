@@ -2,7 +2,8 @@ package suiterunner
 
 import "testing"
 
-// What a command wants stays, the locks of LVM too: without them it would write beside others.
+// The mounts that the commands need stay, including that of LVM's locks. Without the locks, LVM would write at the same
+// time as other processes.
 func TestNeeded(t *testing.T) {
 	const path = "/pools/fast/drover-verify-x"
 	for point, want := range map[string]bool{

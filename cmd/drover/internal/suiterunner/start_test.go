@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	os.Exit(scratch.Main(m))
 }
 
-// freezes is a suite that has frozen a filesystem, and waits to write to it.
+// freezes acts as a suite that has frozen a filesystem, and waits to write to it.
 func freezes(sandbox string) {
 	must := func(err error) {
 		if err != nil {
@@ -48,8 +48,8 @@ func freezes(sandbox string) {
 	time.Sleep(time.Hour)
 }
 
-// What a suite has frozen is thawed when it is ended: a thread of it that waits to write ends by
-// nothing else, and its mount and device would stay.
+// When a suite is killed, the filesystems that it has frozen are thawed. Otherwise a thread that waits to write would
+// never end, and its mount and device would remain.
 func TestEndedWhileFrozen(t *testing.T) {
 	sandbox := filepath.Join(t.TempDir(), "drover-verify-"+uuid.NewString())
 	if err := os.MkdirAll(filepath.Join(sandbox, "001"), 0o700); err != nil {

@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// docker is an engine.
+// docker is a fake engine.
 type docker struct {
 	info    swarm.Info
 	members []swarm.Node
@@ -78,8 +78,8 @@ func watcher(e *docker, nodes *[]api.Node) *Watcher {
 	}
 }
 
-// TestLabelsFollowFacts: those of all nodes, by the leader, written on a change alone;
-// what is not ours stays, and what is not a fact any more goes.
+// TestLabelsFollowFacts: the leader updates the labels of all nodes, and writes only changes. It keeps the labels of
+// others, and removes labels of facts that no longer exist.
 func TestLabelsFollowFacts(t *testing.T) {
 	e := &docker{info: swarm.Info{NodeID: "s1", ControlAvailable: true}, members: []swarm.Node{
 		member("s1", true, map[string]string{"mine": "x", "drover.pool.old": "true"}), member("s2", false, nil), member("s3", false, map[string]string{"drover.cpus": "9"}),
@@ -149,7 +149,7 @@ func TestWhoDoesNotLeadWritesNothing(t *testing.T) {
 	}
 }
 
-// TestWithoutFactsTheLabelsStay: control that is away says nothing of the nodes.
+// TestWithoutFactsTheLabelsStay: while control is unreachable, the facts of the nodes are unknown, so the labels stay.
 func TestWithoutFactsTheLabelsStay(t *testing.T) {
 	e := &docker{info: swarm.Info{NodeID: "s1", ControlAvailable: true}, members: []swarm.Node{member("s1", true, map[string]string{"drover.cpus": "2"})}}
 	w := watcher(e, nil)
@@ -166,7 +166,7 @@ func TestWithoutFactsTheLabelsStay(t *testing.T) {
 	}
 }
 
-// waited tells when somebody begins to wait.
+// waited is a clock that reports on begun when a caller starts to wait.
 type waited struct {
 	*clock.Fake
 	begun chan struct{}
@@ -178,7 +178,7 @@ func (w *waited) After(d time.Duration) <-chan time.Time {
 	return ch
 }
 
-// TestRunLooksAgainAndSaysWhyOnce.
+// TestRunLooksAgainAndSaysWhyOnce: Run repeats a failed look after each interval, and logs the reason once.
 func TestRunLooksAgainAndSaysWhyOnce(t *testing.T) {
 	e := &docker{err: errors.New("connection refused"), asked: make(chan struct{})}
 	nodes := []api.Node{}

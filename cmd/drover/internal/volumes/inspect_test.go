@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What other nodes have of a volume reads plainly: up to when, and of nothing, why.
+// copyLines describes the copies on other nodes: the age of the data, or why there is none.
 func TestCopyLines(t *testing.T) {
 	a := &cli.App{Now: func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }}
 	now := a.Now()

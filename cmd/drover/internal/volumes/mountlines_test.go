@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A use is shown with its tool and its ID, where there are any.
+// A use is shown with its engine and its mount ID, if these are known.
 func TestMountLines(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	a := &cli.App{Now: func() time.Time { return now }}
