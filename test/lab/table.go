@@ -55,8 +55,8 @@ const large = "^TestSuiteNFS$/./^(FilePropertiesAreKept|SnapshotIsImmutable|Rest
 
 // crashedElsewhere are the operations of backend zfs whose interruption at each step is tested outside the lab. The
 // result does not depend on the kernel, and the tests take long in the lab.
-const crashedElsewhere = "^TestCrashAtEachStep$/^(snapshot|clone|clone-head|restore|delete|delete-with-clone|" +
-	"delete-snapshot|delete-clone|promote|promote-last|demote)$"
+const crashedElsewhere = "^TestC1CrashAtEachStep$/./^(snapshot|clone|clone_the_head|restore|restore_with_a_copy|" +
+	"delete|delete_the_source_of_a_clone|delete_a_snapshot|delete_a_clone|promote|promote_the_last|demote)$"
 
 // failing are the tests of failing calls of backend zfs. They run outside the lab on zfs-fuse, since which calls
 // fail does not depend on the kernel.
