@@ -75,6 +75,7 @@ func volumeForm(a *cli.App, v api.Volume, pool *dataset.PoolStatus, snapshots, h
 	f.Add("Holders", holders...)
 	f.Add("Guests", sharedMountLines(a, v)...)
 	f.Add("Snapshots", snapshots...)
+	f.Add("Next snapshot", nextSnapshotLine(now, v))
 	f.Add("Origin", originLine(v.Origin))
 	f.Add("Labels", cli.LabelLines(v.Labels)...)
 	f.Add("Protected", cli.YesNo(v.Protected))
@@ -90,6 +91,17 @@ func volumeForm(a *cli.App, v api.Volume, pool *dataset.PoolStatus, snapshots, h
 	f.Add("Problem", problem)
 	f.Add("Remedy", next...)
 	return f
+}
+
+// nextSnapshotLine returns when the next scheduled snapshot of a volume is due. It is empty if there is no schedule.
+func nextSnapshotLine(now time.Time, v api.Volume) string {
+	switch {
+	case v.NextSnapshot.IsZero():
+		return ""
+	case !v.NextSnapshot.After(now):
+		return "due now"
+	}
+	return show.When(now, v.NextSnapshot)
 }
 
 // leaseLine returns the state and epoch of a volume's lease, and the operation that will move the volume, if there is

@@ -34,3 +34,16 @@ func TestCopyLines(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func TestNextSnapshotLine(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for want, due := range map[string]time.Time{
+		"":                                     {},
+		"due now":                              now.Add(-time.Minute),
+		"2026-03-01 15:00:00 UTC (in 3 hours)": now.Add(3 * time.Hour),
+	} {
+		if got := nextSnapshotLine(now, api.Volume{NextSnapshot: due}); got != want {
+			t.Errorf("due at %s: got %q, want %q", due, got, want)
+		}
+	}
+}
