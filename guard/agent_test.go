@@ -16,8 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// watched are hands that say for which agent they are to stop holders, and find new ones each
-// time.
+// watched is a Hands that records for which agent it is to stop holders, and finds new holders each time.
 type watched struct {
 	Hands
 	agents chan hand.Process
@@ -35,8 +34,8 @@ func (watched) Save(context.Context, uuid.UUID, json.RawMessage) error { return 
 
 func (watched) Load(context.Context) (map[uuid.UUID]json.RawMessage, error) { return nil, nil }
 
-// An agent that was started anew registers nothing that is fenced, and is known all the same:
-// taken for a holder it would be stopped, and could never say that the fence is over.
+// A restarted agent registers no fenced dataset, but the guard still knows it as the agent. Otherwise the guard would
+// take the agent for a holder and stop it, and the agent could never report that the fence has ended.
 func TestAgentOfAFenceIsTheOneOfNow(t *testing.T) {
 	w := watched{agents: make(chan hand.Process)}
 	log := logrus.New()
@@ -61,13 +60,13 @@ func TestAgentOfAFenceIsTheOneOfNow(t *testing.T) {
 		t.Errorf("stopped for %+v", got)
 	}
 	g.setAgent(second)
-	<-w.agents // may be of before
+	<-w.agents // may be from before
 	if got := <-w.agents; got != second {
 		t.Errorf("looked after for %+v", got)
 	}
 }
 
-// Who asks as this host's agent is taken for it; a person who asks is not.
+// A process that asks as the agent of this host is recognized as the agent; a person who asks is not.
 func TestAgentMeetsTheGuard(t *testing.T) {
 	dir := t.TempDir()
 	log := logrus.New()

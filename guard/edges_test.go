@@ -18,8 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// An agent that holds the dataset itself is killed and not stopped: stopped, it could not
-// ask for the thaw.
+// An agent that holds the dataset itself is killed and not stopped: a stopped agent could not ask for the thaw.
 func TestAgentHolds(t *testing.T) {
 	w := newWorld(t)
 	r := shared(t)
@@ -42,8 +41,8 @@ func TestAgentHolds(t *testing.T) {
 	}
 }
 
-// An agent that is stopped between register and mount is fenced without a mount; the mount
-// that it makes when it goes on is frozen, and its Check is refused.
+// An agent that is stopped between Register and the mount is fenced without a mount. The mount that it makes after it
+// continues is frozen, and its Check is refused.
 func TestMountAfterTheFence(t *testing.T) {
 	w := newWorld(t)
 	image := scratch.Image(t, "ext4", scratch.Ext4)
@@ -76,7 +75,7 @@ func TestMountAfterTheFence(t *testing.T) {
 	}
 }
 
-// What would freeze more than the dataset is refused before anybody writes to it.
+// A dataset whose freeze would also freeze something else is refused before anybody writes to it.
 func TestNotItsOwn(t *testing.T) {
 	w := newWorld(t)
 	r := shared(t)
@@ -90,7 +89,7 @@ func TestNotItsOwn(t *testing.T) {
 	}
 }
 
-// A user who is not root is not answered, whatever the mode of the socket.
+// A user who is not root gets no answer, whatever the mode of the socket.
 func TestNotRoot(t *testing.T) {
 	w := newWorld(t)
 	path := guard.SocketPath(w.run)
@@ -108,7 +107,7 @@ func TestNotRoot(t *testing.T) {
 	if got := asNobody(t, filepath.Join(dir, "sock")); got != "" {
 		t.Errorf("nobody was answered: %q", got)
 	}
-	// Root is answered on the same socket, and garbage is cut off.
+	// Root gets an answer on the same socket, and garbage is cut off.
 	c, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +124,7 @@ func TestNotRoot(t *testing.T) {
 	}
 }
 
-// asNobody asks the guard as a user without rights, and returns its answer.
+// asNobody asks the guard as an unprivileged user, and returns the answer.
 func asNobody(t *testing.T, path string) string {
 	t.Helper()
 	c := make(chan string)
@@ -144,7 +143,8 @@ func asNobody(t *testing.T, path string) string {
 				return err.Error()
 			}
 			q := `{"v":1,"op":"status"}`
-			_, _ = unix.Write(fd, append([]byte{0, 0, 0, byte(len(q))}, q...)) // it may be cut off already
+			// The connection may have been cut off already.
+			_, _ = unix.Write(fd, append([]byte{0, 0, 0, byte(len(q))}, q...))
 			b := make([]byte, 100)
 			n, _ := unix.Read(fd, b)
 			return string(b[:max(n, 0)])
@@ -153,8 +153,8 @@ func asNobody(t *testing.T, path string) string {
 	return <-c
 }
 
-// A hundred datasets whose deadlines pass at once are all fenced within their bounds. All
-// lies in memory: how fast a disk takes what a hundred writers flush is not the guard's.
+// A hundred datasets whose deadlines pass at once are all fenced within their bounds. All of them are in memory: the
+// guard is not responsible for how fast a disk takes what a hundred writers flush.
 func TestHundredAtOnce(t *testing.T) {
 	memory := t.TempDir()
 	if err := unix.Mount("tmpfs", memory, "tmpfs", 0, ""); err != nil {
@@ -189,7 +189,7 @@ func TestHundredAtOnce(t *testing.T) {
 		if i%10 < 9 {
 			continue
 		}
-		var feeds []guard.Feed // those that wait for the others, at last with one deadline
+		var feeds []guard.Feed // the feeds that wait for the others, all with the same deadline at last
 		deadline := clock.Boottime() + soon
 		for _, r := range all[:i+1] {
 			feeds = append(feeds, guard.Feed{Dataset: r.Dataset, Epoch: r.Epoch, Deadline: deadline})

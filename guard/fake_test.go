@@ -52,7 +52,7 @@ func (f *fakeClock) NewAlarm() (guard.Alarm, error) {
 	return a, nil
 }
 
-// advance moves the clock; with quiet no alarm rings, as when the guard gets no processor.
+// advance moves the clock. If quiet is set no alarm rings, as when the guard gets no processor time.
 func (f *fakeClock) advance(d time.Duration, quiet bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -64,14 +64,14 @@ func (f *fakeClock) advance(d time.Duration, quiet bool) {
 	}
 }
 
-// waiting returns how many alarms there are.
+// waiting returns the number of alarms.
 func (f *fakeClock) waiting() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.alarms)
 }
 
-// next returns when the first alarm rings, 0 if none does.
+// next returns when the first alarm rings, or 0 if none does.
 func (f *fakeClock) next() (at time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -110,7 +110,7 @@ func (a *fakeAlarm) Close() error {
 	return nil
 }
 
-// fakeHand does nothing and says that it is done, unless a test says otherwise.
+// fakeHand does nothing and reports success, unless a test sets another result.
 type fakeHand struct {
 	clock *fakeClock
 
@@ -118,15 +118,15 @@ type fakeHand struct {
 	fails   map[guard.Act]bool
 	did     []guard.Act
 	records map[uuid.UUID]json.RawMessage
-	broken  error         // of the disk
+	broken  error         // the error of the disk
 	hangs   chan struct{} // a disk that does not answer until this is closed
 	bare    bool          // nothing is mounted
-	blind   error         // why it cannot be seen what is mounted
+	blind   error         // why the mounts cannot be examined
 	binding func()        // runs during each Bind
 	// condemning runs during each Condemn.
 	condemning func()
 	anew       bool // each act finds that somebody had undone it
-	// contained: what a stop that fails leaves are not holders.
+	// contained: the processes that are left after a failed stop are not holders.
 	contained bool
 }
 
@@ -261,7 +261,7 @@ type fakeHost struct {
 	hand  *fakeHand
 	dog   *fakeDog
 	run   string
-	// processes is how many the host has.
+	// processes is the number of processes of the host.
 	processes atomic.Int64
 	*guard.Guard
 	stop func()
@@ -276,7 +276,7 @@ func newBench(t *testing.T) *fakeHost {
 	return b
 }
 
-// start starts a guard on what the one before it left, and waits until it answers requests.
+// start starts a guard on the records of the previous one, and waits until it answers requests.
 func (b *fakeHost) start(t *testing.T) {
 	t.Helper()
 	log := logrus.New()
@@ -315,7 +315,7 @@ func (b *fakeHost) start(t *testing.T) {
 	}
 }
 
-// registered is a dataset whose deadline is so far ahead.
+// registered registers a dataset whose deadline is this far ahead.
 func (b *fakeHost) registered(t *testing.T, p guard.Policy, ahead time.Duration) guard.Registration {
 	t.Helper()
 	r := guard.Registration{

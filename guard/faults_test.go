@@ -18,9 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A holder that waits in the kernel can be neither stopped nor killed: the fence is not
-// told to be complete, the process is named, and a guard that is killed in the middle and
-// started again goes on until it is.
+// A holder that waits in the kernel can be neither stopped nor killed. The fence is not reported as complete, and the
+// process is named. A guard that is killed in the middle and restarted continues until the fence is complete.
 func TestHolderThatCannotDie(t *testing.T) {
 	w := newWorld(t)
 	w.step = 100 * time.Millisecond
@@ -76,8 +75,8 @@ func TestHolderThatCannotDie(t *testing.T) {
 	}
 }
 
-// A guard that is killed knows the last deadline when it comes back, and fences what was
-// due meanwhile. Where the deadline is not known, the earlier one holds.
+// A restarted guard knows the last deadline, and fences the datasets whose deadlines passed meanwhile. If the last
+// deadline is not known, the earlier one is used.
 func TestGuardKilled(t *testing.T) {
 	for name, c := range map[string]struct {
 		feed   time.Duration
@@ -132,8 +131,8 @@ func (w *guardHost) damage(t *testing.T, id uuid.UUID, with []byte) {
 	}
 }
 
-// A guard that is killed when all is frozen takes over what the other froze, and can thaw
-// it; also when nothing but the flushed records is left.
+// A guard that is killed when everything is frozen takes over what its predecessor froze, and can thaw it. It can do
+// so even if only the flushed records are left.
 func TestGuardKilledWhenFenced(t *testing.T) {
 	w := newWorld(t)
 	r := own(t)
@@ -179,7 +178,7 @@ func TestFrozenBySomebodyElse(t *testing.T) {
 	silent(t, log, e)
 }
 
-// A fence that somebody undoes is mended, and that is on record.
+// A fence that somebody undoes is restored, and that is recorded.
 func TestBreach(t *testing.T) {
 	w := newWorld(t)
 	r := own(t)
@@ -199,7 +198,7 @@ func TestBreach(t *testing.T) {
 	}
 }
 
-// A superseded dataset loses its holders before it is let go, and nobody else does.
+// The holders of a superseded dataset are killed before the dataset is released, and no other process is.
 func TestSupersede(t *testing.T) {
 	for name, dataset := range map[string]func(*testing.T) guard.Registration{"own": own, "shared": shared} {
 		t.Run(name, func(t *testing.T) {

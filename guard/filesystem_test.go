@@ -94,7 +94,7 @@ func TestReusedDeviceNumber(t *testing.T) {
 	device := attachTo(t, number, image)
 	log := filepath.Join(t.TempDir(), "log")
 	cmd := begin(t, "private", device, inside, "writer", filepath.Join(inside, "file"), log)
-	t.Cleanup(func() { // before the end of a process that waits for a filesystem frozen by mistake
+	t.Cleanup(func() { // Before the end of a process that waits for a filesystem that was frozen by mistake.
 		w.kill(t)
 		thawOf(cmd.Process.Pid, inside)
 	})
@@ -107,8 +107,8 @@ func TestReusedDeviceNumber(t *testing.T) {
 	}
 }
 
-// If the host has unmounted a dataset, a process can still have a file of it open, through a mount that is
-// in no table.
+// If the host has unmounted a dataset, a process can still have a file of it open through a mount that is in no mount
+// table.
 func TestI1DetachedAfterUnmount(t *testing.T) {
 	w := newWorld(t)
 	r := own(t)

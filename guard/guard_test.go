@@ -23,8 +23,8 @@ func (b *fakeHost) feed(r guard.Registration, epoch uint64, ahead time.Duration)
 	return b.Feed([]guard.Feed{{Dataset: r.Dataset, Epoch: epoch, Deadline: b.clock.Boottime() + ahead}})[r.Dataset]
 }
 
-// A feed that comes after the deadline comes too late, whether or not the guard has got
-// the processor since: somebody else counts on the fence.
+// A feed after the deadline is too late, whether or not the guard has run since then: another node relies on the
+// fence.
 func TestFeedAfterTheDeadline(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, 10*time.Second)
@@ -37,8 +37,7 @@ func TestFeedAfterTheDeadline(t *testing.T) {
 	}
 }
 
-// A deadline only grows, and what is of another epoch, another clock or nobody's changes
-// nothing.
+// A deadline only grows. A feed for another epoch, another clock or an unknown dataset changes nothing.
 func TestFeeds(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)
@@ -69,9 +68,8 @@ func TestFeeds(t *testing.T) {
 	}
 }
 
-// However it is fed, registered anew and slept through: what is armed has a deadline in
-// the future, and what was fenced stays so until it is thawed. Another guard on the same
-// records sees the same.
+// After any sequence of feeds, registrations and sleeps, each armed dataset has a deadline in the future, and each
+// fenced dataset stays fenced until it is thawed. Another guard that reads the same records has the same state.
 func TestDeadlinesProperty(t *testing.T) {
 	b := newBench(t)
 	rapid.Check(t, func(rt *rapid.T) {
@@ -139,8 +137,8 @@ func TestDeadlinesProperty(t *testing.T) {
 	})
 }
 
-// Each rung is stepped on when the one before did not help, as far as the policy says; and
-// from the top again.
+// Each rung is used when the previous one did not help, as far as the policy says. Then the ladder starts again from
+// the top.
 func TestLadder(t *testing.T) {
 	for policy, want := range map[guard.Policy][]guard.Act{
 		guard.PolicyFreeze:   {guard.ActFreeze, guard.ActStop},
@@ -188,7 +186,7 @@ func TestLadder(t *testing.T) {
 	}
 }
 
-// The watchdog is fed while a dataset wants it, and disarmed once none does.
+// The watchdog is fed while a dataset requires it, and disarmed once none does.
 func TestWatchdog(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyWatchdog, 30*time.Minute)
@@ -208,7 +206,7 @@ func TestWatchdog(t *testing.T) {
 	}
 }
 
-// What cannot be flushed is not registered; a disk that hangs holds up no fence.
+// A dataset whose record cannot be flushed is not registered. A disk that hangs delays no fence.
 func TestDisk(t *testing.T) {
 	b := newBench(t)
 	b.hand.broken = errors.New("no space left")
@@ -232,8 +230,8 @@ func TestDisk(t *testing.T) {
 	close(hangs)
 }
 
-// A guard finds what was flushed when the other folder is gone; of another boot, nothing
-// is fenced; what is damaged is told.
+// A guard finds the flushed records if the other folder is gone. Records of another boot fence nothing. A damaged
+// record is reported.
 func TestRecords(t *testing.T) {
 	b := newBench(t)
 	kept, old, damaged := b.registered(t, guard.PolicyKill, time.Minute), b.registered(t, guard.PolicyKill, time.Minute), b.registered(t, guard.PolicyKill, time.Minute)
@@ -348,7 +346,7 @@ func TestExecFence(t *testing.T) {
 	if got, _ := os.ReadFile(out); string(got) != "off b "+node.String()+"\n" {
 		t.Errorf("%q", got)
 	}
-	f.Args[1] = "--password=hush" // which is not for everybody who reads why it failed
+	f.Args[1] = "--password=hush" // The reason of a failure must not show it to every reader.
 	if err := f.Fence(t.Context(), &r, "c", node); err == nil || !strings.Contains(err.Error(), script+`": exit status 1: no such outlet`) || strings.Contains(err.Error(), "hush") {
 		t.Errorf("%v", err)
 	}
@@ -362,8 +360,8 @@ func TestExecFence(t *testing.T) {
 	}
 }
 
-// A program that says its own arguments when it fails has them left out, in whatever part of
-// them it says, and the rest stays.
+// If a program prints its own arguments when it fails, they are removed from any part of its output, and the rest
+// stays.
 func TestExecFenceHidesItsArguments(t *testing.T) {
 	node := uuid.New()
 	for said, test := range map[string]struct {
@@ -375,10 +373,10 @@ func TestExecFenceHidesItsArguments(t *testing.T) {
 		"bad password hush; hush hush":            {[]string{"--password=hush"}, "bad password …; … …"},
 		"401 for https://root:pw12@bmc (pw12)":    {[]string{"https://root:pw12@bmc"}, "401 for … (…)"},
 		"sh: -x: 'curl' '-u' 'root:hush' c: gone": {[]string{"-c", "curl -u root:hush \"$1\""}, "sh: -x: '…' '-u' '…:…' c: gone"},
-		"abcdefgh":     {[]string{"abcdef", "cdefgh"}, "…"}, // which overlap
-		"aaaaaaa":      {[]string{"aaaa", "", "--x="}, "…"}, // with itself as well
-		"eins\nhush\n": {[]string{"eins\nhush"}, "…"},       // over two lines
-		"geheimniß ß":  {[]string{"geheimniß", "ß"}, "… …"}, // of more bytes than letters
+		"abcdefgh":     {[]string{"abcdef", "cdefgh"}, "…"}, // they overlap
+		"aaaaaaa":      {[]string{"aaaa", "", "--x="}, "…"}, // also with itself
+		"eins\nhush\n": {[]string{"eins\nhush"}, "…"},       // on two lines
+		"geheimniß ß":  {[]string{"geheimniß", "ß"}, "… …"}, // more bytes than letters
 	} {
 		r := run.Func(func(_ context.Context, c run.Command) (run.Result, error) {
 			return run.Result{}, &run.Error{Cmd: c.Name, Args: c.Args, ExitCode: 1, Stderr: said, Err: errors.New("exit status 1")}
@@ -390,8 +388,8 @@ func TestExecFenceHidesItsArguments(t *testing.T) {
 	}
 }
 
-// What is mounted and comes with a deadline that has passed is fenced, by what is mounted;
-// before it is mounted it is refused, and nothing is kept.
+// A mounted dataset that is registered with a deadline that has passed is fenced by means of its mount. If it is not
+// mounted yet the registration is refused, and nothing is recorded.
 func TestRegisteredLate(t *testing.T) {
 	b := newBench(t)
 	r := guard.Registration{
@@ -412,8 +410,8 @@ func TestRegisteredLate(t *testing.T) {
 	}
 }
 
-// A host with so many processes that a rung cannot look at them in time has longer rungs, and the guard
-// says so before it accepts a dataset.
+// A host with so many processes that a rung cannot examine them in time has longer rungs, and the guard reports that
+// before it accepts a dataset.
 func TestBoundGrowsWithProcesses(t *testing.T) {
 	b := newBench(t)
 	for processes, want := range map[int64]time.Duration{200: time.Second, 1_250: time.Second, 20_000: 8500 * time.Millisecond} {

@@ -23,7 +23,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A world is a host with a guard, as far as the guard sees it.
+// guardHost is a host with a guard, as far as the guard sees it.
 type guardHost struct {
 	run, root string
 	step      time.Duration
@@ -32,13 +32,13 @@ type guardHost struct {
 }
 
 const (
-	// ahead is how far ahead a deadline is that a test lets pass.
+	// ahead is the time until a deadline that a test lets pass.
 	ahead = 300 * time.Millisecond
-	// patience bounds the wait for what has to happen.
+	// patience bounds each wait for an event that must happen.
 	patience = 15 * time.Second
 )
 
-// newWorld starts a guard. Its folders lie on a filesystem that no test freezes.
+// newWorld starts a guard. Its folders are on a filesystem that no test freezes.
 func newWorld(t *testing.T) *guardHost {
 	t.Helper()
 	w := &guardHost{run: t.TempDir(), root: t.TempDir(), step: time.Second}
@@ -77,7 +77,7 @@ func (w *guardHost) kill(t *testing.T) {
 	_ = w.proc.Wait()
 }
 
-// as returns this program in a role.
+// as returns a command that runs this program in a role.
 func as(t *testing.T, r string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", args...)
@@ -105,14 +105,14 @@ func end(t *testing.T, cmd *exec.Cmd) {
 	})
 }
 
-// own is a dataset with a filesystem of its own.
+// own is a dataset that has a filesystem to itself.
 func own(t *testing.T) guard.Registration {
 	t.Helper()
 	path := scratch.Mount(t, "xfs", scratch.XFS)
 	return guard.Registration{Dataset: uuid.New(), Volume: "db", Epoch: 3, Paths: []string{path}, Own: true, Policy: guard.PolicyKill}
 }
 
-// shared is a dataset that is a folder of a filesystem, as those of the dir backend.
+// shared is a dataset that is a folder of a filesystem, like the datasets of the dir backend.
 func shared(t *testing.T) guard.Registration {
 	t.Helper()
 	id := uuid.New()
@@ -134,10 +134,10 @@ func shared(t *testing.T) guard.Registration {
 	return guard.Registration{Dataset: id, Volume: "dir", Epoch: 3, Paths: []string{path}, Policy: guard.PolicyKill}
 }
 
-// armed registers and checks a dataset with a deadline so far ahead.
+// armed registers and checks a dataset whose deadline is this far ahead.
 func (w *guardHost) armed(t *testing.T, r guard.Registration, ahead time.Duration) guard.Registration {
 	t.Helper()
-	t.Cleanup(func() { // before the end of those who wait for it
+	t.Cleanup(func() { // Before the end of the processes that wait for it.
 		w.kill(t)
 		thaw(t, r)
 	})
@@ -151,8 +151,8 @@ func (w *guardHost) armed(t *testing.T, r guard.Registration, ahead time.Duratio
 	return r
 }
 
-// thaw thaws a dataset's filesystem, as somebody does who knows nothing of guards. It tells
-// whether it was frozen.
+// thaw thaws the filesystem of a dataset, like a program that knows nothing of guards. It reports whether the
+// filesystem was frozen.
 func thaw(t *testing.T, r guard.Registration) bool {
 	t.Helper()
 	if !r.Own {
@@ -170,9 +170,9 @@ func thaw(t *testing.T, r guard.Registration) bool {
 	return err == nil
 }
 
-// freezeAs freezes a filesystem, as somebody does who knows nothing of guards and holds nothing of it
-// after. Another process does it: this one is the agent of its datasets, and a guard that saw it hold
-// one would kill it.
+// freezeAs freezes a filesystem, like a program that knows nothing of guards and holds nothing of the filesystem
+// afterwards. Another process does it: this process is the agent of its datasets, and a guard that saw it hold one
+// would kill it.
 func freezeAs(t *testing.T, path string) (thaw func()) {
 	t.Helper()
 	do := func(act string) error { return runContinued(as(t, "freezer", act, path)) }
@@ -192,8 +192,9 @@ func freezeAs(t *testing.T, path string) (thaw func()) {
 	return thaw
 }
 
-// runContinued runs a command and continues its process each time that it is stopped. The guard takes a process with a
-// file of a dataset open for a holder, and may stop it before it has done its work. Nobody would thaw then.
+// runContinued runs a command and continues its process each time that it is stopped. The guard takes a process with
+// an open file of a dataset for a holder, and may stop it before it has done its work. Then nobody would thaw the
+// filesystem.
 func runContinued(cmd *exec.Cmd) error {
 	if err := cmd.Start(); err != nil {
 		return err
@@ -224,7 +225,7 @@ func (w *guardHost) entry(t *testing.T, id uuid.UUID) guard.Entry {
 	return s.Datasets[i]
 }
 
-// until waits until an entry is so.
+// until waits until an entry satisfies a condition.
 func (w *guardHost) until(t *testing.T, id uuid.UUID, what string, so func(guard.Entry) bool) guard.Entry {
 	t.Helper()
 	var e guard.Entry
@@ -246,7 +247,7 @@ func await(t *testing.T, what string, so func() bool, is func() string) {
 	}
 }
 
-// written returns when a writer wrote, from its log.
+// written returns the times at which a writer wrote, from its log.
 func written(t *testing.T, log string) (times []time.Duration) {
 	t.Helper()
 	f, err := os.Open(log)
@@ -260,7 +261,7 @@ func written(t *testing.T, log string) (times []time.Duration) {
 	for s := bufio.NewScanner(f); s.Scan(); {
 		n, err := strconv.ParseInt(s.Text(), 10, 64)
 		if err != nil {
-			continue // it is just being written
+			continue // the line is still being written
 		}
 		times = append(times, time.Duration(n))
 	}

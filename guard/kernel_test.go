@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// A writer that had its file open before is stopped by the freeze, and goes on where it
-// was after the thaw: not one write is lost, nor comes in between.
+// A writer that had its file open before is stopped by the freeze, and continues after the thaw: no write is lost,
+// and none happens in between.
 func TestFreezeAndThaw(t *testing.T) {
 	w := newWorld(t)
 	r := own(t)
@@ -48,8 +48,8 @@ func TestFreezeAndThaw(t *testing.T) {
 	}
 }
 
-// Whoever feeds may be killed or stopped at any moment: the last flush of a writer is
-// before the deadline and the time of the ladder.
+// The feeder may be killed or stopped at any moment: the last flush of a writer is before the deadline plus the time
+// of the ladder.
 func TestFeederFails(t *testing.T) {
 	for name, sig := range map[string]unix.Signal{"killed": unix.SIGKILL, "stopped": unix.SIGSTOP} {
 		t.Run(name, func(t *testing.T) {
@@ -59,7 +59,7 @@ func TestFeederFails(t *testing.T) {
 			r = w.armed(t, r, ahead)
 			feeder := begin(t, "feeder", guard.SocketPath(w.run), r.Dataset.String(), "3", ahead.String())
 			w.until(t, r.Dataset, "it is fed", func(e guard.Entry) bool { return e.Deadline > r.Deadline+ahead })
-			wrote(t, log, r.Deadline) // beyond the deadline that it was registered with
+			wrote(t, log, r.Deadline) // later than the deadline with which it was registered
 			if err := feeder.Process.Signal(sig); err != nil {
 				t.Fatal(err)
 			}
@@ -72,8 +72,8 @@ func TestFeederFails(t *testing.T) {
 	}
 }
 
-// A folder of a filesystem that others use is fenced by stopping its holders, wherever
-// they are, and the others write on.
+// A folder of a filesystem that others use is fenced by stopping its holders, wherever they are. The other processes
+// continue to write.
 func TestSharedFilesystem(t *testing.T) {
 	in := map[string]func(t *testing.T, pid int) func() string{
 		"no group": func(*testing.T, int) func() string { return nil },
@@ -83,7 +83,7 @@ func TestSharedFilesystem(t *testing.T) {
 		"v2": func(t *testing.T, pid int) func() string {
 			return inGroup(t, "/sys/fs/cgroup/unified", "cgroup.freeze", pid)
 		},
-		// A group with somebody else in it is not frozen.
+		// A control group that also has another process is not frozen.
 		"mixed": func(t *testing.T, pid int) func() string {
 			other := exec.Command("sleep", "1000")
 			if err := other.Start(); err != nil {
@@ -140,8 +140,7 @@ func TestSharedFilesystem(t *testing.T) {
 	}
 }
 
-// inGroup puts processes into a control group of their own, and returns what reads a file
-// of that.
+// inGroup puts processes into a new control group, and returns a function that reads a file of the group.
 func inGroup(t *testing.T, hierarchy, file string, pids ...int) func() string {
 	t.Helper()
 	dir := filepath.Join(hierarchy, "drover-guard-test-"+uuid.NewString())
@@ -190,8 +189,8 @@ func backing(t *testing.T, r guard.Registration) string {
 	return ""
 }
 
-// Who holds a file in the host's own namespace, or has only mapped it, is stopped; the
-// engine is stopped and not killed, also where others are.
+// A process in the host's namespace that holds a file, or has only mapped it, is stopped. The engine is stopped and
+// not killed, even if other holders are killed.
 func TestHoldersOfTheHost(t *testing.T) {
 	w := newWorld(t)
 	r := shared(t)
@@ -221,7 +220,7 @@ func TestHoldersOfTheHost(t *testing.T) {
 	wrote(t, copied, e.Fence.At)
 }
 
-// engine is a writer that has the name of a container engine.
+// engine starts a writer that has the name of a container engine.
 func engine(t *testing.T, file string) (*exec.Cmd, string) {
 	t.Helper()
 	link := filepath.Join(t.TempDir(), "dockerd")
@@ -243,7 +242,7 @@ func engine(t *testing.T, file string) (*exec.Cmd, string) {
 	return cmd, log
 }
 
-// traced has a process traced by a debugger, which lets it go on whenever it stops.
+// traced attaches a debugger to a process. The debugger continues the process whenever it stops.
 func traced(t *testing.T, pid int) (release func()) {
 	t.Helper()
 	began, stop, done := make(chan error), make(chan struct{}), make(chan struct{})

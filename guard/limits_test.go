@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// limits are what this host limits devices by, a group of the test's own, and the device at a
-// path, which nobody limits after the test.
+// limits returns the hierarchy with which this host limits devices, a new group, and the device at a path. The limits
+// of the device are removed after the test.
 func limits(t *testing.T, path string) (h iolimit.Hierarchy, group string, dev iolimit.Device) {
 	t.Helper()
 	table, err := mount.Table()
@@ -42,15 +42,14 @@ func limits(t *testing.T, path string) (h iolimit.Hierarchy, group string, dev i
 	return h, group, dev
 }
 
-// How fast a device may be is nothing that a freeze waits for, whoever set it; and is as it was
-// after it.
+// A freeze does not wait for a rate limit of the device, whoever set it. After the freeze the limit is as before.
 func TestFreezeLiftsLimits(t *testing.T) {
 	r := own(t)
 	tool := hand.New(hand.Options{Run: t.TempDir(), Root: t.TempDir(), Clock: clock.System{}})
 	target := hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: true}
 	h, group, dev := limits(t, r.Paths[0])
 	slow, theirs := iolimit.Limits{WriteBPS: 1 << 20}, iolimit.Limits{ReadIOPS: 70, WriteIOPS: 10}
-	t.Cleanup(func() { // the kernel writes what is dirty for its root group
+	t.Cleanup(func() { // the kernel writes dirty data for its root group
 		if err := h.Clear(iolimit.Root, dev); err != nil {
 			t.Error(err)
 		}
@@ -63,7 +62,7 @@ func TestFreezeLiftsLimits(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // a minute, with the limit
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // with the limit it would take a minute
 	defer cancel()
 	if o := tool.Freeze(ctx, target); !o.Done || o.Note != "" {
 		t.Errorf("%+v", o)
@@ -84,8 +83,8 @@ func TestFreezeLiftsLimits(t *testing.T) {
 	tool.Wait()
 }
 
-// What a hand has taken that ended before it gave it back, another one gives back; not to a device
-// that is another dataset's by now.
+// Limits that a hand lifted, and that it did not restore before it ended, are restored by another hand. They are not
+// restored on a device that belongs to another dataset by now.
 func TestUndoGivesLimitsBack(t *testing.T) {
 	r := own(t)
 	tool := hand.New(hand.Options{Run: t.TempDir(), Root: t.TempDir(), Clock: clock.System{}})

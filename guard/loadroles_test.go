@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// playMappings has few descriptors and as many mappings as its first argument says. It writes a line once
+// playMappings has few descriptors, and the number of mappings that its first argument gives. It writes a line once
 // it has them.
 func playMappings(args []string) error {
 	n, err := strconv.Atoi(args[0])
@@ -24,7 +24,7 @@ func playMappings(args []string) error {
 	if err != nil {
 		return err
 	}
-	for i := 0; i < n; i += 2 { // which splits the mapping
+	for i := 0; i < n; i += 2 { // this splits the mapping
 		if err := unix.Mprotect(b[i*page:(i+1)*page], unix.PROT_NONE); err != nil {
 			return err
 		}
@@ -32,8 +32,8 @@ func playMappings(args []string) error {
 	return idle()
 }
 
-// playMounts has a mount table with two to the power of its first argument lines, in its own mount
-// namespace. It writes a line once it has them.
+// playMounts has two to the power of its first argument lines in its mount table, in its own mount namespace. It
+// writes a line once it has them.
 func playMounts(args []string) error {
 	n, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -50,7 +50,7 @@ func playMounts(args []string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	for range n { // each of which doubles the number of mounts
+	for range n { // each bind doubles the number of mounts
 		if err := unix.Mount(top, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			return err
 		}

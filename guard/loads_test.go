@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/long"
 )
 
-// Strangers with large mount tables, or with very many mappings, do not delay a fence: those that cannot be
-// examined in time are stopped, and continue once they were.
+// Unrelated processes with large mount tables, or with very many mappings, do not delay a fence. Those that cannot be
+// examined in time are stopped, and continue once they were examined.
 func TestI1StrangersWithMuchToRead(t *testing.T) {
 	for name, c := range map[string]struct {
 		strangers int
@@ -59,7 +59,7 @@ func TestI1StrangersWithMuchToRead(t *testing.T) {
 				t.Errorf("%d breaches: %+v", e.Breaches, e.Steps)
 			}
 			for _, cmd := range others {
-				w.goesOn(t, cmd) // the guard of a test beside this one may have stopped it too
+				w.goesOn(t, cmd) // the guard of a parallel test may have stopped it too
 				if got := stateOf(t, cmd.Process.Pid); got == "Z" {
 					t.Error("a stranger was killed")
 				}

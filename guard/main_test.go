@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// role is what this program is when a test starts it: a part of the guard, or somebody
-// that a guard has to deal with.
+// role selects what this program does when a test starts it: it is a part of the guard, or a process that the guard
+// has to handle.
 const role = "DROVER_GUARD_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -105,8 +105,8 @@ func playGuard(run, root, step string) error {
 	}.Serve(ctx)
 }
 
-// playFeeder feeds a dataset until it is killed: args are the socket, dataset, epoch, and
-// how far ahead.
+// playFeeder feeds a dataset until it is killed. args are the socket, the dataset, the epoch, and how far ahead the
+// deadline is.
 func playFeeder(args []string) error {
 	c, err := guard.NewClient(args[0])
 	if err != nil {
@@ -122,7 +122,7 @@ func playFeeder(args []string) error {
 	return err
 }
 
-// playAgent registers a dataset of which it has a file open, and feeds it no more.
+// playAgent registers a dataset while it has a file of the dataset open, and does not feed it.
 func playAgent(path, id, dir string) error {
 	f, err := os.Create(dir + "/import")
 	if err != nil {
@@ -144,8 +144,7 @@ func playAgent(path, id, dir string) error {
 	return fmt.Errorf("it was not killed within %v", patience)
 }
 
-// playWriter writes to the end of a file that it opened before, flushes that, and only
-// then tells, a line each on its log.
+// playWriter appends to a file that it opened before and flushes the file. Then it writes a line to its log.
 func playWriter(file, logFile string) error {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -222,8 +221,8 @@ func playSleeper(file, frozen string) error {
 	return err
 }
 
-// playContainer is what an engine makes of a container: a mount namespace with the dataset
-// on another path, and in it another role.
+// playContainer does what an engine does for a container: it makes a mount namespace with the dataset on another
+// path, and plays another role in it.
 func playContainer(source, target string, args []string) error {
 	if err := privateMounts(); err != nil {
 		return err

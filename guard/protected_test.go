@@ -58,7 +58,7 @@ func TestI1FirstDeadline(t *testing.T) {
 	await(t, "its alarm is set to the first deadline", func() bool { return b.clock.next() == first }, func() string { return b.clock.next().String() })
 }
 
-// I1: a fence that somebody undid is mended, and that is reported.
+// I1: a fence that somebody undid is restored, and that is reported.
 func TestI1MendedFence(t *testing.T) {
 	b := newBench(t)
 	r := b.overdue(t)
@@ -69,7 +69,7 @@ func TestI1MendedFence(t *testing.T) {
 	}, func() string { return "it is not" })
 }
 
-// I1: a fence that does not hold any more is not reported as one.
+// I1: a fence that is no longer effective is not reported as one.
 func TestI1BrokenFence(t *testing.T) {
 	b := newBench(t)
 	r := b.overdue(t)
@@ -84,7 +84,7 @@ func TestI1BrokenFence(t *testing.T) {
 	}, func() string { return string(b.entry(r.Dataset).State) })
 }
 
-// I1: a guard that is started again goes on to look at what the one before it had fenced.
+// I1: a restarted guard continues to watch the datasets that its predecessor had fenced.
 func TestI1FencedIsWatchedAfterARestart(t *testing.T) {
 	b := newBench(t)
 	r := b.overdue(t)
@@ -103,7 +103,7 @@ func TestI1DeadlineDuringACheck(t *testing.T) {
 	}
 }
 
-// I1: what is mounted stays known when a dataset is registered again.
+// I1: the mount of a dataset stays known when the dataset is registered again.
 func TestI1RegisteredAgainWhileMounted(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)
@@ -117,7 +117,7 @@ func TestI1RegisteredAgainWhileMounted(t *testing.T) {
 	}
 }
 
-// I1: a later deadline that was kept and is damaged is not believed.
+// I1: a later deadline whose record is damaged is not used.
 func TestI1DamagedDeadline(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)
@@ -140,7 +140,7 @@ func TestI1DamagedDeadline(t *testing.T) {
 	}
 }
 
-// A release that is not on disk is an error.
+// A release that cannot be flushed to disk is an error.
 func TestReleaseThatIsNotFlushed(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)

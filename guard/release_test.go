@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// overdue is a dataset at epoch 3 that is fenced, as its deadline passed.
+// overdue is a dataset at epoch 3 that is fenced because its deadline passed.
 func (b *fakeHost) overdue(t *testing.T) guard.Registration {
 	t.Helper()
 	r := b.registered(t, guard.PolicyKill, time.Minute)
@@ -20,7 +20,7 @@ func (b *fakeHost) overdue(t *testing.T) guard.Registration {
 	return r
 }
 
-// I1: what is fenced at one epoch is let go of for no other one, be that earlier or later.
+// I1: a dataset that is fenced at one epoch is not released for another epoch, earlier or later.
 func TestI1LetGoOfAtItsEpochAlone(t *testing.T) {
 	b := newBench(t)
 	r := b.overdue(t)
@@ -43,7 +43,7 @@ func TestI1LetGoOfAtItsEpochAlone(t *testing.T) {
 	}
 }
 
-// I1: what is armed at one epoch is not registered, nor checked, at an earlier one.
+// I1: a dataset that is armed at one epoch is neither registered nor checked at an earlier one.
 func TestI1EarlierEpochIsNotRegistered(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)
@@ -58,7 +58,7 @@ func TestI1EarlierEpochIsNotRegistered(t *testing.T) {
 	}
 }
 
-// I1: what is fenced goes on only until a moment that is to come, and soon.
+// I1: a fenced dataset is thawed only until a moment that is in the future, and near.
 func TestI1ThawedUntilAMomentToCome(t *testing.T) {
 	b := newBench(t)
 	r := b.overdue(t)
@@ -69,18 +69,18 @@ func TestI1ThawedUntilAMomentToCome(t *testing.T) {
 	}
 }
 
-// I1: a dataset whose deadline has passed is not forgotten, though the guard has not come to fence it.
+// I1: a dataset whose deadline has passed is not released, even if the guard has not yet fenced it.
 func TestI1OverdueIsNotReleased(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)
-	b.clock.advance(2*time.Minute, true) // and no alarm rings
+	b.clock.advance(2*time.Minute, true) // no alarm rings
 	if err := b.Release(t.Context(), r.Dataset, 3); !isKind(err, "in_use") {
 		t.Errorf("released: %v", err)
 	}
 	b.until(t, r.Dataset, guard.StateFenced)
 }
 
-// I1: what another request is changing is not forgotten.
+// I1: a dataset that another request is changing is not released.
 func TestI1ReleasedWhileItIsRegistered(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)
@@ -104,7 +104,7 @@ func TestI1ReleasedWhileItIsRegistered(t *testing.T) {
 	}
 }
 
-// I1: a fence is checked, and mended, as long as its holders could not all be killed. Nobody else looks after it:
+// I1: a fence is checked and restored as long as its holders could not all be killed. Nothing else does that, because
 // the agent may have ended.
 func TestI1FenceIsCheckedUntilAllAreKilled(t *testing.T) {
 	for name, overdue := range map[string]bool{"fenced": true, "armed": false} {
@@ -141,7 +141,7 @@ func TestI1FenceIsCheckedUntilAllAreKilled(t *testing.T) {
 	}
 }
 
-// I1: what is given up is not thawed before everybody who could write was killed.
+// I1: a superseded dataset is not thawed before all processes that could write to it were killed.
 func TestI1NotThawedBeforeAllAreKilled(t *testing.T) {
 	b := newBench(t)
 	r := b.overdue(t)
@@ -159,11 +159,13 @@ func TestI1NotThawedBeforeAllAreKilled(t *testing.T) {
 	}
 }
 
-// I1: the fence of what is given up ends with that. It would stop and kill the users of the next epoch.
+// I1: the fence of a dataset ends when the dataset is superseded. Otherwise it would stop and kill the users of the
+// next epoch.
 func TestI1SupersedeEndsTheFence(t *testing.T) {
 	b := newBench(t)
 	r := b.overdue(t)
-	fencing := func() bool { return b.clock.waiting() == 2 } // the guard, and the fence, which looks again
+	// The alarms of the guard and of the fence, which checks again.
+	fencing := func() bool { return b.clock.waiting() == 2 }
 	await(t, "the fence waits", fencing, func() string { return "it does not" })
 	if _, err := b.Supersede(t.Context(), r.Dataset, 3); err != nil {
 		t.Fatal(err)
@@ -173,8 +175,7 @@ func TestI1SupersedeEndsTheFence(t *testing.T) {
 	}
 }
 
-// I1: the deadline of an epoch that was given up is none of the next epoch, also for a guard that is started
-// again.
+// I1: the deadline of a superseded epoch does not apply to the next epoch, also in a restarted guard.
 func TestI1DeadlineIsOfItsEpoch(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)
@@ -195,7 +196,7 @@ func TestI1DeadlineIsOfItsEpoch(t *testing.T) {
 	}
 }
 
-// I1: a dataset that is registered too late is fenced also when the guard cannot find out whether it is mounted.
+// I1: a dataset that is registered too late is fenced even if the guard cannot find out whether it is mounted.
 func TestI1RegisteredLateWithoutALook(t *testing.T) {
 	b := newBench(t)
 	b.hand.mu.Lock()
@@ -210,8 +211,8 @@ func TestI1RegisteredLateWithoutALook(t *testing.T) {
 	b.until(t, r.Dataset, guard.StateFenced)
 }
 
-// I1: a deadline that passes while the holders are killed begins a fence. That fence ends before the dataset is thawed:
-// otherwise it would freeze the dataset again, and stop the users of the next epoch.
+// I1: a deadline that passes while the holders are killed starts a fence. That fence ends before the dataset is
+// thawed. Otherwise it would freeze the dataset again, and stop the users of the next epoch.
 func TestI1DeadlinePassesDuringSupersede(t *testing.T) {
 	for name, killed := range map[string]bool{"holders are killed": true, "a holder is left": false} {
 		t.Run(name, func(t *testing.T) {
@@ -223,7 +224,8 @@ func TestI1DeadlinePassesDuringSupersede(t *testing.T) {
 			b.hand.condemning = func() {
 				b.clock.advance(2*time.Minute, false)
 				b.until(t, r.Dataset, guard.StateFenced)
-				fencing := func() bool { return b.clock.waiting() == 2 } // the guard, and the fence, which looks again
+				// The alarms of the guard and of the fence, which checks again.
+				fencing := func() bool { return b.clock.waiting() == 2 }
 				await(t, "the fence waits", fencing, func() string { return "it does not" })
 			}
 			e, err := b.Supersede(t.Context(), r.Dataset, 3)
@@ -236,7 +238,7 @@ func TestI1DeadlinePassesDuringSupersede(t *testing.T) {
 			if err != nil || e.State != guard.StateSuperseded {
 				t.Fatalf("it is %s: %v", e.State, err)
 			}
-			if b.clock.waiting() > 1 { // the guard's own alarm is one
+			if b.clock.waiting() > 1 { // one is the guard's alarm
 				t.Error("the fence goes on")
 			}
 			if e := b.entry(r.Dataset); e.State != guard.StateSuperseded {

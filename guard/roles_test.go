@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// playStranger has so many descriptors, a user ID and a name, and writes to a file that it opened
-// before, if one is given. It creates its last argument once it is ready.
+// playStranger has this many descriptors, a user ID and a name. If a file is given, it writes to that file, which it
+// opened before. It creates its last argument once it is ready.
 func playStranger(args []string) error {
 	n, err1 := strconv.Atoi(args[0])
 	uid, err2 := strconv.Atoi(args[1])
@@ -80,7 +80,7 @@ func playFreezer(act, path string) error {
 	return fsctl.Thaw(dir)
 }
 
-// playLazy writes to a file through a mount that was detached after it was opened: the mount is in no
+// playLazy writes to a file through a mount that was detached after the file was opened: the mount is in no mount
 // table.
 func playLazy(source, target, logFile string) error {
 	if err := privateMounts(); err != nil {
@@ -105,13 +105,13 @@ func playLazy(source, target, logFile string) error {
 	return writeOn(f, log)
 }
 
-// playThread writes to a file that only one of its threads has open, and not the first one. The thread
-// makes system calls only: the runtime's own descriptors are not in its table.
+// playThread writes to a file that only one of its threads has open, and not the first thread. That thread makes only
+// system calls: the descriptors of the Go runtime are not in its table.
 func playThread(file, logFile string) error {
 	runtime.LockOSThread()
 	failed := make(chan error)
 	go func() {
-		if runtime.LockOSThread(); unix.Gettid() == os.Getpid() { // the caller is on another one
+		if runtime.LockOSThread(); unix.Gettid() == os.Getpid() { // the caller is on another thread
 			failed <- playThread(file, logFile)
 			return
 		}
@@ -135,8 +135,7 @@ func playThread(file, logFile string) error {
 	return <-failed
 }
 
-// playDeep opens a file anew for each write, in a mount namespace whose table has a line that is longer
-// than 64 KiB.
+// playDeep opens a file again for each write, in a mount namespace whose table has a line that is longer than 64 KiB.
 func playDeep(dir, base, logFile string) error {
 	if err := privateMounts(); err != nil {
 		return err
@@ -169,7 +168,7 @@ func playDeep(dir, base, logFile string) error {
 	}
 }
 
-// privateMounts gives the calling thread a mount namespace of its own.
+// privateMounts gives the calling thread a separate mount namespace.
 func privateMounts() error {
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {

@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/long"
 )
 
-// crowd is how many descriptors a process of a Kafka or an Elasticsearch has, as far as the limit of
-// this test allows.
+// crowd is the number of descriptors of a typical Kafka or Elasticsearch process, as far as the limit of this test
+// allows.
 func crowd(t *testing.T) int {
 	t.Helper()
 	var limit unix.Rlimit
@@ -31,8 +31,8 @@ func crowd(t *testing.T) int {
 
 const nobody = 65534
 
-// stranger starts a process with descriptors, a user ID and a name of its own, and waits until it has
-// them. With a file it writes to that, and log is where it says when.
+// stranger starts a process with the given number of descriptors, user ID and name, and waits until it has them. If a
+// file is given the process writes to it, and log is the file in which it records the times.
 func stranger(t *testing.T, descriptors, uid int, name, file string, inside ...string) (cmd *exec.Cmd, log string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -53,8 +53,8 @@ func stranger(t *testing.T, descriptors, uid int, name, file string, inside ...s
 	return cmd, log
 }
 
-// A process with very many descriptors is a holder like any other: it is stopped before the dataset
-// counts as fenced, and killed before a superseded one is thawed.
+// A process with very many descriptors is a holder like any other. It is stopped before the dataset counts as fenced,
+// and killed before a superseded dataset is thawed.
 func TestI1ManyDescriptors(t *testing.T) {
 	for name, dataset := range map[string]func(*testing.T) guard.Registration{"own": own, "shared": shared} {
 		t.Run(name, func(t *testing.T) {
@@ -80,14 +80,14 @@ func TestI1ManyDescriptors(t *testing.T) {
 	}
 }
 
-// recheckedAfter waits until the guard has looked at a fence again.
+// recheckedAfter waits until the guard has checked a fence again.
 func (w *guardHost) recheckedAfter(t *testing.T, id uuid.UUID, at time.Duration) {
 	t.Helper()
 	w.until(t, id, "it was looked at again", func(guard.Entry) bool { return clock.Boottime() > at+1500*time.Millisecond })
 }
 
-// Strangers with very many descriptors do not delay a fence: those that cannot be examined in time are
-// stopped and go on once they were. One of them that has the volume open stays stopped.
+// Unrelated processes with very many descriptors do not delay a fence. Those that cannot be examined in time are
+// stopped, and continue once they were examined. One of them that has the volume open stays stopped.
 func TestI1StrangersWithManyDescriptors(t *testing.T) {
 	strangers := long.Rounds(8, 200)
 	w := newWorld(t)
@@ -114,14 +114,14 @@ func TestI1StrangersWithManyDescriptors(t *testing.T) {
 	e = w.entry(t, r.Dataset)
 	silent(t, log, e)
 	silent(t, small, e)
-	// On a loaded host the processes may need longer than the rung has to come to a stop. Then the holders
-	// are killed, and a later look finds nobody left.
+	// On a loaded host the processes may need longer to stop than the rung allows. Then the holders are killed, and a
+	// later look finds none left.
 	killed := slices.ContainsFunc(e.Steps, func(s guard.Step) bool { return s.Act == guard.ActKill })
 	if got := stateOf(t, holder.Process.Pid); !killed && got != "T" || got == "S" || e.Breaches != 0 {
 		t.Errorf("the holder is in state %s, %d breaches: %+v", got, e.Breaches, e.Steps)
 	}
 	for _, cmd := range others {
-		w.goesOn(t, cmd) // the guard of a test beside this one may have stopped it too
+		w.goesOn(t, cmd) // the guard of a parallel test may have stopped it too
 		if got := stateOf(t, cmd.Process.Pid); got == "Z" {
 			t.Error("a stranger was killed")
 		}
@@ -134,8 +134,8 @@ func TestI1StrangersWithManyDescriptors(t *testing.T) {
 	}
 }
 
-// goesOn waits until a process is not stopped any more. That takes as long as the examination of all that
-// were stopped with it.
+// goesOn waits until a process is no longer stopped. That takes as long as the examination of all processes that were
+// stopped with it.
 func (w *guardHost) goesOn(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	for end := time.Now().Add(time.Duration(long.Rounds(1, 4)) * patience); stateOf(t, cmd.Process.Pid) == "T"; time.Sleep(5 * time.Millisecond) {
@@ -145,7 +145,7 @@ func (w *guardHost) goesOn(t *testing.T, cmd *exec.Cmd) {
 	}
 }
 
-// stopped returns what the guard has on record as stopped.
+// stopped returns the processes that the guard has recorded as stopped.
 func (w *guardHost) stopped(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(w.run, "guard", "*.undo"))
@@ -163,8 +163,8 @@ func (w *guardHost) stopped(t *testing.T) []string {
 	return all
 }
 
-// A guard that is killed while strangers are stopped leaves none of them stopped, and the next one
-// finds the holder among them.
+// A guard that is killed while unrelated processes are stopped leaves none of them stopped, and the next guard finds
+// the holder among them.
 func TestI1GuardKilledWhileStrangersAreStopped(t *testing.T) {
 	w := newWorld(t)
 	r := shared(t)
@@ -189,7 +189,7 @@ func TestI1GuardKilledWhileStrangersAreStopped(t *testing.T) {
 	}
 }
 
-// The name of a process protects nobody: everybody chooses his own.
+// The name of a process does not protect it, because any process can choose its name.
 func TestI1NamesProtectNobody(t *testing.T) {
 	for _, name := range []string{"drover-hand", "drover", "dockerd"} {
 		t.Run(name, func(t *testing.T) {
@@ -212,7 +212,7 @@ func TestI1NamesProtectNobody(t *testing.T) {
 	}
 }
 
-// Whoever hides how he has the volume open is found all the same.
+// A process that hides how it has the volume open is found all the same.
 func TestI1HiddenHolders(t *testing.T) {
 	deep := func(t *testing.T, r guard.Registration, log string) *exec.Cmd {
 		inside := t.TempDir()

@@ -16,9 +16,9 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// playFUSE mounts a FUSE filesystem of nobody that answers no request, and opens its root as its first
-// descriptor. args are the folder, a user ID, a file that it writes to (may be empty), and its log, or a
-// file that says that it is ready.
+// playFUSE mounts a FUSE filesystem that answers no request and belongs to user nobody, and opens its root as its
+// first descriptor. args are the folder, a user ID, a file to which it writes (may be empty), and its log, or a file
+// that shows that it is ready.
 func playFUSE(args []string) error {
 	dir, file, log := args[0], args[2], args[3]
 	uid, err := strconv.Atoi(args[1])
@@ -37,7 +37,7 @@ func playFUSE(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Dup2(root, 0); err != nil { // as sudo command < ~/sshfs/file
+	if err := unix.Dup2(root, 0); err != nil { // like sudo command < ~/sshfs/file
 		return err
 	}
 	if file != "" {
@@ -53,7 +53,7 @@ func playFUSE(args []string) error {
 	return nil
 }
 
-// fuseRoot is a folder to mount a FUSE on, until the test has ended.
+// fuseRoot returns a folder on which a FUSE filesystem can be mounted until the test ends.
 func fuseRoot(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -65,7 +65,7 @@ func fuseRoot(t *testing.T) string {
 	return dir
 }
 
-// A descriptor whose filesystem describes no file to root hides none of the others.
+// A descriptor of a filesystem that does not describe its files to root hides none of the other descriptors.
 func TestI1BesideFUSE(t *testing.T) {
 	for name, dataset := range map[string]func(*testing.T) guard.Registration{"own": own, "shared": shared} {
 		t.Run(name, func(t *testing.T) {
@@ -87,8 +87,9 @@ func TestI1BesideFUSE(t *testing.T) {
 	}
 }
 
-// Whoever has something open of a filesystem that describes no file, as a FUSE of another user or one that
-// has shut down, is neither stopped nor killed for it, and keeps no dataset from being superseded.
+// Some filesystems do not describe their files to root, like a FUSE filesystem of another user or one that has shut
+// down. A process that has such a file open is neither stopped nor killed for it, and does not keep a dataset from
+// being superseded.
 func TestI1UndescribedBystanders(t *testing.T) {
 	newDisk := func(t *testing.T) string { return scratch.Mount(t, "xfs", scratch.XFS) }
 	for name, start := range map[string]func(t *testing.T) *exec.Cmd{
@@ -111,7 +112,7 @@ func TestI1UndescribedBystanders(t *testing.T) {
 		},
 		"the agent with a dead pool": func(t *testing.T) *exec.Cmd {
 			disk := newDisk(t)
-			dir, err := os.Open(disk) // by this process, which registers the dataset
+			dir, err := os.Open(disk) // opened by this process, which registers the dataset
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/process"
 )
 
-// TestI9Caller: an agent is told which process makes a request: the same one on each connection of
-// a process, and another one for another process.
+// TestI9Caller: an agent learns which process makes a request. It is the same process on each connection of a
+// process, and another one for another process.
 func TestI9Caller(t *testing.T) {
 	callers := make(chan process.Identity, 1)
 	f := &fake{path: "/m", hook: func(ctx context.Context) error { callers <- Caller(ctx); return nil }}
@@ -41,7 +41,7 @@ func TestI9Caller(t *testing.T) {
 	}
 }
 
-// TestI9CallerNotKnown: without a unix socket, or a process that can be seen, nobody is named.
+// TestI9CallerNotKnown: without a unix socket, or without a visible process, no process is named.
 func TestI9CallerNotKnown(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()
@@ -54,8 +54,8 @@ func TestI9CallerNotKnown(t *testing.T) {
 	}
 }
 
-// TestTool: the tool is known by the program of the process that asks, and Podman is listed names
-// that it can use. It uses no other names than bare ones, and refuses a list that has "@".
+// TestTool: the tool is identified by the program of the calling process. Podman gets a list of names that it can
+// use: it uses only bare names, and refuses a list that contains "@".
 func TestTool(t *testing.T) {
 	tools := make(chan Tool, 1)
 	f := &fake{hook: func(ctx context.Context) error { tools <- ToolOf(ctx); return nil }}
@@ -93,14 +93,15 @@ func TestTool(t *testing.T) {
 	}
 }
 
-// callFrom is a process of a program, a copy of this one, that calls the plugin once.
+// callFrom returns a process that runs a copy of this program under the name of another program, and calls the plugin
+// once.
 func callFrom(program, socket, method string) *exec.Cmd {
 	cmd := exec.Command(program)
 	cmd.Env = append(os.Environ(), "PLUGIN_TEST_SOCKET="+socket, "PLUGIN_TEST_CALL="+method)
 	return cmd
 }
 
-// callOnce is what such a process does: it prints the answer.
+// callOnce is what such a process runs: it prints the answer.
 func callOnce(socket string) (status int) {
 	resp, err := connect(socket).http.Post("http://plugin/"+os.Getenv("PLUGIN_TEST_CALL"), "", nil)
 	if err == nil {

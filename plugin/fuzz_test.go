@@ -11,13 +11,12 @@ import (
 	"testing"
 )
 
-// refusals are the statuses of requests that an agent that never fails is not asked about: those that
-// cannot be read or are too large, and -o help, which is an error so that it is shown.
+// refusals are the statuses of requests for which a fake agent that never fails is not called: those that cannot be
+// read or are too large, and -o help, which is an error so that it is shown.
 var refusals = map[int]bool{http.StatusBadRequest: true, http.StatusRequestEntityTooLarge: true, http.StatusInternalServerError: true}
 
-// FuzzPluginRequest sends any body with any call over a socket (C7): an answer
-// that the engine understands or, of Get alone, a broken connection; never a
-// panic; and the agent is asked at most once.
+// FuzzPluginRequest sends any body with any call over a socket (C7). The answer is one that the engine understands
+// or, only for Get, a broken connection. There is never a panic, and the agent is called at most once.
 func FuzzPluginRequest(f *testing.F) {
 	calls := []string{"Create", "Remove", "Mount", "Unmount", "Path", "Get", "List", "Capabilities"}
 	for i := range calls {

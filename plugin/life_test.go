@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// TestGracefulStop: the file goes at once, so that nothing waits for us; calls
-// under way end well.
+// TestGracefulStop: the socket file is removed at once, so that no client waits for this process. Calls in progress
+// end normally.
 func TestGracefulStop(t *testing.T) {
 	started, goOn := make(chan struct{}), make(chan struct{})
 	f := &fake{path: "/m", hook: func(ctx context.Context) error {
@@ -73,7 +73,7 @@ func TestGracefulStop(t *testing.T) {
 	}
 }
 
-// tellingListener says when it was closed.
+// tellingListener reports when it was closed.
 type tellingListener struct {
 	net.Listener
 	once   sync.Once
@@ -86,7 +86,7 @@ func (l *tellingListener) Close() error {
 	return err
 }
 
-// A stop that has no more time ends the calls, and says so.
+// A stop whose time has ended ends the calls, and reports that.
 func TestImpatientStop(t *testing.T) {
 	started, ended := make(chan struct{}), make(chan struct{})
 	f := &fake{hook: func(ctx context.Context) error {
@@ -127,7 +127,7 @@ func TestImpatientStop(t *testing.T) {
 	}
 }
 
-// child is a drover that systemd started: it serves until SIGTERM.
+// child is a drover process that systemd started: it serves until SIGTERM.
 func child() int {
 	if err := os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())); err != nil { // systemd does this between fork and exec
 		fmt.Println(err)
@@ -148,8 +148,8 @@ func child() int {
 	return 0
 }
 
-// TestSocketActivation: the engine's call waits in systemd's socket until drover
-// has started, and the socket's file outlives it.
+// TestSocketActivation: the engine's call waits in systemd's socket until drover has started. The socket file
+// outlives drover.
 func TestSocketActivation(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "drover.sock")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -164,7 +164,7 @@ func TestSocketActivation(t *testing.T) {
 	defer file.Close()
 	e := connect(path)
 	defer e.http.CloseIdleConnections()
-	for range 2 { // and again after it has stopped
+	for range 2 { // again after drover has stopped
 		answered := make(chan string)
 		go func() {
 			_, answer := e.raw(t, "VolumeDriver.Mount", `{"Name":"db","ID":"1"}`)

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Whatever the names are, the list arrives as it was.
+// The list arrives unchanged, whatever the names are.
 func TestListIsJSON(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		list := rapid.SliceOf(rapid.Custom(func(t *rapid.T) Volume {
@@ -47,7 +47,7 @@ func manyVolumes(n int) []Volume {
 	return list
 }
 
-// The memory that a list takes to send does not grow with it.
+// The memory that is needed to send a list does not grow with the list.
 func TestListIsStreamed(t *testing.T) {
 	for _, n := range []int{10, 10_000} {
 		list := volumeList(manyVolumes(n))
@@ -102,7 +102,7 @@ func BenchmarkMount(b *testing.B) {
 	}
 }
 
-// quiet is a fake that notes nothing.
+// quiet is a fake that records nothing.
 type quiet struct{ fake }
 
 func (*quiet) Mount(context.Context, dataset.Reference, string) (string, error) { return "/m", nil }

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// fake is an agent that notes what it is asked.
+// fake is an agent that records its calls.
 type fake struct {
 	mu    sync.Mutex
 	calls []string
@@ -84,14 +84,14 @@ func (f *fake) Path(ctx context.Context, ref dataset.Reference) (string, error) 
 }
 func (f *fake) Help(context.Context) string { return "options:\n  size=SIZE\nprofiles:\n  gold\n" }
 
-// engine speaks to a plugin as dockerd does: pkg/plugins/client.go and
-// volume/service/store.go of moby 28.5, with shorter pauses.
+// engine calls a plugin as dockerd does (pkg/plugins/client.go and volume/service/store.go of moby 28.5), with
+// shorter pauses.
 type engine struct {
 	http     http.Client
 	attempts int
 }
 
-// start serves the agent on a socket of its own until the test ends.
+// start serves the agent on a new socket until the test ends.
 func start(t testing.TB, a Agent, o Options) (*engine, *Server, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "drover.sock")
@@ -123,7 +123,7 @@ func connect(path string) *engine {
 	}}}}
 }
 
-// raw posts a body once.
+// raw posts a body without a retry.
 func (e *engine) raw(t testing.TB, method, body string) (int, string) {
 	t.Helper()
 	resp, err := e.http.Post("http://plugin.moby.localhost/"+method, "", bytes.NewBufferString(body))
@@ -142,8 +142,8 @@ type statusError struct{ text string }
 
 func (e statusError) Error() string { return e.text }
 
-// call is callWithRetry and what calls it: errors of the transport are tried
-// again, with the body that is left.
+// call corresponds to callWithRetry and its callers: after an error of the transport it tries again with the rest of
+// the body.
 func (e *engine) call(method string, args, ret any) error {
 	var body bytes.Buffer
 	if err := json.NewEncoder(&body).Encode(args); err != nil {
@@ -171,8 +171,8 @@ func (e *engine) call(method string, args, ret any) error {
 	}
 }
 
-// lookup is lookupVolume and getVolume of the engine's store: whether there is
-// the volume, and whether its record is kept when there seems to be none.
+// lookup corresponds to lookupVolume and getVolume of the engine's store. It returns whether the volume exists, and
+// whether its record is kept if it seems not to exist.
 func (e *engine) lookup(name string) (found, kept bool, err error) {
 	var ret struct {
 		Volume *struct{ Name string }

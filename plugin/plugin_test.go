@@ -20,8 +20,7 @@ import (
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 5, time.UTC)
 
-// TestCalls: what the engine sends is what the agent is asked, and what it
-// answers has the shape that the engine wants.
+// TestCalls: the agent gets what the engine sends, and its answers have the format that the engine expects.
 func TestCalls(t *testing.T) {
 	f := &fake{path: "/var/lib/drover/mnt/f23c"}
 	f.volume = Volume{Name: "db", Spelling: "db", Mountpoint: "/m", CreatedAt: noon, Status: map[string]any{"size": 5, "mounts": []string{"a"}}}
@@ -66,7 +65,7 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-// What would make the engine take the volume for unknown is left out.
+// A part of the answer that would make the engine believe that the volume does not exist is left out.
 func TestGetNeverSpoilsItsAnswer(t *testing.T) {
 	for want, v := range map[string]Volume{
 		`{"Volume":{"Name":"db"}}`:                   {Spelling: "other"},
@@ -80,8 +79,7 @@ func TestGetNeverSpoilsItsAnswer(t *testing.T) {
 	}
 }
 
-// TestMountNeverSucceedsWithoutAPath: the container would get the runtime's own
-// folder.
+// TestMountNeverSucceedsWithoutAPath: without a path the container would get a folder of the runtime.
 func TestMountNeverSucceedsWithoutAPath(t *testing.T) {
 	for _, path := range []string{"", "mnt/x", "./x"} {
 		e, _, _ := start(t, &fake{path: path}, Options{})
@@ -91,7 +89,7 @@ func TestMountNeverSucceedsWithoutAPath(t *testing.T) {
 	}
 }
 
-// TestErrors: an error has a status that no client takes for success, one prefix and one line.
+// TestErrors: an error has a status that no client takes for success, a single prefix and a single line.
 func TestErrors(t *testing.T) {
 	f := &fake{path: "/m"}
 	e, _, _ := start(t, f, Options{})
@@ -109,8 +107,8 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestGetKeepsTheRecord: an error of Get makes the engine forget a volume only
-// where there surely is none, or control is away; and it never waits.
+// TestGetKeepsTheRecord: an error of Get makes the engine forget a volume only if the volume certainly does not
+// exist, or control is unreachable. Get never waits.
 func TestGetKeepsTheRecord(t *testing.T) {
 	var unseen []string
 	f := &fake{}
@@ -137,7 +135,8 @@ func TestGetKeepsTheRecord(t *testing.T) {
 			}
 		}
 	}
-	if want := 3 * (len(errs) - 1); len(unseen) != want || unseen[0] != "Get db disk on fire" { // no such volume is nothing to tell
+	// A volume that does not exist is not reported.
+	if want := 3 * (len(errs) - 1); len(unseen) != want || unseen[0] != "Get db disk on fire" {
 		t.Errorf("told of %d, want %d: %q", len(unseen), want, unseen)
 	}
 	f.err = nil
@@ -146,7 +145,7 @@ func TestGetKeepsTheRecord(t *testing.T) {
 	}
 }
 
-// Without a connection that can be reset the record is kept too, if slowly.
+// On a connection that cannot be reset the record is kept too, but slowly.
 func TestGetKeepsTheRecordOverTCP(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -170,8 +169,8 @@ func TestGetKeepsTheRecordOverTCP(t *testing.T) {
 	}
 }
 
-// TestBodylessRetry: of a request without a body nothing is done; a Get of that
-// kind must not make the engine forget a volume that nobody named.
+// TestBodylessRetry: a request without a body has no effect. A Get without a body must not make the engine forget a
+// volume that nobody named.
 func TestBodylessRetry(t *testing.T) {
 	f := &fake{path: "/m"}
 	e, _, _ := start(t, f, Options{})
@@ -195,8 +194,8 @@ func TestBodylessRetry(t *testing.T) {
 	}
 }
 
-// TestPanic: a mistake of the agent is the error of one call. Of Get it is one of
-// the transport, since nobody knows whether the volume exists.
+// TestPanic: a panic of the agent is the error of one call. For Get it is an error of the transport, because nobody
+// knows whether the volume exists.
 func TestPanic(t *testing.T) {
 	var said []string
 	f := &fake{hook: func(context.Context) error { panic("the cat") }}
@@ -217,7 +216,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// Each call has a deadline, half of the time that the engine waits for it (I8).
+// Each call has a deadline, which is half of the time that the engine waits for it (I8).
 func TestI8EveryCallHasADeadline(t *testing.T) {
 	f := &fake{path: "/m"}
 	e, _, _ := start(t, f, Options{})
@@ -242,7 +241,7 @@ func TestI8EveryCallHasADeadline(t *testing.T) {
 	}
 }
 
-// A call that runs out of time says so, and what would do.
+// The error of a call that runs out of time says so, and says what to do.
 func TestDeadlineIsExplained(t *testing.T) {
 	s := New(&fake{}, Options{})
 	_, err := limited(t.Context(), s, Call{Name: "Mount"}, time.Nanosecond, func(ctx context.Context) (any, error) {
@@ -257,7 +256,7 @@ func TestDeadlineIsExplained(t *testing.T) {
 	}
 }
 
-// The engine hangs up when its own time is over: the call's context ends.
+// The engine closes the connection when its own time is over: the context of the call ends.
 func TestEngineHangsUp(t *testing.T) {
 	started, ended := make(chan struct{}), make(chan error)
 	f := &fake{hook: func(ctx context.Context) error {
@@ -279,7 +278,7 @@ func TestEngineHangsUp(t *testing.T) {
 	}
 }
 
-// Many at once, bodies of any size, connections used again and again.
+// Many calls at once, with bodies of any size, on connections that are used repeatedly.
 func TestManyAtOnce(t *testing.T) {
 	f := &fake{path: "/m"}
 	e, _, _ := start(t, f, Options{})
@@ -313,7 +312,7 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// deadlines notes the deadlines for reading that a handler sets.
+// deadlines records the read deadlines that a handler sets.
 type deadlines struct {
 	http.ResponseWriter
 	set []time.Time
@@ -321,8 +320,8 @@ type deadlines struct {
 
 func (d *deadlines) SetReadDeadline(t time.Time) error { d.set = append(d.set, t); return nil }
 
-// The deadline for reading a body must not outlive it: net/http would take it
-// for the end of the connection and end the context of a slow call.
+// The deadline for reading a body must end with the body: net/http would take it for the end of the connection, and
+// end the context of a slow call.
 func TestReadDeadlineEndsWithTheBody(t *testing.T) {
 	d := &deadlines{ResponseWriter: httptest.NewRecorder()}
 	f := &fake{path: "/m", hook: func(context.Context) error {

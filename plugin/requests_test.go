@@ -12,7 +12,8 @@ import (
 	"github.com/droverhq/drover/internal/requestid"
 )
 
-// TestBadRequests: what cannot be read is refused with a status that says whose mistake it is.
+// TestBadRequests: a request that cannot be read is refused with a status that shows whether client or server is at
+// fault.
 func TestBadRequests(t *testing.T) {
 	f := &fake{path: "/m"}
 	e, _, _ := start(t, f, Options{})
@@ -42,8 +43,8 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
-// TestUnknownCalls: a path that is not one of the nine calls is refused as it is. None is
-// cleaned: a redirect would lead a client to another call than the one that it made.
+// TestUnknownCalls: a path that is not one of the nine calls is refused. No path is cleaned: a redirect would lead a
+// client to a call that it did not make.
 func TestUnknownCalls(t *testing.T) {
 	f := &fake{path: "/m"}
 	e, _, _ := start(t, f, Options{})
@@ -102,7 +103,7 @@ func TestCalledIsTold(t *testing.T) {
 	}
 }
 
-// TestRequestID: each call has an ID, which the agent, the observer of calls and the answer get.
+// TestRequestID: each call has an ID. The agent, the observer of calls and the answer get it.
 func TestRequestID(t *testing.T) {
 	told := make(chan string, 1)
 	var asked string

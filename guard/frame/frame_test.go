@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/guard/frame"
 )
 
-// What was written is read, however it is cut into pieces; what is cut off is an error.
+// A written frame is read, however it is cut into pieces. A truncated frame is an error.
 func TestRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var b bytes.Buffer

@@ -11,7 +11,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 
-// I2: a record that was saved is there after a power cut, whole, and one that was removed is not.
+// I2: after a power cut a saved record is complete, and a removed record does not exist.
 func TestI2RecordsSurviveAPowerCut(t *testing.T) {
 	image := scratch.Image(t, "ext4", scratch.Ext4)
 	tool := New(Options{Root: scratch.MountImage(t, "ext4", image)})

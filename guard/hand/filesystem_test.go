@@ -9,7 +9,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// typed is entry for a filesystem type and a source.
+// typed sets the filesystem type and the source of an entry.
 func typed(e *mount.Entry, fstype, source string) *mount.Entry {
 	e.FSType, e.Source = fstype, source
 	return e
@@ -19,7 +19,7 @@ func typed(e *mount.Entry, fstype, source string) *mount.Entry {
 // another mount shows that the device number belongs to another filesystem now.
 func TestFilesystem(t *testing.T) {
 	was := mount.Filesystem{Minor: 91, Root: "/", Identity: mount.Identity{Type: "zfs", Source: "tank/db"}}
-	old := mount.Filesystem{Minor: 91, Root: "/"} // of a guard that recorded no identity
+	old := mount.Filesystem{Minor: 91, Root: "/"} // from a guard that recorded no identity
 	at := func(point, fstype, source string) mount.Mounts {
 		return mount.Mounts{typed(entry(1, 0, 91, "/", point, "rw"), fstype, source)}
 	}

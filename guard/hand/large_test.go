@@ -43,7 +43,7 @@ func apart(t *testing.T, doublings string) int {
 	return cmd.Process.Pid
 }
 
-// seen looks at all processes, with so much time for large ones, and returns what it found of some.
+// seen looks at all processes, with this much time for large ones, and returns what it found about the given PIDs.
 func seen(t *testing.T, within time.Duration, pids ...int) (found []*process) {
 	t.Helper()
 	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
@@ -95,7 +95,7 @@ func TestManyMappings(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Munmap(b) })
-	for i := 0; i < n; i += 2 { // which splits the mapping
+	for i := 0; i < n; i += 2 { // this splits the mapping
 		if err := unix.Mprotect(b[i*page:(i+1)*page], unix.PROT_NONE); err != nil {
 			t.Fatal(err)
 		}

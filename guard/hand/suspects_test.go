@@ -66,8 +66,8 @@ func untilHalted(t *testing.T, p Process, want bool) {
 	}
 }
 
-// The look that could not examine a process is older than the examination that cleared it: the process
-// is not stopped again, and nothing is left on record of it.
+// The look that could not examine a process is older than the examination that cleared it. The process is not stopped
+// again, and nothing about it stays recorded.
 func TestSuspectClearedSinceTheLook(t *testing.T) {
 	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	target := Target{Dataset: uuid.New()}
@@ -91,7 +91,7 @@ func TestSuspectClearedSinceTheLook(t *testing.T) {
 	}
 }
 
-// Suspects that hold nothing continue, each of them, and are cleared; nothing is left on record.
+// Suspects that hold nothing all continue and are cleared. Nothing about them stays recorded.
 func TestSuspectsContinue(t *testing.T) {
 	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	target := Target{Dataset: uuid.New()}
@@ -114,7 +114,7 @@ func TestSuspectsContinue(t *testing.T) {
 	}
 }
 
-// debugged attaches to a process as a debugger does: it does not stop for a signal until the test ends.
+// debugged attaches to a process as a debugger does: the process does not stop for a signal until the test ends.
 func debugged(t *testing.T, p Process) {
 	t.Helper()
 	runtime.LockOSThread() // ptrace(2): only this thread may detach
@@ -130,7 +130,7 @@ func debugged(t *testing.T, p Process) {
 	})
 }
 
-// hang begins an examination of a process that hangs until the test ends.
+// hang starts an examination of a process. The examination hangs until the test ends.
 func hang(t *testing.T, tool *Tool, p Process) {
 	t.Helper()
 	w, err := tool.list(nil)
@@ -148,8 +148,8 @@ func hang(t *testing.T, tool *Tool, p Process) {
 	t.Cleanup(func() { close(end); <-ended })
 }
 
-// A process that can neither be examined nor stopped is not killed at once, because a slow disk can hold up
-// both. It is not killed at all where nothing but holders may be.
+// A process that can neither be examined nor stopped is not killed at once, because a slow disk can block both. It is
+// not killed at all where only holders may be killed.
 func TestProcessThatHangsIsNotKilledAtOnce(t *testing.T) {
 	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	target := Target{Dataset: uuid.New(), Filesystem: mount.Filesystem{Major: 1 << 11, Minor: 1, Root: "/"}}
@@ -178,8 +178,8 @@ func TestProcessThatHangsIsNotKilledAtOnce(t *testing.T) {
 	}
 }
 
-// What a process opens after its descriptors were read is not seen: its examination waits until it has
-// stopped, but not for good.
+// A file that a process opens after its descriptors were read is not seen. So the examination waits until the process
+// has stopped, but not forever.
 func TestSuspectIsExaminedOnceItHasStopped(t *testing.T) {
 	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	p := sleeper(t)
@@ -199,7 +199,7 @@ func TestSuspectIsExaminedOnceItHasStopped(t *testing.T) {
 	}
 }
 
-// descriptors gives this process so many more descriptors until the test ends.
+// descriptors opens this many more descriptors in this process until the test ends.
 func descriptors(tb testing.TB, n int) {
 	tb.Helper()
 	f, err := os.CreateTemp(tb.TempDir(), "")
@@ -216,8 +216,8 @@ func descriptors(tb testing.TB, n int) {
 	}
 }
 
-// A large process that was cleared is left alone for some time, and for longer while others stand still until
-// they are examined. Then a look examines it again: it may have opened the volume anew.
+// A large process that was cleared is left alone for some time, and for longer while others are stopped until they
+// are examined. Then a look examines it again, because it may have opened the volume since.
 func TestClearedAreExaminedAgain(t *testing.T) {
 	descriptors(t, smallWork)
 	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
@@ -278,14 +278,13 @@ func TestExaminationYieldsToLooks(t *testing.T) {
 	}
 }
 
-// What an examination found counts for the fence that it began for, and not for the next one of the
-// dataset.
+// The result of an examination is valid for the fence for which it began, and not for the next fence of the dataset.
 func TestClearedEndsWithItsFence(t *testing.T) {
 	var s suspects
 	target, p := Target{Dataset: uuid.New()}, Process{PID: 4711, Start: 1}
 	s.add(target, p, time.Second)
 	list, _ := s.take(nil)
-	s.forget(target.Dataset) // the fence is undone
+	s.forget(target.Dataset) // the fence has been undone
 	s.finish(list[0], []uuid.UUID{target.Dataset}, 2*time.Second)
 	if s.isCleared(target.Dataset, p) {
 		t.Error("it is cleared for the next fence")
