@@ -77,6 +77,10 @@ func (c Use) Spellings() []string {
 
 // withSpelling returns a use that also has a spelling.
 func (c Use) withSpelling(spelling string) Use {
+	if c.Spelling == "" {
+		c.Spelling = spelling
+		return c
+	}
 	if spelling != c.Spelling && !slices.Contains(c.OtherSpellings, spelling) {
 		c.OtherSpellings = append(slices.Clone(c.OtherSpellings), spelling)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -171,5 +172,21 @@ func same(r *agenttest.Host, rt *rapid.T, d dataset.Dataset, m *usesModel) {
 	mounted, err := host.IsMountPoint(r.MountPath(d.ID))
 	if want := m.counts(); !maps.Equal(got, want) || mounted != (len(want) > 0) || err != nil {
 		rt.Fatalf("uses %v, mounted %t, %v; want uses %v", got, mounted, err, want)
+	}
+}
+
+// TestSpellingOfOlderUse: a record of an older version has no spelling. A further mount with the same ID adds the first
+// one, and the record has each spelling once.
+func TestSpellingOfOlderUse(t *testing.T) {
+	for _, ended := range []bool{false, true} {
+		r := mounting.Record{IDs: map[string]mounting.Use{"one": {Count: 1}}}
+		for _, spelling := range []string{"old", "new", "old"} {
+			r.Add("one", mounting.Use{Count: 1, Spelling: spelling}, func(string, uint64) bool { return ended })
+		}
+		got := r.IDs["one"].Spellings()
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"new", "old"}) {
+			t.Errorf("engine ended: %t: the spellings are %q", ended, got)
+		}
 	}
 }
