@@ -3,8 +3,11 @@ package view_test
 import (
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -64,4 +67,22 @@ func TestVolumeOfAnOfflinePoolHasAProblem(t *testing.T) {
 	want("after lost writes", lost, "not reported")
 	report(dataset.PoolStatus{Reason: "its path is no mount point"})
 	want("while the pool with lost writes is offline", offline, offline)
+}
+
+// A node reads a volume before it mounts it. A damaged record of a snapshot, which only tells when the next one is due,
+// does not keep it from that.
+func TestVolumeWithDamagedSnapshotRecord(t *testing.T) {
+	e := controltest.New(t)
+	d := e.NewAgent("alpha").MustCreate("db@gold")
+	if v, err := e.Volume(e.Ctx, "db"); err != nil || v.NextSnapshot.IsZero() {
+		t.Fatalf("next snapshot at %s, %v", v.NextSnapshot, err)
+	}
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+		return t.Put(record.SnapshotKey(d.ID, uuid.New()), record.Claim{ID: d.ID})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := e.Volume(e.Ctx, "db"); err != nil || v.ID != d.ID || !v.NextSnapshot.IsZero() {
+		t.Errorf("volume %s, next snapshot at %s, %v", v.ID, v.NextSnapshot, err)
+	}
 }

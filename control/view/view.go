@@ -66,7 +66,11 @@ func (s *Views) Volume(ctx context.Context, ref string) (v api.Volume, err error
 		return err
 	})
 	if err == nil && s.NextSnapshot != nil {
+		// Nodes read a volume before they mount it. So a damaged record of a snapshot must not fail the request.
 		v.NextSnapshot, err = s.NextSnapshot(record.NewTx(ctx, s.Ledger.Store), v.Dataset)
+		if dataset.KindOf(err) == dataset.ErrCorrupt {
+			err = nil
+		}
 	}
 	return v, err
 }
