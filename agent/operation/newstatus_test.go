@@ -102,3 +102,25 @@ func TestOlderControlGetsNoStatus(t *testing.T) {
 		}
 	}
 }
+
+// refusingControl refuses each report with a text that looks like the refusal of the key status.
+type refusingControl struct {
+	api.Service
+	reports *atomic.Int32
+}
+
+func (c refusingControl) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Committed, error) {
+	if c.reports.Add(1) > 100 {
+		return c.Service.Commit(ctx, node, r) // the test fails, and ends
+	}
+	return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, `bad request: body: bad JSON: unknown field "status"`)
+}
+
+// A control that refuses a report without a status is not asked again and again.
+func TestRefusalWithoutStatusIsNotRepeated(t *testing.T) {
+	var reports atomic.Int32
+	r := agenttest.New(t, func(c *agent.Config) { c.Control = refusingControl{c.Control, &reports} })
+	if err := r.Create(t.Context(), "db", nil); !errors.Is(err, dataset.ErrInvalid) {
+		t.Errorf("create: %v after %d reports", err, reports.Load())
+	}
+}

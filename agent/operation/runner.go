@@ -220,11 +220,12 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation, status *data
 	mayArrive := r.endRecording(op.ID)
 	sent := withoutNewKeys(*op)
 	for again := false; ; again = true {
-		out, err := r.deps.Control.Commit(ctx, r.deps.NodeID, api.Report{
+		report := api.Report{
 			Incarnation: r.deps.Incarnation, Operation: sent, Retry: again || mayArrive,
 			Status: r.older.statusToSend(status, r.deps.Clock.Steady()),
-		})
-		if refusesStatus(err) {
+		}
+		out, err := r.deps.Control.Commit(ctx, r.deps.NodeID, report)
+		if report.Status != nil && refusesStatus(err) {
 			r.older.noteRefusal(r.deps.Clock.Steady())
 			continue // nothing was recorded, because control refused the request before it read it
 		}
