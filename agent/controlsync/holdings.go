@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -121,11 +122,16 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 	}
 	for _, id := range r.Cache.IDs() {
 		if d, known := r.Cache.Dataset(id); known && !lies[id] && !slices.Contains(h.ExaminedPools, d.Pool) {
-			h.Datasets = append(h.Datasets, api.FoundDataset{Pool: d.Pool, Dataset: d, Index: r.Cache.Index(id)})
+			f := api.FoundDataset{Pool: d.Pool, Dataset: withoutNewKeys(d), Index: r.Cache.Index(id)}
+			h.Datasets = append(h.Datasets, f)
 		}
 	}
 	for _, id := range r.Cache.CopyIDs() {
 		if k, kept := r.Cache.Copy(id); kept {
+			if k.Record != nil {
+				d := withoutNewKeys(*k.Record)
+				k.Record = &d
+			}
 			h.Copies = append(h.Copies, k)
 		}
 	}
@@ -199,6 +205,7 @@ func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDat
 	default:
 		return f, false
 	}
+	f.Dataset = withoutNewKeys(f.Dataset)
 	f.Dataset.Epoch = max(f.Dataset.Epoch, copied.Epoch)
 	switch {
 	case e.State == backends.EntryReady, e.State == backends.EntryIncoming && known:
@@ -208,6 +215,13 @@ func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDat
 		return f, true
 	}
 	return f, false
+}
+
+// withoutNewKeys returns a record to send to control without the keys that a control of an earlier version refuses.
+// Without ScheduleSince, a rebuilt store may take one scheduled snapshot early.
+func withoutNewKeys(d dataset.Dataset) dataset.Dataset {
+	d.ScheduleSince = time.Time{}
+	return d
 }
 
 // isCurrent reports whether the agent's copy of a record is at least as new as the record beside the data. index is the

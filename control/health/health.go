@@ -102,9 +102,9 @@ func (r *Reader) node(n api.Node) api.NodeHealth {
 	return out
 }
 
-// maxSilence is how old the last report of a node may be. Agents report every ten seconds, and their session ends up
-// to 28 seconds after the last renewal.
-const maxSilence = 15 * time.Second
+// maxSilence is how old the last report of a node may be. Agents report every ten seconds, and a report can be late by
+// several seconds if a disk answers slowly. The session of a node ends up to 28 seconds after its last renewal.
+const maxSilence = 18 * time.Second
 
 // silence returns how old the last report of a node is. It is 0 if the node has not reported since this service
 // started.
