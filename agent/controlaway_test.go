@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What control alone knows of a volume that is home here, a Get does not wait for: a
-// container's start asks five times (I7).
+// Get does not wait for what only control knows of a volume whose home is this node: the start of a container calls
+// it five times (I7).
 func TestI7GetDoesNotWaitForSilentControl(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -30,9 +30,9 @@ func TestI7GetDoesNotWaitForSilentControl(t *testing.T) {
 	}
 }
 
-// With control away the agent answers Get, List and Path, mounts and unmounts what
-// is home here, after a restart as well; what it cannot do it refuses at once, and
-// it never says that there is no such volume.
+// While control is unreachable the agent answers Get, List and Path, and mounts and unmounts the volumes whose home
+// is this node, also after a restart. Other requests are refused at once, and the agent never reports that a volume
+// does not exist.
 func TestI7LocalVolumesWorkWithoutControl(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -54,7 +54,7 @@ func TestI7LocalVolumesWorkWithoutControl(t *testing.T) {
 		if err := r.Remove(t.Context(), "other"); !errors.Is(err, dataset.ErrUnavailable) {
 			t.Errorf("remove of a volume that may or may not be: %v", err)
 		}
-		// The engine unmounts what it likes.
+		// The engine may unmount any name.
 		if err := r.Unmount(t.Context(), "nosuch", "id"); err != nil {
 			t.Errorf("unmount of what is not here: %v", err)
 		}
@@ -69,7 +69,7 @@ func TestI7LocalVolumesWorkWithoutControl(t *testing.T) {
 		t.Error(err)
 	}
 	r.WantUses(d)
-	if err := r.Remove(t.Context(), "db@bronze"); err != nil { // the engine has another spelling
+	if err := r.Remove(t.Context(), "db@bronze"); err != nil { // the engine uses another spelling
 		t.Error(err)
 	}
 	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrUnavailable) {
@@ -79,7 +79,7 @@ func TestI7LocalVolumesWorkWithoutControl(t *testing.T) {
 		t.Errorf("%d datasets in the pool", got)
 	}
 
-	// It comes back: what changed meanwhile is learnt, without anyone asking.
+	// Control is reachable again: the agent learns what changed meanwhile, without a request.
 	r.Link.Mend()
 	protect := true
 	if _, err := r.Link.Service.Submit(t.Context(), api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &protect}); err != nil {
@@ -95,8 +95,7 @@ func TestI7LocalVolumesWorkWithoutControl(t *testing.T) {
 	}
 }
 
-// answersAlone fails unless everything about a volume that is home here is
-// answered.
+// answersAlone fails unless every question about a volume whose home is this node is answered.
 func answersAlone(r *agenttest.Host, d dataset.Dataset) {
 	r.T.Helper()
 	ctx := r.T.Context()
@@ -120,7 +119,7 @@ func answersAlone(r *agenttest.Host, d dataset.Dataset) {
 	r.WantUses(d, "before")
 }
 
-// A commit whose answer is lost is asked for again, and is the same commit.
+// A commit whose answer is lost is repeated, and is the same commit.
 func TestCommitWithLostAnswerIsRepeated(t *testing.T) {
 	r := agenttest.New(t)
 	r.Link.LoseAnswers(1)
@@ -144,8 +143,8 @@ func TestCommitWithLostAnswerIsRepeated(t *testing.T) {
 	}
 }
 
-// An agent that ends in that doubt learns at its next start what became of it: on
-// record, and it is put in its place; not on record, and it goes.
+// An agent that stops before it knows the outcome of a commit learns the outcome at its next start. If the dataset is
+// on record it is put in its place. Otherwise it is removed.
 func TestRestartResolvesUncertainCommit(t *testing.T) {
 	for name, c := range map[string]struct {
 		lose, want int
@@ -181,8 +180,7 @@ func TestRestartResolvesUncertainCommit(t *testing.T) {
 	}
 }
 
-// What control does not take this node in for, it is not waited for long: a create says
-// so, and nothing was made.
+// A create does not wait long for control to register this node. The error says so, and nothing was created.
 func TestI8CreateBeforeRegistrationFailsSoon(t *testing.T) {
 	r := agenttest.New(t)
 	cfg := r.Config

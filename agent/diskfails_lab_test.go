@@ -31,13 +31,13 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// faultyRig is a host with pool default on a disk that fails when the test says so, and pool other on
-// the machine's root.
+// faultyRig is a host whose pool default is on a disk that fails when the test says so. Its pool other is on the root
+// filesystem of the machine.
 type faultyRig struct {
 	*agenttest.Cluster
 	h    *agenttest.Host
 	disk *inside.Faulty
-	// mount mounts the filesystem that the pool lies on, as the operator does; nil if Drover mounts it.
+	// mount mounts the filesystem of the pool, as the operator does. It is nil if Drover mounts the filesystem.
 	mount   func()
 	unmount func()
 }
@@ -49,7 +49,7 @@ func command(t *testing.T, args ...string) {
 	}
 }
 
-// format makes a filesystem on a faulty disk, and returns what mounts it on a new folder and unmounts it.
+// format makes a filesystem on a faulty disk, and returns functions that mount it on a new folder and unmount it.
 func format(t *testing.T, disk *inside.Faulty, fs string) (at string, mounts, unmounts func()) {
 	t.Helper()
 	force := "-f"
@@ -74,8 +74,8 @@ func format(t *testing.T, disk *inside.Faulty, fs string) (at string, mounts, un
 	return at, mounts, unmounts
 }
 
-// newFaultyRig makes a host whose pool default is of a backend on a filesystem of the faulty disk, or on
-// the device itself if fs is empty.
+// newFaultyRig makes a host whose pool default is of the given backend, on a filesystem of the faulty disk, or on the
+// device itself if fs is empty.
 func newFaultyRig(t *testing.T, backend, fs string, image dataset.Size) *faultyRig {
 	t.Helper()
 	r := &faultyRig{Cluster: &agenttest.Cluster{T: t, MayFailWith: "error"}, disk: inside.FaultyDisk(t, "faulty")}
@@ -138,7 +138,7 @@ func (r *faultyRig) events(kind api.EventType) (n int) {
 	return n
 }
 
-// lines appends lines to a file and flushes each: those that were flushed are acknowledged.
+// lines appends lines to a file and flushes each line. Flushed lines count as acknowledged.
 type lines struct {
 	f     *os.File
 	acked int
@@ -155,7 +155,7 @@ func (l *lines) write() error {
 	return err
 }
 
-// kept counts the lines of a file from its start, up to the first that is not whole.
+// kept counts the lines of a file from its start to the first incomplete line.
 func kept(t *testing.T, path string) int {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -172,8 +172,8 @@ func kept(t *testing.T, path string) int {
 	return n
 }
 
-// A pool whose disk fails is offline with one message, and comes back by itself. Lines that a container
-// wrote and flushed are all there after that, and another pool serves throughout.
+// A pool whose disk fails is offline with one message, and returns without intervention. Then all lines that a
+// container wrote and flushed exist, and another pool serves throughout.
 func TestI2PoolsDiskFails(t *testing.T) {
 	for _, c := range []struct {
 		backend, fs string
@@ -237,7 +237,7 @@ func (r *faultyRig) failsAndWorksAgain(how string) {
 
 	r.disk.Works()
 	if r.mount != nil {
-		r.unmount() // once Drover has unmounted the pool image that lies on it
+		r.unmount() // once Drover has unmounted the pool image that is on it
 		r.mount()
 	}
 	r.poolIs(true)
@@ -257,8 +257,8 @@ func (r *faultyRig) failsAndWorksAgain(how string) {
 	h.NewVolume("new", opts)
 }
 
-// A store whose disk fails refuses what it cannot keep, and says why. What it acknowledged is there when
-// the disk works again.
+// A store whose disk fails refuses what it cannot store, and gives the reason. Everything that it acknowledged exists
+// when the disk works again.
 func TestI2StoresDiskFails(t *testing.T) {
 	for _, fs := range []string{"ext4", "xfs"} {
 		for _, how := range []string{"writes", "all"} {
@@ -312,8 +312,8 @@ func TestI2StoresDiskFails(t *testing.T) {
 	}
 }
 
-// When the disk of the agent's root fails, containers go on with the volumes that they have, and mounts
-// are refused with the reason. Uses that were acknowledged are known when the disk works again.
+// When the disk of the agent's root fails, containers continue with the volumes that they have, and mounts are
+// refused with the reason. Acknowledged uses are known when the disk works again.
 func TestI9RootsDiskFails(t *testing.T) {
 	disk := inside.FaultyDisk(t, "faulty")
 	at, mounts, unmounts := format(t, disk, "ext4")
@@ -333,7 +333,7 @@ func TestI9RootsDiskFails(t *testing.T) {
 	}
 	h.Config.Pools[0].Path = filepath.Join(t.TempDir(), "pool") // on a disk that works
 	end := begin()
-	t.Cleanup(func() { f.Close(); _ = end() }) // the last agent's
+	t.Cleanup(func() { f.Close(); _ = end() }) // the one of the last agent
 	h.NewVolume("db", nil)
 	h.NewVolume("idle", nil)
 	path := h.MustMount("db", "user")
@@ -377,7 +377,7 @@ func TestI9RootsDiskFails(t *testing.T) {
 		t.Log(err)
 	}
 	disk.Works()
-	for _, name := range []string{"db", "idle"} { // as after a boot: the root cannot be mounted anew else
+	for _, name := range []string{"db", "idle"} { // as after a boot: otherwise the root cannot be remounted
 		d, _ := h.Cache.Volume(name)
 		if err := mount.Unmount(h.MountPath(d.ID)); err != nil {
 			t.Error(err)

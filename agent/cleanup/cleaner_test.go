@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What a move brought in vain is kept for another try, is named by doctor, and goes when
-// its time is over; never while a move may need it, nor what has its home here.
+// The data that an abandoned move transferred is kept for another attempt, named by doctor, and removed when its
+// retention time is over. It is never removed while a move may need it, nor is a dataset whose home is this node.
 func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -66,7 +66,7 @@ func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
 	f.B.MustUnmount("db", "user")
 }
 
-// What a move brought in vain goes with the volume.
+// The data that an abandoned move transferred is removed with the volume.
 func TestTransferOfAbandonedMoveGoesWithDeletedVolume(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -75,7 +75,8 @@ func TestTransferOfAbandonedMoveGoesWithDeletedVolume(t *testing.T) {
 	if op := f.AwaitEnd(f.BeginMove("db", f.B)); op.State != dataset.OpFailed {
 		t.Fatalf("%s", op.State)
 	}
-	agenttest.Await(t, func() bool { return f.A.WouldOpen(d.ID) && !f.B.MoveTable.IsActive(d.ID) }) // both heard that it is over
+	// Both know that the move has ended.
+	agenttest.Await(t, func() bool { return f.A.WouldOpen(d.ID) && !f.B.MoveTable.IsActive(d.ID) })
 	f.A.MustUnmount("db", "user")
 	if err := f.A.Remove(t.Context(), "db"); err != nil {
 		t.Fatal(err)

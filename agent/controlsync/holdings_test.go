@@ -19,9 +19,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A store that was recovered from what this node held, too, counts whatever its indexes,
-// once and for all: what it does not name is not this node's any more. One that was
-// recovered without it is held against what it knows, and lacks what was made since.
+// A store whose recovery included the holdings of this node is accepted whatever its indexes are, once and for all: a
+// dataset that the store does not name no longer belongs to this node. A store that was recovered without them is
+// compared with what the agent knows, and lacks the datasets that were made since.
 func TestRecoveredStoreIsAcceptedWhateverItsIndexes(t *testing.T) {
 	for _, heard := range []bool{true, false} {
 		r := agenttest.New(t)
@@ -38,7 +38,7 @@ func TestRecoveredStoreIsAcceptedWhateverItsIndexes(t *testing.T) {
 				}
 			})
 		}
-		if heard { // the other one has seen nothing of all that
+		if heard { // the other agent has seen neither the clock nor the first answer
 			r.StoreClock.Raise(61)
 			answer(false, false)
 			r.Restart()
@@ -58,7 +58,7 @@ func TestRecoveredStoreIsAcceptedWhateverItsIndexes(t *testing.T) {
 		if !heard {
 			continue
 		}
-		r.Link.ChangeSync(func(s *api.Sync) { // the same store, which went back since
+		r.Link.ChangeSync(func(s *api.Sync) { // the same store, which was restored from an older backup since
 			s.RegistrationIndex, s.StoreClock, s.Datasets = 1<<41, 59, nil
 			s.Recovery = &api.RecoveryState{ID: uuid.MustParse("00000000-0000-4000-8000-000000000008"), Done: true, ReportIncluded: true}
 		})
@@ -69,8 +69,8 @@ func TestRecoveredStoreIsAcceptedWhateverItsIndexes(t *testing.T) {
 	}
 }
 
-// What a node holds is what lies in its pools and what it knows of those that are away,
-// the copies that it keeps and what it has given up.
+// The holdings of a node are the datasets in its pools, the known datasets of its offline pools, the copies that it
+// keeps, and the datasets that it has relinquished.
 func TestHoldingsListPoolsCopiesAndRelinquished(t *testing.T) {
 	r := agenttest.New(t)
 	db := r.NewVolume("db")
@@ -103,7 +103,7 @@ func TestHoldingsListPoolsCopiesAndRelinquished(t *testing.T) {
 	}
 }
 
-// crowded is a control replica that takes what a node holds only when it was asked so often.
+// crowded is a control replica that accepts the holdings of a node only after a number of requests.
 type crowded struct {
 	api.Service
 	most  int64
@@ -119,7 +119,8 @@ func (c *crowded) ReportHoldings(_ context.Context, _ uuid.UUID, h api.Holdings)
 	return nil
 }
 
-// A replica that was not asked for a recovery refuses that once, which is nothing to tell of.
+// A replica that did not ask for holdings, as it has no recovery, refuses them once. That is not reported as an
+// error.
 func TestReplicaThatRefusesHoldingsIsNotLogged(t *testing.T) {
 	r := agenttest.New(t)
 	for refusal, want := range map[error]error{
@@ -139,8 +140,8 @@ type refusing struct {
 
 func (r *refusing) ReportHoldings(context.Context, uuid.UUID, api.Holdings) error { return r.err }
 
-// A replica is told what this node holds when it takes that at last, whatever others do
-// that are away, and for a second recovery as well.
+// A replica gets the holdings of this node as soon as it accepts them, even if other replicas are unreachable. It
+// also gets them for a second recovery.
 func TestHoldingsAreReportedOnceReplicaAccepts(t *testing.T) {
 	r := agenttest.New(t)
 	took := make(chan uuid.UUID, 1)
@@ -151,7 +152,7 @@ func TestHoldingsAreReportedOnceReplicaAccepts(t *testing.T) {
 		want := uuid.New()
 		r.Holdings.SendSoon(want)
 		agenttest.Await(t, func() bool {
-			if len(took) == 0 && busy.asked.Load() < busy.most { // the first time
+			if len(took) == 0 && busy.asked.Load() < busy.most { // in the first round
 				r.FakeClock.Advance(r.Timing.Retry)
 			}
 			return len(took) > 0
@@ -162,8 +163,9 @@ func TestHoldingsAreReportedOnceReplicaAccepts(t *testing.T) {
 	}
 }
 
-// A dataset that was purged while its pool was offline stays condemned in a rebuild, unless the record beside the data
-// is from a later epoch: a recovery has revived it since, and the agent lost its copy of that.
+// A dataset that was purged while its pool was offline stays condemned in a rebuild, unless the record beside the
+// data is from a later epoch. In that case a recovery has revived the dataset since, and the agent lost its copy of
+// the later record.
 func TestPurgedDatasetIsReportedUnlessRevived(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")

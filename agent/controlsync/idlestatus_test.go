@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/agent/agenttest"
 )
 
-// The home of a volume that nobody uses looks whether it is still there, and tells control:
-// otherwise what else there is of it would go as it is thought to be well.
+// The home of a volume that nobody uses checks that its data still exists, and reports that to control. Otherwise the
+// other copies would be removed because the volume is believed to be healthy.
 func TestI3IdleVolumeIsCheckedAndReported(t *testing.T) {
 	t.Parallel()
 	for backend, head := range map[string]string{"loop": "head.img", "dir": ""} {

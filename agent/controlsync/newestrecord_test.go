@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/backends"
 )
 
-// Of the record beside the data and the agent's copy the newer one says what a dataset
-// was: a power cut takes back the one, a crash the other.
+// The newer one of the record beside the data and the agent's copy of it describes the dataset: a power cut can undo
+// the one, a crash the other.
 func TestNewestRecordWinsAfterCrashOrPowerCut(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -28,7 +28,7 @@ func TestNewestRecordWinsAfterCrashOrPowerCut(t *testing.T) {
 	}
 	for _, c := range []struct {
 		what    string
-		written int64 // before or after the copy
+		written int64 // relative to the agent's copy
 		epoch   int64
 		record  bool
 	}{

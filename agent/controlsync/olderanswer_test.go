@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A full answer that was overtaken by what was made here since does not have that forgotten;
-// what is really gone is.
+// A full answer that is older than a create on this node does not make the agent forget the new dataset. Datasets
+// that were really removed are forgotten.
 func TestFullSyncOlderThanCreateForgetsNothing(t *testing.T) {
 	r := agenttest.New(t)
 	was := r.Follower.KnownState()
@@ -36,8 +36,7 @@ func TestFullSyncOlderThanCreateForgetsNothing(t *testing.T) {
 	}
 }
 
-// What control said of a volume before it came here does not take it away again: that is
-// asked for anew.
+// An answer that control gave before a volume came to this node does not remove the volume: the agent asks again.
 func TestSyncOfRemovalBeforeArrivalIsIgnored(t *testing.T) {
 	r := agenttest.New(t)
 	asked := controlsync.KnownState{Moment: r.Cache.Moment()}
@@ -57,7 +56,7 @@ func TestSyncOfRemovalBeforeArrivalIsIgnored(t *testing.T) {
 	}
 }
 
-// What control said of a copy before it became the home does not make it a copy again.
+// An answer about a copy that control gave before this node became the home does not turn the home into a copy again.
 func TestSyncOfCopyBeforeArrivalIsIgnored(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -74,8 +73,8 @@ func TestSyncOfCopyBeforeArrivalIsIgnored(t *testing.T) {
 	}
 }
 
-// A store that was put back to before a move does not make this node the home again, which it
-// was: what shows that it was put back comes with all else.
+// A store that was restored from a backup before a move does not make the former home the home again. The older state
+// of the store is detected when the agent gets a full answer.
 func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -93,7 +92,8 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 	if err := r.Follower.Apply(ctx, putBack, controlsync.KnownState{Moment: r.Cache.Moment()}); !errors.Is(err, controlsync.ErrStoreOlder) {
 		t.Errorf("it is believed: %v", err)
 	}
-	if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil { // of which control, put back, knows nothing
+	// The restored store does not know that it was relinquished.
+	if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil {
 		t.Error(err)
 	}
 	if _, err := r.FetchDataset(ctx, d.ID); err != nil {
@@ -111,13 +111,13 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 	if _, err := r.Mount(ctx, "db", "one"); err == nil {
 		t.Error("it is mounted at an epoch that has ended")
 	}
-	if err := r.Leases.Drop(ctx, d.ID); err != nil { // or the rig looks after it
+	if err := r.Leases.Drop(ctx, d.ID); err != nil { // otherwise the rig would check it
 		t.Error(err)
 	}
 	r.Cache.SetCopy(d.ID, nil)
 }
 
-// leaves has a node know that a volume of its own went to another one, at an epoch.
+// leaves makes a node record that one of its volumes moved to another node, at an epoch.
 func leaves(r *agenttest.Host, d dataset.Dataset, epoch uint64) {
 	gone := d
 	gone.Home, gone.Epoch = uuid.New(), epoch
@@ -125,12 +125,12 @@ func leaves(r *agenttest.Host, d dataset.Dataset, epoch uint64) {
 	r.Cache.SetCopy(d.ID, &api.AssignedCopy{Record: &gone, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}})
 }
 
-// A full answer that takes back a move is none to believe, however far its clock has come; one that
-// has the volume here again at a later epoch is, and one of a store that went by what this node has.
+// A full answer that undoes a move is rejected, however far its clock has advanced. An answer is accepted if it
+// returns the volume to this node at a later epoch, or if its store was recovered with the holdings of this node.
 func TestFullSyncThatUndoesMoveIsRejected(t *testing.T) {
 	for name, c := range map[string]struct {
 		clock    uint64
-		epochs   uint64 // after that at which it left
+		epochs   uint64 // after the epoch at which the volume left
 		recovery *api.RecoveryState
 		knows    func(r *agenttest.Host) controlsync.KnownState
 		believed bool
@@ -173,13 +173,13 @@ func TestFullSyncThatUndoesMoveIsRejected(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			r.Cache.SetCopy(d.ID, nil) // or the rig looks after it
+			r.Cache.SetCopy(d.ID, nil) // otherwise the rig would check it
 		})
 	}
 }
 
-// An answer that was asked for before the move was heard of, and comes in after it, is not of a store
-// that was put back: everything is asked for again.
+// An answer that was requested before the agent learned of the move, and arrives after it, is not from a restored
+// store: the agent asks for everything again.
 func TestFullSyncRequestedBeforeMoveIsRepeated(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -196,9 +196,9 @@ func TestFullSyncRequestedBeforeMoveIsRepeated(t *testing.T) {
 	r.Cache.SetCopy(d.ID, nil) // or the rig looks after it
 }
 
-// What control, put back, says of a volume that has left is not gone by before that is seen, nor by
-// an operation: what lies here may be what the real home goes on from. Of the same epoch it is newer
-// than what was known.
+// A restored store may still name this node as the home of a volume that has left. Until the restore is detected, the
+// agent does not follow the store, and no operation does: the data on this node may be what the real home continues
+// from. If the epoch is the same, the answer of control is newer than what the agent knew, and is followed.
 func TestOperationOnMovedVolumeOfRestoredStore(t *testing.T) {
 	for epochs, refused := range map[uint64]bool{0: false, 1: true} {
 		r := agenttest.New(t)

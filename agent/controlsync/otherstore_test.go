@@ -17,9 +17,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A store that is not the one the agent knew, or is older, has nothing destroyed:
-// not what it condemns, not what it does not know, not a snapshot. It is named,
-// and when it is itself again all of that is done.
+// A store that is not the one that the agent knew, or is older, cannot have anything destroyed: no dataset that it
+// condemns, no dataset that it does not know, no snapshot. The problem is reported, and when the store is the known
+// one again all of that is done.
 func TestUnknownOrOlderStoreDestroysNothing(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*api.Sync)
@@ -72,7 +72,7 @@ func TestUnknownOrOlderStoreDestroysNothing(t *testing.T) {
 					t.Errorf("%s: %v", kind, err)
 				}
 			}
-			// What is home here is used as ever.
+			// Volumes whose home is this node are used as always.
 			r.MountDataset(db, "id")
 			r.WantUses(db, "id")
 			if err := r.Unmount(ctx, "db", "id"); err != nil {
@@ -91,8 +91,8 @@ func TestUnknownOrOlderStoreDestroysNothing(t *testing.T) {
 	}
 }
 
-// A dataset that the agent saw on record, and that the store has forgotten, is
-// left where it lies, incoming or not.
+// A dataset that the agent saw on record, and that the store has forgotten, is left unchanged, whether it is incoming
+// or not.
 func TestDatasetThatStoreForgotIsKept(t *testing.T) {
 	r := agenttest.New(t)
 	db := r.NewVolume("db")
@@ -110,9 +110,9 @@ func TestDatasetThatStoreForgotIsKept(t *testing.T) {
 	}
 }
 
-// A store that was put back from a backup may lack nothing but a volume that was
-// made since. The volume is not forgotten, or Docker would make another of its name;
-// nor after a restart, with which the store's indexes have come further.
+// A store that was restored from a backup may lack only a volume that was created since. The volume is not forgotten,
+// because Docker would create another one with its name. It is not forgotten after a restart either, when the indexes
+// of the store have advanced.
 func TestRestoredStoreWithoutNewVolumeKeepsIt(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -149,8 +149,8 @@ func TestRestoredStoreWithoutNewVolumeKeepsIt(t *testing.T) {
 	r.NewVolume("new")
 }
 
-// A record beside the data that is out of date, or cannot be read, is renewed at
-// the next start; a right one is left alone.
+// A record beside the data that is outdated, or cannot be read, is rewritten at the next start. A correct record is
+// left alone.
 func TestOutdatedRecordsBesideDataAreRewritten(t *testing.T) {
 	r := agenttest.New(t)
 	db, right := r.NewVolume("db"), r.NewVolume("right")
@@ -184,8 +184,8 @@ func TestOutdatedRecordsBesideDataAreRewritten(t *testing.T) {
 	}
 }
 
-// The agent's own state is lost: it is the same node, with the same pools and
-// volumes, and what was mounted stays so until nobody has it.
+// The agent's database is lost. The node keeps its identity, its pools and its volumes, and mounted volumes stay
+// mounted until nobody uses them.
 func TestLostDatabaseKeepsNodePoolsAndMounts(t *testing.T) {
 	r := agenttest.New(t)
 	db := r.NewVolume("db")

@@ -15,7 +15,7 @@ func TestSilentReplicaIsNamed(t *testing.T) {
 	gone := dataset.Errorf(dataset.ErrUnavailable, "connection refused")
 	for name, c := range map[string]struct {
 		replicas int
-		answers  []error // of the last replica
+		answers  []error // of the replica that is asked last
 		want     int
 	}{
 		"never asked":       {2, nil, 0},

@@ -6,7 +6,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// All datasets have their turn in so many rounds, and then again, each once.
+// Within one cycle of rounds each dataset has exactly one turn. Then the next cycle begins.
 func TestRota(t *testing.T) {
 	for _, n := range []int{0, 1, examineRounds, examineRounds + 1, 2000} {
 		ids := make([]uuid.UUID, n)

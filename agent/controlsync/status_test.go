@@ -10,14 +10,14 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// When a start has ended control knows how each volume is: none is unknown.
+// When a start has ended control knows the status of each volume: none is unknown.
 func TestStatusIsKnownAfterStart(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
 	r.NewVolume("idle")
 	r.MountDataset(d, "id")
 	r.Stop()
-	r.RestartControl() // what control heard is gone with its process
+	r.RestartControl() // a restarted control has lost the reported statuses
 	r.Start()
 	list, err := r.Control.Volumes(t.Context(), api.Page{})
 	if err != nil || len(list.Items) != 2 {
@@ -33,7 +33,7 @@ func TestStatusIsKnownAfterStart(t *testing.T) {
 	}
 }
 
-// That a volume which nobody uses cannot be opened is told until it can.
+// A volume that nobody uses and that cannot be opened is reported until it can be opened.
 func TestStatusOfUnopenableVolumeIsReported(t *testing.T) {
 	f := &agenttest.FailingBackend{}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(f) })

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// The figures are those of df, which do not count blocks that are reserved for root.
+// The figures are the same as those of df, which do not count the blocks that are reserved for root.
 func TestUsageOfFilesystem(t *testing.T) {
 	for name, c := range map[string]struct {
 		fs   unix.Statfs_t
@@ -58,7 +58,7 @@ func TestUsageOfUnmountedVolume(t *testing.T) {
 	u.forget(d.ID)
 	check("restored", nil, -1, dataset.NotFull)
 	check("restored and mounted", used(90), 90, dataset.NearlyFull)
-	check("some files removed", used(84), 84, dataset.NearlyFull) // the margin
+	check("some files removed", used(84), 84, dataset.NearlyFull) // within the margin
 	d.Profile.WarnAt = 90
 	check("another threshold", used(84), 84, dataset.NotFull)
 	d.Profile.WarnAt, d.Size = 0, 0
@@ -68,7 +68,7 @@ func TestUsageOfUnmountedVolume(t *testing.T) {
 	}
 }
 
-// TestUsageIsSaved: each change that a user sees is written once, and again after a failed write.
+// TestUsageIsSaved: each change that a user can see is written once, and repeated after a failed write.
 func TestUsageIsSaved(t *testing.T) {
 	var u usages
 	d := dataset.Dataset{ID: uuid.New(), Size: 1000, Request: uuid.New()}

@@ -19,7 +19,7 @@ func (l lacking) Available(context.Context) error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s", l.why)
 }
 
-// A line names its backend once.
+// A finding names its backend once.
 func TestDoctorNamesABackendOnce(t *testing.T) {
 	for why, want := range map[string]string{
 		"backend thin needs lvm(8)":    "cannot work on this host: it needs lvm(8)",

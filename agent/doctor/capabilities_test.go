@@ -7,7 +7,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A pool is said to lack what it cannot do, and nothing else.
+// The report says that a pool lacks the capabilities that it does not have, and no others.
 func TestLacks(t *testing.T) {
 	whole := dataset.Capabilities{
 		EnforcesSize: true, InstantSnapshot: true, ConstantSnapshot: true, CloneIndependent: true, OnlineGrow: true, Shrink: true,

@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Between two looks a doctor sees work half done: what was deleted since, made
-// since, or brought to its place since is no finding.
+// While doctor looks at the pools and then at the records, other work continues. A dataset that was deleted, created
+// or put in its place meanwhile is no finding.
 func TestDoctorIgnoresWorkInProgress(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -61,7 +61,7 @@ func TestDoctorIgnoresWorkInProgress(t *testing.T) {
 		}
 	}
 
-	// What lasts is found.
+	// A permanent problem is found.
 	left := gone
 	left.Path = r.Root
 	strange := backends.Entry{ID: uuid.New(), State: backends.EntryReady, Path: r.Root}
@@ -78,8 +78,8 @@ func TestDoctorIgnoresWorkInProgress(t *testing.T) {
 	}
 }
 
-// A copy of what has its home elsewhere, and snapshots that were taken for copies, are
-// nothing strange: they are not quarantined, and no rebuild brings them back.
+// A copy of a dataset whose home is another node, and snapshots that belong to copies, are normal: they are not
+// quarantined, and no rebuild brings them back.
 func TestCopiesAreNotQuarantined(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -128,8 +128,8 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 	}
 }
 
-// While the store is not to be believed doctor's first line is the rebuild, and no line
-// says how to destroy what a rebuild would bring back; nor can it be destroyed.
+// While the store is not trusted the first line of doctor is the rebuild, and no line tells how to destroy something
+// that a rebuild would bring back. Such data cannot be destroyed either.
 func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -137,7 +137,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 	if err := r.Remove(ctx, "waste"); err != nil {
 		t.Fatal(err)
 	}
-	blank := r.NewIncoming() // as a restart leaves it, which has nothing on record
+	blank := r.NewIncoming() // as after a restart: nothing is on record
 	if err := os.WriteFile(filepath.Join(r.Root, "pool/incoming", blank.ID.String(), "dataset.json"), []byte("no record"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +235,7 @@ func (k missingKind) Available(context.Context) error {
 	return dataset.Errorf(dataset.ErrUnsupported, "backend %s: no tools", k.name)
 }
 
-// A host without the tools of a backend that no pool is of has nothing to mend.
+// If no pool is of a backend, the missing tools of that backend are no problem.
 func TestDoctorIgnoresMissingToolsOfUnusedBackend(t *testing.T) {
 	r := agenttest.New(t)
 	p, _ := r.Pools.ByName("default")
@@ -248,7 +248,7 @@ func TestDoctorIgnoresMissingToolsOfUnusedBackend(t *testing.T) {
 	}
 }
 
-// Each pool says in one line what it has not and others have.
+// For each pool one line lists the capabilities that it lacks and that other pools have.
 func TestDoctorReportsCapabilitiesThatPoolLacks(t *testing.T) {
 	r := agenttest.New(t)
 	said := ""

@@ -2,7 +2,7 @@ package doctor
 
 import "testing"
 
-// Doctor names a pool once that is offline.
+// Doctor names an offline pool once.
 func TestDoctorNamesAPoolOnce(t *testing.T) {
 	for why, want := range map[string]string{
 		"no disk":                             "is offline: no disk",

@@ -7,7 +7,7 @@ import (
 	"github.com/droverhq/drover/agent/findings"
 )
 
-// Doctor begins with what is wrong, and leaves the rest as it was.
+// The report of doctor begins with the problems, and keeps the order of the other findings.
 func TestDoctorBeginsWithWhatIsWrong(t *testing.T) {
 	r := &Report{}
 	for i, level := range []string{findings.OK, findings.Warning, findings.Info, findings.Error, findings.OK, findings.Warning, findings.Error} {

@@ -128,7 +128,7 @@ func TestWatcherRuns(t *testing.T) {
 	stop()
 	select {
 	case <-ended:
-	case <-w.clock.pauses: // it saw the end of the context in either place
+	case <-w.clock.pauses: // the watcher saw the end of the context at one of two places
 		<-ended
 	}
 	if got := w.Last(); got == nil || len(got.Findings) != 0 || got.Examined.IsZero() {
@@ -136,7 +136,7 @@ func TestWatcherRuns(t *testing.T) {
 	}
 }
 
-// TestSummary keeps warnings and errors in their order, each once, and counts those that are too many.
+// TestSummary: warnings and errors are kept in their order, each once, and those beyond the limit are counted.
 func TestSummary(t *testing.T) {
 	find := func(level string, n int) api.Finding {
 		return api.Finding{Level: level, Subject: fmt.Sprintf("volume %d", n), Text: "is damaged"}

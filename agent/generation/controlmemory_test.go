@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/facts"
 )
 
-// pair is a rig whose agent has two control replicas, on one store.
+// pair is a rig whose agent has two control replicas on one store.
 type pair struct {
 	*agenttest.Host
 	other     *agenttest.Link
@@ -30,7 +30,7 @@ type pair struct {
 func newPair(t *testing.T) *pair {
 	t.Helper()
 	p := &pair{Host: agenttest.New(t, func(c *agent.Config) {
-		c.Host = facts.Host{FS: agenttest.NewMachine().Files, Machine: facts.Machine} // whose load stays
+		c.Host = facts.Host{FS: agenttest.NewMachine().Files, Machine: facts.Machine} // its load stays constant
 	})}
 	at(p.Host, 1)
 	p.other, p.otherAnew = p.Cluster.AddReplica()
@@ -40,14 +40,14 @@ func newPair(t *testing.T) *pair {
 	return p
 }
 
-// heard waits until the pool is of a generation, and both replicas were told.
+// heard waits until the pool has a generation, and both replicas know it.
 func (p *pair) heard(generation uint64) {
 	p.T.Helper()
 	at(p.Host, generation)
 	p.told(p.other, generation, controlsync.SettleTime)
 }
 
-// uses has a volume in use until its pool was raised, and the store knows.
+// uses keeps a volume in use until its pool was raised and the store knows the generation.
 func (p *pair) uses(d dataset.Dataset) {
 	p.T.Helper()
 	g := p.Pools.All()[0].Generation + 1
@@ -57,7 +57,7 @@ func (p *pair) uses(d dataset.Dataset) {
 	agenttest.Await(p.T, func() bool { return p.highest() == g })
 }
 
-// told waits until a replica was told of a generation, while time passes in steps.
+// told waits until a replica knows a generation, while time passes in steps.
 func (p *pair) told(l *agenttest.Link, generation uint64, step time.Duration) {
 	p.T.Helper()
 	agenttest.Await(p.T, func() bool {
@@ -73,7 +73,7 @@ func (p *pair) ends(d dataset.Dataset) {
 	}
 }
 
-// onRecord are the indexes of all that is in the store.
+// onRecord returns the indexes of all entries of the store.
 func (p *pair) onRecord() map[string]uint64 {
 	p.T.Helper()
 	list, err := p.Cluster.ControlStore.List(p.T.Context(), "", "", 0)
@@ -87,7 +87,7 @@ func (p *pair) onRecord() map[string]uint64 {
 	return out
 }
 
-// highest is the generation of the pool that the store has.
+// highest returns the generation of the pool that the store has recorded.
 func (p *pair) highest() uint64 {
 	p.T.Helper()
 	e, err := p.Cluster.ControlStore.Get(p.T.Context(), "generations/"+p.Pools.All()[0].ID.String())
@@ -101,8 +101,8 @@ func (p *pair) highest() uint64 {
 	return v.Highest
 }
 
-// back keeps the host as it is now, pool and agent's own record; what it returns puts it back
-// to that and starts it, after something else while it is down.
+// back saves the present state of the host: the pool and the agent's record of it. The returned function stops the
+// host, restores that state, calls meanwhile and starts the host.
 func (p *pair) back() (putBack func(meanwhile func())) {
 	p.T.Helper()
 	rec, pool := p.Pools.All()[0].Record, p.SavePool("pool")
@@ -126,8 +126,8 @@ func (p *pair) isHeld(want bool, what string) {
 	}
 }
 
-// A volume that stays in use for hours has its pool raised, and every replica told, and
-// writes nothing to the store; that hears of the first raise after a mount, and at a start.
+// While a volume stays in use for hours its pool is raised and every replica is notified, and nothing is written to
+// the store. The store is notified of the first raise after a mount, and at a start.
 func TestRaisesOfVolumeInUseWriteNothingToStore(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -149,16 +149,16 @@ func TestRaisesOfVolumeInUseWriteNothingToStore(t *testing.T) {
 	agenttest.Await(t, func() bool { return p.highest() == g+1 })
 }
 
-// What was told in passing is known by the memory of one replica alone, when everything else
-// was put back or started anew; when no memory is left the store's last raise decides.
+// A generation that was not written to the store is known from the memory of a single replica, even if everything
+// else was restored or restarted. If no replica remembers it, the last raise in the store decides.
 func TestRestoredDiskIsFoundByControlMemory(t *testing.T) {
 	t.Parallel()
 	for what, c := range map[string]struct {
-		early  bool          // it is put back to before what the store has
-		before func(p *pair) // with the agent up
-		down   func(p *pair) // with the agent down
-		held   bool          // at once
-		then   bool          // once the other replica is back
+		early  bool          // the disk is restored from before the generation in the store
+		before func(p *pair) // while the agent runs
+		down   func(p *pair) // while the agent is down
+		held   bool          // at the start
+		then   bool          // once the other replica is reachable again
 	}{
 		"both know":        {down: func(*pair) {}, held: true},
 		"one does":         {down: func(p *pair) { p.RestartControl() }, held: true},
@@ -201,7 +201,7 @@ func TestRestoredDiskIsFoundByControlMemory(t *testing.T) {
 			if c.early {
 				putBack, is = early, 2
 			}
-			asked := uint64(0) // when control said what is to be done
+			asked := uint64(0) // the generation that control knew when it answered
 			putBack(func() {
 				c.down(p)
 				p.other.ForgetGenerations()
@@ -230,7 +230,7 @@ func TestRestoredDiskIsFoundByControlMemory(t *testing.T) {
 	}
 }
 
-// What a person accepts is above all that any replica has in memory.
+// A generation that an operator accepts is above all generations that any replica remembers.
 func TestAcceptedGenerationIsAboveControlMemory(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -245,7 +245,7 @@ func TestAcceptedGenerationIsAboveControlMemory(t *testing.T) {
 	p.FakeClock.Advance(pool.RaiseEvery)
 	p.told(p.other, 6, controlsync.SettleTime)
 	p.ends(d)
-	// The agent has heard of 5 alone when the word is said.
+	// The agent knows only of generation 5 when the operator accepts.
 	putBack(func() {
 		p.Link.Mend()
 		p.other.Cut()
@@ -264,8 +264,8 @@ func TestAcceptedGenerationIsAboveControlMemory(t *testing.T) {
 	p.isHeld(false, "started anew")
 }
 
-// What is accepted while a replica is away stays so when that is back, whatever it remembers; and
-// a newer disk is not taken for one that came after.
+// A generation that was accepted while a replica was unreachable stays accepted when the replica is reachable again,
+// whatever the replica remembers. A newer disk is not taken for one that was made after the acceptance.
 func TestAcceptedGenerationIsAboveUnreachableReplica(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -291,7 +291,7 @@ func TestAcceptedGenerationIsAboveUnreachableReplica(t *testing.T) {
 	}
 	p.isHeld(false, "accepted")
 	p.other.Mend()
-	agenttest.Await(t, func() bool { // it is told of what was told to others
+	agenttest.Await(t, func() bool { // the replica learns the generation that the others know
 		p.FakeClock.Advance(p.Timing.Heartbeat)
 		return p.other.HighestGeneration() > pooladmin.UnreportedMargin || p.Pools.All()[0].QuarantineReason() != ""
 	})
@@ -300,8 +300,7 @@ func TestAcceptedGenerationIsAboveUnreachableReplica(t *testing.T) {
 	p.isHeld(true, "the newer disk")
 }
 
-// A pool that is adopted anew on its node is held by what that knows itself, when nobody else
-// does.
+// If a pool is adopted again on its node and nobody else knows its generation, the record of the node quarantines it.
 func TestAdoptedPoolIsHeldByItsNodesRecord(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

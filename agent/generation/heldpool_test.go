@@ -16,19 +16,19 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// at waits until the pool of a rig says that it is of a generation, and control has heard so.
+// at waits until the pool of a rig reports a generation, and control knows it.
 func at(r *agenttest.Host, generation uint64) {
 	r.T.Helper()
 	agenttest.Await(r.T, func() bool {
-		r.FakeClock.Advance(controlsync.SettleTime) // a heartbeat may wait for it
+		r.FakeClock.Advance(controlsync.SettleTime) // a heartbeat may wait for the settle time
 		p, _ := r.Pools.ByName("default")
 		g, err := p.Storage.Generation()
 		return err == nil && g == generation && p.Generation == g && r.Link.HighestGeneration() == g
 	})
 }
 
-// raised makes a volume with something in it, keeps the pool as it is then, and starts anew:
-// what it returns puts the pool back, to an older generation than is known, with the agent down.
+// raised makes a volume with data, saves the pool at that moment, and raises the pool by a restart. The returned
+// function stops the agent and restores the pool to the saved generation, which is older than the known one.
 func raised(r *agenttest.Host) (d dataset.Dataset, putBack func()) {
 	r.T.Helper()
 	at(r, 1)
@@ -63,7 +63,7 @@ func reads(r *agenttest.Host, d dataset.Dataset) string {
 
 const wayOut = "drover pool accept default, on node host-a"
 
-// holds fails unless the pool is held: nothing in it is mounted, made, changed or destroyed.
+// holds fails unless the pool is quarantined: nothing in it is mounted, made, changed or destroyed.
 func holds(r *agenttest.Host, d dataset.Dataset) {
 	r.T.Helper()
 	ctx := r.T.Context()
@@ -98,8 +98,8 @@ func holds(r *agenttest.Host, d dataset.Dataset) {
 	}
 }
 
-// A pool whose disk was put back to an older state is held, however often the agent starts,
-// and stays as it is; a person accepts it, and it serves with what it has, for good.
+// A pool whose disk was restored to an older state is quarantined, however often the agent starts, and stays
+// unchanged. Once an operator accepts it, it serves with its present data, for good.
 func TestRestoredPoolIsHeldUntilAccepted(t *testing.T) {
 	r, ctx := agenttest.New(t), t.Context()
 	d, putBack := raised(r)
@@ -108,7 +108,7 @@ func TestRestoredPoolIsHeldUntilAccepted(t *testing.T) {
 	r.Stop()
 	putBack()
 	if err := os.Mkdir(filepath.Join(r.Root, "pool/incoming", uuid.NewString()), 0o700); err != nil {
-		t.Fatal(err) // what a crash left before: whether it goes is not known
+		t.Fatal(err) // left by an earlier crash: it is not known whether it may be removed
 	}
 	for range 3 {
 		r.StartWith(cfg)
@@ -152,9 +152,9 @@ func TestRestoredPoolIsHeldUntilAccepted(t *testing.T) {
 	writes(r, d, "newer")
 }
 
-// The word of control is what counts when the agent's own root was put back as well; with
-// control away that is not known, and what is mounted meanwhile stays so and is given back,
-// but nothing new begins once it is.
+// If the agent's root was restored as well, the generation that control knows decides. While control is unreachable
+// that is not known: a dataset that is mounted meanwhile stays mounted and can be unmounted, but nothing new begins
+// once control has answered.
 func TestRestoredHostAsksControlForGenerations(t *testing.T) {
 	r := agenttest.New(t)
 	at(r, 1)
@@ -195,7 +195,7 @@ func TestRestoredHostAsksControlForGenerations(t *testing.T) {
 	r.WantUses(d)
 	holds(r, d)
 
-	r.Link.Cut() // it is on its own disk now
+	r.Link.Cut() // now the newer disk is used again
 	r.Restart()
 	if _, err := r.Mount(t.Context(), "db", "alone"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), wayOut) {
 		t.Errorf("with control away: %v", err)
@@ -203,7 +203,7 @@ func TestRestoredHostAsksControlForGenerations(t *testing.T) {
 	r.Link.Mend()
 }
 
-// The newer disk ends it, without a restart.
+// The newer disk ends the quarantine, without a restart.
 func TestNewerDiskEndsHold(t *testing.T) {
 	r := agenttest.New(t)
 	at(r, 1)
@@ -229,9 +229,9 @@ func TestNewerDiskEndsHold(t *testing.T) {
 	}
 }
 
-// What is no put-back holds nothing: restarts, a crash between the raising and the telling,
-// a store that is older, new or of an older version, a control that keeps no generations, a
-// root that was lost.
+// Without a restored disk no pool is quarantined: not after restarts, nor after a crash between the raise and its
+// report; not by a store that is older, new or of an older version; not by a control that keeps no generations; not
+// after the agent's root was lost.
 func TestPoolIsNotHeldWithoutRestore(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -254,7 +254,7 @@ func TestPoolIsNotHeldWithoutRestore(t *testing.T) {
 	}
 	cfg := r.Config
 	r.Stop()
-	raised(2) // and the agent was killed before it told anybody
+	raised(2) // and the agent was killed before it reported that
 	r.StartWith(cfg)
 	serves("not told")
 	at(r, 3)
@@ -280,8 +280,8 @@ func TestPoolIsNotHeldWithoutRestore(t *testing.T) {
 	serves("another store and root, again")
 }
 
-// A pool that is adopted in an older state than it is known to have been in is held before
-// anything of it is on record, and comes back whole once that is accepted.
+// A pool that is adopted in an older state than the known one is quarantined before anything of it is on record. It
+// returns completely once the operator accepts it.
 func TestRestoredPoolIsHeldWhenAdopted(t *testing.T) {
 	r, ctx := agenttest.New(t), t.Context()
 	d, putBack := raised(r)

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// stubborn is backend dir, whose pools take no generation, as when their disk is full.
+// stubborn is backend dir whose pools cannot store a generation, as when their disk is full.
 type stubborn struct {
 	dir.Backend
 	stubborn atomic.Bool

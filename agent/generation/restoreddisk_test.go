@@ -24,8 +24,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A disk is put back under a running agent. Whatever is done in the pool first finds that, with
-// no heartbeat between: it is not raised over, and nothing is mounted or given from it.
+// A disk is restored to an older state under a running agent. The first operation in the pool detects that, whichever
+// it is and without a heartbeat in between: the generation is not raised, and nothing in the pool is mounted or sent.
 func TestRestoredDiskIsFoundByFirstOperation(t *testing.T) {
 	for what, does := range map[string]func(r *agenttest.Host, d dataset.Dataset) error{
 		"raise": func(r *agenttest.Host, d dataset.Dataset) error {
@@ -61,8 +61,8 @@ func TestRestoredDiskIsFoundByFirstOperation(t *testing.T) {
 	}
 }
 
-// ahead is a volume whose replica on b has a snapshot of which a, the home, knows nothing once
-// its disk is put back by the function that is returned.
+// ahead makes a volume whose replica on b has a snapshot that its home a does not know once the returned function has
+// restored the disk of a.
 func ahead(f *agenttest.Cluster) (d dataset.Dataset, has dataset.Copy, putBack func() pool.Record) {
 	f.Helper()
 	d = f.A.NewVolume("db@safe", map[string]string{"size": "320MiB"})
@@ -97,8 +97,7 @@ func ahead(f *agenttest.Cluster) (d dataset.Dataset, has dataset.Copy, putBack f
 	}
 }
 
-// keepsNewer fails unless b, which asks a for what is newer, is given nothing, and keeps what
-// it has.
+// keepsNewer fails unless b, which asks a for newer data, gets nothing and keeps what it has.
 func keepsNewer(f *agenttest.Cluster, d dataset.Dataset, has dataset.Copy, want error) {
 	f.Helper()
 	asB := move.WithRequester(f.Context(), f.B.Node())
@@ -119,8 +118,8 @@ func keepsNewer(f *agenttest.Cluster, d dataset.Dataset, has dataset.Copy, want 
 	}
 }
 
-// A replica that is refreshed before a heartbeat looked keeps what is newer than the disk that
-// was put back to its home.
+// A replica that is refreshed before a heartbeat has examined the restored disk of its home keeps the data that is
+// newer than that disk.
 func TestReplicaKeepsNewerDataThanRestoredHome(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -129,7 +128,7 @@ func TestReplicaKeepsNewerDataThanRestoredHome(t *testing.T) {
 	keepsNewer(f, d, has, dataset.ErrOffline)
 }
 
-// unregistered is a control that lets no agent in while it is away.
+// unregistered is a control that registers no agent while away is set.
 type unregistered struct {
 	api.Service
 	away *atomic.Bool
@@ -142,8 +141,8 @@ func (u unregistered) Register(ctx context.Context, r api.Registration) error {
 	return u.Service.Register(ctx, r)
 }
 
-// A host that was put back, its own record with it, starts with control away from it alone: it
-// mounts what is its own, and gives other nodes nothing before control has said what it was.
+// A host that was restored together with its record starts while control is unreachable for it. It mounts its
+// volumes, but sends nothing to other nodes before control has said which generation the pool had.
 func TestReplicaKeepsNewerDataThanRestoredHost(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -165,8 +164,7 @@ func TestReplicaKeepsNewerDataThanRestoredHost(t *testing.T) {
 	keepsNewer(f, d, has, dataset.ErrOffline)
 }
 
-// A pool that another node wants something of before anybody was asked about it is asked about
-// then.
+// If another node requests data of a pool before control was asked about its generation, control is asked then.
 func TestGenerationIsAskedWhenPeerRequestsData(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -205,8 +203,8 @@ func (p *pile) DeleteSnapshot(_ context.Context, _, id uuid.UUID) error {
 	return nil
 }
 
-// A copy keeps what it was given, later than all that its home has still of the same epoch;
-// what users see goes as it went there, and what is of an epoch before.
+// A copy keeps the snapshots that it was given, if they are later than all that its home still has of the same epoch.
+// The snapshots that users see are removed as they were removed at the home, and so are those of an earlier epoch.
 func TestCopyKeepsSnapshotsLaterThanItsHomeHas(t *testing.T) {
 	at := func(kind dataset.SnapshotKind, epoch uint64, minute int) dataset.Snapshot {
 		return dataset.Snapshot{ID: uuid.New(), Kind: kind, Epoch: epoch, Created: time.Unix(0, 0).Add(time.Duration(minute) * time.Minute)}

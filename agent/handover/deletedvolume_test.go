@@ -13,15 +13,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A home that comes back finds that its volume was deleted without it: it leaves who uses it
-// alone, opens it for nobody new, and has all of it when somebody brings it back.
+// A home that is reachable again finds that its volume was deleted meanwhile. It leaves the present users alone,
+// opens the volume for nobody new, and has all of its data when an operator restores it.
 func TestVolumeDeletedWithoutHomeKeepsItsUsers(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewBoundedCluster(t, time.Second)
 	d := f.A.NewVolume("db", nil)
 	f.A.WriteFile("db", "token", "kept")
 	path := f.A.MustMount("db", "user")
-	f.A.Agent.Cancel() // it dies, and the mount stays
+	f.A.Agent.Cancel() // the agent stops, and the mount stays
 	f.A.Stop()
 	asked := api.Request{ID: uuid.New(), Kind: dataset.OpDelete, Volume: "db", Force: true, Fenced: "host-a"}
 	agenttest.Await(t, func() bool { _, err := f.Service.Submit(t.Context(), asked); return err == nil })

@@ -21,7 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// auto makes a volume on host-a that fails over, and waits until host-b has what is in it.
+// auto makes a volume on host-a with failover auto, and waits until host-b has its data.
 func auto(f *agenttest.Cluster, spec, text string) dataset.Dataset {
 	f.Helper()
 	name, _, _ := strings.Cut(spec, "@")
@@ -29,7 +29,7 @@ func auto(f *agenttest.Cluster, spec, text string) dataset.Dataset {
 		agenttest.Await(f.T, h.Registrar.IsAnswering)
 	}
 	var d dataset.Dataset
-	agenttest.Await(f.T, func() bool { // control has heard of the guards
+	agenttest.Await(f.T, func() bool { // control knows the guards
 		err := f.A.Create(f.Context(), spec, nil)
 		d, _ = f.A.Cache.Volume(name)
 		return err == nil
@@ -40,7 +40,7 @@ func auto(f *agenttest.Cluster, spec, text string) dataset.Dataset {
 	return d
 }
 
-// switchedOff has a host's agent end as a host does that is switched off: control hears no more.
+// switchedOff ends the agent of a host like a power-off: control gets no more messages from it.
 func switchedOff(h *agenttest.Host) {
 	h.Cluster.Helper()
 	h.Mu.Lock()
@@ -50,8 +50,8 @@ func switchedOff(h *agenttest.Host) {
 	h.Stop()
 }
 
-// A mount on another node of a volume whose home is lost comes up from the copy there, with
-// what was in that, once the home surely writes no more.
+// If the home of a volume is lost, a mount on another node continues from the copy there and has its data, once the
+// home certainly writes no more.
 func TestMountOnOtherNodeFailsOver(t *testing.T) {
 	t.Parallel()
 	const session = 2 * time.Second
@@ -73,8 +73,8 @@ func TestMountOnOtherNodeFailsOver(t *testing.T) {
 	}
 }
 
-// A holder that goes on by promises is not overtaken, and the mount elsewhere says who it is;
-// once it asks no more, the volume goes on.
+// A holder that continues by promises is not superseded, and the error of a mount elsewhere names it. Once the holder
+// asks for no more promises, the volume continues on the other node.
 func TestI1NoFailoverWhilePromiseLasts(t *testing.T) {
 	t.Parallel()
 	const session = 2 * time.Second
@@ -84,7 +84,7 @@ func TestI1NoFailoverWhilePromiseLasts(t *testing.T) {
 	e := promise.Epoch{Dataset: d.ID, Epoch: d.Epoch}
 	last := make(chan time.Duration, 1)
 	stop := make(chan struct{})
-	go func() { // the holder, as it goes on
+	go func() { // the holder continues
 		for {
 			_, span := f.B.ControlSession()
 			got := f.B.Keeper.Grant(d.Home, promise.Request{Epochs: []promise.Epoch{e}}, span, func(e promise.Epoch) string { return f.B.Promises.WhyNotHome(d.Home, e) })
@@ -113,15 +113,14 @@ func TestI1NoFailoverWhilePromiseLasts(t *testing.T) {
 	f.B.MustUnmount("db", "two")
 }
 
-// An agent that was just started opens nothing for as long as one before it may have
-// promised not to.
+// An agent that has just started opens nothing for as long as its predecessor may have promised not to.
 func TestI1NoFailoverRightAfterStart(t *testing.T) {
 	t.Parallel()
 	const session = 3 * time.Second
 	f := agenttest.NewBoundedCluster(t, session)
 	auto(f, "db@auto", "kept")
 	switchedOff(f.A)
-	agenttest.Await(t, func() bool { // a person's word, so that nothing else is to be waited for
+	agenttest.Await(t, func() bool { // a forced move, so that there is nothing else to wait for
 		_, err := f.Service.Fence(t.Context(), f.A.Node(), api.Fenced{Confirmed: true})
 		return err == nil
 	})
@@ -134,8 +133,8 @@ func TestI1NoFailoverRightAfterStart(t *testing.T) {
 	f.B.MustUnmount("db", "one")
 }
 
-// The fence command of a profile runs where the copy is, before it takes over, with the name
-// of the home; one that fails leaves everything as it is.
+// The fence command of a profile runs on the node with the copy before the node takes over, with the name of the home
+// as an argument. If the command fails everything stays as it is.
 func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewBoundedCluster(t, 3*time.Second)
@@ -172,7 +171,7 @@ func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 	}
 	_, err = f.B.Mount(t.Context(), "db", "one")
 	if err == nil || !strings.Contains(err.Error(), "cannot fence its last home: ") || !strings.Contains(err.Error(), "no such outlet") || strings.Contains(err.Error(), "-f") {
-		t.Errorf("%v", err) // which stands in the operation; what the program is given is nobody's to read there
+		t.Errorf("%v", err) // this is recorded in the operation, where nobody may read the arguments of the program
 	}
 	if v := f.Recorded("db"); v.Home != d.Home || v.Epoch != d.Epoch {
 		t.Errorf("%+v", v.Dataset)
@@ -185,14 +184,14 @@ func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 	}
 }
 
-// halted is a control under which nothing fails over.
+// halted is a control that has stopped all failover.
 type halted struct{ api.Service }
 
 func (halted) Failover(context.Context) (api.FailoverState, error) {
 	return api.FailoverState{Halted: "2 nodes vanished", HaltedSince: time.Unix(0, 0)}, nil
 }
 
-// Doctor says that nothing fails over, and why, on every host of a cluster.
+// Doctor on every host of a cluster reports that failover is halted, and why.
 func TestDoctorReportsHaltedFailover(t *testing.T) {
 	f := &agenttest.Cluster{T: t}
 	f.StartControl()
@@ -209,8 +208,7 @@ func TestDoctorReportsHaltedFailover(t *testing.T) {
 	}
 }
 
-// outside is a control that takes no node in any more, once it is shut, and whose store went
-// back then.
+// outside is a control that registers no nodes once it is shut, and whose store was restored from a backup then.
 type outside struct {
 	api.Service
 	shut  atomic.Bool
@@ -233,8 +231,8 @@ func (o *outside) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait tim
 	return s, err
 }
 
-// Doctor of a node that control refuses does not call that well, nor a store that another node
-// does not believe; and why control refuses is logged once.
+// Doctor of a node that control refuses reports that as a problem, and so it does if another node does not trust the
+// store. The reason for the refusal is logged once.
 func TestDoctorReportsNodeThatControlRefuses(t *testing.T) {
 	f := &agenttest.Cluster{T: t}
 	f.StartControl()

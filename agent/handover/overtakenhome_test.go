@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// homeUnheard is a flock in which a volume's move to b is on record, and b has reached nobody
-// since it told that it is done.
+// homeUnheard returns a cluster in which the move of a volume to b is recorded. b could reach nobody since it
+// reported that the move is done.
 func homeUnheard(t *testing.T) (*agenttest.Cluster, dataset.Dataset) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	f.MayFailWith = "requires replicas on more nodes"
@@ -29,7 +29,7 @@ func homeUnheard(t *testing.T) (*agenttest.Cluster, dataset.Dataset) {
 	return f, d
 }
 
-// overtakes has a person send a volume on without b.
+// overtakes forces a move of the volume to another node without b.
 func overtakes(f *agenttest.Cluster, d dataset.Dataset) {
 	f.Helper()
 	f.A.AwaitSettled(d.ID)
@@ -42,9 +42,9 @@ func overtakes(f *agenttest.Cluster, d dataset.Dataset) {
 	}
 }
 
-// A node that became the home and died before it heard so, and that was overtaken before it
-// was back, keeps the head that it had as any other: whether it looks at its copies before
-// it hears, as one that starts while control is away does, or has no head any more.
+// A node that became the home crashed before it learned so, and was superseded before it was reachable again. It
+// keeps its head as a superseded copy, in each order of events: if it looks at its copies before it learns of that,
+// as a node does that starts while control is unreachable, and if it has no head any more.
 func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
 	for name, meanwhile := range map[string]func(*agenttest.Host, dataset.Dataset){
 		"and looks at its copy first": func(h *agenttest.Host, d dataset.Dataset) {
@@ -95,9 +95,9 @@ func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
 	}
 }
 
-// A node that became the home, was cut off before it heard so, and was overtaken meanwhile,
-// asks again what was not answered: that it went on elsewhere is no reason to take it for
-// its own, nor the store for one that was put back.
+// A node that became the home was cut off before it learned so, and was superseded meanwhile. It repeats the report
+// that was not answered. That the volume continues elsewhere does not make the node take it for its own, nor the
+// store for one that was restored from a backup.
 func TestHomeSupersededWhileCutOffAsksAgain(t *testing.T) {
 	f, d := homeUnheard(t)
 	overtakes(f, d)
@@ -115,7 +115,7 @@ func TestHomeSupersededWhileCutOffAsksAgain(t *testing.T) {
 	}
 }
 
-// answering is a control that has not let this node in yet, but says what it is asked.
+// answering is a control that has not registered this node yet, but answers its requests.
 type answering struct {
 	agenttest.UnreachableControl
 	volumes bool
@@ -132,8 +132,8 @@ func (c answering) Volume(ctx context.Context, ref string) (api.Volume, error) {
 	return c.UnreachableControl.Service.Volume(ctx, ref)
 }
 
-// A node that became the home and died before it heard so keeps its head until it does,
-// whatever control says first.
+// A node that became the home and crashed before it learned so keeps its head until it learns so, whatever control
+// answers first.
 func TestHomeThatCrashedBeforeItLearnedKeepsHead(t *testing.T) {
 	f, d := homeUnheard(t)
 	f.B.Stop()

@@ -12,8 +12,8 @@ import (
 
 func check(args, allowed []string) error { return (&Programs{Allowed: allowed}).Check(args) }
 
-// What a profile names is run as root: only what root alone can change, or exchange for something
-// else, and only what this host allows.
+// A program that a profile names runs as root. So only root may be able to change it or replace it by something else,
+// and this host must allow it.
 func TestCheckProgram(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "sub", "off")

@@ -26,8 +26,8 @@ func newTestJobs(t *testing.T) *Runner {
 	return j
 }
 
-// One job a key: who asks for the same joins it and gets its outcome, and the next
-// one runs anew.
+// There is one job for each key. A request with the same key joins the job and gets its outcome. After the job has
+// ended, the next request starts a new one.
 func TestJobsJoin(t *testing.T) {
 	j := newTestJobs(t)
 	var runs atomic.Int64
@@ -61,7 +61,7 @@ func TestJobsJoin(t *testing.T) {
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	// All nine have joined once they are in; those that come later would run anew.
+	// All nine have joined after these rounds. A later request would start a new job.
 	for range 1000 {
 		if _, err := j.Do(gone, "key", "work", work); !errors.Is(err, dataset.ErrPending) {
 			t.Fatalf("got %v", err)
@@ -81,7 +81,7 @@ func TestJobsJoin(t *testing.T) {
 	}
 }
 
-// Who waits no longer is told what goes on, how far it is and where to ask.
+// A caller that stops waiting learns what is in progress, how far it is and where to ask.
 func TestJobsPending(t *testing.T) {
 	j := newTestJobs(t)
 	gate := make(chan struct{})
@@ -122,7 +122,7 @@ func TestJobsPending(t *testing.T) {
 	}
 }
 
-// An agent that stops begins nothing new and waits for what it has begun.
+// A stopping agent starts no new jobs, and waits for those in progress.
 func TestJobsClose(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -148,8 +148,8 @@ func TestJobsClose(t *testing.T) {
 	j.Start("other", nil)
 }
 
-// What changes while a job runs is looked at by it once more, however often it changes,
-// and by no second one beside it.
+// If something changes while a job runs, the job runs once more, however often it changes. No second job runs at the
+// same time.
 func TestStartAgain(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -179,7 +179,7 @@ func TestStartAgain(t *testing.T) {
 	for range 5 {
 		j.StartAgain("k", look)
 	}
-	j.Start("k", look) // which wants no more than that it runs
+	j.Start("k", look) // this request needs only that the job runs
 	goOn <- struct{}{}
 	<-begun
 	goOn <- struct{}{}

@@ -18,15 +18,15 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// growing is a pool whose datasets have a size, and that notes when it does what, and whether the
-// source holds still meanwhile.
+// growing is a pool whose datasets have a size. It records its calls, and whether the source is frozen during each of
+// them.
 type growing struct {
 	backends.Pool
 	still func() bool
 	did   []string
 	sizes []dataset.Size
-	has   dataset.Size // of what there is of the clone; 0: nothing
-	none  bool         // it is there, without a size
+	has   dataset.Size // the size of the partial clone; 0: there is none
+	none  bool         // the clone exists, without a size
 	fails error
 }
 
@@ -66,7 +66,7 @@ func (p *growing) Delete(context.Context, uuid.UUID) error {
 	return nil
 }
 
-// A clone, encrypted or not, grows when they write to its source again.
+// A clone, encrypted or not, is enlarged after the source is thawed.
 func TestCloneGrowsAfterThaw(t *testing.T) {
 	k := newKeyRig(t)
 	src := dataset.Dataset{ID: uuid.New(), Volume: "db", Home: k.Node(), Size: 1 << 30, Encryption: &dataset.Encryption{ID: uuid.New()}}
@@ -91,7 +91,7 @@ func TestCloneGrowsAfterThaw(t *testing.T) {
 		return err != nil
 	}
 	for _, c := range []struct {
-		has   dataset.Size // by a try that was cut short before the source grew; -1: it had none
+		has   dataset.Size // from an attempt that was interrupted before the source grew; -1: it had no size
 		size  dataset.Size
 		plain bool
 		fails error
@@ -102,7 +102,8 @@ func TestCloneGrowsAfterThaw(t *testing.T) {
 		{0, 2 << 30, false, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{0, 2 << 30, 2 << 30}},
 		{0, 2 << 30, false, errors.New("full"), []string{"clone while writers wait", "grow", "delete"}, []dataset.Size{0, 2 << 30, 0}},
 		{0, 0, false, nil, []string{"clone while writers wait"}, []dataset.Size{0}},
-		{0, 1 << 20, false, nil, []string{"clone while writers wait"}, []dataset.Size{1 << 20}}, // which the pool refuses
+		// The pool refuses this.
+		{0, 1 << 20, false, nil, []string{"clone while writers wait"}, []dataset.Size{1 << 20}},
 		{1 << 29, 1 << 30, false, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{1 << 30, 1 << 30, 1 << 30}},
 		{1 << 28, 1 << 29, true, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{1 << 29, 1 << 29, 1 << 29}},
 		{-1, 1 << 29, true, nil, []string{"clone while writers wait", "grow", "clone"}, []dataset.Size{1 << 29, 1 << 29, 1 << 29}},
@@ -121,7 +122,7 @@ func TestCloneGrowsAfterThaw(t *testing.T) {
 			t.Errorf("%+v: %q of %v", c, p.did, p.sizes)
 		}
 		want := max(c.size, 1<<30)
-		if c.has != 0 { // whatever its source has by now
+		if c.has != 0 { // whatever size the source has by now
 			want = c.size
 		}
 		if c.fails == nil && made.Size != want {
@@ -130,7 +131,7 @@ func TestCloneGrowsAfterThaw(t *testing.T) {
 	}
 }
 
-// No key program runs while a source holds still, also where a try goes on that a crash cut short.
+// No key program runs while a source is frozen, also if an attempt that a crash interrupted is resumed.
 func TestNoKeyProgramRunsWhileSourceIsFrozen(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@run")

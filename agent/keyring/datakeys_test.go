@@ -28,11 +28,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// sealing is a backend that says that it encrypts, and asks for the keys that it would take.
+// sealing is a backend that says that it encrypts, and requests the keys that a real one would need.
 type sealing struct {
 	dir.Backend
 	mu  sync.Mutex
-	got map[uuid.UUID][]byte // by dataset: the data key that it had last
+	got map[uuid.UUID][]byte // the last data key of each dataset
 }
 
 func (s *sealing) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
@@ -58,7 +58,7 @@ func (p *sealed) Info() backends.Info {
 	return i
 }
 
-// Resize asks for the key that it would take, and grows nothing.
+// Resize requests the key that a real backend would need, and enlarges nothing.
 func (p *sealed) Resize(ctx context.Context, id uuid.UUID, _ dataset.Size, _ *os.File) error {
 	e, err := p.Stat(ctx, id)
 	if err != nil {
@@ -94,7 +94,7 @@ func (p *sealed) Clone(ctx context.Context, d dataset.Dataset, src dataset.Sourc
 	return p.noted(ctx, d, func(d dataset.Dataset) (dataset.Size, error) { return p.Pool.Clone(ctx, d, src, progress) })
 }
 
-// noted makes a dataset that is not encrypted, with the record of one that is.
+// noted makes a dataset that is not encrypted, with the record of an encrypted one.
 func (p *sealed) noted(ctx context.Context, d dataset.Dataset, makes func(dataset.Dataset) (dataset.Size, error)) (dataset.Size, error) {
 	plain := d
 	plain.Encryption, plain.Profile.Encryption, plain.Size = nil, dataset.KeySource{}, 0
@@ -147,25 +147,25 @@ func newKeyRig(t *testing.T) *keyRig {
 	return k
 }
 
-// keyProgram prints the key beside it, or a new one each time, and notes what it is asked.
+// keyProgram prints the key in the file beside it, or a new key each time, and records its requests.
 const keyProgram = `#!/bin/sh
 cat >> "$0.asked"
 [ ! -e "$0.fickle" ] || exec head -c 64 /dev/urandom
 exec cat "$0.key"
 `
 
-// profiled is profiles.yaml with the key of profile gold in a file.
+// profiled returns a profiles.yaml whose profile gold has its key in a file.
 func (k *keyRig) profiled(gold string) []byte {
 	return fmt.Appendf(nil, "default: plain\nprofiles:\n  plain: {}\n  gold: {encryption: {key_file: %s}}\n  silver: {encryption: {key_file: %s}}\n  run: {encryption: {exec: [%s]}}\n", gold, k.silver, k.program)
 }
 
-// reprofile has control go by another profiles.yaml.
+// reprofile makes control use another profiles.yaml.
 func (k *keyRig) reprofile(src []byte) {
 	k.Cluster.Profiles = src
 	k.RestartControl()
 }
 
-// asked is of which datasets the program was asked since it was looked at last.
+// asked returns the datasets for which the program was called since the last call of asked.
 func (k *keyRig) asked() (of []string) {
 	k.T.Helper()
 	text, err := os.ReadFile(k.program + ".asked")
@@ -180,7 +180,7 @@ func (k *keyRig) asked() (of []string) {
 		if err := json.Unmarshal([]byte(line), &ask); err != nil {
 			k.T.Fatal(err)
 		}
-		if ask.Dataset != uuid.Nil.String() { // a start looks whether the key can be had
+		if ask.Dataset != uuid.Nil.String() { // a start checks whether the key is available
 			of = append(of, ask.Dataset)
 		}
 	}
@@ -199,7 +199,7 @@ func (k *keyRig) write(t *testing.T, path string, n byte) {
 	}
 }
 
-// encrypted makes a volume of a profile.
+// encrypted makes a volume of an encrypted profile.
 func (k *keyRig) encrypted(spec string) dataset.Dataset {
 	k.T.Helper()
 	if err := k.Create(k.T.Context(), spec, nil); err != nil {
@@ -218,7 +218,7 @@ func (k *keyRig) known(spec string) dataset.Dataset {
 	return d
 }
 
-// opens mounts a volume, and takes it off again.
+// opens mounts and unmounts a volume.
 func (k *keyRig) opens(spec string) error {
 	k.T.Helper()
 	_, err := k.Mount(k.T.Context(), spec, "id")
@@ -228,7 +228,7 @@ func (k *keyRig) opens(spec string) error {
 	return err
 }
 
-// refused wants an error that says things, and no volume.
+// refused fails unless err is of kind forbidden and contains the texts.
 func (k *keyRig) refused(err error, says ...string) {
 	k.T.Helper()
 	if dataset.KindOf(err) != dataset.ErrForbidden {
@@ -241,7 +241,7 @@ func (k *keyRig) refused(err error, says ...string) {
 	}
 }
 
-// rekey has the agent carry out a rekey, as control plans it.
+// rekey makes the agent carry out a rekey that control has planned.
 func (k *keyRig) rekey(name, oldKey string) error {
 	k.T.Helper()
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpRekey, Volume: name, Path: oldKey}
@@ -253,8 +253,8 @@ func (k *keyRig) rekey(name, oldKey string) error {
 	return err
 }
 
-// A volume gets a data key with its life, a clone that of its source, wrapped for itself, and a
-// rekey changes the record alone.
+// A volume gets a data key when it is created, and a clone gets that of its source, wrapped for the clone. A rekey
+// changes only the record.
 func TestDataKeyIsCreatedClonedAndRewrapped(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@gold")
@@ -280,7 +280,7 @@ func TestDataKeyIsCreatedClonedAndRewrapped(t *testing.T) {
 		t.Error("a clone is opened by another data key", err)
 	}
 
-	// The file is overwritten: with a copy of it the data key is wrapped anew.
+	// The file is overwritten: with a copy of it the data key is wrapped again.
 	old := filepath.Join(filepath.Dir(k.gold), "old")
 	k.write(t, old, 1)
 	k.write(t, k.gold, 3)
@@ -288,7 +288,7 @@ func TestDataKeyIsCreatedClonedAndRewrapped(t *testing.T) {
 	k.refused(k.opens("db@gold"), before, "rekey")
 	k.refused(k.rekey("db", ""), before)
 	k.refused(k.rekey("db", k.silver), before)
-	for range 2 { // again: the same
+	for range 2 { // the second time nothing changes
 		if err := k.rekey("db", old); err != nil {
 			t.Fatal(err)
 		}
@@ -300,11 +300,11 @@ func TestDataKeyIsCreatedClonedAndRewrapped(t *testing.T) {
 	if err := k.opens("db@gold"); err != nil || !bytes.Equal(k.kind.key(d.ID), data) {
 		t.Error("after the rekey it is opened by another data key", err)
 	}
-	k.refused(k.opens("other@gold"), other.Encryption.KeyID) // which nobody rekeyed
+	k.refused(k.opens("other@gold"), other.Encryption.KeyID) // nobody rekeyed it
 	k.nowhere(data, k.secret(1), k.secret(2), k.secret(3))
 }
 
-// nowhere wants no secret in the log, in the state or the pool, nor in what doctor says.
+// nowhere fails if one of the secrets is in the log, in the state, in the pool or in the findings of doctor.
 func (k *keyRig) nowhere(secrets ...[]byte) {
 	k.T.Helper()
 	found, err := k.Doctor(k.T.Context())
@@ -335,7 +335,7 @@ func (k *keyRig) nowhere(secrets ...[]byte) {
 	}
 }
 
-// A key that is not here is told before anything is made.
+// A missing key is reported before anything is created.
 func TestMissingKeyIsReportedBeforeCreate(t *testing.T) {
 	k := newKeyRig(t)
 	if err := os.Chmod(k.gold, 0o644); err != nil {
@@ -364,7 +364,7 @@ func TestMissingKeyIsReportedBeforeCreate(t *testing.T) {
 	}
 }
 
-// What is encrypted stays so, and what is not.
+// An encrypted volume stays encrypted, and an unencrypted one stays unencrypted.
 func TestEncryptionOfVolumeNeverChanges(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@gold")

@@ -21,8 +21,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// The whole way of an encrypted volume, with a kernel that has dm-crypt: made, mounted, rekeyed
-// in use, mounted by the next agent. Its key is in no argument vector, and nothing is left.
+// The whole life of an encrypted volume, with a kernel that has dm-crypt: it is created, mounted, rekeyed in use, and
+// mounted by the next agent. Its key is in no argument vector, and nothing is left.
 func TestEncryptedVolume(t *testing.T) {
 	disk := scratch.Mount(t, "xfs", 2<<30)
 	k := &keyRig{log: &bytes.Buffer{}, gold: filepath.Join(t.TempDir(), "gold")}
@@ -81,7 +81,7 @@ func TestEncryptedVolume(t *testing.T) {
 			}
 		}
 	}
-	if opened < 4 { // made, and opened each time
+	if opened < 4 { // created once, and opened several times
 		t.Errorf("cryptsetup was run %d times", opened)
 	}
 	if err := k.Pool().Close(); err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// lies is what the pool has, and what is on record: by path what a file holds, and all volumes.
+// lies returns the content of the pool and the records: for each path the content of the file, and all volumes.
 func (k *keyRig) lies() map[string]string {
 	k.T.Helper()
 	has := map[string]string{}
@@ -40,7 +40,7 @@ func (k *keyRig) lies() map[string]string {
 		k.T.Fatal(err)
 	}
 	for i := range volumes.Items {
-		volumes.Items[i].Status = nil // what its agent told of it last
+		volumes.Items[i].Status = nil // the last report of its agent
 	}
 	text, err := json.Marshal(volumes.Items)
 	if err != nil {
@@ -50,23 +50,23 @@ func (k *keyRig) lies() map[string]string {
 	return has
 }
 
-// resize has the agent give a volume another size, as control plans it.
+// resize makes the agent resize a volume as control has planned it.
 func (k *keyRig) resize(name, size string) error {
 	k.T.Helper()
 	p, err := k.Control.Plan(k.T.Context(), k.Node(), api.Request{ID: uuid.New(), Kind: dataset.OpResize, Volume: name, Size: size})
-	if err != nil || p.Operation == nil { // it has that already
+	if err != nil || p.Operation == nil { // the volume has that size already
 		return err
 	}
 	_, err = k.Executor.Execute(k.T.Context(), &jobs.Job{}, *p.Operation)
 	return err
 }
 
-// Whatever takes a key is refused without it, or by another one, before anything is changed, and
-// says what would do.
+// Each operation that needs a key is refused without the key, or with another one, before anything is changed. The
+// error says what to do.
 func TestOperationsWithoutKeyChangeNothing(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@gold")
-	d.Home = uuid.New() // of the move here
+	d.Home = uuid.New() // for the move to this node
 	k.encrypted("copied@gold")
 	acts := map[string]func() error{
 		"create": func() error { return k.Create(t.Context(), "new@gold", nil) },
@@ -88,7 +88,7 @@ func TestOperationsWithoutKeyChangeNothing(t *testing.T) {
 		name string
 		do   func() error
 		says string
-		not  string // what does not want that key
+		not  string // the operation that does not need that key
 	}{
 		{"missing", func() error { return os.Remove(k.gold) }, "not found (", ""},
 		{"open to others", func() error { return os.Chmod(k.gold, 0o644) }, "chmod 600 " + k.gold, ""},

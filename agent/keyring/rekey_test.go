@@ -24,8 +24,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A key program is asked for the volume that the key is wanted of, also where a clone that
-// nobody knows is read.
+// A key program gets the name of the volume for which the key is needed, also when an unrecorded clone is read.
 func TestKeyProgramGetsNameOfVolume(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@run")
@@ -69,7 +68,7 @@ func TestKeyProgramGetsNameOfVolume(t *testing.T) {
 	k.nowhere(data, k.secret(5))
 }
 
-// Nothing is wrapped by a key that is another one when it is read once more.
+// A data key is not wrapped by a key that differs when it is read a second time.
 func TestRekeyVerifiesNewKey(t *testing.T) {
 	k := newKeyRig(t)
 	d, silver := k.encrypted("db@run"), k.encrypted("other@silver")
@@ -105,8 +104,8 @@ func TestRekeyVerifiesNewKey(t *testing.T) {
 	}
 }
 
-// A create that goes on after a crash has the data key that it began with: what is made opens by
-// no other.
+// A create that is resumed after a crash has the data key with which it began: the dataset can be opened with no
+// other key.
 func TestResumedCreateKeepsItsDataKey(t *testing.T) {
 	k := newKeyRig(t)
 	p, err := k.Control.Plan(t.Context(), k.Node(), api.Request{ID: uuid.New(), Kind: dataset.OpCreate, Volume: "db@gold"})
@@ -119,7 +118,7 @@ func TestResumedCreateKeepsItsDataKey(t *testing.T) {
 	if _, err := k.Keys.Seal(t.Context(), k.Pool(), &first); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.Pool().Create(t.Context(), made); err != nil { // and then the process is killed
+	if _, err := k.Pool().Create(t.Context(), made); err != nil { // then the process is killed
 		t.Fatal(err)
 	}
 	data := bytes.Clone(k.kind.key(made.ID))
@@ -135,7 +134,7 @@ func TestResumedCreateKeepsItsDataKey(t *testing.T) {
 	}
 }
 
-// A clone is never less encrypted than what it is of, whatever control says.
+// A clone is never less encrypted than its source, whatever control says.
 func TestCloneIsNeverLessEncryptedThanSource(t *testing.T) {
 	k := newKeyRig(t)
 	k.encrypted("db@gold")
@@ -154,7 +153,7 @@ func TestCloneIsNeverLessEncryptedThanSource(t *testing.T) {
 	}
 }
 
-// copyPool has one copy, whose record is as it was written last.
+// copyPool has one copy, whose record is the one that was written last.
 type copyPool struct {
 	backends.Pool
 	entry backends.Entry
@@ -169,8 +168,8 @@ func (p *copyPool) WriteRecord(_ context.Context, d dataset.Dataset, _ bool) err
 	return nil
 }
 
-// After a rekey a copy needs the new key alone: a move to it goes by what control says, whatever
-// was heard here, and the record beside the copy follows.
+// After a rekey a copy needs only the new key: a move to the copy uses the record of control, whatever this node knew
+// before, and the record beside the copy is updated.
 func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@gold")
@@ -183,7 +182,7 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 	if err := os.Remove(k.gold); err != nil {
 		t.Fatal(err)
 	}
-	k.Cache.Remove(d.ID) // as a node that has a copy
+	k.Cache.Remove(d.ID) // like a node that has a copy
 	before := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Kind: dataset.CopyReplica}}
 	k.Cache.SetCopy(d.ID, &before)
 	if err := k.Keys.CanOpen(t.Context(), now); err != nil {
@@ -202,7 +201,8 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 	}
 
 	onRecord := func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: now} }
-	for _, state := range []backends.EntryState{backends.EntryCopy, backends.EntryReady} { // the latter a move left where there are no copies
+	// A move left a ready dataset if the pool has no copies.
+	for _, state := range []backends.EntryState{backends.EntryCopy, backends.EntryReady} {
 		target := &copyPool{entry: backends.Entry{ID: d.ID, State: state, Record: &d}}
 		kept := api.AssignedCopy{Record: &now, Copy: before.Copy}
 		k.Cache.SetCopy(d.ID, &kept)
@@ -228,8 +228,8 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 	k.Cache.SetCopy(d.ID, nil)
 }
 
-// A record beside the data that was not written at a rekey is named until it is, with what has it
-// written; what is not on record with that data key is nobody's to mend.
+// A record beside the data that was not updated by a rekey is reported until it is updated, with the command that
+// updates it. A record whose data key is not on record cannot be repaired by anybody.
 func TestDoctorReportsRecordsWithOldKey(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@gold")
@@ -285,7 +285,7 @@ func TestDoctorReportsRecordsWithOldKey(t *testing.T) {
 	}
 }
 
-// What went on elsewhere and is in use here still follows a rekey: its users may stay for long.
+// A superseded volume that is still in use here is rekeyed too: its users may stay for a long time.
 func TestRekeyOfSupersededVolumeInUse(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@gold")
@@ -313,7 +313,7 @@ func TestRekeyOfSupersededVolumeInUse(t *testing.T) {
 	}
 }
 
-// said is what doctor says of a subject that needs something done about it.
+// said returns the finding of doctor about a subject that needs action.
 func (k *keyRig) said(subject string) (f api.Finding) {
 	k.T.Helper()
 	list, err := k.Doctor(k.T.Context())
@@ -328,7 +328,7 @@ func (k *keyRig) said(subject string) (f api.Finding) {
 	return f
 }
 
-// Doctor names all that a key is missing for, and what needs one that is to go.
+// Doctor names everything for which a key is missing, and everything that still needs a key that is to be retired.
 func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 	k := newKeyRig(t)
 	wants := func(subject, level, mend string, parts ...string) {
@@ -381,7 +381,7 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 	}
 	wants("key file "+k.gold, findings.Warning, "drover trash ls", "in the trash that could not be restored: 2 (first, second)")
 
-	// Each volume may have a key of its own: then it is asked for each.
+	// Each volume may have a different key: then the program is called for each of them.
 	own := "#!/bin/sh\nread ask\ncase $ask in *" + run.ID.String() + "*) exec cat $0.key;; esac\nexec cat " + k.silver + "\n"
 	if err := os.WriteFile(k.program, []byte(own), 0o700); err != nil {
 		t.Fatal(err)

@@ -11,15 +11,15 @@ import (
 	"github.com/droverhq/drover/internal/keys"
 )
 
-// gatedProgram says that it runs, and prints its key once it is told to.
+// gatedProgram reports that it runs, and prints its key when the test allows it.
 const gatedProgram = `#!/bin/sh
 echo > "$0.runs"
 read go < "$0.goes"
 exec cat "$0.key"
 `
 
-// While a rekey waits for a key program, the volume can be mounted and unmounted; what was
-// exchanged by another rekey meanwhile is looked at once more.
+// While a rekey waits for a key program, the volume can be mounted and unmounted. If another rekey changes the key
+// meanwhile, the rekey reads it once more.
 func TestRekeyDoesNotBlockMounts(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@run")
@@ -64,7 +64,7 @@ func TestRekeyDoesNotBlockMounts(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			if count != 4 { // each time the new key, and that once more
+			if count != 4 { // the new key each time, and once more after the other rekey
 				t.Errorf("the program was run %d times", count)
 			}
 			if v, err := k.Control.Volume(t.Context(), "db"); err != nil || string(v.Encryption.Wrapped) == string(d.Encryption.Wrapped) {
@@ -80,7 +80,7 @@ func TestRekeyDoesNotBlockMounts(t *testing.T) {
 		} else {
 			unlock()
 		}
-		if count++; count == 1 { // as another rekey does
+		if count++; count == 1 { // like another rekey
 			now, other := d, key.Wrap(d.Encryption.ID, data)
 			now.Encryption = &other
 			k.Cache.Apply(now, 0)
