@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// A node asks for what itself is to do.
+// A node may request only work that it carries out itself.
 func TestWhatANodeMay(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -36,7 +36,7 @@ func TestWhatANodeMay(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		req  api.Request
-		want string // empty: it may
+		want string // empty: allowed
 	}{
 		"a snapshot of its own":   {api.Request{Kind: dataset.OpSnapshot, Volume: "db"}, ""},
 		"a snapshot of another's": {api.Request{Kind: dataset.OpSnapshot, Volume: "web"}, "node alpha (" + a.ID.String() + ") may not request this snapshot of volume web, because node beta carries it out: ask there, or ask with an operator's certificate, or as root of a control host with DROVER_API=unix:///run/drover/control.sock"},
@@ -65,14 +65,15 @@ func TestWhatANodeMay(t *testing.T) {
 	if err := submit(controltest.As(pki.Identity{Kind: pki.Operator, Role: pki.Admin, Name: "alice"}), imported); err != nil {
 		t.Error(err)
 	}
-	// An operation that is another's is not to be cancelled either.
+	// A node cannot cancel an operation of another node either.
 	op := *e.MustSubmit(controltest.Move("web", "alpha")).Operation
 	_, err := e.CancelOperation(controltest.As(controltest.NodeIdentity("delta", e.NewAgent("delta").ID)), op.ID.String())
 	controltest.Refused(t, err, dataset.ErrForbidden, "because its node has no part")
 	if _, err := e.CancelOperation(controltest.As(controltest.NodeIdentity("beta", b.ID)), op.ID.String()); err != nil {
 		t.Error(err)
 	}
-	// But for a volume that it had made there: no other node's, and nobody else's.
+	// A node can cancel the creation of a volume that it requested, also if another node carries it out. Other nodes
+	// cannot.
 	if _, err := e.Cordon(e.Ctx, a.ID, api.Cordoned{Cordoned: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func TestWhatANodeMay(t *testing.T) {
 	if err != nil || made.Operation.Node == a.ID {
 		t.Fatal(made.Operation, err)
 	}
-	epsilon := controltest.As(controltest.NodeIdentity("epsilon", uuid.New())) // without a pool: nothing is placed there
+	epsilon := controltest.As(controltest.NodeIdentity("epsilon", uuid.New())) // without a pool, so nothing is placed there
 	_, err = e.CancelOperation(epsilon, made.Operation.ID.String())
 	controltest.Refused(t, err, dataset.ErrForbidden, "because its node has no part")
 	if _, err := e.CancelOperation(alpha, made.Operation.ID.String()); err != nil {
@@ -106,8 +107,8 @@ func TestWhatANodeMay(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// Only an admin vouches that a home writes no more: no node, and no operator of another role. The error
-// says what it takes.
+// Only an admin may confirm that a home does not write any more. No node and no operator with another role may. The
+// error says which role is needed.
 func TestI1AnAdminVouches(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -126,7 +127,7 @@ func TestI1AnAdminVouches(t *testing.T) {
 	}
 }
 
-// What a node is called is what it joined as.
+// A node has the name that it joined with.
 func TestNameOfTheCertificate(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	id := uuid.New()
@@ -139,7 +140,8 @@ func TestNameOfTheCertificate(t *testing.T) {
 	}
 }
 
-// What the answer to a node turns on is that very node: not any that is named, nor a certificate of another kind.
+// The answer to a node depends on the node of the certificate. It depends neither on a node named in the request, nor
+// on a certificate of another kind.
 func TestI1WhatNoOtherNodeMay(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")

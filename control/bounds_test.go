@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// How an operation ended says its agent, and not who asked for what.
+// An agent can say how an operation ended, but not who requested what.
 func TestReportsChangeNoRequest(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -39,7 +39,7 @@ func TestReportsChangeNoRequest(t *testing.T) {
 	}
 }
 
-// A node makes up the UUIDs of what it makes: none that is another thing's.
+// A node chooses the UUIDs of what it creates, but cannot choose one that something else has.
 func TestUUIDsOfOthers(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")

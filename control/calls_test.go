@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// scene is a store with something of everything.
+// scene is a store with at least one record of every kind.
 type scene struct {
 	*controltest.Agent
 	ops         map[dataset.OpKind]dataset.Operation // ready to be reported
@@ -31,7 +31,7 @@ func newScene(e *controltest.Control) scene {
 	return sc
 }
 
-// calls is every call of the API that asks the store.
+// calls lists every call of the API that reads or writes the store.
 func calls(sc scene) map[string]func() error {
 	all := map[string]func() error{}
 	views(sc, all)

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Every report carries incarnation, epoch and home; control refuses any other.
+// Every report has the incarnation, the epoch and the home. Control refuses a report in which one of them is wrong.
 func TestStaleReports(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -40,7 +40,7 @@ func TestStaleReports(t *testing.T) {
 			_, err = e.Commit(e.Ctx, a.ID, a.ReportOf(late))
 			controltest.Refused(t, err, dataset.ErrStale, "epoch")
 		}
-		// Another node that claims the work for itself.
+		// Another node claims the work.
 		stolen := op
 		stolen.Node = b.ID
 		_, err = e.Commit(e.Ctx, b.ID, b.ReportOf(stolen))
@@ -57,7 +57,7 @@ func TestStaleReports(t *testing.T) {
 	}
 }
 
-// A report can say anything: an error, never a panic, and nothing is changed.
+// A report can contain anything. The result is an error, never a panic, and nothing is changed.
 func TestSenselessReports(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -146,7 +146,7 @@ func changed(op *dataset.Operation, change func(*dataset.Dataset)) bool {
 	return true
 }
 
-// Each kind on record: the report twice, and once more by a successor.
+// For each kind of operation on record: the agent sends the report twice, and its successor sends it once more.
 func TestReportsOnRecord(t *testing.T) {
 	for _, kind := range []dataset.OpKind{
 		dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
@@ -168,7 +168,7 @@ func TestReportsOnRecord(t *testing.T) {
 			if err != nil || got.State != dataset.OpRunning || got.Incarnation != a.Incarnation {
 				t.Fatalf("on record as %+v, %v", got, err)
 			}
-			// The agent dies, and its successor goes on with what it finds.
+			// The agent dies, and its successor continues with the operations on record.
 			a.Incarnation = uuid.New()
 			a.MustRegister("alpha")
 			open := a.OpenOperations()
@@ -196,7 +196,7 @@ func TestReportsOnRecord(t *testing.T) {
 	}
 }
 
-// A Record that its Commit has overtaken must not have the work done again.
+// A Record that arrives after its Commit must not cause the work to be done again.
 func TestRecordAfterCommit(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -213,7 +213,7 @@ func TestRecordAfterCommit(t *testing.T) {
 			t.Errorf("%s would be done again", kind)
 		}
 		if kind != dataset.OpDelete && kind != dataset.OpPurge {
-			a.MustSnapshot("db", "") // something else wrote the dataset
+			a.MustSnapshot("db", "") // something else has written the dataset
 		}
 	}
 	for _, kind := range []dataset.OpKind{dataset.OpCreate, dataset.OpSnapshot, dataset.OpRestore, dataset.OpSnapshotDelete, dataset.OpDelete} {
@@ -243,10 +243,11 @@ func TestFailuresOnRecord(t *testing.T) {
 		t.Errorf("asked again: %+v", out)
 	}
 	op.Problem = nil
-	_, err = a.Commit(e.Ctx, a.ID, a.ReportOf(op)) // what it made is to go
+	_, err = a.Commit(e.Ctx, a.ID, a.ReportOf(op)) // what the operation created must be removed
 	controltest.Refused(t, err, dataset.ErrConflict, "failed")
 
-	// One that was never on record is not for what its agent says: it could be of anything.
+	// If the operation was never on record, control does not believe what the agent says about its kind, because it
+	// could have been any.
 	op = a.MustPlan(controltest.Create("db@gold"))
 	before := e.Dump()
 	op.Problem = dataset.ProblemOf(dataset.ErrInternal)
@@ -272,7 +273,7 @@ func TestCancelledReports(t *testing.T) {
 	}
 	_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op))
 	controltest.Refused(t, err, dataset.ErrCancelled, op.ID.String())
-	op.Problem = dataset.ProblemOf(context.Canceled) // what the agent says when it was stopped
+	op.Problem = dataset.ProblemOf(context.Canceled) // the agent's report when it was stopped
 	a.MustCommit(op)
 	if err := e.Record(e.Ctx, a.ID, a.ReportOf(op)); err != nil {
 		t.Error(err)
@@ -285,7 +286,7 @@ func TestCancelledReports(t *testing.T) {
 	}
 }
 
-// An ID that is on record for other work is not taken for it.
+// An ID that is on record for other work is not accepted as the same operation.
 func TestReportUnderAnothersID(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -305,8 +306,8 @@ func TestReportUnderAnothersID(t *testing.T) {
 	}
 }
 
-// The agent's copy of a record is only replaced by a newer one: the index of a
-// second answer is not newer than what it says.
+// The agent replaces its copy of a record only by a newer one, so the index in a second answer must not be newer than
+// the record in it.
 func TestIndexOfAnswers(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -322,7 +323,7 @@ func TestIndexOfAnswers(t *testing.T) {
 	}
 }
 
-// A node that reports the operation of another node ends nothing, whatever it says of it.
+// A node that reports an operation of another node does not end it, whatever the report says.
 func TestReportOfAnotherNodesOperation(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")

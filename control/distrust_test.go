@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// While its node does not believe the store nothing is decided on it: the name
-// that is free in it may be a volume's.
+// While a node does not trust the store, control decides nothing about that node: a name that is free in the store
+// may belong to a volume.
 func TestDistrustedStoreIsNotChanged(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

@@ -18,9 +18,9 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// memory is a store of one test, of which copies are cheap.
+// memory is a store for one test. Copying it is cheap.
 type memory struct {
-	store.Store // of what is not asked: nothing
+	store.Store // of keys that are not read
 	mu          sync.Mutex
 	entries     map[string]store.Entry
 	index       uint64
@@ -90,8 +90,8 @@ func (m *memory) Txn(_ context.Context, checks []store.Precondition, writes []st
 	return m.index, nil
 }
 
-// C7: whatever stands in whichever key of the store, every call ends with an
-// answer or one line, never a panic, and damage is called by its key.
+// C7: whatever is stored under any key, every call returns a result or a one-line error and never panics. The error
+// names the key of the damaged record.
 func FuzzStoreValues(f *testing.F) {
 	sc := newScene(controltest.New(f))
 	good := sc.Dump()
@@ -134,7 +134,7 @@ func FuzzStoreValues(f *testing.F) {
 	})
 }
 
-// on2 is the same scene on another store.
+// on2 returns the same scene on another store.
 func on2(t controltest.TB, sc scene, st store.Store) scene {
 	e := &controltest.Control{TB: t, Ctx: sc.Ctx, Spy: controltest.NewSpyStore(st), Clock: &controltest.Clock{Fake: clock.NewFake(controltest.Start)}, ProfileSet: sc.ProfileSet}
 	e.Restart()

@@ -9,15 +9,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// again is the report of an operation of which an earlier one may still arrive.
+// again is a report of an operation of which an earlier report may still arrive.
 func again(a *controltest.Agent, op dataset.Operation) api.Report {
 	r := a.ReportOf(op)
 	r.Retry = true
 	return r
 }
 
-// A Record or a Commit that arrives after its operation has ended, and of which the agent said that it may,
-// changes nothing, even if the operation has left nothing that shows that it ended.
+// A Record or a Commit that arrives after its operation has ended changes nothing, if the agent has said that it may
+// arrive late. This holds even if nothing is left that shows that the operation has ended.
 func TestReportsThatArriveLate(t *testing.T) {
 	ends := map[string]func(a *controltest.Agent, op dataset.Operation){
 		"lost its name": func(a *controltest.Agent, op dataset.Operation) {
@@ -75,9 +75,9 @@ func TestReportsThatArriveLate(t *testing.T) {
 	}
 }
 
-// A Commit that is sent again, after the first has arrived, answers with the index of the record and not with
-// that of the operation's end. An agent that took the record for newer than it is would take the store for
-// one that was restored from a backup.
+// A Commit that is sent again after the first one has arrived is answered with the index of the record, not with the
+// index of the operation's end. An agent that took the record for newer than it is would conclude that the store was
+// restored from a backup.
 func TestIndexOfACommitSentAgain(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -100,7 +100,7 @@ func TestIndexOfACommitSentAgain(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A report that the first one has overtaken is no failure of what the first one did.
+// A report that arrives after the first one has succeeded does not turn that success into a failure.
 func TestFailureAfterSuccess(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -115,7 +115,7 @@ func TestFailureAfterSuccess(t *testing.T) {
 	if v, err := a.Volume(a.Ctx, "db"); err != nil || v.ID != op.DatasetID {
 		t.Errorf("%+v, %v", v, err)
 	}
-	// One that an agent made up does no harm either.
+	// A report of an operation that an agent made up does no harm either.
 	op = a.MustPlan(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
 	op.Problem, op.Snapshot = dataset.ProblemOf(dataset.Errorf(dataset.ErrNoSpace, "the pool is full")), nil
 	if _, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil {
@@ -147,7 +147,7 @@ func TestRemovalThatArrivesLate(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A node cannot put on record what agents do not do.
+// A node cannot put operations on record that agents do not carry out.
 func TestOnlyKnownFailuresGoOnRecord(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

@@ -14,11 +14,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// model is what the service should have on record, in a few maps.
+// model is what the service should have on record, kept in a few maps.
 type model struct {
 	volumes  map[string]uuid.UUID
 	datasets map[uuid.UUID]*modelled
-	order    []uuid.UUID // of datasets and snapshots as they came, so that a failure can be played again
+	order    []uuid.UUID // datasets and snapshots in the order of their creation, so that a failure can be repeated
 	jobs     []*job
 }
 
@@ -30,32 +30,30 @@ type modelled struct {
 	size            dataset.Size
 	origin          dataset.Source
 	snapshots       map[uuid.UUID]string // name
-	request         uuid.UUID            // that last wrote it
+	request         uuid.UUID            // the operation that last wrote it
 	until           time.Time
 	home            *controltest.Agent
 }
 
-// job is an operation that an agent works on, and may report any number of
-// times.
+// job is an operation that an agent works on. The agent may report it any number of times.
 type job struct {
 	op          dataset.Operation
 	agent       *controltest.Agent
 	incarnation uuid.UUID
-	state       dataset.OpState // on record; "" when it is not
-	winner      bool            // of a create: it made its dataset
+	state       dataset.OpState // if on record; "" otherwise
+	winner      bool            // for a create: its dataset has been made
 }
 
-// machine drives a service with two nodes and the model side by side.
+// machine applies the same steps to a service with two nodes and to the model.
 type machine struct {
 	*controltest.Control
 	model
 	agents []*controltest.Agent
 }
 
-// The whole service against the model: creates, clones, snapshots, restores,
-// resizes, deletes, undeletes and purges of two nodes, planned, submitted and
-// reported in any order, with reports that come late, twice, from agents that
-// were followed by others, or whose answer is lost.
+// The test compares the whole service with the model: creates, clones, snapshots, restores, resizes, deletes,
+// undeletes and purges of two nodes are planned, submitted and reported in any order. Some reports arrive late or
+// twice, come from agents that were replaced, or lose their answer.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &machine{Control: controltest.New(t), model: model{volumes: map[string]uuid.UUID{}, datasets: map[uuid.UUID]*modelled{}}}
@@ -77,7 +75,7 @@ func TestModel(t *testing.T) {
 	})
 }
 
-// begin puts something of everything there.
+// begin creates at least one thing of every kind.
 func (m *machine) begin(t *rapid.T) {
 	for _, req := range []api.Request{
 		controltest.Create("aa@gold"), controltest.Create("bb@fleeting"), controltest.Create("cc"), {Kind: dataset.OpSnapshot, Volume: "aa", Name: "one"},
@@ -95,7 +93,7 @@ var (
 	modelProfiles = []string{"", "gold", "silver", "fleeting", "kept"}
 )
 
-// compare holds the store to its invariants and to the model.
+// compare checks the invariants of the store, and compares the store with the model.
 func (m *machine) compare() {
 	m.Helper()
 	st := m.CheckInvariants()
@@ -129,8 +127,8 @@ func (m *machine) compare() {
 	}
 }
 
-// ask plans a request at an agent, or submits it, and takes the operation on.
-// It returns false when there was none.
+// ask plans a request at an agent, or submits it, and adopts the operation. It returns false if there was no
+// operation.
 func (m *machine) ask(t *rapid.T, req api.Request, want *dataset.Kind) bool {
 	a := m.agents[rapid.IntRange(0, 1).Draw(t, "asking")]
 	req.ID = uuid.New()
@@ -205,7 +203,7 @@ func (m *machine) clone(t *rapid.T) {
 	}
 }
 
-// drawSource picks a dataset, live or in the trash, or a snapshot of one.
+// drawSource draws a dataset, live or in the trash, or a snapshot of one.
 func (m *machine) drawSource(t *rapid.T) (dataset.Source, bool) {
 	var all []dataset.Source
 	for _, id := range m.sorted() {
@@ -235,7 +233,7 @@ func inOrder[V any](m *machine, of map[uuid.UUID]V) (ids []uuid.UUID) {
 	return ids
 }
 
-// change asks for something of a volume.
+// change requests a change of a volume.
 func (m *machine) change(t *rapid.T) {
 	name := m.drawVolume(t)
 	kind := rapid.SampledFrom([]dataset.OpKind{dataset.OpSnapshot, dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpRestore, dataset.OpResize, dataset.OpDelete, dataset.OpDelete}).Draw(t, "kind")
@@ -277,7 +275,7 @@ func (m *machine) change(t *rapid.T) {
 	m.ask(t, req, want)
 }
 
-// drawVolume picks a name, of a volume if there is one.
+// drawVolume draws a name, which is that of a volume if there is one.
 func (m *machine) drawVolume(t *rapid.T) string {
 	if have := slices.Sorted(maps.Keys(m.volumes)); len(have) > 0 {
 		return rapid.SampledFrom(have).Draw(t, "volume")

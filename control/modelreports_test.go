@@ -37,8 +37,7 @@ func (m *machine) cancel(t *rapid.T) {
 	}
 }
 
-// newAgent restarts a node's agent: what was on record goes on, what was not is
-// at most reported late.
+// newAgent restarts a node's agent. Operations on record continue. Others are reported late, if at all.
 func (m *machine) newAgent(t *rapid.T) {
 	a := m.agents[rapid.IntRange(0, 1).Draw(t, "agent")]
 	a.Incarnation = uuid.New()
@@ -57,7 +56,7 @@ func (m *machine) time(t *rapid.T) {
 			d.state = dataset.StatePurging
 		}
 	}
-	// Schedules are no part of the model: only the trash is looked at.
+	// Schedules are not part of the model, so only the trash is processed.
 	m.Memory.Now = m.Clock.Now()
 	if err := m.Uptime.Mark(m.Ctx, true); err != nil {
 		t.Fatal(err)
@@ -65,7 +64,7 @@ func (m *machine) time(t *rapid.T) {
 	m.Housekeeper.ExpireTrash(m.Ctx, m.Memory)
 }
 
-// agentsPurge is what agents do with the condemned, on record or not.
+// agentsPurge purges condemned datasets as agents do, with or without an operation on record.
 func (m *machine) agentsPurge(*rapid.T) {
 	for _, id := range m.sorted() {
 		if d := m.datasets[id]; d.state == dataset.StatePurging {
@@ -75,15 +74,14 @@ func (m *machine) agentsPurge(*rapid.T) {
 	}
 }
 
-// forget drops a dataset. What an agent would report of it afterwards it does
-// not, as it holds the dataset's lock while it destroys it.
+// forget removes a dataset. An agent holds the dataset's lock while it destroys the dataset, so it does not report
+// operations of the dataset afterwards.
 func (m *machine) forget(id uuid.UUID) {
 	delete(m.datasets, id)
 	m.jobs = slices.DeleteFunc(m.jobs, func(j *job) bool { return j.op.DatasetID == id && j.op.Kind != dataset.OpPurge && j.winner })
 }
 
-// report reports an operation: for the first time, or once more. Sometimes the
-// answer is lost, which must not matter.
+// report reports an operation for the first time, or once more. Sometimes the answer is lost, which must not matter.
 func (m *machine) report(t *rapid.T) {
 	if len(m.jobs) == 0 {
 		return
@@ -114,7 +112,7 @@ func (m *machine) reportJob(t *rapid.T, j *job) {
 	}
 }
 
-// fails is what an agent does when what it did cannot be put on record.
+// fails does what an agent does if its work cannot be put on record.
 func (m *machine) fails(j *job, r api.Report, err error) {
 	r.Operation.Problem = dataset.ProblemOf(err)
 	_, err = m.Commit(m.Ctx, j.agent.ID, r)
@@ -122,7 +120,7 @@ func (m *machine) fails(j *job, r api.Report, err error) {
 	j.state = dataset.OpFailed
 }
 
-// predict says how a report is answered: the kind of error, or whether it lost.
+// predict returns how a report must be answered: the kind of the error, or whether the create lost.
 func (m *machine) predict(j *job) (want *dataset.Kind, lost bool) {
 	if j.incarnation != j.agent.Incarnation {
 		return dataset.ErrStale, false
@@ -201,7 +199,7 @@ func (m *machine) predictCreate(j *job, d *modelled) (want *dataset.Kind, lost b
 	return nil, false
 }
 
-// apply does to the model what a report that was answered does to the store.
+// apply changes the model as an accepted report changes the store.
 func (m *machine) apply(j *job, lost bool) {
 	over := j.state == dataset.OpDone
 	if j.state != "" && !over {
@@ -226,8 +224,7 @@ func (m *machine) apply(j *job, lost bool) {
 	}
 }
 
-// refuses says whether the volume that is there is another than a create that
-// lost to it asked for.
+// refuses reports whether the existing volume differs from what a create asked for that lost against it.
 func (m *machine) refuses(j *job) bool {
 	is := m.datasets[m.volumes[j.op.Volume]]
 	spec, err := dataset.ParseSpec(j.op.DatasetRecord.RequestedAs)
@@ -262,7 +259,7 @@ func (m *machine) applyTo(d *modelled, j *job) {
 		if hasSnapshot(d, j.op.Snapshot) {
 			delete(d.snapshots, j.op.Snapshot.ID)
 			d.request = j.op.ID
-			m.jobs = slices.DeleteFunc(m.jobs, func(o *job) bool { // as it lasts until its snapshot's delete
+			m.jobs = slices.DeleteFunc(m.jobs, func(o *job) bool { // because it lasts until its snapshot is deleted
 				return o != j && o.op.Snapshot != nil && o.op.Snapshot.ID == j.op.Snapshot.ID && o.op.Kind != dataset.OpSnapshotDelete
 			})
 		}

@@ -50,8 +50,7 @@ func TestSubmit(t *testing.T) {
 	}
 }
 
-// An ID that was used is not another request's: it would be answered with what
-// became of the first.
+// An ID that was used cannot be used for a different request, which would get the outcome of the first one.
 func TestIDOfAnotherRequest(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -76,7 +75,7 @@ func TestIDOfAnotherRequest(t *testing.T) {
 	}
 }
 
-// The same request from many at once is one operation.
+// The same request from many callers at once is one operation.
 func TestSubmitAtOnce(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -102,8 +101,7 @@ func TestSubmitAtOnce(t *testing.T) {
 	}
 }
 
-// One that goes through between the reads of another with the same ID: both have
-// the same answer.
+// A request is committed between the reads of another one with the same ID. Both get the same answer.
 func TestSubmitBetweenReads(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -116,7 +114,7 @@ func TestSubmitBetweenReads(t *testing.T) {
 		req.ID = uuid.New()
 		var first api.Outcome
 		e.Spy.OnGet = func(key string) {
-			if key != record.OperationKey(req.ID) { // which was read, and was not there
+			if key != record.OperationKey(req.ID) { // it was read, and did not exist
 				e.Spy.OnGet = nil
 				first = e.MustSubmit(req)
 			}
@@ -240,7 +238,7 @@ func TestOperationWaits(t *testing.T) {
 	if r := <-done; r.Err != nil || r.V.State != dataset.OpRunning {
 		t.Errorf("%+v, %v", r.V, r.Err)
 	}
-	// What has nothing to do with it lets nobody go.
+	// An unrelated change wakes no waiter.
 	done = wait()
 	e.MustSubmit(controltest.Create("other"))
 	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Operations: []dataset.Operation{{ID: op.ID, Progress: dataset.Progress{Step: "copying", Done: 2, Total: 3}}}}); err != nil {
@@ -263,7 +261,7 @@ func TestOperationWaits(t *testing.T) {
 	}
 }
 
-// A wait ends with its time, its caller, the operation and the service.
+// A wait ends when its time is over, and with its caller, the operation or the service.
 func TestOperationWaitEnds(t *testing.T) {
 	e := controltest.New(t)
 	e.NewAgent("alpha")
@@ -298,8 +296,8 @@ func TestOperationWaitEnds(t *testing.T) {
 	}
 }
 
-// TestTheDecisionRestsOnWhatWasChosen (I1, write skew): a node that is cordoned between
-// the choice and the transaction is not taken.
+// TestTheDecisionRestsOnWhatWasChosen (I1, write skew): a node that is cordoned between the choice and the
+// transaction is not used.
 func TestTheDecisionRestsOnWhatWasChosen(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

@@ -38,11 +38,11 @@ var fieldPowers = map[string][]power{
 	"Size": nil, "Profile": nil, "Live": nil, "Engine": nil, "Node": nil, "Ref": nil, "Labels": nil, "RequestID": nil,
 	"Protect":   {destroys}, // it takes a protection away
 	"Scheduled": {destroys}, // retention removes older snapshots for it
-	"Path":      {hostFile}, // of an import, or the old key of a rekey
+	"Path":      {hostFile}, // for an import, or the old key for a rekey
 	"DryRun":    nil,
-	"Force":     {destroys, vouches}, // of what is protected; with Fenced it goes without the home
+	"Force":     {destroys, vouches}, // of protected volumes; with Fenced it does not need the home
 	"Fenced":    {vouches},
-	"Failover":  nil, // control itself looks whether the home is lost
+	"Failover":  nil, // control itself checks whether the home is lost
 }
 
 // powersCluster has a volume of each state that a request can be about. Node beta is away.
@@ -78,7 +78,7 @@ func newPowersWorld(t *testing.T) *powersCluster {
 	if err := e.RecordUnreachable(e.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	w.alpha.MustCommit(*e.MustSubmit(controltest.ForcedMove("split", "alpha", "beta")).Operation) // beta keeps an overtaken head
+	w.alpha.MustCommit(*e.MustSubmit(controltest.ForcedMove("split", "alpha", "beta")).Operation) // beta keeps a superseded head
 	return w
 }
 
@@ -102,8 +102,8 @@ func newLostWorld(t *testing.T) *powersCluster {
 	return &powersCluster{Control: l.Control, alpha: l.Beta, beta: l.Alpha, gamma: l.Gamma}
 }
 
-// submission is one request, what it can do, and who may make it: "worker" and "admin" are operators of
-// these roles, "own" is the node whose part it is, and "other" a node that has no part in it.
+// submission is one request, its powers, and who may make it: "worker" and "admin" are operators with these roles,
+// "own" is the node that carries it out, and "other" is a node that has no part in it.
 type submission struct {
 	name   string
 	req    api.Request
@@ -151,8 +151,8 @@ func submissions() []submission {
 	}
 }
 
-// Each kind of request, with each field that has a power, is tried by everybody that a certificate can
-// name. Who vouches that a node writes no more, or names a file of a host, is an admin.
+// Each kind of request, with each field that has a power, is tried by every kind of caller that a certificate can
+// name. Only an admin may confirm that a node does not write any more, or name a file of a host.
 func TestI1WhoMaySubmitWhat(t *testing.T) {
 	for _, c := range submissions() {
 		t.Run(strings.ReplaceAll(c.name, " ", "-"), func(t *testing.T) {
@@ -199,7 +199,7 @@ func (w *powersCluster) principals() map[string]context.Context {
 	}
 }
 
-// A new kind of operation, or a new field of a request, has a row in the tables above.
+// A new kind of operation, or a new field of a request, needs a row in the tables above.
 func TestEveryKindAndFieldHasARow(t *testing.T) {
 	kinds, set := map[dataset.OpKind]bool{}, map[string]bool{}
 	byPower := map[power]bool{}

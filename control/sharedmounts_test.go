@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// stay is what an agent asks for; the ID is of the stay.
+// stay is the request that an agent makes. The ID identifies the stay.
 func stay(a *controltest.Agent, d dataset.Dataset, id uuid.UUID) (api.IndexedDataset, error) {
 	return a.ReportSharedMount(a.Ctx, a.ID, api.SharedMountReport{Incarnation: a.Incarnation, Dataset: d.ID, ID: id})
 }
@@ -43,7 +43,7 @@ func createMany(a *controltest.Agent, name string) dataset.Dataset {
 	return a.MustCreate(name+"@many", "pool=shared")
 }
 
-// guests are the nodes on record as guests of a volume.
+// guests returns the nodes on record as guests of a volume.
 func guests(e *controltest.Control, volume string) (ids []uuid.UUID) {
 	e.Helper()
 	e.CheckInvariants()
@@ -53,8 +53,8 @@ func guests(e *controltest.Control, volume string) (ids []uuid.UUID) {
 	return ids
 }
 
-// A node of the share is on record as a guest from before it mounts the volume until it says
-// that this is over: of that very stay, not of an earlier one.
+// A node of the share is recorded as a guest before it mounts the volume, and until it reports the end of the same
+// stay. A report about an earlier stay does not count.
 func TestGuests(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -77,7 +77,7 @@ func TestGuests(t *testing.T) {
 		t.Errorf("its home: %+v", v.Dataset)
 	}
 	second := stays(b, d)
-	leaves(b, d, first) // which was under way for long
+	leaves(b, d, first) // which was delayed for long
 	if got := guests(e, "db"); len(got) != 2 {
 		t.Errorf("an earlier stay ended a later one: %v", got)
 	}
@@ -94,7 +94,7 @@ func TestGuests(t *testing.T) {
 	}
 }
 
-// Who may not have it mounted beside its home is refused, and nothing is on record.
+// A node that may not have the volume mounted at the same time as its home is refused, and nothing is recorded.
 func TestGuestsThatAreRefused(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -141,8 +141,8 @@ func TestGuestsThatAreRefused(t *testing.T) {
 	}
 }
 
-// What needs nobody else to use the volume is refused while it has guests, by their names, and
-// so when one came since it was planned.
+// A request that needs the volume unused is refused while the volume has guests, and the error names them. This holds
+// also if a guest was recorded after the request was planned.
 func TestGuestsAreInTheWay(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -172,7 +172,7 @@ func TestGuestsAreInTheWay(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A home that has its dataset alone lets nobody in, and is let have it so by nobody who is.
+// A home with exclusive use of its dataset admits no guest, and does not get exclusive use while there is a guest.
 func TestAloneAtHome(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -184,8 +184,8 @@ func TestAloneAtHome(t *testing.T) {
 	if v := e.MustVolume("db"); len(v.SharedMountDetails) != 1 || !v.SharedMountDetails[0].Exclusive {
 		t.Errorf("people see %+v", v.SharedMountDetails)
 	}
-	a.MustSnapshot("db", "at-rest") // what it is needed for
-	again := stays(a, d)            // the agent was started anew meanwhile
+	a.MustSnapshot("db", "at-rest") // exclusive use is needed for this
+	again := stays(a, d)            // the agent was restarted meanwhile
 	leaves(a, d, id)
 	if _, err := stay(b, d, uuid.New()); dataset.KindOf(err) != dataset.ErrPending {
 		t.Errorf("an earlier one ended it: %v", err)
@@ -197,7 +197,7 @@ func TestAloneAtHome(t *testing.T) {
 	}
 }
 
-// What is mounted already is put on record even where it would not be let in, as the truth.
+// A mount that already exists is recorded as it is, even if it would not be admitted.
 func TestGuestsThatAreThereAlready(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -216,15 +216,15 @@ func TestGuestsThatAreThereAlready(t *testing.T) {
 	if err := a.TryYield(op, op.Manifest); err != nil {
 		t.Fatal(err)
 	}
-	got := *b.MustCommit(op).Dataset // within the share, where its mounts go on
+	got := *b.MustCommit(op).Dataset // within the share, where its mounts continue
 	if g, stays := got.SharedMountOf(c.ID); !stays || got.Home != b.ID {
 		t.Errorf("%+v, %+v", got, g)
 	}
 	e.CheckInvariants()
 }
 
-// Without its home a volume goes on where a guest is, which needs no stay any more; the others
-// go on, and the home that was passed over is a guest until it says what it has.
+// Without its home, a volume continues at a guest, which does not need a stay any more. The other guests continue,
+// and the superseded home is a guest until it reports what it has mounted.
 func TestGuestsWithoutTheHome(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -254,8 +254,8 @@ func TestGuestsWithoutTheHome(t *testing.T) {
 	}
 }
 
-// A guest that is lost is in the way until a person vouches that it writes no more, or it is
-// back; and it goes with its node then, not before.
+// A lost guest blocks such requests until a person confirms that it does not write any more, or it is reachable
+// again. It is removed with its node after that, not before.
 func TestLostGuest(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	e := x.On(x.Services[0])
@@ -276,7 +276,7 @@ func TestLostGuest(t *testing.T) {
 	x.EndSession(c)
 	_, err = e.RemoveNode(e.Ctx, "gamma", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrInUse, "node gamma uses db", "drover node fence gamma")
-	// Its certificate alone goes by force: what it has mounted it may write to.
+	// Its certificate alone is removed only by force, because the node may still write to what it has mounted.
 	if out, err := e.RemoveNode(e.Ctx, "gamma", api.NodeRemoval{Force: true}); err != nil || out.Removed.IsZero() {
 		t.Fatal(out, err)
 	}
@@ -294,7 +294,7 @@ func TestLostGuest(t *testing.T) {
 	if v := e.MustVolume("db"); len(v.SharedMountDetails) != 1 || !v.SharedMountDetails[0].Fenced || !v.SharedMountDetails[0].Unreachable {
 		t.Errorf("people see %+v", v.SharedMountDetails)
 	}
-	l.RestartAgent(l.Beta, "beta") // the word is over
+	l.RestartAgent(l.Beta, "beta") // the confirmation is void
 	list, _ := e.EventLog.After(0)
 	back := slices.IndexFunc(list, func(ev api.Event) bool {
 		return strings.Contains(ev.Detail, "confirmed that it writes no more: its mounted")
@@ -316,8 +316,8 @@ func TestLostGuest(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrNotFound)
 }
 
-// A profile of access many is kept on a share alone; the refusal says why, and a volume keeps
-// its home when another one mounts it.
+// A profile with access many can be used only on a share, and the refusal says why. A volume keeps its home when
+// another node mounts it.
 func TestAccessManyWantsAShare(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgentOnShare("alpha", uuid.New())

@@ -11,9 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Two decisions that rest on each other's ground: the one goes through between
-// the other's reads and its transaction. The one that comes second is decided
-// anew on what is there then (cluster.md section 5).
+// Each of two decisions rests on what the other one changes. One of them is committed between the other's reads and
+// its transaction. The second one is decided again on the changed state (cluster.md section 5).
 func TestWriteSkew(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -241,7 +240,7 @@ func TestWriteSkew(t *testing.T) {
 	}
 }
 
-// live expects a volume with a profile.
+// live expects a volume with the given profile.
 func live(a *controltest.Agent, name, profile string) {
 	a.Helper()
 	if v := a.MustVolume(name); v.Volume != name || v.Profile.Name != profile || v.State != dataset.StateReady {
@@ -249,8 +248,8 @@ func live(a *controltest.Agent, name, profile string) {
 	}
 }
 
-// A name that moves from one dataset to another while it is read is one or the
-// other, never neither and never one that is gone.
+// A name moves from one dataset to another while it is read. The reader gets one of the two, never neither and never
+// one that was removed.
 func TestNameThatMovesWhileItIsRead(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -264,7 +263,7 @@ func TestNameThatMovesWhileItIsRead(t *testing.T) {
 				return
 			default:
 			}
-			// A move of the name in one transaction, as an import over it would be.
+			// The name moves in one transaction, as in an import that replaces it.
 			old := e.MustVolume("db").Dataset
 			fresh := old
 			fresh.ID = uuid.New()
@@ -296,8 +295,7 @@ func TestNameThatMovesWhileItIsRead(t *testing.T) {
 	<-done
 }
 
-// Damage that looks like a read between two transactions is named, and does not
-// keep anyone trying for ever.
+// Damage that looks like a read between two transactions is reported, and does not make a caller retry for ever.
 func TestNameThatPointsAstray(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

@@ -14,9 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// I7: "no such" is only said when the store said so. Every call, with the store
-// failing at each of its steps, says that the store is away, changes nothing in
-// part, and succeeds when the store is back.
+// I7: "no such" is returned only if the store reported it. If the store fails at any step of any call, the call
+// reports that the store is unavailable, makes no partial change, and succeeds once the store is available again.
 func TestI7AFailingStoreIsNeverAbsence(t *testing.T) {
 	for name := range calls(newScene(controltest.New(t))) {
 		for _, lose := range []bool{false, true} {
@@ -34,7 +33,7 @@ func failEachStep(e *controltest.Control, name string, call func() error, lose b
 		e.Spy.FailFrom(0, false)
 		e.CheckInvariants()
 		if err == nil {
-			return // it needed fewer calls than that
+			return // it needed fewer store calls than that
 		}
 		if dataset.KindOf(err) != dataset.ErrUnavailable || !errors.Is(err, controltest.ErrUnreachable) {
 			e.Fatalf("%s, failing at step %d: %v (%v)", name, n, err, dataset.KindOf(err))
@@ -44,21 +43,21 @@ func failEachStep(e *controltest.Control, name string, call func() error, lose b
 		}
 		switch {
 		case lose:
-			return // done, though nobody heard of it
+			return // done, though no caller learned of it
 		case strings.HasPrefix(name, "submit "):
-			if err := call(); err != nil { // done, and only its presentation failed
+			if err := call(); err != nil { // done, and only the presentation of its result failed
 				e.Fatalf("%s, asked again after step %d failed: %v", name, n, err)
 			}
 			return
-		case name != "rebuild" && name != "commit purge": // which take several transactions
+		case name != "rebuild" && name != "commit purge": // these take several transactions
 			e.Fatalf("%s, failing at step %d, changed something", name, n)
 		}
 	}
 	e.Fatalf("%s asks the store more than a hundred times", name)
 }
 
-// The names of what is there and the errors of what is not, once more without
-// failures, so that the test above compares with something.
+// The names of existing things and the errors for missing ones are collected once more without failures, so that the
+// test above has something to compare with.
 func TestAbsenceIsSaid(t *testing.T) {
 	e := controltest.New(t)
 	e.NewAgent("alpha")
@@ -77,8 +76,7 @@ func TestAbsenceIsSaid(t *testing.T) {
 	}
 }
 
-// A caller who goes away does not leave it open whether his change happened:
-// those who wait for it learn of it.
+// If a caller leaves, it is not left open whether its change happened: those that wait for the change learn of it.
 func TestCallerGoesAway(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -98,7 +96,7 @@ func TestCallerGoesAway(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	// The same where the store's answer is lost.
+	// The same if the store's answer is lost.
 	rev = e.Feed.Since(a.ID, 0).Rev
 	e.Spy.Before(func() { e.Spy.FailFrom(1, true) })
 	_, err = e.Submit(e.Ctx, controltest.Create("db3@gold"))

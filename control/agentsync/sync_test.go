@@ -60,8 +60,8 @@ func TestSync(t *testing.T) {
 	}
 }
 
-// What an operation is for comes with it, as it was planned for, even if it is planned
-// while an agent's answer is put together: a purge is of what is condemned.
+// A sync sends an operation together with the records it was planned for, even if it is planned while the answer for
+// an agent is put together: a purge arrives together with the condemned dataset.
 func TestSyncWhilePlanned(t *testing.T) {
 	for _, c := range []struct{ name, news string }{{"news of it", "db"}, {"news of another", "db2"}} {
 		t.Run(c.name, func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	a.MustPurge(d)
-	moved.Home = b.ID // as a move will do
+	moved.Home = b.ID // as a move does
 	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
 		t.NotifyDataset(moved.ID, a.ID)
 		return t.PutDataset(moved)
@@ -126,13 +126,13 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 	if v := e.MustVolume("moved"); v.Status != nil {
 		t.Error("what the old home saw of it is still shown")
 	}
-	if s := b.MustSync(0); !s.Full || len(s.Datasets) != 0 { // its index is the move's to write
+	if s := b.MustSync(0); !s.Full || len(s.Datasets) != 0 { // its index is written by the move
 		t.Errorf("%+v", s)
 	}
 }
 
-// A revision from before a restart, from another service, or from longer ago
-// than is remembered: everything.
+// If the agent's revision is from before a restart, from another service, or older than what is remembered, the
+// answer has everything.
 func TestSyncOfUnknownRevisions(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -171,8 +171,8 @@ func TestSyncWaits(t *testing.T) {
 		return controltest.Waiting(e, func() (api.Sync, error) { return e.Sync(ctx, a.ID, rev, 25*time.Second) })
 	}
 	done := wait(e.Ctx)
-	b.MustCreate("theirs") // wakes nobody here
-	a.MustCreate("db")     // nor does what the answer told, which the next change tells too
+	b.MustCreate("theirs") // wakes no agent here
+	a.MustCreate("db")     // neither does what the answer contained, which the next change sends as well
 	if !e.Feed.IsAwaited(a.ID) {
 		t.Error("its own create woke the agent")
 	}
@@ -210,8 +210,7 @@ func TestSyncWaits(t *testing.T) {
 	}
 }
 
-// Many agents follow while others change things: each ends up with what the
-// store has of it.
+// Many agents follow while others change things. Each agent ends up with the records in the store.
 func TestSyncFollows(t *testing.T) {
 	e := controltest.New(t)
 	agents := []*controltest.Agent{e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")}
@@ -264,7 +263,7 @@ func TestSyncFollows(t *testing.T) {
 	workers.Wait()
 	close(last)
 	for _, a := range agents {
-		e.Feed.Publish(notify.Notice{Nodes: []uuid.UUID{a.ID}}) // so that all look once more
+		e.Feed.Publish(notify.Notice{Nodes: []uuid.UUID{a.ID}}) // so that all read once more
 	}
 	followers.Wait()
 	for id, d := range e.CheckInvariants().Datasets {
@@ -316,7 +315,7 @@ func TestHeartbeats(t *testing.T) {
 	if got := beat(dataset.PoolStatus{Reason: "absent"}); len(got) != 1 || got[0].Type != "pool.offline" {
 		t.Errorf("a pool that is away from the start: %+v", got)
 	}
-	// Progress of what has ended, by whatever way, is not kept.
+	// Progress of an operation is not kept after the operation has ended, however it ended.
 	op := *e.MustSubmit(controltest.Create("db")).Operation
 	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Operations: []dataset.Operation{{ID: op.ID}, {ID: uuid.New()}}}); err != nil {
 		t.Fatal(err)
@@ -363,10 +362,10 @@ func TestFullVolumes(t *testing.T) {
 		{a, used(86, dataset.NearlyFull), []api.EventType{"volume.nearly_full"}},
 		{a, used(87, dataset.NearlyFull), nil},
 		{a, used(98, dataset.Full), []api.EventType{"volume.full"}},
-		{a, dataset.DatasetStatus{Problem: "its pool is offline"}, nil}, // how full it is is not known now
+		{a, dataset.DatasetStatus{Problem: "its pool is offline"}, nil}, // its use is unknown now
 		{a, used(98, dataset.Full), nil},
 		{a, used(40, dataset.NotFull), []api.EventType{"volume.not_full"}},
-		{b, used(98, dataset.Full), nil}, // not its home
+		{b, used(98, dataset.Full), nil}, // not from its home
 	} {
 		if got := report(c.from, c.st); !slices.Equal(got, c.want) {
 			t.Errorf("%d: %v, want %v", i, got, c.want)

@@ -73,7 +73,7 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// Writers at once leave whole lines, and neither file outgrows its bound.
+// Concurrent writers write whole lines, and neither file exceeds its limit.
 func TestTurns(t *testing.T) {
 	l, _, failed := open(t)
 	l.max = 4 << 10
@@ -98,8 +98,8 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// Who floods the log with what changes nothing pushes nothing out of it, hides nobody
-// else's, and the log says how much it left out.
+// A caller that floods the log with requests that change nothing displaces no other line and hides no other caller's
+// requests. The log says how many of its lines it left out.
 func TestFlood(t *testing.T) {
 	l, clk, _ := open(t)
 	for i := range 1000 {
@@ -126,7 +126,7 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// Of how many it is counted is bounded; those who are quiet are forgotten first.
+// The number of callers that are counted is bounded. Callers that make no requests are forgotten first.
 func TestManyFlood(t *testing.T) {
 	l, clk, _ := open(t)
 	flood := func(begin int) (kept int) {
@@ -146,7 +146,7 @@ func TestManyFlood(t *testing.T) {
 	}
 }
 
-// What cannot be kept is told, and tried anew with the next change.
+// A failure to write is reported, and the write is tried again with the next change.
 func TestFails(t *testing.T) {
 	l, _, failed := open(t)
 	if err := l.file.Close(); err != nil {
@@ -165,8 +165,8 @@ func TestFails(t *testing.T) {
 	}
 }
 
-// A request that carried data out is kept, however many vain lines its sender caused before, and however
-// it ended.
+// A request that sent data to its caller is logged, however many requests without effect its sender made before, and
+// however it ended.
 func TestFloodHidesNoRead(t *testing.T) {
 	l, _, _ := open(t)
 	for range 2 * maxUnchanged {

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A volume whose home is away is deleted by a person's word alone, and then it goes to the
-// trash, where its profile would have it destroyed too: nobody has looked at what is there.
+// If the home of a volume is unreachable, the volume is deleted only if a person confirms it. It then goes to the
+// trash, even if its profile has no trash, because nobody has checked the data.
 func TestDeleteWithoutTheHome(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	e := x.On(x.Services[0])
@@ -29,7 +29,7 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 		controltest.Refused(t, err, kind, parts...)
 	}
 	denied(del("db", "alpha", true), dataset.ErrConflict, "alpha", "alive", "omit --fenced")
-	waits := *e.MustSubmit(del("db", "", false)).Operation // which alpha does not hear of any more
+	waits := *e.MustSubmit(del("db", "", false)).Operation // alpha does not hear of it any more
 	others := []uuid.UUID{e.MustSubmit(del("late", "", false)).Operation.ID, e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"}).Operation.ID}
 
 	x.EndSession(a)
@@ -44,13 +44,13 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 	_, err := e.Submit(controltest.As(controltest.NodeIdentity("beta", b.ID)), del("db", "alpha", true))
 	controltest.Refused(t, err, dataset.ErrForbidden, "may not delete volume db without its home")
 	b.MustRefusePlan(del("db", "alpha", true), dataset.ErrInvalid, "submit it")
-	if p, err := a.Plan(e.Ctx, a.ID, del("late", "", false)); err != nil || p.Operation == nil { // it is not away to itself
+	if p, err := a.Plan(e.Ctx, a.ID, del("late", "", false)); err != nil || p.Operation == nil { // to itself it is reachable
 		t.Errorf("planned by the home: %+v, %v", p, err)
 	}
 	e.CheckInvariants()
 
 	req := del("db", "alpha", true)
-	for range 2 { // the second is a retry
+	for range 2 { // the second call is a retry
 		out := e.MustSubmit(req)
 		if v := out.Volume; out.Operation.State != dataset.OpDone || v == nil || v.State != dataset.StateTrashed || !v.Trash.Expires.IsZero() || v.Home != a.ID || v.Epoch != d.Epoch {
 			t.Fatalf("%+v, %+v", out.Operation, out.Volume)
@@ -72,7 +72,8 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 	}
 	e.CheckInvariants()
 
-	// Somebody brings one back before the home is: that does not delete it again.
+	// A person restores the volume before the home is reachable again. The home's return does not delete it a second
+	// time.
 	e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String(), Name: "back"})
 	a.Incarnation = uuid.New()
 	a.MustRegister("alpha")
@@ -94,7 +95,7 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// On one host there is no home but this one: nobody can be vouched for.
+// On a single host there is no other home that a person could confirm as stopped.
 func TestDeleteWithoutAnother(t *testing.T) {
 	e := controltest.New(t)
 	e.NewAgent("alpha").MustCreate("db")

@@ -10,8 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A head that was overtaken is kept until a person lets go of it, and nothing else is
-// let go of so.
+// A superseded head is kept until a person discards it. Nothing else can be discarded in this way.
 func TestDiscard(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -51,8 +50,8 @@ func TestDiscard(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A node says of its copy that it has what the volume has not, also when it was to be
-// destroyed for want of use, but not when a person let go of it.
+// A node reports that its copy has data which the volume does not have. The copy is kept even if it was to be
+// destroyed because nobody needed it, but not if a person discarded it.
 func TestOvertakenAsItsNodeSays(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -92,8 +91,8 @@ func TestOvertakenAsItsNodeSays(t *testing.T) {
 	}
 }
 
-// What has been in the trash for its time stays there while a node keeps a head of it that
-// was overtaken: time lets go of no such thing.
+// A dataset whose time in the trash is over stays there while a node keeps a superseded head of it. The end of the
+// time in the trash discards no superseded head.
 func TestI3TrashKeepsWhatWasOvertaken(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")

@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A person looks at a head that was overtaken: its node hears that it is to mount it, and
-// says where; until nobody looks any more it is not discarded.
+// A person looks at a superseded head. Its node is told to mount it and reports where. The head cannot be discarded
+// while anybody looks at it.
 func TestShow(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -20,7 +20,7 @@ func TestShow(t *testing.T) {
 		return api.Request{Kind: kind, Volume: volume, Node: node}
 	}
 	_, err := e.Submit(e.Ctx, look(dataset.OpShow, "db", ""))
-	controltest.Refused(t, err, dataset.ErrNotFound, "no superseded copy") // a copy that a move left
+	controltest.Refused(t, err, dataset.ErrNotFound, "no superseded copy") // a copy that was left by a move
 	d := a.MustCommit(*e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation).Dataset
 	_, err = e.Submit(e.Ctx, look(dataset.OpShow, "db", "alpha"))
 	controltest.Refused(t, err, dataset.ErrNotFound, "no superseded copy")
@@ -86,8 +86,8 @@ func TestShow(t *testing.T) {
 	}
 }
 
-// What a node keeps that is away cannot be looked at until it is back; that nobody wants to
-// any more can be said at once.
+// A head on an unreachable node cannot be looked at until the node is reachable again. A person can stop looking at
+// any time.
 func TestShowOnALostNode(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	l.Replicas.EndSession(l.Alpha)

@@ -140,7 +140,7 @@ func TestDeleteModes(t *testing.T) {
 	}
 }
 
-// Who waits for a delete is told what becomes of the data, whoever forced it.
+// The caller that waits for a delete is told what happens to the data, whichever caller forced the delete.
 func TestDeleteOnRecordSaysWhatBecomesOfTheData(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -182,7 +182,7 @@ func TestProtection(t *testing.T) {
 	}
 	op := a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()})
-	_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op)) // planned while it was not
+	_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op)) // planned while the volume was unused
 	controltest.Refused(t, err, dataset.ErrProtected, "db")
 	if d := *a.MustDo(api.Request{Kind: dataset.OpDelete, Volume: "db", Force: true}).Dataset; d.State != dataset.StateTrashed || d.Protected {
 		t.Errorf("forced: %+v", d)
@@ -289,8 +289,8 @@ func TestPurgeByNameOfTrashedDataset(t *testing.T) {
 	}
 }
 
-// An agent's report that it destroyed what nobody condemned takes nothing off the
-// records, neither the dataset nor its snapshots.
+// If an agent reports that it destroyed a dataset that was not condemned, neither the dataset nor its snapshots are
+// removed from the records.
 func TestPurgeOfWhatIsNotCondemned(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -310,8 +310,8 @@ func TestPurgeOfWhatIsNotCondemned(t *testing.T) {
 	}
 }
 
-// The home's agent destroys what is condemned by itself as well as for the
-// operation on record: whichever is first, both end well.
+// The home's agent destroys what is condemned on its own as well as for the operation on record. Whichever comes
+// first, both succeed.
 func TestPurgeTwoWays(t *testing.T) {
 	for _, first := range []string{"the agent's own", "the one on record"} {
 		t.Run(first, func(t *testing.T) {
@@ -340,8 +340,7 @@ func TestPurgeTwoWays(t *testing.T) {
 	}
 }
 
-// A purge that failed can be asked for again, and a failure is one as long as
-// the dataset is there.
+// A purge that failed can be requested again. Its operation stays failed while the dataset exists.
 func TestPurgeAgainAfterFailure(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -362,8 +361,7 @@ func TestPurgeAgainAfterFailure(t *testing.T) {
 	}
 }
 
-// More snapshots than fit in a transaction, and a crash at each step.
-// What had one name is told apart by when it was deleted, the latest first.
+// Datasets that had the same name are distinguished by the time of their deletion, the latest first.
 func TestSeveralOfOneNameInTheTrash(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -378,6 +376,7 @@ func TestSeveralOfOneNameInTheTrash(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrAmbiguous, `"db" matches several: `+strings.Join(want[:record.MatchesShown], ", ")+", … (use more digits of the UUID)")
 }
 
+// A dataset with more snapshots than fit in one transaction is purged, with a failure of the store at each step.
 func TestPurgeWithManySnapshots(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -387,7 +386,7 @@ func TestPurgeWithManySnapshots(t *testing.T) {
 	}
 	d := a.MustDelete("db")
 	op := *e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()}).Operation
-	for i := range 4 { // the store goes away, and at one end of a transaction or the other
+	for i := range 4 { // the store is unavailable, before or after a transaction
 		e.Spy.FailFrom(9+i, i%2 == 0)
 		_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op))
 		controltest.Refused(t, err, dataset.ErrUnavailable)
@@ -400,8 +399,7 @@ func TestPurgeWithManySnapshots(t *testing.T) {
 	}
 }
 
-// Where a name and a prefix both match something that is to be destroyed, it
-// must be said which.
+// If both a name and a prefix match something that is to be destroyed, the caller must say which one is meant.
 func TestTrashByNameOrPrefix(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -413,7 +411,7 @@ func TestTrashByNameOrPrefix(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrAmbiguous, x.ID.String(), y.ID.String())
 	z := a.CreateVolumeWithID("fade", "fade0000-0000-4000-8000-000000000003")
 	a.MustDelete("fade")
-	if out := e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: "fade"}); out.Operation.DatasetID != z.ID { // by both, and one
+	if out := e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: "fade"}); out.Operation.DatasetID != z.ID { // by both, and by one
 		t.Errorf("%+v", out.Operation)
 	}
 	a.MustCreate("same")

@@ -16,14 +16,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// mentions is says, in passing.
+// mentions sends the same report as says, but only with a heartbeat.
 func mentions(a *controltest.Agent, pool uuid.UUID, generation uint64) uint64 {
 	a.Helper()
 	return says(a, pool, generation, func(g *api.Generations) { g.Transient = true })
 }
 
-// says says of which generation a node's pool is, and returns of which it was at most; 0:
-// that is not kept.
+// says reports the generation of a node's pool, and returns the highest recorded generation. It returns 0 if the
+// generation is not recorded.
 func says(a *controltest.Agent, pool uuid.UUID, generation uint64, change ...func(*api.Generations)) uint64 {
 	a.Helper()
 	g := api.Generations{Incarnation: a.Incarnation, Pools: []api.Generation{{Pool: pool, Generation: generation}}}
@@ -40,9 +40,9 @@ func says(a *controltest.Agent, pool uuid.UUID, generation uint64, change ...fun
 	return out.Pools[0].Generation
 }
 
-// What is on record of a pool's generation only grows, also by a report that comes late; it
-// is the node's own to say, by its newest agent; saying it again writes nothing. It goes on
-// with the pool to the node that adopts that, and goes with the node.
+// The recorded generation of a pool only grows, also if a report arrives late. Only the newest agent of the pool's
+// node can report it, and reporting it again writes nothing. It stays with the pool when another node adopts the
+// pool, and is removed with the node.
 func TestGenerationsOnlyGrow(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -74,7 +74,7 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrStale, "alpha")
 	_, err = e.Generations(e.Ctx, a.ID, api.Generations{Incarnation: a.Incarnation, Pools: make([]api.Generation, reports.MaxPools+1)})
 	controltest.Refused(t, err, dataset.ErrInvalid, "257 pools", "256 at most")
-	for _, passing := range []bool{false, true} { // what is above could never be accepted anywhere again
+	for _, passing := range []bool{false, true} { // a pool with a higher generation could never be accepted anywhere again
 		_, err = e.Generations(e.Ctx, a.ID, api.Generations{Incarnation: a.Incarnation, Transient: passing, Pools: []api.Generation{{Pool: pool, Generation: math.MaxUint64}}})
 		controltest.Refused(t, err, dataset.ErrInvalid, pool.String(), "generation 18446744073709551615", "maximum 9007199254740992")
 	}
@@ -98,9 +98,9 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	}
 }
 
-// What is said in passing is in the memory of the service that heard it, and nowhere else:
-// it answers with the higher one of that and the store's. A lower one that follows is of a
-// pool that was put back, and then the store has what was known.
+// A generation that was reported with a heartbeat is only in the memory of the service that received it, which
+// answers with the higher one of that generation and the one in the store. A lower generation that follows is of a
+// pool that was restored from an older backup; the store then has the generation that was known.
 func TestGenerationsInPassing(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -116,7 +116,7 @@ func TestGenerationsInPassing(t *testing.T) {
 	says(a, pool, 3)
 	e.Spy.Counted()
 	for n := uint64(6); n < 200; n++ {
-		g := n / 2 // each twice: again, that writes nothing either
+		g := n / 2 // each one twice, because the second report must write nothing either
 		if got := mentions(a, pool, g); got != g {
 			t.Fatalf("said %d in passing: got %d", g, got)
 		}
@@ -143,8 +143,8 @@ func TestGenerationsInPassing(t *testing.T) {
 	}
 }
 
-// What a node said that was removed counts no more, as in the store, and is forgotten once
-// there is much.
+// A generation that was reported by a node that was removed since does not count any more, as in the store. It is
+// forgotten once much is remembered.
 func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -160,7 +160,7 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 	}
 	mentions(b, pool, 9)
 	c := e.NewAgent("gamma")
-	for range 3 * generation.PruneThreshold / reports.MaxPools { // as of nodes that came and went
+	for range 3 * generation.PruneThreshold / reports.MaxPools { // as from nodes that joined and were removed
 		list := make([]api.Generation, reports.MaxPools)
 		for i := range list {
 			list[i].Pool = uuid.New()
@@ -176,7 +176,7 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 	}
 }
 
-// Nothing new is put into a pool that is held, nor moved from it, and an event says so once.
+// Nothing new is created in a quarantined pool, nothing is moved from it, and one event says so.
 func TestNothingIsPutIntoAHeldPool(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -202,8 +202,8 @@ func TestNothingIsPutIntoAHeldPool(t *testing.T) {
 	a.MustCreate("db@gold")
 }
 
-// No copy in a pool that is held is gone on from, neither by itself nor by word, and no
-// other is kept from it for what stands on record of such a one: the next freshest is.
+// A copy in a quarantined pool never takes over, neither automatically nor if a person asks for it. What is on record
+// for such a copy does not keep another copy from taking over: the next freshest does.
 func TestNothingGoesOnFromAHeldPool(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	why := "its generation is 5 and was 7"

@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// BenchmarkRound is the background work: a round in which nothing changed, one
-// with one change, and the look at everything.
+// BenchmarkRound measures the background work: a round in which nothing changed, a round with one change, and a round
+// that reads everything.
 func BenchmarkRound(b *testing.B) {
 	e := controltest.New(b)
 	a := e.NewAgent("alpha")

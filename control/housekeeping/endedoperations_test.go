@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// However many operations end within a day, so many of the latest stay on record, and the store's file
-// stays as large as they are: what is forgotten makes room for what comes.
+// However many operations end within a day, only a fixed number of the latest stays on record. The store's file only
+// grows to what they need, because the room of forgotten operations is used again.
 func TestEndedOperationsAreBounded(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

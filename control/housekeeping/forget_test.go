@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Of too many records the oldest are surplus, by number and by bytes; those of cancelled operations only
-// once nothing else is left.
+// If there are too many records, by number or by bytes, the oldest are surplus. The records of cancelled operations
+// are surplus only once nothing else is left.
 func TestSurplus(t *testing.T) {
 	record := func(ran time.Duration, bytes int, cancelled bool) endedRecord {
 		return endedRecord{key: fmt.Sprint(int64(ran)), bytes: bytes, runTime: ran, cancelled: cancelled}
@@ -17,7 +17,7 @@ func TestSurplus(t *testing.T) {
 	}
 	for _, c := range []struct {
 		most, bytes int
-		want        []string // the first to go last
+		want        []string // the ones that are forgotten last come first
 	}{
 		{5, 70, nil},
 		{4, 70, []string{"2"}},

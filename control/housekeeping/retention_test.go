@@ -73,13 +73,13 @@ func TestRetention(t *testing.T) {
 	}
 }
 
-// The newest is the one of the last epoch, and within one the last that was taken, whatever
-// the clocks of their homes said.
+// The newest snapshot is the one of the latest epoch. Within an epoch it is the one that was taken last, whatever the
+// clocks of the homes said.
 func TestC4RetentionWithClocksThatAreOff(t *testing.T) {
 	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 	snaps := at(noon, noon.Add(-time.Hour), noon.Add(-30*time.Minute))
 	snaps[0].Epoch, snaps[1].Epoch, snaps[2].Epoch = 1, 2, 1
-	snaps[2].OrderTime = noon.Add(1) // the clock was set back before
+	snaps[2].OrderTime = noon.Add(1) // the clock was set back before this one
 	for n, want := range [][]int{nil, {0, 2}, {0}, nil} {
 		gone := expired(snaps, dataset.Keep{Last: n}, time.UTC)
 		var got []int
@@ -94,9 +94,8 @@ func TestC4RetentionWithClocksThatAreOff(t *testing.T) {
 	}
 }
 
-// A snapshot is kept if, and only if, some rule keeps it: it is the newest of
-// its period, and fewer than n later periods have one. What is kept once stays
-// kept as long as nothing new comes.
+// A snapshot is kept if and only if some rule keeps it: it is the newest of its period, and fewer than n later
+// periods have one. A snapshot that is kept stays kept as long as no newer one is taken.
 func TestRetentionKeepsWhatItSays(t *testing.T) {
 	loc := berlin(t)
 	rapid.Check(t, func(t *rapid.T) {

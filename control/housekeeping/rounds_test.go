@@ -60,8 +60,7 @@ func TestTrashExpires(t *testing.T) {
 	}
 }
 
-// Time that passed while control was down counts, and another service's deletes
-// are seen in time.
+// Time that passed while control was down counts, and deletes by another service are noticed in time.
 func TestTrashExpiresAfterRestart(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -90,7 +89,7 @@ func TestTrashExpiresAfterRestart(t *testing.T) {
 	}
 }
 
-// One entry that is damaged does not keep the others.
+// A damaged entry does not affect the others.
 func TestTrashExpiresBesideDamage(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -166,7 +165,7 @@ func TestOperationsAreForgotten(t *testing.T) {
 	a.DoWork()
 }
 
-// What schedules ask for and went well does not fill the store.
+// Operations that were requested by schedules and succeeded do not fill the store.
 func TestRoutineIsForgottenSoon(t *testing.T) {
 	e := controltest.New(t)
 	p := e.ProfileSet.ByName["gold"]
@@ -200,7 +199,7 @@ func TestRoutineIsForgottenSoon(t *testing.T) {
 	}
 }
 
-// Work that fails is done when the store is back, and its failure is said once.
+// Work that fails is done once the store is available again, and its failure is logged once.
 func TestHouseWithoutStore(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -223,7 +222,7 @@ func TestHouseWithoutStore(t *testing.T) {
 	if got := scheduled(a); len(got) != 1 {
 		t.Errorf("to do: %v", got)
 	}
-	// With the store away after a good start.
+	// The store becomes unavailable after a good start.
 	a.DoWork()
 	e.Round()
 	e.Spy.FailFrom(1, false)
@@ -235,8 +234,8 @@ func TestHouseWithoutStore(t *testing.T) {
 	}
 }
 
-// The service as it is run: a round once agents could be heard, then one whenever
-// the clock has moved on, until it is closed.
+// The service as it runs: it makes one round once agents had time to register, then one whenever the clock has
+// advanced, until it is closed.
 func TestKeepHouse(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -254,7 +253,7 @@ func TestKeepHouse(t *testing.T) {
 		}
 	}
 	<-c.Waiting
-	e.Clock.Advance(membership.HousekeepingInterval) // it finds what waits
+	e.Clock.Advance(membership.HousekeepingInterval) // it finds the waiting work
 	<-c.Waiting
 	trashTime()
 	if got := e.CheckInvariants().Datasets[d.ID].State; got != dataset.StateTrashed {

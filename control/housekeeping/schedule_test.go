@@ -19,13 +19,13 @@ func TestNextTick(t *testing.T) {
 		{"@daily", "2026-11-18T12:00:00+01:00", "2026-11-19T00:00:00+01:00"},
 		{"30 2 * * *", "2026-11-18T02:30:00+01:00", "2026-11-19T02:30:00+01:00"},
 		{"0 0 29 2 *", "2026-11-18T12:00:00+01:00", "2028-02-29T00:00:00+01:00"},
-		// Clocks are set forward at two: half past two does not exist, and is made up for.
+		// Clocks are set forward at two o'clock. Half past two does not exist, and the snapshot is made up for.
 		{"30 2 * * *", "2026-03-28T02:30:00+01:00", "2026-03-29T03:30:00+02:00"},
 		{"30 2 * * *", "2026-03-29T03:30:00+02:00", "2026-03-30T02:30:00+02:00"},
 		{"0 2 * * 0", "2026-03-28T12:00:00+01:00", "2026-03-29T03:00:00+02:00"},
 		{"*/15 * * * *", "2026-03-29T01:45:00+01:00", "2026-03-29T03:00:00+02:00"},
 		{"@hourly", "2026-03-29T01:00:00+01:00", "2026-03-29T03:00:00+02:00"},
-		// Clocks are set back at three: the hour that comes twice is served twice.
+		// Clocks are set back at three o'clock. The hour that occurs twice is served twice.
 		{"*/15 * * * *", "2026-10-25T02:45:00+02:00", "2026-10-25T02:00:00+01:00"},
 		{"*/15 * * * *", "2026-10-25T02:45:00+01:00", "2026-10-25T03:00:00+01:00"},
 		{"@hourly", "2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00"},
@@ -51,7 +51,7 @@ func TestNextTick(t *testing.T) {
 	}
 }
 
-// The next tick lies ahead, and no day is without one.
+// The next tick is in the future, and no day is without one.
 func TestNextTickGoesOn(t *testing.T) {
 	loc := berlin(t)
 	rapid.Check(t, func(t *rapid.T) {

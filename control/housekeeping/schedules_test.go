@@ -21,7 +21,7 @@ func scheduled(a *controltest.Agent) (kinds []dataset.OpKind) {
 	return kinds
 }
 
-// wantDue fails unless so many operations wait for the agent.
+// wantDue fails the test unless the given number of operations waits for the agent.
 func wantDue(a *controltest.Agent, want int, when string) {
 	a.Helper()
 	if got := a.OpenOperations(); len(got) != want {
@@ -59,19 +59,18 @@ func TestSchedule(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A8: a host that was down catches up once, not N times; so does a control
-// service.
+// A8: a host that was down makes up for missed snapshots once, not N times. The same applies to a control service.
 func TestScheduleCatchesUpOnce(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	a.MustCreate("db@gold")
 	e.Round()
-	// The node is away: what waits for it does not pile up.
+	// The node is unreachable. Only one operation waits for it.
 	for range 20 {
 		e.AdvanceAndRun(15 * time.Minute)
 	}
 	wantDue(a, 1, "while the node is away")
-	// Nor does it when control restarts.
+	// Nor do more wait after control has restarted.
 	e.Restart()
 	for range 3 {
 		e.AdvanceAndRun(15 * time.Minute)
@@ -81,7 +80,7 @@ func TestScheduleCatchesUpOnce(t *testing.T) {
 	e.AdvanceAndRun(15 * time.Minute)
 	wantDue(a, 1, "when the node is back")
 	a.DoWork()
-	// Control itself was away for a day.
+	// Control was down for a day.
 	e.Restart()
 	e.AdvanceAndRun(24 * time.Hour)
 	e.Round()
@@ -93,7 +92,7 @@ func TestScheduleCatchesUpOnce(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// Two services on one store ask for the same snapshot.
+// Two services on one store request the same snapshot.
 func TestScheduleOfTwoServices(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -145,7 +144,7 @@ func TestScheduleFollowsChanges(t *testing.T) {
 	e.Round()
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "fleeting"})
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "other", Profile: "gold"})
-	a.DoWork() // it grows
+	a.DoWork() // the volume grows
 	a.MustCreate("third@gold")
 	e.Round()
 	e.AdvanceAndRun(15 * time.Minute)
@@ -169,8 +168,7 @@ func TestScheduleFollowsChanges(t *testing.T) {
 	}
 }
 
-// One volume whose schedule makes no sense, or whose record is damaged, does not
-// keep the others from their snapshots.
+// If one volume has an invalid schedule or a damaged record, the other volumes still get their snapshots.
 func TestScheduleOfOthers(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -190,7 +188,7 @@ func TestScheduleOfOthers(t *testing.T) {
 	}
 	e.AdvanceAndRun(15 * time.Minute)
 	wantDue(a, 2, "beside volumes without a schedule")
-	if len(e.Failures) != 3 { // each once
+	if len(e.Failures) != 3 { // one for each
 		t.Errorf("%d failures: %v", len(e.Failures), e.Failures)
 	}
 }
@@ -214,7 +212,7 @@ func TestRetentionOfScheduled(t *testing.T) {
 	if err != nil || len(list.Items) != 4 || list.Items[0].ID != manual.ID {
 		t.Fatalf("%d snapshots, %v", len(list.Items), err)
 	}
-	// While the node is away a removal is asked for once.
+	// While the node is unreachable, a removal is requested only once.
 	e.AdvanceAndRun(15 * time.Minute)
 	a.DoWork()
 	for range 5 {
@@ -230,8 +228,7 @@ func TestRetentionOfScheduled(t *testing.T) {
 
 func spoilt(key, value string) []storeWrite { return []storeWrite{{Key: key, Value: []byte(value)}} }
 
-// A round in which nothing changed reads nothing, however many volumes there
-// are.
+// A round in which nothing changed reads nothing, however many volumes exist.
 func TestQuietRounds(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -249,7 +246,7 @@ func TestQuietRounds(t *testing.T) {
 			t.Errorf("a quiet round costs %d reads and %d transactions", reads, txns)
 		}
 	}
-	e.AdvanceAndRun(housekeeping.FullInterval) // a look at everything reads what is listed, and no snapshots
+	e.AdvanceAndRun(housekeeping.FullInterval) // a full round reads the listed records, but no snapshots
 	if reads, txns, _ := e.Spy.Counted(); reads > 2 || txns != 0 {
 		t.Errorf("a look at everything costs %d reads and %d transactions", reads, txns)
 	}
@@ -261,8 +258,8 @@ func TestQuietRounds(t *testing.T) {
 	}
 }
 
-// A clock that was far ahead, as at a boot before the network is there, and is set
-// back does not keep a volume from its snapshots until then, nor after a restart.
+// A clock was far ahead, as at a boot before the network is up, and is set back. A volume gets its snapshots without
+// waiting for the time that the clock had, also after a restart.
 func TestClockSetBack(t *testing.T) {
 	for _, restarted := range []bool{false, true} {
 		e := controltest.New(t)
@@ -281,7 +278,7 @@ func TestClockSetBack(t *testing.T) {
 			e.Restart()
 		}
 		e.Round()
-		e.AdvanceAndRun(15 * time.Minute) // made up for before
+		e.AdvanceAndRun(15 * time.Minute) // it was made up for before
 		e.AdvanceAndRun(15 * time.Minute)
 		if got := scheduled(a); len(got) != 1 {
 			t.Errorf("restarted %t: to do: %v", restarted, got)

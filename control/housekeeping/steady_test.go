@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Registering again is one session, and a steady cluster writes nothing, with volumes in use,
-// replicas that are refreshed and copies that stay, once nothing waits for its time to be over.
+// An agent that registers again keeps its session. A steady cluster writes nothing while volumes are in use, replicas
+// are refreshed and copies are kept, once no timer is pending.
 func TestSteadyClusterWritesNothing(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	e := x.On(x.Services[0])

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// lanesOnly is a store from which only the lanes are read, when the test lets it.
+// lanesOnly is a store whose lanes can be read only when the test allows it. Nothing else can be read.
 type lanesOnly struct {
 	store.Store
 	reads   int
@@ -26,8 +26,8 @@ func (l *lanesOnly) List(context.Context, string, string, int) ([]store.Entry, e
 	return entries, nil
 }
 
-// Who asks for the clock while it is read shares the next reading, and none that began
-// before: the store may be put back at any moment.
+// Callers that ask for the clock while it is being read share the next reading. They never share one that began
+// before their call, because the store may be restored from a backup at any moment.
 func TestTheClockIsReadOnceForMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := &lanesOnly{let: make(chan struct{}), entries: []store.Entry{{Key: record.RevPrefix + "a/0", Value: []byte(`{"count":7}`)}}}

@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/control/record"
 )
 
-// The clock never goes back by itself: not when lanes are dropped, nor one that is a
-// living service's by mistake; and what changes a home or a lease moves it.
+// The clock never goes back by itself. It does not when lanes are dropped, not even when a running service's lane is
+// dropped by mistake. Each change of a home or a lease advances it.
 func TestClockGrows(t *testing.T) {
 	x := controltest.NewReplicas(t, 3)
 	s, keeper := x.Services[0], x.Services[1]
@@ -35,7 +35,7 @@ func TestClockGrows(t *testing.T) {
 	grows("purge", true)
 
 	h := keeper.Housekeeper.NewMemory()
-	for range 2 { // nobody stands, so all lanes are taken for those of the dead
+	for range 2 { // no service is recorded as running, so all lanes are treated as abandoned
 		if err := keeper.Housekeeper.ForgetServices(t.Context(), h); err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +44,7 @@ func TestClockGrows(t *testing.T) {
 	if list, err := x.Store.List(t.Context(), record.RevPrefix, "", 0); err != nil || len(list) != 1 || list[0].Key != record.RemovedLanesKey {
 		t.Fatalf("lanes that are left: %v, %v", list, err)
 	}
-	// Their service lives after all: it goes on in another lane.
+	// Their service still runs: it continues in another lane.
 	n.MustCreate("again")
 	grows("create after that", true)
 	if x.Halted() {

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 )
 
-// What a service that is no more wrote for others goes, once they had time to read it.
+// The entries that a stopped service wrote for others are removed after the others had time to read them.
 func TestLanesOfTheDeadGo(t *testing.T) {
 	x := controltest.NewReplicas(t, 3)
 	keeper, dead, reader := x.Services[0], x.Services[1], x.Services[2]
@@ -73,7 +73,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	if hear() {
 		t.Error("it had read all there was")
 	}
-	// Who did not look for so long does not know what it missed.
+	// A service that did not read for that long does not know what it missed.
 	say(dead)
 	hear()
 	x.Clock.Advance(housekeeping.FullInterval)

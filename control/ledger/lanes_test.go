@@ -31,7 +31,7 @@ func storeInFile(t *testing.T) store.Store {
 	return st
 }
 
-// onStore returns the ledger of one of the services that share a store.
+// onStore returns the ledger of one of several services that share a store.
 func onStore(st store.Store) *Ledger {
 	return New(Deps{
 		Store: st, Clock: clock.System{}, Shared: true, Feed: notify.NewFeed(), Events: notify.NewEventLog(time.Now()),
@@ -39,9 +39,8 @@ func onStore(st store.Store) *Ledger {
 	})
 }
 
-// Whatever the order in which transactions of a service end, and whatever is known
-// of them: of each that was committed another service tells, or that everything is to
-// be looked at.
+// Whatever the order in which a service's transactions end, and whatever is known of their outcome, another service
+// reports each committed one, or reports that everything must be read.
 func TestNothingIsMissed(t *testing.T) {
 	st := storeInFile(t)
 	rapid.Check(t, func(r *rapid.T) {
@@ -69,8 +68,8 @@ type talk struct {
 	node         uuid.UUID
 	rev          uint64
 	open         []talking
-	delayed      []talking          // of which nobody knows, and which are committed yet
-	of           map[uuid.UUID]bool // committed since it was listened last
+	delayed      []talking          // their outcome is unknown, and they were committed
+	of           map[uuid.UUID]bool // committed since the last read
 }
 
 type talking struct {
@@ -129,7 +128,7 @@ func (x *talk) late() {
 	}
 }
 
-// burst is more than one value holds.
+// burst is more changes than one value holds.
 func (x *talk) burst() {
 	for range maxRecent + 1 {
 		n := len(x.open)
@@ -159,8 +158,7 @@ func (x *talk) hear() {
 	clear(x.of)
 }
 
-// What a replica missed is not made up for by everybody looking at everything, as
-// long as it lies there still.
+// What a replica missed does not make it read everything as long as the missed changes are still stored.
 func TestWhatLiesThereIsEnough(t *testing.T) {
 	st := storeInFile(t)
 	talks := onStore(st)
@@ -197,7 +195,7 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 			t.Errorf("%d changes: full %v, %d datasets", tc.said, n.Full, len(n.Datasets))
 		}
 	}
-	// One lane, as one thing was done at a time.
+	// One lane is used if one transaction runs at a time.
 	if list, err := st.List(t.Context(), record.RevPrefix, "", 0); err != nil || len(list) != 1 {
 		t.Errorf("%d lanes, %v", len(list), err)
 	}

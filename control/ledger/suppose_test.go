@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// counting counts what is asked of a store.
+// counting counts the calls to a store.
 type counting struct {
 	store.Store
 	reads, txns int
@@ -40,9 +40,8 @@ func (c *counting) Txn(ctx context.Context, checks []store.Precondition, writes 
 	return c.Store.Txn(ctx, checks, writes)
 }
 
-// A create of an agent that was heard lately costs one read, to plan it, and one
-// transaction. What that supposes, it checks: when it is not so, it is decided again, on
-// what was read.
+// A create by an agent that reported recently costs one read, to plan it, and one transaction. The transaction checks
+// the assumptions of the plan. If they are wrong, the create is decided again with what was read.
 func TestSuppositions(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -75,7 +74,7 @@ func TestSuppositions(t *testing.T) {
 		}
 	})
 
-	// Another replica registers an agent anew, of which this service does not hear.
+	// Another replica registers an agent again, and this service does not learn of it.
 	stale := a.MustPlan(controltest.Create("stale"))
 	var n dataset.Node
 	other := record.NewTx(e.Ctx, c.Store)
@@ -97,8 +96,8 @@ func TestSuppositions(t *testing.T) {
 	}
 }
 
-// The record of a node is taken from memory for a few seconds, and not after the store went back: the store may
-// give the index of a record to another one then.
+// The record of a node is taken from memory for a few seconds. It is not after the store was restored from a backup,
+// because the store may then give the index of a record to another one.
 func TestRecalledForAFewSeconds(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	e := x.On(x.Services[0])

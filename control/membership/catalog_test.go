@@ -56,8 +56,8 @@ func (s *shelf) has() []string {
 	return slices.Sorted(maps.Keys(s.shows))
 }
 
-// The catalog shows the replicas that live and the nodes on record: whether they live, what
-// they are if that is wanted, and not what was stopped in order.
+// The catalog shows the running replicas and the nodes on record: whether each is reachable and, if the catalog asks
+// for it, its details. It does not show what was shut down in order.
 func TestMembersAreShown(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	s, shelf := x.Services[0], &shelf{}
@@ -78,7 +78,7 @@ func TestMembersAreShown(t *testing.T) {
 		return r
 	}
 	a, b := node("a"), node("b")
-	if err := s.Members.Register(t.Context(), controltest.Registration(uuid.New(), "boot")); err != nil { // which says no address
+	if err := s.Members.Register(t.Context(), controltest.Registration(uuid.New(), "boot")); err != nil { // has no address
 		t.Fatal(err)
 	}
 	told := api.FactsReport{Incarnation: a.Node.Incarnation, Facts: dataset.Facts{Load10: 0.25, Pools: []dataset.PoolFacts{{Name: "fast", Backend: "loop", Online: true}}}}
@@ -101,7 +101,7 @@ func TestMembersAreShown(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 
-	// One stops in order, and the other does not.
+	// One replica is stopped in order, and the other is not.
 	if err := s.Members.Heartbeat(t.Context(), a.Node.ID, api.Heartbeat{Incarnation: a.Node.Incarnation, Stopping: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestMembersAreShown(t *testing.T) {
 	}
 }
 
-// Without the right it is left alone until everything is looked at, and all else goes on.
+// Without the permission, the catalog is left alone until the next full round, and all other work continues.
 func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	s, shelf := x.Services[0], &shelf{err: dataset.Errorf(dataset.ErrForbidden, "give its policy this")}

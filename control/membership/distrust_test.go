@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 )
 
-// A node that believes the store costs it nothing, however often it says so.
+// A node that trusts the store can report so as often as it likes, at no cost to the store.
 func TestTrustIsNotWritten(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	e := &controltest.Control{TB: t, Service: x.Services[0], Ctx: t.Context()}
@@ -25,13 +25,13 @@ func TestTrustIsNotWritten(t *testing.T) {
 	}
 }
 
-// A node that believes the store again says so to whom it can: also when the service that
-// took note of the contrary is no more, and the one that hears it never heard of that.
+// A node that trusts the store again reports it to any service that it can reach. That works even if the service that
+// recorded the distrust has stopped, and the service that receives the report never knew of the distrust.
 func TestTrustIsReadFromTheRecord(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	a, b := x.Services[0], x.Services[1]
 	e := &controltest.Control{TB: t, Service: a, Ctx: t.Context()}
-	n := e.NewAgent("n1") // which believes it, says a
+	n := e.NewAgent("n1") // a, which trusts it, says so
 	e.Service = b
 	n.ReportDistrust("it is older")
 	e.Service = a

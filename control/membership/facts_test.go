@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// TestFactsAreWrittenWhenTheyDifferAndOnceAMinute counts what the store is given: a
-// node whose facts stay the same writes nothing.
+// TestFactsAreWrittenWhenTheyDifferAndOnceAMinute counts the writes to the store: a node whose facts do not change
+// writes nothing.
 func TestFactsAreWrittenWhenTheyDifferAndOnceAMinute(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -71,7 +71,7 @@ func nodeNames(nodes []api.Node) (out string) {
 func TestNodesAreFilteredByFacts(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
-	e.NewAgent("gamma") // tells no facts
+	e.NewAgent("gamma") // reports no facts
 	a.ReportFacts(func(f *dataset.Facts) { f.Load10 = 34; f.Pools[1].Free = 5 << 30 })
 	b.ReportFacts(func(f *dataset.Facts) { f.Architecture = "aarch64" })
 	for filter, want := range map[string]map[string]bool{

@@ -34,7 +34,7 @@ func asks(t controltest.TB, token, name string) (api.Join, *pki.Request) {
 	return api.Join{Token: token, Name: name, CSR: req.PEM}, req
 }
 
-// joins expects to be let in.
+// joins expects that the node is admitted.
 func joins(e *controltest.Control, in api.Join) api.Joined {
 	e.Helper()
 	out, err := e.Join(e.Ctx, in)
@@ -57,7 +57,7 @@ func TestJoin(t *testing.T) {
 	if err != nil || len(nodes) != 1 || nodes[0].ID != out.Node || nodes[0].Name != "alpha" {
 		t.Errorf("%+v, %v", nodes, err)
 	}
-	// Who did not hear the answer asks again, and is the same.
+	// A node that did not receive the answer asks again, and gets the same identity.
 	again := joins(e, in)
 	if again.Node != out.Node || again.Certificate.Chain == out.Certificate.Chain {
 		t.Errorf("%+v", again)
@@ -117,7 +117,7 @@ func TestJoinRefuses(t *testing.T) {
 	}
 }
 
-// A token with the name of a node that is there is for that one alone.
+// A token with the name of an existing node is valid only for that node.
 func TestComeBack(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -128,7 +128,7 @@ func TestComeBack(t *testing.T) {
 	in.Name, in.Node = "alpha", b.ID
 	_, err = e.Join(e.Ctx, in)
 	controltest.Refused(t, err, dataset.ErrExists, "the token is for node alpha")
-	in.Node = uuid.Nil // the host has lost all it knew
+	in.Node = uuid.Nil // the host has lost its state
 	out := joins(e, in)
 	pair, err := req.Pair(out.Certificate)
 	if err != nil || out.Node != a.ID || pair.Identity.Name != "alpha" {
@@ -142,7 +142,7 @@ func TestComeBack(t *testing.T) {
 	}
 }
 
-// Of hosts that show one token at the same time, one is let in.
+// If several hosts use one token at the same time, one is admitted.
 func TestJoinOnce(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	token := token(e, "")

@@ -22,15 +22,15 @@ func TestVanished(t *testing.T) {
 		before []uuid.UUID
 		want   int
 	}{
-		{2, at(0, 0), nil, 0}, // two are no crowd
+		{2, at(0, 0), nil, 0}, // two are not enough for a mass loss
 		{3, at(0), nil, 0},
 		{3, at(0, 5), nil, 2},
 		{3, at(0, 6), nil, 0},
-		{6, at(0, 1), nil, 0}, // a third, and not more
+		{6, at(0, 1), nil, 0}, // a third one, and no more
 		{6, at(0, 1, 2), nil, 3},
 		{9, at(0, 4, 8, 12), nil, 0},
-		{9, at(0, 4, 8, 12, 12, 13, 14), nil, 4}, // whenever else some were lost
-		{9, at(0, 60), before, 0},                // one of them is back
+		{9, at(0, 4, 8, 12, 12, 13, 14), nil, 4}, // whenever others were lost before
+		{9, at(0, 60), before, 0},                // one of them is reachable again
 		{6, at(0, 60, 200), before, 3},
 	} {
 		if got := vanishedTogether(c.all, c.ran, c.before); len(got) != c.want {
@@ -39,7 +39,7 @@ func TestVanished(t *testing.T) {
 	}
 }
 
-// Whoever waits for a failover has all nodes looked at once a second, however many wait.
+// While anything waits for a failover, all nodes are checked once a second, however many wait.
 func TestLossLookIsBounded(t *testing.T) {
 	var l lossCheck
 	for i, c := range []struct {
@@ -52,8 +52,8 @@ func TestLossLookIsBounded(t *testing.T) {
 	}
 }
 
-// The record that a node is away counts from anew when it was gone meanwhile, even if it has
-// the index that it had, as in a store that was put back.
+// If the record that a node is unreachable was removed and written again, its time starts again, even if it has the
+// same index as before. That happens in a store that was restored from a backup.
 func TestAbsentIsCountedAnew(t *testing.T) {
 	var a sightings
 	a.observe("away/x", 7, time.Second)

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// However many nodes vanish, that is decided in one transaction, and said in one line.
+// However many nodes are lost at once, that is recorded in one transaction and logged in one line.
 func TestMassLossOfHundreds(t *testing.T) {
 	e := controltest.New(t)
 	e.Shared, e.Members.Shared = true, true
@@ -42,8 +42,8 @@ func TestMassLossOfHundreds(t *testing.T) {
 	}
 }
 
-// Nodes that vanish together stop all failover, until they are back or a person has vouched
-// for each that is not.
+// If many nodes are lost together, all failover stops until they are reachable again, or a person has confirmed each
+// of the others as stopped.
 func TestMassLoss(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	others := []*controltest.Agent{l.Control.NewAgent("delta"), l.Control.NewAgent("epsilon")}
@@ -54,7 +54,7 @@ func TestMassLoss(t *testing.T) {
 	for i, a := range others {
 		l.Wait(membership.MassLossWindow/3, append([]*controltest.Agent{l.Beta, l.Gamma}, others[i:]...)...)
 		l.Replicas.EndSession(a)
-		if i == 0 { // the last one finds who puts the promotion on record
+		if i == 0 { // the last one is noticed by the service that records the promotion
 			if err := l.RecordUnreachable(l.Ctx); err != nil {
 				t.Fatal(err)
 			}
@@ -100,8 +100,8 @@ func TestMassLoss(t *testing.T) {
 	}
 }
 
-// Another service finds more nodes lost, and halts failover, while one looks: that goes on
-// from neither half of it.
+// While one service checks the nodes, another one finds more nodes lost and halts failover. The first one does not
+// continue with half of either state.
 func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 	for _, at := range []string{"the halt is read", "the nodes are read", "it is written"} {
 		t.Run(at, func(t *testing.T) {
@@ -146,7 +146,7 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 			case "the nodes are read":
 				e.Spy.OnList = func(string) { meanwhile() }
 			default:
-				goes(true, nodes[0]) // over, as one alone is away: it is to be taken off
+				goes(true, nodes[0]) // over, because only one is unreachable: it must be removed
 				e.Spy.Before(meanwhile)
 			}
 			if err := e.CheckMassLoss(e.Ctx); err != nil {

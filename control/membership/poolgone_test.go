@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// without registers as an agent does that has a pool no more, and then says that it is gone.
+// without registers as an agent that does not have a pool any more, and then reports that the pool is gone.
 func without(a *controltest.Agent, name string, pool int) error {
 	a.Helper()
 	id := a.LocalPools[pool].ID
@@ -28,13 +28,13 @@ func without(a *controltest.Agent, name string, pool int) error {
 	return err
 }
 
-// mayLose registers as an agent does that asks whether a pool that it has may go.
+// mayLose registers as an agent that asks whether one of its pools may be removed.
 func mayLose(a *controltest.Agent, name string, pool int) error {
 	return a.Register(a.Ctx, api.Registration{Node: dataset.Node{ID: a.ID, Name: name, Incarnation: a.Incarnation}, Pools: a.LocalPools, RemovedPools: []uuid.UUID{a.LocalPools[pool].ID}})
 }
 
-// A pool goes off the record once nothing is on record there but what is condemned, which goes with
-// it; what lies in the node's other pools, and in pools of that name elsewhere, stays.
+// A pool is removed from the record once nothing in it is on record except condemned datasets, which are removed with
+// it. Datasets in other pools of the node, and in pools of the same name on other nodes, stay.
 func TestPoolIsGone(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("a"), e.NewAgent("b")
@@ -75,7 +75,7 @@ func TestPoolIsGone(t *testing.T) {
 	if got := strings.Join(names, " "); err != nil || got != "a/fast b/fast b/plain" {
 		t.Errorf("there are %s, %v", got, err)
 	}
-	if err := without(b, "b", 0); err != nil { // of which nothing is on record
+	if err := without(b, "b", 0); err != nil { // nothing in it is on record
 		t.Error(err)
 	}
 	if err := without(a, "a", 0); err == nil || !strings.Contains(err.Error(), "volume other") {
@@ -83,8 +83,8 @@ func TestPoolIsGone(t *testing.T) {
 	}
 }
 
-// Of the words of one agent the last counts, however late one before it comes; the same again is
-// taken, and another agent counts anew.
+// Of several statements of one agent the last one counts, however late an earlier one arrives. The same statement is
+// accepted again, and the count starts again with another agent.
 func TestLateRegistrationIsNone(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("a")

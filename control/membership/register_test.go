@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Nor does what is on record of a node grow without an end.
+// The records of a node are bounded as well.
 func TestRegistrationsAreBounded(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -79,7 +79,7 @@ func TestRegister(t *testing.T) {
 	}
 }
 
-// Pools are listed by node and name, and not as their UUIDs happen to be.
+// Pools are listed by node and name, and not in the order of their UUIDs.
 func TestPoolsAreInOrder(t *testing.T) {
 	e := controltest.New(t)
 	for _, node := range []string{"gamma", "alpha", "delta", "beta"} {

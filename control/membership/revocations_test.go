@@ -17,10 +17,10 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// began is when the tests begin.
+// began is the time at which the tests begin.
 var began = time.Date(2026, 11, 18, 12, 0, 0, 0, time.UTC)
 
-// answeredLists is a store whose lists are what the test answers.
+// answeredLists is a store whose lists are set by the test.
 type answeredLists struct {
 	store.Store
 	asked  chan struct{}
@@ -32,8 +32,8 @@ func (s answeredLists) List(context.Context, string, string, int) ([]store.Entry
 	return <-s.answer, nil
 }
 
-// A certificate is refused as soon as this replica has revoked it, also when another request looked at
-// the store just before and waits for the answer.
+// A certificate is refused as soon as this replica has revoked it, also when another request started to read the
+// store just before and waits for the answer.
 func TestRevokedDuringALook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bob := pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"}
@@ -49,13 +49,13 @@ func TestRevokedDuringALook(t *testing.T) {
 		first := asks()
 		<-st.asked
 		st.answer <- nil
-		if err := <-first; err != nil { // something is known from here on
+		if err := <-first; err != nil { // the revocations are known from here on
 			t.Fatal(err)
 		}
 		clk.Advance(RevocationsInterval)
 		before := asks()
 		<-st.asked
-		s.revoked.invalidate() // as RevokeOperator does when it is on record
+		s.revoked.invalidate() // as RevokeOperator does after the revocation is on record
 		after := []<-chan error{asks(), asks()}
 		wait := func(during string) {
 			synctest.Wait()

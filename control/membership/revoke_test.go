@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Another replica hears of it within seconds, and goes on with what it knew when the
-// store is away.
+// Another replica learns of the revocation within seconds, and keeps using the revocations it knows while the store
+// is unavailable.
 func TestRevokedElsewhere(t *testing.T) {
 	e, ca := controltest.NewWithAuthority(t)
 	bob := pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"}
@@ -37,7 +37,7 @@ func TestRevokedElsewhere(t *testing.T) {
 	if err := e.Revoked(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "eve"}, cert); err != nil {
 		t.Error(err)
 	}
-	// One that was made before, on a host whose clock is ahead, is revoked as well.
+	// A certificate that was issued earlier on a host whose clock is ahead is revoked as well.
 	ahead := controltest.Certificate(t, ca, bob, controltest.Start.Add(pki.Skew))
 	controltest.Refused(t, e.Revoked(bob, ahead), dataset.ErrForbidden, "with all that were issued until 2026-11-18T12:10:01Z, because clocks may differ")
 	if err := e.Revoked(bob, controltest.Certificate(t, ca, bob, controltest.Start.Add(pki.Skew+2*time.Second))); err != nil {
@@ -47,7 +47,7 @@ func TestRevokedElsewhere(t *testing.T) {
 	if block, _ := pem.Decode([]byte(trust.Roots)); err != nil || block == nil || trust.Cluster != ca.Cluster() || len(trust.Revoked) != 1 || trust.Revoked[0].Operator != "bob" {
 		t.Errorf("%+v, %v", trust, err)
 	}
-	// What has no effect any more is forgotten with the next one.
+	// Revocations without any further effect are removed with the next one.
 	e.Clock.Advance(pki.OperatorLife + 2*time.Hour)
 	if err := e.RevokeOperator(e.Ctx, "eve"); err != nil {
 		t.Fatal(err)

@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Of two machines with one identity the one that came first stays, as long as it
-// renews, through whichever replica. Its own restarted agent is let in at once.
+// Of two machines with one identity, the one that came first stays as long as it renews its session, through any
+// replica. Its restarted agent is admitted at once.
 func TestOneIdentityOneMachine(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	a, b := x.Services[0], x.Services[1]
@@ -36,7 +36,7 @@ func TestOneIdentityOneMachine(t *testing.T) {
 			t.Errorf("%s: renewed", name)
 		}
 	}
-	for range 30 { // it lives by renewals alone
+	for range 30 { // it stays alive only by renewals
 		x.Clock.Advance(2 * time.Second)
 		for _, s := range x.Services {
 			if st, err := s.Members.Renew(t.Context(), node, first.Node.Incarnation); err != nil || time.Duration(st.TTL) != 10*time.Second {
@@ -56,7 +56,7 @@ func TestOneIdentityOneMachine(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// Once it is silent for its time, anybody may come.
+	// Once it has been silent for the length of a session, any machine may register.
 	x.Clock.Advance(21 * time.Second)
 	x.AwaitEnd(record.LiveNodeKey(node))
 	if _, err := a.Members.Renew(t.Context(), node, again.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
@@ -67,8 +67,8 @@ func TestOneIdentityOneMachine(t *testing.T) {
 	}
 }
 
-// A session has one name through all replicas, and another one after it was over: of an
-// agent that was silent meanwhile, and registered again as the same.
+// A session has one name through all replicas. It gets another one after it has ended, when an agent that was silent
+// registers again.
 func TestSessionsHaveNames(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	r := controltest.Registration(uuid.New(), "boot1")
@@ -86,7 +86,7 @@ func TestSessionsHaveNames(t *testing.T) {
 		}
 		x.Clock.Advance(21 * time.Second)
 		x.AwaitEnd(record.LiveNodeKey(r.Node.ID))
-		for _, s := range x.Services { // as an agent does, which is refused by each
+		for _, s := range x.Services { // as an agent does, when each replica refuses it
 			if _, err := s.Members.Renew(t.Context(), r.Node.ID, r.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
 				t.Error(err)
 			}
@@ -97,8 +97,8 @@ func TestSessionsHaveNames(t *testing.T) {
 	}
 }
 
-// One service at a time does the background work. When it is no more another does,
-// and what it still was about to write is refused.
+// One service at a time does the background work. When it stops, another one takes over, and what the first one was
+// about to write is refused.
 func TestHouseIsKeptOnce(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	a, b := x.Services[0], x.Services[1]
@@ -125,7 +125,7 @@ func TestHouseIsKeptOnce(t *testing.T) {
 		t.Error(err)
 	}
 	controltest.Refused(t, work(b), dataset.ErrStale, "another replica")
-	// It is killed: nothing of it is renewed.
+	// It is killed, so nothing renews its session.
 	for range 11 {
 		x.Clock.Advance(2 * time.Second)
 		x.TakePart(b)
@@ -136,13 +136,13 @@ func TestHouseIsKeptOnce(t *testing.T) {
 		t.Error("the other does not take over")
 	}
 	controltest.Refused(t, work(a), dataset.ErrStale, "another replica")
-	// And comes back, as one that was stopped for a while.
+	// It continues, like a process that was suspended for a while.
 	if take(a) {
 		t.Error("two")
 	}
 }
 
-// A node that is not heard of is away since then, and no more once it registers.
+// A node that is not heard of is recorded as unreachable since then, until it registers.
 func TestNodesAreAway(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	a, b := x.Services[0], x.Services[1]
@@ -188,8 +188,8 @@ func TestNodesAreAway(t *testing.T) {
 	}
 }
 
-// A service does not work beside others whose versions do not go together with its own, but
-// for what is left of itself.
+// A service does not work next to others whose versions are incompatible with its own, unless those are only what is
+// left of its earlier process.
 func TestFits(t *testing.T) {
 	x := controltest.NewReplicas(t, 0)
 	at := func(name, address, version string) *control.Service {

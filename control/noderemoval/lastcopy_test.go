@@ -13,9 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A node that keeps what nobody else has is removed by force alone, which says what was
-// forgotten: a head that was overtaken, or the last whole copy that is heard of a volume whose
-// home is lost or cannot open it.
+// A node that keeps data which no other node has is removed only by force, and the removal names what was forgotten:
+// a superseded head, or the last complete copy known of a volume whose home is lost or cannot open it.
 func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 	kind := func(k, was dataset.CopyKind) func(*dataset.Copy, *dataset.Node) {
 		return func(c *dataset.Copy, _ *dataset.Node) { c.Kind, c.PreviousKind = k, was }
@@ -24,7 +23,7 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 	move := []string{last, "drover volume move db --force --fenced beta", "--force"}
 	for what, c := range map[string]struct {
 		then func(l *controltest.LastCopy)
-		says []string // none: it is not refused
+		says []string // empty: it is not refused
 	}{
 		"the home is well":   {func(l *controltest.LastCopy) { l.EndSession(l.Left) }, nil},
 		"another has it too": {func(l *controltest.LastCopy) { l.EndHome() }, nil},
@@ -90,8 +89,8 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 	}
 }
 
-// What a node keeps that was removed, and was to stay on record for its homes, goes with it at
-// last: nobody gets it from there any more.
+// Copies on a removed node that were to stay on record for their homes are finally removed with the node, because
+// nobody can get them from there any more.
 func TestRemovedNodeIsForgotten(t *testing.T) {
 	l := controltest.NewLastCopy(t)
 	l.EndHome()

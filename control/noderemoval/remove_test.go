@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A removal that overlaps a registration takes nothing of that back.
+// A removal that overlaps a registration undoes nothing of the registration.
 func TestRemovalBesideARegistration(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -46,7 +46,7 @@ func TestRemoveNode(t *testing.T) {
 	if err := e.Revoked(id, cert); err != nil {
 		t.Error("a refusal had an effect:", err)
 	}
-	move := *e.MustSubmit(controltest.Move("db", "beta")).Operation // which b would do: it lives
+	move := *e.MustSubmit(controltest.Move("db", "beta")).Operation // which b would do, because it is running
 	n, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{Force: true})
 	if err != nil || n.Removed.IsZero() || !n.Cordoned {
 		t.Fatalf("%+v, %v", n, err)
@@ -55,7 +55,7 @@ func TestRemoveNode(t *testing.T) {
 	if err := e.Revoked(controltest.NodeIdentity("beta", b.ID), cert); err != nil {
 		t.Error(err)
 	}
-	// Nothing of it is taken any more, whatever a replica that has not heard lets in.
+	// Nothing of the node is accepted any more, whatever a replica admits that has not learned of the removal.
 	controltest.Refused(t, e.Register(e.Ctx, api.Registration{Node: dataset.Node{ID: a.ID, Name: "alpha", Incarnation: uuid.New()}}), dataset.ErrForbidden, "was removed")
 	controltest.Refused(t, e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation}), dataset.ErrForbidden, "was removed")
 	_, err = e.MakeToken(e.Ctx, api.NewToken{Name: "alpha"})
@@ -66,14 +66,14 @@ func TestRemoveNode(t *testing.T) {
 	if op := e.MustOperation(move.ID); op.State.Final() {
 		t.Errorf("the move to a node that lives: %+v", op)
 	}
-	// Asked again nothing changes, until the volume has another home.
+	// A repeated request changes nothing until the volume has another home.
 	if n, err := e.RemoveNode(e.Ctx, a.ID.String()[:8], api.NodeRemoval{Force: true}); err != nil || n.Removed.IsZero() {
 		t.Errorf("%+v, %v", n, err)
 	}
 	e.CheckInvariants()
 }
 
-// A node on which nothing hangs goes, with its pools, what it had to do and what it kept.
+// A node on which nothing depends is removed together with its pools, its pending operations and its copies.
 func TestRemoveEmptyNode(t *testing.T) {
 	e, ca := controltest.NewWithAuthority(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -105,8 +105,8 @@ func TestRemoveEmptyNode(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// I1: what is known of a node ends with its removal, also where its record has gone and only its certificate is
-// on record as revoked.
+// I1: everything known of a node ends with its removal, also if its record is already gone and only its certificate
+// is on record as revoked.
 func TestRevokedNodeStaysOut(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What a node was to destroy ends with the node, and what others have of it when they have
-// destroyed that: a removed node says nothing any more.
+// What a node was to destroy is removed from the records with the node. What other nodes have of it is removed once
+// they have destroyed it. A removed node reports nothing any more.
 func TestRemovedNodeWasToDestroy(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")

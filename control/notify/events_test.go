@@ -45,7 +45,7 @@ func TestEvents(t *testing.T) {
 	if got, _ := read(last.ID); len(got) != 0 {
 		t.Errorf("%v", got)
 	}
-	if got, _ := read(last.ID + 100); len(got) != 3 { // of a run with a later clock
+	if got, _ := read(last.ID + 100); len(got) != 3 { // from a run with a later clock
 		t.Errorf("%v", got)
 	}
 	stop := errors.New("enough")

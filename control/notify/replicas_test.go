@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// newReplica returns a further service on the store, which works by the real clock.
+// newReplica returns a further service on the store, which uses the real clock.
 func newReplica(t controltest.TB, st store.Store) *control.Service {
 	return control.New(control.Deps{
 		Store: st, StoreName: "bolt", Clock: clock.System{}, Version: "test", Shared: true,
@@ -27,8 +27,8 @@ func newReplica(t controltest.TB, st store.Store) *control.Service {
 	})
 }
 
-// An agent that follows one replica hears of what goes through another, as do those
-// who wait for an operation or follow the events.
+// An agent that follows one replica learns of changes that go through another one. So do callers that wait for an
+// operation or follow the events.
 func TestReplicasHearOfEachOther(t *testing.T) {
 	st := controltest.OpenStore(t)
 	a, b := newReplica(t, st), newReplica(t, st)
@@ -40,7 +40,7 @@ func TestReplicasHearOfEachOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// b may be about to take in what lies there when it starts: then it tells all once.
+	// b may be about to read the existing changes when it starts, and then reports all of them once.
 	for s.Full {
 		d := n.MustCreate("v-" + uuid.NewString()[:8])
 		e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: d.Volume}) // its own create does not wake an agent

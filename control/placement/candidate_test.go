@@ -49,7 +49,7 @@ func TestMisfits(t *testing.T) {
 		{dir, dataset.Profile{Backend: "loop"}, "its backend is dir, not loop"},
 		{dir, dataset.Profile{Size: 1}, "it cannot enforce a size"},
 		{unsized, dataset.Profile{Size: 1}, "it cannot enforce a size: on its node sizes need quotas (enable), and then a restart of drover"},
-		{unsized, dataset.Profile{Size: 1, Snapshots: dataset.Snapshots{Schedule: "@daily"}}, "it cannot take snapshots without copying"}, // which nothing there mends
+		{unsized, dataset.Profile{Size: 1, Snapshots: dataset.Snapshots{Schedule: "@daily"}}, "it cannot take snapshots without copying"}, // which nothing there can repair
 		{less, dataset.Profile{Encryption: sealed.Encryption, Filesystem: dataset.Filesystem{Type: "btrfs"}}, "it has no filesystem btrfs inside volumes"},
 		{limited(""), dataset.Profile{QoS: slow, Access: dataset.AccessMany}, "it cannot mount a volume on several hosts, as access many requires"},
 		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Required: true}}, "it cannot take snapshots without copying"},
@@ -66,13 +66,13 @@ func TestMisfits(t *testing.T) {
 		{anew, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs"}}, "it has no filesystem xfs inside volumes"},
 		{anew, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, "it cannot send differences to replicas"},
 		{there, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, ""},
-		{dir, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, ""}, // which is refused with a reason of its own
+		{dir, dataset.Profile{Replicas: dataset.Replicas{Count: 1}}, ""}, // it is refused with a separate reason
 		{loop, auto, "its node has no guard, which failover auto requires (systemctl enable --now drover-guard there)"},
 		{guarded, auto, ""},
 		{loop, dataset.Profile{Filesystem: dataset.Filesystem{Type: "btrfs"}}, "it has no filesystem btrfs inside volumes"},
 		{dir, dataset.Profile{QoS: slow}, "it has no block device for each volume, so it cannot throttle"},
 		{loop, dataset.Profile{QoS: slow}, "it has no block device for each volume, so it cannot " +
-			"throttle"}, // of an agent from before
+			"throttle"}, // from an older agent
 		{limited(""), dataset.Profile{QoS: slow}, "its node cannot throttle volumes (drover doctor there shows why)"},
 		{limited(""), dataset.Profile{}, ""},
 		{limited(dataset.LimitsContainer), dataset.Profile{QoS: slow}, ""},
@@ -86,7 +86,7 @@ func TestMisfits(t *testing.T) {
 	}
 }
 
-// A guard on its last home is not enough for what lies on a share.
+// A guard on its last home is not enough for a volume on a share.
 func TestFailoverOnAShareWantsACommand(t *testing.T) {
 	c := placement.Candidate{Pool: dataset.Pool{Capabilities: loopCan, Share: uuid.New()}, Guarded: true}
 	p := dataset.Profile{Failover: dataset.Failover{Auto: true}}

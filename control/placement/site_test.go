@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// ErrOffline where it would go if something were back, ErrUnsupported where it
-// never will.
+// The error is ErrOffline if the volume could be placed once something is reachable again, and ErrUnsupported if it
+// never could.
 func TestChoose(t *testing.T) {
 	pool := func(name string, can dataset.Capabilities, st *dataset.PoolStatus) placement.Candidate {
 		return placement.Candidate{Pool: dataset.Pool{ID: uuid.New(), Name: name, Backend: "loop", Capabilities: can}, Status: st}
@@ -48,7 +48,7 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// What is said of many pools is short: each reason once, with the first names and how many more.
+// An error about many pools is short: it has each reason once, with the first names and the number of the others.
 func TestADozenPoolsGiveAShortError(t *testing.T) {
 	st := placement.Site{Node: dataset.Node{Name: "alpha"}}
 	for i := range 12 {
@@ -66,7 +66,7 @@ func TestADozenPoolsGiveAShortError(t *testing.T) {
 			t.Errorf("%d bytes: %v", len(err.Error()), err)
 		}
 	}
-	for i := range st.Pools { // each with a reason of its own
+	for i := range st.Pools { // each with a different reason
 		st.Pools[i].Status, st.Pools[i].Cordoned, st.Pools[i].Capabilities = &dataset.PoolStatus{Reason: fmt.Sprintf("%d %s", i, strings.Repeat("y", 60))}, false, loopCan
 	}
 	err := placement.NoPoolError([]placement.Site{st}, o)
@@ -76,7 +76,7 @@ func TestADozenPoolsGiveAShortError(t *testing.T) {
 	}
 }
 
-// TestAThousandNodesGiveAShortError: the first few, and how many more.
+// TestAThousandNodesGiveAShortError: the error names the first few nodes, and how many more there are.
 func TestAThousandNodesGiveAShortError(t *testing.T) {
 	sites := make([]placement.Site, 1000)
 	for i := range sites {
@@ -90,8 +90,8 @@ func TestAThousandNodesGiveAShortError(t *testing.T) {
 	expect.Refusal(t, placement.NoPoolError(sites, o), dataset.ErrUnsupported, "node node-5: pool default: load_10 is 5, not < 0; and 994 more nodes")
 }
 
-// TestSpreadGoesByFreeSpace: the more is free, the more often a pool is chosen, the same
-// for the same dataset, and one that goes away takes only its own along.
+// TestSpreadGoesByFreeSpace: a pool with more free space is chosen more often, and always the same one for the same
+// dataset. If a pool goes away, only its own datasets are placed elsewhere.
 func TestSpreadGoesByFreeSpace(t *testing.T) {
 	fit := []placement.Candidate{
 		{Pool: dataset.Pool{ID: uuid.UUID{1}, Name: "a"}, Status: &dataset.PoolStatus{Free: 100 << 30}},

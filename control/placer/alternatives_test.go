@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A refusal speaks of the pool that it is about, and says which other could, in the same words whatever
-// was asked.
+// A refusal names the pool that it is about, and the pools that could be used instead. It has the same words for
+// every kind of request.
 func TestWhichPoolCould(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -42,10 +42,10 @@ func TestWhichPoolCould(t *testing.T) {
 	all("")
 	e.NewAgent("beta")
 	says("volume db: no pool plain can satisfy profile gold: nodes alpha, beta: pool plain: it cannot enforce a size (pool fast of node beta could)", controltest.Create("db@gold", "pool=plain"))
-	says("volume db: pool plain cannot satisfy profile gold: it cannot enforce a size", imp) // its files are here
+	says("volume db: pool plain cannot satisfy profile gold: it cannot enforce a size", imp) // its files are in this pool
 }
 
-// Where a move cannot go, and which nodes cannot keep a replica, comes with where and who could.
+// An error that a move cannot go to a node, or that nodes cannot keep a replica, says which nodes and pools could.
 func TestWhichNodeCould(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
@@ -63,8 +63,8 @@ func TestWhichNodeCould(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrUnsupported, " (create a suitable pool there: drover pool create NAME --backend loop)")
 }
 
-// Of a pool that could not be opened since its node started nobody knows what it can: it is said to be
-// offline, and not to be unable to keep anything.
+// The capabilities of a pool that has not been opened since its node started are unknown. The pool is reported as
+// offline, and not as unable to keep anything.
 func TestOfflinePoolIsSaidToBeOffline(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

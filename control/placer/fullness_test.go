@@ -10,8 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A target that is too full for what a volume takes, by what the agents say, is refused with
-// both.
+// A target without room for what a volume uses, as agents report it, is refused. The error has both sizes.
 func TestMoveToFull(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")

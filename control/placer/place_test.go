@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// where adds a profile that says on which nodes it can be.
+// where adds a profile with a placement expression.
 func where(e *controltest.Control, name, expression string, change ...func(*dataset.Profile)) {
 	p := dataset.Profile{Name: name, Revision: "r", Placement: expression, OnDelete: dataset.OnDelete{Mode: dataset.DeletePurge}}
 	for _, f := range change {
@@ -21,8 +21,8 @@ func where(e *controltest.Control, name, expression string, change ...func(*data
 	e.ProfileSet.ByName[name] = p
 }
 
-// TestPlacementPicksANodeThatFits (A9): the asking node when it does, otherwise another,
-// and the error says for each node which comparison failed, with the value.
+// TestPlacementPicksANodeThatFits (A9): the requesting node is used if it fits, otherwise another one. The error says
+// for each node which comparison failed, with the value.
 func TestPlacementPicksANodeThatFits(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -46,7 +46,7 @@ func TestPlacementPicksANodeThatFits(t *testing.T) {
 		t.Error("the asking node fits, and is passed over")
 	}
 
-	// Frozen as it was: another placement in the file changes no volume.
+	// The profile of a volume is frozen: another placement in the file changes no existing volume.
 	d := b.MustCreate("mine@busy")
 	where(e, "busy", `load_10 > 1000`)
 	if got := e.MustVolume("mine"); got.Profile.Placement != d.Profile.Placement || d.Profile.Placement != `architecture == "x86_64" and load_10 < 20` {
@@ -87,7 +87,7 @@ func TestEachNodeHasItsReason(t *testing.T) {
 		`; node gamma: pool fast: node is "gamma", not != "gamma", pool plain: it cannot enforce a size`)
 }
 
-// TestAnImportStaysWhereItsFilesAre although another node would fit.
+// TestAnImportStaysWhereItsFilesAre, although another node would fit.
 func TestAnImportStaysWhereItsFilesAre(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -99,7 +99,7 @@ func TestAnImportStaysWhereItsFilesAre(t *testing.T) {
 	a.MustRefusePlan(req, dataset.ErrUnsupported, "pools fast, plain: load_10 is 34, not < 20")
 }
 
-// TestNothingNewGoesToANodeThatIsAway: it would wait for that one to come back.
+// TestNothingNewGoesToANodeThatIsAway: a new volume would have to wait until the node is reachable again.
 func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	a, b := x.Services[0], x.Services[1]
@@ -127,7 +127,7 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 	if len(got) != 3 {
 		t.Errorf("200 volumes go to %d of three nodes", len(got))
 	}
-	for range 30 { // the last one is silent
+	for range 30 { // the last one does not report
 		x.Clock.Advance(2 * time.Second)
 		for _, n := range nodes[:2] {
 			if _, err := a.Members.Renew(t.Context(), n.Node.ID, n.Node.Incarnation); err != nil {
@@ -141,14 +141,14 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 			t.Fatal("a volume goes to a node that is away")
 		}
 	}
-	x.Clock.Advance(time.Minute) // and the others
+	x.Clock.Advance(time.Minute) // and the others do
 	x.AwaitEnd(record.LiveNodeKey(nodes[0].Node.ID))
 	x.AwaitEnd(record.LiveNodeKey(nodes[1].Node.ID))
 	_, err := b.Plan(t.Context(), uuid.Nil, controltest.Create("db"))
 	controltest.Refused(t, err, dataset.ErrOffline, "nodes n1, n1, n1: pool fast: its node is unreachable")
 }
 
-// A pool that its node had once, and does not name any more, gets nothing new: nobody would make it.
+// A pool that its node once had and does not report any more gets nothing new, because nobody would create it.
 func TestNothingNewGoesToAPoolThatIsNoMore(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

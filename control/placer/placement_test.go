@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// However many nodes there are, a volume is placed on one.
+// However many nodes exist, a volume is placed on one of them.
 func TestManyNodes(t *testing.T) {
 	e := controltest.New(t)
 	for i := range 70 { // with two pools each
@@ -49,18 +49,18 @@ func TestPlacement(t *testing.T) {
 	a.MustRefusePlan(controltest.Create("db@gold"), dataset.ErrOffline, "nodes alpha, beta: pool fast: it is offline: absent, pool plain: it cannot enforce a size")
 	status(b, true)
 	a.MustRefusePlan(controltest.Create("db", "from=mine"), dataset.ErrOffline, "it is offline")
-	if out := e.MustSubmit(controltest.Create("db@gold")); out.Operation.Node != b.ID { // anyone's request
+	if out := e.MustSubmit(controltest.Create("db@gold")); out.Operation.Node != b.ID { // a request by anyone
 		t.Errorf("%+v", out.Operation)
 	}
 	status(a, true)
 	a.MustPlan(controltest.Create("db3@gold"))
 
-	// Another node's pool is not this one's to speak of.
+	// A node cannot report about a pool of another node.
 	if err := e.Heartbeat(e.Ctx, b.ID, api.Heartbeat{Incarnation: b.Incarnation, Pools: []dataset.PoolStatus{{ID: a.LocalPools[0].ID}}}); err != nil {
 		t.Fatal(err)
 	}
 	a.MustPlan(controltest.Create("db3@gold"))
-	// A pool that another node has adopted is that one's.
+	// A pool that another node has adopted belongs to that node.
 	b.LocalPools = append(b.LocalPools, a.LocalPools[0])
 	b.MustRegister("beta")
 	if op := a.MustPlan(controltest.Create("db3", "pool=fast")); op.Node != b.ID {

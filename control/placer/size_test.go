@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A volume that is larger than all of its pool is refused, and which pool could have it is said; one
-// that is there already stays as usable as it was.
+// A volume that is larger than its whole pool is refused, and the error names a pool that could hold it. An existing
+// one stays as usable as it was.
 func TestLargerThanItsPool(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -45,8 +45,8 @@ func TestLargerThanItsPool(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A volume is not moved, nor copied, to where it could never be full; to where it has a copy it is, and
-// a pool of which nobody knows how large it is takes any.
+// A volume is neither moved nor copied to a pool that is smaller than the volume. It is moved to such a pool if a
+// copy is already there. A pool of unknown size accepts any volume.
 func TestLargerThanAnothersPool(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -61,10 +61,10 @@ func TestLargerThanAnothersPool(t *testing.T) {
 	less := "pool fast: it has 5GiB in all, less than 20GiB"
 	_, err := e.Submit(e.Ctx, controltest.Move("db", "beta"))
 	controltest.Refused(t, err, dataset.ErrUnsupported, less)
-	total(a, 15*dataset.GiB) // as an older version took it
+	total(a, 15*dataset.GiB) // as an older version accepted it
 	e.MustSubmit(controltest.Move("db", "beta"))
 	total(b, 40*dataset.GiB)
-	e.MustSubmit(controltest.Move("back", "alpha")) // whose copy lies there
+	e.MustSubmit(controltest.Move("back", "alpha")) // whose copy is there
 	total(b, 0)
 	if d := b.MustPlan(controltest.Create("any@gold")).DatasetRecord; d.Home != b.ID {
 		t.Errorf("it is to lie on node %s", d.Home)
@@ -78,8 +78,8 @@ func TestLargerThanAnothersPool(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// Replicas that a profile promises are refused where no other pool is as large as the volume comes to
-// be, and not as the profile says alone: a larger volume had none, and nobody was told.
+// Replicas that a profile promises are refused if no other pool is as large as the volume will be. The size in the
+// profile is not enough for the check: a larger volume would have no replica, and nobody would notice.
 func TestReplicasOfWhatItComesTo(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -107,7 +107,7 @@ func TestReplicasOfWhatItComesTo(t *testing.T) {
 	}
 	total(b, 0)
 	b.ReportPool(dataset.PoolStatus{ID: b.LocalPools[0].ID, Reason: "its disk is absent"})
-	a.MustCreate("same", "from=small") // it has what its source has
+	a.MustCreate("same", "from=small") // it has the size of its source
 	for _, name := range []string{"db", "small", "xcopy", "ycopy"} {
 		if v := e.MustVolume(name); len(v.Copies) != 1 {
 			t.Errorf("%s has copies %v", name, v.Copies)

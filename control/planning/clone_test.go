@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A pool that was adopted has another name than the one that the profiles of its
-// datasets say: they can be cloned all the same.
+// The present name of an adopted pool differs from the name in the profiles of its datasets. The datasets can be
+// cloned nevertheless.
 func TestCloneOnAPoolOfAnotherName(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -158,8 +158,8 @@ func TestCloneOfNamedSnapshot(t *testing.T) {
 	}
 }
 
-// Asked again for the same name and source: the volume that exists. Another
-// source is refused, and a source that is gone is still known by its prefix.
+// A repeated request with the same name and source returns the existing volume. Another source is refused, and a
+// source that was removed is still recognized by its prefix.
 func TestCloneThatExists(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -194,7 +194,7 @@ func TestCloneThatExists(t *testing.T) {
 		a.MustRefusePlan(req, dataset.ErrExists, "exists")
 	}
 
-	// The sources go to the trash, and then for good.
+	// The sources go to the trash, and are then destroyed.
 	a.MustDo(api.Request{Kind: dataset.OpSnapshotDelete, Snapshot: s.ID.String()})
 	a.MustDelete("db")
 	a.MustDelete("other")
@@ -206,13 +206,13 @@ func TestCloneThatExists(t *testing.T) {
 	a.DoWork()
 	done(same...)
 	a.MustRefusePlan(byName, dataset.ErrExists, "is a clone of dataset "+other.ID.String(), "other")
-	// Another volume of that name is another source.
+	// The clone has another volume of that name as its source.
 	a.MustCreate("other")
 	a.MustRefusePlan(byName, dataset.ErrExists)
 	e.CheckInvariants()
 }
 
-// An ambiguous prefix that was of one thing once is still that for the clone.
+// A prefix that is ambiguous now, but identified one source when the clone was made, still does so for the clone.
 func TestCloneThatExistsByPrefixOfMore(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

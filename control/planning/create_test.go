@@ -41,7 +41,7 @@ func TestCreate(t *testing.T) {
 		t.Errorf("a plan alone made a volume: %v", err)
 	}
 
-	op.DatasetRecord.Size += 4096 // as the backend rounds it up
+	op.DatasetRecord.Size += 4096 // as rounded up by the backend
 	want.Size += 4096
 	e.Spy.Counted()
 	out := a.MustCommit(op)
@@ -69,8 +69,7 @@ func TestCreate(t *testing.T) {
 	}
 }
 
-// A create that was on record when its answer was lost is never taken back,
-// whatever wrote the dataset since.
+// A create that was on record when its answer was lost is never undone, whatever wrote to the dataset since.
 func TestCreateAgainAfterOthers(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -136,14 +135,15 @@ func TestCreateRefused(t *testing.T) {
 	} {
 		a.MustRefusePlan(c.req, c.kind, c.parts...)
 	}
-	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpImport, Volume: "db"}) // of an archive, which no submission carries
+	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpImport, Volume: "db"}) // from an archive, which no submitted request can be
 	controltest.Refused(t, err, dataset.ErrInvalid, `import of volume "db": missing path of a folder`)
 	if st := e.CheckInvariants(); len(st.Datasets)+len(st.Operations) != 0 {
 		t.Errorf("refusals left %+v", st)
 	}
 }
 
-// Design section 3: what is there is what was asked for, or the error names both.
+// Design section 3: the existing volume is what was requested, or the error names the requested and the existing
+// value.
 func TestCreateOfWhatExists(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -185,7 +185,7 @@ func TestCreateOfWhatExists(t *testing.T) {
 	} {
 		a.MustRefusePlan(c.req, dataset.ErrExists, append(c.parts, "exists")...)
 	}
-	// A profile that was removed from the file is still a volume's own.
+	// A volume keeps its profile after the profile was removed from the file.
 	delete(e.ProfileSet.ByName, "gold")
 	if p, err := e.Plan(e.Ctx, a.ID, controltest.Create("db@gold")); err != nil || p.Unchanged == nil {
 		t.Errorf("after the profile went: %+v, %v", p, err)
@@ -224,8 +224,8 @@ func TestAnonymousVolumes(t *testing.T) {
 	}
 }
 
-// I5: one name, one dataset. Any number of concurrent identical creates make
-// one, and all succeed; different ones are refused, naming both.
+// I5: one name, one dataset. Any number of concurrent identical creates make one dataset, and all of them succeed.
+// Different ones are refused with both values in the error.
 func TestI5OneNameOneDataset(t *testing.T) {
 	e := controltest.New(t)
 	agents := []*controltest.Agent{e.NewAgent("alpha"), e.NewAgent("beta")}
@@ -263,7 +263,7 @@ func TestI5OneNameOneDataset(t *testing.T) {
 	}
 }
 
-// createAsAgentsDo plans, makes and commits, and looks again when it lost.
+// createAsAgentsDo plans, makes and commits a volume, and plans again if it lost.
 func createAsAgentsDo(a *controltest.Agent, req api.Request) (dataset.Dataset, error) {
 	for {
 		p, err := a.Plan(a.Ctx, a.ID, req)
@@ -283,8 +283,8 @@ func createAsAgentsDo(a *controltest.Agent, req api.Request) (dataset.Dataset, e
 	}
 }
 
-// namesTheVolume checks that an operation which is done names the dataset that there is, in its record
-// and in the answer to the same request, asked again.
+// namesTheVolume checks that a finished operation names the existing dataset, in its record and in the answer to the
+// same request if it is repeated.
 func namesTheVolume(a *controltest.Agent, op dataset.Operation, req api.Request, id uuid.UUID) {
 	a.Helper()
 	if op.DatasetID != id || op.DatasetRecord == nil || op.DatasetRecord.ID != id {
@@ -296,8 +296,8 @@ func namesTheVolume(a *controltest.Agent, op dataset.Operation, req api.Request,
 	}
 }
 
-// The same through operations on record: those that lost end as what was asked
-// for says, and what they made is to be taken back.
+// The same with operations on record. A create that lost ends with the outcome of what was requested, and what it
+// made must be removed.
 func TestI5OnRecord(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -335,7 +335,7 @@ func TestI5OnRecord(t *testing.T) {
 	if st := e.CheckInvariants(); len(st.Datasets) != 1 {
 		t.Errorf("%d datasets", len(st.Datasets))
 	}
-	// The winner's name goes: a lost report that comes again must not seem to have won.
+	// The winner's name is removed. A losing report that arrives again must not appear to have won.
 	a.MustDelete("db")
 	_, err := a.Commit(a.Ctx, a.ID, a.ReportOf(ops[1]))
 	controltest.Refused(t, err, dataset.ErrConflict, "deleted meanwhile")
@@ -354,7 +354,7 @@ func TestCreateCommitsLittle(t *testing.T) {
 		}
 		a.MustCommit(op)
 		reads, txns, keys := e.Spy.Counted()
-		if reads > 4 || txns != 1 || keys != 5 { // the node, the operation, the dataset, the name
+		if reads > 4 || txns != 1 || keys != 5 { // the node, the operation, the dataset, and the name
 			t.Errorf("a commit costs %d reads, %d transactions of %d keys", reads, txns, keys)
 		}
 	}

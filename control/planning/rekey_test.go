@@ -26,13 +26,13 @@ func sealedEnv(t controltest.TB, names ...string) (*controltest.Control, map[str
 	return e, agents
 }
 
-// What is wrapped anew stands on record for all that have something of the volume, with the key's
-// new place; another data key does not, and nothing of it while the volume is on its way.
+// A rewrapped data key is recorded for every node with data of the volume, together with the new place of the key. A
+// different data key is refused, and nothing is recorded while the volume is being moved.
 func TestRekey(t *testing.T) {
 	e, agents := sealedEnv(t, "alpha", "beta", "gamma")
 	a, b := agents["alpha"], agents["beta"]
 	d := a.MustSeal(controltest.Create("db@sealed"), controltest.WrappedBy(uuid.New(), "1"))
-	e.MustMove("db", a, b, "beta") // alpha keeps what it left
+	e.MustMove("db", a, b, "beta") // alpha keeps the copy that the move left
 	rev := a.MustSync(0).Revision
 
 	controltest.KeyAt(e, "sealed", dataset.KeySource{KeyFile: "/keys/two"})
@@ -64,7 +64,7 @@ func TestRekey(t *testing.T) {
 	controltest.Refused(t, b.TryCommit(late), dataset.ErrConflict, move.ID.String())
 }
 
-// What is in the trash is rekeyed once it is back, and that is said.
+// A volume in the trash can only be rekeyed after it was restored, and the error says so.
 func TestRekeyInTheTrash(t *testing.T) {
 	e, agents := sealedEnv(t, "alpha")
 	a := agents["alpha"]
@@ -79,7 +79,7 @@ func TestRekeyInTheTrash(t *testing.T) {
 	a.MustPlan(controltest.Rekey("db"))
 }
 
-// A resize for another profile leaves the key where a rekey has put it meanwhile.
+// A resize with another profile keeps the key source that a concurrent rekey has recorded.
 func TestResizeKeepsTheKey(t *testing.T) {
 	e, agents := sealedEnv(t, "alpha")
 	a := agents["alpha"]
@@ -99,9 +99,9 @@ func TestResizeKeepsTheKey(t *testing.T) {
 	}
 }
 
-// A volume of which nobody knows any more where its key is, as after a rebuild of a store whose
-// profiles.yaml lacks its key program, has no clone that would pass for one that is not encrypted;
-// with a key in its profile it has again.
+// After a rebuild of a store whose profiles.yaml lacks the key program, nobody knows where the key of a volume is.
+// Such a volume cannot be cloned, since the clone would pass for one that is not encrypted. It can be cloned once its
+// profile has a key again.
 func TestCloneWithoutAKey(t *testing.T) {
 	e, agents := sealedEnv(t, "alpha")
 	a := agents["alpha"]
@@ -123,7 +123,7 @@ func TestCloneWithoutAKey(t *testing.T) {
 	a.MustCommit(op)
 
 	clone := a.MustPlan(controltest.Create("copy", "from=again"))
-	clone.DatasetRecord.Profile.Encryption = dataset.KeySource{} // as an agent that made it plain would say
+	clone.DatasetRecord.Profile.Encryption = dataset.KeySource{} // as an agent that made it without encryption would report it
 	controltest.Refused(t, a.TryCommit(clone), dataset.ErrInvalid, "different data keys")
 	clone = a.MustPlan(controltest.Create("copy", "from=again"))
 	other := controltest.WrappedBy(uuid.New(), "2")
@@ -133,7 +133,7 @@ func TestCloneWithoutAKey(t *testing.T) {
 	a.MustCommit(clone)
 }
 
-// A key file of a host can be any file there: who names one is an admin, and says all of its path.
+// A key file can be any file of a host, so only an admin may name one, and must give its absolute path.
 func TestWhoNamesAnOldKey(t *testing.T) {
 	e, agents := sealedEnv(t, "alpha")
 	a := agents["alpha"]

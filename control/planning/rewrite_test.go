@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A rewrite is its home's work, which changes nothing on record; nothing is begun of what is on
-// its way to another node.
+// A rewrite is done by the volume's home and changes nothing on record. It is not started while the volume is being
+// moved to another node.
 func TestRewrite(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -30,8 +30,7 @@ func TestRewrite(t *testing.T) {
 	a.MustRefusePlan(api.Request{Kind: dataset.OpRewrite, Volume: "none"}, dataset.ErrNotFound, "no such volume")
 }
 
-// An agent that does not say that it rewrites is older, and is asked for nothing that it would never
-// answer.
+// An agent that does not say that it can rewrite is an older one. It is not asked to, because it would never answer.
 func TestRewriteByAnOlderAgent(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

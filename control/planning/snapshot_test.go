@@ -21,7 +21,7 @@ func TestSnapshots(t *testing.T) {
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "nightly", Message: "before the upgrade"}
 	op := a.MustPlan(req)
 	e.Clock.Advance(time.Minute)
-	op.Snapshot.Size = 21 * dataset.GiB // as the agent found it
+	op.Snapshot.Size = 21 * dataset.GiB // as reported by the agent
 	for range 2 {
 		out := a.MustCommit(op)
 		if out.Dataset.HeadParent != op.Snapshot.ID || out.Dataset.Request != req.ID {
@@ -51,8 +51,7 @@ func TestSnapshots(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// Two snapshots that were planned at once stand in the order in which they were
-// taken.
+// Two snapshots that were planned at the same time are recorded in the order in which they were taken.
 func TestSnapshotLineage(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -123,10 +122,10 @@ func TestRestore(t *testing.T) {
 	if err != nil || keep.Parent != s2.ID || keep.Size != 50*dataset.GiB || !strings.Contains(keep.Message, s1.ID.String()) {
 		t.Errorf("what was is kept as %+v, %v", keep, err)
 	}
-	if v := e.MustVolume("db"); v.Snapshots != 3 { // newer ones stay
+	if v := e.MustVolume("db"); v.Snapshots != 3 { // newer ones are kept
 		t.Errorf("%d snapshots", v.Snapshots)
 	}
-	// The report comes once more when other things have happened.
+	// The report arrives once more after other operations.
 	next := a.MustSnapshot("db", "")
 	if d := a.MustCommit(op).Dataset; d.HeadParent != next.ID {
 		t.Errorf("a second report of a restore put the record back: %+v", d)
@@ -137,8 +136,8 @@ func TestRestore(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// The bytes have changed when a restore is reported: the record follows, also
-// when the volume went to the trash meanwhile.
+// When a restore is reported, the data has already changed. The record is updated, even if the volume went to the
+// trash meanwhile.
 func TestRestoreOfWhatWasDeleted(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -164,7 +163,7 @@ func TestSnapshotLists(t *testing.T) {
 	var want []uuid.UUID
 	for i := range 25 {
 		want = append(want, a.MustSnapshot("db", fmt.Sprintf("s%d", i)).ID)
-		if i%3 != 0 { // some of the same moment
+		if i%3 != 0 { // some were taken at the same moment
 			e.Clock.Advance(time.Second)
 		}
 	}
@@ -180,7 +179,7 @@ func TestSnapshotLists(t *testing.T) {
 			break
 		}
 		p.After = list.Next
-		if len(got) == 14 { // what the cursor stood on goes
+		if len(got) == 14 { // the entry at the cursor is removed
 			a.MustDo(api.Request{Kind: dataset.OpSnapshotDelete, Snapshot: got[13].ID.String()})
 		}
 	}

@@ -39,7 +39,7 @@ func TestResize(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// What changed between the plan and the report of a resize stays.
+// A change between the plan and the report of a resize is kept.
 func TestResizeKeepsOtherChanges(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -69,7 +69,7 @@ func TestSetProfile(t *testing.T) {
 	if out := e.MustSubmit(set("silver")); out.Operation != nil || out.Volume.ID != d.ID {
 		t.Errorf("the one it has: %+v", out)
 	}
-	out := e.MustSubmit(set("fleeting")) // promises less: the size stays, and is seen
+	out := e.MustSubmit(set("fleeting")) // it promises less: the size stays, and is shown
 	if out.Operation.State != dataset.OpDone || out.Volume.Profile.Name != "fleeting" || out.Volume.Size != 10*dataset.GiB || out.Volume.Profile.OnDelete.Mode != dataset.DeletePurge {
 		t.Errorf("%+v", out.Volume)
 	}
@@ -88,7 +88,7 @@ func TestSetProfile(t *testing.T) {
 	refuse(api.Request{Kind: dataset.OpUpdate, Volume: "db"}, dataset.ErrInvalid, "nothing to change")
 	refuse(api.Request{Kind: dataset.OpUpdate, Volume: "nothing", Profile: "gold"}, dataset.ErrNotFound)
 
-	// The same profile after the file was edited.
+	// The same profile, after the file was edited.
 	p := e.ProfileSet.ByName["fleeting"]
 	p.Revision, p.Description = "r2", "edited"
 	e.ProfileSet.ByName["fleeting"] = p
@@ -101,7 +101,7 @@ func TestSetProfile(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// What was asked for stays on record beside what the backend rounded it up to.
+// The requested size stays on record, next to the size that the backend rounded it up to.
 func TestSizeAskedForStays(t *testing.T) {
 	const asked, rounded = 50e9, 50000003072
 	e := controltest.New(t)
@@ -122,8 +122,8 @@ func TestSizeAskedForStays(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A profile that promises a larger size is set together with the size, by the
-// agent; a protection that comes meanwhile stays.
+// A profile that promises a larger size is set by the agent together with the size. A protection that is set
+// meanwhile is kept.
 func TestSetProfileThatGrows(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -152,8 +152,8 @@ func TestSetProfileThatGrows(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A profile that promises less makes a volume smaller where its pool can; what was rounded up to it,
-// or a profile without a size, changes nothing.
+// A profile that promises less makes a volume smaller if its pool can shrink it. A size that was rounded up to the
+// promised one, or a profile without a size, changes nothing.
 func TestSetProfileThatShrinks(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -196,7 +196,8 @@ func TestSetProfileThatShrinks(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// Labels change live, alone, and a failed change leaves them as they are.
+// Labels can be changed while the volume is mounted, and without another change. A failed change leaves them as they
+// are.
 func TestLabelVolume(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

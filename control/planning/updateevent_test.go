@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// TestEventSaysWhatChanged: an event of an update names each change, and not what stayed.
+// TestEventSaysWhatChanged: an event of an update names each change, and nothing that stayed the same.
 func TestEventSaysWhatChanged(t *testing.T) {
 	gold := dataset.Dataset{
 		Profile: dataset.Profile{Name: "gold", Revision: "a1"}, Labels: map[string]string{"env": "prod", "team": "shop"},

@@ -24,7 +24,7 @@ func TestDecode(t *testing.T) {
 		key   string
 		value any
 		into  any
-		want  string // of the error; "" for none
+		want  string // of the error; "" for no error
 	}{
 		{record.NameKey("db"), record.Claim{ID: id}, &record.Claim{}, ""},
 		{record.NameKey("db"), record.Claim{}, &record.Claim{}, "target is missing"},

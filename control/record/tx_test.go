@@ -10,8 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What a store says of itself keeps its meaning, and an outcome that is open
-// stays open.
+// An error of the store keeps its kind, and an unknown outcome stays unknown.
 func TestErrorsOfStores(t *testing.T) {
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -24,7 +23,7 @@ func TestErrorsOfStores(t *testing.T) {
 		{context.Background(), refusedConnection, dataset.ErrUnavailable, dataset.ErrUnavailable},
 		{context.Background(), store.ErrClosed, dataset.ErrUnavailable, dataset.ErrUnavailable},
 		{context.Background(), store.ErrTooLarge, dataset.ErrUnavailable, dataset.ErrInvalid},
-		{context.Background(), context.DeadlineExceeded, dataset.ErrUnavailable, dataset.ErrUnavailable}, // the store's own
+		{context.Background(), context.DeadlineExceeded, dataset.ErrUnavailable, dataset.ErrUnavailable}, // from the store itself
 		{context.Background(), dataset.Errorf(dataset.ErrNoSpace, "disk full"), dataset.ErrUnavailable, dataset.ErrUnavailable},
 		{context.Background(), dataset.Errorf(dataset.ErrCorrupt, "value of x"), dataset.ErrCorrupt, dataset.ErrCorrupt},
 		{context.Background(), dataset.Errorf(dataset.ErrInvalid, "bad key"), dataset.ErrInvalid, dataset.ErrInvalid},

@@ -15,16 +15,17 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// word looks, with the word that a node writes no more, which is dead by then.
+// word ends the session of a node and plans a recovery in which a person confirms that the node does not write any
+// more.
 func word(m *controltest.RestoredStore, fenced string, heard ...string) (api.Recovery, error) {
 	m.Control.Helper()
 	m.EndSession(m.Agents[fenced])
 	return m.RecoverWith(api.Recover{FencedNodes: []string{fenced}}, heard...)
 }
 
-// A volume went to a node that is lost with it. Who left it, or has a copy, knows of its
-// epoch there: it is not made home of what it has given up, and the volume goes on from
-// that by a person's word.
+// A volume was moved to a node that is lost after that. A node that had the volume before, or has a copy, knows the
+// epoch of the new home. The node that gave the volume up is not made its home again; the volume continues from what
+// that node has only if a person confirms it.
 func TestRecoverOfWhatALostNodeHas(t *testing.T) {
 	for name, keeps := range map[string]string{"the home that was left": "alpha", "a replica": "gamma"} {
 		t.Run(name, func(t *testing.T) {
@@ -61,14 +62,14 @@ func TestRecoverOfWhatALostNodeHas(t *testing.T) {
 	}
 }
 
-// What its home does not have is forgotten only when every node was asked for it, or is
-// said to be lost: otherwise it may have gone to one that is silent. It stays on record
-// then, as it does while somebody has a copy.
+// A dataset that its home does not have is forgotten only if every node has answered or was confirmed as lost,
+// because the dataset may have been moved to a node that is silent. Until then it stays on record. It also stays
+// while a node has a copy.
 func TestRecoverOfWhatNobodyHas(t *testing.T) {
 	for name, c := range map[string]struct {
 		heard  []string
 		fenced []string
-		copied bool // beta has a copy, of which it has not heard for long
+		copied bool // beta has a copy that was not refreshed for long
 		want   string
 	}{
 		"all were heard":   {[]string{"alpha", "beta", "gamma"}, nil, false, "forgotten"},
@@ -113,8 +114,8 @@ func TestRecoverOfWhatNobodyHas(t *testing.T) {
 	}
 }
 
-// A move that its target has on record, and the target has not heard so: it is home, by
-// what others and the store know.
+// The target of a move has recorded it, but the target has not learned of that. The target is the home, by what the
+// other nodes and the store know.
 func TestRecoverOfWhoHasNotHeard(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha", "beta")
 	a, b := m.Agents["alpha"], m.Agents["beta"]
@@ -138,8 +139,7 @@ func TestRecoverOfWhoHasNotHeard(t *testing.T) {
 	}
 }
 
-// Nobody vouches for the death of a node that is alive: not when it is looked, and not when
-// it came back since.
+// A node that is reachable cannot be confirmed as dead, neither at the check nor if it became reachable again since.
 func TestRecoverWithoutWhoIsAlive(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha", "beta")
 	a, b := m.Agents["alpha"], m.Agents["beta"]
@@ -167,7 +167,7 @@ func TestRecoverWithoutWhoIsAlive(t *testing.T) {
 	}
 }
 
-// A recovery that stood still while another one came to its end changes nothing any more.
+// A recovery that was suspended while another one finished changes nothing any more.
 func TestRecoverOvertaken(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha")
 	a := m.Agents["alpha"]
@@ -212,9 +212,8 @@ func TestRecoverOvertaken(t *testing.T) {
 
 func sameEntry(x, y store.Entry) bool { return x.Key == y.Key && x.Index == y.Index }
 
-// In a store that went back no move is taken back whose home had given up: its target may
-// have got there, at the epoch that the home would be given. The recovery does so, which
-// knows.
+// In a store that was restored from an older backup, a move whose home has yielded is not undone: its target may have
+// completed it, at the epoch that the home would get. Only the recovery undoes it, because the recovery knows.
 func TestRecoverOfAMoveThatWasOpen(t *testing.T) {
 	for name, arrived := range map[string]bool{"it got there": true, "it did not": false} {
 		t.Run(name, func(t *testing.T) {

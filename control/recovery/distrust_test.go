@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// While a node has seen later changes than the store has, nothing is destroyed: what
-// the store says of other nodes' datasets is as old.
+// While a node has seen later changes than the store has, nothing is destroyed, because what the store says about the
+// datasets of other nodes is just as old.
 func TestDistrustedTrashStays(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -38,9 +38,8 @@ func TestDistrustedTrashStays(t *testing.T) {
 	}
 }
 
-// An older store is told what a node has seen since: what was in the trash has
-// its name again, what was live is in the trash, and what is as the store has it
-// stays so.
+// A store that was restored from an older backup learns what a node has seen since: a dataset that was in the trash
+// has its name again, a live one is in the trash, and datasets whose record is up to date stay unchanged.
 func TestRebuildOfOlderStore(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -52,8 +51,8 @@ func TestRebuildOfOlderStore(t *testing.T) {
 		d.State = state
 		return api.FoundDataset{Pool: d.Pool, Dataset: d, Index: index}
 	}
-	const seen = 1 << 40           // after all that this store has
-	older := a.MustCreate("older") // than the epoch that the node has seen
+	const seen = 1 << 40           // later than everything in this store
+	older := a.MustCreate("older") // later than the epoch that the node has seen
 	older.Epoch = 7
 	list := a.MustRebuild(
 		found(back, dataset.StateReady, seen), found(gone, dataset.StateTrashed, seen),
@@ -80,7 +79,7 @@ func TestRebuildOfOlderStore(t *testing.T) {
 	if got := e.CheckInvariants().Datasets[back.ID].State; got != dataset.StateReady {
 		t.Errorf("what came back from the trash is %s", got)
 	}
-	// The name that it had is another one's by now.
+	// The name of the dataset belongs to another one by now.
 	f := found(back, dataset.StateReady, seen)
 	a.MustDelete("back")
 	other := a.MustCreate("back")
@@ -93,8 +92,7 @@ func TestRebuildOfOlderStore(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A name that was used again since the backup is the newer volume's, in whatever
-// order the two are found.
+// A name that was used again since the backup belongs to the newer volume, in whatever order the two are found.
 func TestRebuildOfReusedName(t *testing.T) {
 	for _, newFirst := range []bool{false, true} {
 		e := controltest.New(t)
@@ -113,7 +111,7 @@ func TestRebuildOfReusedName(t *testing.T) {
 	}
 }
 
-// What registering writes is above all that was written before.
+// A registration is written with a higher index than everything before it.
 func TestSyncTellsOfRegistration(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -132,7 +130,7 @@ func TestSyncTellsOfRegistration(t *testing.T) {
 	}
 }
 
-// Of two volumes of one name that nobody knows any more the newer one has it.
+// Of two volumes with one name that are missing in the store, the newer one gets the name.
 func TestRebuildOfOneNameTwice(t *testing.T) {
 	old := controltest.New(t)
 	a := old.NewAgent("alpha")

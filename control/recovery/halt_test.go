@@ -11,9 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What one node tells one replica, every replica heeds: nothing is made, deleted or
-// destroyed, before or after it was planned, until all who said so believe the store
-// again.
+// A distrust that one node reports to one replica is obeyed by every replica. Nothing is created, deleted or
+// destroyed, planned or not, until all nodes that reported distrust trust the store again.
 func TestAllReplicasHalt(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	a, b := x.Services[0], x.Services[1]
@@ -32,7 +31,7 @@ func TestAllReplicasHalt(t *testing.T) {
 		}
 		_, err := s.Submit(t.Context(), api.Request{Kind: dataset.OpCreate, Volume: "more"})
 		controltest.Refused(t, err, dataset.ErrConflict, "changes suspended")
-		_, err = s.Recall(t.Context(), other.ID, other.ReportOf(move)) // its home would let nobody mount it any more
+		_, err = s.Recall(t.Context(), other.ID, other.ReportOf(move)) // its home would not let anybody mount it any more
 		controltest.Refused(t, err, dataset.ErrConflict, "changes suspended")
 		if why, err := s.Halted(t.Context()); err != nil || !strings.Contains(why, "lacks something") {
 			t.Errorf("%q, %v", why, err)
@@ -41,7 +40,7 @@ func TestAllReplicasHalt(t *testing.T) {
 			t.Errorf("what is there is not shown: %v", err)
 		}
 	}
-	// It is on record: a service that was started since knows.
+	// The distrust is on record, so a service that was started since knows it.
 	later, _ := control.Assemble(b.Deps)
 	t.Cleanup(later.Close)
 	if _, err := later.Submit(t.Context(), api.Request{Kind: dataset.OpDelete, Volume: "db"}); dataset.KindOf(err) != dataset.ErrConflict {

@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Nor is what is kept in memory of what a node holds, for a recovery, without an end; it is
-// forgotten when that is done.
+// The holdings of a node that are kept in memory for a recovery are bounded as well, and are forgotten when the
+// recovery is done.
 func TestHoldingsAreBounded(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha")
 	a := m.Agents["alpha"]
@@ -47,8 +47,8 @@ func TestHoldingsAreBounded(t *testing.T) {
 	}
 }
 
-// What nodes hold is taken in once a recovery was asked for, and kept until that is done, or was
-// not confirmed for long.
+// Holdings are accepted once a recovery was requested. They are kept until it is done, or until it was not confirmed
+// for a long time.
 func TestHoldingsAreForgotten(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha")
 	m.Saved = m.Save()
@@ -59,7 +59,7 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.EndSession(m.Agents["alpha"]) // as its session would by itself, at some time of the next hour
+	m.EndSession(m.Agents["alpha"]) // as the session would do by itself at some time of the next hour
 	m.Control.Clock.Advance(recovery.ConfirmTimeout - 1)
 	m.TakePart(m.Service)
 	if err := m.Service.Recovery.CheckCollecting(); err != nil || reportsOf(m.Service) != 1 {
@@ -70,7 +70,7 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	controltest.Refused(t, m.Service.Recovery.CheckCollecting(), dataset.ErrConflict, "is not recovering")
 	_, err = m.RecoverWith(api.Recover{Digest: r.Digest})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
-	m.Agents["alpha"].Incarnation = uuid.New() // its session was over
+	m.Agents["alpha"].Incarnation = uuid.New() // its session had ended
 	m.Agents["alpha"].MustRegister("alpha")
 	h := m.Holdings["alpha"]
 	h.Incarnation = m.Agents["alpha"].Incarnation

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What a rebuild brings back is bounded too.
+// The amount that a rebuild restores is bounded as well.
 func TestRebuildsAreBounded(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -37,8 +37,8 @@ func TestRebuildsAreBounded(t *testing.T) {
 	}
 }
 
-// The store is lost: every name, everything in the trash and every snapshot
-// comes back from what lies beside the data.
+// The store is lost. Every name, everything in the trash and every snapshot is restored from the records that are
+// stored next to the data.
 func TestRebuild(t *testing.T) {
 	old := controltest.New(t)
 	a := old.NewAgent("alpha")
@@ -55,7 +55,7 @@ func TestRebuild(t *testing.T) {
 	found := a.FoundDatasets()
 
 	e := controltest.New(t)
-	e.Clock.Advance(1000 * time.Hour) // long after the trash's end
+	e.Clock.Advance(1000 * time.Hour) // long after the time in the trash is over
 	b := &controltest.Agent{Control: e, ID: a.ID, Incarnation: uuid.New(), LocalPools: a.LocalPools}
 	b.MustRegister("alpha")
 	actions := map[string]string{}
@@ -96,7 +96,7 @@ func TestRebuild(t *testing.T) {
 	if after := e.Dump(); len(after) != len(before) {
 		t.Errorf("again: %d keys, not %d", len(after), len(before))
 	}
-	// It is as good as new.
+	// The result is as good as a new store.
 	b.MustSnapshot("db", "after")
 	b.MustDelete("db")
 	e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "trashed"})
@@ -141,7 +141,7 @@ func TestRebuildOfOddities(t *testing.T) {
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	d := a.MustCreate("db")
 	s := a.MustSnapshot("db", "one")
-	// A copy of the pool on another node is not the dataset.
+	// A copy of the pool on another node is not taken for the dataset.
 	copied := api.FoundDataset{Pool: b.LocalPools[0].ID, Dataset: d, Snapshots: []dataset.Snapshot{s, s}}
 	copied.Snapshots[1].ID = uuid.New()
 	if r := b.MustRebuild(copied)[d.ID]; r.Action != "known" || !strings.Contains(r.Note, a.ID.String()) {
@@ -150,17 +150,17 @@ func TestRebuildOfOddities(t *testing.T) {
 	if v := e.MustVolume("db"); v.Home != a.ID || v.Snapshots != 1 {
 		t.Errorf("%+v", v)
 	}
-	// Pools that are not the node's.
+	// Pools that do not belong to the node.
 	for _, f := range []api.FoundDataset{{Pool: a.LocalPools[0].ID, Dataset: d}, {Pool: uuid.New(), Dataset: d}, {Pool: b.LocalPools[0].ID}} {
 		_, err := b.Rebuild(e.Ctx, b.ID, []api.FoundDataset{f})
 		controltest.Refused(t, err, dataset.ErrInvalid, "rebuild")
 	}
-	// Names that are none, and snapshots' names that are taken or none.
+	// Invalid names, and names of snapshots that are in use or invalid.
 	odd := api.FoundDataset{Pool: b.LocalPools[0].ID, Dataset: d}
 	odd.Dataset.ID, odd.Dataset.Volume = uuid.New(), "../../etc"
 	for _, name := range []string{"one", "one", "../x", ""} {
 		x := s
-		x.ID, x.Name, x.Dataset = uuid.New(), name, d.ID // of another, as it says
+		x.ID, x.Name, x.Dataset = uuid.New(), name, d.ID // of another one, as it says
 		odd.Snapshots = append(odd.Snapshots, x)
 	}
 	if r := b.MustRebuild(odd)[odd.Dataset.ID]; r.Action != "trashed" {
@@ -173,7 +173,7 @@ func TestRebuildOfOddities(t *testing.T) {
 	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: odd.Dataset.ID.String()})
 	controltest.Refused(t, err, dataset.ErrInvalid, "bad volume name")
 	e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: odd.Dataset.ID.String(), Name: "odd"})
-	// New snapshots are counted, and seen by the background work.
+	// Restored snapshots are counted, and the background work processes them.
 	odd.Snapshots[0].ID = uuid.New()
 	b.MustRebuild(odd)
 	if v := e.MustVolume("odd"); v.Snapshots != 5 {
@@ -185,7 +185,7 @@ func TestRebuildOfOddities(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A crash at any step of a rebuild is finished by the next.
+// A rebuild that crashed at any step is completed by the next one.
 func TestRebuildCutShort(t *testing.T) {
 	old := controltest.New(t)
 	a := old.NewAgent("alpha")
@@ -215,8 +215,8 @@ func TestRebuildCutShort(t *testing.T) {
 	}
 }
 
-// A disk of a host that is gone, and its store, come into another host: the volumes
-// are that one's, unless the old one is still heard.
+// A disk of a removed host is put into another host, together with its store. The volumes then belong to the new
+// host, unless the old one is still reporting.
 func TestRebuildOnAnotherHost(t *testing.T) {
 	for _, alive := range []bool{false, true} {
 		e := controltest.New(t)
@@ -254,7 +254,7 @@ func TestRebuildOnAnotherHost(t *testing.T) {
 	}
 }
 
-// A copy in another pool of the home, as a disk that was copied has, is left alone, however late its record is.
+// A copy in another pool of the home, such as one on a cloned disk, is ignored, however late its record is.
 func TestRebuildOfACopyInAnotherPool(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -270,13 +270,13 @@ func TestRebuildOfACopyInAnotherPool(t *testing.T) {
 	}
 }
 
-// I1: what is rebuilt from what lies on a node gets a later epoch than any that is known of it.
+// I1: a dataset that is rebuilt from the data on a node gets a later epoch than any known epoch of it.
 func TestI1RebuiltEpochIsTheLatest(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	d := a.MustCreate("db@gold")
 	e.EditDataset(d.ID, func(d *dataset.Dataset, l *dataset.Lease) { d.Epoch, l.Epoch = 7, 7 })
-	const seen = 1 << 40 // after all that this store has
+	const seen = 1 << 40 // later than everything in this store
 	a.MustRebuild(api.FoundDataset{Pool: d.Pool, Dataset: d, Index: seen})
 	if got := e.MustVolume("db").Epoch; got != 8 {
 		t.Errorf("it is at epoch %d", got)

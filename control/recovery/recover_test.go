@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// back puts the store back to what it was saved as, and has it seen.
+// back restores the store to its saved state, and has the service notice it.
 func back(m *controltest.RestoredStore) {
 	m.Control.Helper()
 	m.NoteHoldings()
@@ -35,9 +35,8 @@ func actions(r api.Recovery) map[string]string {
 	return out
 }
 
-// Whatever happened since the snapshot is so again: what was made, moved, put in the trash
-// or taken out of it, snapshots taken and removed; what was destroyed is off the record;
-// and what did not change is not touched.
+// Every change since the snapshot is made again: creates, moves, changes to and from the trash, and snapshots that
+// were taken or removed. What was destroyed is removed from the record, and what did not change is not touched.
 func TestRecover(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha", "beta", "gamma")
 	a, b := m.Agents["alpha"], m.Agents["beta"]
@@ -102,12 +101,12 @@ func TestRecover(t *testing.T) {
 	if m.Halted() {
 		t.Error("it is halted still")
 	}
-	a.MustCreate("after") // and all goes on
+	a.MustCreate("after") // and all work continues
 	_, clock, err := m.Services[1].Ledger.ReadLanes(t.Context(), nil)
 	if err != nil || clock <= controltest.SeenIndex || m.Halted() {
 		t.Errorf("clock %d, %v, halted %t", clock, err, m.Halted())
 	}
-	// Again: nothing.
+	// A second recovery changes nothing.
 	if r, err := m.Recover(t.Context(), api.Recover{}); err != nil || r.Halted != "" || len(r.Differences) != 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -170,7 +169,7 @@ func TestRecoverKeepsPurge(t *testing.T) {
 	a.MustCreate("secret") // its name is free
 }
 
-// Cut short after any number of transactions, it is asked for again, and comes to the same.
+// A recovery that is interrupted after any number of transactions is requested again, and has the same result.
 func TestRecoverCutShort(t *testing.T) {
 	for n := 0; ; n++ {
 		m := controltest.NewRestoredStore(t, "alpha", "beta")
@@ -212,7 +211,7 @@ func TestRecoverCutShort(t *testing.T) {
 	}
 }
 
-// stops fails every transaction after so many.
+// stops makes every transaction fail after the given number of them.
 type stops struct {
 	store.Store
 	left int
@@ -225,9 +224,9 @@ func (s *stops) Txn(ctx context.Context, checks []store.Precondition, writes []s
 	return s.Store.Txn(ctx, checks, writes)
 }
 
-// What takes a person's word is refused by name, and nothing at all is written: two nodes
-// that claim one epoch; an epoch given up to a node that is not heard of. With the word,
-// one of them has it, at an epoch above all.
+// A recovery that needs a person's confirmation is refused with the names of what needs it, and nothing is written.
+// It needs one if two nodes claim one epoch, or if an epoch was yielded to a node that is not heard of. With the
+// confirmation, one of the nodes becomes the home, at an epoch above all others.
 func TestRecoverDisputed(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(m *controltest.RestoredStore, d dataset.Dataset)
@@ -267,7 +266,7 @@ func TestRecoverDisputed(t *testing.T) {
 			if after := m.Save(); len(after) != len(before) || !m.Halted() {
 				t.Error("something was written")
 			}
-			m.EndSession(m.Agents[c.fenced]) // once it has told, if it did
+			m.EndSession(m.Agents[c.fenced]) // once it has reported, if it has
 			word := api.Recover{FencedNodes: []string{c.fenced}}
 			if r, err = m.RecoverWith(word, c.heard...); err == nil {
 				word.Digest = r.Digest
@@ -284,9 +283,9 @@ func TestRecoverDisputed(t *testing.T) {
 	}
 }
 
-// A node that was overtaken, and says that it is the home of an epoch that is over, keeps
-// what it has as a superseded copy. A node that is silent loses nothing of what others
-// know of it, and is named; it did not tell, so it is not to take the store for whole.
+// A node whose epoch was superseded, but that says it is the home at that epoch, keeps its data as a superseded copy.
+// A silent node loses nothing that other nodes know of it, and is named. Since it has not reported, it must not take
+// the store for complete.
 func TestRecoverOfWhoIsBehind(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha", "beta", "gamma")
 	a, b := m.Agents["alpha"], m.Agents["beta"]
@@ -361,7 +360,8 @@ func TestRecoverDryRun(t *testing.T) {
 	}
 }
 
-// Only what was seen is done, by who asked, and only as long as it is so.
+// A recovery makes only the changes that were shown, for the person who requested them, and only while they are still
+// valid.
 func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha")
 	if r, err := m.Recover(t.Context(), api.Recover{Digest: "0123"}); err != nil || r.Done {
@@ -376,7 +376,7 @@ func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = m.Services[1].Recovery.Recover(t.Context(), api.Recover{Digest: r.Digest}) // which nobody told anything
+	_, err = m.Services[1].Recovery.Recover(t.Context(), api.Recover{Digest: r.Digest}) // to which nobody reported anything
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	_, err = m.Recover(t.Context(), api.Recover{Digest: "0123"})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")

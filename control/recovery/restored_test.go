@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Each way in which a store that went back is seen, alone: by the service that made the
-// change which is missing, by another that had heard of it, with nobody to say it.
+// Each way to notice that a store was restored from an older backup is tested alone: by the service that made a
+// missing change, and by another one that had learned of the change. Nobody tells them.
 func TestServicesSeeTheStoreGoBack(t *testing.T) {
 	for name, sees := range map[string]func(x *controltest.Replicas, n *controltest.Agent) error{
 		"its own change is missing": func(x *controltest.Replicas, n *controltest.Agent) error {
@@ -50,7 +50,7 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			if !x.Halted() {
 				t.Error("nobody else is told")
 			}
-			// It is on record: one that was started since, which saw nothing go back, heeds it.
+			// It is on record. A service that was started since, and saw no restore itself, obeys it.
 			later, _ := control.Assemble(x.Services[0].Deps)
 			t.Cleanup(later.Close)
 			_, err := later.Submit(t.Context(), controltest.Create("later"))
@@ -58,7 +58,7 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			if got, err := later.Sync(t.Context(), n.ID, 0, 0); err != nil || !strings.Contains(got.Halted, "restored from a backup") {
 				t.Errorf("an agent that saw nothing is not told: %+v, %v", got, err)
 			}
-			// That nodes believe the store ends nothing: they may lack nothing of their own.
+			// That nodes trust the store does not end it, since it may be that none of their own records is missing.
 			n.Service = later
 			n.ReportDistrust("it is older")
 			n.ReportDistrust("")

@@ -13,22 +13,22 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// host stands for an agent that goes by what it heard last, which may be long over: it
-// writes without asking while it takes itself for the home.
+// host stands for an agent that acts on what it learned last, which may be long outdated. It writes without asking
+// while it believes that it is the home.
 type host struct {
 	*controltest.Agent
 	name    string
 	home    bool
 	epoch   uint64
-	gaveUp  uint64 // the last epoch that it swore off, on its disk
+	gaveUp  uint64 // the last epoch that it relinquished, on its disk
 	recall  uuid.UUID
 	using   bool
-	fenced  bool // a person has stopped it, until it hears of what is
+	fenced  bool // a person has stopped it, until it learns of the present state
 	reports []told
-	heard   uuid.UUID // its process that control took in last
+	heard   uuid.UUID // its process whose registration control accepted last
 }
 
-// told is a report, of one process of the agent.
+// told is a report by one process of the agent.
 type told struct {
 	by   uuid.UUID
 	send func() error
@@ -37,7 +37,7 @@ type told struct {
 // writes reports whether something on the host writes, or can begin to.
 func (h *host) writes() bool { return h.home && h.epoch > h.gaveUp && !h.fenced }
 
-// hear takes in what control says now, as a sync does.
+// hear applies the present state of control, as a sync does.
 func (h *host) hear() {
 	s := h.MustSync(0)
 	h.home, h.recall = false, uuid.Nil
@@ -46,25 +46,24 @@ func (h *host) hear() {
 		if d.Lease != nil && d.Lease.State == dataset.LeaseRecalled {
 			h.recall = d.Move
 		}
-		if d.Lease != nil && d.Lease.State == dataset.LeaseMoving { // whether it gave up or was overtaken
+		if d.Lease != nil && d.Lease.State == dataset.LeaseMoving { // whether it yielded or was superseded
 			h.gaveUp, h.using = max(h.gaveUp, d.Epoch), false
 		}
 	}
 	h.fenced = false
 }
 
-// epochs is a cluster of hosts with one volume that goes to and fro.
+// epochs is a cluster of hosts with one volume that is moved between them.
 type epochs struct {
 	*controltest.Control
 	hosts []*host
 	ds    uuid.UUID
-	last  uint64 // epoch on record
+	last  uint64 // the epoch on record
 }
 
-// One epoch is open for writing at a time (I1): moves that are asked for, recalled,
-// yielded, cancelled, failed, committed and forced in any order, by hosts that hear
-// late, restart, and whose reports come late and more than once; one decision between the
-// reads and the transaction of another.
+// At most one epoch is open for writing at a time (I1). Moves are requested, recalled, yielded, cancelled, failed,
+// committed and forced in any order. Hosts learn of changes late and restart, and their reports arrive late and more
+// than once. Another decision is committed between the reads and the transaction of one.
 func TestEpochsDoNotOverlap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := &epochs{Control: controltest.New(t)}
@@ -72,7 +71,7 @@ func TestEpochsDoNotOverlap(t *testing.T) {
 			c.hosts = append(c.hosts, &host{Agent: c.NewAgent(name), name: name})
 		}
 		c.ds = c.hosts[0].MustCreate("db@gold").ID
-		c.MustMove("db", c.hosts[0].Agent, c.hosts[1].Agent, "beta") // so that there is a copy to go on from
+		c.MustMove("db", c.hosts[0].Agent, c.hosts[1].Agent, "beta") // so that a copy exists to continue from
 		for _, h := range c.hosts {
 			h.hear()
 			h.heard = h.Incarnation
@@ -83,7 +82,7 @@ func TestEpochsDoNotOverlap(t *testing.T) {
 			if rapid.IntRange(0, 2).Draw(t, "interrupted") == 0 {
 				between := rapid.IntRange(0, len(actions)-1).Draw(t, "between")
 				if action == 0 && between == 0 {
-					between = 1 // a start anew is not cut short by another
+					between = 1 // a restart is not interrupted by another one
 				}
 				c.Spy.Before(func() { actions[between](t) })
 			}
@@ -94,7 +93,7 @@ func TestEpochsDoNotOverlap(t *testing.T) {
 	})
 }
 
-// holds is the invariant.
+// holds checks the invariant.
 func (c *epochs) holds(t *rapid.T) {
 	d := c.CheckInvariants().Datasets[c.ds]
 	if d.Epoch < c.last {
@@ -132,7 +131,7 @@ func (c *epochs) move() (op dataset.Operation, target *host, there bool) {
 	return op, nil, false
 }
 
-// send reports, and may do so again at any time.
+// send sends the report, and may do so again at any time.
 func (c *epochs) send(t *rapid.T, h *host, report func() error) error {
 	r := told{h.Incarnation, report}
 	h.reports = append(h.reports, r)
@@ -165,7 +164,7 @@ func (c *epochs) recallNow(t *rapid.T) {
 	_ = c.send(t, h, func() error { _, err := h.Recall(h.Ctx, h.ID, r); return err })
 }
 
-// yield is what a home does that heard of a recall: it swears the epoch off first.
+// yield is done by a home that learned of a recall: it relinquishes the epoch first.
 func (c *epochs) yield(t *rapid.T) {
 	h := c.host(t)
 	if h.recall == uuid.Nil || !h.home {
@@ -188,7 +187,7 @@ func (c *epochs) commitMove(t *rapid.T) {
 	}
 	r := h.ReportOf(op)
 	if err := c.send(t, h, func() error { _, err := h.Commit(h.Ctx, h.ID, r); return err }); err == nil {
-		h.hear() // in the answer
+		h.hear() // as in the answer
 	}
 }
 
@@ -213,8 +212,8 @@ func (c *epochs) use(t *rapid.T) {
 	h.using = !h.using && h.writes() && h.recall == uuid.Nil
 }
 
-// change is a snapshot that a home takes: told late, it is on record only if that is the
-// home still, at the same epoch.
+// change takes a snapshot at a home. If it is reported late, it is recorded only if the host is still the home at the
+// same epoch.
 func (c *epochs) change(t *rapid.T) {
 	h := c.host(t)
 	p, err := h.Plan(h.Ctx, h.ID, api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db"})
@@ -233,7 +232,7 @@ func (c *epochs) change(t *rapid.T) {
 	}})
 }
 
-// force is a person who stops the home, and says so.
+// force is a forced move by a person who has stopped the home, and confirms it.
 func (c *epochs) force(t *rapid.T) {
 	d := c.MustVolume("db")
 	target := c.host(t)
@@ -243,8 +242,8 @@ func (c *epochs) force(t *rapid.T) {
 		}
 		out, err := c.Submit(c.Ctx, controltest.ForcedMove("db", target.name, h.name))
 		switch k := dataset.KindOf(err); {
-		case k == nil, k == dataset.ErrNotFound, k == dataset.ErrConflict: // another has a later copy
-		case k == dataset.ErrInvalid && c.MustVolume("db").Home != h.ID: // it went elsewhere meanwhile
+		case k == nil, k == dataset.ErrNotFound, k == dataset.ErrConflict: // another one has a later copy
+		case k == dataset.ErrInvalid && c.MustVolume("db").Home != h.ID: // it was moved meanwhile
 		default:
 			t.Fatal(err)
 		}
@@ -254,7 +253,7 @@ func (c *epochs) force(t *rapid.T) {
 	}
 }
 
-// again is a report that the network kept.
+// again delivers a report that was delayed by the network.
 func (c *epochs) again(t *rapid.T) {
 	h := c.host(t)
 	if len(h.reports) > 0 {
@@ -262,7 +261,7 @@ func (c *epochs) again(t *rapid.T) {
 	}
 }
 
-// restartHost loses what was in memory: what was sworn off is on disk.
+// restartHost loses what was in memory. The relinquished epochs are on disk.
 func (c *epochs) restartHost(t *rapid.T) {
 	h := c.host(t)
 	h.Incarnation = uuid.New()
@@ -274,7 +273,7 @@ func (c *epochs) restartHost(t *rapid.T) {
 	}
 }
 
-// A move that is over is neither recalled nor given up again.
+// A move that has ended can be neither recalled nor yielded again.
 func TestMoveThatIsOver(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")

@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A volume that fails over by itself lies on nodes with a guard alone, and its replicas
-// too; a host that works alone has none, and no volume becomes one.
+// A volume that fails over automatically, and its replicas, are placed only on nodes with a guard. A host that works
+// alone has no other node to fail over to, so no volume there becomes such a volume.
 func TestFailoverWantsGuards(t *testing.T) {
 	e := controltest.New(t)
 	controltest.AddAutoFailover(e.ProfileSet, 1)
@@ -49,23 +49,23 @@ func TestFailoverWantsGuards(t *testing.T) {
 	}
 }
 
-// A home of which nothing was heard for as long as a session is gone on without: by each
-// service's own steady clock, from the freshest copy, and once for all who ask.
+// A home that was silent for the length of a session is failed over. The time is measured by each service's steady
+// clock, the freshest copy takes over, and all callers share one failover.
 func TestFailover(t *testing.T) {
 	l := controltest.NewLostHome(t, 2)
 	if op, err := l.AskFailover(l.Service, "beta"); op != nil || err != nil {
 		t.Errorf("with its home alive: %+v, %v", op, err)
 	}
 	l.Replicas.EndSession(l.Alpha)
-	l.Wait(membership.LossCheckInterval, l.Beta, l.Gamma) // as it was looked just now
+	l.Wait(membership.LossCheckInterval, l.Beta, l.Gamma) // as after a check just now
 	for range 3 {
 		_, err := l.AskFailover(l.Service, "gamma")
 		controltest.Refused(t, err, dataset.ErrPending, "node alpha, which is unreachable")
 		l.Wait(l.Timing.Session/3-time.Millisecond, l.Beta, l.Gamma)
-		l.Clock.Set(l.Clock.Now().Add(-time.Hour)) // which is no time that has passed
+		l.Clock.Set(l.Clock.Now().Add(-time.Hour)) // which does not count as elapsed time
 	}
 	l.Wait(4*time.Millisecond, l.Beta, l.Gamma)
-	_, err := l.AskFailover(l.Replicas.Services[1], "gamma") // it has only begun to look
+	_, err := l.AskFailover(l.Replicas.Services[1], "gamma") // it has only started to check
 	controltest.Refused(t, err, dataset.ErrPending)
 	op, err := l.AskFailover(l.Service, "gamma")
 	if err != nil || op == nil || op.Node != l.Beta.ID || op.OtherNode != l.Alpha.ID || op.DatasetRecord.Epoch != 2 || op.Loss.UnreachableIndex == 0 || !op.Loss.Taken.Equal(controltest.Start.Add(-10*time.Second)) {
@@ -107,8 +107,8 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// A failover ends without any change when its home is back before it is on record, be it
-// for a moment; the home goes on at its epoch, and with its snapshots.
+// A failover ends without any change if its home is reachable again before the failover is on record, even for a
+// moment. The home continues at its epoch, with its snapshots.
 func TestI1FailoverWhoseHomeIsBack(t *testing.T) {
 	for name, again := range map[string]bool{"back": false, "back and gone again": true} {
 		l := controltest.NewLostHome(t, 1)
@@ -137,7 +137,7 @@ func TestI1FailoverWhoseHomeIsBack(t *testing.T) {
 	}
 }
 
-// A person's word takes the place of the wait, and is over when the node is back.
+// A person's confirmation replaces the wait. It is void once the node is reachable again.
 func TestFence(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	l.Replicas.EndSession(l.Alpha)
@@ -158,9 +158,9 @@ func TestFence(t *testing.T) {
 	l.Beta.MustCommit(*op)
 }
 
-// A volume that a person has sent on without its home keeps its epoch when that comes to
-// nothing: its home may have it open where control does not hear it. It does so when the
-// home is back, whoever vouched that it would not be.
+// A person continues a volume without its home, and that fails. The volume keeps its epoch, because its home may have
+// it open where control does not hear of it. The volume continues when the home is reachable again, even though a
+// person had confirmed that it would not be.
 func TestI1PromotionByWordThatIsRefused(t *testing.T) {
 	for name, back := range map[string]bool{"the home is back": true, "its copy does not open": false} {
 		l := controltest.NewLostHome(t, 1)
@@ -187,8 +187,8 @@ func TestI1PromotionByWordThatIsRefused(t *testing.T) {
 	}
 }
 
-// No node gets a first copy while nobody hears of the home: that may go on by promises, and
-// would not know whom else to ask for one.
+// No node gets a first copy while the home is silent: the home may continue with promises of the nodes with copies,
+// and would not know that it must ask this node as well.
 func TestI1NoNewReplicaOfALostHome(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	l.Control.NewAgent("delta").ReportGuard()

@@ -26,8 +26,8 @@ func named(e *controltest.Control, volume string) map[string]bool {
 	return names
 }
 
-// Snapshots that a promotion goes on without are on record until it is, however the store
-// fails meanwhile, and no longer than the next round after that.
+// Snapshots that a promotion loses stay on record until the promotion is on record, whatever fails in the store
+// meanwhile, and are removed by the next round after that at the latest.
 func TestLossIsForgottenAfterItsPromotion(t *testing.T) {
 	const many = 2*record.SnapshotsAtOnce + 2
 	for n := 1; ; n++ {
@@ -62,12 +62,12 @@ func TestLossIsForgottenAfterItsPromotion(t *testing.T) {
 			t.Errorf("%+v", v.Losses)
 		}
 		if e.CheckInvariants(); !failed && err == nil {
-			return // nothing failed any more
+			return // nothing fails any more
 		}
 	}
 }
 
-// A promotion that is refused has forgotten nothing.
+// A refused promotion has removed nothing.
 func TestPromotionRefusedForgetsNothing(t *testing.T) {
 	for what, befalls := range map[string]func(e *controltest.Control, a *controltest.Agent, d dataset.Dataset) error{
 		"condemned": func(e *controltest.Control, a *controltest.Agent, d dataset.Dataset) error {

@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A copy that is older than the profile allows does not take over by itself, nor one of
-// which nobody knows how old it is: by the home's clock, whatever the others show.
+// A copy that is older than the profile allows does not take over automatically, nor does a copy of unknown age. The
+// age is measured by the home's clock, whatever the other clocks show.
 func TestFailoverFromAnOldCopy(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	beats := func(clock time.Time) {
@@ -20,7 +20,7 @@ func TestFailoverFromAnOldCopy(t *testing.T) {
 		}
 	}
 	most := time.Duration(l.Dataset.Profile.Failover.MaxLoss)
-	late := controltest.Start.Add(-5 * time.Second).Add(most) // what beta and gamma have is of five seconds ago
+	late := controltest.Start.Add(-5 * time.Second).Add(most) // the copies of beta and gamma are five seconds old
 	beats(late.Add(time.Second))
 	l.Replicas.EndSession(l.Alpha)
 	if err := l.RecordUnreachable(l.Ctx); err != nil {
@@ -32,7 +32,7 @@ func TestFailoverFromAnOldCopy(t *testing.T) {
 	l.Gamma.ReportCurrentCopy(l.Dataset, controltest.Start.Add(-10*time.Second), late.Add(time.Hour)) // its home's clock was set back since
 	_, err = l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrOffline, "on node gamma is, as the clock of the home was set")
-	l.Gamma.ReportCurrentCopy(l.Dataset, controltest.Start.Add(-10*time.Second), late) // as new, and nothing was written since
+	l.Gamma.ReportCurrentCopy(l.Dataset, controltest.Start.Add(-10*time.Second), late) // as new, because nothing was written since
 	op, err := l.AskFailover(l.Service, "beta")
 	if err != nil || op.Node != l.Gamma.ID {
 		t.Fatalf("%+v, %v", op, err)
@@ -40,22 +40,21 @@ func TestFailoverFromAnOldCopy(t *testing.T) {
 	if _, err := l.CancelOperation(l.Ctx, op.ID.String()); err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range []*controltest.Agent{l.Beta, l.Gamma} { // of an agent that does not say it
+	for _, a := range []*controltest.Agent{l.Beta, l.Gamma} { // from an agent that does not report it
 		a.ReportCurrentCopy(l.Dataset, controltest.Start.Add(-time.Second), time.Time{})
 	}
 	_, err = l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrOffline, "it is not known how old the copy on node beta is")
 }
 
-// A home that is cut off from control alone goes on, and so do its replicas: one that is newer
-// than what control heard of the home takes over. One that is newer than that can be does not,
-// however long after.
+// A home that is cut off only from control continues to work, and so do its replicas. A copy that is newer than what
+// control heard of the home takes over. A copy that is newer than possible does not, however long after.
 func TestFailoverFromAHomeThatWasCutOff(t *testing.T) {
 	cut := 5 * time.Minute
 	for _, c := range []struct {
 		name string
-		off  time.Duration // the copy's time, from that of the home as it should be
-		late time.Duration // from the end of the home to the mount
+		off  time.Duration // the copy's time, relative to the time of the home as it should be
+		late time.Duration // from the loss of the home to the mount
 		take bool
 	}{
 		{"as new", 0, 0, true},
@@ -89,15 +88,15 @@ func TestFailoverFromAHomeThatWasCutOff(t *testing.T) {
 	}
 }
 
-// A home whose agent said that it lives, and no more what its clock says, may have written
-// until it was lost: how old a copy is, is not known then, however new it is by that clock.
+// The agent of a home renewed its session, but did not report its clock any more. The home may have written until it
+// was lost, so the age of a copy is unknown, however new it is by that clock.
 func TestFailoverFromAHomeThatFellSilent(t *testing.T) {
 	const unknown = "it is not known how old the copy on node gamma is, as its home had not told its clock for more than 1m0s when it was lost"
 	for _, c := range []struct {
 		name   string
-		silent time.Duration // that it renews without a word to the service that finds it lost
-		heard  time.Duration // of that, that another service hears it
-		other  bool          // which is asked
+		silent time.Duration // how long it renews without a report to the service that finds it lost
+		heard  time.Duration // for how much of that another service gets its reports
+		other  bool          // the other service is asked for the failover
 		want   string        // empty: the copy takes over
 	}{
 		{"no longer than it takes", time.Minute, 0, false, ""},

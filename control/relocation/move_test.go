@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A move that names no node goes to the freshest copy, or else where a new volume would,
-// but for its home.
+// A move without a target node goes to the node with the freshest copy. If there is none, it goes where a new volume
+// would be placed, except to the present home.
 func TestMoveAway(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -48,7 +48,7 @@ func TestMoveAway(t *testing.T) {
 		t.Errorf("by force: %+v", op)
 	}
 	a.MustCommit(op)
-	_, err = e.Submit(e.Ctx, controltest.ForcedMove("db", "", "alpha")) // what beta keeps was overtaken
+	_, err = e.Submit(e.Ctx, controltest.ForcedMove("db", "", "alpha")) // beta keeps a superseded copy
 	controltest.Refused(t, err, dataset.ErrNotFound, "complete copy")
 	e.CheckInvariants()
 }
@@ -129,8 +129,8 @@ func TestMove(t *testing.T) {
 	}
 }
 
-// A move that takes long says so when its home has given the volume up already, as it was
-// planned: what the home gave up stays on record.
+// If the home has already yielded the volume when a long move is planned, the move says so. What the home yielded
+// stays on record.
 func TestMoveThatTakesLong(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -154,8 +154,8 @@ func TestMoveThatTakesLong(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A lease that was not given up stays at its epoch; one that was comes back at the
-// next, since its home has sworn off the old one.
+// A lease that was not yielded stays at its epoch. One that was yielded continues at the next epoch, because its home
+// has relinquished the old one.
 func TestMoveThatEndsEarly(t *testing.T) {
 	for _, given := range []bool{false, true} {
 		for name, end := range map[string]func(b *controltest.Agent, op dataset.Operation) error{
@@ -191,7 +191,7 @@ func TestMoveThatEndsEarly(t *testing.T) {
 					t.Errorf("%+v, %+v", v.Dataset, v.Lease)
 				}
 				e.CheckInvariants()
-				// What is late changes nothing.
+				// Late reports change nothing.
 				op.Manifest = controltest.Relinquished(op)
 				if err := b.TryCommit(op); err == nil {
 					t.Error("the move that ended was put on record")
@@ -262,7 +262,7 @@ func TestMoveRefused(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// Reports that are not of the epoch, node or manifest on record change nothing.
+// Reports with another epoch, node or manifest than the recorded one change nothing.
 func TestMoveStale(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
@@ -327,7 +327,7 @@ func TestMoveStale(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// Deleted while the bytes are on their way: it stays deleted, where it is.
+// A volume that is deleted while its data is being transferred stays deleted, where it is.
 func TestMoveOfWhatIsDeleted(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -346,16 +346,16 @@ func TestMoveOfWhatIsDeleted(t *testing.T) {
 	}
 }
 
-// Without the home: from the copy, with the loss on record, and the home's head kept
-// as superseded.
+// Without the home, the volume continues from the copy. The loss is recorded, and the home's head is kept as
+// superseded.
 func TestMoveByForce(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
 	a.MustCreate("db@gold")
 	early := a.MustSnapshot("db", "early")
-	e.MustMove("db", a, b, "beta") // so alpha has a copy, up to then
+	e.MustMove("db", a, b, "beta") // so alpha has a copy up to that moment
 	late := b.MustSnapshot("db", "late")
-	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { // taken after the copy was
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { // taken after the copy
 		s, err := t.ReadSnapshot(late.Dataset, late.ID)
 		s.Created = controltest.Start.Add(1)
 		if err == nil {
@@ -389,7 +389,7 @@ func TestMoveByForce(t *testing.T) {
 	if _, err := e.Snapshot(e.Ctx, "db", "early"); err != nil {
 		t.Errorf("a snapshot that the copy has: %v", err)
 	}
-	// What the one that was overtaken says of the old epoch is not heard.
+	// What the superseded home reports about the old epoch is ignored.
 	if err := b.TryYield(plain, controltest.Relinquished(plain)); err == nil {
 		t.Error("it yields")
 	}

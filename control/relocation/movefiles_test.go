@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A filesystem that nobody asked for keeps a volume from no pool where its files go one by
-// one: the pool there makes what it has, and that is on record.
+// If nobody asked for a filesystem, it excludes no pool as the target of a move that copies single files. The target
+// pool creates the filesystem that it supports, and that is recorded.
 func TestMoveToAnotherKind(t *testing.T) {
 	e := controltest.New(t)
 	a, c := e.NewAgent("alpha"), &controltest.Agent{Control: e, ID: uuid.New(), Incarnation: uuid.New()}
@@ -46,9 +46,8 @@ func TestMoveToAnotherKind(t *testing.T) {
 	}
 }
 
-// A filesystem that somebody asked for goes along where the files go one by one, and only a
-// move of files changes what a volume is made of: what else a target reports is not put on
-// record.
+// If somebody asked for a filesystem, it is kept by a move that copies single files. Only such a move changes the
+// filesystem of a volume: anything else that a target reports is not recorded.
 func TestMoveKeepsWhatWasAsked(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), &controltest.Agent{Control: e, ID: uuid.New(), Incarnation: uuid.New()}
@@ -85,8 +84,8 @@ func TestMoveKeepsWhatWasAsked(t *testing.T) {
 	}
 }
 
-// What comes whole has its filesystem already: a node whose host lacks mkfs takes it, and a replica, but
-// nothing that is to be made there.
+// A volume that is transferred as a whole already has its filesystem. A node whose host lacks mkfs accepts it, also
+// as a replica, but no volume that must be formatted there.
 func TestMoveToANodeWithoutMkfs(t *testing.T) {
 	e := controltest.New(t)
 	e.AddReplicaProfile(1)

@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A home that is away is named, since when, with the command that goes on without it and
-// what that loses; one that is alive is not gone on without.
+// An error about an unreachable home says since when it is unreachable, which command continues without it, and what
+// that loses. The volume cannot be continued without a home that is reachable.
 func TestMoveFromAHomeThatIsAway(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	e := x.On(x.Services[0])
@@ -44,7 +44,7 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrOffline, "node gamma is unreachable")
 
 	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
-	// It is back before that is done: it opens nothing anew, and keeps what it has.
+	// The home is reachable again before that is done. It opens nothing again, and keeps its data.
 	b.Incarnation = a.ID
 	b.MustRegister("beta")
 	s := b.MustSync(0)
@@ -69,7 +69,7 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 	}
 }
 
-// The home of a move whose target is lost has its volume back soon, given up or not.
+// If the target of a move is lost, the home gets its volume back soon, whether it has yielded or not.
 func TestMoveToANodeThatIsLost(t *testing.T) {
 	for _, given := range []bool{false, true} {
 		x := controltest.NewReplicas(t, 1)
@@ -99,8 +99,8 @@ func TestMoveToANodeThatIsLost(t *testing.T) {
 	}
 }
 
-// Of two copies the later one is gone on from, as long as its node is alive: the other
-// would be made what the volume is, and what that lacks would be nowhere.
+// Of two copies the later one takes over, as long as its node is reachable. With the other one, what it lacks would
+// be lost.
 func TestNoStalerCopy(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	e := x.On(x.Services[0])
@@ -118,8 +118,8 @@ func TestNoStalerCopy(t *testing.T) {
 	}
 }
 
-// A pool of a node that is alive is nobody else's to register; nor are its volumes had by
-// saying that they were found.
+// A pool of a reachable node cannot be registered by another node. Nor does a node get its volumes by reporting that
+// it found them.
 func TestPoolsOfTheLiving(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	e := x.On(x.Services[0])
@@ -139,7 +139,7 @@ func TestPoolsOfTheLiving(t *testing.T) {
 	}
 }
 
-// Which copy, and which snapshot, is later the epoch says first: each has another clock.
+// Which copy or snapshot is later is decided by the epoch first, because each home has another clock.
 func TestLaterIsOfALaterEpoch(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	e := x.On(x.Services[0])
@@ -161,7 +161,7 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 		}
 	}
 	there, later, lost := b.MustSnapshot("db", "there"), b.MustSnapshot("db", "later"), b.MustSnapshot("db", "lost")
-	set(old.ID, 1, controltest.Start.Add(time.Hour)) // alpha's clock went ahead
+	set(old.ID, 1, controltest.Start.Add(time.Hour)) // alpha's clock is ahead
 	set(there.ID, 2, controltest.Start)
 	set(later.ID, 2, controltest.Start.Add(2*time.Minute))
 	set(lost.ID, 2, controltest.Start.Add(2*time.Minute))

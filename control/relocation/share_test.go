@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Between pools of one share a volume goes with its snapshots, once its home has given it up,
-// and the old home keeps nothing.
+// Between pools of one share a volume is moved with its snapshots once its home has yielded it. The old home keeps
+// nothing.
 func TestMoveOnAShare(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -52,7 +52,7 @@ func TestMoveOnAShare(t *testing.T) {
 	}
 }
 
-// The home that is to give it up hears of that, and one that was left hears that it is.
+// The home that must yield is told so, and a home that was left is told that it is not the home any more.
 func TestLeavingAShareIsHeard(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -75,8 +75,8 @@ func TestLeavingAShareIsHeard(t *testing.T) {
 	}
 }
 
-// To a node without a pool on the share files are copied, as between any two unlike pools, if
-// its profile lets them; and never while there is one that is away.
+// If the target has no pool on the share, the files are copied as between any two pools of different kinds, if the
+// profile allows it. They are not copied while a pool of the share is on an unreachable node.
 func TestMoveOffAShare(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -103,8 +103,8 @@ func TestMoveOffAShare(t *testing.T) {
 	}
 }
 
-// What a home that is lost had not taken yet lies where it was to take it from: that stays on
-// record, if who goes on says that it is so, and nothing else that is said.
+// What a lost home had not taken over yet is still in the pool from which it was to take it. That pool stays on
+// record if the next home reports that the data is there. No other report is accepted.
 func TestNotTakenYetStaysOnRecord(t *testing.T) {
 	for _, says := range []string{"taken", "not taken", "nonsense"} {
 		e := controltest.New(t)
@@ -130,8 +130,8 @@ func TestNotTakenYetStaysOnRecord(t *testing.T) {
 	}
 }
 
-// A node that has the very pool by now in which a volume lies, as one that stands in for a host
-// that is gone, is not to have it moved in there; into another pool of its own it is.
+// A node by now has the very pool in which a volume is stored, such as a node that replaces a lost host. The volume
+// cannot be moved into that pool, but it can be moved into another pool of the node.
 func TestI1MoveIntoThePoolThatItLiesIn(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -155,7 +155,7 @@ func TestI1MoveIntoThePoolThatItLiesIn(t *testing.T) {
 	}
 }
 
-// Of several pools of a node on the share one that serves is taken.
+// If a node has several pools on the share, one that is usable is chosen.
 func TestForceIntoAPoolThatServes(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -174,8 +174,8 @@ func TestForceIntoAPoolThatServes(t *testing.T) {
 	}
 }
 
-// Without its home a volume goes on from what is on the share: nothing is lost, and nothing
-// is kept by the one that was passed over.
+// Without its home, a volume continues from what is on the share. Nothing is lost, and the superseded home keeps
+// nothing.
 func TestForceOnAShare(t *testing.T) {
 	e := controltest.New(t)
 	share := uuid.New()
@@ -203,8 +203,8 @@ func TestForceOnAShare(t *testing.T) {
 	}
 }
 
-// A volume on a share goes on by itself on the node that asks for it, without any copy, once
-// its home is lost; on a node that does not see the share, or has no guard, it does not.
+// Once the home of a volume on a share is lost, the volume continues automatically, without any copy, on the node
+// that asks for it. It does not on a node that cannot see the share or has no guard.
 func TestFailoverOnAShare(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	e := x.On(x.Services[0])
@@ -225,7 +225,7 @@ func TestFailoverOnAShare(t *testing.T) {
 	if op, err := l.AskFailover(l.Service, "beta"); op != nil || err != nil {
 		t.Errorf("with its home alive: %+v, %v", op, err)
 	}
-	l.Wait(membership.LossCheckInterval, l.Alpha, l.Beta, l.Gamma, d) // as it was looked just now
+	l.Wait(membership.LossCheckInterval, l.Alpha, l.Beta, l.Gamma, d) // as after a check just now
 	op = l.MustFailOver()
 	if !op.SameShare || op.Node != l.Beta.ID || op.DatasetRecord.Pool != l.Beta.LocalPools[1].ID || op.DatasetRecord.Epoch != 2 || op.Loss.UnreachableIndex == 0 || op.Loss.PreviousHome != l.Alpha.ID || !strings.Contains(op.Loss.Reason, "a fence command excludes it first") {
 		t.Fatalf("%+v, %+v", op, op.Loss)

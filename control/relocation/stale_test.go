@@ -42,8 +42,8 @@ func TestI1MoveOfAnotherEpoch(t *testing.T) {
 	}
 }
 
-// I1: a move is committed only while its lease says that the home has given it up, and with what it gave up on
-// record: one alone may be so in a store that was repaired.
+// I1: a move is committed only if its lease says that the home has yielded it and what the home yielded is on record.
+// In a repaired store, only one of the two may be the case.
 func TestI1MoveThatIsHalfGivenUp(t *testing.T) {
 	for _, given := range []bool{true, false} {
 		e := controltest.New(t)
@@ -66,8 +66,8 @@ func TestI1MoveThatIsHalfGivenUp(t *testing.T) {
 	}
 }
 
-// I1: a move by force that takes the place of one whose home has given up its epoch opens the epoch after the
-// one at which the home goes on.
+// I1: a forced move that replaces a move whose home has yielded opens the epoch after the one at which the home
+// continues.
 func TestI1MoveByForceAfterItWasGivenUp(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
@@ -88,7 +88,7 @@ func TestI1MoveByForceAfterItWasGivenUp(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// I1: a promotion by force is committed only for the home that was vouched for.
+// I1: a forced promotion is committed only for the home that was confirmed as stopped.
 func TestI1PromotionOfAnotherHome(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
@@ -105,7 +105,7 @@ func TestI1PromotionOfAnotherHome(t *testing.T) {
 	a.MustCommit(op)
 }
 
-// Of two copies of one moment either can be gone on from.
+// Of two copies of the same moment, either can take over.
 func TestCopiesOfOneMoment(t *testing.T) {
 	x := controltest.NewReplicas(t, 1)
 	e := x.On(x.Services[0])
@@ -120,8 +120,8 @@ func TestCopiesOfOneMoment(t *testing.T) {
 	}
 }
 
-// I1: nothing takes over a volume that its home has given up while the move that it was given up for is under
-// way: its target may open the next epoch.
+// I1: nothing takes over a volume that its home has yielded for a move while that move is in progress, because the
+// move's target may open the next epoch.
 func TestI1NoFailoverOfWhatWasGivenUp(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	op := *l.MustSubmit(controltest.Move("db", "gamma")).Operation
@@ -137,7 +137,7 @@ func TestI1NoFailoverOfWhatWasGivenUp(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrPending, "was given up by node alpha")
 }
 
-// A copy whose node cannot take over is passed over, and the refusal says why where there is no other one.
+// A copy whose node cannot take over is skipped. If no other copy exists, the refusal says why.
 func TestWhoCannotTakeOver(t *testing.T) {
 	for why, change := range map[string]func(l *controltest.LostHome, a *controltest.Agent){
 		"is cordoned": func(l *controltest.LostHome, a *controltest.Agent) {
@@ -163,7 +163,8 @@ func TestWhoCannotTakeOver(t *testing.T) {
 	}
 }
 
-// A service that was started since its copies were told of waits for that before it says that none can take over.
+// A service that was started after the copies were reported waits for new reports before it says that no copy can
+// take over.
 func TestCopiesThatWereNotHeardOf(t *testing.T) {
 	l := controltest.NewLostHome(t, 2)
 	l.Replicas.EndSession(l.Alpha)
@@ -175,7 +176,7 @@ func TestCopiesThatWereNotHeardOf(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrPending, "has not reported its state yet")
 }
 
-// I1: a move is not committed without the word of what was pulled.
+// I1: a move is not committed without a report of what was pulled.
 func TestI1MoveWithoutItsManifest(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")

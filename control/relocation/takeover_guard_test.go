@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// A host's guard in the simulation is the real one, with its table and its rules. It does
-// not run: it looks at what is due when it is asked, which happens at each tick.
+// The guard of a host in the simulation is the real one, with its table and its rules. It has no background loop: it
+// checks what is due when it is called, which happens at each tick.
 
 // sentry is a host's guard, as its agent uses it.
 type sentry struct {
@@ -39,7 +39,7 @@ func (w *takeovers) sentry(n *taker, run string) *sentry {
 	return &sentry{takeovers: w, of: n, guard: g, id: w.Dataset.ID}
 }
 
-// has returns what the guard has of the volume.
+// has returns the guard's entry of the volume.
 func (s *sentry) has() (guard.Entry, bool) {
 	for _, e := range s.guard.Status().Datasets {
 		return e, e.State != guard.StateSuperseded
@@ -47,8 +47,8 @@ func (s *sentry) has() (guard.Entry, bool) {
 	return guard.Entry{}, false
 }
 
-// feeds has the guard know until when the volume may be written to, as far as that is so
-// still: it is registered, fed, or thawed, since who feeds holds its epoch.
+// feeds tells the guard until when the volume may be written to, if it still may: it registers the volume, or thaws
+// it, since the host that feeds the guard holds the lease of that epoch.
 func (s *sentry) feeds() {
 	s.Helper()
 	e, there := s.has()
@@ -73,7 +73,7 @@ func (s *sentry) feeds() {
 	}
 }
 
-// gives gives up what is open: it went on at another node.
+// gives supersedes the volume that is open, because it has continued at another node.
 func (s *sentry) gives() {
 	s.Helper()
 	if e, there := s.has(); there {
@@ -83,8 +83,8 @@ func (s *sentry) gives() {
 	}
 }
 
-// open reports whether something can write to the volume: until the guard fences it, and
-// for as long as a fence may take.
+// open reports whether something can write to the volume: until the guard fences it, and for as long as a fence may
+// take after that.
 func (s *sentry) open() bool {
 	s.Helper()
 	e, there := s.has()
@@ -98,7 +98,7 @@ func (s *sentry) open() bool {
 	return err == nil || s.now()+guardStart <= e.Deadline+s.Timing.Session*3/10
 }
 
-// guardClock is the simulation's time; it begins a while after the boot.
+// guardClock is the simulation's time. It starts some time after the boot.
 type guardClock struct{ *controltest.Clock }
 
 const guardStart = time.Minute
@@ -107,7 +107,7 @@ func (c guardClock) Boottime() time.Duration { return c.Steady() + guardStart }
 
 func (guardClock) NewAlarm() (guard.Alarm, error) { return nil, errors.New("nobody waits") }
 
-// obedient does at once what it is told.
+// obedient carries out every request at once.
 type obedient struct{}
 
 func (obedient) Freeze(context.Context, hand.Target, time.Duration) hand.Outcome {

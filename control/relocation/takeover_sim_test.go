@@ -17,39 +17,37 @@ import (
 	"github.com/droverhq/drover/internal/long"
 )
 
-// taker stands for a host: what it holds lasts as long as it can justify (agent/lease/boundedlease.go),
-// and its guard fences it then. What it promises is the agent's own code, and the guard the
-// real one.
+// taker stands for a host. What it holds lasts as long as the host can justify it (agent/lease/boundedlease.go), and
+// its guard fences it then. The agent's code makes its promises, and the guard is the real one.
 type taker struct {
 	*controltest.Agent
 	name       string
 	keeper     *promises.Keeper
-	cut, alone bool // from control, from the other hosts
-	session    bool // control took it in, and it has read what it is the home of since
+	cut, alone bool // from control, or from the other hosts
+	session    bool // control has registered it, and it has read since then of which volume it is the home
 	epoch      uint64
-	sent       time.Duration // the last renewal that was answered
-	heard      time.Duration // what control heard of it last
+	sent       time.Duration // the last renewal with an answer
+	heard      time.Duration // the last report that control received
 	deadline   time.Duration
 	vows       map[*taker]time.Duration
-	ask        []uuid.UUID        // who may go on from a copy, as it read the record last
-	op         *dataset.Operation // that it is to promote
+	ask        []uuid.UUID        // which hosts may continue from a copy, as read from the record last
+	op         *dataset.Operation // the promotion that it must carry out
 	sentry     *sentry
 }
 
-// takeovers is a flock whose volume db goes to whom the home is lost to.
+// takeovers is a cluster whose volume db goes to another host when its home is lost.
 type takeovers struct {
 	*controltest.LostHome
 	r, r2 *rand.Rand
 	all   []*taker
 }
 
-// One host at a time writes to a volume that fails over by itself: however sessions end,
-// hosts are cut off from control and from each other, and promotions are late. Each seed
-// is one schedule.
+// At most one host at a time writes to a volume that fails over automatically: however sessions end, hosts are cut
+// off from control and from each other, and promotions are late. Each seed is one schedule.
 func TestTakeoversDoNotOverlap(t *testing.T) {
 	for seed := range uint64(long.Rounds(26, 200)) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			uuid.SetRand(rand.NewChaCha8([32]byte{byte(seed)})) // by their order some choices are made
+			uuid.SetRand(rand.NewChaCha8([32]byte{byte(seed)})) // some choices are made by their order
 			defer uuid.SetRand(nil)
 			w := &takeovers{LostHome: controltest.NewLostHome(t, 1), r: rand.New(rand.NewPCG(seed, 3)), r2: rand.New(rand.NewPCG(seed, 4))}
 			for i, a := range []*controltest.Agent{w.Alpha, w.Beta, w.Gamma} {
@@ -59,7 +57,7 @@ func TestTakeoversDoNotOverlap(t *testing.T) {
 				n.sentry = w.sentry(n, t.TempDir())
 				w.all = append(w.all, n)
 			}
-			for i := range 7 { // so that three are not too many to be lost at once
+			for i := range 7 { // so that the loss of three is not a mass loss
 				w.Others = append(w.Others, w.NewAgent(fmt.Sprint("other", i)))
 			}
 			w.all[0].epoch, w.all[0].ask = w.Dataset.Epoch, w.MustVolume("db").Followers()
@@ -92,7 +90,7 @@ func (w *takeovers) wrong() {
 	}
 }
 
-// tick is what happens in the twentieth part of a session's time.
+// tick runs what happens in one twentieth of a session's time.
 func (w *takeovers) tick() {
 	w.befall()
 	if err := w.RecordUnreachable(w.Ctx); err != nil {
@@ -102,7 +100,7 @@ func (w *takeovers) tick() {
 		if !n.cut {
 			n.heard = w.now()
 			w.renews(n)
-		} else if w.now()-n.heard >= w.Timing.Session*19/20 { // and not by a timer, whose turn is any time
+		} else if w.now()-n.heard >= w.Timing.Session*19/20 { // and not by a timer, which can fire at any time
 			w.ends(n)
 		}
 		w.feed(n)
@@ -122,7 +120,7 @@ func (w *takeovers) tick() {
 	}
 }
 
-// befall has something go wrong, or be mended.
+// befall causes a failure, or ends one.
 func (w *takeovers) befall() {
 	n := w.all[w.r.IntN(len(w.all))]
 	switch w.r.IntN(24) {
@@ -131,7 +129,7 @@ func (w *takeovers) befall() {
 	case 2:
 		n.alone = true
 	case 3, 7, 8:
-		w.ends(n) // before its time
+		w.ends(n) // before it is due
 	case 4, 5, 6:
 		n.cut, n.alone = false, false
 	}
@@ -140,7 +138,7 @@ func (w *takeovers) befall() {
 	}
 }
 
-// overtaken has a node find that what its copy has is not in the volume.
+// overtaken has a node discover that the volume does not contain what its copy has.
 func (w *takeovers) overtaken(n *taker) {
 	d := w.MustVolume("db")
 	c := dataset.Copy{Dataset: d.ID, Node: n.ID, Kind: dataset.CopySuperseded, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: w.Clock.Now()}
@@ -149,7 +147,7 @@ func (w *takeovers) overtaken(n *taker) {
 	}
 }
 
-// ends has the session of a node's agent end.
+// ends ends the session of a node's agent.
 func (w *takeovers) ends(n *taker) {
 	var is record.Alive
 	there, err := record.NewTx(w.Ctx, w.Replicas.Store).Peek(record.LiveNodeKey(n.ID), &is)
@@ -161,8 +159,8 @@ func (w *takeovers) ends(n *taker) {
 	}
 }
 
-// renews says that an agent is alive; one that control does not know any more registers, and
-// then reads what it is the home of.
+// renews reports that an agent is alive. An agent that control does not know any more registers, and then reads of
+// which volumes it is the home.
 func (w *takeovers) renews(n *taker) {
 	st, err := w.Renew(w.Ctx, n.ID, n.Incarnation)
 	switch {
@@ -188,7 +186,7 @@ func (w *takeovers) renews(n *taker) {
 	}
 }
 
-// reads has a node read what it is the home of, and who may go on from that.
+// reads has a node read of which volumes it is the home, and which nodes may continue from copies of them.
 func (w *takeovers) reads(n *taker) (epoch uint64) {
 	for _, d := range n.MustSync(0).Datasets {
 		epoch, n.ask = d.Epoch, d.Followers()
@@ -196,8 +194,8 @@ func (w *takeovers) reads(n *taker) (epoch uint64) {
 	return epoch
 }
 
-// feed has a host's guard know until when it may write: as its session says or, while
-// control is silent, as all have promised who may go on from a copy.
+// feed tells a host's guard until when the host may write: until its session ends or, while control is silent, until
+// the time promised by all nodes that may continue from a copy.
 func (w *takeovers) feed(n *taker) {
 	if n.epoch == 0 {
 		n.sentry.gives()
@@ -231,7 +229,7 @@ func (w *takeovers) feed(n *taker) {
 	n.deadline = promises.Extend(n.deadline, session, w.now(), span, silent, promised)
 }
 
-// promotes goes on with a promotion.
+// promotes carries out the next step of a promotion.
 func (w *takeovers) promotes(n *taker) {
 	if n.op == nil || n.cut || !n.session || w.oneIn(3) {
 		return

@@ -9,9 +9,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A yield that is recorded after a report of the home was decided, and before the report is
-// committed, refuses the report: what the home gave up it changes no more. The report and the yield
-// write different keys, so only the check of the lease that the report read can tell.
+// A report of the home is decided, and a yield is recorded before the report is committed. The report is refused, so
+// that it does not change what the home has yielded. The report and the yield write different keys, so only the check
+// of the lease that the report read can notice the yield.
 func TestI1ReportBesideAYield(t *testing.T) {
 	for _, kind := range []dataset.OpKind{
 		dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpRestore, dataset.OpResize, dataset.OpDelete,

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What is destroyed is destroyed wherever it lies, and forgotten last of all.
+// A dataset that is destroyed is destroyed on every node that has it, and its record is removed last.
 func TestPurgeWithCopies(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -47,7 +47,7 @@ func TestPurgeWithCopies(t *testing.T) {
 	}
 }
 
-// The copy that a move leaves goes after a day of running, and not before.
+// The copy that a move leaves is removed after a day of uptime, and not earlier.
 func TestLeftCopyExpires(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -79,7 +79,7 @@ func TestLeftCopyExpires(t *testing.T) {
 	}
 }
 
-// What a node said of an earlier copy, or of another epoch, is not of the one on record.
+// What a node reports about an earlier copy, or about another epoch, does not apply to the copy on record.
 func TestStaleSightingsOfCopies(t *testing.T) {
 	e := controltest.New(t)
 	e.AddReplicaProfile(1)
@@ -102,8 +102,7 @@ func TestStaleSightingsOfCopies(t *testing.T) {
 	}
 }
 
-// A copy that a move goes to is not let go of, whether its time is over or there are more
-// than are wanted.
+// The copy at the target of a move is not removed, even if its time is over or there are more replicas than wanted.
 func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	e := controltest.New(t)
 	e.AddReplicaProfile(1)
@@ -141,7 +140,7 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	}
 }
 
-// A node reports only copies of its own.
+// A node reports only its own copies.
 func TestCopyOfAnotherNode(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -155,7 +154,7 @@ func TestCopyOfAnotherNode(t *testing.T) {
 	}
 }
 
-// What a node says of its copy is taken only if it is of no earlier epoch than is on record, and while the
+// A node's report about its copy is accepted only if its epoch is not earlier than the recorded one, and while the
 // copy is not condemned.
 func TestLateWordOfACopy(t *testing.T) {
 	e := controltest.New(t)
@@ -196,8 +195,8 @@ func TestLateWordOfACopy(t *testing.T) {
 	}
 }
 
-// I3: a copy that a move left does not expire where it is the home's own, or as late as what the home has: it
-// may be the last good one.
+// I3: a copy that a move left does not expire if it is at the home itself, or is as late as the home's data: it may
+// be the last good one.
 func TestI3LeftCopyAsLateAsItsHome(t *testing.T) {
 	for name, f := range map[string]func(a *controltest.Agent, d *dataset.Dataset){
 		"it is the home's": func(a *controltest.Agent, d *dataset.Dataset) { d.Home = a.ID },

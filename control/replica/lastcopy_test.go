@@ -14,9 +14,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What a move left, and a replica too many, stay while nothing is heard of the home, or not
-// how it is now, or it says that it cannot open the volume, or that its pool is held or
-// offline; and go once it is well. Its session goes on meanwhile, through another replica.
+// The copy that a move left and a surplus replica stay while the home is silent, its present state is unknown, or it
+// reports that it cannot open the volume or that its pool is quarantined or offline. They are removed once the home
+// is well. The home's session continues meanwhile, through another replica of control.
 func TestLastCopyStays(t *testing.T) {
 	const held = "its generation is 5 and was 7"
 	for what, tell := range map[string]func(l *controltest.LastCopy){
@@ -50,9 +50,9 @@ func TestLastCopyStays(t *testing.T) {
 	}
 }
 
-// What is condemned while the home is well, and is still there when its node asks whether it
-// may go, is what it was when the home was lost meanwhile, or says that it has no volume; stays
-// while that is not known; and goes otherwise.
+// A copy is condemned while the home is well, and still exists when its node asks whether it may be destroyed. If the
+// home was lost meanwhile, or reports that it does not have the volume, the copy becomes what it was before. If the
+// home's state is unknown, the copy stays. Otherwise it is destroyed.
 func TestCondemnedIsDecidedAgain(t *testing.T) {
 	for what, c := range map[string]struct {
 		then   func(l *controltest.LastCopy)
@@ -102,9 +102,9 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 	}
 }
 
-// A node that is drained keeps its replica, and of two that are one too many it is the one that
-// stays, while the other is on a node that is away or not heard, in a pool that is offline, or
-// not whole: that does not make up for it. Nor is another made.
+// A drained node keeps its replica, also if it is the surplus one of two, while the other replica is on an
+// unreachable or silent node, in an offline pool, or incomplete, and so is no substitute. No further replica is made
+// either.
 func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 	for what, c := range map[string]struct {
 		then   func(l *controltest.LastCopy)
@@ -123,7 +123,7 @@ func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 			t.Run(fmt.Sprint(what, ", drained ", draining), func(t *testing.T) {
 				l := controltest.NewLastCopy(t)
 				l.ReportHomeWell()
-				l.Home.Control.NewAgent("delta") // which has room
+				l.Home.Control.NewAgent("delta") // which has enough space
 				l.Restart(l.Left, "alpha")
 				l.Restart(l.Replica, "gamma")
 				l.Left.ReportOnline(true)
@@ -152,7 +152,7 @@ func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 	}
 }
 
-// letsGo has the keeper let go of what is wanted no more, and returns what became of it.
+// letsGo has the keeper remove the copies that are not wanted any more, and returns what became of the copy.
 func letsGo(l *controltest.LastCopy) (left, replica dataset.CopyKind) {
 	l.Helper()
 	e := l.Keeper
@@ -162,7 +162,7 @@ func letsGo(l *controltest.LastCopy) (left, replica dataset.CopyKind) {
 	return l.Left.MustSync(0).Copies[0].Kind, l.Replica.MustSync(0).Copies[0].Kind
 }
 
-// A copy that became something else since it was looked at is not let go of.
+// A copy that changed since it was examined is not removed.
 func TestExpiryOfWhatIsAnotherCopyNow(t *testing.T) {
 	l := controltest.NewLastCopy(t)
 	l.ReportHomeWell()

@@ -32,7 +32,7 @@ func copies(e *controltest.Control, id uuid.UUID, agents map[string]*controltest
 	return out
 }
 
-// A replica too many stays while the home says that it cannot open the volume.
+// A surplus replica stays while the home reports that it cannot open the volume.
 func TestReplicasTooManyStay(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
@@ -74,7 +74,7 @@ func TestReplicas(t *testing.T) {
 	agents := map[string]*controltest.Agent{"alpha": a, "beta": b, "gamma": c, "delta": x}
 	e.AddReplicaProfile(1)
 	e.EditNode(b, func(n *dataset.Node) { n.Cordoned = true })
-	// The most room wins.
+	// The pool with the most free space is chosen.
 	for node, free := range map[*controltest.Agent]dataset.Size{c: 30 * dataset.GiB, x: 50 * dataset.GiB} {
 		h := api.Heartbeat{Incarnation: node.Incarnation, Pools: []dataset.PoolStatus{{ID: node.LocalPools[0].ID, Online: true, Size: 100 * dataset.GiB, Free: free}}}
 		if err := e.Heartbeat(e.Ctx, node.ID, h); err != nil {
@@ -89,7 +89,7 @@ func TestReplicas(t *testing.T) {
 	}
 	x.ReportCopyTaken(d, controltest.Start)
 
-	// What is kept fresh is told all the time, and written seldom.
+	// Refreshed replicas are reported all the time, and recorded seldom.
 	writes := e.Spy.Committed()
 	for i := range 20 {
 		x.ReportCopyTaken(d, controltest.Start.Add(time.Duration(i)*30*time.Second))
@@ -105,13 +105,13 @@ func TestReplicas(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// A node that is drained keeps its copy until another has one that is whole, and no longer.
+	// A drained node keeps its copy until another node has a complete one, and no longer.
 	e.Round()
 	if _, err := e.Cordon(e.Ctx, x.ID, api.Cordoned{Cordoned: true, Draining: true}); err != nil {
 		t.Fatal(err)
 	}
 	d = e.MustVolume("db").Dataset
-	e.Round() // the next one, not the next look at everything
+	e.Round() // in the next round, not only in the next full round
 	if got = copies(e, d.ID, agents); len(got) != 2 || got["gamma"] != dataset.CopyReplica || got["delta"] != dataset.CopyReplica {
 		t.Fatalf("%v", got)
 	}
@@ -128,7 +128,7 @@ func TestReplicas(t *testing.T) {
 		t.Error(e.Failures)
 	}
 
-	// Fewer are wanted: none.
+	// Fewer replicas are wanted: none.
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"})
 	e.Round()
 	if got = copies(e, d.ID, agents); got["gamma"] != dataset.CopyCondemned {
@@ -136,7 +136,7 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
-// The copy that a move leaves becomes the replica, which is the least to send.
+// The copy that a move leaves becomes the replica, which needs the least data to be sent.
 func TestReplicaOfWhatWasLeft(t *testing.T) {
 	e := controltest.New(t)
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
@@ -154,7 +154,7 @@ func TestReplicaOfWhatWasLeft(t *testing.T) {
 	if got := copies(e, d.ID, agents); got["alpha"] != dataset.CopyReplica {
 		t.Fatalf("a replica expires: %v", got)
 	}
-	// A move to the replica leaves one, which is kept fresh from then on.
+	// A move to the node of the replica leaves a copy at the old home, which is refreshed as a replica from then on.
 	e.MustMove("db", b, a, "alpha")
 	e.Round()
 	if got := copies(e, d.ID, agents); len(got) != 1 || got["beta"] != dataset.CopyReplica {
@@ -175,7 +175,7 @@ func TestReplicasThatNobodyCanKeep(t *testing.T) {
 	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "safe"})
 	controltest.Refused(t, err, dataset.ErrUnsupported, "gamma")
 
-	// What can be kept is kept, and the rest is told.
+	// The replicas that can be kept are kept, and the shortage is reported.
 	e.NewAgent("delta")
 	d := a.MustCreate("db2@safe")
 	if got := e.MustVolume("db2").Copies; len(got) != 2 || slices.Contains(got, d.Home) {
@@ -249,8 +249,8 @@ func nodeThatIsToGo(t *testing.T, name string, late bool, change func(e *control
 	})
 }
 
-// A node that a volume left while the node was removed is not forgotten before the copy that
-// it left there is.
+// A volume was moved away from a node while the node was being removed. The node is not forgotten before the copy
+// that the move left there.
 func TestRemovedNodeLeavesNoCopies(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -276,7 +276,7 @@ func TestRemovedNodeLeavesNoCopies(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// Of a replica that never came the volume says why, as far as its node told.
+// The volume shows why a replica was never made, as far as its node reported it.
 func TestReplicaThatNeverCame(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")

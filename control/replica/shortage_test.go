@@ -7,12 +7,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// shortageReads are the reads of a round that looks whether a node can take a replica by now.
+// shortageReads are the reads of a round that checks whether a node can take a replica by now.
 const shortageReads = 6
 
-// A volume that found too few nodes for its replicas when it was made gets them as soon as a node can
-// take one, and not with the next look at everything: nothing of the volume itself changes then. As
-// long as no node changes, a round asks for none of its keys.
+// A volume that had too few nodes for its replicas when it was created gets them as soon as a node can take one, and
+// not only with the next full round: no record of the volume changes then. As long as no node changes, a round reads
+// none of the volume's keys.
 func TestReplicasComeWithTheNode(t *testing.T) {
 	for name, c := range map[string]struct {
 		away, back func(e *controltest.Control, b *controltest.Agent)

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What a node says of itself is bounded, and what is too much is refused by the bound.
+// What a node reports of itself is bounded. Anything above a bound is refused, and the error has the bound.
 func TestHeartbeatsAreBounded(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -39,8 +39,8 @@ func TestHeartbeatsAreBounded(t *testing.T) {
 	}
 }
 
-// What is remembered of a node is bounded, however many heartbeats it takes, and is what
-// that node said: nobody drowns out what another says of its own.
+// What is remembered of a node is bounded, however many heartbeats it sends, and is only what that node reported: no
+// node can displace what another one reports.
 func TestSeenIsBounded(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -73,7 +73,7 @@ func TestSeenIsBounded(t *testing.T) {
 	if err := say(a, true, is); err != nil {
 		t.Error("others are refused as well:", err)
 	}
-	// What is on no record is forgotten when somebody looks.
+	// Reports about datasets that are not on record are forgotten when somebody reads the reports.
 	if err := say(b, true, dataset.DatasetStatus{ID: uuid.New()}); err != nil {
 		t.Error(err)
 	}

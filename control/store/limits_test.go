@@ -28,10 +28,9 @@ func TestCheckKey(t *testing.T) {
 	}
 }
 
-// Consul counts the bytes of a request in JSON: no operation takes more of them
-// than Size says.
+// Consul counts the bytes of a request in JSON. No operation takes more bytes there than Size returns.
 func TestSizeIsEnough(t *testing.T) {
-	type op struct { // Consul's, with what it has beside the key and value
+	type op struct { // the struct of Consul, with its fields besides the key and the value
 		KV                   map[string]any
 		Node, Service, Check *int
 	}

@@ -16,9 +16,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A clock that goes ahead by years, under a service or while none runs, destroys
-// nothing in the trash and forgets no operation before its time; set right again
-// it keeps nothing for longer.
+// A clock that jumps ahead by years, while a service runs or not, destroys nothing in the trash and forgets no
+// operation before its time. After the clock was set right, nothing is kept for longer either.
 func TestClockAhead(t *testing.T) {
 	for _, restarted := range []bool{false, true} {
 		e := controltest.New(t)
@@ -35,7 +34,7 @@ func TestClockAhead(t *testing.T) {
 			}
 			e.Round()
 		}
-		counted := 2 * time.Hour // that have passed, or may be said to have
+		counted := 2 * time.Hour // that have passed, or may be reported to have passed
 		left := func(state dataset.State, has bool) {
 			t.Helper()
 			st := e.CheckInvariants()
@@ -68,14 +67,14 @@ func TestClockAhead(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		// A service that is started again has its own events.
+		// A restarted service has its own events.
 		if want := map[bool]int{false: 1, true: 0}[restarted]; len(told) != want {
 			t.Errorf("restarted %t: told %q", restarted, told)
 		}
 	}
 }
 
-// A host that was off says why its trash stays, and counts no more than an hour.
+// A host that was off says why its trash is kept, and counts at most one hour.
 func TestTrashOfAHostThatWasOff(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -103,8 +102,7 @@ func TestTrashOfAHostThatWasOff(t *testing.T) {
 	}
 }
 
-// Restarts one after another lose nothing of the count, and a service that goes on
-// puts it in the store seldom.
+// Restarts one after another lose no counted time, and a running service seldom writes the count to the store.
 func TestCountOfTime(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -127,14 +125,14 @@ func TestCountOfTime(t *testing.T) {
 	}
 }
 
-// A replica that stood by for longer than anything is in the trash counts no time twice when
-// it takes over: what it ran is in the mark of the one that kept house meanwhile.
+// A replica that stood by for longer than anything stays in the trash counts no time twice when it takes over: the
+// time that it ran is in the mark of the replica that did the background work meanwhile.
 func TestCountOfOneThatStoodBy(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	kept, stoodBy := x.On(x.Services[0]), x.On(x.Services[1])
 	stoodBy.Uptime.Forget() // the store did not answer when it was started
 	a := kept.NewAgent("alpha")
-	kept.MustSubmit(controltest.Create("slow")) // which has the count go on
+	kept.MustSubmit(controltest.Create("slow")) // which keeps the count running
 	kept.AdvanceClock(240 * time.Hour)
 	a.MustCreate("db")
 	d := a.MustDelete("db")
@@ -148,7 +146,7 @@ func TestCountOfOneThatStoodBy(t *testing.T) {
 	purgesAfter(stoodBy, d, 72*time.Hour)
 }
 
-// purgesAfter expects a dataset to be in the trash for a time, and not for longer.
+// purgesAfter expects a dataset to be in the trash for the given time, and not longer.
 func purgesAfter(e *controltest.Control, d dataset.Dataset, after time.Duration) {
 	e.Helper()
 	for _, step := range []struct {
@@ -165,16 +163,16 @@ func purgesAfter(e *controltest.Control, d dataset.Dataset, after time.Duration)
 	}
 }
 
-// through is the same agent, that speaks to another service.
+// through returns the same agent, connected to another service.
 func through(a *controltest.Agent, e *controltest.Control) *controltest.Agent {
 	b := *a
 	b.Control = e
 	return &b
 }
 
-// While nothing waits the count stands, for all alike: what is deleted then, by whichever
-// replica, has its whole time before it, and a replica that has not heard since that the
-// count goes on puts no stamp of before.
+// While nothing waits, the count is stopped for all replicas. A dataset that is deleted then, through whichever
+// replica, has its full time ahead. A replica that has not learned that the count runs again puts no outdated stamp
+// on record.
 func TestCountStands(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	kept, stoodBy := x.On(x.Services[0]), x.On(x.Services[1])
@@ -195,7 +193,7 @@ func TestCountStands(t *testing.T) {
 	if n := x.Txns() - before; n != 0 {
 		t.Errorf("%d transactions while nothing waits", n)
 	}
-	d := b.MustDelete("db") // which the one that keeps house does not hear of
+	d := b.MustDelete("db") // the replica that does the background work does not hear of it
 	x.Clock.Advance(housekeeping.FullInterval)
 	kept.Round()
 	if m := kept.Uptime.Seen(); !m.Runs {
@@ -205,7 +203,7 @@ func TestCountStands(t *testing.T) {
 	purgesAfter(kept, b.MustDelete("db2"), 72*time.Hour)
 }
 
-// A stamp is of the mark that is in the store when it is put there.
+// A stamp has the mark that is in the store when the stamp is written.
 func TestStampOfAnOlderMark(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -229,15 +227,15 @@ func TestStampOfAnOlderMark(t *testing.T) {
 	purgesAfter(e, d, 72*time.Hour)
 }
 
-// What a store that was away for hours is told of first may be of a replica that was started
-// just then: nobody counts more of those hours than that one.
+// The first call to a store that was unavailable for hours may come from a replica that was restarted just then. No
+// replica counts more of those hours than that one does.
 func TestCountOverAnOutage(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	kept, late := x.On(x.Services[0]), x.On(x.Services[1])
 	a := kept.NewAgent("alpha")
 	b := through(a, late)
 	a.MustCreate("db")
-	kept.MustSubmit(controltest.Create("slow")) // which has the count go on
+	kept.MustSubmit(controltest.Create("slow")) // which keeps the count running
 	kept.AdvanceAndRun(time.Hour)
 	late.Uptime.Restart()
 	x.Clock.Advance(10 * time.Hour)
@@ -245,7 +243,7 @@ func TestCountOverAnOutage(t *testing.T) {
 	purgesAfter(kept, d, 72*time.Hour)
 }
 
-// Whoever remembers a mark that is no more, and counts further by it, destroys nothing.
+// A service that remembers an outdated mark, and counts on from it, destroys nothing.
 func TestActOfAnOlderMark(t *testing.T) {
 	e := controltest.New(t)
 	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
@@ -271,8 +269,8 @@ func TestActOfAnOlderMark(t *testing.T) {
 	}
 }
 
-// Nodes that are lost at different times are so by the count as well, which stands only when
-// the last one is long gone.
+// Nodes that are lost at different times count as lost at different times. The count stops only when the last one has
+// been lost for long.
 func TestCountBetweenLosses(t *testing.T) {
 	e := controltest.New(t)
 	mark := func() record.RunMark { return e.Uptime.Seen() }

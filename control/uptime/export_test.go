@@ -8,13 +8,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Seen returns the mark as it was read last.
+// Seen returns the mark as last read.
 func (u *Counter) Seen() record.RunMark {
 	_, m, _, _ := u.mark.last(u.ledger.Clock.Steady())
 	return m
 }
 
-// Restart forgets the mark, like a start of the service.
+// Restart forgets the mark, as a restart of the service does.
 func (u *Counter) Restart() {
 	u.mark.mu.Lock()
 	defer u.mark.mu.Unlock()
@@ -22,7 +22,7 @@ func (u *Counter) Restart() {
 	u.mark.begun, u.mark.unseen = false, 0
 }
 
-// Mistake has the counter know an older mark that counts more.
+// Mistake makes the counter remember an older mark with a higher count.
 func (u *Counter) Mistake(more time.Duration) {
 	u.mark.mu.Lock()
 	defer u.mark.mu.Unlock()

@@ -16,14 +16,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// cutsOff has the profile auto cut the last home off by a command.
+// cutsOff makes the profile auto fence the last home by a command.
 func cutsOff(p *controltest.ProfileSet, args ...string) {
 	auto := p.ByName["auto"]
 	auto.Failover.Fence = dataset.Fence{Kind: dataset.FenceExec, Exec: args, Timeout: dataset.DefaultFenceTimeout}
 	p.ByName["auto"] = auto
 }
 
-// mounts has all profiles mount with options.
+// mounts sets the mount options of all profiles.
 func mounts(p *controltest.ProfileSet, options ...string) {
 	for name, is := range p.ByName {
 		is.Filesystem.Mount = options
@@ -31,7 +31,7 @@ func mounts(p *controltest.ProfileSet, options ...string) {
 	}
 }
 
-// hostile is a profile with a command in it that is no one's but the node's that tells of it.
+// hostile is a profile with a command that only the reporting node has.
 func hostile(p dataset.Profile) dataset.Profile {
 	p = p.Clone()
 	p.Replicas.Count = 1
@@ -40,14 +40,14 @@ func hostile(p dataset.Profile) dataset.Profile {
 	return p
 }
 
-// A fence command runs as root on another node than the one that reports, and mount options
-// are of each node that the volume goes to: none go on record that are not control's own, or
-// on record.
+// A fence command runs as root on another node than the one that reports it, and mount options apply on each node to
+// which the volume goes. So only those that come from control's profiles, or that are already on record, are
+// recorded.
 func TestForeignProfilesOfReports(t *testing.T) {
 	for what, change := range map[string]func(p *dataset.Profile){
 		"a fence command": func(p *dataset.Profile) { *p = hostile(*p) },
 		"mount options":   func(p *dataset.Profile) { p.Filesystem.Mount = []string{"nosuid", "dev"} },
-		"mount options ":  func(p *dataset.Profile) { p.Filesystem.Mount = nil }, // which leaves nosuid out
+		"mount options ":  func(p *dataset.Profile) { p.Filesystem.Mount = nil }, // it leaves nosuid out
 	} {
 		t.Run(what, func(t *testing.T) { testForeign(t, strings.TrimSpace(what), change) })
 	}
@@ -91,7 +91,7 @@ func testForeign(t *testing.T, what string, change func(p *dataset.Profile)) {
 			t.Error(name, diff)
 		}
 	}
-	// What was control's own when it was planned, recorded or made goes on record.
+	// A command that was control's when the volume was planned, recorded or made is recorded.
 	clone, again := a.MustPlan(controltest.Create("copy", "from=db")), a.MustPlan(controltest.Create("late@auto"))
 	if err := a.Record(a.Ctx, a.ID, a.ReportOf(again)); err != nil {
 		t.Error(err)
@@ -106,7 +106,7 @@ func testForeign(t *testing.T, what string, change func(p *dataset.Profile)) {
 			t.Errorf("%s: %q, %q", name, got, p.Filesystem.Mount)
 		}
 	}
-	// And a snapshot goes that has what its volume had once.
+	// A snapshot may have the command that its volume once had.
 	if _, err := m.Ledger.Update(a.Ctx, func(x *record.Tx) error {
 		d, err := x.Dataset(snap.Dataset)
 		d.Profile = m.Profiles.ByName["auto"]
@@ -117,9 +117,9 @@ func testForeign(t *testing.T, what string, change func(p *dataset.Profile)) {
 	a.MustCommit(a.MustPlan(api.Request{Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: snap.ID.String()}))
 }
 
-// What lies beside the data may be a node's own as well: a rebuild, and a recovery, put the
-// command on record that profiles.yaml has, or none, and then nothing takes over by itself;
-// and of the mount options those that it has, and what only forbids.
+// What is stored next to the data may come from the node as well. A rebuild and a recovery record the command from
+// profiles.yaml; without one there, none is recorded and nothing takes over automatically. Of the mount options they
+// record those in profiles.yaml, and those that only forbid something.
 func TestForeignProfilesOfWhatIsFound(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha", "beta")
 	controltest.AddAutoFailover(m.Profiles, 1)
@@ -174,7 +174,7 @@ func TestForeignProfilesOfWhatIsFound(t *testing.T) {
 	is("recovery", "unknown", "noexec")
 }
 
-// A volume whose fence command is not known does not go on by itself until it is.
+// A volume whose fence command is unknown does not fail over automatically until the command is known.
 func TestFailoverWithoutItsCommand(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	if _, err := l.Ledger.Update(l.Ctx, func(x *record.Tx) error {

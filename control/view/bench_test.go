@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 )
 
-// BenchmarkVolumes is a look at one of many volumes, and a page of them.
+// BenchmarkVolumes measures reading one of many volumes, and reading a page of them.
 func BenchmarkVolumes(b *testing.B) {
 	for _, count := range []int{100, 10000} {
 		e := controltest.New(b)

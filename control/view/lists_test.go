@@ -70,8 +70,7 @@ func TestVolumesAreListed(t *testing.T) {
 	}
 }
 
-// What goes, or gets another name, between the reads of a list is not shown as
-// what it was.
+// A volume that is removed or renamed between the reads of a list is not shown as it was before.
 func TestListsWhileThingsGo(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -104,8 +103,7 @@ func TestListsWhileThingsGo(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A page of a list costs what it costs, however long the list and however many
-// snapshots there are.
+// The cost of a page of a list does not depend on the length of the list or the number of snapshots.
 func TestListsCostLittle(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -124,7 +122,7 @@ func TestListsCostLittle(t *testing.T) {
 		return reads
 	}
 	first, again := page(), page()
-	if first > 1+1+2+20 || again > 1+1+2 { // the names; records and leases at once; node and pool; at first the snapshots of each
+	if first > 1+1+2+20 || again > 1+1+2 { // the names; the records and leases together; node and pool; and, the first time, the snapshots of each volume
 		t.Errorf("a page of 20 costs %d reads, then %d", first, again)
 	}
 	a.MustSnapshot("db25", "")
@@ -171,7 +169,7 @@ func TestSeen(t *testing.T) {
 	}
 }
 
-// What is written is read back the same, with its times to the nanosecond.
+// Written records are read back unchanged, with times to the nanosecond.
 func TestDecodeOfWhatIsWritten(t *testing.T) {
 	e := controltest.New(t)
 	e.Clock.Advance(123456789 * time.Nanosecond)

@@ -21,8 +21,7 @@ func forgeSnapshot(a *controltest.Agent, volume, name, id string) dataset.Snapsh
 	return *op.Snapshot
 }
 
-// However much is in the trash, what is in it comes back, or goes, by its name and
-// by its UUID.
+// However much is in the trash, a dataset in it can be restored or purged by its name and by its UUID.
 func TestManyInTheTrash(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -44,7 +43,7 @@ func TestVolumeByNameOrPrefix(t *testing.T) {
 	a := e.NewAgent("alpha")
 	one := a.CreateVolumeWithID("db", "abcd0000-0000-4000-8000-000000000001")
 	two := a.CreateVolumeWithID("db2", "abcd0000-0000-4000-8000-000000000002")
-	beef := a.CreateVolumeWithID("beef", "12340000-0000-4000-8000-000000000003") // a name that looks like a prefix
+	beef := a.CreateVolumeWithID("beef", "12340000-0000-4000-8000-000000000003") // a name that looks like a UUID prefix
 	other := a.CreateVolumeWithID("other", "beef0000-0000-4000-8000-000000000004")
 	forgeSnapshot(a, "db", "nightly", "abcd0000-0000-4000-8000-000000000005")
 	for ref, want := range map[string]uuid.UUID{
@@ -62,12 +61,12 @@ func TestVolumeByNameOrPrefix(t *testing.T) {
 		controltest.Refused(t, err, dataset.ErrNotFound, "no such volume")
 	}
 	a.MustDelete("db")
-	if v, err := e.Volume(e.Ctx, "abcd"); err != nil || v.ID != two.ID { // the other is in the trash
+	if v, err := e.Volume(e.Ctx, "abcd"); err != nil || v.ID != two.ID { // the other one is in the trash
 		t.Errorf("%s, %v", v.ID, err)
 	}
 }
 
-// Engines list a volume as it was asked for, often with its profile.
+// Engines list a volume by the name with which it was requested, often with its profile.
 func TestVolumeByNameAndProfile(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -140,8 +139,7 @@ func TestSnapshotByNameOrPrefix(t *testing.T) {
 	}
 }
 
-// However many other things a prefix matches, what is looked for is found: "no
-// such volume" must be the truth (I7).
+// However many other things a prefix matches, the requested one is found: "no such volume" must be true (I7).
 func TestPrefixAmongMany(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -165,7 +163,7 @@ func TestPrefixAmongMany(t *testing.T) {
 	}
 }
 
-// A volume that is named as a dataset's UUID is not that dataset.
+// A volume whose name is the UUID of a dataset is not taken for that dataset.
 func TestNamedAsAUUID(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A backup that is taken while callers write is one moment of the store: it
-// opens, and holds all that was acknowledged before it began.
+// A backup that is taken while callers write is the state of the store at one moment: it can be opened, and has
+// everything that was acknowledged before the backup began.
 func TestBackupWhileWriting(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, pathIn(dir))
@@ -63,8 +63,8 @@ func TestBackupWhileWriting(t *testing.T) {
 	}
 }
 
-// A reader of the backup that takes no bytes holds up nothing: changes go on,
-// and the pages that they free are used again.
+// A reader of the backup that accepts no bytes blocks no writers: changes continue, and the pages that they free are
+// used again.
 func TestSlowBackupHoldsUpNothing(t *testing.T) {
 	s := open(t, pathIn(t.TempDir()))
 	for n := range 200 {
@@ -125,7 +125,7 @@ func TestBackupFails(t *testing.T) {
 	}
 }
 
-// Filesystems without O_TMPFILE get a file whose name is taken off.
+// On a filesystem without O_TMPFILE the file is created with a name, which is then removed.
 func TestBackupOnOverlay(t *testing.T) {
 	base := tmpfs(t, 64<<20)
 	for _, d := range []string{"lower", "upper", "work", "mnt"} {

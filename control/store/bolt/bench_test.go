@@ -49,7 +49,7 @@ func BenchmarkCreates(b *testing.B) {
 	}
 }
 
-// fill makes n datasets with their keys.
+// fill creates n datasets with their keys.
 func fill(b *testing.B, s store.Store, n int) (ids []string) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex

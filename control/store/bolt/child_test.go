@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// childEnv makes the test binary a process that writes to the store at that
-// path until it is killed, and prints what was acknowledged.
+// childEnv has the path of a store. If it is set, the test binary is a process that writes to that store until it is
+// killed, and prints what was acknowledged.
 const childEnv = "DROVER_TEST_BOLT_CHILD"
 
 func child() bool {
@@ -36,8 +36,7 @@ func child() bool {
 	return true
 }
 
-// write makes pairs of keys from 16 callers until ctx ends or the store closes,
-// and tells of each that was acknowledged.
+// write writes pairs of keys from 16 callers until ctx ends or the store closes, and reports each acknowledged pair.
 func write(ctx context.Context, s *bolt.Store, run string, ack func(key string)) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -65,8 +64,8 @@ func write(ctx context.Context, s *bolt.Store, run string, ack func(key string))
 	wg.Wait()
 }
 
-// whole opens the store and holds it to what was acknowledged: all of it is
-// there, and of what was not, both keys or none.
+// whole opens the store and checks it against what was acknowledged: all acknowledged pairs are there, and of any
+// other pair both keys or none.
 func whole(t *testing.T, path string, acked []string) {
 	t.Helper()
 	s := open(t, path)
@@ -128,7 +127,7 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 		if err := cmd.Wait(); err == nil {
 			t.Fatalf("round %d: the child ended by itself", round)
 		}
-		// The last line may have been cut off by the kill.
+		// The last line may have been truncated by the kill.
 		if n := len(acked); n > 0 && strings.Count(acked[n-1], "-") < 2 {
 			acked = acked[:n-1]
 		}

@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// churned makes a store of 70 MiB in which some small keys are left, closes it, and returns what they are
-// and the index of the last change.
+// churned makes a store of 70 MiB in which only some small keys are left, and closes it. It returns these keys and
+// the index of the last change.
 func churned(t *testing.T, path string) (left []store.Entry, last uint64) {
 	t.Helper()
 	s := open(t, path)
@@ -38,7 +38,7 @@ func churned(t *testing.T, path string) (left []store.Entry, last uint64) {
 	return left, last
 }
 
-// A file that is mostly free becomes small at the next start, and holds what it held, at the same index.
+// A file that is mostly free is compacted at the next start, and has the same contents at the same index.
 func TestCompaction(t *testing.T) {
 	path := pathIn(t.TempDir())
 	want, last := churned(t, path)
@@ -73,7 +73,7 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
-// A file that cannot be compacted is used as it is, and the store says why it stayed so.
+// A file that cannot be compacted is used as it is, and the store logs why.
 func TestCompactionFails(t *testing.T) {
 	path := pathIn(t.TempDir())
 	want, _ := churned(t, path)
@@ -90,8 +90,8 @@ func TestCompactionFails(t *testing.T) {
 	put(t, s, set("next", "x"))
 }
 
-// A process that waits for the lock of a file which is replaced meanwhile opens the new one: what it wrote
-// to the old one would be lost.
+// A process that waits for the lock of a file which is replaced meanwhile opens the new file. Anything it wrote to
+// the old one would be lost.
 func TestOpenWhileReplaced(t *testing.T) {
 	dir := t.TempDir()
 	path := pathIn(dir)
@@ -108,7 +108,7 @@ func TestOpenWhileReplaced(t *testing.T) {
 	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	// It tries again as soon as this clock is asked.
+	// The process tries again as soon as it reads this clock.
 	waits := &waiting{Fake: newClock(), begun: make(chan struct{}, 100)}
 	opened := make(chan *bolt.Store, 1)
 	go func() {
@@ -134,7 +134,7 @@ func TestOpenWhileReplaced(t *testing.T) {
 	}
 }
 
-// waiting tells when somebody begins to wait.
+// waiting signals when somebody starts to wait.
 type waiting struct {
 	*clock.Fake
 	begun chan struct{}

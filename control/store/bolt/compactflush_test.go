@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// A compacted copy whose flush failed does not become the store: what is acknowledged after that is
-// there at the next start.
+// A compacted copy whose flush failed does not replace the store. What is acknowledged after that is there at the
+// next start.
 func TestI2CompactedCopyThatWasNotFlushed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	begin := func() *Store {

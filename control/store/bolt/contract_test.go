@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// timed is a store whose sessions' time the suite moves.
+// timed is a store whose session time is controlled by the test suite.
 type timed struct {
 	*bolt.Store
 	*clock.Fake

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/control/store/bolt"
 )
 
-// written is how many bytes this process has written (wchar of proc(5)).
+// written returns how many bytes this process has written (wchar of proc(5)).
 func written(t *testing.T) (n int) {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/io")
@@ -24,7 +24,7 @@ func written(t *testing.T) (n int) {
 	return n
 }
 
-// costOfChange is how many bytes one change of one of n datasets writes.
+// costOfChange returns how many bytes one change of one of n datasets writes.
 func costOfChange(t *testing.T, s *bolt.Store, n int) int {
 	t.Helper()
 	const changes = 200
@@ -35,9 +35,8 @@ func costOfChange(t *testing.T, s *bolt.Store, n int) int {
 	return (written(t) - before) / changes
 }
 
-// D2: a change costs what it costs at 1,000, with 40,000 and after they have
-// gone. A list of free pages that is written with every commit, or one blob of
-// everything, would not.
+// D2: with 40,000 datasets, and after they were removed, a change costs the same as with 1,000. That would not hold
+// if a list of free pages, or one value with everything, were written with every commit.
 func TestCostOfOneChange(t *testing.T) {
 	const few, many = 1000, 40_000
 	s := open(t, pathIn(t.TempDir()))
@@ -68,8 +67,8 @@ func TestCostOfOneChange(t *testing.T) {
 	t.Logf("%d bytes a change", base)
 }
 
-// Opening looks at every page of the file, and keeps none of them mapped in:
-// idle memory must not grow with the store.
+// Opening reads every page of the file and keeps none of them mapped in, because idle memory must not grow with the
+// store.
 func TestOpenLeavesNoMemory(t *testing.T) {
 	path := pathIn(t.TempDir())
 	s := open(t, path)
@@ -82,7 +81,7 @@ func TestOpenLeavesNoMemory(t *testing.T) {
 	shut(t, s)
 	s = open(t, path)
 	size := int(s.Stats().FileBytes >> 10)
-	if rss := resident(t, path); rss > size/8 { // some pages around those that were needed
+	if rss := resident(t, path); rss > size/8 { // some pages next to those that were needed
 		t.Errorf("%d KiB of %d are resident", rss, size)
 	}
 	all(t, s)
@@ -91,8 +90,7 @@ func TestOpenLeavesNoMemory(t *testing.T) {
 	}
 }
 
-// resident is how many KiB of a mapped file are in memory for this process
-// (Rss in /proc/self/smaps, proc(5)).
+// resident returns how many KiB of a mapped file are in memory for this process (Rss in /proc/self/smaps, proc(5)).
 func resident(t *testing.T, path string) (kib int) {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/smaps")

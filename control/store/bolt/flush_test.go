@@ -16,23 +16,22 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// badDisk is an ext4 on a sparse image on a tmpfs that is full: a write to a
-// block that the image does not have yet is an I/O error of the disk, which
-// write(2) does not see and the flush does.
+// badDisk is an ext4 on a sparse image on a full tmpfs. A write to a block that the image does not have yet is an I/O
+// error of the disk: write(2) does not notice it, and the flush does.
 type badDisk struct {
 	dir   string // of the ext4
 	image string
 	free  func() // makes the disk good again
 }
 
-// newBadDisk returns a disk with a store on it that has been written to for a
-// while, so that its free pages have blocks, and turns the disk bad.
+// newBadDisk returns a disk with a store on it, and turns the disk bad. The store has been written to for a while
+// before, so that its free pages have blocks.
 func newBadDisk(t *testing.T) (*badDisk, *bolt.Store) {
 	t.Helper()
 	tmp := tmpfs(t, 64<<20)
 	d := &badDisk{image: filepath.Join(tmp, "disk")}
 	newImage(t, d.image, 256<<20)
-	// Without a journal, whose blocks would be missing too.
+	// It has no journal either, since the journal's blocks would be missing too.
 	scratch.Run(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "^has_journal", d.image)
 	d.dir = scratch.MountImage(t, "ext4", d.image)
 	s := open(t, pathIn(d.dir))
@@ -44,14 +43,14 @@ func newBadDisk(t *testing.T) (*badDisk, *bolt.Store) {
 	return d, s
 }
 
-// failed reports whether err is the disk's: the kernel passes on an I/O error
-// or what the image's own filesystem said.
+// failed reports whether err is an error of the disk: the kernel returns an I/O error or the error of the image's
+// filesystem.
 func failed(err error) bool {
 	return errors.Is(err, unix.EIO) && dataset.KindOf(err) == dataset.ErrUnavailable ||
 		errors.Is(err, unix.ENOSPC) && dataset.KindOf(err) == dataset.ErrNoSpace
 }
 
-// A flush of data pages that fails takes nothing away, and the store goes on.
+// A failed flush of data pages loses nothing, and the store continues to work.
 func TestDataFlushFails(t *testing.T) {
 	_, s := newBadDisk(t)
 	made, fails := 0, 0
@@ -75,9 +74,8 @@ func TestDataFlushFails(t *testing.T) {
 	put(t, s, set("k/00", "small changes go through"))
 }
 
-// With the flush of a meta page failed, the page cache shows a state that the
-// disk does not have. Nobody may see it, and nothing may be built on it, until
-// it is on the disk.
+// If the flush of a meta page failed, the page cache has a state that is not on the disk. Nobody may see that state,
+// and nothing may be built on it, until it is on the disk.
 func TestMetaFlushFails(t *testing.T) {
 	d, s := newBadDisk(t)
 	last := put(t, s, set("acknowledged", "x"))
@@ -99,7 +97,7 @@ func TestMetaFlushFails(t *testing.T) {
 	if e, err := s.Get(t.Context(), "acknowledged"); err != nil || e.Index != last {
 		t.Fatalf("the disk is good again: %+v, %v", e, err)
 	}
-	// Both or none of what was left open, and watchers are told to look.
+	// Of the change with the unknown outcome both keys are there, or none, and watchers are told to read again.
 	_, one := s.Get(t.Context(), "in-doubt")
 	_, two := s.Get(t.Context(), "in-doubt-too")
 	if (one == nil) != (two == nil) {
@@ -138,8 +136,8 @@ func loseMetaPages(t *testing.T, d *badDisk) {
 	fillDisk(t, filepath.Dir(d.image)) // what the hole gave back
 }
 
-// After a flush that failed the store goes by what the disk has, and not by what the page cache
-// still shows: it refuses to go on with a file that the disk has damaged.
+// After a failed flush the store relies on the contents of the disk, and not on the page cache. It refuses to
+// continue with a file that the disk has damaged.
 func TestDiskIsReadAgainAfterAFailedFlush(t *testing.T) {
 	d, s := newBadDisk(t)
 	f, err := os.Open(pathIn(d.dir))
@@ -157,7 +155,7 @@ func TestDiskIsReadAgainAfterAFailedFlush(t *testing.T) {
 	}
 	defer disk.Close()
 	for _, e := range extents {
-		from := max(e.Offset, 8192) // behind the meta pages
+		from := max(e.Offset, 8192) // after the meta pages
 		for off := from; off < e.Offset+e.Length; off += 4096 {
 			at := int64(e.Physical) + off - e.Offset
 			if _, err := unix.Seek(int(disk.Fd()), at, unix.SEEK_DATA); err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// tmpfs mounts one of size bytes for the length of the test.
+// tmpfs mounts a tmpfs of size bytes for the duration of the test.
 func tmpfs(t *testing.T, size int64) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -26,8 +26,8 @@ func tmpfs(t *testing.T, size int64) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// The kernel takes its time to let go of an image whose loop device is
-		// gone; each try waits a tenth of a second.
+		// The kernel takes some time to release an image whose loop device was removed. Each try waits a tenth of a
+		// second.
 		err := mount.Unmount(dir)
 		for try := 0; errors.Is(err, mount.ErrBusy) && try < 100; try++ {
 			err = mount.Unmount(dir)
@@ -39,8 +39,7 @@ func tmpfs(t *testing.T, size int64) string {
 	return dir
 }
 
-// fillDisk takes all room that dir's filesystem gives, and returns a function
-// that gives it back.
+// fillDisk uses up all space of dir's filesystem, and returns a function that frees it again.
 func fillDisk(t *testing.T, dir string) (free func()) {
 	t.Helper()
 	f, err := os.CreateTemp(dir, "filler-*")
@@ -63,7 +62,7 @@ func fillDisk(t *testing.T, dir string) (free func()) {
 	if err := f.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	// Whatever is left is less than a page, or kept for somebody else.
+	// The space that is left is less than a page, or reserved for others.
 	if more, err := os.CreateTemp(dir, "filler-*"); err == nil {
 		for err == nil {
 			_, err = more.Write(make([]byte, 4096))
@@ -107,11 +106,11 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// grow writes pairs of large values from several callers until there is no
-// room, and returns how many pairs were acknowledged.
+// grow writes pairs of large values from several callers until there is no space, and returns how many pairs were
+// acknowledged.
 func grow(t *testing.T, s *bolt.Store) int {
 	t.Helper()
-	large := make([]byte, 180<<10) // two of them are about the largest transaction
+	large := make([]byte, 180<<10) // two of them are about as large as the largest transaction
 	grown := 0
 	for round, full := 0, false; !full; round++ {
 		var wg sync.WaitGroup
@@ -158,7 +157,7 @@ func testFullDisk(t *testing.T, dir string) {
 	}
 	free := fillDisk(t, dir)
 
-	// Volumes are removed, and some are made, on the reserve.
+	// Volumes are removed, and some are created, in the reserve.
 	for n := range before / 2 {
 		if err := remove(t, s, n); err != nil {
 			t.Fatalf("remove %d on a full disk: %v", n, err)
@@ -167,13 +166,13 @@ func testFullDisk(t *testing.T, dir string) {
 			t.Fatalf("create %d on a full disk: %v", n, err)
 		}
 	}
-	// Then far too much is asked for.
+	// Then far too much is written.
 	grown := grow(t, s)
 	if stats = s.Stats(); stats.ReserveBytes != 0 || stats.Entries != int64(4*before+2*grown) {
 		t.Errorf("%d large values fit: %+v", grown, stats)
 	}
-	// What was acknowledged can be read. What is removed is removed; with the
-	// reserve used up that may fail, and loses nothing.
+	// What was acknowledged can be read. Removals succeed. Once the reserve is used up a removal may fail, and loses
+	// nothing.
 	if n := len(all(t, s)); n != 4*before+2*grown {
 		t.Errorf("%d entries, want %d", n, 4*before+2*grown)
 	}

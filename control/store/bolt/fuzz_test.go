@@ -21,8 +21,7 @@ import (
 
 var still = Options{Clock: clock.NewFake(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC))}
 
-// sample is the bytes of a store with branches, overflow pages, free pages and
-// a bound key, of n entries.
+// sample returns the bytes of a store of n entries, with branches, overflow pages, free pages and a bound key.
 func sample(tb testing.TB, n int) []byte {
 	tb.Helper()
 	ctx := context.Background()
@@ -92,7 +91,7 @@ func TestCheckCountsWhatIsThere(t *testing.T) {
 	}
 }
 
-// Files that bbolt's own tools have written carry a list of free pages.
+// Files written by bbolt's own tools have a list of free pages.
 func TestCheckReadsAListOfFreePages(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "listed.db")
 	if err := os.WriteFile(path, sample(t, 100), 0o600); err != nil {
@@ -125,9 +124,8 @@ func TestCheckReadsAListOfFreePages(t *testing.T) {
 	}
 }
 
-// Every byte that is used, changed alone: the file is refused, or it opens and
-// everything in it can be read or is an error. Nothing panics, nothing is
-// quietly another value.
+// Each used byte is changed alone. The file is refused, or it opens and each read returns the value or an error.
+// Nothing panics, and no value is silently wrong.
 func TestEveryFlippedByte(t *testing.T) {
 	good := sample(t, 30)
 	values := map[string]string{}
@@ -160,7 +158,7 @@ func TestEveryFlippedByte(t *testing.T) {
 	}
 }
 
-// survivors opens the bytes as a store and returns what can be read of it.
+// survivors opens the bytes as a store and returns what can be read from it.
 func survivors(tb testing.TB, b []byte) []store.Entry {
 	tb.Helper()
 	ctx := context.Background()
@@ -188,7 +186,7 @@ func survivors(tb testing.TB, b []byte) []store.Entry {
 			if !errors.Is(err, dataset.ErrCorrupt) {
 				tb.Fatal(err)
 			}
-			// The key stands quoted in the error; go on after it.
+			// The key is quoted in the error. Continue after it.
 			_, rest, _ := strings.Cut(err.Error(), `"`)
 			after, _, _ = strings.Cut(rest, `"`)
 			continue
@@ -226,8 +224,8 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// FuzzFile changes a few bytes of a file and makes its meta pages sound again,
-// so that the change is met deep in the tree.
+// FuzzFile changes a few bytes of a file and corrects the checksums of its meta pages, so that the change is found
+// deep in the tree.
 func FuzzFile(f *testing.F) {
 	good := sample(f, 40)
 	good = good[:used(f, good)]

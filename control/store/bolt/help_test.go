@@ -17,7 +17,7 @@ func newClock() *clock.Fake { return clock.NewFake(time.Date(2026, 11, 20, 8, 0,
 
 func pathIn(dir string) string { return filepath.Join(dir, "store.db") }
 
-// open opens a store that is closed after the test, if the test does not.
+// open opens a store, which is closed after the test unless the test closes it.
 func open(tb testing.TB, path string) *bolt.Store {
 	tb.Helper()
 	s, err := bolt.Open(tb.Context(), path, bolt.Options{Clock: newClock()})
@@ -55,8 +55,7 @@ func all(tb testing.TB, s *bolt.Store) []store.Entry {
 	return list
 }
 
-// create is what a create of a volume writes: a name, a dataset, a lease, an
-// index by node.
+// create writes what the creation of a volume writes: a name, a dataset, a lease, and an index by node.
 func create(n int) ([]store.Precondition, []store.Write) {
 	id := uuid.New().String()
 	name := fmt.Sprintf("names/volume-%06d", n)
@@ -68,7 +67,7 @@ func create(n int) ([]store.Precondition, []store.Write) {
 	}
 }
 
-// remove is what takes away what create made: it reads the name for the ID.
+// remove removes what create wrote. It reads the name to get the ID.
 func remove(tb testing.TB, s *bolt.Store, n int) error {
 	tb.Helper()
 	name := fmt.Sprintf("names/volume-%06d", n)

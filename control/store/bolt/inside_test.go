@@ -30,8 +30,7 @@ func openInside(t *testing.T) *Store {
 	return s
 }
 
-// stall keeps commits from beginning, with one request taken up already, until
-// the function that it returns is called.
+// stall blocks commits, after one request was already accepted, until the returned function is called.
 func stall(t *testing.T, s *Store) (resume func()) {
 	t.Helper()
 	tx, err := s.db.Begin(true)
@@ -57,7 +56,7 @@ func stall(t *testing.T, s *Store) (resume func()) {
 	}
 }
 
-// waitFor waits until so many requests wait for a commit.
+// waitFor waits until the given number of requests waits for a commit.
 func waitFor(s *Store, want int) {
 	for {
 		s.queue.mu.Lock()
@@ -70,7 +69,7 @@ func waitFor(s *Store, want int) {
 	}
 }
 
-// One commit takes on no more than the reserve has room for, but one request always.
+// One commit accepts no more than fits in the reserve, but always at least one request.
 func TestBatchesAreBounded(t *testing.T) {
 	q := queue{wake: make(chan struct{}, 1)}
 	for _, bytes := range []int{batchBytes + 1, batchBytes / 2, batchBytes / 2, 1} {
@@ -85,8 +84,8 @@ func TestBatchesAreBounded(t *testing.T) {
 	}
 }
 
-// All that wait share one flush. Of those that want one name, one gets it; the
-// others are told, and fail nobody else.
+// All waiting requests share one flush. Of those that want one name, one gets it. The others are refused, and make no
+// other request fail.
 func TestOneFlushForAllThatWait(t *testing.T) {
 	s := openInside(t)
 	const callers = 64
@@ -127,7 +126,7 @@ func TestOneFlushForAllThatWait(t *testing.T) {
 	}
 }
 
-// A caller that gives up before its request was taken has changed nothing.
+// A caller that gives up before its request was accepted has changed nothing.
 func TestGivenUpBeforeItWasTaken(t *testing.T) {
 	s := openInside(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -149,7 +148,7 @@ func TestGivenUpBeforeItWasTaken(t *testing.T) {
 	}
 }
 
-// A session whose end was asked for and given up ends all the same.
+// A session whose end was requested by a caller that then gave up ends nevertheless.
 func TestEndGivenUp(t *testing.T) {
 	s := openInside(t)
 	id, err := s.Session(t.Context(), time.Hour)
@@ -180,8 +179,7 @@ func TestEndGivenUp(t *testing.T) {
 	}
 }
 
-// bbolt shows a commit to readers before it is flushed; a reader that meets one
-// waits for the flush.
+// bbolt shows a commit to readers before it is flushed. A reader that sees such a commit waits for the flush.
 func TestReaderWaitsForTheFlush(t *testing.T) {
 	s := openInside(t)
 	if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: "a"}}); err != nil {
@@ -191,7 +189,7 @@ func TestReaderWaitsForTheFlush(t *testing.T) {
 	if err := s.db.View(func(tx *bbolt.Tx) error { txid = tx.ID(); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	s.durability.setDurable(txid - 1) // as it is between writing a meta page and its flush
+	s.durability.setDurable(txid - 1) // as between writing a meta page and its flush
 	ctx, cancel := context.WithCancel(t.Context())
 	stays, goes := s.waits(t, t.Context()), s.waits(t, ctx)
 	cancel()
@@ -202,13 +200,13 @@ func TestReaderWaitsForTheFlush(t *testing.T) {
 	if err := <-stays; err != nil {
 		t.Error(err)
 	}
-	// A commit that failed makes readers look again.
+	// A failed commit makes readers read again.
 	if err := s.durability.awaitDurable(t.Context(), txid+1, s.durability.failures()-1); !errors.Is(err, errNotDurable) {
 		t.Error(err)
 	}
 }
 
-// waits reads, and returns the answer to come once the reader waits for a flush.
+// waits starts a read, and returns the pending answer once the reader waits for the flush.
 func (s *Store) waits(t *testing.T, ctx context.Context) <-chan error {
 	t.Helper()
 	waiting, answer := make(chan struct{}), make(chan error, 1)
@@ -224,7 +222,7 @@ func (s *Store) waits(t *testing.T, ctx context.Context) <-chan error {
 	return answer
 }
 
-// asked is a context that tells when somebody waits for its end.
+// asked is a context that signals when somebody waits for its end.
 type asked struct {
 	context.Context
 	tell func()
@@ -235,8 +233,7 @@ func (a asked) Done() <-chan struct{} {
 	return a.Context.Done()
 }
 
-// What is remembered of prefixes is bounded; forgetting wakes watchers for
-// nothing, and never lets them miss anything.
+// The memory of prefixes is bounded. Forgetting one wakes watchers without a change, and never makes them miss one.
 func TestWatchesForget(t *testing.T) {
 	w := newWatches(0)
 	index := uint64(0)
@@ -274,8 +271,8 @@ func TestWatchesForget(t *testing.T) {
 	}
 }
 
-// A panic of bbolt over damage that came after the check is an error, and the
-// store says so until the file is good again.
+// A panic of bbolt about damage that happened after the check becomes an error, and the store reports the damage
+// until the file is good again.
 func TestPanicIsAnError(t *testing.T) {
 	s := openInside(t)
 	err := s.recoverPanics(func() error { panic("assertion failed: page 3") })
@@ -284,7 +281,7 @@ func TestPanicIsAnError(t *testing.T) {
 	}
 }
 
-// A session ends when its time has passed, and not by somebody who sets the clock.
+// A session ends when its time has passed. Setting the clock does not end it.
 func TestC4SessionsOutliveAClockThatIsSet(t *testing.T) {
 	c := clock.NewFake(time.Now())
 	s := newSessions(c)

@@ -2,7 +2,7 @@ package bolt
 
 import "hash/fnv"
 
-// soundMeta gives both meta pages the checksum of what they say.
+// soundMeta corrects the checksums of both meta pages.
 func soundMeta(b []byte) {
 	for i := range 2 {
 		m := b[i*pageSize+pageHead:]

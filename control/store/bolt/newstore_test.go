@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/internal/durable"
 )
 
-// The name of a store is flushed before anything is acknowledged: one whose folder cannot be flushed is
-// not opened, neither when it is made nor by the next process.
+// The name of a store is flushed before anything is acknowledged. A store whose folder cannot be flushed is not
+// opened, neither by the process that makes it nor by the next one.
 func TestI2NewStoreIsNamedForGood(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	broken := errors.New("the disk is broken")

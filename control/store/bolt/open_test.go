@@ -35,7 +35,7 @@ func TestReopen(t *testing.T) {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 
-	if err := os.Chmod(path, 0o644); err != nil { // as a backup that was copied back may be
+	if err := os.Chmod(path, 0o644); err != nil { // as for a backup that was copied back
 		t.Fatal(err)
 	}
 	s = open(t, path)
@@ -48,8 +48,8 @@ func TestReopen(t *testing.T) {
 	if stats := s.Stats(); stats.Entries != 2 || stats.Damaged != 0 || stats.FileBytes != info.Size() {
 		t.Errorf("%+v", stats)
 	}
-	// Watchers of before go on: a change that they saw is not told again to
-	// those who have the newest index, and told to those who have not.
+	// Watchers from before continue: a change that they saw is not reported again to those with the newest index, and
+	// is reported to the others.
 	for after := range last {
 		if index, err := s.Watch(t.Context(), "a/", after); err != nil || index != last {
 			t.Errorf("watch after %d: %d, %v", after, index, err)
@@ -60,8 +60,8 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// A watcher that has outlived the file, as after a backup was put back, is not
-// left to wait for an index that may never come.
+// A watcher may have an index from an earlier file, as after a restore from a backup. It does not wait for an index
+// that may never be reached.
 func TestWatchAfterOlderFile(t *testing.T) {
 	s := open(t, pathIn(t.TempDir()))
 	last := put(t, s, set("a/1", "x"))
@@ -77,7 +77,7 @@ func TestSecondProcessIsToldWhoHasIt(t *testing.T) {
 	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("another drover, process %d:", os.Getpid())) {
 		t.Errorf("got %v", err)
 	}
-	// One that waits gets it when the first lets go.
+	// A process that waits gets the file when the first one releases it.
 	opened := make(chan error, 1)
 	fake := newClock()
 	go func() {
@@ -155,7 +155,7 @@ func TestWhatIsNoStore(t *testing.T) {
 			if !bytes.Equal(before, content(path)) {
 				t.Error("the file was changed")
 			}
-			// Nothing holds the file: what was wrong can be put right at once.
+			// Nothing holds the file, so the fault can be mended at once.
 			if err := os.RemoveAll(path); err != nil {
 				t.Fatal(err)
 			}
@@ -164,7 +164,7 @@ func TestWhatIsNoStore(t *testing.T) {
 	}
 }
 
-// content is what a regular file holds; a fifo would never end.
+// content returns the contents of a regular file; reading a fifo would never end.
 func content(path string) []byte {
 	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
 		return nil
@@ -173,7 +173,7 @@ func content(path string) []byte {
 	return b
 }
 
-// edit changes a file behind the store's back.
+// edit changes a file without the store's knowledge.
 func edit(t *testing.T, path string, fn func(*bbolt.Tx) error) error {
 	t.Helper()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: 4096})
@@ -183,8 +183,7 @@ func edit(t *testing.T, path string, fn func(*bbolt.Tx) error) error {
 	return errors.Join(db.Update(fn), db.Close())
 }
 
-// A process that was killed right after it made the file leaves an empty one,
-// or one that bbolt has begun.
+// A process that was killed right after it made the file leaves an empty file, or one that bbolt has begun.
 func TestInterruptedFirstStart(t *testing.T) {
 	for name, make := range map[string]func(string) error{
 		"empty": func(p string) error { return os.WriteFile(p, nil, 0o600) },
@@ -203,8 +202,7 @@ func TestInterruptedFirstStart(t *testing.T) {
 	}
 }
 
-// A damaged value is never taken for absent, costs nothing else, and can be
-// written over and deleted.
+// A damaged value is never taken for absent, affects no other value, and can be overwritten and deleted.
 func TestDamagedValue(t *testing.T) {
 	path := pathIn(t.TempDir())
 	s := open(t, path)
@@ -244,7 +242,7 @@ func TestDamagedValue(t *testing.T) {
 	}
 }
 
-// Keys that a process had bound are gone when the next one opens the file.
+// Keys that were bound to a session of a process are gone when the next process opens the file.
 func TestSessionsEndWithTheProcess(t *testing.T) {
 	path := pathIn(t.TempDir())
 	s := open(t, path)

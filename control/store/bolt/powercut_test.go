@@ -15,10 +15,9 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// The store lies on an ext4 whose disk is an image file on XFS. A reflink of
-// that image is what the disk holds at one moment: what the filesystem has not
-// flushed is not in it. Such copies, taken while callers write, are mounted as
-// after a power cut (the journal is replayed) and opened.
+// The store is on an ext4 whose disk is an image file on XFS. A reflink of the image has the contents of the disk at
+// one moment: it lacks what the filesystem has not flushed. Such copies are made while callers write, mounted as
+// after a power cut (the journal is replayed), and opened.
 func TestAcknowledgedSurvivesPowerCut(t *testing.T) {
 	disks := scratch.Mount(t, "xfs", 2*scratch.XFS)
 	image := filepath.Join(disks, "disk")
@@ -95,7 +94,7 @@ func clone(t *testing.T, dst, src string) {
 	}
 }
 
-// afterCut mounts a copy of a disk for as long as fn runs.
+// afterCut mounts a copy of a disk while fn runs.
 func afterCut(t *testing.T, image string, fn func(dir string)) {
 	t.Helper()
 	dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: 4096})

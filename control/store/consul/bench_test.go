@@ -17,8 +17,7 @@ import (
 	consultest "github.com/droverhq/drover/test/consul"
 )
 
-// create is what a create of a volume writes: a name, a dataset, a lease, an
-// index by node.
+// create writes what the creation of a volume writes: a name, a dataset, a lease, and an index by node.
 func create(n int) ([]store.Precondition, []store.Write) {
 	id := uuid.NewString()
 	name := fmt.Sprintf("names/volume-%06d", n)
@@ -30,8 +29,8 @@ func create(n int) ([]store.Precondition, []store.Write) {
 	}
 }
 
-// BenchmarkBare is the floor of BenchmarkCreate: the same writes and checks by
-// Consul's own client, without what makes watches cheap.
+// BenchmarkBare is the lower bound for BenchmarkCreate: the same writes and checks by Consul's own client, without
+// what makes watches cheap.
 func BenchmarkBare(b *testing.B) {
 	for _, servers := range []int{1, 3} {
 		b.Run(fmt.Sprintf("servers=%d", servers), func(b *testing.B) {
@@ -49,7 +48,7 @@ func BenchmarkBare(b *testing.B) {
 				for pb.Next() {
 					checks, writes := create(int(n.Add(1)))
 					ops := make(api.TxnOps, 0, len(checks)+len(writes))
-					for _, w := range writes { // all are new: each is its own check
+					for _, w := range writes { // all are new, and each checks only itself
 						ops = append(ops, kv(api.KVTxnOp{Verb: api.KVCAS, Key: "p/" + w.Key, Value: w.Value}))
 					}
 					if ok, res, _, err := client.Txn().Txn(ops, nil); !ok {
@@ -63,7 +62,7 @@ func BenchmarkBare(b *testing.B) {
 	}
 }
 
-// Transactions a second from 64 callers, on one server and on three.
+// Measures transactions a second from 64 callers, on one server and on three.
 func BenchmarkCreate(b *testing.B) {
 	for _, servers := range []int{1, 3} {
 		b.Run(fmt.Sprintf("servers=%d", servers), func(b *testing.B) {
@@ -86,8 +85,8 @@ func BenchmarkCreate(b *testing.B) {
 	}
 }
 
-// How long after a transaction of another process was sent a watch of it returns,
-// while nothing else happens.
+// Measures how long after a transaction was sent by another process a watch of it returns, while nothing else
+// happens.
 func BenchmarkWatchWakes(b *testing.B) {
 	for _, servers := range []int{1, 3} {
 		b.Run(fmt.Sprintf("servers=%d", servers), func(b *testing.B) {
@@ -98,7 +97,7 @@ func BenchmarkWatchWakes(b *testing.B) {
 			for b.Loop() {
 				woke := make(chan time.Time, 1)
 				go func(after uint64) { woke <- awaken(s, after) }(index)
-				time.Sleep(10 * time.Millisecond) // it waits by then
+				time.Sleep(10 * time.Millisecond) // by then it waits
 				sent := time.Now()
 				index = put(b, other, "work/node/op", "1")
 				took = append(took, (<-woke).Sub(sent))
@@ -116,8 +115,8 @@ func awaken(s *consul.Store, after uint64) time.Time {
 	return time.Now()
 }
 
-// A page costs what a page does, however many keys there are; their names have
-// nothing, or nearly everything, in common.
+// The cost of a page does not depend on the number of keys. Their names have nothing, or nearly everything, in
+// common.
 func BenchmarkPage(b *testing.B) {
 	for _, keys := range []int{1000, 20000, 100000} {
 		c := consultest.Start(b, consultest.Options{})
@@ -149,7 +148,7 @@ func fill(b *testing.B, s *consul.Store, keys int, name func(int) string) {
 	}
 }
 
-// pages times all pages of a prefix, over and over, apart from the first look.
+// pages measures all pages of a prefix, repeatedly, without the first listing.
 func pages(b *testing.B, s *consul.Store, keys, limit int) {
 	b.Helper()
 	began := time.Now()

@@ -16,8 +16,8 @@ import (
 	consultest "github.com/droverhq/drover/test/consul"
 )
 
-// What is published is found by Consul's own queries, costs a write when it changes and
-// none when it does not, and takes nothing else with it when it goes.
+// Published entries are found by Consul's own queries. Publishing costs a write if something changed and none
+// otherwise, and removing them removes nothing else.
 func TestCatalog(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{ACL: true})
 	open := func(token string) *consul.Store {
@@ -57,7 +57,7 @@ func TestCatalog(t *testing.T) {
 	if list := found("control", ""); len(list) != 1 || list[0].Service.Address != "c1.example" {
 		t.Errorf("%+v", list)
 	}
-	// Not raft's: Consul writes where its nodes are, every so often.
+	// The raft index is not counted: Consul writes the coordinates of its nodes from time to time.
 	written := func() [2]uint64 {
 		t.Helper()
 		q := &api.QueryOptions{RequireConsistent: true}
@@ -74,7 +74,7 @@ func TestCatalog(t *testing.T) {
 		t.Errorf("%d requests for what is there", got-sent)
 	}
 	publish(s, true)
-	other := open(c.Token) // another process knows nothing of that
+	other := open(c.Token) // another process does not know of it
 	publish(other, false)
 	if now := written(); now != before {
 		t.Errorf("indexes %v, were %v: it writes what is there", now, before)
@@ -105,7 +105,8 @@ func TestCatalog(t *testing.T) {
 	}
 }
 
-// Without the right it says which, and what to add to the policy; nothing else suffers.
+// Without the permission, the error says which one is missing and what to add to the policy. Nothing else is
+// affected.
 func TestCatalogWithoutTheRight(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{ACL: true})
 	one := []store.Service{{Kind: "control", ID: "c1", Address: "10.0.0.1:9470", Alive: true}}

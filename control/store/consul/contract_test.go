@@ -17,15 +17,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// hasty is a store in a Consul whose sessions may be short.
+// hasty is a store in a Consul that allows short sessions.
 type hasty struct{ *consul.Store }
 
 var _ storetest.Hasty = hasty{}
 
-// TTL leaves the suite some time between its steps on a busy machine.
+// TTL gives the suite some time between its steps on a busy machine.
 func (hasty) TTL() time.Duration { return 3 * time.Second }
 
-// open opens a store that is closed after the test, if the test does not.
+// open opens a store, which is closed after the test unless the test closes it.
 func open(tb testing.TB, c *consultest.Cluster, prefix string) *consul.Store {
 	tb.Helper()
 	return openWith(tb, consul.Options{Addresses: c.Addresses(), Prefix: prefix, Token: c.Token})

@@ -8,9 +8,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// rapidKeys draws sorted keys under "k/", many with long beginnings in common.
+// rapidKeys draws sorted keys under "k/", many of them with long common prefixes.
 func rapidKeys(r *rapid.T, label string) []string {
-	first := []string{"k/a", "k/long-beginning-"} // keys as well, mostly of parts that are split
+	first := []string{"k/a", "k/long-beginning-"} // these are keys as well, mostly from parts that are split
 	word := rapid.StringMatching(`(a|b|long-beginning-|[!-.0-~]{1,3})`)
 	keys := rapid.SliceOfNDistinct(rapid.Custom(func(r *rapid.T) string {
 		return rapid.SampledFrom(first).Draw(r, "first") + strings.Join(rapid.SliceOfN(word, 1, 6).Draw(r, "words"), "")
@@ -20,8 +20,8 @@ func rapidKeys(r *rapid.T, label string) []string {
 	return slices.Compact(keys)
 }
 
-// Whatever was there when the spread was made, parts of it hold every key that
-// there is now, each once and in order; and what is learnt from them as well.
+// Whatever keys existed when the distribution was made, its parts cover every present key, each one once and in
+// order. The same holds for what is learned from the parts.
 func TestSpreadLeavesNothingOut(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		var all distributions
@@ -53,7 +53,7 @@ func TestSpreadLeavesNothingOut(t *testing.T) {
 	})
 }
 
-// Where the spread is right, a page takes few parts, and they hold little more.
+// If the distribution is right, a page reads few parts, and they contain few more keys than the page.
 func TestSpreadIsAboutAPage(t *testing.T) {
 	var keys []string
 	for n := range 100000 {

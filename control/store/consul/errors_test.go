@@ -15,8 +15,8 @@ import (
 	consultest "github.com/droverhq/drover/test/consul"
 )
 
-// says checks that an error is one line of that kind with these words, without
-// the secret, and neither absence nor a conflict.
+// says checks that an error is one line of that kind with these words, without the secret, and is neither absence nor
+// a conflict.
 func says(t *testing.T, err error, kind *dataset.Kind, secret string, words ...string) {
 	t.Helper()
 	switch {
@@ -65,7 +65,7 @@ func TestTokens(t *testing.T) {
 		token := newToken(c.rules)
 		says(t, with(t, "made", token).Check(t.Context()), dataset.ErrForbidden, token, c.words...)
 	}
-	// The catalog node is there by now; where it is not, its right is needed too.
+	// The catalog node exists by now. If it does not, the permission to create it is needed too.
 	token := c.NewToken(`key_prefix "bare/" { policy = "write" } session "bare-sessions" { policy = "write" }`)
 	says(t, with(t, "bare", token).Check(t.Context()), dataset.ErrForbidden, token, "node:write on bare-sessions")
 
@@ -73,7 +73,7 @@ func TestTokens(t *testing.T) {
 	const unknown = "0badc0de-0bad-c0de-0bad-c0de0badc0de"
 	says(t, with(t, "made", unknown).Check(t.Context()), dataset.ErrForbidden, unknown, "does not know the token")
 
-	// What may not be read is never absent.
+	// A key that may not be read is never reported as absent.
 	token = c.NewToken(keys + `key_prefix "made/data/names/" { policy = "deny" }`)
 	partly := with(t, "made", token)
 	_, err := partly.List(t.Context(), "", "", 0)
@@ -95,7 +95,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// The policy in the documentation is the one that the tests above use.
+// The policy in the documentation is the one used by the tests above.
 func TestPolicyIsDocumented(t *testing.T) {
 	text, err := os.ReadFile("../../../docs/consul.md")
 	if err != nil {
@@ -230,7 +230,7 @@ func TestUnreachable(t *testing.T) {
 	https := strings.Replace(c.Addresses()[0], "http", "https", 1)
 	says(t, openWith(t, consul.Options{Addresses: []string{https}, Prefix: "p"}).Check(t.Context()),
 		dataset.ErrUnavailable, "", "does not speak https")
-	// One that is away beside one that is there does no harm, to writes either.
+	// A server that is unreachable next to a reachable one does no harm, not even to writes.
 	s := openWith(t, consul.Options{Addresses: []string{nobody, c.Addresses()[0]}, Prefix: "p"})
 	if err := s.Check(t.Context()); err != nil {
 		t.Error(err)
@@ -238,8 +238,7 @@ func TestUnreachable(t *testing.T) {
 	put(t, s, "a", "1")
 }
 
-// A server that takes requests and says nothing: the call ends in time, and what
-// it was to do may have happened.
+// A server accepts requests and does not answer. The call ends in time, and its change may have happened.
 func TestSilentServer(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{})
 	s := openWith(t, consul.Options{Addresses: c.Addresses(), Prefix: "p", CallTime: 500 * time.Millisecond})

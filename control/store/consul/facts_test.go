@@ -11,8 +11,8 @@ import (
 
 func kv(o api.KVTxnOp) *api.TxnOp { return &api.TxnOp{KV: &o} }
 
-// The facts about Consul that the store rests on, on the version that is tested
-// with: when one of them changes, this says which.
+// The store relies on these facts about Consul. They are checked with the tested version, so that a change of one is
+// noticed here.
 func TestFactsAboutConsul(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{})
 	client := c.Client()

@@ -19,21 +19,21 @@ import (
 	consultest "github.com/droverhq/drover/test/consul"
 )
 
-// addition is one increment of the counter, as its caller saw it.
+// addition is one increment of the counter, as seen by its caller.
 type addition struct {
 	value      int
 	start, end time.Time
 	tries      int
 }
 
-// count is the counter's value.
+// count is the value of the counter.
 type count struct {
 	N       int
 	Request string
 }
 
-// counter adds to one key, each time together with a record of the request, so
-// that whoever does not know what became of it finds out.
+// counter increments one key, each time together with a record of the request, so that a caller that does not know
+// the outcome can find it out.
 type counter struct {
 	s       *consul.Store
 	mu      sync.Mutex
@@ -98,10 +98,9 @@ func (c *counter) try(ctx context.Context, id string) (int, bool, error) {
 	return 0, false, err
 }
 
-// check holds the history to what one counter can have done: every number from
-// one on exactly once, in an order that agrees with time. For increments that is
-// all that linearizability asks. Transactions that were not acknowledged may be
-// among the records, each once as well.
+// check compares the history with what one counter can have done: every number from one on exactly once, in an order
+// that agrees with time. For increments, linearizability requires nothing else. Transactions that were not
+// acknowledged may be among the records, each one once as well.
 func (c *counter) check(t *testing.T) {
 	t.Helper()
 	records, err := c.s.List(t.Context(), "requests/", "", 0)
@@ -139,13 +138,12 @@ func (c *counter) check(t *testing.T) {
 	t.Logf("%d additions, %d with an unknown outcome in between", len(c.history), c.unknown)
 }
 
-// Leaders are killed, stopped and frozen in the middle of transactions: nothing
-// that was acknowledged is lost, nothing happens twice, and who watches sees the
-// end of it.
+// Leaders are killed, stopped and frozen in the middle of transactions. Nothing acknowledged is lost, nothing happens
+// twice, and watchers see the final state.
 func TestLeaderChanges(t *testing.T) {
 	long.Only(t)
-	// Consul takes the vote from one that stood still for 8 s, which is back with it 10 s after
-	// it is: meanwhile two of three cannot go on without another.
+	// Consul takes the vote from a server that was frozen for 8 s, and returns the vote 10 s after the server
+	// continues. Until then, two servers of three cannot continue if another one fails.
 	c := consultest.Start(t, consultest.Options{Servers: 3, Config: map[string]any{
 		"autopilot": map[string]any{"cleanup_dead_servers": false},
 	}})
@@ -167,7 +165,7 @@ func TestLeaderChanges(t *testing.T) {
 	watched := make(chan error, 1)
 	go func() { watched <- followTo(t.Context(), s, "requests/", "finished") }()
 
-	progress := func() { // some more additions than there were
+	progress := func() { // and some more additions
 		n.mu.Lock()
 		want := len(n.history) + 50
 		n.mu.Unlock()
@@ -205,8 +203,8 @@ func TestLeaderChanges(t *testing.T) {
 	n.check(t)
 }
 
-// followTo reads a prefix at each change until a key is there, as a replica does:
-// while the store is away it asks again.
+// followTo reads a prefix at each change until a key exists, as a replica does. While the store is unavailable it
+// retries.
 func followTo(ctx context.Context, s *consul.Store, prefix, until string) error {
 	var after uint64
 	for {
@@ -229,8 +227,7 @@ func followTo(ctx context.Context, s *consul.Store, prefix, until string) error 
 	}
 }
 
-// Without a majority every call ends in time and says why; with one again,
-// everything goes on.
+// Without a majority every call ends in time with the reason. Once there is a majority again, everything continues.
 func TestLossOfQuorum(t *testing.T) {
 	long.Only(t)
 	c := consultest.Start(t, consultest.Options{Servers: 3})

@@ -36,7 +36,7 @@ func policyOf(tb testing.TB, client *api.Client, rules string) *api.ACLPolicy {
 	return p
 }
 
-// attachAnonymous gives a policy to whoever shows no token.
+// attachAnonymous gives a policy to callers without a token.
 func attachAnonymous(tb testing.TB, client *api.Client, p *api.ACLPolicy) {
 	tb.Helper()
 	t := &api.ACLToken{AccessorID: "00000000-0000-0000-0000-000000000002", Policies: []*api.ACLTokenPolicyLink{{ID: p.ID}}}

@@ -12,15 +12,15 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// late is a transport that has a connection for a request only when the caller gives up:
-// just before that, or just after.
+// late is a transport that has a connection for a request only around the time when the caller gives up: just before
+// or just after.
 type late struct {
 	conn   net.Conn
 	before bool
 	leave  context.CancelFunc
-	gone   chan struct{} // closed when the caller has gone
-	open   bool          // the connection, when the request would be written
-	ended  bool          // and the request's context
+	gone   chan struct{} // closed after the caller has given up
+	open   bool          // reports the connection when the request would be written
+	ended  bool          // reports the context of the request
 }
 
 func (l *late) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -38,8 +38,8 @@ func (l *late) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, errors.New("never sent")
 }
 
-// A request whose caller gives up as it gets a connection is sent, and goes on, or is not
-// sent: never does one begin that then ends, with its connection.
+// A caller gives up while its request gets a connection. The request is sent and continues, or is not sent. It is
+// never begun and then aborted, which would close its connection.
 func TestGivenUpAsItConnects(t *testing.T) {
 	for _, before := range []bool{true, false} {
 		here, there := net.Pipe()

@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// odd is something that listens where Consul should, and answers everything but
-// the question for the format in one way.
+// odd is a server that listens instead of Consul. It answers everything except the question for the format in one
+// way.
 func odd(t *testing.T, answer http.HandlerFunc) (*consul.Store, *atomic.Int64) {
 	t.Helper()
 	return oddWith(t, consul.Options{LeaderTime: time.Millisecond}, answer)
@@ -41,8 +41,8 @@ func oddWith(t *testing.T, o consul.Options, answer http.HandlerFunc) (*consul.S
 	return openWith(t, o), &asked
 }
 
-// Whatever is answered in place of an answer, it is not taken for absence, for a
-// conflict or for success, and what may have happened is not sent again.
+// Whatever the answer is, it is not taken for absence, for a conflict or for success, and a request that may have
+// been carried out is not sent again.
 func TestOddAnswers(t *testing.T) {
 	status := func(code int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -88,7 +88,7 @@ func TestOddAnswers(t *testing.T) {
 	}
 }
 
-// Answers to transactions that are none, or say something that is not known.
+// Invalid answers to transactions, or answers with an unknown meaning.
 func TestOddTransactions(t *testing.T) {
 	for name, c := range map[string]struct {
 		code int
@@ -120,14 +120,14 @@ func TestOddTransactions(t *testing.T) {
 	}
 }
 
-// Callers that give up, at once or late, end no connection under a request: Consul takes
-// 200 from one client, and counts each until it has done what was asked.
+// Callers that give up, at once or late, close no connection with a request on it: Consul accepts 200 connections
+// from one client, and counts each one until its request is done.
 func TestCallersInAHurry(t *testing.T) {
 	var arrived, cut atomic.Int64
 	s, _ := odd(t, func(w http.ResponseWriter, r *http.Request) {
 		arrived.Add(1)
 		select {
-		case <-time.After(5 * time.Millisecond): // as a write takes
+		case <-time.After(5 * time.Millisecond): // as long as a write takes
 		case <-r.Context().Done():
 			cut.Add(1)
 		}
@@ -153,8 +153,7 @@ func TestCallersInAHurry(t *testing.T) {
 	}
 }
 
-// However many transactions hang, and more wait for a connection behind them, a session is
-// renewed.
+// However many transactions hang, and more of them wait for a connection, a session is renewed.
 func TestRenewalsHaveRightOfWay(t *testing.T) {
 	arrived, gone := make(chan struct{}, 2*consul.MaxConns), make(chan struct{})
 	const session = "6ad6dd0e-2f05-4f54-9b57-6e5d7ea0a9c1"
@@ -183,8 +182,7 @@ func TestRenewalsHaveRightOfWay(t *testing.T) {
 	}
 }
 
-// A server that holds what needs a leader, and says that it has none, is not called
-// overloaded.
+// A server that delays requests that need a leader, and says that it has none, is not called overloaded.
 func TestHeldWithoutLeader(t *testing.T) {
 	gone := make(chan struct{})
 	s, _ := oddWith(t, consul.Options{CallTime: 2500 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
@@ -202,11 +200,11 @@ func TestHeldWithoutLeader(t *testing.T) {
 	says(t, err, dataset.ErrUnavailable, "", "no leader", "raft list-peers")
 }
 
-// Without a leader the first request waits as long as an election may take; who comes later
-// is told soon. Once there is an answer again, each is waited for as before.
+// Without a leader, the first request waits as long as an election may take, and later callers get an error soon.
+// After an answer, each request waits again as before.
 func TestNobodyWaitsForNothing(t *testing.T) {
 	const leader = 3 * time.Second
-	var mode atomic.Int32 // 0: holds everything, 1: slow, 2: at once
+	var mode atomic.Int32 // 0: delays everything, 1: slow, 2: answers at once
 	gone := make(chan struct{})
 	s, _ := oddWith(t, consul.Options{LeaderTime: leader}, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v1/status/leader" {
@@ -234,7 +232,7 @@ func TestNobodyWaitsForNothing(t *testing.T) {
 		_, err := s.Get(t.Context(), "a")
 		says(t, err, dataset.ErrUnavailable, "", "no leader", "raft list-peers")
 	}
-	// As long as the first each, they would take 9 s.
+	// If each waited as long as the first one, they would take 9 s.
 	if took := time.Since(began); took < leader || took > 8*time.Second {
 		t.Errorf("three requests took %s: want %s for the first, and not that again", took, leader)
 	}
@@ -252,7 +250,7 @@ func TestNobodyWaitsForNothing(t *testing.T) {
 	}
 }
 
-// Whatever is answered to the question for a page, it is not taken for an empty one.
+// Whatever the answer to the request for a page is, it is not taken for an empty page.
 func TestOddPages(t *testing.T) {
 	for name, c := range map[string]struct {
 		code int
@@ -296,8 +294,8 @@ func TestAnotherFormat(t *testing.T) {
 	says(t, err, dataset.ErrUnsupported, "", `"drover store 2"`, `"drover store 1"`)
 }
 
-// What one server may have received is not sent to another; what changes nothing
-// is. Consul never says a token; should it, or something else, then no error does.
+// A request that one server may have received is not sent to another one, unless it changes nothing. Consul never
+// returns a token. If it or another server did, no error would contain it.
 func TestSecondAddress(t *testing.T) {
 	const secret = "5ec4e75e-5ec4-e75e-5ec4-e75e5ec4e75e"
 	var asked [2]atomic.Int64

@@ -20,8 +20,8 @@ import (
 	consultest "github.com/droverhq/drover/test/consul"
 )
 
-// silence is a Consul that writes nothing by itself while a test counts: its server has put
-// on record what it knows of its own node, which it does up to seconds after it leads.
+// silence is a Consul that writes nothing by itself while a test counts: its server has already recorded what it
+// knows of its own node, which it does up to seconds after it became the leader.
 func silence(t *testing.T) *consultest.Cluster {
 	t.Helper()
 	c := consultest.Start(t, consultest.Options{})
@@ -31,15 +31,14 @@ func silence(t *testing.T) *consultest.Cluster {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n != nil && len(n.Node.TaggedAddresses) > 0 { // which the leader does not know
+		if n != nil && len(n.Node.TaggedAddresses) > 0 { // the leader does not know it
 			return c
 		}
 		ask.WaitIndex = meta.LastIndex
 	}
 }
 
-// counting is a way to Consul that knows how many blocking queries there were at
-// once at most.
+// counting is a transport that counts the largest number of concurrent blocking queries.
 func counting(t *testing.T, address string) (string, func() int) {
 	t.Helper()
 	u, err := url.Parse(address)
@@ -73,8 +72,7 @@ func counting(t *testing.T, address string) (string, func() int) {
 	}
 }
 
-// However many watch, there are two blocking queries; and what only reads, waits
-// or renews writes nothing.
+// However many callers watch, there are two blocking queries. Callers that only read, wait or renew write nothing.
 func TestWatchesCost(t *testing.T) {
 	c := silence(t)
 	proxy, most := counting(t, c.Addresses()[0])
@@ -106,7 +104,7 @@ func TestWatchesCost(t *testing.T) {
 			}
 		})
 	}
-	// The queries are under way once a change has come through them.
+	// The queries are in progress once a change was received through them.
 	other := open(t, c, "p")
 	changed := put(t, other, "work/7/x", "2")
 	if _, err := s.Watch(t.Context(), "work/7/", changed-1); err != nil {
@@ -134,8 +132,7 @@ func TestWatchesCost(t *testing.T) {
 	wg.Wait()
 }
 
-// A watch of one node's work does not wake for other nodes', but for the few that
-// share a shard.
+// A watch of one node's work is not woken by the work of other nodes, except the few that share a shard.
 func TestWatchSleeps(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{})
 	s, other := open(t, c, "p"), open(t, c, "p")
@@ -171,13 +168,13 @@ func TestWatchSleeps(t *testing.T) {
 	}
 }
 
-// Consul put back to an older state: the key that only grows is smaller, and who
-// watches is told an index below the one that was asked with.
+// Consul is restored from an older backup. The key that only grows is smaller then, and watchers get an index below
+// the one with which they asked.
 func TestRestoredSnapshot(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{})
 	t.Run("and changed since", func(t *testing.T) { restore(t, c, "p", true) })
 	t.Run("and quiet since", func(t *testing.T) {
-		long.Only(t) // a query that waits looks around after 20 s
+		long.Only(t) // a waiting query checks again after 20 s
 		restore(t, c, "q", false)
 	})
 }
@@ -207,7 +204,7 @@ func restore(t *testing.T, c *consultest.Cluster, prefix string, since bool) {
 			after = i
 		}
 	}()
-	// It waits: a change elsewhere shows that its query is under way.
+	// It waits: another change shows that its query is in progress.
 	put(t, s, "b/x", "1")
 	if _, err := s.Watch(t.Context(), "b/", index); err != nil {
 		t.Fatal(err)
@@ -231,8 +228,8 @@ func restore(t *testing.T, c *consultest.Cluster, prefix string, since bool) {
 	if e, err := s.Get(t.Context(), "a/b"); err != nil || e.Index != old || string(e.Value) != "old" {
 		t.Errorf("%+v, %v; index was %d", e, err, old)
 	}
-	// Who comes with an index from before is told too; without a change since, by
-	// another store as well.
+	// A caller with an index from before the restore is told as well, also without a change since, and by another
+	// store.
 	if i, err := s.Watch(t.Context(), "a/", index); err != nil || i >= index {
 		t.Errorf("after %d: %d, %v", index, i, err)
 	}
@@ -258,8 +255,8 @@ func waitPast(ctx context.Context, s *consul.Store, prefix string, after uint64)
 	}
 }
 
-// Two clusters in one Consul do not see each other; nor does one notice when the
-// other is deleted, and what was deleted can be used as an empty store.
+// Two clusters in one Consul do not see each other. One does not notice when the other is deleted, and a deleted one
+// can be used as an empty store.
 func TestPrefixes(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{})
 	one, two := open(t, c, "drover"), open(t, c, "drover-2")
@@ -308,8 +305,7 @@ func TestPrefixes(t *testing.T) {
 	}
 }
 
-// A session outlives the process that opened it, and ends when the catalog node
-// that it hangs on is taken away.
+// A session outlives the process that opened it, and ends when the catalog node to which it belongs is removed.
 func TestSessions(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{})
 	first := open(t, c, "p")

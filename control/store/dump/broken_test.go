@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// failing fails all transactions after some.
+// failing makes all transactions fail after the given number.
 type failing struct {
 	closer
 	left int
@@ -30,8 +30,8 @@ func (f *failing) Txn(ctx context.Context, checks []store.Precondition, writes [
 	return f.closer.Txn(ctx, checks, writes)
 }
 
-// A load that is cut short anywhere leaves a store that nothing may work on, that the
-// same dump makes whole, and that another does not without being told to replace it.
+// A load that is interrupted anywhere leaves a store on which nothing may work. The same dump completes it. Another
+// dump does not, unless the caller asks to replace the contents.
 func TestCutShort(t *testing.T) {
 	from, others := file(t), file(t)
 	entries := some()
@@ -72,7 +72,7 @@ type busy struct {
 	store.Store
 	write store.Write
 	pages int
-	limit int // the largest that was asked for
+	limit int // the largest size that was requested
 }
 
 func (b *busy) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
@@ -94,7 +94,7 @@ func TestChangedMeanwhile(t *testing.T) {
 		entries[fmt.Sprintf("datasets/%03d", n)] = `{"n":1}`
 	}
 	put(t, from, entries)
-	// The first page is of what is alive, 5 more are written, 5 are compared.
+	// The first page is of live records, 5 more are written, and 5 are compared.
 	for _, c := range []struct {
 		page  int
 		write store.Write
@@ -113,7 +113,7 @@ func TestChangedMeanwhile(t *testing.T) {
 	}
 }
 
-// Two loads at once: one of them says so, and what is there is a whole dump.
+// Of two concurrent loads, one fails with an error, and the store has one complete dump.
 func TestTwoAtOnce(t *testing.T) {
 	from, to := file(t), file(t)
 	put(t, from, some())
@@ -124,7 +124,7 @@ func TestTwoAtOnce(t *testing.T) {
 	copied(t, b, from, to, true)
 }
 
-// meddling runs a Load of its own before the third transaction.
+// meddling runs a Load before the third transaction.
 type meddling struct {
 	closer
 	dump []byte

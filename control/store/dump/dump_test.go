@@ -61,7 +61,7 @@ func put(tb testing.TB, s store.Store, entries map[string]string) {
 	}
 }
 
-// held is what a store holds; newest is the largest index.
+// held is the contents of a store; newest is the largest index.
 func held(tb testing.TB, s store.Store) (values map[string]string, newest uint64) {
 	tb.Helper()
 	list, err := s.List(tb.Context(), "", "", 0)
@@ -77,7 +77,7 @@ func held(tb testing.TB, s store.Store) (values map[string]string, newest uint64
 
 const cluster = "6ad6dd0e-2f05-4f54-9b57-6e5d7ea0a9c1"
 
-// some is a small store's worth.
+// some returns the records of a small store.
 func some() map[string]string {
 	return map[string]string{
 		"cluster/id": `{"id":"` + cluster + `"}`,
@@ -106,7 +106,7 @@ func save(tb testing.TB, s store.Store) []byte {
 	return b.Bytes()
 }
 
-// copied loads a dump and checks that the store holds it, at indexes above the old.
+// copied loads a dump and checks that the store has its contents, at indexes above the old ones.
 func copied(tb testing.TB, b []byte, from, to store.Store, replace bool) {
 	tb.Helper()
 	if _, err := dump.Load(tb.Context(), to, bytes.NewReader(b), replace); err != nil {
@@ -131,7 +131,7 @@ func copied(tb testing.TB, b []byte, from, to store.Store, replace bool) {
 	}
 }
 
-// Every store's records come back from a dump, byte for byte.
+// The records of every kind of store are restored from a dump, byte for byte.
 func TestRoundTrip(t *testing.T) {
 	from, to := file(t), file(t)
 	word := rapid.StringMatching(`[a-z!"<&>~-]{1,8}`)
@@ -156,8 +156,8 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-// From a file to Consul and back, more than a transaction and a page hold, and over
-// what was there before.
+// A dump goes from a file to Consul and back. It is larger than a transaction and a page, and replaces existing
+// contents.
 func TestBetweenFileAndConsul(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{})
 	o := consul.Options{Addresses: c.Addresses(), Prefix: "p", Clock: clock.System{}}
@@ -240,8 +240,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// What is damaged anywhere, cut off anywhere or no dump is refused before anything
-// is written.
+// A dump that is damaged or truncated anywhere, or no dump at all, is refused before anything is written.
 func TestDamaged(t *testing.T) {
 	from, to := file(t), file(t)
 	put(t, from, some())
