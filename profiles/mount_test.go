@@ -6,8 +6,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// Every mount option that can be chosen is one that the kernel takes, through
-// the call that mounts volumes.
+// The kernel accepts every mount option that can be chosen, through the call that mounts volumes.
 func TestMountOptionsMount(t *testing.T) {
 	for fstype, size := range map[string]int64{"xfs": scratch.XFS, "ext4": scratch.Ext4} {
 		image := scratch.Image(t, fstype, size)
@@ -19,7 +18,7 @@ func TestMountOptionsMount(t *testing.T) {
 	}
 }
 
-// What can be chosen without a type is taken by every type.
+// An option that can be chosen without a filesystem type is accepted by every type.
 func TestCommonMountOptions(t *testing.T) {
 	for _, o := range mountOptions("") {
 		for _, fstype := range []string{"xfs", "ext4"} {

@@ -32,7 +32,7 @@ func mistakes(err error) []string {
 func TestParse(t *testing.T) {
 	for _, d := range documents() {
 		t.Run(d.name, func(t *testing.T) {
-			for range 5 { // the same mistakes every time
+			for range 5 { // the same mistakes each time
 				_, err := profiles.Parse("p.yaml", []byte(d.src))
 				if diff := cmp.Diff(d.mistakes, mistakes(err)); diff != "" {
 					t.Fatalf("%s\n%s", d.src, diff)
@@ -45,7 +45,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// All mistakes of a file come at once, in its order.
+// All mistakes of a file are reported at once, in the order of the file.
 func TestAllMistakesAtOnce(t *testing.T) {
 	src := strings.Join([]string{
 		"default: glod",
@@ -83,7 +83,7 @@ func compiled(t *testing.T) *jsonschema.Schema {
 	return schema
 }
 
-// instance is the document as an editor hands it to the schema.
+// instance returns the document as an editor passes it to the schema.
 func instance(t *testing.T, src []byte) any {
 	t.Helper()
 	b, err := yaml.YAMLToJSON(src)
@@ -115,7 +115,7 @@ func TestSchemaAgrees(t *testing.T) {
 	}
 }
 
-// Every key that the schema offers is said to an editor's user.
+// Every key in the schema has a description for the user of an editor.
 func TestSchemaDescribesEveryKey(t *testing.T) {
 	b, err := os.ReadFile("profiles.schema.json")
 	if err != nil {
@@ -162,7 +162,7 @@ func TestShipped(t *testing.T) {
 	if diff := cmp.Diff([]string{"bronze", "gold", "silver"}, s.Names()); diff != "" {
 		t.Error(diff)
 	}
-	// bronze works on every pool: nothing that one could be unable to keep.
+	// bronze works on every pool, because it asks for nothing that a pool might not support.
 	bronze, err := s.Get("")
 	if err != nil || bronze.Name != "bronze" || bronze.Size != 0 || bronze.Snapshots.Required || bronze.Filesystem.Type != "" ||
 		bronze.Backend != "" || bronze.Pool != "" || bronze.Quiesce != dataset.QuiesceNone || bronze.OnDelete.Mode != dataset.DeleteTrash {
@@ -214,8 +214,8 @@ func TestGet(t *testing.T) {
 	}
 }
 
-// The revision tells choices apart, and nothing else: not the order of keys,
-// spellings, descriptions, or other profiles.
+// The revision depends only on the choices, and not on the order of keys, their spelling, descriptions, or other
+// profiles.
 func TestRevision(t *testing.T) {
 	revision := func(text string) string {
 		t.Helper()
@@ -247,7 +247,7 @@ func TestRevision(t *testing.T) {
 		}
 		p, _ := s.Get("a")
 		if d.name == "no quiesce" {
-			continue // what is chosen anyway
+			continue // the default value
 		}
 		if other, ok := seen[p.Revision]; ok {
 			t.Errorf("%s and %s have one revision", d.name, other)

@@ -5,17 +5,17 @@ import (
 	"github.com/droverhq/drover/internal/selector"
 )
 
-// document is a profiles.yaml, and what is wrong with it: mistakes as Parse
-// tells them, in the order of the file; none for one that is good.
+// document is a profiles.yaml and its mistakes as Parse reports them, in the order of the file. A valid file has
+// none.
 type document struct {
 	name, src string
 	mistakes  []string
-	// loaderOnly says why the schema cannot know; noYAML, that it is never asked.
+	// loaderOnly says why the schema cannot find the mistake; noYAML says why the schema is not asked at all.
 	loaderOnly string
 	noYAML     bool
 }
 
-// one is a file whose only profile says this, from column 5 of line 4.
+// one returns a file with only one profile, which has this text from column 5 of line 4.
 func one(text string) string { return "default: a\nprofiles:\n  a:\n    " + text + "\n" }
 
 const wantMount = "(available: discard, lazytime, noatime, nodev, nodiratime, nodiscard, noexec, nosuid, relatime"
@@ -33,7 +33,7 @@ func documents() []document {
 	const knowsNoFacts = "it does not know the facts"
 	haveFacts := "(available: " + dataset.FormatChoices(selector.Names()) + ")"
 	return []document{
-		// Good ones.
+		// Valid files.
 		{name: "nothing said", src: "default: a\nprofiles:\n  a:\n"},
 		{name: "empty profile", src: "default: a\nprofiles: {a: {}}\n"},
 		{name: "all keys", src: one(`{description: "d", backend: loop, pool: fast, size: 20GiB, filesystem: {type: xfs, mount: [noatime, logbsize=256k]}, snapshots: {required: true, schedule: "*/15 * * * *", keep: {last: 1, hourly: 2, daily: 3, weekly: 4, monthly: 5}}, quiesce: freeze, on_delete: {trash: 72h}, owner: {uid: 999, gid: 998, mode: "0750"}}`)},
