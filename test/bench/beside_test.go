@@ -12,20 +12,19 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// A beside repeats what processes flushed, on files of its own on the same filesystems:
-// the same pages of a store, or a folder that was made as a dataset's is. It times the
-// flushes and nothing else.
+// A beside repeats the flushes of processes on separate files on the same filesystems: the same pages of a store, or
+// a folder made like that of a dataset. It times only the flushes.
 type beside struct {
 	tb       testing.TB
-	events   []event             // path: of the file of ours
+	events   []event             // path of a file, to our file
 	files    map[string]*os.File // by path
-	template *os.File            // of the pool: a new dataset shares its blocks
-	flushes  int                 // of one round
+	template *os.File            // from the pool: a new dataset shares its blocks
+	flushes  int                 // in one round
 	round    int
 }
 
-// newBeside takes the events of one round. dir returns the folder, on the filesystem that
-// a path lies on, where files may be made; template is an image of the pool.
+// newBeside takes the events of one round. dir returns a folder for files on the filesystem of a path. template is an
+// image of the pool.
 func newBeside(tb testing.TB, events []event, dir func(path string) string, template string) *beside {
 	tb.Helper()
 	s := &beside{tb: tb, files: map[string]*os.File{}}
@@ -59,7 +58,7 @@ func newBeside(tb testing.TB, events []event, dir func(path string) string, temp
 // besideSize is enough for the stores of a bench.
 const besideSize = 16 << 20
 
-// open makes a file whose every block is there, once.
+// open makes a file with every block allocated, once.
 func (s *beside) open(path string) {
 	if s.files[path] != nil {
 		return
@@ -124,7 +123,7 @@ func (s *beside) dataset(path string) (*os.File, error) {
 	return os.Open(path)
 }
 
-// clone shares the blocks of from; a file of btrfs must then be NOCOW as that is.
+// clone shares the blocks of from. On btrfs, the new file must be NOCOW if from is.
 func clone(to, from *os.File) error {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(to.Fd()), &fs); err != nil {

@@ -16,9 +16,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// BenchmarkClone: a clone through the plugin, against the bare system call that shares the
-// blocks and one transaction of the same kind of store; and how long somebody who writes
-// to the source is held up.
+// BenchmarkClone measures a clone through the plugin, against the bare system call that shares the blocks and one
+// transaction of the same kind of store. It also measures how long a writer to the source is blocked.
 func BenchmarkClone(b *testing.B) {
 	for _, fs := range []string{"xfs", "btrfs"} {
 		b.Run(fs, func(b *testing.B) {
@@ -54,19 +53,19 @@ type cloner struct {
 	n      int // clones so far
 }
 
-// A source is a volume whose image has about so many extents.
+// A source is a volume whose image has about the given number of extents.
 type source struct {
 	name    string
 	size    string
 	dataset string
-	item    string // what is cloned: the image, or the subvolume that it lies in
+	item    string // what is cloned: the image, or the subvolume with the image
 	extents int
 }
 
 func (s source) String() string { return fmt.Sprintf("%s, %d extents", s.size, s.extents) }
 
-// volume makes a volume and brings its image to a number of extents: a block of zeros is
-// written to every other block of its holes, which read as zeros before.
+// volume makes a volume and gives its image a number of extents: a block of zeros is written to every other block of
+// its holes, which read as zeros before.
 func (c *cloner) volume(size string, extents int) source {
 	c.b.Helper()
 	s := source{name: fmt.Sprintf("source-%s-%d", size, extents), size: size}
@@ -106,7 +105,7 @@ func fragment(image string, want int) (have int, err error) {
 			if off, err = f.Seek(off, unix.SEEK_HOLE); err != nil {
 				return 0, err
 			}
-			off = (off+block)/block*block + block // not beside what is there
+			off = (off+block)/block*block + block // without a comparison
 			if _, err := f.WriteAt(zeros, off); err != nil {
 				return 0, err
 			}
@@ -166,18 +165,18 @@ func (c *cloner) againstBare(s source) {
 	compare(fmt.Sprintf("clone on %s: %s", c.fs, s), r[0], r[1], "ms", atMost(1.2))
 }
 
-// sizes compares two volumes that differ in nothing but their size.
+// sizes compares two volumes that differ only in their size.
 func (c *cloner) sizes() {
 	small, large := c.volume("1GiB", 401), c.volume("10GiB", 401)
 	r := inTurns(pairs(c.b), func() float64 { return c.clone(small) }, func() float64 { return c.clone(large) })
 	compare(fmt.Sprintf("clone on %s: 1 and 10 GiB, %d and %d extents", c.fs, small.extents, large.extents), r[0], r[1], "ms", goal{})
 }
 
-// clonesUnderWriter is how many clones a writer is watched for.
+// clonesUnderWriter is the number of clones during which a writer is watched.
 const clonesUnderWriter = 5
 
-// stall prints the largest gap in the log of somebody who writes to a volume each
-// millisecond, while it is cloned and while it is not.
+// stall prints the largest gap in the log of a writer that writes to a volume each millisecond, while the volume is
+// cloned and while it is not.
 func (c *cloner) stall(s source) {
 	use := request{Name: s.name, ID: "bench"}
 	c.plugin.must(c.b, "POST", "/VolumeDriver.Mount", use)
@@ -197,8 +196,8 @@ func (c *cloner) stall(s source) {
 		ratio: median(nil)}.print(os.Stdout)
 }
 
-// largestGap returns the most milliseconds between two writes, each flushed, of a writer
-// who waits a millisecond after each, while f runs.
+// largestGap returns the largest number of milliseconds between two flushed writes of a writer that waits a
+// millisecond after each, while f runs.
 func largestGap(b *testing.B, dir string, f func()) (ms float64) {
 	b.Helper()
 	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// An engineVolume makes and removes volumes as Docker's command line does, without the
-// time that the command line itself takes.
+// An engineVolume makes and removes volumes as Docker's command line does, without the time that the command line
+// takes.
 type engineVolume struct {
 	tb     testing.TB
 	engine peer
@@ -29,10 +29,10 @@ func (v *engineVolume) createAndRemove() {
 	v.engine.must(v.tb, "DELETE", "/volumes/"+name, nil)
 }
 
-// BenchmarkCreateRemove: create and remove through the engine, Drover against local. Both
-// flush, Drover more often, and a flush takes as long as a disk wants; so the same flushes
-// are timed beside and taken off both. The raw times are printed as well, and what a
-// plugin costs that does nothing: the engine calls it five times.
+// BenchmarkCreateRemove measures create and remove through the engine, Drover against local. Both flush, Drover more
+// often, and the duration of a flush depends on the disk. So the same flushes are timed separately and subtracted
+// from both. The raw times are printed as well, and the cost of a plugin that does nothing: the engine calls the
+// plugin five times.
 func BenchmarkCreateRemove(b *testing.B) {
 	header(os.Stdout, "local", "drover")
 	for _, fs := range []string{"xfs", "btrfs"} {
@@ -68,9 +68,9 @@ func createRemove(b *testing.B, h *host.Host, e *engine.Engine, what string) {
 	compare(fmt.Sprintf("flushes alone (%d and %d)", localFlushes.flushes, ourFlushes.flushes), s[1], s[3], "ms", goal{})
 }
 
-// startHost starts a Drover whose pool is what it makes by itself where the host's
-// filesystem cannot share blocks (xfs: an XFS in a preallocated image, the store beside it
-// on the host's filesystem), or a btrfs that it lies on with all that it keeps.
+// startHost starts a Drover with one of two kinds of pool. With xfs it is the pool that Drover makes if the host's
+// filesystem cannot share blocks: an XFS in a preallocated image, with the store on the host's filesystem. Otherwise
+// it is a btrfs with everything that Drover keeps.
 func startHost(b *testing.B, fs string) *host.Host {
 	b.Helper()
 	if fs == "xfs" {
@@ -79,7 +79,7 @@ func startHost(b *testing.B, fs string) *host.Host {
 	return host.Start(b, host.Options{Pool: fs, Size: 16 << 30})
 }
 
-// top is a folder on the filesystem that a host's pool lies on.
+// top is a folder on the filesystem of a host's pool.
 func top(h *host.Host) string {
 	if h.Image == "" {
 		return filepath.Join(h.Root, "pools", "default")
@@ -87,8 +87,7 @@ func top(h *host.Host) string {
 	return filepath.Dir(h.Root)
 }
 
-// besides is a folder on the filesystem that a path lies on: one of the engine's, of the
-// pool's, or of Drover's own.
+// besides is a folder on the filesystem of a path: one of the engine's, the pool's or Drover's folders.
 func besides(h *host.Host, e *engine.Engine) func(path string) string {
 	return func(path string) string {
 		switch {
@@ -103,8 +102,7 @@ func besides(h *host.Host, e *engine.Engine) func(path string) string {
 	}
 }
 
-// template is the image that volumes of the default profile start from, once there was
-// one.
+// template is the image from which volumes of the default profile are made, after the first one was made.
 func template(tb testing.TB, h *host.Host) string {
 	tb.Helper()
 	found, err := filepath.Glob(filepath.Join(h.Root, "pools", "default", "templates", "*.img"))

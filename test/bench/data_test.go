@@ -13,8 +13,7 @@ import (
 	"github.com/droverhq/drover/test/engine"
 )
 
-// BenchmarkSyncedWrites: random writes of 16 KiB into a file that is there, fdatasync
-// after each, by fio.
+// BenchmarkSyncedWrites measures random writes of 16 KiB into an existing file, with fdatasync after each, by fio.
 func BenchmarkSyncedWrites(b *testing.B) {
 	h := startHost(b, "xfs")
 	at := places(b, h)
@@ -62,7 +61,7 @@ func BenchmarkPgbench(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		// No checkpoint falls on one place more than on another.
+		// Checkpoints do not affect one place more than another.
 		e.Must(b, "run", "--detach", "--name", p.name, "--volume", from+":"+db.DataDir, "--volume-driver", h.Driver,
 			db.Image, "postgres", "-c", "checkpoint_timeout=1h", "-c", "max_wal_size=8GB", "-c", "autovacuum=off")
 		db.Await(b, e, p.name)
@@ -87,7 +86,7 @@ func BenchmarkPgbench(b *testing.B) {
 	quiet(b)
 }
 
-// pgbench runs it in a place's container.
+// pgbench runs pgbench in a place's container.
 func pgbench(b *testing.B, e *engine.Engine, p place, args ...string) string {
 	b.Helper()
 	script := `exec /usr/lib/postgresql/*/bin/pgbench --username=postgres "$@"`

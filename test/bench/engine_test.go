@@ -11,10 +11,10 @@ import (
 	"github.com/droverhq/drover/test/engine"
 )
 
-// image is what runs where any would do.
+// image is the image of containers that may have any.
 const image = "drover-redis"
 
-// BenchmarkDockerRun: the whole of `docker run --rm` with a volume that is there already.
+// BenchmarkDockerRun measures the whole of `docker run --rm` with an existing volume.
 func BenchmarkDockerRun(b *testing.B) {
 	h := startHost(b, "xfs")
 	e := engine.Start(b, engine.Options{})
@@ -29,10 +29,10 @@ func BenchmarkDockerRun(b *testing.B) {
 	quiet(b)
 }
 
-// BenchmarkVolumeList: `docker volume ls` where all volumes are local's, against where all
-// are Drover's. An engine asks every plugin that it finds, so these are two engines, which
-// run side by side; the plugin's socket is out of sight while the one without is asked.
-// And the start of each: it asks for every volume that it remembers.
+// BenchmarkVolumeList measures `docker volume ls` with all volumes of driver local, against all volumes of Drover. An
+// engine asks every plugin that it finds, so these are two engines that run side by side. The plugin's socket is
+// hidden while the engine without Drover is asked. It also measures the start of each engine, which asks for every
+// volume that it remembers.
 func BenchmarkVolumeList(b *testing.B) {
 	n := volumes(b)
 	h := startHost(b, "xfs")
@@ -86,7 +86,7 @@ func rename(tb testing.TB, from, to string) {
 	}
 }
 
-// list returns what docker volume ls -q prints.
+// list returns the output of docker volume ls -q.
 func list(tb testing.TB, e *engine.Engine) string {
 	tb.Helper()
 	cmd := exec.Command("docker", "volume", "ls", "--quiet")

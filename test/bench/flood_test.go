@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	flooders = 64  // creates at once
-	flood    = 640 // in one round
+	flooders = 64  // concurrent creates
+	flood    = 640 // creates in one round
 )
 
-// BenchmarkDurableCreates: creates a second, 64 at once, through the plugin's socket, each
-// durable when it is answered; beside the least that this can be done with on the same
-// filesystem: share a template's blocks, flush, commit to the same kind of store.
+// BenchmarkDurableCreates measures creates per second, 64 at once, through the plugin's socket, each one durable when
+// it is answered. It compares them with the minimum on the same filesystem: share a template's blocks, flush, commit
+// to the same kind of store.
 func BenchmarkDurableCreates(b *testing.B) {
 	header(os.Stdout, "bare floor", "drover")
 	for _, fs := range []string{"xfs", "btrfs"} {
@@ -56,7 +56,7 @@ func durableCreates(b *testing.B, h *host.Host, what string) {
 	single(what, s[1], "/s", atLeast(2000))
 }
 
-// atOnce calls f for 0 to n-1, so many at once.
+// atOnce calls f for 0 to n-1, with the given number of concurrent calls.
 func atOnce(tb testing.TB, workers, n int, f func(i int) error) {
 	tb.Helper()
 	var wg sync.WaitGroup
@@ -74,7 +74,7 @@ func atOnce(tb testing.TB, workers, n int, f func(i int) error) {
 	}
 }
 
-// A floor makes files as cheap as it can be done.
+// A floor makes files with the least possible work.
 type floor struct {
 	dir      string
 	template *os.File
@@ -120,8 +120,7 @@ func (f *floor) make(i int) error {
 	return f.commit(fmt.Sprint(i))
 }
 
-// commit makes one transaction durable that checks and writes as many keys of the same
-// sizes as that of a create.
+// commit makes one transaction durable that checks and writes as many keys, of the same sizes, as a create does.
 func (f *floor) commit(name string) error {
 	id := uuid.NewString()
 	var checks []store.Precondition

@@ -16,25 +16,24 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// An event is a flush that a process asked for, or a write to a place in a file, which a
-// flush after it waits for.
+// An event is a flush that a process requested, or a write to a position in a file, for which a later flush waits.
 type event struct {
 	call    string // fsync, fdatasync, btrfs's ioctl; pwrite64
-	path    string // of the file
+	path    string // path of the file
 	off, n  int64  // of a write, in bytes
 	isFlush bool
 }
 
-// A trace is what strace(1) saw a process do: it is how flushes and forks are counted,
-// since the kernel counts neither for a process.
+// A trace is what strace(1) saw a process do. Flushes and forks are counted with it, since the kernel counts neither
+// for a process.
 type trace struct {
-	events  []event // in order
+	events  []event // in the order in which they happened
 	forks   []string
 	renames int
 }
 
-// watched are the system calls that wait for a disk, those that make a process, the one by
-// which bbolt writes, and that by which a file or folder gets its name.
+// watched has the system calls that wait for a disk, those that make a process, the one with which bbolt writes, and
+// the one with which a file or folder gets its name.
 const watched = "fsync,fdatasync,sync,syncfs,sync_file_range,msync,ioctl,fork,vfork,clone,clone3,execve,pwrite64,renameat"
 
 // traced runs do and returns what the processes did meanwhile, by process ID.
@@ -52,8 +51,8 @@ func traced(tb testing.TB, do func(), pids ...int) map[int]trace {
 	return out
 }
 
-// attach begins to trace a process with all its threads; what it returns ends that and
-// gives what strace wrote.
+// attach starts to trace a process with all its threads. The returned function ends the trace and returns the output
+// of strace.
 func attach(tb testing.TB, pid int) (stop func() string) {
 	tb.Helper()
 	file := filepath.Join(tb.TempDir(), "trace")
@@ -72,13 +71,13 @@ func attach(tb testing.TB, pid int) (stop func() string) {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		for lines.Scan() { // each thread that comes or goes is a line
+		for lines.Scan() { // each thread that starts or ends adds a line
 		}
 	}()
 	return func() string {
 		_ = cmd.Process.Signal(unix.SIGINT)
 		<-read
-		_ = cmd.Wait() // its status is that of the signal
+		_ = cmd.Wait() // its exit status is that of the signal
 		text, err := os.ReadFile(file)
 		if err != nil {
 			tb.Fatal(err)
@@ -115,8 +114,7 @@ func parseTrace(text string) (t trace) {
 	return t
 }
 
-// flushes says how often a process flushed what, with the names of single datasets left
-// out.
+// flushes counts the flushes of a process by what was flushed, without the names of single datasets.
 func (t trace) flushes() map[string]int {
 	n := map[string]int{}
 	for _, e := range t.events {
@@ -132,11 +130,10 @@ func (t trace) flushes() map[string]int {
 	return n
 }
 
-// One create forks nothing, flushes the pool once and the store once; one remove forks
-// nothing and flushes the store once. A commit of the store is two fdatasync: of the pages
-// and of the meta page that makes them count (bbolt). A record beside the data is written
-// with each of them but once: a create names its image and then the dataset, a remove
-// names the new record, after it has answered.
+// One create forks nothing, flushes the pool once and the store once. One remove forks nothing and flushes the store
+// once. A commit of the store is two fdatasync: one of the pages, and one of the meta page that makes them valid
+// (bbolt). A record next to the data is written each time, with one exception: a create renames its image and then
+// the dataset, and a remove renames the new record after it has answered.
 func TestFlushesAndForksOfCreateAndRemove(t *testing.T) {
 	for _, c := range []struct{ fs, pool string }{
 		{"xfs", "fsync incoming/<dataset>"},
@@ -148,7 +145,7 @@ func TestFlushesAndForksOfCreateAndRemove(t *testing.T) {
 			t.Cleanup(p.close)
 			create := func(name string) { p.must(t, "POST", "/VolumeDriver.Create", named(name)) }
 			remove := func(name string) { p.must(t, "POST", "/VolumeDriver.Remove", named(name)) }
-			create("first") // makes the template, which does fork
+			create("first") // makes the template, which forks
 			const n = 20
 			made := traced(t, func() {
 				for i := range n {
@@ -160,15 +157,15 @@ func TestFlushesAndForksOfCreateAndRemove(t *testing.T) {
 				for i := range n {
 					remove(fmt.Sprint("vol", i))
 				}
-				h.Stop(t) // which waits for what goes on after the answer
+				h.Stop(t) // which waits for the work after the answer
 			}, h.PID())[h.PID()]
 			wantTrace(t, "remove", gone, n, map[string]int{"fdatasync store.db": 2 * n})
 		})
 	}
 }
 
-// wantTrace compares. The agent's own copy of its records is written now and then for many
-// of them together, so all that is asked is that it is not written for each.
+// wantTrace compares a trace. The agent writes its copy of the records from time to time, for many of them together,
+// so the test only requires that it is not written for each one.
 func wantTrace(t *testing.T, what string, got trace, renames int, want map[string]int) {
 	t.Helper()
 	if got.renames != renames {

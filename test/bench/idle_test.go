@@ -11,8 +11,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// BenchmarkIdle: what Drover costs while its volumes are mounted and nobody asks for
-// anything.
+// BenchmarkIdle measures the cost of Drover while its volumes are mounted and there are no requests.
 func BenchmarkIdle(b *testing.B) {
 	header(os.Stdout, "", "drover")
 	many := max(volumes(b)*26/100, 2)
@@ -30,8 +29,7 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-// mountMany makes and mounts volumes as an engine would for containers, and takes the
-// mounts off at the end.
+// mountMany makes and mounts volumes as an engine does for containers, and unmounts them at the end.
 func mountMany(b *testing.B, h *host.Host, n int) {
 	p := dial(h.Socket())
 	b.Cleanup(p.close)
@@ -60,8 +58,8 @@ func mountMany(b *testing.B, h *host.Host, n int) {
 	}
 }
 
-// settle is how long Drover may still have to tell itself of what was just done; the
-// garbage collector gives memory back to the kernel in the meantime.
+// settle is the time that Drover has to process what was just done. The garbage collector returns memory to the
+// kernel in the meantime.
 const settle = 15 * time.Second
 
 func idle(b *testing.B, h *host.Host, mounted int, memory float64) {
@@ -74,15 +72,15 @@ func idle(b *testing.B, h *host.Host, mounted int, memory float64) {
 	single(fmt.Sprintf("idle, %d mounted: memory (RSS)", mounted), []float64{rss(b, h.PID())}, "MiB", atMost(memory))
 }
 
-// cpuTime is what a process has used of the CPUs, in user and kernel mode: fields 14 and
-// 15 of /proc/PID/stat, in hundredths of a second (proc(5); USER_HZ is 100 everywhere).
+// cpuTime is the CPU time of a process in user and kernel mode: fields 14 and 15 of /proc/PID/stat, in hundredths of
+// a second (proc(5); USER_HZ is 100 everywhere).
 func cpuTime(tb testing.TB, pid int) time.Duration {
 	tb.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	_, after, _ := strings.Cut(string(text), ") ") // the name before may have blanks
+	_, after, _ := strings.Cut(string(text), ") ") // the name before it may contain blanks
 	fields := strings.Fields(after)
 	var ticks int64
 	for _, f := range fields[11:13] {
@@ -95,7 +93,7 @@ func cpuTime(tb testing.TB, pid int) time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
-// rss is the memory that a process has, in MiB.
+// rss is the memory of a process, in MiB.
 func rss(tb testing.TB, pid int) float64 {
 	tb.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { engine.Main(m) }
 
-// knob reads a number from the environment: what makes the bench short.
+// knob reads a number from the environment that can shorten the bench.
 func knob(b *testing.B, name string, full int) int {
 	b.Helper()
 	text := os.Getenv(name)
@@ -33,23 +33,22 @@ func knob(b *testing.B, name string, full int) int {
 	return n
 }
 
-// pairs is how often each comparison is made.
+// pairs is the number of repetitions of each comparison.
 func pairs(b *testing.B) int { return knob(b, "BENCH_PAIRS", 31) }
 
-// volumes is how many `docker volume ls` lists; a quarter of it, and a little, is mounted
-// at once to look at an idle Drover.
+// volumes is the number of volumes for `docker volume ls`. A little more than a quarter of them are mounted at once
+// to measure an idle Drover.
 func volumes(b *testing.B) int { return knob(b, "BENCH_VOLUMES", 10_000) }
 
-// seconds is how long an idle Drover is looked at; loads run for a thirtieth of that
-// each time.
+// seconds is how long an idle Drover is observed. Each load runs for a thirtieth of that time.
 func seconds(b *testing.B) int { return knob(b, "BENCH_SECONDS", 60) }
 
 func loadTime(b *testing.B) time.Duration {
 	return max(time.Duration(seconds(b))*time.Second/30, 300*time.Millisecond)
 }
 
-// inTurns takes n samples of each function, in turns, and each time another first: what
-// came before must not always be the same. A first round of each is not counted.
+// inTurns takes n samples of each function in turns, and begins each turn with another function, so that a function
+// does not always run after the same one. A first round of each is not counted.
 func inTurns(n int, measure ...func() float64) [][]float64 {
 	out := make([][]float64, len(measure))
 	for round := range n + 1 {
@@ -63,19 +62,19 @@ func inTurns(n int, measure ...func() float64) [][]float64 {
 	return out
 }
 
-// compare prints the row of two series that were taken in turns.
+// compare prints the row for two series that were taken in turns.
 func compare(what string, a, b []float64, unit string, g goal) {
 	r := row{what: what, a: median(a).mid, b: median(b).mid, unit: unit, ratio: median(ratios(a, b)), goal: g}
 	r.print(os.Stdout)
 }
 
-// single prints the row of one series.
+// single prints the row for one series.
 func single(what string, s []float64, unit string, g goal) {
 	m := median(s)
 	row{what: what, a: math.NaN(), b: m.mid, unit: unit, ratio: m, goal: g}.print(os.Stdout)
 }
 
-// quiet keeps the time of the whole, which says nothing, out of the output of go test.
+// quiet removes the total time, which means nothing, from the output of go test.
 func quiet(b *testing.B) { b.ReportMetric(0, "ns/op") }
 
 // timed returns the milliseconds that f takes.
@@ -85,8 +84,7 @@ func timed(f func()) float64 {
 	return float64(time.Since(begin)) / 1e6
 }
 
-// A peer is an HTTP server on a unix socket: an engine, or the plugin as an engine asks
-// it.
+// A peer is an HTTP server on a unix socket: an engine, or the plugin as called by an engine.
 type peer struct{ client *http.Client }
 
 func dial(socket string) peer {
@@ -96,7 +94,7 @@ func dial(socket string) peer {
 	return peer{&http.Client{Transport: &http.Transport{DialContext: to, MaxIdleConnsPerHost: 256}}}
 }
 
-// call sends v as JSON and reads the answer to its end. It may be used side by side.
+// call sends v as JSON and reads the whole answer. It can be called concurrently.
 func (p peer) call(method, path string, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -126,5 +124,5 @@ func (p peer) must(tb testing.TB, method, path string, v any) {
 	}
 }
 
-// close ends the connections.
+// close closes the connections.
 func (p peer) close() { p.client.CloseIdleConnections() }

@@ -23,10 +23,11 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// BenchmarkMove: a volume of which one part in a hundred, or in ten, was written anew, in
-// blocks of 64 KiB here and there, goes to the node that it came from, against a bare TCP
-// copy of as many bytes; and back, where nothing is to be brought. What the many bytes take
-// more than the few is what the stream alone takes. And what a writer sees whose volume goes to a node with a fresh replica.
+// BenchmarkMove measures the move of a volume of which one hundredth, or one tenth, was overwritten, in blocks of 64
+// KiB in scattered places. The volume moves to the node from which it came, which is compared with a bare TCP copy of
+// as many bytes, and moves back with nothing to transfer. The time that the larger number of bytes takes more than
+// the smaller one is that of the stream alone. It also measures what a writer notices if its volume moves to a node
+// with a fresh replica.
 func BenchmarkMove(b *testing.B) {
 	for _, fs := range []string{"xfs", "btrfs"} {
 		b.Run(fs, func(b *testing.B) {
@@ -56,7 +57,7 @@ profiles:
   fresh: {description: with a replica, size: 1GiB, replicas: {count: 1, every: 1s}}
 `
 
-// mover moves a volume to and fro.
+// mover moves a volume back and forth.
 type mover struct {
 	*cluster.Cluster
 
@@ -64,7 +65,7 @@ type mover struct {
 	fs   string
 	size int64
 	dice *rand.Rand
-	at   int // which of the hosts has it
+	at   int // which of the hosts is the home
 }
 
 const (
@@ -88,7 +89,7 @@ func (m *mover) within(h *cluster.Host, volume string, f func(root string) error
 	m.ok(errors.Join(f(h.File(at)), p.Unmount(volume, "bench")))
 }
 
-// first makes the volume, fills it and has both hosts know it.
+// first makes and fills the volume, and moves it so that both hosts have a copy.
 func (m *mover) first() {
 	m.b.Helper()
 	h := m.Hosts[0]
@@ -100,7 +101,7 @@ func (m *mover) first() {
 	fmt.Printf("\n%s: all of %d MiB came in %s (%.0f MB/s)\n", m.fs, m.size>>20, took.Round(time.Millisecond), float64(m.size)/1e6/took.Seconds())
 }
 
-// write writes so many blocks, every stride-th or one of the stride, in random order.
+// write writes the given number of blocks, every stride-th or one of each stride, in random order.
 func (m *mover) write(root string, blocks, stride int64) (err error) {
 	f, err := os.OpenFile(filepath.Join(root, "data"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -124,7 +125,7 @@ func (m *mover) write(root string, blocks, stride int64) (err error) {
 	return nil
 }
 
-// rewrite writes one part of so many anew, and returns how many bytes that is.
+// rewrite overwrites the given fraction of the volume, and returns the number of bytes.
 func (m *mover) rewrite(part int64) int64 {
 	m.b.Helper()
 	blocks := m.size / movedBlock / part
@@ -132,7 +133,7 @@ func (m *mover) rewrite(part int64) int64 {
 	return blocks * movedBlock
 }
 
-// move has the other host become the home.
+// move makes the other host the home.
 func (m *mover) move() dataset.Operation {
 	m.b.Helper()
 	c := m.Controls[0].Client(m.b)
@@ -151,8 +152,8 @@ func (m *mover) move() dataset.Operation {
 	return op
 }
 
-// compare moves the volume, one part of so many of it written anew, at a rate of the link,
-// in turns with a bare copy, and moves it back. It returns the medians.
+// compare overwrites a fraction of the volume and moves it, at a given rate of the link, in turns with a bare copy,
+// and moves it back. It returns the medians.
 func (m *mover) compare(what, rate string, part int64, g goal) (out took) {
 	m.b.Helper()
 	if rate != "" {
@@ -179,10 +180,10 @@ func (m *mover) compare(what, rate string, part int64, g goal) (out took) {
 	return took{median(bare).mid, median(moved).mid}
 }
 
-// took is how many milliseconds a bare copy and a move of as many bytes take.
+// took has the milliseconds of a bare copy and of a move of as many bytes.
 type took struct{ bare, moved float64 }
 
-// copy sends bytes from one host to another, which throws them away.
+// copy sends bytes from one host to another one, which discards them.
 func (m *mover) copy(from, to *cluster.Host, n int64) {
 	m.b.Helper()
 	var l net.Listener
@@ -209,7 +210,7 @@ func (m *mover) copy(from, to *cluster.Host, n int64) {
 	}
 }
 
-// transmitted is how many bytes a host has sent, with all headers.
+// transmitted is the number of bytes that a host has sent, with all headers.
 func (m *mover) transmitted(h *cluster.Host) int64 {
 	m.b.Helper()
 	args := h.On.Command("cat", "/proc/net/dev")
@@ -227,8 +228,8 @@ func (m *mover) transmitted(h *cluster.Host) int64 {
 	return 0
 }
 
-// gaps prints the largest gaps in the log of a writer whose volume goes to and fro, to
-// a node that has a fresh replica each time.
+// gaps prints the largest gaps in the log of a writer whose volume moves back and forth, each time to a node with a
+// fresh replica.
 func (m *mover) gaps() {
 	m.b.Helper()
 	const volume = "written"
@@ -256,8 +257,7 @@ func (m *mover) gaps() {
 	single("the largest gap of a writer, moved to a fresh replica, "+m.fs, gaps, "ms", atMost(1000))
 }
 
-// log writes a line each millisecond for a while, flushes the file and returns when it
-// wrote last.
+// log writes a line each millisecond for a while, flushes the file, and returns the time of the last write.
 func (m *mover) log(root string, span time.Duration) (last time.Time, err error) {
 	f, err := os.OpenFile(filepath.Join(root, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/test/engine"
 )
 
-// nothing answers as an agent whose volumes are but names.
+// nothing is an agent that only remembers the names of volumes.
 type nothing struct {
 	mu      sync.Mutex
 	volumes map[string]bool
@@ -51,7 +51,7 @@ func (n *nothing) List(context.Context) ([]plugin.Volume, error)                
 func (n *nothing) Path(context.Context, dataset.Reference) (string, error)          { return "/", nil }
 func (n *nothing) Help(context.Context) string                                      { return "" }
 
-// serveNothing serves it, by the same server as Drover's, and returns its driver's name.
+// serveNothing serves such an agent with the same server as Drover's, and returns the name of its driver.
 func serveNothing(b *testing.B) string {
 	b.Helper()
 	driver := engine.DriverName()

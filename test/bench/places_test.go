@@ -12,16 +12,16 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// A place is a folder that data is written to.
+// A place is a folder to which data is written.
 type place struct {
 	name   string
 	dir    string
 	volume string // the volume that is mounted there; "": none
 }
 
-// places are the four that the data path is measured on: a volume; the same filesystem in
-// an image that was made and mounted by hand beside it, in the same pool; the filesystem
-// that the pool lies on; and the one of the host that this in turn lies on.
+// places returns the four places on which the data path is measured: a volume; the same filesystem in an image that
+// was made and mounted by hand in the same pool; the filesystem of the pool; and the host's filesystem below the
+// pool.
 func places(b *testing.B, h *host.Host) []place {
 	b.Helper()
 	path, size := mounted(b, h)
@@ -37,11 +37,10 @@ func places(b *testing.B, h *host.Host) []place {
 	}
 }
 
-// benched is the volume that the data path is measured on.
+// benched is the volume on which the data path is measured.
 const benched = "volume"
 
-// mounted makes a volume, mounts it for the time of the benchmark, and returns where, and
-// its size.
+// mounted makes a volume, mounts it during the benchmark, and returns its mount point and size.
 func mounted(b *testing.B, h *host.Host) (path string, size int64) {
 	b.Helper()
 	p := dial(h.Socket())
@@ -57,7 +56,7 @@ func mounted(b *testing.B, h *host.Host) (path string, size int64) {
 	return filepath.Join(h.Root, "mnt", v.ID.String()), int64(v.Size)
 }
 
-// byHand makes an image as a volume's is made, and mounts it as a volume is mounted.
+// byHand makes an image like that of a volume, and mounts it like a volume.
 func byHand(b *testing.B, h *host.Host, size int64) string {
 	b.Helper()
 	dir := filepath.Join(top(h), "hand")
@@ -91,8 +90,8 @@ func byHand(b *testing.B, h *host.Host, size int64) string {
 	return dir
 }
 
-// againstPlaces prints what a load does on the volume against each other place: as it is
-// measured in turns, more being better.
+// againstPlaces prints the results of a load on the volume against each other place, measured in turns. A larger
+// result is better.
 func againstPlaces(b *testing.B, what, unit string, at []place, load func(place) float64) {
 	b.Helper()
 	measure := make([]func() float64, len(at))

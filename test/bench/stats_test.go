@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The ranks of the usual tables for the interval of the sign test (9: the 2nd to the 8th,
-// 30: the 10th to the 21st …), as how many are left out.
+// The ranks of the usual tables for the interval of the sign test (9: the 2nd to the 8th, 30: the 10th to the 21st
+// …), as the number of samples that are left out.
 func TestCut(t *testing.T) {
 	for n, want := range map[int]int{1: 0, 5: 0, 6: 0, 8: 0, 9: 1, 10: 1, 12: 2, 15: 3, 17: 4, 20: 5, 25: 7, 30: 9, 31: 9, 40: 13, 50: 17, 100: 39} {
 		if got := tailSize(n); got != want {
@@ -53,8 +53,7 @@ func TestMedianLiesInItsInterval(t *testing.T) {
 	})
 }
 
-// The interval holds the true median as often as it says, for samples of a skewed
-// distribution, as times are.
+// The interval contains the true median as often as claimed, for samples of a skewed distribution, as times are.
 func TestIntervalHoldsTheTrueMedian(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	const rounds = 4000

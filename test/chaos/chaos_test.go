@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	engine.Main(m)
 }
 
-// number is what the environment says, or what it is without that.
+// number returns a number from the environment, or a default.
 func number(t *testing.T, name string, otherwise int) int {
 	t.Helper()
 	text := os.Getenv(name)
@@ -34,13 +34,13 @@ func number(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// round is how many seconds one campaign takes of a longer one: what it notes has to be
-// looked through, and a history of requests is the harder to check the longer it is.
+// round is the number of seconds of one campaign within a longer run. Its notes must be searched, and a longer
+// history of requests is harder to check.
 const round = 60
 
-// TestChaos runs campaigns one after the other on one cluster: CHAOS_SECONDS of them, from
-// CHAOS_SEED on. Each begins with the next seed, so that it can be run alone. Without them the
-// short form has the first, which puts the store back, and the long form another one.
+// TestChaos runs campaigns one after the other on one cluster, for CHAOS_SECONDS and beginning with CHAOS_SEED. Each
+// campaign uses the next seed, so that it can be run alone. Without these variables, the short form runs the first
+// campaign, which restores the store from a backup, and the long form another one.
 func TestChaos(t *testing.T) {
 	seconds, seed := number(t, "CHAOS_SECONDS", long.Rounds(1, 2)*round), number(t, "CHAOS_SEED", 1)
 	c := chaos.New(t, os.Getenv("CHAOS_OFF"))
@@ -57,8 +57,8 @@ func TestChaos(t *testing.T) {
 	t.Logf("in all, to %s", all)
 }
 
-// What campaigns have found, by the seeds that did. When things happen differs from run to
-// run, so each of these has a test of its own part as well, which is named here.
+// Faults that campaigns have found, by their seeds. The timing differs from run to run, so each fault also has a
+// separate test, which is named here.
 func TestFound(t *testing.T) {
 	long.Only(t)
 	c := chaos.New(t, "")
@@ -77,7 +77,7 @@ func TestFound(t *testing.T) {
 	}
 }
 
-// The faults of a seed are the same each time, those of another are others.
+// The faults of a seed are the same each time, and differ from those of another seed.
 func TestPlan(t *testing.T) {
 	first := func(seed uint64) (list []string) {
 		for f := range chaos.Plan(seed) {
@@ -94,7 +94,7 @@ func TestPlan(t *testing.T) {
 	if slices.Equal(first(7), first(8)) {
 		t.Error("another seed has the same faults")
 	}
-	for seed, want := range map[uint64]bool{1: true, 2: false, 4: false, 5: true} { // CI plays seed 1
+	for seed, want := range map[uint64]bool{1: true, 2: false, 4: false, 5: true} { // CI uses seed 1
 		back := slices.ContainsFunc(first(seed), func(f string) bool { return strings.Contains(f, string(chaos.StoreRestored)) })
 		if back != want {
 			t.Errorf("seed %d: the store is restored: %t", seed, back)

@@ -50,11 +50,11 @@ func oneHost(t *testing.T) (k *Campaign, c container) {
 	return k, container{v, w}
 }
 
-// progresses waits until a writer has written more than it has now.
+// progresses waits until a writer has written more than at the time of the call.
 func (k *Campaign) progresses(t *testing.T, w *writer) {
 	t.Helper()
 	count := func() int {
-		list, _ := witness.Logs(k.log(w)) // none yet is none
+		list, _ := witness.Logs(k.log(w)) // no file yet means no lines
 		return len(list)
 	}
 	before := count()
@@ -75,8 +75,8 @@ func (k *Campaign) wantCounted(t *testing.T, what string, n int) {
 	}
 }
 
-// Containers go on without their engine. Files are copied from them, before and after it was killed, and
-// their uses do not end by that.
+// Containers outlive their engine. Copying files from them, before and after the engine was killed, does not end
+// their uses.
 func TestContainersAndEngines(t *testing.T) {
 	k, c := oneHost(t)
 	h := k.Hosts[0]
@@ -103,12 +103,12 @@ func TestContainersAndEngines(t *testing.T) {
 		t.Error("one that was killed can")
 	}
 	k.unmount(t, h, c.v, c.w.id)
-	k.disturber.copyFrom(t, c.v, c.w, 0) // nothing: it has ended
+	k.disturber.copyFrom(t, c.v, c.w, 0) // nothing, because it has ended
 	k.wantCounted(t, "copies done", 3)
 }
 
-// A copy that fails takes the engine's use of a container that runs. The volume stays in use until the
-// container has ended, and is free then, although the engine unmounts it no more.
+// A copy that fails removes the engine's use for a running container. The volume stays in use until the container has
+// ended, and is free then, although the engine does not unmount it any more.
 func TestFailedCopy(t *testing.T) {
 	k, c := oneHost(t)
 	h := k.Hosts[0]
@@ -128,7 +128,8 @@ func TestFailedCopy(t *testing.T) {
 	}
 }
 
-// What copied the mounts of a container writes on when the container has ended, until it is stopped.
+// A process that copied the mounts of a container continues to write after the container has ended, until it is
+// stopped.
 func TestKeptMounts(t *testing.T) {
 	k, c := oneHost(t)
 	h := k.Hosts[0]
@@ -151,7 +152,7 @@ func TestKeptMounts(t *testing.T) {
 	k.wantCounted(t, "no mount to keep", 1)
 }
 
-// A stranger that is stopped and does not go on is noticed, and so is one that is killed.
+// A stranger that is stopped and does not continue is noticed, and so is one that is killed.
 func TestStrangers(t *testing.T) {
 	k, _ := oneHost(t)
 	h := k.Hosts[0]

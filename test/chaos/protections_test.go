@@ -18,12 +18,11 @@ const (
 	overlap   = `\w+ writes at epoch \d and \w+ at epoch \d`
 )
 
-// TestProtections: what protects from two writers, and from what is lost between two
-// decisions, is there for something. Switched off, each is missed on every one of its
-// seeds; there all is well with it. These seeds are of simulations: the real code of
-// control, of promises and of the guard, with agents, the network and clocks played by the
-// test, so that a seed is the same schedule each time and a second is enough for hundreds. The
-// short form plays the first of each.
+// TestProtections shows that each protection is needed: those against two writers, and those against changes that are
+// lost between two decisions. With a protection switched off, each of its seeds fails. With the protection, the seed
+// passes. These are seeds of simulations: the real code of control, of promises and of the guard, with agents, the
+// network and clocks played by the test. So a seed is the same schedule each time, and a second is enough for
+// hundreds of seeds. The short form plays the first seed of each protection.
 func TestProtections(t *testing.T) {
 	programs := map[string]string{}
 	for _, p := range []struct {
@@ -31,16 +30,16 @@ func TestProtections(t *testing.T) {
 		seeds         []int
 		red           string
 	}{
-		// A report of an epoch that is over changes nothing any more.
+		// A report of an epoch that has ended changes nothing.
 		{"epoch", "control/relocation", "^TestEpochsDoNotOverlap$", []int{2, 4, 6}, `a change by \w+ at epoch \d is on record, and that is at epoch \d|snapshot \S+ is lost, and on record`},
-		// A decision is made anew when anything changed that it read, and not only what it writes.
+		// A decision is repeated if anything that it read has changed, and not only if something that it writes has
+		// changed.
 		{"read-set", "control/relocation", "^TestEpochsDoNotOverlap$", []int{3, 4, 7}, "what a process said is heard, and another has followed it"},
-		// What is held until a deadline is fenced then, by the guard's own code, whether or not
-		// its agent lives.
+		// A lease with a deadline is fenced at the deadline by the guard, whether or not its agent is alive.
 		{"guard", "control/relocation", takeovers, []int{5, 7, 8}, overlap},
-		// A home is gone on without when it was silent for as long as it may still write.
+		// A home is failed over only after it was silent for as long as it may still write.
 		{"margin", "control/relocation", takeovers, []int{3, 5, 11}, overlap},
-		// A node opens no epoch before what it promised has passed.
+		// A node opens no epoch before its promises have expired.
 		{"promise", "control/relocation", takeovers, []int{8, 9, 10}, overlap},
 	} {
 		if programs[p.in] == "" {
@@ -60,7 +59,7 @@ func TestProtections(t *testing.T) {
 	}
 }
 
-// build makes the tests of a package, with what can be switched off.
+// build compiles the tests of a package, with protections that can be switched off.
 func build(t *testing.T, in string) (program string) {
 	t.Helper()
 	program = filepath.Join(t.TempDir(), filepath.Base(in)+".test")

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// An engine asks the plugin by its own process, and each process activates the plugin once. One that is
-// killed answers nobody, and the next one serves at the same socket.
+// An engine calls the plugin from one process, and each process activates the plugin once. A killed engine answers
+// nobody, and the next one serves the same socket.
 func TestEngine(t *testing.T) {
 	dir := t.TempDir()
 	plugin, own := filepath.Join(dir, "plugin.sock"), filepath.Join(dir, "engine.sock")
@@ -69,7 +69,7 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// callerOf is the process that a request came from.
+// callerOf returns the process that sent a request.
 func callerOf(t *testing.T, r *http.Request) int {
 	conn, ok := r.Context().Value(connKey{}).(*net.UnixConn)
 	if !ok {

@@ -23,9 +23,9 @@ profiles:
   daily: {size: 320MiB, snapshots: {schedule: "* * * * *", keep: {last: 1}}, on_delete: purge}
 `
 
-const clockSession = 2 * time.Second // and all times of leases go by it
+const clockSession = 2 * time.Second // and all times of leases are measured with it
 
-// clocks is a cluster that was set up two hours before by the clocks of all.
+// clocks is a cluster that was set up two hours ago, by the clocks of all machines.
 type clocks struct {
 	*cluster.Cluster
 
@@ -33,10 +33,9 @@ type clocks struct {
 	wr      *cluster.Writer // of volume db, on a
 }
 
-// TestC4: the clock of a host is set an hour ahead and an hour back while it runs. Its
-// leases stay and end as ever, the newest of its snapshots is the one that was taken last,
-// and retention keeps that; only a certificate that is younger than the clock keeps it
-// from the others, which one line says.
+// TestC4: the clock of a host is set an hour ahead and an hour back while it runs. Its leases are kept and end as
+// usual, the newest of its snapshots is the one that was taken last, and retention keeps that one. Only a certificate
+// that is younger than the clock separates the host from the others, and one line says so.
 func TestC4(t *testing.T) {
 	t.Parallel()
 	w := &clocks{Cluster: cluster.New(t, cluster.Options{
@@ -72,7 +71,7 @@ func TestC4(t *testing.T) {
 	}
 }
 
-// heldAllTheWhile sets clocks while a writer writes, for longer each than a lease lasts that is not kept up.
+// heldAllTheWhile changes clocks while a writer writes, each time for longer than a lease lasts that is not renewed.
 func (w *clocks) heldAllTheWhile(t *testing.T) {
 	for _, off := range []time.Duration{0, -time.Hour, time.Hour} {
 		w.a.SetClock(t, off)
@@ -95,12 +94,12 @@ func (w *clocks) heldAllTheWhile(t *testing.T) {
 	w.c.SetClock(t, 0)
 }
 
-// retention has scheduled snapshots taken on a host that is an hour behind the one where
-// the volume was before: what was taken last is kept.
+// retention has scheduled snapshots taken on a host that is an hour behind the previous host of the volume. The
+// snapshot that was taken last is kept.
 func (w *clocks) retention(t *testing.T) {
 	w.c.SetClock(t, -time.Hour)
 	minute := 0
-	next := func() { // the moment of the schedule, by the clocks of control
+	next := func() { // the time of the schedule, by the clocks of control
 		minute++
 		for _, r := range w.Controls {
 			r.SetClock(t, time.Duration(minute)*time.Minute)
@@ -130,8 +129,8 @@ func (w *clocks) retention(t *testing.T) {
 	w.c.SetClock(t, 0)
 }
 
-// failover: the clock of a home is an hour behind of what it was when its snapshots were
-// taken. What takes over goes on from what was brought over last.
+// failover: the clock of a home is an hour behind the clock with which its snapshots were taken. The new home
+// continues from what was transferred last.
 func (w *clocks) failover(t *testing.T) {
 	w.a.SetClock(t, -time.Hour)
 	w.Controls[0].Must(t, "snapshot", "create", "db", "--name", "behind")
@@ -172,8 +171,8 @@ func (w *clocks) failover(t *testing.T) {
 	w.a.StartAgent(t)
 }
 
-// certificates: a control replica that was started anew has a new certificate, which a host
-// an hour behind does not believe yet.
+// certificates: a restarted control replica has a new certificate, which a host whose clock is an hour behind does
+// not accept yet.
 func (w *clocks) certificates(t *testing.T) {
 	w.c.SetClock(t, -time.Hour)
 	for _, r := range w.Controls {
@@ -184,7 +183,7 @@ func (w *clocks) certificates(t *testing.T) {
 	if r.Exit != 1 || strings.Count(r.Err, "\n") != 1 || !strings.Contains(r.Err, "this host's clock shows ") || !strings.Contains(r.Err, ", the certificate of control control") || !strings.Contains(r.Err, ": set the clock, or, if it is right, get a new certificate") {
 		t.Errorf("%+v", r)
 	}
-	mounted(t, w.c, "other", func(string) {}) // what is home is no matter of certificates
+	mounted(t, w.c, "other", func(string) {}) // home volumes do not depend on certificates
 	w.c.SetClock(t, 0)
 	host.Await(t, "the clock is right, and all goes on", func() error {
 		if r := w.c.Exec(t, "volume", "create", "late"); r.Exit != 0 {

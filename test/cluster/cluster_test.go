@@ -22,18 +22,17 @@ const profiles = volumes.Profiles + `  safe: {size: 512MiB, replicas: {count: 1,
   auto: {size: 512MiB, replicas: {count: 2, every: 2s}, failover: auto, fence: guard, max_loss: 1m, on_delete: {trash: 1h}}
 `
 
-// world is a cluster that scenarios share, with a writer on the first host and on the last
-// that goes on through all of them.
+// world is a cluster that scenarios share. Writers on the first and on the last host run through all scenarios.
 type world struct {
 	*cluster.Cluster
 
 	writers []*cluster.Writer
-	moved   []witness.Copy // what volumes have that other writers wrote to
-	losses  []witness.Loss // that were announced
+	moved   []witness.Copy // contents of volumes to which other writers wrote
+	losses  []witness.Loss // losses that were announced
 }
 
-// TestCluster: one cluster serves what leaves it whole. At the end all that it was asked to
-// make is removed, and must be gone then.
+// TestCluster: one cluster serves all scenarios that leave it intact. At the end everything that was created is
+// removed, and nothing may be left.
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	w := &world{Cluster: cluster.New(t, cluster.Options{Profiles: profiles})}
@@ -64,14 +63,13 @@ func TestCluster(t *testing.T) {
 				wr.AwaitProgress(t)
 			}
 		}) {
-			return // what follows rests on a whole cluster
+			return // the following scenarios need an intact cluster
 		}
 	}
 	w.end(t)
 }
 
-// end stops the writers, holds what they wrote against the volumes, and removes
-// everything.
+// end stops the writers, compares what they wrote with the volumes, and removes everything.
 func (w *world) end(t *testing.T) {
 	t.Helper()
 	heads := w.moved
@@ -105,7 +103,7 @@ func (w *world) end(t *testing.T) {
 	}
 }
 
-// volumes are the names of all, as a host tells them.
+// volumes lists the names of all volumes, as shown by a host.
 func (w *world) volumes(t *testing.T, h *cluster.Host) []string {
 	t.Helper()
 	return volumesOf(t, h)
@@ -122,7 +120,7 @@ func volumesOf(t *testing.T, h *cluster.Host) []string {
 	return names
 }
 
-// testI5: creates of one name from all hosts at once are one dataset, and all succeed.
+// testI5: concurrent creates of one name from all hosts make one dataset, and all succeed.
 func testI5(t *testing.T, w *world) {
 	names := history.Names()
 	var all sync.WaitGroup
@@ -153,7 +151,7 @@ func testI5(t *testing.T, w *world) {
 	if len(mine) != 9 {
 		t.Errorf("volumes: %v, want one for each of 9 names", mine)
 	}
-	// What the losers made is not left: every dataset on disk has a record.
+	// What the losing creates made is removed: every dataset on disk has a record.
 	made := map[uuid.UUID]bool{}
 	for _, where := range []string{"volume", "trash"} {
 		var list []api.Volume
@@ -175,7 +173,7 @@ func testI5(t *testing.T, w *world) {
 	}
 }
 
-// mounted mounts a volume as an engine does, calls f with where it is, and unmounts it.
+// mounted mounts a volume as an engine does, calls f with the mount point, and unmounts it.
 func mounted(t *testing.T, h *cluster.Host, volume string, f func(at string)) {
 	t.Helper()
 	plug, id := h.Plug(t), host.NewID()

@@ -21,8 +21,8 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// cuts is a cluster of two hosts, whose volume db is moved back and forth, with networks that
-// are cut at a step of the one or the other.
+// cuts is a cluster of two hosts whose volume db is moved back and forth, and whose networks are cut when one of them
+// reaches a step.
 type cuts struct {
 	*cluster.Cluster
 
@@ -39,20 +39,20 @@ profiles:
   auto: {size: 64MiB, filesystem: {type: ext4}, on_delete: purge, replicas: {count: 1, every: 1s}, failover: auto, fence: {exec: [/bin/true]}, max_loss: 1h}
 `
 
-// The steps of a move, as its target and the home that is left come to them, and where the
-// lease is handed over: from the recall to the transaction that opens the next epoch.
+// The steps of a move, as reached by its target and by the old home, including the transfer of the lease: from the
+// recall to the transaction that opens the next epoch.
 var (
 	targetSteps = []string{"move.begin", "move.copied", "move.recalled", "move.yielded", "move.pulled", "move.promoted", "move.recorded"}
 	sourceSteps = []string{"yield.begin", "yield.given-up", "yield.snapshot", "yield.manifest", "yield.told", "leave.begin", "leave.demoted"}
 )
 
-// severed is who is cut from whom: what the first of two says the second does not hear.
+// severed says which connection is cut: the second of the two does not receive what the first one sends.
 type severed struct {
 	name string
 	ways [][2]string
 }
 
-// severings are all cuts between two of the three, both ways and each way alone.
+// severings are all cuts between two of the three, in both directions and in each one alone.
 func severings() (all []severed) {
 	for _, p := range [][2]string{{"target", "source"}, {"target", "control"}, {"source", "control"}} {
 		x, y := p[0], p[1]
@@ -62,12 +62,11 @@ func severings() (all []severed) {
 	return all
 }
 
-// TestCuts: at each step of a move and of the hand-over of its lease the network is cut
-// between any two of target, home and control, both ways and each way alone, while containers
-// start on both hosts. Never do two of them write at once; the move ends, one host has the
-// volume, and all that was written is there. In the short form each step has one kind of cut
-// and each kind a step, in the long one all have all. Then the same cluster has promotions cut
-// short, and what else can go wrong between its parts.
+// TestCuts: at each step of a move and of the transfer of its lease, the network is cut between two of target, home
+// and control, in both directions and in each one alone, while containers start on both hosts. Two of them never
+// write at the same time. The move ends, one host has the volume, and everything that was written is there. In the
+// short form each step has one kind of cut and each kind one step; in the long form all combinations are tested. Then
+// the same cluster has promotions interrupted, and other failures between its parts.
 func TestCuts(t *testing.T) {
 	t.Parallel()
 	c := &cuts{Cluster: cluster.New(t, cluster.Options{
@@ -85,7 +84,7 @@ func TestCuts(t *testing.T) {
 				continue
 			}
 			if !t.Run("C2 "+step+", "+cut.name, func(t *testing.T) { ran++; c.cutAt(t, step, cut) }) {
-				return // what comes after rests on it
+				return // the following tests depend on it
 			}
 		}
 	}
@@ -103,7 +102,7 @@ func TestCuts(t *testing.T) {
 	c.judge(t)
 }
 
-// judge holds what the volume has against what was written.
+// judge compares the contents of the volume with what was written.
 func (c *cuts) judge(t *testing.T) {
 	t.Helper()
 	at := c.Hosts[0]
@@ -152,7 +151,7 @@ func (c *cuts) cutAt(t *testing.T, step string, cut severed) {
 	for _, h := range c.Hosts {
 		users.Go(func() { c.write(t, h) })
 	}
-	time.Sleep(time.Second) // as long as a session: what a cut does shows in nothing else
+	time.Sleep(time.Second) // as long as a session; nothing else shows the effect of a cut
 	c.Net.Heal()
 	users.Wait()
 	host.Await(t, "the move ends", func() error {
@@ -165,7 +164,7 @@ func (c *cuts) cutAt(t *testing.T, step string, cut severed) {
 	c.judge(t)
 }
 
-// home is the node whose volume it is.
+// home returns the node that is the home of the volume.
 func (c *cuts) home(t *testing.T) string {
 	t.Helper()
 	v, err := c.Controls[0].Client(t).Volume(t.Context(), "db")
@@ -175,7 +174,7 @@ func (c *cuts) home(t *testing.T) string {
 	return v.Node
 }
 
-// write starts a container on a host, so to say, that writes a few lines; it may be refused.
+// write plays a container on a host that writes a few lines. It may be refused.
 func (c *cuts) write(t *testing.T, h *cluster.Host) {
 	entries, err := wrote(t, h, "db", c.id)
 	if err != nil {
@@ -186,8 +185,8 @@ func (c *cuts) write(t *testing.T, h *cluster.Host) {
 	c.entries = append(c.entries, entries...)
 }
 
-// wrote is what a container noted that wrote a few lines to a volume on a host; the error is
-// why it did not start.
+// wrote is the record of a container that wrote a few lines to a volume on a host. The error says why it did not
+// start.
 func wrote(t *testing.T, h *cluster.Host, volume string, ds uuid.UUID) (entries []witness.Entry, err error) {
 	plug, id := h.Plug(t), host.NewID()
 	at, err := plug.Mount(volume, id)

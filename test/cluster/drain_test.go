@@ -21,22 +21,22 @@ profiles:
   safe: {size: 640MiB, replicas: {count: 1, every: 1s}, on_delete: purge}
 `
 
-// drained is a cluster with a database of two engines; the third host has none.
+// drained is a cluster with a database that two engines can run. The third host has no engine.
 type drained struct {
 	*cluster.Cluster
 
 	db engine.Database
 }
 
-// TestDrain: a host is drained, and then another one that is lost. All that can leave does,
-// to a replica first, with progress; what cannot is named, with why. The database has its
-// rows wherever it starts next.
+// TestDrain: a host is drained, and then another one that is lost. Every volume that can be moved is moved,
+// preferably to a replica, with progress. Those that cannot are named with the reason. The database has its rows
+// wherever it is started next.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	const volume = "mysql@safe"
 	w := &drained{cluster.New(t, cluster.Options{Consul: 1, Engines: 2, Profiles: drainProfiles, Env: []string{"DROVER_SESSION=2s"}}), engine.MariaDB()}
 	a, b, c, control := w.Hosts[0], w.Hosts[1], w.Hosts[2], w.Controls[0]
-	control.Must(t, "node", "cordon", b.Name) // so that the replica is on the third
+	control.Must(t, "node", "cordon", b.Name) // so that the replica is on the third host
 	w.start(t, a, volume)
 	w.db.Query(t, a.Engine, "db", "CREATE DATABASE d; CREATE TABLE d.rows (n INT)")
 	w.insert(t, a, 1)
@@ -64,8 +64,8 @@ func TestDrain(t *testing.T) {
 	w.lost(t, b, a)
 }
 
-// leave drains a host on which a volume is in use: it stays, unless that ends meanwhile, as it
-// does in the short form.
+// leave drains a host on which a volume is in use. The volume stays, unless the use ends meanwhile, as it does in the
+// short form.
 func (w *drained) leave(t *testing.T, h *cluster.Host, busy *cluster.Writer) {
 	control, holder := w.Controls[0], h.Inspect(t, "busy").Status.Mounts[0].ID[:12]
 	drain := make(chan host.Result, 1)
@@ -82,7 +82,7 @@ func (w *drained) leave(t *testing.T, h *cluster.Host, busy *cluster.Writer) {
 		}
 	}
 	if long.Enabled() {
-		if !strings.Contains(r.Err, " of 4): ") { // it waits for long enough to say so
+		if !strings.Contains(r.Err, " of 4): ") { // it has waited long enough to be reported
 			t.Errorf("it does not say how far it is: %s", r.Err)
 		}
 		if r.Exit != 1 || !strings.Contains(r.Out, "volume busy stays: ") || !strings.Contains(r.Out, holder) || !strings.Contains(r.Err, "1 of 4 volumes stay on node "+h.Name) {
@@ -98,7 +98,7 @@ func (w *drained) leave(t *testing.T, h *cluster.Host, busy *cluster.Writer) {
 	}
 }
 
-// lost: the host that the database went to is lost with all that runs there.
+// lost: the host to which the database was moved is lost with everything that runs there.
 func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 	control := w.Controls[0]
 	control.Must(t, "node", "uncordon", next.Name)
@@ -121,7 +121,7 @@ func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 	w.Net.Isolate(gone.On)
 	gone.Engine.Kill9(t)
 	gone.KillAgent(t)
-	var said string // of the first of them, some may go and others not yet
+	var said string // after the first of them, some volumes may be moved and others not yet
 	host.Await(t, "it is away", func() error {
 		r := control.Exec(t, "node", "drain", gone.Name, "--fenced")
 		said += r.Out
@@ -157,7 +157,7 @@ func (w *drained) wantRows(t *testing.T, h *cluster.Host, n int) {
 	}
 }
 
-// homes are the volumes whose home a host is.
+// homes lists the volumes of which a host is the home.
 func homes(t *testing.T, h *cluster.Host) (names []string) {
 	t.Helper()
 	for _, name := range volumesOf(t, h) {

@@ -19,14 +19,13 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// failoverTime is how long after the loss of a host its volumes with failover auto are open
-// elsewhere, at most.
+// failoverTime is the longest time between the loss of a host and the mount of its volumes with failover auto on
+// another host.
 const failoverTime = 45 * time.Second
 
-// testA6: a host is lost with its engine and agent, and its containers write on, cut off from
-// everything, until its guard stops them. What fails over by itself comes up on the other
-// engine; what does not is refused with the command that would do. The host comes back, and
-// keeps what it had aside.
+// testA6: a host is lost with its engine and agent. Its containers are cut off from everything and continue to write
+// until its guard stops them. Volumes with automatic failover are started by the other engine. Others are refused
+// with the command that continues them. When the host returns, its data is kept as superseded.
 func testA6(t *testing.T, w *world) {
 	const auto, manual = "fallen@auto", "waits@safe"
 	a, b := w.Hosts[0], w.Hosts[1]
@@ -84,9 +83,8 @@ func testA6(t *testing.T, w *world) {
 	w.moved = append(w.moved, head)
 }
 
-// lookedAt is what a person sees of the head of a volume that a host kept: all that was
-// written and acknowledged there, whatever the volume went on without. Nothing is changed by
-// that, and nothing left of it.
+// lookedAt is what a person sees of the head of a volume that a host kept: everything that was written and
+// acknowledged there, whatever the volume continued without. Looking changes nothing, and leaves nothing behind.
 func lookedAt(t *testing.T, control *cluster.Control, h *cluster.Host, volume string, wrote []witness.Entry) (c witness.Copy) {
 	t.Helper()
 	look := []string{"volume", "superseded", "mount", volume, h.Name}
@@ -112,7 +110,7 @@ func lookedAt(t *testing.T, control *cluster.Control, h *cluster.Host, volume st
 	return c
 }
 
-// replicated fails until every copy of a volume that its profile wants is whole.
+// replicated fails until every copy that the profile of a volume requires is complete.
 func replicated(t *testing.T, h *cluster.Host, volume string) error {
 	v := h.Inspect(t, volume)
 	n := 0
@@ -127,7 +125,7 @@ func replicated(t *testing.T, h *cluster.Host, volume string) error {
 	return nil
 }
 
-// lost takes in what a failover announced that it would lose.
+// lost records the losses that a failover announced.
 func lost(t *testing.T, w *world, volume string) {
 	t.Helper()
 	var ops []dataset.Operation

@@ -16,8 +16,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// startTraffic starts clients that share names of a prefix, and returns when they are
-// answered.
+// startTraffic starts clients that share names with a prefix, and returns once they get answers.
 func startTraffic(t *testing.T, w *world, prefix string) *cluster.Traffic {
 	t.Helper()
 	tr := w.StartTraffic(t, cluster.Load{Prefix: prefix, Seed: 1})
@@ -31,8 +30,8 @@ func checkTraffic(t *testing.T, tr *cluster.Traffic) {
 	t.Logf("%d requests, %d of them done", all, done)
 }
 
-// testControlKilled: while clients make and remove volumes, first the one replica is killed,
-// then the other. What was acknowledged is so, and the rest goes on with who is left.
+// testControlKilled: while clients make and remove volumes, one replica is killed, and then the other one.
+// Acknowledged changes are kept, and the remaining replica continues.
 func testControlKilled(t *testing.T, w *world) {
 	tr := startTraffic(t, w, "killed")
 	for _, r := range w.Controls {
@@ -44,8 +43,7 @@ func testControlKilled(t *testing.T, w *world) {
 	checkTraffic(t, tr)
 }
 
-// testControlCutOff: a replica that does not hear Consul is not waited for, nor one that
-// no answer comes from.
+// testControlCutOff: clients do not wait for a replica that cannot reach Consul, nor for one that does not answer.
 func testControlCutOff(t *testing.T, w *world) {
 	tr := startTraffic(t, w, "cutoff")
 	deaf := w.Controls[0]
@@ -64,8 +62,8 @@ func testControlCutOff(t *testing.T, w *world) {
 	checkTraffic(t, tr)
 }
 
-// testLeaderKilled: Consul's leader is killed while clients make and remove volumes, and
-// then cut off from the others.
+// testLeaderKilled: Consul's leader is killed, and later cut off from the others, while clients make and remove
+// volumes.
 func testLeaderKilled(t *testing.T, w *world) {
 	tr := startTraffic(t, w, "leader")
 	leader := w.Consul.Leader()
@@ -81,8 +79,8 @@ func testLeaderKilled(t *testing.T, w *world) {
 	checkTraffic(t, tr)
 }
 
-// testQuorumLost: with two of three Consul servers gone nothing is decided, and what is
-// home goes on, also over the death of its agent.
+// testQuorumLost: without two of three Consul servers nothing is decided. Home volumes continue to work, even if
+// their agent is killed.
 func testQuorumLost(t *testing.T, w *world) {
 	long.Only(t)
 	prepareAlone(t, w)
@@ -103,7 +101,7 @@ func testQuorumLost(t *testing.T, w *world) {
 	wantTogether(t, w)
 }
 
-// testControlAway: the same with every control replica dead.
+// testControlAway: the same with every control replica killed.
 func testControlAway(t *testing.T, w *world) {
 	prepareAlone(t, w)
 	for _, r := range w.Controls {
@@ -116,8 +114,8 @@ func testControlAway(t *testing.T, w *world) {
 	wantTogether(t, w)
 }
 
-// testNetworkCut: the same with packets that vanish between each host and control: both
-// ways, only what the host says, only what it is told.
+// testNetworkCut: the same with packets that are lost between each host and control: in both directions, only from
+// the host, and only to the host.
 func testNetworkCut(t *testing.T, w *world) {
 	long.Only(t)
 	prepareAlone(t, w)
@@ -146,8 +144,8 @@ func prepareAlone(t *testing.T, w *world) {
 	}
 }
 
-// wantAlone fails unless each host, with nobody to decide anything, does what it can do
-// alone, and says of the rest why it cannot (B5, I7).
+// wantAlone fails unless each host, without anything that could decide, does what it can do alone, and says of
+// everything else why it cannot (B5, I7).
 func wantAlone(t *testing.T, w *world) {
 	t.Helper()
 	for _, wr := range w.writers {
@@ -159,9 +157,9 @@ func wantAlone(t *testing.T, w *world) {
 			wantHome(t, h)
 			wantUndecided(t, h)
 			if i == 1 {
-				return // one agent lives on
+				return // one agent keeps running
 			}
-			// One that starts has to find what it had.
+			// An agent that starts must find what it had before.
 			was, took := mounts(t, h), stopwatch(t, h)
 			h.KillAgent(t)
 			h.StartAgent(t)
@@ -178,7 +176,7 @@ func wantAlone(t *testing.T, w *world) {
 	}
 }
 
-// wantHome fails unless a host uses its own volumes.
+// wantHome fails unless a host can use its own volumes.
 func wantHome(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	name, took := "home-"+h.Name, stopwatch(t, h)
@@ -218,8 +216,8 @@ func wantHome(t *testing.T, h *cluster.Host) {
 	took("listed and inspected by docker")
 }
 
-// wantUndecided fails unless what has to be decided is refused, and never told as that
-// there is no such volume.
+// wantUndecided fails unless requests that need a decision are refused, without saying that the volume does not
+// exist.
 func wantUndecided(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	plug := h.Plug(t)
@@ -227,11 +225,12 @@ func wantUndecided(t *testing.T, h *cluster.Host) {
 	if err := plug.Create("undecided-"+h.Name, nil); err == nil || !away(err) {
 		t.Errorf("create on %s: %v", h.Name, err)
 	}
-	// Cut off just now: ten seconds, of a machine that has nothing else to do.
+	// The host was cut off just now: ten seconds, if the machine has nothing else to do.
 	if after := took("a create failed"); after > 20*time.Second {
 		t.Errorf("a create on %s failed only after %s", h.Name, after)
 	}
-	// Of what takes long the plugin hangs up: the engine takes an error for that there is none.
+	// The plugin closes the connection of a slow request, because the engine takes an error to mean that the volume
+	// does not exist.
 	if _, err := plug.Get("elsewhere"); !errors.Is(err, host.ErrBroken) && (err == nil || !away(err)) {
 		t.Errorf("get of a name that %s does not know: %v", h.Name, err)
 	}
@@ -243,8 +242,8 @@ func wantUndecided(t *testing.T, h *cluster.Host) {
 	took("drover volume create failed")
 }
 
-// stopwatch prints how long each step took: what is refused should be so at once, and what
-// a host does alone must not wait for anybody.
+// stopwatch prints how long each step took: a refusal should come at once, and what a host does alone must not wait
+// for anything.
 func stopwatch(t *testing.T, h *cluster.Host) func(what string) time.Duration {
 	began := time.Now()
 	return func(what string) time.Duration {
@@ -269,7 +268,7 @@ func away(err error) bool {
 	return false
 }
 
-// wantTogether waits until all goes on as before.
+// wantTogether waits until everything works as before.
 func wantTogether(t *testing.T, w *world) {
 	t.Helper()
 	for _, h := range w.Hosts {
@@ -283,7 +282,7 @@ func wantTogether(t *testing.T, w *world) {
 	}
 }
 
-// mounts are the datasets that a host has mounted.
+// mounts lists the datasets that a host has mounted.
 func mounts(t *testing.T, h *cluster.Host) (points []string) {
 	t.Helper()
 	err := h.On.Do(func() error {

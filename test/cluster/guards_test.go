@@ -28,11 +28,11 @@ profiles:
   auto: {size: 512MiB, replicas: {count: 1, every: 2s}, failover: auto, fence: guard, max_loss: 1h, on_delete: purge}
 `
 
-// sessionTime is how long control takes a silent host for alive, at least.
+// sessionTime is how long control considers a silent host alive, at least.
 const sessionTime = 10 * time.Second
 
-// holder is a cluster with a container on the first host that writes, through a file that it
-// opened once, to a volume with failover auto; the others have no engine.
+// holder is a cluster with a container on the first host that writes to a volume with failover auto, through a file
+// that it opened once. The other hosts have no engine.
 type holder struct {
 	*cluster.Cluster
 
@@ -41,11 +41,10 @@ type holder struct {
 	wr   *cluster.Writer
 }
 
-// TestI1Holder: what keeps a holder from control, or ends a part of it, has its volume
-// fenced in time, or not at all while all who could take over promise not to. As long as
-// nobody took over it goes on then, the same container through the same file; once
-// somebody did, it ends. No two hosts ever write at once, and what was written is where it
-// is said to be.
+// TestI1Holder: if the holder is separated from control, or a part of it fails, its volume is fenced in time, or not
+// at all while all nodes that could take over promise not to. If no node took over, the same container then continues
+// through the same file. If one did, the container is ended. Two hosts never write at the same time, and what was
+// written is where it is reported to be.
 func TestI1Holder(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, cluster.Options{Engines: 1, Profiles: boundedProfiles})
@@ -123,7 +122,7 @@ func (h *holder) replicated(t *testing.T) {
 	})
 }
 
-// entry is what the holder's guard says of the volume.
+// entry returns the guard's entry for the volume on the holder.
 func (h *holder) entry(t *testing.T) (e guard.Entry, there bool) {
 	t.Helper()
 	st, err := h.a.Guard.Status(t.Context())
@@ -138,8 +137,8 @@ func (h *holder) entry(t *testing.T) (e guard.Entry, there bool) {
 	return e, false
 }
 
-// fenced waits until it is, and fails when that is later than a fence may be that counts
-// from the last renewal before a moment.
+// fenced waits until the volume is fenced. It fails if that is later than allowed, measured from the last renewal
+// before a moment.
 func (h *holder) fenced(t *testing.T, since time.Duration) {
 	t.Helper()
 	var e guard.Entry
@@ -182,7 +181,7 @@ func (h *holder) goesOn(t *testing.T) {
 	}
 }
 
-// metrics are those of the holder's agent that are of the guard; none while it is dead.
+// metrics returns the guard's metrics on the holder's agent, or none while the agent is dead.
 func (h *holder) metrics(t *testing.T) (page string) {
 	t.Helper()
 	var d net.Dialer
@@ -224,7 +223,7 @@ func (h *holder) agentKilled(t *testing.T) {
 	h.fenced(t, since)
 	h.a.StartAgent(t)
 	h.goesOn(t)
-	h.a.KillAgent(t) // in time started anew, it is not fenced at all
+	h.a.KillAgent(t) // restarted in time, so it is not fenced at all
 	h.a.StartAgent(t)
 	before, _ := h.entry(t)
 	host.Await(t, "the volume is held on", func() error {
@@ -241,7 +240,7 @@ func (h *holder) guardKilled(t *testing.T) {
 	h.a.Guard.Kill9(t)
 	h.a.Guard.Up(t)
 	h.fenced(t, since)
-	h.a.Guard.Kill9(t) // what is fenced stays so
+	h.a.Guard.Kill9(t) // what is fenced stays fenced
 	h.a.Guard.Up(t)
 	if e, _ := h.entry(t); e.State != guard.StateFenced || e.Breaches > 0 {
 		t.Errorf("another guard found %+v", e)
@@ -250,8 +249,8 @@ func (h *holder) guardKilled(t *testing.T) {
 	h.goesOn(t)
 }
 
-// quorumLost: nobody decides anything for long, a minute in the long form, and nothing is
-// frozen: the host with the replica is reached.
+// quorumLost: nothing is decided for a long time, one minute in the long form. Nothing is frozen, because the host
+// with the replica can be reached.
 func (h *holder) quorumLost(t *testing.T) {
 	lost := 2 * sessionTime
 	if long.Enabled() {
@@ -277,7 +276,7 @@ func (h *holder) quorumLost(t *testing.T) {
 	}
 }
 
-// overtaken: another host takes over; the first ends its container, once it hears of that.
+// overtaken: another host takes over. The first host ends its container once it learns of that.
 func (h *holder) overtaken(t *testing.T) {
 	since := clock.Boottime()
 	h.Net.Isolate(h.a.On)
@@ -320,8 +319,8 @@ func (h *holder) overtaken(t *testing.T) {
 	h.Check(t, []witness.Copy{h.Head(t, h.b, "db@auto")}, losses...)
 }
 
-// killedAtSteps: an agent that dies between any two acts of a mount finds, started anew,
-// nothing mounted of it that was not acknowledged, and its guard has forgotten it.
+// killedAtSteps: an agent dies between any two steps of a mount. After its restart no unacknowledged mount is left,
+// and its guard has forgotten the volume.
 func (h *holder) killedAtSteps(t *testing.T) {
 	last := h.Hosts[2]
 	host.Await(t, "a volume is made", func() error {

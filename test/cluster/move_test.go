@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// testA4: a container stops on one host and starts on the other, and its data follows by
-// itself, snapshots too; and back again. Each home writes under an epoch of its own.
+// testA4: a container stops on one host and starts on the other, and its data follows automatically, with snapshots,
+// and back again. Each home writes under a different epoch.
 func testA4(t *testing.T, w *world) {
 	const volume = "moving@gold"
 	a, b := w.Hosts[0], w.Hosts[1]
@@ -34,7 +34,7 @@ func testA4(t *testing.T, w *world) {
 		v = now
 	}
 	w.moved = append(w.moved, w.Head(t, w.Hosts[2], volume))
-	// By hand, too; and what is there already is no error.
+	// The same by hand. A move to the present home is no error.
 	for range 2 {
 		w.Controls[0].Must(t, "volume", "move", "moving", b.Name)
 	}
@@ -53,8 +53,8 @@ func testA4(t *testing.T, w *world) {
 	}
 }
 
-// testA5: what runs on one host does not start on another, which says who has it; and
-// does when it is stopped there while the other waits.
+// testA5: a container that runs on one host does not start on another, and the error says which host has the volume.
+// It starts once the first one is stopped while the other one waits.
 func testA5(t *testing.T, w *world) {
 	const volume = "busy@gold"
 	a, b := w.Hosts[0], w.Hosts[1]

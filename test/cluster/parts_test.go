@@ -13,8 +13,8 @@ import (
 
 func TestMain(m *testing.M) { engine.Main(m) }
 
-// Three Consul servers on three machines elect another leader when the first is cut off,
-// and take it back when it is not.
+// Three Consul servers on three machines elect another leader if the first one is cut off, and accept it again when
+// it is reachable.
 func TestConsulOnMachines(t *testing.T) {
 	t.Parallel()
 	n := lan.New(t)

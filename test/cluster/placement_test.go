@@ -19,7 +19,7 @@ profiles:
   nowhere: {placement: 'load_10 < 100000 and node matches "^db"'}
 `
 
-// home says on which node a volume is, as a host tells it.
+// home returns the node of a volume, as shown by a host.
 func home(t *testing.T, h *cluster.Host, volume string) string {
 	t.Helper()
 	var v api.Volume
@@ -29,8 +29,8 @@ func home(t *testing.T, h *cluster.Host, volume string) string {
 	return v.Node
 }
 
-// TestA9: facts of all nodes are in the store, a placement picks a node that fits, whoever
-// asks, and the error says for each why it does not.
+// TestA9: facts of all nodes are in the store, a placement picks a node that fits, whichever node requests it, and
+// the error says for each node why it does not fit.
 func TestA9(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, cluster.Options{Consul: 1, Engines: 1, Profiles: placed})
@@ -46,7 +46,7 @@ func TestA9(t *testing.T) {
 		return nil
 	})
 
-	// Creates for one name on several hosts at once are one (I5).
+	// Concurrent creates for one name on several hosts are one volume (I5).
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() { a.Docker(t, "volume", "create", "-d", "drover", "db@there") })
@@ -70,7 +70,7 @@ func TestA9(t *testing.T) {
 		}
 	}
 
-	// A node that is cordoned, or away, is passed over; without either the asking one is first.
+	// A cordoned or unreachable node is skipped. Otherwise the requesting node comes first.
 	a.Docker(t, "volume", "create", "-d", "drover", "mine")
 	c.Controls[0].Must(t, "node", "cordon", a.Name)
 	a.Docker(t, "volume", "create", "-d", "drover", "others")

@@ -24,19 +24,20 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// promotion is one that is cut short: at a step of whom, and how. What is who's fault:
+// promotion is a promotion that is interrupted when one of the parts, who, reaches a step. The faults:
 //
-//	killed  kill -9 there, and it is started again
-//	cut     for as long as a session it hears no control, and is not heard; of control: the target
-//	back    the home that was lost is back
+//	killed  that part is killed with kill -9, and started again
+//	cut     the part is cut off from control for the length of a session; control is cut off from the target
+//	back    the lost home is reachable again
 type promotion struct{ who, step, fault string }
 
-// undone reports whether the home is back before another is on record: then it goes on there.
+// undone reports whether the home is reachable again before another one is on record. The volume then continues
+// there.
 func (c promotion) undone() bool {
 	return c.fault == "back" && slices.Contains([]string{"move.sworn", "move.fenced", "move.promoted", "commit.begin"}, c.step)
 }
 
-// The steps of a promotion by itself and of one by a person's word, as who comes to them. The
+// The steps of an automatic promotion and of one that a person confirms, by the part that reaches each step. The
 // first ones of each are those of the short form.
 var (
 	autoCuts = []promotion{
@@ -61,29 +62,29 @@ var (
 	}
 )
 
-// promoted is a volume that goes on without its home, again and again, and what is known of it.
+// promoted is a volume that continues without its home, again and again, and what is known of it.
 type promoted struct {
 	*cuts
 
 	name    string
 	id      uuid.UUID
-	auto    bool // by itself; otherwise by a person's word
+	auto    bool // automatic; otherwise confirmed by a person
 	client  *client.Client
 	entries []witness.Entry
 	losses  []witness.Loss
 	asides  []witness.Copy
 
-	known        map[uuid.UUID]bool // promotions before the one under way
-	home, target *cluster.Host      // of that
-	wr           *cluster.Writer    // on the home, where it goes on by itself
-	hold         string             // is there while who comes to the step waits
+	known        map[uuid.UUID]bool // promotions before the present one
+	home, target *cluster.Host      // of the present one
+	wr           *cluster.Writer    // on the home, where the failover is automatic
+	hold         string             // exists while the part at the step waits
 }
 
-// promotions: a host that has a volume is cut off from everything while somebody writes there,
-// and another goes on without it; at each step of that target, of the home's guard that fences
-// it, of control's commit and of the home that is back, something else goes wrong. It ends, one
-// way or the other: never do two hosts write at once, what was written until the loss that was
-// announced is there, and what was overtaken is listed, and has all the rest.
+// promotions: the host of a volume is cut off from everything while a container writes there, and another host
+// continues without it. At each step of the target, of the home's guard that fences the volume, of control's commit
+// and of the returning home, something else fails. The promotion ends one way or the other. Two hosts never write at
+// the same time, everything written until the announced loss is there, and the superseded head is listed and has the
+// rest.
 func (c *cuts) promotions(t *testing.T) {
 	for _, v := range []struct {
 		volume string
@@ -91,7 +92,7 @@ func (c *cuts) promotions(t *testing.T) {
 		short  int
 	}{{"auto", autoCuts, 2}, {"safe", wordCuts, 1}} {
 		p := &promoted{cuts: c, name: v.volume, auto: v.volume == "auto", known: map[uuid.UUID]bool{}, client: c.Controls[0].Client(t)}
-		host.Await(t, "a volume is made", func() error { // once control has heard of the guards
+		host.Await(t, "a volume is made", func() error { // after control has heard of the guards
 			return c.Hosts[0].Plug(t).Create(v.volume+"@"+v.volume, nil)
 		})
 		p.id = c.Hosts[0].Inspect(t, v.volume).ID
@@ -109,7 +110,7 @@ func (c *cuts) promotions(t *testing.T) {
 	}
 }
 
-// cutAt has the volume go on without its home, once.
+// cutAt has the volume continue without its home, once.
 func (p *promoted) cutAt(t *testing.T, cut promotion) {
 	p.hold = filepath.Join(t.TempDir(), "hold")
 	p.home, p.target = p.Hosts[0], p.Hosts[1]
@@ -123,9 +124,9 @@ func (p *promoted) cutAt(t *testing.T, cut promotion) {
 	if p.auto {
 		p.wr = p.StartWriter(t, p.home, p.name)
 	} else {
-		before = p.writes(t, p.home) // and stops: of a home whose containers write on nobody gives his word
+		before = p.writes(t, p.home) // and stops, because nobody confirms a home whose containers still write
 	}
-	host.Await(t, "control hears the home", func() error { // how old its copies are it says itself
+	host.Await(t, "control hears the home", func() error { // it knows itself how old its copies are
 		if v := p.record(t); v.Status == nil {
 			return errors.New("it does not")
 		}
@@ -162,7 +163,7 @@ func (p *promoted) cutAt(t *testing.T, cut promotion) {
 	p.check(t, cut, before)
 }
 
-// start starts who a step is of with more in its environment.
+// start starts the part that a step belongs to, with additional environment variables.
 func (p *promoted) start(t *testing.T, cut promotion, env ...string) {
 	t.Helper()
 	switch cut.who {
@@ -181,14 +182,13 @@ func (p *promoted) start(t *testing.T, cut promotion, env ...string) {
 	}
 }
 
-// comes waits until who a step is of has come to it.
+// comes waits until the part of a step has reached the step.
 func (p *promoted) comes(t *testing.T, cut promotion) {
 	t.Helper()
 	host.Await(t, cut.who+" comes to "+cut.step, func() error { _, err := os.Stat(p.hold); return err })
 }
 
-// again has the fault happen, and be over. The home that was lost stays so, but for where that
-// is the fault.
+// again causes the fault and ends it. The lost home stays lost, unless its return is the fault.
 func (p *promoted) again(t *testing.T, cut promotion) {
 	t.Helper()
 	goes := func() {
@@ -207,7 +207,7 @@ func (p *promoted) again(t *testing.T, cut promotion) {
 		}
 		p.Net.Partition(who.On, p.Controls[0].On)
 		goes()
-		time.Sleep(time.Second) // as long as a session: what a cut does shows in nothing else
+		time.Sleep(time.Second) // as long as a session; nothing else shows the effect of a cut
 		p.Net.HealOneWay(who.On, p.Controls[0].On)
 		p.Net.HealOneWay(p.Controls[0].On, who.On)
 	case "back":
@@ -228,7 +228,7 @@ func (p *promoted) again(t *testing.T, cut promotion) {
 	}
 }
 
-// takesOver starts containers on the target until one writes, or nobody waits for that.
+// takesOver starts containers on the target until one writes or the test stops waiting.
 func (p *promoted) takesOver(t *testing.T, ended *atomic.Bool) {
 	for !ended.Load() {
 		entries, err := wrote(t, p.target, p.name, p.id)
@@ -239,17 +239,17 @@ func (p *promoted) takesOver(t *testing.T, ended *atomic.Bool) {
 	}
 }
 
-// word gives it: the home writes no more.
+// word confirms that the home does not write any more.
 func (p *promoted) word(t *testing.T) {
 	t.Helper()
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: p.name, Node: p.target.Name, Force: true, Fenced: p.home.Name}
-	host.Await(t, "the promotion is taken in", func() error { // once its home is away
+	host.Await(t, "the promotion is taken in", func() error { // once its home is unreachable
 		_, err := p.client.Submit(t.Context(), req)
 		return err
 	})
 }
 
-// over waits until what goes on without the home has ended.
+// over waits until the promotion has ended.
 func (p *promoted) over(t *testing.T) {
 	t.Helper()
 	host.Await(t, "the promotion ends", func() error {
@@ -266,7 +266,7 @@ func (p *promoted) over(t *testing.T) {
 	})
 }
 
-// without are the promotions that are on record and were not known before.
+// without lists the promotions on record that were not known before.
 func (p *promoted) without(t *testing.T) (all []dataset.Operation, err error) {
 	list, err := p.client.Operations(t.Context(), api.Page{})
 	for _, op := range list.Items {
@@ -292,8 +292,8 @@ func (p *promoted) note(entries []witness.Entry) {
 	p.entries = append(p.entries, entries...)
 }
 
-// writes has a container write a few lines on a host, which may take until its agent has heard
-// where the volume is.
+// writes has a container write a few lines on a host. It may take until the host's agent has learned where the volume
+// is.
 func (p *promoted) writes(t *testing.T, h *cluster.Host) (entries []witness.Entry) {
 	t.Helper()
 	host.Await(t, "a container writes on "+h.Name, func() (err error) {
@@ -304,7 +304,7 @@ func (p *promoted) writes(t *testing.T, h *cluster.Host) (entries []witness.Entr
 	return entries
 }
 
-// check holds what there is when all is over against what was written.
+// check compares the final contents with what was written.
 func (p *promoted) check(t *testing.T, cut promotion, before []witness.Entry) {
 	t.Helper()
 	all, err := p.without(t)
@@ -357,7 +357,7 @@ func (p *promoted) check(t *testing.T, cut promotion, before []witness.Entry) {
 	t.Logf("it goes on on %s; %d entries", at.Name, len(p.entries))
 }
 
-// listed fails until what the home had is kept as a snapshot that is listed.
+// listed fails until the data of the home is kept as a listed snapshot.
 func (p *promoted) listed(t *testing.T) error {
 	t.Helper()
 	var list []api.CopyDetail

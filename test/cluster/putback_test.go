@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// poolOf is where the pool of a host lies there, and its generation.
+// poolOf returns the path of a host's pool on that host, and its generation.
 func poolOf(t *testing.T, h *cluster.Host) (at string, generation uint64) {
 	t.Helper()
 	var list []api.Pool
@@ -48,9 +48,9 @@ func awaitRaised(t *testing.T, h *cluster.Host, over uint64) (generation uint64)
 	return generation
 }
 
-// TestDiskIsPutBack: the disk of a home, then that of a replica, is put back to an older
-// state while its host is down. Nothing of it is mounted or gone on from before somebody
-// accepts it, and all that people look at says so; the other host and its volumes go on.
+// TestDiskIsPutBack: the disk of a home, then that of a replica, is restored to an older state while its host is
+// down. Nothing of it is mounted or takes over before a person accepts it, and all outputs for people say so. The
+// other host and its volumes continue.
 func TestDiskIsPutBack(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, cluster.Options{Consul: 1, Controls: 1, Hosts: 2, Engines: -1, Profiles: "default: gold\nprofiles:\n  gold: {size: 320MiB, replicas: {count: 1, every: 1s}}\n  alone: {size: 320MiB}\n"})
@@ -71,7 +71,7 @@ func TestDiskIsPutBack(t *testing.T) {
 			t.Fatalf("%v: %v: %s", args, err, out)
 		}
 	}
-	// back puts the pool of a host back to what it is now, once it was used more.
+	// back restores the pool of a host to its present state after it was used further.
 	back := func(h *cluster.Host, meanwhile func()) {
 		t.Helper()
 		at, generation := poolOf(t, h)
@@ -158,7 +158,7 @@ func TestDiskIsPutBack(t *testing.T) {
 		if r.Exit == 0 {
 			t.Fatalf("it went on from it: %+v", r)
 		}
-		if !strings.Contains(r.Err, "in a pool that is held") { // its home may count as alive still
+		if !strings.Contains(r.Err, "in a pool that is held") { // its home may still count as alive
 			return fmt.Errorf("%+v", r)
 		}
 		return nil

@@ -14,10 +14,9 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestStoreGoesBack: Consul is put back to a snapshot from before volumes were made, moved
-// and removed. Nothing is decided on it until it was recovered; containers write on all the
-// while, what is home starts and stops; and then nothing is lost, and every volume has one
-// home.
+// TestStoreGoesBack: Consul is restored from a snapshot that was taken before volumes were made, moved and removed.
+// Nothing is decided on that state until it was recovered. Containers continue to write, and home volumes are started
+// and stopped. In the end nothing is lost, and every volume has one home.
 func TestStoreGoesBack(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, cluster.Options{Consul: 1, Engines: 1, Profiles: profiles})
@@ -70,7 +69,7 @@ func TestStoreGoesBack(t *testing.T) {
 			t.Errorf("drover %v: %+v", args, r)
 		}
 	}
-	// What is home is there as ever, and nothing of it anywhere else.
+	// Home volumes are there as before, and no other node has anything of them.
 	alone := func() {
 		t.Helper()
 		wr.AwaitProgress(t)
@@ -102,8 +101,8 @@ func TestStoreGoesBack(t *testing.T) {
 	alone()
 	elsewhere()
 
-	// A node that is not heard is named. What others know is brought back; it is to be heard
-	// before it counts on the store again.
+	// A silent node is named. What other nodes know is recovered. The silent node must report before it relies on the
+	// store again.
 	host.Await(t, "host-c is silent", func() error {
 		var r api.Recovery
 		control.JSON(t, &r, "store", "recover")
@@ -115,8 +114,8 @@ func TestStoreGoesBack(t *testing.T) {
 	if r := control.Exec(t, "store", "recover"); r.Exit != 2 || !strings.Contains(r.Out, last.Name) || !strings.Contains(r.Out, "missing") || !strings.Contains(r.Err, "--yes") {
 		t.Errorf("without a terminal: %+v", r)
 	}
-	// What was removed may have gone to that node, unless somebody vouches for its death; and
-	// nobody does for that of one which is alive.
+	// A removed volume may have been moved to that node, unless a person confirms that the node is dead. A node that
+	// is reachable cannot be confirmed as dead.
 	if r := control.Exec(t, "store", "recover", "--yes", "--fenced", b.Name); r.Exit == 0 || !strings.Contains(r.Err, b.Name) || !strings.Contains(r.Err, "is alive") {
 		t.Errorf("without a node that is alive: %+v", r)
 	}

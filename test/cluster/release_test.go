@@ -13,9 +13,9 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// released: a person lets go of what the guard has fenced while the agent is alive, and cut off.
-// Who wrote is ended and the volume unmounted, and the agent opens nothing by itself; heard again
-// it has the volume as before, at its epoch, for who comes next.
+// released: a person releases what the guard has fenced while the agent is alive and cut off. The writers are ended
+// and the volume is unmounted, and the agent opens nothing by itself. Once it is reachable again, it has the volume
+// as before, at the same epoch, for the next user.
 func (c *cuts) released(t *testing.T) {
 	const volume = "released"
 	h := c.Hosts[0]

@@ -29,8 +29,8 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// consulRestarted: every server of the store is gone and comes back (C3). What is open goes on;
-// what is decided meanwhile is refused, and after as before.
+// consulRestarted: every server of the store is stopped and started again (C3). Open volumes continue to work.
+// Decisions are refused meanwhile, and work as before afterwards.
 func (c *cuts) consulRestarted(t *testing.T) {
 	h := c.Hosts[0]
 	wr := c.StartWriter(t, h, "outlives")
@@ -60,7 +60,7 @@ func (c *cuts) consulRestarted(t *testing.T) {
 	wr.Stop(t)
 }
 
-// big makes a volume on the first host with much in it, and returns the sum of that.
+// big makes a volume on the first host with much data, and returns its checksum.
 func (c *cuts) big(t *testing.T, name string) (sum string) {
 	t.Helper()
 	if err := c.Hosts[0].Plug(t).Create(name, map[string]string{"size": "128MiB"}); err != nil {
@@ -76,7 +76,7 @@ func (c *cuts) big(t *testing.T, name string) (sum string) {
 	return fmt.Sprintf("%x", sha256.Sum256(data))
 }
 
-// wantBig fails unless a host is the home of a volume, which has what it had.
+// wantBig fails unless a host is the home of a volume with that data.
 func (c *cuts) wantBig(t *testing.T, h *cluster.Host, name, sum string) {
 	t.Helper()
 	if at := h.Inspect(t, name).Node; at != h.Name {
@@ -90,9 +90,8 @@ func (c *cuts) wantBig(t *testing.T, h *cluster.Host, name, sum string) {
 	})
 }
 
-// transferCut: over a slow link, with a cut in the middle during which the home's agent dies, so
-// that no connection outlives it, a move brings all that there is, and until then the home is the
-// home (C5).
+// transferCut: a move runs over a slow link, and the link is cut in the middle. During the cut the home's agent dies,
+// so that no connection survives it. The move transfers everything, and until then the home stays the home (C5).
 func (c *cuts) transferCut(t *testing.T) {
 	a, b := c.Hosts[0], c.Hosts[1]
 	sum := c.big(t, "slow")
@@ -138,8 +137,8 @@ func (c *cuts) transferCut(t *testing.T) {
 	c.wantBig(t, b, "slow", sum)
 }
 
-// targetFull: a move to a pool without room fails, says so, and leaves the volume where it was
-// (C5); asked again when there is room it goes.
+// targetFull: a move to a pool without room fails with that reason, and leaves the volume where it was (C5). When
+// there is room and the move is requested again, it succeeds.
 func (c *cuts) targetFull(t *testing.T) {
 	a, b := c.Hosts[0], c.Hosts[1]
 	sum := c.big(t, "wide")
@@ -174,8 +173,8 @@ func (c *cuts) targetFull(t *testing.T) {
 	c.wantBig(t, b, "wide", sum)
 }
 
-// strangers: who shows no certificate, or that of another node, gets nothing of a volume, and
-// takes no lease (C8).
+// strangers: a caller without a certificate, or with that of another node, gets no data of a volume and no lease
+// (C8).
 func (c *cuts) strangers(t *testing.T) {
 	a, b := c.Hosts[0], c.Hosts[1]
 	if err := a.Plug(t).Create("private", nil); err != nil {
@@ -213,7 +212,7 @@ func (c *cuts) strangers(t *testing.T) {
 	mounted(t, a, "private", func(string) {})
 }
 
-// asked asks from a machine and returns the status and the answer, or 0 and what went wrong.
+// asked sends a request from a machine, and returns the status and the answer, or 0 and the error.
 func asked(t *testing.T, from *lan.Machine, cfg *tls.Config, method, url string) (int, string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -11,14 +11,14 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// swarm is a Docker Swarm of the engines of a cluster; the first host leads it.
+// swarm is a Docker Swarm of the engines of a cluster. The first host leads it.
 type swarm struct {
 	*cluster.Cluster
 	a, b *cluster.Host
 }
 
-// newSwarm makes one. Services have the network of their host, as an overlay needs modules
-// that not every kernel has.
+// newSwarm makes a Swarm. Services use the network of their host, because an overlay needs modules that not every
+// kernel has.
 func newSwarm(t *testing.T, c *cluster.Cluster) *swarm {
 	t.Helper()
 	s := &swarm{c, c.Hosts[0], c.Hosts[1]}
@@ -31,10 +31,10 @@ func newSwarm(t *testing.T, c *cluster.Cluster) *swarm {
 	return s
 }
 
-// on is the constraint by which a service runs on a host.
+// on is the constraint with which a service runs on a host.
 func on(h *cluster.Host) string { return "node.hostname==" + h.Name }
 
-// service starts one whose tasks note where they are in a volume, and stay.
+// service starts a service whose tasks write their host into a volume, and stay.
 func (s *swarm) service(t *testing.T, name, volume string, args ...string) {
 	t.Helper()
 	s.a.Docker(t, slices.Concat([]string{
@@ -43,21 +43,20 @@ func (s *swarm) service(t *testing.T, name, volume string, args ...string) {
 	}, args, []string{cluster.Image, "sh", "-c", "hostname >> /data/where; exec sleep infinity"})...)
 }
 
-// update changes a service as arguments say, and does not wait for what comes of it.
+// update changes a service as the arguments say, and does not wait for the result.
 func (s *swarm) update(t *testing.T, args ...string) {
 	t.Helper()
 	s.a.Docker(t, append([]string{"service", "update", "--detach", "--quiet", "--no-resolve-image"}, args...)...)
 }
 
-// tasks are those of a service that the Swarm wants to run, or that have failed: state,
-// node and error.
+// tasks lists the tasks of a service that the Swarm wants to run, or that have failed: state, node and error.
 func (s *swarm) tasks(t *testing.T, name string) []string {
 	t.Helper()
 	out := s.a.Docker(t, "service", "ps", "--no-trunc", "--format", "{{.CurrentState}} on {{.Node}}: {{.Error}}", name)
 	return strings.Split(strings.TrimSpace(out), "\n")
 }
 
-// await waits for a task whose line begins and goes on so.
+// await waits for a task whose line begins with one text and continues with another.
 func (s *swarm) await(t *testing.T, name, state string, parts ...string) {
 	t.Helper()
 	host.Await(t, name+" is "+state, func() error {
@@ -71,9 +70,8 @@ func (s *swarm) await(t *testing.T, name, state string, parts ...string) {
 	})
 }
 
-// TestSwarm: services of a Swarm have volumes as containers do: tasks on all nodes make one
-// volume, a task that goes to another node takes it along, and a node that is drained
-// goes on being a member of the cluster.
+// TestSwarm: services of a Swarm use volumes as containers do. Tasks on all nodes make one volume, a task that starts
+// on another node takes its volume along, and a drained node of the Swarm is still a member of the cluster.
 func TestSwarm(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, cluster.Options{Consul: 1, Profiles: profiles})
@@ -86,7 +84,7 @@ func TestSwarm(t *testing.T) {
 	s.service(t, "app", "app@gold", "--constraint", on(s.a))
 	s.await(t, "app", "Running", "on "+s.a.Name)
 
-	// Drained, the first host has no tasks, and serves volumes as before: the task's follows it.
+	// The drained first host has no tasks, and serves volumes as before: the volume of the task follows the task.
 	s.update(t, "app", "--constraint-rm", on(s.a))
 	s.await(t, "app", "Running")
 	from, before := volume("app")
@@ -109,10 +107,11 @@ func TestSwarm(t *testing.T) {
 		t.Errorf("the host that was drained: %q", out)
 	}
 
-	// Each engine makes and mounts it at the same time: one has it, the other is told who.
+	// Each engine makes and mounts the volume at the same time: one gets it, and the error of the other names that
+	// node.
 	s.service(t, "all", "same@gold", "--mode", "global", "--restart-condition", "none")
-	// Started first, the second task would be a second writer on another node: it is refused,
-	// with the name of who has it, and the first one stays.
+	// With start-first, the second task would be a second writer on another node. It is refused with the name of the
+	// node that has the volume, and the first task stays.
 	other := s.on(from)
 	s.update(t, "app", "--update-order", "start-first", "--constraint-add", on(other))
 	s.await(t, "app", "Rejected", "on "+other.Name, "is mounted by", "on node "+to.Name)
@@ -123,7 +122,7 @@ func TestSwarm(t *testing.T) {
 	if at := mounts(t, other); slices.ContainsFunc(at, func(p string) bool { return strings.Contains(p, s.b.Inspect(t, "app").ID.String()) }) {
 		t.Errorf("%s has it mounted as well: %v", other.Name, at)
 	}
-	// Stopped first, it goes over.
+	// With stop-first, the volume is moved.
 	s.update(t, "app", "--update-order", "stop-first", "--force")
 	s.await(t, "app", "Running", "on "+other.Name)
 	if at, _ := volume("app"); at != other.Name {
@@ -148,7 +147,7 @@ func TestSwarm(t *testing.T) {
 	}
 }
 
-// on is the host of a name.
+// on returns the host with a name.
 func (s *swarm) on(name string) *cluster.Host {
 	if name == s.b.Name {
 		return s.b

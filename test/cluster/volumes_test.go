@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/test/volumes"
 )
 
-// datasets are what lies in a host's pool, live, being made or deleted.
+// datasets lists the datasets in a host's pool: live, being made, or being deleted.
 func (w *world) datasets(h *cluster.Host) (ids []string, err error) {
 	for _, folder := range []string{"datasets", "incoming", "deleting"} {
 		entries, err := os.ReadDir(h.File(filepath.Join(h.Dir, "disk", "pool", folder)))
@@ -36,8 +36,8 @@ func once(t *testing.T, h *cluster.Host, volume, command string) string {
 	return h.Docker(t, "run", "--rm", "--volume", volume+":/data", "--volume-driver", "drover", cluster.Image, "sh", "-c", command)
 }
 
-// testVolumes: on a host with an engine, volumes are as on one host by itself, asked for at
-// control; every other host sees them, and may not change them.
+// testVolumes: on a host with an engine, volumes work as on a single host and are requested from control. Every other
+// host sees them, and may not change them.
 func testVolumes(t *testing.T, w *world) {
 	h, other := w.Hosts[0], w.Hosts[2]
 	volumes.Run(t, volumes.World{
@@ -50,15 +50,14 @@ func testVolumes(t *testing.T, w *world) {
 		t.Errorf("%s tells %+v of %s's volume", other.Name, v, h.Name)
 	}
 	listed(t, w, name)
-	// What is asked for at control is done at home; other nodes may look, and no more.
+	// What is requested from control is done at the home. Other nodes may only look.
 	if r := other.Exec(t, "snapshot", "create", name); r.Exit != 1 || !strings.Contains(r.Err, "may not request this snapshot of volume "+name) {
 		t.Errorf("%s makes snapshots of %s's volume: %s", other.Name, h.Name, r.Err)
 	}
 	h.Docker(t, "volume", "rm", name+"@gold")
 }
 
-// listed fails unless every host's command line has the volume, and each engine inspects
-// it.
+// listed fails unless every host's command line shows the volume, and each engine can inspect it.
 func listed(t *testing.T, w *world, name string) {
 	t.Helper()
 	for _, h := range w.Hosts {

@@ -1,4 +1,4 @@
-// Package demo plays `make demo` and `make demo-clean` as a newcomer does.
+// Package demo runs `make demo` and `make demo-clean` as a new user does.
 package demo
 
 import (
@@ -15,13 +15,13 @@ import (
 
 func TestMain(m *testing.M) { engine.Main(m) }
 
-// A stage is where one demonstration keeps what it makes.
+// A stage is where one demonstration keeps its files.
 type stage struct {
 	dir string
 	env []string
 }
 
-// newStage makes one whose engine is at the address given.
+// newStage makes a stage whose engine is at the given address.
 func newStage(t *testing.T, dockerHost string) stage {
 	t.Helper()
 	// The paths of sockets have at most 107 bytes (unix(7)), and t.TempDir contains the name of the test.
@@ -40,7 +40,7 @@ func newStage(t *testing.T, dockerHost string) stage {
 	return s
 }
 
-// script runs one of the scripts, which must succeed, and returns all that it printed.
+// script runs one of the scripts, which must succeed, and returns its output.
 func (s stage) script(t *testing.T, name string) string {
 	t.Helper()
 	cmd := exec.Command(filepath.Join("../../scripts", name))
@@ -52,7 +52,7 @@ func (s stage) script(t *testing.T, name string) string {
 	return string(out)
 }
 
-// play runs the demonstration and checks what it showed.
+// play runs the demonstration and checks its output.
 func (s stage) play(t *testing.T) {
 	t.Helper()
 	out := s.script(t, "demo.sh")
@@ -65,13 +65,13 @@ func (s stage) play(t *testing.T) {
 			t.Errorf("the demonstration does not show %q:\n%s", want, out)
 		}
 	}
-	// The clone has every row, and what is deleted there stays in the original; a restore brings all back.
+	// The clone has every row. What is deleted there stays in the original, and a restore brings everything back.
 	if !strings.Contains(out, "count(*)\n3\n") || strings.Count(out, "\n3\tglue\n") != 2 {
 		t.Errorf("the demonstration does not show three rows in the clone, after the clone lost them, and after the restore:\n%s", out)
 	}
 }
 
-// clean runs demo-clean, after which nothing may be left, and which may be repeated.
+// clean runs demo-clean, which must leave nothing, and can be repeated.
 func (s stage) clean(t *testing.T) {
 	t.Helper()
 	s.script(t, "demo-clean.sh")
@@ -100,7 +100,7 @@ func (s stage) clean(t *testing.T) {
 	s.script(t, "demo-clean.sh")
 }
 
-// Where no engine runs, the demonstration brings one and takes it away again.
+// If no engine runs, the demonstration starts one and removes it again.
 func TestDemoWithAnEngineOfItsOwn(t *testing.T) {
 	s := newStage(t, "unix:///nowhere/docker.sock")
 	s.play(t)
@@ -110,14 +110,14 @@ func TestDemoWithAnEngineOfItsOwn(t *testing.T) {
 	s.clean(t)
 }
 
-// An engine that runs is used, and left as it was.
+// A running engine is used, and left as it was.
 func TestDemoWithTheEngineThatRuns(t *testing.T) {
 	e := engine.Start(t, engine.Options{Ports: true})
 	before := images(t, e)
 	s := newStage(t, e.Host)
 	s.play(t)
 	s.clean(t)
-	e.Restart(t) // as demo-clean says, lest each command wait for the plugin
+	e.Restart(t) // as demo-clean says, otherwise each command would wait for the plugin
 	for what, args := range map[string][]string{
 		"containers": {"ps", "--all", "--quiet"},
 		"volumes":    {"volume", "ls", "--quiet"},
@@ -138,7 +138,7 @@ func images(t *testing.T, e *engine.Engine) []string {
 	return ids
 }
 
-// After kill -9 of everything, demo-clean still takes all of it away.
+// After kill -9 of everything, demo-clean still removes all of it.
 func TestDemoCleanAfterACrash(t *testing.T) {
 	long.Only(t)
 	s := newStage(t, "unix:///nowhere/docker.sock")
@@ -155,7 +155,7 @@ func TestDemoCleanAfterACrash(t *testing.T) {
 	s.clean(t)
 }
 
-// Neither plays in a folder that holds something, and demo-clean removes no such folder.
+// Neither script runs in a folder with other contents, and demo-clean removes no such folder.
 func TestDemoKeepsOutOfOthersFolders(t *testing.T) {
 	dir := t.TempDir()
 	theirs := filepath.Join(dir, "theirs")
@@ -181,7 +181,7 @@ func TestDemoKeepsOutOfOthersFolders(t *testing.T) {
 	}
 }
 
-// What the demonstration shows can be pasted.
+// The commands that the demonstration shows can be pasted.
 func TestWordsAreQuoted(t *testing.T) {
 	for word, want := range map[string]string{
 		"demo-db@gold": "demo-db@gold", "": "''", "{{json .Status}}": "'{{json .Status}}'",

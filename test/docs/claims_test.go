@@ -6,8 +6,7 @@ import (
 	"github.com/droverhq/drover/test/engine"
 )
 
-// testClaims holds the pages to what they say in words, where no command that
-// they show would tell.
+// testClaims checks what the pages say in words, where no command that they show would check it.
 func testClaims(t *testing.T, e *engine.Engine) {
 	w := begin(t, e)
 	setupDisk(t, w)

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestOnEngine shares one engine among all that needs one.
+// TestOnEngine runs everything that needs an engine on one shared engine.
 func TestOnEngine(t *testing.T) {
 	e := engine.Start(t, engine.Options{Ports: true})
 	for _, name := range []string{"mariadb", "mariadb:11.4"} {
@@ -32,7 +32,7 @@ func TestOnEngine(t *testing.T) {
 	t.Run("Claims", func(t *testing.T) { testClaims(t, e) })
 }
 
-// testCommands plays each page from its first block to its last.
+// testCommands runs each page from its first block to its last.
 func testCommands(t *testing.T, e *engine.Engine) {
 	for _, p := range pages(t) {
 		if p.name == "CONTRIBUTING.md" || !p.runs() {
@@ -43,7 +43,7 @@ func testCommands(t *testing.T, e *engine.Engine) {
 			for _, b := range p.blocks {
 				w.play(t, p, b)
 				if t.Failed() {
-					return // what follows rests on it
+					return // the following blocks depend on it
 				}
 			}
 		})
@@ -60,7 +60,7 @@ func (p page) runs() bool {
 	return false
 }
 
-// play does what a reader would do with a block.
+// play does with a block what a reader would do.
 func (w *world) play(t *testing.T, p page, b block) {
 	t.Helper()
 	if b.note.notRun != "" {
@@ -96,7 +96,7 @@ func (w *world) play(t *testing.T, p page, b block) {
 	}
 }
 
-// examples exchanges the UUIDs that a page shows for those of this run.
+// examples replaces the UUIDs that a page shows by those of this run.
 func (w *world) examples(t *testing.T, n note) *strings.Replacer {
 	t.Helper()
 	var pairs []string
@@ -114,8 +114,7 @@ func (w *world) examples(t *testing.T, n note) *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }
 
-// run runs one command. It has to succeed, unless the page shows that it fails:
-// then with that error.
+// run runs one command. It must succeed, unless the page shows that it fails: then it must fail with that error.
 func (w *world) run(t *testing.T, where, line string, shown []string) {
 	t.Helper()
 	t.Logf("%s $ %s", where, line)
@@ -138,7 +137,7 @@ func (w *world) run(t *testing.T, where, line string, shown []string) {
 	fails := len(shown) > 0 && failure.MatchString(shown[0])
 	err := once()
 	if asksServer.MatchString(line) && err != nil {
-		host.Await(t, where, once) // it has just been started
+		host.Await(t, where, once) // it was just started
 		err = nil
 	}
 	if fails != (err != nil) {
@@ -165,7 +164,7 @@ func pattern(line string) *regexp.Regexp {
 	return regexp.MustCompile(`(?m)^` + strings.TrimSuffix(strings.Join(parts, ".*"), `\n`) + `$`)
 }
 
-// systemctl does to the processes what the units would.
+// systemctl does to the processes what the units would do.
 func (w *world) systemctl(t *testing.T, where string, args []string) {
 	t.Helper()
 	switch strings.Join(args, " ") {
@@ -204,8 +203,8 @@ func (w *world) write(t *testing.T, path, text string) {
 	}
 }
 
-// compose puts the keys of text into a Compose file, and has Compose check it.
-// With no file there is one with a service that uses the volumes.
+// compose puts the keys of text into a Compose file, and has Compose check the file. If there is no file, it makes
+// one with a service that uses the volumes.
 func (w *world) compose(t *testing.T, path, text string) {
 	t.Helper()
 	file := map[string]any{}
@@ -232,7 +231,7 @@ func (w *world) compose(t *testing.T, path, text string) {
 	w.must(t, "docker compose -f "+path+" config --quiet")
 }
 
-// merge puts what is in change into base, map by map.
+// merge merges change into base, map by map.
 func merge(base, change map[string]any) map[string]any {
 	for k, v := range change {
 		sub, isMap := v.(map[string]any)
@@ -244,7 +243,7 @@ func merge(base, change map[string]any) map[string]any {
 	return base
 }
 
-// alerts checks that rules of Prometheus ask for figures that there are.
+// alerts checks that the rules for Prometheus only use existing metrics.
 func (w *world) alerts(t *testing.T, text string) {
 	t.Helper()
 	var rules struct {

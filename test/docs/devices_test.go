@@ -20,7 +20,7 @@ func setupDevices(t *testing.T, _ *world) {
 	}
 }
 
-// setupDevicesMoved has one more, nvme-D, with a pool of another host.
+// setupDevicesMoved adds nvme-D, a disk with a pool of another host.
 func setupDevicesMoved(t *testing.T, _ *world) {
 	device, at := scratch.Disk(t, 2<<30), filepath.Join(t.TempDir(), "pool")
 	p, err := loop.New(&run.System{}).Open(t.Context(), backends.Config{Name: "theirs", Path: at, Mount: at, Devices: []string{device}, Make: true})
@@ -33,13 +33,13 @@ func setupDevicesMoved(t *testing.T, _ *world) {
 	plug(t, "nvme-D", device)
 }
 
-// plug gives a device its name.
+// plug gives a device a name.
 func plug(t *testing.T, name, device string) {
 	t.Helper()
 	if os.Mkdir(filepath.Dir(byID), 0o755) == nil {
 		t.Cleanup(func() { _ = os.Remove(filepath.Dir(byID)) })
 	}
-	if _, err := os.Lstat(byID); err != nil { // those of the host are not for this
+	if _, err := os.Lstat(byID); err != nil { // the host's own disks must not be used for this
 		cover(t, "tmpfs", filepath.Dir(byID), "tmpfs", 0, "mode=0755")
 	}
 	if err := os.MkdirAll(byID, 0o755); err != nil {

@@ -11,14 +11,14 @@ import (
 	"github.com/droverhq/drover/test/engine"
 )
 
-// An example is a Compose file that people start from.
+// An example is a Compose file from which people start.
 type example struct {
 	dir    string // below the root of the repository
-	volume string // the first that it makes
-	size   string // of that
-	put    string // what a reader might do then, and see
+	volume string // the first one that it makes
+	size   string // of that volume
+	put    string // what a reader might do next, and its output
 	get    string
-	more   []string // more commands, with what holds for the volume still true
+	more   []string // more commands, after which the checks of the volume still hold
 }
 
 func examplesOfCompose() []example {
@@ -31,7 +31,7 @@ func examplesOfCompose() []example {
 			dir: "examples/mariadb", volume: "shop-db", size: "50GiB",
 			put: sql("db", make3), get: sql("db", "select id from shop.orders"),
 			more: []string{
-				// As the comment at its top says.
+				// As the comment at the top of the file says.
 				"docker compose --profile dev up -d",
 				sql("dev", "select id from shop.orders; drop table shop.orders"),
 				"docker compose --profile dev rm -sf dev && docker volume rm shop-dev",
@@ -46,8 +46,8 @@ func examplesOfCompose() []example {
 	}
 }
 
-// testExamples brings each Compose file of the repository up, down and up again,
-// with images of the names that a user would pull.
+// testExamples starts each Compose file of the repository, stops it and starts it again, with images of the names
+// that a user would pull.
 func testExamples(t *testing.T, e *engine.Engine) {
 	files, err := filepath.Glob(filepath.Join(top, "examples/*/compose.yaml"))
 	if err != nil || len(files) != len(examplesOfCompose()) {
@@ -60,8 +60,8 @@ func testExamples(t *testing.T, e *engine.Engine) {
 	t.Run("examples/swarm", w.stack)
 }
 
-// stack checks what a Swarm would be told, and has the volume made that each of its
-// engines would ask for. Services and labels in a Swarm have tests in test/product.
+// stack checks what a Swarm would get, and has the volume made that each of its engines would request. Services and
+// labels in a Swarm are tested in test/product.
 func (w *world) stack(t *testing.T) {
 	var stack struct {
 		Services map[string]struct {
@@ -98,7 +98,7 @@ func (w *world) example(t *testing.T, x example) {
 		t.Fatal(err)
 	}
 	w.cwd = dir
-	// Port 0: any that is free, since the machine's own may not be.
+	// Port 0 is any free port, because the machine may use the port of the file.
 	compose := "export DB_PORT=0 DEV_PORT=0 REDIS_PORT=0; "
 	if r := w.e.Compose(t, dir, "config", "--quiet"); r.Exit != 0 {
 		t.Fatal(r)
@@ -120,7 +120,7 @@ func (w *world) example(t *testing.T, x example) {
 	}
 }
 
-// live has an example up, down and up again, with its data still there.
+// live starts an example, stops it and starts it again. Its data must still be there.
 func (w *world) live(t *testing.T, x example, compose string) {
 	t.Helper()
 	w.must(t, compose+"docker compose up -d")

@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// fixtures are what notes call for by setup=NAME. Each makes true what the text
-// before its block says, whatever went before.
+// fixtures are requested by notes as setup=NAME. Each one establishes what the text before its block says, whatever
+// happened before.
 func fixtures() map[string]func(*testing.T, *world) {
 	return map[string]func(*testing.T, *world){
 		"none":          func(*testing.T, *world) {},
@@ -50,7 +50,7 @@ func fixtures() map[string]func(*testing.T, *world) {
 	}
 }
 
-// service runs a container with a volume at /data; one of that name goes.
+// service runs a container with a volume at /data, and replaces one with the same name.
 func (w *world) service(t *testing.T, name, volume string) {
 	t.Helper()
 	w.must(t,
@@ -95,8 +95,7 @@ func (w *world) answers(t *testing.T, line string) {
 	})
 }
 
-// setupLocalData makes a volume of Docker's own driver with a container that uses
-// it, and a folder.
+// setupLocalData makes a volume of Docker's local driver, with a container that uses it, and a folder.
 func setupLocalData(t *testing.T, w *world) {
 	w.must(t,
 		"docker run -d --name app_db_1 -v app_data:/data redis",
@@ -112,7 +111,7 @@ func setupProfiles(t *testing.T, w *world) {
 	w.must(t, "cp "+src+" /etc/drover/profiles.yaml")
 }
 
-// setupDB has a Redis run on the volume db.
+// setupDB runs a Redis on the volume db.
 func setupDB(t *testing.T, w *world) {
 	w.must(t, "drover volume inspect db >/dev/null 2>&1 || drover volume create db@gold -o pool=default")
 	w.service(t, "app-db", "db@gold")
@@ -125,8 +124,8 @@ func setupKilled(t *testing.T, w *world) {
 	w.up = false
 }
 
-// setupChangedSince leaves a backup that knows a volume that is destroyed now, and
-// does not know another that is here.
+// setupChangedSince leaves a backup with a volume that has been destroyed since, and without a volume that was made
+// since.
 func setupChangedSince(t *testing.T, w *world) {
 	w.must(t,
 		"drover volume create gone@gold",
@@ -143,14 +142,14 @@ func setupStoreDamaged(t *testing.T, w *world) {
 	w.must(t, "dd if=/dev/urandom of=/var/lib/drover/store.db bs=64k count=1 conv=notrunc status=none")
 }
 
-// setupAgentLost leaves the store alone, with a volume in use.
+// setupAgentLost keeps only the store, with a volume in use.
 func setupAgentLost(t *testing.T, w *world) {
 	setupDB(t, w)
 	w.stop(t)
 	w.must(t, "rm /var/lib/drover/agent.db")
 }
 
-// setupBothLost leaves the data of the pools, and nothing that knows it.
+// setupBothLost keeps the data of the pools, and no records of it in the store or the agent.
 func setupBothLost(t *testing.T, w *world) {
 	w.must(t, "docker rm -f $(docker ps -aq)", "rm -f /etc/drover/drover.yaml")
 	w.stop(t)
@@ -160,11 +159,11 @@ func setupBothLost(t *testing.T, w *world) {
 	w.must(t, "rm /var/lib/drover/store.db /var/lib/drover/agent.db")
 }
 
-// setupDiskAway has a volume on the disk, which is not mounted.
+// setupDiskAway makes a volume on the disk, which is then unmounted.
 func setupDiskAway(t *testing.T, w *world) {
 	w.must(t, "rm -f /etc/drover/drover.yaml")
 	w.stop(t)
-	w.start(t) // with the pool known from before, as one that was made by command
+	w.start(t) // with a pool known from before, as one that was made by a command
 	w.must(t,
 		"drover pool ls | grep -q '^fast ' || drover pool adopt /mnt/disk/fast",
 		"drover volume create cache@gold -o pool=fast")
@@ -177,16 +176,15 @@ func setupDiskMoved(t *testing.T, w *world) {
 	w.must(t, "umount /mnt/disk", "mkdir /mnt/new", "mount -o loop $(awk '$2 == \"/mnt/disk\" {print $1}' /etc/fstab) /mnt/new")
 }
 
-// setupPoolGone has a pool whose place is gone.
+// setupPoolGone makes a pool whose folder is missing.
 func setupPoolGone(t *testing.T, w *world) {
 	w.must(t, "drover pool create old --backend dir --path /srv/old", "rm -r /srv/old")
 }
 
-// setupPoolFull has the disk back in its place, nearly full, with something in the
-// trash that would make it less so.
+// setupPoolFull has the disk mounted again and nearly full, with something in the trash whose removal makes room.
 func setupPoolFull(t *testing.T, w *world) {
 	w.must(t, "umount /mnt/new", "mount /mnt/disk", "drover pool adopt /mnt/disk/fast")
-	w.answers(t, "drover volume create old@gold -o pool=fast") // once control has heard that it is back
+	w.answers(t, "drover volume create old@gold -o pool=fast") // after control has learned that it is online again
 	w.service(t, "app-old", "old@gold")
 	w.must(t,
 		"docker exec app-old dd if=/dev/zero of=/data/zeros bs=1M count=200 conv=fsync",
@@ -198,7 +196,7 @@ func setupPoolFull(t *testing.T, w *world) {
 	w.fill(t, "/mnt/disk", 40<<20)
 }
 
-// setupHostFull has the disk of the root nearly full.
+// setupHostFull fills the disk of the root nearly.
 func setupHostFull(t *testing.T, w *world) {
 	w.must(t, "rm -f /mnt/disk/ballast", "drover volume create junk@gold -o pool=default")
 	w.service(t, "app-junk", "junk@gold")
@@ -206,10 +204,10 @@ func setupHostFull(t *testing.T, w *world) {
 		"docker exec app-junk dd if=/dev/zero of=/data/zeros bs=1M count=2000 conv=fsync",
 		"docker rm -f app-junk")
 	w.awaitUnused(t)
-	w.fill(t, "/var/lib/drover", int64(backends.Reserve(rootSize))-200<<20) // less than the root itself wants
+	w.fill(t, "/var/lib/drover", int64(backends.Reserve(rootSize))-200<<20) // less than the root needs
 }
 
-// fill allocates a file beside which so many bytes are missing of what has to stay free.
+// fill allocates a file, so that the free space is the given number of bytes below what must stay free.
 func (w *world) fill(t *testing.T, dir string, missing int64) {
 	t.Helper()
 	var st unix.Statfs_t
@@ -230,12 +228,12 @@ func setupInUse(t *testing.T, w *world) {
 	w.must(t, "drover snapshot create db --name before")
 }
 
-// setupNameless leaves a volume that an image asked for.
+// setupNameless leaves an anonymous volume that an image requested.
 func setupNameless(t *testing.T, w *world) {
 	w.must(t, "docker run --name job -v db@gold:/job --volume-driver drover redis true", "docker rm job")
 }
 
-// setupQuarantine leaves the volume stray in its pool, and nothing that knows it.
+// setupQuarantine leaves the volume stray in its pool, without any record of it.
 func setupQuarantine(t *testing.T, w *world) {
 	w.must(t, "drover volume rm stray 2>/dev/null && drover trash purge stray --yes || true")
 	w.stop(t)
@@ -270,7 +268,7 @@ func setupLoopDB(t *testing.T, w *world) {
 	w.must(t, "drover snapshot create db --name before", "docker exec app-db redis-cli set key newer")
 }
 
-// Each fixture is called for: one that is not would rot.
+// Each fixture is used by a page. An unused one would become outdated.
 func TestFixturesAreUsed(t *testing.T) {
 	var notes []string
 	for _, p := range pages(t) {

@@ -14,7 +14,7 @@ var (
 	fencePattern   = regexp.MustCompile("(?ms)^```.*?^```$")
 )
 
-// TestLinks follows each link within the repository, to its heading too.
+// TestLinks follows each link within the repository, including the heading.
 func TestLinks(t *testing.T) {
 	for _, p := range pages(t) {
 		for _, m := range linkPattern.FindAllStringSubmatch(fencePattern.ReplaceAllString(p.text, ""), -1) {
@@ -39,7 +39,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// anchors are what headings are called in links, as GitHub makes them.
+// anchors returns the anchors of headings, as GitHub makes them.
 func anchors(text string) map[string]bool {
 	all := map[string]bool{}
 	for _, m := range headingPattern.FindAllStringSubmatch(fencePattern.ReplaceAllString(text, ""), -1) {

@@ -12,11 +12,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// manual is what docs/cli.md, which a test of its own keeps true, says of the
-// commands.
+// manual is what docs/cli.md, which another test keeps up to date, says about the commands.
 type manual struct {
 	flags map[string][]string // of each command, by its path without drover
-	all   []string            // every flag of any
+	all   []string            // every flag of any command
 }
 
 func readManual(t *testing.T) manual {
@@ -44,7 +43,7 @@ func readManual(t *testing.T) manual {
 	return m
 }
 
-// check says what is wrong with a command line, nothing if it could be typed.
+// check returns what is wrong with a command line, or "" if it is valid.
 func (m manual) check(words []string) error {
 	if strings.HasPrefix(words[0], "--api") {
 		words = words[2:]
@@ -73,7 +72,7 @@ func (m manual) check(words []string) error {
 	return nil
 }
 
-// checkOption says what is wrong with KEY=VALUE.
+// checkOption returns what is wrong with KEY=VALUE.
 func checkOption(word string) error {
 	key, value, _ := strings.Cut(word, "=")
 	if key == "help" || key == "json" || key == "table" {
@@ -90,8 +89,7 @@ var (
 	makePattern   = regexp.MustCompile(`^make ([a-z -]+)`)
 )
 
-// typed are all command lines and inline code of a page, but for those of other
-// shapes: a flag alone, a name.
+// typed returns all command lines and inline code of a page, except those of other forms: a single flag, or a name.
 func (p page) typed() []string {
 	var all []string
 	for _, b := range p.blocks {
@@ -143,8 +141,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// knows reports whether some command, or one of Docker's that pages mention, has
-// a flag.
+// knows reports whether a command of Drover, or one of Docker's that pages mention, has a flag.
 func (m manual) knows(flag string) bool {
 	dockers := []string{"--volume-driver", "--mount"}
 	return slices.Contains(m.all, flag) || slices.Contains(dockers, flag)
@@ -195,7 +192,7 @@ func TestListsAreWhole(t *testing.T) {
 	}
 }
 
-// The lookup finds what is wrong.
+// The lookup finds mistakes.
 func TestManualRefuses(t *testing.T) {
 	m := readManual(t)
 	for _, line := range []string{"volume make db", "volume create db --sise 5", "volume create db -o sise=5GiB", "volume ls --yes", "servr"} {

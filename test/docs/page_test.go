@@ -17,8 +17,7 @@ type page struct {
 	blocks []block
 }
 
-// A block is what a reader would copy: fenced, also below the item of a list, or indented with
-// commands in it.
+// A block is what a reader would copy: a fenced block, also in a list item, or an indented one with commands in it.
 type block struct {
 	line     int    // of its first line, from 1
 	language string // of a fence; console for indented commands
@@ -54,15 +53,14 @@ func (n note) get(key string) (value string, ok bool) {
 	return "", false
 }
 
-// A command is a line that begins with "$ ", with those that go on from it, and
-// the output that is shown below it.
+// A command is a line that begins with "$ ", with its continuation lines and the output that is shown below it.
 type command struct {
 	line  int
 	text  string
 	shown []string
 }
 
-// commands returns those of a block of kind console.
+// commands returns the commands of a block of kind console.
 func (b block) commands() []command {
 	var all []command
 	open := false
@@ -106,8 +104,7 @@ func parseNote(text string) (n note, err error) {
 	return n, nil
 }
 
-// parse reads a page. A command outside of a block that the test knows is an
-// error: nobody would run it.
+// parse reads a page. A command outside of a block that the test knows is an error, because nothing would run it.
 func parse(name, text string) (page, error) {
 	p := page{name: name, text: text}
 	var pending *note
@@ -141,8 +138,7 @@ func parse(name, text string) (page, error) {
 	return p, nil
 }
 
-// blockAt returns the block that begins at a line, nil when none does, and its
-// last line.
+// blockAt returns the block that begins at a line, or nil if none does, and its last line.
 func blockAt(lines []string, i int) (*block, int, error) {
 	if m := fenceLine.FindStringSubmatch(lines[i]); m != nil {
 		indent, language := m[1], m[2]
@@ -173,7 +169,7 @@ func blockAt(lines []string, i int) (*block, int, error) {
 	return b, end - 1, nil
 }
 
-// top is the root of the repository, as seen from here.
+// top is the root of the repository, relative to this package.
 const top = "../.."
 
 // pages returns README.md and the pages in docs, without those that are generated from the code.

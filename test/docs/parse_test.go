@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// The test is worth what its reading of a page is worth.
+// The test depends on how it reads a page.
 func TestParse(t *testing.T) {
 	const text = "Words with `$ not` a command.\n\n" +
 		"<!-- test: setup=db prefix=f23ca986:db -->\n\n" +
@@ -45,7 +45,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// What nobody would run, or what says nothing, is refused.
+// Blocks that nothing would run, or that mean nothing, are refused.
 func TestParseRefuses(t *testing.T) {
 	for _, text := range []string{
 		"$ drover doctor\n",

@@ -31,8 +31,7 @@ import (
 
 func TestMain(m *testing.M) { engine.Main(m) }
 
-// A world is what the commands of one page run in: a Drover with the paths of an
-// installed one, and an engine.
+// A world is where the commands of one page run: a Drover with the paths of an installed one, and an engine.
 type world struct {
 	h *host.Host
 	e *engine.Engine
@@ -43,11 +42,11 @@ type world struct {
 	ids map[string]string // UUIDs of datasets that the store does not know, by volume
 }
 
-// rootSize is that of the filesystem at /var/lib/drover, which the profiles of the pages fit
-// into. Its file is sparse.
+// rootSize is the size of the filesystem at /var/lib/drover, in which the profiles of the pages fit. Its file is
+// sparse.
 const rootSize = 64 << 30
 
-// begin makes a world on an engine.
+// begin makes a world with an engine.
 func begin(t *testing.T, e *engine.Engine) *world {
 	t.Helper()
 	sandbox(t)
@@ -67,16 +66,16 @@ func begin(t *testing.T, e *engine.Engine) *world {
 	return w
 }
 
-// sandbox lets commands write to the folders that pages name without a trace on
-// the machine. What lies in those is there to read, but for mounts in them.
+// sandbox lets commands write to the folders that pages name, without changing the machine. The contents of these
+// folders can be read, except mounts in them.
 func sandbox(t *testing.T) {
 	t.Helper()
 	for _, dir := range []string{"/etc", "/var/lib", "/var/backups", "/srv", "/mnt"} {
 		options := "lowerdir=" + dir + ",upperdir=" + t.TempDir() + ",workdir=" + t.TempDir()
 		cover(t, "overlay", dir, "overlay", 0, options)
 	}
-	// The first stays: to remove a folder unmounts what another test has mounted on it, in its own
-	// namespace (rmdir, since Linux 3.18).
+	// The first folder stays: removing a folder unmounts what another test has mounted on it in a separate namespace
+	// (rmdir, since Linux 3.18).
 	for _, dir := range []string{"/run/drover", "/var/lib/drover", "/etc/drover"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -100,7 +99,7 @@ func cover(t *testing.T, source, target, fstype string, flags uintptr, options s
 	})
 }
 
-// start and stop do what the units would.
+// start and stop do what the units would do.
 func (w *world) start(t *testing.T) {
 	t.Helper()
 	w.h.Up(t)
@@ -113,7 +112,7 @@ func (w *world) stop(t *testing.T) {
 	w.up = false
 }
 
-// end removes what the page made, also when it stopped in the middle.
+// end removes what the page made, also if it stopped in the middle.
 func (w *world) end(t *testing.T) {
 	t.Helper()
 	if !w.up {
@@ -124,8 +123,8 @@ func (w *world) end(t *testing.T) {
 	if err := w.h.Unmount(); err != nil {
 		t.Error(err)
 	}
-	// The host looks for loop devices of this path, where the machine may have its own
-	// Drover. That of the world's disk are gone when that can be unmounted.
+	// The host searches for loop devices of this path, at which the machine may have another Drover. The devices of
+	// the world's disk are gone once it can be unmounted.
 	w.h.Root = w.h.Dir
 	for _, dir := range []string{"/mnt/new", "/mnt/disk"} {
 		if err := unix.Unmount(dir, 0); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
@@ -134,7 +133,7 @@ func (w *world) end(t *testing.T) {
 	}
 }
 
-// noContainers removes all containers and what Docker has of volumes.
+// noContainers removes all containers and Docker's records of volumes.
 func (w *world) noContainers(t *testing.T) {
 	t.Helper()
 	if ids := strings.Fields(w.e.Must(t, "ps", "-aq")); len(ids) > 0 {
@@ -158,7 +157,7 @@ func (w *world) awaitUnused(t *testing.T) {
 	})
 }
 
-// sh runs a line of shell as a reader's terminal would.
+// sh runs a line of shell as in a reader's terminal.
 func (w *world) sh(t *testing.T, line string) (out string, exit int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -175,7 +174,7 @@ func (w *world) sh(t *testing.T, line string) (out string, exit int) {
 	return all.String(), cmd.ProcessState.ExitCode()
 }
 
-// must runs lines of a fixture.
+// must runs lines of a fixture, which must succeed.
 func (w *world) must(t *testing.T, lines ...string) {
 	t.Helper()
 	for _, line := range lines {
@@ -196,7 +195,7 @@ func (w *world) dataset(t *testing.T, volume string) string {
 	return v.ID.String()
 }
 
-// snapshot returns the UUID of a snapshot, named as VOLUME/NAME.
+// snapshot returns the UUID of a snapshot with the name VOLUME/NAME.
 func (w *world) snapshot(t *testing.T, name string) string {
 	t.Helper()
 	volume, snapshot, _ := strings.Cut(name, "/")

@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) { engine.Main(m) }
 
-// One engine serves what does not disturb it.
+// One engine serves all tests that do not disturb it.
 func TestEngine(t *testing.T) {
 	e := engine.Start(t, engine.Options{})
 	for _, db := range engine.Databases() {
@@ -24,8 +24,8 @@ func TestEngine(t *testing.T) {
 	t.Run("nothing of the machine is seen", func(t *testing.T) { testIsolation(t, e) })
 }
 
-// The database starts on an empty volume, gives it to its user, stops when told, and finds its data
-// again in another container.
+// The database starts on an empty volume, gives it to its user, stops when asked, and finds its data again in another
+// container.
 func testDatabase(t *testing.T, e *engine.Engine, db engine.Database) {
 	write, read, want := "CREATE DATABASE t1", "SHOW DATABASES LIKE 't1'", "t1"
 	owner := "999"
@@ -56,7 +56,7 @@ func testDatabase(t *testing.T, e *engine.Engine, db engine.Database) {
 
 func testResult(t *testing.T, e *engine.Engine) {
 	r := e.Docker(t, "run", "--rm", "drover-redis", "sh", "-c", "echo out; echo err >&2; exit 3")
-	// What an engine says of a host that forwards nothing, which is the host's to choose.
+	// Messages of an engine about a host that forwards no packets, which is the host's choice.
 	r.Stderr = strings.TrimPrefix(r.Stderr, "WARNING: IPv4 forwarding is disabled. Networking will not work.\n")
 	if r.Stdout != "out\n" || r.Stderr != "err\n" || r.Exit != 3 {
 		t.Errorf("got %+v, want out, err and exit status 3", r)
@@ -109,7 +109,7 @@ func testIsolation(t *testing.T, e *engine.Engine) {
 	}
 }
 
-// After kill -9 a container that must always run is started again; after Stop and Up as well.
+// After kill -9 a container with restart policy always is started again; also after Stop and Up.
 func TestKill9AndRestart(t *testing.T) {
 	e := engine.Start(t, engine.Options{})
 	e.Must(t, "run", "--detach", "--name", "db", "--restart", "always", "drover-redis")
@@ -153,7 +153,7 @@ func TestPorts(t *testing.T) {
 	}
 }
 
-// Whatever a test leaves running or dead, nothing of its engine stays.
+// Whatever a test leaves running or dead, nothing of its engine is left.
 func TestCleanup(t *testing.T) {
 	var e *engine.Engine
 	var container string
@@ -187,7 +187,7 @@ func TestCleanup(t *testing.T) {
 	}
 }
 
-// awaitRunning asks until the container runs; the engine starts it after it began to answer.
+// awaitRunning polls until the container runs: the engine starts it after the engine has begun to answer.
 func awaitRunning(t *testing.T, e *engine.Engine, container string) {
 	t.Helper()
 	engine.Redis().Await(t, e, container)

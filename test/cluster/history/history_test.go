@@ -13,7 +13,7 @@ import (
 
 const patience = 10 * time.Second
 
-// step is one request of key k, from one instant to another; 0: no answer came.
+// step is one request for key k, from one instant to another; 0 as the end means that no answer came.
 type step struct {
 	from, to int64
 	q        Request
@@ -131,8 +131,7 @@ func want(t *testing.T, r *Recorder, ok bool) {
 	}
 }
 
-// What a correct server answers is right, whichever of its answers get lost; one wrong
-// answer is not.
+// The answers of a correct server are accepted, whichever of them get lost. One wrong answer is not.
 func TestNamesOfCorrectServer(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var steps []step
@@ -163,7 +162,7 @@ func TestNamesOfCorrectServer(t *testing.T) {
 		}
 		for _, s := range steps {
 			if s.to == 0 {
-				return // what it did may explain the next
+				return // its effect may explain the next answer
 			}
 		}
 		steps = append(steps, get(1<<40, 1<<41, "another"))
@@ -173,7 +172,7 @@ func TestNamesOfCorrectServer(t *testing.T) {
 	})
 }
 
-// What cannot be told is not taken for right.
+// What cannot be decided is not accepted as correct.
 func TestCheckGivesUp(t *testing.T) {
 	r := Names()
 	for range 12 {
@@ -188,8 +187,8 @@ func TestCheckGivesUp(t *testing.T) {
 	}
 }
 
-// What is answered of names while what was put back may answer says nothing; before and
-// after it does.
+// While answers may come from a store that was restored from a backup, answers about names prove nothing. Before and
+// after that, they do.
 func TestRestoreBackup(t *testing.T) {
 	for name, told := range map[string]func(r *Recorder, ask func()){
 		"while it may answer": func(r *Recorder, ask func()) {
@@ -214,7 +213,7 @@ func TestRestoreBackup(t *testing.T) {
 	}
 }
 
-// The recorder keeps keys apart, and requests that were never answered.
+// The recorder keeps keys apart, and keeps requests that were never answered.
 func TestRecorder(t *testing.T) {
 	r := Names()
 	a, b := r.Begin(Request{Key: "a", Kind: Create}), r.Begin(Request{Key: "b", Kind: Create})
@@ -222,7 +221,7 @@ func TestRecorder(t *testing.T) {
 	a(Answer{})
 	r.Begin(Request{Key: "a", Kind: Get})(Answer{Absent: true})
 	r.Begin(Request{Key: "b", Kind: Get})(Answer{Dataset: "one"})
-	r.Begin(Request{Key: "c", Kind: Get}) // asks still
+	r.Begin(Request{Key: "c", Kind: Get}) // still waits for an answer
 	if bad := r.Check(patience); len(bad) > 0 || r.Len() != 5 {
 		t.Error(bad, r.Len())
 	}

@@ -21,7 +21,7 @@ func wrote(writer string, epoch uint64, seq int, begin, end int64, err ...string
 	}
 }
 
-// copyOf has the tokens of entries.
+// copyOf returns the tokens of entries.
 func copyOf(name string, entries ...witness.Entry) witness.Copy {
 	c := witness.Copy{Dataset: "d", Name: name, Tokens: map[witness.Token]bool{}}
 	for _, e := range entries {
@@ -115,8 +115,8 @@ func truth(t *rapid.T) (entries []witness.Entry) {
 	return rapid.Permutation(entries).Draw(t, "order")
 }
 
-// An epoch that took the place of the one before under its writers is no other one, on
-// that node and for that dataset alone.
+// An epoch that replaced the one before under its writers is no other epoch, but only on that node and for that
+// dataset.
 func TestCheckRaised(t *testing.T) {
 	before, late := wrote("a", 1, 1, 10, 20), wrote("a", 1, 2, 50, 60)
 	after := wrote("b", 2, 1, 30, 40)
@@ -137,8 +137,8 @@ func TestCheckRaised(t *testing.T) {
 	}
 }
 
-// A run without faults is well however its tokens lie on the copies; with one token gone
-// it is not, unless just that was announced; nor with one write that ended too late.
+// A run without faults passes, whatever tokens are on which copies. With one token missing it fails, unless that loss
+// was announced. With one write that ended too late it fails as well.
 func TestCheckOfTruth(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		entries := truth(t)

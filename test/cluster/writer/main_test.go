@@ -20,8 +20,7 @@ func TestMain(m *testing.M) {
 	os.Exit(scratch.Main(m))
 }
 
-// A writer goes on when its disk was full, and when it was killed its log and its file
-// agree.
+// A writer continues after its disk was full. After it was killed, its log and its file agree.
 func TestWriter(t *testing.T) {
 	dir, volume := t.TempDir(), t.TempDir()
 	if err := unix.Mount("tmpfs", volume, "tmpfs", 0, "size=8k"); err != nil {
@@ -72,8 +71,8 @@ func TestWriter(t *testing.T) {
 	}
 }
 
-// In a mount namespace of its own a writer has nothing of the host but its volume and the folder of
-// logs. A copy of that keeps the volume when the host and the container have let go of it.
+// In a separate mount namespace, a writer has only its volume and the folder of logs from the host. A copy of that
+// namespace keeps the volume after the host and the container have released it.
 func TestWriterInNamespaces(t *testing.T) {
 	dir, logs, volume, root := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
 	if err := unix.Mount("tmpfs", volume, "tmpfs", 0, ""); err != nil {
@@ -131,7 +130,7 @@ func TestWriterInNamespaces(t *testing.T) {
 	})
 }
 
-// await reads the log until its last entry is what is waited for.
+// await reads the log until its last entry is the expected one.
 func await(t *testing.T, log string, f func(last witness.Entry) bool) {
 	t.Helper()
 	for limit := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
