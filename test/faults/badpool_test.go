@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestBadPools gives each backend a place where there can be no pool, and sizes that there
-// cannot be: refused with the reason and what would do, before anything was changed.
+// TestBadPools gives each backend a place that cannot be a pool, and sizes that are impossible. They are refused with
+// the reason and the remedy, and nothing is changed.
 func TestBadPools(t *testing.T) {
 	disks := map[string]string{"xfs": scratch.Mount(t, "xfs", 4<<30), "btrfs": scratch.Mount(t, "btrfs", 4<<30), "ext4": scratch.Mount(t, "ext4", 4<<30)}
 	for name, disk := range disks {
@@ -31,12 +31,12 @@ func TestBadPools(t *testing.T) {
 	}
 	scratch.Quota(t, disks["btrfs"], "full")
 	h := host.Start(t, host.Options{Pool: "xfs"})
-	type pool struct{ backend, on, wrong string } // a disk that suits it, and one that does not
+	type pool struct{ backend, on, wrong string } // a disk that suits the backend, and one that does not
 	pools := []pool{{"loop", "xfs", "ext4"}, {"dir", "ext4", ""}, {"btrfs", "btrfs", "xfs"}}
 	for _, p := range pools {
 		disk := disks[p.on]
 		h.Must(t, "pool", "create", "have-"+p.backend, "--backend", p.backend, "--path", disk+"/have")
-		bind(t, disk, disk+"/again") // another way to the same pool
+		bind(t, disk, disk+"/again") // another path to the same pool
 	}
 	before := everything(t, h, disks)
 	for _, p := range pools {
@@ -106,7 +106,7 @@ func bind(t *testing.T, from, to string) {
 	t.Cleanup(func() { ok(t, unix.Unmount(to, 0)) })
 }
 
-// noPool wants that a pool is not made, with one of the texts.
+// noPool expects that a pool is not made, with one of the texts in the error.
 func noPool(t *testing.T, h *host.Host, want string, p api.NewPool) {
 	t.Helper()
 	c := h.Client(t)
@@ -119,7 +119,7 @@ func noPool(t *testing.T, h *host.Host, want string, p api.NewPool) {
 	}
 }
 
-// refused wants one line of error with a text.
+// refused expects one line of error with a text.
 func refused(t *testing.T, h *host.Host, want string, args ...string) {
 	t.Helper()
 	r := h.Exec(t, args...)
@@ -128,7 +128,7 @@ func refused(t *testing.T, h *host.Host, want string, args ...string) {
 	}
 }
 
-// everything is what lies on the disks and what is on record.
+// everything lists what is on the disks and what is on record.
 func everything(t *testing.T, h *host.Host, disks map[string]string) string {
 	t.Helper()
 	var all []string

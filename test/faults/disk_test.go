@@ -16,16 +16,15 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// disk is a disk of a host that can lose its power: an image file on a
-// filesystem with reflinks, so that a copy of it is of one moment.
+// disk is a disk of a host that can lose its power: an image file on a filesystem with reflinks, so that a copy of it
+// has the state of one moment.
 type disk struct {
 	fs    string
 	at    string // where it is mounted
 	image string // what is mounted there now
 }
 
-// newDisk makes and mounts one; shelf is a folder for images on a filesystem with
-// reflinks.
+// newDisk makes and mounts a disk. shelf is a folder for images on a filesystem with reflinks.
 func newDisk(t testing.TB, shelf, fs string, size int64) *disk {
 	t.Helper()
 	d := &disk{fs: fs, at: filepath.Join(t.TempDir(), "disk")}
@@ -55,7 +54,7 @@ func (d *disk) plugIn(t testing.TB) {
 	}
 }
 
-// unplug unmounts the disk. What is mounted from it has to go before.
+// unplug unmounts the disk. Anything mounted from it must be unmounted before.
 func (d *disk) unplug(t testing.TB) {
 	t.Helper()
 	if err := mount.Unmount(d.at); err != nil && !errors.Is(err, mount.ErrNotMounted) {
@@ -64,8 +63,7 @@ func (d *disk) unplug(t testing.TB) {
 	}
 }
 
-// copy returns the disk as it is now: what the kernel has not written to it yet
-// is not there.
+// copy returns the present state of the disk: it lacks what the kernel has not written yet.
 func (d *disk) copy(t testing.TB) (image string) {
 	t.Helper()
 	image = filepath.Join(filepath.Dir(d.image), uuid.NewString())
@@ -84,7 +82,7 @@ func (d *disk) copy(t testing.TB) (image string) {
 	return image
 }
 
-// become puts an image in place of the disk's own.
+// become replaces the contents of the disk by an image.
 func (d *disk) become(t testing.TB, image string) {
 	t.Helper()
 	d.unplug(t)
@@ -95,8 +93,8 @@ func (d *disk) become(t testing.TB, image string) {
 	d.plugIn(t)
 }
 
-// powerCut takes the power away: drover is gone, and so is all that its disks do
-// not have. copies are the disks as they were at that moment.
+// powerCut cuts the power: drover is gone, and so is everything that its disks do not have. copies are the disks at
+// that moment.
 func (w *world) powerCut(t testing.TB, disks []*disk, copies []string, boot bootID) {
 	t.Helper()
 	w.h.Kill9(t)
@@ -113,7 +111,7 @@ func (w *world) powerCut(t testing.TB, disks []*disk, copies []string, boot boot
 	boot.anew(t)
 }
 
-// thaw lets go of a filesystem that was frozen when its host lost its power.
+// thaw thaws a filesystem that was frozen when its host lost its power.
 func thaw(path string) {
 	if f, err := os.Open(path); err == nil {
 		_ = fsctl.Thaw(f) // most are not frozen
@@ -121,10 +119,10 @@ func thaw(path string) {
 	}
 }
 
-// bootID is the file that the kernel's boot ID is read from in this test.
+// bootID is the file from which the kernel's boot ID is read in this test.
 type bootID string
 
-// newBootID puts a file over the kernel's own until the end of the test.
+// newBootID mounts a file over the kernel's file until the end of the test.
 func newBootID(t testing.TB) bootID {
 	t.Helper()
 	const kernel = "/proc/sys/kernel/random/boot_id"
@@ -141,7 +139,7 @@ func newBootID(t testing.TB) bootID {
 	return b
 }
 
-// anew makes it another boot.
+// anew changes the boot ID, as another boot does.
 func (b bootID) anew(t testing.TB) {
 	t.Helper()
 	if err := os.WriteFile(string(b), []byte(uuid.NewString()+"\n"), 0o444); err != nil {

@@ -13,32 +13,31 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// drill is an operation that is to be cut short at each of its steps.
+// drill is an operation that is interrupted at each of its steps.
 type drill struct {
-	op   string // what the names of its steps begin with
-	name string // of the drill, where an operation has several
-	// only is where it can be done; empty: everywhere.
+	op   string // prefix of the names of its steps
+	name string // name of the drill, if an operation has several
+	// only lists the backends that can do it; empty: all.
 	only []string
 	// ready prepares it, with Drover running.
 	ready func(t *testing.T, w *world)
-	// ask asks for the operation and returns what was answered.
+	// ask requests the operation and returns the answer.
 	ask func(t *testing.T, w *world) error
-	// ends looks how it ended and keeps in mind what is there now; asked tells that ask
-	// succeeded, and so that there is one honest end only.
+	// ends checks how the operation ended and remembers the result. asked says that ask succeeded, so that only one
+	// outcome is correct.
 	ends func(t *testing.T, w *world, asked bool)
-	// again asks for it once more, which has to do, or to say that it is done.
+	// again requests the operation once more. It must succeed, or report that it is done.
 	again func(t *testing.T, w *world)
-	// clear takes away what it made.
+	// clear removes what the operation made.
 	clear func(t *testing.T, w *world)
 }
 
-// drills are those of all operations. Where a drill needs a volume, "base" is
-// there, with a snapshot "first".
+// drills are the drills of all operations. If a drill needs a volume, "base" exists with a snapshot "first".
 func drills() []drill {
 	return slices.Concat(makingDrills(), snapshotDrills(), endingDrills(), mountDrills(), poolDrills())
 }
 
-// have reports whether there is a volume of that name.
+// have reports whether a volume of that name exists.
 func (w *world) have(t testing.TB, name string) bool {
 	t.Helper()
 	c := w.h.Client(t)
@@ -50,8 +49,8 @@ func (w *world) have(t testing.TB, name string) bool {
 	return err == nil
 }
 
-// made is the end of what makes a volume: it is there, with everything in it, or
-// not at all.
+// made checks the result of an operation that makes a volume: the volume exists with its whole contents, or does not
+// exist.
 func made(name, text string) func(*testing.T, *world, bool) {
 	return func(t *testing.T, w *world, asked bool) {
 		if w.have(t, name) {
@@ -62,7 +61,7 @@ func made(name, text string) func(*testing.T, *world, bool) {
 	}
 }
 
-// makingDrills: create, clone and import; each asked by an engine, or on record.
+// makingDrills: create, clone and import, each requested by an engine, or with an operation on record.
 func makingDrills() []drill {
 	var all []drill
 	add := func(op, name, text string, ask func(t *testing.T, w *world) error) {
@@ -115,7 +114,7 @@ func makingDrills() []drill {
 	return all
 }
 
-// snapshotID is the UUID of a snapshot, as the store knows it.
+// snapshotID returns the UUID of a snapshot, as recorded in the store.
 func (w *world) snapshotID(t testing.TB, volume, name string) string {
 	t.Helper()
 	c := w.h.Client(t)
@@ -138,8 +137,7 @@ func (w *world) hasSnapshot(t testing.TB, volume, name string) bool {
 	return err == nil
 }
 
-// snapshotDrills: snapshots of a frozen volume in use, and of an idle one; their
-// removal, restore and resize.
+// snapshotDrills: snapshots of a frozen volume in use, and of an idle one; their removal, restore and resize.
 func snapshotDrills() []drill {
 	const loop = "loop"
 	take := func(volume string) func(*testing.T, *world) error {
@@ -205,8 +203,8 @@ func snapshotDrills() []drill {
 	return []drill{idle, frozen, removal, restoreDrill(), resizeDrill(false), resizeDrill(true)}
 }
 
-// restoreDrill sets a volume back to its first snapshot. The volume is the one or
-// the other, whole, and what it was is kept.
+// restoreDrill restores a volume to its first snapshot. The volume has the old or the new contents, complete, and its
+// former contents are kept.
 func restoreDrill() drill {
 	ask := func(t *testing.T, w *world) error {
 		return w.submit(t, api.Request{Kind: dataset.OpRestore, Volume: "back", Snapshot: "first"})
@@ -236,8 +234,7 @@ func restoreDrill() drill {
 	}
 }
 
-// keepsRestored fails unless what volume "back" held before its restore is in a
-// snapshot.
+// keepsRestored fails unless a snapshot has what volume "back" contained before its restore.
 func (w *world) keepsRestored(t testing.TB) {
 	t.Helper()
 	c := w.h.Client(t)
@@ -300,7 +297,7 @@ func resizeDrill(inUse bool) drill {
 	return d
 }
 
-// endingDrills: delete into the trash, and for good; purge.
+// endingDrills: delete into the trash, delete without a trash, and purge.
 func endingDrills() []drill {
 	var all []drill
 	for name, ask := range map[string]func(*testing.T, *world) error{
@@ -356,7 +353,7 @@ func endingDrills() []drill {
 			if err := w.plug.Remove("end"); err != nil {
 				return err
 			}
-			return errAsync // the purge comes after
+			return errAsync // the purge follows later
 		},
 		ready: func(t *testing.T, w *world) { w.make(t, "end", "gone", "end") },
 		ends: func(t *testing.T, w *world, _ bool) {
@@ -367,11 +364,11 @@ func endingDrills() []drill {
 	return all
 }
 
-// errAsync is the answer to what goes on after it was answered.
+// errAsync is the answer of a request whose work continues after the answer.
 var errAsync = errors.New("it goes on")
 
-// purged fails unless the dataset of volume "end" goes away by itself: a purge
-// that has begun ends, and nothing brings the dataset back.
+// purged fails unless the dataset of volume "end" is destroyed without another request: a purge that has begun ends,
+// and nothing restores the dataset.
 func (w *world) purged(t *testing.T) {
 	delete(w.trash, "end")
 	host.Await(t, "the purge ends", func() error {

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// fillUp writes into a file until the disk is full, and returns what it wrote.
+// fillUp writes into a file until the disk is full, and returns what it has written.
 func fillUp(path string) (n int64, err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -39,10 +39,10 @@ func fillUp(path string) (n int64, err error) {
 	return n, f.Sync()
 }
 
-// about tells whether a figure is a size, within 3 %.
+// about reports whether a figure equals a size, within 3 %.
 func about(got, size int64) bool { return got >= size*97/100 && got <= size*103/100 }
 
-// eatUp allocates all but some bytes of a disk, without writing.
+// eatUp allocates all but the given number of bytes of a disk, without writing.
 func eatUp(t testing.TB, path string, leave int64) {
 	t.Helper()
 	var st unix.Statfs_t
@@ -59,7 +59,7 @@ func eatUp(t testing.TB, path string, leave int64) {
 	}
 }
 
-// stuff leaves not a byte of a disk. What it returns makes room again.
+// stuff uses up every byte of a disk. The returned function makes room again.
 func stuff(t testing.TB, dir string) (free func()) {
 	t.Helper()
 	ballast := filepath.Join(dir, "ballast")
@@ -75,7 +75,7 @@ func stuff(t testing.TB, dir string) (free func()) {
 	}
 }
 
-// A volume that is full is full for its container alone, and df shows its size.
+// A full volume is full only for its container, and df shows its size.
 func TestB15VolumeFull(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	w.make(t, "small", "sized", "small")
@@ -96,8 +96,8 @@ func TestB15VolumeFull(t *testing.T) {
 	w.tidy(t)
 }
 
-// A pool that is full refuses what is new, says why and what would do; from 85 %
-// on it warns. What is there can be removed, and then there is room again.
+// A full pool refuses to create anything, and the error says why and what to do. From 85 % on it warns. Its contents
+// can be removed, and then there is room again.
 func TestB15PoolFull(t *testing.T) {
 	w := newWorld(t, host.Options{Size: 2 << 30})
 	w.make(t, "base", "plain", "base")
@@ -139,8 +139,7 @@ func TestB15PoolFull(t *testing.T) {
 	w.tidy(t)
 }
 
-// A pool without a free block is still one after a restart, and removing what is in it
-// makes room.
+// A pool without a free block is still a pool after a restart. Removing its contents makes room.
 func TestB15PoolWithoutABlock(t *testing.T) {
 	for _, fs := range []string{"xfs", "btrfs"} {
 		t.Run(fs, func(t *testing.T) {
@@ -157,7 +156,7 @@ func TestB15PoolWithoutABlock(t *testing.T) {
 			w.says(t, w.plug.Create("toomuch", nil), "full")
 			w.drop(t, "gone")
 			free()
-			// btrfs gives room back with its next commit, within half a minute.
+			// btrfs frees the space with its next commit, within half a minute.
 			dir, err := os.Open(pool.at)
 			w.ok(t, err)
 			w.ok(t, errors.Join(fsctl.Sync(dir), dir.Close()))
@@ -169,9 +168,8 @@ func TestB15PoolWithoutABlock(t *testing.T) {
 	}
 }
 
-// The disk of the state is full to the last byte: what is there works on, can be
-// mounted, unmounted and removed; what cannot be put on record is refused and was
-// not done.
+// The disk of the state is full to the last byte. Existing volumes work, and can be mounted, unmounted and removed.
+// What cannot be put on record is refused and was not done.
 func TestB15StateDiskFull(t *testing.T) {
 	shelf := scratch.Mount(t, "xfs", 8<<30)
 	state, pool := newDisk(t, shelf, "ext4", 256<<20), newDisk(t, shelf, "xfs", 3<<30)
@@ -200,8 +198,8 @@ func TestB15StateDiskFull(t *testing.T) {
 	w.tidy(t)
 }
 
-// The host's disk is full under a pool that is an image: nothing in the pool sees
-// it, and what would need more of the disk is refused.
+// The host's disk is full under a pool in an image. The pool is not affected, and a request that needs more of the
+// disk is refused.
 func TestB15HostDiskFull(t *testing.T) {
 	shelf := scratch.Mount(t, "xfs", 8<<30)
 	hostDisk := newDisk(t, shelf, "ext4", 3<<30)
@@ -219,7 +217,7 @@ func TestB15HostDiskFull(t *testing.T) {
 	w.ok(t, err)
 
 	free := stuff(t, hostDisk.at)
-	// As much as the volume promised, though the host has nothing left.
+	// The volume can be filled to its size, although the host has no space left.
 	n, err := fillUp(filepath.Join(root, "filling"))
 	w.ok(t, err)
 	if !about(n, 320<<20) {
@@ -231,7 +229,7 @@ func TestB15HostDiskFull(t *testing.T) {
 	if !strings.Contains(r.Out, "creates are refused: the disk of "+w.h.Root) || r.Exit != 1 {
 		t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
 	}
-	// What is in the image's trash would give the disk nothing.
+	// The contents of the image's trash would give the disk no space.
 	if strings.Contains(err.Error()+r.Out, "purge") {
 		t.Errorf("purging is advised: %v\n%s", err, r.Out)
 	}
@@ -240,7 +238,7 @@ func TestB15HostDiskFull(t *testing.T) {
 	w.h.Restart(t)
 	w.kept(t)
 
-	// The documented way back: free something on the host's disk.
+	// The documented remedy: free space on the host's disk.
 	free()
 	w.h.Restart(t)
 	w.ok(t, w.plug.Create("toomuch", nil))

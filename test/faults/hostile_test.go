@@ -21,7 +21,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// everywhere lists all that lies below a folder.
+// everywhere lists everything below a folder.
 func everywhere(t testing.TB, dir string) (all []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
@@ -34,8 +34,8 @@ func everywhere(t testing.TB, dir string) (all []string) {
 	return all
 }
 
-// Unknown and hostile input is refused before anything was changed: paths in
-// names, options that begin with a dash, sizes and profiles that there are not.
+// Unknown and hostile input is refused before anything is changed: paths in names, options that begin with a dash,
+// impossible sizes, and unknown profiles.
 func TestI6Refused(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	w.make(t, "base", "plain", "base")
@@ -111,8 +111,8 @@ func TestI6Refused(t *testing.T) {
 	w.tidy(t)
 }
 
-// What a container can put into its volume does no harm outside of it: symbolic
-// links that lead out, device nodes, programs of root's.
+// What a container can put into its volume does no harm outside of the volume: symbolic links that lead out, device
+// nodes, and setuid programs of root.
 func TestC8HostileVolume(t *testing.T) {
 	for _, pool := range []string{"xfs", "dir"} {
 		t.Run(pool, func(t *testing.T) {
@@ -160,8 +160,7 @@ func readFile(t testing.TB, path string) []byte {
 	return b
 }
 
-// harmless fails when a device node in a volume opens, or somebody else than root
-// gets at what is in it.
+// harmless fails if a device node in a volume can be opened, or if anyone but root can read its contents.
 func (w *world) harmless(t testing.TB, root string) {
 	t.Helper()
 	if f, err := os.Open(filepath.Join(root, "disk")); !errors.Is(err, unix.EACCES) {
@@ -175,8 +174,7 @@ func (w *world) harmless(t testing.TB, root string) {
 	}
 }
 
-// What is planted in a pool, or over a volume's mount point, is not followed and
-// not taken for Drover's.
+// What somebody puts into a pool, or mounts over a volume's mount point, is not followed and not taken for Drover's.
 func TestC8Planted(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	w.make(t, "base", "plain", "base")
@@ -186,7 +184,7 @@ func TestC8Planted(t *testing.T) {
 	outside := filepath.Join(filepath.Dir(w.h.Root), "outside")
 	w.ok(t, os.MkdirAll(filepath.Join(outside, "precious"), 0o755))
 
-	// A dataset's folder is a link to elsewhere; another's image is.
+	// The folder of one dataset is a link to another place, and so is the image of another dataset.
 	moved := filepath.Join(pool, "datasets", w.volume(t, "moved").ID.String())
 	w.ok(t, os.Rename(moved, filepath.Join(outside, "moved")))
 	w.ok(t, os.Symlink(filepath.Join(outside, "moved"), moved))
@@ -215,8 +213,8 @@ func TestC8Planted(t *testing.T) {
 	w.holds(t, "base", "base")
 }
 
-// Something else is mounted over a volume, and inside of it: an unmount takes off
-// what is Drover's, or says that it cannot.
+// Something else is mounted over a volume, and inside of it. An unmount removes Drover's mount, or says that it
+// cannot.
 func TestC8MountedOver(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	w.make(t, "base", "plain", "base")
@@ -229,7 +227,7 @@ func TestC8MountedOver(t *testing.T) {
 	w.says(t, w.plug.Unmount("base", id), "base", "still uses")
 	w.h.Clean(t, "no recorded use")
 	w.ok(t, unix.Unmount(inside, 0))
-	w.holds(t, "base", "base") // which unmounts it at last
+	w.holds(t, "base", "base") // the last one unmounts it
 	if left := w.mounted(t); len(left) > 0 {
 		t.Errorf("still mounted: %v", left)
 	}
@@ -244,8 +242,7 @@ func TestC8MountedOver(t *testing.T) {
 	w.tidy(t)
 }
 
-// An archive that would write outside of its volume, or claims what cannot be,
-// makes no volume.
+// An archive that would write outside of its volume, or that claims something impossible, makes no volume.
 func TestC8HostileArchive(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	outside := filepath.Join(scratch.Mount(t, "ext4", scratch.Ext4), "outside")
@@ -278,7 +275,7 @@ func TestC8HostileArchive(t *testing.T) {
 			}
 			r := w.h.ExecIn(t, b.Bytes(), "volume", "import", "new", "--from", "-")
 			if r.Exit == 0 && strings.HasPrefix(what, "absolute") {
-				// Taken as below the volume's root, as tar(1) does.
+				// Taken relative to the volume's root, as tar(1) does.
 				w.drop(t, "new")
 			} else if r.Exit == 0 {
 				t.Errorf("it was imported: %s", r.Out)

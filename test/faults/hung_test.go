@@ -25,9 +25,9 @@ profiles:
   odd: {pool: default, size: 64MiB, filesystem: {type: ext4}, on_delete: purge}
 `
 
-// A pool whose disk takes no writes, and a command that waits for it in the kernel, where
-// nothing can end them: what asks for them ends in time, all other volumes are served, and
-// doctor names both. Once the disk goes on, so do they.
+// The disk of a pool accepts no writes, and a command waits for it in the kernel, where nothing can end the command.
+// Requests that need the disk or the command end in time, all other volumes are served, and doctor names both. When
+// the disk continues, so do they.
 func TestC6(t *testing.T) {
 	root, cold := filepath.Join(scratch.Mount(t, "xfs", 2<<30), "root"), scratch.Mount(t, "xfs", 1<<30)
 	tools, gate := t.TempDir(), filepath.Join(t.TempDir(), "gate")
@@ -95,7 +95,7 @@ func TestC6(t *testing.T) {
 	w.h.Clean(t)
 }
 
-// hung reports whether a finding says that something is stuck, and on what.
+// hung reports whether a finding says that something hangs, and on what.
 func hung(list []api.Finding, subject, on string) bool {
 	for _, f := range list {
 		if f.Subject == subject && f.Level == "warning" && strings.Contains(f.Text, on) {
@@ -105,7 +105,7 @@ func hung(list []api.Finding, subject, on string) bool {
 	return false
 }
 
-// freeze lets nobody write to a filesystem, until it is thawed or the test ends.
+// freeze blocks writes to a filesystem, until it is thawed or the test ends.
 func freeze(t *testing.T, at string) (thaw func()) {
 	t.Helper()
 	dir, err := os.Open(at)

@@ -20,9 +20,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// Any number of concurrent identical creates make one dataset, and all succeed;
-// so do clones. Creates that contradict each other make one, and the others are
-// refused.
+// Any number of concurrent identical creates make one dataset, and all succeed. The same holds for clones. Of creates
+// that contradict each other, one succeeds and the others are refused.
 func TestI5OneNameOneDataset(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	w.make(t, "base", "plain", "base")
@@ -64,7 +63,7 @@ func TestI5OneNameOneDataset(t *testing.T) {
 	}
 	w.volumes["torn"] = ""
 
-	// The engine's creates and a person's at once.
+	// The creates of the engine and those of a person, at the same time.
 	errs = atOnce(n, func(i int) error {
 		if i%2 == 0 {
 			return w.plug.Create("both", nil)
@@ -84,7 +83,7 @@ func TestI5OneNameOneDataset(t *testing.T) {
 	}
 }
 
-// atOnce calls f n times, all at the same moment, and returns what each said.
+// atOnce calls f n times at the same moment, and returns the results.
 func atOnce(n int, f func(i int) error) []error {
 	errs := make([]error, n)
 	var ready, done sync.WaitGroup
@@ -100,8 +99,8 @@ func atOnce(n int, f func(i int) error) []error {
 	return errs
 }
 
-// A volume in use is not restored, deleted, or purged by whomever: the error names
-// the node and the mount IDs that hold it. A volume that is not can be.
+// A volume in use is not restored, deleted or purged, whoever asks: the error names the node and the mount IDs. An
+// unused volume can be.
 func TestI11InUse(t *testing.T) {
 	for _, pool := range []string{"xfs", "dir"} {
 		t.Run(pool, func(t *testing.T) {
@@ -118,7 +117,7 @@ func TestI11InUse(t *testing.T) {
 			} {
 				t.Run(what, func(t *testing.T) { w.says(t, err, "base", "host-a", userID[:12], "stop its containers") })
 			}
-			// It cannot be mounted twice for different uses without both being named.
+			// It cannot be mounted for two different uses unless both are named.
 			other := host.NewID()
 			_, err := w.plug.Mount("base", other)
 			w.ok(t, err)
@@ -138,8 +137,8 @@ func TestI11InUse(t *testing.T) {
 	}
 }
 
-// Nothing of the plugin or the agent can call the engine: they import no client of
-// it. And with an engine that answers nobody, all of the protocol is served.
+// Nothing of the plugin or the agent can call the engine, because neither imports a client of it. With an engine that
+// answers nobody, the whole protocol is served.
 func TestI10NoCallsToTheEngine(t *testing.T) {
 	for _, dir := range []string{"plugin", "agent", "control", "backends"} {
 		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(path string, d fs.DirEntry, err error) error {
@@ -182,23 +181,23 @@ func TestI10NoCallsToTheEngine(t *testing.T) {
 	w.forget("base")
 	w.trash["base"] = "base"
 	w.tidy(t)
-	if took := time.Since(start); took > 20*time.Second { // a call's own limit is 25 s
+	if took := time.Since(start); took > 20*time.Second { // the limit of a call is 25 s
 		t.Errorf("it took %s", took)
 	}
-	// What asks it now and then, for facts, is beside all requests.
+	// The code that asks the engine from time to time, for facts, does not delay any request.
 	if n, most := hung.asked()-before, 1+int(time.Since(start)/(15*time.Second)); n > most {
 		t.Errorf("the engine was called %d times while requests were served, %d at most for facts", n, most)
 	}
 }
 
-// hanging takes connections and never answers.
+// hanging accepts connections and never answers.
 type hanging struct {
 	net.Listener
 	mu    sync.Mutex
 	conns []net.Conn
 }
 
-// hangingEngine is an engine's socket, at every usual place.
+// hangingEngine is the socket of an engine at every usual place.
 func hangingEngine(t *testing.T) *hanging {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join("/run/docker", "hung.sock"))
@@ -234,8 +233,8 @@ func (h *hanging) asked() int {
 	return len(h.conns)
 }
 
-// What Drover writes is root's alone, but for what must be seen; what volumes hold
-// reaches no log, no record and no argument vector.
+// Files that Drover writes can be read only by root, except those that others must see. The contents of volumes
+// appear in no log, record or argument vector.
 func TestI12Secrets(t *testing.T) {
 	const secret = "hunter2-is-the-password"
 	w := newWorld(t, host.Options{Config: "labels: {rack: b}\n", Env: []string{"DB_PASSWORD=" + secret}})
@@ -272,8 +271,7 @@ func TestI12Secrets(t *testing.T) {
 	w.release(t, "base")
 }
 
-// closed fails when others can read or write something below dir, where they can
-// get to it at all.
+// closed fails if others can read or write something below dir that they can reach.
 func (w *world) closed(t testing.TB, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -290,7 +288,7 @@ func (w *world) closed(t testing.TB, dir string) {
 		mode := st.Mode().Perm()
 		switch {
 		case d.IsDir() && mode&0o077 == 0:
-			return fs.SkipDir // what lies below is out of reach
+			return fs.SkipDir // what is below cannot be reached
 		case d.IsDir() && mode&0o022 != 0:
 			t.Errorf("others can write into %s (%o)", path, mode)
 		case st.Mode()&fs.ModeSocket != 0 && mode&0o007 != 0:
@@ -305,8 +303,8 @@ func (w *world) closed(t testing.TB, dir string) {
 	}
 }
 
-// No two epochs of a dataset are open at once: what an older one asks for after a
-// rebuild gave the dataset a new one is refused, and does nothing.
+// Two epochs of a dataset are never open at the same time: after a rebuild gave the dataset a new epoch, a request of
+// an older one is refused and does nothing.
 func TestI1OldEpoch(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	w.make(t, "base", "plain", "base")
@@ -314,7 +312,7 @@ func TestI1OldEpoch(t *testing.T) {
 	w.write(t, "base", "later")
 	before := w.volume(t, "base")
 	w.h.Kill9(t)
-	// A restore that is under way when the store is lost, and the store rebuilt.
+	// A restore is in progress when the store is lost, and the store is rebuilt.
 	w.h.Up(t, "DROVER_STEP=restore.begin", "DROVER_STEP_DO=hold:"+w.held())
 	answered := make(chan error, 1)
 	go func() {
@@ -338,7 +336,7 @@ func TestI1OldEpoch(t *testing.T) {
 		t.Errorf("epoch %d, then %d", before.Epoch, after.Epoch)
 	}
 	w.kept(t)
-	// The old store comes back, with its restore still to be done, at the old epoch.
+	// The old store is put back, with its restore still pending at the old epoch.
 	w.h.Stop(t)
 	w.ok(t, os.WriteFile(filepath.Join(w.h.Root, "store.db"), old, 0o600))
 	w.h.Up(t)

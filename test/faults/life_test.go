@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// A socket file that a crash left does not keep drover from starting, and is not
-// left at its end; a second drover says which one runs, and harms nothing.
+// A socket file that a crash left does not prevent a start of drover, and is removed when drover ends. A second
+// drover says which one is running, and does no harm.
 func TestB13(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	w.make(t, "base", "plain", "base")
@@ -35,7 +35,7 @@ func TestB13(t *testing.T) {
 	if second.Exit != 1 || !strings.Contains(second.Err, "pid "+pid) || !strings.Contains(second.Err, w.h.Root) {
 		t.Errorf("the second drover: exit %d: %s", second.Exit, second.Err)
 	}
-	// With a root of its own it is the socket that is taken.
+	// With a different root, it is the socket that is in use.
 	other := w.h.Exec(t, "serve", "--root", filepath.Join(w.h.Dir, "other"), "--run", filepath.Join(w.h.Dir, "run2"), "--driver", w.h.Driver,
 		"--profiles", filepath.Join(w.h.Dir, "profiles.yaml"), "--config", filepath.Join(w.h.Dir, "drover.yaml"))
 	if other.Exit != 1 || !strings.Contains(other.Err, pid) || !strings.Contains(other.Err, w.h.Socket()) {
@@ -51,7 +51,7 @@ func TestB13(t *testing.T) {
 	w.tidy(t)
 }
 
-// usage is what a process holds.
+// usage is what a process uses.
 type usage struct {
 	files, loops, mounts, goroutines, entries int
 	rss                                       int64
@@ -83,12 +83,12 @@ func (w *world) usage(t testing.TB) (u usage) {
 	return u
 }
 
-// 500 times create, mount, unmount, remove, four at a time: everything is back where it began.
+// create, mount, unmount and remove run 500 times, four at a time. Afterwards everything is as in the beginning.
 func TestB14(t *testing.T) {
 	w := newWorld(t, host.Options{Size: 2 << 30})
 	once := func(name string) {
 		w.ok(t, w.plug.Create(name, map[string]string{"profile": "gone"}))
-		// Mounted in another spelling than it was made in.
+		// Mounted with another spelling of the name than it was made with.
 		w.within(t, name+"@gone", func(root string) { w.ok(t, writeFile(filepath.Join(root, "file"), []byte(name))) })
 		w.ok(t, w.plug.Remove(name+"@gone"))
 		w.ok(t, w.plug.Remove(name))
@@ -113,7 +113,7 @@ func TestB14(t *testing.T) {
 		})
 	}
 	rounds := long.Rounds(500, 5000)
-	cycle(0, rounds/5) // caches and pools of connections have filled
+	cycle(0, rounds/5) // caches and connection pools are full by then
 	before := w.usage(t)
 	cycle(rounds/5, rounds)
 	const slack = 16 << 20
@@ -137,8 +137,7 @@ func TestB14(t *testing.T) {
 	w.tidy(t)
 }
 
-// remembered are the keys of the agent's own state, while it is down, but for
-// those that it always has.
+// remembered lists the keys of the agent's local state, while the agent is down, except those that it always has.
 func (w *world) remembered(t testing.TB) (keys []string) {
 	t.Helper()
 	st, err := bolt.Open(t.Context(), filepath.Join(w.h.Root, "agent.db"), bolt.Options{Clock: clock.System{}})

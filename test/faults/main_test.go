@@ -1,5 +1,5 @@
-// Package faults breaks Drover on purpose: it kills it at every step, cuts the power, takes its disks and
-// its store away, fills them up, and plants what a hostile user would.
+// Package faults breaks Drover on purpose: it kills it at every step, cuts the power, takes its disks and its store
+// away, fills them up, and acts as a hostile user.
 package faults
 
 import (
@@ -8,6 +8,6 @@ import (
 	"github.com/droverhq/drover/test/engine"
 )
 
-// No test here needs an engine, but for the namespaces: a plugin socket of its own, and the kernel ends
-// and unmounts whatever a failed test leaves.
+// No test here needs an engine. The namespaces are needed: each test needs its own plugin socket, and the kernel then
+// ends and unmounts whatever a failed test leaves.
 func TestMain(m *testing.M) { engine.Main(m) }

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// mountDrills: mount and unmount, by an engine that got no answer.
+// mountDrills: mount and unmount by an engine that got no answer.
 func mountDrills() []drill {
 	var id string
 	mount := func(_ *testing.T, w *world) error {
@@ -22,7 +22,7 @@ func mountDrills() []drill {
 	unmount := func(_ *testing.T, w *world) error { return w.plug.Unmount("base", id) }
 	return []drill{{
 		op: "mount", ask: mount,
-		// The engine mounts with another ID, and never unmounts what it believes failed.
+		// The engine mounts with another ID, and never unmounts what it believes has failed.
 		ends: func(t *testing.T, w *world, _ bool) { w.holds(t, "base", "base") },
 		again: func(t *testing.T, w *world) {
 			w.ok(t, w.plug.Unmount("base", id))
@@ -44,7 +44,7 @@ func mountDrills() []drill {
 	}}
 }
 
-// use mounts a volume until release, or until the power is cut.
+// use mounts a volume until release is called, or until the power is cut.
 func (w *world) use(t testing.TB, name string) string {
 	t.Helper()
 	root, err := w.plug.Mount(name, userID)
@@ -59,14 +59,14 @@ func (w *world) release(t testing.TB, name string) {
 	w.inUse = slices.DeleteFunc(w.inUse, func(n string) bool { return n == name })
 }
 
-// tarOf is an archive of a folder that holds a text.
+// tarOf returns an archive of a folder with a text.
 func tarOf(text string) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for name, content := range map[string][]byte{"text": []byte(text), "block": block(text)} {
 		h := tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(content)), Mode: 0o644, Format: tar.FormatPAX}
 		if err := w.WriteHeader(&h); err != nil {
-			panic(err) // a bytes.Buffer takes everything
+			panic(err) // a bytes.Buffer never fails
 		}
 		_, _ = w.Write(content)
 	}

@@ -19,8 +19,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// twoPools is a host with its pool "default" and another, "far", on a disk that
-// can be taken away.
+// twoPools is a host with its pool "default" and another one, "far", on a disk that can be removed.
 func twoPools(t *testing.T) (w *world, far *disk) {
 	t.Helper()
 	shelf := scratch.Mount(t, "xfs", 8<<30)
@@ -37,9 +36,8 @@ func twoPools(t *testing.T) (w *world, far *disk) {
 	return w, far
 }
 
-// A pool whose disk is not mounted is offline, and its path an empty folder: it is
-// named, never made again, its volumes err on Mount while all others work, and it
-// comes back by itself.
+// A pool whose disk is not mounted is offline, and its path is an empty folder. The pool is named and never made
+// again, Mount of its volumes returns an error while all others work, and it comes online again without help.
 func TestPoolOffline(t *testing.T) {
 	w, far := twoPools(t)
 	id := w.pool(t, "far").ID
@@ -50,7 +48,7 @@ func TestPoolOffline(t *testing.T) {
 	far.plugIn(t)
 	w.kept(t)
 
-	// And over a restart.
+	// The same over a restart.
 	w.h.Stop(t)
 	far.unplug(t)
 	w.h.Up(t)
@@ -190,7 +188,7 @@ func (w *world) says(t testing.TB, err error, parts ...string) {
 	}
 }
 
-// Another pool in a pool's place is not taken for it.
+// Another pool at the path of a pool is not taken for it.
 func TestPoolExchanged(t *testing.T) {
 	w, far := twoPools(t)
 	w.h.Stop(t)
@@ -220,8 +218,7 @@ func TestPoolExchanged(t *testing.T) {
 	w.tidy(t)
 }
 
-// The pool of a host that is gone is adopted by another: all names come back,
-// those that are taken as others.
+// The pool of a lost host is adopted by another one. All names are restored, and those that are in use are changed.
 func TestPoolAdopted(t *testing.T) {
 	old, far := twoPools(t)
 	old.snapshot(t, "there", "first")
@@ -258,8 +255,7 @@ func TestPoolAdopted(t *testing.T) {
 	}
 }
 
-// What lies in a pool or beside it, and is not Drover's, is never touched, and
-// nothing is made where something lies.
+// Foreign files in a pool or next to it are never touched, and no pool is made where something exists.
 func TestI4ForeignThings(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	w.make(t, "base", "plain", "base")

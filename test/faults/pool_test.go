@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// poolPath is where a pool of the host lies.
+// poolPath is the path of the host's pool.
 func (w *world) poolPath(t testing.TB, name string) string {
 	t.Helper()
 	return w.pool(t, name).Path
@@ -32,8 +32,7 @@ func (w *world) pool(t testing.TB, name string) api.Pool {
 	return pools[i]
 }
 
-// leftovers looks into the default pool itself and returns what lies there and
-// is neither on record nor named by doctor.
+// leftovers reads the default pool itself, and returns what is neither on record nor named by doctor.
 func (w *world) leftovers(t testing.TB) []string {
 	t.Helper()
 	c := w.h.Client(t)
@@ -76,8 +75,8 @@ func (w *world) leftovers(t testing.TB) []string {
 	return left
 }
 
-// inside returns what lies in a dataset's folder without being its own: a
-// temporary thing, or a snapshot that is not on record.
+// inside returns what is in a dataset's folder without belonging to it: a temporary file, or a snapshot that is not
+// on record.
 func inside(t testing.TB, dir string, known map[string]bool) (left []string) {
 	t.Helper()
 	for _, name := range names(t, dir) {
@@ -90,7 +89,7 @@ func inside(t testing.TB, dir string, known map[string]bool) (left []string) {
 	return left
 }
 
-// names lists a folder; an absent one has none.
+// names lists a folder. A missing folder has no names.
 func names(t testing.TB, dir string) (list []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

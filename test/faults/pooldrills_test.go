@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// poolDrills: a pool that was made by mistake is removed, or forgotten. What is begun comes to its
-// end, whatever was in the way, and the same place is a pool's again.
+// poolDrills: a pool that was made by mistake is removed, or forgotten. An interrupted removal is completed, whatever
+// prevented it, and the same path can be a pool again.
 func poolDrills() []drill {
 	var all []drill
 	add := func(op, name string, forget bool) {

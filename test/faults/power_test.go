@@ -13,16 +13,15 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// The power goes at every step of every operation, and right after each was
-// acknowledged: drover starts on what its disks had at that moment, on another
-// boot. What was acknowledged is there, and an operation that was not came to one
-// of its two ends.
+// The power is cut at every step of every operation, and right after each was acknowledged. drover starts with what
+// its disks had at that moment, on another boot. What was acknowledged is there, and an operation that was not
+// acknowledged has one of its two outcomes.
 func TestI2PowerCut(t *testing.T) {
 	for _, layout := range []struct {
 		name  string
 		fs    string
-		apart bool // the pool lies on another disk than the store
-		every int  // in the short form, of so many steps one
+		apart bool // the pool is on another disk than the store
+		every int  // in the short form, one step of this number is tested
 	}{
 		{"xfs", "xfs", false, 1},
 		{"store and pool apart", "xfs", true, 3},
@@ -53,7 +52,7 @@ func TestI2PowerCut(t *testing.T) {
 	}
 }
 
-// answered is each drill, cut short where it has been answered.
+// answered is each drill, interrupted right after its answer.
 func answered(backend string) (all []cutShort) {
 	for _, d := range drills() {
 		if len(d.only) == 0 || slices.Contains(d.only, backend) {
@@ -63,7 +62,7 @@ func answered(backend string) (all []cutShort) {
 	return all
 }
 
-// cutAt runs a drill and takes the power away at a step of it, or after its answer.
+// cutAt runs a drill and cuts the power at a step of it, or after its answer.
 func (w *world) cutAt(t *testing.T, disks []*disk, boot bootID, c cutShort) {
 	d := c.drill
 	if d.ready != nil {
@@ -86,7 +85,7 @@ func (w *world) cutAt(t *testing.T, disks []*disk, boot bootID, c cutShort) {
 	w.powerCut(t, disks, copies, boot)
 	if answer != nil {
 		if err := <-answer; err == nil && !asked {
-			t.Log("the answer was on its way when the power went") // nobody heard it
+			t.Log("the answer was on its way when the power went") // nobody received it
 		}
 	}
 	_ = os.Remove(w.held())
@@ -104,11 +103,11 @@ func (w *world) cutAt(t *testing.T, disks []*disk, boot bootID, c cutShort) {
 	w.tidy(t)
 }
 
-// held is the file that is there while drover is held at a step.
+// held is the file that exists while drover is stopped at a step.
 func (w *world) held() string { return filepath.Join(w.h.Dir, "held") }
 
-// holdAt asks for a drill and returns once drover is held at its step: whether it
-// was acknowledged by then, and otherwise where its answer will come from.
+// holdAt requests the operation of a drill and returns once drover is stopped at its step. It returns whether the
+// operation was acknowledged by then, and otherwise the channel for its answer.
 func (w *world) holdAt(t *testing.T, c cutShort) (asked bool, answer <-chan error) {
 	t.Helper()
 	w.h.Kill9(t)

@@ -11,9 +11,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// Thousands of volumes on one host: all can be made at once, are listed, cost
-// memory in proportion and are there again after a start. Times are printed, and
-// judged by nobody: machines differ.
+// One host has thousands of volumes. All can be made at once and are listed, cost memory in proportion, and are there
+// again after a restart. Times are printed and not checked, because machines differ.
 func TestD1(t *testing.T) {
 	w := newWorld(t, host.Options{Size: 8 << 30})
 	n := long.Rounds(1000, 10_000)
@@ -44,14 +43,14 @@ func TestD1(t *testing.T) {
 	}
 }
 
-// idleMemory is the goal for so many volumes: 50 MiB with 100 and 80 with 2,600
-// are on one line.
+// idleMemory is the goal for this number of volumes. The goals of 50 MiB with 100 and 80 MiB with 2,600 volumes are
+// on one line.
 func idleMemory(n int) int64 {
 	const mib = 1 << 20
 	return 50*mib + int64(n-100)*30*mib/2500
 }
 
-// figures are those of one size.
+// figures are the measurements for one number of volumes.
 type figures struct{ create, list time.Duration }
 
 func (figures) name(i int) string { return fmt.Sprintf("volume-%05d", i) }

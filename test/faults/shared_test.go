@@ -10,10 +10,9 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// Two drovers are told of one pool, as happens to who tries a second one with the
-// host's drover.yaml: it would reap what the first one is making, and mount what
-// that has mounted. It has the pool offline, until it is started anew once the first
-// one is gone.
+// Two drovers are configured with one pool, as happens if a second one is tried with the host's drover.yaml. The
+// second one would reap what the first one is making, and mount what the first one has mounted. So its pool is
+// offline, until it is restarted after the first one has ended.
 func TestI1PoolOfAnotherProcess(t *testing.T) {
 	disk := scratch.Mount(t, "xfs", 2<<30)
 	options := func(root string) host.Options {

@@ -16,9 +16,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// Drover is killed at every step of every operation. Started again it comes to
-// one of two honest ends, nothing that was acknowledged is lost, and nothing is
-// left over.
+// Drover is killed at every step of every operation. After a restart the operation has one of two correct outcomes,
+// nothing that was acknowledged is lost, and nothing is left over.
 func TestC1(t *testing.T) {
 	for _, pool := range []string{"xfs", "btrfs", "dir"} {
 		t.Run(pool, func(t *testing.T) {
@@ -31,7 +30,7 @@ func TestC1(t *testing.T) {
 			for _, s := range stepsOf(pool, backendOf(pool)) {
 				ok := t.Run(s.String(), func(t *testing.T) { w.killedAt(t, s.drill, s.step) })
 				if !ok {
-					t.FailNow() // what comes after stands on it
+					t.FailNow() // the next drills depend on it
 				}
 				reached[s.step] = true
 			}
@@ -53,7 +52,7 @@ func backendOf(pool string) string {
 	return "loop"
 }
 
-// cutShort is one drill at one of its steps.
+// cutShort is one drill, interrupted at one of its steps.
 type cutShort struct {
 	drill drill
 	step  string
@@ -67,9 +66,8 @@ func (c cutShort) String() string {
 	return strings.ReplaceAll(strings.TrimSpace(step+" "+c.drill.name), " ", "_")
 }
 
-// stepsOf returns every step of every drill that a backend can do: on xfs all of
-// them; elsewhere, in the short form, every step by one drill at least of each
-// operation is left to one step in three.
+// stepsOf returns every step of every drill that a backend can do. On xfs these are all steps. On other backends the
+// short form has only one step in three, but each operation is still tested by one drill at least.
 func stepsOf(pool, backend string) (all []cutShort) {
 	for _, d := range drills() {
 		if len(d.only) > 0 && !slices.Contains(d.only, backend) {
@@ -95,7 +93,7 @@ func stepsOf(pool, backend string) (all []cutShort) {
 	return some
 }
 
-// killedAt runs a drill and has Drover killed at a step of it.
+// killedAt runs a drill and kills Drover at a step of it.
 func (w *world) killedAt(t *testing.T, d drill, step string) {
 	if d.ready != nil {
 		d.ready(t, w)
@@ -124,7 +122,7 @@ func (w *world) killedAt(t *testing.T, d drill, step string) {
 	}
 }
 
-// thawed fails unless what is in use can be written to.
+// thawed fails unless volumes in use can be written to.
 func (w *world) thawed(t testing.TB) {
 	t.Helper()
 	for _, name := range w.inUse {

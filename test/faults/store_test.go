@@ -17,13 +17,13 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// damage is what happens to the files of a Drover that is not running.
+// damage is done to the files of a Drover that is not running.
 type damage struct {
 	name string
 	do   func(root string) error
-	// lost says that the store is: its names have to be brought back.
+	// lost says that the store is lost, so the names must be restored.
 	lost bool
-	// forgot says that nobody knows any more who used what.
+	// forgot says that the uses of volumes are not known any more.
 	forgot bool
 }
 
@@ -61,8 +61,8 @@ func damages() []damage {
 	}
 }
 
-// Whatever happens to the files in which Drover keeps its records: it starts,
-// destroys nothing, says what it sees, and gets all names back from the pools.
+// Whatever happens to the files in which Drover keeps its records, it starts, destroys nothing, reports what it sees,
+// and restores all names from the pools.
 func TestI4StoreLost(t *testing.T) {
 	for _, d := range damages() {
 		t.Run(d.name, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestI4StoreLost(t *testing.T) {
 			w.h.Restart(t)
 			w.kept(t)
 			w.release(t, "used")
-			if d.forgot { // it stays mounted until it was found out that nobody has it
+			if d.forgot { // it stays mounted until it is known that nothing uses it
 				w.inUse = []string{"used"}
 			}
 			w.rid(t, ".damaged-")
@@ -99,8 +99,7 @@ func TestI4StoreLost(t *testing.T) {
 	}
 }
 
-// rid removes what a person has looked at: files in the root by a part of their
-// name.
+// rid removes files in the root that a person has examined, by a part of their name.
 func (w *world) rid(t testing.TB, part string) {
 	t.Helper()
 	for _, name := range names(t, w.h.Root) {
@@ -110,8 +109,8 @@ func (w *world) rid(t testing.TB, part string) {
 	}
 }
 
-// asRebuilt leaves out what a record does not get back: which operation wrote it
-// last. The epoch grows, as nobody knows who has the old one.
+// asRebuilt removes what is not restored in a record: the operation that wrote it last. The epoch grows, because
+// nobody knows which node has the old one.
 func asRebuilt() cmp.Option {
 	return cmp.Options{
 		cmpopts.IgnoreFields(dataset.Dataset{}, "Request", "Epoch", "Trash"),
@@ -119,8 +118,8 @@ func asRebuilt() cmp.Option {
 	}
 }
 
-// peopled makes one of each: volumes with all that a record can say, a clone,
-// snapshots, trash; one volume is in use.
+// peopled makes one thing of each kind: volumes with everything that a record can contain, a clone, snapshots, and
+// trash. One volume is in use.
 func (w *world) peopled(t testing.TB) {
 	t.Helper()
 	w.ok(t, w.plug.Create("labelled", map[string]string{
@@ -147,7 +146,7 @@ func (w *world) peopled(t testing.TB) {
 	w.noted(t)
 }
 
-// noted waits until the records beside the data are those of the store.
+// noted waits until the records next to the data equal those of the store.
 func (w *world) noted(t testing.TB) {
 	t.Helper()
 	path := w.poolPath(t, "default")
@@ -171,7 +170,7 @@ func (w *world) noted(t testing.TB) {
 	})
 }
 
-// records is all that the store has of datasets.
+// records returns all records of datasets in the store.
 type records struct {
 	Datasets  []dataset.Dataset
 	Snapshots []dataset.Snapshot
@@ -196,7 +195,7 @@ func (w *world) records(t testing.TB) (r records) {
 	return r
 }
 
-// inPool lists what lies in the default pool, but for what is made anew at need.
+// inPool lists the contents of the default pool, without what is made again when needed.
 func (w *world) inPool(t testing.TB) (all []string) {
 	t.Helper()
 	path := w.poolPath(t, "default")
@@ -208,8 +207,7 @@ func (w *world) inPool(t testing.TB) (all []string) {
 	return all
 }
 
-// writable fails unless a volume in use can be written to where its container
-// has it.
+// writable fails unless a volume in use can be written to at the path that its container uses.
 func (w *world) writable(t testing.TB, name string) {
 	t.Helper()
 	v := w.mountPaths(t)
@@ -219,16 +217,15 @@ func (w *world) writable(t testing.TB, name string) {
 	w.ok(t, writeFile(filepath.Join(v[0], "still"), []byte(name)))
 }
 
-// A store that is put back from an older backup knows less than the pools, and
-// believes what is long over. Nothing is destroyed for it, and what was lost
-// comes back.
+// A store that is restored from an older backup knows less than the pools, and has outdated records. Nothing is
+// destroyed for that reason, and what was lost is restored.
 func TestI3OlderBackup(t *testing.T) {
 	w := newWorld(t, host.Options{Profiles: profiles + "  brief: {on_delete: {trash: 1s}}\n"})
 	w.make(t, "base", "plain", "base")
 	w.make(t, "dying", "plain", "dying")
 	c := w.h.Client(t)
 	defer c.Close()
-	// In the trash, for so short that its time is over when the backup comes back.
+	// In the trash, for a time that is over when the backup is restored.
 	w.make(t, "saved", "brief", "saved")
 	w.ok(t, w.plug.Remove("saved"))
 	backup := filepath.Join(w.h.Dir, "backup.db")

@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestWithoutTools runs drover where none of the programs is that backends call: what needs
-// one says which, and the command that mends it, and the others work.
+// TestWithoutTools runs drover without any of the programs that backends call. A backend that needs a program names
+// it and the command that installs it, and the other backends work.
 func TestWithoutTools(t *testing.T) {
 	h := host.Start(t, host.Options{Pool: "subvolumes", Env: []string{"PATH=/nowhere"}})
 	h.Must(t, "volume", "create", "db", "-o", "size=100MiB")
@@ -35,7 +35,7 @@ func TestWithoutTools(t *testing.T) {
 	for name, wants := range map[string][]string{
 		"loop":  {"info: cannot work on this host", "apt-get install xfsprogs", "apt-get install e2fsprogs"},
 		"lvm":   {"info: cannot work on this host", "apt-get install lvm2 thin-provisioning-tools"},
-		"nfs":   {}, // as the kernel has it, which no package mends
+		"nfs":   {}, // depends on the kernel, which no package mends
 		"zfs":   {"info: cannot work on this host", "apt-get install zfsutils-linux"},
 		"dir":   {"ok: works"},
 		"btrfs": {"ok: works"},
@@ -47,7 +47,7 @@ func TestWithoutTools(t *testing.T) {
 		}
 		delete(said, name)
 	}
-	for name, text := range said { // that came later
+	for name, text := range said { // that was added later
 		if !strings.HasPrefix(text, "ok: ") && !strings.Contains(text, "apt-get install ") && !strings.Contains(text, "modprobe ") {
 			t.Errorf("of %s doctor says %q: without a command that mends it", name, text)
 		}
@@ -63,9 +63,9 @@ func TestWithoutTools(t *testing.T) {
 	}
 }
 
-// TestToolsThatGo has a host with no more than its default pool needs, and then not even that:
-// who asks for more is told what is missing, with the command, and nothing is made of it; a pool
-// whose programs are gone serves what is there, and makes nothing new until they are back.
+// TestToolsThatGo has a host with only the programs that its default pool needs, and then without these. A request
+// for more is refused with the missing program and the command, and nothing of it is made. A pool whose programs were
+// removed serves its volumes, and makes nothing new until they are installed again.
 func TestToolsThatGo(t *testing.T) {
 	bin, key := t.TempDir(), filepath.Join(t.TempDir(), "gold")
 	ok(t, os.WriteFile(key, []byte(strings.Repeat("gold key", 8)), 0o600))
@@ -79,7 +79,7 @@ func TestToolsThatGo(t *testing.T) {
 	h.Must(t, "volume", "create", "db", "-o", "size=100MiB")
 	h.Must(t, "pool", "create", "plain", "--backend", "dir", "--path", h.Root+"/plain")
 	before := lies(t, h)
-	refused(t, h, "cryptsetup (apt-get install cryptsetup-bin), and then a restart of drover", "volume", "create", "new@gold") // after what the kernel lacks, where it does
+	refused(t, h, "cryptsetup (apt-get install cryptsetup-bin), and then a restart of drover", "volume", "create", "new@gold") // after what the kernel lacks, if it lacks anything
 	refused(t, h, "on its node xfs needs mkfs.xfs (apt-get install xfsprogs)", "volume", "create", "new@xfs")
 	refused(t, h, "apt-get install xfsprogs", "pool", "create", "new", "--backend", "loop", "--path", h.Root+"/new.img", "--image", "1GiB")
 	if after := lies(t, h); after != before {
@@ -123,8 +123,7 @@ func TestToolsThatGo(t *testing.T) {
 	h.Must(t, "volume", "create", "new", "-o", "pool=default")
 }
 
-// TestReloadSaysWhichKeysAreMissing reads a profile again whose key is not there: the log says so,
-// as at a start.
+// TestReloadSaysWhichKeysAreMissing reloads a profile whose key is missing. The log says so, as at a start.
 func TestReloadSaysWhichKeysAreMissing(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "gold")
 	h := host.Start(t, host.Options{Profiles: "default: plain\nprofiles:\n  plain: {}\n"})
@@ -142,7 +141,7 @@ func TestReloadSaysWhichKeysAreMissing(t *testing.T) {
 	h.Must(t, "volume", "create", "db")
 }
 
-// lies is what there is in a host's pools.
+// lies returns the contents of a host's pools.
 func lies(t *testing.T, h *host.Host) string {
 	t.Helper()
 	var names []string

@@ -23,10 +23,9 @@ import (
 
 var update = flag.Bool("update", false, "make testdata/state-1.tar.gz anew: only for what no release has written yet")
 
-// fixture is the root of a Drover as version 1 of the state leaves it, with a
-// pool of backend dir. The state holds paths, so it has to lie where it was made:
-// in this folder, which every system has and which is the test's own in its mount
-// namespace.
+// fixture is the root of a Drover in version 1 of the state, with a pool of backend dir. The state contains paths, so
+// it must be where it was made: in this folder, which every system has and which is separate in the mount namespace
+// of the test.
 const (
 	fixture   = "testdata/state-1.tar.gz"
 	fixtureAt = "/mnt/root"
@@ -54,12 +53,12 @@ func fixtureWorld(t *testing.T, down bool) *world {
 	return w
 }
 
-// The state that an old binary left opens in this one, with everything in it.
+// The state of an old binary opens in this one, with its whole contents.
 func TestB16OldState(t *testing.T) {
 	if *update {
 		makeFixture(t)
 	}
-	newBootID(t) // whatever used the volumes then has ended
+	newBootID(t) // all uses of the volumes have ended since
 	w := fixtureWorld(t, true)
 	w.h.Up(t)
 	w.kept(t)
@@ -85,7 +84,7 @@ func TestB16OldState(t *testing.T) {
 	w.tidy(t)
 }
 
-// makeFixture writes the state of today.
+// makeFixture writes the state in its present version.
 func makeFixture(t *testing.T) {
 	t.Run("update", func(t *testing.T) {
 		w := fixtureWorld(t, false)
@@ -123,8 +122,8 @@ func unpack(t testing.TB, file, dir string) {
 	}
 }
 
-// Mounts stay while the binary is exchanged: a container that writes does not
-// notice, and its unmount is heard by the new one.
+// Mounts stay while the binary is replaced: a container that writes does not notice, and the new binary receives its
+// unmount.
 func TestB16Exchange(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	w.make(t, "base", "plain", "base")
@@ -145,7 +144,7 @@ func TestB16Exchange(t *testing.T) {
 
 type counter struct{ atomic.Int64 }
 
-// await waits until more has been written.
+// await waits until more was written.
 func (c *counter) await(t testing.TB) {
 	t.Helper()
 	was := c.Load()
@@ -193,7 +192,7 @@ func writeOn(t testing.TB, path string) (stop func(), lines *counter) {
 	}, lines
 }
 
-// The fixture is what this test says it is, and no machine's.
+// The fixture has what this test says, and nothing of the machine on which it was made.
 func TestFixture(t *testing.T) {
 	f, err := os.Open(fixture)
 	if err != nil {

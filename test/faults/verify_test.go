@@ -18,11 +18,11 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestVerify proves what a pool claims, by the real command, on a pool that is served: nothing
-// of it is left, however it ends.
+// TestVerify checks what a pool claims, with the real command, on a pool that is being served. Nothing of the check
+// is left, however it ends.
 func TestVerify(t *testing.T) { verifies(t, "dir", "RootIsEmptyAndOwned") }
 
-// TestVerifyOthers does on pools with devices and subvolumes, which take a minute each.
+// TestVerifyOthers does the same on pools with devices and subvolumes, which take a minute each.
 func TestVerifyOthers(t *testing.T) {
 	long.Only(t)
 	for _, pool := range []string{"xfs", "ext4", "subvolumes"} {
@@ -68,7 +68,7 @@ func verifies(t *testing.T, pool, at string) {
 		t.Errorf("volumes are %q, were %q", r.Out, volumes)
 	}
 	var r verify.Report
-	h.JSON(t, &r, "backend", "verify", "default") // takes away what was left
+	h.JSON(t, &r, "backend", "verify", "default") // removes what was left
 	if !r.OK || len(r.Capabilities) == 0 || len(r.Cases) != verify.Count() || len(r.Times) == 0 {
 		t.Errorf("it found %+v", r)
 	}
@@ -77,7 +77,7 @@ func verifies(t *testing.T, pool, at string) {
 	h.Clean(t, "backend ")
 }
 
-// verifying is a command under way.
+// verifying is a running verify command.
 type verifying struct {
 	cmd  *exec.Cmd
 	said chan string
@@ -138,7 +138,7 @@ func sandboxes(t *testing.T, h *host.Host) []api.Finding {
 	return slices.DeleteFunc(h.Findings(t), func(f api.Finding) bool { return !strings.Contains(f.Text, "drover backend verify") })
 }
 
-// left wants that doctor names one that was left, once its process is gone.
+// left expects that doctor names a remaining sandbox after its process has ended.
 func left(t *testing.T, h *host.Host) api.Finding {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
@@ -152,7 +152,7 @@ func left(t *testing.T, h *host.Host) api.Finding {
 	}
 }
 
-// nothingLeft looks for folders, mounts and loop devices of a verify.
+// nothingLeft searches for folders, mounts and loop devices of a verify.
 func nothingLeft(t *testing.T, h *host.Host) {
 	t.Helper()
 	if f := sandboxes(t, h); len(f) > 0 {

@@ -24,7 +24,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// profiles are those of all tests here: small volumes, and what the steps need.
+// profiles are the profiles of all tests here: small volumes, and what the steps need.
 const profiles = `default: plain
 profiles:
   plain: {on_delete: {trash: 24h}}
@@ -33,16 +33,15 @@ profiles:
   gone: {on_delete: purge}
 `
 
-// world is a Drover and what it has acknowledged: what has to be there, and
-// nothing else may be, whatever breaks.
+// world is a Drover and what it has acknowledged. Exactly that must exist, whatever breaks.
 type world struct {
 	h    *host.Host
 	plug *host.Plug
 
-	volumes   map[string]string // by name: the text that each holds
+	volumes   map[string]string // the text of each volume, by its name
 	snapshots map[string]string // by VOLUME/NAME
-	trash     map[string]string // by the name that it had
-	inUse     []string          // volumes that a container uses
+	trash     map[string]string // by the former name
+	inUse     []string          // volumes in use by a container
 }
 
 func newWorld(t testing.TB, o host.Options) *world {
@@ -50,7 +49,7 @@ func newWorld(t testing.TB, o host.Options) *world {
 	if o.Profiles == "" {
 		o.Profiles = profiles
 	}
-	if o.Pool == "dir" { // on a disk of its own: the machine's may be nearly full
+	if o.Pool == "dir" { // on a separate disk, because the machine's disk may be nearly full
 		o.Root = filepath.Join(scratch.Mount(t, "ext4", 1<<30), "root")
 		o.Config = fmt.Sprintf("pools: [{name: default, backend: dir, path: %s/pool}]\n", o.Root)
 	}
@@ -58,7 +57,7 @@ func newWorld(t testing.TB, o host.Options) *world {
 	return &world{h: h, plug: h.Plug(t), volumes: map[string]string{}, snapshots: map[string]string{}, trash: map[string]string{}}
 }
 
-// make creates a volume and fills it with a text, through the plugin.
+// make creates a volume and writes a text into it, through the plugin.
 func (w *world) make(t testing.TB, name, profile, text string) {
 	t.Helper()
 	w.ok(t, w.plug.Create(name, map[string]string{"profile": profile}))
@@ -73,7 +72,7 @@ func (w *world) ok(t testing.TB, err error) {
 	}
 }
 
-// write fills a volume with a text and keeps in mind that it holds it.
+// write writes a text into a volume and remembers it.
 func (w *world) write(t testing.TB, name, text string) {
 	t.Helper()
 	w.within(t, name, func(root string) { w.ok(t, fill(root, text)) })
@@ -90,7 +89,7 @@ func (w *world) within(t testing.TB, name string, do func(root string)) {
 	w.ok(t, w.plug.Unmount(name, id))
 }
 
-// holds fails unless a volume has exactly that text.
+// holds fails unless a volume contains exactly that text.
 func (w *world) holds(t testing.TB, name, text string) {
 	t.Helper()
 	w.within(t, name, func(root string) {
@@ -100,10 +99,10 @@ func (w *world) holds(t testing.TB, name, text string) {
 	})
 }
 
-// blockSize makes content that spans several blocks.
+// blockSize makes content span several blocks.
 const blockSize = 16 << 10
 
-// block is content that is different for each text and not compressible.
+// block returns content that differs for each text and cannot be compressed.
 func block(text string) []byte {
 	seed := [32]byte{}
 	copy(seed[:], text)
@@ -112,7 +111,7 @@ func block(text string) []byte {
 	return b
 }
 
-// fill makes a folder hold a text, on disk.
+// fill makes a folder contain a text, on disk.
 func fill(root, text string) error {
 	for name, b := range map[string][]byte{"text": []byte(text), "block": block(text)} {
 		if err := writeFile(filepath.Join(root, name), b); err != nil {
@@ -135,8 +134,7 @@ func writeFile(path string, b []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// compare returns what is wrong with a folder that is to hold a text; an empty
-// one holds the empty text.
+// compare returns what is wrong with a folder that should contain a text. An empty folder contains the empty text.
 func compare(root, text string) error {
 	got, err := os.ReadFile(filepath.Join(root, "text"))
 	if text == "" && errors.Is(err, os.ErrNotExist) {
@@ -155,7 +153,7 @@ func compare(root, text string) error {
 	return err
 }
 
-// submit has the API carry an operation out and waits for its end.
+// submit has an operation carried out through the API and waits for its end.
 func (w *world) submit(t testing.TB, req api.Request) error {
 	t.Helper()
 	c := w.h.Client(t)
@@ -175,14 +173,14 @@ func (w *world) submit(t testing.TB, req api.Request) error {
 	return op.Problem.Err()
 }
 
-// snapshot takes one and keeps in mind what it holds.
+// snapshot takes a snapshot and remembers its contents.
 func (w *world) snapshot(t testing.TB, volume, name string) {
 	t.Helper()
 	w.ok(t, w.submit(t, api.Request{Kind: dataset.OpSnapshot, Volume: volume, Name: name}))
 	w.snapshots[volume+"/"+name] = w.volumes[volume]
 }
 
-// drop removes a volume with its snapshots for good.
+// drop removes a volume with its snapshots, without the trash.
 func (w *world) drop(t testing.TB, name string) {
 	t.Helper()
 	v := w.volume(t, name)
@@ -193,7 +191,7 @@ func (w *world) drop(t testing.TB, name string) {
 	w.forget(name)
 }
 
-// forget takes a volume and its snapshots off what is promised.
+// forget removes a volume and its snapshots from what must exist.
 func (w *world) forget(name string) {
 	delete(w.volumes, name)
 	maps.DeleteFunc(w.snapshots, func(k, _ string) bool { return strings.HasPrefix(k, name+"/") })
@@ -208,7 +206,7 @@ func (w *world) volume(t testing.TB, ref string) api.Volume {
 	return v
 }
 
-// settled waits until no operation is under way.
+// settled waits until no operation is in progress.
 func (w *world) settled(t testing.TB) {
 	t.Helper()
 	c := w.h.Client(t)
@@ -227,7 +225,7 @@ func (w *world) settled(t testing.TB) {
 	})
 }
 
-// kept fails unless exactly what was promised is there.
+// kept fails unless exactly what was acknowledged exists.
 func (w *world) kept(t testing.TB) {
 	t.Helper()
 	w.listed(t)
@@ -239,7 +237,7 @@ func (w *world) kept(t testing.TB) {
 	}
 }
 
-// listed fails unless the names of exactly what was promised are there.
+// listed fails unless exactly the names of what was acknowledged exist.
 func (w *world) listed(t testing.TB) {
 	t.Helper()
 	c := w.h.Client(t)
@@ -275,7 +273,7 @@ func (w *world) listed(t testing.TB) {
 	}
 }
 
-// snapshotHolds fails unless a clone of a snapshot has exactly that text.
+// snapshotHolds fails unless a clone of a snapshot contains exactly that text.
 func (w *world) snapshotHolds(t testing.TB, key, text string) {
 	t.Helper()
 	volume, name, _ := strings.Cut(key, "/")
@@ -289,8 +287,8 @@ func (w *world) snapshotHolds(t testing.TB, key, text string) {
 	w.drop(t, "look")
 }
 
-// tidy fails when something is left over: in what doctor says, in the pool, among
-// the mounts and loop devices. The volumes in use are to be mounted.
+// tidy fails if something is left over: in the findings of doctor, in the pool, or among the mounts and loop devices.
+// The volumes in use must be mounted.
 func (w *world) tidy(t testing.TB) {
 	t.Helper()
 	w.h.Clean(t)
@@ -317,7 +315,7 @@ func (w *world) tidy(t testing.TB) {
 		}
 		return nil
 	})
-	// The record beside a dataset follows a change after it was answered.
+	// The record next to a dataset follows a change after the change was answered.
 	host.Await(t, "nothing is left over", func() error {
 		if left := w.leftovers(t); len(left) > 0 {
 			return fmt.Errorf("left over: %s", left)
@@ -353,7 +351,7 @@ func (w *world) mounted(t testing.TB) []string {
 	return ids
 }
 
-// mountPaths returns where datasets are mounted.
+// mountPaths returns the mount points of datasets.
 func (w *world) mountPaths(t testing.TB) (paths []string) {
 	t.Helper()
 	table, err := mount.Table()

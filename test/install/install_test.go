@@ -1,5 +1,5 @@
-// Package install plays `make install` and `make uninstall`: into a folder, as a packager does, and for
-// real, on copies of the folders that they touch.
+// Package install runs `make install` and `make uninstall`: into a folder, as a packager does, and for real, on
+// copies of the folders that they change.
 package install
 
 import (
@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { engine.Main(m) }
 // top is the root of the repository, seen from this package.
 const top = "../.."
 
-// A script is run with this environment on top of what the tests have.
+// A script runs with this environment in addition to that of the tests.
 func run(t *testing.T, env []string, name string, args ...string) (output string, exit int) {
 	t.Helper()
 	cmd := exec.Command(name, args...)
@@ -82,8 +82,8 @@ const config = `pools:
   # path: /mnt/unused
 `
 
-// A packager's folder gets everything that belongs to the package, and loses it again; what the operator
-// wrote stays.
+// A packager's folder gets everything that belongs to the package, and uninstall removes it. Files that the operator
+// wrote stay.
 func TestStaged(t *testing.T) {
 	dest := t.TempDir()
 	env := []string{"DESTDIR=" + dest, "PREFIX=/usr"}
@@ -125,7 +125,7 @@ func TestStaged(t *testing.T) {
 	}
 }
 
-// systemd itself reads the units, where they are installed.
+// systemd itself reads the installed units.
 func TestUnits(t *testing.T) {
 	privateFolders(t)
 	must(t, nil, script("install.sh"))
@@ -155,8 +155,8 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// privateFolders gives this process copies of the folders that an installation changes, and hides the
-// machine's systemd.
+// privateFolders gives this process copies of the folders that an installation changes, and hides the machine's
+// systemd.
 func privateFolders(t *testing.T) {
 	t.Helper()
 	for _, dir := range []string{"/etc", "/usr"} {
@@ -171,8 +171,8 @@ func privateFolders(t *testing.T) {
 	}
 	folder(t, "/run/systemd")
 	folder(t, "/var/lib/drover")
-	// It stays: to remove a folder unmounts what another test has mounted on it, in its own namespace
-	// (rmdir, since Linux 3.18).
+	// The folder stays: removing it unmounts what another test has mounted on it in another namespace (rmdir, since
+	// Linux 3.18).
 	if err := os.MkdirAll("/run/drover", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -186,12 +186,12 @@ func privateFolders(t *testing.T) {
 	t.Cleanup(func() { detach(t, "/var/lib/drover") })
 }
 
-// folder makes a folder to mount on, if the machine has none, and takes it away again.
+// folder makes a folder to mount on, if the machine has none, and removes it again.
 func folder(t *testing.T, dir string) {
 	t.Helper()
 	switch err := os.Mkdir(dir, 0o755); {
 	case err == nil:
-		t.Cleanup(func() { _ = os.Remove(dir) }) // fails, and should, when it is used by now
+		t.Cleanup(func() { _ = os.Remove(dir) }) // fails, and should, if it is in use by now
 	case !os.IsExist(err):
 		t.Fatal(err)
 	}

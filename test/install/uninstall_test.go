@@ -53,7 +53,7 @@ func serve(t *testing.T, flags ...string) (stop func()) {
 	return stop
 }
 
-// refused runs uninstall, which must refuse with the words given and leave everything as it is.
+// refused runs uninstall, which must refuse with the given words and leave everything as it is.
 func refused(t *testing.T, words string) {
 	t.Helper()
 	before := tree(t, "/usr/local")
@@ -67,8 +67,8 @@ func refused(t *testing.T, words string) {
 	}
 }
 
-// Nothing that a user could miss is removed: not a volume, not one in the trash, not one that nobody can
-// tell of because drover is not there to be asked.
+// Nothing that a user could miss is removed: no volume, none in the trash, and none that is unknown because drover is
+// not running to list it.
 func TestUninstallIsRefusedWhileThereIsData(t *testing.T) {
 	privateFolders(t)
 	must(t, nil, script("install.sh"))
@@ -86,7 +86,7 @@ func TestUninstallIsRefusedWhileThereIsData(t *testing.T) {
 	refused(t, "cannot ask drover")
 }
 
-// A process that has ended and that nobody waited for is no reason to wait.
+// A process that has ended and was not waited for is no reason to wait.
 func TestUninstallDoesNotWaitForAZombie(t *testing.T) {
 	privateFolders(t)
 	must(t, nil, script("install.sh"))
@@ -94,7 +94,7 @@ func TestUninstallDoesNotWaitForAZombie(t *testing.T) {
 	must(t, nil, script("uninstall.sh"), "--keep-data")
 }
 
-// One that does not end is told of in time.
+// A process that does not end is reported in time.
 func TestUninstallWaitsOnlySoLong(t *testing.T) {
 	privateFolders(t)
 	must(t, nil, script("install.sh"))
@@ -111,7 +111,7 @@ func TestUninstallWaitsOnlySoLong(t *testing.T) {
 	}
 }
 
-// unwaited starts the installed drover, and leaves waiting for it to the end of the test.
+// unwaited starts the installed drover, and waits for its end only at the end of the test.
 func unwaited(t *testing.T) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(drover, "serve")
@@ -133,7 +133,7 @@ func unwaited(t *testing.T) *exec.Cmd {
 	return cmd
 }
 
-// What another drover says is about other data: the demonstration tells its users to set DROVER_API.
+// What another drover reports is about other data: the demonstration tells its users to set DROVER_API.
 func TestUninstallAsksNoOther(t *testing.T) {
 	privateFolders(t)
 	must(t, nil, script("install.sh"))
@@ -146,7 +146,7 @@ func TestUninstallAsksNoOther(t *testing.T) {
 	refused(t, "'drover volume ls'")
 }
 
-// A store that was lost lists no volumes, and their data is there.
+// A lost store lists no volumes, although their data exists.
 func TestUninstallKeepsWhatTheStoreLost(t *testing.T) {
 	privateFolders(t)
 	must(t, nil, script("install.sh"))
@@ -155,7 +155,7 @@ func TestUninstallKeepsWhatTheStoreLost(t *testing.T) {
 	must(t, nil, "mkdir", unknown)
 	refused(t, unknown)
 	must(t, nil, "rmdir", unknown)
-	// Another one answers at the usual place, for another root.
+	// Another drover answers at the usual path, for another root.
 	stop()
 	other := t.TempDir()
 	write(t, other+"/drover.yaml", "pools: [{name: other, backend: dir, path: "+other+"/pool}]\n")
@@ -163,11 +163,11 @@ func TestUninstallKeepsWhatTheStoreLost(t *testing.T) {
 	refused(t, "none serves it")
 }
 
-// Without volumes everything goes: files, sockets, state, the pool with its mounts and loop devices.
+// Without volumes everything is removed: files, sockets, state, and the pool with its mounts and loop devices.
 func TestUninstallLeavesNothing(t *testing.T) {
 	privateFolders(t)
 	before := tree(t, "/usr/local")
-	elsewhere := belowRoot(t) // loop devices of another mount namespace's /var/lib/drover
+	elsewhere := belowRoot(t) // loop devices of /var/lib/drover in another mount namespace
 	must(t, nil, script("install.sh"))
 	serve(t)
 	must(t, nil, drover, "volume", "create", "db")
@@ -189,7 +189,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 	}
 }
 
-// belowRoot lists what there is below drover's root: mounts, loop devices' files, and names.
+// belowRoot lists what is below drover's root: mounts, files of loop devices, and names.
 func belowRoot(t *testing.T) []string {
 	t.Helper()
 	var all []string
@@ -207,8 +207,8 @@ func belowRoot(t *testing.T) []string {
 	return all
 }
 
-// leaveMounts leaves what a crash can: a filesystem in an image file in another one, each mounted, on
-// loop devices that do not go by themselves, and the immutable folder that a volume was mounted on.
+// leaveMounts leaves what a crash can leave: a filesystem in an image file within another one, each mounted, on loop
+// devices that stay after an unmount, and the immutable folder on which a volume was mounted.
 func leaveMounts(t *testing.T) {
 	t.Helper()
 	for _, l := range []struct{ image, size, target string }{
@@ -224,7 +224,7 @@ func leaveMounts(t *testing.T) {
 	}
 }
 
-// With --keep-data the program goes and the data stays; the next installation finds it.
+// With --keep-data the program is removed and the data stays. The next installation finds the data.
 func TestUninstallKeepsData(t *testing.T) {
 	privateFolders(t)
 	must(t, nil, script("install.sh"))

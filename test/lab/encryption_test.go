@@ -15,9 +15,9 @@ profiles:
   fast: {size: 1GiB, encryption: {key_file: /etc/drover/keys/gold}, qos: {write_bps: 5MiB, strict: true}}
 `
 
-// TestEncryptionAsTyped is docs/encryption.md as it is typed, with the installed units and a
-// container that writes all the while: a first key, another one where the agent is killed in the
-// middle of it, one that came while nothing ran, and one that is lost.
+// TestEncryptionAsTyped runs the commands of docs/encryption.md, with the installed units and a container that writes
+// all the time: a first key, a key change during which the agent is killed, a key that changed while nothing was
+// running, and a key that is lost.
 func TestEncryptionAsTyped(t *testing.T) {
 	long.Only(t)
 	vm := installed(t, sealedProfiles)
@@ -26,7 +26,7 @@ func TestEncryptionAsTyped(t *testing.T) {
 	vm.must(t, "drover volume create plain && mkdir /root/of && echo SaysInPlain >/root/of/f")
 	vm.refuses(t, "drover volume set-profile plain gold", "drover volume export plain | drover volume import NEW@gold --from -")
 	vm.must(t, "drover volume import db@fast --from /root/of")
-	// Zeroes are one line to grep, and that does not go into its memory.
+	// Zeros would be one line for grep, which does not fit into its memory.
 	if found, exit := vm.shell(t, "sync; tr '\\0' '\\n' </var/lib/drover/pools/default/datasets/$(drover volume inspect db -o json | grep -om1 'dataset.*' | grep -oE '[0-9a-f]{8}-[0-9a-f-]{27}')/head.img | grep -caF SaysInPlain"); exit != 1 || found[0] != "0" {
 		t.Errorf("in the image it can be read: %q", found)
 	}
@@ -39,7 +39,7 @@ func TestEncryptionAsTyped(t *testing.T) {
 	}
 	vm.must(t, "drover snapshot create db --name before && drover volume resize db 1.5GiB && drover clone db copy")
 
-	// Whenever it is killed: what is typed once more ends it, and the data key is never lost.
+	// Whenever it is killed, repeating the command completes it, and the data key is never lost.
 	const other = "cd /etc/drover/keys && cp -p gold gold.old && head -c 64 /dev/urandom >gold"
 	for _, after := range []string{"0.1", "0.3", "0.6"} {
 		vm.must(t, other+"; (sleep "+after+"; systemctl kill -s KILL drover) & drover volume rekey db --old-key-file /etc/drover/keys/gold.old; wait; true")
@@ -53,7 +53,7 @@ func TestEncryptionAsTyped(t *testing.T) {
 	vm.must(t, "docker exec app tail -1 /data/log && docker rm -f app")
 	vm.must(t, "drover snapshot restore db before && drover volume export db | tar -xO ./f | grep -x SaysInPlain")
 
-	// copy's key is lost: it is told, nothing is changed, and it goes without a key.
+	// The key of copy is lost. This is reported, nothing is changed, and the volume is removed without a key.
 	vm.refuses(t, "drover volume rekey copy", "is key")
 	vm.refuses(t, "mv /etc/drover/keys/gold /root; drover volume export db | tar -t", "restore it from your copy")
 	vm.must(t, "mv /root/gold /etc/drover/keys && drover volume rm copy && drover trash purge --yes copy")
@@ -63,7 +63,7 @@ func TestEncryptionAsTyped(t *testing.T) {
 	}
 }
 
-// refuses runs a line of shell that fails, and says so.
+// refuses runs a line of shell that must fail with a text.
 func (vm *VM) refuses(t *testing.T, line, says string) {
 	t.Helper()
 	said, exit := vm.shell(t, "{ "+line+"; } 2>&1")

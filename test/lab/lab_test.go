@@ -17,11 +17,10 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// TestLab runs the table in two machines, each of which takes the next entry, and has a
-// subtest for each test in there. LAB_LONG takes the long entries too, as `make lab` does, and
-// DROVER_TEST_LONG all of them, as `make lab-long` does; LAB_ONLY takes those of one package,
-// long or not; LAB_RUN takes other tests than the entry says, LAB_BENCH benchmarks instead; LAB_RACE
-// has the race detector watch them.
+// TestLab runs the table in two machines, each of which takes the next entry, and has a subtest for each test in
+// them. LAB_LONG adds the long entries, as `make lab` does, and DROVER_TEST_LONG adds all entries, as `make lab-long`
+// does. LAB_ONLY selects those of one package, long or not. LAB_RUN selects other tests than those of the entry, and
+// LAB_BENCH selects benchmarks instead. LAB_RACE enables the race detector.
 func TestLab(t *testing.T) {
 	entries := chosen(os.Getenv("LAB_ONLY"), os.Getenv("LAB_RUN"))
 	if len(entries) == 0 {
@@ -85,7 +84,7 @@ func there(path string) bool {
 	return err == nil
 }
 
-// share puts a copy of a file where the machine finds it.
+// share copies a file to where the machine finds it.
 func share(t *testing.T, from, to string) {
 	t.Helper()
 	b, err := os.ReadFile(from)
@@ -116,18 +115,18 @@ func chosen(only, run string) []Entry {
 		}
 		entries = append(entries, e)
 	}
-	// What takes longest comes first, so that no machine has it left when the other is done.
+	// The longest entries come first, so that one machine has none of them left when the other one is done.
 	slices.SortStableFunc(entries, func(a, b Entry) int { return cmp.Compare(b.within(), a.within()) })
 	return entries
 }
 
-// with has an entry find what another one of its package does.
+// with lets an entry use what another entry of its package has.
 func (e *Entry) with(o Entry) {
 	e.Layer, e.Within = cmp.Or(e.Layer, o.Layer), max(e.within(), o.within())
 	e.Modules, e.Disks = slices.Concat(e.Modules, o.Modules), slices.Concat(e.Disks, o.Disks)
 }
 
-// tellsHowCommandsEnd is what all else hangs on.
+// tellsHowCommandsEnd tests what everything else depends on.
 func (vm *VM) tellsHowCommandsEnd(t *testing.T) {
 	var said []string
 	keep := func(s string) { said = append(said, s) }
@@ -150,9 +149,9 @@ func (vm *VM) tellsHowCommandsEnd(t *testing.T) {
 	}
 }
 
-// entry runs the tests of an entry, and tells how each ended as a subtest.
+// entry runs the tests of an entry, and reports the result of each one as a subtest.
 func (vm *VM) entry(t *testing.T, e Entry) {
-	// Each page of a program that is run from a share is fetched, and translated, anew.
+	// Each page of a program that runs from a share is read and translated again.
 	program := path.Join("/run", e.binary())
 	before := [][]string{{"cp", path.Join(inside.Share, e.binary()), program}}
 	if e.Layer != "" {
@@ -166,7 +165,7 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 			t.Fatalf("%s: exit %d, %v", strings.Join(args, " "), exit, err)
 		}
 	}
-	// Its own time limit comes first: then it says which test was running.
+	// The time limit of the test program expires first, and reports which test was running.
 	limit := e.within()
 	if race() {
 		limit *= 4
@@ -202,7 +201,7 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 	}
 	r.all.verdict = "PASS"
 	if os.Getenv("LAB_BENCH") == "" {
-		r.all.show(t) // a benchmark is not said to end
+		r.all.show(t) // the end of a benchmark is not reported
 	}
 	switch {
 	case err != nil:
@@ -217,7 +216,7 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 	}
 }
 
-// empties gives the host the room back that disks took on its own; one that is in use still keeps it.
+// empties returns the space that disks used to the host. A disk in use still keeps its space.
 func (vm *VM) empties(t *testing.T, disks []Disk) {
 	for _, d := range disks {
 		discard := inside.Command{Args: []string{"sh", "-c", "blkdiscard $" + inside.Variable(d.Name)}, Seconds: 60}
@@ -227,8 +226,8 @@ func (vm *VM) empties(t *testing.T, disks []Disk) {
 	}
 }
 
-// busy is for how long the machine has had a processor: unlike the time that something takes,
-// that is much the same beside others.
+// busy is the time for which the machine has used a processor. Unlike the elapsed time, it hardly depends on other
+// work.
 func (vm *VM) busy() time.Duration {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", vm.proc.PID()))
 	var user, system time.Duration
@@ -240,7 +239,7 @@ func (vm *VM) busy() time.Duration {
 	return user + system
 }
 
-// show makes a subtest of each result.
+// show makes a subtest for each result.
 func (r *result) show(t *testing.T) {
 	for _, s := range r.sub {
 		t.Run(s.name, func(t *testing.T) {

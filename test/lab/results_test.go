@@ -7,9 +7,8 @@ import (
 	"testing"
 )
 
-// What a test program says in its own words, -test.v=test2json: a test that fails between two
-// that do not, one that says what it should not, one with a slash in its name, and one that
-// does not end.
+// The output of a test program with -test.v=test2json: a test that fails between two that do not, one that prints
+// what it should not, one with a slash in its name, and one that does not end.
 const program = "\x16=== RUN   TestA\n" +
 	"\x16=== RUN   TestA/one\n" +
 	"    a_test.go:1: wrong\n" +
@@ -57,7 +56,7 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// A name stands for one package in one way: the second would hide the first.
+// A name must stand for one package with one set of options: a second entry with that name would hide the first one.
 func TestTable(t *testing.T) {
 	var disks, binaries []string
 	for _, e := range Table() {

@@ -21,17 +21,16 @@ profiles:
   frozen: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}, quiesce: freeze, on_delete: purge}
 `
 
-// tries is how often a figure is taken at most: a machine that is busy with something else only
-// ever makes it worse.
+// tries is the largest number of measurements: a machine that is busy with other work only makes a result worse.
 const tries = 3
 
-// TestSpeed is what a profile says on speed, on version 2, with the installed units and an
-// engine's containers: nobody is faster at any time, and who is not held up by the machine is as
-// fast. What the same takes without a limit tells one from the other.
+// TestSpeed tests the speed limits of a profile on cgroup v2, with the installed units and an engine's containers. No
+// container ever exceeds its limit, and one that the machine does not slow down reaches it. The time without a limit
+// tells the two cases apart.
 func TestSpeed(t *testing.T) {
 	long.Only(t)
 	vm := installed(t, speedProfiles)
-	vm.must(t, "tar -C / -c bin sbin lib lib64 | docker import - tools") // links: the tools are the machine's own
+	vm.must(t, "tar -C / -c bin sbin lib lib64 | docker import - tools") // links: the tools are those of the machine
 	if said := strings.Join(vm.must(t, "drover doctor"), "\n"); !strings.Contains(said, "v2") {
 		t.Fatalf("no version 2:\n%s", said)
 	}
@@ -44,12 +43,12 @@ func TestSpeed(t *testing.T) {
 	}
 }
 
-// container is how one is run that has a volume on /data and the machine's tools.
+// container returns the arguments to run a container with a volume on /data and the machine's tools.
 func container(volume, more string) string {
 	return "docker run --network none --stop-signal KILL --volume-driver drover -v " + volume + ":/data -v /usr:/usr:ro " + more + " tools sh -c "
 }
 
-// seconds is what a command takes in a container, from the first moment of that.
+// seconds returns how long a command takes in a container, from the start of the command.
 func (vm *VM) seconds(t *testing.T, volume, command string) float64 {
 	t.Helper()
 	said := vm.must(t, container(volume, "--rm")+"'read from _ </proc/uptime; "+command+" 2>/dev/null && read to _ </proc/uptime; echo $from; echo $to'")
@@ -112,7 +111,7 @@ func (vm *VM) operations(t *testing.T) {
 	}
 }
 
-// fio returns how many operations a second a container gets.
+// fio returns the operations per second of a container.
 func (vm *VM) fio(t *testing.T, volume, kind string) float64 {
 	t.Helper()
 	said := strings.Join(vm.must(t, container(volume, "--rm")+
@@ -120,16 +119,15 @@ func (vm *VM) fio(t *testing.T, volume, kind string) float64 {
 	var found struct {
 		Jobs []struct{ Read, Write struct{ IOPS float64 } }
 	}
-	_, figures, _ := strings.Cut(said, "{") // what comes before are warnings
+	_, figures, _ := strings.Cut(said, "{") // the lines before it are warnings
 	if err := json.Unmarshal([]byte("{"+figures), &found); err != nil || len(found.Jobs) != 1 {
 		t.Fatalf("%v: %s", err, said)
 	}
 	return found.Jobs[0].Read.IOPS + found.Jobs[0].Write.IOPS
 }
 
-// neighbour: another volume of the pool is as fast beside one that is written to as fast as it may
-// be as by itself. They take turns, and go by their medians: in here either is faster than itself by
-// a third now and then.
+// neighbour: a volume is as fast as by itself while another volume of the pool is written to at its limit. The two
+// cases take turns and are compared by their medians, because in this machine each of them can vary by a third.
 func (vm *VM) neighbour(t *testing.T) {
 	var alone, beside []float64
 	kept := 0.0
@@ -154,10 +152,10 @@ func median(all []float64) float64 {
 	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
 }
 
-// dirty: 200 MiB in memory, at 5 MiB a second, hold up neither a snapshot nor a stop, and a writer
-// for two seconds at most, or the snapshot is refused, with how long they would.
+// dirty: 200 MiB are in memory, with a limit of 5 MiB a second. They block neither a snapshot nor a stop, and a
+// writer for two seconds at most. Otherwise the snapshot is refused, with the time that they would take.
 func (vm *VM) dirty(t *testing.T) {
-	// What is on its way is not on the disk either.
+	// Data that is being written is not on the disk either.
 	const fill = "docker exec db dd if=/dev/zero of=/data/f bs=1M count=200 2>/dev/null && awk '/^(Dirty|Writeback):/ { sum += $2 } END { print sum / 1024 }' /proc/meminfo"
 	held := map[string]float64{}
 	for _, profile := range []string{"free", "slow", "calm", "frozen"} {
@@ -182,7 +180,7 @@ func (vm *VM) dirty(t *testing.T) {
 		if limited := profile == "slow" || profile == "frozen"; limited && min(dirty, again) < 150 {
 			t.Errorf("%s: %.0f and %.0f MiB in memory say little of 200", profile, dirty, again)
 		}
-		if took > 30 || stopped > 30 { // half of what Docker waits; 40 s without a lift
+		if took > 30 || stopped > 30 { // half of the time for which Docker waits; 40 s if the limit is not lifted
 			t.Errorf("%s: snapshot in %.2f s, docker stop in %.2f s", profile, took, stopped)
 		}
 	}

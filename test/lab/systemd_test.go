@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// TestSystemd is B6 with the units that make install installs: a host with systemd, Docker and
-// a container that always restarts loses its power.
+// TestSystemd is B6 with the units that make install installs: a host with systemd, Docker and a container with
+// restart policy always loses its power.
 func TestSystemd(t *testing.T) {
 	if !all() {
 		long.Only(t)
@@ -34,7 +34,7 @@ func TestSystemd(t *testing.T) {
 	if running := vm.must(t, "docker ps --format '{{.Names}}'"); strings.Join(running, " ") != "one" {
 		t.Errorf("after the boot there run %q", running)
 	}
-	// One moment of systemd's clock after the other.
+	// Each moment of systemd's clock is later than the one before.
 	vm.must(t, "test $(systemctl show -P ActiveEnterTimestampMonotonic drover) -lt $(systemctl show -P ExecMainStartTimestampMonotonic docker)")
 	if bare := vm.must(t, "mount --bind /var/lib/drover /mnt && find /mnt/mnt /mnt/*/mnt -mindepth 2 2>/dev/null; umount /mnt"); len(bare) > 0 {
 		t.Errorf("below the mount points there are %q", bare)
@@ -42,8 +42,8 @@ func TestSystemd(t *testing.T) {
 	vm.must(t, "systemctl --quiet is-active drover.service drover.socket docker.service && ! systemctl --quiet is-failed 'drover*'")
 }
 
-// installed is a machine with systemd, an engine and what make install installs, with these
-// profiles; none: the built-in ones.
+// installed is a machine with systemd, an engine and the result of make install, with the given profiles. Without
+// profiles it has the built-in ones.
 func installed(t *testing.T, profiles string) *VM {
 	t.Helper()
 	dir := t.TempDir()
@@ -68,7 +68,7 @@ func installed(t *testing.T, profiles string) *VM {
 	return vm
 }
 
-// must runs a line of shell in the machine and returns the lines that it printed.
+// must runs a line of shell in the machine and returns the lines of its output.
 func (vm *VM) must(t *testing.T, line string) []string {
 	t.Helper()
 	said, exit := vm.shell(t, line)
@@ -88,7 +88,7 @@ func (vm *VM) shell(t *testing.T, line string) (said []string, exit int) {
 	return said, exit
 }
 
-// await runs a line of shell until it prints so many lines.
+// await runs a line of shell until its output has the given number of lines.
 func (vm *VM) await(t *testing.T, lines int, line string) []string {
 	t.Helper()
 	for began := time.Now(); ; time.Sleep(time.Second) {

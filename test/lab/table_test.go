@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// A longer form has all that a shorter one has, `make lab` each package, and only `make lab-long`
-// all of the table.
+// A longer form has everything that a shorter one has. `make lab` has each package, and only `make lab-long` has the
+// whole table.
 func TestForms(t *testing.T) {
 	var before []Entry
 	for _, form := range []struct {
 		name, lab, test string
-		packages        bool // whether each package runs in it
+		packages        bool // whether each package runs in this form
 	}{{"lab-short", "", "", false}, {"lab", "1", "", true}, {"lab-long", "", "1", true}} {
 		t.Setenv("LAB_LONG", form.lab)
 		t.Setenv("DROVER_TEST_LONG", form.test)
@@ -38,7 +38,7 @@ func TestForms(t *testing.T) {
 	}
 }
 
-// A test that is asked for runs once, with what any entry of its package has.
+// A selected test runs once, with the options of every entry of its package.
 func TestOneOfThem(t *testing.T) {
 	one := chosen("backends/loop", "^TestC1Encrypted$")
 	if len(one) != 1 || one[0].Run != "^TestC1Encrypted$" || !slices.Contains(one[0].Modules, "dm-crypt") || one[0].Within < 20*time.Minute {

@@ -19,14 +19,14 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 
-// two machines, each with a folder of its own at /srv.
+// two returns two machines, each with a separate folder at /srv.
 func two(t *testing.T) (n *lan.Net, a, b *lan.Machine) {
 	t.Helper()
 	n = lan.New(t)
 	return n, n.Machine("a", map[string]string{"/srv": t.TempDir()}), n.Machine("b", map[string]string{"/srv": t.TempDir()})
 }
 
-// socket is one for UDP on a machine.
+// socket opens a UDP socket on a machine.
 func socket(t *testing.T, m *lan.Machine) *net.UDPConn {
 	t.Helper()
 	var c *net.UDPConn
@@ -48,8 +48,8 @@ func send(t *testing.T, from, to *net.UDPConn, text string) {
 	}
 }
 
-// wantNext fails unless this is the next that arrives: in a network without detours,
-// what was sent before was lost.
+// wantNext fails unless this is the next packet that arrives: in a network without detours, what was sent before was
+// lost.
 func wantNext(t *testing.T, c *net.UDPConn, want string) {
 	t.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
@@ -74,7 +74,7 @@ func TestPartitions(t *testing.T) {
 	}
 	both("whole")
 	n.PartitionOneWay(a, b)
-	n.PartitionOneWay(a, b) // again: nothing more
+	n.PartitionOneWay(a, b) // a second call changes nothing
 	send(t, ca, cb, "lost")
 	send(t, cb, ca, "against it")
 	wantNext(t, ca, "against it")
@@ -91,7 +91,7 @@ func TestPartitions(t *testing.T) {
 	both("healed again")
 }
 
-// A connection that is open when the network is cut is not told, and goes on after it.
+// A connection that is open when the network is cut gets no error, and continues afterwards.
 func TestConnectionOutlivesPartition(t *testing.T) {
 	n, a, b := two(t)
 	var l net.Listener
@@ -129,7 +129,7 @@ func TestConnectionOutlivesPartition(t *testing.T) {
 	}
 }
 
-// info is what the kernel knows of a connection (tcp(7)).
+// info is what the kernel knows about a connection (tcp(7)).
 func info(t *testing.T, c net.Conn) (i *unix.TCPInfo) {
 	t.Helper()
 	raw, err := c.(*net.TCPConn).SyscallConn()
@@ -191,8 +191,7 @@ func TestShape(t *testing.T) {
 	}
 }
 
-// What runs on machines is found, paused and killed, and nothing of it is left when the
-// test has ended.
+// Processes on machines can be found, paused and killed, and none is left when the test has ended.
 func TestProcesses(t *testing.T) {
 	var p *child.Process
 	var on *lan.Machine

@@ -13,9 +13,9 @@ import (
 	"github.com/droverhq/drover/test/lan"
 )
 
-// TestOptionsComeOnce: the engine sends options only with the Create of a name that nobody has.
-// For a volume that exists it asks Get, which has no options, and then sends Mount, which has none
-// either. So a plugin cannot know that another size is wanted, as docs/operations.md says.
+// TestOptionsComeOnce: the engine sends options only with the Create of a new name. For an existing volume it sends
+// Get and then Mount, both without options. So a plugin cannot know that another size is wanted, as
+// docs/operations.md says.
 func TestOptionsComeOnce(t *testing.T) {
 	a, e, driver := serveOn(t, engine.Options{})
 	create := func(name, size string) {
@@ -34,7 +34,7 @@ func TestOptionsComeOnce(t *testing.T) {
 		t.Errorf("the engine shows the options %s, want those of the first create", got)
 	}
 
-	// Neither does an engine that does not know the volume, as that of another node.
+	// The same holds for an engine that does not know the volume, such as the engine of another node.
 	a.mu.Lock()
 	a.volumes["moved"] = true
 	a.mu.Unlock()
@@ -56,8 +56,8 @@ volumes:
   data: {name: data, driver: DRIVER, driver_opts: {size: SIZE}}
 `
 
-// TestOptionsOfAStack: a stack that is deployed again with another size gets new tasks. The engine
-// has them created with the new options, and sends the plugin none of them.
+// TestOptionsOfAStack: a stack that is deployed again with another size gets new tasks. The engine is asked to create
+// their volumes with the new options, and sends the plugin none of them.
 func TestOptionsOfAStack(t *testing.T) {
 	m := lan.New(t).Machine("alone", nil)
 	a, e, driver := serveOn(t, engine.Options{On: m})
@@ -94,7 +94,7 @@ func TestOptionsOfAStack(t *testing.T) {
 	})
 }
 
-// wantCreates fails unless these are the Creates that have come, with their options.
+// wantCreates fails unless exactly these Creates arrived, with their options.
 func (a *agent) wantCreates(t *testing.T, want ...string) {
 	t.Helper()
 	a.mu.Lock()
@@ -104,7 +104,7 @@ func (a *agent) wantCreates(t *testing.T, want ...string) {
 	}
 }
 
-// await asks until f succeeds.
+// await repeats f until it succeeds.
 func await(t *testing.T, what string, f func() error) {
 	t.Helper()
 	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {

@@ -1,5 +1,4 @@
-// Package plugin shows what a real engine makes of the plugin's answers: an agent that fails on demand
-// stands behind it.
+// Package plugin shows how a real engine reacts to the plugin's answers, with an agent that fails on demand.
 package plugin
 
 import (
@@ -21,15 +20,15 @@ import (
 
 func TestMain(m *testing.M) { engine.Main(m) }
 
-// agent has every volume that was created, all in one folder, and fails as it is told to.
+// agent has every volume that was created, all in one folder, and fails on demand.
 type agent struct {
 	dir string
 
 	mu      sync.Mutex
 	volumes map[string]bool
 	fail    map[string]error // by call
-	calls   map[string]int   // since the last set
-	creates []string         // the names that were asked for, with their options
+	calls   map[string]int   // since the last call of set
+	creates []string         // the names in Create calls, with their options
 }
 
 func (a *agent) set(call string, err error) {
@@ -39,7 +38,7 @@ func (a *agent) set(call string, err error) {
 	a.calls = map[string]int{}
 }
 
-// asked returns how often a call has come since the last set.
+// asked returns how often a call arrived since the last call of set.
 func (a *agent) asked(call string) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -98,7 +97,7 @@ func (a *agent) Get(_ context.Context, ref dataset.Reference) (v plugin.Volume, 
 	return plugin.Volume{Spelling: ref.Spelling, Mountpoint: a.dir, CreatedAt: time.Unix(1e9, 0), Status: map[string]any{"size": 5}}, nil
 }
 
-// serve starts the plugin for a driver name of its own, and an engine after it.
+// serve starts the plugin with a separate driver name, and then an engine.
 func serve(t *testing.T) (*agent, *engine.Engine, string) {
 	t.Helper()
 	return serveOn(t, engine.Options{})
@@ -129,9 +128,9 @@ func serveOn(t *testing.T, opts engine.Options) (*agent, *engine.Engine, string)
 	return a, engine.Start(t, opts), driver
 }
 
-// TestI7GetThatKnowsNothing: when the agent cannot say whether a volume exists, the engine keeps its
-// record of it, with labels and users, and does not wait. Where there surely is none, it forgets both:
-// that is what the first must not do.
+// TestI7GetThatKnowsNothing: if the agent cannot say whether a volume exists, the engine keeps its record of the
+// volume, with labels and users, and does not wait. If the volume certainly does not exist, the engine forgets both,
+// so the agent must not say that in the first case.
 func TestI7GetThatKnowsNothing(t *testing.T) {
 	a, e, driver := serve(t)
 	e.Must(t, "volume", "create", "--driver", driver, "--label", "team=a", "db")
@@ -167,7 +166,7 @@ func TestI7GetThatKnowsNothing(t *testing.T) {
 	}
 }
 
-// TestTexts: errors are shown as the agent wrote them, after the name of the call, whatever the command.
+// TestTexts: every command shows errors as the agent wrote them, after the name of the call.
 func TestTexts(t *testing.T) {
 	a, e, driver := serve(t)
 	unknown := dataset.Errorf(dataset.ErrInvalid, `unknown profile "glod" (available: bronze, gold, silver)`)
@@ -183,7 +182,7 @@ func TestTexts(t *testing.T) {
 			t.Errorf("%v: Create came %d times after a refusal, want once", args, n-i)
 		}
 	}
-	// With control away the engine goes on from Get to Create, and says why (B5).
+	// With control unreachable, the engine continues from Get to Create, and reports why (B5).
 	away := dataset.Errorf(dataset.ErrUnavailable, "control service is away")
 	a.mu.Lock()
 	a.fail = map[string]error{"Get": away, "Create": away}

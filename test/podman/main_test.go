@@ -1,5 +1,5 @@
-// Package podman shows Drover with the real Podman: what docs/podman.md says, and what must hold
-// whatever Podman does. Podman's storage, locks and runtime files are the test's own.
+// Package podman tests Drover with the real Podman: what docs/podman.md says, and what must hold whatever Podman
+// does. Podman's storage, locks and runtime files belong to the test only.
 package podman
 
 import (
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	engine.Main(m)
 }
 
-// image is what runs where any would do.
+// image is the image of containers that may have any.
 const image = "localhost/box"
 
 // driver is the name that the page uses.
@@ -47,14 +47,14 @@ type world struct {
 	env  []string
 }
 
-// begin starts Drover, and makes a Podman of the test's own that is configured as the page says.
+// begin starts Drover, and sets up a Podman for the test, configured as the page says.
 func begin(t *testing.T) *world {
 	t.Helper()
 	real, err := exec.LookPath("podman")
 	if err != nil {
 		t.Fatalf("%v: scripts/deps.sh test installs it", err)
 	}
-	// Podman's locks have one name for the whole machine. The mount namespace is the test's own.
+	// Podman's locks have one name for the whole machine. The mount namespace belongs to the test only.
 	if err := unix.Mount("tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func begin(t *testing.T) *world {
 	w := &world{h: host.Start(t, host.Options{Driver: driver})}
 	w.plug, w.dir = w.h.Plug(t), filepath.Join(w.h.Dir, "podman")
 	bin := filepath.Join(w.dir, "bin")
-	// A host without systemd and with cgroup v1 needs the first two flags. They harm no other.
+	// A host without systemd and with cgroup v1 needs the first two flags. They do no harm on other hosts.
 	script := fmt.Sprintf("#!/bin/sh\nexec %s --cgroup-manager=cgroupfs --events-backend=file --storage-driver=vfs"+
 		" --root=%[2]s/store --runroot=%[2]s/run --tmpdir=%[2]s/tmp \"$@\"\n", real, w.dir)
 	w.write(t, filepath.Join(bin, "podman"), script, 0o755)
@@ -91,8 +91,7 @@ func (w *world) write(t testing.TB, path, text string, mode os.FileMode) {
 	}
 }
 
-// box is the root filesystem of an image: a shell, three programs, and the libraries of this machine
-// that they load.
+// box is the root filesystem of an image: a shell, three programs, and the libraries of this machine that they need.
 func box(t testing.TB) string {
 	t.Helper()
 	files := map[string]string{}
@@ -130,7 +129,7 @@ func box(t testing.TB) string {
 	return out.String()
 }
 
-// result is what a command said, and its exit status.
+// result is the output of a command, and its exit status.
 type result struct {
 	line, out, err string
 	exit           int
@@ -140,7 +139,7 @@ func (r result) String() string {
 	return fmt.Sprintf("%s: exit %d\n%s%s", r.line, r.exit, r.out, r.err)
 }
 
-// commandTime bounds one command: Podman waits for its locks forever.
+// commandTime limits one command, because Podman waits for its locks forever.
 const commandTime = 2 * time.Minute
 
 // sh runs a command line.
@@ -157,13 +156,13 @@ func (w *world) try(t testing.TB, args ...string) result {
 
 func (w *world) run(t testing.TB, name string, args ...string) result {
 	t.Helper()
-	// Files, not pipes: what outlives the command, as conmon does, has them open.
+	// Files, not pipes: processes that outlive the command, such as conmon, keep them open.
 	out, errs := w.temp(t), w.temp(t)
 	defer out.Close()
 	defer errs.Close()
 	cmd := exec.Command(name, args...)
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = w.env, w.dir, out, errs
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a shell ends with what it runs
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a shell ends together with its command
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +199,7 @@ func text(t testing.TB, f *os.File) string {
 	return string(all)
 }
 
-// podman runs a podman command that has to succeed, and returns what it printed.
+// podman runs a podman command that must succeed, and returns its output.
 func (w *world) podman(t testing.TB, args ...string) string {
 	t.Helper()
 	r := w.try(t, args...)
@@ -210,7 +209,7 @@ func (w *world) podman(t testing.TB, args ...string) string {
 	return strings.TrimSpace(r.out)
 }
 
-// refused runs a podman command that has to fail, and say why.
+// refused runs a podman command that must fail with a text.
 func (w *world) refused(t testing.TB, want string, args ...string) {
 	t.Helper()
 	if r := w.try(t, args...); r.exit <= 0 || !strings.Contains(r.err, want) {
@@ -226,7 +225,7 @@ func (w *world) volumes(t testing.TB) []string {
 	return names
 }
 
-// wantUses fails unless a volume is used by so many mount IDs, and mounted if by any.
+// wantUses fails unless a volume is used by this number of mount IDs, and is mounted if there are any.
 func (w *world) wantUses(t testing.TB, volume string, want int) {
 	t.Helper()
 	a, err := w.plug.Get(volume)
@@ -243,7 +242,7 @@ func (w *world) wantUses(t testing.TB, volume string, want int) {
 	}
 }
 
-// end removes what Podman made. What is left of its cgroups is empty folders.
+// end removes what Podman made. Only empty folders are left of its cgroups.
 func (w *world) end(t testing.TB) {
 	t.Helper()
 	for _, what := range []string{"pod rm", "rm"} {

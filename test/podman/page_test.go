@@ -18,7 +18,7 @@ func page(t testing.TB) string {
 	return string(text)
 }
 
-// blocks returns what the page shows in a language.
+// blocks returns the blocks of the page in one language.
 func blocks(t testing.TB, language string) []string {
 	t.Helper()
 	var all []string
@@ -37,8 +37,8 @@ func configuration(t testing.TB) string {
 	return blocks(t, "toml")[0]
 }
 
-// TestPage types what docs/podman.md shows, in its order. What is shown below a command must come out
-// of it, with anything in the place of "…". A command that shows an error must fail.
+// TestPage runs the commands of docs/podman.md in their order. The output of each command must be the one shown below
+// it, with anything in the place of "…". A command that is shown with an error must fail.
 func TestPage(t *testing.T) {
 	w := begin(t)
 	w.podman(t, "tag", image, "docker.io/library/redis")

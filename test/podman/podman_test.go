@@ -19,8 +19,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestPodman: one Drover serves what does not disturb it. All the while "podman volume mount" holds a
-// volume.
+// TestPodman: one Drover serves all tests that do not disturb it. During all of them, "podman volume mount" has a
+// volume mounted.
 func TestPodman(t *testing.T) {
 	w := begin(t)
 	held := w.hold(t)
@@ -42,7 +42,7 @@ func TestPodman(t *testing.T) {
 	}
 }
 
-// create makes a volume that fits the small files of these tests.
+// create makes a volume that has room for the small files of these tests.
 func (w *world) create(t testing.TB, name string, options ...string) {
 	t.Helper()
 	args := []string{"volume", "create", "--driver", driver}
@@ -64,13 +64,13 @@ func (w *world) exec(t testing.TB, name, command string) string {
 	return w.podman(t, "exec", name, "sh", "-c", command)
 }
 
-// read has a container read the file of a volume.
+// read has a container read the file in a volume.
 func (w *world) read(t testing.TB, volume string) string {
 	t.Helper()
 	return w.podman(t, "run", "--rm", "--volume", volume+":/data", image, "cat", "/data/file")
 }
 
-// testCreate: options are Drover's. A wrong one is an error, of which nothing is left on either side.
+// testCreate: options are those of Drover. A wrong option is an error, and leaves nothing in Drover or Podman.
 func (w *world) testCreate(t *testing.T) {
 	w.create(t, "made", "profile=silver", "size=400MiB", "owner=70:71", "mode=2750", "label.team=web")
 	a, err := w.plug.Get("made")
@@ -109,8 +109,8 @@ func (w *world) testCreate(t *testing.T) {
 	}
 }
 
-// testTwo: two containers have one volume, which is mounted until the second one ends. After a
-// restart the data is there.
+// testTwo: two containers use one volume, which is mounted until the second one ends. After a restart the data is
+// there.
 func (w *world) testTwo(t *testing.T) {
 	w.create(t, "shared")
 	w.start(t, "one", "shared")
@@ -136,8 +136,8 @@ func (w *world) testTwo(t *testing.T) {
 	w.podman(t, "volume", "rm", "shared")
 }
 
-// testRefusedMount: a container whose volume is refused does not run, says why, and has written
-// nowhere: Podman would have a folder of its own on the root disk.
+// testRefusedMount: a container whose volume is refused does not run, reports why, and has written nothing: Podman
+// would otherwise use a folder on the root disk.
 func (w *world) testRefusedMount(t *testing.T) {
 	w.create(t, "gone")
 	w.h.Must(t, "volume", "rm", "gone")
@@ -171,7 +171,7 @@ func (w *world) testRefusedMount(t *testing.T) {
 		t.Errorf("the volume has %s", got)
 	}
 	w.podman(t, "volume", "rm", "damaged")
-	// Podman shows no volume at all until it has forgotten this one.
+	// Podman shows no volumes at all until it has forgotten this one.
 	w.refused(t, why, "volume", "ls")
 	w.refused(t, why, "volume", "rm", "gone")
 	if got := w.volumes(t); !slices.Equal(got, []string{"held"}) {
@@ -179,7 +179,7 @@ func (w *world) testRefusedMount(t *testing.T) {
 	}
 }
 
-// testReload: Podman is listed names that it can use, and cannot delete what only others have used.
+// testReload: Podman gets a list of the names that it can use, and cannot delete a volume that only others have used.
 func (w *world) testReload(t *testing.T) {
 	w.h.Must(t, "volume", "create", "spelled@silver", "-o", "size=400MiB")
 	if names, err := w.plug.List(); err != nil || !slices.Contains(names, "spelled@silver") {
@@ -204,8 +204,8 @@ func (w *world) testReload(t *testing.T) {
 	}
 }
 
-// testInUse: who wants a volume that Podman has is told so, and with which command its containers are
-// found.
+// testInUse: a request for a volume that Podman uses is refused with that reason, and with the command that finds the
+// containers.
 func (w *world) testInUse(t *testing.T) {
 	w.create(t, "used")
 	w.start(t, "user", "used")
@@ -228,8 +228,8 @@ func (w *world) testInUse(t *testing.T) {
 	w.podman(t, "volume", "rm", "used")
 }
 
-// testBusy: an unmount that the host keeps busy is no error to Podman. Podman would keep its count, and
-// the next container would have the bare mount point.
+// testBusy: an unmount of a mount that the host keeps busy is not an error for Podman. With an error, Podman would
+// keep its count, and the next container would get the bare mount point.
 func (w *world) testBusy(t *testing.T) {
 	w.create(t, "busy")
 	w.start(t, "worker", "busy")
@@ -255,8 +255,8 @@ func (w *world) testBusy(t *testing.T) {
 	w.podman(t, "volume", "rm", "busy")
 }
 
-// testKilled: containers outlive Drover. One that ends while there is no Drover leaves its volume in
-// use, as Podman's own count says, until Podman is told.
+// testKilled: containers outlive Drover. If one ends while Drover is not running, its volume stays in use, as in
+// Podman's count, until Podman learns of the end.
 func (w *world) testKilled(t *testing.T) {
 	w.create(t, "kept")
 	w.start(t, "keeper", "kept")
@@ -283,7 +283,7 @@ func (w *world) testKilled(t *testing.T) {
 	w.podman(t, "volume", "rm", "kept")
 }
 
-// testKube: a pod has a claim, and a volume that was made before it. Both outlive it.
+// testKube: a pod uses a claim, and a volume that was made before the pod. Both outlive the pod.
 func (w *world) testKube(t *testing.T) {
 	const pod = `
 apiVersion: v1
@@ -319,8 +319,8 @@ spec:
 	}
 }
 
-// hold has "podman volume mount" mount a volume, and another engine mount one and end without an
-// unmount. It returns where the first one is mounted.
+// hold mounts a volume with "podman volume mount", and has another engine mount one and end without an unmount. It
+// returns the mount point of the first one.
 func (w *world) hold(t *testing.T) (path string) {
 	t.Helper()
 	w.h.Must(t, "volume", "create", "left")
@@ -339,7 +339,7 @@ func (w *world) hold(t *testing.T) (path string) {
 	return path
 }
 
-// mountAndEnd is that other engine: a process that mounts a volume and ends.
+// mountAndEnd is the other engine: a process that mounts a volume and ends.
 func mountAndEnd(name string) (status int) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", os.Getenv("PODMAN_TEST_SOCKET"))
@@ -354,14 +354,14 @@ func mountAndEnd(name string) (status int) {
 	return 0
 }
 
-// testHeld: no command of Podman is the start of another engine, and no restart of Drover ends a use
-// of Podman. Drover has looked for uses that have ended once it has taken off that of the engine that
-// did: the volume of "podman volume mount", which no process needs to have open, is still there then.
+// testHeld: Drover takes no command of Podman for the start of another engine, and a restart of Drover ends no use by
+// Podman. When Drover has removed the use of the other engine that ended, it has searched for ended uses. The volume
+// of "podman volume mount", which no process needs to have open, is still mounted then.
 func (w *world) testHeld(t *testing.T, path string) {
 	host.Await(t, "the use of the engine that has ended is taken off", func() error {
 		a, err := w.plug.Get("left")
 		if err == nil && (len(a.Volume.Status["mounts"].([]any)) > 0 || a.Volume.Status["mounted"] == true) {
-			err = fmt.Errorf("%v", a.Volume.Status) // the unmount comes after it
+			err = fmt.Errorf("%v", a.Volume.Status) // its unmount follows
 		}
 		return err
 	})

@@ -33,7 +33,7 @@ func creates(t testing.TB, f *sim.Fleet, name string) time.Duration {
 	return times[n/2]
 }
 
-// usage is what the processes of a bed have used up: CPU time, and memory as it is now.
+// usage is what the processes of a bed have used: CPU time, and their present memory.
 type usage map[string]used
 
 type used struct {
@@ -54,7 +54,7 @@ func (b *bed) usage(t testing.TB) usage {
 	return u
 }
 
-// ticks is USER_HZ, in which the kernel tells CPU time (proc_pid_stat(5)).
+// ticks is USER_HZ, the unit in which the kernel reports CPU time (proc_pid_stat(5)).
 const ticks = 100
 
 func usedBy(t testing.TB, pid int) used {
@@ -75,7 +75,7 @@ func usedBy(t testing.TB, pid int) used {
 	return used{time.Duration(n(14)+n(15)) * time.Second / ticks, n(24) * int64(os.Getpagesize())}
 }
 
-// since says what was used after an earlier time, in cores over a span.
+// since returns what was used after an earlier time, in cores over a span.
 func (u usage) since(earlier usage, span time.Duration) string {
 	var parts []string
 	for name, now := range u {
@@ -86,11 +86,11 @@ func (u usage) since(earlier usage, span time.Duration) string {
 	return strings.Join(parts, "; ")
 }
 
-// counted is what was done, by counters of those who did it.
+// counted has the numbers of actions, by the counters of the processes that did them.
 type counted struct {
 	writes  float64 // entries of Consul's log
-	reads   float64 // requests of control to Consul but for transactions that committed, and renewals
-	wakes   float64 // answers to its watches
+	reads   float64 // requests of control to Consul, except committed transactions and renewals
+	wakes   float64 // answers to control's watches
 	mallocs float64 // of control
 	asked   sim.Asked
 	volumes int
@@ -109,7 +109,7 @@ func (b *bed) counted(t testing.TB, f *sim.Fleet) counted {
 	return c
 }
 
-// since is what was done after an earlier time for each of so many volumes.
+// since returns the actions after an earlier time, divided by a number of volumes.
 func (c counted) since(earlier counted, volumes int) counted {
 	n := float64(volumes)
 	return counted{
@@ -126,9 +126,8 @@ func (c counted) String() string {
 		c.writes, c.reads, c.wakes, c.mallocs, of(a.Changes), of(a.Heartbeats), of(a.Syncs), of(a.Renewals), a.Late)
 }
 
-// check fails for more of what a volume costs than it costs now. Of the reads one is the
-// plan's, see control's TestSuppositions; the others are of what other replicas changed: the
-// slower the machine the more, up to two.
+// check fails if a volume costs more than it costs now. One read is that of the plan, see control's TestSuppositions.
+// The others are of changes by other replicas: up to two, and the slower the machine, the more.
 func (c counted) check(t testing.TB) {
 	t.Helper()
 	for _, x := range []struct {
@@ -146,8 +145,8 @@ func (c counted) check(t testing.TB) {
 	}
 }
 
-// waited is how long goroutines of this process, all agents that is, waited for a processor: a
-// renewal that is late by as much is so for that, and not for control.
+// waited is how long goroutines of this process, which are all agents, waited for a processor. A renewal that is late
+// by that time is late for that reason, and not because of control.
 func waited() string {
 	s := []metrics.Sample{{Name: "/sched/latencies:seconds"}}
 	metrics.Read(s)
@@ -163,7 +162,7 @@ func waited() string {
 	return ""
 }
 
-// load is how many processes want to run on this machine, whoever's.
+// load is the number of processes that want to run on this machine.
 func load(t testing.TB) string {
 	t.Helper()
 	b, err := os.ReadFile("/proc/loadavg")
@@ -173,12 +172,11 @@ func load(t testing.TB) string {
 	return fmt.Sprintf("load %s on %d CPUs", strings.Fields(string(b))[0], runtime.NumCPU())
 }
 
-// firstRound is when every replica has begun to count the time that it runs, which the
-// store hears of once in half an hour.
+// firstRound is the time after which every replica has begun to count its uptime, which it writes to the store once
+// in half an hour.
 const firstRound = 23 * time.Second
 
-// changed is the index of the newest write to a key, and to a session: Consul's log has
-// entries of its own besides.
+// changed is the index of the newest write to a key and to a session: Consul's log has other entries as well.
 func (b *bed) changed(t testing.TB) (indexes [2]uint64) {
 	t.Helper()
 	_, keys, err := b.consul.Client().KV().Keys("", "", &consulapi.QueryOptions{RequireConsistent: true})
@@ -192,13 +190,13 @@ func (b *bed) changed(t testing.TB) (indexes [2]uint64) {
 	return [2]uint64{keys.LastIndex, sessions.LastIndex}
 }
 
-// steady watches a cluster in which nothing changes: its agents live, and nobody writes.
+// steady watches a cluster in which nothing changes: its agents are alive, and nobody writes.
 func (b *bed) steady(t testing.TB) {
 	t.Helper()
 	quiet := time.Duration(long.Rounds(10, 60)) * time.Second
 	time.Sleep(time.Until(b.up.Add(firstRound)))
 	used, before := b.usage(t), b.changed(t)
-	time.Sleep(quiet) // that nothing happens cannot be awaited
+	time.Sleep(quiet) // nobody can wait for the absence of events
 	if now := b.changed(t); now != before {
 		t.Errorf("written to the store in %s in which nothing changed: indexes of keys and sessions were %v and are %v", quiet, before, now)
 	}

@@ -21,13 +21,13 @@ import (
 
 func TestMain(m *testing.M) { engine.Main(m) }
 
-// bed is what a fleet works on: Consul, and control replicas that are real processes.
+// bed is what the simulated hosts use: Consul, and control replicas that are real processes.
 type bed struct {
 	consul   *consul.Cluster
 	ca       *pki.Authority
 	controls []*host.Host
 	at       []string
-	up       time.Time // since when all of it is
+	up       time.Time // the time at which everything was running
 }
 
 func newBed(t testing.TB, servers, controls int) *bed {
@@ -51,7 +51,8 @@ func newBed(t testing.TB, servers, controls int) *bed {
 	return b
 }
 
-// freeAddress is of a host of its own: what is free on 127.0.0.1 another test may be given first.
+// freeAddress returns an address of a separate host, because a port that is free on 127.0.0.1 may be given to another
+// test first.
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", 1+rand.IntN(254), rand.IntN(256)))
@@ -62,7 +63,7 @@ func freeAddress(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// writes is how many entries Consul's log has.
+// writes returns the number of entries in Consul's log.
 func (b *bed) writes(t testing.TB) int {
 	t.Helper()
 	n, err := strconv.Atoi(b.consul.RaftIndex())
@@ -72,12 +73,11 @@ func (b *bed) writes(t testing.TB) int {
 	return n
 }
 
-// lateShare: one agent in so many may miss its renewals for a session, beside three servers.
+// lateShare: one agent in this number may miss its renewals for a session, with three servers.
 const lateShare = 10
 
-// D3: every agent makes, leases and mounts its volumes at the same time. A single
-// create costs afterwards what it cost before; a cluster in which nothing changes
-// writes nothing.
+// D3: every agent makes, leases and mounts its volumes at the same time. Afterwards a single create costs what it
+// cost before, and a cluster in which nothing changes writes nothing.
 func TestD3(t *testing.T) {
 	agents := long.Rounds(40, 1000)
 	const each = 20
@@ -99,8 +99,8 @@ func TestD3(t *testing.T) {
 			t.Logf("a single create: %s empty, %s full (%.2f)", empty, full, float64(full)/float64(empty))
 			b.steady(t)
 			wrong := f.Failures()
-			// Three servers beside all agents on one small machine say what they cost: that each
-			// renewal is answered in time there, at a storm's height, is not what is asked of them.
+			// Three servers and all agents on one small machine show what they cost. It is not required that each
+			// renewal is answered in time at the peak of a storm.
 			if late := wrong[sim.Renewing]; servers > 1 && len(late) > 0 && len(late)*lateShare <= agents {
 				t.Logf("%d of %d agents were not renewed for a session: %.2000v", len(late), agents, errors.Join(late...))
 				delete(wrong, sim.Renewing)

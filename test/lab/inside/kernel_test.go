@@ -21,12 +21,12 @@ import (
 
 const mib = 1 << 20
 
-// do runs a command and returns what it printed.
+// do runs a command and returns its output.
 func do(t *testing.T, in string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin = strings.NewReader(in)
-	// There is no udev, whose word they would wait for.
+	// There is no udev, for which they would wait.
 	cmd.Env = append(os.Environ(), "DM_DISABLE_UDEV=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -35,13 +35,13 @@ func do(t *testing.T, in string, args ...string) string {
 	return string(out)
 }
 
-// after undoes something, behind what the test undoes later.
+// after runs a command at the end of the test, after the clean-ups that are registered later.
 func after(t *testing.T, args ...string) {
 	t.Helper()
 	t.Cleanup(func() { do(t, "", args...) })
 }
 
-// mounted mounts a device on a folder of its own.
+// mounted mounts a device on a separate folder.
 func mounted(t *testing.T, device, fstype, options string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -70,7 +70,7 @@ func holds(t *testing.T, path, want string) {
 	}
 }
 
-// The machine's cgroups are those of a host of today.
+// The machine's cgroups are like those of a present-day host.
 func TestCgroups(t *testing.T) {
 	b, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
 	if err != nil {
@@ -83,7 +83,7 @@ func TestCgroups(t *testing.T) {
 	}
 }
 
-// A thin pool, a volume with XFS, and a snapshot that keeps what the volume had.
+// A thin pool, a volume with XFS, and a snapshot that keeps the former contents of the volume.
 func TestThinVolumes(t *testing.T) {
 	disk := inside.Disk(t, "first")
 	do(t, "", "vgcreate", "smoke", disk)
@@ -100,7 +100,7 @@ func TestThinVolumes(t *testing.T) {
 	holds(t, filepath.Join(dir, "a"), "after")
 }
 
-// LUKS2: the right key opens it, another does not, and the disk does not show what is in it.
+// LUKS2: the correct key opens it, another one does not, and the disk does not show the contents.
 func TestEncryption(t *testing.T) {
 	disk := inside.Disk(t, "first")
 	do(t, "right", "cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2",
@@ -132,7 +132,7 @@ func TestEncryption(t *testing.T) {
 	}
 }
 
-// A folder with a project of its own is full at its limit, and the one beside it is not.
+// A folder with a separate project is full at its limit, and the folder next to it is not.
 func TestProjectQuota(t *testing.T) {
 	disk := inside.Disk(t, "first")
 	do(t, "", "mkfs.xfs", "-q", "-K", disk)
@@ -153,7 +153,7 @@ func TestProjectQuota(t *testing.T) {
 	}
 }
 
-// The kernel's own NFS server, and a client of it.
+// The kernel's NFS server, and a client of it.
 func TestNFS(t *testing.T) {
 	served := t.TempDir()
 	dir := inside.Serve(t, served)
@@ -161,7 +161,7 @@ func TestNFS(t *testing.T) {
 	holds(t, filepath.Join(served, "a"), "there and back")
 }
 
-// A group that may write 4 MiB/s takes two seconds for 8 MiB, however fast the machine is.
+// A group with a limit of 4 MiB/s takes two seconds for 8 MiB, however fast the machine is.
 func TestSpeedLimit(t *testing.T) {
 	disk := inside.Disk(t, "second")
 	var at unix.Stat_t
@@ -178,7 +178,7 @@ func TestSpeedLimit(t *testing.T) {
 		do(t, "", "sh", "-c", "echo $$ >"+group+"/cgroup.procs && exec dd if=/dev/zero of="+disk+" bs=1M count=8 oflag=direct")
 		return time.Since(began)
 	}
-	write() // which needs no limit: it warms the disk up
+	write() // without a limit, to warm up the disk
 	put(t, group+"/io.max", fmt.Sprintf("%d:%d wbps=%d", unix.Major(at.Rdev), unix.Minor(at.Rdev), 4*mib))
 	if took := write(); took < 1800*time.Millisecond {
 		t.Errorf("8 MiB at 4 MiB/s took %s", took)
