@@ -10,9 +10,9 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestB5I7: control is away. What is home here works as ever, whatever stands still or
-// starts; what only control can decide fails at once and says why; nothing is called
-// absent. Afterwards everything is as it would be without.
+// TestB5I7: control is unreachable. Home volumes work as usual, whatever is suspended or started. Requests that only
+// control can decide fail at once with the reason, and nothing is reported as absent. Afterwards everything is as it
+// would have been without the outage.
 func TestB5I7(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
 	away := filepath.Join(w.h.Dir, "away")
@@ -49,8 +49,7 @@ func TestB5I7(t *testing.T) {
 		t.Errorf("inspect does not say what it cannot know: %q", problem)
 	}
 
-	// Nor does it need control to start: the containers of a host that comes up alone
-	// come up as well.
+	// A start does not need control either: the containers of a host that starts alone are started as well.
 	w.h.Stop(t)
 	w.h.Up(t, "DROVER_AWAY="+away)
 	w.wantUses(t, "busy@gold", 1, 1)

@@ -17,7 +17,7 @@ type project struct {
 	dir  string
 }
 
-// project makes one; DRIVER in the file is the driver's name.
+// project makes a project. DRIVER in the file stands for the driver's name.
 func (w *world) project(t testing.TB, name, file string) project {
 	t.Helper()
 	p := project{w: w, name: name, dir: t.TempDir()}
@@ -63,7 +63,7 @@ volumes:
   cache: {name: cache, driver: DRIVER, driver_opts: {profile: gold, size: 1GiB}}
 `
 
-// TestA3: the same through Compose, the profile in the name and in driver_opts.
+// TestA3: the same through Compose, with the profile in the name and in driver_opts.
 func TestA3(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
 	p := w.project(t, "shop", shop)
@@ -84,7 +84,7 @@ func TestA3(t *testing.T) {
 		w.wantUses(t, spelling, 1, 1)
 	}
 
-	// Changing nothing recreates nothing.
+	// An `up` without a change recreates nothing.
 	containers, datasets := p.must(t, "ps", "-q"), w.drover(t, "volume", "ls", "-q")
 	up(t)
 	if again := p.must(t, "ps", "-q"); again != containers {
@@ -110,7 +110,7 @@ func TestA3(t *testing.T) {
 	if trash := w.drover(t, "trash", "ls", "-q"); len(strings.Fields(trash)) != 2 {
 		t.Errorf("in the trash: %q, want both", trash)
 	}
-	// And back, under the name that Compose looks for.
+	// And back, under the name for which Compose looks.
 	for id := range strings.FieldsSeq(datasets) {
 		w.drover(t, "trash", "restore", id)
 	}
@@ -118,12 +118,12 @@ func TestA3(t *testing.T) {
 	if got := db.Query(t, w.e, "shop-db-1", "SELECT id FROM shop.orders"); got != "7" {
 		t.Errorf("back from the trash the database has %q", got)
 	}
-	// Compose leaves what it did not make to whoever did.
+	// Compose does not remove what it did not make.
 	p.must(t, "down", "-v")
 	w.wantVolumes(t, "cache", "data")
 	w.docker(t, "volume", "rm", "data@gold", "cache")
 
-	// A wrong word is told as everywhere, and nothing is made (A10).
+	// A wrong word is reported as elsewhere, and nothing is made (A10).
 	p.write(t, strings.ReplaceAll(shop, "profile: gold", "profile: glod"))
 	r := p.try(t, "up", "-d")
 	if want := `create cache: VolumeDriver.Create: drover: unknown profile "glod" (available: bronze, gold, silver)`; r.Exit == 0 || !strings.Contains(r.Stderr, want) {

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// onConsul is a drover.yaml with the store in Consul; %s: its address, its prefix.
+// onConsul is a drover.yaml with the store in Consul. The two %s are its address and its prefix.
 const onConsul = `store:
   consul:
     addresses:
@@ -24,8 +24,8 @@ const onConsul = `store:
     token_file: %s
 `
 
-// One host with its store in Consul does what one with a file does: volumes are made,
-// used, kept over a restart and over the death of Consul, and removed.
+// One host with its store in Consul works as with a store in a file: volumes are made, used, kept over a restart and
+// over the death of Consul, and removed.
 func TestStoreInConsul(t *testing.T) {
 	long.Only(t)
 	c := consultest.Start(t, consultest.Options{ACL: true})
@@ -59,8 +59,8 @@ func TestStoreInConsul(t *testing.T) {
 		t.Error(err)
 	}
 
-	// Consul is away: what is home here works, what control would have to decide fails
-	// and says why; then it goes on.
+	// Consul is unreachable. Home volumes work, and requests that control would have to decide fail with the reason.
+	// Then everything works again.
 	c.Servers[0].Kill()
 	if a := ask(t, h, "Get", request{Name: "db@gold"}); a.Err != "" {
 		t.Error(a.Err)
@@ -99,7 +99,7 @@ func TestStoreInConsul(t *testing.T) {
 	}
 }
 
-// A store in Consul that cannot be used ends the start, in one line that says why.
+// A store in Consul that cannot be used ends the start, with the reason in one line.
 func TestStoreInConsulRefused(t *testing.T) {
 	long.Only(t)
 	c := consultest.Start(t, consultest.Options{ACL: true})
@@ -116,8 +116,8 @@ func TestStoreInConsulRefused(t *testing.T) {
 	}
 }
 
-// A host's store goes from its file to Consul, and back, with everything: the node knows
-// it for its own, who uses what is known, and volumes are made and removed as before.
+// The store of a host is moved from its file to Consul, and back, with its whole contents: the node recognizes the
+// store as its own, the uses of volumes are known, and volumes are made and removed as before.
 func TestStoreMovesToConsulAndBack(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{ACL: true})
 	dir := t.TempDir()
@@ -164,7 +164,7 @@ func TestStoreMovesToConsulAndBack(t *testing.T) {
 	move := func(name, into, config string, flags ...string) {
 		t.Helper()
 		h.Stop(t)
-		// A host that was stopped counts as alive until its session ends: its containers may write.
+		// A stopped host counts as alive until its session ends, because its containers may still write.
 		export := append([]string{"store", "export", file(name)}, own...)
 		for end := time.Now().Add(time.Minute); ; {
 			r := h.Exec(t, export...)

@@ -14,9 +14,9 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// refuser is another volume driver. It refuses to mount when it is told so.
+// refuser is another volume driver. It refuses to mount on demand.
 type refuser struct {
-	at      string // what it mounts
+	at      string // the volumes that it mounted
 	refuses atomic.Bool
 }
 
@@ -45,7 +45,7 @@ func (r *refuser) Capabilities() *volume.CapabilitiesResponse {
 	return &volume.CapabilitiesResponse{Capabilities: volume.Capability{Scope: "local"}}
 }
 
-// newRefuser serves one as driver refuser until the test ends.
+// newRefuser serves a refuser as driver refuser until the test ends.
 func newRefuser(t *testing.T) *refuser {
 	t.Helper()
 	r := &refuser{at: t.TempDir()}
@@ -66,9 +66,9 @@ func newRefuser(t *testing.T) *refuser {
 	return r
 }
 
-// TestI9FailedCp: docker cp that fails, as another driver refuses a volume of the same container, takes
-// nothing from the container. Its volume is neither removed nor restored until it ends, and then it is
-// free. The engine mounts in any order, so one time of two it has not mounted this volume when it fails.
+// TestI9FailedCp: docker cp fails because another driver refuses a volume of the same container. The container loses
+// nothing. Its volume is neither removed nor restored until the container ends, and is free then. The engine mounts
+// in any order, so in half of the cases it has not mounted this volume when it fails.
 func TestI9FailedCp(t *testing.T) {
 	other := newRefuser(t)
 	w := begin(t, host.Options{}, engine.Options{})

@@ -18,12 +18,11 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// ticking appends to a file of the volume for ever, so that one can see whether a
-// container goes on to write.
+// ticking appends to a file of the volume for ever, which shows whether a container continues to write.
 const ticking = "while :; do echo tick >> /data/$HOSTNAME; sleep 0.05; done"
 
-// TestB2B7: the engine is killed and takes its containers along; and while the
-// use that nobody ends is being found out, many ask for one thing at once.
+// TestB2B7: the engine is killed together with its containers. While Drover finds out that a use was never ended,
+// many callers request one thing at once.
 func TestB2B7(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
 	t.Run("B2", func(t *testing.T) { testB2(t, w) })
@@ -63,8 +62,8 @@ func testB2(t *testing.T, w *world) {
 	w.wantUses(t, "shared@gold", 0, 0)
 }
 
-// testB2Forgotten: nobody will ever unmount for a container that stayed down when
-// the engine was killed.
+// testB2Forgotten: the engine never unmounts the volume of a container that was not restarted after the engine was
+// killed.
 func testB2Forgotten(t *testing.T, w *world) {
 	if got := w.docker(t, "inspect", "-f", "{{.State.Running}}", "mortal"); got != "false" {
 		t.Errorf("a container without a restart policy is running: %s", got)
@@ -82,9 +81,8 @@ func testB2Forgotten(t *testing.T, w *world) {
 
 const crowd = 50
 
-// testB7Create: one name asked for by many at once is one dataset, and all
-// succeed: through the engine, which asks one by one, past it, and by
-// drover's own command.
+// testB7Create: many concurrent creates of one name make one dataset, and all succeed: through the engine, which
+// sends one at a time, directly to the plugin, and with drover's command.
 func testB7Create(t *testing.T, w *world) {
 	before := w.h.Volumes(t)
 	var wg sync.WaitGroup
@@ -112,7 +110,7 @@ func testB7Create(t *testing.T, w *world) {
 	}
 	made := make(chan struct{})
 	go func() { wg.Wait(); close(made) }()
-	for busy := true; busy; { // doctor takes nothing that is under way for damage
+	for busy := true; busy; { // doctor does not report an operation in progress as damage
 		w.h.Clean(t, "unverified") // the forgotten use of B2
 		select {
 		case <-made:
@@ -131,7 +129,7 @@ func testB7Create(t *testing.T, w *world) {
 	w.drover(t, "volume", "rm", "more")
 }
 
-// testB7Run: many containers on one volume are one mount and as many IDs.
+// testB7Run: many containers on one volume are one mount with as many IDs.
 func testB7Run(t *testing.T, w *world) {
 	names := make([]string, crowd)
 	var wg sync.WaitGroup
@@ -156,7 +154,7 @@ func TestB2LiveRestore(t *testing.T) {
 	pid := w.docker(t, "inspect", "-f", "{{.State.Pid}}", "one")
 	for _, end := range []func(testing.TB){w.e.Stop, w.e.Kill9} {
 		end(t)
-		w.h.Restart(t) // Drover as well, while nobody looks
+		w.h.Restart(t) // Drover is killed as well, while nobody looks
 		w.e.Up(t)
 		if got := w.docker(t, "inspect", "-f", "{{.State.Pid}}", "one"); got != pid {
 			t.Fatalf("the container is process %s, want %s", got, pid)
@@ -203,7 +201,7 @@ func testB3(t *testing.T, w *world) {
 		w.awaitMore(t, "two", "/data/two")
 		w.wantUses(t, "safe@gold", 2, 2)
 	}
-	w.h.Stop(t) // an orderly stop leaves the mounts as well
+	w.h.Stop(t) // an orderly stop keeps the mounts as well
 	w.awaitMore(t, "one", "/data/one")
 	w.h.Up(t)
 	w.docker(t, "stop", "one")
@@ -215,10 +213,10 @@ func testB3(t *testing.T, w *world) {
 	w.wantVolumes(t)
 }
 
-// unable is what the engine logs when nobody answers on a plugin's socket.
+// unable is what the engine logs if nobody answers on a plugin's socket.
 const unable = "Unable to connect to plugin"
 
-// TestB4Activated: B4 where systemd holds the plugin's socket.
+// TestB4Activated: B4 with the plugin's socket held by systemd.
 func TestB4Activated(t *testing.T) {
 	w := begin(t, host.Options{Activated: true}, engine.Options{})
 	testB4(t, w, w.h.HasWaitingConnection)
@@ -227,8 +225,8 @@ func TestB4Activated(t *testing.T) {
 	}
 }
 
-// TestB4LongAway: Drover stays away while the engine starts, which waits a quarter
-// of a minute for each volume and container, and gives up on it.
+// TestB4LongAway: Drover is not running while the engine starts. The engine waits 15 s for each volume and container,
+// and then gives up.
 func TestB4LongAway(t *testing.T) {
 	long.Only(t)
 	w := begin(t, host.Options{}, engine.Options{})
@@ -247,8 +245,8 @@ func TestB4LongAway(t *testing.T) {
 	}
 }
 
-// testB4: Drover is away while the engine starts, and comes back as its unit is
-// restarted. knocked reports whether the engine has asked for it.
+// testB4: Drover is not running while the engine starts, and is started as its unit would restart it. knocked reports
+// whether the engine has called it.
 func testB4(t *testing.T, w *world, knocked func() bool) {
 	w.docker(t, "volume", "create", "-d", w.h.Driver, "--label", "team=a", "-o", "size=5GiB", "kept@gold")
 	w.command(t, "one", "kept@gold", ticking, "--hostname", "one", "--restart", "always")
@@ -277,8 +275,7 @@ func testB4(t *testing.T, w *world, knocked func() bool) {
 	w.docker(t, "volume", "rm", "kept@gold")
 }
 
-// testB6 makes another boot: everything is stopped and unmounted, and the kernel
-// tells another boot ID.
+// testB6 simulates a reboot: everything is stopped and unmounted, and the kernel reports another boot ID.
 func testB6(t *testing.T, w *world) {
 	w.command(t, "one", "boot@gold", ticking, "--hostname", "one", "--restart", "always")
 	w.command(t, "mortal", "boot@gold", ticking, "--hostname", "mortal")
@@ -292,7 +289,7 @@ func testB6(t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	anotherBoot(t)
-	// The bare folder below takes nothing from whoever comes too early.
+	// The bare folder below the mount point accepts no data from a container that starts too early.
 	if err := os.WriteFile(filepath.Join(point, "one"), nil, 0o600); err == nil {
 		t.Error("the bare mount point can be written to")
 	}
@@ -312,7 +309,7 @@ func testB6(t *testing.T, w *world) {
 	w.docker(t, "volume", "rm", "boot@gold")
 }
 
-// anotherBoot lies about the boot ID until the test has ended.
+// anotherBoot replaces the boot ID until the test has ended.
 func anotherBoot(t *testing.T) {
 	t.Helper()
 	const file = "/proc/sys/kernel/random/boot_id"

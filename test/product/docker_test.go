@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestDockersHabits: one engine and one Drover serve what does not disturb them.
+// TestDockersHabits: one engine and one Drover serve all tests that do not disturb them.
 func TestDockersHabits(t *testing.T) {
 	w := begin(t, host.Options{Profiles: threeProfiles}, engine.Options{})
 	t.Run("B1", func(t *testing.T) { testB1(t, w) })
@@ -33,8 +33,7 @@ profiles:
   gold: {size: 20GiB, filesystem: {type: xfs}, on_delete: {trash: 1h}}
 `
 
-// testB1: docker cp mounts again with the ID of the running container, and
-// unmounts it.
+// testB1: docker cp mounts again with the ID of the running container, and unmounts with it.
 func testB1(t *testing.T, w *world) {
 	const ticking = "while :; do echo tick >> /data/log; sleep 0.05; done"
 	w.command(t, "one", "cpvol", ticking)
@@ -60,8 +59,8 @@ func testB1(t *testing.T, w *world) {
 	w.docker(t, "volume", "rm", "cpvol")
 }
 
-// testB12: an image's files, with the owner and mode of their folder, are copied
-// up into a new volume; with nocopy they are not.
+// testB12: the files of an image, with the owner and mode of their folder, are copied into a new volume. With nocopy
+// they are not.
 func testB12(t *testing.T, w *world) {
 	w.docker(t, "run", "--name", "seed", "--tmpfs", "/data", image, "sh", "-c",
 		"mkdir /seed /none && echo hello > /seed/file && chown 5:6 /seed/file && chmod 0640 /seed/file && chown 123:456 /seed /none && chmod 0710 /seed && chmod 1730 /none")
@@ -84,12 +83,12 @@ func testB12(t *testing.T, w *world) {
 			t.Errorf("%s: got %q, want %q", mount, got, want)
 		}
 	}
-	// What is there is not covered by what the image has.
+	// Existing files of the volume are not replaced by files of the image.
 	w.once(t, "up1@gold", "echo mine > /data/file")
 	if got := look("up1@gold:/seed"); !strings.HasSuffix(got, "mine") {
 		t.Errorf("the second container sees %q, want what the first wrote", got)
 	}
-	// What was asked for is there without an image's help.
+	// Data that was requested with the volume is there without the help of an image.
 	w.docker(t, "volume", "create", "-d", w.h.Driver, "-o", "owner=70:71", "-o", "mode=2750", "up6@gold")
 	if got, want := look("up6@gold:/seed:nocopy"), ". 70:71 2750"; !strings.HasPrefix(got, want) {
 		t.Errorf("owner and mode of up6: %q, want %q", got, want)
@@ -97,7 +96,7 @@ func testB12(t *testing.T, w *world) {
 	w.docker(t, append([]string{"volume", "rm"}, strings.Fields(w.docker(t, "volume", "ls", "-q", "-f", "driver="+w.h.Driver))...)...)
 }
 
-// testPromoted: a volume whose pool chose the filesystem gets a profile that names it.
+// testPromoted: a volume whose pool chose the filesystem gets a profile that names the filesystem.
 func testPromoted(t *testing.T, w *world) {
 	w.run(t, "climber", "rise@bronze")
 	w.drover(t, "volume", "set-profile", "rise", "gold")
@@ -109,8 +108,8 @@ func testPromoted(t *testing.T, w *world) {
 	w.docker(t, "volume", "rm", "rise@bronze")
 }
 
-// testB17: a spelling that the engine uses goes on to work, whatever becomes of
-// the profile; one that it never used does not reach the volume.
+// testB17: a spelling that the engine has used continues to work, whatever happens to the profile. A spelling that it
+// has never used does not find the volume.
 func testB17(t *testing.T, w *world) {
 	w.run(t, "keeper", "shop@gold")
 	w.docker(t, "exec", "keeper", "sh", "-c", "echo kept > /data/file")
@@ -138,7 +137,7 @@ func testB17(t *testing.T, w *world) {
 			w.docker(t, "stop", "keeper")
 		}
 	}
-	// A spelling that this engine never used does not reach the volume behind it.
+	// A spelling that this engine has never used does not find the volume behind it.
 	w.refused(t, "and a container may need", "volume", "rm", "shop")
 	w.wantVolumes(t, "shop")
 	w.docker(t, "rm", "keeper")
@@ -146,7 +145,7 @@ func testB17(t *testing.T, w *world) {
 	w.wantVolumes(t)
 }
 
-// testB17Anonymous: volumes without a name leave nothing, no trash either.
+// testB17Anonymous: anonymous volumes leave nothing, not even in the trash.
 func testB17Anonymous(t *testing.T, w *world) {
 	w.drover(t, "trash", "purge", "--all", "--yes")
 	var wg sync.WaitGroup
@@ -172,7 +171,7 @@ func testB17Anonymous(t *testing.T, w *world) {
 	})
 }
 
-// testB17ProfileGone: a volume keeps what its profile said when that is no more.
+// testB17ProfileGone: a volume keeps the settings of its profile after the profile was removed.
 func testB17ProfileGone(t *testing.T, w *world) {
 	w.run(t, "keeper", "shop@gold")
 	file := filepath.Join(w.h.Dir, "profiles.yaml")

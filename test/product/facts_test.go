@@ -21,7 +21,7 @@ profiles:
   other: {placement: 'architecture == "vax"'}
 `
 
-// awaitFacts returns the one node with its facts, once something is true of them.
+// awaitFacts returns the only node with its facts, once they satisfy a condition.
 func awaitFacts(t *testing.T, h *host.Host, want func(api.Node) bool) api.Node {
 	t.Helper()
 	for end := time.Now().Add(3 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
@@ -38,8 +38,8 @@ func awaitFacts(t *testing.T, h *host.Host, want func(api.Node) bool) api.Node {
 	}
 }
 
-// TestA9 on one host: its facts are on record, a profile's placement is kept, and the
-// error says which comparison failed with which value, through docker's own output.
+// TestA9 on one host: its facts are on record, a profile's placement is obeyed, and the error in docker's output says
+// which comparison failed with which value.
 func TestA9(t *testing.T) {
 	w := begin(t, host.Options{Profiles: placedProfiles, Config: "labels: {rack: r1}\n"}, engine.Options{})
 	n := awaitFacts(t, w.h, func(api.Node) bool { return true })
@@ -70,13 +70,13 @@ func TestA9(t *testing.T) {
 	}
 	w.drover(t, "node", "cordon", "host-a")
 	w.refused(t, "its node is cordoned", "volume", "create", "-d", w.h.Driver, "late")
-	w.once(t, "db@here", "echo still > /data/x") // what is there works
+	w.once(t, "db@here", "echo still > /data/x") // existing volumes work
 	w.drover(t, "node", "uncordon", "host-a")
 	w.docker(t, "volume", "create", "-d", w.h.Driver, "late")
 }
 
-// TestSwarmLabels: facts are labels of the Swarm's node, by which services go where the
-// labels say, and stay away where they do not.
+// TestSwarmLabels: facts become labels of the Swarm's node. Services are placed by these labels, and not where the
+// labels do not match.
 func TestSwarmLabels(t *testing.T) {
 	h := host.Start(t, host.Options{Down: true, Flags: []string{"--publish-facts", "swarm"}, Config: "labels: {rack: r1}\npools: [{name: fast, backend: dir, path: $DIR/fast}]\n"})
 	m := lan.New(t).Machine("alone", nil)

@@ -14,18 +14,18 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestFirstHour: what surprises people in their first hour with volume plugins.
-// Each is a row of the table in the README.
+// TestFirstHour: what surprises people in their first hour with volume plugins. Each case is a row of the table in
+// the README.
 func TestFirstHour(t *testing.T) {
 	w := begin(t, host.Options{Profiles: threeProfiles}, engine.Options{})
-	// docker run with some options, and nothing of Drover's made by it.
+	// docker run with some options makes nothing of Drover's.
 	local := func(t *testing.T, args ...string) engine.Result {
 		t.Helper()
 		r := w.e.Docker(t, append(append([]string{"run", "--rm"}, args...), image, "true")...)
 		w.wantVolumes(t)
 		return r
 	}
-	// driver of the one volume that the engine knows by a name, which is removed.
+	// driver returns the driver of the only named volume that the engine knows, and removes the volume.
 	driver := func(t *testing.T, filter string) string {
 		t.Helper()
 		lines := strings.Fields(w.docker(t, "volume", "ls", "--format", "{{.Driver}} {{.Name}}", "-f", filter))
@@ -74,7 +74,7 @@ func TestFirstHour(t *testing.T) {
 		w.docker(t, "volume", "rm", "db@gold")
 	})
 	t.Run("a name of one letter", func(t *testing.T) {
-		// -v a:/data is read as a drive of Windows.
+		// Windows takes -v a:/data for a drive.
 		r := local(t, "-v", "a:/data", "--volume-driver", w.h.Driver)
 		if got := w.docker(t, "volume", "ls", "-q", "-f", "name=^a$"); got != "" {
 			t.Errorf("there is a volume %s; %v", got, r)
@@ -104,7 +104,8 @@ func TestFirstHour(t *testing.T) {
 		if want := "drover: volume \"there\" exists with size 1GiB, not 2GiB (drover volume resize there 2GiB)\n"; r.Exit != 1 || r.Err != want {
 			t.Errorf("drover volume create: exit %d, %q, want %q", r.Exit, r.Err, want)
 		}
-		// A name that this engine has not used comes with its options, if it contradicts the volume.
+		// A name that this engine has not used is sent with its options, which are refused if they contradict the
+		// volume.
 		w.refused(t, `volume "there" exists with profile bronze, not gold`, "volume", "create", "-d", w.h.Driver, "there@gold")
 		w.drover(t, "volume", "resize", "there", "2GiB")
 		if st := w.inspect(t, "there").Status; st.Size != 2<<30 {
@@ -114,7 +115,7 @@ func TestFirstHour(t *testing.T) {
 	})
 }
 
-// testNameless: --volume-driver is also for what the image asks for.
+// testNameless: --volume-driver also applies to the volumes that the image declares.
 func testNameless(t *testing.T, w *world) {
 	nameless := func() []string {
 		t.Helper()
@@ -156,8 +157,8 @@ func testNameless(t *testing.T, w *world) {
 	w.docker(t, "volume", "rm", "db@gold")
 }
 
-// TestFirstHourCompose: Compose refuses "@" in the key of a volume, and puts the
-// project's name before a key without name:.
+// TestFirstHourCompose: Compose refuses "@" in the key of a volume, and puts the project's name before a key without
+// name:.
 func TestFirstHourCompose(t *testing.T) {
 	w := begin(t, host.Options{Profiles: threeProfiles}, engine.Options{})
 	const key = `
@@ -180,7 +181,7 @@ volumes:
 	p.must(t, "up", "-d")
 	w.wantVolumes(t, "hour_data")
 
-	// A changed option: Compose asks. No keeps the volume; yes leaves it in the trash.
+	// After an option has changed, Compose asks. "No" keeps the volume, and "yes" puts it into the trash.
 	id := w.inspect(t, "hour_data").Status.Dataset
 	p.write(t, `
 services:

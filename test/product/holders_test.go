@@ -29,7 +29,7 @@ func TestHoldersAreNamed(t *testing.T) {
 		t.Errorf("volume inspect does not show %q:\n%s", want, out)
 	}
 
-	// Without an engine that answers, the ID must suffice.
+	// If no engine answers, the ID must suffice.
 	t.Setenv("DOCKER_HOST", "unix://"+filepath.Join(t.TempDir(), "none.sock"))
 	w.wantRefusal(t, "held", "docker container "+id+" at /data: process ", "; to free it: docker stop "+id+"\n")
 	t.Setenv("DOCKER_HOST", w.e.Host)

@@ -17,11 +17,11 @@ volumes:
   data: {VOLUME}
 `
 
-// TestImportExport brings databases of a Compose project in, from a volume of
-// driver local and from a bind mount, and out again.
+// TestImportExport imports databases of a Compose project, from a volume of driver local and from a bind mount, and
+// exports them again.
 func TestImportExport(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
-	t.Setenv("DOCKER_HOST", w.e.Host) // of --from docker:VOLUME
+	t.Setenv("DOCKER_HOST", w.e.Host) // the VOLUME of --from docker:VOLUME
 	t.Run("local volume", func(t *testing.T) { testImportLocal(t, w) })
 	t.Run("export", func(t *testing.T) { testExport(t, w) })
 	t.Run("bind mount", func(t *testing.T) { testImportBind(t, w) })
@@ -60,7 +60,7 @@ func testImportLocal(t *testing.T, w *world) {
 	if got := w.docker(t, "exec", "old-db-1", "stat", "-c", "%U %a", "/var/lib/mysql"); got != w.docker(t, "run", "--rm", "-v", "old_data:/old", db.Image, "stat", "-c", "%U %a", "/old") {
 		t.Errorf("owner and mode became %s", got)
 	}
-	// The source is as it was.
+	// The source is unchanged.
 	w.docker(t, "run", "-d", "--name", "source", "--network", "none", "-v", "old_data:"+db.DataDir, db.Image)
 	db.Await(t, w.e, "source")
 	if got := db.Query(t, w.e, "source", "SELECT MAX(id) FROM shop.orders"); got != "7" {
@@ -70,8 +70,7 @@ func testImportLocal(t *testing.T, w *world) {
 	w.docker(t, "volume", "rm", "old_data")
 }
 
-// testExport takes the data out of a running database into a volume of driver
-// local, and into another one of Drover's.
+// testExport exports the data of a running database into a volume of driver local, and into another volume of Drover.
 func testExport(t *testing.T, w *world) {
 	db := engine.MariaDB()
 	archive := filepath.Join(t.TempDir(), "shopdb.tar")
@@ -97,7 +96,7 @@ func testExport(t *testing.T, w *world) {
 		}
 		w.docker(t, "rm", "-f", name)
 	}
-	// Nothing of the half of an archive stays.
+	// Nothing remains of an archive that was cut in half.
 	before := w.everything(t)
 	if r := w.h.ExecIn(t, []byte(out.Out[:len(out.Out)/2]), "volume", "import", "half@gold", "--from", "-"); r.Exit != 2 || !strings.Contains(r.Err, "drover: import of volume half: ") || !strings.Contains(r.Err, "the tar stream is damaged or truncated: unexpected EOF (create it again") {
 		t.Errorf("import of half an archive: %+v", r)

@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// wrong is an input that is refused: the arguments of docker volume create after
-// the driver, and what comes after "create NAME: VolumeDriver.Create: drover: ". The call is the engine's word.
+// wrong is a refused input: the arguments of docker volume create after the driver, and the text after "create NAME:
+// VolumeDriver.Create: drover: ". The engine chooses the name of the call.
 type wrong struct {
 	args []string
 	want string
@@ -81,8 +81,8 @@ func wrongs() []wrong {
 	}
 }
 
-// TestA10I6: a wrong word gets one line, through the engine's own error output,
-// that says what is wrong and what would do; nothing has changed.
+// TestA10I6: a wrong word gets one line, through the engine's error output, that says what is wrong and what would be
+// right. Nothing has changed.
 func TestA10I6(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
 	before, records := w.everything(t), w.records(t)
@@ -123,7 +123,7 @@ func TestA10I6(t *testing.T) {
 	testHelp(t, w)
 }
 
-// testHelp: -o help says what there is, and makes nothing.
+// testHelp: -o help lists the options, and makes nothing.
 func testHelp(t *testing.T, w *world) {
 	r := w.e.Docker(t, "volume", "create", "-d", w.h.Driver, "-o", "help", "db")
 	for _, want := range []string{"create db: VolumeDriver.Create: drover: options:", "size=SIZE", "label.KEY=VALUE", "profiles:", "gold ", "silver ", "bronze "} {
@@ -134,8 +134,7 @@ func testHelp(t *testing.T, w *world) {
 	w.wantVolumes(t)
 }
 
-// TestA10Backend: what a pool cannot keep is refused with the reason, and not
-// kept halfway.
+// TestA10Backend: a request that a pool cannot fulfil is refused with the reason, and not fulfilled in part.
 func TestA10Backend(t *testing.T) {
 	w := begin(t, host.Options{Pool: "dir"}, engine.Options{})
 	var pools []dataset.Pool
@@ -143,7 +142,7 @@ func TestA10Backend(t *testing.T) {
 	if len(pools) != 1 || len(pools[0].MissingFeatures) != 1 || !strings.HasPrefix(pools[0].MissingFeatures[0], "sizes need ") {
 		t.Fatalf("%+v", pools)
 	}
-	mend := `: on its node ` + pools[0].MissingFeatures[0] + `, and then a restart of drover` // as the kernel here has project quotas, or not
+	mend := `: on its node ` + pools[0].MissingFeatures[0] + `, and then a restart of drover` // depending on whether this kernel has project quotas
 	before, records := w.everything(t), w.records(t)
 	for _, c := range []wrong{
 		{[]string{"db@gold"}, "volume db: pool default cannot satisfy profile gold: it cannot take snapshots " +
@@ -166,15 +165,15 @@ var uuidRE = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 
 func anyUUID(s string) string { return uuidRE.ReplaceAllString(s, "UUID") }
 
-// records tells what is in the store. A failed operation that the command line
-// asked for stays there for a while, for people to look at.
+// records lists the contents of the store. A failed operation that the command line requested stays there for a
+// while, so that people can see it.
 func (w *world) records(t testing.TB) string {
 	t.Helper()
 	return fmt.Sprint(w.count(t, "drover_store_entries")) + " keys, operations " + w.drover(t, "operation", "ls", "-q")
 }
 
-// everything lists what there is that a request could leave behind: what lies in
-// the pool, what is mounted, what people see.
+// everything lists what a request could leave behind: the contents of the pool, the mounts, and what is shown to
+// people.
 func (w *world) everything(t testing.TB) string {
 	t.Helper()
 	var files []string
@@ -182,7 +181,7 @@ func (w *world) everything(t testing.TB) string {
 		switch {
 		case err != nil:
 			return err
-		case d.Name() == "templates": // of empty filesystems, made when the first is needed
+		case d.Name() == "templates": // of empty filesystems, made when they are first needed
 			return filepath.SkipDir
 		}
 		files = append(files, strings.TrimPrefix(path, w.h.Root))

@@ -11,15 +11,14 @@ import (
 	"github.com/droverhq/drover/test/volumes"
 )
 
-// TestOtherPools tells what matters most on the other kinds of pools: the image of
-// a dataset in a subvolume, the preallocated image that a host without reflinks
-// gets, plain folders, and subvolumes.
+// TestOtherPools runs the most important scenarios on the other kinds of pools: the image of a dataset in a
+// subvolume, the preallocated image that is used on a host without reflinks, plain folders, and subvolumes.
 func TestOtherPools(t *testing.T) {
-	// What the scenarios ask for, without the size that folders cannot enforce.
+	// The profiles of the scenarios without the size, which folders cannot enforce.
 	const plain = `default: bronze
 profiles: {bronze: {}, silver: {}, gold: {}}
 `
-	// And without a filesystem inside volumes.
+	// And without a filesystem inside of volumes.
 	const sized = `default: bronze
 profiles: {bronze: {size: 256MiB}, silver: {size: 256MiB}, gold: {size: 512MiB}}
 `
@@ -45,9 +44,8 @@ profiles: {bronze: {size: 256MiB}, silver: {size: 256MiB}, gold: {size: 512MiB}}
 	}
 }
 
-// testSubvolumes: a volume is full at its size, for its container and for nobody else;
-// snapshots never count; it is snapshotted and cloned while it is written to, restored, and
-// made larger and smaller.
+// testSubvolumes: a volume is full at its size, only for its container, and snapshots never count. It is snapshotted
+// and cloned while it is written to, restored, enlarged and reduced.
 func testSubvolumes(t *testing.T, w *world) {
 	w.run(t, "tight", "tight@bronze")
 	w.run(t, "beside", "beside@bronze")

@@ -12,13 +12,13 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestI8: what takes longer than the engine waits goes on, the error says so in
-// time, and asking again picks it up. Each refusal takes a minute.
+// TestI8: a request that takes longer than the engine waits continues. The error says so in time, and a repeated
+// request gets the result. Each refusal takes a minute.
 func TestI8(t *testing.T) {
 	long.Only(t)
 	w := begin(t, host.Options{}, engine.Options{})
 	hold := filepath.Join(w.h.Dir, "hold")
-	// again restarts drover with a step at which it stands still until release.
+	// again restarts drover with a step at which it waits until release.
 	again := func(step string) (release func()) {
 		w.h.Stop(t)
 		w.h.Up(t, "DROVER_STEP="+step, "DROVER_STEP_DO=hold:"+hold)
@@ -48,11 +48,11 @@ func TestI8(t *testing.T) {
 
 	release = again("mount.begin")
 	w.refused(t, "drover: mount of volume slow takes long and continues (mounting): ask again", "run", "--rm", "-v", "slow@gold:/data:nocopy", "--volume-driver", w.h.Driver, image, "true")
-	w.inspect(t, "slow@gold") // the rest of Drover answers
+	w.inspect(t, "slow@gold") // the other parts of Drover answer
 	w.once(t, "other@gold", "true")
 	release()
 	w.run(t, "one", "slow@gold")
-	w.wantUses(t, "slow@gold", 1, 1) // the one that failed does not count
+	w.wantUses(t, "slow@gold", 1, 1) // the failed one does not count
 	w.docker(t, "stop", "one")
 	w.wantUses(t, "slow@gold", 0, 0)
 }

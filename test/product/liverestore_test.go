@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestI9CpLiveRestore: docker cp into and out of containers that outlived their engine takes nothing from
-// them. Their volume is neither removed nor restored nor destroyed until they end, and then it is free.
+// TestI9CpLiveRestore: containers that outlived their engine lose nothing if docker cp copies into and out of them.
+// Their volume is neither removed nor restored nor destroyed until they end, and is free then.
 func TestI9CpLiveRestore(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{LiveRestore: true})
 	for _, name := range []string{"one", "two"} {
@@ -59,8 +59,8 @@ func TestI9EndedWithEngineDown(t *testing.T) {
 	w.docker(t, "volume", "rm", "live@gold")
 }
 
-// wantInUse fails unless a volume that containers write to is refused to be removed, restored and
-// destroyed, in words that name the node and a mount ID of each container, and they go on.
+// wantInUse fails unless a volume to which containers write cannot be removed, restored or destroyed. The refusals
+// must have the node and a mount ID of each container, and the containers must continue.
 func (w *world) wantInUse(t *testing.T, volume string, containers ...string) {
 	t.Helper()
 	w.wantUses(t, volume+"@gold", len(containers), len(containers))
@@ -80,7 +80,7 @@ func (w *world) wantInUse(t *testing.T, volume string, containers ...string) {
 			t.Errorf("drover %v succeeded on a volume in use: %s", work, r.Out)
 		}
 		for _, word := range append(ids, "host-a") {
-			if work[0] != "trash" && !strings.Contains(r.Err, word) { // what is in use is not in the trash
+			if work[0] != "trash" && !strings.Contains(r.Err, word) { // a volume in use is not in the trash
 				t.Errorf("drover %v: %q does not name %s", work, r.Err, word)
 			}
 		}

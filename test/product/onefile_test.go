@@ -25,10 +25,10 @@ type oneFile struct {
 
 	on    *lan.Machine
 	top   string   // folder of the file
-	files []string // flags that name it
+	files []string // flags with this file
 }
 
-// newOneFile has the engine, and on it the images that `make images` makes.
+// newOneFile makes an engine with the images that `make images` makes.
 func newOneFile(t *testing.T) *oneFile {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "drv-") //nolint:usetesting // the path of a socket has at most 107 bytes (unix(7))
@@ -63,7 +63,7 @@ func newOneFile(t *testing.T) *oneFile {
 	return f
 }
 
-// asHost mounts a disk, and shares mounts as an init does at boot.
+// asHost mounts a disk, and makes mounts shared, as an init does at boot.
 func asHost(t *testing.T, image, at string) error {
 	dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: 4096})
 	if err != nil {
@@ -73,14 +73,14 @@ func asHost(t *testing.T, image, at string) error {
 	if err := mount.Mount(at, mount.Spec{Source: dev.Path, FSType: "xfs"}); err != nil {
 		return err
 	}
-	// Engines before 23.0 do not make what is mounted shared (BindOptions.CreateMountpoint, API 1.42).
+	// Engines before 23.0 do not make bind mounts shared (BindOptions.CreateMountpoint, API 1.42).
 	if err := os.Mkdir(filepath.Join(at, "root"), 0o755); err != nil {
 		return err
 	}
 	return unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")
 }
 
-// wantFree fails when a loop device has a file of the test when all else is gone.
+// wantFree fails if a loop device still has a file of the test after everything else was removed.
 func wantFree(t *testing.T, places ...string) {
 	t.Helper()
 	host.Await(t, "all loop devices are free", func() error {
@@ -96,9 +96,8 @@ func wantFree(t *testing.T, places ...string) {
 	})
 }
 
-// allowed writes a file to go with the first when the root of this machine may not do
-// all that the agent is given, as in some containers: the engine cannot give it then.
-// Nothing here grows ext4, which is what that is for.
+// allowed writes a second file for Compose if root on this machine lacks some of the agent's permissions, as in some
+// containers: the engine cannot grant them then. They are for growing ext4, which nothing here does.
 func (f *oneFile) allowed(t *testing.T) {
 	t.Helper()
 	f.files = []string{"--file", filepath.Join(f.top, "docker-compose.yml")}
@@ -130,7 +129,7 @@ func (f *oneFile) compose(t *testing.T, args ...string) string {
 	return r.Stdout
 }
 
-// long are the containers that stay, with when they were started.
+// long lists the permanent containers, with their start times.
 func (f *oneFile) long(t *testing.T) string {
 	t.Helper()
 	ids := strings.Fields(f.compose(t, "ps", "--quiet"))
@@ -140,9 +139,8 @@ func (f *oneFile) long(t *testing.T) string {
 	return f.Must(t, append([]string{"inspect", "--format", "{{.Name}} {{.State.Health.Status}} {{.State.StartedAt}}"}, ids...)...)
 }
 
-// TestClusterInOneFile: docker-compose.yml is healthy at one `up`; another changes
-// nothing; its agent serves the engine that it runs on; containers outlive a `down`; and
-// the next `up` finds what was there.
+// TestClusterInOneFile: docker-compose.yml is healthy after one `up`, and another `up` changes nothing. Its agent
+// serves the engine on which it runs. Containers outlive a `down`, and the next `up` finds everything as it was.
 func TestClusterInOneFile(t *testing.T) {
 	f := newOneFile(t)
 	f.compose(t, "up", "--detach", "--wait")

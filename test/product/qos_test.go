@@ -29,7 +29,7 @@ profiles:
   frozen: {size: 512MiB, qos: {write_bps: 5MiB}, quiesce: freeze, on_delete: purge}
 `
 
-// limits are the rules on a device, by group, but for those of groups that have none.
+// limits are the rules for a device by group, without groups that have none.
 type limits map[string]iolimit.Limits
 
 func hierarchy(t *testing.T) iolimit.Hierarchy {
@@ -72,7 +72,7 @@ func (w *world) limitsOn(t *testing.T, dev iolimit.Device, containers ...string)
 	return found
 }
 
-// device is what a volume that is mounted lies on.
+// device returns the device of a mounted volume.
 func (w *world) device(t *testing.T, volume string) iolimit.Device {
 	t.Helper()
 	d, is, err := iolimit.DeviceOf(w.inspect(t, volume).Mountpoint)
@@ -82,8 +82,7 @@ func (w *world) device(t *testing.T, volume string) iolimit.Device {
 	return d
 }
 
-// wantLimits waits until exactly these rules are there, of the root group and of those of
-// all containers named.
+// wantLimits waits until exactly these rules exist, in the root group and in those of all named containers.
 func (w *world) wantLimits(t *testing.T, dev iolimit.Device, l iolimit.Limits, containers ...string) {
 	t.Helper()
 	host.Await(t, "limits", func() error {
@@ -101,7 +100,7 @@ func (w *world) wantLimits(t *testing.T, dev iolimit.Device, l iolimit.Limits, c
 	})
 }
 
-// TestQoS: who uses a volume is held to what its profile says then, for as long and no longer.
+// TestQoS: containers that use a volume are limited as its profile says at that time, and only while they use it.
 func TestQoS(t *testing.T) {
 	w := begin(t, host.Options{Profiles: qosProfiles}, engine.Options{})
 	slow, faster := iolimit.Limits{WriteBPS: 5 << 20}, iolimit.Limits{WriteBPS: 20 << 20}
@@ -116,7 +115,7 @@ func TestQoS(t *testing.T) {
 	w.run(t, "two", "db@slow")
 	w.wantLimits(t, dev, slow, "one", "two")
 	w.wantLimits(t, other, iolimit.Limits{}, "free")
-	// Nothing makes it faster than it may be; who has no limit is, unless the machine is busy.
+	// No container ever exceeds its limit. Without a limit it is faster, unless the machine is busy.
 	seconds := func(container string) float64 {
 		began := time.Now()
 		w.docker(t, "exec", container, "dd", "if=/dev/zero", "of=/data/f", "bs=1M", "count=10", "oflag=direct")
@@ -154,8 +153,8 @@ func TestQoS(t *testing.T) {
 	w.wantLimits(t, dev, iolimit.Limits{})
 }
 
-// timed runs a command in a new container, two seconds after its start, and returns what that
-// took.
+// timed runs a command in a new container, two seconds after the container's start, and returns the duration of the
+// command.
 func (w *world) timed(t *testing.T, volume, command string) time.Duration {
 	t.Helper()
 	out := w.once(t, volume, "sleep 2; cut -d' ' -f1 /proc/uptime; "+command+" 2>/dev/null; cut -d' ' -f1 /proc/uptime")
@@ -171,7 +170,7 @@ func (w *world) timed(t *testing.T, volume, command string) time.Duration {
 	return time.Duration((to - from) * float64(time.Second))
 }
 
-// A container that writes as fast as it can is held to what the volume may.
+// A container that writes as fast as it can is limited to the rate of the volume.
 func TestQoSHolds(t *testing.T) {
 	long.Only(t)
 	w := begin(t, host.Options{Profiles: qosProfiles}, engine.Options{})
@@ -179,7 +178,7 @@ func TestQoSHolds(t *testing.T) {
 		"direct":   "dd if=/dev/zero of=/data/f bs=1M count=60 oflag=direct",
 		"buffered": "dd if=/dev/zero of=/data/f bs=1M count=60 conv=fsync",
 	} {
-		// Nothing makes it faster; whatever else the machine does makes it slower.
+		// It never exceeds the limit. Other work on the machine makes it slower.
 		free, best := 0.0, math.Inf(1)
 		for range 3 {
 			free = max(free, w.timed(t, "free@free", write).Seconds())
@@ -198,7 +197,7 @@ func TestQoSHolds(t *testing.T) {
 	}
 }
 
-// Operations are counted as well, and another volume is as fast as before.
+// Operations are limited as well, and another volume is as fast as before.
 func TestQoSOperations(t *testing.T) {
 	long.Only(t)
 	w := begin(t, host.Options{Profiles: qosProfiles}, engine.Options{})
@@ -219,7 +218,7 @@ func TestQoSOperations(t *testing.T) {
 			t.Errorf("%s: %.1f IOPS at best, want 100", kind, best)
 		}
 	}
-	// With a limited neighbour that writes and without one: the best of each is what the machine can.
+	// With a limited neighbour that writes, and without one. The best result of each shows what the machine can do.
 	var alone, beside float64
 	for range 6 {
 		alone = max(alone, w.fio(t, "other@free", "randwrite"))
@@ -234,25 +233,24 @@ func TestQoSOperations(t *testing.T) {
 	t.Errorf("another volume keeps %.2f of its speed", beside/alone)
 }
 
-// fio returns how many operations a second a container gets of a volume for some seconds, from
-// two seconds after its start.
+// fio returns the operations per second of a container on a volume for some seconds, beginning two seconds after the
+// container's start.
 func (w *world) fio(t *testing.T, volume, kind string) float64 {
 	t.Helper()
-	// The machine's own fio, whose libraries are as many as it is large.
+	// The fio of the machine, with its many libraries.
 	out := w.docker(t, "run", "--rm", "--volume", volume+":/data", "--volume-driver", w.h.Driver, "--volume", "/usr:/usr:ro", "--entrypoint", "sh", image, "-c",
 		"sleep 2; exec fio --name=x --filename=/data/fio --rw="+kind+" --bs=16k --direct=1 --ioengine=psync --size=16M --time_based --runtime=5 --output-format=json")
 	var found struct {
 		Jobs []struct{ Read, Write struct{ IOPS float64 } }
 	}
-	_, figures, _ := strings.Cut(out, "{") // what comes before are warnings
+	_, figures, _ := strings.Cut(out, "{") // the lines before it are warnings
 	if err := json.Unmarshal([]byte("{"+figures), &found); err != nil || len(found.Jobs) != 1 {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return found.Jobs[0].Read.IOPS + found.Jobs[0].Write.IOPS
 }
 
-// 200 MiB that are dirty, at 5 MiB a second, hold up neither a snapshot nor a stop, and the
-// writers hardly.
+// 200 MiB of dirty data, with a limit of 5 MiB a second, block neither a snapshot nor a stop, and hardly the writers.
 func TestQoSFlush(t *testing.T) {
 	long.Only(t)
 	w := begin(t, host.Options{Profiles: qosProfiles}, engine.Options{})
@@ -290,7 +288,7 @@ func TestQoSFlush(t *testing.T) {
 		w.docker(t, "stop", name)
 		took := time.Since(began)
 		t.Logf("%s: stop with %d MiB dirty: %.2f s", profile, mebibytes, took.Seconds())
-		if took > 20*time.Second { // 40 s without a lift
+		if took > 20*time.Second { // 40 s if the limit is not lifted
 			t.Errorf("%s: docker stop with %d MiB dirty took %s", profile, mebibytes, took)
 		}
 		w.wantLimits(t, dev, iolimit.Limits{})

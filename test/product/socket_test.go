@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// answer is what the plugin says to one request.
+// answer is the plugin's answer to one request.
 type answer struct {
 	Status     int
 	Err        string
@@ -30,7 +30,7 @@ type answer struct {
 	Volumes []struct{ Name, Mountpoint string }
 }
 
-// request is the body of all calls: each reads what it needs.
+// request is the body of all calls. Each call reads the fields that it needs.
 type request struct {
 	Name string            `json:",omitempty"`
 	ID   string            `json:",omitempty"`
@@ -69,7 +69,7 @@ func send(t testing.TB, h *host.Host, call string, body []byte) (a answer) {
 	return a
 }
 
-// uses of a volume as Get tells them, by mount ID.
+// uses returns the uses of a volume by mount ID, as reported by Get.
 func usesOf(t testing.TB, h *host.Host, name string) map[string]int {
 	t.Helper()
 	a := ask(t, h, "Get", request{Name: name})
@@ -96,8 +96,8 @@ func isMounted(t testing.TB, path string) bool {
 	return table.At(path) != nil
 }
 
-// TestB11: whatever is mounted and unmounted in whichever wrong order, the answer
-// is what the engine needs, and no count goes wrong.
+// TestB11: whatever the wrong order of mounts and unmounts is, the answer is what the engine needs, and no count
+// becomes wrong.
 func TestB11(t *testing.T) {
 	h := host.Start(t, host.Options{})
 	if a := ask(t, h, "Create", request{Name: "db@gold"}); a.Err != "" {
@@ -106,30 +106,30 @@ func TestB11(t *testing.T) {
 	point := ask(t, h, "Get", request{Name: "db@gold"}).Volume.Mountpoint
 	steps := []struct {
 		call, name, id string
-		err            string // empty: none
+		err            string // empty: no error
 		uses           map[string]int
 	}{
-		{"Unmount", "db@gold", "one", "", nil}, // not mounted
-		{"Unmount", "nothing", "one", "", nil}, // no such volume
-		{"Unmount", "../..", "one", "", nil},   // no such name
+		{"Unmount", "db@gold", "one", "", nil}, // a volume that is not mounted
+		{"Unmount", "nothing", "one", "", nil}, // a volume that does not exist
+		{"Unmount", "../..", "one", "", nil},   // an impossible name
 		{"Mount", "db@gold", strings.Repeat("i", 257), "drover: mount of db@gold: its ID has 257 bytes (256 at most)", nil},
-		{"Mount", "db@gold", "", "", map[string]int{"": 1}}, // as orchestrators do that know no IDs
+		{"Mount", "db@gold", "", "", map[string]int{"": 1}}, // from orchestrators without IDs
 		{"Mount", "db@gold", "", "", map[string]int{"": 2}},
 		{"Unmount", "db@gold", "", "", map[string]int{"": 1}},
 		{"Remove", "db@gold", "", "drover: cannot remove volume db: it is mounted by (no ID) on node host-a (stop its containers first)", map[string]int{"": 1}},
 		{"Unmount", "db@gold", "", "", nil},
 		{"Mount", "nothing", "one", `drover: no such volume: "nothing" (drover volume ls lists the volumes)`, nil},
-		{"Unmount", "nothing", "one", "", nil}, // after a Mount that failed
+		{"Unmount", "nothing", "one", "", nil}, // after a failed Mount
 		{"Mount", "db@gold", "one", "", map[string]int{"one": 1}},
 		{"Mount", "db@gold", "", "", map[string]int{"one": 1, "": 1}},
 		{"Unmount", "db@gold", "", "", map[string]int{"one": 1}},
 		{"Unmount", "db@gold", "", "", map[string]int{"one": 1}},
-		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}}, // an ID never seen
-		{"Mount", "db@gold", "one", "", map[string]int{"one": 2}},   // as docker cp does
+		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}}, // an unknown ID
+		{"Mount", "db@gold", "one", "", map[string]int{"one": 2}},   // by docker cp
 		{"Mount", "db", "two", "", map[string]int{"one": 2, "two": 1}},
 		{"Unmount", "db", "one", "", map[string]int{"one": 1, "two": 1}},
 		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}},
-		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}}, // again
+		{"Unmount", "db@gold", "two", "", map[string]int{"one": 1}}, // a second time
 		{"Remove", "db@gold", "", "drover: cannot remove volume db: it is mounted by one on node host-a (stop its containers first)", map[string]int{"one": 1}},
 		{"Unmount", "db@gold", "one", "", nil},
 		{"Unmount", "db@gold", "one", "", nil},
@@ -152,7 +152,7 @@ func TestB11(t *testing.T) {
 	}
 	testB11Failing(t, h, point)
 	testB11NoBody(t, h)
-	// The volume goes with the last spelling that the engine used.
+	// The volume is removed by the last spelling that the engine used.
 	const other = "drover: volume db has the name db in this engine, and a container may need it: docker volume rm db"
 	for i, s := range []struct{ name, err string }{{"db@gold", ""}, {"db@gold", other}, {"db", ""}, {"db", ""}, {"db@gold", ""}} {
 		if a := ask(t, h, "Remove", request{Name: s.name}); a.Err != s.err {
@@ -165,8 +165,8 @@ func TestB11(t *testing.T) {
 	h.Clean(t)
 }
 
-// testB11Failing: after a Mount that failed the engine sends no Unmount, or it
-// does; either is fine, and the next Mount works.
+// testB11Failing: after a failed Mount the engine sends an Unmount, or it does not. Both are accepted, and the next
+// Mount works.
 func testB11Failing(t *testing.T, h *host.Host, point string) {
 	image := filepath.Join(h.Root, "pools", "default", "datasets", filepath.Base(point))
 	if err := os.Rename(image, image+".away"); err != nil {
@@ -194,7 +194,7 @@ func testB11Failing(t *testing.T, h *host.Host, point string) {
 	}
 }
 
-// testB11NoBody: what the engine sends again without a body does nothing.
+// testB11NoBody: a request that the engine repeats without its body does nothing.
 func testB11NoBody(t *testing.T, h *host.Host) {
 	for _, call := range []string{"Create", "Remove", "Mount", "Unmount", "Path"} {
 		if a := send(t, h, call, nil); a.Status != http.StatusBadRequest || !strings.Contains(a.Err, "repeated the request without its body") {

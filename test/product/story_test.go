@@ -19,18 +19,18 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// story is a database that tells A1, A2 and A7 on one kind of pool.
+// story is a database with which A1, A2 and A7 run on one kind of pool.
 type story struct {
 	pool    string // of host.Options
 	profile string
 	db      engine.Database
-	server  []string // more arguments of the server
+	server  []string // additional arguments of the server
 
-	table  string // makes a place for numbers
-	stream string // shell: reads numbers from n, stores them and prints each once it is durable
+	table  string // creates the table for numbers
+	stream string // shell: reads numbers from n, stores them, and prints each one when it is durable
 	last   string // query for the largest number stored
-	drop   string // destroys it all
-	live   bool   // the pool can clone what is being written to
+	drop   string // destroys all data
+	live   bool   // the pool can clone a volume while it is written to
 }
 
 func stories() []story {
@@ -47,7 +47,7 @@ func stories() []story {
 		stream: fmt.Sprintf(numbers, `echo "INSERT INTO orders VALUES ($n, 'nails') RETURNING id;"`, "psql --username=postgres --no-align --tuples-only --quiet"),
 		last:   "SELECT MAX(id) FROM orders", drop: "DROP TABLE orders",
 	}
-	// A pool of plain folders keeps neither sizes nor moments.
+	// A pool of plain folders has neither sizes nor consistent snapshots of a volume in use.
 	redis := story{
 		pool: "dir", profile: "bronze", db: engine.Redis(), server: []string{"redis", "--appendonly", "yes", "--appendfsync", "always"},
 		table:  "SET orders 0",
@@ -65,7 +65,7 @@ func (s story) start(t *testing.T, w *world, name, volume string, options ...str
 	s.db.Await(t, w.e, name)
 }
 
-// acked is the last number that the writer was told is stored.
+// acked returns the last number that the writer got an acknowledgement for.
 func (s story) acked(t *testing.T, w *world, name string) int {
 	t.Helper()
 	all := w.lines(t, name, "/tmp/acked")
@@ -88,8 +88,8 @@ func (s story) stored(t *testing.T, w *world, name string) int {
 	return n
 }
 
-// TestA1A2A7 tells the main story on every kind of pool: a database on a profile,
-// a clone of it while it writes, and the way back to a snapshot.
+// TestA1A2A7 runs the main story on every kind of pool: a database on a profile, a clone of it while it writes, and a
+// restore to a snapshot.
 func TestA1A2A7(t *testing.T) {
 	for _, s := range stories() {
 		t.Run(s.pool, func(t *testing.T) {
@@ -135,12 +135,12 @@ func testA1(t *testing.T, w *world, s story) {
 		greeting(t, w.docker(t, "port", "db", strconv.Itoa(s.db.Port)))
 	}
 
-	// What the image wants: an empty root, whose owner and mode it sets.
+	// The image needs an empty root, whose owner and mode it sets.
 	fresh := "fresh@" + s.profile
 	if got := w.once(t, fresh, "ls -A /data; stat -c %U /data"); got != "redis" {
 		t.Errorf("a new volume has %q, want an empty folder of the image's user", got)
 	}
-	// Inspected before the container is made, its path is seen in the container too.
+	// The path is inspected before the container is made, and is the same in the container.
 	path := w.inspect(t, fresh).Mountpoint
 	w.run(t, "seen", fresh)
 	if got, want := w.docker(t, "inspect", "--format", "{{.Mounts}}", "seen"), fmt.Sprintf("[{volume %s %s /data %s  true }]", fresh, path, w.h.Driver); got != want {
@@ -150,7 +150,7 @@ func testA1(t *testing.T, w *world, s story) {
 	w.docker(t, "volume", "rm", fresh)
 }
 
-// greeting fails unless a MariaDB speaks at the address.
+// greeting fails unless a MariaDB answers at the address.
 func greeting(t *testing.T, addr string) {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", addr, 10*time.Second)
@@ -207,7 +207,7 @@ func testA2(t *testing.T, w *world, s story) {
 	w.docker(t, "volume", "rm", spec)
 }
 
-// free returns the free bytes of the filesystem that the pool lies on.
+// free returns the free bytes of the filesystem of the pool.
 func (w *world) free(t testing.TB) int64 {
 	t.Helper()
 	root, err := os.Open(w.h.Root)
@@ -236,7 +236,7 @@ func testA7(t *testing.T, w *world, s story) {
 		}
 		w.drover(t, append([]string{"snapshot", "create", "demoVol"}, args...)...)
 	}
-	w.docker(t, "restart", "-t", "60", "db") // which ends the writer of A2
+	w.docker(t, "restart", "-t", "60", "db") // this ends the writer of A2
 	s.db.Await(t, w.e, "db")
 	kept := s.stored(t, w, "db")
 	snapshot("--name", "before-upgrade", "-m", fmt.Sprintf("rows up to %d", kept))

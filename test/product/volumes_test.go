@@ -14,7 +14,7 @@ func TestVolumes(t *testing.T) {
 	volumes.Run(t, w.suite())
 }
 
-// suite is the world as the suite of volumes sees it.
+// suite adapts the world to the suite of volumes.
 func (w *world) suite() volumes.World {
 	return volumes.World{Engine: w.e, Host: w.h, Name: "host-a", Admin: w.h, Servers: []*host.Host{w.h}}
 }

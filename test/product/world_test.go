@@ -25,19 +25,19 @@ import (
 
 func TestMain(m *testing.M) { engine.Main(m) }
 
-// image is what runs where any would do; its volume is at /data.
+// image is the image of containers that may have any. Its volume is at /data.
 const image = "drover-redis"
 
 // world is one Drover and one engine that uses it.
 type world struct {
 	h *host.Host
 	e *engine.Engine
-	// What drover had when it had nothing to do yet.
+	// The resources that drover used before it had anything to do.
 	goroutines, files int
 }
 
-// begin starts both. When the test has ended, everything that it made is removed
-// by the usual commands, and must be gone then.
+// begin starts Drover and an engine. When the test has ended, everything that it made is removed with the usual
+// commands, and nothing may be left.
 func begin(t *testing.T, ho host.Options, eo engine.Options) *world {
 	t.Helper()
 	w := &world{h: host.Start(t, ho)}
@@ -51,19 +51,19 @@ func begin(t *testing.T, ho host.Options, eo engine.Options) *world {
 	return w
 }
 
-// docker runs a docker command that has to succeed.
+// docker runs a docker command that must succeed.
 func (w *world) docker(t testing.TB, args ...string) string {
 	t.Helper()
 	return w.e.Must(t, args...)
 }
 
-// drover runs a drover command that has to succeed.
+// drover runs a drover command that must succeed.
 func (w *world) drover(t testing.TB, args ...string) string {
 	t.Helper()
 	return w.h.Must(t, args...)
 }
 
-// refused runs a docker command that has to fail, and say so.
+// refused runs a docker command that must fail with a text.
 func (w *world) refused(t testing.TB, want string, args ...string) {
 	t.Helper()
 	r := w.e.Docker(t, args...)
@@ -72,28 +72,27 @@ func (w *world) refused(t testing.TB, want string, args ...string) {
 	}
 }
 
-// run starts a container in the background that has a volume at /data and waits
-// to be stopped. More options come before the image.
+// run starts a container in the background that has a volume at /data and waits to be stopped. Further options come
+// before the image.
 func (w *world) run(t testing.TB, name, volume string, options ...string) {
 	t.Helper()
 	w.command(t, name, volume, "exec sleep infinity", options...)
 }
 
-// command is run with a command for the shell.
+// command is run with a shell command.
 func (w *world) command(t testing.TB, name, volume, command string, options ...string) {
 	t.Helper()
 	args := []string{"run", "--detach", "--name", name, "--stop-signal", "KILL", "--volume", volume + ":/data", "--volume-driver", w.h.Driver}
 	w.docker(t, append(append(args, options...), image, "sh", "-c", command)...)
 }
 
-// once runs a command in a container that has a volume at /data, and returns
-// what it printed.
+// once runs a command in a container that has a volume at /data, and returns its output.
 func (w *world) once(t testing.TB, volume, command string) string {
 	t.Helper()
 	return w.docker(t, "run", "--rm", "--volume", volume+":/data", "--volume-driver", w.h.Driver, image, "sh", "-c", command)
 }
 
-// status is what docker volume inspect shows of a volume of ours.
+// status is what docker volume inspect shows of a volume of Drover.
 type status struct {
 	Name, Driver, Mountpoint, CreatedAt string
 
@@ -116,7 +115,7 @@ func (w *world) inspect(t testing.TB, spelling string) status {
 	return list[0]
 }
 
-// uses returns how many mount IDs a volume has, and how many uses they are.
+// uses returns how many mount IDs a volume has, and the total number of their uses.
 func (w *world) uses(t testing.TB, spelling string) (ids, uses int) {
 	t.Helper()
 	st := w.inspect(t, spelling).Status
@@ -129,8 +128,7 @@ func (w *world) uses(t testing.TB, spelling string) (ids, uses int) {
 	return len(st.Mounts), uses
 }
 
-// wantUses fails unless a volume is used so often, by so many IDs, and mounted
-// at most once.
+// wantUses fails unless a volume has this number of uses and of IDs, and is mounted at most once.
 func (w *world) wantUses(t testing.TB, spelling string, wantIDs, wantUses int) {
 	t.Helper()
 	if ids, uses := w.uses(t, spelling); ids != wantIDs || uses != wantUses {
@@ -161,7 +159,7 @@ func (w *world) mounts(t testing.TB) []string {
 	return points
 }
 
-// datasets returns what lies in the default pool, live, being made or deleted.
+// datasets returns the datasets in the default pool: live, being made, or being deleted.
 func (w *world) datasets(t testing.TB) []string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(w.h.Root, "pools", "default", "*", "????????-????-*"))
@@ -196,7 +194,7 @@ func (w *world) lines(t testing.TB, container, file string) []string {
 	return strings.Fields(w.docker(t, "exec", container, "cat", file))
 }
 
-// awaitMore waits until a file in a container has grown by two lines from now.
+// awaitMore waits until a file in a container has two more lines than at the time of the call.
 func (w *world) awaitMore(t testing.TB, container, file string) {
 	t.Helper()
 	was := len(w.lines(t, container, file))
@@ -208,7 +206,7 @@ func (w *world) awaitMore(t testing.TB, container, file string) {
 	})
 }
 
-// empty removes all that the test made and fails when something of it stays.
+// empty removes everything that the test made, and fails if something of it is left.
 func (w *world) empty(t *testing.T) {
 	t.Helper()
 	if ids := strings.Fields(w.docker(t, "ps", "-aq")); len(ids) > 0 {
@@ -243,7 +241,7 @@ func (w *world) empty(t *testing.T) {
 	}
 }
 
-// count returns a metric without labels.
+// count returns the value of a metric without labels.
 func (w *world) count(t testing.TB, name string) int {
 	t.Helper()
 	n, ok := w.h.Metrics(t)[name]
@@ -253,8 +251,8 @@ func (w *world) count(t testing.TB, name string) int {
 	return int(n)
 }
 
-// wantIdle fails when drover, with nothing to do, has more goroutines and open
-// files than at its start, beside those of the engine's connections.
+// wantIdle fails if drover, with nothing to do, has more goroutines and open files than at its start, not counting
+// those of the engine's connections.
 func (w *world) wantIdle(t testing.TB) {
 	t.Helper()
 	const connections = 6
@@ -267,7 +265,7 @@ func (w *world) wantIdle(t testing.TB) {
 	})
 }
 
-// wantNoDevices fails when a loop device has a file of a pool.
+// wantNoDevices fails if a loop device has a file of a pool.
 func (w *world) wantNoDevices(t testing.TB) {
 	t.Helper()
 	host.Await(t, "all loop devices are free", func() error {

@@ -1,4 +1,4 @@
-// Package quality checks the rules of this house that a machine can check and no linter does.
+// Package quality checks the rules of this project that a program can check and no linter does.
 package quality
 
 import (
@@ -27,12 +27,12 @@ func (s source) isTest() bool {
 	return strings.HasSuffix(s.name, "_test.go")
 }
 
-// lines is how many lines a node takes, the first and the last included.
+// lines returns the number of lines of a node, including the first and the last one.
 func (s source) lines(n ast.Node) int {
 	return s.set.Position(n.End()).Line - s.set.Position(n.Pos()).Line + 1
 }
 
-// files lists the repository's files that end in suffix, without what is built or fetched.
+// files lists the repository's files that end in suffix, without build results and downloads.
 func files(t *testing.T, suffix string) []string {
 	t.Helper()
 	var names []string
@@ -74,7 +74,7 @@ func sources(t *testing.T) []source {
 	return all
 }
 
-// Every package says once what it is. A package that is nothing but tests says it in one of them.
+// Every package has one package comment. In a package with only tests, it is in one of the tests.
 func TestOneCommentPerPackage(t *testing.T) {
 	type pkg struct{ files, comments []string }
 	packages := map[string]*pkg{}
@@ -118,7 +118,7 @@ func TestPackagesAreNamedForWhatTheyHold(t *testing.T) {
 	}
 }
 
-// What a test lacks is a failure. Only internal/long skips, what is too long for the short form.
+// A test that lacks something fails. Only internal/long skips tests, which are too long for the short form.
 func TestNoTestIsSkipped(t *testing.T) {
 	for _, s := range sources(t) {
 		if filepath.Dir(s.name) == "internal/long" {

@@ -10,7 +10,7 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-// forbidden are words that must not be in the tree, written so that they are not in this file.
+// forbidden are words that must not be in the tree. They are written so that they are not in this file.
 var forbidden = []struct{ pattern, why string }{
 	{`\b(TO` + `DO|FIX` + `ME|XX` + `X)\b`, "finish it, or say in the issue why not"},
 	{`(?i)\b(not |un)impl` + `emented\b`, "what is not there has no name yet"},
@@ -28,7 +28,7 @@ func TestForbiddenWords(t *testing.T) {
 			}
 			text := read(t, name)
 			if strings.ContainsRune(text, 0) {
-				continue // no text
+				continue // not a text file
 			}
 			for i, line := range strings.Split(text, "\n") {
 				if found := pattern.FindString(line); found != "" {
@@ -39,7 +39,7 @@ func TestForbiddenWords(t *testing.T) {
 	}
 }
 
-// `make` lists what can be made, from the comments: no target is without one, and all are declared.
+// `make` lists its targets from the comments: every target has one, and all are declared.
 func TestMakefileTargetsAreDocumented(t *testing.T) {
 	makefile := read(t, "Makefile")
 	phony := regexp.MustCompile(`(?m)^\.PHONY:(.*)$`).FindStringSubmatch(makefile)
@@ -61,7 +61,7 @@ func TestMakefileTargetsAreDocumented(t *testing.T) {
 	}
 }
 
-// What a target runs is there.
+// The files that a target runs exist.
 func TestMakefileScriptsExist(t *testing.T) {
 	there := files(t, ".sh")
 	for _, script := range regexp.MustCompile(`scripts/[\w-]+\.sh`).FindAllString(read(t, "Makefile"), -1) {
@@ -71,7 +71,8 @@ func TestMakefileScriptsExist(t *testing.T) {
 	}
 }
 
-// A wall between packages without a reason is torn down by the first who is in its way.
+// A rule against imports between packages needs a reason. Otherwise it is removed by the first person whom it
+// hinders.
 func TestWallsHaveReasons(t *testing.T) {
 	var config struct {
 		Linters struct {
@@ -121,7 +122,7 @@ func TestInvariantsNameTests(t *testing.T) {
 	}
 }
 
-// The page on the design names packages. A package that moved would send its readers astray.
+// The page on the design names packages. If a package was moved, the page would mislead its readers.
 func TestDesignNamesPackages(t *testing.T) {
 	exists := map[string]bool{}
 	for _, name := range files(t, "") {
