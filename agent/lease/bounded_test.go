@@ -22,14 +22,14 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// forgets waits until a guard has not got a dataset, which is looked for on the host before.
+// AwaitForgotten waits until a guard does not have a dataset any more. The host is checked for the dataset first.
 func AwaitForgotten(w *agenttest.Guard, id uuid.UUID) {
 	w.T.Helper()
 	agenttest.Await(w.T, func() bool { _, there := w.Entry(id); return !there })
 }
 
-// What is mounted of a volume with failover auto the guard has from before its mount until
-// after its unmount, with deadlines that renewals justify; of others it hears nothing.
+// The guard has each mounted volume with failover auto from before its mount until after its unmount, with deadlines
+// that renewals justify. It learns nothing of other volumes.
 func TestGuardHasDatasetWhileMounted(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -55,7 +55,7 @@ func TestGuardHasDatasetWhileMounted(t *testing.T) {
 			t.Fatalf("a deadline of %v rests on a renewal at %v", e.Deadline, renewed)
 		}
 		if e.Deadline > last+2*agenttest.BoundSession/5 {
-			break // it was fed several times
+			break // the guard was fed several times
 		}
 	}
 	g.A.MustUnmount("db@auto", "one")
@@ -85,8 +85,8 @@ func TestGuardHasDatasetWhileMounted(t *testing.T) {
 	g.A.MustUnmount("manual", "y")
 }
 
-// A host that is cut off from control and from its peers is fenced in time. When control is
-// back before anybody took over, it goes on: nothing is lost, and no mount.
+// A host that is cut off from control and from its peers is fenced in time. If control is reachable again before
+// another node took over, the host continues: no data and no mount is lost.
 func TestI1HostCutOffIsFencedAndThawed(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -105,7 +105,7 @@ func TestI1HostCutOffIsFencedAndThawed(t *testing.T) {
 	if _, err := g.A.Mount(t.Context(), "db@auto", "another"); err == nil {
 		t.Error("a fenced volume is mounted for another one")
 	}
-	g.A.Restart() // started anew it asks the guard before it thaws anything
+	g.A.Restart() // a restarted agent asks the guard before it thaws anything
 	if e, _ := g.GuardA.Entry(d.ID); e.State != guard.StateFenced || e.Breaches > 0 || agenttest.CanWrite(t, path, 100*time.Millisecond) {
 		t.Errorf("an agent that was started anew has thawed what is fenced: %+v", e)
 	}
@@ -118,8 +118,8 @@ func TestI1HostCutOffIsFencedAndThawed(t *testing.T) {
 	AwaitForgotten(g.GuardA, d.ID)
 }
 
-// While control is silent for everybody, the promises of those with a copy carry a holder
-// on, for as long as that lasts; nobody gets a copy anew meanwhile.
+// While control is silent for all nodes, the promises of the nodes with a copy extend the lease of a holder, for as
+// long as that lasts. No node gets a new copy meanwhile.
 func TestPromisesExtendLeaseWithoutControl(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -141,7 +141,7 @@ func TestPromisesExtendLeaseWithoutControl(t *testing.T) {
 	}
 	g.Network.SetCut(true)
 	g.GuardA.AwaitFenced(d.ID)
-	g.Network.SetCut(false) // their promises do not begin anew what has lapsed
+	g.Network.SetCut(false) // promises do not renew a lease that has lapsed
 	asks(g.A, g.B)
 	if g.A.Deadlines.Until(d) > clock.Boottime() {
 		t.Error("promises have confirmed what had lapsed")
@@ -151,8 +151,8 @@ func TestPromisesExtendLeaseWithoutControl(t *testing.T) {
 	g.A.MustUnmount("db@auto", "user")
 }
 
-// A home that was overtaken while it was fenced: who wrote there is killed, the volume is
-// unmounted, and what it had is kept as a superseded copy.
+// A home was superseded while it was fenced. Its writers are killed, the volume is unmounted, and its data is kept as
+// a superseded copy.
 func TestI1FencedHomeIsSuperseded(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -191,18 +191,18 @@ func TestI1FencedHomeIsSuperseded(t *testing.T) {
 	if r := g.A.Uses.Get(d.ID); len(r.IDs) > 0 {
 		t.Errorf("%+v", r)
 	}
-	g.A.MustUnmount("db@auto", "user") // the engine comes late
+	g.A.MustUnmount("db@auto", "user") // the engine unmounts late
 }
 
-// A session that is a new one says nothing before what this node is the home of was read
-// during it: another node may have taken over in between.
+// A new session extends no lease before the homes of this node were read during that session: another node may have
+// taken over in between.
 func TestI1NewSessionReadsHomesFirst(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
 	d := g.NewReplicated("db")
 	g.A.MustMount("db@auto", "user")
 	g.LinkA.Cut()
-	agenttest.Await(t, func() bool { // its session is over, and promises carry it on
+	agenttest.Await(t, func() bool { // its session has ended, and promises extend the lease
 		nodes, err := g.Service.NodeList(t.Context(), "")
 		return err == nil && slices.ContainsFunc(nodes, func(n api.Node) bool { return n.ID == g.A.Node() && !n.Live })
 	})
@@ -225,8 +225,8 @@ func TestI1NewSessionReadsHomesFirst(t *testing.T) {
 	g.A.MustUnmount("db@auto", "user")
 }
 
-// An agent that is started anew carries on what is mounted, and without control opens
-// nothing else of what is bounded in time; a volume with failover manual it does.
+// A restarted agent continues the leases of mounted volumes. Without control it opens no other volume whose lease is
+// bounded in time, but it opens volumes with failover manual.
 func TestRestartKeepsLeaseWithoutControl(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -255,8 +255,8 @@ func TestRestartKeepsLeaseWithoutControl(t *testing.T) {
 	g.AwaitConsistent(idle, "at the end")
 }
 
-// A home that missed where its volume went believes no store that another node, which knows
-// that, does not: it opens nothing, and leaves the volume to who has the later epoch.
+// A home that did not learn that its volume moved does not trust a store that another node, which knows of the move,
+// does not trust. It opens nothing, and leaves the volume to the node with the later epoch.
 func TestI1StoreThatPeerRejectsIsNotRead(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)

@@ -16,11 +16,10 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// An agent dies at every act of a mount and of an unmount, before it and after. Started
-// again it comes to one of two ends: the use is on record, the volume mounted, and the
-// guard has it; or nobody uses it, it is not mounted, and the guard has forgotten it. At no
-// act is something mounted that the guard does not have, nor acknowledged before that was
-// checked.
+// An agent crashes before and after every act of a mount and of an unmount. After its restart there are two possible
+// results: the use is recorded, the volume is mounted and the guard has it; or nobody uses it, it is not mounted, and
+// the guard has forgotten it. At no act is a volume mounted that the guard does not have, and no mount is
+// acknowledged before the guard has checked it.
 func TestI1MountCrashesAtEveryAct(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -75,8 +74,8 @@ func TestI1MountCrashesAtEveryAct(t *testing.T) {
 	}
 }
 
-// A deadline that passes after the mount and before its reply: nobody is told that it is
-// mounted, and nobody is left in the guard's way.
+// A deadline passes after the mount and before its reply: the mount is not reported as successful, and nothing stays
+// that hinders the guard.
 func TestI1DeadlinePassesDuringMount(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -101,7 +100,7 @@ func TestI1DeadlinePassesDuringMount(t *testing.T) {
 	g.A.Fuse.Mend()
 	g.LinkA.Mend()
 	g.Network.SetCut(false)
-	agenttest.Await(t, func() bool { // and goes by itself, once it is thawed
+	agenttest.Await(t, func() bool { // it is unmounted without a request, once it is thawed
 		e, there := g.GuardA.Entry(d.ID)
 		return !there || e.State == guard.StateArmed
 	})
@@ -111,8 +110,8 @@ func TestI1DeadlinePassesDuringMount(t *testing.T) {
 	g.AwaitConsistent(d, "unmounted")
 }
 
-// What is mounted and unknown to the guard, whose table was lost, is known to it again; cut
-// off from all who could vouch for it, it is fenced: though its pool is held, or offline.
+// If the guard has lost its records, mounted volumes are registered with it again. If the node is cut off from
+// everyone who could extend the lease, they are fenced, even if their pool is quarantined or offline.
 func TestI1DatasetsUnknownToGuardAreRegistered(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -168,8 +167,8 @@ func TestI1DatasetsUnknownToGuardAreRegistered(t *testing.T) {
 	g.AwaitConsistent(d, "unmounted")
 }
 
-// An agent that stops and waits for its work renews and feeds until that has ended: a slow
-// stop fences nothing.
+// A stopping agent that waits for its work renews its leases and feeds the guard until the work has ended: a slow
+// stop does not cause a fence.
 func TestSlowStopFencesNothing(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)

@@ -16,7 +16,7 @@ const boundTTL = 100 * time.Second
 
 var nodeP, nodeQ, first, second = uuid.New(), uuid.New(), uuid.New(), uuid.New()
 
-// Until when a dataset may be written to, for what was sent and answered.
+// Until when a dataset may be written to, depending on the requests that were sent and answered.
 func TestExtend(t *testing.T) {
 	at := func(seconds int) time.Duration { return time.Duration(seconds) * time.Second }
 	read := func(sent int) controlSession {
@@ -173,7 +173,7 @@ func TestExtend(t *testing.T) {
 	}
 }
 
-// How long a fence may take after a deadline: control waits for a session longer than those who promised.
+// How long a fence may take after a deadline: control waits longer for a session than the nodes that promised.
 func TestFenceMay(t *testing.T) {
 	at := func(seconds int) time.Duration { return time.Duration(seconds) * time.Second }
 	read := controlSession{session: first, sent: at(990), ttl: boundTTL, streak: 1, readStreak: 1} // until 1050
@@ -204,35 +204,34 @@ func vows(pairs ...any) map[uuid.UUID]time.Duration {
 	return out
 }
 
-// boundModel is a holder with what is really so around it: control, whose session ends as
-// early as it may, and peers that take over as early as they may. Messages come late, in
-// any order, or never.
+// boundModel is a holder with its environment: control, whose session ends as early as it may, and peers that take
+// over as early as they may. Messages arrive late, in any order, or never.
 type boundModel struct {
 	now       time.Duration
-	session   uuid.UUID     // that is alive
-	ended     time.Duration // when the last one was over
-	fence     time.Duration // how long the holder's takes
+	session   uuid.UUID     // the session that is alive
+	ended     time.Duration // when the last session ended
+	fence     time.Duration // how long the fence of the holder takes
 	arrived   time.Duration
 	copies    []uuid.UUID
 	spent     map[uuid.UUID]bool          // peers whose copy was superseded
-	has       map[uuid.UUID]bool          // peers that have something of it
+	has       map[uuid.UUID]bool          // peers that have data of the dataset
 	sworn     map[uuid.UUID]time.Duration // until when peers open nothing
 	messages  []func()
 	took      bool // somebody took over
 	state     controlSession
 	hold      boundedLease
 	seen      []uuid.UUID // followers as the holder read them last
-	overtaken bool        // the holder read that somebody did
-	saved     uuid.UUID   // session that a backup of the store has
+	overtaken bool        // the holder read that a peer took over
+	saved     uuid.UUID   // the session that is in a backup of the store
 	boots     int
-	move      uuid.UUID // node to which it is brought that is not on record: nobody else is given anything
-	restored  bool      // that was put back: it does not know who took over, and is halted
+	move      uuid.UUID // target of an unrecorded transfer: no other node is given data
+	restored  bool      // the store was restored: it does not know who took over, and is halted
 }
 
 func (m *boundModel) send(f func()) { m.messages = append(m.messages, f) }
 
-// answer sends something to the holder, which asked in one of its boots, and after the next
-// one waits for it no more.
+// answer sends a message to the holder, which asked during one of its boots. The holder no longer waits for it after
+// the next boot.
 func (m *boundModel) answer(boot int, f func()) {
 	m.send(func() {
 		if m.boots == boot {
@@ -294,10 +293,9 @@ func (m *boundModel) takesOver(peer uuid.UUID) bool {
 		!m.spent[peer] && m.has[peer] && m.sworn[peer] <= m.now
 }
 
-// Whatever comes late or not at all: before anybody can take over, what this node has open
-// is fenced.
+// Whatever messages are late or lost, everything that this node has open is fenced before another node can take over.
 func TestI1BoundsEndInTime(t *testing.T) {
-	const rounds = 600 // of a hundred runs each
+	const rounds = 600 // with a hundred runs each
 	takeovers := 0
 	run := func(t *rapid.T) {
 		m := &boundModel{
@@ -313,18 +311,18 @@ func TestI1BoundsEndInTime(t *testing.T) {
 		m.saved = m.session
 		m.arrived = m.now
 		m.state = controlSession{session: m.session, sent: m.now, ttl: boundTTL, streak: 1, readStreak: 1}
-		if rapid.Bool().Draw(t, "late") { // it was cut off, overtaken, and the store put back
+		if rapid.Bool().Draw(t, "late") { // the holder was cut off and superseded, and the store restored
 			m.hold.extend(&m.state, nil, false, m.now)
 			m.now += 2 * boundTTL
 			m.took, m.restored, m.arrived = true, true, m.now
 		}
 		peers := []uuid.UUID{nodeP, nodeQ}
-		switch rapid.IntRange(0, 2).Draw(t, "begins") { // so that more can happen in a run
+		switch rapid.IntRange(0, 2).Draw(t, "begins") { // different starts, so that more can happen in a run
 		case 0:
 			m.copies = []uuid.UUID{nodeP, nodeQ}
 			m.seen = m.copies
 			m.has[nodeP], m.has[nodeQ] = m.hold.enrol(&m.state, nodeP, m.now), m.hold.enrol(&m.state, nodeQ, m.now)
-		case 1: // a home that was lost is back, and the holder about to read so again
+		case 1: // a lost home is reachable again, and the holder is about to read that
 			m.copies = []uuid.UUID{nodeQ}
 			m.spent[nodeQ], m.has[nodeQ] = true, true
 			m.read()
@@ -386,7 +384,7 @@ func TestI1BoundsEndInTime(t *testing.T) {
 				}
 			},
 			"supersede": func(t *rapid.T) { m.spent[peer(t)] = true },
-			"keep anew": func(t *rapid.T) { // it was discarded
+			"keep anew": func(t *rapid.T) { // the superseded copy was discarded
 				if p := peer(t); m.spent[p] {
 					delete(m.spent, p)
 					m.has[p] = false

@@ -23,8 +23,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Who has a copy that was superseded is not asked for a promise while control is silent, and
-// what it was given is forgotten: nobody goes on from that.
+// A node whose copy was superseded is not asked for a promise while control is silent, and the record of what it was
+// given is dropped: no volume continues from that copy.
 func TestSpentCopiesAreNotAsked(t *testing.T) {
 	for _, spent := range []bool{false, true} {
 		self := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust(nil)}
@@ -53,8 +53,8 @@ func TestSpentCopiesAreNotAsked(t *testing.T) {
 	}
 }
 
-// Of what a guard has only that is taken for held which it fences by its deadline, on this
-// boot, at the epoch on record here.
+// The agent takes over only those leases of a guard that the guard would fence at their deadline, on this boot, at
+// the epoch that is recorded here.
 func TestI1InheritsWhatIsHeld(t *testing.T) {
 	for _, c := range []struct {
 		change func(*guard.Entry)
@@ -78,8 +78,8 @@ func TestI1InheritsWhatIsHeld(t *testing.T) {
 	}
 }
 
-// What is known of where the others are is looked at again while control answers: soon where
-// one is missing, and now and then, the more seldom the more there are.
+// While control answers, the addresses of the other nodes are read again: soon if one is missing, and otherwise from
+// time to time, less often the more nodes there are.
 func TestAddressesAreKept(t *testing.T) {
 	for name, c := range map[string]struct {
 		copies []uuid.UUID
@@ -127,7 +127,7 @@ func (c counting) NodeList(context.Context, string) ([]api.Node, error) {
 	return nil, errAway
 }
 
-// grants is a node that promises whatever it is asked.
+// grants is a node that grants every promise.
 type grants struct{ node uuid.UUID }
 
 func (g grants) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -140,7 +140,7 @@ func (g grants) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.Result(), err
 }
 
-// What another node says at the address that a node had is not that node's word.
+// The answer of another node at the former address of a node is not a promise of that node.
 func TestI1PromiseOfAnother(t *testing.T) {
 	for _, who := range []uuid.UUID{nodeP, nodeQ} {
 		b, d := aloneWith(t, nodeP)
@@ -154,8 +154,7 @@ func TestI1PromiseOfAnother(t *testing.T) {
 	}
 }
 
-// aloneWith is an agent that control does not answer, and what it has open, of which other
-// nodes have copies.
+// aloneWith returns an agent that control does not answer, and an open dataset of which the given nodes have copies.
 func aloneWith(t *testing.T, copies ...uuid.UUID) (*Deadlines, dataset.Dataset) {
 	t.Helper()
 	h := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust(nil)}

@@ -27,7 +27,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// slowStore is a disk that takes its time to forget who has copies, until it is let go.
+// slowStore is a disk that takes long to forget which nodes have copies, until it is released.
 type slowStore struct {
 	store.Store
 	asked, on chan struct{}
@@ -41,8 +41,8 @@ func (s slowStore) Txn(ctx context.Context, checks []store.Precondition, writes 
 	return s.Store.Txn(ctx, checks, writes)
 }
 
-// A disk that takes its time to forget who had copies of what has left does not keep
-// anybody waiting who feeds the guard; and once it has, it is forgotten.
+// A disk that takes long to forget which nodes had copies of a dataset that has left does not delay the feeds of the
+// guard. Once the disk has answered, the copies are forgotten.
 func TestForgettingHoldsKeepsNobodyWaiting(t *testing.T) {
 	s := slowStore{asked: make(chan struct{}, 9), on: make(chan struct{})}
 	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
@@ -61,7 +61,7 @@ func TestForgettingHoldsKeepsNobodyWaiting(t *testing.T) {
 	})
 }
 
-// failStore is a disk that does not take who has copies, as often as it is told.
+// failStore is a disk on which recording that a node has a copy fails a given number of times.
 type failStore struct {
 	store.Store
 	fails *atomic.Int32
@@ -79,8 +79,7 @@ type silentGuard struct{ Guard }
 
 func (silentGuard) Status(context.Context) (guard.Status, error) { return guard.Status{}, errAway }
 
-// A node of which the disk did not take that it is given something is given nothing, and is
-// asked for no promise.
+// If the disk does not record that a node is given data, the node is given nothing, and is not asked for a promise.
 func TestEnrolledInVain(t *testing.T) {
 	s := failStore{fails: &atomic.Int32{}}
 	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
@@ -94,8 +93,8 @@ func TestEnrolledInVain(t *testing.T) {
 	}
 }
 
-// A node that is given something anew while it is forgotten that it was before is on disk in
-// the end, if it is in memory.
+// A node is given data again while its earlier enrolment is being removed. If it is enrolled in memory afterwards, it
+// is enrolled on disk too.
 func TestEnrolledWhileForgotten(t *testing.T) {
 	s := slowStore{asked: make(chan struct{}, 9), on: make(chan struct{})}
 	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
@@ -107,7 +106,7 @@ func TestEnrolledWhileForgotten(t *testing.T) {
 	go func() { dropped <- r.dropUnneeded(t.Context(), d, r.Clock.Steady()+1) }()
 	<-s.asked
 	go func() { done <- r.Enrol(t.Context(), d.ID, nodeP) }()
-	select { // it waits, or is on disk before what it comes after
+	select { // it waits for the removal, or is on disk before the removal
 	case err := <-done:
 		done <- err
 	case <-time.After(100 * time.Millisecond):
@@ -122,8 +121,8 @@ func TestEnrolledWhileForgotten(t *testing.T) {
 	}
 }
 
-// A node that is given something of a volume that is back, while it is forgotten that it was
-// before, is on disk before that, and stays there if the forgetting is cut short.
+// A volume returns and a node is given data of it while the earlier enrolment of the node is being removed. The node
+// is enrolled on disk before it is given the data, and stays enrolled if the removal is cut short.
 func TestEnrolledOnceItIsBack(t *testing.T) {
 	s := slowStore{asked: make(chan struct{}, 9), on: make(chan struct{})}
 	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
@@ -167,8 +166,8 @@ func TestEnrolledOnceItIsBack(t *testing.T) {
 	}
 }
 
-// One volume of which control says nothing, as of those in the trash, does not keep what is
-// known of the others from being looked at.
+// One volume about which control says nothing, such as a volume in the trash, does not keep the enrolments of the
+// others from being checked.
 func TestUnenrolGoesOn(t *testing.T) {
 	for name, c := range map[string]struct {
 		err  error

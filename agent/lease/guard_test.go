@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// An agent sees whether its guard answers, and doctor says it with what would help.
+// An agent knows whether its guard answers. Doctor reports it if not, and says what to do.
 func TestDoctorReportsWhetherGuardAnswers(t *testing.T) {
 	t.Parallel()
 	w := agenttest.NewGuard(t, time.Second)

@@ -14,10 +14,10 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// stuck is backend dir on a disk that does not answer while gate is there.
+// stuck is backend dir on a disk that does not answer while gate is set.
 type stuck struct {
 	dir.Backend
-	gate    chan chan struct{} // holds what a call waits for; nil: it does not
+	gate    chan chan struct{} // holds the channel that a call waits for; nil: calls do not wait
 	entered chan struct{}
 }
 
@@ -44,8 +44,8 @@ func (p stuckPool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, er
 	return p.Pool.Reap(ctx, drop)
 }
 
-// The disk of one pool hangs. After a session that lapsed what lies in the other pools is
-// confirmed, and mounted, all the same.
+// The disk of one pool hangs. After a session that lapsed, the volumes in the other pools are confirmed and mounted
+// all the same.
 func TestHangingPoolDoesNotDelayOtherLeases(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)

@@ -21,9 +21,9 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// An agent that has lost its state and starts while control is away thaws nothing that the
-// guard has fenced, at the next start neither, nor while the guard does not answer. Once
-// control is back it goes on, used by who had it.
+// An agent that has lost its database and starts while control is unreachable does not thaw what the guard has
+// fenced: not at its next start either, nor while the guard does not answer. Once control is reachable again the
+// volume continues, with the same users.
 func TestI1LostDatabaseThawsNothing(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -78,18 +78,18 @@ func TestI1LostDatabaseThawsNothing(t *testing.T) {
 	}
 }
 
-// slowGuard is one whose fence with some policies takes long.
+// slowGuard is a guard whose fence takes long with some policies.
 type slowGuard struct {
 	agenttest.FusedGuard
 	mu   sync.Mutex
 	slow []guard.Policy
 	by   time.Duration
-	said map[uuid.UUID]time.Duration // of what was registered last, where that was slow
+	said map[uuid.UUID]time.Duration // the fence time of each dataset that was last registered with a slow policy
 }
 
 func (s *slowGuard) Register(ctx context.Context, r guard.Registration) (guard.Entry, error) {
 	policy := r.Policy
-	if policy == guard.PolicyWatchdog { // for which there is no device here
+	if policy == guard.PolicyWatchdog { // this host has no watchdog device
 		r.Policy = guard.PolicyKill
 	}
 	e, err := s.FusedGuard.Register(ctx, r)
@@ -118,8 +118,8 @@ func (s *slowGuard) Status(ctx context.Context) (guard.Status, error) {
 	return st, err
 }
 
-// What is mounted stays with the guard, though its fence takes too long by now: it is fenced
-// by another policy, or held for less long.
+// A mounted volume stays registered with the guard even if its fence takes too long by now. It is fenced by another
+// policy, or its lease is shorter.
 func TestI1SlowFenceShortensLeaseOfOpenDataset(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -135,7 +135,7 @@ func TestI1SlowFenceShortensLeaseOfOpenDataset(t *testing.T) {
 		slow.slow = policies
 		slow.mu.Unlock()
 		answer := g.A.Deadlines.AnswerCount()
-		before, err := slow.Status(t.Context()) // which comes in late
+		before, err := slow.Status(t.Context()) // this status is applied late
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,11 +159,12 @@ func TestI1SlowFenceShortensLeaseOfOpenDataset(t *testing.T) {
 	slow.mu.Lock()
 	slow.slow, slow.said = nil, nil
 	slow.mu.Unlock()
-	agenttest.Await(t, func() bool { return g.A.Unmount(t.Context(), "db@auto", "user") == nil }) // it may be fenced by now
+	// It may be fenced by now.
+	agenttest.Await(t, func() bool { return g.A.Unmount(t.Context(), "db@auto", "user") == nil })
 }
 
-// What is open, and the guard did not know, is held for as much less long as its fence is too
-// slow, from its first deadline on.
+// If an open dataset was unknown to the guard, its lease is shortened by the time by which its fence is too slow,
+// from its first deadline on.
 func TestI1SlowFenceShortensFirstDeadline(t *testing.T) {
 	t.Parallel()
 	const over = agenttest.BoundSession / 5
@@ -171,7 +172,7 @@ func TestI1SlowFenceShortensFirstDeadline(t *testing.T) {
 	slow := &slowGuard{FusedGuard: agenttest.FusedGuard{Guard: g.GuardA, Host: g.A}, slow: []guard.Policy{guard.PolicyKill}, by: lease.MaxFenceTime(agenttest.BoundSession) + over}
 	g.A.Config.Guard = slow
 	g.A.Restart()
-	g.NewReplicated("other") // so that it is read what the node is the home of
+	g.NewReplicated("other") // so that the agent reads the homes of this node
 	d := g.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	g.A.MustMount("db", "user")
 	d.Profile.Failover.Auto = true

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// asks asks a host for its promise about epochs.
+// asks asks a host for a promise for some epochs, in the name of another host.
 func asks(h *agenttest.Host, other *agenttest.Host, epochs ...promise.Epoch) promise.Answer {
 	h.Cluster.Helper()
 	out, err := promise.Ask(h.Cluster.Context(), h.Config.PeerHTTP, other.Config.Address, other.Node(), promise.Request{Incarnation: h.Incarnation, Epochs: epochs})
@@ -22,8 +22,8 @@ func asks(h *agenttest.Host, other *agenttest.Host, epochs ...promise.Epoch) pro
 	return out
 }
 
-// A node with a copy promises to the home that it knows, for the time of a session, and to
-// nobody else; one that is about to open the next epoch promises nothing.
+// A node with a copy promises to the home that it knows, for the duration of a session, and to no other node. A node
+// that is about to open the next epoch promises nothing.
 func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 	t.Parallel()
 	const session = time.Second
@@ -53,14 +53,15 @@ func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 	if holder, wait := f.B.Keeper.BlockPromises(now, session); holder != f.A.Node() || wait <= 0 {
 		t.Errorf("sworn off while it is promised: %v, %v", holder, wait)
 	}
-	agenttest.Await(t, func() bool { // more than once: its own rounds may take it back meanwhile, as below
+	// Several attempts: until AllowPromises below, the node's background work may withdraw the promise again.
+	agenttest.Await(t, func() bool {
 		if _, wait := f.B.Keeper.BlockPromises(now, session); wait > 0 {
 			return false
 		}
 		got := asks(f.A, f.B, now)
 		return len(got.Refused) == 1 && strings.Contains(got.Refused[0].Why, "epoch 2 is about to be opened here")
 	})
-	f.B.Promises.AllowPromises(t.Context()) // control knows of no promotion
+	f.B.Promises.AllowPromises(t.Context()) // control has recorded no promotion
 	if got := asks(f.A, f.B, now); len(got.Granted) != 1 {
 		t.Errorf("%+v", got)
 	}

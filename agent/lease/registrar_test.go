@@ -30,7 +30,8 @@ func (g *later) Thaw(context.Context, uuid.UUID, uint64, time.Duration) (guard.E
 	return g.entry, nil
 }
 
-// An agent vouches for its own epoch: what the guard has fenced at a later one it does not thaw.
+// An agent confirms only the epoch that it knows: it does not thaw a dataset that the guard has fenced at a later
+// epoch.
 func TestI1LaterFenceIsNotThawed(t *testing.T) {
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Epoch: 2}
 	for epoch, thawed := range map[uint64]bool{1: true, 2: true, 3: false} {

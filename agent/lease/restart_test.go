@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// outlasts waits until what a guard has of a dataset was put off twice over, and reports
-// whether nothing was fenced meanwhile.
+// outlasts waits until the guard's deadline of a dataset was extended twice, and reports whether the dataset was
+// never fenced meanwhile.
 func outlasts(g *agenttest.Bounded, id uuid.UUID) bool {
 	g.Helper()
 	until := clock.Boottime() + 2*agenttest.BoundSession
@@ -27,8 +27,8 @@ func outlasts(g *agenttest.Bounded, id uuid.UUID) bool {
 	return e.State == guard.StateArmed && e.Fence == nil
 }
 
-// An agent that is started anew while control is silent, or takes its time to answer, goes on
-// with what is held by the promises of the others; what has lapsed by then it does not.
+// An agent that restarts while control is silent or slow continues the leases that the promises of other nodes
+// extend. It does not continue a lease that has lapsed by then.
 func TestStartWithoutControlKeepsPromisedLeases(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -80,8 +80,8 @@ func set(l *agenttest.Link, f func()) {
 	f()
 }
 
-// A node that joins later, and is given a copy by a home that has none itself, is asked for
-// its promise where it is, once control is silent.
+// A node that joins later, and is given a copy by a home that had none before, is asked for its promise at its
+// address once control is silent.
 func TestPromiseOfNodeThatJoinsLater(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -94,13 +94,14 @@ func TestPromiseOfNodeThatJoinsLater(t *testing.T) {
 	if _, err := g.Service.Cordon(t.Context(), g.B.Node(), api.Cordoned{Cordoned: true, Draining: true}); err != nil {
 		t.Fatal(err)
 	}
-	// Which replicas are to go elsewhere control looks at when their volume changes: its first look at
-	// everything may be over.
+	// Control checks which replicas must be moved when their volume changes: its first check of everything may be
+	// over.
 	if err := g.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	agenttest.Await(t, func() bool { now, _ := g.A.Cache.Dataset(d.ID); return slices.Contains(now.Followers(), c.Node()) })
-	agenttest.Await(t, func() bool { _, kept := c.Replicas.Copy(d.ID); return kept }) // it has heard of that as well
+	// The node knows its copy as well.
+	agenttest.Await(t, func() bool { _, kept := c.Replicas.Copy(d.ID); return kept })
 	if !finds(g.A, c) {
 		t.Fatal("nobody looks where it is")
 	}
@@ -117,7 +118,7 @@ func TestPromiseOfNodeThatJoinsLater(t *testing.T) {
 	g.A.MustUnmount("db@auto", "user")
 }
 
-// finds waits until a host knows where another one is.
+// finds waits until a host knows the address of another host.
 func finds(h *agenttest.Host, other *agenttest.Host) bool {
 	until := clock.Boottime() + 4*agenttest.BoundSession
 	for h.Nodes.Address(other.Node()) == "" && clock.Boottime() < until {

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A mount that the host kept busy when its last use ended goes later, as is said. What
-// was refused because of it is not tried again, as is said too.
+// A mount that the host kept busy when its last use ended is unmounted later, and that is reported. A request that
+// was refused because of it is not repeated, and that is reported too.
 func TestBusyUnmountIsRetried(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")

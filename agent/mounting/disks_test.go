@@ -31,7 +31,8 @@ func TestStoppedFilesystemIsReportedAndRefused(t *testing.T) {
 			d := r.NewVolume("db")
 			r.MountDataset(d, "user")
 			path := r.MountPath(d.ID)
-			if err := mount.Mount(path, mount.Spec{Source: device, FSType: fs}); err != nil { // instead of the pool's folder
+			// Instead of the folder of the pool.
+			if err := mount.Mount(path, mount.Spec{Source: device, FSType: fs}); err != nil {
 				t.Fatal(err)
 			}
 			r.MountDataset(d, "second")
@@ -43,7 +44,7 @@ func TestStoppedFilesystemIsReportedAndRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			fail()
-			for range 3 { // the first fails to write data, another one the journal
+			for range 3 { // the first write fails to write data, a later one the journal
 				if _, err := file.WriteString("more"); err == nil && file.Sync() == nil {
 					t.Error("written to a disk that fails")
 				}
@@ -53,7 +54,7 @@ func TestStoppedFilesystemIsReportedAndRefused(t *testing.T) {
 				}
 			}
 			file.Close()
-			r.Disks.DropTable() // as a second later
+			r.Disks.DropTable() // as after a second
 			r.Status.Status(t.Context(), d)
 			const want = "its filesystem is read-only since a disk error"
 			if st := r.Status.Status(t.Context(), d); !strings.Contains(st.Problem, want) || !st.Mounted {
@@ -93,7 +94,7 @@ func TestStoppedFilesystemIsReportedAndRefused(t *testing.T) {
 	}
 }
 
-// A filesystem that stopped taking writes, and that nobody uses, is mounted anew by the next request.
+// A filesystem that stopped taking writes, and that nobody uses, is remounted by the next request.
 func TestStoppedFilesystemIsRemounted(t *testing.T) {
 	r := agenttest.New(t)
 	below := scratch.Mount(t, "xfs", scratch.XFS)
@@ -103,7 +104,8 @@ func TestStoppedFilesystemIsRemounted(t *testing.T) {
 	if err := unix.Mount(below, path, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Uses.Save(t.Context(), d, mounting.Record{Boot: r.Boot}, nil); err != nil { // as a request that gave up
+	// Like a request that gave up.
+	if err := r.Uses.Save(t.Context(), d, mounting.Record{Boot: r.Boot}, nil); err != nil {
 		t.Fatal(err)
 	}
 	scratch.ShutDown(t, below)

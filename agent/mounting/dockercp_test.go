@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// scans counts how often an agent looks at the whole host.
+// scans counts how often an agent examines the whole host.
 func scans(r *agenttest.Host) *atomic.Int64 {
 	var n atomic.Int64
 	r.Holders.ReadForeign = func() (*mount.Foreign, error) {
@@ -29,15 +29,14 @@ func unmount(r *agenttest.Host, d dataset.Dataset, id string) {
 	}
 }
 
-// copied is a docker cp into a running container, or out of it.
+// copied runs a docker cp into a running container, or out of it.
 func copied(r *agenttest.Host, d dataset.Dataset, id string) {
 	r.T.Helper()
 	r.MountDataset(d, id)
 	unmount(r, d, id)
 }
 
-// wantHeld fails unless a volume in use is refused to be removed, in words that name the node and who
-// uses it.
+// wantHeld fails unless the removal of a volume in use is refused with an error that names the node and the users.
 func wantHeld(r *agenttest.Host, d dataset.Dataset, who ...string) {
 	r.T.Helper()
 	err := r.Remove(r.T.Context(), d.Volume)
@@ -121,8 +120,8 @@ func TestI9CpTwoContainers(t *testing.T) {
 	first()
 	unmount(r, d, "one")
 	r.WantUses(d, "two")
-	// Which use a container has cannot be told. This one is not in a container yet, and stands for the
-	// other one when that ends; so the last use stays, whichever it is.
+	// The agent cannot tell which use a container has. This use has no container yet, and is kept instead of the
+	// other one when a container ends. So the last use stays, whichever it is.
 	r.MountDataset(d, "new")
 	unmount(r, d, "two")
 	unmount(r, d, "new")
@@ -135,8 +134,8 @@ func TestI9CpTwoContainers(t *testing.T) {
 	r.WantUses(d)
 }
 
-// TestI9RestartedContainer: an engine that was killed starts its containers again with their IDs. What
-// they hold ends with each of them.
+// TestI9RestartedContainer: an engine that was killed restarts its containers with the same IDs. The use of each
+// container ends with that container.
 func TestI9RestartedContainer(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -188,8 +187,8 @@ func TestI9LastUseEndsAfterOneCheckOfHost(t *testing.T) {
 	}
 }
 
-// TestI9CpFails: a docker cp that fails for another volume of a running container sends Unmount with the
-// container's ID and no Mount. The volume stays in use until the container has ended.
+// TestI9CpFails: a docker cp that fails for another volume of a running container sends Unmount with the container's
+// ID, without a Mount. The volume stays in use until the container has ended.
 func TestI9CpFails(t *testing.T) {
 	for name, other := range map[string]bool{"alone": false, "while a stopped container is copied into": true} {
 		t.Run(name, func(t *testing.T) {
@@ -215,7 +214,7 @@ func TestI9CpFails(t *testing.T) {
 			r.WantUses(d, last)
 			wantHeld(r, d, last)
 			stop()
-			if err := r.Remove(t.Context(), "db"); err != nil { // which looks at once
+			if err := r.Remove(t.Context(), "db"); err != nil { // Remove examines the host at once
 				t.Error(err)
 			}
 			r.WantUses(d)
@@ -223,7 +222,7 @@ func TestI9CpFails(t *testing.T) {
 	}
 }
 
-// TestI9FailedCheckOfHostKeepsUse: where the host cannot be looked at, a use that may go on stays.
+// TestI9FailedCheckOfHostKeepsUse: if the host cannot be examined, a use that may continue stays.
 func TestI9FailedCheckOfHostKeepsUse(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -240,7 +239,7 @@ func TestI9FailedCheckOfHostKeepsUse(t *testing.T) {
 	r.WantUses(d)
 }
 
-// TestI9PodmanUnmount: podman volume unmount ends Podman's use while a container runs. It stays until
+// TestI9PodmanUnmount: podman volume unmount ends Podman's use while a container runs. The volume stays mounted until
 // the container has ended.
 func TestI9PodmanUnmount(t *testing.T) {
 	r := agenttest.New(t)
@@ -258,7 +257,7 @@ func TestI9PodmanUnmount(t *testing.T) {
 	r.WantUses(d)
 }
 
-// TestI9PodmanBesideDocker: podman volume mount accounts for no container.
+// TestI9PodmanBesideDocker: podman volume mount does not explain the use of any container.
 func TestI9PodmanBesideDocker(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -275,8 +274,8 @@ func TestI9PodmanBesideDocker(t *testing.T) {
 	r.WantUses(d)
 }
 
-// TestI9UnmountDuringGrace: a use that is compared with the host right after an engine has started does
-// not end the others, which that engine is about to mount again.
+// TestI9UnmountDuringGrace: a use that is checked right after an engine has started does not end the other uses,
+// which that engine is about to mount again.
 func TestI9UnmountDuringGrace(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")

@@ -43,7 +43,7 @@ func newCaller(t *testing.T) caller {
 	return c
 }
 
-// by mounts a volume for a process.
+// by mounts a volume in the name of a process.
 func by(r *agenttest.Host, c caller, volume, id string) {
 	r.T.Helper()
 	if _, err := r.Mount(c, volume, id); err != nil {
@@ -98,7 +98,7 @@ func TestI9PodmanCommandsAreNotNewEngines(t *testing.T) {
 	r.Advance(time.Hour)
 	r.WantUses(db, "one")
 	r.WantUses(held, mounting.PodmanID)
-	for range 2 { // also when Drover starts again, and nobody is to be found who has it
+	for range 2 { // also when Drover starts again, and no user of the volume can be found
 		r.Restart()
 		r.Advance(mounting.InheritedGrace)
 		r.Advance(mounting.VerifyEvery)
@@ -113,8 +113,8 @@ func TestI9PodmanCommandsAreNotNewEngines(t *testing.T) {
 	r.WantUses(held)
 }
 
-// TestI9UsesOfSeveralEngines: only the uses of an engine that has ended are unverified, and only once a process
-// activates the plugin after it.
+// TestI9UsesOfSeveralEngines: only the uses of an engine that has ended are unverified, and only after another
+// process activates the plugin.
 func TestI9UsesOfSeveralEngines(t *testing.T) {
 	r := agenttest.New(t)
 	r.NewVolume("db")
@@ -124,14 +124,14 @@ func TestI9UsesOfSeveralEngines(t *testing.T) {
 	}
 	by(r, one, "db", "one")
 	by(r, two, "db", "two")
-	r.Activated(one) // its first answer was lost
+	r.Activated(one) // the answer to its first request was lost
 	by(r, one, "db", "another")
 	wantUnverified(r, nil)
 	one.end()
 	wantUnverified(r, nil)
 	r.Restart()
 	wantUnverified(r, nil)
-	by(r, two, "db", "more") // which does not activate a plugin again that was restarted
+	by(r, two, "db", "more") // an engine does not activate a restarted plugin again
 
 	next := newCaller(t)
 	r.Activated(next)
@@ -145,7 +145,7 @@ func TestI9UsesOfSeveralEngines(t *testing.T) {
 	wantUnverified(r, map[string]bool{"two": true, "more": true, "another": true})
 }
 
-// TestI9EngineBehindProxy: a proxy that makes a process for each connection is no engine each time.
+// TestI9EngineBehindProxy: a proxy that makes a process for each connection is not a new engine each time.
 func TestI9EngineBehindProxy(t *testing.T) {
 	r := agenttest.New(t)
 	r.NewVolume("db")
@@ -176,7 +176,7 @@ func TestI9EngineBehindProxy(t *testing.T) {
 	wantUnverified(r, map[string]bool{"one": true})
 }
 
-// TestI9CallerNotKnown: of engines in other PID namespaces each activation may be another one.
+// TestI9CallerNotKnown: if engines are in other PID namespaces, each activation may be by another engine.
 func TestI9CallerNotKnown(t *testing.T) {
 	r := agenttest.New(t)
 	r.NewVolume("db")
@@ -190,7 +190,7 @@ func TestI9CallerNotKnown(t *testing.T) {
 	wantUnverified(r, map[string]bool{"hidden": true})
 }
 
-// TestI9EngineRecordOfOlderVersion: its record names no process, so the next activation ends it.
+// TestI9EngineRecordOfOlderVersion: a record of an older version names no process, so the next activation ends it.
 func TestI9EngineRecordOfOlderVersion(t *testing.T) {
 	r := agenttest.New(t)
 	r.NewVolume("db")

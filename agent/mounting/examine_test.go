@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// TestExamineNamesHolders: a process with an open file and a loop device are named with the file. Copies of the mount
-// in other namespaces are no holders while the dataset is mounted.
+// TestExamineNamesHolders: a process with an open file, and a loop device, are named with the file. Copies of the
+// mount in other namespaces are not holders while the dataset is mounted.
 func TestExamineNamesHolders(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -71,7 +71,7 @@ func TestExamineNamesHolders(t *testing.T) {
 	}
 }
 
-// TestExamineNeverCallsUnexaminedUnused: each part of the host that cannot be examined has a line.
+// TestExamineNeverCallsUnexaminedUnused: each part of the host that cannot be examined is reported in a line.
 func TestExamineNeverCallsUnexaminedUnused(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -80,7 +80,7 @@ func TestExamineNeverCallsUnexaminedUnused(t *testing.T) {
 	files, foreign := r.Holders.Files, r.Holders.ReadForeign
 	defer func() { r.Holders.Files, r.Holders.ReadForeign = files, foreign }()
 
-	// A host with very many open files: the look must end when its time is over.
+	// On a host with very many open files the examination must end when its time is over.
 	r.Holders.Files = func(ctx context.Context, _ []mount.Filesystem) (*inuse.Files, error) {
 		if _, limited := ctx.Deadline(); !limited {
 			return nil, errors.New("no time limit")

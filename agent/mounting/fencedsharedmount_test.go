@@ -16,9 +16,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A host that is said to write no more, and does, is in the way of no restore; what that keeps is
-// not changed by it, and when it is back it is said there, and on record, that what it has is no
-// more what others have, until its last container has ended.
+// A host that was confirmed as fenced continues to write. It does not hinder a restore, and cannot change the data
+// that the restore keeps. When the host is reachable again, doctor and control report that its mounted data is older
+// than the restore, until its last container has ended.
 func TestFencedGuestThatStillWrites(t *testing.T) {
 	f, d := many(t)
 	f.A.WriteFile("db", "token", "old")
@@ -31,7 +31,7 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	putBack := aside(t, path) // the home is another machine, which does not see it
+	putBack := aside(t, path) // the home is another machine, which does not see this mount
 	word := store.Write{Key: "fenced/" + f.B.Node().String(), Value: []byte(`{"by":"a person"}`)}
 	if _, err := f.ControlStore.Txn(t.Context(), nil, []store.Write{word}); err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 	if op.State != dataset.OpDone {
 		t.Fatalf("%+v", op.Problem)
 	}
-	_, _ = file.WriteAt([]byte("spoilt"), 0) // an error on a share, and lost on a disk
+	_, _ = file.WriteAt([]byte("spoilt"), 0) // this is an error on a share, and the write is lost on a disk
 	f.Submit(api.Request{Kind: dataset.OpClone, Volume: "kept", Options: map[string]string{"from": op.Snapshot.ID.String()}})
 	agenttest.Await(t, func() bool { _, err := f.Service.Volume(t.Context(), "kept"); return err == nil })
 	f.A.WantFile("kept", "token", "new")
@@ -73,8 +73,8 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 	}
 }
 
-// What is not mounted here, or by another mount of the share than there is now, is not said to be
-// what others have no more.
+// A volume that is not mounted here any more, or that is mounted by means of an earlier mount of the share, is not
+// reported as restored elsewhere.
 func TestGuestOfSameShareIsNotBehind(t *testing.T) {
 	f, d := many(t)
 	path := f.B.MustMount("db", "user")
@@ -96,7 +96,7 @@ func TestGuestOfSameShareIsNotBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	well("somebody has unmounted it")
-	again := t.TempDir() // the same folders, as a mount of its own
+	again := t.TempDir() // the same folders in another mount
 	if err := unix.Mount("overlay", again, "overlay", 0, "lowerdir="+filepath.Dir(tree)+":"+t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
@@ -108,8 +108,8 @@ func TestGuestOfSameShareIsNotBehind(t *testing.T) {
 	f.B.MustUnmount("db", "user")
 }
 
-// aside takes a mount away, with who has something open in it, until it is put back: a folder that
-// nobody else has stands for what was removed.
+// aside moves a mount away, with the files that are open in it, until the returned function moves it back. Meanwhile
+// the path is an empty folder, as if the data was removed.
 func aside(t *testing.T, path string) (putBack func()) {
 	t.Helper()
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// The end of a use is heard of a volume that nothing is known of any more, after a
-// restart too, and what was known of it on disk stays as it was.
+// The use of a volume can end after the agent has forgotten the volume, also after a restart. No record of the volume
+// is written then.
 func TestUnmountOfForgottenVolume(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -38,8 +38,8 @@ func TestUnmountOfForgottenVolume(t *testing.T) {
 	r.Link.Mend()
 }
 
-// A volume that a rebuild renamed while it was mounted, and whose name another has by
-// now, is unmounted all the same; an ID that another volume has too is that one's.
+// A rebuild renamed a volume while it was mounted, and another volume may have its name by now. It is unmounted all
+// the same. A mount ID that another volume has too belongs to that volume.
 func TestUnmountOfARenamedVolume(t *testing.T) {
 	for _, taken := range []bool{false, true} {
 		r := agenttest.New(t)
@@ -54,10 +54,10 @@ func TestUnmountOfARenamedVolume(t *testing.T) {
 		}
 		if taken {
 			next := db
-			next.ID = other.Pool // any other
+			next.ID = other.Pool // any other UUID
 			r.Cache.Apply(next, 1)
 		}
-		for range 2 { // again: nothing
+		for range 2 { // the second unmount does nothing
 			if err := r.Unmount(ctx, "db", "id"); err != nil {
 				t.Fatal(err)
 			}

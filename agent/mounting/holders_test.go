@@ -19,8 +19,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// TestI1CpBeforeFailover: docker cp into a container that outlived its engine leaves the volume with the
-// guard. So when the node is cut off the container is stopped before another node goes on.
+// TestI1CpBeforeFailover: docker cp into a container that outlived its engine does not remove the volume from the
+// guard. So if the node is cut off, the container is stopped before another node continues.
 func TestI1CpBeforeFailover(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
@@ -54,9 +54,8 @@ func TestI1CpBeforeFailover(t *testing.T) {
 	g.AwaitConsistent(d, "the container has ended")
 }
 
-// TestI1GuardKeepsHeldVolume: a volume whose uses have all ended stays with the guard while a process
-// has it mounted in a namespace of its own, or has a file of it open, also over a restart of the agent; nor is
-// it removed.
+// TestI1GuardKeepsHeldVolume: a volume whose uses have all ended stays with the guard while a process has it mounted
+// in another namespace, or has a file of it open, also across a restart of the agent. It is not removed either.
 func TestI1GuardKeepsHeldVolume(t *testing.T) {
 	for name, holder := range agenttest.Holders {
 		t.Run(name, func(t *testing.T) {
@@ -91,8 +90,8 @@ func testGuardKeeps(t *testing.T, holder func(*testing.T, string) func()) {
 	}
 }
 
-// TestI11HeldWithoutUse: what is mounted and held without a recorded use is not unmounted, restored,
-// removed or destroyed.
+// TestI11HeldWithoutUse: a volume that is mounted and held without a recorded use is not unmounted, restored, removed
+// or destroyed.
 func TestI11HeldWithoutUse(t *testing.T) {
 	for name, holder := range agenttest.Holders {
 		t.Run(name, func(t *testing.T) { testHeldWithoutUse(t, holder) })
@@ -139,9 +138,9 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 	}
 }
 
-// TestI11MountOnTheHost: a second mount on the host is a use, whatever its path. A container that shares its
-// mounts with the host chooses the path. A copy of Drover's mount, which every recursive bind of the host makes,
-// is none.
+// TestI11MountOnTheHost: a second mount on the host is a use, whatever its path. If a container shares its mounts
+// with the host, the container chooses the path. A copy of Drover's mount, which every recursive bind of the host
+// makes, is not a use.
 func TestI11MountOnTheHost(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -179,8 +178,8 @@ func TestI11MountOnTheHost(t *testing.T) {
 	unmount(r, d, "one")
 }
 
-// TestI11FailedLookAtFiles: if nobody can tell whether a process has a file of a dataset open, it is not
-// unmounted, restored, removed or moved.
+// TestI11FailedLookAtFiles: a dataset is not unmounted, restored, removed or moved if it cannot be determined whether
+// a process has a file of the dataset open.
 func TestI11FailedLookAtFiles(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -210,7 +209,7 @@ func TestI11FailedLookAtFiles(t *testing.T) {
 	}
 }
 
-// TestI9NotMountedAndHeld: a use is not taken for ended because its mount point is not mounted any more.
+// TestI9NotMountedAndHeld: a use does not end because its mount point is not mounted any more.
 func TestI9NotMountedAndHeld(t *testing.T) {
 	f := &agenttest.Cluster{T: t}
 	f.StartControl()

@@ -12,7 +12,7 @@ import (
 )
 
 // TestI11RefusalNamesEngineAndCommand: the refusal of a volume in use names the engine that holds it, and the command
-// with which that one shows its containers. Of an engine that is not known it names none.
+// with which that engine shows its containers. If the engine is not known it names none.
 func TestI11RefusalNamesEngineAndCommand(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -51,7 +51,7 @@ func TestI11RefusalNamesEngineAndCommand(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r.Restart() // the tool is on record
+		r.Restart() // the tool is recorded
 		err := r.Remove(t.Context(), "db")
 		want := "cannot remove volume db: it is mounted by " + c.want
 		if !errors.Is(err, dataset.ErrInUse) || err.Error() != want {

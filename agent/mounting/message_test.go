@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// What the kernel says of a damaged filesystem is an errno: what to do is said beside it. Of what is
-// no damage nothing is.
+// The kernel reports a damaged filesystem as an errno, so the error also says what to do. Errors that are not caused
+// by damage have no such remedy.
 func TestMountErrorOfDamagedFilesystemHasRemedy(t *testing.T) {
 	for _, c := range []struct {
 		step string

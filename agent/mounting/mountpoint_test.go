@@ -14,9 +14,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// What lies where a volume is to be mounted would be hidden by it, and taken for lost:
-// root neither can put something there while nothing is mounted, also where a crash
-// had left the folder as it was made.
+// A file in the mount point of a volume would be hidden by the mount, and be taken for lost. So not even root can put
+// something there while nothing is mounted, also if a crash left the folder as it was created.
 func TestNothingCanBePutIntoAMountPoint(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -42,8 +41,8 @@ func TestNothingCanBePutIntoAMountPoint(t *testing.T) {
 	}
 }
 
-// Of two requests that both saw a volume unmounted one mounts it: a second mount over
-// the first would outlive the last use.
+// If two requests both saw a volume unmounted, only one mounts it: a second mount over the first would outlive the
+// last use.
 func TestConcurrentMountsMountOnce(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -67,8 +66,8 @@ func TestConcurrentMountsMountOnce(t *testing.T) {
 	}
 }
 
-// A mount that found the volume just before its removal is refused when its turn
-// comes; who has it mounted already may go on.
+// A mount that found the volume just before its removal is refused when its turn comes. The present users may
+// continue.
 func TestMountOfVolumeRemovedMeanwhile(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()

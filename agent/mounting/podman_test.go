@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// hookedStore calls a function before it writes a mount record, if there is one.
+// hookedStore calls a function, if one is set, before it writes a mount record.
 type hookedStore struct {
 	store.Store
 	onMounts *func()
@@ -30,8 +30,8 @@ func (s hookedStore) Txn(ctx context.Context, checks []store.Precondition, write
 	return s.Store.Txn(ctx, checks, writes)
 }
 
-// TestI9PodmanGivesUp: Podman keeps its count when it gave up waiting for an Unmount. Then the use
-// stays, whether Podman went before or while the end was recorded.
+// TestI9PodmanGivesUp: Podman keeps its count if it stops waiting for an Unmount. Then the use stays, whether Podman
+// disconnected before or while the end was recorded.
 func TestI9PodmanGivesUp(t *testing.T) {
 	var hangUp func()
 	r := agenttest.New(t, func(c *agent.Config) { c.State = hookedStore{c.State, &hangUp} })
@@ -59,8 +59,8 @@ func TestI9PodmanGivesUp(t *testing.T) {
 	r.WantUses(d)
 }
 
-// TestI9PodmanHearsNoError: an Unmount by Podman succeeds once its use has ended, although the host
-// keeps the mount busy.
+// TestI9PodmanHearsNoError: an Unmount by Podman succeeds once its use has ended, even if the host keeps the mount
+// busy.
 func TestI9PodmanHearsNoError(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -76,7 +76,7 @@ func TestI9PodmanHearsNoError(t *testing.T) {
 	if ids := r.Uses.Get(d.ID).SortedIDs(); len(ids) > 0 {
 		t.Errorf("uses: %v", ids)
 	}
-	// A container that starts before the unmount was tried again gets the volume.
+	// A container that starts before the unmount was retried gets the volume.
 	r.MountDataset(d, mounting.PodmanID)
 	r.WantUses(d, mounting.PodmanID)
 	if err := r.Unmount(t.Context(), "db", mounting.PodmanID); err != nil {
@@ -93,13 +93,13 @@ func TestI9PodmanHearsNoError(t *testing.T) {
 	r.WantUses(d)
 }
 
-// TestI9PodmanIsAnsweredInTime: an Unmount by Podman is answered before Podman gives up, if the kernel
-// takes longer.
+// TestI9PodmanIsAnsweredInTime: an Unmount by Podman is answered before Podman gives up, even if the kernel takes
+// longer.
 func TestI9PodmanIsAnsweredInTime(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
 	r.MountDataset(d, mounting.PodmanID)
-	// A job of this key is the unmount that runs.
+	// A job with this key stands for an unmount in progress.
 	begun, end := make(chan struct{}), make(chan struct{})
 	release := sync.OnceFunc(func() { close(end) })
 	defer release()
@@ -121,6 +121,6 @@ func TestI9PodmanIsAnsweredInTime(t *testing.T) {
 	})
 	release()
 	<-slow.Ended()
-	r.Restart() // the job was not the unmount, which the next start finds
+	r.Restart() // the job was not a real unmount: the next start finds the mount
 	r.WantUses(d)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// freezing is a pool that freezes by itself, or does not.
+// freezing is a pool that can freeze by itself.
 type freezing struct {
 	backends.Pool
 	itself bool
@@ -20,8 +20,8 @@ type freezing struct {
 
 func (f freezing) Info() backends.Info { return backends.Info{Freezes: f.itself} }
 
-// Who asks for a freeze gets one, and nobody freezes what a backend will freeze: that could
-// not be frozen twice.
+// A request for a freeze is fulfilled. The agent does not freeze if the backend will freeze: a filesystem cannot be
+// frozen twice.
 func TestFreezeUnlessBackendFreezes(t *testing.T) {
 	r := agenttest.New(t)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db"}
@@ -29,7 +29,7 @@ func TestFreezeUnlessBackendFreezes(t *testing.T) {
 	for _, c := range []struct {
 		quiesce dataset.Quiesce
 		itself  bool
-		sealed  *dataset.Encryption // whose filesystem a backend does not see
+		sealed  *dataset.Encryption // a backend does not see the filesystem of an encrypted volume
 		frozen  bool
 	}{
 		{dataset.QuiesceNone, false, nil, false}, {dataset.QuiesceFreeze, false, nil, true},

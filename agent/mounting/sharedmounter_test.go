@@ -21,7 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// many is a volume that both hosts of a flock may mount; its home is host a.
+// many makes a volume that both hosts of a cluster may mount. Its home is host a.
 func many(t *testing.T) (*agenttest.Cluster, dataset.Dataset) {
 	t.Helper()
 	f := agenttest.NewCluster(t, "nfs", "nfs")
@@ -31,8 +31,8 @@ func many(t *testing.T) (*agenttest.Cluster, dataset.Dataset) {
 	return f, f.A.NewVolume("db@many", nil)
 }
 
-// Two hosts have it mounted at once, and see what the other one writes; the home stays where it
-// is, and the guest is on record from before its mount until after.
+// Two hosts have the volume mounted at once, and each sees what the other one writes. The home stays the same, and
+// the guest is recorded from before its mount until after its unmount.
 func TestAccessManyMountsOnTwoHosts(t *testing.T) {
 	f, d := many(t)
 	here := f.A.MustMount("db", "one")
@@ -49,7 +49,7 @@ func TestAccessManyMountsOnTwoHosts(t *testing.T) {
 	f.B.MustUnmount("db", "two")
 	f.AwaitSharedMounts("db", f.B)
 	agenttest.Await(t, func() bool { v := f.Recorded("db").SharedMountDetails; return len(v) == 1 && v[0].MountCount == 1 })
-	agenttest.Await(t, func() bool { // which node is called what is asked beside
+	agenttest.Await(t, func() bool { // the name of the node is read separately
 		v, err := f.B.Get(t.Context(), "db")
 		return err == nil && v.Mountpoint == there && v.Status["guest"] == "host-b" && v.Status["node"] == "host-a"
 	})
@@ -79,7 +79,8 @@ func TestGuestFindsRenamedVolume(t *testing.T) {
 	f.B.MustUnmount("db", "before")
 }
 
-// What needs nobody else is refused by name while there is a guest, and not when it has gone.
+// Operations that need the volume exclusively are refused while there is a guest, with an error that names the guest.
+// They succeed when the guest has left.
 func TestOperationsAreRefusedWhileThereAreGuests(t *testing.T) {
 	f, _ := many(t)
 	f.A.WriteFile("db", "token", "kept")
@@ -114,7 +115,7 @@ func TestOperationsAreRefusedWhileThereAreGuests(t *testing.T) {
 	if s.State != dataset.OpDone {
 		t.Fatalf("snapshot: %+v", s.Problem)
 	}
-	if got := f.B.ReadFile("db", "token"); got != "goes on" { // once the home needs it alone no more
+	if got := f.B.ReadFile("db", "token"); got != "goes on" { // once the home no longer needs it exclusively
 		t.Errorf("it holds %q", got)
 	}
 	path = f.B.MustMount("db", "user")
@@ -131,8 +132,8 @@ func TestOperationsAreRefusedWhileThereAreGuests(t *testing.T) {
 
 func rm(volume string) api.Request { return api.Request{Kind: dataset.OpDelete, Volume: volume} }
 
-// A guest that dies at any act of a mount, or of the unmount that follows, leaves a stay for as
-// long as it has it mounted, and none when it is back and has not.
+// A guest crashes at every act of a mount or of the following unmount. Its stay is recorded for as long as the volume
+// is mounted there, and is removed if the restarted guest does not have it mounted.
 func TestGuestCrashesAtEveryAct(t *testing.T) {
 	f, d := many(t)
 	f.A.WriteFile("db", "token", "kept")
@@ -178,8 +179,8 @@ func TestGuestCrashesAtEveryAct(t *testing.T) {
 	f.B.WantFile("db", "token", "kept")
 }
 
-// With control away who has it mounted goes on, a further container too; nobody begins. What
-// ends meanwhile is told once control is back.
+// While control is unreachable, the nodes that have the volume mounted continue, also with another container. No
+// other node begins. An unmount is reported once control is reachable again.
 func TestGuestsContinueWithoutControl(t *testing.T) {
 	f, d := many(t)
 	path := f.B.MustMount("db", "one")
@@ -208,8 +209,8 @@ func TestGuestsContinueWithoutControl(t *testing.T) {
 	}
 }
 
-// Without its home guests go on, and it goes on at one of them, whose mounts stay; the home that
-// comes back is a guest for as long as it has it mounted.
+// If the home is lost the guests continue, and one of them becomes the home and keeps its mounts. The former home is
+// a guest after its return, for as long as it has the volume mounted.
 func TestGuestBecomesHome(t *testing.T) {
 	f, d := many(t)
 	here, there := f.A.MustMount("db", "one"), f.B.MustMount("db", "two")
@@ -225,7 +226,7 @@ func TestGuestBecomesHome(t *testing.T) {
 	f.A.Start()
 	f.A.AwaitSettled(d.ID)
 	f.AwaitSharedMounts("db", f.A)
-	f.A.PutToken(here, "of a") // what still runs there was not shot
+	f.A.PutToken(here, "of a") // the containers that still run there were not killed
 	f.B.WantToken(there, "of a")
 	if err := f.B.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) {
 		t.Errorf("removed: %v", err)
@@ -246,8 +247,7 @@ func TestGuestBecomesHome(t *testing.T) {
 	}
 }
 
-// A mount of which control knows nothing any more is told anew, and one of a volume that is gone
-// is named by doctor.
+// A mount that control has forgotten is reported again. If the volume no longer exists, doctor names the mount.
 func TestForgottenGuestReportsAgain(t *testing.T) {
 	f, d := many(t)
 	f.B.MustMount("db", "user")
@@ -282,7 +282,7 @@ func TestForgottenGuestReportsAgain(t *testing.T) {
 		}
 		return false
 	})
-	// Nobody new goes on with it there, nor takes it for a volume of its name.
+	// Nobody new mounts it there, nor takes it for a volume of the same name.
 	if path, err := f.B.Mount(t.Context(), "db", "another"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("mounted at %s: %v", path, err)
 	}
@@ -300,8 +300,8 @@ func TestForgottenGuestReportsAgain(t *testing.T) {
 	}
 }
 
-// A guest whose agent has lost its state stays for as long as somebody may use the volume there,
-// whoever else comes and goes.
+// A guest whose agent has lost its database stays for as long as somebody may use the volume there, whoever else
+// mounts and unmounts it.
 func TestGuestWithLostDatabaseStays(t *testing.T) {
 	f, d := many(t)
 	path := f.B.MustMount("db", "user")
@@ -326,13 +326,14 @@ func TestGuestWithLostDatabaseStays(t *testing.T) {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
 	f.B.Verifier.StartSteady -= mounting.InheritedGrace
-	if err := f.B.Verifier.DropUnverified(t.Context(), d, f.B.Verifier.Unverified(d.ID), 0); err != nil { // once nobody has it
+	// Once nobody uses it.
+	if err := f.B.Verifier.DropUnverified(t.Context(), d, f.B.Verifier.Unverified(d.ID), 0); err != nil {
 		t.Error(err)
 	}
 	f.AwaitSharedMounts("db")
 }
 
-// One host at a time is what any other volume of the same share is for.
+// All other volumes of the same share have one host at a time.
 func TestI1OtherVolumesOfShareHaveOneHost(t *testing.T) {
 	f, _ := many(t)
 	f.A.NewVolume("one", nil)
@@ -343,8 +344,8 @@ func TestI1OtherVolumesOfShareHaveOneHost(t *testing.T) {
 	}
 }
 
-// A home that needs a dataset alone for two things at once lets others in after both, and asks
-// for it once.
+// A home that needs a dataset exclusively for two operations at once lets other nodes in after both, and asks control
+// for the reservation once.
 func TestReservationsOfSameDatasetShareOneRequest(t *testing.T) {
 	f, d := many(t)
 	one, err := f.A.Agent.Reservations.Reserve(t.Context(), d)

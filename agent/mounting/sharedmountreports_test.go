@@ -10,11 +10,10 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// slowWord is a way to control on which the word that something is mounted is held up, once it is armed: on
-// its way there, or the answer.
+// slowWord is a connection to control that delays the report of a mount once it is armed: the request, or its answer.
 type slowWord struct {
 	api.Service
-	arm       chan bool // the answer
+	arm       chan bool // true: delay the answer
 	asked, on chan struct{}
 }
 
@@ -40,8 +39,8 @@ func (c slowWord) ReportSharedMount(ctx context.Context, node uuid.UUID, s api.S
 	return out, err
 }
 
-// A guest mounts and unmounts what is mounted there while control is asked about it; what control hears of
-// that later than of the end, or of the next mount, or is heard of it then, is mended.
+// A guest can mount and unmount the volume while control is asked about its mount. If the report or its answer
+// arrives after the unmount or after the next mount, the record is corrected.
 func TestGuestMountsWhileControlAnswers(t *testing.T) {
 	f, d := many(t)
 	f.B.Stop()

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Uses of an engine that is gone are void once nobody has the dataset mounted,
-// and not before the new one had time to mount it again.
+// Uses of an engine that has ended are void once nobody has the dataset mounted, but not before the new engine had
+// time to mount it again.
 func TestUsesOfOldEngineEndUnlessMounted(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -23,12 +23,12 @@ func TestUsesOfOldEngineEndUnlessMounted(t *testing.T) {
 	r.MountDataset(other, "three")
 	end := agenttest.StartContainer(t, r.MountPath(d.ID))
 	r.Activated(ctx)
-	r.FakeClock.Set(r.FakeClock.Now().Add(time.Hour)) // no time to start containers in
+	r.FakeClock.Set(r.FakeClock.Now().Add(time.Hour)) // no time is left to start containers
 	r.Advance(mounting.UnverifiedGrace - time.Second)
 	r.WantUses(d, "one", "two")
 	r.WantUses(other, "three")
 	r.Advance(time.Second)
-	r.WantUses(d, "one", "two") // which of them the container is cannot be told
+	r.WantUses(d, "one", "two") // it cannot be told which of them the container is
 	r.WantUses(other)
 	r.MountDataset(other, "four")
 	r.Advance(mounting.VerifyEvery)
@@ -42,9 +42,8 @@ func TestUsesOfOldEngineEndUnlessMounted(t *testing.T) {
 	r.WantUses(d)
 }
 
-// An unmount that came while there was no agent is never told again: what was
-// used before the start is void once nobody has the dataset mounted, and not
-// before a container had time to start on it.
+// An engine does not repeat an unmount that it sent while no agent ran. So a use from before the start is void once
+// nobody has the dataset mounted, but not before a container had time to start with it.
 func TestUsesBeforeStartEndUnlessMounted(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -55,7 +54,7 @@ func TestUsesBeforeStartEndUnlessMounted(t *testing.T) {
 	}
 	r.Restart()
 	r.FakeClock.Set(r.FakeClock.Now().Add(time.Hour))
-	// Somebody on the host has it, in no other namespace.
+	// A process of the host has it mounted, in no other namespace.
 	place := t.TempDir()
 	src, err := os.Open(r.MountPath(bound.ID))
 	if err != nil {
@@ -69,7 +68,7 @@ func TestUsesBeforeStartEndUnlessMounted(t *testing.T) {
 		r.Advance(mounting.VerifyEvery)
 		r.WantUses(d, "id-of-db")
 	}
-	// This container was stopped while there was no agent. It is started and stopped again.
+	// This container was stopped while no agent ran. It is started and stopped again.
 	r.MountDataset(again, "id-of-again")
 	if err := r.Unmount(ctx, "again", "id-of-again"); err != nil {
 		t.Fatal(err)

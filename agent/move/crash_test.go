@@ -12,16 +12,16 @@ import (
 	"github.com/droverhq/drover/internal/long"
 )
 
-// The home, and the target, die at every act of a move, before it and after. Started
-// again both come to one end: one of them has the volume, with all that was written, at
-// an epoch that is no smaller. At no act would both open it.
+// The home and the target crash before and after every act of a move. After a restart both reach a final state: one
+// of them has the volume, with everything that was written, at an epoch that is not smaller. At no act would both
+// open it.
 func TestI1MoveCrashesAtEveryAct(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	movesCutShort(f, f.A.NewVolume("db", map[string]string{"size": "320MiB"}))
 }
 
-// The same, where subvolumes are copied.
+// The same with a backend that copies subvolumes.
 func TestI1MoveOfSubvolumesCrashesAtEveryAct(t *testing.T) {
 	t.Parallel()
 	long.Only(t)
@@ -29,7 +29,7 @@ func TestI1MoveOfSubvolumesCrashesAtEveryAct(t *testing.T) {
 	movesCutShort(f, f.A.NewVolume("db", nil))
 }
 
-// The same, where nothing is copied.
+// The same on a share, where nothing is copied.
 func TestI1MoveOnShareCrashesAtEveryAct(t *testing.T) {
 	t.Parallel()
 	long.Only(t)
@@ -99,7 +99,7 @@ func movesCutShort(f *agenttest.Cluster, d dataset.Dataset) {
 	}
 }
 
-// cutOrDone waits until a host has died, or a move has come to all its ends.
+// cutOrDone waits until a host has crashed, or a move has ended on all nodes.
 func cutOrDone(f *agenttest.Cluster, gone <-chan struct{}, done chan dataset.Operation, op *dataset.Operation, from *agenttest.Host, id uuid.UUID) (cut bool) {
 	select {
 	case <-gone:

@@ -16,12 +16,13 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// When only the disk of a home fails, its volume does not go on elsewhere by itself, and a move is refused
-// with the reason. It goes on from another node's copy by an operator's word, once Drover is stopped on
-// the home. Drover starts there again after that, and serves its other pools.
+// If only the disk of a home fails, its volume does not continue elsewhere without an operator, and a move is refused
+// with the reason. An operator can force it to continue from another node's copy, once Drover is stopped on the home.
+// After that Drover can start on the home again, and serves its other pools.
 func TestMoveFromAFailingDisk(t *testing.T) {
 	t.Parallel()
-	f := &agenttest.Cluster{T: t, Session: 5 * time.Second} // control is one of several: it knows who is alive
+	// Control is one of several replicas: it knows which nodes are alive.
+	f := &agenttest.Cluster{T: t, Session: 5 * time.Second}
 	f.StartControl()
 	f.A, f.B = f.AddHost("host-a", "loop"), f.AddHost("host-b", "loop")
 	t.Cleanup(f.Close)
@@ -37,7 +38,7 @@ func TestMoveFromAFailingDisk(t *testing.T) {
 	f.A.WriteFile("db", "token", "before")
 	f.Move("db", f.B)
 	f.A.AwaitSettled(d.ID)
-	f.Move("db", f.A) // which leaves a copy there
+	f.Move("db", f.A) // this leaves a copy there
 	f.B.AwaitSettled(d.ID)
 	f.A.WriteFile("db", "token", "after")
 
@@ -56,7 +57,7 @@ func TestMoveFromAFailingDisk(t *testing.T) {
 	}
 	f.A.Stop()
 	var out api.Outcome
-	agenttest.Await(t, func() bool { // until control knows that it is gone
+	agenttest.Await(t, func() bool { // until control knows that the node is down
 		var err error
 		if out, err = force(); err != nil && !strings.Contains(err.Error(), "is alive") {
 			t.Fatal(err)

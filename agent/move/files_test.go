@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/long"
 )
 
-// cutFiles is a way to other nodes on which no files come while it is cut.
+// cutFiles is a connection to other nodes on which no files are transferred while it is cut.
 type cutFiles struct {
 	http.RoundTripper
 	cut   atomic.Bool
@@ -35,14 +35,13 @@ func (c *cutFiles) RoundTrip(r *http.Request) (*http.Response, error) {
 	return c.RoundTripper.RoundTrip(r)
 }
 
-// keeps reports whether a host has something of a dataset that is whole in its place: a copy with
-// a snapshot, or the files.
+// keeps reports whether a host has complete data of a dataset in its place: a copy with a snapshot, or the files.
 func keeps(h *agenttest.Host, id uuid.UUID) bool {
 	e, err := h.Pool().Stat(h.Cluster.Context(), id)
 	return err == nil && (e.State == backends.EntryReady || e.State == backends.EntryCopy && len(e.Snapshots) > 0)
 }
 
-// left waits until a host knows that it was left, and what moves made there is gone.
+// left waits until a host knows that its volume has left, and the temporary data of moves on it is removed.
 func left(h *agenttest.Host, id uuid.UUID) {
 	h.Cluster.Helper()
 	agenttest.Await(h.Cluster.T, func() bool {
@@ -56,7 +55,7 @@ func left(h *agenttest.Host, id uuid.UUID) {
 	})
 }
 
-// hasOnly reports whether a dataset is all that lies in a host's pool.
+// hasOnly reports whether a dataset is the only entry of a host's pool.
 func hasOnly(h *agenttest.Host, id uuid.UUID) bool {
 	h.Cluster.Helper()
 	list, err := h.Pool().List(h.Cluster.Context())
@@ -71,8 +70,8 @@ func hasOnly(h *agenttest.Host, id uuid.UUID) bool {
 	return len(list) == 1
 }
 
-// I3: where what came has taken the place of the copy, and control refuses that this is the home,
-// what came is the copy.
+// I3: if the transferred data has replaced the copy, and control then refuses to make this node the home, the
+// transferred data becomes the copy.
 func TestI3RefusedArrivalBecomesTheCopy(t *testing.T) {
 	f := agenttest.NewCluster(t, "dir", "loop")
 	d := f.A.NewVolume("db", nil)
@@ -109,8 +108,8 @@ func TestI3RefusedArrivalBecomesTheCopy(t *testing.T) {
 	f.A.WantFile("db", "token", "three")
 }
 
-// I3: what comes file by file comes beside the copy that it replaces. A move that does not come
-// to its end leaves the copy as it was, and nothing else.
+// I3: data that is transferred file by file is stored beside the copy that it replaces. A move that does not end
+// successfully leaves the copy as it was, and nothing else.
 func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 	t.Parallel()
 	for _, pools := range [][2]string{{"loop", "dir"}, {"dir", "loop"}} {
@@ -163,7 +162,7 @@ func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 			if pools[0] == "dir" {
 				return
 			}
-			// A crash left what came, and the volume was written to since: that stays.
+			// A crash left the transferred data, and the volume was written to since: that stays.
 			beside := d
 			beside.ID, beside.Size = replication.BesideID(d.ID, op.ID), 0
 			_, err := f.A.Pool().Clone(t.Context(), beside, dataset.Source{Dataset: d.ID}, nil)
@@ -179,8 +178,8 @@ func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 	}
 }
 
-// I3: the target of a move file by file dies at every act, before it and after. At each of them
-// it has what it was left with, or all that has come; and it all comes to its end.
+// I3: the target of a file-by-file move crashes before and after every act. At each act it has its earlier data or
+// all of the transferred data, and the move ends in the end.
 func TestI3MoveOfFilesCrashesAtEveryAct(t *testing.T) {
 	t.Parallel()
 	list := [][2]string{{"loop", "dir"}, {"btrfs", "dir"}}
@@ -211,16 +210,17 @@ func filesMovesCutShort(f *agenttest.Cluster, targets []*agenttest.Host, lates .
 		h.Stop()
 		ways[h] = &cutFiles{RoundTripper: h.Config.PeerHTTP}
 		h.Config.PeerHTTP = ways[h]
-		h.Config.Timing.InUseWait = 30 * time.Second // nobody uses it: on a loaded machine it takes a while all the same
+		// Nobody uses it, but on a loaded machine this takes a while to find out.
+		h.Config.Timing.InUseWait = 30 * time.Second
 		h.Start()
 	}
 	for _, late := range lates {
 		for _, target := range targets {
 			if len(targets) == len(lates) && late == (target == f.A) && !long.Enabled() {
-				continue // the one dies before each act, the other after
+				continue // the one target crashes before each act, the other after each act
 			}
 			for n := 0; ; n++ {
-				if home == target { // back, without a cut
+				if home == target { // move back, without a crash
 					home = f.Other(target)
 					f.Move("db", home)
 					left(target, d.ID)
@@ -230,7 +230,7 @@ func filesMovesCutShort(f *agenttest.Cluster, targets []*agenttest.Host, lates .
 				gone := target.Fuse.Set(n, late, func(act string) {
 					before := len(target.Fuse.Seen())
 					p, _ := target.MoveTable.Get(d.ID)
-					// Unless what another act does was seen in part.
+					// Unless another act happened between the two reads.
 					if p.Beside == uuid.Nil && !keeps(target, d.ID) && len(target.Fuse.Seen()) == before {
 						t.Errorf("late %t, act %d: neither what was left nor what comes is there, at %s", late, n, act)
 					}
@@ -243,7 +243,8 @@ func filesMovesCutShort(f *agenttest.Cluster, targets []*agenttest.Host, lates .
 				case <-gone:
 					cut = true
 					p, _ := target.MoveTable.Get(d.ID)
-					ways[target].cut.Store(p.Beside != uuid.Nil) // what has come is not brought again
+					// The data that was transferred is not transferred again.
+					ways[target].cut.Store(p.Beside != uuid.Nil)
 					target.Restart()
 					op = <-done
 				case op = <-done:
@@ -267,8 +268,8 @@ func filesMovesCutShort(f *agenttest.Cluster, targets []*agenttest.Host, lates .
 	}
 }
 
-// knows waits until a host has heard that it is the home of a dataset, and of no move of it: a mount
-// before that is told to ask again.
+// knows waits until a host knows that it is the home of a dataset and that no move is in progress: an earlier mount
+// is told to ask again.
 func knows(h *agenttest.Host, id uuid.UUID) {
 	h.Cluster.Helper()
 	agenttest.Await(h.Cluster.T, func() bool {

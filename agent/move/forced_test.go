@@ -22,10 +22,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A volume goes on from the copy of another node, by a person's word. The home that was
-// overtaken and comes back refuses new mounts, leaves who uses it alone, and then keeps
-// what it had as a superseded snapshot until a person discards it: nothing is merged, and
-// nothing dropped.
+// An operator forces a volume to continue from the copy of another node. The superseded home that returns refuses new
+// mounts and leaves the present users alone. Then it keeps its data as a superseded snapshot until an operator
+// discards it: nothing is merged, and nothing dropped.
 func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -35,7 +34,7 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	f.A.AwaitSettled(d.ID)
 	f.B.WriteFile("db", "token", "lost")
 	path := f.B.MustMount("db", "user")
-	f.B.Agent.Cancel() // it dies, and the mount stays
+	f.B.Agent.Cancel() // the agent stops, and the mount stays
 	f.B.Stop()
 	out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
 	if err != nil || out.Operation.Loss == nil {
@@ -77,7 +76,7 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	if held := f.B.ReadSnapshot(d, kept, "token"); held != "lost" {
 		t.Errorf("what was overtaken holds %q", held)
 	}
-	// It does not become a target before a person has looked.
+	// It does not become a target before an operator has decided.
 	op := f.AwaitEnd(f.BeginMove("db", f.B))
 	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "discard it first") {
 		t.Errorf("%s: %+v", op.State, op.Problem)
@@ -92,8 +91,8 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	f.Move("db", f.B)
 }
 
-// Between pools of unlike kinds the files go one by one: with owners, modes, links and
-// holes as they were. There and back.
+// Between pools of different backends the files are transferred one by one, with owners, modes, links and holes as
+// they were, in both directions.
 func TestMoveOfFilesKeepsAttributes(t *testing.T) {
 	t.Parallel()
 	for _, pools := range [][2]string{{"dir", "loop"}, {"dir", "dir"}, {"loop", "dir"}} {
@@ -130,7 +129,7 @@ func TestMoveOfFilesKeepsAttributes(t *testing.T) {
 			if _, err := f.A.Mounter.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "x"); err != nil && !errors.Is(err, dataset.ErrConflict) {
 				t.Errorf("%v", err)
 			}
-			f.A.Fuse.Set(-1, false, func(act string) { // what comes is no head that it has left
+			f.A.Fuse.Set(-1, false, func(act string) { // the transferred data is no head that it has left
 				if k, kept := f.A.Cache.Copy(d.ID); kept && act == "commit" {
 					if err := f.A.Copies.ReconcileLocked(t.Context(), k); err != nil {
 						t.Error(err)
@@ -143,7 +142,7 @@ func TestMoveOfFilesKeepsAttributes(t *testing.T) {
 	}
 }
 
-// Another node gets what a move takes to it, or a copy of it on record, and no other.
+// Another node gets only datasets that a move takes to it, or of which it has a recorded copy.
 func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -181,15 +180,15 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 		t.Errorf("who has a copy on record: %v", err)
 	}
 	var e backends.Entry
-	agenttest.Await(t, func() bool { // what moves have left is not kept for ever
+	agenttest.Await(t, func() bool { // leftovers of moves are not kept forever
 		var err error
 		e, err = f.B.Pool().Stat(t.Context(), d.ID)
 		return err == nil && len(e.Snapshots) == 1
 	})
 }
 
-// A head that is not what was given up, whatever wrote to it, is kept and not dropped,
-// and its copy does not go by itself.
+// A head that differs from what was relinquished, whatever wrote to it, is kept and not dropped, and its copy is not
+// removed automatically.
 func TestI3ChangedHeadIsKeptAfterMove(t *testing.T) {
 	t.Parallel()
 	for _, to := range []string{"loop", "dir"} {
@@ -213,14 +212,14 @@ func TestI3ChangedHeadIsKeptAfterMove(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.A.Fuse.Mend()
-			untold := f.A.DieAfter("copied", 1) // its head is kept, and control has not heard so
+			untold := f.A.DieAfter("copied", 1) // its head is kept, and that is not reported to control yet
 			f.A.Fuse.Late = false
 			f.A.Start()
 			if op = f.AwaitEnd(op); op.State != dataset.OpDone {
 				t.Fatalf("%+v", op.Problem)
 			}
 			agenttest.AwaitDeath(t, untold)
-			if to == "dir" { // where a way back would begin by removing it
+			if to == "dir" { // where a move back would begin by removing it
 				if err := f.A.Mover.CheckSuperseded(t.Context(), f.A.Pool(), &op); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "discard it first") {
 					t.Fatalf("the way back before control has heard: %v", err)
 				}

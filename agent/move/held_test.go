@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// inNamespace runs a script in a mount namespace of its own, and returns when that says ready. It reads
-// what it is told, until end.
+// inNamespace runs a script in a new mount namespace, and returns when the script writes ready. The script reads
+// commands from tell, until the command end.
 func inNamespace(t *testing.T, script string, args ...string) (tell io.Writer, said io.Reader, end func() error) {
 	t.Helper()
 	c := exec.Command("unshare", append([]string{"--mount", "--propagation", "private", "sh", "-ec", script}, args...)...)
@@ -35,11 +35,11 @@ func inNamespace(t *testing.T, script string, args ...string) (tell io.Writer, s
 	return in, said, func() error { return errors.Join(in.Close(), c.Wait()) }
 }
 
-// A volume that a process has in a mount namespace of its own, or a file of it, is not given up, even if its
-// use has ended for the agent: the process may still write.
+// A volume is not relinquished while a process has it mounted in another mount namespace or has a file of it open,
+// even if the agent has recorded the end of its use: the process may still write.
 func TestI1MoveOfDatasetHeldInAnotherNamespace(t *testing.T) {
 	const mounted = `mount --bind "$0" "$1"; umount "$0"; echo ready; read -r line; echo late >"$1/token"; echo written; read -r line || true`
-	// The container hands the file to a process of the host, and ends.
+	// The container passes the open file to a process of the host, and ends.
 	const handed = `mount --bind "$0" "$1"; exec 3>"$1/token"
 		exec nsenter --mount="/proc/$2/ns/mnt" sh -ec "echo ready; read -r line; echo late >&3; echo written; read -r line || true"`
 	for _, c := range []struct{ name, backend, script string }{
@@ -75,8 +75,8 @@ func TestI1MoveOfDatasetHeldInAnotherNamespace(t *testing.T) {
 	}
 }
 
-// What a home has left in its pool, when its volume went off the share, is not taken for the
-// volume when that comes back to it from another pool of the share.
+// After a volume left the share, the pool of the former home still has data of it. That data is not taken for the
+// volume when the volume returns from another pool of the share.
 func TestMoveBackToAShare(t *testing.T) {
 	f := agenttest.NewCluster(t, "nfs", "dir")
 	c := f.AddHost("host-c", "nfs")

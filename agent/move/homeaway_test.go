@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// cutOff is a control that hears nothing of a node, once that is said.
+// cutOff is a control that gets no messages from a node, once that is set.
 type cutOff struct {
 	api.Service
 	node uuid.UUID
@@ -32,8 +32,8 @@ func (c cutOff) NodeList(ctx context.Context, filter string) ([]api.Node, error)
 	return list, err
 }
 
-// blackHole is a way to other nodes on which everything is lost: a request ends when a connection would have
-// been given up.
+// blackHole is a connection to other nodes on which everything is lost: a request ends when a connection attempt
+// would have timed out.
 type blackHole struct {
 	patience time.Duration
 	asked    *atomic.Int64
@@ -49,9 +49,9 @@ func (h blackHole) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// A mount of a volume whose home is cut off ends with what to do: at once where control says that the home
-// is away, as soon as it says so, and after a bounded time where it never does. How often the home was
-// asked shows that it does not wait for more.
+// A mount of a volume whose home is cut off ends with an error that says what to do: at once if control says that the
+// home is unreachable, as soon as control says so, and after a bounded time if control never does. The number of
+// requests to the home shows that the mount does not wait longer.
 func TestI8MountWhileHomeIsCutOff(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	f.A.NewVolume("db", nil)
@@ -59,7 +59,7 @@ func TestI8MountWhileHomeIsCutOff(t *testing.T) {
 	var asked atomic.Int64
 	f.B.Stop()
 	f.B.Config.Control = cutOff{f.B.Config.Control, f.A.Node(), &away}
-	f.B.Config.PeerHTTP = blackHole{4 * f.B.Config.Timing.Retry, &asked} // as a connection is given up after 5 s
+	f.B.Config.PeerHTTP = blackHole{4 * f.B.Config.Timing.Retry, &asked} // a real connection attempt ends after 5 s
 	f.B.Start()
 	mount := func(atMost int64) {
 		t.Helper()
@@ -77,7 +77,7 @@ func TestI8MountWhileHomeIsCutOff(t *testing.T) {
 			t.Errorf("the home was asked %d times, want %d at most", n, atMost)
 		}
 	}
-	mount(move.UnreachableTries/4 + 1) // each takes four retries, and the wait after it one more
+	mount(move.UnreachableTries/4 + 1) // each takes four retries, and the wait after it takes one more
 	away.Store(true)
 	mount(1)
 }

@@ -21,8 +21,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// A volume that nobody uses moves, and back: with what was written, with its snapshots,
-// at a new epoch each time, and what the home that it left keeps is no head.
+// A volume that nobody uses moves to another node and back: with its data, with its snapshots, and at a new epoch
+// each time. The data that the former home keeps is not a head.
 func TestMoveOfIdleVolumeAndBack(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -67,8 +67,8 @@ func TestMoveOfIdleVolumeAndBack(t *testing.T) {
 	}
 }
 
-// The snapshot that was copied while a volume might have been in use is the last one, when
-// nothing was written since; otherwise there is another.
+// The snapshot that was copied while the volume could have been in use is the last one if nothing was written since.
+// Otherwise another snapshot is taken.
 func TestMoveReusesUnchangedSnapshot(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -99,8 +99,8 @@ func TestMoveReusesUnchangedSnapshot(t *testing.T) {
 	}
 }
 
-// What is left behind can be gone on from at the epoch that was given up, though nothing was
-// written since an earlier one: after moves to and fro, and after one that ended early.
+// The copy that a move leaves behind can be continued from at the epoch that was relinquished, even if nothing was
+// written since an earlier epoch: after moves in both directions, and after a move that ended early.
 func TestLeftCopyOfIdleVolumeIsUsable(t *testing.T) {
 	t.Parallel()
 	for name, before := range map[string]func(*agenttest.Cluster){
@@ -133,7 +133,7 @@ func TestLeftCopyOfIdleVolumeIsUsable(t *testing.T) {
 		for _, profile := range []string{"plain", "safe"} {
 			t.Run(name+", "+profile, func(t *testing.T) {
 				f := agenttest.NewCluster(t, "loop", "loop")
-				f.MayFailWith = "requires replicas on more nodes" // once its home was overtaken
+				f.MayFailWith = "requires replicas on more nodes" // once its home was superseded
 				d := f.A.NewVolume("db", map[string]string{"size": "320MiB", "profile": profile})
 				f.A.WriteFile("db", "token", "all of it")
 				before(f)
@@ -143,7 +143,7 @@ func TestLeftCopyOfIdleVolumeIsUsable(t *testing.T) {
 				if epoch < 2 {
 					t.Errorf("it was left at epoch %d already", epoch)
 				}
-				if profile == "safe" { // it is as fresh as any, though nothing is written
+				if profile == "safe" { // the copy is fresh, even if nothing is written
 					agenttest.Await(t, func() bool {
 						v := f.Recorded("db")
 						return len(v.CopyDetails) == 1 && !v.CopyDetails[0].VerifiedAtHome.IsZero()
@@ -163,8 +163,8 @@ func TestLeftCopyOfIdleVolumeIsUsable(t *testing.T) {
 	}
 }
 
-// lastSnapshotHangs is a flock that waits 400 ms for what is in use, with a volume whose home
-// takes no last snapshot of what it gives up before it goes on.
+// lastSnapshotHangs returns a cluster that waits 400 ms for volumes in use. The home of its volume hangs before the
+// last snapshot of a move, until goOn is called.
 func lastSnapshotHangs(t *testing.T) (f *agenttest.Cluster, d dataset.Dataset, goOn func()) {
 	t.Helper()
 	f = agenttest.NewCluster(t, "loop", "loop")
@@ -183,15 +183,15 @@ func lastSnapshotHangs(t *testing.T) (f *agenttest.Cluster, d dataset.Dataset, g
 		}
 	})
 	f.B.Fuse.Set(-1, false, func(act string) {
-		if act == "recall" { // so that there is something to sum up
+		if act == "recall" { // so that the manifest is not empty
 			f.A.WriteFile("db", "token", "new")
 		}
 	})
 	return f, d, goOn
 }
 
-// A home that takes longer to sum up what it gives up than a move waits for what is in use
-// says so, and the move waits.
+// A home may need longer to compute the manifest of what it relinquishes than a move waits for a volume in use. It
+// reports that, and the move waits.
 func TestMoveWaitsForSlowManifest(t *testing.T) {
 	t.Parallel()
 	f, _, goOn := lastSnapshotHangs(t)
@@ -208,8 +208,8 @@ func TestMoveWaitsForSlowManifest(t *testing.T) {
 	}
 }
 
-// A home that hangs while it gives a volume up says so in the end, and the move ends. Once it
-// goes on the volume is its own again; when it has moved the home keeps nothing of that.
+// A home that hangs while it relinquishes a volume reports that in the end, and the move ends. Once the home
+// continues, the volume is usable there again. After a successful move the home keeps nothing of the attempt.
 func TestMoveEndsWhenHomeHangs(t *testing.T) {
 	t.Parallel()
 	f, d, goOn := lastSnapshotHangs(t)
@@ -231,7 +231,7 @@ func TestMoveEndsWhenHomeHangs(t *testing.T) {
 	}
 }
 
-// What a host may take of its network is one limit on all that it sends and receives.
+// The transfer rate of a host is one limit for everything that it sends and receives.
 func TestTransferRateLimitsAllTransfers(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -246,10 +246,10 @@ func TestTransferRateLimitsAllTransfers(t *testing.T) {
 	}
 }
 
-// asks counts what a host asks others for, by the last part of the path.
+// asks counts the requests of a host to other nodes, by the last element of the path.
 type asks struct {
 	http.RoundTripper
-	asked map[string]int // by one request after the other
+	asked map[string]int // in the order of the requests
 }
 
 func (a asks) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -257,8 +257,8 @@ func (a asks) RoundTrip(r *http.Request) (*http.Response, error) {
 	return a.RoundTripper.RoundTrip(r)
 }
 
-// What nobody uses is copied once, however much it is; of what is in use the second round
-// brings what was written during the first.
+// The data of an unused volume is copied once, however much it is. For a volume in use, the second round transfers
+// what was written during the first round.
 func TestMoveOfIdleVolumeCopiesOnce(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")

@@ -20,13 +20,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A volume that stays in use is not moved: the error names the node and the mount IDs,
-// its users go on, and it can be mounted by others again (A5, I11).
+// A volume that stays in use is not moved. The error names the node and the mount IDs, its users continue, and it can
+// be mounted by others again (A5, I11).
 func TestI11VolumeInUseIsNotMoved(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
-	web := strings.Repeat("1234abcd", 8) // as Docker's IDs are
+	web := strings.Repeat("1234abcd", 8) // like Docker's IDs
 	f.SetNames("db", "db", "was")        // its containers may use the alias
 	f.A.MustMount("db", web)
 	f.A.MustMount("db", "job")
@@ -58,7 +58,7 @@ func TestI11VolumeInUseIsNotMoved(t *testing.T) {
 	f.B.MustUnmount("db", "there")
 }
 
-// Who stops the containers while a move waits has it go through (A5).
+// If the containers are stopped while a move waits, the move succeeds (A5).
 func TestMoveContinuesAfterLastUnmount(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -91,8 +91,8 @@ func TestMoveContinuesAfterLastUnmount(t *testing.T) {
 	f.B.WantFile("db", "token", "old")
 }
 
-// What was given up is opened nowhere until the move has ended: not with control away,
-// and not after a restart.
+// A relinquished volume is opened nowhere until the move has ended: not while control is unreachable, and not after a
+// restart.
 func TestI1RelinquishedVolumeIsNotOpened(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -123,7 +123,7 @@ func TestI1RelinquishedVolumeIsNotOpened(t *testing.T) {
 	refused("after a restart with control away")
 	f.A.Config.Control = agenttest.FusedControl{Service: f.Client, Host: f.A}
 	f.A.Restart()
-	// The target comes back and brings it to its end.
+	// The target starts again and completes the move.
 	f.B.Restart()
 	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
 		t.Fatalf("%+v", op.Problem)
@@ -135,8 +135,7 @@ func TestI1RelinquishedVolumeIsNotOpened(t *testing.T) {
 	}
 }
 
-// A mount on another node has the volume follow: any number of them at once are one
-// move.
+// A mount on another node moves the volume there. Any number of mounts at once share one move.
 func TestMountOnOtherNodeMovesVolume(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -162,14 +161,13 @@ func TestMountOnOtherNodeMovesVolume(t *testing.T) {
 	if err != nil || moves != 1 || len(f.B.Uses.Get(d.ID).IDs) != 20 {
 		t.Errorf("%d moves, %d uses, %v", moves, len(f.B.Uses.Get(d.ID).IDs), err)
 	}
-	// In use there, the home says who holds it.
+	// If the volume is in use on its home, the home names the users.
 	if _, err := f.A.Mount(t.Context(), "db", "x"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "on node host-b") {
 		t.Errorf("mount where it is not: %v", err)
 	}
 }
 
-// A profile that lets a volume follow nobody, or not so far, has the command in its
-// refusal; nothing moves.
+// If a profile lets a volume follow no mount, or not so far, the refusal names the command, and nothing moves.
 func TestFollowObeysProfile(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -187,8 +185,7 @@ func TestFollowObeysProfile(t *testing.T) {
 	}
 }
 
-// A mount that would wait too long says which operation goes on; asked again it finds
-// that done (I8).
+// A mount that would wait too long names the operation in progress. A retry finds the operation done (I8).
 func TestI8MountDuringMove(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -206,7 +203,7 @@ func TestI8MountDuringMove(t *testing.T) {
 	f.B.MustUnmount("db", "x")
 }
 
-// A home that is away has the way out in the error (A6).
+// If the home is unreachable, the error says what to do (A6).
 func TestMoveWithUnreachableHome(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -220,12 +217,11 @@ func TestMoveWithUnreachableHome(t *testing.T) {
 	if v.Home != f.A.Node() || v.Epoch != 1 || v.Move != uuid.Nil {
 		t.Errorf("%+v", v.Dataset)
 	}
-	f.A.MustMount("db", "x") // it goes on where it is
+	f.A.MustMount("db", "x") // the volume continues on its home
 	f.A.MustUnmount("db", "x")
 }
 
-// A cancelled move leaves its home as it was, whatever it has come to, and a later one
-// goes through.
+// A cancelled move leaves its home unchanged, whatever step it has reached, and a later move succeeds.
 func TestCancelledMoveLeavesHomeUnchanged(t *testing.T) {
 	t.Parallel()
 	for act, epoch := range map[string]uint64{"receive": 1, "recall": 1, "promote": 2} {
@@ -252,7 +248,7 @@ func TestCancelledMoveLeavesHomeUnchanged(t *testing.T) {
 				t.Fatalf("%s: %+v", op.State, op.Problem)
 			}
 			agenttest.Await(t, func() bool { return len(f.B.Jobs.Running()) == 0 })
-			if act == "recall" { // it may have been given up in that moment
+			if act == "recall" { // it may have been relinquished at that moment
 				epoch = f.Recorded("db").Epoch
 			}
 			agenttest.Await(t, func() bool {
@@ -270,8 +266,7 @@ func TestCancelledMoveLeavesHomeUnchanged(t *testing.T) {
 	}
 }
 
-// A volume leaves a pool that has no room for snapshots any more: that is how to make
-// room there.
+// A volume can leave a pool that has no space for snapshots any more: that is how to make space there.
 func TestMoveFromAFullPool(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -296,7 +291,7 @@ func TestMoveFromAFullPool(t *testing.T) {
 	f.B.WantFile("db", "token", "old")
 }
 
-// What is asked of a node that is not the home is done by the home.
+// A request to a node that is not the home is carried out by the home.
 func TestRequestsAreDoneByHome(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -320,7 +315,7 @@ func TestRequestsAreDoneByHome(t *testing.T) {
 	}
 }
 
-// How long a move takes is expected from what the target lacks, where it has a copy.
+// The expected duration of a move depends on the data that the target lacks, if the target has a copy.
 func TestExpectedDurationConsidersCopy(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -342,9 +337,8 @@ func TestExpectedDurationConsidersCopy(t *testing.T) {
 	}
 }
 
-// A volume that is mounted in another place of its home still, where nobody asked the agent
-// for it, is not given up: somebody may write there, and what was written may not be in the
-// pool yet.
+// A volume that is still mounted elsewhere on its home, without a request to the agent, is not relinquished: somebody
+// may write there, and the data that was written may not be in the pool yet.
 func TestMoveOfVolumeMountedOutsideDrover(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What a user has removed where a volume was before does not come back with it. Snapshots for
-// other nodes that are of no use any more go as well, once it is in its new place.
+// Snapshots that a user removed on the earlier home do not return with the volume. Snapshots for other nodes that are
+// no longer needed are removed as well, once the volume is on its new home.
 func TestRemovedSnapshotsDoNotReturn(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")

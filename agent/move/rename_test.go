@@ -38,7 +38,7 @@ func TestRenameDuringMove(t *testing.T) {
 	wantNames(f.B)
 	f.B.WantFile("new", "token", "of a")
 	f.B.WriteFile("old", "token", "of b")
-	f.A.WantFile("old", "token", "of b") // mounts it, and so moves it
+	f.A.WantFile("old", "token", "of b") // the mount moves the volume
 	wantNames(f.A)
 	f.B.WantFile("new", "token", "of b")
 	wantNames(f.B)

@@ -23,8 +23,8 @@ import (
 	"github.com/droverhq/drover/test/lab/inside"
 )
 
-// onRealShare is a flock of two hosts with a share of a real server, each with a mount of its
-// own that shares nothing of what it remembers with the other's.
+// onRealShare returns a cluster of two hosts with a share of a real server. Each host has a separate mount, whose
+// cache is not shared with the other's.
 func onRealShare(t *testing.T) *agenttest.Cluster {
 	t.Helper()
 	served := inside.XFS(t, "share")
@@ -40,7 +40,7 @@ func onRealShare(t *testing.T) *agenttest.Cluster {
 		h := f.AddHost(name, "nfs")
 		h.Config.Pools = append(h.Config.Pools, pool.Config{Name: "plain", Backend: "dir", Path: filepath.Join(t.TempDir(), "plain")})
 		h.Config.Backends = backends.NewRegistry(nfs.Backend{}, dir.Backend{})
-		h.Config.Timing.InUseWait = time.Minute // a home that has much to write out in a slow machine is given time
+		h.Config.Timing.InUseWait = time.Minute // a home with much dirty data in a slow machine is given time
 		hosts[i] = h
 	}
 	f.A, f.B = hosts[0], hosts[1]
@@ -50,8 +50,8 @@ func onRealShare(t *testing.T) *agenttest.Cluster {
 	return f
 }
 
-// Back and forth between two hosts: what the one wrote the other reads, in the same files, and
-// the old home finds nothing that it could mount.
+// Moves between two hosts in both directions: each host reads what the other wrote, in the same files, and the old
+// home finds nothing that it could mount.
 func TestMoveOnARealShare(t *testing.T) {
 	f := onRealShare(t)
 	d := f.A.NewVolume("db", map[string]string{"pool": "default"})
@@ -73,7 +73,7 @@ func TestMoveOnARealShare(t *testing.T) {
 	}
 }
 
-// What a container has of one volume does not make another one used.
+// A container that uses one volume does not make another volume count as used.
 func TestHeldOnARealShare(t *testing.T) {
 	f := onRealShare(t)
 	onShare := map[string]string{"pool": "default"}
@@ -97,8 +97,8 @@ func TestHeldOnARealShare(t *testing.T) {
 	f.A.MustUnmount("other", "two")
 }
 
-// A server that does not answer has its pool go offline, in so many words, and nothing else:
-// what lies elsewhere is mounted, and a look for who uses what ends. When it is back all goes on.
+// If the server does not answer, its pool goes offline with that reason, and nothing else does: volumes elsewhere are
+// mounted, and an examination of the users ends. When the server is reachable again everything continues.
 func TestServerOfAShareIsGone(t *testing.T) {
 	f := onRealShare(t)
 	f.A.NewVolume("db", map[string]string{"pool": "default"})
@@ -139,7 +139,7 @@ func TestServerOfAShareIsGone(t *testing.T) {
 	f.A.WantFile("db", "token", "kept")
 }
 
-// network has what goes to the server, on this machine, come through or not.
+// network sets whether packets to the server, on this machine, are delivered.
 func network(t *testing.T, state string) {
 	t.Helper()
 	if out, err := exec.Command("ip", "link", "set", "lo", state).CombinedOutput(); err != nil {
@@ -147,8 +147,8 @@ func network(t *testing.T, state string) {
 	}
 }
 
-// Two hosts have one volume mounted at once, and each reads what the other one closed; what is
-// mounted goes on when its home is another host by now, and it lies in another pool.
+// Two hosts have one volume mounted at once, and each reads what the other one closed. The mounts continue after
+// another host became the home, with the volume in another pool.
 func TestAccessManyOnARealShare(t *testing.T) {
 	f := onRealShare(t)
 	d := f.A.NewVolume("db@many", nil)
@@ -182,8 +182,8 @@ func TestAccessManyOnARealShare(t *testing.T) {
 	f.B.MustUnmount("db", "two")
 }
 
-// A guest that was cut off, and of whom somebody says that it writes no more, writes on all the
-// same: not to what was restored, nor to what that keeps. Back again it has what was restored.
+// A guest that was cut off, and that an operator confirmed as fenced, continues to write. It changes neither the
+// restored data nor the data that the restore keeps. When it is reachable again it has the restored data.
 func TestRestoreOnARealShare(t *testing.T) {
 	f := onRealShare(t)
 	f.A.NewVolume("db@many", nil)

@@ -23,8 +23,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A move between pools of one share copies nothing: what was written is there, with its
-// snapshots, in the same files, and the old home has nothing of it any more.
+// A move between pools of one share copies nothing: the data is there with its snapshots, in the same files, and the
+// old home has nothing of the volume any more.
 func TestMoveOnShareCopiesNothing(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "nfs", "nfs")
@@ -65,8 +65,8 @@ func TestMoveOnShareCopiesNothing(t *testing.T) {
 	}
 }
 
-// A mount on another host has it follow, however little the profile lets it take; in use it
-// does not, and who uses it goes on.
+// A mount on another host moves the volume there, however little the profile allows to be transferred. A volume in
+// use does not move, and its users continue.
 func TestMountOnOtherNodeFollowsOnShare(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "nfs", "nfs")
@@ -86,8 +86,8 @@ func TestMountOnOtherNodeFollowsOnShare(t *testing.T) {
 	f.A.WantFile("db", "token", "goes on")
 }
 
-// A home that was passed over by a person's word finds nothing to mount, nor takes it back:
-// neither while control is away, nor after.
+// A home that an operator superseded finds nothing to mount and does not take the volume back: neither while control
+// is unreachable, nor later.
 func TestSupersededHomeOnShareMountsNothing(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "nfs", "nfs")
@@ -118,8 +118,8 @@ func TestSupersededHomeOnShareMountsNothing(t *testing.T) {
 	f.B.WantFile("db", "token", "kept")
 }
 
-// A host that stands in for one that is gone, with the folder of that, does not take a volume
-// from there to there, whatever it is asked: all of it would go.
+// A host that replaces a lost host, and has the lost host's folder, does not move a volume from that folder to the
+// same folder, whatever it is asked: all of the volume's data would be deleted.
 func TestI1TakeFromOwnPoolIsRefused(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "nfs", "nfs")
@@ -135,8 +135,8 @@ func TestI1TakeFromOwnPoolIsRefused(t *testing.T) {
 	f.A.WantFile("db", "token", "kept")
 }
 
-// What a crash left of a volume that went on at another node, which has not taken it yet, is
-// not taken for one that was never acknowledged.
+// A crash leaves data of a volume whose new home has not taken it yet. That data is not taken for a dataset that was
+// never acknowledged.
 func TestUntakenDatasetIsKeptAfterCrash(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "nfs", "nfs")
@@ -158,9 +158,8 @@ func TestUntakenDatasetIsKeptAfterCrash(t *testing.T) {
 	f.B.WantFile("db", "token", "kept")
 }
 
-// What lies with a home that was left, of a volume that its new home has not taken yet, is all
-// there is of it: nothing destroys it, be the volume in the trash or control away, and doctor says
-// to destroy nothing.
+// The former home of a volume has the only data of it until the new home has taken it. Nothing destroys this data,
+// even if the volume is in the trash or control is unreachable, and doctor does not advise to destroy it.
 func TestUntakenDatasetIsNotCollected(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "nfs", "nfs")
@@ -196,7 +195,7 @@ func TestUntakenDatasetIsNotCollected(t *testing.T) {
 		}
 	}
 	back := replication.MoveRecord{Move: uuid.New(), Pool: f.A.Pool().ID(), Share: true, Epoch: 3, Since: time.Now()}
-	if err := f.A.MoveTable.Set(t.Context(), d.ID, back); err != nil { // as a move back leaves it that failed
+	if err := f.A.MoveTable.Set(t.Context(), d.ID, back); err != nil { // as a failed move back leaves it
 		t.Fatal(err)
 	}
 	kept("live", "dataset "+d.ID.String()+": is in pool default as volume db, and its home is another "+
@@ -212,7 +211,7 @@ func TestUntakenDatasetIsNotCollected(t *testing.T) {
 		"another node", dataset.ErrExists)
 }
 
-// deaf is a control service that, while it is off, says what a node has on record, and no more.
+// deaf is a control service that, while off is set, answers only which records a node has.
 type deaf struct {
 	api.Service
 	off atomic.Bool
@@ -232,8 +231,8 @@ func (c *deaf) Snapshots(ctx context.Context, ref string, p api.Page) (api.List[
 	return c.Service.Snapshots(ctx, ref, p)
 }
 
-// A node whose share only says that it is the same one takes nothing: the move fails while the
-// home has it still.
+// A node whose share only claims to be the same share takes nothing: the move fails while the home still has the
+// volume.
 func TestMoveToCopyOfShareFails(t *testing.T) {
 	f := &agenttest.Cluster{T: t}
 	f.StartControl()
@@ -268,8 +267,8 @@ func TestMoveToCopyOfShareFails(t *testing.T) {
 	f.A.WantFile("db", "token", "kept")
 }
 
-// A pool on another share than it was made on is offline, and nothing is done in it, until its
-// share is back.
+// A pool on another share than the one on which it was made is offline, and nothing is done in it until its share is
+// available again.
 func TestExchangedShareIsOffline(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "nfs", "nfs")
@@ -294,9 +293,9 @@ func TestExchangedShareIsOffline(t *testing.T) {
 	f.A.WantFile("db", "token", "kept")
 }
 
-// A home that is cut off from control goes on; when another one takes its volume over, once a
-// command has shut it out, whoever holds it here is killed as soon as that is heard, and
-// nothing of it is left. So too when the volume was removed meanwhile.
+// A home that is cut off from control continues. If another node takes its volume over after a fence command has shut
+// the home out, the holders here are killed as soon as the agent learns that, and no data is left here. The same
+// happens if the volume was removed meanwhile.
 func TestI1FailoverOnShareKillsHolders(t *testing.T) {
 	for _, removed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("removed %t", removed), func(t *testing.T) { failoverOnAShare(t, removed) })
@@ -305,7 +304,7 @@ func TestI1FailoverOnShareKillsHolders(t *testing.T) {
 
 func failoverOnAShare(t *testing.T, removed bool) {
 	g := agenttest.NewBoundedOn(t, "nfs", 2*time.Second)
-	agenttest.Await(t, func() bool { // control has heard of both guards
+	agenttest.Await(t, func() bool { // control knows both guards
 		nodes, err := g.Service.NodeList(t.Context(), "")
 		return err == nil && len(nodes) == 2 && nodes[0].GuardRunning && nodes[1].GuardRunning
 	})
@@ -323,7 +322,7 @@ func failoverOnAShare(t *testing.T, removed bool) {
 	killed := make(chan error, 1)
 	go func() { killed <- holder.Wait() }()
 	g.LinkA.Cut()
-	agenttest.Await(t, func() bool { // its session is over
+	agenttest.Await(t, func() bool { // its session has ended
 		nodes, err := g.Service.NodeList(t.Context(), "")
 		return err == nil && slices.ContainsFunc(nodes, func(n api.Node) bool { return n.ID == g.A.Node() && !n.Live })
 	})

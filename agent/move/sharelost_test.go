@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// untaken has a volume on host-b, of which that is the home, and which it has not taken from host-a
-// yet; nor does it know any more that it was to.
+// untaken makes a volume whose recorded home is host-b, but which host-b has not taken from host-a yet. host-b has no
+// record any more that it should take it.
 func untaken(f *agenttest.Cluster) dataset.Dataset {
 	f.Helper()
 	d := f.A.NewVolume("db", nil)
@@ -30,8 +30,8 @@ func untaken(f *agenttest.Cluster) dataset.Dataset {
 	return d
 }
 
-// A home that was lost before it had taken a volume, or where that was lost on record, has not
-// lost the volume: it goes on where it was, at a third node, and at that home itself.
+// The data survives if a home is lost before it has taken a volume, or if its record of the move is lost. The volume
+// continues where its data is, on a third node, and on that home.
 func TestHomeThatNeverTookVolumeLosesNothing(t *testing.T) {
 	for _, to := range []string{"host-a", "host-c", "host-b"} {
 		t.Run(to, func(t *testing.T) { neverTook(t, to) })
@@ -66,8 +66,8 @@ func neverTook(t *testing.T, to string) {
 	}
 }
 
-// What a move file by file left in a pool that was cut short is not in the way of what is taken
-// there, nor kept for what went on elsewhere.
+// The data of an interrupted file-by-file move in a pool does not hinder a volume that is taken there. It is not kept
+// for a volume that continued elsewhere.
 func TestInterruptedMoveOfFilesOnShare(t *testing.T) {
 	f := agenttest.NewCluster(t, "nfs", "nfs")
 	d := f.A.NewVolume("db", nil)

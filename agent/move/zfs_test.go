@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What agents do with a volume on a zpool: it moves, there and back, with its snapshots and what
-// was written, and what it left is no head.
+// A volume on a zpool moves to another node and back, with its snapshots and data, and the data that it left behind
+// is not a head.
 func TestMoveOnZFS(t *testing.T) {
 	f := agenttest.NewCluster(t, "zfs", "zfs")
 	d := f.A.NewVolume("db", map[string]string{"size": "64MiB"})
