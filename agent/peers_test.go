@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Only the certificate of a node lets its holder ask an agent for data: not an operator's, whatever the
-// role, and not that of control.
+// Only the certificate of a node allows its holder to request data from an agent. The certificates of operators,
+// whatever their role, and of control do not.
 func TestPeersNeedCertificateOfNode(t *testing.T) {
 	ca, err := pki.Create(t.TempDir(), time.Now())
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A root that is named by a symbolic link is the same root: the kernel tells of
-// mounts by the path that there is, and what is in use is not taken for unused.
+// If the root is named by a symbolic link it is the same root: the kernel reports mounts by the real path, and a
+// volume in use is not taken for unused.
 func TestRootThroughSymbolicLink(t *testing.T) {
 	r := agenttest.New(t, func(c *agent.Config) {
 		link := filepath.Join(t.TempDir(), "link")
@@ -30,7 +30,7 @@ func TestRootThroughSymbolicLink(t *testing.T) {
 	r.Advance(mounting.InheritedGrace + mounting.VerifyEvery)
 	r.WantUses(d, "id")
 	end()
-	agenttest.Await(t, func() bool { // the agent looks by itself, too
+	agenttest.Await(t, func() bool { // the agent checks this too, without a request
 		r.Advance(mounting.VerifyEvery)
 		return len(r.Uses.Get(d.ID).IDs) == 0
 	})

@@ -50,7 +50,7 @@ func TestVolumeIOAndTrash(t *testing.T) {
 				t.Fatal(err)
 			}
 			agenttest.Await(t, func() bool { return len(f.A.TrashUsage(t.Context())) == 1 })
-			for range 2 { // measured, then remembered
+			for range 2 { // measured the first time, cached the second time
 				got := f.A.TrashUsage(context.Background())
 				if len(got) != 1 || got[0].Volume != "db" || got[0].Known != counted || counted && got[0].Used < written {
 					t.Errorf("after the delete: %+v", got)

@@ -21,8 +21,8 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// A clone whose source is resized between its plan and its making has the source's size, unless a
-// size was asked for: then it is refused, and nothing is left of it.
+// A clone whose source is resized after the plan and before the clone is made has the source's new size. If a size
+// was requested the clone is refused, and nothing is left of it.
 func TestCloneOfSourceResizedMeanwhile(t *testing.T) {
 	for backend, fs := range map[string]string{loop.Name: "xfs", btrfs.Name: "btrfs"} {
 		t.Run(backend, func(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/agent/agenttest"
 )
 
-// An export says which sockets its archive lacks.
+// An export reports which sockets are missing from its archive.
 func TestExportReportsSkippedSockets(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")

@@ -16,8 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// An archive that is damaged is its sender's mistake: the answer says so with a status of 4xx, and nothing
-// of the volume stays.
+// A damaged archive is an error of its sender: the answer has a status of 4xx, and nothing of the volume stays.
 func TestI6ImportOfADamagedArchive(t *testing.T) {
 	r := agenttest.New(t)
 	var archive bytes.Buffer
@@ -56,8 +55,8 @@ func TestI6ImportOfADamagedArchive(t *testing.T) {
 	}
 }
 
-// An archive is imported as the operation that its caller chose, and not as one
-// that is another's.
+// An archive is imported with the operation ID that its caller chose. An ID that belongs to another operation is
+// refused.
 func TestImportUsesTheCallersOperationID(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()

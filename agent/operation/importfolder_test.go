@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// imported is what becomes of an import of a folder.
+// imported imports a folder, and returns the ended operation.
 func imported(r *agenttest.Host, volume, path string) (op dataset.Operation) {
 	r.T.Helper()
 	out, err := r.Link.Service.Submit(r.T.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpImport, Volume: volume, Path: path, Live: true})
@@ -29,7 +29,7 @@ func imported(r *agenttest.Host, volume, path string) (op dataset.Operation) {
 	return op
 }
 
-// A mount in a folder is not left out without a word; the folder may be one itself.
+// A mount inside the folder is not skipped silently. The folder itself may be a mount.
 func TestImportRefusesMountsInFolder(t *testing.T) {
 	r := agenttest.New(t)
 	src := t.TempDir()
@@ -53,8 +53,8 @@ func TestImportRefusesMountsInFolder(t *testing.T) {
 	}
 }
 
-// A folder that contains a pool or the agent's root, or is inside one, is refused, by whichever path it is
-// reached: a copy of it would not end, or would be of what belongs to another volume. Nothing is left.
+// A folder that contains a pool or the agent's root, or is inside one, is refused, by whichever path it is reached:
+// the copy would not end, or would contain data of another volume. Nothing is left.
 func TestI6ImportRefusesDroversFolders(t *testing.T) {
 	r := agenttest.New(t)
 	elsewhere, err := filepath.EvalSymlinks(t.TempDir())
@@ -114,8 +114,8 @@ func TestI6ImportRefusesDroversFolders(t *testing.T) {
 	})
 }
 
-// A path may lead through a symbolic link of root's, as /var/run does, and not through one that
-// another user can change: that user would choose what root reads.
+// A path may go through a symbolic link of root's, such as /var/run, but not through a link that another user can
+// change: that user would choose what root reads.
 func TestI6ImportThroughLinks(t *testing.T) {
 	r := agenttest.New(t)
 	top, err := filepath.EvalSymlinks(t.TempDir())
@@ -147,7 +147,7 @@ func TestI6ImportThroughLinks(t *testing.T) {
 	}
 }
 
-// A folder that is imported is the one named, and not what a symbolic link of that name leads to.
+// The folder with the given name is imported, and not the target of a symbolic link with that name.
 func TestI6ImportOfALink(t *testing.T) {
 	r := agenttest.New(t)
 	dir := t.TempDir()

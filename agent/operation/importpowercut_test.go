@@ -30,8 +30,8 @@ func (c atCommit) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api
 	return c.Service.Commit(ctx, node, r)
 }
 
-// I2: all of an import is on the disk before it is put on record, on backends whose volumes are folders
-// of the pool's filesystem. The disk is copied as it is, whatever memory knows better.
+// I2: all of an import is on the disk before it is recorded, on backends whose volumes are folders of the pool's
+// filesystem. The test copies the disk as it is, without the data that is only in memory.
 func TestI2ImportSurvivesAPowerCut(t *testing.T) {
 	for backend, of := range map[string]struct {
 		kind   backends.Kind

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// lateControl is the way to a control that answers no Record, and gets it later.
+// lateControl is a connection to a control that does not answer Record, and gets the request late.
 type lateControl struct {
 	api.Service
 	records chan api.Report
@@ -28,8 +28,8 @@ func (c lateControl) Record(ctx context.Context, _ uuid.UUID, r api.Report) erro
 	return dataset.Errorf(dataset.ErrUnavailable, "no answer: %w", ctx.Err())
 }
 
-// A create takes so long that the agent asks control to put it on record, and control gets that only after
-// the create has ended: it is not begun again, whatever became of its volume.
+// A create takes so long that the agent asks control to record it, and control gets the request only after the create
+// has ended. The create is not repeated, whatever happened to its volume.
 func TestLateRecordDoesNotRepeatCreate(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		h, late := &agenttest.HangingBackend{}, lateControl{records: make(chan api.Report, 1)}

@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// doubtful is a control whose next answer to a commit is lost: the commit happens, and the agent gets
-// an error. What it reports after that is refused, if a test says so, and does not happen.
+// doubtful is a control that loses its next answer to a commit: the commit happens, and the agent gets an error. If a
+// test says so, later reports of the agent are refused and have no effect.
 type doubtful struct {
 	api.Service
 	mu            sync.Mutex
@@ -48,7 +48,7 @@ func (c *doubtful) Commit(ctx context.Context, node uuid.UUID, r api.Report) (ap
 	return out, err
 }
 
-// doubts has a host's way to control lose answers.
+// doubts makes a host's connection to control lose answers.
 func doubts(h *agenttest.Host) *doubtful {
 	h.Cluster.Helper()
 	c := &doubtful{Service: h.Cluster.Client}
@@ -58,8 +58,8 @@ func doubts(h *agenttest.Host) *doubtful {
 	return c
 }
 
-// A snapshot whose commit may have happened stays in the pool, whatever the agent was answered: it
-// may be on record, and then it is promised.
+// A snapshot whose commit may have happened stays in the pool, whatever answer the agent got: it may be recorded, and
+// then it must exist.
 func TestI3SnapshotInDoubtIsKept(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "dir", "dir")
@@ -86,8 +86,8 @@ func TestI3SnapshotInDoubtIsKept(t *testing.T) {
 	}
 }
 
-// What was made stays in the pool when the answer to its commit was lost and the same report is then
-// refused, as by a control that was halted meanwhile: the commit that was not answered counts.
+// New data stays in the pool if the answer to its commit was lost and the repeated report is then refused, as by a
+// control that was halted meanwhile: the unanswered commit is valid.
 func TestI3CommitRefusedAfterLostAnswerKeepsData(t *testing.T) {
 	t.Parallel()
 	for name, asks := range map[string]func(f *agenttest.Cluster) error{

@@ -97,7 +97,8 @@ func TestOlderControlGetsNoStatus(t *testing.T) {
 		if refused.Load() != 1 || reports.Load() != 4 {
 			t.Errorf("%s: %d reports of three volumes, of which %d had the status", form, reports.Load(), refused.Load())
 		}
-		if err := r.Create(t.Context(), "no spaces", nil); !errors.Is(err, dataset.ErrInvalid) { // another refusal stays one
+		// Another refusal is reported as it is.
+		if err := r.Create(t.Context(), "no spaces", nil); !errors.Is(err, dataset.ErrInvalid) {
 			t.Errorf("%v", err)
 		}
 	}

@@ -16,8 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// beside starts the agent of another node, on the same control, whose pool is called
-// other.
+// beside starts the agent of another node with the same control, with a pool called other.
 func beside(r *agenttest.Host) *agenttest.Host {
 	r.T.Helper()
 	return agenttest.New(r.T, func(cfg *agent.Config) {
@@ -26,8 +25,8 @@ func beside(r *agenttest.Host) *agenttest.Host {
 	})
 }
 
-// TestCreateOnChosenNode: the asking agent waits for it, any number
-// of Creates on both nodes at once make one dataset, and all succeed (I5).
+// TestCreateOnChosenNode: the requesting agent waits for the other node. Any number of concurrent Creates on both
+// nodes make one dataset, and all succeed (I5).
 func TestCreateOnChosenNode(t *testing.T) {
 	a := agenttest.New(t)
 	b := beside(a)
@@ -65,8 +64,8 @@ func TestCreateOnChosenNode(t *testing.T) {
 	}
 }
 
-// TestRepeatedCreateResumesOnOtherNode: the error names the operation and the node that is
-// waited for; asking again waits for the same one (I8).
+// TestRepeatedCreateResumesOnOtherNode: the error names the operation and the node for which the caller waits. A
+// repeated request waits for the same operation (I8).
 func TestRepeatedCreateResumesOnOtherNode(t *testing.T) {
 	a := agenttest.New(t)
 	b := beside(a)
@@ -97,7 +96,7 @@ func TestRepeatedCreateResumesOnOtherNode(t *testing.T) {
 	}
 }
 
-// TestErrorOfOtherNodeIsReported: why, and by which node.
+// TestErrorOfOtherNodeIsReported: the error contains the reason and the node.
 func TestErrorOfOtherNodeIsReported(t *testing.T) {
 	a := agenttest.New(t)
 	b := beside(a)
@@ -119,7 +118,7 @@ func TestErrorOfOtherNodeIsReported(t *testing.T) {
 	b.StartWith(cfg)
 }
 
-// awaitRunning returns the operation of a request, once its agent is at it.
+// awaitRunning returns the operation of a request once its agent works on it.
 func awaitRunning(r *agenttest.Host, asked chan error) dataset.Operation {
 	r.T.Helper()
 	for {
@@ -135,7 +134,7 @@ func awaitRunning(r *agenttest.Host, asked chan error) dataset.Operation {
 	}
 }
 
-// yield lets others run.
+// yield lets other goroutines run.
 func yield(t *testing.T) {
 	t.Helper()
 	if t.Context().Err() != nil {

@@ -48,7 +48,8 @@ func TestDefaultSizeFitsPool(t *testing.T) {
 	agenttest.Await(t, func() bool { return r.Cache.Provisioned(p.ID) == 0 })
 }
 
-// The sizes of all volumes do not exceed the policy of their pool, whoever asks: a create, a clone or a resize.
+// The sizes of all volumes stay within the policy of their pool, whatever the request is: a create, a clone or a
+// resize.
 func TestOvercommitPolicy(t *testing.T) {
 	r := newLoopHost(t, 1.5)
 	p, _ := r.Pools.ByName("default")
@@ -82,14 +83,14 @@ func TestOvercommitPolicy(t *testing.T) {
 		}
 		return err
 	}
-	// Control does not know the present sizes before the next heartbeat, the agent does.
+	// Control does not know the present sizes before the next heartbeat, but the agent does.
 	r.Reporter.ReportPools(t.Context())
 	refused("resize", resize("950MiB"))
 	if err := resize("700MiB"); err != nil {
 		t.Errorf("resize within the policy: %v", err)
 	}
 	agenttest.Await(t, func() bool { return r.Cache.Provisioned(p.ID) == 1300*dataset.MiB })
-	// Two creates at the same time do not exceed it together.
+	// Two concurrent creates do not exceed the policy together.
 	st, _ := r.Pools.ReadStatus(t.Context(), p.ID)
 	release, err := r.Provisioning.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB)
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What is condemned and could not be destroyed, as the host was still in it, goes
-// later, without a restart.
+// A condemned dataset that could not be destroyed because the host still used it is destroyed later, without a
+// restart.
 func TestPurgeOfBusyDatasetIsRetried(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -57,8 +57,7 @@ func TestPurgeOfBusyDatasetIsRetried(t *testing.T) {
 	})
 }
 
-// A volume that was condemned, and is none that is any more since a backup of the store was
-// put back and recovered, stays.
+// A condemned volume stays if it is no longer condemned because a backup of the store was restored and recovered.
 func TestPurgeRevokedByRecoveredStore(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -75,9 +74,9 @@ func TestPurgeRevokedByRecoveredStore(t *testing.T) {
 	}
 }
 
-// A copy that was condemned while its node was away is asked about before it goes: when the
-// home has lost the volume meanwhile it is a replica again; with control away it stays; and
-// it goes once the home is well.
+// If a copy was condemned while its node was unreachable, the node asks control before it removes the copy. If the
+// home has lost the volume meanwhile, the copy is a replica again. While control is unreachable the copy stays. It is
+// removed once the home is healthy.
 func TestPurgeOfCopyAsksControlFirst(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -141,8 +140,8 @@ func TestPurgeOfCopyAsksControlFirst(t *testing.T) {
 	})
 }
 
-// What a removal is answered with is taken in before the dataset is let go: the purge that
-// follows would be done by then, and the record come back.
+// The answer to a removal is applied before the lock of the dataset is released. Otherwise the following purge would
+// be done by then, and the record would return.
 func TestRemovalIsAppliedBeforeDatasetIsReleased(t *testing.T) {
 	r := agenttest.NewWithProfiles(t, []byte("default: gone\nprofiles: {gone: {on_delete: purge}}\n"))
 	ctx := t.Context()
@@ -192,7 +191,7 @@ func TestOwnPurgeIsNotRecorded(t *testing.T) {
 	}
 	run(dataset.OpPurge, func() {
 		r.FakeClock.Advance(10 * r.Timing.RecordAfter)
-		run(dataset.OpResize, func() { // a later operation is recorded, so the purge would be as well
+		run(dataset.OpResize, func() { // a later operation is recorded, so a purge would be recorded as well
 			agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Timing.RecordAfter); return len(late.records) > 0 })
 		})
 	})

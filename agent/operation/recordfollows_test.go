@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The record beside the data follows what is decided without the agent, and a removal,
-// while it runs: who has the pool alone on the next day goes by it.
+// The record beside the data is updated after decisions that the agent did not make, and after a removal, while the
+// agent runs: an operator who later has only the pool relies on it.
 func TestRecordBesideDataFollowsUpdates(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -37,8 +37,7 @@ func TestRecordBesideDataFollowsUpdates(t *testing.T) {
 	says(func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 }
 
-// An operation that was planned in an epoch that is over does nothing: it is refused
-// before the bytes, not when they are gone.
+// An operation that was planned in an earlier epoch does nothing: it is refused before data is changed.
 func TestI1OperationOfOlderEpochIsRefused(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()

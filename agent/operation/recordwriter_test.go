@@ -7,8 +7,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A record that is as known is left alone, whatever index it has; one of another
-// store's numbers is renewed.
+// A record that matches the known one is not rewritten, whatever index it has. A record with the numbers of another
+// store is rewritten.
 func TestRecordOutOfDate(t *testing.T) {
 	d := dataset.Dataset{Volume: "db"}
 	for _, c := range []struct {

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// restoreless is a pool without room for a restore.
+// restoreless is a pool that has no space for a restore.
 type restoreless struct{ backends.Pool }
 
 func (restoreless) Restore(context.Context, uuid.UUID, uuid.UUID, dataset.Snapshot, backends.Progress) error {

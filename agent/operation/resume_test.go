@@ -13,9 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// An answer of control that was read before an operation ended, and is taken in
-// after, does not have it done again: an import would throw away what was written
-// since.
+// An answer of control that was read before an operation ended, and is applied afterwards, does not repeat the
+// operation: an import would discard what was written since.
 func TestEndedOperationIsNotResumed(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()

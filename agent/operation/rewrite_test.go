@@ -26,7 +26,7 @@ func rewrites(f *agenttest.Cluster, volume string) dataset.Operation {
 	return *out.Operation
 }
 
-// What nobody uses is written anew, and what somebody uses is not.
+// A volume that nobody uses is rewritten, and a volume in use is not.
 func TestRewriteOnlyOfIdleVolume(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "dir")
@@ -46,7 +46,7 @@ func TestRewriteOnlyOfIdleVolume(t *testing.T) {
 	}
 }
 
-// A pool of folders has nothing to write anew, and does not claim to be fast for that.
+// A pool of folders has nothing to rewrite, and does not report a speed for that.
 func TestRewriteInPoolOfFoldersDoesNothing(t *testing.T) {
 	r := agenttest.NewWithProfiles(t, []byte("default: plain\nprofiles:\n  plain: {}\n"))
 	if err := r.Create(t.Context(), "db", nil); err != nil {
@@ -58,7 +58,7 @@ func TestRewriteInPoolOfFoldersDoesNothing(t *testing.T) {
 	}
 }
 
-// endless is a backend that writes anew until it is told to end.
+// endless is a backend that rewrites until it is told to stop.
 type endless struct {
 	dir.Backend
 	began chan struct{}
@@ -78,7 +78,7 @@ func (p *endlessPool) Rewrite(ctx context.Context, _ uuid.UUID, progress backend
 	close(p.of.began)
 	for ctx.Err() == nil {
 		progress(1, 2)
-		time.Sleep(time.Millisecond) // as a disk does
+		time.Sleep(time.Millisecond) // like a disk
 	}
 	return 0, 0, context.Cause(ctx)
 }

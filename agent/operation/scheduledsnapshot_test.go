@@ -19,8 +19,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// narrow is backend dir that shares blocks, with a pool of as much free and used as the
-// test says.
+// narrow is backend dir that shares blocks, with a pool whose free and used space the test sets.
 type narrow struct {
 	dir.Backend
 	free, used dataset.Size
@@ -53,8 +52,8 @@ func (p *narrowPool) Status(ctx context.Context) dataset.PoolStatus {
 
 func (p *narrowPool) Used(context.Context, uuid.UUID) (dataset.Size, error) { return p.n.used, nil }
 
-// A scheduled snapshot is not taken while overwriting a tenth of its volume could fill
-// the pool: the operation fails, with an event, and doctor says so. By hand it is.
+// A scheduled snapshot is not taken if overwriting a tenth of its volume could fill the pool. The operation fails,
+// with an event, and doctor reports that. A manual snapshot is taken.
 func TestScheduledSnapshotIsSkippedInTightPool(t *testing.T) {
 	n := &narrow{free: 9 * dataset.GiB, used: 100 * dataset.GiB}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(n) })
@@ -94,8 +93,8 @@ func TestScheduledSnapshotIsSkippedInTightPool(t *testing.T) {
 	}
 }
 
-// One that was made, and whose report a crash kept from control, is reported, and quiesces nobody
-// anew: the pool may be tight by then, as may the disk of the root, and who failed would leave it.
+// A crash prevented the report of a snapshot that was taken. The snapshot is reported, and nothing is quiesced again:
+// the pool, or the disk of the root, may be too full by then, and a failure would leave the snapshot behind.
 func TestFinishedScheduledSnapshotIsReportedFromTightPool(t *testing.T) {
 	n := &narrow{free: 100 * dataset.GiB, used: 100 * dataset.GiB}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(n) })

@@ -30,7 +30,7 @@ const (
 	sizeAfter  = 448 * dataset.MiB
 )
 
-// resizes gives a volume its size after.
+// Resize resizes a volume to the size after.
 func Resize(h *agenttest.Host, name string) {
 	h.Cluster.Helper()
 	if err := h.Requests.Perform(h.Cluster.Context(), api.Request{Kind: dataset.OpResize, Volume: name, Size: sizeAfter.String()}); err != nil {
@@ -38,7 +38,7 @@ func Resize(h *agenttest.Host, name string) {
 	}
 }
 
-// sized fails unless a volume is as large as it is on record.
+// WantSize fails unless a volume is as large as its record says.
 func WantSize(h *agenttest.Host, name string) {
 	h.Cluster.Helper()
 	path := h.MustMount(name, "df")
@@ -53,7 +53,7 @@ func WantSize(h *agenttest.Host, name string) {
 	}
 }
 
-// A volume that goes on from a copy which is older than its size has its size.
+// A volume that continues from a copy that is older than its last resize is resized to the recorded size.
 func TestForcedMoveGrowsSmallerCopy(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -70,7 +70,7 @@ func TestForcedMoveGrowsSmallerCopy(t *testing.T) {
 	f.B.Start()
 }
 
-// sizeless is loop, and resizes nothing for a while.
+// sizeless is backend loop whose resizes fail for a while.
 type sizeless struct {
 	*loop.Backend
 	fails atomic.Bool
@@ -96,8 +96,8 @@ func (p sizelessPool) Resize(ctx context.Context, id uuid.UUID, size dataset.Siz
 	return p.Pool.Resize(ctx, id, size, root)
 }
 
-// One that could not be given its size then says so, after a start as well, until it has it: a
-// resize to that does nothing, as it is on record.
+// A volume that could not be resized then is reported, also after a start, until it has its size. A resize request to
+// that size does nothing, as that size is recorded.
 func TestFailedResizeAfterMoveIsRetried(t *testing.T) {
 	t.Parallel()
 	f, _, kind := undersizes(t)
@@ -118,7 +118,7 @@ func TestFailedResizeAfterMoveIsRetried(t *testing.T) {
 	f.A.Restart()
 	f.A.Sizes.Retry(t.Context())
 	says("after a start", true)
-	path := f.A.MustMount("db", "one") // it is of use all the same
+	path := f.A.MustMount("db", "one") // it is usable all the same
 	if got, err := os.ReadFile(filepath.Join(path, "token")); err != nil || string(got) != "before" {
 		t.Errorf("it goes on with %q, %v", got, err)
 	}
@@ -132,8 +132,8 @@ func TestFailedResizeAfterMoveIsRetried(t *testing.T) {
 	f.B.Start()
 }
 
-// Where nothing was written since, a volume moves with the snapshot that was copied last, which may
-// be older than its size, too.
+// If nothing was written since, a volume moves with the snapshot that was copied last, which may be older than the
+// last resize, too.
 func TestMoveAfterResize(t *testing.T) {
 	f := &agenttest.Cluster{T: t}
 	f.StartControl()

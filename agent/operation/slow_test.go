@@ -19,11 +19,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// slow is backend dir, with calls that take as long as the test wants.
+// slow is backend dir whose calls take as long as the test wants.
 type slow struct {
 	dir.Backend
-	entered chan string   // each call says so
-	gate    chan struct{} // what a call waits for
+	entered chan string   // gets the name of each call
+	gate    chan struct{} // a call waits for this
 }
 
 func newSlow() *slow { return &slow{entered: make(chan string, 16), gate: make(chan struct{})} }
@@ -67,7 +67,7 @@ func (p *slowPool) Attach(ctx context.Context, id uuid.UUID, o backends.AttachOp
 
 func (s *slow) use(cfg *agent.Config) { cfg.Backends = backends.NewRegistry(s) }
 
-// impatient calls f with a context that ends once the backend is at work.
+// impatient calls f with a context that ends once the backend works on the call.
 func (s *slow) impatient(t *testing.T, call string, f func(context.Context) error) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -83,9 +83,8 @@ func (s *slow) impatient(t *testing.T, call string, f func(context.Context) erro
 
 var operationID = regexp.MustCompile(`operation ([0-9a-f]{8}) \(making\)`)
 
-// A create that takes longer than its caller waits goes on: the error names the
-// operation, which is on record and can be watched, others are served meanwhile,
-// and asking again picks it up.
+// A create that takes longer than its caller waits continues. The error names the operation, which is recorded and
+// can be watched. Other requests are served meanwhile, and a repeated request joins the create.
 func TestI8SlowCreateReportsOperation(t *testing.T) {
 	s := newSlow()
 	r := agenttest.New(t, s.use)
@@ -125,7 +124,7 @@ func TestI8SlowCreateReportsOperation(t *testing.T) {
 	}
 }
 
-// A long create that is cancelled is taken back, and its name is free.
+// A long create that is cancelled is undone, and its name is free.
 func TestCancelledCreateLeavesNothing(t *testing.T) {
 	s := newSlow()
 	r := agenttest.New(t, s.use)
@@ -152,8 +151,8 @@ func TestCancelledCreateLeavesNothing(t *testing.T) {
 	}
 }
 
-// A mount that takes longer than its caller waits counts nobody: who asks again
-// is the first, and if nobody does it is taken off.
+// A mount that takes longer than its caller waits counts no use. The next request makes the first use. Without one,
+// the volume is unmounted.
 func TestI8SlowMountCountsNoUse(t *testing.T) {
 	s := newSlow()
 	r := agenttest.New(t, s.use)
@@ -180,7 +179,7 @@ func TestI8SlowMountCountsNoUse(t *testing.T) {
 	}
 	r.WantUses(d)
 
-	// Nobody asks again.
+	// No further request comes.
 	if err := r.Mounter.EnsureMounted(ctx, d, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A volume that goes on without its home goes on from the newest snapshot of the last
-// epoch, whatever the clocks of earlier homes said, and not from what a restore replaced.
+// A volume that continues without its home continues from the newest snapshot of the last epoch, whatever the clocks
+// of earlier homes said, and not from a snapshot of the data that a restore replaced.
 func TestFailoverUsesNewestSnapshotOfLastEpoch(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -29,7 +29,7 @@ func TestFailoverUsesNewestSnapshotOfLastEpoch(t *testing.T) {
 		}
 		return s.ID
 	}
-	take(dataset.SnapshotManual, 1, noon.Add(time.Hour)) // of a home whose clock went ahead
+	take(dataset.SnapshotManual, 1, noon.Add(time.Hour)) // of a home whose clock was ahead
 	said := take(dataset.SnapshotTransfer, 2, noon)
 	want := take(dataset.SnapshotTransfer, 2, noon.Add(time.Minute))
 	take(dataset.SnapshotRestore, 2, noon)
@@ -49,8 +49,8 @@ func TestFailoverUsesNewestSnapshotOfLastEpoch(t *testing.T) {
 	}
 }
 
-// A home whose clock was set back goes on telling which of its snapshots is the newest: what
-// it gives other nodes as well, and the one of a later try.
+// A home whose clock was set back still knows which of its snapshots is the newest. That is also true for the
+// snapshots that it sends to other nodes, and for the snapshot of a retry.
 func TestC4SnapshotOrderWithClockSetBack(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -93,8 +93,8 @@ func TestC4SnapshotOrderWithClockSetBack(t *testing.T) {
 	}
 }
 
-// Snapshots have the time of their home's clock, those that a restore makes too, and the
-// one of the first try when they are made again after a crash.
+// Snapshots have the time of their home's clock, also those that a restore makes. A snapshot that is made again after
+// a crash has the time of the first attempt.
 func TestSnapshotsHaveTimeOfHome(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A snapshot or a clone that fails on a frozen volume thaws it: its writers go on.
+// A snapshot or a clone that fails on a frozen volume thaws it: its writers continue.
 func TestFailedSnapshotThawsVolume(t *testing.T) {
 	t.Parallel()
 	for act, req := range map[string]api.Request{

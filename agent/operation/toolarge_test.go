@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What control could not know, as it had not heard of the pool yet: a volume that is larger than all
-// of its pool is not made, and none grows to it.
+// Control could not know the size of a pool that had not reported yet: a volume that is larger than its whole pool is
+// not created, and no volume grows to such a size.
 func TestVolumeLargerThanPoolIsRefused(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")

@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// undersizes is a flock whose host a went on with a volume from a copy that is older than its size,
-// and could not give it that: b, which did, is down.
+// undersizes returns a cluster whose host a continued with a volume from a copy that is older than its last resize,
+// and could not resize it. Host b, which did resize it, is down.
 func undersizes(t *testing.T) (f *agenttest.Cluster, d dataset.Dataset, kind *sizeless) {
 	t.Helper()
 	f = agenttest.NewCluster(t, "loop", "loop")
@@ -37,7 +37,7 @@ func undersizes(t *testing.T) (f *agenttest.Cluster, d dataset.Dataset, kind *si
 	return f, d, kind
 }
 
-// forces moves a volume to a host without another, which is vouched for.
+// ForceMove moves a volume to a host without another host, which is confirmed as fenced.
 func ForceMove(f *agenttest.Cluster, volume string, to, without *agenttest.Host) {
 	f.Helper()
 	out, err := f.Service.Submit(f.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: volume, Node: to.NodeName, Force: true, Fenced: without.NodeName})
@@ -49,8 +49,8 @@ func ForceMove(f *agenttest.Cluster, volume string, to, without *agenttest.Host)
 	}
 }
 
-// A volume that was not given its size has it at the next home: its snapshots, of whomever they are,
-// say how large it is, not how large it is to be.
+// A volume that was not resized gets its size at the next home. Its snapshots, whoever took them, have the size that
+// the volume has, not the size that it should have.
 func TestUndersizedVolumeGrowsAtNextHome(t *testing.T) {
 	t.Parallel()
 	f, d, _ := undersizes(t)
@@ -76,7 +76,7 @@ func TestUndersizedVolumeGrowsAtNextHome(t *testing.T) {
 	}
 }
 
-// What was given up is not resized any more, or it is not what went to the next home.
+// A relinquished volume is not resized any more. Otherwise it would differ from the data that went to the next home.
 func TestRelinquishedVolumeIsNotResized(t *testing.T) {
 	t.Parallel()
 	f, d, kind := undersizes(t)
@@ -108,8 +108,8 @@ func TestRelinquishedVolumeIsNotResized(t *testing.T) {
 	agenttest.Await(t, func() bool { _, known := f.A.Sizes.Deferred(d.ID); return !known })
 }
 
-// That a volume is not of its size is known until control has said whose it is: its record may not be
-// on disk yet when the agent ends.
+// That a volume does not have its recorded size is remembered until control has said where its home is: its record
+// may not be on disk yet when the agent ends.
 func TestUndersizedIsRecordedUntilControlAnswers(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// between does something after an agent has made a dataset and before that is on record.
+// between calls a function after an agent has made a dataset and before the dataset is recorded.
 type between struct {
 	api.Service
 	do func()
@@ -26,8 +26,8 @@ func (b *between) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api
 	return b.Service.Commit(ctx, node, r)
 }
 
-// I3: what is being made is on nobody's record yet. When control answers anew meanwhile,
-// and what a crash left is cleaned up, it stays.
+// I3: a dataset that is being made is not recorded yet. If control answers again meanwhile, and the leftovers of a
+// crash are removed, the dataset stays.
 func TestI3CreateInProgressIsNotReaped(t *testing.T) {
 	var b *between
 	r := agenttest.New(t, func(cfg *agent.Config) {
@@ -56,8 +56,8 @@ func TestI3CreateInProgressIsNotReaped(t *testing.T) {
 	}
 }
 
-// I4: a person has a dataset destroyed that is just being made, and on nobody's record then:
-// once it is acknowledged, it stays.
+// I4: an operator destroys a dataset that is just being made, and is not recorded yet. Once it is acknowledged, it
+// stays.
 func TestI4CreateInProgressIsNotCollected(t *testing.T) {
 	var b *between
 	r := agenttest.New(t, func(cfg *agent.Config) {

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// blows has the process die at the next act of a name, before it; gone is closed then.
+// blows crashes the process before the next act of a name. gone is closed then.
 func blows(f *agenttest.Fuse, at string) (gone <-chan struct{}) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
@@ -19,9 +19,9 @@ func blows(f *agenttest.Fuse, at string) (gone <-chan struct{}) {
 	return f.Gone
 }
 
-// What was done, and whose report a crash kept from control, is put on record as done, also where
-// somebody uses the volume by the time that it is looked at again: a restore that is said to have
-// failed has changed nothing, and no snapshot is left behind.
+// A crash prevented the report of an operation that was done. The operation is recorded as done, even if somebody
+// uses the volume when it is resumed: a restore that is reported as failed has changed nothing, and no snapshot is
+// left behind.
 func TestFinishedButUnreportedOperations(t *testing.T) {
 	for name, of := range map[string]struct{ backend, spec string }{
 		"in use at home": {"nfs", "db@plain"}, "an image in use at home": {"loop", "db@plain"}, "in use by a guest": {"nfs", "db@many"},
@@ -45,14 +45,15 @@ func TestFinishedButUnreportedOperations(t *testing.T) {
 				user := f.A
 				if of.spec == "db@many" {
 					user = f.B
-					for _, g := range f.Recorded("db").SharedMounts { // as the home says first of all when it is back
+					// The home reports these first when it is reachable again.
+					for _, g := range f.Recorded("db").SharedMounts {
 						over := api.SharedMountReport{Incarnation: f.A.Incarnation, Dataset: d.ID, ID: g.ID, Ended: true}
 						if _, err := f.Service.ReportSharedMount(t.Context(), f.A.Node(), over); err != nil {
 							t.Fatal(err)
 						}
 					}
 					user.MustMount("db", "user")
-				} else { // which asks no control
+				} else { // this asks no control
 					link := f.A.Config.Control
 					f.A.Config.Control = agenttest.UnreachableControl{Service: link}
 					f.A.Start()
@@ -73,7 +74,7 @@ func TestFinishedButUnreportedOperations(t *testing.T) {
 	}
 }
 
-// sameSnapshots fails unless those on record lie in the pool.
+// sameSnapshots fails unless the recorded snapshots are in the pool.
 func sameSnapshots(h *agenttest.Host, id uuid.UUID) {
 	h.Cluster.Helper()
 	list, err := h.Cluster.Service.Snapshots(h.Cluster.Context(), id.String(), api.Page{})

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// sizes is a backend that makes nothing, and keeps how large the images were to be.
+// sizes is a backend that makes no images, and records how large they would be.
 type sizes struct {
 	dir.Backend
 	asked []dataset.Size
@@ -31,7 +31,7 @@ func (s *sizes) Open(_ context.Context, cfg backends.Config) (backends.Pool, err
 	return nil, dataset.Errorf(dataset.ErrUnsupported, "not here")
 }
 
-// The image that a killed start left takes nothing from the next one's.
+// The image that a killed start left does not reduce the size of the next start's image.
 func TestDefaultPoolAfterKilledStart(t *testing.T) {
 	root := scratch.Mount(t, "ext4", 8<<30)
 	if err := os.Mkdir(filepath.Join(root, "pools"), 0o711); err != nil {

@@ -185,7 +185,7 @@ func TestFailingDiskTakesPoolOffline(t *testing.T) {
 			_, err := r.Mount(r.T.Context(), "db", "first")
 			return err
 		},
-		"raise": func(r *agenttest.Host) error { // nobody asks for anything: the agent itself writes the identity
+		"raise": func(r *agenttest.Host) error { // without a request: the agent itself writes the identity
 			p, _ := r.Pools.ByName("other")
 			r.Pools.MarkChanged(p.ID, true)
 			agenttest.Await(r.T, func() bool { r.DoHeartbeatWork(r.T.Context()); return !r.PoolStatus("other").Online })
@@ -264,7 +264,7 @@ func TestProbeOfWorkingDiskKeepsPoolOnline(t *testing.T) {
 	}
 }
 
-// A probe leaves the generation of a pool as it is, also when it is raised meanwhile.
+// A probe leaves the generation of a pool unchanged, also if the generation is raised meanwhile.
 func TestProbeKeepsTheGeneration(t *testing.T) {
 	r, _ := newBadRig(t)
 	p, _ := r.Pools.ByName("other")
@@ -280,8 +280,8 @@ func TestProbeKeepsTheGeneration(t *testing.T) {
 	}
 }
 
-// A probe of a share writes a later generation, as another host may raise it between the look and the
-// write.
+// A probe of a share writes a later generation, because another host may raise the generation between the read and
+// the write.
 func TestProbeOfShareWritesLaterGeneration(t *testing.T) {
 	f := agenttest.NewCluster(t, "nfs", "nfs")
 	p, _ := f.A.Pools.ByName("default")
@@ -306,7 +306,7 @@ func TestProbeOfShareWritesLaterGeneration(t *testing.T) {
 	}
 }
 
-// A probe of a disk that hangs ends: the pool is offline as one that hangs.
+// A probe of a disk that hangs ends: the pool is reported as offline because it hangs.
 func TestProbeOfHangingDiskEnds(t *testing.T) {
 	r, h, _, _ := hungRig(t)
 	h.Hang("raise")
@@ -328,13 +328,14 @@ func TestProbeOfHangingDiskEnds(t *testing.T) {
 	agenttest.Await(t, func() bool { return r.PoolStatus("other").Online })
 }
 
-// A pool whose filesystem Drover mounts is closed while its disk fails, and opened again, which
-// mounts it anew. It serves once a write to it succeeds, and not while a volume in it is mounted.
+// A pool whose filesystem Drover mounts is closed while its disk fails, and opened again, which remounts it. It
+// serves once a write to it succeeds, and not while a volume in it is mounted.
 func TestFailingPoolIsRemounted(t *testing.T) {
 	r, b := newBadRig(t)
 	lines := logged(r)
 	p, _ := r.Pools.ByName("other")
-	if err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Mount = rec.Path }); err != nil { // as one on devices
+	// Like a pool on devices.
+	if err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Mount = rec.Path }); err != nil {
 		t.Fatal(err)
 	}
 	d, _ := r.Cache.Volume("db")
@@ -349,7 +350,8 @@ func TestFailingPoolIsRemounted(t *testing.T) {
 	if err := r.Unmount(t.Context(), "db", "user"); err != nil {
 		t.Fatal(err)
 	}
-	agenttest.Await(t, func() bool { r.DoHeartbeatWork(t.Context()); return b.closes() > 1 }) // opened again, and proven
+	// Opened again, and verified.
+	agenttest.Await(t, func() bool { r.DoHeartbeatWork(t.Context()); return b.closes() > 1 })
 	wantFailing(r, unix.EROFS)
 	b.fails(nil, nil)
 	agenttest.Await(t, func() bool {

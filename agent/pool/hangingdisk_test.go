@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// toldOf is what control has heard of a volume here, and of pool other.
+// toldOf returns what control knows of a volume here, and of pool other.
 func toldOf(r *agenttest.Host, d dataset.Dataset) (mounted bool, other dataset.PoolStatus) {
 	r.T.Helper()
 	v, err := r.Control.Volume(r.T.Context(), d.ID.String())
@@ -33,8 +33,8 @@ func toldOf(r *agenttest.Host, d dataset.Dataset) (mounted bool, other dataset.P
 	return v.Status != nil && v.Status.Mounted, other
 }
 
-// The disk of a pool begins to hang while it is open: control hears that, and on of all else;
-// it is asked once, and taken in by itself when it answers.
+// The disk of a pool begins to hang while the pool is open. Control learns that, and continues to get the status of
+// everything else. The pool is asked once, and serves again without intervention when it answers.
 func TestOpenPoolHangs(t *testing.T) {
 	for _, call := range []string{"status", "generation", "used"} {
 		t.Run(call, func(t *testing.T) {
@@ -56,7 +56,7 @@ func TestOpenPoolHangs(t *testing.T) {
 				_, other := toldOf(r, here)
 				return !other.Online && other.Reason == why
 			})
-			for range 3 { // heartbeats go on
+			for range 3 { // heartbeats continue
 				for _, mounts := range []bool{true, false} {
 					if mounts {
 						r.MountDataset(here, "id")
@@ -86,7 +86,7 @@ func TestOpenPoolHangs(t *testing.T) {
 	}
 }
 
-// An agent stops while an open pool hangs, which is closed when it answers.
+// An agent stops while an open pool hangs. The pool is closed when it answers.
 func TestStopWhileAnOpenPoolHangs(t *testing.T) {
 	r, h, _, there := hungRig(t)
 	h.Hang("status")
@@ -123,9 +123,9 @@ func TestStopWaitsForAnAnswer(t *testing.T) {
 	r.StartWith(cfg)
 }
 
-// A pool was put back with the agent's record of it, and is opened while others are served: as
-// its disk answers late, or as it is adopted. Nothing in it is mounted before control was asked,
-// and with control away what is its own.
+// A pool was restored together with the agent's record of it, and is opened while others are served, because its disk
+// answers late or because it is adopted. Nothing in it is mounted before control was asked. While control is
+// unreachable only volumes whose home is this node are mounted.
 func TestRestoredPoolIsOpenedLate(t *testing.T) {
 	for _, how := range []string{"late", "adopted", "late, control away"} {
 		t.Run(how, func(t *testing.T) {

@@ -16,7 +16,7 @@ func TestSpaceHintsOfHangingPool(t *testing.T) {
 	for _, call := range []string{"status", "used"} {
 		t.Run(call, func(t *testing.T) {
 			r, h, _, there := hungRig(t)
-			agenttest.Await(t, func() bool { // no raise is outstanding: it would be the one question
+			agenttest.Await(t, func() bool { // otherwise the raise would be the one request
 				r.FakeClock.Advance(r.Timing.Heartbeat)
 				p := other(r)
 				return !p.IsDue(r.FakeClock.Steady()) && !p.Raising && p.Question == nil

@@ -36,7 +36,7 @@ func hungRig(t *testing.T) (r *agenttest.Host, h *agenttest.HangingBackend, here
 	return r, h, here, there
 }
 
-// restartsLate is restart, for as long as a start waits for its disks.
+// restartsLate restarts the agent, and repeats that until the start has waited long enough for its healthy disks.
 func restartsLate(r *agenttest.Host) {
 	r.T.Helper()
 	cfg := r.Config
@@ -60,7 +60,7 @@ func restartsLate(r *agenttest.Host) {
 	if err != nil {
 		r.T.Fatal(err)
 	}
-	agenttest.Await(r.T, func() bool { // on a busy machine the start's time was over for a healthy disk too
+	agenttest.Await(r.T, func() bool { // on a busy machine the start may have given up waiting for a healthy disk too
 		if p, known := r.Pools.ByName("default"); known && p.CheckServed() == nil {
 			return true
 		}
@@ -78,18 +78,18 @@ func other(r *agenttest.Host) *pool.Pool {
 	return p
 }
 
-// The disk of one pool hangs when drover starts, at whatever is asked of it first: the start
-// ends, what lies in the other pools is served, and what lies in that one is there, as it was,
-// when the disk goes on.
+// The disk of one pool hangs when Drover starts, at whichever call comes first. The start ends, the volumes in the
+// other pools are served, and the volumes in that pool exist unchanged when the disk continues.
 func TestStartWhileAPoolHangs(t *testing.T) {
 	for call, before := range map[string]func(r *agenttest.Host, there dataset.Dataset){
-		"open": func(r *agenttest.Host, there dataset.Dataset) { // acknowledged, and not in its place after a power cut
+		// Acknowledged, and not in its place after a power cut.
+		"open": func(r *agenttest.Host, there dataset.Dataset) {
 			areas := filepath.Join(r.Root, "other")
 			if err := os.Rename(filepath.Join(areas, "datasets", there.ID.String()), filepath.Join(areas, "incoming", there.ID.String())); err != nil {
 				r.T.Fatal(err)
 			}
 		},
-		"reap": func(r *agenttest.Host, _ dataset.Dataset) { // a create that was cut short
+		"reap": func(r *agenttest.Host, _ dataset.Dataset) { // a create that was interrupted
 			p := other(r)
 			d := dataset.Dataset{ID: uuid.New(), Volume: "cut", State: dataset.StateReady, Epoch: 1, Home: r.NodeID, Pool: p.ID}
 			if _, err := p.Storage.Create(r.T.Context(), d); err != nil {
@@ -119,7 +119,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 				isHung(r, there, 3)
 				gone, cancel := context.WithCancel(t.Context())
 				cancel()
-				if r.PoolOpener.Retry(gone) || h.Calls() != 1 { // who is asked already is not asked once more
+				if r.PoolOpener.Retry(gone) || h.Calls() != 1 { // a pool that is being asked is not asked again
 					t.Errorf("it is open, or was asked %d times", h.WaitingCalls)
 				}
 			}
@@ -137,7 +137,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 	}
 }
 
-// isHung looks at what is said of a pool that hangs, and of what lies in it.
+// isHung checks what is reported of a pool that hangs, and of the volumes in it.
 func isHung(r *agenttest.Host, there dataset.Dataset, found int) {
 	r.T.Helper()
 	ctx := r.T.Context()
@@ -163,12 +163,12 @@ func isHung(r *agenttest.Host, there dataset.Dataset, found int) {
 		r.T.Errorf("a rebuild that does not see what lies there: %v", err)
 	}
 	if h, err := r.Holdings.List(ctx); err != nil || len(h.ExaminedPools) != 1 || len(h.Datasets) != found {
-		r.T.Errorf("%+v, %v", h, err) // what is known of that one counts
+		r.T.Errorf("%+v, %v", h, err) // the known state of that volume is used
 	}
 }
 
-// The disk of one pool hangs while it is raised: the other is raised on, again and again, and
-// control told of it, and that one once its disk goes on, also for what came meanwhile.
+// The disk of one pool hangs while the pool is raised. The other pool is raised again and again, and control is
+// notified. The hanging pool is raised once its disk continues, also for changes that happened meanwhile.
 func TestRaiseWhileAPoolHangs(t *testing.T) {
 	r, h, here, there := hungRig(t)
 	rests := func(d dataset.Dataset) (generation uint64) {
@@ -181,7 +181,7 @@ func TestRaiseWhileAPoolHangs(t *testing.T) {
 		})
 		return generation
 	}
-	here0, there0 := rests(here), rests(there) // for its first home as well, or both in one
+	here0, there0 := rests(here), rests(there) // also for its first home, or for both at once
 	h.Hang("raise")
 	r.Pools.MarkChanged(there.Pool, true)
 	agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Timing.Heartbeat); return h.Calls() == 1 })
@@ -194,14 +194,14 @@ func TestRaiseWhileAPoolHangs(t *testing.T) {
 	if g, asked := r.Pools.ByID(there.Pool).Generation, h.Calls(); g != there0 || asked != 1 {
 		t.Errorf("the one that hangs is of generation %d, and was asked %d times", g, asked)
 	}
-	r.Pools.MarkChanged(there.Pool, true) // which counts for the next time
+	r.Pools.MarkChanged(there.Pool, true) // this counts for the next raise
 	h.Resume()
 	if g := rests(there); g != there0+2 {
 		t.Errorf("when it goes on it is of generation %d, and was of %d", g, there0)
 	}
 }
 
-// An agent that stops while a pool hangs lets go of it when it answers: another one has it.
+// An agent that stops while a pool hangs releases the pool when it answers: another agent can open it.
 func TestStopWhileAPoolHangs(t *testing.T) {
 	r, h, _, there := hungRig(t)
 	h.Hang("open")

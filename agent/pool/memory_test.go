@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// A pool whose bytes are in memory, in a folder there or in an image, says so to who makes it, and
-// in doctor, after a restart too.
+// A pool whose data is in memory, in a folder or in an image, is reported as such when it is made and by doctor, also
+// after a restart.
 func TestPoolInMemoryIsReported(t *testing.T) {
 	tmpfs := t.TempDir()
 	if err := mount.Mount(tmpfs, mount.Spec{Source: "tmpfs", FSType: "tmpfs", Options: []string{"size=2g"}}); err != nil {

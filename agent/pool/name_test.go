@@ -14,9 +14,8 @@ import (
 	"github.com/droverhq/drover/agent/findings"
 )
 
-// A user without rights who takes a pool's name, which everybody can read, while
-// drover is down does not keep the pool offline; doctor says that it is not kept from
-// another drover.
+// The name of a pool's lock can be read by everyone. An unprivileged user who takes the name while Drover is down
+// does not keep the pool offline. Doctor reports that the pool is not protected from another Drover.
 func TestPoolNameTakenByUnprivilegedUser(t *testing.T) {
 	r := agenttest.New(t)
 	r.NewVolume("db")
@@ -28,7 +27,7 @@ func TestPoolNameTakenByUnprivilegedUser(t *testing.T) {
 	r.Stop()
 	fd, done := -1, make(chan error)
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with its user
+		runtime.LockOSThread() // never unlocked: the thread ends with its user ID
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0)); errno != 0 {
 			done <- errno
 			return

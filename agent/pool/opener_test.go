@@ -32,8 +32,8 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-// A pool that cannot be opened at a start is offline and keeps its UUID; nothing is
-// made in its place, its volumes are known, and it comes back by itself.
+// A pool that cannot be opened at a start is offline and keeps its UUID. No other pool is made in its place, its
+// volumes are known, and it returns without intervention.
 func TestOfflinePoolReturns(t *testing.T) {
 	f := &agenttest.FailingBackend{}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(f) })
@@ -74,8 +74,8 @@ func TestOfflinePoolReturns(t *testing.T) {
 	}
 }
 
-// Creates, clones and snapshots are refused on a pool without room; the error says
-// how much there is, and that the trash could go.
+// Creates, clones and snapshots are refused in a pool without space. The error says how much space there is, and that
+// the trash could be emptied.
 func TestFullPoolRefusesCreates(t *testing.T) {
 	f := &agenttest.FailingBackend{}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(f) })
@@ -111,7 +111,7 @@ func TestFullPoolRefusesCreates(t *testing.T) {
 	}
 }
 
-// A pool is made where nothing lies, under a name and a path of its own.
+// A pool is made only on an empty place, with a name and a path that no other pool has.
 func TestCreatePool(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -154,7 +154,8 @@ func TestCreatePool(t *testing.T) {
 		}
 	}
 	known, err := r.Link.Pools(ctx)
-	if err != nil || len(known) != 2 || known[1].Name != "second" || known[1].Status == nil || known[1].Status.Size == 0 { // before any heartbeat
+	// Before any heartbeat.
+	if err != nil || len(known) != 2 || known[1].Name != "second" || known[1].Status == nil || known[1].Status.Size == 0 {
 		t.Errorf("control knows %+v, %v", known, err)
 	}
 	if err := r.Create(ctx, "there", map[string]string{"pool": "second"}); err != nil {
@@ -166,8 +167,8 @@ func TestCreatePool(t *testing.T) {
 	}
 }
 
-// A start that was cut short between making the pool and putting it on record
-// finds the pool that it made; a copy of a pool under another name is refused.
+// A start that was interrupted after it made a pool and before it recorded the pool finds that pool. A copy of a pool
+// under another name is refused.
 func TestPoolMadeButNotRecorded(t *testing.T) {
 	r := agenttest.New(t)
 	db := r.NewVolume("db")
@@ -185,7 +186,7 @@ func TestPoolMadeButNotRecorded(t *testing.T) {
 	}
 
 	copied := filepath.Join(r.Root, "copy")
-	agenttest.Await(t, func() bool { // its marker may be written meanwhile
+	agenttest.Await(t, func() bool { // the marker may be written meanwhile
 		return errors.Join(os.RemoveAll(copied), os.CopyFS(copied, os.DirFS(filepath.Join(r.Root, "pool")))) == nil
 	})
 	_, err := r.PoolMaker.Make(t.Context(), "copy", pool.Record{Backend: "dir", Path: copied})
@@ -197,8 +198,8 @@ func TestPoolMadeButNotRecorded(t *testing.T) {
 	}
 }
 
-// A new pool in drover.yaml that cannot be made is offline and says why; the other
-// pools serve, nothing is made in its place, and a start after its mending makes it.
+// A new pool in drover.yaml that cannot be made is offline with the reason. The other pools serve, nothing is made in
+// its place, and a start after the repair makes it.
 func TestNewPoolThatCannotBeCreatedIsOffline(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -256,8 +257,8 @@ func TestNewPoolThatCannotBeCreatedIsOffline(t *testing.T) {
 	}
 }
 
-// With no pool but one that cannot be made, none is made by default: that would take
-// half of a disk that nobody named.
+// If the only pool cannot be made, no default pool is made: a default pool would take half of a disk that nobody
+// named.
 func TestNoDefaultPoolBesideFailedPool(t *testing.T) {
 	f := &agenttest.FailingBackend{}
 	f.Offline.Store(true)

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The order in which pools are met differs between the start that made them and
-// those after it; where new volumes go must not.
+// The start that makes the pools finds them in another order than later starts do. The pool for new volumes must not
+// depend on that.
 func TestPoolsHaveOneOrder(t *testing.T) {
 	configured := []pool.Config{{Name: "ssd"}, {Name: "hdd"}}
 	for _, met := range [][]string{
@@ -23,7 +23,7 @@ func TestPoolsHaveOneOrder(t *testing.T) {
 		for _, name := range met {
 			p.Add(&pool.Pool{Pool: dataset.Pool{ID: uuid.New(), Name: name, Default: name == "default"}})
 		}
-		p.Add(p.All()[0]) // again, as when it comes back
+		p.Add(p.All()[0]) // again, as when it returns
 		var got []string
 		for _, o := range p.All() {
 			got = append(got, o.Name)

@@ -65,8 +65,8 @@ func TestOvercommitFollowsConfig(t *testing.T) {
 	})
 }
 
-// A policy that an operator set survives the loss of the agent's database: it is in the pool too. One of drover.yaml is
-// read from there.
+// A policy that an operator set survives the loss of the agent's database, because it is stored in the pool too. A
+// policy of drover.yaml is read from that file.
 func TestOvercommitSurvivesALostDatabase(t *testing.T) {
 	for _, backend := range []string{"dir", loop.Name} {
 		t.Run(backend, func(t *testing.T) {

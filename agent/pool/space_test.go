@@ -21,7 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// leave takes all but some bytes of a disk.
+// leave fills a disk until only a number of bytes is free.
 func leave(t *testing.T, dir string, free int64) {
 	t.Helper()
 	path := filepath.Join(dir, "ballast")
@@ -42,9 +42,8 @@ func leave(t *testing.T, dir string, free int64) {
 	}
 }
 
-// When the disk of the root fills up doctor says so, before and when creates are
-// refused, as the refusal does. The trash is named where it lies on that disk, and
-// not where its destruction would free nothing of it.
+// When the disk of the root fills up, doctor reports that, before creates are refused and while they are. The refusal
+// says the same. The trash is named if it is on that disk, and not if emptying it would free nothing there.
 func TestDoctorReportsFullRootDisk(t *testing.T) {
 	for name, beside := range map[string]bool{"a pool on the same disk": true, "a pool elsewhere": false} {
 		t.Run(name, func(t *testing.T) {
@@ -89,7 +88,7 @@ func TestDoctorReportsFullRootDisk(t *testing.T) {
 	}
 }
 
-// weighty is a pool that says what its datasets take and how full it is.
+// weighty is a pool that reports how much its datasets take and how full it is.
 type weighty struct {
 	backends.Pool
 	used   map[uuid.UUID]dataset.Size
@@ -104,20 +103,20 @@ func (p *weighty) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) { 
 
 func (p *weighty) Status(context.Context) dataset.PoolStatus { return p.status }
 
-// weighs puts a pool in the place of the default one, in an image of a size, or in none.
+// weighs replaces the default pool by another one, in an image of a size or in none.
 func weighs(r *agenttest.Host, p *weighty, image dataset.Size) {
 	r.T.Helper()
 	pl, _ := r.Pools.ByName("default")
 	r.Pools.Change(pl.ID, func(pl *pool.Pool) { pl.Storage = p })
-	// What is on record is kept meanwhile by who raises the pool.
+	// A raise of the pool keeps its own record, so the record is changed too.
 	err := r.Pools.UpdateRecord(r.T.Context(), pl.ID, func(rec *pool.Record) { rec.Path, rec.Image = "/disk/pool", image })
 	if err != nil {
 		r.T.Fatal(err)
 	}
 }
 
-// What is wrong with a pool that has room is said as it is: it takes in what is new, and room would
-// not mend it.
+// The problem of a pool with free space is reported without advice to free space: the pool accepts new data, and more
+// space would not help.
 func TestDoctorOfFailingPoolDoesNotAskForSpace(t *testing.T) {
 	const why = "the quotas were none and are now full: restart drover"
 	r := agenttest.New(t)
@@ -129,10 +128,10 @@ func TestDoctorOfFailingPoolDoesNotAskForSpace(t *testing.T) {
 	}
 }
 
-// The advice about a full pool says what its trash would give, and names the largest
-// volumes where that is too little; doctor's and the refusal's are the same.
+// The advice about a full pool says how much emptying the trash would free, and names the largest volumes if that is
+// not enough. Doctor and the refusal give the same advice.
 func TestRemedyForFullPool(t *testing.T) {
-	const size = 100 * dataset.GiB // of which 2 GiB are kept
+	const size = 100 * dataset.GiB // 2 GiB of it are reserved
 	full := dataset.PoolStatus{Online: true, Free: dataset.GiB, Size: size, Reason: "pool default is nearly full"}
 	for name, c := range map[string]struct {
 		trash, other, image bool

@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 )
 
-// warner is backend dir, whose pools warn of what the test says.
+// warner is backend dir whose pools give the warnings that the test sets.
 type warner struct {
 	dir.Backend
 	mu    sync.Mutex
@@ -47,7 +47,7 @@ func (p warnerPool) Warnings() []string {
 	return p.w.lines
 }
 
-// What a pool warns of is in doctor, and once in the log.
+// The warnings of a pool are reported by doctor, and once in the log.
 func TestPoolWarningsAreReportedOnce(t *testing.T) {
 	w := &warner{}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(w) })

@@ -27,8 +27,7 @@ import (
 	"github.com/droverhq/drover/internal/socket"
 )
 
-// clearing is a kind whose pools have something happen before they are cleared, and which counts
-// how often they are opened.
+// clearing is a backend that calls a function before a pool is cleared, and counts how often pools are opened.
 type clearing struct {
 	backends.Kind
 	before func()
@@ -54,8 +53,8 @@ func (p clearingPool) Clear(ctx context.Context) (string, error) {
 	return p.Pool.(backends.Clearer).Clear(ctx)
 }
 
-// A heartbeat opens what is offline again, but not a pool whose place is being cleared: its image
-// would be mounted once more, and nobody would take it off.
+// A heartbeat reopens offline pools, but not a pool that is being cleared: its image would be mounted again, and
+// nobody would unmount it.
 func TestPoolBeingClearedIsNotReopened(t *testing.T) {
 	k := &clearing{Kind: dir.Backend{}}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(k) })
@@ -71,8 +70,7 @@ func TestPoolBeingClearedIsNotReopened(t *testing.T) {
 	unlisted(r, "plain")
 }
 
-// The devices of a pool that is being removed may be others' by the time that it goes on: nothing is
-// made on them.
+// When the removal of a pool resumes, its devices may belong to somebody else: nothing is made on them.
 func TestPoolBeingRemovedIsNotCreatedOnItsDevices(t *testing.T) {
 	r := agenttest.New(t, everyKind)
 	ctx := t.Context()
@@ -96,7 +94,7 @@ func TestPoolBeingRemovedIsNotCreatedOnItsDevices(t *testing.T) {
 	agenttest.Await(t, func() bool {
 		r.DoHeartbeatWork(ctx)
 		_, there := r.Pools.ByName("fast")
-		for _, e := range log.AllEntries() { // which comes after it went
+		for _, e := range log.AllEntries() { // this is logged after the removal
 			left, _ := e.Data["left"].(string)
 			text += left
 		}
@@ -110,7 +108,7 @@ func TestPoolBeingRemovedIsNotCreatedOnItsDevices(t *testing.T) {
 	}
 }
 
-// A pool that is being forgotten stays as it is, though the removal goes on by the plain command.
+// A pool that is being forgotten stays unchanged, even if the removal is resumed by a plain remove command.
 func TestForgetResumesByPlainRemove(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")
@@ -127,8 +125,8 @@ func TestForgetResumesByPlainRemove(t *testing.T) {
 	unlisted(r, "plain")
 }
 
-// A pool that another drover has by the time that its removal goes on is that one's: it is not
-// cleared, which is said, and it can be forgotten.
+// If another Drover has taken a pool by the time its removal resumes, the pool belongs to that one. It is not
+// cleared, the reason is reported, and it can be forgotten.
 func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -159,8 +157,8 @@ func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
 	unlisted(r, "plain")
 }
 
-// A disk that hangs while its pool goes keeps nobody from making another pool, and who would take
-// in what is being cleared is told.
+// A disk that hangs while its pool is removed does not block the creation of another pool. A request to adopt the
+// pool that is being cleared gets an error.
 func TestHangingRemovalDoesNotBlockOtherPools(t *testing.T) {
 	hangs, hung := make(chan struct{}), make(chan struct{})
 	k := &clearing{Kind: dir.Backend{}, before: func() { close(hung); <-hangs }}
@@ -190,8 +188,8 @@ func TestHangingRemovalDoesNotBlockOtherPools(t *testing.T) {
 	unlisted(r, "plain")
 }
 
-// Who puts a pool back into drover.yaml before its removal is over has it: as it is, or made again
-// where it may be cleared in part.
+// An operator puts a pool back into drover.yaml before its removal has ended. The pool is used again: unchanged, or
+// made again if it may be partly cleared.
 func TestRemovedPoolConfiguredAgain(t *testing.T) {
 	for name, is := range map[string]pool.Record{"whole": {Leaving: pool.LeavingRemoved}, "cleared": {Leaving: pool.LeavingRemoved, Unrecorded: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -225,7 +223,7 @@ func TestRemovedPoolConfiguredAgain(t *testing.T) {
 	}
 }
 
-// One that was forgotten may hold something: while its disk is away nothing is made in its place.
+// A forgotten pool may hold data: while its disk is missing nothing is made in its place.
 func TestForgottenPoolConfiguredAgain(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")

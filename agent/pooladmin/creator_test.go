@@ -13,8 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Of pools that are made at once under one name one is made: of the others nothing
-// would be known after a restart.
+// If several pools are made at once with one name, only one is made: the others would be unknown after a restart.
 func TestConcurrentCreatesOfOnePool(t *testing.T) {
 	r := agenttest.New(t)
 	errs := make([]error, 8)
@@ -38,7 +37,7 @@ func TestConcurrentCreatesOfOnePool(t *testing.T) {
 	}
 }
 
-// A pool's image is not mounted over another pool, nor a pool made in an image's place.
+// The image of a pool is not mounted over another pool, and no pool is made in the place of an image.
 func TestPoolsOverlap(t *testing.T) {
 	image := pool.Record{Path: "/disk/x.img", Mount: "/root/pools/x"}
 	for _, c := range []struct {
@@ -55,7 +54,7 @@ func TestPoolsOverlap(t *testing.T) {
 	}
 }
 
-// A pool is named once in an error, whoever names it first.
+// An error names a pool once, whichever function names it first.
 func TestErrorsNameAPoolOnce(t *testing.T) {
 	for given, want := range map[string][3]string{
 		"no disk":                     {"pool fast: no disk", "no disk", "pool fast is offline: no disk"},

@@ -25,7 +25,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// former says that it made a pool of devices, where it was made at a path.
+// former reports a pool on devices that was in fact made at a path.
 type former struct {
 	dir.Backend
 	got []backends.Config
@@ -43,11 +43,11 @@ func (f *former) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 	return f.Backend.Open(ctx, cfg)
 }
 
-// plain takes no devices.
+// plain is a backend that takes no devices.
 type plain struct{ backends.Kind }
 
-// A pool of devices lies where its backend says, is opened with them again, and bears them
-// for people. One of a backend that takes none is refused.
+// A pool on devices is located where its backend says, is reopened with its devices, and is shown with their names. A
+// pool on devices of a backend that takes none is refused.
 func TestPoolOnDevices(t *testing.T) {
 	f := &former{}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(plain{dir.Backend{}}, f) })
@@ -94,7 +94,7 @@ func TestPoolOnDevices(t *testing.T) {
 	}
 }
 
-// halting is former, which makes pools and dies before that is on record.
+// halting is former, but it crashes after it made a pool and before the pool is recorded.
 type halting struct {
 	former
 	dies bool
@@ -108,8 +108,8 @@ func (h *halting) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 	return p, err
 }
 
-// A pool whose making was cut short is made to the end by the same command, after a restart too:
-// under the UUID that its disks may bear by now. Another command makes another pool.
+// An interrupted creation of a pool is completed by the same command, also after a restart. It uses the UUID that the
+// disks may already have. Another command makes another pool.
 func TestInterruptedCreateIsResumedBySameCommand(t *testing.T) {
 	h := &halting{dies: true}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(dir.Backend{}, h) })
@@ -143,8 +143,8 @@ func TestInterruptedCreateIsResumedBySameCommand(t *testing.T) {
 	}
 }
 
-// A device that a pool lies on is refused for another one by the name of that pool, whatever it is
-// called; so is one that is given twice.
+// A device that belongs to a pool is refused for another pool, whatever path names it, and the error names the first
+// pool. A device that is given twice is refused too.
 func TestDeviceOfOtherPoolIsRefused(t *testing.T) {
 	r := agenttest.New(t, func(c *agent.Config) {
 		c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{}), btrfs.New())

@@ -14,8 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// ended returns what f returned, and fails the test if f does not return. Whoever waits for a
-// writer of the FIFO gets one then.
+// ended returns what f returned, and fails the test if f does not return. In that case a writer opens the FIFO, so
+// that f does not wait forever.
 func ended(t *testing.T, fifo string, f func() error) error {
 	t.Helper()
 	done := make(chan error, 1)
@@ -34,8 +34,8 @@ func ended(t *testing.T, fifo string, f func() error) error {
 	}
 }
 
-// The user of a folder puts a FIFO where the marker of a pool would be: neither the making of a
-// pool below that folder nor the adoption of the folder waits for it.
+// A user puts a FIFO in a folder, in the place of a pool's marker. Neither the creation of a pool below that folder
+// nor the adoption of the folder waits for it.
 func TestPoolMarkerIsAFIFO(t *testing.T) {
 	r := agenttest.New(t)
 	home := t.TempDir()

@@ -32,8 +32,8 @@ func newPool(r *agenttest.Host, name string) string {
 	return path
 }
 
-// A pool that is away is not removed, as nobody can look into it. It is forgotten, once nothing is
-// on record there but what is condemned; the other pools go on, and it can be taken back.
+// An offline pool is not removed, because nobody can look into it. It can be forgotten once only condemned datasets
+// are recorded there. The other pools continue, and the forgotten pool can be adopted again.
 func TestOfflinePoolIsForgotten(t *testing.T) {
 	r := agenttest.New(t, everyKind)
 	ctx := t.Context()
@@ -76,8 +76,7 @@ func TestOfflinePoolIsForgotten(t *testing.T) {
 	}
 }
 
-// A pool that is well is forgotten with all that lies in it and is on nobody's record: whatever is
-// at its place stays.
+// A healthy pool is forgotten with all unrecorded data in it: the data stays in its place.
 func TestForgottenPoolKeepsItsContent(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -108,8 +107,8 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 	}
 }
 
-// What is no pool's, and a trial of drover backend verify, keep a pool; so does drover.yaml, and,
-// of the default one, that there is no other. Who errs in the name is told which there are.
+// A pool is kept by foreign data and by a trial of drover backend verify. It is also kept by drover.yaml, and the
+// default pool is kept if there is no other. The error about a wrong name lists the pools.
 func TestPoolIsNotRemovedWhileNeeded(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")
@@ -159,7 +158,7 @@ func TestDefaultPoolStaysWhileItIsTheOnlyOne(t *testing.T) {
 	}
 }
 
-// Whoever makes a volume in a pool that is being removed is faster, or has a plain error.
+// A create in a pool that is being removed either is faster, or gets a clear error.
 func TestPoolIsRemovedDuringCreates(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -202,7 +201,7 @@ func TestPoolIsRemovedDuringCreates(t *testing.T) {
 	}
 }
 
-// What is under way when a pool is to go may be in it: it is waited for, and what it left is seen.
+// Work in progress may use a pool that is to be removed: the removal waits for it, and sees its results.
 func TestPoolRemovalWaitsForWork(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -231,8 +230,8 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	}
 }
 
-// Work elsewhere is not waited for, and none once control has the pool off its record: what may be
-// cleared in part cannot stay.
+// The removal does not wait for work in other pools, and for no work once control has removed the pool from its
+// records: a pool that may be partly cleared cannot stay.
 func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -271,7 +270,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	}
 }
 
-// A pool in which something is on record is not out of service for a moment, whatever else is done.
+// A pool in which something is recorded is never out of service, whatever else is done.
 func TestPoolInUseIsRefusedWhileItServes(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -287,7 +286,7 @@ func TestPoolInUseIsRefusedWhileItServes(t *testing.T) {
 	keepsPool(r, "plain", true, dataset.ErrConflict, "pool plain holds volume db: ")
 }
 
-// fusedClear is a pool whose place is cleared until the process dies.
+// fusedClear is a pool that is cleared until the process crashes.
 type fusedClear struct {
 	backends.Pool
 	f *agenttest.Fuse
@@ -310,7 +309,7 @@ func (k fusedClears) Open(ctx context.Context, cfg backends.Config) (backends.Po
 	return fusedClear{p, k.f}, nil
 }
 
-// fusedRegister is the way to control of an agent that dies.
+// fusedRegister is the connection to control of an agent that crashes.
 type fusedRegister struct {
 	agenttest.FusedControl
 }
@@ -319,9 +318,8 @@ func (c fusedRegister) Register(ctx context.Context, reg api.Registration) error
 	return agenttest.Unavailable(c.Host.Fuse.Act("register", func() error { return c.Service.Register(ctx, reg) }))
 }
 
-// The agent dies at every act of a removal, before it and after. Started again it has the pool as it
-// was, in which a volume can be made, or none; and nothing of it lies at its place, or all of it
-// where it was to be forgotten.
+// The agent crashes before and after every act of a removal. After its restart it has the pool as before, in which a
+// volume can be created, or no pool. In that case its place is empty, or unchanged if the pool was forgotten.
 func TestPoolRemovalCrashesAtEveryAct(t *testing.T) {
 	for _, forget := range []bool{false, true} {
 		for _, late := range []bool{false, true} {
@@ -336,7 +334,7 @@ func TestPoolRemovalCrashesAtEveryAct(t *testing.T) {
 				h.Fuse.Set(n, late, nil)
 				_, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{Forget: forget})
 				cut := h.Fuse.Blown()
-				_ = r.Agent.Close() // which is dead
+				_ = r.Agent.Close() // the agent is dead
 				at := fmt.Sprintf("forget %t, late %t, act %d of %v: %v", forget, late, n, h.Fuse.Seen(), err)
 				h.Fuse.Mend()
 				r.StartWith(r.Config)

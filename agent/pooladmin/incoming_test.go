@@ -14,8 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// uncommitted puts a ready dataset back among the incoming ones, as a power cut does
-// before the rename is durable.
+// uncommitted moves a ready dataset back to the incoming ones, as after a power cut before the rename is durable.
 func uncommitted(r *agenttest.Host, d dataset.Dataset) {
 	r.T.Helper()
 	pool := filepath.Join(r.Root, "pool")
@@ -24,10 +23,9 @@ func uncommitted(r *agenttest.Host, d dataset.Dataset) {
 	}
 }
 
-// I3: a node without any record finds a pool by its path in drover.yaml. What is
-// incoming in it may have been acknowledged: it is kept over any number of starts,
-// named, and comes back with a rebuild or goes when a person says so. What the node
-// itself leaves incoming from then on was never acknowledged, and goes.
+// I3: a node without records finds a pool by its path in drover.yaml. Incoming datasets in it may have been
+// acknowledged: they are kept across any number of starts and reported, and return with a rebuild or are removed by
+// an operator. Datasets that the node itself leaves incoming from then on were never acknowledged, and are removed.
 func TestI3IncomingOfFoundPoolIsKept(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -71,8 +69,8 @@ func TestI3IncomingOfFoundPoolIsKept(t *testing.T) {
 	}
 }
 
-// An incoming dataset whose record cannot be read does not come back with a
-// rebuild, and is not destroyed after it either.
+// An incoming dataset whose record cannot be read does not return with a rebuild, and is not destroyed after it
+// either.
 func TestI3UnreadableIncomingIsKeptByRebuild(t *testing.T) {
 	r := agenttest.New(t)
 	db := r.NewIncoming()
@@ -94,7 +92,7 @@ func TestI3UnreadableIncomingIsKeptByRebuild(t *testing.T) {
 	}
 }
 
-// A crash while an adoption has not brought its datasets back yet loses none.
+// A crash before an adoption has brought its datasets back loses none of them.
 func TestI3IncomingOfAdoptedPoolSurvivesCrash(t *testing.T) {
 	r := agenttest.New(t)
 	rec := pool.Record{ID: uuid.New(), Backend: "dir", Path: filepath.Join(r.Root, "second")}

@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// What keeps a pool is said with what makes it go. Of what is in the trash, and of what is condemned,
-// that is not the removal of a live volume, which may have its name.
+// The error names what keeps a pool, and how to remove it. For volumes in the trash and condemned ones, that is not
+// the command that removes a live volume: a live volume may have the same name.
 func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()

@@ -19,8 +19,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// A folder that is bound elsewhere is what it is there too: none of another pool, of an engine
-// or of the mounts becomes a pool by another way. One of nobody does.
+// A bind mount of a folder is treated like the folder: a folder of another pool, of an engine or of the mounts does
+// not become a pool by another path. A folder that nobody uses does.
 func TestPoolThroughBindMount(t *testing.T) {
 	r := agenttest.New(t)
 	pool, ok := r.Pools.ByName("default")
@@ -76,7 +76,7 @@ func TestPoolThroughBindMount(t *testing.T) {
 	})
 }
 
-// The image of a pool that is here is that pool, by whichever name, and no riddle for each backend.
+// The image of an open pool is recognized as that pool, by whichever path, and the error does not list every backend.
 func TestAdoptImageOfOpenPool(t *testing.T) {
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{})) })
 	image := filepath.Join(r.Root, "images.img")
@@ -98,7 +98,7 @@ func TestAdoptImageOfOpenPool(t *testing.T) {
 	}
 }
 
-// Doctor says what would bring back a pool whose disk is away, found so at a start or later.
+// Doctor says how to bring back a pool whose disk is missing, whether that was found at a start or later.
 func TestDoctorHasRemedyForOfflinePool(t *testing.T) {
 	r := agenttest.New(t)
 	at := filepath.Join(r.Root, "second")
@@ -126,7 +126,8 @@ func TestDoctorHasRemedyForOfflinePool(t *testing.T) {
 				t.Errorf("%s: %q is not in %q", when, part, mends)
 			}
 		}
-		if mend := mends["pool default"]; !strings.Contains(mend, "drover.yaml") || strings.Contains(mend, "adopt") { // it stands there
+		// The pool is in drover.yaml.
+		if mend := mends["pool default"]; !strings.Contains(mend, "drover.yaml") || strings.Contains(mend, "adopt") {
 			t.Errorf("%s: of a pool of drover.yaml: %q", when, mend)
 		}
 		r.Restart()

@@ -22,12 +22,12 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// everyKind has a rig know the backends that run here.
+// everyKind registers all backends that run on this machine with a rig.
 func everyKind(c *agent.Config) {
 	c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{}), btrfs.New())
 }
 
-// unlisted tells whether neither the agent, before and after a restart, nor control has a pool.
+// unlisted fails if the agent, before or after a restart, or control has a pool.
 func unlisted(r *agenttest.Host, name string) {
 	r.T.Helper()
 	for range 2 {
@@ -53,7 +53,7 @@ func unlisted(r *agenttest.Host, name string) {
 	}
 }
 
-// keepsPool wants that a pool stays.
+// keepsPool fails unless a pool stays.
 func keepsPool(r *agenttest.Host, name string, forget bool, kind *dataset.Kind, texts ...string) {
 	r.T.Helper()
 	_, dry := r.RemovePool(r.T.Context(), name, api.PoolRemoval{Forget: forget, DryRun: true})
@@ -71,8 +71,8 @@ func keepsPool(r *agenttest.Host, name string, forget bool, kind *dataset.Kind, 
 	}
 }
 
-// An empty pool goes, with all that its making has put there, and the same command makes another
-// one in its place, under its name.
+// An empty pool is removed with everything that its creation made, and the same command makes another pool in its
+// place, under its name.
 func TestEmptyPoolIsRemoved(t *testing.T) {
 	r := agenttest.New(t, everyKind)
 	ctx := t.Context()
@@ -137,7 +137,7 @@ func TestEmptyPoolIsRemoved(t *testing.T) {
 	}
 }
 
-// destroy has a volume go for good.
+// destroy removes a volume and its data.
 func destroy(r *agenttest.Host, d dataset.Dataset) {
 	r.T.Helper()
 	ctx := r.T.Context()
@@ -150,7 +150,7 @@ func destroy(r *agenttest.Host, d dataset.Dataset) {
 	agenttest.Await(r.T, func() bool { _, there := r.Cache.Dataset(d.ID); return !there })
 }
 
-// earlier is the way to control of an agent of which a word may be overtaken.
+// earlier is the connection to control of an agent. One of its messages can be overtaken by a later one.
 type earlier struct {
 	api.Service
 	before func(api.Registration)
@@ -163,8 +163,8 @@ func (c *earlier) Register(ctx context.Context, reg api.Registration) error {
 	return c.Service.Register(ctx, reg)
 }
 
-// A word of the node's pools that was under way while one of them went does not put it on record
-// again, and whoever said it is heard all the same.
+// A registration that was sent before a pool was removed, and arrives later, does not record the pool again. The
+// caller of the registration gets an answer all the same.
 func TestLateRegistrationDoesNotRestoreRemovedPool(t *testing.T) {
 	c := &earlier{}
 	r := agenttest.New(t, func(cfg *agent.Config) { c.Service, cfg.Control = cfg.Control, c })
@@ -179,7 +179,8 @@ func TestLateRegistrationDoesNotRestoreRemovedPool(t *testing.T) {
 			}
 		}
 	}
-	if err := r.Registration.Register(ctx); err != nil || words != 5 { // the first, three of the removal, and the first anew
+	// The first, three by the removal, and the repeated first.
+	if err := r.Registration.Register(ctx); err != nil || words != 5 {
 		t.Errorf("registered %d times: %v", words, err)
 	}
 	c.before = nil

@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// onMount is a backend whose pools on devices lie where they are mounted.
+// onMount is a backend whose pools on devices are located where they are mounted.
 type onMount struct {
 	dir.Backend
 	trimmed chan string
@@ -37,7 +37,7 @@ func (o onMount) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 	return trimmer{p, cfg.Name, o}, err
 }
 
-// trimmer is a pool whose devices fail to be trimmed, and that can be away.
+// trimmer is a pool whose trims fail, and that can be offline.
 type trimmer struct {
 	backends.Pool
 	name string
@@ -56,7 +56,7 @@ func (t trimmer) Status(ctx context.Context) dataset.PoolStatus {
 	return t.Pool.Status(ctx)
 }
 
-// untrimmed is a pool that cannot be.
+// untrimmed is a pool that cannot be trimmed.
 type untrimmed struct{ former }
 
 func (u *untrimmed) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
@@ -64,8 +64,8 @@ func (u *untrimmed) Open(ctx context.Context, cfg backends.Config) (backends.Poo
 	return struct{ backends.Pool }{p}, err
 }
 
-// Pools on devices are trimmed when it is time, each once, also after a restart and where it
-// failed, and as soon as they are back; others never.
+// Pools on devices are trimmed when due, each once, also after a restart and after a failure, and as soon as they are
+// online again. Other pools are never trimmed.
 func TestTrimOfDevicesWhenDue(t *testing.T) {
 	trimmed, away := make(chan string, 16), &atomic.Bool{}
 	r := agenttest.New(t, func(c *agent.Config) {

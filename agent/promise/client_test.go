@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// A promise is that of the node which answers: another one at its old address, by its
-// certificate or by what it says, has promised nothing for it.
+// A promise counts only for the node that answers. If another node answers at the address, according to its
+// certificate or to its answer, the expected node has promised nothing.
 func TestI1AnswersOfOthers(t *testing.T) {
 	now := clock.System{}.Now()
 	ca, err := pki.Create(t.TempDir(), now)
@@ -71,7 +71,7 @@ func TestI1AnswersOfOthers(t *testing.T) {
 	}
 }
 
-// plain is a way without certificates.
+// plain is a connection without certificates.
 type plain struct{}
 
 func (plain) RoundTrip(r *http.Request) (*http.Response, error) {

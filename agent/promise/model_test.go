@@ -17,7 +17,7 @@ import (
 
 const session = 100 // in ticks of the model
 
-// off are the protections that a run goes without.
+// off are the protections that are switched off in a run.
 type off struct{ absent, live, epoch, sworn, start, waits, ready, read, before bool }
 
 type node struct {
@@ -25,15 +25,15 @@ type node struct {
 	id             uuid.UUID
 	skew           time.Duration
 	keeper         *Keeper
-	holds          uint64 // epoch that it takes for its own; 0: none
-	known          uint64 // the highest that it has heard of: what it is told later of an older one is stale
-	read           bool   // its leases, since it registered: a question from before that does not count
+	holds          uint64 // the epoch of which it believes to be the home; 0: none
+	known          uint64 // the highest epoch that it knows: a later message about an older one is stale
+	read           bool   // its leases, since it registered: a request from before does not count
 	registered     int
 	renewed        time.Duration
 	promised       [3]time.Duration
-	deadline       time.Duration // that its guard knows
+	deadline       time.Duration // known to its guard
 	promoting      bool
-	cut, alone     bool // from control, from the other nodes
+	cut, alone     bool // cut off from control, from the other nodes
 }
 
 type event struct {
@@ -49,14 +49,14 @@ type modelCluster struct {
 	nodes []*node
 	queue []event
 
-	// What control has on record.
+	// The records of control.
 	home    int
 	epoch   uint64
 	expires [3]time.Duration
 	live    [3]bool
 	incarn  [3]int
-	away    [3]int           // index of the record that nothing is heard of it
-	gone    [3]time.Duration // since when control saw that; -1: not
+	away    [3]int           // index of the record that the node is silent
+	gone    [3]time.Duration // when control recorded that; -1: it did not
 	opened  int
 }
 
@@ -77,7 +77,7 @@ func newWorld(seed uint64, without off) *modelCluster {
 
 func (n *node) now(w *modelCluster) time.Duration { return w.t + n.skew }
 
-// lease is when a session that is renewed now ends.
+// lease returns when a session that is renewed now ends.
 func (w *modelCluster) lease() time.Duration { return w.t + session + time.Duration(w.r.IntN(session)) }
 
 func (w *modelCluster) oneIn(n int) bool { return w.r.IntN(n) == 0 }
@@ -86,7 +86,7 @@ func (w *modelCluster) after(d int, what func()) {
 	w.queue = append(w.queue, event{w.t + time.Duration(d), what})
 }
 
-// send has something happen soon, sometimes late, and now and then never.
+// send makes something happen soon, sometimes late, and now and then never.
 func (w *modelCluster) send(what func()) {
 	switch {
 	case w.oneIn(20):
@@ -103,10 +103,10 @@ func (w *modelCluster) toControl(n *node, what func()) {
 	}
 }
 
-// feed has a holder's guard know of the deadline that the holder comes to.
+// feed passes the deadline that the holder computes to its guard.
 func (w *modelCluster) feed(n *node) {
 	if n.holds == 0 || !n.read && n.now(w) > n.deadline && !w.off.read {
-		return // fenced, until it has read that it is still its own
+		return // fenced, until it has read that it is still the home
 	}
 	if n.read || w.off.read {
 		n.deadline = max(n.deadline, n.renewed+session*6/10)
@@ -120,7 +120,7 @@ func (w *modelCluster) feed(n *node) {
 	n.deadline = max(n.deadline, bound)
 }
 
-// open reports whether something may write at a node: until its fence is complete.
+// open reports whether something can write on a node: it can until the fence of the node is complete.
 func (n *node) open(w *modelCluster) bool { return n.holds > 0 && n.now(w) <= n.deadline+session*3/10 }
 
 func (w *modelCluster) look() {
@@ -169,7 +169,7 @@ func (w *modelCluster) register(n *node) {
 	})
 }
 
-// reads has an agent that control took in read its leases and operations.
+// reads makes a registered agent read its leases and operations.
 func (w *modelCluster) reads(n *node, inc, session int, sent time.Duration) {
 	home, epoch := w.home, w.epoch
 	w.send(func() {
@@ -245,7 +245,7 @@ func (w *modelCluster) promote(n *node) {
 		if w.off.sworn {
 			n.keeper.AllowPromises(w.ds)
 		}
-		late := w.r.IntN(5) // the act before
+		late := w.r.IntN(5) // delay of the previous act
 		if w.oneIn(3) {
 			late = w.r.IntN(3 * session)
 		}
@@ -264,7 +264,7 @@ func (w *modelCluster) commit(n *node, home int, epoch uint64, away, inc int) {
 		w.home, w.epoch, w.opened = n.i, w.epoch+1, w.opened+1
 	}
 	at := w.epoch
-	w.after(w.r.IntN(session), func() { // it asks until it is told
+	w.after(w.r.IntN(session), func() { // it asks until it is answered
 		if n.incarnation != inc {
 			return
 		}
@@ -277,7 +277,7 @@ func (w *modelCluster) commit(n *node, home int, epoch uint64, away, inc int) {
 	})
 }
 
-// turn is what each node does a few times in a session, and what befalls it.
+// turn does what each node does, and what happens to it, a few times in a session.
 func (w *modelCluster) turn(n *node) {
 	w.renew(n)
 	for _, peer := range w.nodes {
@@ -294,14 +294,14 @@ func (w *modelCluster) turn(n *node) {
 	case 3:
 		w.restart(n)
 	case 4:
-		w.expires[n.i] = w.t // its session is ended before its time
+		w.expires[n.i] = w.t // its session is ended early
 	case 5, 6, 7:
 		n.cut, n.alone = false, false
 	}
 	w.after(session/5+w.r.IntN(3), func() { w.turn(n) })
 }
 
-// two says which nodes have the dataset open, when it is more than one.
+// two names the nodes that have the dataset open if there is more than one.
 func (w *modelCluster) two() string {
 	var open []int
 	for _, n := range w.nodes {
@@ -315,8 +315,7 @@ func (w *modelCluster) two() string {
 	return fmt.Sprintf("at %d nodes %v have it open, and control is at epoch %d on node %d", w.t, open, w.epoch, w.home)
 }
 
-// play runs one schedule, and returns how often the dataset was opened elsewhere and what
-// went wrong.
+// play runs one schedule. It returns how often the dataset was opened on another node, and what went wrong.
 func play(seed uint64, without off) (opened int, bad string) {
 	w := newWorld(seed, without)
 	for _, n := range w.nodes {
@@ -340,7 +339,7 @@ func play(seed uint64, without off) (opened int, bad string) {
 	return w.opened, ""
 }
 
-// Whatever is late, lost, cut off or started anew: no two epochs are open at once.
+// Whatever message is late or lost, whichever node is cut off or restarted: no two epochs are open at once.
 func TestI1PromiseModel(t *testing.T) {
 	const runs = 1000
 	opened := 0
@@ -356,7 +355,7 @@ func TestI1PromiseModel(t *testing.T) {
 	}
 }
 
-// Without any one of the protections there are schedules in which two are.
+// If any of the protections is missing there are schedules in which two epochs are open at once.
 func TestI1PromiseModelWithout(t *testing.T) {
 	for name, without := range map[string]off{
 		"the commit's look at who lives": {live: true},

@@ -7,7 +7,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// I1: promises carry a holder on that may still write, as far as the shortest of them, and no other one.
+// I1: promises extend the lease of a holder that may still write, up to the end of the shortest promise, and no other
+// lease.
 func TestI1Extend(t *testing.T) {
 	const now, span = 1000, 100
 	for name, c := range map[string]struct {
@@ -31,7 +32,7 @@ func TestI1Extend(t *testing.T) {
 	}
 }
 
-// I1: no epoch is opened while a promise for it holds, nor before it is known for how long a promise holds.
+// I1: no epoch is opened while a promise about it is valid, nor before it is known how long a promise is valid.
 func TestI1SwearAfterPromises(t *testing.T) {
 	var now time.Duration
 	k := NewKeeper(func() time.Duration { return now })
@@ -49,15 +50,15 @@ func TestI1SwearAfterPromises(t *testing.T) {
 			t.Errorf("sworn at %d: it waits %d for %s, want %d for %s", now, wait, got, want, by)
 		}
 	}
-	grant(one, 100, 0) // control has not taken it in
+	grant(one, 100, 0) // control has not registered it
 	k.SetReady()
-	grant(one, 0, 0) // how long a promise holds is not known
+	grant(one, 0, 0) // it is not known how long a promise is valid
 	swear(one, 0, uuid.Nil, time.Second)
 	now = 200
 	grant(one, 100, 1)
-	grant(one, 10, 1) // a shorter one takes nothing back
+	grant(one, 10, 1) // a shorter promise withdraws nothing
 	now = 250
-	grant(other, 100, 1) // nor does one of another dataset
+	grant(other, 100, 1) // neither does a promise about another dataset
 	swear(one, 100, holder, 50)
 	now = 300
 	swear(one, 100, uuid.Nil, 0)

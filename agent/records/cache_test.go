@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// cacheModel is what a cache has to be: for each dataset the newest record that
-// was seen, and the names and lists that follow from these alone.
+// cacheModel is the expected content of a cache: the newest record of each dataset that was seen, and the names and
+// lists that follow only from these records.
 type cacheModel struct {
 	records map[uuid.UUID]api.IndexedDataset
 	used    map[string]Spellings
@@ -38,8 +38,8 @@ func (m *cacheModel) apply(d dataset.Dataset, index uint64) (changed bool) {
 	return true
 }
 
-// live are the datasets that have a name: one, but while what is known of two is
-// not of one moment.
+// live returns the datasets that have a name. There is one, unless the known records of two datasets are from
+// different moments.
 func (m *cacheModel) live(name string) (ids []uuid.UUID) {
 	for id, d := range m.records {
 		if d.Volume == name && d.State == dataset.StateReady {
@@ -49,7 +49,7 @@ func (m *cacheModel) live(name string) (ids []uuid.UUID) {
 	return ids
 }
 
-// spelt is how the engine of the node that had it made spells a dataset.
+// spelt returns how the engine of the node that created a dataset spells it.
 func (m *cacheModel) spelt(d dataset.Dataset) []string {
 	if r := m.used[d.Volume]; r.Dataset == d.ID {
 		return r.Used
@@ -57,11 +57,11 @@ func (m *cacheModel) spelt(d dataset.Dataset) []string {
 	return []string{d.RequestedAs}
 }
 
-// nameOf gives each two datasets one name, as when it is used again.
+// nameOf gives each two datasets the same name, as when a name is reused.
 func nameOf(i int) string { return fmt.Sprintf("vol-%d", i/2) }
 
-// TestCache compares the cache with the model after any sequence of what control
-// says, in order or not, and of what the engine uses.
+// TestCache compares the cache with the model after any sequence of records of control, in order or not, and of
+// spellings that the engine uses.
 func TestCache(t *testing.T) {
 	node := uuid.New()
 	var ids [4]uuid.UUID
@@ -87,7 +87,7 @@ func TestCache(t *testing.T) {
 				}
 				if ok {
 					want = append(want, m.spelt(got)...)
-				} else if _, here := m.records[m.used[name].Dataset]; !here { // elsewhere
+				} else if _, here := m.records[m.used[name].Dataset]; !here { // its home is elsewhere
 					want = append(want, m.used[name].Used...)
 				}
 			}
@@ -158,8 +158,7 @@ func TestCache(t *testing.T) {
 	})
 }
 
-// Two datasets that had one name, one after the other: the name is the live one's,
-// whatever comes first.
+// Two datasets had one name, one after the other: the name belongs to the live one, whichever record comes first.
 func TestCacheNameReused(t *testing.T) {
 	old := dataset.Dataset{ID: uuid.New(), Volume: "db", State: dataset.StateReady, Epoch: 1}
 	trashed := old
@@ -208,7 +207,7 @@ func TestCacheAliases(t *testing.T) {
 		t.Errorf("the list is %v, want %v", got, want)
 	}
 	used.Used = append(used.Used, "new")
-	c.SetSpellings("new", used) // has the spellings under the alias too
+	c.SetSpellings("new", used) // this has the spellings under the alias too
 	if got := c.SpellingsOf(d, node); !slices.Equal(got, used.Used) {
 		t.Errorf("after a use of the new name: spellings %v, want %v", got, used.Used)
 	}

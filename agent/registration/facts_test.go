@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/facts"
 )
 
-// told is control that keeps what facts it is told.
+// told is a control that keeps the facts that nodes report.
 type told struct {
 	api.Service
 	mu    sync.Mutex
@@ -43,8 +43,8 @@ func (c *told) count() int {
 	return len(c.facts)
 }
 
-// TestFactsAreReportedWhenTheyChange counts what control is asked: nothing by a node whose
-// facts stay, and once a minute at most by one whose load moves.
+// TestFactsAreReportedWhenTheyChange counts the requests to control: none from a node whose facts stay the same, and
+// at most one a minute from a node whose load changes.
 func TestFactsAreReportedWhenTheyChange(t *testing.T) {
 	m := agenttest.NewMachine()
 	var c *told
@@ -55,7 +55,7 @@ func TestFactsAreReportedWhenTheyChange(t *testing.T) {
 		cfg.Engine = func() registration.Engine { return registration.Engine{Version: "28.0.1", Swarm: "s1"} }
 		cfg.Labels = map[string]string{"rack": "r1"}
 	})
-	r.Stop() // from here on the test alone looks, as the heartbeat would
+	r.Stop() // from now on only the test checks the facts, as the heartbeat would
 	if c.count() != 1 {
 		t.Fatalf("told %d times at the start", c.count())
 	}
@@ -72,7 +72,7 @@ func TestFactsAreReportedWhenTheyChange(t *testing.T) {
 	}
 	pass(time.Hour)
 	steady := c.count()
-	if steady > 2 { // once that the pool is closed
+	if steady > 2 { // now that the pool is closed
 		t.Fatalf("told %d times in an hour in which nothing changed", steady-1)
 	}
 	m.SetLoad(60)
@@ -85,7 +85,7 @@ func TestFactsAreReportedWhenTheyChange(t *testing.T) {
 		t.Errorf("after ten minutes of 60: %+v", last)
 	}
 
-	// With control away it is tried again, and told what is then.
+	// While control is unreachable the report is repeated. Then control gets the present facts.
 	c.away = true
 	m.SetLoad(5)
 	before := c.count()
@@ -95,7 +95,7 @@ func TestFactsAreReportedWhenTheyChange(t *testing.T) {
 	if c.count() != before+1 || c.facts[before].Load1 != 5 {
 		t.Errorf("after control was away: told %d times", c.count()-before)
 	}
-	r.Facts.ReportAgain() // it is another control
+	r.Facts.ReportAgain() // as for another control
 	pass(10 * time.Second)
 	if c.count() != before+2 {
 		t.Error("a new control was not told")

@@ -13,10 +13,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A store whose clock is behind went back, whatever its indexes: those of a Consul that was
-// put back go on above all that were given out. What it lacks is not forgotten, what it
-// says is to be done is not done again, and nothing is decided; a restart changes none
-// of that.
+// A store whose clock is behind was restored from an older backup, whatever its indexes are: the indexes of a
+// restored Consul continue above all that were used. Datasets that the store lacks are not forgotten, operations that
+// it lists are not repeated, and nothing is decided. A restart does not change that.
 func TestStoreWithOlderClockIsRejected(t *testing.T) {
 	for _, lacks := range []bool{true, false} {
 		r := agenttest.New(t)
@@ -24,7 +23,7 @@ func TestStoreWithOlderClockIsRejected(t *testing.T) {
 		r.Restart()
 		late := r.NewVolume("late")
 		cfg := r.Config
-		r.Stop() // its clock is on disk from here on
+		r.Stop() // its clock is on disk from now on
 		out, err := r.Link.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "late"})
 		if err != nil {
 			t.Fatal(err)
@@ -54,7 +53,7 @@ func TestStoreWithOlderClockIsRejected(t *testing.T) {
 	}
 }
 
-// The clock is written when it has moved, and never else.
+// The clock is written only when it has advanced.
 func TestStoreClockIsSavedWhenItMoves(t *testing.T) {
 	r := agenttest.New(t)
 	r.StoreClock.Raise(7)

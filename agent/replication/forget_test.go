@@ -13,7 +13,7 @@ type noTransfers struct{ Transfers }
 
 func (noTransfers) Forget(uuid.UUID) {}
 
-// What is known of a move is forgotten with the dataset.
+// The state of a move is forgotten with its dataset.
 func TestMovesAreForgotten(t *testing.T) {
 	ds, move, node := uuid.New(), uuid.New(), uuid.New()
 	r := NewRetention(RetentionDeps{Transfers: noTransfers{}})

@@ -21,8 +21,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// overtaken is a flock in which the head that host-b had of a volume was overtaken by the
-// copy of host-a. Its file token holds "lost", and in the volume "before".
+// newOvertaken returns a cluster in which the head of a volume on host-b was superseded by the copy of host-a. The
+// file token holds "lost" in that head, and "before" in the volume.
 func newOvertaken(t *testing.T) (*agenttest.Cluster, dataset.Dataset) {
 	t.Helper()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -39,7 +39,7 @@ func newOvertaken(t *testing.T) (*agenttest.Cluster, dataset.Dataset) {
 	return f, d
 }
 
-// submits asks for something, and waits for the end of it.
+// submits submits a request, and waits for its end.
 func submits(f *agenttest.Cluster, req api.Request) {
 	f.Helper()
 	req.ID = uuid.New()
@@ -52,7 +52,7 @@ func submits(f *agenttest.Cluster, req api.Request) {
 	}
 }
 
-// shows asks for a look at what was overtaken, or for the end of that.
+// shows requests the inspection of the superseded copy, or its end.
 func shows(f *agenttest.Cluster, yes bool) {
 	f.Helper()
 	kind := dataset.OpHide
@@ -62,7 +62,7 @@ func shows(f *agenttest.Cluster, yes bool) {
 	submits(f, api.Request{Kind: kind, Volume: "db", Node: "host-b"})
 }
 
-// looksAt waits until what was overtaken can be looked at, and returns where.
+// looksAt waits until the superseded copy can be inspected, and returns the path.
 func looksAt(f *agenttest.Cluster) string {
 	f.Helper()
 	agenttest.Await(f.T, func() bool { return f.KeptCopy().Path != "" })
@@ -73,7 +73,7 @@ func looksAt(f *agenttest.Cluster) string {
 	return path
 }
 
-// nothingShown waits until all is gone that showed the copy that was kept.
+// nothingShown waits until everything is removed that made the kept copy visible.
 func nothingShown(f *agenttest.Cluster, k api.CopyDetail, what string) {
 	f.Helper()
 	id := records.InspectionID(api.AssignedCopy{Copy: k.Copy})
@@ -87,8 +87,8 @@ func nothingShown(f *agenttest.Cluster, k api.CopyDetail, what string) {
 	}
 }
 
-// What was overtaken can be looked at, read-only, before it is discarded, through restarts
-// and reboots of its node, and until somebody says that it is enough.
+// A superseded copy can be inspected, read-only, before it is discarded. That continues across restarts and reboots
+// of its node, until somebody ends it.
 func TestSupersededCopyCanBeInspected(t *testing.T) {
 	t.Parallel()
 	f, d := newOvertaken(t)
@@ -140,7 +140,7 @@ func TestSupersededCopyCanBeInspected(t *testing.T) {
 	shows(f, true)
 	path = looksAt(f)
 	f.B.Stop()
-	if err := unix.Unmount(path, 0); err != nil { // as a reboot does
+	if err := unix.Unmount(path, 0); err != nil { // like a reboot
 		t.Fatal(err)
 	}
 	f.B.Start()
@@ -156,7 +156,7 @@ func TestSupersededCopyCanBeInspected(t *testing.T) {
 	agenttest.Await(t, func() bool { return len(f.Recorded("db").CopyDetails) == 0 })
 }
 
-// What cannot be mounted yet is told, with the reason, and done once it can.
+// If a copy cannot be mounted yet, the reason is reported, and it is mounted as soon as possible.
 func TestInspectionWaitsWhileInUse(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -165,7 +165,7 @@ func TestInspectionWaitsWhileInUse(t *testing.T) {
 	f.A.AwaitSettled(d.ID)
 	f.B.WriteFile("db", "token", "lost")
 	f.B.MustMount("db", "user")
-	f.B.Agent.Cancel() // it dies, and the mount stays
+	f.B.Agent.Cancel() // the agent stops, and the mount stays
 	f.B.Stop()
 	submits(f, api.Request{Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
 	f.B.Start()
@@ -179,7 +179,7 @@ func TestInspectionWaitsWhileInUse(t *testing.T) {
 	}
 }
 
-// A volume that is purged takes with it what somebody looks at.
+// The purge of a volume also removes a copy that somebody inspects.
 func TestPurgeEndsInspection(t *testing.T) {
 	t.Parallel()
 	f, d := newOvertaken(t)
@@ -198,7 +198,7 @@ func TestPurgeEndsInspection(t *testing.T) {
 	}
 }
 
-// A head of which a power cut left the last in its filesystem's log alone can be looked at
+// After a power cut the last writes of a head may be only in the log of its filesystem. Such a head can be inspected
 // as well.
 func TestInspectionAfterPowerCut(t *testing.T) {
 	t.Parallel()
@@ -229,7 +229,7 @@ func TestInspectionAfterPowerCut(t *testing.T) {
 	}
 }
 
-// A pool that keeps no copies has the head as it lies, and shows that.
+// A pool that keeps no copies has the head itself, and shows that.
 func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "dir", "dir")
@@ -259,15 +259,15 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	f.A.WantFile("db", "token", "lost")
 }
 
-// The agent dies at every act of a look, and of its end, before it and after. Started again
-// it comes to what is wanted, and leaves nothing else.
+// The agent crashes before and after every act of an inspection and of its end. After its restart it reaches the
+// wanted state, and leaves nothing else.
 func TestInspectionCrashesAtEveryAct(t *testing.T) {
 	t.Parallel()
 	f, _ := newOvertaken(t)
 	for _, yes := range []bool{true, false} {
 		for _, late := range []bool{false, true} {
 			for n := 0; ; n++ {
-				if f.KeptCopy().MountReadOnly == yes { // the other before it
+				if f.KeptCopy().MountReadOnly == yes { // the opposite of the state before
 					shows(f, !yes)
 					if yes {
 						nothingShown(f, f.KeptCopy(), "before")
@@ -308,14 +308,14 @@ func TestInspectionCrashesAtEveryAct(t *testing.T) {
 	}
 }
 
-// What stands in the way of a look is on record once for each kind of failure, also where the
-// words differ each time that it is tried.
+// The reason why a copy cannot be inspected is recorded once for each kind of failure, even if the text differs at
+// each attempt.
 func TestInspectionErrorIsRecordedOncePerKind(t *testing.T) {
 	t.Parallel()
 	f, d := newOvertaken(t)
 	shows(f, true)
 	looksAt(f)
-	f.B.Stop() // and nobody else tells of it
+	f.B.Stop() // so that nobody else reports it
 	k, _ := f.B.Cache.Copy(d.ID)
 	for _, step := range []struct{ why, told error }{
 		{errors.New("loop7: busy"), errors.New("loop7: busy")},
@@ -325,7 +325,7 @@ func TestInspectionErrorIsRecordedOncePerKind(t *testing.T) {
 		{nil, errors.New("")},
 		{dataset.Errorf(dataset.ErrNoSpace, "loop11: full"), errors.New("loop11: full")},
 	} {
-		k.Copy = f.KeptCopy().Copy // as the agent has it by then
+		k.Copy = f.KeptCopy().Copy // the state of the agent by then
 		k.MountReadOnly = true
 		if err := f.B.Inspections.Report(t.Context(), k, step.why); !errors.Is(err, step.why) {
 			t.Fatal(err)

@@ -10,13 +10,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A node whose guard does not answer at the moment in which a volume with failover auto is made gets
-// no replica then. It gets one when the guard answers again, without a change of the volume: a busy
-// host is seen so now and then.
+// If the guard of a node does not answer at the moment when a volume with failover auto is created, the node gets no
+// replica then. It gets one when the guard answers again, without a change of the volume: a busy host can look like
+// that now and then.
 func TestReplicaIsAddedWhenGuardAnswers(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
-	follows := func() bool { // control would have a node for a replica
+	follows := func() bool { // control would choose a node for a replica
 		_, err := g.Service.Plan(t.Context(), g.A.Node(), api.Request{Kind: dataset.OpCreate, Volume: "probe@auto"})
 		return err == nil
 	}
@@ -32,7 +32,7 @@ func TestReplicaIsAddedWhenGuardAnswers(t *testing.T) {
 	})
 	agenttest.Await(t, func() bool { return g.A.Create(t.Context(), "db@auto", nil) == nil })
 	d, _ := g.A.Cache.Volume("db")
-	time.Sleep(2 * agenttest.BoundSession / 5) // a round of the background work, which says nothing
+	time.Sleep(2 * agenttest.BoundSession / 5) // one round of the background work, which nothing reports
 	if v := g.Recorded("db"); len(v.Copies) > 0 {
 		t.Fatalf("copies: %v", v.Copies)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// lying is a pool in which one entry lies.
+// lying is a pool with one entry.
 type lying struct {
 	backends.Pool
 	e backends.Entry
@@ -19,7 +19,7 @@ type lying struct {
 
 func (l lying) Stat(context.Context, uuid.UUID) (backends.Entry, error) { return l.e, nil }
 
-// deletes counts what is taken from a pool in which one entry lies.
+// deletes records what is deleted from a pool with one entry.
 type deletes struct {
 	lying
 	n *int
@@ -30,8 +30,8 @@ func (d deletes) DeleteSnapshot(context.Context, uuid.UUID, uuid.UUID) error {
 	return nil
 }
 
-// A home on record that has no head, as a store may say that was put back, removes nothing of
-// what lies there: it may be the last of the dataset.
+// According to a store, which may have been restored from a backup, this node is the home of a dataset, but it has no
+// head. It removes nothing of the data that it has: that may be the last data of the dataset.
 func TestI3HomeWithoutAHeadRemovesNothing(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")

@@ -22,7 +22,7 @@ type lying struct {
 
 func (l lying) Stat(context.Context, uuid.UUID) (backends.Entry, error) { return l.e, nil }
 
-// silent takes every report.
+// silent accepts every report.
 type silent struct{}
 
 func (silent) Reconcile(context.Context, uuid.UUID) error    { return nil }

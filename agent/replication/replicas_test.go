@@ -19,32 +19,32 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A replica follows what is written, catches up after its node was away, costs its home no
-// snapshot while nothing is written, and is what a volume goes on from without its home.
+// A replica follows the writes, and catches up after its node was unreachable. It costs its home no snapshot while
+// nothing is written, and the volume continues from it if the home is lost.
 func TestReplicaFollowsWritesAndTakesOver(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.MayFailWith = "requires replicas on more nodes" // once its home was overtaken
+	f.MayFailWith = "requires replicas on more nodes" // once its home was superseded
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB", "profile": "safe"})
 	f.A.WriteFile("db", "token", "one")
 	written := time.Now()
 	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
 
-	// Nothing changes: it is seen to have all, again and again, by the same snapshot.
+	// While nothing changes, the replica is verified again and again by the same snapshot.
 	taken, checked := f.ReplicaTimes("db")
 	agenttest.Await(t, func() bool {
 		now, then := f.ReplicaTimes("db")
-		if now.After(taken) { // the home had something to write out still
+		if now.After(taken) { // the home still had dirty data to write
 			taken, checked = now, then
 		}
 		return then.Sub(checked) > 2*time.Second
 	})
-	agenttest.Await(t, func() bool { // and keeps no more than what the next difference rests on
+	agenttest.Await(t, func() bool { // and keeps only the bases of the next difference
 		e, err := f.A.Pool().Stat(t.Context(), d.ID)
 		return err == nil && len(e.Snapshots) <= replication.SentKept
 	})
 
-	// Each round its home removes what nobody rests on any more, and so does the replica.
+	// In each round the home removes the snapshots that nobody needs as a base any more, and so does the replica.
 	for i := range 4 {
 		f.A.WriteFile("db", "token", fmt.Sprint("round ", i))
 		written = time.Now()
@@ -65,7 +65,7 @@ func TestReplicaFollowsWritesAndTakesOver(t *testing.T) {
 	written = time.Now()
 	f.B.Start()
 	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
-	agenttest.Await(t, func() bool { // what its home keeps no longer goes with the next refresh
+	agenttest.Await(t, func() bool { // snapshots that the home no longer keeps are removed at the next refresh
 		e, err := f.B.Pool().Stat(t.Context(), d.ID)
 		return err == nil && len(e.Snapshots) <= replication.SentKept
 	})
@@ -83,7 +83,7 @@ func TestReplicaFollowsWritesAndTakesOver(t *testing.T) {
 	f.A.AwaitSettled(d.ID)
 }
 
-// A volume moves to its replica and leaves one behind, which is kept fresh from there.
+// A volume moves to its replica and leaves a replica behind, which is refreshed from there.
 func TestMoveToReplicaLeavesReplica(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -99,8 +99,8 @@ func TestMoveToReplicaLeavesReplica(t *testing.T) {
 	f.A.WantFile("db", "token", "two")
 }
 
-// A home keeps what the next difference to a node rests on, for as long as that node says
-// so, whatever control has heard of it: a node whose pulls fail does not begin anew.
+// A home keeps the base of the next difference to a node for as long as that node asks for it, whatever control
+// knows: a node whose pulls fail does not start from the beginning.
 func TestHomeKeepsBaseWhilePeerNeedsIt(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -111,13 +111,13 @@ func TestHomeKeepsBaseWhilePeerNeedsIt(t *testing.T) {
 		f.A.WriteFile("db", "token", fmt.Sprint(i))
 		var have []uuid.UUID
 		if i > 0 {
-			have = given[:1] // and no later one has come
+			have = given[:1] // and no later one has arrived
 		}
 		if i == 4 {
 			have = given[3:4]
 		}
 		s, _, err := f.A.TransferSource.TakeSnapshot(ctx, d.ID, have)
-		err = errors.Join(err, f.A.Retention.Prune(ctx, f.A.Pool(), f.Recorded("db").Dataset)) // as it is soon
+		err = errors.Join(err, f.A.Retention.Prune(ctx, f.A.Pool(), f.Recorded("db").Dataset)) // as happens soon
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,8 +133,8 @@ func TestHomeKeepsBaseWhilePeerNeedsIt(t *testing.T) {
 	}
 }
 
-// A replica that has what the volume went on without keeps that, as what was overtaken:
-// neither a refresh nor a move nor control drops it before a person does (I3).
+// A replica has data that the volume continued without. It keeps that data as a superseded copy: neither a refresh
+// nor a move nor control drops it before an operator does (I3).
 func TestI3ReplicaAheadIsKeptAsSuperseded(t *testing.T) {
 	t.Parallel()
 	for _, condemned := range []bool{false, true} {
@@ -144,7 +144,7 @@ func TestI3ReplicaAheadIsKeptAsSuperseded(t *testing.T) {
 
 func replicaAhead(t *testing.T, condemned bool) {
 	f := agenttest.NewCluster(t, "loop", "loop")
-	f.MayFailWith = "requires replicas on more nodes" // once two are not to be refreshed
+	f.MayFailWith = "requires replicas on more nodes" // once two are not refreshed
 	c := f.AddHost("host-c", "loop")
 	c.Start()
 	d := f.A.NewVolume("db@safer", map[string]string{"size": "320MiB"})
@@ -158,7 +158,8 @@ func replicaAhead(t *testing.T, condemned bool) {
 				if f.ReplicaHasSince(h, "db", written) {
 					return true
 				}
-				if time.Since(written) > 5*time.Second { // the snapshot was taken between the write and written
+				// The snapshot was taken between the write and the time in written.
+				if time.Since(written) > 5*time.Second {
 					f.A.WriteFile("db", "token", text)
 					written = time.Now()
 				}
@@ -171,7 +172,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 	write("two", c)
 	c.Stop()
 	f.A.Stop()
-	f.RestartControl() // what it heard of c it has forgotten
+	f.RestartControl() // control has forgotten what it knew of c
 	f.B.Start()
 	agenttest.Await(t, func() bool { return upTo(f.B).After(upTo(c)) })
 	out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
@@ -182,7 +183,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 		t.Fatalf("%+v", op.Problem)
 	}
 	f.B.WriteFile("db", "token", "three")
-	if condemned { // as nobody knows what it has
+	if condemned { // because nobody knows what it has
 		if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "plain"}); err != nil {
 			t.Fatal(err)
 		}
@@ -213,8 +214,8 @@ func replicaAhead(t *testing.T, condemned bool) {
 	})
 }
 
-// A volume that goes on from a replica does not wait for a refresh of it, whose home may
-// have stopped in the middle.
+// A volume that continues from a replica does not wait for a refresh of that replica, whose home may have stopped
+// during the refresh.
 func TestPromotionInterruptsRefresh(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -238,15 +239,14 @@ func TestPromotionInterruptsRefresh(t *testing.T) {
 	f.B.WantFile("db", "token", "one")
 }
 
-// undecided is a control that does not say what became of an operation: what is brought
-// here stays.
+// undecided is a control that does not say how an operation ended: data that was transferred to this node stays.
 type undecided struct{ api.Service }
 
 func (undecided) Operation(context.Context, string, time.Duration) (op dataset.Operation, err error) {
 	return op, dataset.Errorf(dataset.ErrUnavailable, "not now")
 }
 
-// lenient is a control that lets a copy go.
+// lenient is a control that allows the removal of a copy.
 type lenient struct{ api.Service }
 
 func (l lenient) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
@@ -256,14 +256,14 @@ func (l lenient) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyRepor
 	return l.Service.ReportCopy(ctx, node, c)
 }
 
-// A copy that is to go is not destroyed under a move that goes on from it.
+// A condemned copy is not destroyed while a move continues from it.
 func TestCopyIsNotDestroyedDuringMove(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.Move("db", f.B)
 	f.A.AwaitSettled(d.ID)
-	f.A.Config.Timing.Heartbeat = time.Hour // nothing but what is asked for here
+	f.A.Config.Timing.Heartbeat = time.Hour // only the operations of this test
 	f.A.Config.Control = lenient{undecided{f.A.Config.Control}}
 	f.A.Restart()
 	f.A.AwaitSettled(d.ID)

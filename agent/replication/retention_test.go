@@ -19,14 +19,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// late is a control that is heard late, once it is told so.
+// late is a control whose answers can be delayed.
 type late struct {
 	api.Service
 	mu    sync.Mutex
 	until chan struct{}
 }
 
-// delay has all that is heard of it wait until the function that it returns is called.
+// delay makes all answers wait until the returned function is called.
 func (l *late) delay() (end func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -49,9 +49,9 @@ func (l *late) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.D
 	return s, err
 }
 
-// A move to a replica that rests on a snapshot for another one sends nothing of what that has,
-// also where the home hears of the move when the target has what it asked for: it was given the
-// same one again.
+// A move to a replica that is based on a snapshot for another replica does not send data that the target has. That is
+// also true if the home learns of the move when the target has the snapshot that it asked for: the target was given
+// the same snapshot again.
 func TestMoveToReplicaBasedOnSharedSnapshot(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	f.MayFailWith = "requires replicas on more nodes"
@@ -70,7 +70,7 @@ func TestMoveToReplicaBasedOnSharedSnapshot(t *testing.T) {
 	_, _ = rand.Read(bulk)
 	f.A.WriteFile("db", "bulk", string(bulk))
 	written := time.Now()
-	for _, h := range []*agenttest.Host{c, f.B} { // the second is given what the first was
+	for _, h := range []*agenttest.Host{c, f.B} { // the second is given the same snapshot as the first
 		h.Start()
 		agenttest.Await(t, func() bool { return f.ReplicaHasSince(h, "db", written) })
 	}
@@ -97,8 +97,8 @@ func TestMoveToReplicaBasedOnSharedSnapshot(t *testing.T) {
 	}
 }
 
-// What a node was given last its home keeps, whoever it was taken for and whatever others are
-// given, until the node has what is newer: one that is begun anew goes by what control knows.
+// A home keeps the last snapshot that it sent to a node, for whomever it was taken and whatever other nodes get,
+// until the node has a newer one. A restarted home relies on what control knows.
 func TestHomeKeepsSnapshotsItSent(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	f.MayFailWith = "requires replicas on more nodes"
@@ -115,7 +115,7 @@ func TestHomeKeepsSnapshotsItSent(t *testing.T) {
 		if got := h.gives(c); got.ID != s.ID {
 			t.Fatalf("it is given %s, and not what was taken for %s", got.ID, name)
 		}
-		round := func() { // of the other
+		round := func() { // of the other replica
 			for range replication.SentKept + 1 {
 				f.A.WriteFile("db", "token", uuid.NewString())
 				h.took(uuid.Nil)
@@ -148,8 +148,8 @@ func TestHomeKeepsSnapshotsItSent(t *testing.T) {
 	}
 }
 
-// Who asks again before what it was given has come, again and again, may have a part of the
-// first: its home keeps that, also where it was begun anew meanwhile, until the node has it.
+// A node that asks again and again before a snapshot has arrived may have a part of the first one. The home keeps
+// that snapshot, also across its restart, until the node has it.
 func TestHomeKeepsPartlySentSnapshots(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	h := shelf{f.A, f.A.NewVolume("db", map[string]string{"size": "320MiB"})}
@@ -181,7 +181,7 @@ func TestHomeKeepsPartlySentSnapshots(t *testing.T) {
 	}
 }
 
-// on is a control that has a move of each volume on record.
+// on is a control that has recorded a move of each volume.
 type on struct {
 	api.Service
 	move uuid.UUID
@@ -193,8 +193,8 @@ func (o on) Volume(ctx context.Context, ref string) (api.Volume, error) {
 	return v, err
 }
 
-// A home that was begun anew while a volume moves keeps what the target may have been given,
-// and what the last snapshot is a difference to.
+// A home that is restarted while a volume moves keeps the snapshots that the target may have been given, and the base
+// of the last snapshot.
 func TestI3RestartedHomeKeepsMovingSnapshots(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -230,7 +230,7 @@ func TestI3RestartedHomeKeepsMovingSnapshots(t *testing.T) {
 	r.Control = control
 }
 
-// pruned notes which snapshots are taken from a pool in which one entry lies.
+// pruned records which snapshots are removed from a pool with one entry.
 type pruned struct {
 	lying
 	gone *[]uuid.UUID
@@ -241,8 +241,8 @@ func (p pruned) DeleteSnapshot(_ context.Context, _, id uuid.UUID) error {
 	return nil
 }
 
-// What a home has given up stays until the move is over, though a newer snapshot was taken for a
-// replica: its last snapshot, which a crash may have kept from the manifest, and that of the manifest.
+// What a home has relinquished stays until the move has ended, even if a newer snapshot was taken for a replica: its
+// last snapshot, which a crash may have kept out of the manifest, and the snapshot in the manifest.
 func TestI3HomeKeepsRelinquishedSnapshots(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")

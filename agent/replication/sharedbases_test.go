@@ -21,8 +21,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Wherever the home of a volume goes, to a node with a copy or without, once or again while
-// a replica is away: the next refresh of each replica sends what changed, and not all.
+// Wherever the home of a volume moves, to a node with a copy or without, once or twice while a replica is
+// unreachable: the next refresh of each replica sends only what changed.
 func TestReplicaRefreshAfterMoveIsIncremental(t *testing.T) {
 	t.Parallel()
 	for name, move := range map[string]func(f *agenttest.Cluster, b, c, d *agenttest.Host){
@@ -41,11 +41,11 @@ func TestReplicaRefreshAfterMoveIsIncremental(t *testing.T) {
 			agenttest.Await(f.T, func() bool { return shares(b, c, v.ID, begun) })
 			stop()
 			f.A.Stop()
-			for _, h := range []*agenttest.Host{b, c} { // what had come of a refresh until then is taken in still
+			for _, h := range []*agenttest.Host{b, c} { // data of earlier refreshes is still applied
 				refreshFails(h, v.ID)
 			}
 			var freshest, other dataset.Copy
-			agenttest.Await(f.T, func() bool { // until control has heard how far each came
+			agenttest.Await(f.T, func() bool { // until control knows how far each replica is
 				freshest, _ = b.Replicas.Copy(v.ID)
 				other, _ = c.Replicas.Copy(v.ID)
 				return f.ReplicaTimeOn(b, "db").Equal(freshest.Taken) && f.ReplicaTimeOn(c, "db").Equal(other.Taken)
@@ -77,7 +77,8 @@ func TestReplicaRefreshAfterMoveIsIncremental(t *testing.T) {
 			}
 			move(f, f.B, c, d)
 			home := f.Hosts[slices.IndexFunc(f.Hosts, func(h *agenttest.Host) bool { return h.Node() == f.Recorded("db").Home })]
-			agenttest.Await(t, func() bool { // each replica is seen to be one of this home's, before anything is written
+			// Each replica is known to belong to this home, before anything is written.
+			agenttest.Await(t, func() bool {
 				return !slices.ContainsFunc(f.Recorded("db").CopyDetails, func(k api.CopyDetail) bool {
 					return k.Kind == dataset.CopyReplica && k.Epoch != f.Recorded("db").Epoch
 				})
@@ -97,16 +98,17 @@ func TestReplicaRefreshAfterMoveIsIncremental(t *testing.T) {
 					t.Errorf("%s has %q", h.NodeName, got)
 				}
 			}
-			// Once all rest on what is newer, that is all the home keeps.
+			// Once all replicas are based on a newer snapshot, the home keeps only that.
 			agenttest.Await(t, func() bool {
 				e, err := home.Pool().Stat(t.Context(), v.ID)
-				return err == nil && len(e.Snapshots) <= replication.SentKept*(len(f.Recorded("db").Copies)+1) // one more for all
+				// One more for all.
+				return err == nil && len(e.Snapshots) <= replication.SentKept*(len(f.Recorded("db").Copies)+1)
 			})
 		})
 	}
 }
 
-// keepsWriting writes a little to a volume again and again, until it is told to stop.
+// keepsWriting writes a little to a volume again and again, until stop is called.
 func keepsWriting(h *agenttest.Host, volume string) (stop func()) {
 	h.Cluster.Helper()
 	path, end := h.MustMount(volume, "little"), make(chan struct{})
@@ -126,15 +128,14 @@ func keepsWriting(h *agenttest.Host, volume string) (stop func()) {
 	return func() { close(end); wg.Wait(); h.MustUnmount(volume, "little") }
 }
 
-// refreshFails waits until a refresh of a replica has failed, as each one after it does when
-// its home is down.
+// refreshFails waits until a refresh of a replica has failed, as each later one does while its home is down.
 func refreshFails(h *agenttest.Host, id uuid.UUID) {
 	h.Cluster.Helper()
 	h.Replicas.SetFailure(id, "")
 	agenttest.Await(h.Cluster.T, func() bool { return h.Replicas.Failure(id) != "" })
 }
 
-// shares reports whether two hosts have a snapshot in common that is later than a time.
+// shares reports whether two hosts have a common snapshot that is later than a time.
 func shares(h *agenttest.Host, with *agenttest.Host, id uuid.UUID, after time.Time) bool {
 	mine, err := h.Pool().Stat(h.Cluster.Context(), id)
 	theirs, other := with.Pool().Stat(h.Cluster.Context(), id)
@@ -143,7 +144,7 @@ func shares(h *agenttest.Host, with *agenttest.Host, id uuid.UUID, after time.Ti
 	})
 }
 
-// What all replicas have the home keeps until all have the next one.
+// The home keeps a snapshot that all replicas have until all of them have the next one.
 func TestHomeKeepsCommonBaseOfReplicas(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -180,8 +181,8 @@ func TestHomeKeepsCommonBaseOfReplicas(t *testing.T) {
 	}
 }
 
-// What all replicas have is of no use any more when one is left alone: neither that nor the
-// home keeps it.
+// A snapshot that all replicas have is useless when only one replica is left: neither that replica nor the home keeps
+// it.
 func TestNoCommonBaseForSingleReplica(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -205,13 +206,13 @@ func TestNoCommonBaseForSingleReplica(t *testing.T) {
 	}
 }
 
-// shelf is what a home keeps of a volume for other nodes.
+// shelf is the set of snapshots that a home keeps of a volume for other nodes.
 type shelf struct {
 	*agenttest.Host
 	d dataset.Dataset
 }
 
-// took takes a snapshot for a node, which is given it, or for all.
+// took takes a snapshot for a node, which gets it, or for all nodes.
 func (h shelf) took(of uuid.UUID) dataset.Snapshot {
 	h.Cluster.Helper()
 	e, err := h.Pool().Stat(h.Cluster.Context(), h.d.ID)
@@ -225,7 +226,7 @@ func (h shelf) took(of uuid.UUID) dataset.Snapshot {
 	return s
 }
 
-// has tells control that a copy has a snapshot.
+// has reports to control that a copy has a snapshot.
 func (h shelf) has(on *agenttest.Host, s dataset.Snapshot) {
 	h.Cluster.Helper()
 	for _, k := range h.Cluster.Recorded(h.d.Volume).CopyDetails {
@@ -239,7 +240,7 @@ func (h shelf) has(on *agenttest.Host, s dataset.Snapshot) {
 	}
 }
 
-// gives gives a node what it asks for, which has some snapshots.
+// gives gives a node that has some snapshots the snapshot that it asks for.
 func (h shelf) gives(to *agenttest.Host, have ...uuid.UUID) dataset.Snapshot {
 	h.Cluster.Helper()
 	s, _, err := h.TransferSource.TakeSnapshot(move.WithRequester(h.Cluster.Context(), to.Node()), h.d.ID, have)
@@ -249,7 +250,7 @@ func (h shelf) gives(to *agenttest.Host, have ...uuid.UUID) dataset.Snapshot {
 	return s
 }
 
-// keeps reports whether a snapshot is there still, once what nobody needs is not.
+// keeps reports whether a snapshot still exists after unneeded snapshots were removed.
 func (h shelf) keeps(s dataset.Snapshot) bool {
 	h.Cluster.Helper()
 	if err := h.Retention.Prune(h.Cluster.Context(), h.Pool(), h.d); err != nil {
@@ -262,8 +263,8 @@ func (h shelf) keeps(s dataset.Snapshot) bool {
 	return lineage.IndexOf(e, s.ID) >= 0
 }
 
-// A home keeps what a copy rests on that has a newer snapshot than any that came here with a
-// move, and what a move under way brings to the next home: the copy keeps it as long.
+// A home keeps the base of a copy that has a newer snapshot than any that arrived here with a move, and the snapshots
+// that a move in progress transfers to the next home: the copy keeps its base as long.
 func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -276,18 +277,19 @@ func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 	k := f.Recorded("db").CopyDetails[0].Copy
 	asB, asC := move.WithRequester(t.Context(), f.B.Node()), move.WithRequester(t.Context(), c.Node())
 	round := 0
-	given := func() dataset.Snapshot { // to the replica, which has all until then
+	given := func() dataset.Snapshot { // to the replica, which has everything before that
 		t.Helper()
 		round++
 		f.A.WriteFile("db", "token", fmt.Sprint(round))
 		s, _, err := f.A.TransferSource.TakeSnapshot(asB, d.ID, []uuid.UUID{k.Snapshot})
-		err = errors.Join(err, f.A.Retention.Prune(t.Context(), f.A.Pool(), f.Recorded("db").Dataset)) // as it is soon
+		// As happens soon.
+		err = errors.Join(err, f.A.Retention.Prune(t.Context(), f.A.Pool(), f.Recorded("db").Dataset))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return s
 	}
-	has := func(s dataset.Snapshot) { // as control is told
+	has := func(s dataset.Snapshot) { // as if it was reported to control
 		t.Helper()
 		k.Snapshot, k.Taken, k.OrderTime, k.Epoch = s.ID, s.Created, s.OrderTime, s.Epoch
 		if err := f.B.Copies.Report(t.Context(), api.CopyReport{Copy: k}); err != nil {
@@ -319,7 +321,7 @@ func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 	goOn := f.Network.StallStreams()
 	t.Cleanup(goOn)
 	op := f.BeginMove("db", c)
-	agenttest.Await(t, func() bool { return f.Network.StalledStreams() > 0 }) // the move is under way, and stays so
+	agenttest.Await(t, func() bool { return f.Network.StalledStreams() > 0 }) // the move is in progress, and stays so
 	resting := k.Snapshot
 	if got := f.A.TransferSource.CopyBases(asC, d.ID); !slices.Equal(got, []uuid.UUID{resting}) {
 		t.Errorf("the move is to bring %v", got)
@@ -334,7 +336,7 @@ func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	goOn()
-	agenttest.Await(t, func() bool { // once nothing of it is being sent, and the other keeps it no longer
+	agenttest.Await(t, func() bool { // once nothing of it is being sent, and the other node does not keep it any more
 		f.A.Retention.Sent.Forget(d.ID)
 		given()
 		return !keeps(resting)

@@ -12,11 +12,11 @@ import (
 	"github.com/droverhq/drover/internal/long"
 )
 
-// A replica on a zpool follows what is written, and is what a volume goes on from without its home.
+// A replica on a zpool follows the writes, and the volume continues from it if the home is lost.
 func TestReplicaOnZFS(t *testing.T) {
 	long.Only(t)
 	f := agenttest.NewCluster(t, "zfs", "zfs")
-	f.MayFailWith = "requires replicas on more nodes" // once its home was overtaken
+	f.MayFailWith = "requires replicas on more nodes" // once its home was superseded
 	d := f.A.NewVolume("db", map[string]string{"size": "64MiB", "profile": "safe"})
 	for _, text := range []string{"one", "two"} {
 		f.A.WriteFile("db", "token", text)
