@@ -17,8 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// usesModel is what the mount IDs of one dataset have to be: each counts its own
-// uses, and an engine that started anew counts from one.
+// usesModel is the expected state of the mount IDs of one dataset. Each ID counts its uses, and a restarted engine
+// counts from one.
 type usesModel struct {
 	generation int
 	ids        map[string]*useModel
@@ -50,9 +50,9 @@ func (m *usesModel) counts() map[string]int {
 	return counts
 }
 
-// TestI9UseCountsMatchModel compares the agent's count of uses with the model's, after every call of
-// any sequence of them: with and without an ID, with docker cp, with engines that are killed, with agents
-// that are restarted, and with unmounts of what nobody mounted.
+// TestI9UseCountsMatchModel compares the agent's count of uses with the model's after every call of any sequence:
+// with and without an ID, with docker cp, with engines that are killed, with agents that are restarted, and with
+// unmounts that have no mount.
 func TestI9UseCountsMatchModel(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -111,8 +111,7 @@ func TestI9UseCountsMatchModel(t *testing.T) {
 	})
 }
 
-// TestI9NoUsesAfterReboot: nothing is mounted, and no container runs, that was before the host
-// started anew.
+// TestI9NoUsesAfterReboot: after a reboot of the host no earlier mount exists and no earlier container runs.
 func TestI9NoUsesAfterReboot(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -142,8 +141,8 @@ func TestI9NoUsesAfterReboot(t *testing.T) {
 	r.WantUses(d)
 }
 
-// TestI9UsedVolumeIsRemountedAfterStart: what a container uses and somebody took off while there was no
-// agent is mounted when the next one has started, and goes with its last use.
+// TestI9UsedVolumeIsRemountedAfterStart: a volume that a container uses, and that somebody unmounted while no agent
+// ran, is mounted by the next agent, and unmounted with its last use.
 func TestI9UsedVolumeIsRemountedAfterStart(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -161,8 +160,7 @@ func TestI9UsedVolumeIsRemountedAfterStart(t *testing.T) {
 	r.WantUses(d)
 }
 
-// same fails unless the dataset is used as in the model, and mounted once when it
-// is used at all.
+// same fails unless the uses of the dataset match the model, and it is mounted exactly once if it is used.
 func same(r *agenttest.Host, rt *rapid.T, d dataset.Dataset, m *usesModel) {
 	rt.Helper()
 	got := map[string]int{}

@@ -22,17 +22,17 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// wrote is what a program in a control group of its own wrote.
+// wrote is the result of a program that wrote in a separate control group.
 type wrote struct {
 	memory, disk time.Duration // until write(2) was done, and fsync(2) after it
-	group        float64       // MiB that went to the device for the group
-	device       float64       // MiB that went to the device at all
+	group        float64       // MiB that were written to the device for the group
+	device       float64       // MiB that were written to the device in total
 }
 
 func (w wrote) took() time.Duration { return w.memory + w.disk }
 
-// dd writes in a control group of its own, as an engine's container has one, from the first
-// moment of that.
+// dd writes in a new control group, as the container of an engine has one. The program is in the group from its
+// start.
 func dd(t *testing.T, dev iolimit.Device, group, file string, mebibytes int, how string) (w wrote) {
 	t.Helper()
 	dir := filepath.Join("/sys/fs/cgroup", group)
@@ -53,7 +53,7 @@ func dd(t *testing.T, dev iolimit.Device, group, file string, mebibytes int, how
 	return w
 }
 
-// charged is how many MiB were written to a device by all below the group of engines.
+// charged returns how many MiB all groups below the group of engines wrote to a device.
 func charged(t *testing.T, dev iolimit.Device) (n float64) {
 	t.Helper()
 	b, err := os.ReadFile("/sys/fs/cgroup/docker/io.stat")
@@ -66,7 +66,7 @@ func charged(t *testing.T, dev iolimit.Device) (n float64) {
 	return n / (1 << 20)
 }
 
-// written is how many MiB were written to a device (Documentation/block/stat.rst).
+// written returns how many MiB were written to a device (Documentation/block/stat.rst).
 func written(t *testing.T, dev iolimit.Device) float64 {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("/sys/dev/block", dev.String(), "stat"))
@@ -80,7 +80,7 @@ func written(t *testing.T, dev iolimit.Device) float64 {
 	return n[6] / 2048
 }
 
-// dirty leaves 150 MiB in memory, or most of them.
+// dirty leaves 150 MiB, or most of them, in memory.
 func dirty(t *testing.T, group, file string) {
 	t.Helper()
 	dir := filepath.Join("/sys/fs/cgroup", group)
@@ -93,7 +93,7 @@ func dirty(t *testing.T, group, file string) {
 	}
 }
 
-// handsDown has the root group hand controllers down, or not, until the end of the test.
+// handsDown makes the root group delegate controllers, or not, until the end of the test.
 func handsDown(t *testing.T, what string) {
 	t.Helper()
 	const control = "/sys/fs/cgroup/cgroup.subtree_control"
@@ -111,17 +111,16 @@ func handsDown(t *testing.T, what string) {
 	})
 }
 
-// On version 2 a limit that is strict holds from the first moment, for all together, and for
-// what the kernel writes; other volumes have none, and a flush of the agent's own takes no
-// part in it.
+// On version 2 a strict limit applies from the first moment, to all groups together and to delayed writes of the
+// kernel. Other volumes have no limit, and a flush of the agent is not limited.
 func TestQoSOnV2(t *testing.T) {
-	handsDown(t, "-io -memory") // and what is buffered is charged all the same: io has the kernel keep memory
+	handsDown(t, "-io -memory") // delayed writes are charged all the same: io makes the kernel keep memory
 	f := agenttest.NewCluster(t, "loop", "dir")
 	if v := f.A.Throttle.Hierarchy.Version; v != iolimit.V2 {
 		t.Fatalf("version %d", v)
 	}
 	d := f.A.NewVolume("db@strict", nil)
-	path := f.A.MustMount("db", "one") // which hands the controller down
+	path := f.A.MustMount("db", "one") // this delegates the controller
 	f.A.NewVolume("other@free", nil)
 	other := f.A.MustMount("other", "two")
 	free, _, err := iolimit.DeviceOf(other)
@@ -135,8 +134,8 @@ func TestQoSOnV2(t *testing.T) {
 	f.A.MustUnmount("other", "two")
 
 	dev := device(f.A, d)
-	// The machine is slow, and may be slower than the limit by itself: test/lab's TestSpeed has the
-	// other bound. All that is written counts, once, with the group that wrote it.
+	// The machine is slow, and may be slower than the limit: test/lab's TestSpeed checks the other bound. All writes
+	// count, once, for the group that wrote them.
 	want := func(what string, w wrote) {
 		t.Helper()
 		due := w.group / 5

@@ -28,8 +28,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// immutable has a file of a hierarchy refuse what is written to it, until the end of the test or
-// undo.
+// immutable makes a file of a hierarchy refuse writes, until the end of the test or a call of undo.
 func immutable(t *testing.T, path ...string) (undo func()) {
 	t.Helper()
 	f, err := os.Open(filepath.Join(path...))
@@ -50,8 +49,8 @@ func immutable(t *testing.T, path ...string) (undo func()) {
 
 const v1Write = "blkio.throttle.write_bps_device"
 
-// What cannot be taken away with the device is set never again, known to doctor and to the
-// next agent, and goes as soon as it can.
+// A limit that cannot be removed together with the device is not set again. Doctor and the next agent know it, and it
+// is removed as soon as possible.
 func TestLeftoverLimitIsRemovedLater(t *testing.T) {
 	f := limitedBy(t, files(t, iolimit.V1, "/"))
 	h := f.A.Throttle.Hierarchy
@@ -85,12 +84,12 @@ func TestLeftoverLimitIsRemovedLater(t *testing.T) {
 	}
 }
 
-// What is told in part, as a mount fails, is taken away as well.
+// If a mount fails after a part of the limit was set, that part is removed as well.
 func TestPartlySetLimitIsRemoved(t *testing.T) {
 	f := limitedBy(t, files(t, iolimit.V1, "/"))
 	h := f.A.Throttle.Hierarchy
 	f.A.NewVolume("db@slow", nil)
-	undo := immutable(t, h.Dir, "blkio.throttle.read_bps_device") // which comes second
+	undo := immutable(t, h.Dir, "blkio.throttle.read_bps_device") // this file is written second
 	if _, err := f.A.Mount(t.Context(), "db", "one"); err == nil {
 		t.Fatal("mounted without a limit")
 	}
@@ -103,8 +102,8 @@ func TestPartlySetLimitIsRemoved(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// A volume gets a device whose number somebody else's limit was left on, with the record of
-// that lost: it has its own speed from the first moment, or none.
+// A volume gets a device number on which an earlier limit was left, and the record of that limit is lost. The volume
+// has its configured speed from the first moment, or no limit.
 func TestDeviceDoesNotInheritOldLimit(t *testing.T) {
 	f := limitedBy(t, files(t, iolimit.V1, "/"))
 	h := f.A.Throttle.Hierarchy
@@ -123,8 +122,8 @@ func TestDeviceDoesNotInheritOldLimit(t *testing.T) {
 	}
 }
 
-// otherLoop returns the number of a loop device that is there, and not that one: the kernel limits no
-// device that is absent.
+// otherLoop returns the number of an existing loop device that is not the given one: the kernel limits no device that
+// does not exist.
 func otherLoop(t *testing.T, but uint32) uint32 {
 	t.Helper()
 	for n := range uint32(256) {
@@ -136,7 +135,7 @@ func otherLoop(t *testing.T, but uint32) uint32 {
 	return 0
 }
 
-// A dataset that somebody else has unmounted gets another device, and the first has no limit.
+// A dataset that somebody else has unmounted gets another device, and the first one has no limit.
 func TestLimitOfPreviousDeviceIsRemoved(t *testing.T) {
 	f := limitFlock(t)
 	h := f.A.Throttle.Hierarchy
@@ -161,8 +160,7 @@ func TestLimitOfPreviousDeviceIsRemoved(t *testing.T) {
 	wantTold(f.A, before, iolimit.Limits{}, "unmounted, the device before")
 }
 
-// A profile whose limit cannot be held is tried again by itself, and doctor and the volume's
-// status say so meanwhile.
+// A limit that cannot be set is retried without intervention. Meanwhile doctor and the volume's status report that.
 func TestFailedLimitIsRetriedAndReported(t *testing.T) {
 	h := files(t, iolimit.V2, "/")
 	f := limitedBy(t, h)
@@ -191,7 +189,7 @@ func TestFailedLimitIsRetriedAndReported(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(h.Dir, "absent.slice/io.max"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f.A.Throttle.Renew() // as each half minute
+	f.A.Throttle.Renew() // as every half minute
 	f.AwaitNamed("limited", func() bool {
 		got, err := h.Get("/absent.slice", device(f.A, d))
 		return err == nil && got == slowly && f.A.Throttle.Failure(d.ID) == nil
@@ -199,8 +197,8 @@ func TestFailedLimitIsRetriedAndReported(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// What a strict profile promises is held again when the controller was taken back, is a problem
-// of the volume meanwhile, and when it is used where it does not hold.
+// If the controller was withdrawn, the limit of a strict profile is restored. Meanwhile, and while the volume is used
+// in a group where the limit has no effect, the volume has a problem.
 func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 	h := files(t, iolimit.V2, "/", "system.slice", "docker", "user.slice/mine")
 	f := limitedBy(t, h)
@@ -211,7 +209,8 @@ func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 	if p := problem(); p != "" {
 		t.Errorf("kept, and %q", p)
 	}
-	if err := os.Remove(filepath.Join(h.Dir, "docker/io.max")); err != nil { // as the kernel does when systemd does
+	// As the kernel does when systemd withdraws the controller.
+	if err := os.Remove(filepath.Join(h.Dir, "docker/io.max")); err != nil {
 		t.Fatal(err)
 	}
 	if p := problem(); !strings.Contains(p, "has qos strict") || !strings.Contains(p, "/docker") || !hasFinding(f.A, "in the control groups /docker") {
@@ -221,7 +220,8 @@ func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 		b, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.subtree_control"))
 		return err == nil && string(b) == "+io"
 	})
-	if err := os.WriteFile(filepath.Join(h.Dir, "docker/io.max"), nil, 0o600); err != nil { // as the kernel does then
+	// As the kernel does when the controller is delegated.
+	if err := os.WriteFile(filepath.Join(h.Dir, "docker/io.max"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	f.AwaitNamed("held again", func() bool { got, err := h.Get("/docker", dev); return err == nil && got == slowly && problem() == "" })
@@ -242,7 +242,7 @@ func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// hurried is a clock that is ten seconds later each time it is asked.
+// hurried is a clock that advances ten seconds with each call.
 type hurried struct {
 	clock.System
 	now *time.Duration
@@ -253,8 +253,8 @@ func (h hurried) Steady() time.Duration {
 	return *h.now
 }
 
-// A volume that is written to faster than its disk takes it is flushed for as long as its limit
-// is lifted, and no longer; what is frozen then has it lifted to the end.
+// A volume that is written faster than its disk takes the data is flushed for as long as its limit may be lifted, and
+// no longer. If it is frozen then, the limit stays lifted to the end.
 func TestLimitIsLiftedOnlyDuringFlush(t *testing.T) {
 	f := limitFlock(t)
 	d := f.A.NewVolume("db@slow", nil)
@@ -290,16 +290,17 @@ func TestLimitIsLiftedOnlyDuringFlush(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// While the guard fences a dataset, for which it lifts the limit, nobody sets that again: neither
-// who looks for what is missing, nor a start, nor the end of a snapshot; also when the dataset may
-// be open here again while the guard's flush goes on, or nobody knows.
+// While the guard fences a dataset it lifts the limit, and nobody sets the limit again: not the check for missing
+// limits, nor a start, nor the end of a snapshot. That is also true if the dataset may be open here again while the
+// guard's flush continues, or if that is not known.
 func TestLimitIsNotSetDuringFence(t *testing.T) {
 	f, says := toldFlock(t)
 	d, held := guarded(f, "db")
 	dev := device(f.A, d)
 	f.A.Deadlines.SetRegistered(d.ID, d.Epoch)
 	look := func() error { (&throttle.GroupScanner{Throttler: f.A.Throttle}).Scan(0, false); return nil }
-	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} { // the first: by the agent's own deadline
+	// The first: because of the deadline that the agent knows.
+	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} {
 		if state == guard.StateFencing { // from here on it may be open here
 			heldUntil(f, held, f.A.Clock.Steady()+time.Hour)
 		}
@@ -320,7 +321,8 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 			if err := act(); err != nil && state != "" {
 				t.Errorf("%q, %s: %v", state, what, err)
 			}
-			if _, err := f.A.Jobs.Do(t.Context(), "limit/"+d.ID.String(), "", func(context.Context, *jobs.Job) error { return nil }); err != nil { // whose end it is
+			// Wait for the end of the job.
+			if _, err := f.A.Jobs.Do(t.Context(), "limit/"+d.ID.String(), "", func(context.Context, *jobs.Job) error { return nil }); err != nil {
 				t.Error(err)
 			}
 			wantTold(f.A, dev, iolimit.Limits{}, string(state)+", "+what)
@@ -335,13 +337,13 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 	f.A.Cache.Apply(d, 0)
 	f.A.MustUnmount("db", "one")
 	f.A.Cache.Apply(held, 0)
-	f.A.Stop() // what it lifts it sets again as it stops
+	f.A.Stop() // a stopping agent sets the limits again that it has lifted
 	if fencing, err := f.A.Registrar.FencingCheck()(d.ID); fencing || err != nil {
 		t.Errorf("of an agent that has stopped: %t, %v", fencing, err)
 	}
 }
 
-// toldGuard is a guard that says of one dataset what it was told to say, and does nothing.
+// toldGuard is a guard that reports the state of a dataset that the test set, and does nothing.
 type toldGuard struct {
 	lease.Guard
 	mu    sync.Mutex
@@ -349,7 +351,7 @@ type toldGuard struct {
 	asked int
 }
 
-// toldFlock is one whose first host has such a guard.
+// toldFlock returns a cluster whose first host has such a guard.
 func toldFlock(t *testing.T) (*agenttest.Cluster, *toldGuard) {
 	t.Helper()
 	f, says := limitFlock(t), &toldGuard{}
@@ -358,8 +360,8 @@ func toldFlock(t *testing.T) (*agenttest.Cluster, *toldGuard) {
 	return f, says
 }
 
-// guarded mounts a volume with a limit on that host. Held is how it is known there by then: as one
-// that the guard may have.
+// guarded mounts a volume with a limit on that host. held is its record on that host by then: that of a volume that
+// the guard may have.
 func guarded(f *agenttest.Cluster, name string) (d, held dataset.Dataset) {
 	f.Helper()
 	d = f.A.NewVolume(name+"@slow", nil)
@@ -377,7 +379,7 @@ func heldUntil(f *agenttest.Cluster, d dataset.Dataset, deadline time.Duration) 
 	f.A.Deadlines.Inherit(guard.Status{Datasets: []guard.Entry{e}})
 }
 
-// say has it say so; no state: it does not answer.
+// say sets the state that the guard reports. If it is empty the guard does not answer.
 func (g *toldGuard) say(id uuid.UUID, state guard.State) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

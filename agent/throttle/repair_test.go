@@ -24,8 +24,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// What was left on a number that is another limited volume's by now is taken away from the groups
-// that this one does not name; where nothing can be taken away, it stays on record.
+// A limit was left on a device number that now belongs to another limited volume. It is removed from the groups that
+// the new limit does not name. If nothing can be removed, it stays recorded.
 func TestLeftoverLimitOnReusedDeviceNumber(t *testing.T) {
 	f := limitedBy(t, files(t, iolimit.V1, "/", "/before"))
 	h := f.A.Throttle.Hierarchy
@@ -60,8 +60,8 @@ func TestLeftoverLimitOnReusedDeviceNumber(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// An unmount waits, with the limit lifted, for a flush that a snapshot has given up on, and that
-// has the mount open still.
+// A snapshot has given up on a flush that still has the mount open. An unmount waits for the flush, with the limit
+// lifted.
 func TestUnmountJoinsAFlush(t *testing.T) {
 	f := limitFlock(t)
 	d := f.A.NewVolume("db@slow", nil)
@@ -82,7 +82,7 @@ func TestUnmountJoinsAFlush(t *testing.T) {
 	go func() {
 		defer close(ended)
 		f.AwaitNamed("lifted", func() bool { return limitsOnDevice(f.A, dev) == (iolimit.Limits{}) })
-		time.Sleep(500 * time.Millisecond) // longer than unmount(2) is tried, which nothing tells of
+		time.Sleep(500 * time.Millisecond) // longer than unmount(2) is retried; no event reports that
 		root.Close()
 		through()
 	}()
@@ -93,7 +93,7 @@ func TestUnmountJoinsAFlush(t *testing.T) {
 	}
 }
 
-// busy is a pool that freezes for its snapshots, one at a time.
+// busy is a pool that freezes for its snapshots, one snapshot at a time.
 type busy struct {
 	backends.Pool
 	turn, done func()
@@ -109,8 +109,8 @@ func (b *busy) Lock(ctx context.Context) (context.Context, func(), error) {
 	return context.WithValue(ctx, inTurn{}, true), b.done, b.err
 }
 
-// The limit of a volume is not lifted while its snapshot waits for the turn of the pool, which it
-// keeps until the limit is back.
+// The limit of a volume is not lifted while its snapshot waits for its turn in the pool. The snapshot keeps the turn
+// until the limit is restored.
 func TestLimitIsLiftedAfterWaitingForPool(t *testing.T) {
 	f := limitFlock(t)
 	d := f.A.NewVolume("db@slow", nil)
@@ -138,8 +138,8 @@ func TestLimitIsLiftedAfterWaitingForPool(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// An agent whose state was lost takes away what limits a loop device that nobody has attached,
-// and what is attached keeps it.
+// An agent that has lost its database removes the limits of loop devices that nobody has attached. The limits of
+// attached devices stay.
 func TestLeftoverLimitsAreRemovedAfterLostDatabase(t *testing.T) {
 	f := limitFlock(t)
 	h := f.A.Throttle.Hierarchy
@@ -154,7 +154,8 @@ func TestLeftoverLimitsAreRemovedAfterLostDatabase(t *testing.T) {
 	if err := unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_ADD, int(nobodys.Minor)); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_REMOVE, int(nobodys.Minor)) //nolint:errcheck // it is one more that is free
+	// One more free device.
+	defer unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_REMOVE, int(nobodys.Minor)) //nolint:errcheck
 	for _, lost := range []bool{false, true} {
 		if err := errors.Join(h.Set(iolimit.Root, dev, slowly), h.Set(iolimit.Root, nobodys, slowly)); err != nil {
 			t.Fatal(err)
@@ -177,9 +178,8 @@ func TestLeftoverLimitsAreRemovedAfterLostDatabase(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// A volume that is used in a control group to which nobody has handed the controller down has no
-// limit there: doctor and its status say so for as long as that lasts, strict or not, and the group
-// is left as it is.
+// A volume that is used in a control group to which the controller is not delegated has no limit there. Doctor and
+// its status report that for as long as it lasts, strict or not, and the group is not changed.
 func TestLimitInCgroupWithoutController(t *testing.T) {
 	name := "drover-test-" + uuid.NewString()
 	real := filepath.Join("/sys/fs/cgroup/unified", name)
@@ -218,7 +218,8 @@ func TestLimitInCgroupWithoutController(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.subtree_control")); err != nil || len(b) > 0 {
 		t.Errorf("the controller was handed down: %q, %v", b, err)
 	}
-	if err := os.WriteFile(filepath.Join(h.Dir, name, "io.max"), nil, 0o600); err != nil { // as the kernel does when somebody hands it down
+	// As the kernel does when somebody delegates it.
+	if err := os.WriteFile(filepath.Join(h.Dir, name, "io.max"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	f.AwaitNamed("limited", func() bool { got, err := h.Get("/"+name, dev); return err == nil && got == slowly })
@@ -229,7 +230,7 @@ func TestLimitInCgroupWithoutController(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// Where the kernel cannot tell whose is what it writes later, nothing is promised.
+// If the kernel cannot attribute delayed writes to a group, no limit is promised for them.
 func TestLimitWithoutMemory(t *testing.T) {
 	h := files(t, iolimit.V2, "/", "system.slice", "docker")
 	if err := os.WriteFile(filepath.Join(h.Dir, "cgroup.controllers"), []byte("cpu io pids"), 0o600); err != nil {
@@ -244,7 +245,7 @@ func TestLimitWithoutMemory(t *testing.T) {
 	}
 }
 
-// A limit is not taken away while the guard fences its volume, which gives back what it lifted.
+// A limit is not removed while the guard fences its volume, because the guard restores what it lifted.
 func TestLimitIsNotRemovedDuringFence(t *testing.T) {
 	f, says := toldFlock(t)
 	d, held := guarded(f, "db")
@@ -252,7 +253,8 @@ func TestLimitIsNotRemovedDuringFence(t *testing.T) {
 	free.Profile.QoS = dataset.QoS{}
 	f.A.Deadlines.SetRegistered(d.ID, d.Epoch)
 	heldUntil(f, held, f.A.Clock.Steady()+time.Hour)
-	unlock, err := f.A.Locks.Lock(t.Context(), d.ID, "limit") // or else the keeper sets what the profile on record says
+	// Otherwise the keeper sets the limit of the recorded profile.
+	unlock, err := f.A.Locks.Lock(t.Context(), d.ID, "limit")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +263,7 @@ func TestLimitIsNotRemovedDuringFence(t *testing.T) {
 		t.Errorf("fencing: %v", err)
 	}
 	wantTold(f.A, dev, slowly, "fencing")
-	f.A.Cache.Apply(free, 0) // or the keeper would limit it again
+	f.A.Cache.Apply(free, 0) // otherwise the keeper would set the limit again
 	says.say(d.ID, guard.StateArmed)
 	if err := f.A.Throttle.Limit(t.Context(), free); err != nil {
 		t.Error(err)
@@ -273,15 +275,15 @@ func TestLimitIsNotRemovedDuringFence(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// A guard that does not answer is asked once at a start, however many volumes are limited that it
-// may have.
+// A guard that does not answer is asked once at a start, however many limited volumes it may have.
 func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 	f, says := toldFlock(t)
 	const volumes = 4
 	for i := range volumes {
 		name := fmt.Sprint("db", i)
 		d, _ := guarded(f, name)
-		unlock, err := f.A.Locks.Lock(t.Context(), d.ID, "test") // or profiles are looked at, which asks too
+		// Otherwise profiles are checked, which asks the guard too.
+		unlock, err := f.A.Locks.Lock(t.Context(), d.ID, "test")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -302,7 +304,7 @@ func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 	if err := f.A.Throttle.Load(t.Context(), f.A.Recovered); err != nil {
 		t.Fatal(err)
 	}
-	// What else looks at the guard meanwhile is not as many.
+	// Other parts of the agent ask the guard less often.
 	if n := asked(); n == 0 || n >= volumes {
 		t.Errorf("the guard was asked %d times for %d volumes", n, volumes)
 	}

@@ -26,8 +26,7 @@ import (
 
 var slowly = iolimit.Limits{WriteBPS: 5 << 20}
 
-// limitFlock is a flock whose first host limits speed in a control group of the test's own,
-// which nobody else on this machine sees.
+// limitFlock returns a cluster whose first host limits speed in a new control group, which no other test sees.
 func limitFlock(t *testing.T) *agenttest.Cluster {
 	t.Helper()
 	table, err := mount.Table()
@@ -50,7 +49,7 @@ func limitFlock(t *testing.T) *agenttest.Cluster {
 	return limitedBy(t, h)
 }
 
-// limitedBy is a flock whose first host limits speed in that hierarchy.
+// limitedBy returns a cluster whose first host limits speed in a hierarchy.
 func limitedBy(t *testing.T, h iolimit.Hierarchy) *agenttest.Cluster {
 	t.Helper()
 	f := agenttest.NewCluster(t, "loop", "dir")
@@ -59,7 +58,7 @@ func limitedBy(t *testing.T, h iolimit.Hierarchy) *agenttest.Cluster {
 	return f
 }
 
-// files is a hierarchy of plain files that hold what was written last: nothing.
+// files returns a hierarchy of plain files that hold the last written text. At first they are empty.
 func files(t *testing.T, version iolimit.Version, groups ...string) iolimit.Hierarchy {
 	t.Helper()
 	h := iolimit.Hierarchy{Version: version, Dir: t.TempDir()}
@@ -86,7 +85,7 @@ func files(t *testing.T, version iolimit.Version, groups ...string) iolimit.Hier
 	return h
 }
 
-// device is what a mounted dataset lies on.
+// device returns the device of a mounted dataset.
 func device(h *agenttest.Host, d dataset.Dataset) iolimit.Device {
 	h.Cluster.Helper()
 	dev, is, err := iolimit.DeviceOf(h.MountPath(d.ID))
@@ -96,7 +95,7 @@ func device(h *agenttest.Host, d dataset.Dataset) iolimit.Device {
 	return dev
 }
 
-// limitsOnDevice returns what the root group was told of a device.
+// limitsOnDevice returns the limits of a device in the root group.
 func limitsOnDevice(h *agenttest.Host, dev iolimit.Device) iolimit.Limits {
 	h.Cluster.Helper()
 	l, err := h.Throttle.Hierarchy.Get(iolimit.Root, dev)
@@ -113,7 +112,7 @@ func wantTold(h *agenttest.Host, dev iolimit.Device, want iolimit.Limits, when s
 	}
 }
 
-// A mount is limited before anybody is told of it, and its device is free of that when it goes.
+// A mount is limited before it is reported, and the limit of its device is removed when it is unmounted.
 func TestLimitLastsFromMountToUnmount(t *testing.T) {
 	f := limitFlock(t)
 	d := f.A.NewVolume("db@slow", nil)
@@ -134,8 +133,8 @@ func TestLimitLastsFromMountToUnmount(t *testing.T) {
 	}
 }
 
-// An agent that dies with a mount leaves its limit; one that is lifted, or that somebody has
-// changed meanwhile, is back with the next agent.
+// An agent that crashes leaves the limit of a mount. A limit that is lifted, or that somebody has changed meanwhile,
+// is restored by the next agent.
 func TestLimitIsRestoredAfterStart(t *testing.T) {
 	f := limitFlock(t)
 	d := f.A.NewVolume("db@slow", nil)
@@ -154,8 +153,8 @@ func TestLimitIsRestoredAfterStart(t *testing.T) {
 	wantTold(f.A, dev, iolimit.Limits{}, "unmounted")
 }
 
-// What a crash has left on a device number is taken away by the next start, if it is still
-// as it was set: what somebody else has set for whoever has that number now stays.
+// A limit that a crash left on a device number is removed by the next start if it is unchanged. A limit that somebody
+// else has set for the present owner of the number stays.
 func TestLimitOfMissingDeviceIsRemoved(t *testing.T) {
 	f := limitFlock(t)
 	d := f.A.NewVolume("db@slow", nil)
@@ -166,7 +165,8 @@ func TestLimitOfMissingDeviceIsRemoved(t *testing.T) {
 	before := iolimit.Limits{WriteBPS: 3 << 20, WriteIOPS: 30}
 	for _, c := range []struct{ is, want iolimit.Limits }{
 		{slowly, iolimit.Limits{}}, {theirs, theirs}, {before, iolimit.Limits{}},
-		{iolimit.Limits{WriteBPS: slowly.WriteBPS, ReadBPS: 1 << 20, WriteIOPS: 30}, iolimit.Limits{ReadBPS: 1 << 20}}, // set in part
+		// Partly set.
+		{iolimit.Limits{WriteBPS: slowly.WriteBPS, ReadBPS: 1 << 20, WriteIOPS: 30}, iolimit.Limits{ReadBPS: 1 << 20}},
 	} {
 		rec := throttle.LimitRecord{Boot: f.A.Boot, Device: dev, Limits: slowly, Earlier: []iolimit.Limits{before}, Groups: []string{iolimit.Root, "/gone"}}
 		if err := f.A.DB.Put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}); err != nil {
@@ -186,7 +186,7 @@ func TestLimitOfMissingDeviceIsRemoved(t *testing.T) {
 	}
 }
 
-// A limit that is lifted for longer than it may be is set again, whatever the flush does.
+// A limit that is lifted for longer than allowed is set again, whatever the flush does.
 func TestLiftedLimitReturnsAfterTimeout(t *testing.T) {
 	f := limitFlock(t)
 	d := f.A.NewVolume("db@slow", nil)
@@ -203,7 +203,7 @@ func TestLiftedLimitReturnsAfterTimeout(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// What somebody else does to a rule is undone.
+// A change of a rule by somebody else is undone.
 func TestChangedLimitIsRepaired(t *testing.T) {
 	f := limitFlock(t)
 	d := f.A.NewVolume("db@slow", nil)
@@ -214,7 +214,7 @@ func TestChangedLimitIsRepaired(t *testing.T) {
 	}
 	f.AwaitNamed("mended", func() bool { return limitsOnDevice(f.A, dev) == slowly })
 
-	// A container that is started anew has the group of before, without a rule.
+	// A restarted container has the same group, without a rule.
 	e := f.A.Throttle.Get(d.ID)
 	e.Mu.Lock()
 	rec := e.Record
@@ -236,7 +236,7 @@ func TestChangedLimitIsRepaired(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// hasFinding tells whether a line of doctor's has a text.
+// hasFinding reports whether a finding of doctor contains a text.
 func hasFinding(h *agenttest.Host, text string) bool {
 	h.Cluster.Helper()
 	list, err := h.Doctor(h.Cluster.Context())
@@ -246,7 +246,7 @@ func hasFinding(h *agenttest.Host, text string) bool {
 	return slices.ContainsFunc(list, func(l api.Finding) bool { return strings.Contains(l.Text, text) })
 }
 
-// A profile that is set changes the limit of what is mounted, to none too.
+// A change of the profile changes the limit of a mounted volume, also to none.
 func TestLimitFollowsTheProfile(t *testing.T) {
 	f := limitFlock(t)
 	d := f.A.NewVolume("db@slow", nil)
@@ -265,8 +265,8 @@ func TestLimitFollowsTheProfile(t *testing.T) {
 	wantTold(f.A, dev, iolimit.Limits{}, "unmounted")
 }
 
-// On version 2 the groups below which engines put containers get one rule, those of a
-// profile that is strict too, and the root group none.
+// On version 2 the groups below which engines put containers get one rule, also with a strict profile. The root group
+// gets none.
 func TestLimitsOnCgroupV2(t *testing.T) {
 	h := files(t, iolimit.V2, "system.slice", "docker")
 	f, dir := limitedBy(t, h), h.Dir
@@ -295,7 +295,7 @@ func TestLimitsOnCgroupV2(t *testing.T) {
 	}
 }
 
-// What has the volume in a mount namespace of its own is found, with its group.
+// A process that has the volume in a separate mount namespace is found, with its group.
 func TestCgroupsOfUsersAreFound(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "dir")
 	d := f.A.NewVolume("db@slow", nil)
@@ -316,7 +316,7 @@ func TestCgroupsOfUsersAreFound(t *testing.T) {
 	if err := errors.Join(err1, err2, late.Start()); err != nil {
 		t.Fatal(err)
 	}
-	for range 50 { // looks in no time, as when much is told
+	for range 50 { // checks in quick succession, as after many events
 		if n := of(); n != 0 {
 			t.Errorf("%d before there is one", n)
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// picky is a pool that sends and takes in only what it likes.
+// picky is a pool that sends and receives only what a test allows.
 type picky struct {
 	backends.Copier
 	backends.Pool
@@ -34,8 +34,8 @@ func (p picky) Receive(ctx context.Context, d backends.Delivery, r io.Reader, pr
 	return p.Copier.Receive(ctx, d, r, progress)
 }
 
-// What other copies rest on, and what all replicas have, comes along where it is asked for.
-// Nothing fails for it.
+// The bases of other copies, and the snapshots that all replicas have, are transferred too if they are requested. If
+// that fails, the transfer still succeeds.
 func TestBasesComeAlong(t *testing.T) {
 	for name, ask := range map[string]func(*Pull){
 		"bases":  func(p *Pull) { p.Bases = true },
@@ -52,7 +52,7 @@ func basesComeAlong(t *testing.T, ask func(*Pull)) {
 	d := a.create(small)
 	a.write(d.ID, "one", treetest.Bytes(1, 2<<20))
 	base := a.take(d, dataset.SnapshotTransfer)
-	a.take(d, dataset.SnapshotTransfer) // on which nobody rests
+	a.take(d, dataset.SnapshotTransfer) // no copy is based on it
 	a.write(d.ID, "two", treetest.Bytes(2, 1<<20))
 	want := a.take(d, dataset.SnapshotTransfer)
 	a.bases = []uuid.UUID{base.ID}
@@ -110,9 +110,9 @@ func basesComeAlong(t *testing.T, ask func(*Pull)) {
 	}
 }
 
-// What came in part of an earlier snapshot is brought to its end first, and the wanted one as a
-// difference to it: who is begun anew while much comes, and asks for what is newer, does not
-// begin anew with the bytes. Of one that its home has no more nothing is asked.
+// A partly transferred earlier snapshot is completed first, and the wanted one is sent as a difference to it. So a
+// node that restarts during a large transfer, and asks for a newer snapshot, does not send the bytes again. A
+// snapshot that the home no longer has is not requested.
 func TestBegunIsEnded(t *testing.T) {
 	for name, gone := range map[string]bool{"there still": false, "gone": true} {
 		t.Run(name, func(t *testing.T) {

@@ -28,8 +28,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// C5: a transfer that is cut at any bytes, and of which any byte is flipped, leaves whole
-// snapshots and the part of one; the retry ends with what was sent.
+// C5: a transfer that is cut at any byte, and of which any byte is flipped, leaves complete snapshots and a part of
+// one. The retry ends with the data that was sent.
 func TestC5CutsAndFlips(t *testing.T) {
 	quiet(t)
 	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
@@ -87,7 +87,7 @@ func TestC5CutsAndFlips(t *testing.T) {
 	})
 }
 
-// What has come is not brought again: the cuts cost no more than what was on its way.
+// Received data is not transferred again: a cut costs no more than the data that was in transit.
 func TestCutsCostLittle(t *testing.T) {
 	quiet(t)
 	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
@@ -106,7 +106,7 @@ func TestCutsCostLittle(t *testing.T) {
 	}
 }
 
-// C5: peers that send nothing, or take nothing, are given up, and the transfer goes on.
+// C5: a connection to a peer that sends nothing, or receives nothing, is closed, and the transfer continues.
 func TestC5SlowPeers(t *testing.T) {
 	quiet(t)
 	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
@@ -142,7 +142,7 @@ func TestC5SlowPeers(t *testing.T) {
 	where := address(front.URL, d.ID, nil, "snapshots", s.ID.String(), "stream")
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, where, nil)
 	must(t, err)
-	// The connection of before has a window by now that may hold all of it.
+	// The earlier connection may have a window by now that holds all of the data.
 	idle := &http.Transport{DialContext: (&net.Dialer{ControlContext: smallWindow}).DialContext}
 	defer idle.CloseIdleConnections()
 	resp, err := idle.RoundTrip(withNode(req, b.id))
@@ -151,7 +151,7 @@ func TestC5SlowPeers(t *testing.T) {
 	if !a.server.Busy(d.ID) {
 		t.Error("nothing is being sent")
 	}
-	slow.Wait() // it takes nothing of 20 MiB, more than the sockets hold
+	slow.Wait() // it receives nothing of 20 MiB, which is more than the sockets hold
 	if a.server.InUse(d.ID, s.ID) || a.server.Busy(d.ID) {
 		t.Error("it is in use still")
 	}
@@ -160,8 +160,8 @@ func TestC5SlowPeers(t *testing.T) {
 	}
 }
 
-// smallWindow makes a socket take little that nobody reads: set before it connects, it is
-// not adjusted by the kernel (tcp(7)).
+// smallWindow makes a socket buffer little unread data. It is set before the connection, so the kernel does not
+// adjust it (tcp(7)).
 func smallWindow(_ context.Context, _, _ string, c syscall.RawConn) error {
 	var set error
 	err := c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<10) })
@@ -173,8 +173,8 @@ func withNode(r *http.Request, id uuid.UUID) *http.Request {
 	return r
 }
 
-// While the source makes what comes before the place where a stream goes on, which is not
-// sent, it says that it lives: who waits does not give it up.
+// The source produces data up to the point where a stream resumes, and does not send it. Meanwhile it reports that it
+// is alive, so the receiver does not give up.
 func TestLongSilenceIsNoCut(t *testing.T) {
 	quiet(t)
 	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
@@ -186,7 +186,7 @@ func TestLongSilenceIsNoCut(t *testing.T) {
 	frames := 0
 	b.wire.set(func(body io.ReadCloser) io.ReadCloser {
 		return &counter{body, func() {
-			if frames++; frames == 8 { // twice as long as it would have waited
+			if frames++; frames == 8 { // twice as long as the receiver would have waited
 				close(heard)
 			}
 		}}
@@ -198,8 +198,7 @@ func TestLongSilenceIsNoCut(t *testing.T) {
 	}
 }
 
-// A node that is not believed any more is cut off in the middle of a transfer, is told why,
-// and does not try again.
+// A node whose certificate is revoked is cut off in the middle of a transfer, gets the reason, and does not retry.
 func TestRevokedInTheMiddle(t *testing.T) {
 	quiet(t)
 	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
@@ -224,7 +223,7 @@ func TestRevokedInTheMiddle(t *testing.T) {
 	}
 }
 
-// pausing is a pool that sends nothing until something has happened.
+// pausing is a pool that sends nothing until an event.
 type pausing struct {
 	backends.Copier
 	backends.Pool
@@ -240,7 +239,7 @@ func (p *pausing) Send(ctx context.Context, src dataset.Source, base uuid.UUID, 
 	return p.Copier.Send(ctx, src, base, from, w, progress)
 }
 
-// counter tells of each time that something came.
+// counter reports each time that data arrived.
 type counter struct {
 	io.ReadCloser
 	came func()
@@ -254,7 +253,7 @@ func (c *counter) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// stalling takes no more after so many bytes, as long as somebody waits for them.
+// stalling accepts no more data after a number of bytes, as long as somebody waits for it.
 type stalling struct {
 	http.ResponseWriter
 	r    *http.Request
@@ -271,7 +270,7 @@ func (s *stalling) Write(b []byte) (int, error) {
 	return s.ResponseWriter.Write(b)
 }
 
-// C5: a full target has no corrupt snapshot, and goes on once there is room.
+// C5: a full target has no corrupt snapshot, and continues once there is space.
 func TestC5FullTarget(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		t.Run(fstype, func(t *testing.T) {
@@ -292,7 +291,8 @@ func TestC5FullTarget(t *testing.T) {
 			must(t, err)
 			defer ballast.Close()
 			room := backends.Reserve(st.Size) + 20*dataset.MiB
-			for taken := dataset.Size(0); st.Free > room; st = b.pool.Status(t.Context()) { // btrfs only guesses what is free
+			// Btrfs only estimates the free space.
+			for taken := dataset.Size(0); st.Free > room; st = b.pool.Status(t.Context()) {
 				must(t, unix.Fallocate(int(ballast.Fd()), 0, int64(taken), int64(st.Free-room)))
 				must(t, ballast.Sync())
 				taken += st.Free - room
@@ -308,7 +308,7 @@ func TestC5FullTarget(t *testing.T) {
 				t.Errorf("%s are left of %s", st.Free, st.Size)
 			}
 			must(t, errors.Join(ballast.Close(), os.Remove(ballast.Name())))
-			scratch.Run(t, "sync", "-f", b.disk) // btrfs tells of it then
+			scratch.Run(t, "sync", "-f", b.disk) // then btrfs reports it
 			b.awaitRoom(room)
 			have, err := b.pool.(backends.Copier).Received(t.Context(), d.ID, second.ID)
 			if err != nil || have.Bytes < 4<<20 {
@@ -325,8 +325,8 @@ func TestC5FullTarget(t *testing.T) {
 	}
 }
 
-// A difference takes little more than what was written: 1 % of 1 GiB, at random, in
-// blocks of 64 KiB, while it is in use. (Each mount of an XFS writes 2 MiB to its journal.)
+// A difference takes little more than the data that was written: 1 % of 1 GiB, at random, in blocks of 64 KiB, while
+// the dataset is in use. (Each mount of an XFS writes 2 MiB to its journal.)
 func TestDifferenceTakesWhatChanged(t *testing.T) {
 	kinds := []string{"xfs"}
 	if long.Enabled() {
@@ -342,7 +342,7 @@ func TestDifferenceTakesWhatChanged(t *testing.T) {
 	}
 }
 
-// differ brings a dataset, which is open, over to b, and then what was written to it.
+// differ transfers a dataset, which is open, to b, and then transfers what was written to it.
 func (n *node) differ(b *node, d dataset.Dataset, root *os.File) {
 	const size, block, changed = 1 << 30, 64 << 10, 1 << 30 / 100
 	bulk := treetest.Bytes(1, 64<<20)
@@ -380,8 +380,8 @@ func (n *node) differ(b *node, d dataset.Dataset, root *os.File) {
 	})
 }
 
-// On a link that is slower than the processor what can be packed is, and all that is sent
-// shares one limit.
+// On a link that is slower than the processor, compressible data is compressed, and everything that is sent shares
+// one limit.
 func TestPackedWhereTheLinkIsSlow(t *testing.T) {
 	quiet(t)
 	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)

@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// Between pools of unlike kinds the tree is what it was: owners, modes, attributes, ACLs,
-// hard links, holes, devices, sockets.
+// Between pools of different backends the tree stays the same: owners, modes, attributes, ACLs, hard links, holes,
+// devices, sockets.
 func TestFilesBetweenUnlikePools(t *testing.T) {
 	for name, kinds := range map[string][2]string{"loop to dir": {"xfs", "ext4"}, "dir to loop": {"ext4", "xfs"}, "dir to dir": {"ext4", "ext4"}} {
 		t.Run(name, func(t *testing.T) {
@@ -59,7 +59,7 @@ func TestFilesBetweenUnlikePools(t *testing.T) {
 	}
 }
 
-// C5: cuts and flips make it begin anew, and leave nothing else behind.
+// C5: after cuts and flips a file transfer starts again from the beginning, and leaves nothing else behind.
 func TestC5FilesCutsAndFlips(t *testing.T) {
 	quiet(t)
 	a, b := newNode(t, "ext4", 512<<20), newNode(t, "ext4", 512<<20)

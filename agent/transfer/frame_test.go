@@ -18,8 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// packing is a writer whose clock says that the link is slow, so that all is packed that
-// gets smaller by it.
+// packing returns a writer whose clock says that the link is slow, so that all data is compressed that becomes
+// smaller.
 func packing(w io.Writer) *frameWriter {
 	now := int64(0)
 	return &frameWriter{w: plain{w}, now: func() int64 { now += int64(time.Second); return now }, compression: compressionPolicy{link: 1e9}}
@@ -36,7 +36,7 @@ func framed(t interface{ Fatal(...any) }, f *frameWriter, chunks [][]byte, sent 
 	}
 }
 
-// What goes in comes out, packed or not, and with it what the end says.
+// The data that is written is read, compressed or not, together with the content of the end frame.
 func TestFramesRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var buf bytes.Buffer
@@ -67,8 +67,7 @@ func TestFramesRoundTrip(t *testing.T) {
 	})
 }
 
-// Whatever single bit is flipped, and wherever it is cut, no wrong byte comes out, and no
-// end.
+// Whatever single bit is flipped, and wherever the stream is cut, the reader returns no wrong byte and no end.
 func TestDamagedFrames(t *testing.T) {
 	for _, packed := range []bool{false, true} {
 		var buf bytes.Buffer
@@ -100,7 +99,7 @@ func TestDamagedFrames(t *testing.T) {
 	}
 }
 
-// Frames whose checksum is right and which no peer of ours sends.
+// Frames with a correct checksum that no peer of this program sends.
 func TestForgedFrames(t *testing.T) {
 	pack := func(b []byte) []byte {
 		e, err := zstd.NewWriter(nil)
@@ -139,7 +138,7 @@ func TestForgedFrames(t *testing.T) {
 	}
 }
 
-// C7: no bytes make it panic, take much memory, or end well without an end.
+// C7: no input causes a panic, takes much memory, or ends well without an end frame.
 func FuzzFrames(f *testing.F) {
 	var buf bytes.Buffer
 	framed(f, packing(&buf), [][]byte{[]byte("first"), bytes.Repeat([]byte("second "), 40)}, nil, nil)
@@ -155,10 +154,10 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// Packing pays where it takes less time than what it saves.
+// Compression is used if it takes less time than it saves.
 func TestPace(t *testing.T) {
 	for name, c := range map[string]struct {
-		link, cpu, ratio float64 // nanoseconds a byte
+		link, cpu, ratio float64 // nanoseconds per byte
 		pack             bool
 	}{
 		"local network, as text": {0.1, 2, 0.3, false},
@@ -186,7 +185,7 @@ func TestPace(t *testing.T) {
 			t.Errorf("%s: %d of %d frames were packed", name, packed, frames)
 		}
 	}
-	// The link becomes slow, then the data noise.
+	// The link becomes slow, then the data becomes noise.
 	var p compressionPolicy
 	run := func(frames int, link, ratio float64) (packed int) {
 		for range frames {

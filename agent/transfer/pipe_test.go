@@ -16,8 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// What goes in comes out, however it is cut, up to where either end fails; and who fails
-// says so on the other side.
+// The data that is written is read, however it is cut into pieces, up to the failure of either end. An end that fails
+// reports its error to the other one.
 func TestPipes(t *testing.T) {
 	quiet(t)
 	rapid.Check(t, func(t *rapid.T) {
@@ -49,7 +49,7 @@ func TestPipes(t *testing.T) {
 			if _, err := out.Write(chunk); err != nil {
 				break
 			}
-			clear(chunk) // it is the caller's again
+			clear(chunk) // the buffer belongs to the caller again
 			rest = rest[n:]
 		}
 		err = out.close()
@@ -59,7 +59,7 @@ func TestPipes(t *testing.T) {
 	})
 }
 
-// narrow takes so many bytes.
+// narrow accepts a number of bytes.
 type narrow struct {
 	w    io.Writer
 	room int
@@ -74,8 +74,8 @@ func (n *narrow) Write(b []byte) (int, error) {
 	return n.w.Write(b)
 }
 
-// Who makes what is sent does so while the link takes nothing, but no more than a few
-// pieces; once the link has failed it is told.
+// The producer continues while the link accepts nothing, but only a few pieces ahead. Once the link has failed the
+// producer gets an error.
 func TestPipeGoesOnMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
@@ -91,7 +91,7 @@ func TestPipeGoesOnMeanwhile(t *testing.T) {
 			}
 			told <- err
 		}()
-		synctest.Wait() // each goes as far as it can while nobody takes anything
+		synctest.Wait() // each goroutine continues as far as it can while nobody accepts data
 		if n := done.Load(); n != pipePieces*pipePiece {
 			t.Errorf("%d bytes are made of what nobody takes, and %d pieces have %d", n, pipePieces, pipePieces*pipePiece)
 		}
@@ -109,8 +109,8 @@ func TestPipeGoesOnMeanwhile(t *testing.T) {
 	})
 }
 
-// What comes is read while nobody takes it, but no more than a few pieces. Who stops in the
-// middle is told of nothing, and by then nobody reads any more.
+// Arriving data is read while nobody consumes it, but only a few pieces ahead. A consumer that stops in the middle
+// gets no error, and nobody reads any more by then.
 func TestPipeReadsAhead(t *testing.T) {
 	for _, came := range []int64{aheadPieces * pipePiece, pipePiece} {
 		synctest.Test(t, func(t *testing.T) {
@@ -128,7 +128,7 @@ func TestPipeReadsAhead(t *testing.T) {
 					}
 				}
 			})
-			synctest.Wait() // each goes as far as it can while nobody takes anything
+			synctest.Wait() // each goroutine continues as far as it can while nobody consumes data
 			if n := sent.Load(); n != came {
 				t.Errorf("%d bytes are read ahead of %d, where %d pieces have %d", n, 2*came, aheadPieces, aheadPieces*pipePiece)
 			}
@@ -145,7 +145,7 @@ func TestPipeReadsAhead(t *testing.T) {
 	}
 }
 
-// slowEnd takes a while until it returns what its reader failed with.
+// slowEnd takes a while until it returns the error of its reader.
 type slowEnd struct {
 	io.Reader
 	within atomic.Int64 // calls of Read
@@ -161,14 +161,14 @@ func (s *slowEnd) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Zeros are packed on any link, and nothing else on a fast one.
+// Zeros are compressed on any link, and nothing else on a fast one.
 func TestZerosArePacked(t *testing.T) {
 	fast := func(w io.Writer) *frameWriter {
 		return &frameWriter{w: plain{w}, now: func() int64 { return 0 }, compression: compressionPolicy{tried: true, cpu: 1, ratio: 1}}
 	}
 	noise := treetest.Bytes(1, 1<<20)
 	sparse := make([]byte, 1<<20)
-	for at := 0; at < len(sparse); at += 512 { // as XFS writes its log anew
+	for at := 0; at < len(sparse); at += 512 { // like a new log of an XFS
 		copy(sparse[at:at+50], noise[at:])
 	}
 	for name, c := range map[string]struct {
@@ -185,7 +185,7 @@ func TestZerosArePacked(t *testing.T) {
 	} {
 		var buf bytes.Buffer
 		f := fast(&buf)
-		for range 8 { // of which none is tried for its link
+		for range 8 { // no piece is used to test whether compression pays on its link
 			buf.Reset()
 			if _, err := f.Write(c.data); err != nil {
 				t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// history makes snapshots a minute apart; a parent of -1 is the one before.
+// history makes snapshots that are a minute apart. A parent of -1 is the previous snapshot.
 func history(n int) []dataset.Snapshot {
 	all := make([]dataset.Snapshot, n)
 	for i := range all {
@@ -26,7 +26,8 @@ func history(n int) []dataset.Snapshot {
 	return all
 }
 
-// distance is a cost: how far apart two snapshots are in a list, and all before one.
+// distance returns a cost function: how far apart two snapshots are in a list. Without a base it is the distance to
+// the start of the list.
 func distance(all []dataset.Snapshot) func(base, s uuid.UUID) (int64, error) {
 	at := func(id uuid.UUID) int {
 		return slices.IndexFunc(all, func(s dataset.Snapshot) bool { return s.ID == id })
@@ -39,10 +40,10 @@ func distance(all []dataset.Snapshot) func(base, s uuid.UUID) (int64, error) {
 	}
 }
 
-// A storage that sends differences to what a snapshot came of alone: of two branches, as after a
-// restore, none to the other. What has no base is sent whole.
+// A storage that can send differences only to an ancestor of a snapshot: between two branches, as after a restore, it
+// sends none. A snapshot without a base is sent completely.
 func TestPlansOfWhatCameOfAnother(t *testing.T) {
-	all := history(6) // 0 1 2 3, and of 1: 4 5
+	all := history(6) // 0 1 2 3 in a line, and 4 5 that follow 1
 	all[4].Parent = all[1].ID
 	of := map[int][]int{1: {0}, 2: {0, 1}, 3: {0, 1, 2}, 4: {0, 1}, 5: {0, 1, 4}}
 	at := func(id uuid.UUID) int {
@@ -126,7 +127,7 @@ func TestPlans(t *testing.T) {
 	}
 }
 
-// After a restore a snapshot is nearer to an older one than to the one before it.
+// After a restore a snapshot is nearer to an older one than to the previous one.
 func TestPlanAfterRestore(t *testing.T) {
 	all := history(5)
 	all[4].Parent = all[1].ID // 1 was restored
@@ -142,8 +143,8 @@ func TestPlanAfterRestore(t *testing.T) {
 	}
 }
 
-// Whatever is there: each step rests on what both have by then, and all that travels is
-// there at the end, once.
+// For any sets of snapshots: the base of each step exists on both sides by then, and each transferred snapshot is
+// there at the end, and is transferred once.
 func TestPlansRestOnWhatIsThere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := history(rapid.IntRange(0, 12).Draw(t, "snapshots"))
@@ -183,7 +184,7 @@ func TestPlansRestOnWhatIsThere(t *testing.T) {
 	})
 }
 
-// All transfers together get what the limit says, and no more.
+// All transfers together get the bandwidth of the limit, and no more.
 func TestLimiter(t *testing.T) {
 	fake := clock.NewFake(taken)
 	l := NewLimiter(fake, 1000)
@@ -209,7 +210,7 @@ func TestLimiter(t *testing.T) {
 			took += 100 * time.Millisecond
 		}
 	}
-	// 20 times 500 bytes, of which a tenth of a second may come early.
+	// 20 times 500 bytes, of which a tenth of a second's amount may come early.
 	if took < 9800*time.Millisecond {
 		t.Errorf("10,000 bytes took %s at 1,000 a second", took)
 	}

@@ -38,8 +38,8 @@ func (n *node) promote(d dataset.Dataset, s uuid.UUID) {
 	must(n, n.pool.Commit(n.Context(), d.ID))
 }
 
-// The whole way, on each kind of pool and between them: pre-copies, the last step against
-// the manifest, and back.
+// A whole move on each kind of pool and between them: pre-copies, the last step that is checked with the manifest,
+// and back.
 func TestMoveThereAndBack(t *testing.T) {
 	for _, kinds := range [][2]string{{"xfs", "xfs"}, {"xfs", "btrfs"}, {"btrfs", "xfs"}, {"btrfs", "btrfs"}, {subvolumes, subvolumes}} {
 		t.Run(kinds[0]+" to "+kinds[1], func(t *testing.T) {
@@ -49,7 +49,7 @@ func TestMoveThereAndBack(t *testing.T) {
 			one, two := treetest.Bytes(1, 5<<20), treetest.Bytes(2, 1<<20)
 			a.write(d.ID, "one", one)
 			user := a.take(d, dataset.SnapshotManual)
-			other := a.take(d, dataset.SnapshotTransfer) // for somebody else
+			other := a.take(d, dataset.SnapshotTransfer) // for another node
 			a.write(d.ID, "two", two)
 			ahead, err := b.client.RequestSnapshot(t.Context(), a.http.URL, d.ID, nil)
 			must(t, err)
@@ -107,8 +107,8 @@ func TestMoveThereAndBack(t *testing.T) {
 	}
 }
 
-// A copy whose base is not what it was gets all of the next snapshot, at the second try, and of the one after that the
-// difference again.
+// If the base of a copy is not the expected one, the copy gets all of the next snapshot at the second attempt, and
+// only the difference of the one after that.
 func TestBaseThatDoesNotFit(t *testing.T) {
 	quiet(t)
 	a, b := newNode(t, subvolumes, disk), newNode(t, subvolumes, disk)
@@ -144,7 +144,7 @@ func TestBaseThatDoesNotFit(t *testing.T) {
 	b.holds(d.ID, "one", []byte("two"))
 }
 
-// A peer that refuses, lacks or breaks something says what.
+// If a peer refuses, lacks or breaks something, the error says what.
 func TestRefusals(t *testing.T) {
 	quiet(t)
 	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
@@ -203,7 +203,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// A peer that is no peer: each answer is refused in a bounded way, and logged once.
+// Each invalid answer of a peer is refused with bounded effort, and logged once.
 func TestBadPeers(t *testing.T) {
 	quiet(t)
 	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
@@ -215,7 +215,8 @@ func TestBadPeers(t *testing.T) {
 		f(&frameWriter{w: plain{&buf}})
 		return buf.Bytes()
 	}
-	cutOff := []string{"nothing", "truncated", "text", "oversized", "out of order", "no stream"} // and not a way that broke, or a peer that says so
+	// But not a broken connection, or an error that the peer reports.
+	cutOff := []string{"nothing", "truncated", "text", "oversized", "out of order", "no stream"}
 	for name, body := range map[string][]byte{
 		"nothing":      nil,
 		"truncated":    frames(func(f *frameWriter) { _ = f.frame(frameData, 9, []byte("123456789")) })[:frameHeader+3],
@@ -257,11 +258,11 @@ func TestBadPeers(t *testing.T) {
 			b.wire.next.(*http.Transport).CloseIdleConnections()
 		})
 	}
-	_, err := b.pull(a, d, uuid.Nil) // what they left does not matter
+	_, err := b.pull(a, d, uuid.Nil) // the leftovers of these attempts do not matter
 	must(t, err)
 }
 
-// What a peer was doing as its agent stopped is asked for again when it is there.
+// A request that a peer was serving when its agent stopped is repeated when the peer runs again.
 func TestPeerThatStops(t *testing.T) {
 	quiet(t)
 	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)

@@ -33,7 +33,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 
-// node is one host with a pool, and what it answers others with.
+// node is one host with a pool, and the server with which it answers others.
 type node struct {
 	testing.TB
 	id     uuid.UUID
@@ -45,10 +45,10 @@ type node struct {
 	wire   *wire
 	log    *logtest.Hook
 	denied error
-	bases  []uuid.UUID // that come along
+	bases  []uuid.UUID // that are transferred too
 }
 
-// quiet wants that no goroutine is left when all nodes of a test are gone.
+// quiet checks that no goroutine is left when all nodes of a test have ended.
 func quiet(tb testing.TB) {
 	before := goleak.IgnoreCurrent()
 	tb.Cleanup(func() { goleak.VerifyNone(tb, before) })
@@ -61,7 +61,7 @@ func must(tb testing.TB, err error) {
 	}
 }
 
-// subvolumes has newNode make a pool of backend btrfs; "btrfs" is one of backend loop on a btrfs.
+// subvolumes makes newNode create a pool of backend btrfs. "btrfs" creates one of backend loop on a btrfs.
 const subvolumes = "subvolumes"
 
 func newNode(tb testing.TB, fstype string, size int64) *node {
@@ -97,7 +97,7 @@ func newNode(tb testing.TB, fstype string, size int64) *node {
 	n.http = httptest.NewUnstartedServer(n.server.Handler())
 	n.http.EnableHTTP2 = true
 	n.http.StartTLS()
-	transport := n.http.Client().Transport.(*http.Transport) // all of them have one certificate
+	transport := n.http.Client().Transport.(*http.Transport) // all nodes have the same certificate
 	n.wire = &wire{next: transport, node: n.id}
 	n.client = &Client{HTTP: n.wire, Clock: clock.System{}, Log: log}
 	tb.Cleanup(func() {
@@ -180,7 +180,7 @@ func (n *node) take(d dataset.Dataset, kind dataset.SnapshotKind) dataset.Snapsh
 	return s
 }
 
-// open opens the root of a dataset for the time of f.
+// open opens the root of a dataset during f.
 func (n *node) open(ds uuid.UUID, f func(root *os.File)) {
 	n.Helper()
 	root, err := openRoot(n.Context(), n.pool, ds)
@@ -190,12 +190,12 @@ func (n *node) open(ds uuid.UUID, f func(root *os.File)) {
 	must(n, root.Sync())
 }
 
-// path is where a name below an open directory can be found by others.
+// path returns a path at which other processes find a name below an open directory.
 func path(root *os.File, name string) string {
 	return filepath.Join("/proc/self/fd", strconv.Itoa(int(root.Fd())), name)
 }
 
-// mounted has a dataset at a path of its own for the time of f.
+// mounted mounts a dataset on a new path during f.
 func (n *node) mounted(ds uuid.UUID, f func(at string)) {
 	n.Helper()
 	att, err := n.pool.Attach(n.Context(), ds, backends.AttachOptions{})
@@ -230,7 +230,7 @@ func (n *node) holds(ds uuid.UUID, name string, want []byte) {
 	})
 }
 
-// snapshots returns which a node has of a dataset.
+// snapshots returns the snapshots of a dataset that a node has.
 func (n *node) snapshots(ds uuid.UUID) map[uuid.UUID]bool {
 	n.Helper()
 	e, err := n.pool.Stat(n.Context(), ds)
@@ -247,13 +247,13 @@ func (n *node) snapshots(ds uuid.UUID) map[uuid.UUID]bool {
 	return out
 }
 
-// wire is the way to other nodes, on which things happen.
+// wire is the connection to other nodes, on which failures happen.
 type wire struct {
 	next http.RoundTripper
 	node uuid.UUID
 
 	mu     sync.Mutex
-	mishap func(body io.ReadCloser) io.ReadCloser // of answers that are streams
+	mishap func(body io.ReadCloser) io.ReadCloser // for answers that are streams
 	asked  []string
 }
 
@@ -278,7 +278,7 @@ func (w *wire) set(mishap func(io.ReadCloser) io.ReadCloser) {
 	w.mishap = mishap
 }
 
-// cutter ends a body, with an error, after so many bytes.
+// cutter ends a body, with an error, after a number of bytes.
 type cutter struct {
 	io.ReadCloser
 	left int64
@@ -295,7 +295,7 @@ func (c *cutter) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// flipper flips a bit of the byte at a place.
+// flipper flips a bit of the byte at a position.
 type flipper struct {
 	io.ReadCloser
 	at int64
@@ -310,7 +310,7 @@ func (f *flipper) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// hasty has the clock's waits over at once: tries follow each other.
+// hasty is a clock whose waits end at once: attempts follow each other immediately.
 type hasty struct{ clock.System }
 
 func (hasty) After(time.Duration) <-chan time.Time {
@@ -328,7 +328,7 @@ func warnings(hook *logtest.Hook) (n int) {
 	return n
 }
 
-// digest is the checksum of a file.
+// digest returns the checksum of a file.
 func digest(tb testing.TB, path string) [sha256.Size]byte {
 	tb.Helper()
 	f, err := os.Open(path)
@@ -340,12 +340,12 @@ func digest(tb testing.TB, path string) [sha256.Size]byte {
 	return [sha256.Size]byte(sum.Sum(nil))
 }
 
-// plain is a writer that holds nothing back.
+// plain is a writer that buffers nothing.
 type plain struct{ io.Writer }
 
 func (plain) Flush() error { return nil }
 
-// awaitRoom waits until so much is free: XFS frees what was removed some time after.
+// awaitRoom waits until that much space is free: XFS frees removed data some time later.
 func (n *node) awaitRoom(room dataset.Size) {
 	n.Helper()
 	for until := time.Now().Add(time.Minute); n.pool.Status(n.Context()).Free < room; time.Sleep(time.Millisecond) {

@@ -23,9 +23,9 @@ func lists(h *agenttest.Host) (names []string) {
 	return names
 }
 
-// A node lists what is its own and what its engine has used; where drover.yaml says so all
-// others as well, each once and in the spelling that is used here; and what is its own alone
-// while control is away.
+// A node lists the volumes whose home it is and those that its engine has used. If drover.yaml says so it also lists
+// all other volumes, each once and in the spelling that is used here. While control is unreachable it lists only the
+// volumes whose home it is.
 func TestListOfAllNodes(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "dir", "dir")

@@ -160,7 +160,8 @@ func TestUnmountAfterRename(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "dir", "dir")
 	d := f.A.NewVolume("old@plain")
-	before, after, alias := strings.Repeat("1a", 32), strings.Repeat("2b", 32), strings.Repeat("3c", 32) // as Docker's
+	// Like Docker's.
+	before, after, alias := strings.Repeat("1a", 32), strings.Repeat("2b", 32), strings.Repeat("3c", 32)
 	path := f.A.MustMount("old", before)
 	f.SetNames("old", "new", "old")
 	if got := f.A.MustMount("new", after); got != path {

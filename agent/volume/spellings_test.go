@@ -21,8 +21,8 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// What the engine has once called a volume stays its name, whatever the volume is by
-// now: an error would make the engine forget it. What it never called it so is absent.
+// A name that the engine has once used for a volume remains valid, whatever the volume's profile is now: an error
+// would make the engine forget it. A name that the engine never used for it does not exist.
 func TestGetOfSpellingThatEngineUsed(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
@@ -94,8 +94,8 @@ func TestSpellingsOutliveDeletion(t *testing.T) {
 	agenttest.Await(t, func() bool { return len(a.Cache.RecordedSpellings(d.ID)) == 0 })
 }
 
-// Spellings that the engine uses at the same time are all kept, and all dropped:
-// one that is lost would be a volume that the engine has and does not see.
+// If the engine uses several spellings at the same time, all of them are recorded, and all are dropped: a lost one
+// would be a volume that the engine has and does not list.
 func TestConcurrentSpellingsAreAllKept(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
@@ -129,9 +129,9 @@ func TestConcurrentSpellingsAreAllKept(t *testing.T) {
 	}
 }
 
-// TestPodmanRemovesOnlyItsVolumes: after "podman volume reload" Podman has a record of each volume, and
-// "podman volume prune" removes all that none of its containers uses. What only others have used is
-// refused. What others use by another spelling stays for them.
+// TestPodmanRemovesOnlyItsVolumes: after "podman volume reload" Podman has a record of each volume, and "podman
+// volume prune" removes all that none of its containers uses. The removal of a volume that only other engines have
+// used is refused. A volume that others use by another spelling stays for them.
 func TestPodmanRemovesOnlyItsVolumes(t *testing.T) {
 	r := agenttest.New(t)
 	docker, podman := plugin.WithTool(t.Context(), plugin.Docker), plugin.WithTool(t.Context(), plugin.Podman)

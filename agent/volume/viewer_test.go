@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// pages has volumes on two pages.
+// pages is a control whose list of volumes has two pages.
 type pages struct{ api.Service }
 
 func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], err error) {
@@ -24,7 +24,7 @@ func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], e
 	return api.List[api.Volume]{Items: []api.Volume{{Dataset: d}}, Next: next}, nil
 }
 
-// There may be more than one answer of control holds.
+// A list can have more volumes than one answer of control.
 func TestListOfManyPages(t *testing.T) {
 	v := NewViewer(ViewerDeps{Host: &host.Host{Control: pages{}, Cache: records.NewCache()}, ListOthers: true})
 	list, err := v.List(t.Context())
@@ -46,7 +46,7 @@ func (p *paged) Snapshots(_ context.Context, _ string, page api.Page) (out api.L
 	return api.List[dataset.Snapshot]{Items: p.pages[1]}, nil
 }
 
-// Status has the newest snapshots, however many there are.
+// Status has the newest snapshots, however many snapshots exist.
 func TestStatusHasTheNewest(t *testing.T) {
 	p := &paged{}
 	for i := range p.pages {
