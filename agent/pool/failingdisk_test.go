@@ -225,8 +225,6 @@ func TestFailingDiskTakesPoolOffline(t *testing.T) {
 	}
 }
 
-// An error that no disk causes starts no probe. One that a disk may cause starts one probe, and the
-// pool stays online if that succeeds.
 // A status that fails with a disk error says that the disk fails, also if it is the first call that fails.
 func TestFailingStatusSaysThatTheDiskFails(t *testing.T) {
 	r, b := newBadRig(t)
@@ -240,6 +238,8 @@ func TestFailingStatusSaysThatTheDiskFails(t *testing.T) {
 	}
 }
 
+// An error that no disk causes starts no probe. An error that a disk may cause starts one probe, and the pool stays
+// online if the probe succeeds.
 func TestProbeOfWorkingDiskKeepsPoolOnline(t *testing.T) {
 	r, b := newBadRig(t)
 	had := b.raises()
