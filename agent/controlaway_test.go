@@ -56,7 +56,7 @@ func TestI7LocalVolumesWorkWithoutControl(t *testing.T) {
 		}
 		// The engine may unmount any name.
 		if err := r.Unmount(t.Context(), "nosuch", "id"); err != nil {
-			t.Errorf("unmount of what is not here: %v", err)
+			t.Errorf("unmount of an unknown volume: %v", err)
 		}
 		for _, spec := range []string{"new", "db"} {
 			if err := r.Create(t.Context(), spec, nil); !errors.Is(err, dataset.ErrUnavailable) {

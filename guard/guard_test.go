@@ -196,7 +196,7 @@ func TestWatchdog(t *testing.T) {
 		await(t, "it is fed", func() bool { return b.dog.feeds() > fed }, func() string { return "" })
 	}
 	if err := b.Dismiss(t.Context(), r.Dataset, 3); !errors.Is(err, dataset.ErrConflict) || b.dog.closed {
-		t.Errorf("what is armed was dismissed by who is not its agent: %v", err)
+		t.Errorf("an armed dataset was dismissed by a process that is not its agent: %v", err)
 	}
 	if err := b.Release(t.Context(), r.Dataset, 3); err != nil {
 		t.Fatal(err)

@@ -93,7 +93,7 @@ func TestSharedFilesystem(t *testing.T) {
 			frozen := inGroup(t, "/sys/fs/cgroup/freezer", "freezer.self_freezing", pid, other.Process.Pid)
 			return func() string {
 				if frozen() == "1" || stateOf(t, other.Process.Pid) == "T" {
-					t.Error("somebody was stopped who holds nothing")
+					t.Error("a process that holds nothing was stopped")
 				}
 				return ""
 			}

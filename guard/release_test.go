@@ -171,7 +171,7 @@ func TestI1SupersedeEndsTheFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	if fencing() {
-		t.Error("the fence goes on")
+		t.Error("the fence continues")
 	}
 }
 
@@ -239,7 +239,7 @@ func TestI1DeadlinePassesDuringSupersede(t *testing.T) {
 				t.Fatalf("it is %s: %v", e.State, err)
 			}
 			if b.clock.waiting() > 1 { // one is the guard's alarm
-				t.Error("the fence goes on")
+				t.Error("the fence continues")
 			}
 			if e := b.entry(r.Dataset); e.State != guard.StateSuperseded {
 				t.Errorf("it is %s", e.State)

@@ -33,7 +33,7 @@ func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
 	}
 	f.B.Installer.Resume(t.Context())
 	if !there() {
-		t.Error("what came is gone at once")
+		t.Error("the transferred data was removed at once")
 	}
 	list, err := f.B.Doctor(t.Context())
 	if err != nil {
@@ -46,7 +46,7 @@ func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
 	}
 	p, known := f.B.MoveTable.Get(d.ID)
 	if !known {
-		t.Fatal("what came is not on record")
+		t.Fatal("the transferred data is not recorded")
 	}
 	if _, err := f.B.Collect(t.Context(), d.ID, false); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("it is collected: %v", err)
@@ -57,7 +57,7 @@ func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
 	}
 	f.B.Installer.Resume(t.Context())
 	if _, known := f.B.MoveTable.Get(d.ID); known || there() {
-		t.Error("what came in vain stays")
+		t.Error("the data of the abandoned move stays")
 	}
 	f.A.MustUnmount("db", "user")
 	f.Move("db", f.B)

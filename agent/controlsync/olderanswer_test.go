@@ -43,7 +43,7 @@ func TestSyncOfRemovalBeforeArrivalIsIgnored(t *testing.T) {
 	d := r.NewVolume("db")
 	stale := api.Sync{Cluster: r.Identity.Cluster(), RemovedDatasets: []uuid.UUID{d.ID}}
 	if err := r.Follower.Apply(t.Context(), stale, asked); !errors.Is(err, controlsync.ErrAnswerOutdated) {
-		t.Errorf("it is believed: %v", err)
+		t.Errorf("the answer is accepted: %v", err)
 	}
 	if _, known := r.Cache.Dataset(d.ID); !known {
 		t.Fatal("it is forgotten")
@@ -90,7 +90,7 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 	}
 	putBack := api.Sync{Cluster: r.Identity.Cluster(), Datasets: []api.IndexedDataset{{Dataset: d, Index: 1 << 40}}}
 	if err := r.Follower.Apply(ctx, putBack, controlsync.KnownState{Moment: r.Cache.Moment()}); !errors.Is(err, controlsync.ErrStoreOlder) {
-		t.Errorf("it is believed: %v", err)
+		t.Errorf("the answer is accepted: %v", err)
 	}
 	// The restored store does not know that it was relinquished.
 	if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil {
@@ -103,7 +103,7 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 		t.Error("this node takes itself for the home")
 	}
 	if _, left := r.Cache.Copy(d.ID); !left {
-		t.Error("what went is forgotten")
+		t.Error("the copy of the volume that left is forgotten")
 	}
 	if _, given := r.Leases.Relinquished(d.ID); !given {
 		t.Error("the epoch that was given up may be opened again")

@@ -180,7 +180,7 @@ func TestOutdatedRecordsBesideDataAreRewritten(t *testing.T) {
 	}
 	after, err := os.Stat(file(right))
 	if err != nil || !os.SameFile(before, after) {
-		t.Errorf("the right one was written anew (%v)", err)
+		t.Errorf("the correct record was rewritten (%v)", err)
 	}
 }
 

@@ -29,10 +29,10 @@ func TestVolumeDeletedWithoutHomeKeepsItsUsers(t *testing.T) {
 	f.A.Start()
 	agenttest.Await(t, func() bool { now, _ := f.A.Cache.Dataset(d.ID); return now.State == dataset.StateTrashed })
 	if err := os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600); err != nil {
-		t.Errorf("who uses it is disturbed: %v", err)
+		t.Errorf("its user is disturbed: %v", err)
 	}
 	if _, err := f.A.Mounter.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "new"); dataset.KindOf(err) != dataset.ErrNotFound {
-		t.Errorf("a new user of what was deleted: %v", err)
+		t.Errorf("a new mount of the deleted volume: %v", err)
 	}
 	if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: d.ID.String()}); err != nil {
 		t.Fatal(err)

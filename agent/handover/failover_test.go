@@ -96,7 +96,7 @@ func TestI1NoFailoverWhilePromiseLasts(t *testing.T) {
 			case <-time.After(session / 10):
 			}
 			if len(got.Granted) != 1 {
-				t.Errorf("no promise for who holds it: %+v", got)
+				t.Errorf("no promise to the holder: %+v", got)
 			}
 		}
 	}()

@@ -89,7 +89,7 @@ func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
 				return kept != uuid.Nil
 			})
 			if held := f.B.ReadSnapshot(d, kept, "token"); held != "all of it" {
-				t.Errorf("what was overtaken holds %q", held)
+				t.Errorf("the superseded copy holds %q", held)
 			}
 		})
 	}

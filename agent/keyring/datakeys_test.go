@@ -391,7 +391,7 @@ func TestEncryptionOfVolumeNeverChanges(t *testing.T) {
 		t.Errorf("after another profile and a rekey: %+v, %v", v.Encryption, err)
 	}
 	if err := k.rekey("clear", ""); dataset.KindOf(err) != dataset.ErrUnsupported {
-		t.Errorf("rekey of what is not encrypted: %v", err)
+		t.Errorf("rekey of a volume that is not encrypted: %v", err)
 	}
 	err = k.Create(t.Context(), "clear2@gold", map[string]string{"from": "clear"})
 	if dataset.KindOf(err) != dataset.ErrInvalid {

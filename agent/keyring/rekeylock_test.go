@@ -68,7 +68,7 @@ func TestRekeyDoesNotBlockMounts(t *testing.T) {
 				t.Errorf("the program was run %d times", count)
 			}
 			if v, err := k.Control.Volume(t.Context(), "db"); err != nil || string(v.Encryption.Wrapped) == string(d.Encryption.Wrapped) {
-				t.Errorf("nothing was wrapped anew: %v", err)
+				t.Errorf("the data key was not wrapped again: %v", err)
 			}
 			return
 		}

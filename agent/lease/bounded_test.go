@@ -45,7 +45,7 @@ func TestGuardHasDatasetWhileMounted(t *testing.T) {
 		g.A.Fuse.Set(-1, false, nil)
 		g.A.MustMount("db@auto", id)
 		if acts := g.A.Fuse.Seen(); !slices.Contains(acts, "guard check") || slices.Contains(acts, "guard register") {
-			t.Errorf("a mount of what is mounted: %v", acts)
+			t.Errorf("a mount of a mounted volume: %v", acts)
 		}
 	}
 	g.A.MustUnmount("db@auto", "one")
@@ -60,19 +60,19 @@ func TestGuardHasDatasetWhileMounted(t *testing.T) {
 	}
 	g.A.MustUnmount("db@auto", "one")
 	if _, there := g.GuardA.Entry(d.ID); !there {
-		t.Error("the guard has forgotten what is in use still")
+		t.Error("the guard has forgotten a dataset that is still in use")
 	}
 	g.A.MustUnmount("db@auto", "two")
 	AwaitForgotten(g.GuardA, d.ID)
 	if list, err := g.A.Config.State.List(t.Context(), "enrolled/"+d.ID.String()+"/"+g.B.Node().String(), "", 0); err != nil || len(list) != 1 {
-		t.Errorf("who pulled it is not on disk: %v, %v", list, err)
+		t.Errorf("the node that pulled it is not on disk: %v, %v", list, err)
 	}
 	g.GuardA.Stop()
 	if _, err := g.A.Mount(t.Context(), "db@auto", "three"); !errors.Is(err, dataset.ErrUnavailable) {
 		t.Errorf("mounted without a guard: %v", err)
 	}
 	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
-		t.Errorf("what was refused is mounted: %t, %v", mounted, err)
+		t.Errorf("the refused volume is mounted: %t, %v", mounted, err)
 	}
 	g.GuardA.Step = agenttest.BoundSession
 	g.GuardA.Start()
@@ -107,7 +107,7 @@ func TestI1HostCutOffIsFencedAndThawed(t *testing.T) {
 	}
 	g.A.Restart() // a restarted agent asks the guard before it thaws anything
 	if e, _ := g.GuardA.Entry(d.ID); e.State != guard.StateFenced || e.Breaches > 0 || agenttest.CanWrite(t, path, 100*time.Millisecond) {
-		t.Errorf("an agent that was started anew has thawed what is fenced: %+v", e)
+		t.Errorf("a restarted agent has thawed the fenced dataset: %+v", e)
 	}
 	g.LinkA.Mend()
 	agenttest.Await(t, func() bool { e, _ := g.GuardA.Entry(d.ID); return e.State == guard.StateArmed })
@@ -137,7 +137,7 @@ func TestPromisesExtendLeaseWithoutControl(t *testing.T) {
 		t.Errorf("another node gets a copy that has promised nothing: %v", err)
 	}
 	if err := g.A.Deadlines.Enrol(t.Context(), d.ID, g.B.Node()); err != nil {
-		t.Errorf("who has promised gets nothing: %v", err)
+		t.Errorf("the node that has promised gets nothing: %v", err)
 	}
 	g.Network.SetCut(true)
 	g.GuardA.AwaitFenced(d.ID)
@@ -180,7 +180,7 @@ func TestI1FencedHomeIsSuperseded(t *testing.T) {
 	}
 	g.LinkA.Mend()
 	if err := <-killed; err == nil {
-		t.Error("who held it was not killed")
+		t.Error("the holder was not killed")
 	}
 	g.A.AwaitSettled(d.ID)
 	agenttest.Await(t, func() bool {
@@ -269,7 +269,7 @@ func TestI1StoreThatPeerRejectsIsNotRead(t *testing.T) {
 		t.Errorf("mounted at %s on the word of a store that went back: %v", path, err)
 	}
 	if got := asks(g.B, g.A, promise.Epoch{Dataset: d.ID, Epoch: d.Epoch + 1}); len(got.Granted) != 1 {
-		t.Errorf("who has a later epoch is not left alone: %+v", got)
+		t.Errorf("the home with the later epoch is disturbed: %+v", got)
 	}
 	if got := asks(g.B, g.A, promise.Epoch{Dataset: d.ID, Epoch: d.Epoch}); len(got.Refused) != 1 {
 		t.Errorf("its own epoch is promised to another one: %+v", got)

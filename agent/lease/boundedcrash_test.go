@@ -58,7 +58,7 @@ func TestI1MountCrashesAtEveryAct(t *testing.T) {
 				}
 				at := fmt.Sprintf("%s, late %t, cut at act %d (%t) of %v: %v", what, late, n, cut, g.A.Fuse.Seen(), err)
 				if err == nil && what == "mount" && len(g.A.Uses.Get(d.ID).IDs) != 1 {
-					t.Fatalf("%s: what was acknowledged is not on record", at)
+					t.Fatalf("%s: the acknowledged mount is not recorded", at)
 				}
 				g.AwaitConsistent(d, at)
 				if len(g.A.Uses.Get(d.ID).IDs) > 0 {

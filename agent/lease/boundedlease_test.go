@@ -163,13 +163,13 @@ func TestExtend(t *testing.T) {
 		t.Error("an answer that comes in time does not count")
 	}
 	if tn.renew(first, at(1099), boundTTL, at(1101)); !tn.mustRead() || tn.until() != 0 {
-		t.Error("what was read counts though the renewals after it had lapsed")
+		t.Error("a read counts although the renewals after it had lapsed")
 	}
 	if tn.setRead(1); !tn.mustRead() {
-		t.Error("what was asked before the renewals lapsed counts when it comes after")
+		t.Error("an answer counts although it was requested before the renewals lapsed")
 	}
 	if tn.setRead(tn.streak); tn.until() != at(1159) {
-		t.Error("what was read after that does not count")
+		t.Error("a read after that does not count")
 	}
 }
 

@@ -45,7 +45,7 @@ func TestSpentCopiesAreNotAsked(t *testing.T) {
 			delete(h.enrolled, node)
 		}
 		if b.askAll(t.Context(), []dataset.Dataset{d}, time.Second) != spent {
-			t.Errorf("spent %t: who has it is asked", spent)
+			t.Errorf("spent %t: the node with the copy is asked", spent)
 		}
 		if got := b.Until(d) - now; got > boundTTL != spent {
 			t.Errorf("spent %t: held for %v", spent, got)

@@ -50,7 +50,7 @@ func TestI1LostDatabaseThawsNothing(t *testing.T) {
 		}
 		g.A.Start()
 		if agenttest.CanWrite(t, path, 100*time.Millisecond) {
-			t.Fatalf("the %s start has thawed what is fenced", what)
+			t.Fatalf("the %s start has thawed the fenced dataset", what)
 		}
 		if what[0] == 't' {
 			g.GuardA.Start()
@@ -148,7 +148,7 @@ func TestI1SlowFenceShortensLeaseOfOpenDataset(t *testing.T) {
 			t.Errorf("slow are %v: %v", policies, err)
 		}
 		if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed {
-			t.Errorf("slow are %v: nobody watches what is open: %+v", policies, e)
+			t.Errorf("slow are %v: the guard does not watch the open dataset: %+v", policies, e)
 		}
 		g.A.Repairer.ApplyGuard(before, answer)
 		fence := g.A.Deadlines.FenceTime(d.ID)

@@ -109,7 +109,7 @@ func TestPromiseOfNodeThatJoinsLater(t *testing.T) {
 		l.Cut()
 	}
 	if !outlasts(g, d.ID) {
-		t.Error("fenced, though all who have a copy can be asked")
+		t.Error("fenced, although all nodes with a copy can be asked")
 	}
 	for _, l := range []*agenttest.Link{g.LinkA, g.LinkB, lc} {
 		l.Mend()

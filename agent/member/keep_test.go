@@ -87,7 +87,7 @@ func TestKeep(t *testing.T) {
 	}
 	<-clk.begun
 	if n := turn(stub.err, time.Minute); n != 0 {
-		t.Error("told that control is away:", told)
+		t.Error("reported that control is unreachable:", told)
 	}
 	bad := dataset.Errorf(dataset.ErrForbidden, "no")
 	if n := turn(bad, time.Minute); n != 1 {

@@ -77,7 +77,7 @@ func TestMountOfVolumeRemovedMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := r.Mounter.EnsureMounted(ctx, d, asked); !errors.Is(err, dataset.ErrNotFound) {
-		t.Errorf("mount of what was removed: %v", err)
+		t.Errorf("mount of the removed volume: %v", err)
 	}
 	r.WantUses(d)
 
@@ -88,11 +88,11 @@ func TestMountOfVolumeRemovedMeanwhile(t *testing.T) {
 	gone.State = dataset.StatePurging
 	r.Cache.Apply(gone, r.Cache.Index(used.ID)+1)
 	if path, err := r.Mounter.AddUse(ctx, used, asked, dataset.ParseReference("used"), "another"); !errors.Is(err, dataset.ErrNotFound) {
-		t.Errorf("a further use of what was removed: %q, %v", path, err)
+		t.Errorf("another use of the removed volume: %q, %v", path, err)
 	}
 	r.WantUses(used, "mine")
 	if path, err := r.Mounter.AddUse(ctx, used, asked, dataset.ParseReference("used"), "mine"); err != nil || path == "" {
-		t.Errorf("a further use by who has it: %q, %v", path, err)
+		t.Errorf("another mount by its present user: %q, %v", path, err)
 	}
 }
 
@@ -123,6 +123,6 @@ func TestMountRightAfterTrashRestore(t *testing.T) {
 	r.Cache.Apply(d, 0)
 	r.Cache.Apply(trashed, 0)
 	if _, err := r.Mounter.MayMount(d, asked); !errors.Is(err, dataset.ErrNotFound) {
-		t.Errorf("mount of what was deleted meanwhile: %v", err)
+		t.Errorf("mount of the volume that was deleted meanwhile: %v", err)
 	}
 }

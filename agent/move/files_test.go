@@ -232,7 +232,7 @@ func filesMovesCutShort(f *agenttest.Cluster, targets []*agenttest.Host, lates .
 					p, _ := target.MoveTable.Get(d.ID)
 					// Unless another act happened between the two reads.
 					if p.Beside == uuid.Nil && !keeps(target, d.ID) && len(target.Fuse.Seen()) == before {
-						t.Errorf("late %t, act %d: neither what was left nor what comes is there, at %s", late, n, act)
+						t.Errorf("late %t, act %d: neither the earlier nor the transferred data exists, at %s", late, n, act)
 					}
 				})
 				op := f.BeginMove("db", target)

@@ -48,10 +48,10 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	f.B.Start()
 	agenttest.Await(t, func() bool { _, kept := f.B.Cache.Copy(d.ID); return kept })
 	if _, err := f.B.Mounter.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "new"); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("a new user of what was overtaken: %v", err)
+		t.Errorf("a new mount of the superseded volume: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600); err != nil {
-		t.Errorf("who uses it is disturbed: %v", err)
+		t.Errorf("its user is disturbed: %v", err)
 	}
 	inUse := false
 	list, err := f.B.Doctor(t.Context())
@@ -74,7 +74,7 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	agenttest.Await(t, func() bool { return slices.Equal(f.B.SupersededVolumes(), []string{"db"}) })
 	kept := v.CopyDetails[0].Snapshot
 	if held := f.B.ReadSnapshot(d, kept, "token"); held != "lost" {
-		t.Errorf("what was overtaken holds %q", held)
+		t.Errorf("the superseded copy holds %q", held)
 	}
 	// It does not become a target before an operator has decided.
 	op := f.AwaitEnd(f.BeginMove("db", f.B))
@@ -177,7 +177,7 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 	f.Move("db", f.B)
 	f.A.AwaitSettled(d.ID)
 	if err := f.B.Access.Check(t.Context(), f.A.Node(), d.ID); err != nil {
-		t.Errorf("who has a copy on record: %v", err)
+		t.Errorf("the node with a recorded copy: %v", err)
 	}
 	var e backends.Entry
 	agenttest.Await(t, func() bool { // leftovers of moves are not kept forever

@@ -297,11 +297,11 @@ func TestRequestsAreDoneByHome(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	if err := f.B.Create(t.Context(), "db", nil); err != nil {
-		t.Errorf("create of what is there: %v", err)
+		t.Errorf("create of an existing volume: %v", err)
 	}
 	f.A.MustMount("db", "user")
 	if err := f.B.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) {
-		t.Errorf("remove of what is in use on its home: %v", err)
+		t.Errorf("remove of a volume that is in use on its home: %v", err)
 	}
 	f.A.MustUnmount("db", "user")
 	if err := f.B.Remove(t.Context(), "db"); err != nil {

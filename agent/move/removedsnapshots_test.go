@@ -41,7 +41,7 @@ func TestRemovedSnapshotsDoNotReturn(t *testing.T) {
 	f.Move("db", f.A)
 	f.B.AwaitSettled(d.ID)
 	if kinds, _ := has(f.A); slices.Contains(kinds, dataset.SnapshotManual) {
-		t.Errorf("what was removed is there: %v", kinds)
+		t.Errorf("a removed snapshot exists: %v", kinds)
 	}
 	for range 3 {
 		f.A.WriteFile("db", "token", "third")

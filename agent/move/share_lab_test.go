@@ -219,7 +219,7 @@ func TestRestoreOnARealShare(t *testing.T) {
 		}
 		at := f.A.MustMount(volume, "look")
 		if _, err := os.Stat(filepath.Join(at, "another")); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s has what was made by who was cut off: %v", volume, err)
+			t.Errorf("%s has a file that the cut-off host made: %v", volume, err)
 		}
 		f.A.MustUnmount(volume, "look")
 	}

@@ -342,7 +342,7 @@ func failoverOnAShare(t *testing.T, removed bool) {
 	}
 	g.LinkA.Mend()
 	if err := <-killed; err == nil {
-		t.Error("who held it was not killed")
+		t.Error("the holder was not killed")
 	}
 	agenttest.Await(t, func() bool {
 		mounted, err := host.IsMountPoint(path)

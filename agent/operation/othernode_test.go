@@ -60,7 +60,7 @@ func TestCreateOnChosenNode(t *testing.T) {
 		t.Errorf("%d datasets in the pool", n)
 	}
 	if err := a.Create(t.Context(), "db@silver", map[string]string{"pool": "other"}); !errors.Is(err, dataset.ErrExists) {
-		t.Errorf("another profile for what is there: %v", err)
+		t.Errorf("a create of the existing volume with another profile: %v", err)
 	}
 }
 

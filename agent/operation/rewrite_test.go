@@ -38,7 +38,7 @@ func TestRewriteOnlyOfIdleVolume(t *testing.T) {
 	f.A.WantFile("db", "token", "one")
 	f.A.MustMount("db", "user")
 	if op := f.AwaitEnd(rewrites(f, "db")); op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "it is mounted by user") {
-		t.Errorf("of what is in use: %+v", op)
+		t.Errorf("of a volume in use: %+v", op)
 	}
 	f.A.MustUnmount("db", "user")
 	if v, err := f.Service.Volume(t.Context(), "db"); err != nil || v.ID != d.ID {

@@ -120,7 +120,7 @@ func TestFailedResizeAfterMoveIsRetried(t *testing.T) {
 	says("after a start", true)
 	path := f.A.MustMount("db", "one") // it is usable all the same
 	if got, err := os.ReadFile(filepath.Join(path, "token")); err != nil || string(got) != "before" {
-		t.Errorf("it goes on with %q, %v", got, err)
+		t.Errorf("the volume continues with %q, %v", got, err)
 	}
 	kind.fails.Store(false)
 	f.A.Sizes.Retry(t.Context())

@@ -41,11 +41,11 @@ func TestFailoverUsesNewestSnapshotOfLastEpoch(t *testing.T) {
 		t.Fatal(err)
 	}
 	if l := op.Loss; l.Snapshot != want || l.Epoch != 2 || !l.Taken.Equal(noon.Add(time.Minute)) || !slices.Equal(l.SurvivingSnapshots, []uuid.UUID{later}) {
-		t.Errorf("it goes on from %+v", l)
+		t.Errorf("the volume continues from %+v", l)
 	}
 	op.Loss = &dataset.Loss{Epoch: 3, Taken: noon.Add(-time.Hour)}
 	if err := r.Mover.ContinueFromBest(t.Context(), r.Pool(), op); err == nil {
-		t.Errorf("it goes on from an older epoch than was said: %+v", op.Loss)
+		t.Errorf("the volume continues from an older epoch than reported: %+v", op.Loss)
 	}
 }
 

@@ -102,7 +102,7 @@ func TestRelinquishedVolumeIsNotResized(t *testing.T) {
 	}
 	for _, k := range f.Recorded("db").CopyDetails {
 		if k.Node == f.A.Node() && k.Kind == dataset.CopySuperseded {
-			t.Errorf("what was left is kept as something else than what was given up: %+v", k)
+			t.Errorf("the copy that was left differs from the relinquished data: %+v", k)
 		}
 	}
 	agenttest.Await(t, func() bool { _, known := f.A.Sizes.Deferred(d.ID); return !known })

@@ -197,7 +197,7 @@ func TestRaiseWhileAPoolHangs(t *testing.T) {
 	r.Pools.MarkChanged(there.Pool, true) // this counts for the next raise
 	h.Resume()
 	if g := rests(there); g != there0+2 {
-		t.Errorf("when it goes on it is of generation %d, and was of %d", g, there0)
+		t.Errorf("when the disk continues the generation is %d, and was %d", g, there0)
 	}
 }
 

@@ -216,7 +216,7 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	go func() { _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{}); gone <- err }()
 	agenttest.Await(t, func() bool { return r.Locks.Users(d.ID) == 2 })
 	if _, err := r.Pools.Get(p.ID); err == nil || !strings.Contains(err.Error(), "pool plain is being removed") {
-		t.Errorf("it is given to who asks now: %v", err)
+		t.Errorf("a later request gets the pool: %v", err)
 	}
 	if _, err := p.Storage.Create(ctx, d); err != nil {
 		t.Fatal(err)

@@ -375,7 +375,7 @@ func TestI1PromiseModelWithout(t *testing.T) {
 					return
 				}
 			}
-			t.Error("no schedule shows what it is for")
+			t.Error("no schedule fails without this protection")
 		})
 	}
 }

@@ -150,7 +150,7 @@ func TestSupersededCopyCanBeInspected(t *testing.T) {
 	shows(f, false)
 	nothingShown(f, k, "after a reboot")
 	if held := f.B.ReadSnapshot(d, k.Snapshot, "token"); held != "lost" {
-		t.Errorf("what was overtaken holds %q", held)
+		t.Errorf("the superseded copy holds %q", held)
 	}
 	submits(f, api.Request{Kind: dataset.OpDiscard, Volume: "db"})
 	agenttest.Await(t, func() bool { return len(f.Recorded("db").CopyDetails) == 0 })

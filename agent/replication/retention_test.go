@@ -113,7 +113,7 @@ func TestHomeKeepsSnapshotsItSent(t *testing.T) {
 		f.A.WriteFile("db", "token", name)
 		s := h.took(of)
 		if got := h.gives(c); got.ID != s.ID {
-			t.Fatalf("it is given %s, and not what was taken for %s", got.ID, name)
+			t.Fatalf("it is given %s, not the snapshot that was taken for %s", got.ID, name)
 		}
 		round := func() { // of the other replica
 			for range replication.SentKept + 1 {
@@ -124,18 +124,18 @@ func TestHomeKeepsSnapshotsItSent(t *testing.T) {
 		}
 		round()
 		if !h.keeps(s) {
-			t.Errorf("what was taken for %s is gone while it is brought", name)
+			t.Errorf("the snapshot for %s is gone while it is transferred", name)
 		}
 		for range replication.SentKept {
 			round()
 			h.has(c, h.gives(c, s.ID))
 		}
 		if !h.keeps(s) {
-			t.Errorf("what was taken for %s is gone, and it is what the node has", name)
+			t.Errorf("the snapshot for %s is gone, and the node has it", name)
 		}
 		last := h.took(uuid.Nil)
 		if got := h.gives(c, last.ID); got.ID != last.ID || h.keeps(s) {
-			t.Errorf("what was taken for %s stays when the node has what is newer", name)
+			t.Errorf("the snapshot for %s stays when the node has a newer one", name)
 		}
 		h.has(c, last)
 		f.A.Restart()
@@ -170,7 +170,7 @@ func TestHomeKeepsPartlySentSnapshots(t *testing.T) {
 	h = shelf{f.A, h.d}
 	third := next()
 	if !h.keeps(first) {
-		t.Error("begun anew it does not keep the first any more")
+		t.Error("the restarted home does not keep the first snapshot any more")
 	}
 	last := next(first.ID)
 	if !h.keeps(first) || !h.keeps(third) {

@@ -231,7 +231,7 @@ func TestChangedLimitIsRepaired(t *testing.T) {
 	defer os.Remove(again) //nolint:errcheck // the group above it could not be removed
 	(&throttle.GroupScanner{Throttler: f.A.Throttle}).Scan(f.A.Clock.Steady(), false)
 	if got, err := f.A.Throttle.Hierarchy.Get("/again", dev); err != nil || got != slowly {
-		t.Errorf("its group, made anew: %+v, %v", got, err)
+		t.Errorf("its group, after it was made again: %+v, %v", got, err)
 	}
 	f.A.MustUnmount("db", "one")
 }

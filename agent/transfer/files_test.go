@@ -51,7 +51,7 @@ func TestFilesBetweenUnlikePools(t *testing.T) {
 						t.Errorf("differs: %s", d)
 					}
 					if _, err := b.client.PullFiles(t.Context(), f); !errors.Is(err, dataset.ErrExists) {
-						t.Errorf("over what is there: %v", err)
+						t.Errorf("over existing data: %v", err)
 					}
 				})
 			})

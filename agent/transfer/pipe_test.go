@@ -138,7 +138,7 @@ func TestPipeReadsAhead(t *testing.T) {
 				t.Error("it is closed, and reads on")
 			}
 			if in.err != nil {
-				t.Errorf("nobody read, and is told %v", in.err)
+				t.Errorf("nobody read, and the error is %v", in.err)
 			}
 			sender.Wait()
 		})
