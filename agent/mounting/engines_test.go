@@ -190,7 +190,8 @@ func TestI9CallerNotKnown(t *testing.T) {
 	wantUnverified(r, map[string]bool{"hidden": true})
 }
 
-// TestI9EngineRecordOfOlderVersion: a record of an older version names no process, so the next activation ends it.
+// TestI9EngineRecordOfOlderVersion: the engine record of an older version names no process, so the next activation
+// ends that engine.
 func TestI9EngineRecordOfOlderVersion(t *testing.T) {
 	r := agenttest.New(t)
 	r.NewVolume("db")

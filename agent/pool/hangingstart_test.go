@@ -36,7 +36,8 @@ func hungRig(t *testing.T) (r *agenttest.Host, h *agenttest.HangingBackend, here
 	return r, h, here, there
 }
 
-// restartsLate restarts the agent, and repeats that until the start has waited long enough for its healthy disks.
+// restartsLate restarts the agent, and advances the clock until the start no longer waits for its disks. Then it
+// waits until pool default serves.
 func restartsLate(r *agenttest.Host) {
 	r.T.Helper()
 	cfg := r.Config

@@ -27,7 +27,7 @@ func everyKind(c *agent.Config) {
 	c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{}), btrfs.New())
 }
 
-// unlisted fails if the agent, before or after a restart, or control has a pool.
+// unlisted fails if the agent, control or doctor shows a pool, before or after a restart.
 func unlisted(r *agenttest.Host, name string) {
 	r.T.Helper()
 	for range 2 {
@@ -53,7 +53,8 @@ func unlisted(r *agenttest.Host, name string) {
 	}
 }
 
-// keepsPool fails unless a pool stays.
+// keepsPool fails unless the removal of a pool and its dry run return the same error, of the given kind and with the
+// given texts, and the pool stays.
 func keepsPool(r *agenttest.Host, name string, forget bool, kind *dataset.Kind, texts ...string) {
 	r.T.Helper()
 	_, dry := r.RemovePool(r.T.Context(), name, api.PoolRemoval{Forget: forget, DryRun: true})

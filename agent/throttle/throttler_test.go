@@ -26,7 +26,8 @@ import (
 
 var slowly = iolimit.Limits{WriteBPS: 5 << 20}
 
-// limitFlock returns a cluster whose first host limits speed in a new control group, which no other test sees.
+// limitFlock returns a cluster whose first host limits speed in a new control group, which nothing else on this
+// machine uses.
 func limitFlock(t *testing.T) *agenttest.Cluster {
 	t.Helper()
 	table, err := mount.Table()

@@ -26,8 +26,8 @@ func history(n int) []dataset.Snapshot {
 	return all
 }
 
-// distance returns a cost function: how far apart two snapshots are in a list. Without a base it is the distance to
-// the start of the list.
+// distance returns a cost function: how far apart two snapshots are in a list. A snapshot without a base costs at
+// least 100.
 func distance(all []dataset.Snapshot) func(base, s uuid.UUID) (int64, error) {
 	at := func(id uuid.UUID) int {
 		return slices.IndexFunc(all, func(s dataset.Snapshot) bool { return s.ID == id })
