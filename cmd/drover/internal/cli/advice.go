@@ -88,6 +88,15 @@ var advice = map[string]string{
 	"volume umount":  "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
 	"volume prune":   noPrune,
 
+	"doctor --explain": "each finding has its next command, and docs/operations.md more about it",
+	"operation retry":  "repeat the command that failed; drover operation inspect ID shows the error",
+	"operation rerun":  "repeat the command that failed; drover operation inspect ID shows the error",
+	"schedule": "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule; drover volume inspect NAME " +
+		"shows when the next snapshot is due",
+	"snapshot ls --next": "use drover volume inspect NAME",
+	"completion -o":      "write the output to a file: drover completion bash > FILE",
+
+	"snapshot name":     "a snapshot keeps its name; drover snapshot create VOLUME NAME takes another",
 	"snapshot rename":   "a snapshot keeps its name; drover snapshot create VOLUME NAME takes another",
 	"snapshot schedule": "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
 	"snapshot prune":    "the profile of a volume says which scheduled snapshots stay: snapshots.keep in profiles.yaml",

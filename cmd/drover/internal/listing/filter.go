@@ -49,6 +49,10 @@ func parseFilters(
 		if err := keys.check(cmd, "filter", m[1]); err != nil {
 			return nil, err
 		}
+		if strings.HasPrefix(m[3], ">") || strings.HasPrefix(m[3], "<") {
+			return nil, cli.UsageError(cmd, "--filter %q: a filter does not compare sizes or times (use --sort %s)",
+				dataset.Clip(v), m[1])
+		}
 		out = append(out, filter{key: m[1], value: m[3], hasValue: true, negated: m[2] == "!="})
 	}
 	return out, nil
@@ -99,7 +103,7 @@ func (f filter) matchesKey(k keys, key string, cells []string, item any) bool {
 		if cell == "-" {
 			cell = ""
 		}
-		found = matchText(f.value, cell)
+		found = matchText(f.value, cell) || otherKey[key] != "" && f.matchesPart(cell)
 	}
 	if s := k.schema.find(key); s != nil && s.kind != object && !found {
 		for _, text := range texts(item, key) {
@@ -108,6 +112,15 @@ func (f filter) matchesKey(k keys, key string, cells []string, item any) bool {
 		}
 	}
 	return found
+}
+
+// matchesPart reports whether a part of a status matches the filter. "in use by 2, FULL" has the parts "in use by 2",
+// "in use" and "FULL".
+func (f filter) matchesPart(status string) bool {
+	return slices.ContainsFunc(strings.Split(status, ", "), func(part string) bool {
+		short, _, _ := strings.Cut(part, " by ")
+		return matchText(f.value, part) || matchText(f.value, short)
+	})
 }
 
 // nearMiss returns a note about a filter whose value no item has, if an item has a similar one in the same column.
