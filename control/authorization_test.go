@@ -57,7 +57,7 @@ func TestWhatANodeMay(t *testing.T) {
 		}
 	}
 	if v, err := e.Submit(alpha, controltest.Create("mine@gold")); err != nil || v.Operation.Node != a.ID {
-		t.Errorf("made elsewhere than where it was asked for: %+v, %v", v.Operation, err)
+		t.Errorf("not made on the requesting node: %+v, %v", v.Operation, err)
 	}
 	imported := api.Request{Kind: dataset.OpImport, Volume: "etc@gold", Path: "/etc"}
 	worker := controltest.As(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"})

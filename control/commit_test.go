@@ -128,7 +128,7 @@ func TestSenselessReports(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff(before, e.Dump()); diff != "" {
-		t.Errorf("senseless reports changed:\n%s", diff)
+		t.Errorf("invalid reports changed:\n%s", diff)
 	}
 }
 
@@ -173,7 +173,7 @@ func TestReportsOnRecord(t *testing.T) {
 			a.MustRegister("alpha")
 			open := a.OpenOperations()
 			if len(open) != 1 {
-				t.Fatalf("%d operations to go on with", len(open))
+				t.Fatalf("%d operations to continue with", len(open))
 			}
 			op = open[0]
 			first := a.MustCommit(op)

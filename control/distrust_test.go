@@ -32,7 +32,7 @@ func TestDistrustedStoreIsNotChanged(t *testing.T) {
 		}
 	}
 	if out := e.MustSubmit(controltest.Create("db")); out.Volume == nil {
-		t.Errorf("what is there as asked: %+v", out)
+		t.Errorf("the existing volume, as requested: %+v", out)
 	}
 	a.ReportDistrust("")
 	a.MustCreate("late")

@@ -67,7 +67,7 @@ func TestReportsThatArriveLate(t *testing.T) {
 					t.Errorf("%d operations would be carried out again", len(open))
 				}
 				if v, err := a.Volume(a.Ctx, "db"); err == nil {
-					t.Errorf("there is a volume: dataset %s", v.ID)
+					t.Errorf("a volume exists: dataset %s", v.ID)
 				}
 				e.CheckInvariants()
 			})

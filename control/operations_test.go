@@ -38,7 +38,7 @@ func TestSubmit(t *testing.T) {
 	}
 	a.DoWork()
 	if out := e.MustSubmit(req); out.Operation.State != dataset.OpDone || out.Volume.Volume != "db" {
-		t.Errorf("asked again when it is done: %+v", out)
+		t.Errorf("requested again after it is done: %+v", out)
 	}
 	if out := e.MustSubmit(controltest.Create("db@gold")); out.Operation != nil || out.Volume.ID != op.DatasetID {
 		t.Errorf("what exists: %+v", out)
@@ -71,7 +71,7 @@ func TestIDOfAnotherRequest(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	if out := e.MustSubmit(first); out.Operation.State != dataset.OpDone {
-		t.Errorf("the first asked again: %+v", out)
+		t.Errorf("the first request again: %+v", out)
 	}
 }
 
@@ -246,7 +246,7 @@ func TestOperationWaits(t *testing.T) {
 	}
 	select {
 	case r := <-done:
-		t.Errorf("woken for nothing: %+v", r)
+		t.Errorf("woken without a change: %+v", r)
 	default:
 	}
 	a.MustCommit(op)
@@ -254,7 +254,7 @@ func TestOperationWaits(t *testing.T) {
 		t.Errorf("%+v, %v", r.V, r.Err)
 	}
 	if got, err := e.Operation(e.Ctx, op.ID.String(), time.Hour); err != nil || got.State != dataset.OpDone {
-		t.Errorf("one that has ended: %+v, %v", got, err)
+		t.Errorf("an operation that has ended: %+v, %v", got, err)
 	}
 	if n := len(e.Feed.Waiting); n != 0 {
 		t.Errorf("%d bells are left", n)

@@ -162,10 +162,10 @@ func TestI1WhoMaySubmitWhat(t *testing.T) {
 			}
 			may := strings.Fields(c.may)
 			if slices.Contains(c.powers, vouches) && c.may != "admin" {
-				t.Errorf("it vouches for a fence, and %s may", c.may)
+				t.Errorf("it confirms a fence, and %s may", c.may)
 			}
 			if slices.Contains(c.powers, hostFile) && slices.Contains(may, "worker") {
-				t.Error("it names a file of a host, and an operator may who is no admin")
+				t.Error("it names a file of a host, and an operator who is no admin may")
 			}
 			w := build(t)
 			everybody := w.principals()

@@ -25,7 +25,7 @@ func stays(a *controltest.Agent, d dataset.Dataset) uuid.UUID {
 		a.Fatalf("stay: %v", err)
 	}
 	if g, stays := got.SharedMountOf(a.ID); !stays || g.ID != id || got.Index == 0 {
-		a.Errorf("it is let in as %+v of %+v", g, got)
+		a.Errorf("it is admitted as %+v of %+v", g, got)
 	}
 	return id
 }
@@ -63,7 +63,7 @@ func TestGuests(t *testing.T) {
 	rev := b.MustSync(0).Revision
 	first := stays(b, d)
 	if s := b.MustSync(rev); len(s.SharedMounts) != 1 || s.SharedMounts[0].ID != d.ID || s.SharedMounts[0].Index == 0 {
-		t.Errorf("it hears %+v", s)
+		t.Errorf("the node gets %+v", s)
 	}
 	before := e.MustVolume("db")
 	if again, err := stay(b, d, first); err != nil || len(again.SharedMounts) != 1 || e.MustVolume("db").Lease.Epoch != before.Lease.Epoch {
@@ -87,10 +87,10 @@ func TestGuests(t *testing.T) {
 		t.Errorf("on record: %v", got)
 	}
 	if s := b.MustSync(0); len(s.SharedMounts) != 0 {
-		t.Errorf("it hears %+v", s)
+		t.Errorf("the node gets %+v", s)
 	}
 	if s := c.MustSync(0); len(s.SharedMounts) != 1 || !s.Full {
-		t.Errorf("anew it hears %+v", s)
+		t.Errorf("with a new stay it gets %+v", s)
 	}
 }
 
@@ -188,7 +188,7 @@ func TestAloneAtHome(t *testing.T) {
 	again := stays(a, d)            // the agent was restarted meanwhile
 	leaves(a, d, id)
 	if _, err := stay(b, d, uuid.New()); dataset.KindOf(err) != dataset.ErrPending {
-		t.Errorf("an earlier one ended it: %v", err)
+		t.Errorf("an earlier stay ended it: %v", err)
 	}
 	leaves(a, d, again)
 	stays(b, d)
@@ -241,7 +241,7 @@ func TestGuestsWithoutTheHome(t *testing.T) {
 	}
 	s := a.MustSync(0)
 	if len(s.SharedMounts) != 1 || len(s.Datasets) != 0 {
-		t.Fatalf("the one that was passed over hears %+v", s)
+		t.Fatalf("the superseded home gets %+v", s)
 	}
 	stay, _ := s.SharedMounts[0].SharedMountOf(a.ID)
 	leaves(a, d, stay.ID)
@@ -300,7 +300,7 @@ func TestLostGuest(t *testing.T) {
 		return strings.Contains(ev.Detail, "confirmed that it writes no more: its mounted")
 	})
 	if back < 0 || list[back].Type != "node.live" || list[back].Node != "beta" {
-		t.Errorf("its return is told as %+v", list)
+		t.Errorf("its return is reported as %+v", list)
 	}
 	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "beta")
 	x.EndSession(l.Beta)
@@ -310,7 +310,7 @@ func TestLostGuest(t *testing.T) {
 	l.Alpha.MustDo(rm)
 	l.RestartAgent(l.Beta, "beta")
 	if s := l.Beta.MustSync(0); len(s.SharedMounts) != 0 {
-		t.Errorf("it hears %+v", s)
+		t.Errorf("the node gets %+v", s)
 	}
 	_, err = stay(l.Beta, d, uuid.New())
 	controltest.Refused(t, err, dataset.ErrNotFound)

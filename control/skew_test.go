@@ -25,7 +25,7 @@ func TestWriteSkew(t *testing.T) {
 			return func() { a.MustCreate("db@silver") }, func() error {
 				out, err := a.Commit(a.Ctx, a.ID, a.ReportOf(op))
 				if err == nil && !out.Duplicate {
-					a.Errorf("both have won")
+					a.Errorf("both have succeeded")
 				}
 				return err
 			}
@@ -227,7 +227,7 @@ func TestWriteSkew(t *testing.T) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
 			if !ran {
-				t.Error("nothing came between: the test tests nothing")
+				t.Error("nothing was committed in between: the test tests nothing")
 			}
 			if c.check != nil {
 				c.check(a)

@@ -87,7 +87,7 @@ func TestCallerGoesAway(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	if n := e.Feed.Since(a.ID, rev); !n.Any {
-		t.Error("the node's agent is not told")
+		t.Error("the node's agent is not notified")
 	}
 	if len(a.OpenOperations()) != 1 {
 		t.Error("not on record")

@@ -56,7 +56,7 @@ func TestSync(t *testing.T) {
 	}
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()})
 	if s := a.MustSync(s.Revision); !cmp.Equal(names(s), []string{"db", "db2"}) || len(s.Operations) != 1 {
-		t.Errorf("what is new, and what is worked on: %v", names(s))
+		t.Errorf("new datasets and those of operations: %v", names(s))
 	}
 }
 
@@ -88,7 +88,7 @@ func TestSyncWhilePlanned(t *testing.T) {
 			}
 			i := slices.IndexFunc(s.Datasets, func(k api.IndexedDataset) bool { return k.ID == d.ID })
 			if i < 0 || s.Datasets[i].State != dataset.StatePurging {
-				t.Errorf("a purge of what is not condemned: %+v", s.Datasets)
+				t.Errorf("a purge of a dataset that is not condemned: %+v", s.Datasets)
 			}
 		})
 	}
@@ -124,7 +124,7 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	if v := e.MustVolume("moved"); v.Status != nil {
-		t.Error("what the old home saw of it is still shown")
+		t.Error("what the old home reported of it is still shown")
 	}
 	if s := b.MustSync(0); !s.Full || len(s.Datasets) != 0 { // its index is written by the move
 		t.Errorf("%+v", s)
@@ -152,7 +152,7 @@ func TestSyncOfUnknownRevisions(t *testing.T) {
 		}
 	}
 	if s := a.MustSync(rev); !s.Full {
-		t.Error("a revision that is not remembered is taken for one without changes")
+		t.Error("a revision that is not remembered is answered as if nothing had changed")
 	}
 	now := e.Feed.Since(a.ID, 0).Rev
 	if s := a.MustSync(now - notify.FeedSize); s.Full {
@@ -313,7 +313,7 @@ func TestHeartbeats(t *testing.T) {
 	}
 	e.Restart()
 	if got := beat(dataset.PoolStatus{Reason: "absent"}); len(got) != 1 || got[0].Type != "pool.offline" {
-		t.Errorf("a pool that is away from the start: %+v", got)
+		t.Errorf("a pool that is offline from the start: %+v", got)
 	}
 	// Progress of an operation is not kept after the operation has ended, however it ended.
 	op := *e.MustSubmit(controltest.Create("db")).Operation

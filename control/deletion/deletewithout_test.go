@@ -64,7 +64,7 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 	}
 	for _, id := range others {
 		if op := e.MustOperation(id); op.State != dataset.OpPending {
-			t.Errorf("%s of volume %s, which waits for the home too, is %s", op.Kind, op.Volume, op.State)
+			t.Errorf("%s of volume %s, which waits for the home as well, is %s", op.Kind, op.Volume, op.State)
 		}
 	}
 	if other := b.MustCreate("db"); other.ID == d.ID || other.Home != b.ID {
@@ -79,7 +79,7 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 	a.MustRegister("alpha")
 	s := a.MustSync(0)
 	if len(s.Operations) != len(others) || len(s.Datasets) != 3 {
-		t.Errorf("the home that is back hears %+v, %+v", s.Operations, s.Datasets)
+		t.Errorf("after its return, the home gets %+v, %+v", s.Operations, s.Datasets)
 	}
 	for _, found := range s.Datasets {
 		if want := map[uuid.UUID]dataset.State{own.ID: dataset.StateTrashed}[found.ID]; want != "" && found.State != want || found.State == dataset.StatePurging {
@@ -87,7 +87,7 @@ func TestDeleteWithoutTheHome(t *testing.T) {
 		}
 	}
 	if err := a.TryCommit(waits); dataset.KindOf(err) != dataset.ErrCancelled {
-		t.Errorf("the delete that waited: %v", err)
+		t.Errorf("the delete that waited for the home: %v", err)
 	}
 	if v := e.MustVolume("back"); v.ID != d.ID || v.State != dataset.StateReady {
 		t.Errorf("%+v", v)

@@ -20,7 +20,7 @@ func TestDiscard(t *testing.T) {
 	}
 	e.MustMove("db", a, b, "beta")
 	if _, err := e.Submit(e.Ctx, discard("")); !errors.Is(err, dataset.ErrNotFound) {
-		t.Errorf("of a copy that a move left: %v", err)
+		t.Errorf("discard of a copy that a move left: %v", err)
 	}
 	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
 	if out := a.MustCommit(op); out.Dataset.Home != a.ID || out.Dataset.Epoch != 3 {
@@ -39,7 +39,7 @@ func TestDiscard(t *testing.T) {
 	e.MustSubmit(discard("beta"))
 	sync := b.MustSync(0)
 	if len(sync.Copies) != 1 || sync.Copies[0].Kind != dataset.CopyCondemned {
-		t.Fatalf("its node hears %+v", sync.Copies)
+		t.Fatalf("the node gets %+v", sync.Copies)
 	}
 	if err := b.ReportCopy(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: sync.Copies[0].Copy, Removed: true}); err != nil {
 		t.Fatal(err)
@@ -83,11 +83,11 @@ func TestOvertakenAsItsNodeSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s := a.MustSync(rev); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopySuperseded || s.Copies[0].PreviousKind != "" || !s.Copies[0].Expires.IsZero() {
-		t.Errorf("its node hears %+v", s.Copies)
+		t.Errorf("the node gets %+v", s.Copies)
 	}
 	e.MustSubmit(api.Request{Kind: dataset.OpDiscard, Volume: "db"})
 	if err := says(); !errors.Is(err, dataset.ErrStale) || kept().Kind != dataset.CopyCondemned {
-		t.Errorf("what a person has let go of: %v", err)
+		t.Errorf("a report about a copy that a person discarded: %v", err)
 	}
 }
 

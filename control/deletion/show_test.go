@@ -48,7 +48,7 @@ func TestShow(t *testing.T) {
 		t.Errorf("%+v", op)
 	}
 	if s := b.MustSync(rev); len(s.Copies) != 1 || !s.Copies[0].MountReadOnly {
-		t.Errorf("its node hears %+v", s.Copies)
+		t.Errorf("the node gets %+v", s.Copies)
 	}
 	before := hears()
 	if c := says(before, "", strings.Repeat("x", 2*dataset.MaxLine)); c.Path != "" || c.Problem == "" || len(c.Problem) > dataset.MaxLine {
@@ -64,7 +64,7 @@ func TestShow(t *testing.T) {
 	index := b.MustSync(0).Copies[0].Index
 	says(hears(), "/there", "")
 	if b.MustSync(0).Copies[0].Index != index {
-		t.Error("what is known was written")
+		t.Error("a report without a change was written")
 	}
 
 	_, err = e.Submit(e.Ctx, look(dataset.OpDiscard, "db", ""))
@@ -75,14 +75,14 @@ func TestShow(t *testing.T) {
 	shown := hears()
 	e.MustSubmit(look(dataset.OpHide, d.ID.String(), ""))
 	if c := says(shown, "/elsewhere", ""); c.MountReadOnly || c.Path != "/there" {
-		t.Errorf("what was said before it was wanted otherwise: %+v", c)
+		t.Errorf("a report from before the request changed: %+v", c)
 	}
 	if c := says(hears(), "", ""); c.Path != "" {
 		t.Errorf("%+v", c)
 	}
 	e.MustSubmit(look(dataset.OpDiscard, d.ID.String(), ""))
 	if c := says(hears(), "/there", ""); c.Kind != dataset.CopyCondemned || c.Path != "" {
-		t.Errorf("of one that is destroyed: %+v", c)
+		t.Errorf("a report about a destroyed copy: %+v", c)
 	}
 }
 

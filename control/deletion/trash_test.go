@@ -262,7 +262,7 @@ func TestPurge(t *testing.T) {
 		t.Errorf("left: %+v", st)
 	}
 	if out := e.MustSubmit(req); out.Operation.State != dataset.OpDone || out.Volume != nil {
-		t.Errorf("asked again when it is gone: %+v", out)
+		t.Errorf("purged again after it was destroyed: %+v", out)
 	}
 }
 
@@ -305,7 +305,7 @@ func TestPurgeOfWhatIsNotCondemned(t *testing.T) {
 		controltest.Refused(t, err, dataset.ErrConflict, string(state))
 		st := e.CheckInvariants()
 		if _, there := st.Snapshots[s.ID]; !there || st.Datasets[d.ID].State != state {
-			t.Errorf("left of what is %s: %+v", state, st)
+			t.Errorf("left of the %s dataset: %+v", state, st)
 		}
 	}
 }

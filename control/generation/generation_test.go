@@ -55,7 +55,7 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 	e.Spy.Counted()
 	says(a, pool, 6)
 	if _, txns, _ := e.Spy.Counted(); txns != 0 {
-		t.Errorf("saying it again took %d transactions", txns)
+		t.Errorf("repeating the report took %d transactions", txns)
 	}
 	e.Restart()
 	if got := says(a, pool, 2); got != 6 {
@@ -65,7 +65,7 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 		t.Errorf("another node's pool: %d", got)
 	}
 	if got := says(a, uuid.New(), 9); got != 0 {
-		t.Errorf("a pool that nobody has: %d", got)
+		t.Errorf("a pool that no node has: %d", got)
 	}
 	older := a.Incarnation
 	a.Incarnation = uuid.New()
@@ -79,7 +79,7 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 		controltest.Refused(t, err, dataset.ErrInvalid, pool.String(), "generation 18446744073709551615", "maximum 9007199254740992")
 	}
 	if got := says(a, pool, 2); got != 6 {
-		t.Errorf("after what was refused: %d", got)
+		t.Errorf("after the refusal: %d", got)
 	}
 
 	b.LocalPools = append(b.LocalPools, a.LocalPools[0])
@@ -88,13 +88,13 @@ func TestGenerationsOnlyGrow(t *testing.T) {
 		t.Errorf("adopted: %d", got)
 	}
 	if got := says(a, pool, 9); got != 0 {
-		t.Errorf("of a pool that was adopted: %d", got)
+		t.Errorf("generation of an adopted pool: %d", got)
 	}
 	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return noderemoval.DeleteNode(t, b.ID) }); err != nil {
 		t.Fatal(err)
 	}
 	if there, err := record.NewTx(e.Ctx, e.Spy).Get(record.GenerationKey(pool), &record.Generation{}); there || err != nil {
-		t.Errorf("of a node that is gone: %t, %v", there, err)
+		t.Errorf("the generation of a removed node is on record: %t, %v", there, err)
 	}
 }
 
@@ -128,7 +128,7 @@ func TestGenerationsInPassing(t *testing.T) {
 		t.Errorf("another node's pool: %d", got)
 	}
 	if got := mentions(a, pool, 98); got != 99 || stored() != 99 {
-		t.Errorf("put back: %d, and the store has %d", got, stored())
+		t.Errorf("restored from a backup: %d, and the store has %d", got, stored())
 	}
 	mentions(a, pool, 101)
 	e.Restart()
@@ -156,7 +156,7 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 	b.LocalPools = append(b.LocalPools, a.LocalPools[0])
 	b.MustRegister("beta")
 	if got := mentions(b, pool, 4); got != 4 {
-		t.Errorf("of a node that is gone: %d", got)
+		t.Errorf("generation of a removed node: %d", got)
 	}
 	mentions(b, pool, 9)
 	c := e.NewAgent("gamma")
@@ -172,7 +172,7 @@ func TestGenerationsOfNodesThatAreGone(t *testing.T) {
 		t.Errorf("%d are remembered", got)
 	}
 	if got := mentions(b, pool, 8); got != 9 {
-		t.Errorf("of a node that is there: %d", got)
+		t.Errorf("generation of an existing node: %d", got)
 	}
 }
 
@@ -210,7 +210,7 @@ func TestNothingGoesOnFromAHeldPool(t *testing.T) {
 	l.Beta.ReportPool(dataset.PoolStatus{ID: l.Beta.LocalPools[0].ID, Quarantined: true, Reason: why})
 	op := l.MustFailOver()
 	if op.Node != l.Gamma.ID {
-		t.Errorf("it goes on from the copy of %s, not of gamma (%s)", op.Node, l.Gamma.ID)
+		t.Errorf("the copy of %s takes over, not that of gamma (%s)", op.Node, l.Gamma.ID)
 	}
 
 	l = controltest.NewLostHome(t, 1)

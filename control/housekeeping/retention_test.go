@@ -89,7 +89,7 @@ func TestC4RetentionWithClocksThatAreOff(t *testing.T) {
 			}
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("of the last %d gone are %v, not %v", n, got, want)
+			t.Errorf("after the last %d, %v were removed, want %v", n, got, want)
 		}
 	}
 }
@@ -126,7 +126,7 @@ func TestRetentionKeepsWhatItSays(t *testing.T) {
 			}
 		}
 		if more := expired(kept, keep, loc); len(more) != 0 {
-			t.Fatalf("a second look removes %d more", len(more))
+			t.Fatalf("a second round removes %d more", len(more))
 		}
 	})
 }

@@ -135,7 +135,7 @@ func TestTrashExpiresBesideDamage(t *testing.T) {
 	}
 	e.AdvanceAndRun(housekeeping.ReportInterval)
 	if len(e.Failures) == n {
-		t.Error("a failure that lasts is never said again")
+		t.Error("a lasting failure is never reported again")
 	}
 }
 
@@ -195,7 +195,7 @@ func TestRoutineIsForgottenSoon(t *testing.T) {
 		}
 	}
 	if done > 4*4 || failed != 4 {
-		t.Errorf("%d that went well and %d that failed are on record", done, failed)
+		t.Errorf("%d successful and %d failed operations are on record", done, failed)
 	}
 }
 

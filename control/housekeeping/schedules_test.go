@@ -248,7 +248,7 @@ func TestQuietRounds(t *testing.T) {
 	}
 	e.AdvanceAndRun(housekeeping.FullInterval) // a full round reads the listed records, but no snapshots
 	if reads, txns, _ := e.Spy.Counted(); reads > 2 || txns != 0 {
-		t.Errorf("a look at everything costs %d reads and %d transactions", reads, txns)
+		t.Errorf("a full round costs %d reads and %d transactions", reads, txns)
 	}
 	a.MustCreate("one-more")
 	e.Spy.Counted()

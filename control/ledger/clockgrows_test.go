@@ -48,6 +48,6 @@ func TestClockGrows(t *testing.T) {
 	n.MustCreate("again")
 	grows("create after that", true)
 	if x.Halted() {
-		t.Error("a lane that was dropped is taken for a store that went back")
+		t.Error("a dropped lane is taken for a restored store")
 	}
 }

@@ -61,17 +61,17 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	}
 	forget()
 	if len(lanes()) != 2 {
-		t.Fatalf("%v: they go at once", lanes())
+		t.Fatalf("%v: they are removed at once", lanes())
 	}
 	if hear() {
-		t.Error("what lay there was not enough")
+		t.Error("it reports a loss, although the lane had all changes")
 	}
 	forget()
 	if got := lanes(); len(got) != 1 || got[0] != keeper.Ledger.Replica().String() {
 		t.Fatalf("%v", got)
 	}
 	if hear() {
-		t.Error("it had read all there was")
+		t.Error("it reports a loss, although it had read all entries")
 	}
 	// A service that did not read for that long does not know what it missed.
 	say(dead)
@@ -81,6 +81,6 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	forget()
 	forget()
 	if !hear() {
-		t.Error("something may have been missed")
+		t.Error("it does not report that it may have missed something")
 	}
 }

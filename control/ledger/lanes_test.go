@@ -151,7 +151,7 @@ func (x *talk) hear() {
 	if !n.Full {
 		for ds := range x.of {
 			if !slices.Contains(n.Datasets, ds) {
-				x.Fatalf("dataset %s changed, and nobody was told", ds)
+				x.Fatalf("dataset %s changed, and no service reported it", ds)
 			}
 		}
 	}

@@ -204,11 +204,11 @@ func TestFits(t *testing.T) {
 	old := at("c2", "h2:9470", "v1.2.0")
 	controltest.Refused(t, old.Members.RenewReplicaSession(t.Context()), dataset.ErrForbidden, "replica c2", "control replica c1 (h1:9470) is drover v1.4.0", "v1.2.0")
 	if list, err := x.Store.List(t.Context(), record.LiveServicesPrefix, "", 0); err != nil || len(list) != 1 || old.Members.ReplicaSession() != "" {
-		t.Errorf("it stands all the same: %v, %v", list, err)
+		t.Errorf("it registered nevertheless: %v, %v", list, err)
 	}
 	x.TakePart(at("c2", "h2:9470", "v1.5.1"))
 	if err := membership.CheckCompatible(t.Context(), x.Store, membership.Replica{Name: "c1", Address: "h1:9470", Version: "v1.6.0"}); err != nil {
-		t.Error("beside what is left of itself:", err)
+		t.Error("beside its own earlier process:", err)
 	}
 	controltest.Refused(t, membership.CheckCompatible(t.Context(), x.Store, membership.Replica{Name: "c3", Address: "h3:9470", Version: "v1.6.0"}), dataset.ErrForbidden, "control replica c1")
 }

@@ -64,7 +64,7 @@ func TestRemoveNode(t *testing.T) {
 		t.Errorf("the volume: %+v", v)
 	}
 	if op := e.MustOperation(move.ID); op.State.Final() {
-		t.Errorf("the move to a node that lives: %+v", op)
+		t.Errorf("the move to a reachable node: %+v", op)
 	}
 	// A repeated request changes nothing until the volume has another home.
 	if n, err := e.RemoveNode(e.Ctx, a.ID.String()[:8], api.NodeRemoval{Force: true}); err != nil || n.Removed.IsZero() {
@@ -119,6 +119,6 @@ func TestRevokedNodeStaysOut(t *testing.T) {
 	}
 	r := api.Registration{Node: dataset.Node{ID: a.ID, Name: "alpha", Incarnation: uuid.New()}}
 	if err := a.Register(a.Ctx, r); !errors.Is(err, dataset.ErrForbidden) {
-		t.Errorf("it is let in: %v", err)
+		t.Errorf("it is admitted: %v", err)
 	}
 }

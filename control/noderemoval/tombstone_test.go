@@ -43,6 +43,6 @@ func TestRemovedNodeWasToDestroy(t *testing.T) {
 		t.Fatal(err)
 	}
 	if st := e.CheckInvariants(); len(st.Datasets) != 0 {
-		t.Errorf("left at last: %+v", st.Datasets)
+		t.Errorf("left at the end: %+v", st.Datasets)
 	}
 }

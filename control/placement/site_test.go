@@ -107,7 +107,7 @@ func TestSpreadGoesByFreeSpace(t *testing.T) {
 	}
 	for name, want := range map[string]int{"a": 1000, "b": 3000, "c": 6000, "full": 0, "unheard": 0} {
 		if d := got[name] - want; d > 200 || d < -200 {
-			t.Errorf("%s: %d of 10,000, not about %d", name, got[name], want)
+			t.Errorf("%s: %d of 10,000, want about %d", name, got[name], want)
 		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
@@ -116,7 +116,7 @@ func TestSpreadGoesByFreeSpace(t *testing.T) {
 		was := placement.Spread(fit, id)
 		left := append(append([]placement.Candidate{}, fit[:gone]...), fit[gone+1:]...)
 		if is := placement.Spread(left, id); was.ID != fit[gone].ID && is.ID != was.ID {
-			t.Fatalf("%s went, and a dataset of %s goes to %s", fit[gone].Name, was.Name, is.Name)
+			t.Fatalf("%s was removed, and a dataset of %s goes to %s", fit[gone].Name, was.Name, is.Name)
 		}
 	})
 }

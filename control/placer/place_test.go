@@ -40,10 +40,10 @@ func TestPlacementPicksANodeThatFits(t *testing.T) {
 		}
 	}
 	if op := a.MustPlan(controltest.Create("db@roomy")); op.DatasetRecord.Pool != b.LocalPools[1].ID {
-		t.Errorf("the pool that has room is not taken: %+v", op.DatasetRecord)
+		t.Errorf("the pool with enough space is not used: %+v", op.DatasetRecord)
 	}
 	if op := b.MustPlan(controltest.Create("db@busy")); op.Node != b.ID {
-		t.Error("the asking node fits, and is passed over")
+		t.Error("the requesting node fits, and is not used")
 	}
 
 	// The profile of a volume is frozen: another placement in the file changes no existing volume.
@@ -77,7 +77,7 @@ func TestEachNodeHasItsReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	if op := a.MustPlan(controltest.Create("db@gold2")); op.Node != c.ID {
-		t.Errorf("gamma alone fits: %+v", op.DatasetRecord)
+		t.Errorf("only gamma fits: %+v", op.DatasetRecord)
 	}
 	where(e, "gold2", `load_10 < 25 and node != "gamma"`, func(p *dataset.Profile) { p.Size = 5 })
 	a.MustRefusePlan(controltest.Create("db@gold2"), dataset.ErrOffline,
@@ -138,7 +138,7 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 	x.AwaitEnd(record.LiveNodeKey(nodes[2].Node.ID))
 	for range 200 {
 		if home() == nodes[2].Node.ID {
-			t.Fatal("a volume goes to a node that is away")
+			t.Fatal("a volume is placed on an unreachable node")
 		}
 	}
 	x.Clock.Advance(time.Minute) // and the others do

@@ -43,7 +43,7 @@ func TestPlacement(t *testing.T) {
 	a.MustCreate("mine@gold")
 	status(a, false)
 	if op := a.MustPlan(controltest.Create("db@gold")); op.Node != b.ID || op.DatasetRecord.Pool != b.LocalPools[0].ID {
-		t.Errorf("what cannot be on a node that is away from its pool goes to %s", op.Node)
+		t.Errorf("a volume that cannot be on a node without its pool is placed on %s", op.Node)
 	}
 	status(b, false)
 	a.MustRefusePlan(controltest.Create("db@gold"), dataset.ErrOffline, "nodes alpha, beta: pool fast: it is offline: absent, pool plain: it cannot enforce a size")
@@ -64,7 +64,7 @@ func TestPlacement(t *testing.T) {
 	b.LocalPools = append(b.LocalPools, a.LocalPools[0])
 	b.MustRegister("beta")
 	if op := a.MustPlan(controltest.Create("db3", "pool=fast")); op.Node != b.ID {
-		t.Errorf("pool fast is beta's, and the volume goes to %s", op.Node)
+		t.Errorf("pool fast belongs to beta, and the volume is placed on %s", op.Node)
 	}
 	a.MustRefusePlan(controltest.Create("db3", "pool=fats"), dataset.ErrInvalid, `unknown pool "fats" (available: fast, plain)`)
 

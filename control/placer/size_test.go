@@ -40,7 +40,7 @@ func TestLargerThanItsPool(t *testing.T) {
 	total(b, 40*dataset.GiB)
 	a.MustRefusePlan(clone("20GiB"), dataset.ErrUnsupported, less, b.LocalPools[0].Name+" of node beta could")
 	if d := a.MustPlan(controltest.Create("new@gold")).DatasetRecord; d.Home != b.ID {
-		t.Errorf("it is to lie on node %s", d.Home)
+		t.Errorf("it is placed on node %s", d.Home)
 	}
 	e.CheckInvariants()
 }
@@ -67,7 +67,7 @@ func TestLargerThanAnothersPool(t *testing.T) {
 	e.MustSubmit(controltest.Move("back", "alpha")) // whose copy is there
 	total(b, 0)
 	if d := b.MustPlan(controltest.Create("any@gold")).DatasetRecord; d.Home != b.ID {
-		t.Errorf("it is to lie on node %s", d.Home)
+		t.Errorf("it is placed on node %s", d.Home)
 	}
 	total(a, 40*dataset.GiB)
 	total(b, 5*dataset.GiB)

@@ -38,7 +38,7 @@ func TestCreate(t *testing.T) {
 		t.Errorf("operation %+v", op)
 	}
 	if _, err := e.Volume(e.Ctx, "db"); dataset.KindOf(err) != dataset.ErrNotFound {
-		t.Errorf("a plan alone made a volume: %v", err)
+		t.Errorf("planning alone made a volume: %v", err)
 	}
 
 	op.DatasetRecord.Size += 4096 // as rounded up by the backend
@@ -188,7 +188,7 @@ func TestCreateOfWhatExists(t *testing.T) {
 	// A volume keeps its profile after the profile was removed from the file.
 	delete(e.ProfileSet.ByName, "gold")
 	if p, err := e.Plan(e.Ctx, a.ID, controltest.Create("db@gold")); err != nil || p.Unchanged == nil {
-		t.Errorf("after the profile went: %+v, %v", p, err)
+		t.Errorf("after the profile was removed: %+v, %v", p, err)
 	}
 }
 
@@ -207,7 +207,7 @@ func TestAnonymousVolumes(t *testing.T) {
 	}
 	named := a.MustCreate("copy@snapshot-" + d.ID.String()[:8])
 	if named.Anonymous || named.Profile.OnDelete.Mode != dataset.DeleteTrash || named.Profile.Snapshots.Schedule != "@hourly" {
-		t.Errorf("a clone with a name has what its source goes without: %+v", named.Profile)
+		t.Errorf("a named clone has settings that its source lacks: %+v", named.Profile)
 	}
 	d = a.MustDelete(name)
 	if d.State != dataset.StatePurging {

@@ -54,7 +54,7 @@ func TestRekey(t *testing.T) {
 	}
 	s := a.MustSync(rev)
 	if len(s.Copies) != 1 || s.Copies[0].Record == nil || s.Copies[0].Record.Encryption.KeyID != "2" {
-		t.Errorf("who keeps a copy hears %+v", s.Copies)
+		t.Errorf("the node with the copy gets %+v", s.Copies)
 	}
 
 	late := b.MustPlan(controltest.Rekey("db"))

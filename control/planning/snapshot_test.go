@@ -67,7 +67,7 @@ func TestSnapshotLineage(t *testing.T) {
 	del := a.MustPlan(api.Request{Kind: dataset.OpSnapshotDelete, Snapshot: one.Snapshot.ID.String()})
 	for range 2 {
 		if d := a.MustCommit(del).Dataset; d.HeadParent != two.Snapshot.ID {
-			t.Errorf("after the newest went: goes on from %s", d.HeadParent)
+			t.Errorf("after the newest was removed: continues from %s", d.HeadParent)
 		}
 	}
 	if v := e.MustVolume("db"); v.Snapshots != 1 {
@@ -89,7 +89,7 @@ func TestSnapshotDelete(t *testing.T) {
 	}
 	a.MustDo(api.Request{Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "nightly"})
 	if _, err := e.Snapshot(e.Ctx, "", other.ID.String()); err != nil {
-		t.Errorf("the other volume's: %v", err)
+		t.Errorf("the snapshot of the other volume: %v", err)
 	}
 	a.MustSnapshot("db", "nightly") // the name is free again
 	d := a.MustDelete("db")
@@ -120,7 +120,7 @@ func TestRestore(t *testing.T) {
 	}
 	keep, err := e.Snapshot(e.Ctx, "db", op.Snapshot.ID.String())
 	if err != nil || keep.Parent != s2.ID || keep.Size != 50*dataset.GiB || !strings.Contains(keep.Message, s1.ID.String()) {
-		t.Errorf("what was is kept as %+v, %v", keep, err)
+		t.Errorf("the former state is kept as %+v, %v", keep, err)
 	}
 	if v := e.MustVolume("db"); v.Snapshots != 3 { // newer ones are kept
 		t.Errorf("%d snapshots", v.Snapshots)
@@ -205,7 +205,7 @@ func TestSnapshotLists(t *testing.T) {
 		p.After = list.Next
 	}
 	if n != 25 {
-		t.Errorf("%d snapshots of all, not 25", n)
+		t.Errorf("%d snapshots of all volumes, want 25", n)
 	}
 	_, err := e.Snapshots(e.Ctx, "nothing", api.Page{})
 	controltest.Refused(t, err, dataset.ErrNotFound)

@@ -67,7 +67,7 @@ func TestSetProfile(t *testing.T) {
 		controltest.Refused(t, err, kind, parts...)
 	}
 	if out := e.MustSubmit(set("silver")); out.Operation != nil || out.Volume.ID != d.ID {
-		t.Errorf("the one it has: %+v", out)
+		t.Errorf("the profile that it already has: %+v", out)
 	}
 	out := e.MustSubmit(set("fleeting")) // it promises less: the size stays, and is shown
 	if out.Operation.State != dataset.OpDone || out.Volume.Profile.Name != "fleeting" || out.Volume.Size != 10*dataset.GiB || out.Volume.Profile.OnDelete.Mode != dataset.DeletePurge {
@@ -179,7 +179,7 @@ func TestSetProfileThatShrinks(t *testing.T) {
 	p.Revision = "r1b"
 	e.ProfileSet.ByName["gold"] = p
 	if op := set("gold"); op.Kind != dataset.OpUpdate || e.MustVolume("db").Size != 30*dataset.GiB || e.MustVolume("db").Profile.Revision != "r1b" {
-		t.Errorf("its own again, after it was made larger: %+v, %+v", op, e.MustVolume("db").Dataset)
+		t.Errorf("its own profile again, after it was enlarged: %+v, %+v", op, e.MustVolume("db").Dataset)
 	}
 	e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpResize, Volume: "db", Size: "20GiB"})
 	a.DoWork()

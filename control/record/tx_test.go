@@ -34,11 +34,11 @@ func TestErrorsOfStores(t *testing.T) {
 				t.Errorf("%v: %v, want %s", c.err, got, want.Code)
 			}
 			if c.ctx.Err() != nil && !errors.Is(got, context.Canceled) {
-				t.Errorf("%v does not say that the caller has gone", got)
+				t.Errorf("%v does not say that the caller has left", got)
 			}
 		}
 	}
 	if record.ReadError(ended, nil) != nil {
-		t.Error("no failure is none, however late")
+		t.Error("a late result without an error is an error")
 	}
 }

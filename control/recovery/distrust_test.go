@@ -26,7 +26,7 @@ func TestDistrustedTrashStays(t *testing.T) {
 	e.AdvanceAndRun(100 * time.Hour)
 	st := e.CheckInvariants()
 	if got := st.Datasets[mine.ID].State; got != dataset.StateTrashed {
-		t.Errorf("a dataset of a node that does not believe the store is %s", got)
+		t.Errorf("a dataset of a node that does not trust the store is %s", got)
 	}
 	if got := st.Datasets[theirs.ID].State; got != dataset.StateTrashed {
 		t.Errorf("a dataset of another node is %s", got)
@@ -77,7 +77,7 @@ func TestRebuildOfOlderStore(t *testing.T) {
 	}
 	e.AdvanceAndRun(1000 * time.Hour)
 	if got := e.CheckInvariants().Datasets[back.ID].State; got != dataset.StateReady {
-		t.Errorf("what came back from the trash is %s", got)
+		t.Errorf("the dataset that was restored from the trash is %s", got)
 	}
 	// The name of the dataset belongs to another one by now.
 	f := found(back, dataset.StateReady, seen)

@@ -37,7 +37,7 @@ func TestAllReplicasHalt(t *testing.T) {
 			t.Errorf("%q, %v", why, err)
 		}
 		if v, err := s.Volume(t.Context(), "db"); err != nil || v.ID != d.ID {
-			t.Errorf("what is there is not shown: %v", err)
+			t.Errorf("existing volumes are not shown: %v", err)
 		}
 	}
 	// The distrust is on record, so a service that was started since knows it.
@@ -55,7 +55,7 @@ func TestAllReplicasHalt(t *testing.T) {
 	}
 	believe(n)
 	if _, err := later.Commit(t.Context(), n.ID, n.ReportOf(planned)); dataset.KindOf(err) != dataset.ErrConflict {
-		t.Errorf("one of two believes it: %v", err)
+		t.Errorf("only one of two nodes trusts it: %v", err)
 	}
 	believe(other)
 	for _, s := range []*control.Service{later, b} {

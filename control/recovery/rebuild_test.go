@@ -77,14 +77,14 @@ func TestRebuild(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	if got := st.Datasets[trashed.ID].Trash; !got.Expires.Equal(e.Clock.Now().Add(72 * time.Hour)) {
-		t.Errorf("nobody could have it back meanwhile: %+v", got)
+		t.Errorf("the time to restore it is too short: %+v", got)
 	}
 	if got := st.Datasets[kept.ID].Trash; !got.Expires.IsZero() {
 		t.Errorf("%+v", got)
 	}
 	e.Round()
 	if st := e.CheckInvariants(); st.Datasets[trashed.ID].State != dataset.StateTrashed {
-		t.Error("what came back is destroyed at once")
+		t.Error("a rebuilt dataset is destroyed at once")
 	}
 
 	before := e.Dump()

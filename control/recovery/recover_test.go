@@ -79,7 +79,7 @@ func TestRecover(t *testing.T) {
 	}
 	st := m.CheckInvariants()
 	if d := st.Datasets[moved.ID]; d.Home != b.ID || d.Epoch <= now.Epoch || now.Epoch <= again.Epoch || !slices.Equal(d.Copies, []uuid.UUID{a.ID}) {
-		t.Errorf("what moved is %+v", d)
+		t.Errorf("the moved dataset is %+v", d)
 	}
 	for name, id := range map[string]uuid.UUID{"made": made.ID, "untrashed": untrashed.ID, "reused": reused.ID, "same": same.ID, "moved": moved.ID, "snapped": snapped.ID} {
 		if v := m.MustVolume(name); v.ID != id {
@@ -87,19 +87,19 @@ func TestRecover(t *testing.T) {
 		}
 	}
 	if _, there := st.Datasets[gone.ID]; there {
-		t.Error("what was destroyed is on record")
+		t.Error("a destroyed dataset is on record")
 	}
 	if st.Datasets[same.ID].Epoch != same.Epoch {
-		t.Error("what is the same was touched")
+		t.Error("an unchanged dataset was written")
 	}
 	if _, there := st.Snapshots[spare.ID]; there || st.Snapshots[late.ID].Name != "late" {
 		t.Errorf("snapshots: %v", st.Snapshots)
 	}
 	if got := m.MustOperation(running.ID); got.State != dataset.OpFailed || !strings.Contains(got.Problem.Message, "restored from a backup") {
-		t.Errorf("what was under way is %+v", got)
+		t.Errorf("the operation in progress is %+v", got)
 	}
 	if m.Halted() {
-		t.Error("it is halted still")
+		t.Error("it is still halted")
 	}
 	a.MustCreate("after") // and all work continues
 	_, clock, err := m.Services[1].Ledger.ReadLanes(t.Context(), nil)
@@ -112,7 +112,7 @@ func TestRecover(t *testing.T) {
 	}
 	for _, name := range []string{"alpha", "gamma"} {
 		if s := m.Agents[name].MustSync(0); s.Recovery == nil || !s.Recovery.Done || !s.Recovery.ReportIncluded {
-			t.Errorf("%s hears of %+v", name, s.Recovery)
+			t.Errorf("%s gets %+v", name, s.Recovery)
 		}
 	}
 }
@@ -313,10 +313,10 @@ func TestRecoverOfWhoIsBehind(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	if v := m.MustVolume("away"); v.ID != away.ID || v.Home != m.Agents["gamma"].ID {
-		t.Errorf("what went to the silent node is %+v", v.Dataset)
+		t.Errorf("the dataset that was moved to the silent node is %+v", v.Dataset)
 	}
 	if s := m.Agents["gamma"].MustSync(0); s.Recovery == nil || s.Recovery.ReportIncluded {
-		t.Errorf("gamma hears of %+v", s.Recovery)
+		t.Errorf("gamma gets %+v", s.Recovery)
 	}
 }
 
@@ -365,7 +365,7 @@ func TestRecoverDryRun(t *testing.T) {
 func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 	m := controltest.NewRestoredStore(t, "alpha")
 	if r, err := m.Recover(t.Context(), api.Recover{Digest: "0123"}); err != nil || r.Done {
-		t.Errorf("a store that is believed: %+v, %v", r, err)
+		t.Errorf("a store that nodes trust: %+v, %v", r, err)
 	}
 	m.Saved = m.Save()
 	m.Agents["alpha"].MustCreate("db")

@@ -48,7 +48,7 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			controltest.Refused(t, sees(x, n), dataset.ErrConflict, "changes "+
 				"suspended", "restored from a backup", "drover store recover")
 			if !x.Halted() {
-				t.Error("nobody else is told")
+				t.Error("no other service is told")
 			}
 			// It is on record. A service that was started since, and saw no restore itself, obeys it.
 			later, _ := control.Assemble(x.Services[0].Deps)
@@ -56,14 +56,14 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			_, err := later.Submit(t.Context(), controltest.Create("later"))
 			controltest.Refused(t, err, dataset.ErrConflict, "changes suspended")
 			if got, err := later.Sync(t.Context(), n.ID, 0, 0); err != nil || !strings.Contains(got.Halted, "restored from a backup") {
-				t.Errorf("an agent that saw nothing is not told: %+v, %v", got, err)
+				t.Errorf("an agent that noticed nothing is not told: %+v, %v", got, err)
 			}
 			// That nodes trust the store does not end it, since it may be that none of their own records is missing.
 			n.Service = later
 			n.ReportDistrust("it is older")
 			n.ReportDistrust("")
 			if !x.Halted() {
-				t.Error("the word of a node ended what a service saw")
+				t.Error("a node's report ended what a service has noticed")
 			}
 		})
 	}

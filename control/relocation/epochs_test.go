@@ -141,7 +141,7 @@ func (c *epochs) send(t *rapid.T, h *host, report func() error) error {
 func (r told) sent(t *rapid.T, h *host) error {
 	err := r.send()
 	if err == nil && r.by != h.heard {
-		t.Fatalf("%s: what a process said is heard, and another has followed it", h.name)
+		t.Fatalf("%s: a report of a replaced process is accepted", h.name)
 	}
 	return err
 }
@@ -320,7 +320,7 @@ func TestMoveBesideAChangeOfItsTarget(t *testing.T) {
 				t.Errorf("got %v, want %q", err, refusal)
 			}
 			if v := e.MustVolume("db"); v.Move != uuid.Nil {
-				t.Errorf("it is to move: %+v", v)
+				t.Errorf("it must move: %+v", v)
 			}
 		})
 	}

@@ -54,7 +54,7 @@ func TestFailoverWantsGuards(t *testing.T) {
 func TestFailover(t *testing.T) {
 	l := controltest.NewLostHome(t, 2)
 	if op, err := l.AskFailover(l.Service, "beta"); op != nil || err != nil {
-		t.Errorf("with its home alive: %+v, %v", op, err)
+		t.Errorf("with its home reachable: %+v, %v", op, err)
 	}
 	l.Replicas.EndSession(l.Alpha)
 	l.Wait(membership.LossCheckInterval, l.Beta, l.Gamma) // as after a check just now
@@ -77,7 +77,7 @@ func TestFailover(t *testing.T) {
 		}
 	}
 	if lease := l.MustVolume("db").Lease; lease.State != dataset.LeaseHeld {
-		t.Errorf("the home that comes back is to go on: %+v", lease)
+		t.Errorf("the returning home must continue: %+v", lease)
 	}
 	done := l.Beta.MustCommit(*op)
 	if done.Dataset.Home != l.Beta.ID || done.Dataset.Epoch != 2 {
@@ -85,7 +85,7 @@ func TestFailover(t *testing.T) {
 	}
 	l.RestartAgent(l.Alpha, "alpha")
 	if got := l.Alpha.MustSync(0).Copies; len(got) != 1 || got[0].Kind != dataset.CopySuperseded {
-		t.Errorf("the home that was overtaken: %+v", got)
+		t.Errorf("the superseded home: %+v", got)
 	}
 	var told []string
 	if err := l.Events(t.Context(), 0, false, func(ev api.Event) error {
@@ -169,7 +169,7 @@ func TestI1PromotionByWordThatIsRefused(t *testing.T) {
 		req.Force, req.Fenced = true, "alpha"
 		op := *l.MustSubmit(req).Operation
 		if lease := l.MustVolume("db").Lease; lease.State != dataset.LeaseMoving {
-			t.Errorf("%s: a home that comes back is not to open it anew: %+v", name, lease)
+			t.Errorf("%s: a returning home must not open it again: %+v", name, lease)
 		}
 		failed := op
 		failed.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrInUse, "open on node alpha"))
@@ -210,7 +210,7 @@ func TestI1NoNewReplicaOfALostHome(t *testing.T) {
 		return short, added
 	}
 	if short, added := adds(); short || !added {
-		t.Errorf("with its home alive: too few %t, added %t", short, added)
+		t.Errorf("with its home reachable: too few %t, added %t", short, added)
 	}
 	l.Replicas.EndSession(l.Alpha)
 	if short, added := adds(); !short || added {

@@ -31,7 +31,7 @@ func TestMoveAway(t *testing.T) {
 		t.Errorf("to %s, not gamma", op.Node)
 	}
 	if again := *e.MustSubmit(away).Operation; again.ID != op.ID {
-		t.Error("asked again it is another move")
+		t.Error("requested again, it is another move")
 	}
 	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
 		t.Fatal(err)
@@ -65,10 +65,10 @@ func TestMove(t *testing.T) {
 		t.Errorf("%+v", op)
 	}
 	if work := b.MustSync(0).Operations; len(work) != 1 || work[0].ID != op.ID {
-		t.Errorf("the target is to do %+v", work)
+		t.Errorf("the target must do %+v", work)
 	}
 	if again := *e.MustSubmit(controltest.Move("db", b.ID.String()[:8])).Operation; again.ID != op.ID {
-		t.Errorf("asked again it is %s, not %s", again.ID, op.ID)
+		t.Errorf("requested again, it is %s, want %s", again.ID, op.ID)
 	}
 	e.CheckInvariants()
 
@@ -77,7 +77,7 @@ func TestMove(t *testing.T) {
 	}
 	sync := a.MustSync(rev)
 	if len(sync.Datasets) != 1 || sync.Datasets[0].Lease == nil || sync.Datasets[0].Lease.State != dataset.LeaseRecalled || sync.Datasets[0].Lease.WantedBy != b.ID {
-		t.Fatalf("the home hears %+v", sync)
+		t.Fatalf("the home gets %+v", sync)
 	}
 	if err := a.TryYield(op, nil, "c2", "c1"); err != nil {
 		t.Fatal(err)
@@ -109,10 +109,10 @@ func TestMove(t *testing.T) {
 	sync = a.MustSync(sync.Revision)
 	if len(sync.Datasets) != 0 || len(sync.Copies) != 1 || sync.Copies[0].Kind != dataset.CopyLeft || sync.Copies[0].Epoch != 1 ||
 		sync.Copies[0].Snapshot != m.Snapshot || sync.Copies[0].Record == nil || sync.Copies[0].Record.Home != b.ID {
-		t.Errorf("the home that was left hears %+v", sync)
+		t.Errorf("the former home gets %+v", sync)
 	}
 	if full := a.MustSync(0); len(full.Copies) != 1 {
-		t.Errorf("and all in all %+v", full)
+		t.Errorf("and in a full sync %+v", full)
 	}
 	if full := b.MustSync(0); len(full.Datasets) != 1 || len(full.Operations) != 0 {
 		t.Errorf("the new home has %+v", full)
@@ -125,7 +125,7 @@ func TestMove(t *testing.T) {
 	}
 	e.CheckInvariants()
 	if out := e.MustSubmit(controltest.Move("db", "alpha")); out.Operation != nil || out.Volume.Epoch != 3 {
-		t.Errorf("a move to where it is: %+v", out)
+		t.Errorf("a move to the present home: %+v", out)
 	}
 }
 
@@ -281,7 +281,7 @@ func TestMoveStale(t *testing.T) {
 	with := op
 	with.Manifest = m
 	if err := b.TryCommit(with); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("committed before it was given up: %v", err)
+		t.Errorf("committed before it was yielded: %v", err)
 	}
 	b.MustRecall(op)
 	if err := c.TryYield(op, m); !errors.Is(err, dataset.ErrStale) {
@@ -302,13 +302,13 @@ func TestMoveStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := a.TryCommit(snap); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("a snapshot of what was given up: %v", err)
+		t.Errorf("a snapshot of the yielded volume: %v", err)
 	}
 	if err := a.TryYield(op, nil, "c1"); err != nil {
-		t.Errorf("a late word of holders: %v", err)
+		t.Errorf("a late report of holders: %v", err)
 	}
 	if now := e.MustOperation(op.ID); now.Manifest == nil || len(now.InUseBy) != 0 || e.MustVolume("db").Lease.InUse {
-		t.Errorf("after a late word of holders: %+v", now)
+		t.Errorf("after a late report of holders: %+v", now)
 	}
 	other := *m
 	other.SHA256 = "cd"
@@ -321,7 +321,7 @@ func TestMoveStale(t *testing.T) {
 	b.MustRegister("beta")
 	with.Manifest = m
 	if _, err := b.Commit(b.Ctx, b.ID, api.Report{Incarnation: old, Operation: with}); !errors.Is(err, dataset.ErrStale) {
-		t.Errorf("committed by an agent that was followed by another: %v", err)
+		t.Errorf("committed by an agent that was replaced: %v", err)
 	}
 	b.MustCommit(with)
 	e.CheckInvariants()
@@ -381,7 +381,7 @@ func TestMoveByForce(t *testing.T) {
 	}
 	e.CheckInvariants()
 	if s := b.MustSync(0); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopySuperseded || len(s.Datasets) != 0 {
-		t.Errorf("the one that was overtaken hears %+v", s)
+		t.Errorf("the superseded home gets %+v", s)
 	}
 	if _, err := e.Snapshot(e.Ctx, "db", "late"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a snapshot that the copy lacks: %v", err)

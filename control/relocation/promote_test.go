@@ -55,7 +55,7 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrConflict, "node beta, is back", "without --force")
 	op.Problem = dataset.ProblemOf(err)
 	if a.MustCommit(op); e.MustVolume("db").Home != b.ID {
-		t.Error("it is not where it was")
+		t.Error("it is not at its former home")
 	}
 	op.Problem = nil
 	e.ForgetSession(b.ID)
@@ -86,7 +86,7 @@ func TestMoveToANodeThatIsLost(t *testing.T) {
 		x.EndSession(b)
 		for _, wait := range []time.Duration{time.Second, housekeeping.LostMoveTimeout - time.Second, 2 * time.Second} {
 			if got := e.MustVolume("db"); got.Move == uuid.Nil {
-				t.Fatalf("given up %v: back before it was lost", given)
+				t.Fatalf("yielded %v: returned before it was lost", given)
 			}
 			x.Clock.Advance(wait)
 			if err := errors.Join(e.RecordUnreachable(e.Ctx), e.Housekeeper.EndLostMoves(e.Ctx)); err != nil {
@@ -94,7 +94,7 @@ func TestMoveToANodeThatIsLost(t *testing.T) {
 			}
 		}
 		if got := e.MustVolume("db"); got.Move != uuid.Nil || got.Home != a.ID || got.Lease.State != dataset.LeaseHeld || given == (got.Epoch == 1) {
-			t.Errorf("given up %v: %+v, %+v", given, got.Dataset, got.Lease)
+			t.Errorf("yielded %v: %+v, %+v", given, got.Dataset, got.Lease)
 		}
 	}
 }

@@ -28,7 +28,7 @@ func TestMoveOnAShare(t *testing.T) {
 		t.Fatalf("%+v", op)
 	}
 	if err := b.TryCommit(op); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("before its home has given it up: %v", err)
+		t.Errorf("before its home has yielded it: %v", err)
 	}
 	b.MustRecall(op)
 	m := &dataset.Manifest{Taken: controltest.Start}
@@ -42,7 +42,7 @@ func TestMoveOnAShare(t *testing.T) {
 	}
 	e.CheckInvariants()
 	if s := a.MustSync(0); len(s.Copies) != 0 || len(s.Datasets) != 0 {
-		t.Errorf("the home that was left has %+v", s)
+		t.Errorf("the former home has %+v", s)
 	}
 	if _, err := e.Snapshot(e.Ctx, "db", "before"); err != nil {
 		t.Errorf("its snapshot: %v", err)
@@ -63,7 +63,7 @@ func TestLeavingAShareIsHeard(t *testing.T) {
 	b.MustRecall(op)
 	s := a.MustSync(rev)
 	if len(s.Datasets) != 1 || s.Datasets[0].Lease == nil || s.Datasets[0].Lease.State != dataset.LeaseRecalled {
-		t.Fatalf("it hears %+v", s)
+		t.Fatalf("the node gets %+v", s)
 	}
 	op.Manifest = &dataset.Manifest{Taken: controltest.Start}
 	if err := a.TryYield(op, op.Manifest); err != nil {
@@ -71,7 +71,7 @@ func TestLeavingAShareIsHeard(t *testing.T) {
 	}
 	b.MustCommit(op)
 	if s := a.MustSync(s.Revision); !slices.Equal(s.RemovedDatasets, []uuid.UUID{d.ID}) {
-		t.Errorf("it hears %+v", s)
+		t.Errorf("the node gets %+v", s)
 	}
 }
 
@@ -199,7 +199,7 @@ func TestForceOnAShare(t *testing.T) {
 		t.Errorf("its snapshot: %v", err)
 	}
 	if s := a.MustSync(0); len(s.Copies) != 0 || len(s.Datasets) != 0 {
-		t.Errorf("the one that was passed over has %+v", s)
+		t.Errorf("the superseded home has %+v", s)
 	}
 }
 
@@ -223,7 +223,7 @@ func TestFailoverOnAShare(t *testing.T) {
 	op := l.Alpha.MustPlan(controltest.Create("db@auto", "pool=shared"))
 	l.Alpha.MustCommit(op)
 	if op, err := l.AskFailover(l.Service, "beta"); op != nil || err != nil {
-		t.Errorf("with its home alive: %+v, %v", op, err)
+		t.Errorf("with its home reachable: %+v, %v", op, err)
 	}
 	l.Wait(membership.LossCheckInterval, l.Alpha, l.Beta, l.Gamma, d) // as after a check just now
 	op = l.MustFailOver()
@@ -236,7 +236,7 @@ func TestFailoverOnAShare(t *testing.T) {
 	}
 	l.RestartAgent(l.Alpha, "alpha")
 	if s := l.Alpha.MustSync(0); len(s.Copies) != 0 || len(s.Datasets) != 0 {
-		t.Errorf("the one that was passed over has %+v", s)
+		t.Errorf("the superseded home has %+v", s)
 	}
 	l.Replicas.EndSession(l.Beta)
 	l.Wait(membership.LossCheckInterval, l.Alpha, l.Gamma, d)

@@ -31,7 +31,7 @@ func TestI1MoveOfAnotherEpoch(t *testing.T) {
 			}
 			e.EditDataset(d.ID, func(_ *dataset.Dataset, l *dataset.Lease) { l.State = dataset.LeaseRecalled })
 			if err := a.TryYield(op, controltest.Relinquished(op)); !errors.Is(err, dataset.ErrStale) {
-				t.Errorf("it is given up: %v", err)
+				t.Errorf("it is yielded: %v", err)
 			}
 			e.EditDataset(d.ID, func(_ *dataset.Dataset, l *dataset.Lease) { l.State = dataset.LeaseMoving })
 			op.Manifest = controltest.Relinquished(op)
@@ -61,7 +61,7 @@ func TestI1MoveThatIsHalfGivenUp(t *testing.T) {
 		e.EditDataset(d.ID, func(_ *dataset.Dataset, l *dataset.Lease) { l.State = state })
 		op.Manifest = controltest.Relinquished(op)
 		if err := b.TryCommit(op); !errors.Is(err, dataset.ErrConflict) {
-			t.Errorf("given up %v, and it is committed: %v", given, err)
+			t.Errorf("yielded %v, and it is committed: %v", given, err)
 		}
 	}
 }
@@ -80,7 +80,7 @@ func TestI1MoveByForceAfterItWasGivenUp(t *testing.T) {
 	}
 	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
 	if op.Epoch != plain.Epoch+1 || op.DatasetRecord.Epoch != plain.Epoch+2 {
-		t.Fatalf("from epoch %d to %d, and the home gave up %d", op.Epoch, op.DatasetRecord.Epoch, plain.Epoch)
+		t.Fatalf("from epoch %d to %d, and the home yielded %d", op.Epoch, op.DatasetRecord.Epoch, plain.Epoch)
 	}
 	if got := a.MustCommit(op).Dataset; got.Home != a.ID || got.Epoch != plain.Epoch+2 {
 		t.Errorf("%+v", got)

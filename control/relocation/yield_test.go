@@ -32,7 +32,7 @@ func TestI1ReportBesideAYield(t *testing.T) {
 			_, err := a.Commit(a.Ctx, a.ID, a.ReportOf(report))
 			controltest.Refused(t, err, dataset.ErrConflict, "volume db is being moved to another node")
 			if diff := cmp.Diff(before, e.Dump()); diff != "" {
-				t.Errorf("the report changed what was given up (-before +after):\n%s", diff)
+				t.Errorf("the report changed what was yielded (-before +after):\n%s", diff)
 			}
 			e.CheckInvariants()
 		})

@@ -23,7 +23,7 @@ func TestPurgeWithCopies(t *testing.T) {
 	d := e.MustMove("db", a, b, "beta")
 	gone := api.CopyReport{Incarnation: a.Incarnation, Copy: dataset.Copy{Dataset: d.ID, Node: a.ID}, Removed: true}
 	if err := a.ReportCopy(a.Ctx, a.ID, gone); !errors.Is(err, dataset.ErrStale) {
-		t.Errorf("destroyed though nobody wanted that: %v", err)
+		t.Errorf("destroyed without a request: %v", err)
 	}
 	rev := a.MustSync(0).Revision
 	d = b.MustDelete("db")
@@ -119,7 +119,7 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	back := *e.MustSubmit(controltest.Move("db", "alpha")).Operation
 	over()
 	if got := kind(); got != dataset.CopyLeft {
-		t.Errorf("what a move left is %s under one that comes back to it", got)
+		t.Errorf("the copy that a move left is %s during a move back to it", got)
 	}
 	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
 		c := dataset.Copy{Dataset: d.ID, Node: a.ID, Pool: a.LocalPools[0].ID, Kind: dataset.CopyReplica}
@@ -129,14 +129,14 @@ func TestTargetOfAMoveKeepsItsCopy(t *testing.T) {
 	}
 	over()
 	if got := kind(); got != dataset.CopyReplica {
-		t.Errorf("a replica is %s under a move that comes to it", got)
+		t.Errorf("a replica is %s during a move to it", got)
 	}
 	if _, err := e.CancelOperation(e.Ctx, back.ID.String()); err != nil {
 		t.Fatal(err)
 	}
 	over()
 	if got := kind(); got != dataset.CopyCondemned {
-		t.Errorf("without the move it is %s", got)
+		t.Errorf("after the end of the move it is %s", got)
 	}
 }
 
@@ -173,7 +173,7 @@ func TestLateWordOfACopy(t *testing.T) {
 	b.ReportCopyTaken(d, controltest.Start.Add(-time.Hour))
 	b.ReportCopyTaken(d, controltest.Start)
 	if got := copyOf(); !got.Taken.Equal(controltest.Start) {
-		t.Errorf("a later snapshot of the same epoch is not taken: %+v", got)
+		t.Errorf("a later snapshot of the same epoch is not accepted: %+v", got)
 	}
 	b.ReportCopyTaken(later, controltest.Start.Add(time.Hour))
 	want := copyOf()

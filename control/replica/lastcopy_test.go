@@ -39,12 +39,12 @@ func TestLastCopyStays(t *testing.T) {
 			l := controltest.NewLastCopy(t)
 			tell(l)
 			if left, replica := letsGo(l); left != dataset.CopyLeft || replica != dataset.CopyReplica {
-				t.Errorf("what was left is %s, the replica %s", left, replica)
+				t.Errorf("the copy that the move left is %s, the replica %s", left, replica)
 			}
 			l.RestartHome()
 			l.ReportHomeWell()
 			if left, replica := letsGo(l); left != dataset.CopyCondemned || replica != dataset.CopyCondemned {
-				t.Errorf("the home is well, and what was left is %s, the replica %s", left, replica)
+				t.Errorf("the home is well, and the copy that the move left is %s, the replica %s", left, replica)
 			}
 		})
 	}
@@ -81,21 +81,21 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 					return l.Keeper.ReportCopy(t.Context(), g.ID, api.CopyReport{Incarnation: g.Incarnation, Copy: k.Copy, ConfirmRemoval: true})
 				}
 				if err := ask(); dataset.KindOf(err) != c.answer {
-					t.Errorf("what was %s: %v", was, err)
+					t.Errorf("the copy that was %s: %v", was, err)
 				}
 				want := dataset.CopyCondemned
 				if c.last {
 					want = was
 				}
 				if is := g.MustSync(0).Copies[0]; is.Kind != want || c.last && is.PreviousKind != "" {
-					t.Errorf("what was %s is %s, and not %s", was, is.Kind, want)
+					t.Errorf("the copy that was %s is %s, want %s", was, is.Kind, want)
 				}
 				before := l.Txns()
 				if err := ask(); dataset.KindOf(err) != c.answer {
-					t.Errorf("what was %s, asked again: %v", was, err)
+					t.Errorf("the copy that was %s, asked again: %v", was, err)
 				}
 				if l.Txns() != before {
-					t.Errorf("what was %s: asked again something is written", was)
+					t.Errorf("the copy that was %s: asking again writes something", was)
 				}
 			}
 		})
@@ -144,7 +144,7 @@ func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 				goes := map[uuid.UUID]bool{l.Left.ID: c.leaves, l.Replica.ID: !c.leaves && !draining}
 				for _, k := range v.CopyDetails {
 					if (k.Kind == dataset.CopyCondemned) != goes[k.Node] {
-						t.Errorf("that on %s is %s", k.NodeName, k.Kind)
+						t.Errorf("the copy on %s is %s", k.NodeName, k.Kind)
 					}
 				}
 			})

@@ -117,7 +117,7 @@ func TestReplicas(t *testing.T) {
 	}
 	e.Round()
 	if got = copies(e, d.ID, agents); got["delta"] != dataset.CopyReplica {
-		t.Fatalf("the last whole copy is to go: %v", got)
+		t.Fatalf("the last complete copy is removed: %v", got)
 	}
 	c.ReportCopyTaken(d, controltest.Start)
 	e.Round()

@@ -197,7 +197,7 @@ func TestCountStands(t *testing.T) {
 	x.Clock.Advance(housekeeping.FullInterval)
 	kept.Round()
 	if m := kept.Uptime.Seen(); !m.Runs {
-		t.Errorf("it stands though something waits: %+v", m)
+		t.Errorf("the count is stopped although something waits: %+v", m)
 	}
 	purgesAfter(kept, d, 72*time.Hour)
 	purgesAfter(kept, b.MustDelete("db2"), 72*time.Hour)
@@ -212,7 +212,7 @@ func TestStampOfAnOlderMark(t *testing.T) {
 	e.AdvanceAndRun(housekeeping.OperationRetention + housekeeping.ForgetInterval)
 	e.AdvanceAndRun(time.Hour)
 	if m := e.Uptime.Seen(); m.Runs {
-		t.Fatalf("it does not stand: %+v", m)
+		t.Fatalf("the count is not stopped: %+v", m)
 	}
 	came := false
 	e.Spy.Before(func() {
@@ -222,7 +222,7 @@ func TestStampOfAnOlderMark(t *testing.T) {
 	})
 	d := a.MustDelete("db")
 	if !came {
-		t.Fatal("nothing came between: the test tests nothing")
+		t.Fatal("nothing happened in between: the test tests nothing")
 	}
 	purgesAfter(e, d, 72*time.Hour)
 }

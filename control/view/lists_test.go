@@ -135,7 +135,7 @@ func TestListsCostLittle(t *testing.T) {
 	e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
 	a.DoWork()
 	if e.Views.HasCount(d.ID) {
-		t.Error("the count of what is gone is kept")
+		t.Error("the count of a removed volume is kept")
 	}
 }
 

@@ -180,6 +180,6 @@ func TestNamedAsAUUID(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	if out := e.MustSubmit(controltest.Create(db.ID.String())); out.Volume.ID != impostor.ID {
-		t.Errorf("asked for again it is %s", out.Volume.ID)
+		t.Errorf("requested again, it is %s", out.Volume.ID)
 	}
 }

@@ -49,10 +49,10 @@ func TestProtections(t *testing.T) {
 			t.Run(fmt.Sprint("without ", p.off, ", seed ", seed), func(t *testing.T) {
 				args := []string{"-test.run", strings.ReplaceAll(p.test, "SEED", fmt.Sprint(seed)), "-rapid.seed", fmt.Sprint(seed)}
 				if out, err := play(programs[p.in], p.in, "", args); err != nil {
-					t.Errorf("red with it too: %v\n%s", err, out)
+					t.Errorf("fails with the protection as well: %v\n%s", err, out)
 				}
 				if out, err := play(programs[p.in], p.in, p.off, args); err == nil || !regexp.MustCompile(p.red).MatchString(out) {
-					t.Errorf("it is not missed: %v\n%s", err, out)
+					t.Errorf("passes without the protection: %v\n%s", err, out)
 				}
 			})
 		}

@@ -153,7 +153,7 @@ func (w *clocks) failover(t *testing.T) {
 	for _, op := range ops {
 		if op.Loss != nil && op.State == dataset.OpDone {
 			if op.Loss.Taken.Before(since) || op.Loss.Taken.After(time.Now()) {
-				t.Errorf("it went on from %+v", op.Loss)
+				t.Errorf("it continued from %+v", op.Loss)
 			}
 			after := int64(clock.Boottime()) - int64(time.Since(op.Loss.Taken.Add(time.Hour)))
 			losses = append(losses, witness.Loss{Dataset: op.DatasetID.String(), Epoch: op.Epoch, After: after})

@@ -83,7 +83,7 @@ func (w *drained) leave(t *testing.T, h *cluster.Host, busy *cluster.Writer) {
 	}
 	if long.Enabled() {
 		if !strings.Contains(r.Err, " of 4): ") { // it has waited long enough to be reported
-			t.Errorf("it does not say how far it is: %s", r.Err)
+			t.Errorf("the output has no progress: %s", r.Err)
 		}
 		if r.Exit != 1 || !strings.Contains(r.Out, "volume busy stays: ") || !strings.Contains(r.Out, holder) || !strings.Contains(r.Err, "1 of 4 volumes stay on node "+h.Name) {
 			t.Errorf("with a volume in use: %+v", r)
@@ -116,7 +116,7 @@ func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 		return errors.New("not yet")
 	})
 	if r := control.Exec(t, "node", "drain", gone.Name, "--fenced"); r.Exit != 1 || !strings.Contains(r.Out, "is alive") {
-		t.Errorf("drained as lost while it is alive: %+v", r)
+		t.Errorf("drained as lost while it is reachable: %+v", r)
 	}
 	w.Net.Isolate(gone.On)
 	gone.Engine.Kill9(t)

@@ -64,7 +64,7 @@ func testA6(t *testing.T, w *world) {
 	})
 	next.AwaitProgress(t)
 	if got := once(t, a, manual, "cat /data/file"); got != "kept" {
-		t.Errorf("what waited for its host has %q", got)
+		t.Errorf("the volume that waited for its host has %q", got)
 	}
 	aside := lookedAt(t, w.Controls[0], b, "fallen", first.Entries(t))
 	first.Stop(t)
@@ -78,7 +78,7 @@ func testA6(t *testing.T, w *world) {
 		}
 	}
 	if more == 0 {
-		t.Error("what was overtaken has nothing that the volume has not")
+		t.Error("the superseded head has nothing that the volume lacks")
 	}
 	w.moved = append(w.moved, head)
 }
@@ -96,7 +96,7 @@ func lookedAt(t *testing.T, control *cluster.Control, h *cluster.Host, volume st
 	}
 	for _, e := range wrote {
 		if e.Err == "" && !c.Tokens[e.Token] {
-			t.Errorf("%+v is not in what was kept aside at %s", e, shown.Path)
+			t.Errorf("%+v is not in the superseded head at %s", e, shown.Path)
 		}
 	}
 	t.Logf("%d tokens are kept aside of %d writes", len(c.Tokens), len(wrote))

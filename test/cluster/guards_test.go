@@ -148,7 +148,7 @@ func (h *holder) fenced(t *testing.T, since time.Duration) {
 		}
 		return nil
 	})
-	t.Logf("fenced by %s %v after the last that was heard, %v after the deadline", e.Fence.By, e.Fence.At-since, e.Fence.Overrun)
+	t.Logf("fenced by %s %v after the last answer, %v after the deadline", e.Fence.By, e.Fence.At-since, e.Fence.Overrun)
 	if e.Fence.At > since+sessionTime*9/10 {
 		t.Errorf("that is too late: %+v", e.Fence)
 	}

@@ -354,7 +354,7 @@ func (p *promoted) check(t *testing.T, cut promotion, before []witness.Entry) {
 	if len(bad) > 0 {
 		t.Errorf("%d entries:\n%s", len(p.entries), strings.Join(bad, "\n"))
 	}
-	t.Logf("it goes on on %s; %d entries", at.Name, len(p.entries))
+	t.Logf("it continues on %s; %d entries", at.Name, len(p.entries))
 }
 
 // listed fails until the data of the home is kept as a listed snapshot.

@@ -156,7 +156,7 @@ func TestDiskIsPutBack(t *testing.T) {
 	host.Await(t, "a replica that was put back is refused", func() error {
 		r := control.Exec(t, "volume", "move", "db", b.Name, "--force", "--fenced", a.Name)
 		if r.Exit == 0 {
-			t.Fatalf("it went on from it: %+v", r)
+			t.Fatalf("it continued from it: %+v", r)
 		}
 		if !strings.Contains(r.Err, "in a pool that is held") { // its home may still count as alive
 			return fmt.Errorf("%+v", r)

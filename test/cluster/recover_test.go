@@ -80,13 +80,13 @@ func TestStoreGoesBack(t *testing.T) {
 		})
 		mounted(t, b, "made@gold", func(string) {})
 		if got, err := b.Plug(t).Get("made@gold"); err != nil || got.Volume == nil {
-			t.Errorf("what was made since is not there: %v", err)
+			t.Errorf("changes since the snapshot are missing: %v", err)
 		}
 	}
 	elsewhere := func() {
 		t.Helper()
 		if _, err := a.Plug(t).Mount("moved@gold", host.NewID()); err == nil {
-			t.Error("a volume that went elsewhere is mounted where it was")
+			t.Error("a volume that was moved is mounted at its former home")
 		}
 	}
 	alone()
@@ -139,10 +139,10 @@ func TestStoreGoesBack(t *testing.T) {
 		t.Errorf("moved is at epoch %d on %s, was at %d", now.Epoch, now.Node, before.Epoch)
 	}
 	if out := control.Must(t, "volume", "ls", "-q"); strings.Contains(out, "gone") || strings.Contains(out, "trashed") {
-		t.Errorf("what was removed is back: %s", out)
+		t.Errorf("removed volumes exist again: %s", out)
 	}
 	if out := control.Must(t, "trash", "ls"); !strings.Contains(out, "trashed") {
-		t.Errorf("the trash lacks what was in it: %s", out)
+		t.Errorf("the trash lacks its former contents: %s", out)
 	}
 	if out := control.Must(t, "snapshot", "ls", "snapped"); !strings.Contains(out, "late") {
 		t.Errorf("the snapshot is not on record: %s", out)
@@ -150,7 +150,7 @@ func TestStoreGoesBack(t *testing.T) {
 	control.Must(t, "volume", "move", "moved", last.Name)
 	mounted(t, last, "moved@gold", func(at string) {
 		if got, err := os.ReadFile(last.File(filepath.Join(at, "file"))); err != nil || string(got) != "since" {
-			t.Errorf("moved on, it has %q, %v", got, err)
+			t.Errorf("after another move it has %q, %v", got, err)
 		}
 	})
 	wr.AwaitProgress(t)

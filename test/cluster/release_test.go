@@ -37,7 +37,7 @@ func (c *cuts) released(t *testing.T) {
 		return st.Datasets[i].State
 	}
 	if r := release(); r.Exit != 1 || !strings.Contains(r.Err, "it is armed, not fenced") {
-		t.Errorf("of what is not fenced: %+v", r)
+		t.Errorf("release of a volume that is not fenced: %+v", r)
 	}
 	c.Net.Isolate(h.On)
 	host.Await(t, "it is fenced", func() error {
@@ -54,7 +54,7 @@ func (c *cuts) released(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s := state(); s != "" {
-		t.Errorf("the guard has it, %s", s)
+		t.Errorf("the guard still has it as %s", s)
 	}
 	if points := mounts(t, h); len(points) > 0 {
 		t.Errorf("mounted: %v", points)
@@ -87,7 +87,7 @@ func (c *cuts) released(t *testing.T) {
 	all := wr.Entries(t)
 	for _, e := range all {
 		if e.Begin > at {
-			t.Errorf("written after it was let go: %+v", e)
+			t.Errorf("written after it was released: %+v", e)
 		}
 	}
 	all = append(all, next...)

@@ -183,7 +183,7 @@ func (w *world) systemctl(t *testing.T, where string, args []string) {
 		}
 		host.Await(t, where, func() error {
 			if strings.Count(w.h.Log(), done) == before {
-				return fmt.Errorf("the profiles are not read again")
+				return fmt.Errorf("the profiles are not reloaded")
 			}
 			return nil
 		})

@@ -125,7 +125,7 @@ func parse(name, text string) (page, error) {
 		}
 		if b == nil {
 			if strings.TrimSpace(l) != "" && pending != nil {
-				return p, fmt.Errorf("%s:%d: the note above stands before no block", name, i+1)
+				return p, fmt.Errorf("%s:%d: the note above is before no block", name, i+1)
 			}
 			continue
 		}

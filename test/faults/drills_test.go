@@ -56,7 +56,7 @@ func made(name, text string) func(*testing.T, *world, bool) {
 		if w.have(t, name) {
 			w.volumes[name] = text
 		} else if asked {
-			t.Errorf("volume %s is gone, though its making was acknowledged", name)
+			t.Errorf("volume %s is missing, though its creation was acknowledged", name)
 		}
 	}
 }
@@ -150,7 +150,7 @@ func snapshotDrills() []drill {
 			if w.hasSnapshot(t, volume, "new") {
 				w.snapshots[volume+"/new"] = text
 			} else if asked {
-				t.Errorf("snapshot of %s is gone, though it was acknowledged", volume)
+				t.Errorf("snapshot of %s is missing, though it was acknowledged", volume)
 			}
 		}
 	}
@@ -179,7 +179,7 @@ func snapshotDrills() []drill {
 			if !w.hasSnapshot(t, "base", "old") {
 				delete(w.snapshots, "base/old")
 			} else if asked {
-				t.Error("the snapshot is there, though its removal was acknowledged")
+				t.Error("the snapshot still exists, though its removal was acknowledged")
 			}
 		},
 		again: func(t *testing.T, w *world) {
@@ -253,7 +253,7 @@ func (w *world) keepsRestored(t testing.TB) {
 			return
 		}
 	}
-	t.Errorf("no snapshot of %d keeps what the volume was before its restore", len(list.Items))
+	t.Errorf("none of %d snapshots has what the volume contained before its restore", len(list.Items))
 }
 
 // resizeDrill makes a volume larger, in use or not.
@@ -312,7 +312,7 @@ func endingDrills() []drill {
 			ends: func(t *testing.T, w *world, asked bool) {
 				if w.have(t, "end") {
 					if asked {
-						t.Error("the volume is there, though its removal was acknowledged")
+						t.Error("the volume still exists, though its removal was acknowledged")
 					}
 					return
 				}

@@ -131,7 +131,7 @@ func TestC8HostileVolume(t *testing.T) {
 				w.harmless(t, root)
 			})
 			if out := w.h.Must(t, "volume", "export", "evil"); strings.Contains(out, "top secret") {
-				t.Error("an export holds what lies outside of the volume")
+				t.Error("an export contains data from outside of the volume")
 			}
 			w.snapshot(t, "evil", "first")
 			w.ok(t, w.plug.Create("copy@snapshot-"+w.snapshotID(t, "evil", "first"), nil))

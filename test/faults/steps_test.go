@@ -37,7 +37,7 @@ func TestC1(t *testing.T) {
 			if pool == "xfs" {
 				for _, name := range steps.Names() {
 					if !reached[name] {
-						t.Errorf("step %s: no drill comes to it", name)
+						t.Errorf("step %s: no drill reaches it", name)
 					}
 				}
 			}

@@ -49,7 +49,7 @@ func TestWithoutTools(t *testing.T) {
 	}
 	for name, text := range said { // that was added later
 		if !strings.HasPrefix(text, "ok: ") && !strings.Contains(text, "apt-get install ") && !strings.Contains(text, "modprobe ") {
-			t.Errorf("of %s doctor says %q: without a command that mends it", name, text)
+			t.Errorf("for %s doctor says %q: without a command that installs it", name, text)
 		}
 	}
 	refused(t, h, "apt-get install xfsprogs", "pool", "create", "new", "--backend", "loop", "--path", h.Root+"/new")

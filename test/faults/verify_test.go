@@ -110,10 +110,10 @@ func until(t *testing.T, h *host.Host, at string) *verifying {
 	select {
 	case ok := <-reached:
 		if !ok {
-			t.Fatalf("it never came to %s: %s", at, <-p.said)
+			t.Fatalf("it never reached %s: %s", at, <-p.said)
 		}
 	case <-time.After(5 * time.Minute):
-		t.Fatalf("it did not come to %s", at)
+		t.Fatalf("it did not reach %s", at)
 	}
 	return p
 }

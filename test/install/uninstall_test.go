@@ -80,7 +80,7 @@ func TestUninstallIsRefusedWhileThereIsData(t *testing.T) {
 	must(t, nil, drover, "volume", "rm", "db")
 	refused(t, "0 in 'drover volume ls' and 2 in 'drover trash ls'")
 	if out, exit := run(t, nil, "make", "-C", top, "--no-print-directory", "uninstall"); exit == 0 || !strings.Contains(out, "say KEEP_DATA=1") || strings.Contains(out, "--keep-data") {
-		t.Errorf("make uninstall: exit %d, want what make is told\n%s", exit, out)
+		t.Errorf("make uninstall: exit %d, want the exit status that make gets\n%s", exit, out)
 	}
 	stop()
 	refused(t, "cannot ask drover")
@@ -107,7 +107,7 @@ func TestUninstallWaitsOnlySoLong(t *testing.T) {
 		t.Errorf("uninstall: exit %d\n%s", exit, out)
 	}
 	if _, err := os.Stat(drover); err != nil {
-		t.Errorf("it went on: %v", err)
+		t.Errorf("it continued: %v", err)
 	}
 }
 

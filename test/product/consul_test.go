@@ -95,7 +95,7 @@ func TestStoreInConsul(t *testing.T) {
 		t.Log(r.Err)
 	}
 	if strings.Contains(h.Log(), secret) {
-		t.Error("the token stands in the log")
+		t.Error("the token is in the log")
 	}
 }
 

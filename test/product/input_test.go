@@ -117,7 +117,7 @@ func TestA10I6(t *testing.T) {
 		t.Errorf("containers are left: %s", got)
 	}
 	if after := w.everything(t); after != before {
-		t.Errorf("something is left of it all\nbefore: %s\nafter:  %s", before, after)
+		t.Errorf("something of the request is left\nbefore: %s\nafter:  %s", before, after)
 	}
 	w.h.Clean(t)
 	testHelp(t, w)
@@ -157,7 +157,7 @@ func TestA10Backend(t *testing.T) {
 		t.Errorf("something is left on record: %s, and before it %s", after, records)
 	}
 	if after := w.everything(t); after != before {
-		t.Errorf("something is left of it all\nbefore: %s\nafter:  %s", before, after)
+		t.Errorf("something of the request is left\nbefore: %s\nafter:  %s", before, after)
 	}
 }
 

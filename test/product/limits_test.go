@@ -34,7 +34,7 @@ func TestI8(t *testing.T) {
 	r := w.e.Docker(t, "volume", "create", "-d", w.h.Driver, "slow@gold")
 	named := regexp.MustCompile(`drover: create of volume slow continues as operation ([0-9a-f]{8}) \(making\): ask again, or drover operation watch [0-9a-f]{8}\n$`).FindStringSubmatch(r.Stderr)
 	if r.Exit == 0 || named == nil {
-		t.Fatalf("a create that stands still: exit %d, %s", r.Exit, r.Stderr)
+		t.Fatalf("a create that hangs: exit %d, %s", r.Exit, r.Stderr)
 	}
 	if got := w.drover(t, "operation", "ls", "-q"); !strings.HasPrefix(got, named[1]) {
 		t.Errorf("operations on record: %s, want %s", got, named[1])

@@ -160,7 +160,7 @@ func TestB11(t *testing.T) {
 		}
 	}
 	if a := ask(t, h, "List", request{}); len(a.Volumes) > 0 {
-		t.Errorf("listed after it all: %v", a.Volumes)
+		t.Errorf("listed at the end: %v", a.Volumes)
 	}
 	h.Clean(t)
 }
@@ -174,7 +174,7 @@ func testB11Failing(t *testing.T, h *host.Host, point string) {
 	}
 	for range 2 {
 		if a := ask(t, h, "Mount", request{Name: "db@gold", ID: "three"}); !strings.HasPrefix(a.Err, "drover: mount of volume db: ") || a.Mountpoint != "" {
-			t.Errorf("Mount of what is damaged: %+v", a)
+			t.Errorf("Mount of a damaged volume: %+v", a)
 		}
 		if a := ask(t, h, "Unmount", request{Name: "db@gold", ID: "three"}); a.Err != "" {
 			t.Error(a.Err)

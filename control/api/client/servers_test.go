@@ -172,7 +172,7 @@ func TestClientDoesNotGoOn(t *testing.T) {
 		c, list := some(t, 2)
 		list[0].down()
 		if err := c.conn.send(soon(t), once); err != nil || list[1].asked.Load() != 1 {
-			t.Errorf("nothing was sent, and it was not asked of the next: %v", err)
+			t.Errorf("nothing was sent, and the next server was not asked: %v", err)
 		}
 	})
 }
@@ -250,7 +250,7 @@ func TestSpreadAndPerServer(t *testing.T) {
 		first[c.Endpoint()]++
 	}
 	if len(first) != 3 {
-		t.Errorf("200 clients begin with %v", first)
+		t.Errorf("200 clients ask these servers first: %v", first)
 	}
 	c, list := some(t, 2)
 	list[0].down()

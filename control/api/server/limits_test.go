@@ -108,7 +108,7 @@ func TestRequestsAtOnce(t *testing.T) {
 		close(out)
 		all.Wait()
 		if err := f.ask(a, method, path+c.what, "", body); err != nil {
-			t.Error("once they ended:", err)
+			t.Error("after the others have ended:", err)
 		}
 	}
 }
@@ -179,7 +179,7 @@ func TestReportsAreBounded(t *testing.T) {
 	}
 	for _, c := range largeReports() {
 		if !large[c.what] {
-			t.Errorf("%s takes no more than other reports: it is not to be among the large ones", c.what)
+			t.Errorf("%s takes no more than other reports: it must not be among the large ones", c.what)
 		}
 		delete(large, c.what)
 	}
@@ -208,6 +208,6 @@ func TestPlainEndpointsHaveRules(t *testing.T) {
 	handlePlain(mux, "GET /new", "unheard-of", "do it", metrics)
 	resp, _ := raw(t, mux, "GET", "/new", "")
 	if resp.StatusCode != http.StatusForbidden {
-		t.Error("an endpoint without a rule answers", resp.Status)
+		t.Error("an endpoint without a rule answers with", resp.Status)
 	}
 }

@@ -99,7 +99,7 @@ func TestArchiveBreaksOff(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	if n, err := io.Copy(io.Discard, resp.Body); err == nil {
-		t.Errorf("%d bytes that look like all there are", n)
+		t.Errorf("%d bytes that look complete", n)
 	}
 }
 

@@ -90,12 +90,12 @@ func TestMetaFlushFails(t *testing.T) {
 			t.Fatalf("a state that is not on the disk was shown: %v", err)
 		}
 		if _, err := s.List(t.Context(), "", "", 0); !failed(err) {
-			t.Fatalf("a list of it: %v", err)
+			t.Fatalf("a list of that state: %v", err)
 		}
 	}
 	d.free()
 	if e, err := s.Get(t.Context(), "acknowledged"); err != nil || e.Index != last {
-		t.Fatalf("the disk is good again: %+v, %v", e, err)
+		t.Fatalf("after the disk works again: %+v, %v", e, err)
 	}
 	// Of the change with the unknown outcome both keys are there, or none, and watchers are told to read again.
 	_, one := s.Get(t.Context(), "in-doubt")

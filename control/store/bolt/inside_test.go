@@ -255,13 +255,13 @@ func TestWatchesForget(t *testing.T) {
 	}
 	_, b = w.poll("quiet/", newest)
 	if b == nil {
-		t.Fatal("nothing has changed, and the watcher was not let wait")
+		t.Fatal("nothing has changed, and the watcher did not wait")
 	}
 	change1("quiet/deeper/key")
 	select {
 	case <-b.signal:
 	default:
-		t.Error("a change woke nobody")
+		t.Error("a change woke no watcher")
 	}
 	w.leave("quiet/", b)
 	_, b = w.poll("other/", index)

@@ -259,7 +259,7 @@ func TestSessionsEndWithTheProcess(t *testing.T) {
 		t.Errorf("%v, %+v", list, s.Stats())
 	}
 	if index, err := s.Watch(t.Context(), "live/", last); err != nil || index <= last {
-		t.Errorf("their end woke nobody: %d, %v", index, err)
+		t.Errorf("their end woke no watcher: %d, %v", index, err)
 	}
 	if err := s.Renew(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
 		t.Error(err)

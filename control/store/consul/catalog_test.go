@@ -71,7 +71,7 @@ func TestCatalog(t *testing.T) {
 	before, sent := written(), s.Stats().Requests
 	publish(s, false)
 	if got := s.Stats().Requests; got != sent {
-		t.Errorf("%d requests for what is there", got-sent)
+		t.Errorf("%d requests for entries that are published already", got-sent)
 	}
 	publish(s, true)
 	other := open(c.Token) // another process does not know of it
@@ -92,7 +92,7 @@ func TestCatalog(t *testing.T) {
 		t.Error("again:", err)
 	}
 	if len(found("control", "")) != 0 {
-		t.Error("it is there yet")
+		t.Error("it is still published")
 	}
 	all = all[:1]
 	publish(s, false)
@@ -101,7 +101,7 @@ func TestCatalog(t *testing.T) {
 		t.Errorf("%v, %v", services, err)
 	}
 	if err := s.Renew(t.Context(), session); err != nil {
-		t.Error("a session went with the services:", err)
+		t.Error("a session was removed together with the services:", err)
 	}
 }
 

@@ -195,7 +195,7 @@ func TestLeaderChanges(t *testing.T) {
 	writers.Wait()
 	put(t, s, "requests/finished", "0")
 	if err := <-watched; err != nil {
-		t.Error("who watched did not see the end:", err)
+		t.Error("the watchers did not see the final state:", err)
 	}
 	if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: "requests/finished", Delete: true}}); err != nil {
 		t.Fatal(err)
@@ -260,7 +260,7 @@ func TestLossOfQuorum(t *testing.T) {
 			t.Logf("%s after %s: %v", what, time.Since(start).Round(time.Millisecond), err)
 			says(t, err, dataset.ErrUnavailable, "")
 			if time.Since(start) > 15*time.Second {
-				t.Errorf("%s was waited for too long", what)
+				t.Errorf("%s took too long", what)
 			}
 		})
 	}

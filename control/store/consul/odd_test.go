@@ -241,12 +241,12 @@ func TestNobodyWaitsForNothing(t *testing.T) {
 		if _, err := s.Get(t.Context(), "a"); err == nil {
 			break
 		} else if n == 5 {
-			t.Fatal("it answers again, and is not heard:", err)
+			t.Fatal("it answers again, and its answer is not used:", err)
 		}
 	}
 	mode.Store(1)
 	if _, err := s.Get(t.Context(), "a"); err != nil {
-		t.Error("a slow answer of one that answers:", err)
+		t.Error("a slow answer of a server that answers:", err)
 	}
 }
 

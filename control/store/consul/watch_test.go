@@ -223,7 +223,7 @@ func restore(t *testing.T, c *consultest.Cluster, prefix string, since bool) {
 	}
 	a := <-watched
 	if a.err != nil || a.index >= index {
-		t.Errorf("who watched after %d was told %d, %v", index, a.index, a.err)
+		t.Errorf("a watcher with index %d got %d, %v", index, a.index, a.err)
 	}
 	if e, err := s.Get(t.Context(), "a/b"); err != nil || e.Index != old || string(e.Value) != "old" {
 		t.Errorf("%+v, %v; index was %d", e, err, old)
@@ -301,7 +301,7 @@ func TestPrefixes(t *testing.T) {
 		t.Error(err)
 	}
 	if value(t, two, "names/db") != "two" {
-		t.Error("it went with the other")
+		t.Error("it was deleted together with the other")
 	}
 }
 
