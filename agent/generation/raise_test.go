@@ -19,6 +19,7 @@ type stubborn struct {
 	dir.Backend
 	stubborn atomic.Bool
 	asked    atomic.Int32
+	raised   func() // called after a raise, if it is not nil
 }
 
 func (b *stubborn) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {
@@ -35,7 +36,27 @@ func (p stubbornPool) Raise(to uint64) error {
 	if p.b.asked.Add(1); p.b.stubborn.Load() {
 		return dataset.Errorf(dataset.ErrNoSpace, "no space")
 	}
-	return p.Pool.Raise(to)
+	err := p.Pool.Raise(to)
+	if p.b.raised != nil {
+		p.b.raised()
+	}
+	return err
+}
+
+// A raise is recorded although the agent stops after the pool has the new generation.
+func TestI1RaiseIsRecordedWhenAgentStops(t *testing.T) {
+	b := &stubborn{}
+	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(b) })
+	at(r, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	b.raised = stop
+	p, _ := r.Pools.ByName("default")
+	if err := r.Pools.Raise(ctx, p, 7); err != nil || ctx.Err() == nil {
+		t.Fatalf("raise: got error %v, context %v", err, ctx.Err())
+	}
+	if got := r.Pools.ByID(p.ID).Record.Generation; got != 7 {
+		t.Errorf("recorded generation: got %d, want 7", got)
+	}
 }
 
 // The generation of a pool is raised every pool.RaiseEvery while something in the pool is in use or was changed, and

@@ -36,7 +36,9 @@ func (t *table) RecordGeneration(ctx context.Context, id uuid.UUID, generation u
 	return t.UpdateRecord(ctx, id, func(rec *Record) { rec.Generation = max(rec.Generation, generation) })
 }
 
-// Raise gives a pool a later generation, first in the pool itself.
+// Raise gives a pool a later generation, first in the pool itself. Once the pool has it, the generation is also recorded
+// if ctx has ended: otherwise an agent that stops now would not detect that the disk was restored from a backup of just
+// before.
 func (t *table) Raise(ctx context.Context, p *Pool, to uint64) error {
 	var was Pool // a change during the raise counts for the next raise
 	t.Change(p.ID, func(p *Pool) {
@@ -59,7 +61,7 @@ func (t *table) Raise(ctx context.Context, p *Pool, to uint64) error {
 		p.RaiseUnreported = p.RaiseUnreported || was.RaiseSoon || was.changedSinceRaise
 		p.Generation, p.RaisedAt = max(p.Generation, to), t.Clock.Steady()
 	})
-	return t.RecordGeneration(ctx, p.ID, to)
+	return t.RecordGeneration(context.WithoutCancel(ctx), p.ID, to)
 }
 
 // Generations returns the generations of the pools that are not offline.
