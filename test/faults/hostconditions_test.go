@@ -179,7 +179,10 @@ func holderElsewhere() condition {
 		mend: func(t *testing.T, w *world) {
 			w.ok(t, holder.Process.Kill())
 			_ = holder.Wait() // it was killed
-			w.h.Must(t, "trash", "purge", "held", "--yes")
+			r := w.h.Exec(t, "trash", "purge", "held", "--yes")
+			if r.Exit != 0 && !strings.Contains(r.Err, "no such dataset in the trash") { // Drover retries the purge, too
+				t.Errorf("the purge after the holder ended failed: %s", r.Err)
+			}
 		},
 	}
 }

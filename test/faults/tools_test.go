@@ -103,7 +103,7 @@ func TestToolsThatGo(t *testing.T) {
 		t.Errorf("something was changed\nbefore: %s\nafter:  %s", before, after)
 	}
 	findings := h.Exec(t, "doctor", "-v")
-	if said := findings.Out; findings.Exit != 0 || !strings.Contains(said, "existing pools work on this host, but new ones cannot be created: no filesystem for the images") || !strings.Contains(said, "apt-get install e2fsprogs") {
+	if said := findings.Out; findings.Exit != 1 || !strings.Contains(said, "existing pools work on this host, but new ones cannot be created: no filesystem for the images") || !strings.Contains(said, "apt-get install e2fsprogs") {
 		t.Errorf("doctor says\n%s", said)
 	}
 	var pools []api.Pool
