@@ -34,7 +34,7 @@ func TestProtections(t *testing.T) {
 		{"epoch", "control/relocation", "^TestEpochsDoNotOverlap$", []int{2, 4, 6}, `a change by \w+ at epoch \d is on record, and that is at epoch \d|snapshot \S+ is lost, and on record`},
 		// A decision is repeated if anything that it read has changed, and not only if something that it writes has
 		// changed.
-		{"read-set", "control/relocation", "^TestEpochsDoNotOverlap$", []int{3, 4, 7}, "what a process said is heard, and another has followed it"},
+		{"read-set", "control/relocation", "^TestEpochsDoNotOverlap$", []int{3, 4, 7}, "a report of a replaced process is accepted"},
 		// A lease with a deadline is fenced at the deadline by the guard, whether or not its agent is alive.
 		{"guard", "control/relocation", takeovers, []int{5, 7, 8}, overlap},
 		// A home is failed over only after it was silent for as long as it may still write.
