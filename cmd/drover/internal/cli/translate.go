@@ -32,7 +32,7 @@ func Translate(root *cobra.Command, words []string) []string {
 	if !cmd.HasSubCommands() {
 		rest = slices.Concat(rest[:path], translateArguments(cmd, translateFlags(cmd, rest[path:])))
 	}
-	words = append(first, rest...)
+	words = slices.Concat(first, rest)
 	if line := correctedWords(cmd, words); line != nil {
 		return line
 	}
