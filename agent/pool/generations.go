@@ -36,9 +36,9 @@ func (t *table) RecordGeneration(ctx context.Context, id uuid.UUID, generation u
 	return t.UpdateRecord(ctx, id, func(rec *Record) { rec.Generation = max(rec.Generation, generation) })
 }
 
-// Raise gives a pool a later generation, first in the pool itself. Once the pool has it, the generation is recorded even
-// if ctx has ended. Otherwise an agent that stops at this moment would not notice that the disk was then replaced by a
-// copy from before the raise.
+// Raise gives a pool a later generation, first in the pool itself. Once the pool has it, the generation is recorded
+// even if ctx has ended. Otherwise an agent that stops at this moment would not notice that the disk was then replaced
+// by a copy from before the raise.
 func (t *table) Raise(ctx context.Context, p *Pool, to uint64) error {
 	var was Pool // a change during the raise counts for the next raise
 	t.Change(p.ID, func(p *Pool) {
