@@ -43,8 +43,8 @@ func overtakes(f *agenttest.Cluster, d dataset.Dataset) {
 }
 
 // A node that became the home crashed before it learned so, and was superseded before it was reachable again. It
-// keeps its head as a superseded copy, in each order of events: if it looks at its copies before it learns of that,
-// as a node does that starts while control is unreachable, and if it has no head any more.
+// keeps its head as a superseded copy in each order of events. It may examine its copies before it learns that it was
+// superseded, as a node does that starts while control is unreachable. Or it may have no head any more.
 func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
 	for name, meanwhile := range map[string]func(*agenttest.Host, dataset.Dataset){
 		"and looks at its copy first": func(h *agenttest.Host, d dataset.Dataset) {

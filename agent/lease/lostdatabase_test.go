@@ -21,8 +21,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// An agent that has lost its database and starts while control is unreachable does not thaw what the guard has
-// fenced: not at its next start either, nor while the guard does not answer. Once control is reachable again the
+// An agent has lost its database and starts while control is unreachable. It does not thaw a dataset that the guard has
+// fenced. It does not do so at its next start, or while the guard does not answer, either. Once control is reachable again the
 // volume continues, with the same users.
 func TestI1LostDatabaseThawsNothing(t *testing.T) {
 	t.Parallel()

@@ -50,8 +50,8 @@ func onRealShare(t *testing.T) *agenttest.Cluster {
 	return f
 }
 
-// Moves between two hosts in both directions: each host reads what the other wrote, in the same files, and the old
-// home finds nothing that it could mount.
+// A volume on a share moves between two hosts in both directions. Each host reads the data of the other in the same
+// files, and the old home finds no dataset that it could mount.
 func TestMoveOnARealShare(t *testing.T) {
 	f := onRealShare(t)
 	d := f.A.NewVolume("db", map[string]string{"pool": "default"})

@@ -214,8 +214,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 	})
 }
 
-// A volume that continues from a replica does not wait for a refresh of that replica, whose home may have stopped
-// during the refresh.
+// A promotion does not wait until a refresh of the replica ends, because the home may have stopped during the refresh.
 func TestPromotionInterruptsRefresh(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")

@@ -206,7 +206,7 @@ func TestCloneThatExists(t *testing.T) {
 	a.DoWork()
 	done(same...)
 	a.MustRefusePlan(byName, dataset.ErrExists, "is a clone of dataset "+other.ID.String(), "other")
-	// The clone has another volume of that name as its source.
+	// A different volume with the same name is the source of the clone.
 	a.MustCreate("other")
 	a.MustRefusePlan(byName, dataset.ErrExists)
 	e.CheckInvariants()

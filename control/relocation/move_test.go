@@ -389,7 +389,7 @@ func TestMoveByForce(t *testing.T) {
 	if _, err := e.Snapshot(e.Ctx, "db", "early"); err != nil {
 		t.Errorf("a snapshot that the copy has: %v", err)
 	}
-	// What the superseded home reports about the old epoch is ignored.
+	// Reports of the superseded home about the old epoch are ignored.
 	if err := b.TryYield(plain, controltest.Relinquished(plain)); err == nil {
 		t.Error("it yields")
 	}

@@ -79,7 +79,7 @@ func TestLeftCopyExpires(t *testing.T) {
 	}
 }
 
-// What a node reports about an earlier copy, or about another epoch, does not apply to the copy on record.
+// The report of a node about an earlier copy, or about another epoch, does not change the recorded copy.
 func TestStaleSightingsOfCopies(t *testing.T) {
 	e := controltest.New(t)
 	e.AddReplicaProfile(1)

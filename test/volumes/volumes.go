@@ -1,7 +1,7 @@
-// Package volumes tests what must be true of volumes wherever Drover keeps its records: in a file on one host, and in
-// Consul in a cluster. Tests of both run it (test/product, test/cluster). The cases are named after their scenarios and
-// invariants, and leave nothing behind. The package keeps no state: a [World] does not change during a run, and the
-// cases run one after the other.
+// Package volumes has the tests of volumes that a single host and a cluster share. A single host keeps its records in
+// a file, a cluster in Consul. Packages test/product and test/cluster run the tests. The cases are named after their
+// scenarios and invariants, and leave nothing behind. The package keeps no state: a [World] does not change during a
+// run, and the cases run one after the other.
 package volumes
 
 import (

@@ -17,7 +17,7 @@ import (
 	consultest "github.com/droverhq/drover/test/consul"
 )
 
-// create writes what the creation of a volume writes: a name, a dataset, a lease, and an index by node.
+// create returns the writes of a volume creation: a name, a dataset, a lease, and an index entry for the node.
 func create(n int) ([]store.Precondition, []store.Write) {
 	id := uuid.NewString()
 	name := fmt.Sprintf("names/volume-%06d", n)
