@@ -417,6 +417,8 @@ type Mount struct {
 	Engine string    `json:"engine,omitempty"` // the engine: docker or podman; empty: not known
 	// the use may have ended: the engine has restarted since, or it unmounted the volume while a process still used it
 	Unverified bool `json:"unverified,omitempty"`
+	// the names by which the engine mounted the volume, such as db@gold; absent: not known
+	Names []string `json:"names,omitempty"`
 }
 
 // DatasetStatus is the present state of a dataset as a node's agent reports it.
@@ -430,6 +432,29 @@ type DatasetStatus struct {
 	// how full the filesystem is, or was when the dataset was last mounted; absent: not known, or without a limit
 	Usage    *Usage   `json:"usage,omitempty"`
 	Fullness Fullness `json:"fullness,omitempty"` // nearly_full or full; absent: enough space
+	// the aliases by which the node's engine knows the volume, as it spells them; a stopped container may have them
+	EngineAliases []string `json:"engine_aliases,omitempty"`
+}
+
+// MountsBy returns the mounts that an engine made by a name of the volume, in any spelling, such as db@gold for db. It
+// also returns the mounts whose names are not known.
+func (st DatasetStatus) MountsBy(name string) (mounts []Mount) {
+	for _, m := range st.Mounts {
+		if len(m.Names) == 0 || len(SpellingsWithName(m.Names, name)) > 0 {
+			mounts = append(mounts, m)
+		}
+	}
+	return mounts
+}
+
+// SpellingsWithName returns the spellings that have a name: db@gold and db have the name db.
+func SpellingsWithName(spellings []string, name string) (found []string) {
+	for _, sp := range spellings {
+		if n, _ := (Reference{Spelling: sp}).SplitAtSign(); n == name {
+			found = append(found, sp)
+		}
+	}
+	return found
 }
 
 // LostWrites begins the problem of a dataset that may have lost writes that were not synced.

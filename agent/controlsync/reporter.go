@@ -73,6 +73,7 @@ type replicaReporter struct {
 	generations map[uuid.UUID]uint64
 	// complete is true if the replica knows the status of every dataset. A replica that has restarted does not.
 	complete    bool
+	older       bool // it has an earlier version that refuses the names of mounts: see olderreplica.go
 	failed      bool // a report failed
 	unreachable bool // it did not answer, and is sent no other request in this round
 }
@@ -256,7 +257,7 @@ func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Hear
 		}
 	}
 	h.Incremental = t.complete
-	err := t.to.Heartbeat(ctx, r.NodeID, h)
+	err := t.send(ctx, r.NodeID, h)
 	r.replicaErrors.set(t.index, r.Clock.Now(), err)
 	if err != nil {
 		// The replica has restarted, or has missed a report.
@@ -330,8 +331,14 @@ func sameStatus(x, y dataset.DatasetStatus) bool {
 	if x.Usage != nil && y.Usage != nil && *x.Usage == *y.Usage {
 		x.Usage = y.Usage
 	}
-	return x.Mounted == y.Mounted && x.Used == y.Used && x.Problem == y.Problem && slices.Equal(x.Mounts, y.Mounts) &&
-		x.Usage == y.Usage && x.Fullness == y.Fullness
+	return x.Mounted == y.Mounted && x.Used == y.Used && x.Problem == y.Problem &&
+		slices.EqualFunc(x.Mounts, y.Mounts, sameMount) && x.Usage == y.Usage && x.Fullness == y.Fullness &&
+		slices.Equal(x.EngineAliases, y.EngineAliases)
+}
+
+func sameMount(x, y dataset.Mount) bool {
+	return x.ID == y.ID && x.Count == y.Count && x.Since == y.Since && x.Engine == y.Engine &&
+		x.Unverified == y.Unverified && slices.Equal(x.Names, y.Names)
 }
 
 // ReportAll reports everything to every control replica, whatever was reported before.

@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -39,6 +40,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 	if r := s.Uses.Get(d.ID); len(r.IDs) > 0 {
 		st.Mounts = s.Engines.MountsOf(r)
 	}
+	st.EngineAliases = records.AliasSpellings(s.Cache, d, s.NodeID)
 	path := s.MountPath(d.ID)
 	mounted, err := host.IsMountPoint(path)
 	st.Mounted = mounted

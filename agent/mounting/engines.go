@@ -203,6 +203,7 @@ func (e *Engines) MountsOf(r Record) []dataset.Mount {
 			Since:      c.Since,
 			Engine:     string(c.ToolOf(id)),
 			Unverified: c.Ended || e.HasEnded(id, c.Generation),
+			Names:      c.Spellings(),
 		})
 	}
 	return out

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -345,7 +346,8 @@ func (m *SharedMounter) checkContentCurrent(ctx context.Context, d dataset.Datas
 // Status is this node's report of a dataset with a shared mount.
 func (m *SharedMounter) Status(g SharedMount) dataset.DatasetStatus {
 	mounted, err := host.IsMountPoint(m.MountPath(g.ID))
-	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: m.Engines.MountsOf(m.Uses.Get(g.ID))}
+	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: m.Engines.MountsOf(m.Uses.Get(g.ID)),
+		EngineAliases: records.AliasSpellings(m.Cache, g.Dataset, m.NodeID)}
 	if err != nil {
 		st.Problem = dataset.Cut(err.Error())
 	} else if why := m.Table.Refusal(g.ID); why != "" {

@@ -172,6 +172,9 @@ func (s *Spellings) replaceLocked(ctx context.Context, set map[string]records.Sp
 	for _, name := range removed {
 		s.deps.Cache.RemoveSpellings(name)
 	}
+	for _, r := range set {
+		s.deps.News.Changed(r.Dataset) // the aliases that the engine uses are reported
+	}
 	return nil
 }
 
@@ -209,6 +212,9 @@ func (s *Spellings) values(
 		s.deps.Cache.SetSpellings(d.Volume, r)
 		for _, name := range moved {
 			s.deps.Cache.RemoveSpellings(name)
+		}
+		if len(d.Aliases) > 0 {
+			s.deps.News.Changed(d.ID) // the aliases that the engine uses are reported
 		}
 	}
 }

@@ -34,9 +34,10 @@ type Request struct {
 	// update: labels to set and to remove; absent: unchanged
 	Labels *dataset.LabelChange `json:"labels,omitempty"`
 	// import: folder to read; rekey: file with the old key, if the profile names another file
-	Path  string `json:"path,omitempty"`
-	Live  bool   `json:"live,omitempty"`  // import: the folder may be in use
-	Force bool   `json:"force,omitempty"` // delete: also if the volume is protected
+	Path string `json:"path,omitempty"`
+	Live bool   `json:"live,omitempty"` // import: the folder may be in use
+	// delete: also if the volume is protected; drop-alias: also if running containers use the alias
+	Force bool `json:"force,omitempty"`
 	// create: the engine of the node sent volume in this spelling
 	Engine    bool `json:"engine,omitempty"`
 	Scheduled bool `json:"scheduled,omitempty"` // snapshot: taken on the profile's schedule

@@ -123,7 +123,8 @@ func (v *Planner) checkAliasesKnown(t *record.Tx, d dataset.Dataset) error {
 
 // PlanDropAlias decides to end an alias of a volume. The data stays. It fails with dataset.ErrOffline if a node that
 // can mount the volume without asking control is unreachable: that node would still find the volume by the alias, after
-// another volume got the name.
+// another volume got the name. It fails with dataset.ErrInUse if a node reports that an engine has the volume mounted
+// by the alias, or may have: such a container could not start again. With Force, such reports do not count.
 func (v *Planner) PlanDropAlias(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
@@ -133,8 +134,14 @@ func (v *Planner) PlanDropAlias(t *record.Tx, req api.Request) (*dataset.Operati
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := v.checkMountingNodesReachable(t, d, "drop alias "+req.Name+" of volume "+d.Volume); err != nil {
+	what := "drop alias " + req.Name + " of volume " + d.Volume
+	if err := v.checkMountingNodesReachable(t, d, what); err != nil {
 		return nil, nil, err
+	}
+	if !req.Force {
+		if err := v.checkAliasNotMounted(t, d, req.Name, what); err != nil {
+			return nil, nil, err
+		}
 	}
 	op := record.NewOperation(d)
 	op.DatasetRecord = &next
@@ -147,11 +154,7 @@ func (v *Planner) checkMountingNodesReachable(t *record.Tx, d dataset.Dataset, w
 	if !v.CopyKeeper.Shared {
 		return nil
 	}
-	nodes := []uuid.UUID{d.Home}
-	for _, g := range d.SharedMounts {
-		nodes = append(nodes, g.Node)
-	}
-	for _, id := range nodes {
+	for _, id := range mountingNodes(d) {
 		since, alive, err := v.LivingSession(t, id)
 		if err != nil {
 			return err
@@ -168,6 +171,66 @@ func (v *Planner) checkMountingNodesReachable(t *record.Tx, d dataset.Dataset, w
 			name, relocation.FormatUnreachable(since))
 	}
 	return nil
+}
+
+// mountingNodes lists the nodes that can mount a volume without asking control: the home, and those with a shared
+// mount.
+func mountingNodes(d dataset.Dataset) []uuid.UUID {
+	nodes := []uuid.UUID{d.Home}
+	for _, g := range d.SharedMounts {
+		nodes = append(nodes, g.Node)
+	}
+	return nodes
+}
+
+// checkAliasNotMounted fails with dataset.ErrInUse if a node reports a mount of a volume by an alias, or a mount whose
+// name is not known. It fails with dataset.ErrPending if a node has not reported its mounts since this service started.
+// The argument what names the request in the error.
+func (v *Planner) checkAliasNotMounted(t *record.Tx, d dataset.Dataset, alias, what string) error {
+	for _, id := range mountingNodes(d) {
+		var mounts []dataset.Mount
+		if st := v.Reported.Dataset(d.ID, id); st != nil {
+			mounts = st.MountsBy(alias)
+		}
+		heard := v.Reported.HasReported(id)
+		if heard && len(mounts) == 0 {
+			continue
+		}
+		name, err := t.NodeName(id)
+		if err != nil {
+			return err
+		}
+		if !heard {
+			return dataset.Errorf(dataset.ErrPending,
+				"%s: node %s has not reported yet which containers use the volume (try again in a few seconds)", what,
+				name)
+		}
+		return aliasMountedError(d, alias, what, name, mounts)
+	}
+	return nil
+}
+
+// aliasMountedError returns the error for an alias by which engines of a node have mounted a volume, or may have.
+func aliasMountedError(d dataset.Dataset, alias, what, node string, mounts []dataset.Mount) error {
+	var spellings []string
+	tool := "docker"
+	for _, m := range mounts {
+		spellings = append(spellings, dataset.SpellingsWithName(m.Names, alias)...)
+		if m.Engine == "podman" {
+			tool = m.Engine
+		}
+	}
+	if len(spellings) == 0 {
+		return dataset.Errorf(dataset.ErrInUse,
+			"%s: the volume is mounted on node %s, and the name that its containers use is not known (stop them, or "+
+				"drop the alias with --force; drover volume inspect %s lists the mounts)", what, node, d.Volume)
+	}
+	slices.Sort(spellings)
+	spellings = slices.Compact(spellings)
+	return dataset.Errorf(dataset.ErrInUse,
+		"%s: a running container on node %s uses the volume by that name, and could not start again (%s ps --filter "+
+			"volume=%s there shows it; recreate it with the name %s, or drop the alias with --force)", what, node, tool,
+		strings.Join(spellings, " --filter volume="), d.Volume)
 }
 
 // withoutAlias returns the record of a volume without one of its aliases. It fails with dataset.ErrInvalid for the name

@@ -1,14 +1,18 @@
 package planning_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -163,4 +167,84 @@ func TestRenameKeepsSpelling(t *testing.T) {
 	if v := e.MustVolume("newer"); v.RequestedAs != "newer" || v.RequestedBy != a.ID {
 		t.Errorf("after the alias was dropped: got %q of node %s, want newer of %s", v.RequestedAs, v.RequestedBy, a.ID)
 	}
+}
+
+// TestDropAliasOfMountedVolume: an alias cannot be dropped while a node reports a mount by it, or a mount whose names
+// are not known. A dry run decides the same. Mounts by other names do not count, and with Force none does.
+func TestDropAliasOfMountedVolume(t *testing.T) {
+	for name, c := range map[string]struct {
+		mounts []dataset.Mount
+		parts  []string // of the error; nil: the alias is dropped
+	}{
+		"unused":            {nil, nil},
+		"by the name":       {[]dataset.Mount{{ID: "m", Names: []string{"db@gold"}}}, nil},
+		"by another alias":  {[]dataset.Mount{{ID: "m", Names: []string{"former"}}}, nil},
+		"by a longer name":  {[]dataset.Mount{{ID: "m", Names: []string{"first2", "first2@first"}}}, nil},
+		"by the alias":      {[]dataset.Mount{{ID: "m", Names: []string{"first"}}}, []string{"on node alpha", "docker ps --filter volume=first there", "name db", "--force"}},
+		"with a profile":    {[]dataset.Mount{{ID: "m", Names: []string{"first@gold"}}}, []string{"docker ps --filter volume=first@gold there"}},
+		"two containers":    {[]dataset.Mount{{ID: "m", Names: []string{"db"}}, {ID: "n", Names: []string{"first"}}, {ID: "o", Names: []string{"first@gold"}}}, []string{"volume=first --filter volume=first@gold there"}},
+		"by both names":     {[]dataset.Mount{{ID: "m", Engine: "podman", Names: []string{"db", "first"}}}, []string{"podman ps --filter volume=first there"}},
+		"name is not known": {[]dataset.Mount{{ID: "m"}}, []string{"mounted on node alpha", "not known", "drover volume inspect db"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, a := renameWorld(t)
+			h := api.Heartbeat{Incarnation: a.Incarnation, Incremental: true, Datasets: []dataset.DatasetStatus{
+				{ID: e.MustVolume("db").ID, Mounted: c.mounts != nil, Mounts: c.mounts},
+			}}
+			if err := e.Heartbeat(e.Ctx, a.ID, h); err != nil {
+				t.Fatal(err)
+			}
+			req := controltest.DropAlias("db", "first")
+			dry := req
+			dry.DryRun = true
+			for _, r := range []api.Request{dry, req} {
+				if _, err := e.Submit(e.Ctx, r); c.parts != nil {
+					controltest.Refused(t, err, dataset.ErrInUse, append(c.parts, "drop alias first of volume db")...)
+				} else if err != nil {
+					t.Error(err)
+				}
+			}
+			if c.parts != nil {
+				req.Force = true
+				e.MustSubmit(req)
+			}
+			if names := e.MustVolume("db").Names(); !slices.Equal(names, []string{"db", "former"}) {
+				t.Errorf("the volume has the names %v", names)
+			}
+			e.CheckInvariants()
+		})
+	}
+}
+
+// TestDropAliasOnSharedMount: a mount by the alias on a node that is not the home counts, too.
+func TestDropAliasOnSharedMount(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("old")
+	e.MustSubmit(controltest.Rename("old", "db"))
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+		d, err := t.Dataset(d.ID)
+		d.SharedMounts = []dataset.SharedMount{{ID: uuid.New(), Node: b.ID}}
+		return errors.Join(err, t.PutDataset(d))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	status := dataset.DatasetStatus{ID: d.ID, Mounted: true, Mounts: []dataset.Mount{{ID: "m", Names: []string{"old"}}}}
+	h := api.Heartbeat{Incarnation: b.Incarnation, Datasets: []dataset.DatasetStatus{status}}
+	if err := e.Heartbeat(e.Ctx, b.ID, h); err != nil {
+		t.Fatal(err)
+	}
+	_, err := e.Submit(e.Ctx, controltest.DropAlias("db", "old"))
+	controltest.Refused(t, err, dataset.ErrInUse, "a running container on node beta uses the volume by that name")
+}
+
+// TestDropAliasBeforeFirstReport: after a restart of control, an alias is dropped only once the home has reported.
+func TestDropAliasBeforeFirstReport(t *testing.T) {
+	e, a := renameWorld(t)
+	e.Registered = nil // nobody reports to the new service
+	e.Restart()
+	_, err := e.Submit(e.Ctx, controltest.DropAlias("db", "first"))
+	controltest.Refused(t, err, dataset.ErrPending, "node alpha has not reported yet", "try again")
+	a.ReportDistrust("")
+	e.MustSubmit(controltest.DropAlias("db", "first"))
 }

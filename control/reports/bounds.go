@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/json"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -14,6 +16,7 @@ const (
 	MaxReported   = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
 	MaxRemembered = 200_000   // datasets, or copies, of one node that are remembered
 	maxMounts     = 10_000    // mount IDs of a dataset
+	maxNames      = 100       // names by which an engine uses a dataset
 	MaxFound      = 100_000   // datasets in a rebuild, and snapshots of each
 	MaxRaised     = 1 << 53   // generation of a pool; low enough that it can always be raised
 	MaxRecord     = 128 << 10 // bytes of a report on one node, pool, dataset or snapshot
@@ -82,6 +85,16 @@ func CheckDataset(who string, d dataset.DatasetStatus) error {
 			err = cmp.Or(err, dataset.Errorf(dataset.ErrInvalid, "%s: a mount ID of %d bytes (%d at most)", who,
 				len(m.ID), dataset.MaxMountID))
 		}
+		err = cmp.Or(err, checkNames(who, d.ID, m.Names))
+	}
+	return cmp.Or(err, checkNames(who, d.ID, d.EngineAliases))
+}
+
+// checkNames fails with dataset.ErrInvalid for too many names of a volume, or too long ones.
+func checkNames(who string, id uuid.UUID, names []string) error {
+	err := CheckCount(who, len(names), maxNames, "names of dataset "+id.String())
+	for _, name := range names {
+		err = cmp.Or(err, checkLine(who, "a name of dataset "+id.String(), name))
 	}
 	return err
 }

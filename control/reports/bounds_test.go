@@ -29,6 +29,9 @@ func TestHeartbeatsAreBounded(t *testing.T) {
 		"what it says of dataset ":                              {Datasets: []dataset.DatasetStatus{{Problem: long}}},
 		"10001 mount IDs of dataset ":                           {Datasets: []dataset.DatasetStatus{{Mounts: make([]dataset.Mount, 10_001)}}},
 		"a mount ID of 257 bytes (256 at most)":                 {Datasets: []dataset.DatasetStatus{{Mounts: []dataset.Mount{{ID: strings.Repeat("a", 257)}}}}},
+		"101 names of dataset ":                                 {Datasets: []dataset.DatasetStatus{{Mounts: []dataset.Mount{{Names: make([]string, 101)}}}}},
+		"101 names of dataset 0":                                {Datasets: []dataset.DatasetStatus{{EngineAliases: make([]string, 101)}}},
+		"a name of dataset ":                                    {Datasets: []dataset.DatasetStatus{{EngineAliases: []string{long}}}},
 	} {
 		h.Incarnation = a.Incarnation
 		before := e.Dump()

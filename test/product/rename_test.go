@@ -119,6 +119,12 @@ func TestRenameUnderCompose(t *testing.T) {
 	p.must(t, "up", "-d")
 	check("by the former name again")
 	listed("with both names", "new", "old@gold")
+
+	w.wantAliasKept(t, "old", "new")
+	p.must(t, "restart")
+	check("after an alias in use was kept")
+	p.must(t, "stop")
+	w.wantStrandedHint(t, "old", "new")
 	p.must(t, "down")
 	p.write(t, file("new"))
 	p.must(t, "up", "-d")
@@ -137,4 +143,34 @@ func TestRenameUnderCompose(t *testing.T) {
 	w.wantVolumes(t, "new")
 	w.docker(t, "volume", "rm", "new")
 	w.wantVolumes(t)
+}
+
+// wantAliasKept fails unless an alias cannot be dropped because a running container was created with it.
+func (w *world) wantAliasKept(t *testing.T, alias, volume string) {
+	t.Helper()
+	host.Await(t, "control knows by which name the volume is mounted", func() error {
+		if out := w.drover(t, "volume", "inspect", volume); !strings.Contains(out, ", as "+alias+"@gold") {
+			return fmt.Errorf("drover volume inspect: %s", out)
+		}
+		return nil
+	})
+	for _, args := range [][]string{{"--dry-run"}, nil} {
+		r := w.h.Exec(t, append([]string{"volume", "rename", "--drop-alias", alias, volume}, args...)...)
+		if r.Exit != 1 || !strings.Contains(r.Err, "docker ps --filter volume="+alias+"@gold there shows it") {
+			t.Errorf("a drop of an alias in use: %+v", r)
+		}
+	}
+}
+
+// wantStrandedHint fails unless a dry run names the spelling of an alias that a stopped container can have.
+func (w *world) wantStrandedHint(t *testing.T, alias, volume string) {
+	t.Helper()
+	host.Await(t, "the alias is not in use", func() error {
+		r := w.h.Exec(t, "volume", "rename", "--drop-alias", alias, volume, "--dry-run")
+		if r.Exit != 0 || !strings.Contains(r.Out, "a stopped container on node ") ||
+			!strings.Contains(r.Out, "docker ps -a --filter volume="+alias+"@gold there") {
+			return fmt.Errorf("the dry run: %+v", r)
+		}
+		return nil
+	})
 }

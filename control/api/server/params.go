@@ -59,6 +59,11 @@ type ForceParam struct {
 	Force bool `query:"force" doc:"also if the volume is protected"`
 }
 
+// ForceDropParam overrides the check that no container uses an alias.
+type ForceDropParam struct {
+	Force bool `query:"force" doc:"also if running containers use the alias. They keep their mounts, and cannot start again"`
+}
+
 // FencedParam is an operator's confirmation that a node no longer writes.
 type FencedParam struct {
 	Fenced string `query:"fenced" maxLength:"512" doc:"with force: the unreachable home of the volume, which the caller confirms to be fenced. Its data is put in the trash of that node"`

@@ -47,6 +47,7 @@ func TestChanges(t *testing.T) {
 		{"POST", "/v1/volumes/db/set-profile" + opID, `{"profile":"silver"}`, api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"}},
 		{"POST", "/v1/volumes/db/rename" + opID, `{"name":"new"}`, api.Request{Kind: dataset.OpRename, Volume: "db", Name: "new"}},
 		{"DELETE", "/v1/volumes/db/aliases/old" + opID, "", api.Request{Kind: dataset.OpDropAlias, Volume: "db", Name: "old"}},
+		{"DELETE", "/v1/volumes/db/aliases/old" + opID + "&force=true", "", api.Request{Kind: dataset.OpDropAlias, Volume: "db", Name: "old", Force: true}},
 		{"POST", "/v1/volumes/db/protect" + opID, `{"protect":true}`, api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &yes}},
 		{"POST", "/v1/volumes/db/protect" + opID, `{"protect":false}`, api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &no}},
 		{"POST", "/v1/volumes/db@gold/import" + opID, `{"path":"/p","live":true,"options":{"size":"20GiB"}}`, api.Request{Kind: dataset.OpImport, Volume: "db@gold", Path: "/p", Live: true, Options: options}},

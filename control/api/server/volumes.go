@@ -129,9 +129,10 @@ func (h handlers) names() {
 			OperationParam
 			VolumeParam
 			AliasParam
+			ForceDropParam
 		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpDropAlias)
-			req.Volume, req.Name = in.Volume, in.Alias
+			req.Volume, req.Name, req.Force = in.Volume, in.Alias, in.Force
 			return h.submit(ctx, req)
 		})
 }

@@ -54,6 +54,9 @@ func volumeForm(a *cli.App, v api.Volume, pool *dataset.PoolStatus, snapshots, h
 	f := &show.Form{}
 	f.Add("Volume", v.Volume)
 	f.Add("Aliases", strings.Join(v.Aliases, ", "))
+	if v.Status != nil {
+		f.Add("Engine aliases", strings.Join(v.Status.EngineAliases, ", "))
+	}
 	f.Add("Profile", p.Name+"@"+p.Revision, p.Description)
 	f.Add("Dataset", v.ID.String())
 	if v.State != dataset.StateReady {
@@ -183,6 +186,9 @@ func mountLines(a *cli.App, v api.Volume) []string {
 		line := strings.TrimSpace(m.Engine+" "+id) + " since " + show.Ago(a.Now(), m.Since)
 		if m.Count > 1 {
 			line += fmt.Sprintf(", %d times", m.Count)
+		}
+		if len(m.Names) > 0 {
+			line += ", as " + strings.Join(m.Names, " and ")
 		}
 		if m.Unverified {
 			line += ", unverified: it may have ended"

@@ -3,6 +3,7 @@ package volumes
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -24,14 +25,17 @@ the volume by it, also as ALIAS@PROFILE, and no other volume can get the name.
 docker volume ls shows the names that the engine of the host has used. docker
 volume rm with an alias only removes that line, and never deletes the volume.
 
---drop-alias ends an alias. Containers that were created with it cannot start
-any more, and a Compose file that still has it creates a new, empty volume.`,
+--drop-alias ends an alias. It is refused while running containers use the alias
+(--force overrides that). A stopped container that was created with it cannot
+start any more, and a Compose file that still has it creates a new, empty
+volume. drover volume inspect shows the aliases that the home's engine knows.`,
 		Example: `  drover volume rename shop_data shop-db
   drover volume rename --drop-alias shop_data shop-db`,
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NoWords),
 	}
 	o := cli.OutputFlags(cmd, true)
 	cli.DryRunFlag(cmd, o)
+	force := cmd.Flags().Bool("force", false, "with --drop-alias: also if running containers use the alias")
 	alias := cmd.Flags().String("drop-alias", "", "end this `ALIAS` of volume NAME, instead of a rename")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("drop-alias",
 		func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
@@ -39,6 +43,8 @@ any more, and a Compose file that still has it creates a new, empty volume.`,
 		}))
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
+		case !cmd.Flags().Changed("drop-alias") && *force:
+			return cli.UsageError(cmd, "--force needs --drop-alias")
 		case !cmd.Flags().Changed("drop-alias"):
 			return cli.Args(2)(cmd, args)
 		case len(args) > 1:
@@ -49,7 +55,9 @@ any more, and a Compose file that still has it creates a new, empty volume.`,
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if cmd.Flags().Changed("drop-alias") {
-			return dropAlias(cmd, a, o, args[0], *alias)
+			return dropAlias(cmd, a, o, api.Request{
+				Kind: dataset.OpDropAlias, Volume: args[0], Name: *alias, Force: *force,
+			})
 		}
 		return rename(cmd, a, o, args[0], args[1])
 	}
@@ -73,13 +81,27 @@ func rename(cmd *cobra.Command, a *cli.App, o *cli.Output, volume, name string) 
 }
 
 // dropAlias ends an alias of a volume.
-func dropAlias(cmd *cobra.Command, a *cli.App, o *cli.Output, volume, alias string) error {
-	req := api.Request{Kind: dataset.OpDropAlias, Volume: volume, Name: alias}
+func dropAlias(cmd *cobra.Command, a *cli.App, o *cli.Output, req api.Request) error {
 	return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 		d := cli.MadeDataset(out)
-		return d.ID, fmt.Sprintf("%s the alias %s of volume %s",
-			map[bool]string{true: "would drop", false: "dropped"}[o.DryRun], alias, d.Volume)
+		return d.ID, fmt.Sprintf("%s the alias %s of volume %s%s",
+			map[bool]string{true: "would drop", false: "dropped"}[o.DryRun], req.Name, d.Volume,
+			strandedHint(out.Volume, req.Name))
 	})
+}
+
+// strandedHint returns a hint on containers that cannot start without an alias, or "" if the engine of the home does
+// not know the alias. v is the volume before the alias was dropped; it may be nil.
+func strandedHint(v *api.Volume, alias string) string {
+	if v == nil || v.Status == nil {
+		return ""
+	}
+	known := dataset.SpellingsWithName(v.Status.EngineAliases, alias)
+	if len(known) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; a stopped container on node %s that has this name cannot start any more (docker ps -a "+
+		"--filter volume=%s there shows it)", v.Node, strings.Join(known, " --filter volume="))
 }
 
 // aliasWords lists the aliases of the volume that is the first argument, or of all volumes.
