@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -46,7 +47,8 @@ type fake struct {
 	fail     map[string]error // by method; Submit of a volume as "Submit NAME"
 	hook     func(method string)
 
-	asked []string
+	asked     []string
+	summaries bool // the last list of volumes was asked for summaries
 
 	holders    dataset.Holders
 	ioReadings int // number of calls of VolumeIO
@@ -117,7 +119,13 @@ func (f *fake) Volume(_ context.Context, ref string) (api.Volume, error) {
 
 func (f *fake) Volumes(_ context.Context, p api.Page) (api.List[api.Volume], error) {
 	err := f.called("Volumes")
-	return page(f, f.volumes, p, func(v api.Volume) string { return v.Volume }), err
+	l := page(f, f.volumes, p, func(v api.Volume) string { return v.Volume })
+	if f.summaries = p.Summary; !p.Summary {
+		return l, err
+	}
+	var cut api.List[api.Volume]
+	text, encodeErr := json.Marshal(api.Summarize(l))
+	return cut, errors.Join(err, encodeErr, json.Unmarshal(text, &cut))
 }
 
 func (f *fake) Trash(_ context.Context, p api.Page) (api.List[api.Volume], error) {

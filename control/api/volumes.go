@@ -3,6 +3,8 @@ package api
 import (
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -62,6 +64,41 @@ type Volume struct {
 	NextSnapshot time.Time `json:"next_snapshot,omitzero"`
 	// mounts of a shared volume, including that of the home while it uses the volume exclusively
 	SharedMountDetails []SharedMountDetail `json:"shared_mount_details,omitempty"`
+}
+
+// VolumeSummary is the part of a Volume that a table of volumes shows. Its keys are those of Volume, so that a client
+// can decode it as a Volume.
+type VolumeSummary struct {
+	ID                 uuid.UUID              `json:"id"`
+	Volume             string                 `json:"volume"`
+	Aliases            []string               `json:"aliases,omitempty"`
+	State              dataset.State          `json:"state"`
+	Profile            dataset.ProfileSummary `json:"profile"`
+	Size               dataset.Size           `json:"size,omitempty"`
+	Labels             map[string]string      `json:"labels,omitempty"`
+	Protected          bool                   `json:"protected,omitempty"`
+	Created            time.Time              `json:"created"`
+	Node               string                 `json:"node"`
+	PoolName           string                 `json:"pool_name"`
+	Backend            string                 `json:"backend"`
+	Status             *dataset.DatasetStatus `json:"status,omitempty"`
+	Snapshots          int                    `json:"snapshots"`
+	SharedMountDetails []SharedMountDetail    `json:"shared_mount_details,omitempty"`
+}
+
+// Summarize returns the summaries of a list of volumes.
+func Summarize(l List[Volume]) List[VolumeSummary] {
+	out := List[VolumeSummary]{Items: make([]VolumeSummary, len(l.Items)), Next: l.Next}
+	for i, v := range l.Items {
+		out.Items[i] = VolumeSummary{
+			ID: v.ID, Volume: v.Volume, Aliases: v.Aliases, State: v.State,
+			Profile: dataset.ProfileSummary{Name: v.Profile.Name, Size: v.Profile.Size, Access: v.Profile.Access},
+			Size:    v.Size, Labels: v.Labels, Protected: v.Protected, Created: v.Created,
+			Node: v.Node, PoolName: v.PoolName, Backend: v.Backend, Status: v.Status, Snapshots: v.Snapshots,
+			SharedMountDetails: v.SharedMountDetails,
+		}
+	}
+	return out
 }
 
 // CopyDetail is a copy of a dataset as people see it.

@@ -44,6 +44,11 @@ func checkBelongs(key string, v any) error {
 		if err := checkComplete(*v); err != nil {
 			return err
 		}
+	case *dataset.Summary:
+		want = DatasetKey(v.ID)
+		if err := checkComplete(v.Dataset()); err != nil {
+			return err
+		}
 	case *dataset.Snapshot:
 		want = SnapshotKey(v.Dataset, v.ID)
 	case *dataset.Lease:

@@ -33,25 +33,16 @@ func BenchmarkVolumes(b *testing.B) {
 				}
 			}
 		})
-		b.Run(fmt.Sprintf("all of %d", count), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				n := 0
-				for p := (api.Page{}); ; {
-					l, err := e.Volumes(e.Ctx, p)
-					if err != nil {
-						b.Fatal(err)
+		for name, summary := range map[string]bool{"all": false, "summaries": true} {
+			b.Run(fmt.Sprintf("%s of %d", name, count), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if n := countVolumes(b, e, summary); n != count {
+						b.Fatal(n)
 					}
-					if n += len(l.Items); l.Next == "" {
-						break
-					}
-					p.After = l.Next
 				}
-				if n != count {
-					b.Fatal(n)
-				}
-			}
-		})
+			})
+		}
 		b.Run(fmt.Sprintf("sync of all %d", count), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
@@ -60,5 +51,19 @@ func BenchmarkVolumes(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// countVolumes reads all pages of the list of volumes.
+func countVolumes(b *testing.B, e *controltest.Control, summary bool) (n int) {
+	for p := (api.Page{Summary: summary}); ; {
+		l, err := e.Volumes(e.Ctx, p)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if n += len(l.Items); l.Next == "" {
+			return n
+		}
+		p.After = l.Next
 	}
 }

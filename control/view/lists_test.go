@@ -2,6 +2,7 @@ package view_test
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -67,6 +68,31 @@ func TestVolumesAreListed(t *testing.T) {
 	trash, _ := all(e, 1, func(p api.Page) (api.List[api.Volume], error) { return e.Trash(e.Ctx, p) })
 	if len(trash) != 1 || trash[0].Volume != "gone" {
 		t.Errorf("%+v", trash)
+	}
+}
+
+// A summary has the values of the whole volume, and nothing else.
+func TestSummariesOfVolumes(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	a.MustSnapshot("db", "one")
+	a.MustCreate("files@silver")
+	whole, err := e.Volumes(e.Ctx, api.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	summaries, err := e.Volumes(e.Ctx, api.Page{Summary: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := api.Summarize(summaries), api.Summarize(whole); !reflect.DeepEqual(got, want) {
+		t.Errorf("got summaries %+v, want %+v", got, want)
+	}
+	for _, v := range summaries.Items {
+		if v.Lease != nil || v.Request != uuid.Nil || v.Profile.Revision != "" {
+			t.Errorf("got %+v, want only the fields of a summary", v)
+		}
 	}
 }
 

@@ -86,6 +86,7 @@ func (s *Views) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], 
 
 // Trash lists the datasets in the trash by UUID, with those that are pending deletion.
 func (s *Views) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
+	p.Summary = false
 	return s.listDatasets(ctx, record.TrashPrefix, p, func(id string, _ []byte) (uuid.UUID, error) {
 		return record.ParseKey(record.TrashPrefix+id, record.TrashPrefix)
 	}, func(_ string, d dataset.Dataset) bool { return d.State != dataset.StateReady && d.Home != uuid.Nil })
@@ -103,7 +104,7 @@ func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 		return none, err
 	}
 	out := api.List[api.Volume]{Items: make([]api.Volume, 0, len(entries))}
-	seen := presenter{s: s, t: t}
+	seen := presenter{s: s, t: t, summary: p.Summary}
 	of := make([]uuid.UUID, len(entries))
 	for i, e := range entries {
 		if of[i], err = id(strings.TrimPrefix(e.Key, prefix), e.Value); err != nil {
@@ -134,10 +135,11 @@ func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 // presenter converts records to the form that users see, which has additional fields. If several datasets refer to the
 // same node or pool, it reads that record once.
 type presenter struct {
-	s     *Views
-	t     *record.Tx
-	nodes map[uuid.UUID]string
-	pools map[uuid.UUID]dataset.Pool
+	s       *Views
+	t       *record.Tx
+	summary bool // present only the fields of api.VolumeSummary
+	nodes   map[uuid.UUID]string
+	pools   map[uuid.UUID]dataset.Pool
 }
 
 // prefetch returns the records of some datasets, in their order. A dataset without a record has a zero record. It also
@@ -145,7 +147,10 @@ type presenter struct {
 func (p *presenter) prefetch(ids []uuid.UUID) ([]dataset.Dataset, error) {
 	keys := make([]string, 0, 2*len(ids))
 	for _, id := range ids {
-		keys = append(keys, record.DatasetKey(id), record.LeaseKey(id))
+		keys = append(keys, record.DatasetKey(id))
+		if !p.summary {
+			keys = append(keys, record.LeaseKey(id))
+		}
 	}
 	if err := p.t.Prefetch(keys); err != nil {
 		return nil, err
@@ -155,7 +160,8 @@ func (p *presenter) prefetch(ids []uuid.UUID) ([]dataset.Dataset, error) {
 	needed := map[uuid.UUID]bool{}
 	keys = keys[:0]
 	for i, id := range ids {
-		if _, err := p.t.Get(record.DatasetKey(id), &records[i]); err != nil {
+		var err error
+		if records[i], err = p.record(id); err != nil {
 			return nil, err
 		}
 		d := &records[i]
@@ -168,6 +174,18 @@ func (p *presenter) prefetch(ids []uuid.UUID) ([]dataset.Dataset, error) {
 		needed[d.Home], needed[d.Pool] = true, true
 	}
 	return records, p.t.Prefetch(keys)
+}
+
+// record returns the record of a dataset, or a zero record if there is none. For a summary it has only the fields of
+// dataset.Summary.
+func (p *presenter) record(id uuid.UUID) (d dataset.Dataset, err error) {
+	if !p.summary {
+		_, err = p.t.Get(record.DatasetKey(id), &d)
+		return d, err
+	}
+	var s dataset.Summary
+	_, err = p.t.Get(record.DatasetKey(id), &s)
+	return s.Dataset(), err
 }
 
 // Present returns a dataset as users see it.
@@ -190,25 +208,33 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	}
 	v.PoolName, v.Backend = pool.Name, pool.Backend
 	v.Status = p.s.statusOf(d, pool.Name)
-	var lease dataset.Lease
-	there, err := p.t.Get(record.LeaseKey(d.ID), &lease)
-	if err != nil {
-		return v, err
-	}
-	if there {
-		v.Lease = &lease
-	}
-	if d.State == dataset.StatePurging {
-		v.Pending = p.whyPending(d, v.Node)
-	}
-	if v.CopyDetails, err = p.copies(d); err != nil {
-		return v, err
+	if !p.summary {
+		if err := p.presentDetails(&v); err != nil {
+			return v, err
+		}
 	}
 	if v.SharedMountDetails, err = p.sharedMounts(d); err != nil {
 		return v, err
 	}
 	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID)
 	return v, err
+}
+
+// presentDetails adds what a summary leaves out: the lease, the copies, and why a deletion is pending.
+func (p *presenter) presentDetails(v *api.Volume) error {
+	var lease dataset.Lease
+	there, err := p.t.Get(record.LeaseKey(v.ID), &lease)
+	if err != nil {
+		return err
+	}
+	if there {
+		v.Lease = &lease
+	}
+	if v.State == dataset.StatePurging {
+		v.Pending = p.whyPending(v.Dataset, v.Node)
+	}
+	v.CopyDetails, err = p.copies(v.Dataset)
+	return err
 }
 
 // statusOf returns the status of a dataset as its home reported it last; nil if the home has not reported it. pool is

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -90,7 +91,12 @@ func (k call) request(ctx context.Context, base string) (*http.Request, error) {
 func (k call) repeatable() bool { return k.again || k.method == http.MethodGet }
 
 // fetch makes a call and decodes its answer.
-func fetch[T any](ctx context.Context, c *connection, k call) (v T, err error) {
+func fetch[T any](ctx context.Context, c *connection, k call) (T, error) {
+	return fetchInto(ctx, c, k, func([]byte) (v T) { return v })
+}
+
+// fetchInto makes a call and decodes its answer into the value that empty returns for the answer.
+func fetchInto[T any](ctx context.Context, c *connection, k call, empty func(answer []byte) T) (v T, err error) {
 	err = c.each(ctx, k, func(s *remote, resp *http.Response) error {
 		defer resp.Body.Close()
 		text, err := io.ReadAll(resp.Body)
@@ -98,7 +104,7 @@ func fetch[T any](ctx context.Context, c *connection, k call) (v T, err error) {
 			return s.failed(ctx, k, fmt.Errorf("the response ended early: %w", err))
 		}
 		readAhead(ctx, text)
-		var got T
+		got := empty(text)
 		if err := dataset.DecodeRecord(text, &got); err != nil { // the server may have an earlier version
 			return dataset.Errorf(dataset.ErrInternal, "%s %s %s: cannot read the response: %w", s.endpoint,
 				k.method, k.path, err)
@@ -135,6 +141,9 @@ func one[T any](ctx context.Context, c *connection, r route.Route, name string, 
 	return fetch[T](ctx, c, k)
 }
 
+// minItem is a lower bound of the length of the JSON of an item of a list, in bytes.
+const minItem = 100
+
 // list asks for one page of a list.
 func list[T any](
 	ctx context.Context, c *connection, r route.Route, p api.Page, params ...string,
@@ -145,7 +154,14 @@ func list[T any](
 	}
 	k := newCall(r)
 	k.query = query(params...)
-	return fetch[api.List[T]](ctx, c, k)
+	if p.Summary {
+		k.header = http.Header{"Prefer": {wire.Minimal}}
+	}
+	return fetchInto(ctx, c, k, func(answer []byte) (l api.List[T]) {
+		// Items are large. Without the capacity, most of the time of decoding is spent on moving them.
+		l.Items = make([]T, 0, min(p.Size(), len(answer)/minItem))
+		return l
+	})
 }
 
 // items asks for all pages of a list.

@@ -50,10 +50,12 @@ var endpointTexts = map[string]string{
 	"list-operations": "In the order of their UUIDs: operations that have not ended, and those of the last day.",
 	"list-pools": "In the order of nodes and names, with the last report of each. Pools that could " +
 		"not be made are included.",
-	"list-profiles":       "In the order of their names.",
-	"list-snapshots":      "Oldest first for one volume. Otherwise in the order of datasets.",
-	"list-trash":          "In the order of their UUIDs.",
-	"list-volumes":        "Volumes whose name was deleted are in the trash.",
+	"list-profiles":  "In the order of their names.",
+	"list-snapshots": "Oldest first for one volume. Otherwise in the order of datasets.",
+	"list-trash":     "In the order of their UUIDs.",
+	"list-volumes": "Volumes whose name was deleted are in the trash. With the header Prefer: return=minimal " +
+		"(RFC 7240), an item has only the UUID, names, state, labels, size and status of the volume, the name, size " +
+		"and access of its profile, its node and pool, and the number of snapshots.",
 	"plan":                "Nothing is recorded.",
 	"preview-collect":     "Nothing is changed. It fails as the removal would.",
 	"preview-remove-node": "Nothing is changed. The answer and the error are those that the removal would have.",

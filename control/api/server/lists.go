@@ -4,9 +4,12 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -84,4 +87,21 @@ func ordinal[T any](i int, _ T) string { return strconv.Itoa(i + 1) }
 
 func poolCursor(_ int, p api.Pool) string {
 	return p.Node.String() + "/" + p.Name + "/" + p.ID.String()
+}
+
+// PreferParam is the header with which a client asks for a short answer.
+type PreferParam struct {
+	Prefer string `header:"Prefer" doc:"return=minimal asks for the fields that a table shows (RFC 7240)"`
+}
+
+func (p PreferParam) minimal() bool { return p.Prefer == wire.Minimal }
+
+// summarize is a transformer of huma. It cuts a list of volumes to what the client prefers.
+func summarize(hc huma.Context, _ string, v any) (any, error) {
+	l, ok := v.(api.List[api.Volume])
+	if ok && hc.Operation().OperationID == route.ListVolumes.ID && hc.Header("Prefer") == wire.Minimal {
+		hc.SetHeader("Preference-Applied", wire.Minimal)
+		return api.Summarize(l), nil
+	}
+	return v, nil
 }

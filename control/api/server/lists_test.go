@@ -3,8 +3,11 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -75,6 +79,40 @@ func (l *lister) Operations(_ context.Context, p api.Page) (api.List[dataset.Ope
 }
 
 func (l *lister) Profiles(context.Context) ([]dataset.Profile, error) { return l.profiles, nil }
+
+// A client that prefers it gets the summaries of volumes. Other lists stay whole.
+func TestSummariesOfVolumes(t *testing.T) {
+	l := newLister()
+	h := Handler(Deps{Service: l, Local: l})
+	get := func(path, prefer string) (applied string, keys []string) {
+		t.Helper()
+		req := httptest.NewRequest("GET", path, nil)
+		req.Header.Set("Prefer", prefer)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, req)
+		var list struct{ Items []map[string]any }
+		if err := json.Unmarshal(w.Body.Bytes(), &list); err != nil || len(list.Items) != 3 {
+			t.Fatalf("%s: got %s, %v, want 3 items", path, w.Body, err)
+		}
+		return w.Header().Get("Preference-Applied"), slices.Sorted(maps.Keys(list.Items[0]))
+	}
+	_, whole := get("/v1/volumes", "")
+	applied, summary := get("/v1/volumes", wire.Minimal)
+	if applied != wire.Minimal || slices.Contains(summary, "request") || !slices.Contains(summary, "pool_name") {
+		t.Errorf("got preference %q and keys %v, want those of a summary", applied, summary)
+	}
+	for _, key := range summary {
+		if !slices.Contains(whole, key) {
+			t.Errorf("key %s of a summary is not one of the whole volume", key)
+		}
+	}
+	if applied, keys := get("/v1/trash", wire.Minimal); applied != "" || !slices.Equal(keys, whole) {
+		t.Errorf("trash: got preference %q and keys %v, want whole items", applied, keys)
+	}
+	if applied, keys := get("/v1/volumes", "respond-async"); applied != "" || !slices.Equal(keys, whole) {
+		t.Errorf("another preference: got %q and keys %v, want whole items", applied, keys)
+	}
+}
 
 // TestEveryListIsPaged walks all lists of the API, which have the same parameters and the same form.
 func TestEveryListIsPaged(t *testing.T) {

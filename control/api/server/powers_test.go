@@ -88,7 +88,7 @@ var endpointPowers = map[string]struct {
 // fieldPowers has a row for each query parameter and each member of a body, by its name, of the endpoints
 // above. A new one needs a row here.
 var fieldPowers = map[string][]power{
-	"after": nil, "limit": nil, "filter": nil, "follow": nil, "Last-Event-ID": nil, "wait": nil, "ttl": nil,
+	"after": nil, "limit": nil, "filter": nil, "follow": nil, "Last-Event-ID": nil, "Prefer": nil, "wait": nil, "ttl": nil,
 	"operation": nil, "id": nil, "kind": nil, "volume": nil, "options": nil, "o": nil, "source": nil, "snapshot": nil, "newer": nil,
 	"name": nil, "message": nil, "size": nil, "profile": nil, "live": nil, "engine": nil, "node": nil, "failover": nil,
 	"dry_run": nil,

@@ -10,9 +10,13 @@ import (
 
 func (h handlers) volumes() {
 	add(h, endpoint(route.ListVolumes, "volumes", "List volumes by name", ""),
-		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Volume]], error) {
-			return paged(*in, isName, func() (api.List[api.Volume], error) {
-				return h.Service.Volumes(ctx, *in)
+		func(ctx context.Context, in *struct {
+			api.Page
+			PreferParam
+		}) (*answer[api.List[api.Volume]], error) {
+			in.Summary = in.minimal()
+			return paged(in.Page, isName, func() (api.List[api.Volume], error) {
+				return h.Service.Volumes(ctx, in.Page)
 			})
 		})
 	add(h, endpoint(route.GetVolume, "volumes", "Show a volume", ""),

@@ -7,5 +7,6 @@
 //   - the end of an archive in trailers (SetTrailers, StreamError)
 //   - the version of the program in User-Agent and Server (ProductName, VersionIn)
 //   - the age of an answer that an agent gave without control (KnownAt)
+//   - the preference for summaries (Minimal)
 //   - bounded waits (ParseWait, FormatWait) and strict JSON (DecodeStrict)
 package wire

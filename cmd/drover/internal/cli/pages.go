@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/droverhq/drover/control/api"
@@ -18,16 +19,16 @@ func FetchAll[T any](ctx context.Context, page func(context.Context, api.Page) (
 		cancel()
 		r.wait()
 	}()
-	var items []T
+	var pages [][]T
 	for {
 		<-r.done
 		if r.err != nil {
 			return nil, r.err
 		}
-		items = append(items, r.list.Items...)
+		pages = append(pages, r.list.Items)
 		next := r.list.Next
 		if next == "" {
-			return items, nil
+			return slices.Concat(pages...), nil
 		}
 		if next == r.after {
 			return nil, dataset.Errorf(dataset.ErrInternal, "list of the server: the next page does not follow "+

@@ -32,6 +32,11 @@ type format struct{ name, template string }
 
 func (f *format) String() string { return f.name }
 
+// showsColumns reports whether the output has only the columns of the table, or the names.
+func (f *format) showsColumns() bool {
+	return f.name == formatTable || f.name == formatWide || f.name == formatName
+}
+
 // Type is what help shows as the value.
 func (f *format) Type() string { return "table|wide|json|yaml|name|template=TEXT" }
 

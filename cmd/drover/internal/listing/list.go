@@ -24,6 +24,9 @@ type List[T any] struct {
 
 	// Fetch reads all items.
 	Fetch func(context.Context, cli.Remote) ([]T, error)
+	// FetchSummaries reads all items, with no other fields than those that the table, -o wide, -o name, labels and
+	// SortBy need. If it is nil, Fetch is always used.
+	FetchSummaries func(context.Context, cli.Remote) ([]T, error)
 	// FetchMatching is set instead of Fetch if the items depend on arguments or on an expression, or are not read from
 	// the API.
 	FetchMatching func(*cobra.Command, Query) ([]T, error)
@@ -55,6 +58,7 @@ type Column[T any] struct {
 type Query struct {
 	Args       []string // arguments of the command
 	Expression string   // the filter that is an expression; empty if there is none
+	summaries  bool     // the fields of List.FetchSummaries suffice
 }
 
 // OwnLabels is List.Labels for items that contain their labels.
@@ -192,6 +196,8 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 	if err != nil {
 		return err
 	}
+	_, isColumn := keys.columns[key]
+	q.summaries = o.format.showsColumns() && len(filters) == 0 && (key == "" || isColumn)
 	items, err := l.fetch(a, cmd, q)
 	if err != nil {
 		return err
@@ -218,14 +224,20 @@ func (l List[T]) fetch(a *cli.App, cmd *cobra.Command, q Query) ([]T, error) {
 	} else {
 		var c cli.Remote
 		if c, err = a.Connect(); err == nil {
-			items, err = l.Fetch(cmd.Context(), c)
+			fetch := l.Fetch
+			if q.summaries && l.FetchSummaries != nil {
+				fetch = l.FetchSummaries
+			}
+			items, err = fetch(cmd.Context(), c)
 		}
 	}
 	order := l.Compare
 	if order == nil {
 		order = func(x, y T) int { return strings.Compare(l.Name(x), l.Name(y)) }
 	}
-	slices.SortStableFunc(items, order)
+	if !slices.IsSortedFunc(items, order) { // a server sorts most lists, and moving large items takes long
+		slices.SortStableFunc(items, order)
+	}
 	return items, err
 }
 

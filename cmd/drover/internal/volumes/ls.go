@@ -18,8 +18,14 @@ import (
 
 func newVolumeLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[api.Volume]{
-		Short:  "List the volumes",
-		Fetch:  func(ctx context.Context, c cli.Remote) ([]api.Volume, error) { return cli.FetchAll(ctx, c.Volumes) },
+		Short: "List the volumes",
+		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) { return cli.FetchAll(ctx, c.Volumes) },
+		FetchSummaries: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) {
+			return cli.FetchAll(ctx, func(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
+				p.Summary = true
+				return c.Volumes(ctx, p)
+			})
+		},
 		ID:     ID,
 		Name:   Name,
 		Labels: listing.OwnLabels(Labels),
