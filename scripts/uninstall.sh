@@ -108,7 +108,7 @@ remove_files() {
 		rm -f "$DESTDIR$units/$unit"
 	done
 	for page in "$DESTDIR$mandir"/man1/drover.1 "$DESTDIR$mandir"/man1/drover-*.1 \
-		"$DESTDIR$mandir"/man5/drover.yaml.5 "$DESTDIR$mandir"/man5/drover-*.5; do
+		"$DESTDIR$mandir"/man5/drover.yaml.5 "$DESTDIR$mandir"/man5/profiles.yaml.5 "$DESTDIR$mandir"/man5/drover-*.5; do
 		rm -f "$page"
 	done
 	rm -rf "$DESTDIR$docdir" "$DESTDIR$schemadir"
@@ -116,6 +116,25 @@ remove_files() {
 		rm -f "$DESTDIR$unit"
 		rmdir --ignore-fail-on-non-empty "$(dirname "$DESTDIR$unit")" 2>/dev/null || true
 	done
+}
+
+# remains prints what is still on this machine, and what removes it.
+remains() {
+	local pool
+	if [ -d "$state" ]; then
+		say "left: $state, data and state; containers go on running; to remove it, install again and run the uninstall without $keep_word"
+	fi
+	if [ -f "$config" ]; then
+		sed -n 's/^[^#]*\<path: *\([^],} ]*\).*/\1/p' "$config" | while read -r pool; do
+			say "left: the pool at $pool: 'drover pool adopt $pool' takes it in again after an install"
+		done
+	fi
+	if [ -d "${config%/*}" ]; then
+		say "left: ${config%/*}, the configuration: rm -r ${config%/*}"
+	fi
+	if getent group drover >/dev/null; then
+		say "left: the group drover: groupdel drover"
+	fi
 }
 
 keep=false
@@ -138,6 +157,7 @@ if live && $keep; then
 else
 	say "uninstalled"
 fi
+! live || remains
 if live && docker version >/dev/null 2>&1; then
 	say "an engine that has met a plugin waits 15 s for it at each 'docker volume ls' until it is restarted"
 fi

@@ -94,6 +94,22 @@ func TestUninstallDoesNotWaitForAZombie(t *testing.T) {
 	must(t, nil, script("uninstall.sh"), "--keep-data")
 }
 
+// TestUninstallSaysWhatRemains: each thing that stays is named with what removes it.
+func TestUninstallSaysWhatRemains(t *testing.T) {
+	privateFolders(t)
+	must(t, nil, script("install.sh"))
+	write(t, "/etc/drover/drover.yaml", "pools:\n  - {name: big, backend: dir, path: /srv/big}\n")
+	out := must(t, nil, script("uninstall.sh"), "--keep-data")
+	for _, want := range []string{
+		"left: /var/lib/drover, data and state;", "run the uninstall without --keep-data",
+		"left: the pool at /srv/big: 'drover pool adopt /srv/big'", "left: /etc/drover, the configuration: rm -r /etc/drover",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in\n%s", want, out)
+		}
+	}
+}
+
 // A process that does not end is reported in time.
 func TestUninstallWaitsOnlySoLong(t *testing.T) {
 	privateFolders(t)
