@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -36,7 +37,7 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 		c.deps.KeyChecker.CheckRecord(r, p, e, now)
 		switch {
 		case e.State == backends.EntryForeign:
-			r.Add(findings.Warning, "pool "+p.Name, "", "%s is not Drover's, and is left unchanged: "+
+			r.Add(findings.Warning, "pool "+p.Name, foreignRemedy(e), "%s is not Drover's, and is left unchanged: "+
 				"%s", e.Path, e.Problem)
 		case e.State == backends.EntryCopy,
 			!onRecord && c.deps.Copies.IsRecorded(e.ID) && e.State != backends.EntryDeleting:
@@ -46,12 +47,25 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 		case !onRecord || e.State == backends.EntryDeleting:
 			c.checkUnrecorded(ctx, r, p, e, now)
 		case e.Problem != "":
-			r.Add(findings.Error, "dataset "+e.ID.String(), "", "volume %s: %s", d.Volume, e.Problem)
+			fix := ""
+			if len(e.ForeignFiles) > 0 {
+				fix = "find out whose files they are, and move them out of " + e.Path
+			}
+			r.Add(findings.Error, "dataset "+e.ID.String(), fix, "volume %s: %s", d.Volume, e.Problem)
 		}
 	}
 	if r.StoreProblem == "" {
 		c.checkMissing(ctx, r, p, entries, known, now)
 	}
+}
+
+// foreignRemedy returns what to do about an object in a pool that is not Drover's. It suggests nothing that destroys
+// the object.
+func foreignRemedy(e backends.Entry) string {
+	if filepath.IsAbs(e.Path) {
+		return "see what it is (ls -la " + e.Path + "), and move it to a folder outside the pool"
+	}
+	return "find out who made it, and move it out of the pool"
 }
 
 // checkTrials names the trial folders that a drover backend verify has left in a pool.

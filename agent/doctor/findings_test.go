@@ -78,6 +78,32 @@ func TestDoctorIgnoresWorkInProgress(t *testing.T) {
 	}
 }
 
+// TestForeignFilesHaveARemedy: the findings about files that are not Drover's say what to do with them.
+func TestForeignFilesHaveARemedy(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	p, ok := r.Pools.ByName("default")
+	if !ok {
+		t.Fatal("no pool")
+	}
+	known := map[uuid.UUID]dataset.Dataset{d.ID: d}
+	for name, tc := range map[string]struct {
+		entry backends.Entry
+		want  string
+	}{
+		"file":    {backends.Entry{State: backends.EntryForeign, Path: "/p/notes.txt", Problem: "no UUID"}, "(ls -la /p/notes.txt), and move it"},
+		"no path": {backends.Entry{State: backends.EntryForeign, Path: "tank/other", Problem: "no UUID"}, "move it out of the pool"},
+		"in a dataset": {backends.Entry{ID: d.ID, State: backends.EntryReady, Path: "/p/x", Problem: "it contains foreign files: a", ForeignFiles: []string{"a"}},
+			"move them out of /p/x"},
+	} {
+		rep := &doctor.Report{StoreProblem: "without the check of missing datasets"}
+		r.PoolChecker.CheckEntries(t.Context(), rep, p, []backends.Entry{tc.entry}, known)
+		if len(rep.All) != 1 || !strings.Contains(rep.All[0].Fix, tc.want) {
+			t.Errorf("%s: %+v, want the remedy %q", name, rep.All, tc.want)
+		}
+	}
+}
+
 // A copy of a dataset whose home is another node, and snapshots that belong to copies, are normal: they are not
 // quarantined, and no rebuild brings them back.
 func TestCopiesAreNotQuarantined(t *testing.T) {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,23 +29,28 @@ type eventQuery struct {
 	after   uint64
 	filters []string
 	since   string
-	tail    int64 // the number of past events; below 0: all
+	tail    int64                // the number of past events; below 0: all
+	volume  func(api.Event) bool // selects the events of the volume that was given as an argument; nil: all events
 }
 
 func newEventsCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "events",
+		Use:   "events [VOLUME]",
 		Short: "Print events, and with --follow wait for new ones",
 		Long: `Print the events that the server has in memory: at least the last 1024 since
 its start. With --follow, also print each new event until interrupted. -o json
 prints one object per line.
 
+With VOLUME, which can be a name, an alias or a UUID, only the events of that
+volume are printed, also those from before it was renamed. --filter volume=NAME
+selects the events in which the volume had this name.
+
 --filter accepts the columns and the fields of -o json. In its value, * stands
 for any text; KEY!=VALUE excludes events.`,
-		Example: `  drover events --filter volume=db --since 2h
+		Example: `  drover events db --since 2h
   drover events --filter type='volume.*' --tail 20 --follow`,
 		Args:              cli.Args(0),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
 	o := cli.OutputFlags(cmd, false)
 	var q eventQuery
@@ -56,7 +63,7 @@ for any text; KEY!=VALUE excludes events.`,
 	listing.CompleteStreamFilter[api.Event](cmd, eventHeaders)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("since", cobra.NoFileCompletions))
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("tail", cobra.NoFileCompletions))
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		selected, err := q.selector(a, cmd)
 		if err != nil {
 			return err
@@ -64,6 +71,11 @@ for any text; KEY!=VALUE excludes events.`,
 		c, err := a.Connect()
 		if err != nil {
 			return err
+		}
+		if len(args) > 0 {
+			if q.volume, err = eventsOf(cmd.Context(), c, args[0]); err != nil {
+				return err
+			}
 		}
 		if o.JSON() {
 			return q.stream(cmd.Context(), c, selected, func(e api.Event) error { return show.Line(a.Out, e) })
@@ -96,11 +108,37 @@ func (q *eventQuery) selector(a *cli.App, cmd *cobra.Command) (func(api.Event) (
 		return nil, cli.UsageError(cmd, "--tail %d: expected a whole number, 0 or more", q.tail)
 	}
 	return func(e api.Event) (bool, error) {
-		if e.Time.Before(since) {
+		if e.Time.Before(since) || q.volume != nil && !q.volume(e) {
 			return false, nil
 		}
 		return filter.Matches(eventCells(a, e), e)
 	}, nil
+}
+
+// eventsOf returns a function that selects the events of one volume by its UUID, so that they are found under all names
+// that the volume has had. A volume that does not exist any more is selected by its last name, or by its UUID.
+func eventsOf(ctx context.Context, c cli.Remote, ref string) (func(api.Event) bool, error) {
+	v, err := c.Volume(ctx, ref)
+	switch {
+	case err == nil:
+		return func(e api.Event) bool { return e.Dataset == v.ID }, nil
+	case !errors.Is(err, dataset.ErrNotFound):
+		return nil, err
+	}
+	ids := map[uuid.UUID]bool{}
+	isUUID := dataset.CheckPrefix(strings.ToLower(ref)) == nil
+	err = c.Events(ctx, 0, false, func(e api.Event) error {
+		if e.Dataset != uuid.Nil &&
+			(e.Volume == ref || isUUID && strings.HasPrefix(e.Dataset.String(), strings.ToLower(ref))) {
+			ids[e.Dataset] = true
+		}
+		return nil
+	})
+	if err == nil && len(ids) == 0 {
+		err = dataset.Errorf(dataset.ErrNotFound,
+			"no such volume, and no event about it: %q (drover volume ls, or drover events without a name)", ref)
+	}
+	return func(e api.Event) bool { return ids[e.Dataset] }, err
 }
 
 // parseSince parses the value of --since: how long ago, or a time in the zone of now.

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/control/api"
 )
 
 // TestListCommandsHaveTheSameFlags walks the command tree. Every ls command has the flags of package listing.
@@ -72,6 +74,27 @@ func TestListCommandsSortAndFilter(t *testing.T) {
 			if runs("-o", format) == "" {
 				t.Errorf("%v -o %s prints nothing", args, format)
 			}
+		}
+	}
+}
+
+// TestListsNameALostStore: each list of what the store has says that it can lack items, and names the next command.
+func TestListsNameALostStore(t *testing.T) {
+	local := []string{"drover profile ls", "drover guard ls"} // not from the store
+	for _, cmd := range leaves(newRootCmd(newConsole(theWorld()).App)) {
+		if cmd.Name() != "ls" {
+			continue
+		}
+		c := newConsole(&fake{health: api.ClusterHealth{Store: api.StoreHealth{Halted: "store inconsistent; changes suspended: it was lost (drover store rebuild)"}}})
+		if code := c.run(t, strings.Fields(strings.TrimPrefix(cmd.CommandPath(), "drover "))...); code != 0 {
+			t.Errorf("%s: %d %s", cmd.CommandPath(), code, c.err.String())
+		}
+		want := "drover: this list may lack items: store inconsistent; changes suspended: it was lost (drover store rebuild)\n"
+		if slices.Contains(local, cmd.CommandPath()) {
+			want = ""
+		}
+		if got := c.err.String(); got != want {
+			t.Errorf("%s: %q, want %q", cmd.CommandPath(), got, want)
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -30,12 +32,30 @@ func newManCmd(a *cli.App) *cobra.Command {
 			}, args[0]); err != nil {
 				return err
 			}
+			if err := addFiles(filepath.Join(args[0], "drover.1")); err != nil {
+				return err
+			}
 			return writeFilePages(args[0], a.Version)
 		},
 	}
 }
 
-// writeFilePages writes the man pages about the configuration files.
+// addFiles appends the configuration files, and the man pages about them, to a man page.
+func addFiles(page string) error {
+	f, err := os.OpenFile(page, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	text := ".SH FILES\n"
+	for _, p := range settings.ReferencePages() {
+		text += fmt.Sprintf(".TP\n.I /etc/drover/%s\nSee\n.BR %s (5).\n", p.File, p.ManName())
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// writeFilePages writes the man pages about the configuration files. If the page does not have the name of its file, it
+// also writes a page of that name that refers to it.
 func writeFilePages(dir, version string) error {
 	for _, p := range settings.ReferencePages() {
 		text, err := p.Man(version)
@@ -43,6 +63,13 @@ func writeFilePages(dir, version string) error {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(dir, p.ManName()+".5"), []byte(text), 0o644); err != nil {
+			return err
+		}
+		if p.ManName() == p.File {
+			continue
+		}
+		link := ".so man5/" + p.ManName() + ".5\n"
+		if err := os.WriteFile(filepath.Join(dir, p.File+".5"), []byte(link), 0o644); err != nil {
 			return err
 		}
 	}

@@ -65,8 +65,22 @@ volume busy stays: volume busy is in use on node host-a by c1
 	}
 }
 
+// TestDrainOfTheOnlyNode is refused, and changes nothing. A removed node is not another one. A dry run says the same.
+func TestDrainOfTheOnlyNode(t *testing.T) {
+	for _, flags := range [][]string{nil, {"--dry-run"}, {"--fenced"}, {"-o", "json"}} {
+		f := theWorld()
+		f.nodes = append(f.nodes, api.Node{Node: dataset.Node{ID: uuid.New(), Name: "former", Removed: now}})
+		c := newConsole(f)
+		status := c.run(t, append([]string{"node", "drain", "host-a"}, flags...)...)
+		if status != 1 || c.out.Len() > 0 || len(f.asked) > 0 || !strings.Contains(c.err.String(), "host-a: it is the only node") {
+			t.Errorf("%v: status %d, asked %v: %s%s", flags, status, f.asked, c.out.String(), c.err.String())
+		}
+	}
+}
+
 func TestDrainForPrograms(t *testing.T) {
 	f := theWorld()
+	f.nodes = append(f.nodes, api.Node{Node: dataset.Node{ID: uuid.New(), Name: "host-z"}})
 	v := f.volumes[0]
 	v.Home = f.nodes[0].ID
 	f.volumes = []api.Volume{v}

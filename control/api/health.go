@@ -33,6 +33,8 @@ type StoreHealth struct {
 	Leader   string        `json:"leader,omitempty"`   // address of the leader; absent: none, or the store has none
 	Servers  []StoreServer `json:"servers,omitempty"`  // servers of the store; absent: not known
 	Findings []Finding     `json:"findings,omitempty"` // what needs attention about the store
+	// why changes are suspended, with the next command: the store was lost, or is an older one; absent: they are not
+	Halted string `json:"halted,omitempty"`
 }
 
 // StoreServer is one server of the store.

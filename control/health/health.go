@@ -61,13 +61,20 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	if r.deps.Own != nil {
 		out.Findings = append(out.Findings, r.deps.Own()...)
 	}
+	reading, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
 	unreadable := func(what string, err error) {
 		out.Findings = append(out.Findings, api.Finding{
 			Level: levelError, Subject: "store", Text: fmt.Sprintf("%s cannot be read: %v", what, err),
 		})
 	}
-	reading, cancel := context.WithTimeout(ctx, readTime)
-	defer cancel()
+	var halt record.Halt
+	switch there, err := record.NewTx(reading, r.deps.Ledger.Store).Peek(record.HaltedKey, &halt); {
+	case err != nil:
+		unreadable("whether changes are suspended", err)
+	case there:
+		out.Store.Halted = halt.Err().Error()
+	}
 	if r.deps.Shared {
 		replicas, err := r.replicas(reading)
 		if err != nil {

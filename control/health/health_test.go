@@ -152,3 +152,28 @@ func TestSilentNode(t *testing.T) {
 		t.Errorf("after a report: %q", got)
 	}
 }
+
+// TestHaltedStore: while a node distrusts the store, the state of the store says why, and what the next command is.
+func TestHaltedStore(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	halted := func() string {
+		t.Helper()
+		h, err := e.ClusterHealth(e.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h.Store.Halted
+	}
+	if got := halted(); got != "" {
+		t.Errorf("of a good store: %q", got)
+	}
+	a.ReportDistrust("it was lost")
+	if got := halted(); !strings.Contains(got, "changes suspended") || !strings.Contains(got, "it was lost (drover store ") {
+		t.Errorf("of a lost store: %q", got)
+	}
+	a.ReportDistrust("")
+	if got := halted(); got != "" {
+		t.Errorf("after the mend: %q", got)
+	}
+}

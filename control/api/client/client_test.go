@@ -1,9 +1,12 @@
 package client
 
 import (
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
@@ -17,15 +20,33 @@ func TestUnreachable(t *testing.T) {
 	}
 	defer c.Close()
 	_, err = c.Volume(soon(t), "db")
-	want := "cannot reach drover at unix://" + path + ": dial unix " + path + ": connect: no such file or directory (is `drover serve`, or this host's agent, running? see systemctl status 'drover*'" + (&remote{endpoint: "unix://" + path}).where() + ")"
+	want := "cannot reach drover at unix://" + path + ": no such file or directory (see systemctl status 'drover*'" + (&remote{endpoint: "unix://" + path}).where() + ")"
 	if dataset.KindOf(err) != dataset.ErrUnavailable || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 	control := filepath.Join(filepath.Dir(path), "control.sock")
 	werr := os.WriteFile(control, nil, 0o600)
 	_, err = c.Volume(soon(t), "db")
-	if hint := "(on this host control alone answers: set --api or DROVER_API to unix://" + control + ")"; werr != nil || err == nil || !strings.HasSuffix(err.Error(), hint) {
+	if hint := "(this host runs only control: --api unix://" + control + ")"; werr != nil || err == nil || !strings.HasSuffix(err.Error(), hint) {
 		t.Errorf("beside control: %v, %v", err, werr)
+	}
+}
+
+// TestUnreachableIsShort checks that the error about a server that does not run fits on a line.
+func TestUnreachableIsShort(t *testing.T) {
+	refused := &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	for _, s := range []*remote{
+		{endpoint: "unix://" + defaultSocket},
+		{endpoint: "https://control-1.example.org:4440", base: "https://control-1.example.org:4440"},
+		{endpoint: "http://127.0.0.1:4440", base: "http://127.0.0.1:4440"},
+	} {
+		err := s.failed(t.Context(), call{}, brokenOffError{refused})
+		if text := err.Error(); len(text) > 150 || !strings.Contains(text, "connection refused (") || !strings.Contains(text, "systemctl status") {
+			t.Errorf("%d characters: %s", len(text), text)
+		}
+		if !neverSent(err) || !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("lost its cause: %v", err)
+		}
 	}
 }
 

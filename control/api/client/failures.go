@@ -70,7 +70,7 @@ func (s *remote) failed(ctx context.Context, k call, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s %s: %w", k.method, k.path, ctx.Err())
 	}
-	hint := "is `drover serve`, or this host's agent, running? see systemctl status 'drover*'" + s.where()
+	hint := "see systemctl status 'drover*'" + s.where()
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		hint = "you must be root or a member of the group drover"
@@ -78,12 +78,31 @@ func (s *remote) failed(ctx context.Context, k call, err error) error {
 		// The error already says what to do, so add no hint.
 		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w", s.endpoint, err)
 	case strings.HasPrefix(s.base, "https:"):
-		hint = "does `drover control` of this cluster run there? see systemctl status drover-control on that host"
+		hint = "see systemctl status drover-control on that host"
 	case s.controlSocket() != "":
-		hint = "on this host control alone answers: set --api or DROVER_API to " + s.controlSocket()
+		hint = "this host runs only control: --api " + s.controlSocket()
 	}
-	return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w (%s)", s.endpoint, err, hint)
+	return dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at %s: %w (%s)", s.endpoint, shorten(err), hint)
 }
+
+// shorten returns the error of a failed connection without the address, which the message has already.
+func shorten(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" && op.Err != nil {
+		return dialError{err, strings.TrimPrefix(op.Err.Error(), "connect: ")}
+	}
+	return err
+}
+
+// dialError is the error of a failed connection with a shorter text.
+type dialError struct {
+	error
+	text string
+}
+
+func (e dialError) Error() string { return e.text }
+
+func (e dialError) Unwrap() error { return e.error }
 
 // defaultSocket is where an agent or drover serve listens, unless it was started with another folder.
 const defaultSocket = "/run/drover/drover.sock"
@@ -94,11 +113,11 @@ func (s *remote) where() string {
 	_, err := os.Stat(defaultSocket)
 	switch {
 	case !local:
-		return " on that host, or set --api or DROVER_API to another address"
+		return " on that host, or set --api"
 	case path != defaultSocket && err == nil:
-		return ", or omit --api and DROVER_API for the server at unix://" + defaultSocket
+		return ", or omit --api and DROVER_API"
 	}
-	return ", or set --api or DROVER_API to the address of another server"
+	return ", or set --api to another server"
 }
 
 // controlSocket returns the address of the control replica of this host if its socket is in the same folder as

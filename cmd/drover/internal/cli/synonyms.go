@@ -78,5 +78,5 @@ var argumentFlags = map[string][]flagSynonym{
 // argumentFilters has the lists that accept the name of one item, with the key of the filter that selects it.
 var argumentFilters = map[string]string{
 	"volume ls": "name", "pool ls": "name", "node ls": "name", "profile ls": "name", "trash ls": "volume",
-	"operation ls": "volume", "events": "volume",
+	"operation ls": "volume",
 }

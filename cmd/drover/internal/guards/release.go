@@ -42,6 +42,7 @@ func newGuardLsCmd(a *cli.App) *cobra.Command {
 	var run *string
 	cmd := listing.New(a, listing.List[guard.Entry]{
 		Short: "List the volumes that this host's guard can fence",
+		Local: true,
 		FetchMatching: func(cmd *cobra.Command, _ listing.Query) ([]guard.Entry, error) {
 			g, err := a.Fencer(*run)
 			if err != nil {

@@ -30,6 +30,8 @@ type List[T any] struct {
 	// FetchMatching is set instead of Fetch if the items depend on arguments or on an expression, or are not read from
 	// the API.
 	FetchMatching func(*cobra.Command, Query) ([]T, error)
+	// Local says that the items are not in the store of control, so its state does not concern the list.
+	Local bool
 	// Expressions says that a --filter that is not KEY=VALUE is an expression, which FetchMatching evaluates.
 	Expressions bool
 
@@ -198,9 +200,14 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 	}
 	_, isColumn := keys.columns[key]
 	q.summaries = o.format.showsColumns() && len(filters) == 0 && (key == "" || isColumn)
+	storeNote := l.startStoreCheck(cmd.Context(), a)
 	items, err := l.fetch(a, cmd, q)
+	note := storeNote()
 	if err != nil {
 		return err
+	}
+	if note != "" {
+		cli.PrintError(a.ErrOut, errors.New(note))
 	}
 	if items, err = l.selectLabels(a, cmd, labels, items); err != nil {
 		return err

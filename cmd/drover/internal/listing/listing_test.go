@@ -65,6 +65,7 @@ func lists(t *testing.T, args ...string) (string, error) {
 	a := &cli.App{Out: &out, ErrOut: &out, Getenv: func(string) string { return "" }, Dial: func(string) (cli.Remote, error) { return nil, nil }}
 	cmd := New(a, List[pasture]{
 		Short:         "List the pastures",
+		Local:         true,
 		FetchMatching: func(_ *cobra.Command, q Query) ([]pasture, error) { return pastures(), nil },
 		ID:            func(p pasture) string { return p.ID.String() },
 		Name:          func(p pasture) string { return p.Name },

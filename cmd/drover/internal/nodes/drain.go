@@ -28,6 +28,8 @@ drover node uncordon.
 A volume that is in use stays, and an error names its users. Stop them, and run
 drain again: it continues with the volumes that are left.
 
+The only node cannot be drained, and stays as it is.
+
 Use --fenced if the node is lost and you confirm that it writes no more. Its
 volumes then continue from the newest copies on other nodes.`,
 		Example:           "  drover node drain host-a",
@@ -42,6 +44,11 @@ volumes then continue from the newest copies on other nodes.`,
 		c, n, nodes, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
 			return err
+		}
+		if !slices.ContainsFunc(nodes, func(o api.Node) bool { return o.ID != n.ID && o.Removed.IsZero() }) {
+			return dataset.Errorf(dataset.ErrConflict,
+				"drain of node %s: it is the only node, so its volumes can go nowhere (add another host first: drover "+
+					"node token; drover node cordon %s only refuses new volumes)", n.Name, n.Name)
 		}
 		if !o.DryRun {
 			if _, err := c.Cordon(cmd.Context(), n.ID, api.Cordoned{Cordoned: true, Draining: true}); err != nil {

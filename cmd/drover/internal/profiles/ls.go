@@ -17,6 +17,7 @@ import (
 func newProfileLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[dataset.Profile]{
 		Short: "List the profiles",
+		Local: true,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Profile, error) { return c.Profiles(ctx) },
 		ID:    func(p dataset.Profile) string { return p.Name },
 		Table: Table,

@@ -115,6 +115,10 @@ func (f *collector) reports(c Cluster) {
 		}
 	}
 	f.list = append(f.list, findings.Merge(list, c.Local)...)
+	isStore := func(is findings.OfNode) bool { return is.Subject == "store" }
+	if c.Health != nil && c.Health.Store.Halted != "" && !slices.ContainsFunc(list, isStore) {
+		f.add(findings.Error, "store", "", "%s", c.Health.Store.Halted) // the text ends with the next command
+	}
 }
 
 // isFullVolume reports whether a finding of a doctor says that a volume is full. The list of volumes says that too, and

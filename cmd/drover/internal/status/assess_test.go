@@ -301,3 +301,18 @@ func TestAssess(t *testing.T) {
 		})
 	}
 }
+
+// TestHaltedStore: the suspension of changes is reported on a control replica, which has no doctor, and once on a node
+// whose doctor reports it too.
+func TestHaltedStore(t *testing.T) {
+	health := &api.ClusterHealth{Store: api.StoreHealth{Halted: "changes suspended (drover store recover)"}}
+	doctor := []api.Finding{{Level: "error", Subject: "store", Text: "it is older", Fix: "drover store recover"}}
+	for want, c := range map[string]Cluster{
+		"changes suspended (drover store recover)": {Health: health},
+		"it is older": {Health: health, Local: "a", Doctor: doctor},
+	} {
+		if r := Assess(c, time.Now()); r.Healthy || len(r.Findings) != 1 || r.Findings[0].Text != want {
+			t.Errorf("%+v, want one finding: %s", r.Findings, want)
+		}
+	}
+}

@@ -76,9 +76,12 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 	return a.PrintLine("the store is up to date: decisions resume")
 }
 
+// RecoverWord is the word that an operator types to confirm a recovery.
+const RecoverWord = "recover"
+
 // recoverQuestion says how many records a recovery changes, and which nodes did not respond.
 func recoverQuestion(r api.Recovery) confirm.Question {
-	q := confirm.Question{Action: "recover the store", Name: "recover", Effects: []string{
+	q := confirm.Question{Action: "recover the store", Name: RecoverWord, Effects: []string{
 		"writes " + confirm.Count(len(r.Differences), "difference") + " into the store and resumes decisions",
 	}}
 	if len(r.SilentNodes) > 0 {

@@ -86,7 +86,7 @@ func volumeForm(a *cli.App, v api.Volume, pool *dataset.PoolStatus, snapshots, h
 		f.Add("Read-only", "yes")
 	}
 	f.Add("On delete", cli.OnDelete(p.OnDelete))
-	f.Add("Created", show.When(now, v.Created)+", as "+v.RequestedAs)
+	f.Add("Created", createdLine(now, v))
 	if v.Trash != nil {
 		f.Add("In the trash", "since "+show.When(now, v.Trash.At), describePurgeTime(now, v.Trash.Expires))
 	}
@@ -94,6 +94,16 @@ func volumeForm(a *cli.App, v api.Volume, pool *dataset.PoolStatus, snapshots, h
 	f.Add("Problem", problem)
 	f.Add("Remedy", next...)
 	return f
+}
+
+// createdLine returns when a volume was created, and as what it was requested if that says more than its name. A rename
+// replaces the recorded request by the new name, unless an engine knows the volume by it.
+func createdLine(now time.Time, v api.Volume) string {
+	line := show.When(now, v.Created)
+	if v.RequestedAs == v.Volume || v.RequestedAs == "" {
+		return line
+	}
+	return line + ", requested as " + v.RequestedAs
 }
 
 // nextSnapshotLine returns when the next scheduled snapshot of a volume is due. It is empty if there is no schedule.

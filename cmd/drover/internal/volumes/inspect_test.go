@@ -47,3 +47,14 @@ func TestNextSnapshotLine(t *testing.T) {
 		}
 	}
 }
+
+// TestCreatedLine: a volume that was renamed is not shown as requested under its new name.
+func TestCreatedLine(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for requested, want := range map[string]string{"new": "", "": "", "old@gold": ", requested as old@gold", "new@gold": ", requested as new@gold"} {
+		v := api.Volume{Dataset: dataset.Dataset{Volume: "new", RequestedAs: requested, Created: at}}
+		if got := createdLine(at.Add(time.Hour), v); got != "2026-03-01 12:00:00 UTC (about an hour ago)"+want {
+			t.Errorf("requested as %q: %q", requested, got)
+		}
+	}
+}
