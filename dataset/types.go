@@ -409,6 +409,9 @@ type Capabilities struct {
 // MaxMountID is how many bytes a mount ID may have. Those of Docker and Podman have 64.
 const MaxMountID = 256
 
+// MaxEngineNames is how many names a mount may have in a report, and how many aliases of a volume an engine may know.
+const MaxEngineNames = 100
+
 // Mount is one use of a mounted dataset, as the engine names it.
 type Mount struct {
 	ID     string    `json:"id"`               // mount ID; empty: the engine sent none

@@ -192,6 +192,16 @@ func (e *Engines) HasEnded(id string, generation uint64) bool {
 	})
 }
 
+// reportedNames returns the names of a use in a report. It returns none if there are more than a report may have: a
+// part of them would say that the other names are not used.
+func reportedNames(c Use) []string {
+	names := c.Spellings()
+	if len(names) > dataset.MaxEngineNames {
+		return nil
+	}
+	return names
+}
+
 // MountsOf lists the uses of a dataset for display, in the order of their IDs.
 func (e *Engines) MountsOf(r Record) []dataset.Mount {
 	out := make([]dataset.Mount, 0, len(r.IDs))
@@ -203,7 +213,7 @@ func (e *Engines) MountsOf(r Record) []dataset.Mount {
 			Since:      c.Since,
 			Engine:     string(c.ToolOf(id)),
 			Unverified: c.Ended || e.HasEnded(id, c.Generation),
-			Names:      c.Spellings(),
+			Names:      reportedNames(c),
 		})
 	}
 	return out

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/plugin"
 )
@@ -206,4 +207,19 @@ func TestI9EngineRecordOfOlderVersion(t *testing.T) {
 	}
 	r.Activated(newCaller(t))
 	wantUnverified(r, map[string]bool{"one": true})
+}
+
+// TestReportHasAllNamesOrNone: control refuses a report with too many names, and a part of them would say that the
+// other names are not used.
+func TestReportHasAllNamesOrNone(t *testing.T) {
+	r := agenttest.New(t)
+	for _, tc := range []struct{ others, want int }{
+		{dataset.MaxEngineNames - 1, dataset.MaxEngineNames}, {dataset.MaxEngineNames, 0},
+	} {
+		use := mounting.Use{Count: 1, Spelling: "db", OtherSpellings: make([]string, tc.others)}
+		mounts := r.Engines.MountsOf(mounting.Record{IDs: map[string]mounting.Use{"m": use}})
+		if len(mounts) != 1 || len(mounts[0].Names) != tc.want {
+			t.Errorf("with %d other names: got %+v, want %d names", tc.others, mounts, tc.want)
+		}
+	}
 }

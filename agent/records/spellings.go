@@ -153,15 +153,15 @@ func (c *Cache) SpellingsOf(d dataset.Dataset, node uuid.UUID) []string {
 	return c.usedLocked(&d, node)
 }
 
-// AliasSpellings returns the spellings of aliases of a dataset that the engine of this node has used, sorted. node is
-// the UUID of this node.
+// AliasSpellings returns the spellings of aliases of a dataset that the engine of this node has used, sorted, and at
+// most as many as a report may have. node is the UUID of this node.
 func AliasSpellings(c *Cache, d dataset.Dataset, node uuid.UUID) []string {
 	if len(d.Aliases) == 0 {
 		return nil
 	}
 	used := slices.DeleteFunc(c.SpellingsOf(d, node), func(sp string) bool { return nameIn(sp) == d.Volume })
 	slices.Sort(used)
-	return used
+	return used[:min(len(used), dataset.MaxEngineNames)]
 }
 
 // UsedByPodman reports whether Podman's use of a dataset on this node is recorded.

@@ -16,7 +16,6 @@ const (
 	MaxReported   = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
 	MaxRemembered = 200_000   // datasets, or copies, of one node that are remembered
 	maxMounts     = 10_000    // mount IDs of a dataset
-	maxNames      = 100       // names by which an engine uses a dataset
 	MaxFound      = 100_000   // datasets in a rebuild, and snapshots of each
 	MaxRaised     = 1 << 53   // generation of a pool; low enough that it can always be raised
 	MaxRecord     = 128 << 10 // bytes of a report on one node, pool, dataset or snapshot
@@ -92,7 +91,7 @@ func CheckDataset(who string, d dataset.DatasetStatus) error {
 
 // checkNames fails with dataset.ErrInvalid for too many names of a volume, or too long ones.
 func checkNames(who string, id uuid.UUID, names []string) error {
-	err := CheckCount(who, len(names), maxNames, "names of dataset "+id.String())
+	err := CheckCount(who, len(names), dataset.MaxEngineNames, "names of dataset "+id.String())
 	for _, name := range names {
 		err = cmp.Or(err, checkLine(who, "a name of dataset "+id.String(), name))
 	}
