@@ -57,27 +57,6 @@ show_flaky() {
 	rm -f "$flaky" "$flaky.new"
 }
 
-# in_memory COMMAND... runs a command whose temporary files are in a tmpfs, if this machine has the memory. Tests of
-# backends flush their disk images thousands of times, and would mostly wait for the disk.
-in_memory() {
-	if [ "$(awk '/^MemAvailable:/ {print int($2 / 1048576)}' /proc/meminfo)" -lt 16 ]; then
-		"$@"
-		return
-	fi
-	memory=$(mktemp -d)
-	mount -t tmpfs -o size=12g,mode=1777 drover-tests "$memory"
-	TMPDIR=$memory "$@" # not in a condition, where the shell would go on after a failed step
-	leave_memory
-}
-
-# leave_memory unmounts the tmpfs. What still uses it keeps its files until it ends.
-leave_memory() {
-	if [ -n "${memory:-}" ]; then
-		umount --lazy "$memory" && rmdir "$memory"
-		memory=''
-	fi
-}
-
 # What takes longest comes first, so that nothing is left to run alone; named again, it is not run again.
 # internal/linux/mount makes mount tables that are too large to be read. Others look at all processes of the host
 # and take these for possible users of a volume, so it is run before them.
@@ -104,14 +83,14 @@ product_tests() {
 
 short() {
 	phase "build" 120 make build
-	phase "tests of packages" 420 in_memory unit_tests
+	phase "tests of packages" 420 unit_tests
 	phase "tests of the product" 780 product_tests 20m
 }
 
 long() {
 	export DROVER_TEST_LONG=1
 	phase "build" 120 make build
-	phase "tests of packages, race" 1200 in_memory unit_tests -race
+	phase "tests of packages, race" 1200 unit_tests -race
 	phase "tests of the product" 5400 product_tests 2h # of which the lab takes the better part of one
 	phase "fuzzing" 900 scripts/fuzz.sh 30s
 }
@@ -123,7 +102,7 @@ short | long) ;;
 esac
 need_root "testing mounts and engines"
 flaky=$(mktemp)
-trap 'leave_memory; show_flaky; show_phases' EXIT
+trap 'show_flaky; show_phases' EXIT
 phase "packages" 90 scripts/deps.sh "$([ "$form" = short ] && echo test || echo long)"
 phase "images and tools" 240 prepare
 gotestsum=$("$here/tools.sh" gotestsum)
