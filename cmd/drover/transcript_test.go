@@ -135,6 +135,12 @@ var scenarios = map[string]func(c *console){
 	"unknown-node": func(c *console) {
 		c.fake.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrInvalid, `unknown node (available: host-a)`)}
 	},
+	"shrinks": func(c *console) { // a larger volume in a pool that can shrink volumes
+		v := &c.fake.volumes[0]
+		v.Size, v.Profile.Size = 50*dataset.GiB, 50*dataset.GiB
+		c.fake.pools[0].Capabilities.Shrink = true
+		c.fake.outcome = api.Outcome{Volume: v}
+	},
 	"larger": func(c *console) {
 		v := &c.fake.volumes[0]
 		v.Size, v.Profile.Size = 50*dataset.GiB, 50*dataset.GiB

@@ -3,6 +3,7 @@ package volumes
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -52,7 +53,7 @@ volume must be typed to confirm it, unless --yes is given.`,
 			}
 			// The change has succeeded, whether or not its profile can be read.
 			if p, err := c.Profile(cmd.Context(), d.Profile.Name); err == nil {
-				line += explainSize(d, p, out.Operation == nil)
+				line += explainSize(cmd.Context(), c, d, p)
 			}
 			return d.ID, line + explainReplicas(out)
 		})
@@ -106,19 +107,27 @@ func explainReplicas(out api.Outcome) string {
 	return text
 }
 
-// explainSize returns why a volume is larger than new ones of its profile, or "" if it is not. idle is true if there
-// was no operation, so the pool was not asked to shrink the volume.
-func explainSize(d dataset.Dataset, p dataset.Profile, idle bool) string {
+// explainSize returns why a volume is larger than new ones of its profile, and the command that makes it smaller, or ""
+// if it is not larger. A pool that cannot shrink volumes is named, with the way to a smaller copy.
+func explainSize(ctx context.Context, c cli.Remote, d dataset.Dataset, p dataset.Profile) string {
 	size, want := d.Size.Readable(d.Profile.Size), p.Size.Readable(p.Size)
 	switch {
 	case d.Size == 0 || p.Size >= d.Size || d.Size.RoundedFrom(p.Size):
 		return ""
 	case p.Size == 0:
 		return fmt.Sprintf("; its size stays %s, because the profile has none", size)
-	case idle:
-		return fmt.Sprintf("; its size is %s and not %s (drover volume resize %s %s changes "+
-			"it)", size, want, d.Volume, want)
 	}
-	return fmt.Sprintf("; its size stays %s and not %s (drover volume resize %s %s changes it, if its pool can "+
-		"shrink volumes)", size, want, d.Volume, want)
+	pools, err := c.Pools(ctx)
+	i := slices.IndexFunc(pools, func(pool api.Pool) bool { return pool.ID == d.Pool })
+	switch {
+	case err != nil || i < 0:
+		return fmt.Sprintf("; its size stays %s and not %s (drover volume resize %s %s changes it, if its pool can "+
+			"shrink volumes)", size, want, d.Volume, want)
+	case !pools[i].Capabilities.Shrink:
+		return fmt.Sprintf("; its size stays %s and not %s, because pool %s cannot shrink volumes (drover volume "+
+			"export %s | drover volume import NEW@%s --from - creates a smaller copy)", size, want, pools[i].Name,
+			d.Volume, d.Profile.Name)
+	}
+	return fmt.Sprintf("; its size stays %s and not %s (drover volume resize %s %s changes it)", size, want, d.Volume,
+		want)
 }
