@@ -49,6 +49,39 @@ func TestBashCompletion(t *testing.T) {
 	}
 }
 
+// TestBashCompletionRunsNothing: the script without the package bash-completion evaluates the line. It must not empty the
+// file to which the output of the command will go, or run a command in the line.
+func TestBashCompletionRunsNothing(t *testing.T) {
+	c := newConsole(theWorld())
+	if code := c.run(t, "completion", "bash"); code != 0 {
+		t.Fatal(c.err.String())
+	}
+	dir := t.TempDir()
+	script, backup := filepath.Join(dir, "script"), filepath.Join(dir, "backup")
+	fake := "#!/bin/bash\necho :4\n"
+	for path, text := range map[string]string{script: c.out.String(), backup: "data", filepath.Join(dir, "drover"): fake} {
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, line := range []string{
+		"drover volume export db > " + backup, "drover volume export db >" + backup, "drover volume export db &>" + backup,
+		"drover volume ls $(rm " + backup + ") ", "drover volume ls `rm " + backup + "` ", "drover volume ls <(rm " + backup + ") ",
+		"drover volume ls; rm " + backup, "drover volume ls | tee " + backup, "drover volume ls & rm " + backup,
+	} {
+		cmd := exec.Command("bash", "--norc", "--noprofile", "-c", `. "$0"; COMP_LINE=$1 COMP_POINT=${#1} COMP_TYPE=9
+			compopt() { :; }; __start_drover`, script, line)
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+		_ = cmd.Run() // fails: bash then completes the names of files
+		if got, err := os.ReadFile(backup); err != nil || string(got) != "data" {
+			t.Errorf("after the completion of %q, the file has %q (%v)", line, got, err)
+		}
+		if err := os.WriteFile(backup, []byte("data"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestManPagesOfFiles: man finds the pages about the configuration files by the names of the files, and the page of
 // drover refers to them.
 func TestManPagesOfFiles(t *testing.T) {
