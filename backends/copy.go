@@ -49,7 +49,7 @@ type Stream struct {
 type Change struct {
 	Bytes  int64 // number of changed bytes that contain data
 	Zeroed int64 // number of bytes that became holes
-	Ranges int
+	Ranges int   // number of ranges that these bytes are in; 0 if Bytes is an estimate
 }
 
 // Copier is a pool that keeps copies of datasets whose home is another pool. A copy is the record and the snapshots,

@@ -26,11 +26,11 @@ func Reserve(size dataset.Size) dataset.Size {
 
 // DefaultSize returns the size of a dataset that requests no size. st is the current status of its pool. On a pool that
 // is smaller than the backend's default size, it is the size of the pool in whole MiB.
-func DefaultSize(is Info, st dataset.PoolStatus) dataset.Size {
-	if is.DefaultSize > 0 && st.Online && st.Size >= dataset.MiB && st.Size < is.DefaultSize {
+func DefaultSize(info Info, st dataset.PoolStatus) dataset.Size {
+	if info.DefaultSize > 0 && st.Online && st.Size >= dataset.MiB && st.Size < info.DefaultSize {
 		return st.Size / dataset.MiB * dataset.MiB
 	}
-	return is.DefaultSize
+	return info.DefaultSize
 }
 
 // CheckRoom returns dataset.ErrNoSpace if a pool is so full that existing datasets could fail soon.

@@ -35,9 +35,9 @@ type Crashes struct {
 	// and once without. With it, the operation crashes once at each step, and a Reap follows half of the crashes.
 	// AlternateCopies does the same for operations on copies.
 	Alternate, AlternateCopies bool
-	// RepeatedSteps is for CutAtEachStep. At each of the last RepeatedSteps steps of an operation, it interrupts the
-	// operation, repeats it, and cuts the power when the repetition has returned. A number that is larger than the
-	// number of steps means all steps.
+	// RepeatedSteps is for CutAtEachStep, which tests the last RepeatedSteps steps of an operation in an additional
+	// way: it interrupts the operation at the step, runs it again, and cuts the power when the second run has returned.
+	// A number that is larger than the number of steps means all steps.
 	RepeatedSteps int
 	// SameStreams means that sending a received snapshot produces the same bytes that were received.
 	SameStreams bool

@@ -148,7 +148,7 @@ func (f *fixture) checkGrowthWithoutKey(d dataset.Dataset, s dataset.Snapshot, o
 		att, aErr := f.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{})
 		if f.OK(aErr); err != nil {
 			f.CheckFails(err, dataset.ErrForbidden)
-			f.Same("whether it is larger beneath, after a refusal", att.Mount.Grow, false)
+			f.Same("Grow of the mount, after a refused resize", att.Mount.Grow, false)
 		}
 		f.OK(att.Release())
 		if has := size(); (err == nil) != (has > had) {

@@ -176,8 +176,8 @@ func (f *fixture) refusedCallsNamed(d dataset.Dataset, s dataset.Snapshot, names
 	})
 }
 
-// inUseInAnotherNamespace proves I11 on a dataset that a process of another mount namespace has mounted,
-// though the host has unmounted it.
+// inUseInAnotherNamespace proves invariant I11 (docs/invariants.md) on a dataset that a process of another mount
+// namespace has mounted, although the host has unmounted it.
 func inUseInAnotherNamespace(f *fixture) {
 	f.inUseBy("a process of another mount namespace", append(slices.Clone(inNamespace), writerScript))
 }

@@ -28,8 +28,9 @@ func (sp *space) room() error {
 	return backends.CheckRoom(sp.pool, st.Free, st.Size)
 }
 
-// roomFor checks the room, as room does, for a transfer in progress that will write remaining more bytes. The
-// filesystem may not have counted the written bytes yet: btrfs counts them with its next commit.
+// roomFor checks the room, as room does, for a transfer in progress. written is the number of bytes that the transfer
+// has written, and remaining the number that it will still write. The filesystem may not have counted the written bytes
+// yet: btrfs counts them with its next commit.
 func (sp *space) roomFor(written, remaining int64) error {
 	commit := func() error { return sp.shelf.Within(sp.commit) }
 	return backends.CheckRoomFor(sp.pool, sp.shelf.Status, written, remaining, commit)

@@ -55,7 +55,7 @@ func (p *Pool) source(ctx context.Context, f *shelf.Folder, src dataset.Source) 
 	return h.Tree, h.Size, err
 }
 
-// make makes a dataset and returns its size. fill puts the head into the folder of the dataset. If that fails, it
+// make makes a dataset and returns its size. fill puts the head into the folder of the dataset. If fill fails, make
 // removes the folder.
 func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, error)) (dataset.Size, error) {
 	if err := p.checkRequest(d); err != nil {

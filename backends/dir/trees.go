@@ -79,8 +79,9 @@ type copyOptions struct {
 	end     func(dir *os.File) error
 }
 
-// copyTree durably copies a tree of the folder from to the folder to. name is the name of the source, and copyName that
-// of the copy. If an earlier attempt left a tree there, copyTree removes it first.
+// copyTree durably copies a tree from one folder to another. name is the name of the tree in the folder from, and
+// copyName the name of the copy in the folder to. If an earlier attempt left a tree with that name, copyTree removes it
+// first.
 func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, copyName string,
 	c copyOptions, progress backends.Progress) (err error) {
 	src, err := from.Open(name)

@@ -1,6 +1,6 @@
-// Package framing is the common part of the streams in which backends send snapshots. Packages backends/spool and
-// backends/loop/stream and transfer use it. An [Output] writes a stream and an [Input] reads one. They have no state
-// besides their position in the stream, and each belongs to one goroutine.
+// Package framing is the common part of the streams in which backends send snapshots. Packages backends/spool,
+// backends/loop/stream and backends/loop/transfer use it. An [Output] writes a stream and an [Input] reads one. They
+// have no state besides their position in the stream, and each belongs to one goroutine.
 //
 // A stream is a magic, then numbered frames, and at its end the SHA-256 of everything before. A stream can be resumed
 // at the end of each frame.

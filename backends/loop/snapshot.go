@@ -152,10 +152,11 @@ func (sn *snapshots) uniqueSize(ctx context.Context, dir folder.Dir, snapshot uu
 	return dataset.Size(bytes), err
 }
 
-// A restore makes the future head under the name of the snapshot that will keep the present head, and then exchanges
-// the two names. So the snapshot has the state of the head at the moment of the exchange, even if the head was written
-// to since an earlier attempt. Before the exchange, readers do not see the snapshot, because its name has the bytes of
-// the future head.
+// A restore has two steps. First it makes the future head, as a clone of the restored snapshot. The clone gets the name
+// of keep, the snapshot that will have the content of the present head. Then it exchanges the two names: the clone
+// becomes the head, and the present head becomes the snapshot keep. So keep has the content of the head at the moment
+// of the exchange, even if the head was written to since an earlier attempt. Before the exchange, the name of keep
+// belongs to the future head, so the snapshot is not shown to readers.
 
 // Restore implements backends.Pool. It compares a clone with its source and exchanges the clone with the head in one
 // step.

@@ -32,10 +32,11 @@
 //
 // Package cmd/drover/internal/settings registers the backend. The agent opens a [Pool] and calls it by the contract of
 // package backends. The parts of a pool keep the counts of attachments and the remembered usage of inactive volumes,
-// each protected by a mutex. Only one command of lvm(8) runs at a time. The turn of tool ensures that with a channel.
-// It also remembers which command has exceeded its time limit, protected by a mutex, and whether a command has failed,
-// in an atomic flag. Everything else is read from LVM and the shelf. An open folder claims its dataset (package shelf),
-// which only excludes Reap.
+// each protected by a mutex. Only one command of lvm(8) runs at a time: the type turn (tool.go) ensures that with a
+// channel. A turn also remembers which command has exceeded its time limit, protected by a mutex, and whether a command
+// has failed, in an atomic flag. Everything else is read from LVM and the shelf. An open folder claims its dataset
+// (package shelf), which only excludes Reap. The caller of backends.Pool prevents other concurrent changes of the
+// dataset.
 package lvm
 
 import (

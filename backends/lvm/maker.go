@@ -109,8 +109,10 @@ func (m *maker) tags(id uuid.UUID) []string {
 	return list
 }
 
-// snapshot makes a volume for a tree of the folder to, with the content of another volume at one moment. When snapshot
-// returns, the new volume is on the disk. It contains everything that was written to the other volume before the call.
+// snapshot makes a volume with the content that the volume source has at one moment. It records the volume as the named
+// tree in the folder to. When snapshot returns, the new volume is on the disk, and contains everything that was written
+// to source before the call. skip is "y" to set the flag with which LVM skips the volume when it activates the group,
+// and otherwise "n".
 func (m *maker) snapshot(ctx context.Context, source link, to *shelf.Folder, tree string, skip string) (string, error) {
 	name, err := m.recordIntent(ctx, to, tree, source)
 	if err != nil {

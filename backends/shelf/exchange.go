@@ -24,9 +24,9 @@ type Exchange struct {
 func NewExchange(s *Shelf) *Exchange { return &Exchange{dir: &s.directory, catalog: s.catalog} }
 
 // Take moves a complete dataset from another pool of the share to the ready datasets of this pool, with d as its
-// record. The other pool can belong to another host. It writes the record before it moves the dataset, so that a later
-// Take with a smaller epoch fails. The move is durable when Take returns. Take fails with dataset.ErrNotFound if the
-// other pool does not have the dataset, and with dataset.ErrConflict if the dataset was taken at a later epoch than
+// record. The other pool can belong to another host. Take writes the record before it moves the dataset, so that a
+// later Take with a smaller epoch fails. The move is durable when Take returns. Take fails with dataset.ErrNotFound if
+// the other pool does not have the dataset, and with dataset.ErrConflict if the dataset was taken at a later epoch than
 // d's. ConfirmTaken reports whether an earlier attempt succeeded.
 func (x *Exchange) Take(from string, d dataset.Dataset) error {
 	defer x.catalog.claims.Use(d.ID)()

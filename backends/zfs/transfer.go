@@ -328,9 +328,9 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 	return out, spool.Drop(f.Root)
 }
 
-// roomFor returns dataset.ErrNoSpace if the pool lacks the room for remaining more bytes. written is the number of
-// bytes that were already written and that ZFS may not have counted yet. ZFS counts them with its next transaction
-// group.
+// roomFor returns dataset.ErrNoSpace if the pool lacks the room for the rest of a transfer. written is the number of
+// bytes that the transfer has written, and remaining the number that it will still write. ZFS may not have counted the
+// written bytes yet: it counts them with its next transaction group.
 func (c *receiver) roomFor(ctx context.Context, written, remaining int64) error {
 	status := func() dataset.PoolStatus { return c.space.status() }
 	return backends.CheckRoomFor(c.name, status, written, remaining, func() error { return c.space.settle(ctx) })

@@ -9,8 +9,8 @@
 //	PARENT/drover-<pool>                       everything of the pool; never mounted
 //	PARENT/drover-<pool>/<dataset>             one dataset; never mounted
 //	PARENT/drover-<pool>/<dataset>/head        what containers see, until a restore
-//	PARENT/drover-<pool>/<dataset>/head-<uuid> made by a restore (named after the snapshot that it kept), or by
-//	                                           receiving or promoting a snapshot (named after it): see heads.go
+//	PARENT/drover-<pool>/<dataset>/head-<uuid> made by a restore (<uuid> is the snapshot that it kept), or by
+//	                                           receiving or promoting a snapshot (<uuid> is random): see heads.go
 //	…/head@drover-<snapshot>                   a snapshot
 //	…/head@drover-clone-<dataset>              the origin of a clone of a head
 //	PARENT/drover-<pool>/deleted/<uuid>        a deleted dataset that clones depend on

@@ -14,9 +14,9 @@ import (
 // The tags of an image. Each names a snapshot that a restore keeps.
 const (
 	// RestoredAttr tags a head that a restore made. It names the snapshot that the restore made of the former head. A
-	// restore that is repeated after its success finds this tag, and does not undo later writes. Before the exchange,
-	// the future head already has this tag. Until then, its file has the name of the snapshot keep, which the tag names
-	// too.
+	// restore that is repeated after its success finds this tag, and does not undo later writes. The future head gets
+	// the tag before the restore exchanges it with the present head. Until the exchange, the future head has the name
+	// of the same snapshot: see Unfinished.
 	RestoredAttr = "user.drover.restored"
 	// keptAttr tags a former head that a restore has replaced. If a later restore has replaced the head again, a
 	// repetition of the earlier restore finds this tag, and does not undo the later restore.

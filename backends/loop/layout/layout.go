@@ -42,9 +42,9 @@ type Layout interface {
 	Costly() bool
 	// Rename gives an item a name that no item has.
 	Rename(dir folder.Dir, item, to string) error
-	// Replace replaces item in one step: after a crash, item is the old or the new one. Before the call, the new item
-	// has the name by. The caller must not use that name afterwards.
-	Replace(dir folder.Dir, item, by string) error
+	// Replace replaces item in one step: after a crash, item is the old or the new one. replacement is the name of the
+	// new item before the call. The caller must not use that name afterwards.
+	Replace(dir folder.Dir, item, replacement string) error
 	// Swap exchanges the names of two items in one step.
 	Swap(dir folder.Dir, a, b string) error
 	// Protect makes an item that has become a snapshot read-only, if the layout makes snapshots read-only.

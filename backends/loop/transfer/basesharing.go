@@ -23,8 +23,8 @@ type baseSharing struct {
 	part        int64 // bytes that one call shares; the call blocks writers of the image
 	block       int64 // of the filesystem
 
-	stop  context.CancelFunc
-	owner sync.WaitGroup
+	stop    context.CancelFunc
+	running sync.WaitGroup // waits for the goroutine that calls run
 
 	mu     sync.Mutex
 	more   *sync.Cond
@@ -49,13 +49,13 @@ func startBaseSharing(ctx context.Context, image, base *os.File, from, part, blo
 	if err != nil {
 		return nil, err
 	}
-	// The block that contains from was shared before. It differs from that of the base only in bytes that the stream
-	// has replaced.
+	// If from is within a block, begin with the next one. An earlier run has shared the block of from, and only the
+	// bytes that the stream has replaced differ from those of the base. Sharing the block again would undo that.
 	b := &baseSharing{base: base, image: image, part: part, block: block, end: min(baseInfo.Size(), imageInfo.Size())}
 	b.shared = (from + block - 1) / block * block
 	b.more = sync.NewCond(&b.mu)
 	ctx, b.stop = context.WithCancel(ctx)
-	b.owner.Go(func() { b.run(ctx) })
+	b.running.Go(func() { b.run(ctx) })
 	return b, nil
 }
 
@@ -120,7 +120,7 @@ func (b *baseSharing) close() {
 		return
 	}
 	b.stop()
-	b.owner.Wait()
+	b.running.Wait()
 	_ = b.base.Close()
 }
 

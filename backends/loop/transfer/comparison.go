@@ -10,9 +10,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
 
-// comparison remembers the difference between the two snapshots that were compared last. A send compares twice, for
-// the plan and for the stream, and comparing the maps of two fragmented images takes tenths of a second (1.2 µs an
-// extent each on XFS). It is safe for concurrent use.
+// comparison remembers the difference between the two snapshots that were compared last. A send compares twice, for the
+// plan and for the stream, and comparing the maps of two fragmented images takes tenths of a second (1.2 µs an extent
+// each on XFS). It is safe for concurrent use. The names of some fields begin with a capital letter because a test of
+// package loop reads them.
 type comparison struct {
 	mu     sync.Mutex
 	Images pair

@@ -104,11 +104,13 @@ type receiving struct {
 	writtenBack int64        // offset in the image up to which the kernel has begun to write to the disk
 }
 
-// The distance between two checkpoints is at least checkpointEvery bytes of the stream. The distance grows with the
-// received bytes: it is 1/checkpointPart of them, at most checkpointMost. So an interruption costs little compared with
-// the bytes that are kept, and flushes, which delay other work of the disk, are rare on a fast link. While a flush is
-// in progress, checkpointLag bytes may arrive, or twice the distance if that is more. So on a busy disk, a power cut
-// can lose the bytes of the flush in progress, and the bytes that arrived during it.
+// The distance between two checkpoints is 1/checkpointPart of the bytes that were received, but at least
+// checkpointEvery and at most checkpointMost bytes. Because the distance grows, an interruption loses only a small part
+// of the received bytes, and flushes are rare on a fast link. (A flush delays other work of the disk.)
+//
+// While a flush is in progress, further bytes may arrive: checkpointLag bytes, or twice the distance if that is more.
+// So on a busy disk, a power cut can lose the bytes of the flush in progress and the bytes that arrived during the
+// flush.
 const (
 	checkpointEvery = 4 << 20
 	checkpointPart  = 16

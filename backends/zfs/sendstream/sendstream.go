@@ -22,9 +22,9 @@ const (
 
 	// Offsets in a record. The first line is for every record, the second for the first record, and the third for most
 	// other records.
-	atKind, atPayload                                     = 0, 4 // integers of 4 bytes
-	atMagic, atVersion, atOf, atFlags, atGUID, atFromGUID = 8, 16, 32, 36, 40, 48
-	atObject, atOffset                                    = 8, 16 // in most other records
+	atKind, atPayload                                            = 0, 4 // integers of 4 bytes
+	atMagic, atVersion, atObjectSet, atFlags, atGUID, atFromGUID = 8, 16, 32, 36, 40, 48
+	atObject, atOffset                                           = 8, 16 // in most other records
 )
 
 // Kinds of records.
@@ -44,7 +44,7 @@ const (
 const (
 	hdrMask, hdrPlain = 3, 1 // kind of stream, in the version field; plain: one filesystem without properties
 	featureShift      = 2
-	ofFilesystem      = 2
+	objectSetZFS      = 2
 	flagClone         = 1 // the base is a snapshot of another filesystem
 	maxPiece          = 64 << 20
 )
@@ -52,19 +52,19 @@ const (
 // The features that a stream may have. A stream is rejected if it refers to data elsewhere, if it is only a part of a
 // stream, or if it contains properties.
 const (
-	featureSpill    = 1 << 2
-	featureEmbedded = 1 << 16
-	featureLZ4      = 1 << 17
-	featureLarge    = 1 << 19 // large blocks
-	featureSqueezed = 1 << 22
-	featureDnodes   = 1 << 23 // large dnodes
-	featureRaw      = 1 << 24
-	featureZSTD     = 1 << 25
-	featureSwitch   = 1 << 27 // switch to large blocks
-	featuresSince   = 7 << 28 // since 2.1: another checksum, long names, large directories
+	featureSpill      = 1 << 2
+	featureEmbedded   = 1 << 16
+	featureLZ4        = 1 << 17
+	featureLarge      = 1 << 19 // large blocks
+	featureCompressed = 1 << 22
+	featureDnodes     = 1 << 23 // large dnodes
+	featureRaw        = 1 << 24
+	featureZSTD       = 1 << 25
+	featureSwitch     = 1 << 27 // switch to large blocks
+	featuresSince     = 7 << 28 // since 2.1: another checksum, long names, large directories
 
 	anyFeatures = featureSpill | featureLarge | featureDnodes | featureSwitch | featuresSince
-	rawFeatures = anyFeatures | featureRaw | featureEmbedded | featureLZ4 | featureSqueezed | featureZSTD
+	rawFeatures = anyFeatures | featureRaw | featureEmbedded | featureLZ4 | featureCompressed | featureZSTD
 )
 
 // Stream describes the stream of zfs send.
@@ -167,7 +167,7 @@ func (r *records) begin(s *Stream) error {
 		return Bad("it has several snapshots or filesystems, or their properties")
 	case features&^allowed != 0:
 		return Bad("it has features that drover does not use (%#x)", features&^allowed)
-	case r.u32(atOf) != ofFilesystem:
+	case r.u32(atObjectSet) != objectSetZFS:
 		return Bad("it is not the stream of a filesystem")
 	case s.Clone && s.From == 0:
 		return Bad("it is a clone without an origin")
