@@ -1,11 +1,11 @@
 // Package agent is the agent of one host. It mounts volumes for containers, executes operations on the datasets whose
 // home is this node, and answers the plugin and the API. The daemon (cmd/drover/internal/daemon) creates one Agent,
 // starts it, and uses it to serve the plugin socket, the local API, the peer API and the metrics.
-// cmd/drover/internal/servers sets its Timing, and cmd/drover/internal/metrics reads ReplicaLags and TrashUsage. The
-// agent makes its components, which are the packages below it, and connects them: see components.go and wiring.go. Only
-// the components have state in memory, and each protects its own. A change of behaviour belongs in a component. Only a
-// new component, a new connection between two of them, or a new method of the plugin or of the local API belongs in
-// this package.
+// cmd/drover/internal/servers sets its Timing, and cmd/drover/internal/metrics reads its state: GuardStatus and the
+// methods in status.go. The agent makes its components, which are the packages below it, and connects them: see
+// components.go and wiring.go. Only the components have state in memory, and each protects its own. A change of
+// behaviour belongs in a component. Only a new component, a new connection between two of them, or a new method of the
+// plugin or of the local API belongs in this package.
 //
 // # What is on disk
 //
@@ -32,9 +32,9 @@
 // move to another node first recalls the dataset. Then this node relinquishes the epoch, which is recorded on disk
 // (yields/), and neither mounts nor changes the dataset at that epoch again.
 //
-// If the home is another node, this node may have a copy, which has no head (copies/). A dataset that a move brings
-// here is a copy that control has not recorded yet (pulls/). This node becomes its home when control records the end
-// of the move.
+// If the home is another node, this node may have a copy of the dataset (copies/): snapshots, and no writable head. A
+// dataset that a move brings here is a copy that control has not recorded yet (pulls/). This node becomes its home when
+// control records the end of the move.
 //
 // # Leases that are bounded in time
 //

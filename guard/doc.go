@@ -5,7 +5,8 @@
 // The command drover guard (cmd/drover/internal/guards) runs Daemon.Serve. Packages lease, handover and mounting of the
 // agent send requests with a Client, and so do the commands of the operator. The metrics of cmd/drover read Status
 // through the agent. Package move runs an ExecFence, which is independent of the guard. Guard has the table of
-// registered datasets. Its mutex protects the table, and the files below store it. The records that wait to be flushed
+// registered datasets, the process of the agent that sent the last request, and the watchdog device that it keeps open.
+// Its mutex protects all three. The files that are listed below store the table. The records that wait to be flushed
 // (records) and the idle connections of a Client have a mutex each. A request that changes an entry marks the entry as
 // busy, and releases the mutex while the hand (see below) works.
 //

@@ -205,8 +205,8 @@ func (c *Cluster) Move(volume string, to *Host) {
 	}
 }
 
-// ForceMove moves a volume to a host although the host without is not reachable. The test confirms that without is
-// fenced.
+// ForceMove moves a volume to a host without its home, which is not reachable. The argument without is the home. The
+// request confirms that it is fenced.
 func (c *Cluster) ForceMove(volume string, to, without *Host) {
 	c.Helper()
 	out := c.Submit(api.Request{

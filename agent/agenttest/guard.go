@@ -51,7 +51,7 @@ func NewGuard(t *testing.T, step time.Duration) *Guard {
 	return w
 }
 
-// Start starts the guard, which resumes where the one before it was.
+// Start starts the guard. It continues the work of the guard that was stopped.
 func (w *Guard) Start() {
 	w.T.Helper()
 	ctx, cancel := context.WithCancel(context.Background()) // not that of the test: the guard stops after the agents

@@ -102,7 +102,8 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 	}
 	var promote []uuid.UUID
 	n, err := p.Storage.Reap(ctx, func(id uuid.UUID) bool {
-		making := c.IsNeeded(id) // asked before the cache, because a dataset that is finished meanwhile is recorded
+		// Ask this before the cache: if the work on the dataset ends in between, the cache has its record.
+		making := c.IsNeeded(id)
 		if _, onRecord := c.Cache.Dataset(id); onRecord {
 			if !making {
 				promote = append(promote, id)

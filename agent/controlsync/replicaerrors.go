@@ -51,8 +51,8 @@ func (r *Reporter) LoadAnswer(ctx context.Context) error {
 	return err
 }
 
-// SaveAnswer writes to disk when control last answered. It does nothing if that time is not later than the time on
-// disk, or is later by less than the duration in the argument after.
+// SaveAnswer writes to disk when control last answered. It does nothing unless that time is later than the time on
+// disk, by at least the duration in the argument after.
 func (r *Reporter) SaveAnswer(ctx context.Context, after time.Duration) error {
 	at := r.LastAnswer()
 	r.replicaErrors.mu.Lock()

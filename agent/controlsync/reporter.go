@@ -60,9 +60,9 @@ func NewReporter(deps ReporterDeps) *Reporter { return &Reporter{ReporterDeps: d
 // its pool offline.
 const PurgeEvery = 10 * time.Minute
 
-// A status is reported to every control replica, and not only to the replica that is followed: a status is not
-// stored, but every replica must be able to show it. Replicas could exchange a status only through the store, or by
-// requests that wait for each other. A few more requests every ten seconds cost less.
+// A status is reported to every control replica, and not only to the replica that is followed: a status is not stored,
+// but every replica must be able to show it. Replicas could pass a status to each other only through the store, or by
+// requests in which one replica waits for another. A few more requests every ten seconds cost less.
 
 // replicaReporter is one control replica that gets reports.
 type replicaReporter struct {

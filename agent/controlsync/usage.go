@@ -16,9 +16,9 @@ import (
 )
 
 // readUsage returns how many bytes a dataset uses, and how full it is. It walks no files. path is where the dataset is
-// mounted, or "" if it is not. The usage is what df would show. It is nil in two cases. The pool knows no limit of the
-// dataset. Or the dataset has a filesystem that is not mounted: then an allocated block of its device may be free in
-// the filesystem.
+// mounted, or "" if it is not. The usage is what df would show. It is nil if the pool knows no limit of the dataset. It
+// is also nil if the dataset has a filesystem that is not mounted, because an allocated block of the device may be free
+// in the filesystem.
 func readUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) (
 	used dataset.Size, usage *dataset.Usage, err error) {
 	own := b.Info().Capabilities.OwnFilesystem

@@ -238,11 +238,12 @@ func (g *Keeper) storeRaised(ctx context.Context) error {
 	return g.Store(ctx)
 }
 
-// A request to a hanging disk may wait for ever. So each pool is opened in a goroutine. A pool that does not answer in
-// time is offline, like one whose disk is absent. It is used once it has answered.
-
 // AnnounceLate reports to control the pools that were opened late, and asks for their generations. After the call these
 // pools are served, even if control did not answer: losing control must not stop a container.
+//
+// A pool is opened late if its disk did not answer in time. A request to a hanging disk may wait for ever, so
+// pool.Opener opens each pool in a goroutine. Until the disk answers, the pool is offline, like one whose disk is
+// absent.
 func (g *Keeper) AnnounceLate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*askTime)
 	defer cancel()

@@ -1,7 +1,9 @@
 // Package handover passes datasets from one home to the next. Relinquisher relinquishes a dataset for a move: package
-// controlsync calls it when control recalls a dataset. Failover makes a volume continue when its home is lost: mounts
-// call it through move.Bringer. Repairer makes the guard's records and the mounts of this host agree with control's
-// records: package agent calls it at each heartbeat and when a lease changes.
+// controlsync calls it when control recalls a dataset, package mounting when a use of a dataset ends, and package agent
+// at each heartbeat. Failover makes a volume continue when its home is lost: mounts call it through move.Bringer.
+// Repairer makes the guard's records and the mounts of this host agree with control's records: package agent calls it
+// at each heartbeat, package lease with each status of the guard, and both lease and mounting for a single dataset. The
+// calls of lease and mounting are functions that package agent passes.
 //
 // The package has no state in memory. lease.Table has the relinquished datasets, and protects and stores them. The lock
 // of a dataset (host.Host.Locks) is held while its lease or its mount changes. Package doctor lists the findings of

@@ -104,8 +104,8 @@ func (b *Deadlines) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Ep
 }
 
 // askAll asks for promises: every node that could take over a dataset that is open here is asked to promise that it
-// does not. It sends one request to each node, for all datasets, and waits for at most the duration in the argument
-// most. It returns true if all nodes made all the promises, or if there is no such node.
+// does not. It sends one request to each node, for all datasets, and waits no longer than the argument most. It returns
+// true if all nodes made all the promises, or if there is no such node.
 func (b *Deadlines) askAll(ctx context.Context, list []dataset.Dataset, most time.Duration) (all bool) {
 	epochs := b.promisers(list)
 	ctx, cancel := context.WithTimeout(ctx, most)

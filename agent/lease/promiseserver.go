@@ -81,7 +81,8 @@ func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out prom
 func (s *PromiseServer) WhyNotHome(node uuid.UUID, e promise.Epoch) string {
 	if d, here := s.deps.Cache.Dataset(e.Dataset); here {
 		if d.Epoch < e.Epoch {
-			return "" // this record is from before the move to that node; no later epoch can be opened here
+			// This record is older than the move to that node. This node cannot open a later epoch.
+			return ""
 		}
 		return fmt.Sprintf("node %s has it, at epoch %d", s.deps.Host.NodeName, d.Epoch)
 	}

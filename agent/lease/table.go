@@ -10,9 +10,10 @@
 //
 // Package mounting asks Table, Deadlines and Registrar before a mount. Package controlsync applies control's records to
 // Table. Package handover relinquishes epochs. Package move finds relinquished datasets in Table and the addresses of
-// nodes in Nodes. Package doctor lists the findings of Registrar. Package agent starts Renewals.Run, Deadlines.Run and
-// Registrar.Watch, calls Deadlines.Enrol before another node is given data, and passes Table.MayChange to package
-// operation and Table.RelinquishedSnapshots to package replication.
+// nodes in Nodes. Package throttle asks Registrar whether the guard fences a dataset. Package doctor lists the findings
+// of Registrar. Package agent starts Renewals.Run, Deadlines.Run and Registrar.Watch, calls Deadlines.Enrol before
+// another node is given data, and passes Table.MayChange to package operation and Table.RelinquishedSnapshots to
+// package replication.
 //
 // The package owns the keys yields/, enrolled/ and standing of the agent's database, and keeps their values in memory
 // too. Table, Deadlines, Nodes and Registrar each have a mutex for their fields. The lock of a dataset serializes

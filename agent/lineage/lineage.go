@@ -91,9 +91,9 @@ func SharedBefore(e backends.Entry, at dataset.Moment) (dataset.Snapshot, bool) 
 	return Newest(e, func(s dataset.Snapshot) bool { return IsShared(s) && s.At().Compare(at) <= 0 })
 }
 
-// BaseOf returns the snapshot of an entry that is the base of the next difference to a copy. It is the newest
-// snapshot of the copy. If a move did not bring that snapshot here, it is the newest earlier one that was taken
-// for the copy's node or for all replicas.
+// BaseOf returns the snapshot of an entry that is the base of the next difference to a copy. It is the newest snapshot
+// of the copy, if this node has that snapshot. Otherwise, as after a move that did not bring it here, it is the newest
+// earlier snapshot that was taken for the node of the copy or for all replicas.
 func BaseOf(e backends.Entry, c dataset.Copy) (dataset.Snapshot, bool) {
 	if !c.Promotable() {
 		return dataset.Snapshot{}, false

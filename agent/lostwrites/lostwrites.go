@@ -4,16 +4,18 @@
 // The image of a volume can be sparse. When the pool has no block left, the kernel cannot write the data in the page
 // cache to the image, and drops that data. Only a program that syncs its files gets the error. The kernel records the
 // error for the whole filesystem too, and syncfs(2) reports it to the first file that asks (errseq_t, Linux 5.8). So
-// while a pool has little free space, Watcher calls syncfs on each mounted volume of the pool, at each look of
-// controlsync.StatusReader and before each unmount. Flushes of the mounting package report their errors too. A volume
-// on a pool with enough space is never flushed.
+// while a pool has little free space, Watcher calls syncfs on each mounted volume of the pool, whenever
+// controlsync.StatusReader reads the status of the volume, and before each unmount. Flushes of the mounting package
+// report their errors too. A volume on a pool with enough space is never flushed.
 //
 // Some errors are not found: those of a container that calls syncfs itself first. That container got the error.
 //
 // The state is a set of losses, in memory and in the agent's database (lost/), and when each pool and volume was last
 // seen without a problem, in memory. A mutex protects both. A second mutex (Watcher.saving) serializes the writes to
 // the database. The channel Watcher.flushing counts the flushes in progress, at most maxFlushes. Package agent calls
-// Load once, before the other methods, and package controlsync calls Look, BeforeUnmount, Problem and Forget.
+// Load once, before the other methods. It also calls Unmounted after each unmount, and Failed when a flush of package
+// mounting or operation fails. Package controlsync calls Look, BeforeUnmount, Problem and Forget. Package doctor lists
+// the findings (Check).
 //
 // Where to change what: when a volume is flushed is in notePool and isDue, and when a loss ends is in Look and
 // Unmounted.

@@ -36,9 +36,10 @@ func ShortID(id string) string {
 	return id
 }
 
-// HowToStop returns a hint on how to end the uses of a volume, for error messages: the text what, and the commands that
-// list the containers. The commands of the engines accept no mount ID. Docker's find a volume only by the spelling that
-// a container was made with, and Podman's only by its name. For an engine that is not known there is no command.
+// HowToStop returns a hint on how to end the uses of a volume, for error messages. The hint is the text what, followed
+// by the commands that list the containers. No command of an engine accepts a mount ID. Docker finds a volume only by
+// the spelling with which a container was made, and Podman only by the name of the volume. If the engine is not known,
+// the hint has no command.
 func HowToStop(what string, by map[string]plugin.Tool, volume string, spellings []string) string {
 	tools := slices.Collect(maps.Values(by))
 	var show []string

@@ -59,7 +59,7 @@ func (p *pendingPurges) forget(id uuid.UUID) {
 	}
 }
 
-// list returns the pending purges by the names of their volumes.
+// list returns the pending purges, sorted by the names of their volumes.
 func (p *pendingPurges) list() []PendingPurge {
 	p.mu.Lock()
 	defer p.mu.Unlock()

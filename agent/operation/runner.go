@@ -10,11 +10,13 @@
 // Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets locks datasets for
 // the operations that change them, and RecordWriter writes the record beside their data. Sizes resizes datasets.
 // Packages move, cleanup and pooladmin use Datasets, Sizes, RecordWriter and Runner for their own changes. Package
-// doctor reports the deferred resizes and the pending purges, and package handover uses OutcomeError.
+// controlsync also uses Runner, RecordWriter and Sizes: it cancels operations, has changed records written, and reports
+// deferred resizes. Package replication calls RecordWriter and Sizes through functions. Package doctor reports the
+// deferred resizes and the pending purges, and package handover uses OutcomeError.
 //
-// Three types have state, each under a mutex: Runner has the running operations in memory, Remover the purges that
-// could not be executed yet, and Sizes the deferred resizes in memory and on disk. The lock of a dataset
-// (host.Host.Locks) protects its data.
+// Three types have state, each under a mutex: Runner has the running operations in memory, and when control last
+// refused the status in a report (olderControl), Remover the purges that could not be executed yet, and Sizes the
+// deferred resizes in memory and on disk. The lock of a dataset (host.Host.Locks) protects its data.
 //
 // Where to change what: the steps of a create are in volumecreator.go, and how the data is made in datasetmaker.go.
 // Each other kind of operation has a method with its steps. runner.go decides when an operation is recorded, cancelled

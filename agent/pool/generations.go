@@ -37,8 +37,8 @@ func (t *table) RecordGeneration(ctx context.Context, id uuid.UUID, generation u
 }
 
 // Raise gives a pool a later generation, first in the pool itself. Once the pool has it, the generation is recorded
-// even if ctx has ended. Otherwise an agent that stops at this moment would not notice that the disk was then replaced
-// by a copy from before the raise.
+// even if ctx has ended. If it were not recorded, and the disk were replaced by a copy from before the raise while the
+// agent is stopped, the next start would not notice that.
 func (t *table) Raise(ctx context.Context, p *Pool, to uint64) error {
 	var was Pool // a change during the raise counts for the next raise
 	t.Change(p.ID, func(p *Pool) {

@@ -22,7 +22,7 @@ type Cache struct {
 	names       map[string]uuid.UUID              // live volumes, by name and by alias
 	spellings   map[string]*Spellings             // by name
 	spelled     map[uuid.UUID][]string            // keys of spellings, by dataset
-	spelledWith map[string][]string               // keys of spellings, by the names in their spellings
+	spelledWith map[string][]string               // keys of spellings, by the names in their lists Used
 	dirty       map[uuid.UUID]bool                // datasets whose records changed since they were written to disk
 	moment      uint64                            // the number of times that a record was added or replaced
 	since       map[uuid.UUID]uint64              // the moment at which a dataset's record was added or replaced

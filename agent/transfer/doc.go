@@ -4,7 +4,8 @@
 // the home of a dataset.
 //
 // The target of a move (move.Mover) and the refresh of a replica (replication.Replicas) use Client. Package agent
-// serves Server, whose Source is move.TransferSource. Server has state in memory, under a mutex: the snapshots that are
+// serves Server, whose Source is move.TransferSource. replication.Retention asks Server which snapshots are being sent,
+// and move.TransferSource asks it what was sent last. Server has state in memory, under a mutex: the snapshots that are
 // being sent and the last one that was sent of each dataset. Limiter has the rate that all transfers share, under a
 // mutex too. Client has no state. The caller of Pull holds the dataset's lock at the target, and Source takes it at the
 // home.

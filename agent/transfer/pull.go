@@ -31,8 +31,8 @@ type Pull struct {
 	Bases bool
 	// If Shared is true, Pull also transfers the snapshots that all replicas must have, if possible.
 	Shared bool
-	// Progress is called now and then with the approximate numbers of transferred and of all bytes, from one
-	// goroutine. May be nil.
+	// Progress is called from one goroutine, at irregular intervals, with two approximate numbers: the bytes that were
+	// transferred, and all bytes. May be nil.
 	Progress backends.Progress
 }
 

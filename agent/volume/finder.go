@@ -1,5 +1,7 @@
 // Package volume gives the tools of this host, such as the Docker engine and Podman, their volumes. Package agent calls
-// it for the requests of the plugin.
+// it for the requests of the plugin. Through functions that package agent passes, package mounting finds volumes and
+// saves spellings, package operation marks and forgets the spellings of deleted volumes, and package controlsync calls
+// FollowNames after a rename.
 //
 // Spellings records the strings by which the tools know a volume. Finder finds the volume that a tool names, Viewer
 // shows volumes, and Requests creates and removes them. Only Spellings has state. The spellings are in the cache
@@ -75,8 +77,8 @@ func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Datas
 }
 
 // FindOrMounted is Find for requests that only look at a volume. If Find finds none, it returns the volume that this
-// engine has mounted by the spelling. After an alias was dropped, that is the only way from the name to the volume: the
-// engine asks for its volume when it stops a container, and sends no Unmount if there is none.
+// engine has mounted by the spelling. This matters after an alias was dropped: when the engine stops a container, it
+// first asks for the volume by the name that it knows, and sends no Unmount if there is no such volume.
 func (f *Finder) FindOrMounted(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error) {
 	d, err := f.Find(ctx, ref)
 	if err == nil {

@@ -79,8 +79,9 @@ func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	if removed, err := r.deps.Spellings.Remove(ctx, tool, d, ref); err != nil || removed {
 		return err
 	}
-	// The cache may not have a rename yet. By then the name that the engine removes is an alias, whose removal must not
-	// delete the data. So the request is for the dataset, and only as long as it has that name.
+	// The volume may have been renamed since the cache was updated. Then the name that the engine removes is an alias,
+	// and the removal of an alias must not delete the data. So the request names the dataset by its UUID, and control
+	// refuses it if the volume has another name now.
 	if err := r.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.ID.String(), Name: d.Volume}); err != nil {
 		return err
 	}

@@ -5,8 +5,8 @@
 // Methods named Must... fail the test if the call fails. Methods named Report... report to control, as the agent of the
 // node does.
 //
-// A harness belongs to one test, and ends with it. The store has all state of control, under its own lock. The fields
-// of a harness are set before the test starts goroutines and do not change. SpyStore counts under a mutex. A cluster in
-// a new state gets a type in a file of its name. A request that several tests send belongs in requests.go, and a report
-// of an agent in agent.go.
+// A harness belongs to one test, and ends with it. The store has all state of control, under its own lock. Only the
+// goroutine of the test changes the fields of a harness, and only while no other goroutine uses them. SpyStore counts
+// under a mutex. A cluster in a new state gets a type in a file of its name. A request that several tests send belongs
+// in requests.go, and a report of an agent in agent.go.
 package controltest

@@ -108,8 +108,9 @@ func formatUnreachable(t *record.Tx, node uuid.UUID) (string, error) {
 	return "its agent has not been heard from since " + gone.Since.UTC().Format(time.RFC3339), nil
 }
 
-// Withdraw removes this replica from the catalog when it stops, if it is the last one. Otherwise the replica that does
-// the background work removes the entry, because it wrote the entry and knows this.
+// Withdraw removes this replica from the catalog when it stops, if no other replica is alive. Otherwise it does
+// nothing: the replica that does the background work wrote the entry, remembers what it wrote, and removes the entry in
+// its next round.
 func (m *Members) Withdraw(ctx context.Context) error {
 	if m.Catalog == nil || m.Replica.Address == "" {
 		return nil

@@ -6,9 +6,9 @@
 // lists the changes of one transaction; replicas pass notices to each other through lanes in the store. Package record
 // collects the Notice of a transaction, and package ledger publishes it. Package control makes Feed and EventLog,
 // answers the requests for events from EventLog, and waits at Feed for the end of an operation. Packages housekeeping
-// and recovery write the count of the removed lanes, which is a Notices too (record.RemovedLanesKey). Package agentsync
-// waits at the Feed, and package housekeeping reads from it which datasets to examine. A new kind of change that wakes
-// callers gets a field of Notice. The types of events are in package api.
+// and recovery use the type Notices too: the key record.RemovedLanesKey has a Notices with the count of the removed
+// lanes. Package agentsync waits at the Feed, and package housekeeping reads from it which datasets to examine. A new
+// kind of change that wakes callers gets a field of Notice. The types of events are in package api.
 package notify
 
 import (

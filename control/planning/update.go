@@ -205,9 +205,9 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	return op, nil, nil
 }
 
-// scheduleSince returns since when the schedule of the profile to applies to a dataset, if the dataset gets that
-// profile now. A snapshot was not due before. The result is zero if it applies since the dataset was created, or if the
-// profile has no schedule.
+// scheduleSince returns the time from which the schedule of profile to applies to a dataset that gets the profile now.
+// No snapshot of that schedule was due before. The result is zero if the profile has no schedule, or if the dataset has
+// had the same schedule since it was created.
 func (v *Planner) scheduleSince(d dataset.Dataset, to dataset.Profile) time.Time {
 	switch to.Snapshots.Schedule {
 	case "":

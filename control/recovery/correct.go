@@ -124,9 +124,9 @@ func (c *Comparison) checkFencedUnreachable(t *record.Tx) error {
 	return nil
 }
 
-// releaseNames removes the claims of the names that one volume loses and another one gets. Volumes can have exchanged
-// their names, so no order of the corrections would do. If the recovery is interrupted, the next one releases the names
-// again: the records do not change here.
+// releaseNames removes the claims of the names that one volume loses and another one gets. This is necessary because
+// two volumes can have exchanged their names: whichever is corrected first, the other one still claims the name that it
+// needs. If the recovery is interrupted, the next one releases the names again: the records do not change here.
 func (c *Comparison) releaseNames(ctx context.Context) error {
 	wanted := map[string]uuid.UUID{}
 	for _, j := range c.All {

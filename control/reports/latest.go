@@ -1,11 +1,11 @@
 // Package reports keeps the last reports of agents, and checks that a report is no larger than allowed.
 //
 // Latest has the heartbeats of all nodes in memory, under its own mutex. It is not stored: after a restart the agents
-// report everything again. Decisions in the packages below control read Latest. Package membership (Heartbeat) and
-// package replica (reports of copies) write it. Packages control, agentsync, noderemoval and view drop the reports
-// about datasets that no longer exist. The functions named Check limit the size of a report, because the certificate
-// of a node may be stolen. A new kind of report gets a map in Latest and a limit in bounds.go. Events about pools are
-// made in latest.go (poolEvent).
+// report everything again. Decisions in the packages below control read Latest. Package membership (heartbeats),
+// package replica (reports of copies) and package control (datasets that were just made or moved) write it. Packages
+// control, agentsync, noderemoval and view drop the reports about datasets that no longer exist. The functions named
+// Check limit the size of a report, because the certificate of a node may be stolen. A new kind of report gets a map in
+// Latest and a limit in bounds.go. Events about pools are made in latest.go (poolEvent).
 package reports
 
 import (

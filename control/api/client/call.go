@@ -95,7 +95,8 @@ func fetch[T any](ctx context.Context, c *connection, k call) (T, error) {
 	return fetchInto(ctx, c, k, func([]byte) (v T) { return v })
 }
 
-// fetchInto makes a call and decodes its answer into the value that empty returns for the answer.
+// fetchInto makes a call and decodes its answer. The function empty returns the value that the answer is decoded into:
+// it gets the text of the answer, and can allocate space for it.
 func fetchInto[T any](ctx context.Context, c *connection, k call, empty func(answer []byte) T) (v T, err error) {
 	err = c.each(ctx, k, func(s *remote, resp *http.Response) error {
 		defer resp.Body.Close()

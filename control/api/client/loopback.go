@@ -250,8 +250,8 @@ func (x *exchange) Close() error {
 	return nil
 }
 
-// wait waits until the function until returns true, or fails with the error of the context. The caller holds the lock;
-// wait releases it while it waits.
+// wait returns nil once until() is true. If the context ends first, it returns the error of the context. The caller
+// holds the lock, and wait releases it while it waits.
 func (x *exchange) wait(until func() bool) error {
 	if until() {
 		return nil

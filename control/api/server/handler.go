@@ -3,9 +3,9 @@
 // of the interfaces in package api. The daemon (cmd/drover/internal/daemon) makes a Handler for control, for an
 // agent, or for both.
 //
-// Every request goes through the guard, which identifies the peer, then through the routes, the rule of the endpoint
-// and its limits, to a handler. Errors are answered as problem details, see package wire. The only state is the
-// number of requests in progress (requestCounter), protected by a mutex. To add an endpoint, add a row to package
+// Every request goes through the frontHandler, which identifies the peer, then through the routes, the rule of the
+// endpoint and its limits, to a handler. Errors are answered as problem details, see package wire. The only state is
+// the number of requests in progress (requestCounter), protected by a mutex. To add an endpoint, add a row to package
 // route, a rule to access.go, and a handler to the file of its noun.
 package server
 

@@ -38,8 +38,8 @@ type requestCounter struct {
 	all int
 }
 
-// begin counts a request until leave is called. It returns ErrUnavailable if most requests with the same certificate,
-// or ofAll requests in total, are already in progress. If ofAll is 0, there is no limit in total.
+// begin counts a request until leave is called. most is the limit for one certificate, and ofAll the limit for all
+// together; if ofAll is 0, there is none. begin returns ErrUnavailable if one of the limits is reached.
 func (c *requestCounter) begin(id pki.Identity, what string, most, ofAll int) (leave func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -24,7 +24,8 @@ type keyDistribution struct {
 	next  map[byte]*keyDistribution // by the next byte of the key; nil if this is one part
 }
 
-// newKeyDistribution returns the distribution of sorted keys whose first at bytes are equal.
+// newKeyDistribution returns the distribution of sorted keys. The argument at is the length of the prefix that all of
+// them have in common.
 func newKeyDistribution(keys []string, at int) *keyDistribution {
 	n := &keyDistribution{count: len(keys)}
 	if len(keys) <= maxPart {
@@ -115,7 +116,8 @@ func (t *selection) add(p part) bool {
 	return t.want > 0 && len(t.list) < maxReads
 }
 
-// update records which keys a part really has. The first at bytes of prefix lead to n.
+// update records which keys a part really has. prefix is the prefix of the part, and n is the distribution of the keys
+// with prefix[:at].
 func (n *keyDistribution) update(prefix string, at int, keys []string) {
 	switch {
 	case at == len(prefix):

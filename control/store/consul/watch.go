@@ -98,9 +98,9 @@ func (f *feed) wakeAll() {
 	f.wake()
 }
 
-// poll returns the newest known index. If the index in the argument after is in the gap f.lost, poll returns the last
-// index before the gap instead. If something under prefix may have changed since that index, wait is nil. Otherwise
-// wait is closed at the next change. ahead is true if after is above every index that is known here.
+// poll reports whether something under prefix may have changed since the index in the argument after: then wait is nil,
+// and otherwise wait is closed at the next change. index is the newest known index. If after is in the gap f.lost, wait
+// is nil, and index is the last index before the gap. ahead is true if after is above every index that is known here.
 func (f *feed) poll(prefix string, after uint64) (index uint64, wait <-chan struct{}, ahead bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
