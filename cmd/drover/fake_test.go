@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -119,13 +118,14 @@ func (f *fake) Volume(_ context.Context, ref string) (api.Volume, error) {
 
 func (f *fake) Volumes(_ context.Context, p api.Page) (api.List[api.Volume], error) {
 	err := f.called("Volumes")
-	l := page(f, f.volumes, p, func(v api.Volume) string { return v.Volume })
-	if f.summaries = p.Summary; !p.Summary {
-		return l, err
-	}
-	var cut api.List[api.Volume]
-	text, encodeErr := json.Marshal(api.Summarize(l))
-	return cut, errors.Join(err, encodeErr, json.Unmarshal(text, &cut))
+	f.summaries = p.Summary
+	return page(f, f.volumes, p, func(v api.Volume) string { return v.Volume }), err
+}
+
+func (f *fake) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
+	p.Summary = true
+	l, err := f.Volumes(ctx, p)
+	return api.Summarize(l), err
 }
 
 func (f *fake) Trash(_ context.Context, p api.Page) (api.List[api.Volume], error) {

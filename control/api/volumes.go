@@ -89,16 +89,21 @@ type VolumeSummary struct {
 // Summarize returns the summaries of a list of volumes.
 func Summarize(l List[Volume]) List[VolumeSummary] {
 	out := List[VolumeSummary]{Items: make([]VolumeSummary, len(l.Items)), Next: l.Next}
-	for i, v := range l.Items {
-		out.Items[i] = VolumeSummary{
-			ID: v.ID, Volume: v.Volume, Aliases: v.Aliases, State: v.State,
-			Profile: dataset.ProfileSummary{Name: v.Profile.Name, Size: v.Profile.Size, Access: v.Profile.Access},
-			Size:    v.Size, Labels: v.Labels, Protected: v.Protected, Created: v.Created,
-			Node: v.Node, PoolName: v.PoolName, Backend: v.Backend, Status: v.Status, Snapshots: v.Snapshots,
-			SharedMountDetails: v.SharedMountDetails,
-		}
+	for i := range l.Items {
+		out.Items[i] = l.Items[i].Summary()
 	}
 	return out
+}
+
+// Summary returns the part of a volume that a table of volumes shows.
+func (v *Volume) Summary() VolumeSummary {
+	return VolumeSummary{
+		ID: v.ID, Volume: v.Volume, Aliases: v.Aliases, State: v.State,
+		Profile: dataset.ProfileSummary{Name: v.Profile.Name, Size: v.Profile.Size, Access: v.Profile.Access},
+		Size:    v.Size, Labels: v.Labels, Protected: v.Protected, Created: v.Created,
+		Node: v.Node, PoolName: v.PoolName, Backend: v.Backend, Status: v.Status, Snapshots: v.Snapshots,
+		SharedMountDetails: v.SharedMountDetails,
+	}
 }
 
 // CopyDetail is a copy of a dataset as people see it.

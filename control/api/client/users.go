@@ -33,6 +33,13 @@ func (u Users) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], e
 	return list[api.Volume](ctx, u.conn, route.ListVolumes, p)
 }
 
+// VolumeSummaries lists the volumes by name, with the fields that a table of volumes shows. It sets p.Summary. An
+// earlier server answers with all fields, which are longer but have the same keys.
+func (u Users) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
+	p.Summary = true
+	return list[api.VolumeSummary](ctx, u.conn, route.ListVolumes, p)
+}
+
 // Trash lists the datasets in the trash.
 func (u Users) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
 	return list[api.Volume](ctx, u.conn, route.ListTrash, p)

@@ -24,9 +24,9 @@ type List[T any] struct {
 
 	// Fetch reads all items.
 	Fetch func(context.Context, cli.Remote) ([]T, error)
-	// FetchSummaries reads all items, with no other fields than those that the table, -o wide, -o name, labels and
-	// SortBy need. If it is nil, Fetch is always used.
-	FetchSummaries func(context.Context, cli.Remote) ([]T, error)
+	// Summaries is the same list of smaller items, which have no other fields than those that the table, -o wide,
+	// -o name, labels and SortBy need. It is used for outputs that need no other fields. If it is nil, there are none.
+	Summaries Runner
 	// FetchMatching is set instead of Fetch if the items depend on arguments or on an expression, or are not read from
 	// the API.
 	FetchMatching func(*cobra.Command, Query) ([]T, error)
@@ -50,6 +50,11 @@ type List[T any] struct {
 	SortBy map[string]string
 }
 
+// A Runner is a List of any type of items.
+type Runner interface {
+	run(a *cli.App, cmd *cobra.Command, o *options, args []string) error
+}
+
 // A Column is a column that only -o wide shows.
 type Column[T any] struct {
 	Header string
@@ -60,7 +65,6 @@ type Column[T any] struct {
 type Query struct {
 	Args       []string // arguments of the command
 	Expression string   // the filter that is an expression; empty if there is none
-	summaries  bool     // the fields of List.FetchSummaries suffice
 }
 
 // OwnLabels is List.Labels for items that contain their labels.
@@ -199,7 +203,9 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 		return err
 	}
 	_, isColumn := keys.columns[key]
-	q.summaries = o.format.showsColumns() && len(filters) == 0 && (key == "" || isColumn)
+	if l.Summaries != nil && o.format.showsColumns() && len(filters) == 0 && (key == "" || isColumn) {
+		return l.Summaries.run(a, cmd, o, args)
+	}
 	storeNote := l.startStoreCheck(cmd.Context(), a)
 	items, err := l.fetch(a, cmd, q)
 	note := storeNote()
@@ -231,11 +237,7 @@ func (l List[T]) fetch(a *cli.App, cmd *cobra.Command, q Query) ([]T, error) {
 	} else {
 		var c cli.Remote
 		if c, err = a.Connect(); err == nil {
-			fetch := l.Fetch
-			if q.summaries && l.FetchSummaries != nil {
-				fetch = l.FetchSummaries
-			}
-			items, err = fetch(cmd.Context(), c)
+			items, err = l.Fetch(cmd.Context(), c)
 		}
 	}
 	order := l.Compare

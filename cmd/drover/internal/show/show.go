@@ -4,6 +4,7 @@
 package show
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"slices"
@@ -39,6 +40,9 @@ func Line(w io.Writer, v any) error {
 
 // Clean returns s on one line. Characters that are not printable are escaped as in Go: \n, \x1b, \u202e.
 func Clean(s string) string {
+	if isPlain(s) {
+		return s
+	}
 	var b strings.Builder
 	for len(s) > 0 {
 		r, n := utf8.DecodeRuneInString(s)
@@ -54,6 +58,16 @@ func Clean(s string) string {
 		s = s[n:]
 	}
 	return b.String()
+}
+
+// isPlain reports whether a text has only printable ASCII characters, as most texts do.
+func isPlain(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // Ago returns how long before or after now t is: "3 days ago", "in 2 hours", "just now". For the zero time it returns
@@ -87,18 +101,20 @@ const ShortLength = 8
 // distinguish it from all others.
 func Shorten(ids []uuid.UUID) func(uuid.UUID) string {
 	sorted := slices.Clone(ids)
-	slices.SortFunc(sorted, func(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(sorted, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
 	sorted = slices.Compact(sorted)
 	short := make(map[uuid.UUID]string, len(sorted))
+	texts := make([]string, len(sorted))
 	for i, id := range sorted {
-		n := ShortLength
-		if i > 0 {
-			n = max(n, common(id.String(), sorted[i-1].String())+1)
+		texts[i] = id.String()
+	}
+	shared := 0 // the number of characters that a UUID shares with its neighbor
+	for i, id := range sorted {
+		n := max(ShortLength, shared+1)
+		if shared = 0; i+1 < len(sorted) {
+			shared = common(texts[i], texts[i+1])
 		}
-		if i+1 < len(sorted) {
-			n = max(n, common(id.String(), sorted[i+1].String())+1)
-		}
-		short[id] = id.String()[:n]
+		short[id] = texts[i][:max(n, shared+1)]
 	}
 	return func(id uuid.UUID) string {
 		if s, ok := short[id]; ok {

@@ -85,17 +85,23 @@ func (t *Table) Write(w io.Writer) error {
 			widths[i] = max(widths[i], utf8.RuneCountInString(c))
 		}
 	}
+	line, widest := 1, 0 // the length of a line, and the width of the widest column
+	for _, w := range widths {
+		line, widest = line+w+len(gap), max(widest, w)
+	}
+	blanks := strings.Repeat(" ", widest+len(gap))
 	var b strings.Builder
+	b.Grow(line * len(t.rows))
 	for n, row := range t.rows {
 		for i, c := range row {
-			pad := ""
-			if i < len(row)-1 {
-				pad = strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)) + gap
-			}
+			width := utf8.RuneCountInString(c)
 			if f := t.paint[i]; f != nil && n > 0 {
 				c = f(c)
 			}
-			b.WriteString(c + pad)
+			b.WriteString(c)
+			if i < len(row)-1 {
+				b.WriteString(blanks[:widths[i]-width+len(gap)])
+			}
 		}
 		b.WriteByte('\n')
 	}

@@ -236,7 +236,7 @@ func (f *collector) volume(v api.Volume, pool *dataset.PoolStatus, now time.Time
 		if st.Problem != "" && !unusedOffline && !f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
 			f.add(findings.Error, subject, inspect, "%s", st.Problem)
 		}
-		if is, text := volumes.Fullness(v); is != dataset.NotFull {
+		if is, text := volumes.Fullness(v.Status, v.Size); is != dataset.NotFull {
 			f.add(levelOf(is), subject, v.SpaceHint(v.PoolName, pool, *st.Usage), "%s", text)
 		}
 	}

@@ -34,7 +34,7 @@ func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 // poolStatus returns the status of the pool of a volume with little space left. It returns nil for other volumes, and
 // if the status cannot be read: then inspect shows the remedy for a pool with enough space.
 func poolStatus(ctx context.Context, c cli.Remote, v api.Volume) *dataset.PoolStatus {
-	if is, _ := Fullness(v); is == dataset.NotFull {
+	if is, _ := Fullness(v.Status, v.Size); is == dataset.NotFull {
 		return nil
 	}
 	pools, err := c.Pools(ctx)
@@ -273,7 +273,7 @@ const heardWithin = time.Minute
 // advice returns the problem of a volume and the commands that solve it. pool is the status of its pool; nil if it is
 // not known.
 func advice(now time.Time, v api.Volume, pool *dataset.PoolStatus) (problem string, next []string) {
-	_, fullness := Fullness(v)
+	_, fullness := Fullness(v.Status, v.Size)
 	switch st := v.Status; {
 	case v.State == dataset.StateTrashed:
 		return "", []string{"drover trash restore " + v.ID.String()}

@@ -17,31 +17,45 @@ import (
 )
 
 func newVolumeLsCmd(a *cli.App) *cobra.Command {
-	return listing.New(a, listing.List[api.Volume]{
+	sortBy := map[string]string{"size": "size", "used": "status.used", "created": "created", "dataset": "id"}
+	whole := listing.List[api.Volume]{
 		Short: "List the volumes",
 		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) { return cli.FetchAll(ctx, c.Volumes) },
-		FetchSummaries: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) {
-			return cli.FetchAll(ctx, func(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
-				p.Summary = true
-				return c.Volumes(ctx, p)
-			})
+		Summaries: listing.List[api.VolumeSummary]{
+			Fetch: func(ctx context.Context, c cli.Remote) ([]api.VolumeSummary, error) {
+				return cli.FetchAll(ctx, c.VolumeSummaries)
+			},
+			ID:     func(v api.VolumeSummary) string { return v.ID.String() },
+			Name:   func(v api.VolumeSummary) string { return v.Volume },
+			Labels: listing.OwnLabels(func(v api.VolumeSummary) map[string]string { return v.Labels }),
+			Table:  func(volumes []api.VolumeSummary) *show.Table { return volumeTable(a, volumes) },
+			Wide:   wideColumns,
+			SortBy: sortBy,
 		},
 		ID:     ID,
 		Name:   Name,
 		Labels: listing.OwnLabels(Labels),
-		Table:  func(volumes []api.Volume) *show.Table { return volumeTable(a, volumes) },
-		Wide: []listing.Column[api.Volume]{
-			{Header: "BACKEND", Cell: func(v api.Volume) string { return v.Backend }},
-			{Header: "PROTECTED", Cell: func(v api.Volume) string { return cli.YesNo(v.Protected) }},
-			{Header: "ACCESS", Cell: func(v api.Volume) string { return cli.AccessLine(v.Profile.Access) }},
-			{Header: "LABELS", Cell: func(v api.Volume) string { return strings.Join(cli.LabelLines(v.Labels), ",") }},
-			{Header: "ALIASES", Cell: func(v api.Volume) string { return strings.Join(v.Aliases, ",") }},
-			{Header: "UUID", Cell: ID},
+		Table: func(volumes []api.Volume) *show.Table {
+			return volumeTable(a, api.Summarize(api.List[api.Volume]{Items: volumes}).Items)
 		},
-		SortBy: map[string]string{
-			"size": "size", "used": "status.used", "created": "created", "dataset": "id",
-		},
-	})
+		SortBy: sortBy,
+	}
+	for _, c := range wideColumns {
+		whole.Wide = append(whole.Wide, listing.Column[api.Volume]{
+			Header: c.Header, Cell: func(v api.Volume) string { return c.Cell(v.Summary()) },
+		})
+	}
+	return listing.New(a, whole)
+}
+
+// wideColumns are the columns that -o wide adds.
+var wideColumns = []listing.Column[api.VolumeSummary]{
+	{Header: "BACKEND", Cell: func(v api.VolumeSummary) string { return v.Backend }},
+	{Header: "PROTECTED", Cell: func(v api.VolumeSummary) string { return cli.YesNo(v.Protected) }},
+	{Header: "ACCESS", Cell: func(v api.VolumeSummary) string { return cli.AccessLine(v.Profile.Access) }},
+	{Header: "LABELS", Cell: func(v api.VolumeSummary) string { return strings.Join(cli.LabelLines(v.Labels), ",") }},
+	{Header: "ALIASES", Cell: func(v api.VolumeSummary) string { return strings.Join(v.Aliases, ",") }},
+	{Header: "UUID", Cell: func(v api.VolumeSummary) string { return v.ID.String() }},
 }
 
 // Name returns the name of a volume.
@@ -53,15 +67,20 @@ func Labels(v api.Volume) map[string]string { return v.Labels }
 // ID returns the UUID of the dataset of a volume.
 func ID(v api.Volume) string { return v.ID.String() }
 
-func volumeTable(a *cli.App, volumes []api.Volume) *show.Table {
+func volumeTable(a *cli.App, volumes []api.VolumeSummary) *show.Table {
 	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "USE%", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS",
 		"CREATED")
-	short := ShortDatasets(volumes)
-	for _, v := range volumes {
+	ids := make([]uuid.UUID, len(volumes))
+	for i := range volumes {
+		ids[i] = volumes[i].ID
+	}
+	short, now := show.Shorten(ids), a.Now()
+	for i := range volumes {
+		v := &volumes[i] // thousands of large items are not copied
 		t.Row(cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),
-			UsedSize(v), PercentUsed(v), status(v),
+			UsedSize(v.Status), PercentUsed(v.Status), status(v),
 			v.PoolName, v.Node,
-			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(a.Now(), v.Created))
+			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(now, v.Created))
 	}
 	p := a.Palette()
 	t.Paint(5, func(s string) string {
@@ -93,15 +112,15 @@ const (
 )
 
 // status returns the state of a volume in a few words: its use, and how full it is if little space is left.
-func status(v api.Volume) string {
-	if is, _ := Fullness(v); is != dataset.NotFull && v.Status.Problem == "" {
+func status(v *api.VolumeSummary) string {
+	if is, _ := Fullness(v.Status, v.Size); is != dataset.NotFull && v.Status.Problem == "" {
 		return useOf(v) + ", " + is.String()
 	}
 	return useOf(v)
 }
 
 // useOf returns who uses a volume in a word or two.
-func useOf(v api.Volume) string {
+func useOf(v *api.VolumeSummary) string {
 	switch st := v.Status; {
 	case st == nil:
 		return statusUnknown

@@ -19,7 +19,7 @@ func TestStatusOfAVolume(t *testing.T) {
 		"mounted":         {&dataset.DatasetStatus{Mounted: true}, "mounted"},
 		"used":            {&dataset.DatasetStatus{Mounted: true, Mounts: make([]dataset.Mount, 2)}, "in use by 2"},
 	} {
-		if got := status(api.Volume{PoolName: "fast", Status: c.status}); got != c.want {
+		if got := status(&api.VolumeSummary{PoolName: "fast", Status: c.status}); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // countSharedMounts returns the number of hosts, besides its home, on which a volume is in use.
-func countSharedMounts(v api.Volume) (n int) {
+func countSharedMounts(v *api.VolumeSummary) (n int) {
 	for _, g := range v.SharedMountDetails {
 		if !g.Exclusive && !g.Fenced {
 			n++
@@ -19,7 +19,7 @@ func countSharedMounts(v api.Volume) (n int) {
 }
 
 // sharedMountStatus returns the status of a volume with shared mounts, including the uses on its home.
-func sharedMountStatus(v api.Volume) string {
+func sharedMountStatus(v *api.VolumeSummary) string {
 	uses, hosts := len(v.Status.Mounts), countSharedMounts(v)
 	if uses > 0 {
 		hosts++

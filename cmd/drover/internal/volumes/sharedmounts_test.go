@@ -24,6 +24,7 @@ func TestGuestLines(t *testing.T) {
 			{SharedMount: stay, NodeName: "host-d", Unreachable: true, Fenced: true},
 		},
 	}
+	listed := func(v api.Volume) string { s := v.Summary(); return status(&s) }
 	want := []string{
 		"host-b, mounted 2 times, since 5 minutes ago: it was restored since",
 		"host-c, mounted once, since 5 minutes ago; unreachable (once it is off for good: drover node fence " +
@@ -33,14 +34,14 @@ func TestGuestLines(t *testing.T) {
 	if got := sharedMountLines(a, v); !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
-	if got := status(v); got != "in use by 4 on 3" {
+	if got := listed(v); got != "in use by 4 on 3" {
 		t.Errorf("a list says %q", got)
 	}
 	v.SharedMountDetails = []api.SharedMountDetail{{SharedMount: stay, NodeName: "host-a", Exclusive: true}}
 	if got := sharedMountLines(a, v); !slices.Equal(got, []string{"host-a has exclusive use, since 5 minutes ago"}) {
 		t.Errorf("%q", got)
 	}
-	if got := status(v); got != "in use by 1" {
+	if got := listed(v); got != "in use by 1" {
 		t.Errorf("a list says %q", got)
 	}
 	if got := cli.AccessLine(v.Profile.Access) + cli.AccessLine(""); got != "many hosts at once" {
