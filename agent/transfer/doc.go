@@ -1,7 +1,7 @@
 // Package transfer copies datasets from one node's agent to another's. It has the server and the client of the peer
 // API, on top of the http.Handler and the http.RoundTripper that the agent provides (mutual TLS, in a cluster). It
-// moves bytes and describes them. It knows no leases, no operations and no store. It does not decide which node is
-// the home of a dataset.
+// moves bytes and describes them. It knows no leases, no operations and no store, and not whether a request is for a
+// move or for a replica. It does not decide which node is the home of a dataset.
 //
 // The target of a move (move.Mover) and the refresh of a replica (replication.Replicas) use Client. Package agent
 // serves Server, whose Source is move.TransferSource. replication.Retention asks Server which snapshots are being sent,

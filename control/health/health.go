@@ -4,7 +4,8 @@
 // Package control embeds a Reader in its Service, so the API calls it directly, for drover status, drover doctor
 // --cluster and the metrics of cmd/drover. It changes nothing, and has no state: reports.Latest has the reports of
 // nodes. If the store cannot be read, the answer still contains the other parts. A new part of the answer gets a field
-// of api.ClusterHealth and is filled in here.
+// of api.ClusterHealth and is filled in here. So is a finding that compares a node with control, such as a clock that
+// differs.
 package health
 
 import (

@@ -1,6 +1,6 @@
 // Package notify wakes the requests that wait at this control replica for a change. An agent waits for changes of its
 // datasets and operations, a user for events. The package keeps recent changes only in memory. A reader gets the
-// present record of a changed dataset from the store.
+// present record of a changed dataset from the store. Nothing is sent to people or to other programs.
 //
 // Feed has the changes of datasets by node, and EventLog the newest events. A mutex protects each of the two. A Notice
 // lists the changes of one transaction; replicas pass notices to each other through lanes in the store. Package record
