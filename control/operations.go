@@ -232,7 +232,7 @@ func (s *Service) finish(t *record.Tx, op dataset.Operation) error {
 			Type:    api.EventOperationFail,
 			Volume:  op.Volume,
 			Dataset: op.DatasetID,
-			Detail:  string(op.Kind) + ": " + op.Problem.Message,
+			Detail:  op.Action() + ": " + op.Problem.Message,
 		})
 	}
 	return s.endOperation(t, op)

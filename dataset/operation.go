@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,9 +31,11 @@ type Operation struct {
 	// the snapshot that the operation makes or deletes; absent: none
 	Snapshot *Snapshot `json:"snapshot,omitempty"`
 	Source   *Source   `json:"source,omitempty"` // the source of a clone; absent: it is no clone
-	// Options are the requested options: for a create, the options of -o; for a resize that changes the profile, the
-	// profile.
+	// Options are the requested options: for a create, the options of -o; for an update, and for a resize that changes
+	// the profile, what is to change: profile, protect, label.KEY or unlabel.KEY.
 	Options map[string]string `json:"options,omitempty"`
+	// what the operation changes, for a person, in the words of its event; empty: its kind says it, or not known
+	Change string `json:"change,omitempty"`
 	// path that an import reads, or the file with the old key for a rekey
 	Path string `json:"path,omitempty"`
 	Live bool   `json:"live,omitempty"` // the source of the import may be in use
@@ -70,7 +73,7 @@ const (
 	OpResize         OpKind = "resize"
 	OpRekey          OpKind = "rekey"      // wraps the data key with another key of the operator
 	OpRewrite        OpKind = "rewrite"    // rewrites the head in fewer extents
-	OpUpdate         OpKind = "update"     // changes profile or protection: only records
+	OpUpdate         OpKind = "update"     // changes profile, protection or labels: only records; see Action
 	OpRename         OpKind = "rename"     // gives a volume another name; the former one becomes an alias: only records
 	OpDropAlias      OpKind = "drop-alias" // ends an alias of a volume: only records
 	OpDelete         OpKind = "delete"     // removes the name, and puts the data in the trash
@@ -96,6 +99,37 @@ const (
 
 // Final reports whether the state never changes again.
 func (s OpState) Final() bool { return s == OpDone || s == OpFailed || s == OpCancelled }
+
+// The keys of Operation.Options for an update. The key of a label follows OptionLabel and OptionUnlabel.
+const (
+	OptionProfile = "profile"
+	OptionProtect = "protect" // true or false
+	OptionLabel   = "label."  // its value is that of the label
+	OptionUnlabel = "unlabel."
+)
+
+// Action returns what was requested, as the command for it is called: the kind of the operation, or, for an update,
+// set-profile, protect, unprotect or label. A record of an earlier version does not say which update it is, so its
+// action is update. The value is for a person and for lists; programs that carry out the operation use Kind.
+func (op Operation) Action() string {
+	if op.Kind != OpUpdate && op.Kind != OpResize {
+		return string(op.Kind)
+	}
+	for key, value := range op.Options {
+		switch {
+		case key == OptionProfile:
+			return "set-profile"
+		case op.Kind == OpResize:
+		case key == OptionProtect && value == "true":
+			return "protect"
+		case key == OptionProtect:
+			return "unprotect"
+		case strings.HasPrefix(key, OptionLabel), strings.HasPrefix(key, OptionUnlabel):
+			return "label"
+		}
+	}
+	return string(op.Kind)
+}
 
 // Source names the data that a clone starts with: a snapshot of a dataset, or, if Snapshot is uuid.Nil, the
 // dataset as it is now.

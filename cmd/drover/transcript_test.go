@@ -141,6 +141,16 @@ var scenarios = map[string]func(c *console){
 		c.fake.pools[0].Capabilities.Shrink = true
 		c.fake.outcome = api.Outcome{Volume: v}
 	},
+	"changed": func(c *console) { // changes of records only, and one of an earlier version
+		op := c.fake.operations[0]
+		op.Kind, op.State, op.Volume, op.Progress = dataset.OpUpdate, dataset.OpDone, "db", dataset.Progress{}
+		label, older, renamed := op, op, op
+		label.Options, label.Change = map[string]string{dataset.OptionLabel + "env": "prod"}, "label env=prod"
+		older.ID[15], older.Created = 2, op.Created.Add(-time.Hour)
+		renamed.ID[15], renamed.Created, renamed.Kind = 3, op.Created.Add(time.Second), dataset.OpRename
+		renamed.Volume, renamed.Change = "shop", "now db"
+		c.fake.operations = []dataset.Operation{older, label, renamed}
+	},
 	"larger": func(c *console) {
 		v := &c.fake.volumes[0]
 		v.Size, v.Profile.Size = 50*dataset.GiB, 50*dataset.GiB

@@ -41,7 +41,7 @@ func (v *Planner) PlanRename(t *record.Tx, req api.Request) (*dataset.Operation,
 		return nil, nil, err
 	}
 	op := record.NewOperation(d)
-	op.DatasetRecord = &next
+	op.DatasetRecord, op.Change = &next, "now "+next.Volume
 	return op, nil, nil
 }
 
@@ -144,9 +144,12 @@ func (v *Planner) PlanDropAlias(t *record.Tx, req api.Request) (*dataset.Operati
 		}
 	}
 	op := record.NewOperation(d)
-	op.DatasetRecord = &next
+	op.DatasetRecord, op.Change = &next, noAlias(req.Name)
 	return op, nil, nil
 }
+
+// noAlias returns the description of a dropped alias, for the event and the operation.
+func noAlias(name string) string { return "no alias " + name }
 
 // checkMountingNodesReachable fails with dataset.ErrOffline if the home of a volume, or a node with a shared mount of
 // it, is unreachable. The argument what names the request in the error.
@@ -274,7 +277,7 @@ func SettleNames(t *record.Tx, op dataset.Operation) error {
 		}
 		if !d.HasName(name) {
 			t.Delete(record.NameKey(name))
-			detail = "no alias " + name
+			detail = noAlias(name)
 		}
 	}
 	if err := t.Put(record.NameKey(d.Volume), record.Claim{ID: d.ID}); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,7 +61,7 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 			next.Size, d.Size.Readable(d.Profile.Size), d.Volume, d.Profile.Name, next.Size)
 	}
 	op := record.NewOperation(d)
-	op.Kind, op.DatasetRecord = dataset.OpResize, &next
+	op.Kind, op.DatasetRecord, op.Change = dataset.OpResize, &next, describeResize(next, "")
 	return op, nil, nil
 }
 
@@ -81,22 +82,29 @@ func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Comm
 		return dataset.Errorf(dataset.ErrConflict, "volume %s was destroyed meanwhile", d.Volume)
 	}
 	next := op.DatasetRecord
-	detail := "size " + next.Size.Readable(next.Profile.Size)
-	name := op.Options["profile"]
+	name := op.Options[dataset.OptionProfile]
 	if name != "" {
 		where := d.Profile.Clone().Encryption // a rekey may have changed the key since the plan
 		d.ScheduleSince = v.scheduleSince(d, next.Profile)
 		d.Profile = next.Profile.Clone()
 		d.Profile.Encryption = where
-		detail += ", profile " + name
 	}
 	d.Size, d.Profile.Size, d.Request = next.Size, next.Profile.Size, op.ID
-	t.Event(api.EventVolumeResize, d, detail)
+	t.Event(api.EventVolumeResize, d, describeResize(*next, name))
 	if err := t.PutDataset(d); err != nil || name == "" {
 		return err
 	}
 	_, err = v.CopyKeeper.Decide(t, d)
 	return err
+}
+
+// describeResize returns what a resize changes, for its event. profile is empty if the profile stays.
+func describeResize(next dataset.Dataset, profile string) string {
+	text := "size " + next.Size.Readable(next.Profile.Size)
+	if profile != "" {
+		text += ", profile " + profile
+	}
+	return text
 }
 
 // PlanUpdate decides on a change of the profile, the labels or the protection of a volume.
@@ -123,10 +131,16 @@ func (v *Planner) PlanUpdate(t *record.Tx, req api.Request) (*dataset.Operation,
 	case *req.Protect == d.Protected:
 		return nil, &d, nil
 	}
-	op, next := record.NewOperation(d), d
+	next := d
 	next.Protected = *req.Protect
-	op.DatasetRecord = &next
-	return op, nil, nil
+	return newUpdate(d, next, map[string]string{dataset.OptionProtect: strconv.FormatBool(next.Protected)}), nil, nil
+}
+
+// newUpdate returns the operation of an update, which changes the record of a dataset from d to next.
+func newUpdate(d, next dataset.Dataset, options map[string]string) *dataset.Operation {
+	op := record.NewOperation(d)
+	op.DatasetRecord, op.Options, op.Change = &next, options, describeUpdate(d, next)
+	return op
 }
 
 // planLabels decides on a change of the labels of a volume.
@@ -138,10 +152,16 @@ func planLabels(d dataset.Dataset, change dataset.LabelChange) (*dataset.Operati
 	if maps.Equal(labels, d.Labels) {
 		return nil, &d, nil
 	}
-	op, next := record.NewOperation(d), d
+	options := map[string]string{}
+	for key, value := range change.Set {
+		options[dataset.OptionLabel+key] = value
+	}
+	for _, key := range change.Remove {
+		options[dataset.OptionUnlabel+key] = ""
+	}
+	next := d
 	next.Labels = labels
-	op.DatasetRecord = &next
-	return op, nil, nil
+	return newUpdate(d, next, options), nil, nil
 }
 
 func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (*dataset.Operation,
@@ -192,17 +212,16 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	if err := v.CopyKeeper.CheckEnough(t, next); err != nil { // next already has the new size
 		return nil, nil, err
 	}
+	options := map[string]string{dataset.OptionProfile: p.Name}
 	if next.Size != d.Size {
 		op, done, err := v.resizeTo(t, d, next)
 		if op != nil {
-			op.Options = map[string]string{"profile": p.Name}
+			op.Options, op.Change = options, describeResize(next, p.Name)
 		}
 		return op, done, err
 	}
 	next.ScheduleSince = v.scheduleSince(d, next.Profile)
-	op := record.NewOperation(d)
-	op.DatasetRecord = &next
-	return op, nil, nil
+	return newUpdate(d, next, options), nil, nil
 }
 
 // scheduleSince returns the time from which the schedule of profile to applies to a dataset that gets the profile now.

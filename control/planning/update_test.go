@@ -1,6 +1,7 @@
 package planning_test
 
 import (
+	"cmp"
 	"testing"
 
 	"github.com/google/uuid"
@@ -242,4 +243,48 @@ func TestSetProfileOnOvercommittedPool(t *testing.T) {
 	if out.Volume == nil || out.Volume.Profile.Name != "bronze" {
 		t.Errorf("set-profile to a profile without a size: %+v, want it accepted", out)
 	}
+}
+
+// TestOperationsSayWhatTheyChange: the operation of each change of a record names the command, and what changed in the
+// words of the event.
+func TestOperationsSayWhatTheyChange(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@silver", "fs=xfs", "label.team=shop")
+	id := e.MustVolume("db").ID.String()
+	for _, c := range []struct {
+		req                    api.Request
+		action, change, detail string // detail is that of the event; empty: that of the operation
+	}{
+		{api.Request{Kind: dataset.OpUpdate, Protect: controltest.Yes()}, "protect", "protected", ""},
+		{api.Request{Kind: dataset.OpUpdate, Protect: new(bool)}, "unprotect", "no longer protected", ""},
+		{
+			api.Request{Kind: dataset.OpUpdate, Labels: &dataset.LabelChange{
+				Set: map[string]string{"env": "prod"}, Remove: []string{"team"},
+			}},
+			"label", "label env=prod; no label team", "",
+		},
+		{api.Request{Kind: dataset.OpUpdate, Profile: "bronze"}, "set-profile", "profile bronze, was silver", ""},
+		{api.Request{Kind: dataset.OpUpdate, Profile: "gold"}, "set-profile", "size 20GiB, profile gold", ""},
+		{api.Request{Kind: dataset.OpResize, Size: "30GiB"}, "resize", "size 30GiB", ""},
+		{api.Request{Kind: dataset.OpRename, Name: "orders"}, "rename", "now orders", "was db"},
+		{api.Request{Kind: dataset.OpDropAlias, Name: "db"}, "drop-alias", "no alias db", ""},
+	} {
+		c.req.Volume = id
+		op := *e.MustSubmit(c.req).Operation
+		a.DoWork()
+		op, err := e.Operation(e.Ctx, op.ID.String(), 0)
+		if err != nil || op.State != dataset.OpDone || op.Action() != c.action || op.Change != c.change {
+			t.Errorf("%s: %v, state %s, action %q, change %q, want %q", c.action, err, op.State, op.Action(), op.Change,
+				c.change)
+		}
+		var last api.Event
+		if err := e.Events(e.Ctx, 0, false, func(ev api.Event) error { last = ev; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if want := cmp.Or(c.detail, c.change); last.Detail != want {
+			t.Errorf("%s: the event says %q, want %q", c.action, last.Detail, want)
+		}
+	}
+	e.CheckInvariants()
 }

@@ -180,7 +180,7 @@ func operationWords(ctx context.Context, c Remote, want func(dataset.Operation) 
 	var out []string
 	for _, op := range list {
 		if want(op) {
-			out = append(out, op.ID.String()+"\t"+string(op.Kind)+" "+op.Volume)
+			out = append(out, op.ID.String()+"\t"+op.Action()+" "+op.Volume)
 		}
 	}
 	return out, err

@@ -131,10 +131,10 @@ func OperationError(op dataset.Operation) error {
 	case op.State == dataset.OpDone:
 		return nil
 	case op.State == dataset.OpCancelled:
-		return dataset.Errorf(dataset.ErrCancelled, "operation %s (%s %s) was cancelled", op.ID, op.Kind, op.Volume)
+		return dataset.Errorf(dataset.ErrCancelled, "operation %s (%s %s) was cancelled", op.ID, op.Action(), op.Volume)
 	case op.Problem == nil:
 		return dataset.Errorf(dataset.ErrInternal, "operation %s (%s %s) failed, and no reason was "+
-			"recorded", op.ID, op.Kind,
+			"recorded", op.ID, op.Action(),
 			op.Volume)
 	}
 	return op.Problem.Err()

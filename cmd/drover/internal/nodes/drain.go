@@ -167,7 +167,7 @@ func (d *drain) startMove(ctx context.Context, v api.Volume) error {
 func (d *drain) awaitMove(ctx context.Context) error {
 	op := d.open[0]
 	d.open = d.open[1:]
-	m := d.Meter(fmt.Sprintf("%s %s (%d of %d)", op.Kind, op.Volume, len(d.outcomes)+1, d.all), d.json)
+	m := d.Meter(fmt.Sprintf("%s %s (%d of %d)", op.Action(), op.Volume, len(d.outcomes)+1, d.all), d.json)
 	op, err := d.Wait(ctx, d.c, op, m)
 	m.Close()
 	if err != nil {

@@ -21,6 +21,6 @@ func newOperationCancelCmd(a *cli.App) *cobra.Command {
 		if o.JSON() {
 			return show.JSON(a.Out, op)
 		}
-		return a.PrintLine("operation %s (%s %s) is %s", op.ID, op.Kind, op.Volume, op.State)
+		return a.PrintLine("operation %s (%s %s) is %s", op.ID, op.Action(), op.Volume, op.State)
 	})
 }

@@ -1,6 +1,7 @@
 package operations
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -16,7 +17,10 @@ func newOperationLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[dataset.Operation]{
 		Short: "List pending and recent operations, newest first",
 		Long: `List the operations that are pending or ended within the last day, newest first,
-at most 10,000. Successful scheduled snapshots are listed for one hour.`,
+at most 10,000. Successful scheduled snapshots are listed for one hour. KIND is
+the command that was given, such as set-profile or label; the update of an
+earlier version of Drover is listed as update. DETAIL is what changed, the
+progress, or why the operation failed.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Operation, error) {
 			return cli.FetchAll(ctx, c.Operations)
 		},
@@ -38,7 +42,7 @@ at most 10,000. Successful scheduled snapshots are listed for one hour.`,
 func operationTable(a *cli.App, ops []dataset.Operation) *show.Table {
 	t := show.NewTable("OPERATION", "KIND", "VOLUME", "STATE", "STARTED", "DETAIL")
 	for _, op := range ops {
-		t.Row(op.ID.String(), string(op.Kind), cli.ShortName(op.Volume), string(op.State),
+		t.Row(op.ID.String(), op.Action(), cli.ShortName(op.Volume), string(op.State),
 			show.Ago(a.Now(), op.Created), detail(op))
 	}
 	colors := a.Palette()
@@ -51,17 +55,17 @@ func operationTable(a *cli.App, ops []dataset.Operation) *show.Table {
 	return t
 }
 
-// detail returns the progress of an operation, or why it failed.
+// detail returns the progress of an operation, why it failed, or what it changed.
 func detail(op dataset.Operation) string {
 	p := op.Progress
 	switch {
 	case op.Problem != nil:
 		return op.Problem.Message
 	case op.State.Final():
-		return ""
+		return op.Change
 	case p.Total > 0:
 		return fmt.Sprintf("%s %d%% (%s of %s)", p.Step, int64(100*float64(p.Done)/float64(p.Total)),
 			dataset.Size(p.Done).Human(), dataset.Size(p.Total).Human())
 	}
-	return p.Step
+	return cmp.Or(p.Step, op.Change)
 }

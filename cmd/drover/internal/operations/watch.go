@@ -26,7 +26,7 @@ the operation: 0 only if it succeeded.`,
 		}
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
-		m := a.Meter(string(op.Kind)+" "+op.Volume, false)
+		m := a.Meter(op.Action()+" "+op.Volume, false)
 		op, err = a.Wait(ctx, c, op, m)
 		m.Close()
 		if err != nil {
@@ -40,7 +40,7 @@ the operation: 0 only if it succeeded.`,
 func operationForm(a *cli.App, op dataset.Operation) *show.Form {
 	f := &show.Form{}
 	f.Add("Operation", op.ID.String())
-	f.Add("Kind", string(op.Kind))
+	f.Add("Kind", op.Action())
 	f.Add("State", string(op.State))
 	f.Add("Volume", op.Volume)
 	if op.DatasetID != uuid.Nil {

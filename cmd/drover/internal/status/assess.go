@@ -278,8 +278,8 @@ func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 			f.add(findings.Warning, "volume "+cli.ShortName(op.Volume), watch, "a snapshot is late: it was due %s",
 				show.Ago(now, op.Created))
 		case age > LongRunning:
-			f.add(findings.Warning, "operation "+op.ID.String(), watch, "%s of %s started %s and still runs", op.Kind,
-				cli.ShortName(op.Volume), show.Ago(now, op.Created))
+			f.add(findings.Warning, "operation "+op.ID.String(), watch, "%s of %s started %s and still runs",
+				op.Action(), cli.ShortName(op.Volume), show.Ago(now, op.Created))
 		}
 		if op.State.Final() && !wasRefused(op) && !newest[k].Created.After(op.Created) {
 			newest[k] = op
@@ -294,7 +294,7 @@ func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 			reason = op.Problem.Message
 		}
 		f.add(findings.Warning, "operation "+op.ID.String(), "drover operation inspect "+op.ID.String(),
-			"%s of %s failed %s: %s", op.Kind, cli.ShortName(op.Volume), show.Ago(now, op.Created), reason)
+			"%s of %s failed %s: %s", op.Action(), cli.ShortName(op.Volume), show.Ago(now, op.Created), reason)
 	}
 }
 

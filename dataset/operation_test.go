@@ -1,0 +1,33 @@
+package dataset_test
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// TestActionOfOperation: the action of an operation is the command that was given. Records of earlier versions, which
+// do not say which update they are, are updates.
+func TestActionOfOperation(t *testing.T) {
+	for record, want := range map[string]string{
+		`{"kind": "update", "options": {"profile": "gold"}}`: "set-profile",
+		`{"kind": "resize", "options": {"profile": "gold"}}`: "set-profile",
+		`{"kind": "resize"}`: "resize",
+		`{"kind": "update", "options": {"protect": "true"}}`:               "protect",
+		`{"kind": "update", "options": {"protect": "false"}}`:              "unprotect",
+		`{"kind": "update", "options": {"label.a": "1", "unlabel.b": ""}}`: "label",
+		`{"kind": "update", "options": {"unlabel.profile": ""}}`:           "label",
+		`{"kind": "update"}`: "update",
+		`{"kind": "rename"}`: "rename",
+		`{"kind": "create", "options": {"profile": "gold", "label.a": "1"}}`:  "create",
+		`{"kind": "clone", "dataset": {"volume": "db"}, "asked": "0123abcd"}`: "clone", // with earlier keys
+	} {
+		var op dataset.Operation
+		if err := dataset.DecodeRecord([]byte(record), &op); err != nil {
+			t.Fatal(err)
+		}
+		if got := op.Action(); got != want {
+			t.Errorf("%s: got %s, want %s", record, got, want)
+		}
+	}
+}
