@@ -130,8 +130,8 @@ func (p PoolStatus) OvercommitRatio() float64 {
 	return float64(p.Provisioned) / float64(p.Size)
 }
 
-// WhyOvercommitted returns why the policy of the pool does not allow more further bytes to be provisioned, or "" if it
-// does. A pool without a policy allows any number.
+// WhyOvercommitted returns why the policy of the pool does not allow that more bytes are provisioned, or "" if it does.
+// more is the number of these bytes. A pool without a policy allows any number.
 func (p PoolStatus) WhyOvercommitted(more Size) string {
 	if p.Overcommit <= 0 || p.Size <= 0 || more <= 0 ||
 		float64(p.Provisioned+more) <= p.Overcommit*float64(p.Size) {
@@ -178,8 +178,9 @@ func (p PoolStatus) Limits(u Usage) bool {
 	return p.Size > 0 && (p.Fullness() == Full || p.Free <= u.Available && u.InodePercent() <= u.Percent())
 }
 
-// SpaceCommands returns the commands that show what gives a volume in a pool more space. None of them removes data. st
-// is nil if the status of the pool is not known.
+// SpaceCommands returns commands for a user whose volume needs more space: the command that enlarges the volume or, if
+// a larger volume would not help, commands that show what could be enlarged or removed in the pool. None of them
+// removes data. st is nil if the status of the pool is not known.
 func (d Dataset) SpaceCommands(pool string, st *PoolStatus, u Usage) []string {
 	if st == nil || !st.Limits(u) {
 		return []string{d.GrowCommand()}

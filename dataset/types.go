@@ -88,9 +88,10 @@ func (d Dataset) Names() []string { return append([]string{d.Volume}, d.Aliases.
 // Followers returns the nodes with a recorded copy from which the volume may continue: all nodes in Copies but those in
 // SupersededCopies.
 //
-// While control does not answer, the home may write only with the promises of these nodes, and of the nodes to which
-// the home itself has sent data of the dataset. The home may rely on the SupersededCopies that it last received,
-// because a superseded copy stays superseded, whatever control decides meanwhile:
+// While control does not answer, the home may write only if these nodes promise not to open the next epoch. The nodes
+// to which the home itself has sent data of the dataset must promise the same. The home needs no promise of the nodes
+// in SupersededCopies, even if the list that it last received is old. The reason is that a superseded copy stays
+// superseded, whatever control decides meanwhile:
 //
 // - A promotion fails if the kind of its copy changes between its plan and its commit.
 // - The kind of a copy never changes back to one from which the volume may continue.
@@ -102,8 +103,8 @@ func (d Dataset) Followers() []uuid.UUID {
 	return slices.DeleteFunc(slices.Clone(d.Copies), superseded)
 }
 
-// TakenOver names the pool from which the home of a dataset on a share takes the dataset over, when a node has become
-// its home. Until the home has taken the dataset over into its own pool, the dataset is still in that pool.
+// TakenOver names the pool of the previous home of a dataset on a share. When another node becomes the home, it takes
+// the dataset over from that pool into its own pool. Until it has done so, the dataset is still in that pool.
 type TakenOver struct {
 	FromPool uuid.UUID `json:"from_pool" old:"from"` // UUID of the pool that the dataset was in
 	// epoch of the dataset in that pool; data of an earlier epoch is outdated
@@ -149,8 +150,8 @@ type Snapshot struct {
 	Profile Profile      `json:"profile"`           // profile of the dataset when it was taken
 	Epoch   uint64       `json:"epoch"`             // epoch of the dataset when the snapshot was taken
 	Created time.Time    `json:"created"`           // when the snapshot was taken
-	// OrderTime is set if the clock was set back since an earlier snapshot of this epoch. It is later than the order of
-	// that snapshot. It is used instead of Created to sort snapshots.
+	// time by which the snapshot is sorted; absent: created. It is set if the clock was set back since an earlier
+	// snapshot of this epoch, and is later than the time by which that snapshot is sorted
 	OrderTime time.Time `json:"order_time,omitzero" old:"order"`
 	// Request is the UUID of the request that took the snapshot. For kind transfer it is the UUID of the node
 	// that the snapshot is sent to; a nil UUID means all replicas.
@@ -207,7 +208,7 @@ type Manifest struct {
 	Bytes     int64     `json:"bytes"`                           // length of the stream
 	SHA256    string    `json:"sha256" old:"sum"`                // SHA-256 of the stream, in hexadecimal digits
 	Taken     time.Time `json:"taken"`                           // when the snapshot was taken, by the home's clock
-	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // order of the snapshot
+	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // time by which the snapshot is sorted; absent: taken
 }
 
 // Relinquishing is the entry in InUseBy of a move while the home is still relinquishing the volume. The volume can no
@@ -227,7 +228,7 @@ type Copy struct {
 	Snapshot uuid.UUID `json:"snapshot,omitzero"`
 	// when that snapshot was taken, by the home's clock
 	Taken     time.Time `json:"taken,omitzero"`
-	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // order of that snapshot
+	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // time by which that snapshot is sorted; absent: taken
 	// when the node last verified that the copy is up to date, by the node's clock
 	VerifiedAt time.Time `json:"verified_at,omitzero" old:"checked"`
 	// when the node last verified it, by the home's clock; absent: not known
@@ -283,7 +284,7 @@ type Loss struct {
 	Epoch    uint64    `json:"epoch"`             // epoch in which that snapshot was taken
 	// when that snapshot was taken, by the clock of the home in that epoch; later writes are lost
 	Taken     time.Time `json:"taken,omitzero"`
-	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // order of that snapshot
+	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // time by which that snapshot is sorted; absent: taken
 	// UUIDs of later snapshots that exist nevertheless
 	SurvivingSnapshots []uuid.UUID `json:"surviving_snapshots,omitempty" old:"later"`
 	// the epoch that ended with the loss

@@ -158,7 +158,7 @@ func (p *projects) assign(dir *os.File) (uint32, error) {
 		if err != nil {
 			return 0, err
 		}
-		if !q.Free() || named[id] {
+		if !q.IsUnused() || named[id] {
 			continue
 		}
 		if err := fsctl.SetProject(dir, id); err != nil {

@@ -80,11 +80,11 @@ func unusedProjectsAreFree(t backendtest.T, p backends.Pool, used map[uint32]boo
 			continue
 		}
 		q, err := fsctl.ProjectQuota(root, id)
-		for until := time.Now().Add(time.Minute); err == nil && !q.Free() && time.Now().Before(until); {
+		for until := time.Now().Add(time.Minute); err == nil && !q.IsUnused() && time.Now().Before(until); {
 			time.Sleep(time.Millisecond) // XFS subtracts removed files from its counts a little later
 			q, err = fsctl.ProjectQuota(root, id)
 		}
-		if err != nil || !q.Free() {
+		if err != nil || !q.IsUnused() {
 			t.Errorf("project %d has %+v, %v", id, q, err)
 		}
 	}

@@ -1,8 +1,13 @@
-// Package failurelog decides who logs a failure, and at which level. A failure is logged once, at level info or above:
-// an operation by the agent that carries it out (agent/operation.Runner), any other request by the component that
-// answers the engine (plugin) or the user (control/api/server). Package cmd/drover/internal/daemon writes the log lines
-// of the plugin. Package agent logs the failures of work that continues after its requester has stopped waiting. A
-// component that only passes the error on logs it at level debug. Docs: CONTRIBUTING.md. The package has no state.
+// Package failurelog decides at which level a failure is logged. Each failure is logged once at level info or above.
+// Who logs it depends on what failed:
+//
+//   - An operation: the agent that carries it out (agent/operation.Runner).
+//   - Any other request: the component that answers it, which is package plugin for the engine and control/api/server
+//     for a user. Package cmd/drover/internal/daemon writes the log lines of the plugin.
+//   - Work that continues after its requester has stopped waiting: package agent.
+//
+// A component that only passes the error on logs it at level debug. CONTRIBUTING.md has these rules too. The package
+// has no state.
 package failurelog
 
 import (

@@ -52,8 +52,8 @@ type applying struct {
 	open *os.File // for writing
 	path string   // path of the open file
 
-	parentDir  *os.File // the directory that at opened last
-	parentPath string
+	parentDir  *os.File // the directory that withParent opened last
+	parentPath string   // its path in the stream
 }
 
 func (a *applying) close() error {

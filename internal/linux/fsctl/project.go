@@ -51,8 +51,8 @@ type Quota struct {
 	hasLimits bool
 }
 
-// Free reports whether a project has no data and no limits.
-func (q Quota) Free() bool { return q.Used == 0 && q.Files == 0 && !q.hasLimits }
+// IsUnused reports whether a project has no data and no limits.
+func (q Quota) IsUnused() bool { return q.Used == 0 && q.Files == 0 && !q.hasLimits }
 
 // dqblk is struct if_dqblk of linux/quota.h.
 type dqblk struct {

@@ -17,9 +17,9 @@ const youngAge = 10 * time.Second
 // it reads the list of processes, and the mounts of only those processes that are new since the previous Update. The
 // zero value has seen nothing. Not safe for concurrent use.
 type Users struct {
-	own    uint64
-	procs  map[int]*userProcess
-	spaces map[uint64][]*Entry // mounts by namespace
+	own      uint64
+	procs    map[int]*userProcess
+	mountsIn map[uint64][]*Entry // by mount namespace
 }
 
 type userProcess struct {
@@ -39,7 +39,7 @@ func (u *Users) Update(now time.Duration, full bool) error {
 		u.own, u.procs, full = own, map[int]*userProcess{}, true
 	}
 	if full {
-		u.spaces = map[uint64][]*Entry{}
+		u.mountsIn = map[uint64][]*Entry{}
 	}
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -95,24 +95,24 @@ func (u *Users) readProcess(pid int, p *userProcess, views map[view]bool) {
 	}
 	views[seen] = true
 	if first {
-		u.spaces[ns] = nil
+		u.mountsIn[ns] = nil
 	}
 	for _, e := range table {
 		if e.Major != 0 { // major 0 means that there is no block device
-			u.spaces[ns] = append(u.spaces[ns], e)
+			u.mountsIn[ns] = append(u.mountsIn[ns], e)
 		}
 	}
 }
 
 // forget removes the namespaces that have no process any more.
 func (u *Users) forget() {
-	alive := make(map[uint64]bool, len(u.spaces))
+	alive := make(map[uint64]bool, len(u.mountsIn))
 	for _, p := range u.procs {
 		alive[p.ns] = true
 	}
-	for ns := range u.spaces {
+	for ns := range u.mountsIn {
 		if !alive[ns] {
-			delete(u.spaces, ns)
+			delete(u.mountsIn, ns)
 		}
 	}
 }
@@ -122,7 +122,7 @@ func (u *Users) forget() {
 // counts as ownTarget.
 func (u *Users) Of(major, minor int, ownTarget string) []int {
 	uses := map[uint64]bool{}
-	for ns, mounts := range u.spaces {
+	for ns, mounts := range u.mountsIn {
 		for _, e := range mounts {
 			if e.Major == major && e.Minor == minor && !strings.HasSuffix(e.Mountpoint, ownTarget) {
 				uses[ns] = true

@@ -17,9 +17,8 @@ var letterOptions = map[string]string{"p": "profile", "s": "size", "l": "label",
 // otherOptions maps other names that people type for options of a volume to the options.
 var otherOptions = map[string]string{"protected": "protect", "read-only": "readonly", "labels": "label", "type": "fs"}
 
-// correctedLine returns the hint with the command line that correctedWords returns, such as
-// "use: drover volume create db -o size=10GiB" for --size 10GiB without a value that can be used. It returns "" if no
-// unknown flag is an option.
+// correctedLine returns a hint with the corrected command line, such as "use: drover volume create db -o size=10GiB".
+// If an option lacks its value, a placeholder stands for the value. It returns "" if no unknown flag is an option.
 func correctedLine(cmd *cobra.Command, words []string) string {
 	line, _ := corrected(cmd, words)
 	if line == nil {
@@ -28,8 +27,8 @@ func correctedLine(cmd *cobra.Command, words []string) string {
 	return "use: " + shellLine(append([]string{cmd.Root().Name()}, line...))
 }
 
-// correctedWords returns the command line words with options of a volume in the place of unknown flags. It returns nil
-// if there are none, if one of them lacks its value, or if the line contradicts itself, such as db@bronze -p gold.
+// correctedWords returns the corrected command line, see corrected, if it certainly means what the user typed.
+// Otherwise it returns nil.
 func correctedWords(cmd *cobra.Command, words []string) []string {
 	line, isCertain := corrected(cmd, words)
 	if !isCertain {
@@ -38,8 +37,10 @@ func correctedWords(cmd *cobra.Command, words []string) []string {
 	return line
 }
 
-// corrected returns the command line words with options of a volume in the place of unknown flags, and whether it means
-// the same as the words. It returns nil if cmd creates no volume, or if no unknown flag is an option.
+// corrected replaces each unknown flag on the command line words that is an option of a volume, such as --size 10GiB by
+// -o size=10GiB. isCertain reports whether the result certainly means what the user typed: it is false if an option
+// lacks its value, and if the line contradicts itself, such as db@bronze -p gold. corrected returns nil if cmd creates
+// no volume, or if no unknown flag is an option.
 func corrected(cmd *cobra.Command, words []string) (line []string, isCertain bool) {
 	if cmd.Flags().Lookup("opt") == nil {
 		return nil, false

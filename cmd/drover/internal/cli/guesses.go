@@ -26,12 +26,12 @@ func OtherWords() map[string]string {
 	return all
 }
 
-// meant returns the command that a person means by a word below cmd, such as "drover volume resize", or "" if that is
-// not known.
-func meant(cmd *cobra.Command, word string) string {
+// meantCommand returns the command that a person means by a word below cmd, such as "drover volume resize", or "" if
+// that is not known.
+func meantCommand(cmd *cobra.Command, word string) string {
 	word = strings.ToLower(word)
 	other := orElse(otherWords[word], synonyms[word])
-	return orElse(resolve(cmd, other), elsewhere(cmd.Root(), word))
+	return orElse(resolve(cmd, other), commandOfAnyNoun(cmd.Root(), word))
 }
 
 // resolve returns the whole command line of a command that is named without its noun, such as rm, or with it. It
@@ -47,12 +47,13 @@ func resolve(cmd *cobra.Command, command string) string {
 			return strings.Join(append([]string{found.CommandPath()}, rest...), " ")
 		}
 	}
-	return elsewhere(cmd.Root(), command)
+	return commandOfAnyNoun(cmd.Root(), command)
 }
 
-// elsewhere returns the command that a word names below another noun, or "" if there is none. A word that several
-// nouns have, such as ls, is one of volumes, or one of the first noun.
-func elsewhere(root *cobra.Command, word string) string {
+// commandOfAnyNoun returns the command that a word names below any noun, such as "drover volume resize" for resize, or
+// "" if there is none. If several nouns have such a command, as with ls, it returns the command of the noun volume. If
+// volume does not have it, it returns the command of the first noun that has it.
+func commandOfAnyNoun(root *cobra.Command, word string) string {
 	first := ""
 	for _, noun := range root.Commands() {
 		if !noun.IsAvailableCommand() {

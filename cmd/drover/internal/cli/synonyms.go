@@ -60,13 +60,16 @@ var flagSynonyms = []flagSynonym{
 	{"-?", "--help"},
 }
 
-// omittedFlags are flags that ask for what a command does anyway: the commands that have the flag accepted.
+// omittedFlags are flags that are left out of the command line, because they ask for what the command does anyway. The
+// second text is the name of a flag. A flag is left out only for the commands that have this flag: those with --detach
+// wait without --wait, and those with --sort list everything without --all.
 var omittedFlags = []flagSynonym{
 	{"--wait", "detach"}, {"--yes", "detach"}, {"-y", "detach"}, {"--assume-yes", "detach"},
 	{"--all", "sort"}, {"-a", "sort"}, {"-A", "sort"}, {"--all-namespaces", "sort"},
 }
 
-// argumentFlags are flags whose value is accepted as the last argument of a command, after the second text.
+// argumentFlags has, for each command, the flags whose value is accepted as the last argument of the command. The
+// second text is put before the value: volume resize --by 5GiB means volume resize +5GiB.
 var argumentFlags = map[string][]flagSynonym{
 	"volume resize":      {{"--size", ""}, {"-s", ""}, {"--by", "+"}},
 	"volume move":        {{"--to", ""}, {"--node", ""}, {"--target", ""}},

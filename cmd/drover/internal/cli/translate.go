@@ -118,7 +118,7 @@ func commandWords(root *cobra.Command, words []string) []string {
 	case noun.Name() == "snapshot" && takesSnapshot(noun, words):
 		return append([]string{"snapshot", "create"}, words[1:]...)
 	}
-	if is := accepted(noun, words[1], words[2:]); is != nil {
+	if is := acceptedCommand(noun, words[1], words[2:]); is != nil {
 		return append(is, words[2:]...)
 	}
 	return words
@@ -129,7 +129,8 @@ func commandWords(root *cobra.Command, words []string) []string {
 func takesSnapshot(noun *cobra.Command, words []string) bool {
 	volume, _, at := strings.Cut(words[1], "@")
 	return (words[0] == "snap" || at) && dataset.CheckName(volume) == nil &&
-		meant(noun, volume) == "" && advise(noun, volume) == "" && dataset.Nearest(volume, commandNames(noun)) == ""
+		meantCommand(noun, volume) == "" && advise(noun, volume) == "" &&
+		dataset.Nearest(volume, commandNames(noun)) == ""
 }
 
 // rootWords replaces a synonym that is not below a noun: ls, get volumes, or volumes ls.
@@ -143,12 +144,12 @@ func rootWords(root *cobra.Command, words []string) []string {
 			if c := childOf(noun, words[0]); c != nil {
 				return append([]string{noun.Name(), c.Name()}, rest...)
 			}
-			if is := accepted(noun, words[0], rest); is != nil {
+			if is := acceptedCommand(noun, words[0], rest); is != nil {
 				return append(is, rest...)
 			}
 		}
 	}
-	if is := accepted(root, words[0], words[1:]); is != nil {
+	if is := acceptedCommand(root, words[0], words[1:]); is != nil {
 		return append(is, words[1:]...)
 	}
 	return words
@@ -165,9 +166,10 @@ func nounOf(root *cobra.Command, word string) (noun *cobra.Command, plural bool)
 	return nil, false
 }
 
-// accepted returns the command for which a word below cmd is accepted, in words, or nil. A word that asks for one thing
-// without naming it, such as get, asks for the list. rest are the words after it.
-func accepted(cmd *cobra.Command, word string, rest []string) []string {
+// acceptedCommand returns the words of the command for which a word below cmd is accepted as a synonym, or nil if it is
+// none. rest are the words after it. A synonym of the inspect command of each noun, such as get, is a synonym of ls if
+// no name follows it.
+func acceptedCommand(cmd *cobra.Command, word string, rest []string) []string {
 	is := synonyms[strings.ToLower(word)]
 	if is == "" && !cmd.HasParent() && !isNoun(cmd, word) {
 		if c := childOf(childOf(cmd, "volume"), word); c != nil && !c.HasSubCommands() && advise(cmd, word) == "" {
@@ -204,7 +206,8 @@ func hasArgument(words []string) bool {
 	return slices.ContainsFunc(words, func(w string) bool { return !strings.HasPrefix(w, "-") })
 }
 
-// namesItem reports whether a word is an argument of an inspect command. The values of the flags of lists are none.
+// namesItem reports whether the words after an inspect command contain the name of an item. The value of a flag of the
+// ls command of the same noun is not such a name.
 func namesItem(inspect *cobra.Command, words []string) bool {
 	ls := childOf(inspect.Parent(), "ls")
 	return len(arguments(ls, words)) > 0

@@ -28,7 +28,7 @@ func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 // unknownPlace is UnknownCommand for the arguments of cmd. If the only argument may be the name of an item, as in
 // drover pool main, the error has the command that shows the item.
 func unknownPlace(cmd *cobra.Command, args []string) error {
-	isWord := meant(cmd, args[0]) != "" || advise(cmd, args[0]) != "" ||
+	isWord := meantCommand(cmd, args[0]) != "" || advise(cmd, args[0]) != "" ||
 		dataset.Nearest(args[0], commandNames(cmd)) != ""
 	name, _, _ := strings.Cut(args[0], "@")
 	if len(args) != 1 || isWord || dataset.CheckName(name) != nil {
@@ -67,7 +67,7 @@ func UnknownCommand(cmd *cobra.Command, args ...string) error {
 	if text := advise(cmd, word); text != "" {
 		return UsageError(cmd, "unknown command %q for %s: %s", dataset.Clip(word), CommandName(cmd), text)
 	}
-	if other := meant(cmd, word); other != "" {
+	if other := meantCommand(cmd, word); other != "" {
 		hint = ", did you mean " + shellLine(append([]string{other}, args[1:]...)) + "?"
 	}
 	return unknownWord(cmd, "command", CommandName(cmd), word, commandNames(cmd), hint)

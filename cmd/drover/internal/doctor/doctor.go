@@ -1,6 +1,6 @@
-// Package doctor has the command drover doctor. It shows what works on the server's host or, with --cluster, on every
-// node and control replica, what does not work, and why. Package main adds the command to the command tree. The command
-// calls the API, and keeps no state.
+// Package doctor has the command drover doctor. It shows what does not work on the server's host, and why. With
+// --verbose it also shows what works. With --cluster it shows the same for every node and control replica. Package main
+// adds the command to the command tree. The command calls the API, and keeps no state.
 package doctor
 
 import (

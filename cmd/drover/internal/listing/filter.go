@@ -85,7 +85,7 @@ func parseLabels(cmd *cobra.Command, values []string) ([]filter, error) {
 // matches reports whether one of the item's values for the key matches the filter. The keys state and status stand for
 // each other, because some lists have a column of one name, and others of the other.
 func (f filter) matches(k keys, cells []string, item any) bool {
-	found := f.matchesKey(k, k.known(f.key), cells, item)
+	found := f.matchesKey(k, k.canonical(f.key), cells, item)
 	if other := otherKey[f.key]; other != "" && !found {
 		found = f.matchesKey(k, other, cells, item)
 	}
@@ -126,7 +126,7 @@ func (f filter) matchesPart(status string) bool {
 // nearMiss returns a note about a filter whose value no item has, if an item has a similar one in the same column.
 // Without the note, a typing error looks like an empty list.
 func (f filter) nearMiss(k keys, rows [][]string) string {
-	i, ok := k.columns[k.known(f.key)]
+	i, ok := k.columns[k.canonical(f.key)]
 	if !ok || f.negated || strings.Contains(f.value, "*") {
 		return ""
 	}

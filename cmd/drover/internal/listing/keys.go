@@ -36,8 +36,9 @@ func (k keys) names() []string {
 	return slices.Compact(names)
 }
 
-// known returns key or, if the list does not have it, the key that stands for it: state or status, and volume for name.
-func (k keys) known(key string) string {
+// canonical returns the key that the list has for a key of the user. If the list does not have key itself, that is
+// status for state, state for status, or volume for name. If it has none of them, canonical returns key.
+func (k keys) canonical(key string) string {
 	has := func(key string) bool {
 		_, ok := k.columns[key]
 		s := k.schema.find(key)
@@ -55,7 +56,7 @@ func (k keys) known(key string) string {
 
 // check fails with a usage error unless key is a column or a field that has a value.
 func (k keys) check(cmd *cobra.Command, flag, key string) error {
-	key = k.known(key)
+	key = k.canonical(key)
 	if _, ok := k.columns[key]; ok {
 		return nil
 	}

@@ -197,7 +197,7 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 	if err := keys.checkSort(cmd, key, o.sort != ""); err != nil {
 		return err
 	}
-	key = keys.known(key)
+	key = keys.canonical(key)
 	text, err := parseTemplate(cmd, keys.schema, o.format)
 	if err != nil {
 		return err

@@ -146,9 +146,9 @@ func (w *walker) path(path []string, atItem bool) {
 	for i, name := range path {
 		switch {
 		case at == nil:
-			path[i] = spelled(name, w.all)
+			path[i] = canonicalName(name, w.all)
 		case at.kind == object:
-			path[i] = spelled(name, namesOf(at))
+			path[i] = canonicalName(name, namesOf(at))
 			if at.fields[path[i]] == nil {
 				if w.bad == "" {
 					w.bad, w.have = strings.Join(path[:i+1], "."), at.names
@@ -186,9 +186,9 @@ func namesOf(s *schema) map[string]bool {
 	return names
 }
 
-// spelled returns the known name that equals a name apart from case and underscores. If there is none, it returns the
-// name unchanged.
-func spelled(name string, known map[string]bool) string {
+// canonicalName returns the known name that equals a name apart from case and underscores. If there is none, it returns
+// the name unchanged.
+func canonicalName(name string, known map[string]bool) string {
 	if known[name] {
 		return name
 	}

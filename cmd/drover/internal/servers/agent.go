@@ -62,8 +62,8 @@ them again.`,
 const maxToken = 4 << 10
 
 // ReadToken returns the join token from a file (@FILE) or from standard input (-). If source is empty, it returns no
-// token. It refuses a token on the command line, because every user of the host can read the command line (I12). The
-// error does not contain that token.
+// token. It refuses a token on the command line, because every user of the host can read the command line (invariant
+// I12 in docs/invariants.md). The error does not contain that token.
 func ReadToken(a *cli.App, source string) (string, error) {
 	var from io.Reader
 	switch file, ok := strings.CutPrefix(source, "@"); {

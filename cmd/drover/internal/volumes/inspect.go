@@ -96,8 +96,9 @@ func volumeForm(a *cli.App, v api.Volume, pool *dataset.PoolStatus, snapshots, h
 	return f
 }
 
-// createdLine returns when a volume was created, and as what it was requested if that says more than its name. A rename
-// replaces the recorded request by the new name, unless an engine knows the volume by it.
+// createdLine returns when a volume was created. If the recorded request is not just the name of the volume, it adds
+// the request, such as db@gold. A rename replaces the recorded request by the new name, unless an engine knows the
+// volume by the recorded request.
 func createdLine(now time.Time, v api.Volume) string {
 	line := show.When(now, v.Created)
 	if v.RequestedAs == v.Volume || v.RequestedAs == "" {
