@@ -8,5 +8,6 @@
 // The package has no state in memory. lease.Table has the relinquished datasets, and protects and stores them. The lock
 // of a dataset (host.Host.Locks) is held while its lease or its mount changes. Package doctor lists the findings of
 // Failover. What a home does before it relinquishes a dataset belongs in relinquisher.go, when another node may take
-// over in failover.go, and what happens to a fenced dataset in repairer.go.
+// over in failover.go, and what happens to a fenced dataset in repairer.go. Failover.AwaitMove waits for ordinary moves
+// too, for package move.
 package handover

@@ -21,7 +21,8 @@
 // Where to change what: the steps of a create are in volumecreator.go, and how the data is made in datasetmaker.go.
 // Each other kind of operation has a method with its steps. runner.go decides when an operation is recorded, cancelled
 // or reported again. Whether a request is allowed is decided by control, in package control/planning. Whether the pool
-// has room is checked here, with package storage.
+// has room is checked here, with package storage. A delete only changes the record, so it works while the pool is
+// offline; a purge waits for the pool.
 package operation
 
 import (
