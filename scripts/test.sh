@@ -59,15 +59,15 @@ show_flaky() {
 
 # What takes longest comes first, so that nothing is left to run alone; named again, it is not run again.
 # internal/linux/mount makes mount tables that are too large to be read. Others look at all processes of the host
-# and take these for possible users of a volume, so it is run before them.
+# and take these for possible users of a volume, so it is run before them. So is guard, which measures how late it is.
 unit_tests() {
 	local packages
 	mapfile -t packages < <(go list ./... |
-		grep -vE '/test/|/internal/linux/mount$|/agent/(move|mounting|replication|operation|lease|pooladmin)$' |
+		grep -vE '/test/|/internal/linux/mount$|/guard$|/agent/(move|mounting|replication|operation|lease|pooladmin)$' |
 		grep -vE '/backends/(loop|btrfs|zfs)$|/control/store/consul$')
-	gotest "$@" ./internal/linux/mount
+	gotest -p 1 "$@" ./internal/linux/mount ./guard
 	# Some mostly wait: three at a time.
-	gotest -timeout 20m -p 3 "$@" ./agent/move ./backends/{loop,btrfs,zfs} ./control/store/consul \
+	gotest -timeout 30m -p 3 "$@" ./backends/{zfs,loop,btrfs} ./agent/move ./control/store/consul \
 		./agent/{mounting,replication,operation,lease,pooladmin} "${packages[@]}"
 }
 
@@ -84,7 +84,7 @@ product_tests() {
 short() {
 	phase "build" 120 make build
 	phase "tests of packages" 420 unit_tests
-	phase "tests of the product" 780 product_tests 20m
+	phase "tests of the product" 780 product_tests 30m
 }
 
 long() {

@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/facts"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
@@ -20,7 +22,50 @@ const namespaceVariable = "DROVER_SCRATCH_NAMESPACE"
 // packages run at the same time. A container or engine that one of them starts copies all mounts that it sees. These
 // copies keep filesystems in use after the other tests have unmounted them. In separate namespaces, no package's tests
 // see the mounts of another one.
-func Main(m *testing.M) int {
+func Main(m *testing.M) int { return inNamespace(m.Run) }
+
+// MainInMemory is Main with the temporary files of the tests in memory, in a tmpfs of up to 8 GiB. The packages that
+// mostly write images take little more than half of the time then. A host with less free memory keeps the files on the
+// disk. Tests that measure writes, or that link files of the test program, need Main.
+func MainInMemory(m *testing.M) int {
+	return inNamespace(func() int {
+		unmount, err := tempInMemory()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "temporary files of tests in memory:", err)
+			return 1
+		}
+		defer unmount()
+		return m.Run()
+	})
+}
+
+// tempInMemory mounts a tmpfs and makes it the directory of temporary files. The mount ends with the namespace.
+func tempInMemory() (unmount func(), err error) {
+	const size, enough = 8 << 30, 16 << 30
+	var host dataset.Facts
+	if err := (facts.Host{FS: os.DirFS("/")}).ReadDynamic(&host); err != nil || host.MemoryFree < enough {
+		return func() {}, err
+	}
+	dir, err := os.MkdirTemp("", "drover-tmpfs-")
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("mode=1777,size=%d", size)); err != nil {
+		return nil, errors.Join(err, os.Remove(dir))
+	}
+	before := os.Getenv("TMPDIR")
+	if err := os.Setenv("TMPDIR", dir); err != nil {
+		return nil, errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH), os.Remove(dir))
+	}
+	return func() {
+		_ = os.Setenv("TMPDIR", before)
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
+		_ = os.Remove(dir)
+	}, nil
+}
+
+// inNamespace runs tests in a new mount namespace.
+func inNamespace(tests func() int) int {
 	if path := os.Getenv(serverVariable); path != "" {
 		fmt.Fprintln(os.Stderr, runWithoutSync(path))
 		return 1
@@ -28,7 +73,7 @@ func Main(m *testing.M) int {
 	var err error
 	if os.Getenv(namespaceVariable) != "" {
 		if err = unmountOthers(); err == nil {
-			return m.Run()
+			return tests()
 		}
 	} else {
 		var status int

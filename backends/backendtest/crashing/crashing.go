@@ -104,7 +104,7 @@ const ordersVariable = "DROVER_TEST_CRASH"
 func Main(m *testing.M, kind Stepping) int {
 	raw := os.Getenv(ordersVariable)
 	if raw == "" {
-		return scratch.Main(m)
+		return scratch.MainInMemory(m)
 	}
 	var o orders
 	if err := json.Unmarshal([]byte(raw), &o); err != nil {
