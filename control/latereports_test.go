@@ -3,6 +3,8 @@ package control_test
 import (
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
@@ -161,5 +163,32 @@ func TestOnlyKnownFailuresGoOnRecord(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrInvalid)
 	if _, err := e.Operation(e.Ctx, op.ID.String(), 0); dataset.KindOf(err) != dataset.ErrNotFound {
 		t.Errorf("it is on record: %v", err)
+	}
+}
+
+// TestRepeatedCommitKeepsLaterStatus: the status in a Commit is from before the Commit was sent first. If it is sent
+// again, the home may have reported a later status meanwhile. That one stays: its mounts decide whether an alias can be
+// dropped, and its problem whether copies may be removed.
+func TestRepeatedCommitKeepsLaterStatus(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	op := a.MustPlan(controltest.Create("db"))
+	report := again(a, op)
+	report.Status = &dataset.DatasetStatus{ID: op.DatasetID}
+	if _, err := a.Commit(a.Ctx, a.ID, report); err != nil {
+		t.Fatal(err)
+	}
+	later := dataset.DatasetStatus{
+		ID: op.DatasetID, Mounted: true, Mounts: []dataset.Mount{{ID: "m", Names: []string{"db"}}}, Problem: "its disk fails",
+	}
+	h := api.Heartbeat{Incarnation: a.Incarnation, Incremental: true, Datasets: []dataset.DatasetStatus{later}}
+	if err := a.Heartbeat(a.Ctx, a.ID, h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Commit(a.Ctx, a.ID, report); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&later, e.Reports.Dataset(op.DatasetID, a.ID)); diff != "" {
+		t.Errorf("the status after the repeated commit (-want +got):\n%s", diff)
 	}
 }

@@ -162,12 +162,13 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 	return out, nil
 }
 
-// RecordDataset records the status of a dataset that a node has just made. It does nothing if the node has as many
-// datasets as are remembered: its next heartbeat is then refused with the reason.
+// RecordDataset records the status of a dataset that a node has just made. A status that the node has already reported
+// is later, because the report of an operation can be repeated, and so it stays. RecordDataset also does nothing if the
+// node has as many datasets as are remembered: its next heartbeat is then refused with the reason.
 func (s *Latest) RecordDataset(node uuid.UUID, st dataset.DatasetStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.datasets[node]) < MaxRemembered {
+	if _, reported := s.datasets[node][st.ID]; !reported && len(s.datasets[node]) < MaxRemembered {
 		merge(s.datasets, node, []dataset.DatasetStatus{st}, func(d dataset.DatasetStatus) uuid.UUID { return d.ID })
 	}
 }
