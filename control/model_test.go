@@ -329,8 +329,11 @@ func (m *machine) dropAlias(t *rapid.T) {
 	name, alias := m.drawVolume(t), rapid.SampledFrom(modelNames).Draw(t, "alias")
 	req := controltest.DropAlias(name, alias)
 	req.ID = uuid.New()
-	_, err := m.Submit(m.Ctx, req)
 	id, exists := m.volumes[name]
+	if exists {
+		m.datasets[id].home.ReportIdle(id.String())
+	}
+	_, err := m.Submit(m.Ctx, req)
 	switch d := m.datasets[id]; {
 	case exists && d.volume == alias:
 		m.expect(req, err, dataset.ErrInvalid)

@@ -213,6 +213,7 @@ func TestRenameWithoutHome(t *testing.T) {
 	if v := l.MustVolume("newer"); v.Home != l.Beta.ID {
 		t.Errorf("the home is %s, want beta", v.Home)
 	}
+	l.Beta.ReportIdle("newer")
 	l.MustSubmit(controltest.DropAlias("newer", "db"))
 	l.RestartAgent(l.Alpha, "alpha")
 	got := l.Alpha.MustSync(0).Copies

@@ -41,9 +41,16 @@ func (a *Agent) MustRegister(name string) {
 	a.ReportDistrust("")
 }
 
-// ReportOf returns the report that an operation succeeded.
+// ReportOf returns the report that an operation succeeded. As that of an agent, it has the status of a new dataset.
 func (a *Agent) ReportOf(op dataset.Operation) api.Report {
-	return api.Report{Incarnation: a.Incarnation, Operation: op}
+	r := api.Report{Incarnation: a.Incarnation, Operation: op}
+	switch op.Kind {
+	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
+		if op.Problem == nil {
+			r.Status = &dataset.DatasetStatus{ID: op.DatasetID}
+		}
+	}
+	return r
 }
 
 // CreateVolumeWithID creates a volume whose dataset has the given UUID.
@@ -288,6 +295,13 @@ func (a *Agent) MustRecall(op dataset.Operation) dataset.Operation {
 func (a *Agent) ReportOpen(d dataset.Dataset, problem string) {
 	a.Helper()
 	a.heartbeat(api.Heartbeat{Datasets: []dataset.DatasetStatus{{ID: d.ID, Problem: problem}}})
+}
+
+// ReportIdle reports that a volume is not mounted on this node.
+func (a *Agent) ReportIdle(volume string) {
+	a.Helper()
+	st := dataset.DatasetStatus{ID: a.MustVolume(volume).ID}
+	a.heartbeat(api.Heartbeat{Datasets: []dataset.DatasetStatus{st}})
 }
 
 // FoundDatasets returns what the pools of a cluster contain if they agree with the store.

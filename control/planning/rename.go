@@ -187,28 +187,30 @@ func mountingNodes(d dataset.Dataset) []uuid.UUID {
 }
 
 // checkAliasNotMounted fails with dataset.ErrInUse if a node reports a mount of a volume by an alias, or a mount whose
-// name is not known. It fails with dataset.ErrPending if a node has not reported its mounts since this service started.
-// The argument what names the request in the error.
+// name is not known. It fails with dataset.ErrPending if a node has not reported this volume since this service
+// started, or has not reported lately to this service. A node with many volumes reports them in several parts, so its
+// first report may lack the volume. The argument what names the request in the error.
 func (v *Planner) checkAliasNotMounted(t *record.Tx, d dataset.Dataset, alias, what string) error {
 	for _, id := range mountingNodes(d) {
 		var mounts []dataset.Mount
-		if st := v.Reported.Dataset(d.ID, id); st != nil {
+		st := v.Reported.Dataset(d.ID, id)
+		if st != nil {
 			mounts = st.MountsBy(alias)
 		}
-		heard := v.Reported.HasReported(id)
-		if heard && len(mounts) == 0 {
+		isCurrent := st != nil && v.Reported.Silence(id, v.Ledger.Clock.Steady()) <= v.CopyKeeper.MaxReportAge
+		if isCurrent && len(mounts) == 0 {
 			continue
 		}
 		name, err := t.NodeName(id)
 		if err != nil {
 			return err
 		}
-		if !heard {
-			return dataset.Errorf(dataset.ErrPending,
-				"%s: node %s has not reported yet which containers use the volume (try again in a few seconds)", what,
-				name)
+		if len(mounts) > 0 {
+			return aliasMountedError(d, alias, what, name, mounts)
 		}
-		return aliasMountedError(d, alias, what, name, mounts)
+		return dataset.Errorf(dataset.ErrPending,
+			"%s: node %s has not reported lately which containers use the volume (try again in a few seconds; "+
+				"drover node inspect %s)", what, name, name)
 	}
 	return nil
 }

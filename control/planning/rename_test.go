@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -238,13 +239,28 @@ func TestDropAliasOnSharedMount(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrInUse, "a running container on node beta uses the volume by that name")
 }
 
-// TestDropAliasBeforeFirstReport: after a restart of control, an alias is dropped only once the home has reported.
-func TestDropAliasBeforeFirstReport(t *testing.T) {
+// TestDropAliasBeforeReport: an alias is dropped only once the home has reported the volume to this service, and not too
+// long ago. After a restart of control, a node reports many volumes in several parts, and the first part may lack the
+// volume. A service that a node cannot reach knows only old reports of it.
+func TestDropAliasBeforeReport(t *testing.T) {
 	e, a := renameWorld(t)
+	drop := controltest.DropAlias("db", "first")
+	refused := func(when string) {
+		t.Helper()
+		if _, err := e.Submit(e.Ctx, drop); dataset.KindOf(err) != dataset.ErrPending {
+			t.Fatalf("%s: %v", when, err)
+		} else {
+			controltest.Refused(t, err, dataset.ErrPending, "node alpha has not reported lately", "try again")
+		}
+	}
 	e.Registered = nil // nobody reports to the new service
 	e.Restart()
-	_, err := e.Submit(e.Ctx, controltest.DropAlias("db", "first"))
-	controltest.Refused(t, err, dataset.ErrPending, "node alpha has not reported yet", "try again")
-	a.ReportDistrust("")
-	e.MustSubmit(controltest.DropAlias("db", "first"))
+	refused("after a restart")
+	a.ReportIdle("other")
+	refused("after the first part of a report")
+	a.ReportIdle("db")
+	e.Clock.Advance(e.Timing.MaxClockAge() + time.Second)
+	refused("after an old report")
+	a.ReportIdle("db")
+	e.MustSubmit(drop)
 }

@@ -178,7 +178,7 @@ func TestSeen(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	d, gone := a.MustCreate("db"), a.MustCreate("gone")
-	a.MustCreate("silent")
+	e.Reports.ForgetDatasetOf(a.ID, a.MustCreate("silent").ID)
 	beat := api.Heartbeat{Incarnation: a.Incarnation, Datasets: []dataset.DatasetStatus{
 		{ID: d.ID, Mounted: true, Used: 7, Mounts: []dataset.Mount{{ID: "m1", Count: 1}}}, {ID: gone.ID}, {ID: uuid.New()},
 	}}

@@ -16,7 +16,7 @@ func TestVolumeOfAnOfflinePoolHasAProblem(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	seen := a.MustCreate("db")
-	a.MustCreate("other")
+	e.Reports.ForgetDatasetOf(a.ID, a.MustCreate("other").ID)
 	report := func(pool dataset.PoolStatus, volumes ...dataset.DatasetStatus) {
 		pool.ID = seen.Pool
 		h := api.Heartbeat{
