@@ -51,7 +51,8 @@ have it restarted automatically. A new guard continues where the old one ended.`
 	fl.StringVar(&f.level, "log-level", "info", "minimum `LEVEL` of log messages: debug, info, warning, error")
 	fl.StringVar(&f.logFormat, "log-format", logging.Auto, logging.FlagHelp)
 	fl.DurationVar(&f.step, "step", time.Second,
-		"`TIME` for each rung of the ladder: at most a tenth of the time after which control considers a host lost")
+		"`TIME` for each step of a fence (freeze, stop, kill): at most a tenth of the time after which control "+
+			"considers a host lost")
 	fl.BoolVar(&f.hand, "hand", false, "run as the guard's hand (used by the guard)")
 	cobra.CheckErr(fl.MarkHidden("hand"))
 	cmd.AddCommand(newGuardLsCmd(a), newGuardReleaseCmd(a))

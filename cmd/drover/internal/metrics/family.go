@@ -61,8 +61,8 @@ var (
 	volumeMounts  = declare("volume_mounts", gauge, "", onAll, "Number of mount IDs that use a volume.",
 		"node", "volume")
 	volumeUsed = declare("volume_used_bytes", gauge, "bytes", onAll,
-		"Bytes used by a volume, as df shows them in it. In the pool if that is not known, as for a volume that was "+
-			"never mounted.", "node", "volume")
+		"Bytes used by a volume, as df shows them in it; the bytes that it uses in its pool if that is not known, as "+
+			"for a volume that was never mounted.", "node", "volume")
 	volumeSize = declare("volume_size_bytes", gauge, "bytes", onAll,
 		"Size limit of a volume in bytes; absent if there is none.", "node", "volume")
 	volumeInodes = declare("volume_inodes", gauge, "", onAll,
@@ -116,7 +116,7 @@ var (
 	replicaMaxLoss = declare("replica_max_loss_seconds", gauge, "seconds", onHost,
 		"Maximum lag of a replica that may take over automatically, for a volume with failover auto.", "volume")
 	replicaInterval = declare("replica_interval_seconds", gauge, "seconds", onHost,
-		"How often the profile has the replica of a volume on this node refreshed.", "volume")
+		"Time between two refreshes of the replica of a volume on this node, according to the profile.", "volume")
 	superseded = declare("copy_superseded", gauge, "", onHost,
 		"1 for a superseded copy on this node, which a person must discard.", "volume")
 	failoverHalted = declare("failover_halted", gauge, "", onControl,

@@ -17,7 +17,8 @@ move from other nodes. A volume that a container of the node requests is made on
 another node, and cannot be mounted here. What the node has stays and works.
 
 The node stays cordoned, also across restarts, until drover node uncordon. It
-need not be reachable. A drain of the node ends: its replicas stay.`,
+need not be reachable. If the node is being drained, the drain ends, and the
+replicas that are left on the node stay.`,
 		Example: "  drover node cordon host-a",
 		Args:    cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}

@@ -27,9 +27,10 @@ func newNodeLabelCmd(a *cli.App) *cobra.Command {
 labels.rack == "r1". KEY=VALUE sets a label, or replaces its value. KEY- removes
 it. The node need not be reachable.
 
-A label that is set so replaces the one of drover.yaml with its key, also after
-a restart of the node. KEY- then restores the one of drover.yaml. A label that
-only drover.yaml sets is removed there. Existing volumes stay where they are.`,
+A label that this command sets replaces the label with the same key in
+drover.yaml, also after a restart of the node. KEY- removes the new label, and
+the label in drover.yaml applies again. A label that is only in drover.yaml can
+only be removed there. Existing volumes stay where they are.`,
 		Example:           "  drover node label host-a rack=r1 spare-",
 		Args:              cli.Args(2),
 		ValidArgsFunction: cli.CompleteRest(a, cli.NodeWords, cli.LabelChangeWords(nodeLabels)),

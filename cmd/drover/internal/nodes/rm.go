@@ -26,8 +26,8 @@ copy of a volume whose home is unreachable or cannot open it.
 If the node is alive, or with --force, the command shows the effect, and the
 name of the node must be typed to confirm it, unless --yes is given.
 
-With --force the certificate is revoked although volumes have their home there,
-for a host that an attacker may control. The node stays in the store until the
+Use --force for a host that an attacker may control: it revokes the certificate
+although volumes have their home there. The node stays in the store until the
 volumes have another home (drover volume move --force --fenced). Then repeat the
 command to remove it. Containers on the host are not stopped. Volumes that it
 uses but whose home is another node (access: many) count as in use until drover

@@ -22,8 +22,9 @@ data, the UUID, the snapshots and all mounts stay.
 
 The former name becomes an alias. Commands, containers and Compose files find
 the volume by it, also as ALIAS@PROFILE, and no other volume can get the name.
-docker volume ls shows the names that the engine of the host has used. docker
-volume rm with an alias only removes that line, and never deletes the volume.
+docker volume ls lists each name that the engine of the host has used. docker
+volume rm ALIAS only removes the alias from that list, and never deletes the
+volume.
 
 --drop-alias ends an alias. It is refused while running containers use the alias
 (--force overrides that). A stopped container that was created with it cannot
