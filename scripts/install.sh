@@ -81,6 +81,8 @@ install_docs() {
 	sed "1s|profiles/profiles.schema.json|$schemadir/profiles.schema.json|" "$top/profiles.yaml" >"$work/profiles.yaml"
 	put 0644 "$work/profiles.yaml" "$docdir/profiles.yaml"
 	put 0644 "$top/LICENSE" "$docdir/LICENSE"
+	put 0644 "$top/deploy/prometheus/drover.rules.yaml" "$docdir/drover.rules.yaml"
+	put 0644 "$top/deploy/grafana/drover.json" "$docdir/drover.grafana.json"
 }
 
 # The socket unit gives its sockets to this group.

@@ -105,7 +105,7 @@ func TestFilterWithTypingError(t *testing.T) {
 		"profile=glod":  `drover: nothing has profile "glod"; did you mean gold?` + "\n",
 		"profile=*glod": "",
 		"profile!=gold": "",
-		"profile=zinc":  "",
+		"profile=zinc":  `drover: nothing has profile "zinc" (present: bronze, gold)` + "\n",
 		"status=*usag*": "", // the names of the fields of status, such as usage, are no values
 		"status!=used":  "",
 	} {
@@ -115,6 +115,26 @@ func TestFilterWithTypingError(t *testing.T) {
 		}
 		if matches := c.out.String() != ""; matches != strings.Contains(filter, "!=") {
 			t.Errorf("%s matches %q", filter, c.out.String())
+		}
+	}
+}
+
+// TestInspectNamesNewerProfile: the form says that the profile has a newer revision, and how the volume gets it.
+func TestInspectNamesNewerProfile(t *testing.T) {
+	w := theWorld()
+	for _, changed := range []bool{false, true} {
+		if changed {
+			for i := range w.volumes {
+				w.volumes[i].Profile.Revision = "0ldrevision0"
+			}
+		}
+		c := newConsole(w)
+		if code := c.run(t, "volume", "inspect", "db"); code != 0 {
+			t.Fatal(c.err.String())
+		}
+		const want = "newer revision: 0123456789ab (drover volume set-profile db gold applies it)"
+		if said := strings.Contains(c.out.String(), want); said != changed {
+			t.Errorf("changed %t: %s", changed, c.out.String())
 		}
 	}
 }

@@ -272,7 +272,7 @@ func (s *Placer) SuggestOthers(t *record.Tx, refusal error, sites []placement.Si
 	case who != "":
 		return fmt.Errorf("%w (%s)", refusal, who)
 	case large:
-		return fmt.Errorf("%w (request a smaller size, or enlarge the pool)", refusal)
+		return fmt.Errorf("%w (choose a smaller size or another profile, or enlarge the pool)", refusal)
 	}
 	return refusal
 }

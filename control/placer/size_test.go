@@ -24,7 +24,7 @@ func TestLargerThanItsPool(t *testing.T) {
 		return api.Request{Kind: dataset.OpResize, Volume: v, Size: size}
 	}
 	update := func(v, p string) api.Request { return api.Request{Kind: dataset.OpUpdate, Volume: v, Profile: p} }
-	less, more := "it has 15GiB in all, less than 20GiB", "(request a smaller size, or enlarge the pool)"
+	less, more := "it has 15GiB in all, less than 20GiB", "(choose a smaller size or another profile, or enlarge the pool)"
 	for _, req := range []api.Request{controltest.Create("new@gold"), controltest.Create("new@silver", "size=20GiB", "pool="+a.LocalPools[0].Name), clone("20GiB"), resize("small", "20GiB")} {
 		a.MustRefusePlan(req, dataset.ErrUnsupported, less, more)
 	}

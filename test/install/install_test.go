@@ -96,7 +96,8 @@ func TestStaged(t *testing.T) {
 		"/usr/lib/sysusers.d/drover.conf", "/usr/share/man/man1/drover.1", "/usr/share/man/man1/drover-volume-create.1",
 		"/usr/share/man/man5/drover-profiles.5", "/usr/share/man/man5/profiles.yaml.5", "/usr/share/man/man5/drover.yaml.5",
 		"/usr/share/bash-completion/completions/drover", "/usr/share/zsh/site-functions/_drover", "/usr/share/fish/vendor_completions.d/drover.fish",
-		"/usr/share/doc/drover/profiles.yaml", "/usr/share/drover/profiles.schema.json", "/usr/share/drover/drover.schema.json",
+		"/usr/share/doc/drover/profiles.yaml", "/usr/share/doc/drover/drover.rules.yaml",
+		"/usr/share/doc/drover/drover.grafana.json", "/usr/share/drover/profiles.schema.json", "/usr/share/drover/drover.schema.json",
 	} {
 		if !slices.Contains(files, want) {
 			t.Errorf("%s is not installed; there are %v", want, files)

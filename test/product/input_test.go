@@ -57,7 +57,7 @@ func wrongs() []wrong {
 		opt("size=0GiB", `bad size "0GiB": expected more than 0 (omit the size for no limit)`),
 		opt("size=1MiB", `volume db: 1MiB is too small for ext4, which needs 16MiB`),
 		{[]string{"-o", "fs=xfs", "-o", "size=299MiB", "db"}, `volume db: 299MiB is too small for xfs, which needs 300MiB`},
-		opt("size=17TiB", "volume db: pool default cannot satisfy profile bronze: it has 63.9GiB in all, less than 17TiB (request a smaller size, or enlarge the pool)"),
+		opt("size=17TiB", "volume db: pool default cannot satisfy profile bronze: it has 63.9GiB in all, less than 17TiB (choose a smaller size or another profile, or enlarge the pool)"),
 
 		name("db@snapshot", `spec "db@snapshot": no UUID after @snapshot (use db@snapshot-f23ca986, with 4 to 36 characters of a snapshot's or dataset's UUID)`),
 		name("db@snapshot-", `bad UUID prefix "": `+wantPrefix),

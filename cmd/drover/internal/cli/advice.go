@@ -58,14 +58,28 @@ var advice = map[string]string{
 	"promote":   "if the node of a volume is lost, use drover volume move NAME NODE; its --help says how",
 	"quiesce":   "freezing before a snapshot belongs to a profile, in profiles.yaml: quiesce",
 
-	"volume attach":    "start a container with the volume: docker run -v NAME:/PATH IMAGE",
-	"volume tag":       "use drover volume label NAME KEY=VALUE",
-	"volume profile":   "use drover volume set-profile NAME PROFILE, or drover volume inspect NAME to see it",
-	"volume replicate": replicasInProfile,
-	"volume encrypt":   "encryption belongs to a profile of a new volume, in profiles.yaml: encryption",
-	"volume quota":     "use drover volume resize NAME SIZE",
-	"volume schedule":  "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
-	"volume freeze":    "freezing before a snapshot belongs to a profile, in profiles.yaml: quiesce",
+	"volume attach":       "start a container with the volume: docker run -v NAME:/PATH IMAGE",
+	"unalias":             dropAlias,
+	"drop-alias":          dropAlias,
+	"volume unalias":      dropAlias,
+	"volume drop-alias":   dropAlias,
+	"throttle":            speedInProfile,
+	"limit":               speedInProfile,
+	"volume throttle":     speedInProfile,
+	"volume limit":        speedInProfile,
+	"volume qos":          speedInProfile,
+	"volume tag":          "use drover volume label NAME KEY=VALUE",
+	"volume profile":      "use drover volume set-profile NAME PROFILE, or drover volume inspect NAME to see it",
+	"volume replicate":    replicasInProfile,
+	"volume encrypt":      "encryption belongs to a profile of a new volume, in profiles.yaml: encryption",
+	"volume quota":        "use drover volume resize NAME SIZE",
+	"alerts":              alertRules,
+	"rules":               alertRules,
+	"metrics rules":       alertRules,
+	"set-schedule":        "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
+	"volume set-schedule": "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
+	"volume schedule":     "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
+	"volume freeze":       "freezing before a snapshot belongs to a profile, in profiles.yaml: quiesce",
 
 	"volume ls -t":         "use drover snapshot ls",
 	"volume ls -w":         "use watch drover volume ls, or drover events --follow",
@@ -115,9 +129,13 @@ var advice = map[string]string{
 
 	"pool resize": "a pool grows with its device or filesystem; drover pool set NAME --overcommit RATIO changes how " +
 		"much may be promised",
-	"pool scrub":  "use drover backend verify POOL",
-	"pool import": "use drover pool adopt PATH for an existing pool, or drover pool create NAME for a new one",
-	"pool export": "use drover pool adopt PATH on the host that gets the disk",
+	"pool drain":    emptyPool,
+	"pool evacuate": emptyPool,
+	"pool empty":    emptyPool,
+	"pool cordon":   emptyPool,
+	"pool scrub":    "use drover backend verify POOL",
+	"pool import":   "use drover pool adopt PATH for an existing pool, or drover pool create NAME for a new one",
+	"pool export":   "use drover pool adopt PATH on the host that gets the disk",
 	"pool grow": "a pool grows with its device or filesystem; drover pool set NAME --overcommit RATIO changes how " +
 		"much may be promised",
 
@@ -159,6 +177,9 @@ var advice = map[string]string{
 	"clone --from":                 "the source is the first argument: drover clone SOURCE NEW",
 	"volume inspect --format":      "use -o json, and jq for one field",
 	"snapshot inspect --format":    "use -o json, and jq for one field",
+	"snapshot diff --files":        diffOfFiles,
+	"snapshot diff --name-only":    diffOfFiles,
+	"snapshot diff -r":             diffOfFiles,
 	"trash restore --name":         "the new name is the second argument: drover trash restore DATASET NAME",
 	"volume export --to":           "use drover volume export NAME -o FILE",
 	"volume export --file":         "use drover volume export NAME -o FILE",
@@ -186,12 +207,30 @@ const placedByProfile = "the profile chooses the node: use -o pool=POOL, or late
 // replicasInProfile is the advice for a user who asks for replicas of one volume.
 const replicasInProfile = "replicas belong to a profile, in profiles.yaml: use drover volume set-profile NAME PROFILE"
 
+// diffOfFiles is the advice for a user who asks which files differ between two snapshots.
+const diffOfFiles = "it counts bytes; to compare files, mount a writable copy: drover clone VOLUME@SNAPSHOT NEW"
+
+// dropAlias is the advice for a user who wants to end the former name of a volume.
+const dropAlias = "use drover volume rename --drop-alias ALIAS NAME"
+
+// speedInProfile is the advice for a user who wants to limit the reads and writes of one volume.
+const speedInProfile = "limits of speed belong to a profile, in profiles.yaml: qos; then drover volume set-profile " +
+	"NAME PROFILE"
+
+// alertRules is the advice for a user who looks for alerts.
+const alertRules = "the alerts for Prometheus are in share/doc/drover/drover.rules.yaml, below the prefix of the " +
+	"installation"
+
+// emptyPool is the advice for a user who wants no volumes in a pool.
+const emptyPool = "a volume leaves its pool by drover volume move NAME NODE, or by a copy: drover volume export NAME " +
+	"| drover volume import NEW@PROFILE -o pool=POOL --from -"
+
 // joinNode is the advice for a user who wants to add a node.
 const joinNode = "use drover node token --name NAME, and start drover agent --join @FILE on the new host"
 
 // stayInPool is the advice for a user who wants to move a volume to another pool.
 const stayInPool = "a volume stays in its pool; for a full copy in another: drover volume export NAME | drover " +
-	"volume import NEW -o pool=POOL --from -"
+	"volume import NEW@PROFILE -o pool=POOL --from -"
 
 // Advice returns a copy of the table of advice, for its test.
 func Advice() map[string]string {
@@ -239,6 +278,8 @@ func argumentAdvice(cmd *cobra.Command, args []string) string {
 		return use(args[0] + "@" + second)
 	case name == "pool create" && len(args) == 2:
 		return use(args[0], "--backend", "loop", "--path", second)
+	case name == "volume import" && len(args) == 2 && strings.Contains(args[0], "/"):
+		return use(second, "--from", args[0])
 	case name == "volume import" && len(args) == 2:
 		return use(args[0], "--from", second)
 	case name == "volume export" && len(args) == 2:

@@ -119,14 +119,22 @@ func (f filter) matchesKey(k keys, key string, cells []string, item any) bool {
 func (f filter) matchesPart(status string) bool {
 	return slices.ContainsFunc(strings.Split(status, ", "), func(part string) bool {
 		short, _, _ := strings.Cut(part, " by ")
-		return matchText(f.value, part) || matchText(f.value, short)
+		return matchText(f.value, part) || matchText(f.value, short) || oneWord(f.value) == oneWord(short)
 	})
 }
 
-// nearMiss returns a note about a filter whose value no item has, if an item has a similar one in the same column.
-// Without the note, a typing error looks like an empty list.
+// oneWord returns a status without spaces and dashes, because "in use" is typed as in-use and inuse too.
+func oneWord(status string) string {
+	return strings.NewReplacer(" ", "", "-", "", "_", "").Replace(strings.ToLower(status))
+}
+
+// nearMiss returns a note about a filter whose value no item has: a similar value in the same column, or the values
+// that are there if they are few. Without the note, a typing error looks like an empty list.
 func (f filter) nearMiss(k keys, rows [][]string) string {
 	i, ok := k.columns[k.canonical(f.key)]
+	if !ok && otherKey[f.key] != "" {
+		i, ok = k.columns[otherKey[f.key]]
+	}
 	if !ok || f.negated || strings.Contains(f.value, "*") {
 		return ""
 	}
@@ -137,11 +145,20 @@ func (f filter) nearMiss(k keys, rows [][]string) string {
 		}
 		values[cells[i]] = true
 	}
-	if hint := dataset.Suggestion(f.value, slices.Sorted(maps.Keys(values))); hint != "" {
-		return fmt.Sprintf("nothing has %s %q%s", f.key, dataset.Clip(f.value), hint)
+	delete(values, "-")
+	present := slices.Sorted(maps.Keys(values))
+	hint := dataset.Suggestion(f.value, present)
+	if hint == "" && len(present) > 0 && len(present) <= fewValues {
+		hint = fmt.Sprintf(" (present: %s)", dataset.FormatChoices(present))
 	}
-	return ""
+	if hint == "" {
+		return ""
+	}
+	return fmt.Sprintf("nothing has %s %q%s", f.key, dataset.Clip(f.value), hint)
 }
+
+// fewValues is the number of values that a note lists at most.
+const fewValues = 6
 
 // matchText compares a text with a pattern and ignores case. In the pattern, * stands for any text. A UUID also matches
 // its prefixes.

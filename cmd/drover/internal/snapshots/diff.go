@@ -3,6 +3,8 @@ package snapshots
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -31,6 +33,7 @@ A and B are unique prefixes of UUIDs or, with a volume, names.`,
 		if err != nil {
 			return err
 		}
+		named := slices.Clone(points)
 		for i, p := range points {
 			// The name of a snapshot is unique only in its volume.
 			if volume == "" || p == "" {
@@ -46,7 +49,7 @@ A and B are unique prefixes of UUIDs or, with a volume, names.`,
 		if err != nil {
 			return err
 		}
-		return cli.PrintObject(a, o, d, diffForm)
+		return cli.PrintObject(a, o, d, func(d api.Diff) *show.Form { return diffForm(d, named) })
 	})
 	return cmd
 }
@@ -79,15 +82,28 @@ func diffArgs(cmd *cobra.Command, c cli.Remote, flag string, args []string) (vol
 	return volume, append(points, "")[:2], nil
 }
 
-func diffForm(d api.Diff) *show.Form {
+// diffForm shows a comparison. The names are those that were typed for its two sides.
+func diffForm(d api.Diff, names []string) *show.Form {
 	f := &show.Form{}
-	f.Add("From", d.Older)
-	f.Add("To", d.Newer)
+	f.Add("From", side(d.Older, names[0]))
+	f.Add("To", side(d.Newer, names[1]))
 	changed := dataset.Size(d.Bytes).Human()
 	if d.Ranges > 0 { // the result is exact
 		changed += fmt.Sprintf(" in %d ranges", d.Ranges)
 	}
 	f.Add("Changed", changed)
-	f.Add("Zeroed", dataset.Size(d.Zeroed).Human())
+	zeroed := dataset.Size(d.Zeroed).Human()
+	if d.Zeroed > 0 {
+		zeroed += " (deleted or trimmed)"
+	}
+	f.Add("Zeroed", zeroed)
 	return f
+}
+
+// side returns a side of a comparison, with the name that was typed for it.
+func side(id, name string) string {
+	if name == "" || strings.HasPrefix(id, name) {
+		return id
+	}
+	return name + " (" + id + ")"
 }

@@ -33,7 +33,7 @@ restore can be undone.`,
 			}
 			line := "restored volume " + d.Volume
 			if out.Operation != nil && out.Operation.Source != nil {
-				line += " to snapshot " + out.Operation.Source.Snapshot.String()
+				line += " to snapshot " + side(out.Operation.Source.Snapshot.String(), args[1])
 			}
 			if snapshot := takenSnapshot(out); snapshot.ID != uuid.Nil {
 				line += fmt.Sprintf("; its previous data is snapshot %s", snapshot.ID)

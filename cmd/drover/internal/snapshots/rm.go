@@ -34,10 +34,10 @@ name.`,
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			s := takenSnapshot(out)
 			if o.DryRun {
-				return s.ID, fmt.Sprintf("would delete snapshot %s of %s for good%s", s.ID, s.Volume,
-					freedSpace(cmd.Context(), a, s.ID))
+				return s.ID, fmt.Sprintf("would delete snapshot %s of %s for good%s", side(s.ID.String(), s.Name),
+					s.Volume, freedSpace(cmd.Context(), a, s.ID))
 			}
-			return s.ID, fmt.Sprintf("deleted snapshot %s of %s", s.ID, s.Volume)
+			return s.ID, fmt.Sprintf("deleted snapshot %s of %s", side(s.ID.String(), s.Name), s.Volume)
 		})
 	}
 	return cmd

@@ -26,9 +26,20 @@ func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 	return cli.Inspect(a, use, short, cli.VolumeWords, cli.Inspected[api.Volume]{
 		Get: func(ctx context.Context, c cli.Remote, name string) (api.Volume, error) { return c.Volume(ctx, name) },
 		Form: func(ctx context.Context, c cli.Remote, v api.Volume) *show.Form {
-			return volumeForm(a, v, poolStatus(ctx, c, v), newestSnapshots(ctx, a, c, v), holderLines(ctx, a, c, v))
+			return volumeForm(a, v, newerProfile(ctx, c, v), poolStatus(ctx, c, v), newestSnapshots(ctx, a, c, v),
+				holderLines(ctx, a, c, v))
 		},
 	})
+}
+
+// newerProfile returns how a volume gets the present revision of its profile, or "" if it has that, if the profile was
+// removed, and if it cannot be read.
+func newerProfile(ctx context.Context, c cli.Remote, v api.Volume) string {
+	p, err := c.Profile(ctx, v.Profile.Name)
+	if err != nil || p.Revision == v.Profile.Revision {
+		return ""
+	}
+	return fmt.Sprintf("newer revision: %s (drover volume set-profile %s %s applies it)", p.Revision, v.Volume, p.Name)
 }
 
 // poolStatus returns the status of the pool of a volume with little space left. It returns nil for other volumes, and
@@ -49,7 +60,8 @@ func poolStatus(ctx context.Context, c cli.Remote, v api.Volume) *dataset.PoolSt
 	return nil
 }
 
-func volumeForm(a *cli.App, v api.Volume, pool *dataset.PoolStatus, snapshots, holders []string) *show.Form {
+func volumeForm(
+	a *cli.App, v api.Volume, newer string, pool *dataset.PoolStatus, snapshots, holders []string) *show.Form {
 	now, p := a.Now(), v.Profile
 	f := &show.Form{}
 	f.Add("Volume", v.Volume)
@@ -57,7 +69,7 @@ func volumeForm(a *cli.App, v api.Volume, pool *dataset.PoolStatus, snapshots, h
 	if v.Status != nil {
 		f.Add("Engine aliases", strings.Join(v.Status.EngineAliases, ", "))
 	}
-	f.Add("Profile", p.Name+"@"+p.Revision, p.Description)
+	f.Add("Profile", p.Name+"@"+p.Revision, p.Description, newer)
 	f.Add("Dataset", v.ID.String())
 	if v.State != dataset.StateReady {
 		f.Add("State", string(v.State))

@@ -76,14 +76,15 @@ func explainPool(ctx context.Context, a *cli.App, req api.Request, err error) er
 	}
 	pools, poolsErr := c.Pools(ctx)
 	nodes, nodesErr := c.NodeList(ctx, "")
+	from, fromErr := c.Volume(ctx, req.Volume)
 	isPool := slices.ContainsFunc(pools, func(p api.Pool) bool { return p.Name == name })
 	isNode := slices.ContainsFunc(nodes, func(n api.Node) bool { return n.Name == name })
-	if poolsErr != nil || nodesErr != nil || !isPool || isNode {
+	if errors.Join(poolsErr, nodesErr, fromErr) != nil || !isPool || isNode {
 		return err // as the server said
 	}
 	return dataset.Errorf(dataset.KindOf(err), "%s is a pool, and volume %s moves only to another node (for a full "+
-		"copy in that pool: drover volume export %[2]s | drover volume import NEW -o pool=%[1]s --from -)", name,
-		req.Volume)
+		"copy in that pool: drover volume export %[2]s | drover volume import NEW@%[3]s -o pool=%[1]s --from "+
+		"-)", name, req.Volume, from.Profile.Name)
 }
 
 // wouldMove says what a move would do.
