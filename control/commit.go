@@ -76,7 +76,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 	}
 	if op.Kind == dataset.OpPurge && op.Problem == nil {
 		s.Reports.ForgetDataset(op.DatasetID)
-		s.Views.ForgetCount(op.DatasetID)
+		s.Views.Forget(op.DatasetID)
 	}
 	if op.Kind == dataset.OpMove && out.Dataset != nil {
 		steps.At("commit.recorded")

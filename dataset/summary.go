@@ -20,6 +20,7 @@ type Summary struct {
 	Home         uuid.UUID         `json:"home"`
 	Pool         uuid.UUID         `json:"pool"`
 	Epoch        uint64            `json:"epoch"`
+	Copies       []uuid.UUID       `json:"copies,omitempty"`
 	SharedMounts []SharedMount     `json:"shared_mounts,omitempty" old:"guests"`
 	Created      time.Time         `json:"created"`
 	Trash        *Trash            `json:"trash,omitempty"`
@@ -27,17 +28,20 @@ type Summary struct {
 
 // ProfileSummary is the part of a profile that a list of volumes shows.
 type ProfileSummary struct {
-	Name   string `json:"name"`
-	Size   Size   `json:"size,omitempty"`
-	Access Access `json:"access,omitempty"`
+	Name     string   `json:"name"`
+	Size     Size     `json:"size,omitempty"`
+	Access   Access   `json:"access,omitempty"`
+	Replicas Replicas `json:"replicas,omitzero"`
 }
 
 // Dataset returns a record that has only the fields of the summary.
 func (s Summary) Dataset() Dataset {
 	return Dataset{
 		ID: s.ID, Volume: s.Volume, Aliases: s.Aliases, State: s.State,
-		Profile: Profile{Name: s.Profile.Name, Size: s.Profile.Size, Access: s.Profile.Access},
-		Size:    s.Size, Labels: s.Labels, Protected: s.Protected, Home: s.Home, Pool: s.Pool, Epoch: s.Epoch,
-		SharedMounts: s.SharedMounts, Created: s.Created, Trash: s.Trash,
+		Profile: Profile{
+			Name: s.Profile.Name, Size: s.Profile.Size, Access: s.Profile.Access, Replicas: s.Profile.Replicas,
+		},
+		Size: s.Size, Labels: s.Labels, Protected: s.Protected, Home: s.Home, Pool: s.Pool, Epoch: s.Epoch,
+		Copies: s.Copies, SharedMounts: s.SharedMounts, Created: s.Created, Trash: s.Trash,
 	}
 }

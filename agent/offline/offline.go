@@ -117,6 +117,18 @@ func (r *Reader) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume],
 		})
 }
 
+// VolumeSummaries implements api.Users.
+func (r *Reader) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
+	return ask(ctx, r,
+		func(ctx context.Context) (api.List[api.VolumeSummary], error) {
+			return r.Service.VolumeSummaries(ctx, p)
+		},
+		func() (api.List[api.VolumeSummary], bool, error) {
+			l := r.page(ctx, p, dataset.StateReady, func(d dataset.Dataset) string { return d.Volume })
+			return api.Summarize(l), true, nil
+		})
+}
+
 // Trash implements api.Users.
 func (r *Reader) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
 	return ask(ctx, r, func(ctx context.Context) (api.List[api.Volume], error) { return r.Service.Trash(ctx, p) },

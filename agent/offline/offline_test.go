@@ -40,6 +40,10 @@ func (c *control) Volumes(ctx context.Context, _ api.Page) (api.List[api.Volume]
 	return api.List[api.Volume]{Items: []api.Volume{{Node: "control"}}}, c.answer(ctx)
 }
 
+func (c *control) VolumeSummaries(ctx context.Context, _ api.Page) (api.List[api.VolumeSummary], error) {
+	return api.List[api.VolumeSummary]{Items: []api.VolumeSummary{{Node: "control"}}}, c.answer(ctx)
+}
+
 func (c *control) Trash(ctx context.Context, _ api.Page) (api.List[api.Volume], error) {
 	return api.List[api.Volume]{}, c.answer(ctx)
 }
@@ -150,6 +154,10 @@ func TestVolumesWithoutControl(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"cache on alpha", "db on alpha", "web on beta"}, names); d != "" {
 		t.Errorf("volumes (-want +got):\n%s", d)
+	}
+	summaries, err := h.VolumeSummaries(t.Context(), api.Page{After: "cache"})
+	if err != nil || len(summaries.Items) != 2 || summaries.Items[1].Volume != "web" || summaries.Items[1].Node != "beta" {
+		t.Errorf("summaries: %+v, error %v; want db and web", summaries.Items, err)
 	}
 	trash, err := h.Trash(t.Context(), api.Page{})
 	if err != nil || len(trash.Items) != 1 || trash.Items[0].Volume != "old" {

@@ -118,13 +118,13 @@ func (f *fake) Volume(_ context.Context, ref string) (api.Volume, error) {
 
 func (f *fake) Volumes(_ context.Context, p api.Page) (api.List[api.Volume], error) {
 	err := f.called("Volumes")
-	f.summaries = p.Summary
+	f.summaries = false
 	return page(f, f.volumes, p, func(v api.Volume) string { return v.Volume }), err
 }
 
 func (f *fake) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
-	p.Summary = true
 	l, err := f.Volumes(ctx, p)
+	f.summaries = true
 	return api.Summarize(l), err
 }
 

@@ -4,8 +4,6 @@ package api
 type Page struct {
 	After string `query:"after" maxLength:"512" doc:"the value of next in the previous page; absent: the first page"`
 	Limit int    `query:"limit" minimum:"0" maximum:"1000" doc:"the maximum number of items; 0: 1000"`
-	// Summary asks a list of volumes for the fields of VolumeSummary only. An earlier server answers with all fields.
-	Summary bool `json:"-"`
 }
 
 // MaxPage is the maximum number of items in one page of a list.

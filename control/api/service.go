@@ -24,6 +24,8 @@ type Users interface {
 	Submit(ctx context.Context, req Request) (Outcome, error)
 	Volume(ctx context.Context, ref string) (Volume, error)
 	Volumes(ctx context.Context, p Page) (List[Volume], error)
+	// VolumeSummaries lists the same volumes as Volumes. The caller must not change the items.
+	VolumeSummaries(ctx context.Context, p Page) (List[VolumeSummary], error)
 	Trash(ctx context.Context, p Page) (List[Volume], error)
 	// Snapshots lists the snapshots of one volume or, if ref is empty, of all.
 	Snapshots(ctx context.Context, ref string, p Page) (List[dataset.Snapshot], error)

@@ -99,8 +99,10 @@ func Summarize(l List[Volume]) List[VolumeSummary] {
 func (v *Volume) Summary() VolumeSummary {
 	return VolumeSummary{
 		ID: v.ID, Volume: v.Volume, Aliases: v.Aliases, State: v.State,
-		Profile: dataset.ProfileSummary{Name: v.Profile.Name, Size: v.Profile.Size, Access: v.Profile.Access},
-		Size:    v.Size, Labels: v.Labels, Protected: v.Protected, Created: v.Created,
+		Profile: dataset.ProfileSummary{
+			Name: v.Profile.Name, Size: v.Profile.Size, Access: v.Profile.Access, Replicas: v.Profile.Replicas,
+		},
+		Size: v.Size, Labels: v.Labels, Protected: v.Protected, Created: v.Created,
 		Node: v.Node, PoolName: v.PoolName, Backend: v.Backend, Status: v.Status, Snapshots: v.Snapshots,
 		SharedMountDetails: v.SharedMountDetails,
 	}

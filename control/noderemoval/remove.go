@@ -303,7 +303,7 @@ func (m *NodeRemover) clearCondemned(ctx context.Context, node, pool uuid.UUID) 
 		}
 		if gone {
 			m.Reported.ForgetDataset(c.ID)
-			m.Views.ForgetCount(c.ID)
+			m.Views.Forget(c.ID)
 		}
 	}
 	return nil

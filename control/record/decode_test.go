@@ -78,3 +78,20 @@ func TestIDIn(t *testing.T) {
 		expect.Refusal(t, err, dataset.ErrCorrupt, record.TrashPrefix+odd)
 	}
 }
+
+// DecodeClaim accepts and refuses what Decode does.
+func TestDecodeClaim(t *testing.T) {
+	const id = "f23ca986-0000-4000-8000-000000000001"
+	for _, value := range []string{
+		`{"id":"` + id + `"}`, `{"id": "` + id + `"}`, `{"id":"` + id + `","more":1}`, `{"id":"` + strings.ToUpper(id) + `"}`,
+		`{"id":"` + id + `"} `, `{"id":"` + id + `"}}`, `{"id":"` + id[1:] + `"}`, `{"id":"` + id[1:] + `x"}`,
+		`{"id":"00000000-0000-0000-0000-000000000000"}`, `{"ID":"` + id + `"}`, `{}`, ``, `null`,
+	} {
+		var c record.Claim
+		want := record.Decode(record.NameKey("db"), []byte(value), &c)
+		got, err := record.DecodeClaim(record.NameKey("db"), []byte(value))
+		if dataset.KindOf(err) != dataset.KindOf(want) || want == nil && got != c.ID {
+			t.Errorf("%s: got %s, %v, want %s, %v", value, got, err, c.ID, want)
+		}
+	}
+}

@@ -56,14 +56,23 @@ func BenchmarkVolumes(b *testing.B) {
 
 // countVolumes reads all pages of the list of volumes.
 func countVolumes(b *testing.B, e *controltest.Control, summary bool) (n int) {
-	for p := (api.Page{Summary: summary}); ; {
-		l, err := e.Volumes(e.Ctx, p)
+	for p := (api.Page{}); ; {
+		length, next, err := 0, "", error(nil)
+		if summary {
+			var l api.List[api.VolumeSummary]
+			l, err = e.VolumeSummaries(e.Ctx, p)
+			length, next = len(l.Items), l.Next
+		} else {
+			var l api.List[api.Volume]
+			l, err = e.Volumes(e.Ctx, p)
+			length, next = len(l.Items), l.Next
+		}
 		if err != nil {
 			b.Fatal(err)
 		}
-		if n += len(l.Items); l.Next == "" {
+		if n += length; next == "" {
 			return n
 		}
-		p.After = l.Next
+		p.After = next
 	}
 }

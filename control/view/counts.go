@@ -23,8 +23,8 @@ type count struct {
 // maxCounts bounds the memory; above it all counts are dropped.
 const maxCounts = 1 << 17
 
-func (c *counts) snapshots(t *record.Tx, ds uuid.UUID) (int, error) {
-	index := t.Index(record.DatasetKey(ds))
+// snapshots returns the number of snapshots of a dataset. index is that of its record, which t has read.
+func (c *counts) snapshots(t *record.Tx, ds uuid.UUID, index uint64) (int, error) {
 	c.mu.Lock()
 	known, ok := c.byDataset[ds]
 	c.mu.Unlock()
@@ -50,13 +50,16 @@ func (c *counts) forget(ds uuid.UUID) {
 	delete(c.byDataset, ds)
 }
 
-// HasCount reports whether the number of snapshots of a dataset is remembered.
-func (s *Views) HasCount(ds uuid.UUID) bool {
+// Remembers reports whether anything is remembered of a dataset.
+func (s *Views) Remembers(ds uuid.UUID) bool {
 	s.counts.mu.Lock()
-	defer s.counts.mu.Unlock()
-	_, kept := s.counts.byDataset[ds]
-	return kept
+	_, counted := s.counts.byDataset[ds]
+	s.counts.mu.Unlock()
+	return counted || s.summaries.has(ds)
 }
 
-// ForgetCount drops the number of snapshots of a dataset that does not exist any more.
-func (s *Views) ForgetCount(ds uuid.UUID) { s.counts.forget(ds) }
+// Forget drops what is remembered of a dataset that does not exist any more.
+func (s *Views) Forget(ds uuid.UUID) {
+	s.counts.forget(ds)
+	s.summaries.forget(ds)
+}

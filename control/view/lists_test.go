@@ -82,22 +82,78 @@ func TestSummariesOfVolumes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	summaries, err := e.Volumes(e.Ctx, api.Page{Summary: true})
-	if err != nil {
-		t.Fatal(err)
+	for range 2 { // the second list uses what the first one remembered
+		summaries, err := e.VolumeSummaries(e.Ctx, api.Page{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := api.Summarize(whole); !reflect.DeepEqual(summaries, want) {
+			t.Errorf("got summaries %+v, want %+v", summaries, want)
+		}
 	}
-	if got, want := api.Summarize(summaries), api.Summarize(whole); !reflect.DeepEqual(got, want) {
-		t.Errorf("got summaries %+v, want %+v", got, want)
-	}
-	for _, v := range summaries.Items {
-		if v.Lease != nil || v.Request != uuid.Nil || v.Profile.Revision != "" {
-			t.Errorf("got %+v, want only the fields of a summary", v)
+}
+
+// Each change of a volume is in the next list of summaries.
+func TestSummariesAfterChanges(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	a.MustCreate("files@silver")
+	for _, step := range []struct {
+		name   string
+		change func()
+	}{
+		{"resize", func() { a.MustDo(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "40GiB"}) }},
+		{"protect", func() { e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: new(true)}) }},
+		{"snapshot", func() { a.MustSnapshot("files", "one") }},
+		{"create", func() { a.MustCreate("more@silver") }},
+		{"delete", func() { a.MustDelete("files") }},
+		{"rename", func() { e.MustSubmit(api.Request{Kind: dataset.OpRename, Volume: "db", Name: "orders"}) }},
+	} {
+		if _, err := e.VolumeSummaries(e.Ctx, api.Page{}); err != nil {
+			t.Fatal(err)
+		}
+		step.change()
+		whole, err := e.Volumes(e.Ctx, api.Page{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := e.VolumeSummaries(e.Ctx, api.Page{})
+		if want := api.Summarize(whole); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("after %s: got summaries %+v, %v, want %+v", step.name, got, err, want)
 		}
 	}
 }
 
 // A volume that is removed or renamed between the reads of a list is not shown as it was before.
 func TestListsWhileThingsGo(t *testing.T) {
+	for name, list := range map[string]func(*controltest.Control) []string{
+		"whole": func(e *controltest.Control) (names []string) {
+			l, err := e.Volumes(e.Ctx, api.Page{})
+			if err != nil {
+				e.Fatalf("%v", err)
+			}
+			for _, v := range l.Items {
+				names = append(names, v.Volume)
+			}
+			return names
+		},
+		"summaries": func(e *controltest.Control) (names []string) {
+			l, err := e.VolumeSummaries(e.Ctx, api.Page{})
+			if err != nil {
+				e.Fatalf("%v", err)
+			}
+			for _, v := range l.Items {
+				names = append(names, v.Volume)
+			}
+			return names
+		},
+	} {
+		t.Run(name, func(t *testing.T) { listWhileThingsGo(t, list) })
+	}
+}
+
+func listWhileThingsGo(t *testing.T, list func(*controltest.Control) []string) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	for _, name := range []string{"aa", "bb", "cc", "dd"} {
@@ -115,9 +171,8 @@ func TestListsWhileThingsGo(t *testing.T) {
 		d := a.MustDelete("ee")
 		e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String(), Name: "zz"})
 	}
-	l, err := e.Volumes(e.Ctx, api.Page{})
-	if err != nil || len(l.Items) != 2 || l.Items[0].Volume != "bb" || l.Items[1].Volume != "dd" || went != 1 {
-		t.Errorf("%d, %+v, %v", went, l.Items, err)
+	if l := list(e); !slices.Equal(l, []string{"bb", "dd"}) || went != 1 {
+		t.Errorf("%d, %q", went, l)
 	}
 	e.Spy.OnGet = func(string) {
 		e.Spy.OnGet = nil
@@ -157,11 +212,14 @@ func TestListsCostLittle(t *testing.T) {
 	if err != nil || l.Items[0].Snapshots != 2 || l.Items[1].Snapshots != 0 {
 		t.Errorf("%+v, %v", l.Items, err)
 	}
+	if _, err := e.VolumeSummaries(e.Ctx, api.Page{}); err != nil {
+		t.Fatal(err)
+	}
 	d := a.MustDelete("db25")
 	e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
 	a.DoWork()
-	if e.Views.HasCount(d.ID) {
-		t.Error("the count of a removed volume is kept")
+	if e.Views.Remembers(d.ID) {
+		t.Error("the count or the summary of a removed volume is kept")
 	}
 }
 

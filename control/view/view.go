@@ -1,10 +1,10 @@
 // Package view shows the records of a cluster to its users: volumes, snapshots and pools, with the last reports of
 // nodes.
 //
-// Package control embeds Views in its Service, so the API calls it directly. Packages control and noderemoval drop its
-// remembered counts, and package housekeeping sorts snapshots with Older. It changes nothing in the store. In memory
-// it keeps only the numbers of snapshots (counts), under a mutex. A new field of api.Volume is filled in by presenter,
-// and a new field of a node by package membership.
+// Package control embeds Views in its Service, so the API calls it directly. Packages control and noderemoval make it
+// forget datasets, and package housekeeping sorts snapshots with Older. It changes nothing in the store. In memory it
+// keeps only the numbers of snapshots (counts) and the decoded summaries of records (summaries), each under a mutex. A
+// new field of api.Volume is filled in by presenter, and a new field of a node by package membership.
 package view
 
 import (
@@ -40,7 +40,8 @@ type Deps struct {
 // Views lists and shows records. Its methods are safe for concurrent use.
 type Views struct {
 	Deps
-	counts counts
+	counts    counts
+	summaries summaries
 }
 
 // New returns Views.
@@ -78,15 +79,12 @@ func (s *Views) Volume(ctx context.Context, ref string) (v api.Volume, err error
 // Volumes lists the live volumes by name, and not by alias.
 func (s *Views) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
 	return s.listDatasets(ctx, record.NamesPrefix, p, func(name string, value []byte) (uuid.UUID, error) {
-		var c record.Claim
-		err := record.Decode(record.NamesPrefix+name, value, &c)
-		return c.ID, err
+		return record.DecodeClaim(record.NamesPrefix+name, value)
 	}, func(name string, d dataset.Dataset) bool { return d.State == dataset.StateReady && d.Volume == name })
 }
 
 // Trash lists the datasets in the trash by UUID, with those that are pending deletion.
 func (s *Views) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
-	p.Summary = false
 	return s.listDatasets(ctx, record.TrashPrefix, p, func(id string, _ []byte) (uuid.UUID, error) {
 		return record.ParseKey(record.TrashPrefix+id, record.TrashPrefix)
 	}, func(_ string, d dataset.Dataset) bool { return d.State != dataset.StateReady && d.Home != uuid.Nil })
@@ -104,7 +102,7 @@ func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 		return none, err
 	}
 	out := api.List[api.Volume]{Items: make([]api.Volume, 0, len(entries))}
-	seen := presenter{s: s, t: t, summary: p.Summary}
+	seen := presenter{s: s, t: t}
 	of := make([]uuid.UUID, len(entries))
 	for i, e := range entries {
 		if of[i], err = id(strings.TrimPrefix(e.Key, prefix), e.Value); err != nil {
@@ -135,11 +133,10 @@ func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 // presenter converts records to the form that users see, which has additional fields. If several datasets refer to the
 // same node or pool, it reads that record once.
 type presenter struct {
-	s       *Views
-	t       *record.Tx
-	summary bool // present only the fields of api.VolumeSummary
-	nodes   map[uuid.UUID]string
-	pools   map[uuid.UUID]dataset.Pool
+	s     *Views
+	t     *record.Tx
+	nodes map[uuid.UUID]string
+	pools map[uuid.UUID]dataset.Pool
 }
 
 // prefetch returns the records of some datasets, in their order. A dataset without a record has a zero record. It also
@@ -147,10 +144,7 @@ type presenter struct {
 func (p *presenter) prefetch(ids []uuid.UUID) ([]dataset.Dataset, error) {
 	keys := make([]string, 0, 2*len(ids))
 	for _, id := range ids {
-		keys = append(keys, record.DatasetKey(id))
-		if !p.summary {
-			keys = append(keys, record.LeaseKey(id))
-		}
+		keys = append(keys, record.DatasetKey(id), record.LeaseKey(id))
 	}
 	if err := p.t.Prefetch(keys); err != nil {
 		return nil, err
@@ -160,8 +154,7 @@ func (p *presenter) prefetch(ids []uuid.UUID) ([]dataset.Dataset, error) {
 	needed := map[uuid.UUID]bool{}
 	keys = keys[:0]
 	for i, id := range ids {
-		var err error
-		if records[i], err = p.record(id); err != nil {
+		if _, err := p.t.Get(record.DatasetKey(id), &records[i]); err != nil {
 			return nil, err
 		}
 		d := &records[i]
@@ -176,18 +169,6 @@ func (p *presenter) prefetch(ids []uuid.UUID) ([]dataset.Dataset, error) {
 	return records, p.t.Prefetch(keys)
 }
 
-// record returns the record of a dataset, or a zero record if there is none. For a summary it has only the fields of
-// dataset.Summary.
-func (p *presenter) record(id uuid.UUID) (d dataset.Dataset, err error) {
-	if !p.summary {
-		_, err = p.t.Get(record.DatasetKey(id), &d)
-		return d, err
-	}
-	var s dataset.Summary
-	_, err = p.t.Get(record.DatasetKey(id), &s)
-	return s.Dataset(), err
-}
-
 // Present returns a dataset as users see it.
 func (s *Views) Present(t *record.Tx, d dataset.Dataset) (api.Volume, error) {
 	p := presenter{s: s, t: t}
@@ -196,31 +177,35 @@ func (s *Views) Present(t *record.Tx, d dataset.Dataset) (api.Volume, error) {
 
 func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	v = api.Volume{Dataset: d}
-	if v.Node, err = cached(&p.nodes, d.Home, p.t.NodeName); err != nil {
-		return v, err
-	}
-	pool, err := cached(&p.pools, d.Pool, func(id uuid.UUID) (pool dataset.Pool, err error) {
-		_, err = p.t.Get(record.PoolKey(id), &pool)
-		return pool, err
-	})
-	if err != nil {
+	var pool dataset.Pool
+	if v.Node, pool, err = p.place(d.Home, d.Pool); err != nil {
 		return v, err
 	}
 	v.PoolName, v.Backend = pool.Name, pool.Backend
-	v.Status = p.s.statusOf(d, pool.Name)
-	if !p.summary {
-		if err := p.presentDetails(&v); err != nil {
-			return v, err
-		}
+	v.Status = p.s.statusOf(d.ID, d.Home, d.Pool, pool.Name)
+	if err := p.presentDetails(&v); err != nil {
+		return v, err
 	}
 	if v.SharedMountDetails, err = p.sharedMounts(d); err != nil {
 		return v, err
 	}
-	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID)
+	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID, p.t.Index(record.DatasetKey(d.ID)))
 	return v, err
 }
 
-// presentDetails adds what a summary leaves out: the lease, the copies, and why a deletion is pending.
+// place returns the name of a home and the record of a pool.
+func (p *presenter) place(home, pool uuid.UUID) (node string, in dataset.Pool, err error) {
+	if node, err = cached(&p.nodes, home, p.t.NodeName); err != nil {
+		return node, in, err
+	}
+	in, err = cached(&p.pools, pool, func(id uuid.UUID) (in dataset.Pool, err error) {
+		_, err = p.t.Get(record.PoolKey(id), &in)
+		return in, err
+	})
+	return node, in, err
+}
+
+// presentDetails adds the lease, the copies, and why a deletion is pending.
 func (p *presenter) presentDetails(v *api.Volume) error {
 	var lease dataset.Lease
 	there, err := p.t.Get(record.LeaseKey(v.ID), &lease)
@@ -238,18 +223,18 @@ func (p *presenter) presentDetails(v *api.Volume) error {
 }
 
 // statusOf returns the status of a dataset as its home reported it last; nil if the home has not reported it. pool is
-// the name of its pool. A home examines volumes that nobody uses only from time to time. So if the home has reported
-// since that the pool is offline, the status says so.
-func (s *Views) statusOf(d dataset.Dataset, pool string) *dataset.DatasetStatus {
-	st, in := s.Reports.Shown(d.ID, d.Home), s.Reports.Pool(d.Pool)
-	if in == nil || in.Online || in.Quarantined || st != nil && st.IsUnusable() {
+// the name of its pool, whose UUID is in. A home examines volumes that nobody uses only from time to time. So if the
+// home has reported since that the pool is offline, the status says so.
+func (s *Views) statusOf(id, home, in uuid.UUID, pool string) *dataset.DatasetStatus {
+	st, reported := s.Reports.Shown(id, home), s.Reports.Pool(in)
+	if reported == nil || reported.Online || reported.Quarantined || st != nil && st.IsUnusable() {
 		return st
 	}
-	now := dataset.DatasetStatus{ID: d.ID}
+	now := dataset.DatasetStatus{ID: id}
 	if st != nil {
 		now = *st
 	}
-	now.Problem = dataset.Cut(fmt.Sprintf("pool %s is offline: %s", pool, in.Reason))
+	now.Problem = dataset.Cut(fmt.Sprintf("pool %s is offline: %s", pool, reported.Reason))
 	return &now
 }
 
@@ -343,7 +328,8 @@ func (s *Views) SeenVolumes(ctx context.Context) []api.Volume {
 				continue
 			}
 			if name, err := cached(&nodes, d.Home, t.NodeName); err == nil {
-				out = append(out, api.Volume{Dataset: d, Status: s.statusOf(d, d.Pool.String()), Node: name})
+				status := s.statusOf(d.ID, d.Home, d.Pool, d.Pool.String())
+				out = append(out, api.Volume{Dataset: d, Status: status, Node: name})
 			}
 		}
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/route"
-	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -149,15 +148,18 @@ const minItem = 100
 func list[T any](
 	ctx context.Context, c *connection, r route.Route, p api.Page, params ...string,
 ) (api.List[T], error) {
+	return listWith[T](ctx, c, newCall(r), p, params...)
+}
+
+// listWith asks for one page of a list with a call.
+func listWith[T any](
+	ctx context.Context, c *connection, k call, p api.Page, params ...string,
+) (api.List[T], error) {
 	params = append(params, "after", p.After)
 	if p.Limit != 0 {
 		params = append(params, "limit", strconv.Itoa(p.Limit))
 	}
-	k := newCall(r)
 	k.query = query(params...)
-	if p.Summary {
-		k.header = http.Header{"Prefer": {wire.Minimal}}
-	}
 	return fetchInto(ctx, c, k, func(answer []byte) (l api.List[T]) {
 		// Items are large. Without the capacity, most of the time of decoding is spent on moving them.
 		l.Items = make([]T, 0, min(p.Size(), len(answer)/minItem))

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"github.com/google/uuid"
@@ -33,11 +34,12 @@ func (u Users) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], e
 	return list[api.Volume](ctx, u.conn, route.ListVolumes, p)
 }
 
-// VolumeSummaries lists the volumes by name, with the fields that a table of volumes shows. It sets p.Summary. An
-// earlier server answers with all fields, which are longer but have the same keys.
+// VolumeSummaries lists the volumes by name, with the fields that a table of volumes shows. An earlier server answers
+// with all fields, which are longer but have the same keys.
 func (u Users) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
-	p.Summary = true
-	return list[api.VolumeSummary](ctx, u.conn, route.ListVolumes, p)
+	k := newCall(route.ListVolumes)
+	k.header = http.Header{"Prefer": {wire.Minimal}}
+	return listWith[api.VolumeSummary](ctx, u.conn, k, p)
 }
 
 // Trash lists the datasets in the trash.

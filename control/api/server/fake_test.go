@@ -130,6 +130,11 @@ func (f *fake) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], e
 	return api.List[api.Volume]{Items: []api.Volume{f.volume}, Next: f.next}, f.ask(ctx, "Volumes", p)
 }
 
+func (f *fake) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
+	return api.List[api.VolumeSummary]{Items: []api.VolumeSummary{f.volume.Summary()}, Next: f.next},
+		f.ask(ctx, "VolumeSummaries", p)
+}
+
 func (f *fake) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
 	return api.List[api.Volume]{Items: []api.Volume{f.volume}, Next: f.next}, f.ask(ctx, "Trash", p)
 }

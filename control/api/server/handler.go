@@ -101,7 +101,7 @@ func registerOn(mux humago.Mux, d Deps, doc *huma.OpenAPI) {
 		api: humago.New(mux, huma.Config{
 			OpenAPI: doc, Formats: formats(), DefaultFormat: "application/json",
 			RejectUnknownQueryParameters: true,
-			Transformers:                 []huma.Transformer{translate, summarize},
+			Transformers:                 []huma.Transformer{translate, unwrapList},
 		}),
 	}
 	h.volumes()

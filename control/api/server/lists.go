@@ -1,6 +1,7 @@
 package server
 
 import (
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -8,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/route"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
@@ -96,12 +96,26 @@ type PreferParam struct {
 
 func (p PreferParam) minimal() bool { return p.Prefer == wire.Minimal }
 
-// summarize is a transformer of huma. It cuts a list of volumes to what the client prefers.
-func summarize(hc huma.Context, _ string, v any) (any, error) {
-	l, ok := v.(api.List[api.Volume])
-	if ok && hc.Operation().OperationID == route.ListVolumes.ID && hc.Header("Prefer") == wire.Minimal {
-		hc.SetHeader("Preference-Applied", wire.Minimal)
-		return api.Summarize(l), nil
+// volumeList is a list of volumes in one of two forms.
+type volumeList struct {
+	whole     api.List[api.Volume]
+	summaries *api.List[api.VolumeSummary] // nil: the answer is whole
+}
+
+// Schema implements huma.SchemaProvider. The keys of a summary are some of those of the whole volume.
+func (volumeList) Schema(r huma.Registry) *huma.Schema {
+	return r.Schema(reflect.TypeFor[api.List[api.Volume]](), true, "")
+}
+
+// unwrapList is a transformer of huma. It turns a list of volumes into the form that the client prefers.
+func unwrapList(hc huma.Context, _ string, v any) (any, error) {
+	l, ok := v.(volumeList)
+	switch {
+	case !ok:
+		return v, nil
+	case l.summaries == nil:
+		return l.whole, nil
 	}
-	return v, nil
+	hc.SetHeader("Preference-Applied", wire.Minimal)
+	return *l.summaries, nil
 }

@@ -66,6 +66,11 @@ func (l *lister) Volumes(_ context.Context, p api.Page) (api.List[api.Volume], e
 	return part(p, l.volumes, func(v api.Volume) string { return v.Volume })
 }
 
+func (l *lister) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
+	whole, err := l.Volumes(ctx, p)
+	return api.Summarize(whole), err
+}
+
 func (l *lister) Trash(_ context.Context, p api.Page) (api.List[api.Volume], error) {
 	return part(p, l.volumes, func(v api.Volume) string { return v.ID.String() })
 }

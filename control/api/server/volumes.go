@@ -13,11 +13,23 @@ func (h handlers) volumes() {
 		func(ctx context.Context, in *struct {
 			api.Page
 			PreferParam
-		}) (*answer[api.List[api.Volume]], error) {
-			in.Summary = in.minimal()
-			return paged(in.Page, isName, func() (api.List[api.Volume], error) {
+		}) (*answer[volumeList], error) {
+			if in.minimal() {
+				l, err := paged(in.Page, isName, func() (api.List[api.VolumeSummary], error) {
+					return h.Service.VolumeSummaries(ctx, in.Page)
+				})
+				if err != nil {
+					return nil, err
+				}
+				return reply(volumeList{summaries: &l.Body}, nil)
+			}
+			l, err := paged(in.Page, isName, func() (api.List[api.Volume], error) {
 				return h.Service.Volumes(ctx, in.Page)
 			})
+			if err != nil {
+				return nil, err
+			}
+			return reply(volumeList{whole: l.Body}, nil)
 		})
 	add(h, endpoint(route.GetVolume, "volumes", "Show a volume", ""),
 		func(ctx context.Context, in *VolumeParam) (*answer[api.Volume], error) {

@@ -31,8 +31,6 @@ type Remote interface {
 	api.Local
 	api.Backup
 	api.Members
-	// VolumeSummaries lists the volumes by name, with the fields that a table of volumes shows.
-	VolumeSummaries(context.Context, api.Page) (api.List[api.VolumeSummary], error)
 }
 
 // App has what every command uses: the streams, the environment, the clients of servers and the flags that all

@@ -1,0 +1,165 @@
+package view
+
+import (
+	"context"
+	"hash/maphash"
+	"strings"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
+)
+
+// VolumeSummaries lists the live volumes by name, and not by alias, with the fields of api.VolumeSummary. The caller
+// must not change the items, because they share memory with later lists.
+func (s *Views) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
+	var none api.List[api.VolumeSummary]
+	limit, seen := p.Size(), presenter{s: s, t: record.NewTx(ctx, s.Ledger.Store)}
+	names, err := seen.t.List(record.NamesPrefix, After(record.NamesPrefix, p), limit)
+	if err != nil {
+		return none, err
+	}
+	records, err := seen.summaries(names)
+	if err != nil {
+		return none, err
+	}
+	out := api.List[api.VolumeSummary]{Items: make([]api.VolumeSummary, 0, len(names))}
+	for i, r := range records {
+		name := strings.TrimPrefix(names[i].Key, record.NamesPrefix)
+		if r.Summary == nil || r.State != dataset.StateReady || r.Volume != name {
+			continue // an alias, or the volume was removed or renamed since its name was read
+		}
+		v, err := seen.summarize(r)
+		if err != nil {
+			return none, err
+		}
+		out.Items = append(out.Items, v)
+	}
+	if len(names) == limit {
+		out.Next = strings.TrimPrefix(names[limit-1].Key, record.NamesPrefix)
+	}
+	return out, nil
+}
+
+// indexedSummary is the summary of a record with the index of the record. The summary is nil if there is no record.
+type indexedSummary struct {
+	*dataset.Summary
+	index uint64
+}
+
+// summaries returns the summaries of the datasets with these names, in their order. It also reads, in a second request,
+// the nodes and pools that presenting them needs.
+func (p *presenter) summaries(names []store.Entry) ([]indexedSummary, error) {
+	ids, keys := make([]uuid.UUID, len(names)), make([]string, len(names))
+	for i, e := range names {
+		var err error
+		if ids[i], err = record.DecodeClaim(e.Key, e.Value); err != nil {
+			return nil, err
+		}
+		keys[i] = record.DatasetKey(ids[i])
+	}
+	entries, err := p.s.Ledger.Store.GetMany(p.t.Context(), keys)
+	if err != nil {
+		return nil, record.ReadError(p.t.Context(), err)
+	}
+	out := make([]indexedSummary, len(entries))
+	needed := map[uuid.UUID]bool{uuid.Nil: true}
+	keys = keys[:0]
+	for i, e := range entries {
+		if e.Index == 0 {
+			continue
+		}
+		d, err := p.s.summaries.decode(ids[i], e)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = indexedSummary{d, e.Index}
+		if !needed[d.Home] {
+			keys = append(keys, record.NodeKey(d.Home))
+		}
+		if !needed[d.Pool] {
+			keys = append(keys, record.PoolKey(d.Pool))
+		}
+		needed[d.Home], needed[d.Pool] = true, true
+	}
+	return out, p.t.Prefetch(keys)
+}
+
+// summarize returns a dataset as a table of volumes shows it.
+func (p *presenter) summarize(d indexedSummary) (v api.VolumeSummary, err error) {
+	v = api.VolumeSummary{
+		ID: d.ID, Volume: d.Volume, Aliases: d.Aliases, State: d.State, Profile: d.Profile, Size: d.Size,
+		Labels: d.Labels, Protected: d.Protected, Created: d.Created,
+	}
+	var pool dataset.Pool
+	if v.Node, pool, err = p.place(d.Home, d.Pool); err != nil {
+		return v, err
+	}
+	v.PoolName, v.Backend = pool.Name, pool.Backend
+	v.Status = p.s.statusOf(d.ID, d.Home, d.Pool, pool.Name)
+	if len(d.SharedMounts) > 0 {
+		if v.SharedMountDetails, err = p.sharedMounts(d.Dataset()); err != nil {
+			return v, err
+		}
+	}
+	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID, d.index)
+	return v, err
+}
+
+// summaries remembers the summaries of records, because decoding a record takes longer than all else that a list does
+// for it. A summary is used as long as the record has the same index and the same bytes. So it is right also if a store
+// that was restored from a backup gives an index a second time.
+type summaries struct {
+	mu        sync.Mutex
+	byDataset map[uuid.UUID]knownSummary
+}
+
+type knownSummary struct {
+	*dataset.Summary
+	index uint64
+	hash  uint64 // of the bytes of the record
+}
+
+// maxSummaries bounds the memory; above it all summaries are dropped. A summary takes about 400 bytes.
+const maxSummaries = 1 << 16
+
+var hashSeed = maphash.MakeSeed()
+
+// decode returns the summary of a record. The caller must not change it.
+func (c *summaries) decode(id uuid.UUID, e store.Entry) (*dataset.Summary, error) {
+	hash := maphash.Bytes(hashSeed, e.Value)
+	c.mu.Lock()
+	known, ok := c.byDataset[id]
+	c.mu.Unlock()
+	if ok && known.index == e.Index && known.hash == hash {
+		return known.Summary, nil
+	}
+	var d dataset.Summary
+	if err := record.Decode(e.Key, e.Value, &d); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byDataset == nil || len(c.byDataset) >= maxSummaries {
+		c.byDataset = map[uuid.UUID]knownSummary{}
+	}
+	c.byDataset[id] = knownSummary{&d, e.Index, hash}
+	return &d, nil
+}
+
+func (c *summaries) forget(ds uuid.UUID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.byDataset, ds)
+}
+
+func (c *summaries) has(ds uuid.UUID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.byDataset[ds]
+	return ok
+}
