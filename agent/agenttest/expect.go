@@ -36,7 +36,7 @@ func (c *Cluster) AwaitNamed(what string, is func() bool) {
 	c.Helper()
 	for until := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(until) {
-			c.Fatalf("after a minute there is still not: %s", what)
+			c.Fatalf("still false after a minute: %s", what)
 		}
 	}
 }

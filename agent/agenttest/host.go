@@ -113,7 +113,7 @@ func (c *Cluster) AddHost(name, backend string) *Host {
 	}
 	kinds := []backends.Kind{
 		loop.New(&run.System{}), dir.Backend{}, btrfs.New(), zfs.New(&run.System{}, clock.System{}),
-		nfs.Backend{Network: anywhere},
+		nfs.Backend{Network: acceptAnyFolder},
 	}
 	for i, k := range kinds {
 		kinds[i] = FusedBackend{k, h}
@@ -131,8 +131,8 @@ func (c *Cluster) AddHost(name, backend string) *Host {
 	return h
 }
 
-// anywhere accepts every folder as the folder of a share.
-func anywhere(string) (string, error) { return "", nil }
+// acceptAnyFolder accepts every folder as the folder of a share.
+func acceptAnyFolder(string) (string, error) { return "", nil }
 
 // makeDisk makes the disk of a pool and returns the pool's path.
 func (c *Cluster) makeDisk(root, name, backend string) string {

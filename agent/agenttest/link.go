@@ -108,10 +108,10 @@ func (l *Link) LastRenewed() time.Duration {
 }
 
 // SetSyncFails says whether Sync fails.
-func (l *Link) SetSyncFails(deaf bool) {
+func (l *Link) SetSyncFails(fails bool) {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
-	l.syncFails = deaf
+	l.syncFails = fails
 }
 
 // LostAnswers returns how many commits got no answer.

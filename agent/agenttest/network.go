@@ -22,7 +22,7 @@ type Network struct {
 }
 
 // StallStreams stops new streams until the function that it returns is called.
-func (w *Network) StallStreams() (goOn func()) {
+func (w *Network) StallStreams() (resume func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	stalled := make(chan struct{})

@@ -41,12 +41,12 @@ func (r *Report) putStoreProblemFirst() {
 	if r.StoreProblem == "" {
 		return
 	}
-	lie := ""
+	missing := ""
 	if r.Unknown > 0 {
-		lie = fmt.Sprintf("%d datasets in the pools are not in it; ", r.Unknown)
+		missing = fmt.Sprintf("%d datasets in the pools are not in it; ", r.Unknown)
 	}
 	r.Add(findings.Error, "store", r.StoreRemedy, "%s; %schanges are suspended until it is rebuilt",
-		r.StoreProblem, lie)
+		r.StoreProblem, missing)
 	n := len(r.All) - 1
 	r.All = append(r.All[n:], r.All[:n]...)
 }

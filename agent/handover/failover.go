@@ -88,11 +88,11 @@ func (f *Failover) request(ctx context.Context, d dataset.Dataset) (op dataset.O
 		return op, false, err
 	}
 	op = *out.Operation
-	without := "; no data is lost, because it is on a share"
+	loss := "; no data is lost, because it is on a share"
 	if !op.SameShare {
-		without = "; data written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " is not in the copy"
+		loss = "; data written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " is not in the copy"
 	}
-	f.LogOf(ctx, d).WithField("op", op.ID).Warn("volume continues without its home: " + op.Loss.Reason + without)
+	f.LogOf(ctx, d).WithField("op", op.ID).Warn("volume continues without its home: " + op.Loss.Reason + loss)
 	return op, true, nil
 }
 

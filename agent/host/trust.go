@@ -15,9 +15,9 @@ type Trust struct {
 	remedy func() string
 }
 
-// NewTrust returns a Trust that trusts the store. mend names the command that brings an inconsistent store up to
+// NewTrust returns a Trust that trusts the store. remedy names the command that brings an inconsistent store up to
 // date.
-func NewTrust(mend func() string) *Trust { return &Trust{remedy: mend} }
+func NewTrust(remedy func() string) *Trust { return &Trust{remedy: remedy} }
 
 // Set records why the store is inconsistent. An empty string means that it is consistent.
 func (t *Trust) Set(why string) {

@@ -204,13 +204,13 @@ func (b *Deadlines) ClearRegistered(id uuid.UUID) {
 	delete(b.keptReasons, id)
 }
 
-// RegisteredEpoch returns the epoch at which the guard has a dataset registered. armed is false if the
+// RegisteredEpoch returns the epoch at which the guard has a dataset registered. registered is false if the
 // guard is not known to have it.
-func (b *Deadlines) RegisteredEpoch(id uuid.UUID) (epoch uint64, armed bool) {
+func (b *Deadlines) RegisteredEpoch(id uuid.UUID) (epoch uint64, registered bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	epoch, armed = b.registered[id]
-	return epoch, armed
+	epoch, registered = b.registered[id]
+	return epoch, registered
 }
 
 // Until returns the deadline until which a dataset may be open here, as far as known now. A

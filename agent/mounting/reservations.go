@@ -85,7 +85,7 @@ func (r *Reservations) leave(id uuid.UUID) {
 
 // count adds more to the number of operations that need a dataset exclusively; more is negative when an operation
 // ends. count returns the ID of the shared mount, and whether the last of these operations has ended.
-func (r *Reservations) count(id, mountID uuid.UUID, more int) (was uuid.UUID, over bool) {
+func (r *Reservations) count(id, mountID uuid.UUID, more int) (sharedMount uuid.UUID, ended bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.held[id]

@@ -185,10 +185,10 @@ func (m *moveRun) removeSnapshots(ctx context.Context) error {
 
 // removeSnapshotsMeanwhile calls removeSnapshots concurrently with do, which waits for other nodes.
 func (m *moveRun) removeSnapshotsMeanwhile(ctx context.Context, do func(context.Context) error) error {
-	tidied := make(chan error, 1)
-	go func() { tidied <- m.removeSnapshots(ctx) }()
+	removed := make(chan error, 1)
+	go func() { removed <- m.removeSnapshots(ctx) }()
 	err := do(ctx)
-	return errors.Join(err, <-tidied)
+	return errors.Join(err, <-removed)
 }
 
 // measureRate records the rate of a copy, for the estimate of the next move.

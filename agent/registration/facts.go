@@ -35,7 +35,7 @@ type Facts struct {
 	mu       sync.Mutex
 	reported dataset.Facts // as recorded by control
 	next     time.Duration // the earliest time of the next report, by the steady clock
-	joins    int           // how often ReportAgain was called
+	resets   int           // how often ReportAgain was called
 }
 
 // NewFacts returns a Facts that has reported nothing.
@@ -60,7 +60,7 @@ func (r *Facts) ReportAgain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.reported, r.next = dataset.Facts{}, 0
-	r.joins++
+	r.resets++
 }
 
 // Report reads the load and, once a minute, reports to control what differs from its record.
@@ -76,7 +76,7 @@ func (r *Facts) Report(ctx context.Context) {
 	r.problem = ""
 	now := r.Clock.Steady()
 	r.mu.Lock()
-	early, on, joins := now < r.next, r.reported, r.joins
+	early, on, resets := now < r.next, r.reported, r.resets
 	r.mu.Unlock()
 	if early {
 		return
@@ -89,7 +89,7 @@ func (r *Facts) Report(ctx context.Context) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if joins == r.joins { // otherwise the report was to an earlier store
+	if resets == r.resets { // otherwise the report was to an earlier store
 		r.reported, r.next = on, now+factsEvery
 	}
 }

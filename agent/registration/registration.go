@@ -86,8 +86,8 @@ func (r *Registration) Load(ctx context.Context) error {
 	return r.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{r.Boot, ids}})
 }
 
-// joinCluster records that control has registered this incarnation. Control no longer needs the earlier ones.
-func (r *Registration) joinCluster(ctx context.Context) error {
+// recordRegistered records that control has registered this incarnation. Control no longer needs the earlier ones.
+func (r *Registration) recordRegistered(ctx context.Context) error {
 	r.mu.Lock()
 	known := r.previous == nil
 	r.mu.Unlock()
@@ -129,7 +129,7 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 			return err
 		}
 	}
-	if err := r.joinCluster(ctx); err != nil {
+	if err := r.recordRegistered(ctx); err != nil {
 		return err
 	}
 	return r.StoreGenerations(ctx)

@@ -236,12 +236,12 @@ func (k *GroupScanner) enforce(ctx context.Context, e *Limited, base []string) e
 	if e.ended || e.SuspendedUntil != 0 || e.Record.Boot == "" {
 		return nil
 	}
-	bind := Union(base, k.limitable(e.Record.Groups))
-	more, err := k.usedIn(e, bind)
+	limited := Union(base, k.limitable(e.Record.Groups))
+	more, err := k.usedIn(e, limited)
 	if err != nil {
 		return err
 	}
-	groups := Union(bind, more)
+	groups := Union(limited, more)
 	var astray []string
 	for _, g := range groups {
 		rules, err := k.rulesOf(g)
@@ -272,13 +272,13 @@ func (k *GroupScanner) enforce(ctx context.Context, e *Limited, base []string) e
 }
 
 // usedIn returns the groups that use a dataset and need a separate rule. It leaves out the groups that are already
-// limited by the rules of the groups in bind. It records the groups that cannot be limited. The owner of a group
+// covered by the rules of the groups in limited. It records the groups that cannot be limited. The owner of a group
 // decides whether the controller io is enabled for the group. The caller holds e.Mu.
-func (k *GroupScanner) usedIn(e *Limited, bind []string) (groups []string, err error) {
+func (k *GroupScanner) usedIn(e *Limited, limited []string) (groups []string, err error) {
 	var bare []string
 	for _, pid := range k.users.Of(int(e.Record.Device.Major), int(e.Record.Device.Minor), k.Mounts.Path(e.id)) {
 		g, ok := k.Hierarchy.GroupOf(pid)
-		if !ok || k.Covers(bind, g) {
+		if !ok || k.Covers(limited, g) {
 			continue
 		}
 		rules, err := k.rulesOf(g)

@@ -92,7 +92,7 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	w.Header().Set(framesHeader, strconv.Itoa(framesVersion))
 	out := &limitedWriter{ctx: ctx, w: w, control: http.NewResponseController(w), limit: s.Limit, idle: s.idle()}
 	frames := &frameWriter{w: out, now: func() int64 { return int64(s.Clock.Steady()) }}
-	quiet := s.watch(ctx, r, frames, cancel)
+	endWatch := s.watch(ctx, r, frames, cancel)
 	pipe := writeBehind(frames)
 	sent, err := write(ctx, pipe)
 	if pErr := pipe.close(); err == nil {
@@ -102,7 +102,7 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 		sent, err = nil, context.Cause(ctx)
 	}
 	cancel(nil)
-	quiet()
+	endWatch()
 	if n, _ := frames.count(); err != nil && n == 0 {
 		return err
 	}
@@ -132,7 +132,7 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 // watch runs beside a transfer. While no frame is written, it regularly sends a keep-alive frame. It also checks that
 // the peer is still authorized, because authorization can end during a long transfer. If the peer is not authorized
 // any more, watch calls cut to end the transfer.
-func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut func(error)) (quiet func()) {
+func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut func(error)) (endWatch func()) {
 	var owner sync.WaitGroup
 	stop := make(chan struct{})
 	owner.Go(func() {

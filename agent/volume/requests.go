@@ -44,8 +44,8 @@ func NewRequests(deps RequestsDeps) *Requests { return &Requests{deps} }
 func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error {
 	req := api.Request{Kind: dataset.OpCreate, Volume: ref.Spelling, Ref: ref, Options: opts, Engine: true}
 	if ref.Err != nil {
-		if _, told := r.deps.Control.Plan(ctx, r.deps.NodeID, req); errors.Is(told, dataset.ErrInvalid) {
-			return told // the error names the profiles that exist
+		if _, planErr := r.deps.Control.Plan(ctx, r.deps.NodeID, req); errors.Is(planErr, dataset.ErrInvalid) {
+			return planErr // the error names the profiles that exist
 		}
 		return ref.Err
 	}

@@ -27,14 +27,14 @@ const (
 )
 
 // vanishedTogether returns the nodes that became unreachable within MassLossWindow, in the order of their UUIDs, if
-// they are more than a third of all nodes. Otherwise it returns nil. ran contains the unreachable nodes that are not
-// confirmed to be fenced, and the running time of services at which each became unreachable. before has the nodes that
-// the previous call returned. Those that are still unreachable count as well. vanishedTogether is a pure function.
-func vanishedTogether(all int, ran map[uuid.UUID]time.Duration, before []uuid.UUID) []uuid.UUID {
+// they are more than a third of all nodes. Otherwise it returns nil. lostAt has the unreachable nodes that are not
+// confirmed to be fenced, each with the running time of services at which it became unreachable. before has the nodes
+// that the previous call returned. Those that are still unreachable count as well. vanishedTogether is a pure function.
+func vanishedTogether(all int, lostAt map[uuid.UUID]time.Duration, before []uuid.UUID) []uuid.UUID {
 	var most []uuid.UUID
-	for _, from := range ran {
+	for _, from := range lostAt {
 		var some []uuid.UUID
-		for id, at := range ran {
+		for id, at := range lostAt {
 			if at >= from && at-from <= MassLossWindow {
 				some = append(some, id)
 			}
@@ -50,7 +50,7 @@ func vanishedTogether(all int, ran map[uuid.UUID]time.Duration, before []uuid.UU
 		most = nil
 	}
 	for _, id := range before {
-		if _, still := ran[id]; still && !slices.Contains(most, id) {
+		if _, still := lostAt[id]; still && !slices.Contains(most, id) {
 			most = append(most, id)
 		}
 	}
@@ -86,7 +86,7 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 		if err := t.Prefetch(keys); err != nil {
 			return err
 		}
-		ran, all := map[uuid.UUID]time.Duration{}, 0
+		lostAt, all := map[uuid.UUID]time.Duration{}, 0
 		for _, n := range nodes {
 			if !n.Removed.IsZero() || n.Registered.IsZero() { // removed, or not registered yet
 				continue
@@ -102,10 +102,10 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 				return err
 			}
 			if known && !confirmed {
-				ran[n.ID] = time.Duration(gone.RunTime)
+				lostAt[n.ID] = time.Duration(gone.RunTime)
 			}
 		}
-		now := vanishedTogether(all, ran, was.Nodes)
+		now := vanishedTogether(all, lostAt, was.Nodes)
 		if slices.Equal(now, was.Nodes) {
 			return nil
 		}

@@ -123,7 +123,7 @@ func (s *Keeper) confirmDestruction(t *record.Tx, c dataset.Copy) (stays, err er
 // Expire removes the copies that moves left behind, once their time has passed.
 func (s *Keeper) Expire(ctx context.Context) error {
 	for after := ""; ; {
-		entries, err := record.NewTx(ctx, s.Ledger.Store).List(record.CopiesPrefix, after, maxPages)
+		entries, err := record.NewTx(ctx, s.Ledger.Store).List(record.CopiesPrefix, after, readSize)
 		if err != nil {
 			return err
 		}
@@ -140,7 +140,7 @@ func (s *Keeper) Expire(ctx context.Context) error {
 				return err
 			}
 		}
-		if len(entries) < maxPages {
+		if len(entries) < readSize {
 			return nil
 		}
 	}

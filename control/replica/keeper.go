@@ -55,8 +55,8 @@ const (
 	LeftCopyRetention = 24 * time.Hour
 	// copiesShown bounds how many copies an error names.
 	copiesShown = 5
-	// maxPages is the maximum number of records that one read returns.
-	maxPages = 1000
+	// readSize is the maximum number of records that one read returns.
+	readSize = 1000
 )
 
 // Maintain makes sure that as many nodes besides the home keep a fresh copy of a volume as its profile requires. If

@@ -419,8 +419,8 @@ func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 
 // poolEvent returns the event to publish if a pool became nearly full, went offline, is online again or was
 // quarantined. full is how full it was, with a margin, so that a pool whose use varies around a threshold causes one
-// event. tell is false if nothing must be published. poolEvent is a pure function.
-func poolEvent(was, is dataset.PoolStatus, full dataset.Fullness) (ev api.Event, tell bool) {
+// event. publish is false if nothing must be published. poolEvent is a pure function.
+func poolEvent(was, is dataset.PoolStatus, full dataset.Fullness) (ev api.Event, publish bool) {
 	known := was.ID != uuid.Nil
 	switch {
 	case is.Quarantined && !was.Quarantined:

@@ -36,9 +36,9 @@ type look struct {
 	began    time.Duration        // by the steady clock
 	targets  map[uuid.UUID]Target // the datasets whose holders it finds
 	within   time.Duration        // the maximum time for large processes: see examineTime
-	listed   chan struct{}        // closed after Tool.list has returned; world and err are set then
+	listed   chan struct{}        // closed after Tool.list has returned; table and err are set then
 	examined chan struct{}        // closed after Tool.examineAll has returned too
-	world    *processTable
+	table    *processTable
 	err      error
 }
 
@@ -57,7 +57,7 @@ func (l *look) isFor(target Target) bool {
 func (l *look) namespaces(ctx context.Context) (*processTable, error) {
 	select {
 	case <-l.listed:
-		return l.world, l.err
+		return l.table, l.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -154,10 +154,10 @@ func (ls *looks) run(t *Tool) {
 			return
 		}
 		ls.looking.Store(true)
-		l.world, l.err = t.list(l.targets)
+		l.table, l.err = t.list(l.targets)
 		close(l.listed)
 		if l.err == nil {
-			t.examineAll(l.world, l.within)
+			t.examineAll(l.table, l.within)
 		}
 		close(l.examined)
 		ls.looking.Store(false)
