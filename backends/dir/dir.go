@@ -25,8 +25,8 @@
 // Sizes are enforced if the filesystem enforces project quotas (mount -o prjquota). The tree of each head is in its own
 // project, and the size is the limit of that project. A restore puts the new tree into a new project. The project is
 // set on the root of the tree while the tree is empty. Everything made below inherits the project, so Drover never
-// opens a file of a dataset to set it. The tree of a snapshot is in no project. If the tree was a head, it stays in the
-// project that it had then, whose limit was removed.
+// opens a file of a dataset to set it. The tree that a snapshot makes is in no project. If a restore turns the tree of
+// a head into a snapshot, the tree stays in its project, and the limit of the project is removed.
 //
 // Each pool has its own range of projects. A project is assigned only if it has neither files nor limits. When the pool
 // is opened, limits that differ from the recorded size are set again. A limit is lifted when its tree is removed or is

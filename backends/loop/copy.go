@@ -122,8 +122,8 @@ func (cp *copier) dropHead(dir folder.Dir) error {
 	return cp.layout.Remove(dir, layout.Head)
 }
 
-// dropRelated prepares the deletion of a snapshot of a copy. It removes the received part of the snapshot, and the head
-// if this snapshot is the only one that equals it.
+// dropRelated prepares the deletion of a snapshot of a copy. It removes the received part of the snapshot. If the head
+// has the content of this snapshot and of no other, it also removes the head.
 func (cp *copier) dropRelated(dir folder.Dir, place string, snapshot uuid.UUID) error {
 	if place != layout.Copies {
 		return nil

@@ -56,8 +56,8 @@ func inSandbox(path string) bool {
 	return false
 }
 
-// openSandbox opens a pool in a sandbox of another pool. Its records are in a folder beside those of that pool,
-// and its volumes are in the same thin pool.
+// openSandbox opens a pool in a sandbox of another pool, the outer pool. Its records are in a folder beside the records
+// of the outer pool, and its volumes are in the thin pool of the outer pool.
 func (b *Backend) openSandbox(ctx context.Context, cfg backends.Config) (*Pool, error) {
 	vg, err := groupOf(filepath.Dir(cfg.Path))
 	if err != nil {

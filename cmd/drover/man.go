@@ -54,8 +54,9 @@ func addFiles(page string) error {
 	return errors.Join(err, f.Close())
 }
 
-// writeFilePages writes the man pages about the configuration files. If the page does not have the name of its file, it
-// also writes a page of that name that refers to it.
+// writeFilePages writes the man pages about the configuration files. The page about profiles.yaml has another name than
+// the file (see reference.Page.ManName), so writeFilePages also writes a page with the name of the file, which includes
+// the first one.
 func writeFilePages(dir, version string) error {
 	for _, p := range settings.ReferencePages() {
 		text, err := p.Man(version)

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// killGrace is how long a killed command may take to end before it counts as stuck. It is also how long its pipes stay
-// open if a child of the command keeps them open.
+// killGrace is how long a killed command may take to end before it counts as stuck. If a child of the command keeps the
+// pipes open, they are closed after the same time.
 const killGrace = 3 * time.Second
 
 // System runs commands on this host. Its zero value is ready; it must not be

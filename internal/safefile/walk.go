@@ -155,8 +155,8 @@ func (w *walker) markUnsafe() {
 }
 
 // isRootControlled reports whether only root can exchange the folders in the current folder. This is also true for a
-// sticky folder: other users cannot remove or rename root's folders in it, and cannot move a folder that they cannot
-// write to into it (rename(2)).
+// sticky folder: other users cannot remove or rename root's folders in it. They also cannot move a folder into it
+// unless they may write to that folder (rename(2)).
 func (w *walker) isRootControlled() bool {
 	return w.st.Uid == 0 && (w.st.Mode&0o022 == 0 || w.st.Mode&unix.S_ISVTX != 0)
 }

@@ -130,7 +130,8 @@ func (z *ZFS) serve(tb testing.TB) {
 	tb.Fatal("zfs-fuse created no socket within 20 s")
 }
 
-// start starts zfs-fuse. It dies with the thread that started it, so that thread is kept until kill is called.
+// start starts zfs-fuse. The kernel kills zfs-fuse when the thread that started it ends. So the thread does not end
+// before kill is called.
 func start(path string) (kill func(), err error) {
 	begun, end := make(chan error), make(chan struct{})
 	var thread sync.WaitGroup

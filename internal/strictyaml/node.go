@@ -165,8 +165,8 @@ func (n Node) Fields() ([]Field, error) {
 }
 
 // Keys returns the values of a mapping by key. A key that is not in known is a mistake, and the error names the nearest
-// known key. later maps a key that is refused to the message of that mistake. A key without a value is also a mistake,
-// because its author probably forgot the value. If there are mistakes, Keys still returns the other keys.
+// known key. The keys of later are refused too, each with its text as the error. A key without a value is also a
+// mistake, because its author probably forgot the value. If there are mistakes, Keys still returns the other keys.
 func (n Node) Keys(known []string, later map[string]string) (map[string]Node, error) {
 	fields, err := n.Fields()
 	if err != nil {

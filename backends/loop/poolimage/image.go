@@ -291,9 +291,9 @@ func (img *Image) Close() error {
 	return err
 }
 
-// removeDevice removes a loop device that refuses discards once it is free, so that the next device with its number
-// accepts discards. A process that is being forked may have a copy of the device or of the mount. So removeDevice gives
-// up after a moment. That is safe, because loopdev.Attach checks the device too.
+// removeDevice waits until nothing uses a loop device that refuses discards, and then removes it. So the next device
+// with the same number accepts discards. A process that is being forked may have a copy of the device or of the mount.
+// So removeDevice gives up after a moment. That is safe, because loopdev.Attach checks the device too.
 func removeDevice(path string) {
 	for range removeTries {
 		if !errors.Is(loopdev.Remove(path), unix.EBUSY) {

@@ -203,8 +203,8 @@ func (l *filesLook) pass(bound time.Duration, pids []int, budget *Budget) (unfin
 
 // process adds the open files of a process, or the error of its examination. With a budget, done is false if the
 // examination needs more work than the budget allows. done is also false if the examination seemed to hang, because on
-// a busy host it may only have waited for a processor. It fails if it needs a new Scan, because the present one is
-// full, and cannot make it.
+// a busy host it may only have waited for a processor. If the present Scan is full, process makes a new one. It fails
+// only if it cannot make the new Scan.
 func (l *filesLook) process(ctx context.Context, pid int, budget *Budget) (done bool, err error) {
 	if l.scan == nil || l.scan.Full() { // the mount tables stay in memory as long as the scan
 		if l.scan, err = NewScan(l.own); err != nil {

@@ -148,8 +148,8 @@ func readCounters(ctx context.Context, c cli.Remote) (map[uuid.UUID]api.VolumeIO
 	return counters, nil
 }
 
-// mountedHere returns the volumes that the host of the server has mounted or, if there are names, those of them. It
-// fails if a named volume is not mounted there.
+// mountedHere returns the volumes that the host of the server has mounted. If names are given, it returns only the
+// named volumes, and fails if one of them is not mounted there.
 func mountedHere(
 	ctx context.Context, c cli.Remote, counters map[uuid.UUID]api.VolumeIO, names []string,
 ) (list []api.Volume, err error) {
