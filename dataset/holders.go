@@ -171,16 +171,16 @@ func (h Holder) HowToFree(name string) string {
 	case h.Path == "":
 		return fmt.Sprintf("end process %d", h.PID)
 	case h.PID == 0:
-		return "umount " + shellQuote(h.Path)
+		return "umount " + ShellQuote(h.Path)
 	}
 	// umount -N runs the program of the host. With nsenter -m, the program would come from the holder's namespace.
-	return fmt.Sprintf("umount -N %d %s", h.PID, shellQuote(h.Path))
+	return fmt.Sprintf("umount -N %d %s", h.PID, ShellQuote(h.Path))
 }
 
 // removeDevice returns the command that removes the device of a holder.
 func (h Holder) removeDevice() string {
 	if name, mapped := strings.CutPrefix(h.Device, "/dev/mapper/"); mapped {
-		return "dmsetup remove " + shellQuote(name)
+		return "dmsetup remove " + ShellQuote(name)
 	}
 	if strings.HasPrefix(h.Device, "/dev/md") {
 		return "mdadm --stop " + h.Device
@@ -191,8 +191,8 @@ func (h Holder) removeDevice() string {
 	return "stop " + h.Device
 }
 
-// shellQuote quotes a path for a shell if it has characters that a shell interprets.
-func shellQuote(path string) string {
+// ShellQuote quotes a path for a shell if it has characters that a shell interprets.
+func ShellQuote(path string) string {
 	for _, r := range path {
 		isAlphanumeric := r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'
 		if !isAlphanumeric && !strings.ContainsRune("/._-@:+,=%", r) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -37,8 +38,8 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 		c.deps.KeyChecker.CheckRecord(r, p, e, now)
 		switch {
 		case e.State == backends.EntryForeign:
-			r.Add(findings.Warning, "pool "+p.Name, foreignRemedy(e), "%s is not Drover's, and is left unchanged: "+
-				"%s", e.Path, e.Problem)
+			r.Add(findings.Warning, "pool "+p.Name, foreignRemedy(e, known), "%s is not Drover's, and is left "+
+				"unchanged: %s", e.Path, e.Problem)
 		case e.State == backends.EntryCopy,
 			!onRecord && c.deps.Copies.IsRecorded(e.ID) && e.State != backends.EntryDeleting:
 			c.checkCopy(r, p, e)
@@ -49,7 +50,7 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 		case e.Problem != "":
 			fix := ""
 			if len(e.ForeignFiles) > 0 {
-				fix = "find out whose files they are, and move them out of " + e.Path
+				fix = "find out whose files they are, and move them out of " + dataset.ShellQuote(e.Path)
 			}
 			r.Add(findings.Error, "dataset "+e.ID.String(), fix, "volume %s: %s", d.Volume, e.Problem)
 		}
@@ -59,11 +60,23 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 	}
 }
 
+// uuidInName matches the UUID in the name of a dataset in a pool.
+var uuidInName = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
+
 // foreignRemedy returns what to do about an object in a pool that is not Drover's. It suggests nothing that destroys
-// the object.
-func foreignRemedy(e backends.Entry) string {
-	if filepath.IsAbs(e.Path) {
-		return "see what it is (ls -la " + e.Path + "), and move it to a folder outside the pool"
+// the object. A backend also reports a dataset that it cannot read as foreign, so an object with the name of a dataset
+// must stay in its place. known has the datasets that control has recorded for this node.
+func foreignRemedy(e backends.Entry, known map[uuid.UUID]dataset.Dataset) string {
+	if name := uuidInName.FindString(filepath.Base(e.Path)); name != "" {
+		what, ref := "it has the name of a dataset", name
+		if d, onRecord := known[uuid.MustParse(name)]; onRecord {
+			what, ref = "it has the name of the dataset of volume "+d.Volume, d.Volume
+		}
+		return "leave it there, because " + what + " (drover volume inspect " + ref + "); if it cannot be read, " +
+			"check its disk (dmesg)"
+	}
+	if filepath.IsAbs(e.Path) && !strings.HasPrefix(e.Path, "/dev/") {
+		return "see what it is (ls -la " + dataset.ShellQuote(e.Path) + "), and move it to a folder outside the pool"
 	}
 	return "find out who made it, and move it out of the pool"
 }

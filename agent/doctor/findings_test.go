@@ -91,7 +91,14 @@ func TestForeignFilesHaveARemedy(t *testing.T) {
 		entry backends.Entry
 		want  string
 	}{
-		"file":    {backends.Entry{State: backends.EntryForeign, Path: "/p/notes.txt", Problem: "no UUID"}, "(ls -la /p/notes.txt), and move it"},
+		"file": {backends.Entry{State: backends.EntryForeign, Path: "/p/notes.txt", Problem: "no UUID"}, "(ls -la /p/notes.txt), and move it"},
+		"name with blanks": {backends.Entry{State: backends.EntryForeign, Path: "/p/a $(reboot)", Problem: "no UUID"},
+			"(ls -la '/p/a $(reboot)'), and move it"},
+		"dataset that cannot be read": {backends.Entry{State: backends.EntryForeign, Path: "/p/datasets/" + d.ID.String(),
+			Problem: "input/output error"}, "leave it there, because it has the name of the dataset of volume db"},
+		"data without a record": {backends.Entry{State: backends.EntryForeign, Path: "/dev/vg/drover-" + uuid.NewString(),
+			Problem: "no record names it"}, "leave it there, because it has the name of a dataset"},
+		"device":  {backends.Entry{State: backends.EntryForeign, Path: "/dev/vg/other", Problem: "no UUID"}, "find out who made it"},
 		"no path": {backends.Entry{State: backends.EntryForeign, Path: "tank/other", Problem: "no UUID"}, "move it out of the pool"},
 		"in a dataset": {backends.Entry{ID: d.ID, State: backends.EntryReady, Path: "/p/x", Problem: "it contains foreign files: a", ForeignFiles: []string{"a"}},
 			"move them out of /p/x"},
