@@ -23,6 +23,7 @@ type HangingBackend struct {
 	gate          chan struct{}
 	WaitingCalls  int  // calls that waited
 	otherClosed   bool // pool other was closed
+	statuses      int  // calls of Status of pool other
 	OwnFilesystem bool // pool other says that each dataset is a filesystem
 	Fails         bool // pool other refuses new data, because it is full
 }
@@ -49,6 +50,13 @@ func (h *HangingBackend) Calls() int {
 	h.Mu.Lock()
 	defer h.Mu.Unlock()
 	return h.WaitingCalls
+}
+
+// Statuses returns how often the status of pool other was read, or begun to be read.
+func (h *HangingBackend) Statuses() int {
+	h.Mu.Lock()
+	defer h.Mu.Unlock()
+	return h.statuses
 }
 
 func (h *HangingBackend) wait(pool, call string) {
@@ -106,6 +114,11 @@ func (p hangingPool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, 
 }
 
 func (p hangingPool) Status(ctx context.Context) dataset.PoolStatus {
+	if p.name == "other" {
+		p.h.Mu.Lock()
+		p.h.statuses++
+		p.h.Mu.Unlock()
+	}
 	p.h.wait(p.name, "status")
 	return p.Pool.Status(ctx)
 }

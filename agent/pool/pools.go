@@ -44,7 +44,7 @@ type Pools struct {
 // New returns the pools of a node, and the Prober that probes their disks. There are no pools until Opener.Open is
 // called.
 func New(deps Deps) (*Pools, *Prober) {
-	t := &table{Deps: deps, byID: map[uuid.UUID]*Pool{}}
+	t := &table{Deps: deps, byID: map[uuid.UUID]*Pool{}, readings: map[uuid.UUID]*statusReading{}}
 	prober := &Prober{Deps: deps, pools: t}
 	return &Pools{table: t, prober: prober}, prober
 }
@@ -52,13 +52,60 @@ func New(deps Deps) (*Pools, *Prober) {
 // ReadStatus asks an open pool for its status, and reads its generation again, because its disk may have been restored
 // from an older backup. A *Pool that the caller read before ReadStatus does not show the result. ReadStatus fails with
 // dataset.ErrOffline if the pool hangs, and the status says so too.
+//
+// All callers that wait for an earlier question to the pool share one reading, which begins when that question has
+// ended. Each caller waits only until its ctx ends. The reading continues for the others.
 func (p *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error) {
+	r := p.joinReading(id)
+	select {
+	case <-r.done:
+		return r.status, r.err
+	case <-ctx.Done():
+		return dataset.PoolStatus{ID: id, Reason: ctx.Err().Error()}, ctx.Err()
+	}
+}
+
+// statusReading is a request for the status of a pool, for all callers that joined it before it began.
+type statusReading struct {
+	done   chan struct{}
+	status dataset.PoolStatus // the result; read it once done is closed
+	err    error              // the error; read it once done is closed
+}
+
+// joinReading returns a reading of the status of a pool that begins after this call. It starts one unless there is one
+// that waits for an earlier question.
+func (p *Pools) joinReading(id uuid.UUID) *statusReading {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.readings[id]; r != nil {
+		return r
+	}
+	r := &statusReading{done: make(chan struct{})}
+	p.readings[id] = r
+	begin := func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.readings[id] == r {
+			delete(p.readings, id)
+		}
+	}
+	go func() {
+		r.status, r.err = p.readStatus(p.Ctx, id, begin)
+		begin() // the pool was not asked
+		close(r.done)
+	}()
+	return r
+}
+
+// readStatus does the work of ReadStatus for all who joined a reading. It calls begin when it asks the pool.
+func (p *Pools) readStatus(ctx context.Context, id uuid.UUID, begin func()) (dataset.PoolStatus, error) {
 	var is dataset.PoolStatus
 	var g uint64
 	var gerr error
 	var warned []string
 	was := p.ByID(id)
 	err := p.Ask(ctx, id, func(b backends.Pool) {
+		begin()
 		is, warned = b.Status(ctx), Warnings(b)
 		g, gerr = b.Generation()
 	})

@@ -17,13 +17,15 @@ import (
 // table has the pools of this node by their UUID. A pool that this node has seen once stays in the table. If the pool
 // is absent, or if another pool is at its path, it is offline.
 //
-// mu protects byID and Order. No backend is called while mu is held. To change a Pool, a method replaces it by a
-// modified copy, so that readers need no lock once they have a *Pool.
+// mu protects byID, Order and readings. No backend is called while mu is held. To change a Pool, a method replaces it
+// by a modified copy, so that readers need no lock once they have a *Pool.
 type table struct {
 	Deps
 	mu    sync.RWMutex
 	Order []uuid.UUID
 	byID  map[uuid.UUID]*Pool
+	// readings has the readings of a status that have not begun, by pool; protected by mu
+	readings map[uuid.UUID]*statusReading
 
 	recording  sync.Mutex // held while the record of a pool is changed
 	identities locks.Set  // held while the identity of a pool is written

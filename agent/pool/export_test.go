@@ -1,0 +1,7 @@
+package pool
+
+import "github.com/google/uuid"
+
+// JoinReading joins a reading of the status of a pool, as ReadStatus does. Two callers that get the same channel share
+// one reading. The channel is closed when the reading has ended.
+func (p *Pools) JoinReading(id uuid.UUID) <-chan struct{} { return p.joinReading(id).done }
