@@ -103,6 +103,12 @@ func TestNoTarToOrFromATerminal(t *testing.T) {
 	}
 }
 
+// onlyAsks reports whether a request, as the fake recorded it, only asks what a change would do.
+func onlyAsks(line string) bool {
+	return strings.HasPrefix(line, "Preview") || strings.HasPrefix(line, "Recover {}") ||
+		strings.Contains(line, `"dry_run":true`)
+}
+
 // A command that destroys data shows the effect, and accepts only the name of the object as an answer.
 func TestDestructiveCommandsAsk(t *testing.T) {
 	const gc = "e0000000-0000-4000-8000-000000000003"
@@ -160,9 +166,7 @@ func TestDestructiveCommandsAsk(t *testing.T) {
 			screen.Type(t, tc.typed+"\n")
 			c.In = screen.File
 			code := c.run(t, tc.args...)
-			asked := strings.Join(slices.DeleteFunc(c.fake.asked, func(line string) bool {
-				return strings.HasPrefix(line, "Preview") || strings.HasPrefix(line, "Recover {}")
-			}), "\n")
+			asked := strings.Join(slices.DeleteFunc(c.fake.asked, onlyAsks), "\n")
 			if !strings.Contains(asked, tc.did) || (asked == "") != (tc.did == "") || (code == 0) != (tc.did != "") || code > 1 {
 				t.Errorf("exit %d, asked %v, said %q", code, c.fake.asked, c.err.String())
 			}
@@ -191,7 +195,7 @@ func TestDestructiveCommandsNeedATerminal(t *testing.T) {
 			t.Errorf("%v: exit %d, %q", args, code, said)
 		}
 		for _, line := range c.fake.asked {
-			if !strings.HasPrefix(line, "Preview") && !strings.HasPrefix(line, "Recover {}") {
+			if !onlyAsks(line) {
 				t.Errorf("%v: asked %s", args, line)
 			}
 		}

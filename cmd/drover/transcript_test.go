@@ -235,6 +235,11 @@ var scenarios = map[string]func(c *console){
 		c.fake.volumes[0].Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 		works(c.fake, done)
 	},
+	"refuses-purge": func(c *console) { // control refuses the deletion of db, whose data would be destroyed
+		c.fake.volumes[0].Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
+		works(c.fake, ended(dataset.OpDone, nil))
+		c.fake.fail = map[string]error{"Submit db": dataset.Errorf(dataset.ErrInvalid, "delete of volume db: it is an alias of volume orders (drover volume rm orders --dry-run shows what a deletion of the volume does)")}
+	},
 	"without-its-home": func(c *console) {
 		v, done := dbVolume(), ended(dataset.OpDone, nil)
 		done.op.OtherNode = v.Home

@@ -86,6 +86,15 @@ func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) 
 	return out, nil
 }
 
+// CheckAllowed fails as Submit does if control refuses a request now. A command calls it before it asks for a
+// confirmation, so that nobody confirms what is refused. It changes nothing.
+func (a *App) CheckAllowed(ctx context.Context, c Remote, o *Output, req api.Request) error {
+	dry := *o
+	dry.DryRun = true
+	_, err := a.Submit(ctx, c, &dry, req)
+	return err
+}
+
 // Wait waits for an operation to end and fails as the operation did.
 func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progress.Meter) (dataset.Operation, error) {
 	for polls, failures := 0, 0; !op.State.Final(); polls++ {

@@ -55,7 +55,11 @@ dataset in the trash. The command shows what is lost, and the name of the volume
 		if err != nil {
 			return err
 		}
-		if !o.DryRun {
+		if !o.DryRun && !yes.Given() {
+			req := api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()}
+			if err := a.CheckAllowed(cmd.Context(), c, o, req); err != nil {
+				return err
+			}
 			if err := yes.Ask(a, confirm.Question{
 				Action:  "purge dataset " + v.ID.String(),
 				Effects: []string{"formerly volume " + v.Volume + ": " + volumes.Destroyed(v)},

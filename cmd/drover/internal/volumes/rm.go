@@ -57,25 +57,32 @@ admin. If the node returns later, it finds the volume in the trash.`,
 		if err != nil {
 			return err
 		}
-		if err := confirmDeletes(cmd.Context(), a, c, o, yes, req, args); err != nil {
+		refused, err := confirmDeletes(cmd.Context(), a, c, o, yes, req, args)
+		if err != nil {
 			return err
 		}
 		if len(args) == 1 {
+			if err := refused[args[0]]; err != nil {
+				return notSnapshot(err, args[0])
+			}
 			req.Volume = args[0]
 			return notSnapshot(a.Change(cmd, o, req, describe), args[0])
 		}
-		return deleteVolumes(cmd.Context(), a, c, o, args, req)
+		return deleteVolumes(cmd.Context(), a, c, o, args, req, refused)
 	}
 	return cmd
 }
 
 // confirmDeletes asks for a confirmation for each volume whose profile says that its data is destroyed. It skips a
-// volume that cannot be found, because the server refuses its deletion.
+// volume that cannot be found, because the server refuses its deletion. It also skips a volume whose deletion control
+// refuses now, and returns that error by the name of the volume: such a volume must not be deleted, because nobody
+// confirmed it.
 func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, req api.Request,
-	names []string) error {
+	names []string) (refused map[string]error, err error) {
 	if yes.Given() || o.DryRun || req.Fenced != "" { // with Fenced, a volume always goes to the trash
-		return nil
+		return nil, nil
 	}
+	refused = map[string]error{}
 	for _, name := range names {
 		v, err := c.Volume(ctx, name)
 		switch kind := dataset.KindOf(err); {
@@ -83,9 +90,14 @@ func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output
 		case kind == dataset.ErrNotFound || kind == dataset.ErrAmbiguous || kind == dataset.ErrInvalid:
 			continue
 		default:
-			return err
+			return nil, err
 		}
 		if v.Profile.OnDelete.Mode != dataset.DeletePurge {
+			continue
+		}
+		req.Volume = name
+		if err := a.CheckAllowed(ctx, c, o, req); err != nil {
+			refused[name] = err
 			continue
 		}
 		why := "the profile has on_delete: purge"
@@ -98,10 +110,10 @@ func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output
 			Name:    v.Volume,
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return refused, nil
 }
 
 // Destroyed says what is lost if a dataset is destroyed: its data, snapshots and copies.
@@ -122,14 +134,17 @@ func Destroyed(v api.Volume) string {
 }
 
 // deleteVolumes deletes volumes one after the other. If a volume cannot be deleted, it continues with the next one.
-// After an interrupt it stops.
-func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, names []string,
-	req api.Request) error {
+// After an interrupt it stops. refused has the volumes that must not be deleted, with the errors to print.
+func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, names []string, req api.Request,
+	refused map[string]error) error {
 	var outs []api.Outcome
 	failed := 0
 	for _, name := range names {
 		req.Volume = name
-		out, err := a.Submit(ctx, c, o, req)
+		out, err := api.Outcome{}, refused[name]
+		if err == nil {
+			out, err = a.Submit(ctx, c, o, req)
+		}
 		if errors.Is(err, dataset.ErrCancelled) {
 			return err
 		}

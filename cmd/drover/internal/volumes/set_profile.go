@@ -37,7 +37,7 @@ volume must be typed to confirm it, unless --yes is given.`,
 	yes := confirm.AddFlag(cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Profile: args[1]}
-		if err := confirmFewerReplicas(cmd.Context(), a, c, yes, args[0], args[1]); err != nil {
+		if err := confirmFewerReplicas(cmd.Context(), a, c, o, yes, req); err != nil {
 			return err
 		}
 		out, err := a.Submit(cmd.Context(), c, o, req)
@@ -63,19 +63,22 @@ volume must be typed to confirm it, unless --yes is given.`,
 
 // confirmFewerReplicas asks for a confirmation if the profile has fewer replicas than the volume, so that complete
 // replicas are destroyed.
-func confirmFewerReplicas(ctx context.Context, a *cli.App, c cli.Remote, yes *confirm.Flag, name,
-	profile string) error {
+func confirmFewerReplicas(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag,
+	req api.Request) error {
 	if yes.Given() {
 		return nil
 	}
-	v, err := c.Volume(ctx, name)
-	p, perr := c.Profile(ctx, profile)
+	v, err := c.Volume(ctx, req.Volume)
+	p, perr := c.Profile(ctx, req.Profile)
 	if err != nil || perr != nil { // the server refuses the change, and its error says why
 		return nil
 	}
 	nodes, keep := copyNodes(v, IsWholeReplica), p.Replicas.Count
 	if keep >= v.Profile.Replicas.Count || len(nodes) <= keep {
 		return nil
+	}
+	if err := a.CheckAllowed(ctx, c, o, req); err != nil {
+		return err
 	}
 	effects := []string{"destroys its " + onNodes("replica", "replicas", nodes)}
 	if keep > 0 {

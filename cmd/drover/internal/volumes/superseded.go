@@ -126,6 +126,9 @@ func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm
 	if err != nil {
 		return err
 	}
+	if err := a.CheckAllowed(ctx, c, o, req); err != nil {
+		return err
+	}
 	ref := req.Volume
 	switch v, err := c.Volume(ctx, ref); { // the reference can be an alias, or NAME@PROFILE
 	case err == nil:
@@ -152,7 +155,7 @@ func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm
 		q.Effects = append(q.Effects, fmt.Sprintf("destroys the data of epoch %d on node %s for good; no other node "+
 			"has what was written there last", k.Epoch, k.NodeName))
 	}
-	if len(q.Effects) == 0 { // the server refuses the request, unless the copy was reported just now
+	if len(q.Effects) == 0 { // the copy was reported just now
 		q.Effects = append(q.Effects, "destroys the data of the copy for good")
 	}
 	q.Effects = append(q.Effects, "drover volume superseded mount "+req.Volume+" shows the data")
