@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/dataset"
 )
 
 func newCompletionCmd(a *cli.App) *cobra.Command {
@@ -24,7 +25,12 @@ source the script in ~/.bashrc instead.`,
   drover completion bash > /etc/bash_completion.d/drover
   drover completion zsh > "${fpath[1]}/_drover"
   drover completion fish > ~/.config/fish/completions/drover.fish`,
-		Args:              cli.Args(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cli.UsageError(cmd, "missing argument: SHELL (available: %s)", dataset.FormatChoices(shells))
+			}
+			return cli.Args(1)(cmd, args)
+		},
 		ValidArgsFunction: cobra.FixedCompletions(shells, cobra.ShellCompDirectiveNoFileComp),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			root := cmd.Root()

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 // TestListCommandsHaveTheSameFlags walks the command tree. Every ls command has the flags of package listing.
@@ -136,5 +137,19 @@ func TestInspectNamesNewerProfile(t *testing.T) {
 		if said := strings.Contains(c.out.String(), want); said != changed {
 			t.Errorf("changed %t: %s", changed, c.out.String())
 		}
+	}
+}
+
+// TestExportNamesSnapshotFlag: an export of VOLUME@SNAPSHOT is refused with the right form.
+func TestExportNamesSnapshotFlag(t *testing.T) {
+	w := theWorld()
+	w.fail = map[string]error{"Export": dataset.Errorf(dataset.ErrInvalid, "volume db has profile gold, not before-upgrade")}
+	c := newConsole(w)
+	if code := c.run(t, "volume", "export", "db@before-upgrade"); code == 0 {
+		t.Error("it was exported")
+	}
+	const want = "before-upgrade is a snapshot (use drover volume export db --snapshot before-upgrade)"
+	if !strings.Contains(c.err.String(), want) {
+		t.Errorf("%q, want %s", c.err.String(), want)
 	}
 }

@@ -28,7 +28,7 @@ type Halt struct {
 func (h Halt) Err() error {
 	var why []string
 	for id, w := range h.Nodes {
-		why = append(why, fmt.Sprintf("node %s says that %s", id, w))
+		why = append(why, fmt.Sprintf("node %.8s: %s", id, w))
 	}
 	slices.Sort(why)
 	if len(why) == 0 {
@@ -40,8 +40,11 @@ func (h Halt) Err() error {
 
 // remedy returns the command that brings the store up to date.
 func (h Halt) remedy() string {
-	if h.Shared {
+	switch {
+	case h.Shared:
 		return "drover store recover"
+	case len(h.Nodes) == 1:
+		return "drover store rebuild"
 	}
 	return "drover store rebuild, on each of these hosts"
 }

@@ -27,7 +27,7 @@ func TestAllReplicasHalt(t *testing.T) {
 		e.Service = s
 		for _, op := range []dataset.Operation{planned, deleted} {
 			_, err := s.Commit(t.Context(), n.ID, n.ReportOf(op))
-			controltest.Refused(t, err, dataset.ErrConflict, "changes suspended", "older than what", "lacks something", n.ID.String(), "drover store recover")
+			controltest.Refused(t, err, dataset.ErrConflict, "changes suspended", "older than what", "lacks something", n.ID.String()[:8], "drover store recover")
 		}
 		_, err := s.Submit(t.Context(), api.Request{Kind: dataset.OpCreate, Volume: "more"})
 		controltest.Refused(t, err, dataset.ErrConflict, "changes suspended")

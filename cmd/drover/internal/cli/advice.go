@@ -12,7 +12,7 @@ import (
 // program's name, and the word or flag after it. A text that suggests a command which destroys data has --dry-run.
 var advice = map[string]string{
 	"restore": "use drover snapshot restore VOLUME SNAPSHOT, or drover trash restore NAME for a deleted volume",
-	"mount": "Docker mounts a volume for a container, docker run -v NAME:/PATH IMAGE, and drover volume inspect NAME " +
+	"mount": "Docker mounts a volume for a container, docker run -v NAME:/PATH IMAGE, and docker volume inspect NAME " +
 		"shows the folder",
 	"unmount": "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
 	"umount":  "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
@@ -96,7 +96,7 @@ var advice = map[string]string{
 	"volume snapshot": "use drover snapshot create VOLUME NAME, or drover snapshot ls VOLUME",
 	"volume snap":     "use drover snapshot create VOLUME NAME, or drover snapshot ls VOLUME",
 	"volume backup":   "use drover volume export NAME -o FILE, or drover snapshot create VOLUME NAME",
-	"volume mount": "Docker mounts a volume for a container, docker run -v NAME:/PATH IMAGE, and drover volume " +
+	"volume mount": "Docker mounts a volume for a container, docker run -v NAME:/PATH IMAGE, and docker volume " +
 		"inspect NAME shows the folder",
 	"volume unmount": "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
 	"volume umount":  "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
@@ -134,6 +134,8 @@ var advice = map[string]string{
 	"pool empty":    emptyPool,
 	"pool cordon":   emptyPool,
 	"pool scrub":    "use drover backend verify POOL",
+	"pool check":    "use drover backend verify POOL for the storage, or drover doctor for the host",
+	"pool fsck":     "use drover backend verify POOL for the storage, or drover doctor for the host",
 	"pool import":   "use drover pool adopt PATH for an existing pool, or drover pool create NAME for a new one",
 	"pool export":   "use drover pool adopt PATH on the host that gets the disk",
 	"pool grow": "a pool grows with its device or filesystem; drover pool set NAME --overcommit RATIO changes how " +

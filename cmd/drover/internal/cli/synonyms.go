@@ -78,6 +78,7 @@ var argumentFlags = map[string][]flagSynonym{
 	"volume set-profile": {{"--profile", ""}, {"-p", ""}},
 	"volume rename":      {{"--to", ""}, {"--name", ""}},
 	"trash restore":      {{"--name", ""}, {"--as", ""}},
+	"backend verify":     {{"--pool", ""}},
 }
 
 // argumentFilters has the lists that accept the name of one item, with the key of the filter that selects it.

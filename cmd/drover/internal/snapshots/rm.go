@@ -1,6 +1,7 @@
 package snapshots
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -33,6 +34,7 @@ name.`,
 		req := api.Request{Kind: dataset.OpSnapshotDelete, Volume: volume, Snapshot: id}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			s := takenSnapshot(out)
+			s.Volume = cmp.Or(volume, s.Volume) // a record has the name that the volume had at the snapshot
 			if o.DryRun {
 				return s.ID, fmt.Sprintf("would delete snapshot %s of %s for good%s", side(s.ID.String(), s.Name),
 					s.Volume, freedSpace(cmd.Context(), a, s.ID))

@@ -1,6 +1,7 @@
 package volumes
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -61,7 +62,7 @@ standard error. The archive is complete only if the exit code is 0.`,
 		export := func(to io.Writer) (err error) {
 			w.W = to
 			leftOut, err = c.Export(cmd.Context(), args[0], snapshot, w)
-			return err
+			return withSnapshotFlag(cmd.Context(), c, err, args[0], snapshot)
 		}
 		if toFile {
 			err = newfile.Write("export", file, export)
@@ -73,11 +74,25 @@ standard error. The archive is complete only if the exit code is 0.`,
 			_, err = fmt.Fprintf(a.ErrOut, "drover: %s\n", describeLeftOut(leftOut))
 		}
 		if err == nil && toFile {
-			return a.PrintLine("exported volume %s to %s: %s", args[0], file, dataset.Size(w.At.Done))
+			return a.PrintLine("exported volume %s to %s: %s", args[0], file, dataset.Size(w.At.Done).Human())
 		}
 		return err
 	}
 	return cmd
+}
+
+// withSnapshotFlag returns the error of an export. If VOLUME@SNAPSHOT was typed, as drover clone accepts it, the error
+// shows the right form.
+func withSnapshotFlag(ctx context.Context, c cli.Remote, err error, ref, snapshot string) error {
+	volume, after, at := strings.Cut(ref, "@")
+	if err == nil || !at || snapshot != "" {
+		return err
+	}
+	if _, findErr := c.Snapshot(ctx, volume, after); findErr != nil {
+		return err
+	}
+	return dataset.Errorf(dataset.KindOf(err), "%s is a snapshot (use drover volume export %s --snapshot %[1]s)", after,
+		volume)
 }
 
 // describeLeftOut returns a line about the files that an archive lacks.
