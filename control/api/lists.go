@@ -4,6 +4,8 @@ package api
 type Page struct {
 	After string `query:"after" maxLength:"512" doc:"the value of next in the previous page; absent: the first page"`
 	Limit int    `query:"limit" minimum:"0" maximum:"1000" doc:"the maximum number of items; 0: 1000"`
+	// Health asks VolumeSummaries for the fields that only an assessment of the volumes needs. Other lists ignore it.
+	Health bool `json:"-"`
 }
 
 // MaxPage is the maximum number of items in one page of a list.

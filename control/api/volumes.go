@@ -84,6 +84,10 @@ type VolumeSummary struct {
 	Status             *dataset.DatasetStatus `json:"status,omitempty"`
 	Snapshots          int                    `json:"snapshots"`
 	SharedMountDetails []SharedMountDetail    `json:"shared_mount_details,omitempty"`
+	// The next fields are set with Page.Health.
+	Home        uuid.UUID    `json:"home,omitzero"`
+	Pool        uuid.UUID    `json:"pool,omitzero"`
+	CopyDetails []CopyDetail `json:"copy_details,omitempty"`
 }
 
 // Summarize returns the summaries of a list of volumes.
@@ -104,7 +108,7 @@ func (v *Volume) Summary() VolumeSummary {
 		},
 		Size: v.Size, Labels: v.Labels, Protected: v.Protected, Created: v.Created,
 		Node: v.Node, PoolName: v.PoolName, Backend: v.Backend, Status: v.Status, Snapshots: v.Snapshots,
-		SharedMountDetails: v.SharedMountDetails,
+		SharedMountDetails: v.SharedMountDetails, Home: v.Home, Pool: v.Pool, CopyDetails: v.CopyDetails,
 	}
 }
 

@@ -74,21 +74,30 @@ func TestVolumesAreListed(t *testing.T) {
 // A summary has the values of the whole volume, and nothing else.
 func TestSummariesOfVolumes(t *testing.T) {
 	e := controltest.New(t)
+	e.AddReplicaProfile(1)
 	a := e.NewAgent("alpha")
+	e.NewAgent("beta")
 	a.MustCreate("db@gold")
 	a.MustSnapshot("db", "one")
 	a.MustCreate("files@silver")
+	a.MustCreate("kept@safe")
 	whole, err := e.Volumes(e.Ctx, api.Page{})
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(whole.Items[2].CopyDetails) != 1 {
+		t.Fatalf("got %+v, %v, want a replica of the third volume", whole, err)
 	}
-	for range 2 { // the second list uses what the first one remembered
-		summaries, err := e.VolumeSummaries(e.Ctx, api.Page{})
+	want := api.Summarize(whole)
+	for _, health := range []bool{true, false} { // the second list uses what the first one remembered
+		summaries, err := e.VolumeSummaries(e.Ctx, api.Page{Health: health})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := api.Summarize(whole); !reflect.DeepEqual(summaries, want) {
-			t.Errorf("got summaries %+v, want %+v", summaries, want)
+		for i := range want.Items {
+			if v := &want.Items[i]; !health {
+				v.Home, v.Pool, v.CopyDetails = uuid.Nil, uuid.Nil, nil
+			}
+		}
+		if !reflect.DeepEqual(summaries, want) {
+			t.Errorf("health %t: got summaries %+v, want %+v", health, summaries, want)
 		}
 	}
 }
@@ -118,7 +127,7 @@ func TestSummariesAfterChanges(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := e.VolumeSummaries(e.Ctx, api.Page{})
+		got, err := e.VolumeSummaries(e.Ctx, api.Page{Health: true})
 		if want := api.Summarize(whole); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("after %s: got summaries %+v, %v, want %+v", step.name, got, err, want)
 		}

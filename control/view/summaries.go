@@ -34,6 +34,10 @@ func (s *Views) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.V
 			continue // an alias, or the volume was removed or renamed since its name was read
 		}
 		v, err := seen.summarize(r)
+		if err == nil && p.Health {
+			v.Home, v.Pool = r.Home, r.Pool
+			v.CopyDetails, err = seen.copies(r.ID, r.Copies)
+		}
 		if err != nil {
 			return none, err
 		}

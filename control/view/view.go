@@ -218,7 +218,7 @@ func (p *presenter) presentDetails(v *api.Volume) error {
 	if v.State == dataset.StatePurging {
 		v.Pending = p.whyPending(v.Dataset, v.Node)
 	}
-	v.CopyDetails, err = p.copies(v.Dataset)
+	v.CopyDetails, err = p.copies(v.ID, v.Copies)
 	return err
 }
 
@@ -249,12 +249,12 @@ func (p *presenter) whyPending(d dataset.Dataset, node string) string {
 	return "node " + node + " is destroying it"
 }
 
-// copies returns the copies of a dataset.
-func (p *presenter) copies(d dataset.Dataset) (all []api.CopyDetail, err error) {
-	for _, node := range d.Copies {
+// copies returns the copies of a dataset on some nodes.
+func (p *presenter) copies(id uuid.UUID, nodes []uuid.UUID) (all []api.CopyDetail, err error) {
+	for _, node := range nodes {
 		var c api.CopyDetail
 		var there bool
-		if c.Copy, there, err = p.s.Reports.CurrentCopy(p.t, node, d.ID); err != nil {
+		if c.Copy, there, err = p.s.Reports.CurrentCopy(p.t, node, id); err != nil {
 			return all, err
 		}
 		if !there {

@@ -34,4 +34,7 @@ func TestSummariesOfAnEarlierServer(t *testing.T) {
 	if prefer != "return=minimal" {
 		t.Errorf("the request has Prefer %q", prefer)
 	}
+	if _, err := c.VolumeSummaries(t.Context(), api.Page{Health: true}); err != nil || prefer != "return=minimal, health" {
+		t.Errorf("with the health of volumes, the request has Prefer %q, %v", prefer, err)
+	}
 }

@@ -39,6 +39,9 @@ func (u Users) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], e
 func (u Users) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
 	k := newCall(route.ListVolumes)
 	k.header = http.Header{"Prefer": {wire.Minimal}}
+	if p.Health {
+		k.header.Set("Prefer", wire.MinimalHealth)
+	}
 	return listWith[api.VolumeSummary](ctx, u.conn, k, p)
 }
 

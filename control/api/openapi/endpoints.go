@@ -54,8 +54,9 @@ var endpointTexts = map[string]string{
 	"list-snapshots": "Oldest first for one volume. Otherwise in the order of datasets.",
 	"list-trash":     "In the order of their UUIDs.",
 	"list-volumes": "Volumes whose name was deleted are in the trash. With the header Prefer: return=minimal " +
-		"(RFC 7240), an item has only the UUID, names, state, labels, size and status of the volume, the name, size " +
-		"and access of its profile, its node and pool, and the number of snapshots.",
+		"(RFC 7240), an item has only the UUID, names, state, labels, size and status of the volume, the name, " +
+		"size, access and replicas of its profile, its node and pool, and the number of snapshots. With Prefer: " +
+		"return=minimal, health, it also has the UUIDs of its home and pool, and its copies.",
 	"plan":                "Nothing is recorded.",
 	"preview-collect":     "Nothing is changed. It fails as the removal would.",
 	"preview-remove-node": "Nothing is changed. The answer and the error are those that the removal would have.",

@@ -94,7 +94,10 @@ type PreferParam struct {
 	Prefer string `header:"Prefer" doc:"return=minimal asks for the fields that a table shows (RFC 7240)"`
 }
 
-func (p PreferParam) minimal() bool { return p.Prefer == wire.Minimal }
+// minimal reports whether a client prefers summaries, and with health whether they have the fields of an assessment.
+func (p PreferParam) minimal() (minimal, health bool) {
+	return p.Prefer == wire.Minimal || p.Prefer == wire.MinimalHealth, p.Prefer == wire.MinimalHealth
+}
 
 // volumeList is a list of volumes in one of two forms.
 type volumeList struct {
@@ -116,6 +119,6 @@ func unwrapList(hc huma.Context, _ string, v any) (any, error) {
 	case l.summaries == nil:
 		return l.whole, nil
 	}
-	hc.SetHeader("Preference-Applied", wire.Minimal)
+	hc.SetHeader("Preference-Applied", hc.Header("Prefer"))
 	return *l.summaries, nil
 }

@@ -68,7 +68,13 @@ func (l *lister) Volumes(_ context.Context, p api.Page) (api.List[api.Volume], e
 
 func (l *lister) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
 	whole, err := l.Volumes(ctx, p)
-	return api.Summarize(whole), err
+	out := api.Summarize(whole)
+	for i := range out.Items {
+		if v := &out.Items[i]; !p.Health {
+			v.Home, v.Pool = uuid.Nil, uuid.Nil
+		}
+	}
+	return out, err
 }
 
 func (l *lister) Trash(_ context.Context, p api.Page) (api.List[api.Volume], error) {
@@ -103,13 +109,18 @@ func TestSummariesOfVolumes(t *testing.T) {
 	}
 	_, whole := get("/v1/volumes", "")
 	applied, summary := get("/v1/volumes", wire.Minimal)
-	if applied != wire.Minimal || slices.Contains(summary, "request") || !slices.Contains(summary, "pool_name") {
+	if applied != wire.Minimal || slices.Contains(summary, "request") || slices.Contains(summary, "home") || !slices.Contains(summary, "pool_name") {
 		t.Errorf("got preference %q and keys %v, want those of a summary", applied, summary)
 	}
 	for _, key := range summary {
 		if !slices.Contains(whole, key) {
 			t.Errorf("key %s of a summary is not one of the whole volume", key)
 		}
+	}
+	l.volumes[0].Home = uuid.New()
+	if applied, health := get("/v1/volumes", wire.MinimalHealth); applied != wire.MinimalHealth ||
+		!slices.Contains(health, "home") || slices.Contains(health, "request") {
+		t.Errorf("got preference %q and keys %v, want those of a summary and home", applied, health)
 	}
 	if applied, keys := get("/v1/trash", wire.Minimal); applied != "" || !slices.Equal(keys, whole) {
 		t.Errorf("trash: got preference %q and keys %v, want whole items", applied, keys)

@@ -106,6 +106,9 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Volume", []any{"a/b ä%2F"}, f.volume, func(ctx context.Context, c *client.Client) (any, error) { return c.Volume(ctx, "a/b ä%2F") }},
 		{"Volumes", []any{page}, api.List[api.Volume]{Items: []api.Volume{f.volume}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Volumes(ctx, page) }},
 		{"VolumeSummaries", []any{page}, api.List[api.VolumeSummary]{Items: []api.VolumeSummary{f.volume.Summary()}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.VolumeSummaries(ctx, page) }},
+		{"VolumeSummaries", []any{api.Page{Health: true}}, api.List[api.VolumeSummary]{Items: []api.VolumeSummary{f.volume.Summary()}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.VolumeSummaries(ctx, api.Page{Health: true})
+		}},
 		{"Trash", []any{api.Page{}}, api.List[api.Volume]{Items: []api.Volume{f.volume}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Trash(ctx, api.Page{}) }},
 		{"Snapshots", []any{"db", bySnapshot}, api.List[dataset.Snapshot]{Items: []dataset.Snapshot{f.snapshot}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshots(ctx, "db", bySnapshot) }},
 		{"Snapshots", []any{"", api.Page{}}, api.List[dataset.Snapshot]{Items: []dataset.Snapshot{f.snapshot}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshots(ctx, "", api.Page{}) }},

@@ -14,7 +14,8 @@ func (h handlers) volumes() {
 			api.Page
 			PreferParam
 		}) (*answer[volumeList], error) {
-			if in.minimal() {
+			if minimal, health := in.minimal(); minimal {
+				in.Health = health
 				l, err := paged(in.Page, isName, func() (api.List[api.VolumeSummary], error) {
 					return h.Service.VolumeSummaries(ctx, in.Page)
 				})

@@ -33,7 +33,7 @@ type Cluster struct {
 	Local      string // name of the node that answers; empty if the server is not a node
 	Nodes      []api.Node
 	Pools      []api.Pool
-	Volumes    []api.Volume
+	Volumes    []api.VolumeSummary // with the fields of api.Page.Health
 	Operations []dataset.Operation
 	Doctor     []api.Finding      // of the server's host
 	Health     *api.ClusterHealth // nil if the server does not know it
@@ -59,11 +59,15 @@ func Assess(c Cluster, now time.Time) Report {
 	found.reports(c)
 	found.nodes(c, now)
 	found.pools(c)
+	pools := map[uuid.UUID]*dataset.PoolStatus{}
+	for _, p := range c.Pools {
+		pools[p.ID] = p.Status
+	}
 	for _, v := range c.Volumes {
 		if c.VolumesUnknown { // a host without control does not know the copies on other hosts
 			v.CopyDetails, v.Profile.Replicas.Count = nil, 0
 		}
-		found.volume(v, poolOf(c.Pools, v), now)
+		found.volume(&v, pools[v.Pool], now)
 	}
 	found.operations(c.Operations, now)
 	return NewReport(c, found.list)
@@ -145,7 +149,8 @@ func (f *collector) add(level, subject, fix, format string, args ...any) {
 
 func (f *collector) nodes(c Cluster, now time.Time) {
 	homes := map[uuid.UUID][]string{}
-	for _, v := range c.Volumes {
+	for i := range c.Volumes {
+		v := &c.Volumes[i]
 		homes[v.Home] = append(homes[v.Home], cli.ShortName(v.Volume))
 	}
 	versions := map[string][]string{}
@@ -215,29 +220,20 @@ func (f *collector) pools(c Cluster) {
 	}
 }
 
-// poolOf returns the status of the pool of a volume; nil if it is not known.
-func poolOf(pools []api.Pool, v api.Volume) *dataset.PoolStatus {
-	for _, p := range pools {
-		if p.ID == v.Pool {
-			return p.Status
-		}
-	}
-	return nil
-}
-
 // volume reports the problems of a volume. pool is the status of its pool; nil if it is not known.
-func (f *collector) volume(v api.Volume, pool *dataset.PoolStatus, now time.Time) {
+func (f *collector) volume(v *api.VolumeSummary, pool *dataset.PoolStatus, now time.Time) {
 	subject, name := "volume "+cli.ShortName(v.Volume), v.Volume
 	inspect := "drover volume inspect " + name
 	if st := v.Status; st != nil {
 		// The finding about an offline pool is enough for the volumes that nobody uses.
 		unusedOffline := pool != nil && !pool.Online && !st.Mounted && len(st.Mounts) == 0 &&
-			len(v.SharedMounts) == 0 && strings.HasPrefix(st.Problem, "pool "+v.PoolName+" is offline")
+			len(v.SharedMountDetails) == 0 && strings.HasPrefix(st.Problem, "pool "+v.PoolName+" is offline")
 		if st.Problem != "" && !unusedOffline && !f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
 			f.add(findings.Error, subject, inspect, "%s", st.Problem)
 		}
 		if is, text := volumes.Fullness(v.Status, v.Size); is != dataset.NotFull {
-			f.add(levelOf(is), subject, v.SpaceHint(v.PoolName, pool, *st.Usage), "%s", text)
+			sized := dataset.Dataset{Volume: v.Volume, Size: v.Size}
+			f.add(levelOf(is), subject, sized.SpaceHint(v.PoolName, pool, *st.Usage), "%s", text)
 		}
 	}
 	complete := 0
@@ -250,7 +246,7 @@ func (f *collector) volume(v api.Volume, pool *dataset.PoolStatus, now time.Time
 			f.add(findings.Warning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
 		case volumes.IsWholeReplica(k):
 			complete++
-			if verified, stale := volumes.IsStale(v, k, now); stale {
+			if verified, stale := volumes.IsStale(v.Profile.Replicas, k, now); stale {
 				f.add(findings.Warning, subject, inspect, "replica on node %s is stale: last verified %s", k.NodeName,
 					show.Ago(now, verified))
 			}
@@ -258,7 +254,7 @@ func (f *collector) volume(v api.Volume, pool *dataset.PoolStatus, now time.Time
 	}
 	if want := v.Profile.Replicas.Count; complete < want && now.Sub(v.Created) > volumes.MinimumStale {
 		f.add(findings.Warning, subject, inspect, "degraded: %d of %s complete%s", complete, count(want, "replica"),
-			volumes.DescribeBuilding(v))
+			volumes.DescribeBuilding(v.CopyDetails))
 	}
 }
 

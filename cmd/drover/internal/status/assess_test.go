@@ -44,7 +44,7 @@ func healthy() Cluster {
 		}},
 	}
 	return Cluster{
-		Local: "alpha", Nodes: nodes, Pools: []api.Pool{pool(nodes[0]), pool(nodes[1])}, Volumes: []api.Volume{v},
+		Local: "alpha", Nodes: nodes, Pools: []api.Pool{pool(nodes[0]), pool(nodes[1])}, Volumes: []api.VolumeSummary{v.Summary()},
 		Doctor: []api.Finding{{Level: "ok", Subject: "control", Text: "responds"}, {Level: "info", Subject: "pool default", Text: "is being verified"}},
 	}
 }

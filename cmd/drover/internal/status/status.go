@@ -127,7 +127,10 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 		return func() { known.Pools = pools }, err
 	})
 	fetch(func() (func(), error) {
-		volumes, err := cli.FetchAll(ctx, c.Volumes)
+		volumes, err := cli.FetchAll(ctx, func(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
+			p.Health = true
+			return c.VolumeSummaries(ctx, p)
+		})
 		return func() { known.Volumes, known.VolumesUnknown = volumes, false }, err
 	})
 	fetch(func() (func(), error) {
@@ -190,8 +193,8 @@ func readHealth(ctx context.Context, c cli.Remote) (*api.ClusterHealth, error) {
 // if the host has many volumes and the examination is recent.
 func knowsHost(c Cluster, now time.Time) bool {
 	here := 0
-	for _, v := range c.Volumes {
-		if v.Node == c.Local {
+	for i := range c.Volumes {
+		if c.Volumes[i].Node == c.Local {
 			here++
 		}
 	}

@@ -30,7 +30,7 @@ func TestManyVolumesUseTheLastExamination(t *testing.T) {
 		"old examination":        {volumes: manyVolumes + 1, edit: func(c *Cluster) { c.Health.Nodes[0].Found.Examined = now.Add(-2 * time.Minute) }},
 		"control without a node": {volumes: manyVolumes + 1, edit: func(c *Cluster) { c.Local = "" }},
 	} {
-		known := Cluster{Local: "alpha", Volumes: make([]api.Volume, c.volumes), Health: &api.ClusterHealth{
+		known := Cluster{Local: "alpha", Volumes: make([]api.VolumeSummary, c.volumes), Health: &api.ClusterHealth{
 			Nodes: []api.NodeHealth{{Name: "alpha", Live: true, Found: &api.NodeFindings{Examined: now.Add(-10 * time.Second)}}},
 		}}
 		for i := range known.Volumes {
@@ -73,7 +73,7 @@ func (r *losesQuorum) NodeList(context.Context, string) ([]api.Node, error) {
 func (r *losesQuorum) Version(context.Context) (v api.Version, err error) { return v, nil }
 func (r *losesQuorum) Pools(context.Context) ([]api.Pool, error)          { return nil, nil }
 func (r *losesQuorum) Doctor(context.Context) ([]api.Finding, error)      { return nil, nil }
-func (r *losesQuorum) Volumes(context.Context, api.Page) (l api.List[api.Volume], err error) {
+func (r *losesQuorum) VolumeSummaries(context.Context, api.Page) (l api.List[api.VolumeSummary], err error) {
 	return l, nil
 }
 

@@ -22,13 +22,14 @@ func IsWholeReplica(k api.CopyDetail) bool {
 	return k.Kind == dataset.CopyReplica && k.Snapshot != uuid.Nil
 }
 
-// IsStale reports whether a whole replica of a volume was last verified too long ago, and when that was.
-func IsStale(v api.Volume, k api.CopyDetail, now time.Time) (verified time.Time, stale bool) {
+// IsStale reports whether a whole replica of a volume was last verified too long ago, and when that was. replicas is
+// the part of the profile of the volume.
+func IsStale(replicas dataset.Replicas, k api.CopyDetail, now time.Time) (verified time.Time, stale bool) {
 	verified = k.Taken // a copy that just became a replica was not verified yet
 	if k.VerifiedAt.After(verified) {
 		verified = k.VerifiedAt
 	}
-	return verified, now.Sub(verified) > max(3*time.Duration(v.Profile.Replicas.Every), MinimumStale)
+	return verified, now.Sub(verified) > max(3*time.Duration(replicas.Every), MinimumStale)
 }
 
 // replicaHealth returns how many of the replicas of a volume are complete and up to date. It returns "" if the volume
@@ -41,7 +42,7 @@ func replicaHealth(v api.Volume, now time.Time) string {
 			continue
 		}
 		whole++
-		verified, old := IsStale(v, k, now)
+		verified, old := IsStale(v.Profile.Replicas, k, now)
 		if old {
 			stale++
 		}
@@ -56,7 +57,7 @@ func replicaHealth(v api.Volume, now time.Time) string {
 	switch {
 	case whole < want:
 		health = "degraded"
-		building = DescribeBuilding(v)
+		building = DescribeBuilding(v.CopyDetails)
 	case stale > 0:
 		health = fmt.Sprintf("%d stale", stale)
 	}
@@ -67,10 +68,10 @@ func replicaHealth(v api.Volume, now time.Time) string {
 	return line
 }
 
-// DescribeBuilding names the nodes on which new replicas of a volume are built, as ", building replica on NODE". It
+// DescribeBuilding names the nodes on which new replicas are built, from the copies of a volume, as ", building replica on NODE". It
 // returns "" if there are none. A replica whose node reports a problem is not built at present.
-func DescribeBuilding(v api.Volume) string {
-	nodes := copyNodes(v, func(k api.CopyDetail) bool {
+func DescribeBuilding(copies []api.CopyDetail) string {
+	nodes := copyNodes(copies, func(k api.CopyDetail) bool {
 		return k.Kind == dataset.CopyReplica && k.Snapshot == uuid.Nil && k.Problem == ""
 	})
 	if len(nodes) == 0 {
@@ -87,9 +88,9 @@ func onNodes(one, several string, nodes []string) string {
 	return several + " on " + strings.Join(nodes, ", ")
 }
 
-// copyNodes returns the names of the nodes whose copies of a volume satisfy is, sorted.
-func copyNodes(v api.Volume, is func(api.CopyDetail) bool) (names []string) {
-	for _, k := range v.CopyDetails {
+// copyNodes returns the names of the nodes of the copies that satisfy is, sorted.
+func copyNodes(copies []api.CopyDetail, is func(api.CopyDetail) bool) (names []string) {
+	for _, k := range copies {
 		if is(k) {
 			names = append(names, k.NodeName)
 		}

@@ -73,7 +73,7 @@ func confirmFewerReplicas(ctx context.Context, a *cli.App, c cli.Remote, o *cli.
 	if err != nil || perr != nil { // the server refuses the change, and its error says why
 		return nil
 	}
-	nodes, keep := copyNodes(v, IsWholeReplica), p.Replicas.Count
+	nodes, keep := copyNodes(v.CopyDetails, IsWholeReplica), p.Replicas.Count
 	if keep >= v.Profile.Replicas.Count || len(nodes) <= keep {
 		return nil
 	}
@@ -100,11 +100,11 @@ func explainReplicas(out api.Outcome) string {
 		return ""
 	}
 	text := ""
-	if building := DescribeBuilding(*out.Volume); building != "" {
+	if building := DescribeBuilding(out.Volume.CopyDetails); building != "" {
 		text = ";" + strings.TrimPrefix(building, ",") + " in the background"
 	}
 	condemned := func(k api.CopyDetail) bool { return k.Kind == dataset.CopyCondemned }
-	if nodes := copyNodes(*out.Volume, condemned); len(nodes) > 0 {
+	if nodes := copyNodes(out.Volume.CopyDetails, condemned); len(nodes) > 0 {
 		text += "; destroying the " + onNodes("copy", "copies", nodes) + " in the background"
 	}
 	return text
