@@ -118,9 +118,11 @@ remove_files() {
 	done
 }
 
-# remains prints what is still on this machine, and what removes it.
+# remains prints what is still on this machine, and what removes it. The keys of encrypted volumes are usually in the
+# folder of the configuration, and the pools that stay cannot be read without them. So it prints no command that removes
+# the folder if it has other files than the configuration.
 remains() {
-	local pool
+	local pool folder=${config%/*} other
 	if [ -d "$state" ]; then
 		say "left: $state, data and state; containers go on running; to remove it, install again and run the uninstall without $keep_word"
 	fi
@@ -129,8 +131,13 @@ remains() {
 			say "left: the pool at $pool: 'drover pool adopt $pool' takes it in again after an install"
 		done
 	fi
-	if [ -d "${config%/*}" ]; then
-		say "left: ${config%/*}, the configuration: rm -r ${config%/*}"
+	if [ -d "$folder" ]; then
+		other=$(find "$folder" ! -type d ! -name drover.yaml ! -name profiles.yaml -print -quit)
+		if [ -z "$other" ]; then
+			say "left: $folder, the configuration: rm -r $folder"
+		else
+			say "left: $folder, the configuration, and for example $other: copy the keys in it before you remove it, as no encrypted volume can be read without its key, also in a pool that stays"
+		fi
 	fi
 	if getent group drover >/dev/null; then
 		say "left: the group drover: groupdel drover"

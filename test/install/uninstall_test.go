@@ -110,6 +110,17 @@ func TestUninstallSaysWhatRemains(t *testing.T) {
 	}
 }
 
+// TestUninstallAdvisesNobodyToRemoveKeys: without their keys, the encrypted volumes in the pools that stay are lost.
+func TestUninstallAdvisesNobodyToRemoveKeys(t *testing.T) {
+	privateFolders(t)
+	must(t, nil, script("install.sh"))
+	write(t, "/etc/drover/keys/gold", "secret")
+	out := must(t, nil, script("uninstall.sh"), "--keep-data")
+	if strings.Contains(out, "rm -r") || !strings.Contains(out, "/etc/drover/keys/gold: copy the keys in it before you remove it") {
+		t.Errorf("uninstall says:\n%s", out)
+	}
+}
+
 // A process that does not end is reported in time.
 func TestUninstallWaitsOnlySoLong(t *testing.T) {
 	privateFolders(t)
