@@ -62,15 +62,15 @@ func (a *Agent) Offline(control api.Service) api.Service {
 }
 
 // SeenVolumes returns the present state of the volumes that are in use on this node.
-func (a *Agent) SeenVolumes(ctx context.Context) []api.Volume {
-	var out []api.Volume
+func (a *Agent) SeenVolumes(ctx context.Context) []api.VolumeSummary {
+	var out []api.VolumeSummary
 	for _, id := range a.Uses.InUse() {
 		d, ok := a.Cache.Dataset(id)
 		if !ok {
 			continue
 		}
 		st := a.Status.Status(ctx, d)
-		out = append(out, api.Volume{Dataset: d, Node: a.NodeName, Status: &st})
+		out = append(out, api.VolumeSummary{ID: d.ID, Volume: d.Volume, Size: d.Size, Node: a.NodeName, Status: &st})
 	}
 	return out
 }

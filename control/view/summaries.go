@@ -3,6 +3,7 @@ package view
 import (
 	"context"
 	"hash/maphash"
+	"slices"
 	"strings"
 	"sync"
 
@@ -47,6 +48,42 @@ func (s *Views) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.V
 		out.Next = strings.TrimPrefix(names[limit-1].Key, record.NamesPrefix)
 	}
 	return out, nil
+}
+
+// SeenVolumes returns the volumes that an agent has reported since this service started: those that are or were
+// mounted. It sets only their names, UUIDs, sizes, statuses and nodes, because metrics ask for thousands every few
+// seconds.
+func (s *Views) SeenVolumes(ctx context.Context) []api.VolumeSummary {
+	seen := s.Reports.Datasets()
+	out := make([]api.VolumeSummary, 0, len(seen))
+	nodes, t := map[uuid.UUID]string{}, record.NewTx(ctx, s.Ledger.Store)
+	for some := range slices.Chunk(seen, store.MaxOps) {
+		keys := make([]string, len(some))
+		for i, id := range some {
+			keys[i] = record.DatasetKey(id)
+		}
+		entries, err := s.Ledger.Store.GetMany(ctx, keys)
+		if err != nil {
+			return out
+		}
+		for i, id := range some {
+			if entries[i].Index == 0 {
+				s.Reports.ForgetDataset(id)
+				continue
+			}
+			d, err := s.summaries.decode(id, entries[i])
+			if err != nil || d.State != dataset.StateReady {
+				continue
+			}
+			if name, err := cached(&nodes, d.Home, t.NodeName); err == nil {
+				status := s.statusOf(d.ID, d.Home, d.Pool, d.Pool.String())
+				out = append(out, api.VolumeSummary{
+					ID: d.ID, Volume: d.Volume, Size: d.Size, Status: status, Node: name,
+				})
+			}
+		}
+	}
+	return out
 }
 
 // indexedSummary is the summary of a record with the index of the record. The summary is nil if there is no record.

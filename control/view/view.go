@@ -23,7 +23,6 @@ import (
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
-	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -304,36 +303,6 @@ func cached[V any](known *map[uuid.UUID]V, id uuid.UUID, read func(uuid.UUID) (V
 		(*known)[id] = v
 	}
 	return v, err
-}
-
-// SeenVolumes returns the volumes that an agent has reported since this service started: those that are or were
-// mounted. Their leases, copies and snapshots are left out, because metrics ask for thousands every few seconds.
-func (s *Views) SeenVolumes(ctx context.Context) []api.Volume {
-	var out []api.Volume
-	nodes := map[uuid.UUID]string{}
-	for some := range slices.Chunk(s.Reports.Datasets(), store.MaxOps) {
-		t, keys := record.NewTx(ctx, s.Ledger.Store), make([]string, len(some))
-		for i, id := range some {
-			keys[i] = record.DatasetKey(id)
-		}
-		if t.Prefetch(keys) != nil {
-			return out
-		}
-		for _, id := range some {
-			d, err := t.Dataset(id)
-			if dataset.KindOf(err) == dataset.ErrNotFound {
-				s.Reports.ForgetDataset(id)
-			}
-			if err != nil || d.State != dataset.StateReady {
-				continue
-			}
-			if name, err := cached(&nodes, d.Home, t.NodeName); err == nil {
-				status := s.statusOf(d.ID, d.Home, d.Pool, d.Pool.String())
-				out = append(out, api.Volume{Dataset: d, Status: status, Node: name})
-			}
-		}
-	}
-	return out
 }
 
 // PresentSharedMount returns a shared mount as users see it.

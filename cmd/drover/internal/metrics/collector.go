@@ -49,7 +49,7 @@ type Options struct {
 // reporters below.
 type Source interface {
 	Pools(context.Context) ([]api.Pool, error)
-	SeenVolumes(context.Context) []api.Volume // the volumes that are or were mounted
+	SeenVolumes(context.Context) []api.VolumeSummary // the volumes that are or were mounted
 }
 
 // replicaReporter returns the state of the replicas on a node. Only agents implement it.
@@ -187,20 +187,21 @@ func (c *collector) volumes(ctx context.Context, s *samples) {
 		if v.Status == nil {
 			continue
 		}
-		s.set(volumeMounted, indicator(v.Status.Mounted), v.Node, v.Volume)
-		s.set(volumeMounts, float64(len(v.Status.Mounts)), v.Node, v.Volume)
+		labels := []string{v.Node, v.Volume}
+		s.set(volumeMounted, indicator(v.Status.Mounted), labels...)
+		s.set(volumeMounts, float64(len(v.Status.Mounts)), labels...)
 		used := v.Status.Used
 		if u := v.Status.Usage; u != nil {
 			used = u.Used
 			if u.Inodes > 0 {
-				s.setLow(volumeInodes, float64(u.Inodes), v.Node, v.Volume)
-				s.set(volumeInodesUsed, float64(u.InodesUsed), v.Node, v.Volume)
+				s.setLow(volumeInodes, float64(u.Inodes), labels...)
+				s.set(volumeInodesUsed, float64(u.InodesUsed), labels...)
 			}
 		}
-		s.set(volumeUsed, float64(used), v.Node, v.Volume)
-		s.set(volumeFailing, indicator(v.Status.Problem != ""), v.Node, v.Volume)
+		s.set(volumeUsed, float64(used), labels...)
+		s.set(volumeFailing, indicator(v.Status.Problem != ""), labels...)
 		if v.Size > 0 {
-			s.setLow(volumeSize, float64(v.Size), v.Node, v.Volume)
+			s.setLow(volumeSize, float64(v.Size), labels...)
 		}
 		if c.Agent != nil {
 			s.set(snapshotFailures, float64(c.Recorder.snapshotFailures(v.Volume)), v.Volume)
@@ -254,12 +255,13 @@ func (c *collector) node(ctx context.Context, s *samples, part any) (err error) 
 	if r, ok := part.(ioReporter); ok && !c.HideVolumes {
 		list, ioErr := r.VolumeIO(ctx)
 		for _, v := range list {
-			s.set(volumeIOBytes, float64(v.Read.Bytes), "read", v.Node, v.Volume)
-			s.set(volumeIOBytes, float64(v.Write.Bytes), "write", v.Node, v.Volume)
-			s.set(volumeIOOperations, float64(v.Read.Operations), "read", v.Node, v.Volume)
-			s.set(volumeIOOperations, float64(v.Write.Operations), "write", v.Node, v.Volume)
-			s.set(volumeIOSeconds, time.Duration(v.Read.Time).Seconds(), "read", v.Node, v.Volume)
-			s.set(volumeIOSeconds, time.Duration(v.Write.Time).Seconds(), "write", v.Node, v.Volume)
+			read, write := []string{"read", v.Node, v.Volume}, []string{"write", v.Node, v.Volume}
+			s.set(volumeIOBytes, float64(v.Read.Bytes), read...)
+			s.set(volumeIOBytes, float64(v.Write.Bytes), write...)
+			s.set(volumeIOOperations, float64(v.Read.Operations), read...)
+			s.set(volumeIOOperations, float64(v.Write.Operations), write...)
+			s.set(volumeIOSeconds, time.Duration(v.Read.Time).Seconds(), read...)
+			s.set(volumeIOSeconds, time.Duration(v.Write.Time).Seconds(), write...)
 		}
 		err = ioErr
 	}

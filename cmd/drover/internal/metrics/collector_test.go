@@ -18,8 +18,8 @@ import (
 // deciding is a control that shows no pools and no volumes.
 type deciding struct{ why string }
 
-func (deciding) Pools(context.Context) ([]api.Pool, error) { return nil, nil }
-func (deciding) SeenVolumes(context.Context) []api.Volume  { return nil }
+func (deciding) Pools(context.Context) ([]api.Pool, error)       { return nil, nil }
+func (deciding) SeenVolumes(context.Context) []api.VolumeSummary { return nil }
 func (d deciding) Failover(context.Context) (api.FailoverState, error) {
 	return api.FailoverState{Halted: d.why}, nil
 }
@@ -98,9 +98,9 @@ func TestFiguresOfFailover(t *testing.T) {
 // twice is an agent with two datasets of one name, one of which is in the trash.
 type twice struct{ deciding }
 
-func (twice) SeenVolumes(context.Context) (list []api.Volume) {
+func (twice) SeenVolumes(context.Context) (list []api.VolumeSummary) {
 	for _, used := range []dataset.Size{5, 9} {
-		list = append(list, api.Volume{Dataset: dataset.Dataset{Volume: "db"}, Node: "host-a", Status: &dataset.DatasetStatus{
+		list = append(list, api.VolumeSummary{Volume: "db", Node: "host-a", Status: &dataset.DatasetStatus{
 			Mounted: true, Used: 1, Usage: &dataset.Usage{Used: used, Available: 9, Inodes: 64, InodesUsed: 3},
 		}})
 	}

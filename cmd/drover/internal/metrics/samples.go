@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"slices"
-	"strings"
 
 	dto "github.com/prometheus/client_model/go"
 )
@@ -16,8 +15,8 @@ type samples struct {
 }
 
 type series struct {
-	index map[string]int // of a sample in list, by its label values
-	list  []sample
+	list  []sample // can have several samples with the same label values
+	worse func(a, b float64) float64
 }
 
 type sample struct {
@@ -29,16 +28,18 @@ func newSamples(hideVolumes bool) *samples {
 	return &samples{hideVolumes: hideVolumes, of: map[*Family]*series{}}
 }
 
-// set sets a sample. values are those of the labels of the family, in their order. If the sample has been set before,
-// the larger value stays.
-func (s *samples) set(f *Family, value float64, values ...string) {
-	s.add(f, value, values, func(a, b float64) float64 { return max(a, b) })
+// set sets a sample. values are those of the labels of the family, in their order. The caller must not change them
+// later, and can pass the same slice for several families. If a sample is set several times, the largest value stays.
+func (s *samples) set(f *Family, value float64, values ...string) { s.add(f, value, values, larger) }
+
+// setLow is like set for a family whose lower values are worse: the smallest value stays. A family is always set with
+// the same one of the two functions.
+func (s *samples) setLow(f *Family, value float64, values ...string) {
+	s.add(f, value, values, smaller)
 }
 
-// setLow is like set for a family whose lower values are worse: the smaller value stays.
-func (s *samples) setLow(f *Family, value float64, values ...string) {
-	s.add(f, value, values, func(a, b float64) float64 { return min(a, b) })
-}
+func larger(a, b float64) float64  { return max(a, b) }
+func smaller(a, b float64) float64 { return min(a, b) }
 
 func (s *samples) add(f *Family, value float64, values []string, worse func(a, b float64) float64) {
 	if s.hideVolumes && f.perVolume() {
@@ -46,25 +47,33 @@ func (s *samples) add(f *Family, value float64, values []string, worse func(a, b
 	}
 	all := s.of[f]
 	if all == nil {
-		all = &series{index: map[string]int{}}
+		all = &series{worse: worse}
 		s.of[f] = all
 	}
-	key := strings.Join(values, "\x00")
-	if at, twice := all.index[key]; twice {
-		all.list[at].value = worse(value, all.list[at].value)
-		return
-	}
-	all.index[key] = len(all.list)
 	all.list = append(all.list, sample{values, value})
 }
 
 // families returns the samples in the form in which Prometheus' library exposes them.
 func (s *samples) families() (out []*dto.MetricFamily) {
 	for f, all := range s.of {
-		slices.SortFunc(all.list, func(a, b sample) int { return slices.Compare(a.values, b.values) })
+		all.sort()
 		out = append(out, all.family(f))
 	}
 	return out
+}
+
+// sort sorts the samples by their label values, and keeps the worse one of two with the same label values.
+func (s *series) sort() {
+	slices.SortFunc(s.list, func(a, b sample) int { return slices.Compare(a.values, b.values) })
+	kept := s.list[:0]
+	for _, next := range s.list {
+		if n := len(kept); n > 0 && slices.Equal(kept[n-1].values, next.values) {
+			kept[n-1].value = s.worse(kept[n-1].value, next.value)
+			continue
+		}
+		kept = append(kept, next)
+	}
+	s.list = kept
 }
 
 // family makes all samples of a family in a few allocations.

@@ -22,10 +22,10 @@ type many struct{ number int }
 
 func (m many) Pools(context.Context) ([]api.Pool, error) { return nil, nil }
 
-func (m many) SeenVolumes(context.Context) (list []api.Volume) {
+func (m many) SeenVolumes(context.Context) (list []api.VolumeSummary) {
 	for i := range m.number {
-		list = append(list, api.Volume{
-			Dataset: dataset.Dataset{ID: uuid.New(), Volume: fmt.Sprintf("volume-%05d", i), Size: dataset.GiB}, Node: "host-a",
+		list = append(list, api.VolumeSummary{
+			ID: uuid.New(), Volume: fmt.Sprintf("volume-%05d", i), Size: dataset.GiB, Node: "host-a",
 			Status: &dataset.DatasetStatus{Mounted: true, Used: 7, Mounts: []dataset.Mount{{ID: "m", Count: 1}}},
 		})
 	}
