@@ -68,8 +68,9 @@ func replicaHealth(v api.Volume, now time.Time) string {
 	return line
 }
 
-// DescribeBuilding names the nodes on which new replicas are built, from the copies of a volume, as ", building replica on NODE". It
-// returns "" if there are none. A replica whose node reports a problem is not built at present.
+// DescribeBuilding names the nodes on which new replicas of a volume are built, as ", building replica on NODE". It
+// returns "" if there are none. A replica whose node reports a problem is not built at present. copies are those of the
+// volume.
 func DescribeBuilding(copies []api.CopyDetail) string {
 	nodes := copyNodes(copies, func(k api.CopyDetail) bool {
 		return k.Kind == dataset.CopyReplica && k.Snapshot == uuid.Nil && k.Problem == ""
