@@ -70,7 +70,7 @@ func (s *Set) parseDefault(root, n strictyaml.Node, names []string) (err error) 
 		return err
 	}
 	if n.Absent() {
-		return root.Errorf("expected a key default that names one of the profiles (available: %s)",
+		return root.Errorf("missing key default: the profile of volumes that name none (available: %s)",
 			dataset.FormatChoices(names))
 	}
 	for _, name := range names {

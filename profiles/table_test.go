@@ -71,7 +71,7 @@ func documents() []document {
 		{name: "empty", src: "", mistakes: []string{"p.yaml: expected 1 to 256 profiles under the key profiles, " +
 			"not 0"}},
 		{name: "list", src: "- a\n", mistakes: []string{`p.yaml:1:1: expected a mapping, not a list in "- a"`}},
-		{name: "no default", src: "profiles: {a: {}, b: {}}\n", mistakes: []string{`p.yaml:1:1: expected a key default that names one of the profiles (available: a, b) in "profiles: {a: {}, b: {}}"`}},
+		{name: "no default", src: "profiles: {a: {}, b: {}}\n", mistakes: []string{`p.yaml:1:1: missing key default: the profile of volumes that name none (available: a, b) in "profiles: {a: {}, b: {}}"`}},
 		{name: "no profiles", src: "default: a\n", mistakes: []string{`p.yaml:1:1: expected 1 to 256 profiles under the key profiles, not 0 in "default: a"`}},
 		{name: "profiles of nothing", src: "default: a\nprofiles:\n", mistakes: []string{`p.yaml:1:1: expected 1 to 256 profiles under the key profiles, not 0 in "default: a"`, `p.yaml:2:1: profiles: ` + noValue + ` in "profiles:"`}},
 		{name: "unknown default", src: "default: glod\nprofiles: {gold: {}}\n", mistakes: []string{`p.yaml:1:10: default: unknown profile "glod" (available: gold); did you mean gold? in "default: glod"`}, loaderOnly: "it does not compare values"},

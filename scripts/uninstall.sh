@@ -123,8 +123,10 @@ remove_files() {
 # the folder if it has other files than the configuration.
 remains() {
 	local pool folder=${config%/*} other
-	if [ -d "$state" ]; then
+	if [ -d "$state" ] && $keep; then
 		say "left: $state, data and state; containers go on running; to remove it, install again and run the uninstall without $keep_word"
+	elif [ -d "$state" ]; then
+		say "left: $state, an empty mount point"
 	fi
 	if [ -f "$config" ]; then
 		sed -n 's/^[^#]*\<path: *\([^],} ]*\).*/\1/p' "$config" | while read -r pool; do

@@ -67,7 +67,6 @@ var advice = map[string]string{
 	"limit":               speedInProfile,
 	"volume throttle":     speedInProfile,
 	"volume limit":        speedInProfile,
-	"volume qos":          speedInProfile,
 	"volume tag":          "use drover volume label NAME KEY=VALUE",
 	"volume profile":      "use drover volume set-profile NAME PROFILE, or drover volume inspect NAME to see it",
 	"volume replicate":    replicasInProfile,
@@ -127,19 +126,43 @@ var advice = map[string]string{
 	"profile rm": "remove the profile from /etc/drover/profiles.yaml, then systemctl reload drover; volumes keep the " +
 		"profile that they were created with",
 
-	"pool resize": "a pool grows with its device or filesystem; drover pool set NAME --overcommit RATIO changes how " +
-		"much may be promised",
-	"pool drain":    emptyPool,
-	"pool evacuate": emptyPool,
-	"pool empty":    emptyPool,
-	"pool cordon":   emptyPool,
-	"pool scrub":    "use drover backend verify POOL",
-	"pool check":    "use drover backend verify POOL for the storage, or drover doctor for the host",
-	"pool fsck":     "use drover backend verify POOL for the storage, or drover doctor for the host",
-	"pool import":   "use drover pool adopt PATH for an existing pool, or drover pool create NAME for a new one",
-	"pool export":   "use drover pool adopt PATH on the host that gets the disk",
-	"pool grow": "a pool grows with its device or filesystem; drover pool set NAME --overcommit RATIO changes how " +
-		"much may be promised",
+	"pool resize":  growPool,
+	"pool enlarge": growPool,
+	"pool expand":  growPool,
+	"pool extend":  growPool,
+	"store restore": "use drover store rebuild on one host, or drover store recover in a cluster; docs/operations.md has " +
+		"the steps for a backup",
+	"profile reload":        "read profiles.yaml again with systemctl reload drover, or kill -HUP of drover serve",
+	"log-level":             "start the service with --log-level debug: DROVER_FLAGS in /etc/default/drover",
+	"loglevel":              "start the service with --log-level debug: DROVER_FLAGS in /etc/default/drover",
+	"alert":                 alertRules,
+	"prometheus":            alertRules,
+	"uninstall":             "run make uninstall in the source folder",
+	"operation kill":        "use drover operation cancel ID",
+	"snapshot tag":          "use drover snapshot create VOLUME NAME",
+	"volume who-uses":       "use drover volume inspect NAME",
+	"volume qos":            speedInProfile,
+	"volume set-qos":        speedInProfile,
+	"volume ls --reverse":   "use --sort -KEY",
+	"volume ls -r":          "use --sort -KEY",
+	"volume label --rm":     "use drover volume label NAME KEY-",
+	"volume label --remove": "use drover volume label NAME KEY-",
+	"volume label -d":       "use drover volume label NAME KEY-",
+	"volume move --to-pool": stayInPool,
+	"pool set --size":       growPool,
+	"stats -f":              "use drover volume stats --watch",
+	"volume stats -f":       "use drover volume stats --watch",
+	"pool drain":            emptyPool,
+	"pool evacuate":         emptyPool,
+	"pool empty":            emptyPool,
+	"pool cordon":           emptyPool,
+	"pool scrub":            "use drover backend verify POOL",
+	"pool check":            "use drover backend verify POOL for the storage, or drover doctor for the host",
+	"pool fsck":             "use drover backend verify POOL for the storage, or drover doctor for the host",
+	"pool import": "use drover pool adopt PATH for an existing pool, or drover " +
+		"pool create NAME for a new one",
+	"pool export": "use drover pool adopt PATH on the host that gets the disk",
+	"pool grow":   growPool,
 
 	"node add":         joinNode,
 	"node create":      joinNode,
@@ -222,6 +245,10 @@ const speedInProfile = "limits of speed belong to a profile, in profiles.yaml: q
 // alertRules is the advice for a user who looks for alerts.
 const alertRules = "the alerts for Prometheus are in share/doc/drover/drover.rules.yaml, below the prefix of the " +
 	"installation"
+
+// growPool is the advice for a user who wants a larger pool.
+const growPool = "a pool grows with its device or filesystem; drover pool set NAME --overcommit RATIO changes how " +
+	"much may be promised"
 
 // emptyPool is the advice for a user who wants no volumes in a pool.
 const emptyPool = "a volume leaves its pool by drover volume move NAME NODE, or by a copy: drover volume export NAME " +

@@ -109,7 +109,7 @@ func TestSelectAndSort(t *testing.T) {
 		{[]string{"--filter", "name=*o*t*"}, "north south"},
 		{[]string{"--filter", "name=n*h"}, "north"},
 		{[]string{"--filter", "name=north*north"}, ""},
-		{[]string{"--filter", "name=th"}, ""},
+		{[]string{"--filter", "name=th"}, `drover: nothing has name "th" (present: east, north, south)`},
 		{[]string{"--filter", "state_of_gate=open"}, "north"},
 		{[]string{"--filter", "open=true"}, "north"},
 		{[]string{"--filter", "open=false"}, "east south"},

@@ -149,6 +149,9 @@ func (w *walker) path(path []string, atItem bool) {
 			path[i] = canonicalName(name, w.all)
 		case at.kind == object:
 			path[i] = canonicalName(name, namesOf(at))
+			if i == 0 && at.fields[path[i]] == nil && strings.EqualFold(name, "name") && at.fields["volume"] != nil {
+				path[i] = "volume" // as in --filter and --sort
+			}
 			if at.fields[path[i]] == nil {
 				if w.bad == "" {
 					w.bad, w.have = strings.Join(path[:i+1], "."), at.names
