@@ -130,8 +130,8 @@ var advice = map[string]string{
 	"pool enlarge": growPool,
 	"pool expand":  growPool,
 	"pool extend":  growPool,
-	"store restore": "use drover store rebuild on one host, or drover store recover in a cluster; docs/operations.md has " +
-		"the steps for a backup",
+	"store restore": "use drover store rebuild on one host, or drover store recover in a cluster; " +
+		"docs/operations.md has the steps for a backup",
 	"profile reload":        "read profiles.yaml again with systemctl reload drover, or kill -HUP of drover serve",
 	"log-level":             "start the service with --log-level debug: DROVER_FLAGS in /etc/default/drover",
 	"loglevel":              "start the service with --log-level debug: DROVER_FLAGS in /etc/default/drover",
