@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
@@ -83,12 +84,16 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 			return err
 		},
 	})
+	bounder := handover.NewBounder(handover.BounderDeps{
+		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Deadlines: a.Deadlines, Registrar: a.Registrar,
+		EnsureUnused: a.Verifier.EnsureUnused,
+	})
 	return map[dataset.OpKind]operation.Handler{
 		dataset.OpCreate: a.DatasetMaker.Create, dataset.OpClone: a.DatasetMaker.Create,
 		dataset.OpImport:   a.Importer.ImportFolder,
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
 		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
-		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite,
+		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite, dataset.OpUpdate: bounder.Update,
 		dataset.OpDelete: a.VolumeRemover.Delete, dataset.OpPurge: a.VolumeRemover.Purge,
 		dataset.OpMove: func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 			return a.Mover.Move(ctx, jb, op)

@@ -132,7 +132,7 @@ func (s *Service) prefetchReport(t *record.Tx, op dataset.Operation) error {
 // mayArriveLater.
 func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *api.Committed) error {
 	recorded, known, err := membership.RecordedOperation(t, op)
-	if err != nil {
+	if err = cmp.Or(err, checkPlanned(op, known)); err != nil {
 		return err
 	}
 	if known && recorded.State.Final() {
@@ -184,6 +184,15 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 	recorded.Problem, recorded.DatasetRecord, recorded.Snapshot = op.Problem, op.DatasetRecord, op.Snapshot
 	recorded.Progress, recorded.Incarnation = op.Progress, op.Incarnation
 	return s.finish(t, recorded)
+}
+
+// checkPlanned fails with dataset.ErrInvalid for an update that control has not recorded: the agent of the home carries
+// out only those that control has planned.
+func checkPlanned(op dataset.Operation, known bool) error {
+	if known || op.Kind != dataset.OpUpdate {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: control has planned no such update", op.ID)
 }
 
 // mayArriveLater reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
@@ -278,6 +287,8 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 		return planning.CommitRestore(t, op, out)
 	case dataset.OpResize:
 		return s.volumes.CommitResize(t, op, out)
+	case dataset.OpUpdate:
+		return s.volumes.CommitUpdate(t, op, out)
 	case dataset.OpRekey:
 		return planning.CommitRekey(t, op, out)
 	case dataset.OpRewrite:
@@ -308,7 +319,7 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 		return bad(fmt.Sprintf("why it failed takes %d bytes (%d at most)", len(op.Problem.Message), dataset.MaxLine))
 	case op.Problem != nil && !op.Problem.Holders.IsBounded():
 		return bad("the list of the holders is too long")
-	case op.Problem != nil && !changesOnlyRecords(op.Kind):
+	case op.Problem != nil && (op.Kind == dataset.OpUpdate || !changesOnlyRecords(op.Kind)):
 		return nil
 	}
 	of := func(ds *dataset.Dataset) bool { return ds != nil && ds.ID == op.DatasetID }
@@ -338,6 +349,10 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 	case dataset.OpRekey:
 		if !of(op.DatasetRecord) || op.DatasetRecord.Encryption == nil {
 			return bad("missing data key")
+		}
+	case dataset.OpUpdate:
+		if !of(op.DatasetRecord) {
+			return bad("missing dataset")
 		}
 	case dataset.OpRewrite, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
 	default:

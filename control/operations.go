@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -94,7 +95,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		// Set after the decision, because the decision does not depend on the caller.
 		op.OtherNode = requestingNode(t, op.Kind)
 	}
-	if changesOnlyRecords(op.Kind) || deletion.IsWithoutHome(*op) {
+	if changesOnlyRecords(op.Kind) && !planning.NeedsHome(*op) || deletion.IsWithoutHome(*op) {
 		return op, nil, s.settleOperation(t, op)
 	}
 	switch op.Kind {
@@ -172,6 +173,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 	}
 	_, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
 		rec, known, err := membership.RecordedOperation(t, op)
+		err = cmp.Or(err, checkPlanned(op, known))
 		if err != nil || (known && rec.State != dataset.OpPending) {
 			return err
 		}

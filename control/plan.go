@@ -38,7 +38,8 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	return p, err
 }
 
-// changesOnlyRecords reports whether an operation of this kind changes nothing on disk.
+// changesOnlyRecords reports whether an operation of this kind changes nothing on disk. Its request is submitted, and
+// control carries it out, except for an update in which the home takes part (planning.NeedsHome).
 func changesOnlyRecords(k dataset.OpKind) bool {
 	switch k {
 	case dataset.OpUpdate, dataset.OpRename, dataset.OpDropAlias, dataset.OpUndelete, dataset.OpDiscard,

@@ -32,7 +32,8 @@ type Operation struct {
 	Snapshot *Snapshot `json:"snapshot,omitempty"`
 	Source   *Source   `json:"source,omitempty"` // the source of a clone; absent: it is no clone
 	// Options are the requested options: for a create, the options of -o; for an update, and for a resize that changes
-	// the profile, what is to change: profile, protect, label.KEY or unlabel.KEY.
+	// the profile, what is to change: profile, protect, label.KEY or unlabel.KEY. For an update to failover auto also
+	// failover, and the profile that it replaces.
 	Options map[string]string `json:"options,omitempty"`
 	// what the operation changes, for a person, in the words of its event; empty: its kind says it, or not known
 	Change string `json:"change,omitempty"`
@@ -73,7 +74,7 @@ const (
 	OpResize         OpKind = "resize"
 	OpRekey          OpKind = "rekey"      // wraps the data key with another key of the operator
 	OpRewrite        OpKind = "rewrite"    // rewrites the head in fewer extents
-	OpUpdate         OpKind = "update"     // changes profile, protection or labels: only records; see Action
+	OpUpdate         OpKind = "update"     // changes profile, protection or labels: see Action, and planning.NeedsHome
 	OpRename         OpKind = "rename"     // gives a volume another name; the former one becomes an alias: only records
 	OpDropAlias      OpKind = "drop-alias" // ends an alias of a volume: only records
 	OpDelete         OpKind = "delete"     // removes the name, and puts the data in the trash

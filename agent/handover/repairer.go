@@ -55,7 +55,8 @@ func (r *Repairer) ApplyGuard(st guard.Status, answer uint64) {
 }
 
 // RepairAll calls RepairSoon for each dataset whose mount does not agree with the guard's record, and for each mounted
-// dataset whose deadline has passed. It also removes enrolled nodes that no longer need to promise.
+// dataset whose deadline has passed. It also removes enrolled nodes that no longer need to promise, and the marks of
+// operations that have ended.
 func (r *Repairer) RepairAll() {
 	if r.Guard == nil {
 		return
@@ -78,6 +79,13 @@ func (r *Repairer) RepairAll() {
 			!errors.Is(err, dataset.ErrUnavailable) {
 			r.Log.WithError(err).Warn("cannot compare the nodes that were given copies with those that have " +
 				"them, retrying")
+		}
+		return nil
+	})
+	r.Jobs.Start("bounded", func(ctx context.Context, _ *jobs.Job) error {
+		if err := r.Deadlines.Marks.Settle(ctx); err != nil && ctx.Err() == nil &&
+			!errors.Is(err, dataset.ErrUnavailable) {
+			r.Log.WithError(err).Warn("cannot find out how changes of the failover of volumes ended, retrying")
 		}
 		return nil
 	})
@@ -127,6 +135,10 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		_ = r.Unmounter.ReleaseUnmounted(ctx, d) // a failure is logged, and a later repair tries again
 		return nil
 	}
+	bounded := r.Deadlines.IsBounded(d)
+	if !bounded && !lease.IsFenced(e) {
+		return r.unbound(ctx, d)
+	}
 	until := r.Deadlines.Until(d)
 	if late := until <= r.Clock.Steady(); late && mounted && !there {
 		return r.fenceLate(ctx, d)
@@ -139,9 +151,12 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		}
 		steps.At("fence.thawed")
 	}
-	if !mounted {
+	switch {
+	case !mounted:
 		_ = r.Unmounter.ReleaseUnmounted(ctx, d) // a failure is logged, and a later repair tries again
 		return nil
+	case !bounded:
+		return r.unbound(ctx, d)
 	}
 	if err = r.Registrar.Register(ctx, d); err == nil {
 		_, err = r.Guard.Check(ctx, id, d.Epoch)
@@ -151,6 +166,22 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 	}
 	r.News.Changed(id)
 	return err
+}
+
+// unbound makes the guard forget a mounted dataset whose lease is not bounded in time any more, because its profile has
+// failover manual. No other node takes over such a dataset: control plans and commits no automatic failover of it. The
+// record is written to disk before, so that a restarted agent does not have the dataset fenced. The caller holds the
+// dataset's lock.
+func (r *Repairer) unbound(ctx context.Context, d dataset.Dataset) error {
+	if r.Trust.Err() != nil {
+		return nil // the record may be older than what control will decide after a recovery
+	}
+	if err := r.Cache.SaveChanged(ctx, r.DB); err != nil {
+		return err
+	}
+	r.Registrar.Release(d.ID)
+	r.News.Changed(d.ID)
+	return nil
 }
 
 // fenceLate registers a mounted dataset that the guard does not know. If nothing confirms the lease, it registers the

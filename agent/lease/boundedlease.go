@@ -183,6 +183,3 @@ func (h *boundedLease) unneededNodes(d dataset.Dataset, read time.Duration) (nod
 	}
 	return nodes
 }
-
-// IsBounded reports whether the lease of a dataset is bounded in time.
-func IsBounded(d dataset.Dataset) bool { return d.Profile.Failover.Auto }

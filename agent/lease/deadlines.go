@@ -26,6 +26,7 @@ import (
 // mu is held.
 type Deadlines struct {
 	DeadlineDeps
+	Marks *Marks
 
 	mu             sync.Mutex
 	controlSession controlSession
@@ -58,8 +59,8 @@ type DeadlineDeps struct {
 // NewDeadlines returns a Deadlines without any lease.
 func NewDeadlines(deps DeadlineDeps) *Deadlines {
 	return &Deadlines{
-		DeadlineDeps: deps,
-		leases:       map[uuid.UUID]*boundedLease{}, registered: map[uuid.UUID]uint64{},
+		DeadlineDeps: deps, Marks: newMarks(deps.Host),
+		leases: map[uuid.UUID]*boundedLease{}, registered: map[uuid.UUID]uint64{},
 		keptReasons: map[uuid.UUID]string{},
 		changed:     make(chan struct{}), wake: make(chan struct{}, 1),
 	}
@@ -90,12 +91,18 @@ func (b *Deadlines) Registered() []uuid.UUID {
 	return slices.Collect(maps.Keys(b.registered))
 }
 
-// Load reads the state on disk: the TTL of the last session, the addresses of the other nodes, and which nodes
-// are enrolled.
+// IsBounded reports whether the lease of a dataset is bounded in time: its profile has failover auto, or an operation
+// may give it such a profile at any time.
+func (b *Deadlines) IsBounded(d dataset.Dataset) bool {
+	return d.Profile.Failover.Auto || b.Marks.Has(d.ID)
+}
+
+// Load reads the state on disk: the TTL of the last session, the addresses of the other nodes, which nodes are
+// enrolled, and the marks.
 func (b *Deadlines) Load(ctx context.Context) error {
 	ttl, err := b.Nodes.load(ctx)
 	b.controlSession.ttl = ttl
-	return errors.Join(err, b.loadEnrolled(ctx))
+	return errors.Join(err, b.loadEnrolled(ctx), b.Marks.load(ctx))
 }
 
 // Wake makes Run run at once.
@@ -230,14 +237,15 @@ func (b *Deadlines) allowedFenceTime(d dataset.Dataset, deadline time.Duration) 
 	return b.lease(d).allowedFenceTime(&b.controlSession, deadline)
 }
 
-// Datasets returns the datasets whose home is this node and whose lease is bounded in time.
-// Without a guard there are none.
+// Datasets returns the datasets whose home is this node and whose lease is bounded in time, and those that the guard
+// still has registered, because their profile had failover auto until now. Without a guard there are none.
 func (b *Deadlines) Datasets() (list []dataset.Dataset) {
 	if b.Guard == nil {
 		return nil
 	}
 	for _, id := range b.Cache.IDs() {
-		if d, home := b.Cache.Dataset(id); home && IsBounded(d) {
+		d, home := b.Cache.Dataset(id)
+		if _, armed := b.RegisteredEpoch(id); home && (armed || b.IsBounded(d)) {
 			list = append(list, d)
 		}
 	}
@@ -290,7 +298,7 @@ func (b *Deadlines) unconfirmedError(d dataset.Dataset, why string) error {
 func (b *Deadlines) Inherit(st guard.Status) {
 	for _, e := range st.Datasets {
 		d, home := b.Cache.Dataset(e.Dataset)
-		if !home || !IsBounded(d) || e.State != guard.StateArmed || e.Boot != b.Boot || e.Epoch != d.Epoch {
+		if !home || !b.IsBounded(d) || e.State != guard.StateArmed || e.Boot != b.Boot || e.Epoch != d.Epoch {
 			continue
 		}
 		b.mu.Lock()

@@ -64,7 +64,7 @@ func (b *Deadlines) Enrol(ctx context.Context, id, node uuid.UUID) error {
 // true, enrolInMemory changes nothing for a node that is not enrolled on disk.
 func (b *Deadlines) enrolInMemory(id, node uuid.UUID, onlyOnDisk bool) (done bool, err error) {
 	d, home := b.Cache.Dataset(id)
-	if !home || !IsBounded(d) || b.Guard == nil {
+	if !home || !b.IsBounded(d) || b.Guard == nil {
 		return true, nil
 	}
 	b.mu.Lock()

@@ -35,8 +35,8 @@ func (b *Deadlines) Run(ctx context.Context) {
 
 // extendOnce performs one round of Run. It starts readHomes if this node has not
 // read yet, in its current session, which datasets it is the home of. It asks the other nodes
-// for promises while control is silent. Then it feeds the guard. It returns the time to wait
-// before the next round.
+// for promises while control is silent. Then it feeds the guard, and has it forget the datasets
+// whose lease is not bounded any more. It returns the time to wait before the next round.
 func (b *Deadlines) extendOnce(ctx context.Context) (wait time.Duration) {
 	list := b.Datasets()
 	b.forgetLeases()
@@ -60,6 +60,11 @@ func (b *Deadlines) extendOnce(ctx context.Context) (wait time.Duration) {
 		wait = ttl / 10
 	}
 	b.Feed(ctx, list)
+	for _, d := range list {
+		if !b.IsBounded(d) {
+			b.RepairSoon(d.ID) // the guard forgets it
+		}
+	}
 	return wait
 }
 

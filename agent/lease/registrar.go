@@ -69,7 +69,7 @@ func (g *Registrar) AwaitGuard(ctx context.Context, recovered bool) (st guard.St
 
 func (g *Registrar) isBounded(id uuid.UUID) bool {
 	d, known := g.Cache.DatasetOrCopy(id)
-	return known && IsBounded(d)
+	return known && g.Deadlines.IsBounded(d)
 }
 
 // RecordStatus records a status of the guard in Deadlines. answer is the value of Deadlines.AnswerCount before the
@@ -115,9 +115,29 @@ func (g *Registrar) ownFilesystem(d dataset.Dataset) (bool, error) {
 // already mounted continues to be used while its pool is quarantined or offline, and can be fenced. The caller holds
 // the dataset's lock.
 func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
-	if !IsBounded(d) {
+	if !g.Deadlines.IsBounded(d) {
 		return nil
 	}
+	return g.register(ctx, d, false)
+}
+
+// Adopt registers a dataset whose lease becomes bounded in time, and has the guard check its mount. Unlike Register, it
+// refuses also a mounted dataset if this host cannot enforce the policy in time. d has the profile that the dataset
+// gets, and the caller has marked it (Marks). The caller holds the dataset's lock. After an error, and if the dataset
+// is not mounted, the caller calls Release: the dataset may be registered.
+func (g *Registrar) Adopt(ctx context.Context, d dataset.Dataset) (mounted bool, err error) {
+	if err := g.register(ctx, d, true); err != nil {
+		return false, err
+	}
+	if mounted, err = host.IsMountPoint(g.MountPath(d.ID)); err == nil && mounted {
+		err = g.Check(ctx, d)
+	}
+	return mounted, err
+}
+
+// register is Register for a dataset whose lease is bounded. If strict is true, it refuses a mounted dataset as it
+// refuses one that is not mounted: no other node may take the dataset over yet.
+func (g *Registrar) register(ctx context.Context, d dataset.Dataset, strict bool) error {
 	if g.Guard == nil {
 		return dataset.Errorf(dataset.ErrUnsupported, "volume %s has failover auto, and this host runs no guard",
 			d.Volume)
@@ -135,13 +155,14 @@ func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
 		return err
 	}
 	span := g.Deadlines.TTL()
-	if mounted { // a short deadline, until the answer says how long a fence takes
+	keep := mounted && !strict
+	if keep { // a short deadline, until the answer says how long a fence takes
 		r.Deadline = min(until, g.Clock.Steady()+span/10)
 	}
-	e, err := g.registerOrKill(ctx, d, r, mounted)
+	e, err := g.registerOrKill(ctx, d, r, keep)
 	if errors.Is(err, dataset.ErrStale) {
 		if err = g.Continue(ctx, d, until); err == nil {
-			e, err = g.registerOrKill(ctx, d, r, mounted)
+			e, err = g.registerOrKill(ctx, d, r, keep)
 		}
 	}
 	if err == nil {
@@ -155,7 +176,7 @@ func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
 		err := dataset.Errorf(dataset.ErrUnsupported,
 			"a fence of volume %s takes up to %v, and another node may continue after %v (start the guard with a "+
 				"shorter --step)", d.Volume, e.Bound, most)
-		if !mounted {
+		if !keep {
 			g.ReleaseSoon(d.ID)
 			return err
 		}
@@ -171,12 +192,13 @@ func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
 }
 
 // registerOrKill registers a dataset. If the host cannot enforce the policy of a mounted dataset, for instance after
-// a change of its profile, registerOrKill uses PolicyKill instead: a mounted dataset must always be guarded.
-func (g *Registrar) registerOrKill(ctx context.Context, d dataset.Dataset, r guard.Registration, mounted bool) (
+// a change of its profile, registerOrKill uses PolicyKill instead: a mounted dataset must always be guarded. keep is
+// false for a dataset that can be refused.
+func (g *Registrar) registerOrKill(ctx context.Context, d dataset.Dataset, r guard.Registration, keep bool) (
 	guard.Entry, error) {
 	e, err := g.Guard.Register(ctx, r)
 	none := errors.Is(err, dataset.ErrUnsupported) || err == nil && e.Bound > MaxFenceTime(g.Deadlines.TTL())
-	if !mounted || !none || r.Policy == guard.PolicyKill {
+	if !keep || !none || r.Policy == guard.PolicyKill {
 		return e, err
 	}
 	g.LogOf(ctx, d).WithError(err).WithField("bound",
@@ -217,7 +239,7 @@ func (g *Registrar) withRemedy(err error) error {
 // Check fails unless the guard confirms that a mounted dataset may be written to. It does nothing if the lease is not
 // bounded in time. The caller holds the dataset's lock.
 func (g *Registrar) Check(ctx context.Context, d dataset.Dataset) error {
-	if !IsBounded(d) {
+	if !g.Deadlines.IsBounded(d) {
 		return nil
 	}
 	if g.Guard == nil {
@@ -246,8 +268,8 @@ func (g *Registrar) CheckUnmount(d dataset.Dataset) error {
 }
 
 // Release makes the guard forget a dataset, which it then no longer fences. The caller has examined the whole host and
-// found no mount of the dataset. If the guard cannot be reached, a later repair calls Release again. The caller holds
-// the dataset's lock.
+// found no mount of the dataset, or the lease of the dataset is not bounded in time. If the guard cannot be reached, a
+// later repair calls Release again. The caller holds the dataset's lock.
 func (g *Registrar) Release(id uuid.UUID) {
 	epoch, armed := g.Deadlines.RegisteredEpoch(id)
 	if !armed || g.Guard == nil {
@@ -258,7 +280,7 @@ func (g *Registrar) Release(id uuid.UUID) {
 	if err := g.Guard.Release(ctx, id, epoch); err != nil {
 		if ctx.Err() == nil {
 			g.Log.WithError(err).WithField("dataset",
-				id).Warn("cannot make the guard forget an unmounted volume, retrying")
+				id).Warn("cannot make the guard forget a volume, retrying")
 		}
 		return
 	}
@@ -338,7 +360,7 @@ func (g *Registrar) IsDatasetFenced(id uuid.UUID, status func() (guard.Status, e
 func (g *Registrar) MayBeFenced(id uuid.UUID) bool {
 	d, known := g.Cache.DatasetOrCopy(id)
 	_, armed := g.Deadlines.RegisteredEpoch(id)
-	return g.Guard != nil && (armed || !known || IsBounded(d))
+	return g.Guard != nil && (armed || !known || g.Deadlines.IsBounded(d))
 }
 
 // StartGuard is the command for a host whose guard does not answer.
@@ -367,7 +389,7 @@ func IsFenced(e guard.Entry) bool {
 // answer, isFencing fails, and no limit is set.
 func (g *Registrar) isFencing(id uuid.UUID, asked func() (guard.Status, error)) (bool, error) {
 	d, known := g.Cache.Dataset(id)
-	if _, armed := g.Deadlines.RegisteredEpoch(id); known && IsBounded(d) && armed &&
+	if _, armed := g.Deadlines.RegisteredEpoch(id); known && g.Deadlines.IsBounded(d) && armed &&
 		g.Deadlines.Until(d) <= g.Clock.Steady() {
 		return true, nil
 	}

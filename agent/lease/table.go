@@ -3,7 +3,8 @@
 // Table has the moves that recall datasets from this node, and the epochs that this node has relinquished.
 //
 // Leases that are bounded in time have further parts. Renewals renews this node's session with control. Deadlines has
-// the time until which each dataset may be open here, extends it, and sends it to the guard. Registrar registers
+// the time until which each dataset may be open here, extends it, and sends it to the guard. Marks has the datasets
+// whose lease is bounded although their record does not say so yet. Registrar registers
 // datasets with the guard before they are mounted. Nodes has the addresses of the other nodes, which are asked for
 // promises while control is unreachable. PromiseServer answers other nodes that ask this node to open no later epoch of
 // a dataset.
@@ -15,9 +16,9 @@
 // another node is given data, and passes Table.MayChange to package operation and Table.RelinquishedSnapshots to
 // package replication.
 //
-// The package owns the keys yields/, enrolled/ and standing of the agent's database, and keeps their values in memory
-// too. Table, Deadlines, Nodes and Registrar each have a mutex for their fields. The lock of a dataset serializes
-// Registrar's changes to that dataset.
+// The package owns the keys yields/, enrolled/, bounded/ and standing of the agent's database, and keeps their values
+// in memory too. Table, Deadlines, Marks, Nodes and Registrar each have a mutex for their fields. The lock of a dataset
+// serializes Registrar's changes to that dataset.
 //
 // Where to change what: how a deadline is computed is in boundedlease.go, which is pure. When promises are requested is
 // in extend.go, and which datasets are registered with the guard in registrar.go. Why a dataset must not be opened is

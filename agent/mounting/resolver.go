@@ -66,7 +66,8 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 			}
 			return nil
 		})
-		if !lease.IsBounded(d) { // a bounded lease needs control first, and Resolve does not wait for control
+		// a bounded lease needs control first, and Resolve does not wait for control
+		if !r.Registrar.Deadlines.IsBounded(d) {
 			work = append(work, again)
 		}
 	}

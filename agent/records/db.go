@@ -30,6 +30,7 @@ import (
 //	yields/<dataset>       lease.Relinquished
 //	pulls/<dataset>        replication.MoveRecord
 //	enrolled/<dataset>/<node>  a node that was given a part of a dataset
+//	bounded/<dataset>      the operation that gives a dataset failover auto: see lease.Marks
 //	pools/<name>           pool.Record
 //	making/<name>          pool.Record of a pool that is being made on request: see pool.PendingPrefix
 //	limits/<dataset>       throttle.LimitRecord

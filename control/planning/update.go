@@ -181,13 +181,11 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		err = dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
 		return nil, nil, cmp.Or(v.Placer.CheckSuits(t, d, p), err)
 	}
-	if old := d.Profile.Failover.Auto; old != p.Failover.Auto {
-		// The home may have mounted the volume, with or without the guard. It cannot change this until the volume is
-		// unmounted.
-		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
-			"volume %s: failover of profile %s is %s, of its current profile %s, and a volume keeps its failover "+
-				"(drover clone %s NEW@%s creates another)", d.Volume, p.Name, formatFailover(p.Failover),
-			formatFailover(d.Profile.Failover), d.Volume, p.Name)
+	failoverChanges := d.Profile.Failover.Auto != p.Failover.Auto
+	if failoverChanges {
+		if err := v.checkFailoverChange(t, d, next); err != nil {
+			return nil, nil, err
+		}
 	}
 	if d.Profile.Access == dataset.AccessMany && p.Access != dataset.AccessMany {
 		if err := v.CheckNoSharedMounts(t, d, "give profile "+p.Name+" to"); err != nil {
@@ -209,6 +207,11 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		return nil, nil, err
 	}
 	next.Size, next.Profile.Size = sizeAfterUpdate(d, p, pool.Capabilities.Shrink)
+	if failoverChanges {
+		if err := checkSizeStays(d, next); err != nil {
+			return nil, nil, err
+		}
+	}
 	if err := v.CopyKeeper.CheckEnough(t, next); err != nil { // next already has the new size
 		return nil, nil, err
 	}
@@ -221,7 +224,11 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 		return op, done, err
 	}
 	next.ScheduleSince = v.scheduleSince(d, next.Profile)
-	return newUpdate(d, next, options), nil, nil
+	op := newUpdate(d, next, options)
+	if failoverChanges && p.Failover.Auto {
+		updateByHome(op, d)
+	}
+	return op, nil, nil
 }
 
 // scheduleSince returns the time from which the schedule of profile to applies to a dataset that gets the profile now.

@@ -3,6 +3,7 @@ package relocation
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,6 +51,11 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 	if err != nil {
 		return nil, nil, err
 	}
+	if why == "" {
+		if why, err = whyOutdated(t, d, home); err != nil {
+			return nil, nil, err
+		}
+	}
 	next := d
 	next.Profile = r.Vetted.WithKnownCommand(d.Profile, d.Profile)
 	if why == "" && next.Profile.Failover.Fence.Unknown() {
@@ -76,6 +82,28 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 		Loss:          &loss,
 		SameShare:     to.share,
 	}, nil, nil
+}
+
+// whyOutdated returns why the record of a dataset may be older than what its home has; "" if it is not. After the store
+// was restored from a backup, a profile with failover auto proves nothing: the home may have got a profile with
+// failover manual since, and may have the volume open without a bounded lease. The home's registration after the
+// recovery, its report to the recovery, or the confirmation that it is fenced removes the doubt.
+func whyOutdated(t *record.Tx, d dataset.Dataset, home string) (string, error) {
+	var rec record.Recovery
+	recovered, err := t.Get(record.RecoveryKey, &rec)
+	if err != nil || !recovered || slices.Contains(rec.ReportedNodes, d.Home) {
+		return "", err
+	}
+	confirmed, err := t.Get(record.FencedKey(d.Home), &record.Fenced{})
+	if err != nil || confirmed {
+		return "", err
+	}
+	_, err = t.Get(record.NodeKey(d.Home), &dataset.Node{})
+	if err != nil || t.Index(record.NodeKey(d.Home)) > t.Index(record.RecoveryKey) {
+		return "", err
+	}
+	return fmt.Sprintf("node %s has not reported since the store was recovered, so the record of the volume may be "+
+		"outdated (once that node is off: drover node fence %s)", home, home), nil
 }
 
 // confirmLost returns the reason why a dataset may continue without its home, as a text for operators. It fails with
@@ -228,8 +256,9 @@ func (r *Relocator) lastReportedClock(t *record.Tx, node uuid.UUID) (last time.T
 
 // checkStillLost fails if the previous home of a promotion is reachable again, because the operator could not know
 // this when confirming that the node is fenced. An automatic promotion also fails if the node was reachable for a
-// while since the plan, or if automatic failover is suspended.
-func checkStillLost(t *record.Tx, rec dataset.Operation) error {
+// while since the plan, if automatic failover is suspended, or if the profile of the dataset d has failover manual now:
+// its lease may not be bounded any more.
+func checkStillLost(t *record.Tx, rec dataset.Operation, d dataset.Dataset) error {
 	if rec.Loss == nil {
 		return nil
 	}
@@ -246,6 +275,10 @@ func checkStillLost(t *record.Tx, rec dataset.Operation) error {
 	}
 	if !byItself {
 		return nil
+	}
+	if !d.Profile.Failover.Auto {
+		return dataset.Errorf(dataset.ErrConflict, "move of volume %s: its profile %s has failover manual now",
+			rec.Volume, d.Profile.Name)
 	}
 	why, err := membership.FailoverSuspended(t)
 	if err == nil && why != "" {

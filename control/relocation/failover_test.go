@@ -41,12 +41,6 @@ func TestFailoverWantsGuards(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrUnsupported, "its node has no guard")
 	b.ReportGuard()
 	e.MustSubmit(controltest.Move("db", "beta"))
-
-	a.MustCreate("plain@silver")
-	for volume, profile := range map[string]string{"plain": "auto", "db": "silver"} {
-		_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUpdate, Volume: volume, Profile: profile})
-		controltest.Refused(t, err, dataset.ErrUnsupported, "a volume keeps its failover", "drover clone "+volume+" NEW@"+profile)
-	}
 }
 
 // A home that was silent for the length of a session is failed over. The time is measured by each service's steady

@@ -337,7 +337,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 			err = checkCopyUnchanged(t, rec, op)
 		}
 		if err == nil {
-			err = checkStillLost(t, rec)
+			err = checkStillLost(t, rec, d)
 		}
 	case lease.State != dataset.LeaseMoving || rec.Manifest == nil:
 		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: its home has not given it up", d.Volume)

@@ -29,7 +29,11 @@ If the profile has more replicas, the other nodes copy the data in the
 background, while the volume is in use. Until the replicas are complete, drover
 volume inspect and drover status report the volume as degraded. If the profile
 has fewer replicas, those that are not needed are destroyed, and the name of the
-volume must be typed to confirm it, unless --yes is given.`,
+volume must be typed to confirm it, unless --yes is given.
+
+The failover of the profile applies at once, also while the volume is in use.
+For failover auto, the home of the volume must be reachable, and its guard must
+be able to fence the volume. Failover and size cannot change at once.`,
 		Args:              cli.Args(2),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.ProfileWords),
 	}

@@ -1,0 +1,151 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// BounderDeps are the dependencies of Bounder.
+type BounderDeps struct {
+	*host.Host
+	Datasets  *operation.Datasets
+	Records   *operation.RecordWriter
+	Deadlines *lease.Deadlines
+	Registrar *lease.Registrar
+	// EnsureUnused fails with ErrInUse if a process of this host uses a dataset. what completes "cannot ... volume".
+	EnsureUnused func(ctx context.Context, d dataset.Dataset, what string) error
+}
+
+// Bounder carries out the part of the home in an update that gives a volume failover auto: it bounds the lease before
+// control may let another node take over. It has no state. Its methods are safe for concurrent use.
+type Bounder struct{ BounderDeps }
+
+// NewBounder returns a Bounder.
+func NewBounder(deps BounderDeps) *Bounder { return &Bounder{deps} }
+
+// Update bounds the lease of a dataset, mounted or not, and then has control record the profile with failover auto. It
+// fails with ErrUnsupported if the guard cannot fence the dataset in time. It is an operation.Handler.
+func (b *Bounder) Update(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := b.Datasets.LockForOperation(ctx, *op, "change of the failover")
+	defer unlock()
+	if err != nil {
+		return out, err
+	}
+	steps.At("bound.begin")
+	jb.Step("registering it with the guard")
+	if err := b.bound(ctx, d, op.DatasetRecord.Profile, op.ID); err != nil {
+		return out, err
+	}
+	steps.At("bound.made")
+	if out, err = b.commit(context.WithoutCancel(ctx), op); err != nil {
+		return out, err // the mark stays until it is certain that control has recorded nothing: see lease.Marks
+	}
+	steps.At("bound.recorded")
+	b.Records.Write(ctx, pool, *out.Dataset)
+	b.settle(context.WithoutCancel(ctx), d.ID)
+	return out, nil
+}
+
+// bound marks a dataset, and registers it with the guard if it is mounted. After an error, the dataset is neither
+// marked nor registered, unless it was marked before: an earlier attempt may have had an effect then.
+func (b *Bounder) bound(ctx context.Context, d dataset.Dataset, next dataset.Profile, op uuid.UUID) error {
+	marked := b.Deadlines.Marks.Has(d.ID)
+	if err := b.Deadlines.Marks.Set(ctx, d.ID, op); err != nil {
+		return err
+	}
+	steps.At("bound.marked")
+	b.Deadlines.Wake()
+	d.Profile = next
+	err := b.adopt(ctx, d)
+	if err == nil || marked || ctx.Err() != nil { // a canceled operation is resumed at the next start
+		return err
+	}
+	b.Registrar.Release(d.ID)
+	if derr := b.Deadlines.Marks.Drop(ctx, d.ID); derr != nil {
+		b.LogOf(ctx, d).WithError(derr).Warn("cannot record that the failover of a volume stays manual, retrying")
+	}
+	return err
+}
+
+// adopt registers a dataset with the guard. If the dataset is not mounted, adopt only finds out whether the guard could
+// fence it. It waits for control to confirm the lease.
+func (b *Bounder) adopt(ctx context.Context, d dataset.Dataset) error {
+	until := b.Clock.Steady() + b.Timing.InUseWait
+	for {
+		mounted, err := b.Registrar.Adopt(ctx, d)
+		if err == nil && mounted {
+			return nil
+		}
+		if err == nil { // a process may hold it nevertheless, for instance in another mount namespace
+			if err = b.EnsureUnused(ctx, d, "change the failover of"); err == nil {
+				b.Registrar.Release(d.ID)
+			}
+			return err
+		}
+		if !errors.Is(err, dataset.ErrUnavailable) || b.Clock.Steady() >= until {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-b.Clock.After(b.Timing.Retry):
+		}
+	}
+}
+
+// commit has control record the profile. Control refuses that unless this node knows all copies, because this node must
+// ask their nodes for promises while control is silent. It enrols every other node before the node is given data. So
+// commit waits until control's record of the copies has arrived here.
+func (b *Bounder) commit(ctx context.Context, op *dataset.Operation) (out api.Committed, err error) {
+	next, until := op.DatasetRecord.Profile, b.Clock.Steady()+b.Timing.InUseWait
+	for {
+		d, _ := b.Cache.Dataset(op.DatasetID)
+		if err := b.Cache.SaveChanged(ctx, b.DB); err != nil { // a restarted agent must know the copies
+			return out, err
+		}
+		report := d
+		report.Profile = next
+		op.DatasetRecord = &report
+		out, err = b.Datasets.Commit(ctx, op)
+		if !errors.Is(err, dataset.ErrConflict) || b.Clock.Steady() >= until || !b.hasOtherCopies(ctx, d) {
+			return out, err
+		}
+		select {
+		case <-b.Ctx.Done():
+			return out, b.Ctx.Err()
+		case <-b.Clock.After(b.Timing.Retry):
+		}
+	}
+}
+
+// hasOtherCopies reports whether control has recorded a copy that is not in a record.
+func (b *Bounder) hasOtherCopies(ctx context.Context, d dataset.Dataset) bool {
+	v, err := b.Control.Volume(ctx, d.ID.String())
+	return err == nil && slices.ContainsFunc(v.Followers(), func(node uuid.UUID) bool {
+		return !slices.Contains(d.Followers(), node)
+	})
+}
+
+// settle removes the mark of a dataset whose record has failover auto now. If it fails, lease.Marks.Settle tries again.
+func (b *Bounder) settle(ctx context.Context, id uuid.UUID) {
+	err := b.Cache.SaveChanged(ctx, b.DB)
+	if d, known := b.Cache.Dataset(id); err == nil && known && d.Profile.Failover.Auto {
+		err = b.Deadlines.Marks.Drop(ctx, id)
+	}
+	if err != nil {
+		log := b.Log.WithError(err).WithField("dataset", id)
+		log.Warn("cannot record the end of a change of the failover, retrying")
+	}
+	b.Deadlines.Wake()
+}

@@ -1,0 +1,131 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Marks has the datasets of this node whose lease is bounded although their record may not have failover auto yet: an
+// operation gives them failover auto, and control may record it at any time from then on, also if its answer does not
+// arrive here. A mark is on disk before control is asked, and stays until the result of the operation is in the record
+// on disk. The methods are safe for concurrent use.
+type Marks struct {
+	host *host.Host
+
+	mu    sync.Mutex
+	marks map[uuid.UUID]uuid.UUID // the operation, by dataset
+}
+
+func newMarks(h *host.Host) *Marks { return &Marks{host: h, marks: map[uuid.UUID]uuid.UUID{}} }
+
+const marksPrefix = "bounded/"
+
+func markKey(id uuid.UUID) string { return marksPrefix + id.String() }
+
+// load reads the marks from disk.
+func (m *Marks) load(ctx context.Context) error {
+	return m.host.DB.Each(ctx, marksPrefix, func(rest string, v []byte) error {
+		id, err := uuid.Parse(rest)
+		if err != nil {
+			return err
+		}
+		var op uuid.UUID
+		if err := dataset.DecodeRecord(v, &op); err != nil {
+			return err
+		}
+		m.marks[id] = op
+		return nil
+	})
+}
+
+// Set marks a dataset for an operation, on disk. The caller holds the lock of the dataset.
+func (m *Marks) Set(ctx context.Context, id, op uuid.UUID) error {
+	if err := m.host.DB.Put(ctx, map[string]any{markKey(id): op}); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.marks[id] = op
+	return nil
+}
+
+// Drop removes the mark of a dataset. The caller holds the lock of the dataset, and knows that the operation has ended
+// without effect, or that the record on disk has its effect.
+func (m *Marks) Drop(ctx context.Context, id uuid.UUID) error {
+	if err := m.host.DB.Put(ctx, map[string]any{markKey(id): nil}); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.marks, id)
+	return nil
+}
+
+// Has reports whether a dataset is marked.
+func (m *Marks) Has(id uuid.UUID) bool {
+	_, marked := m.get(id)
+	return marked
+}
+
+// get returns the operation for which a dataset is marked.
+func (m *Marks) get(id uuid.UUID) (op uuid.UUID, marked bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	op, marked = m.marks[id]
+	return op, marked
+}
+
+// Settle removes the marks of operations that have ended, once the present record is on disk. It removes none while
+// control does not answer, or while its store is inconsistent.
+func (m *Marks) Settle(ctx context.Context) error {
+	m.mu.Lock()
+	all := slices.Collect(maps.Keys(m.marks))
+	m.mu.Unlock()
+	var errs []error
+	for _, id := range all {
+		errs = append(errs, m.settle(ctx, id))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Marks) settle(ctx context.Context, id uuid.UUID) error {
+	unlock, err := m.host.Locks.Lock(ctx, id, "end of the change of the failover of dataset "+id.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	of, marked := m.get(id)
+	if !marked || m.host.Trust.Err() != nil {
+		return nil
+	}
+	if _, home := m.host.Cache.Dataset(id); !home {
+		return m.Drop(ctx, id)
+	}
+	op, err := m.host.Control.Operation(ctx, of.String(), 0)
+	if err == nil && !op.State.Final() {
+		return nil // this node carries it out
+	}
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) { // control forgets operations that ended long ago
+		return err
+	}
+	v, err := m.host.Control.Volume(ctx, id.String())
+	if err != nil {
+		return err
+	}
+	d, _ := m.host.Cache.Dataset(id)
+	if v.Home != m.host.NodeID || v.Epoch != d.Epoch || v.Profile.Failover.Auto != d.Profile.Failover.Auto {
+		return nil // the present record arrives soon
+	}
+	if err := m.host.Cache.SaveChanged(ctx, m.host.DB); err != nil {
+		return err
+	}
+	return m.Drop(ctx, id)
+}

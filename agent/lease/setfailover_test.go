@@ -1,0 +1,191 @@
+package lease_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+func setProfile(volume, profile string) api.Request {
+	return api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: volume, Profile: profile}
+}
+
+// newManual creates a volume with failover manual on host-a, with a replica on host-b.
+func newManual(g *agenttest.Bounded, name string) dataset.Dataset {
+	g.Helper()
+	d := g.A.NewVolume(name+"@hand", nil)
+	agenttest.Await(g.T, func() bool { _, kept := g.B.Replicas.Copy(d.ID); return kept })
+	return d
+}
+
+// mustSetProfile sets the profile of a volume, and waits for the end of the operation.
+func mustSetProfile(g *agenttest.Bounded, volume, profile string) {
+	g.Helper()
+	var out api.Outcome
+	agenttest.Await(g.T, func() bool { // control learns of the guards with the reports
+		var err error
+		out, err = g.Service.Submit(g.Context(), setProfile(volume, profile))
+		return err == nil
+	})
+	if op := g.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+		g.Fatalf("set-profile of volume %s to %s: %+v", volume, profile, op.Problem)
+	}
+	if v := g.Recorded(volume); v.Profile.Name != profile {
+		g.Fatalf("%+v", v.Dataset)
+	}
+}
+
+// A mounted volume gets failover auto: from then on the guard fences it when its lease lapses, and the other host takes
+// over. With failover manual again, the guard forgets it, and it is not fenced while the host is cut off.
+func TestI1SetProfileToAutoAndBack(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := newManual(g, "db")
+	path := g.A.MustMount("db", "user")
+	if _, there := g.GuardA.Entry(d.ID); there {
+		t.Fatal("the guard has a volume with failover manual")
+	}
+	mustSetProfile(g, "db", "auto")
+	if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed || e.Epoch != d.Epoch || e.Filesystem.Root == "" {
+		t.Fatalf("failover auto is recorded, and the guard does not watch the mount: %t, %+v", there, e)
+	}
+	agenttest.Await(t, func() bool { return !g.A.Deadlines.Marks.Has(d.ID) })
+
+	mustSetProfile(g, "db", "hand")
+	AwaitForgotten(g.GuardA, d.ID)
+	g.LinkA.Cut()
+	g.Network.SetCut(true)
+	long := clock.Boottime() + 2*agenttest.BoundSession
+	agenttest.Await(t, func() bool { return clock.Boottime() > long })
+	if _, there := g.GuardA.Entry(d.ID); there || !agenttest.CanWrite(t, path, time.Minute) {
+		t.Error("a volume with failover manual is fenced")
+	}
+	g.LinkA.Mend()
+	g.Network.SetCut(false)
+
+	mustSetProfile(g, "db", "auto")
+	g.LinkA.Cut()
+	g.Network.SetCut(true)
+	g.GuardA.AwaitFenced(d.ID)
+	if agenttest.CanWrite(t, path, 100*time.Millisecond) {
+		t.Error("a fenced volume is written to")
+	}
+	agenttest.Await(t, func() bool { _, err := g.B.Mount(g.Context(), "db", "other"); return err == nil })
+	if v := g.Recorded("db"); v.Home != g.B.Node() || v.Epoch != d.Epoch+1 {
+		t.Errorf("%+v", v.Dataset)
+	}
+	g.B.MustUnmount("db", "other")
+	g.LinkA.Mend()
+	g.Network.SetCut(false)
+	g.A.AwaitSettled(d.ID)
+	AwaitForgotten(g.GuardA, d.ID)
+	g.A.MustUnmount("db", "user")
+}
+
+// cutAfterUpdate is a link that is cut when control has recorded an update, before the agent learns of that.
+type cutAfterUpdate struct {
+	*agenttest.Link
+	mu  sync.Mutex
+	cut bool
+}
+
+func (c *cutAfterUpdate) isCut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cut
+}
+
+func (c *cutAfterUpdate) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Committed, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out, err := c.Link.Commit(ctx, node, r)
+	if err == nil && r.Operation.Kind == dataset.OpUpdate && !c.cut {
+		c.cut = true
+		c.Link.Cut()
+		return api.Committed{}, dataset.Errorf(dataset.ErrUnavailable, "the answer is lost")
+	}
+	return out, err
+}
+
+// Sync does not return an answer that arrived while the link was cut.
+func (c *cutAfterUpdate) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
+	was := c.isCut()
+	s, err := c.Link.Sync(ctx, node, rev, wait)
+	if err == nil && c.isCut() != was {
+		return api.Sync{}, dataset.Errorf(dataset.ErrUnavailable, "the answer is lost")
+	}
+	return s, err
+}
+
+// Control records failover auto, and its answer is lost. The home, restarted without control, opens the volume only
+// with a bounded lease, although the record on its disk still has failover manual.
+func TestI1SetProfileWhoseAnswerIsLost(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := newManual(g, "db")
+	once := &cutAfterUpdate{Link: g.LinkA}
+	g.A.Config.Control = once
+	g.A.Restart()
+	agenttest.Await(t, func() bool { // control learns of the guards with the reports
+		_, err := g.Service.Submit(g.Context(), setProfile("db", "auto"))
+		return err == nil
+	})
+	agenttest.Await(t, func() bool { return g.Recorded("db").Profile.Failover.Auto })
+	agenttest.Await(t, once.isCut)
+	g.A.Restart()
+	if now, _ := g.A.Cache.Dataset(d.ID); now.Profile.Failover.Auto || !g.A.Deadlines.IsBounded(now) {
+		t.Fatalf("the lease is not bounded: %+v", now)
+	}
+	if path, err := g.A.Mount(g.Context(), "db", "user"); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("mounted at %s, and another node may have taken it over: %v", path, err)
+	}
+	g.LinkA.Mend()
+	agenttest.Await(t, func() bool { _, err := g.A.Mount(g.Context(), "db", "user"); return err == nil })
+	agenttest.Await(t, func() bool {
+		now, _ := g.A.Cache.Dataset(d.ID)
+		return now.Profile.Failover.Auto && !g.A.Deadlines.Marks.Has(d.ID)
+	})
+	if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed {
+		t.Errorf("%t, %+v", there, e)
+	}
+	g.A.MustUnmount("db", "user")
+}
+
+// A host whose guard fences too slowly refuses failover auto. Nothing is registered, and the volume keeps its profile.
+func TestSetProfileOnHostWithSlowGuard(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := newManual(g, "db")
+	path := g.A.MustMount("db", "user")
+	g.GuardA.Stop()
+	g.GuardA.Step = agenttest.BoundSession
+	g.GuardA.Start()
+	var out api.Outcome
+	agenttest.Await(t, func() bool {
+		var err error
+		out, err = g.Service.Submit(g.Context(), setProfile("db", "auto"))
+		return err == nil
+	})
+	op := g.AwaitEnd(*out.Operation)
+	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrUnsupported.Code || !strings.Contains(op.Problem.Message, "--step") {
+		t.Errorf("%s, %+v", op.State, op.Problem)
+	}
+	if v := g.Recorded("db"); v.Profile.Name != "hand" || v.Profile.Failover.Auto {
+		t.Errorf("%+v", v.Profile)
+	}
+	if _, there := g.GuardA.Entry(d.ID); there || g.A.Deadlines.Marks.Has(d.ID) || !agenttest.CanWrite(t, path, time.Minute) {
+		t.Errorf("registered: %t", there)
+	}
+	g.A.MustUnmount("db", "user")
+}

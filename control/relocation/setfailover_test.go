@@ -1,0 +1,171 @@
+package relocation_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+func setProfile(volume, profile string) api.Request {
+	return api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: volume, Profile: profile}
+}
+
+// newManual returns the cluster of NewLostHome whose volume has failover manual.
+func newManual(t *testing.T) *controltest.LostHome {
+	l := controltest.NewLostHome(t, 1)
+	safe := l.ProfileSet.ByName["auto"]
+	safe.Name, safe.Revision, safe.Failover = "safe", "r1-safe", dataset.Failover{}
+	l.ProfileSet.ByName["safe"] = safe
+	l.MustSubmit(setProfile("db", "safe"))
+	l.Dataset = l.MustVolume("db").Dataset
+	return l
+}
+
+// A volume gets failover auto once its home has reported that its lease is bounded. It gets failover manual at once.
+func TestI1SetProfileChangesFailover(t *testing.T) {
+	l := newManual(t)
+	if d := l.Dataset; d.Profile.Name != "safe" || d.Profile.Failover.Auto || d.Epoch != 1 || len(l.Alpha.MustSync(0).Operations) != 0 {
+		t.Fatalf("%+v", d)
+	}
+	out := l.MustSubmit(setProfile("db", "auto"))
+	if out.Operation == nil || out.Operation.State != dataset.OpPending || out.Operation.Node != l.Alpha.ID {
+		t.Fatalf("%+v", out.Operation)
+	}
+	if d := l.MustVolume("db").Dataset; d.Profile.Failover.Auto {
+		t.Errorf("it fails over before the home has bounded its lease: %+v", d)
+	}
+	l.Replicas.EndSession(l.Alpha)
+	_, err := l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrOffline, "is on node alpha, which is unreachable")
+	l.RestartAgent(l.Alpha, "alpha")
+	l.Alpha.DoWork()
+	d := l.MustVolume("db").Dataset
+	if d.Profile.Name != "auto" || !d.Profile.Failover.Auto || d.Epoch != 1 || d.Home != l.Alpha.ID || len(d.Copies) != 2 {
+		t.Errorf("%+v", d)
+	}
+	if op := l.MustOperation(out.Operation.ID); op.State != dataset.OpDone {
+		t.Errorf("%+v", op)
+	}
+	l.Alpha.ReportGuard()
+	l.Wait(membership.LossCheckInterval, l.Alpha, l.Beta, l.Gamma) // as after a check just now
+	l.MustFailOver()
+}
+
+// The report of the home is refused if it does not know all copies: it would not ask their nodes for promises. It is
+// refused as well if the volume has changed since the plan, or if control planned no such change.
+func TestI1SetProfileCommitIsChecked(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(l *controltest.LostHome, op *dataset.Operation)
+		kind   *dataset.Kind
+		text   string
+	}{
+		"a copy that the home does not know": {func(l *controltest.LostHome, op *dataset.Operation) {
+			op.DatasetRecord.Copies = []uuid.UUID{l.Beta.ID}
+		}, dataset.ErrConflict, "does not know all of its copies"},
+		"a move": {func(l *controltest.LostHome, _ *dataset.Operation) {
+			l.MustSubmit(controltest.Move("db", "beta"))
+		}, dataset.ErrConflict, "while it is being moved"},
+		"another profile": {func(l *controltest.LostHome, _ *dataset.Operation) {
+			l.MustSubmit(setProfile("db", "bronze"))
+		}, dataset.ErrConflict, "was changed meanwhile"},
+		"another operation": {func(_ *controltest.LostHome, op *dataset.Operation) {
+			op.ID = uuid.New()
+		}, dataset.ErrInvalid, "has planned no such update"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newManual(t)
+			op := *l.MustSubmit(setProfile("db", "auto")).Operation
+			c.change(l, &op)
+			controltest.Refused(t, l.Alpha.TryCommit(op), c.kind, c.text)
+			if d := l.MustVolume("db").Dataset; d.Profile.Failover.Auto {
+				t.Errorf("%+v", d)
+			}
+		})
+	}
+}
+
+// The failover of a volume does not change while it is moved, while its home is unreachable or has an older agent, or
+// together with the size.
+func TestSetProfileRefusesFailover(t *testing.T) {
+	refused := func(l *controltest.LostHome, profile string, kind *dataset.Kind, parts ...string) {
+		t.Helper()
+		_, err := l.Submit(l.Ctx, setProfile("db", profile))
+		controltest.Refused(t, err, kind, parts...)
+	}
+	l := newManual(t)
+	large := l.ProfileSet.ByName["auto"]
+	large.Name, large.Size = "large", 30*dataset.GiB
+	l.ProfileSet.ByName["large"] = large
+	refused(l, "large", dataset.ErrUnsupported, "cannot change at once (drover volume resize db 30GiB, then ask again)")
+	l.EditNode(l.Alpha, func(n *dataset.Node) {
+		n.OperationKinds = slices.DeleteFunc(n.OperationKinds, func(k dataset.OpKind) bool { return k == dataset.OpUpdate })
+	})
+	refused(l, "auto", dataset.ErrUnsupported, "change of the failover of volume db", "node alpha", "update drover there")
+	l.EditNode(l.Alpha, func(n *dataset.Node) { n.OperationKinds = append(n.OperationKinds, dataset.OpUpdate) })
+	l.Replicas.EndSession(l.Alpha)
+	refused(l, "auto", dataset.ErrOffline, "its home, node alpha, is unreachable")
+	l.RestartAgent(l.Alpha, "alpha")
+	l.Alpha.ReportGuard()
+	l.MustSubmit(controltest.Move("db", "beta"))
+	refused(l, "auto", dataset.ErrConflict, "while it is being moved")
+
+	l = controltest.NewLostHome(t, 1)
+	l.MustFailOver()
+	refused(l, "bronze", dataset.ErrConflict, "while it is being moved")
+
+	e := controltest.New(t)
+	controltest.AddAutoFailover(e.ProfileSet, 1)
+	e.NewAgent("alpha").MustCreate("db@silver")
+	_, err := e.Submit(e.Ctx, setProfile("db", "auto"))
+	controltest.Refused(t, err, dataset.ErrUnsupported, "profile auto has failover auto", "works alone")
+}
+
+// An automatic failover is not committed once the profile has failover manual, whichever service planned it.
+func TestI1FailoverOfManualIsNotCommitted(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	op := l.MustFailOver()
+	l.EditDataset(l.Dataset.ID, func(d *dataset.Dataset, _ *dataset.Lease) { d.Profile.Failover.Auto = false })
+	controltest.Refused(t, l.Beta.TryCommit(op), dataset.ErrConflict, "has failover manual now")
+	if d := l.MustVolume("db").Dataset; d.Home != l.Alpha.ID || d.Epoch != 1 {
+		t.Errorf("%+v", d)
+	}
+}
+
+// After the store was restored from a backup, no volume fails over automatically whose home has not reported since:
+// the home may have the volume open with failover manual. A confirmation that the home is off, and a registration of
+// the home, remove the doubt.
+func TestI1RecoveredStoreDoubtsFailover(t *testing.T) {
+	for name, heard := range map[string]bool{"the home reported": true, "the home was silent": false} {
+		t.Run(name, func(t *testing.T) {
+			l := controltest.NewLostHome(t, 1)
+			rec := record.Recovery{ID: uuid.New(), Done: true}
+			if heard {
+				rec.ReportedNodes = []uuid.UUID{l.Alpha.ID}
+			}
+			if _, err := l.Ledger.Update(l.Ctx, func(t *record.Tx) error { return t.Put(record.RecoveryKey, rec) }); err != nil {
+				t.Fatal(err)
+			}
+			if heard {
+				l.MustFailOver()
+				return
+			}
+			l.Replicas.EndSession(l.Alpha)
+			_, err := l.AskFailover(l.Service, "beta")
+			controltest.Refused(t, err, dataset.ErrPending)
+			l.Wait(l.Timing.Session, l.Beta, l.Gamma)
+			_, err = l.AskFailover(l.Service, "beta")
+			controltest.Refused(t, err, dataset.ErrOffline, "node alpha has not reported since the store was recovered", "drover node fence alpha")
+			l.RestartAgent(l.Alpha, "alpha")
+			l.Alpha.ReportGuard()
+			l.Wait(membership.LossCheckInterval, l.Alpha, l.Beta, l.Gamma) // as after a check just now
+			l.MustFailOver()
+		})
+	}
+}
