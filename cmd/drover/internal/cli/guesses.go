@@ -17,6 +17,7 @@ var otherWords = map[string]string{
 	"rollback": "snapshot restore", "revert": "snapshot restore", "undo": "snapshot restore",
 	"mv": "volume rename", "rename": "volume rename", "defrag": "volume rewrite", "drain": "node drain",
 	"evacuate": "node drain", "job": "operation inspect", "bench": "backend verify", "benchmark": "backend verify",
+	"unlock": "volume unprotect", // of an encrypted volume, it would mean something else
 }
 
 // OtherWords returns a copy of the words and the commands that they mean.

@@ -20,7 +20,7 @@ var synonyms = map[string]string{
 	"du": "volume ls", "usage": "volume ls", "ps": "volume ls", "top": "volume stats", "iostat": "volume stats",
 	"migrate": "volume move", "copy": "clone", "cp": "clone", "fork": "clone",
 	"dump": "volume export", "save": "volume export", "load": "volume import",
-	"lock": "volume protect", "unlock": "volume unprotect",
+	"lock":  "volume protect",
 	"hosts": "node ls", "servers": "node ls", "members": "node ls", "cordon": "node cordon",
 	"uncordon": "node uncordon", "tasks": "operation ls", "jobs": "operation ls", "queue": "operation ls",
 	"wait": "operation watch", "watch": "operation watch", "diff": "snapshot diff",
