@@ -87,7 +87,17 @@ for any text; KEY!=VALUE excludes events.`,
 		if _, err := fmt.Fprintf(a.Out, eventLine, headers...); err != nil {
 			return err
 		}
-		return q.stream(cmd.Context(), c, selected, func(e api.Event) error { return printEvent(a, e) })
+		printed := false
+		err = q.stream(cmd.Context(), c, selected, func(e api.Event) error {
+			printed = true
+			return printEvent(a, e)
+		})
+		if err == nil && !printed && q.tail != 0 && !q.follow {
+			// Without the note, an empty table looks as if nothing had ever happened.
+			cli.PrintError(a.ErrOut, errors.New("no such event since the server started: it keeps events in memory "+
+				"(drover operation ls shows older operations)"))
+		}
+		return err
 	}
 	return cmd
 }
