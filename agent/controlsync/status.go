@@ -112,7 +112,7 @@ func (s *StatusReader) StatusOfNew(ctx context.Context, op dataset.Operation) *d
 	var usage *dataset.Usage
 	var uerr error
 	err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) { used, usage, uerr = readUsage(ctx, b, d, "") })
-	if cmp.Or(err, uerr) != nil {
+	if err != nil || uerr != nil { // uerr is read only after an answer: see Ask
 		return nil // the next heartbeat reports the problem, if it lasts
 	}
 	st := &dataset.DatasetStatus{ID: d.ID, Used: used, Usage: usage}

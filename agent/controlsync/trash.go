@@ -73,5 +73,8 @@ func (t *TrashReader) measure(ctx context.Context, d dataset.Dataset) (dataset.S
 	var used dataset.Size
 	var uerr error
 	err = t.Pools.Ask(ctx, d.Pool, func(b backends.Pool) { used, uerr = b.Used(ctx, d.ID) })
-	return used, err == nil && uerr == nil
+	if err != nil {
+		return 0, false // used and uerr are read only after an answer: see Ask
+	}
+	return used, uerr == nil
 }
