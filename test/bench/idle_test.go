@@ -96,12 +96,19 @@ func cpuTime(tb testing.TB, pid int) time.Duration {
 // rss is the memory of a process, in MiB.
 func rss(tb testing.TB, pid int) float64 {
 	tb.Helper()
+	return memoryPart(tb, pid, "VmRSS")
+}
+
+// memoryPart is a part of the memory of a process, in MiB. part is VmRSS for all of it, RssAnon for what the process has
+// allocated, and RssFile for the pages of its program and of mapped databases, which the kernel can reclaim (proc(5)).
+func memoryPart(tb testing.TB, pid int, part string) float64 {
+	tb.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	for line := range strings.Lines(string(text)) {
-		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if v, ok := strings.CutPrefix(line, part+":"); ok {
 			kib, err := strconv.ParseFloat(strings.Fields(v)[0], 64)
 			if err != nil {
 				tb.Fatal(err)
@@ -109,6 +116,6 @@ func rss(tb testing.TB, pid int) float64 {
 			return kib / 1024
 		}
 	}
-	tb.Fatal("no VmRSS in /proc/PID/status")
+	tb.Fatalf("no %s in /proc/PID/status", part)
 	return 0
 }
