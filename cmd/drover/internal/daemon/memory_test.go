@@ -38,7 +38,7 @@ func TestMemoryLimitFollowsVolumes(t *testing.T) {
 		c.end <- time.Time{}
 	}
 	<-c.begun
-	if got, want := debug.SetMemoryLimit(-1), int64(40<<20+30_000*3<<10); got != want {
+	if got, want := debug.SetMemoryLimit(-1), int64(40<<20+30_000*4<<10); got != want {
 		t.Errorf("30000 volumes: limit %d, want %d", got, want)
 	}
 	stop()
