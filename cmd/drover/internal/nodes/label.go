@@ -21,7 +21,7 @@ func nodeLabels(ctx context.Context, c cli.Remote) (labels []map[string]string, 
 
 func newNodeLabelCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "label NODE CHANGE [CHANGE...]",
+		Use:   "label NODE KEY=VALUE [KEY=VALUE...]",
 		Short: "Set and remove labels of a node",
 		Long: `Set and remove labels of a node, which placement expressions can use, such as
 labels.rack == "r1". KEY=VALUE sets a label, or replaces its value. KEY- removes

@@ -13,7 +13,7 @@ import (
 
 func newSnapshotRestoreCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "restore VOLUME ID",
+		Use:   "restore VOLUME SNAPSHOT",
 		Short: "Restore a volume to one of its snapshots",
 		Long: `Restore a volume to one of its snapshots. The volume must not be in use. Its
 current data is saved as a snapshot first, and newer snapshots stay, so the

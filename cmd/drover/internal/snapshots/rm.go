@@ -15,10 +15,10 @@ import (
 
 func newSnapshotRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "rm [VOLUME] ID",
+		Use:   "rm [VOLUME] SNAPSHOT",
 		Short: "Delete a snapshot",
-		Long: `Delete a snapshot. ID is a unique prefix of its UUID or, after the volume, its
-name.`,
+		Long: `Delete a snapshot. SNAPSHOT is a unique prefix of its UUID or, after the
+volume, its name.`,
 		Example:           `  drover snapshot rm db before-upgrade`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.SnapshotWords),

@@ -24,7 +24,7 @@ func volumeLabels(ctx context.Context, c cli.Remote) (labels []map[string]string
 
 func newVolumeLabelCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "label NAME CHANGE [CHANGE...]",
+		Use:   "label NAME KEY=VALUE [KEY=VALUE...]",
 		Short: "Set and remove labels of a volume",
 		Long: `Set and remove labels of a volume, also while it is in use. KEY=VALUE sets a
 label, or replaces its value. KEY- removes it. The labels are those that -o
