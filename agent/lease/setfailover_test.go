@@ -63,7 +63,13 @@ func TestI1SetProfileToAutoAndBack(t *testing.T) {
 	agenttest.Await(t, func() bool { return !g.A.Deadlines.Marks.Has(d.ID) })
 
 	mustSetProfile(g, "db", "hand")
-	AwaitForgotten(g.GuardA, d.ID)
+	agenttest.Await(t, func() bool { // the agent feeds the guard until then
+		e, there := g.GuardA.Entry(d.ID)
+		if there && e.State != guard.StateArmed {
+			t.Fatalf("a volume that has failover manual now is fenced: %+v", e)
+		}
+		return !there
+	})
 	g.LinkA.Cut()
 	g.Network.SetCut(true)
 	long := clock.Boottime() + 2*agenttest.BoundSession
