@@ -112,8 +112,9 @@ func TestFailureAfterSuccess(t *testing.T) {
 	if _, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil {
 		t.Fatal(err)
 	}
-	_, err := e.Operation(e.Ctx, op.ID.String(), 0)
-	controltest.Refused(t, err, dataset.ErrNotFound)
+	if recorded := e.MustOperation(op.ID); recorded.State != dataset.OpDone || recorded.Problem != nil {
+		t.Errorf("%+v", recorded)
+	}
 	if v, err := a.Volume(a.Ctx, "db"); err != nil || v.ID != op.DatasetID {
 		t.Errorf("%+v, %v", v, err)
 	}

@@ -96,7 +96,7 @@ func TestSubmitAtOnce(t *testing.T) {
 			}
 		}
 	}
-	if n := len(e.CheckInvariants().Operations); n != 3 {
+	if n := len(e.CheckInvariants().Operations); n != 4 { // with the create of db
 		t.Errorf("%d operations on record", n)
 	}
 }
