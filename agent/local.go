@@ -19,8 +19,8 @@ func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, er
 }
 
 // AdoptPool is pooladmin.Creator.Adopt.
-func (a *Agent) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
-	return a.PoolCreator.Adopt(ctx, path)
+func (a *Agent) AdoptPool(ctx context.Context, path string, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
+	return a.PoolCreator.Adopt(ctx, path, dryRun)
 }
 
 // AcceptPool is pooladmin.Quarantine.Accept.
@@ -44,8 +44,8 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (api.Col
 }
 
 // RebuildStore is controlsync.Holdings.RebuildStore.
-func (a *Agent) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {
-	return a.Holdings.RebuildStore(ctx, skipOffline)
+func (a *Agent) RebuildStore(ctx context.Context, skipOffline, dryRun bool) ([]api.Rebuilt, error) {
+	return a.Holdings.RebuildStore(ctx, skipOffline, dryRun)
 }
 
 // Import makes a volume from a tar archive.

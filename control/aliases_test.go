@@ -126,7 +126,7 @@ func TestRebuildRestoresAliases(t *testing.T) {
 	found.Pool = b.LocalPools[0].ID
 	b.MustCreate("taken")
 	for range 2 { // it is idempotent
-		if _, err := b.Rebuild(e.Ctx, b.ID, []api.FoundDataset{found}); err != nil {
+		if _, err := b.Rebuild(e.Ctx, b.ID, []api.FoundDataset{found}, false); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -53,7 +53,7 @@ func TestUUIDsOfOthers(t *testing.T) {
 		_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op))
 		controltest.Refused(t, err, dataset.ErrExists, id.String(), "something else")
 		found := api.FoundDataset{Pool: a.LocalPools[0].ID, Dataset: mine, Snapshots: []dataset.Snapshot{{ID: id, Dataset: mine.ID}}}
-		if _, err := e.Rebuild(e.Ctx, a.ID, []api.FoundDataset{found}); err == nil {
+		if _, err := e.Rebuild(e.Ctx, a.ID, []api.FoundDataset{found}, false); err == nil {
 			t.Error("a rebuild took the UUID of", name)
 		}
 	}
@@ -62,7 +62,7 @@ func TestUUIDsOfOthers(t *testing.T) {
 	_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op))
 	controltest.Refused(t, err, dataset.ErrExists, snap.ID.String())
 	found := api.FoundDataset{Pool: a.LocalPools[0].ID, Dataset: dataset.Dataset{ID: snap.ID, Volume: "found", State: dataset.StateReady}}
-	_, err = e.Rebuild(e.Ctx, a.ID, []api.FoundDataset{found})
+	_, err = e.Rebuild(e.Ctx, a.ID, []api.FoundDataset{found}, false)
 	controltest.Refused(t, err, dataset.ErrExists, snap.ID.String())
 	if diff := cmp.Diff(before, e.Dump()); diff != "" {
 		t.Error(diff)

@@ -90,7 +90,7 @@ func reportCalls(sc scene, all map[string]func() error) {
 		"rebuild": func() error {
 			d, s := sc.db, sc.snap
 			d.ID, d.Volume, s.ID = uuid.New(), "found", uuid.New()
-			return controltest.ErrorOf(sc.Rebuild(ctx, sc.ID, []api.FoundDataset{{Pool: d.Pool, Dataset: d, Snapshots: []dataset.Snapshot{s}}}))
+			return controltest.ErrorOf(sc.Rebuild(ctx, sc.ID, []api.FoundDataset{{Pool: d.Pool, Dataset: d, Snapshots: []dataset.Snapshot{s}}}, false))
 		},
 	} {
 		all[name] = call

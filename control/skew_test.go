@@ -195,7 +195,7 @@ func TestWriteSkew(t *testing.T) {
 		{"a rebuild, and a create of the same name", func(a *controltest.Agent) (func(), func() error) {
 			found := api.FoundDataset{Pool: a.LocalPools[0].ID, Dataset: *a.MustPlan(controltest.Create("db@gold")).DatasetRecord}
 			return func() { a.MustCreate("db@silver") }, func() error {
-				r, err := a.Rebuild(a.Ctx, a.ID, []api.FoundDataset{found})
+				r, err := a.Rebuild(a.Ctx, a.ID, []api.FoundDataset{found}, false)
 				if err == nil && r[0].Action != "renamed" {
 					a.Errorf("%+v", r)
 				}
@@ -210,7 +210,7 @@ func TestWriteSkew(t *testing.T) {
 			found.Snapshots[1].ID = uuid.New()
 			d := a.MustDelete("db")
 			return func() {
-				if _, err := a.Rebuild(a.Ctx, a.ID, []api.FoundDataset{found}); err != nil {
+				if _, err := a.Rebuild(a.Ctx, a.ID, []api.FoundDataset{found}, false); err != nil {
 					a.Errorf("%v", err)
 				}
 			}, func() error { a.MustPurge(d); return nil }

@@ -141,11 +141,11 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 // RebuildStore updates control's store after the store was lost or restored from a backup. Control records every
 // dataset in this node's pools that the store lacks. It also records a dataset again if the store's record is older
 // than a change that this node has seen. Idempotent. It fails with ErrOffline while a pool is offline, unless
-// skipOffline is set.
-func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []api.Rebuilt, err error) {
+// skipOffline is set. With dryRun it changes nothing: the result is what the rebuild would return.
+func (r *Holdings) RebuildStore(ctx context.Context, skipOffline, dryRun bool) (all []api.Rebuilt, err error) {
 	var found []api.FoundDataset // of all pools, because names are only assigned once all datasets are known
 	for _, p := range r.Pools.All() {
-		if r.Trust.Err() != nil {
+		if r.Trust.Err() != nil && !dryRun {
 			if err := r.Pools.MarkAllDoubtful(ctx, p.ID); err != nil {
 				return nil, err
 			}
@@ -164,7 +164,7 @@ func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []ap
 		}
 		found = append(found, here...)
 	}
-	if all, err = r.Control.Rebuild(ctx, r.NodeID, found); err != nil {
+	if all, err = r.Control.Rebuild(ctx, r.NodeID, found, dryRun); err != nil || dryRun {
 		return all, err
 	}
 	return all, r.Accept(ctx)
@@ -172,13 +172,20 @@ func (r *Holdings) RebuildStore(ctx context.Context, skipOffline bool) (all []ap
 
 // ListPool lists the datasets in a pool.
 func (r *Holdings) ListPool(ctx context.Context, p *pool.Pool) (found []api.FoundDataset, err error) {
-	entries, err := p.Storage.List(ctx)
+	return r.ListStorage(ctx, p.Storage, func(id uuid.UUID) bool { return r.Pools.IsDoubtful(p.ID, id) })
+}
+
+// ListStorage lists the datasets in the storage of a pool, which this node may not have in its table. isDoubtful
+// reports whether an incoming dataset may have been acknowledged.
+func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful func(uuid.UUID) bool) (
+	found []api.FoundDataset, err error) {
+	entries, err := b.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
-		if f, ok := r.FoundDataset(e, r.Pools.IsDoubtful(p.ID, e.ID)); ok {
-			f.Pool = p.ID
+		if f, ok := r.FoundDataset(e, isDoubtful(e.ID)); ok {
+			f.Pool = b.ID()
 			found = append(found, f)
 		}
 	}

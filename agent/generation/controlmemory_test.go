@@ -319,7 +319,7 @@ func TestAdoptedPoolIsHeldByItsNodesRecord(t *testing.T) {
 	p.RestartControl()
 	p.otherAnew()
 	p.StartWith(cfg)
-	if _, _, err := p.AdoptPool(t.Context(), moved); !errors.Is(err, dataset.ErrOffline) {
+	if _, _, err := p.AdoptPool(t.Context(), moved, false); !errors.Is(err, dataset.ErrOffline) {
 		t.Errorf("adopt: %v", err)
 	}
 	p.isHeld(true, "adopted")

@@ -272,7 +272,7 @@ func TestPoolIsNotHeldWithoutRestore(t *testing.T) {
 	at(r, 4)
 
 	r.LoseStore(true)
-	if _, err := r.RebuildStore(t.Context(), false); err != nil {
+	if _, err := r.RebuildStore(t.Context(), false, false); err != nil {
 		t.Fatal(err)
 	}
 	serves("another store and root")
@@ -293,14 +293,14 @@ func TestRestoredPoolIsHeldWhenAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.StartWith(cfg)
-	if _, _, err := r.AdoptPool(ctx, moved); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), wayOut) || !strings.Contains(err.Error(), "drover store rebuild") {
+	if _, _, err := r.AdoptPool(ctx, moved, false); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), wayOut) || !strings.Contains(err.Error(), "drover store rebuild") {
 		t.Fatalf("adopt: %v", err)
 	}
 	holds(r, d)
 	if _, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.RebuildStore(ctx, false); err != nil {
+	if _, err := r.RebuildStore(ctx, false, false); err != nil {
 		t.Fatal(err)
 	}
 	if got := reads(r, d); got != "old" {

@@ -173,7 +173,7 @@ func TestRestoredPoolIsOpenedLate(t *testing.T) {
 				}
 			})
 			if how == "adopted" {
-				if _, _, err := r.AdoptPool(t.Context(), moved); !errors.Is(err, dataset.ErrOffline) {
+				if _, _, err := r.AdoptPool(t.Context(), moved, false); !errors.Is(err, dataset.ErrOffline) {
 					t.Error(err)
 				}
 			}

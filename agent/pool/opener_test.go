@@ -54,10 +54,10 @@ func TestOfflinePoolReturns(t *testing.T) {
 	if _, err := r.Get(ctx, "db"); err != nil {
 		t.Errorf("get: %v", err)
 	}
-	if _, err := r.RebuildStore(ctx, false); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "--skip-offline") {
+	if _, err := r.RebuildStore(ctx, false, false); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "--skip-offline") {
 		t.Errorf("rebuild without the pool: %v", err)
 	}
-	if list, err := r.RebuildStore(ctx, true); err != nil || len(list) != 0 {
+	if list, err := r.RebuildStore(ctx, true, false); err != nil || len(list) != 0 {
 		t.Errorf("rebuild of the other pools: %+v, %v", list, err)
 	}
 	f.Offline.Store(false)
@@ -148,7 +148,7 @@ func TestCreatePool(t *testing.T) {
 	for path, says := range map[string]string{
 		full: "no pool found (", filepath.Join(r.Root, "missing"): "cannot find a pool: ",
 	} {
-		_, _, err := r.AdoptPool(ctx, path)
+		_, _, err := r.AdoptPool(ctx, path, false)
 		if err == nil || !strings.HasPrefix(err.Error(), "adopt "+path+": "+says) || !strings.Contains(err.Error(), "is its disk mounted?") || len(err.Error()) > 200+2*len(path) {
 			t.Errorf("adopt: %v", err)
 		}

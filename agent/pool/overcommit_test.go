@@ -127,12 +127,12 @@ func TestOvercommitSurvivesALostDatabase(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.Start()
-			if _, _, err := r.AdoptPool(ctx, filepath.Join(disk, "moved")); err != nil {
+			if _, _, err := r.AdoptPool(ctx, filepath.Join(disk, "moved"), false); err != nil {
 				t.Fatal(err)
 			}
 			want("after it has moved", "made", 4)
 			r.LoseStore(true)
-			if _, _, err := r.AdoptPool(ctx, filepath.Join(disk, "moved")); err != nil {
+			if _, _, err := r.AdoptPool(ctx, filepath.Join(disk, "moved"), false); err != nil {
 				t.Fatal(err)
 			}
 			want("after everything but the pool was lost", "moved", 4)

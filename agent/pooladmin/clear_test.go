@@ -177,7 +177,7 @@ func TestHangingRemovalDoesNotBlockOtherPools(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, way := range []string{path, filepath.Join(link, filepath.Base(path))} {
-		if _, _, err := r.AdoptPool(ctx, way); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain at "+path+" is being removed") {
+		if _, _, err := r.AdoptPool(ctx, way, false); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain at "+path+" is being removed") {
 			t.Errorf("taken in by %s: %v", way, err)
 		}
 	}

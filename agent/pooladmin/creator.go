@@ -116,8 +116,10 @@ func (c *Creator) Set(ctx context.Context, name string, p api.PoolPolicy) (datas
 	return pl.Pool, nil
 }
 
-// Adopt adopts a pool that was made on another node, or before the store was lost, and records its volumes again.
-func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
+// Adopt adopts a pool that was made on another node, or before the store was lost, and records its volumes again. With
+// dryRun it opens the pool to read what it contains, closes it again, and records nothing. The result is then what the
+// adoption would return, except that the generation of the pool is not compared with the one that control knows.
+func (c *Creator) Adopt(ctx context.Context, path string, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "path %q is not absolute and clean", path)
 	}
@@ -170,8 +172,15 @@ func (c *Creator) Adopt(ctx context.Context, path string) (dataset.Pool, []api.R
 			continue
 		}
 		rec.ID = b.ID()
-		if err := b.Close(); err != nil {
+		var found []api.FoundDataset
+		if dryRun {
+			found, err = c.Holdings.ListStorage(ctx, b, func(uuid.UUID) bool { return rec.Unexamined })
+		}
+		if err := errors.Join(err, b.Close()); err != nil {
 			return dataset.Pool{}, nil, err
+		}
+		if dryRun {
+			return c.previewAdoption(ctx, name, rec, found)
 		}
 		return c.adopt(ctx, name, rec)
 	}
@@ -262,18 +271,32 @@ func sameFile(a, b string) bool {
 	return err == nil && oerr == nil && os.SameFile(one, other)
 }
 
-func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (dataset.Pool, []api.Rebuilt, error) {
+// previewAdoption returns what adopt would return for a pool that contains the given datasets.
+func (c *Creator) previewAdoption(ctx context.Context, name string, rec pool.Record, found []api.FoundDataset) (
+	dataset.Pool, []api.Rebuilt, error) {
+	name, rec, err := c.placeMoved(ctx, name, rec)
+	if err != nil {
+		return dataset.Pool{}, nil, err
+	}
+	p := c.Opener.UnopenedPool(name, rec).Pool
+	p.Node = c.NodeID
+	back, err := c.Control.Rebuild(ctx, c.NodeID, found, true)
+	return p, back, err
+}
+
+// placeMoved returns the name and the record with which a pool is adopted. A pool of this node that has moved keeps its
+// position and name. placeMoved fails if this node has the pool already and it is online, or is being removed.
+func (c *Creator) placeMoved(ctx context.Context, name string, rec pool.Record) (string, pool.Record, error) {
 	for _, p := range c.Pools.All() {
 		if p.ID != rec.ID {
 			continue
 		}
 		if err := p.CheckNotLeaving(); err != nil { // being removed, by whichever path it was found
-			return dataset.Pool{}, nil, err
+			return name, rec, err
 		}
 		if err := c.checkOffline(ctx, p); err != nil {
-			return dataset.Pool{}, nil, err
+			return name, rec, err
 		}
-		// The pool has moved. It keeps its position and name.
 		name, rec.Default, rec.Generation = p.Name, p.Record.Default, p.Record.Generation
 		rec.Overcommit, rec.OvercommitConfigured = p.Record.Overcommit, p.Record.OvercommitConfigured
 		rec.OvercommitUnknown = p.Record.OvercommitUnknown
@@ -281,6 +304,14 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 			rec.Path = ""
 		}
 		c.Maker.SetPlace(name, &rec)
+	}
+	return name, rec, nil
+}
+
+func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (dataset.Pool, []api.Rebuilt, error) {
+	name, rec, err := c.placeMoved(ctx, name, rec)
+	if err != nil {
+		return dataset.Pool{}, nil, err
 	}
 	if err := c.DB.Put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return dataset.Pool{}, nil, err
@@ -301,7 +332,7 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 	if err != nil {
 		return p.Pool, nil, err
 	}
-	back, err := c.Control.Rebuild(ctx, c.NodeID, found)
+	back, err := c.Control.Rebuild(ctx, c.NodeID, found, false)
 	c.Reporter.ReportPools(ctx)
 	return p.Pool, back, err
 }

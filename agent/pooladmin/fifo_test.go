@@ -51,14 +51,14 @@ func TestPoolMarkerIsAFIFO(t *testing.T) {
 		t.Error(err)
 	}
 	err = ended(t, fifo, func() error {
-		_, _, err := r.AdoptPool(t.Context(), home)
+		_, _, err := r.AdoptPool(t.Context(), home, false)
 		return err
 	})
 	if !errors.Is(err, dataset.ErrInvalid) {
 		t.Error(err)
 	}
 	err = ended(t, fifo, func() error {
-		_, _, err := r.AdoptPool(t.Context(), fifo)
+		_, _, err := r.AdoptPool(t.Context(), fifo, false)
 		return err
 	})
 	if !errors.Is(err, dataset.ErrInvalid) {

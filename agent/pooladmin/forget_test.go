@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -70,7 +71,7 @@ func TestOfflinePoolIsForgotten(t *testing.T) {
 	if err := os.Rename(path+".away", path); err != nil {
 		t.Fatal(err)
 	}
-	pool, back, err := r.AdoptPool(ctx, path)
+	pool, back, err := r.AdoptPool(ctx, path, false)
 	if err != nil || pool.ID != d.Pool || len(back) != 1 {
 		t.Errorf("taken back: %+v, %+v, %v", pool, back, err)
 	}
@@ -102,8 +103,20 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(path, "datasets", lost.ID.String())); err != nil {
 		t.Error(err)
 	}
-	if pool, back, err := r.AdoptPool(ctx, path); err != nil || pool.ID != p.ID || len(back) != 1 {
+	preview, would, err := r.AdoptPool(ctx, path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlisted(r, "plain") // a dry run
+	pool, back, err := r.AdoptPool(ctx, path, false)
+	if err != nil || pool.ID != p.ID || len(back) != 1 {
 		t.Errorf("taken back: %+v, %+v, %v", pool, back, err)
+	}
+	if preview.ID != pool.ID || preview.Name != pool.Name || preview.Path != pool.Path || !slices.Equal(would, back) {
+		t.Errorf("the dry run says %+v, %+v, but the adoption %+v, %+v", preview, would, pool, back)
+	}
+	if list, err := r.RebuildStore(ctx, false, true); err != nil || len(list) != 1 || list[0].Action != "known" {
+		t.Errorf("dry run of a rebuild: %+v, %v", list, err)
 	}
 }
 

@@ -56,7 +56,7 @@ func TestI3IncomingOfFoundPoolIsKept(t *testing.T) {
 	if _, err := r.Collect(ctx, other.ID, false); err != nil {
 		t.Error(err)
 	}
-	back, err := r.RebuildStore(ctx, false)
+	back, err := r.RebuildStore(ctx, false, false)
 	if err != nil || len(back) != 1 || back[0].Dataset != db.ID || back[0].Action != "trashed" {
 		t.Errorf("rebuilt: %+v, %v", back, err)
 	}
@@ -79,7 +79,7 @@ func TestI3UnreadableIncomingIsKeptByRebuild(t *testing.T) {
 	}
 	r.LoseStore(false)
 	for range 2 {
-		if _, err := r.RebuildStore(t.Context(), false); err != nil {
+		if _, err := r.RebuildStore(t.Context(), false, false); err != nil {
 			t.Fatal(err)
 		}
 		r.Restart()
@@ -106,7 +106,7 @@ func TestI3IncomingOfAdoptedPoolSurvivesCrash(t *testing.T) {
 	}
 	r.LoseStore(true)
 	r.Link.Cut()
-	if _, _, err := r.AdoptPool(t.Context(), rec.Path); err == nil {
+	if _, _, err := r.AdoptPool(t.Context(), rec.Path, false); err == nil {
 		t.Fatal("adopted without control")
 	}
 	r.Link.Mend()

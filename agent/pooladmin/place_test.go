@@ -91,7 +91,7 @@ func TestAdoptImageOfOpenPool(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{image, hard, soft, r.PoolMaker.ImageMount("images")} {
-		_, _, err := r.AdoptPool(t.Context(), path)
+		_, _, err := r.AdoptPool(t.Context(), path, false)
 		if !errors.Is(err, dataset.ErrExists) || !strings.HasPrefix(err.Error(), "it is already pool images of this node, at "+image) {
 			t.Errorf("%s: %v", path, err)
 		}

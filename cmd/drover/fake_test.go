@@ -268,8 +268,8 @@ func (f *fake) RemovePool(_ context.Context, name string, how api.PoolRemoval) (
 	return out, f.called("RemovePool", name, how.Forget)
 }
 
-func (f *fake) AdoptPool(_ context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
-	return f.pool, f.rebuilt, f.called("AdoptPool", path)
+func (f *fake) AdoptPool(_ context.Context, path string, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
+	return f.pool, f.rebuilt, f.called("AdoptPool", path, dryRun)
 }
 
 func (f *fake) SetPool(_ context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
@@ -280,8 +280,8 @@ func (f *fake) AcceptPool(_ context.Context, name string, a api.AcceptPool) (dat
 	return f.pool, f.called("AcceptPool", name, a)
 }
 
-func (f *fake) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) {
-	return f.rebuilt, f.called("RebuildStore")
+func (f *fake) RebuildStore(_ context.Context, _, dryRun bool) ([]api.Rebuilt, error) {
+	return f.rebuilt, f.called("RebuildStore", dryRun)
 }
 
 func (f *fake) Export(_ context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {

@@ -4,7 +4,8 @@ import "github.com/droverhq/drover/dataset"
 
 // AdoptPool asks to take over an existing pool.
 type AdoptPool struct {
-	Path string `json:"path" doc:"path or device of the pool"`
+	Path   string `json:"path" doc:"path or device of the pool"`
+	DryRun bool   `json:"dry_run,omitempty" doc:"only decide: open the pool and close it again, and record nothing"`
 }
 
 // AcceptPool asks to let a quarantined pool serve in its present state.

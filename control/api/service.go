@@ -93,8 +93,9 @@ type Nodes interface {
 	// ReportHoldings reports the datasets and copies of the node, for a recovery that asked for them. Control keeps
 	// the report in memory. A later report replaces an earlier one.
 	ReportHoldings(ctx context.Context, node uuid.UUID, h Holdings) error
-	// Rebuild restores the records of datasets that were found in the node's pools.
-	Rebuild(ctx context.Context, node uuid.UUID, found []FoundDataset) ([]Rebuilt, error)
+	// Rebuild restores the records of datasets that were found in the node's pools. With dryRun it changes nothing, and
+	// the pools need not be recorded yet.
+	Rebuild(ctx context.Context, node uuid.UUID, found []FoundDataset, dryRun bool) ([]Rebuilt, error)
 }
 
 // Local are the requests that the agent of this host answers without control.
@@ -105,7 +106,9 @@ type Local interface {
 	// otherwise.
 	Collect(ctx context.Context, id uuid.UUID, dryRun bool) (Collected, error)
 	CreatePool(ctx context.Context, p NewPool) (dataset.Pool, error)
-	AdoptPool(ctx context.Context, path string) (dataset.Pool, []Rebuilt, error)
+	// AdoptPool adopts the pool at a path. With dryRun it opens the pool and closes it again, and records nothing. The
+	// result is what the adoption would return.
+	AdoptPool(ctx context.Context, path string, dryRun bool) (dataset.Pool, []Rebuilt, error)
 	// AcceptPool lets a quarantined pool serve in its present state.
 	AcceptPool(ctx context.Context, name string, a AcceptPool) (dataset.Pool, error)
 	// SetPool changes the policy of a pool.
@@ -114,8 +117,8 @@ type Local interface {
 	// nothing, and returns the error that it would return otherwise.
 	RemovePool(ctx context.Context, name string, how PoolRemoval) (RemovedPool, error)
 	// RebuildStore restores the names of the datasets in the pools of this host. It fails with ErrOffline while a
-	// pool is offline, unless skipOffline is set.
-	RebuildStore(ctx context.Context, skipOffline bool) ([]Rebuilt, error)
+	// pool is offline, unless skipOffline is set. With dryRun it changes nothing.
+	RebuildStore(ctx context.Context, skipOffline, dryRun bool) ([]Rebuilt, error)
 	// Export writes a volume, or one snapshot of it, to w as a tar archive. It returns the files that the archive does
 	// not contain.
 	Export(ctx context.Context, ref, snapshot string, w io.Writer) (OmittedFiles, error)

@@ -323,7 +323,7 @@ func (a *Agent) FoundDatasets() (all []api.FoundDataset) {
 // MustRebuild reports datasets for a rebuild, and returns the results by dataset.
 func (a *Agent) MustRebuild(found ...api.FoundDataset) map[uuid.UUID]api.Rebuilt {
 	a.Helper()
-	list, err := a.Rebuild(a.Ctx, a.ID, found)
+	list, err := a.Rebuild(a.Ctx, a.ID, found, false)
 	if err != nil || len(list) != len(found) {
 		a.Fatalf("rebuild: got %d results, %v, want %d", len(list), err, len(found))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,11 +30,12 @@ type Tx struct {
 	// Notice is sent to the callers that wait for the changes, after the transaction is committed.
 	Notice notify.Notice
 
-	ctx    context.Context
-	store  store.Store
-	read   map[string]store.Entry // Index is 0 if the key was read and is absent
-	peeked map[string]store.Entry // the same for keys that the commit does not check
-	writes []store.Write          // one for each key, in the order in which the keys were first written
+	ctx     context.Context
+	store   store.Store
+	read    map[string]store.Entry // Index is 0 if the key was read and is absent
+	peeked  map[string]store.Entry // the same for keys that the commit does not check
+	assumed Assumptions            // see Assume
+	writes  []store.Write          // one for each key, in the order in which the keys were first written
 }
 
 // NewTx begins a decision on a store. The caller commits it with Commit.
@@ -49,6 +51,12 @@ func (t *Tx) Get(key string, v any) (bool, error) {
 			return false, nil
 		}
 		return true, Decode(key, t.writes[i].Value, v)
+	}
+	if e, assumed := t.assumed[key]; assumed {
+		if e.Index == 0 {
+			return false, nil
+		}
+		return true, Decode(key, e.Value, v)
 	}
 	e, seen := t.read[key]
 	if !seen {
@@ -139,6 +147,30 @@ func (t *Tx) UseCached(entries ...store.Entry) {
 			t.peeked[e.Key] = e
 		}
 	}
+}
+
+// Assumptions are entries that a transaction takes as if the store had them, by key.
+type Assumptions map[string]store.Entry
+
+// Assume lets t.Get return entries as if the store had them. It is for a preview that continues an earlier one: the
+// entries are those that the earlier one would have written. A transaction that assumes entries must not be committed.
+func Assume(t *Tx, entries Assumptions) { t.assumed = entries }
+
+// Written returns the entries that the commit of t would write under a prefix. The index of a deleted entry is 0, and
+// that of any other entry is 1, because the commit has not assigned one.
+func Written(t *Tx, prefix string) Assumptions {
+	out := Assumptions{}
+	for _, w := range t.writes {
+		if !strings.HasPrefix(w.Key, prefix) {
+			continue
+		}
+		e := store.Entry{Key: w.Key}
+		if !w.Delete {
+			e.Value, e.Index = w.Value, 1
+		}
+		out[e.Key] = e
+	}
+	return out
 }
 
 // List reads entries. As with Peek, the commit does not check them.

@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -23,7 +24,11 @@ import (
 // pool, but on another node, which is unreachable. If the name of a dataset is taken, the dataset gets the name
 // name-UUID8. Rebuild fails with dataset.ErrInvalid for a pool that does not belong to the node, and for too many
 // datasets.
-func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset) ([]api.Rebuilt, error) {
+//
+// With dryRun nothing is recorded. A pool that is not recorded for the node counts as the node's: the node is about to
+// adopt it.
+func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset, dryRun bool) (
+	[]api.Rebuilt, error) {
 	if err := reports.CheckFound("rebuild of node "+node.String(), found); err != nil {
 		return nil, err
 	}
@@ -32,8 +37,14 @@ func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Fou
 		return nil, err
 	}
 	var out []api.Rebuilt
+	names := record.Assumptions{} // in a dry run: the claims of names that it would have written, by key
 	for _, f := range found {
-		r, err := rc.rebuildOne(ctx, node, f)
+		var r api.Rebuilt
+		if dryRun {
+			r, err = rc.previewOne(ctx, node, f, names)
+		} else {
+			r, err = rc.rebuildOne(ctx, node, f)
+		}
 		if err != nil {
 			return out, err
 		}
@@ -70,56 +81,83 @@ func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundD
 	}
 	elsewhere := false
 	_, err = rc.Ledger.Update(ctx, func(t *record.Tx) error {
-		d := f.Dataset
-		r, elsewhere = api.Rebuilt{Dataset: d.ID, Volume: d.Volume, Action: "known"}, false
 		var pool dataset.Pool
 		if ok, err := t.Get(record.PoolKey(f.Pool), &pool); err != nil {
 			return err
 		} else if !ok || pool.Node != node {
 			return dataset.Errorf(dataset.ErrInvalid, "rebuild: pool %s does not belong to node %s", f.Pool, node)
 		}
-		var old dataset.Dataset
-		if known, err := t.Get(record.DatasetKey(d.ID), &old); err != nil {
-			return err
-		} else if known {
-			r.Volume = old.Volume
-			if old.Home != node && old.Pool == f.Pool {
-				lost, err := rc.isUnreachable(t, old.Home)
-				if err != nil {
-					return err
-				}
-				if lost {
-					return rehome(t, old, node, &r)
-				}
-			}
-			if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
-				r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() +
-					": this copy is not changed"
-			}
-			if elsewhere || f.Index <= t.Index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {
-				return nil
-			}
-			r.Note = "the store had an older state"
-			if err := releaseState(t, old); err != nil {
-				return err
-			}
-		}
-		d.Profile = rc.WithKnownSettings(d.Profile, old.Profile)
-		d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
-		// use these values of the record in the store, because those beside the data may be outdated
-		d.Move, d.TakenOver, d.Copies = uuid.Nil, nil, old.Copies
-		d.SupersededCopies, d.SharedMounts = old.SupersededCopies, old.SharedMounts
-		record.RemoveSharedMount(t, &d, node)
-		if err := rc.restoreName(t, &d, &r); err != nil {
-			return err
-		}
-		t.Event(api.EventVolumeRebuild, d, r.Action)
-		return record.AddDataset(t, d, uuid.Nil)
+		r, elsewhere, err = rc.restoreDataset(t, node, f)
+		return err
 	})
 	if err != nil || elsewhere {
 		return r, err
 	}
 	return r, rc.rebuildSnapshots(ctx, rc.Ledger.Update, f)
+}
+
+// previewOne decides as rebuildOne does, and records nothing. names has the claims of names that the datasets before
+// this one would have written; previewOne adds those of this dataset.
+func (rc *Recovery) previewOne(ctx context.Context, node uuid.UUID, f api.FoundDataset, names record.Assumptions) (
+	r api.Rebuilt, err error) {
+	if f.Dataset.ID == uuid.Nil {
+		return r, dataset.Errorf(dataset.ErrInvalid, "rebuild: a dataset without a UUID in pool %s", f.Pool)
+	}
+	var claims record.Assumptions
+	err = rc.Ledger.Preview(ctx, func(t *record.Tx) error {
+		record.Assume(t, names)
+		r, _, err = rc.restoreDataset(t, node, f)
+		claims = record.Written(t, record.NamesPrefix)
+		return err
+	})
+	maps.Copy(names, claims)
+	return r, err
+}
+
+// restoreDataset restores the record of a dataset that a node has found in one of its pools. elsewhere is true if the
+// dataset is recorded in another pool or on another node, so that the record stays.
+func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundDataset) (r api.Rebuilt, elsewhere bool,
+	err error) {
+	d := f.Dataset
+	r = api.Rebuilt{Dataset: d.ID, Volume: d.Volume, Action: "known"}
+	var old dataset.Dataset
+	if known, err := t.Get(record.DatasetKey(d.ID), &old); err != nil {
+		return r, false, err
+	} else if known {
+		r.Volume = old.Volume
+		if old.Home != node && old.Pool == f.Pool {
+			lost, err := rc.isUnreachable(t, old.Home)
+			if err != nil {
+				return r, false, err
+			}
+			if lost {
+				err = rehome(t, old, node, &r)
+				return r, false, err
+			}
+		}
+		if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
+			r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() +
+				": this copy is not changed"
+		}
+		if elsewhere || f.Index <= t.Index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {
+			return r, elsewhere, nil
+		}
+		r.Note = "the store had an older state"
+		if err := releaseState(t, old); err != nil {
+			return r, false, err
+		}
+	}
+	d.Profile = rc.WithKnownSettings(d.Profile, old.Profile)
+	d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
+	// use these values of the record in the store, because those beside the data may be outdated
+	d.Move, d.TakenOver, d.Copies = uuid.Nil, nil, old.Copies
+	d.SupersededCopies, d.SharedMounts = old.SupersededCopies, old.SharedMounts
+	record.RemoveSharedMount(t, &d, node)
+	if err := rc.restoreName(t, &d, &r); err != nil {
+		return r, false, err
+	}
+	t.Event(api.EventVolumeRebuild, d, r.Action)
+	return r, false, record.AddDataset(t, d, uuid.Nil)
 }
 
 // isUnreachable reports whether a node is unreachable. If services share the store, it reads the session of the node,

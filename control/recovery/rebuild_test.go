@@ -29,7 +29,7 @@ func TestRebuildsAreBounded(t *testing.T) {
 		"100001 snapshots":                 {found(dataset.Dataset{Volume: "db"}, reports.MaxFound+1)},
 		"bytes (131072 at most)":           {found(dataset.Dataset{Volume: "db"}, 0), found(dataset.Dataset{Volume: "xy", RequestedAs: strings.Repeat("x", reports.MaxRecord)}, 0)},
 	} {
-		_, err := e.Rebuild(e.Ctx, a.ID, list)
+		_, err := e.Rebuild(e.Ctx, a.ID, list, false)
 		controltest.Refused(t, err, dataset.ErrInvalid, "rebuild", want)
 	}
 	if diff := cmp.Diff(before, e.Dump()); diff != "" {
@@ -58,8 +58,31 @@ func TestRebuild(t *testing.T) {
 	e.Clock.Advance(1000 * time.Hour) // long after the time in the trash is over
 	b := &controltest.Agent{Control: e, ID: a.ID, Incarnation: uuid.New(), LocalPools: a.LocalPools}
 	b.MustRegister("alpha")
+	twin := db // an older dataset of the same name
+	twin.ID, twin.Created = uuid.New(), db.Created.Add(-time.Hour)
+	found = append(found, api.FoundDataset{Pool: db.Pool, Dataset: twin})
+	empty := e.Dump()
+	preview, err := b.Rebuild(b.Ctx, b.ID, found, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(empty, e.Dump()); diff != "" {
+		t.Errorf("a dry run changes the store:\n%s", diff)
+	}
 	actions := map[string]string{}
-	for _, r := range b.MustRebuild(found...) {
+	rebuilt := b.MustRebuild(found...)
+	if len(preview) != len(rebuilt) {
+		t.Errorf("the dry run has %d outcomes, want %d", len(preview), len(rebuilt))
+	}
+	for _, r := range preview {
+		if r != rebuilt[r.Dataset] {
+			t.Errorf("dry run: %+v, but the rebuild says %+v", r, rebuilt[r.Dataset])
+		}
+	}
+	if twin := rebuilt[twin.ID]; twin.Action != "renamed" {
+		t.Errorf("the older dataset of the same name: %+v", twin)
+	}
+	for _, r := range rebuilt {
 		actions[r.Volume] = r.Action
 	}
 	want := map[string]string{"db": "restored", "trashed": "trashed", "kept": "trashed", "going": "purging"}
@@ -69,7 +92,7 @@ func TestRebuild(t *testing.T) {
 		}
 	}
 	st := e.CheckInvariants()
-	if len(st.Datasets) != 4 || len(st.Snapshots) != 150 {
+	if len(st.Datasets) != 5 || len(st.Snapshots) != 150 {
 		t.Errorf("%d datasets, %d snapshots", len(st.Datasets), len(st.Snapshots))
 	}
 	v := e.MustVolume("db")
@@ -152,7 +175,7 @@ func TestRebuildOfOddities(t *testing.T) {
 	}
 	// Pools that do not belong to the node.
 	for _, f := range []api.FoundDataset{{Pool: a.LocalPools[0].ID, Dataset: d}, {Pool: uuid.New(), Dataset: d}, {Pool: b.LocalPools[0].ID}} {
-		_, err := b.Rebuild(e.Ctx, b.ID, []api.FoundDataset{f})
+		_, err := b.Rebuild(e.Ctx, b.ID, []api.FoundDataset{f}, false)
 		controltest.Refused(t, err, dataset.ErrInvalid, "rebuild")
 	}
 	// Invalid names, and names of snapshots that are in use or invalid.
@@ -180,7 +203,7 @@ func TestRebuildOfOddities(t *testing.T) {
 		t.Errorf("%d snapshots", v.Snapshots)
 	}
 	odd.Snapshots[0].ID = uuid.Nil
-	_, err = b.Rebuild(e.Ctx, b.ID, []api.FoundDataset{odd})
+	_, err = b.Rebuild(e.Ctx, b.ID, []api.FoundDataset{odd}, false)
 	controltest.Refused(t, err, dataset.ErrInvalid, "snapshot")
 	e.CheckInvariants()
 }
@@ -200,7 +223,7 @@ func TestRebuildCutShort(t *testing.T) {
 		b := &controltest.Agent{Control: e, ID: a.ID, Incarnation: uuid.New(), LocalPools: a.LocalPools}
 		b.MustRegister("alpha")
 		e.Spy.FailFrom(n, n%2 == 0)
-		_, err := b.Rebuild(e.Ctx, b.ID, found)
+		_, err := b.Rebuild(e.Ctx, b.ID, found, false)
 		e.Spy.FailFrom(0, false)
 		if err == nil {
 			break

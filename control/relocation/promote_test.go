@@ -134,7 +134,7 @@ func TestPoolsOfTheLiving(t *testing.T) {
 	if err := register(); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := e.Rebuild(e.Ctx, thief.ID, []api.FoundDataset{{Pool: d.Pool, Dataset: d}}); err != nil || r[0].Action != "restored" {
+	if r, err := e.Rebuild(e.Ctx, thief.ID, []api.FoundDataset{{Pool: d.Pool, Dataset: d}}, false); err != nil || r[0].Action != "restored" {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

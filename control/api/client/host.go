@@ -43,8 +43,8 @@ func (h Host) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, erro
 }
 
 // AdoptPool takes over an existing pool on the server's host.
-func (h Host) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
-	k := newCall(route.AdoptPool).with(api.AdoptPool{Path: path})
+func (h Host) AdoptPool(ctx context.Context, path string, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
+	k := newCall(route.AdoptPool).with(api.AdoptPool{Path: path, DryRun: dryRun})
 	a, err := fetch[api.Adopted](ctx, h.conn, k)
 	return a.Pool, a.Rebuilt, err
 }
@@ -70,11 +70,9 @@ func (h Host) RemovePool(ctx context.Context, name string, how api.PoolRemoval) 
 }
 
 // RebuildStore restores the names of the datasets in the pools of the server's host.
-func (h Host) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {
+func (h Host) RebuildStore(ctx context.Context, skipOffline, dryRun bool) ([]api.Rebuilt, error) {
 	k := newCall(route.RebuildStore)
-	if skipOffline {
-		k.query = query("skip_offline", "true")
-	}
+	k.query = query("skip_offline", flag(skipOffline), "dry_run", flag(dryRun))
 	l, err := fetch[api.List[api.Rebuilt]](ctx, h.conn, k)
 	return l.Items, err
 }

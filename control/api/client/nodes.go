@@ -106,11 +106,13 @@ func (n Nodes) ReportHoldings(ctx context.Context, id uuid.UUID, h api.Holdings)
 }
 
 // Rebuild restores the datasets that were found in the node's pools.
-func (n Nodes) Rebuild(ctx context.Context, id uuid.UUID, found []api.FoundDataset) ([]api.Rebuilt, error) {
+func (n Nodes) Rebuild(ctx context.Context, id uuid.UUID, found []api.FoundDataset, dryRun bool) (
+	[]api.Rebuilt, error) {
 	if found == nil {
 		found = []api.FoundDataset{}
 	}
 	k := node(route.Rebuild, id, found)
+	k.query = query("dry_run", flag(dryRun))
 	k.patience = wire.MaxWait // the server does all the work before it answers
 	l, err := fetch[api.List[api.Rebuilt]](ctx, n.conn, k)
 	return l.Items, err

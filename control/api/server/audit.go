@@ -223,8 +223,14 @@ func (a audited) Record(ctx context.Context, node uuid.UUID, r api.Report) error
 	return err
 }
 
-func (a audited) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset) ([]api.Rebuilt, error) {
-	out, err := a.Service.Rebuild(ctx, node, found)
-	a.note(ctx, "rebuild", func(c *pending) { c.Node = node.String() }, err)
+func (a audited) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset, dryRun bool) (
+	[]api.Rebuilt, error) {
+	out, err := a.Service.Rebuild(ctx, node, found, dryRun)
+	a.note(ctx, "rebuild", func(c *pending) {
+		c.Node = node.String()
+		if dryRun {
+			c.addDetail("", "dry run")
+		}
+	}, err)
 	return out, err
 }

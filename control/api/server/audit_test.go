@@ -174,7 +174,7 @@ func TestAudited(t *testing.T) {
 	_, _ = s.Submit(ctx, api.Request{Kind: dataset.OpDelete, Volume: "db"})
 	_ = s.Register(ctx, api.Registration{Node: dataset.Node{Name: "a"}})
 	_ = s.Record(ctx, nodeA.Node, api.Report{})
-	_, _ = s.Rebuild(ctx, nodeA.Node, nil)
+	_, _ = s.Rebuild(ctx, nodeA.Node, nil, false)
 	_, _ = s.CancelOperation(ctx, "f23c")
 	var what []string
 	for _, c := range got {

@@ -260,8 +260,8 @@ func (f *fake) Recover(ctx context.Context, r api.Recover) (api.Recovery, error)
 	return f.recovery, f.ask(ctx, "Recover", r)
 }
 
-func (f *fake) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset) ([]api.Rebuilt, error) {
-	return f.rebuilt, f.ask(ctx, "Rebuild", node, found)
+func (f *fake) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset, dryRun bool) ([]api.Rebuilt, error) {
+	return f.rebuilt, f.ask(ctx, "Rebuild", node, found, dryRun)
 }
 
 func (f *fake) Doctor(ctx context.Context) ([]api.Finding, error) {
@@ -292,12 +292,12 @@ func (f *fake) RemovePool(ctx context.Context, name string, how api.PoolRemoval)
 	return api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, f.ask(ctx, "RemovePool", name, how)
 }
 
-func (f *fake) AdoptPool(ctx context.Context, path string) (dataset.Pool, []api.Rebuilt, error) {
-	return f.pool, f.rebuilt, f.ask(ctx, "AdoptPool", path)
+func (f *fake) AdoptPool(ctx context.Context, path string, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
+	return f.pool, f.rebuilt, f.ask(ctx, "AdoptPool", path, dryRun)
 }
 
-func (f *fake) RebuildStore(ctx context.Context, skipOffline bool) ([]api.Rebuilt, error) {
-	return f.rebuilt, f.ask(ctx, "RebuildStore", skipOffline)
+func (f *fake) RebuildStore(ctx context.Context, skipOffline, dryRun bool) ([]api.Rebuilt, error) {
+	return f.rebuilt, f.ask(ctx, "RebuildStore", skipOffline, dryRun)
 }
 
 func (f *fake) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {

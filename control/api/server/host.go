@@ -25,7 +25,8 @@ func (h handlers) pools() {
 		"Its datasets get their names again."),
 		func(ctx context.Context, in *struct{ Body api.AdoptPool }) (*answer[api.Adopted], error) {
 			changeOf(ctx).Target = dataset.Clip(in.Body.Path)
-			pool, rebuilt, err := h.Local.AdoptPool(ctx, in.Body.Path)
+			DryRunParam{in.Body.DryRun}.note(ctx)
+			pool, rebuilt, err := h.Local.AdoptPool(ctx, in.Body.Path, in.Body.DryRun)
 			if rebuilt == nil {
 				rebuilt = []api.Rebuilt{}
 			}
@@ -103,7 +104,9 @@ func (h handlers) local() {
 		"Rebuild the records of the datasets in this host's pools", ""),
 		func(ctx context.Context, in *struct {
 			SkipOffline bool `query:"skip_offline" doc:"skip the pools that are offline; other volumes can then take the names of their volumes"`
+			DryRunParam
 		}) (*answer[api.List[api.Rebuilt]], error) {
-			return allItems(h.Local.RebuildStore(ctx, in.SkipOffline))
+			in.DryRunParam.note(ctx)
+			return allItems(h.Local.RebuildStore(ctx, in.SkipOffline, in.DryRun))
 		})
 }

@@ -175,8 +175,10 @@ func (h handlers) feeds() {
 	rebuild.Middlewares = append(rebuild.Middlewares, limitConcurrency("rebuilds", maxRebuilds, maxRebuildsTotal))
 	add(h, rebuild, func(ctx context.Context, in *struct {
 		NodeParam
+		DryRunParam
 		Body []api.FoundDataset
 	}) (*answer[api.List[api.Rebuilt]], error) {
-		return allItems(h.Service.Rebuild(ctx, in.Node, in.Body))
+		in.DryRunParam.note(ctx)
+		return allItems(h.Service.Rebuild(ctx, in.Node, in.Body, in.DryRun))
 	})
 }

@@ -155,7 +155,8 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"ReportSharedMount", []any{node1, guest}, f.guest, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.ReportSharedMount(ctx, node1, guest)
 		}},
-		{"Rebuild", []any{node1, found}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.Rebuild(ctx, node1, found) }},
+		{"Rebuild", []any{node1, found, false}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.Rebuild(ctx, node1, found, false) }},
+		{"Rebuild", []any{node1, found, true}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.Rebuild(ctx, node1, found, true) }},
 		{"ReportHoldings", []any{node1, held}, nil, func(ctx context.Context, c *client.Client) (any, error) {
 			return nil, c.ReportHoldings(ctx, node1, held)
 		}},
@@ -184,7 +185,7 @@ func TestEveryMethodArrives(t *testing.T) {
 				Name: "fast", Backend: "loop", Path: "/p", Image: "20GiB", Devices: []string{"/dev/a"}, Overcommit: 1.5,
 			})
 		}},
-		{"AdoptPool", []any{"/p"}, []any{f.pool, f.rebuilt}, func(ctx context.Context, c *client.Client) (any, error) { return adopted(c.AdoptPool(ctx, "/p")) }},
+		{"AdoptPool", []any{"/p", true}, []any{f.pool, f.rebuilt}, func(ctx context.Context, c *client.Client) (any, error) { return adopted(c.AdoptPool(ctx, "/p", true)) }},
 		{"AcceptPool", []any{"fast", api.AcceptPool{DryRun: true}}, f.pool, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.AcceptPool(ctx, "fast", api.AcceptPool{DryRun: true})
 		}},
@@ -200,7 +201,8 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"RemovePool", []any{"fast", api.PoolRemoval{Forget: true, DryRun: true}}, api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.RemovePool(ctx, "fast", api.PoolRemoval{Forget: true, DryRun: true})
 		}},
-		{"RebuildStore", []any{true}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.RebuildStore(ctx, true) }},
+		{"RebuildStore", []any{true, false}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.RebuildStore(ctx, true, false) }},
+		{"RebuildStore", []any{false, true}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.RebuildStore(ctx, false, true) }},
 		{"Export", []any{"db", "before"}, f.leftOut, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Export(ctx, "db", "before", io.Discard)
 		}},

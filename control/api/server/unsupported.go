@@ -32,7 +32,7 @@ func (a unsupported) Collect(context.Context, uuid.UUID, bool) (api.Collected, e
 	return api.Collected{}, a.hostOnly()
 }
 
-func (a unsupported) RebuildStore(context.Context, bool) ([]api.Rebuilt, error) {
+func (a unsupported) RebuildStore(context.Context, bool, bool) ([]api.Rebuilt, error) {
 	return nil, a.hostOnly()
 }
 
@@ -54,7 +54,7 @@ func (a unsupported) CreatePool(context.Context, api.NewPool) (dataset.Pool, err
 	return dataset.Pool{}, a.hostOnly()
 }
 
-func (a unsupported) AdoptPool(context.Context, string) (dataset.Pool, []api.Rebuilt, error) {
+func (a unsupported) AdoptPool(context.Context, string, bool) (dataset.Pool, []api.Rebuilt, error) {
 	return dataset.Pool{}, nil, a.hostOnly()
 }
 

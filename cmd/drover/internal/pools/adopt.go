@@ -16,10 +16,13 @@ func newPoolAdoptCmd(a *cli.App) *cobra.Command {
 		Short: "Adopt an existing pool on the server's host with its volumes",
 		Long: `Adopt an existing pool on the server's host with its volumes. The pool comes
 from another host, or the store was lost. The volumes keep their names. If a
-name is taken, the first digits of the volume's UUID are appended.`,
+name is taken, the first digits of the volume's UUID are appended. --dry-run
+opens the pool to read what it contains, closes it again, and shows the outcome
+for each volume.`,
 		Args: cli.Args(1),
 	}
 	o := cli.OutputFlags(cmd, false)
+	cli.DryRunFlag(cmd, o)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		path, err := a.HostPath(args[0])
 		if err != nil {
@@ -29,14 +32,18 @@ name is taken, the first digits of the volume's UUID are appended.`,
 		if err != nil {
 			return err
 		}
-		pool, rebuilt, err := c.AdoptPool(cmd.Context(), path)
+		pool, rebuilt, err := c.AdoptPool(cmd.Context(), path, o.DryRun)
 		if err != nil {
 			return err
 		}
 		if o.JSON() {
 			return show.JSON(a.Out, api.Adopted{Pool: pool, Rebuilt: append([]api.Rebuilt{}, rebuilt...)})
 		}
-		if err := a.PrintLine("adopted pool %s: %s, backend %s at %s", pool.Name, pool.ID, pool.Backend,
+		did := "adopted"
+		if o.DryRun {
+			did = "dry run: would adopt"
+		}
+		if err := a.PrintLine("%s pool %s: %s, backend %s at %s", did, pool.Name, pool.ID, pool.Backend,
 			pool.Path); err != nil {
 			return err
 		}

@@ -14,18 +14,25 @@ func newStoreRebuildCmd(a *cli.App) *cobra.Command {
 		Short: "Restore lost records from the pools",
 		Long: `Restore the records that the store lost from the pools of the server's host.
 Every dataset has a copy of its record beside its data. Existing records are not
-changed, and a name that is taken stays with its volume.`,
+changed, and a name that is taken stays with its volume. --dry-run shows the
+outcome for each dataset.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, true)
+	cli.DryRunFlag(cmd, o)
 	var skip bool
 	cmd.Flags().BoolVar(&skip, "skip-offline", false,
 		"ignore offline pools; the names of their volumes can then be taken by others")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
-		rebuilt, err := c.RebuildStore(cmd.Context(), skip)
+		rebuilt, err := c.RebuildStore(cmd.Context(), skip, o.DryRun)
 		if err != nil {
 			return err
+		}
+		if o.DryRun && !o.JSON() && !o.Quiet {
+			if err := a.PrintLine("dry run: would restore the records as follows"); err != nil {
+				return err
+			}
 		}
 		return cli.PrintList(a, o, rebuilt, func(r api.Rebuilt) string { return r.Dataset.String() },
 			pools.RebuiltTable)
