@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -75,6 +76,15 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 		unreadable("whether changes are suspended", err)
 	case there:
 		out.Store.Halted = halt.Err().Error()
+	}
+	switch halted, err := membership.FailoverSuspended(record.NewTx(reading, r.deps.Ledger.Store)); {
+	case err != nil:
+		unreadable("whether failover is halted", err)
+	case halted != "":
+		text, fix, _ := strings.Cut(halted, ": ")
+		out.Findings = append(out.Findings, api.Finding{
+			Level: levelError, Subject: "failover", Text: text, Fix: fix,
+		})
 	}
 	if r.deps.Shared {
 		replicas, err := r.replicas(reading)

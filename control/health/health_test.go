@@ -1,15 +1,18 @@
 package health_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/health"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 )
 
@@ -175,5 +178,33 @@ func TestHaltedStore(t *testing.T) {
 	a.ReportDistrust("")
 	if got := halted(); got != "" {
 		t.Errorf("after the mend: %q", got)
+	}
+}
+
+// TestFailoverHalted: while failover is halted because many nodes vanished together, the health of the cluster says
+// which, and what the next command is.
+func TestFailoverHalted(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	found := func() []api.Finding {
+		t.Helper()
+		h, err := e.ClusterHealth(e.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(h.Findings, func(f api.Finding) bool { return f.Subject != "failover" })
+	}
+	if got := found(); len(got) > 0 {
+		t.Errorf("of a good cluster: %+v", got)
+	}
+	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+		return t.Put(record.FailoverKey, record.FailoverHalt{Nodes: []uuid.UUID{a.ID}})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got := found()
+	if len(got) != 1 || got[0].Level != "error" || !strings.Contains(got[0].Text, "(alpha), so failover is halted for the whole cluster") ||
+		!strings.HasPrefix(got[0].Fix, "fix the connection to them") || !strings.Contains(got[0].Fix, "drover node fence NODE") {
+		t.Errorf("while failover is halted: %+v", got)
 	}
 }

@@ -106,6 +106,11 @@ func testStatus(t *testing.T, w *world) {
 			func(t *testing.T) { other.StartAgent(t) },
 		},
 		{
+			"failover is halted", here, func(t *testing.T) { other.KillAgent(t); w.Hosts[2].KillAgent(t) },
+			finding{"error", "failover", "failover is halted for the whole cluster", "drover node fence NODE"},
+			func(t *testing.T) { other.StartAgent(t); w.Hosts[2].StartAgent(t) },
+		},
+		{
 			"node is cut off from control", other, func(*testing.T) { w.cutFromControl(other) },
 			finding{"error", "control", "does not respond", "start drover control, and check the network"},
 			func(*testing.T) { w.Net.Heal() },
