@@ -35,8 +35,9 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 	if errors.Is(err, dataset.ErrNotFound) {
 		if now, mounted := m.MountedAs(ref.Spelling); mounted {
 			return "", dataset.Errorf(dataset.ErrNotFound,
-				"mount of %s: volume %s does not have this name any more, only containers that run use it (create the "+
-					"container with the name %s)", dataset.Clip(ref.Spelling), now.Volume, now.Volume)
+				"mount of %s: volume %s does not have this name any more, only containers that run use it (recreate "+
+					"the container with the name %s; until then, docker exec reaches its files, and docker cp does "+
+					"not)", dataset.Clip(ref.Spelling), now.Volume, now.Volume)
 		}
 	}
 	if err != nil {
