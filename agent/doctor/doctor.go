@@ -235,6 +235,12 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 		if table.At(path) == nil {
 			r.Add(findings.Error, "volume "+d.Volume, "restart its containers: their start mounts it again",
 				"is in use by %d but not mounted at %s", len(rec.IDs), path)
+		} else if d.State == dataset.StateTrashed {
+			short := id.String()[:8]
+			r.Add(findings.Error, "volume "+d.Volume,
+				"stop its containers here, or restore it: drover trash restore "+short,
+				"was deleted while this host was confirmed as fenced, but is in use here by %d%s: what they write "+
+					"goes to the trash, and is destroyed with it (dataset %s)", len(rec.IDs), holders(id), short)
 		} else if err := x.deps.Disks.Check(ctx, d, path); err != nil {
 			r.Add(findings.Error, "volume "+d.Volume, "", "%v", err)
 		}

@@ -3,6 +3,8 @@ package handover_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,6 +35,23 @@ func TestVolumeDeletedWithoutHomeKeepsItsUsers(t *testing.T) {
 	}
 	if _, err := f.A.Mounter.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "new"); dataset.KindOf(err) != dataset.ErrNotFound {
 		t.Errorf("a new mount of the deleted volume: %v", err)
+	}
+	if _, err := f.A.Mount(t.Context(), "db", "new"); err == nil || !strings.Contains(err.Error(), "volume db was deleted, only containers that run use it (stop them, or restore it: drover trash restore "+d.ID.String()[:8]) {
+		t.Errorf("a new mount by an engine: %v", err)
+	}
+	// An engine that stops a container asks for the volume first, and sends no Unmount if there is none.
+	if v, err := f.A.Viewer.Get(t.Context(), dataset.ParseReference("db")); err != nil || v.Mountpoint != path {
+		t.Errorf("the engine gets %+v, %v", v, err)
+	}
+	list, err := f.A.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(list, func(is api.Finding) bool {
+		return is.Level == "error" && is.Subject == "volume db" && strings.Contains(is.Text, "was deleted while this host was confirmed as fenced, but is in use here by 1") &&
+			strings.HasSuffix(is.Fix, "drover trash restore "+d.ID.String()[:8])
+	}) {
+		t.Errorf("doctor: %+v", list)
 	}
 	if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: d.ID.String()}); err != nil {
 		t.Fatal(err)

@@ -33,7 +33,13 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 	asked := m.Cache.Moment()
 	d, err := m.Find(ctx, ref)
 	if errors.Is(err, dataset.ErrNotFound) {
-		if now, mounted := m.MountedAs(ref.Spelling); mounted {
+		now, mounted := m.MountedAs(ref.Spelling)
+		switch {
+		case mounted && now.State == dataset.StateTrashed:
+			return "", dataset.Errorf(dataset.ErrNotFound,
+				"mount of %s: volume %s was deleted, only containers that run use it (stop them, or restore it: "+
+					"drover trash restore %s)", dataset.Clip(ref.Spelling), now.Volume, now.ID.String()[:8])
+		case mounted:
 			return "", dataset.Errorf(dataset.ErrNotFound,
 				"mount of %s: volume %s does not have this name any more, only containers that run use it (recreate "+
 					"the container with the name %s; until then, docker exec reaches its files, and docker cp does "+

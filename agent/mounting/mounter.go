@@ -110,9 +110,10 @@ func (m *Mounter) findMounted(ref dataset.Reference, id string) (dataset.Dataset
 	return d, named
 }
 
-// MountedAs returns the live volume that an engine of this host has mounted by a spelling. The volume may not have that
-// name any more: an alias that was dropped stays the name of the volume in the containers that run. If there are
-// several, MountedAs returns the one that was mounted last.
+// MountedAs returns the volume that an engine of this host has mounted by a spelling. The volume may not have that name
+// any more: an alias that was dropped stays the name of the volume in the containers that run. The volume may also be
+// in the trash, if an operator confirmed that this host was fenced and deleted the volume. If there are several,
+// MountedAs returns the one that was mounted last.
 func (m *Mounter) MountedAs(spelling string) (found dataset.Dataset, ok bool) {
 	var last time.Time
 	for _, id := range m.Uses.InUse() {
@@ -120,7 +121,7 @@ func (m *Mounter) MountedAs(spelling string) (found dataset.Dataset, ok bool) {
 			if ok && !use.Since.After(last) || !slices.Contains(use.Spellings(), spelling) {
 				continue
 			}
-			if d, known := m.SharedMounter.Table.RecordOf(id); known && d.State == dataset.StateReady {
+			if d, known := m.SharedMounter.Table.RecordOf(id); known && d.State != dataset.StatePurging {
 				found, ok, last = d, true, use.Since
 			}
 		}
