@@ -195,3 +195,40 @@ func TestSetProfileOnHostWithSlowGuard(t *testing.T) {
 	}
 	g.A.MustUnmount("db", "user")
 }
+
+// The agent of the home ends between two steps of the change to failover auto. The next one completes it, and the
+// volume stays mounted.
+func TestI1SetProfileInterrupted(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	for _, act := range []string{"guard register", "guard check"} {
+		name := strings.ReplaceAll(act, " ", "-")
+		d := newManual(g, name)
+		path := g.A.MustMount(name, "user")
+		agenttest.Await(t, func() bool { // control knows the guards
+			_, err := g.Service.Submit(g.Context(), api.Request{
+				ID: uuid.New(), Kind: dataset.OpUpdate, Volume: name, Profile: "auto", DryRun: true,
+			})
+			return err == nil
+		})
+		gone := g.A.DieAfter(act, 1)
+		out, err := g.Service.Submit(g.Context(), setProfile(name, "auto"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		agenttest.AwaitDeath(t, gone)
+		if g.Recorded(name).Profile.Failover.Auto {
+			t.Errorf("%s: recorded already", act)
+		}
+		g.A.Restart()
+		if op := g.AwaitEnd(*out.Operation); op.State != dataset.OpDone || !g.Recorded(name).Profile.Failover.Auto {
+			t.Errorf("%s: %s, %+v", act, op.State, op.Problem)
+		}
+		if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed || !agenttest.CanWrite(t, path, time.Minute) {
+			t.Errorf("%s: %t, %+v", act, there, e)
+		}
+		agenttest.Await(t, func() bool { return !g.A.Deadlines.Marks.Has(d.ID) })
+		g.A.MustUnmount(name, "user")
+		AwaitForgotten(g.GuardA, d.ID)
+	}
+}
