@@ -67,8 +67,8 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 
 // CommitResize records the new size of a dataset, and its new profile if the resize was part of a change of profile.
 // It keeps other changes that were made since the plan. It fails only if the dataset is being destroyed, because the
-// data has already changed. If the cluster has too few nodes for the replicas of the new profile meanwhile, the
-// background work reports that.
+// data has already changed. If the failover of the volume was changed since the plan, the volume keeps its profile. If
+// the cluster has too few nodes for the replicas of the new profile meanwhile, the background work reports that.
 func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
@@ -83,6 +83,9 @@ func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Comm
 	}
 	next := op.DatasetRecord
 	name := op.Options[dataset.OptionProfile]
+	if d.Profile.Failover.Auto != next.Profile.Failover.Auto {
+		name = "" // the failover has changed since the plan, and the home takes part in such a change: see CommitUpdate
+	}
 	if name != "" {
 		where := d.Profile.Clone().Encryption // a rekey may have changed the key since the plan
 		d.ScheduleSince = v.scheduleSince(d, next.Profile)

@@ -169,3 +169,22 @@ func TestI1RecoveredStoreDoubtsFailover(t *testing.T) {
 		})
 	}
 }
+
+// A resize that gives a volume another profile with failover auto was planned before the volume got failover manual.
+// It changes only the size: the home has released its lease from the bound.
+func TestI1ResizeKeepsFailoverManual(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	safe, large := l.ProfileSet.ByName["auto"], l.ProfileSet.ByName["auto"]
+	safe.Name, safe.Revision, safe.Failover = "safe", "r1-safe", dataset.Failover{}
+	large.Name, large.Revision, large.Size = "large", "r1-large", 30*dataset.GiB
+	l.ProfileSet.ByName["safe"], l.ProfileSet.ByName["large"] = safe, large
+	op := *l.MustSubmit(setProfile("db", "large")).Operation
+	if op.Kind != dataset.OpResize {
+		t.Fatalf("%+v", op)
+	}
+	l.MustSubmit(setProfile("db", "safe"))
+	l.Alpha.MustCommit(op)
+	if d := l.MustVolume("db").Dataset; d.Size != 30*dataset.GiB || d.Profile.Name != "safe" || d.Profile.Failover.Auto {
+		t.Errorf("%+v", d)
+	}
+}
