@@ -109,6 +109,7 @@ put 0755 "$top/bin/drover" "$bindir/.drover.new"
 mv -f "$DESTDIR$bindir/.drover.new" "$DESTDIR$bindir/drover"
 install_units "$work"
 install_docs "$work"
+install -d -m 0755 "$DESTDIR${config%/*}" # for drover.yaml and profiles.yaml
 if live; then
 	make_group
 	! systemd_runs || systemctl daemon-reload

@@ -69,6 +69,26 @@ serving() {
 	done
 }
 
+# refuse_others ends the script while a drover with another root listens on the sockets that are removed here.
+refuse_others() {
+	local exe pid line
+	for exe in /proc/[0-9]*/exe; do
+		pid=${exe#/proc/}
+		pid=${pid%/exe}
+		case $(readlink "$exe" 2>/dev/null || true) in
+		"$bindir/drover" | "$bindir/drover (deleted)") ;;
+		*) continue ;;
+		esac
+		line=$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" || true)
+		case $line in
+		*--run* | *--driver*) ;;
+		*' serve '*--root* | *'drover agent '*--root*)
+			die "process $pid (${line% }) serves another root with the sockets of this installation, so nothing was removed: stop its containers, then the process"
+			;;
+		esac
+	done
+}
+
 # stop_service ends the sockets first: an engine that asks meanwhile would start the service again.
 stop_service() {
 	local pid socket until
@@ -112,6 +132,7 @@ remove_files() {
 		rm -f "$page"
 	done
 	rm -rf "$DESTDIR$docdir" "$DESTDIR$schemadir"
+	rmdir --ignore-fail-on-non-empty "$DESTDIR${config%/*}" 2>/dev/null || true
 	for unit in $dropins $guard_dropin; do
 		rm -f "$DESTDIR$unit"
 		rmdir --ignore-fail-on-non-empty "$(dirname "$DESTDIR$unit")" 2>/dev/null || true
@@ -156,6 +177,7 @@ esac
 if live; then
 	need_root "uninstalling from $PREFIX"
 	$keep || refuse_data
+	refuse_others
 	stop_service
 	$keep || remove_state
 fi

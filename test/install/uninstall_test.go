@@ -173,6 +173,22 @@ func TestUninstallAsksNoOther(t *testing.T) {
 	refused(t, "'drover volume ls'")
 }
 
+// The sockets of a drover with another root stay: its containers need them.
+func TestUninstallLeavesSocketsOfAnotherRoot(t *testing.T) {
+	privateFolders(t)
+	must(t, nil, script("install.sh"))
+	other := t.TempDir()
+	write(t, other+"/drover.yaml", "pools: [{name: other, backend: dir, path: "+other+"/pool}]\n")
+	serve(t, "--config", other+"/drover.yaml", "--root", other+"/root")
+	for _, args := range [][]string{nil, {"--keep-data"}} {
+		out, exit := run(t, nil, script("uninstall.sh"), args...)
+		if exit == 0 || !strings.Contains(out, "serves another root with the sockets of this installation") {
+			t.Errorf("uninstall %v: exit %d\n%s", args, exit, out)
+		}
+	}
+	must(t, nil, drover, "volume", "ls")
+}
+
 // A lost store lists no volumes, although their data exists.
 func TestUninstallKeepsWhatTheStoreLost(t *testing.T) {
 	privateFolders(t)

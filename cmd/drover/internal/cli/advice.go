@@ -75,9 +75,9 @@ var advice = map[string]string{
 	"alerts":              alertRules,
 	"rules":               alertRules,
 	"metrics rules":       alertRules,
-	"set-schedule":        "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
-	"volume set-schedule": "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
-	"volume schedule":     "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
+	"set-schedule":        scheduleInProfile,
+	"volume set-schedule": scheduleInProfile,
+	"volume schedule":     scheduleInProfile,
 	"volume freeze":       "freezing before a snapshot belongs to a profile, in profiles.yaml: quiesce",
 
 	"volume ls -t":         "use drover snapshot ls",
@@ -101,17 +101,16 @@ var advice = map[string]string{
 	"volume umount":  "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
 	"volume prune":   noPrune,
 
-	"doctor --explain": "each finding has its next command, and docs/operations.md more about it",
-	"operation retry":  "repeat the command that failed; drover operation inspect ID shows the error",
-	"operation rerun":  "repeat the command that failed; drover operation inspect ID shows the error",
-	"schedule": "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule; drover volume inspect NAME " +
-		"shows when the next snapshot is due",
+	"doctor --explain":   "each finding has its next command, and docs/operations.md more about it",
+	"operation retry":    "repeat the command that failed; drover operation inspect ID shows the error",
+	"operation rerun":    "repeat the command that failed; drover operation inspect ID shows the error",
+	"schedule":           scheduleInProfile + "; drover volume inspect NAME shows when the next snapshot is due",
 	"snapshot ls --next": "use drover volume inspect NAME",
 	"completion -o":      "write the output to a file: drover completion bash > FILE",
 
 	"snapshot name":     "a snapshot keeps its name; drover snapshot create VOLUME NAME takes another",
 	"snapshot rename":   "a snapshot keeps its name; drover snapshot create VOLUME NAME takes another",
-	"snapshot schedule": "a schedule belongs to a profile, in profiles.yaml: snapshots.schedule",
+	"snapshot schedule": scheduleInProfile,
 	"snapshot prune":    "the profile of a volume says which scheduled snapshots stay: snapshots.keep in profiles.yaml",
 	"snapshot export":   "use drover volume export VOLUME --snapshot NAME -o FILE",
 	"snapshot mount":    "use drover clone VOLUME@SNAPSHOT NEW, and start a container with the new volume",
@@ -239,8 +238,12 @@ const diffOfFiles = "it counts bytes; to compare files, mount a writable copy: d
 const dropAlias = "use drover volume rename --drop-alias ALIAS NAME"
 
 // speedInProfile is the advice for a user who wants to limit the reads and writes of one volume.
-const speedInProfile = "limits of speed belong to a profile, in profiles.yaml: qos; then drover volume set-profile " +
-	"NAME PROFILE"
+const speedInProfile = "limits of speed belong to a profile: qos: {write_bps: 5MiB} in profiles.yaml, systemctl reload " +
+	"drover, then drover volume set-profile NAME PROFILE"
+
+// scheduleInProfile is the advice for a user who wants to change when snapshots are taken.
+const scheduleInProfile = "a schedule belongs to a profile: change snapshots.schedule in profiles.yaml, systemctl " +
+	"reload drover, then drover volume set-profile NAME PROFILE"
 
 // alertRules is the advice for a user who looks for alerts.
 const alertRules = "the alerts for Prometheus are in share/doc/drover/drover.rules.yaml, below the prefix of the " +

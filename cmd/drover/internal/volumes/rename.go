@@ -2,8 +2,10 @@ package volumes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -81,14 +83,27 @@ func rename(cmd *cobra.Command, a *cli.App, o *cli.Output, volume, name string) 
 	})
 }
 
+// A container that has just ended counts as a user of its volume until the agent has reported the unmount, which takes
+// some tenths of a second.
+const (
+	dropTries = 4
+	dropPause = 500 * time.Millisecond
+)
+
 // dropAlias ends an alias of a volume.
-func dropAlias(cmd *cobra.Command, a *cli.App, o *cli.Output, req api.Request) error {
-	return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
-		d := cli.MadeDataset(out)
-		return d.ID, fmt.Sprintf("%s the alias %s of volume %s%s",
-			map[bool]string{true: "would drop", false: "dropped"}[o.DryRun], req.Name, d.Volume,
-			strandedHint(out.Volume, req.Name))
-	})
+func dropAlias(cmd *cobra.Command, a *cli.App, o *cli.Output, req api.Request) (err error) {
+	for range dropTries {
+		err = a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := cli.MadeDataset(out)
+			return d.ID, fmt.Sprintf("%s the alias %s of volume %s%s",
+				map[bool]string{true: "would drop", false: "dropped"}[o.DryRun], req.Name, d.Volume,
+				strandedHint(out.Volume, req.Name))
+		})
+		if !errors.Is(err, dataset.ErrInUse) || a.Sleep(cmd.Context(), dropPause) != nil {
+			break
+		}
+	}
+	return err
 }
 
 // strandedHint returns a hint on containers that cannot start without an alias, or "" if the engine of the home does
@@ -101,7 +116,7 @@ func strandedHint(v *api.Volume, alias string) string {
 	if len(known) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; a stopped container on node %s that has this name cannot start any more (docker ps -a "+
+	return fmt.Sprintf("; if a stopped container on node %s has this name, it cannot start any more (docker ps -a "+
 		"--filter volume=%s there shows it)", v.Node, strings.Join(known, " --filter volume="))
 }
 

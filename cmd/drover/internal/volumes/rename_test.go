@@ -11,7 +11,7 @@ import (
 // such a spelling there is no hint.
 func TestStrandedHint(t *testing.T) {
 	v := &api.Volume{Node: "web-1", Status: &dataset.DatasetStatus{EngineAliases: []string{"first", "old", "old@gold"}}}
-	want := "; a stopped container on node web-1 that has this name cannot start any more (docker ps -a " +
+	want := "; if a stopped container on node web-1 has this name, it cannot start any more (docker ps -a " +
 		"--filter volume=old --filter volume=old@gold there shows it)"
 	if got := strandedHint(v, "old"); got != want {
 		t.Errorf("%q, want %q", got, want)
