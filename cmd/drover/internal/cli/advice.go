@@ -238,8 +238,8 @@ const diffOfFiles = "it counts bytes; to compare files, mount a writable copy: d
 const dropAlias = "use drover volume rename --drop-alias ALIAS NAME"
 
 // speedInProfile is the advice for a user who wants to limit the reads and writes of one volume.
-const speedInProfile = "limits of speed belong to a profile: qos: {write_bps: 5MiB} in profiles.yaml, systemctl reload " +
-	"drover, then drover volume set-profile NAME PROFILE"
+const speedInProfile = "limits of speed belong to a profile: qos: {write_bps: 5MiB} in profiles.yaml, systemctl " +
+	"reload drover, then drover volume set-profile NAME PROFILE"
 
 // scheduleInProfile is the advice for a user who wants to change when snapshots are taken.
 const scheduleInProfile = "a schedule belongs to a profile: change snapshots.schedule in profiles.yaml, systemctl " +
