@@ -58,6 +58,7 @@ profiles:
   safe: {replicas: {count: 1, every: 1s}}
   hand: {size: 320MiB, replicas: {count: 1, every: 1s}}
   auto: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: guard, max_loss: 1h}
+  dog: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: watchdog, max_loss: 1h}
   cut: {size: 320MiB, replicas: {count: 1, every: 1s}, failover: auto, fence: {exec: [/bin/true, -f]}, max_loss: 1h}
   shut: {backend: nfs, failover: auto, fence: {exec: [/bin/true]}}
   many: {backend: nfs, access: many}

@@ -43,6 +43,9 @@ func (b *Bounder) Update(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, err
 	}
 	steps.At("bound.begin")
+	if err := b.checkOtherUpdates(ctx, d, op.ID); err != nil {
+		return out, err
+	}
 	jb.Step("registering it with the guard")
 	if err := b.bound(ctx, d, op.DatasetRecord.Profile, op.ID); err != nil {
 		return out, err
@@ -57,10 +60,29 @@ func (b *Bounder) Update(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	return out, nil
 }
 
+// checkOtherUpdates fails with ErrConflict if another operation has given a dataset failover auto, or may still do so.
+// The mark of that operation must stay, and the guard must keep the dataset. The caller holds the dataset's lock.
+func (b *Bounder) checkOtherUpdates(ctx context.Context, d dataset.Dataset, op uuid.UUID) error {
+	if marked, err := b.Deadlines.Marks.MarkedByOther(ctx, d.ID, op); err != nil {
+		return err
+	} else if marked {
+		return dataset.Errorf(dataset.ErrConflict,
+			"volume %s: another change of its failover has not ended yet (ask again)", d.Volume)
+	}
+	if !d.Profile.Failover.Auto {
+		return nil
+	}
+	now, err := b.FetchDataset(ctx, d.ID) // the record here may be outdated
+	if err == nil && now.Profile.Failover.Auto && now.Request != op {
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s: its profile was changed meanwhile (ask again)", d.Volume)
+	}
+	return err
+}
+
 // bound marks a dataset, and registers it with the guard if it is mounted. After an error, the dataset is neither
-// marked nor registered, unless it was marked before: an earlier attempt may have had an effect then.
+// marked nor registered, unless its lease was bounded before. In particular, an earlier attempt may have had an effect.
 func (b *Bounder) bound(ctx context.Context, d dataset.Dataset, next dataset.Profile, op uuid.UUID) error {
-	marked := b.Deadlines.Marks.Has(d.ID)
+	bounded := b.Deadlines.IsBounded(d)
 	if err := b.Deadlines.Marks.Set(ctx, d.ID, op); err != nil {
 		return err
 	}
@@ -68,7 +90,7 @@ func (b *Bounder) bound(ctx context.Context, d dataset.Dataset, next dataset.Pro
 	b.Deadlines.Wake()
 	d.Profile = next
 	err := b.adopt(ctx, d)
-	if err == nil || marked || ctx.Err() != nil { // a canceled operation is resumed at the next start
+	if err == nil || bounded || ctx.Err() != nil { // a canceled operation is resumed at the next start
 		return err
 	}
 	b.Registrar.Release(d.ID)

@@ -102,6 +102,21 @@ func (m *Marks) settle(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	defer unlock()
+	return m.settleLocked(ctx, id)
+}
+
+// MarkedByOther reports whether a dataset is marked for another operation than op, which has not ended or whose result
+// is not on disk. The caller holds the lock of the dataset. Errors are those of Settle.
+func (m *Marks) MarkedByOther(ctx context.Context, id, op uuid.UUID) (bool, error) {
+	if of, marked := m.get(id); !marked || of == op {
+		return false, nil
+	}
+	err := m.settleLocked(ctx, id)
+	return m.Has(id), err
+}
+
+// settleLocked is Settle for one dataset, whose lock the caller holds.
+func (m *Marks) settleLocked(ctx context.Context, id uuid.UUID) error {
 	of, marked := m.get(id)
 	if !marked || m.host.Trust.Err() != nil {
 		return nil

@@ -232,3 +232,90 @@ func TestI1SetProfileInterrupted(t *testing.T) {
 		AwaitForgotten(g.GuardA, d.ID)
 	}
 }
+
+// heldUpdates is a link that reports no update to control until release is closed.
+type heldUpdates struct {
+	*agenttest.Link
+	release chan struct{}
+}
+
+func (h heldUpdates) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Committed, error) {
+	if r.Operation.Kind == dataset.OpUpdate && r.Operation.Problem == nil {
+		<-h.release
+	}
+	return h.Link.Commit(ctx, node, r)
+}
+
+// mustSubmit submits a change of the profile of a volume to one with failover auto.
+func mustSubmit(g *agenttest.Bounded, volume, profile string) (op dataset.Operation) {
+	g.Helper()
+	agenttest.Await(g.T, func() bool { // control learns of the guards with the reports
+		out, err := g.Service.Submit(g.Context(), setProfile(volume, profile))
+		if err == nil {
+			op = *out.Operation
+		}
+		return err == nil
+	})
+	return op
+}
+
+// Two requests give a mounted volume failover auto. The second one fails, because the first one came before, and
+// because the host has no watchdog. The guard keeps watching the mount.
+func TestI1SecondSetProfileKeepsTheGuard(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := newManual(g, "db")
+	held := heldUpdates{g.LinkA, make(chan struct{})}
+	g.A.Config.Control = held
+	g.A.Restart()
+	path := g.A.MustMount("db", "user")
+	first := mustSubmit(g, "db", "auto")
+	agenttest.Await(t, func() bool { return g.A.Deadlines.Marks.Has(d.ID) })
+	second := mustSubmit(g, "db", "dog")
+	close(held.release)
+	if op := g.AwaitEnd(first); op.State != dataset.OpDone {
+		t.Fatalf("%+v", op.Problem)
+	}
+	if op := g.AwaitEnd(second); op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrConflict.Code {
+		t.Errorf("%s, %+v", op.State, op.Problem)
+	}
+	if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed || g.Recorded("db").Profile.Name != "auto" {
+		t.Errorf("failover auto is recorded, and the guard does not watch the mount: %t, %+v", there, e)
+	}
+	g.LinkA.Cut()
+	g.Network.SetCut(true)
+	g.GuardA.AwaitFenced(d.ID)
+	if agenttest.CanWrite(t, path, 100*time.Millisecond) {
+		t.Error("a fenced volume is written to")
+	}
+	g.LinkA.Mend()
+	g.Network.SetCut(false)
+	agenttest.Await(t, func() bool { e, _ := g.GuardA.Entry(d.ID); return e.State == guard.StateArmed })
+	g.A.MustUnmount("db", "user")
+}
+
+// While an operation may still give a volume failover auto, no other operation replaces its mark.
+func TestI1MarkOfUnfinishedSetProfileStays(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := newManual(g, "db")
+	g.B.NewVolume("other", nil)
+	g.LinkB.Cut()
+	out, err := g.Service.Submit(g.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "other", Snapshot: "s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.A.Deadlines.Marks.Set(t.Context(), d.ID, out.Operation.ID); err != nil { // stands for such an operation
+		t.Fatal(err)
+	}
+	if op := g.AwaitEnd(mustSubmit(g, "db", "auto")); op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrConflict.Code {
+		t.Errorf("%s, %+v", op.State, op.Problem)
+	}
+	if !g.A.Deadlines.Marks.Has(d.ID) {
+		t.Error("the mark was removed")
+	}
+	g.LinkB.Mend()
+	g.AwaitEnd(*out.Operation)
+	mustSetProfile(g, "db", "auto")
+	agenttest.Await(t, func() bool { return !g.A.Deadlines.Marks.Has(d.ID) })
+}
