@@ -62,6 +62,7 @@
 //	fenced/<node>                 an operator confirmed that the node is fenced; deleted when its agent
 //	                              registers again
 //	left/<node>                   the agent of the node was stopped properly, so the catalog does not list it
+//	returned/<node>               the last recovery of the store after which the node has registered
 //	failover/halted               too many nodes were lost at once: automatic failover is suspended
 //	revoked/<node>                all certificates of a node are revoked
 //	revoked/operator/<name>       the earlier certificates of an operator are revoked

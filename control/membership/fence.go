@@ -41,7 +41,7 @@ func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 			return dataset.Errorf(dataset.ErrConflict,
 				"fence of node %s: it is alive (stop drover and its containers there first, or switch it off)", n.Name)
 		}
-		if already, err := t.Get(record.FencedKey(node), &record.Fenced{}); err != nil || already {
+		if already, err := IsFencedSinceRecovery(t, node); err != nil || already {
 			return err
 		}
 		by := api.PrincipalOf(t.Context()).String()

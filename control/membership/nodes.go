@@ -3,6 +3,7 @@ package membership
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/google/uuid"
@@ -80,7 +81,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 			return err
 		}
 		n.Registered = m.Ledger.Clock.Now() // this always changes the record, as api.Sync.RegistrationIndex requires
-		return t.Put(record.NodeKey(n.ID), n)
+		return errors.Join(noteReturn(t, n.ID), t.Put(record.NodeKey(n.ID), n))
 	})
 	if err == nil {
 		err = m.Registered(ctx, r)
@@ -89,6 +90,47 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 		return err
 	}
 	return record.ReadError(ctx, m.Ledger.Store.End(ctx, before))
+}
+
+// noteReturn records that a node has registered after the last recovery of the store: see HasReturned.
+func noteReturn(t *record.Tx, node uuid.UUID) error {
+	var rec record.Recovery
+	recovered, err := t.Get(record.RecoveryKey, &rec)
+	if err != nil || !recovered || !rec.Done {
+		return err
+	}
+	var is record.Claim
+	if _, err := t.Get(record.ReturnedKey(node), &is); err != nil || is.ID == rec.ID {
+		return err
+	}
+	return t.Put(record.ReturnedKey(node), record.Claim{ID: rec.ID})
+}
+
+// HasReturned reports whether the records of a node's datasets cannot be older than what the node has: the store was
+// never restored from a backup, or since the last recovery the node has reported, has registered, or was confirmed to
+// be fenced. A confirmation of before the recovery may be from the backup, and so be outdated.
+func HasReturned(t *record.Tx, node uuid.UUID) (bool, error) {
+	var rec record.Recovery
+	recovered, err := t.Get(record.RecoveryKey, &rec)
+	if err != nil || !recovered || slices.Contains(rec.ReportedNodes, node) {
+		return err == nil, err
+	}
+	var is record.Claim
+	if _, err = t.Get(record.ReturnedKey(node), &is); err != nil || is.ID == rec.ID {
+		return err == nil, err
+	}
+	return IsFencedSinceRecovery(t, node)
+}
+
+// IsFencedSinceRecovery reports whether a person has confirmed that a node is fenced, and, if the store was restored
+// from a backup, has done so since the recovery.
+func IsFencedSinceRecovery(t *record.Tx, node uuid.UUID) (bool, error) {
+	confirmed, err := t.Get(record.FencedKey(node), &record.Fenced{})
+	if err != nil || !confirmed {
+		return false, err
+	}
+	recovered, err := t.Get(record.RecoveryKey, &record.Recovery{})
+	return !recovered || t.Index(record.FencedKey(node)) > t.Index(record.RecoveryKey), err
 }
 
 // checkPoolFree fails with dataset.ErrInUse for a pool that is recorded for another node, while that node is alive. In

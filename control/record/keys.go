@@ -35,6 +35,7 @@ const (
 	UnreachablePrefix   = "away/"
 	fencedPrefix        = "fenced/"
 	StoppedPrefix       = "left/"
+	returnedPrefix      = "returned/"
 	TokensPrefix        = "tokens/"
 	RevokedPrefix       = "revoked/"
 	CopiesPrefix        = "copies/"
@@ -151,11 +152,16 @@ func FencedKey(node uuid.UUID) string { return fencedPrefix + node.String() }
 // StoppedKey is the key of the record that the agent of a node was stopped properly.
 func StoppedKey(node uuid.UUID) string { return StoppedPrefix + node.String() }
 
+// ReturnedKey is the key of the claim of the last recovery of the store after which a node has registered.
+func ReturnedKey(node uuid.UUID) string { return returnedPrefix + node.String() }
+
 // NodeKeys returns the keys of the records about a node that are deleted when the node is removed. The records about
 // its datasets, copies and operations are removed one by one before that: see package noderemoval. A key that names a
 // node belongs in this list, or in the exceptions of TestNodeKeysAreComplete.
 func NodeKeys(node uuid.UUID) []string {
-	return []string{NodeKey(node), FactsKey(node), UnreachableKey(node), FencedKey(node), StoppedKey(node)}
+	return []string{
+		NodeKey(node), FactsKey(node), UnreachableKey(node), FencedKey(node), StoppedKey(node), ReturnedKey(node),
+	}
 }
 
 // GenerationKey is the key of the generation of a pool.

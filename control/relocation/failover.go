@@ -3,7 +3,6 @@ package relocation
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -89,17 +88,7 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 // failover manual since, and may have the volume open without a bounded lease. The home's registration after the
 // recovery, its report to the recovery, or the confirmation that it is fenced removes the doubt.
 func whyOutdated(t *record.Tx, d dataset.Dataset, home string) (string, error) {
-	var rec record.Recovery
-	recovered, err := t.Get(record.RecoveryKey, &rec)
-	if err != nil || !recovered || slices.Contains(rec.ReportedNodes, d.Home) {
-		return "", err
-	}
-	confirmed, err := t.Get(record.FencedKey(d.Home), &record.Fenced{})
-	if err != nil || confirmed {
-		return "", err
-	}
-	_, err = t.Get(record.NodeKey(d.Home), &dataset.Node{})
-	if err != nil || t.Index(record.NodeKey(d.Home)) > t.Index(record.RecoveryKey) {
+	if returned, err := membership.HasReturned(t, d.Home); err != nil || returned {
 		return "", err
 	}
 	return fmt.Sprintf("node %s has not reported since the store was recovered, so the record of the volume may be "+
@@ -115,7 +104,10 @@ func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (b
 		return "", err
 	}
 	var confirmation record.Fenced
-	confirmed, err := t.Get(record.FencedKey(d.Home), &confirmation)
+	if _, err := t.Get(record.FencedKey(d.Home), &confirmation); err != nil {
+		return "", err
+	}
+	confirmed, err := membership.IsFencedSinceRecovery(t, d.Home)
 	if err != nil {
 		return "", err
 	}

@@ -188,3 +188,34 @@ func TestI1ResizeKeepsFailoverManual(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 }
+
+// After the store was restored from a backup, neither a change of the node's record by an operator nor a confirmation
+// in the backup that the node is fenced shows what the home has. A new confirmation does.
+func TestI1RecoveredStoreDoubtsOldConfirmation(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	if _, err := l.Ledger.Update(l.Ctx, func(t *record.Tx) error {
+		return t.Put(record.FencedKey(l.Alpha.ID), record.Fenced{By: "the backup"})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Ledger.Update(l.Ctx, func(t *record.Tx) error {
+		return t.Put(record.RecoveryKey, record.Recovery{ID: uuid.New(), Done: true})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	l.Replicas.EndSession(l.Alpha)
+	_, err := l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrPending)
+	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
+	if _, err := l.Cordon(l.Ctx, l.Alpha.ID, api.Cordoned{Cordoned: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrOffline, "node alpha has not reported since the store was recovered")
+	if _, err := l.Fence(l.Ctx, l.Alpha.ID, api.Fenced{Confirmed: true}); err != nil {
+		t.Fatal(err)
+	}
+	if op, err := l.AskFailover(l.Service, "beta"); err != nil || op == nil || op.OtherNode != l.Alpha.ID {
+		t.Errorf("%+v, %v", op, err)
+	}
+}
