@@ -192,7 +192,7 @@ func (r *Repairer) fenceLate(ctx context.Context, d dataset.Dataset) error {
 		return err
 	}
 	r.LogOf(ctx, d).WithError(err).
-		Error("it is mounted, the guard did not know it, and no node confirms it: it is fenced")
+		Error("fencing a mounted volume: the guard did not know it, and no node confirms its lease")
 	reg, err := r.Registrar.Registration(d, r.Clock.Steady())
 	if err != nil {
 		return err

@@ -178,7 +178,7 @@ func (q *Quiescer) FlushUntilShort(d dataset.Dataset, path string, until time.Du
 		}
 	}
 	return dataset.Errorf(dataset.ErrPending,
-		"volume %s is written faster than its disk can store: the data of %s takes as long to flush, and a "+
+		"volume %s is written faster than its disk can store: flushing its unsaved data takes %s, and a "+
 			"freeze would block its writers for that time (%s at most): try again", d.Volume,
 		took.Round(100*time.Millisecond), longStall)
 }

@@ -108,7 +108,7 @@ func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Assig
 	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
 		return err
 	}
-	what := "look at what node " + i.deps.NodeName + " keeps of volume " + d.Volume
+	what := "inspect the copy of volume " + d.Volume + " on node " + i.deps.NodeName
 	if _, copies := pool.(backends.Copier); copies && k.Snapshot == uuid.Nil {
 		return dataset.Errorf(dataset.ErrPending, "%s: it has not been saved as a snapshot yet", what)
 	} else if !copies {

@@ -72,7 +72,7 @@ func TestStoreIsCarried(t *testing.T) {
 	}
 
 	say(1, "no such file", "store", "import", filepath.Join(dir, "none"), "--root", other)
-	say(2, "it is no export of a store", "store", "import", config, "--root", other)
+	say(2, "it is not an export of a store", "store", "import", config, "--root", other)
 	say(1, "was cut off", "store", "import", filepath.Join(dir, "half"), "--root", other)
 	say(1, "was cut off", "store", "import", filepath.Join(dir, "half"), "--root", other, "--dry-run")
 	say(0, "dry run: would import 2 records", "store", "import", file, "--root", other, "--dry-run")

@@ -61,7 +61,7 @@ func SettleShow(t *record.Tx, op dataset.Operation) error {
 	}
 	typ, detail := api.EventVolumeShow, "the head that node "+name+" kept, mounted there read-only"
 	if c.MountReadOnly = op.Kind == dataset.OpShow; !c.MountReadOnly {
-		typ, detail = api.EventVolumeHide, "the head that node "+name+" kept, mounted there no more"
+		typ, detail = api.EventVolumeHide, "the head that node "+name+" kept, no longer mounted there"
 	}
 	c.Problem = ""
 	t.Event(typ, d, detail)

@@ -281,7 +281,7 @@ func (k *Housekeeper) updateMembers(ctx context.Context, h *Memory, everything b
 		h.reportFailure("look which nodes are away", err)
 	}
 	if err := k.Members.CheckMassLoss(ctx); err != nil && ctx.Err() == nil {
-		h.reportFailure("look whether too many nodes are away", err)
+		h.reportFailure("check whether too many nodes are away", err)
 	}
 	if err := k.EndLostMoves(ctx); err != nil && ctx.Err() == nil {
 		h.reportFailure("give back what moves to lost nodes hold", err)
@@ -293,7 +293,7 @@ func (k *Housekeeper) updateMembers(ctx context.Context, h *Memory, everything b
 		return
 	}
 	if err := k.ForgetServices(ctx, h); err != nil && ctx.Err() == nil {
-		h.reportFailure("forget services that are no more", err)
+		h.reportFailure("delete the records of services that have ended", err)
 	}
 }
 

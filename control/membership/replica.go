@@ -135,10 +135,10 @@ func (m *Members) KeepSession(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer cancel()
 	if err := m.Ledger.Store.End(ctx, session); err != nil {
-		m.Failed("end the session of this replica, which others see until it is over", err)
+		m.Failed("end the session of this replica (others see it until it expires)", err)
 	}
 	if err := m.Withdraw(ctx); err != nil {
-		m.Failed("take this replica out of the catalog, as another one does within a minute", err)
+		m.Failed("remove this replica from the catalog (another replica does it within a minute)", err)
 	}
 }
 

@@ -116,7 +116,7 @@ func PutUUIDPointer(t *Tx, id uuid.UUID, to UUIDPointer) error {
 	there, err := t.Get(key, &is)
 	if err == nil && there && is != to {
 		err = dataset.Errorf(dataset.ErrExists,
-			"UUID %s is already that of something else, of dataset %s (use a new UUID)", id, is.Dataset)
+			"UUID %s already belongs to something else, of dataset %s (use a new UUID)", id, is.Dataset)
 	}
 	if err != nil {
 		return err

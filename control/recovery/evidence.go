@@ -148,7 +148,8 @@ func (a *Evidence) whyDisputed(is dataset.Dataset, seen coverage) string {
 	}
 	g, relinquished := a.relinquished[is.Home]
 	if relinquished && g.Epoch == is.Epoch && !seen.reported[g.ToNode] && !seen.fenced[g.ToNode] {
-		return fmt.Sprintf("its home gave up epoch %d to a node that did not respond, and may have it", is.Epoch)
+		return fmt.Sprintf(
+			"its home gave epoch %d to a node that did not respond, and that node may have the dataset", is.Epoch)
 	}
 	return ""
 }

@@ -50,7 +50,7 @@ func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 		if _, err := v.get(p.Name); err != nil && len(known) == 0 {
 			known = []dataset.Profile{{}} // profiles.yaml no longer has the profile, so none of its settings is known
 		}
-		what := "mount options in it that are not control's, which other nodes would mount it with"
+		what := "mount options in it that are not control's, and other nodes would use them to mount it"
 		if !v.isKeyProgramKnown(p, known...) {
 			what = "a key program in it that is not control's, which would run as root on another node"
 		} else if !v.isCommandKnown(p, known...) {

@@ -270,7 +270,7 @@ func TestDamaged(t *testing.T) {
 		}
 	}
 	_, err = dump.Check(bytes.NewReader(append(bytes.Clone(good), good...)))
-	says(t, err, dataset.ErrCorrupt, "not the last")
+	says(t, err, dataset.ErrCorrupt, "should be the last")
 	if left, _ := held(t, to); len(left) != 0 {
 		t.Errorf("it holds %v", left)
 	}

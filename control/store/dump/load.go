@@ -27,8 +27,8 @@ func CheckComplete(ctx context.Context, st store.Store) error {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrConflict,
-		"an import into the store was cut short: run drover store import with the same file again, and "+
-			"nothing else before")
+		"an import into the store was cut short: run drover store import with the same file again, "+
+			"before anything else")
 }
 
 // Load writes the records of a dump to a store. Afterwards all indexes of the store are above those of the dump. It

@@ -49,7 +49,7 @@ func read(r io.Reader, fn func(store.Entry) error) (Summary, error) {
 			count
 		}
 		if err := json.Unmarshal(b, &l); err != nil {
-			return Summary{}, d.badLine("is no JSON of a dump: %w", err)
+			return Summary{}, d.badLine("is not valid JSON of an export: %w", err)
 		}
 		if l.Entries != nil {
 			d.hash.Write(b)
@@ -79,7 +79,7 @@ func (d *reader) line() ([]byte, error) {
 	case errors.Is(err, io.EOF):
 		return nil, d.badLine("is missing: the export was cut off (make it again)")
 	case errors.Is(err, bufio.ErrBufferFull):
-		return nil, d.badLine("is longer than any of a dump")
+		return nil, d.badLine("is longer than any line of an export")
 	}
 	return b, err
 }
@@ -92,7 +92,7 @@ func (d *reader) head() error {
 	}
 	if err != nil || json.Unmarshal(b, &h) != nil || h.Format != format {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"it is no export of a store (drover store export makes one; a backup is put back otherwise: "+
+			"it is not an export of a store (drover store export makes one; to restore a backup, see "+
 				"docs/operations.md)")
 	}
 	if h.Version != version {
@@ -139,17 +139,17 @@ func (d *reader) end(c count) error {
 	var t tail
 	switch err := json.Unmarshal(b, &t); {
 	case err != nil || t.Sum != d.sum.Sum:
-		return d.badLine("has not the checksum of what is before it, %.12s…: the file was changed or damaged",
+		return d.badLine("does not have the checksum of the lines before it, %.12s…: the file was changed or damaged",
 			d.sum.Sum)
 	case *c.Entries != d.sum.Entries:
-		return d.badLine("ends a dump of %d entries, and there are %d", *c.Entries, d.sum.Entries)
+		return d.badLine("ends an export of %d entries, but there are %d", *c.Entries, d.sum.Entries)
 	case d.named == uuid.Nil || d.named != d.sum.Cluster:
-		return d.badLine("ends a dump of cluster %s that does not hold its identity", d.sum.Cluster)
+		return d.badLine("ends an export of cluster %s that lacks the identity of that cluster", d.sum.Cluster)
 	case c.Index == 0 || c.Index >= math.MaxInt64:
-		return d.badLine("ends a dump with index %d", c.Index)
+		return d.badLine("ends an export with index %d", c.Index)
 	}
 	if _, err := d.lines.Peek(1); !errors.Is(err, io.EOF) {
-		return d.badLine("is not the last, as it should be")
+		return d.badLine("should be the last, but more lines follow")
 	}
 	return nil
 }
