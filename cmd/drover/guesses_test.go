@@ -59,6 +59,8 @@ var guesses = map[string]string{
 	"volume ls --reverse":            "use --sort -KEY",
 	"volume label db --rm a":         "use drover volume label NAME KEY-",
 	"volume move db --to-pool fast":  "a volume stays in its pool",
+	"volume df db":                   "drover volume ls --filter=name=db",
+	"volume ls --filter label.a=b":   "drover volume ls --label=a=b",
 	"unalias old":                    "use drover volume rename --drop-alias ALIAS NAME",
 	"volume drop-alias old db":       "use drover volume rename --drop-alias ALIAS NAME",
 	"volume unalias old":             "use drover volume rename --drop-alias ALIAS NAME",

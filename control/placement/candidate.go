@@ -80,7 +80,7 @@ func (c Candidate) shortcomings(p dataset.Profile) []Shortcoming {
 			false},
 		{c.FileCopy && p.Replicas.Count > 0 && !can.Delta, "it cannot send differences to replicas", false},
 		{p.QoS.Limited() && can.Limits == "",
-			"its node cannot throttle volumes (drover doctor there shows why)", true},
+			"its node cannot throttle volumes (drover doctor -v there shows why)", true},
 		{p.QoS.Strict && can.Limits != dataset.LimitsStrict,
 			"its node has control groups of version 1, which throttle each container separately from about a " +
 				"second after its start, and qos is strict", true},

@@ -73,7 +73,7 @@ func TestMisfits(t *testing.T) {
 		{dir, dataset.Profile{QoS: slow}, "it has no block device for each volume, so it cannot throttle"},
 		{loop, dataset.Profile{QoS: slow}, "it has no block device for each volume, so it cannot " +
 			"throttle"}, // from an older agent
-		{limited(""), dataset.Profile{QoS: slow}, "its node cannot throttle volumes (drover doctor there shows why)"},
+		{limited(""), dataset.Profile{QoS: slow}, "its node cannot throttle volumes (drover doctor -v there shows why)"},
 		{limited(""), dataset.Profile{}, ""},
 		{limited(dataset.LimitsContainer), dataset.Profile{QoS: slow}, ""},
 		{limited(dataset.LimitsContainer), dataset.Profile{QoS: strict}, "its node has control groups of version 1, which throttle each container separately from about a second after its start, and qos is strict"},

@@ -340,6 +340,9 @@ func acceptsFormat(f *pflag.Flag, word string) bool {
 // those of Drover.
 func translateFilter(cmd *cobra.Command, flag, value string) []string {
 	pair, isLabel := strings.CutPrefix(value, "label=")
+	if !isLabel {
+		pair, isLabel = strings.CutPrefix(value, "label.") // as in -o label.KEY=VALUE of volume create
+	}
 	switch {
 	case flag == "--filter" && isLabel && cmd.Flags().Lookup("label") != nil:
 		return []string{"--label=" + pair}

@@ -49,7 +49,7 @@ func newBackendVerifyCmd(a *cli.App) *cobra.Command {
 folder beside its datasets, which are neither read nor changed. The report says
 for each capability whether the pool claims it and whether the suite verified
 it, and how long calls take. Run it as root on the node of the pool. It takes a
-minute or more, and up to 4 GiB for that time. Volumes stay available meanwhile,
+few minutes, and up to 4 GiB for that time. Volumes stay available meanwhile,
 but their disk is busier.
 
 The folder is removed at the end, also after an interruption. If the command is
