@@ -132,6 +132,9 @@ func (m *Marks) settleLocked(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	v, err := m.host.Control.Volume(ctx, id.String())
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil // a dataset in the trash may be restored
+	}
 	if err != nil {
 		return err
 	}

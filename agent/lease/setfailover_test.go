@@ -319,3 +319,22 @@ func TestI1MarkOfUnfinishedSetProfileStays(t *testing.T) {
 	mustSetProfile(g, "db", "auto")
 	agenttest.Await(t, func() bool { return !g.A.Deadlines.Marks.Has(d.ID) })
 }
+
+// The mark of a volume in the trash stays until the volume is restored or purged, and nothing is logged about it.
+func TestMarkOfDeletedVolumeStays(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := newManual(g, "db")
+	if err := g.A.Deadlines.Marks.Set(t.Context(), d.ID, uuid.New()); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.A.Remove(t.Context(), "db@hand"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.A.Deadlines.Marks.Settle(t.Context()); err != nil {
+		t.Errorf("the mark of a deleted volume: %v", err)
+	}
+	if _, home := g.A.Cache.Dataset(d.ID); home && !g.A.Deadlines.Marks.Has(d.ID) {
+		t.Error("the mark was removed, and the volume may be restored")
+	}
+}
