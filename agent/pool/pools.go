@@ -59,6 +59,10 @@ func (p *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatu
 	r := p.joinReading(id)
 	select {
 	case <-r.done:
+		if r.err != nil && p.Ctx.Err() != nil {
+			// The reading ended because the agent stops. That says nothing about the pool.
+			return p.readStatus(ctx, id, func() {})
+		}
 		return r.status, r.err
 	case <-ctx.Done():
 		return dataset.PoolStatus{ID: id, Reason: ctx.Err().Error()}, ctx.Err()
