@@ -103,7 +103,7 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Datasets: []dataset.DatasetStatus{{ID: moved.ID, Mounted: true}}}); err != nil {
 		t.Fatal(err)
 	}
-	if v := e.MustVolume("moved"); v.Status == nil || !v.Status.Mounted || len(e.SeenVolumes(e.Ctx)) != 1 {
+	if v := e.MustVolume("moved"); v.Status == nil || !v.Status.Mounted || len(e.SeenVolumes(e.Ctx)) != 2 {
 		t.Errorf("%+v", v.Status)
 	}
 	d := a.MustDelete("gone")
