@@ -56,6 +56,9 @@ func New(deps Deps) (*Pools, *Prober) {
 // All callers that wait for an earlier question to the pool share one reading, which begins when that question has
 // ended. Each caller waits only until its ctx ends. The reading continues for the others.
 func (p *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error) {
+	if p.hangReason(id) != "" {
+		return p.readStatus(ctx, id, func() {}) // fails at once; a reading that waits for the disk does not
+	}
 	r := p.joinReading(id)
 	select {
 	case <-r.done:
@@ -67,6 +70,14 @@ func (p *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatu
 	case <-ctx.Done():
 		return dataset.PoolStatus{ID: id, Reason: ctx.Err().Error()}, ctx.Err()
 	}
+}
+
+// hangReason returns why a pool counts as hanging, or "" if it does not, or was removed.
+func (p *Pools) hangReason(id uuid.UUID) string {
+	if now := p.ByID(id); now != nil {
+		return now.HangReason
+	}
+	return ""
 }
 
 // statusReading is a request for the status of a pool, for all callers that joined it before it began.
@@ -114,7 +125,7 @@ func (p *Pools) readStatus(ctx context.Context, id uuid.UUID, begin func()) (dat
 		g, gerr = b.Generation()
 	})
 	if err != nil {
-		return dataset.PoolStatus{ID: id, Reason: cmp.Or(p.ByID(id).HangReason, err.Error())}, err
+		return dataset.PoolStatus{ID: id, Reason: cmp.Or(p.hangReason(id), err.Error())}, err
 	}
 	is.ID = id
 	is.Provisioned, is.Overcommit = p.Cache.Provisioned(id), p.ByID(id).Record.Overcommit

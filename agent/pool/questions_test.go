@@ -5,7 +5,9 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
 )
 
 // TestReadingsOfAStatusAreShared: all who wait for the status of a pool while it works on an earlier question get one
@@ -41,4 +43,29 @@ func TestReadingsOfAStatusAreShared(t *testing.T) {
 	if n := h.Statuses() - before; n != 2 {
 		t.Errorf("after a later call, the status was read %d times, want twice", n)
 	}
+}
+
+// TestHangingPoolIsReportedAtOnce: once a pool counts as hanging, callers get that answer, and do not wait for a reading
+// that still waits for the disk.
+func TestHangingPoolIsReportedAtOnce(t *testing.T) {
+	r, _, _, there := hungRig(t)
+	began, gate, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- r.Pools.Ask(t.Context(), there.Pool, func(backends.Pool) { close(began); <-gate })
+	}()
+	<-began
+	end := r.Pools.HoldReading(there.Pool)
+	r.Pools.MarkHung(there.Pool)
+	answered := make(chan error, 1)
+	go func() {
+		_, err := r.Pools.ReadStatus(t.Context(), there.Pool)
+		answered <- err
+	}()
+	agenttest.Await(t, func() bool { return len(answered) == 1 })
+	if err := <-answered; !errors.Is(err, dataset.ErrOffline) {
+		t.Errorf("%v, want %v", err, dataset.ErrOffline)
+	}
+	end()
+	close(gate)
+	<-ended
 }
