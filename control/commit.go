@@ -157,11 +157,8 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 		}
 	}
 	if !known {
-		if retry, err = mayArriveLater(t, op, retry); err != nil {
+		if retry, err = mayArriveLater(t, op, retry); err != nil || !retry {
 			return err
-		}
-		if !retry {
-			return s.recordUnsubmitted(t, op, *out)
 		}
 		recorded, t.Notice.InResponse = newOperationRecord(op), false
 		if op.Problem != nil {
@@ -183,11 +180,6 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 	if op.Kind == dataset.OpDelete && op.Problem == nil {
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
 	}
-	if op.Problem == nil {
-		if err := describeOutcome(t, &recorded, out.Dataset, known); err != nil {
-			return err
-		}
-	}
 	// Control has recorded the request. The report only adds how the operation ended.
 	recorded.Problem, recorded.DatasetRecord, recorded.Snapshot = op.Problem, op.DatasetRecord, op.Snapshot
 	recorded.Progress, recorded.Incarnation = op.Progress, op.Incarnation
@@ -201,22 +193,6 @@ func checkPlanned(op dataset.Operation, known bool) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: control has planned no such update", op.ID)
-}
-
-// recordUnsubmitted records the success of an operation that an agent carried out without a submitted request, so that
-// it is listed with the others. The record has no dataset, because nobody waits for it. A failure is not recorded: the
-// engine has received the error.
-func (s *Service) recordUnsubmitted(t *record.Tx, op dataset.Operation, out api.Committed) error {
-	if op.Problem != nil || out.Duplicate || out.Dataset == nil || !isListedUnsubmitted(op.Kind) {
-		return nil
-	}
-	rec := newOperationRecord(op)
-	rec.State, rec.Ended, rec.Incarnation = dataset.OpDone, s.Clock.Now(), op.Incarnation
-	if err := describeOutcome(t, &rec, out.Dataset, false); err != nil {
-		return err
-	}
-	t.Notice.Ops = append(t.Notice.Ops, rec.ID)
-	return s.Uptime.PutEnded(t, rec)
 }
 
 // mayArriveLater reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and

@@ -112,9 +112,8 @@ func TestFailureAfterSuccess(t *testing.T) {
 	if _, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil {
 		t.Fatal(err)
 	}
-	if recorded := e.MustOperation(op.ID); recorded.State != dataset.OpDone || recorded.Problem != nil {
-		t.Errorf("%+v", recorded)
-	}
+	_, err := e.Operation(e.Ctx, op.ID.String(), 0)
+	controltest.Refused(t, err, dataset.ErrNotFound)
 	if v, err := a.Volume(a.Ctx, "db"); err != nil || v.ID != op.DatasetID {
 		t.Errorf("%+v, %v", v, err)
 	}

@@ -222,9 +222,6 @@ func (m *machine) apply(j *job, lost bool) {
 	default:
 		m.applyTo(d, j)
 	}
-	if j.state == "" && !lost && (control.Makes(j.op.Kind) || j.op.Kind == dataset.OpDelete) {
-		j.state = dataset.OpDone // recorded although nobody submitted it
-	}
 }
 
 // refuses reports whether the existing volume differs from what a create asked for that lost against it.

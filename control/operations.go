@@ -91,9 +91,6 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	if err := mayRequest(t, op); err != nil {
 		return nil, nil, err
 	}
-	if op.By, err = requesterOf(t, req); err != nil {
-		return nil, nil, err
-	}
 	if makesDataset(op.Kind) {
 		// Set after the decision, because the decision does not depend on the caller.
 		op.OtherNode = requestingNode(t, op.Kind)
@@ -326,8 +323,8 @@ func (s *Service) operation(ctx context.Context, ref string) (op dataset.Operati
 
 func operationNotFound(ref string) error {
 	return dataset.Errorf(dataset.ErrNotFound,
-		"no such operation: %q (drover operation ls lists those of the last day; what failed for an engine is only "+
-			"in the log of its node's agent)",
+		"no such operation: %q (drover operation ls lists those of the last day; what an engine requested and "+
+			"the agent finished at once is only in its log and in drover events)",
 		dataset.Clip(ref))
 }
 

@@ -96,7 +96,7 @@ func TestSubmitAtOnce(t *testing.T) {
 			}
 		}
 	}
-	if n := len(e.CheckInvariants().Operations); n != 4 { // with the create of db
+	if n := len(e.CheckInvariants().Operations); n != 3 {
 		t.Errorf("%d operations on record", n)
 	}
 }

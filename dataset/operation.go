@@ -28,9 +28,6 @@ type Operation struct {
 	Epoch     uint64    `json:"epoch"` // epoch of the dataset when the operation was planned
 	// record of the dataset after the operation
 	DatasetRecord *Dataset `json:"dataset_record,omitempty" old:"dataset"`
-	// who requested the operation: a user of a host, an operator, a node, the engine of a node, or drover itself;
-	// empty: not known
-	By string `json:"by,omitempty"`
 	// the snapshot that the operation makes or deletes; absent: none
 	Snapshot *Snapshot `json:"snapshot,omitempty"`
 	Source   *Source   `json:"source,omitempty"` // the source of a clone; absent: it is no clone

@@ -16,7 +16,6 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/facts"
 )
@@ -85,7 +84,6 @@ func (p *pair) onRecord() map[string]uint64 {
 	for _, e := range list {
 		out[e.Key] = e.Index
 	}
-	delete(out, record.RunMarkKey) // housekeeping counts how long the record of the create is kept
 	return out
 }
 

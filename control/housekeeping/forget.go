@@ -14,7 +14,7 @@ import (
 // five operations a second would leave 432,000 records of about 2.4 kB each in a day.
 const (
 	OperationRetention = 24 * time.Hour
-	scheduledRetention = time.Hour // of scheduled snapshots and anonymous volumes, see operationRetention
+	scheduledRetention = time.Hour // of scheduled snapshots, see operationRetention
 	MaxEndedOperations = 10_000
 	maxEndedBytes      = 32 << 20 // of their records
 
@@ -24,12 +24,8 @@ const (
 )
 
 // operationRetention returns how long the record of an ended operation stays. The record of a successful operation of
-// a schedule stays for a shorter time, because there are some hundreds of them a day for each volume. So does the
-// record of a successful operation on an anonymous volume, which exists as long as its container.
+// a schedule stays for a shorter time, because there are some hundreds of them a day for each volume.
 func operationRetention(op dataset.Operation) time.Duration {
-	if op.State == dataset.OpDone && (dataset.Spec{Name: op.Volume}).Anonymous() {
-		return scheduledRetention
-	}
 	if op.State == dataset.OpDone && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled &&
 		(op.Kind == dataset.OpSnapshot || op.Kind == dataset.OpSnapshotDelete) {
 		return scheduledRetention

@@ -17,10 +17,7 @@ func newOperationLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[dataset.Operation]{
 		Short: "List pending and recent operations, newest first",
 		Long: `List the operations that are pending or ended within the last day, newest first,
-at most 10,000. Successful scheduled snapshots, and successful operations on
-anonymous volumes, are listed for one hour. What an engine requested is listed
-once it has succeeded; if it fails, the engine gets the error. -o wide shows who
-requested each operation, such as engine of node host-a. KIND is
+at most 10,000. Successful scheduled snapshots are listed for one hour. KIND is
 the command that was given, such as set-profile or label; the update of an
 earlier version of Drover is listed as update. DETAIL is what changed, the
 progress, or why the operation failed.`,
@@ -35,7 +32,6 @@ progress, or why the operation failed.`,
 		},
 		Table: func(ops []dataset.Operation) *show.Table { return operationTable(a, ops) },
 		Wide: []listing.Column[dataset.Operation]{
-			{Header: "BY", Cell: func(op dataset.Operation) string { return op.By }},
 			{Header: "DATASET", Cell: func(op dataset.Operation) string { return op.DatasetID.String() }},
 			{Header: "ENDED", Cell: func(op dataset.Operation) string { return show.Ago(a.Now(), op.Ended) }},
 		},
