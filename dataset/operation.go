@@ -31,11 +31,11 @@ type Operation struct {
 	// the snapshot that the operation makes or deletes; absent: none
 	Snapshot *Snapshot `json:"snapshot,omitempty"`
 	Source   *Source   `json:"source,omitempty"` // the source of a clone; absent: it is no clone
-	// Options are the requested options: for a create, the options of -o; for an update, and for a resize that changes
-	// the profile, what is to change: profile, protect, label.KEY or unlabel.KEY. For an update to failover auto also
-	// failover, and the profile that it replaces.
+	// Options are the requested options. A create has those of -o. An update, and a resize that changes the profile,
+	// has the changes as profile, protect, label.KEY or unlabel.KEY. An update to failover auto also has failover, and
+	// the profile that it replaces.
 	Options map[string]string `json:"options,omitempty"`
-	// what the operation changes, for a person, in the words of its event; empty: its kind says it, or not known
+	// description of the change for people, with the words of its event; absent: the kind is enough, or it is not known
 	Change string `json:"change,omitempty"`
 	// path that an import reads, or the file with the old key for a rekey
 	Path string `json:"path,omitempty"`

@@ -51,18 +51,28 @@ refuse_data() {
 		die "the store knows nothing of $(head -n 1 <<<"$list") ($(wc -l <<<"$list") in all), so nothing was removed: see 'drover doctor', or say $keep_word"
 }
 
-# serving prints the process IDs of the installed drover where it serves or guards with the default root and
-# sockets: what else was started with other ones is not ours.
-serving() {
+# installed prints the process IDs of the installed drover, whatever it does.
+installed() {
 	local exe pid
 	for exe in /proc/[0-9]*/exe; do
 		pid=${exe#/proc/}
-		pid=${pid%/exe}
 		case $(readlink "$exe" 2>/dev/null || true) in
-		"$bindir/drover" | "$bindir/drover (deleted)") ;;
-		*) continue ;;
+		"$bindir/drover" | "$bindir/drover (deleted)") echo "${pid%/exe}" ;;
 		esac
-		case $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" || true) in
+	done
+}
+
+# command_line PID prints its words, each with a blank after it.
+command_line() {
+	tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" || true
+}
+
+# serving prints the process IDs of the installed drover where it serves or guards with the default root and
+# sockets: what else was started with other ones is not ours.
+serving() {
+	local pid
+	for pid in $(installed); do
+		case $(command_line "$pid") in
 		*--root* | *--run* | *--driver*) ;;
 		*' serve '* | *' guard '* | *'drover agent '* | *'drover control '*) echo "$pid" ;;
 		esac
@@ -71,15 +81,9 @@ serving() {
 
 # refuse_others ends the script while a drover with another root listens on the sockets that are removed here.
 refuse_others() {
-	local exe pid line
-	for exe in /proc/[0-9]*/exe; do
-		pid=${exe#/proc/}
-		pid=${pid%/exe}
-		case $(readlink "$exe" 2>/dev/null || true) in
-		"$bindir/drover" | "$bindir/drover (deleted)") ;;
-		*) continue ;;
-		esac
-		line=$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" || true)
+	local pid line
+	for pid in $(installed); do
+		line=$(command_line "$pid")
 		case $line in
 		*--run* | *--driver*) ;;
 		*' serve '*--root* | *'drover agent '*--root*)
@@ -139,9 +143,9 @@ remove_files() {
 	done
 }
 
-# remains prints what is still on this machine, and what removes it. The keys of encrypted volumes are usually in the
-# folder of the configuration, and the pools that stay cannot be read without them. So it prints no command that removes
-# the folder if it has other files than the configuration.
+# remains lists the files that stay on this machine, with the commands that remove them. It prints no such command for
+# the folder of the configuration if that has other files: these are usually the keys of encrypted volumes, and without
+# them the pools that stay cannot be read.
 remains() {
 	local pool folder=${config%/*} other
 	if [ -d "$state" ] && $keep; then

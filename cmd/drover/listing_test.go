@@ -153,3 +153,24 @@ func TestExportNamesSnapshotFlag(t *testing.T) {
 		t.Errorf("%q, want %s", c.err.String(), want)
 	}
 }
+
+// TestDropAliasWaitsForReport: dropping an alias is tried again while the home reports a use of it, but not for ever,
+// because a container that has just ended counts as a use until its unmount is reported.
+func TestDropAliasWaitsForReport(t *testing.T) {
+	for refusals, wantTries := range map[int]int{1: 2, 99: 4} {
+		w, tries := theWorld(), 0
+		w.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrInUse, "a running container uses it")}
+		w.hook = func(method string) {
+			if method == "Submit" {
+				if tries++; tries > refusals {
+					delete(w.fail, "Submit")
+				}
+			}
+		}
+		c := newConsole(w)
+		code := c.run(t, "volume", "rename", "--drop-alias", "old", "db")
+		if tries != wantTries || (code == 0) != (refusals < wantTries) {
+			t.Errorf("%d refusals: exit %d after %d tries, want %d tries; %s", refusals, code, tries, wantTries, c.err.String())
+		}
+	}
+}

@@ -49,8 +49,8 @@ func TestBashCompletion(t *testing.T) {
 	}
 }
 
-// TestBashCompletionRunsNothing: the script without the package bash-completion evaluates the line. It must not empty the
-// file to which the output of the command will go, or run a command in the line.
+// TestBashCompletionRunsNothing: the script without the package bash-completion evaluates the line. It must not run
+// a command in the line, and not empty the file of a redirection.
 func TestBashCompletionRunsNothing(t *testing.T) {
 	c := newConsole(theWorld())
 	if code := c.run(t, "completion", "bash"); code != 0 {

@@ -181,8 +181,8 @@ func TestHaltedStore(t *testing.T) {
 	}
 }
 
-// TestFailoverHalted: while failover is halted because many nodes vanished together, the health of the cluster says
-// which, and what the next command is.
+// TestFailoverHalted: while failover is halted because many nodes vanished together, the health of the cluster names
+// these nodes and the next command.
 func TestFailoverHalted(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")

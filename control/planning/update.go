@@ -235,8 +235,8 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 }
 
 // scheduleSince returns the time from which the schedule of profile to applies to a dataset that gets the profile now.
-// No snapshot of that schedule was due before. The result is zero if the profile has no schedule, or if the dataset has
-// had the same schedule since it was created.
+// Snapshots that the schedule had before that time do not count as missed. The result is zero if the profile has no
+// schedule, or if the dataset has had the same schedule since it was created.
 func (v *Planner) scheduleSince(d dataset.Dataset, to dataset.Profile) time.Time {
 	switch to.Snapshots.Schedule {
 	case "":

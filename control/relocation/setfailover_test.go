@@ -189,8 +189,8 @@ func TestI1ResizeKeepsFailoverManual(t *testing.T) {
 	}
 }
 
-// After the store was restored from a backup, neither a change of the node's record by an operator nor a confirmation
-// in the backup that the node is fenced shows what the home has. A new confirmation does.
+// After the store was restored from a backup, a volume fails over only after a new confirmation that its home is fenced.
+// A confirmation that is in the backup does not count, and an operator's change of the node's record does not either.
 func TestI1RecoveredStoreDoubtsOldConfirmation(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	if _, err := l.Ledger.Update(l.Ctx, func(t *record.Tx) error {

@@ -99,8 +99,9 @@ func rss(tb testing.TB, pid int) float64 {
 	return memoryPart(tb, pid, "VmRSS")
 }
 
-// memoryPart is a part of the memory of a process, in MiB. part is VmRSS for all of it, RssAnon for what the process has
-// allocated, and RssFile for the pages of its program and of mapped databases, which the kernel can reclaim (proc(5)).
+// memoryPart returns a part of the memory of a process, in MiB. The parts are fields of proc(5): VmRSS is all memory,
+// RssAnon is what the process has allocated, and RssFile are the pages of its program and of mapped databases, which the
+// kernel can reclaim.
 func memoryPart(tb testing.TB, pid int, part string) float64 {
 	tb.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -109,8 +109,8 @@ func (m Mounts) isInside(e *Entry, accept func(*Entry) bool) bool {
 	return false
 }
 
-// IsAmbiguous reports whether e, a mount in another mount namespace, is of NFS and may be any part of its share. It is
-// not ambiguous if m has a mount of the same directory: then e is a mount of that directory.
+// IsAmbiguous reports whether e, a mount in another mount namespace, is of NFS and may be any part of its share. If m
+// has a mount of the same directory, e is a mount of that directory, and not ambiguous.
 func (m Mounts) IsAmbiguous(e *Entry) bool {
 	if !OnShare(e) {
 		return false

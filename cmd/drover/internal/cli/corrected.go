@@ -27,8 +27,8 @@ func correctedLine(cmd *cobra.Command, words []string) string {
 	return "use: " + shellLine(append([]string{cmd.Root().Name()}, line...))
 }
 
-// correctedWords returns the corrected command line, see corrected, if it certainly means what the user typed.
-// Otherwise it returns nil.
+// correctedWords returns the command line as corrected by the function corrected, or nil if the user may have meant
+// something else.
 func correctedWords(cmd *cobra.Command, words []string) []string {
 	line, isCertain := corrected(cmd, words)
 	if !isCertain {

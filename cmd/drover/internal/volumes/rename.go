@@ -91,19 +91,18 @@ const (
 )
 
 // dropAlias ends an alias of a volume.
-func dropAlias(cmd *cobra.Command, a *cli.App, o *cli.Output, req api.Request) (err error) {
-	for range dropTries {
-		err = a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+func dropAlias(cmd *cobra.Command, a *cli.App, o *cli.Output, req api.Request) error {
+	for try := 1; ; try++ {
+		err := a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
 			return d.ID, fmt.Sprintf("%s the alias %s of volume %s%s",
 				map[bool]string{true: "would drop", false: "dropped"}[o.DryRun], req.Name, d.Volume,
 				strandedHint(out.Volume, req.Name))
 		})
-		if !errors.Is(err, dataset.ErrInUse) || a.Sleep(cmd.Context(), dropPause) != nil {
-			break
+		if !errors.Is(err, dataset.ErrInUse) || try == dropTries || a.Sleep(cmd.Context(), dropPause) != nil {
+			return err
 		}
 	}
-	return err
 }
 
 // strandedHint returns a hint on containers that cannot start without an alias, or "" if the engine of the home does
