@@ -115,6 +115,7 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 		}
 		h.ExaminedPools = append(h.ExaminedPools, p.ID)
 		for _, f := range here {
+			f.Dataset.Written = 0
 			if _, copied := r.Cache.Copy(f.Dataset.ID); !copied { // its head has not been removed yet
 				h.Datasets, lies[f.Dataset.ID] = append(h.Datasets, f), true
 			}
@@ -176,7 +177,8 @@ func (r *Holdings) ListPool(ctx context.Context, p *pool.Pool) (found []api.Foun
 }
 
 // ListStorage lists the datasets in the storage of a pool, which this node may not have in its table. isDoubtful
-// reports whether an incoming dataset may have been acknowledged.
+// reports whether an incoming dataset may have been acknowledged. If this node knows no index of a record, Written of
+// that record stays set, so that control can order two records that claim one name.
 func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful func(uuid.UUID) bool) (
 	found []api.FoundDataset, err error) {
 	entries, err := b.List(ctx)
@@ -186,6 +188,9 @@ func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful 
 	for _, e := range entries {
 		if f, ok := r.FoundDataset(e, isDoubtful(e.ID)); ok {
 			f.Pool = b.ID()
+			if f.Index == 0 && e.Record != nil {
+				f.Dataset.Written = e.Record.Written
+			}
 			found = append(found, f)
 		}
 	}

@@ -78,3 +78,34 @@ func TestFoundRecordsHaveNoNewKeys(t *testing.T) {
 		t.Errorf("the record has schedule_since %s, want none", since)
 	}
 }
+
+// If an agent has lost the index of a record together with its database, a rebuild gets the index that is beside the
+// data. The recovery of a store does not: it compares indexes with those of the store.
+func TestRebuildGetsTheIndexBesideTheData(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	p, _ := r.Pools.ByName("default")
+	beside := d
+	beside.Written = 42
+	if err := p.Storage.WriteRecord(t.Context(), beside, true); err != nil {
+		t.Fatal(err)
+	}
+	for _, known := range []bool{true, false} {
+		want := uint64(0)
+		if !known {
+			r.Cache.ForgetIndexes()
+			want = 42
+		}
+		found, err := r.Holdings.ListPool(t.Context(), p)
+		if err != nil || len(found) != 1 {
+			t.Fatalf("got %d datasets, error %v, want 1", len(found), err)
+		}
+		if got := found[0].Dataset.Written; got != want || (found[0].Index != 0) != known {
+			t.Errorf("index known: %t: a rebuild gets index %d, written %d, want written %d", known, found[0].Index, got, want)
+		}
+		h, err := r.Holdings.List(t.Context())
+		if err != nil || len(h.Datasets) != 1 || h.Datasets[0].Dataset.Written != 0 {
+			t.Errorf("index known: %t: a recovery gets %+v, error %v", known, h.Datasets, err)
+		}
+	}
+}

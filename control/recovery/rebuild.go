@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -54,8 +55,8 @@ func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Fou
 }
 
 // recordedFirst puts recorded datasets before the others, because correcting a recorded dataset may release a name
-// that another dataset has taken since. It sorts the others by age, the newest first. If two of them have the same
-// name, the name belongs to the newer one: the record beside the data of the older one may be outdated.
+// that another dataset has taken since. It sorts the others with newestFirst, because an outdated record may still
+// have a name that now belongs to another dataset.
 func (rc *Recovery) recordedFirst(ctx context.Context, found []api.FoundDataset) ([]api.FoundDataset, error) {
 	var known, unknown []api.FoundDataset
 	for _, f := range found {
@@ -69,11 +70,20 @@ func (rc *Recovery) recordedFirst(ctx context.Context, found []api.FoundDataset)
 			unknown = append(unknown, f)
 		}
 	}
-	slices.SortStableFunc(unknown, func(x, y api.FoundDataset) int {
-		return y.Dataset.Created.Compare(x.Dataset.Created)
-	})
+	slices.SortStableFunc(unknown, newestFirst)
 	return append(known, unknown...), nil
 }
+
+// newestFirst orders datasets by the index at which the store last wrote their records, the highest first. Datasets
+// whose index is not known follow, the youngest first. The age of a dataset says less than the index: a volume that was
+// renamed has a name that is newer than the dataset.
+func newestFirst(x, y api.FoundDataset) int {
+	return cmp.Or(cmp.Compare(writtenAt(y), writtenAt(x)), y.Dataset.Created.Compare(x.Dataset.Created))
+}
+
+// writtenAt returns the index at which the store last wrote a record, or 0 if it is not known. The node may know it
+// only from the record beside the data, for instance if the database of its agent was lost with the store.
+func writtenAt(f api.FoundDataset) uint64 { return cmp.Or(f.Index, f.Dataset.Written) }
 
 func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundDataset) (r api.Rebuilt, err error) {
 	if f.Dataset.ID == uuid.Nil {
@@ -150,7 +160,7 @@ func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundData
 	d.Profile = rc.WithKnownSettings(d.Profile, old.Profile)
 	d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
 	// use these values of the record in the store, because those beside the data may be outdated
-	d.Move, d.TakenOver, d.Copies = uuid.Nil, nil, old.Copies
+	d.Move, d.TakenOver, d.Copies, d.Written = uuid.Nil, nil, old.Copies, 0
 	d.SupersededCopies, d.SharedMounts = old.SupersededCopies, old.SharedMounts
 	record.RemoveSharedMount(t, &d, node)
 	if err := rc.restoreName(t, &d, &r); err != nil {

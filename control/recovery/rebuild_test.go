@@ -305,3 +305,53 @@ func TestI1RebuiltEpochIsTheLatest(t *testing.T) {
 		t.Errorf("it is at epoch %d", got)
 	}
 }
+
+// Two records claim one name. The name belongs to the record that the store wrote last, even if that dataset is older:
+// volumes are renamed, and an outdated record still has a name or an alias that was given to another volume.
+func TestRebuildGivesANameToTheNewestRecord(t *testing.T) {
+	for name, c := range map[string]struct {
+		outdated func(*api.FoundDataset)                 // changes the record that is younger, and outdated
+		index    func(f *api.FoundDataset, index uint64) // sets the index of a record
+	}{
+		"name, agent knows the index":  {func(f *api.FoundDataset) { f.Dataset.Volume = "db" }, setIndex},
+		"alias, agent knows the index": {func(f *api.FoundDataset) { f.Dataset.SetAliases([]string{"db"}) }, setIndex},
+		"name, index beside the data":  {func(f *api.FoundDataset) { f.Dataset.Volume = "db" }, setWritten},
+		"alias, index beside the data": {func(f *api.FoundDataset) { f.Dataset.SetAliases([]string{"db"}) }, setWritten},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := controltest.New(t)
+			a := e.NewAgent("alpha")
+			found := func(volume string, age time.Duration) api.FoundDataset {
+				d := a.MustCreate(volume)
+				d.ID, d.Created = uuid.New(), d.Created.Add(-age)
+				a.MustDelete(volume)
+				return api.FoundDataset{Pool: d.Pool, Dataset: d}
+			}
+			owner, outdated := found("db", time.Hour), found("logs", 0)
+			c.outdated(&outdated)
+			c.index(&owner, 60)
+			c.index(&outdated, 40)
+			preview, err := a.Rebuild(e.Ctx, a.ID, []api.FoundDataset{outdated, owner}, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rebuilt := a.MustRebuild(outdated, owner)
+			for _, r := range preview {
+				if r != rebuilt[r.Dataset] {
+					t.Errorf("dry run: %+v, but the rebuild says %+v", r, rebuilt[r.Dataset])
+				}
+			}
+			v := e.MustVolume("db")
+			if v.ID != owner.Dataset.ID || v.Volume != "db" {
+				t.Errorf("db is volume %s, dataset %s; want dataset %s: %+v", v.Volume, v.ID, owner.Dataset.ID, rebuilt)
+			}
+			if v.Written != 0 {
+				t.Errorf("the store has the index %d that was beside the data", v.Written)
+			}
+			e.CheckInvariants()
+		})
+	}
+}
+
+func setIndex(f *api.FoundDataset, index uint64)   { f.Index = index }
+func setWritten(f *api.FoundDataset, index uint64) { f.Dataset.Written = index }
