@@ -49,10 +49,12 @@ type RegistrarDeps struct {
 func NewRegistrar(deps RegistrarDeps) *Registrar { return &Registrar{RegistrarDeps: deps} }
 
 // AwaitGuard asks the guard for its records and applies them to Deadlines. The agent calls it when it starts, before it
-// mounts or unmounts anything. AwaitGuard asks nothing if no known lease is bounded in time. recovered is true if the
-// agent's database was lost, so that no lease is known.
+// mounts or unmounts anything. AwaitGuard asks nothing if no known lease is bounded in time and no dataset is mounted.
+// A dataset that is mounted may be fenced also if its lease is not bounded any more: the last agent may have ended
+// after the change of its profile, and before the guard forgot the dataset. recovered is true if the agent's database
+// was lost, so that no lease is known.
 func (g *Registrar) AwaitGuard(ctx context.Context, recovered bool) (st guard.Status) {
-	if g.Guard == nil || !recovered &&
+	if g.Guard == nil || !recovered && !g.isAnyMounted() &&
 		!slices.ContainsFunc(append(g.Cache.IDs(), g.Cache.CopyIDs()...), g.isBounded) {
 		return st
 	}
@@ -65,6 +67,12 @@ func (g *Registrar) AwaitGuard(ctx context.Context, recovered bool) (st guard.St
 		g.RecordStatus(st, 0)
 	}
 	return st
+}
+
+// isAnyMounted reports whether a dataset is, or may be, mounted at its mount point.
+func (g *Registrar) isAnyMounted() bool {
+	table, err := mount.Table()
+	return err != nil || len(table.Under(g.MountRoot())) > 0
 }
 
 func (g *Registrar) isBounded(id uuid.UUID) bool {

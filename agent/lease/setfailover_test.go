@@ -2,7 +2,9 @@ package lease_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -12,9 +14,11 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 func setProfile(volume, profile string) api.Request {
@@ -230,6 +234,84 @@ func TestI1SetProfileInterrupted(t *testing.T) {
 		agenttest.Await(t, func() bool { return !g.A.Deadlines.Marks.Has(d.ID) })
 		g.A.MustUnmount(name, "user")
 		AwaitForgotten(g.GuardA, d.ID)
+	}
+}
+
+// A set-profile has given a fenced volume failover manual, and the agent ended before the guard forgot the volume. No
+// volume of the host has failover auto. The restarted agent neither thaws nor unmounts the volume behind the guard's
+// back, whether or not it has a recorded use.
+func TestI1RestartKeepsFenceOfManualVolume(t *testing.T) {
+	t.Parallel()
+	for _, used := range []bool{true, false} {
+		t.Run(fmt.Sprintf("used=%t", used), func(t *testing.T) {
+			t.Parallel()
+			g := agenttest.NewBounded(t)
+			d := g.NewReplicated("db")
+			path := g.A.MustMount("db@auto", "user")
+			g.LinkA.Cut()
+			g.Network.SetCut(true)
+			g.GuardA.AwaitFenced(d.ID)
+			g.A.Stop()
+			before := mountIDOf(t, path)
+			setManual(t, g.A, d)
+			if !used {
+				drop := []store.Write{{Key: "mounts/" + d.ID.String(), Delete: true}}
+				if _, err := g.A.Database.Txn(t.Context(), nil, drop); err != nil {
+					t.Fatal(err)
+				}
+			}
+			g.A.Start()
+			if d, _ := g.A.Cache.Dataset(d.ID); d.Profile.Failover.Auto {
+				t.Fatal("the record has failover auto")
+			}
+			e, _ := g.GuardA.Entry(d.ID)
+			if e.State != guard.StateFenced || e.Breaches > 0 || mountIDOf(t, path) != before {
+				t.Errorf("the restarted agent has unmounted the fenced dataset: %+v", e)
+			} else if agenttest.CanWrite(t, path, 100*time.Millisecond) {
+				t.Errorf("the restarted agent has thawed the fenced dataset: %+v", e)
+			}
+			g.LinkA.Mend()
+			g.Network.SetCut(false)
+			agenttest.Await(t, func() bool { e, there := g.GuardA.Entry(d.ID); return !there || e.State == guard.StateArmed })
+			if used {
+				g.A.MustUnmount("db@auto", "user")
+			}
+		})
+	}
+}
+
+// mountIDOf returns the kernel's ID of the mount on a path, or 0 if nothing is mounted there.
+func mountIDOf(t *testing.T, path string) int {
+	t.Helper()
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := table.At(path); e != nil {
+		return e.ID
+	}
+	return 0
+}
+
+// setManual changes the record of a dataset on the disk of a stopped agent to failover manual, with the same index.
+func setManual(t *testing.T, h *agenttest.Host, d dataset.Dataset) {
+	t.Helper()
+	key := "volumes/" + d.ID.String()
+	entry, err := h.Database.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var record api.IndexedDataset
+	if err := json.Unmarshal(entry.Value, &record); err != nil || !record.Dataset.Profile.Failover.Auto {
+		t.Fatalf("%v: %s", err, entry.Value)
+	}
+	record.Dataset.Profile.Failover.Auto = false
+	value, err := json.Marshal(record)
+	if err == nil {
+		_, err = h.Database.Txn(t.Context(), nil, []store.Write{{Key: key, Value: value}})
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
