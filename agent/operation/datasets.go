@@ -74,6 +74,17 @@ func (s *Datasets) LockForOperation(ctx context.Context, op dataset.Operation, w
 	return d, pool, unlock, err
 }
 
+// checkLive fails with dataset.ErrConflict if a dataset is not that of a volume any more. An operation that waited for
+// the dataset's lock calls it before it changes the data: the volume may have been deleted meanwhile, and a change of
+// the data in the trash would be reported as a success.
+func checkLive(d dataset.Dataset, what string) error {
+	if d.State == dataset.StateReady {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrConflict, "%s of volume %s: it was deleted meanwhile (drover trash ls)", what,
+		d.Volume)
+}
+
 // Commit has control record the outcome, and applies control's answer to the cache. The caller holds the dataset's
 // lock: otherwise the dataset could move to another node before the answer is applied. The status of a new dataset is
 // reported with the outcome, so that users see it at once.

@@ -39,6 +39,9 @@ func NewReshaper(deps ReshaperDeps) *Reshaper { return &Reshaper{deps} }
 func (r *Reshaper) Resize(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "resize")
 	defer unlock()
+	if err == nil {
+		err = checkLive(d, "resize")
+	}
 	if err != nil {
 		return out, err
 	}
@@ -73,6 +76,9 @@ func (r *Reshaper) Resize(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 func (r *Reshaper) Rewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "rewrite")
 	defer unlock()
+	if err == nil {
+		err = checkLive(d, "rewrite")
+	}
 	if err != nil {
 		return out, err
 	}

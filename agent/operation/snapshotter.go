@@ -46,6 +46,9 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	thaw := func() error { return nil }
 	in, again := ctx, isMade(ctx, pool, *op.Snapshot)
 	if !again {
+		if err := checkLive(d, "snapshot"); err != nil {
+			return out, err
+		}
 		if err := t.checkSpace(ctx, pool, d, *op.Snapshot); err != nil {
 			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 		}
@@ -148,6 +151,9 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 		return out, err
 	}
 	if !isMade(ctx, pool, *op.Snapshot) {
+		if err := checkLive(d, "restore"); err != nil {
+			return out, err
+		}
 		if err := t.deps.EnsureUnused(ctx, d, "restore"); err != nil {
 			return out, err
 		}
