@@ -402,6 +402,39 @@ func TestRenameBesideOlderNode(t *testing.T) {
 	e.MustSubmit(controltest.Rename("db", "new"))
 }
 
+// TestRegisterOfOlderNode: an agent that does not know aliases can register before the first alias exists, and after the
+// last one was dropped. While there are aliases, a new node and a node that was downgraded are refused.
+func TestRegisterOfOlderNode(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db")
+	olderNode := func(id uuid.UUID, name string) api.Registration {
+		return api.Registration{Node: dataset.Node{
+			ID: id, Name: name, Incarnation: uuid.New(), Version: "1.0.0",
+			OperationKinds: []dataset.OpKind{dataset.OpRekey, dataset.OpRewrite},
+		}}
+	}
+	older := []api.Registration{olderNode(uuid.New(), "gamma"), olderNode(b.ID, "beta")}
+	e.MustSubmit(controltest.Rename("db", "new"))
+	before := e.Dump()
+	for _, r := range older {
+		controltest.Refused(t, e.Register(e.Ctx, r), dataset.ErrUnsupported, "register of node "+r.Node.Name,
+			"drover 1.0.0, which does not know aliases", "volume new has the alias db", "update drover on that node")
+	}
+	if diff := cmp.Diff(before, e.Dump()); diff != "" {
+		t.Errorf("a refused registration changes the store:\n%s", diff)
+	}
+	b.MustRegister("beta")
+	e.MustSubmit(controltest.DropAlias("new", "db"))
+	for _, r := range older {
+		if err := e.Register(e.Ctx, r); err != nil {
+			t.Errorf("no volume has an alias: %v", err)
+		}
+	}
+	_, err := e.Submit(e.Ctx, controltest.Rename("new", "db"))
+	controltest.Refused(t, err, dataset.ErrUnsupported, "runs drover 1.0.0")
+}
+
 // TestRenameBesideOtherReplicas: the first alias raises the format of the records, so it needs replicas of one version.
 func TestRenameBesideOtherReplicas(t *testing.T) {
 	x := controltest.NewReplicas(t, 0)

@@ -19,8 +19,8 @@ import (
 // Idempotent. A node with a certificate gets the name in the certificate.
 //
 // It fails with dataset.ErrInvalid if the registration lacks the identity of the node, with ErrForbidden if the node
-// was removed, with ErrInUse while another machine with its identity is alive, and with ErrConflict if a pool was
-// removed while something is recorded in it.
+// was removed, with ErrInUse while another machine with its identity is alive, with ErrConflict if a pool was removed
+// while something is recorded in it, and with ErrUnsupported if volumes have aliases and the agent does not know them.
 func (m *Members) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
@@ -44,15 +44,8 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 			n.Cordoned, n.Draining = old.Cordoned, old.Draining
 		}
 		n.SetLabels(r.Node.Labels, old.LiveLabels)
-		if n.Incarnation == old.Incarnation && n.RegistrationNumber < old.RegistrationNumber {
-			// The registration may name pools that were removed.
-			return dataset.Errorf(dataset.ErrStale,
-				"register node %s: a later request of its agent arrived before", n.Name)
-		}
-		if was, err := t.Get(record.RevokedNodeKey(n.ID), &record.Revocation{}); err != nil {
+		if err := checkRegistration(t, n, old); err != nil {
 			return err
-		} else if was || !old.Removed.IsZero() {
-			return RemovedError(n.ID)
 		}
 		who := "register of node " + n.Name
 		n.Pools, n.UnreportedPools = nil, nil
@@ -90,6 +83,64 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 		return err
 	}
 	return record.ReadError(ctx, m.Ledger.Store.End(ctx, before))
+}
+
+// checkRegistration fails if a node may not register. old is the present record of the node, or empty.
+func checkRegistration(t *record.Tx, n, old dataset.Node) error {
+	if n.Incarnation == old.Incarnation && n.RegistrationNumber < old.RegistrationNumber {
+		// The registration may name pools that were removed.
+		return dataset.Errorf(dataset.ErrStale,
+			"register node %s: a later request of its agent arrived before", n.Name)
+	}
+	if was, err := t.Get(record.RevokedNodeKey(n.ID), &record.Revocation{}); err != nil {
+		return err
+	} else if was || !old.Removed.IsZero() {
+		return RemovedError(n.ID)
+	}
+	return checkKnowsAliases(t, n)
+}
+
+// checkKnowsAliases fails with dataset.ErrUnsupported if volumes have aliases and a node runs a version of Drover that
+// does not know aliases. The agent of such a node would not find a volume by an alias, and would drop the aliases from
+// the record beside the data.
+func checkKnowsAliases(t *record.Tx, n dataset.Node) error {
+	if slices.Contains(n.OperationKinds, dataset.OpRename) {
+		return nil
+	}
+	var f record.StoreFormat // read with Get, so that the commit fails if the first alias is recorded meanwhile
+	if _, err := t.Get(record.FormatKey, &f); err != nil || f.Format < record.AliasFormat {
+		return err
+	}
+	d, found, err := volumeWithAlias(t)
+	if err != nil || !found {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"register of node %s: it runs drover %s, which does not know aliases, and volume %s has the alias %s (update "+
+			"drover on that node, and start it again)", n.Name, dataset.Clip(n.Version), d.Volume, d.Aliases[0])
+}
+
+// volumeWithAlias returns a volume that has aliases, if there is one.
+func volumeWithAlias(t *record.Tx) (d dataset.Dataset, found bool, err error) {
+	for after := ""; ; {
+		entries, err := t.List(record.DatasetsPrefix, after, api.MaxPage)
+		if err != nil {
+			return d, false, err
+		}
+		for _, e := range entries {
+			var d dataset.Dataset
+			if err := record.Decode(e.Key, e.Value, &d); err != nil {
+				return d, false, err
+			}
+			if len(d.Aliases) > 0 {
+				return d, true, nil
+			}
+		}
+		if len(entries) < api.MaxPage {
+			return d, false, nil
+		}
+		after = entries[len(entries)-1].Key
+	}
 }
 
 // noteReturn records that a node has registered after the last recovery of the store: see HasReturned.
