@@ -20,6 +20,7 @@ import (
 // fake implements the interfaces of a server. It answers from its fields, records the requested changes, and fails
 // where a test demands it.
 type fake struct {
+	previewed      map[string]string // names of nodes whose removal was previewed last, by UUID
 	volumes, trash []api.Volume
 	snapshots      []dataset.Snapshot
 	profiles       []dataset.Profile
@@ -355,14 +356,24 @@ func (f *fake) Certify(_ context.Context, node uuid.UUID, c api.Certification) (
 
 func (f *fake) Trust(context.Context) (api.Trust, error) { return api.Trust{}, f.called("Trust") }
 
+// nodeID returns the UUID that the fake gives a node.
+func nodeID(name string) uuid.UUID { return uuid.NewSHA1(idDB, []byte(name)) }
+
 func (f *fake) RemoveNode(_ context.Context, ref string, how api.NodeRemoval) (api.RemovedNode, error) {
-	out := api.RemovedNode{Node: dataset.Node{Name: ref}}
+	name := ref
+	if _, err := uuid.Parse(ref); err == nil {
+		name = f.previewed[ref]
+	}
+	out := api.RemovedNode{Node: dataset.Node{ID: nodeID(name), Name: name}}
 	force := how.Force
 	if how.DryRun {
-		out.Live = ref == "alive"
+		f.previewed = map[string]string{out.ID.String(): name}
+	}
+	if how.DryRun {
+		out.Live = name == "alive"
 	}
 	if force {
-		out.Forgotten = []string{"the superseded head of db on node " + ref}
+		out.Forgotten = []string{"the superseded head of db on node " + name}
 	}
 	if how.DryRun {
 		return out, f.called("PreviewRemoveNode", ref, force)

@@ -23,11 +23,16 @@ type fenceFake struct {
 	list []guard.Entry
 	did  []string
 	fail error
-	back bool // the agent opens the dataset again after its release
+	next []guard.Entry // replaces list after the first request for the status, if it is not nil
+	back bool          // the agent opens the dataset again after its release
 }
 
 func (f *fenceFake) Status(context.Context) (guard.Status, error) {
-	return guard.Status{Datasets: f.list}, nil
+	st := guard.Status{Datasets: f.list}
+	if f.next != nil {
+		f.list, f.next = f.next, nil
+	}
+	return st, nil
 }
 
 func (f *fenceFake) Close() error { return nil }
@@ -128,7 +133,7 @@ func TestGuardRelease(t *testing.T) {
 		t.Errorf("opened again meanwhile: did %v; %v", f.did, err)
 	}
 	con := newConsole(&fake{})
-	if code := con.run(t, "guard", "release", "db"); code == 0 || !strings.Contains(con.err.String(), "(use --yes): kills the "+
+	if code := con.run(t, "guard", "release", "db-fenced"); code == 0 || !strings.Contains(con.err.String(), "(use --yes): kills the "+
 		"processes that use it on this host") {
 		t.Errorf("without a word: exit %d, %s", code, con.err.String())
 	}

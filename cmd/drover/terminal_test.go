@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 )
 
 func TestColourOnlyWhereItIsWanted(t *testing.T) {
@@ -180,12 +181,64 @@ func TestDestructiveCommandsAsk(t *testing.T) {
 	}
 }
 
+// After a confirmation, a command names the object by its UUID: while the operator types, another object can get the
+// name.
+func TestConfirmedObjectIsSentByItsUUID(t *testing.T) {
+	volume := `"volume":"` + idDB.String() + `"`
+	for _, tc := range []struct {
+		args  []string
+		typed string
+		sent  []string
+	}{
+		{[]string{"volume", "rm", "db"}, "db", []string{`"kind":"delete"`, volume}},
+		{[]string{"volume", "rm", "db", "--detach"}, "db", []string{`"kind":"delete"`, volume}},
+		{[]string{"volume", "set-profile", "db", "gold"}, "db", []string{`"kind":"update"`, volume, `"profile":"gold"`}},
+		{[]string{"volume", "superseded", "discard", "db"}, "db", []string{`"kind":"discard"`, volume, `"node":"` + idGone.String() + `"`}},
+		{[]string{"volume", "superseded", "discard", "db", "host-b"}, "db", []string{`"kind":"discard"`, volume, `"node":"` + idGone.String() + `"`}},
+		{[]string{"node", "rm", "alive"}, "alive", []string{"RemoveNode", nodeID("alive").String()}},
+	} {
+		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
+			c := newConsole(theWorld())
+			scenarios["at-once"](c)
+			db := &c.fake.volumes[0]
+			db.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
+			db.Profile.Replicas.Count = 1
+			db.CopyDetails = append(copiesOn(dataset.Copy{Kind: dataset.CopyReplica, Snapshot: uuid.New()}, "host-c"),
+				api.CopyDetail{Copy: dataset.Copy{Dataset: idDB, Node: idGone, Kind: dataset.CopySuperseded, Epoch: 4}, NodeName: "host-b"})
+			screen := ptytest.Open(t)
+			screen.Type(t, tc.typed+"\n")
+			c.In = screen.File
+			code := c.run(t, tc.args...)
+			sent := strings.Join(slices.DeleteFunc(c.fake.asked, onlyAsks), "\n")
+			for _, want := range tc.sent {
+				if code != 0 || !strings.Contains(sent, want) {
+					t.Errorf("exit %d, sent %q, want %q; said %q", code, sent, want, c.err.String())
+				}
+			}
+		})
+	}
+}
+
+// While the operator types the name of a fenced volume, the guard gets another volume of that name. It is not released.
+func TestConfirmedVolumeIsReleased(t *testing.T) {
+	c := newConsole(&fake{})
+	other := guard.Entry{Volume: "db-fenced", Epoch: 9, State: guard.StateFenced}
+	other.Dataset = uuid.New()
+	c.guard.next = []guard.Entry{other}
+	screen := ptytest.Open(t)
+	screen.Type(t, "db-fenced\n")
+	c.In = screen.File
+	if code := c.run(t, "guard", "release", "db-fenced"); code == 0 || len(c.guard.did) > 0 {
+		t.Errorf("exit %d, did %v, said %q", code, c.guard.did, c.err.String())
+	}
+}
+
 // Without a terminal, a command that destroys data is refused in one line, which contains the effect.
 func TestDestructiveCommandsNeedATerminal(t *testing.T) {
 	for _, args := range [][]string{
 		{"trash", "purge", "old"}, {"trash", "purge", "--all"}, {"store", "recover"}, {"volume", "rm", "db"}, {"pool", "rm", "default"},
 		{"pool", "accept", "default"}, {"node", "rm", "alive"}, {"node", "fence", "host-a"}, {"doctor", "--gc", idGone.String()},
-		{"guard", "release", "db"}, {"store", "import", "x", "--force"},
+		{"guard", "release", "db-fenced"}, {"store", "import", "x", "--force"},
 	} {
 		c := newConsole(theWorld())
 		scenarios["went-back"](c)

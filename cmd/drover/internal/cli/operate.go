@@ -68,7 +68,7 @@ func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) 
 	if err != nil || o.Detach || o.DryRun || out.Operation == nil {
 		return out, withHolders(ctx, c, req, err)
 	}
-	m := a.Meter(string(req.Kind)+" "+req.Volume, o.Quiet)
+	m := a.Meter(string(req.Kind)+" "+meterName(req, *out.Operation), o.Quiet)
 	op, err := a.Wait(ctx, c, *out.Operation, m)
 	m.Close()
 	out.Operation = &op // if Wait fails, the last known state
@@ -84,6 +84,15 @@ func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) 
 		}
 	}
 	return out, nil
+}
+
+// meterName returns the name of a volume for the display of progress: that of the request, or that of the operation if
+// the request has a UUID.
+func meterName(req api.Request, op dataset.Operation) string {
+	if _, err := uuid.Parse(req.Volume); err == nil && op.Volume != "" {
+		return op.Volume
+	}
+	return req.Volume
 }
 
 // CheckAllowed fails as Submit does if control refuses a request now. A command calls it before it asks for a

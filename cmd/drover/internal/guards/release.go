@@ -138,6 +138,10 @@ be typed again to confirm the command, unless --yes is given.`,
 		if o.DryRun {
 			return previewRelease(cmd.Context(), a, g, o, args[0])
 		}
+		e, err := findReleasable(cmd.Context(), g, args[0])
+		if err != nil {
+			return err
+		}
 		if err := yes.Ask(a, confirm.Question{
 			Action:  "release volume " + args[0],
 			Effects: []string{"kills the processes that use it on this host, before they can write again"},
@@ -145,8 +149,8 @@ be typed again to confirm the command, unless --yes is given.`,
 		}); err != nil {
 			return err
 		}
-		e, err := Release(cmd.Context(), g, mount.Unmount, args[0])
-		if err != nil {
+		// by its UUID, because the guard may have another volume of that name by now
+		if e, err = Release(cmd.Context(), g, mount.Unmount, e.Dataset.String()); err != nil {
 			return err
 		}
 		if o.JSON() {

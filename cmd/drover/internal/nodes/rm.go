@@ -61,7 +61,8 @@ command lists those that no other node has. Their data stays in its pools.`,
 }
 
 // removeNode removes a node. It first asks for a confirmation if the node is alive, is the home of volumes, or has data
-// that no other node has. The question follows a preview, so nobody is asked about a removal that is refused.
+// that no other node has. The question follows a preview, so nobody is asked about a removal that is refused. After a
+// preview it removes the node by its UUID, because another node may have got the name since.
 func removeNode(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, ref string,
 	force bool) (api.RemovedNode, error) {
 	if !yes.Given() || o.DryRun {
@@ -75,6 +76,7 @@ func removeNode(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, ye
 				return n, err
 			}
 		}
+		ref = n.ID.String()
 	}
 	return c.RemoveNode(ctx, ref, api.NodeRemoval{Force: force})
 }

@@ -57,32 +57,46 @@ admin. If the node returns later, it finds the volume in the trash.`,
 		if err != nil {
 			return err
 		}
-		refused, err := confirmDeletes(cmd.Context(), a, c, o, yes, req, args)
+		asked, err := confirmDeletes(cmd.Context(), a, c, o, yes, req, args)
 		if err != nil {
 			return err
 		}
 		if len(args) == 1 {
-			if err := refused[args[0]]; err != nil {
+			if err := asked.refused[args[0]]; err != nil {
 				return notSnapshot(err, args[0])
 			}
-			req.Volume = args[0]
+			req.Volume = asked.reference(args[0])
 			return notSnapshot(a.Change(cmd, o, req, describe), args[0])
 		}
-		return deleteVolumes(cmd.Context(), a, c, o, args, req, refused)
+		return deleteVolumes(cmd.Context(), a, c, o, args, req, asked)
 	}
 	return cmd
 }
 
+// answers has what a user was asked about the volumes of a command, by the names that were given.
+type answers struct {
+	confirmed map[string]uuid.UUID // datasets whose deletion the user confirmed
+	refused   map[string]error     // errors of volumes that must not be deleted, because nobody confirmed it
+}
+
+// reference returns what a request calls a volume. It is the UUID of the dataset that the user confirmed: another
+// volume may have got the name since.
+func (a answers) reference(name string) string {
+	if id, ok := a.confirmed[name]; ok {
+		return id.String()
+	}
+	return name
+}
+
 // confirmDeletes asks for a confirmation for each volume whose profile says that its data is destroyed. It skips a
 // volume that cannot be found, because the server refuses its deletion. It also skips a volume whose deletion control
-// refuses now, and returns that error by the name of the volume: such a volume must not be deleted, because nobody
-// confirmed it.
+// refuses now.
 func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, req api.Request,
-	names []string) (refused map[string]error, err error) {
+	names []string) (asked answers, err error) {
 	if yes.Given() || o.DryRun || req.Fenced != "" { // with Fenced, a volume always goes to the trash
-		return nil, nil
+		return asked, nil
 	}
-	refused = map[string]error{}
+	asked = answers{confirmed: map[string]uuid.UUID{}, refused: map[string]error{}}
 	for _, name := range names {
 		v, err := c.Volume(ctx, name)
 		switch kind := dataset.KindOf(err); {
@@ -90,14 +104,14 @@ func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output
 		case kind == dataset.ErrNotFound || kind == dataset.ErrAmbiguous || kind == dataset.ErrInvalid:
 			continue
 		default:
-			return nil, err
+			return asked, err
 		}
 		if v.Profile.OnDelete.Mode != dataset.DeletePurge {
 			continue
 		}
 		req.Volume = name
 		if err := a.CheckAllowed(ctx, c, o, req); err != nil {
-			refused[name] = err
+			asked.refused[name] = err
 			continue
 		}
 		why := "the profile has on_delete: purge"
@@ -110,10 +124,11 @@ func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output
 			Name:    v.Volume,
 		})
 		if err != nil {
-			return nil, err
+			return asked, err
 		}
+		asked.confirmed[name] = v.ID
 	}
-	return refused, nil
+	return asked, nil
 }
 
 // Destroyed says what is lost if a dataset is destroyed: its data, snapshots and copies.
@@ -134,14 +149,14 @@ func Destroyed(v api.Volume) string {
 }
 
 // deleteVolumes deletes volumes one after the other. If a volume cannot be deleted, it continues with the next one.
-// After an interrupt it stops. refused has the volumes that must not be deleted, with the errors to print.
+// After an interrupt it stops.
 func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, names []string, req api.Request,
-	refused map[string]error) error {
+	asked answers) error {
 	var outs []api.Outcome
 	failed := 0
 	for _, name := range names {
-		req.Volume = name
-		out, err := api.Outcome{}, refused[name]
+		req.Volume = asked.reference(name)
+		out, err := api.Outcome{}, asked.refused[name]
 		if err == nil {
 			out, err = a.Submit(ctx, c, o, req)
 		}

@@ -41,8 +41,12 @@ be able to fence the volume. Failover and size cannot change at once.`,
 	yes := confirm.AddFlag(cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Profile: args[1]}
-		if err := confirmFewerReplicas(cmd.Context(), a, c, o, yes, req); err != nil {
+		confirmed, err := confirmFewerReplicas(cmd.Context(), a, c, o, yes, req)
+		if err != nil {
 			return err
+		}
+		if confirmed != uuid.Nil { // another volume may have got the name since
+			req.Volume = confirmed.String()
 		}
 		out, err := a.Submit(cmd.Context(), c, o, req)
 		if err != nil {
@@ -66,23 +70,23 @@ be able to fence the volume. Failover and size cannot change at once.`,
 }
 
 // confirmFewerReplicas asks for a confirmation if the profile has fewer replicas than the volume, so that complete
-// replicas are destroyed.
+// replicas are destroyed. It returns the UUID of the dataset that the user confirmed, or uuid.Nil if it did not ask.
 func confirmFewerReplicas(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag,
-	req api.Request) error {
+	req api.Request) (confirmed uuid.UUID, err error) {
 	if yes.Given() {
-		return nil
+		return uuid.Nil, nil
 	}
 	v, err := c.Volume(ctx, req.Volume)
 	p, perr := c.Profile(ctx, req.Profile)
 	if err != nil || perr != nil { // the server refuses the change, and its error says why
-		return nil
+		return uuid.Nil, nil
 	}
 	nodes, keep := copyNodes(v.CopyDetails, IsWholeReplica), p.Replicas.Count
 	if keep >= v.Profile.Replicas.Count || len(nodes) <= keep {
-		return nil
+		return uuid.Nil, nil
 	}
 	if err := a.CheckAllowed(ctx, c, o, req); err != nil {
-		return err
+		return uuid.Nil, err
 	}
 	effects := []string{"destroys its " + onNodes("replica", "replicas", nodes)}
 	if keep > 0 {
@@ -91,7 +95,7 @@ func confirmFewerReplicas(ctx context.Context, a *cli.App, c cli.Remote, o *cli.
 	} else {
 		effects = append(effects, fmt.Sprintf("its data is then only on node %s, and is lost with that node", v.Node))
 	}
-	return yes.Ask(a, confirm.Question{
+	return v.ID, yes.Ask(a, confirm.Question{
 		Action:  fmt.Sprintf("give volume %s profile %s", v.Volume, p.Name),
 		Effects: effects,
 		Name:    v.Volume,

@@ -102,7 +102,8 @@ the volume must be typed to confirm it, unless --yes is given.`,
 		if len(args) > 1 {
 			req.Node = args[1]
 		}
-		if err := confirmDiscard(cmd.Context(), a, o, yes, req); err != nil {
+		req, err := confirmDiscard(cmd.Context(), a, o, yes, req)
+		if err != nil {
 			return err
 		}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
@@ -117,34 +118,39 @@ the volume must be typed to confirm it, unless --yes is given.`,
 	return cmd
 }
 
-// confirmDiscard asks for a confirmation, and names the superseded copies that a request can destroy.
-func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm.Flag, req api.Request) error {
+// confirmDiscard asks for a confirmation, and names the superseded copies that a request can destroy. It returns the
+// request with the UUIDs of the dataset and the node that the user confirmed: other ones may have got the names since.
+func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm.Flag, req api.Request) (
+	confirmed api.Request, err error) {
+	confirmed = req
 	if yes.Given() || o.DryRun {
-		return nil
+		return confirmed, nil
 	}
 	c, err := a.Connect()
 	if err != nil {
-		return err
+		return confirmed, err
 	}
 	if err := a.CheckAllowed(ctx, c, o, req); err != nil {
-		return err
+		return confirmed, err
 	}
 	ref := req.Volume
 	switch v, err := c.Volume(ctx, ref); { // the reference can be an alias, or NAME@PROFILE
 	case err == nil:
 		req.Volume, ref = v.Volume, v.ID.String()
+		confirmed.Volume = ref
 	case dataset.KindOf(err) != dataset.ErrNotFound: // a dataset in the trash is found by the lists below
-		return err
+		return confirmed, err
 	}
 	live, err := cli.FetchAll(ctx, c.Volumes)
 	if err != nil {
-		return err
+		return confirmed, err
 	}
 	trashed, err := cli.FetchAll(ctx, c.Trash)
 	if err != nil {
-		return err
+		return confirmed, err
 	}
 	q := confirm.Question{Action: "discard the superseded copy of volume " + req.Volume, Name: req.Volume}
+	var found []supersededCopy
 	for _, k := range supersededCopies(append(live, trashed...)) {
 		ofVolume := k.Volume == ref || strings.HasPrefix(k.Dataset.String(), strings.ToLower(ref))
 		onNode := req.Node == "" || k.NodeName == req.Node ||
@@ -152,12 +158,16 @@ func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm
 		if !ofVolume || !onNode {
 			continue
 		}
+		found = append(found, k)
 		q.Effects = append(q.Effects, fmt.Sprintf("destroys the data of epoch %d on node %s for good; no other node "+
 			"has what was written there last", k.Epoch, k.NodeName))
 	}
-	if len(q.Effects) == 0 { // the copy was reported just now
+	switch len(found) {
+	case 0: // the copy was reported just now
 		q.Effects = append(q.Effects, "destroys the data of the copy for good")
+	case 1:
+		confirmed.Volume, confirmed.Node = found[0].Dataset.String(), found[0].Node.String()
 	}
 	q.Effects = append(q.Effects, "drover volume superseded mount "+req.Volume+" shows the data")
-	return yes.Ask(a, q)
+	return confirmed, yes.Ask(a, q)
 }
