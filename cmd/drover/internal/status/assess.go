@@ -35,8 +35,10 @@ type Cluster struct {
 	Pools      []api.Pool
 	Volumes    []api.VolumeSummary // with the fields of api.Page.Health
 	Operations []dataset.Operation
-	Doctor     []api.Finding      // of the server's host
-	Health     *api.ClusterHealth // nil if the server does not know it
+	// Trash has the datasets in the trash, with those that are pending deletion. If it is nil, they are not known.
+	Trash  map[uuid.UUID]bool
+	Doctor []api.Finding      // of the server's host
+	Health *api.ClusterHealth // nil if the server does not know it
 	// VolumesUnknown reports that control did not answer the request for the volumes. Volumes then has at most those of
 	// the server's host.
 	VolumesUnknown bool
@@ -69,7 +71,7 @@ func Assess(c Cluster, now time.Time) Report {
 		}
 		found.volume(&v, pools[v.Pool], now)
 	}
-	found.operations(c.Operations, now)
+	found.operations(c, now)
 	return NewReport(c, found.list)
 }
 
@@ -258,15 +260,20 @@ func (f *collector) volume(v *api.VolumeSummary, pool *dataset.PoolStatus, now t
 	}
 }
 
-// operations reports operations that take long, and those that failed and were not repeated with success.
-func (f *collector) operations(ops []dataset.Operation, now time.Time) {
+// operations reports operations that take long, and those that failed and were not repeated with success. A failed
+// purge is repeated by the node, which does not record the repetition: it succeeded if the dataset is not in the trash.
+func (f *collector) operations(c Cluster, now time.Time) {
 	type work struct {
 		kind   dataset.OpKind
 		volume string
+		purged uuid.UUID // several datasets in the trash can have the name of one volume
 	}
 	newest := map[work]dataset.Operation{}
-	for _, op := range ops {
-		k := work{op.Kind, op.Volume}
+	for _, op := range c.Operations {
+		k := work{kind: op.Kind, volume: op.Volume}
+		if op.Kind == dataset.OpPurge {
+			k.purged = op.DatasetID
+		}
 		watch := "drover operation watch " + op.ID.String()
 		switch age := now.Sub(op.Created); {
 		case op.State.Final():
@@ -282,7 +289,8 @@ func (f *collector) operations(ops []dataset.Operation, now time.Time) {
 		}
 	}
 	for _, op := range newest {
-		if op.State != dataset.OpFailed || now.Sub(op.Created) > RecentFailure {
+		isRepeated := op.Kind == dataset.OpPurge && c.Trash != nil && !c.Trash[op.DatasetID]
+		if op.State != dataset.OpFailed || now.Sub(op.Created) > RecentFailure || isRepeated {
 			continue
 		}
 		reason := "the reason is not recorded"

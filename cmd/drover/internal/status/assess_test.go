@@ -250,6 +250,31 @@ func TestAssess(t *testing.T) {
 			},
 			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot-delete of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
 		},
+		"purge failed": {
+			func(c *Cluster) {
+				f, other := failed(op1, time.Hour, dataset.OpFailed), failed(op2, time.Minute, dataset.OpDone)
+				f.Kind, f.DatasetID = dataset.OpPurge, op1
+				other.Kind, other.DatasetID = dataset.OpPurge, op2 // another dataset of that name
+				c.Operations, c.Trash = []dataset.Operation{f, other}, map[uuid.UUID]bool{op1: true}
+			},
+			[]api.Finding{find("warning", "operation "+op1.String(), "purge of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
+		},
+		"purge failed, and drover has repeated it with success": {
+			func(c *Cluster) {
+				f := failed(op1, time.Hour, dataset.OpFailed)
+				f.Kind, f.DatasetID = dataset.OpPurge, op1
+				c.Operations, c.Trash = []dataset.Operation{f}, map[uuid.UUID]bool{op2: true}
+			},
+			nil,
+		},
+		"purge failed, and the trash is not known": {
+			func(c *Cluster) {
+				f := failed(op1, time.Hour, dataset.OpFailed)
+				f.Kind, f.DatasetID = dataset.OpPurge, op1
+				c.Operations = []dataset.Operation{f}
+			},
+			[]api.Finding{find("warning", "operation "+op1.String(), "purge of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
+		},
 		"operation failed long ago": {
 			func(c *Cluster) { c.Operations = []dataset.Operation{failed(op1, 25*time.Hour, dataset.OpFailed)} },
 			nil,

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
@@ -138,8 +139,8 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 		return func() { known.Health = health }, err
 	})
 	fetch(func() (func(), error) {
-		ops, err := cli.FetchAll(ctx, c.Operations)
-		return func() { known.Operations = ops }, err
+		ops, trash, err := readOperations(ctx, c)
+		return func() { known.Operations, known.Trash = ops, trash }, err
 	})
 	all.Wait()
 	if len(failed) > 0 && known.Health != nil && len(known.Health.Store.Findings) == 0 {
@@ -165,6 +166,26 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 		r.Findings = append(r.Findings, unread(a, err))
 	}
 	return NewReport(known, r.Findings)
+}
+
+// readOperations returns the operations. If a purge has failed, it then reads which datasets are in the trash.
+func readOperations(ctx context.Context, c cli.Remote) (ops []dataset.Operation, trash map[uuid.UUID]bool, err error) {
+	if ops, err = cli.FetchAll(ctx, c.Operations); err != nil {
+		return nil, nil, err
+	}
+	hasFailed := func(op dataset.Operation) bool { return op.Kind == dataset.OpPurge && op.State == dataset.OpFailed }
+	if !slices.ContainsFunc(ops, hasFailed) {
+		return ops, nil, nil
+	}
+	list, err := cli.FetchAll(ctx, c.Trash)
+	if err != nil {
+		return nil, nil, err
+	}
+	trash = map[uuid.UUID]bool{}
+	for _, v := range list {
+		trash[v.ID] = true
+	}
+	return ops, trash, nil
 }
 
 // unread is the finding about a list that cannot be read. If the server does not answer, doctor would fail, too.
