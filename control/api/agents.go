@@ -164,5 +164,5 @@ type Rebuilt struct {
 	Dataset uuid.UUID `json:"dataset"`                                              // UUID of the dataset
 	Volume  string    `json:"volume"`                                               // name of the volume
 	Action  string    `json:"action" enum:"known,restored,renamed,trashed,purging"` // result for the dataset
-	Note    string    `json:"note,omitempty"`                                       // explanation for a person; empty: none
+	Note    string    `json:"note,omitempty"`                                       // for a person; empty: none
 }

@@ -42,7 +42,8 @@ type Members interface {
 
 // NewToken asks for a join token.
 type NewToken struct {
-	Name string `json:"name,omitempty" doc:"the only name that the node can have; with the name of an existing node, that node joins again"`
+	// The only name that the node can have; with the name of an existing node, that node joins again.
+	Name string `json:"name,omitempty"`
 	TTL  string `json:"ttl,omitempty" doc:"how long the token can be used; absent: 1h; at most 168h" example:"1h"`
 }
 
@@ -84,7 +85,8 @@ type Trust struct {
 
 // Revoked identifies one or more certificates that are no longer valid.
 type Revoked struct {
-	Node     uuid.UUID `json:"node,omitzero" doc:"every certificate of this node"`
-	Operator string    `json:"operator,omitempty" doc:"every certificate of operators of this name that was made before"`
+	Node uuid.UUID `json:"node,omitzero" doc:"every certificate of this node"`
+	// Every certificate of operators of this name that was made before.
+	Operator string    `json:"operator,omitempty"`
 	At       time.Time `json:"at"` // when the certificate was revoked
 }

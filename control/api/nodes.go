@@ -48,7 +48,8 @@ type NodeRemoval struct {
 // RemovedNode is a node that was removed.
 type RemovedNode struct {
 	dataset.Node
-	Live      bool     `json:"live,omitempty" doc:"only in a preview: the agent of the node is reachable"`
-	Homes     []string `json:"homes,omitempty" doc:"some of the volumes whose home the node is; they cannot be used until they have another home"`
+	Live bool `json:"live,omitempty" doc:"only in a preview: the agent of the node is reachable"`
+	// Some of the volumes whose home the node is; they cannot be used until they have another home.
+	Homes     []string `json:"homes,omitempty"`
 	Forgotten []string `json:"forgotten,omitempty" doc:"data that only this node had; its records were removed"`
 }

@@ -11,7 +11,8 @@ type AdoptPool struct {
 // AcceptPool asks to let a quarantined pool serve in its present state.
 type AcceptPool struct {
 	Confirmed bool `json:"confirmed" doc:"the caller confirms that the data which the pool lacks is lost"`
-	DryRun    bool `json:"dry_run,omitempty" doc:"only decide: answer as the request would without it, and change nothing"`
+	// Only decide: answer as the request would without it, and change nothing.
+	DryRun bool `json:"dry_run,omitempty"`
 }
 
 // PoolPolicy is the part of a pool's configuration that can be changed while the pool serves.

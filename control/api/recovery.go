@@ -7,9 +7,12 @@ import (
 // Recover requests the differences between a store that was restored from an older backup and the reports of the
 // agents, or their correction.
 type Recover struct {
-	Digest      string   `json:"digest,omitempty" doc:"digest of the differences to correct, from an earlier answer; absent: they are only listed"`
-	FencedNodes []string `json:"fenced_nodes,omitempty" doc:"nodes that the operator confirms to be fenced: their claims are ignored"`
-	DryRun      bool     `json:"dry_run,omitempty" doc:"only decide: compare the store with the reports that were collected before, and change nothing"`
+	// Digest of the differences to correct, from an earlier answer; absent: they are only listed.
+	Digest string `json:"digest,omitempty"`
+	// Nodes that the operator confirms to be fenced: their claims are ignored.
+	FencedNodes []string `json:"fenced_nodes,omitempty"`
+	// Only decide: compare the store with the reports that were collected before, and change nothing.
+	DryRun bool `json:"dry_run,omitempty"`
 }
 
 // Recovery has the differences between the store and the reports of the agents.
@@ -24,16 +27,33 @@ type Recovery struct {
 	Done        bool               `json:"done,omitempty"` // the store was corrected, and changes are possible again
 }
 
+// RecordAction is the change that a recovery of the store makes to the record of a dataset.
+type RecordAction string
+
+// The values of RecordAction.
+const (
+	RecordRestored  RecordAction = "restored"  // the volume exists again
+	RecordTrashed   RecordAction = "trashed"   // the volume is in the trash
+	RecordPurging   RecordAction = "purging"   // the volume was purged, and its home destroys the data
+	RecordMoved     RecordAction = "moved"     // the volume has another home
+	RecordChanged   RecordAction = "changed"   // the record becomes the one that the home reported
+	RecordForgotten RecordAction = "forgotten" // no node has the dataset, and the record is removed
+	RecordMissing   RecordAction = "missing"   // the home does not have the dataset, and the record stays
+	RecordCopies    RecordAction = "copies"    // only the list of copies changes
+	RecordSnapshots RecordAction = "snapshots" // only the list of snapshots changes
+	RecordDisputed  RecordAction = "disputed"  // an operator must confirm that a node is fenced
+)
+
 // RecordDifference is the difference between the record of one dataset and the reports of the agents.
 type RecordDifference struct {
 	Dataset uuid.UUID `json:"dataset"` // UUID of the dataset
 	Volume  string    `json:"volume"`  // name of the volume
 	// change that the recovery makes to the record; missing: the home does not have the dataset; disputed: an operator
 	// must confirm that a node is fenced; purging: the volume was purged, and its home destroys the data
-	Action   string `json:"action" enum:"restored,trashed,purging,moved,changed,forgotten,missing,copies,snapshots,disputed"`
-	InStore  string `json:"in_store,omitempty"`  // state in the store; empty: none
-	OnAgents string `json:"on_agents,omitempty"` // state on the agents; empty: none
-	Note     string `json:"note,omitempty"`      // explanation for a person; empty: none
+	Action   RecordAction `json:"action"`
+	InStore  string       `json:"in_store,omitempty"`  // state in the store; empty: none
+	OnAgents string       `json:"on_agents,omitempty"` // state on the agents; empty: none
+	Note     string       `json:"note,omitempty"`      // explanation for a person; empty: none
 }
 
 // RecoveryState describes the last recovery of the store to an agent, in a full response of Sync.

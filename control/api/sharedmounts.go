@@ -19,10 +19,12 @@ type SharedMountReport struct {
 // SharedMountDetail is a shared mount as people see it.
 type SharedMountDetail struct {
 	dataset.SharedMount
-	NodeName    string `json:"node_name"` // name of the node that has the shared mount
-	Exclusive   bool   `json:"exclusive,omitempty" doc:"the node is the home and uses the dataset exclusively: no other node may mount it meanwhile"`
-	Unreachable bool   `json:"unreachable,omitempty" doc:"the node is unreachable"`
-	Fenced      bool   `json:"fenced,omitempty" doc:"an operator confirmed that the node is fenced, so this mount is ignored"`
-	MountCount  int    `json:"mount_count" doc:"number of uses on the node, as last reported"`
-	Problem     string `json:"problem,omitempty" doc:"why it cannot be mounted there, as last reported"`
+	NodeName string `json:"node_name"` // name of the node that has the shared mount
+	// The node is the home and uses the dataset exclusively: no other node may mount it meanwhile.
+	Exclusive   bool `json:"exclusive,omitempty"`
+	Unreachable bool `json:"unreachable,omitempty" doc:"the node is unreachable"`
+	// An operator confirmed that the node is fenced, so this mount is ignored.
+	Fenced     bool   `json:"fenced,omitempty"`
+	MountCount int    `json:"mount_count" doc:"number of uses on the node, as last reported"`
+	Problem    string `json:"problem,omitempty" doc:"why it cannot be mounted there, as last reported"`
 }

@@ -20,7 +20,9 @@ type RestoreSnapshot struct {
 
 // CloneVolume asks for a volume that starts as a copy of another one.
 type CloneVolume struct {
-	Source  string            `json:"source" minLength:"1" doc:"source of the clone: a volume, VOLUME@SNAPSHOT, or a unique prefix of a snapshot's or dataset's UUID"`
+	// Source of the clone: a volume, VOLUME@SNAPSHOT, or a unique prefix of a snapshot's or dataset's
+	// UUID.
+	Source  string            `json:"source" minLength:"1"`
 	Volume  string            `json:"volume" doc:"spec of the new volume"`
 	Options map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
 }

@@ -10,7 +10,8 @@ import (
 
 // CreateVolume asks for a volume.
 type CreateVolume struct {
-	Volume  string            `json:"volume" doc:"the spec: NAME, NAME@PROFILE or NAME@snapshot-PREFIX" example:"db@gold"`
+	// The spec: NAME, NAME@PROFILE or NAME@snapshot-PREFIX.
+	Volume  string            `json:"volume" example:"db@gold"`
 	Options map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
 }
 
@@ -21,7 +22,9 @@ type ResizeVolume struct {
 
 // RekeyVolume asks to wrap the data key of a volume again.
 type RekeyVolume struct {
-	OldKeyFile string `json:"old_key_file,omitempty" doc:"absolute and clean path of a file on the home of the volume: the key that wraps the data key now, if it is not at the place that the profile names"`
+	// Absolute and clean path of a file on the home of the volume: the key that wraps the data key now, if
+	// it is not at the place that the profile names.
+	OldKeyFile string `json:"old_key_file,omitempty"`
 }
 
 // SetProfile asks for another profile.
@@ -31,7 +34,8 @@ type SetProfile struct {
 
 // RenameVolume asks for another name.
 type RenameVolume struct {
-	Name string `json:"name" doc:"the new name. The former name becomes an alias, which still finds the volume" example:"orders"`
+	// The new name. The former name becomes an alias, which still finds the volume.
+	Name string `json:"name" example:"orders"`
 }
 
 // ProtectVolume sets whether the volume is protected from deletion.
@@ -41,7 +45,9 @@ type ProtectVolume struct {
 
 // ImportVolume asks for a volume with the contents of a folder of its host.
 type ImportVolume struct {
-	Path    string            `json:"path" doc:"absolute and clean path of the folder on the host of the new volume. It must neither contain nor be inside a pool or the root of Drover"`
+	// Absolute and clean path of the folder on the host of the new volume. It must neither contain nor be
+	// inside a pool or the root of Drover.
+	Path    string            `json:"path"`
 	Live    bool              `json:"live,omitempty" doc:"the folder may be in use"`
 	Options map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
 }

@@ -27,7 +27,7 @@ func (c *Comparison) Correct(ctx context.Context) error {
 		if _, err := c.Update(ctx, func(t *record.Tx) error { return c.correctDataset(t, j) }); err != nil {
 			return err
 		}
-		if j.action == "forgotten" {
+		if j.action == api.RecordForgotten {
 			j.Extra, j.Missing = nil, nil
 			if err := c.forgetAllSnapshots(ctx, j.ID); err != nil {
 				return err
@@ -51,7 +51,7 @@ func (c *Comparison) Correct(ctx context.Context) error {
 // not end. It changes nothing.
 func (c *Comparison) checkCorrectable(ctx context.Context) error {
 	for _, d := range c.result.Differences {
-		if d.Action == "disputed" {
+		if d.Action == api.RecordDisputed {
 			return dataset.Errorf(dataset.ErrConflict,
 				"recover: volume %s (dataset %s) needs a decision: %s (bring the node back, or confirm which one "+
 					"writes no more: --fenced NODE)", d.Volume, d.Dataset, d.Note)
@@ -163,7 +163,7 @@ func (c *Comparison) releaseNames(ctx context.Context) error {
 // renames reports whether the correction gives the names in the report to the volume.
 func (j *Difference) renames() bool {
 	switch j.action {
-	case "forgotten", "copies", "missing", "snapshots":
+	case api.RecordForgotten, api.RecordCopies, api.RecordMissing, api.RecordSnapshots:
 		return false
 	}
 	return j.Record.State == dataset.StateReady
@@ -183,21 +183,21 @@ func (c *Comparison) correctDataset(t *record.Tx, j Difference) error {
 		return dataset.Errorf(dataset.ErrConflict,
 			"recover: dataset %s was changed meanwhile: start again (drover store recover)", j.ID)
 	}
-	if j.action == "snapshots" {
+	if j.action == api.RecordSnapshots {
 		return nil
 	}
-	stays := j.action == "copies" || j.action == "missing"
+	stays := j.action == api.RecordCopies || j.action == api.RecordMissing
 	if there && !stays {
 		if err := releaseState(t, was); err != nil {
 			return err
 		}
 		t.Delete(record.HomeKey(was.Home, j.ID))
 	}
-	if j.action == "forgotten" {
+	if j.action == api.RecordForgotten {
 		for _, node := range was.Copies {
 			t.Delete(record.CopyKey(node, j.ID))
 		}
-		t.Event(api.EventStoreRecover, was, j.action)
+		t.Event(api.EventStoreRecover, was, string(j.action))
 		t.NotifyDataset(j.ID, was.Home)
 		record.ForgetDataset(t, was)
 		return nil
@@ -221,7 +221,7 @@ func (c *Comparison) correctDataset(t *record.Tx, j Difference) error {
 	}
 	d.Profile = c.recovery.WithKnownSettings(d.Profile, was.Profile)
 	d.Epoch, d.Move = d.Epoch+1, uuid.Nil
-	r := api.Rebuilt{Action: j.action}
+	r := api.Rebuilt{Action: string(j.action)}
 	if err := c.recovery.restoreName(t, &d, &r); err != nil {
 		return err
 	}

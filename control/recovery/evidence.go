@@ -41,7 +41,7 @@ type coverage struct {
 
 // Decision is the decision about the evidence on a dataset.
 type Decision struct {
-	action     string // as in api.RecordDifference; "" if the store is right
+	action     api.RecordAction // empty if the store is right
 	note       string
 	Record     dataset.Dataset            // the record as it must be, of the highest known epoch
 	report     *nodeReport                // the home's report; nil if only other nodes or the store have a record
@@ -58,7 +58,7 @@ func (a *Evidence) decide(seen coverage) Decision {
 		return Decision{}
 	}
 	if why := a.whyDisputed(v.Record, seen); why != "" {
-		v.action, v.note = "disputed", why
+		v.action, v.note = api.RecordDisputed, why
 		return v
 	}
 	for i, c := range a.claims {
@@ -82,21 +82,22 @@ func (a *Evidence) decide(seen coverage) Decision {
 	case v.Record.State == dataset.StatePurging && !newer:
 		return Decision{} // the store knows of the purge, which continues after the recovery
 	case v.Record.State == dataset.StatePurging:
-		v.action = "purging"
+		v.action = api.RecordPurging
 	case newer && v.Record.State == dataset.StateTrashed:
-		v.action = "trashed"
+		v.action = api.RecordTrashed
 	case a.stored == nil:
-		v.action = "restored"
+		v.action = api.RecordRestored
 	case newer && v.Record.Home != a.stored.Home:
-		v.action = "moved"
+		v.action = api.RecordMoved
 	case newer:
-		v.action = "changed"
+		v.action = api.RecordChanged
 	case a.isDestroyed(seen):
-		v.action = "forgotten"
+		v.action = api.RecordForgotten
 	case v.report == nil && a.homeLacksDataset(v.Record, seen):
-		v.action, v.note = "missing", "its home does not have it, but a node that did not respond may: its record stays"
+		v.action = api.RecordMissing
+		v.note = "its home does not have it, but a node that did not respond may: its record stays"
 	case !a.sameCopies(v.keptCopies):
-		v.action = "copies"
+		v.action = api.RecordCopies
 	}
 	return v
 }

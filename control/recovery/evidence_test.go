@@ -50,7 +50,7 @@ func (c *accountCase) claimed(d *dataset.Dataset, index uint64) {
 func TestJudgeByEpoch(t *testing.T) {
 	for name, x := range map[string]struct {
 		say    func(c *accountCase)
-		action string
+		action api.RecordAction
 		epoch  uint64
 	}{
 		"its home has it": {func(c *accountCase) { c.claimed(c.at(3), 10) }, "", 3},
@@ -99,7 +99,7 @@ func TestJudgePurged(t *testing.T) {
 	}
 	for name, x := range map[string]struct {
 		say    func(c *accountCase)
-		action string
+		action api.RecordAction
 		state  dataset.State
 	}{
 		"the home knows of a purge": {func(c *accountCase) { c.claimed(purged(c, 3), 11) }, "purging", dataset.StatePurging},

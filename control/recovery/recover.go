@@ -320,12 +320,12 @@ func (c *Comparison) compareDataset(t *record.Tx, a *Evidence) error {
 	if j.Record.ID == uuid.Nil {
 		return nil
 	}
-	if j.report != nil && j.report.present && j.action != "disputed" {
+	if j.report != nil && j.report.present && j.action != api.RecordDisputed {
 		if err := j.compareSnapshots(t); err != nil {
 			return err
 		}
 		if j.action == "" && len(j.Missing)+len(j.Extra) > 0 {
-			j.action = "snapshots"
+			j.action = api.RecordSnapshots
 		}
 	}
 	if j.action != "" {
@@ -381,7 +381,7 @@ func (c *Comparison) computeDigest(t *record.Tx) error {
 // first, because it owns the name.
 func (j *Difference) sortKey() int {
 	switch {
-	case j.action == "forgotten":
+	case j.action == api.RecordForgotten:
 		return 0
 	case j.stored != nil && j.Record.State != dataset.StateReady:
 		return 1
@@ -403,7 +403,7 @@ func (j *Difference) describe(t *record.Tx) (api.RecordDifference, error) {
 			return d, err
 		}
 	}
-	if j.action != "forgotten" && j.action != "missing" {
+	if j.action != api.RecordForgotten && j.action != api.RecordMissing {
 		if d.OnAgents, err = at(j.Record); err != nil {
 			return d, err
 		}

@@ -30,7 +30,7 @@ func back(m *controltest.RestoredStore) {
 func actions(r api.Recovery) map[string]string {
 	out := map[string]string{}
 	for _, d := range r.Differences {
-		out[cmp.Or(d.Volume, d.Dataset.String())] += d.Action
+		out[cmp.Or(d.Volume, d.Dataset.String())] += string(d.Action)
 	}
 	return out
 }

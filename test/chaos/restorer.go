@@ -225,7 +225,8 @@ func (r *restorer) recoverAt(ctx context.Context, t testing.TB, replica *cluster
 		var state, node string
 		var epoch uint64
 		n, _ := fmt.Sscanf(d.OnAgents, "%s epoch %d on %s", &state, &epoch, &node)
-		if n == 3 && !slices.Contains([]string{"copies", "snapshots", "forgotten", "missing"}, d.Action) {
+		keepsEpoch := []api.RecordAction{api.RecordCopies, api.RecordSnapshots, api.RecordForgotten, api.RecordMissing}
+		if n == 3 && !slices.Contains(keepsEpoch, d.Action) {
 			raised = append(raised, witness.Raised{Dataset: d.Dataset.String(), Epoch: epoch + 1, Node: node})
 		}
 	}

@@ -46,7 +46,7 @@ var endpointTexts = map[string]string{
 	"heartbeat": "The report has the state of pools and datasets, and the progress of operations. " +
 		"It is not recorded.",
 	"hold":            "The report is kept in memory. It replaces the previous one.",
-	"list-nodes":      "With filter, only the nodes for which the expression is true, with their last facts.",
+	"list-nodes":      "With filter, only the nodes whose facts make the expression true, with those facts.",
 	"list-operations": "In the order of their UUIDs: operations that have not ended, and those of the last day.",
 	"list-pools": "In the order of nodes and names, with the last report of each. Pools that could " +
 		"not be made are included.",
@@ -65,6 +65,9 @@ var endpointTexts = map[string]string{
 	"rename-volume": "The former name becomes an alias: it still finds the volume, until the alias is dropped. " +
 		"The data, the mounts and the UUID of the volume stay. Idempotent.",
 	"drop-alias":    "The alias no longer finds the volume, and its name is free. The data stays.",
+	"delete-volume": "With fenced, the data of the volume is put in the trash of that node when it is reachable again.",
+	"remove-node": "The certificate of the node is revoked. With force, the node stays recorded until its volumes " +
+		"have another home, and the records of data that only it has are removed.",
 	"rebuild":       "The answer has the result for each dataset.",
 	"rebuild-store": "Every pool of the host must be online, unless skip_offline is set.",
 	"recall": "The node that receives the volume calls it. The answer is the operation as it is " +

@@ -103,7 +103,7 @@ func (h handlers) local() {
 	add(h, endpoint(route.RebuildStore, "host",
 		"Rebuild the records of the datasets in this host's pools", ""),
 		func(ctx context.Context, in *struct {
-			SkipOffline bool `query:"skip_offline" doc:"skip the pools that are offline; other volumes can then take the names of their volumes"`
+			SkipOffline bool `query:"skip_offline" doc:"skip offline pools; the names of their volumes become free"`
 			DryRunParam
 		}) (*answer[api.List[api.Rebuilt]], error) {
 			in.DryRunParam.note(ctx)

@@ -13,7 +13,7 @@ func (h handlers) nodes() {
 	add(h, endpoint(route.ListNodes, "nodes", "List the nodes", ""),
 		func(ctx context.Context, in *struct {
 			api.Page
-			Filter string `query:"filter" maxLength:"1024" doc:"an expression over facts; only nodes for which it is true are listed" example:"load_10 < 20"`
+			Filter string `query:"filter" maxLength:"1024" doc:"list only nodes that match" example:"load_10 < 20"`
 		}) (*answer[api.List[api.Node]], error) {
 			list, err := h.Service.NodeList(ctx, in.Filter)
 			return cutPage(in.Page, list, err, func(_ int, n api.Node) string { return n.ID.String() })
@@ -136,7 +136,7 @@ func (h handlers) feeds() {
 	sync := agents(route.Sync, "Wait for changes that concern the node")
 	add(h, sync, func(ctx context.Context, in *struct {
 		NodeParam
-		Rev  uint64 `query:"rev" doc:"only changes after this revision, once there are any; absent: everything, at once"`
+		Rev  uint64 `query:"rev" doc:"wait for changes after this revision; absent: everything, at once"`
 		Wait string `query:"wait" doc:"how long to wait for a change" example:"30s"`
 	}) (*answer[api.Sync], error) {
 		wait, err := wire.ParseWait(in.Wait)

@@ -44,7 +44,7 @@ func (h handlers) operations() {
 	add(h, endpoint(route.GetOperation, "operations", "Show an operation, or wait for it", ""),
 		func(ctx context.Context, in *struct {
 			OperationRefParam
-			Wait string `query:"wait" doc:"how long to wait for the end of the operation or, while it runs, for a change of its progress" example:"30s"`
+			Wait string `query:"wait" doc:"how long to wait for the end, or for a change of the progress" example:"30s"`
 		}) (*answer[dataset.Operation], error) {
 			wait, err := wire.ParseWait(in.Wait)
 			if err != nil {

@@ -11,7 +11,7 @@ import (
 
 // VolumeParam names a volume in the path.
 type VolumeParam struct {
-	Volume string `path:"volume" doc:"the volume: its name or an alias, NAME@PROFILE, or a unique prefix of its dataset's UUID" example:"db"`
+	Volume string `path:"volume" doc:"name, alias, NAME@PROFILE, or unique prefix of the UUID" example:"db"`
 }
 
 // AliasParam names an alias of the volume in the path.
@@ -39,7 +39,7 @@ type OperationParam struct {
 
 // OperationIDParam is the ID of the operation that a change becomes.
 type OperationIDParam struct {
-	Operation uuid.UUID `query:"operation" doc:"ID of the new operation, chosen by the caller so that control recognizes a retry; absent: a random ID"`
+	Operation uuid.UUID `query:"operation" doc:"ID of the new operation: a retry repeats it; absent: random"`
 }
 
 func (p OperationParam) request(kind dataset.OpKind) api.Request {
@@ -61,28 +61,28 @@ type ForceParam struct {
 
 // ForceDropParam overrides the check that no container uses an alias.
 type ForceDropParam struct {
-	Force bool `query:"force" doc:"also if running containers use the alias. They keep their mounts, and cannot start again"`
+	Force bool `query:"force" doc:"also if running containers use it; they cannot start again"`
 }
 
 // FencedParam is an operator's confirmation that a node no longer writes.
 type FencedParam struct {
-	Fenced string `query:"fenced" maxLength:"512" doc:"with force: the unreachable home of the volume, which the caller confirms to be fenced. Its data is put in the trash of that node"`
+	Fenced string `query:"fenced" maxLength:"512" doc:"with force: the unreachable home, confirmed to be fenced"`
 }
 
 // ForgetParam is whether only the record of a pool is removed.
 type ForgetParam struct {
-	Forget bool `query:"forget" doc:"remove only the record of the pool, and leave its path unchanged; the path may be unreachable"`
+	Forget bool `query:"forget" doc:"remove only the record of the pool; its path stays unchanged"`
 }
 
 // RemovedNodeParam names the node to remove.
 type RemovedNodeParam struct {
 	Node  string `path:"node" doc:"the node: its name, or a unique prefix of its UUID"`
-	Force bool   `query:"force" doc:"also if the node is the home of volumes, or has data that no other node has. The certificate is revoked. The node stays recorded until its volumes have another home, and the records of data that only it has are removed"`
+	Force bool   `query:"force" doc:"also if volumes have their home or their only data there"`
 }
 
 // SnapshotParam names a snapshot in the path.
 type SnapshotParam struct {
-	Snapshot string `path:"snapshot" doc:"the snapshot: a unique prefix of its UUID or, if the volume is given, its name"`
+	Snapshot string `path:"snapshot" doc:"unique prefix of the snapshot's UUID or, with a volume, its name"`
 }
 
 // OfVolumeParam names the volume whose snapshots are meant.

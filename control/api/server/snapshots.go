@@ -65,7 +65,7 @@ func (h handlers) snapshots() {
 	add(h, endpoint(route.DiffSnapshot, "snapshots", "Measure how much of a volume changed since a snapshot", ""),
 		func(ctx context.Context, in *struct {
 			SnapshotParam
-			Newer string `query:"newer" doc:"a unique prefix of the UUID of a later snapshot; absent: the present content of the volume"`
+			Newer string `query:"newer" doc:"unique prefix of a later snapshot's UUID; absent: the present content"`
 		}) (*answer[api.Diff], error) {
 			return reply(h.Local.Diff(ctx, in.Snapshot, in.Newer))
 		})

@@ -25,7 +25,7 @@ func (h handlers) transfers() {
 		"application/x-tar"),
 		func(ctx context.Context, in *struct {
 			VolumeParam
-			Snapshot string `query:"snapshot" doc:"a snapshot of the volume, by name or by a unique prefix of its UUID; absent: the present content"`
+			Snapshot string `query:"snapshot" doc:"name or unique prefix of the UUID; absent: the present content"`
 		}) (*Bytes, error) {
 			changeOf(ctx).addDetail("snapshot ", in.Snapshot)
 			return stream("application/x-tar", func(ctx context.Context, w *streamWriter) (err error) {

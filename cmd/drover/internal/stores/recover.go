@@ -108,7 +108,7 @@ func printRecovery(a *cli.App, r api.Recovery) error {
 	}
 	t := show.NewTable("VOLUME", "DATASET", "STORE", "AGENTS", "ACTION", "NOTE")
 	for _, d := range r.Differences {
-		t.Row(cli.ShortName(d.Volume), d.Dataset.String()[:8], d.InStore, d.OnAgents, d.Action, d.Note)
+		t.Row(cli.ShortName(d.Volume), d.Dataset.String()[:8], d.InStore, d.OnAgents, string(d.Action), d.Note)
 	}
 	return t.Write(a.Out)
 }
