@@ -61,8 +61,8 @@ func (a *Agent) Offline(control api.Service) api.Service {
 	})
 }
 
-// SeenVolumes returns the present state of the volumes that are in use on this node.
-func (a *Agent) SeenVolumes(ctx context.Context) []api.VolumeSummary {
+// SeenVolumes returns the present state of the volumes that are in use on this node. It does not fail.
+func (a *Agent) SeenVolumes(ctx context.Context) ([]api.VolumeSummary, error) {
 	var out []api.VolumeSummary
 	for _, id := range a.Uses.InUse() {
 		d, ok := a.Cache.Dataset(id)
@@ -72,7 +72,7 @@ func (a *Agent) SeenVolumes(ctx context.Context) []api.VolumeSummary {
 		st := a.Status.Status(ctx, d)
 		out = append(out, api.VolumeSummary{ID: d.ID, Volume: d.Volume, Size: d.Size, Node: a.NodeName, Status: &st})
 	}
-	return out
+	return out, nil
 }
 
 // ReplicaLags returns the present state of the replicas on this node. It leaves out volumes in the trash, because

@@ -103,8 +103,9 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Datasets: []dataset.DatasetStatus{{ID: moved.ID, Mounted: true}}}); err != nil {
 		t.Fatal(err)
 	}
-	if v := e.MustVolume("moved"); v.Status == nil || !v.Status.Mounted || len(e.SeenVolumes(e.Ctx)) != 2 {
-		t.Errorf("%+v", v.Status)
+	seen, err := e.SeenVolumes(e.Ctx)
+	if v := e.MustVolume("moved"); v.Status == nil || !v.Status.Mounted || err != nil || len(seen) != 2 {
+		t.Errorf("%+v, seen %+v, %v", v.Status, seen, err)
 	}
 	d := a.MustDelete("gone")
 	s := a.MustSync(rev)

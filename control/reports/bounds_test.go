@@ -80,7 +80,7 @@ func TestSeenIsBounded(t *testing.T) {
 	if err := say(b, true, dataset.DatasetStatus{ID: uuid.New()}); err != nil {
 		t.Error(err)
 	}
-	if seen := e.SeenVolumes(e.Ctx); len(seen) != 1 || len(e.Reports.Datasets()) != 1 {
-		t.Errorf("%d seen, %d remembered", len(seen), len(e.Reports.Datasets()))
+	if seen, err := e.SeenVolumes(e.Ctx); err != nil || len(seen) != 1 || len(e.Reports.Datasets()) != 1 {
+		t.Errorf("%d seen, %v, %d remembered", len(seen), err, len(e.Reports.Datasets()))
 	}
 }

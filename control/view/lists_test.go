@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -241,6 +242,34 @@ func firstSnapshot(e *controltest.Control, volume string) string {
 	return l.Items[0].ID.String()
 }
 
+// If the store fails in the middle, the volumes that were read come with an error: metrics must not lack the others
+// silently.
+func TestSeenVolumesWithoutAStore(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	beat := api.Heartbeat{Incarnation: a.Incarnation}
+	for i := range store.MaxOps + 1 {
+		d := a.MustCreate(fmt.Sprintf("v%d", i))
+		beat.Datasets = append(beat.Datasets, dataset.DatasetStatus{ID: d.ID, Mounted: true})
+	}
+	if err := e.Heartbeat(e.Ctx, a.ID, beat); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ failFrom, want int }{
+		{0, store.MaxOps + 1},
+		{1, 0},            // the first datasets
+		{2, 0},            // the name of their node
+		{3, store.MaxOps}, // the other datasets
+	} {
+		e.Spy.FailFrom(c.failFrom, false)
+		seen, err := e.SeenVolumes(e.Ctx)
+		e.Spy.FailFrom(0, false)
+		if len(seen) != c.want || (err == nil) != (c.failFrom == 0) {
+			t.Errorf("request %d to the store fails: %d volumes, %v, want %d", c.failFrom, len(seen), err, c.want)
+		}
+	}
+}
+
 func TestSeen(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -253,9 +282,9 @@ func TestSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.MustDelete("gone")
-	seen := e.SeenVolumes(e.Ctx)
-	if len(seen) != 1 || seen[0].Volume != "db" || seen[0].Status.Used != 7 || seen[0].Node != "alpha" {
-		t.Errorf("%+v", seen)
+	seen, err := e.SeenVolumes(e.Ctx)
+	if err != nil || len(seen) != 1 || seen[0].Volume != "db" || seen[0].Status.Used != 7 || seen[0].Node != "alpha" {
+		t.Errorf("%+v, %v", seen, err)
 	}
 	if v := e.MustVolume("silent"); v.Status != nil {
 		t.Errorf("%+v", v.Status)

@@ -53,7 +53,11 @@ func TestVolumeOfAnOfflinePoolHasAProblem(t *testing.T) {
 	if v, err := e.Volume(e.Ctx, "db"); err != nil || v.Status == nil || !v.Status.Mounted || v.Status.Problem != offline {
 		t.Errorf("%+v, %v", v.Status, err)
 	}
-	for _, v := range e.SeenVolumes(e.Ctx) {
+	reported, err := e.SeenVolumes(e.Ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range reported {
 		if v.Status == nil || v.Status.Problem == "" {
 			t.Errorf("in the metrics: %+v", v.Status)
 		}

@@ -2,6 +2,7 @@ package view
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
 	"slices"
 	"strings"
@@ -52,8 +53,9 @@ func (s *Views) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.V
 
 // SeenVolumes returns the volumes that an agent has reported since this service started: those that are or were
 // mounted. It sets only their names, UUIDs, sizes, statuses and nodes, because metrics ask for thousands every few
-// seconds.
-func (s *Views) SeenVolumes(ctx context.Context) []api.VolumeSummary {
+// seconds. If it cannot read all of them, it returns the others and an error.
+func (s *Views) SeenVolumes(ctx context.Context) ([]api.VolumeSummary, error) {
+	var errs []error
 	seen := s.Reports.Datasets()
 	out := make([]api.VolumeSummary, 0, len(seen))
 	nodes, t := map[uuid.UUID]string{}, record.NewTx(ctx, s.Ledger.Store)
@@ -64,7 +66,7 @@ func (s *Views) SeenVolumes(ctx context.Context) []api.VolumeSummary {
 		}
 		entries, err := s.Ledger.Store.GetMany(ctx, keys)
 		if err != nil {
-			return out
+			return out, errors.Join(append(errs, record.ReadError(ctx, err))...)
 		}
 		for i, id := range some {
 			if entries[i].Index == 0 {
@@ -72,18 +74,27 @@ func (s *Views) SeenVolumes(ctx context.Context) []api.VolumeSummary {
 				continue
 			}
 			d, err := s.summaries.decode(id, entries[i])
-			if err != nil || d.State != dataset.StateReady {
+			if err != nil {
+				errs = append(errs, err)
 				continue
 			}
-			if name, err := cached(&nodes, d.Home, t.NodeName); err == nil {
-				status := s.statusOf(d.ID, d.Home, d.Pool, d.Pool.String())
-				out = append(out, api.VolumeSummary{
-					ID: d.ID, Volume: d.Volume, Size: d.Size, Status: status, Node: name,
-				})
+			if d.State != dataset.StateReady {
+				continue
 			}
+			name, err := cached(&nodes, d.Home, t.NodeName)
+			if err != nil {
+				if errs = append(errs, err); dataset.KindOf(err) == dataset.ErrCorrupt {
+					continue
+				}
+				return out, errors.Join(errs...)
+			}
+			status := s.statusOf(d.ID, d.Home, d.Pool, d.Pool.String())
+			out = append(out, api.VolumeSummary{
+				ID: d.ID, Volume: d.Volume, Size: d.Size, Status: status, Node: name,
+			})
 		}
 	}
-	return out
+	return out, errors.Join(errs...)
 }
 
 // indexedSummary is the summary of a record with the index of the record. The summary is nil if there is no record.

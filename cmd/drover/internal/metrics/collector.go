@@ -49,7 +49,8 @@ type Options struct {
 // reporters below.
 type Source interface {
 	Pools(context.Context) ([]api.Pool, error)
-	SeenVolumes(context.Context) []api.VolumeSummary // the volumes that are or were mounted
+	// SeenVolumes returns the volumes that are or were mounted. With an error, it returns those that it could read.
+	SeenVolumes(context.Context) ([]api.VolumeSummary, error)
 }
 
 // replicaReporter returns the state of the replicas on a node. Only agents implement it.
@@ -102,7 +103,8 @@ type scheduleReporter interface {
 const collectTime = 5 * time.Second
 
 // New returns the handler of /metrics. It uses a separate registry. The handler leaves out the metrics that it cannot
-// read, so that a part that does not answer does not hide the other parts.
+// read, so that a part that does not answer does not hide the other parts. It counts such a request in
+// promhttp_metric_handler_errors_total.
 func New(o Options) http.Handler {
 	if o.Recorder == nil {
 		o.Recorder = NewRecorder()
@@ -143,9 +145,7 @@ func (c *collector) Gather() ([]*dto.MetricFamily, error) {
 	if c.Certificate != nil {
 		s.set(certificateExpiry, float64(c.Certificate().Unix()))
 	}
-	errs := []error{c.pools(ctx, s)}
-	c.volumes(ctx, s)
-	errs = append(errs, c.decisions(ctx, s))
+	errs := []error{c.pools(ctx, s), c.volumes(ctx, s), c.decisions(ctx, s)}
 	part := c.Agent
 	if part == nil {
 		part = c.Source
@@ -179,11 +179,12 @@ func (c *collector) pools(ctx context.Context, s *samples) error {
 	return err
 }
 
-func (c *collector) volumes(ctx context.Context, s *samples) {
+func (c *collector) volumes(ctx context.Context, s *samples) error {
 	if c.HideVolumes {
-		return // SeenVolumes is slow, so it is not called
+		return nil // SeenVolumes is slow, so it is not called
 	}
-	for _, v := range c.Source.SeenVolumes(ctx) {
+	volumes, err := c.Source.SeenVolumes(ctx)
+	for _, v := range volumes {
 		if v.Status == nil {
 			continue
 		}
@@ -207,6 +208,7 @@ func (c *collector) volumes(ctx context.Context, s *samples) {
 			s.set(snapshotFailures, float64(c.Recorder.snapshotFailures(v.Volume)), v.Volume)
 		}
 	}
+	return err
 }
 
 // decisions sets the samples about the decisions of control: failover, trust in the store, and the schedules of

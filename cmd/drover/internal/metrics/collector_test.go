@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -18,8 +19,8 @@ import (
 // deciding is a control that shows no pools and no volumes.
 type deciding struct{ why string }
 
-func (deciding) Pools(context.Context) ([]api.Pool, error)       { return nil, nil }
-func (deciding) SeenVolumes(context.Context) []api.VolumeSummary { return nil }
+func (deciding) Pools(context.Context) ([]api.Pool, error)                { return nil, nil }
+func (deciding) SeenVolumes(context.Context) ([]api.VolumeSummary, error) { return nil, nil }
 func (d deciding) Failover(context.Context) (api.FailoverState, error) {
 	return api.FailoverState{Halted: d.why}, nil
 }
@@ -98,13 +99,40 @@ func TestFiguresOfFailover(t *testing.T) {
 // twice is an agent with two datasets of one name, one of which is in the trash.
 type twice struct{ deciding }
 
-func (twice) SeenVolumes(context.Context) (list []api.VolumeSummary) {
+func (twice) SeenVolumes(context.Context) (list []api.VolumeSummary, err error) {
 	for _, used := range []dataset.Size{5, 9} {
 		list = append(list, api.VolumeSummary{Volume: "db", Node: "host-a", Status: &dataset.DatasetStatus{
 			Mounted: true, Used: 1, Usage: &dataset.Usage{Used: used, Available: 9, Inodes: 64, InodesUsed: 3},
 		}})
 	}
-	return list
+	return list, nil
+}
+
+// partial is an agent that can read one of its volumes.
+type partial struct{ deciding }
+
+func (partial) SeenVolumes(ctx context.Context) ([]api.VolumeSummary, error) {
+	list, _ := twice{}.SeenVolumes(ctx)
+	return list[:1], errors.New("the store does not answer")
+}
+
+// If some volumes cannot be read, the response has the others, and the failure is counted.
+func TestUnreadVolumesAreCounted(t *testing.T) {
+	const counted = `promhttp_metric_handler_errors_total{cause="gathering"} 1`
+	for source, want := range map[Source]bool{partial{}: true, twice{}: false} {
+		h := New(Options{Source: source, Version: "1.0"})
+		var w *httptest.ResponseRecorder
+		for range 2 { // the second response has the count of the first request
+			w = httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		}
+		if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `drover_volume_mounted{node="host-a",volume="db"} 1`) {
+			t.Errorf("%T: %d: %s", source, w.Code, w.Body)
+		}
+		if got := strings.Contains(w.Body.String(), counted+"\n"); got != want {
+			t.Errorf("%T: counted %t, want %t: %s", source, got, want, w.Body)
+		}
+	}
 }
 
 func (twice) SupersededVolumes() []string { return []string{"db", "db"} }

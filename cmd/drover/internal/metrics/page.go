@@ -18,6 +18,8 @@ The column *process* says where a metric is found: *agent* (` + "`drover agent`"
 *control* (` + "`drover control`" + `) or both. ` + "`drover serve`" + ` has all of them.
 A counter only grows, until the process restarts. A histogram has the series ` + "`_bucket`, `_sum` and `_count`" + `.
 Go's and the process's own metrics (` + "`go_…`, `process_…`" + `) come with them.
+If a part cannot be read, for instance because the store does not answer, the response lacks it, and
+` + "`promhttp_metric_handler_errors_total{cause=\"gathering\"}`" + ` counts the request.
 
 Metrics with the label ` + "`volume`" + ` have a series for each volume that is or was mounted. Switch them off in
 drover.yaml if a host has more volumes than your Prometheus should store:

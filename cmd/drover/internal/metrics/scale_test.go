@@ -22,14 +22,14 @@ type many struct{ number int }
 
 func (m many) Pools(context.Context) ([]api.Pool, error) { return nil, nil }
 
-func (m many) SeenVolumes(context.Context) (list []api.VolumeSummary) {
+func (m many) SeenVolumes(context.Context) (list []api.VolumeSummary, err error) {
 	for i := range m.number {
 		list = append(list, api.VolumeSummary{
 			ID: uuid.New(), Volume: fmt.Sprintf("volume-%05d", i), Size: dataset.GiB, Node: "host-a",
 			Status: &dataset.DatasetStatus{Mounted: true, Used: 7, Mounts: []dataset.Mount{{ID: "m", Count: 1}}},
 		})
 	}
-	return list
+	return list, nil
 }
 
 func (m many) VolumeIO(context.Context) (list []api.VolumeIO, err error) {
