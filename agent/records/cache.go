@@ -16,16 +16,16 @@ import (
 // answer of control. Its mutex protects all fields. It is safe for concurrent use.
 type Cache struct {
 	mu          sync.RWMutex
-	datasets    map[uuid.UUID]*api.IndexedDataset // whose home is this node
-	copies      map[uuid.UUID]api.AssignedCopy    // of datasets whose home is another node
-	inspections map[uuid.UUID]uuid.UUID           // by the dataset that is mounted to inspect a copy
-	names       map[string]uuid.UUID              // live volumes, by name and by alias
-	spellings   map[string]*Spellings             // by name
-	spelled     map[uuid.UUID][]string            // keys of spellings, by dataset
-	spelledWith map[string][]string               // keys of spellings, by the names in their lists Used
-	dirty       map[uuid.UUID]bool                // datasets whose records changed since they were written to disk
-	moment      uint64                            // the number of times that a record was added or replaced
-	since       map[uuid.UUID]uint64              // the moment at which a dataset's record was added or replaced
+	datasets    map[uuid.UUID]*entry           // whose home is this node
+	profiles    profiles                       // of datasets
+	copies      map[uuid.UUID]api.AssignedCopy // of datasets whose home is another node
+	inspections map[uuid.UUID]uuid.UUID        // by the dataset that is mounted to inspect a copy
+	names       map[string]uuid.UUID           // live volumes, by name and by alias
+	spellings   map[string]*Spellings          // by name
+	spelled     map[uuid.UUID][]string         // keys of spellings, by dataset
+	spelledWith map[string][]string            // keys of spellings, by the names in their lists Used
+	dirty       map[uuid.UUID]bool             // datasets whose records changed since they were written to disk
+	moment      uint64                         // the number of times that a record was added or replaced
 	// provisioned has the sum of the sizes of the volumes and replicas of each pool.
 	provisioned map[uuid.UUID]dataset.Size
 }
@@ -33,11 +33,11 @@ type Cache struct {
 // NewCache returns an empty cache.
 func NewCache() *Cache {
 	return &Cache{
-		datasets: map[uuid.UUID]*api.IndexedDataset{}, copies: map[uuid.UUID]api.AssignedCopy{},
+		datasets: map[uuid.UUID]*entry{}, profiles: profiles{}, copies: map[uuid.UUID]api.AssignedCopy{},
 		inspections: map[uuid.UUID]uuid.UUID{},
 		names:       map[string]uuid.UUID{},
 		spellings:   map[string]*Spellings{}, spelled: map[uuid.UUID][]string{}, spelledWith: map[string][]string{},
-		dirty: map[uuid.UUID]bool{}, since: map[uuid.UUID]uint64{},
+		dirty:       map[uuid.UUID]bool{},
 		provisioned: map[uuid.UUID]dataset.Size{},
 	}
 }
@@ -50,13 +50,16 @@ func (c *Cache) Load(d api.IndexedDataset) {
 }
 
 func (c *Cache) putLocked(d api.IndexedDataset) {
+	e := newEntry(d)
+	e.profile = c.profiles.take(d.Profile)
 	if old := c.datasets[d.ID]; old != nil {
-		c.provisioned[old.Pool] -= provisionedBy(old.Dataset)
+		c.provisioned[old.pool] -= old.provisioned()
+		c.profiles.release(old.profile)
 	}
-	c.provisioned[d.Pool] += provisionedBy(d.Dataset)
-	c.datasets[d.ID] = &d
+	c.provisioned[d.Pool] += e.provisioned()
+	c.datasets[d.ID] = e
 	c.moment++
-	c.since[d.ID] = c.moment
+	e.moment = c.moment
 	if d.State == dataset.StateReady {
 		for _, name := range d.Names() {
 			c.names[name] = d.ID
@@ -72,11 +75,11 @@ func (c *Cache) Apply(d dataset.Dataset, index uint64) bool {
 	defer c.mu.Unlock()
 	old := c.datasets[d.ID]
 	if old != nil {
-		if index != 0 && index <= old.Index || d.Epoch < old.Epoch {
+		if index != 0 && index <= old.index || d.Epoch < old.epoch {
 			return false
 		}
-		if reflect.DeepEqual(old.Dataset, d) {
-			old.Index = max(old.Index, index)
+		if reflect.DeepEqual(old.dataset(), d) {
+			old.index = max(old.index, index)
 			return false
 		}
 		c.removeNamesLocked(old)
@@ -94,14 +97,14 @@ func (c *Cache) Remove(id uuid.UUID) {
 }
 
 func (c *Cache) removeLocked(id uuid.UUID) {
-	d := c.datasets[id]
-	if d == nil {
+	e := c.datasets[id]
+	if e == nil {
 		return
 	}
-	c.provisioned[d.Pool] -= provisionedBy(d.Dataset)
+	c.provisioned[e.pool] -= e.provisioned()
+	c.profiles.release(e.profile)
 	delete(c.datasets, id)
-	delete(c.since, id)
-	c.removeNamesLocked(d)
+	c.removeNamesLocked(e)
 	c.dirty[id] = true
 }
 
@@ -119,7 +122,7 @@ func (c *Cache) Moment() uint64 {
 func (c *Cache) RemoveIfUnchanged(id uuid.UUID, asked uint64) (removed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.since[id] > asked {
+	if e := c.datasets[id]; e != nil && e.moment > asked {
 		return false
 	}
 	c.removeLocked(id)
@@ -129,14 +132,14 @@ func (c *Cache) RemoveIfUnchanged(id uuid.UUID, asked uint64) (removed bool) {
 // removeNamesLocked removes the name and the aliases of a dataset. A name can be reused, so the records that were read
 // from disk may have two datasets with the same name. If another live volume has the name, the name stays and refers to
 // that volume.
-func (c *Cache) removeNamesLocked(d *api.IndexedDataset) {
-	for _, name := range d.Names() {
-		if c.names[name] != d.ID {
+func (c *Cache) removeNamesLocked(e *entry) {
+	for _, name := range e.names() {
+		if c.names[name] != e.id {
 			continue
 		}
 		delete(c.names, name)
 		for id, o := range c.datasets {
-			if id != d.ID && o.State == dataset.StateReady && o.HasName(name) {
+			if id != e.id && o.state == dataset.StateReady && o.hasName(name) {
 				c.names[name] = id
 			}
 		}
@@ -147,8 +150,8 @@ func (c *Cache) removeNamesLocked(d *api.IndexedDataset) {
 func (c *Cache) Dataset(id uuid.UUID) (dataset.Dataset, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if k := c.datasets[id]; k != nil {
-		return k.Dataset, true
+	if e := c.datasets[id]; e != nil {
+		return e.dataset(), true
 	}
 	return dataset.Dataset{}, false
 }
@@ -162,8 +165,8 @@ func Newer(c *Cache, d dataset.Dataset, asked uint64) (newer dataset.Dataset, kn
 	switch cached := c.datasets[d.ID]; {
 	case cached == nil:
 		return d, false
-	case c.since[d.ID] > asked || cached.Epoch > d.Epoch:
-		return cached.Dataset, true
+	case cached.moment > asked || cached.epoch > d.Epoch:
+		return cached.dataset(), true
 	}
 	return d, true
 }
@@ -173,7 +176,7 @@ func (c *Cache) Volume(name string) (dataset.Dataset, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if id, ok := c.names[name]; ok {
-		return c.datasets[id].Dataset, true
+		return c.datasets[id].dataset(), true
 	}
 	return dataset.Dataset{}, false
 }
@@ -207,8 +210,8 @@ func (c *Cache) TakeChanged(limit int) map[uuid.UUID]*api.IndexedDataset {
 			break
 		}
 		out[id] = nil
-		if k := c.datasets[id]; k != nil {
-			d := *k
+		if e := c.datasets[id]; e != nil {
+			d := e.indexed()
 			out[id] = &d
 		}
 		delete(c.dirty, id)
@@ -229,8 +232,8 @@ func (c *Cache) ReturnChanged(taken map[uuid.UUID]*api.IndexedDataset) {
 func (c *Cache) Index(id uuid.UUID) uint64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if d := c.datasets[id]; d != nil {
-		return d.Index
+	if e := c.datasets[id]; e != nil {
+		return e.index
 	}
 	return 0
 }
@@ -247,8 +250,8 @@ func (c *Cache) Revisions() map[uuid.UUID]Revision {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	out := make(map[uuid.UUID]Revision, len(c.datasets))
-	for id, d := range c.datasets {
-		out[id] = Revision{d.Index, d.Epoch, d.Volume, d.State == dataset.StatePurging}
+	for id, e := range c.datasets {
+		out[id] = Revision{e.index, e.epoch, e.volume, e.state == dataset.StatePurging}
 	}
 	return out
 }
@@ -258,8 +261,8 @@ func (c *Cache) Revisions() map[uuid.UUID]Revision {
 func (c *Cache) ForgetIndexes() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for id, d := range c.datasets {
-		d.Index = 0
+	for id, e := range c.datasets {
+		e.index = 0
 		c.dirty[id] = true
 	}
 }

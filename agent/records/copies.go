@@ -17,7 +17,7 @@ import (
 func (c *Cache) ReplaceByCopy(k api.AssignedCopy) (left bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if d := c.datasets[k.Dataset]; d != nil && k.Record != nil && k.Record.Epoch <= d.Epoch {
+	if d := c.datasets[k.Dataset]; d != nil && k.Record != nil && k.Record.Epoch <= d.epoch {
 		return false
 	}
 	c.setCopyLocked(k.Dataset, &k)

@@ -61,8 +61,10 @@ func (c *Cache) List(node uuid.UUID) []ListEntry {
 	defer c.mu.RUnlock()
 	out := make([]ListEntry, 0, len(c.names))
 	for name, id := range c.names {
-		if d := &c.datasets[id].Dataset; name == d.Volume { // otherwise an alias: the volume is listed under its name
-			out = append(out, c.entriesLocked(d, node)...)
+		e := c.datasets[id]
+		if name == e.volume { // otherwise an alias: the volume is listed under its name
+			d := e.dataset()
+			out = append(out, c.entriesLocked(&d, node)...)
 		}
 	}
 	copies := map[uuid.UUID]bool{}
