@@ -56,9 +56,6 @@ func New(deps Deps) (*Pools, *Prober) {
 // All callers that wait for an earlier question to the pool share one reading, which begins when that question has
 // ended. Each caller waits only until its ctx ends. The reading continues for the others.
 func (p *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error) {
-	if p.hangReason(id) != "" {
-		return p.readStatus(ctx, id, func() {}) // fails at once; a reading that waits for the disk does not
-	}
 	r := p.joinReading(id)
 	select {
 	case <-r.done:

@@ -28,29 +28,58 @@ const (
 type question struct {
 	Since     time.Time
 	Done      chan struct{}
-	discarded bool // the goroutine of the question closes the pool when it ends; protected by table.mu
+	Hung      chan struct{} // closed when the pool is marked as hanging
+	discarded bool          // the goroutine of the question closes the pool when it ends; protected by table.mu
+}
+
+// closeHung closes Hung, unless it is closed. The caller holds table.mu.
+func (q *question) closeHung() {
+	select {
+	case <-q.Hung: // the pool was removed since, so that it does not count as hanging
+	default:
+		close(q.Hung)
+	}
 }
 
 // Ask runs f on an open pool, after all earlier questions have ended. It fails with dataset.ErrOffline if the pool does
-// not answer in time. f may then still be running, so use the values that f writes only if Ask succeeds.
+// not answer in time, or as soon as another caller has waited that long for the same question. f may then still be
+// running, so use the values that f writes only if Ask succeeds.
 func (t *table) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) error {
 	for {
 		q, mine, err := t.startQuestion(id, f)
 		if err != nil {
 			return err
 		}
-		for turn := 0; !WaitFor(ctx, t.Clock, AskPatience/AskTurns, []<-chan struct{}{q.Done}); {
+		if err := t.awaitAnswer(ctx, id, q); err != nil || mine {
+			return err
+		}
+	}
+}
+
+// awaitAnswer waits for the end of a question. If the pool does not answer in time, awaitAnswer marks it as hanging, so
+// that all callers that wait for the question fail at once.
+func (t *table) awaitAnswer(ctx context.Context, id uuid.UUID, q *question) error {
+	for range AskTurns {
+		turn := t.Clock.After(AskPatience / AskTurns)
+		select {
+		case <-q.Done: // also if the pool was marked as hanging before
+			return nil
+		default:
+		}
+		select {
+		case <-q.Done:
+			return nil
+		case <-q.Hung:
+			return OfflineError(t.Name(id), NoAnswerReason(q.Since))
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-turn:
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if turn++; turn == AskTurns {
-				return t.markHung(id, q)
-			}
-		}
-		if mine {
-			return nil
 		}
 	}
+	return t.markHung(id, q)
 }
 
 // startQuestion starts f, or returns the question that is already running. mine is true if it started f.
@@ -69,7 +98,7 @@ func (t *table) startQuestion(id uuid.UUID, f func(b backends.Pool)) (q *questio
 		return p.Question, false, nil
 	}
 	next := *p
-	next.Question = &question{Since: t.Clock.Now(), Done: make(chan struct{})}
+	next.Question = &question{Since: t.Clock.Now(), Done: make(chan struct{}), Hung: make(chan struct{})}
 	t.byID[id] = &next
 	go func() {
 		f(next.Storage)
@@ -84,6 +113,7 @@ func (t *table) markHung(id uuid.UUID, q *question) error {
 	t.Change(id, func(p *Pool) {
 		if first = p.Question == q && p.HangReason == ""; first {
 			p.HangReason = NoAnswerReason(q.Since)
+			q.closeHung()
 		}
 	})
 	if first {

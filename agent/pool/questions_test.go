@@ -45,29 +45,32 @@ func TestReadingsOfAStatusAreShared(t *testing.T) {
 	}
 }
 
-// TestHangingPoolIsReportedAtOnce: once a pool counts as hanging, callers get that answer, and do not wait for a reading
-// that still waits for the disk.
+// TestHangingPoolIsReportedAtOnce: once a pool counts as hanging, all callers get that answer: those that wait for the
+// question that hangs, those that wait for their turn after it, and later ones. The clock stands still meanwhile, so
+// none of them has waited for AskPatience.
 func TestHangingPoolIsReportedAtOnce(t *testing.T) {
 	r, _, _, there := hungRig(t)
-	began, gate, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	go func() {
-		ended <- r.Pools.Ask(t.Context(), there.Pool, func(backends.Pool) { close(began); <-gate })
-	}()
+	const callers = 4
+	began, gate, ended := make(chan struct{}), make(chan struct{}), make(chan error, callers)
+	ask := func(f func(backends.Pool)) { ended <- r.Pools.Ask(t.Context(), there.Pool, f) }
+	go ask(func(backends.Pool) { close(began); <-gate })
 	<-began
-	end := r.Pools.HoldReading(there.Pool)
-	r.Pools.MarkHung(there.Pool)
-	answered := make(chan error, 1)
-	go func() {
+	go ask(func(backends.Pool) { t.Error("the pool is asked while it hangs") })
+	reading := r.Pools.JoinReading(there.Pool) // it waits for its turn
+	readStatus := func() {
 		_, err := r.Pools.ReadStatus(t.Context(), there.Pool)
-		answered <- err
-	}()
-	agenttest.Await(t, func() bool { return len(answered) == 1 })
-	if err := <-answered; !errors.Is(err, dataset.ErrOffline) {
-		t.Errorf("%v, want %v", err, dataset.ErrOffline)
+		ended <- err
 	}
-	end()
+	go readStatus()
+	r.Pools.MarkHung(there.Pool)
+	go readStatus()
+	agenttest.Await(t, func() bool { return len(ended) == callers })
+	for range callers {
+		if err := <-ended; !errors.Is(err, dataset.ErrOffline) {
+			t.Errorf("%v, want %v", err, dataset.ErrOffline)
+		}
+	}
+	<-reading
 	close(gate)
-	if err := <-ended; !errors.Is(err, dataset.ErrOffline) && err != nil {
-		t.Error(err)
-	}
+	agenttest.Await(t, func() bool { return r.PoolStatus("other").Online })
 }
