@@ -122,6 +122,9 @@ func Serve(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	p.addCloser(st.Close)
+	if file, ok := st.Store.(mappedFile); ok {
+		p.mapped = append(p.mapped, file)
+	}
 	svc := p.control(st, nil)
 	changes, err := p.audit("audit.log")
 	if err != nil {
@@ -170,15 +173,16 @@ func Serve(ctx context.Context, o Options) (err error) {
 	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
 }
 
-// hostEndpoints returns the endpoints for the engine and the users of a host. It also starts boundMemory, which adjusts
-// the memory limit to the number of volumes of the host.
+// hostEndpoints returns the endpoints for the engine and the users of a host. It also starts boundMemory, which
+// adjusts the memory limit to the number of volumes of the host, and releases memory.
 func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, page http.Handler) ([]endpoint,
 	error) {
 	l, err := listen(ctx, p.Options)
 	if err != nil {
 		return nil, err
 	}
-	p.background(ctx, func(ctx context.Context) { boundMemory(ctx, p.clock, ag.Cache.Len) })
+	release := func() { releaseMemory(p.mapped, p.Log) }
+	p.background(ctx, func(ctx context.Context) { boundMemory(ctx, p.clock, ag.Cache.Len, release) })
 	list := []endpoint{
 		{"api", l.api, server.New(handler)},
 		{"plugin", l.plugin, plugin.New(ag, plugin.Options{
@@ -250,6 +254,7 @@ func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uu
 		return nil, err
 	}
 	p.addCloser(database.Close)
+	p.mapped = append(p.mapped, database)
 	engine := &swarm.Watcher{Clock: p.clock, Log: p.Log}
 	if slices.Contains(p.Publish, config.PublishSwarm) {
 		engine.Nodes = func(ctx context.Context) ([]api.Node, error) { return controlAPI.NodeList(ctx, "") }

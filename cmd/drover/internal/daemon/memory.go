@@ -4,7 +4,10 @@ import (
 	"context"
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/internal/clock"
 )
@@ -18,19 +21,32 @@ const (
 	// garbage collector ran all the time while 30,000 volumes were listed.
 	memoryOfVolume = 4 << 10
 	// memoryPause is the time between two adjustments.
-	memoryPause = 10 * time.Second
+	memoryPause = 2 * time.Second
+	// quietBytes is the most that a quiet daemon allocates in one pause. Heartbeats and idle pools need less.
+	quietBytes = 1 << 20
+	// releaseAfter is how much must have been allocated since the last release. Less garbage does not pay for a run
+	// of the garbage collector.
+	releaseAfter = 8 << 20
 )
 
-// boundMemory adjusts the memory limit of the Go runtime to the number of volumes until ctx ends. Without a limit, the
-// garbage after a long list or a burst of requests would double the memory of the daemon, which stays until the next
-// collection. The limit is soft: the runtime exceeds it rather than stop the program (runtime/debug.SetMemoryLimit). It
-// covers the memory of Go, not the pages of files that are mapped. An operator's GOMEMLIMIT has priority.
-func boundMemory(ctx context.Context, c clock.Clock, volumes func() int) {
-	if os.Getenv("GOMEMLIMIT") != "" {
-		return
-	}
+// mappedFile is a database whose file is mapped into memory.
+type mappedFile interface{ ReleasePages() error }
+
+// boundMemory adjusts the memory of the daemon until ctx ends. It sets the limit of the Go runtime by the number of
+// volumes, and gives memory back to the kernel when the daemon becomes quiet after work: garbage, and the pages of the
+// databases. Without a limit, the garbage after a long list or a burst of requests would double the memory of the
+// daemon, which stays until the next collection. The limit is soft: the runtime exceeds it rather than stop the program
+// (runtime/debug.SetMemoryLimit). It covers the memory of Go, not the pages of files that are mapped. An operator's
+// GOMEMLIMIT has priority over this limit.
+func boundMemory(ctx context.Context, c clock.Clock, volumes func() int, release func()) {
+	var q quietness
 	for {
-		debug.SetMemoryLimit(memoryLimit(volumes()))
+		if os.Getenv("GOMEMLIMIT") == "" {
+			debug.SetMemoryLimit(memoryLimit(volumes()))
+		}
+		if q.becomesQuiet(allocatedBytes()) {
+			release()
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -41,3 +57,39 @@ func boundMemory(ctx context.Context, c clock.Clock, volumes func() int) {
 
 // memoryLimit returns the limit in bytes for a host with so many volumes.
 func memoryLimit(volumes int) int64 { return memoryBase + int64(volumes)*memoryOfVolume }
+
+// allocatedBytes returns how many bytes the program has allocated since its start.
+func allocatedBytes() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
+
+// quietness finds the moment at which memory can be given back. It is not safe for concurrent use.
+type quietness struct {
+	last     uint64 // allocated bytes at the last call
+	released uint64 // allocated bytes at the last call that returned true
+}
+
+// becomesQuiet reports whether the daemon was quiet since the last call, and has worked since the last call that
+// returned true. allocated is the number of bytes that the program has allocated since its start.
+func (q *quietness) becomesQuiet(allocated uint64) bool {
+	quiet := allocated-q.last <= quietBytes
+	q.last = allocated
+	if !quiet || allocated-q.released < releaseAfter {
+		return false
+	}
+	q.released = allocated
+	return true
+}
+
+// releaseMemory gives garbage, and the pages of mapped files, back to the kernel. The pages stay in the page cache, so
+// they are mapped again without a read of the disk.
+func releaseMemory(files []mappedFile, log logrus.FieldLogger) {
+	debug.FreeOSMemory()
+	for _, f := range files {
+		if err := f.ReleasePages(); err != nil {
+			log.WithError(err).Debug("cannot release the pages of a database")
+		}
+	}
+}

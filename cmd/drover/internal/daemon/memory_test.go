@@ -29,7 +29,7 @@ func TestMemoryLimitFollowsVolumes(t *testing.T) {
 	c := pauses{begun: make(chan time.Duration), end: make(chan time.Time)}
 	ctx, stop := context.WithCancel(t.Context())
 	ended, volumes := make(chan struct{}), 0
-	go func() { defer close(ended); boundMemory(ctx, c, func() int { return volumes }) }()
+	go func() { defer close(ended); boundMemory(ctx, c, func() int { return volumes }, func() {}) }()
 	for _, n := range []int{100, 30_000} {
 		if got, want := <-c.begun, memoryPause; got != want {
 			t.Errorf("pause %s, want %s", got, want)
@@ -45,8 +45,39 @@ func TestMemoryLimitFollowsVolumes(t *testing.T) {
 	<-ended
 	debug.SetMemoryLimit(before)
 	t.Setenv("GOMEMLIMIT", "1GiB")
-	boundMemory(t.Context(), c, func() int { t.Error("the volumes are counted"); return 0 })
+	ctx, stop = context.WithCancel(t.Context())
+	ended = make(chan struct{})
+	go func() {
+		defer close(ended)
+		boundMemory(ctx, c, func() int { t.Error("the volumes are counted"); return 0 }, func() {})
+	}()
+	<-c.begun
+	stop()
+	<-ended
 	if got := debug.SetMemoryLimit(-1); got != before {
 		t.Errorf("with GOMEMLIMIT set: limit %d, want %d", got, before)
+	}
+}
+
+// TestMemoryIsReleasedOnceAfterWork: memory is released when the daemon is quiet after work, and not again until it has
+// worked again.
+func TestMemoryIsReleasedOnceAfterWork(t *testing.T) {
+	const mib = 1 << 20
+	var q quietness
+	for i, step := range []struct {
+		allocated uint64
+		released  bool
+	}{
+		{100 * mib, false},           // the start of the daemon
+		{100*mib + 1000, true},       // quiet
+		{100*mib + 2000, false},      // still quiet: there is no new garbage
+		{103 * mib, false},           // a little work
+		{103*mib + 1000, false},      // too little to release
+		{140 * mib, false},           // a long list
+		{140*mib + quietBytes, true}, // quiet again
+	} {
+		if got := q.becomesQuiet(step.allocated); got != step.released {
+			t.Errorf("step %d, %d bytes allocated: released %t, want %t", i, step.allocated, got, step.released)
+		}
 	}
 }

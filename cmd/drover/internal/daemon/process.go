@@ -23,6 +23,7 @@ type process struct {
 	clock    clock.System
 	recorder *metrics.Recorder
 	closers  []func() error
+	mapped   []mappedFile // databases of the process
 }
 
 // newProcess creates the folders and takes the named lock in the root. Existing folders keep their mode.
