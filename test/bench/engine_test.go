@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/test/engine"
 )
 
-// image is the image of containers that may have any.
+// image is the image of containers for which any image will do.
 const image = "drover-redis"
 
 // BenchmarkDockerRun measures the whole of `docker run --rm` with an existing volume.

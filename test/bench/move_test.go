@@ -25,9 +25,9 @@ import (
 
 // BenchmarkMove measures the move of a volume of which one hundredth, or one tenth, was overwritten, in blocks of 64
 // KiB in scattered places. The volume moves to the node from which it came, which is compared with a bare TCP copy of
-// as many bytes, and moves back with nothing to transfer. The time that the larger number of bytes takes more than
-// the smaller one is that of the stream alone. It also measures what a writer notices if its volume moves to a node
-// with a fresh replica.
+// as many bytes, and moves back with nothing to transfer. The difference between the times for the larger and the
+// smaller number of bytes is the time of the stream alone. It also measures what a writer notices if its volume moves
+// to a node with a fresh replica.
 func BenchmarkMove(b *testing.B) {
 	for _, fs := range []string{"xfs", "btrfs"} {
 		b.Run(fs, func(b *testing.B) {

@@ -138,7 +138,7 @@ func (d *disturber) watchStranger(t testing.TB, h *cluster.Host, p *child.Proces
 	case !p.Running():
 		t.Errorf("a stranger on %s was ended: %v", h.Name, p.Err())
 	default:
-		d.report.count("strangers that went on")
+		d.report.count("strangers that continued")
 		return
 	}
 	d.report.mu.Lock()

@@ -110,8 +110,8 @@ func (j *judge) verify(t testing.TB) {
 	// Losses that were announced explain the writes that a head lacks. Even these writes are kept in superseded
 	// heads.
 	for what, bad := range map[string][]string{
-		"heads":                         witness.Check(entries, heads, losses, j.restorer.raised...),
-		"heads, and what is kept aside": witness.Check(entries, all, nil, j.restorer.raised...),
+		"heads":                      witness.Check(entries, heads, losses, j.restorer.raised...),
+		"heads and superseded heads": witness.Check(entries, all, nil, j.restorer.raised...),
 	} {
 		for _, b := range bad {
 			t.Errorf("%s, of %d entries: %s", what, len(entries), b)
@@ -219,7 +219,7 @@ func (j *judge) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 		}
 	}()
 	var now api.Volume
-	host.Await(t, "what was overtaken of "+v.name+" is kept", func() error {
+	host.Await(t, "the superseded heads of "+v.name+" are kept", func() error {
 		now = j.current(t, v)
 		for _, c := range now.CopyDetails {
 			if c.Kind == dataset.CopySuperseded && c.Snapshot == uuid.Nil {

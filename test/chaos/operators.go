@@ -242,7 +242,7 @@ func (i *injector) allowAgain(t testing.TB, v *volume, h *cluster.Host) {
 	}
 	plug, c := h.Plug(t), i.Controls[0].Client(t)
 	defer c.Close()
-	host.Await(t, h.Name+" hears what became of "+v.name, func() error {
+	host.Await(t, h.Name+" knows the present state of "+v.name, func() error {
 		now, err := c.Volume(t.Context(), v.name)
 		if err != nil {
 			return err

@@ -83,8 +83,9 @@ func testA6(t *testing.T, w *world) {
 	w.moved = append(w.moved, head)
 }
 
-// lookedAt is what a person sees of the head of a volume that a host kept: everything that was written and
-// acknowledged there, whatever the volume continued without. Looking changes nothing, and leaves nothing behind.
+// lookedAt mounts the superseded head of a volume that a host kept, as a person does, and returns its contents. They
+// must have every write that was acknowledged there, including those that the volume lacks now. Looking changes nothing
+// and leaves nothing behind.
 func lookedAt(t *testing.T, control *cluster.Control, h *cluster.Host, volume string, wrote []witness.Entry) (c witness.Copy) {
 	t.Helper()
 	look := []string{"volume", "superseded", "mount", volume, h.Name}

@@ -162,9 +162,9 @@ func (h *holder) fenced(t *testing.T, since time.Duration) {
 	}
 }
 
-// goesOn waits until the guard has armed the volume again, and the writer has written. It checks that the volume stays
+// awaitContinued waits until the guard has armed the volume again, and the writer has written. It checks that the volume stays
 // mounted here, at epoch 1.
-func (h *holder) goesOn(t *testing.T) {
+func (h *holder) awaitContinued(t *testing.T) {
 	t.Helper()
 	host.Await(t, "the volume is thawed", func() error {
 		if e, _ := h.entry(t); e.State != guard.StateArmed {
@@ -213,7 +213,7 @@ func (h *holder) cutOff(t *testing.T) {
 	fenced := finding{"error", "volume db", "is fenced", "drover guard ls"}
 	awaitFinding(t, h.a, fenced, true)
 	h.Net.Heal()
-	h.goesOn(t)
+	h.awaitContinued(t)
 	awaitFinding(t, h.a, fenced, false)
 }
 
@@ -222,7 +222,7 @@ func (h *holder) agentKilled(t *testing.T) {
 	h.a.KillAgent(t)
 	h.fenced(t, since)
 	h.a.StartAgent(t)
-	h.goesOn(t)
+	h.awaitContinued(t)
 	h.a.KillAgent(t) // restarted in time, so it is not fenced at all
 	h.a.StartAgent(t)
 	before, _ := h.entry(t)
@@ -246,7 +246,7 @@ func (h *holder) guardKilled(t *testing.T) {
 		t.Errorf("another guard found %+v", e)
 	}
 	h.Net.Heal()
-	h.goesOn(t)
+	h.awaitContinued(t)
 }
 
 // quorumLost: nothing is decided for a long time, one minute in the long form. Nothing is frozen, because the host
@@ -270,7 +270,7 @@ func (h *holder) quorumLost(t *testing.T) {
 		s.Start()
 	}
 	h.Consul.AwaitLeader()
-	h.goesOn(t)
+	h.awaitContinued(t)
 	if e, _ := h.entry(t); before.Fence == nil || e.Fence == nil || e.Fence.At != before.Fence.At {
 		t.Errorf("it was fenced: %+v, and before %+v", e.Fence, before.Fence)
 	}

@@ -134,8 +134,8 @@ func (p *promoted) cutAt(t *testing.T, cut promotion) {
 	})
 	p.Net.Isolate(p.home.On)
 	if cut.who == "guard" {
-		p.comes(t, cut)
-		p.again(t, cut)
+		p.awaitStep(t, cut)
+		p.causeFault(t, cut)
 	}
 	var ended atomic.Bool
 	var users sync.WaitGroup
@@ -143,17 +143,17 @@ func (p *promoted) cutAt(t *testing.T, cut promotion) {
 	if p.auto {
 		users.Go(func() { p.takesOver(t, &ended) })
 	} else {
-		p.word(t)
+		p.confirmFenced(t)
 	}
 	if cut.who == "home" {
-		p.over(t)
+		p.awaitEnd(t)
 		p.Net.Heal()
 	}
 	if cut.who != "guard" {
-		p.comes(t, cut)
-		p.again(t, cut)
+		p.awaitStep(t, cut)
+		p.causeFault(t, cut)
 	}
-	p.over(t)
+	p.awaitEnd(t)
 	if cut.fault != "back" {
 		users.Wait()
 	}
@@ -182,14 +182,14 @@ func (p *promoted) start(t *testing.T, cut promotion, env ...string) {
 	}
 }
 
-// comes waits until the part of a step has reached the step.
-func (p *promoted) comes(t *testing.T, cut promotion) {
+// awaitStep waits until the part of a step has reached the step.
+func (p *promoted) awaitStep(t *testing.T, cut promotion) {
 	t.Helper()
 	host.Await(t, cut.who+" comes to "+cut.step, func() error { _, err := os.Stat(p.hold); return err })
 }
 
-// again causes the fault and ends it. The lost home stays lost, unless its return is the fault.
-func (p *promoted) again(t *testing.T, cut promotion) {
+// causeFault causes the fault and ends it. The lost home stays lost, unless its return is the fault.
+func (p *promoted) causeFault(t *testing.T, cut promotion) {
 	t.Helper()
 	goes := func() {
 		if err := os.Remove(p.hold); err != nil {
@@ -239,8 +239,8 @@ func (p *promoted) takesOver(t *testing.T, ended *atomic.Bool) {
 	}
 }
 
-// word confirms that the home does not write any more.
-func (p *promoted) word(t *testing.T) {
+// confirmFenced confirms that the home does not write any more.
+func (p *promoted) confirmFenced(t *testing.T) {
 	t.Helper()
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: p.name, Node: p.target.Name, Force: true, Fenced: p.home.Name}
 	host.Await(t, "the promotion is taken in", func() error { // once its home is unreachable
@@ -249,11 +249,11 @@ func (p *promoted) word(t *testing.T) {
 	})
 }
 
-// over waits until the promotion has ended.
-func (p *promoted) over(t *testing.T) {
+// awaitEnd waits until the promotion has ended.
+func (p *promoted) awaitEnd(t *testing.T) {
 	t.Helper()
 	host.Await(t, "the promotion ends", func() error {
-		all, err := p.without(t)
+		all, err := p.newPromotions(t)
 		for _, op := range all {
 			if !op.State.Final() {
 				err = errors.Join(err, fmt.Errorf("it is %s at %q", op.State, op.Progress.Step))
@@ -266,8 +266,8 @@ func (p *promoted) over(t *testing.T) {
 	})
 }
 
-// without lists the promotions on record that were not known before.
-func (p *promoted) without(t *testing.T) (all []dataset.Operation, err error) {
+// newPromotions lists the promotions on record that were not known before.
+func (p *promoted) newPromotions(t *testing.T) (all []dataset.Operation, err error) {
 	list, err := p.client.Operations(t.Context(), api.Page{})
 	for _, op := range list.Items {
 		if op.Loss != nil && op.DatasetID == p.id && !p.known[op.ID] {
@@ -307,7 +307,7 @@ func (p *promoted) writes(t *testing.T, h *cluster.Host) (entries []witness.Entr
 // check compares the final contents with what was written.
 func (p *promoted) check(t *testing.T, cut promotion, before []witness.Entry) {
 	t.Helper()
-	all, err := p.without(t)
+	all, err := p.newPromotions(t)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,15 +25,15 @@ type block struct {
 	note     note
 }
 
-// A note is an HTML comment before a block: <!-- test: … -->. It says either why
-// the block is not run, or what is to be so before it is, in words:
+// A note is an HTML comment before a block: <!-- test: … -->. It gives the reason why the block is not run, or it has
+// words that say how the block is run:
 //
-//	setup=NAME               the fixture to call before; none: none
+//	setup=NAME               the fixture to call before the block; without this word, none is called
 //	prefix=DIGITS:VOLUME     the digits stand for the start of the volume's UUID
 //	uuid=UUID:VOLUME         the UUID stands for that of the volume's dataset
 //	snapshot=UUID:VOLUME/S   the UUID stands for that of the volume's snapshot S
 //	file=PATH                the block is the file
-//	compose=PATH             the block takes the place of its keys in the Compose file
+//	compose=PATH             the block replaces its keys in the Compose file
 //	compose                  the block is part of a Compose file
 //	alerts                   the block is rules of Prometheus
 type note struct {

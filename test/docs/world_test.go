@@ -1,11 +1,10 @@
-// Package docs runs every command that README.md and the pages in docs show, in
-// their order, against a real Drover with a real engine, and checks what else can
-// be checked of a page: links, flags, options, error codes, figures.
+// Package docs runs every command that README.md and the pages in docs show, in the order of the page, against a real
+// Drover with a real engine. It also checks the links, flags, options, error codes and figures on the pages.
 //
-// The commands are run as they stand, with the paths that they name: what they
-// write to lies on overlays that only this process sees. Two things are played:
-// systemctl is done to the processes as the units would, and UUIDs that a page
-// shows as examples are exchanged for real ones (see note).
+// The commands are run unchanged, with the paths that they name. They write to overlays that only this process sees.
+// Two things are simulated. For systemctl, the test starts and stops the processes as the units would. UUIDs that a
+// page shows as examples are replaced by real ones (see note). If a new block of a page needs a special state, add a
+// fixture to fixtures_test.go and name it in a note before the block.
 package docs
 
 import (

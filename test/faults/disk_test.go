@@ -108,7 +108,7 @@ func (w *world) powerCut(t testing.TB, disks []*disk, copies []string, boot boot
 		d.become(t, copies[i])
 	}
 	w.inUse = nil
-	boot.anew(t)
+	boot.change(t)
 }
 
 // thaw thaws a filesystem that was frozen when its host lost its power.
@@ -127,7 +127,7 @@ func newBootID(t testing.TB) bootID {
 	t.Helper()
 	const kernel = "/proc/sys/kernel/random/boot_id"
 	b := bootID(filepath.Join(t.TempDir(), "boot_id"))
-	b.anew(t)
+	b.change(t)
 	if err := unix.Mount(string(b), kernel, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -139,8 +139,8 @@ func newBootID(t testing.TB) bootID {
 	return b
 }
 
-// anew changes the boot ID, as another boot does.
-func (b bootID) anew(t testing.TB) {
+// change changes the boot ID, as another boot does.
+func (b bootID) change(t testing.TB) {
 	t.Helper()
 	if err := os.WriteFile(string(b), []byte(uuid.NewString()+"\n"), 0o444); err != nil {
 		t.Fatal(err)

@@ -365,7 +365,7 @@ func endingDrills() []drill {
 }
 
 // errAsync is the answer of a request whose work continues after the answer.
-var errAsync = errors.New("it goes on")
+var errAsync = errors.New("the work continues after the answer")
 
 // purged fails unless the dataset of volume "end" is destroyed without another request: a purge that has begun ends,
 // and nothing restores the dataset.

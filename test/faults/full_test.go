@@ -169,7 +169,7 @@ func TestB15PoolWithoutABlock(t *testing.T) {
 }
 
 // The disk of the state is full to the last byte. Existing volumes work, and can be mounted, unmounted and removed.
-// What cannot be put on record is refused and was not done.
+// A request that cannot be recorded is refused and not carried out.
 func TestB15StateDiskFull(t *testing.T) {
 	shelf := scratch.Mount(t, "xfs", 8<<30)
 	state, pool := newDisk(t, shelf, "ext4", 256<<20), newDisk(t, shelf, "xfs", 3<<30)

@@ -1,5 +1,6 @@
-// Package faults breaks Drover on purpose: it kills it at every step, cuts the power, takes its disks and its store
-// away, fills them up, and acts as a hostile user.
+// Package faults breaks the Drover of one host on purpose: it kills the process at every step, cuts the power, removes
+// or fills up its disks and its store, and acts as a hostile user. The faults of a cluster are in test/cluster and
+// test/chaos. A new operation needs a drill, which is interrupted at each of its steps (drills).
 package faults
 
 import (

@@ -92,15 +92,15 @@ func TestI4StoreLost(t *testing.T) {
 			if d.forgot { // it stays mounted until it is known that nothing uses it
 				w.inUse = []string{"used"}
 			}
-			w.rid(t, ".damaged-")
+			w.removeFiles(t, ".damaged-")
 			w.tidy(t)
 			w.ok(t, w.plug.Create("fresh", nil))
 		})
 	}
 }
 
-// rid removes files in the root that a person has examined, by a part of their name.
-func (w *world) rid(t testing.TB, part string) {
+// removeFiles removes files in the root that a person has examined, by a part of their name.
+func (w *world) removeFiles(t testing.TB, part string) {
 	t.Helper()
 	for _, name := range names(t, w.h.Root) {
 		if strings.Contains(name, part) {
@@ -143,11 +143,11 @@ func (w *world) peopled(t testing.TB) {
 	protect := true
 	w.ok(t, w.submit(t, api.Request{Kind: dataset.OpUpdate, Volume: "changed", Protect: &protect}))
 	w.use(t, "used")
-	w.noted(t)
+	w.awaitRecords(t)
 }
 
-// noted waits until the records next to the data equal those of the store.
-func (w *world) noted(t testing.TB) {
+// awaitRecords waits until the records next to the data equal those of the store.
+func (w *world) awaitRecords(t testing.TB) {
 	t.Helper()
 	path := w.poolPath(t, "default")
 	host.Await(t, "the records beside the data are renewed", func() error {
@@ -238,7 +238,7 @@ func TestI3OlderBackup(t *testing.T) {
 	w.forget("dying")
 	w.trash["dying"] = "dying"
 	w.use(t, "late")
-	w.noted(t)
+	w.awaitRecords(t)
 	before, pooled := w.records(t), w.inPool(t)
 	w.h.Stop(t)
 	old, err := os.ReadFile(backup)

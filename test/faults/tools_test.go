@@ -78,11 +78,11 @@ func TestToolsThatGo(t *testing.T) {
 	})
 	h.Must(t, "volume", "create", "db", "-o", "size=100MiB")
 	h.Must(t, "pool", "create", "plain", "--backend", "dir", "--path", h.Root+"/plain")
-	before := lies(t, h)
+	before := poolContents(t, h)
 	refused(t, h, "cryptsetup (apt-get install cryptsetup-bin), and then a restart of drover", "volume", "create", "new@gold") // after what the kernel lacks, if it lacks anything
 	refused(t, h, "on its node xfs needs mkfs.xfs (apt-get install xfsprogs)", "volume", "create", "new@xfs")
 	refused(t, h, "apt-get install xfsprogs", "pool", "create", "new", "--backend", "loop", "--path", h.Root+"/new.img", "--image", "1GiB")
-	if after := lies(t, h); after != before {
+	if after := poolContents(t, h); after != before {
 		t.Errorf("something was changed\nbefore: %s\nafter:  %s", before, after)
 	}
 	doctor := h.Exec(t, "doctor", "-v").Out
@@ -95,11 +95,11 @@ func TestToolsThatGo(t *testing.T) {
 	ok(t, os.Remove(bin+"/mkfs.ext4"))
 	refused(t, h, "apt-get install e2fsprogs", "volume", "create", "new", "-o", "size=120MiB")
 	h.Restart(t)
-	before = lies(t, h)
+	before = poolContents(t, h)
 	for _, what := range [][]string{{"-o", "pool=default"}, {"-o", "fs=ext4"}, {"-o", "fs=xfs"}} {
 		refused(t, h, "apt-get install ", append([]string{"volume", "create", "new"}, what...)...)
 	}
-	if after := lies(t, h); after != before {
+	if after := poolContents(t, h); after != before {
 		t.Errorf("something was changed\nbefore: %s\nafter:  %s", before, after)
 	}
 	findings := h.Exec(t, "doctor", "-v")
@@ -141,8 +141,8 @@ func TestReloadSaysWhichKeysAreMissing(t *testing.T) {
 	h.Must(t, "volume", "create", "db")
 }
 
-// lies returns the contents of a host's pools.
-func lies(t *testing.T, h *host.Host) string {
+// poolContents returns the contents of a host's pools.
+func poolContents(t *testing.T, h *host.Host) string {
 	t.Helper()
 	var names []string
 	for _, dir := range []string{".", "pool/datasets", "pool/incoming", "plain/datasets", "plain/incoming"} {

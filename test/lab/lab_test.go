@@ -120,7 +120,7 @@ func chosen(only, run string) []Entry {
 	return entries
 }
 
-// with lets an entry use what another entry of its package has.
+// with adds the programs, modules, disks and time of another entry of the same package.
 func (e *Entry) with(o Entry) {
 	e.Layer, e.Within = cmp.Or(e.Layer, o.Layer), max(e.within(), o.within())
 	e.Modules, e.Disks = slices.Concat(e.Modules, o.Modules), slices.Concat(e.Disks, o.Disks)

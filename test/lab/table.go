@@ -70,7 +70,7 @@ type Entry struct {
 	Skip    string        // as -test.skip
 	Layer   string        // more programs and modules for the root filesystem, which scripts/lab-LAYER.sh makes
 	Modules []string      // of the kernel, loaded before
-	Disks   []Disk        // empty; inside.Disk(t, name) gives their devices. Entries that name the same share it
+	Disks   []Disk        // empty disks; inside.Disk(t, name) returns a device. Entries share a disk of one name
 	Within  time.Duration // the tests are killed then; 0: five minutes. The machine is slow
 	Long    bool          // only in the long form, `make lab`
 	Longest bool          // only in `make lab-long`, because `make lab` must end within a quarter of an hour

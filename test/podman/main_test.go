@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	engine.Main(m)
 }
 
-// image is the image of containers that may have any.
+// image is the image of containers for which any image will do.
 const image = "localhost/box"
 
 // driver is the name that the page uses.

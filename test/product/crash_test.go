@@ -51,7 +51,7 @@ func testB2(t *testing.T, w *world) {
 			w.awaitMore(t, name, "/data/"+name)
 		}
 		w.wantUses(t, "shared@gold", 2, 2)
-		// docker cp with the ID that was mounted again.
+		// docker cp mounts and unmounts with the mount ID that the restarted container uses again.
 		w.docker(t, "cp", "/etc/hostname", "one:/data/copied")
 		w.wantUses(t, "shared@gold", 2, 2)
 	}

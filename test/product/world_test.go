@@ -1,10 +1,9 @@
-// Package product holds the scenarios of one host, end to end: the docker and
-// drover commands that people type, a real engine, real databases and a real
-// kernel. Tests are named after their scenarios (A1, B3 …) and invariants.
+// Package product tests the scenarios of one host end to end. It types the docker and drover commands that people type,
+// and uses a real engine, real databases and a real kernel. Tests are named after their scenarios (A1, B3 …) and
+// invariants. The scenarios of several hosts are in test/cluster, and the failures of one host in test/faults.
 //
-// An engine and a Drover take seconds to start, so scenarios that do not disturb
-// each other share them, and each group ends with the same proof: nothing of it
-// is left.
+// An engine and a Drover take seconds to start, so scenarios that do not disturb each other share them. At the end of
+// each group, the test checks that the group has left nothing behind (world.empty).
 package product
 
 import (
@@ -25,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { engine.Main(m) }
 
-// image is the image of containers that may have any. Its volume is at /data.
+// image is the image of containers for which any image will do. Its volume is at /data.
 const image = "drover-redis"
 
 // world is one Drover and one engine that uses it.

@@ -321,7 +321,7 @@ func (a *Agent) Create(ctx context.Context, name string) (dataset.Dataset, error
 		return dataset.Dataset{}, fmt.Errorf("%s commits %s: %w", a.Name, name, err)
 	}
 	if out.Duplicate {
-		return dataset.Dataset{}, fmt.Errorf("%s: %s was made by somebody else", a.Name, name)
+		return dataset.Dataset{}, fmt.Errorf("%s: another agent has made %s", a.Name, name)
 	}
 	return *out.Dataset, nil
 }

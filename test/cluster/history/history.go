@@ -161,7 +161,7 @@ func (r *Recorder) Check(within time.Duration) (bad []string) {
 
 func verdict(res porcupine.CheckResult) string {
 	if res == porcupine.Unknown {
-		return "it could not be told within the time whether these answers are right"
+		return "the check did not finish in time, so it is unknown whether these answers are right"
 	}
 	return "no correct server gives these answers"
 }

@@ -115,8 +115,8 @@ func truth(t *rapid.T) (entries []witness.Entry) {
 	return rapid.Permutation(entries).Draw(t, "order")
 }
 
-// An epoch that replaced the one before under its writers is no other epoch, but only on that node and for that
-// dataset.
+// A write under the previous epoch may follow a write under an epoch that replaced it (Raised), but only on that node
+// and for that dataset.
 func TestCheckRaised(t *testing.T) {
 	before, late := wrote("a", 1, 1, 10, 20), wrote("a", 1, 2, 50, 60)
 	after := wrote("b", 2, 1, 30, 40)

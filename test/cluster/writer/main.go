@@ -30,7 +30,7 @@ func main() {
 	flag.StringVar(&o.entry.Writer, "writer", "", "`NAME` that no other process has")
 	flag.Uint64Var(&o.entry.Epoch, "epoch", 0, "epoch under which the volume was mounted")
 	flag.DurationVar(&o.every, "every", 2*time.Millisecond, "pause between two writes")
-	flag.IntVar(&o.descriptors, "descriptors", 0, "open so `MANY` descriptors beside")
+	flag.IntVar(&o.descriptors, "descriptors", 0, "open this `NUMBER` of additional descriptors")
 	flag.StringVar(&b.root, "root", "", "run as in a container, whose root this empty `FOLDER` becomes")
 	flag.StringVar(&b.volume, "volume", "", "with -root: the `FOLDER` that is /data")
 	flag.StringVar(&b.logs, "logs", "", "with -root: the `FOLDER` that is /logs")
