@@ -29,7 +29,7 @@ type Kind interface {
 
 // Config describes the pool to open or make.
 type Config struct {
-	ID   uuid.UUID // the expected pool; if nil, Make chooses one
+	ID   uuid.UUID // the expected pool; if uuid.Nil, Make chooses an ID
 	Name string
 	Path string // absolute and clean; a symlink as its last element is not followed
 	// Image, if greater than 0, says that Path is a preallocated image file. Open makes it with this

@@ -80,7 +80,7 @@ type Clearer interface {
 	// Clear closes the pool and restores its place to the state before the pool was made. The caller ensures that
 	// nobody uses the pool. The pool must have no datasets.
 	//
-	// left describes what remains and how to remove it, for example an empty filesystem on devices, which only
+	// remains describes what is left and how to remove it, for example an empty filesystem on devices, which only
 	// disappears when it is overwritten. It is empty if nothing remains.
 	//
 	// After an interruption, the place contains the empty pool or a part of it. Open with Make completes such a part
@@ -88,7 +88,7 @@ type Clearer interface {
 	//
 	// Errors: ErrConflict if the pool is not empty; nothing was changed. ErrInUse if the pool's storage is mounted or
 	// used otherwise.
-	Clear(ctx context.Context) (left string, err error)
+	Clear(ctx context.Context) (remains string, err error)
 }
 
 // Serializer is a pool that runs one operation at a time.

@@ -7,7 +7,8 @@
 // behaviour. Content is compared by running the same operations on a plain directory and on the mounted dataset. A test
 // fails if it leaves something open, mounted or attached.
 //
-// Each case works on a fixture, which belongs to one test, so it needs no lock. The package has no other state.
+// Each case works on a fixture, which belongs to one test, so it needs no lock. A journal, which writes to a dataset in
+// a goroutine of the case, has a mutex. The package has no other state.
 package backendtest
 
 import (

@@ -51,10 +51,10 @@ source the script in ~/.bashrc instead.`,
 const bashWords = `    _get_comp_words_by_ref "$@" cur prev words cword
 `
 
-// plainBashWords is used instead. Without the package, it splits the line at blanks, as the package does for the
-// arguments "-n =:". The words keep their quotes and backslashes, because the script evaluates them again. That would
-// carry out a redirection, which empties the file after >, or a command substitution. So for such a line the script
-// does not ask drover, and bash completes the names of files.
+// plainBashWords replaces bashWords. If the package is missing, it splits the line at blanks, as the package does for
+// the arguments "-n =:". The words keep their quotes and backslashes, because the script evaluates them again. That
+// would carry out a redirection, which empties the file after >, or a command substitution. So for such a line the
+// script does not ask drover, and bash completes the names of files.
 const plainBashWords = `    if declare -F _get_comp_words_by_ref >/dev/null 2>&1; then
         _get_comp_words_by_ref "$@" cur prev words cword
         return

@@ -3,8 +3,11 @@
 //
 // The output of a command goes to standard output, as a table for people or as JSON for programs. Progress, questions
 // and errors go to standard error. An error is one line. The error about a volume in use is followed by a line for each
-// holder. The exit code is 0, or 1 if the request failed, or 2 if the command line was wrong. A new command belongs in
-// the package of its noun below internal. Package main builds the command tree (root.go) and keeps no state.
+// holder. The exit code is 0, or 1 if the request failed, or 2 if the command line was wrong.
+//
+// A new command belongs in the package of its noun below internal. Of the commands without a noun, status and doctor
+// have packages, clone is in package volumes, serve, control and agent are in package servers, and events, version,
+// completion and man are here. Package main builds the command tree (root.go) and keeps no state.
 package main
 
 import (

@@ -49,7 +49,7 @@ type Listen struct {
 	Advertise string
 }
 
-// Consul describes a store in Consul and how to connect to it. An empty field is absent from the file.
+// Consul describes a store in Consul and how to connect to it. If the file lacks a key, its field is empty.
 type Consul struct {
 	Addresses                 []string // URLs; at least one
 	Prefix                    string   // of the cluster's keys; "drover" where the file names none

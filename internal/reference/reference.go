@@ -21,7 +21,7 @@ type Key struct {
 	Path        string // with dots between the keys; NAME or [] represents a name that the operator chooses
 	Type        string
 	Description string
-	Default     string // the value if the key is absent; empty if the key is required where its parent is given
+	Default     string // the value if the key is absent; empty if the key is required whenever its parent is present
 	Example     string // as YAML in one line
 	Live        string // how a change takes effect
 }
@@ -154,7 +154,7 @@ func (r *reader) key(path string, s *schema, live string, required bool) error {
 		}
 	}
 	if k.Default == "" && !required {
-		return fmt.Errorf("key %s has neither x-default nor is it required", path)
+		return fmt.Errorf("key %s has no x-default and is not required", path)
 	}
 	r.keys = append(r.keys, k)
 	if err := r.properties(path+".", s, k.Live); err != nil {

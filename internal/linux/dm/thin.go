@@ -57,7 +57,7 @@ func Mapped(metadata string) (map[uint64]uint64, error) {
 		if after, _ = thinAt(f, 0, thinSuper); bytes.Equal(before, after) {
 			return found, err
 		}
-		err = fmt.Errorf("%w that is stable for a moment", ErrThin)
+		err = fmt.Errorf("%w: it changed during each attempt to read it", ErrThin)
 	}
 	return nil, fmt.Errorf("read %s: %w", metadata, err)
 }

@@ -62,7 +62,7 @@ func Table(a *cli.App, list []api.Finding) *show.Table {
 	t := show.NewTable("LEVEL", "SUBJECT", "FINDING")
 	for _, f := range list {
 		t.Row(f.Level, f.Subject, f.Text)
-		if f.Fix != "" { // on a line of its own, because a long finding would push a column off the screen
+		if f.Fix != "" { // on a separate line, because a long finding would push a column off the screen
 			t.Below(2, "to do: "+f.Fix)
 		}
 	}

@@ -179,9 +179,9 @@ func previewRelease(ctx context.Context, a *cli.App, g cli.Fencer, o *cli.Output
 		"in its pool", e.Volume, at)
 }
 
-// Release gives up a dataset that a guard has fenced, so that it can be unmounted. The guard kills the processes that
-// may write to the dataset before it thaws the filesystem. After an error or an interruption, call Release again: it
-// performs the remaining steps.
+// Release unmounts a dataset that a guard has fenced, and makes the guard forget it. Before that, the guard kills the
+// processes that may write to the dataset, and then thaws the filesystem. After an error or an interruption, call
+// Release again: it performs the remaining steps.
 func Release(ctx context.Context, g cli.Fencer, unmount func(path string) error, ref string) (e guard.Entry,
 	err error) {
 	if e, err = findReleasable(ctx, g, ref); err != nil {

@@ -24,8 +24,9 @@ type List[T any] struct {
 
 	// Fetch reads all items.
 	Fetch func(context.Context, cli.Remote) ([]T, error)
-	// Summaries is the same list of smaller items, which have no other fields than those that the table, -o wide,
-	// -o name, labels and SortBy need. It is used for outputs that need no other fields. If it is nil, there are none.
+	// Summaries is the same list with smaller items. They have only the fields that the table, -o wide, -o name,
+	// labels and SortBy need. It is used for outputs that need no other fields. If it is nil, all outputs use
+	// the items of this list.
 	Summaries Runner
 	// FetchMatching is set instead of Fetch if the items depend on arguments or on an expression, or are not read from
 	// the API.
