@@ -43,7 +43,7 @@ func TestLossOf(t *testing.T) {
 }
 
 // The store records the first complete snapshot of a copy and each new epoch, and otherwise one state in each period.
-func TestTells(t *testing.T) {
+func TestMustRecord(t *testing.T) {
 	was := Copy{Snapshot: uuid.New(), Epoch: 2, Taken: noon}
 	for name, c := range map[string]struct {
 		was, is Copy

@@ -9,7 +9,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A capability that no case proves is a promise that nobody holds a backend to.
+// Each capability is proven by at least one case of the suite.
 func TestEveryCapabilityIsProven(t *testing.T) {
 	var names []string
 	for _, c := range cases() {

@@ -17,8 +17,9 @@
 // taken. A host with an earlier epoch cannot take the dataset back.
 //
 // Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. The agent opens a
-// [Pool] and calls it by the contract of package backends; moves go through backends.Sharer. A Pool keeps no state
-// about datasets besides that of backend dir.
+// [Pool] and calls it by the contract of package backends. For moves it calls the methods of backends.Sharer, which use
+// shelf.Exchange for the renames and the checks of epochs. A Pool keeps no state about datasets besides that of backend
+// dir.
 //
 // # Why NFS 4
 //

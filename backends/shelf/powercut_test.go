@@ -205,7 +205,7 @@ func TestI2DeleteSurvivesAPowerCut(t *testing.T) { newPowered(t).deletedUnlessRe
 
 // I1, I2: a dataset that a pool took from another pool is only in the new pool, and has the epoch at which it was
 // taken.
-func TestI2DrawSurvivesAPowerCut(t *testing.T) {
+func TestI2TakeSurvivesAPowerCut(t *testing.T) {
 	p := newPowered(t)
 	other := p.open(p.root, "other")
 	p.data.Epoch++

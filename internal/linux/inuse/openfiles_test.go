@@ -83,7 +83,8 @@ func folder(t *testing.T) (dir string, tree mount.Filesystem) {
 	return dir, mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: "/tree"}
 }
 
-// Which processes have a file of a tree open. Those of Drover do not count, but nobody becomes one by a name.
+// Which processes have a file of a tree open. Drover's processes do not count. A process of another user, or of root in
+// a user namespace, counts even if it has the name of one of Drover's.
 func TestOpen(t *testing.T) {
 	const wait = `echo ready; read -r line || true`
 	const detached = `mkdir -p "$0/../at"; mount --bind "$0" "$0/../at"; `
@@ -297,7 +298,8 @@ func TestOpenLeavesItselfOut(t *testing.T) {
 	}
 }
 
-// A look that takes too long leaves nobody out, and one that nobody waits for is an error.
+// If a look takes too long, each process that was not examined is part of the result. If the context of the caller
+// has ended, the look is an error.
 func TestOpenIsBounded(t *testing.T) {
 	pid := script(t, "sh", "-ec", "echo ready; read -r line || true")
 	_, tree := folder(t)

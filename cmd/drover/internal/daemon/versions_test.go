@@ -25,9 +25,9 @@ func (l *lab) ends(what func(context.Context, Options) error, o Options) error {
 	return err
 }
 
-// awaitStanding waits until others can see this number of replicas. If two replicas start at once, either of them may
+// awaitReplicas waits until others can see this number of replicas. If two replicas start at once, either of them may
 // find that it cannot work together with the other.
-func awaitStanding(t *testing.T, c *testconsul.Cluster, want int) {
+func awaitReplicas(t *testing.T, c *testconsul.Cluster, want int) {
 	t.Helper()
 	var keys []string
 	for begun, index := time.Now(), uint64(0); time.Since(begun) < time.Minute; {
@@ -50,7 +50,7 @@ func TestVersionsSideBySide(t *testing.T) {
 	at := func(o Options, version string) Options { o.Version = version; return o }
 	one := at(l.control("c1", c.Addresses()), "v1.4.2")
 	first := l.start(Control, one)
-	awaitStanding(t, c, 1)
+	awaitReplicas(t, c, 1)
 	for version, want := range map[string]string{
 		"v1.2.0": "replica c2 cannot work with other replicas: control replica c1 (" + one.Listen.Advertise + ") is drover v1.4.2 and control is v1.2.0: only neighbouring versions work together",
 		"v1.6.0": "is drover v1.4.2 and control is v1.6.0: only neighbouring versions work together (upgrade control replica c1",
@@ -60,7 +60,7 @@ func TestVersionsSideBySide(t *testing.T) {
 		}
 	}
 	l.start(Control, at(l.control("c2", c.Addresses()), "v1.3.0"))
-	awaitStanding(t, c, 2)
+	awaitReplicas(t, c, 2)
 	if err := l.ends(Control, at(l.control("c3", c.Addresses()), "v1.5.0")); err == nil || !strings.Contains(err.Error(), "control replica c2 (") {
 		t.Errorf("beside two: %v", err)
 	}
@@ -82,7 +82,7 @@ func TestVersionsAreFoundOutLater(t *testing.T) {
 	one, two := l.control("c1", c.Addresses()), l.control("c2", c.Addresses())
 	one.Version, two.Version = "v1.4.0", "v1.2.0"
 	l.start(Control, one)
-	awaitStanding(t, c, 1)
+	awaitReplicas(t, c, 1)
 	c.Servers[0].Pause()
 	second := l.start(Control, two)
 	c.Servers[0].Resume()

@@ -12,7 +12,7 @@ import (
 
 // sharedMountLines names the hosts that have mounted a volume besides its home, and the command for a host that is
 // lost. The status in a list counts their uses.
-func TestGuestLines(t *testing.T) {
+func TestSharedMountLines(t *testing.T) {
 	a := &cli.App{Now: func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }}
 	stay := dataset.SharedMount{Since: a.Now().Add(-5 * time.Minute)}
 	v := api.Volume{
