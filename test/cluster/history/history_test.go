@@ -182,7 +182,7 @@ func TestCheckGivesUp(t *testing.T) {
 		record(r, get(2*i+2, 2*i+3, fmt.Sprint("dataset", i)))
 	}
 	record(r, get(100, 101, "dataset0"))
-	if bad := r.Check(time.Millisecond); len(bad) != 1 || !strings.Contains(bad[0], "could not be told") {
+	if bad := r.Check(time.Millisecond); len(bad) != 1 || !strings.Contains(bad[0], "the check did not finish in time") {
 		t.Errorf("%.200q", bad)
 	}
 }
