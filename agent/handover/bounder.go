@@ -36,28 +36,49 @@ func NewBounder(deps BounderDeps) *Bounder { return &Bounder{deps} }
 
 // Update bounds the lease of a dataset, mounted or not, and then has control record the profile with failover auto. It
 // fails with ErrUnsupported if the guard cannot fence the dataset in time. It is an operation.Handler.
+//
+// While control does not confirm the lease, and until control's record of the copies has arrived here, Update tries
+// again for a limited time. It holds the dataset's lock only during an attempt, so that the dataset can be mounted and
+// unmounted in between. Each attempt begins anew, because the dataset may have changed.
 func (b *Bounder) Update(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	next, until := op.DatasetRecord.Profile, b.Clock.Steady()+2*b.Timing.InUseWait
+	for {
+		var again bool
+		if out, again, err = b.attempt(ctx, jb, op, next); !again || b.Clock.Steady() >= until {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return out, ctx.Err()
+		case <-b.Clock.After(b.Timing.Retry):
+		}
+	}
+}
+
+// attempt is one attempt of Update. again is true if a later attempt can succeed.
+func (b *Bounder) attempt(ctx context.Context, jb *jobs.Job, op *dataset.Operation, next dataset.Profile) (
+	out api.Committed, again bool, err error) {
 	d, pool, unlock, err := b.Datasets.LockForOperation(ctx, *op, "change of the failover")
 	defer unlock()
 	if err != nil {
-		return out, err
+		return out, false, err
 	}
 	steps.At("bound.begin")
 	if err := b.checkOtherUpdates(ctx, d, op.ID); err != nil {
-		return out, err
+		return out, false, err
 	}
 	jb.Step("registering it with the guard")
-	if err := b.bound(ctx, d, op.DatasetRecord.Profile, op.ID); err != nil {
-		return out, err
+	if err := b.bound(ctx, d, next, op.ID); err != nil {
+		return out, errors.Is(err, dataset.ErrUnavailable) && ctx.Err() == nil, err
 	}
 	steps.At("bound.made")
-	if out, err = b.commit(context.WithoutCancel(ctx), op); err != nil {
-		return out, err // the mark stays until it is certain that control has recorded nothing: see lease.Marks
+	if out, again, err = b.commit(context.WithoutCancel(ctx), op, next); err != nil {
+		return out, again, err // the mark stays until it is certain that control has recorded nothing: see lease.Marks
 	}
 	steps.At("bound.recorded")
 	b.Records.Write(ctx, pool, *out.Dataset)
 	b.settle(context.WithoutCancel(ctx), d.ID)
-	return out, nil
+	return out, false, nil
 }
 
 // checkOtherUpdates fails with ErrConflict if another operation has given a dataset failover auto, or may still do so.
@@ -101,54 +122,33 @@ func (b *Bounder) bound(ctx context.Context, d dataset.Dataset, next dataset.Pro
 }
 
 // adopt registers a dataset with the guard. If the dataset is not mounted, adopt only finds out whether the guard could
-// fence it. It waits for control to confirm the lease.
+// fence it. It fails with ErrUnavailable if control does not confirm the lease, or if the guard does not answer.
 func (b *Bounder) adopt(ctx context.Context, d dataset.Dataset) error {
-	until := b.Clock.Steady() + b.Timing.InUseWait
-	for {
-		mounted, err := b.Registrar.Adopt(ctx, d)
-		if err == nil && mounted {
-			return nil
-		}
-		if err == nil { // a process may hold it nevertheless, for instance in another mount namespace
-			if err = b.EnsureUnused(ctx, d, "change the failover of"); err == nil {
-				b.Registrar.Release(d.ID)
-			}
-			return err
-		}
-		if !errors.Is(err, dataset.ErrUnavailable) || b.Clock.Steady() >= until {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-b.Clock.After(b.Timing.Retry):
-		}
+	mounted, err := b.Registrar.Adopt(ctx, d)
+	if err != nil || mounted {
+		return err
 	}
+	// a process may hold it nevertheless, for instance in another mount namespace
+	if err = b.EnsureUnused(ctx, d, "change the failover of"); err == nil {
+		b.Registrar.Release(d.ID)
+	}
+	return err
 }
 
 // commit has control record the profile. Control refuses that unless this node knows all copies, because this node must
-// ask their nodes for promises while control is silent. It enrols every other node before the node is given data. So
-// commit waits until control's record of the copies has arrived here.
-func (b *Bounder) commit(ctx context.Context, op *dataset.Operation) (out api.Committed, err error) {
-	next, until := op.DatasetRecord.Profile, b.Clock.Steady()+b.Timing.InUseWait
-	for {
-		d, _ := b.Cache.Dataset(op.DatasetID)
-		if err := b.Cache.SaveChanged(ctx, b.DB); err != nil { // a restarted agent must know the copies
-			return out, err
-		}
-		report := d
-		report.Profile = next
-		op.DatasetRecord = &report
-		out, err = b.Datasets.Commit(ctx, op)
-		if !errors.Is(err, dataset.ErrConflict) || b.Clock.Steady() >= until || !b.hasOtherCopies(ctx, d) {
-			return out, err
-		}
-		select {
-		case <-b.Ctx.Done():
-			return out, b.Ctx.Err()
-		case <-b.Clock.After(b.Timing.Retry):
-		}
+// ask their nodes for promises while control is silent. It enrols every other node before the node is given data. again
+// is true if control's record of the copies has not arrived here yet.
+func (b *Bounder) commit(ctx context.Context, op *dataset.Operation, next dataset.Profile) (out api.Committed,
+	again bool, err error) {
+	d, _ := b.Cache.Dataset(op.DatasetID)
+	if err := b.Cache.SaveChanged(ctx, b.DB); err != nil { // a restarted agent must know the copies
+		return out, false, err
 	}
+	report := d
+	report.Profile = next
+	op.DatasetRecord = &report
+	out, err = b.Datasets.Commit(ctx, op)
+	return out, errors.Is(err, dataset.ErrConflict) && b.hasOtherCopies(ctx, d), err
 }
 
 // hasOtherCopies reports whether control has recorded a copy that is not in a record.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -374,6 +375,79 @@ func TestI1SecondSetProfileKeepsTheGuard(t *testing.T) {
 	g.Network.SetCut(false)
 	agenttest.Await(t, func() bool { e, _ := g.GuardA.Entry(d.ID); return e.State == guard.StateArmed })
 	g.A.MustUnmount("db", "user")
+}
+
+// otherCopies is a link to a control that knows a copy of which the node has not heard, until heard is closed. So it
+// refuses to record a profile with failover auto.
+type otherCopies struct {
+	*agenttest.Link
+	refused chan struct{} // gets a value with each refusal
+	heard   chan struct{}
+}
+
+func (o otherCopies) hasHeard() bool {
+	select {
+	case <-o.heard:
+		return true
+	default:
+		return false
+	}
+}
+
+func (o otherCopies) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Committed, error) {
+	if r.Operation.Kind != dataset.OpUpdate || r.Operation.Problem != nil || o.hasHeard() {
+		return o.Link.Commit(ctx, node, r)
+	}
+	select {
+	case o.refused <- struct{}{}:
+	default:
+	}
+	return api.Committed{}, dataset.Errorf(dataset.ErrConflict, "a node has a copy")
+}
+
+func (o otherCopies) Volume(ctx context.Context, ref string) (api.Volume, error) {
+	v, err := o.Link.Volume(ctx, ref)
+	if !o.hasHeard() {
+		v.Copies = append(slices.Clone(v.Copies), uuid.New())
+	}
+	return v, err
+}
+
+// While a change to failover auto waits for control's record of a copy, the volume can be unmounted and mounted. The
+// guard watches the present mount when the change is recorded.
+func TestI1SetProfileThatWaitsBlocksNoMount(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	d := newManual(g, "db")
+	control := otherCopies{g.LinkA, make(chan struct{}, 1), make(chan struct{})}
+	g.A.Config.Control = control
+	g.A.Config.Timing.InUseWait = time.Hour
+	g.A.Restart()
+	path := g.A.MustMount("db", "first")
+	op := mustSubmit(g, "db", "auto")
+	<-control.refused
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := g.A.Unmount(ctx, "db", "first"); err != nil {
+		t.Fatalf("unmount while the change waits: %v", err)
+	}
+	AwaitForgotten(g.GuardA, d.ID)
+	<-control.refused
+	if again := g.A.MustMount("db", "second"); again != path {
+		t.Errorf("mounted at %s, before at %s", again, path)
+	}
+	if g.Recorded("db").Profile.Failover.Auto {
+		t.Error("recorded already")
+	}
+	close(control.heard)
+	if op := g.AwaitEnd(op); op.State != dataset.OpDone || !g.Recorded("db").Profile.Failover.Auto {
+		t.Errorf("%s, %+v", op.State, op.Problem)
+	}
+	if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed || e.Filesystem.Root == "" {
+		t.Errorf("the guard does not watch the mount: %t, %+v", there, e)
+	}
+	g.A.MustUnmount("db", "second")
+	AwaitForgotten(g.GuardA, d.ID)
 }
 
 // While an operation may still give a volume failover auto, no other operation replaces its mark.
