@@ -158,7 +158,7 @@ func TestStrangers(t *testing.T) {
 	h := k.Hosts[0]
 	k.disturber.disturb(t, Fault{Kind: Strangers, Duration: 100 * time.Millisecond}, h)
 	k.disturber.disturb(t, Fault{Kind: HostBusy, Duration: 100 * time.Millisecond}, h)
-	k.wantCounted(t, "strangers that went on", strangers)
+	k.wantCounted(t, "strangers that continued", strangers)
 
 	p, err := play(h.On, "stranger", k.dir+"/stranger", 0, nil, "10", fmt.Sprint(nobody))
 	if err != nil {
@@ -177,7 +177,7 @@ func TestStrangers(t *testing.T) {
 		_ = p.Signal(unix.SIGCONT)
 	}()
 	k.disturber.watchStranger(t, h, p, 50*time.Millisecond)
-	k.wantCounted(t, "strangers that went on", strangers+1)
+	k.wantCounted(t, "strangers that continued", strangers+1)
 	if err := p.End(unix.SIGKILL, time.Minute); err != nil {
 		t.Fatal(err)
 	}
