@@ -259,8 +259,9 @@ func (s *Service) Version(context.Context) (api.Version, error) {
 }
 
 // Profiles lists all profiles.
-func (s *Service) Profiles(context.Context) ([]dataset.Profile, error) {
-	return s.Deps.Profiles().All(), nil
+func (s *Service) Profiles(context.Context) ([]api.ListedProfile, error) {
+	set := s.Deps.Profiles()
+	return api.ListedProfiles(set.All(), set.Default()), nil
 }
 
 // Profile returns a profile by its name. It fails with dataset.ErrNotFound, which lists the existing profiles.

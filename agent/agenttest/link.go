@@ -303,7 +303,7 @@ func (l *Link) Snapshot(ctx context.Context, ref, snapshot string) (dataset.Snap
 	})
 }
 
-func (l *Link) Profiles(ctx context.Context) ([]dataset.Profile, error) {
+func (l *Link) Profiles(ctx context.Context) ([]api.ListedProfile, error) {
 	return through(ctx, l, l.Service.Profiles)
 }
 

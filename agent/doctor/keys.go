@@ -52,7 +52,7 @@ func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]d
 	if all, err := k.deps.Control.Profiles(ctx); err == nil { // an unreachable control has a line already
 		for _, p := range all {
 			if p.Encryption.Wanted() {
-				c.now[p.Name] = p
+				c.now[p.Name] = p.Profile
 			}
 		}
 	}
@@ -173,7 +173,7 @@ func (k *KeyChecker) checkFences(ctx context.Context, r *Report) {
 	if !r.ControlSilent { // an unreachable control has a finding already
 		if all, err := k.deps.Control.Profiles(ctx); err == nil {
 			for _, p := range all {
-				uses(p)
+				uses(p.Profile)
 			}
 		}
 	}

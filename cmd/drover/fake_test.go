@@ -154,8 +154,8 @@ func (f *fake) Snapshot(_ context.Context, ref, snapshot string) (dataset.Snapsh
 	return dataset.Snapshot{}, dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %q", snapshot)
 }
 
-func (f *fake) Profiles(context.Context) ([]dataset.Profile, error) {
-	return f.profiles, f.called("Profiles")
+func (f *fake) Profiles(context.Context) ([]api.ListedProfile, error) {
+	return api.ListedProfiles(f.profiles, "gold"), f.called("Profiles")
 }
 
 func (f *fake) Profile(_ context.Context, name string) (dataset.Profile, error) {

@@ -31,7 +31,7 @@ type Users interface {
 	Snapshots(ctx context.Context, ref string, p Page) (List[dataset.Snapshot], error)
 	// Snapshot returns a snapshot by a prefix of its UUID, by VOLUME@SNAPSHOT or, if ref names a volume, by its name.
 	Snapshot(ctx context.Context, ref, snapshot string) (dataset.Snapshot, error)
-	Profiles(ctx context.Context) ([]dataset.Profile, error)
+	Profiles(ctx context.Context) ([]ListedProfile, error)
 	Profile(ctx context.Context, name string) (dataset.Profile, error)
 	Pools(ctx context.Context) ([]Pool, error)
 	// NodeList lists the nodes for which an expression over facts is true. The empty expression is true for all.

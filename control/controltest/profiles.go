@@ -49,6 +49,9 @@ func (p *ProfileSet) Get(name string) (dataset.Profile, error) {
 		dataset.Clip(name), dataset.FormatChoices(have))
 }
 
+// Default implements planning.Profiles.
+func (p *ProfileSet) Default() string { return "bronze" }
+
 // All returns all profiles.
 func (p *ProfileSet) All() (all []dataset.Profile) {
 	for _, x := range p.ByName {

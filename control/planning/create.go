@@ -39,6 +39,8 @@ type Profiles interface {
 	// dataset.ErrInvalid, which lists the existing profiles.
 	Get(name string) (dataset.Profile, error)
 	All() []dataset.Profile
+	// Default returns the name of the default profile.
+	Default() string
 }
 
 // Deps are the dependencies of Planner.

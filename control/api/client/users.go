@@ -61,8 +61,8 @@ func (u Users) Snapshot(ctx context.Context, ref, snapshot string) (dataset.Snap
 }
 
 // Profiles lists the profiles.
-func (u Users) Profiles(ctx context.Context) ([]dataset.Profile, error) {
-	return items[dataset.Profile](ctx, u.conn, route.ListProfiles)
+func (u Users) Profiles(ctx context.Context) ([]api.ListedProfile, error) {
+	return items[api.ListedProfile](ctx, u.conn, route.ListProfiles)
 }
 
 // Profile returns a profile by its name.

@@ -147,8 +147,8 @@ func (f *fake) Snapshot(ctx context.Context, ref, snapshot string) (dataset.Snap
 	return f.snapshot, f.ask(ctx, "Snapshot", ref, snapshot)
 }
 
-func (f *fake) Profiles(ctx context.Context) ([]dataset.Profile, error) {
-	return []dataset.Profile{f.profile}, f.ask(ctx, "Profiles")
+func (f *fake) Profiles(ctx context.Context) ([]api.ListedProfile, error) {
+	return []api.ListedProfile{{Profile: f.profile, Default: true}}, f.ask(ctx, "Profiles")
 }
 
 func (f *fake) Profile(ctx context.Context, name string) (dataset.Profile, error) {

@@ -26,7 +26,7 @@ type lister struct {
 	volumes    []api.Volume
 	snapshots  []dataset.Snapshot
 	operations []dataset.Operation
-	profiles   []dataset.Profile
+	profiles   []api.ListedProfile
 }
 
 func newLister() *lister {
@@ -36,7 +36,7 @@ func newLister() *lister {
 		l.volumes = append(l.volumes, api.Volume{Dataset: dataset.Dataset{ID: id, Volume: name}})
 		l.snapshots = append(l.snapshots, dataset.Snapshot{ID: uuid.New(), Dataset: id, Name: name})
 		l.operations = append(l.operations, dataset.Operation{ID: uuid.New(), Volume: name})
-		l.profiles = append(l.profiles, dataset.Profile{Name: name})
+		l.profiles = append(l.profiles, api.ListedProfile{Profile: dataset.Profile{Name: name}})
 		// A pool that could not be made has no UUID.
 		l.pools = append(l.pools, api.Pool{Pool: dataset.Pool{Node: node1, Name: name}})
 		l.nodes = append(l.nodes, api.Node{Node: dataset.Node{ID: uuid.New(), Name: name}})
@@ -89,7 +89,7 @@ func (l *lister) Operations(_ context.Context, p api.Page) (api.List[dataset.Ope
 	return part(p, l.operations, func(o dataset.Operation) string { return o.ID.String() })
 }
 
-func (l *lister) Profiles(context.Context) ([]dataset.Profile, error) { return l.profiles, nil }
+func (l *lister) Profiles(context.Context) ([]api.ListedProfile, error) { return l.profiles, nil }
 
 // A client that prefers it gets the summaries of volumes. Other lists stay whole.
 func TestSummariesOfVolumes(t *testing.T) {

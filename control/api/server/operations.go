@@ -13,9 +13,9 @@ import (
 
 func (h handlers) profiles() {
 	add(h, endpoint(route.ListProfiles, "profiles", "List the profiles", ""),
-		func(ctx context.Context, in *api.Page) (*answer[api.List[dataset.Profile]], error) {
+		func(ctx context.Context, in *api.Page) (*answer[api.List[api.ListedProfile]], error) {
 			list, err := h.Service.Profiles(ctx)
-			return cutPage(*in, list, err, func(_ int, p dataset.Profile) string { return p.Name })
+			return cutPage(*in, list, err, func(_ int, p api.ListedProfile) string { return p.Name })
 		})
 	add(h, endpoint(route.GetProfile, "profiles", "Show a profile", ""),
 		func(ctx context.Context, in *struct {

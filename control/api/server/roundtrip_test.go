@@ -114,7 +114,7 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Snapshots", []any{"", api.Page{}}, api.List[dataset.Snapshot]{Items: []dataset.Snapshot{f.snapshot}, Next: f.next}, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshots(ctx, "", api.Page{}) }},
 		{"Snapshot", []any{"db", "before"}, f.snapshot, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshot(ctx, "db", "before") }},
 		{"Snapshot", []any{"", "f23c"}, f.snapshot, func(ctx context.Context, c *client.Client) (any, error) { return c.Snapshot(ctx, "", "f23c") }},
-		{"Profiles", nil, []dataset.Profile{f.profile}, func(ctx context.Context, c *client.Client) (any, error) { return c.Profiles(ctx) }},
+		{"Profiles", nil, []api.ListedProfile{{Profile: f.profile, Default: true}}, func(ctx context.Context, c *client.Client) (any, error) { return c.Profiles(ctx) }},
 		{"Profile", []any{"gold"}, f.profile, func(ctx context.Context, c *client.Client) (any, error) { return c.Profile(ctx, "gold") }},
 		{"Pools", nil, f.pools, func(ctx context.Context, c *client.Client) (any, error) { return c.Pools(ctx) }},
 		{"NodeList", []any{""}, f.nodes, func(ctx context.Context, c *client.Client) (any, error) { return c.NodeList(ctx, "") }},

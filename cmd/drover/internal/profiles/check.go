@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
 	"github.com/droverhq/drover/internal/strictyaml"
@@ -38,8 +39,9 @@ existing pools satisfy a profile is checked when a volume is created.`,
 		if err != nil {
 			return printMistakes(a, args[0], strictyaml.All(err))
 		}
+		list := api.ListedProfiles(set.All(), set.Default())
 		if o.JSON() {
-			return show.List(a.Out, set.All())
+			return show.List(a.Out, list)
 		}
 		if err := a.PrintLine("%s is valid; the default is %s", args[0], set.Default()); err != nil {
 			return err
@@ -61,7 +63,7 @@ existing pools satisfy a profile is checked when a volume is created.`,
 		if err := printMissing(cmd.Context(), a, set.All()); err != nil {
 			return err
 		}
-		return Table(set.All()).Write(a.Out)
+		return Table(list).Write(a.Out)
 	}
 	return cmd
 }

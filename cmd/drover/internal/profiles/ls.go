@@ -11,34 +11,35 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
 func newProfileLsCmd(a *cli.App) *cobra.Command {
-	return listing.New(a, listing.List[dataset.Profile]{
+	return listing.New(a, listing.List[api.ListedProfile]{
 		Short: "List the profiles",
 		Local: true,
-		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Profile, error) { return c.Profiles(ctx) },
-		ID:    func(p dataset.Profile) string { return p.Name },
+		Fetch: func(ctx context.Context, c cli.Remote) ([]api.ListedProfile, error) { return c.Profiles(ctx) },
+		ID:    func(p api.ListedProfile) string { return p.Name },
 		Table: Table,
-		Wide: []listing.Column[dataset.Profile]{
-			{Header: "FILESYSTEM", Cell: func(p dataset.Profile) string { return p.Filesystem.Type }},
-			{Header: "ACCESS", Cell: func(p dataset.Profile) string { return cli.AccessLine(p.Access) }},
-			{Header: "FOLLOW", Cell: func(p dataset.Profile) string { return p.Follow.String() }},
-			{Header: "PLACEMENT", Cell: func(p dataset.Profile) string { return p.Placement }},
+		Wide: []listing.Column[api.ListedProfile]{
+			{Header: "FILESYSTEM", Cell: func(p api.ListedProfile) string { return p.Filesystem.Type }},
+			{Header: "ACCESS", Cell: func(p api.ListedProfile) string { return cli.AccessLine(p.Access) }},
+			{Header: "FOLLOW", Cell: func(p api.ListedProfile) string { return p.Follow.String() }},
+			{Header: "PLACEMENT", Cell: func(p api.ListedProfile) string { return p.Placement }},
 		},
 		SortBy: map[string]string{"size": "size"},
 	})
 }
 
 // Table shows profiles, one a row.
-func Table(profiles []dataset.Profile) *show.Table {
-	t := show.NewTable("PROFILE", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "QUIESCE", "REPLICAS", "FAILOVER",
-		"SPEED", "ENCRYPTED", "ON DELETE", "DESCRIPTION")
+func Table(profiles []api.ListedProfile) *show.Table {
+	t := show.NewTable("PROFILE", "DEFAULT", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "QUIESCE", "REPLICAS",
+		"FAILOVER", "SPEED", "ENCRYPTED", "ON DELETE", "DESCRIPTION")
 	for _, p := range profiles {
-		t.Row(p.Name, p.Revision, cli.SizeOr(p.Size, p.Size, "no limit"), storage(p), p.Snapshots.Schedule,
-			quiesceShort(p.Quiesce), replicasShort(p.Replicas), failoverShort(p.Failover), speedShort(p.QoS),
-			encrypted(p.Encryption), cli.OnDelete(p.OnDelete), p.Description)
+		t.Row(p.Name, yesIf(p.Default), p.Revision, cli.SizeOr(p.Size, p.Size, "no limit"), storage(p.Profile),
+			p.Snapshots.Schedule, quiesceShort(p.Quiesce), replicasShort(p.Replicas), failoverShort(p.Failover),
+			speedShort(p.QoS), yesIf(p.Encryption.Wanted()), cli.OnDelete(p.OnDelete), p.Description)
 	}
 	return t
 }
@@ -91,8 +92,9 @@ func speedShort(q dataset.QoS) string {
 	return strings.Join(parts, ", ")
 }
 
-func encrypted(k dataset.KeySource) string {
-	if k.Wanted() {
+// yesIf formats a bool for a cell.
+func yesIf(b bool) string {
+	if b {
 		return "yes"
 	}
 	return ""
