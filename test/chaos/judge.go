@@ -305,7 +305,7 @@ func (s *scene) superseded(t testing.TB, v *volume, c api.CopyDetail) (copies []
 		if err := mount.Mount(at, mount.Spec{Source: dev.Path, FSType: "ext4"}); err != nil {
 			return err
 		}
-		c, err := witness.ReadFile(v.id.String(), v.name+" kept aside on "+h.Name, filepath.Join(at, cluster.Tokens))
+		c, err := witness.ReadFile(v.id.String(), v.name+" superseded on "+h.Name, filepath.Join(at, cluster.Tokens))
 		copies = append(copies, c)
 		return errors.Join(err, mount.Unmount(at), os.Remove(at), os.Remove(image))
 	})

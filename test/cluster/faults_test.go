@@ -222,7 +222,7 @@ func wantUndecided(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	plug := h.Plug(t)
 	took := stopwatch(t, h)
-	if err := plug.Create("undecided-"+h.Name, nil); err == nil || !away(err) {
+	if err := plug.Create("undecided-"+h.Name, nil); err == nil || !isUnavailable(err) {
 		t.Errorf("create on %s: %v", h.Name, err)
 	}
 	// The host was cut off just now: ten seconds, if the machine has nothing else to do.
@@ -231,12 +231,12 @@ func wantUndecided(t *testing.T, h *cluster.Host) {
 	}
 	// The plugin closes the connection of a slow request, because the engine takes an error to mean that the volume
 	// does not exist.
-	if _, err := plug.Get("elsewhere"); !errors.Is(err, host.ErrBroken) && (err == nil || !away(err)) {
+	if _, err := plug.Get("elsewhere"); !errors.Is(err, host.ErrBroken) && (err == nil || !isUnavailable(err)) {
 		t.Errorf("get of a name that %s does not know: %v", h.Name, err)
 	}
 	took("a get hung up")
 	r := h.Exec(t, "volume", "create", "undecided-"+h.Name)
-	if r.Exit != 1 || !away(errText(r.Err)) || strings.Count(r.Err, "\n") != 1 {
+	if r.Exit != 1 || !isUnavailable(errText(r.Err)) || strings.Count(r.Err, "\n") != 1 {
 		t.Errorf("drover volume create on %s: exit %d, %q", h.Name, r.Exit, r.Err)
 	}
 	took("drover volume create failed")
@@ -258,8 +258,8 @@ type errText string
 
 func (e errText) Error() string { return string(e) }
 
-// away reports whether an error says that control or its store does not answer.
-func away(err error) bool {
+// isUnavailable reports whether an error says that control or its store does not answer.
+func isUnavailable(err error) bool {
 	for _, word := range []string{"cannot reach", "does not answer", "did not answer", "does not respond", "did not respond", "no leader", "consul", "timed out", "refused"} {
 		if strings.Contains(strings.ToLower(err.Error()), word) {
 			return !strings.Contains(err.Error(), "no such volume")

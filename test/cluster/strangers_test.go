@@ -38,7 +38,7 @@ func (c *cuts) consulRestarted(t *testing.T) {
 		s.Kill()
 	}
 	wr.AwaitProgress(t)
-	if r := h.Exec(t, "volume", "create", "undecided"); r.Exit != 1 || !away(errText(r.Err)) {
+	if r := h.Exec(t, "volume", "create", "undecided"); r.Exit != 1 || !isUnavailable(errText(r.Err)) {
 		t.Errorf("without a store: %+v", r)
 	}
 	for _, s := range c.Consul.Servers {

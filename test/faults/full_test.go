@@ -39,11 +39,11 @@ func fillUp(path string) (n int64, err error) {
 	return n, f.Sync()
 }
 
-// about reports whether a figure equals a size, within 3 %.
-func about(got, size int64) bool { return got >= size*97/100 && got <= size*103/100 }
+// isWithin3Percent reports whether a figure equals a size, within 3 %.
+func isWithin3Percent(got, size int64) bool { return got >= size*97/100 && got <= size*103/100 }
 
-// eatUp allocates all but the given number of bytes of a disk, without writing.
-func eatUp(t testing.TB, path string, leave int64) {
+// allocateAllBut allocates all but the given number of bytes of a disk, without writing.
+func allocateAllBut(t testing.TB, path string, leave int64) {
 	t.Helper()
 	var st unix.Statfs_t
 	if err := unix.Statfs(filepath.Dir(path), &st); err != nil {
@@ -59,11 +59,11 @@ func eatUp(t testing.TB, path string, leave int64) {
 	}
 }
 
-// stuff uses up every byte of a disk. The returned function makes room again.
-func stuff(t testing.TB, dir string) (free func()) {
+// fillDisk uses up every byte of a disk. The returned function makes room again.
+func fillDisk(t testing.TB, dir string) (free func()) {
 	t.Helper()
 	ballast := filepath.Join(dir, "ballast")
-	eatUp(t, ballast, 8<<20)
+	allocateAllBut(t, ballast, 8<<20)
 	if _, err := fillUp(ballast + ".rest"); err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestB15VolumeFull(t *testing.T) {
 	w.within(t, "small", func(root string) {
 		n, err := fillUp(filepath.Join(root, "filling"))
 		w.ok(t, err)
-		if !about(n, 320<<20) {
+		if !isWithin3Percent(n, 320<<20) {
 			t.Errorf("%d bytes went into a volume of 320 MiB", n)
 		}
 		w.write(t, "beside", "beside still")
@@ -107,7 +107,7 @@ func TestB15PoolFull(t *testing.T) {
 	w.trash["end"] = "end"
 	ballast := filepath.Join(w.h.Root, "ballast")
 
-	eatUp(t, ballast, 300<<20) // of 2 GiB
+	allocateAllBut(t, ballast, 300<<20) // of 2 GiB
 	if r := w.h.Exec(t, "doctor"); r.Exit != 1 || !strings.Contains(r.Out, "NEARLY FULL: ") {
 		t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
 	}
@@ -120,7 +120,7 @@ func TestB15PoolFull(t *testing.T) {
 	w.ok(t, w.plug.Create("more", nil))
 	w.volumes["more"] = ""
 
-	eatUp(t, ballast+".more", 60<<20)
+	allocateAllBut(t, ballast+".more", 60<<20)
 	w.says(t, w.plug.Create("toomuch", nil), "pool default", "nearly full", "1 in the trash", "drover trash ls")
 	w.says(t, w.submit(t, api.Request{Kind: dataset.OpSnapshot, Volume: "base", Name: "snap"}), "pool default", "nearly full")
 	w.says(t, w.submit(t, api.Request{Kind: dataset.OpClone, Volume: "copy", Options: map[string]string{"from": "base"}}), "pool default", "nearly full")
@@ -151,7 +151,7 @@ func TestB15PoolWithoutABlock(t *testing.T) {
 			})
 			w.make(t, "gone", "plain", "gone")
 			w.make(t, "kept", "plain", "kept")
-			free := stuff(t, pool.at)
+			free := fillDisk(t, pool.at)
 			w.h.Restart(t)
 			w.says(t, w.plug.Create("toomuch", nil), "full")
 			w.drop(t, "gone")
@@ -180,7 +180,7 @@ func TestB15StateDiskFull(t *testing.T) {
 	for i := range 20 {
 		w.make(t, fmt.Sprintf("vol%d", i), "plain", fmt.Sprint(i))
 	}
-	free := stuff(t, state.at)
+	free := fillDisk(t, state.at)
 	w.says(t, w.plug.Create("toomuch", nil), "full")
 	w.kept(t)
 	for i := range 10 {
@@ -216,11 +216,11 @@ func TestB15HostDiskFull(t *testing.T) {
 	root, err := w.plug.Mount("base", id)
 	w.ok(t, err)
 
-	free := stuff(t, hostDisk.at)
+	free := fillDisk(t, hostDisk.at)
 	// The volume can be filled to its size, although the host has no space left.
 	n, err := fillUp(filepath.Join(root, "filling"))
 	w.ok(t, err)
-	if !about(n, 320<<20) {
+	if !isWithin3Percent(n, 320<<20) {
 		t.Errorf("%d bytes went into a volume of 320 MiB", n)
 	}
 	err = w.plug.Create("toomuch", nil)

@@ -21,8 +21,8 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// everywhere lists everything below a folder.
-func everywhere(t testing.TB, dir string) (all []string) {
+// listTree lists everything below a folder.
+func listTree(t testing.TB, dir string) (all []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
 		all = append(all, path)
@@ -40,7 +40,7 @@ func TestI6Refused(t *testing.T) {
 	w := newWorld(t, host.Options{})
 	w.make(t, "base", "plain", "base")
 	before := w.records(t)
-	pool := everywhere(t, w.poolPath(t, "default"))
+	pool := listTree(t, w.poolPath(t, "default"))
 	entries := w.h.Metrics(t)["drover_store_entries"]
 	for _, c := range []struct {
 		name    string
@@ -85,7 +85,7 @@ func TestI6Refused(t *testing.T) {
 				w.ok(t, w.plug.Unmount(c.name, host.NewID()))
 				w.ok(t, w.plug.Remove(c.name))
 			}
-			if !slices.Equal(pool, everywhere(t, w.poolPath(t, "default"))) || w.h.Metrics(t)["drover_store_entries"] != entries {
+			if !slices.Equal(pool, listTree(t, w.poolPath(t, "default"))) || w.h.Metrics(t)["drover_store_entries"] != entries {
 				t.Error("something was made")
 			}
 		})
@@ -194,7 +194,7 @@ func TestC8Planted(t *testing.T) {
 	w.ok(t, os.Symlink(outside, filepath.Join(pool, "datasets", "00000000-0000-4000-8000-000000000003")))
 	w.ok(t, os.Symlink(outside, filepath.Join(pool, "incoming", "00000000-0000-4000-8000-000000000004")))
 	w.ok(t, os.Symlink(outside, filepath.Join(pool, "deleting", "00000000-0000-4000-8000-000000000005")))
-	before := everywhere(t, outside)
+	before := listTree(t, outside)
 	w.h.Restart(t)
 	for _, name := range []string{"moved", "linked"} {
 		if _, err := w.plug.Mount(name, host.NewID()); err == nil {
@@ -207,7 +207,7 @@ func TestC8Planted(t *testing.T) {
 		w.h.Exec(t, "doctor", "--gc", "00000000-0000-4000-8000-00000000000"+id, "--yes")
 	}
 	w.h.Restart(t)
-	if after := everywhere(t, outside); !slices.Equal(before, after) {
+	if after := listTree(t, outside); !slices.Equal(before, after) {
 		t.Errorf("outside: %v, then %v", before, after)
 	}
 	w.holds(t, "base", "base")

@@ -80,7 +80,7 @@ var userID = strings.Repeat("ab", 32)
 func (w *world) hasRoom(t testing.TB, name string, size int64) {
 	t.Helper()
 	w.within(t, name, func(root string) {
-		if got := freeBytes(t, root); !about(got, size) {
+		if got := freeBytes(t, root); !isWithin3Percent(got, size) {
 			t.Errorf("df in volume %s shows %d free bytes, want about %d", name, got, size)
 		}
 	})

@@ -90,7 +90,7 @@ func TestUninstallIsRefusedWhileThereIsData(t *testing.T) {
 func TestUninstallDoesNotWaitForAZombie(t *testing.T) {
 	privateFolders(t)
 	must(t, nil, script("install.sh"))
-	unwaited(t)
+	startUnreaped(t)
 	must(t, nil, script("uninstall.sh"), "--keep-data")
 }
 
@@ -125,7 +125,7 @@ func TestUninstallAdvisesNobodyToRemoveKeys(t *testing.T) {
 func TestUninstallWaitsOnlySoLong(t *testing.T) {
 	privateFolders(t)
 	must(t, nil, script("install.sh"))
-	cmd := unwaited(t)
+	cmd := startUnreaped(t)
 	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -138,8 +138,8 @@ func TestUninstallWaitsOnlySoLong(t *testing.T) {
 	}
 }
 
-// unwaited starts the installed drover, and waits for its end only at the end of the test.
-func unwaited(t *testing.T) *exec.Cmd {
+// startUnreaped starts the installed drover, and waits for its end only at the end of the test.
+func startUnreaped(t *testing.T) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(drover, "serve")
 	if err := cmd.Start(); err != nil {

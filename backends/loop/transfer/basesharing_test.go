@@ -30,7 +30,7 @@ func TestBaseSharing(t *testing.T) {
 						continue
 					}
 					t.Run(fmt.Sprintf("%d/%d of %d from %d", block, to, size, from), func(t *testing.T) {
-						laid(t, dir, size, to, from, block)
+						checkSharing(t, dir, size, to, from, block)
 					})
 				}
 			}
@@ -38,9 +38,9 @@ func TestBaseSharing(t *testing.T) {
 	}
 }
 
-// laid shares a base of one size into an image of another size, whose first bytes are different, and checks the
-// result.
-func laid(t *testing.T, dir folder.Dir, size, to, from, block int64) {
+// checkSharing shares a base of one size into an image of another size, whose first bytes are different, and checks
+// the result.
+func checkSharing(t *testing.T, dir folder.Dir, size, to, from, block int64) {
 	base, image := named(t, dir, "base", treetest.Bytes(1, int(size))), named(t, dir, "image", nil)
 	want := make([]byte, to)
 	copy(want, treetest.Bytes(1, int(size)))
