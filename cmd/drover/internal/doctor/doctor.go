@@ -1,7 +1,7 @@
 // Package doctor has the command drover doctor. It shows what does not work on the server's host, and why. With
 // --verbose it also shows what works. With --cluster it shows the same for every node and control replica. Package main
 // adds the command to the command tree. The command calls the API, and keeps no state. It examines nothing itself: a
-// new check of a host belongs in package agent/doctor.
+// new check of a host belongs in the component that knows the problem (see package agent/doctor).
 package doctor
 
 import (

@@ -1,6 +1,9 @@
 // Package status has the command drover status: one screen that shows what needs attention on the host and in the
 // cluster. The command fetches the lists of the server, passes them to [Assess], and prints the result. Assess is a
 // pure function. Package main adds the command to the command tree. The package keeps no state.
+//
+// A finding that follows from the lists belongs in assess.go. A finding that needs an examination of a host belongs in
+// the component that knows the problem (see package agent/doctor), and status shows it with the others of doctor.
 package status
 
 import (
