@@ -144,6 +144,9 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 		NextSnapshot: func(t *record.Tx, of dataset.Dataset) (time.Time, error) {
 			return housekeeping.NextSnapshot(t, of, d.Clock.Now())
 		},
+		ReplicaShortage: func(t *record.Tx, of dataset.Dataset) (string, error) {
+			return s.CopyKeeper.Shortage(t, of)
+		},
 	})
 	s.Admission = membership.NewAdmission(membership.AdmissionDeps{Ledger: s.Ledger, Authority: d.Authority})
 	s.Members = membership.NewMembers(membership.MembersDeps{

@@ -66,6 +66,8 @@ type Volume struct {
 	Pending     string       `json:"pending,omitempty"`
 	Snapshots   int          `json:"snapshots"`              // number of snapshots
 	CopyDetails []CopyDetail `json:"copy_details,omitempty"` // copies of the dataset on other nodes
+	// why the volume has fewer replicas than its profile requires; absent: it has enough, or control will add them
+	ReplicaShortage string `json:"replica_shortage,omitempty"`
 	// when the next scheduled snapshot is due; absent: the profile has no schedule, or in a list
 	NextSnapshot time.Time `json:"next_snapshot,omitzero"`
 	// mounts of a shared volume, including that of the home while it uses the volume exclusively
@@ -91,9 +93,10 @@ type VolumeSummary struct {
 	Snapshots          int                    `json:"snapshots"`
 	SharedMountDetails []SharedMountDetail    `json:"shared_mount_details,omitempty"`
 	// The next fields are set with Page.Health.
-	Home        uuid.UUID    `json:"home,omitzero"`
-	Pool        uuid.UUID    `json:"pool,omitzero"`
-	CopyDetails []CopyDetail `json:"copy_details,omitempty"`
+	Home            uuid.UUID    `json:"home,omitzero"`
+	Pool            uuid.UUID    `json:"pool,omitzero"`
+	CopyDetails     []CopyDetail `json:"copy_details,omitempty"`
+	ReplicaShortage string       `json:"replica_shortage,omitempty"`
 }
 
 // Summarize returns the summaries of a list of volumes.
@@ -115,6 +118,7 @@ func (v *Volume) Summary() VolumeSummary {
 		Size: v.Size, Labels: v.Labels, Protected: v.Protected, Created: v.Created,
 		Node: v.Node, PoolName: v.PoolName, Backend: v.Backend, Status: v.Status, Snapshots: v.Snapshots,
 		SharedMountDetails: v.SharedMountDetails, Home: v.Home, Pool: v.Pool, CopyDetails: v.CopyDetails,
+		ReplicaShortage: v.ReplicaShortage,
 	}
 }
 

@@ -208,6 +208,36 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 	return shortage, nil
 }
 
+// Shortage returns why a dataset has fewer replicas than its profile requires: one reason for each pool that cannot
+// keep one. It returns "" if it has enough, or if other nodes can keep the missing ones. It decides as Decide does,
+// and changes nothing.
+func (s *Keeper) Shortage(t *record.Tx, d dataset.Dataset) (string, error) {
+	missing := d.Profile.Replicas.Count
+	var blocked []string
+	for _, node := range d.Copies {
+		reason, err := whyNoReplica(t, d, node)
+		if err != nil {
+			return "", err
+		}
+		if reason == "" {
+			missing--
+		} else {
+			blocked = append(blocked, reason)
+		}
+	}
+	if missing <= 0 {
+		return "", nil
+	}
+	if lost, err := s.isHomeLost(t, d); err != nil || lost {
+		return "", err // its home is unreachable, which has a finding
+	}
+	candidates, why, err := s.replicaPools(t, d)
+	if err != nil || len(candidates) >= missing {
+		return "", err
+	}
+	return joinReasons(append(blocked, why...)), nil
+}
+
 // replicaPools returns, for each node without a copy that could keep one, a pool of that node. Pools that are more
 // similar to the present pool come first, and among equally similar ones those with more free space. why has the
 // reasons why the other pools cannot keep a copy.
@@ -265,15 +295,20 @@ func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (candidates []pla
 const reasonsShown = 10
 
 func tooFewError(d dataset.Dataset, why []string) error {
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"volume %s: profile %s requires replicas on more nodes than can have one: %s", d.Volume, d.Profile.Name,
+		joinReasons(why))
+}
+
+// joinReasons formats the reasons why nodes cannot keep a replica.
+func joinReasons(why []string) string {
 	if len(why) == 0 {
-		why = []string{"there is no other node"}
+		return "there is no other node"
 	}
 	if n := len(why) - reasonsShown; n > 0 {
 		why = append(why[:reasonsShown:reasonsShown], "…")
 	}
-	return dataset.Errorf(dataset.ErrUnsupported,
-		"volume %s: profile %s requires replicas on more nodes than can have one: %s", d.Volume, d.Profile.Name,
-		strings.Join(why, "; "))
+	return strings.Join(why, "; ")
 }
 
 // CheckEnough fails if the cluster cannot keep the replicas that the profile of a dataset requires. It counts the nodes

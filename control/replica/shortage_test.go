@@ -1,8 +1,10 @@
 package replica_test
 
 import (
+	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/dataset"
 )
@@ -43,6 +45,9 @@ func TestReplicasComeWithTheNode(t *testing.T) {
 			if len(copies(e, d.ID, agents)) > 0 || len(e.Failures) != 1 {
 				t.Fatalf("%v has a copy; said: %v", copies(e, d.ID, agents), e.Failures)
 			}
+			if got := shownShortage(t, e); !strings.Contains(got, "node beta") && !strings.Contains(got, "beta/") {
+				t.Errorf("volume inspect and status say %q; want the reason, and node beta", got)
+			}
 			e.Failures = nil
 			e.Round()
 			e.Spy.Counted()
@@ -55,6 +60,9 @@ func TestReplicasComeWithTheNode(t *testing.T) {
 			if got := copies(e, d.ID, agents); got["beta"] != dataset.CopyReplica {
 				t.Errorf("the node is back, and has %v", got)
 			}
+			if got := shownShortage(t, e); got != "" {
+				t.Errorf("the volume has its replica, and is shown with a shortage: %q", got)
+			}
 			e.Round()
 			e.Spy.Counted()
 			e.Round()
@@ -63,4 +71,21 @@ func TestReplicasComeWithTheNode(t *testing.T) {
 			}
 		})
 	}
+}
+
+// shownShortage returns the shortage of replicas that the volume db is shown with, alone and in the list for status.
+func shownShortage(t *testing.T, e *controltest.Control) string {
+	t.Helper()
+	v, err := e.Service.Volume(t.Context(), "db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := e.Service.VolumeSummaries(t.Context(), api.Page{Health: true})
+	if err != nil || len(list.Items) != 1 {
+		t.Fatal(list, err)
+	}
+	if got := list.Items[0].ReplicaShortage; got != v.ReplicaShortage {
+		t.Errorf("the list has the shortage %q, and the volume %q", got, v.ReplicaShortage)
+	}
+	return v.ReplicaShortage
 }

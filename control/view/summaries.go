@@ -38,7 +38,9 @@ func (s *Views) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.V
 		v, err := seen.summarize(r)
 		if err == nil && p.Health {
 			v.Home, v.Pool = r.Home, r.Pool
-			v.CopyDetails, err = seen.copies(r.ID, r.Copies)
+			if v.CopyDetails, err = seen.copies(r.ID, r.Copies); err == nil {
+				v.ReplicaShortage, err = seen.replicaShortage(r.ID, r.Profile.Replicas.Count, v.CopyDetails)
+			}
 		}
 		if err != nil {
 			return none, err

@@ -34,6 +34,8 @@ type Deps struct {
 	Shared bool
 	// NextSnapshot returns when the next scheduled snapshot of a dataset is due. If nil, it is not shown.
 	NextSnapshot func(t *record.Tx, d dataset.Dataset) (time.Time, error)
+	// ReplicaShortage returns why a dataset can have fewer replicas than its profile requires; "" if it can have all.
+	ReplicaShortage func(t *record.Tx, d dataset.Dataset) (string, error)
 }
 
 // Views lists and shows records. Its methods are safe for concurrent use.
@@ -136,6 +138,8 @@ type presenter struct {
 	t     *record.Tx
 	nodes map[uuid.UUID]string
 	pools map[uuid.UUID]dataset.Pool
+	// shortages is for how many volumes the shortage of replicas was explained
+	shortages int
 }
 
 // prefetch returns the records of some datasets, in their order. A dataset without a record has a zero record. It also
@@ -217,8 +221,34 @@ func (p *presenter) presentDetails(v *api.Volume) error {
 	if v.State == dataset.StatePurging {
 		v.Pending = p.whyPending(v.Dataset, v.Node)
 	}
-	v.CopyDetails, err = p.copies(v.ID, v.Copies)
+	if v.CopyDetails, err = p.copies(v.ID, v.Copies); err != nil || v.State != dataset.StateReady {
+		return err
+	}
+	v.ReplicaShortage, err = p.replicaShortage(v.ID, v.Profile.Replicas.Count, v.CopyDetails)
 	return err
+}
+
+// maxShortages bounds for how many volumes of one page the shortage of replicas is explained. All of them usually have
+// the same reason, and to find it all pools are compared with the profile.
+const maxShortages = 20
+
+// replicaShortage returns why a live volume has fewer replicas than its profile requires; "" if it has enough, or if
+// control will add them.
+func (p *presenter) replicaShortage(id uuid.UUID, want int, copies []api.CopyDetail) (string, error) {
+	for _, c := range copies {
+		if c.Kind == dataset.CopyReplica {
+			want--
+		}
+	}
+	if want <= 0 || p.shortages == maxShortages || p.s.ReplicaShortage == nil {
+		return "", nil
+	}
+	p.shortages++
+	var d dataset.Dataset
+	if there, err := p.t.Get(record.DatasetKey(id), &d); err != nil || !there {
+		return "", err
+	}
+	return p.s.ReplicaShortage(p.t, d)
 }
 
 // statusOf returns the status of a dataset as its home reported it last; nil if the home has not reported it. pool is

@@ -254,9 +254,15 @@ func (f *collector) volume(v *api.VolumeSummary, pool *dataset.PoolStatus, now t
 			}
 		}
 	}
-	if want := v.Profile.Replicas.Count; complete < want && now.Sub(v.Created) > volumes.MinimumStale {
-		f.add(findings.Warning, subject, inspect, "degraded: %d of %s complete%s", complete, count(want, "replica"),
-			volumes.DescribeBuilding(v.CopyDetails))
+	isOld := now.Sub(v.Created) > volumes.MinimumStale
+	if want := v.Profile.Replicas.Count; complete < want && (isOld || v.ReplicaShortage != "") {
+		next := inspect
+		if v.ReplicaShortage != "" {
+			next = "drover node ls; drover pool ls; or drover volume set-profile " + name +
+				" PROFILE, with fewer replicas"
+		}
+		f.add(findings.Warning, subject, next, "degraded: %d of %s complete%s", complete, count(want, "replica"),
+			volumes.DescribeShortage(v.CopyDetails, v.ReplicaShortage))
 	}
 }
 

@@ -194,6 +194,15 @@ func TestAssess(t *testing.T) {
 			func(c *Cluster) { c.Volumes[0].CopyDetails = nil },
 			[]api.Finding{find("warning", "volume db", "degraded: 0 of 1 replica complete", inspectDB)},
 		},
+		"no node can have a replica, and control says why": {
+			func(c *Cluster) {
+				c.Volumes[0].CopyDetails, c.Volumes[0].Created = nil, now.Add(-time.Minute)
+				c.Volumes[0].ReplicaShortage = "there is no other node"
+			},
+			[]api.Finding{find("warning", "volume db",
+				"degraded: 0 of 1 replica complete; no node can keep another: there is no other node",
+				"drover node ls; drover pool ls; or drover volume set-profile db PROFILE, with fewer replicas")},
+		},
 		"new volume has no replica yet": {
 			func(c *Cluster) { c.Volumes[0].CopyDetails, c.Volumes[0].Created = nil, now.Add(-time.Minute) },
 			nil,

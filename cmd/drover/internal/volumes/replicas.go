@@ -57,7 +57,7 @@ func replicaHealth(v api.Volume, now time.Time) string {
 	switch {
 	case whole < want:
 		health = "degraded"
-		building = DescribeBuilding(v.CopyDetails)
+		building = DescribeShortage(v.CopyDetails, v.ReplicaShortage)
 	case stale > 0:
 		health = fmt.Sprintf("%d stale", stale)
 	}
@@ -66,6 +66,16 @@ func replicaHealth(v api.Volume, now time.Time) string {
 		line += ", the oldest verified " + show.Ago(now, oldest)
 	}
 	return line
+}
+
+// DescribeShortage says why a volume has fewer complete replicas than its profile requires: DescribeBuilding and, if
+// control cannot add the missing ones, the reason.
+func DescribeShortage(copies []api.CopyDetail, shortage string) string {
+	text := DescribeBuilding(copies)
+	if shortage != "" {
+		text += "; no node can keep another: " + shortage
+	}
+	return text
 }
 
 // DescribeBuilding names the nodes on which new replicas of a volume are built, as ", building replica on NODE". It
