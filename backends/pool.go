@@ -137,7 +137,7 @@ type Info struct {
 	// Missing lists the programs and kernel features that the host lacks. Each line begins with the purpose:
 	// "encryption needs cryptsetup (apt-get …)".
 	Missing     []string
-	Note        string        // how the pool works, such as "XFS with reflinks: snapshots by FICLONE"
+	Note        string        // how the pool works, such as "XFS with reflinks: …"
 	Path        string        // where the datasets are stored
 	DefaultSize dataset.Size  // of a dataset that requests no size, if the pool is large enough: see DefaultSize
 	UsedLag     time.Duration // maximum age of what Used returns; 0 if it is always current

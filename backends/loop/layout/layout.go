@@ -88,7 +88,7 @@ func (XFS) Prepare(root folder.Dir) error {
 
 // Note implements Layout.
 func (XFS) Note() string {
-	return "XFS with reflinks: snapshots by FICLONE, which blocks writers for about 15 µs an extent"
+	return "XFS with reflinks: snapshots share blocks, and taking one blocks writers for about 15 µs an extent"
 }
 
 // ImageSuffix ends the names of images on XFS and of templates.

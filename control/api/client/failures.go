@@ -70,7 +70,7 @@ func (s *remote) failed(ctx context.Context, k call, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s %s: %w", k.method, k.path, ctx.Err())
 	}
-	hint := "see systemctl status 'drover*'" + s.where()
+	hint := "see systemctl status 'drover*' or, without systemd, start drover serve" + s.where()
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		hint = "you must be root or a member of the group drover"
