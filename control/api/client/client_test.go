@@ -20,7 +20,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	defer c.Close()
 	_, err = c.Volume(soon(t), "db")
-	want := "cannot reach drover at unix://" + path + ": no such file or directory (see systemctl status 'drover*' or, without systemd, start drover serve" + (&remote{endpoint: "unix://" + path}).where() + ")"
+	want := "cannot reach drover at unix://" + path + ": no such file or directory (see systemctl status 'drover*' or run drover serve" + (&remote{endpoint: "unix://" + path}).where() + ")"
 	if dataset.KindOf(err) != dataset.ErrUnavailable || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}

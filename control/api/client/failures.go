@@ -70,7 +70,7 @@ func (s *remote) failed(ctx context.Context, k call, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s %s: %w", k.method, k.path, ctx.Err())
 	}
-	hint := "see systemctl status 'drover*' or, without systemd, start drover serve" + s.where()
+	hint := "see systemctl status 'drover*' or run drover serve" + s.where()
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		hint = "you must be root or a member of the group drover"
@@ -117,7 +117,7 @@ func (s *remote) where() string {
 	case path != defaultSocket && err == nil:
 		return ", or omit --api and DROVER_API"
 	}
-	return ", or set --api to another server"
+	return ", or set --api"
 }
 
 // controlSocket returns the address of the control replica of this host if its socket is in the same folder as
