@@ -20,6 +20,8 @@ func newVolumeLsCmd(a *cli.App) *cobra.Command {
 	sortBy := map[string]string{"size": "size", "used": "status.used", "created": "created", "dataset": "id"}
 	whole := listing.List[api.Volume]{
 		Short: "List the volumes",
+		Long: `List the volumes. USED and USE% are those of df in the container, at most 15
+seconds old.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) { return cli.FetchAll(ctx, c.Volumes) },
 		Summaries: listing.List[api.VolumeSummary]{
 			Fetch: func(ctx context.Context, c cli.Remote) ([]api.VolumeSummary, error) {
