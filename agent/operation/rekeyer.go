@@ -70,6 +70,9 @@ func (r *Rekeyer) exchange(ctx context.Context, op dataset.Operation, d dataset.
 	next dataset.Encryption) (now dataset.Dataset, out api.Committed, done bool, err error) {
 	now, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, op, "rekey")
 	defer unlock()
+	if err == nil {
+		err = checkLive(now, "rekey")
+	}
 	if err != nil || !reflect.DeepEqual(now.Encryption, d.Encryption) ||
 		!now.Profile.Encryption.Equal(d.Profile.Encryption) {
 		return now, out, false, err
