@@ -84,6 +84,17 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 			return err
 		},
 	})
+	a.Conversions = operation.NewConversions(operation.ConversionsDeps{
+		Host: a.Host,
+		MoveSpellings: func(ctx context.Context, from uuid.UUID, to dataset.Dataset) error {
+			return a.Spellings.Move(ctx, from, to)
+		},
+	})
+	converter := operation.NewConverter(operation.ConverterDeps{
+		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Maker: a.DatasetMaker, Pools: a.Pools,
+		Conversions: a.Conversions, EnsureUnused: a.Verifier.EnsureUnused, Reserve: a.Reservations.Reserve,
+		PoolChanged: a.Pools.MarkChanged,
+	})
 	bounder := handover.NewBounder(handover.BounderDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Deadlines: a.Deadlines, Registrar: a.Registrar,
 		EnsureUnused: a.Verifier.EnsureUnused,
@@ -94,7 +105,8 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
 		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite, dataset.OpUpdate: bounder.Update,
-		dataset.OpDelete: a.VolumeRemover.Delete, dataset.OpPurge: a.VolumeRemover.Purge,
+		dataset.OpConvert: converter.Convert,
+		dataset.OpDelete:  a.VolumeRemover.Delete, dataset.OpPurge: a.VolumeRemover.Purge,
 		dataset.OpMove: func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 			return a.Mover.Move(ctx, jb, op)
 		},

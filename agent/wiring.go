@@ -260,10 +260,11 @@ func (a *components) makeControlSync() {
 		SharedMounter: a.SharedMounter,
 		Resolver:      a.Resolver, Copies: a.Copies, Retention: a.Retention, Relinquisher: a.Relinquisher,
 		Operations: a.Operations, RecordFiles: a.RecordFiles, Holdings: a.Holdings,
-		ForgetSent:     a.forgetSent,
-		AskGenerations: a.askGenerations,
-		FollowNames:    a.Spellings.FollowNames,
-		Executor:       a.Executor, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
+		ForgetSent:        a.forgetSent,
+		AskGenerations:    a.askGenerations,
+		FollowNames:       a.Spellings.FollowNames,
+		SettleConversions: a.Conversions.Settle,
+		Executor:          a.Executor, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
 	})
 }
 
@@ -307,6 +308,7 @@ func (a *components) makeMounting() {
 			return a.Installer.Install(ctx, d, p)
 		},
 		SaveSpelling: a.Spellings.Save,
+		CheckMount:   func(d dataset.Dataset) error { return a.Conversions.CheckMount(d) },
 	})
 	a.Resolver = mounting.NewResolver(mounting.ResolverDeps{
 		Host: a.Host, Guard: a.Config.Guard, Registrar: a.Registrar, Uses: a.Uses, SharedMounts: a.SharedMountTable,

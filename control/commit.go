@@ -177,8 +177,14 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 			recorded.DatasetID, recorded.Discarded, op.DatasetRecord = out.Dataset.ID, op.DatasetID, out.Dataset
 		}
 	}
-	if op.Kind == dataset.OpDelete && op.Problem == nil {
+	switch {
+	case op.Problem != nil:
+	case op.Kind == dataset.OpDelete:
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
+	case op.Kind == dataset.OpConvert:
+		if op.DatasetRecord, err = converted(t, *op.DatasetRecord); err != nil {
+			return err
+		}
 	}
 	// Control has recorded the request. The report only adds how the operation ended.
 	recorded.Problem, recorded.DatasetRecord, recorded.Snapshot = op.Problem, op.DatasetRecord, op.Snapshot
@@ -186,13 +192,22 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 	return s.finish(t, recorded)
 }
 
-// checkPlanned fails with dataset.ErrInvalid for an update that control has not recorded: the agent of the home carries
-// out only those that control has planned.
+// converted returns the record of the new dataset of a conversion, as the transaction writes it.
+func converted(t *record.Tx, made dataset.Dataset) (*dataset.Dataset, error) {
+	var now dataset.Dataset
+	if there, err := t.Get(record.DatasetKey(made.ID), &now); err != nil || !there {
+		return &made, err
+	}
+	return &now, nil
+}
+
+// checkPlanned fails with dataset.ErrInvalid for an update or a conversion that control has not recorded: the agent of
+// the home carries out only those that control has planned.
 func checkPlanned(op dataset.Operation, known bool) error {
-	if known || op.Kind != dataset.OpUpdate {
+	if known || op.Kind != dataset.OpUpdate && op.Kind != dataset.OpConvert {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: control has planned no such update", op.ID)
+	return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: control has planned no such %s", op.ID, op.Kind)
 }
 
 // mayArriveLater reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
@@ -293,6 +308,8 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 		return planning.CommitRekey(t, op, out)
 	case dataset.OpRewrite:
 		return planning.CommitRewrite(t, op, out)
+	case dataset.OpConvert:
+		return s.volumes.CommitConvert(t, op, out)
 	case dataset.OpDelete:
 		return s.deleter.CommitDelete(t, op, out)
 	case dataset.OpMove:
@@ -325,9 +342,7 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 	of := func(ds *dataset.Dataset) bool { return ds != nil && ds.ID == op.DatasetID }
 	switch op.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		if !of(op.DatasetRecord) || op.DatasetRecord.Home != node || op.DatasetRecord.Epoch != 1 || op.Epoch != 1 ||
-			op.DatasetRecord.State != dataset.StateReady || op.DatasetRecord.Trash != nil ||
-			len(op.DatasetRecord.SharedMounts) > 0 {
+		if !of(op.DatasetRecord) || op.Epoch != 1 || !isNewDataset(*op.DatasetRecord, node) {
 			return bad("the dataset is not a new one of this node")
 		}
 		if op.DatasetRecord.Profile.Encryption.Wanted() != (op.DatasetRecord.Encryption != nil) {
@@ -354,11 +369,22 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 		if !of(op.DatasetRecord) {
 			return bad("missing dataset")
 		}
+	case dataset.OpConvert:
+		// CommitConvert compares it with the plan. A long conversion is recorded before its dataset has a data key.
+		if op.DatasetRecord == nil || op.DatasetRecord.ID == op.DatasetID || !isNewDataset(*op.DatasetRecord, node) {
+			return bad("the dataset is not a new one of this node")
+		}
 	case dataset.OpRewrite, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
 	default:
 		return bad("agents do not report operations of this kind")
 	}
 	return nil
+}
+
+// isNewDataset reports whether a record can be that of a dataset that its node has just made.
+func isNewDataset(d dataset.Dataset, node uuid.UUID) bool {
+	return d.ID != uuid.Nil && d.Home == node && d.Epoch == 1 && d.State == dataset.StateReady && d.Trash == nil &&
+		len(d.SharedMounts) == 0
 }
 
 // noteStatus notes the status of a dataset that was made here or moved here, until the next heartbeat of its home

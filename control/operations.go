@@ -106,6 +106,10 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		if err := relocation.AnnounceLoss(t, *op); err != nil {
 			return nil, nil, err
 		}
+	case dataset.OpConvert:
+		if err := planning.BeginConvert(t, *op); err != nil {
+			return nil, nil, err
+		}
 	case dataset.OpPurge:
 		d, err := record.CurrentDataset(t, *op)
 		if err != nil {
@@ -328,6 +332,11 @@ func operationNotFound(ref string) error {
 		dataset.Clip(ref))
 }
 
+// canCancel reports whether an operation of a kind makes something new, so that it can be cancelled.
+func canCancel(k dataset.OpKind) bool {
+	return makesDataset(k) || k == dataset.OpSnapshot || k == dataset.OpMove || k == dataset.OpConvert
+}
+
 // CancelOperation ends an operation that has not ended. Its agent stops as soon as it learns of the cancellation, and
 // undoes its work. So only an operation that makes something new can be cancelled. For any other operation, it fails
 // with dataset.ErrUnsupported. It fails with ErrConflict for an operation that has ended, and with ErrNotFound or
@@ -354,7 +363,7 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 			return nil
 		case op.State.Final():
 			return dataset.Errorf(dataset.ErrConflict, "operation %s is already %s", op.ID, op.State)
-		case !makesDataset(op.Kind) && op.Kind != dataset.OpSnapshot && op.Kind != dataset.OpMove:
+		case !canCancel(op.Kind):
 			return dataset.Errorf(dataset.ErrUnsupported,
 				"operation %s: a %s cannot be undone once it has begun, so it cannot be cancelled", op.ID, op.Kind)
 		}

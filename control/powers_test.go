@@ -134,6 +134,7 @@ func submissions() []submission {
 		{name: "rekey with an old key", req: api.Request{Kind: dataset.OpRekey, Volume: "secret", Path: "/keys/old"}, powers: []power{hostFile}, may: "admin own"},
 		{name: "rewrite", req: on(dataset.OpRewrite, "mine"), may: everyone},
 		{name: "set-profile", req: api.Request{Kind: dataset.OpUpdate, Volume: "mine", Profile: "kept"}, may: everyone},
+		{name: "set-profile with another filesystem", req: api.Request{Kind: dataset.OpUpdate, Volume: "mine", Profile: "gold"}, may: everyone},
 		{name: "rename", req: api.Request{Kind: dataset.OpRename, Volume: "mine", Name: "new"}, may: everyone},
 		{name: "drop-alias", req: api.Request{Kind: dataset.OpDropAlias, Volume: "kept", Name: "former"}, may: everyone},
 		{name: "unprotect", req: api.Request{Kind: dataset.OpUpdate, Volume: "kept", Protect: controltest.No()}, powers: []power{destroys}, may: everyone},
@@ -201,7 +202,7 @@ func (w *powersCluster) principals() map[string]context.Context {
 
 // A new kind of operation, or a new field of a request, needs a row in the tables above.
 func TestEveryKindAndFieldHasARow(t *testing.T) {
-	kinds, set := map[dataset.OpKind]bool{}, map[string]bool{}
+	kinds, set := map[dataset.OpKind]bool{dataset.OpConvert: true}, map[string]bool{} // an update is planned as a convert
 	byPower := map[power]bool{}
 	for _, c := range submissions() {
 		kinds[c.req.Kind] = true

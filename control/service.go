@@ -223,6 +223,9 @@ func (s *Service) makePlanners(d Deps) {
 		Relocator:           s.Relocator,
 		Reported:            s.Reports,
 		CheckNoSharedMounts: s.checkNoSharedMounts,
+		Retire: func(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
+			return s.deleter.Retire(t, d, op)
+		},
 		CheckReplicas: func(t *record.Tx, what string) error {
 			me := d.Replica
 			me.Version = d.Version

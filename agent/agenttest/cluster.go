@@ -69,6 +69,8 @@ profiles:
   still: {size: 320MiB, quiesce: freeze}
   strict: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}}
   free: {size: 512MiB}
+  xfs: {size: 512MiB, filesystem: {type: xfs}}
+  ext4: {size: 512MiB, filesystem: {type: ext4}}
 `
 
 // NewCluster starts two hosts with pools of these backends.

@@ -224,7 +224,7 @@ func (c *Cleaner) IsNeeded(id uuid.UUID) bool {
 		return true
 	}
 	for _, op := range c.Jobs.Running() {
-		if op.DatasetID == id {
+		if op.DatasetID == id || op.DatasetRecord != nil && op.DatasetRecord.ID == id {
 			return true
 		}
 	}

@@ -51,6 +51,8 @@ type FollowerDeps struct {
 	CleanUp func(ctx context.Context, lost map[uuid.UUID]bool)
 	// FollowNames records the spellings of a live volume under its name after a rename.
 	FollowNames func(ctx context.Context, d dataset.Dataset) error
+	// SettleConversions ends the conversions whose outcome was unknown. The cache has all records of control.
+	SettleConversions func(ctx context.Context) error
 	// WarnOfKeys logs the problems of keys and fence programs.
 	WarnOfKeys func()
 }
@@ -339,6 +341,9 @@ func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
 		return s, err
 	}
 	if err := f.Resolver.FindLostUses(ctx); err != nil {
+		return s, err
+	}
+	if err := f.SettleConversions(ctx); err != nil {
 		return s, err
 	}
 	f.Facts.ReportAgain()

@@ -364,8 +364,26 @@ func TestMissingKeyIsReportedBeforeCreate(t *testing.T) {
 	}
 }
 
-// An encrypted volume stays encrypted, and an unencrypted one stays unencrypted.
-func TestEncryptionOfVolumeNeverChanges(t *testing.T) {
+// convert gives a volume a profile with another encryption, and returns its former dataset.
+func (k *keyRig) convert(volume, profile string) (former uuid.UUID) {
+	k.T.Helper()
+	out, err := k.Control.Submit(k.T.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: volume, Profile: profile})
+	if err != nil || out.Operation.Kind != dataset.OpConvert {
+		k.T.Fatalf("%+v, %v", out.Operation, err)
+	}
+	op := *out.Operation
+	agenttest.Await(k.T, func() bool {
+		op, err = k.Control.Operation(k.T.Context(), op.ID.String(), 0)
+		return err != nil || op.State.Final()
+	})
+	if err != nil || op.State != dataset.OpDone {
+		k.T.Fatalf("%+v, %v", op, err)
+	}
+	return op.DatasetID
+}
+
+// The encryption of a volume changes only by a copy into a new dataset. A change of the key keeps the dataset.
+func TestEncryptionOfDatasetNeverChanges(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@gold")
 	if err := k.Create(t.Context(), "clear", nil); err != nil {
@@ -375,9 +393,18 @@ func TestEncryptionOfVolumeNeverChanges(t *testing.T) {
 		_, err := k.Control.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: name, Profile: profile})
 		return err
 	}
-	for name, profile := range map[string]string{"db": "plain", "clear": "gold"} {
-		if err := set(name, profile); dataset.KindOf(err) != dataset.ErrInvalid || !strings.Contains(err.Error(), "import") {
-			t.Errorf("%s to %s: %v", name, profile, err)
+	for _, profile := range []string{"gold", "plain"} {
+		before := k.convert("clear", profile)
+		now, err := k.Control.Volume(t.Context(), "clear")
+		if err != nil || now.ID == before || (now.Encryption != nil) != (profile == "gold") {
+			t.Errorf("clear to %s: %+v, %v, was dataset %s", profile, now.Dataset, err, before)
+		}
+		if err := k.opens("clear"); err != nil {
+			t.Errorf("clear to %s: %v", profile, err)
+		}
+		former, known := k.Cache.Dataset(before)
+		if !known || former.State != dataset.StateTrashed || (former.Encryption != nil) == (profile == "gold") {
+			t.Errorf("the former one: %+v", former)
 		}
 	}
 	if err := set("db", "silver"); err != nil {

@@ -49,6 +49,9 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 	if err != nil {
 		return "", err
 	}
+	if err := m.CheckMount(d); err != nil {
+		return "", err
+	}
 	if d, err = m.getLease(ctx, d); err != nil {
 		return "", err
 	}

@@ -42,6 +42,8 @@ type MounterDeps struct {
 	// which writes them to disk.
 	SaveSpelling func(
 		d dataset.Dataset, ref dataset.Reference, tool plugin.Tool, save func(more map[string]any) error) error
+	// CheckMount fails if a conversion forbids to mount a dataset.
+	CheckMount func(d dataset.Dataset) error
 	// RepairSoon starts a job that repairs the guard's record of a dataset.
 	RepairSoon func(dataset uuid.UUID)
 }

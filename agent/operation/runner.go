@@ -3,9 +3,9 @@
 //
 // VolumeCreator creates volumes for the tools of the host (package volume calls it): volumecreator.go shows the life of
 // a create. Executor executes the operations that control has recorded for this node, by their kind:
-// controlsync.Follower calls it. Each kind is a method of DatasetMaker, Importer, Snapshotter, Reshaper, Rekeyer or
-// Remover. Package agent registers these methods, and those of package move, in the map Handlers. To add a kind, write
-// such a method and add it to that map. Exporter reads volumes for users.
+// controlsync.Follower calls it. Each kind is a method of DatasetMaker, Importer, Snapshotter, Reshaper, Rekeyer,
+// Converter or Remover. Package agent registers these methods, and those of package move, in the map Handlers. To add a
+// kind, write such a method and add it to that map. Exporter reads volumes for users.
 //
 // Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets locks datasets for
 // the operations that change them, and RecordWriter writes the record beside their data. Sizes resizes datasets.
@@ -14,9 +14,10 @@
 // deferred resizes. Package replication calls RecordWriter and Sizes through functions. Package doctor reports the
 // deferred resizes and the pending purges, and package handover uses OutcomeError.
 //
-// Three types have state, each under a mutex: Runner has the running operations in memory, and when control last
-// refused the status in a report (olderControl), Remover the purges that could not be executed yet, and Sizes the
-// deferred resizes in memory and on disk. The lock of a dataset (host.Host.Locks) protects its data.
+// Four types have state, each under a mutex: Runner has the running operations in memory, and when control last
+// refused the status in a report (olderControl), Remover the purges that could not be executed yet, Sizes the deferred
+// resizes in memory and on disk, and Conversions the conversions in progress and, also on disk, those whose outcome is
+// unknown. The lock of a dataset (host.Host.Locks) protects its data.
 //
 // Where to change what: the steps of a create are in volumecreator.go, and how the data is made in datasetmaker.go.
 // Each other kind of operation has a method with its steps. runner.go decides when an operation is recorded, cancelled
@@ -72,7 +73,9 @@ type running struct {
 	// endRecording cancels the request to record the operation, and returns once that request has ended.
 	endRecording func()
 
-	dataset, pool uuid.UUID // the dataset and the pool that the operation changes; pool may be uuid.Nil
+	// dataset and pool are those that the operation changes. pool may be uuid.Nil. made is the dataset that the
+	// operation makes in that pool, if it is another one.
+	dataset, pool, made uuid.UUID
 }
 
 // NewRunner returns a Runner without operations.
@@ -177,7 +180,7 @@ func (r *Runner) addHolders(ctx context.Context, op dataset.Operation, err error
 func newRunning(op dataset.Operation, cancel context.CancelFunc) *running {
 	now := &running{cancel: cancel, recorded: op.State == dataset.OpRunning, dataset: op.DatasetID}
 	if op.DatasetRecord != nil {
-		now.pool = op.DatasetRecord.Pool
+		now.pool, now.made = op.DatasetRecord.Pool, op.DatasetRecord.ID
 	}
 	return now
 }
@@ -323,7 +326,7 @@ func (r *Runner) Pools(ds uuid.UUID) (ids []uuid.UUID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, now := range r.running {
-		if now.dataset == ds && now.pool != uuid.Nil {
+		if (now.dataset == ds || now.made == ds) && now.pool != uuid.Nil {
 			ids = append(ids, now.pool)
 		}
 	}

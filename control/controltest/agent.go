@@ -33,7 +33,9 @@ func (a *Agent) MustRegister(name string) {
 	a.Helper()
 	err := a.Register(a.Ctx, api.Registration{Pools: a.LocalPools, Node: dataset.Node{
 		ID: a.ID, Name: name, Incarnation: a.Incarnation,
-		OperationKinds: []dataset.OpKind{dataset.OpRekey, dataset.OpRewrite, dataset.OpRename, dataset.OpUpdate},
+		OperationKinds: []dataset.OpKind{
+			dataset.OpRekey, dataset.OpRewrite, dataset.OpRename, dataset.OpUpdate, dataset.OpConvert,
+		},
 	}})
 	if err != nil {
 		a.Fatalf("register %s: %v", name, err)

@@ -257,6 +257,31 @@ func (r *Deleter) moveToTrash(t *record.Tx, d *dataset.Dataset, detail string) e
 	return t.PutDataset(*d)
 }
 
+// retiredFor is how long the former dataset of a converted volume stays in the trash if its profile says that deleted
+// data is destroyed. Nobody has examined the copy yet.
+const retiredFor = 24 * time.Hour
+
+// Retire puts the former dataset of a converted volume in the trash, whatever its profile says about deleted data. The
+// caller has given its names to another dataset. op is the conversion. There is no event of a deletion, because the
+// volume still exists.
+func (r *Deleter) Retire(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
+	now := r.Clock.Now()
+	record.RemoveSharedMounts(t, d)
+	d.SetAliases(nil)
+	d.Request, d.Protected = op, false
+	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
+	switch d.Profile.OnDelete.Mode {
+	case dataset.DeleteTrash:
+		d.Trash.Expires = now.Add(time.Duration(d.Profile.OnDelete.Trash))
+	case dataset.DeletePurge:
+		d.Trash.Expires = now.Add(retiredFor)
+	}
+	if err := r.Uptime.PutInTrash(t, d.ID, *d.Trash); err != nil {
+		return err
+	}
+	return t.PutDataset(*d)
+}
+
 // Condemn marks a dataset for destruction: the agent of its home destroys it, and it cannot be restored. Until the
 // agent reports that the data is destroyed, the dataset is pending deletion, and the trash lists it. now is the time of
 // its deletion if it was not in the trash before.

@@ -22,7 +22,7 @@ func TestWhichPoolCould(t *testing.T) {
 	}
 	a.MustCreate("small@bronze", "pool=plain")
 	update, resize := of(dataset.OpUpdate, "small"), of(dataset.OpResize, "small")
-	update.Profile, resize.Size = "gold", "1GiB"
+	update.Profile, resize.Size = "silver", "1GiB"
 	imp := controltest.Create("db@gold", "pool=plain")
 	imp.Kind, imp.Path = dataset.OpImport, "/srv/x"
 	all := func(could string) {
@@ -30,7 +30,7 @@ func TestWhichPoolCould(t *testing.T) {
 		says("volume db: pool plain cannot satisfy profile gold: it cannot enforce a size"+could, imp)
 		says("volume copy: pool plain cannot satisfy profile gold: it cannot enforce a size"+could, controltest.Create("copy@gold", "from=small"))
 		says("volume small: pool plain cannot change its size to 1GiB: it cannot enforce a size"+could, resize)
-		if _, err := e.Submit(e.Ctx, update); err == nil || err.Error() != "volume small: pool plain cannot satisfy profile gold: it cannot enforce a size"+could {
+		if _, err := e.Submit(e.Ctx, update); err == nil || err.Error() != "volume small: pool plain cannot satisfy profile silver: it cannot enforce a size"+could {
 			t.Errorf("set-profile: %v", err)
 		}
 	}

@@ -52,6 +52,8 @@ type Deps struct {
 	Relocator           *relocation.Relocator
 	Reported            *reports.Latest
 	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
+	// Retire puts the former dataset of a converted volume in the trash. op is the conversion.
+	Retire func(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error
 	// CheckReplicas fails if a control replica runs another version of Drover. The argument what names
 	// the request in the error.
 	CheckReplicas func(t *record.Tx, what string) error

@@ -176,10 +176,24 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	if p.Name == d.Profile.Name && p.Revision == d.Profile.Revision {
 		return nil, &d, nil
 	}
+	if err := record.CheckNotConverting(t, d, "set-profile of volume "+d.Volume); err != nil {
+		return nil, nil, err
+	}
+	if needsConversion(d, p) {
+		op, err := v.planConvert(t, d, p)
+		return op, nil, err
+	}
+	return v.planProfileInPlace(t, d, p)
+}
+
+// planProfileInPlace decides to give a volume a profile that its dataset can have.
+func (v *Planner) planProfileInPlace(t *record.Tx, d dataset.Dataset, p dataset.Profile) (*dataset.Operation,
+	*dataset.Dataset, error) {
 	if err := checkPoolOfProfile(t, d, p); err != nil {
 		return nil, nil, err
 	}
 	next := d
+	var err error
 	if next.Profile, err = applyToExisting(d, p); err != nil {
 		err = dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
 		return nil, nil, cmp.Or(v.Placer.CheckSuits(t, d, p), err)

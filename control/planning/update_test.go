@@ -77,7 +77,6 @@ func TestSetProfile(t *testing.T) {
 	if o := out.Volume.Profile.Owner; o == nil || o.UID != 5 {
 		t.Errorf("the root's owner is %+v, which no profile changes", o)
 	}
-	refuse(set("gold"), dataset.ErrInvalid, `volume db: profile gold requires filesystem xfs`, "that its pool chose")
 	refuse(set("glod"), dataset.ErrInvalid, "unknown profile")
 	pinned := e.ProfileSet.ByName["bronze"]
 	pinned.Name, pinned.Pool = "pinned", "plain"

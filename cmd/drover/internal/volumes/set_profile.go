@@ -31,6 +31,13 @@ volume inspect and drover status report the volume as degraded. If the profile
 has fewer replicas, those that are not needed are destroyed, and the name of the
 volume must be typed to confirm it, unless --yes is given.
 
+If the profile has another filesystem or encryption, the files are copied into a
+new dataset on the same node, and the former dataset goes to the trash with the
+snapshots. Stop the containers first: a volume in use is refused, and it cannot
+be mounted meanwhile. The node needs space for a second copy. drover operation
+cancel ends the copy, and the volume stays as it was. The volume keeps its size
+unless that of the profile is larger.
+
 The failover of the profile applies at once, also while the volume is in use.
 For failover auto, the home of the volume must be reachable, and its guard must
 be able to fence the volume. Failover and size cannot change at once.`,
@@ -38,6 +45,7 @@ be able to fence the volume. Failover and size cannot change at once.`,
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.ProfileWords),
 	}
 	o := cli.WorkFlags(cmd, false)
+	cli.DryRunFlag(cmd, o)
 	yes := confirm.AddFlag(cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Profile: args[1]}
@@ -53,6 +61,14 @@ be able to fence the volume. Failover and size cannot change at once.`,
 			return err
 		}
 		return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
+			if o.DryRun {
+				d := cli.MadeDataset(out)
+				return d.ID, wouldSetProfile(out, d)
+			}
+			if converts(out) {
+				d := *out.Operation.DatasetRecord
+				return d.ID, describeConverted(*out.Operation, d)
+			}
 			d := cli.MadeDataset(out)
 			line := fmt.Sprintf("volume %s has profile %s@%s%s", d.Volume, d.Profile.Name, d.Profile.Revision,
 				unchangedNote(out))
@@ -69,11 +85,40 @@ be able to fence the volume. Failover and size cannot change at once.`,
 	return cmd
 }
 
+// converts reports whether a change of the profile copies the volume into a new dataset.
+func converts(out api.Outcome) bool {
+	return out.Operation != nil && out.Operation.Kind == dataset.OpConvert && out.Operation.DatasetRecord != nil
+}
+
+// describeConverted says what a conversion has done.
+func describeConverted(op dataset.Operation, d dataset.Dataset) string {
+	return fmt.Sprintf("volume %s has profile %s@%s now; its former dataset %s is in the trash, with its snapshots",
+		d.Volume, d.Profile.Name, d.Profile.Revision, op.DatasetID.String()[:8])
+}
+
+// wouldSetProfile says what a change of the profile would do. d is the present dataset.
+func wouldSetProfile(out api.Outcome, d dataset.Dataset) string {
+	if out.Operation == nil || out.Operation.DatasetRecord == nil {
+		return fmt.Sprintf("nothing to do: volume %s has profile %s@%s already", d.Volume, d.Profile.Name,
+			d.Profile.Revision)
+	}
+	next := out.Operation.DatasetRecord
+	line := fmt.Sprintf("would give volume %s profile %s@%s", d.Volume, next.Profile.Name, next.Profile.Revision)
+	if next.Size != d.Size {
+		line += ", and size " + next.Size.Readable(next.Profile.Size)
+	}
+	if converts(out) {
+		line += ": copies its files into a new dataset, and puts the present one in the trash with its snapshots (" +
+			out.Operation.Change + ")"
+	}
+	return line
+}
+
 // confirmFewerReplicas asks for a confirmation if the profile has fewer replicas than the volume, so that complete
 // replicas are destroyed. It returns the UUID of the dataset that the user confirmed, or uuid.Nil if it did not ask.
 func confirmFewerReplicas(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag,
 	req api.Request) (confirmed uuid.UUID, err error) {
-	if yes.Given() {
+	if yes.Given() || o.DryRun {
 		return uuid.Nil, nil
 	}
 	v, err := c.Volume(ctx, req.Volume)
