@@ -223,10 +223,5 @@ func (c *Cleaner) IsNeeded(id uuid.UUID) bool {
 	if _, shown := c.Cache.InspectedCopy(id); shown || c.Keys.BorrowsKey(id) || c.Moves.IsBeside(id) {
 		return true
 	}
-	for _, op := range c.Jobs.Running() {
-		if op.DatasetID == id || op.DatasetRecord != nil && op.DatasetRecord.ID == id {
-			return true
-		}
-	}
-	return false
+	return c.Jobs.WorksOn(id)
 }

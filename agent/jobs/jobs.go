@@ -137,6 +137,21 @@ func (j *Runner) Running() []dataset.Operation {
 	return out
 }
 
+// WorksOn reports whether the operation of a job in progress changes a dataset, or makes it.
+func (j *Runner) WorksOn(id uuid.UUID) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, jb := range j.all {
+		jb.mu.Lock()
+		op := jb.op
+		jb.mu.Unlock()
+		if op.ID != uuid.Nil && (op.DatasetID == id || op.DatasetRecord != nil && op.DatasetRecord.ID == id) {
+			return true
+		}
+	}
+	return false
+}
+
 // Progress returns the progress of the job with a key; the zero value if there is none.
 func (j *Runner) Progress(key string) dataset.Progress {
 	j.mu.Lock()

@@ -1,6 +1,7 @@
 package operation_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -303,6 +305,37 @@ func TestConvertWhoseAnswerIsLost(t *testing.T) {
 	now := converts(f, "db", "ext4")
 	agenttest.Await(t, func() bool { return f.A.WouldOpen(now.ID) })
 	f.A.WantFile("db", "token", "one")
+}
+
+// The new dataset of a conversion is not recorded yet. If control answers again meanwhile, and the leftovers of a crash
+// are removed, the dataset stays.
+func TestConvertInProgressIsNotReaped(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "dir")
+	b := &between{f.A.Config.Control, func() {}}
+	f.A.Stop()
+	f.A.Config.Control = b
+	f.A.Start()
+	f.A.NewVolume("db@free")
+	f.A.WriteFile("db", "token", "one")
+	joined := false
+	b.do = func() {
+		b.do = func() {}
+		if _, err := f.A.Follower.Join(t.Context()); err != nil {
+			t.Error(err)
+		}
+		cleaned := func(context.Context, *jobs.Job) error { return nil }
+		if _, err := f.A.Jobs.Do(t.Context(), "incoming/"+f.A.Pool().ID().String(), "", cleaned); err != nil {
+			t.Error(err)
+		}
+		joined = true
+	}
+	now := converts(f, "db", "ext4")
+	agenttest.Await(t, func() bool { return f.A.WouldOpen(now.ID) })
+	f.A.WantFile("db", "token", "one")
+	if !joined {
+		t.Error("nothing was cleaned up")
+	}
 }
 
 // purgeTrash destroys everything in the trash.
