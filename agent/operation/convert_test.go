@@ -49,7 +49,7 @@ func magic(f *agenttest.Cluster, path string) int64 {
 	if err := unix.Statfs(path, &st); err != nil {
 		f.Fatal(err)
 	}
-	return int64(st.Type)
+	return st.Type
 }
 
 // A volume gets a profile with another filesystem, and back. Its files, names, labels, protection and age stay. The
