@@ -276,5 +276,9 @@ func (m *Mounter) MayMount(d dataset.Dataset, asked uint64) (dataset.Dataset, er
 	if err := m.Pools.CheckQuarantine(d.Pool); err != nil {
 		return d, fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
+	// A conversion may have begun and ended while this mount waited for the lock.
+	if err := m.CheckMount(d); err != nil {
+		return d, err
+	}
 	return d, m.Leases.MayOpen(d, "mount")
 }
