@@ -249,6 +249,7 @@ func (a *Agent) Close() error {
 	a.wg.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	a.Status.ForgetRemoved(ctx)
 	err := errors.Join(a.Cache.SaveChanged(ctx, a.DB), a.StoreClock.Save(ctx), a.Status.SaveUsages(ctx),
 		a.Reporter.SaveAnswer(ctx, 0))
 	a.endLeases()

@@ -157,6 +157,16 @@ func (s *StatusReader) forget(ctx context.Context, id uuid.UUID) {
 	s.Lost.Forget(ctx, id)
 }
 
+// ForgetRemoved drops what is known about the datasets that are no longer on this node. A report does that otherwise,
+// but at the end of the agent it may still be due.
+func (s *StatusReader) ForgetRemoved(ctx context.Context) {
+	for _, id := range s.usages.datasets() {
+		if _, known := s.Cache.Dataset(id); !known {
+			s.forget(ctx, id)
+		}
+	}
+}
+
 const usageKey = "usage/"
 
 // LoadUsages reads from disk how full the datasets were. It is called once, after the cache was loaded and before the

@@ -3,6 +3,7 @@ package controlsync
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 
@@ -147,6 +148,13 @@ func (u *usages) load(id uuid.UUID, r lastUsage, known bool) {
 	}
 	r.saved = r.summary()
 	u.setLocked(id, r)
+}
+
+// datasets returns the datasets whose usage is known.
+func (u *usages) datasets() []uuid.UUID {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Collect(maps.Keys(u.last))
 }
 
 // takeUnsaved returns the values that bring the disk up to date. If they cannot be written, restore makes the next call
