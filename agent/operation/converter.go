@@ -181,8 +181,6 @@ func (c *Converter) commit(ctx context.Context, op *dataset.Operation) (out api.
 		}
 		if recorded = now.State == dataset.OpDone; recorded {
 			out, err = c.readFormer(ctx, op.DatasetID)
-		} else if !now.State.Final() {
-			return out, err // control may still be working on the report: the next attempt settles it
 		}
 	}
 	if recorded {
