@@ -157,8 +157,8 @@ func (s *StatusReader) forget(ctx context.Context, id uuid.UUID) {
 	s.Lost.Forget(ctx, id)
 }
 
-// ForgetRemoved drops what is known about the datasets that are no longer on this node. A report does that otherwise,
-// but at the end of the agent it may still be due.
+// ForgetRemoved drops the recorded usage of datasets that are no longer on this node. Reports do the same, but when the
+// agent stops, the next report may not have been sent yet.
 func (s *StatusReader) ForgetRemoved(ctx context.Context) {
 	for _, id := range s.usages.datasets() {
 		if _, known := s.Cache.Dataset(id); !known {

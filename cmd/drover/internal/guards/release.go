@@ -149,7 +149,7 @@ be typed again to confirm the command, unless --yes is given.`,
 		}); err != nil {
 			return err
 		}
-		// by its UUID, because the guard may have another volume of that name by now
+		// By its UUID: meanwhile the guard may have another volume of that name.
 		if e, err = Release(cmd.Context(), g, mount.Unmount, e.Dataset.String()); err != nil {
 			return err
 		}
