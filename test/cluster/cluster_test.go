@@ -49,7 +49,6 @@ func TestCluster(t *testing.T) {
 		{"A5", testA5},
 		{"requests", testRequests},
 		{"A6", testA6},
-		{"status", testStatus},
 		{"control killed", testControlKilled},
 		{"control cut off", testControlCutOff},
 		{"leader killed", testLeaderKilled},

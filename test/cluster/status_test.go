@@ -56,8 +56,10 @@ func awaitFinding(t *testing.T, h *cluster.Host, is finding, want bool) {
 	}
 }
 
-// testStatus: drover status on any host names what is wrong in the cluster, and is quiet again when it is mended.
-func testStatus(t *testing.T, w *world) {
+// TestClusterStatus: drover status on any host names what is wrong in the cluster, and is quiet again when it is mended.
+func TestClusterStatus(t *testing.T) {
+	t.Parallel()
+	w := &world{Cluster: cluster.New(t, cluster.Options{Profiles: profiles})}
 	here, other := w.Hosts[0], w.Hosts[1]
 	for _, spec := range []string{"watched", "guarded@auto"} {
 		if err := other.Plug(t).Create(spec, nil); err != nil {
