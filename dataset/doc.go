@@ -12,8 +12,8 @@
 // original. Profile.Clone makes a deep copy. The only state of the package is the cache of the earlier keys of decoded
 // types (earlierOf in oldkeys.go). It is a sync.Map, which is safe for concurrent use.
 //
-// Where to change what: the records are in types.go, operation.go, profile.go and facts.go. An option of docker volume
-// create -o belongs in options.go, a kind of error in errors.go, and a rule for names in spec.go. A record key that is
-// renamed keeps its earlier key in the tag "old" (oldkeys.go). The API reference contains the comments of the fields of
-// records: after a change of one, run "go generate ./control/api/openapi".
+// Where to change what: the records are in types.go, operation.go, profile.go, facts.go and repository.go. An option
+// of docker volume create -o belongs in options.go, a kind of error in errors.go, and a rule for names in spec.go. A
+// record key that is renamed keeps its earlier key in the tag "old" (oldkeys.go). The API reference contains the
+// comments of the fields of records: after a change of one, run "go generate ./control/api/openapi".
 package dataset
