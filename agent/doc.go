@@ -4,8 +4,9 @@
 // cmd/drover/internal/servers sets its Timing, and cmd/drover/internal/metrics reads its state: GuardStatus and the
 // methods in status.go. The agent makes its components, which are the packages below it, and connects them: see
 // components.go and wiring.go. Only the components have state in memory, and each protects its own. A change of
-// behaviour belongs in a component. Only a new component, a new connection between two of them, or a new method of the
-// plugin or of the local API belongs in this package.
+// behaviour belongs in a component. Only these changes belong in this package: a new component, a new connection
+// between two of them, a new method of the plugin or of the local API, and work that must be done at each heartbeat
+// (DoHeartbeatWork in wiring.go).
 //
 // # What is on disk
 //

@@ -1,8 +1,11 @@
 // Package cleanup cleans up the pools of this node after a crash. controlsync.Follower calls Cleaner.CleanUp after
-// control has answered with a consistent store. Package agent makes the Cleaner. Packages pooladmin, doctor and
-// controlsync call IsNeeded, the latter two through a function, before they treat a dataset without a record as
-// unknown. The only state is the set of lost datasets, in memory, protected by a mutex. A rule for what may be
-// destroyed belongs in cleanUpPool, and a new reason to keep a dataset in IsNeeded.
+// control has answered with a consistent store. Package agent makes the Cleaner, and passes its methods to packages
+// controlsync and doctor as functions. Packages pooladmin, doctor and controlsync call IsNeeded before they treat a
+// dataset without a record as unknown. The only state is the set of lost datasets, in memory, protected by a mutex:
+// datasets whose records control's last full response lacked. They are kept. The Cleaner takes no lock of a dataset. It
+// leaves alone the datasets that running jobs work on (IsNeeded). A rule for what may be destroyed belongs in
+// cleanUpPool. Another use of a dataset without a record, for which every package must keep the dataset, belongs in
+// IsNeeded.
 package cleanup
 
 import (

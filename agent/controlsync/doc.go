@@ -2,13 +2,14 @@
 // the status of this node's datasets and pools. Holdings reports the content of its pools when control's store was lost
 // or restored and must be brought up to date.
 //
-// Package agent runs Follower and Reporter until the agent stops. Other packages only ask them to act at once: agent
-// calls Join at a start, Holdings calls Accept after a rebuild, package pooladmin calls ReportPools, and package
-// operation calls ReportDataset after a resize. StatusReader reads the status of a dataset for Reporter, for packages
-// offline and volume, and for the metrics. Package operation reads the status of a new dataset from it (StatusOfNew)
-// and calls OperationEnded, and package mounting calls BeforeUnmount. TrashReader measures the trash for the metrics.
-// Package doctor lists the findings of Reporter and StatusReader. Most of these calls are functions that package agent
-// passes.
+// Package agent runs Follower and Reporter until the agent stops. Package agent also calls Follower.Join at a start and
+// Holdings.RebuildStore for drover store rebuild. Holdings calls Follower.Accept after a rebuild. Package pooladmin
+// calls Reporter.ReportPools after a change of a pool, and lists the datasets of an adopted pool with
+// Holdings.ListPool. Package operation calls Reporter.ReportDataset after a resize. StatusReader reads the status of a
+// dataset for Reporter, for packages offline and volume, and for the metrics. Package operation reads the status of a
+// new dataset from it (StatusOfNew) and calls OperationEnded, and package mounting calls BeforeUnmount. TrashReader
+// measures the trash for the metrics. Package doctor lists the findings of Reporter and StatusReader. Most of these
+// calls are functions that package agent passes.
 //
 // The records that Follower applies are in the cache (host.Host.Cache) and on disk. Follower.applying makes sure that
 // only one answer is applied at a time. The package owns three keys of the agent's database: recovery, whose value is

@@ -1,6 +1,6 @@
 // Package findings collects the lines that drover doctor reports. Package doctor makes a List for each report and
-// passes it to the components, which add their findings. The package has no state. A new finding belongs in the
-// component that knows the problem.
+// passes it to the components and to the checks of the daemon (cmd/drover/internal/daemon), which add their findings.
+// The package has no state. A new finding belongs in the component that knows the problem.
 package findings
 
 import (

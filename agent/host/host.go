@@ -1,7 +1,8 @@
 // Package host has the shared base of the components of one agent: the identity of this node, and the services that
-// all components use. It decides nothing. Package agent makes one Host and gives it to every component. The fields of
-// Host do not change after that, and the services in them protect their own state. Only a service that most
-// components need belongs here. A new time limit belongs in Timing.
+// most components use. It decides nothing. Package agent makes one Host and gives it to the components. Packages pool,
+// promise, throttle and transfer get only the services that they need. The fields of Host do not change after that, and
+// the services in them protect their own state. Only a service that most components need belongs here. A new time limit
+// belongs in Timing.
 package host
 
 import (

@@ -4,11 +4,12 @@
 // the data key, wrapped by a key of the operator. The profile says where the operator's key is. Drover does not store
 // the operator's key, and reads it each time.
 //
-// The backends call Keyring as backends.Keys. Operations call Seal, Wrap, OperatorKey and BorrowKey, and moves
-// BorrowKey and CanOpen. Package replication calls UpdateCopyKey through a function, package doctor reads keys with
-// OperatorKey, and package cleanup asks BorrowsKey. Package pooladmin passes Keyring to the backends when it opens a
-// pool, and package agent makes it. The only state is the table of borrowed keys, in memory, protected by a mutex.
-// Where an operator's key comes from is in package internal/keys; which record a data key is taken from is in DataKey.
+// The backends call Keyring as backends.Keys. Package operation calls Seal, Wrap, OperatorKey and BorrowKey through
+// functions and an interface, and package replication UpdateCopyKey. Package move calls BorrowKey and CanOpen, package
+// doctor reads keys with OperatorKey, and package cleanup asks BorrowsKey. Package pooladmin passes Keyring to the
+// backends when it opens a pool, and package agent makes it. The only state is the table of borrowed keys, in memory,
+// protected by a mutex. Where an operator's key comes from is in package internal/keys; which record a data key is
+// taken from is in DataKey.
 package keyring
 
 import (

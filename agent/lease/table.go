@@ -10,15 +10,16 @@
 // a dataset.
 //
 // Package mounting asks Table, Deadlines and Registrar before a mount. Package controlsync applies control's records to
-// Table. Package handover relinquishes epochs. Package move finds relinquished datasets in Table and the addresses of
-// nodes in Nodes. Package throttle asks Registrar whether the guard fences a dataset. Package doctor lists the findings
-// of Registrar. Package agent starts Renewals.Run, Deadlines.Run and Registrar.Watch, calls Deadlines.Enrol before
-// another node is given data, and passes Table.MayChange to package operation and Table.RelinquishedSnapshots to
-// package replication.
+// Table. In package handover, Relinquisher relinquishes epochs in Table, Bounder marks datasets in Marks, and Repairer
+// makes Deadlines and Registrar agree with the guard. Package move finds relinquished datasets in Table and the
+// addresses of nodes in Nodes. Package throttle asks Registrar, through an interface, whether the guard fences a
+// dataset. Package doctor lists the findings of Registrar. Package agent starts Renewals.Run, Deadlines.Run and
+// Registrar.Watch, calls Deadlines.Enrol before another node is given data, and passes Table.MayChange to package
+// operation. To package replication it passes Table.RelinquishedSnapshots, Table.Drop and Nodes.Peer.
 //
 // The package owns the keys yields/, enrolled/, bounded/ and standing of the agent's database, and keeps their values
-// in memory too. Table, Deadlines, Marks, Nodes and Registrar each have a mutex for their fields. The lock of a dataset
-// serializes Registrar's changes to that dataset.
+// in memory too. Table, Deadlines, Marks, Nodes and Registrar each have a mutex for their fields. Renewals and
+// PromiseServer have no state. The lock of a dataset serializes Registrar's changes to that dataset.
 //
 // Where to change what: how a deadline is computed is in boundedlease.go, which is pure. When promises are requested is
 // in extend.go, and which datasets are registered with the guard in registrar.go. Why a dataset must not be opened is

@@ -2,12 +2,12 @@
 // certificate. Member renews the certificate and learns from control which root certificates are valid and which nodes
 // were removed.
 //
-// The daemon of the agent is the only caller. It calls Join or Open before it creates the agent, and runs Member.Keep
-// until the agent stops. The certificate and its key are files in a directory (pki.NodeFiles), beside the request of an
-// unfinished join (join.pem). In memory, a Member has the same certificate (pki.Credentials) and the list of removed
-// nodes. Each of the two is replaced atomically, so it can be read while Keep replaces it. How a token is exchanged
-// belongs in join.go, and when a certificate is renewed in keep.go. Who may join is decided by control, in package
-// control/membership.
+// The daemon of the agent is the only caller. It calls Join or Open before it creates the agent, runs Member.Keep until
+// the agent stops, and adds Member.Findings to the report of drover doctor. The certificate and its key are files in a
+// directory (pki.NodeFiles), beside the request of an unfinished join (join.pem). In memory, a Member has the same
+// certificate (pki.Credentials) and the list of removed nodes. Each of the two is replaced atomically, so it can be
+// read while Keep replaces it. How a token is exchanged belongs in join.go, and when a certificate is renewed in
+// keep.go. Who may join is decided by control, in package control/membership.
 package member
 
 import (

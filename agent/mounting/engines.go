@@ -8,12 +8,15 @@
 // the running flushes, which prevent an unmount. Disks finds filesystems that accept no more writes after a disk error.
 // Reservations keeps other nodes from a dataset while work at its home needs it exclusively.
 //
-// The plugin calls Mounter.Mount, Mounter.Unmount and Verifier.Activated through package agent. Operations, moves and
-// handovers call Verifier.EnsureUnused, Unmounter and Quiescer, and operations also call Reservations. Operations and
-// moves read datasets that are not mounted with OpenRoot. Package controlsync applies control's records to
-// SharedMounter, and reports the uses. Packages doctor, generation and pooladmin ask which datasets are in use. Package
-// lostwrites registers its flushes with Flushes. The start of the agent calls Resolver.Resolve. The heartbeat calls
-// Verifier.CheckIfDue and Unmounter.UnmountIdle.
+// The plugin calls Mounter.Mount, Mounter.Unmount and Verifier.Activated through package agent. Before a dataset is
+// changed or given up, packages operation, handover, replication and pooladmin call Verifier.EnsureUnused. Package
+// handover also calls Unmounter. Packages operation and move freeze a dataset for a snapshot with Quiescer, and read
+// datasets that are not mounted with OpenRoot. Package operation reserves datasets with Reservations. Package
+// replication mounts superseded heads with Mounter. Packages operation and replication get most of these methods from
+// package agent as functions. Package controlsync applies control's records to SharedMounter, and reports the uses.
+// Packages doctor, generation and pooladmin ask which datasets are in use. Package lostwrites registers its flushes
+// with Flushes. The start of the agent calls Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue and
+// Unmounter.UnmountIdle.
 //
 // The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and SharedMountTable
 // keep their values in memory too. The other state is only in memory: the running flushes (Flushes), the reservations

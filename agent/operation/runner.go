@@ -9,10 +9,11 @@
 //
 // Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets locks datasets for
 // the operations that change them, and RecordWriter writes the record beside their data. Sizes resizes datasets.
-// Packages move, cleanup and pooladmin use Datasets, Sizes, RecordWriter and Runner for their own changes. Package
-// controlsync also uses Runner, RecordWriter and Sizes: it cancels operations, has changed records written, and reports
-// deferred resizes. Package replication calls RecordWriter and Sizes through functions. Package doctor reports the
-// deferred resizes and the pending purges, and package handover uses OutcomeError.
+// Packages move, handover, cleanup and pooladmin use Datasets, Sizes, RecordWriter or Runner for their own changes, and
+// package doctor reads Datasets. Package controlsync also uses Runner, RecordWriter and Sizes: it cancels operations,
+// has changed records written, and reports deferred resizes. Through functions, package replication calls RecordWriter
+// and Sizes, package mounting asks Conversions before a mount (CheckMount), and controlsync calls Conversions.Settle.
+// Package doctor also reports the deferred resizes and the pending purges.
 //
 // Four types have state, each under a mutex: Runner has the running operations in memory, and when control last
 // refused the status in a report (olderControl), Remover the purges that could not be executed yet, Sizes the deferred

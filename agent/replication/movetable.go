@@ -1,10 +1,12 @@
 // Package replication brings datasets from other nodes to this one, by moves and as copies, and decides what other
 // nodes may get of the datasets of this node. The data is transferred by package transfer.
 //
-// MoveTable records the moves that bring datasets here, and Installer installs their data: move.Mover uses both. Copies
-// brings the copies that this node keeps into their recorded state: controlsync.Follower calls it when control's
-// records change. Replicas refreshes the copies that are replicas, and Inspections mounts superseded heads. Packages
-// cleanup, doctor and pooladmin ask MoveTable and Copies before they treat data as unknown.
+// MoveTable records the moves that bring datasets here, and Installer installs their data: move.Mover uses both. After
+// a crash, package cleanup and each heartbeat finish such moves with Installer.Resume. Copies brings the copies that
+// this node keeps into their recorded state: controlsync.Follower calls it when control's records change. Replicas
+// refreshes the copies that are replicas, and Inspections mounts superseded heads. Packages cleanup, doctor and
+// pooladmin ask MoveTable and Copies before they treat data as unknown. Packages lease, mounting and keyring read
+// MoveTable through functions, and package handover calls Copies.ReconcileSoon through one.
 //
 // SentLog, Retention and Access serve the datasets of this node that other nodes have copies of. SentLog has the
 // snapshots that were sent to other nodes, Retention decides which snapshots are kept for them, and Access decides
