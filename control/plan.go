@@ -59,6 +59,9 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 	if err != nil || done != nil {
 		return api.Plan{Unchanged: done}, err
 	}
+	if err := checkNotConverting(t, req, *op); err != nil {
+		return api.Plan{}, err
+	}
 	if !s.Shared { // in a shared store, the records say whether it is halted
 		if err := s.Reports.CheckTrust(); err != nil {
 			return api.Plan{}, err
@@ -79,6 +82,22 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 		op.Snapshot.Request = req.ID
 	}
 	return api.Plan{Operation: op}, nil
+}
+
+// checkNotConverting fails with dataset.ErrConflict if a request changes a dataset that is being converted. The home
+// would carry out the request only after the conversion, on the former dataset, which is in the trash then. A delete
+// without the home is not refused: it is the only way to delete a volume whose home is lost.
+func checkNotConverting(t *record.Tx, req api.Request, op dataset.Operation) error {
+	switch req.Kind {
+	case dataset.OpDelete, dataset.OpSnapshot, dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpRewrite:
+	default:
+		return nil
+	}
+	d, err := t.Dataset(op.DatasetID)
+	if err != nil || deletion.IsWithoutHome(op) {
+		return err
+	}
+	return record.CheckNotConverting(t, d, string(req.Kind)+" of volume "+d.Volume)
 }
 
 // decide returns the operation for a request. If the dataset already is as requested, it returns the dataset instead.

@@ -144,8 +144,9 @@ func TestConvertOfVolumeInUseIsRefused(t *testing.T) {
 	converts(f, "db", "ext4")
 }
 
-// While a volume is converted, a mount, a move and another profile are refused, and the errors name the operation. An
-// operation that waits for the lock does not change the former dataset. A cancelled conversion leaves nothing.
+// While a volume is converted, a mount and changes are refused, and the errors name the operation. An operation that
+// was planned before the conversion, and waits for the lock, does not change the former dataset. A cancelled conversion
+// leaves nothing.
 func TestConversionInProgress(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
@@ -178,6 +179,7 @@ func TestConversionInProgress(t *testing.T) {
 			_, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "slow"})
 			return err
 		}(),
+		"rm": f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpDelete, Volume: "db"}),
 	} {
 		if !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover operation cancel "+short) {
 			t.Errorf("%s: %v", what, err)
@@ -191,15 +193,26 @@ func TestConversionInProgress(t *testing.T) {
 	f.A.MustMount("db", "user")
 	f.A.MustUnmount("db", "user")
 
+	plan, err := f.Service.Plan(t.Context(), f.A.Node(), api.Request{ID: uuid.New(), Kind: dataset.OpResize, Volume: "db", Size: "600MiB"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	op, release = hold()
-	resize := *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpResize, Volume: "db", Size: "600MiB"}).Operation
+	resized := make(chan error, 1)
+	go func() {
+		_, err := f.A.Jobs.Do(t.Context(), "resize", "resize", func(ctx context.Context, jb *jobs.Job) error {
+			_, err := f.A.Executor.Execute(ctx, jb, *plan.Operation)
+			return err
+		})
+		resized <- err
+	}()
 	agenttest.Await(t, func() bool { return f.A.Locks.Users(d.ID) == 2 })
 	release()
 	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
 		t.Errorf("%s, %+v", op.State, op.Problem)
 	}
-	if resize = f.AwaitEnd(resize); resize.State != dataset.OpFailed || !strings.Contains(resize.Problem.Message, "deleted meanwhile") {
-		t.Errorf("%s, %+v", resize.State, resize.Problem)
+	if err := <-resized; !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "deleted meanwhile") {
+		t.Errorf("resize: %v", err)
 	}
 	if left := left(f.A); len(left) > 0 {
 		t.Errorf("left: %v", left)

@@ -124,7 +124,8 @@ func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) ([]dataset.S
 }
 
 // requestDueSnapshots requests the snapshots that are due. If a schedule was missed several times, one snapshot is
-// requested. While a requested snapshot waits for its node, no other snapshot of that dataset is requested.
+// requested. While a requested snapshot waits for its node, no other snapshot of that dataset is requested, and none of
+// a dataset that is being converted.
 func (k *Housekeeper) requestDueSnapshots(ctx context.Context, h *Memory, now time.Time) {
 	waiting := map[uuid.UUID]map[uuid.UUID]bool{} // by node, then by dataset
 	for id, plan := range h.Plans {
@@ -168,12 +169,15 @@ func (k *Housekeeper) requestSnapshot(ctx context.Context, id uuid.UUID, plan du
 	return err
 }
 
-// scheduledWork returns the datasets of a node that have a recorded scheduled snapshot which was not taken yet.
+// scheduledWork returns the datasets of a node that have a recorded scheduled snapshot which was not taken yet, and
+// those that are being converted: a snapshot of the former dataset would be in the trash.
 func (k *Housekeeper) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.UUID]bool, error) {
 	open, err := record.OpenWork(record.NewTx(ctx, k.Ledger.Store), node)
 	pending := map[uuid.UUID]bool{}
 	for _, op := range open {
-		if op.Kind == dataset.OpSnapshot && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled {
+		scheduled := op.Kind == dataset.OpSnapshot && op.Snapshot != nil &&
+			op.Snapshot.Kind == dataset.SnapshotScheduled
+		if scheduled || op.Kind == dataset.OpConvert {
 			pending[op.DatasetID] = true
 		}
 	}

@@ -145,6 +145,7 @@ func TestCommitConvertIsChecked(t *testing.T) {
 	a := e.NewAgent("alpha")
 	a.MustCreate("db@silver")
 	other := a.MustCreate("other@silver")
+	rm := a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: "db"}) // before the conversion, which would refuse it
 	op := *e.MustSubmit(requestProfile("db", "gold")).Operation
 	for what, change := range map[string]func(*dataset.Operation){
 		"unplanned":       func(o *dataset.Operation) { o.ID = uuid.New() },
@@ -165,9 +166,38 @@ func TestCommitConvertIsChecked(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	a.MustDelete("db")
+	a.MustCommit(rm)
 	controltest.Refused(t, a.TryCommit(op), dataset.ErrConflict, "it was deleted meanwhile")
 	e.CheckInvariants()
+}
+
+// While a conversion is open, every request that would wait for its lock is refused with the operation's ID. Labels,
+// names and a delete without the home are not refused. After the end of the conversion, all are allowed.
+func TestRequestsDuringConversion(t *testing.T) {
+	e, agents := sealedEnv(t, "alpha")
+	a := agents["alpha"]
+	d := controltest.Create("db@sealed")
+	a.MustSeal(d, controltest.WrappedBy(uuid.New(), "1"))
+	a.MustSnapshot("db", "first")
+	op := *e.MustSubmit(requestProfile("db", "silver")).Operation
+	short := op.ID.String()[:8]
+	requests := []api.Request{
+		{Kind: dataset.OpDelete, Volume: "db"}, {Kind: dataset.OpSnapshot, Volume: "db"},
+		{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"}, {Kind: dataset.OpResize, Volume: "db", Size: "30GiB"},
+		{Kind: dataset.OpRekey, Volume: "db"}, {Kind: dataset.OpRewrite, Volume: "db"},
+	}
+	for _, req := range requests {
+		_, err := e.Submit(e.Ctx, req)
+		controltest.Refused(t, err, dataset.ErrConflict, string(req.Kind)+" of volume db: the volume is being converted",
+			"drover operation cancel "+short)
+		_, err = e.Plan(e.Ctx, a.ID, req)
+		controltest.Refused(t, err, dataset.ErrConflict, "drover operation watch "+short)
+	}
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()})
+	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
 }
 
 // An agent that does not know conversions is named, and gets none.
