@@ -23,11 +23,12 @@ type BounderDeps struct {
 	Records   *operation.RecordWriter
 	Deadlines *lease.Deadlines
 	Registrar *lease.Registrar
-	// EnsureUnused fails with ErrInUse if a process of this host uses a dataset. what completes "cannot ... volume".
+	// EnsureUnused fails with ErrInUse if a process of this host uses a dataset. The argument what is a verb that
+	// completes "cannot ... volume".
 	EnsureUnused func(ctx context.Context, d dataset.Dataset, what string) error
 }
 
-// Bounder carries out the part of the home in an update that gives a volume failover auto: it bounds the lease before
+// Bounder executes the update that gives a volume failover auto, on the home of the volume: it bounds the lease before
 // control may let another node take over. It has no state. Its methods are safe for concurrent use.
 type Bounder struct{ BounderDeps }
 

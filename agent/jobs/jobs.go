@@ -47,7 +47,7 @@ type Job struct {
 
 func newJob(key string) *Job { return &Job{key: key, done: make(chan struct{})} }
 
-// Ended is closed when the job has ended.
+// Ended returns a channel that is closed when the job has ended.
 func (jb *Job) Ended() <-chan struct{} { return jb.done }
 
 // Result returns the error of a job that has ended.

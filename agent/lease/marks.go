@@ -14,7 +14,7 @@ import (
 )
 
 // Marks has the datasets of this node whose lease is bounded although their record may not have failover auto yet: an
-// operation gives them failover auto, and control may record it at any time from then on, also if its answer does not
+// operation gives them failover auto, and control may record it at any time from then on, even if its answer does not
 // arrive here. A mark is on disk before control is asked, and stays until the result of the operation is in the record
 // on disk. The methods are safe for concurrent use.
 type Marks struct {

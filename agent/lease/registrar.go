@@ -50,9 +50,9 @@ func NewRegistrar(deps RegistrarDeps) *Registrar { return &Registrar{RegistrarDe
 
 // AwaitGuard asks the guard for its records and applies them to Deadlines. The agent calls it when it starts, before it
 // mounts or unmounts anything. AwaitGuard asks nothing if no known lease is bounded in time and no dataset is mounted.
-// A dataset that is mounted may be fenced also if its lease is not bounded any more: the last agent may have ended
-// after the change of its profile, and before the guard forgot the dataset. recovered is true if the agent's database
-// was lost, so that no lease is known.
+// A dataset that is mounted may be fenced even if its lease is no longer bounded: the last agent may have ended after
+// the change of its profile, and before the guard forgot the dataset. recovered is true if the agent's database was
+// lost, so that no lease is known.
 func (g *Registrar) AwaitGuard(ctx context.Context, recovered bool) (st guard.Status) {
 	if g.Guard == nil || !recovered && !g.isAnyMounted() &&
 		!slices.ContainsFunc(append(g.Cache.IDs(), g.Cache.CopyIDs()...), g.isBounded) {
@@ -130,9 +130,9 @@ func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
 }
 
 // Adopt registers a dataset whose lease becomes bounded in time, and has the guard check its mount. Unlike Register, it
-// refuses also a mounted dataset if this host cannot enforce the policy in time. d has the profile that the dataset
-// gets, and the caller has marked it (Marks). The caller holds the dataset's lock. After an error, and if the dataset
-// is not mounted, the caller calls Release: the dataset may be registered.
+// also refuses a dataset that is already mounted, if this host cannot enforce the policy in time. d has the profile
+// that the dataset gets, and the caller has marked it (Marks). The caller holds the dataset's lock. After an error, and
+// if the dataset is not mounted, the caller calls Release: the dataset may be registered.
 func (g *Registrar) Adopt(ctx context.Context, d dataset.Dataset) (mounted bool, err error) {
 	if err := g.register(ctx, d, true); err != nil {
 		return false, err

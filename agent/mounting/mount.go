@@ -89,8 +89,8 @@ func (m *Mounter) mountInJob(ctx context.Context, d dataset.Dataset, asked uint6
 	return err
 }
 
-// AddUse records a use with an ID if the dataset is mounted, and returns the path. Otherwise it returns no path. asked
-// is that of MayMount.
+// AddUse records a use with an ID if the dataset is mounted, and returns the path. Otherwise it returns no path. The
+// argument asked is that of MayMount.
 func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, asked uint64, ref dataset.Reference, id string) (
 	string, error) {
 	unlock, err := m.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
@@ -179,7 +179,7 @@ func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, ref dataset.
 	return nil
 }
 
-// EnsureMounted mounts a dataset that is not mounted. Idempotent. asked is that of MayMount.
+// EnsureMounted mounts a dataset that is not mounted. Idempotent. The argument asked is that of MayMount.
 func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked uint64) error {
 	unlock, err := m.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {

@@ -71,7 +71,7 @@ func (r *Reshaper) Resize(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	return out, err
 }
 
-// Rewrite has the pool write the head of a dataset again. The dataset is not in use: a mount or a move cancels the
+// Rewrite has the pool write the head of a dataset again. The dataset must not be in use. A mount or a move cancels the
 // operation.
 func (r *Reshaper) Rewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "rewrite")

@@ -18,8 +18,8 @@ import (
 )
 
 // Space compares the free space of the pools, and of the disk with the root, with the space that new data needs. Its
-// hints tell the operator how to free some. It asks a pool through table.Ask, so that many hints about a pool whose
-// disk hangs leave one goroutine, not one each. Safe for concurrent use.
+// hints tell the operator how to free some. It asks a pool through table.Ask, so that any number of hints about a pool
+// whose disk hangs occupy only one goroutine. Safe for concurrent use.
 type Space struct {
 	Deps
 	pools *Pools

@@ -109,8 +109,8 @@ func (k *Keeper) Blocked() []uuid.UUID {
 }
 
 // AllowPromises allows promises for a dataset again. The caller must know that the next epoch was not opened here. If
-// it was opened, the previous holder must get no promise: the function home that the caller passes to Grant must then
-// return a reason.
+// it was opened, Grant must refuse promises to the previous holder: the function home, which is passed to Grant, must
+// then return a reason.
 func (k *Keeper) AllowPromises(id uuid.UUID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
