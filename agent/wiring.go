@@ -245,7 +245,7 @@ func (a *components) makeControlSync() {
 		FailedPools: func() []api.Pool { return a.PoolMaker.Failed },
 		Registrar:   a.Registrar, Uses: a.Uses, SharedMounter: a.SharedMounter,
 		SharedMountTable: a.SharedMountTable, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
-		ReplicaStatus:     a.Replicas.Copy,
+		ReplicaStatus:     a.Replicas.Status,
 		ReportGenerations: a.Generations.ReportTo,
 		Executor:          a.Executor, DoHeartbeatWork: a.DoHeartbeatWork,
 		Found: func() *api.NodeFindings { return a.Watcher.Last() },

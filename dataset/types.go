@@ -239,8 +239,9 @@ type Copy struct {
 	RunTime Duration `json:"ran,omitempty" hidden:"true"`
 	// MountReadOnly says that the node must mount the copy read-only, because an operator inspects the superseded copy.
 	MountReadOnly bool   `json:"mount_read_only,omitempty" old:"shown"`
-	Path          string `json:"path,omitempty"`    // where the copy is mounted; empty: it is not mounted
-	Problem       string `json:"problem,omitempty"` // why the node could not mount or unmount the copy yet; it retries
+	Path          string `json:"path,omitempty"` // where the copy is mounted; empty: it is not mounted
+	// why the node could not mount or unmount a superseded copy yet, or cannot refresh a replica; it retries
+	Problem string `json:"problem,omitempty"`
 }
 
 // Promotable reports whether a volume can continue from the copy.

@@ -57,6 +57,8 @@ type replica struct {
 	copy     dataset.Copy // its current state; the zero value until that is known
 	reported dataset.Copy // the last state that was reported to control's store
 	failure  string       // why the last refresh failed, or "" if it succeeded
+	failures int          // how many refreshes in a row have failed
+	told     bool         // a failure was reported to control, so its end must be reported too
 	stop     func()       // ends the running refresh
 }
 
@@ -93,12 +95,38 @@ func (p *Replicas) SetFailure(id uuid.UUID, why string) {
 	p.byDataset[id].failure = why
 }
 
-// maxRefreshes is how many refreshes run at the same time. maxRefreshWait is the longest time between two searches of
-// Run for new replicas.
+// maxRefreshes is how many refreshes run at the same time. maxFailingRefreshes is how many of them may be of replicas
+// whose last refresh failed, because such a refresh can wait half a minute for an unreachable node. maxRefreshWait is
+// the longest time between two searches of Run for new replicas.
 const (
-	maxRefreshes   = 4
-	maxRefreshWait = time.Minute
+	maxRefreshes        = 4
+	maxFailingRefreshes = 1
+	maxRefreshWait      = time.Minute
 )
+
+// After the first failure, a refresh is tried again after backoffRetries times Timing.Retry (10 seconds). Each further
+// failure doubles that time, up to maxBackoffRetries times Timing.Retry (5 minutes).
+const (
+	backoffRetries    = 10
+	maxBackoffRetries = 300
+)
+
+// reportedFailures is how many refreshes in a row must fail before control is told. So a restart of the home's agent
+// does not make the replica look broken.
+const reportedFailures = 2
+
+// backoff returns how long to wait before a refresh is tried again. every is how often the replica is refreshed while
+// refreshes succeed: a replica that fails is tried at least as often. It is a pure function.
+func backoff(failures int, every, retry time.Duration) time.Duration {
+	wait := backoffRetries * retry
+	for range failures - 1 {
+		if wait *= 2; wait >= maxBackoffRetries*retry {
+			wait = maxBackoffRetries * retry
+			break
+		}
+	}
+	return min(wait, max(every, retry))
+}
 
 // Run refreshes replicas when they are due, until the agent stops.
 func (p *Replicas) Run() {
@@ -127,13 +155,16 @@ func (p *Replicas) startDue() (wait time.Duration) {
 		_, still := every[id]
 		return !still && !r.running
 	})
-	running := 0
+	running, failing := 0, 0
 	for id := range every {
 		if p.byDataset[id] == nil {
 			p.byDataset[id] = &replica{}
 		}
-		if p.byDataset[id].running {
+		if r := p.byDataset[id]; r.running {
 			running++
+			if r.failures > 0 {
+				failing++
+			}
 		}
 	}
 	now := p.deps.Clock.Steady()
@@ -147,17 +178,22 @@ func (p *Replicas) startDue() (wait time.Duration) {
 		case r.running:
 		case r.due > now:
 			wait = min(wait, r.due-now)
-		case running < maxRefreshes:
+		case running == maxRefreshes || r.failures > 0 && failing == maxFailingRefreshes:
+			// it waits until another refresh ends
+		default:
 			running++
+			if r.failures > 0 {
+				failing++
+			}
 			r.running, r.due = true, now+max(every[id], p.deps.Timing.Retry)
-			p.start(id)
+			p.start(id, every[id])
 		}
 	}
 	return wait
 }
 
-// start starts the refresh of a replica as a job. The caller holds mu.
-func (p *Replicas) start(id uuid.UUID) {
+// start starts the refresh of a replica as a job. every is how often the replica is refreshed. The caller holds mu.
+func (p *Replicas) start(id uuid.UUID, every time.Duration) {
 	p.deps.Jobs.StartAgain(refreshKey(id), func(ctx context.Context, jb *jobs.Job) error {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
@@ -169,17 +205,58 @@ func (p *Replicas) start(id uuid.UUID) {
 		defer p.mu.Unlock()
 		r := p.byDataset[id]
 		r.running = false
-		why := ""
-		if err != nil {
-			why = dataset.OneLine(err)
+		if ctx.Err() == nil { // it was not stopped
+			p.recordResult(id, every, err)
 		}
-		if err != nil && why != r.failure && ctx.Err() == nil { // logged once for each cause
-			p.deps.Log.WithError(err).WithField("dataset", id).Warn("cannot refresh a replica, retrying")
-		}
-		r.failure = why
 		p.Wake()
 		return nil
 	})
+}
+
+// recordResult records the result of a refresh: why it failed, when it is due again, and whether control must be told.
+// If a replica that failed succeeds, the other failing replicas of the same home are due at once. The caller holds mu.
+func (p *Replicas) recordResult(id uuid.UUID, every time.Duration, err error) {
+	r, now := p.byDataset[id], p.deps.Clock.Steady()
+	if err == nil {
+		if r.failures > 0 {
+			p.retryOthers(id, now)
+		}
+		r.failure, r.failures = "", 0
+		if r.told {
+			p.deps.News.Changed(id)
+		}
+		return
+	}
+	why := dataset.OneLine(err)
+	if why != r.failure { // logged once for each cause
+		p.deps.Log.WithError(err).WithField("dataset", id).Warn("cannot refresh a replica, retrying")
+	}
+	r.failures++
+	r.due = now + backoff(r.failures, every, p.deps.Timing.Retry)
+	if r.failures == reportedFailures || r.failures > reportedFailures && why != r.failure {
+		r.told = true
+		p.deps.News.Changed(id)
+	}
+	r.failure = why
+}
+
+// retryOthers makes the failing replicas of volumes with the same home due, because that home answers again. The
+// caller holds mu.
+func (p *Replicas) retryOthers(id uuid.UUID, now time.Duration) {
+	home := p.home(id)
+	for other, r := range p.byDataset {
+		if r.failures > 0 && !r.running && other != id && p.home(other) == home {
+			r.due = min(r.due, now)
+		}
+	}
+}
+
+// home returns the home of the volume of a replica, according to the record here; uuid.Nil if there is no record.
+func (p *Replicas) home(id uuid.UUID) uuid.UUID {
+	if k, kept := p.deps.Cache.Copy(id); kept && k.Record != nil {
+		return k.Record.Home
+	}
+	return uuid.Nil
 }
 
 // refreshKey is the key of the job that refreshes a replica.
@@ -240,7 +317,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 		return errors.Join(err, p.reload(ctx, k)) // the home may be another node now
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("from its home, node %s: %w", home.Name, err)
 	}
 	if s.Epoch > d.Epoch { // this node's record does not list the losses of the later epoch yet
 		return p.reload(ctx, k)
@@ -257,7 +334,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 		Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.SetProgress,
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("from its home, node %s: %w", home.Name, err)
 	}
 	if was, known := p.Copy(id); !known || was.Snapshot != s.ID {
 		p.deps.Pools.MarkUsed(k.Pool)
@@ -358,4 +435,25 @@ func (p *Replicas) Copy(id uuid.UUID) (dataset.Copy, bool) {
 		return dataset.Copy{}, false
 	}
 	return r.copy, true
+}
+
+// Status returns what this node reports to control of a replica: its state, and as its problem why it cannot be
+// refreshed. While the state is not known, Status returns only the problem. It returns false if there is nothing to
+// report.
+func (p *Replicas) Status(id uuid.UUID) (dataset.Copy, bool) {
+	k, kept := p.deps.Cache.Copy(id)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.byDataset[id]
+	if !kept || r == nil || r.copy.Snapshot == uuid.Nil && !r.told {
+		return dataset.Copy{}, false
+	}
+	c := r.copy
+	if c.Snapshot == uuid.Nil {
+		c = dataset.Copy{Dataset: id, Node: k.Node, Pool: k.Pool, Kind: k.Kind}
+	}
+	if r.failures >= reportedFailures {
+		c.Problem = dataset.Cut(r.failure)
+	}
+	return c, true
 }

@@ -67,7 +67,9 @@ func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 		err = cmp.Or(err, checkLine(who, "what it does of operation "+op.ID.String(), op.Progress.Step))
 	}
 	for _, c := range h.Copies {
-		err = cmp.Or(err, checkLine(who, "what its copy of dataset "+c.Dataset.String()+" is", string(c.Kind)))
+		what := "its copy of dataset " + c.Dataset.String()
+		err = cmp.Or(err, checkLine(who, "what "+what+" is", string(c.Kind)),
+			checkLine(who, "the problem of "+what, c.Problem))
 	}
 	for _, d := range h.Datasets {
 		err = cmp.Or(err, CheckDataset(who, d))

@@ -22,6 +22,7 @@ func TestHeartbeatsAreBounded(t *testing.T) {
 		"257 pools (256 at most)":                               {Pools: make([]dataset.PoolStatus, 200), FailedPools: make([]api.Pool, 57)},
 		"20001 datasets (20000 at most)":                        {Datasets: make([]dataset.DatasetStatus, 20_001)},
 		"20001 copies (20000 at most)":                          {Copies: make([]dataset.Copy, 20_001)},
+		"the problem of its copy of dataset 0":                  {Copies: []dataset.Copy{{Problem: long}}},
 		"20001 operations (20000 at most)":                      {Operations: make([]dataset.Operation, 20_001)},
 		"the reason why it does not trust the store takes 4097": {StoreDoubt: long},
 		"what it says of pool " + a.LocalPools[0].ID.String():   {Pools: []dataset.PoolStatus{{ID: a.LocalPools[0].ID, Reason: long}}},

@@ -90,3 +90,34 @@ func TestVolumeWithDamagedSnapshotRecord(t *testing.T) {
 		t.Errorf("volume %s, next snapshot at %s, %v", v.ID, v.NextSnapshot, err)
 	}
 }
+
+// A replica shows why its node cannot refresh it, until the node reports the replica without a problem.
+func TestReplicaHasTheProblemThatItsNodeReports(t *testing.T) {
+	e := controltest.New(t)
+	e.AddReplicaProfile(1)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d := a.MustCreate("db@safe")
+	report := func(c dataset.Copy) {
+		t.Helper()
+		c.Dataset, c.Node, c.Kind = d.ID, b.ID, dataset.CopyReplica
+		if err := b.Heartbeat(e.Ctx, b.ID, api.Heartbeat{Incarnation: b.Incarnation, Copies: []dataset.Copy{c}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wants := func(problem string, complete bool) {
+		t.Helper()
+		k := e.MustVolume("db").CopyDetails
+		if len(k) != 1 || k[0].Problem != problem || (k[0].Snapshot != uuid.Nil) != complete {
+			t.Errorf("copies are %+v, want one with the problem %q, complete: %t", k, problem, complete)
+		}
+	}
+	wants("", false)
+	report(dataset.Copy{Problem: "no route"})
+	wants("no route", false)
+	b.ReportCopyTaken(d, e.Clock.Now())
+	wants("", true)
+	report(dataset.Copy{Problem: "no space"}) // an agent that has restarted, and does not know its copy yet
+	wants("no space", true)
+	report(dataset.Copy{})
+	wants("", true)
+}

@@ -297,6 +297,9 @@ func (p *presenter) copies(id uuid.UUID, nodes []uuid.UUID) (all []api.CopyDetai
 				return all, err
 			}
 		}
+		if last, heard := p.s.Reports.Copy(node, id); heard && c.Kind == dataset.CopyReplica && c.Problem == "" {
+			c.Problem = last.Problem // why it cannot be refreshed
+		}
 		all = append(all, c)
 	}
 	return all, nil

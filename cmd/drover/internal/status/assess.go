@@ -100,7 +100,8 @@ func (f *collector) reports(c Cluster) {
 	report := func(node string, all []api.Finding) {
 		f.examined[node] = true
 		for _, finding := range all {
-			if !findings.NeedsAttention(finding) || !c.VolumesUnknown && isFullVolume(finding) {
+			if !findings.NeedsAttention(finding) ||
+				!c.VolumesUnknown && (isFullVolume(finding) || isListedReplica(c, node, finding)) {
 				continue
 			}
 			list = append(list, findings.OfNode{Node: node, Finding: finding})
@@ -133,6 +134,17 @@ func isFullVolume(is api.Finding) bool {
 	word, _, _ := strings.Cut(is.Text, ":")
 	return strings.HasPrefix(is.Subject, "volume ") &&
 		(word == dataset.Full.String() || word == dataset.NearlyFull.String())
+}
+
+// isListedReplica reports whether a finding of a node's doctor says that a replica cannot be refreshed, and the list of
+// volumes has the reason too. An older agent does not report the reason for the list.
+func isListedReplica(c Cluster, node string, is api.Finding) bool {
+	return strings.HasPrefix(is.Text, "cannot refresh its replica here") &&
+		slices.ContainsFunc(c.Volumes, func(v api.VolumeSummary) bool {
+			return is.Subject == "volume "+v.Volume && slices.ContainsFunc(v.CopyDetails, func(k api.CopyDetail) bool {
+				return k.NodeName == node && k.Problem != ""
+			})
+		})
 }
 
 // isDiagnosed reports whether the doctor of any node has an error about a subject.
@@ -244,14 +256,13 @@ func (f *collector) volume(v *api.VolumeSummary, pool *dataset.PoolStatus, now t
 		case k.Kind == dataset.CopySuperseded:
 			f.add(findings.Warning, subject, "drover volume superseded ls",
 				"node %s keeps a superseded copy, with data that the volume does not have", k.NodeName)
-		case k.Problem != "":
-			f.add(findings.Warning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
 		case volumes.IsWholeReplica(k):
 			complete++
-			if verified, stale := volumes.IsStale(v.Profile.Replicas, k, now); stale {
-				f.add(findings.Warning, subject, inspect, "replica on node %s is stale: last verified %s", k.NodeName,
-					show.Ago(now, verified))
+			if text := describeReplica(v, k, now); text != "" {
+				f.add(findings.Warning, subject, inspect, "replica on node %s %s", k.NodeName, text)
 			}
+		case k.Problem != "":
+			f.add(findings.Warning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
 		}
 	}
 	isOld := now.Sub(v.Created) > volumes.MinimumStale
@@ -264,6 +275,23 @@ func (f *collector) volume(v *api.VolumeSummary, pool *dataset.PoolStatus, now t
 		f.add(findings.Warning, subject, next, "degraded: %d of %s complete%s", complete, count(want, "replica"),
 			volumes.DescribeShortage(v.CopyDetails, v.ReplicaShortage))
 	}
+}
+
+// describeReplica returns what is wrong with a complete replica of a volume: it is stale, or cannot be refreshed. It
+// returns "" if nothing is.
+func describeReplica(v *api.VolumeSummary, k api.CopyDetail, now time.Time) string {
+	text := ""
+	if verified, stale := volumes.IsStale(v.Profile.Replicas, k, now); stale {
+		text = "is stale: last verified " + show.Ago(now, verified)
+	}
+	switch {
+	case k.Problem == "":
+	case text == "":
+		text = "cannot be refreshed, retrying: " + k.Problem
+	default:
+		text += "; it cannot be refreshed: " + k.Problem
+	}
+	return text
 }
 
 // operations reports operations that take long, and those that failed and were not repeated with success. A failed

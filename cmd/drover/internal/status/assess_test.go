@@ -173,6 +173,28 @@ func TestAssess(t *testing.T) {
 			func(c *Cluster) { c.Volumes[0].CopyDetails[0].VerifiedAt = now.Add(-6 * time.Minute) },
 			[]api.Finding{find("warning", "volume db", "replica on node beta is stale: last verified 6 minutes ago", inspectDB)},
 		},
+		"replica cannot be refreshed": {
+			func(c *Cluster) {
+				c.Volumes[0].CopyDetails[0].Problem = "from its home, node alpha: no route"
+				found := &api.NodeFindings{Examined: now, Findings: []api.Finding{
+					find("warning", "volume db", "cannot refresh its replica here, retrying: no route", ""),
+					find("warning", "volume other", "cannot refresh its replica here, retrying: no route", ""),
+				}}
+				c.Health = &api.ClusterHealth{Nodes: []api.NodeHealth{{Name: "beta", Live: true, Found: found}}}
+			},
+			[]api.Finding{
+				find("warning", "volume db", "replica on node beta cannot be refreshed, retrying: from its home, node alpha: no route", inspectDB),
+				find("warning", "volume other on beta", "cannot refresh its replica here, retrying: no route", ""),
+			},
+		},
+		"replica cannot be refreshed and is stale": {
+			func(c *Cluster) {
+				k := &c.Volumes[0].CopyDetails[0]
+				k.VerifiedAt, k.Problem = now.Add(-6*time.Minute), "its pool is full"
+			},
+			[]api.Finding{find("warning", "volume db",
+				"replica on node beta is stale: last verified 6 minutes ago; it cannot be refreshed: its pool is full", inspectDB)},
+		},
 		"left copy just became a replica": {
 			func(c *Cluster) {
 				c.Volumes[0].CopyDetails[0].VerifiedAt, c.Volumes[0].CopyDetails[0].Taken = time.Time{}, now.Add(-time.Minute)

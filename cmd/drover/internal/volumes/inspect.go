@@ -162,6 +162,9 @@ func copyLines(a *cli.App, v api.Volume) []string {
 		if k.VerifiedAt.After(k.Taken) {
 			line += ", and nothing was written between then and " + show.Ago(a.Now(), k.VerifiedAt)
 		}
+		if IsWholeReplica(k) && k.Problem != "" {
+			line += ", cannot be refreshed, retrying: " + k.Problem
+		}
 		if !k.Expires.IsZero() {
 			line += ", until " + show.When(a.Now(), k.Expires)
 		}

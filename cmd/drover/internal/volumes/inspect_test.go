@@ -24,11 +24,13 @@ func TestCopyLines(t *testing.T) {
 		kept(dataset.Copy{}),
 		kept(dataset.Copy{Problem: "its pool is offline: absent"}),
 		kept(dataset.Copy{Snapshot: uuid.New(), Taken: now.Add(-15 * time.Second), VerifiedAt: now.Add(-5 * time.Second)}),
+		kept(dataset.Copy{Snapshot: uuid.New(), Taken: now.Add(-time.Hour), Problem: "from its home, node host-a: no route"}),
 	}})
 	want := []string{
 		"host-b: replica, no data yet",
 		"host-b: replica, no data yet, because its pool is offline: absent",
 		"host-b: replica, of 15 seconds ago, and nothing was written between then and 5 seconds ago",
+		"host-b: replica, of about an hour ago, cannot be refreshed, retrying: from its home, node host-a: no route",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
