@@ -56,11 +56,19 @@ func FormatUnreachable(since time.Time) string {
 // over automatically. It is "" if the profile does not ask for automatic failover.
 func (r *Relocator) homeUnreachable(t *record.Tx, d dataset.Dataset, target dataset.Node, home string, since time.Time,
 	why string) error {
-	best, found, err := r.freshest(t, d)
+	best, found, err := r.freshest(t, d, false)
+	if err != nil {
+		return err
+	}
+	cordoned, isCordoned, err := r.freshest(t, d, true)
 	if err != nil {
 		return err
 	}
 	remedy := "wait for it: no other node has a complete copy"
+	if isCordoned {
+		remedy = fmt.Sprintf("wait for it: node %s has a complete copy and is cordoned: drover node uncordon %s",
+			cordoned.Name, cordoned.Name)
+	}
 	if from, err := t.Pool(d); err == nil && from.Share != uuid.Nil {
 		remedy = fmt.Sprintf("wait for it, or when it certainly writes no more: drover volume move %s %s --force "+
 			"--fenced %s, which continues with the data on the share", d.Volume, target.Name, home)
@@ -153,13 +161,20 @@ func (r *Relocator) checkNoFresher(t *record.Tx, d dataset.Dataset, target datas
 			}
 		}
 		name, err := t.NodeName(node)
-		if err == nil {
-			err = dataset.Errorf(dataset.ErrConflict,
-				"move of volume %s: the copy on node %s is of %s, newer than that of node %s of %s: move it "+
-					"there first", d.Volume, name, c.Taken.UTC().Format(time.RFC3339), target.Name,
-				kept.Taken.UTC().Format(time.RFC3339))
+		if err != nil {
+			return err
 		}
-		return err
+		var n dataset.Node
+		if _, err := t.Get(record.NodeKey(node), &n); err != nil {
+			return err
+		}
+		first := "move it there first"
+		if n.Cordoned {
+			first += fmt.Sprintf(" (node %s is cordoned: drover node uncordon %s)", name, name)
+		}
+		return dataset.Errorf(dataset.ErrConflict,
+			"move of volume %s: the copy on node %s is of %s, newer than that of node %s of %s: %s", d.Volume, name,
+			c.Taken.UTC().Format(time.RFC3339), target.Name, kept.Taken.UTC().Format(time.RFC3339), first)
 	}
 	return nil
 }

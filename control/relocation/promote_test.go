@@ -43,6 +43,17 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 	_, err = e.Submit(e.Ctx, controltest.Move("db", "gamma"))
 	controltest.Refused(t, err, dataset.ErrOffline, "node gamma is unreachable")
 
+	// A cordoned node does not take over, and the errors say how to end that.
+	if _, err := e.Cordon(e.Ctx, a.ID, api.Cordoned{Cordoned: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Submit(e.Ctx, controltest.ForcedMove("db", "", "beta"))
+	controltest.Refused(t, err, dataset.ErrOffline, "node alpha has the newest complete copy and is cordoned (drover node uncordon alpha")
+	_, err = e.Submit(e.Ctx, controltest.Move("db", "gamma"))
+	controltest.Refused(t, err, dataset.ErrOffline, "node gamma is unreachable")
+	if _, err := e.Cordon(e.Ctx, a.ID, api.Cordoned{}); err != nil {
+		t.Fatal(err)
+	}
 	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
 	// The home is reachable again before that is done. It opens nothing again, and keeps its data.
 	b.Incarnation = a.ID

@@ -13,19 +13,30 @@ func (r *Relocator) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request)
 	if req.Node != "" {
 		return t.FindNode(req.Node)
 	}
-	n, found, err := r.freshest(t, d)
-	if err != nil || found {
+	n, found, err := r.freshest(t, d, false)
+	switch {
+	case err != nil || found:
 		return n, err
+	case !req.Force:
+		return r.chooseTarget(t, d)
 	}
-	if req.Force {
-		return n, dataset.Errorf(dataset.ErrNotFound,
-			"move of volume %s: no node that is not cordoned has a complete copy of it", d.Volume)
+	cordoned, found, err := r.freshest(t, d, true)
+	switch {
+	case err != nil:
+		return n, err
+	case found:
+		return n, dataset.Errorf(dataset.ErrOffline,
+			"move of volume %s: node %s has the newest complete copy and is cordoned (drover node uncordon %s ends "+
+				"that)", d.Volume, cordoned.Name, cordoned.Name)
 	}
-	return r.chooseTarget(t, d)
+	return n, dataset.Errorf(dataset.ErrNotFound, "move of volume %s: no other node has a complete copy of it",
+		d.Volume)
 }
 
-// freshest returns the node that has the newest complete copy of a dataset and is not cordoned.
-func (r *Relocator) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node, found bool, err error) {
+// freshest returns the node that has the newest complete copy of a dataset, among the nodes that are cordoned or among
+// those that are not.
+func (r *Relocator) freshest(t *record.Tx, d dataset.Dataset, cordoned bool) (best dataset.Node, found bool,
+	err error) {
 	var newest dataset.Copy
 	for _, node := range d.Copies {
 		c, there, err := r.Reports.CurrentCopy(t, node, d.ID)
@@ -39,7 +50,7 @@ func (r *Relocator) freshest(t *record.Tx, d dataset.Dataset) (best dataset.Node
 		var n dataset.Node
 		if known, err := t.Get(record.NodeKey(node), &n); err != nil {
 			return best, false, err
-		} else if known && !n.Cordoned {
+		} else if known && n.Cordoned == cordoned {
 			best, newest, found = n, c, true
 		}
 	}
