@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -62,6 +63,32 @@ volume busy stays: volume busy is in use on node host-a by c1
 	}
 	if calls := strings.Join(f.asked, "\n"); strings.Count(calls, `"force":true,"fenced":"host-a"`) != 4 {
 		t.Errorf("asked\n%s", calls)
+	}
+}
+
+// TestDrainNamesLosses: with --fenced, the drain and its dry run say since when each volume loses data.
+func TestDrainNamesLosses(t *testing.T) {
+	f := theWorld()
+	other := api.Node{Node: dataset.Node{ID: uuid.New(), Name: "host-z"}}
+	f.nodes = append(f.nodes, other)
+	v := f.volumes[0]
+	v.Volume, v.Home, f.volumes = "db", f.nodes[0].ID, []api.Volume{v}
+	op := dataset.Operation{
+		ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: other.ID, State: dataset.OpDone,
+		Loss: &dataset.Loss{Taken: now.Add(-2 * time.Minute)},
+	}
+	f.byVolume = map[string]api.Outcome{v.ID.String(): {Operation: &op}}
+	const loss = "node host-z, without the data written since 2026-03-01 11:58:00 UTC (2 minutes ago)\n"
+	for want, flags := range map[string][]string{
+		"dry run: volume db would move to " + loss: {"--dry-run"},
+		"volume db is on " + loss:                  nil,
+		`"loses_since": "2026-03-01T11:58:00Z"`:    {"-o", "json"},
+	} {
+		c := newConsole(f)
+		status := c.run(t, append([]string{"node", "drain", "host-a", "--fenced"}, flags...)...)
+		if status != 0 || !strings.Contains(c.out.String(), want) {
+			t.Errorf("%v: status %d: %s%s", flags, status, c.out.String(), c.err.String())
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -31,7 +32,8 @@ drain again: it continues with the volumes that are left.
 The only node cannot be drained, and stays as it is.
 
 Use --fenced if the node is lost and you confirm that it writes no more. Its
-volumes then continue from the newest copies on other nodes.`,
+volumes then continue from the newest copies on other nodes. The command prints
+for each volume since when its data is lost; --dry-run does so beforehand.`,
 		Example:           "  drover node drain host-a",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.NodeWords),
@@ -99,9 +101,11 @@ type drain struct {
 
 // drained is the outcome for one volume.
 type drained struct {
-	Volume  string           `json:"volume"`
-	Node    string           `json:"node,omitempty"`    // the volume's node after the move
-	Problem *dataset.Problem `json:"problem,omitempty"` // why the volume was not moved
+	Volume string `json:"volume"`
+	Node   string `json:"node,omitempty"` // the volume's node after the move
+	// the volume continues from a copy, without the data written since then; zero: nothing is lost
+	LosesSince time.Time        `json:"loses_since,omitzero"`
+	Problem    *dataset.Problem `json:"problem,omitempty"` // why the volume was not moved
 }
 
 func (d *drain) run(ctx context.Context) error {
@@ -149,9 +153,8 @@ func (d *drain) startMove(ctx context.Context, v api.Volume) error {
 		DryRun: d.dryRun,
 	})
 	if err == nil && out.Operation != nil && d.dryRun {
-		to := d.names[out.Operation.Node]
-		d.outcomes = append(d.outcomes, drained{Volume: v.Volume, Node: to})
-		return d.print("dry run: volume %s would move to node %s", v.Volume, to)
+		made := d.record(*out.Operation, v.Volume)
+		return d.print("dry run: volume %s would move to node %s%s", v.Volume, made.Node, d.describeLoss(made))
 	}
 	if err == nil && out.Operation != nil {
 		d.open = append(d.open, *out.Operation)
@@ -173,8 +176,26 @@ func (d *drain) awaitMove(ctx context.Context) error {
 	if err != nil {
 		return d.recordFailure(ctx, op.Volume, err)
 	}
-	d.outcomes = append(d.outcomes, drained{Volume: op.Volume, Node: d.names[op.Node]})
-	return d.print("volume %s is on node %s", op.Volume, d.names[op.Node])
+	made := d.record(op, op.Volume)
+	return d.print("volume %s is on node %s%s", op.Volume, made.Node, d.describeLoss(made))
+}
+
+// record records that an operation moves a volume.
+func (d *drain) record(op dataset.Operation, volume string) drained {
+	made := drained{Volume: volume, Node: d.names[op.Node]}
+	if op.Loss != nil {
+		made.LosesSince = op.Loss.Taken
+	}
+	d.outcomes = append(d.outcomes, made)
+	return made
+}
+
+// describeLoss returns which data a moved volume loses, as the end of a line; "" if it loses nothing.
+func (d *drain) describeLoss(made drained) string {
+	if made.LosesSince.IsZero() {
+		return ""
+	}
+	return ", without the data written since " + show.When(d.Now(), made.LosesSince)
 }
 
 // print prints a line for people, unless the output is JSON.
