@@ -185,6 +185,10 @@ var scenarios = map[string]func(c *console){
 			Usage: &dataset.Usage{Used: 20 * dataset.GiB},
 		}
 	},
+	"over-size": func(c *console) { // the pool counts more blocks than the size of the volume
+		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: 20700 * dataset.MiB}
+	},
+	"no-lease": func(c *console) { c.fake.volumes[0].Lease = &dataset.Lease{Dataset: idDB, Node: idNode} },
 	"nosnaps": func(c *console) {
 		c.fake.fail = map[string]error{"Snapshots": dataset.Errorf(dataset.ErrUnavailable, "store is away")}
 	},
@@ -208,6 +212,14 @@ var scenarios = map[string]func(c *console){
 		c.fake.volumes[0].CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyReplica, Snapshot: uuid.New(), Taken: now}, "host-b")
 		v, done := dbVolume(), ended(dataset.OpDone, nil)
 		v.CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyCondemned}, "host-b")
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
+	"fewer-replicas": func(c *console) { // a dry run whose profile has no replicas
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		next := v.Dataset
+		v.Profile.Replicas = dataset.Replicas{Count: 1, Every: dataset.Duration(30 * time.Second)}
+		v.CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyReplica, Snapshot: uuid.New(), Taken: now}, "host-b")
+		done.op.DatasetRecord = &next
 		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
 	},
 	"builds-replicas": func(c *console) {

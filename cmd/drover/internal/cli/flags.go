@@ -37,7 +37,7 @@ func FlagError(cmd *cobra.Command, words []string, err error) error {
 		if name == "format" && isList {
 			return UsageError(cmd, "unknown flag: --format (use -o template=TEXT)")
 		}
-		if cmd.Flags().Lookup("output") != nil && (name == "json" || name == "yaml" && isList) {
+		if cmd.Flags().Lookup("output") != nil && (name == "json" || name == "yaml" && hasYAML(cmd)) {
 			return UsageError(cmd, "unknown flag: --%s (use -o %s)", name, name)
 		}
 		if filter := listFilter(cmd, name, valueOf(words, "--"+name)); filter != "" {
@@ -53,6 +53,12 @@ func FlagError(cmd *cobra.Command, words []string, err error) error {
 		return valueError(cmd, value)
 	}
 	return UsageError(cmd, "%w", err)
+}
+
+// hasYAML reports whether a command accepts -o yaml.
+func hasYAML(cmd *cobra.Command) bool {
+	f := cmd.Flags().Lookup("output")
+	return f != nil && strings.Contains(f.Value.Type(), formatYAML)
 }
 
 // destructive lists the flags that override a protection. A message does not suggest them for another flag, because

@@ -17,15 +17,17 @@ type Inspected[T any] struct {
 	Form func(ctx context.Context, c Remote, item T) *show.Form
 }
 
-// Inspect makes a command that shows one or several items. As JSON, one item is an object, and several are a list. The
-// command reads all items before it prints the first, so that a wrong name prints nothing.
+// Inspect makes a command that shows one or several items. As JSON or YAML, one item is an object, and several are a
+// list. The command reads all items before it prints the first, so that a wrong name prints nothing.
 func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]) *cobra.Command {
-	return Query(a, &cobra.Command{
+	cmd := &cobra.Command{
 		Use:               use,
 		Short:             short,
 		Args:              Args(1),
 		ValidArgsFunction: CompleteEach(a, words),
-	}, false, func(cmd *cobra.Command, c Remote, o *Output, names []string) error {
+	}
+	o := outputFlags(cmd, false, true)
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c Remote, names []string) error {
 		ctx := cmd.Context()
 		items := make([]T, 0, len(names))
 		for _, name := range names {
@@ -35,8 +37,8 @@ func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]
 			}
 			items = append(items, item)
 		}
-		if o.JSON() && len(items) > 1 {
-			return show.List(a.Out, items)
+		if o.format.name != formatTable && len(items) > 1 {
+			return PrintObject(a, o, items, nil)
 		}
 		for i, item := range items {
 			if i > 0 {
@@ -51,4 +53,5 @@ func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]
 		}
 		return nil
 	})
+	return cmd
 }

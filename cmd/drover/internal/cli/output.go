@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -15,6 +16,7 @@ import (
 const (
 	formatTable = "table"
 	formatJSON  = "json"
+	formatYAML  = "yaml"
 )
 
 // Output has the flags that decide how a command prints its result.
@@ -26,30 +28,46 @@ type Output struct {
 }
 
 // JSON reports whether -o json was given.
-func (o *Output) JSON() bool { return o.format == formatJSON }
+func (o *Output) JSON() bool { return o.format.name == formatJSON }
 
-// format is the value of -o: table or json.
-type format string
+// format is the value of -o: table, json or, for the commands that print YAML, yaml.
+type format struct {
+	name string
+	yaml bool // yaml is accepted
+}
 
-func (f *format) String() string { return string(*f) }
+func (f *format) String() string { return f.name }
 
 // Type is what help shows as the value.
-func (f *format) Type() string { return "table|json" }
+func (f *format) Type() string { return strings.Join(f.names(), "|") }
 
-// Set accepts table or json.
-func (f *format) Set(s string) error {
-	if s != formatTable && s != formatJSON {
-		return fmt.Errorf("unknown format %q (available: %s, %s)", s, formatJSON, formatTable)
+func (f *format) names() []string {
+	if f.yaml {
+		return []string{formatTable, formatJSON, formatYAML}
 	}
-	*f = format(s)
+	return []string{formatTable, formatJSON}
+}
+
+// Set accepts one of the names.
+func (f *format) Set(s string) error {
+	if !slices.Contains(f.names(), s) {
+		return fmt.Errorf("unknown format %q (available: %s)", dataset.Clip(s), dataset.FormatChoices(f.names()))
+	}
+	f.name = s
 	return nil
 }
 
 // OutputFlags gives a command -o and, if it can print only IDs, -q.
-func OutputFlags(cmd *cobra.Command, quiet bool) *Output {
-	o := &Output{format: formatTable}
-	cmd.Flags().VarP(&o.format, "output", "o", "output format: table for people, json for programs")
-	CompleteFlag(cmd, "output", formatTable, formatJSON)
+func OutputFlags(cmd *cobra.Command, quiet bool) *Output { return outputFlags(cmd, quiet, false) }
+
+func outputFlags(cmd *cobra.Command, quiet, yaml bool) *Output {
+	o := &Output{format: format{formatTable, yaml}}
+	help := "output format: table for people, json for programs"
+	if yaml {
+		help = "output format: table for people, json and yaml for programs"
+	}
+	cmd.Flags().VarP(&o.format, "output", "o", help)
+	CompleteFlag(cmd, "output", o.format.names()...)
 	if quiet {
 		quietFlag(cmd, o)
 	}
@@ -74,7 +92,7 @@ func CompleteFlag(cmd *cobra.Command, name string, words ...string) {
 // MakeFlags adds the flags of a command that creates a volume. The -o of such a command is Docker's KEY=VALUE. It also
 // accepts json and table, because no option has these names.
 func MakeFlags(a *App, cmd *cobra.Command) (*Output, map[string]string) {
-	o := &Output{format: formatTable}
+	o := &Output{format: format{name: formatTable}}
 	opts := map[string]string{}
 	cmd.Flags().VarP(options{&o.format, opts}, "opt", "o",
 		"an option of the volume (-o help lists them), or json or table as for --output")
@@ -139,10 +157,13 @@ func PrintList[T any](a *App, o *Output, items []T, id func(T) string, table fun
 	return table(items).Write(a.Out)
 }
 
-// PrintObject prints an object: as JSON or as a form.
+// PrintObject prints an object: as JSON, as YAML or as a form.
 func PrintObject[T any](a *App, o *Output, v T, form func(T) *show.Form) error {
-	if o.JSON() {
+	switch o.format.name {
+	case formatJSON:
 		return show.JSON(a.Out, v)
+	case formatYAML:
+		return show.YAML(a.Out, v)
 	}
 	return form(v).Write(a.Out)
 }

@@ -5,9 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"unicode"
-
-	"github.com/goccy/go-yaml"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
@@ -64,7 +61,7 @@ func (l List[T]) print(a *cli.App, o *options, s *schema, text *itemTemplate, it
 	case formatJSON:
 		return show.List(a.Out, items)
 	case formatYAML:
-		return printYAML(a, items)
+		return show.YAML(a.Out, append([]T{}, items...))
 	case formatName:
 		return printLines(a, items, l.Name)
 	case formatTemplate:
@@ -82,23 +79,6 @@ func printLines[T any](a *cli.App, items []T, line func(T) string) error {
 		b.WriteString(show.Clean(line(item)) + "\n")
 	}
 	_, err := a.Out.Write([]byte(b.String()))
-	return err
-}
-
-// printYAML prints what -o json prints, as YAML.
-func printYAML[T any](a *cli.App, items []T) error {
-	var b bytes.Buffer
-	if err := show.List(&b, items); err != nil {
-		return err
-	}
-	out, err := yaml.JSONToYAML(b.Bytes())
-	if err != nil {
-		return dataset.Errorf(dataset.ErrInternal, "write YAML: %w", err)
-	}
-	if bytes.ContainsFunc(out, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
-		out = b.Bytes() // the YAML does not escape control characters, and JSON is YAML too
-	}
-	_, err = a.Out.Write(out)
 	return err
 }
 

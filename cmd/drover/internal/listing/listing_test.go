@@ -230,15 +230,3 @@ func TestSchemaIsTheJSON(t *testing.T) {
 		t.Errorf("fields %v", s.names)
 	}
 }
-
-// TestYAMLHasNoEscapeSequences: terminals execute them. An item whose YAML has one is printed as JSON, which is YAML.
-func TestYAMLHasNoEscapeSequences(t *testing.T) {
-	var out bytes.Buffer
-	a := &cli.App{Out: &out}
-	if err := printYAML(a, []pasture{{Name: "bad\x1b[2J"}}); err != nil {
-		t.Fatal(err)
-	}
-	if got := out.String(); strings.Contains(got, "\x1b") || !strings.Contains(got, `bad\u001b[2J`) {
-		t.Errorf("printed %q, want the escape sequence as text", got)
-	}
-}

@@ -6,6 +6,7 @@ package show
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/docker/go-units"
+	"github.com/goccy/go-yaml"
 	"github.com/google/uuid"
 )
 
@@ -29,6 +31,23 @@ func JSON[T any](w io.Writer, v T) error {
 // List writes items as a JSON array: [] when there are none.
 func List[T any](w io.Writer, items []T) error {
 	return JSON(w, append([]T{}, items...))
+}
+
+// YAML writes what JSON writes, as YAML.
+func YAML[T any](w io.Writer, v T) error {
+	var b bytes.Buffer
+	if err := JSON(&b, v); err != nil {
+		return err
+	}
+	out, err := yaml.JSONToYAML(b.Bytes())
+	if err != nil {
+		return fmt.Errorf("write YAML: %w", err)
+	}
+	if bytes.ContainsFunc(out, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+		out = b.Bytes() // the YAML does not escape control characters, and JSON is YAML too
+	}
+	_, err = w.Write(out)
+	return err
 }
 
 // Line writes v as one line of JSON, for streams.

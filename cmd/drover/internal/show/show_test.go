@@ -195,3 +195,14 @@ func TestPalette(t *testing.T) {
 		}
 	}
 }
+
+// TestYAMLHasNoEscapeSequences: terminals execute them. An item whose YAML has one is printed as JSON, which is YAML.
+func TestYAMLHasNoEscapeSequences(t *testing.T) {
+	var out bytes.Buffer
+	if err := YAML(&out, map[string]string{"name": "bad\x1b[2J"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); strings.Contains(got, "\x1b") || !strings.Contains(got, `bad\u001b[2J`) {
+		t.Errorf("printed %q, want the escape sequence as text", got)
+	}
+}

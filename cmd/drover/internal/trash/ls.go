@@ -59,7 +59,7 @@ func trashTable(a *cli.App, trashed []api.Volume) *show.Table {
 			expires = "pending deletion: " + v.Pending
 		}
 		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),
-			volumes.UsedSize(v.Status),
+			volumes.UsedSize(v.Status, v.Size),
 			v.PoolName,
 			strconv.Itoa(v.Snapshots), deleted, expires)
 	}

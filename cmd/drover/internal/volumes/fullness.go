@@ -7,15 +7,21 @@ import (
 )
 
 // UsedSize returns how much space a volume uses: in its filesystem as df shows it, if that is known, otherwise in its
-// pool. It returns "" if its node has not reported it. st is the status of the volume; nil if it is not reported.
-func UsedSize(st *dataset.DatasetStatus) string {
-	switch {
-	case st == nil:
+// pool. It returns "" if its node has not reported it. st is the status of the volume; nil if it is not reported. The
+// result is at most the size of the volume, if it has one: a pool also counts the blocks of its metadata, so a full
+// volume can occupy a bit more than its size there.
+func UsedSize(st *dataset.DatasetStatus, size dataset.Size) string {
+	if st == nil {
 		return ""
-	case st.Usage != nil:
-		return st.Usage.Used.Human()
 	}
-	return st.Used.Human()
+	used := st.Used
+	if st.Usage != nil {
+		used = st.Usage.Used
+	}
+	if size > 0 {
+		used = min(used, size)
+	}
+	return used.Human()
 }
 
 // PercentUsed returns how many percent of a volume are used, as df shows them. It returns "" if that is not known, or

@@ -134,7 +134,7 @@ func nextSnapshotLine(now time.Time, v api.Volume) string {
 // one.
 func leaseLine(v api.Volume) string {
 	switch {
-	case v.Lease == nil:
+	case v.Lease == nil || v.Lease.State == "": // it is not recorded, or not known to a node that is cut off
 		return ""
 	case v.Move == uuid.Nil:
 		return fmt.Sprintf("%s, epoch %d", v.Lease.State, v.Lease.Epoch)
@@ -174,15 +174,15 @@ func copyLines(a *cli.App, v api.Volume) []string {
 }
 
 func sizeLine(v api.Volume) string {
-	size := cli.ExactSize(v.Size, v.Profile.Size)
+	size, used := cli.ExactSize(v.Size, v.Profile.Size), UsedSize(v.Status, v.Size)
 	switch {
 	case v.Status == nil:
 		return size
 	case v.Status.Usage == nil:
-		return fmt.Sprintf("%s, %s used", size, v.Status.Used.Human())
+		return fmt.Sprintf("%s, %s used", size, used)
 	}
 	u := v.Status.Usage
-	return fmt.Sprintf("%s, %s used (%d%%), %s available", size, u.Used.Human(), u.Percent(), u.Available.Human())
+	return fmt.Sprintf("%s, %s used (%d%%), %s available", size, used, u.Percent(), u.Available.Human())
 }
 
 // inodeLine returns how many inodes of a volume's filesystem are used, or "" if that is not known.

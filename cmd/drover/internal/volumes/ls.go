@@ -80,7 +80,7 @@ func volumeTable(a *cli.App, volumes []api.VolumeSummary) *show.Table {
 	for i := range volumes {
 		v := &volumes[i] // thousands of large items are not copied
 		t.Row(cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),
-			UsedSize(v.Status), PercentUsed(v.Status), status(v),
+			UsedSize(v.Status, v.Size), PercentUsed(v.Status), status(v),
 			v.PoolName, v.Node,
 			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(now, v.Created))
 	}

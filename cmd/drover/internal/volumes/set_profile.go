@@ -63,7 +63,7 @@ be able to fence the volume. Failover and size cannot change at once.`,
 		return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
 			if o.DryRun {
 				d := cli.MadeDataset(out)
-				return d.ID, wouldSetProfile(out, d)
+				return d.ID, wouldSetProfile(out, d) + wouldDestroyReplicas(out)
 			}
 			if converts(out) {
 				d := *out.Operation.DatasetRecord
@@ -126,25 +126,45 @@ func confirmFewerReplicas(ctx context.Context, a *cli.App, c cli.Remote, o *cli.
 	if err != nil || perr != nil { // the server refuses the change, and its error says why
 		return uuid.Nil, nil
 	}
-	nodes, keep := copyNodes(v.CopyDetails, IsWholeReplica), p.Replicas.Count
-	if keep >= v.Profile.Replicas.Count || len(nodes) <= keep {
+	effects := replicaEffects(v, p)
+	if len(effects) == 0 {
 		return uuid.Nil, nil
 	}
 	if err := a.CheckAllowed(ctx, c, o, req); err != nil {
 		return uuid.Nil, err
-	}
-	effects := []string{"destroys its " + onNodes("replica", "replicas", nodes)}
-	if keep > 0 {
-		effects[0] = fmt.Sprintf("keeps %s of its %s, and destroys the others", confirm.Count(keep, "replica"),
-			onNodes("replica", "replicas", nodes))
-	} else {
-		effects = append(effects, fmt.Sprintf("its data is then only on node %s, and is lost with that node", v.Node))
 	}
 	return v.ID, yes.Ask(a, confirm.Question{
 		Action:  fmt.Sprintf("give volume %s profile %s", v.Volume, p.Name),
 		Effects: effects,
 		Name:    v.Volume,
 	})
+}
+
+// replicaEffects says which complete replicas a volume loses if it gets a profile with fewer replicas. It returns nil
+// if it keeps them all.
+func replicaEffects(v api.Volume, p dataset.Profile) []string {
+	nodes, keep := copyNodes(v.CopyDetails, IsWholeReplica), p.Replicas.Count
+	switch {
+	case keep >= v.Profile.Replicas.Count || len(nodes) <= keep:
+		return nil
+	case keep > 0:
+		return []string{fmt.Sprintf("keeps %s of its %s, and destroys the others", confirm.Count(keep, "replica"),
+			onNodes("replica", "replicas", nodes))}
+	}
+	return []string{"destroys its " + onNodes("replica", "replicas", nodes),
+		fmt.Sprintf("its data is then only on node %s, and is lost with that node", v.Node)}
+}
+
+// wouldDestroyReplicas is replicaEffects for the outcome of a dry run, as the end of a line.
+func wouldDestroyReplicas(out api.Outcome) string {
+	if out.Operation == nil || out.Operation.DatasetRecord == nil || out.Volume == nil {
+		return ""
+	}
+	effects := replicaEffects(*out.Volume, out.Operation.DatasetRecord.Profile)
+	if len(effects) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(effects, "; ")
 }
 
 // explainReplicas says which copies are built or destroyed in the background after a change of the profile.
