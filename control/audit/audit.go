@@ -1,9 +1,10 @@
 // Package audit writes the audit log: a file with one JSON line for each change, each read of a whole volume or store,
 // and each such request that was refused.
 //
-// The daemon in cmd/drover opens a Log for control and one for an agent, and package control/api/server calls Keep.
-// The state is the file and the allowances of the callers in memory, protected by a mutex. What a line contains is in
-// control/api (Change) and control/api/server (audit.go). How long lines are kept is decided here.
+// The daemon in cmd/drover opens a Log for control and one for an agent. It passes Keep as a function to package
+// control/api/server, which calls it for each such request. The state is the file and the allowances of the callers in
+// memory, protected by a mutex. What a line contains is in control/api (Change) and control/api/server (audit.go). How
+// long lines are kept is decided here.
 package audit
 
 import (

@@ -1,8 +1,9 @@
 // Package deletion decides on deletes, the trash, purges, and superseded copies of datasets.
 //
 // Package control calls a Plan function for a request. The matching Commit function records the result that the agent
-// reports. A decision that needs no agent is recorded by a Settle function instead. Package housekeeping calls
-// Condemn for expired trash, and package noderemoval removes records with ClearHome and DeleteSnapshots.
+// reports. A decision that needs no agent is recorded by a Settle function instead. Package housekeeping calls Condemn
+// for expired trash, and CheckNoSupersededCopy before that. Package planning calls Retire, through a function, for the
+// former dataset of a converted volume. Package noderemoval removes records with ClearHome and DeleteSnapshots.
 //
 // Deleter keeps no state. Each decision reads and writes one record.Tx, whose commit checks every record that was
 // read. Whether a delete is allowed is decided in delete.go, the trash and the names of restored volumes are in

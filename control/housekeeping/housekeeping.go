@@ -2,12 +2,12 @@
 // retention does not keep, empties the trash, maintains the number of copies, updates the records of unreachable
 // members, and removes old records of operations.
 //
-// Package control starts Housekeeper.Run in each service. Only the service that holds the lock under
-// record.HousekeeperKey does the work, and each of its transactions checks the lock. Run keeps a Memory between rounds,
-// which only its goroutine uses. Others can read only the state of the schedules, which is protected by a mutex and
-// which cmd/drover shows as metrics. All other state is in the store. To add a periodic task, call it in Round.
-// Schedules are in schedule.go and schedules.go, retention in retention.go, the trash in trash.go, and the removal of
-// old operations in forget.go.
+// Package control starts Housekeeper.Run in each service, and passes NextSnapshot to package view. Only the service
+// that holds the lock under record.HousekeeperKey does the work, and each of its transactions checks the lock. Run
+// keeps a Memory between rounds, which only its goroutine uses. Others can read only the state of the schedules, which
+// is protected by a mutex and which cmd/drover shows as metrics. All other state is in the store. To add a periodic
+// task, call it in Round. Schedules are in schedule.go and schedules.go, retention in retention.go, the trash in
+// trash.go, and the removal of old operations in forget.go.
 package housekeeping
 
 import (

@@ -159,7 +159,7 @@ func noteReturn(t *record.Tx, node uuid.UUID) error {
 
 // HasReturned reports whether the records of a node's datasets cannot be older than what the node has: the store was
 // never restored from a backup, or since the last recovery the node has reported, has registered, or was confirmed to
-// be fenced. A confirmation of before the recovery may be from the backup, and so be outdated.
+// be fenced. A confirmation that was made before the recovery may come from the backup, so it may be outdated.
 func HasReturned(t *record.Tx, node uuid.UUID) (bool, error) {
 	var rec record.Recovery
 	recovered, err := t.Get(record.RecoveryKey, &rec)

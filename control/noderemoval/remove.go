@@ -340,7 +340,8 @@ func DeleteNode(t *record.Tx, id uuid.UUID) error {
 	return nil
 }
 
-// ClearRemoved removes the records of datasets that a node had to destroy in pools that were removed.
+// ClearRemoved removes the records of the condemned datasets in the pools that a node has removed. The node can no
+// longer destroy them.
 func (m *NodeRemover) ClearRemoved(ctx context.Context, r api.Registration) error {
 	for _, id := range r.RemovedPools {
 		if slices.ContainsFunc(r.Pools, func(p dataset.Pool) bool { return p.ID == id }) {

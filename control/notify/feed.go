@@ -7,8 +7,10 @@
 // collects the Notice of a transaction, and package ledger publishes it. Package control makes Feed and EventLog,
 // answers the requests for events from EventLog, and waits at Feed for the end of an operation. Packages housekeeping
 // and recovery use the type Notices too: the key record.RemovedLanesKey has a Notices with the count of the removed
-// lanes. Package agentsync waits at the Feed, and package housekeeping reads from it which datasets to examine. A new
-// kind of change that wakes callers gets a field of Notice. The types of events are in package api.
+// lanes. Package agentsync waits at the Feed, and package housekeeping reads from it which datasets to examine. Changes
+// that no transaction makes are published directly: package membership publishes the events about heartbeats and wakes
+// the callers that wait for the progress of an operation, and package housekeeping publishes an event about the trash.
+// A new kind of change that wakes callers gets a field of Notice. The types of events are in package api.
 package notify
 
 import (
@@ -134,10 +136,11 @@ func (f *Feed) Subscribe(id uuid.UUID) (changed <-chan struct{}, leave func()) {
 // ChangeSet contains the changes after a revision.
 type ChangeSet struct {
 	Rev uint64 // the revision for the next call
-	// the feed does not have all changes since the reader's revision, so the reader must read everything
+	// Full is true if the feed does not have all changes since the reader's revision. The reader must then read
+	// everything.
 	Full     bool
-	Any      bool
-	Datasets []uuid.UUID
+	Any      bool        // there are changes
+	Datasets []uuid.UUID // the datasets that have changed, each once
 }
 
 // Since returns the changes of a node after rev. If node is uuid.Nil, it returns the changes of all nodes.

@@ -79,10 +79,10 @@ func checkSizeStays(d, next dataset.Dataset) error {
 		d.Volume, d.Volume, next.Size.Readable(next.Profile.Size))
 }
 
-// CommitUpdate records the profile of an operation in which the home took part. The report must contain the copies
-// that the home knows: it asks their nodes for promises while control is unreachable. CommitUpdate fails with
-// dataset.ErrConflict if the home does not know all copies, or if the volume is moved or was changed since the plan.
-// Idempotent.
+// CommitUpdate records the profile of an operation in which the home took part. The report must contain the copies that
+// the home knows. The home asks the nodes of these copies for promises while control is unreachable. CommitUpdate fails
+// with dataset.ErrConflict if the home does not know all copies, or if the volume is moved or was changed since the
+// plan. Idempotent.
 func (v *Planner) CommitUpdate(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	var plan dataset.Operation
 	there, err := t.Get(record.OperationKey(op.ID), &plan)

@@ -161,7 +161,7 @@ func (s *formatStore) Txn(ctx context.Context, checks []store.Precondition, writ
 }
 
 // NeedFormat lets a transaction raise the format of the records in the store to format, unless they have it already.
-// Older replicas decide nothing from then on, so the caller checks before that none is alive.
+// Older replicas decide nothing from then on, so the caller must first check that none is alive.
 func NeedFormat(t *Tx, format int) error { return t.Put(FormatKey, StoreFormat{format}) }
 
 // neededFormat returns the format that a transaction needs, and its writes without the one of NeedFormat.

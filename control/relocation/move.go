@@ -8,8 +8,8 @@
 //   - A move on a share (share.go), with or without the home: the target uses the data that is on the share already.
 //
 // Package control calls Relocator. It calls Plan, Join and Begin when a move is requested, ReadMove when the lease of
-// the home is recalled, and Commit when the target reports that it has the data. Packages planning and deletion use
-// some of the checks.
+// the home is recalled, and Commit when the target reports that it has the data. It also finds the pool for a shared
+// mount with PoolOnShare. Packages planning and deletion use some of the checks.
 //
 // The package keeps no state. The operation, the lease and the dataset in the store record the progress of a move. The
 // transaction of each decision protects these records. When a copy may take over automatically is decided in

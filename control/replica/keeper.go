@@ -1,10 +1,11 @@
 // Package replica decides which copies of datasets nodes keep: replicas that are kept fresh, copies that moves left,
 // and superseded ones.
 //
-// Package control passes the reports of agents on copies to ReportCopy, and calls ForgetLost after each move. The
-// background work in package housekeeping calls Maintain, Expire and ForgetLost. Packages planning and relocation call
-// Decide in the transaction that changes a dataset. Package planning also calls CheckEnough, and package relocation
-// AddLoss. Package noderemoval asks FindOnlyCopy and CheckNoOnlyCopy whether data would be lost.
+// Package control passes the reports of agents on copies to ReportCopy, calls ForgetLost after each move, and passes
+// Shortage to package view. The background work in package housekeeping calls Maintain, Expire and ForgetLost. Packages
+// planning and relocation call Decide in the transaction that changes a dataset. Package planning also calls
+// CheckEnough, and package relocation AddLoss. Package noderemoval asks FindOnlyCopy and CheckNoOnlyCopy whether data
+// would be lost.
 //
 // Keeper keeps no state. The copies are recorded in the store, and the last reports on them are in reports.Latest.
 // The transaction of each decision protects the records. Which node gets a replica, and which copies are surplus, is
@@ -38,7 +39,8 @@ type Deps struct {
 	Shared bool
 	// MaxReportAge is the maximum age of a node's report. An older report is ignored.
 	MaxReportAge time.Duration
-	// Uptime returns for how long services have run on the store, at least, as of the transaction.
+	// Uptime returns how long services have run on the store, according to the transaction. The result is a lower
+	// bound.
 	Uptime func(*record.Tx) (time.Duration, error)
 	// LastRunTime returns the present count of Uptime without a transaction. It may be outdated.
 	LastRunTime func() time.Duration
@@ -156,8 +158,9 @@ func (s *Keeper) usableFirst(t *record.Tx, list []dataset.Copy) (sorted []datase
 	return append(sorted, unusable...), len(sorted), nil
 }
 
-// AddReplicas adds n replicas of a dataset. It first turns the copies in left, which moves left, into replicas. Then
-// it adds replicas in pools of other nodes, in the order of replicaPools. shortage is as in Decide.
+// AddReplicas adds n replicas of a dataset. It first turns the copies that moves left behind, which are in the argument
+// left, into replicas. Then it adds replicas in pools of other nodes, in the order of replicaPools. shortage is as in
+// Decide.
 func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Copy, n int) (shortage, err error) {
 	if left, _, err = s.usableFirst(t, left); err != nil {
 		return nil, err

@@ -162,9 +162,10 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 	return out, nil
 }
 
-// RecordDataset records the status of a dataset that a node has just made. A status that the node has already reported
-// is later, because the report of an operation can be repeated, and so it stays. RecordDataset also does nothing if the
-// node has as many datasets as are remembered: its next heartbeat is then refused with the reason.
+// RecordDataset records the status of a dataset that a node has just made. If the node has already reported a status of
+// the dataset, that status stays: it is the later one, because the report of an operation can be repeated.
+// RecordDataset also does nothing if the node has as many datasets as are remembered: its next heartbeat is then
+// refused with the reason.
 func (s *Latest) RecordDataset(node uuid.UUID, st dataset.DatasetStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -332,7 +333,7 @@ func (s *Latest) FailedPools() (all []api.Pool) {
 	return all
 }
 
-// Dataset returns what its home reports of a dataset. Reports of other nodes do not count.
+// Dataset returns the status of a dataset that its home has reported. Reports of other nodes do not count.
 func (s *Latest) Dataset(id, home uuid.UUID) *dataset.DatasetStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()

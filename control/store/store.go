@@ -3,8 +3,9 @@
 // Package bolt implements it with one file on one host, and package consul with a Consul cluster. Package storetest
 // checks every implementation against this text. Packages record and ledger use a store for control, package membership
 // also uses its sessions and catalog, package health the state of its servers, and package records of the agent uses
-// one for the agent's state. Package dump copies one store to another. This package has no state. A new rule of the
-// contract belongs here, with a test in storetest.
+// one for the agent's state. The daemon opens the stores, and cmd/drover/internal/metrics wraps them to time their
+// requests. Package dump copies one store to another. This package has no state. A new rule of the contract belongs
+// here, with a test in storetest.
 //
 // # Keys and values
 //

@@ -1,10 +1,11 @@
 // Package uptime counts how long control services have run on a store, in total.
 //
-// The times after which data is destroyed are measured by this count, and not by the clock. Packages housekeeping,
-// membership, replica and relocation read it. Packages deletion and recovery stamp the trash with it, and package
-// control stamps the operations that have ended. The count is stored as a record.RunMark under record.RunMarkKey.
-// Counter keeps the last mark that it saw in memory, under a mutex; a transaction that depends on the count checks the
-// stored mark. A record that expires by the count must be listed in isAwaited, so that the count runs while it exists.
+// The times after which data is destroyed are measured by this count, and not by the clock. Packages housekeeping and
+// relocation read the Counter, and packages membership and replica read it through functions. Packages deletion and
+// recovery (through a function) stamp the trash with the count, and package control stamps the operations that have
+// ended. The count is stored as a record.RunMark under record.RunMarkKey. Counter keeps the last mark that it saw in
+// memory, under a mutex; a transaction that depends on the count checks the stored mark. A record that expires by the
+// count must be listed in isAwaited, so that the count runs while it exists.
 package uptime
 
 import (
@@ -93,7 +94,7 @@ func New(l *ledger.Ledger) *Counter { return &Counter{ledger: l} }
 // Forget drops the remembered mark, so that it is read again: the store was restored from a backup.
 func (u *Counter) Forget() { u.mark.forget() }
 
-// RunTime returns the count: how long services have run on the store, at least.
+// RunTime returns the count: a lower bound of how long services have run on the store.
 func (u *Counter) RunTime(t *record.Tx) (time.Duration, error) {
 	if e, _, _, known := u.mark.last(u.ledger.Clock.Steady()); known {
 		t.UseCached(e)

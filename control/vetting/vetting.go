@@ -1,9 +1,9 @@
 // Package vetting decides which profiles control records when nodes report them.
 //
-// Package control calls Check for each report of an operation; packages relocation and recovery use WithKnownSettings
-// and WithKnownCommand for profiles that come from other places. Profiles keeps no state: it compares a profile with
-// profiles.yaml and with the records. If another setting of a profile becomes dangerous on other nodes, add it to
-// Check and WithKnownSettings.
+// Package control calls Check for each report of an operation. Package relocation uses WithKnownCommand for the profile
+// of a volume that fails over, and package recovery uses WithKnownSettings, through a function, for profiles that are
+// stored beside data. Profiles keeps no state: it compares a profile with profiles.yaml and with the records. If
+// another setting of a profile becomes dangerous on other nodes, add it to Check and WithKnownSettings.
 package vetting
 
 import (
