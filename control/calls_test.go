@@ -28,7 +28,14 @@ func newScene(e *controltest.Control) scene {
 	sc.MustCreate("old")
 	sc.MustCreate("kin", "from=old")
 	sc.trashed = sc.MustDelete("old")
+	if _, err := sc.AddRepository(e.Ctx, newRepository("offsite")); err != nil {
+		e.Fatalf("%v", err)
+	}
 	return sc
+}
+
+func newRepository(name string) api.NewRepository {
+	return api.NewRepository{Name: name, URL: "/srv/" + name, Password: dataset.PasswordSource{File: "/etc/drover/pass"}}
 }
 
 // calls lists every call of the API that reads or writes the store.
@@ -61,6 +68,8 @@ func views(sc scene, all map[string]func() error) {
 		"snapshot":         func() error { return controltest.ErrorOf(sc.Snapshot(ctx, "", sc.snap.ID.String()[:8])) },
 		"snapshot by name": func() error { return controltest.ErrorOf(sc.Snapshot(ctx, "db", "one")) },
 		"pools":            func() error { return controltest.ErrorOf(sc.Pools(ctx)) },
+		"repositories":     func() error { return controltest.ErrorOf(sc.Repositories(ctx)) },
+		"repository":       func() error { return controltest.ErrorOf(sc.Repository(ctx, "offsite")) },
 		"failover":         func() error { return controltest.ErrorOf(sc.Failover(ctx)) },
 		"nodes":            func() error { return controltest.ErrorOf(sc.NodeList(ctx, "")) },
 		"operations":       func() error { return controltest.ErrorOf(sc.Operations(ctx, api.Page{})) },
@@ -83,7 +92,9 @@ func reportCalls(sc scene, all map[string]func() error) {
 		"label": func() error {
 			return controltest.ErrorOf(sc.LabelNode(ctx, sc.ID, dataset.LabelChange{Set: map[string]string{"rack": "r2"}}))
 		},
-		"record": func() error { return sc.Record(ctx, sc.ID, sc.ReportOf(sc.ops[dataset.OpImport])) },
+		"add repository":    func() error { return controltest.ErrorOf(sc.AddRepository(ctx, newRepository("second"))) },
+		"remove repository": func() error { return sc.RemoveRepository(ctx, "offsite") },
+		"record":            func() error { return sc.Record(ctx, sc.ID, sc.ReportOf(sc.ops[dataset.OpImport])) },
 		"register": func() error {
 			return sc.Register(ctx, api.Registration{Node: dataset.Node{ID: sc.ID, Incarnation: sc.Incarnation}, Pools: sc.LocalPools})
 		},

@@ -20,6 +20,7 @@
 //	agentsync     what agents must know
 //	view          what users see
 //	health        the state of the cluster: nodes, control replicas, the store
+//	repositories  the places for backups
 //
 // These packages use:
 //
@@ -57,6 +58,7 @@
 //	work/<node>/<operation>       index: operations of a node that have not ended
 //	trash/<dataset>               index: datasets in the trash or pending deletion, and when they are purged
 //	by-uuid/<uuid>                index: the dataset or snapshot with a UUID
+//	repositories/<name>           dataset.Repository: a place for backups
 //	tokens/<sha256>               a join token, by its hash
 //	away/<node>                   since when a node is unreachable
 //	fenced/<node>                 an operator confirmed that the node is fenced; deleted when its agent

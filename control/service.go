@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/control/repositories"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/control/vetting"
@@ -75,6 +76,7 @@ type Service struct {
 	*generation.Recorder
 	*view.Views
 	*health.Reader
+	*repositories.Registry
 	*agentsync.Syncer
 	Feed        *notify.Feed
 	EventLog    *notify.EventLog
@@ -171,6 +173,7 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 		Ledger: s.Ledger, Reports: s.Reports, Store: plain, StoreName: d.StoreName, NodeList: s.NodeList,
 		Shared: d.Shared, Own: d.Findings,
 	})
+	s.Registry = repositories.New(s.Ledger)
 	s.makePlanners(d)
 	s.Recovery = recovery.NewRecovery(recovery.RecoveryDeps{
 		Ledger:            s.Ledger,

@@ -25,6 +25,7 @@ type fake struct {
 	snapshots      []dataset.Snapshot
 	profiles       []dataset.Profile
 	pools          []api.Pool
+	repositories   []dataset.Repository
 	nodes          []api.Node
 	operations     []dataset.Operation
 	events         []api.Event
@@ -190,6 +191,32 @@ func (f *fake) LabelNode(_ context.Context, node uuid.UUID, change dataset.Label
 
 func (f *fake) Fence(_ context.Context, node uuid.UUID, word api.Fenced) (dataset.Node, error) {
 	return f.nodes[0].Node, f.called("Fence", node, word)
+}
+
+func (f *fake) Repositories(context.Context) ([]dataset.Repository, error) {
+	return f.repositories, f.called("Repositories")
+}
+
+func (f *fake) Repository(_ context.Context, name string) (dataset.Repository, error) {
+	if err := f.called("Repository"); err != nil {
+		return dataset.Repository{}, err
+	}
+	for _, r := range f.repositories {
+		if r.Name == name {
+			return r, nil
+		}
+	}
+	return dataset.Repository{}, dataset.Errorf(dataset.ErrNotFound, "no such repository: %q", name)
+}
+
+func (f *fake) AddRepository(_ context.Context, r api.NewRepository) (dataset.Repository, error) {
+	added := r.Repository()
+	added.Created, added.By = now, "local root"
+	return added, f.called("AddRepository", r)
+}
+
+func (f *fake) RemoveRepository(_ context.Context, name string) error {
+	return f.called("RemoveRepository", name)
 }
 
 func (f *fake) Failover(context.Context) (api.FailoverState, error) {

@@ -55,6 +55,8 @@ const (
 	EventPoolHeld          EventType = "pool.held"           // a pool was quarantined
 	EventPoolRemove        EventType = "pool.remove"         // a pool was removed
 	EventOperationFail     EventType = "operation.fail"      // an operation failed
+	EventRepositoryAdd     EventType = "repository.add"      // a repository for backups was added
+	EventRepositoryRemove  EventType = "repository.remove"   // a repository was removed; its backups stay
 	EventFailoverHalt      EventType = "failover.halt"       // automatic failover was suspended
 	EventFailoverResume    EventType = "failover.resume"     // automatic failover is possible again
 	EventStoreRecover      EventType = "store.recover"       // a record was corrected, or the store was recovered

@@ -41,6 +41,14 @@ type Users interface {
 	// LabelNode sets and removes labels of a node. Setting is idempotent. The removal of a label that is absent fails
 	// with ErrNotFound, which lists the labels.
 	LabelNode(ctx context.Context, node uuid.UUID, change dataset.LabelChange) (dataset.Node, error)
+	// Repositories lists the repositories for backups by name.
+	Repositories(ctx context.Context) ([]dataset.Repository, error)
+	Repository(ctx context.Context, name string) (dataset.Repository, error)
+	// AddRepository records a repository. Control does not open it. Idempotent: the same repository can be added again.
+	// It fails with ErrExists if the name belongs to another repository.
+	AddRepository(ctx context.Context, r NewRepository) (dataset.Repository, error)
+	// RemoveRepository removes the record of a repository. The backups in the repository stay.
+	RemoveRepository(ctx context.Context, name string) error
 	// Fence records an operator's confirmation that an unreachable node no longer writes. Idempotent.
 	Fence(ctx context.Context, node uuid.UUID, f Fenced) (dataset.Node, error)
 	Failover(ctx context.Context) (FailoverState, error)

@@ -79,6 +79,8 @@ func checkBelongs(key string, v any) error {
 		want = PoolKey(v.ID)
 	case *Generation:
 		want = GenerationKey(v.Pool)
+	case *dataset.Repository:
+		want = RepositoryKey(v.Name)
 	case *dataset.Operation:
 		want = OperationKey(v.ID)
 	case *EndedOperation:

@@ -43,6 +43,7 @@ const (
 	LeasesPrefix        = "leases/"
 	HomesPrefix         = "home/"
 	sharedMountsPrefix  = "guests/"
+	RepositoriesPrefix  = "repositories/"
 
 	generationsPrefix = "generations/"
 )
@@ -85,6 +86,9 @@ func TrashKey(id uuid.UUID) string { return TrashPrefix + id.String() }
 
 // UUIDKey is the key of the object that a UUID names.
 func UUIDKey(id uuid.UUID) string { return UUIDPrefix + id.String() }
+
+// RepositoryKey is the key of a repository for backups.
+func RepositoryKey(name string) string { return RepositoriesPrefix + name }
 
 // TokenKey is the key of a join token, by its hash.
 func TokenKey(hash string) string { return TokensPrefix + hash }

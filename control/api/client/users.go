@@ -90,6 +90,26 @@ func (u Users) LabelNode(ctx context.Context, id uuid.UUID, change dataset.Label
 	return fetch[dataset.Node](ctx, u.conn, node(route.LabelNode, id, change))
 }
 
+// Repositories lists the repositories for backups.
+func (u Users) Repositories(ctx context.Context) ([]dataset.Repository, error) {
+	return items[dataset.Repository](ctx, u.conn, route.ListRepositories)
+}
+
+// Repository returns a repository by its name.
+func (u Users) Repository(ctx context.Context, name string) (dataset.Repository, error) {
+	return one[dataset.Repository](ctx, u.conn, route.GetRepository, name)
+}
+
+// AddRepository records a repository.
+func (u Users) AddRepository(ctx context.Context, r api.NewRepository) (dataset.Repository, error) {
+	return fetch[dataset.Repository](ctx, u.conn, newCall(route.AddRepository).with(r).idempotent())
+}
+
+// RemoveRepository removes the record of a repository.
+func (u Users) RemoveRepository(ctx context.Context, name string) error {
+	return u.conn.send(ctx, newCall(route.RemoveRepository, name))
+}
+
 // Fence records an operator's confirmation that an unreachable node no longer writes.
 func (u Users) Fence(ctx context.Context, id uuid.UUID, f api.Fenced) (dataset.Node, error) {
 	return fetch[dataset.Node](ctx, u.conn, node(route.FenceNode, id, f))

@@ -65,6 +65,7 @@ func New() *huma.OpenAPI {
 			{Name: "trash", Description: "Datasets whose volume was deleted, until they are purged"},
 			{Name: "profiles", Description: "Named sets of options for volumes"},
 			{Name: "pools", Description: "Storage of a node, in which a backend keeps datasets"},
+			{Name: "repositories", Description: "Places for backups outside of the pools"},
 			{Name: "operations", Description: "Recorded work, and events"},
 			{Name: "nodes", Description: "Nodes and members of the cluster"},
 			{Name: "host", Description: "The host of the server, and its store"},
@@ -74,7 +75,7 @@ func New() *huma.OpenAPI {
 		// Several tools, such as Redoc, show the groups of tags.
 		Extensions: map[string]any{"x-tagGroups": []map[string]any{
 			{"name": "For operators", "tags": []string{
-				"volumes", "snapshots", "trash", "profiles", "pools", "operations", "nodes", "host",
+				"volumes", "snapshots", "trash", "profiles", "pools", "repositories", "operations", "nodes", "host",
 			}},
 			{"name": "For agents", "tags": []string{agentsTag}},
 		}},
@@ -104,6 +105,7 @@ func Complete(doc *huma.OpenAPI) *Document {
 		"Profile":       "A named set of choices, resolved",
 		"Pool":          "A pool as people see it",
 		"PoolRecord":    "A place on one node where a backend keeps datasets",
+		"Repository":    "A place for backups, in the format of restic",
 		"Node":          "A host as people see it, with its facts",
 		"NodeRecord":    "A host",
 		"Facts":         "What an agent knows of its host",

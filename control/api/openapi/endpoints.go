@@ -4,10 +4,15 @@ import "github.com/danielgtaylor/huma/v2"
 
 // endpointTexts describes the endpoints whose handlers give no description, by operation ID.
 var endpointTexts = map[string]string{
-	"cancel-operation": "Creates, clones, imports, snapshots and moves can be cancelled until they end. Idempotent.",
-	"certify":          "An agent asks before its certificate expires.",
-	"commit":           "One transaction checks again all records on which the decision depends. Idempotent.",
-	"copied":           "The report replaces the previous one.",
+	"add-repository": "Control records where the repository is, and where nodes read its password. It does not open " +
+		"the repository. Idempotent.",
+	"get-repository":    "The answer has no secret: it names the file or the program that has the password.",
+	"list-repositories": "In the order of their names.",
+	"remove-repository": "The backups in the repository stay.",
+	"cancel-operation":  "Creates, clones, imports, snapshots and moves can be cancelled until they end. Idempotent.",
+	"certify":           "An agent asks before its certificate expires.",
+	"commit":            "One transaction checks again all records on which the decision depends. Idempotent.",
+	"copied":            "The report replaces the previous one.",
 	"label-node": "A label that is set here replaces the label of drover.yaml with the same key, also at later " +
 		"registrations. If it is removed, the label of drover.yaml applies again. Idempotent.",
 	"cordon-node": "Existing volumes stay. With draining, replicas leave the node. Idempotent.",

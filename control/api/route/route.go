@@ -69,6 +69,14 @@ var (
 	GetEvents       = Route{"get-events", http.MethodGet, "/v1/events"}
 )
 
+// Repositories for backups.
+var (
+	ListRepositories = Route{"list-repositories", http.MethodGet, "/v1/repositories"}
+	GetRepository    = Route{"get-repository", http.MethodGet, "/v1/repositories/{repository}"}
+	AddRepository    = Route{"add-repository", http.MethodPost, "/v1/repositories"}
+	RemoveRepository = Route{"remove-repository", http.MethodDelete, "/v1/repositories/{repository}"}
+)
+
 // The host of the server: its pools and its store.
 var (
 	BackupStore = Route{"backup-store", http.MethodGet, "/v1/store/backup"}

@@ -38,7 +38,7 @@ func ruleOf(id string) (r rule, known bool) {
 	switch id {
 	case "list-volumes", "get-volume", "list-snapshots", "get-snapshot", "list-trash", "list-profiles", "get-profile",
 		"list-pools", "list-nodes", "list-operations", "get-operation", "get-events", "get-version", "get-trust",
-		"get-failover", "get-health", "diff-snapshot", "measure-snapshot":
+		"get-failover", "get-health", "diff-snapshot", "measure-snapshot", "list-repositories", "get-repository":
 		return rule{role: pki.Viewer, node: anyNode}, true
 	case "get-openapi":
 		return rule{role: pki.Viewer, node: anyNode}, true
@@ -58,7 +58,7 @@ func ruleOf(id string) (r rule, known bool) {
 	case "create-pool", "adopt-pool", "accept-pool", "set-pool", "remove-pool", "collect", "rebuild-store",
 		"recover-store",
 		"cordon-node", "label-node", "fence-node",
-		"make-token", "remove-node", "revoke-operator",
+		"make-token", "remove-node", "revoke-operator", "add-repository", "remove-repository",
 		"preview-remove-pool", "preview-collect", "preview-remove-node":
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":

@@ -52,7 +52,9 @@ func (c *pending) start(op huma.Operation, param func(string) string, r rule) {
 	if r.exports {
 		c.read = false
 	}
-	for _, name := range []string{"alias", "volume", "snapshot", "dataset", "operation", "operator", "pool"} {
+	for _, name := range []string{
+		"alias", "volume", "snapshot", "dataset", "operation", "operator", "pool", "repository",
+	} {
 		if v := param(name); v != "" {
 			c.Target = dataset.Clip(v)
 		}

@@ -34,6 +34,9 @@ type fake struct {
 	rebuilt  []api.Rebuilt
 	failover api.FailoverState
 	health   api.ClusterHealth
+
+	repositories []dataset.Repository
+
 	recovery api.Recovery
 	found    []api.Finding
 	diff     api.Diff
@@ -156,6 +159,22 @@ func (f *fake) Profile(ctx context.Context, name string) (dataset.Profile, error
 }
 
 func (f *fake) Pools(ctx context.Context) ([]api.Pool, error) { return f.pools, f.ask(ctx, "Pools") }
+
+func (f *fake) Repositories(ctx context.Context) ([]dataset.Repository, error) {
+	return f.repositories, f.ask(ctx, "Repositories")
+}
+
+func (f *fake) Repository(ctx context.Context, name string) (dataset.Repository, error) {
+	return sampleRepository(), f.ask(ctx, "Repository", name)
+}
+
+func (f *fake) AddRepository(ctx context.Context, r api.NewRepository) (dataset.Repository, error) {
+	return sampleRepository(), f.ask(ctx, "AddRepository", r)
+}
+
+func (f *fake) RemoveRepository(ctx context.Context, name string) error {
+	return f.ask(ctx, "RemoveRepository", name)
+}
 
 func (f *fake) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
 	return f.nodes, f.ask(ctx, "NodeList", filter)
@@ -355,6 +374,13 @@ func sampleDataset() dataset.Dataset {
 		Home:    uuid.MustParse("4b1d8a5e-3c55-4c07-8c6a-0d2f8a1c9e01"),
 		Pool:    uuid.MustParse("9d3f0f5c-7a0b-4a6e-8f38-51a3b1a5c002"),
 		Created: sampleTime, Request: uuid.MustParse("0d2f8a1c-9e01-4c07-8c6a-4b1d8a5e3c55"),
+	}
+}
+
+func sampleRepository() dataset.Repository {
+	return dataset.Repository{
+		Name: "offsite", URL: "s3:https://s3.example.com/b", Password: dataset.PasswordSource{File: "/etc/drover/p"},
+		CredentialsFile: "/etc/drover/s3", Created: sampleTime, By: "operator ann",
 	}
 }
 

@@ -112,6 +112,7 @@ func registerOn(mux humago.Mux, d Deps, doc *huma.OpenAPI) {
 	h.trash()
 	h.profiles()
 	h.pools()
+	h.repositories()
 	h.operations()
 	h.events()
 	h.nodes()

@@ -82,6 +82,10 @@ var endpointPowers = map[string]struct {
 	"make-token":      {[]power{trusts}, pki.Admin, false},
 	"revoke-operator": {[]power{trusts}, pki.Admin, false},
 
+	"list-repositories": {nil, pki.Viewer, true}, "get-repository": {nil, pki.Viewer, true},
+	"add-repository":    {[]power{hostFile}, pki.Admin, false},
+	"remove-repository": {[]power{changes}, pki.Admin, false},
+
 	"preview-remove-pool": {nil, pki.Admin, false}, "preview-collect": {nil, pki.Admin, false}, "preview-remove-node": {nil, pki.Admin, false},
 }
 
@@ -97,6 +101,7 @@ var fieldPowers = map[string][]power{
 	"protect": {destroys}, "scheduled": {destroys}, "force": {destroys, vouches}, "forget": {destroys},
 	"fenced": {vouches}, "fenced_nodes": {vouches}, "confirmed": {vouches}, "digest": {vouches}, "skip_offline": {vouches},
 	"path": {hostFile}, "old_key_file": {hostFile}, "devices": {hostFile},
+	"url": {hostFile}, "password": {hostFile}, "credentials_file": {hostFile},
 }
 
 // Each endpoint and each of its fields has a row that says what it lets a caller do. The role admin is required

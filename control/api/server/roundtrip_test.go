@@ -34,6 +34,7 @@ func fullFake() *fake {
 		Size: d.Size, Profile: d.Profile, Epoch: 1 << 60, Created: sampleTime, Request: d.Request,
 	}
 	f.profile = d.Profile
+	f.repositories = []dataset.Repository{sampleRepository()}
 	f.outcome = api.Outcome{Volume: &f.volume, Operation: &f.op}
 	f.pool = dataset.Pool{
 		ID: d.Pool, Name: "default", Node: node1, Backend: "loop", Path: "/p", Reach: dataset.ReachNode, Default: true, Note: "n",
@@ -95,6 +96,10 @@ func TestEveryMethodArrives(t *testing.T) {
 	registration := api.Registration{Node: f.nodes[0].Node, Pools: []dataset.Pool{f.pool}}
 	adopted := func(p dataset.Pool, r []api.Rebuilt, err error) ([]any, error) { return []any{p, r}, err }
 	token, join, renewal := api.NewToken{Name: "a", TTL: "2h"}, api.Join{Token: "t", CSR: "r", Name: "a", Node: node1}, api.Certification{CSR: "r"}
+	place := api.NewRepository{
+		Name: "offsite", URL: "s3:https://s3.example.com/b", CredentialsFile: "/etc/drover/s3",
+		Password: dataset.PasswordSource{Exec: "/etc/drover/pass"},
+	}
 	tested := map[string]bool{}
 	for _, c := range []struct {
 		method string
@@ -119,6 +124,16 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"Pools", nil, f.pools, func(ctx context.Context, c *client.Client) (any, error) { return c.Pools(ctx) }},
 		{"NodeList", []any{""}, f.nodes, func(ctx context.Context, c *client.Client) (any, error) { return c.NodeList(ctx, "") }},
 		{"NodeList", []any{`load_1 < 3 & "ä"`}, f.nodes, func(ctx context.Context, c *client.Client) (any, error) { return c.NodeList(ctx, `load_1 < 3 & "ä"`) }},
+		{"Repositories", nil, f.repositories, func(ctx context.Context, c *client.Client) (any, error) { return c.Repositories(ctx) }},
+		{"Repository", []any{"off/site"}, f.repositories[0], func(ctx context.Context, c *client.Client) (any, error) {
+			return c.Repository(ctx, "off/site")
+		}},
+		{"AddRepository", []any{place}, f.repositories[0], func(ctx context.Context, c *client.Client) (any, error) {
+			return c.AddRepository(ctx, place)
+		}},
+		{"RemoveRepository", []any{"offsite"}, nil, func(ctx context.Context, c *client.Client) (any, error) {
+			return nil, c.RemoveRepository(ctx, "offsite")
+		}},
 		{"Cordon", []any{node1, api.Cordoned{Cordoned: true, Draining: true}}, f.nodes[0].Node, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Cordon(ctx, node1, api.Cordoned{Cordoned: true, Draining: true})
 		}},

@@ -1,0 +1,121 @@
+// Package repositories keeps the records of the repositories for backups.
+//
+// Package control embeds Registry in its Service, so the API calls it directly. Control never opens a repository: a
+// node does that, with a password and credentials that only the node can read. A record names their files.
+//
+// All state is in the store, under repositories/<name>. The transactions of package ledger protect it. A rule for the
+// URL or the password of a repository belongs in package dataset, and a rule about who uses a repository here.
+package repositories
+
+import (
+	"context"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// maxRepositories limits how many repositories are recorded, because they are listed as a whole.
+const maxRepositories = 1000
+
+// Registry adds, lists and removes the records of repositories. Safe for concurrent use.
+type Registry struct{ ledger *ledger.Ledger }
+
+// New returns a Registry on the store of a ledger.
+func New(l *ledger.Ledger) *Registry { return &Registry{l} }
+
+// Repositories lists the repositories by name.
+func (r *Registry) Repositories(ctx context.Context) ([]dataset.Repository, error) {
+	return record.ListAll[dataset.Repository](record.NewTx(ctx, r.ledger.Store), record.RepositoriesPrefix)
+}
+
+// Repository returns a repository. It fails with dataset.ErrNotFound.
+func (r *Registry) Repository(ctx context.Context, name string) (dataset.Repository, error) {
+	return get(record.NewTx(ctx, r.ledger.Store), name)
+}
+
+// AddRepository records a repository. If the same repository is recorded already, it returns the record. It fails with
+// dataset.ErrExists if the name belongs to another repository, and with ErrInvalid.
+func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (dataset.Repository, error) {
+	wanted, err := n.Repository().Checked()
+	if err != nil {
+		return dataset.Repository{}, err
+	}
+	wanted.Created, wanted.By = r.ledger.Clock.Now(), api.PrincipalOf(ctx).String()
+	var recorded dataset.Repository
+	_, err = r.ledger.Update(ctx, func(t *record.Tx) error {
+		recorded = dataset.Repository{}
+		known, err := t.Get(record.RepositoryKey(wanted.Name), &recorded)
+		switch {
+		case err != nil:
+			return err
+		case known && recorded.SamePlace(wanted):
+			return nil
+		case known:
+			return dataset.Errorf(dataset.ErrExists,
+				"repository %s exists, at %s, with another URL, password or credentials (use another name)",
+				wanted.Name, recorded.URL)
+		}
+		if err := checkRoom(t); err != nil {
+			return err
+		}
+		recorded = wanted
+		publish(t, api.EventRepositoryAdd, wanted)
+		return t.Put(record.RepositoryKey(wanted.Name), wanted)
+	})
+	if err != nil {
+		return dataset.Repository{}, err
+	}
+	return recorded, nil
+}
+
+// RemoveRepository removes the record of a repository. It fails with dataset.ErrNotFound.
+func (r *Registry) RemoveRepository(ctx context.Context, name string) error {
+	_, err := r.ledger.Update(ctx, func(t *record.Tx) error {
+		removed, err := get(t, name)
+		if err != nil {
+			return err
+		}
+		publish(t, api.EventRepositoryRemove, removed)
+		t.Delete(record.RepositoryKey(name))
+		return nil
+	})
+	return err
+}
+
+// get reads a repository, so that the decision depends on it.
+func get(t *record.Tx, name string) (repo dataset.Repository, err error) {
+	if err := dataset.CheckRepositoryName(name); err != nil {
+		return repo, err
+	}
+	known, err := t.Get(record.RepositoryKey(name), &repo)
+	if err != nil || known {
+		return repo, err
+	}
+	all, err := record.ListAll[dataset.Repository](t, record.RepositoriesPrefix)
+	if err != nil {
+		return repo, err
+	}
+	names := make([]string, len(all))
+	for i, o := range all {
+		names[i] = o.Name
+	}
+	return repo, dataset.Errorf(dataset.ErrNotFound, "no such repository: %q (available: %s)%s", name,
+		dataset.FormatChoices(names), dataset.Suggestion(name, names))
+}
+
+// checkRoom fails with dataset.ErrInvalid if there are too many repositories for another one. Concurrent requests can
+// exceed the limit slightly, which does no harm.
+func checkRoom(t *record.Tx) error {
+	list, err := t.List(record.RepositoriesPrefix, "", maxRepositories)
+	if err == nil && len(list) >= maxRepositories {
+		err = dataset.Errorf(dataset.ErrInvalid, "there are %d repositories, and no more are possible", len(list))
+	}
+	return err
+}
+
+// publish publishes an event about a repository with the commit.
+func publish(t *record.Tx, typ api.EventType, repo dataset.Repository) {
+	t.Notice.Events = append(t.Notice.Events, api.Event{Type: typ, Detail: repo.Name + " at " + repo.URL})
+}

@@ -1,0 +1,161 @@
+package repositories_test
+
+import (
+	"bytes"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/dump"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+func newRepository(name, url string) api.NewRepository {
+	return api.NewRepository{Name: name, URL: url, Password: dataset.PasswordSource{File: "/etc/drover/" + name}}
+}
+
+func mustAdd(e *controltest.Control, n api.NewRepository) dataset.Repository {
+	e.Helper()
+	added, err := e.AddRepository(e.Ctx, n)
+	if err != nil {
+		e.Fatalf("%v", err)
+	}
+	return added
+}
+
+func TestAddRepository(t *testing.T) {
+	e := controltest.New(t)
+	ann := pki.Identity{Kind: pki.Operator, Name: "ann", Role: pki.Admin}
+	ctx := api.WithPrincipal(e.Ctx, api.Principal{Identity: ann})
+	in := newRepository("offsite", "file:///srv/backups/")
+	want := dataset.Repository{
+		Name: "offsite", URL: "/srv/backups", Password: in.Password, Created: controltest.Start, By: ann.String(),
+	}
+	got, err := e.AddRepository(ctx, in)
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Fatalf("added: %v, -want +got:\n%s", err, d)
+	}
+	e.Clock.Advance(60e9)
+	if again := mustAdd(e, in); cmp.Diff(want, again) != "" {
+		t.Errorf("added again, got %+v, want the record of the first time", again)
+	}
+	if got, err := e.Repository(e.Ctx, "offsite"); err != nil || cmp.Diff(want, got) != "" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	in.URL = "/srv/other"
+	_, err = e.AddRepository(e.Ctx, in)
+	controltest.Refused(t, err, dataset.ErrExists, "repository offsite exists, at /srv/backups", "use another name")
+	in.URL = "rest:https://ann:hunter2@backup.example.com/a"
+	_, err = e.AddRepository(e.Ctx, in)
+	controltest.Refused(t, err, dataset.ErrInvalid, "must not contain a password")
+	if got := eventsOf(e); !slices.Equal(got, []string{"repository.add offsite at /srv/backups"}) {
+		t.Errorf("got the events %q, want one", got)
+	}
+}
+
+func TestListAndRemoveRepositories(t *testing.T) {
+	e := controltest.New(t)
+	if list, err := e.Repositories(e.Ctx); err != nil || len(list) != 0 {
+		t.Fatalf("got %v, %v, want none", list, err)
+	}
+	second := mustAdd(e, newRepository("offsite", "/srv/two"))
+	first := mustAdd(e, newRepository("near", "/srv/one"))
+	list, err := e.Repositories(e.Ctx)
+	if d := cmp.Diff([]dataset.Repository{first, second}, list); d != "" || err != nil {
+		t.Errorf("listed: %v, -want +got:\n%s", err, d)
+	}
+	controltest.Refused(t, e.RemoveRepository(e.Ctx, "ofsite"), dataset.ErrNotFound,
+		`no such repository: "ofsite" (available: near, offsite)`, "did you mean offsite?")
+	controltest.Refused(t, e.RemoveRepository(e.Ctx, "a/b"), dataset.ErrInvalid, "bad repository name")
+	if err := e.RemoveRepository(e.Ctx, "near"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Repository(e.Ctx, "near")
+	controltest.Refused(t, err, dataset.ErrNotFound, `no such repository: "near"`)
+	if list, err := e.Repositories(e.Ctx); err != nil || len(list) != 1 || list[0].Name != "offsite" {
+		t.Errorf("got %v, %v, want offsite", list, err)
+	}
+	if got := eventsOf(e); got[len(got)-1] != "repository.remove near at /srv/one" {
+		t.Errorf("got the events %q", got)
+	}
+}
+
+// Of two requests for one name with different places, one is recorded and the other refused.
+func TestConcurrentAdds(t *testing.T) {
+	e := controltest.New(t)
+	var wg sync.WaitGroup
+	errs := make([]error, 2)
+	for i, url := range []string{"/srv/one", "/srv/two"} {
+		wg.Go(func() { _, errs[i] = e.AddRepository(e.Ctx, newRepository("offsite", url)) })
+	}
+	wg.Wait()
+	refused := slices.IndexFunc(errs, func(err error) bool { return err != nil })
+	if refused < 0 || errs[1-refused] != nil {
+		t.Fatalf("got the errors %v, want one", errs)
+	}
+	controltest.Refused(t, errs[refused], dataset.ErrExists, "repository offsite exists")
+}
+
+// A damaged record is reported as damaged, and never as absent.
+func TestDamagedRepository(t *testing.T) {
+	e := controltest.New(t)
+	mustAdd(e, newRepository("offsite", "/srv/backups"))
+	for _, value := range []string{`{"name":"another"}`, `{"name`} {
+		write := store.Write{Key: record.RepositoryKey("offsite"), Value: []byte(value)}
+		if _, err := e.Spy.Store.Txn(e.Ctx, nil, []store.Write{write}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := e.Repository(e.Ctx, "offsite")
+		controltest.Refused(t, err, dataset.ErrCorrupt, "repositories/offsite is damaged")
+		_, err = e.AddRepository(e.Ctx, newRepository("offsite", "/srv/other"))
+		controltest.Refused(t, err, dataset.ErrCorrupt, "repositories/offsite is damaged")
+	}
+}
+
+// An export of the store contains the repositories, and an import restores them. A rebuild of volumes keeps them.
+func TestRepositoriesSurviveExportAndRebuild(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	kept := a.MustCreate("db")
+	added := mustAdd(e, newRepository("offsite", "/srv/backups"))
+	var file bytes.Buffer
+	if _, err := dump.Save(e.Ctx, e.Spy.Store, "bolt", &file); err != nil {
+		t.Fatal(err)
+	}
+	found := []api.FoundDataset{{Pool: kept.Pool, Dataset: kept}}
+	if _, err := e.Rebuild(e.Ctx, a.ID, found, false); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := e.Repository(e.Ctx, "offsite"); err != nil || cmp.Diff(added, got) != "" {
+		t.Errorf("after a rebuild: got %+v, %v", got, err)
+	}
+	other := controltest.New(t)
+	if _, err := dump.Load(e.Ctx, other.Spy.Store, bytes.NewReader(file.Bytes()), true); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := other.Repository(e.Ctx, "offsite"); err != nil || cmp.Diff(added, got) != "" {
+		t.Errorf("after an import: got %+v, %v", got, err)
+	}
+}
+
+// eventsOf returns the events about repositories.
+func eventsOf(e *controltest.Control) (out []string) {
+	e.Helper()
+	err := e.Events(e.Ctx, 0, false, func(ev api.Event) error {
+		if ev.Type == api.EventRepositoryAdd || ev.Type == api.EventRepositoryRemove {
+			out = append(out, string(ev.Type)+" "+ev.Detail)
+		}
+		return nil
+	})
+	if err != nil {
+		e.Fatalf("%v", err)
+	}
+	return out
+}
