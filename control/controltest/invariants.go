@@ -73,6 +73,8 @@ func (e *Control) CheckInvariants() Records {
 			spent[c.Dataset][c.Node] = c.SupersededForGood()
 		case "trash":
 			got[en.Key] = read[dataset.Trash](e, en.Key, en.Value)
+		case "repositories":
+			read[dataset.Repository](e, en.Key, en.Value)
 		case "nodes", "pools", "facts", "cluster", "house", "tokens", "revoked", "rev", "live", "away":
 		default:
 			e.Errorf("key %s is of no known kind", en.Key)
