@@ -47,6 +47,11 @@ type Command struct {
 	Env []string
 	// Stdout, when set, receives the output instead of Result.Stdout, unbounded.
 	Stdout io.Writer
+	// Dir is the working directory of the command. If it is empty, the command runs in that of this process.
+	Dir string
+	// Interrupt is how long a command may clean up after SIGINT, which it gets when ctx ends or Timeout passes. It is
+	// killed afterwards. If Interrupt is zero, the command is killed at once.
+	Interrupt time.Duration
 }
 
 // Result is the output of a command. Stderr holds its last MaxStderr bytes.

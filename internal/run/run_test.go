@@ -164,6 +164,48 @@ func TestCancelGivesItsCause(t *testing.T) {
 	}
 }
 
+// cancelled runs a script with Interrupt, and cancels it as soon as it has written a line.
+func cancelled(t *testing.T, script string, interrupt time.Duration) (out string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var buf bytes.Buffer
+	c := sh(script)
+	c.Timeout, c.Interrupt = time.Minute, interrupt
+	c.Stdout = writerFunc(func(p []byte) (int, error) {
+		cancel()
+		return buf.Write(p)
+	})
+	var sys run.System
+	_, err = sys.Run(ctx, c)
+	return buf.String(), err
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func TestInterruptLetsACommandCleanUp(t *testing.T) {
+	out, err := cancelled(t, `trap 'echo cleaned; exit 0' INT; echo started; while :; do sleep 0.05; done`, time.Minute)
+	if out != "started\ncleaned\n" || !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %q, %v", out, err)
+	}
+}
+
+func TestCommandThatIgnoresTheInterruptIsKilled(t *testing.T) {
+	out, err := cancelled(t, `trap '' INT; echo started; while :; do sleep 0.05; done`, 100*time.Millisecond)
+	if out != "started\n" || !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %q, %v", out, err)
+	}
+}
+
+func TestWorkingDirectory(t *testing.T) {
+	res, err := do(t, run.Command{Name: "pwd", Args: []string{"-P"}, Dir: "/usr"})
+	if err != nil || string(res.Stdout) != "/usr\n" {
+		t.Fatalf("got %q, %v", res.Stdout, err)
+	}
+}
+
 // A write to a frozen filesystem waits in state D, which no signal ends.
 func TestStuckInTheKernel(t *testing.T) {
 	mnt := scratch.Mount(t, "ext4", scratch.Ext4)

@@ -53,7 +53,7 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	if err := cmd.Start(); err != nil {
 		return Result{}, c.fail(-1, nil, err)
 	}
-	err, stuck := s.wait(limit, cmd)
+	err, stuck := s.wait(limit, cmd, c.Interrupt)
 	res := Result{Stdout: stdout.bytes(), Stderr: stderr.bytes()}
 	if !stuck {
 		return res, c.fail(-1, res.Stderr, fmt.Errorf("%w: %w", context.Cause(limit), ErrStuck))
@@ -79,22 +79,32 @@ func newCmd(ctx context.Context, c Command) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, c.Name, c.Args...)
 	cmd.Env = append(append(os.Environ(), "LC_ALL=C"), c.Env...)
 	cmd.Stdin = c.Stdin
-	cmd.WaitDelay = killGrace
+	cmd.Dir = c.Dir
+	cmd.WaitDelay = c.Interrupt + killGrace
 	// The command gets a separate process group, so that the kill also reaches the children of the command.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error {
-		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		if errors.Is(err, syscall.ESRCH) {
-			return os.ErrProcessDone
+		if c.Interrupt > 0 {
+			return cmd.Process.Signal(os.Interrupt)
 		}
-		return err
+		return killGroup(cmd)
 	}
 	return cmd
 }
 
+// killGroup kills a command and its children.
+func killGroup(cmd *exec.Cmd) error {
+	err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	if errors.Is(err, syscall.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return err
+}
+
 // wait reaps cmd. exec.Cmd.Wait is not sufficient: WaitDelay bounds the wait for the pipes, but nothing bounds the wait
-// for a process that waits in the kernel and cannot be killed.
-func (s *System) wait(ctx context.Context, cmd *exec.Cmd) (err error, stuck bool) {
+// for a process that waits in the kernel and cannot be killed. After ctx ended, a command that was interrupted has the
+// time interrupt before wait kills it.
+func (s *System) wait(ctx context.Context, cmd *exec.Cmd, interrupt time.Duration) (err error, stuck bool) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	s.mu.Lock()
 	if s.running == nil {
@@ -114,6 +124,16 @@ func (s *System) wait(ctx context.Context, cmd *exec.Cmd) (err error, stuck bool
 	case <-p.done:
 		return p.err, true
 	case <-ctx.Done():
+	}
+	if interrupt > 0 {
+		cleaning := time.NewTimer(interrupt)
+		defer cleaning.Stop()
+		select {
+		case <-p.done:
+			return p.err, true
+		case <-cleaning.C:
+			_ = killGroup(cmd) // WaitDelay kills the command again
+		}
 	}
 	grace := time.NewTimer(2 * killGrace)
 	defer grace.Stop()
