@@ -41,50 +41,72 @@ func refuse(format string, args ...any) (Key, error) {
 // ReadFile reads a key from a file that only root can read.
 func ReadFile(path string) (Key, error) {
 	source := "key file " + dataset.Clip(path)
-	if !filepath.IsAbs(path) {
-		return refuse("%s: expected an absolute path", source)
-	}
-	// With O_NONBLOCK, the open does not wait if the name is a FIFO.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
+	f, size, err := openPrivate(path, source)
+	if errors.Is(err, os.ErrNotExist) {
 		return refuse("%s not found (restore it from your copy; if nothing is encrypted by it yet: (umask 077; "+
 			"head -c 64 /dev/urandom > %s))", source, path)
-	case errors.Is(err, unix.ELOOP):
-		return refuse("%s is a symbolic link: use the path of the file itself", source)
-	case err != nil:
-		return refuse("%s: %v", source, reasonOf(err))
+	}
+	if err != nil {
+		return Key{}, err
 	}
 	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return refuse("%s: %v", source, err)
-	}
-	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return refuse("%s is not a file", source)
-	case st.Uid != 0:
-		return refuse("%s belongs to user %d: chown root %s", source, st.Uid, path)
-	case st.Mode&0o177 != 0:
-		return refuse("%s has mode %04o, so that others can read or change it: chmod 600 %s", source, st.Mode&0o7777,
-			path)
-	case st.Size < MinKey || st.Size > MaxKey:
+	if size < MinKey || size > MaxKey {
 		return refuse("%s has %d bytes: a key has %d to %d (restore it from your copy; if nothing is encrypted "+
-			"by it yet: head -c 64 /dev/urandom > FILE)", source, st.Size, MinKey, MaxKey)
-	}
-	var in unix.Stat_t
-	if err := unix.Stat(filepath.Dir(path), &in); err != nil {
-		return refuse("%s: %v", source, err)
-	}
-	if in.Mode&0o002 != 0 && in.Mode&unix.S_ISVTX == 0 {
-		return refuse("%s is in a folder of mode %04o, so that others can remove or replace it: chmod o-w %s",
-			source, in.Mode&0o7777, filepath.Dir(path))
+			"by it yet: head -c 64 /dev/urandom > FILE)", source, size, MinKey, MaxKey)
 	}
 	secret, err := io.ReadAll(io.LimitReader(f, MaxKey+1))
 	if err != nil {
 		return refuse("%s: %v", source, reasonOf(err))
 	}
 	return New(secret, source)
+}
+
+// openPrivate opens a file that only root can read or change, and returns its size. source is what errors call the
+// file. Only if there is no such file, the error is os.ErrNotExist. Every other error is ErrForbidden.
+func openPrivate(path, source string) (f *os.File, size int64, err error) {
+	refuse := func(format string, args ...any) error {
+		return dataset.Errorf(dataset.ErrForbidden, format, args...)
+	}
+	if !filepath.IsAbs(path) {
+		return nil, 0, refuse("%s: expected an absolute path", source)
+	}
+	// With O_NONBLOCK, the open does not wait if the name is a FIFO.
+	f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, 0, os.ErrNotExist
+	case errors.Is(err, unix.ELOOP):
+		return nil, 0, refuse("%s is a symbolic link: use the path of the file itself", source)
+	case err != nil:
+		return nil, 0, refuse("%s: %v", source, reasonOf(err))
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			f = nil
+		}
+	}()
+	var st, in unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return f, 0, refuse("%s: %v", source, err)
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return f, 0, refuse("%s is not a file", source)
+	case st.Uid != 0:
+		return f, 0, refuse("%s belongs to user %d: chown root %s", source, st.Uid, path)
+	case st.Mode&0o177 != 0:
+		return f, 0, refuse("%s has mode %04o, so that others can read or change it: chmod 600 %s", source,
+			st.Mode&0o7777, path)
+	}
+	if err := unix.Stat(filepath.Dir(path), &in); err != nil {
+		return f, 0, refuse("%s: %v", source, err)
+	}
+	if in.Mode&0o002 != 0 && in.Mode&unix.S_ISVTX == 0 {
+		return f, 0, refuse("%s is in a folder of mode %04o, so that others can remove or replace it: chmod o-w %s",
+			source, in.Mode&0o7777, filepath.Dir(path))
+	}
+	return f, st.Size, nil
 }
 
 // reasonOf returns an error without its path and without its type. With the type, a missing key file could be mistaken
