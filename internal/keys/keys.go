@@ -1,8 +1,8 @@
 // Package keys handles the keys of encrypted datasets. Each dataset has a random data key, which decrypts its data. The
 // data key is stored in the dataset's record, wrapped by a key of the operator. So the operator's key can be replaced
 // by wrapping the data keys again, without touching the data. The agent calls the package to wrap and unwrap data keys,
-// and the command drover profile check to test that a key can be read. The package keeps no keys in memory: it reads an
-// operator's key from its source each time.
+// and the command drover profile check to test that a key can be read. Package restic reads the passwords of backup
+// repositories with it. The package keeps no keys in memory: it reads an operator's key from its source each time.
 package keys
 
 import (

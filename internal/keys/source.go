@@ -82,7 +82,7 @@ func openPrivate(path, source string) (f *os.File, size int64, err error) {
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
+			err = errors.Join(err, f.Close())
 			f = nil
 		}
 	}()

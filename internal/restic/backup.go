@@ -1,0 +1,195 @@
+package restic
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// Host is the host name of every backup. With the same name on every node, restic finds the earlier backups of a volume
+// that moved to another node.
+const Host = "drover"
+
+// Backup is one backup in a repository. restic calls it a snapshot.
+type Backup struct {
+	ID     string    `json:"id"`
+	Time   time.Time `json:"time"`
+	Parent string    `json:"parent"` // the ID of the backup that it was compared with; empty for none
+	Tags   []string  `json:"tags"`
+	Paths  []string  `json:"paths"`
+}
+
+// Request is what to back up.
+type Request struct {
+	// Dir is the folder that contains Names. The backup contains the names without the folder.
+	Dir   string
+	Names []string
+	// Tags must not contain commas.
+	Tags []string
+	// Parent is the ID of an earlier backup. Files that have not changed since are not read. If Parent is empty, restic
+	// takes the newest backup of the same paths.
+	Parent string
+	// Progress, if not nil, is called about once a second. It must not block.
+	Progress func(Progress)
+}
+
+// Progress is the state of a run of restic. Bytes and Files have been read of the totals that are known so far.
+type Progress struct {
+	Bytes      int64 `json:"bytes_done"`
+	TotalBytes int64 `json:"total_bytes"`
+	Files      int64 `json:"files_done"`
+	TotalFiles int64 `json:"total_files"`
+}
+
+// Summary is what a backup has cost.
+type Summary struct {
+	Files      int64 `json:"total_files_processed"`
+	Bytes      int64 `json:"total_bytes_processed"` // the size of the files
+	BytesAdded int64 `json:"data_added"`            // before compression
+}
+
+// message is one line of the output of restic backup.
+type message struct {
+	Type       string `json:"message_type"`
+	SnapshotID string `json:"snapshot_id"`
+	Progress
+	Summary
+}
+
+// Backup makes a backup. If a file cannot be read, it fails, and removes the incomplete backup from the repository.
+//
+// restic 0.14 does not store sockets, the attributes of symbolic links, which of several FIFOs, devices or symbolic
+// links are hard links of each other, and the bytes of a symbolic link's target that are not UTF-8. It restores the
+// holes of sparse files as zeros on the disk.
+func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summary, err error) {
+	for _, name := range req.Names { // restic leaves out those that do not exist
+		if _, err := os.Lstat(filepath.Join(req.Dir, name)); err != nil {
+			return Backup{}, Summary{}, r.failed(err)
+		}
+	}
+	args := []string{"backup", "--json", "--host=" + Host}
+	for _, tag := range req.Tags {
+		args = append(args, "--tag="+tag)
+	}
+	if req.Parent != "" {
+		args = append(args, "--parent="+req.Parent)
+	}
+	var id string
+	out := &lines{each: func(line []byte) {
+		var m message
+		switch err := json.Unmarshal(line, &m); {
+		case err != nil: // restic writes a few lines that are not JSON
+		case m.Type == "summary":
+			id, s = m.SnapshotID, m.Summary
+		case m.Type == "status" && req.Progress != nil:
+			req.Progress(m.Progress)
+		}
+	}}
+	c := command{time: longTime, dir: req.Dir, stdout: out, idle: true}
+	if _, err := r.run(ctx, c, append(append(args, "--"), req.Names...)...); err != nil {
+		if id != "" {
+			// The context may have ended because the user cancelled the backup.
+			later, cancel := context.WithTimeout(context.WithoutCancel(ctx), shortTime)
+			defer cancel()
+			if rerr := r.Remove(later, id); rerr != nil {
+				err = fmt.Errorf("%w (its incomplete backup %s could not be removed: %v)", err, id, rerr)
+			}
+		}
+		return Backup{}, Summary{}, err
+	}
+	if id == "" {
+		return Backup{}, Summary{}, r.errorf(dataset.ErrInternal, "restic made a backup without an ID")
+	}
+	// The summary has only the first digits of the ID.
+	list, err := r.list(ctx, id)
+	if err != nil {
+		return Backup{}, Summary{}, err
+	}
+	if len(list) != 1 {
+		return Backup{}, Summary{}, r.errorf(dataset.ErrCorrupt, "backup %s disappeared after it was made", id)
+	}
+	return list[0], s, nil
+}
+
+// Backups lists the backups that have all of the tags, oldest first.
+func (r *Repository) Backups(ctx context.Context, tags ...string) ([]Backup, error) {
+	if len(tags) == 0 {
+		return r.list(ctx)
+	}
+	return r.list(ctx, "--tag="+strings.Join(tags, ","))
+}
+
+func (r *Repository) list(ctx context.Context, args ...string) (list []Backup, err error) {
+	err = r.json(ctx, command{time: longTime}, &list, append([]string{"snapshots"}, args...)...)
+	return list, err
+}
+
+// Restore writes the files of a backup below the folder target. It fails if a single file or attribute cannot be
+// restored: the folder then has a part of the files.
+func (r *Repository) Restore(ctx context.Context, id, target string) error {
+	_, err := r.run(ctx, command{time: longTime}, "restore", "--target="+target, "--", id)
+	return err
+}
+
+// Remove removes backups. Their data remain until Prune is called. A backup that does not exist is ignored.
+func (r *Repository) Remove(ctx context.Context, ids ...string) error {
+	if len(ids) == 0 {
+		return nil // without an ID, restic would apply rules
+	}
+	_, err := r.run(ctx, command{time: longTime}, append([]string{"forget", "--"}, ids...)...)
+	return err
+}
+
+// Prune removes the data that no backup needs. Meanwhile, no other process can use the repository.
+func (r *Repository) Prune(ctx context.Context) error {
+	_, err := r.run(ctx, command{time: longTime, idle: true}, "prune")
+	return err
+}
+
+// Stats is what a repository contains.
+type Stats struct {
+	Bytes   int64 `json:"total_size"` // as stored: compressed, and each piece of data once
+	Backups int64 `json:"snapshots_count"`
+}
+
+// Stats measures the repository.
+func (r *Repository) Stats(ctx context.Context) (s Stats, err error) {
+	err = r.json(ctx, command{time: longTime}, &s, "stats", "--mode=raw-data")
+	return s, err
+}
+
+// maxLine bounds a line of restic's output. Longer lines are ignored.
+const maxLine = 1 << 20
+
+// lines calls each for every line that is written to it.
+type lines struct {
+	each    func(line []byte)
+	rest    []byte
+	tooLong bool
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	n := len(p)
+	for {
+		end := bytes.IndexByte(p, '\n')
+		if end < 0 {
+			break
+		}
+		if !l.tooLong && len(l.rest)+end <= maxLine {
+			l.rest = append(l.rest, p[:end]...)
+			l.each(l.rest)
+		}
+		l.rest, l.tooLong, p = l.rest[:0], false, p[end+1:]
+	}
+	if l.tooLong = l.tooLong || len(l.rest)+len(p) > maxLine; !l.tooLong {
+		l.rest = append(l.rest, p...)
+	}
+	return n, nil
+}

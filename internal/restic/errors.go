@@ -1,0 +1,223 @@
+package restic
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/keys"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// failed adds the repository to an error.
+func (r *Repository) failed(err error) error {
+	return fmt.Errorf("repository %s: %w", dataset.Clip(r.options.URL), err)
+}
+
+func (r *Repository) errorf(kind *dataset.Kind, format string, args ...any) error {
+	return r.failed(dataset.Errorf(kind, format, args...))
+}
+
+func (r *Repository) decode(text []byte, into any) error {
+	if err := json.Unmarshal(text, into); err != nil {
+		return r.errorf(dataset.ErrInternal, "the output of restic is not as expected: %w", err)
+	}
+	return nil
+}
+
+// problem is a failure of restic. restic has no exit statuses for them, so they are recognized by words of its
+// messages.
+type problem struct {
+	words  []string // one of them is in the output
+	kind   *dataset.Kind
+	text   string
+	detail bool // the last line of the output follows the text
+}
+
+// problems returns the failures that are recognized. The first one that applies counts.
+func problems() []problem {
+	return []problem{
+		{
+			words: []string{"wrong password or no key found"},
+			kind:  dataset.ErrForbidden,
+			text:  "the password is wrong (put the right one into the password file)",
+		},
+		{
+			words: []string{"config file already exists", "repository master key and config already initialized"},
+			kind:  dataset.ErrExists,
+			text:  "a repository exists there already",
+		},
+		{
+			words:  []string{"no space left on device", "disk quota exceeded", "507 Insufficient Storage"},
+			kind:   dataset.ErrNoSpace,
+			text:   "it has no space left (make space, or remove old backups)",
+			detail: true,
+		},
+		{
+			words: []string{
+				"connection refused", "no such host", "i/o timeout", "no route to host", "network is unreachable",
+				"connection reset by peer", "unable to start the sftp session", "Connection closed", "broken pipe",
+				"TLS handshake timeout", "ssh command exited", "context deadline exceeded",
+				"server misbehaving", "502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout",
+			},
+			kind:   dataset.ErrOffline,
+			text:   "it does not answer",
+			detail: true,
+		},
+		{
+			words: []string{
+				"Access Denied", "AccessDenied", "permission denied", "(401)", "(403)", "InvalidAccessKeyId",
+				"The Access Key Id you provided does not exist", "SignatureDoesNotMatch", "ExpiredToken",
+				"Permission denied",
+			},
+			kind:   dataset.ErrForbidden,
+			text:   "it refuses the access (check the credentials)",
+			detail: true,
+		},
+		{
+			words: []string{"no matching ID found", "multiple IDs with prefix"},
+			kind:  dataset.ErrNotFound,
+			text:  "it has no such backup",
+		},
+		{
+			words: []string{
+				"repository contains errors", "ciphertext verification failed", "invalid data returned",
+				"wrong length", "does not match id",
+			},
+			kind:   dataset.ErrCorrupt,
+			text:   "its data are damaged",
+			detail: true,
+		},
+		{
+			words: []string{"unable to open config file", "config cannot be loaded"},
+			kind:  dataset.ErrNotFound,
+			text:  "there is no repository",
+		},
+	}
+}
+
+// classify makes an error of a run that failed. The errors never contain the password.
+func (r *Repository) classify(ctx context.Context, err error, password keys.Password) error {
+	var failed *run.Error
+	if !errors.As(err, &failed) {
+		return r.failed(err)
+	}
+	text := failed.Stderr
+	secret := string(password.Reveal())
+	last := strings.ReplaceAll(lastLine(text), secret, "[left out]")
+	switch {
+	case errors.Is(failed.Err, run.ErrTimeout):
+		return r.errorf(dataset.ErrOffline, "it did not answer in time: %s", last)
+	case ctx.Err() != nil || failed.ExitCode < 0:
+		return r.failed(fmt.Errorf("restic was ended: %w", failed.Err))
+	}
+	if locked := lockedBy().FindStringSubmatch(text); locked != nil {
+		return r.errorf(dataset.ErrInUse, "it is locked by process %s of host %s (try again when that backup, check "+
+			"or removal has ended)", locked[1], locked[2])
+	}
+	if damaged := damagedPacks(text); len(damaged) > 0 {
+		return r.errorf(dataset.ErrCorrupt, "its data are damaged: %s (keep the other files, and see restic's manual "+
+			"on how to repair a repository)", strings.Join(damaged, ", "))
+	}
+	if failed.ExitCode == exitIncomplete && slices.Contains(failed.Args, "backup") {
+		return r.errorf(dataset.ErrCorrupt, "a part of the files could not be read: %s",
+			strings.ReplaceAll(firstUnread(text), secret, "[left out]"))
+	}
+	for _, p := range problems() {
+		if !slices.ContainsFunc(p.words, func(w string) bool { return strings.Contains(text, w) }) {
+			continue
+		}
+		if p.detail {
+			return r.errorf(p.kind, "%s: %s", p.text, last)
+		}
+		return r.errorf(p.kind, "%s", p.text)
+	}
+	return r.errorf(dataset.ErrInternal, "restic failed with exit status %d: %s", failed.ExitCode, last)
+}
+
+// exitIncomplete is the exit status of restic backup if a part of the files could not be read.
+const exitIncomplete = 3
+
+// firstUnread returns the first error about a file of restic backup --json.
+func firstUnread(text string) string {
+	for line := range strings.Lines(text) {
+		var m struct {
+			Type  string          `json:"message_type"`
+			Error json.RawMessage `json:"error"`
+			Item  string          `json:"item"`
+		}
+		if json.Unmarshal([]byte(line), &m) != nil || m.Type != "error" {
+			continue
+		}
+		var reason struct {
+			Errno   unix.Errno `json:"Err"`     // restic 0.14
+			Message string     `json:"message"` // later versions
+		}
+		switch err := json.Unmarshal(m.Error, &reason); {
+		case err == nil && reason.Message != "":
+			return dataset.Clip(m.Item + ": " + reason.Message)
+		case err == nil && reason.Errno != 0:
+			return dataset.Clip(m.Item + ": " + reason.Errno.Error())
+		}
+		return dataset.Clip(m.Item)
+	}
+	return lastLine(text)
+}
+
+func lockedBy() *regexp.Regexp {
+	return regexp.MustCompile(`repository is already locked (?:exclusively )?by PID (\d+) on (\S+)`)
+}
+
+// damagedPacks describes the files of a repository that restic names as missing or damaged. It names at most three.
+func damagedPacks(text string) (list []string) {
+	const most = 3
+	var missing, damaged []string
+	add := func(to *[]string, id string) {
+		if !slices.Contains(*to, id) {
+			*to = append(*to, id)
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)pack ([0-9a-f]{64})(: does not exist| failed to download)|`+
+		`[Pp]ack ID does not match, want ([0-9a-f]{64})|pack ([0-9a-f]{64}) `).FindAllStringSubmatch(text, -1) {
+		switch {
+		case m[1] != "":
+			add(&missing, m[1])
+		case m[3] != "":
+			add(&damaged, m[3])
+		default:
+			add(&damaged, m[4])
+		}
+	}
+	for _, id := range missing {
+		list = append(list, "pack "+id+" is missing")
+	}
+	for _, id := range damaged {
+		list = append(list, "pack "+id+" is damaged")
+	}
+	if more := len(list) - most; more > 0 {
+		list = append(list[:most:most], fmt.Sprintf("and %d more", more))
+	}
+	return list
+}
+
+// lastLine returns the line of restic's output that says why it failed.
+func lastLine(text string) string {
+	var last string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if fatal, ok := strings.CutPrefix(line, "Fatal: "); ok {
+			return dataset.Clip(fatal)
+		}
+		if line != "" {
+			last = line
+		}
+	}
+	return dataset.Clip(last)
+}

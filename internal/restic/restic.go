@@ -1,0 +1,221 @@
+// Package restic runs restic(1), which stores backups in repositories. It passes the password of a repository through
+// standard input, so that neither a list of arguments nor an environment contains it. The agent calls it. A
+// [Repository] keeps no state besides its options, and is safe for concurrent use.
+package restic
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/keys"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// Time limits of restic's runs. restic repeats failed requests to a repository for up to 15 minutes.
+const (
+	shortTime = 2 * time.Minute     // reads a few small files of the repository
+	longTime  = 14 * 24 * time.Hour // reads or writes data
+	// cleanup is how long restic may take to remove its lock after SIGINT.
+	cleanup = 10 * time.Second
+)
+
+// Options describe a repository, and how to reach it.
+type Options struct {
+	// URL is an absolute path, a URL file:///PATH, or a location in restic's form: sftp:…, s3:…, rest:…. It must not
+	// contain a password.
+	URL string
+	// PasswordFile is the path of the file with the password. It is read before each run.
+	PasswordFile string
+	// CredentialsFile is the path of a file in the format of AWS with the credentials of an object store. It is empty
+	// if the repository needs none.
+	CredentialsFile string
+	// CacheDir is a private folder for restic's cache. restic creates it if it does not exist.
+	CacheDir string
+	// MaxUpload limits the data that are sent to the repository, in bytes per second. Zero means no limit.
+	MaxUpload int64
+}
+
+// Repository is a repository of backups.
+type Repository struct {
+	runner  run.Runner
+	options Options
+}
+
+// New returns the repository with the options. It does not reach the repository, and does not check if one exists. It
+// fails with ErrUnsupported if the host has no restic, or if restic is older than 0.14.
+func New(ctx context.Context, runner run.Runner, options Options) (*Repository, error) {
+	if err := checkVersion(ctx, runner); err != nil {
+		return nil, err
+	}
+	return &Repository{runner, options}, nil
+}
+
+// checkVersion checks that the host has restic, and that it has the options that this package uses.
+func checkVersion(ctx context.Context, runner run.Runner) error {
+	if _, err := run.LookPath("restic"); err != nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "backups need restic, which is not installed on this node "+
+			"(install Debian's package restic)")
+	}
+	res, err := runner.Run(ctx, run.Command{Name: "restic", Args: []string{"version"}, Timeout: shortTime})
+	if err != nil {
+		return fmt.Errorf("read the version of restic: %w", err)
+	}
+	found := regexp.MustCompile(`^restic (\d+)\.(\d+)[.\d]*`).FindSubmatch(res.Stdout)
+	if found == nil {
+		return dataset.Errorf(dataset.ErrUnsupported, "the program restic of this node reports no version: %q "+
+			"(install Debian's package restic)", dataset.Clip(strings.TrimSpace(string(res.Stdout))))
+	}
+	major, _ := strconv.Atoi(string(found[1])) // a number that is too large is a later version
+	minor, _ := strconv.Atoi(string(found[2]))
+	if major == 0 && minor < 14 {
+		return dataset.Errorf(dataset.ErrUnsupported, "this node has %s, and backups need restic 0.14.0 or later "+
+			"(install the package restic of Debian 12 or later)", found[0])
+	}
+	return nil
+}
+
+// Info describes a repository that exists.
+type Info struct {
+	ID     string `json:"id"` // restic chooses it when it makes the repository
+	Format int    `json:"version"`
+}
+
+// Stat opens the repository. It fails with ErrNotFound if there is no repository at the URL, and with ErrForbidden if
+// the password is wrong.
+func (r *Repository) Stat(ctx context.Context) (info Info, err error) {
+	err = r.json(ctx, command{time: shortTime}, &info, "cat", "config")
+	return info, err
+}
+
+// Init makes the repository. It fails with ErrExists if there is one already.
+func (r *Repository) Init(ctx context.Context) (Info, error) {
+	if _, err := r.run(ctx, command{time: shortTime}, "init"); err != nil {
+		return Info{}, err
+	}
+	return r.Stat(ctx)
+}
+
+// Check reads the structure of the repository, and the given percentage of its data, chosen at random. If data are
+// missing or damaged, it fails with ErrCorrupt, and its error names the files of the repository.
+func (r *Repository) Check(ctx context.Context, percent int) error {
+	args := []string{"check"}
+	if percent > 0 {
+		args = append(args, fmt.Sprintf("--read-data-subset=%d%%", min(percent, 100)))
+	}
+	_, err := r.run(ctx, command{time: longTime, idle: true}, args...)
+	return err
+}
+
+// command is one run of restic.
+type command struct {
+	time   time.Duration
+	dir    string
+	stdout io.Writer
+	idle   bool // other processes' requests to the disks come first
+}
+
+// json runs restic, and decodes its output.
+func (r *Repository) json(ctx context.Context, c command, into any, args ...string) error {
+	var out limited
+	c.stdout = &out
+	if _, err := r.run(ctx, c, append(args, "--json")...); err != nil {
+		return err
+	}
+	if out.full {
+		return r.errorf(dataset.ErrInternal, "restic %s wrote more than %d MiB", args[0], maxOutput>>20)
+	}
+	return r.decode(out.buf.Bytes(), into)
+}
+
+// maxOutput bounds the output that is kept in memory. A snapshot needs about 600 bytes.
+const maxOutput = 64 << 20
+
+// limited keeps the first maxOutput bytes that are written to it.
+type limited struct {
+	buf  bytes.Buffer
+	full bool
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if l.full = l.full || l.buf.Len()+len(p) > maxOutput; !l.full {
+		l.buf.Write(p)
+	}
+	return len(p), nil
+}
+
+// run runs restic. If another run that was killed left its lock in the repository, run removes the lock, and runs
+// restic again.
+func (r *Repository) run(ctx context.Context, c command, args ...string) (run.Result, error) {
+	res, err := r.runOnce(ctx, c, args...)
+	if !errors.Is(err, dataset.ErrInUse) {
+		return res, err
+	}
+	// Without an option, unlock removes a lock only if the process that made it ended on this host, or if the lock has
+	// not been refreshed for 30 minutes.
+	if _, uerr := r.runOnce(ctx, command{time: shortTime}, "unlock"); uerr != nil {
+		return res, errors.Join(err, uerr)
+	}
+	return r.runOnce(ctx, c, args...)
+}
+
+func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (run.Result, error) {
+	password, err := keys.ReadPasswordFile(r.options.PasswordFile)
+	if err != nil {
+		return run.Result{}, r.failed(err)
+	}
+	env := []string{
+		"RESTIC_PROGRESS_FPS=1", "RESTIC_PASSWORD=", "RESTIC_PASSWORD_COMMAND=", "RESTIC_PASSWORD_FILE=",
+		"RESTIC_REPOSITORY=", "RESTIC_REPOSITORY_FILE=", "RESTIC_KEY_HINT=",
+	}
+	if r.options.CredentialsFile != "" {
+		if err := keys.CheckCredentialsFile(r.options.CredentialsFile); err != nil {
+			return run.Result{}, r.failed(err)
+		}
+		env = append(env, "AWS_SHARED_CREDENTIALS_FILE="+r.options.CredentialsFile,
+			"AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=", "AWS_SESSION_TOKEN=")
+	}
+	name, args := "restic", append(r.global(), args...)
+	if c.idle {
+		name, args = "ionice", append([]string{"-c", "3", "-t", name}, args...)
+	}
+	res, err := r.runner.Run(ctx, run.Command{
+		Name:      name,
+		Args:      args,
+		Timeout:   c.time,
+		Stdin:     bytes.NewReader(append(password.Reveal(), '\n')),
+		Env:       env,
+		Stdout:    c.stdout,
+		Dir:       c.dir,
+		Interrupt: cleanup,
+	})
+	if err != nil {
+		return res, r.classify(ctx, err, password)
+	}
+	return res, nil
+}
+
+// global returns the options that every command of restic gets.
+func (r *Repository) global() []string {
+	// The password is read from the standard input.
+	args := []string{"--repo=" + location(r.options.URL), "--password-file=/dev/stdin"}
+	if r.options.CacheDir != "" {
+		args = append(args, "--cache-dir="+r.options.CacheDir, "--cleanup-cache")
+	}
+	if r.options.MaxUpload > 0 {
+		args = append(args, fmt.Sprintf("--limit-upload=%d", max(1, r.options.MaxUpload>>10))) // KiB/s
+	}
+	return args
+}
+
+// location returns a URL in restic's form. restic does not know the scheme file.
+func location(url string) string {
+	return strings.TrimPrefix(url, "file://")
+}
