@@ -40,7 +40,7 @@ type PoolCheckerDeps struct {
 }
 
 // PoolChecker compares the pools of this node with the records of control. It examines each pool in one goroutine at a
-// time, so that many examinations of a pool whose disk hangs leave one goroutine, not one each. Its methods are safe
+// time, so that any number of examinations of a pool whose disk hangs occupy only one goroutine. Its methods are safe
 // for concurrent use.
 type PoolChecker struct {
 	deps PoolCheckerDeps

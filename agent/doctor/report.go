@@ -19,8 +19,8 @@ type Report struct {
 	// ControlSilent reports that control did not answer this examination, which then asks control nothing else: each
 	// request would wait until it times out.
 	ControlSilent bool
-	// Waited is how long the examination waited for the answers of other processes, which takes neither a processor nor
-	// a disk of this host.
+	// Waited is how long the examination waited for the answers of other processes, which costs this host neither
+	// processor nor disk time.
 	Waited time.Duration
 }
 

@@ -186,7 +186,7 @@ func (c *Cache) RecordedSpellings(id uuid.UUID) map[string]Spellings {
 	return out
 }
 
-// SpelledWithName returns the records that have a spelling of a name, of whatever dataset.
+// SpelledWithName returns the records that have a spelling of a name. They can belong to different datasets.
 func (c *Cache) SpelledWithName(name string) (records []Spellings) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -296,11 +296,11 @@ func parseHave(r *request) (have []uuid.UUID, want uuid.UUID, err error) {
 	return have, want, nil
 }
 
-// TakenSnapshot is a transfer snapshot with everything that a dataset had at some time.
+// TakenSnapshot is a transfer snapshot. It has everything that the dataset had at the time Current.
 type TakenSnapshot struct {
 	dataset.Snapshot
-	// Current is that time, by the home's clock. If nothing was written since the snapshot was taken, Current is
-	// later than the time at which the snapshot was taken. It is zero if it is not known.
+	// Current is a time by the home's clock. If nothing was written since the snapshot was taken, Current is later than
+	// the time of the snapshot. Current is zero if that time is not known.
 	Current time.Time `json:"current,omitzero"`
 	// Idle reports that the dataset was not in use at that time, so few changes follow.
 	Idle bool `json:"idle,omitempty"`
