@@ -27,6 +27,9 @@ const (
 	// releaseAfter is how much must have been allocated since the last release. Less garbage does not pay for a run
 	// of the garbage collector.
 	releaseAfter = 8 << 20
+	// releaseEvery is the minimum time between two releases. Each runs the garbage collector, so a daemon whose
+	// heartbeats allocate up to quietBytes in each pause must not release memory whenever that adds up.
+	releaseEvery = time.Minute
 )
 
 // mappedFile is a database whose file is mapped into memory.
@@ -37,14 +40,14 @@ type mappedFile interface{ ReleasePages() error }
 // databases. Without a limit, the garbage after a long list or a burst of requests would double the memory of the
 // daemon, which stays until the next collection. The limit is soft: the runtime exceeds it rather than stop the program
 // (runtime/debug.SetMemoryLimit). It covers the memory of Go, not the pages of files that are mapped. An operator's
-// GOMEMLIMIT has priority over this limit.
+// GOMEMLIMIT has priority over this limit. If volumes is nil, boundMemory sets no limit.
 func boundMemory(ctx context.Context, c clock.Clock, volumes func() int, release func()) {
 	var q quietness
 	for {
-		if os.Getenv("GOMEMLIMIT") == "" {
+		if volumes != nil && os.Getenv("GOMEMLIMIT") == "" {
 			debug.SetMemoryLimit(memoryLimit(volumes()))
 		}
-		if q.becomesQuiet(allocatedBytes()) {
+		if q.becomesQuiet(allocatedBytes(), c.Steady()) {
 			release()
 		}
 		select {
@@ -67,19 +70,22 @@ func allocatedBytes() uint64 {
 
 // quietness finds the moment at which memory can be given back. It is not safe for concurrent use.
 type quietness struct {
-	last     uint64 // allocated bytes at the last call
-	released uint64 // allocated bytes at the last call that returned true
+	last     uint64        // allocated bytes at the last call
+	released uint64        // allocated bytes at the last call that returned true
+	at       time.Duration // time of that call
+	once     bool          // a call has returned true
 }
 
 // becomesQuiet reports whether the daemon was quiet since the last call, and has worked since the last call that
-// returned true. allocated is the number of bytes that the program has allocated since its start.
-func (q *quietness) becomesQuiet(allocated uint64) bool {
+// returned true, which was at least releaseEvery ago. allocated is the number of bytes that the program has allocated
+// since its start. now is the time since the boot of the host.
+func (q *quietness) becomesQuiet(allocated uint64, now time.Duration) bool {
 	quiet := allocated-q.last <= quietBytes
 	q.last = allocated
-	if !quiet || allocated-q.released < releaseAfter {
+	if !quiet || allocated-q.released < releaseAfter || q.once && now-q.at < releaseEvery {
 		return false
 	}
-	q.released = allocated
+	q.released, q.at, q.once = allocated, now, true
 	return true
 }
 

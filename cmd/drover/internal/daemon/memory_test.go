@@ -60,23 +60,28 @@ func TestMemoryLimitFollowsVolumes(t *testing.T) {
 }
 
 // TestMemoryIsReleasedOnceAfterWork: memory is released when the daemon is quiet after work, and not again until it has
-// worked again.
+// worked again and a minute has passed.
 func TestMemoryIsReleasedOnceAfterWork(t *testing.T) {
 	const mib = 1 << 20
 	var q quietness
 	for i, step := range []struct {
 		allocated uint64
+		seconds   time.Duration
 		released  bool
 	}{
-		{100 * mib, false},           // the start of the daemon
-		{100*mib + 1000, true},       // quiet
-		{100*mib + 2000, false},      // still quiet: there is no new garbage
-		{103 * mib, false},           // a little work
-		{103*mib + 1000, false},      // too little to release
-		{140 * mib, false},           // a long list
-		{140*mib + quietBytes, true}, // quiet again
+		{100 * mib, 0, false},             // the start of the daemon
+		{100*mib + 1000, 2, true},         // quiet
+		{100*mib + 2000, 4, false},        // still quiet: there is no new garbage
+		{103 * mib, 6, false},             // a little work
+		{103*mib + 1000, 8, false},        // too little to release
+		{140 * mib, 10, false},            // a long list
+		{140*mib + quietBytes, 12, false}, // quiet again, but the last release was ten seconds ago
+		{140*mib + quietBytes, 61, false}, // a minute has not passed
+		{140*mib + quietBytes, 62, true},  // a minute has passed
+		{149*mib + quietBytes, 64, false}, // work
+		{149*mib + quietBytes, 200, true}, // quiet again
 	} {
-		if got := q.becomesQuiet(step.allocated); got != step.released {
+		if got := q.becomesQuiet(step.allocated, step.seconds*time.Second); got != step.released {
 			t.Errorf("step %d, %d bytes allocated: released %t, want %t", i, step.allocated, got, step.released)
 		}
 	}

@@ -52,6 +52,9 @@ func Control(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	p.background(ctx, func(ctx context.Context) {
+		boundMemory(ctx, p.clock, nil, func() { releaseMemory(nil, p.Log) })
+	})
 	page := p.metrics(metrics.Options{Source: svc, Store: st.figures, Certificate: expiryOf(credentials)})
 	handler := server.Handler(server.Deps{
 		Service: svc, Members: svc, CheckCollecting: svc.CheckCollecting, Metrics: page, Version: o.Version,
