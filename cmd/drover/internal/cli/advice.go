@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"maps"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -266,10 +267,9 @@ const stayInPool = "a volume stays in its pool; for a full copy in another: drov
 
 // Advice returns a copy of the table of advice, for its test.
 func Advice() map[string]string {
-	all := make(map[string]string, len(advice))
-	for k, v := range advice {
-		all[k] = v
-	}
+	all := make(map[string]string, len(advice)+len(foreignAdvice))
+	maps.Copy(all, advice)
+	maps.Copy(all, foreignAdvice)
 	return all
 }
 
@@ -278,7 +278,8 @@ func advise(cmd *cobra.Command, word string) string {
 	if cmd.HasParent() {
 		word = CommandName(cmd) + " " + word
 	}
-	return advice[strings.ToLower(word)]
+	word = strings.ToLower(word)
+	return orElse(advice[word], foreignAdvice[word])
 }
 
 // argumentAdvice returns what to type instead of a command with a wrong number of arguments, or "".

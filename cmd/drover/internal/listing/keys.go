@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
 )
 
 // keys are the words with which the items of a list can be filtered and sorted.
@@ -61,6 +62,10 @@ func (k keys) check(cmd *cobra.Command, flag, key string) error {
 		return nil
 	}
 	switch f := k.schema.find(key); {
+	case flag == "filter" && f == nil && key != "" && cmd.Flags().Lookup("label") != nil &&
+		dataset.Nearest(key, k.names()) == "":
+		return cli.UsageError(cmd, "unknown key %q for --filter (for a label: --label %[1]s=VALUE; available: %[2]s)",
+			dataset.Clip(key), dataset.FormatChoices(k.names()))
 	case f == nil || key == "":
 		return cli.UnknownWord(cmd, "key", "--"+flag, key, k.names())
 	case f.kind == object || f.kind == array && f.items.kind == object:
