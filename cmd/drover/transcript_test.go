@@ -189,6 +189,12 @@ var scenarios = map[string]func(c *console){
 		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: 20700 * dataset.MiB}
 	},
 	"no-lease": func(c *console) { c.fake.volumes[0].Lease = &dataset.Lease{Dataset: idDB, Node: idNode} },
+	"same-pool": func(c *console) { // two nodes have a pool of the same name, and a volume has a problem
+		other := c.fake.pools[0]
+		other.ID, other.Node, other.NodeName = idOther, idOther, "host-b"
+		c.fake.pools = append(c.fake.pools[:1:1], other)
+		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Problem: "pool default is full"}
+	},
 	"nosnaps": func(c *console) {
 		c.fake.fail = map[string]error{"Snapshots": dataset.Errorf(dataset.ErrUnavailable, "store is away")}
 	},

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -201,4 +202,15 @@ func Find[T any](items []T, what, ref string, name func(T) string, id func(T) uu
 	}
 	return none, dataset.Errorf(dataset.ErrAmbiguous, "%q is ambiguous, it matches: "+
 		"%s", ref, strings.Join(matched, ", "))
+}
+
+// UniquePoolName returns the name by which drover pool inspect finds a pool: NODE/NAME if several of the pools have its
+// name.
+func UniquePoolName(p api.Pool, pools []api.Pool) string {
+	for _, o := range pools {
+		if o.Name == p.Name && o.ID != p.ID {
+			return p.NodeName + "/" + p.Name
+		}
+	}
+	return p.Name
 }

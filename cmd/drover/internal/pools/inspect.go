@@ -23,11 +23,31 @@ func newPoolInspectCmd(a *cli.App) *cobra.Command {
 				if err != nil {
 					return api.Pool{}, err
 				}
-				return cli.Find(pools, "pool", name,
-					func(p api.Pool) string { return p.Name }, func(p api.Pool) uuid.UUID { return p.ID })
+				return findPool(pools, name)
 			},
 			Form: func(_ context.Context, _ cli.Remote, p api.Pool) *show.Form { return poolForm(p) },
 		})
+}
+
+// findPool finds a pool by its name, NODE/NAME, or a unique prefix of its UUID.
+func findPool(pools []api.Pool, ref string) (api.Pool, error) {
+	fullName := func(p api.Pool) string { return p.NodeName + "/" + p.Name }
+	id := func(p api.Pool) uuid.UUID { return p.ID }
+	if strings.Contains(ref, "/") {
+		return cli.Find(pools, "pool", ref, fullName, id)
+	}
+	var named []string
+	for _, p := range pools {
+		if p.Name == ref {
+			named = append(named, fullName(p))
+		}
+	}
+	if len(named) > 1 {
+		return api.Pool{}, dataset.Errorf(dataset.ErrAmbiguous,
+			"several nodes have a pool %s (available: %s; use drover pool inspect NODE/NAME)", ref,
+			dataset.FormatChoices(named))
+	}
+	return cli.Find(pools, "pool", ref, func(p api.Pool) string { return p.Name }, id)
 }
 
 func poolForm(p api.Pool) *show.Form {

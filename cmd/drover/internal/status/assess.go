@@ -211,7 +211,7 @@ func (f *collector) pools(c Cluster) {
 		live[n.ID] = n.Live
 	}
 	for _, p := range c.Pools {
-		inspect := "drover pool inspect " + p.Name
+		inspect := "drover pool inspect " + cli.UniquePoolName(p, c.Pools)
 		subject := "pool " + p.Name
 		diagnosed := f.diagnosed[about{p.NodeName, subject}]
 		if p.NodeName != c.Local {

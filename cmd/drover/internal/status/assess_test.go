@@ -59,7 +59,8 @@ func TestAssess(t *testing.T) {
 	find := func(level, subject, text, fix string) api.Finding {
 		return api.Finding{Level: level, Subject: subject, Text: text, Fix: fix}
 	}
-	const inspectDB, inspectPool = "drover volume inspect db", "drover pool inspect default"
+	const inspectDB, inspectPool = "drover volume inspect db", "drover pool inspect alpha/default"
+	const inspectOther = "drover pool inspect beta/default" // alpha has a pool default too
 	for name, c := range map[string]struct {
 		change func(*Cluster)
 		want   []api.Finding
@@ -106,22 +107,22 @@ func TestAssess(t *testing.T) {
 			},
 			[]api.Finding{
 				find("error", "pool default", "its disk fails", "dmesg"),
-				find("error", "pool default on beta", "offline: /srv is not mounted", inspectPool),
+				find("error", "pool default on beta", "offline: /srv is not mounted", inspectOther),
 			},
 		},
 		"pool is held": {
 			func(c *Cluster) {
 				c.Pools[1].Status = &dataset.PoolStatus{Quarantined: true, Reason: "its generation is 5 and was 7"}
 			},
-			[]api.Finding{find("error", "pool default on beta", "held: its generation is 5 and was 7", inspectPool)},
+			[]api.Finding{find("error", "pool default on beta", "held: its generation is 5 and was 7", inspectOther)},
 		},
 		"pool is not reported": {
 			func(c *Cluster) { c.Pools[1].Status = nil },
-			[]api.Finding{find("warning", "pool default on beta", "the node has not reported the pool", inspectPool)},
+			[]api.Finding{find("warning", "pool default on beta", "the node has not reported the pool", inspectOther)},
 		},
 		"pool is nearly full": {
 			func(c *Cluster) { c.Pools[1].Status.Free = 15 * dataset.GiB },
-			[]api.Finding{find("warning", "pool default on beta", "NEARLY FULL: 85% of 100GiB used", inspectPool)},
+			[]api.Finding{find("warning", "pool default on beta", "NEARLY FULL: 85% of 100GiB used", inspectOther)},
 		},
 		"pool has 16 percent left": {func(c *Cluster) { c.Pools[1].Status.Free = 16 * dataset.GiB }, nil},
 		"volume is full": {

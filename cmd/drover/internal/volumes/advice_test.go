@@ -19,12 +19,12 @@ func TestAdviceNamesTheFullPool(t *testing.T) {
 			Fullness: dataset.NearlyFull,
 		},
 	}
-	problem, next := advice(time.Now(), v, &dataset.PoolStatus{Online: true, Size: 20 * dataset.GiB, Free: dataset.MiB})
+	problem, next := advice(time.Now(), v, volumePool{v.PoolName, &dataset.PoolStatus{Online: true, Size: 20 * dataset.GiB, Free: dataset.MiB}})
 	if !strings.Contains(problem, "pool fast has only 1MiB free") || !slices.Contains(next, "drover snapshot ls --size") ||
 		slices.Contains(next, v.GrowCommand()) {
 		t.Errorf("full pool: %s, %v", problem, next)
 	}
-	problem, next = advice(time.Now(), v, nil)
+	problem, next = advice(time.Now(), v, volumePool{name: v.PoolName})
 	if problem != "NEARLY FULL: 90% of 20GiB used" || !slices.Equal(next, []string{v.GrowCommand()}) {
 		t.Errorf("pool with an unknown status: %s, %v", problem, next)
 	}

@@ -26,7 +26,7 @@ func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 	return cli.Inspect(a, use, short, cli.VolumeWords, cli.Inspected[api.Volume]{
 		Get: func(ctx context.Context, c cli.Remote, name string) (api.Volume, error) { return c.Volume(ctx, name) },
 		Form: func(ctx context.Context, c cli.Remote, v api.Volume) *show.Form {
-			return volumeForm(a, v, newerProfile(ctx, c, v), poolStatus(ctx, c, v), newestSnapshots(ctx, a, c, v),
+			return volumeForm(a, v, newerProfile(ctx, c, v), poolOf(ctx, c, v), newestSnapshots(ctx, a, c, v),
 				holderLines(ctx, a, c, v))
 		},
 	})
@@ -42,26 +42,33 @@ func newerProfile(ctx context.Context, c cli.Remote, v api.Volume) string {
 	return fmt.Sprintf("newer revision: %s (drover volume set-profile %s %s applies it)", p.Revision, v.Volume, p.Name)
 }
 
-// poolStatus returns the status of the pool of a volume with little space left. It returns nil for other volumes, and
-// if the status cannot be read: then inspect shows the remedy for a pool with enough space.
-func poolStatus(ctx context.Context, c cli.Remote, v api.Volume) *dataset.PoolStatus {
-	if is, _ := Fullness(v.Status, v.Size); is == dataset.NotFull {
-		return nil
+// volumePool is the pool of a volume, as the remedy for a problem needs it.
+type volumePool struct {
+	name   string              // for drover pool inspect
+	status *dataset.PoolStatus // nil: not known
+}
+
+// poolOf reads the pool of a volume that has a problem or little space left. The status is nil for other volumes, and
+// if the pools cannot be read: then inspect shows the remedy for a pool with enough space.
+func poolOf(ctx context.Context, c cli.Remote, v api.Volume) volumePool {
+	pool := volumePool{name: v.PoolName}
+	if is, _ := Fullness(v.Status, v.Size); is == dataset.NotFull && (v.Status == nil || v.Status.Problem == "") {
+		return pool
 	}
 	pools, err := c.Pools(ctx)
 	if err != nil {
-		return nil
+		return pool
 	}
 	for _, p := range pools {
 		if p.ID == v.Pool {
-			return p.Status
+			return volumePool{cli.UniquePoolName(p, pools), p.Status}
 		}
 	}
-	return nil
+	return pool
 }
 
 func volumeForm(
-	a *cli.App, v api.Volume, newer string, pool *dataset.PoolStatus, snapshots, holders []string) *show.Form {
+	a *cli.App, v api.Volume, newer string, pool volumePool, snapshots, holders []string) *show.Form {
 	now, p := a.Now(), v.Profile
 	f := &show.Form{}
 	f.Add("Volume", v.Volume)
@@ -286,9 +293,8 @@ func encryptionLine(v api.Volume) string {
 // heardWithin is the maximum time that a node needs to report the status of a new volume.
 const heardWithin = time.Minute
 
-// advice returns the problem of a volume and the commands that solve it. pool is the status of its pool; nil if it is
-// not known.
-func advice(now time.Time, v api.Volume, pool *dataset.PoolStatus) (problem string, next []string) {
+// advice returns the problem of a volume and the commands that solve it. pool is its pool.
+func advice(now time.Time, v api.Volume, pool volumePool) (problem string, next []string) {
 	_, fullness := Fullness(v.Status, v.Size)
 	switch st := v.Status; {
 	case v.State == dataset.StateTrashed:
@@ -299,17 +305,17 @@ func advice(now time.Time, v api.Volume, pool *dataset.PoolStatus) (problem stri
 		return "node " + v.Node + " has not reported its state",
 			[]string{"drover node inspect " + v.Node, "drover doctor (on that node)"}
 	case st.Problem != "":
-		next = append(next, "drover pool inspect "+v.PoolName, "drover doctor (on node "+v.Node+")")
+		next = append(next, "drover pool inspect "+pool.name, "drover doctor (on node "+v.Node+")")
 		if strings.Contains(st.Problem, v.PoolName) {
 			return st.Problem, next
 		}
 		return st.Problem, next[1:]
 	case fullness != "":
-		if pool != nil && pool.Limits(*v.Status.Usage) {
+		if pool.status != nil && pool.status.Limits(*v.Status.Usage) {
 			fullness += fmt.Sprintf("; a larger volume would not help, because pool %s has only %s free", v.PoolName,
-				pool.Free.Human())
+				pool.status.Free.Human())
 		}
-		return fullness, v.SpaceCommands(v.PoolName, pool, *v.Status.Usage)
+		return fullness, v.SpaceCommands(pool.name, pool.status, *v.Status.Usage)
 	}
 	return "", nil
 }
