@@ -92,8 +92,8 @@ func (g *Bounded) NewReplicated(name string) dataset.Dataset {
 	return d
 }
 
-// If a volume on host-a has a use, AwaitConsistent waits until the volume is mounted and registered with the guard. If
-// it has no use, AwaitConsistent waits until it is neither mounted nor registered.
+// AwaitConsistent waits until the mount of a volume on host-a agrees with its uses. With a use, the volume must be
+// mounted and registered with the guard. Without one, it must be neither.
 func (g *Bounded) AwaitConsistent(d dataset.Dataset, at string) {
 	g.Helper()
 	for until := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {

@@ -27,6 +27,7 @@ type Fuse struct {
 var errDead = errors.New("the agent has crashed")
 
 // Set blows the fuse at the n-th act from now: after it if late, or before it. If n is -1, it only records the acts.
+// The function look, if not nil, is called with the name of each act before the act.
 func (f *Fuse) Set(n int, late bool, look func(string)) (blown <-chan struct{}) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
@@ -41,7 +42,8 @@ func (f *Fuse) FailNext(act string, err error) {
 	f.failing = map[string]error{act: err}
 }
 
-// Mend repairs the fuse at the end of a test: all later acts have an effect again, and look is not called before them.
+// Mend repairs the fuse at the end of a test: all later acts have an effect again, and the function look that was
+// passed to Set is not called any more.
 func (f *Fuse) Mend() {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
