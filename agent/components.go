@@ -106,6 +106,7 @@ type components struct {
 	Importer      *operation.Importer
 	Snapshotter   *operation.Snapshotter
 	Conversions   *operation.Conversions
+	Converter     *operation.Converter
 	Exporter      *operation.Exporter
 
 	Spellings *volume.Spellings

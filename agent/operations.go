@@ -36,6 +36,9 @@ func (a *components) makeOperations() {
 	a.Datasets = operation.NewDatasets(operation.DatasetsDeps{
 		Host: a.Host, Operations: a.Operations, Pools: a.Pools, MayChange: a.Leases.MayChange, NameOf: a.Nodes.Name,
 		ProfileChanged: a.Throttle.ProfileChanged,
+		CheckConversion: func(d dataset.Dataset, op dataset.Operation, what string) error {
+			return a.Conversions.CheckOperation(d, op, what)
+		},
 		StatusOfNew: func(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus {
 			return a.Status.StatusOfNew(ctx, op)
 		},
@@ -85,15 +88,15 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		},
 	})
 	a.Conversions = operation.NewConversions(operation.ConversionsDeps{
-		Host: a.Host,
-		MoveSpellings: func(ctx context.Context, from uuid.UUID, to dataset.Dataset) error {
-			return a.Spellings.Move(ctx, from, to)
-		},
+		Host: a.Host, EndReservation: a.Reservations.EndLeftover,
 	})
-	converter := operation.NewConverter(operation.ConverterDeps{
+	a.Converter = operation.NewConverter(operation.ConverterDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Maker: a.DatasetMaker, Pools: a.Pools,
 		Conversions: a.Conversions, EnsureUnused: a.Verifier.EnsureUnused, Reserve: a.Reservations.Reserve,
 		PoolChanged: a.Pools.MarkChanged,
+		MoveSpellings: func(ctx context.Context, from uuid.UUID, to dataset.Dataset) error {
+			return a.Spellings.Move(ctx, from, to)
+		},
 	})
 	bounder := handover.NewBounder(handover.BounderDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Deadlines: a.Deadlines, Registrar: a.Registrar,
@@ -105,7 +108,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
 		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite, dataset.OpUpdate: bounder.Update,
-		dataset.OpConvert: converter.Convert,
+		dataset.OpConvert: a.Converter.Convert,
 		dataset.OpDelete:  a.VolumeRemover.Delete, dataset.OpPurge: a.VolumeRemover.Purge,
 		dataset.OpMove: func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 			return a.Mover.Move(ctx, jb, op)

@@ -199,7 +199,7 @@ func (a *components) makeMoves() {
 	})
 	a.Cleaner = cleanup.New(cleanup.Deps{
 		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Moves: a.MoveTable, Installer: a.Installer,
-		Datasets: a.Datasets, Registration: a.Registration,
+		Datasets: a.Datasets, Registration: a.Registration, Conversions: a.Conversions,
 	})
 }
 
@@ -263,7 +263,7 @@ func (a *components) makeControlSync() {
 		ForgetSent:        a.forgetSent,
 		AskGenerations:    a.askGenerations,
 		FollowNames:       a.Spellings.FollowNames,
-		SettleConversions: a.Conversions.Settle,
+		SettleConversions: a.Converter.Settle,
 		Executor:          a.Executor, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
 	})
 }
@@ -294,6 +294,7 @@ func (a *components) makeMounting() {
 	a.SharedMounter = mounting.NewSharedMounter(mounting.SharedMounterDeps{
 		Host: a.Host, Pools: a.Pools, Nodes: a.Nodes, Uses: a.Uses, Engines: a.Engines, Verifier: a.Verifier,
 		Table: a.SharedMountTable, Reservations: a.Reservations,
+		IsInDoubt: func(id uuid.UUID) bool { return a.Conversions.IsInDoubt(id) },
 	})
 	a.Mounter = mounting.NewMounter(mounting.MounterDeps{
 		Host: a.Host, Pools: a.Pools, Prober: a.Prober, Leases: a.Leases, Registrar: a.Registrar,

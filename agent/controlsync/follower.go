@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
@@ -51,8 +52,8 @@ type FollowerDeps struct {
 	CleanUp func(ctx context.Context, lost map[uuid.UUID]bool)
 	// FollowNames records the spellings of a live volume under its name after a rename.
 	FollowNames func(ctx context.Context, d dataset.Dataset) error
-	// SettleConversions ends the conversions whose outcome was unknown. The cache has all records of control.
-	SettleConversions func(ctx context.Context) error
+	// SettleConversions starts a job for each conversion whose outcome is unknown, which asks control for it.
+	SettleConversions func() []*jobs.Job
 	// WarnOfKeys logs the problems of keys and fence programs.
 	WarnOfKeys func()
 }
@@ -103,6 +104,7 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 		}
 		f.Registration.SetRefusal(err)
 		if joined = err == nil; joined {
+			f.SettleConversions()
 			continue
 		}
 		select {
@@ -343,8 +345,11 @@ func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
 	if err := f.Resolver.FindLostUses(ctx); err != nil {
 		return s, err
 	}
-	if err := f.SettleConversions(ctx); err != nil {
-		return s, err
+	settled := f.SettleConversions()
+	select {
+	case <-f.Registration.Joined():
+	default: // the engine may mount a converted volume as soon as the agent has started
+		pool.WaitFor(ctx, f.Clock, pool.StartPatience, jobs.Ends(settled))
 	}
 	f.Facts.ReportAgain()
 	f.Keeper.SetReady()

@@ -109,6 +109,13 @@ func (r *Reservations) has(id, mountID uuid.UUID) bool {
 	return is && (mountID == uuid.Nil || mountID == s.id)
 }
 
+// EndLeftover ends the recorded reservation of a dataset if an earlier process of this agent has made it.
+func (r *Reservations) EndLeftover(d dataset.Dataset) {
+	if on, recorded := d.SharedMountOf(r.NodeID); recorded && !r.has(d.ID, on.ID) {
+		r.End(d.ID, on.ID)
+	}
+}
+
 // End ends a reservation in a job, so that other nodes can mount the dataset again. The caller does not wait for
 // control.
 func (r *Reservations) End(id, mountID uuid.UUID) {

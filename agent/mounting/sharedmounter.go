@@ -43,6 +43,8 @@ type SharedMounterDeps struct {
 	Verifier     *Verifier
 	Table        *SharedMountTable
 	Reservations *Reservations
+	// IsInDoubt reports whether the outcome of a conversion of a dataset is unknown. Its reservation must not end then.
+	IsInDoubt func(ds uuid.UUID) bool
 }
 
 // SharedMounter mounts datasets whose home is another node, and keeps control's records of shared mounts in agreement
@@ -296,9 +298,8 @@ func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool
 		}
 	}
 	for _, d := range s.Datasets {
-		on, recorded := d.SharedMountOf(m.NodeID)
-		if recorded && d.Home == m.NodeID && !m.Reservations.has(d.ID, on.ID) {
-			m.Reservations.End(d.ID, on.ID) // left by an earlier process of this agent
+		if d.Home == m.NodeID && !m.IsInDoubt(d.ID) {
+			m.Reservations.EndLeftover(d.Dataset)
 		}
 	}
 	return nil

@@ -2,7 +2,6 @@ package operation
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"sync"
 
@@ -15,32 +14,37 @@ import (
 // ConversionsDeps is what Conversions needs of other components.
 type ConversionsDeps struct {
 	*host.Host
-	// MoveSpellings records that the spellings of one dataset belong to another one.
-	MoveSpellings func(ctx context.Context, from uuid.UUID, to dataset.Dataset) error
+	// EndReservation ends the exclusive use of a dataset that an earlier process of this agent has reserved.
+	EndReservation func(d dataset.Dataset)
 }
 
-// Conversions has the conversions in progress, and those whose outcome may be unknown: control may have recorded them,
-// and this node has not applied the answer. The latter are on disk. The former dataset of such a conversion must not be
-// mounted: its files could be in the trash already, and changes of them would be missing in the volume. The methods are
-// safe for concurrent use.
+// Conversions has the conversions in progress, and those whose outcome may be unknown: this node has reported them to
+// control, and control may have recorded them, or may still do so. The latter are on disk. While the outcome is
+// unknown, the former dataset must not be mounted or changed: its files could be in the trash already, or soon, and
+// changes of them would be missing in the volume. Another node must not mount it either, so its reservation stays. The
+// new dataset must not be removed: control may have recorded it. The methods are safe for concurrent use.
 type Conversions struct {
 	deps ConversionsDeps
 
 	mu       sync.Mutex
 	running  map[uuid.UUID]dataset.Operation // by the former dataset
 	reported map[uuid.UUID]reportedConversion
+	reserved map[uuid.UUID]func() // ends the reservation of the former dataset of a reported conversion
 }
 
 // reportedConversion is the record of a conversion whose outcome may be unknown.
 type reportedConversion struct {
 	Operation uuid.UUID `json:"operation"`
 	To        uuid.UUID `json:"to"` // the new dataset
+	// Made is the record of the new dataset that was reported. A later attempt reports the same record.
+	Made *dataset.Dataset `json:"made,omitempty"`
 }
 
 // NewConversions returns a Conversions without conversions.
 func NewConversions(deps ConversionsDeps) *Conversions {
 	return &Conversions{
 		deps: deps, running: map[uuid.UUID]dataset.Operation{}, reported: map[uuid.UUID]reportedConversion{},
+		reserved: map[uuid.UUID]func(){},
 	}
 }
 
@@ -79,6 +83,40 @@ func (c *Conversions) CheckMount(d dataset.Dataset) error {
 	return nil
 }
 
+// CheckOperation fails with dataset.ErrConflict if an operation must not change a live dataset, because the outcome of
+// a conversion of the dataset is unknown. The conversion itself may continue.
+func (c *Conversions) CheckOperation(d dataset.Dataset, op dataset.Operation, what string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, is := c.reported[d.ID]
+	if !is || r.Operation == op.ID || d.State != dataset.StateReady {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrConflict,
+		"%s of volume %s: a conversion of it may have ended, and control has not answered since (operation %s; try "+
+			"again when control is reachable)", what, d.Volume, r.Operation.String()[:8])
+}
+
+// IsInDoubt reports whether the outcome of a conversion of a dataset may be unknown.
+func (c *Conversions) IsInDoubt(former uuid.UUID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, is := c.reported[former]
+	return is
+}
+
+// HasMade reports whether a dataset is the new one of a conversion whose outcome may be unknown.
+func (c *Conversions) HasMade(id uuid.UUID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.reported {
+		if r.To == id {
+			return true
+		}
+	}
+	return false
+}
+
 // begin adds a conversion that is in progress, until end is called.
 func (c *Conversions) begin(op dataset.Operation) (end func()) {
 	c.mu.Lock()
@@ -95,7 +133,7 @@ func (c *Conversions) begin(op dataset.Operation) (end func()) {
 func (c *Conversions) note(ctx context.Context, op dataset.Operation) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := reportedConversion{op.ID, op.DatasetRecord.ID}
+	r := reportedConversion{op.ID, op.DatasetRecord.ID, copyOperation(op).DatasetRecord}
 	if err := c.deps.DB.Put(ctx, map[string]any{conversionKey(op.DatasetID): r}); err != nil {
 		return err
 	}
@@ -103,55 +141,70 @@ func (c *Conversions) note(ctx context.Context, op dataset.Operation) error {
 	return nil
 }
 
-// forget records that the outcome of a conversion is known.
-func (c *Conversions) forget(ctx context.Context, former uuid.UUID) error {
+// noted returns the record of a conversion whose outcome may be unknown.
+func (c *Conversions) noted(former, op uuid.UUID) (r reportedConversion, is bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.forgetLocked(ctx, former)
+	r, is = c.reported[former]
+	return r, is && r.Operation == op
 }
 
-// forgetIdle is forget for a conversion that control has not recorded, unless a new attempt has begun.
-func (c *Conversions) forgetIdle(ctx context.Context, former uuid.UUID) error {
+// idle returns the reported conversions that do not run, by the former dataset.
+func (c *Conversions) idle() map[uuid.UUID]reportedConversion {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, runs := c.running[former]; runs {
+	if len(c.reported) == 0 {
 		return nil
 	}
-	return c.forgetLocked(ctx, former)
-}
-
-func (c *Conversions) forgetLocked(ctx context.Context, former uuid.UUID) error {
-	if err := c.deps.DB.Put(ctx, map[string]any{conversionKey(former): nil}); err != nil {
-		return err
-	}
-	delete(c.reported, former)
-	return nil
-}
-
-// end moves the spellings of the former dataset to the new one, and records that the outcome is known.
-func (c *Conversions) end(ctx context.Context, former uuid.UUID, next dataset.Dataset) error {
-	if err := c.deps.MoveSpellings(ctx, former, next); err != nil {
-		return err
-	}
-	return c.forget(ctx, former)
-}
-
-// Settle ends the reported conversions that do not run. The caller has applied a full answer of control, so the cache
-// has the records of both datasets.
-func (c *Conversions) Settle(ctx context.Context) (err error) {
-	c.mu.Lock()
-	reported := maps.Clone(c.reported)
-	maps.DeleteFunc(reported, func(former uuid.UUID, _ reportedConversion) bool {
+	idle := maps.Clone(c.reported)
+	maps.DeleteFunc(idle, func(former uuid.UUID, _ reportedConversion) bool {
 		_, runs := c.running[former]
 		return runs
 	})
-	c.mu.Unlock()
-	for former, r := range reported {
-		if next, known := c.deps.Cache.Dataset(r.To); known {
-			err = errors.Join(err, c.end(ctx, former, next))
-		} else {
-			err = errors.Join(err, c.forgetIdle(ctx, former))
-		}
+	return idle
+}
+
+// forget records that the outcome of a conversion is known, and ends the reservation of the former dataset. Idempotent.
+func (c *Conversions) forget(ctx context.Context, former, op uuid.UUID) error {
+	end, err := c.removeNote(ctx, former, op)
+	if err != nil {
+		return err
 	}
-	return err
+	if end != nil {
+		end()
+	} else if d, known := c.deps.Cache.Dataset(former); known {
+		c.deps.EndReservation(d)
+	}
+	return nil
+}
+
+// removeNote removes the record of a conversion, and returns the function that ends the reservation. The function is
+// nil if there is no reservation in this process.
+func (c *Conversions) removeNote(ctx context.Context, former, op uuid.UUID) (end func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r, is := c.reported[former]; !is || r.Operation != op {
+		return func() {}, nil
+	}
+	if err := c.deps.DB.Put(ctx, map[string]any{conversionKey(former): nil}); err != nil {
+		return nil, err
+	}
+	end = c.reserved[former]
+	delete(c.reported, former)
+	delete(c.reserved, former)
+	return end, nil
+}
+
+// endReservation ends the reservation of a dataset after an attempt of its conversion. If the outcome is unknown, the
+// reservation stays until forget.
+func (c *Conversions) endReservation(former uuid.UUID, end func()) {
+	c.mu.Lock()
+	_, inDoubt := c.reported[former]
+	_, kept := c.reserved[former]
+	if inDoubt && !kept {
+		c.reserved[former] = end
+		end = func() {}
+	}
+	c.mu.Unlock()
+	end()
 }

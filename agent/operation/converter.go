@@ -32,6 +32,8 @@ type ConverterDeps struct {
 	EnsureUnused EnsureUnused
 	Reserve      Reserve
 	PoolChanged  func(id uuid.UUID, home bool)
+	// MoveSpellings records that the spellings of one dataset belong to another one.
+	MoveSpellings func(ctx context.Context, from uuid.UUID, to dataset.Dataset) error
 }
 
 // Converter copies volumes into new datasets with other profiles. It has no state: Conversions has the state.
@@ -44,8 +46,9 @@ func NewConverter(deps ConverterDeps) *Converter { return &Converter{deps} }
 
 // Convert copies the files of a dataset that is not in use into a new dataset. Control then gives the names of the
 // volume to the new dataset, and puts the former one in the trash. Until control has recorded that, the volume is
-// unchanged, and an attempt that was interrupted begins again with an empty dataset. Convert holds the locks of both
-// datasets.
+// unchanged. An attempt that was interrupted before it was reported begins again with an empty dataset. If an earlier
+// attempt was reported, the next one reports the same dataset: control may record either report. Convert holds the
+// locks of both datasets.
 func (c *Converter) Convert(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, from, unlock, err := c.deps.Datasets.LockForOperation(ctx, *op, "conversion")
 	defer unlock()
@@ -63,39 +66,91 @@ func (c *Converter) Convert(ctx context.Context, jb *jobs.Job, op *dataset.Opera
 	if err != nil {
 		return out, fmt.Errorf("conversion of volume %s: %w", d.Volume, err)
 	}
-	defer end()
-	next := op.DatasetRecord
-	unlockNext, err := c.deps.Locks.Lock(ctx, next.ID, "conversion of volume "+d.Volume)
+	defer func() { c.deps.Conversions.endReservation(d.ID, end) }()
+	unlockNext, err := c.deps.Locks.Lock(ctx, op.DatasetRecord.ID, "conversion of volume "+d.Volume)
 	if err != nil {
 		return out, err
 	}
 	defer unlockNext()
-	to, err := c.deps.Pools.Get(next.Pool)
+	to, err := c.deps.Pools.Get(op.DatasetRecord.Pool)
 	if err != nil {
 		return out, err
 	}
-	// An earlier attempt may have been interrupted. Its files are not used.
-	if err := storage.Discard(ctx, to, next.ID); err != nil {
-		return out, err
+	r, again := c.deps.Conversions.noted(d.ID, op.ID)
+	if again = again && r.Made != nil; again {
+		made := *r.Made
+		op.DatasetRecord = &made
+		err = c.compareAgain(ctx, jb, d, from, *r.Made, to)
+	} else {
+		var release func()
+		release, err = c.fillAndNote(ctx, jb, op, d, from, to)
+		defer release()
 	}
-	release, err := c.fill(ctx, jb, op, d, from, to)
-	defer release()
 	if err != nil {
 		return out, err
 	}
-	jb.Step("recording")
-	if err := c.deps.Conversions.note(ctx, *op); err != nil {
-		return out, errors.Join(err, storage.Discard(ctx, to, next.ID))
-	}
-	out, err = c.commit(ctx, op)
-	if err != nil {
-		if !host.InDoubt(err) {
-			err = errors.Join(err, storage.Discard(ctx, to, next.ID))
-		}
+	if out, err = c.commit(ctx, op, to, again); err != nil {
 		return out, err
 	}
 	steps.At("convert.recorded")
-	return out, c.finish(context.WithoutCancel(ctx), out, *next, to)
+	next := *op.DatasetRecord
+	if err := to.Commit(ctx, next.ID); err != nil {
+		return out, fmt.Errorf("volume %s: it is converted and recorded, but not in its place yet: %w", next.Volume,
+			err)
+	}
+	if err := c.finish(context.WithoutCancel(ctx), d.ID, op.ID, next, to); err != nil {
+		c.deps.LogOf(ctx, next).WithError(err).Warn("cannot end the conversion on this node; retrying")
+		c.settleSoon(d.ID, op.ID)
+	}
+	return out, nil
+}
+
+// fillAndNote makes the new dataset with the files of d, and notes that the conversion is about to be reported. Call
+// release, which is never nil, once the new dataset is recorded or the conversion has failed.
+func (c *Converter) fillAndNote(ctx context.Context, jb *jobs.Job, op *dataset.Operation, d dataset.Dataset,
+	from, to backends.Pool) (release func(), err error) {
+	// An earlier attempt may have been interrupted. Its files are not used.
+	if err := discardUnrecorded(ctx, to, op.DatasetRecord.ID); err != nil {
+		return func() {}, fmt.Errorf("conversion of volume %s: %w", d.Volume, err)
+	}
+	release, err = c.fill(ctx, jb, op, d, from, to)
+	if err != nil {
+		return release, err
+	}
+	jb.Step("recording")
+	if err := c.deps.Conversions.note(ctx, *op); err != nil {
+		return release, errors.Join(err, storage.Discard(ctx, to, op.DatasetRecord.ID))
+	}
+	steps.At("convert.noted")
+	return release, nil
+}
+
+// discardUnrecorded removes a dataset that was made but not recorded. It fails with dataset.ErrConflict if the dataset
+// is ready: then it was recorded once, and it may be the only data of a volume.
+func discardUnrecorded(ctx context.Context, pool backends.Pool, id uuid.UUID) error {
+	e, err := pool.Stat(ctx, id)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	if err == nil && e.State == backends.EntryReady {
+		return dataset.Errorf(dataset.ErrConflict, "dataset %s is in use already (ask again)", id)
+	}
+	return storage.Discard(ctx, pool, id)
+}
+
+// compareAgain fails with dataset.ErrConflict unless the dataset made, which an earlier attempt has reported, still has
+// the files of d.
+func (c *Converter) compareAgain(ctx context.Context, jb *jobs.Job, d dataset.Dataset, from backends.Pool,
+	made dataset.Dataset, to backends.Pool) error {
+	what := "conversion of volume " + d.Volume
+	if _, err := to.Stat(ctx, made.ID); errors.Is(err, dataset.ErrNotFound) {
+		return dataset.Errorf(dataset.ErrConflict, "%s: its copy was removed meanwhile (ask again)", what)
+	}
+	if err := copyOrCompare(ctx, jb, from, d.ID, to, made.ID, false); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	jb.Step("recording")
+	return nil
 }
 
 // checkConvertible fails if a dataset was deleted or enlarged since its conversion was planned.
@@ -135,8 +190,13 @@ func (c *Converter) fill(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 
 // copyFiles copies the files of a dataset into an empty one, compares the two, and flushes the copy.
 func copyFiles(ctx context.Context, jb *jobs.Job, from backends.Pool, src uuid.UUID, to backends.Pool,
-	dst uuid.UUID) (err error) {
-	jb.Step("copying")
+	dst uuid.UUID) error {
+	return copyOrCompare(ctx, jb, from, src, to, dst, true)
+}
+
+// copyOrCompare is copyFiles. If copies is false, the files were copied already: it only compares and flushes.
+func copyOrCompare(ctx context.Context, jb *jobs.Job, from backends.Pool, src uuid.UUID, to backends.Pool,
+	dst uuid.UUID, copies bool) (err error) {
 	source, err := mounting.OpenRoot(ctx, from, src, backends.AttachOptions{})
 	if err != nil {
 		return err
@@ -147,8 +207,11 @@ func copyFiles(ctx context.Context, jb *jobs.Job, from backends.Pool, src uuid.U
 		return err
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
-	if err := tree.Copy(ctx, source, target, func(n int64) { jb.SetProgress(n, 0) }); err != nil {
-		return err
+	if copies {
+		jb.Step("copying")
+		if err := tree.Copy(ctx, source, target, func(n int64) { jb.SetProgress(n, 0) }); err != nil {
+			return err
+		}
 	}
 	jb.Step("comparing")
 	diff, err := tree.Compare(ctx, source, target)
@@ -162,75 +225,37 @@ func copyFiles(ctx context.Context, jb *jobs.Job, from backends.Pool, src uuid.U
 	return fsctl.Sync(target)
 }
 
-// commit has control record the conversion, and finds out whether control has recorded it if the answer was lost. The
-// caller has noted the conversion: while the outcome is in doubt, the former dataset is not mounted, also after a
-// restart of the agent.
-func (c *Converter) commit(ctx context.Context, op *dataset.Operation) (out api.Committed, err error) {
+// commit has control record the conversion. If the outcome is in doubt, the state of the operation decides. The caller
+// has noted the conversion. Unless the outcome is known, the note stays: Settle reads the state again later. again says
+// that an earlier attempt was reported too, and that its report may still arrive.
+func (c *Converter) commit(ctx context.Context, op *dataset.Operation, to backends.Pool, again bool) (
+	out api.Committed, err error) {
 	ctx = context.WithoutCancel(ctx)
 	out, err = c.deps.Datasets.Commit(ctx, op)
-	if c.deps.Ctx.Err() != nil {
+	if err == nil || c.deps.Ctx.Err() != nil {
 		return out, err // the next start of the agent settles it
 	}
-	recorded := err == nil
-	if err != nil && host.InDoubt(err) {
+	refused := !again && !host.InDoubt(err)
+	if !refused {
 		now, aerr := host.UntilAnswered(ctx, c.deps.Host, func() (dataset.Operation, error) {
 			return c.deps.Control.Operation(ctx, op.ID.String(), 0)
 		})
-		if aerr != nil {
-			return out, errors.Join(err, aerr) // the next start of the agent settles it
+		if aerr == nil && now.State == dataset.OpDone {
+			return host.UntilAnswered(ctx, c.deps.Host, func() (api.Committed, error) {
+				return c.readRecords(ctx, op.DatasetID, op.DatasetRecord.ID)
+			})
 		}
-		if recorded = now.State == dataset.OpDone; recorded {
-			out, err = c.readFormer(ctx, op.DatasetID)
+		if aerr != nil || !now.State.Final() {
+			return out, errors.Join(err, aerr)
 		}
 	}
-	if recorded {
-		return out, err
-	}
-	return out, errors.Join(err, c.deps.Conversions.forget(ctx, op.DatasetID))
+	return out, errors.Join(err, c.drop(ctx, op.DatasetID, op.ID, op.DatasetRecord.ID, to))
 }
 
-// readFormer reads the record of the former dataset, which control has put in the trash, and applies it to the cache.
-func (c *Converter) readFormer(ctx context.Context, id uuid.UUID) (out api.Committed, err error) {
-	s, err := host.UntilAnswered(ctx, c.deps.Host, func() (api.Sync, error) {
-		return c.deps.Control.Sync(ctx, c.deps.NodeID, 0, 0)
-	})
-	if err != nil {
-		return out, err
+// drop ends a conversion that control has not recorded and will not record. The locks of both datasets are held.
+func (c *Converter) drop(ctx context.Context, former, op, made uuid.UUID, to backends.Pool) error {
+	if err := c.deps.Conversions.forget(ctx, former, op); err != nil {
+		return err
 	}
-	for _, d := range s.Datasets {
-		if d.ID == id {
-			c.deps.Cache.Apply(d.Dataset, d.Index)
-			return api.Committed{Dataset: &d.Dataset, Index: d.Index}, nil
-		}
-	}
-	return out, dataset.Errorf(dataset.ErrUnavailable,
-		"dataset %s: control has converted it, and no longer has a record of it", id)
-}
-
-// finish makes the new dataset of a recorded conversion ready in its pool (backends.Pool.Commit), and moves to it what
-// this node knows about the volume. After a crash, package cleanup and Conversions.Settle do this.
-func (c *Converter) finish(ctx context.Context, out api.Committed, made dataset.Dataset, to backends.Pool) error {
-	if err := to.Commit(ctx, made.ID); err != nil {
-		return fmt.Errorf("volume %s: it is converted and recorded, but not in its place yet: %w", made.Volume, err)
-	}
-	steps.At("convert.committed")
-	former := *out.Dataset
-	next, err := c.deps.FetchDataset(ctx, made.ID)
-	if err != nil {
-		c.deps.LogOf(ctx, made).WithError(err).
-			Warn("cannot read the record of the new dataset, which the next answer of control has")
-		return nil
-	}
-	c.deps.Records.Write(ctx, to, next)
-	c.deps.Records.WriteLater(api.IndexedDataset{Dataset: former, Index: out.Index})
-	if err := mounting.RemoveMountPoint(c.deps.MountPath(former.ID)); err != nil {
-		c.deps.LogOf(ctx, former).WithError(err).Warn("cannot remove the mount point")
-	}
-	c.deps.PoolChanged(next.Pool, false)
-	c.deps.News.Changed(next.ID)
-	if err := c.deps.Conversions.end(ctx, former.ID, next); err != nil {
-		c.deps.LogOf(ctx, next).WithError(err).
-			Warn("cannot record which names the engine uses for the converted volume")
-	}
-	return nil
+	return discardUnrecorded(ctx, to, made)
 }

@@ -21,7 +21,10 @@ type DatasetsDeps struct {
 		Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 	}
 	// MayChange returns an error if this node has relinquished the dataset.
-	MayChange      func(d dataset.Dataset, what string) error
+	MayChange func(d dataset.Dataset, what string) error
+	// CheckConversion returns an error if the outcome of a conversion of the dataset by another operation is unknown.
+	CheckConversion func(d dataset.Dataset, op dataset.Operation, what string) error
+
 	NameOf         func(node uuid.UUID) string
 	ProfileChanged func(d dataset.Dataset) // applies the limits of a profile that may have changed
 	// StatusOfNew returns the status of the dataset that an operation has made, to be reported with the outcome. It
@@ -68,6 +71,9 @@ func (s *Datasets) LockForOperation(ctx context.Context, op dataset.Operation, w
 			"volume %s: the operation is of epoch %d, but this is epoch %d", op.Volume, op.Epoch, d.Epoch)
 	}
 	if err := s.deps.MayChange(d, string(op.Kind)); err != nil {
+		return d, nil, unlock, err
+	}
+	if err := s.deps.CheckConversion(d, op, what); err != nil {
 		return d, nil, unlock, err
 	}
 	pool, err = s.deps.Pools.Online(ctx, d.Pool)

@@ -27,7 +27,7 @@ func Names() []string {
 		"snapshot-delete.begin", "snapshot-delete.made", "snapshot-delete.recorded",
 		"restore.begin", "restore.made", "restore.recorded",
 		"resize.begin", "resize.made", "resize.recorded",
-		"convert.begin", "convert.made", "convert.copied", "convert.recorded", "convert.committed",
+		"convert.begin", "convert.made", "convert.copied", "convert.noted", "convert.recorded", "convert.committed",
 		"delete.begin", "delete.recorded",
 		"purge.begin", "purge.made", "purge.recorded",
 		"pool-remove.begun", "pool-remove.recorded", "pool-remove.cleared",
