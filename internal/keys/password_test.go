@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
+	"github.com/droverhq/drover/internal/run"
 )
 
 func TestPasswordFiles(t *testing.T) {
@@ -20,7 +21,7 @@ func TestPasswordFiles(t *testing.T) {
 	}{
 		{"good", "correct horse\n", 0o600, "correct horse", ""},
 		{"without a newline", "x", 0o400, "x", ""},
-		{"empty", "\n", 0o600, "", "is empty (restore it from your copy)"},
+		{"empty", "\n", 0o600, "", "is empty: expected the password"},
 		{"two lines", "one\ntwo\n", 0o600, "", "has several lines"},
 		{"long", strings.Repeat("x", 4097), 0o600, "", "is too long"},
 		{"others read it", "x", 0o640, "", "chmod 600"},
@@ -30,7 +31,7 @@ func TestPasswordFiles(t *testing.T) {
 			if err := os.WriteFile(path, []byte(c.content), c.mode); err != nil {
 				t.Fatal(err)
 			}
-			got, err := keys.ReadPasswordFile(path)
+			got, err := keys.ReadPassword(t.Context(), nil, dataset.PasswordSource{File: path})
 			if c.refused == "" {
 				if err != nil || string(got.Reveal()) != c.want {
 					t.Fatalf("got %q, %v", got.Reveal(), err)
@@ -43,7 +44,7 @@ func TestPasswordFiles(t *testing.T) {
 		})
 	}
 	path := filepath.Join(dir, "absent")
-	if _, err := keys.ReadPasswordFile(path); dataset.KindOf(err) != dataset.ErrForbidden ||
+	if _, err := keys.ReadPassword(t.Context(), nil, dataset.PasswordSource{File: path}); dataset.KindOf(err) != dataset.ErrForbidden ||
 		!strings.Contains(err.Error(), "base64 > "+path) {
 		t.Errorf("absent: got %v", err)
 	}
@@ -66,13 +67,39 @@ func TestPasswordIsNotPrinted(t *testing.T) {
 	if err := os.WriteFile(path, []byte("correct horse battery"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p, err := keys.ReadPasswordFile(path)
+	p, err := keys.ReadPassword(t.Context(), nil, dataset.PasswordSource{File: path})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 		if said := fmt.Sprintf(verb, p); holds(said, []byte("correct horse battery")) {
 			t.Errorf("%s prints %s", verb, said)
+		}
+	}
+}
+
+func TestPasswordPrograms(t *testing.T) {
+	for script, want := range map[string]string{
+		"echo correct horse":             "",
+		"exit 0":                         "is empty: expected the password",
+		"echo no such entry >&2; exit 3": "exit status 3: no such entry",
+		"head -c 5000 /dev/zero":         "is too long",
+		"echo correct horse; echo it >&2; echo correct horse >&2; exit 1": "[left out]",
+	} {
+		path := filepath.Join(t.TempDir(), "program")
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		got, err := keys.ReadPassword(t.Context(), &run.System{}, dataset.PasswordSource{Exec: path})
+		if want == "" {
+			if err != nil || string(got.Reveal()) != "correct horse" {
+				t.Errorf("%s: got %q, %v", script, got.Reveal(), err)
+			}
+			continue
+		}
+		if dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), want) ||
+			strings.Contains(err.Error(), "correct horse") {
+			t.Errorf("%s: got %v, want %s", script, err, want)
 		}
 	}
 }

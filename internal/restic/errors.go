@@ -47,7 +47,7 @@ func problems() []problem {
 		{
 			words: []string{"wrong password or no key found"},
 			kind:  dataset.ErrForbidden,
-			text:  "the password is wrong (put the right one into the password file)",
+			text:  "the password is wrong (correct the password file or program)",
 		},
 		{
 			words: []string{"config file already exists", "repository master key and config already initialized"},

@@ -32,8 +32,8 @@ type Options struct {
 	// URL is an absolute path, a URL file:///PATH, or a location in restic's form: sftp:…, s3:…, rest:…. It must not
 	// contain a password.
 	URL string
-	// PasswordFile is the path of the file with the password. It is read before each run.
-	PasswordFile string
+	// Password says where the password is. It is read before each run.
+	Password dataset.PasswordSource
 	// CredentialsFile is the path of a file in the format of AWS with the credentials of an object store. It is empty
 	// if the repository needs none.
 	CredentialsFile string
@@ -167,7 +167,7 @@ func (r *Repository) run(ctx context.Context, c command, args ...string) (run.Re
 }
 
 func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (run.Result, error) {
-	password, err := keys.ReadPasswordFile(r.options.PasswordFile)
+	password, err := keys.ReadPassword(ctx, r.runner, r.options.Password)
 	if err != nil {
 		return run.Result{}, r.failed(err)
 	}

@@ -45,9 +45,9 @@ func options(t *testing.T) restic.Options {
 	t.Helper()
 	dir := t.TempDir()
 	return restic.Options{
-		URL:          filepath.Join(dir, "repository"),
-		PasswordFile: write(t, filepath.Join(dir, "password"), password+"\n"),
-		CacheDir:     filepath.Join(dir, "cache"),
+		URL:      filepath.Join(dir, "repository"),
+		Password: dataset.PasswordSource{File: write(t, filepath.Join(dir, "password"), password+"\n")},
+		CacheDir: filepath.Join(dir, "cache"),
 	}
 }
 
@@ -102,7 +102,7 @@ func TestRepositoryIsMadeOnce(t *testing.T) {
 	}
 	_, err = r.Init(t.Context())
 	refused(t, err, dataset.ErrExists, "a repository exists there already")
-	write(t, o.PasswordFile, "another password")
+	write(t, o.Password.File, "another password")
 	_, err = r.Stat(t.Context())
 	refused(t, err, dataset.ErrForbidden, "the password is wrong")
 }
