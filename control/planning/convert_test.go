@@ -248,3 +248,19 @@ func TestConvertWritesTheDataset(t *testing.T) {
 		t.Errorf("%+v, %v, was %+v", after, err, before)
 	}
 }
+
+// The new dataset of a conversion gets the replicas of its profile.
+func TestConvertToReplicas(t *testing.T) {
+	e := controltest.New(t)
+	e.AddReplicaProfile(1)
+	a := e.NewAgent("alpha")
+	e.NewAgent("beta")
+	d := a.MustCreate("db@silver")
+	p := e.ProfileSet.ByName["safe"]
+	p.Filesystem.Type = "ext4"
+	e.ProfileSet.ByName["safe"] = p
+	a.MustCommit(*e.MustSubmit(requestProfile("db", "safe")).Operation)
+	if got := copiesOf(e, "db"); len(got) != 1 || got["beta"] != dataset.CopyReplica || e.MustVolume("db").ID == d.ID {
+		t.Errorf("copies: %v", got)
+	}
+}
