@@ -55,7 +55,8 @@ command lists those that no other node has. Their data stays in its pools.`,
 				return err
 			}
 		}
-		return a.PrintLine("removed node %s: certificate revoked", n.Name)
+		return a.PrintLine("removed node %s: certificate revoked; the host can join again with another --root and "+
+			"--node-name and a new token (drover node token --name NAME)", n.Name)
 	})
 	return cmd
 }

@@ -59,6 +59,12 @@ while there is no other: they would be created again at the next start.`,
 		if err := a.PrintLine(format, removed.Pool.Name); err != nil {
 			return err
 		}
+		if forget && !o.DryRun {
+			err := a.PrintLine("drover pool adopt adds it again, with its content, when its disk is back")
+			if err != nil {
+				return err
+			}
+		}
 		for _, note := range removed.Notes {
 			if err := a.PrintLine("%s", note); err != nil {
 				return err
