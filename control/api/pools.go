@@ -31,6 +31,8 @@ type Adopted struct {
 type Pool struct {
 	dataset.Pool
 	NodeName string `json:"node_name"` // name of the node that has the pool
+	// the node is unreachable: control has no session with it, or it has not reported for more than 18 seconds
+	Unreachable bool `json:"unreachable,omitempty"`
 	// last reported status of the pool; absent: not reported yet
 	Status *dataset.PoolStatus `json:"status,omitempty"`
 }

@@ -60,6 +60,8 @@ type Volume struct {
 	Backend  string `json:"backend"`   // backend of that pool
 	// lease on the dataset; absent: no node has a lease
 	Lease *dataset.Lease `json:"lease,omitempty"`
+	// the home is unreachable: control has no session with it, or it has not reported for more than 18 seconds
+	Unreachable bool `json:"unreachable,omitempty"`
 	// status as last reported by the home; absent: not reported yet
 	Status *dataset.DatasetStatus `json:"status,omitempty"`
 	// why the data still exists although the dataset is pending deletion (state purging); empty: it is not
@@ -89,6 +91,7 @@ type VolumeSummary struct {
 	Node               string                 `json:"node"`
 	PoolName           string                 `json:"pool_name"`
 	Backend            string                 `json:"backend"`
+	Unreachable        bool                   `json:"unreachable,omitempty"`
 	Status             *dataset.DatasetStatus `json:"status,omitempty"`
 	Snapshots          int                    `json:"snapshots"`
 	SharedMountDetails []SharedMountDetail    `json:"shared_mount_details,omitempty"`
@@ -116,8 +119,9 @@ func (v *Volume) Summary() VolumeSummary {
 			Name: v.Profile.Name, Size: v.Profile.Size, Access: v.Profile.Access, Replicas: v.Profile.Replicas,
 		},
 		Size: v.Size, Labels: v.Labels, Protected: v.Protected, Created: v.Created,
-		Node: v.Node, PoolName: v.PoolName, Backend: v.Backend, Status: v.Status, Snapshots: v.Snapshots,
-		SharedMountDetails: v.SharedMountDetails, Home: v.Home, Pool: v.Pool, CopyDetails: v.CopyDetails,
+		Node: v.Node, PoolName: v.PoolName, Backend: v.Backend, Unreachable: v.Unreachable, Status: v.Status,
+		Snapshots: v.Snapshots, SharedMountDetails: v.SharedMountDetails,
+		Home: v.Home, Pool: v.Pool, CopyDetails: v.CopyDetails,
 		ReplicaShortage: v.ReplicaShortage,
 	}
 }

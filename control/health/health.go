@@ -120,10 +120,6 @@ func (r *Reader) node(n api.Node) api.NodeHealth {
 	return out
 }
 
-// maxSilence is how old the last report of a node may be. Agents report every ten seconds, and a report can be late by
-// several seconds if a disk answers slowly. The session of a node ends up to 28 seconds after its last renewal.
-const maxSilence = 18 * time.Second
-
 // silence returns how old the last report of a node is. It is 0 if the node has not reported since this service
 // started.
 func (r *Reader) silence(node uuid.UUID) time.Duration {
@@ -133,9 +129,10 @@ func (r *Reader) silence(node uuid.UUID) time.Duration {
 	return r.deps.Reports.Silence(node, r.deps.Ledger.Clock.Steady())
 }
 
-// silenceFindings returns a warning if the last report of a live node is older than maxSilence. It is a pure function.
+// silenceFindings returns a warning if the last report of a live node is older than reports.MaxSilence. It is a pure
+// function.
 func silenceFindings(node string, silence time.Duration) []api.Finding {
-	if silence <= maxSilence {
+	if silence <= reports.MaxSilence {
 		return nil
 	}
 	return []api.Finding{{

@@ -117,7 +117,7 @@ func TestClusterHealthHasWhatNodesReport(t *testing.T) {
 	}
 }
 
-// TestSilentNode: a node whose last report is older than maxSilence is named, before its session ends, until it
+// TestSilentNode: a node whose last report is older than reports.MaxSilence is named, before its session ends, until it
 // reports again.
 func TestSilentNode(t *testing.T) {
 	e := controltest.New(t)

@@ -288,6 +288,16 @@ func (s *Latest) Silence(node uuid.UUID, now time.Duration) time.Duration {
 	return now - s.lastReport[node]
 }
 
+// MaxSilence is how old the last report of a node may be. Agents report every ten seconds, and a report can be late by
+// several seconds if a disk answers slowly. The session of a node ends up to 28 seconds after its last renewal.
+const MaxSilence = 18 * time.Second
+
+// IsSilent reports whether the last report of a node is older than MaxSilence. It returns false if the node has not
+// reported since this service started.
+func (s *Latest) IsSilent(node uuid.UUID, now time.Duration) bool {
+	return s.HasReported(node) && s.Silence(node, now) > MaxSilence
+}
+
 // CheckTrust fails with dataset.ErrConflict while a node does not trust the store, according to its last heartbeat.
 func (s *Latest) CheckTrust() error {
 	s.mu.Lock()

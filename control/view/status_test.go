@@ -2,12 +2,14 @@ package view_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -120,4 +122,53 @@ func TestReplicaHasTheProblemThatItsNodeReports(t *testing.T) {
 	wants("no space", true)
 	report(dataset.Copy{})
 	wants("", true)
+}
+
+// A volume and the pools of a node are unreachable while the node has no session, or has not reported for 18 seconds.
+func TestUnreachableHome(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := x.On(x.Services[0])
+	a := e.NewAgent("alpha")
+	b := e.NewAgent("beta")
+	a.MustCreate("db")
+	wants := func(when string, want bool) {
+		t.Helper()
+		list, err := e.VolumeSummaries(e.Ctx, api.Page{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := e.MustVolume("db"); v.Unreachable != want || len(list.Items) != 1 || list.Items[0].Unreachable != want {
+			t.Errorf("%s: the volume is %+v, in a list %+v, want unreachable: %t", when, v, list.Items, want)
+		}
+		pools, err := e.Pools(e.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range pools {
+			if is := want && p.Node == a.ID; p.Unreachable != is {
+				t.Errorf("%s: pool %s of %s is unreachable: %t, want %t", when, p.Name, p.NodeName, p.Unreachable, is)
+			}
+		}
+	}
+	renew := func(of *controltest.Agent) {
+		t.Helper()
+		if _, err := e.Members.Renew(e.Ctx, of.ID, of.Incarnation); err != nil {
+			t.Fatal(err)
+		}
+	}
+	renew(a)
+	renew(b)
+	a.ReportOnline(true)
+	wants("at first", false)
+	st, last := dataset.Node{ID: a.ID, Name: "alpha"}, e.Clock.Steady()
+	for _, silence := range []time.Duration{reports.MaxSilence, reports.MaxSilence + time.Second} {
+		if _, err := e.Reports.RecordHeartbeat(st, api.Heartbeat{}, last-silence); err != nil {
+			t.Fatal(err)
+		}
+		wants("silent for "+silence.String(), silence > reports.MaxSilence)
+	}
+	a.ReportOnline(true)
+	wants("after a report", false)
+	x.EndSession(a)
+	wants("without a session", true)
 }

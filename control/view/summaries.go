@@ -154,6 +154,9 @@ func (p *presenter) summarize(d indexedSummary) (v api.VolumeSummary, err error)
 		return v, err
 	}
 	v.PoolName, v.Backend = pool.Name, pool.Backend
+	if v.Unreachable, err = p.isUnreachable(d.Home); err != nil {
+		return v, err
+	}
 	v.Status = p.s.statusOf(d.ID, d.Home, d.Pool, pool.Name)
 	if len(d.SharedMounts) > 0 {
 		if v.SharedMountDetails, err = p.sharedMounts(d.Dataset()); err != nil {

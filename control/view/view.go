@@ -138,7 +138,9 @@ type presenter struct {
 	s     *Views
 	t     *record.Tx
 	nodes map[uuid.UUID]string
-	pools map[uuid.UUID]dataset.Pool
+	// unreachable has whether nodes are unreachable
+	unreachable map[uuid.UUID]bool
+	pools       map[uuid.UUID]dataset.Pool
 	// shortages is for how many volumes the shortage of replicas was explained
 	shortages int
 }
@@ -186,6 +188,9 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 		return v, err
 	}
 	v.PoolName, v.Backend = pool.Name, pool.Backend
+	if v.Unreachable, err = p.isUnreachable(d.Home); err != nil {
+		return v, err
+	}
 	v.Status = p.s.statusOf(d.ID, d.Home, d.Pool, pool.Name)
 	if err := p.presentDetails(&v); err != nil {
 		return v, err
@@ -195,6 +200,24 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	}
 	v.Snapshots, err = p.s.counts.snapshots(p.t, d.ID, p.t.Index(record.DatasetKey(d.ID)))
 	return v, err
+}
+
+// isUnreachable reports whether a node is unreachable.
+func (p *presenter) isUnreachable(node uuid.UUID) (bool, error) {
+	return cached(&p.unreachable, node, func(id uuid.UUID) (bool, error) { return p.s.isUnreachable(p.t, id) })
+}
+
+// isUnreachable reports whether a node is unreachable: it has no session, or is silent. A single host has no sessions
+// and is always reachable. The commit of t does not check the result.
+func (s *Views) isUnreachable(t *record.Tx, node uuid.UUID) (bool, error) {
+	if !s.Shared || node == uuid.Nil {
+		return false, nil
+	}
+	if s.Reports.IsSilent(node, s.Ledger.Clock.Steady()) {
+		return true, nil
+	}
+	alive, err := t.Peek(record.LiveNodeKey(node), &record.Alive{})
+	return !alive, err
 }
 
 // place returns the name of a home and the record of a pool.
@@ -406,6 +429,12 @@ func (s *Views) Pools(ctx context.Context) ([]api.Pool, error) {
 			out = append(out, u)
 		} else if out[i].Status == nil { // the pool is recorded, but its node could not open it
 			out[i].Status = u.Status
+		}
+	}
+	of := presenter{s: s, t: t}
+	for i := range out {
+		if out[i].Unreachable, err = of.isUnreachable(out[i].Node); err != nil {
+			return nil, err
 		}
 	}
 	slices.SortStableFunc(out, func(x, y api.Pool) int {

@@ -22,6 +22,8 @@ const (
 	poolOffline = "offline"
 	HeldState   = "held"
 	poolUnknown = "unknown"
+	// poolUnreachable is the state of a pool whose node is unreachable: what it reported last may be outdated.
+	poolUnreachable = "unreachable"
 )
 
 func newPoolLsCmd(a *cli.App) *cobra.Command {
@@ -66,7 +68,7 @@ func poolTable(a *cli.App, pools []api.Pool) *show.Table {
 			}
 		}
 		t.Row(p.Name, p.NodeName, p.Backend, stateLine(p), size, used, percent, free, over, p.Path)
-		if State(p) == HeldState {
+		if p.Status != nil && p.Status.Quarantined {
 			t.Below(9, p.Status.Reason)
 		}
 	}
@@ -86,6 +88,8 @@ func poolTable(a *cli.App, pools []api.Pool) *show.Table {
 // State returns the state of a pool in one word.
 func State(p api.Pool) string {
 	switch {
+	case p.Unreachable:
+		return poolUnreachable
 	case p.Status == nil:
 		return poolUnknown
 	case p.Status.Online:

@@ -242,7 +242,9 @@ func (f *collector) volume(v *api.VolumeSummary, pool *dataset.PoolStatus, now t
 		// The finding about an offline pool is enough for the volumes that nobody uses.
 		unusedOffline := pool != nil && !pool.Online && !st.Mounted && len(st.Mounts) == 0 &&
 			len(v.SharedMountDetails) == 0 && strings.HasPrefix(st.Problem, "pool "+v.PoolName+" is offline")
-		if st.Problem != "" && !unusedOffline && !f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
+		// The finding about an unreachable home is enough too.
+		if st.Problem != "" && !v.Unreachable && !unusedOffline &&
+			!f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
 			f.add(findings.Error, subject, inspect, "%s", st.Problem)
 		}
 		if is, text := volumes.Fullness(v.Status, v.Size); is != dataset.NotFull {
@@ -285,7 +287,7 @@ func describeReplica(v *api.VolumeSummary, k api.CopyDetail, now time.Time) stri
 		text = "is stale: last verified " + show.Ago(now, verified)
 	}
 	switch {
-	case k.Problem == "":
+	case k.Problem == "", v.Unreachable: // the finding about the home says why
 	case text == "":
 		text = "cannot be refreshed, retrying: " + k.Problem
 	default:

@@ -188,6 +188,14 @@ func TestAssess(t *testing.T) {
 				find("warning", "volume other on beta", "cannot refresh its replica here, retrying: no route", ""),
 			},
 		},
+		"replica cannot be refreshed, because its home is unreachable": {
+			func(c *Cluster) {
+				c.Nodes[0].Live, c.Nodes[0].StatusSince = false, now.Add(-3*time.Minute)
+				c.Volumes[0].Unreachable, c.Volumes[0].Status.Problem = true, "its disk hangs"
+				c.Volumes[0].CopyDetails[0].Problem = "from its home, node alpha: no route"
+			},
+			[]api.Finding{find("error", "node alpha", "unreachable for 3 minutes; home of 1 volume: db", "drover node inspect alpha")},
+		},
 		"replica cannot be refreshed and is stale": {
 			func(c *Cluster) {
 				k := &c.Volumes[0].CopyDetails[0]

@@ -293,12 +293,25 @@ func encryptionLine(v api.Volume) string {
 // heardWithin is the maximum time that a node needs to report the status of a new volume.
 const heardWithin = time.Minute
 
+// homeRemedy returns what to do about a volume whose home is unreachable.
+func homeRemedy(v api.Volume) []string {
+	next := []string{"drover node inspect " + v.Node, "start that host, or connect it again; on it: drover doctor"}
+	for _, k := range v.CopyDetails {
+		if k.Promotable() {
+			return append(next, "if it is lost: drover volume move --help says how the volume continues from a copy")
+		}
+	}
+	return next
+}
+
 // advice returns the problem of a volume and the commands that solve it. pool is its pool.
 func advice(now time.Time, v api.Volume, pool volumePool) (problem string, next []string) {
 	_, fullness := Fullness(v.Status, v.Size)
 	switch st := v.Status; {
 	case v.State == dataset.StateTrashed:
 		return "", []string{"drover trash restore " + v.ID.String()}
+	case v.Unreachable:
+		return "its home, node " + v.Node + ", is unreachable", homeRemedy(v)
 	case st == nil && now.Sub(v.Created) < heardWithin:
 		return "", nil
 	case st == nil:

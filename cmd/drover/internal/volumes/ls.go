@@ -87,7 +87,8 @@ func volumeTable(a *cli.App, volumes []api.VolumeSummary) *show.Table {
 	p := a.Palette()
 	t.Paint(5, func(s string) string {
 		switch {
-		case s == statusProblem, s == statusOffline, strings.HasSuffix(s, ", "+dataset.Full.String()):
+		case s == statusProblem, s == statusOffline, s == statusUnreachable,
+			strings.HasSuffix(s, ", "+dataset.Full.String()):
 			return p.Red(s)
 		case s == statusUnknown, strings.HasSuffix(s, dataset.NearlyFull.String()):
 			return p.Yellow(s)
@@ -111,10 +112,15 @@ const (
 	statusUnknown = "unknown"
 	statusProblem = "problem"
 	statusOffline = "offline" // the pool is offline
+	// statusUnreachable is the status of a volume whose home is unreachable: what it reported last may be outdated.
+	statusUnreachable = "unreachable"
 )
 
 // status returns the state of a volume in a few words: its use, and how full it is if little space is left.
 func status(v *api.VolumeSummary) string {
+	if v.Unreachable {
+		return statusUnreachable
+	}
 	if is, _ := Fullness(v.Status, v.Size); is != dataset.NotFull && v.Status.Problem == "" {
 		return useOf(v) + ", " + is.String()
 	}

@@ -22,5 +22,8 @@ func TestStatusOfAVolume(t *testing.T) {
 		if got := status(&api.VolumeSummary{PoolName: "fast", Status: c.status}); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
+		if got := status(&api.VolumeSummary{PoolName: "fast", Status: c.status, Unreachable: true}); got != "unreachable" {
+			t.Errorf("%s, and its home is unreachable: %s", name, got)
+		}
 	}
 }
