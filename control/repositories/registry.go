@@ -70,15 +70,20 @@ func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (data
 	return recorded, nil
 }
 
-// RemoveRepository removes the record of a repository. It fails with dataset.ErrNotFound.
+// RemoveRepository removes the record of a repository, also if the record is damaged. It fails with
+// dataset.ErrNotFound.
 func (r *Registry) RemoveRepository(ctx context.Context, name string) error {
 	_, err := r.ledger.Update(ctx, func(t *record.Tx) error {
+		key := record.RepositoryKey(name)
 		removed, err := get(t, name)
+		if dataset.KindOf(err) == dataset.ErrCorrupt && t.Entry(key).Index != 0 { // this record is damaged
+			removed, err = dataset.Repository{Name: name}, nil
+		}
 		if err != nil {
 			return err
 		}
 		publish(t, api.EventRepositoryRemove, removed)
-		t.Delete(record.RepositoryKey(name))
+		t.Delete(key)
 		return nil
 	})
 	return err
@@ -115,7 +120,11 @@ func checkRoom(t *record.Tx) error {
 	return err
 }
 
-// publish publishes an event about a repository with the commit.
+// publish publishes an event about a repository with the commit. The URL is empty if it is not known.
 func publish(t *record.Tx, typ api.EventType, repo dataset.Repository) {
-	t.Notice.Events = append(t.Notice.Events, api.Event{Type: typ, Detail: repo.Name + " at " + repo.URL})
+	detail := repo.Name
+	if repo.URL != "" {
+		detail += " at " + repo.URL
+	}
+	t.Notice.Events = append(t.Notice.Events, api.Event{Type: typ, Detail: detail})
 }

@@ -119,6 +119,32 @@ func TestDamagedRepository(t *testing.T) {
 	}
 }
 
+// A damaged record makes the list fail. It can be removed, and the list is complete again. A damaged record does not
+// make the removal of a missing repository succeed.
+func TestRemoveDamagedRepository(t *testing.T) {
+	for _, value := range []string{`{"name":"another"}`, `{"name`} {
+		e := controltest.New(t)
+		mustAdd(e, newRepository("offsite", "/srv/backups"))
+		near := mustAdd(e, newRepository("near", "/srv/near"))
+		write := store.Write{Key: record.RepositoryKey("offsite"), Value: []byte(value)}
+		if _, err := e.Spy.Store.Txn(e.Ctx, nil, []store.Write{write}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := e.Repositories(e.Ctx)
+		controltest.Refused(t, err, dataset.ErrCorrupt, "repositories/offsite is damaged")
+		controltest.Refused(t, e.RemoveRepository(e.Ctx, "missing"), dataset.ErrCorrupt, "repositories/offsite is damaged")
+		if err := e.RemoveRepository(e.Ctx, "offsite"); err != nil {
+			t.Fatalf("value %s: %v", value, err)
+		}
+		if list, err := e.Repositories(e.Ctx); err != nil || len(list) != 1 || cmp.Diff(near, list[0]) != "" {
+			t.Errorf("value %s: got %v, %v, want only near", value, list, err)
+		}
+		if got := eventsOf(e); got[len(got)-1] != "repository.remove offsite" {
+			t.Errorf("value %s: got the events %q", value, got)
+		}
+	}
+}
+
 // An export of the store contains the repositories, and an import restores them. A rebuild of volumes keeps them.
 func TestRepositoriesSurviveExportAndRebuild(t *testing.T) {
 	e := controltest.New(t)
