@@ -25,7 +25,7 @@ func (r *Relocator) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request)
 	case err != nil:
 		return n, err
 	case found:
-		return n, dataset.Errorf(dataset.ErrOffline,
+		return n, dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: node %s has the newest complete copy and is cordoned (drover node uncordon %s ends "+
 				"that)", d.Volume, cordoned.Name, cordoned.Name)
 	}
