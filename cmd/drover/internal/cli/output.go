@@ -208,7 +208,7 @@ func Find[T any](items []T, what, ref string, name func(T) string, id func(T) uu
 // name.
 func UniquePoolName(p api.Pool, pools []api.Pool) string {
 	for _, o := range pools {
-		if o.Name == p.Name && o.ID != p.ID {
+		if o.Name == p.Name && (o.ID != p.ID || o.Node != p.Node) { // a pool that could not be opened has no ID
 			return p.NodeName + "/" + p.Name
 		}
 	}
