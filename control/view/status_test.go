@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -171,4 +172,68 @@ func TestUnreachableHome(t *testing.T) {
 	wants("after a report", false)
 	x.EndSession(a)
 	wants("without a session", true)
+}
+
+// The value of a session's key can be damaged. The key exists nevertheless, so the node is reachable, and the lists do
+// not fail.
+func TestDamagedSessionOfHome(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := x.On(x.Services[0])
+	a := e.NewAgent("alpha")
+	a.MustCreate("db")
+	if _, err := e.Members.Renew(e.Ctx, a.ID, a.Incarnation); err != nil {
+		t.Fatal(err)
+	}
+	a.ReportOnline(true)
+	damaged := store.Write{
+		Key: record.LiveNodeKey(a.ID), Value: []byte("{"), Session: e.Members.Session(a.ID).Session,
+	}
+	if _, err := x.Store.Txn(e.Ctx, nil, []store.Write{damaged}); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := e.VolumeSummaries(e.Ctx, api.Page{}); err != nil || len(list.Items) != 1 || list.Items[0].Unreachable {
+		t.Errorf("got the summaries %+v, %v, want a reachable volume", list.Items, err)
+	}
+	if list, err := e.Volumes(e.Ctx, api.Page{}); err != nil || len(list.Items) != 1 || list.Items[0].Unreachable {
+		t.Errorf("got the volumes %+v, %v, want a reachable one", list.Items, err)
+	}
+	if pools, err := e.Pools(e.Ctx); err != nil || len(pools) == 0 || pools[0].Unreachable {
+		t.Errorf("got the pools %+v, %v, want reachable ones", pools, err)
+	}
+}
+
+// The number of requests for a list does not depend on the number of nodes.
+func TestListsOfManyNodesCostLittle(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := x.On(x.Services[0])
+	for _, name := range []string{"alpha", "beta", "gamma", "delta", "epsilon"} {
+		a := e.NewAgent(name)
+		a.MustCreate("db-" + name)
+		a.ReportOnline(true)
+	}
+	spy := controltest.NewSpyStore(e.Views.Ledger.Store)
+	e.Views.Ledger.Store = spy
+	for name, list := range map[string]func() (int, error){
+		"volumes": func() (int, error) {
+			l, err := e.Volumes(e.Ctx, api.Page{})
+			return len(l.Items), err
+		},
+		"summaries": func() (int, error) {
+			l, err := e.VolumeSummaries(e.Ctx, api.Page{})
+			return len(l.Items), err
+		},
+		"pools": func() (int, error) {
+			l, err := e.Pools(e.Ctx)
+			return len(l), err
+		},
+	} {
+		if _, err := list(); err != nil { // counts the snapshots of each volume
+			t.Fatal(err)
+		}
+		spy.Counted()
+		n, err := list()
+		if reads, _, _ := spy.Counted(); err != nil || n < 5 || reads > 3 {
+			t.Errorf("%s: %d items cost %d reads, want at most 3 (%v)", name, n, reads, err)
+		}
+	}
 }

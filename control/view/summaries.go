@@ -106,7 +106,7 @@ type indexedSummary struct {
 }
 
 // summaries returns the summaries of the datasets with these names, in their order. It also reads, in a second request,
-// the nodes and pools that presenting them needs.
+// the nodes, their sessions and the pools that presenting them needs.
 func (p *presenter) summaries(names []store.Entry) ([]indexedSummary, error) {
 	ids, keys := make([]uuid.UUID, len(names)), make([]string, len(names))
 	for i, e := range names {
@@ -133,7 +133,7 @@ func (p *presenter) summaries(names []store.Entry) ([]indexedSummary, error) {
 		}
 		out[i] = indexedSummary{d, e.Index}
 		if !needed[d.Home] {
-			keys = append(keys, record.NodeKey(d.Home))
+			keys = p.s.appendNode(keys, d.Home)
 		}
 		if !needed[d.Pool] {
 			keys = append(keys, record.PoolKey(d.Pool))

@@ -146,7 +146,7 @@ type presenter struct {
 }
 
 // prefetch returns the records of some datasets, in their order. A dataset without a record has a zero record. It also
-// reads, in a second request, the nodes and pools that presenting these datasets needs.
+// reads, in a second request, the nodes, their sessions and the pools that presenting these datasets needs.
 func (p *presenter) prefetch(ids []uuid.UUID) ([]dataset.Dataset, error) {
 	keys := make([]string, 0, 2*len(ids))
 	for _, id := range ids {
@@ -165,7 +165,7 @@ func (p *presenter) prefetch(ids []uuid.UUID) ([]dataset.Dataset, error) {
 		}
 		d := &records[i]
 		if d.Home != uuid.Nil && !needed[d.Home] {
-			keys = append(keys, record.NodeKey(d.Home))
+			keys = p.s.appendNode(keys, d.Home)
 		}
 		if d.Pool != uuid.Nil && !needed[d.Pool] {
 			keys = append(keys, record.PoolKey(d.Pool))
@@ -173,6 +173,15 @@ func (p *presenter) prefetch(ids []uuid.UUID) ([]dataset.Dataset, error) {
 		needed[d.Home], needed[d.Pool] = true, true
 	}
 	return records, p.t.Prefetch(keys)
+}
+
+// appendNode appends the keys that presenting a node needs.
+func (s *Views) appendNode(keys []string, node uuid.UUID) []string {
+	keys = append(keys, record.NodeKey(node))
+	if s.Shared {
+		keys = append(keys, record.LiveNodeKey(node))
+	}
+	return keys
 }
 
 // Present returns a dataset as users see it.
@@ -217,7 +226,10 @@ func (s *Views) isUnreachable(t *record.Tx, node uuid.UUID) (bool, error) {
 		return true, nil
 	}
 	alive, err := t.Peek(record.LiveNodeKey(node), &record.Alive{})
-	return !alive, err
+	if alive {
+		return false, nil // the key exists as long as the session, even if its value is damaged
+	}
+	return err == nil, err
 }
 
 // place returns the name of a home and the record of a pool.
@@ -408,11 +420,16 @@ func (s *Views) Pools(ctx context.Context) ([]api.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys := make([]string, len(list))
-	for i, p := range list {
-		keys[i] = record.NodeKey(p.Node)
+	failed := s.Reports.FailedPools()
+	var keys []string
+	for _, p := range list {
+		keys = s.appendNode(keys, p.Node)
 	}
-	if err := t.Prefetch(keys); err != nil {
+	for _, p := range failed {
+		keys = s.appendNode(keys, p.Node)
+	}
+	slices.Sort(keys)
+	if err := t.Prefetch(slices.Compact(keys)); err != nil {
 		return nil, err
 	}
 	out := make([]api.Pool, 0, len(list))
@@ -423,7 +440,7 @@ func (s *Views) Pools(ctx context.Context) ([]api.Pool, error) {
 		}
 		out = append(out, api.Pool{Pool: p, NodeName: name, Status: s.Reports.Pool(p.ID)})
 	}
-	for _, u := range s.Reports.FailedPools() {
+	for _, u := range failed {
 		i := slices.IndexFunc(out, func(p api.Pool) bool { return p.Node == u.Node && p.Name == u.Name })
 		if i < 0 {
 			out = append(out, u)
