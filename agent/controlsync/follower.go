@@ -122,8 +122,8 @@ var ErrStoreOlder = errors.New("control's store is older than what this node has
 // requested again.
 var ErrAnswerOutdated = errors.New("the state that control sent may be outdated")
 
-// Apply applies one answer. was is the value of Known before the request. If Apply returns ErrAnswerOutdated, the
-// answer must be requested again.
+// Apply applies one answer. was is the value of KnownState before the request. If Apply returns ErrAnswerOutdated,
+// the answer must be requested again.
 func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error {
 	f.applying.Lock()
 	defer f.applying.Unlock()
