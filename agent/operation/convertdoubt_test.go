@@ -28,6 +28,23 @@ type stuck struct {
 	mu        sync.Mutex
 	recovered bool
 	reports   []api.Report // of a success
+	reads     int          // of all records of the node, other than those of the follower
+}
+
+func (c *stuck) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
+	if rev == 0 && wait == 0 {
+		c.mu.Lock()
+		c.reads++
+		c.mu.Unlock()
+	}
+	return c.Service.Sync(ctx, node, rev, wait)
+}
+
+// readsUntilNow returns how often all records of the node were read.
+func (c *stuck) readsUntilNow() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reads
 }
 
 func (c *stuck) Commit(ctx context.Context, node uuid.UUID, r api.Report) (api.Committed, error) {
@@ -269,4 +286,70 @@ func TestConvertMovesSpellingsAfterFailure(t *testing.T) {
 	agenttest.Await(t, func() bool {
 		return slices.Contains(f.A.Spellings.Used(now), "db@free") && !f.A.Conversions.IsInDoubt(d.ID)
 	})
+}
+
+// inDoubtWhileStopped begins a conversion of volume db, stops host A, and then has control record the conversion.
+func inDoubtWhileStopped(f *agenttest.Cluster, c *stuck) dataset.Operation {
+	f.Helper()
+	op := inDoubt(f, c)
+	f.A.Stop()
+	if err := c.arrives(f); err != nil {
+		f.Fatal(err)
+	}
+	c.recover()
+	return op
+}
+
+// A conversion is recorded while the agent is stopped, and the former dataset is restored from the trash before the
+// agent runs again. Both volumes can be used then, and the restored one can be deleted.
+func TestConvertedDatasetIsRestored(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "dir")
+	c := sticks(f)
+	d := f.A.NewVolume("db@free")
+	f.A.WriteFile("db", "token", "one")
+	inDoubtWhileStopped(f, c)
+	f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: d.ID.String(), Name: "old"})
+	f.A.Start()
+	agenttest.Await(t, func() bool { return !f.A.Conversions.IsInDoubt(d.ID) })
+	f.A.WantFile("db", "token", "one")
+	f.A.WantFile("old", "token", "one")
+	if id := f.Recorded("old").ID; id != d.ID {
+		t.Errorf("volume old is dataset %s, not %s", id, d.ID)
+	}
+	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpDelete, Volume: "old"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// While the new dataset of a recorded conversion cannot be put in its place, control does not read all records of the
+// node for each attempt.
+func TestConvertRetriesReadNoRecords(t *testing.T) {
+	t.Parallel()
+	const act, attempts = "commit in the pool", 3
+	f := agenttest.NewCluster(t, "loop", "dir")
+	c := sticks(f)
+	d := f.A.NewVolume("db@free")
+	f.A.WriteFile("db", "token", "one")
+	inDoubtWhileStopped(f, c)
+	reads := make(chan int, attempts)
+	broken := errors.New("the disk is broken")
+	f.A.Fuse.Set(-1, false, func(now string) {
+		if now != act || len(reads) == attempts {
+			return
+		}
+		if reads <- c.readsUntilNow(); len(reads) < attempts {
+			f.A.Fuse.FailNext(act, broken)
+		}
+	})
+	f.A.Fuse.FailNext(act, broken)
+	f.A.Start()
+	agenttest.Await(t, func() bool { return !f.A.Conversions.IsInDoubt(d.ID) })
+	f.A.WantFile("db", "token", "one")
+	if len(reads) < attempts {
+		t.Fatalf("%d attempts", len(reads))
+	}
+	if first, _, last := <-reads, <-reads, <-reads; last != first {
+		t.Errorf("%d reads of all records between the first attempt and the third", last-first)
+	}
 }

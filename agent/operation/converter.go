@@ -98,7 +98,7 @@ func (c *Converter) Convert(ctx context.Context, jb *jobs.Job, op *dataset.Opera
 		return out, fmt.Errorf("volume %s: it is converted and recorded, but not in its place yet: %w", next.Volume,
 			err)
 	}
-	if err := c.finish(context.WithoutCancel(ctx), d.ID, op.ID, next, to); err != nil {
+	if err := c.finish(context.WithoutCancel(ctx), d.ID, op.ID, out, next, to); err != nil {
 		c.deps.LogOf(ctx, next).WithError(err).Warn("cannot end the conversion on this node; retrying")
 		c.settleSoon(d.ID, op.ID)
 	}

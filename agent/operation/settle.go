@@ -3,6 +3,7 @@ package operation
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -27,25 +28,71 @@ func (c *Converter) Settle() (started []*jobs.Job) {
 	return started
 }
 
+// maxSettleRetries is the longest wait between two attempts of settleSoon, as a multiple of Timing.Retry (5 minutes).
+const maxSettleRetries = 300
+
 // settleSoon starts the job of Settle for one conversion.
 func (c *Converter) settleSoon(former, op uuid.UUID) *jobs.Job {
 	return c.deps.Jobs.StartAgain("conversion/"+op.String(), func(ctx context.Context, _ *jobs.Job) error {
-		for first := true; ; first = false {
-			err := c.settle(ctx, former, op)
+		var wait time.Duration
+		var logged string
+		for {
+			err := c.checkPoolOfMade(former, op)
+			isCheap := err != nil
+			if err == nil {
+				err = c.settle(ctx, former, op)
+				isCheap = errors.Is(err, dataset.ErrUnavailable)
+			}
 			if err == nil || ctx.Err() != nil {
 				return nil
 			}
-			if first {
+			if why := failureOf(err); why != logged {
 				c.deps.Log.WithError(err).WithField("op", op).WithField("dataset", former).
 					Warn("cannot find out or apply the outcome of a conversion; retrying")
+				logged = why
 			}
+			wait = nextSettleWait(wait, c.deps.Timing.Retry, isCheap)
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-c.deps.Clock.After(c.deps.Timing.Retry):
+			case <-c.deps.Clock.After(wait):
 			}
 		}
 	})
+}
+
+// failureOf returns what two errors of settle have in common if they have the same cause. The text of an error of a
+// connection can differ in each attempt, for example in a port.
+func failureOf(err error) string {
+	if errors.Is(err, dataset.ErrUnavailable) {
+		return dataset.ErrUnavailable.Error()
+	}
+	return dataset.OneLine(err)
+}
+
+// nextSettleWait returns how long to wait after a failed attempt to settle a conversion. last is the previous wait, or
+// 0. The wait doubles with each failure, because control may read all records of this node for an attempt. It does not
+// double if the attempt was cheap: control did not answer, or the attempt ended before the first request.
+func nextSettleWait(last, retry time.Duration, isCheap bool) time.Duration {
+	if isCheap {
+		return retry
+	}
+	return min(max(2*last, retry), maxSettleRetries*retry)
+}
+
+// checkPoolOfMade fails if the new dataset of a recorded conversion is in a pool that is not online. It makes no
+// request.
+func (c *Converter) checkPoolOfMade(former, op uuid.UUID) error {
+	r, is := c.deps.Conversions.noted(former, op)
+	if !is {
+		return nil
+	}
+	made, known := c.deps.Cache.Dataset(r.To) // only control's records are in the cache
+	if !known {
+		return nil
+	}
+	_, err := c.deps.Pools.Get(made.Pool)
+	return err
 }
 
 // settle asks control for the state of the operation of a reported conversion, and applies the outcome if the operation
@@ -75,26 +122,38 @@ func (c *Converter) settle(ctx context.Context, former, op uuid.UUID) error {
 	if known && now.State != dataset.OpDone {
 		return c.dropUnrecorded(ctx, former, r)
 	}
-	if _, err := c.readRecords(ctx, former, r.To); err != nil {
+	// If this fails, the attempt ends before control reads all records of this node.
+	if _, _, _, err := c.commitMade(ctx, r.To); err != nil {
 		return err
 	}
-	next, there := c.deps.Cache.Dataset(r.To)
-	switch {
-	case !there && !known:
-		return c.deps.Conversions.forget(ctx, former, op)
-	case !there:
-		return c.forgetRecorded(ctx, former, op)
-	}
-	to, err := c.deps.Pools.Get(next.Pool)
+	recorded, err := c.readRecords(ctx, former, r.To)
 	if err != nil {
 		return err
 	}
-	if next.State != dataset.StatePurging {
-		if err := to.Commit(ctx, next.ID); err != nil {
-			return err
-		}
+	next, to, there, err := c.commitMade(ctx, r.To)
+	switch {
+	case err != nil:
+		return err
+	case !there && !known:
+		return c.deps.Conversions.forget(ctx, former, op)
+	case !there:
+		return c.forgetRecorded(ctx, former, op, recorded)
 	}
-	return c.finish(ctx, former, op, next, to)
+	return c.finish(ctx, former, op, recorded, next, to)
+}
+
+// commitMade puts the new dataset of a recorded conversion in its place, unless it is condemned. there is false if this
+// node does not know the dataset. Idempotent.
+func (c *Converter) commitMade(ctx context.Context, made uuid.UUID) (next dataset.Dataset, to backends.Pool, there bool,
+	err error) {
+	if next, there = c.deps.Cache.Dataset(made); !there {
+		return next, nil, false, nil
+	}
+	to, err = c.deps.Pools.Get(next.Pool)
+	if err == nil && next.State != dataset.StatePurging {
+		err = to.Commit(ctx, next.ID)
+	}
+	return next, to, true, err
 }
 
 // dropUnrecorded is drop for an attempt that has ended. If the pool of the new dataset is offline, the former dataset
@@ -133,8 +192,10 @@ func (c *Converter) readRecords(ctx context.Context, former, made uuid.UUID) (ou
 }
 
 // finish moves to the new dataset of a recorded conversion, which is ready in its pool, what this node knows about the
-// volume. Idempotent. After an error or a crash, Settle does this again. The locks of both datasets are held.
-func (c *Converter) finish(ctx context.Context, former, op uuid.UUID, made dataset.Dataset, to backends.Pool) error {
+// volume. recorded is control's record of the former dataset, read after the conversion was recorded. Idempotent. After
+// an error or a crash, Settle does this again. The locks of both datasets are held.
+func (c *Converter) finish(ctx context.Context, former, op uuid.UUID, recorded api.Committed, made dataset.Dataset,
+	to backends.Pool) error {
 	steps.At("convert.committed")
 	next, known := c.deps.Cache.Dataset(made.ID)
 	if !known {
@@ -157,24 +218,45 @@ func (c *Converter) finish(ctx context.Context, former, op uuid.UUID, made datas
 	}
 	c.deps.PoolChanged(next.Pool, false)
 	c.deps.News.Changed(next.ID)
-	return c.forgetRecorded(ctx, former, op)
+	return c.forgetRecorded(ctx, former, op, recorded)
 }
 
-// forgetRecorded records that control has recorded a conversion. Before that, the record of the former dataset must be
-// on disk: an agent that starts without control would mount the former dataset otherwise.
-func (c *Converter) forgetRecorded(ctx context.Context, former, op uuid.UUID) error {
-	if err := c.deps.Cache.SaveChanged(ctx, c.deps.DB); err != nil {
-		return err
+// forgetRecorded records that control has recorded a conversion. Before that, a record of the former dataset that is
+// not older than the conversion must be on disk: an agent that starts without control would mount the former dataset
+// otherwise, under the name of the volume. recorded is as for finish. Its Dataset is nil if control's answer does not
+// have the former dataset.
+func (c *Converter) forgetRecorded(ctx context.Context, former, op uuid.UUID, recorded api.Committed) error {
+	if d, known := c.deps.Cache.Dataset(former); known && isOlder(d, c.deps.Cache.Index(former), recorded) {
+		return recordIsOld(former)
 	}
-	var onDisk api.IndexedDataset
-	there, err := c.deps.DB.Get(ctx, "volumes/"+former.String(), &onDisk)
-	if err != nil {
-		return err
+	for range 2 {
+		if err := c.deps.Cache.SaveChanged(ctx, c.deps.DB); err != nil {
+			return err
+		}
+		var onDisk api.IndexedDataset
+		there, err := c.deps.DB.Get(ctx, "volumes/"+former.String(), &onDisk)
+		if err != nil {
+			return err
+		}
+		if !there || !isOlder(onDisk.Dataset, onDisk.Index, recorded) {
+			return c.deps.Conversions.forget(ctx, former, op)
+		}
+		// Another writer may have replaced the record by an older one, so write it again.
+		c.deps.Cache.ReturnChanged(map[uuid.UUID]*api.IndexedDataset{former: nil})
 	}
-	if d, known := c.deps.Cache.Dataset(former); known && d.State == dataset.StateReady ||
-		there && onDisk.State == dataset.StateReady {
-		return dataset.Errorf(dataset.ErrUnavailable,
-			"dataset %s: control has converted it, and its new record is not on this node yet", former)
+	return recordIsOld(former)
+}
+
+// isOlder reports whether a record of the former dataset of a conversion can be from before the conversion. The former
+// dataset is ready again if it was restored from the trash since, so recorded decides.
+func isOlder(d dataset.Dataset, index uint64, recorded api.Committed) bool {
+	if d.State != dataset.StateReady {
+		return false
 	}
-	return c.deps.Conversions.forget(ctx, former, op)
+	return recorded.Dataset == nil || recorded.Dataset.State != dataset.StateReady || index < recorded.Index
+}
+
+func recordIsOld(former uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrPending,
+		"dataset %s: control has converted it, and its new record is not on this node yet", former)
 }
