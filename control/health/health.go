@@ -66,6 +66,9 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	reading, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
 	unreadable := func(what string, err error) {
+		if slices.ContainsFunc(slices.Concat(out.Store.Findings, out.Findings), isStoreError) {
+			return // the cause has a finding
+		}
 		out.Findings = append(out.Findings, api.Finding{
 			Level: levelError, Subject: "store", Text: fmt.Sprintf("%s cannot be read: %v", what, err),
 		})
@@ -109,6 +112,9 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	})
 	return out, ctx.Err()
 }
+
+// isStoreError reports whether a finding says that the store does not work.
+func isStoreError(f api.Finding) bool { return f.Level == levelError && f.Subject == "store" }
 
 // node returns the last report of a node.
 func (r *Reader) node(n api.Node) api.NodeHealth {

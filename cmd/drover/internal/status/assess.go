@@ -60,6 +60,7 @@ func Assess(c Cluster, now time.Time) Report {
 	found := &collector{diagnosed: map[about]bool{}, examined: map[string]bool{}}
 	found.reports(c)
 	found.nodes(c, now)
+	found.versions(c)
 	found.pools(c)
 	pools := map[uuid.UUID]*dataset.PoolStatus{}
 	for _, p := range c.Pools {
@@ -167,11 +168,7 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 		v := &c.Volumes[i]
 		homes[v.Home] = append(homes[v.Home], cli.ShortName(v.Volume))
 	}
-	versions := map[string][]string{}
 	for _, n := range c.Nodes {
-		if n.Removed.IsZero() {
-			versions[n.Version] = append(versions[n.Version], n.Name)
-		}
 		if n.Cordoned && n.Removed.IsZero() {
 			word := "cordoned"
 			if n.Draining {
@@ -196,13 +193,30 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 		}
 		f.add(level, "node "+n.Name, "drover node inspect "+n.Name, "unreachable%s; %s", since, text)
 	}
-	if len(versions) > 1 {
-		var lines []string
-		for _, v := range slices.Sorted(maps.Keys(versions)) {
-			lines = append(lines, fmt.Sprintf("%s on %s", v, findings.Few(versions[v])))
+}
+
+// versions reports nodes and control replicas that run different versions.
+func (f *collector) versions(c Cluster) {
+	versions := map[string][]string{}
+	if c.Health != nil {
+		for _, r := range c.Health.Replicas {
+			versions[r.Version] = append(versions[r.Version], "control replica "+r.Name)
 		}
-		f.add(findings.Warning, "versions", "", "the nodes run different versions: %s", strings.Join(lines, ", "))
 	}
+	for _, n := range c.Nodes {
+		if n.Removed.IsZero() {
+			versions[n.Version] = append(versions[n.Version], n.Name)
+		}
+	}
+	if len(versions) < 2 {
+		return
+	}
+	var lines []string
+	for _, v := range slices.Sorted(maps.Keys(versions)) {
+		lines = append(lines, fmt.Sprintf("%s on %s", v, findings.Few(versions[v])))
+	}
+	f.add(findings.Warning, "versions", "restart what runs an older one: first the control replicas, one after the "+
+		"other, then the guard and agent of each host", "different versions run: %s", strings.Join(lines, "; "))
 }
 
 func (f *collector) pools(c Cluster) {

@@ -59,6 +59,8 @@ func TestAssess(t *testing.T) {
 	find := func(level, subject, text, fix string) api.Finding {
 		return api.Finding{Level: level, Subject: subject, Text: text, Fix: fix}
 	}
+	const restart = "restart what runs an older one: first the control replicas, one after the other, then the guard and " +
+		"agent of each host"
 	const inspectDB, inspectPool = "drover volume inspect db", "drover pool inspect alpha/default"
 	const inspectOther = "drover pool inspect beta/default" // alpha has a pool default too
 	for name, c := range map[string]struct {
@@ -76,7 +78,14 @@ func TestAssess(t *testing.T) {
 		},
 		"versions differ": {
 			func(c *Cluster) { c.Nodes[1].Version = "1.2.4" },
-			[]api.Finding{find("warning", "versions", "the nodes run different versions: 1.2.3 on alpha, 1.2.4 on beta", "")},
+			[]api.Finding{find("warning", "versions", "different versions run: 1.2.3 on alpha; 1.2.4 on beta", restart)},
+		},
+		"a control replica has another version": {
+			func(c *Cluster) {
+				c.Health = &api.ClusterHealth{Replicas: []api.ControlReplica{{Name: "alpha", Version: "1.2.4"}, {Name: "beta", Version: "1.2.3"}}}
+			},
+			[]api.Finding{find("warning", "versions",
+				"different versions run: 1.2.3 on alpha, beta, control replica beta; 1.2.4 on control replica alpha", restart)},
 		},
 		"cordoned": {
 			func(c *Cluster) { c.Nodes[1].Cordoned = true },

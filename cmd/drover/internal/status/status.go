@@ -165,7 +165,7 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 	if len(failed) == 0 {
 		return r
 	}
-	for _, err := range failed { // NewReport leaves out repeated ones
+	for _, err := range causes(known.Health, failed) { // NewReport leaves out repeated ones
 		r.Findings = append(r.Findings, unread(a, err))
 	}
 	return NewReport(known, r.Findings)
@@ -189,6 +189,26 @@ func readOperations(ctx context.Context, c cli.Remote) (ops []dataset.Operation,
 		trash[v.ID] = true
 	}
 	return ops, trash, nil
+}
+
+// causes returns the errors of lists that need a finding. All lists for which the server or the store is unavailable
+// have one cause. It needs no finding if the state of the store names it.
+func causes(health *api.ClusterHealth, failed []error) (out []error) {
+	named := health != nil && slices.ContainsFunc(slices.Concat(health.Findings, health.Store.Findings),
+		func(f api.Finding) bool { return f.Level == findings.Error && f.Subject == "store" })
+	var unavailable error
+	for _, err := range failed {
+		switch {
+		case !errors.Is(err, dataset.ErrUnavailable):
+			out = append(out, err)
+		case unavailable == nil || err.Error() < unavailable.Error(): // the same one each time
+			unavailable = err
+		}
+	}
+	if unavailable != nil && !named {
+		out = append(out, unavailable)
+	}
+	return out
 }
 
 // unread is the finding about a list that cannot be read. If the server does not answer, doctor would fail, too.

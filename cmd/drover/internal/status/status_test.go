@@ -2,6 +2,8 @@ package status
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,11 +94,39 @@ func TestStoreIsAskedAgainAfterAFailedList(t *testing.T) {
 				texts = append(texts, f.Text)
 			}
 		}
+		if slices.ContainsFunc(r.Findings, func(f api.Finding) bool { return f.Subject == "server" }) {
+			t.Errorf("the cause is reported more than once: %+v", r.Findings)
+		}
 		if strings.Join(texts, "; ") != "Consul has no leader" {
 			t.Errorf("findings about the store: %q", texts)
 		}
 		if want := map[bool]int{false: 2, true: 1}[lost]; c.asks != want {
 			t.Errorf("the state of the store was read %d times, want %d", c.asks, want)
+		}
+	}
+}
+
+// TestCauseIsReportedOnce: lists that fail because control is unreachable have one finding, and other errors have theirs.
+func TestCauseIsReportedOnce(t *testing.T) {
+	unavailable := func(what string) error {
+		return dataset.Errorf(dataset.ErrUnavailable, "%s: control does not answer", what)
+	}
+	failed := []error{unavailable("pools"), errors.New("damaged"), unavailable("nodes"), unavailable("volumes")}
+	store := &api.ClusterHealth{Findings: []api.Finding{{Level: "error", Subject: "store", Text: "no leader"}}}
+	for name, c := range map[string]struct {
+		health *api.ClusterHealth
+		want   string
+	}{
+		"health unknown": {nil, "damaged; nodes: control does not answer"},
+		"store is well":  {&api.ClusterHealth{}, "damaged; nodes: control does not answer"},
+		"store is named": {store, "damaged"},
+	} {
+		var texts []string
+		for _, err := range causes(c.health, failed) {
+			texts = append(texts, err.Error())
+		}
+		if got := strings.Join(texts, "; "); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 }
