@@ -138,6 +138,9 @@ const (
 // hostRE matches the host of a URL, also an IPv6 address. A host that begins with '-' would be an option of ssh.
 var hostRE = regexp.MustCompile(`^[a-zA-Z0-9:][a-zA-Z0-9.:_-]*$`)
 
+// userRE matches the user of a URL. A ':' would separate the user from a password.
+var userRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*$`)
+
 // ParseRepositoryURL checks the place of a repository and returns its canonical form, which restic accepts:
 //
 //	/srv/backups, file:///srv/backups        /srv/backups
@@ -196,7 +199,7 @@ func checkRemote(s, form string, users bool) error {
 		if _, secret := u.User.Password(); secret {
 			return Errorf(ErrInvalid, "bad URL of a repository: it must not contain a password (expected %s)", form)
 		}
-		if !users || !hostRE.MatchString(u.User.Username()) {
+		if !users || !userRE.MatchString(u.User.Username()) {
 			return Errorf(ErrInvalid, "bad URL of a repository: unexpected user (expected %s)", form)
 		}
 	}

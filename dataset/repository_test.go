@@ -50,6 +50,7 @@ func TestParseRepositoryURLRefuses(t *testing.T) {
 		"sftp:///srv":                           "expected sftp://",
 		"sftp://-oProxyCommand=reboot/srv":      "expected sftp://",
 		"sftp://-x@host//srv":                   "unexpected user",
+		"sftp://u%3A" + secret + "@host//srv":   "unexpected user",
 		"sftp://host//srv/../etc":               ". or ..",
 		"sftp://u:" + secret + "@host//srv":     "must not contain a password",
 		"s3:https://host":                       "HOST/BUCKET",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -74,6 +75,11 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 			return Backup{}, Summary{}, r.failed(err)
 		}
 	}
+	if req.Parent != "" {
+		if err := r.checkIDs(req.Parent); err != nil {
+			return Backup{}, Summary{}, err
+		}
+	}
 	args := []string{"backup", "--json", "--host=" + Host}
 	for _, tag := range req.Tags {
 		args = append(args, "--tag="+tag)
@@ -92,7 +98,7 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 			req.Progress(m.Progress)
 		}
 	}}
-	c := command{time: longTime, dir: req.Dir, stdout: out, idle: true}
+	c := command{time: longTime, dir: req.Dir, stdout: out, idle: true, progress: true}
 	if _, err := r.run(ctx, c, append(append(args, "--"), req.Names...)...); err != nil {
 		if id != "" {
 			// The context may have ended because the user cancelled the backup.
@@ -118,7 +124,13 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 	return list[0], s, nil
 }
 
-// Backups lists the backups that have all of the tags, oldest first.
+// Backups lists the backups that have all of the tags, oldest first. If one of them cannot be read, Backups returns the
+// others and an error: ErrCorrupt if it is damaged.
+//
+// The list can contain an incomplete backup: one that lacks a file, if this process was killed before Backup removed
+// it, or if the removal failed because another process was using the repository. A tag cannot mark the complete ones:
+// restic tag needs the repository alone, and would fail while another node makes a backup. A caller that needs a
+// complete backup must record the IDs that Backup returned.
 func (r *Repository) Backups(ctx context.Context, tags ...string) ([]Backup, error) {
 	if len(tags) == 0 {
 		return r.list(ctx)
@@ -127,29 +139,50 @@ func (r *Repository) Backups(ctx context.Context, tags ...string) ([]Backup, err
 }
 
 func (r *Repository) list(ctx context.Context, args ...string) (list []Backup, err error) {
-	err = r.json(ctx, command{time: longTime}, &list, append([]string{"snapshots"}, args...)...)
+	c := command{time: longTime, strict: true}
+	err = r.json(ctx, c, &list, append([]string{"snapshots"}, args...)...)
 	return list, err
 }
 
 // Restore writes the files of a backup below the folder target. It fails if a single file or attribute cannot be
-// restored: the folder then has a part of the files.
+// restored: the folder then has a part of the files. id is the ID of a backup, or its first 8 digits.
 func (r *Repository) Restore(ctx context.Context, id, target string) error {
+	if err := r.checkIDs(id); err != nil {
+		return err
+	}
 	_, err := r.run(ctx, command{time: longTime}, "restore", "--target="+target, "--", id)
 	return err
 }
 
 // Remove removes backups. Their data remain until Prune is called. A backup that does not exist is ignored.
+// If a backup cannot be read, Remove removes the others, and fails with ErrCorrupt or ErrOffline.
 func (r *Repository) Remove(ctx context.Context, ids ...string) error {
 	if len(ids) == 0 {
 		return nil // without an ID, restic would apply rules
 	}
-	_, err := r.run(ctx, command{time: longTime}, append([]string{"forget", "--"}, ids...)...)
+	if err := r.checkIDs(ids...); err != nil {
+		return err
+	}
+	_, err := r.run(ctx, command{time: longTime, strict: true}, append([]string{"forget", "--"}, ids...)...)
 	return err
 }
 
-// Prune removes the data that no backup needs. Meanwhile, no other process can use the repository.
+// checkIDs fails with ErrInvalid unless each ID has the form of a backup's: 64 digits, or the first 8 of them. restic
+// also accepts words, such as latest, and any other number of digits.
+func (r *Repository) checkIDs(ids ...string) error {
+	for _, id := range ids {
+		if !regexp.MustCompile(`^[0-9a-f]{8}([0-9a-f]{56})?$`).MatchString(id) {
+			return r.errorf(dataset.ErrInvalid, "bad ID of a backup %q: expected 64 hexadecimal digits, or the first "+
+				"8 of them", dataset.Clip(id))
+		}
+	}
+	return nil
+}
+
+// Prune removes the data that no backup needs. Meanwhile, no other process can use the repository. Prune never removes
+// a lock: if a killed process left one, it fails with ErrInUse until Remove or Check has removed the lock.
 func (r *Repository) Prune(ctx context.Context) error {
-	_, err := r.run(ctx, command{time: longTime, idle: true}, "prune")
+	_, err := r.run(ctx, command{time: longTime, idle: true, keepLocks: true}, "prune")
 	return err
 }
 
@@ -159,9 +192,9 @@ type Stats struct {
 	Backups int64 `json:"snapshots_count"`
 }
 
-// Stats measures the repository.
+// Stats measures the repository. It fails if a backup cannot be read.
 func (r *Repository) Stats(ctx context.Context) (s Stats, err error) {
-	err = r.json(ctx, command{time: longTime}, &s, "stats", "--mode=raw-data")
+	err = r.json(ctx, command{time: longTime, strict: true}, &s, "stats", "--mode=raw-data")
 	return s, err
 }
 

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +41,8 @@ type problem struct {
 	kind   *dataset.Kind
 	text   string
 	detail bool // the last line of the output follows the text
+	// applies, if not nil, must also accept the output.
+	applies func(text string) bool
 }
 
 // problems returns the failures that are recognized. The first one that applies counts.
@@ -95,12 +99,70 @@ func problems() []problem {
 			text:   "its data are damaged",
 			detail: true,
 		},
+		{words: opening(), applies: isAbsent, kind: dataset.ErrNotFound, text: "there is no repository"},
 		{
-			words: []string{"unable to open config file", "config cannot be loaded"},
-			kind:  dataset.ErrNotFound,
-			text:  "there is no repository",
+			words:  opening(),
+			kind:   dataset.ErrOffline,
+			text:   "it cannot be opened",
+			detail: true,
+		},
+		{
+			words:  []string{couldNotLoad},
+			kind:   dataset.ErrOffline,
+			text:   "its backups cannot be read",
+			detail: true,
 		},
 	}
+}
+
+// couldNotLoad is in restic's messages about a backup that it cannot read, and about a list of backups that it cannot
+// read.
+const couldNotLoad = "could not load snapshot"
+
+// ignored returns the lines of restic's messages about backups that it could not read. restic leaves these backups out,
+// and exits with 0. A backup that does not exist is no such failure.
+func ignored(text []byte) string {
+	var found strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, couldNotLoad) ||
+			strings.HasPrefix(line, "Ignoring ") && !strings.Contains(line, "no matching ID found") {
+			found.WriteString(line)
+		}
+	}
+	return found.String()
+}
+
+// opening returns the words of restic's messages about a repository that it cannot open.
+func opening() []string { return []string{"unable to open config file", "config cannot be loaded"} }
+
+// isAbsent reports whether restic failed because there is no repository. Any other failure to open it can end, and must
+// not make a caller believe that it can initialize a repository there.
+func isAbsent(text string) bool {
+	for line := range strings.Lines(text) {
+		if !slices.ContainsFunc(opening(), func(w string) bool { return strings.Contains(line, w) }) {
+			continue
+		}
+		for _, words := range []string{"does not exist", "no such file or directory", "NoSuchKey"} {
+			if strings.Contains(line, words) {
+				return !strings.Contains(line, "NoSuchBucket") && !strings.Contains(line, "specified bucket")
+			}
+		}
+	}
+	return false
+}
+
+// ownerEnded reports whether the lock that made restic fail is of a process of this host that has ended.
+func ownerEnded(text []byte) bool {
+	locked := lockedBy().FindSubmatch(text)
+	if locked == nil {
+		return false
+	}
+	host, err := os.Hostname()
+	if err != nil || string(locked[2]) != host {
+		return false
+	}
+	pid, err := strconv.Atoi(string(locked[1]))
+	return err == nil && pid > 0 && errors.Is(unix.Kill(pid, 0), unix.ESRCH)
 }
 
 // classify makes an error of a run that failed. The errors never contain the password.
@@ -111,7 +173,9 @@ func (r *Repository) classify(ctx context.Context, err error, password keys.Pass
 	}
 	text := failed.Stderr
 	secret := string(password.Reveal())
-	last := strings.ReplaceAll(lastLine(text), secret, "[left out]")
+	// The secret is replaced before the text is cut: a part of it would not be recognized.
+	show := func(text string) string { return dataset.Clip(strings.ReplaceAll(text, secret, "[left out]")) }
+	last := show(lastLine(text))
 	switch {
 	case errors.Is(failed.Err, run.ErrTimeout):
 		return r.errorf(dataset.ErrOffline, "it did not answer in time: %s", last)
@@ -120,18 +184,18 @@ func (r *Repository) classify(ctx context.Context, err error, password keys.Pass
 	}
 	if locked := lockedBy().FindStringSubmatch(text); locked != nil {
 		return r.errorf(dataset.ErrInUse, "it is locked by process %s of host %s (try again when that backup, check "+
-			"or removal has ended)", locked[1], locked[2])
+			"or removal has ended; see restic's manual on locks if that process was killed)", locked[1], locked[2])
 	}
 	if damaged := damagedPacks(text); len(damaged) > 0 {
 		return r.errorf(dataset.ErrCorrupt, "its data are damaged: %s (keep the other files, and see restic's manual "+
 			"on how to repair a repository)", strings.Join(damaged, ", "))
 	}
 	if failed.ExitCode == exitIncomplete && slices.Contains(failed.Args, "backup") {
-		return r.errorf(dataset.ErrCorrupt, "a part of the files could not be read: %s",
-			strings.ReplaceAll(firstUnread(text), secret, "[left out]"))
+		return r.errorf(dataset.ErrCorrupt, "a part of the files could not be read: %s", show(firstUnread(text)))
 	}
 	for _, p := range problems() {
-		if !slices.ContainsFunc(p.words, func(w string) bool { return strings.Contains(text, w) }) {
+		if !slices.ContainsFunc(p.words, func(w string) bool { return strings.Contains(text, w) }) ||
+			p.applies != nil && !p.applies(text) {
 			continue
 		}
 		if p.detail {
@@ -162,11 +226,11 @@ func firstUnread(text string) string {
 		}
 		switch err := json.Unmarshal(m.Error, &reason); {
 		case err == nil && reason.Message != "":
-			return dataset.Clip(m.Item + ": " + reason.Message)
+			return m.Item + ": " + reason.Message
 		case err == nil && reason.Errno != 0:
-			return dataset.Clip(m.Item + ": " + reason.Errno.Error())
+			return m.Item + ": " + reason.Errno.Error()
 		}
-		return dataset.Clip(m.Item)
+		return m.Item
 	}
 	return lastLine(text)
 }
@@ -213,11 +277,11 @@ func lastLine(text string) string {
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if fatal, ok := strings.CutPrefix(line, "Fatal: "); ok {
-			return dataset.Clip(fatal)
+			return fatal
 		}
 		if line != "" {
 			last = line
 		}
 	}
-	return dataset.Clip(last)
+	return last
 }

@@ -6,6 +6,7 @@ package restic
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -118,15 +119,22 @@ func (r *Repository) Check(ctx context.Context, percent int) error {
 type command struct {
 	time   time.Duration
 	dir    string
-	stdout io.Writer
-	idle   bool // other processes' requests to the disks come first
+	stdout io.Writer // nil discards the output
+	idle   bool      // other processes' requests to the disks come first
+	// progress makes restic write its progress every second.
+	progress bool
+	// strict makes the run fail if restic ignored a backup that it could not read.
+	strict bool
+	// keepLocks keeps all locks of other runs, also of those that were killed.
+	keepLocks bool
 }
 
-// json runs restic, and decodes its output.
+// json runs restic, and decodes its output. If the run fails, json decodes the output as far as possible.
 func (r *Repository) json(ctx context.Context, c command, into any, args ...string) error {
 	var out limited
 	c.stdout = &out
 	if _, err := r.run(ctx, c, append(args, "--json")...); err != nil {
+		_ = json.Unmarshal(out.buf.Bytes(), into) // a strict run has listed the backups that it could read
 		return err
 	}
 	if out.full {
@@ -151,11 +159,11 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// run runs restic. If another run that was killed left its lock in the repository, run removes the lock, and runs
-// restic again.
+// run runs restic. If another run that was killed on this host left its lock in the repository, run removes the lock,
+// and runs restic again.
 func (r *Repository) run(ctx context.Context, c command, args ...string) (run.Result, error) {
 	res, err := r.runOnce(ctx, c, args...)
-	if !errors.Is(err, dataset.ErrInUse) {
+	if c.keepLocks || !errors.Is(err, dataset.ErrInUse) || !ownerEnded(res.Stderr) {
 		return res, err
 	}
 	// Without an option, unlock removes a lock only if the process that made it ended on this host, or if the lock has
@@ -172,8 +180,16 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 		return run.Result{}, r.failed(err)
 	}
 	env := []string{
-		"RESTIC_PROGRESS_FPS=1", "RESTIC_PASSWORD=", "RESTIC_PASSWORD_COMMAND=", "RESTIC_PASSWORD_FILE=",
+		"RESTIC_PASSWORD=", "RESTIC_PASSWORD_COMMAND=", "RESTIC_PASSWORD_FILE=",
 		"RESTIC_REPOSITORY=", "RESTIC_REPOSITORY_FILE=", "RESTIC_KEY_HINT=",
+	}
+	if c.progress {
+		env = append(env, "RESTIC_PROGRESS_FPS=1")
+	} else {
+		env = append(env, "RESTIC_PROGRESS_FPS=")
+	}
+	if c.stdout == nil {
+		c.stdout = io.Discard // a check or prune can write more than the runner keeps
 	}
 	if r.options.CredentialsFile != "" {
 		if err := keys.CheckCredentialsFile(r.options.CredentialsFile); err != nil {
@@ -198,6 +214,9 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	})
 	if err != nil {
 		return res, r.classify(ctx, err, password)
+	}
+	if text := ignored(res.Stderr); c.strict && text != "" {
+		return res, r.classify(ctx, &run.Error{Cmd: name, Args: args, Stderr: text}, password)
 	}
 	return res, nil
 }

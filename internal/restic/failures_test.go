@@ -1,0 +1,154 @@
+package restic_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+)
+
+// fake puts a program restic that runs the script first in PATH. Each run appends its command to the file that fake
+// returns.
+func fake(t *testing.T, script string) (commands string) {
+	t.Helper()
+	bin := t.TempDir()
+	commands = filepath.Join(bin, "commands")
+	must(t, os.WriteFile(filepath.Join(bin, "restic"), []byte(`#!/bin/sh
+case $1 in version) echo restic 0.14.0; exit;; esac
+cat >/dev/null
+while :; do case $1 in --*) shift;; *) break;; esac; done
+echo $1 >>`+commands+"\n"+script), 0o700))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	return commands
+}
+
+// restic leaves out a backup that it cannot read, and exits with 0.
+func TestDamagedBackupIsAnError(t *testing.T) {
+	o, dir := options(t), source(t)
+	r := initialized(t, o)
+	ask := restic.Request{Dir: dir, Names: names()}
+	damaged, _, err := r.Backup(t.Context(), ask)
+	must(t, err)
+	write(t, filepath.Join(dir, "data", "b"), "more")
+	good, _, err := r.Backup(t.Context(), ask)
+	must(t, err)
+	must(t, os.RemoveAll(o.CacheDir))
+	file := filepath.Join(o.URL, "snapshots", damaged.ID)
+	must(t, os.Chmod(file, 0o600))
+	must(t, os.Truncate(file, 50))
+
+	list, err := r.Backups(t.Context())
+	refused(t, err, dataset.ErrCorrupt, "its data are damaged: could not load snapshot "+damaged.ID[:8])
+	if len(list) != 1 || list[0].ID != good.ID {
+		t.Errorf("got %+v, want only %s", list, good.ID)
+	}
+	_, err = r.Stats(t.Context())
+	refused(t, err, dataset.ErrCorrupt, "could not load snapshot "+damaged.ID[:8])
+	refused(t, r.Remove(t.Context(), damaged.ID), dataset.ErrCorrupt, "could not load snapshot")
+	must(t, r.Remove(t.Context(), strings.Repeat("0", 64)))
+}
+
+// If restic cannot read the list of backups, it prints an empty one, and exits with 0.
+func TestUnreadableListIsAnError(t *testing.T) {
+	fake(t, "echo '[]'; echo 'could not load snapshots: unexpected HTTP response (500): 500 Internal' >&2\n")
+	r := open(t, options(t))
+	const want = "its backups cannot be read: could not load snapshots: unexpected HTTP response (500)"
+	_, err := r.Backups(t.Context())
+	refused(t, err, dataset.ErrOffline, want)
+	refused(t, r.Remove(t.Context(), strings.Repeat("0", 64)), dataset.ErrOffline, want)
+}
+
+// A caller makes a repository where there is none. No other failure must look like that.
+func TestOnlyAnAbsentRepositoryIsNotFound(t *testing.T) {
+	for text, want := range map[string]*dataset.Kind{
+		"unable to open config file: stat /srv/bucket/config: no such file or directory": dataset.ErrNotFound,
+		"unable to open config file: Stat: <config/> does not exist":                     dataset.ErrNotFound,
+		"unable to open config file: Stat: The specified key does not exist.":            dataset.ErrNotFound,
+		"unable to open config file: Stat: The specified bucket does not exist":          dataset.ErrOffline,
+		"unable to open config file: unexpected HTTP response (500): 500 Internal":       dataset.ErrOffline,
+		"unable to open config file: unexpected HTTP response (429): 429 Too Many":       dataset.ErrOffline,
+		"unable to open config file: Head: x509: certificate has expired":                dataset.ErrOffline,
+		"config cannot be loaded: unsupported repository version":                        dataset.ErrOffline,
+	} {
+		fake(t, "echo 'Fatal: "+text+"' >&2; echo 'Is there a repository at the following location?' >&2; exit 1\n")
+		_, err := open(t, options(t)).Stat(t.Context())
+		part := "there is no repository"
+		if want == dataset.ErrOffline {
+			part = "it cannot be opened: " + text
+		}
+		refused(t, err, want, part)
+	}
+}
+
+// A lock is removed only if its process was of this host and has ended, and never before a prune.
+func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
+	host, err := os.Hostname()
+	must(t, err)
+	const ended = 1<<22 + 1 // more than Linux allows for the ID of a process
+	check := func(r *restic.Repository) error { return r.Check(t.Context(), 0) }
+	prune := func(r *restic.Repository) error { return r.Prune(t.Context()) }
+	for name, c := range map[string]struct {
+		pid  int
+		host string
+		call func(*restic.Repository) error
+		want string
+	}{
+		"ended":          {ended, host, check, "check unlock check"},
+		"of another":     {ended, host + "-b", check, "check"},
+		"running":        {os.Getpid(), host, check, "check"},
+		"ended at prune": {ended, host, prune, "prune"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			commands := fake(t, fmt.Sprintf("[ $1 = unlock ] && exit\n"+
+				"echo 'Fatal: unable to create lock in backend: repository is already locked by PID %d on %s by root' "+
+				">&2; exit 1\n", c.pid, c.host))
+			refused(t, c.call(open(t, options(t))), dataset.ErrInUse,
+				fmt.Sprintf("it is locked by process %d of host %s (", c.pid, c.host))
+			got, err := os.ReadFile(commands)
+			if err != nil || strings.Join(strings.Fields(string(got)), " ") != c.want {
+				t.Errorf("got the commands %q, %v, want %s", got, err, c.want)
+			}
+		})
+	}
+}
+
+// A check of a large repository may write more than the runner keeps. Only a backup reports its progress.
+func TestLongOutputIsNoFailure(t *testing.T) {
+	fake(t, `[ -z "$RESTIC_PROGRESS_FPS" ] || exit 1; head -c 5000000 /dev/zero`+"\n")
+	r := open(t, options(t))
+	must(t, r.Check(t.Context(), 0))
+	must(t, r.Prune(t.Context()))
+}
+
+// The end of a long line is cut off. The rest has no part of the password.
+func TestCutTextHasNoPartOfThePassword(t *testing.T) {
+	before := strings.Repeat("x", 125) // the text is cut after 137 bytes
+	fake(t, "echo 'Fatal: "+before+password+" is wrong' >&2; exit 1\n")
+	_, err := open(t, options(t)).Stat(t.Context())
+	refused(t, err, dataset.ErrInternal, before+"[left out] ")
+	if strings.Contains(fmt.Sprint(err), password[:5]) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// restic accepts words such as latest, and any unique first digits of an ID.
+func TestOnlyIDsNameBackups(t *testing.T) {
+	r, dir := initialized(t, options(t)), source(t)
+	b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names()})
+	must(t, err)
+	for _, id := range []string{"latest", "", b.ID[:7], b.ID[:9], strings.ToUpper(b.ID) + "G", b.ID + ":data"} {
+		refused(t, r.Restore(t.Context(), id, t.TempDir()), dataset.ErrInvalid, "bad ID of a backup")
+		refused(t, r.Remove(t.Context(), id), dataset.ErrInvalid, "bad ID of a backup")
+	}
+	_, _, err = r.Backup(t.Context(), restic.Request{Dir: dir, Names: names(), Parent: "latest"})
+	refused(t, err, dataset.ErrInvalid, "bad ID of a backup")
+	target := t.TempDir()
+	must(t, r.Restore(t.Context(), b.ID[:8], target))
+	if got, err := os.ReadFile(filepath.Join(target, "data", "a")); err != nil || string(got) != "content of a" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
