@@ -391,11 +391,18 @@ func (s *Latest) RecordCopy(c dataset.Copy, now time.Duration) {
 	s.mergeCopies(c.Node, []dataset.Copy{c}, now)
 }
 
+// mergeCopies merges a node's reports on copies with those that are remembered. A report without a snapshot does not
+// replace the remembered state of the copy: the node has just started, and reports only why it cannot refresh the copy.
 func (s *Latest) mergeCopies(node uuid.UUID, list []dataset.Copy, now time.Duration) {
 	heard := make([]reportedCopy, 0, len(list))
 	for _, c := range list {
 		at := now
-		if was, known := s.copies[node][c.Dataset]; known && was.VerifiedAtHome.Equal(c.VerifiedAtHome) {
+		was, known := s.copies[node][c.Dataset]
+		if known && c.Snapshot == uuid.Nil {
+			c.Snapshot, c.Taken, c.OrderTime, c.Epoch = was.Snapshot, was.Taken, was.OrderTime, was.Epoch
+			c.VerifiedAt, c.VerifiedAtHome = was.VerifiedAt, was.VerifiedAtHome
+		}
+		if known && was.VerifiedAtHome.Equal(c.VerifiedAtHome) {
 			at = was.at
 		}
 		heard = append(heard, reportedCopy{c, at})

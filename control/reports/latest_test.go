@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -90,5 +91,30 @@ func TestFullnessAtTheLimit(t *testing.T) {
 	}
 	if got := report("beta", status(extra, dataset.Full)); len(got) != 1 {
 		t.Errorf("after it made room: %+v, want the other reported", got)
+	}
+}
+
+// TestProblemKeepsStateOfCopy: a node that has just started reports why it cannot refresh its copy, and not the state of
+// the copy. A failover may still use the state that was reported before.
+func TestProblemKeepsStateOfCopy(t *testing.T) {
+	s := reports.New()
+	node := dataset.Node{ID: uuid.New(), Name: "alpha"}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	state := dataset.Copy{
+		Dataset: uuid.New(), Node: node.ID, Kind: dataset.CopyReplica, Epoch: 7, Snapshot: uuid.New(),
+		Taken: at, OrderTime: at.Add(1), VerifiedAt: at.Add(2), VerifiedAtHome: at.Add(3),
+	}
+	s.RecordCopy(state, 0)
+	empty := dataset.Copy{Dataset: state.Dataset, Node: node.ID, Kind: dataset.CopyReplica}
+	later := state
+	later.Epoch, later.Snapshot, later.Taken = 8, uuid.New(), at.Add(time.Hour)
+	for _, c := range []struct{ report, want dataset.Copy }{{empty, state}, {later, later}, {empty, later}} {
+		c.report.Problem, c.want.Problem = "its pool is offline", "its pool is offline"
+		if _, err := s.RecordHeartbeat(node, api.Heartbeat{Copies: []dataset.Copy{c.report}}, 0); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := s.Copy(node.ID, state.Dataset); got != c.want {
+			t.Errorf("after the report %+v:\n%+v, want\n%+v", c.report, got, c.want)
+		}
 	}
 }
