@@ -3,8 +3,12 @@ package replication
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +20,8 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/report"
+	"github.com/droverhq/drover/agent/transfer"
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -49,13 +55,45 @@ type refreshes struct {
 	*testing.T
 	clock *clock.Fake
 	home  uuid.UUID
-	fail  chan struct{} // each value lets one refresh fail
+	fail  chan error    // each value lets one refresh fail with that error
+	reach chan struct{} // each value lets one refresh reach the home
 }
+
+var errNoWay = errors.New("no way to its home")
+
+// answeringHome is the home of a volume. It answers each request with a transfer snapshot.
+type answeringHome struct{}
+
+func (answeringHome) RoundTrip(req *http.Request) (*http.Response, error) {
+	ds := uuid.MustParse(path.Base(path.Dir(req.URL.Path))) // …/datasets/UUID/freshen
+	body := fmt.Sprintf(`{"dataset": %q, "id": %q}`, ds, uuid.New())
+	return &http.Response{
+		StatusCode: http.StatusOK, Header: req.Header.Clone(), Body: io.NopCloser(strings.NewReader(body)),
+	}, nil
+}
+
+// emptyPools are pools without datasets.
+type emptyPools struct{ backends.Pool }
+
+func (p emptyPools) Online(context.Context, uuid.UUID) (backends.Pool, error) { return p, nil }
+func (emptyPools) MarkUsed(uuid.UUID)                                         {}
+func (emptyPools) CheckRootSpace(context.Context) error                       { return nil }
+func (emptyPools) Stat(context.Context, uuid.UUID) (e backends.Entry, err error) {
+	return e, dataset.Errorf(dataset.ErrNotFound, "no such dataset")
+}
+
+// noCopies has nothing to do for a copy.
+type noCopies struct{}
+
+func (noCopies) Reconcile(context.Context, uuid.UUID) error    { return nil }
+func (noCopies) Apply(context.Context, api.AssignedCopy) error { return nil }
+func (noCopies) Report(context.Context, api.CopyReport) error  { return nil }
 
 func newRefreshes(t *testing.T) *refreshes {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	r := &refreshes{T: t, clock: clock.NewFake(time.Unix(0, 0)), home: uuid.New(), fail: make(chan struct{})}
+	r := &refreshes{T: t, clock: clock.NewFake(time.Unix(0, 0)), home: uuid.New(),
+		fail: make(chan error), reach: make(chan struct{})}
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -64,11 +102,14 @@ func newRefreshes(t *testing.T) *refreshes {
 		Trust: host.NewTrust(nil), Clock: r.clock, Log: log, Timing: host.Timing{}.OrDefault(), Ctx: ctx,
 	}
 	r.Replicas = NewReplicas(ReplicasDeps{
-		Host: h, Moves: NewMoveTable(records.DB{}, nil),
+		Host: h, Moves: NewMoveTable(records.DB{}, nil), Pools: emptyPools{}, Space: emptyPools{}, Copies: noCopies{},
+		TransferClient: &transfer.Client{HTTP: answeringHome{}, Clock: r.clock, Log: log},
 		Peer: func(ctx context.Context, _ uuid.UUID) (dataset.Node, error) {
 			select {
-			case <-r.fail:
-				return dataset.Node{}, errors.New("no way to its home")
+			case err := <-r.fail:
+				return dataset.Node{}, err
+			case <-r.reach:
+				return dataset.Node{Name: "host-a", Address: "host-a:9471"}, nil
 			case <-ctx.Done():
 				return dataset.Node{}, ctx.Err()
 			}
@@ -110,6 +151,14 @@ func (r *refreshes) awaitNone(ids ...uuid.UUID) {
 	}
 }
 
+// fails lets the next refresh of a replica fail, and waits for its end.
+func (r *refreshes) fails(id uuid.UUID, why error) {
+	r.Helper()
+	r.startDue()
+	r.fail <- why
+	r.awaitNone(id)
+}
+
 // Replicas that fail take one of the four slots, so that the others are refreshed.
 func TestFailingReplicasLeaveSlots(t *testing.T) {
 	r := newRefreshes(t)
@@ -125,15 +174,20 @@ func TestFailingReplicasLeaveSlots(t *testing.T) {
 	if n := r.running(bad); n != maxRefreshes {
 		t.Fatalf("%d new replicas are refreshed, want %d", n, maxRefreshes)
 	}
-	for range bad {
-		r.fail <- struct{}{}
+	for _, delay := range []time.Duration{10 * time.Second, 20 * time.Second} {
+		if n := r.running(bad); n != maxRefreshes { // after one failure, the home's agent may just have restarted
+			t.Errorf("%d replicas are refreshed, want %d", n, maxRefreshes)
+		}
+		for range bad {
+			r.fail <- errNoWay
+		}
+		r.awaitNone(bad...)
+		if wait := r.startDue(); wait != delay || r.running(bad) != 0 {
+			t.Errorf("the next refresh is due in %s, and %d run; want %s and 0", wait, r.running(bad), delay)
+		}
+		r.clock.Advance(delay)
+		r.startDue()
 	}
-	r.awaitNone(bad...)
-	if wait := r.startDue(); wait != 10*time.Second || r.running(bad) != 0 {
-		t.Errorf("the next refresh is due in %s, and %d run; want 10s and 0", wait, r.running(bad))
-	}
-	r.clock.Advance(10 * time.Second)
-	r.startDue()
 	if n := r.running(bad); n != maxFailingRefreshes {
 		t.Errorf("%d failing replicas are refreshed, want %d", n, maxFailingRefreshes)
 	}
@@ -146,6 +200,87 @@ func TestFailingReplicasLeaveSlots(t *testing.T) {
 	}
 }
 
+// A refresh whose home has answered does not count as failing. It can transfer data for hours, and meanwhile the other
+// failing replicas are refreshed.
+func TestAnsweredRefreshIsNotFailing(t *testing.T) {
+	r := newRefreshes(t)
+	ids := []uuid.UUID{uuid.New(), uuid.New()}
+	for _, id := range ids {
+		r.add(id, dataset.StateReady)
+		if _, err := r.deps.Locks.Lock(t.Context(), id, "a long transfer"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range reportedFailures {
+		r.startDue()
+		for range ids {
+			r.fail <- errNoWay
+		}
+		r.awaitNone(ids...)
+		r.clock.Advance(5 * time.Minute)
+	}
+	select { // of the refreshes that ended
+	case <-r.wake:
+	default:
+	}
+	if r.startDue(); r.running(ids) != 1 {
+		t.Fatalf("%d failing replicas are refreshed, want 1", r.running(ids))
+	}
+	r.reach <- struct{}{}
+	select {
+	case <-r.wake:
+	case <-time.After(time.Minute):
+		t.Fatal("the answer of the home does not wake Run")
+	}
+	if r.startDue(); r.running(ids) != 2 {
+		t.Errorf("after the answer of the home, %d replicas are refreshed, want 2", r.running(ids))
+	}
+}
+
+// A failure that differs from the previous one only in a port is reported once.
+func TestFailureWithOtherPortIsNotNew(t *testing.T) {
+	r := newRefreshes(t)
+	id := uuid.New()
+	r.add(id, dataset.StateReady)
+	for i, c := range []struct {
+		why string
+		new bool
+	}{
+		{"read tcp 10.0.0.1:40001->10.0.0.2:9471: connection reset", false},
+		{"read tcp 10.0.0.1:40002->10.0.0.2:9471: connection reset", true}, // the second failure is reported
+		{"read tcp 10.0.0.1:40003->10.0.0.2:9471: connection reset", false},
+		{"dial tcp 10.0.0.2:9471: connection refused", true},
+		{"dial tcp 10.0.0.2:9471: connection refused", false},
+	} {
+		r.fails(id, errors.New(c.why))
+		if got := slices.Contains(r.deps.News.Take(), id); got != c.new {
+			t.Errorf("failure %d, %s: reported: %t, want %t", i, c.why, got, c.new)
+		}
+		if got := r.Failure(id); got != c.why {
+			t.Errorf("failure %d is %q, want %q", i, got, c.why)
+		}
+		r.clock.Advance(5 * time.Minute)
+	}
+}
+
+// After a start, the state of a replica may not be known yet. Then a failure is not reported, because such a report has
+// no snapshot, and an older control would replace the state that it knows.
+func TestFailureWithUnknownStateIsNotReported(t *testing.T) {
+	r := newRefreshes(t)
+	id := uuid.New()
+	r.add(id, dataset.StateReady)
+	k, _ := r.deps.Cache.Copy(id)
+	k.Snapshot = uuid.New()
+	r.deps.Cache.SetCopy(id, &k)
+	for range reportedFailures {
+		r.fails(id, errNoWay)
+		r.clock.Advance(5 * time.Minute)
+	}
+	if got, reported := r.Status(id); reported {
+		t.Errorf("the report is %+v, want none", got)
+	}
+}
+
 // Control is told why a replica cannot be refreshed after the second failure in a row, and when that ends. Once one
 // replica is refreshed again, the others from the same home are tried at once.
 func TestFailureIsReported(t *testing.T) {
@@ -153,9 +288,7 @@ func TestFailureIsReported(t *testing.T) {
 	id, other := uuid.New(), uuid.New()
 	fails := func(id uuid.UUID) {
 		t.Helper()
-		r.startDue()
-		r.fail <- struct{}{}
-		r.awaitNone(id)
+		r.fails(id, errNoWay)
 	}
 	wants := func(when, problem string, reported bool) {
 		t.Helper()
@@ -183,6 +316,15 @@ func TestFailureIsReported(t *testing.T) {
 	r.startDue()
 	r.awaitNone(id)
 	wants("after a success", "", true)
+	r.startDue()
+	if r.running([]uuid.UUID{other}) != 0 {
+		t.Error("the other replica is tried at once, and its home has not answered")
+	}
+
+	r.mu.Lock() // as at the end of a refresh whose home has answered
+	r.byDataset[id].failures, r.byDataset[id].reached = 1, true
+	r.recordResult(id, time.Hour, nil)
+	r.mu.Unlock()
 	r.startDue()
 	if r.running([]uuid.UUID{other}) != 1 {
 		t.Error("the other replica from that home is not tried at once")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -57,9 +58,17 @@ type replica struct {
 	copy     dataset.Copy // its current state; the zero value until that is known
 	reported dataset.Copy // the last state that was reported to control's store
 	failure  string       // why the last refresh failed, or "" if it succeeded
+	cause    string       // what distinguishes that failure from others: see causeOf
 	failures int          // how many refreshes in a row have failed
+	reached  bool         // the home has answered the running refresh or the last one
 	told     bool         // a failure was reported to control, so its end must be reported too
 	stop     func()       // ends the running refresh
+}
+
+// isFailing reports whether a refresh of the replica probably waits for an unreachable home. Once the home has answered
+// the running refresh, isFailing returns false, because that refresh can then transfer data for hours.
+func (r *replica) isFailing() bool {
+	return r.failures >= reportedFailures && !(r.running && r.reached)
 }
 
 // NewReplicas returns a Replicas that refreshes nothing before Run is called.
@@ -96,7 +105,7 @@ func (p *Replicas) SetFailure(id uuid.UUID, why string) {
 }
 
 // maxRefreshes is how many refreshes run at the same time. maxFailingRefreshes is how many of them may be of replicas
-// whose last refresh failed, because such a refresh can wait half a minute for an unreachable node. maxRefreshWait is
+// that fail (see isFailing), because such a refresh can wait half a minute for an unreachable node. maxRefreshWait is
 // the longest time between two searches of Run for new replicas.
 const (
 	maxRefreshes        = 4
@@ -111,8 +120,8 @@ const (
 	maxBackoffRetries = 300
 )
 
-// reportedFailures is how many refreshes in a row must fail before control is told. So a restart of the home's agent
-// does not make the replica look broken.
+// reportedFailures is how many refreshes in a row must fail before control is told and the replica counts as failing.
+// So a restart of the home's agent does not make the replica look broken.
 const reportedFailures = 2
 
 // backoff returns how long to wait before a refresh is tried again. every is how often the replica is refreshed while
@@ -162,7 +171,7 @@ func (p *Replicas) startDue() (wait time.Duration) {
 		}
 		if r := p.byDataset[id]; r.running {
 			running++
-			if r.failures > 0 {
+			if r.isFailing() {
 				failing++
 			}
 		}
@@ -178,14 +187,14 @@ func (p *Replicas) startDue() (wait time.Duration) {
 		case r.running:
 		case r.due > now:
 			wait = min(wait, r.due-now)
-		case running == maxRefreshes || r.failures > 0 && failing == maxFailingRefreshes:
+		case running == maxRefreshes || r.isFailing() && failing >= maxFailingRefreshes:
 			// it waits until another refresh ends
 		default:
 			running++
-			if r.failures > 0 {
+			if r.isFailing() {
 				failing++
 			}
-			r.running, r.due = true, now+max(every[id], p.deps.Timing.Retry)
+			r.running, r.reached, r.due = true, false, now+max(every[id], p.deps.Timing.Retry)
 			p.start(id, every[id])
 		}
 	}
@@ -214,30 +223,42 @@ func (p *Replicas) start(id uuid.UUID, every time.Duration) {
 }
 
 // recordResult records the result of a refresh: why it failed, when it is due again, and whether control must be told.
-// If a replica that failed succeeds, the other failing replicas of the same home are due at once. The caller holds mu.
+// If a replica that failed succeeds and its home answered, the other failing replicas of the same home are due at once.
+// The caller holds mu.
 func (p *Replicas) recordResult(id uuid.UUID, every time.Duration, err error) {
 	r, now := p.byDataset[id], p.deps.Clock.Steady()
 	if err == nil {
-		if r.failures > 0 {
+		if r.failures > 0 && r.reached {
 			p.retryOthers(id, now)
 		}
-		r.failure, r.failures = "", 0
+		r.failure, r.cause, r.failures = "", "", 0
 		if r.told {
 			p.deps.News.Changed(id)
 		}
 		return
 	}
 	why := dataset.OneLine(err)
-	if why != r.failure { // logged once for each cause
+	cause := causeOf(why, p.home(id))
+	if cause != r.cause { // logged once for each cause
 		p.deps.Log.WithError(err).WithField("dataset", id).Warn("cannot refresh a replica, retrying")
 	}
 	r.failures++
 	r.due = now + backoff(r.failures, every, p.deps.Timing.Retry)
-	if r.failures == reportedFailures || r.failures > reportedFailures && why != r.failure {
+	if r.failures == reportedFailures || r.failures > reportedFailures && cause != r.cause {
 		r.told = true
 		p.deps.News.Changed(id)
 	}
-	r.failure = why
+	r.failure, r.cause = why, cause
+}
+
+// changingParts matches the parts of an error that differ between two failures with the same cause: UUIDs of snapshots,
+// local ports, sizes and durations.
+var changingParts = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9]+`)
+
+// causeOf returns a text that is the same for two failures of a replica with the same cause. why is the failure, and
+// home is the home of the volume. It is a pure function.
+func causeOf(why string, home uuid.UUID) string {
+	return home.String() + " " + changingParts.ReplaceAllString(why, "#")
 }
 
 // retryOthers makes the failing replicas of volumes with the same home due, because that home answers again. The
@@ -248,6 +269,17 @@ func (p *Replicas) retryOthers(id uuid.UUID, now time.Duration) {
 		if r.failures > 0 && !r.running && other != id && p.home(other) == home {
 			r.due = min(r.due, now)
 		}
+	}
+}
+
+// noteAnswer records that the home has answered the running refresh of a replica. Another failing replica can then be
+// refreshed.
+func (p *Replicas) noteAnswer(id uuid.UUID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.byDataset[id]; r != nil {
+		r.reached = true
+		p.Wake()
 	}
 }
 
@@ -306,8 +338,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
 	}
 	jb.Step("refreshing the replica of volume " + d.Volume)
-	checked := p.deps.Clock.Now().UTC().Round(0)
-	peer := "https://" + home.Address
+	checked, peer := p.deps.Clock.Now().UTC().Round(0), "https://"+home.Address
 	have, err := lineage.SnapshotIDs(ctx, pool, id)
 	if err != nil {
 		return err
@@ -319,6 +350,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *jobs.Job, id uuid.UUID) erro
 	if err != nil {
 		return fmt.Errorf("from its home, node %s: %w", home.Name, err)
 	}
+	p.noteAnswer(id)
 	if s.Epoch > d.Epoch { // this node's record does not list the losses of the later epoch yet
 		return p.reload(ctx, k)
 	}
@@ -438,14 +470,15 @@ func (p *Replicas) Copy(id uuid.UUID) (dataset.Copy, bool) {
 }
 
 // Status returns what this node reports to control of a replica: its state, and as its problem why it cannot be
-// refreshed. While the state is not known, Status returns only the problem. It returns false if there is nothing to
-// report.
+// refreshed. Until the replica has its first snapshot, Status returns only the problem. It returns false if there is
+// nothing to report, and while the state of a replica with a snapshot is not known: an older control would replace the
+// state that it knows by one without a snapshot, and would consider the replica too old for a failover.
 func (p *Replicas) Status(id uuid.UUID) (dataset.Copy, bool) {
 	k, kept := p.deps.Cache.Copy(id)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := p.byDataset[id]
-	if !kept || r == nil || r.copy.Snapshot == uuid.Nil && !r.told {
+	if !kept || r == nil || r.copy.Snapshot == uuid.Nil && (!r.told || k.Snapshot != uuid.Nil) {
 		return dataset.Copy{}, false
 	}
 	c := r.copy
