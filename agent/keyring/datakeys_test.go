@@ -379,6 +379,11 @@ func (k *keyRig) convert(volume, profile string) (former uuid.UUID) {
 	if err != nil || op.State != dataset.OpDone {
 		k.T.Fatalf("%+v, %v", op, err)
 	}
+	// Control records the end before the agent has its answer.
+	agenttest.Await(k.T, func() bool {
+		d, known := k.Cache.Dataset(op.DatasetID)
+		return known && d.State == dataset.StateTrashed
+	})
 	return op.DatasetID
 }
 
