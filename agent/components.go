@@ -23,6 +23,7 @@ import (
 	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/agent/repository"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/agent/volume"
@@ -130,6 +131,8 @@ type components struct {
 	Quarantine  *pooladmin.Quarantine
 	Collector   *pooladmin.Collector
 	Trimmer     *pooladmin.Trimmer
+
+	Repositories *repository.Checker
 
 	TransferServer *transfer.Server // sends datasets to other nodes
 	TransferClient *transfer.Client // receives datasets from other nodes

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"io"
+	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,6 +22,7 @@ import (
 	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/agent/repository"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
@@ -231,6 +233,9 @@ func (a *components) makePoolAdmin() {
 		Verifier: a.Verifier,
 	})
 	a.Trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.Pools, Configured: a.Config.Pools}
+	a.Repositories = repository.NewChecker(repository.Deps{
+		CacheDir: filepath.Join(a.Root, "restic-cache"), Records: a.Control, Programs: a.Programs,
+	})
 }
 
 // makeControlSync creates the components that keep this node and control in agreement.

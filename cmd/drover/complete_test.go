@@ -78,6 +78,9 @@ func TestCompletion(t *testing.T) {
 		{[]string{"profile", "show", "g"}, []string{"gold"}},
 		{[]string{"pool", "inspect", ""}, []string{"default", "plain"}},
 		{[]string{"pool", "rm", ""}, []string{"default", "plain"}},
+		{[]string{"repository", "check", ""}, []string{"offsite"}},
+		{[]string{"repository", "rm", "x"}, nil},
+		{[]string{"repository", "add", "new", "/x", "--password", ""}, []string{"file:", "exec:"}},
 		{[]string{"node", "inspect", ""}, []string{"host-a"}},
 		{[]string{"operation", "cancel", ""}, []string{idOp.String()}}, // those that have ended cannot be cancelled
 		{[]string{"completion", ""}, []string{"bash", "fish", "zsh"}},

@@ -340,6 +340,15 @@ func (f *fake) SnapshotSpace(_ context.Context, snapshot string) (api.SnapshotSp
 	return api.SnapshotSpace{Unique: dataset.Size(snapshot[1]-'0') * dataset.MiB}, nil
 }
 
+// CheckRepository reports a repository at the URL of a new one only if the fake has one there.
+func (f *fake) CheckRepository(_ context.Context, c api.RepositoryCheck) (api.RepositoryState, error) {
+	state := api.RepositoryState{ID: strings.Repeat("5f1c09aa", 8), Format: 2}
+	state.Created = c.Init && !slices.ContainsFunc(f.repositories, func(r dataset.Repository) bool {
+		return r.URL == c.New.URL
+	})
+	return state, f.called("CheckRepository", c)
+}
+
 func (f *fake) VolumeHolders(_ context.Context, volume string) (dataset.Holders, error) {
 	return f.holders, f.called("VolumeHolders", volume)
 }

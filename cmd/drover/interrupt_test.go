@@ -247,6 +247,7 @@ func TestBadAddressFailsEveryCommand(t *testing.T) {
 		{"pool", "create", "x", "--backend", "dir", "--path", "/x"}, {"pool", "adopt", "/x"}, {"pool", "accept", "x", "--yes"}, {"pool", "rm", "x"}, {"node", "ls"}, {"node", "inspect", "x"},
 		{"store", "backup", "x"}, {"store", "rebuild"}, {"operation", "ls"}, {"operation", "watch", "x"}, {"operation", "cancel", "x"},
 		{"events"}, {"doctor"}, {"version"}, {"volume", "stats"},
+		{"repository", "add", "x", "/x", "--password", "file:/x"}, {"repository", "check", "x"}, {"repository", "rm", "x"},
 	} {
 		c := newConsole(theWorld())
 		c.Dial = func(e string) (cli.Remote, error) { return client.New(e) }
@@ -264,6 +265,8 @@ func TestErrorsOfTheServerFailEveryCommand(t *testing.T) {
 		"Snapshot": {"snapshot", "inspect", "51"}, "Diff": {"snapshot", "diff", "x"}, "Trash": {"trash", "ls"}, "Profile": {"profile", "show", "gold"},
 		"Pools": {"pool", "inspect", "x"}, "CreatePool": {"pool", "create", "x", "--backend", "dir", "--path", "/x"}, "AdoptPool": {"pool", "adopt", "/x"},
 		"AcceptPool": {"pool", "accept", "x", "--yes"}, "RemovePool": {"pool", "rm", "x", "--yes"}, "PreviewRemovePool": {"pool", "rm", "x"},
+		"Repository": {"repository", "rm", "offsite"}, "Repositories": {"repository", "ls"}, "RemoveRepository": {"repository", "rm", "offsite", "--yes"},
+		"AddRepository": {"repository", "add", "x", "/x", "--password", "file:/x"}, "CheckRepository": {"repository", "check", "offsite"},
 		"SetPool":  {"pool", "set", "x", "--overcommit", "1.5"},
 		"NodeList": {"node", "inspect", "x"}, "RebuildStore": {"store", "rebuild"}, "Operations": {"operation", "ls"}, "Operation": {"operation", "watch", "x"},
 		"CancelOperation": {"operation", "cancel", "x"}, "Events": {"events"}, "Doctor": {"doctor"}, "VolumeIO": {"volume", "stats"}, "Collect": {"doctor", "--gc", idGone.String(), "--yes"}, "PreviewCollect": {"doctor", "--gc", idGone.String()},

@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/operations"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
+	"github.com/droverhq/drover/cmd/drover/internal/repositories"
 	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/cmd/drover/internal/snapshots"
 	"github.com/droverhq/drover/cmd/drover/internal/status"
@@ -52,6 +53,7 @@ doctor that needs attention, 2 wrong usage.`,
 		trash.Command(a),
 		profiles.Command(a),
 		pools.Command(a),
+		repositories.Command(a),
 		verification.Command(a),
 		nodes.Command(a),
 		stores.Command(a),
@@ -89,9 +91,10 @@ doctor that needs attention, 2 wrong usage.`,
 
 // aliases has the words that operators of other tools type instead of the name of a command.
 var aliases = map[string][]string{
-	"volume":    {"vol"},
-	"snapshot":  {"snap"},
-	"operation": {"op"},
+	"volume":     {"vol"},
+	"snapshot":   {"snap"},
+	"operation":  {"op"},
+	"repository": {"repo"},
 
 	"ls":      {"list"},
 	"rm":      {"remove", "delete"},

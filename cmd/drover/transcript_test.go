@@ -73,6 +73,21 @@ var scenarios = map[string]func(c *console){
 	"empty": func(c *console) {
 		*c.fake = fake{}
 	},
+	"repository-gone": func(c *console) {
+		c.fake.fail = map[string]error{"CheckRepository": dataset.Errorf(dataset.ErrNotFound,
+			"repository /mnt/nas/backups: there is no repository (mount its disk, or add the repository with the right URL under another name)")}
+	},
+	"repository-damaged": func(c *console) {
+		c.fake.fail = map[string]error{"Repository": dataset.Errorf(dataset.ErrCorrupt, "store: value of repositories/offsite is damaged: unexpected end of JSON input")}
+	},
+	"repository-moved": func(c *console) {
+		c.fake.fail = map[string]error{"AddRepository": dataset.Errorf(dataset.ErrExists,
+			"repository offsite exists, at /mnt/nas/backups, with another URL, password or credentials (use another name)")}
+	},
+	"without-agent": func(c *console) {
+		c.fake.fail = map[string]error{"CheckRepository": dataset.Errorf(dataset.ErrUnsupported,
+			"this is control: run the command on a node, or send the request there (without DROVER_API and --api)")}
+	},
 	"away": func(c *console) {
 		c.fake.fail = map[string]error{}
 		for _, m := range []string{"Volumes", "Volume", "Submit", "Version", "Profiles", "Doctor", "NodeList", "Pools", "Operations", "ClusterHealth"} {

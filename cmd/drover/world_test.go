@@ -122,6 +122,10 @@ func theWorld() *fake {
 		}}},
 		diff: api.Diff{Older: snapID(1).String(), Newer: "head", Bytes: 120 << 20, Zeroed: 4 << 20, Ranges: 35},
 		data: "bytes",
+		repositories: []dataset.Repository{{
+			Name: "offsite", URL: "/mnt/nas/backups", Password: dataset.PasswordSource{File: "/etc/drover/offsite.pass"},
+			Created: now.Add(-48 * time.Hour), By: "local root",
+		}},
 		nodes: []api.Node{{
 			Live: true, StatusSince: now.Add(-time.Hour),
 			Node: dataset.Node{ID: idNode, Name: "host-a", Version: "1.2.3", Pools: []uuid.UUID{idPool}, Labels: map[string]string{"rack": "1"}},

@@ -15,3 +15,37 @@ type NewRepository struct {
 func (r NewRepository) Repository() dataset.Repository {
 	return dataset.Repository{Name: r.Name, URL: r.URL, Password: r.Password, CredentialsFile: r.CredentialsFile}
 }
+
+// RepositoryCheck asks the agent of the server's host to open a repository: a recorded one, or one that is not recorded
+// yet. One of Name and New is set.
+type RepositoryCheck struct {
+	Name string         `json:"name,omitempty" maxLength:"63"` // recorded repository to check; absent: open the one of new
+	New  *NewRepository `json:"new,omitempty"`                 // repository to open, which need not be recorded
+	Init bool           `json:"init,omitempty"`                // make the repository of new if there is none at its URL
+	// Percentage of the data of the recorded repository to read, chosen at random. 0: only its structure is checked.
+	ReadDataPercent int `json:"read_data_percent,omitempty" minimum:"0" maximum:"100"`
+}
+
+// Validate fails with dataset.ErrInvalid if the fields exclude each other.
+func (c RepositoryCheck) Validate() error {
+	switch {
+	case (c.Name == "") == (c.New == nil):
+		return dataset.Errorf(dataset.ErrInvalid, "check of a repository: expected either name or new")
+	case c.Name != "" && c.Init:
+		return dataset.Errorf(dataset.ErrInvalid, "check of repository %s: init applies only to new",
+			dataset.Clip(c.Name))
+	case c.New != nil && c.ReadDataPercent != 0:
+		return dataset.Errorf(dataset.ErrInvalid, "check of a repository: read_data_percent applies only to name")
+	case c.ReadDataPercent < 0 || c.ReadDataPercent > 100:
+		return dataset.Errorf(dataset.ErrInvalid, "check of repository %s: expected 0 to 100 percent, not %d",
+			dataset.Clip(c.Name), c.ReadDataPercent)
+	}
+	return nil
+}
+
+// RepositoryState describes a repository that was opened.
+type RepositoryState struct {
+	ID      string `json:"id"`      // ID that restic gave the repository when it was made
+	Format  int    `json:"format"`  // version of restic's format
+	Created bool   `json:"created"` // the request made the repository
+}

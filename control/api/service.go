@@ -143,6 +143,11 @@ type Local interface {
 	VolumeHolders(ctx context.Context, volume string) (dataset.Holders, error)
 	// Diff compares two snapshots of a dataset, or a snapshot with the present data if newer is empty.
 	Diff(ctx context.Context, older, newer string) (Diff, error)
+	// CheckRepository opens a repository for backups from this host, and checks a recorded one. It fails with
+	// ErrNotFound if there is no repository, with ErrForbidden if the password is wrong, with ErrCorrupt if data are
+	// missing or damaged. It fails with ErrInUse if another run of restic has the repository, or if too many checks run
+	// on this host.
+	CheckRepository(ctx context.Context, c RepositoryCheck) (RepositoryState, error)
 }
 
 // Backup is a store that can be copied while it is in use.

@@ -1,6 +1,7 @@
 package restic
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -91,6 +92,10 @@ func problems() []problem {
 			text:  "it has no such backup",
 		},
 		{
+			words: []string{failedDownload}, kind: dataset.ErrOffline, detail: true,
+			text: "a part of its data cannot be read",
+		},
+		{
 			words: []string{
 				"repository contains errors", "ciphertext verification failed", "invalid data returned",
 				"wrong length", "does not match id",
@@ -100,12 +105,7 @@ func problems() []problem {
 			detail: true,
 		},
 		{words: opening(), applies: isAbsent, kind: dataset.ErrNotFound, text: "there is no repository"},
-		{
-			words:  opening(),
-			kind:   dataset.ErrOffline,
-			text:   "it cannot be opened",
-			detail: true,
-		},
+		{words: opening(), kind: dataset.ErrOffline, text: "it cannot be opened", detail: true},
 		{
 			words:  []string{couldNotLoad},
 			kind:   dataset.ErrOffline,
@@ -142,16 +142,21 @@ func isAbsent(text string) bool {
 		if !slices.ContainsFunc(opening(), func(w string) bool { return strings.Contains(line, w) }) {
 			continue
 		}
-		for _, words := range []string{"does not exist", "no such file or directory", "NoSuchKey"} {
-			if strings.Contains(line, words) {
-				return !strings.Contains(line, "NoSuchBucket") && !strings.Contains(line, "specified bucket")
-			}
-		}
+		return saysAbsent(line)
 	}
 	return false
 }
 
-// ownerEnded reports whether the lock that made restic fail is of a process of this host that has ended.
+// saysAbsent reports whether a line of restic's messages says that a file of the repository does not exist. A bucket or
+// an access key that does not exist is another problem.
+func saysAbsent(line string) bool {
+	contains := func(words string) bool { return strings.Contains(line, words) }
+	return slices.ContainsFunc([]string{"does not exist", "no such file or directory", "NoSuchKey"}, contains) &&
+		!slices.ContainsFunc([]string{"NoSuchBucket", "specified bucket", "Access Key Id"}, contains)
+}
+
+// ownerEnded reports whether the lock that made restic fail is of a process of this host that has ended. Another
+// program can have its ID meanwhile.
 func ownerEnded(text []byte) bool {
 	locked := lockedBy().FindSubmatch(text)
 	if locked == nil {
@@ -162,7 +167,14 @@ func ownerEnded(text []byte) bool {
 		return false
 	}
 	pid, err := strconv.Atoi(string(locked[1]))
-	return err == nil && pid > 0 && errors.Is(unix.Kill(pid, 0), unix.ESRCH)
+	if err != nil || pid <= 0 {
+		return false
+	}
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	}
+	return strings.TrimSpace(string(name)) != "restic"
 }
 
 // classify makes an error of a run that failed. The errors never contain the password.
@@ -175,7 +187,7 @@ func (r *Repository) classify(ctx context.Context, err error, password keys.Pass
 	secret := string(password.Reveal())
 	// The secret is replaced before the text is cut: a part of it would not be recognized.
 	show := func(text string) string { return dataset.Clip(strings.ReplaceAll(text, secret, "[left out]")) }
-	last := show(lastLine(text))
+	last := show(cmp.Or(failedDownloadReason(text), lastLine(text)))
 	switch {
 	case errors.Is(failed.Err, run.ErrTimeout):
 		return r.errorf(dataset.ErrOffline, "it did not answer in time: %s", last)
@@ -239,7 +251,18 @@ func lockedBy() *regexp.Regexp {
 	return regexp.MustCompile(`repository is already locked (?:exclusively )?by PID (\d+) on (\S+)`)
 }
 
-// damagedPacks describes the files of a repository that restic names as missing or damaged. It names at most three.
+// failedDownload is in restic's messages about a file with data that it cannot read. The reason follows.
+const failedDownload = " failed to download: "
+
+// failedDownloadReason returns why restic cannot read the first of such files. It returns "" if there is none.
+func failedDownloadReason(text string) string {
+	_, after, _ := strings.Cut(text, failedDownload)
+	reason, _, _ := strings.Cut(after, "\n")
+	return reason
+}
+
+// damagedPacks describes the files of a repository that restic names as missing or damaged. It names at most three. A
+// file that restic could not read is neither: the server may be unreachable for a while.
 func damagedPacks(text string) (list []string) {
 	const most = 3
 	var missing, damaged []string
@@ -248,15 +271,22 @@ func damagedPacks(text string) (list []string) {
 			*to = append(*to, id)
 		}
 	}
-	for _, m := range regexp.MustCompile(`(?m)pack ([0-9a-f]{64})(: does not exist| failed to download)|`+
-		`[Pp]ack ID does not match, want ([0-9a-f]{64})|pack ([0-9a-f]{64}) `).FindAllStringSubmatch(text, -1) {
+	pack := regexp.MustCompile(`[Pp]ack (?:ID does not match, want )?([0-9a-f]{64})(.*)`)
+	for line := range strings.Lines(text) {
+		m := pack.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		id, about := m[1], m[2]
 		switch {
-		case m[1] != "":
-			add(&missing, m[1])
-		case m[3] != "":
-			add(&damaged, m[3])
-		default:
-			add(&damaged, m[4])
+		case strings.HasPrefix(about, ": does not exist"):
+			add(&missing, id)
+		case strings.HasPrefix(about, failedDownload):
+			if saysAbsent(about) {
+				add(&missing, id)
+			}
+		case strings.HasPrefix(about, ": unexpected file size"), !strings.HasPrefix(about, ":"):
+			add(&damaged, id)
 		}
 	}
 	for _, id := range missing {

@@ -3,6 +3,7 @@ package restic_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -84,11 +85,71 @@ func TestOnlyAnAbsentRepositoryIsNotFound(t *testing.T) {
 	}
 }
 
+// A repository that another run has for itself can be opened.
+func TestLockedRepositoryIsOpened(t *testing.T) {
+	fake(t, `case "$*" in
+*--no-lock*) echo '{"id": "5f1c09aa", "version": 2}';;
+*) echo 'Fatal: unable to create lock in backend: repository is already locked exclusively by PID 1 on other by root' >&2
+	exit 1;;
+esac
+`)
+	r := open(t, options(t))
+	if info, err := r.Stat(t.Context()); err != nil || info.ID != "5f1c09aa" || info.Format != 2 {
+		t.Errorf("got %+v, %v", info, err)
+	}
+	refused(t, r.Check(t.Context(), 0), dataset.ErrInUse, "it is locked by process 1 of host other (")
+}
+
+// Data that cannot be read are missing or damaged only if restic says so. The server may be unreachable.
+func TestUnreadableDataAreNotMissing(t *testing.T) {
+	pack := "pack " + strings.Repeat("5f", 32)
+	for text, want := range map[string]struct {
+		kind *dataset.Kind
+		text string
+	}{
+		pack + ": does not exist": {dataset.ErrCorrupt, "its data are damaged: " + pack + " is missing"},
+		pack + " failed to download: StreamPack: open /srv/data/5f: no such file or directory": {
+			dataset.ErrCorrupt, "its data are damaged: " + pack + " is missing",
+		},
+		pack + " failed to download: StreamPack: The specified key does not exist.": {
+			dataset.ErrCorrupt, "its data are damaged: " + pack + " is missing",
+		},
+		pack + " failed to download: StreamPack: Get: dial tcp 192.0.2.1:443: connect: connection refused": {
+			dataset.ErrOffline, "it does not answer: StreamPack: Get: dial tcp 192.0.2.1:443: connect: connection refused",
+		},
+		pack + " failed to download: StreamPack: unexpected HTTP response (500): 500 Internal": {
+			dataset.ErrOffline, "a part of its data cannot be read: StreamPack: unexpected HTTP response (500): 500 Internal",
+		},
+		pack + " failed to download: StreamPack: The specified bucket does not exist": {
+			dataset.ErrOffline, "a part of its data cannot be read: StreamPack: The specified bucket does not exist",
+		},
+		pack + ": unexpected file size: got 500, expected 1000": {
+			dataset.ErrCorrupt, "its data are damaged: " + pack + " is damaged",
+		},
+		"Pack ID does not match, want " + pack[5:] + ", got " + strings.Repeat("00", 32): {
+			dataset.ErrCorrupt, "its data are damaged: " + pack + " is damaged",
+		},
+		pack + " contains 1 errors: [blob 0: ciphertext verification failed]": {
+			dataset.ErrCorrupt, "its data are damaged: " + pack + " is damaged",
+		},
+		pack + ": not referenced in any index": {dataset.ErrCorrupt, "its data are damaged: repository contains errors"},
+	} {
+		fake(t, "echo '"+text+"' >&2; echo 'Fatal: repository contains errors' >&2; exit 1\n")
+		refused(t, open(t, options(t)).Check(t.Context(), 100), want.kind, want.text)
+	}
+}
+
 // A lock is removed only if its process was of this host and has ended, and never before a prune.
 func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 	host, err := os.Hostname()
 	must(t, err)
 	const ended = 1<<22 + 1 // more than Linux allows for the ID of a process
+
+	other := filepath.Join(t.TempDir(), "restic") // the name of the program counts
+	must(t, os.Symlink("/bin/sleep", other))
+	running := exec.CommandContext(t.Context(), other, "infinity")
+	must(t, running.Start())
+	t.Cleanup(func() { _, _ = running.Process.Kill(), running.Wait() })
 	check := func(r *restic.Repository) error { return r.Check(t.Context(), 0) }
 	prune := func(r *restic.Repository) error { return r.Prune(t.Context()) }
 	for name, c := range map[string]struct {
@@ -99,7 +160,8 @@ func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 	}{
 		"ended":          {ended, host, check, "check unlock check"},
 		"of another":     {ended, host + "-b", check, "check"},
-		"running":        {os.Getpid(), host, check, "check"},
+		"running":        {running.Process.Pid, host, check, "check"},
+		"reused ID":      {os.Getpid(), host, check, "check unlock check"},
 		"ended at prune": {ended, host, prune, "prune"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -90,9 +90,9 @@ type Info struct {
 }
 
 // Stat opens the repository. It fails with ErrNotFound if there is no repository at the URL, and with ErrForbidden if
-// the password is wrong.
+// the password is wrong. Stat needs no lock, so it also opens a repository that another run has for itself.
 func (r *Repository) Stat(ctx context.Context) (info Info, err error) {
-	err = r.json(ctx, command{time: shortTime}, &info, "cat", "config")
+	err = r.json(ctx, command{time: shortTime}, &info, "cat", "config", "--no-lock")
 	return info, err
 }
 
@@ -105,7 +105,8 @@ func (r *Repository) Init(ctx context.Context) (Info, error) {
 }
 
 // Check reads the structure of the repository, and the given percentage of its data, chosen at random. If data are
-// missing or damaged, it fails with ErrCorrupt, and its error names the files of the repository.
+// missing or damaged, it fails with ErrCorrupt, and its error names the files of the repository. Meanwhile, no other
+// process can use the repository.
 func (r *Repository) Check(ctx context.Context, percent int) error {
 	args := []string{"check"}
 	if percent > 0 {

@@ -86,3 +86,8 @@ func (h Host) SnapshotSpace(ctx context.Context, snapshot string) (api.SnapshotS
 func (h Host) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
 	return one[api.Diff](ctx, h.conn, route.DiffSnapshot, older, "newer", newer)
 }
+
+// CheckRepository opens a repository for backups from the server's host, and checks a recorded one.
+func (h Host) CheckRepository(ctx context.Context, c api.RepositoryCheck) (api.RepositoryState, error) {
+	return fetch[api.RepositoryState](ctx, h.conn, newCall(route.CheckRepository).with(c))
+}

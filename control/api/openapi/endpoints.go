@@ -6,6 +6,11 @@ import "github.com/danielgtaylor/huma/v2"
 var endpointTexts = map[string]string{
 	"add-repository": "Control records where the repository is, and where nodes read its password. It does not open " +
 		"the repository. Idempotent.",
+	"check-repository": "The agent runs restic. It opens the repository of new, and makes it if init is set and " +
+		"there is none. Of the recorded repository with the given name, it also checks the structure, and the given " +
+		"part of the data. That can take hours, and ends if the caller closes the connection or the agent stops. " +
+		"restic has the repository for itself meanwhile, and refuses backups to it. A host runs at most two such " +
+		"checks at a time.",
 	"get-repository":    "The answer has no secret: it names the file or the program that has the password.",
 	"list-repositories": "In the order of their names.",
 	"remove-repository": "The backups in the repository stay.",

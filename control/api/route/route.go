@@ -95,6 +95,7 @@ var (
 	ListVolumeIO      = Route{"list-volume-io", http.MethodGet, "/v1/volume-io"}
 	Collect           = Route{"collect", http.MethodDelete, "/v1/doctor/{dataset}"}
 	RebuildStore      = Route{"rebuild-store", http.MethodPost, "/v1/store/rebuild"}
+	CheckRepository   = Route{"check-repository", http.MethodPost, "/v1/host/repositories/check"}
 	RecoverStore      = Route{"recover-store", http.MethodPost, "/v1/store/recover"}
 )
 

@@ -59,6 +59,7 @@ func ruleOf(id string) (r rule, known bool) {
 		"recover-store",
 		"cordon-node", "label-node", "fence-node",
 		"make-token", "remove-node", "revoke-operator", "add-repository", "remove-repository",
+		"check-repository",
 		"preview-remove-pool", "preview-collect", "preview-remove-node":
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":

@@ -337,6 +337,10 @@ func (f *fake) SnapshotSpace(ctx context.Context, snapshot string) (api.Snapshot
 	return f.space, f.ask(ctx, "SnapshotSpace", snapshot)
 }
 
+func (f *fake) CheckRepository(ctx context.Context, c api.RepositoryCheck) (api.RepositoryState, error) {
+	return sampleState(), f.ask(ctx, "CheckRepository", c)
+}
+
 func (f *fake) VolumeHolders(ctx context.Context, volume string) (dataset.Holders, error) {
 	return f.holders, f.ask(ctx, "VolumeHolders", volume)
 }
@@ -382,6 +386,10 @@ func sampleRepository() dataset.Repository {
 		Name: "offsite", URL: "s3:https://s3.example.com/b", Password: dataset.PasswordSource{File: "/etc/drover/p"},
 		CredentialsFile: "/etc/drover/s3", Created: sampleTime, By: "operator ann",
 	}
+}
+
+func sampleState() api.RepositoryState {
+	return api.RepositoryState{ID: "5f1c09aa", Format: 2, Created: true}
 }
 
 func sampleVolume() api.Volume {

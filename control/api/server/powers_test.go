@@ -85,6 +85,7 @@ var endpointPowers = map[string]struct {
 	"list-repositories": {nil, pki.Viewer, true}, "get-repository": {nil, pki.Viewer, true},
 	"add-repository":    {[]power{hostFile}, pki.Admin, false},
 	"remove-repository": {[]power{changes}, pki.Admin, false},
+	"check-repository":  {[]power{hostFile}, pki.Admin, false},
 
 	"preview-remove-pool": {nil, pki.Admin, false}, "preview-collect": {nil, pki.Admin, false}, "preview-remove-node": {nil, pki.Admin, false},
 }
@@ -101,6 +102,7 @@ var fieldPowers = map[string][]power{
 	"protect": {destroys}, "scheduled": {destroys}, "force": {destroys, vouches}, "forget": {destroys},
 	"fenced": {vouches}, "fenced_nodes": {vouches}, "confirmed": {vouches}, "digest": {vouches}, "skip_offline": {vouches},
 	"path": {hostFile}, "old_key_file": {hostFile}, "devices": {hostFile},
+	"new": {hostFile}, "init": {hostFile}, "read_data_percent": nil,
 	"url": {hostFile}, "password": {hostFile}, "credentials_file": {hostFile},
 }
 

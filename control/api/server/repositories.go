@@ -32,4 +32,15 @@ func (h handlers) repositories() {
 		func(ctx context.Context, in *struct{ RepositoryParam }) (*struct{}, error) {
 			return nil, h.Service.RemoveRepository(ctx, in.Repository)
 		})
+	add(h, endpoint(route.CheckRepository, "repositories", "Open or check a repository from this host", ""),
+		func(ctx context.Context, in *struct{ Body api.RepositoryCheck }) (*answer[api.RepositoryState], error) {
+			name := in.Body.Name
+			if in.Body.New != nil {
+				name = in.Body.New.Name
+			}
+			changeOf(ctx).Target = dataset.Clip(name)
+			ctx, end := waiting(ctx) // a check takes hours, and a shutdown waits only for seconds
+			state, err := h.Local.CheckRepository(ctx, in.Body)
+			return reply(state, end(err))
+		})
 }

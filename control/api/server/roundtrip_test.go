@@ -225,6 +225,12 @@ func TestEveryMethodArrives(t *testing.T) {
 			return c.Import(ctx, api.Request{ID: node1, Volume: "db@gold", Options: req.Options}, bytes.NewReader(nil))
 		}},
 		{"VolumeHolders", []any{"db"}, f.holders, func(ctx context.Context, c *client.Client) (any, error) { return c.VolumeHolders(ctx, "db") }},
+		{"CheckRepository", []any{api.RepositoryCheck{New: &place, Init: true}}, sampleState(), func(ctx context.Context, c *client.Client) (any, error) {
+			return c.CheckRepository(ctx, api.RepositoryCheck{New: &place, Init: true})
+		}},
+		{"CheckRepository", []any{api.RepositoryCheck{Name: "offsite", ReadDataPercent: 100}}, sampleState(), func(ctx context.Context, c *client.Client) (any, error) {
+			return c.CheckRepository(ctx, api.RepositoryCheck{Name: "offsite", ReadDataPercent: 100})
+		}},
 		{"VolumeIO", nil, f.io, func(ctx context.Context, c *client.Client) (any, error) { return c.VolumeIO(ctx) }},
 		{"SnapshotSpace", []any{"a"}, f.space, func(ctx context.Context, c *client.Client) (any, error) { return c.SnapshotSpace(ctx, "a") }},
 		{"Diff", []any{"a", "b"}, f.diff, func(ctx context.Context, c *client.Client) (any, error) { return c.Diff(ctx, "a", "b") }},

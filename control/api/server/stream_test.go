@@ -246,9 +246,13 @@ func TestShutdown(t *testing.T) {
 		"events": func(ctx context.Context, c *client.Client) error {
 			return c.Events(ctx, 0, true, func(api.Event) error { return nil })
 		},
+		"check of a repository": func(ctx context.Context, c *client.Client) error {
+			_, err := c.CheckRepository(ctx, api.RepositoryCheck{Name: "offsite"})
+			return err
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, s := overSocket(t, Handler(Deps{Service: f}))
+			c, s := overSocket(t, Handler(Deps{Service: f, Local: f}))
 			result := make(chan error)
 			go func() { result <- call(soon(t), c) }()
 			<-waiting

@@ -50,6 +50,10 @@ func (a unsupported) Diff(context.Context, string, string) (api.Diff, error) {
 	return api.Diff{}, a.hostOnly()
 }
 
+func (a unsupported) CheckRepository(context.Context, api.RepositoryCheck) (api.RepositoryState, error) {
+	return api.RepositoryState{}, a.hostOnly()
+}
+
 func (a unsupported) CreatePool(context.Context, api.NewPool) (dataset.Pool, error) {
 	return dataset.Pool{}, a.hostOnly()
 }

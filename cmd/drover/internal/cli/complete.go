@@ -155,6 +155,16 @@ func PoolWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, e
 	return out, err
 }
 
+// RepositoryWords lists the names of the repositories for backups.
+func RepositoryWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
+	list, err := c.Repositories(ctx)
+	var out []string
+	for _, r := range list {
+		out = append(out, r.Name+"\t"+r.URL)
+	}
+	return out, err
+}
+
 // NodeWords lists the names of nodes.
 func NodeWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	list, err := c.NodeList(ctx, "")

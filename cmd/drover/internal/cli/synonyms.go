@@ -29,7 +29,10 @@ var synonyms = map[string]string{
 
 	"volumes": "volume ls", "snapshots": "snapshot ls", "pools": "pool ls", "nodes": "node ls",
 	"profiles": "profile ls", "operations": "operation ls", "ops": "operation ls", "vols": "volume ls",
-	"snaps": "snapshot ls",
+	"snaps": "snapshot ls", "repositories": "repository ls", "repos": "repository ls",
+
+	"repository create": "repository add", "repository new": "repository add", "repository init": "repository add",
+	"repository make": "repository add", "repository verify": "repository check",
 
 	"snapshot size": "snapshot ls --size", "snapshot sizes": "snapshot ls --size", "snapshot du": "snapshot ls --size",
 	"snapshot usage": "snapshot ls --size", "snapshot space": "snapshot ls --size",

@@ -1,0 +1,109 @@
+package repositories
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// added is the JSON output of add.
+type added struct {
+	Repository dataset.Repository  `json:"repository"`
+	State      api.RepositoryState `json:"state"`
+}
+
+func newAddCmd(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "add NAME URL",
+		Short: "Add a repository for backups",
+		Long: `Add a repository for backups, in the format of restic. The server's host first
+opens the repository with restic. If there is none at the URL, it makes one, and
+the command says so. Then the repository is recorded for the whole cluster. The
+record has no secret: it names the file or the program that has the password.
+
+URL is one of:
+  /PATH                        a directory
+  sftp://USER@HOST//PATH       a directory of another host, by OpenSSH
+  s3:https://HOST/BUCKET/PATH  a bucket of an S3 server
+  rest:https://HOST/PATH       a server of restic's REST protocol
+
+The password comes from file:PATH, a file that only root can read, or from
+exec:PATH, a program below /etc/drover that prints it. Each node that uses the
+repository needs the file or the program. Keep a copy of the password elsewhere:
+without it, nobody can read the backups. --credentials-file has the keys of an
+S3 server, in the format of ~/.aws/credentials.`,
+		Example: `  drover repository add offsite /mnt/nas/backups \
+    --password file:/etc/drover/offsite.pass
+  drover repository add s3 s3:https://s3.example.com/backups \
+    --password exec:/etc/drover/print-password \
+    --credentials-file /etc/drover/s3.credentials`,
+		Args: cli.Args(2), ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	var password string
+	n := api.NewRepository{}
+	cmd.Flags().StringVar(&password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
+	cmd.Flags().StringVar(&n.CredentialsFile, "credentials-file", "",
+		"`FILE` with the keys of an S3 server, on each node")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("password", cobra.FixedCompletions(
+		[]string{"file:", "exec:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)))
+	o := cli.OutputFlags(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		if password == "" {
+			return cli.UsageError(cmd, "missing flag: --password file:PATH or --password exec:PATH")
+		}
+		if n.Password, err = dataset.ParsePasswordSource(password); err != nil {
+			return err
+		}
+		n.Name, n.URL = args[0], args[1]
+		checked, err := n.Repository().Checked()
+		if err != nil {
+			return err
+		}
+		n.URL = checked.URL
+		c, err := a.Connect()
+		if err != nil {
+			return err
+		}
+		result, err := add(cmd.Context(), c, n)
+		if err != nil {
+			return err
+		}
+		if o.JSON() {
+			return show.JSON(a.Out, result)
+		}
+		did := "opened"
+		if result.State.Created {
+			did = "made"
+		}
+		if err := a.PrintLine("%s repository %s at %s", did, idOf(result.State), result.Repository.URL); err != nil {
+			return err
+		}
+		return a.PrintLine("added repository %s", result.Repository.Name)
+	}
+	return cmd
+}
+
+// add opens or makes a repository, and records it. A repository that is recorded already is only opened: if it is gone,
+// it must not be made again without its backups. Nothing is made under a name that control would refuse.
+func add(ctx context.Context, c cli.Remote, n api.NewRepository) (added, error) {
+	known, err := c.Repository(ctx, n.Name)
+	switch {
+	case err == nil && !known.SamePlace(n.Repository()):
+		_, err := c.AddRepository(ctx, n) // control's error says what differs
+		return added{}, err
+	case err != nil && !errors.Is(err, dataset.ErrNotFound):
+		return added{}, err
+	}
+	state, err := c.CheckRepository(ctx, api.RepositoryCheck{New: &n, Init: err != nil})
+	if err != nil {
+		return added{}, err
+	}
+	recorded, err := c.AddRepository(ctx, n)
+	return added{recorded, state}, err
+}

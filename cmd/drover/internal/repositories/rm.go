@@ -1,0 +1,60 @@
+package repositories
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newRmCmd(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rm NAME",
+		Short: "Remove the record of a repository",
+		Long: `Remove the record of a repository. The data in the repository stays, and so do
+the files with its password: drover repository add adds it again.
+
+The name of the repository must be typed to confirm the command, unless --yes is
+given.`,
+		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.RepositoryWords),
+	}
+	o, yes := cli.OutputFlags(cmd, false), confirm.AddFlag(cmd)
+	cli.DryRunFlag(cmd, o)
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
+		ctx := cmd.Context()
+		r, err := c.Repository(ctx, args[0])
+		place := "at " + r.URL
+		// A damaged record can only be removed. The error can also be about another record: names are only suggested
+		// if all records can be read.
+		if dataset.KindOf(err) == dataset.ErrCorrupt && strings.Contains(err.Error(), " repositories/"+args[0]+" ") {
+			r, place, err = dataset.Repository{Name: args[0]}, "where it is", nil
+		}
+		if err != nil {
+			return err
+		}
+		format := "removed repository %s: its data stays %s"
+		if o.DryRun {
+			format = "dry run: would remove repository %s: its data stays %s"
+		} else {
+			err := yes.Ask(a, confirm.Question{
+				Action: "remove repository " + r.Name, Name: r.Name,
+				Effects: []string{"removes the record of the repository; its data stays " + place},
+			})
+			if err != nil {
+				return err
+			}
+			if err := c.RemoveRepository(ctx, r.Name); err != nil {
+				return err
+			}
+		}
+		if o.JSON() {
+			return show.JSON(a.Out, r)
+		}
+		return a.PrintLine(format, r.Name, place)
+	})
+	return cmd
+}
