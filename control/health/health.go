@@ -11,6 +11,7 @@ package health
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,9 +66,13 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	}
 	reading, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
+	isNamed := slices.ContainsFunc(out.Store.Findings, isStoreError) // that the store is unavailable has a finding
 	unreadable := func(what string, err error) {
-		if slices.ContainsFunc(slices.Concat(out.Store.Findings, out.Findings), isStoreError) {
-			return // the cause has a finding
+		if isUnavailable(err) {
+			if isNamed {
+				return
+			}
+			isNamed = true
 		}
 		out.Findings = append(out.Findings, api.Finding{
 			Level: levelError, Subject: "store", Text: fmt.Sprintf("%s cannot be read: %v", what, err),
@@ -115,6 +120,12 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 
 // isStoreError reports whether a finding says that the store does not work.
 func isStoreError(f api.Finding) bool { return f.Level == levelError && f.Subject == "store" }
+
+// isUnavailable reports whether a record cannot be read because the store does not answer. A damaged record, in
+// contrast, needs a finding in any case.
+func isUnavailable(err error) bool {
+	return errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) // readTime has passed
+}
 
 // node returns the last report of a node.
 func (r *Reader) node(n api.Node) api.NodeHealth {

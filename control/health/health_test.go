@@ -1,6 +1,7 @@
 package health_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/droverhq/drover/control/health"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
 )
 
 // TestStoreFindings names the servers that are down, and what one more failure would do.
@@ -206,5 +208,53 @@ func TestFailoverHalted(t *testing.T) {
 	if len(got) != 1 || got[0].Level != "error" || !strings.Contains(got[0].Text, "(alpha), so failover is halted for the whole cluster") ||
 		!strings.HasPrefix(got[0].Fix, "fix the connection to them") || !strings.Contains(got[0].Fix, "drover node fence NODE") {
 		t.Errorf("while failover is halted: %+v", got)
+	}
+}
+
+// unavailable is a store that does not answer reads.
+type unavailable struct{ store.Store }
+
+func (u unavailable) err() error {
+	return dataset.Errorf(dataset.ErrUnavailable, "the store does not answer")
+}
+
+func (u unavailable) Get(context.Context, string) (store.Entry, error) { return store.Entry{}, u.err() }
+
+func (u unavailable) GetMany(context.Context, []string) ([]store.Entry, error) { return nil, u.err() }
+
+func (u unavailable) List(context.Context, string, string, int) ([]store.Entry, error) {
+	return nil, u.err()
+}
+
+// TestUnreadableRecords: each damaged record has a finding, and a store that does not answer has one.
+func TestUnreadableRecords(t *testing.T) {
+	found := func(e *controltest.Control) (texts []string) {
+		t.Helper()
+		h, err := e.ClusterHealth(e.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range h.Findings {
+			if f.Level == "error" && f.Subject == "store" {
+				text, _, _ := strings.Cut(f.Text, ":")
+				texts = append(texts, text)
+			}
+		}
+		return texts
+	}
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	for _, key := range []string{record.HaltedKey, record.NodeKey(a.ID)} {
+		if _, err := e.Spy.Store.Txn(e.Ctx, nil, []store.Write{{Key: key, Value: []byte(`{"`)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{"whether changes are suspended cannot be read", "the list of nodes cannot be read"}
+	if d := cmp.Diff(want, found(e)); d != "" {
+		t.Errorf("damaged records (-want +got):\n%s", d)
+	}
+	e.Spy.Store = unavailable{e.Spy.Store}
+	if d := cmp.Diff(want[:1], found(e)); d != "" {
+		t.Errorf("the store does not answer (-want +got):\n%s", d)
 	}
 }

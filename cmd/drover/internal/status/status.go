@@ -192,9 +192,10 @@ func readOperations(ctx context.Context, c cli.Remote) (ops []dataset.Operation,
 }
 
 // causes returns the errors of lists that need a finding. All lists for which the server or the store is unavailable
-// have one cause. It needs no finding if the state of the store names it.
+// have one cause. It needs no finding if the state of the store names it. A finding about a record that cannot be read
+// is no such cause.
 func causes(health *api.ClusterHealth, failed []error) (out []error) {
-	named := health != nil && slices.ContainsFunc(slices.Concat(health.Findings, health.Store.Findings),
+	named := health != nil && slices.ContainsFunc(health.Store.Findings,
 		func(f api.Finding) bool { return f.Level == findings.Error && f.Subject == "store" })
 	var unavailable error
 	for _, err := range failed {

@@ -112,7 +112,11 @@ func TestCauseIsReportedOnce(t *testing.T) {
 		return dataset.Errorf(dataset.ErrUnavailable, "%s: control does not answer", what)
 	}
 	failed := []error{unavailable("pools"), errors.New("damaged"), unavailable("nodes"), unavailable("volumes")}
-	store := &api.ClusterHealth{Findings: []api.Finding{{Level: "error", Subject: "store", Text: "no leader"}}}
+	finding := []api.Finding{{Level: "error", Subject: "store", Text: "no leader"}}
+	store := &api.ClusterHealth{Store: api.StoreHealth{Findings: finding}}
+	damaged := &api.ClusterHealth{Findings: []api.Finding{{
+		Level: "error", Subject: "store", Text: "the list of nodes cannot be read: value of nodes/… is damaged",
+	}}}
 	for name, c := range map[string]struct {
 		health *api.ClusterHealth
 		want   string
@@ -120,6 +124,7 @@ func TestCauseIsReportedOnce(t *testing.T) {
 		"health unknown": {nil, "damaged; nodes: control does not answer"},
 		"store is well":  {&api.ClusterHealth{}, "damaged; nodes: control does not answer"},
 		"store is named": {store, "damaged"},
+		"other finding":  {damaged, "damaged; nodes: control does not answer"},
 	} {
 		var texts []string
 		for _, err := range causes(c.health, failed) {
