@@ -77,8 +77,9 @@ func (c *Conversions) CheckMount(d dataset.Dataset) error {
 	}
 	if r, is := c.reported[d.ID]; is {
 		return dataset.Errorf(dataset.ErrPending,
-			"mount of volume %s: its conversion may have ended, and control has not answered since (operation %s; try "+
-				"again when control is reachable)", d.Volume, r.Operation.String()[:8])
+			"mount of volume %s: its conversion may have ended, and this node could not apply the end yet (drover "+
+				"operation inspect %s; try again once control and the pools are available)", d.Volume,
+			r.Operation.String()[:8])
 	}
 	return nil
 }
@@ -93,8 +94,8 @@ func (c *Conversions) CheckOperation(d dataset.Dataset, op dataset.Operation, wh
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrConflict,
-		"%s of volume %s: a conversion of it may have ended, and control has not answered since (operation %s; try "+
-			"again when control is reachable)", what, d.Volume, r.Operation.String()[:8])
+		"%s of volume %s: its conversion may have ended, and this node could not apply the end yet (drover operation "+
+			"inspect %s; try again once control and the pools are available)", what, d.Volume, r.Operation.String()[:8])
 }
 
 // IsInDoubt reports whether the outcome of a conversion of a dataset may be unknown.

@@ -37,12 +37,7 @@ func (c *Converter) settleSoon(former, op uuid.UUID) *jobs.Job {
 		var wait time.Duration
 		var logged string
 		for {
-			err := c.checkPoolOfMade(former, op)
-			isCheap := err != nil
-			if err == nil {
-				err = c.settle(ctx, former, op)
-				isCheap = errors.Is(err, dataset.ErrUnavailable)
-			}
+			readAll, err := c.settle(ctx, former, op)
 			if err == nil || ctx.Err() != nil {
 				return nil
 			}
@@ -51,7 +46,7 @@ func (c *Converter) settleSoon(former, op uuid.UUID) *jobs.Job {
 					Warn("cannot find out or apply the outcome of a conversion; retrying")
 				logged = why
 			}
-			wait = nextSettleWait(wait, c.deps.Timing.Retry, isCheap)
+			wait = nextSettleWait(wait, c.deps.Timing.Retry, readAll)
 			select {
 			case <-ctx.Done():
 				return nil
@@ -71,75 +66,59 @@ func failureOf(err error) string {
 }
 
 // nextSettleWait returns how long to wait after a failed attempt to settle a conversion. last is the previous wait, or
-// 0. The wait doubles with each failure, because control may read all records of this node for an attempt. It does not
-// double if the attempt was cheap: control did not answer, or the attempt ended before the first request.
-func nextSettleWait(last, retry time.Duration, isCheap bool) time.Duration {
-	if isCheap {
+// 0. If control read all records of this node for the attempt (readAll), the wait doubles.
+func nextSettleWait(last, retry time.Duration, readAll bool) time.Duration {
+	if !readAll {
 		return retry
 	}
 	return min(max(2*last, retry), maxSettleRetries*retry)
 }
 
-// checkPoolOfMade fails if the new dataset of a recorded conversion is in a pool that is not online. It makes no
-// request.
-func (c *Converter) checkPoolOfMade(former, op uuid.UUID) error {
-	r, is := c.deps.Conversions.noted(former, op)
-	if !is {
-		return nil
-	}
-	made, known := c.deps.Cache.Dataset(r.To) // only control's records are in the cache
-	if !known {
-		return nil
-	}
-	_, err := c.deps.Pools.Get(made.Pool)
-	return err
-}
-
 // settle asks control for the state of the operation of a reported conversion, and applies the outcome if the operation
 // has ended. No record that this node already has can decide: it may be older than the report. While the operation is
 // open, the report can still take effect. After the operation has ended, or once control does not know it any more,
-// control refuses the report.
-func (c *Converter) settle(ctx context.Context, former, op uuid.UUID) error {
+// control refuses the report. readAll says that control was asked for all records of this node.
+func (c *Converter) settle(ctx context.Context, former, op uuid.UUID) (readAll bool, err error) {
 	r, is := c.deps.Conversions.noted(former, op)
 	if !is || c.deps.Trust.Err() != nil {
-		return nil
+		return false, nil
 	}
 	now, err := c.deps.Control.Operation(ctx, op.String(), 0)
 	known := !errors.Is(err, dataset.ErrNotFound)
 	if known && (err != nil || !now.State.Final()) {
-		return err
+		return false, err
 	}
 	for _, id := range []uuid.UUID{former, r.To} {
 		unlock, err := c.deps.Locks.Lock(ctx, id, "end of the conversion of dataset "+former.String())
 		if err != nil {
-			return err
+			return false, err
 		}
 		defer unlock()
 	}
 	if _, is := c.deps.Conversions.noted(former, op); !is {
-		return nil // the attempt has ended meanwhile
+		return false, nil // the attempt has ended meanwhile
 	}
 	if known && now.State != dataset.OpDone {
-		return c.dropUnrecorded(ctx, former, r)
+		return false, c.dropUnrecorded(ctx, former, r)
 	}
 	// If this fails, the attempt ends before control reads all records of this node.
 	if _, _, _, err := c.commitMade(ctx, r.To); err != nil {
-		return err
+		return false, err
 	}
 	recorded, err := c.readRecords(ctx, former, r.To)
 	if err != nil {
-		return err
+		return true, err
 	}
 	next, to, there, err := c.commitMade(ctx, r.To)
 	switch {
 	case err != nil:
-		return err
+		return true, err
 	case !there && !known:
-		return c.deps.Conversions.forget(ctx, former, op)
+		return true, c.deps.Conversions.forget(ctx, former, op)
 	case !there:
-		return c.forgetRecorded(ctx, former, op, recorded)
+		return true, c.forgetRecorded(ctx, former, op, recorded)
 	}
-	return c.finish(ctx, former, op, recorded, next, to)
+	return true, c.finish(ctx, former, op, recorded, next, to)
 }
 
 // commitMade puts the new dataset of a recorded conversion in its place, unless it is condemned. there is false if this

@@ -9,12 +9,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The wait after a failed attempt to settle a conversion doubles up to five minutes, unless the attempt was cheap.
+// The wait after a failed attempt to settle a conversion doubles up to five minutes, unless the attempt did not read all
+// records.
 func TestNextSettleWait(t *testing.T) {
 	var waits []time.Duration
 	wait := time.Duration(0)
 	for i := range 12 {
-		wait = nextSettleWait(wait, time.Second, i == 10)
+		wait = nextSettleWait(wait, time.Second, i != 10)
 		waits = append(waits, wait/time.Second)
 	}
 	if want := []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 1, 2}; !slices.Equal(waits, want) {
