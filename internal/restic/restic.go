@@ -30,8 +30,7 @@ const (
 
 // Options describe a repository, and how to reach it.
 type Options struct {
-	// URL is an absolute path, a URL file:///PATH, or a location in restic's form: sftp:…, s3:…, rest:…. It must not
-	// contain a password.
+	// URL is a URL in the form that dataset.ParseRepositoryURL returns. It must not contain a password.
 	URL string
 	// Password says where the password is. It is read before each run.
 	Password dataset.PasswordSource
@@ -132,33 +131,20 @@ type command struct {
 
 // json runs restic, and decodes its output. If the run fails, json decodes the output as far as possible.
 func (r *Repository) json(ctx context.Context, c command, into any, args ...string) error {
-	var out limited
-	c.stdout = &out
+	out := run.NewHead(maxOutput)
+	c.stdout = out
 	if _, err := r.run(ctx, c, append(args, "--json")...); err != nil {
-		_ = json.Unmarshal(out.buf.Bytes(), into) // a strict run has listed the backups that it could read
+		_ = json.Unmarshal(out.Bytes(), into) // a strict run has listed the backups that it could read
 		return err
 	}
-	if out.full {
+	if out.Overflowed() {
 		return r.errorf(dataset.ErrInternal, "restic %s wrote more than %d MiB", args[0], maxOutput>>20)
 	}
-	return r.decode(out.buf.Bytes(), into)
+	return r.decode(out.Bytes(), into)
 }
 
 // maxOutput bounds the output that is kept in memory. A snapshot needs about 600 bytes.
 const maxOutput = 64 << 20
-
-// limited keeps the first maxOutput bytes that are written to it.
-type limited struct {
-	buf  bytes.Buffer
-	full bool
-}
-
-func (l *limited) Write(p []byte) (int, error) {
-	if l.full = l.full || l.buf.Len()+len(p) > maxOutput; !l.full {
-		l.buf.Write(p)
-	}
-	return len(p), nil
-}
 
 // run runs restic. If another run that was killed on this host left its lock in the repository, run removes the lock,
 // and runs restic again.
@@ -225,7 +211,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 // global returns the options that every command of restic gets.
 func (r *Repository) global() []string {
 	// The password is read from the standard input.
-	args := []string{"--repo=" + location(r.options.URL), "--password-file=/dev/stdin"}
+	args := []string{"--repo=" + r.options.URL, "--password-file=/dev/stdin"}
 	if r.options.CacheDir != "" {
 		args = append(args, "--cache-dir="+r.options.CacheDir, "--cleanup-cache")
 	}
@@ -233,9 +219,4 @@ func (r *Repository) global() []string {
 		args = append(args, fmt.Sprintf("--limit-upload=%d", max(1, r.options.MaxUpload>>10))) // KiB/s
 	}
 	return args
-}
-
-// location returns a URL in restic's form. restic does not know the scheme file.
-func location(url string) string {
-	return strings.TrimPrefix(url, "file://")
 }

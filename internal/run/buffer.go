@@ -2,16 +2,21 @@ package run
 
 import "sync"
 
-// head keeps the first max bytes that are written to it. truncated is set if there were more. The mutex protects them,
-// because the output of a stuck command may still arrive while the caller reads the earlier output.
-type head struct {
+// Head keeps the first bytes that are written to it. Use it as Command.Stdout for an output that may be longer than
+// MaxStdout. It is safe for concurrent use, because the output of a stuck command may still arrive while the caller
+// reads the earlier output.
+type Head struct {
 	mu        sync.Mutex
 	max       int
 	buf       []byte
 	truncated bool
 }
 
-func (h *head) Write(p []byte) (int, error) {
+// NewHead returns a Head that keeps the first max bytes.
+func NewHead(max int) *Head { return &Head{max: max} }
+
+// Write implements io.Writer. It never fails.
+func (h *Head) Write(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	room := min(h.max-len(h.buf), len(p))
@@ -20,13 +25,15 @@ func (h *head) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (h *head) bytes() []byte {
+// Bytes returns a copy of the bytes that were kept.
+func (h *Head) Bytes() []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return append([]byte(nil), h.buf...)
 }
 
-func (h *head) overflowed() bool {
+// Overflowed reports whether more bytes were written than are kept.
+func (h *Head) Overflowed() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.truncated

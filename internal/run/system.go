@@ -44,7 +44,7 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	limit, cancel := context.WithTimeoutCause(ctx, c.Timeout, ErrTimeout)
 	defer cancel()
 
-	stdout, stderr := &head{max: MaxStdout}, &tail{max: MaxStderr}
+	stdout, stderr := NewHead(MaxStdout), &tail{max: MaxStderr}
 	cmd := newCmd(limit, c)
 	cmd.Stderr = stderr
 	if cmd.Stdout = c.Stdout; c.Stdout == nil {
@@ -54,11 +54,11 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 		return Result{}, c.fail(-1, nil, err)
 	}
 	err, stuck := s.wait(limit, cmd, c.Interrupt)
-	res := Result{Stdout: stdout.bytes(), Stderr: stderr.bytes()}
+	res := Result{Stdout: stdout.Bytes(), Stderr: stderr.bytes()}
 	if !stuck {
 		return res, c.fail(-1, res.Stderr, fmt.Errorf("%w: %w", context.Cause(limit), ErrStuck))
 	}
-	if err == nil && stdout.overflowed() {
+	if err == nil && stdout.Overflowed() {
 		err = fmt.Errorf("%w: more than %d bytes", ErrOutput, MaxStdout)
 	}
 	if err == nil {
