@@ -23,11 +23,12 @@ prepare() {
 	return "$status"
 }
 
-# gotest FLAGS... PACKAGES... runs tests, and runs those that fail once more, at most four of them. A subtest is run
-# again with its whole test, because it may need what the subtests before it left. The first failure
-# stays in the output. A test that passes the second time is listed at the end of the run: it must be mended, because
-# it hides either a race in a test or a bug. A package that panics or exceeds its time is not run again.
-# What is tested depends on the kernel and on programs, of which Go's test cache knows nothing. `make lint` vets.
+# gotest FLAGS... PACKAGES... runs tests. If at most four of them fail, gotest runs these once more. If a subtest fails,
+# its whole test runs again, because a subtest may need the results of the subtests before it. The first failure stays
+# in the output. A test that passes the second time is listed at the end of the run: it must be mended, because it hides
+# either a race in a test or a bug. A package that panics or exceeds its time is not run again.
+# The tests depend on the kernel and on installed programs. Go's test cache does not notice a change of these, so
+# -count=1 switches it off. `make lint` runs vet.
 gotest() {
 	local flags=() packages=()
 	while [ $# -gt 0 ]; do
@@ -38,6 +39,7 @@ gotest() {
 		esac
 		shift
 	done
+	: >"$flaky.new" # gotestsum leaves the report of an earlier run if no test failed
 	"$gotestsum" --format standard-quiet --hide-summary=skipped --rerun-fails=1 --rerun-fails-max-failures=4 \
 		--rerun-fails-run-root-test --rerun-fails-report="$flaky.new" --packages="${packages[*]}" -- -count=1 -vet=off "${flags[@]}"
 	if [ -s "$flaky.new" ]; then
