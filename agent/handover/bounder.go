@@ -23,8 +23,8 @@ type BounderDeps struct {
 	Records   *operation.RecordWriter
 	Deadlines *lease.Deadlines
 	Registrar *lease.Registrar
-	// EnsureUnused fails with ErrInUse if a process of this host uses a dataset. The argument what is a verb that
-	// completes "cannot ... volume".
+	// EnsureUnused fails with ErrInUse if a process of this host uses a dataset. The argument what is a verb for the
+	// error: "cannot <what> volume db".
 	EnsureUnused func(ctx context.Context, d dataset.Dataset, what string) error
 }
 

@@ -38,8 +38,8 @@ type MounterDeps struct {
 	// InstallArrived installs the data that a move has brought here, if it is not installed yet: the agent may have
 	// been killed before. Idempotent. The dataset's lock is held.
 	InstallArrived func(context.Context, dataset.Dataset) error
-	// SaveSpelling records the spelling by which a tool refers to a volume. It passes the key and the value of the
-	// record to save, which writes them to disk.
+	// SaveSpelling records the spelling by which a tool refers to a volume. SaveSpelling makes the record, and calls
+	// save to write it to disk.
 	SaveSpelling func(
 		d dataset.Dataset, ref dataset.Reference, tool plugin.Tool, save func(more map[string]any) error) error
 	// CheckMount fails if a conversion forbids to mount a dataset.

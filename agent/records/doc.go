@@ -1,6 +1,7 @@
 // Package records holds what the agent knows and keeps across restarts: DB is the agent's database on disk, and Cache
-// has the records of datasets, copies and spellings in memory. The components of the agent use them through host.Host,
-// except pool and throttle, to which package agent passes both. The package calls neither control nor a backend.
+// has the records of datasets, copies and spellings in memory. The components of the agent use them through host.Host.
+// Components pool and throttle do not have a host.Host: package agent passes DB and Cache to them. This package calls
+// neither control nor a backend.
 //
 // DB only reads and writes values. Each key belongs to one component, which writes it; the comment of DB lists the
 // keys. The exception is volumes/, the records of the datasets whose home is this node: Cache writes those that have

@@ -19,7 +19,7 @@ func (r NewRepository) Repository() dataset.Repository {
 // RepositoryCheck asks the agent of the server's host to open a repository: a recorded one, or one that is not recorded
 // yet. One of Name and New is set.
 type RepositoryCheck struct {
-	Name string         `json:"name,omitempty" maxLength:"63"` // recorded repository to check; absent: open the one of new
+	Name string         `json:"name,omitempty" maxLength:"63"` // recorded repository to check; absent: open that of new
 	New  *NewRepository `json:"new,omitempty"`                 // repository to open, which need not be recorded
 	Init bool           `json:"init,omitempty"`                // make the repository of new if there is none at its URL
 	// Percentage of the data of the recorded repository to read, chosen at random. 0: only its structure is checked.

@@ -124,8 +124,8 @@ func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) ([]dataset.S
 }
 
 // requestDueSnapshots requests the snapshots that are due. If a schedule was missed several times, one snapshot is
-// requested. While a requested snapshot waits for its node, no other snapshot of that dataset is requested, and none of
-// a dataset that is being converted.
+// requested. No snapshot is requested of a dataset that has a requested snapshot which was not taken yet, or that is
+// being converted.
 func (k *Housekeeper) requestDueSnapshots(ctx context.Context, h *Memory, now time.Time) {
 	waiting := map[uuid.UUID]map[uuid.UUID]bool{} // by node, then by dataset
 	for id, plan := range h.Plans {

@@ -56,7 +56,8 @@ func awaitFinding(t *testing.T, h *cluster.Host, is finding, want bool) {
 	}
 }
 
-// TestClusterStatus: drover status on any host names what is wrong in the cluster, and is quiet again when it is mended.
+// TestClusterStatus: drover status names what is wrong in the cluster on any host. Once it is repaired, status says
+// nothing about it any more.
 func TestClusterStatus(t *testing.T) {
 	t.Parallel()
 	w := &world{Cluster: cluster.New(t, cluster.Options{Profiles: profiles})}

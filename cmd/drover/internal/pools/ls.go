@@ -22,7 +22,7 @@ const (
 	poolOffline = "offline"
 	HeldState   = "held"
 	poolUnknown = "unknown"
-	// poolUnreachable is the state of a pool whose node is unreachable: what it reported last may be outdated.
+	// poolUnreachable means that the node of the pool is unreachable. Its last report may be outdated.
 	poolUnreachable = "unreachable"
 )
 

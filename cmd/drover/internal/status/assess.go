@@ -293,8 +293,8 @@ func (f *collector) volume(v *api.VolumeSummary, pool *dataset.PoolStatus, now t
 	}
 }
 
-// describeReplica returns what is wrong with a complete replica of a volume: it is stale, or cannot be refreshed. It
-// returns "" if nothing is.
+// describeReplica says that a complete replica of a volume is stale or cannot be refreshed. It returns "" for a healthy
+// replica.
 func describeReplica(v *api.VolumeSummary, k api.CopyDetail, now time.Time) string {
 	text := ""
 	if verified, stale := volumes.IsStale(v.Profile.Replicas, k, now); stale {

@@ -112,7 +112,7 @@ const (
 	statusUnknown = "unknown"
 	statusProblem = "problem"
 	statusOffline = "offline" // the pool is offline
-	// statusUnreachable is the status of a volume whose home is unreachable: what it reported last may be outdated.
+	// statusUnreachable means that the home of the volume is unreachable. Its last report may be outdated.
 	statusUnreachable = "unreachable"
 )
 
