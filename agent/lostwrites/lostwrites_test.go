@@ -97,7 +97,10 @@ func TestLostWritesAreNamedUntilTheNextMount(t *testing.T) {
 			h.flush()
 			h.status(other)
 			h.status(d)
-			agenttest.Await(t, func() bool { return h.status(d).Problem != "" })
+			agenttest.Await(t, func() bool {
+				h.FakeClock.Advance(5 * time.Second) // a flush can be too early for the kernel's error, so another one follows
+				return h.status(d).Problem != ""
+			})
 			st := h.status(d)
 			if !strings.HasPrefix(st.Problem, mayHaveLost+"between ") ||
 				!strings.Contains(st.Problem, "pool default was full") || st.Fullness != dataset.NotFull {
