@@ -37,6 +37,11 @@ type Operation struct {
 	Options map[string]string `json:"options,omitempty"`
 	// description of the change for people, with the words of its event; absent: the kind is enough, or it is not known
 	Change string `json:"change,omitempty"`
+	// name of the repository that a backup goes to, or that an import reads a backup from; absent: no repository
+	Repository string `json:"repository,omitempty"`
+	// ID of the backup that the operation has made, or that an import reads; absent: none
+	Backup     string `json:"backup,omitempty"`
+	BytesAdded int64  `json:"bytes_added,omitempty"` // bytes of data that a backup added to the repository
 	// path that an import reads, or the file with the old key for a rekey
 	Path string `json:"path,omitempty"`
 	Live bool   `json:"live,omitempty"` // the source of the import may be in use
@@ -74,6 +79,7 @@ const (
 	OpResize         OpKind = "resize"
 	OpRekey          OpKind = "rekey"      // wraps the data key with another key of the operator
 	OpRewrite        OpKind = "rewrite"    // rewrites the head in fewer extents
+	OpBackup         OpKind = "backup"     // copies the head or a snapshot to a repository; changes no record
 	OpConvert        OpKind = "convert"    // copies a volume into a new dataset with another profile
 	OpUpdate         OpKind = "update"     // changes profile, protection or labels: see Action, and planning.NeedsHome
 	OpRename         OpKind = "rename"     // gives a volume another name; the former one becomes an alias: only records

@@ -48,6 +48,9 @@ func refusesStatus(err error) bool {
 // dataset.
 func withoutNewKeys(op dataset.Operation) dataset.Operation {
 	op.RequestID, op.Change = "", ""
+	if op.Kind != dataset.OpBackup { // the report of a backup has its result
+		op.Repository, op.Backup = "", ""
+	}
 	if op.DatasetRecord != nil && !op.DatasetRecord.ScheduleSince.IsZero() {
 		d := *op.DatasetRecord
 		d.ScheduleSince = time.Time{}

@@ -33,6 +33,9 @@ type Request struct {
 	Protect *bool `json:"protect,omitempty"`
 	// update: labels to set and to remove; absent: unchanged
 	Labels *dataset.LabelChange `json:"labels,omitempty"`
+	// backup: name of the recorded repository to write to; import: the one to read a backup from
+	Repository string `json:"repository,omitempty"`
+	Backup     string `json:"backup,omitempty"` // import: ID of the backup to read, 64 hexadecimal digits
 	// import: folder to read; rekey: file with the old key, if the profile names another file
 	Path string `json:"path,omitempty"`
 	Live bool   `json:"live,omitempty"` // import: the folder may be in use
