@@ -99,6 +99,7 @@ var fieldPowers = map[string][]power{
 	"dry_run": nil,
 	"backend": nil, "image": nil, "pool": nil, "cordoned": nil, "draining": nil, "overcommit": nil,
 	"labels": nil, "set": nil, "remove": nil,
+	"repository": nil, "backup": nil, // only a recorded repository
 	"protect": {destroys}, "scheduled": {destroys}, "force": {destroys, vouches}, "forget": {destroys},
 	"fenced": {vouches}, "fenced_nodes": {vouches}, "confirmed": {vouches}, "digest": {vouches}, "skip_offline": {vouches},
 	"path": {hostFile}, "old_key_file": {hostFile}, "devices": {hostFile},
