@@ -34,6 +34,8 @@ type Request struct {
 	Names []string
 	// Tags must not contain commas.
 	Tags []string
+	// Time is the moment of the content, with the precision of a second. If zero, it is the present.
+	Time time.Time
 	// Parent is the ID of an earlier backup. Files that have not changed since are not read. If Parent is empty, restic
 	// takes the newest backup of the same paths.
 	Parent string
@@ -83,6 +85,9 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 	args := []string{"backup", "--json", "--host=" + Host}
 	for _, tag := range req.Tags {
 		args = append(args, "--tag="+tag)
+	}
+	if !req.Time.IsZero() {
+		args = append(args, "--time="+req.Time.UTC().Format(time.DateTime))
 	}
 	if req.Parent != "" {
 		args = append(args, "--parent="+req.Parent)

@@ -169,6 +169,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	env := []string{
 		"RESTIC_PASSWORD=", "RESTIC_PASSWORD_COMMAND=", "RESTIC_PASSWORD_FILE=",
 		"RESTIC_REPOSITORY=", "RESTIC_REPOSITORY_FILE=", "RESTIC_KEY_HINT=",
+		"TZ=UTC", // the zone of the times in arguments
 	}
 	if c.progress {
 		env = append(env, "RESTIC_PROGRESS_FPS=1")

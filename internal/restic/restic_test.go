@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -116,9 +117,12 @@ func TestBackupsAreListedAndRemoved(t *testing.T) {
 		t.Errorf("got %+v, %+v", first, s)
 	}
 	write(t, filepath.Join(dir, "data", "b"), "more")
-	ask.Parent = first.ID
+	ask.Parent, ask.Time = first.ID, time.Now().Add(time.Hour)
 	second, s, err := r.Backup(t.Context(), ask)
 	must(t, err)
+	if !second.Time.Equal(ask.Time.Truncate(time.Second)) {
+		t.Errorf("got the time %s, want %s", second.Time, ask.Time)
+	}
 	if second.Parent != first.ID || s.Files != 3 {
 		t.Errorf("got %+v, %+v, want parent %s", second, s, first.ID)
 	}

@@ -1,0 +1,85 @@
+package backup
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+func TestRecordIsReadAsWritten(t *testing.T) {
+	t.Parallel()
+	d := dataset.Dataset{
+		ID: uuid.New(), Volume: "db", Profile: dataset.Profile{Name: "gold", Revision: "0123456789ab"}, Size: 1 << 30,
+		Labels: map[string]string{"team": "sea"}, Encryption: &dataset.Encryption{KeyID: "k"},
+	}
+	snapshot := dataset.Snapshot{ID: uuid.New(), Size: 1 << 20, Profile: dataset.Profile{Name: "silver"}}
+	for name, s := range map[string]*dataset.Snapshot{"volume": nil, "snapshot": &snapshot} {
+		r := newRecord(d, s, time.Unix(1e9, 0), "1.2.3")
+		text, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := ParseRecord(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := json.Marshal(got)
+		if err != nil || string(again) != string(text) {
+			t.Errorf("%s: got %s, %v, want %s", name, again, err, text)
+		}
+		if !got.Encrypted || got.Volume != "db" || got.Labels["team"] != "sea" || got.Drover != "1.2.3" {
+			t.Errorf("%s: got %+v", name, got)
+		}
+		if s != nil && (got.Snapshot != s.ID || got.Size != s.Size || got.Profile.Name != "silver") {
+			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+}
+
+func TestBadRecordIsRefused(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]struct {
+		kind *dataset.Kind
+		text string
+	}{
+		`{"version":2,"volume":7}`: {dataset.ErrUnsupported,
+			"the record.json of the backup has version 2, and this drover reads versions up to 1: upgrade this drover"},
+		`{"volume":"db"}`:               {dataset.ErrCorrupt, "the record.json of the backup has no version"},
+		`{"version":1,"volume":"../x"}`: {dataset.ErrCorrupt, "the record.json of the backup: "},
+		`{"version":1,"volume":7}`:      {dataset.ErrCorrupt, "the record.json of the backup cannot be read: "},
+		`no`:                            {dataset.ErrCorrupt, "the record.json of the backup cannot be read: "},
+		strings.Repeat(" ", 1<<20+1):    {dataset.ErrCorrupt, "the record.json of the backup has more than 1048576 bytes"},
+	} {
+		if _, err := ParseRecord([]byte(text)); !errors.Is(err, want.kind) || !strings.Contains(err.Error(), want.text) {
+			t.Errorf("%.30s: got %v, want %s", text, err, want.text)
+		}
+	}
+}
+
+func TestTagsAreReadAsWritten(t *testing.T) {
+	t.Parallel()
+	full := Tags{
+		Volume: "db", Dataset: uuid.New(), Operation: uuid.New(), Profile: "gold", Snapshot: uuid.New(),
+	}
+	for _, want := range []Tags{full, {Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}} {
+		list := want.List()
+		if strings.Contains(strings.Join(list, ""), ",") {
+			t.Errorf("a comma in %q", list)
+		}
+		if got, ok := ParseTags(append(list, "later=1")); !ok || got != want {
+			t.Errorf("got %+v, %t, want %+v", got, ok, want)
+		}
+		if _, ok := ParseTags(list[1:]); ok {
+			t.Errorf("%q is accepted", list[1:])
+		}
+	}
+	if _, ok := ParseTags([]string{"drover", "volume=db,x", DatasetTag(uuid.New())}); ok {
+		t.Error("a bad name is accepted")
+	}
+}

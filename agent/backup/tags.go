@@ -1,0 +1,72 @@
+package backup
+
+import (
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// The tags of a backup in restic's repository. TagDrover has no value. The others have the form KEY=VALUE.
+const (
+	TagDrover    = "drover"
+	tagVolume    = "volume"
+	tagDataset   = "dataset"
+	tagOperation = "operation"
+	tagProfile   = "profile"
+	tagSnapshot  = "snapshot"
+)
+
+// Tags are what the tags of a backup say. A list of backups needs no other data.
+type Tags struct {
+	Volume    string
+	Dataset   uuid.UUID
+	Operation uuid.UUID // the operation that made the backup
+	Profile   string    // empty: none
+	Snapshot  uuid.UUID // the snapshot that was backed up; uuid.Nil: the volume itself
+}
+
+// DatasetTag returns the tag of all backups of a dataset.
+func DatasetTag(id uuid.UUID) string { return tagDataset + "=" + id.String() }
+
+// VolumeTag returns the tag of all backups of volumes with a name. Another dataset may have had the name.
+func VolumeTag(name string) string { return tagVolume + "=" + name }
+
+// List returns the tags for restic.
+func (t Tags) List() []string {
+	list := []string{
+		TagDrover, VolumeTag(t.Volume), DatasetTag(t.Dataset), tagOperation + "=" + t.Operation.String(),
+	}
+	if t.Profile != "" {
+		list = append(list, tagProfile+"="+t.Profile)
+	}
+	if t.Snapshot != uuid.Nil {
+		list = append(list, tagSnapshot+"="+t.Snapshot.String())
+	}
+	return list
+}
+
+// ParseTags parses the tags of a backup. ok is false if the backup is not one of Drover: another program can have
+// written to the repository. Tags that are not known are ignored.
+func ParseTags(list []string) (t Tags, ok bool) {
+	var drover bool
+	for _, tag := range list {
+		key, value, _ := strings.Cut(tag, "=")
+		switch key {
+		case TagDrover:
+			drover = true
+		case tagVolume:
+			t.Volume = value
+		case tagDataset:
+			t.Dataset, _ = uuid.Parse(value)
+		case tagOperation:
+			t.Operation, _ = uuid.Parse(value)
+		case tagProfile:
+			t.Profile = value
+		case tagSnapshot:
+			t.Snapshot, _ = uuid.Parse(value)
+		}
+	}
+	return t, drover && t.Dataset != uuid.Nil && dataset.CheckName(t.Volume) == nil
+}
