@@ -281,10 +281,16 @@ func TestConvertMovesSpellingsAfterFailure(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "dir")
 	d := f.A.NewVolume("db@free")
+	f.A.MustMount("db", "user") // the record of the volume has only db@free
+	f.A.MustUnmount("db", "user")
+	if len(f.A.Cache.RecordedSpellings(d.ID)) == 0 {
+		t.Fatal("the agent has not recorded that the engine used db")
+	}
 	f.A.Fuse.FailNext("state spellin", errors.New("the disk is full"))
 	now := converts(f, "db", "ext4")
 	agenttest.Await(t, func() bool {
-		return slices.Contains(f.A.Spellings.Used(now), "db@free") && !f.A.Conversions.IsInDoubt(d.ID)
+		used := f.A.Spellings.Used(now)
+		return slices.Contains(used, "db") && slices.Contains(used, "db@free") && !f.A.Conversions.IsInDoubt(d.ID)
 	})
 }
 
