@@ -32,10 +32,11 @@
 //	notify             wakes the callers that wait
 //	record             keys, types and transactions
 //
-// Package control itself decides who may request what (authorization.go), and records operations (plan.go for what all
-// kinds of requests have, operations.go, commit.go), recalls of leases (lease.go) and shared mounts (sharedmounts.go).
-// An endpoint that needs several of these packages belongs here. Package control does not use package audit:
-// control/api/server reports each change to the daemon, which writes it to the audit log.
+// Package control itself decides who may request what (authorization.go). It records operations: plan.go has the steps
+// that the plans of all kinds share, operations.go the requests, and commit.go the results. It also records the recalls
+// of leases (lease.go) and shared mounts (sharedmounts.go). An endpoint that needs several of these packages belongs
+// here. Package control does not use package audit: control/api/server reports each change to the daemon, which writes
+// it to the audit log.
 //
 // All lasting state is in the store, and its transactions protect it. Service keeps no state in memory. Some of its
 // components do: see their package comments.

@@ -29,7 +29,7 @@ type Members interface {
 	// The record of the node stays until its datasets have another home. If the node may have volumes of other homes
 	// mounted, its record also stays until an operator confirms that the node no longer writes.
 	//
-	// With DryRun, nothing is changed. The result is what the removal would return, and so is the error.
+	// With DryRun, nothing is changed. RemoveNode then returns the result and the error of the real removal.
 	RemoveNode(ctx context.Context, ref string, how NodeRemoval) (RemovedNode, error)
 	// RevokeOperator revokes every certificate of an operator that was issued until now. It also revokes certificates
 	// that are issued in the next ten minutes, because clocks can differ by that much.

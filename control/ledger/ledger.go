@@ -3,12 +3,13 @@
 // A decision is a function that reads and writes records through a record.Tx. Ledger.Update calls the function,
 // commits its transaction, and calls the function again if a record that it read has changed. Ledger.View does the
 // same for a function that writes nothing. Package control makes one Ledger for each service. The packages below
-// control that commit decisions call it. Others, such as relocation and placer, get the record.Tx of their caller.
+// control that commit decisions or answer requests call it. Others, such as relocation and placer, get the record.Tx of
+// their caller.
 //
 // A commit notifies the callers that wait at this service, through the feed and the event log. It notifies the other
 // services on the store through lanes: keys that carry the latest notices (lanes.go). FollowReplicas reads the lanes of
-// the other services. The number of values in all lanes is the store clock. It shows that a store was restored from a
-// backup (clock.go).
+// the other services. Each lane counts the values that were written to it. The sum of these counts is the store clock:
+// a lower one than before shows that the store was restored from a backup (clock.go).
 //
 // The package keeps in memory the lanes of this service, the highest store clock that it has seen, the read of the
 // clock in progress, and node records (NodeCache), which save most reads of nodes. Each of these has a mutex. No lock

@@ -8,9 +8,10 @@
 // certificate is revoked.
 //
 // Package control embeds both in its Service, so the API calls them directly. The background work in package
-// housekeeping calls the checks of Members in each round. The packages that decide about volumes call functions such as
-// FreshNode and LivingSession, which read a node in the transaction of that decision. Package noderemoval revokes
-// certificates with Admission, and package placer reads the living agents from Members. The daemon in cmd/drover sets
+// housekeeping calls the checks of Members in each round. The other packages below control call functions such as
+// FreshNode and LivingSession, which read a node in the transaction of the caller: for a decision, or in packages view
+// and health for an answer. Package noderemoval revokes certificates with Admission. Package placer reads the living
+// agents from Members, and package relocation for how long a node has been unreachable. The daemon in cmd/drover sets
 // Timing and Replica, and calls CheckCompatible when it starts.
 //
 // All lasting state is in the store. Members keeps in memory the sessions that agents renew here, the session of this

@@ -109,8 +109,8 @@ func formatUnreachable(t *record.Tx, node uuid.UUID) (string, error) {
 }
 
 // Withdraw removes this replica from the catalog when it stops, if no other replica is alive. Otherwise it does
-// nothing: the replica that does the background work wrote the entry, remembers what it wrote, and removes the entry in
-// its next round.
+// nothing: the replica that does the background work writes the entries of all replicas, and removes this one in its
+// next round.
 func (m *Members) Withdraw(ctx context.Context) error {
 	if m.Catalog == nil || m.Replica.Address == "" {
 		return nil

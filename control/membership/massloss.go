@@ -21,7 +21,8 @@ import (
 const (
 	massLossMinNodes = 3 // the rule applies to clusters with at least this number of nodes
 	massLossShare    = 3 // the rule applies if more than one in three nodes is unreachable
-	MassLossWindow   = 5 * time.Minute
+	// MassLossWindow is the time within which nodes count as lost at once.
+	MassLossWindow = 5 * time.Minute
 	// vanishedShown is how many of the nodes an error names.
 	vanishedShown = 10
 )

@@ -157,9 +157,10 @@ func noteReturn(t *record.Tx, node uuid.UUID) error {
 	return t.Put(record.ReturnedKey(node), record.Claim{ID: rec.ID})
 }
 
-// HasReturned reports whether the records of a node's datasets cannot be older than what the node has: the store was
-// never restored from a backup, or since the last recovery the node has reported, has registered, or was confirmed to
-// be fenced. A confirmation that was made before the recovery may come from the backup, so it may be outdated.
+// HasReturned reports whether the records of a node's datasets are at least as new as the data on the node. They are if
+// the store was never restored from a backup. Otherwise the node must have reported in the last recovery, have
+// registered since then, or have been confirmed since then to be fenced. An earlier confirmation may come from the
+// backup, so it may be outdated.
 func HasReturned(t *record.Tx, node uuid.UUID) (bool, error) {
 	var rec record.Recovery
 	recovered, err := t.Get(record.RecoveryKey, &rec)

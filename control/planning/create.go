@@ -157,8 +157,8 @@ func addSnapshots(t *record.Tx, err error, ref dataset.Reference) error {
 	return addSnapshotsNamed(t, err, name, snapshot)
 }
 
-// addSnapshotsNamed adds to an error the specs by which the volume name would be a clone of the snapshots with the name
-// snapshot. Without such snapshots it returns the error unchanged.
+// addSnapshotsNamed adds a hint to an error: the specs with which the volume name would be made as a clone of a
+// snapshot that is called snapshot. Without such snapshots it returns the error unchanged.
 func addSnapshotsNamed(t *record.Tx, err error, name, snapshot string) error {
 	has, listErr := record.SnapshotsNamed(t, snapshot)
 	if listErr != nil || len(has) == 0 {

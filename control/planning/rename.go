@@ -215,7 +215,8 @@ func (v *Planner) checkAliasNotMounted(t *record.Tx, d dataset.Dataset, alias, w
 	return nil
 }
 
-// aliasMountedError returns the error for an alias by which engines of a node have mounted a volume, or may have.
+// aliasMountedError returns the error for an alias that cannot be dropped, because engines of a node have mounted the
+// volume by it, or may have.
 func aliasMountedError(d dataset.Dataset, alias, what, node string, mounts []dataset.Mount) error {
 	var spellings []string
 	tool := "docker"

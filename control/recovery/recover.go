@@ -40,7 +40,8 @@ type reportCollection struct {
 	arrived  chan struct{}
 }
 
-// ConfirmTimeout is how long a person has to confirm the differences. They are kept in memory.
+// ConfirmTimeout is how long a person has to confirm the differences. After that, the collected reports of the agents
+// are dropped from memory.
 const ConfirmTimeout = time.Hour
 
 func (g *reportCollection) begin(id uuid.UUID, now time.Duration) {

@@ -1,11 +1,12 @@
 // Package reports keeps the last reports of agents, and checks that a report is no larger than allowed.
 //
 // Latest has the heartbeats of all nodes in memory, under its own mutex. It is not stored: after a restart the agents
-// report everything again. Decisions in the packages below control read Latest. Package membership (heartbeats),
-// package replica (reports of copies) and package control (datasets that were just made or moved) write it. Packages
-// control, agentsync, noderemoval and view drop the reports about datasets that no longer exist. The functions named
-// Check limit the size of a report, because the certificate of a node may be stolen. A new kind of report gets a map in
-// Latest and a limit in bounds.go. Events about pools are made in latest.go (poolEvent).
+// report everything again. Decisions in the packages below control read Latest, and so do packages view and health,
+// which show the reports. Package membership (heartbeats), package replica (reports of copies) and package control
+// (datasets that were just made or moved) write it. Packages control, agentsync, noderemoval and view drop the reports
+// about datasets that no longer exist. The functions named Check limit the size of a report, because the certificate of
+// a node may be stolen. A new kind of report gets a map in Latest and a limit in bounds.go. Events about pools are made
+// in latest.go (poolEvent).
 package reports
 
 import (
@@ -246,9 +247,9 @@ func (s *Latest) Clock(node uuid.UUID) ReportedClock {
 }
 
 // CopyAhead estimates for how long the home of a copy has continued to work without heartbeats to this service. It
-// computes what the home's clock showed when the copy was reported: the clock in the home's last heartbeat, plus the
-// time since that heartbeat. If VerifiedAtHome of the copy is later than that time, the result is the difference. If
-// the home has sent no clock, the result is 0.
+// computes the home's clock at the time of the report on the copy: the clock in the home's last heartbeat, plus the
+// time from that heartbeat to the report. If VerifiedAtHome of the copy is later than that clock, the result is the
+// difference. If the home has sent no clock, the result is 0.
 //
 // The result is positive if control does not receive the heartbeats of the home while the node with the copy still
 // reaches the home.

@@ -1,11 +1,14 @@
 // Package uptime counts how long control services have run on a store, in total.
 //
-// The times after which data is destroyed are measured by this count, and not by the clock. Packages housekeeping and
-// relocation read the Counter, and packages membership and replica read it through functions. Packages deletion and
-// recovery (through a function) stamp the trash with the count, and package control stamps the operations that have
-// ended. The count is stored as a record.RunMark under record.RunMarkKey. Counter keeps the last mark that it saw in
-// memory, under a mutex; a transaction that depends on the count checks the stored mark. A record that expires by the
-// count must be listed in isAwaited, so that the count runs while it exists.
+// The times after which data is destroyed are measured by this count, and not by the clock. Package housekeeping calls
+// Mark in each round, which writes the count. Packages housekeeping and relocation read the Counter, and packages
+// membership and replica read it through functions. Packages deletion and recovery (through a function) stamp the trash
+// with the count, and package control stamps the operations that have ended. Package control also calls Forget after
+// the store was restored.
+//
+// The count is stored as a record.RunMark under record.RunMarkKey. Counter keeps the last mark that it saw in memory,
+// under a mutex; a transaction that depends on the count checks the stored mark. A record that expires by the count
+// must be listed in isAwaited, so that the count runs while it exists.
 package uptime
 
 import (

@@ -46,7 +46,8 @@ func ProblemOf(err error) *Problem {
 	return p
 }
 
-// NewProblem returns a problem of the kind with another HTTP status than that of the kind. It truncates the detail.
+// NewProblem returns a problem of the kind with the given HTTP status, which may differ from the status of the kind. It
+// truncates the detail.
 func NewProblem(kind *dataset.Kind, status int, detail string) *Problem {
 	return &Problem{
 		Type: "urn:drover:problem:" + kind.Code, Title: kind.Title,

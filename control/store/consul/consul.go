@@ -7,7 +7,8 @@
 //	<prefix>/data/live/         an empty marker: without it, a blocking query on the prefix would wake for every
 //	                            change in Consul while no key exists
 //	<prefix>/own/format         the version of this layout
-//	<prefix>/own/rev/<shard>    written by every transaction that changes the shard: few watches see all changes
+//	<prefix>/own/rev/<shard>    written by every transaction that changes the shard, so that one watch of own/rev/
+//	                            sees all changes
 //
 // # Properties of Consul that the package relies on
 //
