@@ -1,9 +1,9 @@
 // Package backends is the contract between Drover and the kinds of storage that keep datasets. It also has the registry
 // of these kinds. The agent (packages agent/…, mainly agent/pool) opens pools and calls their methods. Packages
 // backends/verify and backendtest test a pool by the same contract, and package trialdir opens the pools of a trial to
-// remove their datasets. In the command, package settings makes the Registry and reads the limits of a BoundedKind, and
-// package daemon passes the Registry to the agent. The package holds no state about datasets. A Registry does not
-// change after NewRegistry, and Attachments has a mutex.
+// remove their datasets. In the command, package settings makes the Registry and reads the limits of a BoundedKind,
+// package daemon passes the Registry to the agent, and packages verification and suiterunner pass a Kind to a trial.
+// The package holds no state about datasets. A Registry does not change after NewRegistry, and Attachments has a mutex.
 //
 // # Terms
 //

@@ -18,8 +18,8 @@ func NoSpace(err error) error {
 	return dataset.Errorf(dataset.ErrNoSpace, "%w", err)
 }
 
-// Reserve returns the bytes of a filesystem that must stay free for existing data: a twentieth of its size, at least
-// 32 MiB or half of the size, at most 2 GiB.
+// Reserve returns the bytes of a filesystem that must stay free for existing data: a twentieth of its size, but at most
+// 2 GiB, and at least 32 MiB. If 32 MiB are more than half of the size, it is half of the size.
 func Reserve(size dataset.Size) dataset.Size {
 	return min(max(size/20, min(32*dataset.MiB, size/2)), 2*dataset.GiB)
 }

@@ -24,8 +24,8 @@
 //	record.json                   the dataset's record
 //	head.img      head/image      the image that is mounted (XFS, btrfs)
 //	<snapshot>.img  <snapshot>/image
-//	<snapshot>.json               the snapshot's record. While a restore runs, the future head
-//	                              has the name of the snapshot that will keep the present head
+//	<snapshot>.json               the snapshot's record. A restore makes the new head under the name of the
+//	                              snapshot that will keep the old head, and then exchanges the two
 //	part.img      part/image      in a copy: the received part of a snapshot
 //	part.json                     how much of the snapshot was received
 //	next…, tmp-…                  unfinished; worthless after a crash

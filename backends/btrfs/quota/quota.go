@@ -27,8 +27,9 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// RecountEvery is the least time between two recounts. After this time, the kernel may still be running the previous
-// recount, or may have abandoned it. A recount reads all trees, so recounts without a pause would keep the disk busy.
+// RecountEvery is the minimum time between two requests for a recount. A recount reads all trees, so recounts without a
+// pause would keep the disk busy. When the next one is requested, the kernel may have abandoned the previous one, or
+// may still be running it.
 const RecountEvery = 5 * time.Minute
 
 // Quota is the quotas of the filesystem of an open pool. It is safe for concurrent use.
