@@ -9,8 +9,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// advice maps what people type to what they need, if no single command is meant. A key is a command without the
-// program's name, and the word or flag after it. A text that suggests a command which destroys data has --dry-run.
+// advice has the hints about unknown words and flags that no single command can replace. A key is the command without
+// the program's name, and the unknown word or flag after it. A text that suggests a command which destroys data has
+// --dry-run.
 var advice = map[string]string{
 	"restore": "use drover snapshot restore VOLUME SNAPSHOT, or drover trash restore NAME for a deleted volume",
 	"mount": "Docker mounts a volume for a container, docker run -v NAME:/PATH IMAGE, and docker volume inspect NAME " +

@@ -37,10 +37,10 @@ func correctedWords(cmd *cobra.Command, words []string) []string {
 	return line
 }
 
-// corrected replaces each unknown flag on the command line words that is an option of a volume, such as --size 10GiB by
-// -o size=10GiB. isCertain reports whether the result certainly means what the user typed: it is false if an option
-// lacks its value, and if the line contradicts itself, such as db@bronze -p gold. corrected returns nil if cmd creates
-// no volume, or if no unknown flag is an option.
+// corrected returns the command line words with -o in place of each unknown flag that is an option of a volume: it
+// replaces --size 10GiB by -o size=10GiB. isCertain is true if the result certainly means what the user typed. It is
+// false if an option lacks its value, and if the line contradicts itself, such as db@bronze -p gold. corrected returns
+// nil if cmd creates no volume, or if no unknown flag is an option.
 func corrected(cmd *cobra.Command, words []string) (line []string, isCertain bool) {
 	if cmd.Flags().Lookup("opt") == nil {
 		return nil, false

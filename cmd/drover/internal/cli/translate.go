@@ -274,8 +274,8 @@ func translateFlags(cmd *cobra.Command, words []string) []string {
 	return append(out, last...)
 }
 
-// argumentFlag reports whether an unknown flag of cmd has the last argument as its value, and returns what is put
-// before the value.
+// argumentFlag reports whether the value of an unknown flag of cmd can be given as the last argument instead, and
+// returns the prefix that the argument gets.
 func argumentFlag(cmd *cobra.Command, name, value string) (prefix string, ok bool) {
 	for _, f := range argumentFlags[CommandName(cmd)] {
 		if f.typed == name && value != "" && value[0] != '-' {

@@ -82,8 +82,8 @@ func parseLabels(cmd *cobra.Command, values []string) ([]filter, error) {
 	return out, nil
 }
 
-// matches reports whether one of the item's values for the key matches the filter. The keys state and status stand for
-// each other, because some lists have a column of one name, and others of the other.
+// matches reports whether one of the item's values for the key matches the filter. The keys state and status are
+// interchangeable, because some lists have a column STATE and others a column STATUS.
 func (f filter) matches(k keys, cells []string, item any) bool {
 	found := f.matchesKey(k, k.canonical(f.key), cells, item)
 	if other := otherKey[f.key]; other != "" && !found {
@@ -92,7 +92,7 @@ func (f filter) matches(k keys, cells []string, item any) bool {
 	return found != f.negated
 }
 
-// otherKey has the keys that stand for each other.
+// otherKey has the interchangeable keys.
 var otherKey = map[string]string{"state": "status", "status": "state"}
 
 // matchesKey reports whether one of the values that key names matches the filter: those of the cell, or of the field.

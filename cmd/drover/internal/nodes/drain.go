@@ -103,7 +103,7 @@ type drain struct {
 type drained struct {
 	Volume string `json:"volume"`
 	Node   string `json:"node,omitempty"` // the volume's node after the move
-	// the volume continues from a copy, without the data written since then; zero: nothing is lost
+	// since when written data is lost, because the volume continues from a copy; zero: nothing is lost
 	LosesSince time.Time        `json:"loses_since,omitzero"`
 	Problem    *dataset.Problem `json:"problem,omitempty"` // why the volume was not moved
 }

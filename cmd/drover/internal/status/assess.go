@@ -53,9 +53,9 @@ type Report struct {
 	Findings []api.Finding `json:"findings"`
 }
 
-// Assess lists what needs attention: errors first, then by subject. If the doctor of a node has an error about a pool
-// or volume, and the state of that pool or volume is a problem too, only the error of the doctor is listed, because it
-// names the cause.
+// Assess lists what needs attention: errors first, then by subject. A problem that follows from the state of a pool or
+// volume is not listed if the doctor of a node has an error about the same pool or volume, because that error names the
+// cause.
 func Assess(c Cluster, now time.Time) Report {
 	found := &collector{diagnosed: map[about]bool{}, examined: map[string]bool{}}
 	found.reports(c)

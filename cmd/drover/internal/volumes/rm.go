@@ -73,14 +73,14 @@ admin. If the node returns later, it finds the volume in the trash.`,
 	return cmd
 }
 
-// answers has what a user was asked about the volumes of a command, by the names that were given.
+// answers has the answers of a user about the volumes of a command, by the names of the volumes on the command line.
 type answers struct {
 	confirmed map[string]uuid.UUID // datasets whose deletion the user confirmed
 	refused   map[string]error     // errors of volumes that must not be deleted, because nobody confirmed it
 }
 
-// reference returns what a request calls a volume. It is the UUID of the dataset that the user confirmed: another
-// volume may have got the name since.
+// reference returns how a request refers to a volume: by the UUID of the dataset that the user confirmed, because
+// another volume may have got the name since. Without a confirmation, it returns the name.
 func (a answers) reference(name string) string {
 	if id, ok := a.confirmed[name]; ok {
 		return id.String()
