@@ -1,11 +1,11 @@
 // Package cleanup cleans up the pools of this node after a crash. controlsync.Follower calls Cleaner.CleanUp after
 // control has answered with a consistent store. Package agent makes the Cleaner, and passes its methods to packages
 // controlsync and doctor as functions. Packages pooladmin, doctor and controlsync call IsNeeded before they treat a
-// dataset without a record as unknown. The only state is the set of lost datasets, in memory, protected by a mutex:
-// datasets whose records control's last full response lacked. They are kept. The Cleaner takes no lock of a dataset. It
-// leaves alone the datasets that running jobs work on (IsNeeded). A rule for what may be destroyed belongs in
-// cleanUpPool. Another use of a dataset without a record, for which every package must keep the dataset, belongs in
-// IsNeeded.
+// dataset without a record as unknown. The only state is the set of lost datasets, in memory, protected by a mutex.
+// These are the datasets whose records control's last full response lacked. The Cleaner does not destroy them. The
+// Cleaner takes no lock of a dataset. It leaves alone the datasets that running jobs work on (IsNeeded). A rule for
+// what may be destroyed belongs in cleanUpPool. Another use of a dataset without a record, for which every package must
+// keep the dataset, belongs in IsNeeded.
 package cleanup
 
 import (
@@ -56,9 +56,9 @@ func New(deps Deps) *Cleaner { return &Cleaner{Deps: deps, lost: map[uuid.UUID]b
 // waits some time for these jobs. It is best to clean up before other work begins, because a backend does not check
 // which datasets are in use.
 //
-// lost are the datasets that were recorded when this agent last read control's records, and that are not recorded
-// now. CleanUp destroys neither these datasets nor datasets whose state the agent cannot know. CleanUp is called only
-// while control answers and its store is consistent.
+// lost are the datasets that were recorded when this agent last read control's records, and that are not recorded now.
+// CleanUp does not destroy these datasets. It does not destroy an incoming dataset either, as long as the agent cannot
+// know whether it was acknowledged. CleanUp is called only while control answers and its store is consistent.
 func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 	c.mu.Lock()
 	maps.Copy(c.lost, lost)

@@ -176,9 +176,9 @@ func (r *Holdings) ListPool(ctx context.Context, p *pool.Pool) (found []api.Foun
 	return r.ListStorage(ctx, p.Storage, func(id uuid.UUID) bool { return r.Pools.IsDoubtful(p.ID, id) })
 }
 
-// ListStorage lists the datasets in the storage of a pool, which this node may not have in its table. isDoubtful
-// reports whether an incoming dataset may have been acknowledged. If this node knows no index of a record, Written of
-// that record stays set, so that control can order two records that claim one name.
+// ListStorage lists the datasets in the storage of a pool. The pool need not be in the table of this node. isDoubtful
+// reports whether an incoming dataset may have been acknowledged. If this node does not know the index of a record, the
+// returned record keeps its field Written, so that control can order two records that claim one name.
 func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful func(uuid.UUID) bool) (
 	found []api.FoundDataset, err error) {
 	entries, err := b.List(ctx)
@@ -199,8 +199,8 @@ func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful 
 
 // FoundDataset returns the record of a dataset in a pool: the record beside the data or the agent's copy of it,
 // whichever is newer. Either can be out of date. The record beside the data is not flushed, so a power cut can lose a
-// change of it. The agent's copy is written some time after a change, so a crash can lose the change. An incoming
-// dataset that may not have been acknowledged is put into the trash.
+// change of it. The agent's copy is written some time after a change, so a crash can lose the change. For an incoming
+// dataset that may not have been acknowledged, the returned record is in the trash.
 func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDataset, ok bool) {
 	copied, known := r.Cache.Dataset(e.ID)
 	f = api.FoundDataset{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),

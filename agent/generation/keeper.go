@@ -1,9 +1,11 @@
 // Package generation keeps the generations of pools, which show whether a pool's disk was restored from a backup.
-// Package agent calls Keeper at a start and at each heartbeat. It also passes two methods on as functions:
-// controlsync.Reporter calls ReportTo for each control replica, and controlsync.Follower and move.TransferSource call
-// Ask. Package pooladmin uses Keeper when an operator adopts or accepts a pool. The generation of a pool is stored in
-// the pool and in the agent's database, and pool.Pools protects it. The only state of Keeper is the set of replicas
-// that were asked, protected by a mutex.
+// Package agent calls Keeper at each heartbeat. It also passes three methods on as functions: registration.Registration
+// calls Store after each registration, controlsync.Reporter calls ReportTo for each control replica, and
+// controlsync.Follower and move.TransferSource call Ask. Package pooladmin uses Keeper when an operator adopts or
+// accepts a pool. The generation of a pool is stored in the pool and in the agent's database, and pool.Pools protects
+// it. The only state of Keeper is the set of replicas that were asked, protected by a mutex. When a raise is due is
+// decided in package pool (Pool.IsDue, Pools.MarkChanged), and what control does with a report in package
+// control/generation.
 //
 // A disk can be restored from an older backup without the agent noticing, for example when a virtual machine is rolled
 // back. Later writes are then missing, and a volume would silently have its old content. So each pool has a generation:

@@ -55,8 +55,7 @@ func (r *Repairer) ApplyGuard(st guard.Status, answer uint64) {
 }
 
 // RepairAll calls RepairSoon for each dataset whose mount does not agree with the guard's record, and for each mounted
-// dataset whose deadline has passed. It also removes enrolled nodes that no longer need to promise, and the marks of
-// operations that have ended.
+// dataset whose deadline has passed. It also starts jobs that call Deadlines.DropUnneededNodes and Marks.Settle.
 func (r *Repairer) RepairAll() {
 	if r.Guard == nil {
 		return

@@ -9,7 +9,8 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// Programs runs the programs that profiles name: fence commands, and programs that print a key.
+// Programs runs the programs that profiles and repositories name: fence commands, and programs that print a key or a
+// password.
 type Programs struct {
 	run.Runner
 	Allowed []string // the programs that may run; if nil, any program that only root can change

@@ -352,8 +352,8 @@ func (g *Registrar) isFencedNow(id uuid.UUID) (bool, error) {
 	return g.IsDatasetFenced(id, func() (guard.Status, error) { return g.Guard.Status(g.Ctx) })
 }
 
-// IsDatasetFenced is like isFencedNow, but gets the status of the guard from the function status. It calls status only
-// for a dataset that may be fenced.
+// IsDatasetFenced reports whether a dataset is fenced, according to the status of the guard that the function status
+// returns. It calls status only for a dataset that may be fenced, and fails as status does.
 func (g *Registrar) IsDatasetFenced(id uuid.UUID, status func() (guard.Status, error)) (bool, error) {
 	if !g.MayBeFenced(id) {
 		return false, nil

@@ -11,11 +11,12 @@
 //
 // Package mounting asks Table, Deadlines and Registrar before a mount. Package controlsync applies control's records to
 // Table. In package handover, Relinquisher relinquishes epochs in Table, Bounder marks datasets in Marks, and Repairer
-// makes Deadlines and Registrar agree with the guard. Package move finds relinquished datasets in Table and the
-// addresses of nodes in Nodes. Package throttle asks Registrar, through an interface, whether the guard fences a
-// dataset. Package doctor lists the findings of Registrar. Package agent starts Renewals.Run, Deadlines.Run and
-// Registrar.Watch, calls Deadlines.Enrol before another node is given data, and passes Table.MayChange to package
-// operation. To package replication it passes Table.RelinquishedSnapshots, Table.Drop and Nodes.Peer.
+// makes Deadlines and Registrar agree with the guard. Package move finds relinquished datasets in Table. Packages move,
+// handover, mounting and controlsync ask Nodes for the other nodes of the cluster. Package throttle asks Registrar,
+// through an interface, whether the guard fences a dataset. Package doctor lists the findings of Registrar. Package
+// agent starts Renewals.Run, Deadlines.Run and Registrar.Watch, serves PromiseServer to other nodes, and calls
+// Deadlines.Enrol before another node is given data. It passes Table.MayChange to package operation, and
+// Table.RelinquishedSnapshots, Table.Drop and Nodes.Peer to package replication.
 //
 // The package owns the keys yields/, enrolled/, bounded/ and standing of the agent's database, and keeps their values
 // in memory too. Table, Deadlines, Marks, Nodes and Registrar each have a mutex for their fields. Renewals and

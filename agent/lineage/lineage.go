@@ -3,9 +3,9 @@
 //
 // It has no state: its functions compare records that the caller passes. Callers are package move and package
 // replication at both ends of a transfer, and the packages that take, keep or remove snapshots (operation, handover,
-// lease, controlsync, doctor). If a function changes a pool, the caller holds the dataset's lock. Rules about which
-// snapshot a copy continues from, needs, or is sent as a difference to belong here. When a snapshot is taken or
-// removed belongs in package replication.
+// lease, controlsync, doctor). If a function changes a pool, the caller holds the dataset's lock. Rules for the choice
+// of a snapshot belong here: from which one a copy continues, which ones a copy needs, and on which one a difference is
+// based. When a snapshot is taken or removed belongs in package replication.
 //
 // A difference needs a base: a snapshot that the home and the copy both have. The home therefore keeps the newest
 // snapshots that it sent to each copy, and a move brings them to the next home. Otherwise each copy would have to be

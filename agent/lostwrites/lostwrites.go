@@ -5,8 +5,9 @@
 // cache to the image, and drops that data. Only a program that syncs its files gets the error. The kernel records the
 // error for the whole filesystem too, and syncfs(2) reports it to the first file that asks (errseq_t, Linux 5.8). So
 // while a pool has little free space, Watcher calls syncfs on each mounted volume of the pool, whenever
-// controlsync.StatusReader reads the status of the volume, and before each unmount. Flushes of the mounting package
-// report their errors too. A volume on a pool with enough space is never flushed.
+// controlsync.StatusReader reads the status of the volume, and before each unmount. Package mounting also flushes
+// volumes, and package agent passes the errors of these flushes to Failed. A volume on a pool with enough space is
+// never flushed.
 //
 // Some errors are not found: those of a container that calls syncfs itself first. That container got the error.
 //

@@ -1,30 +1,32 @@
 // Package mounting mounts volumes for containers, and knows who uses them.
 //
 // Mounter mounts a volume for a use and ends the use at the Unmount of the engine. Unmounter unmounts datasets without
-// a use. SharedMounter does the same for datasets whose home is another node. UseTable has the uses of each mounted
-// dataset, and Engines the engine processes that have mounted volumes. Verifier finds out whether uses have ended
-// without an Unmount. Resolver makes mounts and uses agree after a start. Holders finds out who on this host holds a
-// dataset besides its mount point. Quiescer flushes and freezes a mounted dataset before a snapshot, and Flushes tracks
-// the running flushes, which prevent an unmount. Disks finds filesystems that accept no more writes after a disk error.
-// Reservations keeps other nodes from a dataset while work at its home needs it exclusively.
+// a use. SharedMounter mounts datasets of access many whose home is another node, and keeps control's records of these
+// mounts up to date. UseTable has the uses of each mounted dataset, and Engines the engine processes that have mounted
+// volumes. Verifier finds out whether uses have ended without an Unmount. Resolver makes mounts and uses agree after a
+// start. Holders finds out who on this host holds a dataset besides its mount point. Quiescer flushes and freezes a
+// mounted dataset before a snapshot, and Flushes tracks the running flushes, which prevent an unmount. Disks finds
+// filesystems that accept no more writes after a disk error. Reservations keeps other nodes from a dataset while work
+// at its home needs it exclusively.
 //
 // The plugin calls Mounter.Mount, Mounter.Unmount and Verifier.Activated through package agent. Before a dataset is
 // changed or given up, packages operation, handover, replication and pooladmin call Verifier.EnsureUnused. Package
 // handover also calls Unmounter. Packages operation and move freeze a dataset for a snapshot with Quiescer, and read
 // datasets that are not mounted with OpenRoot. Package operation reserves datasets with Reservations. Package
-// replication mounts superseded heads with Mounter. Packages operation and replication get most of these methods from
-// package agent as functions. Package controlsync applies control's records to SharedMounter, and reports the uses.
-// Packages doctor, generation and pooladmin ask which datasets are in use. Package lostwrites registers its flushes
-// with Flushes. The start of the agent calls Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue and
-// Unmounter.UnmountIdle.
+// replication mounts superseded heads with Mounter. Package volume finds mounted volumes in Mounter and
+// SharedMountTable, and shows their uses. Packages operation, replication and volume get most of these methods from
+// package agent as functions. Package controlsync applies control's records to SharedMounter, calls
+// Resolver.FindLostUses, and reports the uses and what Disks finds. Packages doctor, generation and pooladmin ask which
+// datasets are in use. Package lostwrites registers its flushes with Flushes. The start of the agent calls
+// Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountIdle.
 //
 // The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and SharedMountTable
 // keep their values in memory too. The other state is only in memory: the running flushes (Flushes), the reservations
-// (Reservations), the disk errors (Disks), the times of the next checks (Verifier), the look at the host that callers
-// share (Holders), the datasets without a use (UseTable), the processes that activated the plugin (Engines), the
-// datasets that control refuses (SharedMountTable), and whether lost uses were found again (Resolver). The lock of a
-// dataset (host.Host.Locks) protects its mount and its uses: the comment of a method says if the caller must hold it.
-// Each type with state also has a mutex for its fields.
+// (Reservations), the disk errors (Disks), the times of the next checks (Verifier), the scan of the host whose result
+// several callers share (Holders), the datasets without a use (UseTable), the processes that activated the plugin
+// (Engines), the datasets that control refuses (SharedMountTable), and whether lost uses were found again (Resolver).
+// The lock of a dataset (host.Host.Locks) protects its mount and its uses: the comment of a method says if the caller
+// must hold it. Each type with state also has a mutex for its fields.
 //
 // Where to change what: how a mount proceeds is in mount.go, and what the kernel is asked to mount in attach.go. When
 // a use ends is in verifier.go. Who counts as a holder is in holders.go and in package internal/linux/inuse. What

@@ -286,7 +286,8 @@ func (v *Verifier) CheckEnded(ctx context.Context, d dataset.Dataset, what strin
 		what, d.Volume, v.NodeName, strings.Join(ids, ", "), held[0])
 }
 
-// DropUnverified takes the dataset's lock and calls dropUnverifiedLocked.
+// DropUnverified ends unverified uses of a dataset after a look at the host. It takes the dataset's lock: see
+// dropUnverifiedLocked for the arguments.
 func (v *Verifier) DropUnverified(ctx context.Context, d dataset.Dataset, looked map[string]Use,
 	holders int) error {
 	unlock, err := v.Locks.Lock(ctx, d.ID, "check of volume "+d.Volume)

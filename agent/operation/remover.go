@@ -109,7 +109,7 @@ func (r *Remover) Purge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 func (r *Remover) PendingPurges() []PendingPurge { return r.pending.list() }
 
 // RetryPending makes the purges that wait for a pool try again if the pool is online, or if the dataset is no longer
-// condemned. It asks each of these pools once.
+// condemned. It asks each pool at most once.
 func (r *Remover) RetryPending(ctx context.Context) {
 	for pool, ids := range r.pending.waiting() {
 		if r.deps.CheckPool(ctx, pool) != nil {

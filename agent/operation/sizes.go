@@ -36,9 +36,9 @@ type Sizes struct {
 	deferred map[uuid.UUID]DeferredResize // by dataset
 }
 
-// DeferredResize is a resize that failed and is tried again: the head of the dataset was made of a snapshot whose
-// size differs from the recorded size. The record stays on disk until the resize succeeds, because no user would
-// repeat the request for a size that is already recorded.
+// DeferredResize is a resize that failed and is tried again. It is needed if the head of a dataset was made of a
+// snapshot whose size differs from the recorded size of the dataset. The record stays on disk until the resize
+// succeeds, because no user would repeat the request for a size that is already recorded.
 type DeferredResize struct {
 	Actual dataset.Size `json:"was"` // the actual size, or 0 if it is not known
 	Why    string       `json:"why"`

@@ -41,9 +41,9 @@ func (q *question) closeHung() {
 	}
 }
 
-// Ask runs f on an open pool, after all earlier questions have ended. It fails with dataset.ErrOffline if the pool does
-// not answer in time, or as soon as another caller has waited that long for the same question. f may then still be
-// running, so use the values that f writes only if Ask succeeds.
+// Ask runs f on an open pool. Such a run is called a question. It begins after all earlier questions to the pool have
+// ended. It fails with dataset.ErrOffline if the pool does not answer in time, or as soon as another caller has waited
+// that long for the same question. f may then still be running, so use the values that f writes only if Ask succeeds.
 func (t *table) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) error {
 	for {
 		q, mine, err := t.startQuestion(id, f)

@@ -108,9 +108,9 @@ func (k *Keeper) Blocked() []uuid.UUID {
 	return slices.Collect(maps.Keys(k.blocked))
 }
 
-// AllowPromises allows promises for a dataset again. The caller must know that the next epoch was not opened here. If
-// it was opened, Grant must refuse promises to the previous holder: the function home, which is passed to Grant, must
-// then return a reason.
+// AllowPromises allows promises for a dataset again. The caller must know that no request of this node can open the
+// next epoch any more. If the epoch was opened, the function home that is passed to Grant must return a reason, so that
+// Grant refuses promises to the previous holder.
 func (k *Keeper) AllowPromises(id uuid.UUID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

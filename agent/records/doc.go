@@ -1,11 +1,12 @@
 // Package records holds what the agent knows and keeps across restarts: DB is the agent's database on disk, and Cache
 // has the records of datasets, copies and spellings in memory. The components of the agent use them through host.Host.
-// Components pool and throttle do not have a host.Host: package agent passes DB and Cache to them. This package calls
-// neither control nor a backend.
+// Components pool, throttle and offline do not have a host.Host: package agent passes to them what they need of DB and
+// Cache. This package calls neither control nor a backend.
 //
 // DB only reads and writes values. Each key belongs to one component, which writes it; the comment of DB lists the
-// keys. The exception is volumes/, the records of the datasets whose home is this node: Cache writes those that have
-// changed, and packages mounting, replication and handover also write or remove single ones. The mutex of Cache
+// keys. There are three exceptions. One is volumes/, the records of the datasets whose home is this node: Cache writes
+// those that have changed, and packages mounting, replication and handover also write or remove single ones. The others
+// are pools/, which package pooladmin writes too, and recovered, which package mounting removes. The mutex of Cache
 // protects the records in memory, and each write of DB is one transaction. A new key of the database, or a change of
 // its format, belongs in db.go. What docker volume ls lists is in spellings.go.
 package records

@@ -7,9 +7,9 @@ import (
 	"github.com/droverhq/drover/agent/records"
 )
 
-// ClockKey is the key of the highest clock of control's store that this node has received. A lower clock shows that
-// the store was restored from a backup, whatever the backup lacks: see api.Sync. The key is not written while nothing
-// changes in the cluster.
+// ClockKey is the key of the highest clock of control's store that this node has received. A lower clock shows that the
+// store was restored from a backup, even if the backup lacks no record of this node: see api.Sync. The key is not
+// written while nothing changes in the cluster.
 const ClockKey = "clock"
 
 // StoreClock is the highest clock of control's store that this node has received. Its methods are safe for concurrent

@@ -4,13 +4,15 @@
 // MoveTable records the moves that bring datasets here, and Installer installs their data: move.Mover uses both. After
 // a crash, package cleanup and each heartbeat finish such moves with Installer.Resume. Copies brings the copies that
 // this node keeps into their recorded state: controlsync.Follower calls it when control's records change. Replicas
-// refreshes the copies that are replicas, and Inspections mounts superseded heads. Packages cleanup, doctor and
-// pooladmin ask MoveTable and Copies before they treat data as unknown. Packages lease, mounting and keyring read
-// MoveTable through functions, and package handover calls Copies.ReconcileSoon through one.
+// refreshes the copies that are replicas: package agent runs it, and packages controlsync and doctor report its
+// results. Inspections mounts superseded heads. Packages cleanup, doctor and pooladmin ask MoveTable and Copies before
+// they treat data as unknown. Packages lease, mounting and keyring read MoveTable through functions, and package
+// handover calls Copies.ReconcileSoon through one.
 //
 // SentLog, Retention and Access serve the datasets of this node that other nodes have copies of. SentLog has the
 // snapshots that were sent to other nodes, Retention decides which snapshots are kept for them, and Access decides
-// which nodes may read. move.TransferSource and the peer API of package agent use these three.
+// which nodes may read. move.TransferSource and the peer API of package agent use these three. controlsync.Follower has
+// Retention remove snapshots that no copy needs any more.
 //
 // MoveTable and the records of copies are in memory and on disk. The other types have their state only in memory.
 // Each type protects its state with a mutex. The data of a dataset is protected by the lock of the dataset

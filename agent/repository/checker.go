@@ -2,8 +2,12 @@
 // operator.
 //
 // The records of repositories belong to control, which never opens a repository. A node opens it with a password and
-// credentials that only the node can read. The package records nothing besides the folder of restic's cache,
-// which can be deleted at any time.
+// credentials that only the node can read. The package records nothing besides the folder of restic's cache, which can
+// be deleted at any time.
+//
+// The only state is in Checker, in memory: how many repositories are being opened and checked. Two channels count them
+// and limit them. What a request does with a repository is in checker.go. How restic is run belongs in package
+// internal/restic, and what is recorded of a repository in package control/repositories.
 package repository
 
 import (
@@ -41,8 +45,8 @@ type Deps struct {
 // repository.
 const maxChecks = 2
 
-// Checker opens and checks repositories. Its only state is how many runs are in progress. Its methods are safe for
-// concurrent use.
+// Checker opens and checks repositories. Its only state are the two channels that limit how many repositories it opens
+// and checks at a time. Its methods are safe for concurrent use.
 type Checker struct {
 	deps   Deps
 	checks chan struct{} // has an element for each check of content that runs
