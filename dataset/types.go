@@ -93,9 +93,9 @@ func (d Dataset) Names() []string { return append([]string{d.Volume}, d.Aliases.
 // in SupersededCopies, even if the list that it last received is old. The reason is that a superseded copy stays
 // superseded, whatever control decides meanwhile:
 //
-// - A promotion fails if the kind of its copy changes between its plan and its commit.
-// - The kind of a copy never changes back to one from which the volume may continue.
-// - A new copy on the same node begins empty. Only the home fills it, and the home has recorded that node before.
+//   - A promotion fails if the kind of its copy changes between its plan and its commit.
+//   - The kind of a copy never changes back to one from which the volume may continue.
+//   - A new copy on the same node begins empty. Only the home fills it, and the home has recorded that node before.
 //
 // Only an operator can override this, with drover store recover without a report from the home.
 func (d Dataset) Followers() []uuid.UUID {
@@ -250,9 +250,9 @@ func (c Copy) Promotable() bool {
 }
 
 // SupersededForGood reports whether the copy is superseded, so that no volume ever continues from it. This is final:
-// the copy is only ever removed with its record, and a later copy on the same node begins empty. The method returns
-// false for a copy that is removed for another reason, because that copy may be needed again after the store was
-// restored from a backup.
+// the record of the copy is removed only together with the copy, and a later copy on the same node begins empty. The
+// method returns false for a copy that is removed for another reason, because that copy may be needed again after the
+// store was restored from a backup.
 func (c Copy) SupersededForGood() bool {
 	return c.Kind == CopySuperseded || c.Kind == CopyCondemned && c.PreviousKind == CopySuperseded
 }
@@ -262,7 +262,8 @@ func (c Copy) SupersededForGood() bool {
 const copyEvery = 10 * time.Minute
 
 // MustRecord reports whether the store must record the state of a copy. was is the state that the store recorded last.
-// It must record the first complete snapshot, a new epoch, and otherwise one state in each period of copyEvery.
+// The store must record the first complete snapshot, each new epoch, and besides these one state every ten minutes
+// (copyEvery).
 func (c Copy) MustRecord(was Copy) bool {
 	// Abs makes this true also if the clock was set back.
 	return was.Snapshot == uuid.Nil || was.Epoch != c.Epoch || c.Taken.Sub(was.Taken).Abs() >= copyEvery
@@ -437,7 +438,7 @@ type DatasetStatus struct {
 	// how full the filesystem is, or was when the dataset was last mounted; absent: not known, or without a limit
 	Usage    *Usage   `json:"usage,omitempty"`
 	Fullness Fullness `json:"fullness,omitempty"` // nearly_full or full; absent: enough space
-	// the aliases by which the node's engine knows the volume, as it spells them; a stopped container may have them
+	// aliases by which the node's engine knows the volume, as it spells them; a stopped container may still use them
 	EngineAliases []string `json:"engine_aliases,omitempty"`
 }
 

@@ -196,8 +196,8 @@ type Feed struct {
 	Dataset  uuid.UUID     `json:"dataset"`
 	Epoch    uint64        `json:"epoch"`
 	Deadline time.Duration `json:"deadline"`
-	// MaxFenceTime is how long after Deadline the fence may be complete at the latest. Other nodes rely on it. If 0,
-	// the bound that the registration returned is used.
+	// MaxFenceTime is the longest time from Deadline until the fence is complete. Other nodes rely on it. If 0, the
+	// bound that the registration returned is used.
 	MaxFenceTime time.Duration `json:"most,omitempty"`
 }
 

@@ -89,9 +89,9 @@ type Outcome struct {
 	At   time.Duration `json:"at"`
 	// Changed is true if this act changed something. It is false if an earlier act had done everything already.
 	Changed bool `json:"anew,omitempty"`
-	// Contained is true if the act is not done, but every holder that was found is harmless. In that case the act is
-	// not done only because new processes, which cannot be examined in time, appear all the time. A stricter act
-	// would kill holders without need.
+	// Contained is true if the act is not done, but every holder that was found is harmless. The act is then not done
+	// for one reason: new processes appear all the time, and cannot be examined in time. A stricter act would kill
+	// holders without need.
 	Contained bool `json:"contained,omitempty"`
 	// Note is one line: the reason why the act is not done, or something unusual.
 	Note string `json:"note,omitempty"`
