@@ -152,6 +152,9 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 		if err := s.vetted.Check(t, recorded, op); err != nil {
 			return err
 		}
+		if op.Kind == dataset.OpBackup {
+			op.Repository = recorded.Repository // the report need not repeat it
+		}
 		if err := s.apply(t, op, out); err != nil {
 			return err
 		}
@@ -181,6 +184,8 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 	case op.Problem != nil:
 	case op.Kind == dataset.OpDelete:
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
+	case op.Kind == dataset.OpBackup:
+		recorded.Backup, recorded.BytesAdded = op.Backup, op.BytesAdded
 	case op.Kind == dataset.OpConvert:
 		if op.DatasetRecord, err = converted(t, *op.DatasetRecord); err != nil {
 			return err
@@ -201,10 +206,10 @@ func converted(t *record.Tx, made dataset.Dataset) (*dataset.Dataset, error) {
 	return &now, nil
 }
 
-// checkPlanned fails with dataset.ErrInvalid for an update or a conversion that control has not recorded: the agent of
-// the home carries out only those that control has planned.
+// checkPlanned fails with dataset.ErrInvalid for an update, a conversion or a backup that control has not recorded: the
+// agent of the home carries out only those that control has planned.
 func checkPlanned(op dataset.Operation, known bool) error {
-	if known || op.Kind != dataset.OpUpdate && op.Kind != dataset.OpConvert {
+	if known || op.Kind != dataset.OpUpdate && op.Kind != dataset.OpConvert && op.Kind != dataset.OpBackup {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: control has planned no such %s", op.ID, op.Kind)
@@ -308,6 +313,8 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 		return planning.CommitRekey(t, op, out)
 	case dataset.OpRewrite:
 		return planning.CommitRewrite(t, op, out)
+	case dataset.OpBackup:
+		return planning.CommitBackup(t, op)
 	case dataset.OpConvert:
 		return s.volumes.CommitConvert(t, op, out)
 	case dataset.OpDelete:
@@ -374,7 +381,7 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 		if op.DatasetRecord == nil || op.DatasetRecord.ID == op.DatasetID || !isNewDataset(*op.DatasetRecord, node) {
 			return bad("the dataset is not a new one of this node")
 		}
-	case dataset.OpRewrite, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
+	case dataset.OpRewrite, dataset.OpBackup, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
 	default:
 		return bad("agents do not report operations of this kind")
 	}
@@ -419,7 +426,7 @@ func repeatResponse(t *record.Tx, rec, op dataset.Operation, out *api.Committed)
 		return dataset.Errorf(dataset.ErrCancelled, "operation %s was cancelled meanwhile", op.ID)
 	case rec.State != dataset.OpDone:
 		return dataset.Errorf(dataset.ErrConflict, "operation %s is recorded as %s", op.ID, rec.State)
-	case op.Kind == dataset.OpPurge:
+	case op.Kind == dataset.OpPurge, op.Kind == dataset.OpBackup:
 		return nil
 	}
 	d, err := t.Dataset(op.DatasetID)

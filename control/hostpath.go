@@ -11,6 +11,21 @@ import (
 // maxPath is PATH_MAX of linux/limits.h.
 const maxPath = 4096
 
+// checkRepository fails with dataset.ErrInvalid if a request names a repository or a backup, and a request of its kind
+// uses none.
+func checkRepository(req api.Request) error {
+	reads := req.Kind == dataset.OpImport
+	if req.Repository != "" && !reads && req.Kind != dataset.OpBackup {
+		return dataset.Errorf(dataset.ErrInvalid,
+			"unexpected repository: it applies only to backup and import, not to %.40s (omit it)", req.Kind)
+	}
+	if req.Backup != "" && !reads {
+		return dataset.Errorf(dataset.ErrInvalid,
+			"unexpected backup: it applies only to import, not to %.40s (omit it)", req.Kind)
+	}
+	return nil
+}
+
 // checkPath fails with dataset.ErrInvalid if a request names a path that an agent cannot use: a relative path, which
 // would depend on the working directory of the agent, a path that is not clean, or one that is too long. It also
 // fails if a request of this kind cannot have a path, because it reads nothing from a host.

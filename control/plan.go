@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -23,6 +24,9 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	if changesOnlyRecords(req.Kind) {
 		return p, dataset.Errorf(dataset.ErrInvalid,
 			"a change of kind %q only changes records, and is not planned: submit it", req.Kind)
+	}
+	if req.Kind == dataset.OpBackup {
+		return p, dataset.Errorf(dataset.ErrInvalid, "a backup is recorded before it begins: submit it")
 	}
 	if req.Kind == dataset.OpMove {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a move is recorded before it begins: submit it")
@@ -89,7 +93,8 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 // without the home is not refused: it is the only way to delete a volume whose home is lost.
 func checkNotConverting(t *record.Tx, req api.Request, op dataset.Operation) error {
 	switch req.Kind {
-	case dataset.OpDelete, dataset.OpSnapshot, dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpRewrite:
+	case dataset.OpDelete, dataset.OpSnapshot, dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpRewrite,
+		dataset.OpBackup:
 	default:
 		return nil
 	}
@@ -102,7 +107,7 @@ func checkNotConverting(t *record.Tx, req api.Request, op dataset.Operation) err
 
 // decide returns the operation for a request. If the dataset already is as requested, it returns the dataset instead.
 func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	if err := checkPath(req); err != nil {
+	if err := cmp.Or(checkPath(req), checkRepository(req)); err != nil {
 		return nil, nil, err
 	}
 	switch req.Kind {
@@ -120,6 +125,8 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 		return s.volumes.PlanRekey(t, req)
 	case dataset.OpRewrite:
 		return planning.PlanRewrite(t, req)
+	case dataset.OpBackup:
+		return planning.PlanBackup(t, req)
 	case dataset.OpUpdate:
 		return s.volumes.PlanUpdate(t, req)
 	case dataset.OpRename:

@@ -40,9 +40,11 @@ var fieldPowers = map[string][]power{
 	"Scheduled": {destroys}, // retention removes older snapshots for it
 	"Path":      {hostFile}, // for an import, or the old key for a rekey
 	"DryRun":    nil,
-	"Force":     {destroys, vouches}, // of protected volumes; with Fenced it does not need the home
-	"Fenced":    {vouches},
-	"Failover":  nil, // control itself checks whether the home is lost
+	// A recorded repository, which an admin has added. A backup in it can be restored by each who may clone a volume.
+	"Repository": nil, "Backup": nil,
+	"Force":    {destroys, vouches}, // of protected volumes; with Fenced it does not need the home
+	"Fenced":   {vouches},
+	"Failover": nil, // control itself checks whether the home is lost
 }
 
 // powersCluster has a volume of each state that a request can be about. Node beta is away.
@@ -71,6 +73,7 @@ func newPowersWorld(t *testing.T) *powersCluster {
 	w.alpha.MustCreate("former@silver", "protect=true")
 	w.MustSubmit(api.Request{Kind: dataset.OpRename, Volume: "former", Name: "kept"})
 	w.alpha.MustSeal(controltest.Create("secret@sealed"), controltest.WrappedBy(uuid.New(), "1"))
+	controltest.AddRepository(e, "offsite")
 	w.alpha.MustCreate("gone@silver")
 	w.trashed = w.alpha.MustDelete("gone")
 	x.EndSession(w.beta)
@@ -133,6 +136,7 @@ func submissions() []submission {
 		{name: "rekey", req: controltest.Rekey("secret"), may: everyone},
 		{name: "rekey with an old key", req: api.Request{Kind: dataset.OpRekey, Volume: "secret", Path: "/keys/old"}, powers: []power{hostFile}, may: "admin own"},
 		{name: "rewrite", req: on(dataset.OpRewrite, "mine"), may: everyone},
+		{name: "backup", req: api.Request{Kind: dataset.OpBackup, Volume: "mine", Repository: "offsite"}, may: everyone},
 		{name: "set-profile", req: api.Request{Kind: dataset.OpUpdate, Volume: "mine", Profile: "kept"}, may: everyone},
 		{name: "set-profile with another filesystem", req: api.Request{Kind: dataset.OpUpdate, Volume: "mine", Profile: "gold"}, may: everyone},
 		{name: "rename", req: api.Request{Kind: dataset.OpRename, Volume: "mine", Name: "new"}, may: everyone},

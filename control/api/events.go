@@ -19,6 +19,7 @@ const (
 	EventVolumeRename      EventType = "volume.rename"       // a volume got another name
 	EventVolumeResize      EventType = "volume.resize"       // the size of a volume changed
 	EventVolumeRekey       EventType = "volume.rekey"        // the data key of a volume was wrapped again
+	EventVolumeBackup      EventType = "volume.backup"       // a volume was backed up to a repository
 	EventVolumeRewrite     EventType = "volume.rewrite"      // a volume was defragmented
 	EventVolumeMove        EventType = "volume.move"         // a volume moved to another node
 	EventVolumeFailover    EventType = "volume.failover"     // a volume continued without its home

@@ -20,6 +20,14 @@ type ResizeVolume struct {
 	Size string `json:"size" doc:"the new size" example:"20GiB"`
 }
 
+// BackUpVolume asks to back up a volume.
+type BackUpVolume struct {
+	// name of the recorded repository; absent: the only one
+	Repository string `json:"repository,omitempty"`
+	// name or UUID prefix of the snapshot to back up; absent: the volume as it is now
+	Snapshot string `json:"snapshot,omitempty"`
+}
+
 // RekeyVolume asks to wrap the data key of a volume again.
 type RekeyVolume struct {
 	// Absolute and clean path of a file on the home of the volume: the key that wraps the data key now, if

@@ -32,7 +32,7 @@ func (r *Registry) Repositories(ctx context.Context) ([]dataset.Repository, erro
 
 // Repository returns a repository. It fails with dataset.ErrNotFound.
 func (r *Registry) Repository(ctx context.Context, name string) (dataset.Repository, error) {
-	return get(record.NewTx(ctx, r.ledger.Store), name)
+	return record.GetRepository(record.NewTx(ctx, r.ledger.Store), name)
 }
 
 // AddRepository records a repository. If the same repository is recorded already, it returns the record. It fails with
@@ -75,7 +75,7 @@ func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (data
 func (r *Registry) RemoveRepository(ctx context.Context, name string) error {
 	_, err := r.ledger.Update(ctx, func(t *record.Tx) error {
 		key := record.RepositoryKey(name)
-		removed, err := get(t, name)
+		removed, err := record.GetRepository(t, name)
 		if dataset.KindOf(err) == dataset.ErrCorrupt && t.Entry(key).Index != 0 { // this record is damaged
 			removed, err = dataset.Repository{Name: name}, nil
 		}
@@ -87,27 +87,6 @@ func (r *Registry) RemoveRepository(ctx context.Context, name string) error {
 		return nil
 	})
 	return err
-}
-
-// get reads a repository, so that the decision depends on it.
-func get(t *record.Tx, name string) (repo dataset.Repository, err error) {
-	if err := dataset.CheckRepositoryName(name); err != nil {
-		return repo, err
-	}
-	known, err := t.Get(record.RepositoryKey(name), &repo)
-	if err != nil || known {
-		return repo, err
-	}
-	all, err := record.ListAll[dataset.Repository](t, record.RepositoriesPrefix)
-	if err != nil {
-		return repo, err
-	}
-	names := make([]string, len(all))
-	for i, o := range all {
-		names[i] = o.Name
-	}
-	return repo, dataset.Errorf(dataset.ErrNotFound, "no such repository: %q (available: %s)%s", name,
-		dataset.FormatChoices(names), dataset.Suggestion(name, names))
 }
 
 // checkRoom fails with dataset.ErrInvalid if there are too many repositories for another one. Concurrent requests can

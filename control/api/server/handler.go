@@ -106,6 +106,7 @@ func registerOn(mux humago.Mux, d Deps, doc *huma.OpenAPI) {
 	}
 	h.volumes()
 	h.changes()
+	h.backups()
 	h.names()
 	h.transfers()
 	h.snapshots()

@@ -51,6 +51,7 @@ var endpointPowers = map[string]struct {
 	"resize-volume":      {[]power{decides}, pki.Worker, true},
 	"rekey-volume":       {[]power{decides}, pki.Worker, true},
 	"rewrite-volume":     {[]power{decides}, pki.Worker, true},
+	"back-up-volume":     {[]power{decides}, pki.Worker, true},
 	"set-volume-profile": {[]power{decides}, pki.Worker, true},
 	"rename-volume":      {[]power{decides}, pki.Worker, true},
 	"drop-alias":         {[]power{decides}, pki.Worker, true},

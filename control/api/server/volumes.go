@@ -129,6 +129,22 @@ func (h handlers) changes() {
 		})
 }
 
+// backups adds the endpoint that backs up a volume.
+func (h handlers) backups() {
+	add(h, endpoint(route.BackUpVolume, "volumes",
+		"Back up a volume to a repository",
+		"The backup has the content of one moment. The volume can be in use. The operation has the ID of the backup."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			Body api.BackUpVolume
+		}) (*work[api.Outcome], error) {
+			req := in.request(dataset.OpBackup)
+			req.Volume, req.Repository, req.Snapshot = in.Volume, in.Body.Repository, in.Body.Snapshot
+			return h.submit(ctx, req)
+		})
+}
+
 // names adds the endpoints that change the names of a volume.
 func (h handlers) names() {
 	add(h, endpoint(route.RenameVolume, "volumes", "Rename a volume", ""),

@@ -26,6 +26,7 @@ var changing = []struct {
 	{route.ResizeVolume, "/v1/volumes/db/resize", `{"size":"30GiB"}`},
 	{route.RekeyVolume, "/v1/volumes/db/rekey", `{}`},
 	{route.RewriteVolume, "/v1/volumes/db/rewrite", ""},
+	{route.BackUpVolume, "/v1/volumes/db/backups", `{"repository":"offsite"}`},
 	{route.SetVolumeProfile, "/v1/volumes/db/set-profile", `{"profile":"silver"}`},
 	{route.RenameVolume, "/v1/volumes/db/rename", `{"name":"new"}`},
 	{route.DropAlias, "/v1/volumes/db/aliases/old", ""},

@@ -1,0 +1,73 @@
+package planning
+
+import (
+	"fmt"
+	"regexp"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// PlanBackup decides to back up a volume or one of its snapshots. The home of the volume does it. If the request names
+// no repository, the only one is used.
+func PlanBackup(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, err := t.Volume(req.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	if d.Move != uuid.Nil {
+		return nil, nil, dataset.Errorf(dataset.ErrConflict,
+			"backup of volume %s: it is being moved to another node (operation %s; try again when that has ended)",
+			d.Volume, d.Move)
+	}
+	op := record.NewOperation(d)
+	if req.Snapshot != "" {
+		s, err := t.SnapshotOf(d, req.Snapshot)
+		if err != nil {
+			return nil, nil, err
+		}
+		op.Snapshot = &s
+	}
+	if op.Repository, err = chooseRepository(t, req.Repository); err != nil {
+		return nil, nil, fmt.Errorf("backup of volume %s: %w", d.Volume, err)
+	}
+	return op, nil, checkSupports(t, d, dataset.OpBackup, "backup")
+}
+
+// chooseRepository returns the name of a repository that is recorded. If name is empty, it returns the only one.
+func chooseRepository(t *record.Tx, name string) (string, error) {
+	if name != "" {
+		_, err := record.GetRepository(t, name)
+		return name, err
+	}
+	all, err := record.ListAll[dataset.Repository](t, record.RepositoriesPrefix)
+	if err != nil {
+		return "", err
+	}
+	switch len(all) {
+	case 0:
+		return "", dataset.Errorf(dataset.ErrInvalid, "no repository is recorded (drover repository add)")
+	case 1:
+		return all[0].Name, nil
+	}
+	names := make([]string, len(all))
+	for i, r := range all {
+		names[i] = r.Name
+	}
+	return "", dataset.Errorf(dataset.ErrInvalid, "name one of the repositories (%s)", dataset.FormatChoices(names))
+}
+
+// CommitBackup checks the result of a backup. It changes no record besides the operation's: the repository has the
+// list of the backups. The volume may have been moved or deleted meanwhile.
+func CommitBackup(t *record.Tx, op dataset.Operation) error {
+	if !regexp.MustCompile("^[0-9a-f]{64}$").MatchString(op.Backup) || op.BytesAdded < 0 {
+		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: the ID of the backup is missing or bad",
+			op.ID)
+	}
+	d := dataset.Dataset{ID: op.DatasetID, Volume: op.Volume}
+	t.Event(api.EventVolumeBackup, d, op.Backup[:8]+" in "+op.Repository)
+	return nil
+}
