@@ -1,7 +1,8 @@
 // Package api has the parts of the HTTP API of Drover, version 1, that servers and clients share:
 //
 //   - the types of requests and responses,
-//   - the interfaces: control implements Service, Backup and Members, and the agent of a host implements Local,
+//   - the interfaces: control implements Service and Members, the agent of a host implements Local, and a store in a
+//     file (control/store/bolt) implements Backup,
 //   - the caller of a request (Principal), and one line of the audit log (Change).
 //
 // Control, the agents and the command line use the package. It keeps no state. To add an endpoint, add its types and

@@ -10,7 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Host implements api.Local and api.Backup: the requests that the agent of the server's host answers.
+// Host implements api.Local, the requests that the agent of the server's host answers, and api.Backup, the backup of
+// the store on that host.
 type Host struct{ conn *connection }
 
 // Doctor returns what works on the server's host and what does not.

@@ -1,6 +1,7 @@
 // Package bolt keeps the control service's state in one file on one host, with go.etcd.io/bbolt. The daemon opens one
 // file for a single control service, and another one as the database of the agent. All others use a file through
-// store.Store, except that the metrics of cmd/drover read Stats.
+// store.Store, except that control/api/server calls Backup through api.Backup, and the metrics of cmd/drover read
+// Stats.
 //
 // bbolt is a B+ tree. A commit writes new pages, flushes them, then writes and flushes one of two meta pages. So a
 // crash leaves either the old or the new state.
