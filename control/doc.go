@@ -4,9 +4,9 @@
 // home carries the plan out. Its report is committed by one transaction, which checks every key that the decision
 // depends on. Control never connects to a node: agents send requests and reports, and wait for changes.
 //
-// Service implements the API. The handlers in control/api/server call it for agents and people; the daemon in
-// cmd/drover makes it with New, and cmd/drover/internal/servers passes the Profiles. Service routes each request to the
-// package that decides:
+// Service implements the API. The handlers in control/api/server call it for agents and people. An agent in the same
+// process calls it without HTTP, through server.Audited. The daemon in cmd/drover makes the Service with New, and
+// cmd/drover/internal/servers passes the Profiles. Service routes each request to the package that decides:
 //
 //	planning      create, clone, import, snapshot, restore, resize, update, rename, rekey
 //	relocation    moves and failovers

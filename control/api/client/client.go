@@ -1,6 +1,7 @@
 // Package client sends requests to a server of the API: over HTTP, over a unix socket, or in this process. Agents use
-// it to reach control, the command line to reach control or an agent, and cmd/drover/internal/daemon to connect an
-// agent with control in one process (NewLoopback).
+// it to reach control on another host, and the command line to reach control or an agent. In one process with control,
+// an agent calls package control directly. Only tests, and cmd/drover/internal/daemon in a build for tests, connect the
+// two with NewLoopback.
 //
 // The only state of a Client is its connections and the index of the server that answered last. Both are safe for
 // concurrent use. A new endpoint gets a method in users.go, nodes.go, host.go or members.go. Retries, timeouts and the
