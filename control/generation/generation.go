@@ -46,8 +46,8 @@ type nodeGeneration struct {
 // PruneThreshold is the number of remembered generations above which the generations of removed nodes are dropped.
 const PruneThreshold = 1000
 
-// Remember remembers generations that a node reported. It returns true if more than pruneAbove generations are
-// remembered. The caller then drops the generations of removed nodes.
+// Remember remembers generations that a node reported. It returns true if so many generations are remembered that the
+// caller must drop those of removed nodes: see PruneThreshold.
 func (s *Recorder) Remember(node uuid.UUID, list []api.Generation) (many bool) {
 	return s.reported.put(node, list)
 }

@@ -107,9 +107,9 @@ func OpenWork(t *Tx, node uuid.UUID) (open []dataset.Operation, err error) {
 }
 
 // CheckNotConverting fails with dataset.ErrConflict if the home of a dataset has an open operation that converts the
-// dataset. The error names the operation. The argument what names the refused request. The commit does not check that
-// no conversion begins: the record of a conversion writes the dataset as well, so a decision that reads the dataset is
-// made again.
+// dataset. The error names the operation. The argument what names the refused request. A conversion that begins later
+// needs no check by the commit. The transaction that records it also writes the dataset, so a decision that has read
+// the dataset is made again.
 func CheckNotConverting(t *Tx, d dataset.Dataset, what string) error {
 	claims, err := ListAll[Claim](t, WorkPrefix(d.Home))
 	if err != nil {
