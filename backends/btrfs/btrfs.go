@@ -27,7 +27,8 @@
 //	quota       limits of subvolumes, and the counters of destroyed ones
 //	subvolume   opening, copying and destroying subvolumes
 //
-// This package has the operations on datasets. Package cmd/drover/internal/settings registers the backend, and
+// This package has the operations on datasets, each in a file of its name: creator.go, snapshots.go, sizes.go,
+// sender.go and receiver.go. Copies are in copier.go. Package cmd/drover/internal/settings registers the backend, and
 // agent/agenttest does so for tests. The agent opens a [Pool] and calls it by the contract of package backends. A Pool
 // opens the folder of the dataset that it works on, which claims the dataset (package shelf), and passes the folder to
 // a part. Parts keep no state about datasets: everything is read from the folder. The state in memory is the

@@ -1,7 +1,8 @@
 // Package disk makes, finds and mounts the filesystem of a pool that has whole devices. Backends btrfs, dir and loop
 // call [Open] when such a pool is opened, and keep the [Disk] as long as the pool is open. Backends lvm and zfs use
 // only the checks of devices, and the agent (agent/pool) calls only PoolOn. A Disk does not change after Open. The
-// package keeps no other state than the mount itself.
+// package keeps no other state than the mount itself. Which devices can become a pool is decided in vacant.go, and
+// which devices belong to a pool in members.go.
 //
 // # How a pool is identified
 //

@@ -37,6 +37,10 @@
 // has failed, in an atomic flag. Everything else is read from LVM and the shelf. An open folder claims its dataset
 // (package shelf), which only excludes Reap. The caller of backends.Pool prevents other concurrent changes of the
 // dataset.
+//
+// Where to change what: which volumes a new pool has, and their sizes, is in opener.go. How lvm(8) is run, and which of
+// its errors are known, is in tool.go. The names of volumes and the files that record them are in maker.go (link). When
+// the pool counts as full is in space.go.
 package lvm
 
 import (

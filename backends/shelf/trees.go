@@ -134,8 +134,8 @@ func (f *Folder) RemoveRecord(id uuid.UUID) error {
 }
 
 // Drop removes the record of a snapshot, like RemoveRecord, and returns the name of the tree that the caller must
-// destroy. It returns "" if the snapshot does not exist. It also returns "" if another record names the same tree, or
-// cannot be read and so may name it. Drop calls Sweep first. Idempotent.
+// destroy. It returns "" if the snapshot does not exist. It also returns "" if another record names the same tree. A
+// record that cannot be read counts too, because it may name the tree. Drop calls Sweep first. Idempotent.
 func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 	if err := f.Sweep(); err != nil {
 		return "", err

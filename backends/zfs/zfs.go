@@ -45,6 +45,10 @@
 // and the last usage listing, each protected by a mutex, and the size of the parent filesystem as an atomic number.
 // Everything else is read from ZFS and the shelf. An open folder claims its dataset (package shelf), which only
 // excludes Reap. The caller of backends.Pool prevents other concurrent changes of the dataset.
+//
+// Where to change what: how zfs(8) is run, and which of its errors are known, is in tool.go. Zpools that Drover makes
+// on devices are in device.go, ghosts in remover.go, copies in heads.go and transfer.go, and encryption in keys.go.
+// Sizes and usage are in maker.go and space.go.
 package zfs
 
 import (

@@ -68,9 +68,9 @@ func WithMountedDevice(device, fs string, f func(dir *os.File) error) error {
 }
 
 // WaitDetached waits until no device has an image attached, and prevents new attachments until the image is closed. It
-// is called before resize2fs: a detached mount lasts until its last descriptor is closed, and a child that this process
-// has just forked has a copy of the descriptor until its exec. When the mount ends, the kernel writes to the image, and
-// would overwrite the changes of resize2fs.
+// is called before resize2fs, because the mount of the image may still exist. A detached mount lasts until its last
+// descriptor is closed, and a child that this process has just forked has a copy of the descriptor until its exec. When
+// the mount ends, the kernel writes to the image, and would overwrite the changes of resize2fs.
 func WaitDetached(ctx context.Context, image *os.File) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTimeout, errors.New("timed out"))
 	defer cancel()

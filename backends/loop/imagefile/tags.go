@@ -13,7 +13,7 @@ import (
 
 // The tags of an image. Each names a snapshot that a restore keeps.
 const (
-	// RestoredAttr tags a head that a restore made. It names the snapshot that the restore made of the former head. A
+	// RestoredAttr tags a head that a restore made. Its value is the UUID of the snapshot that keeps the former head. A
 	// restore that is repeated after its success finds this tag, and does not undo later writes. The future head gets
 	// the tag before the restore exchanges it with the present head. Until the exchange, the future head has the name
 	// of the same snapshot: see Unfinished.
