@@ -4,8 +4,8 @@
 // dataset without a record as unknown. The only state is the set of lost datasets, in memory, protected by a mutex.
 // These are the datasets whose records control's last full response lacked. The Cleaner does not destroy them. The
 // Cleaner takes no lock of a dataset. It leaves alone the datasets that running jobs work on (IsNeeded). A rule for
-// what may be destroyed belongs in cleanUpPool. Another use of a dataset without a record, for which every package must
-// keep the dataset, belongs in IsNeeded.
+// what may be destroyed belongs in cleanUpPool. Work that needs a dataset without a record must be added to IsNeeded,
+// so that no package removes the dataset.
 package cleanup
 
 import (

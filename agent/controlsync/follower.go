@@ -43,7 +43,8 @@ type FollowerDeps struct {
 	RecordFiles   *operation.RecordWriter
 	Holdings      *Holdings
 
-	// ForgetSent drops the records of what was sent to other nodes of a dataset whose home is no longer this node.
+	// ForgetSent drops the records of the snapshots that this node sent of a dataset. It is called when another node
+	// has become the home of the dataset.
 	ForgetSent func(ds uuid.UUID)
 	// AskGenerations asks every control replica for the generations of this node's pools.
 	AskGenerations func(context.Context) error

@@ -65,8 +65,8 @@ func (c *keyCheck) checkCanEncrypt(volumes []sealedVolume) {
 	c.Add(level, "encryption", "", "cannot work on this host: %v", err)
 }
 
-// read returns the key at a place. If the key is missing, it returns the missingKey of that place, to which the caller
-// adds what needs the key.
+// read returns the key at a place. If the key is missing, it returns the missingKey of that place. The caller adds the
+// volume or profile that needs the key to it.
 func (c *keyCheck) read(ctx context.Context, from dataset.KeySource, p dataset.Profile) (keys.Key, *missingKey) {
 	at := keyPlace(from)
 	if key, before := c.have[at]; before {

@@ -45,8 +45,8 @@ const (
 	// watchPause is the time between two examinations.
 	watchPause = 10 * time.Second
 	// watchShare limits the time that examinations take, to 1/watchShare of all time. The time in which they wait for
-	// control or the guard does not count: otherwise a host that was cut off for a moment would report for minutes what
-	// it found then.
+	// control or the guard does not count. If it counted, the next examination of a host that was cut off for a moment
+	// would begin minutes later, and the host would report outdated findings until then.
 	watchShare = 30
 	// maxWatchPause bounds the time between two examinations, for example after an examination that hung for hours.
 	maxWatchPause = 10 * time.Minute

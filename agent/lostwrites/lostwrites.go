@@ -11,12 +11,12 @@
 //
 // Some errors are not found: those of a container that calls syncfs itself first. That container got the error.
 //
-// The state is a set of losses, in memory and in the agent's database (lost/), and when each pool and volume was last
-// seen without a problem, in memory. A mutex protects both. A second mutex (Watcher.saving) serializes the writes to
-// the database. The channel Watcher.flushing counts the flushes in progress, at most maxFlushes. Package agent calls
-// Load once, before the other methods. It also calls Unmounted after each unmount, and Failed when a flush of package
-// mounting or operation fails. Package controlsync calls Look, BeforeUnmount, Problem and Forget. Package doctor lists
-// the findings (Check).
+// The state is the set of losses, which is in memory and in the agent's database (lost/). Only in memory is when each
+// pool and volume was last seen without a problem. A mutex protects both. A second mutex (Watcher.saving) serializes
+// the writes to the database. The channel Watcher.flushing counts the flushes in progress, at most maxFlushes. Package
+// agent calls Load once, before the other methods. It also calls Unmounted after each unmount, and Failed when a flush
+// of package mounting or operation fails. Package controlsync calls Look, BeforeUnmount, Problem and Forget. Package
+// doctor lists the findings (Check).
 //
 // Where to change what: when a volume is flushed is in notePool and isDue, and when a loss ends is in Look and
 // Unmounted.

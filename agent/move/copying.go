@@ -24,8 +24,8 @@ import (
 const (
 	// roundsInUse is how often changes are copied at most while a dataset is in use.
 	roundsInUse = 6
-	// LastRoundBytes is how many bytes the last round may copy. After a round that has copied at most this number, no
-	// other round follows while the dataset is in use.
+	// LastRoundBytes ends the rounds while a dataset is in use: a round that copies at most this number of bytes is the
+	// last one.
 	LastRoundBytes = 32 << 20
 	// lastRoundTime bounds the duration of the last round of a dataset that was not in use when the round began. After
 	// a longer round, another one follows, because the dataset may have been used meanwhile.

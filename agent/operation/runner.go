@@ -14,15 +14,15 @@
 // Packages move, handover, cleanup and pooladmin use Datasets, Sizes, RecordWriter or Runner for their own changes, and
 // package doctor reads Datasets. Package controlsync also uses Runner, RecordWriter and Sizes: it cancels operations,
 // has changed records written, and reports deferred resizes. Through functions, package replication calls RecordWriter
-// and Sizes, package mounting asks Conversions before a mount (CheckMount), and controlsync calls Conversions.Settle.
+// and Sizes, package mounting asks Conversions before a mount (CheckMount), and controlsync calls Converter.Settle.
 // Package doctor also reports the deferred resizes and the pending purges. Package cleanup asks Conversions which new
 // datasets it must keep, package move completes the records of its snapshots with Snapshotter and Sizes, and package
 // pooladmin starts the purges of an accepted pool with Executor.
 //
-// Four types have state, each under a mutex: Runner has the running operations in memory, and when control last
-// refused the status in a report (olderControl), Remover the purges that could not be executed yet, Sizes the deferred
-// resizes in memory and on disk, and Conversions the conversions in progress and, also on disk, those whose outcome is
-// unknown. The lock of a dataset (host.Host.Locks) protects its data.
+// Four types have state, each under a mutex. Runner has the running operations, and when control last refused the
+// status in a report (olderControl). Remover has the purges that could not be executed yet. Sizes has the deferred
+// resizes, and Conversions the conversions in progress and those whose outcome is unknown. The deferred resizes and the
+// conversions of unknown outcome are also on disk. The lock of a dataset (host.Host.Locks) protects its data.
 //
 // Where to change what: the steps of a create are in volumecreator.go, and how the data is made in datasetmaker.go.
 // Each other kind of operation has a method with its steps. runner.go decides when an operation is recorded, cancelled

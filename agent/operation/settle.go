@@ -170,9 +170,9 @@ func (c *Converter) readRecords(ctx context.Context, former, made uuid.UUID) (ou
 	return out, nil
 }
 
-// finish moves to the new dataset of a recorded conversion, which is ready in its pool, what this node knows about the
-// volume. recorded is control's record of the former dataset, read after the conversion was recorded. Idempotent. After
-// an error or a crash, Settle does this again. The locks of both datasets are held.
+// finish transfers what this node knows about the volume from the former to the new dataset of a recorded conversion.
+// The new dataset is ready in its pool. recorded is control's record of the former dataset, read after the conversion
+// was recorded. Idempotent. After an error or a crash, Settle does this again. The locks of both datasets are held.
 func (c *Converter) finish(ctx context.Context, former, op uuid.UUID, recorded api.Committed, made dataset.Dataset,
 	to backends.Pool) error {
 	steps.At("convert.committed")

@@ -8,16 +8,18 @@
 // Package agent makes these types. Operations, moves and mounts get a pool from Pools, and packages cleanup, handover,
 // doctor and registration read its table. Prober is called after a disk error, by packages mounting and generation and
 // through a function by operation.Runner, and at each heartbeat. Packages operation, move, replication and doctor ask
-// Space, and operation reserves sizes in Provisioning. The daemon passes the pools of drover.yaml (Config). Package
-// controlsync reports the pools with each heartbeat, pooladmin makes and removes pools as an operator asks, and
-// generation finds pools whose disk was restored from an older backup.
+// Space, and operation reserves sizes in Provisioning. Packages lostwrites, offline and volume ask Pools through
+// functions. The daemon passes the pools of drover.yaml (Config). Package controlsync reports the pools with each
+// heartbeat, pooladmin makes and removes pools as an operator asks, and generation finds pools whose disk was restored
+// from an older backup.
 //
 // The package owns the table of pools in memory (see table and Pool), and the keys pools/ and making/ of the agent's
 // database; pooladmin.Creator also writes the record of an adopted pool to pools/. The mutex of the table protects the
 // pools in memory, table.recording protects their records on disk, and table.identities serializes the writes of a
 // pool's identity. No backend is called while the mutex is held, because a disk may hang. Calls that must survive a
 // hanging disk go through Ask. Locks keeps other drover processes on this host away from the pools, and Provisioning
-// has the sizes that running operations have reserved; each has its own mutex.
+// has the sizes that running operations have reserved; each has its own mutex. Maker.Failed has the pools of
+// drover.yaml that could not be made; it does not change after Opener.Open.
 //
 // Where to change what: which places a new pool may have is in paths.go and devices.go. When a pool counts as offline
 // is in questions.go (it hangs), prober.go (its disk fails) and Pool.CheckServed. The remedy for a full pool is in

@@ -315,11 +315,11 @@ func (p *Replicas) Copy(id uuid.UUID) (dataset.Copy, bool) {
 	return r.copy, true
 }
 
-// Status returns what this node reports to control of a replica: its state, and as its problem why it cannot be
-// refreshed. Until the replica has its first snapshot, Status returns only the problem. Status returns false if there
-// is nothing to report. It also returns false while the state of a replica that has a snapshot is not known. An older
-// control would otherwise replace the recorded state by one without a snapshot, and would consider the replica too old
-// for a failover.
+// Status returns what this node reports to control about a replica: its state and, as Copy.Problem, the reason why it
+// cannot be refreshed. Until the replica has its first snapshot, Status returns only the problem. Status returns false
+// if there is nothing to report. It also returns false while the state of a replica that has a snapshot is not known.
+// An older control would otherwise replace the recorded state by one without a snapshot, and would consider the replica
+// too old for a failover.
 func (p *Replicas) Status(id uuid.UUID) (dataset.Copy, bool) {
 	k, kept := p.deps.Cache.Copy(id)
 	p.mu.Lock()

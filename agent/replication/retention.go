@@ -82,7 +82,8 @@ func (r *Retention) basesOf(ds, move uuid.UUID) []uuid.UUID {
 	return b.snapshots
 }
 
-// Forget drops the records of what was sent to other nodes of a dataset whose home is no longer this node.
+// Forget drops the records of the snapshots that this node sent of a dataset. It is called when another node has become
+// the home of the dataset.
 func (r *Retention) Forget(ds uuid.UUID) {
 	r.Sent.Forget(ds)
 	r.deps.Transfers.Forget(ds)
