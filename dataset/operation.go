@@ -116,9 +116,9 @@ const (
 	OptionUnlabel = "unlabel."
 )
 
-// Action returns what was requested, as the command for it is called: the kind of the operation, or, for an update,
-// set-profile, protect, unprotect or label. A record of an earlier version does not say which update it is, so its
-// action is update. The value is for a person and for lists; programs that carry out the operation use Kind.
+// Action returns what was requested, in the words of the command line. That is the kind of the operation or, for an
+// update, set-profile, protect, unprotect or label. A record of an earlier version does not say which update it is, so
+// its action is update. The value is for a person and for lists; programs that carry out the operation use Kind.
 func (op Operation) Action() string {
 	if op.Kind != OpUpdate && op.Kind != OpResize {
 		return string(op.Kind)
