@@ -43,8 +43,8 @@ type FollowerDeps struct {
 	RecordFiles   *operation.RecordWriter
 	Holdings      *Holdings
 
-	// ForgetSent drops the records of the snapshots that this node sent of a dataset. It is called when another node
-	// has become the home of the dataset.
+	// ForgetSent drops the records of the snapshots that this node sent of a dataset. It is called when this node is no
+	// longer the home of the dataset.
 	ForgetSent func(ds uuid.UUID)
 	// AskGenerations asks every control replica for the generations of this node's pools.
 	AskGenerations func(context.Context) error

@@ -6,8 +6,9 @@
 // the agent stops, and adds Member.Findings to the report of drover doctor. The certificate and its key are files in a
 // directory (pki.NodeFiles), beside the request of an unfinished join (join.pem). In memory, a Member has the same
 // certificate (pki.Credentials) and the list of removed nodes. Each of the two is replaced atomically, so it can be
-// read while Keep replaces it. How a token is exchanged belongs in join.go, and when a certificate is renewed in
-// keep.go. Who may join is decided by control, in package control/membership.
+// read while Keep replaces it. How a token is exchanged belongs in join.go. When Member tries to renew the certificate
+// is in keep.go, and the age at which a certificate is due in pki.RenewAt. Who may join is decided by control, in
+// package control/membership.
 package member
 
 import (

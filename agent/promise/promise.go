@@ -8,8 +8,11 @@
 // Package lease asks for promises (Ask, Extend) and answers requests (Keeper.Grant). Package move calls
 // Keeper.BlockPromises before a later epoch is opened here. Package controlsync calls Keeper.SetReady after a
 // registration. Package handover calls Ask without epochs, only to find out whether a home is reachable. Package agent
-// makes the Keeper, and serves requests under Path. The only state is in Keeper, protected by its mutex. How long a
-// promise lasts, and how it extends a lease, is in promise.go. When a promise is refused is in keeper.go.
+// makes the Keeper, and serves requests under Path. The only state is in Keeper, protected by its mutex.
+//
+// Where to change what: a promise lasts as long as a session with control, which package control/membership decides
+// (Timing). For how much of that time the holder relies on the promise, and how the promise extends a lease, is in
+// promise.go. When a promise is refused is in keeper.go.
 package promise
 
 import (

@@ -82,7 +82,7 @@ func (r *Retention) basesOf(ds, move uuid.UUID) []uuid.UUID {
 	return b.snapshots
 }
 
-// Forget drops the records of the snapshots that this node sent of a dataset. It is called when another node has become
+// Forget drops the records of the snapshots that this node sent of a dataset. It is called when this node is no longer
 // the home of the dataset.
 func (r *Retention) Forget(ds uuid.UUID) {
 	r.Sent.Forget(ds)
