@@ -47,7 +47,7 @@ type Holders struct {
 }
 
 // Add adds a holder. A container is listed once, however many of its processes use the dataset. The list keeps the
-// first MaxHolders holders, and Total counts the others.
+// first MaxHolders holders, and Total counts all.
 func (l *Holders) Add(h Holder) {
 	h.Command, h.User, h.Device = clipText(h.Command), clipText(h.User), clipText(h.Device)
 	if len(h.Path) > maxClip || printable(h.Path) != h.Path { // a command with a changed path would act on another file
