@@ -17,7 +17,11 @@ import (
 func TestStatusWatch(t *testing.T) {
 	for _, args := range []string{"status --watch", "status -w -o json"} {
 		c := newConsole(theWorld())
-		c.Sleep = func(_ context.Context, d time.Duration) error {
+		c.Sleep = func(ctx context.Context, d time.Duration) error {
+			if d == status.ExamineAfter {
+				<-ctx.Done()
+				return ctx.Err()
+			}
 			if d != status.WatchPause {
 				t.Errorf("paused for %s, want %s", d, status.WatchPause)
 			}

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/guards"
+	"github.com/droverhq/drover/cmd/drover/internal/status"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
@@ -45,6 +46,10 @@ func newConsole(f *fake) *console {
 		Now:    func() time.Time { return now },
 		NewID:  func() uuid.UUID { return idReq },
 		Sleep: func(ctx context.Context, d time.Duration) error {
+			if d == status.ExamineAfter { // the lists of a fake server come at once
+				<-ctx.Done()
+				return ctx.Err()
+			}
 			c.slept++
 			return ctx.Err()
 		},

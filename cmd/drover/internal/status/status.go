@@ -98,12 +98,66 @@ const manyVolumes = 1000
 // recentExamination is how old the last examination in the background may be to be used for such a host.
 const recentExamination = time.Minute
 
-// assess fetches the lists of the server, all at once. A list that it cannot fetch becomes a finding, so that the
-// report does not look healthy if the server does not answer.
+// ExamineAfter is how long status waits for the lists before it has the host examined. The lists can make the
+// examination unnecessary (see knowsHost). But if control does not answer, a list fails only after its time limit, and
+// the examination then takes as long again.
+const ExamineAfter = 2 * time.Second
+
+// assess fetches what status reports, and turns it into a report. A list that it cannot fetch becomes a finding, so
+// that the report does not look healthy if the server does not answer.
 func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
-	known := Cluster{VolumesUnknown: true} // until they are read
-	var failed []error
-	var mu sync.Mutex // for known and failed
+	var host examination
+	var early sync.WaitGroup
+	waiting, listed := context.WithCancel(ctx)
+	early.Go(func() {
+		if a.Sleep(waiting, ExamineAfter) == nil {
+			host.make(ctx, c)
+		}
+	})
+	known, failed := fetchLists(ctx, a, c)
+	listed()
+	early.Wait()
+	if len(failed) > 0 && known.Health != nil && len(known.Health.Store.Findings) == 0 {
+		// The store may have failed after its state was read. Its new state names the cause of the failed lists.
+		if health, err := readHealth(ctx, c); err == nil && health != nil {
+			known.Health = health
+		}
+	}
+	known.VolumesUnknown = known.VolumesUnknown || a.Outdated()
+	if !host.done && !knowsHost(known, a.Now()) {
+		host.make(ctx, c)
+	}
+	if host.err == nil {
+		known.Doctor = host.findings
+	} else if !errors.Is(host.err, dataset.ErrUnsupported) { // a control replica has no host to examine
+		failed = append(failed, host.err)
+	}
+	r := Assess(known, a.Now())
+	if len(failed) == 0 {
+		return r
+	}
+	for _, err := range causes(known.Health, failed) { // NewReport leaves out repeated ones
+		r.Findings = append(r.Findings, unread(a, err))
+	}
+	return NewReport(known, r.Findings)
+}
+
+// examination is an examination of the server's host.
+type examination struct {
+	done     bool
+	findings []api.Finding
+	err      error
+}
+
+func (e *examination) make(ctx context.Context, c cli.Remote) {
+	e.done = true
+	e.findings, e.err = c.Doctor(ctx)
+}
+
+// fetchLists fetches the lists of the server, all at once. failed has an error for each list that it cannot fetch.
+func fetchLists(ctx context.Context, a *cli.App, c cli.Remote) (known Cluster, failed []error) {
+	known = Cluster{VolumesUnknown: true} // until they are read
+	var mu sync.Mutex                     // for known and failed
 	var all sync.WaitGroup
 	a.ForgetOutdated()
 	fetch := func(get func() (keep func(), err error)) {
@@ -146,29 +200,7 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 		return func() { known.Operations, known.Trash = ops, trash }, err
 	})
 	all.Wait()
-	if len(failed) > 0 && known.Health != nil && len(known.Health.Store.Findings) == 0 {
-		// The store may have failed after its state was read. Its new state names the cause of the failed lists.
-		if health, err := readHealth(ctx, c); err == nil && health != nil {
-			known.Health = health
-		}
-	}
-	known.VolumesUnknown = known.VolumesUnknown || a.Outdated()
-	if !knowsHost(known, a.Now()) {
-		doctor, err := c.Doctor(ctx)
-		if err == nil {
-			known.Doctor = doctor
-		} else if !errors.Is(err, dataset.ErrUnsupported) { // a control replica has no host to check
-			failed = append(failed, err)
-		}
-	}
-	r := Assess(known, a.Now())
-	if len(failed) == 0 {
-		return r
-	}
-	for _, err := range causes(known.Health, failed) { // NewReport leaves out repeated ones
-		r.Findings = append(r.Findings, unread(a, err))
-	}
-	return NewReport(known, r.Findings)
+	return known, failed
 }
 
 // readOperations returns the operations. If a purge has failed, it then reads which datasets are in the trash.

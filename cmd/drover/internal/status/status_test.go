@@ -87,7 +87,7 @@ func (r *losesQuorum) Operations(context.Context, api.Page) (l api.List[dataset.
 func TestStoreIsAskedAgainAfterAFailedList(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		c := &losesQuorum{lost: lost, read: make(chan struct{})}
-		r := assess(t.Context(), &cli.App{Getenv: func(string) string { return "" }, Now: time.Now}, c)
+		r := assess(t.Context(), newApp(untilListed), c)
 		var texts []string
 		for _, f := range r.Findings {
 			if f.Subject == "store" {
@@ -133,5 +133,46 @@ func TestCauseIsReportedOnce(t *testing.T) {
 		if got := strings.Join(texts, "; "); got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
+	}
+}
+
+// newApp returns an App whose pauses are those of sleep.
+func newApp(sleep func(context.Context, time.Duration) error) *cli.App {
+	return &cli.App{Getenv: func(string) string { return "" }, Now: time.Now, Sleep: sleep}
+}
+
+// untilListed is a pause that the lists of the server end.
+func untilListed(ctx context.Context, _ time.Duration) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// slowLists is a server whose list of nodes comes only after it has examined its host.
+type slowLists struct {
+	losesQuorum
+	examined chan struct{}
+	examines int
+}
+
+func (s *slowLists) NodeList(context.Context, string) ([]api.Node, error) {
+	<-s.examined
+	return nil, dataset.Errorf(dataset.ErrUnavailable, "control does not answer")
+}
+
+func (s *slowLists) Doctor(context.Context) ([]api.Finding, error) {
+	s.examines++
+	close(s.examined)
+	return []api.Finding{{Level: "error", Subject: "control", Text: "control does not respond"}}, nil
+}
+
+// TestHostIsExaminedWhileListsAreSlow: if control does not answer, its lists fail only after their time limit. The host
+// is examined meanwhile, and only once.
+func TestHostIsExaminedWhileListsAreSlow(t *testing.T) {
+	s := &slowLists{losesQuorum{read: make(chan struct{})}, make(chan struct{}), 0}
+	var pause time.Duration
+	r := assess(t.Context(), newApp(func(_ context.Context, d time.Duration) error { pause = d; return nil }), s)
+	is := func(f api.Finding) bool { return f.Text == "control does not respond" }
+	if !slices.ContainsFunc(r.Findings, is) || s.examines != 1 || pause != ExamineAfter {
+		t.Errorf("%d examinations after %v, findings %+v", s.examines, pause, r.Findings)
 	}
 }
