@@ -10,9 +10,10 @@
 // Package control embeds both in its Service, so the API calls them directly. The background work in package
 // housekeeping calls the checks of Members in each round. The other packages below control call functions such as
 // FreshNode and LivingSession, which read a node in the transaction of the caller: for a decision, or in packages view
-// and health for an answer. Package noderemoval revokes certificates with Admission. Package placer reads the living
-// agents from Members, and package relocation for how long a node has been unreachable. The daemon in cmd/drover sets
-// Timing and Replica, and calls CheckCompatible when it starts.
+// and health for an answer. Package noderemoval revokes certificates with Admission. Packages placer and recovery
+// (through a function) read the living agents from Members. Packages relocation and housekeeping read for how long a
+// node has been unreachable. The daemon in cmd/drover sets Timing and Replica, calls CheckCompatible when it starts,
+// and refuses peers whose certificate is revoked (Admission.Revoked).
 //
 // All lasting state is in the store. Members keeps in memory the sessions that agents renew here, the session of this
 // service, for how long it has seen each node as unreachable, and when it last checked for lost nodes. Admission

@@ -1,11 +1,11 @@
 // Package view shows the records of a cluster to its users: volumes, snapshots and pools, with the last reports of
 // nodes.
 //
-// Package control embeds Views in its Service, so the API calls it directly. Package control also presents volumes in
-// other answers with Present. Packages control and noderemoval make it forget datasets, and package housekeeping sorts
-// snapshots with Older. Package view changes nothing in the store. In memory it keeps only the numbers of snapshots
-// (counts) and the decoded summaries of records (summaries), each under a mutex. A new field of api.Volume is filled in
-// by presenter, and a new field of a node by package membership.
+// Package control embeds Views in its Service, so the API and the metrics of cmd/drover call it directly. Package
+// control also presents volumes in other answers with Present. Packages control and noderemoval make it forget
+// datasets, and package housekeeping sorts snapshots with Older. Package view changes nothing in the store. In memory
+// it keeps only the numbers of snapshots (counts) and the decoded summaries of records (summaries), each under a mutex.
+// A new field of api.Volume is filled in by presenter, and a new field of a node by package membership.
 package view
 
 import (
