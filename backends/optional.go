@@ -24,7 +24,7 @@ type Resizer interface {
 }
 
 // IdleChecker is a pool that can report whether a dataset is in use anywhere on this host. The home calls CheckIdle
-// before it gives up a dataset.
+// before it relinquishes a dataset.
 type IdleChecker interface {
 	// CheckIdle returns ErrInUse while the head is mounted or attached anywhere on this host, also in another mount
 	// namespace. Some writes to such a head may not have reached the pool, and more may follow. CheckIdle waits a
@@ -134,7 +134,7 @@ type SnapshotMeasurer interface {
 
 // Sharer is a pool on a share. A share is one exported filesystem that contains a pool for each of several nodes.
 // Info().Share identifies it. Each pool belongs to one node. No other node touches a dataset in it until that node has
-// given up the dataset.
+// relinquished the dataset.
 type Sharer interface {
 	// CheckVisible returns nil if this host can see the dataset in the given pool of the share now, so that Take would
 	// find the dataset. Otherwise it returns ErrNotFound. It changes nothing.
@@ -149,10 +149,10 @@ type Sharer interface {
 	// dataset.
 	Visit(ctx context.Context, id, pool uuid.UUID, opts AttachOptions) (Attachment, error)
 
-	// Take moves a dataset from another pool of the share into this pool. The node of the other pool must have given up
-	// the dataset. Afterwards the dataset is ready in this pool, with all its snapshots, and d is its record. Take
-	// copies no data, so it is fast. At every step one of the two pools has the whole dataset. Take is durable when it
-	// returns.
+	// Take moves a dataset from another pool of the share into this pool. The node of the other pool must have
+	// relinquished the dataset. Afterwards the dataset is ready in this pool, with all its snapshots, and d is its
+	// record. Take copies no data, so it is fast. At every step one of the two pools has the whole dataset. Take is
+	// durable when it returns.
 	//
 	// The caller is the home of d at d.Epoch, and ensures that no other node was the home between from.Epoch and
 	// d.Epoch. Data of the dataset in other pools belongs to earlier homes, and Take ignores it. Idempotent: if this
@@ -174,7 +174,7 @@ type Sharer interface {
 	RestoreByCopy(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress Progress) error
 }
 
-// PreviousHome identifies the previous home of a dataset that was given up.
+// PreviousHome identifies the previous home of a dataset that was relinquished.
 type PreviousHome struct {
 	Pool  uuid.UUID // the previous home
 	Epoch uint64    // the last epoch of that home; if data has a later epoch, another node took it later

@@ -10,7 +10,7 @@
 // at its home needs it exclusively.
 //
 // The plugin calls Mounter.Mount, Mounter.Unmount and Verifier.Activated through package agent. Before a dataset is
-// changed or given up, packages operation, handover, replication and pooladmin call Verifier.EnsureUnused. Packages
+// changed or relinquished, packages operation, handover, replication and pooladmin call Verifier.EnsureUnused. Packages
 // handover and replication also call Unmounter, and operation and replication remove uses in UseTable. Packages
 // operation and move freeze a dataset for a snapshot with Quiescer, and read datasets that are not mounted with
 // OpenRoot. Package operation reserves datasets with Reservations. Package replication mounts superseded heads with

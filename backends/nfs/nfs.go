@@ -11,10 +11,10 @@
 // pool behaves like that of a single host, and hosts need no locks between them.
 //
 // When another host becomes the home of a dataset, that host moves the dataset from the old pool to its own by a
-// rename, after control has opened the new epoch. By then, the old home has recorded on its own disk that it gave up
-// the dataset, and no longer touches it. An old home that was unreachable during the move finds that its pool no longer
-// has the dataset, and so cannot mount it again. The record beside the data contains the epoch at which the dataset was
-// taken. A host with an earlier epoch cannot take the dataset back.
+// rename, after control has opened the new epoch. By then, the old home has recorded on its own disk that it
+// relinquished the dataset, and no longer touches it. An old home that was unreachable during the move finds that its
+// pool no longer has the dataset, and so cannot mount it again. The record beside the data contains the epoch at which
+// the dataset was taken. A host with an earlier epoch cannot take the dataset back.
 //
 // Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. The agent opens a
 // [Pool] and calls it by the contract of package backends. For moves it calls the methods of backends.Sharer, which use
