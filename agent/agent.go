@@ -197,6 +197,9 @@ func (a *Agent) Start(ctx context.Context) error {
 		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid,
 			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
+	if err := a.Backups.UnmountLeftovers(); err != nil {
+		a.Log.WithError(err).Warn("cannot unmount what an interrupted backup left")
+	}
 	st := a.Registrar.AwaitGuard(ctx, a.Recovered)
 	a.leaseWork.Go(func() { a.Deadlines.Run(a.leaseCtx) }) // before the rest of the start, which may take long
 	if err := a.PoolOpener.Open(ctx, a.NodeID, a.Recovered); err != nil {
@@ -220,6 +223,10 @@ func (a *Agent) Start(ctx context.Context) error {
 			return err
 		}
 	}
+	a.Jobs.Start("interrupted backups", func(ctx context.Context, _ *jobs.Job) error {
+		a.Backups.Clear(ctx)
+		return nil
+	})
 	a.leaseWork.Go(func() { a.Renewals.Run(a.leaseCtx) })
 	a.wg.Go(a.Throttle.Run)
 	a.wg.Go(a.Watcher.Run)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/cleanup"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/doctor"
@@ -109,6 +110,7 @@ type components struct {
 	Conversions   *operation.Conversions
 	Converter     *operation.Converter
 	Exporter      *operation.Exporter
+	Backups       *backup.Creator
 
 	Spellings *volume.Spellings
 	Finder    *volume.Finder

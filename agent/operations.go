@@ -6,11 +6,15 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
 )
 
 // makeOperations creates the components that execute operations.
@@ -53,6 +57,22 @@ func (a *components) makeExporter() {
 	a.Exporter = operation.NewExporter(operation.ExporterDeps{
 		Host: a.Host, Pools: a.Pools, Throttle: a.Throttle, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,
 		BorrowKey: a.Keys.BorrowKey, FlushFailed: a.flushFailed,
+	})
+}
+
+// makeBackups creates the component that makes backups.
+func (a *components) makeBackups() {
+	a.Backups = backup.NewCreator(backup.CreatorDeps{
+		Host: a.Host, Version: a.Config.Version, Pools: a.Pools, LockForOperation: a.Datasets.LockForOperation,
+		Clone: func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) error {
+			return a.Exporter.Clone(ctx, pool, d, scratch, src)
+		},
+		HasPool:   func(id uuid.UUID) bool { return a.Pools.ByID(id) != nil },
+		BorrowKey: a.Keys.BorrowKey, Mount: mounting.MountPrivate,
+		Open: func(ctx context.Context, r dataset.Repository) (*restic.Repository, error) {
+			return a.Repositories.Restic(ctx, r)
+		},
+		Report: a.Operations.Report,
 	})
 }
 
@@ -102,14 +122,15 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Deadlines: a.Deadlines, Registrar: a.Registrar,
 		EnsureUnused: a.Verifier.EnsureUnused,
 	})
+	a.makeBackups()
 	return map[dataset.OpKind]operation.Handler{
 		dataset.OpCreate: a.DatasetMaker.Create, dataset.OpClone: a.DatasetMaker.Create,
 		dataset.OpImport:   a.Importer.ImportFolder,
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
 		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite, dataset.OpUpdate: bounder.Update,
-		dataset.OpConvert: a.Converter.Convert,
-		dataset.OpDelete:  a.VolumeRemover.Delete, dataset.OpPurge: a.VolumeRemover.Purge,
+		dataset.OpConvert: a.Converter.Convert, dataset.OpBackup: a.Backups.Create,
+		dataset.OpDelete: a.VolumeRemover.Delete, dataset.OpPurge: a.VolumeRemover.Purge,
 		dataset.OpMove: func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 			return a.Mover.Move(ctx, jb, op)
 		},

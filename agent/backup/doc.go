@@ -1,6 +1,14 @@
-// Package backup makes backups of volumes in the recorded repositories. Package agent makes its components.
+// Package backup makes backups of volumes in the recorded repositories. Package agent makes its components, and calls
+// Creator.Create for the operations of kind backup.
 //
 // A backup is a snapshot of restic. It contains a tree with the folder DataName, which has the content of the volume at
 // one moment, and the file RecordName, which describes the volume (Record). The tags say which volume it is (Tags). The
 // repository has the only list of the backups.
+//
+// restic reads a private clone of the volume, so that the volume can be written, moved and deleted meanwhile. The clone
+// is mounted read-only in a folder of the dataset below the agent's root. The folder also has a note about the clone,
+// which is written before the clone is made. After a crash, Clear unmounts and destroys what the notes name.
+//
+// Creator has state: which backups run, in memory, and the folders on disk. A lock for each dataset protects its
+// folder. The order of the steps is in creator.go, and the folders are in scratch.go.
 package backup

@@ -36,7 +36,8 @@ type ExporterDeps struct {
 	FlushFailed func(d dataset.Dataset, err error)
 }
 
-// Exporter reads volumes and snapshots for users: as archives, and compared with each other. It has no state.
+// Exporter reads volumes and snapshots for users: as archives, and compared with each other. It also makes the clones
+// that backups read. It has no state.
 type Exporter struct {
 	deps ExporterDeps
 }
@@ -100,7 +101,7 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 	if err != nil {
 		return err
 	}
-	err = e.cloneForExport(ctx, pool, d, scratch, src)
+	err = e.Clone(ctx, pool, d, scratch, src)
 	unlock()
 	if err != nil {
 		return err
@@ -108,9 +109,10 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 	return exportRoot(ctx, pool, scratch.ID, w, out)
 }
 
-// cloneForExport makes the clone. A clone lacks data that was not flushed, as after a power cut, so cloneForExport
-// flushes a mounted dataset first. The export then contains everything that was written before it.
-func (e *Exporter) cloneForExport(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
+// Clone makes a clone that only its reader knows, of a dataset or of its snapshot. The dataset's lock is held. A clone
+// lacks data that was not flushed, as after a power cut, so Clone flushes a mounted dataset first. The clone then
+// contains everything that was written before it.
+func (e *Exporter) Clone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
 	src dataset.Source) error {
 	if src.Snapshot == uuid.Nil {
 		if err := e.writeOut(d); err != nil {

@@ -89,7 +89,7 @@ func (c *Checker) open(ctx context.Context, record dataset.Repository, create bo
 	case <-ctx.Done():
 		return api.RepositoryState{}, context.Cause(ctx)
 	}
-	r, err := c.restic(ctx, record)
+	r, err := c.Restic(ctx, record)
 	if err != nil {
 		return api.RepositoryState{}, err
 	}
@@ -165,7 +165,7 @@ func (c *Checker) check(ctx context.Context, record dataset.Repository, percent 
 		return api.RepositoryState{}, dataset.Errorf(dataset.ErrInUse, "check of repository %s: %d checks run on this "+
 			"host already (try again when one has ended)", record.Name, maxChecks)
 	}
-	r, err := c.restic(ctx, record)
+	r, err := c.Restic(ctx, record)
 	if err != nil {
 		return api.RepositoryState{}, err
 	}
@@ -182,8 +182,9 @@ func (c *Checker) check(ctx context.Context, record dataset.Repository, percent 
 	return api.RepositoryState{ID: info.ID, Format: info.Format}, nil
 }
 
-// restic returns the repository of a record. It checks that this host allows the program that prints the password.
-func (c *Checker) restic(ctx context.Context, record dataset.Repository) (*restic.Repository, error) {
+// Restic returns the repository of a record. It does not reach the repository. It checks that this host allows the
+// program that prints the password.
+func (c *Checker) Restic(ctx context.Context, record dataset.Repository) (*restic.Repository, error) {
 	if program := record.Password.Exec; program != "" {
 		if err := c.deps.Programs.Check([]string{program}); err != nil {
 			return nil, fmt.Errorf("password of repository %s: %w", record.Name, err)

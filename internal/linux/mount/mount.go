@@ -172,6 +172,7 @@ func move(fd int, target string) error {
 type BindFlags struct {
 	ReadOnly bool
 	NoDev    bool // device nodes cannot be opened
+	Inert    bool // programs do not start, and set-user-ID bits have no effect
 }
 
 // Bind makes the directory or file source visible on target too. target must exist, be of the same kind, and not be a
@@ -191,6 +192,9 @@ func Bind(source *os.File, target string, f BindFlags) error {
 	}
 	if f.NoDev {
 		attr.Attr_set |= unix.MOUNT_ATTR_NODEV
+	}
+	if f.Inert {
+		attr.Attr_set |= unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC
 	}
 	if attr.Attr_set != 0 {
 		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {

@@ -1,0 +1,244 @@
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/locks"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/steps"
+)
+
+// maxBackups is how many backups a host makes at a time. Each run of restic needs memory in proportion to the
+// repository.
+const maxBackups = 2
+
+// CreatorDeps is what Creator needs of other components.
+type CreatorDeps struct {
+	*host.Host
+	Version string // of this program, for the records
+	Pools   interface {
+		Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
+	}
+	HasPool func(id uuid.UUID) bool // whether a pool is one of this node's
+	// LockForOperation locks the dataset of an operation, and checks that this node is its home: see
+	// operation.Datasets.
+	LockForOperation func(ctx context.Context, op dataset.Operation, what string) (
+		d dataset.Dataset, pool backends.Pool, unlock func(), err error)
+	// Clone makes a clone of a dataset whose lock is held: see operation.Exporter.
+	Clone func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) error
+	// BorrowKey lets a dataset without a record use the data key of another one. Such a dataset is not cleaned up.
+	BorrowKey func(id, of uuid.UUID) (end func())
+	// Mount mounts a dataset read-only on a path.
+	Mount func(ctx context.Context, pool backends.Pool, id uuid.UUID, path string) error
+	// Open returns a recorded repository.
+	Open func(ctx context.Context, r dataset.Repository) (*restic.Repository, error)
+	// Report has control record the outcome of an operation: see operation.Runner.
+	Report func(ctx context.Context, op *dataset.Operation, status *dataset.DatasetStatus) (api.Committed, error)
+}
+
+// Creator makes backups. Its methods are safe for concurrent use.
+type Creator struct {
+	deps  CreatorDeps
+	busy  locks.Set     // one for each dataset: a backup of it runs, or its folder is cleared
+	slots chan struct{} // has an element for each backup that runs
+}
+
+// NewCreator returns a Creator.
+func NewCreator(deps CreatorDeps) *Creator {
+	return &Creator{deps: deps, slots: make(chan struct{}, maxBackups)}
+}
+
+// Create makes the backup of an operation. If an earlier run of the operation was interrupted after it had stored a
+// backup, nobody knows whether restic could read all files for it. So Create makes another backup, which shares the
+// data with the earlier one, and removes that one.
+func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx) // it was cancelled, or the agent stops
+		}
+	}()
+	jb.Step("waiting for other backups")
+	release, err := c.admit(ctx, *op)
+	if err != nil {
+		return out, err
+	}
+	defer release()
+	failed := func(err error) error {
+		return fmt.Errorf("backup of volume %s to %s: %w", op.Volume, op.Repository, err)
+	}
+	jb.Step("reading the repository")
+	c.Clear(ctx)
+	if err := c.clear(ctx, op.DatasetID); err != nil { // Clear skips it, because it runs
+		return out, failed(fmt.Errorf("an earlier backup left its clone: %w", err))
+	}
+	repo, earlier, err := c.open(ctx, *op)
+	if err != nil {
+		return out, failed(err)
+	}
+	parent, repeated := examine(earlier, *op)
+	made, s, err := c.store(ctx, jb, *op, repo, parent)
+	if err != nil {
+		return out, failed(err)
+	}
+	steps.At("backup.stored")
+	op.Backup, op.BytesAdded = made.ID, s.BytesAdded
+	c.remove(ctx, repo, *op, repeated...)
+	ctx = context.WithoutCancel(ctx) // the backup exists
+	out, err = c.deps.Report(ctx, op, nil)
+	if errors.Is(err, dataset.ErrCancelled) {
+		c.remove(ctx, repo, *op, made.ID)
+	}
+	return out, err
+}
+
+// admit waits until no other backup of the dataset runs, and fewer than maxBackups backups of the host.
+func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func(), err error) {
+	unlock, err := c.busy.Lock(ctx, op.DatasetID, "backup of volume "+op.Volume)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case c.slots <- struct{}{}:
+		return func() { <-c.slots; unlock() }, nil
+	case <-ctx.Done():
+		unlock()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// open opens the repository of an operation, and lists the backups of the dataset. A damaged entry of the list does not
+// prevent another backup.
+func (c *Creator) open(ctx context.Context, op dataset.Operation) (*restic.Repository, []restic.Backup, error) {
+	record, err := c.deps.Control.Repository(ctx, op.Repository)
+	if err != nil {
+		return nil, nil, err
+	}
+	repo, err := c.deps.Open(ctx, record)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := repo.Backups(ctx, TagDrover, DatasetTag(op.DatasetID))
+	switch {
+	case err == nil:
+	case errors.Is(err, dataset.ErrCorrupt):
+		c.logOf(ctx, op).WithError(err).Warn("not all earlier backups can be listed")
+	case errors.Is(err, dataset.ErrNotFound):
+		err = fmt.Errorf("%w (mount its disk, or add the repository with the right URL under another name)", err)
+		return nil, nil, err
+	default:
+		return nil, nil, err
+	}
+	return repo, list, nil
+}
+
+// examine returns the ID of the newest backup, and the IDs of those that an earlier run of the operation made.
+func examine(list []restic.Backup, op dataset.Operation) (newest string, repeated []string) {
+	var at time.Time
+	for _, b := range list {
+		if newest == "" || b.Time.After(at) {
+			newest, at = b.ID, b.Time
+		}
+		if t, ok := ParseTags(b.Tags); ok && t.Operation == op.ID {
+			repeated = append(repeated, b.ID)
+		}
+	}
+	return newest, repeated
+}
+
+// store makes a clone, and has restic store it. It removes the clone afterwards.
+func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository,
+	parent string) (b restic.Backup, s restic.Summary, err error) {
+	clone := uuid.New()
+	end := c.deps.BorrowKey(clone, op.DatasetID)
+	defer end()
+	defer func() {
+		if cerr := c.clear(ctx, op.DatasetID); cerr != nil {
+			c.logOf(ctx, op).WithError(cerr).Warn("cannot remove the clone of a backup")
+		}
+	}()
+	jb.Step("cloning")
+	d, pool, taken, err := c.clone(ctx, op, clone)
+	if err != nil {
+		return b, s, err
+	}
+	steps.At("backup.cloned")
+	dir := c.folder(op.DatasetID)
+	if err := c.deps.Mount(ctx, pool, clone, filepath.Join(dir, DataName)); err != nil {
+		return b, s, err
+	}
+	steps.At("backup.mounted")
+	text, err := json.Marshal(newRecord(d, op.Snapshot, taken, c.deps.Version))
+	if err == nil {
+		err = writeFile(filepath.Join(dir, RecordName), text)
+	}
+	if err != nil {
+		return b, s, err
+	}
+	tags := Tags{Volume: d.Volume, Dataset: d.ID, Operation: op.ID, Profile: d.Profile.Name}
+	if op.Snapshot != nil {
+		tags.Snapshot = op.Snapshot.ID
+	}
+	jb.Step("storing")
+	return repo.Backup(ctx, restic.Request{
+		Dir:      dir,
+		Names:    []string{DataName, RecordName},
+		Tags:     tags.List(),
+		Time:     taken,
+		Parent:   parent,
+		Progress: func(p restic.Progress) { jb.SetProgress(p.Bytes, p.TotalBytes) },
+	})
+}
+
+// clone makes the clone that restic reads. taken is the moment of its content. The dataset is locked only meanwhile.
+func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID) (d dataset.Dataset,
+	pool backends.Pool, taken time.Time, err error) {
+	d, pool, unlock, err := c.deps.LockForOperation(ctx, op, "backup")
+	defer unlock()
+	if err != nil {
+		return d, nil, taken, err
+	}
+	if d.State != dataset.StateReady {
+		return d, nil, taken, dataset.Errorf(dataset.ErrConflict, "it was deleted meanwhile (drover trash ls)")
+	}
+	src := dataset.Source{Dataset: d.ID}
+	taken = c.deps.Clock.Now()
+	switch {
+	case op.Snapshot != nil:
+		src.Snapshot, taken = op.Snapshot.ID, op.Snapshot.Created
+	case !pool.Info().Capabilities.InstantSnapshot:
+		return d, nil, taken, dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a clone, "+
+			"and the volume can change meanwhile (back up a snapshot, with --snapshot, or use drover volume export)")
+	}
+	if err := c.prepare(d.ID, note{Pool: d.Pool, Clone: id}); err != nil {
+		return d, nil, taken, err
+	}
+	scratch := d
+	scratch.ID, scratch.Size = id, 0
+	return d, pool, taken, c.deps.Clone(ctx, pool, d, scratch, src)
+}
+
+// remove removes backups of an operation that are not its result. If that fails, they stay in the repository: they may
+// lack files.
+func (c *Creator) remove(ctx context.Context, repo *restic.Repository, op dataset.Operation, ids ...string) {
+	if err := repo.Remove(context.WithoutCancel(ctx), ids...); err != nil {
+		c.logOf(ctx, op).WithError(err).WithField("backups", ids).
+			Warn("cannot remove the backups of an interrupted operation, which may be incomplete")
+	}
+}
+
+func (c *Creator) logOf(ctx context.Context, op dataset.Operation) *logrus.Entry {
+	return c.deps.LogOf(ctx, dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithField("op", op.ID)
+}

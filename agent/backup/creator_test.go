@@ -1,0 +1,274 @@
+package backup_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/backup"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/run"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newRepository makes a repository, and records it as offsite.
+func newRepository(t *testing.T, f *agenttest.Cluster) *restic.Repository {
+	t.Helper()
+	dir := t.TempDir()
+	// In memory: restic runs at idle I/O priority, and would wait for all other I/O of the disk.
+	for _, at := range []string{dir, filepath.Join(f.A.Root, "restic-cache")} {
+		must(t, os.MkdirAll(at, 0o700))
+		must(t, unix.Mount("none", at, "tmpfs", 0, "size=64m"))
+		t.Cleanup(func() {
+			if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	n := api.NewRepository{
+		Name: "offsite", URL: filepath.Join(dir, "repository"),
+		Password: dataset.PasswordSource{File: filepath.Join(dir, "password")},
+	}
+	must(t, os.WriteFile(n.Password.File, []byte("correct horse\n"), 0o600))
+	_, err := f.A.CheckRepository(t.Context(), api.RepositoryCheck{New: &n, Init: true})
+	must(t, err)
+	_, err = f.Service.AddRepository(t.Context(), n)
+	must(t, err)
+	r, err := restic.New(t.Context(), &run.System{}, restic.Options{
+		URL: n.URL, Password: n.Password, CacheDir: filepath.Join(dir, "cache"),
+	})
+	must(t, err)
+	return r
+}
+
+func begin(f *agenttest.Cluster, volume, snapshot string) dataset.Operation {
+	f.Helper()
+	return *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: volume, Snapshot: snapshot}).Operation
+}
+
+func backUp(f *agenttest.Cluster, volume, snapshot string) dataset.Operation {
+	f.Helper()
+	op := f.AwaitEnd(begin(f, volume, snapshot))
+	if op.State != dataset.OpDone {
+		f.Fatalf("the backup is %s: %+v", op.State, op.Problem)
+	}
+	return op
+}
+
+// wantNothingLeft fails if a backup left something on a host.
+func wantNothingLeft(h *agenttest.Host) {
+	h.T.Helper()
+	if names, err := filepath.Glob(filepath.Join(h.Root, "backups", "*")); err != nil || len(names) > 0 {
+		h.T.Errorf("left: %v, %v", names, err)
+	}
+	entries, err := h.Pool().List(h.T.Context())
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	for _, e := range entries {
+		if _, recorded := h.Cache.Dataset(e.ID); !recorded {
+			h.T.Errorf("left in the pool: %+v", e)
+		}
+	}
+}
+
+// restored restores a backup, and returns its folder and its record.
+func restored(t *testing.T, r *restic.Repository, id string) (dir string, rec backup.Record) {
+	t.Helper()
+	dir = t.TempDir()
+	must(t, r.Restore(t.Context(), id, dir))
+	text, err := os.ReadFile(filepath.Join(dir, backup.RecordName))
+	must(t, err)
+	rec, err = backup.ParseRecord(text)
+	must(t, err)
+	return dir, rec
+}
+
+// A backup of a volume in use has its content, and its record and tags describe it. A second backup reads and adds only
+// what has changed. A backup of a snapshot has the content of the snapshot. Nothing is left on the host.
+func TestBackup(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	d := f.A.NewVolume("db@free")
+	root := f.A.MustMount("db", "user")
+	const size = 20 << 20
+	must(t, os.WriteFile(filepath.Join(root, "large"), []byte(strings.Repeat("0123456789abcdef", size/16)), 0o600))
+	f.A.WriteFile("db", "file", "first")
+	snap := f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "one"})
+	f.AwaitEnd(*snap.Operation)
+	first := backUp(f, "db", "")
+	f.A.WriteFile("db", "file", "second")
+	second := backUp(f, "db", "")
+	third := backUp(f, "db", "one")
+	if second.BytesAdded > 1<<20 || first.BytesAdded == 0 {
+		t.Errorf("the backups added %d and %d bytes", first.BytesAdded, second.BytesAdded)
+	}
+	list, err := r.Backups(t.Context(), backup.DatasetTag(d.ID), backup.VolumeTag("db"), backup.TagDrover)
+	must(t, err)
+	if len(list) != 3 {
+		t.Fatalf("got %d backups", len(list))
+	}
+	for i, c := range []struct {
+		op       dataset.Operation
+		text     string
+		snapshot uuid.UUID
+	}{{first, "first", uuid.Nil}, {second, "second", uuid.Nil}, {third, "first", snap.Operation.Snapshot.ID}} {
+		dir, rec := restored(t, r, c.op.Backup)
+		text, err := os.ReadFile(filepath.Join(dir, backup.DataName, "file"))
+		if err != nil || string(text) != c.text {
+			t.Errorf("%d: got %q, %v, want %q", i, text, err, c.text)
+		}
+		if rec.Volume != "db" || rec.Dataset != d.ID || rec.Profile.Name != "free" || rec.Size != d.Size ||
+			rec.Snapshot != c.snapshot || rec.Drover != "1.0.0" || rec.Taken.IsZero() {
+			t.Errorf("%d: the record is %+v", i, rec)
+		}
+		for _, b := range list {
+			if b.ID != c.op.Backup {
+				continue
+			}
+			want := backup.Tags{
+				Volume: "db", Dataset: d.ID, Operation: c.op.ID, Profile: "free", Snapshot: c.snapshot,
+			}
+			if got, ok := backup.ParseTags(b.Tags); !ok || got != want {
+				t.Errorf("%d: the tags are %+v, want %+v", i, got, want)
+			}
+			if (b.Parent != "") != (i > 0) || b.Time.Unix() != rec.Taken.Unix() {
+				t.Errorf("%d: got parent %q and time %s, want that of the record, %s", i, b.Parent, b.Time, rec.Taken)
+			}
+		}
+	}
+	wantNothingLeft(f.A)
+}
+
+// A run that was interrupted after it stored a backup is repeated: nobody knows whether that backup is complete. It is
+// replaced.
+func TestInterruptedBackupIsRepeated(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	d := f.A.NewVolume("db@free")
+	f.A.MustMount("db", "user")
+	f.A.WriteFile("db", "file", "text")
+	gone := f.A.DieAfter("commit", 1)
+	f.A.Fuse.Mu.Lock()
+	f.A.Fuse.Late = false // control does not get the report
+	f.A.Fuse.Mu.Unlock()
+	op := begin(f, "db", "")
+	agenttest.AwaitDeath(t, gone)
+	list, err := r.Backups(t.Context())
+	must(t, err)
+	if len(list) != 1 {
+		t.Fatalf("got %d backups before the restart", len(list))
+	}
+	f.A.Restart()
+	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
+		t.Fatalf("the backup is %s: %+v", op.State, op.Problem)
+	}
+	now, err := r.Backups(t.Context(), backup.DatasetTag(d.ID))
+	must(t, err)
+	if len(now) != 1 || now[0].ID != op.Backup || now[0].ID == list[0].ID || now[0].Parent != list[0].ID {
+		t.Errorf("got %+v, want backup %s with parent %s", now, op.Backup, list[0].ID)
+	}
+	wantNothingLeft(f.A)
+}
+
+// What a crash left is removed: the mount at the next start, before the pools are cleaned up, and then the clone and
+// the folder. A recorded dataset that a note names is kept.
+func TestLeftoversAreRemoved(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d, other := f.A.NewVolume("db@free"), f.A.NewVolume("other@free")
+	f.A.Stop()
+	f.A.Start()
+	leave := func(of, clone uuid.UUID) (data string) {
+		dir := filepath.Join(f.A.Root, "backups", of.String())
+		data = filepath.Join(dir, backup.DataName)
+		must(t, os.MkdirAll(data, 0o700))
+		note, err := json.Marshal(map[string]any{"format": 1, "pool": d.Pool, "clone": clone})
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, "clone.json"), note, 0o600))
+		return data
+	}
+	clone := d
+	clone.ID, clone.Size = uuid.New(), 0
+	_, err := f.A.Pool().Clone(t.Context(), clone, dataset.Source{Dataset: d.ID}, nil)
+	must(t, err)
+	mounted := leave(d.ID, clone.ID)
+	att, err := f.A.Pool().Attach(t.Context(), clone.ID, backends.AttachOptions{})
+	must(t, err)
+	must(t, unix.Mount(att.Mount.Source, mounted, att.Mount.FSType, unix.MS_RDONLY, strings.Join(att.Mount.Options, ",")))
+	must(t, att.Release())
+	leave(other.ID, other.ID)
+	leave(uuid.New(), uuid.New())
+	f.A.Restart()
+	agenttest.Await(t, func() bool {
+		names, err := filepath.Glob(filepath.Join(f.A.Root, "backups", "*"))
+		return err == nil && len(names) == 0
+	})
+	wantNothingLeft(f.A)
+	f.A.MustMount("other", "user")
+	f.A.MustUnmount("other", "user")
+}
+
+// Two backups run at a time, and one of a volume. The others wait, and can be cancelled meanwhile.
+func TestBackupsWait(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	for i := range 3 {
+		f.A.NewVolume(fmt.Sprintf("v%d@free", i))
+	}
+	free := f.A.Backups.Occupy()
+	ops := []dataset.Operation{begin(f, "v0", ""), begin(f, "v0", ""), begin(f, "v1", "")}
+	agenttest.Await(t, func() bool { return f.A.Operations.IsRunning(ops[0].ID) && f.A.Operations.IsRunning(ops[1].ID) })
+	_, err := f.Service.CancelOperation(t.Context(), ops[1].ID.String())
+	must(t, err)
+	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(ops[1].ID) })
+	free()
+	for i, want := range []dataset.OpState{dataset.OpDone, dataset.OpCancelled, dataset.OpDone} {
+		if got := f.AwaitEnd(ops[i]); got.State != want {
+			t.Errorf("%d: the backup is %s, want %s: %+v", i, got.State, want, got.Problem)
+		}
+	}
+	wantNothingLeft(f.A)
+}
+
+// A pool that copies a clone cannot give the content of one moment, except that of a snapshot.
+func TestBackupOfCopyingPool(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "dir", "loop")
+	r := newRepository(t, f)
+	f.A.NewVolume("db")
+	f.A.MustMount("db", "user")
+	f.A.WriteFile("db", "file", "text")
+	op := f.AwaitEnd(begin(f, "db", ""))
+	want := "backup of volume db to offsite: its pool copies the whole volume for a clone, and the volume can change " +
+		"meanwhile (back up a snapshot, with --snapshot, or use drover volume export)"
+	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrUnsupported.Code || op.Problem.Message != want {
+		t.Errorf("got %s: %+v, want %s", op.State, op.Problem, want)
+	}
+	f.A.MustUnmount("db", "user")
+	f.AwaitEnd(*f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "one"}).Operation)
+	dir, _ := restored(t, r, backUp(f, "db", "one").Backup)
+	if text, err := os.ReadFile(filepath.Join(dir, backup.DataName, "file")); err != nil || string(text) != "text" {
+		t.Errorf("got %q, %v", text, err)
+	}
+	wantNothingLeft(f.A)
+}
