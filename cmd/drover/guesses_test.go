@@ -201,7 +201,9 @@ var guesses = map[string]string{
 	"snapshot restore db@first":  "(use: drover snapshot restore db first); see",
 	"restore db first":           "use drover snapshot restore VOLUME SNAPSHOT",
 	"forget db first":            "use drover snapshot rm --dry-run VOLUME SNAPSHOT",
-	"backup db":                  "use drover volume export NAME -o FILE",
+	"backup db":                  "(to back up a volume: drover backup create db)",
+	"backup make db":             "drover backup create db",
+	"volume backup db":           "drover backup create db",
 
 	"events --volume db":       "drover events --filter=volume=db",
 	"events --type x":          "drover events --filter=type=x",

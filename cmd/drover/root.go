@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/backups"
 	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/doctor"
@@ -54,6 +55,7 @@ doctor that needs attention, 2 wrong usage.`,
 		profiles.Command(a),
 		pools.Command(a),
 		repositories.Command(a),
+		backups.Command(a),
 		verification.Command(a),
 		nodes.Command(a),
 		stores.Command(a),

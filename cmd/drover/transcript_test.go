@@ -161,6 +161,13 @@ var scenarios = map[string]func(c *console){
 		done.op.Change = "profile files, was gold; filesystem ext4, was xfs"
 		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
 	},
+	"backed-up": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind, done.op.Repository, done.op.Volume = dataset.OpBackup, "offsite", "db"
+		done.op.Backup, done.op.BytesAdded, done.op.DatasetRecord = strings.Repeat("1f2e3d4c", 8), 3<<20, nil
+		c.fake.operations = []dataset.Operation{done.op}
+		c.fake.outcome = api.Outcome{Volume: &c.fake.volumes[0], Operation: &done.op}
+	},
 	"unknown-node": func(c *console) {
 		c.fake.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrInvalid, `unknown node (available: host-a)`)}
 	},

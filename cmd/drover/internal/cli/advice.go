@@ -30,7 +30,6 @@ var advice = map[string]string{
 	"verify":  "use drover backend verify POOL for the storage, or drover doctor for the host",
 	"tag":     "use drover volume label NAME KEY=VALUE, or drover snapshot create VOLUME NAME",
 	"quota":   "use drover volume resize NAME SIZE",
-	"backup":  "use drover volume export NAME -o FILE for a volume, or drover store backup for the records",
 
 	"set": changeVolume, "change": changeVolume, "edit": changeVolume, "modify": changeVolume,
 	"volume set": changeVolume, "volume change": changeVolume, "volume edit": changeVolume,

@@ -32,6 +32,8 @@ var synonyms = map[string]string{
 	"snaps": "snapshot ls", "repositories": "repository ls", "repos": "repository ls",
 
 	"repository create": "repository add", "repository new": "repository add", "repository init": "repository add",
+	"backup make": "backup create", "backup new": "backup create", "backup add": "backup create",
+	"volume backup":   "backup create",
 	"repository make": "repository add", "repository verify": "repository check",
 
 	"snapshot size": "snapshot ls --size", "snapshot sizes": "snapshot ls --size", "snapshot du": "snapshot ls --size",

@@ -34,6 +34,10 @@ func unknownPlace(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 || isWord || dataset.CheckName(name) != nil {
 		return UnknownCommand(cmd, args...)
 	}
+	if c := childOf(cmd, "create"); c != nil && CommandName(cmd) == "backup" {
+		return UsageError(cmd, "unknown command %q for backup (to back up a volume: %s)", args[0],
+			shellLine([]string{c.CommandPath(), args[0]}))
+	}
 	for _, verb := range []string{"ls", "inspect"} {
 		c := childOf(cmd, verb)
 		switch {

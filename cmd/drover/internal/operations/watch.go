@@ -49,6 +49,11 @@ func operationForm(a *cli.App, op dataset.Operation) *show.Form {
 	if op.Snapshot != nil {
 		f.Add("Snapshot", op.Snapshot.ID.String())
 	}
+	f.Add("Repository", op.Repository)
+	f.Add("Backup", op.Backup)
+	if op.Backup != "" && op.Kind == dataset.OpBackup {
+		f.Add("Added", dataset.Size(op.BytesAdded).Human())
+	}
 	f.Add("Started", show.When(a.Now(), op.Created))
 	f.Add("Ended", show.When(a.Now(), op.Ended))
 	return f
