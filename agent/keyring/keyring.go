@@ -4,12 +4,12 @@
 // the data key, wrapped by a key of the operator. The profile says where the operator's key is. Drover does not store
 // the operator's key, and reads it each time.
 //
-// The backends call Keyring as backends.Keys. Package operation calls Seal, Wrap, OperatorKey and BorrowKey, and
-// package replication calls UpdateCopyKey, both through functions or interfaces that package agent passes. Package move
-// calls BorrowKey and CanOpen, package doctor reads keys with OperatorKey, and package cleanup asks BorrowsKey.
-// Packages pool and pooladmin pass Keyring to the backends when they open a pool. Package agent makes it. The only
-// state is the table of borrowed keys, in memory, protected by a mutex. Where an operator's key comes from is in
-// package internal/keys; which record a data key is taken from is in DataKey.
+// The backends call Keyring as backends.Keys. Package operation calls Seal, Wrap, OperatorKey and BorrowKey, package
+// backup calls BorrowKey, and package replication calls UpdateCopyKey, all through functions or interfaces that package
+// agent passes. Package move calls BorrowKey and CanOpen, package doctor reads keys with OperatorKey, and package
+// cleanup asks BorrowsKey. Packages pool and pooladmin pass Keyring to the backends when they open a pool. Package
+// agent makes it. The only state is the table of borrowed keys, in memory, protected by a mutex. Where an operator's
+// key comes from is in package internal/keys; which record a data key is taken from is in DataKey.
 package keyring
 
 import (

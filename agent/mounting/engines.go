@@ -14,12 +14,12 @@
 // handover and replication also call Unmounter, and operation and replication remove uses in UseTable. Packages
 // operation and move freeze a dataset for a snapshot with Quiescer, and read datasets that are not mounted with
 // OpenRoot. Package operation reserves datasets with Reservations. Package replication mounts superseded heads with
-// Mounter. Package volume finds mounted volumes in Mounter and SharedMountTable, and shows their uses. Packages
-// operation, replication and volume get most of these methods from package agent as functions. Package controlsync
-// applies control's records to SharedMounter, calls Resolver.FindLostUses, and reports the uses and what Disks finds.
-// Packages doctor, generation and pooladmin ask which datasets are in use. Package lostwrites registers its flushes
-// with Flushes. The start of the agent calls Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue and
-// Unmounter.UnmountIdle.
+// Mounter, and package backup mounts clones with MountPrivate. Package volume finds mounted volumes in Mounter and
+// SharedMountTable, and shows their uses. Packages operation, replication, backup and volume get most of these methods
+// from package agent as functions. Package controlsync applies control's records to SharedMounter, calls
+// Resolver.FindLostUses, and reports the uses and what Disks finds. Packages doctor, generation and pooladmin ask which
+// datasets are in use. Package lostwrites registers its flushes with Flushes. The start of the agent calls
+// Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountIdle.
 //
 // The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and SharedMountTable
 // keep their values in memory too. The other state is only in memory: the running flushes (Flushes), the reservations

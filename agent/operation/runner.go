@@ -5,19 +5,20 @@
 // a create. Executor executes the operations that control has recorded for this node, by their kind:
 // controlsync.Follower calls it, and package volume for the deletes of an engine. Each kind is a method of
 // DatasetMaker, Importer, Snapshotter, Reshaper, Rekeyer, Converter or Remover. Package agent registers these methods,
-// and those of package move, in the map Handlers. To add a kind, write such a method and add it to that map. Exporter
-// reads volumes for users, and Importer.ImportArchive makes volumes of their archives: package agent calls both for the
-// API.
+// and those of packages move, handover and backup, in the map Handlers. To add a kind, write such a method and add it
+// to that map. Exporter reads volumes for users, and Importer.ImportArchive makes volumes of their archives: package
+// agent calls both for the API.
 //
 // Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets locks datasets for
 // the operations that change them, and RecordWriter writes the record beside their data. Sizes resizes datasets.
 // Packages move, handover, cleanup and pooladmin use Datasets, Sizes, RecordWriter or Runner for their own changes, and
 // package doctor reads Datasets. Package controlsync also uses Runner, RecordWriter and Sizes: it cancels operations,
 // has changed records written, and reports deferred resizes. Through functions, package replication calls RecordWriter
-// and Sizes, package mounting asks Conversions before a mount (CheckMount), and controlsync calls Converter.Settle.
-// Package doctor also reports the deferred resizes and the pending purges. Package cleanup asks Conversions which new
-// datasets it must keep, package move completes the records of its snapshots with Snapshotter and Sizes, and package
-// pooladmin starts the purges of an accepted pool with Executor.
+// and Sizes, package backup calls Datasets, Exporter.Clone and Runner.Report, package mounting asks Conversions before
+// a mount (CheckMount), and controlsync calls Converter.Settle. Package doctor also reports the deferred resizes and
+// the pending purges. Package cleanup asks Conversions which new datasets it must keep, package move completes the
+// records of its snapshots with Snapshotter and Sizes, and package pooladmin starts the purges of an accepted pool with
+// Executor.
 //
 // Four types have state, each under a mutex. Runner has the running operations, and when control last refused the
 // status in a report (olderControl). Remover has the purges that could not be executed yet. Sizes has the deferred

@@ -8,10 +8,10 @@
 // Package agent makes these types. Operations, moves and mounts get a pool from Pools, and packages cleanup, handover,
 // doctor and registration read its table. Prober is called after a disk error, by packages mounting and generation and
 // through a function by operation.Runner, and at each heartbeat. Packages operation, move, replication and doctor ask
-// Space, and operation reserves sizes in Provisioning. Packages lostwrites, offline and volume ask Pools through
-// functions. The daemon passes the pools of drover.yaml (Config). Package controlsync reports the pools with each
-// heartbeat, pooladmin makes and removes pools as an operator asks, and generation finds pools whose disk was restored
-// from an older backup.
+// Space, and operation reserves sizes in Provisioning. Packages backup, lostwrites, offline and volume ask Pools
+// through functions or an interface. The daemon passes the pools of drover.yaml (Config). Package controlsync reports
+// the pools with each heartbeat, pooladmin makes and removes pools as an operator asks, and generation finds pools
+// whose disk was restored from an older backup.
 //
 // The package owns the table of pools in memory (see table and Pool), and the keys pools/ and making/ of the agent's
 // database; pooladmin.Creator also writes the record of an adopted pool to pools/. The mutex of the table protects the

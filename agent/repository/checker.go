@@ -1,5 +1,5 @@
 // Package repository opens and checks repositories for backups. Package agent calls it, for the requests of an
-// operator.
+// operator, and passes Checker.Restic to package backup.
 //
 // The records of repositories belong to control, which never opens a repository. A node opens it with a password and
 // credentials that only the node can read. The package records nothing besides the folder of restic's cache, which can
