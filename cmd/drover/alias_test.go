@@ -82,7 +82,6 @@ func TestWrongGuesses(t *testing.T) {
 		"clone create db copy":                    "unexpected argument: copy (use: drover clone db copy); see",
 		"clone db before copy":                    "unexpected argument: copy (use: drover clone db@before copy); see",
 		"clone db copy --snapshot before":         "drover clone VOLUME@SNAPSHOT NEW",
-		"snapshot restore db@before":              "missing argument: SNAPSHOT (use: drover snapshot restore db before); see",
 		"volume import db /srv/x":                 "use: drover volume import db --from /srv/x",
 		"pool rm main --force":                    "unknown flag: --force (only an empty pool is removed: ",
 		"pool rm main -f":                         "unknown flag: -f (only an empty pool is removed: ",

@@ -64,3 +64,20 @@ func TestExportToFile(t *testing.T) {
 		t.Errorf("exit %d, %s", code, con.err.String())
 	}
 }
+
+// TestImportFromArchive: the name of a tar archive of this host is enough, and the archive is sent as with --from -.
+func TestImportFromArchive(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "db.tar")
+	if err := os.WriteFile(file, []byte("tar"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := theWorld()
+	con := newConsole(f)
+	code := con.run(t, "volume", "import", "db@gold", "--from", file)
+	if code != 0 || len(f.asked) != 1 || !strings.Contains(f.asked[0], `"db@gold"} "3 bytes"`) {
+		t.Errorf("exit %d, requests %q, err %q", code, f.asked, con.err.String())
+	}
+	if code := con.run(t, "volume", "import", "db@gold", "--from", file, "--detach"); code != 2 {
+		t.Errorf("a detached import of an archive: exit %d", code)
+	}
+}

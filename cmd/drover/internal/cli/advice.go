@@ -51,7 +51,7 @@ var advice = map[string]string{
 	"send":      "use drover volume move NAME NODE, or drover volume export NAME -o FILE",
 	"receive":   "use drover volume import SPEC --from - < FILE",
 	"replicate": replicasInProfile,
-	"encrypt":   "encryption belongs to a profile of a new volume, in profiles.yaml: encryption",
+	"encrypt":   encryptByProfile,
 	"metrics":   "start the service with --metrics-listen 127.0.0.1:9469, and read /metrics there",
 	"attach":    "start a container with the volume: docker run -v NAME:/PATH IMAGE",
 	"detach":    "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
@@ -71,7 +71,7 @@ var advice = map[string]string{
 	"volume tag":          "use drover volume label NAME KEY=VALUE",
 	"volume profile":      "use drover volume set-profile NAME PROFILE, or drover volume inspect NAME to see it",
 	"volume replicate":    replicasInProfile,
-	"volume encrypt":      "encryption belongs to a profile of a new volume, in profiles.yaml: encryption",
+	"volume encrypt":      encryptByProfile,
 	"volume quota":        "use drover volume resize NAME SIZE",
 	"alerts":              alertRules,
 	"rules":               alertRules,
@@ -112,7 +112,7 @@ var advice = map[string]string{
 	"snapshot name":     "a snapshot keeps its name; drover snapshot create VOLUME NAME takes another",
 	"snapshot rename":   "a snapshot keeps its name; drover snapshot create VOLUME NAME takes another",
 	"snapshot schedule": scheduleInProfile,
-	"snapshot prune":    "the profile of a volume says which scheduled snapshots stay: snapshots.keep in profiles.yaml",
+	"snapshot prune":    pruneSnapshots,
 	"snapshot export":   "use drover volume export VOLUME --snapshot NAME -o FILE",
 	"snapshot mount":    "use drover clone VOLUME@SNAPSHOT NEW, and start a container with the new volume",
 
@@ -169,7 +169,8 @@ var advice = map[string]string{
 	"node join":        joinNode,
 	"node update":      "use drover node cordon NAME, drover node drain NAME or drover node label NAME KEY=VALUE",
 	"node evict":       "use drover node drain NAME",
-	"node maintenance": "use drover node drain NAME, and later drover node uncordon NAME",
+	"node maintenance": maintenance,
+	"maintenance":      maintenance,
 	"node resume":      "use drover node uncordon NAME",
 
 	"trash rm --force":      "the command asks for a confirmation, and --yes skips it",
@@ -227,10 +228,23 @@ const changeVolume = "use drover volume resize NAME SIZE, drover volume set-prof
 	"label NAME KEY=VALUE"
 
 // placedByProfile is the advice for a user who wants to choose the node of a new volume.
-const placedByProfile = "the profile chooses the node: use -o pool=POOL, or later drover volume move NAME NODE"
+const placedByProfile = "the node where the command runs keeps the volume, if its pools suit the profile: run it on " +
+	"that node, or use -o pool=POOL, or later drover volume move NAME NODE"
+
+// pruneSnapshots is the advice for a user who wants to delete old snapshots.
+const pruneSnapshots = "the profile of a volume says which scheduled snapshots stay: snapshots.keep in " +
+	"profiles.yaml; for others: drover snapshot ls VOLUME --filter kind=manual, and drover snapshot rm --dry-run " +
+	"VOLUME SNAPSHOT"
+
+// maintenance is the advice for a user who wants to work on a node.
+const maintenance = "use drover node drain NAME, and later drover node uncordon NAME"
 
 // replicasInProfile is the advice for a user who asks for replicas of one volume.
 const replicasInProfile = "replicas belong to a profile, in profiles.yaml: use drover volume set-profile NAME PROFILE"
+
+// encryptByProfile is the advice for a user who wants to encrypt a volume.
+const encryptByProfile = "encryption belongs to a profile, in profiles.yaml: encryption; drover volume set-profile " +
+	"--dry-run NAME PROFILE shows how an existing volume gets it, by a copy"
 
 // diffOfFiles is the advice for a user who asks which files differ between two snapshots.
 const diffOfFiles = "it counts bytes; to compare files, mount a writable copy: drover clone VOLUME@SNAPSHOT NEW"
@@ -291,18 +305,17 @@ func argumentAdvice(cmd *cobra.Command, args []string) string {
 	if len(args) > 1 {
 		second = args[1]
 	}
-	volume, after, at := "", "", false
-	if len(args) > 0 {
-		volume, after, at = strings.Cut(args[0], "@")
-	}
+	at := len(args) > 0 && strings.Contains(args[0], "@")
 	_, sizeErr := dataset.ParseSize(second)
 	switch name := CommandName(cmd); {
 	case name == "clone" && len(args) == 3 && (args[0] == "create" || args[0] == "volume" || args[0] == "snapshot"):
 		return use(args[1:]...)
 	case name == "clone" && len(args) == 3:
 		return use(args[0]+"@"+args[1], args[2])
-	case name == "snapshot restore" && len(args) == 1 && at:
-		return use(volume, after)
+	case (name == "serve" || name == "agent" || name == "control" || name == "guard") && len(args) > 0:
+		return "it starts a service; drover status shows the state of all"
+	case (name == "operation watch" || name == "operation cancel" || name == "operation inspect") && len(args) == 0:
+		return "drover operation ls lists them"
 	case name == "volume create" && len(args) == 2 && sizeErr == nil:
 		return use(args[0], "-o", "size="+second)
 	case name == "volume create" && len(args) == 2 && strings.Contains(second, "="):

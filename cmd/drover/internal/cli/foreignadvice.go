@@ -60,11 +60,34 @@ var foreignAdvice = map[string]string{
 	"pool rescan":            "use drover pool adopt PATH for a pool of another host; others need no scan",
 	"pool offline":           "a pool is offline while its disk is absent; drover pool inspect NAME shows why",
 	"pool online":            "a pool is online again when its disk is; drover pool inspect NAME shows why it is not",
-	"pool replace":           emptyPool,
+	"pool replace":           replaceDisk,
+	"replace":                replaceDisk,
+	"audit":                  auditLog,
+	"audit-log":              auditLog,
+	"qos":                    speedInProfile,
+	"iops":                   speedInProfile,
+	"leader":                 "use drover status: it names each control replica and Consul server with a problem",
+	"node failover":          lostNode,
+	"node lost":              lostNode,
+	"node join-token":        joinNode,
+	"node invite":            joinNode,
+	"ca ls":                  certificates,
+	"ca show":                certificates,
+	"ca inspect":             certificates,
+	"ca status":              certificates,
+	"ca info":                certificates,
+	"ca check":               certificates,
+	"ca expiry":              certificates,
+	"certificate":            certificates,
+	"certificates":           certificates,
+	"version --all":          "use drover node ls for the versions of all nodes",
+	"version -a":             "use drover node ls for the versions of all nodes",
+	"doctor --fix":           "doctor changes nothing; each finding has its next command",
+	"doctor --repair":        "doctor changes nothing; each finding has its next command",
 	"pool move":              emptyPool,
 	"join":                   joinNode,
 	"token":                  joinNode,
-	"node enter-maintenance": "use drover node drain NAME, and later drover node uncordon NAME",
+	"node enter-maintenance": maintenance,
 	"node disable":           "use drover node cordon NAME",
 	"node enable":            "use drover node uncordon NAME",
 	"node ps":                "use drover volume ls --filter node=NAME",
@@ -75,8 +98,8 @@ var foreignAdvice = map[string]string{
 	"store check":            "use drover doctor, or drover status",
 	"store verify":           "use drover doctor, or drover status",
 	"store status":           "use drover status",
-	"cert":                   "use drover ca issue for a new certificate, or drover ca rotate for a new authority",
-	"certs":                  "use drover ca issue for a new certificate, or drover ca rotate for a new authority",
+	"cert":                   certificates,
+	"certs":                  certificates,
 	"ca renew":               "nodes renew their certificates; use drover ca rotate for a new authority",
 	"user":                   accessByCertificate,
 	"role":                   accessByCertificate,
@@ -103,6 +126,21 @@ var foreignAdvice = map[string]string{
 	"volume discard":         "use drover volume superseded ls, or drover volume rm --dry-run NAME",
 	"discard":                "use drover volume superseded ls, or drover volume rm --dry-run NAME",
 }
+
+// replaceDisk is the advice for a user whose disk failed.
+const replaceDisk = "drover status has the next command for a pool without its disk, and drover pool create makes a " +
+	"pool on the new one; a volume leaves a pool by a copy: drover volume export NAME | drover volume import " +
+	"NEW@PROFILE -o pool=POOL --from -"
+
+// auditLog is the advice for a user who looks for what somebody did.
+const auditLog = "each change is in audit.log, in the root folder of the service: grep NAME /var/lib/drover/audit.log"
+
+// lostNode is the advice for a user whose node is gone.
+const lostNode = "if the node is lost, use drover node drain NAME; its --help says how"
+
+// certificates is the advice for a user who looks for certificates.
+const certificates = "drover status names certificates that expire soon; nodes renew theirs; drover ca issue makes " +
+	"one for a person, and drover ca rotate replaces the authority"
 
 // ownerInProfile is the advice for a user who wants another owner of a volume.
 const ownerInProfile = "the owner belongs to a profile of a new volume, in profiles.yaml: owner; a container can " +

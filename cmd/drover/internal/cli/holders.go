@@ -45,9 +45,11 @@ func (a *App) PrintError(ctx context.Context, err error) {
 }
 
 // withHolders adds the holders of the requested volume to an error that says that it is in use. Control decides some
-// requests from the reports of nodes, and cannot examine a host. If the home is another node, the error names it.
+// requests from the reports of nodes, and cannot examine a host. If the home is another node, the error names it. A
+// superseded copy is not on the home, so an error about it stays as it is.
 func withHolders(ctx context.Context, c Remote, req api.Request, err error) error {
-	if !errors.Is(err, dataset.ErrInUse) || dataset.HoldersOf(err) != nil || req.Volume == "" {
+	if !errors.Is(err, dataset.ErrInUse) || dataset.HoldersOf(err) != nil || req.Volume == "" ||
+		req.Kind == dataset.OpDiscard {
 		return err
 	}
 	held, heldErr := c.VolumeHolders(ctx, req.Volume)

@@ -56,6 +56,13 @@ func TestRefusalSaysWhoUses(t *testing.T) {
 			t.Errorf("%s: kind %v, %q, want %q", name, dataset.KindOf(err), out.String(), c.want)
 		}
 	}
+	// The home does not know who has mounted a superseded copy, which is on another node.
+	req := api.Request{Kind: dataset.OpDiscard, Volume: "db"}
+	err := withHolders(t.Context(), home{err: dataset.ErrUnsupported}, req, inUse)
+	var elsewhere *elsewhereError
+	if errors.As(err, &elsewhere) || !errors.Is(err, inUse) {
+		t.Errorf("a superseded copy in use: %v", err)
+	}
 }
 
 // TestHolderLines: each holder has a line, with the name of its container if the engine knows the name. Each part that

@@ -17,7 +17,7 @@ var synonyms = map[string]string{
 	"destroy": "rm", "drop": "rm", "del": "rm", "erase": "rm",
 	"undelete": "trash restore", "untrash": "trash restore", "recycle": "trash ls", "deleted": "trash ls",
 	"df": "pool ls", "free": "pool ls", "space": "pool ls", "capacity": "pool ls", "disk": "pool ls",
-	"du": "volume ls", "usage": "volume ls", "ps": "volume ls", "top": "volume stats", "iostat": "volume stats",
+	"du": "volume ls", "usage": "volume ls", "ps": "inspect", "top": "volume stats", "iostat": "volume stats",
 	"migrate": "volume move", "copy": "clone", "cp": "clone", "fork": "clone",
 	"dump": "volume export", "save": "volume export", "load": "volume import",
 	"lock":  "volume protect",

@@ -99,7 +99,8 @@ type OfNode struct {
 }
 
 // Merge returns the findings of nodes, sorted. Findings that differ only in the node become one. The subject names the
-// nodes, unless local is the only one.
+// nodes, unless local is the only one. A finding about a control replica is what a node sees of it, so its subject says
+// which nodes those are.
 func Merge(all []OfNode, local string) []api.Finding {
 	nodes := map[api.Finding][]string{}
 	var order []api.Finding
@@ -114,7 +115,11 @@ func Merge(all []OfNode, local string) []api.Finding {
 	out := make([]api.Finding, 0, len(order))
 	for _, f := range order {
 		if names := nodes[f]; len(names) > 1 || names[0] != local {
-			f.Subject += " on " + Few(names)
+			where := " on "
+			if strings.HasPrefix(f.Subject, "control https:") {
+				where = ", seen from "
+			}
+			f.Subject += where + Few(names)
 		}
 		out = append(out, f)
 	}

@@ -2,6 +2,7 @@ package profiles
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -20,30 +21,39 @@ import (
 
 func newProfileCheckCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "check FILE",
+		Use:   "check [FILE]",
 		Short: "Check a profiles file before the server reads it",
-		Long: `Check a profiles file before the server reads it, and show the profiles. All
-mistakes are listed with file, line and column, including settings that no
-backend can satisfy. If a server responds, pools that no node has are listed,
-and for root also the key files that are missing on this host. Whether the
-existing pools satisfy a profile is checked when a volume is created.`,
-		Args: cli.Args(1),
+		Long: `Check a profiles file before the server reads it, and show the profiles. FILE
+is /etc/drover/profiles.yaml if it is left out. All mistakes are listed with
+file, line and column, including settings that no backend can satisfy. If a
+server responds, pools that no node has are listed, and for root also the key
+files that are missing on this host. Whether the existing pools satisfy a
+profile is checked when a volume is created.`,
+		Args: cli.Args(0),
 	}
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		src, err := os.ReadFile(args[0])
+		file := settings.DefaultProfiles
+		if len(args) > 0 {
+			file = args[0]
+		}
+		src, err := os.ReadFile(file)
+		if len(args) == 0 && errors.Is(err, os.ErrNotExist) {
+			return dataset.Errorf(dataset.ErrNotFound, "there is no %s: the built-in profiles are used (to check "+
+				"another file, name it)", file)
+		}
 		if err != nil {
 			return err
 		}
-		set, err := profiles.Parse(args[0], src, settings.ProfileCheck(settings.Backends()))
+		set, err := profiles.Parse(file, src, settings.ProfileCheck(settings.Backends()))
 		if err != nil {
-			return printMistakes(a, args[0], strictyaml.All(err))
+			return printMistakes(a, file, strictyaml.All(err))
 		}
 		list := api.ListedProfiles(set.All(), set.Default())
 		if o.JSON() {
 			return show.List(a.Out, list)
 		}
-		if err := a.PrintLine("%s is valid; the default is %s", args[0], set.Default()); err != nil {
+		if err := a.PrintLine("%s is valid; the default is %s", file, set.Default()); err != nil {
 			return err
 		}
 		for _, p := range set.All() {

@@ -58,6 +58,12 @@ A and B are unique prefixes of UUIDs or, with a volume, names.`,
 // snapshot if a snapshot has that UUID. Otherwise it is the volume with that name. If neither exists, diffArgs fails.
 func diffArgs(cmd *cobra.Command, c cli.Remote, flag string, args []string) (volume string, points []string,
 	err error) {
+	if flag == "" && len(args) == 1 {
+		args = splitName(args)
+		if len(args) == 2 {
+			return args[0], []string{args[1], ""}, nil
+		}
+	}
 	first := 0
 	switch {
 	case len(args) == 3 && flag != "":

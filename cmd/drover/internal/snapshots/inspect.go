@@ -1,6 +1,8 @@
 package snapshots
 
 import (
+	"strings"
+
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
@@ -53,8 +55,20 @@ func volumeFlag(a *cli.App, cmd *cobra.Command) *string {
 	return volume
 }
 
-// snapshotArgs parses [VOLUME] ID. The volume may also be given by the flag.
+// splitName returns VOLUME and SNAPSHOT for the single argument VOLUME@SNAPSHOT, and any other arguments unchanged.
+// zfs, and drover clone, name a snapshot like this.
+func splitName(args []string) []string {
+	if len(args) == 1 {
+		if volume, name, at := strings.Cut(args[0], "@"); at && volume != "" && name != "" {
+			return []string{volume, name}
+		}
+	}
+	return args
+}
+
+// snapshotArgs parses [VOLUME] ID, or VOLUME@SNAPSHOT. The volume may also be given by the flag.
 func snapshotArgs(cmd *cobra.Command, flag string, args []string) (volume, id string, err error) {
+	args = splitName(args)
 	if len(args) == 1 {
 		return flag, args[0], nil
 	}

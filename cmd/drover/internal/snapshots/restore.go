@@ -17,13 +17,17 @@ func newSnapshotRestoreCmd(a *cli.App) *cobra.Command {
 		Short: "Restore a volume to one of its snapshots",
 		Long: `Restore a volume to one of its snapshots. The volume must not be in use. Its
 current data is saved as a snapshot first, and newer snapshots stay, so the
-restore can be undone.`,
-		Args:              cli.Args(2),
+restore can be undone. VOLUME@SNAPSHOT is accepted as well.`,
+		Example: `  drover snapshot restore db before-upgrade`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			return cli.Args(2)(cmd, splitName(args))
+		},
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.SnapshotWords),
 	}
 	o := cli.WorkFlags(cmd, false)
 	cli.DryRunFlag(cmd, o)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		args = splitName(args)
 		req := api.Request{Kind: dataset.OpRestore, Volume: args[0], Snapshot: args[1]}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)

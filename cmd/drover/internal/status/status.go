@@ -136,7 +136,7 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 	if len(failed) == 0 {
 		return r
 	}
-	for _, err := range causes(known.Health, failed) { // NewReport leaves out repeated ones
+	for _, err := range causes(known.Health, known.Doctor, failed) { // NewReport leaves out repeated ones
 		r.Findings = append(r.Findings, unread(a, err))
 	}
 	return NewReport(known, r.Findings)
@@ -224,11 +224,14 @@ func readOperations(ctx context.Context, c cli.Remote) (ops []dataset.Operation,
 }
 
 // causes returns the errors of lists that need a finding. All lists for which the server or the store is unavailable
-// have one cause. It needs no finding if the state of the store names it. A finding about a record that cannot be read
-// is no such cause.
-func causes(health *api.ClusterHealth, failed []error) (out []error) {
-	named := health != nil && slices.ContainsFunc(health.Store.Findings,
-		func(f api.Finding) bool { return f.Level == findings.Error && f.Subject == "store" })
+// have one cause. It needs no finding if the state of the store names it, or if doctor on this host found that control
+// does not respond. A finding about a record that cannot be read is no such cause.
+func causes(health *api.ClusterHealth, doctor []api.Finding, failed []error) (out []error) {
+	isError := func(subject string) func(api.Finding) bool {
+		return func(f api.Finding) bool { return f.Level == findings.Error && f.Subject == subject }
+	}
+	named := health != nil && slices.ContainsFunc(health.Store.Findings, isError("store")) ||
+		slices.ContainsFunc(doctor, isError("control"))
 	var unavailable error
 	for _, err := range failed {
 		switch {

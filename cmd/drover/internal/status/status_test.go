@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/findings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -119,15 +120,18 @@ func TestCauseIsReportedOnce(t *testing.T) {
 	}}}
 	for name, c := range map[string]struct {
 		health *api.ClusterHealth
+		doctor []api.Finding
 		want   string
 	}{
-		"health unknown": {nil, "damaged; nodes: control does not answer"},
-		"store is well":  {&api.ClusterHealth{}, "damaged; nodes: control does not answer"},
-		"store is named": {store, "damaged"},
-		"other finding":  {damaged, "damaged; nodes: control does not answer"},
+		"health unknown":   {nil, nil, "damaged; nodes: control does not answer"},
+		"store is well":    {&api.ClusterHealth{}, nil, "damaged; nodes: control does not answer"},
+		"store is named":   {store, nil, "damaged"},
+		"other finding":    {damaged, nil, "damaged; nodes: control does not answer"},
+		"control is named": {nil, []api.Finding{{Level: findings.Error, Subject: "control"}}, "damaged"},
+		"control responds": {nil, []api.Finding{{Level: findings.OK, Subject: "control"}}, "damaged; nodes: control does not answer"},
 	} {
 		var texts []string
-		for _, err := range causes(c.health, failed) {
+		for _, err := range causes(c.health, c.doctor, failed) {
 			texts = append(texts, err.Error())
 		}
 		if got := strings.Join(texts, "; "); got != c.want {

@@ -23,7 +23,8 @@ func newVolumeImportCmd(a *cli.App) *cobra.Command {
 		Use:   "import SPEC",
 		Short: "Create a volume from a folder, a Docker volume or a tar archive",
 		Long: `Create a volume and copy data into it: a folder of this host, a volume of
-Docker's driver local (docker:VOLUME), or a tar archive on standard input (-).
+Docker's driver local (docker:VOLUME), or a tar archive: FILE.tar of this host,
+or on standard input (-).
 Owners, modes, extended attributes, hard links and holes are kept. The source is
 not changed. A folder with another filesystem mounted in it is refused, because
 the copy would be incomplete. A folder that contains a pool or Drover's root
@@ -41,8 +42,8 @@ writers, or use --live to copy anyway.`,
 	cmd.Args = makeArgs(1, opts)
 	var from string
 	var live bool
-	cmd.Flags().StringVar(&from, "from", "", "a `PATH` on the server's host, docker:VOLUME, or - for a tar "+
-		"archive on standard input")
+	cmd.Flags().StringVar(&from, "from", "", "a `PATH` on the server's host, docker:VOLUME, FILE.tar, or - "+
+		"for a tar archive on standard input")
 	cmd.Flags().BoolVar(&live, "live", false, "copy even if the source may change")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, help := opts["help"]; help {
@@ -60,7 +61,13 @@ writers, or use --live to copy anyway.`,
 			return cli.UsageError(cmd, "standard input is a terminal and not a tar archive (use drover volume "+
 				"import %s --from - < FILE)", args[0])
 		case from == "-":
-			return importTar(cmd.Context(), a, o, req)
+			return importTar(cmd.Context(), a, o, req, a.In)
+		case isArchive(a, from) && !o.Detach && !live:
+			f, err := os.Open(from)
+			if err != nil {
+				return err
+			}
+			return errors.Join(importTar(cmd.Context(), a, o, req, f), f.Close())
 		}
 		var err error
 		from = strings.TrimPrefix(from, "file://")
@@ -115,8 +122,14 @@ func checkFolder(a *cli.App, spec, from string) error {
 	return nil // the server finds out
 }
 
-// importTar imports a tar archive from standard input.
-func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request) error {
+// isArchive reports whether a path names a tar archive of this host, judged by its name.
+func isArchive(a *cli.App, path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && a.SameHost() && info.Mode().IsRegular() && strings.HasSuffix(path, ".tar")
+}
+
+// importTar imports a tar archive from in.
+func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request, in io.Reader) error {
 	c, err := a.Connect()
 	if err != nil {
 		return err
@@ -126,7 +139,7 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request) 
 	req.ID = a.NewID()
 	m := a.Meter("import "+req.Volume, o.Quiet)
 	d, err := c.Import(ctx, req, &progress.Reader{
-		R: a.In, Meter: m, At: dataset.Progress{Step: "sending the archive", Total: Left(a.In)},
+		R: in, Meter: m, At: dataset.Progress{Step: "sending the archive", Total: Left(in)},
 	})
 	m.Close()
 	switch {
