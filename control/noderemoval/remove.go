@@ -219,7 +219,7 @@ func remainingHomes(n dataset.Node, homes []string) error {
 		homes, more = homes[:homesShown], " and others"
 	}
 	slices.Sort(homes)
-	return dataset.Errorf(dataset.ErrInUse, "node %s is the home of %s%s: move them first (drover volume move), "+
+	return dataset.Errorf(dataset.ErrInUse, "node %s is the home of %s%s: move them first (drover node drain %[1]s), "+
 		"or use --force to revoke its certificate now: then it stays in the store until they have another home",
 		n.Name, strings.Join(homes, ", "), more)
 }

@@ -67,6 +67,9 @@ func TestPlacement(t *testing.T) {
 		t.Errorf("pool fast belongs to beta, and the volume is placed on %s", op.Node)
 	}
 	a.MustRefusePlan(controltest.Create("db3", "pool=fats"), dataset.ErrInvalid, `unknown pool "fats" (available: fast, plain)`)
+	imported := controltest.Create("db3", "pool=fats") // the node with the files must have the pool
+	imported.Kind, imported.Path = dataset.OpImport, "/srv"
+	a.MustRefusePlan(imported, dataset.ErrInvalid, `unknown pool "fats" (available: fast, plain)`)
 
 	pools, err := e.Pools(e.Ctx)
 	if err != nil || len(pools) != 4 {

@@ -53,6 +53,13 @@ func (s *Placer) Place(t *record.Tx, o placement.Requirement) (c placement.Candi
 			return c, dependOnPool(t, c)
 		}
 		if o.RequesterOnly {
+			all, err := s.Sites(t)
+			if err != nil {
+				return c, err
+			}
+			if err := unknownPool(all, s.Reports.FailedPools(), o.Profile.Pool); err != nil {
+				return c, err
+			}
 			return c, s.SuggestOthers(t, placement.NoPoolError(sites, o), sites, o)
 		}
 	}

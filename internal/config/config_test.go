@@ -86,7 +86,7 @@ func TestParseRefuses(t *testing.T) {
 				`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (available: ca, cgroup_parents, control, fence_programs, labels, list, listen, metrics, pools, publish_facts, store, transfers) in "pool: []"`,
 			},
 		},
-		"store": {"store: consul\n", []string{"d.yaml:1:8: store: expected a mapping, not a text in " +
+		"store": {"store: consul\n", []string{"d.yaml:1:8: store: expected a mapping, not a text (keys: consul) in " +
 			"\"store: consul\""}},
 		"no kind": {
 			"store: {}\n",
@@ -226,10 +226,10 @@ func TestParseRefuses(t *testing.T) {
 				`d.yaml:2:1: labels: it has no value: add one, or omit the key in "labels:"`,
 			},
 		},
-		"a list": {"- a\n", []string{`d.yaml:1:1: expected a mapping, not a list in "- a"`}},
+		"a list": {"- a\n", []string{`d.yaml:1:1: expected a mapping, not a list (keys: ca, cgroup_parents, control, fence_programs, labels, list, listen, metrics, pools, publish_facts, store, transfers) in "- a"`}},
 		"pools is a map": {"pools: {a: 1}\n", []string{"d.yaml:1:8: pools: expected a list, not a mapping in " +
 			"\"pools: {a: 1}\""}},
-		"pool is a text": {"pools: [a]\n", []string{"d.yaml:1:9: pools[0]: expected a mapping, not a text in " +
+		"pool is a text": {"pools: [a]\n", []string{"d.yaml:1:9: pools[0]: expected a mapping, not a text (keys: backend, devices, image, name, overcommit, path, trim) in " +
 			"\"pools: [a]\""}},
 		"pool of null": {"pools: [~]\n", []string{`d.yaml:1:9: pools[0]: a pool needs a name in "pools: [~]"`}},
 		"no path": {

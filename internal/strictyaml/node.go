@@ -168,6 +168,11 @@ func (n Node) Fields() ([]Field, error) {
 // known key. The keys of later are refused too, each with its text as the error. A key without a value is also a
 // mistake, because its author probably forgot the value. If there are mistakes, Keys still returns the other keys.
 func (n Node) Keys(known []string, later map[string]string) (map[string]Node, error) {
+	switch v := n.value().(type) {
+	case nil, *ast.NullNode, *ast.MappingNode, *ast.MappingValueNode:
+	default:
+		return nil, n.Errorf("expected a mapping, not %s (keys: %s)", kind(v), dataset.FormatChoices(known))
+	}
 	fields, err := n.Fields()
 	if err != nil {
 		return nil, err
