@@ -34,7 +34,7 @@ type drill struct {
 
 // drills are the drills of all operations. If a drill needs a volume, "base" exists with a snapshot "first".
 func drills() []drill {
-	return slices.Concat(makingDrills(), snapshotDrills(), endingDrills(), mountDrills(), poolDrills())
+	return slices.Concat(makingDrills(), snapshotDrills(), backupDrills(), endingDrills(), mountDrills(), poolDrills())
 }
 
 // have reports whether a volume of that name exists.

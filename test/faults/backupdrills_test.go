@@ -1,0 +1,79 @@
+package faults
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// backupDrills: a backup of an idle volume. An interrupted one is made once, whatever step it was interrupted at.
+func backupDrills() []drill {
+	var r backupRepository
+	ask := func(t *testing.T, w *world) error {
+		return w.submit(t, api.Request{Kind: dataset.OpBackup, Volume: "base", Repository: r.name})
+	}
+	return []drill{{
+		op: "backup", only: []string{"loop"}, ask: ask,
+		ready: func(t *testing.T, w *world) { r = w.newBackupRepository(t) },
+		ends: func(t *testing.T, w *world, _ bool) {
+			var list []struct {
+				ID string `json:"id"`
+			}
+			w.ok(t, json.Unmarshal(r.restic(t, "snapshots", "--json"), &list))
+			if len(list) != 1 {
+				t.Fatalf("got %d backups, want one", len(list))
+			}
+			into := t.TempDir()
+			r.restic(t, "restore", "--target", into, list[0].ID)
+			if err := compare(filepath.Join(into, "data"), "base"); err != nil {
+				t.Errorf("the backup: %v", err)
+			}
+			if left := names(t, filepath.Join(w.h.Root, "backups")); len(left) > 0 {
+				t.Errorf("left below backups: %v", left)
+			}
+		},
+		again: func(t *testing.T, w *world) { w.ok(t, ask(t, w)) },
+	}}
+}
+
+// backupRepository is a repository for backups in memory.
+type backupRepository struct{ name, at, secret string }
+
+// newBackupRepository makes a repository. It and restic's cache are in memory until the test ends: restic has idle I/O
+// priority, and would wait for the other tests.
+func (w *world) newBackupRepository(t *testing.T) backupRepository {
+	t.Helper()
+	name := "r-" + uuid.NewString()
+	r := backupRepository{name, filepath.Join(w.h.Dir, name), filepath.Join(w.h.Dir, name+".password")}
+	for _, at := range []string{r.at, filepath.Join(w.h.Root, "restic-cache")} {
+		w.ok(t, os.MkdirAll(at, 0o700))
+		w.ok(t, unix.Mount("none", at, "tmpfs", 0, "size=64m"))
+		t.Cleanup(func() {
+			if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	w.ok(t, os.WriteFile(r.secret, []byte("correct horse\n"), 0o600))
+	w.h.Must(t, "repository", "add", r.name, r.at, "--password", "file:"+r.secret)
+	return r
+}
+
+// restic runs restic on the repository, and returns its output.
+func (r backupRepository) restic(t *testing.T, args ...string) []byte {
+	t.Helper()
+	args = append([]string{"--repo", r.at, "--password-file", r.secret, "--no-cache"}, args...)
+	out, err := exec.CommandContext(t.Context(), "restic", args...).Output()
+	if err != nil {
+		t.Fatalf("restic %v: %v", args, err)
+	}
+	return out
+}
