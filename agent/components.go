@@ -134,7 +134,8 @@ type components struct {
 	Collector   *pooladmin.Collector
 	Trimmer     *pooladmin.Trimmer
 
-	Repositories *repository.Checker
+	Repositories    *repository.Checker
+	*backup.Catalog // answers the requests of api.Local about backups
 
 	TransferServer *transfer.Server // sends datasets to other nodes
 	TransferClient *transfer.Client // receives datasets from other nodes

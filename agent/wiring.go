@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/cleanup"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/handover"
@@ -236,6 +237,7 @@ func (a *components) makePoolAdmin() {
 	a.Repositories = repository.NewChecker(repository.Deps{
 		CacheDir: filepath.Join(a.Root, "restic-cache"), Records: a.Control, Programs: a.Programs,
 	})
+	a.Catalog = backup.NewCatalog(a.Repositories)
 }
 
 // makeControlSync creates the components that keep this node and control in agreement.

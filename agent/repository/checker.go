@@ -194,3 +194,12 @@ func (c *Checker) Restic(ctx context.Context, record dataset.Repository) (*resti
 		URL: record.URL, Password: record.Password, CredentialsFile: record.CredentialsFile, CacheDir: c.deps.CacheDir,
 	})
 }
+
+// OpenNamed is Restic for the recorded repository with a name. It fails with dataset.ErrNotFound if there is no record.
+func (c *Checker) OpenNamed(ctx context.Context, name string) (*restic.Repository, error) {
+	record, err := c.deps.Records.Repository(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return c.Restic(ctx, record)
+}

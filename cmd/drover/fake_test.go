@@ -26,6 +26,7 @@ type fake struct {
 	profiles       []dataset.Profile
 	pools          []api.Pool
 	repositories   []dataset.Repository
+	backups        []api.VolumeBackup
 	nodes          []api.Node
 	operations     []dataset.Operation
 	events         []api.Event
@@ -347,6 +348,23 @@ func (f *fake) CheckRepository(_ context.Context, c api.RepositoryCheck) (api.Re
 		return r.URL == c.New.URL
 	})
 	return state, f.called("CheckRepository", c)
+}
+
+func (f *fake) VolumeBackups(_ context.Context, repository, volume string) (l api.BackupList, err error) {
+	for _, b := range f.backups {
+		if b.Repository == repository && (volume == "" || b.Volume == volume) {
+			l.Items = append(l.Items, b)
+		}
+	}
+	return l, f.called("VolumeBackups")
+}
+
+func (f *fake) RemoveBackup(_ context.Context, repository, id string) error {
+	return f.called("RemoveBackup", repository, id)
+}
+
+func (f *fake) PruneRepository(_ context.Context, repository string) error {
+	return f.called("PruneRepository", repository)
 }
 
 func (f *fake) VolumeHolders(_ context.Context, volume string) (dataset.Holders, error) {

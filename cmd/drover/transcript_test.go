@@ -82,6 +82,9 @@ var scenarios = map[string]func(c *console){
 		c.fake.fail = map[string]error{"CheckRepository": dataset.Errorf(dataset.ErrNotFound,
 			"repository /mnt/nas/backups: there is no repository (mount its disk, or add the repository with the right URL under another name)")}
 	},
+	"backup-locked": func(c *console) {
+		c.fake.fail = map[string]error{"RemoveBackup": dataset.Errorf(dataset.ErrInUse, "backups in offsite: repository /mnt/nas/backups: it is locked")}
+	},
 	"repository-damaged": func(c *console) {
 		c.fake.fail = map[string]error{"Repository": dataset.Errorf(dataset.ErrCorrupt, "store: value of repositories/offsite is damaged: unexpected end of JSON input")}
 	},

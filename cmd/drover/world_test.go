@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -126,6 +127,20 @@ func theWorld() *fake {
 			Name: "offsite", URL: "/mnt/nas/backups", Password: dataset.PasswordSource{File: "/etc/drover/offsite.pass"},
 			Created: now.Add(-48 * time.Hour), By: "local root",
 		}},
+		backups: []api.VolumeBackup{
+			{
+				ID: strings.Repeat("1c09aa5f", 8), Repository: "offsite", Volume: "db", Taken: now.Add(-26 * time.Hour), Profile: "gold",
+				Dataset: idDB, Operation: idReq,
+			},
+			{
+				ID: strings.Repeat("1c09bb5f", 8), Repository: "offsite", Volume: "db", Taken: now.Add(-2 * time.Hour), Profile: "gold",
+				Dataset: idDB, Snapshot: snapID(1),
+			},
+			{
+				ID: strings.Repeat("77e0dd01", 8), Repository: "offsite", Volume: "lost", Taken: now.Add(-50 * time.Hour), Profile: "platinum",
+				Dataset: idGone,
+			},
+		},
 		nodes: []api.Node{{
 			Live: true, StatusSince: now.Add(-time.Hour),
 			Node: dataset.Node{ID: idNode, Name: "host-a", Version: "1.2.3", Pools: []uuid.UUID{idPool}, Labels: map[string]string{"rack": "1"}},

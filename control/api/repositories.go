@@ -1,6 +1,12 @@
 package api
 
-import "github.com/droverhq/drover/dataset"
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
 
 // NewRepository asks for the record of a repository for backups.
 type NewRepository struct {
@@ -48,4 +54,24 @@ type RepositoryState struct {
 	ID      string `json:"id"`      // ID that restic gave the repository when it was made
 	Format  int    `json:"format"`  // version of restic's format
 	Created bool   `json:"created"` // the request made the repository
+}
+
+// VolumeBackup is a backup of a volume in a repository. The repository is its only record.
+type VolumeBackup struct {
+	ID         string    `json:"id"`                // ID that restic gave the backup: 64 hexadecimal digits
+	Repository string    `json:"repository"`        // name of the repository that contains the backup
+	Volume     string    `json:"volume"`            // name of the volume when the backup was made
+	Taken      time.Time `json:"taken"`             // moment whose content the backup has
+	Profile    string    `json:"profile,omitempty"` // name of the volume's profile at that time; absent: not known
+	Dataset    uuid.UUID `json:"dataset"`           // UUID of the volume's dataset
+	// UUID of the snapshot that was backed up; absent: the backup has the content of the volume itself
+	Snapshot  uuid.UUID `json:"snapshot,omitzero"`
+	Operation uuid.UUID `json:"operation,omitzero"` // UUID of the operation that made the backup; absent: not known
+}
+
+// BackupList lists the backups in a repository.
+type BackupList struct {
+	Items []VolumeBackup `json:"items"` // the backups that can be read, oldest first
+	// why other backups are missing in items, such as that they are damaged; absent: all are listed
+	Problem *dataset.Problem `json:"problem,omitempty"`
 }

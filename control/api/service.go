@@ -148,6 +148,15 @@ type Local interface {
 	// missing or damaged. It fails with ErrInUse if another run of restic has the repository, or if too many checks run
 	// on this host.
 	CheckRepository(ctx context.Context, c RepositoryCheck) (RepositoryState, error)
+	// VolumeBackups lists the backups in a recorded repository, oldest first: those of one volume or, if volume is
+	// empty, all. Backups of volumes that no longer exist, and of other clusters, are listed, too.
+	VolumeBackups(ctx context.Context, repository, volume string) (BackupList, error)
+	// RemoveBackup removes a backup from a recorded repository. Its data remain until PruneRepository is called. It
+	// fails with ErrNotFound if there is no such backup, and with ErrInvalid if Drover has not made it.
+	RemoveBackup(ctx context.Context, repository, id string) error
+	// PruneRepository removes the data that no backup needs from a recorded repository. It fails with ErrInUse if
+	// another run of restic uses the repository.
+	PruneRepository(ctx context.Context, repository string) error
 }
 
 // Backup is a store that can be copied while it is in use.

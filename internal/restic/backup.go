@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
 )
 
 // Host is the host name of every backup. With the same name on every node, restic finds the earlier backups of a volume
@@ -147,6 +148,38 @@ func (r *Repository) list(ctx context.Context, args ...string) (list []Backup, e
 	c := command{time: longTime, strict: true}
 	err = r.json(ctx, c, &list, append([]string{"snapshots"}, args...)...)
 	return list, err
+}
+
+// Get returns the backup with an ID: 64 digits, or the first 8 of them. It fails with ErrNotFound if the repository has
+// no such backup.
+func (r *Repository) Get(ctx context.Context, id string) (Backup, error) {
+	if err := r.checkIDs(id); err != nil {
+		return Backup{}, err
+	}
+	list, err := r.list(ctx, id)
+	if err == nil && len(list) != 1 {
+		err = r.errorf(dataset.ErrNotFound, "it has no such backup")
+	}
+	if err != nil {
+		return Backup{}, err
+	}
+	return list[0], nil
+}
+
+// File returns the content of a file in the top folder of a backup. It fails with ErrInvalid if the file is larger than
+// the given number of bytes.
+func (r *Repository) File(ctx context.Context, id, name string, most int64) ([]byte, error) {
+	if err := r.checkIDs(id); err != nil {
+		return nil, err
+	}
+	out := run.NewHead(int(most))
+	if _, err := r.run(ctx, command{time: longTime, stdout: out}, "dump", "--", id, "/"+name); err != nil {
+		return nil, err
+	}
+	if out.Overflowed() {
+		return nil, r.errorf(dataset.ErrInvalid, "file %s of backup %s has more than %d bytes", name, id, most)
+	}
+	return out.Bytes(), nil
 }
 
 // Restore writes the files of a backup below the folder target. It fails if a single file or attribute cannot be

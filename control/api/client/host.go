@@ -92,3 +92,18 @@ func (h Host) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
 func (h Host) CheckRepository(ctx context.Context, c api.RepositoryCheck) (api.RepositoryState, error) {
 	return fetch[api.RepositoryState](ctx, h.conn, newCall(route.CheckRepository).with(c))
 }
+
+// VolumeBackups lists the backups in a repository, as the server's host sees them.
+func (h Host) VolumeBackups(ctx context.Context, repository, volume string) (api.BackupList, error) {
+	return one[api.BackupList](ctx, h.conn, route.ListBackups, repository, "volume", volume)
+}
+
+// RemoveBackup removes a backup from a repository.
+func (h Host) RemoveBackup(ctx context.Context, repository, id string) error {
+	return h.conn.send(ctx, newCall(route.RemoveBackup, repository, id))
+}
+
+// PruneRepository removes the data that no backup in a repository needs.
+func (h Host) PruneRepository(ctx context.Context, repository string) error {
+	return h.conn.send(ctx, newCall(route.PruneRepository, repository))
+}

@@ -11,6 +11,13 @@ var endpointTexts = map[string]string{
 		"part of the data. That can take hours, and ends if the caller closes the connection or the agent stops. " +
 		"restic has the repository for itself meanwhile, and refuses backups to it. A host runs at most two such " +
 		"checks at a time.",
+	"list-backups": "The agent runs restic, which reads the list from the repository. Control has no list of " +
+		"backups. Backups of volumes that no longer exist are listed, too. Backups that Drover has not made are " +
+		"left out.",
+	"remove-backup": "The data stays in the repository until prune-repository is called. A backup that Drover has " +
+		"not made is refused.",
+	"prune-repository": "It can take hours, and ends if the caller closes the connection or the agent stops. " +
+		"restic has the repository for itself meanwhile, and refuses backups to it.",
 	"get-repository":    "The answer has no secret: it names the file or the program that has the password.",
 	"list-repositories": "In the order of their names.",
 	"remove-repository": "The backups in the repository stay.",

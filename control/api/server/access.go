@@ -49,6 +49,8 @@ func ruleOf(id string) (r rule, known bool) {
 		"import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone", "restore-trash",
 		"purge-trash", "empty-trash":
 		return rule{role: pki.Worker, node: anyNode}, true
+	case "list-backups":
+		return rule{role: pki.Worker}, true
 	case "export-volume":
 		return rule{role: pki.Worker, exports: true}, true
 	case "backup-store":
@@ -59,7 +61,7 @@ func ruleOf(id string) (r rule, known bool) {
 		"recover-store",
 		"cordon-node", "label-node", "fence-node",
 		"make-token", "remove-node", "revoke-operator", "add-repository", "remove-repository",
-		"check-repository",
+		"check-repository", "remove-backup", "prune-repository",
 		"preview-remove-pool", "preview-collect", "preview-remove-node":
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":

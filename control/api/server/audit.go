@@ -53,7 +53,7 @@ func (c *pending) start(op huma.Operation, param func(string) string, r rule) {
 		c.read = false
 	}
 	for _, name := range []string{
-		"alias", "volume", "snapshot", "dataset", "operation", "operator", "pool", "repository",
+		"alias", "volume", "snapshot", "dataset", "operation", "operator", "pool", "repository", "backup",
 	} {
 		if v := param(name); v != "" {
 			c.Target = dataset.Clip(v)

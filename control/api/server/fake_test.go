@@ -341,6 +341,18 @@ func (f *fake) CheckRepository(ctx context.Context, c api.RepositoryCheck) (api.
 	return sampleState(), f.ask(ctx, "CheckRepository", c)
 }
 
+func (f *fake) VolumeBackups(ctx context.Context, repository, volume string) (api.BackupList, error) {
+	return sampleBackups(), f.ask(ctx, "VolumeBackups", repository, volume)
+}
+
+func (f *fake) RemoveBackup(ctx context.Context, repository, id string) error {
+	return f.ask(ctx, "RemoveBackup", repository, id)
+}
+
+func (f *fake) PruneRepository(ctx context.Context, repository string) error {
+	return f.ask(ctx, "PruneRepository", repository)
+}
+
 func (f *fake) VolumeHolders(ctx context.Context, volume string) (dataset.Holders, error) {
 	return f.holders, f.ask(ctx, "VolumeHolders", volume)
 }
@@ -390,6 +402,16 @@ func sampleRepository() dataset.Repository {
 
 func sampleState() api.RepositoryState {
 	return api.RepositoryState{ID: "5f1c09aa", Format: 2, Created: true}
+}
+
+func sampleBackups() api.BackupList {
+	return api.BackupList{
+		Items: []api.VolumeBackup{{
+			ID: "5f1c09aa", Repository: "off/site", Volume: "db", Taken: sampleTime, Profile: "gold", Dataset: sampleDataset().ID,
+			Snapshot: node1, Operation: node1,
+		}},
+		Problem: &dataset.Problem{Code: "corrupt", Message: "backup 0123 is damaged"},
+	}
 }
 
 func sampleVolume() api.Volume {

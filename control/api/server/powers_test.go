@@ -87,6 +87,9 @@ var endpointPowers = map[string]struct {
 	"add-repository":    {[]power{hostFile}, pki.Admin, false},
 	"remove-repository": {[]power{changes}, pki.Admin, false},
 	"check-repository":  {[]power{hostFile}, pki.Admin, false},
+	"list-backups":      {nil, pki.Worker, false},
+	"remove-backup":     {[]power{destroys}, pki.Admin, false},
+	"prune-repository":  {[]power{destroys}, pki.Admin, false},
 
 	"preview-remove-pool": {nil, pki.Admin, false}, "preview-collect": {nil, pki.Admin, false}, "preview-remove-node": {nil, pki.Admin, false},
 }

@@ -43,4 +43,36 @@ func (h handlers) repositories() {
 			state, err := h.Local.CheckRepository(ctx, in.Body)
 			return reply(state, end(err))
 		})
+	h.storedBackups()
+}
+
+// storedBackups adds the endpoints about the backups in a repository. Each of them runs restic, which can take as long
+// as the repository lets it.
+func (h handlers) storedBackups() {
+	add(h, endpoint(route.ListBackups, "repositories", "List the backups in a repository", ""),
+		func(ctx context.Context, in *struct {
+			RepositoryParam
+			Volume string `query:"volume" doc:"only the backups of this volume, by the name that it had"`
+		}) (*answer[api.BackupList], error) {
+			ctx, end := waiting(ctx)
+			list, err := h.Local.VolumeBackups(ctx, in.Repository, in.Volume)
+			if list.Items == nil {
+				list.Items = []api.VolumeBackup{}
+			}
+			return reply(list, end(err))
+		})
+	add(h, endpoint(route.RemoveBackup, "repositories", "Remove a backup from a repository", ""),
+		func(ctx context.Context, in *struct {
+			RepositoryParam
+			Backup string `path:"backup" doc:"the backup's full ID"`
+		}) (*struct{}, error) {
+			changeOf(ctx).Detail = "repository " + dataset.Clip(in.Repository)
+			ctx, end := waiting(ctx)
+			return nil, end(h.Local.RemoveBackup(ctx, in.Repository, in.Backup))
+		})
+	add(h, endpoint(route.PruneRepository, "repositories", "Remove the data that no backup in a repository needs", ""),
+		func(ctx context.Context, in *struct{ RepositoryParam }) (*struct{}, error) {
+			ctx, end := waiting(ctx)
+			return nil, end(h.Local.PruneRepository(ctx, in.Repository))
+		})
 }

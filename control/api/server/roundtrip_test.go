@@ -231,6 +231,15 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"CheckRepository", []any{api.RepositoryCheck{Name: "offsite", ReadDataPercent: 100}}, sampleState(), func(ctx context.Context, c *client.Client) (any, error) {
 			return c.CheckRepository(ctx, api.RepositoryCheck{Name: "offsite", ReadDataPercent: 100})
 		}},
+		{"VolumeBackups", []any{"off/site", "db"}, sampleBackups(), func(ctx context.Context, c *client.Client) (any, error) {
+			return c.VolumeBackups(ctx, "off/site", "db")
+		}},
+		{"RemoveBackup", []any{"offsite", "5f1c09aa"}, nil, func(ctx context.Context, c *client.Client) (any, error) {
+			return nil, c.RemoveBackup(ctx, "offsite", "5f1c09aa")
+		}},
+		{"PruneRepository", []any{"offsite"}, nil, func(ctx context.Context, c *client.Client) (any, error) {
+			return nil, c.PruneRepository(ctx, "offsite")
+		}},
 		{"VolumeIO", nil, f.io, func(ctx context.Context, c *client.Client) (any, error) { return c.VolumeIO(ctx) }},
 		{"SnapshotSpace", []any{"a"}, f.space, func(ctx context.Context, c *client.Client) (any, error) { return c.SnapshotSpace(ctx, "a") }},
 		{"Diff", []any{"a", "b"}, f.diff, func(ctx context.Context, c *client.Client) (any, error) { return c.Diff(ctx, "a", "b") }},

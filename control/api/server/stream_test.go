@@ -250,6 +250,7 @@ func TestShutdown(t *testing.T) {
 			_, err := c.CheckRepository(ctx, api.RepositoryCheck{Name: "offsite"})
 			return err
 		},
+		"prune": func(ctx context.Context, c *client.Client) error { return c.PruneRepository(ctx, "offsite") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, s := overSocket(t, Handler(Deps{Service: f, Local: f}))

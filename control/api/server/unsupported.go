@@ -54,6 +54,14 @@ func (a unsupported) CheckRepository(context.Context, api.RepositoryCheck) (api.
 	return api.RepositoryState{}, a.hostOnly()
 }
 
+func (a unsupported) VolumeBackups(context.Context, string, string) (api.BackupList, error) {
+	return api.BackupList{}, a.hostOnly()
+}
+
+func (a unsupported) RemoveBackup(context.Context, string, string) error { return a.hostOnly() }
+
+func (a unsupported) PruneRepository(context.Context, string) error { return a.hostOnly() }
+
 func (a unsupported) CreatePool(context.Context, api.NewPool) (dataset.Pool, error) {
 	return dataset.Pool{}, a.hostOnly()
 }

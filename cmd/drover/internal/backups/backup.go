@@ -1,11 +1,17 @@
 // Package backups has the commands of drover backup. Package main adds them to the command tree. The commands call the
-// API, and keep no state.
+// API, and keep no state: the repositories have the only list of the backups.
 package backups
 
 import (
+	"context"
+
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/listing"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 )
 
 // Command makes drover backup with its subcommands.
@@ -14,6 +20,107 @@ func Command(a *cli.App) *cobra.Command {
 		Use:   "backup",
 		Short: "Manage backups of volumes",
 	},
-		newCreateCmd(a),
+		newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRmCmd(a), newPruneCmd(a),
 	)
 }
+
+// shortID is how many digits of the ID of a backup are printed, as by restic.
+const shortID = 8
+
+func short(id string) string { return id[:min(shortID, len(id))] }
+
+// repositoryFlag adds --repository to a command.
+func repositoryFlag(a *cli.App, cmd *cobra.Command, usage string) *string {
+	name := cmd.Flags().String("repository", "", usage)
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("repository", cli.Complete(a, cli.RepositoryWords)))
+	return name
+}
+
+func newLsCmd(a *cli.App) *cobra.Command {
+	var repository string
+	var incomplete error // why the list lacks backups
+	id := func(b api.VolumeBackup) string { return b.ID }
+	cmd := listing.New(a, listing.List[api.VolumeBackup]{
+		Use:   "ls [VOLUME]",
+		Short: "List the backups of a volume, or of all volumes, oldest first",
+		Long: `List the backups of a volume, or of all volumes, oldest first. The server's host
+reads the list from the repositories. Backups of volumes that no longer exist
+are listed, too. VOLUME is the name that the volume had when it was backed up.
+If a repository or a backup cannot be read, the others are listed, and the
+command fails.`,
+		ValidArgs: cli.Complete(a, cli.VolumeWords),
+		FetchMatching: func(cmd *cobra.Command, q listing.Query) (list []api.VolumeBackup, err error) {
+			c, err := a.Connect()
+			if err != nil {
+				return nil, err
+			}
+			volume := ""
+			if len(q.Args) > 0 {
+				volume = q.Args[0]
+			}
+			list, incomplete, err = fetch(cmd.Context(), c, repository, volume)
+			return list, err
+		},
+		ID:      id,
+		Compare: func(x, y api.VolumeBackup) int { return x.Taken.Compare(y.Taken) },
+		Table: func(list []api.VolumeBackup) *show.Table {
+			t := show.NewTable("BACKUP", "VOLUME", "TAKEN", "PROFILE", "REPOSITORY")
+			for _, b := range list {
+				t.Row(short(b.ID), cli.ShortName(b.Volume), show.Ago(a.Now(), b.Taken), b.Profile, b.Repository)
+			}
+			return t
+		},
+		Wide: []listing.Column[api.VolumeBackup]{
+			{Header: "SNAPSHOT", Cell: func(b api.VolumeBackup) string { return orNone(b.Snapshot) }},
+			{Header: "DATASET", Cell: func(b api.VolumeBackup) string { return b.Dataset.String() }},
+			{Header: "ID", Cell: id},
+		},
+		SortBy: map[string]string{"backup": "id", "taken": "taken"},
+	})
+	cmd.Flags().StringVar(&repository, "repository", "", "list only the backups in the repository `NAME`")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("repository", cli.Complete(a, cli.RepositoryWords)))
+	list := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := list(cmd, args); err != nil {
+			return err
+		}
+		return incomplete
+	}
+	return cmd
+}
+
+// orNone returns a UUID as text, or "" if it is uuid.Nil.
+func orNone(id uuid.UUID) string {
+	if id == uuid.Nil {
+		return ""
+	}
+	return id.String()
+}
+
+func newInspectCmd(a *cli.App) *cobra.Command {
+	var repository *string
+	cmd := cli.Inspect(a, "inspect BACKUP [BACKUP...]", "Show backups in detail", noWords,
+		cli.Inspected[api.VolumeBackup]{
+			Get: func(ctx context.Context, c cli.Remote, ref string) (api.VolumeBackup, error) {
+				return find(ctx, c, *repository, ref)
+			},
+			Form: func(_ context.Context, _ cli.Remote, b api.VolumeBackup) *show.Form {
+				f := &show.Form{}
+				f.Add("Backup", b.ID)
+				f.Add("Repository", b.Repository)
+				f.Add("Volume", b.Volume)
+				f.Add("Taken", show.When(a.Now(), b.Taken))
+				f.Add("Profile", b.Profile)
+				f.Add("Dataset", b.Dataset.String())
+				f.Add("Snapshot", orNone(b.Snapshot))
+				f.Add("Operation", orNone(b.Operation))
+				return f
+			},
+		})
+	cmd.Long = "Show backups in detail. " + referenceHelp
+	repository = repositoryFlag(a, cmd, "look only in the repository `NAME`")
+	return cmd
+}
+
+// noWords completes nothing: to list the backups, restic would have to read each repository.
+func noWords(context.Context, cli.Remote, []string, string) ([]string, error) { return nil, nil }

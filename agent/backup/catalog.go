@@ -1,0 +1,101 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+)
+
+// Repositories opens the recorded repositories. repository.Checker implements it.
+type Repositories interface {
+	// OpenNamed fails with dataset.ErrNotFound if no repository with the name is recorded.
+	OpenNamed(ctx context.Context, name string) (*restic.Repository, error)
+}
+
+// Catalog lists and removes the backups of repositories. The repositories are its only state: a backup that another
+// node or another cluster made is listed, too. Its methods are safe for concurrent use.
+type Catalog struct{ repositories Repositories }
+
+// NewCatalog returns a Catalog.
+func NewCatalog(repositories Repositories) *Catalog { return &Catalog{repositories} }
+
+// VolumeBackups returns the backups in a repository, oldest first: those of one volume or, if volume is empty, all.
+// Backups that cannot be read are left out, and Problem of the list says so.
+func (c *Catalog) VolumeBackups(ctx context.Context, repository, volume string) (api.BackupList, error) {
+	r, err := c.repositories.OpenNamed(ctx, repository)
+	if err != nil {
+		return api.BackupList{}, err
+	}
+	tags := []string{TagDrover}
+	if volume != "" {
+		if err := dataset.CheckName(volume); err != nil {
+			return api.BackupList{}, err
+		}
+		tags = append(tags, VolumeTag(volume))
+	}
+	list, err := r.Backups(ctx, tags...)
+	if err != nil && len(list) == 0 {
+		return api.BackupList{}, named(repository, err)
+	}
+	out := api.BackupList{Items: []api.VolumeBackup{}, Problem: dataset.ProblemOf(named(repository, err))}
+	for _, b := range list {
+		if item, ok := describe(repository, b); ok {
+			out.Items = append(out.Items, item)
+		}
+	}
+	slices.SortStableFunc(out.Items, func(x, y api.VolumeBackup) int { return x.Taken.Compare(y.Taken) })
+	return out, nil
+}
+
+// RemoveBackup removes a backup from a repository. Its data remain until PruneRepository is called. It fails with
+// dataset.ErrNotFound if the repository has no such backup, and with dataset.ErrInvalid if Drover has not made it.
+func (c *Catalog) RemoveBackup(ctx context.Context, repository, id string) error {
+	r, err := c.repositories.OpenNamed(ctx, repository)
+	if err != nil {
+		return err
+	}
+	b, err := r.Get(ctx, id)
+	if err != nil {
+		return named(repository, err)
+	}
+	if _, ok := ParseTags(b.Tags); !ok {
+		return dataset.Errorf(dataset.ErrInvalid, "repository %s: Drover has not made backup %s (remove it with "+
+			"restic forget)", repository, short(b.ID))
+	}
+	return named(repository, r.Remove(ctx, b.ID))
+}
+
+// PruneRepository removes the data that no backup in a repository needs. It fails with dataset.ErrInUse if another run
+// of restic uses the repository.
+func (c *Catalog) PruneRepository(ctx context.Context, repository string) error {
+	r, err := c.repositories.OpenNamed(ctx, repository)
+	if err != nil {
+		return err
+	}
+	return named(repository, r.Prune(ctx))
+}
+
+// describe returns a backup as its tags describe it. ok is false if Drover has not made it.
+func describe(repository string, b restic.Backup) (v api.VolumeBackup, ok bool) {
+	tags, ok := ParseTags(b.Tags)
+	return api.VolumeBackup{
+		ID: b.ID, Repository: repository, Taken: b.Time, Volume: tags.Volume, Dataset: tags.Dataset,
+		Profile: tags.Profile, Snapshot: tags.Snapshot, Operation: tags.Operation,
+	}, ok
+}
+
+// named adds the name of a repository to an error of package restic, which has only its URL.
+func named(repository string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("backups in %s: %w", repository, err)
+}
+
+// short returns the first digits of the ID of a backup, as restic prints them.
+func short(id string) string { return id[:min(8, len(id))] }

@@ -1,0 +1,137 @@
+package backup_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/backup"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// oneRepository is the recorded repository offsite.
+type oneRepository struct{ *restic.Repository }
+
+func (o oneRepository) OpenNamed(_ context.Context, name string) (*restic.Repository, error) {
+	if name != "offsite" {
+		return nil, dataset.Errorf(dataset.ErrNotFound, "no such repository: %q", name)
+	}
+	return o.Repository, nil
+}
+
+// folderRepository returns a new repository in a folder.
+func folderRepository(t *testing.T) (r oneRepository, folder string) {
+	t.Helper()
+	dir := t.TempDir()
+	// In memory, as in newRepository.
+	must(t, unix.Mount("none", dir, "tmpfs", 0, "size=64m"))
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	password := filepath.Join(dir, "password")
+	must(t, os.WriteFile(password, []byte("correct horse\n"), 0o600))
+	folder = filepath.Join(dir, "repository")
+	opened, err := restic.New(t.Context(), &run.System{}, restic.Options{
+		URL: folder, Password: dataset.PasswordSource{File: password}, CacheDir: filepath.Join(dir, "cache"),
+	})
+	must(t, err)
+	_, err = opened.Init(t.Context())
+	must(t, err)
+	return oneRepository{opened}, folder
+}
+
+// store stores a backup with the tags. Its data is a file with the given content.
+func store(t *testing.T, r oneRepository, content string, tags []string) restic.Backup {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, backup.DataName), 0o700))
+	must(t, os.WriteFile(filepath.Join(dir, backup.DataName, "file"), []byte(content), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), []byte("{}"), 0o600))
+	b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: []string{backup.DataName, backup.RecordName}, Tags: tags})
+	must(t, err)
+	return b
+}
+
+// refused checks the kind of an error, and that its only line contains want.
+func refused(t *testing.T, err error, kind *dataset.Kind, want string) {
+	t.Helper()
+	if err == nil || dataset.KindOf(err) != kind || !strings.Contains(err.Error(), want) ||
+		strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v (%v), want %v: %s", err, dataset.KindOf(err), kind, want)
+	}
+}
+
+func TestCatalog(t *testing.T) {
+	ctx := t.Context()
+	r, folder := folderRepository(t)
+	c := backup.NewCatalog(r)
+	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New(), Profile: "gold", Snapshot: uuid.New()}
+	first := store(t, r, "first", tags.List())
+	foreign := store(t, r, "foreign", []string{backup.TagDrover})
+	other := store(t, r, "other", backup.Tags{Volume: "web", Dataset: uuid.New(), Operation: uuid.New()}.List())
+	list := func(volume string) (ids []string) {
+		t.Helper()
+		l, err := c.VolumeBackups(ctx, "offsite", volume)
+		must(t, err)
+		if l.Problem != nil {
+			t.Errorf("got the problem %+v", l.Problem)
+		}
+		for _, b := range l.Items {
+			ids = append(ids, b.ID)
+		}
+		return ids
+	}
+	if got := list(""); !slices.Equal(got, []string{first.ID, other.ID}) {
+		t.Errorf("got %s", got)
+	}
+	l, err := c.VolumeBackups(ctx, "offsite", "db")
+	must(t, err)
+	if len(l.Items) != 1 {
+		t.Fatalf("got %+v", l)
+	}
+	got := l.Items[0]
+	if (backup.Tags{got.Volume, got.Dataset, got.Operation, got.Profile, got.Snapshot}) != tags || got.ID != first.ID ||
+		got.Repository != "offsite" || !got.Taken.Equal(first.Time) {
+		t.Errorf("got %+v", got)
+	}
+	_, err = c.VolumeBackups(ctx, "offsite", "../db")
+	refused(t, err, dataset.ErrInvalid, "../db")
+	_, err = c.VolumeBackups(ctx, "absent", "")
+	refused(t, err, dataset.ErrNotFound, `no such repository: "absent"`)
+
+	refused(t, c.RemoveBackup(ctx, "offsite", foreign.ID), dataset.ErrInvalid,
+		"repository offsite: Drover has not made backup "+foreign.ID[:8])
+	refused(t, c.RemoveBackup(ctx, "offsite", "latest"), dataset.ErrInvalid, "bad ID of a backup")
+	must(t, c.RemoveBackup(ctx, "offsite", first.ID))
+	refused(t, c.RemoveBackup(ctx, "offsite", first.ID), dataset.ErrNotFound, "it has no such backup")
+	must(t, c.PruneRepository(ctx, "offsite"))
+	if got := list(""); !slices.Equal(got, []string{other.ID}) {
+		t.Errorf("got %s after the removal", got)
+	}
+	if all, err := r.Backups(ctx); err != nil || len(all) != 2 {
+		t.Errorf("got %v, %v, want the foreign backup, too", all, err)
+	}
+
+	// A damaged backup is left out, and the list says so.
+	later := store(t, r, "later", tags.List())
+	file := filepath.Join(folder, "snapshots", other.ID)
+	must(t, os.Chmod(file, 0o600))
+	must(t, os.WriteFile(file, []byte("damaged"), 0o600))
+	must(t, os.RemoveAll(filepath.Join(filepath.Dir(folder), "cache"))) // has the undamaged file
+	l, err = c.VolumeBackups(ctx, "offsite", "")
+	must(t, err)
+	if len(l.Items) != 1 || l.Items[0].ID != later.ID || l.Problem == nil ||
+		!strings.HasPrefix(l.Problem.Message, "backups in offsite: repository "+folder+": ") {
+		t.Errorf("got %+v, %+v", l.Items, l.Problem)
+	}
+}
