@@ -192,7 +192,7 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 		tags.Snapshot = op.Snapshot.ID
 	}
 	jb.Step("storing")
-	return repo.Backup(ctx, restic.Request{
+	b, s, err = repo.Backup(ctx, restic.Request{
 		Dir:      dir,
 		Names:    []string{DataName, RecordName},
 		Tags:     tags.List(),
@@ -200,6 +200,15 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 		Parent:   parent,
 		Progress: func(p restic.Progress) { jb.SetProgress(p.Bytes, p.TotalBytes) },
 	})
+	if err != nil {
+		return b, s, err
+	}
+	// Without the mount, restic sees an empty folder.
+	if mounted, merr := host.IsMountPoint(filepath.Join(dir, DataName)); merr != nil || !mounted {
+		c.remove(ctx, repo, op, b.ID)
+		err = errors.Join(merr, dataset.Errorf(dataset.ErrConflict, "its clone was unmounted meanwhile (try again)"))
+	}
+	return b, s, err
 }
 
 // clone makes the clone that restic reads. taken is the moment of its content. The dataset is locked only meanwhile.

@@ -49,7 +49,7 @@ func chooseRepository(t *record.Tx, name string) (string, error) {
 	}
 	switch len(all) {
 	case 0:
-		return "", dataset.Errorf(dataset.ErrInvalid, "no repository is recorded (drover repository add)")
+		return "", dataset.Errorf(dataset.ErrNotFound, "no repository is recorded (drover repository add)")
 	case 1:
 		return all[0].Name, nil
 	}
@@ -57,7 +57,7 @@ func chooseRepository(t *record.Tx, name string) (string, error) {
 	for i, r := range all {
 		names[i] = r.Name
 	}
-	return "", dataset.Errorf(dataset.ErrInvalid, "name one of the repositories (%s)", dataset.FormatChoices(names))
+	return "", dataset.Errorf(dataset.ErrAmbiguous, "name one of the repositories (%s)", dataset.FormatChoices(names))
 }
 
 // CommitBackup checks the result of a backup. It changes no record besides the operation's: the repository has the

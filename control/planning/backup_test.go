@@ -27,7 +27,7 @@ func TestBackup(t *testing.T) {
 	a.MustRegister("alpha")
 	d := a.MustCreate("db@gold")
 	s := a.MustSnapshot("db", "one")
-	refuseBackup(a, backUp("db"), dataset.ErrInvalid, "backup of volume db: no repository is recorded (drover repository add)")
+	refuseBackup(a, backUp("db"), dataset.ErrNotFound, "backup of volume db: no repository is recorded (drover repository add)")
 	controltest.AddRepository(e, "offsite")
 	refuseBackup(a, backUp("none"), dataset.ErrNotFound, "no such volume")
 	other := backUp("db")
@@ -63,7 +63,7 @@ func TestBackup(t *testing.T) {
 		}
 	}
 	controltest.AddRepository(e, "nas")
-	refuseBackup(a, backUp("db"), dataset.ErrInvalid, "backup of volume db: name one of the repositories (nas, offsite)")
+	refuseBackup(a, backUp("db"), dataset.ErrAmbiguous, "backup of volume db: name one of the repositories (nas, offsite)")
 	e.CheckInvariants()
 }
 
