@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -62,9 +63,21 @@ func begin(f *agenttest.Cluster, volume, snapshot string) dataset.Operation {
 	return *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: volume, Snapshot: snapshot}).Operation
 }
 
+// awaitEnd waits for the end of an operation. restic runs at idle priority, so that it can take long beside other tests.
+func awaitEnd(f *agenttest.Cluster, op dataset.Operation) dataset.Operation {
+	f.Helper()
+	for !op.State.Final() {
+		var err error
+		if op, err = f.Service.Operation(f.Context(), op.ID.String(), 5*time.Second); err != nil {
+			f.Fatal(err)
+		}
+	}
+	return op
+}
+
 func backUp(f *agenttest.Cluster, volume, snapshot string) dataset.Operation {
 	f.Helper()
-	op := f.AwaitEnd(begin(f, volume, snapshot))
+	op := awaitEnd(f, begin(f, volume, snapshot))
 	if op.State != dataset.OpDone {
 		f.Fatalf("the backup is %s: %+v", op.State, op.Problem)
 	}
@@ -103,7 +116,6 @@ func restored(t *testing.T, r *restic.Repository, id string) (dir string, rec ba
 // A backup of a volume in use has its content, and its record and tags describe it. A second backup reads and adds only
 // what has changed. A backup of a snapshot has the content of the snapshot. Nothing is left on the host.
 func TestBackup(t *testing.T) {
-	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
 	d := f.A.NewVolume("db@free")
@@ -112,7 +124,7 @@ func TestBackup(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(root, "large"), []byte(strings.Repeat("0123456789abcdef", size/16)), 0o600))
 	f.A.WriteFile("db", "file", "first")
 	snap := f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "one"})
-	f.AwaitEnd(*snap.Operation)
+	awaitEnd(f, *snap.Operation)
 	first := backUp(f, "db", "")
 	f.A.WriteFile("db", "file", "second")
 	second := backUp(f, "db", "")
@@ -160,7 +172,6 @@ func TestBackup(t *testing.T) {
 // A run that was interrupted after it stored a backup is repeated: nobody knows whether that backup is complete. It is
 // replaced.
 func TestInterruptedBackupIsRepeated(t *testing.T) {
-	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
 	d := f.A.NewVolume("db@free")
@@ -178,7 +189,7 @@ func TestInterruptedBackupIsRepeated(t *testing.T) {
 		t.Fatalf("got %d backups before the restart", len(list))
 	}
 	f.A.Restart()
-	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
+	if op = awaitEnd(f, op); op.State != dataset.OpDone {
 		t.Fatalf("the backup is %s: %+v", op.State, op.Problem)
 	}
 	now, err := r.Backups(t.Context(), backup.DatasetTag(d.ID))
@@ -192,7 +203,6 @@ func TestInterruptedBackupIsRepeated(t *testing.T) {
 // What a crash left is removed: the mount at the next start, before the pools are cleaned up, and then the clone and
 // the folder. A recorded dataset that a note names is kept.
 func TestLeftoversAreRemoved(t *testing.T) {
-	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d, other := f.A.NewVolume("db@free"), f.A.NewVolume("other@free")
 	f.A.Stop()
@@ -229,7 +239,6 @@ func TestLeftoversAreRemoved(t *testing.T) {
 
 // Two backups run at a time, and one of a volume. The others wait, and can be cancelled meanwhile.
 func TestBackupsWait(t *testing.T) {
-	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)
 	for i := range 3 {
@@ -243,7 +252,7 @@ func TestBackupsWait(t *testing.T) {
 	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(ops[1].ID) })
 	free()
 	for i, want := range []dataset.OpState{dataset.OpDone, dataset.OpCancelled, dataset.OpDone} {
-		if got := f.AwaitEnd(ops[i]); got.State != want {
+		if got := awaitEnd(f, ops[i]); got.State != want {
 			t.Errorf("%d: the backup is %s, want %s: %+v", i, got.State, want, got.Problem)
 		}
 	}
@@ -252,20 +261,19 @@ func TestBackupsWait(t *testing.T) {
 
 // A pool that copies a clone cannot give the content of one moment, except that of a snapshot.
 func TestBackupOfCopyingPool(t *testing.T) {
-	t.Parallel()
 	f := agenttest.NewCluster(t, "dir", "loop")
 	r := newRepository(t, f)
 	f.A.NewVolume("db")
 	f.A.MustMount("db", "user")
 	f.A.WriteFile("db", "file", "text")
-	op := f.AwaitEnd(begin(f, "db", ""))
+	op := awaitEnd(f, begin(f, "db", ""))
 	want := "backup of volume db to offsite: its pool copies the whole volume for a clone, and the volume can change " +
 		"meanwhile (back up a snapshot, with --snapshot, or use drover volume export)"
 	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrUnsupported.Code || op.Problem.Message != want {
 		t.Errorf("got %s: %+v, want %s", op.State, op.Problem, want)
 	}
 	f.A.MustUnmount("db", "user")
-	f.AwaitEnd(*f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "one"}).Operation)
+	awaitEnd(f, *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "one"}).Operation)
 	dir, _ := restored(t, r, backUp(f, "db", "one").Backup)
 	if text, err := os.ReadFile(filepath.Join(dir, backup.DataName, "file")); err != nil || string(text) != "text" {
 		t.Errorf("got %q, %v", text, err)
