@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -54,6 +55,9 @@ type Creator struct {
 	deps  CreatorDeps
 	busy  locks.Set     // one for each dataset: a backup of it runs, or its folder is cleared
 	slots chan struct{} // has an element for each backup that runs
+	// using is read-locked while a backup uses its repository, and locked while unwanted backups are removed: restic
+	// does that only in a repository that nothing else uses.
+	using sync.RWMutex
 }
 
 // NewCreator returns a Creator.
@@ -80,28 +84,54 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return fmt.Errorf("backup of volume %s to %s: %w", op.Volume, op.Repository, err)
 	}
 	jb.Step("reading the repository")
-	c.Clear(ctx)
-	if err := c.clear(ctx, op.DatasetID); err != nil { // Clear skips it, because it runs
+	c.clearFolders(ctx)
+	if err := c.clear(ctx, op.DatasetID); err != nil { // clearFolders skips it, because it runs
 		return out, failed(fmt.Errorf("an earlier backup left its clone: %w", err))
 	}
-	repo, earlier, err := c.open(ctx, *op)
+	made, s, unwanted, err := c.attempt(ctx, jb, *op)
+	if err == nil {
+		steps.At("backup.stored")
+	}
+	c.remove(ctx, *op, unwanted...)
 	if err != nil {
+		if ctx.Err() == nil {
+			c.removeUnwanted(ctx)
+		}
 		return out, failed(err)
 	}
-	parent, repeated := examine(earlier, *op)
-	made, s, err := c.store(ctx, jb, *op, repo, parent)
-	if err != nil {
-		return out, failed(err)
-	}
-	steps.At("backup.stored")
 	op.Backup, op.BytesAdded = made.ID, s.BytesAdded
-	c.remove(ctx, repo, *op, repeated...)
-	ctx = context.WithoutCancel(ctx) // the backup exists
-	out, err = c.deps.Report(ctx, op, nil)
-	if errors.Is(err, dataset.ErrCancelled) {
-		c.remove(ctx, repo, *op, made.ID)
+	out, err = c.deps.Report(context.WithoutCancel(ctx), op, nil) // the backup exists
+	switch {
+	case errors.Is(err, dataset.ErrCancelled):
+		c.remove(ctx, *op, made.ID)
+	case err != nil:
+		err = fmt.Errorf("%w (backup %s of volume %s is in %s)", err, short(made.ID), op.Volume, op.Repository)
+	default:
+		c.removeUnwanted(ctx)
 	}
 	return out, err
+}
+
+// attempt stores a backup in the repository of an operation. unwanted are the backups of the operation that must be
+// removed, also if attempt fails.
+func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operation) (made restic.Backup,
+	s restic.Summary, unwanted []string, err error) {
+	c.using.RLock()
+	defer c.using.RUnlock()
+	repo, earlier, err := c.open(ctx, op)
+	if err != nil {
+		return made, s, nil, err
+	}
+	parent, unwanted := examine(earlier, op)
+	made, s, err = c.store(ctx, jb, op, repo, parent)
+	var incomplete *restic.IncompleteError
+	switch {
+	case errors.As(err, &incomplete):
+		unwanted = append(unwanted, incomplete.ID)
+	case err != nil && made.ID != "":
+		unwanted = append(unwanted, made.ID)
+	}
+	return made, s, unwanted, err
 }
 
 // admit waits until no other backup of the dataset runs, and fewer than maxBackups backups of the host.
@@ -158,7 +188,8 @@ func examine(list []restic.Backup, op dataset.Operation) (newest string, repeate
 	return newest, repeated
 }
 
-// store makes a clone, and has restic store it. It removes the clone afterwards.
+// store makes a clone, and has restic store it. It removes the clone afterwards. If store fails and returns the ID of a
+// backup, that backup is incomplete.
 func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository,
 	parent string) (b restic.Backup, s restic.Summary, err error) {
 	clone := uuid.New()
@@ -205,7 +236,6 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	}
 	// Without the mount, restic sees an empty folder.
 	if mounted, merr := host.IsMountPoint(filepath.Join(dir, DataName)); merr != nil || !mounted {
-		c.remove(ctx, repo, op, b.ID)
 		err = errors.Join(merr, dataset.Errorf(dataset.ErrConflict, "its clone was unmounted meanwhile (try again)"))
 	}
 	return b, s, err
@@ -237,15 +267,6 @@ func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID)
 	scratch := d
 	scratch.ID, scratch.Size = id, 0
 	return d, pool, taken, c.deps.Clone(ctx, pool, d, scratch, src)
-}
-
-// remove removes backups of an operation that are not its result. If that fails, they stay in the repository: they may
-// lack files.
-func (c *Creator) remove(ctx context.Context, repo *restic.Repository, op dataset.Operation, ids ...string) {
-	if err := repo.Remove(context.WithoutCancel(ctx), ids...); err != nil {
-		c.logOf(ctx, op).WithError(err).WithField("backups", ids).
-			Warn("cannot remove the backups of an interrupted operation, which may be incomplete")
-	}
 }
 
 func (c *Creator) logOf(ctx context.Context, op dataset.Operation) *logrus.Entry {

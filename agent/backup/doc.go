@@ -9,6 +9,7 @@
 // is mounted read-only in a folder of the dataset below the agent's root. The folder also has a note about the clone,
 // which is written before the clone is made. After a crash, Clear unmounts and destroys what the notes name.
 //
-// Creator has state: which backups run, in memory, and the folders on disk. A lock for each dataset protects its
-// folder. The order of the steps is in creator.go, and the folders are in scratch.go.
+// Creator has state: which backups run, in memory, and on disk the folders and the names of unwanted backups. A lock
+// for each dataset protects its folder. The order of the steps is in creator.go, the folders are in scratch.go, and the
+// removal of unwanted backups is in unwanted.go.
 package backup

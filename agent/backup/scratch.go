@@ -76,9 +76,14 @@ func (c *Creator) UnmountLeftovers() error {
 	return all
 }
 
-// Clear removes the folders and the clones of the backups that do not run: those that a crash left. What cannot be
-// removed is kept until Clear is called again.
+// Clear removes what a crash left: the folders and the clones of the backups that do not run, and the backups that were
+// to be removed. What cannot be removed is kept until Clear is called again.
 func (c *Creator) Clear(ctx context.Context) {
+	c.clearFolders(ctx)
+	c.removeUnwanted(ctx)
+}
+
+func (c *Creator) clearFolders(ctx context.Context) {
 	for _, id := range c.leftovers() {
 		unlock, ok := c.tryLock(ctx, id)
 		if !ok {
@@ -166,13 +171,25 @@ func (c *Creator) discard(ctx context.Context, path string) error {
 	return storage.Discard(ctx, pool, n.Clone)
 }
 
+// unmountTries is how often unmount tries to unmount a clone that is in use. Each try takes a tenth of a second: after
+// a crash, restic uses the clone until it has written its next line of progress, for about a second.
+const unmountTries = 50
+
 // unmount unmounts a clone, if it is mounted.
 func unmount(path string) error {
 	mounted, err := host.IsMountPoint(path)
 	if err != nil || !mounted {
 		return err
 	}
-	if err := mount.Unmount(path); err != nil {
+	for range unmountTries {
+		if err = mount.Unmount(path); !errors.Is(err, mount.ErrBusy) {
+			break
+		}
+	}
+	switch {
+	case errors.Is(err, mount.ErrBusy):
+		return fmt.Errorf("the data of a backup: %w (end the processes that use %s)", err, path)
+	case err != nil:
 		return fmt.Errorf("the data of a backup: %w", err)
 	}
 	return nil

@@ -30,13 +30,16 @@ type Tags struct {
 // DatasetTag returns the tag of all backups of a dataset.
 func DatasetTag(id uuid.UUID) string { return tagDataset + "=" + id.String() }
 
+// OperationTag returns the tag of the backups that an operation made.
+func OperationTag(id uuid.UUID) string { return tagOperation + "=" + id.String() }
+
 // VolumeTag returns the tag of all backups of volumes with a name. Another dataset may have had the name.
 func VolumeTag(name string) string { return tagVolume + "=" + name }
 
 // List returns the tags for restic.
 func (t Tags) List() []string {
 	list := []string{
-		TagDrover, VolumeTag(t.Volume), DatasetTag(t.Dataset), tagOperation + "=" + t.Operation.String(),
+		TagDrover, VolumeTag(t.Volume), DatasetTag(t.Dataset), OperationTag(t.Operation),
 	}
 	if t.Profile != "" {
 		list = append(list, tagProfile+"="+t.Profile)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,8 +38,8 @@ type Request struct {
 	Tags []string
 	// Time is the moment of the content, with the precision of a second. If zero, it is the present.
 	Time time.Time
-	// Parent is the ID of an earlier backup. Files that have not changed since are not read. If Parent is empty, restic
-	// takes the newest backup of the same paths.
+	// Parent is the ID of an earlier backup. Files that have not changed since are not read. If Parent is empty, or if
+	// the repository has no such backup, restic takes the newest backup of the same paths.
 	Parent string
 	// Progress, if not nil, is called about once a second. It must not block.
 	Progress func(Progress)
@@ -67,7 +68,23 @@ type message struct {
 	Summary
 }
 
-// Backup makes a backup. If a file cannot be read, it fails, and removes the incomplete backup from the repository.
+// IncompleteError is the error of a backup that failed after restic had stored it, if Backup could not remove it.
+type IncompleteError struct {
+	ID  string // its first 8 digits, or all
+	Err error  // the failure of the backup
+	// Removal is the failure of the removal.
+	Removal error
+}
+
+func (e *IncompleteError) Error() string {
+	return fmt.Sprintf("%v (its incomplete backup %s could not be removed: %v)", e.Err, e.ID, e.Removal)
+}
+
+// Unwrap returns the failure of the backup.
+func (e *IncompleteError) Unwrap() error { return e.Err }
+
+// Backup makes a backup. If a file cannot be read, it fails, and removes the incomplete backup from the repository. If
+// that fails, too, for example because another process makes a backup, the error is an *IncompleteError.
 //
 // restic 0.14 does not store sockets, the attributes of symbolic links, which of several FIFOs, devices or symbolic
 // links are hard links of each other, and the bytes of a symbolic link's target that are not UTF-8. It restores the
@@ -83,6 +100,31 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 			return Backup{}, Summary{}, err
 		}
 	}
+	id, s, err := r.backUp(ctx, req)
+	if req.Parent != "" && id == "" && errors.Is(err, dataset.ErrNotFound) {
+		req.Parent = "" // it was removed meanwhile
+		id, s, err = r.backUp(ctx, req)
+	}
+	if err == nil {
+		b, err = r.made(ctx, id)
+	}
+	if err == nil {
+		return b, s, nil
+	}
+	if id != "" {
+		// The context may have ended because the user cancelled the backup.
+		later, cancel := context.WithTimeout(context.WithoutCancel(ctx), shortTime)
+		defer cancel()
+		if rerr := r.Remove(later, id); rerr != nil {
+			err = &IncompleteError{ID: id, Err: err, Removal: rerr}
+		}
+	}
+	return Backup{}, Summary{}, err
+}
+
+// backUp runs restic backup. id has the first digits of the backup's ID. If it is not empty, restic has stored the
+// backup, also if backUp fails.
+func (r *Repository) backUp(ctx context.Context, req Request) (id string, s Summary, err error) {
 	args := []string{"backup", "--json", "--host=" + Host}
 	for _, tag := range req.Tags {
 		args = append(args, "--tag="+tag)
@@ -93,7 +135,6 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 	if req.Parent != "" {
 		args = append(args, "--parent="+req.Parent)
 	}
-	var id string
 	out := &lines{each: func(line []byte) {
 		var m message
 		switch err := json.Unmarshal(line, &m); {
@@ -105,37 +146,31 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 		}
 	}}
 	c := command{time: longTime, dir: req.Dir, stdout: out, idle: true, progress: true}
-	if _, err := r.run(ctx, c, append(append(args, "--"), req.Names...)...); err != nil {
-		if id != "" {
-			// The context may have ended because the user cancelled the backup.
-			later, cancel := context.WithTimeout(context.WithoutCancel(ctx), shortTime)
-			defer cancel()
-			if rerr := r.Remove(later, id); rerr != nil {
-				err = fmt.Errorf("%w (its incomplete backup %s could not be removed: %v)", err, id, rerr)
-			}
-		}
-		return Backup{}, Summary{}, err
-	}
+	_, err = r.run(ctx, c, append(append(args, "--"), req.Names...)...)
+	return id, s, err
+}
+
+// made returns the backup that was made. The summary of restic has only the first digits of its ID.
+func (r *Repository) made(ctx context.Context, id string) (Backup, error) {
 	if id == "" {
-		return Backup{}, Summary{}, r.errorf(dataset.ErrInternal, "restic made a backup without an ID")
+		return Backup{}, r.errorf(dataset.ErrInternal, "restic made a backup without an ID")
 	}
-	// The summary has only the first digits of the ID.
 	list, err := r.list(ctx, id)
 	if err != nil {
-		return Backup{}, Summary{}, err
+		return Backup{}, err
 	}
 	if len(list) != 1 {
-		return Backup{}, Summary{}, r.errorf(dataset.ErrCorrupt, "backup %s disappeared after it was made", id)
+		return Backup{}, r.errorf(dataset.ErrCorrupt, "backup %s disappeared after it was made", id)
 	}
-	return list[0], s, nil
+	return list[0], nil
 }
 
 // Backups lists the backups that have all of the tags, oldest first. If one of them cannot be read, Backups returns the
 // others and an error: ErrCorrupt if it is damaged.
 //
 // The list can contain an incomplete backup: one that lacks a file, if this process was killed before Backup removed
-// it, or if the removal failed because another process was using the repository. A tag cannot mark the complete ones:
-// restic tag needs the repository alone, and would fail while another node makes a backup. A caller that needs a
+// it, or as long as the removal fails because another process is using the repository. A tag cannot mark the complete
+// ones: restic tag needs the repository alone, and would fail while another node makes a backup. A caller that needs a
 // complete backup must record the IDs that Backup returned.
 func (r *Repository) Backups(ctx context.Context, tags ...string) ([]Backup, error) {
 	if len(tags) == 0 {

@@ -1,6 +1,7 @@
 package restic_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -212,5 +213,34 @@ func TestOnlyIDsNameBackups(t *testing.T) {
 	must(t, r.Restore(t.Context(), b.ID[:8], target))
 	if got, err := os.ReadFile(filepath.Join(target, "data", "a")); err != nil || string(got) != "content of a" {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// An incomplete backup that cannot be removed is named, so that the caller can remove it later.
+func TestIncompleteBackupIsNamed(t *testing.T) {
+	commands := fake(t, `case $1 in
+backup) echo '{"message_type":"summary","snapshot_id":"0123abcd"}'
+	echo '{"message_type":"error","error":{"Err":5},"item":"/data/a"}' >&2; exit 3;;
+*) echo 'Fatal: unable to create lock in backend: repository is already locked by PID 1 on other by root' >&2; exit 1;;
+esac
+`)
+	_, _, err := open(t, options(t)).Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
+	refused(t, err, dataset.ErrCorrupt, "a part of the files could not be read: /data/a: input/output error "+
+		"(its incomplete backup 0123abcd could not be removed: ")
+	var incomplete *restic.IncompleteError
+	if !errors.As(err, &incomplete) || incomplete.ID != "0123abcd" {
+		t.Errorf("got %#v", err)
+	}
+	if got, err := os.ReadFile(commands); err != nil || string(got) != "backup\nforget\n" {
+		t.Errorf("got the commands %q, %v", got, err)
+	}
+}
+
+// The parent of a backup can be removed meanwhile.
+func TestAbsentParentIsNoFailure(t *testing.T) {
+	r, dir := initialized(t, options(t)), source(t)
+	b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names(), Parent: strings.Repeat("5f", 32)})
+	if err != nil || b.Parent != "" {
+		t.Errorf("got %+v, %v", b, err)
 	}
 }

@@ -121,7 +121,8 @@ type command struct {
 	dir    string
 	stdout io.Writer // nil discards the output
 	idle   bool      // other processes' requests to the disks come first
-	// progress makes restic write its progress every second.
+	// progress makes restic write its progress every second. If this process is killed, restic ends at the next of
+	// these lines, because nothing reads them. Until then it uses the files that it backs up.
 	progress bool
 	// strict makes the run fail if restic ignored a backup that it could not read.
 	strict bool
