@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/backup"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -195,14 +196,15 @@ func TestVolumeIsDeletedBeforeItsBackup(t *testing.T) {
 
 // restic can outlive a killed agent by a second, and uses the mount meanwhile.
 func TestMountInUseIsUnmountedLater(t *testing.T) {
-	f := agenttest.NewCluster(t, "loop", "loop")
-	data := filepath.Join(f.A.Root, "backups", uuid.NewString(), backup.DataName)
+	root := t.TempDir()
+	c := backup.NewCreator(backup.CreatorDeps{Host: &host.Host{Root: root}}) // no agent clears the folder
+	data := filepath.Join(root, "backups", uuid.NewString(), backup.DataName)
 	must(t, os.MkdirAll(data, 0o700))
 	must(t, unix.Mount("none", data, "tmpfs", 0, "size=1m"))
 	user, err := os.Create(filepath.Join(data, "file"))
 	must(t, err)
 	done := make(chan error, 1)
-	go func() { done <- f.A.Backups.UnmountLeftovers() }()
+	go func() { done <- c.UnmountLeftovers() }()
 	for range 3 { // a try takes a tenth of a second
 		if err := mount.Unmount(data); err == nil {
 			t.Error("it was not in use")
