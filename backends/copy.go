@@ -118,7 +118,7 @@ type Copier interface {
 }
 
 // ErrBaseDiffers says that the local base differs from the snapshot against which the sender computed the difference.
-var ErrBaseDiffers = errors.New("its base is not the one that is stored here")
+var ErrBaseDiffers = errors.New("the base of the stream differs from the stored snapshot")
 
 // Delivery describes a snapshot that arrives from another pool.
 type Delivery struct {

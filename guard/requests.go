@@ -163,7 +163,7 @@ func (e *entry) outdatedError(epoch uint64) error {
 }
 
 func (e *entry) busyError() error {
-	return dataset.Errorf(dataset.ErrConflict, "the guard is busy with volume %s: ask again", e.Volume)
+	return dataset.Errorf(dataset.ErrConflict, "the guard is busy with volume %s: try again", e.Volume)
 }
 
 func (e *entry) copy() Entry {

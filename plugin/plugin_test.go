@@ -248,7 +248,7 @@ func TestDeadlineIsExplained(t *testing.T) {
 		<-ctx.Done()
 		return nil, fmt.Errorf("mount of db: %w", ctx.Err())
 	})
-	if want := "not done within 1ns (ask again): mount of db: context deadline exceeded"; err == nil || err.Error() != want {
+	if want := "not done within 1ns (try again): mount of db: context deadline exceeded"; err == nil || err.Error() != want {
 		t.Error(err)
 	}
 	if err := s.Shutdown(t.Context()); err != nil {

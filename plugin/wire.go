@@ -131,7 +131,7 @@ func limited(ctx context.Context, s *Server, c Call, limit time.Duration,
 	}()
 	v, err = f(ctx)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil {
-		err = fmt.Errorf("not done within %s (ask again): %w", limit, err)
+		err = fmt.Errorf("not done within %s (try again): %w", limit, err)
 	}
 	return v, err
 }

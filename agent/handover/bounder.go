@@ -89,14 +89,14 @@ func (b *Bounder) checkOtherUpdates(ctx context.Context, d dataset.Dataset, op u
 		return err
 	} else if marked {
 		return dataset.Errorf(dataset.ErrConflict,
-			"volume %s: another change of its failover has not ended yet (ask again)", d.Volume)
+			"volume %s: another change of its failover has not ended yet (try again)", d.Volume)
 	}
 	if !d.Profile.Failover.Auto {
 		return nil
 	}
 	now, err := b.FetchDataset(ctx, d.ID) // the record here may be outdated
 	if err == nil && now.Profile.Failover.Auto && now.Request != op {
-		err = dataset.Errorf(dataset.ErrConflict, "volume %s: its profile was changed meanwhile (ask again)", d.Volume)
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s: its profile was changed meanwhile (try again)", d.Volume)
 	}
 	return err
 }

@@ -64,7 +64,7 @@ func (f *Failover) TakeOver(ctx context.Context, d dataset.Dataset) (dataset.Dat
 			continue
 		}
 		if f.Clock.Steady() >= until {
-			return d, dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w (ask again)", d.Volume, err)
+			return d, dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w (try again)", d.Volume, err)
 		}
 		select {
 		case <-ctx.Done():

@@ -76,15 +76,15 @@ func (r *Repairer) RepairAll() {
 	r.Jobs.Start("enrolled", func(ctx context.Context, _ *jobs.Job) error {
 		if err := r.Deadlines.DropUnneededNodes(ctx); err != nil && ctx.Err() == nil &&
 			!errors.Is(err, dataset.ErrUnavailable) {
-			r.Log.WithError(err).Warn("cannot compare the nodes that were given copies with those that have " +
-				"them, retrying")
+			r.Log.WithError(err).Warn("cannot compare the recorded holders of copies with the nodes that have " +
+				"copies; retrying")
 		}
 		return nil
 	})
 	r.Jobs.Start("bounded", func(ctx context.Context, _ *jobs.Job) error {
 		if err := r.Deadlines.Marks.Settle(ctx); err != nil && ctx.Err() == nil &&
 			!errors.Is(err, dataset.ErrUnavailable) {
-			r.Log.WithError(err).Warn("cannot find out how changes of the failover of volumes ended, retrying")
+			r.Log.WithError(err).Warn("cannot find out how changes of the failover of volumes ended; retrying")
 		}
 		return nil
 	})

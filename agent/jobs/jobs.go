@@ -211,10 +211,10 @@ func Pending(what string, op uuid.UUID, progress dataset.Progress) error {
 		at += ", " + dataset.Size(progress.Done).Human() + " of " + dataset.Size(progress.Total).Human()
 	}
 	if op == uuid.Nil {
-		return dataset.Errorf(dataset.ErrPending, "%s takes long and continues (%s): ask again", what, at)
+		return dataset.Errorf(dataset.ErrPending, "%s takes long and continues (%s): try again", what, at)
 	}
 	return dataset.PendingOn(op,
-		"%s continues as operation %s (%s): ask again, or drover operation watch %s", what, op.String()[:8], at,
+		"%s continues as operation %s (%s): try again, or drover operation watch %s", what, op.String()[:8], at,
 		op.String()[:8])
 }
 

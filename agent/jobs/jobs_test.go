@@ -92,7 +92,7 @@ func TestJobsPending(t *testing.T) {
 		begin func(jb *Job)
 		says  []string
 	}{
-		{"nothing", func(*Job) {}, []string{"snapshot of db takes long and continues (waiting)", "ask again"}},
+		{"nothing", func(*Job) {}, []string{"snapshot of db takes long and continues (waiting)", "try again"}},
 		{"step", func(jb *Job) { jb.Step("copying") }, []string{"(copying)"}},
 		{"far", func(jb *Job) {
 			jb.SetOperation(dataset.Operation{ID: id, Kind: dataset.OpImport})

@@ -142,7 +142,7 @@ func (b *Deadlines) forgetLeases() {
 	}
 	b.Jobs.Start("left", func(ctx context.Context, _ *jobs.Job) error {
 		if err := b.dropEnrolledOf(ctx, left); err != nil && ctx.Err() == nil {
-			b.Log.WithError(err).Warn("cannot forget the nodes that were given copies of volumes that have left, " +
+			b.Log.WithError(err).Warn("cannot forget which nodes had copies of volumes that have left; " +
 				"retrying")
 		}
 		return nil

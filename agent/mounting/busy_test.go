@@ -26,7 +26,7 @@ func TestBusyUnmountIsRetried(t *testing.T) {
 	if err := r.Unmount(t.Context(), "db", "id"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; retrying the unmount") {
 		t.Errorf("unmount while the host is in it: %v", err)
 	}
-	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; retrying the unmount; ask again to remove it after that") {
+	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; retrying the unmount; try again to remove it after that") {
 		t.Errorf("remove while the host is in it: %v", err)
 	}
 	if err := shell.Close(); err != nil {

@@ -269,7 +269,7 @@ func (m *Mounter) MayMount(d dataset.Dataset, asked uint64) (dataset.Dataset, er
 	}
 	switch _, left := m.Cache.Copy(d.ID); {
 	case left || d.Home != m.NodeID:
-		return d, dataset.Errorf(dataset.ErrConflict, "volume %s moved to another node meanwhile: ask again", d.Volume)
+		return d, dataset.Errorf(dataset.ErrConflict, "volume %s moved to another node meanwhile: try again", d.Volume)
 	case d.State != dataset.StateReady:
 		return d, dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
 	}

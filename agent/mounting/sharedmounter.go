@@ -79,7 +79,7 @@ func (m *SharedMounter) Mount(ctx context.Context, d dataset.Dataset, path strin
 }
 
 // errMoved is returned if a dataset is in no pool of the share where control has just recorded it.
-var errMoved = errors.New("it was just moved to another pool of its share (ask again)")
+var errMoved = errors.New("it was just moved to another pool of its share (try again)")
 
 // mountOnce is one attempt of Mount.
 func (m *SharedMounter) mountOnce(ctx context.Context, d dataset.Dataset, path string) error {
@@ -96,7 +96,7 @@ func (m *SharedMounter) mountOnce(ctx context.Context, d dataset.Dataset, path s
 	}
 	steps.At("guest.kept")
 	if r.Home == m.NodeID {
-		return dataset.Errorf(dataset.ErrConflict, "volume %s moved here meanwhile: ask again", d.Volume)
+		return dataset.Errorf(dataset.ErrConflict, "volume %s moved here meanwhile: try again", d.Volume)
 	}
 	if !m.Nodes.Knows(r.Home) { // findings show the name of the home
 		m.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return m.Nodes.Refresh(ctx) })

@@ -387,7 +387,7 @@ func (v *Verifier) EnsureUnused(ctx context.Context, d dataset.Dataset, what str
 	}
 	err := v.Unmounter.UnmountAndRelease(ctx, d)
 	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // the agent repeats a purge by itself
-		err = fmt.Errorf("cannot %s volume %s: %w; ask again to %s it after that", what, d.Volume, err, what)
+		err = fmt.Errorf("cannot %s volume %s: %w; try again to %s it after that", what, d.Volume, err, what)
 	}
 	return err
 }

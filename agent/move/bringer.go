@@ -191,7 +191,7 @@ func (b *Bringer) awaitMove(ctx context.Context, op dataset.Operation) error {
 func (b *Bringer) arrivedRecord(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	now, err := b.Failover.Locate(ctx, d)
 	if err == nil && now.Home != b.NodeID {
-		err = dataset.Errorf(dataset.ErrConflict, "volume %s moved on to node %s: ask again", d.Volume,
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s moved on to node %s: try again", d.Volume,
 			b.Nodes.Name(now.Home))
 	}
 	return now, err

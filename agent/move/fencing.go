@@ -40,7 +40,7 @@ func (m *moveRun) blockPromises(ctx context.Context) error {
 		if m.Clock.Steady() >= until {
 			if holder == uuid.Nil {
 				return dataset.Errorf(dataset.ErrOffline,
-					"move of volume %s: node %s has been cut off from control for too long (ask again)", op.Volume,
+					"move of volume %s: node %s has been cut off from control for too long (try again)", op.Volume,
 					m.NodeName)
 			}
 			if err := m.Nodes.Refresh(ctx); err != nil {

@@ -269,7 +269,7 @@ func filesMovesCutShort(f *agenttest.Cluster, targets []*agenttest.Host, lates .
 }
 
 // knows waits until a host knows that it is the home of a dataset and that no move is in progress: an earlier mount
-// is told to ask again.
+// is told to try again.
 func knows(h *agenttest.Host, id uuid.UUID) {
 	h.Cluster.Helper()
 	agenttest.Await(h.Cluster.T, func() bool {

@@ -170,7 +170,7 @@ func (m *moveRun) promote(ctx context.Context) (out api.Committed, err error) {
 	if !m.Datasets.IsHome(out) {
 		// The new head is superseded already. Installer.Resume removes it.
 		return out, dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: it arrived here, and moved on to another node before control responded (ask again)",
+			"move of volume %s: it arrived here, and moved on to another node before control responded (try again)",
 			op.Volume)
 	}
 	// This node is the home now, so the installation must be finished even if the caller no longer waits.

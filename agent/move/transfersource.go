@@ -119,7 +119,7 @@ func (v *TransferSource) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []
 				return e.Snapshots[i], false, nil
 			}
 		}
-		return out, false, dataset.Errorf(dataset.ErrPending, "volume %s is being given up", d.Volume)
+		return out, false, dataset.Errorf(dataset.ErrPending, "volume %s is being relinquished", d.Volume)
 	}
 	if err := storage.CheckTight(ctx, pool, d); err != nil {
 		return out, false, err
@@ -166,7 +166,7 @@ func (v *TransferSource) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (
 	}
 	if snapshot == uuid.Nil {
 		if y, relinquished := v.Leases.Relinquished(ds); !relinquished || d.Epoch > y.Epoch {
-			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s has not been given up: its files may "+
+			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s has not been relinquished: its files may "+
 				"change",
 				d.Volume)
 		}

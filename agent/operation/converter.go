@@ -133,7 +133,7 @@ func discardUnrecorded(ctx context.Context, pool backends.Pool, id uuid.UUID) er
 		return nil
 	}
 	if err == nil && e.State == backends.EntryReady {
-		return dataset.Errorf(dataset.ErrConflict, "dataset %s is in use already (ask again)", id)
+		return dataset.Errorf(dataset.ErrConflict, "dataset %s is in use already (try again)", id)
 	}
 	return storage.Discard(ctx, pool, id)
 }
@@ -144,7 +144,7 @@ func (c *Converter) compareAgain(ctx context.Context, jb *jobs.Job, d dataset.Da
 	made dataset.Dataset, to backends.Pool) error {
 	what := "conversion of volume " + d.Volume
 	if _, err := to.Stat(ctx, made.ID); errors.Is(err, dataset.ErrNotFound) {
-		return dataset.Errorf(dataset.ErrConflict, "%s: its copy was removed meanwhile (ask again)", what)
+		return dataset.Errorf(dataset.ErrConflict, "%s: its copy was removed meanwhile (try again)", what)
 	}
 	if err := copyOrCompare(ctx, jb, from, d.ID, to, made.ID, false); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -160,7 +160,7 @@ func checkConvertible(d dataset.Dataset, op dataset.Operation) error {
 	}
 	if size := op.DatasetRecord.Size; size != 0 && d.Size > size {
 		return dataset.Errorf(dataset.ErrConflict,
-			"conversion of volume %s: its size was changed meanwhile (ask again)", d.Volume)
+			"conversion of volume %s: its size was changed meanwhile (try again)", d.Volume)
 	}
 	return nil
 }

@@ -101,7 +101,7 @@ func (r *Reshaper) Rewrite(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 		jb.SetProgress(done, total)
 		if r.deps.Locks.IsUrgent(d.ID) {
 			cancel(dataset.Errorf(dataset.ErrInUse,
-				"a mount or a move arrived, so nothing was changed (ask again when it is not in use)"))
+				"a mount or a move arrived, so nothing was changed (try again when it is not in use)"))
 		}
 	})
 	if err != nil {

@@ -120,7 +120,7 @@ func (p *Pool) CheckServed() error {
 	}
 	if p.AwaitsGeneration {
 		return OfflineError(p.Name, "it was opened just now, and its generation is being compared with control's "+
-			"(ask again)")
+			"(try again)")
 	}
 	return p.checkQuarantine()
 }

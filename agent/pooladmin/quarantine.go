@@ -68,7 +68,7 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 	if err != nil || !all {
 		to += UnreportedMargin
 	}
-	q.Log.WithField("pool", p.Name).Warnf("pool is accepted as it is, as confirmed: %s", p.QuarantineReason())
+	q.Log.WithField("pool", p.Name).Warnf("a user confirmed that the pool is used as it is: %s", p.QuarantineReason())
 	q.Pools.MarkChanged(p.ID, true)
 	if err := q.Pools.Raise(ctx, p, to); err != nil {
 		return dataset.Pool{}, err

@@ -177,7 +177,7 @@ func (r *Registration) Plan(ctx context.Context, req api.Request) (api.Plan, err
 		err = errors.New("its log has the reason")
 	}
 	return p, dataset.Errorf(dataset.ErrUnavailable,
-		"control has not registered this node since drover started: %w (ask again)", err)
+		"control has not registered this node since drover started: %w (try again)", err)
 }
 
 // HasJoined reports whether control has accepted this node since it started.

@@ -224,7 +224,7 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool,
 			return keep, err
 		}
 		log := c.deps.Log.WithError(err).WithField("dataset", k.Dataset)
-		log.Error("the data left behind differs from what was given up: it is kept as a superseded snapshot")
+		log.Error("the data left behind differs from the relinquished content: it is kept as a superseded snapshot")
 	}
 	if err := copier.Supersede(ctx, k.Dataset, superseded); err != nil {
 		return keep, err

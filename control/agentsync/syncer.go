@@ -83,7 +83,7 @@ func (s *Syncer) syncTrusted(ctx context.Context, node uuid.UUID, n notify.Chang
 	after, halted, err := s.trust(ctx, node)
 	if err == nil && after != before {
 		err = dataset.Errorf(dataset.ErrUnavailable,
-			"sync of node %s: the store was recovered meanwhile (ask again)", node)
+			"sync of node %s: the store was recovered meanwhile (try again)", node)
 	}
 	if after != (api.RecoveryState{}) {
 		out.Recovery = &after

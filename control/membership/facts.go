@@ -25,7 +25,7 @@ func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		if n, err := FreshNode(t, node, r.Incarnation); err != nil {
 			return err
-		} else if err := reports.CheckRecord("facts of node "+n.Name, "what is told", r.Facts); err != nil {
+		} else if err := reports.CheckRecord("facts of node "+n.Name, "the report", r.Facts); err != nil {
 			return err
 		}
 		on = dataset.Facts{}

@@ -79,7 +79,7 @@ func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (
 	}
 	if back := (api.Event{Type: api.EventNodeLive, Node: r.Node.Name}); !there {
 		if word.By != "" {
-			back.Detail = "though " + word.By +
+			back.Detail = "although " + word.By +
 				" confirmed that it writes no more: its mounted volumes could be opened elsewhere meanwhile"
 		}
 		t.Notice.Events = append(t.Notice.Events, back)

@@ -62,7 +62,7 @@ func (v *Planner) planConvert(t *record.Tx, d dataset.Dataset, p dataset.Profile
 func (v *Planner) checkConvertible(t *record.Tx, d dataset.Dataset, p dataset.Profile, what string) error {
 	if d.Move != uuid.Nil {
 		return dataset.Errorf(dataset.ErrConflict,
-			"%s: it is being moved to another node (operation %s; ask again when that has ended)", what, d.Move)
+			"%s: it is being moved to another node (operation %s; try again when that has ended)", what, d.Move)
 	}
 	if err := checkSupports(t, d, dataset.OpConvert, "conversion"); err != nil {
 		return err
@@ -222,7 +222,7 @@ func (v *Planner) checkStillConvertible(t *record.Tx, d dataset.Dataset, plan da
 	case d.Move != uuid.Nil:
 		return dataset.Errorf(dataset.ErrConflict, "%s: it is being moved to another node (operation %s)", what, d.Move)
 	case formatRevision(d.Profile) != plan.Options[optionReplaces]:
-		return dataset.Errorf(dataset.ErrConflict, "%s: its profile was changed meanwhile (ask again)", what)
+		return dataset.Errorf(dataset.ErrConflict, "%s: its profile was changed meanwhile (try again)", what)
 	case d.Profile.Access == dataset.AccessMany:
 		return v.CheckNoSharedMounts(t, d, "convert")
 	}

@@ -45,7 +45,7 @@ func (v *Planner) checkFailoverChange(t *record.Tx, d, next dataset.Dataset) err
 	}
 	if d.Move != uuid.Nil {
 		return dataset.Errorf(dataset.ErrConflict,
-			"volume %s: its failover cannot change while it is being moved (operation %s; ask again when that has "+
+			"volume %s: its failover cannot change while it is being moved (operation %s; try again when that has "+
 				"ended)", d.Volume, d.Move)
 	}
 	if err := checkSupports(t, d, dataset.OpUpdate, "change of the failover"); err != nil {
@@ -75,7 +75,7 @@ func checkSizeStays(d, next dataset.Dataset) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"volume %s: its failover and its size cannot change at once (drover volume resize %s %s, then ask again)",
+		"volume %s: its failover and its size cannot change at once (drover volume resize %s %s, then try again)",
 		d.Volume, d.Volume, next.Size.Readable(next.Profile.Size))
 }
 
@@ -125,14 +125,14 @@ func (v *Planner) checkStillPlanned(t *record.Tx, d dataset.Dataset, plan, op da
 		return dataset.Errorf(dataset.ErrConflict, "volume %s was destroyed meanwhile", d.Volume)
 	case d.Move != uuid.Nil:
 		return dataset.Errorf(dataset.ErrConflict,
-			"volume %s: its failover cannot change while it is being moved (operation %s; ask again when that has "+
+			"volume %s: its failover cannot change while it is being moved (operation %s; try again when that has "+
 				"ended)", d.Volume, d.Move)
 	case formatRevision(d.Profile) != plan.Options[optionReplaces] || d.Size != plan.DatasetRecord.Size:
 		return dataset.Errorf(dataset.ErrConflict,
-			"volume %s: its profile or its size was changed meanwhile (ask again)", d.Volume)
+			"volume %s: its profile or its size was changed meanwhile (try again)", d.Volume)
 	case slices.ContainsFunc(d.Followers(), unknown):
 		return dataset.Errorf(dataset.ErrConflict,
-			"volume %s: its home does not know all of its copies yet (ask again)", d.Volume)
+			"volume %s: its home does not know all of its copies yet (try again)", d.Volume)
 	case d.Profile.Access == dataset.AccessMany:
 		return v.CheckNoSharedMounts(t, d, "give profile "+plan.DatasetRecord.Profile.Name+" to")
 	}

@@ -18,7 +18,7 @@ func PlanRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 	}
 	if d.Move != uuid.Nil {
 		return nil, nil, dataset.Errorf(dataset.ErrConflict,
-			"volume %s: it is being moved to another node (operation %s; ask again when that has ended)", d.Volume,
+			"volume %s: it is being moved to another node (operation %s; try again when that has ended)", d.Volume,
 			d.Move)
 	}
 	return record.NewOperation(d), nil, checkSupports(t, d, dataset.OpRewrite, "rewrite")

@@ -299,7 +299,7 @@ func (t *Tx) Commit() (uint64, error) {
 
 // ErrChanged means that the values that were read are not from one moment. The caller reads them again. If the values
 // still contradict each other, the store is damaged, and the error that wraps ErrChanged describes the damage.
-var ErrChanged = errors.New("it changed while it was read")
+var ErrChanged = errors.New("the record changed while it was read")
 
 // ErrBusy replaces ErrChanged when the records still change after repeated reads.
 var ErrBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)",

@@ -26,7 +26,7 @@ func TestHoldingsAreBounded(t *testing.T) {
 		"100001 datasets (100000 at most)": func(h *api.Holdings) { h.Datasets = make([]api.FoundDataset, reports.MaxFound+1) },
 		"257 pools (256 at most)":          func(h *api.Holdings) { h.ExaminedPools = make([]uuid.UUID, 257) },
 		"200001 copies (200000 at most)":   func(h *api.Holdings) { h.Copies = make([]api.AssignedCopy, reports.MaxRemembered+1) },
-		"200001 epochs given up":           func(h *api.Holdings) { h.Relinquished = make([]api.RelinquishedEpoch, reports.MaxRemembered+1) },
+		"200001 relinquished epochs":       func(h *api.Holdings) { h.Relinquished = make([]api.RelinquishedEpoch, reports.MaxRemembered+1) },
 		"copy of dataset " + a.ID.String(): func(h *api.Holdings) {
 			h.Copies = []api.AssignedCopy{{Copy: dataset.Copy{Dataset: a.ID, Kind: dataset.CopyKind(strings.Repeat("x", reports.MaxRecord))}}}
 		},

@@ -146,7 +146,7 @@ func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundData
 			}
 		}
 		if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
-			r.Note = "on record it lies on pool " + old.Pool.String() + " of node " + old.Home.String() +
+			r.Note = "the store records it in pool " + old.Pool.String() + " of node " + old.Home.String() +
 				": this copy is not changed"
 		}
 		if elsewhere || f.Index <= t.Index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {

@@ -125,7 +125,7 @@ func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (b
 	switch {
 	case lease.State == dataset.LeaseMoving:
 		return "", dataset.PendingOn(d.Move,
-			"volume %s was given up by node %s, which is unreachable: the move in progress must end first "+
+			"volume %s was relinquished by node %s, which is unreachable: the move in progress must end first "+
 				"(drover operation ls)", d.Volume, home)
 	case known && confirmed:
 		return "confirmed by " + confirmation.By + ": drover node fence " + home, nil
@@ -215,13 +215,13 @@ func (r *Relocator) whyTooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, o
 	switch age := last.Sub(c.VerifiedAtHome); {
 	case last.IsZero() || c.VerifiedAtHome.IsZero():
 		return "it is not known how old the copy on node " + on.Name +
-			" is, as control was not there or was started since", nil
+			" is, because control was away or was started since", nil
 	case late:
 		return "it is not known how old the copy on node " + on.Name +
-			" is, as its home had not told its clock for more than " + r.Timing.MaxClockAge().String() +
+			" is, because its home had not reported its clock for more than " + r.Timing.MaxClockAge().String() +
 			" when it was lost", nil
 	case r.Reports.CopyAhead(d.Home, c, r.Clock.Steady()) > r.Timing.Session: // more than one heartbeat is missing
-		return "it is not known how old the copy on node " + on.Name + " is, as the clock of the home was set", nil
+		return "it is not known how old the copy on node " + on.Name + " is, because the clock of the home was set", nil
 	case age > most:
 		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name,
 			age.Round(time.Second), d.Profile.Name, most), nil

@@ -31,7 +31,7 @@ func TestFailoverFromAnOldCopy(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrOffline, "no copy takes over automatically: the copy on node beta is 1m1s old, and max_loss of profile auto is 1m0s", "drover volume move db beta --force --fenced alpha")
 	l.Gamma.ReportCurrentCopy(l.Dataset, controltest.Start.Add(-10*time.Second), late.Add(time.Hour)) // its home's clock was set back since
 	_, err = l.AskFailover(l.Service, "beta")
-	controltest.Refused(t, err, dataset.ErrOffline, "on node gamma is, as the clock of the home was set")
+	controltest.Refused(t, err, dataset.ErrOffline, "on node gamma is, because the clock of the home was set")
 	l.Gamma.ReportCurrentCopy(l.Dataset, controltest.Start.Add(-10*time.Second), late) // as new, because nothing was written since
 	op, err := l.AskFailover(l.Service, "beta")
 	if err != nil || op.Node != l.Gamma.ID {
@@ -80,7 +80,7 @@ func TestFailoverFromAHomeThatWasCutOff(t *testing.T) {
 			}
 			op, err := l.AskFailover(l.Service, "beta")
 			if !c.take {
-				controltest.Refused(t, err, dataset.ErrOffline, "on node gamma is, as the clock of the home was set")
+				controltest.Refused(t, err, dataset.ErrOffline, "on node gamma is, because the clock of the home was set")
 			} else if err != nil || op.Node != l.Gamma.ID {
 				t.Errorf("%+v, %v", op, err)
 			}
@@ -91,7 +91,7 @@ func TestFailoverFromAHomeThatWasCutOff(t *testing.T) {
 // The agent of a home renewed its session, but did not report its clock any more. The home may have written until it
 // was lost, so the age of a copy is unknown, however new it is by that clock.
 func TestFailoverFromAHomeThatFellSilent(t *testing.T) {
-	const unknown = "it is not known how old the copy on node gamma is, as its home had not told its clock for more than 1m0s when it was lost"
+	const unknown = "it is not known how old the copy on node gamma is, because its home had not reported its clock for more than 1m0s when it was lost"
 	for _, c := range []struct {
 		name   string
 		silent time.Duration // how long it renews without a report to the service that finds it lost

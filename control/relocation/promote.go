@@ -207,11 +207,11 @@ func checkCopyUnchanged(t *record.Tx, rec, op dataset.Operation) error {
 		return err
 	case !there || !kept.Promotable(): // the home needs no promise from the node of an unusable copy
 		return dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: its copy can no longer be used (ask again: the error then lists the "+
+			"move of volume %s: its copy can no longer be used (try again: the error then lists the "+
 				"copies)", rec.Volume)
 	case op.Loss == nil || op.Loss.At().Compare(rec.Loss.At()) < 0 || op.Loss.PreviousHome != rec.Loss.PreviousHome:
 		return dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: more data would be lost than confirmed (ask again to see what is lost)", rec.Volume)
+			"move of volume %s: more data would be lost than confirmed (try again to see what is lost)", rec.Volume)
 	}
 	return nil
 }

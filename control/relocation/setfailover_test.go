@@ -103,7 +103,7 @@ func TestSetProfileRefusesFailover(t *testing.T) {
 	large := l.ProfileSet.ByName["auto"]
 	large.Name, large.Size = "large", 30*dataset.GiB
 	l.ProfileSet.ByName["large"] = large
-	refused(l, "large", dataset.ErrUnsupported, "cannot change at once (drover volume resize db 30GiB, then ask again)")
+	refused(l, "large", dataset.ErrUnsupported, "cannot change at once (drover volume resize db 30GiB, then try again)")
 	l.EditNode(l.Alpha, func(n *dataset.Node) {
 		n.OperationKinds = slices.DeleteFunc(n.OperationKinds, func(k dataset.OpKind) bool { return k == dataset.OpUpdate })
 	})

@@ -131,10 +131,10 @@ func TestI1NoFailoverOfWhatWasGivenUp(t *testing.T) {
 	}
 	l.Replicas.EndSession(l.Alpha)
 	_, err := l.AskFailover(l.Service, "beta")
-	controltest.Refused(t, err, dataset.ErrPending, "was given up by node alpha")
+	controltest.Refused(t, err, dataset.ErrPending, "was relinquished by node alpha")
 	l.Wait(2*l.Timing.Session, l.Beta, l.Gamma)
 	_, err = l.AskFailover(l.Service, "beta")
-	controltest.Refused(t, err, dataset.ErrPending, "was given up by node alpha")
+	controltest.Refused(t, err, dataset.ErrPending, "was relinquished by node alpha")
 }
 
 // A copy whose node cannot take over is skipped. If no other copy exists, the refusal says why.

@@ -115,7 +115,7 @@ func CheckHoldings(node string, h api.Holdings) error {
 	err := cmp.Or(
 		CheckCount(who, len(h.ExaminedPools), MaxPools, "pools"),
 		CheckCount(who, len(h.Copies), MaxRemembered, "copies"),
-		CheckCount(who, len(h.Relinquished), MaxRemembered, "epochs given up"),
+		CheckCount(who, len(h.Relinquished), MaxRemembered, "relinquished epochs"),
 	)
 	if err != nil {
 		return err

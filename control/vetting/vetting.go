@@ -59,7 +59,7 @@ func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 			continue
 		}
 		return dataset.Errorf(dataset.ErrForbidden,
-			"report of operation %s (%.40s): profile %s has %s (ask again, if profiles.yaml was changed just now)",
+			"report of operation %s (%.40s): profile %s has %s (try again, if profiles.yaml was changed just now)",
 			op.ID, op.Kind, dataset.Clip(p.Name), what)
 	}
 	return nil

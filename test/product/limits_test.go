@@ -32,7 +32,7 @@ func TestI8(t *testing.T) {
 
 	release := again("create.made")
 	r := w.e.Docker(t, "volume", "create", "-d", w.h.Driver, "slow@gold")
-	named := regexp.MustCompile(`drover: create of volume slow continues as operation ([0-9a-f]{8}) \(making\): ask again, or drover operation watch [0-9a-f]{8}\n$`).FindStringSubmatch(r.Stderr)
+	named := regexp.MustCompile(`drover: create of volume slow continues as operation ([0-9a-f]{8}) \(making\): try again, or drover operation watch [0-9a-f]{8}\n$`).FindStringSubmatch(r.Stderr)
 	if r.Exit == 0 || named == nil {
 		t.Fatalf("a create that hangs: exit %d, %s", r.Exit, r.Stderr)
 	}
@@ -47,7 +47,7 @@ func TestI8(t *testing.T) {
 	}
 
 	release = again("mount.begin")
-	w.refused(t, "drover: mount of volume slow takes long and continues (mounting): ask again", "run", "--rm", "-v", "slow@gold:/data:nocopy", "--volume-driver", w.h.Driver, image, "true")
+	w.refused(t, "drover: mount of volume slow takes long and continues (mounting): try again", "run", "--rm", "-v", "slow@gold:/data:nocopy", "--volume-driver", w.h.Driver, image, "true")
 	w.inspect(t, "slow@gold") // the other parts of Drover answer
 	w.once(t, "other@gold", "true")
 	release()

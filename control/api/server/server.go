@@ -40,7 +40,7 @@ func waiting(ctx context.Context) (context.Context, func(error) error) {
 	forget := func() bool { return true }
 	if ok {
 		forget = context.AfterFunc(stopping, func() {
-			cancel(dataset.Errorf(dataset.ErrUnavailable, "drover is stopping (ask again after its restart)"))
+			cancel(dataset.Errorf(dataset.ErrUnavailable, "drover is stopping (try again after its restart)"))
 		})
 	}
 	return ctx, func(err error) error {

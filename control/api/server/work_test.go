@@ -96,7 +96,7 @@ func TestWorkWithoutAnOperation(t *testing.T) {
 // client of an earlier release takes any answer below 300 for success.
 func TestPendingErrorNamesTheOperation(t *testing.T) {
 	f := newFake()
-	const line = "volume db is being moved: ask again"
+	const line = "volume db is being moved: try again"
 	f.err = errors.Join(dataset.PendingOn(node1, line))
 	resp, body := raw(t, Handler(Deps{Service: f}), "POST", "/v1/volumes", `{"volume":"db"}`)
 	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Location") != "/v1/operations/"+node1.String() ||

@@ -37,7 +37,7 @@ func check(r io.ReaderAt, size int64) (contents, error) {
 	buckets := map[string][]byte{}
 	err = t.walk(root, func(e element) error {
 		if !e.bucket {
-			return corrupt("key %q lies outside of all buckets", e.key)
+			return corrupt("key %q is outside of all buckets", e.key)
 		}
 		buckets[string(e.key)] = bytes.Clone(e.value)
 		return nil

@@ -31,7 +31,8 @@ func newCredentials(opts Options, hosts []*url.URL) (*credentials, error) {
 	}
 	if !headerSafe(c.token) {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
-			"consul: the token holds characters that no token has (where does it come from?)")
+			"consul: the token contains characters that no token has (correct the file or the variable that it comes "+
+				"from)")
 	}
 	for _, u := range hosts {
 		if c.token != "" && u.Scheme == "http" && !loopback(u.Hostname()) {

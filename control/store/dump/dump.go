@@ -94,7 +94,7 @@ func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summar
 	}
 	if sum.Cluster == uuid.Nil {
 		return sum, dataset.Errorf(dataset.ErrNotFound,
-			"the store is empty: no drover has ever worked on it (is it the right one?)")
+			"the store is empty: no drover has ever used it (check the address of the store)")
 	}
 	out := &writer{w: w, hash: sha256.New()}
 	if err := out.json(head{format, version, kind, sum.Cluster}); err != nil {
