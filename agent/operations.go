@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -85,6 +86,9 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	})
 	a.Importer = operation.NewImporter(operation.ImporterDeps{
 		Host: a.Host, Operations: a.Operations, Maker: a.DatasetMaker, Pools: a.Pools, Plan: a.Registration.Plan,
+		Restore: func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
+			return backup.NewRestorer(a.Control, a.Repositories).Restore(ctx, repository, id, root, step)
+		},
 	})
 	a.Snapshotter = operation.NewSnapshotter(operation.SnapshotterDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes, Space: a.Space,
@@ -125,7 +129,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	a.makeBackups()
 	return map[dataset.OpKind]operation.Handler{
 		dataset.OpCreate: a.DatasetMaker.Create, dataset.OpClone: a.DatasetMaker.Create,
-		dataset.OpImport:   a.Importer.ImportFolder,
+		dataset.OpImport:   a.Importer.Import,
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
 		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite, dataset.OpUpdate: bounder.Update,

@@ -44,7 +44,7 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 			"%s may not %s volume %s without its home, which requires an admin's confirmation: "+
 				"%s", p, op.Kind, op.Volume,
 			api.AskAsAdmin)
-	case op.Node == p.Node, op.OtherNode == p.Node, makesDataset(op.Kind) && op.Path == "":
+	case op.Node == p.Node, op.OtherNode == p.Node, makesDataset(op.Kind) && op.Path == "" && op.Backup == "":
 		return nil
 	case op.Kind == dataset.OpDelete:
 		if d, err := t.Dataset(op.DatasetID); err != nil || d.RequestedBy == p.Node ||

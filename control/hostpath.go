@@ -2,6 +2,7 @@ package control
 
 import (
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/droverhq/drover/control/api"
@@ -11,8 +12,11 @@ import (
 // maxPath is PATH_MAX of linux/limits.h.
 const maxPath = 4096
 
+// backupRE matches the ID of a backup, as restic makes it.
+var backupRE = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
 // checkRepository fails with dataset.ErrInvalid if a request names a repository or a backup, and a request of its kind
-// uses none.
+// uses none. It also fails if an import names only one of them, or reads a folder as well.
 func checkRepository(req api.Request) error {
 	reads := req.Kind == dataset.OpImport
 	if req.Repository != "" && !reads && req.Kind != dataset.OpBackup {
@@ -22,6 +26,19 @@ func checkRepository(req api.Request) error {
 	if req.Backup != "" && !reads {
 		return dataset.Errorf(dataset.ErrInvalid,
 			"unexpected backup: it applies only to import, not to %.40s (omit it)", req.Kind)
+	}
+	switch {
+	case !reads || req.Repository == "" && req.Backup == "":
+		return nil
+	case req.Repository == "" || req.Backup == "":
+		return dataset.Errorf(dataset.ErrInvalid,
+			"import of volume %q from a backup: expected both repository and backup", dataset.Clip(req.Volume))
+	case req.Path != "":
+		return dataset.Errorf(dataset.ErrInvalid, "import of volume %q: path and backup exclude each other",
+			dataset.Clip(req.Volume))
+	case !backupRE.MatchString(req.Backup):
+		return dataset.Errorf(dataset.ErrInvalid, "bad ID of a backup %q: expected 64 hexadecimal digits",
+			dataset.Clip(req.Backup))
 	}
 	return nil
 }

@@ -34,9 +34,11 @@ type ImporterDeps struct {
 		All() []*pool.Pool
 	}
 	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
+	// Restore writes the content of a backup to an empty directory: see backup.Restorer.
+	Restore func(ctx context.Context, repository, id string, root *os.File, step func(string)) error
 }
 
-// Importer makes volumes of folders and archives. It has no state.
+// Importer makes volumes of folders, backups and archives. It has no state.
 type Importer struct {
 	deps ImporterDeps
 }
@@ -90,6 +92,16 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 // usedIDError returns the error for a request whose ID is already the ID of another operation.
 func usedIDError(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrExists, "operation %s exists with another request (choose another ID)", id)
+}
+
+// Import makes a volume from a backup or from a folder of this host.
+func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+	if op.Backup == "" {
+		return i.ImportFolder(ctx, jb, op)
+	}
+	return i.importInto(ctx, jb, op, func(root *os.File) error {
+		return i.deps.Restore(ctx, op.Repository, op.Backup, root, jb.Step)
+	})
 }
 
 // ImportFolder makes a volume from a folder of this host.

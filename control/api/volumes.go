@@ -51,13 +51,17 @@ type ProtectVolume struct {
 	Protect bool `json:"protect" doc:"whether deletes are refused"`
 }
 
-// ImportVolume asks for a volume with the contents of a folder of its host.
+// ImportVolume asks for a volume with the contents of a folder of its host, or of a backup. Either path is given, or
+// both repository and backup.
 type ImportVolume struct {
 	// Absolute and clean path of the folder on the host of the new volume. It must neither contain nor be
 	// inside a pool or the root of Drover.
-	Path    string            `json:"path"`
-	Live    bool              `json:"live,omitempty" doc:"the folder may be in use"`
-	Options map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
+	Path string `json:"path,omitempty"`
+	// name of the recorded repository with the backup; the host of the new volume reads it
+	Repository string            `json:"repository,omitempty"`
+	Backup     string            `json:"backup,omitempty" doc:"ID of the backup: 64 hexadecimal digits"`
+	Live       bool              `json:"live,omitempty" doc:"the folder may be in use"`
+	Options    map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
 }
 
 // Volume is a volume, or a dataset in the trash, as people see it.

@@ -94,6 +94,12 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	op := &dataset.Operation{
 		Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, DatasetRecord: &d,
 		Options: maps.Clone(req.Options), Path: req.Path, Live: req.Live,
+		Repository: req.Repository, Backup: req.Backup,
+	}
+	if req.Repository != "" {
+		if _, err := record.GetRepository(t, req.Repository); err != nil {
+			return nil, nil, err
+		}
 	}
 	if w.spec.From != "" {
 		err = v.planSource(t, op, w)

@@ -70,6 +70,8 @@ func describeCopy(req api.Request, w CreateRequest) string {
 		return "a clone"
 	case req.Path != "":
 		return "an import"
+	case req.Backup != "":
+		return "a restored backup"
 	}
 	return ""
 }

@@ -227,6 +227,35 @@ func (r *Repository) Restore(ctx context.Context, id, target string) error {
 	return err
 }
 
+// RestoreFolder writes a top folder of a backup, with its name, below the folder target, as Restore does.
+func (r *Repository) RestoreFolder(ctx context.Context, id, folder, target string) error {
+	if err := r.checkIDs(id); err != nil {
+		return err
+	}
+	_, err := r.run(ctx, command{time: longTime}, "restore", "--target="+target, "--include=/"+folder, "--", id)
+	return err
+}
+
+// Count returns how many names a top folder of a backup has, including the folder itself. Each hard link counts.
+func (r *Repository) Count(ctx context.Context, id, folder string) (n int64, err error) {
+	if err := r.checkIDs(id); err != nil {
+		return 0, err
+	}
+	top := "/" + folder
+	out := &lines{each: func(line []byte) {
+		var node struct {
+			Type string `json:"struct_type"`
+			Path string `json:"path"`
+		}
+		if json.Unmarshal(line, &node) == nil && node.Type == "node" &&
+			(node.Path == top || strings.HasPrefix(node.Path, top+"/")) {
+			n++
+		}
+	}}
+	_, err = r.run(ctx, command{time: longTime, stdout: out}, "ls", "--json", "--", id)
+	return n, err
+}
+
 // Remove removes backups. Their data remain until Prune is called. A backup that does not exist is ignored.
 // If a backup cannot be read, Remove removes the others, and fails with ErrCorrupt or ErrOffline.
 func (r *Repository) Remove(ctx context.Context, ids ...string) error {

@@ -8,15 +8,16 @@ import (
 	"regexp"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/restic"
-	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/tree/treetest"
 	"github.com/droverhq/drover/test/host"
 )
 
 // TestBackups: volumes in use are backed up to the only repository. A second backup adds only what has changed. A
-// backup that cannot reach the repository fails with the reason, and leaves nothing.
+// backup that cannot reach the repository fails with the reason, and leaves nothing. A backup is
+// restored as a new volume, and never over an existing one.
 func TestBackups(t *testing.T) {
 	h := host.Start(t, host.Options{Size: 4 << 30, Profiles: "default: plain\nprofiles:\n  plain: {}\n"})
 	at, secret := filepath.Join(h.Dir, "repository"), filepath.Join(h.Dir, "password")
@@ -55,20 +56,30 @@ func TestBackups(t *testing.T) {
 	if done[0].State != dataset.OpDone || done[0].BytesAdded > size/8 || len(done[0].Backup) != 64 {
 		t.Errorf("the second backup is %+v", done[0])
 	}
-	r, err := restic.New(t.Context(), &run.System{}, restic.Options{
-		URL: at, Password: dataset.PasswordSource{File: secret}, CacheDir: filepath.Join(h.Dir, "cache"),
-	})
+	short := done[0].Backup[:8]
+	wantError(t, h.Exec(t, "backup", "restore", short),
+		"drover: volume db exists (name the new volume: drover backup restore "+short+" NEW)")
+	wantError(t, h.Exec(t, "backup", "restore", short, "web"),
+		`drover: volume "web" exists already: an import creates a new one (choose another name)`)
+	h.Must(t, "backup", "restore", short, "copy")
+	into, err := plug.Mount("copy", "user")
 	if err != nil {
 		t.Fatal(err)
 	}
-	into := t.TempDir()
-	if err := r.Restore(t.Context(), done[0].Backup, into); err != nil {
-		t.Fatal(err)
-	}
 	for name, want := range map[string][]byte{"large": large, "small": []byte("second")} {
-		if got, err := os.ReadFile(filepath.Join(into, "data", name)); err != nil || !bytes.Equal(got, want) {
+		if got, err := os.ReadFile(filepath.Join(into, name)); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s of the backup has %d bytes, %v, want %d", name, len(got), err, len(want))
 		}
+	}
+	if names, err := filepath.Glob(filepath.Join(into, ".*")); err != nil || len(names) > 0 {
+		t.Errorf("the restore left %q, %v", names, err)
+	}
+	was, now := status(t, roots["db"]), status(t, into)
+	if was.Uid != now.Uid || was.Gid != now.Gid || was.Mode != now.Mode || was.Mtim != now.Mtim {
+		t.Errorf("the root of the volume is %+v, and was %+v", now, was)
+	}
+	if err := plug.Unmount("copy", "user"); err != nil {
+		t.Fatal(err)
 	}
 	rename(t, at, at+".away")
 	wantError(t, h.Exec(t, "backup", "create", "db", "-q"), "drover: backup of volume db to offsite: repository "+at+
@@ -84,6 +95,14 @@ func TestBackups(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 	h.Clean(t)
+}
+
+func status(t *testing.T, path string) (st unix.Stat_t) {
+	t.Helper()
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st
 }
 
 func put(t *testing.T, path string, content []byte) {

@@ -73,6 +73,8 @@ func (c *pending) noteRequest(req api.Request) {
 		c.Target = dataset.Clip(req.Volume)
 	}
 	c.addDetail("path ", req.Path)
+	c.addDetail("repository ", req.Repository)
+	c.addDetail("backup ", req.Backup)
 	c.addDetail("snapshot ", req.Snapshot)
 	c.addDetail("name ", req.Name)
 	c.addDetail("node ", req.Node)

@@ -116,7 +116,7 @@ func (h handlers) changes() {
 			req.Volume, req.Protect = in.Volume, &in.Body.Protect
 			return h.submit(ctx, req)
 		})
-	add(h, endpoint(route.ImportVolume, "volumes", "Create a volume from a folder",
+	add(h, endpoint(route.ImportVolume, "volumes", "Create a volume from a folder or a backup",
 		"The path has the spec of the new volume."),
 		func(ctx context.Context, in *struct {
 			OperationParam
@@ -125,6 +125,7 @@ func (h handlers) changes() {
 		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpImport)
 			req.Volume, req.Path, req.Live, req.Options = in.Volume, in.Body.Path, in.Body.Live, in.Body.Options
+			req.Repository, req.Backup = in.Body.Repository, in.Body.Backup
 			return h.submit(ctx, req)
 		})
 }

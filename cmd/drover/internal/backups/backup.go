@@ -20,7 +20,7 @@ func Command(a *cli.App) *cobra.Command {
 		Use:   "backup",
 		Short: "Manage backups of volumes",
 	},
-		newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRmCmd(a), newPruneCmd(a),
+		newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRestoreCmd(a), newRmCmd(a), newPruneCmd(a),
 	)
 }
 

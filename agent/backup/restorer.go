@@ -1,0 +1,153 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/tree"
+)
+
+// Operations finds an operation by its UUID. It fails with dataset.ErrNotFound if control has forgotten the operation.
+// host.Control implements it.
+type Operations interface {
+	Operation(ctx context.Context, id string, wait time.Duration) (dataset.Operation, error)
+}
+
+// Restorer writes the files of a backup to a new volume. It has no state. Its methods are safe for concurrent use.
+type Restorer struct {
+	operations   Operations
+	repositories Repositories
+}
+
+// NewRestorer returns a Restorer.
+func NewRestorer(operations Operations, repositories Repositories) *Restorer {
+	return &Restorer{operations, repositories}
+}
+
+// Restore writes the content of the volume in a backup to root, an empty directory, and gives root the owner, mode,
+// times and attributes of the volume's root directory. step is called with the name of each step.
+//
+// The directory must be visible to no other process. Restore fails with dataset.ErrNotFound if there is no such backup,
+// with dataset.ErrUnsupported if a later version of Drover made it, with dataset.ErrNoSpace if root is too small, and
+// with dataset.ErrCorrupt if a file cannot be restored as it was. Then root contains a part of the files.
+func (s *Restorer) Restore(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
+	r, err := s.repositories.OpenNamed(ctx, repository)
+	if err != nil {
+		return err
+	}
+	step("reading the backup's record")
+	record, err := s.readRecord(ctx, r, id)
+	if err == nil {
+		err = s.write(ctx, r, id, root, step)
+	}
+	if errors.Is(err, dataset.ErrNoSpace) {
+		// restic's error does not say which of the two is full. Restore writes nothing to the repository.
+		return dataset.Errorf(dataset.ErrNoSpace,
+			"the new volume or the host's disk is too small for backup %s, which is of a volume of %s (restore it "+
+				"with a larger size: -o size=SIZE)", short(id), record.Size.Readable(0))
+	}
+	return named(repository, err)
+}
+
+// readRecord returns the record of a backup. It fails if the backup may lack files.
+func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id string) (Record, error) {
+	b, err := r.Get(ctx, id)
+	if err != nil {
+		return Record{}, err
+	}
+	tags, ok := ParseTags(b.Tags)
+	if !ok {
+		return Record{}, dataset.Errorf(dataset.ErrInvalid, "Drover has not made backup %s (restore it with restic "+
+			"restore, and import the folder)", short(b.ID))
+	}
+	if err := s.checkComplete(ctx, b, tags); err != nil {
+		return Record{}, err
+	}
+	text, err := r.File(ctx, id, RecordName, maxRecord)
+	if err != nil {
+		return Record{}, err
+	}
+	record, err := ParseRecord(text)
+	if err == nil && (record.Dataset != tags.Dataset || record.Volume != tags.Volume) {
+		err = dataset.Errorf(dataset.ErrCorrupt,
+			"backup %s: its %s describes dataset %s of volume %s, and its tags dataset %s of volume %s", short(id),
+			RecordName, record.Dataset, record.Volume, tags.Dataset, tags.Volume)
+	}
+	return record, err
+}
+
+// checkComplete fails if a backup may lack files: if the operation that made it did not end with this backup as its
+// result. Control forgets operations after some time. A backup of a forgotten operation is taken for complete.
+func (s *Restorer) checkComplete(ctx context.Context, b restic.Backup, tags Tags) error {
+	made, err := s.operations.Operation(ctx, tags.Operation.String(), 0)
+	switch {
+	case errors.Is(err, dataset.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case !made.State.Final():
+		return dataset.Errorf(dataset.ErrConflict, "backup %s is not complete yet: operation %s makes it", short(b.ID),
+			made.ID)
+	case made.State != dataset.OpDone || made.Backup != b.ID:
+		return dataset.Errorf(dataset.ErrCorrupt,
+			"backup %s may lack files: operation %s, which made it, ended without this result (choose another "+
+				"backup: drover backup ls %s)", short(b.ID), made.ID, tags.Volume)
+	}
+	return nil
+}
+
+// write has restic write the files below a new folder in root, because restic writes the whole path that a file has in
+// the backup. Then it moves them to root.
+func (s *Restorer) write(ctx context.Context, r *restic.Repository, id string, root *os.File,
+	step func(string)) (err error) {
+	// The backup can contain any name. It does not contain these.
+	outer, inner := ".drover-restore-"+uuid.NewString(), ".drover-restore-"+uuid.NewString()
+	if err := unix.Mkdirat(int(root.Fd()), outer, 0o700); err != nil {
+		return fmt.Errorf("make a folder in the new volume: %w", err)
+	}
+	fd, err := unix.Openat(int(root.Fd()), outer, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open a folder in the new volume: %w", err)
+	}
+	folder := os.NewFile(uintptr(fd), outer)
+	defer func() { err = errors.Join(err, folder.Close()) }()
+	step("restoring")
+	// The volume has no path, because its mount is private. restic reaches it through the descriptor of this process.
+	target := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), folder.Fd())
+	if err := r.RestoreFolder(ctx, id, DataName, target); err != nil {
+		return err
+	}
+	step("counting the files")
+	if err := checkCount(ctx, r, id, folder); err != nil {
+		return err
+	}
+	if err := unix.Renameat(fd, DataName, int(root.Fd()), inner); err != nil {
+		return fmt.Errorf("move the restored files: %w", err)
+	}
+	if err := unix.Unlinkat(int(root.Fd()), outer, unix.AT_REMOVEDIR); err != nil {
+		return fmt.Errorf("remove a folder in the new volume: %w", err)
+	}
+	return tree.Hoist(ctx, root, inner)
+}
+
+// checkCount fails with dataset.ErrCorrupt unless a folder has as many names as the data of a backup.
+func checkCount(ctx context.Context, r *restic.Repository, id string, folder *os.File) error {
+	want, err := r.Count(ctx, id, DataName)
+	if err != nil {
+		return err
+	}
+	got, err := tree.CountNames(ctx, folder)
+	if err == nil && got != want {
+		err = dataset.Errorf(dataset.ErrCorrupt, "backup %s has %d files and folders, and %d of them were restored",
+			short(id), want, got)
+	}
+	return err
+}

@@ -1,0 +1,133 @@
+package backup_test
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent/backup"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/internal/tree"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// oneOperation is the operation that control knows, or the zero value.
+type oneOperation struct{ known dataset.Operation }
+
+func (o oneOperation) Operation(_ context.Context, id string, _ time.Duration) (dataset.Operation, error) {
+	if id != o.known.ID.String() {
+		return dataset.Operation{}, dataset.Errorf(dataset.ErrNotFound, "no such operation: %s", id)
+	}
+	return o.known, nil
+}
+
+// A backup is restored only if its operation has ended with it, or if control has forgotten the operation.
+func TestIncompleteBackupIsNotRestored(t *testing.T) {
+	r, _ := folderRepository(t)
+	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
+	b := store(t, r, "one", tags.List())
+	other := strings.Repeat("0", 64)
+	for _, c := range []struct {
+		state dataset.OpState
+		made  string
+		kind  *dataset.Kind
+		want  string
+	}{
+		{dataset.OpRunning, "", dataset.ErrConflict, "is not complete yet"},
+		{dataset.OpFailed, "", dataset.ErrCorrupt, "may lack files"},
+		{dataset.OpCancelled, "", dataset.ErrCorrupt, "may lack files"},
+		{dataset.OpDone, other, dataset.ErrCorrupt, "may lack files"},
+		{dataset.OpDone, b.ID, dataset.ErrCorrupt, "has no version"}, // store writes an empty record
+	} {
+		root, err := os.Open(t.TempDir())
+		must(t, err)
+		op := oneOperation{dataset.Operation{ID: tags.Operation, State: c.state, Backup: c.made}}
+		refused(t, backup.NewRestorer(op, r).Restore(t.Context(), "offsite", b.ID, root, func(string) {}), c.kind, c.want)
+		names, err := root.Readdirnames(-1)
+		if err != nil || len(names) > 0 {
+			t.Errorf("%s: restored %q, %v", c.state, names, err)
+		}
+		must(t, root.Close())
+	}
+}
+
+// A volume that is too small for its backup is named as the cause, with the remedy.
+func TestRestoreIntoSmallVolume(t *testing.T) {
+	r, _ := folderRepository(t)
+	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
+	dir, small := t.TempDir(), t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, backup.DataName), 0o700))
+	must(t, os.WriteFile(filepath.Join(dir, backup.DataName, "large"), treetest.Bytes(1, 2<<20), 0o600))
+	text, err := json.Marshal(backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0)})
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), text, 0o600))
+	b, _, err := r.Backup(t.Context(), restic.Request{
+		Dir: dir, Names: []string{backup.DataName, backup.RecordName}, Tags: tags.List(),
+	})
+	must(t, err)
+	must(t, unix.Mount("none", small, "tmpfs", 0, "size=1m"))
+	root, err := os.Open(small)
+	must(t, err)
+	defer func() { must(t, unix.Unmount(small, 0)) }()
+	defer root.Close()
+	err = backup.NewRestorer(oneOperation{}, r).Restore(t.Context(), "offsite", b.ID, root, func(string) {})
+	refused(t, err, dataset.ErrNoSpace, "too small for backup "+b.ID[:8])
+}
+
+func TestRestoredVolumeIsEqual(t *testing.T) {
+	r, _ := folderRepository(t)
+	at := scratch.Mount(t, "ext4", scratch.Ext4)
+	dir, target := filepath.Join(at, "dir"), filepath.Join(at, "target")
+	data := filepath.Join(dir, backup.DataName)
+	must(t, os.MkdirAll(data, 0o700))
+	must(t, os.Mkdir(target, 0o755))
+	treetest.Plant(t, data, treetest.Sparse)
+	must(t, filepath.WalkDir(data, func(path string, e os.DirEntry, err error) error {
+		if err == nil && e.Type() == os.ModeSocket {
+			return os.Remove(path)
+		}
+		return err
+	}))
+	must(t, os.Chown(data, 5, 6))
+	must(t, os.Chmod(data, 0o2751))
+	must(t, unix.Setxattr(data, "user.root", []byte("x"), 0))
+	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
+	text, err := json.Marshal(backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0)})
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), text, 0o600))
+	b, _, err := r.Backup(t.Context(), restic.Request{
+		Dir: dir, Names: []string{backup.DataName, backup.RecordName}, Tags: tags.List(),
+	})
+	must(t, err)
+	want, err := os.Open(data)
+	must(t, err)
+	defer want.Close()
+	got, err := os.Open(target)
+	must(t, err)
+	defer got.Close()
+	s := backup.NewRestorer(oneOperation{}, r)
+	refused(t, s.Restore(t.Context(), "offsite", strings.Repeat("0", 64), got, func(string) {}), dataset.ErrNotFound,
+		"it has no such backup")
+	must(t, s.Restore(t.Context(), "offsite", b.ID, got, func(string) {}))
+	found, err := tree.Compare(t.Context(), want, got)
+	must(t, err)
+	// restic does not store these: see restic.Repository.Backup.
+	lost := []string{"links/fifo-too", "links/symlink-too", "symlink-dangling", "symlink-odd"}
+	var paths []string
+	for _, d := range found {
+		paths = append(paths, d.Path)
+	}
+	if !slices.Equal(paths, lost) {
+		t.Errorf("differences %v, want only those of %q", found, lost)
+	}
+}

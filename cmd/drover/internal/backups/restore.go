@@ -1,0 +1,96 @@
+package backups
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newRestoreCmd(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "restore BACKUP [NEW]",
+		Short: "Create a volume from a backup",
+		Long: `Create a volume with the content of a backup.
+` + referenceHelp + `
+The volume is visible only when it is complete. No existing volume is changed.
+
+NEW is the name of the new volume, or NAME@PROFILE. Without NEW, it gets the
+name that the backed-up volume had. Without a profile, it gets the profile that
+the volume had. It has the size of its profile: use -o size=SIZE if the backup
+needs more. Labels and protection are not restored. The host of the new volume
+reads the repository, and needs its password.`,
+		Example: `  drover backup restore 5f1c09aa
+  drover backup restore 5f1c09aa db-before@gold -o size=40GiB`,
+		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	o, opts := cli.MakeFlags(a, cmd)
+	cli.DetachFlag(cmd, o)
+	repository := repositoryFlag(a, cmd, "look only in the repository `NAME`")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if _, help := opts["help"]; help {
+			return cli.UsageError(cmd, "drover volume create -o help lists the options")
+		}
+		c, err := a.Connect()
+		if err != nil {
+			return err
+		}
+		ctx := cmd.Context()
+		b, err := find(ctx, c, *repository, args[0])
+		if err != nil {
+			return err
+		}
+		spec := b.Volume
+		if len(args) > 1 {
+			spec = args[1]
+		} else if _, err := c.Volume(ctx, b.Volume); err == nil {
+			return dataset.Errorf(dataset.ErrExists,
+				"volume %s exists (name the new volume: drover backup restore %s NEW)", b.Volume, short(b.ID))
+		} else if !errors.Is(err, dataset.ErrNotFound) {
+			return err
+		}
+		options, err := withProfile(ctx, c, b, spec, opts)
+		if err != nil {
+			return err
+		}
+		req := api.Request{
+			Kind: dataset.OpImport, Volume: spec, Options: options, Repository: b.Repository, Backup: b.ID,
+		}
+		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+			d := cli.MadeDataset(out)
+			return d.ID, fmt.Sprintf("restored volume %s from backup %s: dataset %s, profile %s", d.Volume, short(b.ID),
+				d.ID, d.Profile.Name)
+		})
+	}
+	return cmd
+}
+
+// withProfile returns the options with the profile of the backed-up volume, unless the user has chosen one. It fails
+// with dataset.ErrNotFound if that profile no longer exists.
+func withProfile(ctx context.Context, c cli.Remote, b api.VolumeBackup, spec string, opts map[string]string) (
+	map[string]string, error) {
+	if strings.Contains(spec, "@") || opts["profile"] != "" || b.Profile == "" {
+		return opts, nil
+	}
+	profiles, err := c.Profiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range profiles {
+		if p.Name == b.Profile {
+			opts = maps.Clone(opts)
+			opts["profile"] = b.Profile
+			return opts, nil
+		}
+	}
+	return nil, dataset.Errorf(dataset.ErrNotFound, "profile %s of the backed-up volume no longer exists (choose one: "+
+		"drover backup restore %s %s@PROFILE)", b.Profile, short(b.ID), spec)
+}
