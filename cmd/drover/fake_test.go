@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -356,7 +357,7 @@ func (f *fake) VolumeBackups(_ context.Context, repository, volume string) (l ap
 			l.Items = append(l.Items, b)
 		}
 	}
-	return l, f.called("VolumeBackups")
+	return l, cmp.Or(f.fail["VolumeBackups of "+repository], f.called("VolumeBackups"))
 }
 
 func (f *fake) RemoveBackup(_ context.Context, repository, id string) error {

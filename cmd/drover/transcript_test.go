@@ -85,6 +85,17 @@ var scenarios = map[string]func(c *console){
 	"backup-locked": func(c *console) {
 		c.fake.fail = map[string]error{"RemoveBackup": dataset.Errorf(dataset.ErrInUse, "backups in offsite: repository /mnt/nas/backups: it is locked")}
 	},
+	"mirrored": func(c *console) { // a copy of repository offsite is recorded
+		c.fake.repositories = append(c.fake.repositories, dataset.Repository{Name: "mirror", URL: "/mnt/mirror"})
+		for _, b := range c.fake.backups {
+			b.Repository = "mirror"
+			c.fake.backups = append(c.fake.backups, b)
+		}
+	},
+	"backup-unreadable": func(c *console) {
+		c.fake.repositories = append(c.fake.repositories, dataset.Repository{Name: "away", URL: "/mnt/away"})
+		c.fake.fail = map[string]error{"VolumeBackups of away": dataset.Errorf(dataset.ErrOffline, "backups in away: it does not answer")}
+	},
 	"repository-damaged": func(c *console) {
 		c.fake.fail = map[string]error{"Repository": dataset.Errorf(dataset.ErrCorrupt, "store: value of repositories/offsite is damaged: unexpected end of JSON input")}
 	},

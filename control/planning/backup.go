@@ -57,7 +57,8 @@ func chooseRepository(t *record.Tx, name string) (string, error) {
 	for i, r := range all {
 		names[i] = r.Name
 	}
-	return "", dataset.Errorf(dataset.ErrAmbiguous, "name one of the repositories (%s)", dataset.FormatChoices(names))
+	return "", dataset.Errorf(dataset.ErrAmbiguous,
+		"several repositories are recorded (name one of them with --to: %s)", dataset.FormatChoices(names))
 }
 
 // CommitBackup checks the result of a backup. It changes no record besides the operation's: the repository has the

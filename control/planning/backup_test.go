@@ -63,7 +63,8 @@ func TestBackup(t *testing.T) {
 		}
 	}
 	controltest.AddRepository(e, "nas")
-	refuseBackup(a, backUp("db"), dataset.ErrAmbiguous, "backup of volume db: name one of the repositories (nas, offsite)")
+	refuseBackup(a, backUp("db"), dataset.ErrAmbiguous,
+		"backup of volume db: several repositories are recorded (name one of them with --to: nas, offsite)")
 	e.CheckInvariants()
 }
 

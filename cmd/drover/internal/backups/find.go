@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
@@ -17,8 +18,8 @@ const referenceHelp = `BACKUP is the ID of a backup, or its first
 digits, at least 4 of them.`
 
 // fetch returns the backups of a volume or, if volume is empty, of all volumes, oldest first: those in one repository
-// or, if repository is empty, in all recorded ones. If a part of the backups cannot be read, fetch returns the others,
-// and incomplete says why. It fails if no repository can be read.
+// or, if repository is empty, in all recorded ones, which are read at the same time. If a part of the backups cannot be
+// read, fetch returns the others, and incomplete says why. It fails if no repository can be read.
 func fetch(ctx context.Context, c cli.Remote, repository, volume string) (list []api.VolumeBackup,
 	incomplete, err error) {
 	names := []string{repository}
@@ -32,9 +33,15 @@ func fetch(ctx context.Context, c cli.Remote, repository, volume string) (list [
 			names = append(names, r.Name)
 		}
 	}
+	lists, errs := make([]api.BackupList, len(names)), make([]error, len(names))
+	var all sync.WaitGroup
+	for i, name := range names {
+		all.Go(func() { lists[i], errs[i] = c.VolumeBackups(ctx, name, volume) })
+	}
+	all.Wait()
 	failed := 0
-	for _, name := range names {
-		l, err := c.VolumeBackups(ctx, name, volume)
+	for i, l := range lists {
+		err := errs[i]
 		if err != nil {
 			failed++
 		} else {
@@ -59,30 +66,55 @@ const minDigits = 4
 // recorded ones. It fails with dataset.ErrNotFound if there is none, and with dataset.ErrAmbiguous if there are
 // several.
 func find(ctx context.Context, c cli.Remote, repository, id string) (api.VolumeBackup, error) {
+	b, _, err := findReadable(ctx, c, repository, id)
+	return b, err
+}
+
+// findForRemoval is find for a backup that will be removed. If a repository cannot be read, another backup can have an
+// ID with the same first digits. The caller must then give as many digits as the lists show, or the repository.
+func findForRemoval(ctx context.Context, c cli.Remote, repository, id string) (api.VolumeBackup, error) {
+	b, incomplete, err := findReadable(ctx, c, repository, id)
+	if err == nil && incomplete != nil && repository == "" && len(id) < shortID {
+		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so more digits than %s are needed "+
+			"(use at least %d digits, or --repository): %w", dataset.Clip(id), shortID, incomplete)
+	}
+	return b, err
+}
+
+// findReadable is find, and returns why a part of the backups could not be compared.
+func findReadable(ctx context.Context, c cli.Remote, repository, id string) (b api.VolumeBackup,
+	incomplete, err error) {
 	if !regexp.MustCompile(fmt.Sprintf("^[0-9a-fA-F]{%d,64}$", minDigits)).MatchString(id) {
-		return api.VolumeBackup{}, dataset.Errorf(dataset.ErrInvalid, "bad ID of a backup %q: expected at least %d "+
+		return b, nil, dataset.Errorf(dataset.ErrInvalid, "bad ID of a backup %q: expected at least %d "+
 			"hexadecimal digits (drover backup ls shows the IDs)", dataset.Clip(id), minDigits)
 	}
 	list, incomplete, err := fetch(ctx, c, repository, "")
 	if err != nil {
-		return api.VolumeBackup{}, err
+		return b, nil, err
 	}
 	var found []api.VolumeBackup
+	var ids, repositories []string
 	for _, b := range list {
 		if strings.HasPrefix(b.ID, strings.ToLower(id)) {
 			found = append(found, b)
+			ids, repositories = append(ids, b.ID), append(repositories, b.Repository)
 		}
 	}
+	different := len(slices.Compact(slices.Sorted(slices.Values(ids))))
 	switch {
 	case len(found) == 1:
-		return found[0], nil
-	case len(found) > 1:
-		return api.VolumeBackup{}, dataset.Errorf(dataset.ErrAmbiguous, "%d backups have IDs that begin with %s (use "+
-			"more digits)", len(found), dataset.Clip(id))
+		return found[0], incomplete, nil
+	case different > 1:
+		return b, nil, dataset.Errorf(dataset.ErrAmbiguous, "%d backups have IDs that begin with %s (use more digits)",
+			different, dataset.Clip(id))
+	case different == 1: // a repository that is recorded under two names, or a copy of it
+		return b, nil, dataset.Errorf(dataset.ErrAmbiguous,
+			"backup %s is in several repositories (use --repository: %s)", short(ids[0]),
+			dataset.FormatChoices(repositories))
 	case incomplete != nil:
-		return api.VolumeBackup{}, fmt.Errorf("no backup that can be read has an ID that begins with %s: %w",
+		return b, nil, fmt.Errorf("no backup that can be read has an ID that begins with %s: %w",
 			dataset.Clip(id), incomplete)
 	}
-	return api.VolumeBackup{}, dataset.Errorf(dataset.ErrNotFound,
-		"no such backup: %s (drover backup ls shows the IDs)", dataset.Clip(id))
+	return b, nil, dataset.Errorf(dataset.ErrNotFound, "no such backup: %s (drover backup ls shows the IDs)",
+		dataset.Clip(id))
 }

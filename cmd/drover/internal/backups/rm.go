@@ -27,7 +27,7 @@ is given.`,
 	repository := repositoryFlag(a, cmd, "look only in the repository `NAME`")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		ctx := cmd.Context()
-		b, err := find(ctx, c, *repository, args[0])
+		b, err := findForRemoval(ctx, c, *repository, args[0])
 		if err != nil {
 			return err
 		}
