@@ -39,7 +39,7 @@ type Request struct {
 	// Time is the moment of the content, with the precision of a second. If zero, it is the present.
 	Time time.Time
 	// Parent is the ID of an earlier backup. Files that have not changed since are not read. If Parent is empty, or if
-	// the repository has no such backup, restic takes the newest backup of the same paths.
+	// the repository has no such backup, all files are read.
 	Parent string
 	// Progress, if not nil, is called about once a second. It must not block.
 	Progress func(Progress)
@@ -134,6 +134,9 @@ func (r *Repository) backUp(ctx context.Context, req Request) (id string, s Summ
 	}
 	if req.Parent != "" {
 		args = append(args, "--parent="+req.Parent)
+	} else {
+		// Otherwise restic looks for a parent in all backups, and fails if a single one of them is damaged.
+		args = append(args, "--force")
 	}
 	out := &lines{each: func(line []byte) {
 		var m message

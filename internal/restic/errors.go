@@ -187,7 +187,7 @@ func (r *Repository) classify(ctx context.Context, err error, password keys.Pass
 	secret := string(password.Reveal())
 	// The secret is replaced before the text is cut: a part of it would not be recognized.
 	show := func(text string) string { return dataset.Clip(strings.ReplaceAll(text, secret, "[left out]")) }
-	last := show(cmp.Or(failedDownloadReason(text), lastLine(text)))
+	last := show(cmp.Or(failedDownloadReason(text), failedLoad(text), lastLine(text)))
 	switch {
 	case errors.Is(failed.Err, run.ErrTimeout):
 		return r.errorf(dataset.ErrOffline, "it did not answer in time: %s", last)
@@ -259,6 +259,18 @@ func failedDownloadReason(text string) string {
 	_, after, _ := strings.Cut(text, failedDownload)
 	reason, _, _ := strings.Cut(after, "\n")
 	return reason
+}
+
+// failedLoad returns the first message about a file other than a pack that restic cannot load, such as that of a
+// backup. The message names the file. Later lines only say that there was an error. failedLoad returns "" if there is
+// no such message.
+func failedLoad(text string) string {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, "load <") {
+			return strings.TrimPrefix(strings.TrimSpace(line), "error: ")
+		}
+	}
+	return ""
 }
 
 // damagedPacks describes the files of a repository that restic names as missing or damaged. It names at most three. A

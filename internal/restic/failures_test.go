@@ -52,6 +52,11 @@ func TestDamagedBackupIsAnError(t *testing.T) {
 	refused(t, err, dataset.ErrCorrupt, "could not load snapshot "+damaged.ID[:8])
 	refused(t, r.Remove(t.Context(), damaged.ID), dataset.ErrCorrupt, "could not load snapshot")
 	must(t, r.Remove(t.Context(), strings.Repeat("0", 64)))
+
+	// The damaged backup does not prevent others.
+	_, _, err = r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
+	must(t, err)
+	refused(t, r.Check(t.Context(), 0), dataset.ErrCorrupt, "its data are damaged: load <snapshot/"+damaged.ID[:8])
 }
 
 // If restic cannot read the list of backups, it prints an empty one, and exits with 0.
