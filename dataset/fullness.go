@@ -171,9 +171,9 @@ func (s Size) Enlarged() Size {
 	return (s + s/2 + unit - 1) / unit * unit
 }
 
-// Limits reports whether the pool is the bottleneck of a volume with usage u: the free space of the pool, and not the
-// size of the volume, limits what can be written. Then a larger volume would not help. Limits is false if the pool has
-// not reported its size, and if inodes are scarcer than space in the volume: a larger volume has more inodes.
+// Limits reports whether a volume with usage u cannot be written further because its pool has too little free space. A
+// larger volume would not help then. Limits is false if the pool has not reported its size. It is also false if the
+// volume lacks inodes more than space, because a larger volume has more inodes.
 func (p PoolStatus) Limits(u Usage) bool {
 	return p.Size > 0 && (p.Fullness() == Full || p.Free <= u.Available && u.InodePercent() <= u.Percent())
 }

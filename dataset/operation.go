@@ -116,8 +116,8 @@ const (
 	OptionUnlabel = "unlabel."
 )
 
-// Action returns what was requested, in the words of the command line. That is the kind of the operation or, for an
-// update, set-profile, protect, unprotect or label. A record of an earlier version does not say which update it is, so
+// Action names what was requested, as the command line does: set-profile, protect, unprotect or label for an update,
+// and the kind of the operation otherwise. A record of an earlier version does not say which update it is, so
 // its action is update. The value is for a person and for lists; programs that carry out the operation use Kind.
 func (op Operation) Action() string {
 	if op.Kind != OpUpdate && op.Kind != OpResize {

@@ -7,7 +7,8 @@
 //
 // restic reads a private clone of the volume, so that the volume can be written, moved and deleted meanwhile. The clone
 // is mounted read-only in a folder of the dataset below the agent's root. The folder also has a note about the clone,
-// which is written before the clone is made. After a crash, Clear unmounts and destroys what the notes name.
+// which is written before the clone is made. After a crash, Clear unmounts and destroys each clone
+// that has a note.
 //
 // Creator has state: which backups run, in memory, and on disk the folders and the names of unwanted backups. A lock
 // for each dataset protects its folder. The order of the steps is in creator.go, the folders are in scratch.go, and the

@@ -3,9 +3,9 @@
 // controlsync and doctor as functions. Packages pooladmin, doctor and controlsync call IsNeeded before they treat a
 // dataset without a record as unknown. The only state is the set of lost datasets, in memory, protected by a mutex.
 // These are the datasets whose records control's last full response lacked. The Cleaner does not destroy them. The
-// Cleaner takes no lock of a dataset. It leaves alone the datasets that running jobs work on (IsNeeded). A rule for
-// what may be destroyed belongs in cleanUpPool. Work that needs a dataset without a record must be added to IsNeeded,
-// so that no package removes the dataset.
+// Cleaner takes no lock of a dataset. It leaves alone the datasets that running jobs work on (IsNeeded). Rules
+// about what may be destroyed belong in cleanUpPool. A component that works on datasets without a record must be added
+// to IsNeeded, so that nothing removes them.
 package cleanup
 
 import (

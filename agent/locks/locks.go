@@ -1,10 +1,10 @@
 // Package locks provides one lock for each dataset. Code that changes a dataset, its mounts or its records on this host
-// must hold the lock of that dataset. A lock is not reentrant. The components of the agent share the Set of host.Host.
-// Package throttle, which has no host.Host, gets the same Set. Three packages also have a Set for a narrower purpose:
-// mounting for the requests to reserve a dataset (Reservations), pool for the writes of a pool's identity (table), and
-// backup for the backups of a dataset (Creator). The state of a Set is in memory, protected by its mutex. How long
-// callers wait for a lock, and which callers go first, belongs here. What a lock protects is documented at each method
-// that requires it.
+// must hold the lock of that dataset. Code that has a lock must not take it again.
+// The components of the agent share the Set of host.Host. Package throttle, which has no host.Host, gets the same
+// Set. Three packages also have a Set for a narrower purpose: mounting for the requests to reserve a dataset
+// (Reservations), pool for the writes of a pool's identity (table), and backup for the backups of a dataset
+// (Creator). The state of a Set is in memory, protected by its mutex. How long callers wait for a lock, and which
+// callers go first, belongs here. What a lock protects is documented at each method that requires it.
 package locks
 
 import (

@@ -7,8 +7,8 @@
 // the datasets that this node has relinquished. Mover has only the rate of the last move, under a mutex. The lock of
 // a dataset (host.Host.Locks) protects its data.
 //
-// Where to change what: the steps of a move are in mover.go and moving.go, and how data is copied before and after the
-// home relinquishes the dataset in copying.go. What is special about shares is in share.go, and what precedes a
-// failover in fencing.go. Whether a mount may move a volume without a command of the operator is decided in bringer.go.
+// Where to change what: the steps of a move are in mover.go and moving.go. The copying of data, before and after the
+// home relinquishes the dataset, is in copying.go. Moves on a share are in share.go. The checks before a failover are
+// in fencing.go. Whether a mount may move a volume without a command of the operator is decided in bringer.go.
 // How a transfer continues after an interruption is in package transfer (pull.go).
 package move

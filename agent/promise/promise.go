@@ -11,8 +11,8 @@
 // makes the Keeper, and serves requests under Path. The only state is in Keeper, protected by its mutex.
 //
 // Where to change what: a promise lasts as long as a session with control, which package control/membership decides
-// (Timing). For how much of that time the holder relies on the promise, and how the promise extends a lease, is in
-// promise.go. When a promise is refused is in keeper.go.
+// (Timing). The holder relies on a promise for a part of that time only: promise.go has that part, and how a promise
+// extends a lease. When a promise is refused is in keeper.go.
 package promise
 
 import (

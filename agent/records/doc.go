@@ -1,7 +1,7 @@
 // Package records holds what the agent knows and keeps across restarts: DB is the agent's database on disk, and Cache
 // has the records of datasets, copies and spellings in memory. The components of the agent use them through host.Host.
-// Components pool, throttle and offline do not have a host.Host: package agent passes to them what they need of DB and
-// Cache. This package calls neither control nor a backend.
+// Packages pool, throttle and offline have no host.Host, so package agent passes functions of DB and Cache to them.
+// This package calls neither control nor a backend.
 //
 // DB only reads and writes values. Each key belongs to one component, which writes it; the comment of DB lists the
 // keys. There are three exceptions. One is volumes/, the records of the datasets whose home is this node: Cache writes

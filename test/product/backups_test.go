@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestBackups: volumes in use are backed up to the only repository. A second backup adds only what has changed. A
+// TestBackups backs up two volumes in use. There is one repository, so the command need not name it. A second backup adds only what has changed. A
 // backup that cannot reach the repository fails with the reason, and leaves nothing. A backup is
 // restored as a new volume, and never over an existing one.
 func TestBackups(t *testing.T) {

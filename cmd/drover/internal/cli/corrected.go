@@ -38,8 +38,8 @@ func correctedWords(cmd *cobra.Command, words []string) []string {
 }
 
 // corrected returns the command line words with -o in place of each unknown flag that is an option of a volume: it
-// replaces --size 10GiB by -o size=10GiB. isCertain is true if the result certainly means what the user typed. It is
-// false if an option lacks its value, and if the line contradicts itself, such as db@bronze -p gold. corrected returns
+// replaces --size 10GiB by -o size=10GiB. isCertain is false if the result may not be what the user meant:
+// if an option lacks its value, or if the line contradicts itself, such as db@bronze -p gold. corrected returns
 // nil if cmd creates no volume, or if no unknown flag is an option.
 func corrected(cmd *cobra.Command, words []string) (line []string, isCertain bool) {
 	if cmd.Flags().Lookup("opt") == nil {
