@@ -2,7 +2,6 @@ package control
 
 import (
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/droverhq/drover/control/api"
@@ -11,9 +10,6 @@ import (
 
 // maxPath is PATH_MAX of linux/limits.h.
 const maxPath = 4096
-
-// backupRE matches the ID of a backup, as restic makes it.
-var backupRE = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // checkRepository fails with dataset.ErrInvalid if a request names a repository or a backup, and a request of its kind
 // uses none. It also fails if an import names only one of them, or reads a folder as well.
@@ -36,11 +32,8 @@ func checkRepository(req api.Request) error {
 	case req.Path != "":
 		return dataset.Errorf(dataset.ErrInvalid, "import of volume %q: path and backup exclude each other",
 			dataset.Clip(req.Volume))
-	case !backupRE.MatchString(req.Backup):
-		return dataset.Errorf(dataset.ErrInvalid, "bad ID of a backup %q: expected 64 hexadecimal digits",
-			dataset.Clip(req.Backup))
 	}
-	return nil
+	return dataset.CheckBackupID(req.Backup)
 }
 
 // checkPath fails with dataset.ErrInvalid if a request names a path that an agent cannot use: a relative path, which

@@ -75,7 +75,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	} else if known {
 		return &recorded, nil, checkSameRequest(recorded, req)
 	}
-	if req.Kind == dataset.OpImport && req.Path == "" && req.Backup == "" {
+	if req.Kind == dataset.OpImport && req.Path == "" && req.Backup == "" && req.Repository == "" {
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
 			"import of volume %q: missing path of a folder (send a tar archive to "+
 				"/v1/volumes/NAME/upload)", dataset.Clip(req.Volume))

@@ -128,6 +128,7 @@ func submissions() []submission {
 		{name: "create for an engine", req: with(controltest.Create("new@silver"), func(r *api.Request) { r.Engine = true }), may: everyone + " other"},
 		{name: "clone", req: api.Request{Kind: dataset.OpClone, Volume: "new", Options: map[string]string{"from": "mine"}}, powers: []power{reads}, may: everyone + " other"},
 		{name: "import", req: api.Request{Kind: dataset.OpImport, Volume: "new@silver", Path: "/etc"}, powers: []power{hostFile}, may: "admin own other"},
+		{name: "restore a backup", req: api.Request{Kind: dataset.OpImport, Volume: "new@silver", Repository: "offsite", Backup: strings.Repeat("0f", 32)}, powers: []power{reads}, may: everyone + " other"},
 		{name: "snapshot", req: on(dataset.OpSnapshot, "mine"), may: everyone},
 		{name: "snapshot for the schedule", req: api.Request{Kind: dataset.OpSnapshot, Volume: "mine", Scheduled: true}, powers: []power{destroys}, may: everyone},
 		{name: "snapshot rm", req: api.Request{Kind: dataset.OpSnapshotDelete, Volume: "mine", Snapshot: "before"}, powers: []power{destroys}, may: everyone},

@@ -94,6 +94,14 @@ func CheckRepositoryName(name string) error {
 		"letter or digit first", Clip(name))
 }
 
+// CheckBackupID fails with ErrInvalid unless id can be the ID of a backup, as restic makes it.
+func CheckBackupID(id string) error {
+	if regexp.MustCompile("^[0-9a-f]{64}$").MatchString(id) {
+		return nil
+	}
+	return Errorf(ErrInvalid, "bad ID of a backup %q: expected 64 hexadecimal digits", Clip(id))
+}
+
 // Checked returns the repository with its URL in the canonical form. It fails with ErrInvalid if a field is wrong.
 func (r Repository) Checked() (Repository, error) {
 	if err := CheckRepositoryName(r.Name); err != nil {

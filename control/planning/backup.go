@@ -2,7 +2,6 @@ package planning
 
 import (
 	"fmt"
-	"regexp"
 
 	"github.com/google/uuid"
 
@@ -64,7 +63,7 @@ func chooseRepository(t *record.Tx, name string) (string, error) {
 // CommitBackup checks the result of a backup. It changes no record besides the operation's: the repository has the
 // list of the backups. The volume may have been moved or deleted meanwhile.
 func CommitBackup(t *record.Tx, op dataset.Operation) error {
-	if !regexp.MustCompile("^[0-9a-f]{64}$").MatchString(op.Backup) || op.BytesAdded < 0 {
+	if dataset.CheckBackupID(op.Backup) != nil || op.BytesAdded < 0 {
 		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: the ID of the backup is missing or bad",
 			op.ID)
 	}

@@ -116,6 +116,25 @@ func TestBackupIsRefused(t *testing.T) {
 	refuseBackup(a, resize, dataset.ErrInvalid, "unexpected repository: it applies only to backup and import, not to resize")
 	resize.Repository, resize.Backup = "", "1f"
 	refuseBackup(a, resize, dataset.ErrInvalid, "unexpected backup: it applies only to import, not to resize")
+	id := strings.Repeat("0f", 32)
+	for want, change := range map[string]func(*api.Request){
+		"expected both repository and backup":  func(r *api.Request) { r.Repository = "" },
+		"expected both":                        func(r *api.Request) { r.Backup = "" },
+		"path and backup exclude each other":   func(r *api.Request) { r.Path = "/srv" },
+		"expected 64 hexadecimal digits":       func(r *api.Request) { r.Backup = id[:8] },
+		"a restored backup has the owner":      func(r *api.Request) { r.Options = map[string]string{"owner": "1:1"} },
+		"an import creates a new one (choose ": func(r *api.Request) { r.Volume = "db" },
+	} {
+		restore := api.Request{Kind: dataset.OpImport, Volume: "new@gold", Repository: "offsite", Backup: id}
+		change(&restore)
+		kind := dataset.ErrInvalid
+		if restore.Volume == "db" {
+			kind = dataset.ErrExists
+		}
+		refuseBackup(a, restore, kind, want)
+	}
+	lost := api.Request{Kind: dataset.OpImport, Volume: "new@gold", Repository: "lost", Backup: id}
+	refuseBackup(a, lost, dataset.ErrNotFound, "lost")
 	e.EditNode(a, func(n *dataset.Node) { n.OperationKinds, n.Version = []dataset.OpKind{dataset.OpRewrite}, "1.0.0" })
 	refuseBackup(a, backUp("db"), dataset.ErrUnsupported,
 		"backup of volume db: its home, node alpha, runs drover 1.0.0, which does not support this: update drover there")
