@@ -87,7 +87,7 @@ func TestWrongGuesses(t *testing.T) {
 		"pool rm main -f":                         "unknown flag: -f (only an empty pool is removed: ",
 		"volume set-profile db -o pool=fast":      `-o "pool=fast": not an output format (a volume stays in its pool; `,
 		"volume move db --pool fast":              "unknown flag: --pool (a volume stays in its pool; ",
-		"restore db":                              `unknown command "restore" for drover: use drover snapshot restore VOLUME SNAPSHOT, or`,
+		"restore db":                              `unknown command "restore" for drover: use drover snapshot restore VOLUME SNAPSHOT, drover backup restore BACKUP NEW, or`,
 		"mount db":                                "docker run -v NAME:/PATH IMAGE",
 		"info":                                    "use drover status, or drover volume inspect NAME",
 		"snapshot rename db x":                    "a snapshot keeps its name",

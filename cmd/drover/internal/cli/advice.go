@@ -13,7 +13,8 @@ import (
 // the program's name, and the unknown word or flag after it. A text that suggests a command which destroys data has
 // --dry-run.
 var advice = map[string]string{
-	"restore": "use drover snapshot restore VOLUME SNAPSHOT, or drover trash restore NAME for a deleted volume",
+	"restore": "use drover snapshot restore VOLUME SNAPSHOT, drover backup restore BACKUP NEW, or " +
+		"drover trash restore NAME for a deleted volume",
 	"mount": "Docker mounts a volume for a container, docker run -v NAME:/PATH IMAGE, and docker volume inspect NAME " +
 		"shows the folder",
 	"unmount": "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
@@ -92,7 +93,9 @@ var advice = map[string]string{
 	"status -v":            "use -o json, or drover doctor",
 	"pool create --size":   "use --path FILE --image SIZE for a pool in an image file of that size",
 
-	"volume restore":  "use drover snapshot restore VOLUME SNAPSHOT, or drover trash restore NAME for a deleted volume",
+	"backup verify": "use drover repository check NAME --read-data 100, which checks all backups of a repository",
+	"volume restore": "use drover snapshot restore VOLUME SNAPSHOT, drover backup restore BACKUP NEW, or " +
+		"drover trash restore NAME for a deleted volume",
 	"volume snapshot": "use drover snapshot create VOLUME NAME, or drover snapshot ls VOLUME",
 	"volume snap":     "use drover snapshot create VOLUME NAME, or drover snapshot ls VOLUME",
 	"volume backup":   "use drover volume export NAME -o FILE, or drover snapshot create VOLUME NAME",
