@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/backups"
@@ -28,7 +30,8 @@ func newRootCmd(a *cli.App) *cobra.Command {
 		Use:   "drover",
 		Short: "Named, portable data for containers",
 		Long: `Drover gives containers named, portable data: a Docker volume plugin with
-profiles, snapshots and clones, and this command line for it.
+profiles, snapshots and clones, and this command line for it. drover help tasks
+lists the command for each task.
 
 A volume can be named as docker volume ls shows it, db@gold, if that is its
 profile. Any unique prefix of a UUID names a volume, snapshot, node or dataset.
@@ -117,9 +120,12 @@ func addAliases(cmd *cobra.Command) {
 func newHelpCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [COMMAND...]",
-		Short: "Show the help of a command",
+		Short: "Show the help of a command, or with tasks the command for each task",
 		Args:  cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if slices.Equal(args, []string{cli.TasksTopic}) {
+				return writeTasks(cmd.OutOrStdout())
+			}
 			found, rest, err := cmd.Root().Find(args)
 			if err != nil {
 				return cli.UsageError(cmd.Root(), "%w", err)

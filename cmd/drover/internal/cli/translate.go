@@ -10,6 +10,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// TasksTopic is the word after drover help that stands for the list of tasks. As a command, it is a synonym.
+const TasksTopic = "tasks"
+
 // Translate returns a command line with the commands and flags of Drover in the place of their synonyms. root is the
 // command tree. Words that are no synonyms stay, and cobra reports their errors. Translate has no side effects except
 // that it adds the inherited flags to the command that is found.
@@ -20,6 +23,9 @@ func Translate(root *cobra.Command, words []string) []string {
 	root.InitDefaultVersionFlag()
 	root.InheritedFlags() // adds the flags of all commands to those of root
 	first, rest, last := leadingFlags(root, words)
+	if slices.Equal(rest, []string{"help", TasksTopic}) {
+		return words
+	}
 	if len(rest) > 0 && rest[0] == "help" {
 		topic := slices.DeleteFunc(commandWords(root, rest[1:]), func(w string) bool { return w != "" && w[0] == '-' })
 		return slices.Concat(first, rest[:1], topic)
