@@ -8,7 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Space returns the bytes that are available on the filesystem of path to users other than root, and its size.
+// Space returns the bytes that are available on the filesystem of path to users other than root, and its size without
+// the blocks that are reserved for root. So the share of the size that is not free is the Use% of df: the used bytes
+// divided by the used and the available ones. ext4 reserves 5 % by default, and images of virtual machines can have
+// much larger reserves.
 //
 // XFS can report too little for a moment. Before it checks whether a clone has enough space, it subtracts the length of
 // each extent or hole from the free blocks, and then adds it again (xfs_dec_freecounter). statfs(2) meanwhile returns
@@ -50,7 +53,11 @@ func readSteady(read func(*unix.Statfs_t) error, wait func()) (free, size int64,
 		if err := read(&st); err != nil {
 			return 0, 0, err
 		}
-		free, size = max(free, int64(st.Bavail)*st.Frsize), int64(st.Blocks)*st.Frsize
+		used := int64(st.Blocks-st.Bfree) * st.Frsize //nolint:gosec // no filesystem has 2^63 bytes
+		if available := int64(st.Bavail) * st.Frsize; n == 0 || available > free {
+			free = max(available, 0)
+			size = used + free
+		}
 		if free >= size/enough {
 			break
 		}

@@ -11,7 +11,7 @@ import (
 
 func TestSteady(t *testing.T) {
 	t.Parallel()
-	const size = 1600
+	const used, reserved = 600, 1000
 	for name, c := range map[string]struct {
 		reads  []int64 // the last one stays
 		free   int64
@@ -28,16 +28,18 @@ func TestSteady(t *testing.T) {
 			t.Parallel()
 			n, waited := 0, 0
 			free, all, err := readSteady(func(st *unix.Statfs_t) error {
+				available := c.reads[min(n, len(c.reads)-1)]
 				*st = unix.Statfs_t{
-					Bavail: uint64(c.reads[min(n, len(c.reads)-1)]),
-					Blocks: size,
+					Bavail: uint64(available),
+					Bfree:  uint64(available + reserved),
+					Blocks: uint64(used + reserved + available),
 					Frsize: 512,
 					Bsize:  4096,
 				}
 				n++
 				return nil
 			}, func() { waited++ })
-			if err != nil || free != c.free || all != size*512 || waited != c.waited {
+			if err != nil || free != c.free || all != used*512+c.free || waited != c.waited {
 				t.Errorf("free %d of %d after %d waits, %v; want %d after %d", free, all, waited, err, c.free, c.waited)
 			}
 		})
