@@ -91,6 +91,9 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 
 // StatusOfNew returns the status of the dataset that an operation has made and not committed yet. It returns nil for
 // other operations, and if the pool must start a program to read the usage: each create would take longer.
+//
+// It does not wait for the other questions to the pool (pool.Pools.Ask), because concurrent creates would then reach
+// the store one by one. The pool has just made the dataset, so it answers as quickly as the operation itself.
 func (s *StatusReader) StatusOfNew(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus {
 	switch op.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
@@ -108,11 +111,8 @@ func (s *StatusReader) StatusOfNew(ctx context.Context, op dataset.Operation) *d
 	if !is.UsedStartsNoProgram {
 		return nil
 	}
-	var used dataset.Size
-	var usage *dataset.Usage
-	var uerr error
-	err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) { used, usage, uerr = readUsage(ctx, b, d, "") })
-	if err != nil || uerr != nil { // uerr is read only after an answer: see Ask
+	used, usage, err := readUsage(ctx, pool, d, "")
+	if err != nil {
 		return nil // the next heartbeat reports the problem, if it lasts
 	}
 	st := &dataset.DatasetStatus{ID: d.ID, Used: used, Usage: usage}

@@ -52,3 +52,23 @@ func TestStatusOfUnopenableVolumeIsReported(t *testing.T) {
 	f.Offline.Store(false)
 	told("")
 }
+
+// A create does not wait for another question to its pool: concurrent creates would reach the store one by one.
+func TestCreateDoesNotWaitForQuestionToPool(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "dir")
+	pool := f.A.NewVolume("first").Pool
+	asked, answer, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- f.A.Pools.Ask(t.Context(), pool, func(backends.Pool) { close(asked); <-answer })
+	}()
+	<-asked
+	d := f.A.NewVolume("db")
+	v, err := f.Service.Volume(t.Context(), "db")
+	if err != nil || v.Status == nil || v.Status.ID != d.ID {
+		t.Errorf("the status after the create is %+v, %v; want that of the new dataset", v.Status, err)
+	}
+	close(answer)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
