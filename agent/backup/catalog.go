@@ -52,6 +52,30 @@ func (c *Catalog) VolumeBackups(ctx context.Context, repository, volume string) 
 	return out, nil
 }
 
+// VolumeBackup returns a backup with the record of its volume. It fails with dataset.ErrNotFound if the repository has
+// no such backup, with dataset.ErrInvalid if Drover has not made it, and with dataset.ErrUnsupported if a later version
+// of Drover made it.
+func (c *Catalog) VolumeBackup(ctx context.Context, repository, id string) (api.VolumeBackup, error) {
+	r, err := c.repositories.OpenNamed(ctx, repository)
+	if err != nil {
+		return api.VolumeBackup{}, err
+	}
+	b, tags, err := readBackup(ctx, r, id, "see it with restic snapshots")
+	if err != nil {
+		return api.VolumeBackup{}, named(repository, err)
+	}
+	record, err := readRecord(ctx, r, b, tags)
+	if err != nil {
+		return api.VolumeBackup{}, named(repository, err)
+	}
+	v, _ := describe(repository, b)
+	v.Record = &api.BackupRecord{
+		Revision: record.Profile.Revision, Size: record.Size, Labels: record.Labels, Encrypted: record.Encrypted,
+		Filesystem: record.Filesystem, Node: record.Node, Drover: record.Drover,
+	}
+	return v, nil
+}
+
 // RemoveBackup removes a backup from a repository. Its data remain until PruneRepository is called. It fails with
 // dataset.ErrNotFound if the repository has no such backup, and with dataset.ErrInvalid if Drover has not made it.
 func (c *Catalog) RemoveBackup(ctx context.Context, repository, id string) error {

@@ -2,8 +2,10 @@ package backup_test
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/backup"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/run"
@@ -56,7 +59,23 @@ func store(t *testing.T, r oneRepository, content string, tags []string) restic.
 	dir := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(dir, backup.DataName), 0o700))
 	must(t, os.WriteFile(filepath.Join(dir, backup.DataName, "file"), []byte(content), 0o600))
-	must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), []byte("{}"), 0o600))
+	return storeFolder(t, r, dir, []byte("{}"), tags)
+}
+
+// storeRecord stores a backup without files, with the record and the tags.
+func storeRecord(t *testing.T, r oneRepository, record backup.Record, tags []string) restic.Backup {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, backup.DataName), 0o700))
+	text, err := json.Marshal(record)
+	must(t, err)
+	return storeFolder(t, r, dir, text, tags)
+}
+
+// storeFolder stores a backup of the data in dir, and of a record.
+func storeFolder(t *testing.T, r oneRepository, dir string, record []byte, tags []string) restic.Backup {
+	t.Helper()
+	must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), record, 0o600))
 	b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: []string{backup.DataName, backup.RecordName}, Tags: tags})
 	must(t, err)
 	return b
@@ -134,4 +153,37 @@ func TestCatalog(t *testing.T) {
 		!strings.HasPrefix(l.Problem.Message, "backups in offsite: repository "+folder+": ") {
 		t.Errorf("got %+v, %+v", l.Items, l.Problem)
 	}
+}
+
+func TestBackupIsShownWithItsRecord(t *testing.T) {
+	r, _ := folderRepository(t)
+	c := backup.NewCatalog(r)
+	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New(), Profile: "gold"}
+	record := backup.Record{
+		Version: 1, Volume: "db", Dataset: tags.Dataset, Profile: backup.RecordedProfile{Name: "gold", Revision: "0123456789ab"},
+		Size: 1 << 30, Labels: map[string]string{"team": "sea"}, Encrypted: true, Filesystem: "xfs", Node: "host-a", Drover: "1.2.3",
+	}
+	b := storeRecord(t, r, record, tags.List())
+	got, err := c.VolumeBackup(t.Context(), "offsite", b.ID)
+	must(t, err)
+	want := api.VolumeBackup{
+		ID: b.ID, Repository: "offsite", Volume: "db", Taken: b.Time, Profile: "gold", Dataset: tags.Dataset,
+		Operation: tags.Operation, Record: &api.BackupRecord{
+			Revision: "0123456789ab", Size: 1 << 30, Labels: record.Labels, Encrypted: true, Filesystem: "xfs",
+			Node: "host-a", Drover: "1.2.3",
+		},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v with %+v, want %+v", got, got.Record, want)
+	}
+	record.Volume = "web"
+	_, err = c.VolumeBackup(t.Context(), "offsite", storeRecord(t, r, record, tags.List()).ID)
+	refused(t, err, dataset.ErrCorrupt, "describes dataset "+tags.Dataset.String()+" of volume web, and its tags")
+	record.Version = 2
+	_, err = c.VolumeBackup(t.Context(), "offsite", storeRecord(t, r, record, tags.List()).ID)
+	refused(t, err, dataset.ErrUnsupported, "has version 2")
+	_, err = c.VolumeBackup(t.Context(), "offsite", store(t, r, "foreign", []string{backup.TagDrover}).ID)
+	refused(t, err, dataset.ErrInvalid, "Drover has not made backup")
+	_, err = c.VolumeBackup(t.Context(), "offsite", strings.Repeat("0", 64))
+	refused(t, err, dataset.ErrNotFound, "it has no such backup")
 }

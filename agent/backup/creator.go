@@ -211,7 +211,7 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 		return b, s, err
 	}
 	steps.At("backup.mounted")
-	text, err := json.Marshal(newRecord(d, op.Snapshot, taken, c.deps.Version))
+	text, err := json.Marshal(newRecord(d, op.Snapshot, taken, c.deps.NodeName, c.deps.Version))
 	if err == nil {
 		err = writeFile(filepath.Join(dir, RecordName), text)
 	}

@@ -1,12 +1,14 @@
 package backup
 
 import (
+	"context"
 	"encoding/json"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
 )
 
 // The names in the tree of a backup.
@@ -30,10 +32,13 @@ type Record struct {
 	Profile   RecordedProfile   `json:"profile"`
 	Size      dataset.Size      `json:"size,omitempty"` // 0: not limited
 	Labels    map[string]string `json:"labels,omitempty"`
-	Encrypted bool              `json:"encrypted"`         // whether the pool stored the data encrypted
-	Snapshot  uuid.UUID         `json:"snapshot,omitzero"` // the snapshot that was backed up; absent: the volume itself
-	Taken     time.Time         `json:"taken"`             // the moment of the content
-	Drover    string            `json:"drover"`            // version of Drover that made the backup
+	Encrypted bool              `json:"encrypted"` // whether the pool stored the data encrypted
+	// Filesystem is that of the volume: ext4 or xfs. It is empty if the pool has no filesystem for each volume.
+	Filesystem string    `json:"filesystem,omitempty"`
+	Node       string    `json:"node,omitempty"`    // name of the node that made the backup
+	Snapshot   uuid.UUID `json:"snapshot,omitzero"` // the snapshot that was backed up; absent: the volume itself
+	Taken      time.Time `json:"taken"`             // the moment of the content
+	Drover     string    `json:"drover"`            // version of Drover that made the backup
 }
 
 // RecordedProfile names the profile of a volume at the time of its backup.
@@ -42,18 +47,21 @@ type RecordedProfile struct {
 	Revision string `json:"revision"`
 }
 
-// newRecord returns the record for a backup of a dataset or, if snapshot is not nil, of its snapshot.
-func newRecord(d dataset.Dataset, snapshot *dataset.Snapshot, taken time.Time, version string) Record {
+// newRecord returns the record for a backup of a dataset or, if snapshot is not nil, of its snapshot. node is the name
+// of this node.
+func newRecord(d dataset.Dataset, snapshot *dataset.Snapshot, taken time.Time, node, version string) Record {
 	r := Record{
-		Version:   recordVersion,
-		Volume:    d.Volume,
-		Dataset:   d.ID,
-		Profile:   RecordedProfile{Name: d.Profile.Name, Revision: d.Profile.Revision},
-		Size:      d.Size,
-		Labels:    d.Labels,
-		Encrypted: d.Encryption != nil,
-		Taken:     taken.UTC(),
-		Drover:    version,
+		Version:    recordVersion,
+		Volume:     d.Volume,
+		Dataset:    d.ID,
+		Profile:    RecordedProfile{Name: d.Profile.Name, Revision: d.Profile.Revision},
+		Size:       d.Size,
+		Labels:     d.Labels,
+		Encrypted:  d.Encryption != nil,
+		Filesystem: d.Profile.Filesystem.Type,
+		Node:       node,
+		Taken:      taken.UTC(),
+		Drover:     version,
 	}
 	if snapshot != nil {
 		r.Snapshot, r.Size = snapshot.ID, snapshot.Size
@@ -89,4 +97,32 @@ func ParseRecord(data []byte) (r Record, err error) {
 		return r, dataset.Errorf(dataset.ErrCorrupt, "the %s of the backup: %w", RecordName, err)
 	}
 	return r, nil
+}
+
+// readBackup returns a backup and its tags. It fails with dataset.ErrNotFound if the repository has no such backup, and
+// with dataset.ErrInvalid if Drover has not made it. remedy is what to do with such a backup.
+func readBackup(ctx context.Context, r *restic.Repository, id, remedy string) (b restic.Backup, t Tags, err error) {
+	if b, err = r.Get(ctx, id); err != nil {
+		return b, t, err
+	}
+	t, ok := ParseTags(b.Tags)
+	if !ok {
+		err = dataset.Errorf(dataset.ErrInvalid, "Drover has not made backup %s (%s)", short(b.ID), remedy)
+	}
+	return b, t, err
+}
+
+// readRecord returns the record of a backup. It fails with dataset.ErrCorrupt if the record is not that of the tags.
+func readRecord(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) (Record, error) {
+	text, err := r.File(ctx, b.ID, RecordName, maxRecord)
+	if err != nil {
+		return Record{}, err
+	}
+	record, err := ParseRecord(text)
+	if err == nil && (record.Dataset != tags.Dataset || record.Volume != tags.Volume) {
+		err = dataset.Errorf(dataset.ErrCorrupt,
+			"backup %s: its %s describes dataset %s of volume %s, and its tags dataset %s of volume %s", short(b.ID),
+			RecordName, record.Dataset, record.Volume, tags.Dataset, tags.Volume)
+	}
+	return record, err
 }

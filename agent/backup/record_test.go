@@ -20,7 +20,7 @@ func TestRecordIsReadAsWritten(t *testing.T) {
 	}
 	snapshot := dataset.Snapshot{ID: uuid.New(), Size: 1 << 20, Profile: dataset.Profile{Name: "silver"}}
 	for name, s := range map[string]*dataset.Snapshot{"volume": nil, "snapshot": &snapshot} {
-		r := newRecord(d, s, time.Unix(1e9, 0), "1.2.3")
+		r := newRecord(d, s, time.Unix(1e9, 0), "host-a", "1.2.3")
 		text, err := json.Marshal(r)
 		if err != nil {
 			t.Fatal(err)

@@ -59,29 +59,14 @@ func (s *Restorer) Restore(ctx context.Context, repository, id string, root *os.
 
 // readRecord returns the record of a backup. It fails if the backup may lack files.
 func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id string) (Record, error) {
-	b, err := r.Get(ctx, id)
+	b, tags, err := readBackup(ctx, r, id, "restore it with restic restore, and import the folder")
+	if err == nil {
+		err = s.checkComplete(ctx, b, tags)
+	}
 	if err != nil {
 		return Record{}, err
 	}
-	tags, ok := ParseTags(b.Tags)
-	if !ok {
-		return Record{}, dataset.Errorf(dataset.ErrInvalid, "Drover has not made backup %s (restore it with restic "+
-			"restore, and import the folder)", short(b.ID))
-	}
-	if err := s.checkComplete(ctx, b, tags); err != nil {
-		return Record{}, err
-	}
-	text, err := r.File(ctx, id, RecordName, maxRecord)
-	if err != nil {
-		return Record{}, err
-	}
-	record, err := ParseRecord(text)
-	if err == nil && (record.Dataset != tags.Dataset || record.Volume != tags.Volume) {
-		err = dataset.Errorf(dataset.ErrCorrupt,
-			"backup %s: its %s describes dataset %s of volume %s, and its tags dataset %s of volume %s", short(id),
-			RecordName, record.Dataset, record.Volume, tags.Dataset, tags.Volume)
-	}
-	return record, err
+	return readRecord(ctx, r, b, tags)
 }
 
 // checkComplete fails if a backup may lack files: if the operation that made it did not end with this backup as its

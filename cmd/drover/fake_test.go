@@ -360,6 +360,20 @@ func (f *fake) VolumeBackups(_ context.Context, repository, volume string) (l ap
 	return l, cmp.Or(f.fail["VolumeBackups of "+repository], f.called("VolumeBackups"))
 }
 
+// VolumeBackup returns a backup with a record. One of the labels cannot be that of a volume.
+func (f *fake) VolumeBackup(_ context.Context, repository, id string) (api.VolumeBackup, error) {
+	i := slices.IndexFunc(f.backups, func(b api.VolumeBackup) bool { return b.Repository == repository && b.ID == id })
+	b := f.backups[i]
+	b.Record = &api.BackupRecord{Drover: "1.2.3"}
+	if b.Volume == "db" {
+		b.Record = &api.BackupRecord{
+			Revision: "0123456789ab", Size: 20 * dataset.GiB, Labels: map[string]string{"team": "sea", "bad key": "x"},
+			Encrypted: true, Filesystem: "xfs", Node: "host-a", Drover: "1.2.3",
+		}
+	}
+	return b, f.called("VolumeBackup")
+}
+
 func (f *fake) RemoveBackup(_ context.Context, repository, id string) error {
 	return f.called("RemoveBackup", repository, id)
 }

@@ -267,7 +267,7 @@ func TestErrorsOfTheServerFailEveryCommand(t *testing.T) {
 		"AcceptPool": {"pool", "accept", "x", "--yes"}, "RemovePool": {"pool", "rm", "x", "--yes"}, "PreviewRemovePool": {"pool", "rm", "x"},
 		"Repository": {"repository", "rm", "offsite"}, "Repositories": {"repository", "ls"}, "RemoveRepository": {"repository", "rm", "offsite", "--yes"},
 		"AddRepository": {"repository", "add", "x", "/x", "--password", "file:/x"}, "CheckRepository": {"repository", "check", "offsite"},
-		"VolumeBackups": {"backup", "ls"}, "RemoveBackup": {"backup", "rm", "1c09aa5f", "--yes"}, "PruneRepository": {"backup", "prune"},
+		"VolumeBackups": {"backup", "ls"}, "VolumeBackup": {"backup", "inspect", "1c09aa5f"}, "RemoveBackup": {"backup", "rm", "1c09aa5f", "--yes"}, "PruneRepository": {"backup", "prune"},
 		"SetPool":  {"pool", "set", "x", "--overcommit", "1.5"},
 		"NodeList": {"node", "inspect", "x"}, "RebuildStore": {"store", "rebuild"}, "Operations": {"operation", "ls"}, "Operation": {"operation", "watch", "x"},
 		"CancelOperation": {"operation", "cancel", "x"}, "Events": {"events"}, "Doctor": {"doctor"}, "VolumeIO": {"volume", "stats"}, "Collect": {"doctor", "--gc", idGone.String(), "--yes"}, "PreviewCollect": {"doctor", "--gc", idGone.String()},

@@ -67,6 +67,19 @@ type VolumeBackup struct {
 	// UUID of the snapshot that was backed up; absent: the backup has the content of the volume itself
 	Snapshot  uuid.UUID `json:"snapshot,omitzero"`
 	Operation uuid.UUID `json:"operation,omitzero"` // UUID of the operation that made the backup; absent: not known
+	// the volume as it was when the backup was made; absent: this is an item of a list, for which it is not read
+	Record *BackupRecord `json:"record,omitempty"`
+}
+
+// BackupRecord describes a volume as it was when a backup of it was made. The backup contains it.
+type BackupRecord struct {
+	Revision   string            `json:"revision,omitempty"`   // revision of the volume's profile
+	Size       dataset.Size      `json:"size,omitempty"`       // size of the volume in bytes; absent: not limited
+	Labels     map[string]string `json:"labels,omitempty"`     // labels of the volume
+	Encrypted  bool              `json:"encrypted"`            // the pool stored the data encrypted
+	Filesystem string            `json:"filesystem,omitempty"` // filesystem of the volume; absent: not known
+	Node       string            `json:"node,omitempty"`       // name of the node that made the backup; absent: not known
+	Drover     string            `json:"drover"`               // version of Drover that made the backup
 }
 
 // BackupList lists the backups in a repository.

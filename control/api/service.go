@@ -151,6 +151,9 @@ type Local interface {
 	// VolumeBackups lists the backups in a recorded repository, oldest first: those of one volume or, if volume is
 	// empty, all. Backups of volumes that no longer exist, and of other clusters, are listed, too.
 	VolumeBackups(ctx context.Context, repository, volume string) (BackupList, error)
+	// VolumeBackup returns a backup in a recorded repository, with the record of its volume. It fails with ErrNotFound
+	// if there is no such backup, and with ErrInvalid if Drover has not made it.
+	VolumeBackup(ctx context.Context, repository, id string) (VolumeBackup, error)
 	// RemoveBackup removes a backup from a recorded repository. Its data remain until PruneRepository is called. It
 	// fails with ErrNotFound if there is no such backup, and with ErrInvalid if Drover has not made it.
 	RemoveBackup(ctx context.Context, repository, id string) error

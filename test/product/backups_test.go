@@ -25,8 +25,8 @@ func TestBackups(t *testing.T) {
 	wantError(t, h.Exec(t, "backup", "create", "db"), `drover: no such volume: "db" (drover volume ls lists the volumes)`)
 	plug := h.Plug(t)
 	roots := map[string]string{}
-	for _, name := range []string{"db", "web"} {
-		if err := plug.Create(name, nil); err != nil {
+	for name, opts := range map[string]map[string]string{"db": {"size": "96MiB", "label.team": "sea"}, "web": nil} {
+		if err := plug.Create(name, opts); err != nil {
 			t.Fatal(err)
 		}
 		root, err := plug.Mount(name, "user")
@@ -62,6 +62,16 @@ func TestBackups(t *testing.T) {
 	wantError(t, h.Exec(t, "backup", "restore", short, "web"),
 		`drover: volume "web" exists already: an import creates a new one (choose another name)`)
 	h.Must(t, "backup", "restore", short, "copy")
+	var copied struct {
+		Size   dataset.Size
+		Labels map[string]string
+	}
+	if err := json.Unmarshal([]byte(h.Must(t, "volume", "inspect", "copy", "-o", "json")), &copied); err != nil {
+		t.Fatal(err)
+	}
+	if copied.Size != 96*dataset.MiB || copied.Labels["team"] != "sea" || len(copied.Labels) != 1 {
+		t.Errorf("the restored volume has size %s and labels %v", copied.Size, copied.Labels)
+	}
 	into, err := plug.Mount("copy", "user")
 	if err != nil {
 		t.Fatal(err)

@@ -98,6 +98,11 @@ func (h Host) VolumeBackups(ctx context.Context, repository, volume string) (api
 	return one[api.BackupList](ctx, h.conn, route.ListBackups, repository, "volume", volume)
 }
 
+// VolumeBackup returns a backup in a repository, with the record of its volume.
+func (h Host) VolumeBackup(ctx context.Context, repository, id string) (api.VolumeBackup, error) {
+	return fetch[api.VolumeBackup](ctx, h.conn, newCall(route.GetBackup, repository, id))
+}
+
 // RemoveBackup removes a backup from a repository.
 func (h Host) RemoveBackup(ctx context.Context, repository, id string) error {
 	return h.conn.send(ctx, newCall(route.RemoveBackup, repository, id))

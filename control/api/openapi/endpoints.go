@@ -14,6 +14,7 @@ var endpointTexts = map[string]string{
 	"list-backups": "The agent runs restic, which reads the list from the repository. Control has no list of " +
 		"backups. Backups of volumes that no longer exist are listed, too. Backups that Drover has not made are " +
 		"left out.",
+	"get-backup": "The agent runs restic, which reads the record from the backup.",
 	"remove-backup": "The data stays in the repository until prune-repository is called. A backup that Drover has " +
 		"not made is refused.",
 	"prune-repository": "It can take hours, and ends if the caller closes the connection or the agent stops. " +

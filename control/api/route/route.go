@@ -98,6 +98,7 @@ var (
 	RebuildStore      = Route{"rebuild-store", http.MethodPost, "/v1/store/rebuild"}
 	CheckRepository   = Route{"check-repository", http.MethodPost, "/v1/host/repositories/check"}
 	ListBackups       = Route{"list-backups", http.MethodGet, "/v1/host/repositories/{repository}/backups"}
+	GetBackup         = Route{"get-backup", http.MethodGet, "/v1/host/repositories/{repository}/backups/{backup}"}
 	RemoveBackup      = Route{"remove-backup", http.MethodDelete, "/v1/host/repositories/{repository}/backups/{backup}"}
 	PruneRepository   = Route{"prune-repository", http.MethodPost, "/v1/host/repositories/{repository}/prune"}
 	RecoverStore      = Route{"recover-store", http.MethodPost, "/v1/store/recover"}

@@ -49,7 +49,7 @@ func ruleOf(id string) (r rule, known bool) {
 		"import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone", "restore-trash",
 		"purge-trash", "empty-trash":
 		return rule{role: pki.Worker, node: anyNode}, true
-	case "list-backups":
+	case "list-backups", "get-backup":
 		return rule{role: pki.Worker}, true
 	case "export-volume":
 		return rule{role: pki.Worker, exports: true}, true

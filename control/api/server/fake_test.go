@@ -345,6 +345,10 @@ func (f *fake) VolumeBackups(ctx context.Context, repository, volume string) (ap
 	return sampleBackups(), f.ask(ctx, "VolumeBackups", repository, volume)
 }
 
+func (f *fake) VolumeBackup(ctx context.Context, repository, id string) (api.VolumeBackup, error) {
+	return sampleBackup(), f.ask(ctx, "VolumeBackup", repository, id)
+}
+
 func (f *fake) RemoveBackup(ctx context.Context, repository, id string) error {
 	return f.ask(ctx, "RemoveBackup", repository, id)
 }
@@ -412,6 +416,15 @@ func sampleBackups() api.BackupList {
 		}},
 		Problem: &dataset.Problem{Code: "corrupt", Message: "backup 0123 is damaged"},
 	}
+}
+
+func sampleBackup() api.VolumeBackup {
+	b := sampleBackups().Items[0]
+	b.Record = &api.BackupRecord{
+		Revision: "0123456789ab", Size: 1 << 30, Labels: map[string]string{"team": "sea"}, Encrypted: true, Filesystem: "xfs",
+		Node: "host-a", Drover: "1.2.3",
+	}
+	return b
 }
 
 func sampleVolume() api.Volume {

@@ -88,6 +88,7 @@ var endpointPowers = map[string]struct {
 	"remove-repository": {[]power{changes}, pki.Admin, false},
 	"check-repository":  {[]power{hostFile}, pki.Admin, false},
 	"list-backups":      {nil, pki.Worker, false},
+	"get-backup":        {nil, pki.Worker, false},
 	"remove-backup":     {[]power{destroys}, pki.Admin, false},
 	"prune-repository":  {[]power{destroys}, pki.Admin, false},
 

@@ -13,6 +13,11 @@ type RepositoryParam struct {
 	Repository string `path:"repository" doc:"the repository's name"`
 }
 
+// BackupParam names a backup in the path.
+type BackupParam struct {
+	Backup string `path:"backup" doc:"the backup's full ID"`
+}
+
 func (h handlers) repositories() {
 	add(h, endpoint(route.ListRepositories, "repositories", "List the repositories for backups", ""),
 		func(ctx context.Context, in *api.Page) (*answer[api.List[dataset.Repository]], error) {
@@ -61,10 +66,19 @@ func (h handlers) storedBackups() {
 			}
 			return reply(list, end(err))
 		})
+	add(h, endpoint(route.GetBackup, "repositories", "Show a backup with the record of its volume", ""),
+		func(ctx context.Context, in *struct {
+			RepositoryParam
+			BackupParam
+		}) (*answer[api.VolumeBackup], error) {
+			ctx, end := waiting(ctx)
+			b, err := h.Local.VolumeBackup(ctx, in.Repository, in.Backup)
+			return reply(b, end(err))
+		})
 	add(h, endpoint(route.RemoveBackup, "repositories", "Remove a backup from a repository", ""),
 		func(ctx context.Context, in *struct {
 			RepositoryParam
-			Backup string `path:"backup" doc:"the backup's full ID"`
+			BackupParam
 		}) (*struct{}, error) {
 			changeOf(ctx).Detail = "repository " + dataset.Clip(in.Repository)
 			ctx, end := waiting(ctx)

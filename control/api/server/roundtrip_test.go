@@ -234,6 +234,9 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"VolumeBackups", []any{"off/site", "db"}, sampleBackups(), func(ctx context.Context, c *client.Client) (any, error) {
 			return c.VolumeBackups(ctx, "off/site", "db")
 		}},
+		{"VolumeBackup", []any{"off/site", "5f1c09aa"}, sampleBackup(), func(ctx context.Context, c *client.Client) (any, error) {
+			return c.VolumeBackup(ctx, "off/site", "5f1c09aa")
+		}},
 		{"RemoveBackup", []any{"offsite", "5f1c09aa"}, nil, func(ctx context.Context, c *client.Client) (any, error) {
 			return nil, c.RemoveBackup(ctx, "offsite", "5f1c09aa")
 		}},

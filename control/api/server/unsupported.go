@@ -58,6 +58,10 @@ func (a unsupported) VolumeBackups(context.Context, string, string) (api.BackupL
 	return api.BackupList{}, a.hostOnly()
 }
 
+func (a unsupported) VolumeBackup(context.Context, string, string) (api.VolumeBackup, error) {
+	return api.VolumeBackup{}, a.hostOnly()
+}
+
 func (a unsupported) RemoveBackup(context.Context, string, string) error { return a.hostOnly() }
 
 func (a unsupported) PruneRepository(context.Context, string) error { return a.hostOnly() }

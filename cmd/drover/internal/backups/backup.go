@@ -4,6 +4,7 @@ package backups
 
 import (
 	"context"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -102,7 +103,11 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 	cmd := cli.Inspect(a, "inspect BACKUP [BACKUP...]", "Show backups in detail", noWords,
 		cli.Inspected[api.VolumeBackup]{
 			Get: func(ctx context.Context, c cli.Remote, ref string) (api.VolumeBackup, error) {
-				return find(ctx, c, *repository, ref)
+				b, err := find(ctx, c, *repository, ref)
+				if err != nil {
+					return b, err
+				}
+				return c.VolumeBackup(ctx, b.Repository, b.ID)
 			},
 			Form: func(_ context.Context, _ cli.Remote, b api.VolumeBackup) *show.Form {
 				f := &show.Form{}
@@ -110,16 +115,40 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 				f.Add("Repository", b.Repository)
 				f.Add("Volume", b.Volume)
 				f.Add("Taken", show.When(a.Now(), b.Taken))
-				f.Add("Profile", b.Profile)
+				addRecord(f, b)
 				f.Add("Dataset", b.Dataset.String())
 				f.Add("Snapshot", orNone(b.Snapshot))
 				f.Add("Operation", orNone(b.Operation))
 				return f
 			},
 		})
-	cmd.Long = "Show backups in detail. " + referenceHelp
+	cmd.Long = "Show backups in detail. " + referenceHelp + `
+The server's host reads them from the repositories.`
 	repository = repositoryFlag(a, cmd, "look only in the repository `NAME`")
 	return cmd
+}
+
+// addRecord adds the record of the volume to the form of a backup.
+func addRecord(f *show.Form, b api.VolumeBackup) {
+	r := b.Record
+	if r == nil {
+		f.Add("Profile", b.Profile)
+		return
+	}
+	profile := b.Profile
+	if r.Revision != "" {
+		profile += " (revision " + r.Revision + ")"
+	}
+	f.Add("Profile", profile)
+	size := "not limited"
+	if r.Size > 0 {
+		size = r.Size.Readable(0)
+	}
+	f.Add("Size", size)
+	f.Add("Labels", cli.LabelLines(r.Labels)...)
+	f.Add("Filesystem", r.Filesystem)
+	f.Add("Encrypted", map[bool]string{true: "yes, in its pool", false: "no"}[r.Encrypted])
+	f.Add("Made by", strings.Trim(r.Node+", drover "+r.Drover, ", "))
 }
 
 // noWords completes nothing: to list the backups, restic would have to read each repository.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -25,9 +26,10 @@ The volume is visible only when it is complete. No existing volume is changed.
 
 NEW is the name of the new volume, or NAME@PROFILE. Without NEW, it gets the
 name that the backed-up volume had. Without a profile, it gets the profile that
-the volume had. It has the size of its profile: use -o size=SIZE if the backup
-needs more. Labels and protection are not restored. The host of the new volume
-reads the repository, and needs its password.`,
+the volume had. Without -o size=SIZE, it gets the size that the volume had; with
+--profile-size, that of its profile. Without -o label.KEY=VALUE, it gets the
+labels that the volume had. Protection is not restored. The host of the new
+volume reads the repository, and needs its password.`,
 		Example: `  drover backup restore 5f1c09aa
   drover backup restore 5f1c09aa db-before@gold -o size=40GiB`,
 		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
@@ -35,6 +37,7 @@ reads the repository, and needs its password.`,
 	o, opts := cli.MakeFlags(a, cmd)
 	cli.DetachFlag(cmd, o)
 	repository := repositoryFlag(a, cmd, "look only in the repository `NAME`")
+	profileSize := cmd.Flags().Bool("profile-size", false, "give the new volume the size of its profile")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, help := opts["help"]; help {
 			return cli.UsageError(cmd, "drover volume create -o help lists the options")
@@ -60,6 +63,13 @@ reads the repository, and needs its password.`,
 		options, err := withProfile(ctx, c, b, spec, opts)
 		if err != nil {
 			return err
+		}
+		if b, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
+			return err
+		}
+		options, leftOut := withRecord(b.Record, options, *profileSize)
+		for _, err := range leftOut {
+			_, _ = fmt.Fprintf(a.ErrOut, "drover: not restored: %v\n", err)
 		}
 		req := api.Request{
 			Kind: dataset.OpImport, Volume: spec, Options: options, Repository: b.Repository, Backup: b.ID,
@@ -94,3 +104,38 @@ func withProfile(ctx context.Context, c cli.Remote, b api.VolumeBackup, spec str
 	return nil, dataset.Errorf(dataset.ErrNotFound, "profile %s of the backed-up volume no longer exists (choose one: "+
 		"drover backup restore %s %s@PROFILE)", b.Profile, short(b.ID), spec)
 }
+
+// withRecord returns the options with the size and the labels of the backed-up volume, unless the user has chosen
+// others. With profileSize, it adds no size. leftOut says which labels are not valid: another program can have written
+// the backup.
+func withRecord(r *api.BackupRecord, opts map[string]string, profileSize bool) (with map[string]string,
+	leftOut []error) {
+	if r == nil {
+		return opts, nil
+	}
+	with = maps.Clone(opts)
+	if with == nil {
+		with = map[string]string{}
+	}
+	if _, chosen := opts["size"]; !chosen && !profileSize && r.Size > 0 {
+		with["size"] = r.Size.String()
+	}
+	for key := range opts {
+		if strings.HasPrefix(key, labelOption) {
+			return with, nil
+		}
+	}
+	labels := map[string]string{}
+	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
+		labels[labelOption+key] = r.Labels[key]
+		if _, err := dataset.ParseOptions(labels); err != nil {
+			delete(labels, labelOption+key)
+			leftOut = append(leftOut, err)
+		}
+	}
+	maps.Copy(with, labels)
+	return with, leftOut
+}
+
+// labelOption begins the name of an option that sets a label.
+const labelOption = "label."
