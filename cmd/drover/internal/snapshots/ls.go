@@ -2,6 +2,8 @@ package snapshots
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -18,10 +20,12 @@ func newSnapshotLsCmd(a *cli.App) *cobra.Command {
 	cmd := listing.New(a, listing.List[measured]{
 		Use:   "ls [VOLUME]",
 		Short: "List the snapshots of a volume, or of all volumes, oldest first",
-		Long: `List the snapshots of a volume, or of all volumes, oldest first. --size adds how
-much space the deletion of each snapshot frees: the bytes that no other snapshot
-and not the volume uses. Pools of the backends loop and zfs know this, on their
-own host. Blocks that only two snapshots share are counted for neither.`,
+		Long: `List the snapshots of a volume, or of all volumes, oldest first. UNIQUE is
+how much space the deletion of a snapshot frees: the bytes that no other
+snapshot and not the volume uses. Blocks that only two snapshots share are
+counted for neither. Pools of the backends loop and zfs know this, on their own
+host. The table of one volume shows it, as far as it is measured within two
+seconds. --size measures for up to 30 seconds, for all volumes and formats.`,
 		ValidArgs: cli.Complete(a, cli.VolumeWords),
 		FetchMatching: func(cmd *cobra.Command, q listing.Query) ([]measured, error) {
 			c, err := a.Connect()
@@ -33,7 +37,16 @@ own host. Blocks that only two snapshots share are counted for neither.`,
 				ref = q.Args[0]
 			}
 			snaps, err := cli.FetchAll(cmd.Context(), cli.SnapshotsOf(c, ref))
-			return measureAll(cmd.Context(), c, snaps, size), err
+			if err != nil {
+				return nil, err
+			}
+			switch {
+			case size:
+				return measureAll(cmd.Context(), c, snaps, measureWithin), nil
+			case ref != "" && printsTable(cmd):
+				return measureAll(cmd.Context(), c, snaps, tableWithin), nil
+			}
+			return measureAll(cmd.Context(), c, snaps, 0), nil
 		},
 		ID:      id,
 		Compare: func(x, y measured) int { return x.Created.Compare(y.Created) },
@@ -53,15 +66,26 @@ own host. Blocks that only two snapshots share are counted for neither.`,
 	return cmd
 }
 
-// measureAll measures the snapshots if size is set. It stops after measureWithin.
-func measureAll(ctx context.Context, c cli.Remote, snaps []dataset.Snapshot, size bool) []measured {
-	ctx, cancel := context.WithTimeout(ctx, measureWithin)
+// printsTable reports whether an ls command prints a table.
+func printsTable(cmd *cobra.Command) bool {
+	format := cmd.Flag("output").Value.String()
+	return cmd.Flag("quiet").Value.String() != "true" && (format == "table" || format == "wide")
+}
+
+// measureAll measures the snapshots. It stops after a time. If the pool of a dataset cannot measure one of its
+// snapshots, measureAll does not try the others.
+func measureAll(ctx context.Context, c cli.Remote, snaps []dataset.Snapshot, within time.Duration) []measured {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	out := make([]measured, 0, len(snaps))
+	unable := map[uuid.UUID]bool{}
 	for _, s := range snaps {
 		m := measured{Snapshot: s}
-		if size && ctx.Err() == nil {
-			_ = m.measure(ctx, c) // drover snapshot inspect shows why
+		if ctx.Err() == nil && !unable[s.Dataset] {
+			switch dataset.KindOf(m.measure(ctx, c)) { // drover snapshot inspect shows why
+			case dataset.ErrUnsupported, dataset.ErrNotFound, dataset.ErrOffline:
+				unable[s.Dataset] = true
+			}
 		}
 		out = append(out, m)
 	}
@@ -79,7 +103,7 @@ func snapshotTable(a *cli.App, snaps []measured, size bool) *show.Table {
 		t.Row(short(s.ID), cli.ShortName(s.Volume), s.Name, string(s.Kind), cli.SizeOr(s.Size, s.Profile.Size, ""),
 			show.Ago(a.Now(), s.Created), s.Message)
 	}
-	if size {
+	if size || slices.ContainsFunc(snaps, func(s measured) bool { return s.Unique != nil }) {
 		t.Column("UNIQUE", uniqueCells(snaps))
 	}
 	return t

@@ -8,8 +8,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// measureWithin bounds how long a command measures snapshots.
-const measureWithin = 30 * time.Second
+// Bounds of how long a list measures snapshots: if the user asks for it, and if its table only shows what it can.
+const (
+	measureWithin = 30 * time.Second
+	tableWithin   = 2 * time.Second
+)
 
 // measured is a snapshot with the space that its deletion frees, if that was measured.
 type measured struct {
