@@ -441,6 +441,9 @@ func (f *fake) RemoveNode(_ context.Context, ref string, how api.NodeRemoval) (a
 	if how.DryRun {
 		out.Live = name == "alive"
 	}
+	if name == "replicator" {
+		out.Unprotected = []string{"db", "web"}
+	}
 	if force {
 		out.Forgotten = []string{"the superseded head of db on node " + name}
 	}

@@ -50,6 +50,15 @@ volume busy stays: volume busy is in use on node host-a by c1
 		t.Errorf("asked\n%s", calls)
 	}
 
+	// The last line names the volumes whose only replica is still there.
+	replica := func(node uuid.UUID) api.CopyDetail {
+		return api.CopyDetail{Copy: dataset.Copy{Node: node, Kind: dataset.CopyReplica}}
+	}
+	f.volumes[4].CopyDetails = []api.CopyDetail{replica(home)}
+	two := api.Volume{Dataset: dataset.Dataset{ID: uuid.New(), Volume: "two", Home: other.ID}}
+	two.CopyDetails = []api.CopyDetail{replica(home), replica(uuid.New())}
+	f.volumes = append(f.volumes, two)
+
 	// The other volumes move after the operator confirmed that the node is fenced.
 	f.asked, f.fail = nil, nil
 	for id, out := range f.byVolume {
@@ -57,8 +66,9 @@ volume busy stays: volume busy is in use on node host-a by c1
 		f.byVolume[id] = out
 	}
 	c = newConsole(f)
-	if status := c.run(t, "node", "drain", f.nodes[0].Name, "--fenced"); status != 0 || !strings.Contains(c.out.String(), "has no "+
-		"volumes left") {
+	if status := c.run(t, "node", "drain", f.nodes[0].Name, "--fenced"); status != 0 || !strings.Contains(c.out.String(),
+		"node host-a has no volumes left, but the only replica of theirs: it is removed once another node has one "+
+			"(drover volume inspect theirs)\n") {
 		t.Errorf("status %d: %s%s", status, c.out.String(), c.err.String())
 	}
 	if calls := strings.Join(f.asked, "\n"); strings.Count(calls, `"force":true,"fenced":"host-a"`) != 4 {

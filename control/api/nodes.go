@@ -52,4 +52,6 @@ type RemovedNode struct {
 	// Some of the volumes whose home the node is; they cannot be used until they have another home.
 	Homes     []string `json:"homes,omitempty"`
 	Forgotten []string `json:"forgotten,omitempty" doc:"data that only this node had; its records were removed"`
+	// Volumes whose only replica the node has: until another node has one, only their homes have their data.
+	Unprotected []string `json:"unprotected,omitempty"`
 }

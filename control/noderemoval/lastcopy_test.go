@@ -112,3 +112,46 @@ func TestRemovedNodeIsForgotten(t *testing.T) {
 		t.Errorf("it is still on record: %v", err)
 	}
 }
+
+// A removal and its preview name the volumes whose only replica the node has. A replica that is not complete, and the
+// copy that a move left, do not count.
+func TestRemoveNodeNamesOnlyReplicas(t *testing.T) {
+	replica := func(c *dataset.Copy, _ *dataset.Node) { c.Kind = dataset.CopyReplica }
+	for what, c := range map[string]struct {
+		then func(l *controltest.LastCopy)
+		want []string
+	}{
+		"the only one": {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, replica) }, []string{"db"}},
+		"another node has one": {func(l *controltest.LastCopy) {
+			l.EditCopy(l.Replica, replica)
+			l.EditCopy(l.Left, replica)
+		}, nil},
+		"the other one is not complete": {func(l *controltest.LastCopy) {
+			l.EditCopy(l.Replica, replica)
+			l.EditCopy(l.Left, func(c *dataset.Copy, n *dataset.Node) { replica(c, n); c.Snapshot = uuid.Nil })
+		}, []string{"db"}},
+		"it is not complete": {func(l *controltest.LastCopy) {
+			l.EditCopy(l.Replica, func(c *dataset.Copy, n *dataset.Node) { replica(c, n); c.Snapshot = uuid.Nil })
+		}, nil},
+		"the copy of a former home": {func(l *controltest.LastCopy) {
+			l.EditCopy(l.Replica, func(c *dataset.Copy, _ *dataset.Node) { c.Kind = dataset.CopyLeft })
+		}, nil},
+		"the volume is deleted": {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, replica); l.Purge() }, nil},
+	} {
+		t.Run(what, func(t *testing.T) {
+			l := controltest.NewLastCopy(t)
+			l.ReportHomeWell()
+			for name, g := range map[string]*controltest.Agent{"alpha": l.Left, "gamma": l.Replica} {
+				l.Restart(g, name)
+				g.ReportOnline(true)
+			}
+			c.then(l)
+			for _, dry := range []bool{true, false} {
+				out, err := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{DryRun: dry})
+				if err != nil || !slices.Equal(out.Unprotected, c.want) {
+					t.Errorf("dry run %v: unprotected volumes %q, %v; want %q", dry, out.Unprotected, err, c.want)
+				}
+			}
+		})
+	}
+}

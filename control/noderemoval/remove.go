@@ -55,7 +55,8 @@ const homesShown = 5
 //
 // It also fails while the node keeps the only copy of some data. With force the records of that data are removed, and
 // the response and the events name the data. RemoveNode fails with dataset.ErrInvalid for an unknown node, and with
-// ErrAmbiguous if ref matches several nodes.
+// ErrAmbiguous if ref matches several nodes. A replica that is the only one of a healthy volume does not prevent the
+// removal, but the response names the volume.
 //
 // A dry run changes nothing. It returns and fails as the removal would.
 func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, how api.NodeRemoval) (out api.RemovedNode,
@@ -69,10 +70,18 @@ func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, how api.NodeRe
 	if how.DryRun {
 		return m.preview(ctx, ref, force)
 	}
+	var unprotected []string
+	if err := m.Ledger.View(ctx, func(t *record.Tx) (err error) {
+		unprotected, err = onlyReplicas(t, ref)
+		return err
+	}); err != nil {
+		return out, err
+	}
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		if out, err = checkRemovable(t, ref, force); err != nil {
 			return err
 		}
+		out.Unprotected = unprotected
 		return m.revokeNode(t, n)
 	})
 	m.Admission.ReloadRevocations()
@@ -122,6 +131,9 @@ func (m *NodeRemover) preview(ctx context.Context, ref string, force bool) (out 
 		if _, out.Live, err = membership.LivingSession(t, out.ID); err != nil {
 			return err
 		}
+		if out.Unprotected, err = onlyReplicas(t, out.ID.String()); err != nil {
+			return err
+		}
 		copies, err := record.ListAll[dataset.Copy](t, record.NodeCopies(out.ID))
 		if err != nil {
 			return err
@@ -139,6 +151,58 @@ func (m *NodeRemover) preview(ctx context.Context, ref string, force bool) (out 
 	})
 	return out, err
 }
+
+// onlyReplicas returns the names of the volumes whose only replica a node has, sorted. Their homes have the data, too.
+// It leaves out volumes in the trash, and replicas that are not complete.
+func onlyReplicas(t *record.Tx, ref string) (volumes []string, err error) {
+	n, err := t.FindNode(ref)
+	if err != nil {
+		return nil, err
+	}
+	copies, err := record.ListAll[dataset.Copy](t, record.NodeCopies(n.ID))
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range copies {
+		if !isReplica(c) {
+			continue
+		}
+		var d dataset.Dataset
+		there, err := t.Peek(record.DatasetKey(c.Dataset), &d)
+		if err != nil {
+			return nil, err
+		}
+		if !there || d.State != dataset.StateReady {
+			continue
+		}
+		another, err := hasReplica(t, d.ID, record.WithoutNode(d.Copies, n.ID))
+		if err != nil {
+			return nil, err
+		}
+		if !another {
+			volumes = append(volumes, d.Volume)
+		}
+	}
+	slices.Sort(volumes)
+	return volumes, nil
+}
+
+// hasReplica reports whether one of the nodes has a complete replica of a dataset.
+func hasReplica(t *record.Tx, id uuid.UUID, nodes []uuid.UUID) (bool, error) {
+	for _, node := range nodes {
+		var c dataset.Copy
+		if _, err := t.Peek(record.CopyKey(node, id), &c); err != nil {
+			return false, err
+		}
+		if isReplica(c) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// isReplica reports whether a copy is a complete replica, and not one that expires after a move.
+func isReplica(c dataset.Copy) bool { return c.Promotable() && c.Kind == dataset.CopyReplica }
 
 // deleteIfUnused removes the record of a node on which no other record depends. more is true if the node still has the
 // record of a copy, which must be removed first: a volume moved elsewhere during the removal and left the copy. A move

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -23,7 +24,8 @@ func newNodeDrainCmd(a *cli.App) *cobra.Command {
 		Short: "Move everything off a node, and place nothing new on it",
 		Long: `Move everything off a node. Each volume goes to another node that its profile
 allows, preferably to one with a replica. Replicas of the node are removed once
-other nodes have replaced them. Nothing new is placed on the node until
+other nodes have replaced them; the last line names the volumes whose only
+replica is still there. Nothing new is placed on the node until
 drover node uncordon.
 
 A volume that is in use stays, and an error names its users. Stop them, and run
@@ -113,9 +115,9 @@ func (d *drain) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	volumes = slices.DeleteFunc(volumes, func(v api.Volume) bool { return v.Home != d.node.ID })
-	d.all = len(volumes)
-	for _, v := range volumes {
+	homed := slices.DeleteFunc(slices.Clone(volumes), func(v api.Volume) bool { return v.Home != d.node.ID })
+	d.all = len(homed)
+	for _, v := range homed {
 		if err := d.startMove(ctx, v); err != nil {
 			return err
 		}
@@ -136,9 +138,41 @@ func (d *drain) run(ctx context.Context) error {
 			d.node.Name)
 	}
 	if d.dryRun {
-		return d.print("dry run: node %s would be cordoned, and have no volumes left", d.node.Name)
+		return d.print("dry run: node %s would be cordoned, and have no volumes left%s", d.node.Name,
+			describeReplicas(onlyReplicas(volumes, d.node.ID)))
 	}
-	return d.print("node %s has no volumes left", d.node.Name)
+	if volumes, err = cli.FetchAll(ctx, d.c.Volumes); err != nil {
+		return err
+	}
+	return d.print("node %s has no volumes left%s", d.node.Name, describeReplicas(onlyReplicas(volumes, d.node.ID)))
+}
+
+// onlyReplicas returns the names of the volumes whose home is another node, and whose only replica is on the node.
+func onlyReplicas(volumes []api.Volume, node uuid.UUID) (names []string) {
+	for _, v := range volumes {
+		replicas, here := 0, false
+		for _, c := range v.CopyDetails {
+			if c.Kind == dataset.CopyReplica {
+				replicas++
+				here = here || c.Node == node
+			}
+		}
+		if here && replicas == 1 && v.Home != node {
+			names = append(names, v.Volume)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// describeReplicas returns the end of a line that names volumes whose only replica is on a drained node. It returns ""
+// if there are none.
+func describeReplicas(volumes []string) string {
+	if len(volumes) == 0 {
+		return ""
+	}
+	return ", but the only replica of " + strings.Join(volumes, ", ") +
+		": it is removed once another node has one (drover volume inspect " + volumes[0] + ")"
 }
 
 // startMove requests the move of a volume. If too many moves are in progress, it first waits for the oldest one.

@@ -23,8 +23,9 @@ of volumes: move them first (drover node drain). It is also refused while the
 node has data that no other node has: a superseded copy, or the last complete
 copy of a volume whose home is unreachable or cannot open it.
 
-If the node is alive, or with --force, the command shows the effect, and the
-name of the node must be typed to confirm it, unless --yes is given.
+If the node is alive, has the only replica of a volume, or with --force, the
+command shows the effect, and the name of the node must be typed to confirm it,
+unless --yes is given.
 
 Use --force for a host that an attacker may control: it revokes the certificate
 although volumes have their home there. The node stays in the store until the
@@ -55,6 +56,12 @@ command lists those that no other node has. Their data stays in its pools.`,
 				return err
 			}
 		}
+		if len(n.Unprotected) > 0 {
+			if err := a.PrintLine("no replica is left of %s until another node has made one (drover status)",
+				strings.Join(n.Unprotected, ", ")); err != nil {
+				return err
+			}
+		}
 		return a.PrintLine("removed node %s: certificate revoked; the host can join again with another --root and "+
 			"--node-name and a new token (drover node token --name NAME)", n.Name)
 	})
@@ -62,8 +69,8 @@ command lists those that no other node has. Their data stays in its pools.`,
 }
 
 // removeNode removes a node. It first asks for a confirmation if the node is alive, is the home of volumes, or has data
-// that no other node has. The question follows a preview, so nobody is asked about a removal that is refused. After a
-// preview it removes the node by its UUID, because another node may have got the name since.
+// or a replica that no other node has. The question follows a preview, so nobody is asked about a removal that is
+// refused. After a preview it removes the node by its UUID, because another node may have got the name since.
 func removeNode(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, ref string,
 	force bool) (api.RemovedNode, error) {
 	if !yes.Given() || o.DryRun {
@@ -71,7 +78,7 @@ func removeNode(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, ye
 		if err != nil || o.DryRun {
 			return n, err
 		}
-		if n.Live || len(n.Homes) > 0 || len(n.Forgotten) > 0 {
+		if n.Live || len(n.Homes) > 0 || len(n.Forgotten) > 0 || len(n.Unprotected) > 0 {
 			q := confirm.Question{Action: "remove node " + n.Name, Effects: removalEffects(n), Name: n.Name}
 			if err := yes.Ask(a, q); err != nil {
 				return n, err
@@ -91,6 +98,10 @@ func removalEffects(n api.RemovedNode) []string {
 	if len(n.Homes) > 0 {
 		effects = append(effects, "volumes whose home it is cannot be used until they have another home: "+
 			strings.Join(n.Homes, ", "))
+	}
+	if len(n.Unprotected) > 0 {
+		effects = append(effects, "it has the only replica of these volumes, so that only their homes have their "+
+			"data until another node has one: "+strings.Join(n.Unprotected, ", "))
 	}
 	for _, what := range n.Forgotten {
 		effects = append(effects, "removed from the store, and no other node has it: "+what)
