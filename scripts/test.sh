@@ -28,7 +28,7 @@ prepare() {
 # in the output. A test that passes the second time is listed at the end of the run: it must be mended, because it hides
 # either a race in a test or a bug. A package that panics or exceeds its time is not run again.
 # The tests depend on the kernel and on installed programs. Go's test cache does not notice a change of these, so
-# -count=1 switches it off. `make lint` runs vet.
+# -count=1 switches it off. `make lint` runs vet. Without tables for debuggers (-w) the linker needs a third less time.
 gotest() {
 	local flags=() packages=()
 	while [ $# -gt 0 ]; do
@@ -41,7 +41,7 @@ gotest() {
 	done
 	: >"$flaky.new" # gotestsum leaves the report of an earlier run if no test failed
 	"$gotestsum" --format standard-quiet --hide-summary=skipped --rerun-fails=1 --rerun-fails-max-failures=4 \
-		--rerun-fails-run-root-test --rerun-fails-report="$flaky.new" --packages="${packages[*]}" -- -count=1 -vet=off "${flags[@]}"
+		--rerun-fails-run-root-test --rerun-fails-report="$flaky.new" --packages="${packages[*]}" -- -count=1 -vet=off -ldflags=-w "${flags[@]}"
 	if [ -s "$flaky.new" ]; then
 		cat "$flaky.new" >>"$flaky"
 	fi
@@ -70,10 +70,17 @@ unit_tests() {
 		./agent/{mounting,replication,operation,lease,pooladmin} "${packages[@]}"
 }
 
+# build_drover builds drover with the step hooks, for all packages of test/. Without it each of them builds its own.
+build_drover() {
+	export DROVER_TEST_BINARY=$bin/drover
+	CGO_ENABLED=0 go build -tags steps -ldflags '-w -X main.version=test' -o "$DROVER_TEST_BINARY" ./cmd/drover
+}
+
 # Hosts that lose each other by the clock are not to lose the processor as well: those packages come alone,
 # and have it for less than half of the time, so beside each other.
 product_tests() {
 	local within=$1 packages
+	build_drover
 	mapfile -t packages < <(go list ./test/... | grep -vE '/test/(chaos|cluster|sim|product|faults|lab|docs|demo)$')
 	gotest -timeout "$within" -p 2 ./test/{product,faults,lab,docs,demo} "${packages[@]}"
 	gotest -timeout 30m -p 2 -parallel 3 ./test/cluster ./test/chaos ./test/sim
@@ -104,7 +111,8 @@ short | long) ;;
 esac
 need_root "testing mounts and engines"
 flaky=$(mktemp)
-trap 'show_flaky; show_phases' EXIT
+bin=$(mktemp -d)
+trap 'show_flaky; show_phases; rm -rf "$bin"' EXIT
 phase "packages" 90 scripts/deps.sh "$([ "$form" = short ] && echo test || echo long)"
 phase "images and tools" 240 prepare
 gotestsum=$("$here/tools.sh" gotestsum)
