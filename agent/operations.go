@@ -65,7 +65,8 @@ func (a *components) makeExporter() {
 func (a *components) makeBackups() {
 	a.Backups = backup.NewCreator(backup.CreatorDeps{
 		Host: a.Host, Version: a.Config.Version, Pools: a.Pools, LockForOperation: a.Datasets.LockForOperation,
-		Clone: func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) error {
+		Clone: func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) (
+			time.Time, error) {
 			return a.Exporter.Clone(ctx, pool, d, scratch, src)
 		},
 		HasPool:   func(id uuid.UUID) bool { return a.Pools.ByID(id) != nil },

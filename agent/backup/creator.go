@@ -38,8 +38,10 @@ type CreatorDeps struct {
 	// operation.Datasets.
 	LockForOperation func(ctx context.Context, op dataset.Operation, what string) (
 		d dataset.Dataset, pool backends.Pool, unlock func(), err error)
-	// Clone makes a clone of a dataset whose lock is held: see operation.Exporter.
-	Clone func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) error
+	// Clone makes a clone of a dataset whose lock is held. taken is the moment of the dataset's content, if the source
+	// is not a snapshot: see operation.Exporter.
+	Clone func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) (
+		taken time.Time, err error)
 	// BorrowKey lets a dataset without a record use the data key of another one. Such a dataset is not cleaned up.
 	BorrowKey func(id, of uuid.UUID) (end func())
 	// Mount mounts a dataset read-only on a path.
@@ -211,16 +213,16 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 		return b, s, err
 	}
 	steps.At("backup.mounted")
-	text, err := json.Marshal(newRecord(d, op.Snapshot, taken, c.deps.NodeName, c.deps.Version))
+	record := newRecord(d, op.Snapshot, taken, c.deps.NodeName, c.deps.Version)
+	text, err := json.Marshal(record)
 	if err == nil {
 		err = writeFile(filepath.Join(dir, RecordName), text)
 	}
 	if err != nil {
 		return b, s, err
 	}
-	tags := Tags{Volume: d.Volume, Dataset: d.ID, Operation: op.ID, Profile: d.Profile.Name}
-	if op.Snapshot != nil {
-		tags.Snapshot = op.Snapshot.ID
+	tags := Tags{
+		Volume: d.Volume, Dataset: d.ID, Operation: op.ID, Profile: record.Profile.Name, Snapshot: record.Snapshot,
 	}
 	jb.Step("storing")
 	b, s, err = repo.Backup(ctx, restic.Request{
@@ -253,10 +255,9 @@ func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID)
 		return d, nil, taken, dataset.Errorf(dataset.ErrConflict, "it was deleted meanwhile (drover trash ls)")
 	}
 	src := dataset.Source{Dataset: d.ID}
-	taken = c.deps.Clock.Now()
 	switch {
 	case op.Snapshot != nil:
-		src.Snapshot, taken = op.Snapshot.ID, op.Snapshot.Created
+		src.Snapshot = op.Snapshot.ID
 	case !pool.Info().Capabilities.InstantSnapshot:
 		return d, nil, taken, dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a clone, "+
 			"and the volume can change meanwhile (back up a snapshot, with --snapshot, or use drover volume export)")
@@ -266,7 +267,11 @@ func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID)
 	}
 	scratch := d
 	scratch.ID, scratch.Size = id, 0
-	return d, pool, taken, c.deps.Clone(ctx, pool, d, scratch, src)
+	taken, err = c.deps.Clone(ctx, pool, d, scratch, src)
+	if op.Snapshot != nil {
+		taken = op.Snapshot.Created
+	}
+	return d, pool, taken, err
 }
 
 func (c *Creator) logOf(ctx context.Context, op dataset.Operation) *logrus.Entry {

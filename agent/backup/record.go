@@ -47,8 +47,9 @@ type RecordedProfile struct {
 	Revision string `json:"revision"`
 }
 
-// newRecord returns the record for a backup of a dataset or, if snapshot is not nil, of its snapshot. node is the name
-// of this node.
+// newRecord returns the record for a backup of a dataset or, if snapshot is not nil, of its snapshot. The backup of a
+// snapshot has the size and the profile that the volume had when the snapshot was taken, as a clone of the snapshot
+// has. node is the name of this node.
 func newRecord(d dataset.Dataset, snapshot *dataset.Snapshot, taken time.Time, node, version string) Record {
 	r := Record{
 		Version:    recordVersion,

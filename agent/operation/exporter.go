@@ -101,7 +101,7 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 	if err != nil {
 		return err
 	}
-	err = e.Clone(ctx, pool, d, scratch, src)
+	_, err = e.Clone(ctx, pool, d, scratch, src)
 	unlock()
 	if err != nil {
 		return err
@@ -111,22 +111,24 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 
 // Clone makes a clone that only its reader knows, of a dataset or of its snapshot. The dataset's lock is held. A clone
 // lacks data that was not flushed, as after a power cut, so Clone flushes a mounted dataset first. The clone then
-// contains everything that was written before it.
+// contains everything that was written before taken, which is read while the filesystem is frozen, if the profile says
+// so. For a snapshot, taken is zero.
 func (e *Exporter) Clone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
-	src dataset.Source) error {
-	if src.Snapshot == uuid.Nil {
-		if err := e.writeOut(d); err != nil {
-			return err
-		}
-		in, thaw, err := e.deps.Freeze(ctx, pool, d)
-		if err != nil {
-			return err
-		}
-		_, err = pool.Clone(in, scratch, src, nil)
-		return errors.Join(err, thaw())
+	src dataset.Source) (taken time.Time, err error) {
+	if src.Snapshot != uuid.Nil {
+		_, err = pool.Clone(ctx, scratch, src, nil)
+		return taken, err
 	}
-	_, err := pool.Clone(ctx, scratch, src, nil)
-	return err
+	if err := e.writeOut(d); err != nil {
+		return taken, err
+	}
+	in, thaw, err := e.deps.Freeze(ctx, pool, d)
+	if err != nil {
+		return taken, errors.Join(err, thaw())
+	}
+	taken = e.deps.Clock.Now()
+	_, err = pool.Clone(in, scratch, src, nil)
+	return taken, errors.Join(err, thaw())
 }
 
 // writeOut flushes the written data of a mounted dataset from the kernel's memory.

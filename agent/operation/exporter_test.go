@@ -2,12 +2,21 @@ package operation_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"path/filepath"
 	"testing"
+	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // An export reports which sockets are missing from its archive.
@@ -22,5 +31,32 @@ func TestExportReportsSkippedSockets(t *testing.T) {
 	lacks, err := r.Export(t.Context(), "db", "", &archive)
 	if err != nil || lacks.Count != 1 || len(lacks.First) != 1 || lacks.First[0] != "mysql.sock" {
 		t.Errorf("%+v, %v", lacks, err)
+	}
+}
+
+// The time of a clone is that of its content: it is read after the flush and the freeze, which may take long.
+func TestTimeOfCloneIsReadAfterFreeze(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	now := clock.NewFake(time.Unix(1e9, 0))
+	thawed := 0
+	refused := errors.New("refused")
+	var err error
+	e := operation.NewExporter(operation.ExporterDeps{
+		Host: &host.Host{Root: r.Root, Clock: now},
+		Freeze: func(ctx context.Context, _ backends.Pool, _ dataset.Dataset) (context.Context, func() error, error) {
+			now.Advance(time.Minute)
+			return ctx, func() error { thawed++; now.Advance(time.Hour); return nil }, err
+		},
+	})
+	clone := d
+	clone.ID, clone.Size = uuid.New(), 0
+	taken, cloneErr := e.Clone(t.Context(), r.Pool(), d, clone, dataset.Source{Dataset: d.ID})
+	if cloneErr != nil || !taken.Equal(time.Unix(1e9+60, 0)) || thawed != 1 {
+		t.Errorf("taken at %s, %v, thawed %d times", taken, cloneErr, thawed)
+	}
+	err = refused
+	if _, cloneErr := e.Clone(t.Context(), r.Pool(), d, clone, dataset.Source{Dataset: d.ID}); !errors.Is(cloneErr, refused) || thawed != 2 {
+		t.Errorf("got %v, thawed %d times", cloneErr, thawed)
 	}
 }
