@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/internal/tree"
 )
 
@@ -114,6 +115,7 @@ func (s *Restorer) write(ctx context.Context, r *restic.Repository, id string, r
 	if err := checkCount(ctx, r, id, folder); err != nil {
 		return err
 	}
+	steps.At("backup-restore.written")
 	if err := unix.Renameat(fd, DataName, int(root.Fd()), inner); err != nil {
 		return fmt.Errorf("move the restored files: %w", err)
 	}

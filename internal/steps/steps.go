@@ -29,6 +29,7 @@ func Names() []string {
 		"resize.begin", "resize.made", "resize.recorded",
 		"convert.begin", "convert.made", "convert.copied", "convert.noted", "convert.recorded", "convert.committed",
 		"backup.cloned", "backup.mounted", "backup.stored",
+		"backup-restore.written",
 		"delete.begin", "delete.recorded",
 		"purge.begin", "purge.made", "purge.recorded",
 		"pool-remove.begun", "pool-remove.recorded", "pool-remove.cleared",

@@ -15,13 +15,41 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// backupDrills: a backup of an idle volume. An interrupted one is made once, whatever step it was interrupted at.
+// backupDrills: a backup of an idle volume, and a restore of one. An interrupted backup is made once, whatever step it
+// was interrupted at. An interrupted restore is repeated, and its volume is never visible with a part of the files.
 func backupDrills() []drill {
 	var r backupRepository
 	ask := func(t *testing.T, w *world) error {
 		return w.submit(t, api.Request{Kind: dataset.OpBackup, Volume: "base", Repository: r.name})
 	}
-	return []drill{{
+	restore := func(op string) drill {
+		var id string
+		ask := func(t *testing.T, w *world) error {
+			return w.submit(t, api.Request{Kind: dataset.OpImport, Volume: "new@plain", Repository: r.name, Backup: id})
+		}
+		ends := made("new", "base")
+		return drill{
+			op: op, name: "of a backup", only: []string{"loop"}, ask: ask,
+			ready: func(t *testing.T, w *world) {
+				r = w.newBackupRepository(t)
+				id = w.h.Must(t, "backup", "create", "base", "--to", r.name, "-q")
+			},
+			ends: func(t *testing.T, w *world, asked bool) {
+				ends(t, w, asked)
+				if op == "backup-restore" && !w.have(t, "new") {
+					t.Error("the restore was not repeated")
+				}
+			},
+			again: func(t *testing.T, w *world) {
+				if err := ask(t, w); err != nil && !errors.Is(err, dataset.ErrExists) {
+					t.Errorf("asked again: %v", err)
+				}
+				w.volumes["new"] = "base"
+			},
+			clear: func(t *testing.T, w *world) { w.drop(t, "new") },
+		}
+	}
+	return []drill{restore("import"), restore("backup-restore"), {
 		op: "backup", only: []string{"loop"}, ask: ask,
 		ready: func(t *testing.T, w *world) { r = w.newBackupRepository(t) },
 		ends: func(t *testing.T, w *world, _ bool) {
