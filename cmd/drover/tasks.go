@@ -52,6 +52,7 @@ var taskGroups = []taskGroup{
 	}},
 	{"Snapshots", []task{
 		{"take a snapshot", "drover snapshot create VOLUME NAME"},
+		{"take snapshots of several volumes", "drover snapshot create VOLUME VOLUME --name NAME"},
 		{"list the snapshots of a volume", "drover snapshot ls VOLUME"},
 		{"see how much space a snapshot uses", "drover snapshot ls VOLUME --size"},
 		{"see how much changed since a snapshot", "drover snapshot diff VOLUME SNAPSHOT"},

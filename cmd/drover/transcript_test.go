@@ -382,6 +382,16 @@ var scenarios = map[string]func(c *console){
 		done.op.Kind, done.op.Snapshot = dataset.OpSnapshot, &s
 		works(c.fake, done)
 	},
+	"several-snapshots": func(c *console) {
+		op := ended(dataset.OpDone, nil).op
+		s := snapshot(1, "before-upgrade", "", 0)
+		op.Kind, op.Snapshot = dataset.OpSnapshot, &s
+		c.fake.outcome = api.Outcome{Operation: &op}
+		busy := c.fake.volumes[0]
+		busy.Volume, busy.RequestedAs, busy.ID = "busy", "busy@gold", idGone
+		c.fake.volumes = append(c.fake.volumes, busy)
+		c.fake.fail = map[string]error{"Submit busy": dataset.Errorf(dataset.ErrNoSpace, "volume busy: pool main is full")}
+	},
 	"restores": func(c *console) {
 		done := ended(dataset.OpDone, nil)
 		s := snapshot(9, "", "before restore", 0)

@@ -42,7 +42,23 @@ func (s suggester) Snapshot(ctx context.Context, ref, snapshot string) (dataset.
 			return v, fmt.Errorf("%w%s", err, deleted)
 		}
 	}
+	if ref == "" {
+		return v, s.explainVolume(ctx, err, snapshot)
+	}
 	return v, s.suggestSnapshot(ctx, err, ref, snapshot)
+}
+
+// explainVolume adds to a not-found error about a snapshot that the word is the name of a volume.
+func (s suggester) explainVolume(ctx context.Context, err error, word string) error {
+	if word == "" || !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, suggestWithin)
+	defer cancel()
+	if v, volumeErr := s.Remote.Volume(ctx, word); volumeErr == nil {
+		return fmt.Errorf("%w: that is a volume (drover snapshot ls %s lists its snapshots)", err, v.Volume)
+	}
+	return err
 }
 
 // deletion says when a snapshot was deleted, if a recent operation did it. Otherwise it returns "".
@@ -88,6 +104,9 @@ func (s suggester) Submit(ctx context.Context, req api.Request) (api.Outcome, er
 	case dataset.OpPurge, dataset.OpUndelete:
 		err = s.suggest(ctx, err, req.Volume, s.trash)
 	default:
+		if req.Volume == "" {
+			err = s.explainVolume(ctx, err, req.Snapshot)
+		}
 		err = s.suggestSnapshot(ctx, err, req.Volume, req.Snapshot)
 	}
 	return out, err

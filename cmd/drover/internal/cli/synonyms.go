@@ -38,7 +38,7 @@ var synonyms = map[string]string{
 
 	"snapshot size": "snapshot ls --size", "snapshot sizes": "snapshot ls --size", "snapshot du": "snapshot ls --size",
 	"snapshot usage": "snapshot ls --size", "snapshot space": "snapshot ls --size",
-	"volume df": "volume ls", "volume du": "volume ls", "volume usage": "volume ls",
+	"volume diff": "snapshot diff", "volume df": "volume ls", "volume du": "volume ls", "volume usage": "volume ls",
 	"volume snapshots": "snapshot ls", "volume snaps": "snapshot ls", "volume clone": "clone", "volume copy": "clone",
 	"volume cp": "clone", "volume fork": "clone", "snapshot clone": "clone", "volume history": "events",
 	"volume logs": "events", "volume log": "events", "volume events": "events", "volume undelete": "trash restore",

@@ -1,8 +1,9 @@
 package snapshots
 
 import (
-	"errors"
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -15,58 +16,99 @@ import (
 
 func newSnapshotCreateCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create VOLUME [NAME]",
-		Short: "Take a snapshot of a volume",
+		Use:   "create VOLUME [VOLUME...]",
+		Short: "Take snapshots of volumes",
 		Long: `Take a snapshot of a volume, also while it is in use. It contains the whole
 volume at one moment, as a database would find it after a power cut. It is kept
-until it is deleted: retention does not apply to it. NAME is unique among the
-snapshots of the volume. --name NAME is the same.`,
-		Example:           `  drover snapshot create db before-upgrade -m "10.11 to 11.4"`,
+until it is deleted: retention does not apply to it.
+
+A name is unique among the snapshots of its volume. VOLUME NAME, VOLUME@NAME and
+VOLUME --name NAME are the same, unless NAME is a volume, or the profile of the
+volume. With several volumes, a snapshot is taken of each, one after the other,
+and --name names all of them. If some volumes cannot be snapshotted, the others
+are. -o json prints a list then.`,
+		Example: `  drover snapshot create db before-upgrade -m "10.11 to 11.4"
+  drover snapshot create db web --name before-upgrade`,
 		Args:              cli.Args(1),
-		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NoWords),
+		ValidArgsFunction: cli.CompleteEach(a, cli.VolumeWords),
 	}
 	o := cli.WorkFlags(cmd, true)
 	var name, message string
 	cmd.Flags().StringVar(&name, "name", "", "`NAME`, unique among the volume's snapshots")
 	cmd.Flags().StringVarP(&message, "message", "m", "", "a message about it")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 1 && name != "" && name != args[1] {
-			return cli.UsageError(cmd, "two names for one snapshot: %s, and --name %s (use only one)", args[1], name)
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
+		args, name, err := separateName(cmd, c, args, name)
+		if err != nil {
+			return err
 		}
-		if len(args) > 1 {
-			if err := refuseSecondVolume(cmd, a, args[0], args[1], name); err != nil {
-				return err
+		var reqs []api.Request
+		for _, arg := range args {
+			req := api.Request{Kind: dataset.OpSnapshot, Volume: arg, Name: name, Message: message}
+			if name == "" {
+				if req.Volume, req.Name, err = splitNewName(cmd.Context(), c, arg); err != nil {
+					return err
+				}
 			}
-			name = args[1]
+			reqs = append(reqs, req)
 		}
-		req := api.Request{Kind: dataset.OpSnapshot, Volume: args[0], Name: name, Message: message}
-		err := a.Change(cmd, o, req, describeSnapshot)
-		if volume, after, at := strings.Cut(args[0], "@"); at && name == "" && errors.Is(err, dataset.ErrInvalid) {
-			err = fmt.Errorf("%w; for a snapshot of that name: drover snapshot create %s %s", err, volume, after)
-		}
-		return err
-	}
+		describe := func(_ api.Request, out api.Outcome) (uuid.UUID, string) { return describeSnapshot(out) }
+		return submitEach(cmd.Context(), a, c, o, reqs, "taken", describe)
+	})
 	return cmd
 }
 
-// refuseSecondVolume fails if the second argument is the name of a volume, and is not the value of --name as well:
-// other commands take several volumes.
-func refuseSecondVolume(cmd *cobra.Command, a *cli.App, volume, second, name string) error {
-	if name == second {
-		return nil
+// separateName returns the volumes and the name of their snapshots. The second of two arguments is the name, unless a
+// volume has it.
+func separateName(cmd *cobra.Command, c cli.Remote, args []string, name string) ([]string, string, error) {
+	if len(args) != 2 || strings.Contains(args[1], "@") {
+		return args, name, nil
 	}
-	c, err := a.Connect()
+	if name != "" && name == args[1] {
+		return args[:1], name, nil
+	}
+	isVolume, err := volumeExists(cmd.Context(), c, args[1])
+	switch {
+	case err != nil:
+		return nil, "", err
+	case isVolume:
+		return args, name, nil
+	case name != "":
+		return nil, "", cli.UsageError(cmd, "two names for one snapshot: %s, and --name %s (use only one)", args[1],
+			name)
+	}
+	return args[:1], args[1], nil
+}
+
+// splitNewName splits VOLUME@NAME, as zfs names a new snapshot. It returns VOLUME@PROFILE unchanged: a volume can be
+// named with its profile, and an error then says that the profile is another one.
+func splitNewName(ctx context.Context, c cli.Remote, arg string) (volume, name string, err error) {
+	before, after, at := strings.Cut(arg, "@")
+	if !at || before == "" || after == "" {
+		return arg, "", nil
+	}
+	profiles, err := c.Profiles(ctx)
 	if err != nil {
-		return err
+		return "", "", err
 	}
-	switch _, err := c.Volume(cmd.Context(), second); {
+	if slices.ContainsFunc(profiles, func(p api.ListedProfile) bool { return p.Name == after }) {
+		return arg, "", nil
+	}
+	if whole, err := volumeExists(ctx, c, arg); err != nil || whole {
+		return arg, "", err
+	}
+	return before, after, nil
+}
+
+// volumeExists reports whether a volume has a name.
+func volumeExists(ctx context.Context, c cli.Remote, name string) (bool, error) {
+	_, err := c.Volume(ctx, name)
+	switch kind := dataset.KindOf(err); {
 	case err == nil:
-		return cli.UsageError(cmd, "%s is a volume: a command takes the snapshot of one volume (for a snapshot of %s "+
-			"with this name: drover snapshot create %s --name %s)", second, volume, volume, second)
-	case dataset.KindOf(err) == dataset.ErrNotFound, dataset.KindOf(err) == dataset.ErrInvalid:
-		return nil
+		return true, nil
+	case kind == dataset.ErrNotFound || kind == dataset.ErrInvalid:
+		return false, nil
 	default:
-		return err
+		return false, err
 	}
 }
 

@@ -19,9 +19,11 @@ func newSnapshotDiffCmd(a *cli.App) *cobra.Command {
 		Use:   "diff [VOLUME] A [B]",
 		Short: "Show how much changed between two snapshots, or since one",
 		Long: `Show how much changed between two snapshots, or since one. A is the older
-snapshot, and B the newer one; without B, A is compared with the current data.
-A and B are unique prefixes of UUIDs or, with a volume, names.`,
+snapshot, and B the newer one; without B, or if B is the volume, A is compared
+with the current data. A and B are unique prefixes of UUIDs, VOLUME@NAME or,
+with a volume, names.`,
 		Example: `  drover snapshot diff db before-upgrade
+  drover snapshot diff db@monday db@tuesday
   drover snapshot diff f23ca986 4be1c07d`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.DiffWords, cli.DiffWords),
@@ -54,38 +56,65 @@ A and B are unique prefixes of UUIDs or, with a volume, names.`,
 	return cmd
 }
 
-// diffArgs parses [VOLUME] A [B]. Without the flag, the first of two arguments can be a snapshot or a volume. It is a
-// snapshot if a snapshot has that UUID. Otherwise it is the volume with that name. If neither exists, diffArgs fails.
+// diffArgs parses [VOLUME] A [B]. The volume may also be given by the flag, or before A or B with @. If B is the volume
+// itself, or is left out, the second point is "": the present data.
 func diffArgs(cmd *cobra.Command, c cli.Remote, flag string, args []string) (volume string, points []string,
 	err error) {
-	if flag == "" && len(args) == 1 {
-		args = splitName(args)
-		if len(args) == 2 {
-			return args[0], []string{args[1], ""}, nil
-		}
-	}
-	first := 0
-	switch {
-	case len(args) == 3 && flag != "":
+	volume = flag
+	if len(args) == 3 && flag != "" {
 		return "", nil, cli.UsageError(cmd, "duplicate volume: %q, and --volume %s", args[0], flag)
-	case len(args) == 3:
-		first = 1
-	case len(args) == 2 && flag == "":
-		_, err := c.Snapshot(cmd.Context(), "", args[0])
-		if errors.Is(err, dataset.ErrNotFound) {
-			if _, volumeErr := c.Volume(cmd.Context(), args[0]); volumeErr == nil {
-				first, err = 1, nil
-			}
-		}
-		if err != nil {
-			return "", nil, err
+	}
+	if len(args) == 3 {
+		volume, args = args[0], args[1:]
+	}
+	for i, arg := range args {
+		parts := splitName([]string{arg})
+		switch {
+		case len(parts) == 1:
+			points = append(points, arg)
+		case i > 0 && volume == "" || volume != "" && volume != parts[0]:
+			return "", nil, cli.UsageError(cmd, "%s: both sides must be of one volume", arg)
+		default:
+			volume, points = parts[0], append(points, parts[1])
 		}
 	}
-	volume, points = flag, append(points, args[first:]...)
-	if first == 1 {
-		volume = args[0]
+	if volume == "" {
+		return diffPoints(cmd, c, points)
 	}
-	return volume, append(points, "")[:2], nil
+	points = append(points, "")
+	if points[1] == volume {
+		points[1] = ""
+	}
+	return volume, points[:2], nil
+}
+
+// diffPoints is diffArgs for one or two words without a volume. Each can be a prefix of the UUID of a snapshot, or the
+// name of a volume. A word that is both is a snapshot.
+func diffPoints(cmd *cobra.Command, c cli.Remote, words []string) (volume string, points []string, err error) {
+	_, err = c.Snapshot(cmd.Context(), "", words[0])
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return "", nil, err
+	}
+	for i, word := range words {
+		if i == 0 && err == nil {
+			continue
+		}
+		isVolume, volumeErr := volumeExists(cmd.Context(), c, word)
+		switch {
+		case volumeErr != nil:
+			return "", nil, volumeErr
+		case !isVolume:
+			continue
+		case len(words) == 1:
+			return "", nil, cli.UsageError(cmd, "%s is a volume: name one of its snapshots, too (drover snapshot ls "+
+				"%[1]s lists them)", word)
+		}
+		return word, []string{words[1-i], ""}, nil
+	}
+	if len(words) == 1 {
+		err = nil // the comparison fails with it
+	}
+	return "", append(words, "")[:2], err
 }
 
 // diffForm shows a comparison. The names are those that were typed for its two sides.

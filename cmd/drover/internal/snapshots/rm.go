@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -15,34 +16,85 @@ import (
 
 func newSnapshotRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "rm [VOLUME] SNAPSHOT",
-		Short: "Delete a snapshot",
-		Long: `Delete a snapshot. SNAPSHOT is a unique prefix of its UUID or, after the
-volume, its name.`,
-		Example:           `  drover snapshot rm db before-upgrade`,
+		Use:   "rm [VOLUME] SNAPSHOT [SNAPSHOT...]",
+		Short: "Delete snapshots",
+		Long: `Delete snapshots. SNAPSHOT is a unique prefix of its UUID, VOLUME@NAME or, after
+the volume, its name. If some of several snapshots cannot be deleted, the others
+are, and -o json prints a list.`,
+		Example: `  drover snapshot rm db before-upgrade
+  drover snapshot rm db monday tuesday
+  drover snapshot rm db@monday web@monday`,
 		Args:              cli.Args(1),
-		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.SnapshotWords),
+		ValidArgsFunction: completeRm(a),
 	}
 	o := cli.WorkFlags(cmd, false)
 	cli.DryRunFlag(cmd, o)
 	volume := volumeFlag(a, cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		volume, id, err := snapshotArgs(cmd, *volume, args)
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
+		refs, err := snapshotRefs(cmd, c, *volume, args)
 		if err != nil {
 			return err
 		}
-		req := api.Request{Kind: dataset.OpSnapshotDelete, Volume: volume, Snapshot: id}
-		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
+		var reqs []api.Request
+		for _, r := range refs {
+			reqs = append(reqs, api.Request{Kind: dataset.OpSnapshotDelete, Volume: r.volume, Snapshot: r.snapshot})
+		}
+		return submitEach(cmd.Context(), a, c, o, reqs, "deleted", func(req api.Request, out api.Outcome) (uuid.UUID,
+			string) {
 			s := takenSnapshot(out)
-			s.Volume = cmp.Or(volume, s.Volume) // a record has the name that the volume had at the snapshot
+			s.Volume = cmp.Or(req.Volume, s.Volume) // a record has the name that the volume had at the snapshot
 			if o.DryRun {
 				return s.ID, fmt.Sprintf("would delete snapshot %s of %s for good%s", side(s.ID.String(), s.Name),
 					s.Volume, freedSpace(cmd.Context(), a, s.ID))
 			}
 			return s.ID, fmt.Sprintf("deleted snapshot %s of %s", side(s.ID.String(), s.Name), s.Volume)
 		})
-	}
+	})
 	return cmd
+}
+
+// completeRm completes a volume or a snapshot, and then any number of snapshots of the volume.
+func completeRm(a *cli.App) cobra.CompletionFunc {
+	complete := cli.Complete(a, cli.CloneSourceWords, cli.SnapshotWords)
+	return func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
+		return complete(cmd, given[:min(1, len(given))], begun)
+	}
+}
+
+// A snapshotRef names a snapshot as a request does. volume is empty if snapshot is a prefix of its UUID.
+type snapshotRef struct{ volume, snapshot string }
+
+// snapshotRefs parses [VOLUME] SNAPSHOT [SNAPSHOT...], where each SNAPSHOT may be VOLUME@NAME if no volume precedes it.
+// The first of several arguments is the volume, if a volume has that name. A UUID of a snapshot could be its prefix as
+// well, so only arguments that are no volume are taken as snapshots.
+func snapshotRefs(cmd *cobra.Command, c cli.Remote, flag string, args []string) (refs []snapshotRef, err error) {
+	volume, whole := flag, len(splitName(args[:1])) == 2
+	if len(args) > 1 && !whole {
+		isVolume := flag == "" && dataset.CheckPrefix(strings.ToLower(args[0])) != nil
+		if !isVolume {
+			if isVolume, err = volumeExists(cmd.Context(), c, args[0]); err != nil {
+				return nil, err
+			}
+		}
+		if isVolume && flag != "" {
+			return nil, cli.UsageError(cmd, "duplicate volume: %q, and --volume %s", args[0], flag)
+		}
+		if isVolume {
+			volume, args = args[0], args[1:]
+		}
+	}
+	for _, arg := range args {
+		parts := splitName([]string{arg})
+		switch {
+		case len(parts) == 1:
+			refs = append(refs, snapshotRef{volume, arg})
+		case volume == "" || volume == parts[0]:
+			refs = append(refs, snapshotRef{parts[0], parts[1]})
+		default:
+			return nil, cli.UsageError(cmd, "two volumes for one snapshot: %s, and %s", volume, arg)
+		}
+	}
+	return refs, nil
 }
 
 // freedSpace returns a clause about the space that the deletion of a snapshot frees. Only the host with the pool can
