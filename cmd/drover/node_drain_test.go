@@ -1,12 +1,14 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/cmd/drover/internal/ptytest"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -66,9 +68,9 @@ volume busy stays: volume busy is in use on node host-a by c1
 		f.byVolume[id] = out
 	}
 	c = newConsole(f)
-	if status := c.run(t, "node", "drain", f.nodes[0].Name, "--fenced"); status != 0 || !strings.Contains(c.out.String(),
-		"node host-a has no volumes left, but the only replica of theirs: it is removed once another node has one "+
-			"(drover volume inspect theirs)\n") {
+	if status := c.run(t, "node", "drain", f.nodes[0].Name, "--fenced", "--yes"); status != 0 || !strings.Contains(
+		c.out.String(), "node host-a has no volumes left, but the only replica of theirs: it is removed once "+
+			"another node has one (drover volume inspect theirs)\n") {
 		t.Errorf("status %d: %s%s", status, c.out.String(), c.err.String())
 	}
 	if calls := strings.Join(f.asked, "\n"); strings.Count(calls, `"force":true,"fenced":"host-a"`) != 4 {
@@ -95,9 +97,38 @@ func TestDrainNamesLosses(t *testing.T) {
 		`"loses_since": "2026-03-01T11:58:00Z"`:    {"-o", "json"},
 	} {
 		c := newConsole(f)
-		status := c.run(t, append([]string{"node", "drain", "host-a", "--fenced"}, flags...)...)
+		status := c.run(t, append([]string{"node", "drain", "host-a", "--fenced", "--yes"}, flags...)...)
 		if status != 0 || !strings.Contains(c.out.String(), want) {
 			t.Errorf("%v: status %d: %s%s", flags, status, c.out.String(), c.err.String())
+		}
+	}
+}
+
+// TestDrainAsks: a drain with --fenced shows what is lost, and changes nothing without a confirmation.
+func TestDrainAsks(t *testing.T) {
+	f := theWorld()
+	other := api.Node{Node: dataset.Node{ID: uuid.New(), Name: "host-z"}}
+	f.nodes = append(f.nodes, other)
+	v := f.volumes[0]
+	v.Volume, v.Home, f.volumes = "db", f.nodes[0].ID, []api.Volume{v}
+	op := dataset.Operation{
+		ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: other.ID, State: dataset.OpDone,
+		Loss: &dataset.Loss{Taken: now.Add(-2 * time.Minute)},
+	}
+	f.byVolume = map[string]api.Outcome{v.ID.String(): {Operation: &op}}
+	const loss = "volume db continues on node host-z, without the data written since 2026-03-01 11:58:00 UTC"
+	for typed, want := range map[string]int{"": 2, "host-z\n": 1, "y\n": 1, "host-a\n": 0} {
+		c := newConsole(f)
+		f.asked = nil
+		if typed != "" {
+			screen := ptytest.Open(t)
+			screen.Type(t, typed)
+			c.In = screen.File
+		}
+		status := c.run(t, "node", "drain", "host-a", "--fenced")
+		did := slices.ContainsFunc(f.asked, func(line string) bool { return !onlyAsks(line) })
+		if status != want || did != (want == 0) || !strings.Contains(c.err.String(), loss) {
+			t.Errorf("typed %q: status %d, asked %v: %s", typed, status, f.asked, c.err.String())
 		}
 	}
 }

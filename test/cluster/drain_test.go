@@ -115,7 +115,7 @@ func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 		}
 		return errors.New("not yet")
 	})
-	if r := control.Exec(t, "node", "drain", gone.Name, "--fenced"); r.Exit != 1 || !strings.Contains(r.Out, "is alive") {
+	if r := control.Exec(t, "node", "drain", gone.Name, "--fenced", "--yes"); r.Exit != 1 || !strings.Contains(r.Out, "is alive") {
 		t.Errorf("drained as lost while it is reachable: %+v", r)
 	}
 	w.Net.Isolate(gone.On)
@@ -123,7 +123,7 @@ func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 	gone.KillAgent(t)
 	var said string // after the first of them, some volumes may be moved and others not yet
 	host.Await(t, "it is away", func() error {
-		r := control.Exec(t, "node", "drain", gone.Name, "--fenced")
+		r := control.Exec(t, "node", "drain", gone.Name, "--fenced", "--yes")
 		said += r.Out
 		if strings.Contains(r.Out, "is alive") {
 			return errors.New(r.Out)

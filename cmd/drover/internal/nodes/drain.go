@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -34,8 +35,9 @@ drain again: it continues with the volumes that are left.
 The only node cannot be drained, and stays as it is.
 
 Use --fenced if the node is lost and you confirm that it writes no more. Its
-volumes then continue from the newest copies on other nodes. The command prints
-for each volume since when its data is lost; --dry-run does so beforehand.`,
+volumes then continue from the newest copies on other nodes. The command shows
+for each volume since when its data is lost, and the name of the node must be
+typed to confirm it, unless --yes is given.`,
 		Example:           "  drover node drain host-a",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.NodeWords),
@@ -44,6 +46,7 @@ for each volume since when its data is lost; --dry-run does so beforehand.`,
 	cmd.Flags().BoolVar(&fenced, "fenced", false, "confirm that the node is lost and writes no more; continue "+
 		"from copies")
 	cli.DryRunFlag(cmd, o)
+	yes := confirm.AddFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, n, nodes, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
@@ -53,11 +56,6 @@ for each volume since when its data is lost; --dry-run does so beforehand.`,
 			return dataset.Errorf(dataset.ErrConflict,
 				"drain of node %s: it is the only node, so its volumes can go nowhere (add another host first: drover "+
 					"node token; drover node cordon %s only refuses new volumes)", n.Name, n.Name)
-		}
-		if !o.DryRun {
-			if _, err := c.Cordon(cmd.Context(), n.ID, api.Cordoned{Cordoned: true, Draining: true}); err != nil {
-				return err
-			}
 		}
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
@@ -73,6 +71,14 @@ for each volume since when its data is lost; --dry-run does so beforehand.`,
 		}
 		if o.DryRun {
 			return d.run(ctx)
+		}
+		if fenced && !yes.Given() {
+			if err := d.confirmLosses(ctx, yes); err != nil {
+				return err
+			}
+		}
+		if _, err := c.Cordon(ctx, n.ID, api.Cordoned{Cordoned: true, Draining: true}); err != nil {
+			return err
 		}
 		if err := d.print("node %s is cordoned: nothing new is placed on it (drover node uncordon %s ends that)",
 			n.Name, n.Name); err != nil {
@@ -110,12 +116,53 @@ type drained struct {
 	Problem    *dataset.Problem `json:"problem,omitempty"` // why the volume was not moved
 }
 
+// homed returns those of the volumes whose home is the node.
+func (d *drain) homed(volumes []api.Volume) []api.Volume {
+	return slices.DeleteFunc(slices.Clone(volumes), func(v api.Volume) bool { return v.Home != d.node.ID })
+}
+
+// request is the request to move a volume.
+func (d *drain) request(v api.Volume, dryRun bool) api.Request {
+	return api.Request{
+		ID: d.NewID(), Kind: dataset.OpMove, Volume: v.ID.String(), Force: d.fenced != "", Fenced: d.fenced,
+		DryRun: dryRun,
+	}
+}
+
+// confirmLosses asks for a confirmation of a drain with --fenced. It shows for each volume which data is lost.
+func (d *drain) confirmLosses(ctx context.Context, yes *confirm.Flag) error {
+	volumes, err := cli.FetchAll(ctx, d.c.Volumes)
+	if err != nil {
+		return err
+	}
+	effects := []string{"you confirm that the node is off, or cut off for good: what it still writes is lost"}
+	for _, v := range d.homed(volumes) {
+		out, err := d.c.Submit(ctx, d.request(v, true))
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			effects = append(effects, fmt.Sprintf("volume %s stays: %v", v.Volume, err))
+		case out.Operation != nil:
+			made := drained{Volume: v.Volume, Node: d.names[out.Operation.Node]}
+			if out.Operation.Loss != nil {
+				made.LosesSince = out.Operation.Loss.Taken
+			}
+			effects = append(effects, fmt.Sprintf("volume %s continues on node %s%s", v.Volume, made.Node,
+				d.describeLoss(made)))
+		}
+	}
+	return yes.Ask(d.App, confirm.Question{
+		Action: "drain node " + d.node.Name + " without it", Effects: effects, Name: d.node.Name,
+	})
+}
+
 func (d *drain) run(ctx context.Context) error {
 	volumes, err := cli.FetchAll(ctx, d.c.Volumes)
 	if err != nil {
 		return err
 	}
-	homed := slices.DeleteFunc(slices.Clone(volumes), func(v api.Volume) bool { return v.Home != d.node.ID })
+	homed := d.homed(volumes)
 	d.all = len(homed)
 	for _, v := range homed {
 		if err := d.startMove(ctx, v); err != nil {
@@ -182,10 +229,7 @@ func (d *drain) startMove(ctx context.Context, v api.Volume) error {
 			return err
 		}
 	}
-	out, err := d.c.Submit(ctx, api.Request{
-		ID: d.NewID(), Kind: dataset.OpMove, Volume: v.ID.String(), Force: d.fenced != "", Fenced: d.fenced,
-		DryRun: d.dryRun,
-	})
+	out, err := d.c.Submit(ctx, d.request(v, d.dryRun))
 	if err == nil && out.Operation != nil && d.dryRun {
 		made := d.record(*out.Operation, v.Volume)
 		return d.print("dry run: volume %s would move to node %s%s", v.Volume, made.Node, d.describeLoss(made))
