@@ -106,6 +106,13 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		if err := relocation.AnnounceLoss(t, *op); err != nil {
 			return nil, nil, err
 		}
+	case dataset.OpBackup:
+		if op.Scheduled {
+			err = record.BeginBackup(t, *op)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
 	case dataset.OpConvert:
 		if err := planning.BeginConvert(t, *op); err != nil {
 			return nil, nil, err
@@ -249,6 +256,11 @@ func (s *Service) finish(t *record.Tx, op dataset.Operation) error {
 func (s *Service) endOperation(t *record.Tx, op dataset.Operation) error {
 	if op.Kind == dataset.OpMove && op.State != dataset.OpDone {
 		if err := releaseLease(t, op); err != nil {
+			return err
+		}
+	}
+	if op.Kind == dataset.OpBackup && op.Scheduled {
+		if err := record.EndBackup(t, op); err != nil {
 			return err
 		}
 	}

@@ -41,6 +41,7 @@ type Operation struct {
 	Repository string `json:"repository,omitempty"`
 	// ID of the backup that the operation has made, or that an import reads; absent: none
 	Backup     string `json:"backup,omitempty"`
+	Scheduled  bool   `json:"scheduled,omitempty"`   // the backup was requested by the profile's schedule
 	BytesAdded int64  `json:"bytes_added,omitempty"` // bytes of data that a backup added to the repository
 	// path that an import reads, or the file with the old key for a rekey
 	Path string `json:"path,omitempty"`

@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -29,6 +30,7 @@ type Profile struct {
 	Encryption KeySource `json:"encryption,omitzero"` // source of the encryption key; absent: not encrypted
 	Access     Access    `json:"access,omitempty"`    // how many hosts may mount a volume at once; empty: one
 	WarnAt     int       `json:"warn_at,omitempty"`   // percentage of use from which a volume is nearly full; 0: 85
+	Backup     Backups   `json:"backup,omitzero"`     // scheduled backups; absent: none
 }
 
 // WarnPercent returns the percentage of use from which a volume is nearly full.
@@ -159,14 +161,52 @@ type Snapshots struct {
 	Keep     Keep   `json:"keep"`               // how many scheduled snapshots are kept
 }
 
-// Keep says how many scheduled snapshots retention keeps: the newest Last ones, and the newest of each of the
-// latest so many hours, days, weeks and months. If all are zero, it keeps every snapshot.
+// Keep says how many scheduled snapshots or backups retention keeps: the newest Last ones, and the newest of each of
+// the latest so many hours, days, weeks and months. If all are zero, it keeps all of them.
 type Keep struct {
-	Last    int `json:"last,omitempty"`    // number of newest snapshots that are kept
-	Hourly  int `json:"hourly,omitempty"`  // number of hours whose newest snapshot is kept
-	Daily   int `json:"daily,omitempty"`   // number of days whose newest snapshot is kept
-	Weekly  int `json:"weekly,omitempty"`  // number of weeks whose newest snapshot is kept
-	Monthly int `json:"monthly,omitempty"` // number of months whose newest snapshot is kept
+	Last    int `json:"last,omitempty"`    // number of newest ones that are kept
+	Hourly  int `json:"hourly,omitempty"`  // number of hours whose newest one is kept
+	Daily   int `json:"daily,omitempty"`   // number of days whose newest one is kept
+	Weekly  int `json:"weekly,omitempty"`  // number of weeks whose newest one is kept
+	Monthly int `json:"monthly,omitempty"` // number of months whose newest one is kept
+}
+
+// Retained says which of some snapshots or backups retention keeps. newest has the times at which they were taken,
+// in the order in which they count, the newest first. A rule such as Daily divides time into periods, in the time zone
+// loc. The rule considers the latest periods that contain one, and keeps the newest of each of them.
+func (k Keep) Retained(newest []time.Time, loc *time.Location) []bool {
+	kept := make([]bool, len(newest))
+	for i := range kept {
+		kept[i] = k == Keep{} || i < k.Last
+	}
+	for _, rule := range []struct {
+		n      int
+		period func(time.Time) string
+	}{
+		// with the offset, because the hour in which clocks are set back occurs twice
+		{k.Hourly, func(t time.Time) string { return t.Format("2006-01-02T15-0700") }},
+		{k.Daily, func(t time.Time) string { return t.Format("2006-01-02") }},
+		{k.Weekly, func(t time.Time) string { y, w := t.ISOWeek(); return fmt.Sprintf("%d-%d", y, w) }},
+		{k.Monthly, func(t time.Time) string { return t.Format("2006-01") }},
+	} {
+		seen := map[string]bool{}
+		for i, at := range newest {
+			if len(seen) >= rule.n {
+				break
+			}
+			if p := rule.period(at.In(loc)); !seen[p] {
+				seen[p], kept[i] = true, true
+			}
+		}
+	}
+	return kept
+}
+
+// Backups are a profile's settings for scheduled backups.
+type Backups struct {
+	To       string `json:"to,omitempty"`       // name of the repository; empty: no scheduled backups
+	Schedule string `json:"schedule,omitempty"` // cron expression in local time
+	Keep     Keep   `json:"keep,omitzero"`      // how many scheduled backups are kept; absent: all
 }
 
 // Quiesce is the preparation of a snapshot, in addition to taking it atomically.

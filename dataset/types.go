@@ -45,7 +45,7 @@ type Dataset struct {
 	Losses  []Loss    `json:"losses,omitempty"`
 	Origin  *Origin   `json:"origin,omitempty"` // source of the clone; absent: the dataset is not a clone
 	Created time.Time `json:"created"`          // when the dataset was created
-	// since when the schedule of the profile applies; absent: since the dataset was created
+	// since when the schedules of the profile apply; absent: since the dataset was created
 	ScheduleSince time.Time `json:"schedule_since,omitzero"`
 	// how long the deleted dataset is kept; absent: it is not in the trash
 	Trash *Trash `json:"trash,omitempty"`

@@ -91,7 +91,7 @@ func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profi
 	var bad strictyaml.Mistakes
 	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce",
 		"on_delete", "owner", "follow", "placement", "replicas", "failover", "fence", "max_loss", "qos",
-		"encryption", "access", "warn_at"}, nil)
+		"encryption", "access", "warn_at", "backup"}, nil)
 	bad.Add(err)
 	for key, read := range map[string]func(strictyaml.Node) error{
 		"description": func(v strictyaml.Node) error { return description(v, &p.Description) },
@@ -113,6 +113,7 @@ func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profi
 		"encryption":  func(v strictyaml.Node) error { return encryption(v, &p.Encryption) },
 		"access":      func(v strictyaml.Node) error { return access(v, &p.Access) },
 		"warn_at":     func(v strictyaml.Node) error { return warnAt(v, &p.WarnAt) },
+		"backup":      func(v strictyaml.Node) error { return backup(v, &p.Backup) },
 	} {
 		if v, ok := keys[key]; ok {
 			bad.Add(read(v))

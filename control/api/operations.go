@@ -43,7 +43,7 @@ type Request struct {
 	Force bool `json:"force,omitempty"`
 	// create: the engine of the node sent volume in this spelling
 	Engine    bool `json:"engine,omitempty"`
-	Scheduled bool `json:"scheduled,omitempty"` // snapshot: taken on the profile's schedule
+	Scheduled bool `json:"scheduled,omitempty"` // snapshot, backup: made on the profile's schedule
 	// move: the new home, by name or by a unique prefix of its UUID; empty: any other node
 	Node string `json:"node,omitempty"`
 	// move and delete with force: the unreachable home, which an operator confirms to be fenced

@@ -84,8 +84,19 @@ type Volume struct {
 	ReplicaShortage string `json:"replica_shortage,omitempty"`
 	// when the next scheduled snapshot is due; absent: the profile has no schedule, or in a list
 	NextSnapshot time.Time `json:"next_snapshot,omitzero"`
+	// scheduled backups of the volume; absent: its profile has no schedule for backups, or in a list
+	Backups *BackupState `json:"backups,omitempty"`
 	// mounts of a shared volume, including that of the home while it uses the volume exclusively
 	SharedMountDetails []SharedMountDetail `json:"shared_mount_details,omitempty"`
+}
+
+// BackupState is the state of the scheduled backups of a volume.
+type BackupState struct {
+	Last     time.Time `json:"last,omitzero"`      // when the last good one was requested; absent: there is none yet
+	Next     time.Time `json:"next,omitzero"`      // when the next one is due; absent: the schedule is not valid
+	Running  uuid.UUID `json:"running,omitzero"`   // UUID of the operation that makes one; absent: none
+	Failures int       `json:"failures,omitempty"` // how many failed since the last good one
+	Problem  string    `json:"problem,omitempty"`  // why the last of them failed
 }
 
 // VolumeSummary is the part of a Volume that a table of volumes shows. Its keys are those of Volume, so that a client

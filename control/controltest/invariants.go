@@ -16,6 +16,7 @@ type Records struct {
 	Datasets   map[uuid.UUID]dataset.Dataset
 	Snapshots  map[uuid.UUID]dataset.Snapshot
 	Operations map[uuid.UUID]dataset.Operation
+	Backups    []record.Backups
 }
 
 // CheckInvariants checks what must be true between any two transactions: a name and its dataset refer to each other,
@@ -73,6 +74,8 @@ func (e *Control) CheckInvariants() Records {
 			spent[c.Dataset][c.Node] = c.SupersededForGood()
 		case "trash":
 			got[en.Key] = read[dataset.Trash](e, en.Key, en.Value)
+		case "backups":
+			st.Backups = append(st.Backups, read[record.Backups](e, en.Key, en.Value))
 		case "repositories":
 			read[dataset.Repository](e, en.Key, en.Value)
 		case "nodes", "pools", "facts", "cluster", "house", "tokens", "revoked", "rev", "live", "away":
@@ -104,6 +107,14 @@ func (e *Control) checkReferences(st Records, spent map[uuid.UUID]map[uuid.UUID]
 		op := st.Operations[d.Move]
 		if d.Move != uuid.Nil && (op.State.Final() || op.DatasetID != d.ID || op.Epoch != d.Epoch) {
 			e.Fatalf("dataset %s: got move %+v, want a running move of its epoch %d", d.ID, op, d.Epoch)
+		}
+	}
+	for _, b := range st.Backups {
+		if _, ok := st.Datasets[b.Dataset]; !ok {
+			e.Fatalf("backups of dataset %s: it is not recorded", b.Dataset)
+		}
+		if op, ok := st.Operations[b.Running]; ok && (op.State.Final() || op.DatasetID != b.Dataset || !op.Scheduled) {
+			e.Fatalf("backups of dataset %s: got operation %+v, want one that runs", b.Dataset, op)
 		}
 	}
 	for _, s := range st.Snapshots {

@@ -1,12 +1,14 @@
 // Package housekeeping does the background work of control: it requests snapshots that are due, removes those that
 // retention does not keep, empties the trash, maintains the number of copies, updates the records of unreachable
-// members, and removes old records of operations.
+// members, and removes old records of operations. It also requests
+// the backups that are due.
 //
 // Package control starts Housekeeper.Run in each service, and passes NextSnapshot to package view. Only the service
 // that holds the lock under record.HousekeeperKey does the work, and each of its transactions checks the lock. Run
 // keeps a Memory between rounds, which only its goroutine uses. Others can read only the state of the schedules, which
 // is protected by a mutex and which cmd/drover shows as metrics. All other state is in the store. To add a periodic
-// task, call it in Round. Schedules are in schedule.go and schedules.go, retention in retention.go, the trash in
+// task, call it in Round. Schedules are in schedule.go and schedules.go, those of backups
+// in backups.go, retention in retention.go, the trash in
 // trash.go, and the removal of old operations in forget.go.
 package housekeeping
 
@@ -49,6 +51,7 @@ type Memory struct {
 	ForgetDue     time.Time             // when old operations are removed again
 	operations    uint64                // changes of operations in the feed at the last ForgetOperations
 	Plans         map[uuid.UUID]duePlan // when each dataset gets its next snapshot
+	backups       map[uuid.UUID]backupPlan
 	shortage      shortage
 	catalogDenied bool              // the right to write the catalog is missing
 	lanes         map[string]uint64 // lanes of services with their indexes, in the last round that examined everything
@@ -92,6 +95,7 @@ type Housekeeper struct {
 func (k *Housekeeper) NewMemory() *Memory {
 	return &Memory{
 		Plans:    map[uuid.UUID]duePlan{},
+		backups:  map[uuid.UUID]backupPlan{},
 		shortage: shortage{reported: map[uuid.UUID]bool{}},
 		failed:   k.Failed,
 		reported: map[string]time.Time{},
@@ -146,6 +150,7 @@ func (k *Housekeeper) Run(ctx context.Context) {
 func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	if now.Before(h.Now) { // the clock was set back: work that was due by it is not due any more
 		clear(h.Plans)
+		clear(h.backups)
 		clear(h.reported)
 		h.FullDue, h.ForgetDue = time.Time{}, time.Time{}
 	}
@@ -176,6 +181,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 		h.reportFailure("look at what changed", err)
 	}
 	k.requestDueSnapshots(ctx, h, now)
+	k.requestDueBackups(ctx, h)
 	if k.Shared {
 		k.updateMembers(ctx, h, everything)
 	}
@@ -230,6 +236,11 @@ func (k *Housekeeper) examineChanges(ctx context.Context, h *Memory, changed []u
 			k.schedules.remove(id)
 		}
 	}
+	for id := range h.backups {
+		if !live[id] {
+			delete(h.backups, id)
+		}
+	}
 	return nil
 }
 
@@ -247,6 +258,7 @@ func (k *Housekeeper) examineBatch(ctx context.Context, h *Memory, changed []uui
 		there, err := t.Get(record.DatasetKey(id), &d)
 		if err == nil && !there {
 			delete(h.Plans, id)
+			delete(h.backups, id)
 			k.schedules.remove(id)
 			h.shortage.record(id, nil)
 			continue
@@ -264,6 +276,7 @@ func (k *Housekeeper) examineDataset(ctx context.Context, h *Memory, what string
 	if err == nil {
 		short := k.CopyKeeper.Maintain(ctx, d)
 		h.shortage.record(d.ID, short)
+		k.scheduleBackup(h, d, index)
 		err = errors.Join(k.scheduleDataset(ctx, h, d, index), short, k.CopyKeeper.ForgetLost(ctx, d))
 	}
 	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {

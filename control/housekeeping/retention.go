@@ -2,7 +2,6 @@ package housekeeping
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
 
@@ -12,41 +11,20 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// expired returns the snapshots that no rule of the retention policy keep retains, newest first. A rule such as Daily
-// divides time into periods, in the time zone loc. The rule considers the latest periods that contain a snapshot, and
-// keeps the newest snapshot of each of them. expired is a pure function.
+// expired returns the snapshots that no rule of the retention policy keep retains, newest first: see
+// dataset.Keep.Retained. expired is a pure function.
 func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []dataset.Snapshot {
-	if keep == (dataset.Keep{}) {
-		return nil
-	}
 	newest := slices.Clone(snaps)
 	slices.SortFunc(newest, func(a, b dataset.Snapshot) int { // not only by time: the clocks of two homes differ
 		return cmp.Or(b.At().Compare(a.At()), view.Older(b, a))
 	})
-	kept := map[uuid.UUID]bool{}
-	for i := range min(max(keep.Last, 0), len(newest)) {
-		kept[newest[i].ID] = true
+	taken := make([]time.Time, len(newest))
+	for i, s := range newest {
+		taken[i] = s.Created
 	}
-	for _, rule := range []struct {
-		n      int
-		period func(time.Time) string
-	}{
-		// with the offset, because the hour in which clocks are set back occurs twice
-		{keep.Hourly, func(t time.Time) string { return t.Format("2006-01-02T15-0700") }},
-		{keep.Daily, func(t time.Time) string { return t.Format("2006-01-02") }},
-		{keep.Weekly, func(t time.Time) string { y, w := t.ISOWeek(); return fmt.Sprintf("%d-%d", y, w) }},
-		{keep.Monthly, func(t time.Time) string { return t.Format("2006-01") }},
-	} {
-		seen := map[string]bool{}
-		for _, snap := range newest {
-			if len(seen) >= rule.n {
-				break
-			}
-			if p := rule.period(snap.Created.In(loc)); !seen[p] {
-				seen[p] = true
-				kept[snap.ID] = true
-			}
-		}
+	kept := map[uuid.UUID]bool{}
+	for i, is := range keep.Retained(taken, loc) {
+		kept[newest[i].ID] = is
 	}
 	return slices.DeleteFunc(newest, func(s dataset.Snapshot) bool { return kept[s.ID] })
 }

@@ -68,6 +68,8 @@ func (c Candidate) shortcomings(p dataset.Profile) []Shortcoming {
 		{p.Size != 0 && !can.EnforcesSize, "it cannot enforce a size" + size, size != ""},
 		{(p.Snapshots.Required || p.Snapshots.Schedule != "") && !can.InstantSnapshot,
 			"it cannot take snapshots without copying", false},
+		{p.Backup.To != "" && !can.InstantSnapshot,
+			"it cannot clone volumes without copying, as scheduled backups require", false},
 		{p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem, "it cannot freeze a single volume", false},
 		{fs != "" && !(c.FileCopy && p.Filesystem.Chosen) &&
 			!(c.WithFilesystem && slices.Contains(c.AcceptedFilesystems, fs)) &&

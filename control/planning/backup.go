@@ -23,6 +23,11 @@ func PlanBackup(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dat
 			d.Volume, d.Move)
 	}
 	op := record.NewOperation(d)
+	if op.Scheduled = req.Scheduled; op.Scheduled {
+		if err := mayBackUpOnSchedule(t, d, req); err != nil {
+			return nil, nil, err
+		}
+	}
 	if req.Snapshot != "" {
 		s, err := t.SnapshotOf(d, req.Snapshot)
 		if err != nil {
@@ -58,6 +63,24 @@ func chooseRepository(t *record.Tx, name string) (string, error) {
 	}
 	return "", dataset.Errorf(dataset.ErrAmbiguous,
 		"several repositories are recorded (name one of them with --to: %s)", dataset.FormatChoices(names))
+}
+
+// mayBackUpOnSchedule fails unless control itself requests a scheduled backup, as the profile of the dataset says, and
+// no earlier one runs. So nobody else can have the retention of scheduled backups remove older ones.
+func mayBackUpOnSchedule(t *record.Tx, d dataset.Dataset, req api.Request) error {
+	switch p := api.PrincipalOf(t.Context()); {
+	case !p.Local || p.From != "":
+		return dataset.Errorf(dataset.ErrForbidden, "%s may not request a backup on schedule of volume %s: only "+
+			"control does", p, d.Volume)
+	case d.Profile.Backup.To == "" || req.Repository != d.Profile.Backup.To || req.Snapshot != "":
+		return dataset.Errorf(dataset.ErrConflict, "backup of volume %s: its profile has no such schedule", d.Volume)
+	}
+	running, err := record.RunningBackup(t, d.ID)
+	if err == nil && running != nil {
+		err = dataset.Errorf(dataset.ErrConflict, "backup of volume %s: another one runs (operation %s)", d.Volume,
+			running.ID)
+	}
+	return err
 }
 
 // CommitBackup checks the result of a backup. It changes no record besides the operation's: the repository has the

@@ -189,7 +189,7 @@ func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, 
 	}
 	if d.Anonymous {
 		d.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
-		d.Profile.Snapshots.Schedule = ""
+		d.Profile.Snapshots.Schedule, d.Profile.Backup = "", dataset.Backups{}
 	}
 	d.Size = d.Profile.Size
 	pool, err := v.Placer.Place(t, placement.Requirement{

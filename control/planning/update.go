@@ -211,7 +211,7 @@ func (v *Planner) planProfileInPlace(t *record.Tx, d dataset.Dataset, p dataset.
 	}
 	if d.Anonymous {
 		next.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
-		next.Profile.Snapshots.Schedule = ""
+		next.Profile.Snapshots.Schedule, next.Profile.Backup = "", dataset.Backups{}
 	}
 	wanted := next.Profile
 	wanted.Filesystem.Type = "" // the existing filesystem stays
@@ -248,14 +248,16 @@ func (v *Planner) planProfileInPlace(t *record.Tx, d dataset.Dataset, p dataset.
 	return op, nil, nil
 }
 
-// scheduleSince returns the time from which the schedule of profile to applies to a dataset that gets the profile now.
-// Snapshots that the schedule had before that time do not count as missed. The result is zero if the profile has no
-// schedule, or if the dataset has had the same schedule since it was created.
+// scheduleSince returns the time from which the schedules of profile to apply to a dataset that gets the profile now.
+// Snapshots and backups that were due before that time do not count as missed. The result is zero if the profile has no
+// schedule, or if the dataset has had the same schedules since it was created.
 func (v *Planner) scheduleSince(d dataset.Dataset, to dataset.Profile) time.Time {
-	switch to.Snapshots.Schedule {
-	case "":
+	snapshots, backups := to.Snapshots.Schedule, to.Backup.Schedule
+	switch {
+	case snapshots == "" && backups == "":
 		return time.Time{}
-	case d.Profile.Snapshots.Schedule:
+	case (snapshots == "" || snapshots == d.Profile.Snapshots.Schedule) &&
+		(backups == "" || backups == d.Profile.Backup.Schedule):
 		return d.ScheduleSince
 	}
 	return v.Clock.Now()

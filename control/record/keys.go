@@ -44,6 +44,7 @@ const (
 	HomesPrefix         = "home/"
 	sharedMountsPrefix  = "guests/"
 	RepositoriesPrefix  = "repositories/"
+	BackupsPrefix       = "backups/"
 
 	generationsPrefix = "generations/"
 )
@@ -89,6 +90,9 @@ func UUIDKey(id uuid.UUID) string { return UUIDPrefix + id.String() }
 
 // RepositoryKey is the key of a repository for backups.
 func RepositoryKey(name string) string { return RepositoriesPrefix + name }
+
+// BackupsKey is the key of the scheduled backups of a dataset.
+func BackupsKey(id uuid.UUID) string { return BackupsPrefix + id.String() }
 
 // TokenKey is the key of a join token, by its hash.
 func TokenKey(hash string) string { return TokensPrefix + hash }

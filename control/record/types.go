@@ -79,6 +79,21 @@ type RunMark struct {
 	Runs    bool             `json:"runs,omitempty"`
 }
 
+// Backups is the value of a dataset's key under backups/: what became of its scheduled backups. The key is absent if
+// none was requested yet. The times are those of control's clock when a backup was requested, so that no node can make
+// a backup newer or older.
+type Backups struct {
+	Dataset  uuid.UUID `json:"dataset"`
+	Running  uuid.UUID `json:"running,omitzero"`   // operation that was requested last, until it ends
+	Attempts uint64    `json:"attempts,omitempty"` // how many operations have ended
+	// time of the last backup that succeeded, or at which one was cancelled: what was due before is not missed
+	After    time.Time `json:"after,omitzero"`
+	Last     time.Time `json:"last,omitzero"`      // time of the last backup that succeeded
+	Failures int       `json:"failures,omitempty"` // how many failed since
+	Failed   time.Time `json:"failed,omitzero"`    // when the last of these failed
+	Problem  string    `json:"problem,omitempty"`  // why it failed
+}
+
 // EndedOperation is the value of an operation's key once the operation is final.
 type EndedOperation struct {
 	dataset.Operation

@@ -35,6 +35,9 @@ type Deps struct {
 	Shared bool
 	// NextSnapshot returns when the next scheduled snapshot of a dataset is due. If nil, it is not shown.
 	NextSnapshot func(t *record.Tx, d dataset.Dataset) (time.Time, error)
+	// Backups returns the state of the scheduled backups of a dataset; nil if it has none. If Backups is nil, it is not
+	// shown.
+	Backups func(t *record.Tx, d dataset.Dataset) (*api.BackupState, error)
 	// ReplicaShortage returns why a dataset can have fewer replicas than its profile requires; "" if it can have all.
 	ReplicaShortage func(t *record.Tx, d dataset.Dataset) (string, error)
 }
@@ -68,9 +71,15 @@ func (s *Views) Volume(ctx context.Context, ref string) (v api.Volume, err error
 		v, err = s.Present(t, d)
 		return err
 	})
+	// Nodes read a volume before they mount it. So a damaged record of a snapshot or backup must not fail the request.
 	if err == nil && s.NextSnapshot != nil {
-		// Nodes read a volume before they mount it. So a damaged record of a snapshot must not fail the request.
 		v.NextSnapshot, err = s.NextSnapshot(record.NewTx(ctx, s.Ledger.Store), v.Dataset)
+		if dataset.KindOf(err) == dataset.ErrCorrupt {
+			err = nil
+		}
+	}
+	if err == nil && s.Backups != nil {
+		v.Backups, err = s.Backups(record.NewTx(ctx, s.Ledger.Store), v.Dataset)
 		if dataset.KindOf(err) == dataset.ErrCorrupt {
 			err = nil
 		}

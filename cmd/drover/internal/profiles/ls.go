@@ -26,6 +26,7 @@ func newProfileLsCmd(a *cli.App) *cobra.Command {
 			{Header: "FILESYSTEM", Cell: func(p api.ListedProfile) string { return p.Filesystem.Type }},
 			{Header: "ACCESS", Cell: func(p api.ListedProfile) string { return cli.AccessLine(p.Access) }},
 			{Header: "FOLLOW", Cell: func(p api.ListedProfile) string { return p.Follow.String() }},
+			{Header: "BACKUPS", Cell: func(p api.ListedProfile) string { return backupShort(p.Backup) }},
 			{Header: "PLACEMENT", Cell: func(p api.ListedProfile) string { return p.Placement }},
 		},
 		SortBy: map[string]string{"size": "size"},
@@ -66,6 +67,14 @@ func failoverShort(f dataset.Failover) string {
 		return "manual"
 	}
 	return "auto (" + f.Fence.String() + ")"
+}
+
+// backupShort formats the scheduled backups of a profile for a cell, such as "@daily to offsite".
+func backupShort(b dataset.Backups) string {
+	if b.To == "" {
+		return ""
+	}
+	return b.Schedule + " to " + b.To
 }
 
 // speedShort formats the speed limits of a profile for a cell: the reads, then the writes.
@@ -115,7 +124,7 @@ func storage(p dataset.Profile) string {
 	return strings.Join(parts, ", ")
 }
 
-// keepLine returns how many scheduled snapshots are kept.
+// keepLine returns how many scheduled snapshots or backups are kept.
 func keepLine(k dataset.Keep) string {
 	var parts []string
 	for _, e := range []struct {

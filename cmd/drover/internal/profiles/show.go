@@ -33,6 +33,7 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("Storage", storage(p))
 	f.Add("Filesystem", strings.TrimSpace(p.Filesystem.Type+" "+strings.Join(p.Filesystem.Mount, ",")))
 	f.Add("Snapshots", snapshotLines(p.Snapshots)...)
+	f.Add("Backups", backupLine(p.Backup))
 	f.Add("Quiesce", string(p.Quiesce))
 	f.Add("On delete", cli.OnDelete(p.OnDelete))
 	f.Add("Placement", p.Placement)
@@ -56,6 +57,7 @@ func PolicyLines(p dataset.Profile) []string {
 			lines = append(lines, name+" "+value)
 		}
 	}
+	add("backups", backupLine(p.Backup))
 	add("quiesce", quiesceShort(p.Quiesce))
 	add("replicas", replicaLine(p.Replicas))
 	add("failover", p.Failover.String())
@@ -90,6 +92,14 @@ func snapshotLines(s dataset.Snapshots) []string {
 		lines = append(lines, "only on pools that take them without copying")
 	}
 	return lines
+}
+
+// backupLine describes the scheduled backups of a profile. It is empty if there are none.
+func backupLine(b dataset.Backups) string {
+	if b.To == "" {
+		return ""
+	}
+	return "to " + b.To + ", at " + b.Schedule + ", kept: " + keepLine(b.Keep)
 }
 
 func ownerLine(o *dataset.Owner) string {

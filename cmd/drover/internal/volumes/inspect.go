@@ -98,6 +98,7 @@ func volumeForm(
 	f.Add("Guests", sharedMountLines(a, v)...)
 	f.Add("Snapshots", snapshots...)
 	f.Add("Next snapshot", nextSnapshotLine(now, v))
+	f.Add("Backups", backupLines(now, v)...)
 	f.Add("Origin", originLine(v.Origin))
 	f.Add("Labels", cli.LabelLines(v.Labels)...)
 	f.Add("Protected", cli.YesNo(v.Protected))
@@ -135,6 +136,30 @@ func nextSnapshotLine(now time.Time, v api.Volume) string {
 		return "due now"
 	}
 	return show.When(now, v.NextSnapshot)
+}
+
+// backupLines describes the scheduled backups of a volume. It returns nothing if there is no schedule.
+func backupLines(now time.Time, v api.Volume) []string {
+	b := v.Backups
+	if b == nil {
+		return nil
+	}
+	lines := []string{"to " + v.Profile.Backup.To + ", at " + v.Profile.Backup.Schedule, "last one: none yet"}
+	if !b.Last.IsZero() {
+		lines[1] = "last one: " + show.When(now, b.Last)
+	}
+	switch {
+	case b.Running != uuid.Nil:
+		lines = append(lines, "next one: runs (operation "+b.Running.String()[:8]+")")
+	case b.Next.After(now):
+		lines = append(lines, "next one: "+show.When(now, b.Next))
+	case !b.Next.IsZero():
+		lines = append(lines, "next one: due now")
+	}
+	if b.Failures > 0 {
+		lines = append(lines, fmt.Sprintf("failed: %d times since, the last time because %s", b.Failures, b.Problem))
+	}
+	return lines
 }
 
 // leaseLine returns the state and epoch of a volume's lease, and the operation that will move the volume, if there is

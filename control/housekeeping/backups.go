@@ -1,0 +1,183 @@
+package housekeeping
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+const (
+	// maxBackupDelay is the longest time that the scheduled backup of a volume waits after the moment of the schedule,
+	// so that the backups of many volumes do not begin at once.
+	maxBackupDelay = time.Hour
+	// backupRetryMin and backupRetryMax are how long a failed backup waits before it is tried again. The time doubles
+	// with each failure.
+	backupRetryMin = time.Minute
+	backupRetryMax = 2 * time.Hour
+	// backupCheck is the time between two looks at a backup that runs, and between two requests that are refused.
+	backupCheck = time.Minute
+	// maxClockSkew is by how much the clock of another control replica may be ahead.
+	maxClockSkew = 5 * time.Minute
+)
+
+// backupPlan says when the next scheduled backup of a dataset may be due. It is only a hint: before the backup is
+// requested, the records are read.
+type backupPlan struct {
+	index uint64 // of the dataset's record that the plan was made from
+	check time.Time
+}
+
+// scheduleBackup plans the next scheduled backup of a dataset that is new or has changed.
+func (k *Housekeeper) scheduleBackup(h *Memory, d dataset.Dataset, index uint64) {
+	if d.State != dataset.StateReady || d.Profile.Backup.To == "" {
+		delete(h.backups, d.ID)
+		return
+	}
+	if plan, ok := h.backups[d.ID]; !ok || plan.index != index {
+		h.backups[d.ID] = backupPlan{index, h.Now}
+	}
+}
+
+// requestDueBackups requests the backups that are due. If a schedule was missed several times, one backup is requested.
+// While a scheduled backup of a dataset runs, no other is requested.
+func (k *Housekeeper) requestDueBackups(ctx context.Context, h *Memory) {
+	for id, plan := range h.backups {
+		if plan.check.After(h.Now) || ctx.Err() != nil {
+			continue
+		}
+		next, err := k.requestDueBackup(ctx, id, h.Now)
+		if err != nil {
+			if ctx.Err() == nil {
+				h.reportFailure("scheduled backup of dataset "+id.String(), err)
+			}
+			next = h.Now.Add(backupCheck)
+		}
+		if next.IsZero() {
+			delete(h.backups, id)
+			continue
+		}
+		plan.check = next
+		h.backups[id] = plan
+	}
+}
+
+// requestDueBackup requests the backup of a dataset if it is due. It returns when to look again; the zero time if the
+// dataset has no scheduled backups.
+func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now time.Time) (again time.Time, err error) {
+	t := record.NewTx(ctx, k.Ledger.Store)
+	var d dataset.Dataset
+	there, err := t.Get(record.DatasetKey(id), &d)
+	if err != nil || !there || d.State != dataset.StateReady || d.Profile.Backup.To == "" {
+		return time.Time{}, err
+	}
+	var b record.Backups
+	if _, err := t.Get(record.BackupsKey(id), &b); err != nil {
+		return time.Time{}, err
+	}
+	due, err := backupDue(d, b, now)
+	if err != nil || due.After(now) {
+		return due, err
+	}
+	running, err := record.RunningBackup(t, id)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if running != nil {
+		if lost, err := isOnLostNode(t, d, *running); err != nil || !lost {
+			return now.Add(backupCheck), err
+		}
+		// The agent of the former home removes its backup when it learns of this.
+		_, err = k.CancelOperation(ctx, running.ID.String())
+		return now, err // the next round requests another backup
+	}
+	_, err = k.Submit(ctx, api.Request{
+		// all services on one store request the same backup
+		ID:   uuid.NewSHA1(id, fmt.Appendf(nil, "backup %d %d", b.Attempts, due.Unix())),
+		Kind: dataset.OpBackup, Volume: id.String(), Repository: d.Profile.Backup.To, Scheduled: true,
+	})
+	if dataset.KindOf(err) == dataset.ErrConflict { // it is being moved or converted
+		err = nil
+	}
+	return now.Add(backupCheck), err
+}
+
+// isOnLostNode reports whether an operation of a dataset is to be carried out by a former home that is unreachable.
+func isOnLostNode(t *record.Tx, d dataset.Dataset, op dataset.Operation) (bool, error) {
+	if op.Node == d.Home {
+		return false, nil
+	}
+	unreachable, err := t.Get(record.UnreachableKey(op.Node), &record.Unreachable{})
+	if err != nil || unreachable {
+		return unreachable, err
+	}
+	known, err := t.Get(record.NodeKey(op.Node), &dataset.Node{})
+	return !known, err
+}
+
+// Backups returns a function that returns the state of the scheduled backups of a dataset. The state is nil if the
+// profile has no schedule, or the dataset is deleted.
+func Backups(c clock.Clock) func(*record.Tx, dataset.Dataset) (*api.BackupState, error) {
+	return func(t *record.Tx, d dataset.Dataset) (*api.BackupState, error) { return backupState(t, d, c.Now()) }
+}
+
+func backupState(t *record.Tx, d dataset.Dataset, now time.Time) (*api.BackupState, error) {
+	if d.State != dataset.StateReady || d.Profile.Backup.To == "" {
+		return nil, nil //nolint:nilnil // no schedule is no error
+	}
+	var b record.Backups
+	if _, err := t.Get(record.BackupsKey(d.ID), &b); err != nil {
+		return nil, err
+	}
+	next, _ := backupDue(d, b, now) // zero for a schedule that is not valid
+	return &api.BackupState{
+		Last: b.Last, Next: next, Running: b.Running, Failures: b.Failures, Problem: b.Problem,
+	}, nil
+}
+
+// backupDue returns when the next scheduled backup of a dataset is due: at the first moment of the schedule after the
+// last backup, with a delay that depends on the dataset. After a failure, it is due later.
+func backupDue(d dataset.Dataset, b record.Backups, now time.Time) (time.Time, error) {
+	from, latest := time.Time{}, now.Add(maxClockSkew)
+	for _, at := range []time.Time{ScheduleStart(d), b.After} {
+		// A later time is from when the clock was ahead. If there is no other, a backup is due now.
+		if at.After(from) && !at.After(latest) {
+			from = at
+		}
+	}
+	due := now
+	if !from.IsZero() {
+		tick, err := nextTick(d.Profile.Backup.Schedule, from.In(time.Local))
+		if err != nil {
+			return time.Time{}, err
+		}
+		after, err := nextTick(d.Profile.Backup.Schedule, tick)
+		if err != nil {
+			return time.Time{}, err
+		}
+		due = tick.Add(spread(d.ID, min(after.Sub(tick)/4, maxBackupDelay)))
+	}
+	if b.Failures > 0 && !b.Failed.After(latest) {
+		wait := backupRetryMin << min(b.Failures-1, 10)
+		wait = min(wait, backupRetryMax)
+		if retry := b.Failed.Add(wait + spread(d.ID, wait/4)); retry.After(due) {
+			due = retry
+		}
+	}
+	return due, nil
+}
+
+// spread returns a time of less than most, in whole seconds, which is always the same for a dataset.
+func spread(id uuid.UUID, most time.Duration) time.Duration {
+	if most < time.Second {
+		return 0
+	}
+	return time.Duration(binary.BigEndian.Uint64(id[8:])%uint64(most/time.Second)) * time.Second
+}

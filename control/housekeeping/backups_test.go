@@ -1,0 +1,350 @@
+package housekeeping_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// hourly adds the profile "hourly", whose volumes are backed up every hour, and its repository.
+func hourly(e *controltest.Control) {
+	p := e.ProfileSet.ByName["silver"]
+	p.Name, p.Revision = "hourly", "r1-hourly"
+	p.Backup = dataset.Backups{To: "offsite", Schedule: "@hourly"}
+	e.ProfileSet.ByName[p.Name] = p
+	controltest.AddRepository(e, "offsite")
+}
+
+// wantBackup returns the operation of the only scheduled backup that waits for the agent.
+func wantBackup(a *controltest.Agent, when string) dataset.Operation {
+	a.Helper()
+	wantDue(a, 1, when)
+	op := a.OpenOperations()[0]
+	if op.Kind != dataset.OpBackup || !op.Scheduled || op.Repository != "offsite" || op.Snapshot != nil {
+		a.Fatalf("%s: got %+v", when, op)
+	}
+	return op
+}
+
+// finishBackup reports that a backup was made.
+func finishBackup(a *controltest.Agent, op dataset.Operation) string {
+	a.Helper()
+	op.Backup = strings.ReplaceAll(op.ID.String()+op.ID.String(), "-", "")
+	a.MustCommit(op)
+	return op.Backup
+}
+
+// failBackup reports that a backup has failed.
+func failBackup(a *controltest.Agent, op dataset.Operation) {
+	a.Helper()
+	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline, "the repository does not answer"))
+	a.MustCommit(op)
+}
+
+// backupsOf returns what is recorded about the scheduled backups of a dataset.
+func backupsOf(e *controltest.Control, id uuid.UUID) (b record.Backups) {
+	e.Helper()
+	if _, err := record.NewTx(e.Ctx, e.Spy).Get(record.BackupsKey(id), &b); err != nil {
+		e.Fatalf("%v", err)
+	}
+	return b
+}
+
+// A volume is backed up after each moment of the schedule, once, also if a backup takes longer than the time between
+// two of them.
+func TestBackupSchedule(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@hourly")
+	a.MustCreate("plain@silver")
+	e.Round()
+	wantDue(a, 0, "a new volume")
+	for i := range 3 {
+		e.AdvanceAndRun(time.Hour + 15*time.Minute) // the delay is at most a quarter of the time between two
+		for range 3 {
+			e.AdvanceAndRun(10 * time.Minute)
+		}
+		op := wantBackup(a, fmt.Sprint("backup ", i))
+		for range 30 {
+			e.AdvanceAndRun(10 * time.Minute)
+		}
+		if again := wantBackup(a, "while it runs"); again.ID != op.ID {
+			t.Fatalf("got another operation while the first runs: %s, %s", op.ID, again.ID)
+		}
+		finishBackup(a, op)
+		if b := backupsOf(e, d.ID); !b.Last.Equal(op.Created) || b.Running != uuid.Nil {
+			t.Fatalf("got %+v", b)
+		}
+		e.AdvanceAndRun(time.Minute) // several hours were missed: one backup makes up for them
+		finishBackup(a, wantBackup(a, "after a long backup"))
+		e.AdvanceAndRun(time.Minute)
+		wantDue(a, 0, "after the missed one")
+		e.Restart()
+		e.AdvanceAndRun(time.Minute)
+		wantDue(a, 0, "after a restart")
+	}
+	if len(e.Failures) != 0 {
+		t.Errorf("%v", e.Failures)
+	}
+	e.CheckInvariants()
+}
+
+// After an outage, one backup makes up for those that were missed. Checks without a due backup write nothing.
+func TestBackupCatchesUpOnce(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@hourly")
+	e.Round()
+	e.Restart()
+	e.AdvanceAndRun(5 * 24 * time.Hour)
+	finishBackup(a, wantBackup(a, "after five days"))
+	before := e.Dump()
+	for range 20 {
+		e.AdvanceAndRun(time.Minute)
+	}
+	wantDue(a, 0, "after the backup")
+	after := e.Dump()
+	for key := range after {
+		if strings.HasPrefix(key, record.BackupsPrefix) && before[key] != after[key] {
+			t.Errorf("a check wrote %s", key)
+		}
+	}
+	e.AdvanceAndRun(time.Hour)
+	finishBackup(a, wantBackup(a, "the next hour"))
+	e.CheckInvariants()
+}
+
+// A backup that has failed is tried again, later after each failure, and at least every two and a half hours.
+func TestFailedBackupIsRetried(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@hourly")
+	e.AdvanceAndRun(time.Hour + 15*time.Minute)
+	var waits []time.Duration
+	for i := range 10 {
+		failBackup(a, wantBackup(a, "failure"))
+		if b := backupsOf(e, d.ID); b.Failures != i+1 || b.Problem == "" || !b.Failed.Equal(e.Clock.Now()) {
+			t.Fatalf("after %d failures: %+v", i+1, b)
+		}
+		failed := e.Clock.Now()
+		if i == 5 {
+			e.Restart() // the failures are counted on
+		}
+		for len(a.OpenOperations()) == 0 {
+			e.AdvanceAndRun(time.Minute)
+			if e.Clock.Now().Sub(failed) > 3*time.Hour {
+				t.Fatalf("failure %d: not tried again within 3 hours", i)
+			}
+		}
+		waits = append(waits, e.Clock.Now().Sub(failed))
+	}
+	if !slices.IsSorted(waits) || waits[0] > 3*time.Minute || waits[9] < 2*time.Hour {
+		t.Errorf("got %v, want growing times from a minute to two hours", waits)
+	}
+	finishBackup(a, wantBackup(a, "the last try"))
+	if b := backupsOf(e, d.ID); b.Failures != 0 || b.Problem != "" || !b.Failed.IsZero() {
+		t.Errorf("after a good backup: %+v", b)
+	}
+	e.CheckInvariants()
+}
+
+// An operator who cancels a scheduled backup does not get another one until the next moment of the schedule.
+func TestCancelledBackupIsNotRepeated(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@hourly")
+	e.AdvanceAndRun(time.Hour + 15*time.Minute)
+	op := wantBackup(a, "due")
+	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	for range 30 {
+		e.AdvanceAndRun(time.Minute)
+	}
+	wantDue(a, 0, "after the cancellation")
+	e.AdvanceAndRun(time.Hour)
+	if next := wantBackup(a, "the next hour"); next.ID == op.ID {
+		t.Error("got the cancelled operation again")
+	}
+	if b := backupsOf(e, d.ID); !b.Last.IsZero() || b.Failures != 0 {
+		t.Errorf("got %+v", b)
+	}
+	e.CheckInvariants()
+}
+
+// After a move, the new home makes the backups: once the former home has ended its own, or if it is unreachable.
+func TestNewHomeContinuesBackups(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		t.Run(fmt.Sprint("lost ", lost), func(t *testing.T) {
+			e := controltest.New(t)
+			hourly(e)
+			a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+			a.MustRegister("alpha")
+			b.MustRegister("beta")
+			d := a.MustCreate("db@hourly")
+			e.AdvanceAndRun(time.Hour + 15*time.Minute)
+			op := wantBackup(a, "due")
+			e.MustMove("db", a, b, "beta")
+			e.AdvanceAndRun(5 * time.Minute)
+			wantDue(b, 0, "while the former home makes the backup")
+			if !lost {
+				finishBackup(a, op)
+				e.AdvanceAndRun(2 * time.Minute)
+				wantDue(b, 0, "after the backup")
+				e.AdvanceAndRun(time.Hour)
+				finishBackup(b, wantBackup(b, "the next hour"))
+				e.CheckInvariants()
+				return
+			}
+			markUnreachable(e, a.ID)
+			e.AdvanceAndRun(5 * time.Minute)
+			e.Round()
+			again := wantBackup(b, "while the former home is unreachable")
+			op.Backup = strings.Repeat("0f", 32)
+			if err := a.TryCommit(op); !errors.Is(err, dataset.ErrCancelled) {
+				t.Errorf("the former home reports its backup: got %v, want that it was cancelled", err)
+			}
+			finishBackup(b, again)
+			if got := backupsOf(e, d.ID); !got.Last.Equal(again.Created) {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
+// markUnreachable records that a node is unreachable.
+func markUnreachable(e *controltest.Control, node uuid.UUID) {
+	e.Helper()
+	_, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+		return t.Put(record.UnreachableKey(node), record.Unreachable{Since: e.Clock.Now()})
+	})
+	if err != nil {
+		e.Fatalf("%v", err)
+	}
+}
+
+// A clock that was ahead neither stops the backups nor makes more of them.
+func TestBackupsAfterClockWasAhead(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@hourly")
+	e.AdvanceAndRun(365 * 24 * time.Hour)
+	finishBackup(a, wantBackup(a, "while the clock is ahead"))
+	e.Clock.Advance(-364 * 24 * time.Hour)
+	e.Round()
+	finishBackup(a, wantBackup(a, "after the clock was corrected"))
+	for range 30 {
+		e.AdvanceAndRun(time.Minute)
+	}
+	wantDue(a, 0, "within the hour")
+	e.AdvanceAndRun(time.Hour)
+	finishBackup(a, wantBackup(a, "the next hour"))
+}
+
+// Only control itself may request a scheduled backup. Nobody can have it make several.
+func TestScheduledBackupsAreRequestedByControl(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	a := e.NewAgent("alpha")
+	a.MustRegister("alpha")
+	a.MustCreate("db@hourly")
+	a.MustCreate("plain@silver")
+	req := api.Request{Kind: dataset.OpBackup, Volume: "db", Repository: "offsite", Scheduled: true}
+	for _, p := range []api.Principal{
+		{Identity: controltest.NodeIdentity("alpha", a.ID)}, {Local: true, From: "uid 0"},
+	} {
+		_, err := e.Submit(api.WithPrincipal(e.Ctx, p), req)
+		controltest.Refused(t, err, dataset.ErrForbidden, "may not request a backup on schedule of volume db")
+	}
+	e.MustSubmit(req)
+	controltest.Refused(t, a.TrySubmit(req), dataset.ErrConflict, "backup of volume db: another one runs (operation ")
+	req.Volume = "plain"
+	controltest.Refused(t, a.TrySubmit(req), dataset.ErrConflict, "its profile has no such schedule")
+	e.CheckInvariants()
+}
+
+// A repository that is not recorded is reported, and the backup is made once it is recorded.
+func TestBackupToUnrecordedRepository(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	if err := e.RemoveRepository(e.Ctx, "offsite"); err != nil {
+		t.Fatal(err)
+	}
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@hourly")
+	for range 80 {
+		e.AdvanceAndRun(time.Minute)
+	}
+	wantDue(a, 0, "without the repository")
+	if len(e.Failures) != 1 || !strings.Contains(e.Failures[0].Error(), "no such repository") {
+		t.Errorf("got the failures %v, want one", e.Failures)
+	}
+	controltest.AddRepository(e, "offsite")
+	e.AdvanceAndRun(2 * time.Minute)
+	finishBackup(a, wantBackup(a, "with the repository"))
+}
+
+// The backups of a thousand volumes do not begin at once, and none begins while another one of its volume runs.
+func TestThousandVolumesAreSpread(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	p := e.ProfileSet.ByName["hourly"]
+	p.Backup.Schedule = "15 2 * * *"
+	e.ProfileSet.ByName["hourly"] = p
+	a := e.NewAgent("alpha")
+	const volumes = 1000
+	for i := range volumes {
+		a.MustCreate(fmt.Sprintf("v%d@hourly", i))
+	}
+	perMinute, made := map[time.Time]int{}, map[string]int{}
+	const nights = 1
+	running := map[uuid.UUID]dataset.Operation{}
+	for range nights {
+		e.AdvanceAndRun(14 * time.Hour) // to two o'clock
+		for range 100 {
+			e.AdvanceAndRun(time.Minute)
+			of := map[string]bool{}
+			for _, op := range a.OpenOperations() {
+				if of[op.Volume] {
+					t.Fatalf("two backups of volume %s at once", op.Volume)
+				}
+				of[op.Volume] = true
+				if _, known := running[op.ID]; !known {
+					running[op.ID] = op
+					perMinute[e.Clock.Now()]++
+					made[op.Volume]++
+				} else if e.Clock.Now().Sub(op.Created) >= 20*time.Minute {
+					finishBackup(a, op)
+				}
+			}
+		}
+	}
+	busiest := 0
+	for _, n := range perMinute {
+		busiest = max(busiest, n)
+	}
+	if len(made) != volumes || busiest > volumes/20 || len(perMinute) < nights*50 {
+		t.Errorf("got backups of %d volumes in %d minutes, %d in the busiest, want %d spread over an hour a night",
+			len(made), len(perMinute), busiest, volumes)
+	}
+	for volume, n := range made {
+		if n != nights {
+			t.Errorf("volume %s has %d backups, want %d", volume, n, nights)
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package record
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// RunningBackup returns the operation of the scheduled backup of a dataset that has not ended; nil if there is none.
+func RunningBackup(t *Tx, id uuid.UUID) (*dataset.Operation, error) {
+	var b Backups
+	if _, err := t.Get(BackupsKey(id), &b); err != nil || b.Running == uuid.Nil {
+		return nil, err
+	}
+	var op dataset.Operation
+	if there, err := t.Get(OperationKey(b.Running), &op); err != nil || !there || op.State.Final() {
+		return nil, err
+	}
+	return &op, nil
+}
+
+// BeginBackup records that a scheduled backup was requested.
+func BeginBackup(t *Tx, op dataset.Operation) error {
+	var b Backups
+	if _, err := t.Get(BackupsKey(op.DatasetID), &b); err != nil {
+		return err
+	}
+	b.Dataset, b.Running = op.DatasetID, op.ID
+	return t.Put(BackupsKey(op.DatasetID), b)
+}
+
+// EndBackup records how a scheduled backup ended. The transaction also writes its operation.
+func EndBackup(t *Tx, op dataset.Operation) error {
+	var d dataset.Dataset
+	if there, err := t.Get(DatasetKey(op.DatasetID), &d); err != nil || !there {
+		return err
+	}
+	var b Backups
+	if _, err := t.Get(BackupsKey(d.ID), &b); err != nil || b.Running != op.ID {
+		return err
+	}
+	b.Running = uuid.Nil
+	b.Attempts++
+	switch op.State {
+	case dataset.OpDone:
+		b.After, b.Last, b.Failures, b.Failed, b.Problem = op.Created, op.Created, 0, time.Time{}, ""
+	case dataset.OpCancelled:
+		if op.Node == d.Home { // else the volume has another home since, which makes the backup
+			b.After = op.Ended
+		}
+	default:
+		b.Failures, b.Failed = b.Failures+1, op.Ended
+		if op.Problem != nil {
+			b.Problem = op.Problem.Message
+		}
+	}
+	return t.Put(BackupsKey(d.ID), b)
+}
