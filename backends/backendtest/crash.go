@@ -31,10 +31,12 @@ type Crashes struct {
 	NoSteps []string
 	// Only names the operations that crash. If Only is nil, all operations crash.
 	Only []string
+	// Turn saves time. It reports whether an operation crashes at a step. Both are counted from 0. If Turn is nil, each
+	// operation crashes at each step. An operation that does not reach one of its turns crashes at its first step.
+	Turn func(operation, step int) bool
 	// Alternate saves time. Without it, each operation crashes twice at each step: once with a Reap after the crash,
 	// and once without. With it, the operation crashes once at each step, and a Reap follows half of the crashes.
-	// AlternateCopies does the same for operations on copies.
-	Alternate, AlternateCopies bool
+	Alternate bool
 	// RepeatedSteps is for CutAtEachStep, which tests the last RepeatedSteps steps of an operation in an additional
 	// way: it interrupts the operation at the step, runs it again, and cuts the power when the second run has returned.
 	// A number that is larger than the number of steps means all steps.
@@ -93,21 +95,28 @@ func (l labelled) Fatalf(format string, args ...any) {
 func (l labelled) Error(args ...any) { l.Helper(); l.Errorf("%s", fmt.Sprint(args...)) }
 func (l labelled) Fatal(args ...any) { l.Helper(); l.Fatalf("%s", fmt.Sprint(args...)) }
 
+// turn reports whether the operation of the case crashes at a step.
+func (s *crashCase) turn(step int) bool { return s.Turn == nil || s.Turn(s.number, step) }
+
 // Crashing is the crash matrix: each operation crashes at each of its steps. After each crash the pool is opened as
 // after a restart. It must have the state before or after the operation, and still have it after Reap. Then the
 // operation is repeated twice. Both attempts must succeed and leave nothing else behind. Crashing needs root. Package
 // crashing has two ways to crash.
 func Crashing[R Runner[R]](t R, name string, factory Factory[R], c Crashes) {
 	t.Run(name, func(t R) {
-		for _, o := range crashOperations() {
+		for number, o := range crashOperations() {
 			if c.Only != nil && !slices.Contains(c.Only, o.name) {
 				continue
 			}
 			t.Run(o.name, func(t R) {
 				f := newFixture(t, func() (backends.Kind, backends.Config) { return factory(t) })
 				for _, fs := range o.filesystems(f) {
-					s := crashCase{fixture: f, Crashes: c, o: o, fs: fs, unlabelled: t}
+					s := crashCase{fixture: f, Crashes: c, o: o, number: number, fs: fs, unlabelled: t}
 					for step := 0; s.crashAt(step); step++ {
+					}
+					if !s.crashed && !s.turn(0) {
+						s.Turn = nil
+						s.crashAt(0)
 					}
 				}
 			})
@@ -140,17 +149,22 @@ type crashCase struct {
 	*fixture
 	Crashes
 	o          operation
+	number     int    // of the operation
 	fs         string // of the dataset; if empty, the pool's default
 	unlabelled T
+	crashed    bool      // at one step at least
 	arrivals   []arrival // from another pool; they are the same at each step
 }
 
 // crashAt runs the operation, crashes at the given step, and checks the pool. It returns false if the operation has no
-// such step.
+// such step. It does nothing and returns true if the operation does not crash at this step.
 func (s *crashCase) crashAt(step int) (reached bool) {
 	s.Helper()
+	if !s.turn(step) {
+		return true
+	}
 	for _, reap := range []bool{false, true} {
-		if (s.Alternate || s.AlternateCopies && s.o.needsCopies) && reap != ((step+1)/2%2 == 1) {
+		if s.Alternate && reap != ((step+1)/2%2 == 1) {
 			continue
 		}
 		label := fmt.Sprintf("%s %s after a crash at step %d (reaped: %t)", s.o.name, s.fs, step, reap)
@@ -162,6 +176,7 @@ func (s *crashCase) crashAt(step int) (reached bool) {
 			t.Errorf("it has no steps")
 		}
 		reached = reached || stopped
+		s.crashed = s.crashed || stopped
 		t.restart()
 		t.change(s.o.done(t))
 		after := t.outcomes

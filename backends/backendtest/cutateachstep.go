@@ -20,7 +20,7 @@ func CutAtEachStep[R Runner[R]](
 	kind func(disk Disk, step func()) backends.Kind,
 	c Crashes,
 ) {
-	for _, o := range crashOperations() {
+	for number, o := range crashOperations() {
 		t.Run(name+"/"+o.name, func(t R) {
 			var disk Disk
 			step := func() {}
@@ -31,12 +31,14 @@ func CutAtEachStep[R Runner[R]](
 			})
 			own := disk // keep it, because newDisk changes the variable when another pool is made
 			for _, fs := range o.filesystems(f)[:min(1, len(o.filesystems(f)))] {
-				s := &crashCase{fixture: f, Crashes: c, o: o, fs: fs, unlabelled: t}
+				s := &crashCase{fixture: f, Crashes: c, o: o, number: number, fs: fs, unlabelled: t}
 				s.cutAtEachStep(own, &step)
 				if c.RepeatedSteps > 0 {
 					steps := s.steps(&step)
 					for at := max(0, steps-c.RepeatedSteps); at < steps; at++ {
-						s.cutAfterRetry(own, &step, at)
+						if s.turn(at) {
+							s.cutAfterRetry(own, &step, at)
+						}
 					}
 				}
 			}
@@ -69,15 +71,24 @@ func (s *crashCase) steps(step *func()) (n int) {
 func (s *crashCase) cutAtEachStep(disk Disk, step *func()) {
 	s.Helper()
 	t := s.prepareSynced()
-	var copies []string
-	*step = func() { copies = append(copies, disk.Copy()) }
+	var copies []string // "" at a step without a power cut
+	*step = func() {
+		path := ""
+		if s.turn(len(copies)) {
+			path = disk.Copy()
+		}
+		copies = append(copies, path)
+	}
 	t.OK(t.asCall(s.o).Run(t.Ctx, t.Pool))
-	(*step)()
 	*step = func() {}
+	copies = append(copies, disk.Copy())
 	before := t.outcomes
 	t.change(s.o.done(t))
 	after := t.outcomes
 	for i, path := range copies {
+		if path == "" {
+			continue
+		}
 		s.T = labelled{s.unlabelled, fmt.Sprintf("%s after power cut %d of %d", s.o.name, i+1, len(copies))}
 		c := t.onDisk(path)
 		c.outcomes = after

@@ -33,12 +33,12 @@ type Inject func(f Failure, do func()) (calls []string, err error)
 // the failed operation. Nothing may be lost, no snapshot may be listed that was not taken, and each listed snapshot
 // must be removable without harm to another.
 //
-// If thorough is set, every following operation is tried after each failure of both kinds. Otherwise, each failing call
-// is tested with one kind and one following operation, and these alternate from call to call.
-func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, thorough bool) {
+// If every is 0, every following operation is tried after each failure of both kinds. Otherwise, one call in every is
+// tested, with one kind and one following operation, and these alternate from test to test.
+func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, every int) {
 	t.Run(name, func(t R) {
 		for _, o := range operations() {
-			if o.needsNoDataset && !thorough {
+			if o.needsNoDataset && every > 0 {
 				continue
 			}
 			t.Run(o.name, func(t R) {
@@ -46,7 +46,7 @@ func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, t
 				if o.needsCopies && !f.Can.Delta || o.shares && !f.Can.ManyHosts {
 					return
 				}
-				o.failAtEachCall(f, inject, thorough)
+				o.failAtEachCall(f, inject, every)
 			})
 		}
 	})
@@ -149,16 +149,17 @@ func (t *trial) changeTo(change func(outcome) outcome) {
 	t.change(func(w outcome) []outcome { return []outcome{change(w)} })
 }
 
-// failAtEachCall makes each system call of an operation fail, one after the other.
-func (o operation) failAtEachCall(f *fixture, inject Inject, thorough bool) {
+// failAtEachCall makes each system call of an operation fail, one after the other, or one call in every.
+func (o operation) failAtEachCall(f *fixture, inject Inject, every int) {
 	f.Helper()
 	after := slices.DeleteFunc(followers(), func(then operation) bool { return then.needsCopies && !f.Can.Delta })
-	for at := 0; ; at++ {
+	for n := 0; ; n++ {
+		at := n * max(1, every)
 		failures := []Failure{{at, unix.ENOSPC, false}, {at, unix.EIO, true}}
 		then := after
-		if !thorough {
-			failures = failures[at%2:][:1]
-			then = then[(at+at/len(after))%len(after):][:1]
+		if every > 0 {
+			failures = failures[n%2:][:1]
+			then = then[(n+n/len(after))%len(after):][:1]
 		}
 		reached := false
 		for _, failure := range failures {

@@ -78,8 +78,8 @@ func crashes() backendtest.Crashes {
 				t.Errorf("the limit is %s, want one of %v", got, sizes)
 			}
 		},
-		CheckReaped:     onlyKnownTrees,
-		AlternateCopies: !long.Enabled(),
+		CheckReaped: onlyKnownTrees,
+		Alternate:   !long.Enabled(),
 	}
 }
 

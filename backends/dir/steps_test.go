@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/long"
 )
 
 // C1: an operation that is stopped at any step leaves the state before or after it.
@@ -46,6 +47,7 @@ func crashes() backendtest.Crashes {
 			}
 			unusedProjectsAreFree(t, p, used[path])
 		},
+		Alternate: !long.Enabled(),
 	}
 }
 

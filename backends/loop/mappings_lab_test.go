@@ -95,7 +95,8 @@ func (f *fixture) nothingOpen(when string) {
 // C1 for the steps that differ in an encrypted dataset. No mapping and no device is left either.
 func TestC1Encrypted(t *testing.T) {
 	var f fixture
-	c := crashes(&f)
+	c := crashes(&f, 0)
+	c.Turn = nil // there is one filesystem
 	c.Only = []string{"create", "clone a larger one", "resize", "delete"}
 	settled := c.CheckReaped
 	c.CheckReaped = func(t backendtest.T, p backends.Pool) {

@@ -135,10 +135,16 @@ func stepping(step func(string)) backends.Kind {
 
 func TestMain(m *testing.M) { os.Exit(crashing.Main(m, stepping)) }
 
-// crashes returns the checks of the crash matrix in addition to the list: sizes and remains. The factory of the pool
-// sets the fixture's T.
-func crashes(f *fixture) backendtest.Crashes {
+// filesystems are those on which pools are tested. In the short form, the steps of an operation crash on them in turn.
+func filesystems() []string { return []string{"xfs", "btrfs"} }
+
+// crashes returns the checks of the crash matrix in addition to the list: sizes and remains. on is the index of the
+// pool's filesystem. The factory of the pool sets the fixture's T.
+func crashes(f *fixture, on int) backendtest.Crashes {
 	return backendtest.Crashes{
+		Turn: func(_, step int) bool {
+			return long.Turn(step, math.MaxInt, on, len(filesystems()), len(filesystems()))
+		},
 		Crash: crashing.Killed,
 		Sized: func(_ backendtest.T, p backends.Pool, id uuid.UUID, done bool, sizes ...dataset.Size) {
 			if done { // else the image may be larger already
@@ -157,20 +163,20 @@ func crashes(f *fixture) backendtest.Crashes {
 
 // C1: kill -9 at every step of every operation leaves the state before or after it.
 func TestC1KilledAtEveryStep(t *testing.T) {
-	for _, fstype := range []string{"xfs", "btrfs"} {
+	for i, fstype := range filesystems() {
 		var f fixture
 		crashing.Run(t, fstype, func(t *testing.T) (backends.Kind, backends.Config) {
 			f.T = t
 			b, _ := newBackend()
 			return b, backends.Config{Name: "test", Path: filepath.Join(scratch.Mount(t, fstype, 1<<30), "pool")}
-		}, crashes(&f))
+		}, crashes(&f, i))
 	}
 }
 
 // I2: a power cut at every step leaves the state before or after the operation, and everything that was acknowledged
 // is there. So does a power cut after an operation that was interrupted and repeated.
 func TestI2PowerCutAtEveryStep(t *testing.T) {
-	for _, fstype := range []string{"xfs", "btrfs"} {
+	for i, fstype := range filesystems() {
 		var f fixture
 		crashing.PowerCuts(t, fstype, func(disk string, step func()) backends.Kind {
 			b := stepping(func(name string) {
@@ -182,7 +188,7 @@ func TestI2PowerCutAtEveryStep(t *testing.T) {
 			}).(*Backend)
 			b.tuning.Ahead = false
 			return b
-		}, crashes(&f), func(t *testing.T, _ string) { f.T = t })
+		}, crashes(&f, i), func(t *testing.T, _ string) { f.T = t })
 	}
 }
 

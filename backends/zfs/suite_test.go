@@ -34,7 +34,7 @@ func TestSuite(t *testing.T) {
 
 // I3: an operation of which any system call fails damages nothing in the pool.
 func TestI3FailingCalls(t *testing.T) {
-	failing.Run(t, variant, func(t *testing.T) (backends.Kind, backends.Config) {
+	failing.RunEvery(t, variant, 2, func(t *testing.T) (backends.Kind, backends.Config) {
 		if op := path.Base(t.Name()); op != "restore" && op != "supersede" {
 			long.Only(t)
 		}

@@ -12,8 +12,13 @@ import (
 
 // Run runs the cases with failing system calls as subtests of t with the given name. It needs root.
 func Run(t *testing.T, name string, factory backendtest.Factory[*testing.T]) {
+	RunEvery(t, name, 1, factory)
+}
+
+// RunEvery is Run, but in the short form only one system call in n fails.
+func RunEvery(t *testing.T, name string, n int, factory backendtest.Factory[*testing.T]) {
 	inject := func(f backendtest.Failure, do func()) (calls []string, err error) {
 		return fault.Run(fault.Failure{At: f.At, Errno: f.Errno, Onwards: f.Onwards}, do)
 	}
-	backendtest.Failing(t, name, factory, inject, long.Enabled())
+	backendtest.Failing(t, name, factory, inject, long.Rounds(n, 0))
 }
