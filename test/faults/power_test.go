@@ -24,8 +24,8 @@ func TestI2PowerCut(t *testing.T) {
 		every int  // in the short form, one step of this number is tested
 	}{
 		{"xfs", "xfs", false, 1},
-		{"store and pool apart", "xfs", true, 3},
-		{"btrfs", "btrfs", false, 4},
+		{"store and pool apart", "xfs", true, 4},
+		{"btrfs", "btrfs", false, 6},
 	} {
 		t.Run(layout.name, func(t *testing.T) {
 			shelf := scratch.Mount(t, "xfs", 16<<30)

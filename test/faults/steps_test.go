@@ -26,15 +26,20 @@ func TestC1(t *testing.T) {
 			w.snapshot(t, "base", "first")
 			w.write(t, "base", "base")
 			w.tidy(t)
-			reached := map[string]bool{}
+			reached, drilled := map[string]bool{}, map[string]bool{}
 			for _, s := range stepsOf(pool, backendOf(pool)) {
 				ok := t.Run(s.String(), func(t *testing.T) { w.killedAt(t, s.drill, s.step) })
 				if !ok {
 					t.FailNow() // the next drills depend on it
 				}
-				reached[s.step] = true
+				reached[s.step], drilled[s.drill.op+s.drill.name] = true, true
 			}
 			if pool == "xfs" {
+				for _, d := range drills() {
+					if !drilled[d.op+d.name] && len(stepsOfOperation(d.op)) > 0 {
+						t.Errorf("drill %s %s is not interrupted", d.op, d.name)
+					}
+				}
 				for _, name := range steps.Names() {
 					if !reached[name] {
 						t.Errorf("step %s: no drill reaches it", name)
@@ -66,31 +71,47 @@ func (c cutShort) String() string {
 	return strings.ReplaceAll(strings.TrimSpace(step+" "+c.drill.name), " ", "_")
 }
 
-// stepsOf returns every step of every drill that a backend can do. On xfs these are all steps. On other backends the
-// short form has only one step in three, but each operation is still tested by one drill at least.
+// stepsOf returns the steps of the drills that a backend can do. On xfs, the short form has about half of them, but each
+// step in one drill at least, and each drill at one step at least. On other pools, the short form has one of six steps
+// of each operation. The long form has all.
 func stepsOf(pool, backend string) (all []cutShort) {
-	for _, d := range drills() {
-		if len(d.only) > 0 && !slices.Contains(d.only, backend) {
-			continue
-		}
-		for _, name := range steps.Names() {
-			op, _, _ := strings.Cut(name, ".")
-			if op != d.op || (name == "snapshot.frozen" && !strings.Contains(d.name, "frozen")) {
+	possible := slices.DeleteFunc(drills(), func(d drill) bool {
+		return len(d.only) > 0 && !slices.Contains(d.only, backend)
+	})
+	drillsOf := map[string]int{}
+	for _, d := range possible {
+		drillsOf[d.op]++
+	}
+	columns := map[string]int{} // the next drill of each operation
+	cells := map[string]int{}   // the next step of a drill of each operation
+	for _, d := range possible {
+		names := stepsOfOperation(d.op)
+		for row, name := range names {
+			if name == "snapshot.frozen" && !strings.Contains(d.name, "frozen") {
 				continue
 			}
-			all = append(all, cutShort{d, name})
+			turn := cells[d.op]%6 == 0 || long.Enabled()
+			if pool == "xfs" {
+				turn = long.Turn(row, len(names), columns[d.op], drillsOf[d.op], 2)
+			}
+			if turn {
+				all = append(all, cutShort{d, name})
+			}
+			cells[d.op]++
+		}
+		columns[d.op]++
+	}
+	return all
+}
+
+// stepsOfOperation returns the names of the steps of an operation.
+func stepsOfOperation(op string) (names []string) {
+	for _, name := range steps.Names() {
+		if of, _, _ := strings.Cut(name, "."); of == op {
+			names = append(names, name)
 		}
 	}
-	if pool == "xfs" || long.Enabled() {
-		return all
-	}
-	var some []cutShort
-	for i, c := range all {
-		if i%3 == 0 {
-			some = append(some, c)
-		}
-	}
-	return some
+	return names
 }
 
 // killedAt runs a drill and kills Drover at a step of it.
