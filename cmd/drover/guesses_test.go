@@ -267,7 +267,6 @@ var guesses = map[string]string{
 	"volume fsck db":           "use drover volume inspect NAME for its problem",
 	"volume chown db 1000":     "in profiles.yaml: owner",
 	"volume promote db":        "use drover volume move NAME NODE",
-	"replica ls":               "replicas belong to a profile, in profiles.yaml; drover",
 	"rebalance":                "use drover volume move NAME NODE",
 	"volume rotate-key db":     "use drover volume rekey NAME",
 	"lease ls":                 "shows the node and the lease",

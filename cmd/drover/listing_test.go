@@ -51,6 +51,8 @@ func TestListCommandsSortAndFilter(t *testing.T) {
 			t.Helper()
 			c := newConsole(theWorld())
 			c.fake.volumes[0] = movingVolume()
+			c.fake.volumes[0].CopyDetails = append(c.fake.volumes[0].CopyDetails,
+				copiesOn(dataset.Copy{Dataset: idDB, Kind: dataset.CopyReplica, Snapshot: snapID(1), Taken: now, Problem: "slow"}, "host-b")...)
 			if code := c.run(t, append(slices.Clone(args), flags...)...); code != 0 {
 				t.Errorf("%v %v: %s", args, flags, c.err.String())
 			}

@@ -86,6 +86,7 @@ var taskGroups = []taskGroup{
 		{"end a cordon or a drain", "drover node uncordon NODE"},
 		{"set a label for placement", "drover node label NODE KEY=VALUE"},
 		{"confirm that a lost node is off", "drover node fence NODE"},
+		{"list the replicas of all volumes and their age", "drover replica ls"},
 		{"see what a lost node costs", "drover node drain NODE --fenced --dry-run"},
 		{"remove a node for good", "drover node rm --dry-run NODE"},
 		{"read data that only a lost node had", "drover volume superseded mount NAME NODE"},

@@ -256,7 +256,7 @@ var scenarios = map[string]func(c *console){
 	},
 	"replicated": func(c *console) { // its replica on host-b is complete
 		c.fake.volumes[0].Profile.Replicas = dataset.Replicas{Count: 1, Every: dataset.Duration(30 * time.Second)}
-		c.fake.volumes[0].CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyReplica, Snapshot: uuid.New(), Taken: now}, "host-b")
+		c.fake.volumes[0].CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyReplica, Snapshot: snapID(1), Taken: now}, "host-b")
 		v, done := dbVolume(), ended(dataset.OpDone, nil)
 		v.CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyCondemned}, "host-b")
 		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}

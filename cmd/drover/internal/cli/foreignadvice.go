@@ -23,7 +23,6 @@ var foreignAdvice = map[string]string{
 	"volume sync":            replicasUpdate,
 	"resync":                 replicasUpdate,
 	"sync":                   replicasUpdate,
-	"replica":                shownReplicas,
 	"volume replica":         shownReplicas,
 	"rebalance":              noRebalance,
 	"volume rebalance":       noRebalance,
@@ -180,7 +179,7 @@ const volumeProblem = "use drover volume inspect NAME for its problem, or drover
 const unmounted = "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them"
 
 // shownReplicas is the advice for a user who looks for replicas.
-const shownReplicas = "replicas belong to a profile, in profiles.yaml; drover volume inspect NAME shows those of a " +
+const shownReplicas = "replicas belong to a profile, in profiles.yaml; drover replica ls NAME shows those of a " +
 	"volume"
 
 // recoverVolume is the advice for a user who wants lost data back.

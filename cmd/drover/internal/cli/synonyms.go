@@ -12,7 +12,7 @@ var synonyms = map[string]string{
 	"explain": "inspect",
 	"users":   "volume inspect", "who": "volume inspect", "lsof": "volume inspect", "fuser": "volume inspect",
 	"where": "volume inspect", "path": "volume inspect", "mountpoint": "volume inspect", "usedby": "volume inspect",
-	"holders": "volume inspect", "replicas": "volume inspect",
+	"holders": "volume inspect", "replicas": "replica ls",
 	"new": "create", "add": "create", "make": "create", "mk": "create", "take": "snapshot create",
 	"destroy": "rm", "drop": "rm", "del": "rm", "erase": "rm",
 	"undelete": "trash restore", "untrash": "trash restore", "recycle": "trash ls", "deleted": "trash ls",
