@@ -29,6 +29,7 @@ type eventQuery struct {
 	after   uint64
 	filters []string
 	since   string
+	until   string
 	tail    int64                // the number of past events; below 0: all
 	volume  func(api.Event) bool // selects the events of the volume that was given as an argument; nil: all events
 }
@@ -59,9 +60,11 @@ for any text; KEY!=VALUE excludes events.`,
 	f.Uint64Var(&q.after, "after", 0, "start after the event with this `ID`")
 	f.StringArrayVar(&q.filters, "filter", nil, "print only what matches `KEY=VALUE`; can be repeated")
 	f.StringVar(&q.since, "since", "", "start at a `TIME`: 30m or 2d ago, or as printed, 2026-03-01 12:00:00")
+	f.StringVar(&q.until, "until", "", "end at a `TIME`, as for --since")
 	f.Int64VarP(&q.tail, "tail", "n", -1, "print only the last `N` of the past events")
 	listing.CompleteStreamFilter[api.Event](cmd, eventHeaders)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("since", cobra.NoFileCompletions))
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("until", cobra.NoFileCompletions))
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("tail", cobra.NoFileCompletions))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		selected, err := q.selector(a, cmd)
@@ -102,23 +105,32 @@ for any text; KEY!=VALUE excludes events.`,
 	return cmd
 }
 
-// selector returns a function that reports whether an event matches --filter and --since.
+// selector returns a function that reports whether an event matches --filter, --since and --until.
 func (q *eventQuery) selector(a *cli.App, cmd *cobra.Command) (func(api.Event) (bool, error), error) {
 	filter, err := listing.NewStreamFilter[api.Event](cmd, eventHeaders, q.filters)
 	if err != nil {
 		return nil, err
 	}
-	var since time.Time
+	var since, until time.Time
 	if q.since != "" {
-		if since, err = parseSince(a.Now(), q.since); err != nil {
+		if since, err = parseTime(a.Now(), "since", q.since); err != nil {
 			return nil, cli.UsageError(cmd, "%w", err)
+		}
+	}
+	if q.until != "" {
+		if until, err = parseTime(a.Now(), "until", q.until); err != nil {
+			return nil, cli.UsageError(cmd, "%w", err)
+		}
+		if q.follow {
+			return nil, cli.UsageError(cmd, "--until ends at a past time, and --follow waits for new events (use only "+
+				"one)")
 		}
 	}
 	if q.tail < 0 && cmd.Flags().Changed("tail") {
 		return nil, cli.UsageError(cmd, "--tail %d: expected a whole number, 0 or more", q.tail)
 	}
 	return func(e api.Event) (bool, error) {
-		if e.Time.Before(since) || q.volume != nil && !q.volume(e) {
+		if e.Time.Before(since) || !until.IsZero() && e.Time.After(until) || q.volume != nil && !q.volume(e) {
 			return false, nil
 		}
 		return filter.Matches(eventCells(a, e), e)
@@ -151,8 +163,8 @@ func eventsOf(ctx context.Context, c cli.Remote, ref string) (func(api.Event) bo
 	return func(e api.Event) bool { return ids[e.Dataset] }, err
 }
 
-// parseSince parses the value of --since: how long ago, or a time in the zone of now.
-func parseSince(now time.Time, s string) (time.Time, error) {
+// parseTime parses the value of --since or --until: how long ago, or a time in the zone of now.
+func parseTime(now time.Time, flag, s string) (time.Time, error) {
 	if ago, err := dataset.ParseDuration(s); err == nil {
 		return now.Add(-ago), nil
 	}
@@ -163,8 +175,8 @@ func parseSince(now time.Time, s string) (time.Time, error) {
 		}
 	}
 	return time.Time{}, dataset.Errorf(dataset.ErrInvalid,
-		"--since %q: expected how long ago, such as 30m or 2d, or a time, such as 2026-03-01 or 2026-03-01 12:00:00",
-		dataset.Clip(s))
+		"--%s %q: expected how long ago, such as 30m or 2d, or a time, such as 2026-03-01 or 2026-03-01 12:00:00",
+		flag, dataset.Clip(s))
 }
 
 // stream calls fn for the selected events. With --tail, it first reads all past events, and then continues after them.

@@ -59,6 +59,7 @@ var taskGroups = []taskGroup{
 		{"restore a volume to a snapshot", "drover snapshot restore VOLUME SNAPSHOT"},
 		{"read files of a snapshot", "drover clone VOLUME@SNAPSHOT NEW"},
 		{"export a snapshot to a tar archive", "drover volume export VOLUME --snapshot NAME -o FILE.tar"},
+		{"delete old snapshots", "drover snapshot prune --dry-run VOLUME --older-than 30d"},
 		{"delete a snapshot", "drover snapshot rm --dry-run VOLUME SNAPSHOT"},
 		{"change when snapshots are taken", "drover volume set-profile VOLUME PROFILE"},
 	}},

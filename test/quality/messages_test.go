@@ -64,7 +64,7 @@ func collectMessages(t *testing.T) map[string]messages {
 var (
 	// destructive matches a command of drover that destroys data. The rest of the hint is its arguments and flags, up
 	// to the next command or sign.
-	destructive = regexp.MustCompile(`drover (volume (rm|superseded discard)|trash purge|pool rm|node rm|snapshot rm|` +
+	destructive = regexp.MustCompile(`drover (volume (rm|superseded discard)|trash purge|pool rm|node rm|snapshot (rm|prune)|` +
 		`doctor --gc)\b[^,;:()]*`)
 	looksOnly = regexp.MustCompile(`--dry-run\b`)
 )

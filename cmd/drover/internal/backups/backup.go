@@ -5,6 +5,7 @@ package backups
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -64,6 +65,9 @@ command fails.`,
 		},
 		ID:      id,
 		Compare: func(x, y api.VolumeBackup) int { return x.Taken.Compare(y.Taken) },
+		Moment: &listing.Moment[api.VolumeBackup]{
+			Of: func(b api.VolumeBackup) time.Time { return b.Taken }, Verb: "taken",
+		},
 		Table: func(list []api.VolumeBackup) *show.Table {
 			t := show.NewTable("BACKUP", "VOLUME", "TAKEN", "PROFILE", "REPOSITORY")
 			for _, b := range list {

@@ -83,11 +83,6 @@ var advice = map[string]string{
 	"volume freeze":       "freezing before a snapshot belongs to a profile, in profiles.yaml: quiesce",
 
 	"volume ls -t":         "use drover snapshot ls",
-	"volume ls -w":         "use watch drover volume ls, or drover events --follow",
-	"volume ls --watch":    "use watch drover volume ls, or drover events --follow",
-	"operation ls -w":      "use drover operation watch ID, or watch drover operation ls",
-	"operation ls --watch": "use drover operation watch ID, or watch drover operation ls",
-	"events --until":       "events has no end: use --since, and jq with -o json",
 	"volume ls --unused":   "use --filter status=idle",
 	"volume ls --dangling": "use --filter status=idle",
 	"status -v":            "use -o json, or drover doctor",
@@ -112,12 +107,14 @@ var advice = map[string]string{
 	"snapshot ls --next": "use drover volume inspect NAME",
 	"completion -o":      "write the output to a file: drover completion bash > FILE",
 
-	"snapshot name":     "a snapshot keeps its name; drover snapshot create VOLUME NAME takes another",
-	"snapshot rename":   "a snapshot keeps its name; drover snapshot create VOLUME NAME takes another",
-	"snapshot schedule": scheduleInProfile,
-	"snapshot prune":    pruneSnapshots,
-	"snapshot export":   "use drover volume export VOLUME --snapshot NAME -o FILE",
-	"snapshot mount":    "use drover clone VOLUME@SNAPSHOT NEW, and start a container with the new volume",
+	"snapshot name":                "a snapshot keeps its name; drover snapshot create VOLUME NAME takes another",
+	"snapshot rename":              "a snapshot keeps its name; drover snapshot create VOLUME NAME takes another",
+	"snapshot schedule":            scheduleInProfile,
+	"snapshot prune --days":        pruneByAge,
+	"snapshot prune --keep-within": pruneByAge,
+	"snapshot prune --all":         pruneByAge,
+	"snapshot export":              "use drover volume export VOLUME --snapshot NAME -o FILE",
+	"snapshot mount":               "use drover clone VOLUME@SNAPSHOT NEW, and start a container with the new volume",
 
 	"profile create": "add the profile to /etc/drover/profiles.yaml, check it with drover profile check FILE, then " +
 		"systemctl reload drover",
@@ -234,10 +231,8 @@ const changeVolume = "use drover volume resize NAME SIZE, drover volume set-prof
 const placedByProfile = "the node where the command runs keeps the volume, if its pools suit the profile: run it on " +
 	"that node, or use -o pool=POOL, or later drover volume move NAME NODE"
 
-// pruneSnapshots is the advice for a user who wants to delete old snapshots.
-const pruneSnapshots = "the profile of a volume says which scheduled snapshots stay: snapshots.keep in " +
-	"profiles.yaml; for others: drover snapshot ls VOLUME --filter kind=manual, and drover snapshot rm --dry-run " +
-	"VOLUME SNAPSHOT"
+// pruneByAge is the advice for a user who wants to delete old snapshots.
+const pruneByAge = "use drover snapshot prune --dry-run VOLUME --older-than 3d"
 
 // maintenance is the advice for a user who wants to work on a node.
 const maintenance = "use drover node drain NAME, and later drover node uncordon NAME"

@@ -63,7 +63,9 @@ var flagSynonyms = []flagSynonym{
 	{"-f=", "--filter="}, {"--sort-by=", "--sort="}, {"--selector=", "--label="},
 	{"-y", "--yes"}, {"--assume-yes", "--yes"}, {"-n", "--dry-run"},
 	{"-d", "--detach"}, {"--async", "--detach"}, {"--no-wait", "--detach"}, {"--background", "--detach"},
-	{"--lines=", "--tail="}, {"--limit=", "--tail="}, {"--watch", "--follow"}, {"-w", "--follow"},
+	{"--lines=", "--tail="}, {"--limit=", "--tail="}, {"--newer-than=", "--since="},
+	{"--older-than=", "--until="}, {"--since=", "--newer-than="}, {"--until=", "--older-than="},
+	{"--watch", "--follow"}, {"-w", "--follow"},
 	{"-H=", "--api="}, {"--server=", "--api="}, {"--host=", "--api="}, {"--endpoint=", "--api="}, {"--url=", "--api="},
 	{"-?", "--help"},
 }

@@ -44,6 +44,11 @@ type List[T any] struct {
 	// command has no --label.
 	Labels func(context.Context, cli.Remote) (func(T) map[string]string, error)
 
+	// Moment has the time of an item. If it is nil, the command has no --older-than and no --newer-than.
+	Moment *Moment[T]
+	// NoWatch says that New adds no --watch, because the command adds one.
+	NoWatch bool
+
 	Table func([]T) *show.Table
 	Wide  []Column[T] // the columns that -o wide adds
 	// SortBy maps the key of a column (see columnKey) to a field of the JSON output. The list is sorted by that field
@@ -97,7 +102,12 @@ func New[T any](a *cli.App, l List[T]) *cobra.Command {
 		ValidArgsFunction: valid,
 	}
 	o := l.flags(a, cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return l.run(a, cmd, o, args) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if o.watch {
+			return l.watch(a, cmd, o, args)
+		}
+		return l.run(a, cmd, o, args)
+	}
 	return cmd
 }
 
@@ -106,7 +116,8 @@ type options struct {
 	filters, labels []string
 	sort            string
 	format          format
-	quiet           bool
+	quiet, watch    bool
+	ages            ages
 }
 
 // flags gives an ls command its flags.
@@ -120,6 +131,12 @@ func (l List[T]) flags(a *cli.App, cmd *cobra.Command) *options {
 	f.StringVar(&o.sort, "sort", "", "sort by `KEY`, or with -KEY in descending order")
 	f.VarP(&o.format, "output", "o", "output format")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print only IDs")
+	if !l.NoWatch {
+		f.BoolVarP(&o.watch, "watch", "w", false, "print the list again every 2 seconds until interrupted")
+	}
+	if l.Moment != nil {
+		o.ages.addFlags(cmd, l.Moment.Verb)
+	}
 	cli.CompleteFlag(cmd, "output", formats...)
 	l.completeKeys(cmd)
 	if l.Labels != nil {
@@ -203,6 +220,10 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 	if err != nil {
 		return err
 	}
+	matches, err := o.ages.selector(cmd, a.Now)
+	if err != nil {
+		return err
+	}
 	_, isColumn := keys.columns[key]
 	if l.Summaries != nil && o.format.showsColumns() && len(filters) == 0 && (key == "" || isColumn) {
 		return l.Summaries.run(a, cmd, o, args)
@@ -216,6 +237,7 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 	if note != "" {
 		cli.PrintError(a.ErrOut, errors.New(note))
 	}
+	items = l.selectAges(matches, items)
 	if items, err = l.selectLabels(a, cmd, labels, items); err != nil {
 		return err
 	}

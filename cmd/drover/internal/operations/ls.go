@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,9 @@ progress, or why the operation failed.`,
 		},
 		ID:      func(op dataset.Operation) string { return op.ID.String() },
 		Compare: func(x, y dataset.Operation) int { return y.Created.Compare(x.Created) },
+		Moment: &listing.Moment[dataset.Operation]{
+			Of: func(op dataset.Operation) time.Time { return op.Created }, Verb: "started",
+		},
 		Labels: func(ctx context.Context, c cli.Remote) (func(dataset.Operation) map[string]string, error) {
 			of, err := cli.VolumeLabels(ctx, c)
 			return func(op dataset.Operation) map[string]string { return of(op.DatasetID) }, err

@@ -50,6 +50,9 @@ seconds. --size measures for up to 30 seconds, for all volumes and formats.`,
 		},
 		ID:      id,
 		Compare: func(x, y measured) int { return x.Created.Compare(y.Created) },
+		Moment: &listing.Moment[measured]{
+			Of: func(s measured) time.Time { return s.Created }, Verb: "taken",
+		},
 		Labels: func(ctx context.Context, c cli.Remote) (func(measured) map[string]string, error) {
 			of, err := cli.VolumeLabels(ctx, c)
 			return func(s measured) map[string]string { return of(s.Dataset) }, err

@@ -13,6 +13,6 @@ func Command(a *cli.App) *cobra.Command {
 		Short: "Manage snapshots",
 	},
 		newSnapshotCreateCmd(a), newSnapshotLsCmd(a), newSnapshotInspectCmd(a), newSnapshotRmCmd(a),
-		newSnapshotRestoreCmd(a), newSnapshotDiffCmd(a),
+		newSnapshotRestoreCmd(a), newSnapshotDiffCmd(a), newSnapshotPruneCmd(a),
 	)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -31,6 +32,7 @@ is listed as pending deletion until its data is destroyed, with the reason.`,
 			}
 			return y.Trash.At.Compare(x.Trash.At)
 		},
+		Moment: &listing.Moment[api.Volume]{Of: deletionTime, Verb: "deleted"},
 		Labels: listing.OwnLabels(volumes.Labels),
 		Table:  func(volumes []api.Volume) *show.Table { return trashTable(a, volumes) },
 		Wide: []listing.Column[api.Volume]{
@@ -42,6 +44,13 @@ is listed as pending deletion until its data is destroyed, with the reason.`,
 			"size": "size", "used": "status.used", "deleted": "trash.at", "expires": "trash.expires", "dataset": "id",
 		},
 	})
+}
+
+func deletionTime(v api.Volume) time.Time {
+	if v.Trash == nil {
+		return time.Time{}
+	}
+	return v.Trash.At
 }
 
 func trashTable(a *cli.App, trashed []api.Volume) *show.Table {

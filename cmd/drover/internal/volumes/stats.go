@@ -63,6 +63,7 @@ latency is the mean duration of an operation of the device. Only volumes of the
 backends loop and lvm have a block device. Others show -.`,
 		ValidArgs:     cli.Complete(a, cli.VolumeWords),
 		FetchMatching: m.fetch,
+		NoWatch:       true,
 		ID:            id,
 		Name:          func(s volumeStats) string { return s.Volume },
 		Labels:        volumeStatsLabels,

@@ -1,0 +1,39 @@
+package listing
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+)
+
+// watchPause is the time between two lists of --watch.
+const watchPause = 2 * time.Second
+
+// clearScreen moves the cursor of a terminal to the first line and clears the screen.
+const clearScreen = "\x1b[H\x1b[2J"
+
+// watch prints the list until the user interrupts it, or until it fails.
+func (l List[T]) watch(a *cli.App, cmd *cobra.Command, o *options, args []string) error {
+	ctx, stop := a.Signals(cmd.Context())
+	defer stop()
+	cmd.SetContext(ctx)
+	for {
+		if cli.IsTerminal(a.Out) {
+			if _, err := fmt.Fprint(a.Out, clearScreen); err != nil {
+				return err
+			}
+		}
+		if err := l.run(a, cmd, o, args); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		if a.Sleep(ctx, watchPause) != nil { // the user interrupted it
+			return nil
+		}
+	}
+}
