@@ -1,8 +1,6 @@
 package main
 
 import (
-	"slices"
-
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/backups"
@@ -124,7 +122,7 @@ func newHelpCmd() *cobra.Command {
 		Short: "Show the help of a command, or with tasks the command for each task",
 		Args:  cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if slices.Equal(args, []string{cli.TasksTopic}) {
+			if len(args) == 1 && (args[0] == cli.TasksTopic || args[0] == "task") {
 				return writeTasks(cmd.OutOrStdout())
 			}
 			found, rest, err := cmd.Root().Find(args)

@@ -279,9 +279,10 @@ const stayInPool = "a volume stays in its pool; for a full copy in another: drov
 
 // Advice returns a copy of the table of advice, for its test.
 func Advice() map[string]string {
-	all := make(map[string]string, len(advice)+len(foreignAdvice))
+	all := make(map[string]string, len(advice)+len(foreignAdvice)+len(backupAdvice))
 	maps.Copy(all, advice)
 	maps.Copy(all, foreignAdvice)
+	maps.Copy(all, backupAdvice)
 	return all
 }
 
@@ -291,7 +292,7 @@ func advise(cmd *cobra.Command, word string) string {
 		word = CommandName(cmd) + " " + word
 	}
 	word = strings.ToLower(word)
-	return orElse(advice[word], foreignAdvice[word])
+	return orElse(advice[word], orElse(foreignAdvice[word], backupAdvice[word]))
 }
 
 // argumentAdvice returns what to type instead of a command with a wrong number of arguments, or "".
@@ -320,6 +321,8 @@ func argumentAdvice(cmd *cobra.Command, args []string) string {
 		return use(args[0], "-o", second)
 	case name == "volume create" && len(args) == 2 && !at && dataset.CheckProfileName(second) == nil:
 		return use(args[0] + "@" + second)
+	case name == "pool create" && len(args) == 2 && strings.HasSuffix(second, ".img"):
+		return use(args[0], "--backend", "loop", "--path", second, "--image", "SIZE")
 	case name == "pool create" && len(args) == 2:
 		return use(args[0], "--backend", "loop", "--path", second)
 	case name == "volume import" && len(args) == 2 && strings.Contains(args[0], "/"):

@@ -32,7 +32,25 @@ func OtherWords() map[string]string {
 func meantCommand(cmd *cobra.Command, word string) string {
 	word = strings.ToLower(word)
 	other := orElse(otherWords[word], synonyms[word])
-	return orElse(resolve(cmd, other), commandOfAnyNoun(cmd.Root(), word))
+	if !cmd.HasParent() {
+		return orElse(resolve(cmd, other), commandOfAnyNoun(cmd.Root(), word))
+	}
+	if meant := resolve(cmd, other); strings.HasPrefix(meant, cmd.CommandPath()+" ") || onlyReads(meant) {
+		return meant
+	}
+	return ""
+}
+
+// onlyReads reports whether a command line, which may have flags, changes nothing. Below a noun, a command of another
+// noun is only suggested if it does: the words of a person who typed another noun can mean something else.
+func onlyReads(line string) bool {
+	for _, w := range strings.Fields(line) {
+		switch w {
+		case "ls", "inspect", "show", "diff", "stats", "status", "events", "doctor":
+			return true
+		}
+	}
+	return false
 }
 
 // resolve returns the whole command line of a command that is named without its noun, such as rm, or with it. It

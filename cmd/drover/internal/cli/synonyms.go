@@ -76,6 +76,7 @@ var flagSynonyms = []flagSynonym{
 var omittedFlags = []flagSynonym{
 	{"--wait", "detach"}, {"--yes", "detach"}, {"-y", "detach"}, {"--assume-yes", "detach"},
 	{"--all", "sort"}, {"-a", "sort"}, {"-A", "sort"}, {"--all-namespaces", "sort"},
+	{"--no-stream", "watch"},
 }
 
 // argumentFlags has, for each command, the flags whose value is accepted as the last argument of the command. The

@@ -1,0 +1,57 @@
+package cli
+
+// backupAdvice is the part of advice for the words of restic, borg and other programs for backups, and for those of
+// snapshots and replicas that newcomers typed in a trial.
+var backupAdvice = map[string]string{
+	"backup check":      checkBackups,
+	"backup test":       checkBackups,
+	"backup mount":      mountBackup,
+	"repository mount":  mountBackup,
+	"backup forget":     "use drover backup rm --dry-run BACKUP, and the same without --dry-run",
+	"backup snapshots":  "use drover backup ls",
+	"repository backup": "use drover backup create VOLUME --to NAME",
+	"repository prune":  "use drover backup prune --repository NAME",
+	"repository stats":  "use drover repository inspect NAME",
+	"repository unlock": unlockRepository,
+	"backup unlock":     unlockRepository,
+	"backup create --all": "name the volumes, such as drover backup create VOLUME VOLUME; drover volume ls " +
+		"-o name lists them",
+	"snapshot create --all": "name the volumes, such as drover snapshot create VOLUME VOLUME; drover volume ls " +
+		"-o name lists them",
+
+	"snapshot hold":    keepInProfile,
+	"snapshot release": keepInProfile,
+	"snapshot forget":  pruneByAge,
+	"hold":             keepInProfile,
+	"replica rebuild":  replicasUpdate,
+	"replica repair":   replicasUpdate,
+	"replica sync":     replicasUpdate,
+	"volume rebuild":   replicasUpdate,
+	"rebuild": replicasUpdate + "; drover store rebuild --dry-run shows which lost records of the " +
+		"store it restores",
+
+	"step-down":             noLeader,
+	"stepdown":              noLeader,
+	"node step-down":        noLeader,
+	"ca list":               certificates,
+	"events --failed":       "use drover operation ls --filter state=failed",
+	"operation ls --failed": "use --filter state=failed",
+	"pool create --file":    imagePool,
+	"pool create --loop":    imagePool,
+}
+
+// checkBackups is the advice for a user who wants to know whether backups can be restored.
+const checkBackups = "use drover repository check NAME, which checks all backups of a repository"
+
+// mountBackup is the advice for a user who wants to read files of a backup.
+const mountBackup = "use drover backup restore BACKUP NEW, and start a container with the new volume"
+
+// unlockRepository is the advice for a user whose repository is locked.
+const unlockRepository = "wait for the other run of restic, which the error names; Drover removes the lock of a " +
+	"killed process of its host"
+
+// noLeader is the advice for a user who wants another leader of control.
+const noLeader = "replicas of control are equal, and none leads: to take one out of service, stop its service"
+
+// imagePool is the advice for a user who wants a pool in a file.
+const imagePool = "use --path FILE --image SIZE for a pool in a new image file"
