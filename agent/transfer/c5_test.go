@@ -32,6 +32,7 @@ import (
 // one. The retry ends with the data that was sent.
 func TestC5CutsAndFlips(t *testing.T) {
 	quiet(t)
+	fewerCases(t)
 	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
 	b.client.Clock = hasty{}
 	d := a.create(small)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +28,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 )
@@ -52,6 +54,18 @@ type node struct {
 func quiet(tb testing.TB) {
 	before := goleak.IgnoreCurrent()
 	tb.Cleanup(func() { goleak.VerifyNone(tb, before) })
+}
+
+// fewerCases makes rapid try 30 cases of each property of a test in the short form, and not 100. Each case there writes
+// many MiB. A number of cases in the arguments of the test program has precedence.
+func fewerCases(t *testing.T) {
+	const name = "rapid.checks"
+	f := flag.Lookup(name)
+	if long.Enabled() || f.Value.String() != f.DefValue {
+		return
+	}
+	must(t, flag.Set(name, "30"))
+	t.Cleanup(func() { must(t, flag.Set(name, f.DefValue)) })
 }
 
 func must(tb testing.TB, err error) {
