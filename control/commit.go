@@ -62,6 +62,11 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 		if err := s.conclude(t, op, r.Retry, &out); err != nil {
 			return err
 		}
+		if op.Kind == dataset.OpBackup && op.Problem == nil {
+			if out.Expired, err = planning.ExpireBackups(t, op.ID, op.DatasetID, s.Clock.Now()); err != nil {
+				return err
+			}
+		}
 		return answerReport(t, &out)
 	})
 	if err != nil {

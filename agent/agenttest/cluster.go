@@ -69,6 +69,7 @@ profiles:
   still: {size: 320MiB, quiesce: freeze}
   strict: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}}
   free: {size: 512MiB}
+  backed: {size: 512MiB, backup: {to: offsite, schedule: "@yearly", keep: {last: 2}}}
   xfs: {size: 512MiB, filesystem: {type: xfs}}
   ext4: {size: 512MiB, filesystem: {type: ext4}}
 `

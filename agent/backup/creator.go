@@ -60,6 +60,8 @@ type Creator struct {
 	// using is read-locked while a backup uses its repository, and locked while unwanted backups are removed: restic
 	// does that only in a repository that nothing else uses.
 	using sync.RWMutex
+	// absent has expired backups that are not in their repository any more, so that they are not looked for again.
+	absent absentBackups
 }
 
 // NewCreator returns a Creator.
@@ -109,7 +111,7 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	case err != nil:
 		err = fmt.Errorf("%w (backup %s of volume %s is in %s)", err, short(made.ID), op.Volume, op.Repository)
 	default:
-		c.removeUnwanted(ctx)
+		c.removeExpired(ctx, *op, out.Expired)
 	}
 	return out, err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -30,6 +31,9 @@ type unwanted struct {
 	Repository string    `json:"repository"`
 	Operation  uuid.UUID `json:"operation"`
 	Backups    []string  `json:"backups"` // IDs, or their first 8 digits
+	// The expired backups of a dataset; then there is no Operation.
+	Dataset uuid.UUID           `json:"dataset,omitzero"`
+	Expired []api.ExpiredBackup `json:"expired,omitempty"`
 }
 
 // remove removes backups of an operation that are not its result. If that fails, removeUnwanted tries it again later.
@@ -37,19 +41,25 @@ func (c *Creator) remove(ctx context.Context, op dataset.Operation, ids ...strin
 	if len(ids) == 0 {
 		return
 	}
-	text, err := json.Marshal(unwanted{unwantedFormat, op.Repository, op.ID, ids})
-	if err == nil {
-		err = os.MkdirAll(c.folders(), 0o700)
-	}
-	if err == nil {
-		err = writeFile(filepath.Join(c.folders(), "remove-"+uuid.NewString()+".json"), text)
-	}
-	if err != nil {
+	u := unwanted{Format: unwantedFormat, Repository: op.Repository, Operation: op.ID, Backups: ids}
+	if err := c.note(u, uuid.New()); err != nil {
 		c.logOf(ctx, op).WithError(err).WithField("backups", ids).
 			Warn("cannot remove backups that may be incomplete (remove them with drover backup rm)")
 		return
 	}
 	c.removeUnwanted(context.WithoutCancel(ctx))
+}
+
+// note writes the file that names unwanted backups.
+func (c *Creator) note(u unwanted, name uuid.UUID) error {
+	text, err := json.Marshal(u)
+	if err == nil {
+		err = os.MkdirAll(c.folders(), 0o700)
+	}
+	if err == nil {
+		err = writeFile(filepath.Join(c.folders(), "remove-"+name.String()+".json"), text)
+	}
+	return err
 }
 
 // removeUnwanted removes the backups that the files name. It does nothing while a backup of this host uses a
@@ -72,7 +82,7 @@ func (c *Creator) removeUnwanted(ctx context.Context) {
 		}
 		if err != nil {
 			c.deps.Log.WithError(err).WithField("file", path).
-				Warn("cannot remove backups that may be incomplete: trying again after the next backup")
+				Warn("cannot remove backups that are incomplete or expired: trying again after the next backup")
 		}
 	}
 }
@@ -97,6 +107,9 @@ func (c *Creator) removeNamed(ctx context.Context, path string) error {
 	repo, err := c.deps.Open(ctx, record)
 	if err != nil {
 		return err
+	}
+	if u.Dataset != uuid.Nil {
+		return c.removeNamedExpired(ctx, repo, u)
 	}
 	// Another backup can have the same first digits.
 	list, err := repo.Backups(ctx, TagDrover, OperationTag(u.Operation))

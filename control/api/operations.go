@@ -92,6 +92,14 @@ type Committed struct {
 	Index   uint64           `json:"index"` // index of the transaction that wrote the record
 	// whether an identical request made the dataset first. The agent then removes the dataset that this operation made.
 	Duplicate bool `json:"duplicate,omitempty"`
+	// earlier scheduled backups of the dataset that retention does not keep: the agent removes them from the repository
+	Expired []ExpiredBackup `json:"expired,omitempty"`
+}
+
+// ExpiredBackup is a scheduled backup that retention does not keep.
+type ExpiredBackup struct {
+	ID        string    `json:"id"`        // ID of the backup
+	Operation uuid.UUID `json:"operation"` // UUID of the operation that made it
 }
 
 // Outcome is the answer to a request for a change.

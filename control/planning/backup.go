@@ -2,6 +2,7 @@ package planning
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -93,4 +94,66 @@ func CommitBackup(t *record.Tx, op dataset.Operation) error {
 	d := dataset.Dataset{ID: op.DatasetID, Volume: op.Volume}
 	t.Event(api.EventVolumeBackup, d, op.Backup[:8]+" in "+op.Repository)
 	return nil
+}
+
+// maxRemovals is how often an agent is asked to remove a backup. restic removes one only while nothing else uses the
+// repository, so it can take several attempts.
+const maxRemovals = 30
+
+// ExpireBackups returns the backups that the agent must remove after the scheduled backup of an operation, which the
+// transaction has recorded as good. For other operations it returns none.
+func ExpireBackups(t *record.Tx, op, of uuid.UUID, now time.Time) (expired []api.ExpiredBackup, err error) {
+	var b record.Backups
+	if _, err := t.Get(record.BackupsKey(of), &b); err != nil {
+		return nil, err
+	}
+	last := len(b.Made) - 1
+	if last < 0 || b.Made[last].Operation != op {
+		return nil, nil
+	}
+	d, err := t.Dataset(of)
+	if err != nil {
+		return nil, err
+	}
+	remove := expiredBackups(b.Made, d.Profile.Backup.Keep, now, time.Local)
+	if len(remove) == 0 {
+		return nil, nil
+	}
+	inUse, err := record.OpenRestores(t)
+	if err != nil {
+		return nil, err
+	}
+	var stay []record.ScheduledBackup
+	for i, m := range b.Made {
+		if remove[i] && !inUse[m.ID] {
+			expired = append(expired, api.ExpiredBackup{ID: m.ID, Operation: m.Operation})
+			if m.Removals++; m.Removals >= maxRemovals {
+				continue
+			}
+		}
+		stay = append(stay, m)
+	}
+	b.Made = stay
+	return expired, t.Put(record.BackupsKey(of), b)
+}
+
+// expiredBackups returns the indexes of the backups that no rule of keep retains. made is in the order in which they
+// were made. Only those in the repository of the last one are considered. The last one is always retained. So is one
+// from the future: the clock was wrong when it was made, or is wrong now. It takes the place of no other one.
+func expiredBackups(made []record.ScheduledBackup, keep dataset.Keep, now time.Time, loc *time.Location) map[int]bool {
+	var newest []time.Time
+	var at []int
+	last := len(made) - 1
+	for i := last; i >= 0; i-- {
+		if made[i].Repository == made[last].Repository && !made[i].Time.After(now) {
+			newest, at = append(newest, made[i].Time), append(at, i)
+		}
+	}
+	expired := map[int]bool{}
+	for i, kept := range keep.Retained(newest, loc) {
+		if !kept && at[i] != last {
+			expired[at[i]] = true
+		}
+	}
+	return expired
 }

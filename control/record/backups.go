@@ -31,6 +31,33 @@ func BeginBackup(t *Tx, op dataset.Operation) error {
 	return t.Put(BackupsKey(op.DatasetID), b)
 }
 
+// OpenRestores returns the IDs of the backups that operations of all nodes read.
+func OpenRestores(t *Tx) (map[string]bool, error) {
+	claims, err := ListAll[Claim](t, allWorkPrefix)
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, len(claims))
+	for i, c := range claims {
+		keys[i] = OperationKey(c.ID)
+	}
+	if err := t.Prefetch(keys); err != nil {
+		return nil, err
+	}
+	reads := map[string]bool{}
+	for _, key := range keys {
+		var op dataset.Operation
+		ok, err := t.Peek(key, &op)
+		if err != nil {
+			return nil, err
+		}
+		if ok && op.Kind == dataset.OpImport && op.Backup != "" && !op.State.Final() {
+			reads[op.Backup] = true
+		}
+	}
+	return reads, nil
+}
+
 // EndBackup records how a scheduled backup ended. The transaction also writes its operation.
 func EndBackup(t *Tx, op dataset.Operation) error {
 	var d dataset.Dataset
@@ -46,6 +73,11 @@ func EndBackup(t *Tx, op dataset.Operation) error {
 	switch op.State {
 	case dataset.OpDone:
 		b.After, b.Last, b.Failures, b.Failed, b.Problem = op.Created, op.Created, 0, time.Time{}, ""
+		if d.Profile.Backup.Keep != (dataset.Keep{}) {
+			b.Made = append(b.Made, ScheduledBackup{
+				ID: op.Backup, Operation: op.ID, Repository: op.Repository, Time: op.Created,
+			})
+		}
 	case dataset.OpCancelled:
 		if op.Node == d.Home { // else the volume has another home since, which makes the backup
 			b.After = op.Ended

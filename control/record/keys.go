@@ -45,6 +45,7 @@ const (
 	sharedMountsPrefix  = "guests/"
 	RepositoriesPrefix  = "repositories/"
 	BackupsPrefix       = "backups/"
+	allWorkPrefix       = "work/"
 
 	generationsPrefix = "generations/"
 )
@@ -141,7 +142,7 @@ func SharedMountKey(node, ds uuid.UUID) string {
 }
 
 // WorkPrefix is the prefix of the keys of the work of a node.
-func WorkPrefix(node uuid.UUID) string { return "work/" + node.String() + "/" }
+func WorkPrefix(node uuid.UUID) string { return allWorkPrefix + node.String() + "/" }
 
 // WorkKey is the key of an operation of a node.
 func WorkKey(node, op uuid.UUID) string {

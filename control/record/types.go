@@ -92,6 +92,19 @@ type Backups struct {
 	Failures int       `json:"failures,omitempty"` // how many failed since
 	Failed   time.Time `json:"failed,omitzero"`    // when the last of these failed
 	Problem  string    `json:"problem,omitempty"`  // why it failed
+	// Made has the good backups that retention may remove, in the order in which they were made. It is empty if the
+	// profile keeps all of them.
+	Made []ScheduledBackup `json:"made,omitempty"`
+}
+
+// ScheduledBackup is a good backup that was made on schedule. Only the operation's ID proves that it is complete, so a
+// backup that is not in the list neither counts for retention nor is removed by it.
+type ScheduledBackup struct {
+	ID         string    `json:"id"` // in the repository
+	Operation  uuid.UUID `json:"operation"`
+	Repository string    `json:"repository"`
+	Time       time.Time `json:"time"`               // when it was requested, by control's clock
+	Removals   int       `json:"removals,omitempty"` // how often an agent was asked to remove it
 }
 
 // EndedOperation is the value of an operation's key once the operation is final.

@@ -1,0 +1,122 @@
+package backup_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/backup"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+)
+
+// backUpOnSchedule makes a backup as control requests it for a volume of profile backed, which keeps two of them.
+func backUpOnSchedule(f *agenttest.Cluster, volume string) string {
+	f.Helper()
+	op := awaitEnd(f, *f.Submit(api.Request{
+		ID: uuid.New(), Kind: dataset.OpBackup, Volume: volume, Repository: "offsite", Scheduled: true,
+	}).Operation)
+	if op.State != dataset.OpDone {
+		f.Fatalf("the backup is %s: %+v", op.State, op.Problem)
+	}
+	// While the test lists the backups, none can be removed.
+	agenttest.Await(f.T, func() bool { return !f.A.Operations.IsRunning(op.ID) })
+	return op.Backup
+}
+
+// wantBackups waits until a repository has exactly the given backups.
+func wantBackups(t *testing.T, r *restic.Repository, want ...string) {
+	t.Helper()
+	slices.Sort(want)
+	var got []string
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		list, err := r.Backups(t.Context(), backup.TagDrover)
+		if dataset.KindOf(err) == dataset.ErrInUse {
+			continue // a removal runs
+		}
+		must(t, err)
+		got = nil
+		for _, b := range list {
+			got = append(got, b.ID)
+		}
+		if slices.Sort(got); slices.Equal(got, want) {
+			return
+		}
+	}
+	t.Fatalf("the repository has %d backups %v, want %v", len(got), got, want)
+}
+
+// Scheduled backups that expired are removed, and nothing else: no manual backup, none of another dataset, and none that
+// another cluster made, also if its tags name the same volume and dataset.
+func TestExpiredBackupsAreRemoved(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	d := f.A.NewVolume("db@backed")
+	f.A.NewVolume("other@backed")
+	manual := backUp(f, "db", "").Backup
+	other := backUpOnSchedule(f, "other")
+	tags := backup.Tags{Volume: "db", Dataset: d.ID, Operation: uuid.New()}
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o600))
+	foreign, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: []string{"file"}, Tags: tags.List()})
+	must(t, err)
+	stay := []string{manual, other, foreign.ID}
+	first := backUpOnSchedule(f, "db")
+	second := backUpOnSchedule(f, "db")
+	wantBackups(t, r, append(slices.Clone(stay), first, second)...)
+	third := backUpOnSchedule(f, "db")
+	wantBackups(t, r, append(slices.Clone(stay), second, third)...)
+	fourth := backUpOnSchedule(f, "db")
+	wantBackups(t, r, append(slices.Clone(stay), third, fourth)...)
+	agenttest.Await(t, func() bool { return len(marks(f.A)) == 0 })
+}
+
+// While something else uses the repository, such as a restore, nothing is removed. It is removed after a later backup.
+func TestExpiredBackupIsRemovedLater(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	f.A.NewVolume("db@backed")
+	f.A.NewVolume("other@free")
+	first, second := backUpOnSchedule(f, "db"), backUpOnSchedule(f, "db")
+	release := use(t, folderOf(t, f))
+	third := backUpOnSchedule(f, "db")
+	agenttest.Await(t, func() bool { return len(marks(f.A)) == 1 })
+	other := backUp(f, "other", "").Backup
+	wantBackups(t, r, first, second, third, other)
+	release()
+	again := backUp(f, "other", "").Backup
+	wantBackups(t, r, second, third, other, again)
+}
+
+// A backup that cannot be removed does not prevent the removal of the others.
+func TestDamagedBackupDoesNotKeepOthers(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	f.A.NewVolume("db@backed")
+	first := backUpOnSchedule(f, "db")
+	backUpOnSchedule(f, "db")
+	real, err := exec.LookPath("restic")
+	must(t, err)
+	folder := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(folder, "restic"), fmt.Appendf(nil, `#!/bin/sh
+case " $* " in
+*" forget "*%s*) echo "Fatal: cannot remove it" >&2; exit 1 ;;
+*" forget "*) [ -e %s/refused ] || exit 1 ;;
+esac
+exec %s "$@"
+`, first, folder, real), 0o700))
+	t.Setenv("PATH", folder+":"+os.Getenv("PATH"))
+	backUpOnSchedule(f, "db")           // first expires
+	fourth := backUpOnSchedule(f, "db") // first and second expire
+	must(t, os.WriteFile(filepath.Join(folder, "refused"), nil, 0o600))
+	fifth := backUpOnSchedule(f, "db")
+	wantBackups(t, r, first, fourth, fifth)
+}

@@ -1,0 +1,222 @@
+package planning_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// keptBackups adds the profile "backed" with a rule of retention, and its repository.
+func keptBackups(e *controltest.Control, keep dataset.Keep) {
+	e.Helper()
+	p := e.ProfileSet.ByName["silver"]
+	p.Name, p.Revision = "backed", "r1-backed"
+	p.Backup = dataset.Backups{To: "offsite", Schedule: "@hourly", Keep: keep}
+	e.ProfileSet.ByName[p.Name] = p
+	controltest.AddRepository(e, "offsite")
+}
+
+// scheduledBackup makes a scheduled backup of db. It returns its ID, and the IDs of the backups that expire.
+func scheduledBackup(a *controltest.Agent) (id string, expired []string) {
+	a.Helper()
+	repository := a.MustVolume("db").Profile.Backup.To
+	op := *a.Control.MustSubmit(api.Request{
+		ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: repository, Scheduled: true,
+	}).Operation
+	return finishScheduled(a, op)
+}
+
+// backupID returns the ID of the backup that an operation makes in tests.
+func backupID(op uuid.UUID) string { return strings.ReplaceAll(op.String()+op.String(), "-", "") }
+
+func finishScheduled(a *controltest.Agent, op dataset.Operation) (id string, expired []string) {
+	a.Helper()
+	op.Backup = backupID(op.ID)
+	for _, e := range a.MustCommit(op).Expired {
+		if e.ID != backupID(e.Operation) {
+			a.Errorf("got %+v of another operation", e)
+		}
+		expired = append(expired, e.ID)
+	}
+	return op.Backup, expired
+}
+
+// wantExpired fails unless exactly the backups with the IDs expire.
+func wantExpired(t *testing.T, what string, got []string, want ...string) {
+	t.Helper()
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%s: got %d expired backups %v, want %v", what, len(got), got, want)
+	}
+}
+
+func backedVolume(t *testing.T, keep dataset.Keep) (*controltest.Control, *controltest.Agent) {
+	t.Helper()
+	e := controltest.New(t)
+	keptBackups(e, keep)
+	a := e.NewAgent("alpha")
+	a.MustRegister("alpha")
+	a.MustCreate("db@backed")
+	return e, a
+}
+
+// The newest backup of each of the last days stays. A backup that should be removed is named again after the next
+// backups, because the agent may fail to remove it.
+func TestBackupsExpire(t *testing.T) {
+	e, a := backedVolume(t, dataset.Keep{Daily: 2})
+	var ids []string
+	for i := range 5 {
+		id, expired := scheduledBackup(a)
+		ids = append(ids, id)
+		wantExpired(t, fmt.Sprint("day ", i), expired, ids[:max(0, i-1)]...)
+		e.Clock.Advance(24 * time.Hour)
+	}
+	for range 40 {
+		_, expired := scheduledBackup(a)
+		e.Clock.Advance(24 * time.Hour)
+		if len(expired) > 30 {
+			t.Fatalf("%d backups are named at once", len(expired))
+		}
+	}
+	e.CheckInvariants()
+}
+
+// A report that is repeated gets the same answer: the agent may have been killed before it removed the backups.
+func TestRepeatedReportNamesExpiredBackups(t *testing.T) {
+	_, a := backedVolume(t, dataset.Keep{Last: 1})
+	first, _ := scheduledBackup(a)
+	op := *a.Control.MustSubmit(api.Request{
+		ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: "offsite", Scheduled: true,
+	}).Operation
+	for range 2 {
+		_, expired := finishScheduled(a, op)
+		wantExpired(t, "report", expired, first)
+	}
+}
+
+// A wrong clock never makes the backup expire that was just made, and a backup from the future neither expires nor makes
+// others expire.
+func TestWrongClockKeepsBackups(t *testing.T) {
+	e, a := backedVolume(t, dataset.Keep{Last: 1, Daily: 2})
+	first, _ := scheduledBackup(a)
+	e.Clock.Advance(24 * time.Hour)
+	second, expired := scheduledBackup(a)
+	wantExpired(t, "the second day", expired)
+	e.Clock.Advance(-20 * 365 * 24 * time.Hour)
+	past, expired := scheduledBackup(a)
+	wantExpired(t, "in the past", expired)
+	e.Clock.Advance(time.Hour)
+	past2, expired := scheduledBackup(a)
+	wantExpired(t, "in the past, again", expired, past) // of the same day
+	e.Clock.Advance(40 * 365 * 24 * time.Hour)
+	future, expired := scheduledBackup(a)
+	wantExpired(t, "in the future", expired, first, second, past)
+	e.Clock.Advance(-20*365*24*time.Hour + 24*time.Hour)
+	for i := range 5 {
+		e.Clock.Advance(24 * time.Hour)
+		id, expired := scheduledBackup(a)
+		for _, x := range expired {
+			if x == id || x == future {
+				t.Errorf("day %d: backup %s expires", i, x)
+			}
+		}
+	}
+	_ = past2
+}
+
+// Backups that failed or were cancelled, and manual ones, neither count nor expire.
+func TestOnlyGoodScheduledBackupsCount(t *testing.T) {
+	e, a := backedVolume(t, dataset.Keep{Last: 2})
+	first, _ := scheduledBackup(a)
+	second, _ := scheduledBackup(a)
+	for i := range 20 {
+		req := api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: "offsite"}
+		if i%2 == 0 {
+			req.Scheduled = true
+		}
+		// A node can request manual backups of its volumes.
+		op := *e.MustSubmit(req).Operation
+		op.Backup = backupID(op.ID)
+		switch {
+		case i%4 == 0:
+			op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrCorrupt, "interrupted"))
+			a.MustCommit(op)
+		case i%4 == 2:
+			if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.TryCommit(op); dataset.KindOf(err) != dataset.ErrCancelled {
+				t.Errorf("report after the cancellation: %v", err)
+			}
+		default:
+			op.Scheduled = true // a node cannot say that its backup was scheduled
+			if out := a.MustCommit(op); len(out.Expired) != 0 {
+				t.Fatalf("a manual backup makes %v expire", out.Expired)
+			}
+		}
+	}
+	_, expired := scheduledBackup(a)
+	wantExpired(t, "the third", expired, first)
+	_, expired = scheduledBackup(a)
+	wantExpired(t, "the fourth", expired, first, second)
+	e.CheckInvariants()
+}
+
+// Retention applies to the backups of a dataset in one repository. A volume that has the name later has its own.
+func TestRetentionOfOneDatasetAndRepository(t *testing.T) {
+	e, a := backedVolume(t, dataset.Keep{Last: 1})
+	first, _ := scheduledBackup(a)
+	a.MustDelete("db")
+	a.MustCreate("db@backed")
+	second, expired := scheduledBackup(a)
+	wantExpired(t, "another volume of the name", expired)
+	controltest.AddRepository(e, "nas")
+	p := e.ProfileSet.ByName["backed"]
+	p.Revision, p.Backup.To = "r2-backed", "nas"
+	e.ProfileSet.ByName["backed"] = p
+	e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "backed"})
+	third, expired := scheduledBackup(a)
+	wantExpired(t, "another repository", expired)
+	_, expired = scheduledBackup(a)
+	wantExpired(t, "the repository again", expired, third)
+	_, _ = first, second
+	e.CheckInvariants()
+}
+
+// A backup that a restore reads stays until the restore has ended.
+func TestBackupInUseDoesNotExpire(t *testing.T) {
+	e, a := backedVolume(t, dataset.Keep{Last: 1})
+	first, _ := scheduledBackup(a)
+	restore := api.Request{
+		ID: uuid.New(), Kind: dataset.OpImport, Volume: "copy", Repository: "offsite", Backup: first,
+	}
+	op := *e.MustSubmit(restore).Operation
+	second, expired := scheduledBackup(a)
+	wantExpired(t, "while it is restored", expired)
+	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	_, expired = scheduledBackup(a)
+	wantExpired(t, "after the restore", expired, first, second)
+}
+
+// Without keep, all backups stay and control does not record each of them.
+func TestAllBackupsAreKeptWithoutRule(t *testing.T) {
+	e, a := backedVolume(t, dataset.Keep{})
+	for range 3 {
+		_, expired := scheduledBackup(a)
+		wantExpired(t, "without keep", expired)
+		e.Clock.Advance(24 * time.Hour)
+	}
+	var b record.Backups
+	if _, err := record.NewTx(e.Ctx, e.Spy).Get(record.BackupsKey(a.MustVolume("db").ID), &b); err != nil || len(b.Made) != 0 {
+		t.Errorf("got %+v, %v", b, err)
+	}
+}
