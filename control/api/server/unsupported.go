@@ -95,7 +95,8 @@ func (a unsupported) Import(context.Context, api.Request, io.Reader) (dataset.Da
 }
 
 func (unsupported) Backup(context.Context, io.Writer) error {
-	return dataset.Errorf(dataset.ErrUnsupported, "the store of this drover cannot be copied from here")
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"backup of the store: the records of a cluster are in Consul (use consul snapshot save FILE)")
 }
 
 func (unsupported) clusterOnly() error {

@@ -85,7 +85,6 @@ var advice = map[string]string{
 	"volume ls -t":         "use drover snapshot ls",
 	"volume ls --unused":   "use --filter status=idle",
 	"volume ls --dangling": "use --filter status=idle",
-	"status -v":            "use -o json, or drover doctor",
 	"pool create --size":   "use --path FILE --image SIZE for a pool in an image file of that size",
 
 	"backup verify": "use drover repository check NAME --read-data 100, which checks all backups of a repository",

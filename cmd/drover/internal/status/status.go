@@ -38,19 +38,21 @@ stale replicas, superseded copies, late snapshots, operations that failed or
 take long, servers of the store that are down, and what doctor finds on the
 nodes. On a host with more than 1000 volumes it shows what the last examination
 in the background found, which does not compare the pools with the records. If
-everything is well, it prints one line, and the nodes that are cordoned. The
-exit code is 1 if something needs attention.`,
+everything is well, it prints one line, and the nodes that are cordoned. With
+--verbose, it also lists what works. The exit code is 1 if something needs
+attention.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, false)
-	var watch bool
+	var watch, verbose bool
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "print the report again every 5 seconds until interrupted")
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "list what works, too")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
 		if watch {
-			return follow(cmd.Context(), a, o, c)
+			return follow(cmd.Context(), a, o, c, verbose)
 		}
-		r := assess(cmd.Context(), a, c)
+		r := assess(cmd.Context(), a, c, verbose)
 		if err := write(a, o, r); err != nil {
 			return err
 		}
@@ -60,11 +62,11 @@ exit code is 1 if something needs attention.`,
 }
 
 // follow prints a report every WatchPause until the user interrupts it.
-func follow(ctx context.Context, a *cli.App, o *cli.Output, c cli.Remote) error {
+func follow(ctx context.Context, a *cli.App, o *cli.Output, c cli.Remote, verbose bool) error {
 	ctx, stop := a.Signals(ctx)
 	defer stop()
 	for {
-		r := assess(ctx, a, c)
+		r := assess(ctx, a, c, verbose)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -104,8 +106,9 @@ const recentExamination = time.Minute
 const ExamineAfter = 2 * time.Second
 
 // assess fetches what status reports, and turns it into a report. A list that it cannot fetch becomes a finding, so
-// that the report does not look healthy if the server does not answer.
-func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
+// that the report does not look healthy if the server does not answer. If verbose is set, the report also has what
+// works.
+func assess(ctx context.Context, a *cli.App, c cli.Remote, verbose bool) Report {
 	var host examination
 	var early sync.WaitGroup
 	waiting, listed := context.WithCancel(ctx)
@@ -133,11 +136,14 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote) Report {
 		failed = append(failed, host.err)
 	}
 	r := Assess(known, a.Now())
-	if len(failed) == 0 {
-		return r
-	}
 	for _, err := range causes(known.Health, known.Doctor, failed) { // NewReport leaves out repeated ones
 		r.Findings = append(r.Findings, unread(a, err))
+	}
+	if verbose {
+		r.Findings = append(r.Findings, Fine(known, r.Findings, a.Now())...)
+	}
+	if len(failed) == 0 && !verbose {
+		return r
 	}
 	return NewReport(known, r.Findings)
 }

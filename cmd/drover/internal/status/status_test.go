@@ -88,7 +88,7 @@ func (r *losesQuorum) Operations(context.Context, api.Page) (l api.List[dataset.
 func TestStoreIsAskedAgainAfterAFailedList(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		c := &losesQuorum{lost: lost, read: make(chan struct{})}
-		r := assess(t.Context(), newApp(untilListed), c)
+		r := assess(t.Context(), newApp(untilListed), c, false)
 		var texts []string
 		for _, f := range r.Findings {
 			if f.Subject == "store" {
@@ -174,9 +174,37 @@ func (s *slowLists) Doctor(context.Context) ([]api.Finding, error) {
 func TestHostIsExaminedWhileListsAreSlow(t *testing.T) {
 	s := &slowLists{losesQuorum{read: make(chan struct{})}, make(chan struct{}), 0}
 	var pause time.Duration
-	r := assess(t.Context(), newApp(func(_ context.Context, d time.Duration) error { pause = d; return nil }), s)
+	r := assess(t.Context(), newApp(func(_ context.Context, d time.Duration) error { pause = d; return nil }), s, false)
 	is := func(f api.Finding) bool { return f.Text == "control does not respond" }
 	if !slices.ContainsFunc(r.Findings, is) || s.examines != 1 || pause != ExamineAfter {
 		t.Errorf("%d examinations after %v, findings %+v", s.examines, pause, r.Findings)
+	}
+}
+
+// Fine leaves out what has a finding, and what is unreachable.
+func TestFine(t *testing.T) {
+	c := Cluster{
+		Local: "a",
+		Nodes: []api.Node{
+			{Node: dataset.Node{Name: "a", Version: "1"}, Live: true}, {Node: dataset.Node{Name: "b"}, Live: true},
+			{Node: dataset.Node{Name: "lost"}}, {Node: dataset.Node{Name: "gone", Removed: time.Unix(1, 0)}, Live: true},
+		},
+		Volumes: []api.VolumeSummary{{Volume: "db"}, {Volume: "web"}},
+		Doctor:  []api.Finding{{Level: "ok", Subject: "root", Text: "writable"}, {Level: "error", Subject: "guard", Text: "off"}},
+	}
+	list := []api.Finding{
+		{Level: "warning", Subject: "node b", Text: "clock"}, {Level: "info", Subject: "node a", Text: "cordoned"},
+		{Level: "error", Subject: "volume db", Text: "full"},
+	}
+	var got []string
+	for _, f := range Fine(c, list, time.Unix(100, 0)) {
+		got = append(got, f.Level+" "+f.Subject+": "+f.Text)
+	}
+	want := []string{
+		"ok node a: reachable, version 1", "ok volumes: without a problem: 1 of 2", "ok operations: in progress: 0",
+		"ok root: writable",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
