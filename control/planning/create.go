@@ -349,11 +349,13 @@ func applyToExisting(d dataset.Dataset, p dataset.Profile) (dataset.Profile, err
 			p.Name, want, filesystem(old), d.Volume, p.Name)
 	}
 	if p.Encryption.Wanted() != encrypted {
-		is := map[bool]string{true: "is encrypted", false: "is not encrypted"}
+		does, is := "encrypts data", "is not encrypted"
+		if encrypted {
+			does, is = "does not encrypt data", "is encrypted"
+		}
 		return p, dataset.Errorf(dataset.ErrInvalid,
-			"profile %s requires that the data %s, and it %s (drover volume export %s | drover volume import "+
-				"NEW@%s --from - creates another)",
-			p.Name, is[p.Encryption.Wanted()], is[encrypted], d.Volume, p.Name)
+			"profile %s %s, but volume %s %s (for a full copy with this profile: drover volume export %s | drover "+
+				"volume import NEW@%s --from -)", p.Name, does, d.Volume, is, d.Volume, p.Name)
 	}
 	if old.Encryption.Wanted() {
 		p.Encryption = old.Clone().Encryption
