@@ -115,8 +115,10 @@ func New(d Deps) *Service {
 	return s
 }
 
-// SnapshotSchedules is housekeeping.Housekeeper.Schedules.
-func (s *Service) SnapshotSchedules() []housekeeping.Schedule { return s.Housekeeper.Schedules() }
+// Schedules returns the state of the schedules of snapshots and backups: see housekeeping.Housekeeper.
+func (s *Service) Schedules() ([]housekeeping.Schedule, []housekeeping.BackupSchedule) {
+	return s.Housekeeper.Schedules(), s.Housekeeper.BackupSchedules()
+}
 
 // Assemble returns a service whose background work is not started. New starts it, and a test runs single rounds. The
 // background work must end when ctx ends.
@@ -172,7 +174,7 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 	})
 	s.Reader = health.New(health.Deps{
 		Ledger: s.Ledger, Reports: s.Reports, Store: plain, StoreName: d.StoreName, NodeList: s.NodeList,
-		Shared: d.Shared, Own: d.Findings,
+		Shared: d.Shared, Own: d.Findings, LateBackups: func() []api.Finding { return s.Housekeeper.LateBackups() },
 	})
 	s.Registry = repositories.New(s.Ledger)
 	s.makePlanners(d)

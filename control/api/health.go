@@ -23,7 +23,7 @@ type ClusterHealth struct {
 	Store    StoreHealth      `json:"store"`              // state of the store
 	Replicas []ControlReplica `json:"replicas,omitempty"` // control replicas that are alive; absent: on a single host
 	Nodes    []NodeHealth     `json:"nodes"`              // all nodes, by name
-	// what could not be read, so that the lists above may be incomplete
+	// what could not be read, so that the lists above may be incomplete, and which scheduled backups are late
 	Findings []Finding `json:"findings,omitempty"`
 }
 

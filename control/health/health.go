@@ -46,6 +46,8 @@ type Deps struct {
 	Shared bool
 	// Own returns the findings about the host of this service. If nil, there are none.
 	Own func() []api.Finding
+	// LateBackups returns the findings about scheduled backups. If nil, there are none.
+	LateBackups func() []api.Finding
 }
 
 // Reader reads the state of the cluster. Its methods are safe for concurrent use.
@@ -63,6 +65,9 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	out := api.ClusterHealth{Store: r.store(ctx), Nodes: []api.NodeHealth{}}
 	if r.deps.Own != nil {
 		out.Findings = append(out.Findings, r.deps.Own()...)
+	}
+	if r.deps.LateBackups != nil {
+		out.Findings = append(out.Findings, r.deps.LateBackups()...)
 	}
 	reading, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()

@@ -39,6 +39,7 @@ type backupPlan struct {
 func (k *Housekeeper) scheduleBackup(h *Memory, d dataset.Dataset, index uint64) {
 	if d.State != dataset.StateReady || d.Profile.Backup.To == "" {
 		delete(h.backups, d.ID)
+		k.backupStates.remove(d.ID)
 		return
 	}
 	if plan, ok := h.backups[d.ID]; !ok || plan.index != index {
@@ -62,6 +63,7 @@ func (k *Housekeeper) requestDueBackups(ctx context.Context, h *Memory) {
 		}
 		if next.IsZero() {
 			delete(h.backups, id)
+			k.backupStates.remove(id)
 			continue
 		}
 		plan.check = next
@@ -82,6 +84,11 @@ func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now ti
 	if _, err := t.Get(record.BackupsKey(id), &b); err != nil {
 		return time.Time{}, err
 	}
+	known, err := t.Get(record.RepositoryKey(d.Profile.Backup.To), &dataset.Repository{})
+	if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
+		return time.Time{}, err
+	}
+	k.backupStates.see(d, b, now, !known && err == nil)
 	due, err := backupDue(d, b, now)
 	if err != nil || due.After(now) {
 		return due, err

@@ -8,7 +8,7 @@
 // keeps a Memory between rounds, which only its goroutine uses. Others can read only the state of the schedules, which
 // is protected by a mutex and which cmd/drover shows as metrics. All other state is in the store. To add a periodic
 // task, call it in Round. Schedules are in schedule.go and schedules.go, those of backups
-// in backups.go, retention in retention.go, the trash in
+// in backups.go and latebackups.go, retention in retention.go, the trash in
 // trash.go, and the removal of old operations in forget.go.
 package housekeeping
 
@@ -88,7 +88,8 @@ type Deps struct {
 // the state of the schedules.
 type Housekeeper struct {
 	Deps
-	schedules schedules
+	schedules    schedules
+	backupStates backupStates
 }
 
 // NewMemory returns an empty Memory, so that the next round examines everything.
@@ -138,6 +139,7 @@ func (k *Housekeeper) Run(ctx context.Context) {
 		case !mine:
 			h = nil // another replica does the work, so this memory gets out of date
 			k.schedules.clear()
+			k.backupStates.clear()
 			continue
 		case h == nil:
 			h = k.NewMemory()
@@ -239,6 +241,7 @@ func (k *Housekeeper) examineChanges(ctx context.Context, h *Memory, changed []u
 	for id := range h.backups {
 		if !live[id] {
 			delete(h.backups, id)
+			k.backupStates.remove(id)
 		}
 	}
 	return nil
@@ -259,6 +262,7 @@ func (k *Housekeeper) examineBatch(ctx context.Context, h *Memory, changed []uui
 		if err == nil && !there {
 			delete(h.Plans, id)
 			delete(h.backups, id)
+			k.backupStates.remove(id)
 			k.schedules.remove(id)
 			h.shortage.record(id, nil)
 			continue

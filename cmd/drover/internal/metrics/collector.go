@@ -94,9 +94,9 @@ type healthReporter interface {
 	ClusterHealth(context.Context) (api.ClusterHealth, error)
 }
 
-// scheduleReporter returns the schedules of snapshots. Only control implements it.
+// scheduleReporter returns the schedules of snapshots and backups. Only control implements it.
 type scheduleReporter interface {
-	SnapshotSchedules() []housekeeping.Schedule
+	Schedules() ([]housekeeping.Schedule, []housekeeping.BackupSchedule)
 }
 
 // collectTime bounds the collection. Prometheus waits 10 s for an answer by default.
@@ -230,9 +230,15 @@ func (c *collector) decisions(ctx context.Context, s *samples) error {
 		errs = append(errs, err)
 	}
 	if r, ok := c.Source.(scheduleReporter); ok {
-		for _, schedule := range r.SnapshotSchedules() {
+		snapshots, backups := r.Schedules()
+		for _, schedule := range snapshots {
 			s.set(snapshotAge, schedule.Age.Seconds(), schedule.Volume)
 			s.set(snapshotOverdue, schedule.Overdue.Seconds(), schedule.Volume)
+		}
+		for _, schedule := range backups {
+			s.set(backupAge, schedule.Age.Seconds(), schedule.Volume)
+			s.set(backupOverdue, schedule.Overdue.Seconds(), schedule.Volume)
+			s.set(backupFailures, float64(schedule.Failures), schedule.Volume)
 		}
 	}
 	return errors.Join(errs...)

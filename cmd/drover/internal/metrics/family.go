@@ -89,6 +89,13 @@ var (
 	snapshotOverdue = declare("volume_snapshot_overdue_seconds", gauge, "seconds", onControl,
 		"Time since a scheduled snapshot of a volume should have been taken; 0 if none is missing. "+ofHousekeeper,
 		"volume")
+	backupAge = declare("volume_backup_age_seconds", gauge, "seconds", onControl,
+		"Time since the last good scheduled backup of a volume, or since the schedule applies if there is none; only "+
+			"of volumes whose profile has scheduled backups. "+ofHousekeeper, "volume")
+	backupOverdue = declare("volume_backup_overdue_seconds", gauge, "seconds", onControl,
+		"Time since a scheduled backup of a volume became due; 0 if none is due. "+ofHousekeeper, "volume")
+	backupFailures = declare("volume_backup_failures", gauge, "", onControl,
+		"Scheduled backups of a volume that failed since the last good one. "+ofHousekeeper, "volume")
 	snapshotFailures = declare("volume_snapshot_failures_total", counter, "", onHost,
 		"Snapshots of a volume that failed since this process started.", "volume")
 	trashUsed = declare("volume_trash_bytes", gauge, "bytes", onHost,

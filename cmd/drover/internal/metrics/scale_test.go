@@ -40,11 +40,11 @@ func (m many) VolumeIO(context.Context) (list []api.VolumeIO, err error) {
 	return list, nil
 }
 
-func (m many) SnapshotSchedules() (list []housekeeping.Schedule) {
+func (m many) Schedules() (snapshots []housekeeping.Schedule, backups []housekeeping.BackupSchedule) {
 	for i := range m.number {
-		list = append(list, housekeeping.Schedule{Volume: fmt.Sprintf("volume-%05d", i), Age: time.Hour})
+		snapshots = append(snapshots, housekeeping.Schedule{Volume: fmt.Sprintf("volume-%05d", i), Age: time.Hour})
 	}
-	return list
+	return snapshots, nil
 }
 
 func (m many) SupersededVolumes() []string { return nil }

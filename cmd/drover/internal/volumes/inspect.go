@@ -157,7 +157,7 @@ func backupLines(now time.Time, v api.Volume) []string {
 		lines = append(lines, "next one: due now")
 	}
 	if b.Failures > 0 {
-		lines = append(lines, fmt.Sprintf("failed: %d times since, the last time because %s", b.Failures, b.Problem))
+		lines = append(lines, fmt.Sprintf("failed attempts: %d, the last one because %s", b.Failures, b.Problem))
 	}
 	return lines
 }
