@@ -15,6 +15,10 @@ cache=$(realpath -m "${DROVER_CACHE:-$cache}")
 # Without the path of the checkout in them, all checkouts share compiled packages and results of the linters.
 export GOFLAGS="${GOFLAGS:-} -trimpath"
 
+# Also on a host with a C compiler: linters, tests, the kernel lab and drover itself then share compiled packages.
+# The race detector needs cgo.
+export CGO_ENABLED=${CGO_ENABLED:-0}
+
 say() {
 	printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2
 }

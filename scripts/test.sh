@@ -65,9 +65,9 @@ unit_tests() {
 		grep -vE '/test/|/internal/linux/mount$|/guard$|/agent/(move|mounting|replication|operation|lease|pooladmin)$' |
 		grep -vE '/backends/(loop|btrfs|zfs)$|/control/store/consul$')
 	gotest -p 1 "$@" ./internal/linux/mount ./guard
-	# Some mostly wait: three at a time.
-	gotest -timeout 30m -p 3 "$@" ./backends/{zfs,loop,btrfs} ./agent/move ./control/store/consul \
-		./agent/{mounting,replication,operation,lease,pooladmin} "${packages[@]}"
+	# Most of them use a processor for less than half of their time: four at once.
+	gotest -timeout 30m -p 4 "$@" ./backends/{zfs,loop,btrfs,dir} ./agent/{backup,move,transfer} \
+		./control/store/{consul,bolt} ./agent/{mounting,replication,operation,lease,pooladmin} "${packages[@]}"
 }
 
 # build_drover builds drover with the step hooks, for all packages of test/. Without it each of them builds its own.
@@ -82,7 +82,7 @@ product_tests() {
 	local within=$1 packages
 	build_drover
 	mapfile -t packages < <(go list ./test/... | grep -vE '/test/(chaos|cluster|sim|product|faults|lab|docs|demo)$')
-	gotest -timeout "$within" -p 2 ./test/{product,faults,lab,docs,demo} "${packages[@]}"
+	gotest -timeout "$within" -p 3 ./test/{product,faults,lab,docs,install,demo} "${packages[@]}"
 	gotest -timeout 30m -p 2 -parallel 3 ./test/cluster ./test/chaos ./test/sim
 	# The last two compare histories with a model: one failure proves a bug, also if it does not come a second time.
 	if grep -E '/test/(chaos|sim)\.' "$flaky"; then
@@ -97,7 +97,7 @@ short() {
 }
 
 long() {
-	export DROVER_TEST_LONG=1
+	export DROVER_TEST_LONG=1 CGO_ENABLED=1
 	phase "build" 120 make build
 	phase "tests of packages, race" 1200 unit_tests -race
 	phase "tests of the product" 5400 product_tests 2h # of which the lab takes the better part of one
