@@ -37,7 +37,7 @@ Tables are for people. -o json prints the objects of the API for programs, and
 -q only IDs. list, delete, remove and show are other names of ls, rm and
 inspect, and vol, snap and op of volume, snapshot and operation. Many words and
 flags of docker, kubectl, zfs and restic are accepted, too: drover ls, drover
-df, --json, -y. Exit codes: 0 success, 1 failure or a finding of status or
+top, --json, -y. Exit codes: 0 success, 1 failure or a finding of status or
 doctor that needs attention, 2 wrong usage.`,
 		Version:           a.Version,
 		SilenceErrors:     true,
@@ -56,6 +56,7 @@ doctor that needs attention, 2 wrong usage.`,
 		trash.Command(a),
 		profiles.Command(a),
 		pools.Command(a),
+		pools.DFCommand(a),
 		repositories.Command(a),
 		backups.Command(a),
 		verification.Command(a),

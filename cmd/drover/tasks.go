@@ -94,6 +94,7 @@ var taskGroups = []taskGroup{
 	}},
 	{"Pools", []task{
 		{"list the pools and their free space", "drover pool ls"},
+		{"see what fills the pools", "drover df"},
 		{"see what a pool can do", "drover pool inspect POOL"},
 		{"create a pool in a folder", "drover pool create NAME --backend loop --path /mnt/data"},
 		{"create a pool on an empty disk", "drover pool create NAME --backend loop --device /dev/DISK"},

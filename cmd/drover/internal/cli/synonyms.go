@@ -16,7 +16,7 @@ var synonyms = map[string]string{
 	"new": "create", "add": "create", "make": "create", "mk": "create", "take": "snapshot create",
 	"destroy": "rm", "drop": "rm", "del": "rm", "erase": "rm",
 	"undelete": "trash restore", "untrash": "trash restore", "recycle": "trash ls", "deleted": "trash ls",
-	"df": "pool ls", "free": "pool ls", "space": "pool ls", "capacity": "pool ls", "disk": "pool ls",
+	"free": "df", "space": "df", "capacity": "pool ls", "disk": "df",
 	"du": "volume ls", "usage": "volume ls", "ps": "inspect", "top": "volume stats", "iostat": "volume stats",
 	"migrate": "volume move", "copy": "clone", "cp": "clone", "fork": "clone",
 	"dump": "volume export", "save": "volume export", "load": "volume import",
@@ -38,7 +38,8 @@ var synonyms = map[string]string{
 
 	"snapshot size": "snapshot ls --size", "snapshot sizes": "snapshot ls --size", "snapshot du": "snapshot ls --size",
 	"snapshot usage": "snapshot ls --size", "snapshot space": "snapshot ls --size",
-	"volume diff": "snapshot diff", "volume df": "volume ls", "volume du": "volume ls", "volume usage": "volume ls",
+	"volume diff": "snapshot diff", "volume df": "volume ls", "pool df": "df",
+	"volume du": "volume ls", "volume usage": "volume ls",
 	"volume snapshots": "snapshot ls", "volume snaps": "snapshot ls", "volume clone": "clone", "volume copy": "clone",
 	"volume cp": "clone", "volume fork": "clone", "snapshot clone": "clone", "volume history": "events",
 	"volume logs": "events", "volume log": "events", "volume events": "events", "volume undelete": "trash restore",
@@ -46,7 +47,7 @@ var synonyms = map[string]string{
 	"trash empty": "trash purge --all", "trash undelete": "trash restore", "trash untrash": "trash restore",
 	"trash inspect": "trash ls", "trash show": "trash ls", "operation logs": "operation inspect",
 	"pool usage": "pool ls", "pool iostat": "volume stats", "node top": "node ls",
-	"system df": "pool ls", "system info": "status", "system events": "events", "cluster status": "status",
+	"system df": "df", "system info": "status", "system events": "events", "cluster status": "status",
 	"cluster-info": "status", "version --short": "--version", "version --client": "--version",
 }
 

@@ -73,16 +73,19 @@ func poolTable(a *cli.App, pools []api.Pool) *show.Table {
 		}
 	}
 	colors := a.Palette()
-	t.Paint(3, func(s string) string {
-		switch {
-		case s == poolOnline, s == "":
-			return s
-		case strings.HasSuffix(s, dataset.NearlyFull.String()):
-			return colors.Yellow(s)
-		}
-		return colors.Red(s)
-	})
+	t.Paint(3, func(s string) string { return paintState(colors, s) })
 	return t
+}
+
+// paintState colours the state of a pool, or how full a volume is.
+func paintState(colors show.Palette, s string) string {
+	switch {
+	case s == poolOnline, s == "":
+		return s
+	case strings.HasSuffix(s, dataset.NearlyFull.String()):
+		return colors.Yellow(s)
+	}
+	return colors.Red(s)
 }
 
 // State returns the state of a pool in one word.

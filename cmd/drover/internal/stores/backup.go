@@ -17,8 +17,8 @@ func newStoreBackupCmd(a *cli.App) *cobra.Command {
 		Use:   "backup FILE",
 		Short: "Back up the running store to a file",
 		Long: `Back up the running store to a new file on this host. The copy is consistent. It
-contains records, but no data of volumes. The records of a cluster are in Consul:
-use consul snapshot save there.`,
+contains records, but no data of volumes. The records of a cluster are in
+Consul: use consul snapshot save there.`,
 		Args: cli.Args(1),
 	}
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
