@@ -44,7 +44,8 @@ func absolute(n strictyaml.Node, into *string) error {
 		return err
 	}
 	if !filepath.IsAbs(s) || filepath.Clean(s) != s {
-		return n.Errorf("bad path %q: expected an absolute one without . and ..", dataset.Clip(s))
+		return n.Errorf("bad path %q: expected an absolute one without . and .., such as "+
+			"/etc/drover/keys/gold", dataset.Clip(s))
 	}
 	*into = s
 	return nil

@@ -70,8 +70,8 @@ func (s *Set) parseDefault(root, n strictyaml.Node, names []string) (err error) 
 		return err
 	}
 	if n.Absent() {
-		return root.Errorf("missing key default: the profile of volumes that name none (available: %s)",
-			dataset.FormatChoices(names))
+		return root.Errorf("missing key default: the profile of volumes that name none, such as default: %s "+
+			"(available: %s)", names[0], dataset.FormatChoices(names))
 	}
 	for _, name := range names {
 		if name == s.def {

@@ -34,7 +34,8 @@ func snapshots(n strictyaml.Node, s *dataset.Snapshots) error {
 	if v, ok := keys["keep"]; ok {
 		bad.Add(keep(v, &s.Keep))
 		if _, ok := keys["schedule"]; !ok {
-			bad.Add(v.KeyErrorf("it applies to scheduled snapshots: expected a schedule as well"))
+			bad.Add(v.KeyErrorf("it applies to scheduled snapshots: expected a schedule as well, such as " +
+				"schedule: \"@hourly\""))
 		}
 	}
 	return bad.Err()
@@ -59,7 +60,8 @@ func keep(n strictyaml.Node, k *dataset.Keep) error {
 		*into[key] = int(i)
 	}
 	if len(bad) == 0 && *k == (dataset.Keep{}) {
-		bad.Add(n.Errorf("it keeps nothing: expected a number for last, hourly, daily, weekly or monthly"))
+		bad.Add(n.Errorf("it keeps nothing: expected a number for last, hourly, daily, weekly or monthly, such as " +
+			"{hourly: 24, daily: 7}"))
 	}
 	return bad.Err()
 }

@@ -303,6 +303,7 @@ var guesses = map[string]string{
 	"backup check offsite":         "use drover repository check NAME",
 	"backup mount 1c09":            "use drover backup restore BACKUP NEW",
 	"backup forget 1c09":           "use drover backup rm --dry-run BACKUP",
+	"backup schedule db":           "set backup in profiles.yaml",
 	"backup create --all":          "name the volumes",
 	"backup frobnicate --x":        `unknown command "frobnicate" for backup (available: create`,
 	"repository unlock offsite":    "wait for the other run of restic",

@@ -5,6 +5,7 @@ package cli
 var backupAdvice = map[string]string{
 	"backup check":      checkBackups,
 	"backup test":       checkBackups,
+	"backup schedule":   scheduleBackups,
 	"backup mount":      mountBackup,
 	"repository mount":  mountBackup,
 	"backup forget":     "use drover backup rm --dry-run BACKUP, and the same without --dry-run",
@@ -42,6 +43,10 @@ var backupAdvice = map[string]string{
 
 // checkBackups is the advice for a user who wants to know whether backups can be restored.
 const checkBackups = "use drover repository check NAME, which checks all backups of a repository"
+
+// scheduleBackups is the advice for a user who wants backups at fixed times.
+const scheduleBackups = "a schedule belongs to a profile: set backup in profiles.yaml, systemctl reload drover, then " +
+	"drover volume set-profile NAME PROFILE"
 
 // mountBackup is the advice for a user who wants to read files of a backup.
 const mountBackup = "use drover backup restore BACKUP NEW, and start a container with the new volume"

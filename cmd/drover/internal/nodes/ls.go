@@ -21,7 +21,7 @@ func newNodeLsCmd(a *cli.App) *cobra.Command {
 as in a profile's placement: 'architecture == "x86_64" and load_10 < 20',
 'labels.rack == "r1"', 'pool.free > "100GiB"'. An expression about pools matches
 a node if it matches one of its pools. Nodes whose facts are not known yet do
-not match.`,
+not match. CPUS, LOAD and MEMORY FREE are those of the time MEASURED.`,
 		FetchMatching: func(cmd *cobra.Command, q listing.Query) ([]api.Node, error) {
 			c, err := a.Connect()
 			if err != nil {
@@ -39,7 +39,7 @@ not match.`,
 			{Header: "FENCED", Cell: func(n api.Node) string { return cli.YesNo(n.Fenced) }},
 			{Header: "UUID", Cell: func(n api.Node) string { return n.ID.String() }},
 		},
-		SortBy: map[string]string{"node": "id", "memory_free": "facts.memory_free", "last_report": "facts.taken"},
+		SortBy: map[string]string{"node": "id", "memory_free": "facts.memory_free", "measured": "facts.taken"},
 	})
 }
 
@@ -50,7 +50,7 @@ func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 	}
 	short := show.Shorten(ids)
 	t := show.NewTable("NAME", "NODE", "VERSION", "POOLS", "STATE", "CPUS", "LOAD", "MEMORY FREE",
-		"LAST REPORT", "LABELS")
+		"MEASURED", "LABELS")
 	for _, n := range nodes {
 		cpus, load, free, age := "", "", "", ""
 		if f := n.Facts; f != nil {
