@@ -90,6 +90,9 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		Restore: func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
 			return backup.NewRestorer(a.Control, a.Repositories).Restore(ctx, repository, id, root, step)
 		},
+		Verify: func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
+			return backup.NewRestorer(a.Control, a.Repositories).Verify(ctx, repository, id, root, step)
+		},
 	})
 	a.Snapshotter = operation.NewSnapshotter(operation.SnapshotterDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes, Space: a.Space,
@@ -130,7 +133,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	a.makeBackups()
 	return map[dataset.OpKind]operation.Handler{
 		dataset.OpCreate: a.DatasetMaker.Create, dataset.OpClone: a.DatasetMaker.Create,
-		dataset.OpImport:   a.Importer.Import,
+		dataset.OpImport: a.Importer.Import, dataset.OpVerify: a.Importer.Verify,
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
 		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite, dataset.OpUpdate: bounder.Update,

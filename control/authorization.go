@@ -12,10 +12,10 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// requestingNode returns the node that requests a new dataset. The dataset is made on that node unless the request says
-// otherwise.
+// requestingNode returns the node that requests a new dataset, or a temporary one. The dataset is made on that node
+// unless the request says otherwise.
 func requestingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
-	if p := api.PrincipalOf(t.Context()); p.Kind == pki.Node && makesDataset(k) {
+	if p := api.PrincipalOf(t.Context()); p.Kind == pki.Node && (makesDataset(k) || k == dataset.OpVerify) {
 		return p.Node
 	}
 	return uuid.Nil

@@ -160,7 +160,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 		if op.Kind == dataset.OpBackup {
 			op.Repository = recorded.Repository // the report need not repeat it
 		}
-		if err := s.apply(t, op, out); err != nil {
+		if err := s.apply(t, recorded, op, out); err != nil {
 			return err
 		}
 	}
@@ -186,11 +186,15 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 		}
 	}
 	switch {
+	case op.Problem != nil && op.Kind == dataset.OpVerify:
+		planning.FailVerify(t, recorded, *op.Problem)
 	case op.Problem != nil:
 	case op.Kind == dataset.OpDelete:
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
 	case op.Kind == dataset.OpBackup:
 		recorded.Backup, recorded.BytesAdded = op.Backup, op.BytesAdded
+	case op.Kind == dataset.OpVerify:
+		op.DatasetRecord = nil // it does not exist any more
 	case op.Kind == dataset.OpConvert:
 		if op.DatasetRecord, err = converted(t, *op.DatasetRecord); err != nil {
 			return err
@@ -211,10 +215,15 @@ func converted(t *record.Tx, made dataset.Dataset) (*dataset.Dataset, error) {
 	return &now, nil
 }
 
-// checkPlanned fails with dataset.ErrInvalid for an update, a conversion or a backup that control has not recorded: the
-// agent of the home carries out only those that control has planned.
+// checkPlanned fails with dataset.ErrInvalid for an update, a conversion, a backup or a verification that control has
+// not recorded: an agent carries out only those that control has planned.
 func checkPlanned(op dataset.Operation, known bool) error {
-	if known || op.Kind != dataset.OpUpdate && op.Kind != dataset.OpConvert && op.Kind != dataset.OpBackup {
+	switch {
+	case known:
+		return nil
+	case op.Kind == dataset.OpUpdate, op.Kind == dataset.OpConvert, op.Kind == dataset.OpBackup,
+		op.Kind == dataset.OpVerify:
+	default:
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: control has planned no such %s", op.ID, op.Kind)
@@ -294,8 +303,8 @@ func datasetMissing(t *record.Tx, id uuid.UUID) (bool, error) {
 	return err == nil && !ok, err
 }
 
-// apply writes the changes of a finished operation.
-func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+// apply writes the changes of a finished operation. recorded is the operation as it was planned, if it is recorded.
+func (s *Service) apply(t *record.Tx, recorded, op dataset.Operation, out *api.Committed) error {
 	if op.Kind != dataset.OpPurge { // a purge has an event of its own
 		if err := t.Halted(); err != nil {
 			return err
@@ -320,6 +329,9 @@ func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) 
 		return planning.CommitRewrite(t, op, out)
 	case dataset.OpBackup:
 		return planning.CommitBackup(t, op)
+	case dataset.OpVerify:
+		planning.CommitVerify(t, recorded)
+		return nil
 	case dataset.OpConvert:
 		return s.volumes.CommitConvert(t, op, out)
 	case dataset.OpDelete:
@@ -386,7 +398,7 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 		if op.DatasetRecord == nil || op.DatasetRecord.ID == op.DatasetID || !isNewDataset(*op.DatasetRecord, node) {
 			return bad("the dataset is not a new one of this node")
 		}
-	case dataset.OpRewrite, dataset.OpBackup, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
+	case dataset.OpRewrite, dataset.OpBackup, dataset.OpVerify, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
 	default:
 		return bad("agents do not report operations of this kind")
 	}
@@ -431,7 +443,7 @@ func repeatResponse(t *record.Tx, rec, op dataset.Operation, out *api.Committed)
 		return dataset.Errorf(dataset.ErrCancelled, "operation %s was cancelled meanwhile", op.ID)
 	case rec.State != dataset.OpDone:
 		return dataset.Errorf(dataset.ErrConflict, "operation %s is recorded as %s", op.ID, rec.State)
-	case op.Kind == dataset.OpPurge, op.Kind == dataset.OpBackup:
+	case op.Kind == dataset.OpPurge, op.Kind == dataset.OpBackup, op.Kind == dataset.OpVerify:
 		return nil
 	}
 	d, err := t.Dataset(op.DatasetID)

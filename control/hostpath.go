@@ -14,21 +14,21 @@ const maxPath = 4096
 // checkRepository fails with dataset.ErrInvalid if a request names a repository or a backup, and a request of its kind
 // uses none. It also fails if an import names only one of them, or reads a folder as well.
 func checkRepository(req api.Request) error {
-	reads := req.Kind == dataset.OpImport
+	reads := req.Kind == dataset.OpImport || req.Kind == dataset.OpVerify
 	if req.Repository != "" && !reads && req.Kind != dataset.OpBackup {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"unexpected repository: it applies only to backup and import, not to %.40s (omit it)", req.Kind)
+			"unexpected repository: it applies only to backup, import and verify, not to %.40s (omit it)", req.Kind)
 	}
 	if req.Backup != "" && !reads {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"unexpected backup: it applies only to import, not to %.40s (omit it)", req.Kind)
+			"unexpected backup: it applies only to import and verify, not to %.40s (omit it)", req.Kind)
 	}
 	switch {
 	case !reads || req.Repository == "" && req.Backup == "":
 		return nil
 	case req.Repository == "" || req.Backup == "":
 		return dataset.Errorf(dataset.ErrInvalid,
-			"import of volume %q from a backup: expected both repository and backup", dataset.Clip(req.Volume))
+			"%s of volume %q from a backup: expected both repository and backup", req.Kind, dataset.Clip(req.Volume))
 	case req.Path != "":
 		return dataset.Errorf(dataset.ErrInvalid, "import of volume %q: path and backup exclude each other",
 			dataset.Clip(req.Volume))

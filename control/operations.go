@@ -209,7 +209,7 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 func hasTakenEffect(t *record.Tx, op dataset.Operation) (bool, error) {
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
-	if err != nil {
+	if err != nil || op.Kind == dataset.OpVerify { // its dataset is never recorded
 		return false, err
 	}
 	if makesDataset(op.Kind) {
@@ -347,7 +347,7 @@ func operationNotFound(ref string) error {
 // canCancel reports whether an operation of a kind makes something new, so that it can be cancelled.
 func canCancel(k dataset.OpKind) bool {
 	return makesDataset(k) || k == dataset.OpSnapshot || k == dataset.OpMove || k == dataset.OpConvert ||
-		k == dataset.OpBackup
+		k == dataset.OpBackup || k == dataset.OpVerify
 }
 
 // CancelOperation ends an operation that has not ended. Its agent stops as soon as it learns of the cancellation, and

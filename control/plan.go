@@ -28,6 +28,9 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	if req.Kind == dataset.OpBackup {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a backup is recorded before it begins: submit it")
 	}
+	if req.Kind == dataset.OpVerify {
+		return p, dataset.Errorf(dataset.ErrInvalid, "a verification is recorded before it begins: submit it")
+	}
 	if req.Kind == dataset.OpMove {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a move is recorded before it begins: submit it")
 	}
@@ -127,6 +130,9 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 		return planning.PlanRewrite(t, req)
 	case dataset.OpBackup:
 		return planning.PlanBackup(t, req)
+	case dataset.OpVerify:
+		op, err := s.volumes.PlanVerify(t, node, req)
+		return op, nil, err
 	case dataset.OpUpdate:
 		return s.volumes.PlanUpdate(t, req)
 	case dataset.OpRename:

@@ -138,6 +138,7 @@ func submissions() []submission {
 		{name: "rekey with an old key", req: api.Request{Kind: dataset.OpRekey, Volume: "secret", Path: "/keys/old"}, powers: []power{hostFile}, may: "admin own"},
 		{name: "rewrite", req: on(dataset.OpRewrite, "mine"), may: everyone},
 		{name: "backup", req: api.Request{Kind: dataset.OpBackup, Volume: "mine", Repository: "offsite"}, may: everyone},
+		{name: "verify a backup", req: api.Request{Kind: dataset.OpVerify, Volume: "mine@silver", Repository: "offsite", Backup: strings.Repeat("0f", 32)}, powers: []power{reads}, may: everyone + " other"},
 		{name: "set-profile", req: api.Request{Kind: dataset.OpUpdate, Volume: "mine", Profile: "kept"}, may: everyone},
 		{name: "set-profile with another filesystem", req: api.Request{Kind: dataset.OpUpdate, Volume: "mine", Profile: "gold"}, may: everyone},
 		{name: "rename", req: api.Request{Kind: dataset.OpRename, Volume: "mine", Name: "new"}, may: everyone},

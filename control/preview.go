@@ -30,7 +30,7 @@ func (s *Service) preview(ctx context.Context, req api.Request) (out api.Outcome
 		switch {
 		case done != nil:
 			d = *done
-		case makesDataset(out.Operation.Kind):
+		case makesDataset(out.Operation.Kind), out.Operation.Kind == dataset.OpVerify:
 			return nil
 		default:
 			there, err := t.Get(record.DatasetKey(out.Operation.DatasetID), &d)

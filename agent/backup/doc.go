@@ -1,5 +1,6 @@
 // Package backup makes backups of volumes in the recorded repositories. Package agent makes its components, and
-// registers Creator.Create for the operations of kind backup. At a start it calls UnmountLeftovers and Clear.
+// registers Creator.Create for the operations of kind backup. At a start it calls UnmountLeftovers and Clear. The
+// Importer of package operation calls Restorer to restore a backup, and to verify one.
 //
 // A backup is a snapshot of restic. It contains a tree with the folder DataName, which has the content of the volume at
 // one moment, and the file RecordName, which describes the volume (Record). The tags say which volume it is (Tags). The

@@ -40,20 +40,30 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 // with dataset.ErrUnsupported if a later version of Drover made it, with dataset.ErrNoSpace if root is too small, and
 // with dataset.ErrCorrupt if a file cannot be restored as it was. Then root contains a part of the files.
 func (s *Restorer) Restore(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
+	return s.restore(ctx, repository, id, writer{root: root, step: step})
+}
+
+// Verify is Restore, and reads each file again to compare it with the backup. It fails with dataset.ErrCorrupt if a
+// file differs.
+func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
+	return s.restore(ctx, repository, id, writer{root: root, step: step, compare: true})
+}
+
+func (s *Restorer) restore(ctx context.Context, repository, id string, w writer) error {
 	r, err := s.repositories.OpenNamed(ctx, repository)
 	if err != nil {
 		return err
 	}
-	step("reading the backup's record")
+	w.step("reading the backup's record")
 	record, err := s.readRecord(ctx, r, id)
 	if err == nil {
-		err = s.write(ctx, r, id, root, step)
+		err = w.write(ctx, r, id)
 	}
 	if errors.Is(err, dataset.ErrNoSpace) {
 		// restic's error does not say which of the two is full. Restore writes nothing to the repository.
 		return dataset.Errorf(dataset.ErrNoSpace,
-			"the new volume or the host's disk is too small for backup %s, which is of a volume of %s (restore it "+
-				"with a larger size: -o size=SIZE)", short(id), record.Size.Readable(0))
+			"the new volume or the host's disk is too small for backup %s, which is of a volume of %s (%s)", short(id),
+			record.Size.Readable(0), w.remedy())
 	}
 	return named(repository, err)
 }
@@ -90,10 +100,25 @@ func (s *Restorer) checkComplete(ctx context.Context, b restic.Backup, tags Tags
 	return nil
 }
 
+// writer writes a backup to the root of a volume.
+type writer struct {
+	root    *os.File
+	step    func(string) // called with the name of each step
+	compare bool         // read each file again, and compare it with the backup
+}
+
+// remedy says what to do if the volume is too small.
+func (w writer) remedy() string {
+	if w.compare {
+		return "verify it with a larger size: --size SIZE"
+	}
+	return "restore it with a larger size: -o size=SIZE"
+}
+
 // write has restic write the files below a new folder in root, because restic writes the whole path that a file has in
 // the backup. Then it moves them to root.
-func (s *Restorer) write(ctx context.Context, r *restic.Repository, id string, root *os.File,
-	step func(string)) (err error) {
+func (w writer) write(ctx context.Context, r *restic.Repository, id string) (err error) {
+	root := w.root
 	// The backup can contain any name. It does not contain these.
 	outer, inner := ".drover-restore-"+uuid.NewString(), ".drover-restore-"+uuid.NewString()
 	if err := unix.Mkdirat(int(root.Fd()), outer, 0o700); err != nil {
@@ -105,13 +130,13 @@ func (s *Restorer) write(ctx context.Context, r *restic.Repository, id string, r
 	}
 	folder := os.NewFile(uintptr(fd), outer)
 	defer func() { err = errors.Join(err, folder.Close()) }()
-	step("restoring")
+	w.step("restoring")
 	// The volume has no path, because its mount is private. restic reaches it through the descriptor of this process.
 	target := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), folder.Fd())
-	if err := r.RestoreFolder(ctx, id, DataName, target); err != nil {
+	if err := r.RestoreFolder(ctx, id, DataName, target, w.compare); err != nil {
 		return err
 	}
-	step("counting the files")
+	w.step("counting the files")
 	if err := checkCount(ctx, r, id, folder); err != nil {
 		return err
 	}

@@ -34,8 +34,9 @@ type ImporterDeps struct {
 		All() []*pool.Pool
 	}
 	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
-	// Restore writes the content of a backup to an empty directory: see backup.Restorer.
-	Restore func(ctx context.Context, repository, id string, root *os.File, step func(string)) error
+	// Restore writes the content of a backup to an empty directory, and Verify also compares what it has written with
+	// the backup: see backup.Restorer.
+	Restore, Verify func(ctx context.Context, repository, id string, root *os.File, step func(string)) error
 }
 
 // Importer makes volumes of folders, backups and archives. It has no state.
@@ -104,6 +105,29 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	})
 }
 
+// Verify restores a backup into a dataset that control does not record, compares the files with the backup, and removes
+// the dataset. If the agent is killed meanwhile, the next run of the operation removes the dataset, or its pool does,
+// because the dataset has no record.
+func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+	pool, err := i.deps.Pools.Get(op.DatasetRecord.Pool)
+	if err != nil {
+		return api.Committed{}, err
+	}
+	if err := storage.Discard(ctx, pool, op.DatasetID); err != nil {
+		return api.Committed{}, err
+	}
+	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
+		return i.fill(ctx, jb, pool, op, "verification of a backup", func(root *os.File) error {
+			return i.deps.Verify(ctx, op.Repository, op.Backup, root, jb.Step)
+		})
+	})
+	if err != nil {
+		return api.Committed{}, err
+	}
+	op.DatasetRecord = nil
+	return i.deps.Operations.Report(ctx, op, nil)
+}
+
 // ImportFolder makes a volume from a folder of this host.
 func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Path == "" {
@@ -170,18 +194,30 @@ func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 		return api.Committed{}, err
 	}
 	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
-		jb.Step("copying")
-		root, err := mounting.OpenRoot(ctx, pool, op.DatasetID, backends.AttachOptions{})
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, root.Close()) }()
-		if err := fill(root); err != nil {
-			return fmt.Errorf("import of volume %s: %w", op.Volume, err)
-		}
-		steps.At("import.copied")
-		return fsctl.Sync(root)
+		return i.fill(ctx, jb, pool, op, "import", func(root *os.File) error {
+			if err := fill(root); err != nil {
+				return err
+			}
+			steps.At("import.copied")
+			return nil
+		})
 	})
+}
+
+// fill calls write with the root of a new dataset, which no other process can see, and flushes the files. what names
+// the operation in errors.
+func (i *Importer) fill(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation, what string,
+	write func(root *os.File) error) (err error) {
+	jb.Step("copying")
+	root, err := mounting.OpenRoot(ctx, pool, op.DatasetID, backends.AttachOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	if err := write(root); err != nil {
+		return fmt.Errorf("%s of volume %s: %w", what, op.Volume, err)
+	}
+	return fsctl.Sync(root)
 }
 
 // unpackSent unpacks an archive that comes with a request. If the archive is damaged or truncated, the error is

@@ -152,3 +152,36 @@ func (m *DatasetMaker) finish(ctx context.Context, pool backends.Pool, name stri
 	}
 	return nil
 }
+
+// makeTemporary makes the dataset of an operation, calls fill to write and read its contents, and removes it, also if
+// fill fails. Control never records the dataset, so no other request can find it.
+func (m *DatasetMaker) makeTemporary(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
+	fill func(backends.Pool) error) (err error) {
+	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	pool, err := m.deps.Pools.Get(op.DatasetRecord.Pool)
+	if err != nil {
+		return err
+	}
+	release, err := m.reserve(ctx, pool, op)
+	defer release()
+	if err != nil {
+		return err
+	}
+	if _, err := m.makeDataset(ctx, jb, pool, op, name); err != nil {
+		return err
+	}
+	steps.At(name + ".made")
+	if err = fill(pool); err == nil {
+		steps.At(name + ".compared")
+		jb.Step("removing the temporary volume")
+	}
+	err = errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
+	if err == nil {
+		steps.At(name + ".removed")
+	}
+	return err
+}

@@ -96,6 +96,16 @@ var scenarios = map[string]func(c *console){
 		c.fake.repositories = append(c.fake.repositories, dataset.Repository{Name: "away", URL: "/mnt/away"})
 		c.fake.fail = map[string]error{"VolumeBackups of away": dataset.Errorf(dataset.ErrOffline, "backups in away: it does not answer")}
 	},
+	"verified": func(c *console) {
+		add := func(backup string, state dataset.OpState, ago time.Duration) {
+			c.fake.operations = append(c.fake.operations, dataset.Operation{
+				ID: uuid.New(), Kind: dataset.OpVerify, State: state, Volume: "db", Repository: "offsite", Backup: backup, Ended: now.Add(-ago),
+			})
+		}
+		add(c.fake.backups[0].ID, dataset.OpFailed, 3*time.Hour)
+		add(c.fake.backups[0].ID, dataset.OpDone, time.Hour)
+		add(c.fake.backups[1].ID, dataset.OpFailed, 2*time.Minute)
+	},
 	"repository-damaged": func(c *console) {
 		c.fake.fail = map[string]error{"Repository": dataset.Errorf(dataset.ErrCorrupt, "store: value of repositories/offsite is damaged: unexpected end of JSON input")}
 	},

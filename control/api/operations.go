@@ -59,7 +59,8 @@ type Request struct {
 // and agents on other hosts, send the spec as it was written. If agent and control are one process, Ref is set
 // already, and Parsed does not parse again. If Volume is empty, Parsed always parses it.
 func (r Request) Parsed() Request {
-	makes := r.Kind == dataset.OpCreate || r.Kind == dataset.OpClone || r.Kind == dataset.OpImport
+	makes := r.Kind == dataset.OpCreate || r.Kind == dataset.OpClone || r.Kind == dataset.OpImport ||
+		r.Kind == dataset.OpVerify
 	if makes && (r.Volume == "" || r.Ref.Spelling != r.Volume) {
 		r.Ref = dataset.ParseReference(r.Volume)
 	}

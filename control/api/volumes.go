@@ -28,6 +28,14 @@ type BackUpVolume struct {
 	Snapshot string `json:"snapshot,omitempty"`
 }
 
+// VerifyBackup asks to restore a backup into a temporary volume, which is removed again.
+type VerifyBackup struct {
+	Repository string `json:"repository"` // name of the recorded repository with the backup
+	Backup     string `json:"backup" doc:"ID of the backup: 64 hexadecimal digits"`
+	// options of the temporary volume, as with docker volume create -o: profile, size, fs and pool
+	Options map[string]string `json:"options,omitempty"`
+}
+
 // RekeyVolume asks to wrap the data key of a volume again.
 type RekeyVolume struct {
 	// Absolute and clean path of a file on the home of the volume: the key that wraps the data key now, if

@@ -1,12 +1,15 @@
 package planning
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -92,7 +95,7 @@ func CommitBackup(t *record.Tx, op dataset.Operation) error {
 			op.ID)
 	}
 	d := dataset.Dataset{ID: op.DatasetID, Volume: op.Volume}
-	t.Event(api.EventVolumeBackup, d, op.Backup[:8]+" in "+op.Repository)
+	t.Event(api.EventVolumeBackup, d, describeBackup(op))
 	return nil
 }
 
@@ -156,4 +159,73 @@ func expiredBackups(made []record.ScheduledBackup, keep dataset.Keep, now time.T
 		}
 	}
 	return expired
+}
+
+// PlanVerify decides to restore a backup into a temporary dataset, which is never recorded. If a node requests it, that
+// node does it. Otherwise any node whose pools suit the profile may do it.
+func (v *Planner) PlanVerify(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, error) {
+	if req.Repository == "" || req.Backup == "" {
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"verification of a backup of volume %q: expected both repository and backup", dataset.Clip(req.Volume))
+	}
+	w, err := ParseCreate(req)
+	if err != nil {
+		return nil, v.addProfiles(err, req)
+	}
+	if w.spec.From != "" || w.opts.Labels != nil || w.opts.Protect || w.opts.ReadOnly {
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"verification of a backup of volume %q: unexpected option (available: fs, pool, profile, size)",
+			w.spec.Name)
+	}
+	if _, err := record.GetRepository(t, req.Repository); err != nil {
+		return nil, err
+	}
+	p, err := v.Profiles().Get(w.spec.Profile)
+	if err != nil {
+		return nil, err
+	}
+	d := dataset.Dataset{
+		// If a store is rebuilt from the pools while the dataset exists, it must not become a volume.
+		ID: uuid.New(), Volume: w.spec.Name, State: dataset.StatePurging, Epoch: 1, Created: v.Clock.Now(),
+		Profile: w.opts.Apply(p),
+	}
+	d.Profile.Replicas, d.Profile.Failover = dataset.Replicas{}, dataset.Failover{}
+	d.Size = d.Profile.Size
+	pool, err := v.Placer.Place(t, placement.Requirement{
+		ID: d.ID, Subject: "verification of a backup of volume " + d.Volume, Profile: d.Profile, Requester: node,
+		RequesterOnly: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.Pool, d.Home = pool.ID, pool.Node
+	op := &dataset.Operation{
+		Volume: d.Volume, DatasetID: d.ID, Node: d.Home, Epoch: d.Epoch, DatasetRecord: &d,
+		Options: maps.Clone(req.Options), Repository: req.Repository, Backup: req.Backup,
+	}
+	return op, checkSupports(t, d, dataset.OpVerify, "verification of a backup")
+}
+
+// CommitVerify publishes that a backup was verified. It changes no record besides the operation's. recorded is the
+// operation as it was planned.
+func CommitVerify(t *record.Tx, recorded dataset.Operation) {
+	t.Event(api.EventVolumeVerify, verified(recorded), describeBackup(recorded))
+}
+
+// FailVerify publishes that a backup could not be verified, unless the verification was cancelled. problem is the
+// cause.
+func FailVerify(t *record.Tx, recorded dataset.Operation, problem dataset.Problem) {
+	if !errors.Is(problem.Err(), dataset.ErrCancelled) {
+		t.Event(api.EventVolumeVerifyFail, verified(recorded), describeBackup(recorded)+": "+problem.Message)
+	}
+}
+
+// verified returns the volume for the event of a verification. Its dataset is temporary, and not named.
+func verified(recorded dataset.Operation) dataset.Dataset {
+	return dataset.Dataset{Volume: recorded.Volume}
+}
+
+// describeBackup names the backup that an operation has made or read.
+func describeBackup(op dataset.Operation) string {
+	return op.Backup[:min(len(op.Backup), 8)] + " in " + op.Repository
 }

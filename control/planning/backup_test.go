@@ -113,9 +113,9 @@ func TestBackupIsRefused(t *testing.T) {
 		t.Error(err)
 	}
 	resize := api.Request{Kind: dataset.OpResize, Volume: "db", Size: "50GiB", Repository: "offsite"}
-	refuseBackup(a, resize, dataset.ErrInvalid, "unexpected repository: it applies only to backup and import, not to resize")
+	refuseBackup(a, resize, dataset.ErrInvalid, "unexpected repository: it applies only to backup, import and verify, not to resize")
 	resize.Repository, resize.Backup = "", "1f"
-	refuseBackup(a, resize, dataset.ErrInvalid, "unexpected backup: it applies only to import, not to resize")
+	refuseBackup(a, resize, dataset.ErrInvalid, "unexpected backup: it applies only to import and verify, not to resize")
 	id := strings.Repeat("0f", 32)
 	for want, change := range map[string]func(*api.Request){
 		"expected both repository and backup":  func(r *api.Request) { r.Repository = "" },
@@ -141,4 +141,110 @@ func TestBackupIsRefused(t *testing.T) {
 	e.EditNode(a, func(n *dataset.Node) { n.OperationKinds = []dataset.OpKind{dataset.OpBackup} })
 	e.MustSubmit(api.Request{Kind: dataset.OpMove, Volume: "db", Node: "beta"})
 	refuseBackup(a, backUp("db"), dataset.ErrConflict, "it is being moved to another node")
+}
+
+// verify is the request to verify a backup of a volume that need not exist.
+func verify(spec string) api.Request {
+	return api.Request{
+		ID: uuid.New(), Kind: dataset.OpVerify, Volume: spec, Repository: "offsite", Backup: strings.Repeat("0f", 32),
+	}
+}
+
+// The temporary dataset of a verification is in no list, neither while it exists nor after the end. Only the events and
+// the operation name the backup.
+func TestVerificationIsNotRecordedAsVolume(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustRegister("alpha")
+	a.MustCreate("db@gold")
+	controltest.AddRepository(e, "offsite")
+	hidden := func(op dataset.Operation, when string) {
+		t.Helper()
+		if list, err := e.Volumes(e.Ctx, api.Page{}); err != nil || len(list.Items) != 1 || list.Items[0].ID == op.DatasetID {
+			t.Errorf("%s: the volumes are %+v, %v", when, list.Items, err)
+		}
+		if list, err := e.Trash(e.Ctx, api.Page{}); err != nil || len(list.Items) != 0 {
+			t.Errorf("%s: the trash has %+v, %v", when, list.Items, err)
+		}
+		e.CheckInvariants()
+	}
+	for _, spec := range []string{"db@gold", "lost@gold"} {
+		op := *e.MustSubmit(verify(spec)).Operation
+		if op.Node != a.ID || op.DatasetRecord == nil || op.DatasetRecord.State != dataset.StatePurging {
+			t.Fatalf("%s: got %+v", spec, op)
+		}
+		hidden(op, "planned")
+		if err := e.Record(e.Ctx, a.ID, a.ReportOf(op)); err != nil {
+			t.Fatal(err)
+		}
+		if now, err := e.Operation(e.Ctx, op.ID.String(), 0); err != nil || now.State != dataset.OpRunning {
+			t.Errorf("%s: got %+v, %v", spec, now, err)
+		}
+		op.DatasetRecord = nil
+		for range 2 {
+			a.MustCommit(op)
+		}
+		hidden(op, "ended")
+		now, err := e.Operation(e.Ctx, op.ID.String(), 0)
+		if err != nil || now.State != dataset.OpDone || now.DatasetRecord != nil || now.Backup != op.Backup {
+			t.Errorf("%s: got %+v, %v", spec, now, err)
+		}
+		wantEvent(e, api.EventVolumeVerify, op.Volume, "0f0f0f0f in offsite")
+	}
+	op := *e.MustSubmit(verify("db@gold")).Operation
+	op.Problem = &dataset.Problem{Code: dataset.ErrCorrupt.Code, Message: "a file differs"}
+	a.MustCommit(op)
+	wantEvent(e, api.EventVolumeVerifyFail, "db", "0f0f0f0f in offsite: a file differs")
+	hidden(op, "failed")
+	op = *e.MustSubmit(verify("db@gold")).Operation
+	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
+		t.Error(err)
+	}
+	controltest.Refused(t, a.TryCommit(op), dataset.ErrCancelled, "was cancelled meanwhile")
+	hidden(op, "cancelled")
+}
+
+// A verification needs a backup, and the node that carries it out must know the kind.
+func TestVerificationIsRefused(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustRegister("alpha")
+	controltest.AddRepository(e, "offsite")
+	for want, change := range map[string]func(*api.Request){
+		"expected both repository and backup": func(r *api.Request) { r.Repository, r.Backup = "", "" },
+		"expected both":                       func(r *api.Request) { r.Backup = "" },
+		"no such repository":                  func(r *api.Request) { r.Repository = "other" },
+		"expected 64 hexadecimal digits":      func(r *api.Request) { r.Backup = r.Backup[:8] },
+		"unexpected option":                   func(r *api.Request) { r.Options = map[string]string{"from": "db"} },
+		"unexpected option (":                 func(r *api.Request) { r.Options = map[string]string{"label.a": "b"} },
+		`unknown profile "absent"`:            func(r *api.Request) { r.Options = map[string]string{"profile": "absent"} },
+	} {
+		req := verify("db")
+		change(&req)
+		if _, err := e.Submit(e.Ctx, req); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	if _, err := e.Plan(e.Ctx, a.ID, verify("db@gold")); err == nil || !strings.Contains(err.Error(), "submit it") {
+		t.Errorf("got %v", err)
+	}
+	op := dataset.Operation{
+		ID: uuid.New(), Kind: dataset.OpVerify, Node: a.ID, DatasetID: uuid.New(), Volume: "db", Epoch: 1,
+		Backup: strings.Repeat("0f", 32),
+	}
+	controltest.Refused(t, a.TryCommit(op), dataset.ErrInvalid, "control has planned no such verify")
+}
+
+// wantEvent fails unless one event of a type is about a volume, with the text.
+func wantEvent(e *controltest.Control, kind api.EventType, volume, detail string) {
+	e.Helper()
+	var found []api.Event
+	if err := e.Events(e.Ctx, 0, false, func(ev api.Event) error {
+		if ev.Type == kind && ev.Volume == volume {
+			found = append(found, ev)
+		}
+		return nil
+	}); err != nil || len(found) != 1 || found[0].Detail != detail || found[0].Dataset != uuid.Nil {
+		e.Errorf("the events %s of volume %s are %+v, %v, want one with %q", kind, volume, found, err, detail)
+	}
 }

@@ -190,21 +190,23 @@ func TestRetentionOfOneDatasetAndRepository(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A backup that a restore reads stays until the restore has ended.
+// A backup that a restore or a verification reads stays until the operation has ended.
 func TestBackupInUseDoesNotExpire(t *testing.T) {
-	e, a := backedVolume(t, dataset.Keep{Last: 1})
-	first, _ := scheduledBackup(a)
-	restore := api.Request{
-		ID: uuid.New(), Kind: dataset.OpImport, Volume: "copy", Repository: "offsite", Backup: first,
+	for _, kind := range []dataset.OpKind{dataset.OpImport, dataset.OpVerify} {
+		t.Run(string(kind), func(t *testing.T) {
+			e, a := backedVolume(t, dataset.Keep{Last: 1})
+			first, _ := scheduledBackup(a)
+			restore := api.Request{ID: uuid.New(), Kind: kind, Volume: "copy", Repository: "offsite", Backup: first}
+			op := *e.MustSubmit(restore).Operation
+			second, expired := scheduledBackup(a)
+			wantExpired(t, "while it is read", expired)
+			if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
+				t.Fatal(err)
+			}
+			_, expired = scheduledBackup(a)
+			wantExpired(t, "after the end", expired, first, second)
+		})
 	}
-	op := *e.MustSubmit(restore).Operation
-	second, expired := scheduledBackup(a)
-	wantExpired(t, "while it is restored", expired)
-	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
-		t.Fatal(err)
-	}
-	_, expired = scheduledBackup(a)
-	wantExpired(t, "after the restore", expired, first, second)
 }
 
 // Without keep, all backups stay and control does not record each of them.

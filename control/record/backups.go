@@ -51,7 +51,8 @@ func OpenRestores(t *Tx) (map[string]bool, error) {
 		if err != nil {
 			return nil, err
 		}
-		if ok && op.Kind == dataset.OpImport && op.Backup != "" && !op.State.Final() {
+		reader := op.Kind == dataset.OpImport || op.Kind == dataset.OpVerify
+		if ok && reader && op.Backup != "" && !op.State.Final() {
 			reads[op.Backup] = true
 		}
 	}

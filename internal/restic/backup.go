@@ -230,12 +230,18 @@ func (r *Repository) Restore(ctx context.Context, id, target string) error {
 	return err
 }
 
-// RestoreFolder writes a top folder of a backup, with its name, below the folder target, as Restore does.
-func (r *Repository) RestoreFolder(ctx context.Context, id, folder, target string) error {
+// RestoreFolder writes a top folder of a backup, with its name, below the folder target, as Restore does. With compare,
+// restic reads the files again, and RestoreFolder fails with ErrCorrupt if one differs from the backup.
+func (r *Repository) RestoreFolder(ctx context.Context, id, folder, target string, compare bool) error {
 	if err := r.checkIDs(id); err != nil {
 		return err
 	}
-	_, err := r.run(ctx, command{time: longTime}, "restore", "--target="+target, "--include=/"+folder, "--", id)
+	args := []string{"restore", "--target=" + target, "--include=/" + folder}
+	c := command{time: longTime}
+	if compare {
+		args, c.idle = append(args, "--verify"), true
+	}
+	_, err := r.run(ctx, c, append(args, "--", id)...)
 	return err
 }
 

@@ -16,7 +16,8 @@ import (
 )
 
 // backupDrills: a backup of an idle volume, and a restore of one. An interrupted backup is made once, whatever step it
-// was interrupted at. An interrupted restore is repeated, and its volume is never visible with a part of the files.
+// was interrupted at. An interrupted restore is repeated, and its volume is never visible with a part of the files. The
+// temporary volume of a verification is never visible, and nothing of it is left.
 func backupDrills() []drill {
 	var r backupRepository
 	ask := func(t *testing.T, w *world) error {
@@ -49,7 +50,26 @@ func backupDrills() []drill {
 			clear: func(t *testing.T, w *world) { w.drop(t, "new") },
 		}
 	}
+	var id string
+	verify := func(t *testing.T, w *world) error {
+		return w.submit(t, api.Request{Kind: dataset.OpVerify, Volume: "hidden@plain", Repository: r.name, Backup: id})
+	}
 	return []drill{restore("import"), restore("backup-restore"), {
+		op: "verify", only: []string{"loop"}, ask: verify,
+		ready: func(t *testing.T, w *world) {
+			r = w.newBackupRepository(t)
+			id = w.h.Must(t, "backup", "create", "base", "--to", r.name, "-q")
+		},
+		ends: func(t *testing.T, w *world, _ bool) {
+			if w.have(t, "hidden") {
+				t.Error("the temporary volume is visible")
+			}
+			if left := names(t, filepath.Join(w.poolPath(t, "default"), "incoming")); len(left) > 0 {
+				t.Errorf("left in the pool: %v", left)
+			}
+		},
+		again: func(t *testing.T, w *world) { w.ok(t, verify(t, w)) },
+	}, {
 		op: "backup", only: []string{"loop"}, ask: ask,
 		ready: func(t *testing.T, w *world) { r = w.newBackupRepository(t) },
 		ends: func(t *testing.T, w *world, _ bool) {

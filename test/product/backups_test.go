@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ import (
 
 // TestBackups backs up two volumes in use. There is one repository, so the command need not name it. A second backup adds only what has changed. A
 // backup that cannot reach the repository fails with the reason, and leaves nothing. A backup is
-// restored as a new volume, and never over an existing one.
+// restored as a new volume, and never over an existing one. A verification leaves no volume.
 func TestBackups(t *testing.T) {
 	h := host.Start(t, host.Options{Size: 4 << 30, Profiles: "default: plain\nprofiles:\n  plain: {}\n"})
 	at, secret := filepath.Join(h.Dir, "repository"), filepath.Join(h.Dir, "password")
@@ -71,6 +72,16 @@ func TestBackups(t *testing.T) {
 	}
 	if copied.Size != 96*dataset.MiB || copied.Labels["team"] != "sea" || len(copied.Labels) != 1 {
 		t.Errorf("the restored volume has size %s and labels %v", copied.Size, copied.Labels)
+	}
+	verified := regexp.MustCompile(`^verified backup ` + short + ` of volume db, taken .*: all files were restored, and equal those of the backup$`)
+	if got := h.Must(t, "backup", "verify", "db"); !verified.MatchString(got) {
+		t.Errorf("got %q", got)
+	}
+	if got := h.Must(t, "volume", "ls", "-q"); strings.Count(got, "\n") != 2 {
+		t.Errorf("the volumes are %q after a verification", got)
+	}
+	if got := h.Must(t, "events", "-o", "json"); !regexp.MustCompile(`"type": ?"volume.verify"`).MatchString(got) {
+		t.Errorf("no event says that a backup was verified: %s", got)
 	}
 	into, err := plug.Mount("copy", "user")
 	if err != nil {

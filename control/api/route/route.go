@@ -28,6 +28,7 @@ var (
 	ResizeVolume     = Route{"resize-volume", http.MethodPost, "/v1/volumes/{volume}/resize"}
 	RekeyVolume      = Route{"rekey-volume", http.MethodPost, "/v1/volumes/{volume}/rekey"}
 	RewriteVolume    = Route{"rewrite-volume", http.MethodPost, "/v1/volumes/{volume}/rewrite"}
+	VerifyBackup     = Route{"verify-backup", http.MethodPost, "/v1/volumes/{volume}/verify"}
 	BackUpVolume     = Route{"back-up-volume", http.MethodPost, "/v1/volumes/{volume}/backups"}
 	SetVolumeProfile = Route{"set-volume-profile", http.MethodPost, "/v1/volumes/{volume}/set-profile"}
 	RenameVolume     = Route{"rename-volume", http.MethodPost, "/v1/volumes/{volume}/rename"}

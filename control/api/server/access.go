@@ -45,9 +45,9 @@ func ruleOf(id string) (r rule, known bool) {
 	case "doctor", "list-volume-io", "list-holders", "get-metrics":
 		return rule{role: pki.Viewer}, true
 	case "submit-operation", "cancel-operation", "create-volume", "delete-volume", "resize-volume", "rekey-volume",
-		"rewrite-volume", "back-up-volume", "set-volume-profile", "rename-volume", "drop-alias", "protect-volume",
-		"import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone", "restore-trash",
-		"purge-trash", "empty-trash":
+		"rewrite-volume", "back-up-volume", "verify-backup", "set-volume-profile", "rename-volume", "drop-alias",
+		"protect-volume", "import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone",
+		"restore-trash", "purge-trash", "empty-trash":
 		return rule{role: pki.Worker, node: anyNode}, true
 	case "list-backups", "get-backup":
 		return rule{role: pki.Worker}, true

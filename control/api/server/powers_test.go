@@ -52,6 +52,7 @@ var endpointPowers = map[string]struct {
 	"rekey-volume":       {[]power{decides}, pki.Worker, true},
 	"rewrite-volume":     {[]power{decides}, pki.Worker, true},
 	"back-up-volume":     {[]power{decides}, pki.Worker, true},
+	"verify-backup":      {[]power{decides}, pki.Worker, true},
 	"set-volume-profile": {[]power{decides}, pki.Worker, true},
 	"rename-volume":      {[]power{decides}, pki.Worker, true},
 	"drop-alias":         {[]power{decides}, pki.Worker, true},

@@ -130,8 +130,22 @@ func (h handlers) changes() {
 		})
 }
 
-// backups adds the endpoint that backs up a volume.
+// backups adds the endpoints that back up a volume, and verify a backup of it.
 func (h handlers) backups() {
+	add(h, endpoint(route.VerifyBackup, "volumes",
+		"Restore a backup into a temporary volume, and compare",
+		"The path has the name of the volume that was backed up. It need not exist. The temporary volume is not "+
+			"listed, has no name, and is removed at the end, or after the next start of its host."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			Body api.VerifyBackup
+		}) (*work[api.Outcome], error) {
+			req := in.request(dataset.OpVerify)
+			req.Volume, req.Options = in.Volume, in.Body.Options
+			req.Repository, req.Backup = in.Body.Repository, in.Body.Backup
+			return h.submit(ctx, req)
+		})
 	add(h, endpoint(route.BackUpVolume, "volumes",
 		"Back up a volume to a repository",
 		"The backup has the content of one moment. The volume can be in use. The operation has the ID of the backup."),

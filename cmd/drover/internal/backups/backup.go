@@ -22,7 +22,7 @@ func Command(a *cli.App) *cobra.Command {
 		Use:   "backup",
 		Short: "Manage backups of volumes",
 	},
-		newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRestoreCmd(a), newRmCmd(a), newPruneCmd(a),
+		newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRestoreCmd(a), newVerifyCmd(a), newRmCmd(a), newPruneCmd(a),
 	)
 }
 
@@ -41,6 +41,7 @@ func repositoryFlag(a *cli.App, cmd *cobra.Command, usage string) *string {
 func newLsCmd(a *cli.App) *cobra.Command {
 	var repository string
 	var incomplete error // why the list lacks backups
+	var verified map[string]verification
 	id := func(b api.VolumeBackup) string { return b.ID }
 	cmd := listing.New(a, listing.List[api.VolumeBackup]{
 		Use:   "ls [VOLUME]",
@@ -49,7 +50,9 @@ func newLsCmd(a *cli.App) *cobra.Command {
 reads the list from the repositories. Backups of volumes that no longer exist
 are listed, too. VOLUME is the name that the volume had when it was backed up.
 If a repository or a backup cannot be read, the others are listed, and the
-command fails.`,
+command fails.
+
+-o wide shows when a backup was last verified, if that was within a day.`,
 		ValidArgs: cli.Complete(a, cli.VolumeWords),
 		FetchMatching: func(cmd *cobra.Command, q listing.Query) (list []api.VolumeBackup, err error) {
 			c, err := a.Connect()
@@ -60,7 +63,9 @@ command fails.`,
 			if len(q.Args) > 0 {
 				volume = q.Args[0]
 			}
-			list, incomplete, err = fetch(cmd.Context(), c, repository, volume)
+			if list, incomplete, err = fetch(cmd.Context(), c, repository, volume); err == nil {
+				verified, err = verifications(cmd.Context(), c)
+			}
 			return list, err
 		},
 		ID:      id,
@@ -76,6 +81,9 @@ command fails.`,
 			return t
 		},
 		Wide: []listing.Column[api.VolumeBackup]{
+			{Header: "VERIFIED", Cell: func(b api.VolumeBackup) string {
+				return verified[b.Repository+"/"+b.ID].String(a.Now())
+			}},
 			{Header: "SNAPSHOT", Cell: func(b api.VolumeBackup) string { return orNone(b.Snapshot) }},
 			{Header: "DATASET", Cell: func(b api.VolumeBackup) string { return b.Dataset.String() }},
 			{Header: "ID", Cell: id},

@@ -60,7 +60,8 @@ volume reads the repository, and needs its password.`,
 		} else if !errors.Is(err, dataset.ErrNotFound) {
 			return err
 		}
-		options, err := withProfile(ctx, c, b, spec, opts)
+		choose := fmt.Sprintf("drover backup restore %s %s@PROFILE", short(b.ID), spec)
+		options, err := withProfile(ctx, c, b, spec, opts, choose)
 		if err != nil {
 			return err
 		}
@@ -84,9 +85,9 @@ volume reads the repository, and needs its password.`,
 }
 
 // withProfile returns the options with the profile of the backed-up volume, unless the user has chosen one. It fails
-// with dataset.ErrNotFound if that profile no longer exists.
-func withProfile(ctx context.Context, c cli.Remote, b api.VolumeBackup, spec string, opts map[string]string) (
-	map[string]string, error) {
+// with dataset.ErrNotFound if that profile no longer exists. choose is the command that names another one.
+func withProfile(ctx context.Context, c cli.Remote, b api.VolumeBackup, spec string, opts map[string]string,
+	choose string) (map[string]string, error) {
 	if strings.Contains(spec, "@") || opts["profile"] != "" || b.Profile == "" {
 		return opts, nil
 	}
@@ -102,7 +103,7 @@ func withProfile(ctx context.Context, c cli.Remote, b api.VolumeBackup, spec str
 		}
 	}
 	return nil, dataset.Errorf(dataset.ErrNotFound, "profile %s of the backed-up volume no longer exists (choose one: "+
-		"drover backup restore %s %s@PROFILE)", b.Profile, short(b.ID), spec)
+		"%s)", b.Profile, choose)
 }
 
 // withRecord returns the options with the size and the labels of the backed-up volume, unless the user has chosen

@@ -87,7 +87,6 @@ var advice = map[string]string{
 	"volume ls --dangling": "use --filter status=idle",
 	"pool create --size":   "use --path FILE --image SIZE for a pool in an image file of that size",
 
-	"backup verify": "use drover repository check NAME --read-data 100, which checks all backups of a repository",
 	"volume restore": "use drover snapshot restore VOLUME SNAPSHOT, drover backup restore BACKUP NEW, or " +
 		"drover trash restore NAME for a deleted volume",
 	"volume snapshot": "use drover snapshot create VOLUME NAME, or drover snapshot ls VOLUME",

@@ -1,0 +1,100 @@
+package backup_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/backup"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// A verification restores a backup into a dataset that nobody sees, and removes it, whether it succeeds or fails. The
+// volume that was backed up need not exist any more.
+func TestVerify(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	f.A.NewVolume("db@free")
+	f.A.MustMount("db", "user")
+	f.A.WriteFile("db", "file", "first")
+	made := backUp(f, "db", "")
+	f.A.MustUnmount("db", "user")
+	verify := func(options map[string]string) dataset.Operation {
+		op := *f.Submit(api.Request{
+			ID: uuid.New(), Kind: dataset.OpVerify, Volume: "former@free", Repository: "offsite", Backup: made.Backup, Options: options,
+		}).Operation
+		ended := awaitEnd(f, op)
+		if _, err := f.Service.Volume(t.Context(), "former"); dataset.KindOf(err) != dataset.ErrNotFound {
+			t.Errorf("the temporary volume is visible: %v", err)
+		}
+		wantNothingLeft(f.A)
+		wantNothingLeft(f.B)
+		return ended
+	}
+	if got := verify(nil); got.State != dataset.OpDone || got.Backup != made.Backup {
+		t.Errorf("got %s: %+v", got.State, got.Problem)
+	}
+	record, err := f.Service.Repository(t.Context(), "offsite")
+	must(t, err)
+	packs, err := filepath.Glob(filepath.Join(record.URL, "data", "*", "*"))
+	must(t, err)
+	for _, pack := range packs {
+		must(t, os.Remove(pack))
+	}
+	got := verify(nil)
+	if got.State != dataset.OpFailed || !strings.HasPrefix(got.Problem.Message, "verification of a backup of volume former: backups in offsite: ") {
+		t.Errorf("got %s: %+v", got.State, got.Problem)
+	}
+	t.Logf("without the data: %s", got.Problem.Message)
+}
+
+// argsRunner notes the arguments of the programs that it runs.
+type argsRunner struct {
+	run.System
+	mu   sync.Mutex
+	args [][]string
+}
+
+func (a *argsRunner) Run(ctx context.Context, c run.Command) (run.Result, error) {
+	a.mu.Lock()
+	a.args = append(a.args, c.Args)
+	a.mu.Unlock()
+	return a.System.Run(ctx, c)
+}
+
+// Only a verification has restic read the restored files again.
+func TestVerifyComparesFiles(t *testing.T) {
+	made, folder := folderRepository(t)
+	runner := &argsRunner{}
+	opened, err := restic.New(t.Context(), runner, restic.Options{
+		URL: folder, Password: dataset.PasswordSource{File: filepath.Join(filepath.Dir(folder), "password")},
+		CacheDir: filepath.Join(filepath.Dir(folder), "cache"),
+	})
+	must(t, err)
+	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
+	b := storeRecord(t, made, backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset}, tags.List())
+	s := backup.NewRestorer(oneOperation{}, oneRepository{opened})
+	for name, restore := range map[string]func(context.Context, string, string, *os.File, func(string)) error{
+		"restore": s.Restore, "verify": s.Verify,
+	} {
+		runner.args = nil
+		root, err := os.Open(t.TempDir())
+		must(t, err)
+		must(t, restore(t.Context(), "offsite", b.ID, root, func(string) {}))
+		must(t, root.Close())
+		compares := slices.ContainsFunc(runner.args, func(args []string) bool { return slices.Contains(args, "--verify") })
+		if compares != (name == "verify") {
+			t.Errorf("%s runs %q", name, runner.args)
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package backups
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newVerifyCmd(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify BACKUP",
+		Short: "Restore a backup for a test, and compare",
+		Long: `Restore a backup into a temporary volume, read each file again, compare it with
+the repository, count the files, and remove the temporary volume. It has no name
+and is in no list. The host that has it needs the password of the repository,
+and space for the volume. The files are read at idle I/O priority.
+
+The name of a volume stands for its newest complete backup.
+` + referenceHelp + `
+
+Without --profile, the temporary volume gets the profile that the backed-up
+volume had, and without --size its size.`,
+		Example: `  drover backup verify db
+  drover backup verify 5f1c09aa --detach`,
+		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
+	}
+	o := cli.WorkFlags(cmd, true)
+	repository := repositoryFlag(a, cmd, "look only in the repository `NAME`")
+	profile := cmd.Flags().String("profile", "", "`PROFILE` of the temporary volume")
+	size := cmd.Flags().String("size", "", "`SIZE` of the temporary volume, such as 20GiB")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("profile", cli.Complete(a, cli.ProfileWords)))
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
+		ctx := cmd.Context()
+		b, err := findNewest(ctx, c, *repository, args[0])
+		if err != nil {
+			return err
+		}
+		opts := map[string]string{}
+		for key, value := range map[string]string{"profile": *profile, "size": *size} {
+			if value != "" {
+				opts[key] = value
+			}
+		}
+		opts, err = withProfile(ctx, c, b, b.Volume, opts, "drover backup verify "+short(b.ID)+" --profile PROFILE")
+		if err != nil {
+			return err
+		}
+		if b, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
+			return err
+		}
+		if b.Record != nil && b.Record.Size > 0 && *size == "" {
+			opts["size"] = b.Record.Size.String()
+		}
+		req := api.Request{
+			Kind: dataset.OpVerify, Volume: b.Volume, Options: opts, Repository: b.Repository, Backup: b.ID,
+		}
+		out, err := a.Submit(ctx, c, o, req)
+		if err != nil {
+			return err
+		}
+		return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
+			format := "verified backup %s of volume %s, taken %s: all files were restored, " +
+				"and equal those of the backup"
+			if o.DryRun {
+				format = "would verify backup %s of volume %s, taken %s"
+			}
+			return out.Operation.ID, fmt.Sprintf(format, short(b.ID), b.Volume, show.When(a.Now(), b.Taken))
+		})
+	})
+	return cmd
+}
+
+// findNewest returns the newest complete backup of a volume or, if no backup is of a volume with this name, the backup
+// whose ID begins with it.
+func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
+	if dataset.CheckName(ref) != nil {
+		return find(ctx, c, repository, ref)
+	}
+	list, incomplete, err := fetch(ctx, c, repository, ref)
+	if err != nil {
+		return api.VolumeBackup{}, err
+	}
+	for i := len(list) - 1; i >= 0; i-- {
+		if ok, err := isComplete(ctx, c, list[i]); err != nil || ok {
+			return list[i], err
+		}
+	}
+	if len(list) > 0 {
+		return api.VolumeBackup{}, dataset.Errorf(dataset.ErrNotFound,
+			"volume %s has no complete backup (drover backup ls %[1]s lists the incomplete ones)", ref)
+	}
+	b, err := find(ctx, c, repository, ref)
+	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrInvalid) {
+		err = cmp.Or(incomplete, dataset.Errorf(dataset.ErrNotFound,
+			"no backup of a volume %q, and none with this ID (drover backup ls lists the backups)", ref))
+	}
+	return b, err
+}
+
+// isComplete reports whether the operation that made a backup ended with it. A backup of an operation that control has
+// forgotten is taken for complete.
+func isComplete(ctx context.Context, c cli.Remote, b api.VolumeBackup) (bool, error) {
+	if b.Operation == uuid.Nil {
+		return true, nil
+	}
+	op, err := c.Operation(ctx, b.Operation.String(), 0)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return true, nil
+	}
+	return op.State == dataset.OpDone && op.Backup == b.ID, err
+}
+
+// verification is the last known verification of a backup.
+type verification struct {
+	at     time.Time
+	failed bool
+}
+
+// String formats a verification for a table.
+func (v verification) String(now time.Time) string {
+	switch {
+	case v.at.IsZero():
+		return ""
+	case v.failed:
+		return "failed " + show.Ago(now, v.at)
+	}
+	return show.Ago(now, v.at)
+}
+
+// verifications returns the last verification of each backup. Control knows those of about a day.
+func verifications(ctx context.Context, c cli.Remote) (map[string]verification, error) {
+	ops, err := cli.FetchAll(ctx, c.Operations)
+	if err != nil {
+		return nil, err
+	}
+	last := map[string]verification{}
+	for _, op := range ops {
+		if op.Kind != dataset.OpVerify || op.State != dataset.OpDone && op.State != dataset.OpFailed {
+			continue
+		}
+		key := op.Repository + "/" + op.Backup
+		if v := last[key]; op.Ended.After(v.at) {
+			last[key] = verification{op.Ended, op.State == dataset.OpFailed}
+		}
+	}
+	return last, nil
+}
