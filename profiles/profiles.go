@@ -4,7 +4,7 @@
 //
 // In cmd/drover, package settings reads the file and calls Parse, package servers keeps the Set that was read last and
 // passes it to control, and package profiles checks a file for an operator. To add a key, add a field to
-// dataset.Profile and its reader to this package.
+// dataset.Profile, its reader to this package, and its description to profiles.schema.json.
 package profiles
 
 import (

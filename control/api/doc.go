@@ -6,8 +6,8 @@
 //   - the caller of a request (Principal), and one line of the audit log (Change).
 //
 // Control, the agents and the command line use the package. It keeps no state. To add an endpoint, add its types and
-// its method here, a row in package route, its handler and a row of the access table in package server, and its
-// method in package client.
+// its method here, a row in package route, its handler and a row of the access table in package server, a text in
+// package openapi (endpoints.go) unless the handler describes it, and its method in package client.
 //
 // Package route is the table of endpoints, package server has the handlers, package client the typed client, package
 // wire the representation in HTTP, and package openapi the OpenAPI document.

@@ -2,9 +2,10 @@
 // and each such request that was refused.
 //
 // The daemon in cmd/drover opens a Log for control and one for an agent. It passes Keep as a function to package
-// control/api/server, which calls it for each such request. The state is the file and the allowances of the callers in
-// memory, protected by a mutex. What a line contains is in control/api (Change) and control/api/server (audit.go). How
-// long lines are kept is decided here.
+// control/api/server, which calls it for each such request. Each caller may cause only a limited number of lines about
+// requests that changed nothing. The state is the file and, in memory, how many such lines each caller may still cause.
+// A mutex protects both. What a line contains is in control/api (Change) and control/api/server (audit.go). How long
+// lines are kept is decided here.
 package audit
 
 import (

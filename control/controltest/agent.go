@@ -44,7 +44,8 @@ func (a *Agent) MustRegister(name string) {
 	a.ReportDistrust("")
 }
 
-// ReportOf returns the report that an operation succeeded. As that of an agent, it has the status of a new dataset.
+// ReportOf returns the report that an operation succeeded. If the operation made a dataset, the report contains the
+// status of the dataset, like the report of a real agent.
 func (a *Agent) ReportOf(op dataset.Operation) api.Report {
 	r := api.Report{Incarnation: a.Incarnation, Operation: op}
 	switch op.Kind {

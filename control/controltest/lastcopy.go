@@ -57,7 +57,8 @@ func (l *LastCopy) Restart(a *Agent, name string) {
 	a.Control = l.Keeper
 }
 
-// EditCopy changes the copy of a node, and has the profile want one replica.
+// EditCopy changes the record of the copy on a node and the record of the node. It also sets the number of replicas in
+// the profile of the volume to one.
 func (l *LastCopy) EditCopy(a *Agent, change func(*dataset.Copy, *dataset.Node)) {
 	l.Helper()
 	if _, err := l.Keeper.Ledger.Update(l.Context(), func(t *record.Tx) error {

@@ -123,7 +123,7 @@ func (x *Replicas) Txns() uint64 {
 	return x.Store.(*bolt.Store).Stats().Txns
 }
 
-// TakePart has a service take part in the work of the replicas.
+// TakePart opens or renews the session of a service, so that the other services count it as alive.
 func (x *Replicas) TakePart(s *control.Service) {
 	x.Helper()
 	if err := s.Members.RenewReplicaSession(x.Context()); err != nil {

@@ -17,7 +17,8 @@ type RestoredStore struct {
 	Saved    []store.Entry
 }
 
-// SeenIndex is above every index of the store.
+// SeenIndex is above every index of the store. Tests use it as an index, or as a store clock, that was seen before the
+// store was restored.
 const SeenIndex = 1 << 40
 
 // NewRestoredStore returns a cluster with nodes of these names.

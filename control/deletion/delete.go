@@ -5,9 +5,10 @@
 // for expired trash, and CheckNoSupersededCopy before that. Package planning calls Retire, through a function, for the
 // former dataset of a converted volume. Package noderemoval removes records with ClearHome and DeleteSnapshots.
 //
-// Deleter keeps no state. Each decision reads and writes one record.Tx, whose commit checks every record that was
-// read. Whether a delete is allowed is decided in delete.go, the trash and the names of restored volumes are in
-// trash.go, and superseded copies in discard.go and show.go.
+// Deleter keeps no state. Each decision reads and writes one record.Tx, whose commit checks every record that was read.
+// Whether a delete is allowed, and whether and for how long the data goes to the trash, is decided in delete.go.
+// Restoring from the trash, with the names of restored volumes, and purging are in trash.go, and superseded copies in
+// discard.go and show.go.
 package deletion
 
 import (
@@ -27,7 +28,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Deps are the dependencies of Deleter.
+// Deps are the dependencies of Deleter. End records the end of an operation. CheckNoSharedMounts fails with
+// dataset.ErrInUse while other nodes have shared mounts of a dataset; what names the refused request.
 type Deps struct {
 	Shared              bool
 	End                 func(t *record.Tx, op dataset.Operation) error

@@ -145,7 +145,8 @@ func (r *Deleter) ForgetSnapshots(ctx context.Context, op dataset.Operation) err
 	return nil
 }
 
-// DeleteSnapshots removes the records of as many snapshots of a dataset as one transaction can hold.
+// DeleteSnapshots removes the records of as many snapshots of a dataset as one transaction can hold. more is true if
+// the dataset may have further snapshots: the caller then calls DeleteSnapshots again in another transaction.
 func DeleteSnapshots(t *record.Tx, d dataset.Dataset) (more bool, err error) {
 	entries, err := t.List(record.SnapshotPrefix(d.ID), "", record.SnapshotsAtOnce)
 	if err != nil {

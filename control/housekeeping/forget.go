@@ -10,8 +10,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The limits for the records of ended operations, by age, number and size. Without the limits by number and size,
-// five operations a second would leave 432,000 records of about 2.4 kB each in a day.
+// The limits for the records of ended operations, by age, number and size, and how often they are applied: after
+// ForgetInterval, or earlier after ForgetAfter changes. Without the limits by number and size, five operations a second
+// would leave 432,000 records of about 2.4 kB each in a day.
 const (
 	OperationRetention = 24 * time.Hour
 	scheduledRetention = time.Hour // of scheduled snapshots, see operationRetention

@@ -31,8 +31,8 @@ type cachedNode struct {
 	at    time.Duration // by the steady clock
 }
 
-// Remember caches the record of a node that a transaction has read. began is when the transaction began. At some time
-// after began, the record was the current one.
+// Remember caches the record of a node that a transaction has read. began is when the transaction began. The age of the
+// cached record is counted from began, because the transaction may have read the record at any time since then.
 func (r *NodeCache) Remember(t *record.Tx, node uuid.UUID, began time.Duration) {
 	e := t.Entry(record.NodeKey(node))
 	if e.Index == 0 {

@@ -19,8 +19,8 @@ import (
 const factsEvery = time.Minute
 
 // Facts records the facts that a node reports about its host, and returns the recorded facts. It writes a report only
-// if it differs enough from the record, and if factsEvery has passed since the last write. It fails with
-// dataset.ErrStale for an agent that is not the node's newest. Idempotent.
+// if it differs enough from the record, and if at least a minute (factsEvery) has passed since the last write. It fails
+// with dataset.ErrStale for an agent that is not the node's newest. Idempotent.
 func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) (on dataset.Facts, err error) {
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		if n, err := FreshNode(t, node, r.Incarnation); err != nil {

@@ -28,7 +28,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Deps are the dependencies of NodeRemover.
+// Deps are the dependencies of NodeRemover. End records the end of an operation.
 type Deps struct {
 	Admission  *membership.Admission
 	Views      *view.Views

@@ -26,12 +26,12 @@ func (t Notice) Empty() bool {
 
 // Notices is the value of a lane.
 type Notices struct {
-	Count  uint64   `json:"count"` // of the values that were written to the lane
+	Count  uint64   `json:"count"` // how many values were written to the lane
 	Recent []Notice `json:"recent"`
 }
 
-// After returns the notices that were added to a lane after the count-th value. ok is false if some of them are
-// no longer there.
+// After returns the notices of the values that were written to a lane after the count-th one. Each value added one
+// notice. ok is false if the lane no longer has all of these notices.
 func (t Notices) After(count uint64) (list []Notice, ok bool) {
 	if t.Count < count || t.Count-count > uint64(len(t.Recent)) {
 		return nil, false

@@ -19,7 +19,7 @@ import (
 // Site is a node that a dataset could be put on, with its pools in the order in which the node lists them.
 type Site struct {
 	dataset.Node
-	Facts *dataset.Facts // nil: the node has not reported them yet
+	Facts *dataset.Facts // nil if the node has not reported them yet
 	Pools []Candidate
 }
 

@@ -38,7 +38,8 @@ func ParsePlacement(p dataset.Profile) (selector.Expr, error) {
 
 // SuggestPools lists the pools that satisfy a requirement which none of the sites satisfies; "" if there is none. The
 // result completes the error about the sites. If the pools of the sites are suitable and only offline, SuggestPools
-// returns "". large is true if the only problem of a pool of the sites is its size.
+// returns "". large is true if one of the sites has a pool that is unsuitable only because the dataset is too large for
+// it.
 func SuggestPools(sites, all []Site, o Requirement) (who string, large bool) {
 	head, sites := FilterByName(sites, o.Profile.Pool)
 	lacks := false

@@ -1,5 +1,6 @@
-// Package planning decides on the requests that create, clone, import, change, rename, snapshot, restore and rekey
-// volumes, and records their results.
+// Package planning decides on the requests that create, clone, import, change, rename, snapshot, back up, restore,
+// rewrite and rekey volumes, and records their results. A change of the profile becomes a conversion if the new profile
+// needs another filesystem, or changes whether the volume is encrypted.
 //
 // Package control calls a Plan function for a request. When the agent of the home has reported success, package
 // control calls the Commit function of the same kind. A change that needs no agent has a Settle function instead of a
@@ -7,8 +8,8 @@
 // checks every record that was read.
 //
 // To add an option of a volume, begin in ParseCreate and PlanCreate. A stricter rule for the names of new volumes
-// belongs in create.go. A change of an existing volume belongs in update.go, a change of its names in rename.go, and a
-// rule about snapshots in snapshot.go.
+// belongs in create.go. A change of an existing volume belongs in update.go, a conversion in convert.go, a change of
+// the names in rename.go, a rule about snapshots in snapshot.go, and a rule about backups in backup.go.
 package planning
 
 import (
@@ -43,7 +44,8 @@ type Profiles interface {
 	Default() string
 }
 
-// Deps are the dependencies of Planner.
+// Deps are the dependencies of Planner. CheckNoSharedMounts fails with dataset.ErrInUse while other nodes have shared
+// mounts of a dataset; what names the refused request.
 type Deps struct {
 	Profiles            func() Profiles
 	CopyKeeper          *replica.Keeper

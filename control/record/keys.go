@@ -11,8 +11,8 @@
 // A Tx keeps its state in memory until the commit, and belongs to one goroutine. The store that WithFormat returns
 // keeps the known format in memory under a mutex.
 //
-// To add a key, add its name here, its type in types.go, a case in checkBelongs (decode.go), and a line in the package
-// comment of control.
+// To add a key, add its name here, its type in types.go, a case in checkBelongs (decode.go), a line in the package
+// comment of control, and a case in CheckInvariants of package controltest, which fails for unknown keys.
 package record
 
 import (
@@ -161,7 +161,8 @@ func FencedKey(node uuid.UUID) string { return fencedPrefix + node.String() }
 // StoppedKey is the key of the record that the agent of a node was stopped properly.
 func StoppedKey(node uuid.UUID) string { return StoppedPrefix + node.String() }
 
-// ReturnedKey is the key of the claim of the last recovery of the store after which a node has registered.
+// ReturnedKey is the key that names the last recovery of the store after which a node has registered. Its value is a
+// Claim with the ID of the recovery.
 func ReturnedKey(node uuid.UUID) string { return returnedPrefix + node.String() }
 
 // NodeKeys returns the keys of the records about a node that are deleted when the node is removed. The records about

@@ -61,7 +61,7 @@ func (t *Tx) NodeName(id uuid.UUID) (string, error) {
 	return n.Name, err
 }
 
-// IsPrefixOf reports whether prefix can abbreviate a UUID, and abbreviates this one.
+// IsPrefixOf reports whether prefix has the form of an abbreviated UUID, and id begins with it.
 func IsPrefixOf(prefix string, id uuid.UUID) bool {
 	return dataset.CheckPrefix(prefix) == nil && strings.HasPrefix(id.String(), prefix)
 }

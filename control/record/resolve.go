@@ -311,9 +311,9 @@ func (t *Tx) Source(from string, names bool) (dataset.Source, error) {
 	return dataset.Source{Dataset: m.dataset.ID, Snapshot: m.snapshot}, nil
 }
 
-// FindDeleted finds a dataset that no longer has a name, by a unique prefix of its UUID or by its former name. If ref
-// is the name of one dataset and a UUID prefix of another, FindDeleted fails: the other functions prefer the name, but
-// the caller of FindDeleted may destroy the dataset.
+// FindDeleted finds a dataset that no longer has a name, by a unique prefix of its UUID or by its former name. It
+// ignores datasets for which want returns false. If ref is the name of one dataset and a UUID prefix of another,
+// FindDeleted fails: the other functions prefer the name, but the caller of FindDeleted may destroy the dataset.
 func FindDeleted(t *Tx, ref string, want func(dataset.Dataset) bool) (dataset.Dataset, error) {
 	var found []match
 	var err error

@@ -7,8 +7,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Claim is the value of keys under names/, snapnames/, home/, guests/ and work/. It has the UUID of the object that
-// the key belongs to.
+// Claim is the value of keys under names/, snapnames/, home/, guests/, work/, left/ and returned/, and of ClusterKey.
+// It has the UUID of the object that the key names, such as the dataset of a volume name.
 type Claim struct {
 	ID uuid.UUID `json:"id"`
 }
@@ -32,7 +32,7 @@ type Generation struct {
 type Recovery struct {
 	ID            uuid.UUID   `json:"id"`
 	Done          bool        `json:"done,omitempty"`
-	ReportedNodes []uuid.UUID `json:"heard,omitempty"` // nodes whose reports it was made from
+	ReportedNodes []uuid.UUID `json:"heard,omitempty"` // the nodes whose reports the recovery used
 }
 
 // Token is the record of a join token. Its key is the SHA-256 of the secret, so the secret cannot be derived from the

@@ -244,7 +244,9 @@ type Difference struct {
 	Missing, Extra []dataset.Snapshot
 }
 
-// Compare compares the store with the reports.
+// Compare compares the store with the reports that were collected. It ignores the claims of the nodes in fenced, which
+// an operator confirms to be fenced. It fails with dataset.ErrConflict if this service has not collected the reports
+// for the current recovery.
 func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, error) {
 	t := record.NewTx(ctx, rc.Ledger.Store)
 	var rec record.Recovery

@@ -36,7 +36,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Deps are the dependencies of Relocator.
+// Deps are the dependencies of Relocator. End records the end of an operation. CheckNoSharedMounts fails with
+// dataset.ErrInUse while other nodes have shared mounts of a dataset; what names the refused request.
 type Deps struct {
 	Members             *membership.Members
 	Shared              bool

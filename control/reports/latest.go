@@ -247,9 +247,9 @@ func (s *Latest) Clock(node uuid.UUID) ReportedClock {
 }
 
 // CopyAhead estimates for how long the home of a copy has continued to work without heartbeats to this service. It
-// computes the home's clock at the time of the report on the copy: the clock in the home's last heartbeat, plus the
-// time from that heartbeat to the report. If VerifiedAtHome of the copy is later than that clock, the result is the
-// difference. If the home has sent no clock, the result is 0.
+// computes what the home's clock showed when the copy was reported: the clock in the home's last heartbeat, plus the
+// time from that heartbeat to the report. The result is by how much VerifiedAtHome of the copy is later than that
+// clock. It is negative if VerifiedAtHome is earlier, and 0 if the home has sent no clock.
 //
 // The result is positive if control does not receive the heartbeats of the home while the node with the copy still
 // reaches the home.

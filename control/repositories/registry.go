@@ -3,8 +3,10 @@
 // Package control embeds Registry in its Service, so the API calls it directly. Control never opens a repository: a
 // node does that, with a password and credentials that only the node can read. A record names their files.
 //
-// All state is in the store, under repositories/<name>. The transactions of package ledger protect it. A rule for the
-// URL or the password of a repository belongs in package dataset, and a rule about who uses a repository here.
+// All state is in the store, under repositories/<name>. The transactions of package ledger protect it. Package planning
+// reads a record with record.GetRepository when it decides on a backup, or on the import of one. A rule for the URL or
+// the password of a repository belongs in package dataset, a rule about which backups are possible in package planning,
+// and a rule for the set of repositories here, such as their maximum number.
 package repositories
 
 import (

@@ -13,8 +13,8 @@ type Service struct {
 	Note    string // why it is not alive; the text stays the same until it is alive again
 }
 
-// Catalog is a list in which other programs find the services of a cluster: the catalog of Consul. Safe for concurrent
-// use.
+// Catalog is a list in which other programs find the services of a cluster: the catalog of Consul. Publish must not be
+// called concurrently with itself. Apart from that, a Catalog is safe for concurrent use.
 type Catalog interface {
 	// Publish makes the catalog list these services of the cluster and no others. It writes only differences from the
 	// entries that it wrote before, which it remembers. If look is true, or after a failure, it reads the entries

@@ -1,4 +1,4 @@
-// Package vetting decides which profiles control records when nodes report them.
+// Package vetting decides whether control may record a profile that a node reports.
 //
 // Package control calls Check for each report of an operation. Package relocation uses WithKnownCommand for the profile
 // of a volume that fails over, and package recovery uses WithKnownSettings, through a function, for profiles that are
@@ -13,7 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Profiles decides which profiles that come from nodes control records. Its methods are safe for concurrent use.
+// Profiles decides whether control may record a profile that comes from a node. Its methods are safe for concurrent
+// use.
 type Profiles struct {
 	get func(name string) (dataset.Profile, error)
 }

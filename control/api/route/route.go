@@ -1,6 +1,6 @@
 // Package route is the table of the endpoints. Packages client and server use it, so that both agree on methods and
-// paths. It has no state. A new endpoint gets a row here, a rule in control/api/server (access.go), a handler, and a
-// method of the client.
+// paths. It has no state. A new endpoint gets a row here, a rule in control/api/server (access.go), a handler, a text
+// in control/api/openapi (endpoints.go) unless the handler describes it, and a method of the client.
 package route
 
 import (
@@ -130,15 +130,15 @@ var (
 	Record       = Route{"record", http.MethodPost, "/v1/nodes/{node}/record"}
 	Recall       = Route{"recall", http.MethodPost, "/v1/nodes/{node}/recall"}
 	Yield        = Route{"yield", http.MethodPost, "/v1/nodes/{node}/yield"}
-	Copied       = Route{"copied", http.MethodPost, "/v1/nodes/{node}/copied"}
-	SharedMount  = Route{"guest", http.MethodPost, "/v1/nodes/{node}/guest"}
+	Copied       = Route{"copied", http.MethodPost, "/v1/nodes/{node}/copied"} // ReportCopy
+	SharedMount  = Route{"guest", http.MethodPost, "/v1/nodes/{node}/guest"}   // ReportSharedMount
 	Sync         = Route{"sync", http.MethodGet, "/v1/nodes/{node}/sync"}
 	Heartbeat    = Route{"heartbeat", http.MethodPost, "/v1/nodes/{node}/heartbeat"}
 	Facts        = Route{"facts", http.MethodPost, "/v1/nodes/{node}/facts"}
 	Generations  = Route{"generations", http.MethodPost, "/v1/nodes/{node}/generations"}
 	Rebuild      = Route{"rebuild", http.MethodPost, "/v1/nodes/{node}/rebuild"}
 	Certify      = Route{"certify", http.MethodPost, "/v1/nodes/{node}/certificate"}
-	Hold         = Route{"hold", http.MethodPost, "/v1/nodes/{node}/hold"}
+	Hold         = Route{"hold", http.MethodPost, "/v1/nodes/{node}/hold"} // ReportHoldings
 )
 
 // Fill returns the path with its parameters replaced by names, in their order. The names are escaped. It fails with

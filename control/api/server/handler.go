@@ -6,7 +6,8 @@
 // Every request goes through the frontHandler, which identifies the peer, then through the routes, the rule of the
 // endpoint and its limits, to a handler. Errors are answered as problem details, see package wire. The only state is
 // the number of requests in progress (requestCounter), protected by a mutex. To add an endpoint, add a row to package
-// route, a rule to access.go, and a handler to the file of its noun.
+// route, a rule to access.go, a handler to the file of its noun, and, unless the handler describes it, a text to
+// package openapi (endpoints.go).
 package server
 
 import (
@@ -33,7 +34,7 @@ type Deps struct {
 	Backup          api.Backup   // nil if the store cannot be copied: its endpoint returns ErrUnsupported
 	Members         api.Members  // nil without a cluster: its endpoints return ErrUnsupported
 	CheckCollecting func() error // fails unless a recovery is collecting the reports of nodes; if nil, it never fails
-	Metrics         http.Handler // nil: no /metrics
+	Metrics         http.Handler // if nil, there is no /metrics
 	Version         string       // of this program, for the header Server; empty: none
 	Node            string       // name of the node on which this program is the agent; empty: it is not an agent
 	// Peer identifies the peer of a TLS connection. If nil, no request over TLS is allowed. A caller over a unix

@@ -25,7 +25,7 @@ type Advancer interface {
 	Advance(time.Duration)
 }
 
-// Hasty is a store whose sessions may be shorter than TTL.
+// Hasty is a store whose sessions may be shorter than TTL. The suite opens them with the result of its method TTL.
 type Hasty interface {
 	store.Store
 	TTL() time.Duration
