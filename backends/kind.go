@@ -92,6 +92,6 @@ type BlockDeviceKind interface {
 // (package trialdir) is made in that folder. The folder and the pool have different free space.
 type SeparateFolderKind interface {
 	Kind
-	// SeparateFolder returns that folder for a pool that is open on this host.
+	// SeparateFolder returns the folder with the records of the pool at path, which is open on this host.
 	SeparateFolder(path string) (string, error)
 }

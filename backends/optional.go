@@ -71,7 +71,7 @@ type Warner interface {
 
 // StorageRemover is a pool that has storage outside of its path.
 type StorageRemover interface {
-	// RemoveStorage removes that storage. The pool has no datasets, and its path is removed next.
+	// RemoveStorage removes the storage outside of the path. The pool has no datasets, and its path is removed next.
 	RemoveStorage(ctx context.Context) error
 }
 

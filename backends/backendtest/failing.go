@@ -33,8 +33,9 @@ type Inject func(f Failure, do func()) (calls []string, err error)
 // the failed operation. Nothing may be lost, no snapshot may be listed that was not taken, and each listed snapshot
 // must be removable without harm to another.
 //
-// If every is 0, every following operation is tried after each failure of both kinds. Otherwise, one call in every is
-// tested, with one kind and one following operation, and these alternate from test to test.
+// If every is 0, each failing call is tested with both kinds of failure and with each operation that can follow.
+// Otherwise, only a call whose number is a multiple of every is tested, with one kind and one following operation.
+// These alternate from test to test.
 func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, every int) {
 	t.Run(name, func(t R) {
 		for _, o := range operations() {

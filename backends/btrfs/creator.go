@@ -59,7 +59,7 @@ func setOwner(f *shelf.Folder, owner *dataset.Owner) error {
 	return unix.Fchmod(int(root.Fd()), mode)
 }
 
-// Clone implements backends.Pool. The root keeps the owner and mode of the source's.
+// Clone implements backends.Pool. The root directory keeps the owner and mode of the source.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
 	error) {
 	return p.creator.make(d, func(f *shelf.Folder) (dataset.Size, error) {

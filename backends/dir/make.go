@@ -20,8 +20,7 @@ func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error
 	})
 }
 
-// Clone implements backends.Pool. The root keeps the owner and mode of the
-// source's.
+// Clone implements backends.Pool. The root directory keeps the owner and mode of the source.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	progress backends.Progress) (dataset.Size, error) {
 	return p.make(d, func(f *shelf.Folder) (shelf.Head, error) {

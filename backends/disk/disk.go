@@ -15,7 +15,8 @@
 // # What a crash leaves
 //
 // A filesystem that mkfs did not finish has the label and a mark that it is unfinished (superblock.unfinished). It was
-// never mounted, so Open makes it again. A finished filesystem without content is used with its UUID.
+// never mounted, so Open makes it again. A filesystem that is finished and empty is used for the new pool, whose UUID
+// is then that of the filesystem.
 package disk
 
 import (

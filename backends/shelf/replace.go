@@ -43,7 +43,8 @@ func (f *Folder) Replace(kept SnapshotRecord, newHead Head, step func()) error {
 // change of the head would turn it into a second snapshot of the same tree. So every function that changes
 // heads or snapshots calls Sweep first. Idempotent.
 //
-// Sweep does nothing for a copy (backends.EntryCopy), whose head is about to become that snapshot.
+// Sweep does nothing for a copy (backends.EntryCopy). There, a Supersede that is in progress or was interrupted has
+// written such a record: once the head is removed, its tree is that snapshot.
 func (f *Folder) Sweep() error {
 	if f.State == backends.EntryCopy {
 		return nil

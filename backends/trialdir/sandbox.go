@@ -155,7 +155,7 @@ func hasSandboxName(name string) bool {
 	return ok && err == nil && id == strings.ToLower(id) && len(id) == len(uuid.Nil.String())
 }
 
-// Found is a sandbox that Find found.
+// Found is a folder that Find found: a sandbox, or a foreign folder with the name of one.
 type Found struct {
 	Sandbox
 	Foreign string // why the folder is no sandbox in spite of its name, and is never changed; empty for a sandbox

@@ -88,7 +88,8 @@ func (q *Quota) Note() string {
 	}
 }
 
-// Missing returns the command with which the pool could enforce sizes.
+// Missing says which command enables quotas, so that the pool can enforce sizes. It returns nil if quotas were on when
+// the pool was opened.
 func (q *Quota) Missing() []string {
 	if q.Enabled() {
 		return nil

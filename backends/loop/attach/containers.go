@@ -90,8 +90,8 @@ func (c *Containers) Open(ctx context.Context, dir folder.Dir, device string, ke
 	return crypt.New(c.runner).Open(ctx, device, c.Mapping(dir), key)
 }
 
-// KeyFor returns the data key of the dataset in dir. It fails unless the key opens the container in an image that
-// nothing uses. For an image that has a device, see PrepareGrowth.
+// KeyFor returns the data key of the dataset in dir. It fails if the key does not open the container in the image. The
+// image must not be attached to a device: see PrepareGrowth for an image that is.
 func (c *Containers) KeyFor(ctx context.Context, dir folder.Dir, image string) ([]byte, error) {
 	key, err := c.dataKey(ctx, dir)
 	if err == nil {
