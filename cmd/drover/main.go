@@ -5,7 +5,8 @@
 // and errors go to standard error. An error is one line. The error about a volume in use is followed by a line for each
 // holder. The exit code is 0, or 1 if the request failed, or 2 if the command line was wrong.
 //
-// A new command belongs in the package of its noun below internal. Of the commands without a noun, status and doctor
+// A new command belongs in the package of its noun below internal. Two packages have other names: drover ca is in
+// package certificates, and drover backend in package verification. Of the commands without a noun, status and doctor
 // have packages, clone is in package volumes, serve, control and agent are in package servers, and events, version,
 // completion and man are here. Package main builds the command tree (root.go) and keeps no state.
 package main

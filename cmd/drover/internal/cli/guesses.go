@@ -20,7 +20,8 @@ var otherWords = map[string]string{
 	"unlock": "volume unprotect", // of an encrypted volume, it would mean something else
 }
 
-// OtherWords returns a copy of the words and the commands that they mean.
+// OtherWords returns a copy of the table of words that are not accepted as commands. Each word has the command that an
+// error suggests for it.
 func OtherWords() map[string]string {
 	all := maps.Clone(synonyms)
 	maps.Copy(all, otherWords)

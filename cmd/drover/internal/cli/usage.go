@@ -64,8 +64,8 @@ func commandNames(cmd *cobra.Command) []string {
 	return names
 }
 
-// UnknownCommand is the usage error for arguments whose first word names no subcommand of cmd. The command that the
-// error suggests has the other arguments.
+// UnknownCommand is the usage error for arguments whose first word names no subcommand of cmd. If the error suggests a
+// command, the suggestion includes the other arguments.
 func UnknownCommand(cmd *cobra.Command, args ...string) error {
 	word, hint := args[0], ""
 	if text := advise(cmd, word); text != "" {

@@ -6,7 +6,8 @@
 // A process owns the files of Options.Root, its sockets and its stores. A lock on a file in the root ensures that one
 // process at a time uses them (lockRoot). The only other state is the number of closed connections that were not logged
 // yet (closedLog), which a mutex protects. OpenUnserved opens the store for commands that run without a server (package
-// stores).
+// stores). Where to change what: Options and Serve are in host.go, Control is in replica.go, Agent in node.go, and the
+// checks of Options in check.go. The stores are opened in stores.go, and the sockets in sockets.go and network.go.
 package daemon
 
 import (

@@ -20,8 +20,8 @@ import (
 )
 
 // Control runs one of a cluster's control replicas until ctx ends. A replica owns no state that other replicas need, so
-// any number of them can use one store. While Consul is unreachable, it answers requests with that error. It continues
-// when Consul is reachable again. It creates nothing before the options are checked.
+// any number of them can use one store. While Consul is unreachable, it answers requests with an error that says so. It
+// continues when Consul is reachable again. It creates nothing before the options are checked.
 func Control(ctx context.Context, o Options) (err error) {
 	if err := o.CheckControl(); err != nil {
 		return err

@@ -99,8 +99,8 @@ type OfNode struct {
 }
 
 // Merge returns the findings of nodes, sorted. Findings that differ only in the node become one. The subject names the
-// nodes, unless local is the only one. A finding about a control replica is what a node sees of it, so its subject says
-// which nodes those are.
+// nodes, unless local is the only one. The subject of a finding about a control replica says from which nodes the
+// problem was seen, because the problem is not on these nodes.
 func Merge(all []OfNode, local string) []api.Finding {
 	nodes := map[api.Finding][]string{}
 	var order []api.Finding

@@ -33,7 +33,8 @@ type Options struct {
 	Version string
 	// Source is the view of pools and volumes: control, or the agent in a process without control.
 	Source Source
-	// Agent is the agent of this process, or nil. It implements some of the reporters below.
+	// Agent is the agent of this process, or nil. It implements some of the reporter interfaces in collector.go, such
+	// as ioReporter.
 	Agent any
 	// Store are the metrics of the store.
 	Store []Figure
@@ -45,8 +46,8 @@ type Options struct {
 	Recorder *Recorder
 }
 
-// Source returns the present state of pools and volumes. Agents and control implement it. It may also implement the
-// reporters below.
+// Source returns the present state of pools and volumes. Agents and control implement it. It may also implement some of
+// the reporter interfaces in collector.go.
 type Source interface {
 	Pools(context.Context) ([]api.Pool, error)
 	// SeenVolumes returns the volumes that are or were mounted. With an error, it returns those that it could read.

@@ -1,4 +1,4 @@
-// Package pools has the commands of drover pool, and the words for capabilities and states of pools, which packages
-// nodes, stores and verification use too. Package main adds the commands to the command tree. The commands call the
-// API, and keep no state.
+// Package pools has the commands of drover pool. Packages nodes and verification use its words for the states and
+// capabilities of pools, and package stores shows rebuilt datasets with RebuiltTable. Package main adds the commands to
+// the command tree. The commands call the API, and keep no state.
 package pools

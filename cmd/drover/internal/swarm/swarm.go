@@ -1,8 +1,8 @@
-// Package swarm watches the Docker engine of this host in the background. Package daemon runs a [Watcher], whose last
-// result is an atomic pointer. The engine's version and its Swarm become facts of the node. On request, the facts of
-// all nodes become labels of the Swarm's nodes. Function facts.Published defines the names and values of the labels. No
-// request and no operation waits for this package (invariant I10 in docs/invariants.md). If the engine does not answer,
-// the watcher tries again at its next look.
+// Package swarm watches the Docker engine of this host in the background. Package daemon runs a [Watcher], which keeps
+// the last result in an atomic pointer, and the last logged message, which only Run uses. The engine's version and its
+// Swarm become facts of the node. On request, the facts of all nodes become labels of the Swarm's nodes. Function
+// facts.Published defines the names and values of the labels. No request and no operation waits for this package
+// (invariant I10 in docs/invariants.md). If the engine does not answer, the watcher tries again at its next look.
 package swarm
 
 import (
