@@ -112,6 +112,7 @@ esac
 need_root "testing mounts and engines"
 flaky=$(mktemp)
 bin=$(mktemp -d)
+chmod 711 "$bin" # tests also run drover as other users
 trap 'show_flaky; show_phases; rm -rf "$bin"' EXIT
 phase "packages" 90 scripts/deps.sh "$([ "$form" = short ] && echo test || echo long)"
 phase "images and tools" 240 prepare
