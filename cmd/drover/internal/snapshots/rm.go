@@ -31,7 +31,7 @@ are, and -o json prints a list.`,
 	cli.DryRunFlag(cmd, o)
 	volume := volumeFlag(a, cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
-		refs, err := snapshotRefs(cmd, c, *volume, args)
+		refs, err := snapshotRefs(cmd.Context(), cmd, c, *volume, args)
 		if err != nil {
 			return err
 		}
@@ -65,36 +65,65 @@ func completeRm(a *cli.App) cobra.CompletionFunc {
 type snapshotRef struct{ volume, snapshot string }
 
 // snapshotRefs parses [VOLUME] SNAPSHOT [SNAPSHOT...], where each SNAPSHOT may be VOLUME@NAME if no volume precedes it.
-// The first of several arguments is the volume, if a volume has that name. A UUID of a snapshot could be its prefix as
-// well, so only arguments that are no volume are taken as snapshots.
-func snapshotRefs(cmd *cobra.Command, c cli.Remote, flag string, args []string) (refs []snapshotRef, err error) {
-	volume, whole := flag, len(splitName(args[:1])) == 2
-	if len(args) > 1 && !whole {
-		isVolume := flag == "" && dataset.CheckPrefix(strings.ToLower(args[0])) != nil
-		if !isVolume {
-			if isVolume, err = volumeExists(cmd.Context(), c, args[0]); err != nil {
-				return nil, err
-			}
+// The first of several arguments is the volume, unless all of them are prefixes of UUIDs of snapshots: a mistyped name
+// of a volume must not turn the names of its snapshots into prefixes that match snapshots of another volume.
+func snapshotRefs(ctx context.Context, cmd *cobra.Command, c cli.Remote, flag string, args []string) (
+	refs []snapshotRef, err error) {
+	volume := flag
+	if len(args) > 1 && len(splitName(args[:1])) == 1 {
+		isVolume, err := volumeExists(ctx, c, args[0])
+		if err != nil {
+			return nil, err
 		}
 		if isVolume && flag != "" {
 			return nil, cli.UsageError(cmd, "duplicate volume: %q, and --volume %s", args[0], flag)
 		}
-		if isVolume {
+		onlyIDs := false
+		if !isVolume && flag == "" {
+			if onlyIDs, err = areSnapshotIDs(ctx, c, args); err != nil {
+				return nil, err
+			}
+		}
+		if flag == "" && !onlyIDs {
 			volume, args = args[0], args[1:]
 		}
 	}
+	previous := "" // the volume of the last VOLUME@NAME
 	for _, arg := range args {
 		parts := splitName([]string{arg})
 		switch {
 		case len(parts) == 1:
-			refs = append(refs, snapshotRef{volume, arg})
+			refs = append(refs, snapshotRef{cmp.Or(volume, previous), arg})
 		case volume == "" || volume == parts[0]:
+			previous = parts[0]
 			refs = append(refs, snapshotRef{parts[0], parts[1]})
 		default:
 			return nil, cli.UsageError(cmd, "two volumes for one snapshot: %s, and %s", volume, arg)
 		}
 	}
 	return refs, nil
+}
+
+// minListedPrefix is the minimum length of the prefixes of UUIDs in a list without a volume. It is that of the first
+// group of a UUID, so that a date or a short word is hardly ever taken for one.
+const minListedPrefix = 8
+
+// areSnapshotIDs reports whether all words are prefixes of UUIDs, each of one snapshot.
+func areSnapshotIDs(ctx context.Context, c cli.Remote, words []string) (bool, error) {
+	for _, word := range words {
+		if len(word) < minListedPrefix || dataset.CheckPrefix(strings.ToLower(word)) != nil {
+			return false, nil
+		}
+		_, err := c.Snapshot(ctx, "", word)
+		switch kind := dataset.KindOf(err); {
+		case err == nil:
+		case kind == dataset.ErrNotFound || kind == dataset.ErrInvalid || kind == dataset.ErrAmbiguous:
+			return false, nil
+		default:
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // freedSpace returns a clause about the space that the deletion of a snapshot frees. Only the host with the pool can
