@@ -10,6 +10,8 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -153,5 +155,23 @@ func TestRemoveNodeNamesOnlyReplicas(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A damaged record of a volume does not keep an administrator from revoking the certificate of a node with its replica.
+func TestForcedRemovalDespiteDamagedRecord(t *testing.T) {
+	l := controltest.NewLastCopy(t)
+	l.Restart(l.Replica, "gamma")
+	l.EditCopy(l.Replica, func(c *dataset.Copy, _ *dataset.Node) { c.Kind = dataset.CopyReplica })
+	damaged := []store.Write{{Key: record.DatasetKey(l.Dataset.ID), Value: []byte(`{"id":`)}}
+	if _, err := l.Keeper.Ledger.Store.Txn(t.Context(), nil, damaged); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{})
+	controltest.Refused(t, err, dataset.ErrCorrupt, "damaged")
+	_, _ = l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{Force: true}) // fails later, at the damaged record
+	var n dataset.Node
+	if _, err := record.NewTx(t.Context(), l.Keeper.Ledger.Store).Get(record.NodeKey(l.Replica.ID), &n); err != nil || n.Removed.IsZero() {
+		t.Errorf("the record of node gamma after a forced removal: %+v, %v; want that it is removed", n, err)
 	}
 }

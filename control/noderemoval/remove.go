@@ -71,10 +71,11 @@ func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, how api.NodeRe
 		return m.preview(ctx, ref, force)
 	}
 	var unprotected []string
-	if err := m.Ledger.View(ctx, func(t *record.Tx) (err error) {
+	err = m.Ledger.View(ctx, func(t *record.Tx) (err error) {
 		unprotected, err = onlyReplicas(t, ref)
 		return err
-	}); err != nil {
+	})
+	if err != nil && !force { // a damaged record must not keep anybody from revoking a certificate
 		return out, err
 	}
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
