@@ -93,7 +93,7 @@ func reportCalls(sc scene, all map[string]func() error) {
 			return controltest.ErrorOf(sc.LabelNode(ctx, sc.ID, dataset.LabelChange{Set: map[string]string{"rack": "r2"}}))
 		},
 		"add repository":    func() error { return controltest.ErrorOf(sc.AddRepository(ctx, newRepository("second"))) },
-		"remove repository": func() error { return sc.RemoveRepository(ctx, "offsite") },
+		"remove repository": func() error { return sc.RemoveRepository(ctx, "offsite", false) },
 		"record":            func() error { return sc.Record(ctx, sc.ID, sc.ReportOf(sc.ops[dataset.OpImport])) },
 		"register": func() error {
 			return sc.Register(ctx, api.Registration{Node: dataset.Node{ID: sc.ID, Incarnation: sc.Incarnation}, Pools: sc.LocalPools})

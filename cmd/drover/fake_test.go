@@ -217,7 +217,10 @@ func (f *fake) AddRepository(_ context.Context, r api.NewRepository) (dataset.Re
 	return added, f.called("AddRepository", r)
 }
 
-func (f *fake) RemoveRepository(_ context.Context, name string) error {
+func (f *fake) RemoveRepository(_ context.Context, name string, force bool) error {
+	if force {
+		return f.called("RemoveRepository", name, force)
+	}
 	return f.called("RemoveRepository", name)
 }
 

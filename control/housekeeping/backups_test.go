@@ -282,7 +282,7 @@ func TestScheduledBackupsAreRequestedByControl(t *testing.T) {
 func TestBackupToUnrecordedRepository(t *testing.T) {
 	e := controltest.New(t)
 	hourly(e)
-	if err := e.RemoveRepository(e.Ctx, "offsite"); err != nil {
+	if err := e.RemoveRepository(e.Ctx, "offsite", true); err != nil {
 		t.Fatal(err)
 	}
 	a := e.NewAgent("alpha")
@@ -401,7 +401,7 @@ func TestLateBackupsAreReported(t *testing.T) {
 	if _, backups := e.Schedules(); found() != "" || backups[0].Failures != 0 {
 		t.Errorf("after a good backup: %s, %+v", found(), backups)
 	}
-	if err := e.RemoveRepository(e.Ctx, "offsite"); err != nil {
+	if err := e.RemoveRepository(e.Ctx, "offsite", true); err != nil {
 		t.Fatal(err)
 	}
 	e.AdvanceAndRun(2 * time.Hour)

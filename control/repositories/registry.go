@@ -73,8 +73,8 @@ func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (data
 }
 
 // RemoveRepository removes the record of a repository, also if the record is damaged. It fails with
-// dataset.ErrNotFound.
-func (r *Registry) RemoveRepository(ctx context.Context, name string) error {
+// dataset.ErrNotFound. Without force, it fails with dataset.ErrInUse if the profile of a volume names the repository.
+func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool) error {
 	_, err := r.ledger.Update(ctx, func(t *record.Tx) error {
 		key := record.RepositoryKey(name)
 		removed, err := record.GetRepository(t, name)
@@ -84,11 +84,48 @@ func (r *Registry) RemoveRepository(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
+		if !force {
+			if err := checkUnused(t, name); err != nil {
+				return err
+			}
+		}
 		publish(t, api.EventRepositoryRemove, removed)
 		t.Delete(key)
 		return nil
 	})
 	return err
+}
+
+// checkUnused fails with dataset.ErrInUse if the profile of a volume has the volume backed up to a repository. A
+// volume that is made at the same time can be missed: housekeeping reports it.
+func checkUnused(t *record.Tx, name string) error {
+	var volumes []string
+	for after := ""; ; {
+		entries, err := t.List(record.DatasetsPrefix, after, api.MaxPage)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			after = e.Key
+			var d dataset.Dataset
+			if record.Decode(e.Key, e.Value, &d) == nil && d.State == dataset.StateReady &&
+				d.Profile.Backup.To == name {
+				volumes = append(volumes, d.Volume)
+			}
+		}
+		if len(entries) < api.MaxPage {
+			break
+		}
+	}
+	switch len(volumes) {
+	case 0:
+		return nil
+	case 1:
+		return dataset.Errorf(dataset.ErrInUse, "repository %s: 1 volume is backed up to it on schedule: %s (give it "+
+			"another profile: drover volume set-profile)", name, volumes[0])
+	}
+	return dataset.Errorf(dataset.ErrInUse, "repository %s: %d volumes are backed up to it on schedule: %s (give them "+
+		"another profile: drover volume set-profile)", name, len(volumes), dataset.FormatChoices(volumes))
 }
 
 // checkRoom fails with dataset.ErrInvalid if there are too many repositories for another one. Concurrent requests can

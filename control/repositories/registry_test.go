@@ -71,10 +71,10 @@ func TestListAndRemoveRepositories(t *testing.T) {
 	if d := cmp.Diff([]dataset.Repository{first, second}, list); d != "" || err != nil {
 		t.Errorf("listed: %v, -want +got:\n%s", err, d)
 	}
-	controltest.Refused(t, e.RemoveRepository(e.Ctx, "ofsite"), dataset.ErrNotFound,
+	controltest.Refused(t, e.RemoveRepository(e.Ctx, "ofsite", false), dataset.ErrNotFound,
 		`no such repository: "ofsite" (available: near, offsite)`, "did you mean offsite?")
-	controltest.Refused(t, e.RemoveRepository(e.Ctx, "a/b"), dataset.ErrInvalid, "bad repository name")
-	if err := e.RemoveRepository(e.Ctx, "near"); err != nil {
+	controltest.Refused(t, e.RemoveRepository(e.Ctx, "a/b", false), dataset.ErrInvalid, "bad repository name")
+	if err := e.RemoveRepository(e.Ctx, "near", false); err != nil {
 		t.Fatal(err)
 	}
 	_, err = e.Repository(e.Ctx, "near")
@@ -132,8 +132,8 @@ func TestRemoveDamagedRepository(t *testing.T) {
 		}
 		_, err := e.Repositories(e.Ctx)
 		controltest.Refused(t, err, dataset.ErrCorrupt, "repositories/offsite is damaged")
-		controltest.Refused(t, e.RemoveRepository(e.Ctx, "missing"), dataset.ErrCorrupt, "repositories/offsite is damaged")
-		if err := e.RemoveRepository(e.Ctx, "offsite"); err != nil {
+		controltest.Refused(t, e.RemoveRepository(e.Ctx, "missing", false), dataset.ErrCorrupt, "repositories/offsite is damaged")
+		if err := e.RemoveRepository(e.Ctx, "offsite", false); err != nil {
 			t.Fatalf("value %s: %v", value, err)
 		}
 		if list, err := e.Repositories(e.Ctx); err != nil || len(list) != 1 || cmp.Diff(near, list[0]) != "" {
@@ -184,4 +184,27 @@ func eventsOf(e *controltest.Control) (out []string) {
 		e.Fatalf("%v", err)
 	}
 	return out
+}
+
+// A repository that the profile of a volume names is removed only with force.
+func TestRepositoryInUseIsNotRemoved(t *testing.T) {
+	e := controltest.New(t)
+	mustAdd(e, newRepository("offsite", "/srv/one"))
+	p := e.ProfileSet.ByName["silver"]
+	p.Name, p.Revision = "backed", "r1-backed"
+	p.Backup = dataset.Backups{To: "offsite", Schedule: "@daily"}
+	e.ProfileSet.ByName[p.Name] = p
+	a := e.NewAgent("alpha")
+	a.MustCreate("plain@silver")
+	a.MustCreate("db@backed")
+	controltest.Refused(t, e.RemoveRepository(e.Ctx, "offsite", false), dataset.ErrInUse,
+		"repository offsite: 1 volume is backed up to it on schedule: db (")
+	if err := e.RemoveRepository(e.Ctx, "offsite", true); err != nil {
+		t.Fatal(err)
+	}
+	mustAdd(e, newRepository("offsite", "/srv/two"))
+	a.MustDelete("db")
+	if err := e.RemoveRepository(e.Ctx, "offsite", false); err != nil {
+		t.Errorf("after the removal of the volume: %v", err)
+	}
 }

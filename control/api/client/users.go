@@ -105,9 +105,11 @@ func (u Users) AddRepository(ctx context.Context, r api.NewRepository) (dataset.
 	return fetch[dataset.Repository](ctx, u.conn, newCall(route.AddRepository).with(r).idempotent())
 }
 
-// RemoveRepository removes the record of a repository.
-func (u Users) RemoveRepository(ctx context.Context, name string) error {
-	return u.conn.send(ctx, newCall(route.RemoveRepository, name))
+// RemoveRepository removes the record of a repository. With force, it does so also if volumes are backed up to it.
+func (u Users) RemoveRepository(ctx context.Context, name string, force bool) error {
+	k := newCall(route.RemoveRepository, name)
+	k.query = query("force", flag(force))
+	return u.conn.send(ctx, k)
 }
 
 // Fence records an operator's confirmation that an unreachable node no longer writes.

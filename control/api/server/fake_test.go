@@ -172,8 +172,8 @@ func (f *fake) AddRepository(ctx context.Context, r api.NewRepository) (dataset.
 	return sampleRepository(), f.ask(ctx, "AddRepository", r)
 }
 
-func (f *fake) RemoveRepository(ctx context.Context, name string) error {
-	return f.ask(ctx, "RemoveRepository", name)
+func (f *fake) RemoveRepository(ctx context.Context, name string, force bool) error {
+	return f.ask(ctx, "RemoveRepository", name, force)
 }
 
 func (f *fake) NodeList(ctx context.Context, filter string) ([]api.Node, error) {

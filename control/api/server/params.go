@@ -64,6 +64,11 @@ type ForceDropParam struct {
 	Force bool `query:"force" doc:"also if running containers use it; they cannot start again"`
 }
 
+// ForceUnusedParam overrides the check that no volume uses a repository.
+type ForceUnusedParam struct {
+	Force bool `query:"force" doc:"also if volumes are backed up to it on schedule; these backups fail then"`
+}
+
 // FencedParam is an operator's confirmation that a node no longer writes.
 type FencedParam struct {
 	Fenced string `query:"fenced" maxLength:"512" doc:"with force: the unreachable home, confirmed to be fenced"`

@@ -34,8 +34,11 @@ func (h handlers) repositories() {
 			return reply(h.Service.AddRepository(ctx, in.Body))
 		})
 	add(h, endpoint(route.RemoveRepository, "repositories", "Remove the record of a repository", ""),
-		func(ctx context.Context, in *struct{ RepositoryParam }) (*struct{}, error) {
-			return nil, h.Service.RemoveRepository(ctx, in.Repository)
+		func(ctx context.Context, in *struct {
+			RepositoryParam
+			ForceUnusedParam
+		}) (*struct{}, error) {
+			return nil, h.Service.RemoveRepository(ctx, in.Repository, in.Force)
 		})
 	add(h, endpoint(route.CheckRepository, "repositories", "Open or check a repository from this host", ""),
 		func(ctx context.Context, in *struct{ Body api.RepositoryCheck }) (*answer[api.RepositoryState], error) {

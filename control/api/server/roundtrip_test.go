@@ -131,8 +131,11 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"AddRepository", []any{place}, f.repositories[0], func(ctx context.Context, c *client.Client) (any, error) {
 			return c.AddRepository(ctx, place)
 		}},
-		{"RemoveRepository", []any{"offsite"}, nil, func(ctx context.Context, c *client.Client) (any, error) {
-			return nil, c.RemoveRepository(ctx, "offsite")
+		{"RemoveRepository", []any{"offsite", false}, nil, func(ctx context.Context, c *client.Client) (any, error) {
+			return nil, c.RemoveRepository(ctx, "offsite", false)
+		}},
+		{"RemoveRepository", []any{"offsite", true}, nil, func(ctx context.Context, c *client.Client) (any, error) {
+			return nil, c.RemoveRepository(ctx, "offsite", true)
 		}},
 		{"Cordon", []any{node1, api.Cordoned{Cordoned: true, Draining: true}}, f.nodes[0].Node, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Cordon(ctx, node1, api.Cordoned{Cordoned: true, Draining: true})

@@ -18,12 +18,16 @@ func newRmCmd(a *cli.App) *cobra.Command {
 		Long: `Remove the record of a repository. The data in the repository stays, and so do
 the files with its password: drover repository add adds it again.
 
+While the profile of a volume has it backed up to the repository, the command is
+refused. With --force, the record is removed, and these backups fail.
+
 The name of the repository must be typed to confirm the command, unless --yes is
 given.`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.RepositoryWords),
 	}
 	o, yes := cli.OutputFlags(cmd, false), confirm.AddFlag(cmd)
 	cli.DryRunFlag(cmd, o)
+	force := cmd.Flags().Bool("force", false, "also if volumes are backed up to it on schedule")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		ctx := cmd.Context()
 		r, err := c.Repository(ctx, args[0])
@@ -47,7 +51,7 @@ given.`,
 			if err != nil {
 				return err
 			}
-			if err := c.RemoveRepository(ctx, r.Name); err != nil {
+			if err := c.RemoveRepository(ctx, r.Name, *force); err != nil {
 				return err
 			}
 		}
