@@ -11,17 +11,16 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 )
 
 const (
 	// maxBackupDelay is the longest time that the scheduled backup of a volume waits after the moment of the schedule,
 	// so that the backups of many volumes do not begin at once.
 	maxBackupDelay = time.Hour
-	// backupRetryMin and backupRetryMax are how long a failed backup waits before it is tried again. The time doubles
+	// firstBackupRetry and maxBackupRetry are how long a failed backup waits before it is tried again. The time doubles
 	// with each failure.
-	backupRetryMin = time.Minute
-	backupRetryMax = 2 * time.Hour
+	firstBackupRetry = time.Minute
+	maxBackupRetry   = 2 * time.Hour
 	// backupCheck is the time between two looks at a backup that runs, and between two requests that are refused.
 	backupCheck = time.Minute
 	// maxClockSkew is by how much the clock of another control replica may be ahead.
@@ -131,7 +130,7 @@ func isOnLostNode(t *record.Tx, d dataset.Dataset, op dataset.Operation) (bool, 
 
 // Backups returns a function that returns the state of the scheduled backups of a dataset. The state is nil if the
 // profile has no schedule, or the dataset is deleted.
-func Backups(c clock.Clock) func(*record.Tx, dataset.Dataset) (*api.BackupState, error) {
+func Backups(c interface{ Now() time.Time }) func(*record.Tx, dataset.Dataset) (*api.BackupState, error) {
 	return func(t *record.Tx, d dataset.Dataset) (*api.BackupState, error) { return backupState(t, d, c.Now()) }
 }
 
@@ -172,8 +171,8 @@ func backupDue(d dataset.Dataset, b record.Backups, now time.Time) (time.Time, e
 		due = tick.Add(spread(d.ID, min(after.Sub(tick)/4, maxBackupDelay)))
 	}
 	if b.Failures > 0 && !b.Failed.After(latest) {
-		wait := backupRetryMin << min(b.Failures-1, 10)
-		wait = min(wait, backupRetryMax)
+		wait := firstBackupRetry << min(b.Failures-1, 10)
+		wait = min(wait, maxBackupRetry)
 		if retry := b.Failed.Add(wait + spread(d.ID, wait/4)); retry.After(due) {
 			due = retry
 		}
