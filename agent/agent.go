@@ -71,7 +71,8 @@ type Config struct {
 	// TransferRate limits how many bytes a second all transfers together send to and receive from peers. If 0, there is
 	// no limit.
 	TransferRate dataset.Size
-	// FencePrograms are the programs that fence commands may run. If nil, any program that belongs to root is allowed.
+	// FencePrograms are the programs that profiles and repositories may name: as a fence command, or to print a key or
+	// a password. If nil, any program that only root can change is allowed.
 	FencePrograms []string
 	// ListAll makes the engine's list show the volumes of all nodes.
 	ListAll bool
@@ -81,7 +82,7 @@ type Config struct {
 	// OperationEnded is called after each operation that this agent carried out. It must be fast. If nil, it is not
 	// called.
 	OperationEnded func(op dataset.Operation, err error, took time.Duration)
-	// Runner runs fence commands. If nil, they run on this host.
+	// Runner runs the programs of FencePrograms. If nil, they run on this host.
 	Runner run.Runner
 }
 

@@ -29,8 +29,8 @@ type Config struct {
 	// TransferRate is the maximum number of bytes a second that moves and replicas of an agent's host send and receive
 	// together. 0 means no limit.
 	TransferRate dataset.Size
-	// FencePrograms lists the programs that a profile may use as its fence command. The agent's host runs them as root.
-	// If nil, every program that belongs to root is allowed.
+	// FencePrograms lists the programs that profiles and repositories may name: as a fence command, or to print a key
+	// or a password. The agent's host runs them as root. If nil, every program that only root can change is allowed.
 	FencePrograms []string
 	// CgroupParents lists the control groups below which the engine of an agent's host creates containers. If nil, the
 	// defaults of the engines are used.

@@ -55,8 +55,8 @@ type Options struct {
 	Pools        []pool.Config
 	Labels       map[string]string
 	TransferRate dataset.Size // bytes a second between hosts; if 0, there is no limit
-	// FencePrograms are the programs that the agent may run for fences. If nil, it may run any program that belongs to
-	// root.
+	// FencePrograms are the programs that profiles and repositories may name. If nil, the agent may run any program
+	// that only root can change.
 	FencePrograms []string
 	CgroupParents []string // groups below which the engine puts containers; if nil, the usual ones
 	ListAll       bool     // the engine's list shows the volumes of all hosts
