@@ -18,7 +18,7 @@ type KeySource struct {
 }
 
 const (
-	// DefaultKeyTimeout is how long one run of a key program may take if the profile does not say.
+	// DefaultKeyTimeout is how long one run of a key program may take if the profile sets no timeout.
 	DefaultKeyTimeout = Duration(10 * time.Second)
 	// MaxKeyTimeout is the longest time that a profile may allow: a mount that waits for the program has two
 	// minutes.

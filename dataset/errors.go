@@ -106,7 +106,7 @@ func CutTo(line string, most int) string {
 // maxClip is how many bytes of a request or a file an error repeats.
 const maxClip = 140
 
-// Clip truncates the part of a request or a file that an error repeats.
+// Clip truncates s, a part of a request or a file, for the text of an error.
 func Clip(s string) string {
 	if len(s) <= maxClip {
 		return s

@@ -92,7 +92,7 @@ const (
 )
 
 const (
-	// DefaultFenceTimeout is how long one run of a fence command may take if the profile does not say.
+	// DefaultFenceTimeout is how long one run of a fence command may take if the profile sets no timeout.
 	DefaultFenceTimeout = Duration(20 * time.Second)
 	// MaxFenceTimeout is the longest time that a profile may allow: a mount that waits for the command has two
 	// minutes.
@@ -118,10 +118,10 @@ const (
 	FollowWithin FollowMode = "within"
 )
 
-// DefaultFollow is how long a move may be expected to take if a profile does not say.
+// DefaultFollow is how long a move may be expected to take if the profile sets no time.
 const DefaultFollow = Duration(time.Minute)
 
-// Allows reports whether a move that is expected to take so long begins automatically.
+// Allows reports whether a move begins automatically. expected is how long the move is expected to take.
 func (f Follow) Allows(expected time.Duration) bool {
 	switch f.Mode {
 	case FollowAlways:
@@ -161,8 +161,8 @@ type Snapshots struct {
 	Keep     Keep   `json:"keep"`               // how many scheduled snapshots are kept
 }
 
-// Keep says how many scheduled snapshots or backups retention keeps: the newest Last ones, and the newest of each of
-// the latest so many hours, days, weeks and months. If all are zero, it keeps all of them.
+// Keep says how many scheduled snapshots or backups retention keeps: the newest Last ones, and the newest one of each
+// of the latest Hourly hours, Daily days, Weekly weeks and Monthly months. If all are zero, it keeps all of them.
 type Keep struct {
 	Last    int `json:"last,omitempty"`    // number of newest ones that are kept
 	Hourly  int `json:"hourly,omitempty"`  // number of hours whose newest one is kept

@@ -463,7 +463,8 @@ func SpellingsWithName(spellings []string, name string) (found []string) {
 	return found
 }
 
-// LostWrites begins the problem of a dataset that may have lost writes that were not synced.
+// LostWrites is the beginning of the text in DatasetStatus.Problem for a dataset that may have lost writes that were
+// not synced.
 const LostWrites = "may have lost data that was written "
 
 // IsUnusable reports whether the node cannot use the dataset as it should. A dataset that may have lost writes can be

@@ -109,10 +109,10 @@ func (g *Guard) find(id uuid.UUID, epoch uint64) (*entry, error) {
 // reach the old copy. A container engine that writes into the dataset (docker cp) is not killed: it continues to
 // write into the old copy. Idempotent.
 //
-// It returns ErrNotFound if the dataset is not registered, and ErrStale for another epoch. It returns ErrInUse if
-// processes cannot be examined, or if killed holders do not end: the error names them, and the caller must call
-// Supersede again. Until every process that could write was sent SIGKILL, the dataset stays fenced, and the guard keeps
-// checking the fence.
+// It returns ErrNotFound if the dataset is not registered, ErrStale for another epoch, and ErrConflict while another
+// request changes the entry. It returns ErrInUse if processes cannot be examined, or if killed holders do not end: the
+// error names them, and the caller must call Supersede again. Until every process that could write was sent SIGKILL,
+// the dataset stays fenced, and the guard keeps checking the fence.
 func (g *Guard) Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error) {
 	e, err := g.beginSupersede(id, epoch)
 	if err != nil {
@@ -207,8 +207,9 @@ func leftText(o hand.Outcome) string {
 }
 
 // Release removes a dataset from the table, durably. Call it once the dataset is unmounted, or once its lease is no
-// longer bounded in time. It returns nil if the dataset is not registered, ErrInUse if the dataset is fenced (call Thaw
-// or Supersede first), and ErrStale for another epoch.
+// longer bounded in time. It returns nil if the dataset is not registered. It returns ErrInUse if the dataset is fenced
+// (call Thaw or Supersede first), or superseded with holders that have not ended (call Supersede again). It returns
+// ErrStale for another epoch, and ErrConflict while another request changes the entry.
 func (g *Guard) Release(ctx context.Context, id uuid.UUID, epoch uint64) error {
 	return g.release(ctx, id, epoch, false)
 }

@@ -31,6 +31,7 @@ const flushTime = 10 * time.Second
 //   - ErrUnsupported if this host cannot enforce the policy,
 //   - ErrStale if the deadline has passed, if a newer epoch is registered, or if the dataset is fenced (call Thaw or
 //     Supersede first),
+//   - ErrInUse if the dataset is superseded and its holders have not ended (call Supersede again),
 //   - ErrNoSpace if the table is full,
 //   - ErrConflict while another request changes the entry.
 func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {

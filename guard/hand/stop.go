@@ -46,8 +46,8 @@ type rule struct {
 	suspectHarmless func(*processTable, *process) bool
 	// act acts on the holders, and reports whether it did anything.
 	act func(w *processTable, target Target, holders []Process) (acted bool, err error)
-	// hung, if set, acts on a process whose examination hangs or has failed. It is called only if the process was
-	// told to stop at least haltTime ago. Until then, a busy host or a slow disk may be the reason.
+	// hung, if set, acts on a process whose examination hangs or has failed. It is called only if the process was sent
+	// a signal to stop at least haltTime ago. Until then, a busy host or a slow disk may be the reason.
 	hung func(*process) error
 }
 
@@ -304,9 +304,9 @@ func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err err
 	return acted, errors.Join(errs...)
 }
 
-// Kill kills the holders of a dataset, except an engine, which it stops. A process that waits in the
-// kernel ends when the kernel returns. Kill also kills a process whose examination hangs or has failed,
-// if it was told to stop at least haltTime ago and does not stop: see cannotStop.
+// Kill kills the holders of a dataset, except an engine, which it stops. A process that waits in the kernel ends when
+// the kernel returns. Kill also kills a process whose examination hangs or has failed, if it was sent a signal to stop
+// at least haltTime ago and does not stop: see cannotStop.
 //
 // The act is done when a look at all processes finds no holder except stopped engines, and no running
 // process that could not be examined. Errors are reported in Outcome.Note.
