@@ -5,7 +5,8 @@
 //
 // Calls of other threads and of child processes never fail. Only tests use the package: backends/backendtest/failing,
 // and the tests of some backends. The only state is the active Run: an atomic pointer to its watcher, whose list of
-// calls a mutex protects. The caller ensures that a process has one Run at a time.
+// calls a mutex protects. The caller ensures that a process has one Run at a time. Which system calls count as changes
+// is in calls.go.
 package fault
 
 import (

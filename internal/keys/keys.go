@@ -3,6 +3,8 @@
 // by wrapping the data keys again, without touching the data. The agent calls the package to wrap and unwrap data keys,
 // and the command drover profile check to test that a key can be read. Package restic reads the passwords of backup
 // repositories with it. The package keeps no keys in memory: it reads an operator's key from its source each time.
+// Where a key is read from belongs in source.go, how it wraps data keys in keys.go, and the secrets of repositories in
+// password.go.
 package keys
 
 import (

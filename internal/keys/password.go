@@ -17,8 +17,8 @@ import (
 type Password struct{ secret []byte }
 
 // ReadPassword reads a password from a file that only root can read, or from the output of a program. White space
-// around the password is not part of it, as restic(1) reads such a file too. The errors are ErrForbidden, and name the
-// remedy.
+// around the password is not part of the password: restic(1) reads such a file in the same way. The errors are
+// ErrForbidden, and name the remedy.
 func ReadPassword(ctx context.Context, runner run.Runner, from dataset.PasswordSource) (Password, error) {
 	if from.Exec != "" {
 		return printedPassword(ctx, runner, from.Exec)

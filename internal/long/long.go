@@ -1,6 +1,6 @@
-// Package long skips tests that take long, unless the long form of the test run was requested (`make test-long`). No
-// other package may skip a test: a missing requirement of a test is a failure (test/quality checks that). Only tests
-// call it. It has no state besides the environment.
+// Package long skips tests that take long and shortens others, unless the long form of the test run was requested
+// (`make test-long`). No other package may skip a test: a missing requirement of a test is a failure (test/quality
+// checks that). Only tests call it. It has no state besides the environment.
 package long
 
 import (

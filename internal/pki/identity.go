@@ -5,6 +5,10 @@
 // of a pair. In memory, Credentials have the present pair, in an atomic pointer, and a cache of verified signatures,
 // which a mutex protects.
 //
+// Where to change what: what a certificate contains is in authority.go and identity.go, when a peer is accepted in
+// tls.go, how an authority gets a new key in rotate.go, the files of a pair in files.go, and the form of tokens in
+// token.go.
+//
 // A certificate names its holder with one URI and nothing else:
 //
 //	drover://<cluster>/control/<name>

@@ -29,7 +29,7 @@ type Backup struct {
 	Paths  []string  `json:"paths"`
 }
 
-// Request is what to back up.
+// Request describes a backup for Repository.Backup.
 type Request struct {
 	// Dir is the folder that contains Names. The backup contains the names without the folder.
 	Dir   string
@@ -53,7 +53,7 @@ type Progress struct {
 	TotalFiles int64 `json:"total_files"`
 }
 
-// Summary is what a backup has cost.
+// Summary has the size of a backup, and how much data it added to the repository.
 type Summary struct {
 	Files      int64 `json:"total_files_processed"`
 	Bytes      int64 `json:"total_bytes_processed"` // the size of the files
@@ -297,7 +297,7 @@ func (r *Repository) Prune(ctx context.Context) error {
 	return err
 }
 
-// Stats is what a repository contains.
+// Stats has the size of a repository and the number of its backups.
 type Stats struct {
 	Bytes   int64 `json:"total_size"` // as stored: compressed, and each piece of data once
 	Backups int64 `json:"snapshots_count"`

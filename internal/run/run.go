@@ -1,7 +1,8 @@
 // Package run starts external commands: argument vectors and never a shell, the C locale, a time limit on every call,
 // bounded output, and errors that say in one line what failed and why. Backends, the agent, the guard and packages such
 // as mkfs, crypt and keys start their commands through a [Runner] that their caller passes to them. [System] remembers
-// the running commands, and a [Recorder], which is for tests, the commands so far. A mutex protects each.
+// the running commands, and a [Recorder], which is for tests, the commands so far. A mutex protects each. How a command
+// is started, limited and killed is in system.go, and how an error is described in run.go.
 package run
 
 import (

@@ -1,6 +1,7 @@
 // Package scratch provides tests with real filesystems: images on loop devices that are mounted for one test. It needs
 // root, loop devices and the mkfs programs. On a host without them the test fails. Only tests call it. Everything that
-// it makes is removed when the test ends. The only state is the zfs-fuse server of [ZFS], which a mutex protects.
+// it makes is removed when the test ends. The only state is the zfs-fuse server of [ZFS], which a mutex protects. A new
+// kind of filesystem belongs in scratch.go (Format), and a new way to fail in failing.go.
 package scratch
 
 import (

@@ -1,8 +1,10 @@
 // Package selector parses and evaluates expressions that choose nodes by their facts: the placement of a profile, and
 // the filter of a list of nodes. The grammar is a subset of the grammar of expr-lang/expr: comparisons of facts, with
 // and, or and not. It has no calls and no loops, so an evaluation takes little time, and no more memory than the
-// expression. (The library go-bexpr has no < and no >.) Package profiles parses the placement of a profile with it, and
-// control evaluates expressions. The package performs no I/O and has no state: an [Expr] is immutable.
+// expression. (The library go-bexpr has no < and no >.) Package profiles checks the placement of a profile with it.
+// Control parses and evaluates the placement (control/placement) and the filter of a list (control/membership). The
+// package performs no I/O and has no state: an [Expr] is immutable. A new fact belongs in facts.go. A new operator
+// needs a reader in read.go and a condition in condition.go.
 //
 //	architecture == "x86_64" and load_10 < 20
 //	labels.rack in ["r1", "r2"] and pool.free > "100GiB"

@@ -1,6 +1,8 @@
 // Package tree copies, compares, measures and streams file trees completely, as root, regardless of what a container
 // has put into them. Backends copy, measure and remove the trees of datasets with it, and the agent imports, exports
-// and transfers volumes with it. The package has no state between calls.
+// and transfers volumes with it. The package has no state between calls. What a node of a tree consists of is in
+// node.go and meta.go. Copy, Compare, Usage, Remove and Hoist have files of their names, and tar archives are in
+// tarread.go, tarwrite.go, tarheader.go and tarsparse.go.
 //
 // # What a tree is
 //

@@ -2,6 +2,9 @@
 // (linux/btrfs.h). It needs neither btrfs-progs nor cgo. The backends that store data on btrfs call it (btrfs, loop,
 // trialdir), and so do package reflink and the command drover backend verify. Its functions work on open files, and
 // keep no state. [Commits] shares one commit between callers, protected by a mutex.
+//
+// Where to change what: how subvolumes are made and deleted is in btrfs.go, nested.go and deletion.go, and quotas are
+// in quota.go. A stream is written in send.go, parsed in command.go and applied in apply.go.
 package btrfsctl
 
 import (

@@ -2,6 +2,9 @@
 // identifies the content of a disk or image, so that existing data is never formatted. The backends, the agent, the
 // guard, the command drover backend verify and packages tree and btrfsctl call it. The package keeps no state, and its
 // functions are safe for concurrent use.
+//
+// Where to change what: the signatures of known formats are in identify.go. Growing is in grow.go, project quotas are
+// in project.go, and free space is in space.go and removed.go.
 package fsctl
 
 import (

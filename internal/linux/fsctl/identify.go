@@ -170,7 +170,7 @@ const (
 	sample  = 64 << 10
 )
 
-// Zeros reports whether the parts that Identify reads contain only zeros.
+// Zeros reports whether r, which has size bytes, contains only zeros in the parts that Identify reads.
 func Zeros(r io.ReaderAt, size int64) (bool, error) {
 	z := zeroReader{r: r, buf: make([]byte, 1<<20)}
 	head := min(size, edge)

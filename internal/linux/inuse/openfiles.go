@@ -18,7 +18,7 @@ import (
 )
 
 // Names of Drover's processes, as /proc/PID/comm shows them. A hand is a child process of the guard. While a hand
-// freezes a filesystem, it has a directory of the dataset open. It does not count as a holder.
+// freezes a filesystem, it has a directory of the dataset open. The hand does not count as a holder.
 const (
 	CommDrover = "drover"
 	CommHand   = "drover-hand"

@@ -2,7 +2,8 @@
 // cgroup version 1 (blkio.throttle.*, blkio-controller.rst of the kernel) and version 2 (io.max, cgroup-v2.rst). It
 // knows files and numbers, but neither containers nor volumes. The agent (agent/throttle) sets the limits of volumes
 // with it and finds the devices of volumes. The guard (guard/hand) reads groups. The backend test suite and package
-// backends/verify test limits. The package keeps no state: the rules are those in the kernel's files.
+// backends/verify test limits. The package keeps no state: the rules are those in the kernel's files. How a hierarchy
+// is found is in detect.go, and the format of the kernel's files in v1.go and v2.go.
 //
 // The versions differ:
 //
@@ -206,8 +207,8 @@ func (h Hierarchy) file() string {
 
 func (h Hierarchy) path(group string) string { return filepath.Join(h.Dir, group) }
 
-// GroupOf returns the group of a process. It returns false if the process has ended, or if its group is outside of what
-// this process can see.
+// GroupOf returns the group of a process. It returns false if the process has ended, or if its group is not visible to
+// this process.
 func (h Hierarchy) GroupOf(pid int) (string, bool) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {

@@ -2,7 +2,8 @@
 // closes it, and a file is attached to at most one device. Backend loop, package trialdir, the command drover backend
 // verify and tests call it, and the agent (agent/mounting) lists the devices on files of a volume. The package keeps no
 // state: which devices exist is read from the kernel. A lock (flock(2)) on the file, which the device keeps, prevents a
-// second attachment.
+// second attachment. How a file is attached is in loopdev.go, how devices are found in list.go and stacked.go, and
+// whether they accept discards in discard.go.
 package loopdev
 
 import (

@@ -8,7 +8,9 @@
 // the processes that it has seen. Its caller must prevent concurrent calls.
 //
 // The package has no list of allowed mount options. Package profiles decides which options a profile may choose, and
-// the backend adds those that its volumes need.
+// the backend adds those that its volumes need. How options are passed to the kernel is in options.go. Mount tables are
+// read in table.go and parse.go, and those of other processes in foreign.go and users.go. What identifies a filesystem
+// is in identity.go, and for NFS in share.go.
 package mount
 
 import (

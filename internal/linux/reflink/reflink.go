@@ -1,6 +1,7 @@
 // Package reflink clones files by sharing their blocks, and finds the differences of two files from their extent maps,
 // without reading their data. Backends loop and dir call it. The package keeps no state. The caller prevents concurrent
-// writes where a function demands it.
+// writes where a function demands it. Extent maps are read in fiemap.go and compared in diff.go, and holes are made in
+// punch.go.
 package reflink
 
 import (
