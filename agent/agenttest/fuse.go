@@ -7,9 +7,8 @@ import (
 	"time"
 )
 
-// Fuse simulates the crash of an agent. From its n-th act on, no act of the agent has an effect on its disk or at
-// control. The act at which the fuse blows is either the last one that has an effect (Late), or the first one that has
-// none.
+// Fuse simulates the crash of an agent. The fuse blows at the n-th act of the agent. All later acts have no effect on
+// the agent's disk or at control. If Late is set, the n-th act still has an effect. Otherwise it has none.
 type Fuse struct {
 	Mu       sync.Mutex
 	ActsLeft int  // acts until the fuse blows; -1: it does not blow

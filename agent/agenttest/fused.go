@@ -14,7 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Unavailable returns err as ErrUnavailable if the agent has crashed.
+// Unavailable converts the error of an agent that has crashed to an ErrUnavailable. It returns any other error
+// unchanged.
 func Unavailable(err error) error {
 	if errors.Is(err, errDead) {
 		return dataset.Errorf(dataset.ErrUnavailable, "%w", err)

@@ -88,7 +88,7 @@ func (w *Guard) Stop() {
 	}
 }
 
-// Entry returns what the guard records of a dataset. It works while the test ends.
+// Entry returns the guard's entry of a dataset. It works while the test ends.
 func (w *Guard) Entry(id uuid.UUID) (guard.Entry, bool) {
 	w.T.Helper()
 	st, err := w.Status(context.WithoutCancel(w.T.Context()))

@@ -37,8 +37,10 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 // times and attributes of the volume's root directory. step is called with the name of each step.
 //
 // The directory must be visible to no other process. Restore fails with dataset.ErrNotFound if there is no such backup,
-// with dataset.ErrUnsupported if a later version of Drover made it, with dataset.ErrNoSpace if root is too small, and
-// with dataset.ErrCorrupt if a file cannot be restored as it was. Then root contains a part of the files.
+// with dataset.ErrInvalid if Drover has not made it, with dataset.ErrConflict while it is being made, with
+// dataset.ErrUnsupported if a later version of Drover made it, with dataset.ErrNoSpace if root is too small, and with
+// dataset.ErrCorrupt if the backup may lack files or a file cannot be restored as it was. Then root contains a part of
+// the files.
 func (s *Restorer) Restore(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
 	return s.restore(ctx, repository, id, writer{root: root, step: step})
 }

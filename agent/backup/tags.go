@@ -18,7 +18,7 @@ const (
 	tagSnapshot  = "snapshot"
 )
 
-// Tags are what the tags of a backup say. A list of backups needs no other data.
+// Tags are the parsed tags of a backup. A list of backups needs no other data.
 type Tags struct {
 	Volume    string
 	Dataset   uuid.UUID

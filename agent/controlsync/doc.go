@@ -5,11 +5,12 @@
 // Package agent runs Follower and Reporter until the agent stops. Package agent also calls Follower.Join at a start and
 // Holdings.RebuildStore for drover store rebuild. lease.Deadlines calls Follower.Join to have control confirm a lease.
 // Holdings calls Follower.Accept after a rebuild. Package pooladmin calls Reporter.ReportPools after a change of a
-// pool, and lists the datasets of an adopted pool with Holdings.ListPool. Package operation calls
-// Reporter.ReportDataset after a resize. StatusReader reads the status of a dataset for Reporter, for packages offline
-// and volume, and for the metrics. Package operation reads the status of a new dataset from it (StatusOfNew) and calls
-// OperationEnded, and package mounting calls BeforeUnmount. TrashReader measures the trash for the metrics. Package
-// doctor lists the findings of Reporter and StatusReader. Most of these calls are functions that package agent passes.
+// pool, and lists the datasets of an adopted pool with Holdings (ListPool, and ListStorage for a dry run). Package
+// operation calls Reporter.ReportDataset after a resize. StatusReader reads the status of a dataset for Reporter, for
+// packages offline and volume, and for the metrics. Package operation reads the status of a new dataset from it
+// (StatusOfNew) and calls OperationEnded, and package mounting calls BeforeUnmount. TrashReader measures the trash for
+// the metrics. Package doctor lists the findings of Reporter and StatusReader. Most of these calls go through functions
+// that package agent passes.
 //
 // The records that Follower applies are in the cache (host.Host.Cache) and on disk. Follower.applying makes sure that
 // only one answer is applied at a time. The package owns three keys of the agent's database: recovery, whose value is

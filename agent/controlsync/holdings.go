@@ -72,7 +72,7 @@ func (r *Holdings) SendSoon(recovery uuid.UUID) {
 }
 
 // Send reports holdings to one control replica. It retries, MaxSendAttempts times at most, while the replica does not
-// answer.
+// answer. It returns nil if the replica has not asked for them.
 func (r *Holdings) Send(ctx context.Context, to api.Service, h api.Holdings) (err error) {
 	for range MaxSendAttempts {
 		err = to.ReportHoldings(ctx, r.NodeID, h)
@@ -200,7 +200,8 @@ func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful 
 // FoundDataset returns the record of a dataset in a pool: the record beside the data or the agent's copy of it,
 // whichever is newer. Either can be out of date. The record beside the data is not flushed, so a power cut can lose a
 // change of it. The agent's copy is written some time after a change, so a crash can lose the change. For an incoming
-// dataset that may not have been acknowledged, the returned record is in the trash.
+// dataset that may not have been acknowledged, the returned record is in the trash. ok is false if there is no record
+// of the dataset, or if an incoming dataset was certainly not acknowledged.
 func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDataset, ok bool) {
 	copied, known := r.Cache.Dataset(e.ID)
 	f = api.FoundDataset{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),

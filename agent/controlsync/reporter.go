@@ -286,9 +286,14 @@ func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Hear
 // SettleTime is how long a report waits for further changes, so that they are reported together.
 const SettleTime = 50 * time.Millisecond
 
-// Run reports this node's datasets, pools and facts to control. It reports changes soon after they happen, and
-// everything at each heartbeat. Each heartbeat also repeats work that earlier requests could not finish. Run calls
-// begun once it has reported the state after the start.
+// Run reports this node's datasets, pools and facts to control. It reports changes soon after they happen. At each
+// heartbeat it examines the datasets that are in use or were reported as mounted or with a problem, and some of the
+// others, so that each dataset is examined once in examineRounds heartbeats. It sends what differs from the last report
+// to the same replica, and everything to a replica that has restarted. Run calls begun once it has reported the state
+// after the start.
+//
+// Each heartbeat also repeats work that earlier requests could not finish, and writes the records that changed in
+// memory to disk.
 func (r *Reporter) Run(begun func()) {
 	all := newReplicaReporters(r.Replicas)
 	r.report(r.Ctx, all, r.News.Take())

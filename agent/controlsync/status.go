@@ -123,7 +123,7 @@ func (s *StatusReader) StatusOfNew(ctx context.Context, op dataset.Operation) *d
 }
 
 // BeforeUnmount records how full a dataset is that will be unmounted, and whether it lost writes. Only a mounted
-// filesystem knows that exactly.
+// filesystem knows that exactly. BeforeUnmount does nothing for a dataset that shares the filesystem of its pool.
 func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 	b, err := s.Pools.Get(d.Pool)
 	if err != nil || !b.Info().Capabilities.OwnFilesystem {

@@ -10,8 +10,8 @@
 // examination, and PoolChecker the running examinations of pools.
 //
 // A finding belongs in the component that knows the problem. It belongs here if it compares several components:
-// pools.go, entries.go and snapshots.go compare pools with control's records, keycheck.go examines keys, and
-// doctor.go has the order of a report.
+// pools.go, entries.go and snapshots.go compare pools with control's records, keycheck.go examines keys, and doctor.go
+// has the order of the checks, and report.go sorts their findings.
 package doctor
 
 import (

@@ -40,7 +40,7 @@ func NewBounder(deps BounderDeps) *Bounder { return &Bounder{deps} }
 //
 // While control does not confirm the lease, and until control's record of the copies has arrived here, Update tries
 // again for a limited time. It holds the dataset's lock only during an attempt, so that the dataset can be mounted and
-// unmounted in between. Each attempt begins anew, because the dataset may have changed.
+// unmounted in between. Each attempt reads the record of the dataset again, because it may have changed.
 func (b *Bounder) Update(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	next, until := op.DatasetRecord.Profile, b.Clock.Steady()+2*b.Timing.InUseWait
 	for {

@@ -124,7 +124,8 @@ func (f *Failover) checkHome(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// Check adds a finding on whether volumes fail over automatically, if there are other hosts.
+// Check adds an error if control has halted the automatic failover of all volumes. It adds nothing if there are no
+// other hosts.
 func (f *Failover) Check(ctx context.Context, r *findings.List) {
 	if f.PeerHTTP == nil {
 		return
@@ -138,7 +139,8 @@ func (f *Failover) Check(ctx context.Context, r *findings.List) {
 	}
 }
 
-// Locate returns control's present record of a dataset.
+// Locate returns the present record of a dataset: that of this node if this node is the home, and that of control
+// otherwise.
 func (f *Failover) Locate(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	if now, here := f.Cache.Dataset(d.ID); here {
 		return now, nil
@@ -150,7 +152,8 @@ func (f *Failover) Locate(ctx context.Context, d dataset.Dataset) (dataset.Datas
 	return now, err
 }
 
-// AwaitMove waits for the end of a move until the given time of the steady clock. Then it fails with ErrPending.
+// AwaitMove waits for the end of a move, and returns the error with which the move ended. until is a time of the steady
+// clock, at which it fails with ErrPending.
 func (f *Failover) AwaitMove(ctx context.Context, op dataset.Operation, until time.Duration) error {
 	for !op.State.Final() {
 		left := until - f.Clock.Steady()

@@ -30,8 +30,8 @@ type RepairerDeps struct {
 	Unmounter *mounting.Unmounter
 	// ReconcileCopySoon starts the work on a copy of a dataset whose home is another node.
 	ReconcileCopySoon func(dataset uuid.UUID)
-	// Recorded returns all datasets that control has recorded, in every state, and the reason why failover is halted,
-	// if it is.
+	// Recorded returns all datasets of this node that control has recorded, in every state, and the reason why
+	// control's store is inconsistent, if it is.
 	Recorded func(context.Context) (known map[uuid.UUID]dataset.Dataset, halted string, err error)
 }
 
@@ -43,8 +43,8 @@ type Repairer struct{ RepairerDeps }
 // NewRepairer returns a Repairer.
 func NewRepairer(deps RepairerDeps) *Repairer { return &Repairer{deps} }
 
-// ApplyGuard applies the guard's status st. answer is the value of Deadlines.AnswerCount before the status was
-// requested. The guard then forgets datasets that are no longer mounted.
+// ApplyGuard records the guard's status st, and calls RepairSoon for each dataset that the guard fences, has fenced or
+// has superseded. answer is the value of Deadlines.AnswerCount before the status was requested.
 func (r *Repairer) ApplyGuard(st guard.Status, answer uint64) {
 	r.Registrar.RecordStatus(st, answer)
 	for _, e := range st.Datasets {
@@ -55,7 +55,8 @@ func (r *Repairer) ApplyGuard(st guard.Status, answer uint64) {
 }
 
 // RepairAll calls RepairSoon for each dataset whose mount does not agree with the guard's record, and for each mounted
-// dataset whose deadline has passed. It also starts jobs that call Deadlines.DropUnneededNodes and Marks.Settle.
+// dataset whose deadline has passed. It also starts jobs that call Deadlines.DropUnneededNodes and Marks.Settle. It
+// does nothing on a host without a guard.
 func (r *Repairer) RepairAll() {
 	if r.Guard == nil {
 		return

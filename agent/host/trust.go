@@ -6,9 +6,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Trust records whether control's store is consistent with this node's knowledge. A store that was lost or
-// restored from an older backup does not know datasets that exist, so nothing may be destroyed because of it.
-// The code that receives changes from control calls Set. Its methods are safe for concurrent use.
+// Trust records whether control's store is consistent with this node's knowledge. A store that was lost or restored
+// from an older backup does not know datasets that exist, so nothing may be destroyed because of it.
+// controlsync.Follower calls Set when an answer of control shows that the store is inconsistent, and
+// registration.Identity at a start and in SetCluster. Its methods are safe for concurrent use.
 type Trust struct {
 	mu     sync.Mutex
 	why    string

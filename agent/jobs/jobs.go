@@ -225,7 +225,8 @@ func (j *Runner) Count() int {
 	return len(j.all)
 }
 
-// Start starts a job with a key, or joins the one in progress. It returns the job and does not wait for it.
+// Start starts a job with a key, or joins the one in progress. It returns the job and does not wait for it. Once the
+// agent is stopping, Start starts nothing, and returns a job that has ended with an error.
 func (j *Runner) Start(key string, fn func(ctx context.Context, jb *Job) error) *Job {
 	return j.launch(key, fn, false)
 }

@@ -146,7 +146,8 @@ func (k *Keyring) keyOwner(id uuid.UUID) uuid.UUID {
 	return id
 }
 
-// OperatorKey reads the key of a profile.
+// OperatorKey reads the key of a profile. A program that prints the key gets id, the UUID of the dataset, or uuid.Nil
+// for a check.
 func (k *Keyring) OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UUID) (keys.Key, error) {
 	from := p.Encryption
 	if !from.Wanted() {

@@ -34,8 +34,9 @@ func (b *Deadlines) loadEnrolled(ctx context.Context) error {
 	})
 }
 
-// Enrol records on disk, before a node is given any part of a dataset, that the node could continue from that part.
-// It fails with ErrUnavailable while this node keeps the dataset open only by promises of other nodes.
+// Enrol records on disk, before a node is given any part of a dataset, that the node could continue from that part. It
+// does nothing if the lease of the dataset is not bounded in time, or if the home is another node. It fails with
+// ErrUnavailable while this node keeps the dataset open only by promises of other nodes.
 func (b *Deadlines) Enrol(ctx context.Context, id, node uuid.UUID) error {
 	if noted, err := b.enrolInMemory(id, node, true); noted || err != nil {
 		return err

@@ -105,8 +105,9 @@ func (m *Marks) settle(ctx context.Context, id uuid.UUID) error {
 	return m.settleLocked(ctx, id)
 }
 
-// MarkedByOther reports whether a dataset is marked for another operation than op, which has not ended or whose result
-// is not on disk. The caller holds the lock of the dataset. Errors are those of Settle.
+// MarkedByOther reports whether a dataset is marked for an operation other than op. It first removes that mark if the
+// other operation has ended and its result is on disk: see Settle, whose errors it returns. The caller holds the lock
+// of the dataset.
 func (m *Marks) MarkedByOther(ctx context.Context, id, op uuid.UUID) (bool, error) {
 	if of, marked := m.get(id); !marked || of == op {
 		return false, nil

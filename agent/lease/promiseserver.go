@@ -98,9 +98,9 @@ func (s *PromiseServer) WhyNotHome(node uuid.UUID, e promise.Epoch) string {
 	return "node " + s.deps.Host.NodeName + " has no copy of it"
 }
 
-// AllowPromises allows promises again for the datasets whose promises are blocked (see promise.Keeper.BlockPromises),
-// if control has no running move of the dataset, or no record of it. By then every request of this node to promote the
-// dataset has ended, whatever its result.
+// AllowPromises examines the datasets whose promises are blocked (see promise.Keeper.BlockPromises). It allows promises
+// for a dataset again if control has no record of the dataset, or records no move of it. By then every request of this
+// node to promote the dataset has ended, whatever its result.
 func (s *PromiseServer) AllowPromises(ctx context.Context) {
 	for _, id := range s.deps.Keeper.Blocked() {
 		if s.deps.IsMoving(id) {

@@ -217,7 +217,8 @@ func (g *Registrar) registerOrKill(ctx context.Context, d dataset.Dataset, r gua
 }
 
 // Continue lets a fenced dataset continue. The caller has confirmed that this node still has the epoch. Continue does
-// nothing if the guard does not have the dataset, or has not fenced it.
+// nothing if the guard does not have the dataset, or has not fenced it. It fails with ErrStale if the guard has a later
+// epoch.
 func (g *Registrar) Continue(ctx context.Context, d dataset.Dataset, until time.Duration) error {
 	e, there, err := g.Entry(ctx, d.ID)
 	if err != nil || !there {
@@ -298,8 +299,8 @@ func (g *Registrar) Release(id uuid.UUID) {
 // releaseTime bounds a request to the guard after an unmount.
 const releaseTime = 15 * time.Second
 
-// Watch asks the guard for its status at each heartbeat, until the agent stops. It calls Repair with each status, and
-// reports to control when the guard starts or stops answering.
+// Watch asks the guard for its status at each heartbeat, until the agent stops. It calls Repair with each status, or
+// with the zero value if the guard does not answer, and reports to control when the guard starts or stops answering.
 func (g *Registrar) Watch() {
 	for {
 		answer := g.Deadlines.AnswerCount()

@@ -14,9 +14,10 @@
 // makes Deadlines and Registrar agree with the guard. Package move finds relinquished datasets in Table. Packages move,
 // handover, mounting and controlsync ask Nodes for the other nodes of the cluster. Package throttle asks Registrar,
 // through an interface, whether the guard fences a dataset. Package doctor lists the findings of Registrar. Package
-// agent starts Renewals.Run, Deadlines.Run and Registrar.Watch, serves PromiseServer to other nodes, and calls
-// Deadlines.Enrol before another node is given data. It passes Table.MayChange to package operation, and
-// Table.RelinquishedSnapshots, Table.Drop and Nodes.Peer to package replication.
+// agent starts Renewals.Run, Deadlines.Run and Registrar.Watch, serves PromiseServer to other nodes, calls
+// PromiseServer.AllowPromises at each heartbeat, and calls Deadlines.Enrol before another node is given data. It passes
+// Table.MayChange to package operation, and Table.RelinquishedSnapshots, Table.Drop and Nodes.Peer to package
+// replication.
 //
 // The package owns the keys yields/, enrolled/, bounded/ and standing of the agent's database, and keeps their values
 // in memory too. Table, Deadlines, Marks, Nodes and Registrar each have a mutex for their fields. Renewals and
@@ -100,8 +101,8 @@ func (t *Table) Load(ctx context.Context) error {
 	})
 }
 
-// Apply applies control's record of a dataset whose home is here. It reports whether control waits for an answer
-// of this node.
+// Apply applies control's record of a dataset whose home is here. It reports whether control may wait for an answer of
+// this node.
 func (t *Table) Apply(d api.IndexedDataset) (pending bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -4,8 +4,10 @@
 // It has no state: its functions compare records that the caller passes. Callers are package move and package
 // replication at both ends of a transfer, and the packages that take, keep or remove snapshots (operation, handover,
 // lease, controlsync, doctor). If a function changes a pool, the caller holds the dataset's lock. Rules for the choice
-// of a snapshot belong here: from which one a copy continues, which ones a copy needs, and on which one a difference is
-// based. When a snapshot is taken or removed belongs in package replication.
+// of a snapshot belong here: from which one a copy continues, which ones a copy needs, and on which one the last
+// difference of a move is based. The bases of the other differences of a transfer are chosen in package transfer
+// (plan.go). When a replica is refreshed, and when a snapshot for other nodes is removed, is decided in package
+// replication. Package move decides whether a request for a snapshot takes a new one (TransferSource.TakeSnapshot).
 //
 // A difference needs a base: a snapshot that the home and the copy both have. The home therefore keeps the newest
 // snapshots that it sent to each copy, and a move brings them to the next home. Otherwise each copy would have to be

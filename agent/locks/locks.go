@@ -39,9 +39,9 @@ type lock struct {
 	since  time.Duration // the steady time at which the lock was taken
 }
 
-// Lock takes the lock of a dataset and returns the function that releases it, to be called once. what
-// describes the caller's work for error messages. If ctx ends while Lock waits, Lock fails with ErrPending,
-// and the error describes the holder's work.
+// Lock takes the lock of a dataset and returns the function that releases it, to be called once. what describes the
+// caller's work for error messages. If ctx ends while Lock waits, Lock fails with ErrPending, and the error describes
+// the holder's work. A free lock is taken even if ctx has ended.
 func (s *Set) Lock(ctx context.Context, id uuid.UUID, what string) (unlock func(), err error) {
 	return s.take(ctx, id, what, 0)
 }

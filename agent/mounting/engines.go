@@ -17,9 +17,9 @@
 // Mounter, and package backup mounts clones with MountPrivate. Package volume finds mounted volumes in Mounter and
 // SharedMountTable, and shows their uses. Packages operation, replication, backup and volume get most of these methods
 // from package agent as functions. Package controlsync applies control's records to SharedMounter, calls
-// Resolver.FindLostUses, and reports the uses and what Disks finds. Packages doctor, generation and pooladmin ask which
-// datasets are in use. Package lostwrites registers its flushes with Flushes. The start of the agent calls
-// Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountIdle.
+// Resolver.FindLostUses, and reports the uses and what Disks finds. Packages doctor, generation, handover, move and
+// pooladmin ask which datasets are in use. Package lostwrites registers its flushes with Flushes. The start of the
+// agent calls Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountIdle.
 //
 // The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and SharedMountTable
 // keep their values in memory too. The other state is only in memory: the running flushes (Flushes), the reservations
@@ -147,7 +147,8 @@ func (e *Engines) Activate(ctx context.Context, caller process.Identity) (ended 
 }
 
 // Generation returns the generation of a process that mounts a volume with an ID. If the process has none, a new
-// generation begins, and is written to disk first. The generation of Podman is 0.
+// generation begins, and is written to disk first. But a process that has not activated the plugin since the agent
+// started gets the newest generation, if there is one. The generation of Podman is 0.
 func (e *Engines) Generation(ctx context.Context, caller process.Identity, id string) (uint64, error) {
 	if id == PodmanID {
 		return 0, nil

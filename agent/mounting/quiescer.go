@@ -159,9 +159,9 @@ func (q *Quiescer) reportFailure(path string, err error) {
 }
 
 // FlushUntilShort flushes the filesystem that is mounted on path repeatedly until a flush takes at most shortStall, so
-// that a freeze blocks writers only briefly. It fails with ErrPending if no flush was that short before the time until
-// of the steady clock, or in maxFlushes flushes. While the limit is suspended, writers can fill the memory faster than
-// the disk accepts the data, so the flushes may never become short.
+// that a freeze blocks writers only briefly. It fails with ErrPending after maxFlushes flushes, or at until, a time of
+// the steady clock. While the speed limit of the volume is suspended, writers can fill the memory faster than the disk
+// accepts the data, so the flushes may never become short.
 func (q *Quiescer) FlushUntilShort(d dataset.Dataset, path string, until time.Duration) error {
 	var took time.Duration
 	for range maxFlushes {

@@ -66,9 +66,8 @@ func (u *Unmounter) Unmount(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// UnmountUnused unmounts a dataset without a recorded use. If a process has it mounted nevertheless, it
-// stays mounted, the guard keeps watching it, and UnmountUnused fails with ErrInUse. The dataset's lock
-// is held.
+// UnmountUnused unmounts a dataset without a recorded use. If a process has it mounted or open nevertheless, it stays
+// mounted, the guard keeps watching it, and UnmountUnused fails with ErrInUse. The dataset's lock is held.
 func (u *Unmounter) UnmountUnused(ctx context.Context, d dataset.Dataset) error {
 	if err := u.Holders.Check(ctx, d, "unmount"); err != nil {
 		u.Uses.MarkIdle(d.ID)
@@ -133,9 +132,9 @@ func (u *Unmounter) UnmountAndRelease(ctx context.Context, d dataset.Dataset) er
 	return u.ReleaseUnmounted(ctx, d)
 }
 
-// ReleaseUnmounted makes the guard forget a dataset that is not mounted. If a process on this host has it
-// mounted nevertheless, the guard keeps it and ReleaseUnmounted fails with ErrInUse. If the guard does not
-// watch the dataset, ReleaseUnmounted does nothing. The dataset's lock is held.
+// ReleaseUnmounted makes the guard forget a dataset that is not mounted. If a process on this host has it mounted or
+// open nevertheless, the guard keeps it and ReleaseUnmounted fails with ErrInUse. If the guard does not watch the
+// dataset, ReleaseUnmounted does nothing. The dataset's lock is held.
 func (u *Unmounter) ReleaseUnmounted(ctx context.Context, d dataset.Dataset) error {
 	if _, armed := u.Deadlines.RegisteredEpoch(d.ID); !armed || u.Registrar.Guard == nil {
 		return nil
@@ -175,8 +174,8 @@ func (u *Unmounter) checkNoHolders(ctx context.Context, d dataset.Dataset) error
 // IdleLimit is how long a dataset may be mounted without a use. By then the request that mounted it has ended.
 const IdleLimit = 2 * time.Minute
 
-// UnmountIdle unmounts datasets without a use: a request ended while its dataset was being mounted, or the
-// host still used the mount at the last unmount.
+// UnmountIdle starts jobs that unmount the datasets that have had no use for IdleLimit: a request ended while its
+// dataset was being mounted, or the host still used the mount at the last unmount.
 func (u *Unmounter) UnmountIdle() {
 	for _, id := range u.Uses.IdleFor(IdleLimit) {
 		d, ok := u.SharedMounts.RecordOf(id)

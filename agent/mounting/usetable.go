@@ -70,8 +70,8 @@ func (t *UseTable) Get(id uuid.UUID) Record {
 	return r
 }
 
-// Save writes the record of a dataset's uses to disk and then to memory. In the same transaction it writes a copy of
-// the dataset's record, which a mount without control needs, and the values in more.
+// Save writes the record of a dataset's uses to disk and then to memory. In the same transaction it writes the values
+// in more and, if this node is the home, a copy of the dataset's record, which a mount without control needs.
 func (t *UseTable) Save(ctx context.Context, d dataset.Dataset, r Record, more map[string]any) error {
 	values := map[string]any{"mounts/" + d.ID.String(): r}
 	if _, left := t.Cache.Copy(d.ID); !left && d.Home == t.NodeID { // a start mounts only these datasets

@@ -52,8 +52,9 @@ func NewVerifier(deps VerifierDeps) *Verifier {
 }
 
 // EndUse ends one use of an ID, durably, and reports whether it was the dataset's last one. An unknown ID changes
-// nothing. If Podman stops waiting before the end is recorded, EndUse keeps Podman's use: Podman lowers its own count
-// of the uses only after a successful answer, and the two counts must agree.
+// nothing. If the dataset is still mounted elsewhere on the host, the use stays recorded, and is marked as ended
+// (Use.Ended). If Podman stops waiting before the end is recorded, EndUse keeps Podman's use: Podman lowers its own
+// count of the uses only after a successful answer, and the two counts must agree.
 func (v *Verifier) EndUse(ctx context.Context, d dataset.Dataset, id string) (last bool, err error) {
 	unlock, err := v.Locks.Lock(ctx, d.ID, "unmount of volume "+d.Volume)
 	if err != nil {
@@ -200,10 +201,11 @@ func (v *Verifier) ScheduleCheck(at time.Duration) {
 	}
 }
 
-// CheckIfDue checks whether unverified uses have ended, if the check is due. A use has not ended as long as the dataset
-// is mounted anywhere besides its mount point, for instance in a container that outlived its engine (live-restore). A
-// mount of the dataset does not show which ID it belongs to. So all unverified uses of a dataset end together, when it
-// has no other mount.
+// CheckIfDue checks whether unverified uses have ended, if the check is due. A use may not have ended as long as the
+// dataset is mounted anywhere besides its mount point, for instance in a container that outlived its engine
+// (live-restore). A mount of the dataset does not show which ID it belongs to. So the unverified uses of a dataset end
+// together, when it has no other mount. Only uses that the engine has unmounted (Use.Ended) can end before: see
+// dropUnverifiedLocked.
 func (v *Verifier) CheckIfDue(ctx context.Context) {
 	now := v.Clock.Steady()
 	v.mu.Lock()
@@ -286,8 +288,9 @@ func (v *Verifier) CheckEnded(ctx context.Context, d dataset.Dataset, what strin
 		what, d.Volume, v.NodeName, strings.Join(ids, ", "), held[0])
 }
 
-// DropUnverified ends unverified uses of a dataset after a look at the host. It takes the dataset's lock: see
-// dropUnverifiedLocked for the arguments.
+// DropUnverified ends unverified uses of a dataset after a look at the host. looked are the uses that were unverified
+// before the look, and holders is the number of mounts besides the mount point. It takes the dataset's lock. See
+// dropUnverifiedLocked for which uses end.
 func (v *Verifier) DropUnverified(ctx context.Context, d dataset.Dataset, looked map[string]Use,
 	holders int) error {
 	unlock, err := v.Locks.Lock(ctx, d.ID, "check of volume "+d.Volume)
@@ -375,9 +378,9 @@ func (v *Verifier) AssumeUse(ctx context.Context, d dataset.Dataset) error {
 	return v.Uses.Save(ctx, d, r, nil)
 }
 
-// EnsureUnused fails with ErrInUse if a dataset is in use on this host: by a recorded use, or by a mount in any
-// namespace. It unmounts a dataset without a use, and the guard forgets the dataset. The argument what names the work
-// for the error message. The dataset's lock is held.
+// EnsureUnused fails with ErrInUse if a dataset is in use on this host: by a recorded use, by a mount in any namespace,
+// or by a process that has a file of it open. It unmounts a dataset without a use, and the guard forgets the dataset.
+// The argument what names the work for the error message. The dataset's lock is held.
 func (v *Verifier) EnsureUnused(ctx context.Context, d dataset.Dataset, what string) error {
 	if err := v.CheckEnded(ctx, d, what); err != nil {
 		return err

@@ -39,7 +39,8 @@ func NewBringer(deps BringerDeps) *Bringer { return &Bringer{deps} }
 
 // Bring moves a volume whose home is another node to this node and waits for the move, if the profile allows a move
 // without a command of the operator. Several mounts at the same time wait for one move. It returns the record with this
-// node as the home.
+// node as the home. If the volume has failover auto and its home is lost, the volume continues from a copy instead: see
+// handover.Failover.TakeOver.
 //
 // If the profile does not allow the move, Bring fails with ErrUnsupported and names the command. If the move takes
 // longer than the request may, it fails with ErrPending and the progress. Otherwise it returns the error of the move,

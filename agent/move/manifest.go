@@ -16,9 +16,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// Manifest takes the final snapshot of a relinquished dataset, and describes it. If the files are sent one by one and
-// the pool cannot take a snapshot without copying, Manifest reads the dataset itself. That is safe because nothing
-// writes to a relinquished dataset.
+// Manifest takes the final snapshot of a relinquished dataset, and describes it. If nothing was written since the
+// snapshot that was last sent to the target, that one is the final snapshot. For a move on a share, Manifest only
+// flushes the dataset. If the files are sent one by one and the pool cannot take a snapshot without copying, Manifest
+// reads the dataset itself. That is safe because nothing writes to a relinquished dataset.
 func (v *TransferSource) Manifest(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 	seen io.Writer) (m dataset.Manifest, err error) {
 	if y.Share {

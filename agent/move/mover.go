@@ -56,7 +56,8 @@ type Mover struct {
 // NewMover returns a Mover.
 func NewMover(deps MoverDeps) *Mover { return &Mover{MoverDeps: deps} }
 
-// Rate returns the bytes a second of the last move to this node, or 0 if there was none.
+// Rate returns the rate in bytes a second of the last copy to this node that was large enough to be measured, or 0 if
+// there was none.
 func (v *Mover) Rate() int64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -190,8 +190,9 @@ func (m *moveRun) continueFromBest(ctx context.Context) error {
 	return m.ContinueFromBest(ctx, m.pool, m.op)
 }
 
-// ContinueFromBest is for a move without the home. It replaces the snapshot in op.Loss by the newest snapshot in the
-// pool. It fails with ErrCorrupt if the snapshot of the announced loss is newer.
+// ContinueFromBest chooses the snapshot from which a dataset continues that is moved without its home. It replaces the
+// snapshot in op.Loss by the newest snapshot in the pool. It fails with ErrCorrupt if the snapshot of the announced
+// loss is newer.
 func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
 	e, err := pool.Stat(ctx, op.DatasetID)
 	if err != nil {

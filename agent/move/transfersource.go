@@ -84,7 +84,8 @@ var errUnknownPool = errors.New("it does not know the pool")
 
 // TakeSnapshot takes a snapshot for the node that sends the request. If nothing was written since an earlier snapshot
 // that was sent to that node, or to another replica, TakeSnapshot returns the earlier one. For a relinquished dataset
-// it returns the final snapshot, and fails with ErrPending before that exists.
+// it returns the final snapshot, and fails with ErrPending before that exists. It fails with ErrNotFound if this node
+// is not the home, and with ErrNoSpace if the pool has too little space (storage.CheckTight).
 //
 // have lists the snapshots that the other node has. TakeSnapshot keeps the newest of them, because control's record of
 // that node's copy may be older. idle is true if the dataset has no use. It is false for a relinquished dataset,
@@ -153,7 +154,8 @@ func (v *TransferSource) freshSnapshot(ctx context.Context, pool backends.Pool, 
 	return s, err
 }
 
-// OpenTree opens the files of a snapshot. If snapshot is uuid.Nil, it opens those of a relinquished dataset.
+// OpenTree opens the files of a snapshot. If snapshot is uuid.Nil, it opens those of the dataset, and fails with
+// ErrConflict unless this node has relinquished the dataset.
 func (v *TransferSource) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error,
 	err error) {
 	d, known := v.Cache.Dataset(ds)

@@ -60,7 +60,8 @@ func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operati
 	return out, nil
 }
 
-// Handler returns the function that executes operations of a kind.
+// Handler returns the function that executes operations of a kind. For a kind that this agent does not know, the
+// function fails with ErrUnsupported.
 func (x *Executor) Handler(kind dataset.OpKind) Handler {
 	if act, known := x.deps.Handlers[kind]; known {
 		return act

@@ -12,8 +12,9 @@ import (
 // measureTime bounds the measurement of a snapshot.
 const measureTime = 5 * time.Second
 
-// SnapshotSpace returns how much space only a snapshot uses. It fails with dataset.ErrUnsupported if the pool cannot
-// tell, and with ErrNotFound if the dataset is not on this node.
+// SnapshotSpace returns how much space only a snapshot uses. It fails with dataset.ErrUnsupported if the pool does not
+// know it, with ErrNotFound if the dataset is not on this node, and with ErrUnavailable if the measurement takes longer
+// than measureTime.
 func (e *Exporter) SnapshotSpace(ctx context.Context, ref string) (out api.SnapshotSpace, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, measureTime, dataset.Errorf(dataset.ErrUnavailable,
 		"the snapshot has too many extents to count them within %s", measureTime))

@@ -26,11 +26,13 @@ type Requester struct{ deps RequesterDeps }
 // NewRequester returns a Requester.
 func NewRequester(deps RequesterDeps) *Requester { return &Requester{deps: deps} }
 
-// ErrLost says that another request made the volume first. The caller looks the volume up again.
+// ErrLost says that the caller must look the volume up again: another request or another node has made it, or control
+// would now choose another node.
 var ErrLost = errors.New("another request was first")
 
 // MakeVolume has another node make a volume. When the volume is made, MakeVolume returns ErrLost, so that the caller
-// looks the volume up as if another request had made it.
+// looks the volume up as if another request had made it. If another request has made it before control plans this one,
+// MakeVolume returns the volume.
 func (r *Requester) MakeVolume(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
 	out, err := r.Execute(ctx, jb, req)
 	if err != nil {

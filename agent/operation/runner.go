@@ -15,8 +15,9 @@
 // package doctor reads Datasets. Package controlsync also uses Runner, RecordWriter and Sizes: it cancels operations,
 // has changed records written, and reports deferred resizes. Through functions, package replication calls RecordWriter
 // and Sizes, package backup calls Datasets, Exporter.Clone and Runner.Report, package mounting asks Conversions before
-// a mount (CheckMount), and controlsync calls Converter.Settle. Package doctor also reports the deferred resizes and
-// the pending purges. Package cleanup asks Conversions which new datasets it must keep, package move completes the
+// a mount (CheckMount) and before it ends a reservation (IsInDoubt), and controlsync calls Converter.Settle. At each
+// heartbeat, package agent calls Remover.RetryPending and Sizes.Retry. Package doctor also reports the deferred resizes
+// and the pending purges. Package cleanup asks Conversions which new datasets it must keep, package move completes the
 // records of its snapshots with Snapshotter and Sizes, and package pooladmin starts the purges of an accepted pool with
 // Executor.
 //
@@ -90,8 +91,9 @@ func NewRunner(deps RunnerDeps) *Runner {
 }
 
 // Run runs do as an operation that can be listed and cancelled. If it takes longer than Timing.RecordAfter, control
-// records it. The failure of a recorded operation is recorded as well. Run logs each failure, so callers do not: see
-// package failurelog. The context of do has the ID of the request that the operation belongs to.
+// records it, unless it is a purge that the agent has started itself. The failure of a recorded operation is recorded
+// as well. Run logs each failure, unless ctx has ended, so callers do not: see package failurelog. The context of do
+// has the ID of the request that the operation belongs to.
 func (r *Runner) Run(
 	ctx context.Context, jb *jobs.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error,
 ) error {

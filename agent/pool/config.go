@@ -16,7 +16,7 @@ type Config struct {
 	// Trim is the interval at which the free blocks of the devices are discarded. If 0, it is TrimEvery. If negative,
 	// free blocks are never discarded.
 	Trim time.Duration
-	// Overcommit is the highest ratio of the sizes of its volumes to its own size. 0 means not limited.
+	// Overcommit is the highest ratio of the total size of its volumes to its own size. 0 means not limited.
 	Overcommit float64
 }
 

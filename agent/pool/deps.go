@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Deps is what Pools needs of other components.
+// Deps is what the types of this package need of other components.
 type Deps struct {
 	Ctx        context.Context // ends when the agent stops
 	Root       string          // the agent's folder
@@ -26,7 +26,7 @@ type Deps struct {
 		Pools(ctx context.Context) ([]api.Pool, error)
 	}
 	Keys   backends.Keys
-	Limits func() dataset.LimitEnforcement // which limits this host can promise for volumes with a device of their own
+	Limits func() dataset.LimitEnforcement // which limits this host can enforce for volumes with a device of their own
 	DB     records.DB
 	Cache  *records.Cache
 	Jobs   *jobs.Runner

@@ -241,7 +241,8 @@ func (x *Opener) cancelRemoval(ctx context.Context, name string, known map[strin
 	return x.DB.Put(ctx, map[string]any{"pools/" + name: rec})
 }
 
-// Release closes a pool and forgets it. Its path stays as it is.
+// Release closes a pool that is being removed, and releases its lock. The pool stays in the table, and its path stays
+// as it is.
 func (x *Opener) Release(id uuid.UUID) (err error) {
 	p := x.pools.ByID(id)
 	if p.Storage != nil {

@@ -89,7 +89,8 @@ func (p *Prober) Suspect(id uuid.UUID, err error) *jobs.Job {
 }
 
 // Explain returns the error to report for an operation in a pool that failed with err. If err may come from the pool's
-// disk, Explain waits for a probe. If the probe fails, the returned error says only that the disk fails.
+// disk, Explain waits for a probe, for AskPatience at most. If the probe fails, the returned error says only that the
+// disk fails.
 func (p *Prober) Explain(ctx context.Context, id uuid.UUID, err error) error {
 	probe := p.Suspect(id, err)
 	if probe == nil {

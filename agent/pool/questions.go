@@ -16,8 +16,8 @@ import (
 
 // How long a pool may take to answer, and to close.
 const (
-	// AskPatience is how long an open pool may take to answer. The time is counted in AskTurns turns. A jump of the
-	// clock, as on a host that was paused, then counts as one turn only.
+	// AskPatience is how long an open pool may take to answer. The time is measured in AskTurns equal parts, one after
+	// the other. So a jump of the clock, as on a host that was paused, shortens it by one part at most.
 	AskPatience = 5 * time.Second
 	AskTurns    = 10
 	// ClosePatience is how long a stop waits for the pools that are being asked or opened.

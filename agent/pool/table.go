@@ -31,7 +31,8 @@ type table struct {
 	identities locks.Set  // held while the identity of a pool is written
 }
 
-// All returns the pools in the order of drover.yaml, open or not.
+// All returns the pools, open or not: those of drover.yaml in its order, then the default pool, then the others by
+// name.
 func (t *table) All() []*Pool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

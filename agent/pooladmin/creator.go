@@ -47,7 +47,7 @@ type Creator struct{ CreatorDeps }
 // NewCreator returns a Creator.
 func NewCreator(deps CreatorDeps) *Creator { return &Creator{deps} }
 
-// lockPools serializes making, adopting and removing pools on this host, because two pools could want the same name or
+// lockPools serializes changes of this host's pools and of their records, because two pools could want the same name or
 // path.
 func lockPools(ctx context.Context, h *host.Host, what string) (unlock func(), err error) {
 	return h.Locks.Lock(ctx, uuid.Nil, what)
@@ -82,8 +82,8 @@ func (c *Creator) Create(ctx context.Context, p api.NewPool) (dataset.Pool, erro
 	return pl.Pool, nil
 }
 
-// Set changes the policy of a pool. It applies to the next volume. A policy of drover.yaml cannot be changed, because
-// the next start would restore it. Idempotent.
+// Set changes the policy of a pool. The new policy is checked when the next volume is made or grows. A policy of
+// drover.yaml cannot be changed, because the next start would restore it. Idempotent.
 func (c *Creator) Set(ctx context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
 	if err := dataset.CheckOvercommit(p.Overcommit); err != nil {
 		return dataset.Pool{}, fmt.Errorf("pool %s: %w", dataset.Clip(name), err)

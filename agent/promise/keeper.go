@@ -80,10 +80,11 @@ func (k *Keeper) refusal(e Epoch, span time.Duration, home func(Epoch) string) s
 	return home(e)
 }
 
-// BlockPromises prepares this node to open the epoch after e: from now on promises for the dataset are refused. If a
-// promise still holds, BlockPromises changes nothing, and returns its holder and how long to wait before the next
-// attempt. If wait is 0, the epoch may be opened. If wait is not 0 and holder is uuid.Nil, this process has not run
-// for the duration of a promise yet. Idempotent.
+// BlockPromises prepares this node to open the epoch after e: from now on, Grant refuses promises for e and for earlier
+// epochs of the dataset. span is the duration of a promise, or 0 if that is not known. If a promise still holds,
+// BlockPromises changes nothing, and returns its holder and how long to wait before the next attempt. If wait is 0, the
+// epoch may be opened. If wait is not 0 and holder is uuid.Nil, this process has not run for the duration of a promise
+// yet, or the duration is not known. Idempotent.
 func (k *Keeper) BlockPromises(e Epoch, span time.Duration) (holder uuid.UUID, wait time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -101,7 +102,7 @@ func (k *Keeper) BlockPromises(e Epoch, span time.Duration) (holder uuid.UUID, w
 	return uuid.Nil, 0
 }
 
-// Blocked returns the datasets for which Grant refuses promises.
+// Blocked returns the datasets whose promises BlockPromises has blocked.
 func (k *Keeper) Blocked() []uuid.UUID {
 	k.mu.Lock()
 	defer k.mu.Unlock()

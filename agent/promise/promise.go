@@ -64,12 +64,15 @@ func (a Answer) ValidUntil(sent time.Duration) time.Duration {
 // over.
 func HolderSpan(span time.Duration) time.Duration { return span * 6 / 10 }
 
-// Extend returns the time until which a holder may write. session is the time that its session with control allows, and
-// until is the time that applied before. If silent is true, control does not answer. Then promises count too: promised
-// has, for each node that could take over, the time until which that node has promised to open no later epoch, and the
-// earliest of these times applies. If no node could take over, no promise is needed. Promises only extend a right to
-// write that is still valid. Once the right has lapsed, a promise proves nothing: one of the nodes may have opened a
-// later epoch meanwhile, and another node the epoch after that.
+// Extend returns the time until which a holder may write. It is never earlier than until, the time that applied before,
+// and session, the time that the holder's session with control allows. now is the present time, and span is the
+// duration of a session.
+//
+// If silent is true, control does not answer. Then promises count too: promised has, for each node that could take
+// over, the time until which that node has promised to open no later epoch. The earliest of these times applies, but at
+// most HolderSpan(span) from now. If no node could take over, promised is empty, and only that limit applies. Promises
+// only extend a right to write that is still valid. Once the right has lapsed, a promise proves nothing: one of the
+// nodes may have opened a later epoch meanwhile, and another node the epoch after that.
 func Extend(until, session, now, span time.Duration, silent bool, promised []time.Duration) time.Duration {
 	held := until > now
 	until = max(until, session)

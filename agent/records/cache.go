@@ -108,8 +108,8 @@ func (c *Cache) removeLocked(id uuid.UUID) {
 	c.dirty[id] = true
 }
 
-// Moment returns a counter that increases with each added or replaced record. Read it before a request to
-// control, and pass it to RemoveIfUnchanged.
+// Moment returns a counter that increases with each added or replaced record. Read it before a request to control, and
+// pass it to RemoveIfUnchanged or Newer.
 func (c *Cache) Moment() uint64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -1,7 +1,7 @@
-// Package records holds what the agent knows and keeps across restarts: DB is the agent's database on disk, and Cache
-// has the records of datasets, copies and spellings in memory. The components of the agent use them through host.Host.
-// Packages pool, throttle and offline have no host.Host, so package agent passes functions of DB and Cache to them.
-// This package calls neither control nor a backend.
+// Package records has the two stores of an agent's records: DB is the agent's database on disk, and Cache has the
+// records of datasets, copies and spellings in memory. The components of the agent use them through host.Host. Packages
+// pool, throttle and offline have no host.Host. Package agent passes DB and Cache to packages pool and throttle, and
+// Cache to package offline. This package calls neither control nor a backend.
 //
 // DB only reads and writes values. Each key belongs to one component, which writes it; the comment of DB lists the
 // keys. There are three exceptions. One is volumes/, the records of the datasets whose home is this node: Cache writes

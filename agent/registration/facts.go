@@ -24,8 +24,8 @@ type FactsDeps struct {
 	Pools    *pool.Pools
 }
 
-// Facts reports to control what this host is like: memory, load, engine, backends and pools. Report is called by one
-// goroutine at a time; ReportAgain is safe for concurrent use.
+// Facts reports the properties of this host to control: memory, load, engine, backends and pools. Report is called by
+// one goroutine at a time; ReportAgain is safe for concurrent use.
 type Facts struct {
 	FactsDeps
 	fixed   *dataset.Facts // the facts that do not change; nil until they are read
@@ -49,7 +49,7 @@ func NewFacts(deps FactsDeps) *Facts {
 // factsEvery is the minimum time between two reports of changed facts to control.
 const factsEvery = time.Minute
 
-// Engine is what is known of the engine of this host.
+// Engine describes the engine of this host, as far as it is known.
 type Engine struct {
 	Version string // "" if it is not known
 	Swarm   string // its ID in its Swarm, or "" if it is in none

@@ -70,7 +70,8 @@ func (i *Identity) Load(ctx context.Context) error {
 	return i.write(id)
 }
 
-// SetCluster writes to disk which cluster this node works with, and why the store of its control is inconsistent.
+// SetCluster records which cluster this node works with, and why the store of its control is inconsistent: on disk, and
+// then in Trust. An empty problem means that the store is consistent.
 func (i *Identity) SetCluster(ctx context.Context, cluster uuid.UUID, problem string) error {
 	id := nodeIdentity{Node: i.NodeID, Cluster: cluster, StoreProblem: problem}
 	if err := i.DB.Put(ctx, map[string]any{"identity": id}); err != nil {

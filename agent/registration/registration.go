@@ -193,8 +193,9 @@ func (r *Registration) HasJoined() bool {
 // leaveTime bounds how long a stop waits for control.
 const leaveTime = 2 * time.Second
 
-// Leave notifies control that this agent stops, so that no request waits for this node. If control is unreachable, it
-// notices the end of the session later.
+// Leave notifies control that this agent stops, so that no request waits for this node. If the notice does not reach
+// control, control notices the end of the session later. Leave does nothing if control has not accepted this node, or
+// if the node has no address.
 func (r *Registration) Leave(ctx context.Context) {
 	if r.Address == "" {
 		return

@@ -66,7 +66,7 @@ func (c *Copies) Load(ctx context.Context) error {
 
 // Apply applies control's record of a dataset whose home is another node: this node keeps a copy of it, or must remove
 // the copy. The record is written to disk first, so that an agent that starts without control does not consider this
-// node the home.
+// node the home. Apply ignores a record from before the dataset came here.
 func (c *Copies) Apply(ctx context.Context, k api.AssignedCopy) error {
 	d, home := c.deps.Cache.Dataset(k.Dataset)
 	if home && (k.Record != nil && k.Record.Epoch <= d.Epoch || c.deps.Trust.Err() != nil) {
@@ -114,7 +114,7 @@ func (c *Copies) ReconcileSoon(id uuid.UUID) {
 	})
 }
 
-// ReconcileAll retries Reconcile for all copies that are not in their recorded state.
+// ReconcileAll calls ReconcileSoon for all copies of this node.
 func (c *Copies) ReconcileAll() {
 	for _, id := range c.deps.Cache.CopyIDs() {
 		c.ReconcileSoon(id)

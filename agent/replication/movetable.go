@@ -3,12 +3,12 @@
 //
 // MoveTable records the moves that bring datasets here, and Installer installs their data: move.Mover uses both. After
 // a crash, package cleanup and each heartbeat finish such moves with Installer.Resume. Copies brings the copies that
-// this node keeps into their recorded state: controlsync.Follower calls it when control's records change. Replicas
-// refreshes the copies that are replicas: package agent runs it, and packages controlsync and doctor report its
-// results. Inspections mounts superseded heads. Packages cleanup, doctor and pooladmin ask MoveTable and Copies before
-// they treat data as unknown. Packages lease, mounting and keyring read MoveTable through functions. Also through
-// functions, package mounting calls Installer.Install for a move that control has recorded already, and package
-// handover calls Copies.ReconcileSoon.
+// this node keeps into their recorded state: controlsync.Follower calls it when control's records change, and package
+// agent at each heartbeat and after an unmount. Replicas refreshes the copies that are replicas: package agent runs it,
+// and packages controlsync and doctor report its results. Inspections mounts superseded heads. Packages cleanup, doctor
+// and pooladmin ask MoveTable and Copies before they treat data as unknown. Packages lease, mounting and keyring read
+// MoveTable through functions. Also through functions, package mounting calls Installer.Install for a move that control
+// has recorded already, and package handover calls Copies.ReconcileSoon.
 //
 // SentLog, Retention and Access serve the datasets of this node that other nodes have copies of. SentLog has the
 // snapshots that were sent to other nodes, Retention decides which snapshots are kept for them, and Access decides

@@ -90,7 +90,7 @@ func (p *Replicas) Failure(id uuid.UUID) string {
 	return ""
 }
 
-// SetFailure records why a refresh of a replica failed.
+// SetFailure records why a refresh of a replica failed. Only tests call it.
 func (p *Replicas) SetFailure(id uuid.UUID, why string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -116,8 +116,8 @@ const (
 	maxBackoffRetries = 300
 )
 
-// reportedFailures is how many refreshes in a row must fail before control is told and the replica counts as failing.
-// So a restart of the home's agent does not make the replica look broken.
+// reportedFailures is how many refreshes in a row must fail before control is notified and the replica counts as
+// failing. So a restart of the home's agent does not make the replica look broken.
 const reportedFailures = 2
 
 // backoff returns how long to wait before a refresh is tried again. every is how often the replica is refreshed while
@@ -218,9 +218,9 @@ func (p *Replicas) start(id uuid.UUID, every time.Duration) {
 	})
 }
 
-// recordResult records the result of a refresh: why it failed, when it is due again, and whether control must be told.
-// If a replica that failed succeeds and its home answered, the other failing replicas of the same home are due at once.
-// The caller holds mu.
+// recordResult records the result of a refresh: why it failed, when it is due again, and whether control must be
+// notified. If a replica that failed succeeds and its home answered, the other failing replicas of the same home are
+// due at once. The caller holds mu.
 func (p *Replicas) recordResult(id uuid.UUID, every time.Duration, err error) {
 	r, now := p.byDataset[id], p.deps.Clock.Steady()
 	if err == nil {

@@ -1,5 +1,6 @@
 // Package repository opens and checks repositories for backups. Package agent calls it, for the requests of an
-// operator, and passes Checker.Restic to package backup.
+// operator. Package backup opens repositories with it: package agent passes Checker.Restic to backup.Creator, and the
+// Checker to backup.Catalog and backup.Restorer.
 //
 // The records of repositories belong to control, which never opens a repository. A node opens it with a password and
 // credentials that only the node can read. The package records nothing besides the folder of restic's cache, which can

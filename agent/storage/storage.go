@@ -25,10 +25,11 @@ func CheckFits(st dataset.PoolStatus, size dataset.Size) error {
 	return nil
 }
 
-// CheckTight fails for a scheduled snapshot of a dataset if the free space of its pool is less than a tenth of the
-// dataset's used bytes. After a snapshot that shares blocks, every block that is overwritten needs a new block. If no
-// block is free, the writer gets an error (EIO). A snapshot that no user requested must not break a database in this
-// way. Pools whose snapshots are copies do not have this problem.
+// CheckTight checks whether a pool has room for a snapshot of a dataset that no user requested: a scheduled one, or one
+// for another node. It fails with ErrNoSpace if the free space of the pool is less than a tenth of the dataset's used
+// bytes, or less than backends.Reserve, and with ErrOffline if the pool is offline. After a snapshot that shares
+// blocks, every block that is overwritten needs a new block. If no block is free, the writer gets an error (EIO). Such
+// a snapshot must not break a database in this way. Pools whose snapshots are copies do not have this problem.
 func CheckTight(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	if !pool.Info().Capabilities.InstantSnapshot {
 		return nil

@@ -198,7 +198,8 @@ type GroupScanner struct {
 	rules map[string]map[iolimit.Device]iolimit.Limits
 }
 
-// Scan finds the groups that use limited datasets, and sets the rules that are missing.
+// Scan finds the groups that use limited datasets, and sets the rules that are missing. If all is false, it examines
+// only processes that are new since the last Scan.
 func (k *GroupScanner) Scan(now time.Duration, all bool) {
 	if err := k.users.Update(now, all); err != nil {
 		k.Logger.WithError(err).Warn("cannot find the users of throttled volumes")

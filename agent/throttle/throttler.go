@@ -2,9 +2,9 @@
 // package, "version 1" and "version 2" are versions of control groups.
 //
 // Throttler owns the rules: it sets a rule when a dataset is mounted, extends it to the control groups of new
-// containers, suspends it while the agent flushes the dataset, and removes it before the device is released. A rule
-// outlives both the volume and its device, so each rule is recorded on disk before it is set: under limits/ and, if it
-// could not be removed, under left/ in the agent's database.
+// containers, suspends it while the agent flushes the dataset, and removes it after the unmount. A rule outlives both
+// the volume and its device, so each rule is recorded on disk before it is set: under limits/ and, if it could not be
+// removed, under left/ in the agent's database.
 //
 // Package mounting calls Limit after a mount, End after an unmount, and Suspend for a flush. Package operation calls
 // Suspend for an export, and ProfileChanged. Package agent calls Load at its start, and then starts Run. The daemon
@@ -50,8 +50,8 @@ type Cgroups struct {
 
 // Throttler sets the speed limits of the mounted volumes. The kernel keeps a rule for a control group and a device
 // number even after the volume and its device were removed. Each rule is therefore recorded (limits/<dataset>) before
-// it is set, and removed before the device is released. If a rule cannot be removed, it stays recorded under
-// left/<device> until it is.
+// it is set, and removed after the unmount. If a rule cannot be removed, it stays recorded under left/<device> until it
+// is.
 type Throttler struct {
 	Deps
 	*Controller
@@ -172,7 +172,7 @@ func (l *Throttler) wakeRun() {
 }
 
 // Limit sets the limits of the profile for a dataset that was just mounted, before the mount is reported to the caller
-// of the mount. The dataset's lock is held. Idempotent.
+// of the mount. It fails with ErrUnsupported if this host cannot enforce them. The dataset's lock is held. Idempotent.
 func (l *Throttler) Limit(ctx context.Context, d dataset.Dataset) error {
 	e := l.Get(d.ID)
 	if !d.Profile.QoS.Limited() {
@@ -230,7 +230,8 @@ func (l *Throttler) put(e *Limited) {
 // noteV1 tells the operator how version 1 limits volumes.
 const noteV1 = "v1: per container, from about a second after its start"
 
-// SetRules records rules and sets them in their groups, unless they are suspended. The caller holds e.Mu.
+// SetRules records rules and sets them in their groups, unless they are suspended or the dataset is fenced. The caller
+// holds e.Mu.
 func (l *Throttler) SetRules(ctx context.Context, e *Limited, rec LimitRecord) error {
 	if was := e.Record.Limits; was != rec.Limits && was != (iolimit.Limits{}) && !slices.Contains(rec.Earlier, was) {
 		rec.Earlier = append(slices.Clip(rec.Earlier), was)

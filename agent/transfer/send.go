@@ -130,8 +130,8 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 }
 
 // watch runs beside a transfer. While no frame is written, it regularly sends a keep-alive frame. It also checks that
-// the peer is still authorized, because authorization can end during a long transfer. If the peer is not authorized
-// any more, watch calls cut to end the transfer.
+// the certificate of the peer is still valid (Server.Peer): it may expire or be revoked during a long transfer. If it
+// is not valid any more, watch calls cut to end the transfer. It does not call Authorize again.
 func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut func(error)) (endWatch func()) {
 	var owner sync.WaitGroup
 	stop := make(chan struct{})

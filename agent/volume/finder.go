@@ -27,7 +27,8 @@ type FinderDeps struct {
 	Spellings *Spellings
 	// SharedMountNamed returns the volume of a name if its home is another node and this node has it mounted.
 	SharedMountNamed func(name string) (dataset.Dataset, bool)
-	// MountedAs returns the live volume that an engine of this host has mounted by a spelling.
+	// MountedAs returns the volume that an engine of this host has mounted by a spelling. The volume may be in the
+	// trash.
 	MountedAs func(spelling string) (dataset.Dataset, bool)
 }
 
@@ -39,8 +40,10 @@ type Finder struct {
 // NewFinder returns a Finder.
 func NewFinder(deps FinderDeps) *Finder { return &Finder{deps} }
 
-// Find returns the volume to which this engine refers. It answers from memory for a volume whose home is this
-// node, and asks control for any other. It returns ErrNotFound only if the store says so.
+// Find returns the volume to which this engine refers. It answers from memory for a volume whose home is this node, and
+// asks control for any other. It returns ErrNotFound only for a reference that is no valid spelling, if control knows
+// no volume of the name, or if the reference asks for another profile or another source than the volume has; in the
+// last case it also returns the volume. If control cannot be asked, it returns another error.
 func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error) {
 	if ref.Err != nil {
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %w", ref.Err)

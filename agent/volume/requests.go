@@ -56,8 +56,9 @@ func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[s
 	return r.deps.Spellings.Record(ctx, d, ref)
 }
 
-// Remove deletes a volume. If the engine uses another spelling of the volume, or removes the volume by an alias, Remove
-// only forgets the spelling. It fails while the volume is mounted, for every caller.
+// Remove deletes a volume. If the engine also uses another spelling of the volume, or removes the volume by an alias,
+// Remove only forgets the spelling. It succeeds if there is no such volume. It fails with ErrInUse while the volume is
+// mounted, whoever asks, and if Spellings.CheckRemovable refuses.
 func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	d, err := r.deps.Finder.Find(ctx, ref)
 	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {
@@ -88,7 +89,8 @@ func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	return r.deps.Spellings.MarkDeleted(ctx, d.ID)
 }
 
-// Perform plans a request for an existing volume and executes it here.
+// Perform has control plan a request for an existing volume and executes the plan here, or has the agent of the node
+// that it is for execute it.
 func (r *Requests) Perform(ctx context.Context, req api.Request) error {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
 	if req.Kind == dataset.OpDelete && req.Name != "" {

@@ -234,8 +234,8 @@ func (s *Spellings) values(
 	}
 }
 
-// CheckRemovable returns an error if an engine must not remove a volume, because only others have used the volume on
-// this node.
+// CheckRemovable fails with ErrInUse if an engine must not remove a volume: Podman has not used the volume on this
+// node, or the engine knows the volume only by other spellings than that of ref.
 //
 // After "podman volume reload", Podman lists every volume of this node, and "podman volume prune" then removes every
 // volume that no container of Podman uses. That would include the volumes of a Docker engine's stopped containers,
