@@ -87,8 +87,12 @@ func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now ti
 	if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 		return time.Time{}, err
 	}
-	k.backupStates.see(d, b, now, !known && err == nil)
+	missing := !known && err == nil
+	k.backupStates.see(d, b, now, missing)
 	due, err := backupDue(d, b, now)
+	if missing && err == nil {
+		return now.Add(backupCheck), nil // LateBackups reports it, until an operator has recorded the repository
+	}
 	if err != nil || due.After(now) {
 		return due, err
 	}
@@ -97,12 +101,16 @@ func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now ti
 		return time.Time{}, err
 	}
 	if running != nil {
-		if lost, err := isOnLostNode(t, d, *running); err != nil || !lost {
+		if lost, err := record.IsOnLostNode(t, d, *running); err != nil || !lost {
 			return now.Add(backupCheck), err
 		}
 		// The agent of the former home removes its backup when it learns of this.
 		_, err = k.CancelOperation(ctx, running.ID.String())
 		return now, err // the next round requests another backup
+	}
+	if b.Running != uuid.Nil {
+		_, err = k.Ledger.Update(ctx, func(t *record.Tx) error { return record.SettleBackup(t, id) })
+		return now, err // the next round decides with the new records
 	}
 	_, err = k.Submit(ctx, api.Request{
 		// all services on one store request the same backup
@@ -113,19 +121,6 @@ func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now ti
 		err = nil
 	}
 	return now.Add(backupCheck), err
-}
-
-// isOnLostNode reports whether an operation of a dataset is to be carried out by a former home that is unreachable.
-func isOnLostNode(t *record.Tx, d dataset.Dataset, op dataset.Operation) (bool, error) {
-	if op.Node == d.Home {
-		return false, nil
-	}
-	unreachable, err := t.Get(record.UnreachableKey(op.Node), &record.Unreachable{})
-	if err != nil || unreachable {
-		return unreachable, err
-	}
-	known, err := t.Get(record.NodeKey(op.Node), &dataset.Node{})
-	return !known, err
 }
 
 // Backups returns a function that returns the state of the scheduled backups of a dataset. The state is nil if the

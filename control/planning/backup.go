@@ -123,7 +123,9 @@ func ExpireBackups(t *record.Tx, op, of uuid.UUID, now time.Time) (expired []api
 		return nil, nil
 	}
 	inUse, err := record.OpenRestores(t)
-	if err != nil {
+	if dataset.KindOf(err) == dataset.ErrCorrupt {
+		return nil, nil // a damaged record of any operation must not keep a good backup from being recorded
+	} else if err != nil {
 		return nil, err
 	}
 	var stay []record.ScheduledBackup

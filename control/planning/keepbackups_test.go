@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -220,5 +221,31 @@ func TestAllBackupsAreKeptWithoutRule(t *testing.T) {
 	var b record.Backups
 	if _, err := record.NewTx(e.Ctx, e.Spy).Get(record.BackupsKey(a.MustVolume("db").ID), &b); err != nil || len(b.Made) != 0 {
 		t.Errorf("got %+v, %v", b, err)
+	}
+}
+
+// A damaged record of another operation does not keep a backup from being recorded. Nothing expires meanwhile, because
+// the operation may be a restore.
+func TestBackupBesideDamagedOperation(t *testing.T) {
+	e, a := backedVolume(t, dataset.Keep{Last: 1})
+	b := e.NewAgent("beta")
+	b.MustRegister("beta")
+	b.MustCreate("web@bronze")
+	other := *e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "web"}).Operation
+	first, _ := scheduledBackup(a)
+	damaged := []store.Write{{Key: record.OperationKey(other.ID), Value: []byte(`{"id":`)}}
+	if _, err := e.Spy.Store.Txn(e.Ctx, nil, damaged); err != nil {
+		t.Fatal(err)
+	}
+	e.Clock.Advance(time.Hour)
+	_, expired := scheduledBackup(a)
+	wantExpired(t, "beside a damaged operation", expired)
+	repaired := []store.Write{{Key: record.OperationKey(other.ID), Delete: true}}
+	if _, err := e.Spy.Store.Txn(e.Ctx, nil, repaired); err != nil {
+		t.Fatal(err)
+	}
+	e.Clock.Advance(time.Hour)
+	if _, expired = scheduledBackup(a); len(expired) != 2 || expired[0] != first {
+		t.Errorf("after the repair, %v expire; want the first two backups, %s before", expired, first)
 	}
 }

@@ -250,14 +250,14 @@ func (v *Planner) planProfileInPlace(t *record.Tx, d dataset.Dataset, p dataset.
 
 // scheduleSince returns the time from which the schedules of profile to apply to a dataset that gets the profile now.
 // Snapshots and backups that were due before that time do not count as missed. The result is zero if the profile has no
-// schedule, or if the dataset has had the same schedules since it was created.
+// schedule, or if the dataset has had the same schedules and repository since it was created.
 func (v *Planner) scheduleSince(d dataset.Dataset, to dataset.Profile) time.Time {
 	snapshots, backups := to.Snapshots.Schedule, to.Backup.Schedule
 	switch {
 	case snapshots == "" && backups == "":
 		return time.Time{}
 	case (snapshots == "" || snapshots == d.Profile.Snapshots.Schedule) &&
-		(backups == "" || backups == d.Profile.Backup.Schedule):
+		(backups == "" || backups == d.Profile.Backup.Schedule && to.Backup.To == d.Profile.Backup.To):
 		return d.ScheduleSince
 	}
 	return v.Clock.Now()

@@ -21,6 +21,42 @@ func RunningBackup(t *Tx, id uuid.UUID) (*dataset.Operation, error) {
 	return &op, nil
 }
 
+// SettleBackup records how the scheduled backup of a dataset ended, if its operation has ended without EndBackup: an
+// older control replica, which does not know scheduled backups, has applied the agent's report. If the operation was
+// forgotten meanwhile, the backup counts as one attempt without a result. Idempotent.
+func SettleBackup(t *Tx, id uuid.UUID) error {
+	var b Backups
+	if _, err := t.Get(BackupsKey(id), &b); err != nil || b.Running == uuid.Nil {
+		return err
+	}
+	var op dataset.Operation
+	there, err := t.Get(OperationKey(b.Running), &op)
+	switch {
+	case err != nil:
+		return err
+	case !there:
+		b.Running = uuid.Nil
+		b.Attempts++
+		return t.Put(BackupsKey(id), b)
+	case op.State.Final():
+		return EndBackup(t, op)
+	}
+	return nil
+}
+
+// IsOnLostNode reports whether an operation of a dataset must be carried out by a former home that is unreachable.
+func IsOnLostNode(t *Tx, d dataset.Dataset, op dataset.Operation) (bool, error) {
+	if op.Node == d.Home {
+		return false, nil
+	}
+	unreachable, err := t.Get(UnreachableKey(op.Node), &Unreachable{})
+	if err != nil || unreachable {
+		return unreachable, err
+	}
+	known, err := t.Get(NodeKey(op.Node), &dataset.Node{})
+	return !known, err
+}
+
 // BeginBackup records that a scheduled backup was requested.
 func BeginBackup(t *Tx, op dataset.Operation) error {
 	var b Backups
@@ -80,7 +116,13 @@ func EndBackup(t *Tx, op dataset.Operation) error {
 			})
 		}
 	case dataset.OpCancelled:
-		if op.Node == d.Home { // else the volume has another home since, which makes the backup
+		// If the volume has another home since, and the former one is lost, control cancels its backup, and the new
+		// home makes another one at once. If a user has cancelled it, the next one is at the next moment.
+		lost, err := IsOnLostNode(t, d, op)
+		if err != nil {
+			return err
+		}
+		if !lost {
 			b.After = op.Ended
 		}
 	default:
