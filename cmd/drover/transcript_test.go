@@ -93,6 +93,7 @@ var scenarios = map[string]func(c *console){
 		}
 	},
 	"backup-unreadable": func(c *console) {
+		works(c.fake, ended(dataset.OpDone, nil))
 		c.fake.repositories = append(c.fake.repositories, dataset.Repository{Name: "away", URL: "/mnt/away"})
 		c.fake.fail = map[string]error{"VolumeBackups of away": dataset.Errorf(dataset.ErrOffline, "backups in away: it does not answer")}
 	},

@@ -25,7 +25,9 @@ the repository, count the files, and remove the temporary volume. It has no name
 and is in no list. The host that has it needs the password of the repository,
 and space for the volume. The files are read at idle I/O priority.
 
-The name of a volume stands for its newest complete backup.
+The name of a volume stands for its newest complete backup. If a backup or a
+repository cannot be read, the newest one is not known, and the command fails:
+give the ID of a backup, or --repository.
 ` + referenceHelp + `
 
 Without --profile, the temporary volume gets the profile that the backed-up
@@ -81,7 +83,8 @@ volume had, and without --size its size.`,
 }
 
 // findNewest returns the newest complete backup of a volume or, if no backup is of a volume with this name, the backup
-// whose ID begins with it.
+// whose ID begins with it. If a backup or a repository cannot be read, the newest backup of the volume is not known, and
+// findNewest fails: an older one must not hide the damage.
 func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
 	if dataset.CheckName(ref) != nil {
 		return find(ctx, c, repository, ref)
@@ -89,6 +92,10 @@ func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.
 	list, incomplete, err := fetch(ctx, c, repository, ref)
 	if err != nil {
 		return api.VolumeBackup{}, err
+	}
+	if incomplete != nil && len(list) > 0 {
+		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not known "+
+			"(give the ID of one, or --repository): %w", ref, incomplete)
 	}
 	for i := len(list) - 1; i >= 0; i-- {
 		if ok, err := isComplete(ctx, c, list[i]); err != nil || ok {
