@@ -97,6 +97,9 @@ var scenarios = map[string]func(c *console){
 		c.fake.repositories = append(c.fake.repositories, dataset.Repository{Name: "away", URL: "/mnt/away"})
 		c.fake.fail = map[string]error{"VolumeBackups of away": dataset.Errorf(dataset.ErrOffline, "backups in away: it does not answer")}
 	},
+	"operations-damaged": func(c *console) {
+		c.fake.fail = map[string]error{"Operations": dataset.Errorf(dataset.ErrCorrupt, "store: value of operations/0b is damaged")}
+	},
 	"verified": func(c *console) {
 		add := func(backup string, state dataset.OpState, ago time.Duration) {
 			c.fake.operations = append(c.fake.operations, dataset.Operation{

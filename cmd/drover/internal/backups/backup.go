@@ -5,6 +5,7 @@ package backups
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,8 +41,8 @@ func repositoryFlag(a *cli.App, cmd *cobra.Command, usage string) *string {
 
 func newLsCmd(a *cli.App) *cobra.Command {
 	var repository string
-	var incomplete error // why the list lacks backups
-	var verified map[string]verification
+	var incomplete error                        // why the list lacks backups
+	var verified func() map[string]verification // read only for an output that has them
 	id := func(b api.VolumeBackup) string { return b.ID }
 	cmd := listing.New(a, listing.List[api.VolumeBackup]{
 		Use:   "ls [VOLUME]",
@@ -63,9 +64,8 @@ command fails.
 			if len(q.Args) > 0 {
 				volume = q.Args[0]
 			}
-			if list, incomplete, err = fetch(cmd.Context(), c, repository, volume); err == nil {
-				verified, err = verifications(cmd.Context(), c)
-			}
+			verified = sync.OnceValue(func() map[string]verification { return verifications(cmd.Context(), c) })
+			list, incomplete, err = fetch(cmd.Context(), c, repository, volume)
 			return list, err
 		},
 		ID:      id,
@@ -82,7 +82,7 @@ command fails.
 		},
 		Wide: []listing.Column[api.VolumeBackup]{
 			{Header: "VERIFIED", Cell: func(b api.VolumeBackup) string {
-				return verified[b.Repository+"/"+b.ID].String(a.Now())
+				return verified()[b.Repository+"/"+b.ID].String(a.Now())
 			}},
 			{Header: "SNAPSHOT", Cell: func(b api.VolumeBackup) string { return orNone(b.Snapshot) }},
 			{Header: "DATASET", Cell: func(b api.VolumeBackup) string { return b.Dataset.String() }},

@@ -144,11 +144,12 @@ func (v verification) String(now time.Time) string {
 	return show.Ago(now, v.at)
 }
 
-// verifications returns the last verification of each backup. Control knows those of about a day.
-func verifications(ctx context.Context, c cli.Remote) (map[string]verification, error) {
+// verifications returns the last verification of each backup. Control knows those of about a day. If the operations
+// cannot be read, it returns none: the backups are listed in any case.
+func verifications(ctx context.Context, c cli.Remote) map[string]verification {
 	ops, err := cli.FetchAll(ctx, c.Operations)
 	if err != nil {
-		return nil, err
+		return nil
 	}
 	last := map[string]verification{}
 	for _, op := range ops {
@@ -160,5 +161,5 @@ func verifications(ctx context.Context, c cli.Remote) (map[string]verification, 
 			last[key] = verification{op.Ended, op.State == dataset.OpFailed}
 		}
 	}
-	return last, nil
+	return last
 }
