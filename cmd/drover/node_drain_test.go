@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -104,7 +105,8 @@ func TestDrainNamesLosses(t *testing.T) {
 	}
 }
 
-// TestDrainAsks: a drain with --fenced shows what is lost, and changes nothing without a confirmation.
+// TestDrainAsks: a drain with --fenced shows what is lost, and changes nothing without a confirmation. Until then, the
+// first signal ends it.
 func TestDrainAsks(t *testing.T) {
 	f := theWorld()
 	other := api.Node{Node: dataset.Node{ID: uuid.New(), Name: "host-z"}}
@@ -125,7 +127,12 @@ func TestDrainAsks(t *testing.T) {
 			screen.Type(t, typed)
 			c.In = screen.File
 		}
+		handled, signals := false, c.Signals
+		c.Signals = func(ctx context.Context) (context.Context, context.CancelFunc) { handled = true; return signals(ctx) }
 		status := c.run(t, "node", "drain", "host-a", "--fenced")
+		if handled != (want == 0) {
+			t.Errorf("typed %q: the signals are handled: %v", typed, handled)
+		}
 		did := slices.ContainsFunc(f.asked, func(line string) bool { return !onlyAsks(line) })
 		if status != want || did != (want == 0) || !strings.Contains(c.err.String(), loss) {
 			t.Errorf("typed %q: status %d, asked %v: %s", typed, status, f.asked, c.err.String())

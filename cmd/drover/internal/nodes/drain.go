@@ -57,8 +57,6 @@ typed to confirm it, unless --yes is given.`,
 				"drain of node %s: it is the only node, so its volumes can go nowhere (add another host first: drover "+
 					"node token; drover node cordon %s only refuses new volumes)", n.Name, n.Name)
 		}
-		ctx, stop := a.Signals(cmd.Context())
-		defer stop()
 		d := drain{
 			App: a, c: c, node: n, json: o.JSON(), dryRun: o.DryRun, names: map[uuid.UUID]string{},
 			outcomes: []drained{},
@@ -69,13 +67,16 @@ typed to confirm it, unless --yes is given.`,
 		if fenced {
 			d.fenced = n.Name
 		}
-		if o.DryRun {
-			return d.run(ctx)
-		}
-		if fenced && !yes.Given() {
-			if err := d.confirmLosses(ctx, yes); err != nil {
+		if fenced && !yes.Given() && !o.DryRun {
+			// Signals still end the command at once: nothing would end the wait for an answer otherwise.
+			if err := d.confirmLosses(cmd.Context(), yes); err != nil {
 				return err
 			}
+		}
+		ctx, stop := a.Signals(cmd.Context())
+		defer stop()
+		if o.DryRun {
+			return d.run(ctx)
 		}
 		if _, err := c.Cordon(ctx, n.ID, api.Cordoned{Cordoned: true, Draining: true}); err != nil {
 			return err
