@@ -110,6 +110,7 @@ var scenarios = map[string]func(c *console){
 		add(c.fake.backups[0].ID, dataset.OpDone, time.Hour)
 		add(c.fake.backups[1].ID, dataset.OpFailed, 2*time.Minute)
 	},
+	"repository-used": func(c *console) { c.fake.volumes[0].Profile.Backup.To = "offsite" },
 	"repository-damaged": func(c *console) {
 		c.fake.fail = map[string]error{"Repository": dataset.Errorf(dataset.ErrCorrupt, "store: value of repositories/offsite is damaged: unexpected end of JSON input")}
 	},

@@ -1,6 +1,7 @@
 package repositories
 
 import (
+	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -42,6 +43,11 @@ given.`,
 		}
 		format := "removed repository %s: its data stays %s"
 		if o.DryRun {
+			if !*force {
+				if err := checkUnused(ctx, c, r.Name); err != nil {
+					return err
+				}
+			}
 			format = "dry run: would remove repository %s: its data stays %s"
 		} else {
 			err := yes.Ask(a, confirm.Question{
@@ -61,4 +67,24 @@ given.`,
 		return a.PrintLine(format, r.Name, place)
 	})
 	return cmd
+}
+
+// checkUnused fails with dataset.ErrInUse if the profile of a volume has the volume backed up to a repository. The
+// server then refuses to remove the repository.
+func checkUnused(ctx context.Context, c cli.Remote, repository string) error {
+	volumes, err := cli.FetchAll(ctx, c.Volumes)
+	if err != nil {
+		return err
+	}
+	var users []string
+	for _, v := range volumes {
+		if v.Profile.Backup.To == repository {
+			users = append(users, v.Volume)
+		}
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInUse, "repository %s would not be removed: volumes are backed up to it on "+
+		"schedule: %s (give them another profile: drover volume set-profile)", repository, dataset.FormatChoices(users))
 }
