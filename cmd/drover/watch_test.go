@@ -18,7 +18,14 @@ func TestListsWatch(t *testing.T) {
 	} {
 		c := newConsole(theWorld())
 		pauses := 0
-		c.Sleep = func(context.Context, time.Duration) error {
+		pause := 2 * time.Second
+		if strings.HasPrefix(args, "backup ") { // each list of backups runs restic
+			pause = 30 * time.Second
+		}
+		c.Sleep = func(_ context.Context, d time.Duration) error {
+			if d != pause {
+				t.Errorf("%s: a pause of %s, want %s", args, d, pause)
+			}
 			if pauses++; pauses == 3 {
 				return errors.New("interrupted")
 			}

@@ -68,6 +68,8 @@ command fails.
 			list, incomplete, err = fetch(cmd.Context(), c, repository, volume)
 			return list, err
 		},
+		WatchPause: 30 * time.Second, // restic reads each repository for every list
+
 		ID:      id,
 		Compare: func(x, y api.VolumeBackup) int { return x.Taken.Compare(y.Taken) },
 		Moment: &listing.Moment[api.VolumeBackup]{

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -48,6 +50,8 @@ type List[T any] struct {
 	Moment *Moment[T]
 	// NoWatch says that New adds no --watch, because the command adds one.
 	NoWatch bool
+	// WatchPause is the time between two lists of --watch. If it is zero, it is 2 seconds.
+	WatchPause time.Duration
 
 	Table func([]T) *show.Table
 	Wide  []Column[T] // the columns that -o wide adds
@@ -132,7 +136,8 @@ func (l List[T]) flags(a *cli.App, cmd *cobra.Command) *options {
 	f.VarP(&o.format, "output", "o", "output format")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print only IDs")
 	if !l.NoWatch {
-		f.BoolVarP(&o.watch, "watch", "w", false, "print the list again every 2 seconds until interrupted")
+		f.BoolVarP(&o.watch, "watch", "w", false, fmt.Sprintf(
+			"print the list again every %d seconds until interrupted", l.watchPause()/time.Second))
 	}
 	if l.Moment != nil {
 		o.ages.addFlags(cmd, l.Moment.Verb)

@@ -1,6 +1,7 @@
 package listing
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -9,8 +10,10 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-// watchPause is the time between two lists of --watch.
-const watchPause = 2 * time.Second
+// defaultWatchPause is the time between two lists of --watch if List.WatchPause is zero.
+const defaultWatchPause = 2 * time.Second
+
+func (l List[T]) watchPause() time.Duration { return cmp.Or(l.WatchPause, defaultWatchPause) }
 
 // clearScreen moves the cursor of a terminal to the first line and clears the screen.
 const clearScreen = "\x1b[H\x1b[2J"
@@ -32,7 +35,7 @@ func (l List[T]) watch(a *cli.App, cmd *cobra.Command, o *options, args []string
 			}
 			return err
 		}
-		if a.Sleep(ctx, watchPause) != nil { // the user interrupted it
+		if a.Sleep(ctx, l.watchPause()) != nil { // the user interrupted it
 			return nil
 		}
 	}
