@@ -175,11 +175,19 @@ func (r *Repository) made(ctx context.Context, id string) (Backup, error) {
 // it, or as long as the removal fails because another process is using the repository. A tag cannot mark the complete
 // ones: restic tag needs the repository alone, and would fail while another node makes a backup. A caller that needs a
 // complete backup must record the IDs that Backup returned.
+//
+// Backups takes no lock. So it does not prevent a removal, and lists the backups while another run has the repository
+// for itself.
 func (r *Repository) Backups(ctx context.Context, tags ...string) ([]Backup, error) {
-	if len(tags) == 0 {
-		return r.list(ctx)
+	args := []string{"--no-lock"}
+	if len(tags) > 0 {
+		args = append(args, "--tag="+strings.Join(tags, ","))
 	}
-	return r.list(ctx, "--tag="+strings.Join(tags, ","))
+	list, err := r.list(ctx, args...)
+	if err != nil && saysAbsent(err.Error()) { // a backup was removed after restic had listed the names of all
+		list, err = r.list(ctx, args...)
+	}
+	return list, err
 }
 
 func (r *Repository) list(ctx context.Context, args ...string) (list []Backup, err error) {

@@ -106,6 +106,39 @@ esac
 	refused(t, r.Check(t.Context(), 0), dataset.ErrInUse, "it is locked by process 1 of host other (")
 }
 
+// A list of backups needs no lock: a list that is watched would make each removal fail.
+func TestBackupsOfLockedRepositoryAreListed(t *testing.T) {
+	fake(t, `case "$*" in
+*--no-lock*) echo '[{"id": "5f1c09aa"}]';;
+*) echo 'Fatal: unable to create lock in backend: repository is already locked exclusively by PID 1 on other by root' >&2
+	exit 1;;
+esac
+`)
+	r := open(t, options(t))
+	for _, tags := range [][]string{nil, {"drover"}} {
+		if list, err := r.Backups(t.Context(), tags...); err != nil || len(list) != 1 || list[0].ID != "5f1c09aa" {
+			t.Errorf("%v: got %+v, %v", tags, list, err)
+		}
+	}
+	_, err := r.Get(t.Context(), strings.Repeat("5f", 32))
+	refused(t, err, dataset.ErrInUse, "it is locked by process 1 of host other (")
+}
+
+// A backup that is removed while restic reads the list is no failure of the list.
+func TestBackupRemovedDuringListIsNoError(t *testing.T) {
+	commands := fake(t, `echo '[{"id": "5f1c09aa"}]'
+[ $(wc -l <"$(dirname $0)/commands") -gt 1 ] ||
+	echo 'could not load snapshot 77e0dd01: open /srv/snapshots/77e0dd01: no such file or directory' >&2
+`)
+	list, err := open(t, options(t)).Backups(t.Context())
+	if err != nil || len(list) != 1 {
+		t.Errorf("got %+v, %v", list, err)
+	}
+	if got, err := os.ReadFile(commands); err != nil || string(got) != "snapshots\nsnapshots\n" {
+		t.Errorf("got the commands %q, %v", got, err)
+	}
+}
+
 // Data that cannot be read are missing or damaged only if restic says so. The server may be unreachable.
 func TestUnreadableDataAreNotMissing(t *testing.T) {
 	pack := "pack " + strings.Repeat("5f", 32)
