@@ -46,9 +46,27 @@ func (s *Restorer) Restore(ctx context.Context, repository, id string, root *os.
 }
 
 // Verify is Restore, and reads each file again to compare it with the backup. It fails with dataset.ErrCorrupt if a
-// file differs.
+// file differs. If the repository is not recorded, or is not at its URL now, it fails with dataset.ErrOffline, and not
+// with dataset.ErrNotFound: nothing is known about the backup.
 func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
-	return s.restore(ctx, repository, id, writer{root: root, step: step, compare: true})
+	err := s.restore(ctx, repository, id, writer{root: root, step: step, compare: true})
+	return s.checkAbsent(ctx, repository, err)
+}
+
+// checkAbsent returns the error of a read of a backup. If the error says that the backup does not exist because there
+// is no repository, it returns it with the kind dataset.ErrOffline.
+func (s *Restorer) checkAbsent(ctx context.Context, repository string, err error) error {
+	if !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	r, absent := s.repositories.OpenNamed(ctx, repository)
+	if absent == nil {
+		_, absent = r.Stat(ctx)
+	}
+	if absent != nil {
+		err = dataset.Errorf(dataset.ErrOffline, "%w", err)
+	}
+	return err
 }
 
 func (s *Restorer) restore(ctx context.Context, repository, id string, w writer) error {

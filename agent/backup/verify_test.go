@@ -52,10 +52,14 @@ func TestVerify(t *testing.T) {
 		must(t, os.Remove(pack))
 	}
 	got := verify(nil)
-	if got.State != dataset.OpFailed || !strings.HasPrefix(got.Problem.Message, "verification of a backup of volume former: backups in offsite: ") {
+	if got.State != dataset.OpFailed || got.Problem.Code != dataset.ErrCorrupt.Code || !strings.HasPrefix(got.Problem.Message, "verification of a backup of volume former: backups in offsite: ") {
 		t.Errorf("got %s: %+v", got.State, got.Problem)
 	}
 	t.Logf("without the data: %s", got.Problem.Message)
+	must(t, os.Rename(record.URL, record.URL+"-away"))
+	if got := verify(nil); got.State != dataset.OpFailed || got.Problem.Code != dataset.ErrOffline.Code {
+		t.Errorf("without the repository: %s: %+v", got.State, got.Problem)
+	}
 }
 
 // argsRunner notes the arguments of the programs that it runs.

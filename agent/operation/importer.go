@@ -108,7 +108,23 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 // Verify restores a backup into a dataset that control does not record, compares the files with the backup, and removes
 // the dataset. If the agent is killed meanwhile, the next run of the operation removes the dataset, or its pool does,
 // because the dataset has no record.
+//
+// It fails with dataset.ErrCorrupt or dataset.ErrNotFound only if the backup is the cause.
 func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+	unusable := false // whether the backup was read, and cannot be restored
+	out, err := i.verify(ctx, jb, op, func(err error) error {
+		unusable = unusable || err != nil
+		return err
+	})
+	if kind := dataset.KindOf(err); !unusable && (kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound) {
+		err = dataset.Errorf(dataset.ErrConflict, "%w", err)
+	}
+	return out, err
+}
+
+// verify executes Verify. It calls noteRead with the result of each read of the backup.
+func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation, noteRead func(error) error) (
+	api.Committed, error) {
 	pool, err := i.deps.Pools.Get(op.DatasetRecord.Pool)
 	if err != nil {
 		return api.Committed{}, err
@@ -118,7 +134,7 @@ func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	}
 	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
 		return i.fill(ctx, jb, pool, op, "verification of a backup", func(root *os.File) error {
-			return i.deps.Verify(ctx, op.Repository, op.Backup, root, jb.Step)
+			return noteRead(i.deps.Verify(ctx, op.Repository, op.Backup, root, jb.Step))
 		})
 	})
 	if err != nil {

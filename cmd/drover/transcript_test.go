@@ -101,14 +101,20 @@ var scenarios = map[string]func(c *console){
 		c.fake.fail = map[string]error{"Operations": dataset.Errorf(dataset.ErrCorrupt, "store: value of operations/0b is damaged")}
 	},
 	"verified": func(c *console) {
-		add := func(backup string, state dataset.OpState, ago time.Duration) {
+		add := func(backup string, state dataset.OpState, ago time.Duration, kind ...*dataset.Kind) {
 			c.fake.operations = append(c.fake.operations, dataset.Operation{
 				ID: uuid.New(), Kind: dataset.OpVerify, State: state, Volume: "db", Repository: "offsite", Backup: backup, Ended: now.Add(-ago),
 			})
+			for _, k := range kind {
+				c.fake.operations[len(c.fake.operations)-1].Problem = &dataset.Problem{Code: k.Code, Message: "failed"}
+			}
 		}
-		add(c.fake.backups[0].ID, dataset.OpFailed, 3*time.Hour)
+		add(c.fake.backups[0].ID, dataset.OpFailed, 3*time.Hour, dataset.ErrCorrupt)
 		add(c.fake.backups[0].ID, dataset.OpDone, time.Hour)
-		add(c.fake.backups[1].ID, dataset.OpFailed, 2*time.Minute)
+		add(c.fake.backups[1].ID, dataset.OpFailed, 2*time.Minute, dataset.ErrCorrupt)
+		// These say nothing about the backup.
+		add(c.fake.backups[0].ID, dataset.OpFailed, time.Minute, dataset.ErrNoSpace)
+		add(c.fake.backups[0].ID, dataset.OpFailed, time.Minute, dataset.ErrForbidden)
 	},
 	"repository-used": func(c *console) { c.fake.volumes[0].Profile.Backup.To = "offsite" },
 	"repository-damaged": func(c *console) {

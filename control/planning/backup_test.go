@@ -196,6 +196,18 @@ func TestVerificationIsNotRecordedAsVolume(t *testing.T) {
 	a.MustCommit(op)
 	wantEvent(e, api.EventVolumeVerifyFail, "db", "0f0f0f0f in offsite: a file differs")
 	hidden(op, "failed")
+	for _, kind := range []*dataset.Kind{
+		dataset.ErrNoSpace, dataset.ErrOffline, dataset.ErrForbidden, dataset.ErrInUse, dataset.ErrInternal,
+	} { // nothing is known about the backup: there is still one event
+		op = *e.MustSubmit(verify("db@gold")).Operation
+		op.Problem = &dataset.Problem{Code: kind.Code, Message: "an obstacle"}
+		a.MustCommit(op)
+		wantEvent(e, api.EventVolumeVerifyFail, "db", "0f0f0f0f in offsite: a file differs")
+	}
+	op = *e.MustSubmit(verify("lost@gold")).Operation
+	op.Problem = &dataset.Problem{Code: dataset.ErrNotFound.Code, Message: "it has no such backup"}
+	a.MustCommit(op)
+	wantEvent(e, api.EventVolumeVerifyFail, "lost", "0f0f0f0f in offsite: it has no such backup")
 	op = *e.MustSubmit(verify("db@gold")).Operation
 	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
 		t.Error(err)

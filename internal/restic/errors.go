@@ -202,6 +202,10 @@ func (r *Repository) classify(ctx context.Context, err error, password keys.Pass
 		return r.errorf(dataset.ErrCorrupt, "its data are damaged: %s (keep the other files, and see restic's manual "+
 			"on how to repair a repository)", strings.Join(damaged, ", "))
 	}
+	if reason := missingData(text); reason != "" {
+		return r.errorf(dataset.ErrCorrupt, "its data are damaged: %s (see restic's manual on how to repair a repository)",
+			show(reason))
+	}
 	if failed.ExitCode == exitIncomplete && slices.Contains(failed.Args, "backup") {
 		return r.errorf(dataset.ErrCorrupt, "a part of the files could not be read: %s", show(firstUnread(text)))
 	}
@@ -268,6 +272,24 @@ func failedLoad(text string) string {
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, "load <") {
 			return strings.TrimPrefix(strings.TrimSpace(line), "error: ")
+		}
+	}
+	return ""
+}
+
+// missingData returns restic's first message that a part of the data is missing or cut off, if restic gave up to read
+// it. The message is about the file that cannot be restored. missingData returns "" if there is none. A pack that
+// cannot be read for another reason is neither: see damagedPacks.
+func missingData(text string) string {
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		packs := strings.Contains(line, "StreamPack: ") || strings.Contains(line, "ReadFull(<data/")
+		if strings.Contains(line, ", retrying after ") || strings.Contains(line, failedDownload) {
+			continue
+		}
+		if strings.HasSuffix(line, " not found in repository") ||
+			packs && (saysAbsent(line) || strings.HasSuffix(line, "EOF")) {
+			return strings.TrimPrefix(line, "ignoring ")
 		}
 	}
 	return ""

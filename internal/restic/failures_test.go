@@ -178,6 +178,30 @@ func TestUnreadableDataAreNotMissing(t *testing.T) {
 	}
 }
 
+// A restore ends with the number of its errors. That data are missing is in the lines before.
+func TestMissingDataOfRestoreAreDamage(t *testing.T) {
+	pack := "data/47/" + strings.Repeat("47", 32)
+	for text, want := range map[string]*dataset.Kind{
+		"ignoring error for /: id " + strings.Repeat("5f", 32) + " not found in repository":                      dataset.ErrCorrupt,
+		"ignoring error for /: ReadFull(<data/4784f043e7>): open " + pack + ": no such file or directory":        dataset.ErrCorrupt,
+		"ignoring error for /d/b: StreamPack: open " + pack + ": no such file or directory":                      dataset.ErrCorrupt,
+		"ignoring error for /d/b: StreamPack: The specified key does not exist.":                                 dataset.ErrCorrupt,
+		"ignoring error for /d/b: StreamPack: ReadFull: unexpected EOF":                                          dataset.ErrCorrupt,
+		"ignoring error for /: ReadFull(<data/4784f043e7>): EOF":                                                 dataset.ErrCorrupt,
+		"ignoring error for /d/b: ciphertext verification failed":                                                dataset.ErrCorrupt,
+		"ignoring error for /d/b: StreamPack: Get: dial tcp 192.0.2.1:443: connect: connection refused":          dataset.ErrOffline,
+		"ignoring error for /d/b: open /target/d/b: no such file or directory":                                   dataset.ErrInternal,
+		"ignoring error for /d/b: write /target/d/b: no space left on device":                                    dataset.ErrNoSpace,
+		"Load(<data/47>, 0, 0) returned error, retrying after 1s: StreamPack: open x: no such file or directory": dataset.ErrInternal,
+	} {
+		fake(t, "echo '"+text+"' >&2; echo 'Fatal: There were 2 errors' >&2; exit 1\n")
+		err := open(t, options(t)).RestoreFolder(t.Context(), strings.Repeat("5f", 32), "data", t.TempDir(), true)
+		if got := dataset.KindOf(err); got != want {
+			t.Errorf("%s: got %v, %v", text, got, err)
+		}
+	}
+}
+
 // A lock is removed only if its process was of this host and has ended, and never before a prune.
 func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 	host, err := os.Hostname()

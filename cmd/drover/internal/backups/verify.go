@@ -144,6 +144,13 @@ func (v verification) String(now time.Time) string {
 	return show.Ago(now, v.at)
 }
 
+// foundUnusable reports whether a verification found that a backup is damaged, or that the repository does not have it.
+// Otherwise a failure says nothing about the backup. planning.FailVerify publishes an event for the same problems.
+func foundUnusable(op dataset.Operation) bool {
+	kind := dataset.KindOf(op.Problem.Err())
+	return op.State == dataset.OpFailed && (kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound)
+}
+
 // verifications returns the last verification of each backup. Control knows those of about a day. If the operations
 // cannot be read, it returns none: the backups are listed in any case.
 func verifications(ctx context.Context, c cli.Remote) map[string]verification {
@@ -153,12 +160,12 @@ func verifications(ctx context.Context, c cli.Remote) map[string]verification {
 	}
 	last := map[string]verification{}
 	for _, op := range ops {
-		if op.Kind != dataset.OpVerify || op.State != dataset.OpDone && op.State != dataset.OpFailed {
+		if op.Kind != dataset.OpVerify || op.State != dataset.OpDone && !foundUnusable(op) {
 			continue
 		}
 		key := op.Repository + "/" + op.Backup
 		if v := last[key]; op.Ended.After(v.at) {
-			last[key] = verification{op.Ended, op.State == dataset.OpFailed}
+			last[key] = verification{op.Ended, op.State != dataset.OpDone}
 		}
 	}
 	return last
