@@ -93,6 +93,9 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		Verify: func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
 			return backup.NewRestorer(a.Control, a.Repositories).Verify(ctx, repository, id, root, step)
 		},
+		RestoreSize: func(ctx context.Context, repository, id string) (dataset.Size, error) {
+			return backup.NewRestorer(a.Control, a.Repositories).Size(ctx, repository, id)
+		},
 	})
 	a.Snapshotter = operation.NewSnapshotter(operation.SnapshotterDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes, Space: a.Space,

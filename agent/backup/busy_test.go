@@ -20,7 +20,8 @@ import (
 )
 
 // wrapped puts a program restic first in PATH that runs the script before each backup, and then the real restic. In the
-// script, $D is the folder that wrapped returns, and the working directory is the folder of the dataset.
+// script, $D is the folder that wrapped returns, and the working directory is the folder of the dataset. The begin and
+// the end of each restore are noted in the file restored of that folder, with the cache of the host.
 func wrapped(t *testing.T, script string) (folder string) {
 	t.Helper()
 	real, err := exec.LookPath("restic")
@@ -30,9 +31,16 @@ func wrapped(t *testing.T, script string) (folder string) {
 D=%s
 case " $* " in *" backup "*)
 %s
+;; *" restore "*)
+for a; do case $a in --cache-dir=*) C=$a;; esac; done
+echo begin $C >>$D/restored
+%s "$@"; status=$?
+sleep 0.5
+echo end $C >>$D/restored
+exit $status
 ;; esac
 exec %s "$@"
-`, folder, script, real)), 0o700))
+`, folder, script, real, real)), 0o700))
 	t.Setenv("PATH", folder+":"+os.Getenv("PATH"))
 	return folder
 }

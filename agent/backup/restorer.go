@@ -53,6 +53,17 @@ func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.F
 	return s.checkAbsent(ctx, repository, err)
 }
 
+// Size returns how many bytes a restore of a backup writes. It fails as Verify does.
+func (s *Restorer) Size(ctx context.Context, repository, id string) (dataset.Size, error) {
+	r, err := s.repositories.OpenNamed(ctx, repository)
+	var n int64
+	if err == nil {
+		n, err = r.RestoreSize(ctx, id)
+		err = named(repository, err)
+	}
+	return dataset.Size(n), s.checkAbsent(ctx, repository, err)
+}
+
 // checkAbsent returns the error of a read of a backup. If the error says that the backup does not exist because there
 // is no repository, it returns it with the kind dataset.ErrOffline.
 func (s *Restorer) checkAbsent(ctx context.Context, repository string, err error) error {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/backup"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
@@ -59,6 +61,80 @@ func TestVerify(t *testing.T) {
 	must(t, os.Rename(record.URL, record.URL+"-away"))
 	if got := verify(nil); got.State != dataset.OpFailed || got.Problem.Code != dataset.ErrOffline.Code {
 		t.Errorf("without the repository: %s: %+v", got.State, got.Problem)
+	}
+}
+
+// fullPool is a pool that has only 100 bytes besides its reserve.
+type fullPool struct{ backends.Pool }
+
+func (p fullPool) Status(ctx context.Context) dataset.PoolStatus {
+	st := p.Pool.Status(ctx)
+	st.Free = backends.Reserve(st.Size) + 100
+	return st
+}
+
+// A verification writes nothing if the files of the backup would leave too little space for the volumes of the pool.
+func TestVerifyKeepsReserveOfPool(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	f.A.NewVolume("db@free")
+	f.A.MustMount("db", "user")
+	f.A.WriteFile("db", "file", strings.Repeat("x", 5000))
+	made := backUp(f, "db", "")
+	at := wrapped(t, "")
+	for _, h := range []*agenttest.Host{f.A, f.B} {
+		for _, p := range h.Pools.All() {
+			h.Pools.Change(p.ID, func(p *pool.Pool) { p.Storage = fullPool{p.Storage} })
+		}
+	}
+	got := awaitEnd(f, *f.Submit(api.Request{
+		ID: uuid.New(), Kind: dataset.OpVerify, Volume: "db@free", Repository: "offsite", Backup: made.Backup,
+	}).Operation)
+	const want = "verification of a backup of volume db: its files have "
+	if got.State != dataset.OpFailed || got.Problem.Code != dataset.ErrNoSpace.Code || !strings.HasPrefix(got.Problem.Message, want) {
+		t.Errorf("got %s: %+v", got.State, got.Problem)
+	}
+	if _, err := os.Stat(filepath.Join(at, "restored")); err == nil {
+		t.Error("the backup was restored")
+	}
+	t.Logf("%+v", got.Problem)
+}
+
+// Two verifications never run together on a host.
+func TestOneVerificationAtATime(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	f.A.NewVolume("db@free")
+	made := backUp(f, "db", "")
+	at := wrapped(t, "")
+	var ops []dataset.Operation
+	for range 3 {
+		ops = append(ops, *f.Submit(api.Request{
+			ID: uuid.New(), Kind: dataset.OpVerify, Volume: "db@free", Repository: "offsite", Backup: made.Backup,
+		}).Operation)
+	}
+	for _, op := range ops {
+		if op = awaitEnd(f, op); op.State != dataset.OpDone {
+			t.Errorf("got %s: %+v", op.State, op.Problem)
+		}
+	}
+	log, err := os.ReadFile(filepath.Join(at, "restored"))
+	must(t, err)
+	runs, begun := map[string]int{}, 0
+	for line := range strings.Lines(string(log)) {
+		what, host, _ := strings.Cut(line, " ")
+		if what == "begin" {
+			runs[host]++
+			begun++
+		} else {
+			runs[host]--
+		}
+		if runs[host] > 1 {
+			t.Errorf("%d restores ran on a host:\n%s", runs[host], log)
+		}
+	}
+	if begun != len(ops) {
+		t.Errorf("%d restores ran, want %d:\n%s", begun, len(ops), log)
 	}
 }
 

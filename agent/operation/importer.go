@@ -37,15 +37,20 @@ type ImporterDeps struct {
 	// Restore writes the content of a backup to an empty directory, and Verify also compares what it has written with
 	// the backup: see backup.Restorer.
 	Restore, Verify func(ctx context.Context, repository, id string, root *os.File, step func(string)) error
+	// RestoreSize returns how many bytes Restore or Verify writes for a backup.
+	RestoreSize func(ctx context.Context, repository, id string) (dataset.Size, error)
 }
 
-// Importer makes volumes of folders, backups and archives. It has no state.
+// Importer makes volumes of folders, backups and archives.
 type Importer struct {
-	deps ImporterDeps
+	deps      ImporterDeps
+	verifying chan struct{} // has an element while a verification runs
 }
 
 // NewImporter returns an Importer.
-func NewImporter(deps ImporterDeps) *Importer { return &Importer{deps} }
+func NewImporter(deps ImporterDeps) *Importer {
+	return &Importer{deps: deps, verifying: make(chan struct{}, 1)}
+}
 
 // ImportArchive makes a volume from a tar archive.
 func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
@@ -109,6 +114,9 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 // the dataset. If the agent is killed meanwhile, the next run of the operation removes the dataset, or its pool does,
 // because the dataset has no record.
 //
+// One verification runs at a time, because each can need as much space as the largest volume. It fails with
+// dataset.ErrNoSpace if its data would leave less space in the pool than backends.Reserve.
+//
 // It fails with dataset.ErrCorrupt or dataset.ErrNotFound only if the backup is the cause.
 func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	unusable := false // whether the backup was read, and cannot be restored
@@ -125,12 +133,29 @@ func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 // verify executes Verify. It calls noteRead with the result of each read of the backup.
 func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation, noteRead func(error) error) (
 	api.Committed, error) {
+	jb.Step("waiting for another verification")
+	select {
+	case i.verifying <- struct{}{}:
+		defer func() { <-i.verifying }()
+	case <-ctx.Done():
+		return api.Committed{}, context.Cause(ctx)
+	}
 	pool, err := i.deps.Pools.Get(op.DatasetRecord.Pool)
 	if err != nil {
 		return api.Committed{}, err
 	}
 	if err := storage.Discard(ctx, pool, op.DatasetID); err != nil {
 		return api.Committed{}, err
+	}
+	jb.Step("measuring the backup")
+	need, err := i.deps.RestoreSize(ctx, op.Repository, op.Backup)
+	if err == nil {
+		err = checkRoomToVerify(pool.Status(ctx), need)
+	} else {
+		err = noteRead(err)
+	}
+	if err != nil {
+		return api.Committed{}, fmt.Errorf("verification of a backup of volume %s: %w", op.Volume, err)
 	}
 	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
 		return i.fill(ctx, jb, pool, op, "verification of a backup", func(root *os.File) error {
@@ -142,6 +167,19 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	}
 	op.DatasetRecord = nil
 	return i.deps.Operations.Report(ctx, op, nil)
+}
+
+// checkRoomToVerify fails with dataset.ErrNoSpace if a pool, whose present status is st, has no room for the files of a
+// backup besides its reserve. A full pool would make the writers of its volumes fail. If the pool is not online, making
+// the dataset fails.
+func checkRoomToVerify(st dataset.PoolStatus, need dataset.Size) error {
+	reserve := backends.Reserve(st.Size)
+	if !st.Online || st.Free-reserve >= need {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s are reserved for "+
+		"its existing volumes (free some space, or use another pool: --profile)", need.Human(), st.Free.Human(),
+		reserve.Human())
 }
 
 // ImportFolder makes a volume from a folder of this host.

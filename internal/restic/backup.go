@@ -273,6 +273,17 @@ func (r *Repository) Count(ctx context.Context, id, folder string) (n int64, err
 	return n, err
 }
 
+// RestoreSize returns the size of the files of a backup, in bytes, as a restore writes them: the holes of sparse files
+// count.
+func (r *Repository) RestoreSize(ctx context.Context, id string) (int64, error) {
+	if err := r.checkIDs(id); err != nil {
+		return 0, err
+	}
+	var s Stats
+	err := r.json(ctx, command{time: longTime, strict: true}, &s, "stats", "--no-lock", "--mode=restore-size", id)
+	return s.Bytes, err
+}
+
 // Remove removes backups. Their data remain until Prune is called. A backup that does not exist is ignored.
 // If a backup cannot be read, Remove removes the others, and fails with ErrCorrupt or ErrOffline.
 func (r *Repository) Remove(ctx context.Context, ids ...string) error {
