@@ -60,6 +60,8 @@ type Creator struct {
 	// using is read-locked while a backup uses its repository, and locked while unwanted backups are removed: restic
 	// does that only in a repository that nothing else uses.
 	using sync.RWMutex
+	// postponed has the operations whose expired backups could not be removed while other backups ran.
+	postponed postponedRemovals
 	// absent has expired backups that are not in their repository any more, so that they are not looked for again.
 	absent absentBackups
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
@@ -15,36 +17,75 @@ import (
 // removedAtOnce is how many expired backups one run of restic removes.
 const removedAtOnce = 20
 
-// removeExpired removes the backups of an operation's dataset that retention does not keep. It never removes the backup
-// that the operation has made. If the removal fails, removeUnwanted tries it again after the next backup. The file of a
-// dataset is replaced by the next one, because control names a backup again until it was removed.
+// removeExpired removes the backups of an operation's dataset that retention does not keep. expired is what control has
+// just answered. Nothing else says which backups expire: an operator can change the profile, and a restore can begin. So
+// a list of them is never stored. What cannot be removed now, control names again after the next backup of the dataset.
+// removeExpired never removes the backup that the operation has made.
 func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, expired []api.ExpiredBackup) {
-	expired = slices.DeleteFunc(slices.Clone(expired), func(e api.ExpiredBackup) bool {
-		return e.ID == op.Backup || e.Operation == op.ID || c.absent.has(e.ID)
-	})
-	if len(expired) > 0 {
-		u := unwanted{Format: unwantedFormat, Repository: op.Repository, Dataset: op.DatasetID, Expired: expired}
-		if err := c.note(u, op.DatasetID); err != nil {
-			c.logOf(ctx, op).WithError(err).Warn("cannot remove expired backups: trying again after the next backup")
+	ctx = context.WithoutCancel(ctx)
+	if expired = c.stillThere(op, expired); len(expired) > 0 {
+		if !c.using.TryLock() {
+			c.postponed.add(op)
+			return // the backup that uses a repository calls removeUnwanted
 		}
+		c.removeNamedExpired(ctx, op, expired)
+		c.using.Unlock()
 	}
-	c.removeUnwanted(context.WithoutCancel(ctx))
+	c.removeUnwanted(ctx)
 }
 
-// removeNamedExpired removes the expired backups that a file names. It removes only backups that the named operations
-// made of the dataset: the repository can be shared with other clusters. If one of them cannot be removed, it removes
-// the others, and fails.
-func (c *Creator) removeNamedExpired(ctx context.Context, repo *restic.Repository, u unwanted) error {
-	list, err := repo.Backups(ctx, TagDrover, DatasetTag(u.Dataset))
+// stillThere returns those of some expired backups that may be in their repository.
+func (c *Creator) stillThere(op dataset.Operation, expired []api.ExpiredBackup) []api.ExpiredBackup {
+	return slices.DeleteFunc(slices.Clone(expired), func(e api.ExpiredBackup) bool {
+		return e.ID == op.Backup || e.Operation == op.ID || c.absent.has(e.ID)
+	})
+}
+
+// removePostponed removes the expired backups whose removal had to wait for other backups of this host. It asks control
+// again which ones they are, with the report of the same backup. The caller has locked c.using.
+func (c *Creator) removePostponed(ctx context.Context) {
+	for _, op := range c.postponed.take() {
+		answer, err := c.deps.Report(ctx, &op, nil)
+		if err != nil {
+			c.logOf(ctx, op).WithError(err).Warn(cannotRemoveExpired)
+			continue
+		}
+		if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
+			c.removeNamedExpired(ctx, op, expired)
+		}
+	}
+}
+
+const cannotRemoveExpired = "cannot remove expired backups: trying again after the next backup of the volume"
+
+// removeNamedExpired removes expired backups of an operation's dataset. The caller has locked c.using.
+func (c *Creator) removeNamedExpired(ctx context.Context, op dataset.Operation, expired []api.ExpiredBackup) {
+	ctx, cancel := context.WithTimeout(ctx, removalTime)
+	defer cancel()
+	repo, err := c.openRecorded(ctx, op.Repository)
+	if err == nil && repo != nil {
+		err = c.removeFrom(ctx, repo, op, expired)
+	}
+	if err != nil {
+		c.logOf(ctx, op).WithError(err).Warn(cannotRemoveExpired)
+	}
+}
+
+// removeFrom removes expired backups from a repository. It removes only backups that the named operations made of the
+// dataset: the repository can be shared with other clusters. If one of them cannot be removed, it removes the others,
+// and fails.
+func (c *Creator) removeFrom(ctx context.Context, repo *restic.Repository, op dataset.Operation,
+	expired []api.ExpiredBackup) error {
+	list, err := repo.Backups(ctx, TagDrover, DatasetTag(op.DatasetID))
 	if err != nil && !errors.Is(err, dataset.ErrCorrupt) {
 		return err
 	}
 	complete := err == nil
 	var ids, absent []string
-	for _, e := range u.Expired {
+	for _, e := range expired {
 		found := slices.ContainsFunc(list, func(b restic.Backup) bool {
 			tags, ok := ParseTags(b.Tags)
-			return ok && b.ID == e.ID && tags.Dataset == u.Dataset && tags.Operation == e.Operation
+			return ok && b.ID == e.ID && tags.Dataset == op.DatasetID && tags.Operation == e.Operation
 		})
 		if found {
 			ids = append(ids, e.ID)
@@ -63,17 +104,42 @@ func (c *Creator) removeNamedExpired(ctx context.Context, repo *restic.Repositor
 			c.absent.add(chunk...)
 			continue
 		case errors.Is(err, dataset.ErrInUse) || ctx.Err() != nil: // this applies to all of them
-			return fmt.Errorf("repository %s: %w", u.Repository, err)
+			return fmt.Errorf("repository %s: %w", op.Repository, err)
 		}
 		for _, id := range chunk { // one of them must not prevent the removal of the others
 			if err := repo.Remove(ctx, id); err != nil {
-				failed = append(failed, fmt.Errorf("repository %s: backup %s: %w", u.Repository, short(id), err))
+				failed = append(failed, fmt.Errorf("repository %s: backup %s: %w", op.Repository, short(id), err))
 			} else {
 				c.absent.add(id)
 			}
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// postponedRemovals has the last operation of each dataset whose expired backups must be removed. A restart of the agent
+// forgets it. It is safe for concurrent use.
+type postponedRemovals struct {
+	mu sync.Mutex
+	of map[uuid.UUID]dataset.Operation // by dataset
+}
+
+func (p *postponedRemovals) add(op dataset.Operation) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.of == nil {
+		p.of = map[uuid.UUID]dataset.Operation{}
+	}
+	p.of[op.DatasetID] = op
+}
+
+// take returns the operations, and forgets them.
+func (p *postponedRemovals) take() map[uuid.UUID]dataset.Operation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	of := p.of
+	p.of = nil
+	return of
 }
 
 // maxAbsent bounds the IDs in absentBackups.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/backup"
@@ -79,7 +80,8 @@ func TestExpiredBackupsAreRemoved(t *testing.T) {
 	agenttest.Await(t, func() bool { return len(marks(f.A)) == 0 })
 }
 
-// While something else uses the repository, such as a restore, nothing is removed. It is removed after a later backup.
+// While something else uses the repository, such as a restore, nothing is removed. It is removed after a later backup of
+// the volume, when control names it again.
 func TestExpiredBackupIsRemovedLater(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
@@ -88,12 +90,76 @@ func TestExpiredBackupIsRemovedLater(t *testing.T) {
 	first, second := backUpOnSchedule(f, "db"), backUpOnSchedule(f, "db")
 	release := use(t, folderOf(t, f))
 	third := backUpOnSchedule(f, "db")
-	agenttest.Await(t, func() bool { return len(marks(f.A)) == 1 })
-	other := backUp(f, "other", "").Backup
-	wantBackups(t, r, first, second, third, other)
 	release()
-	again := backUp(f, "other", "").Backup
-	wantBackups(t, r, second, third, other, again)
+	other := backUpOther(f)
+	wantBackups(t, r, first, second, third, other)
+	fourth := backUpOnSchedule(f, "db")
+	wantBackups(t, r, third, fourth, other)
+}
+
+// A backup that could not be removed stays if its profile does not make it expire any more, also after a restart of the
+// agent.
+func TestRemovalEndsWithRetention(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	f.A.NewVolume("db@backed")
+	f.A.NewVolume("other@free")
+	want := []string{backUpOnSchedule(f, "db"), backUpOnSchedule(f, "db")}
+	release := use(t, folderOf(t, f))
+	want = append(want, backUpOnSchedule(f, "db"))
+	release()
+	keepAll(f, "db")
+	want = append(want, backUpOther(f))
+	wantBackups(t, r, want...)
+	f.A.Restart()
+	want = append(want, backUpOther(f))
+	wantBackups(t, r, want...)
+}
+
+// backUpOther makes a backup of the volume other, and waits until what could be removed after it is removed.
+func backUpOther(f *agenttest.Cluster) string {
+	f.Helper()
+	op := backUp(f, "other", "")
+	agenttest.Await(f.T, func() bool { return !f.A.Operations.IsRunning(op.ID) })
+	return op.Backup
+}
+
+// keepAll gives a volume a profile without retention.
+func keepAll(f *agenttest.Cluster, volume string) {
+	f.Helper()
+	f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: volume, Profile: "free"})
+}
+
+// While another backup of the host runs, nothing is removed. After that backup, the agent asks control again what
+// expires.
+func TestRemovalWaitsForOtherBackup(t *testing.T) {
+	for name, changed := range map[string]bool{"same": false, "changed": true} {
+		t.Run(name, func(t *testing.T) {
+			f := agenttest.NewCluster(t, "loop", "loop")
+			r := newRepository(t, f)
+			f.A.NewVolume("db@backed")
+			other := f.A.NewVolume("other@free")
+			first, second := backUpOnSchedule(f, "db"), backUpOnSchedule(f, "db")
+			at := wrapped(t, `case $PWD in *`+other.ID.String()+`) touch $D/begun; read x <$D/gate ;; esac`)
+			gate := filepath.Join(at, "gate")
+			must(t, unix.Mkfifo(gate, 0o600))
+			op := begin(f, "other", "")
+			agenttest.Await(t, func() bool {
+				_, err := os.Stat(filepath.Join(at, "begun"))
+				return err == nil
+			})
+			third := backUpOnSchedule(f, "db")
+			want := []string{second, third}
+			if changed {
+				keepAll(f, "db")
+				want = append(want, first)
+			}
+			must(t, os.WriteFile(gate, []byte("\n"), 0o600))
+			op = awaitEnd(f, op)
+			agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(op.ID) })
+			wantBackups(t, r, append(want, op.Backup)...)
+		})
+	}
 }
 
 // A backup that cannot be removed does not prevent the removal of the others.

@@ -13,8 +13,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
 )
 
 // removalTime bounds the removal of unwanted backups. Meanwhile no backup starts.
@@ -31,9 +31,6 @@ type unwanted struct {
 	Repository string    `json:"repository"`
 	Operation  uuid.UUID `json:"operation"`
 	Backups    []string  `json:"backups"` // IDs, or their first 8 digits
-	// The expired backups of a dataset; then there is no Operation.
-	Dataset uuid.UUID           `json:"dataset,omitzero"`
-	Expired []api.ExpiredBackup `json:"expired,omitempty"`
 }
 
 // remove removes backups of an operation that are not its result. If that fails, removeUnwanted tries it again later.
@@ -42,7 +39,7 @@ func (c *Creator) remove(ctx context.Context, op dataset.Operation, ids ...strin
 		return
 	}
 	u := unwanted{Format: unwantedFormat, Repository: op.Repository, Operation: op.ID, Backups: ids}
-	if err := c.note(u, uuid.New()); err != nil {
+	if err := c.note(u); err != nil {
 		c.logOf(ctx, op).WithError(err).WithField("backups", ids).
 			Warn("cannot remove backups that may be incomplete (remove them with drover backup rm)")
 		return
@@ -51,30 +48,31 @@ func (c *Creator) remove(ctx context.Context, op dataset.Operation, ids ...strin
 }
 
 // note writes the file that names unwanted backups.
-func (c *Creator) note(u unwanted, name uuid.UUID) error {
+func (c *Creator) note(u unwanted) error {
 	text, err := json.Marshal(u)
 	if err == nil {
 		err = os.MkdirAll(c.folders(), 0o700)
 	}
 	if err == nil {
-		err = writeFile(filepath.Join(c.folders(), "remove-"+name.String()+".json"), text)
+		err = writeFile(filepath.Join(c.folders(), "remove-"+uuid.NewString()+".json"), text)
 	}
 	return err
 }
 
-// removeUnwanted removes the backups that the files name. It does nothing while a backup of this host uses a
-// repository: it is called again after that backup.
+// removeUnwanted removes the backups that the files name, and the expired ones whose removal was postponed. It does
+// nothing while a backup of this host uses a repository: it is called again after that backup.
 func (c *Creator) removeUnwanted(ctx context.Context) {
 	if !c.using.TryLock() {
 		return
 	}
 	defer c.using.Unlock()
-	files, err := filepath.Glob(filepath.Join(c.folders(), "remove-*.json"))
-	if err != nil || len(files) == 0 {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, removalTime)
 	defer cancel()
+	defer c.removePostponed(ctx)
+	files, err := filepath.Glob(filepath.Join(c.folders(), "remove-*.json"))
+	if err != nil {
+		return
+	}
 	for _, path := range files {
 		err := c.removeNamed(ctx, path)
 		if err == nil {
@@ -82,9 +80,21 @@ func (c *Creator) removeUnwanted(ctx context.Context) {
 		}
 		if err != nil {
 			c.deps.Log.WithError(err).WithField("file", path).
-				Warn("cannot remove backups that are incomplete or expired: trying again after the next backup")
+				Warn("cannot remove backups that are incomplete: trying again after the next backup")
 		}
 	}
+}
+
+// openRecorded opens a repository. It returns nil if no repository of the name is recorded any more.
+func (c *Creator) openRecorded(ctx context.Context, name string) (*restic.Repository, error) {
+	record, err := c.deps.Control.Repository(ctx, name)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return nil, nil //nolint:nilnil // its backups are left alone
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.deps.Open(ctx, record)
 }
 
 // removeNamed removes the backups that a file names. Those that do not exist are ignored.
@@ -97,19 +107,9 @@ func (c *Creator) removeNamed(ctx context.Context, path string) error {
 	if err := dataset.DecodeFormat(text, "the file "+path, unwantedFormat, &u); err != nil {
 		return err
 	}
-	record, err := c.deps.Control.Repository(ctx, u.Repository)
-	if errors.Is(err, dataset.ErrNotFound) {
-		return nil // its record was removed
-	}
-	if err != nil {
+	repo, err := c.openRecorded(ctx, u.Repository)
+	if err != nil || repo == nil {
 		return err
-	}
-	repo, err := c.deps.Open(ctx, record)
-	if err != nil {
-		return err
-	}
-	if u.Dataset != uuid.Nil {
-		return c.removeNamedExpired(ctx, repo, u)
 	}
 	// Another backup can have the same first digits.
 	list, err := repo.Backups(ctx, TagDrover, OperationTag(u.Operation))
