@@ -63,7 +63,8 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 			return err
 		}
 		if op.Kind == dataset.OpBackup && op.Problem == nil {
-			if out.Expired, err = planning.ExpireBackups(t, op.ID, op.DatasetID, s.Clock.Now()); err != nil {
+			out.Expired, out.Retained, err = planning.ExpireBackups(t, op.ID, op.DatasetID, s.Clock.Now())
+			if err != nil {
 				return err
 			}
 		}

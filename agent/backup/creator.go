@@ -113,7 +113,7 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	case err != nil:
 		err = fmt.Errorf("%w (backup %s of volume %s is in %s)", err, short(made.ID), op.Volume, op.Repository)
 	default:
-		c.removeExpired(ctx, *op, out.Expired)
+		c.removeExpired(ctx, *op, out)
 	}
 	return out, err
 }

@@ -17,18 +17,18 @@ import (
 // removedAtOnce is how many expired backups one run of restic removes.
 const removedAtOnce = 20
 
-// removeExpired removes the backups of an operation's dataset that retention does not keep. expired is what control has
-// just answered. Nothing else says which backups expire: an operator can change the profile, and a restore can begin. So
-// a list of them is never stored. What cannot be removed now, control names again after the next backup of the dataset.
-// removeExpired never removes the backup that the operation has made.
-func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, expired []api.ExpiredBackup) {
+// removeExpired removes the backups of an operation's dataset that retention does not keep. answer is what control has
+// just answered. Nothing else says which backups expire: an operator can change the profile, and a restore can begin.
+// So a list of them is never stored. What cannot be removed now, control names again after the next backup of the
+// dataset. removeExpired never removes the backup that the operation has made.
+func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, answer api.Committed) {
 	ctx = context.WithoutCancel(ctx)
-	if expired = c.stillThere(op, expired); len(expired) > 0 {
+	if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
 		if !c.using.TryLock() {
 			c.postponed.add(op)
 			return // the backup that uses a repository calls removeUnwanted
 		}
-		c.removeNamedExpired(ctx, op, expired)
+		c.removeNamedExpired(ctx, op, expired, answer.Retained)
 		c.using.Unlock()
 	}
 	c.removeUnwanted(ctx)
@@ -51,20 +51,22 @@ func (c *Creator) removePostponed(ctx context.Context) {
 			continue
 		}
 		if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
-			c.removeNamedExpired(ctx, op, expired)
+			c.removeNamedExpired(ctx, op, expired, answer.Retained)
 		}
 	}
 }
 
 const cannotRemoveExpired = "cannot remove expired backups: trying again after the next backup of the volume"
 
-// removeNamedExpired removes expired backups of an operation's dataset. The caller has locked c.using.
-func (c *Creator) removeNamedExpired(ctx context.Context, op dataset.Operation, expired []api.ExpiredBackup) {
+// removeNamedExpired removes expired backups of an operation's dataset. retained are the IDs of those that control
+// retains. The caller has locked c.using.
+func (c *Creator) removeNamedExpired(ctx context.Context, op dataset.Operation, expired []api.ExpiredBackup,
+	retained []string) {
 	ctx, cancel := context.WithTimeout(ctx, removalTime)
 	defer cancel()
 	repo, err := c.openRecorded(ctx, op.Repository)
 	if err == nil && repo != nil {
-		err = c.removeFrom(ctx, repo, op, expired)
+		err = c.removeFrom(ctx, repo, op, expired, retained)
 	}
 	if err != nil {
 		c.logOf(ctx, op).WithError(err).Warn(cannotRemoveExpired)
@@ -73,14 +75,14 @@ func (c *Creator) removeNamedExpired(ctx context.Context, op dataset.Operation, 
 
 // removeFrom removes expired backups from a repository. It removes only backups that the named operations made of the
 // dataset: the repository can be shared with other clusters. If one of them cannot be removed, it removes the others,
-// and fails.
+// and fails. For each retained backup that the repository lacks, it keeps one more of the newest expired ones.
+// If not all backups can be listed, it removes none.
 func (c *Creator) removeFrom(ctx context.Context, repo *restic.Repository, op dataset.Operation,
-	expired []api.ExpiredBackup) error {
+	expired []api.ExpiredBackup, retained []string) error {
 	list, err := repo.Backups(ctx, TagDrover, DatasetTag(op.DatasetID))
-	if err != nil && !errors.Is(err, dataset.ErrCorrupt) {
-		return err
+	if err != nil {
+		return err // nobody knows whether the retained ones are there
 	}
-	complete := err == nil
 	var ids, absent []string
 	for _, e := range expired {
 		found := slices.ContainsFunc(list, func(b restic.Backup) bool {
@@ -93,9 +95,15 @@ func (c *Creator) removeFrom(ctx context.Context, repo *restic.Repository, op da
 			absent = append(absent, e.ID)
 		}
 	}
-	if complete {
-		c.absent.add(absent...)
+	c.absent.add(absent...)
+	// A retained backup that somebody removed by hand, or that the repository has lost, protects nothing.
+	missing := 0
+	for _, id := range retained {
+		if !slices.ContainsFunc(list, func(b restic.Backup) bool { return b.ID == id }) {
+			missing++
+		}
 	}
+	ids = ids[:max(0, len(ids)-missing)] // the newest ones are the last
 	var failed []error
 	for chunk := range slices.Chunk(ids, removedAtOnce) {
 		err := repo.Remove(ctx, chunk...)
@@ -117,8 +125,8 @@ func (c *Creator) removeFrom(ctx context.Context, repo *restic.Repository, op da
 	return errors.Join(failed...)
 }
 
-// postponedRemovals has the last operation of each dataset whose expired backups must be removed. A restart of the agent
-// forgets it. It is safe for concurrent use.
+// postponedRemovals has the last operation of each dataset whose expired backups must be removed. A restart of the
+// agent forgets it. It is safe for concurrent use.
 type postponedRemovals struct {
 	mu sync.Mutex
 	of map[uuid.UUID]dataset.Operation // by dataset

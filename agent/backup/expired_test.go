@@ -162,6 +162,25 @@ func TestRemovalWaitsForOtherBackup(t *testing.T) {
 	}
 }
 
+// If the backups that control retains were removed by hand, the newest expired ones stay in their place.
+func TestBackupStaysInPlaceOfRemovedOne(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	f.A.NewVolume("db@backed") // keeps two
+	var ids []string
+	release := use(t, folderOf(t, f))
+	for range 4 {
+		ids = append(ids, backUpOnSchedule(f, "db"))
+	}
+	release()
+	must(t, r.Remove(t.Context(), ids[3]))
+	wantBackups(t, r, ids[:3]...)
+	ids = append(ids, backUpOnSchedule(f, "db"))
+	wantBackups(t, r, ids[2], ids[4])
+	ids = append(ids, backUpOnSchedule(f, "db"))
+	wantBackups(t, r, ids[4], ids[5])
+}
+
 // A backup that cannot be removed does not prevent the removal of the others.
 func TestDamagedBackupDoesNotKeepOthers(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")

@@ -95,6 +95,9 @@ type Committed struct {
 	Duplicate bool `json:"duplicate,omitempty"`
 	// earlier scheduled backups of the dataset that retention does not keep: the agent removes them from the repository
 	Expired []ExpiredBackup `json:"expired,omitempty"`
+	// IDs of the earlier scheduled backups of the dataset in the repository that retention keeps. For each of them that
+	// the repository lacks, the agent keeps the next newest one of Expired.
+	Retained []string `json:"retained,omitempty"`
 }
 
 // ExpiredBackup is a scheduled backup that retention does not keep.

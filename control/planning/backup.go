@@ -3,6 +3,7 @@ package planning
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -103,33 +104,40 @@ func CommitBackup(t *record.Tx, op dataset.Operation) error {
 const maxRemovals = 30
 
 // ExpireBackups returns the backups that the agent must remove after the scheduled backup of an operation, which the
-// transaction has recorded as good. For other operations it returns none.
-func ExpireBackups(t *record.Tx, op, of uuid.UUID, now time.Time) (expired []api.ExpiredBackup, err error) {
+// transaction has recorded as good, and the IDs of the earlier ones that stay in their place. For other operations it
+// returns none.
+func ExpireBackups(t *record.Tx, op, of uuid.UUID, now time.Time) (expired []api.ExpiredBackup, retained []string,
+	err error) {
 	var b record.Backups
 	if _, err := t.Get(record.BackupsKey(of), &b); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	last := len(b.Made) - 1
 	if last < 0 || b.Made[last].Operation != op {
-		return nil, nil
+		return nil, nil, nil
 	}
 	d, err := t.Dataset(of)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	remove := expiredBackups(b.Made, d.Profile.Backup.Keep, now, time.Local)
-	if len(remove) == 0 {
-		return nil, nil
+	kept := retainedBackups(b.Made, d.Profile.Backup.Keep, now, time.Local)
+	if !slices.Contains(slices.Collect(maps.Values(kept)), false) {
+		return nil, nil, nil
 	}
 	inUse, err := record.OpenRestores(t)
 	if dataset.KindOf(err) == dataset.ErrCorrupt {
-		return nil, nil // a damaged record of any operation must not keep a good backup from being recorded
+		return nil, nil, nil // a damaged record of any operation must not keep a good backup from being recorded
 	} else if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var stay []record.ScheduledBackup
 	for i, m := range b.Made {
-		if remove[i] && !inUse[m.ID] {
+		keep, counts := kept[i]
+		switch {
+		case !counts:
+		case keep:
+			retained = append(retained, m.ID)
+		case !inUse[m.ID]:
 			expired = append(expired, api.ExpiredBackup{ID: m.ID, Operation: m.Operation})
 			if m.Removals++; m.Removals >= maxRemovals {
 				continue
@@ -137,14 +145,18 @@ func ExpireBackups(t *record.Tx, op, of uuid.UUID, now time.Time) (expired []api
 		}
 		stay = append(stay, m)
 	}
+	if len(expired) == 0 {
+		return nil, nil, nil
+	}
 	b.Made = stay
-	return expired, t.Put(record.BackupsKey(of), b)
+	return expired, retained, t.Put(record.BackupsKey(of), b)
 }
 
-// expiredBackups returns the indexes of the backups that no rule of keep retains. made is in the order in which they
-// were made. Only those in the repository of the last one are considered. The last one is always retained. So is one
-// from the future: the clock was wrong when it was made, or is wrong now. It takes the place of no other one.
-func expiredBackups(made []record.ScheduledBackup, keep dataset.Keep, now time.Time, loc *time.Location) map[int]bool {
+// retainedBackups says of the backups with the returned indexes whether a rule of keep retains them. made is in the
+// order in which they were made. Only those in the repository of the last one are considered. The last one always
+// stays, and has no index in the result. So does one from the future: the clock was wrong when it was made, or is wrong
+// now. It takes the place of no other one.
+func retainedBackups(made []record.ScheduledBackup, keep dataset.Keep, now time.Time, loc *time.Location) map[int]bool {
 	var newest []time.Time
 	var at []int
 	last := len(made) - 1
@@ -153,13 +165,13 @@ func expiredBackups(made []record.ScheduledBackup, keep dataset.Keep, now time.T
 			newest, at = append(newest, made[i].Time), append(at, i)
 		}
 	}
-	expired := map[int]bool{}
+	retained := map[int]bool{}
 	for i, kept := range keep.Retained(newest, loc) {
-		if !kept && at[i] != last {
-			expired[at[i]] = true
+		if at[i] != last {
+			retained[at[i]] = kept
 		}
 	}
-	return expired
+	return retained
 }
 
 // PlanVerify decides to restore a backup into a temporary dataset, which is never recorded. If a node requests it, that

@@ -89,6 +89,34 @@ func TestBackupsExpire(t *testing.T) {
 	e.CheckInvariants()
 }
 
+// Control names the earlier backups in the repository that retention keeps, so that the agent can see whether the
+// repository still has them. Those that expire, that a restore reads or that are from the future are not among them.
+func TestRetainedBackupsAreNamed(t *testing.T) {
+	e, a := backedVolume(t, dataset.Keep{Last: 3})
+	e.Clock.Advance(time.Hour)
+	scheduledBackup(a)
+	e.Clock.Advance(-time.Minute)
+	var ids []string
+	for range 6 {
+		id, _ := scheduledBackup(a)
+		ids = append(ids, id)
+	}
+	restore := api.Request{
+		ID: uuid.New(), Kind: dataset.OpVerify, Volume: "copy", Repository: "offsite", Backup: ids[2],
+	}
+	e.MustSubmit(restore)
+	op := *e.MustSubmit(api.Request{
+		ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: "offsite", Scheduled: true,
+	}).Operation
+	op.Backup = backupID(op.ID)
+	for range 2 {
+		out := a.MustCommit(op)
+		if fmt.Sprint(out.Retained) != fmt.Sprint(ids[4:]) || len(out.Expired) != 3 {
+			t.Errorf("got %v, and %d expired; want %v, and 3", out.Retained, len(out.Expired), ids[4:])
+		}
+	}
+}
+
 // A report that is repeated gets the same answer: the agent may have been killed before it removed the backups.
 func TestRepeatedReportNamesExpiredBackups(t *testing.T) {
 	_, a := backedVolume(t, dataset.Keep{Last: 1})
