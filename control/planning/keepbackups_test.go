@@ -1,6 +1,7 @@
 package planning_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -276,4 +277,48 @@ func TestBackupBesideDamagedOperation(t *testing.T) {
 	if _, expired = scheduledBackup(a); len(expired) != 2 || expired[0] != first {
 		t.Errorf("after the repair, %v expire; want the first two backups, %s before", expired, first)
 	}
+}
+
+// Control remembers a limited number of backups, so that the next one can be recorded although none expired for a long
+// time. Those in former repositories count. The oldest ones are forgotten first.
+func TestRememberedBackupsAreBounded(t *testing.T) {
+	e, a := backedVolume(t, dataset.Keep{Last: 9999})
+	first, _ := scheduledBackup(a)
+	key := record.BackupsKey(a.MustVolume("db").ID)
+	var b record.Backups
+	read := func() []byte {
+		t.Helper()
+		entry, err := e.Spy.Store.Get(e.Ctx, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = record.Backups{}
+		if err := json.Unmarshal(entry.Value, &b); err != nil {
+			t.Fatal(err)
+		}
+		return entry.Value
+	}
+	read()
+	for i := range 700 {
+		m := b.Made[0]
+		m.Operation, m.Removals = uuid.New(), 29
+		if m.ID = backupID(m.Operation); i%2 == 0 {
+			m.Repository = strings.Repeat("r", 64)
+		}
+		b.Made = append(b.Made, m)
+	}
+	value, err := json.Marshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Spy.Store.Txn(e.Ctx, nil, []store.Write{{Key: key, Value: value}}); err != nil {
+		t.Fatal(err)
+	}
+	id, _ := scheduledBackup(a)
+	value = read()
+	if len(b.Made) != 500 || b.Made[499].ID != id || b.Made[0].ID == first || len(value) > store.MaxValue*3/4 {
+		t.Errorf("%d backups are remembered in %d bytes, and the last one is %s; want 500 and %s",
+			len(b.Made), len(value), b.Made[len(b.Made)-1].ID, id)
+	}
+	e.CheckInvariants()
 }

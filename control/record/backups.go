@@ -95,6 +95,11 @@ func OpenRestores(t *Tx) (map[string]bool, error) {
 	return reads, nil
 }
 
+// maxMade bounds Made of Backups, with the backups in former repositories, because a value of the store has a bound.
+// The oldest ones are dropped: they stay in their repository. Made reaches the bound only if the profile keeps that
+// many, or if nothing expires for a long time because the record of an operation is damaged.
+const maxMade = 500
+
 // EndBackup records how a scheduled backup ended. The transaction also writes its operation.
 func EndBackup(t *Tx, op dataset.Operation) error {
 	var d dataset.Dataset
@@ -114,6 +119,7 @@ func EndBackup(t *Tx, op dataset.Operation) error {
 			b.Made = append(b.Made, ScheduledBackup{
 				ID: op.Backup, Operation: op.ID, Repository: op.Repository, Time: op.Created,
 			})
+			b.Made = b.Made[max(0, len(b.Made)-maxMade):]
 		}
 	case dataset.OpCancelled:
 		// If the volume has another home since, and the former one is lost, control cancels its backup, and the new

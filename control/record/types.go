@@ -92,8 +92,8 @@ type Backups struct {
 	Failures int       `json:"failures,omitempty"` // how many failed since
 	Failed   time.Time `json:"failed,omitzero"`    // when the last of these failed
 	Problem  string    `json:"problem,omitempty"`  // why it failed
-	// Made has the good backups that retention may remove, in the order in which they were made. It is empty if the
-	// profile keeps all of them.
+	// Made has the last good backups that retention may remove, in the order in which they were made: see maxMade. It
+	// is empty if the profile keeps all of them.
 	Made []ScheduledBackup `json:"made,omitempty"`
 }
 
