@@ -71,6 +71,12 @@ func (c *Creator) removeNamedExpired(ctx context.Context, op dataset.Operation, 
 	if err != nil {
 		c.logOf(ctx, op).WithError(err).Warn(cannotRemoveExpired)
 	}
+	for _, e := range expired {
+		if e.Final && repo != nil && !c.absent.has(e.ID) {
+			c.logOf(ctx, op).WithField("backup", e.ID).WithField("repository", op.Repository).
+				Warn("an expired backup stays in its repository: no further attempt to remove it (drover backup ls)")
+		}
+	}
 }
 
 // removeFrom removes expired backups from a repository. It removes only backups that the named operations made of the

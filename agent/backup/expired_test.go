@@ -1,20 +1,26 @@
 package backup_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
+	controlstore "github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 )
@@ -204,4 +210,43 @@ exec %s "$@"
 	must(t, os.WriteFile(filepath.Join(folder, "refused"), nil, 0o600))
 	fifth := backUpOnSchedule(f, "db")
 	wantBackups(t, r, first, fourth, fifth)
+}
+
+// The log says when Drover no longer tries to remove an expired backup.
+func TestLastAttemptToRemoveIsLogged(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	d := f.A.NewVolume("db@backed")
+	first := backUpOnSchedule(f, "db")
+	backUpOnSchedule(f, "db")
+	key := record.BackupsKey(d.ID)
+	entry, err := f.ControlStore.Get(t.Context(), key)
+	must(t, err)
+	var b record.Backups
+	must(t, json.Unmarshal(entry.Value, &b))
+	b.Made[0].Removals = 29
+	value, err := json.Marshal(b)
+	must(t, err)
+	_, err = f.ControlStore.Txn(t.Context(), nil, []controlstore.Write{{Key: key, Value: value}})
+	must(t, err)
+	log := logtest.NewLocal(f.A.Config.Log.(*logrus.Logger))
+	gaveUp := func() (n int) {
+		for _, e := range log.AllEntries() {
+			if strings.HasPrefix(e.Message, "an expired backup stays in its repository") && e.Data["backup"] == first {
+				n++
+			}
+		}
+		return n
+	}
+	release := use(t, folderOf(t, f))
+	third := backUpOnSchedule(f, "db")
+	release()
+	if n := gaveUp(); n != 1 {
+		t.Errorf("it was logged %d times, want once", n)
+	}
+	fourth := backUpOnSchedule(f, "db")
+	wantBackups(t, r, first, third, fourth)
+	if n := gaveUp(); n != 1 {
+		t.Errorf("it was logged %d times, want once", n)
+	}
 }

@@ -104,6 +104,8 @@ type Committed struct {
 type ExpiredBackup struct {
 	ID        string    `json:"id"`        // ID of the backup
 	Operation uuid.UUID `json:"operation"` // UUID of the operation that made it
+	// whether control does not name the backup again: if the agent cannot remove it now, it stays in the repository
+	Final bool `json:"final,omitempty"`
 }
 
 // Outcome is the answer to a request for a change.

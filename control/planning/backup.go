@@ -99,8 +99,9 @@ func CommitBackup(t *record.Tx, op dataset.Operation) error {
 	return nil
 }
 
-// maxRemovals is how often an agent is asked to remove a backup. restic removes one only while nothing else uses the
-// repository, so it can take several attempts.
+// maxRemovals is after how many backups an agent is asked to remove an earlier one. restic removes one only while
+// nothing else uses the repository, so it can take several attempts. Control does not learn whether the agent has
+// removed it.
 const maxRemovals = 30
 
 // ExpireBackups returns the backups that the agent must remove after the scheduled backup of an operation, which the
@@ -138,17 +139,19 @@ func ExpireBackups(t *record.Tx, op, of uuid.UUID, now time.Time) (expired []api
 		case keep:
 			retained = append(retained, m.ID)
 		case !inUse[m.ID]:
-			expired = append(expired, api.ExpiredBackup{ID: m.ID, Operation: m.Operation})
-			if m.Removals++; m.Removals >= maxRemovals {
-				continue
+			if b.Asked != op { // not a repeated report
+				if m.Removals >= maxRemovals {
+					continue
+				}
+				m.Removals++
 			}
+			expired = append(expired, api.ExpiredBackup{
+				ID: m.ID, Operation: m.Operation, Final: m.Removals >= maxRemovals,
+			})
 		}
 		stay = append(stay, m)
 	}
-	if len(expired) == 0 {
-		return nil, nil, nil
-	}
-	b.Made = stay
+	b.Made, b.Asked = stay, op
 	return expired, retained, t.Put(record.BackupsKey(of), b)
 }
 

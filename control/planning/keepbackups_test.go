@@ -118,6 +118,24 @@ func TestRetainedBackupsAreNamed(t *testing.T) {
 	}
 }
 
+// Control names an expired backup after 30 backups, and says so the last time. A report that is repeated does not count.
+func TestLastRequestToRemoveBackup(t *testing.T) {
+	_, a := backedVolume(t, dataset.Keep{Last: 1})
+	first, _ := scheduledBackup(a)
+	for i := range 31 {
+		op := *a.Control.MustSubmit(api.Request{
+			ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: "offsite", Scheduled: true,
+		}).Operation
+		op.Backup = backupID(op.ID)
+		for range 3 {
+			expired := a.MustCommit(op).Expired
+			if named := expired[0].ID == first; named != (i < 30) || named && expired[0].Final != (i == 29) {
+				t.Fatalf("after %d backups: got %+v", i+1, expired[0])
+			}
+		}
+	}
+}
+
 // A report that is repeated gets the same answer: the agent may have been killed before it removed the backups.
 func TestRepeatedReportNamesExpiredBackups(t *testing.T) {
 	_, a := backedVolume(t, dataset.Keep{Last: 1})

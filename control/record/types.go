@@ -95,6 +95,8 @@ type Backups struct {
 	// Made has the last good backups that retention may remove, in the order in which they were made: see maxMade. It
 	// is empty if the profile keeps all of them.
 	Made []ScheduledBackup `json:"made,omitempty"`
+	// Asked is the last operation after which the agent was asked to remove backups of Made.
+	Asked uuid.UUID `json:"asked,omitzero"`
 }
 
 // ScheduledBackup is a good backup that was made on schedule. Only the operation's ID proves that it is complete, so a
