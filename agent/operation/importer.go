@@ -177,8 +177,8 @@ func checkRoomToVerify(st dataset.PoolStatus, need dataset.Size) error {
 	if !st.Online || st.Free-reserve >= need {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s are reserved for "+
-		"its existing volumes (free some space, or use another pool: --profile)", need.Human(), st.Free.Human(),
+	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s are reserved "+
+		"for its existing volumes (free some space, or use another pool: --profile)", need.Human(), st.Free.Human(),
 		reserve.Human())
 }
 

@@ -228,9 +228,9 @@ func CommitVerify(t *record.Tx, recorded dataset.Operation) {
 	t.Event(api.EventVolumeVerify, verified(recorded), describeBackup(recorded))
 }
 
-// FailVerify publishes that a backup cannot be restored, if that is the cause of a verification's problem: the backup is
-// damaged, or the repository does not have it. With any other problem, such as a lack of space, a wrong password or a
-// repository that does not answer, nothing is known about the backup.
+// FailVerify publishes that a backup cannot be restored, if that is the cause of a verification's problem: the backup
+// is damaged, or the repository does not have it. With any other problem, such as a lack of space, a wrong password or
+// a repository that does not answer, nothing is known about the backup.
 func FailVerify(t *record.Tx, recorded dataset.Operation, problem dataset.Problem) {
 	if kind := dataset.KindOf(problem.Err()); kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound {
 		t.Event(api.EventVolumeVerifyFail, verified(recorded), describeBackup(recorded)+": "+problem.Message)

@@ -203,8 +203,8 @@ func (r *Repository) classify(ctx context.Context, err error, password keys.Pass
 			"on how to repair a repository)", strings.Join(damaged, ", "))
 	}
 	if reason := missingData(text); reason != "" {
-		return r.errorf(dataset.ErrCorrupt, "its data are damaged: %s (see restic's manual on how to repair a repository)",
-			show(reason))
+		return r.errorf(dataset.ErrCorrupt, "its data are damaged: %s (see restic's manual on how to repair a "+
+			"repository)", show(reason))
 	}
 	if failed.ExitCode == exitIncomplete && slices.Contains(failed.Args, "backup") {
 		return r.errorf(dataset.ErrCorrupt, "a part of the files could not be read: %s", show(firstUnread(text)))

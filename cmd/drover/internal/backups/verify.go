@@ -83,8 +83,8 @@ volume had, and without --size its size.`,
 }
 
 // findNewest returns the newest complete backup of a volume or, if no backup is of a volume with this name, the backup
-// whose ID begins with it. If a backup or a repository cannot be read, the newest backup of the volume is not known, and
-// findNewest fails: an older one must not hide the damage.
+// whose ID begins with it. If a backup or a repository cannot be read, the newest backup of the volume is not known,
+// and findNewest fails: an older one must not hide the damage.
 func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
 	if dataset.CheckName(ref) != nil {
 		return find(ctx, c, repository, ref)
@@ -94,8 +94,8 @@ func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.
 		return api.VolumeBackup{}, err
 	}
 	if incomplete != nil && len(list) > 0 {
-		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not known "+
-			"(give the ID of one, or --repository): %w", ref, incomplete)
+		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not "+
+			"known (give the ID of one, or --repository): %w", ref, incomplete)
 	}
 	for i := len(list) - 1; i >= 0; i-- {
 		if ok, err := isComplete(ctx, c, list[i]); err != nil || ok {

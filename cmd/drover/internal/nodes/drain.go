@@ -58,11 +58,7 @@ typed to confirm it, unless --yes is given.`,
 					"node token; drover node cordon %s only refuses new volumes)", n.Name, n.Name)
 		}
 		d := drain{
-			App: a, c: c, node: n, json: o.JSON(), dryRun: o.DryRun, names: map[uuid.UUID]string{},
-			outcomes: []drained{},
-		}
-		for _, o := range nodes {
-			d.names[o.ID] = o.Name
+			App: a, c: c, node: n, json: o.JSON(), dryRun: o.DryRun, names: nodeNames(nodes), outcomes: []drained{},
 		}
 		if fenced {
 			d.fenced = n.Name
@@ -88,6 +84,15 @@ typed to confirm it, unless --yes is given.`,
 		return d.run(ctx)
 	}
 	return cmd
+}
+
+// nodeNames returns the names of nodes by their UUIDs.
+func nodeNames(nodes []api.Node) map[uuid.UUID]string {
+	names := map[uuid.UUID]string{}
+	for _, n := range nodes {
+		names[n.ID] = n.Name
+	}
+	return names
 }
 
 // maxMoves is the maximum number of volumes that are moved at the same time.
