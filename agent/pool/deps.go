@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Deps is what the types of this package need of other components.
+// Deps has the values and functions of other components that the types of this package use.
 type Deps struct {
 	Ctx        context.Context // ends when the agent stops
 	Root       string          // the agent's folder

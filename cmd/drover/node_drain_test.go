@@ -105,8 +105,8 @@ func TestDrainNamesLosses(t *testing.T) {
 	}
 }
 
-// TestDrainAsks: a drain with --fenced shows what is lost, and changes nothing without a confirmation. Until then, the
-// first signal ends it.
+// A drain with --fenced shows which data is lost, and changes nothing before the user has confirmed it. While it waits
+// for the confirmation, the first signal ends the command.
 func TestDrainAsks(t *testing.T) {
 	f := theWorld()
 	other := api.Node{Node: dataset.Node{ID: uuid.New(), Name: "host-z"}}

@@ -22,9 +22,9 @@ func release(version string) (major, minor int, ok bool) {
 }
 
 // Compatible returns ErrForbidden unless control and another program can work together. who names the other program in
-// the error. Two programs can work together if their minor versions are equal or neighbours. The first minor version of
-// a major version counts as the neighbour of every version of the previous major version, because the last minor
-// version of that major version is not known here. A version that is not a release works with every version.
+// the error. Two programs can work together if their minor versions are equal or neighbours. This program cannot know
+// which minor version of a major version is the last one. So version 2.0 counts as the neighbour of every 1.x. A
+// version that is not a release works with every version.
 func Compatible(control, version, who string) error {
 	aMajor, aMinor, ok := release(control)
 	bMajor, bMinor, ok2 := release(version)

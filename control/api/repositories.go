@@ -78,7 +78,7 @@ type BackupRecord struct {
 	Labels     map[string]string `json:"labels,omitempty"`     // labels of the volume
 	Encrypted  bool              `json:"encrypted"`            // the pool stored the data encrypted
 	Filesystem string            `json:"filesystem,omitempty"` // filesystem of the volume; absent: not known
-	Node       string            `json:"node,omitempty"`       // name of the node that made the backup; absent: not known
+	Node       string            `json:"node,omitempty"`       // name of the node that made it; absent: not known
 	Drover     string            `json:"drover"`               // version of Drover that made the backup
 }
 

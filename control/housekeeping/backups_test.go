@@ -51,7 +51,7 @@ func failBackup(a *controltest.Agent, op dataset.Operation) {
 	a.MustCommit(op)
 }
 
-// backupsOf returns what is recorded about the scheduled backups of a dataset.
+// backupsOf reads the record of the scheduled backups of a dataset.
 func backupsOf(e *controltest.Control, id uuid.UUID) (b record.Backups) {
 	e.Helper()
 	if _, err := record.NewTx(e.Ctx, e.Spy).Get(record.BackupsKey(id), &b); err != nil {
@@ -186,19 +186,26 @@ func TestCancelledBackupIsNotRepeated(t *testing.T) {
 	e.CheckInvariants()
 }
 
+// moveDuringBackup moves the volume db from node alpha to node beta while alpha makes its scheduled backup op.
+func moveDuringBackup(t *testing.T) (e *controltest.Control, alpha, beta *controltest.Agent, op dataset.Operation) {
+	t.Helper()
+	e = controltest.New(t)
+	hourly(e)
+	alpha, beta = e.NewAgent("alpha"), e.NewAgent("beta")
+	alpha.MustRegister("alpha")
+	beta.MustRegister("beta")
+	alpha.MustCreate("db@hourly")
+	e.AdvanceAndRun(time.Hour + 15*time.Minute)
+	op = wantBackup(alpha, "due")
+	e.MustMove("db", alpha, beta, "beta")
+	return e, alpha, beta, op
+}
+
 // After a move, the new home makes the backups: once the former home has ended its own, or if it is unreachable.
 func TestNewHomeContinuesBackups(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		t.Run(fmt.Sprint("lost ", lost), func(t *testing.T) {
-			e := controltest.New(t)
-			hourly(e)
-			a, b := e.NewAgent("alpha"), e.NewAgent("beta")
-			a.MustRegister("alpha")
-			b.MustRegister("beta")
-			d := a.MustCreate("db@hourly")
-			e.AdvanceAndRun(time.Hour + 15*time.Minute)
-			op := wantBackup(a, "due")
-			e.MustMove("db", a, b, "beta")
+			e, a, b, op := moveDuringBackup(t)
 			e.AdvanceAndRun(5 * time.Minute)
 			wantDue(b, 0, "while the former home makes the backup")
 			if !lost {
@@ -219,7 +226,7 @@ func TestNewHomeContinuesBackups(t *testing.T) {
 				t.Errorf("the former home reports its backup: got %v, want that it was cancelled", err)
 			}
 			finishBackup(b, again)
-			if got := backupsOf(e, d.ID); !got.Last.Equal(again.Created) {
+			if got := backupsOf(e, op.DatasetID); !got.Last.Equal(again.Created) {
 				t.Errorf("got %+v", got)
 			}
 		})
@@ -333,15 +340,7 @@ func TestBackupEndedByOlderReplica(t *testing.T) {
 
 // An operator who cancels the backup that a former home makes does not get another one from the new home at once.
 func TestCancelledBackupOfFormerHome(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
-	a.MustRegister("alpha")
-	b.MustRegister("beta")
-	a.MustCreate("db@hourly")
-	e.AdvanceAndRun(time.Hour + 15*time.Minute)
-	op := wantBackup(a, "due")
-	e.MustMove("db", a, b, "beta")
+	e, _, b, op := moveDuringBackup(t)
 	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
 		t.Fatal(err)
 	}

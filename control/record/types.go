@@ -86,7 +86,7 @@ type Backups struct {
 	Dataset  uuid.UUID `json:"dataset"`
 	Running  uuid.UUID `json:"running,omitzero"`   // operation that was requested last, until it ends
 	Attempts uint64    `json:"attempts,omitempty"` // how many operations have ended
-	// time of the last backup that succeeded, or at which one was cancelled: what was due before is not missed
+	// time of the last backup that succeeded or was cancelled; backups that were due before it are not made up for
 	After    time.Time `json:"after,omitzero"`
 	Last     time.Time `json:"last,omitzero"`      // time of the last backup that succeeded
 	Failures int       `json:"failures,omitempty"` // how many failed since

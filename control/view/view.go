@@ -296,9 +296,9 @@ func (p *presenter) replicaShortage(id uuid.UUID, want int, copies []api.CopyDet
 	return p.s.ReplicaShortage(p.t, d)
 }
 
-// statusOf returns the status of a dataset as its home reported it last; nil if the home has not reported it. The
-// argument pool is the name of its pool, and in is the UUID of that pool. A home examines volumes that nobody uses only
-// from time to time. So if the home has reported since that the pool is offline, the status says so.
+// statusOf returns the status of a dataset as its home reported it last. It returns nil if the home has not reported
+// it. The pool of the dataset has the name pool and the UUID in. A home examines unused volumes only from time to time.
+// So if the home has reported since then that the pool is offline, the status says so.
 func (s *Views) statusOf(id, home, in uuid.UUID, pool string) *dataset.DatasetStatus {
 	st, reported := s.Reports.Shown(id, home), s.Reports.Pool(in)
 	if reported == nil || reported.Online || reported.Quarantined || st != nil && st.IsUnusable() {

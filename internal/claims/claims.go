@@ -1,6 +1,6 @@
 // Package claims prevents the reaper of a pool from removing a dataset that an operation works on. Packages
 // backends/loop and backends/shelf keep the [Claims] and [Moves] of an open pool. Both are in memory only, and each is
-// protected by a mutex. What the reaper removes is decided by the backend.
+// protected by a mutex. The backend decides what its reaper removes.
 package claims
 
 import (

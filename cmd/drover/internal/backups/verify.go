@@ -25,9 +25,9 @@ the repository, count the files, and remove the temporary volume. It has no name
 and is in no list. The host that has it needs the password of the repository,
 and space for the volume. The files are read at idle I/O priority.
 
-The name of a volume stands for its newest complete backup. If a backup or a
-repository cannot be read, the newest one is not known, and the command fails:
-give the ID of a backup, or --repository.
+If you give the name of a volume, its newest complete backup is verified. If a
+backup or a repository cannot be read, the newest one is not known, and the
+command fails: give the ID of a backup, or --repository.
 ` + referenceHelp + `
 
 Without --profile, the temporary volume gets the profile that the backed-up

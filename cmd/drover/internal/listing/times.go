@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A Moment is the time of the items of a list by which --older-than and --newer-than select them.
+// A Moment tells --older-than and --newer-than which time of an item to compare.
 type Moment[T any] struct {
 	Of   func(T) time.Time // zero if the item has no such time; it is then never selected
 	Verb string            // what happened to the item at that time, for the help, such as "taken"

@@ -181,7 +181,7 @@ func TestHostIsExaminedWhileListsAreSlow(t *testing.T) {
 	}
 }
 
-// Fine leaves out what has a finding, and what is unreachable.
+// The findings of level ok do not name nodes, pools and volumes that are unreachable or have another finding.
 func TestFine(t *testing.T) {
 	c := Cluster{
 		Local: "a",
