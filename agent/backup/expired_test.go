@@ -42,7 +42,7 @@ func backUpOnSchedule(f *agenttest.Cluster, volume string) string {
 // wantBackups waits until a repository has exactly the given backups.
 func wantBackups(t *testing.T, r *restic.Repository, want ...string) {
 	t.Helper()
-	slices.Sort(want)
+	want = slices.Sorted(slices.Values(want)) // the caller's slice keeps its order
 	var got []string
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		list, err := r.Backups(t.Context(), backup.TagDrover)
