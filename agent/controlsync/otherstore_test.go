@@ -202,6 +202,9 @@ func TestLostDatabaseKeepsNodePoolsAndMounts(t *testing.T) {
 		t.Errorf("doctor says %q", got)
 	}
 	r.WantUses(db, mounting.UnknownUse)
+	if since := r.Uses.Get(db.ID).IDs[mounting.UnknownUse].Since; !since.Equal(r.FakeClock.Now()) {
+		t.Errorf("it is used since %s, want the start of the agent at %s", since, r.FakeClock.Now())
+	}
 	says := "cannot remove volume db: it is mounted by a container or process that is not recorded, because the agent's " +
 		"database was lost on node host-a (stop its containers first; drover volume inspect db there lists the processes)"
 	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || err.Error() != says {

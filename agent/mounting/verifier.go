@@ -35,7 +35,7 @@ type VerifierDeps struct {
 // an Unmount. Its methods are safe for concurrent use.
 type Verifier struct {
 	VerifierDeps
-	started     time.Time
+	started     time.Time     // the start of the agent by the clock of the host
 	StartSteady time.Duration // the start of the agent by the steady clock
 
 	mu sync.Mutex
@@ -48,7 +48,7 @@ type Verifier struct {
 
 // NewVerifier returns a Verifier without anything to check.
 func NewVerifier(deps VerifierDeps) *Verifier {
-	return &Verifier{VerifierDeps: deps, StartSteady: deps.Clock.Steady()}
+	return &Verifier{VerifierDeps: deps, started: deps.Clock.Now(), StartSteady: deps.Clock.Steady()}
 }
 
 // EndUse ends one use of an ID, durably, and reports whether it was the dataset's last one. An unknown ID changes
