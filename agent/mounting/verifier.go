@@ -224,8 +224,9 @@ func (v *Verifier) CheckIfDue(ctx context.Context) {
 	if len(open) > 0 {
 		next = now + VerifyEvery
 	}
-	if now < again {
-		next = min(next, again)
+	// A use of the engine that has ended may still be recorded: its Mount may be running.
+	if now < again && (next == 0 || again < next) {
+		next = again
 	}
 	v.mu.Lock()
 	if v.verifyAt == at { // an engine may have started meanwhile

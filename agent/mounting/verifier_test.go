@@ -88,3 +88,25 @@ func TestUsesBeforeStartEndUnlessMounted(t *testing.T) {
 	r.Advance(2 * mounting.VerifyEvery)
 	r.WantUses(again)
 }
+
+// A Mount of an engine that has ended may be recorded after an earlier check found nothing to verify. The check that
+// was postponed for the restart of the engine still takes place, and ends that use.
+func TestEarlierCheckKeepsPostponedCheck(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	r.Activated(ctx)
+	d := r.NewVolume("db")
+	r.MountDataset(d, "one")
+	running := r.Uses.Get(d.ID)
+	if err := r.Uses.Save(ctx, d, mounting.Record{}, nil); err != nil { // the Mount is not recorded yet
+		t.Fatal(err)
+	}
+	r.Activated(ctx)
+	r.Verifier.ScheduleCheck(r.FakeClock.Steady())
+	r.Advance(time.Second)
+	if err := r.Uses.Save(ctx, d, running, nil); err != nil {
+		t.Fatal(err)
+	}
+	r.Advance(mounting.UnverifiedGrace)
+	r.WantUses(d)
+}
