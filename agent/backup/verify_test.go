@@ -73,8 +73,9 @@ func (p fullPool) Status(ctx context.Context) dataset.PoolStatus {
 	return st
 }
 
-// A verification writes nothing if the files of the backup would leave too little space for the volumes of the pool.
-func TestVerifyKeepsReserveOfPool(t *testing.T) {
+// A verification or a restore writes nothing if the files of the backup would leave too little space for the volumes of
+// the pool.
+func TestRestoreKeepsReserveOfPool(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)
 	f.A.NewVolume("db@free")
@@ -87,17 +88,25 @@ func TestVerifyKeepsReserveOfPool(t *testing.T) {
 			h.Pools.Change(p.ID, func(p *pool.Pool) { p.Storage = fullPool{p.Storage} })
 		}
 	}
-	got := awaitEnd(f, *f.Submit(api.Request{
-		ID: uuid.New(), Kind: dataset.OpVerify, Volume: "db@free", Repository: "offsite", Backup: made.Backup,
-	}).Operation)
-	const want = "verification of a backup of volume db: its files have "
-	if got.State != dataset.OpFailed || got.Problem.Code != dataset.ErrNoSpace.Code || !strings.HasPrefix(got.Problem.Message, want) {
-		t.Errorf("got %s: %+v", got.State, got.Problem)
+	for _, c := range []struct {
+		kind         dataset.OpKind
+		volume, want string
+	}{
+		{dataset.OpVerify, "db@free", "verification of a backup of volume db: its files have "},
+		{dataset.OpImport, "new@free", "import of volume new: its files have "},
+	} {
+		got := awaitEnd(f, *f.Submit(api.Request{
+			ID: uuid.New(), Kind: c.kind, Volume: c.volume, Repository: "offsite", Backup: made.Backup,
+		}).Operation)
+		if got.State != dataset.OpFailed || got.Problem.Code != dataset.ErrNoSpace.Code ||
+			!strings.HasPrefix(got.Problem.Message, c.want) {
+			t.Errorf("%s: got %s: %+v", c.kind, got.State, got.Problem)
+		}
+		t.Logf("%s: %+v", c.kind, got.Problem)
 	}
 	if _, err := os.Stat(filepath.Join(at, "restored")); err == nil {
 		t.Error("the backup was restored")
 	}
-	t.Logf("%+v", got.Problem)
 }
 
 // Two verifications never run together on a host.

@@ -100,10 +100,22 @@ func usedIDError(id uuid.UUID) error {
 	return dataset.Errorf(dataset.ErrExists, "operation %s exists with another request (choose another ID)", id)
 }
 
-// Import makes a volume from a backup or from a folder of this host.
+// Import makes a volume from a backup or from a folder of this host. With a backup, it fails with dataset.ErrNoSpace,
+// and writes nothing, if the files would leave less space in the pool than backends.Reserve.
 func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Backup == "" {
 		return i.ImportFolder(ctx, jb, op)
+	}
+	pool, err := i.prepare(ctx, op)
+	if err != nil {
+		return api.Committed{}, err
+	}
+	need, err := i.measure(ctx, jb, op)
+	if err == nil {
+		err = checkRoom(pool.Status(ctx), need, "NEW@PROFILE")
+	}
+	if err != nil {
+		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
 	return i.importInto(ctx, jb, op, func(root *os.File) error {
 		return i.deps.Restore(ctx, op.Repository, op.Backup, root, jb.Step)
@@ -140,17 +152,13 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	case <-ctx.Done():
 		return api.Committed{}, context.Cause(ctx)
 	}
-	pool, err := i.deps.Pools.Get(op.DatasetRecord.Pool)
+	pool, err := i.prepare(ctx, op)
 	if err != nil {
 		return api.Committed{}, err
 	}
-	if err := storage.Discard(ctx, pool, op.DatasetID); err != nil {
-		return api.Committed{}, err
-	}
-	jb.Step("measuring the backup")
-	need, err := i.deps.RestoreSize(ctx, op.Repository, op.Backup)
+	need, err := i.measure(ctx, jb, op)
 	if err == nil {
-		err = checkRoomToVerify(pool.Status(ctx), need)
+		err = checkRoom(pool.Status(ctx), need, "--profile")
 	} else {
 		err = noteRead(err)
 	}
@@ -169,17 +177,33 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	return i.deps.Operations.Report(ctx, op, nil)
 }
 
-// checkRoomToVerify fails with dataset.ErrNoSpace if a pool, whose present status is st, has no room for the files of a
-// backup besides its reserve. A full pool would make the writers of its volumes fail. If the pool is not online, making
-// the dataset fails.
-func checkRoomToVerify(st dataset.PoolStatus, need dataset.Size) error {
+// prepare returns the pool of an operation's new dataset. An earlier attempt may have been interrupted: prepare removes
+// its files, which are not used.
+func (i *Importer) prepare(ctx context.Context, op *dataset.Operation) (backends.Pool, error) {
+	pool, err := i.deps.Pools.Get(op.DatasetRecord.Pool)
+	if err != nil {
+		return nil, err
+	}
+	return pool, storage.Discard(ctx, pool, op.DatasetID)
+}
+
+// measure returns how many bytes a restore of the backup of an operation writes.
+func (i *Importer) measure(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (dataset.Size, error) {
+	jb.Step("measuring the backup")
+	return i.deps.RestoreSize(ctx, op.Repository, op.Backup)
+}
+
+// checkRoom fails with dataset.ErrNoSpace if a pool, whose present status is st, has no room for the files of a backup
+// besides its reserve. A full pool would make the writers of its volumes fail. If the pool is not online, making the
+// dataset fails. option is how the command of the user chooses another pool.
+func checkRoom(st dataset.PoolStatus, need dataset.Size, option string) error {
 	reserve := backends.Reserve(st.Size)
 	if !st.Online || st.Free-reserve >= need {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s are reserved "+
-		"for its existing volumes (free some space, or use another pool: --profile)", need.Human(), st.Free.Human(),
-		reserve.Human())
+	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s "+
+		"are reserved for its existing volumes (free some space, or use another pool: %s)", need.Human(),
+		st.Free.Human(), reserve.Human(), option)
 }
 
 // ImportFolder makes a volume from a folder of this host.
@@ -239,12 +263,7 @@ func checkNoMountsBelow(folder *os.File) error {
 // importInto makes a volume, and calls fill to write its files.
 func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
 	fill func(root *os.File) error) (api.Committed, error) {
-	pool, err := i.deps.Pools.Get(op.DatasetRecord.Pool)
-	if err != nil {
-		return api.Committed{}, err
-	}
-	// An earlier attempt may have been interrupted. Its files are not used.
-	if err := storage.Discard(ctx, pool, op.DatasetID); err != nil {
+	if _, err := i.prepare(ctx, op); err != nil {
 		return api.Committed{}, err
 	}
 	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
