@@ -224,6 +224,59 @@ func TestRevokedInTheMiddle(t *testing.T) {
 	}
 }
 
+// A node that may not have the dataset any more, because its copy was removed, is cut off in the middle of a transfer,
+// gets the reason, and does not retry.
+func TestRightEndsInTheMiddle(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+	d := a.create(small)
+	a.take(d, dataset.SnapshotManual)
+	a.server.Idle = 400 * time.Millisecond
+	a.pool = &pausing{Copier: a.pool.(backends.Copier), Pool: a.pool}
+	var removed atomic.Bool
+	a.server.Authorize = func(context.Context, uuid.UUID, uuid.UUID) error {
+		if removed.Load() {
+			return dataset.Errorf(dataset.ErrForbidden, "node b may not have it")
+		}
+		return nil
+	}
+	b.wire.set(func(body io.ReadCloser) io.ReadCloser {
+		return &counter{body, func() { removed.Store(true) }}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err := b.client.Pull(ctx, Pull{Peer: a.http.URL, Dataset: d, Into: b.pool})
+	if !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "node b may not have it") || len(b.wire.asked) != 2 {
+		t.Errorf("%v, after %q", err, b.wire.asked)
+	}
+}
+
+// While the rights of a node cannot be checked, because control is unreachable, its transfers continue.
+func TestTransferContinuesWithoutControl(t *testing.T) {
+	quiet(t)
+	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
+	d := a.create(small)
+	s := a.take(d, dataset.SnapshotManual)
+	a.server.Idle = 400 * time.Millisecond
+	pool := &pausing{Copier: a.pool.(backends.Copier), Pool: a.pool, until: make(chan struct{})}
+	a.pool = pool
+	var asked atomic.Int32
+	a.server.Authorize = func(context.Context, uuid.UUID, uuid.UUID) error {
+		switch asked.Add(1) {
+		case 1, 2: // the listing and the stream
+			return nil
+		case 5:
+			close(pool.until)
+		}
+		return dataset.Errorf(dataset.ErrUnavailable, "control is unreachable")
+	}
+	_, err := b.pull(a, d, uuid.Nil)
+	must(t, err)
+	if got := b.snapshots(d.ID); !got[s.ID] || len(b.wire.asked) != 2 || asked.Load() < 5 {
+		t.Errorf("it has %v, after %q and %d checks", got, b.wire.asked, asked.Load())
+	}
+}
+
 // pausing is a pool that sends nothing until an event.
 type pausing struct {
 	backends.Copier

@@ -129,9 +129,9 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	return nil
 }
 
-// watch runs beside a transfer. While no frame is written, it regularly sends a keep-alive frame. It also checks that
-// the certificate of the peer is still valid (Server.Peer): it may expire or be revoked during a long transfer. If it
-// is not valid any more, watch calls cut to end the transfer. It does not call Authorize again.
+// watch runs beside a transfer. While no frame is written, it regularly sends a keep-alive frame. It also checks
+// regularly that the peer may still have the data (mayContinue). If the peer may not, watch calls cut with the reason
+// to end the transfer.
 func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut func(error)) (endWatch func()) {
 	var owner sync.WaitGroup
 	stop := make(chan struct{})
@@ -145,8 +145,8 @@ func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut
 				return
 			case <-s.Clock.After(s.idle() / 4):
 			}
-			if peer, err := s.Peer(r.Request); err != nil || peer != r.peer {
-				cut(cmp.Or(err, dataset.Errorf(dataset.ErrForbidden, "node %s has a newer incarnation", r.peer)))
+			if err := s.mayContinue(ctx, r); err != nil {
+				cut(err)
 				return
 			}
 			if n, _ := frames.count(); n != last {
@@ -162,6 +162,25 @@ func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut
 		close(stop)
 		owner.Wait()
 	}
+}
+
+// mayContinue returns an error if a transfer that is running must end: the certificate of the peer has expired or was
+// revoked (Server.Peer), or the peer may not have the dataset any more (Server.Authorize), because its copy was removed
+// or its move has ended. A slow peer can extend a transfer for as long as it likes, so the checks at the start of the
+// request are not sufficient.
+//
+// Only ErrForbidden of Authorize ends a transfer. While control is unreachable, its other errors show nothing about the
+// rights of the peer, and replication continues.
+func (s *Server) mayContinue(ctx context.Context, r *request) error {
+	if peer, err := s.Peer(r.Request); err != nil || peer != r.peer {
+		return cmp.Or(err, dataset.Errorf(dataset.ErrForbidden, "node %s has a newer incarnation", r.peer))
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.idle()/4) // the peer waits for the next keep-alive frame
+	defer cancel()
+	if err := s.Authorize(ctx, r.peer, r.dataset); errors.Is(err, dataset.ErrForbidden) {
+		return err
+	}
+	return nil
 }
 
 // limitedWriter writes an answer, no faster than the limit, to a peer that must accept it in time.

@@ -47,7 +47,8 @@ type Server struct {
 	Source Source
 	// Peer returns the node that sent a request, from its certificate.
 	Peer func(*http.Request) (uuid.UUID, error)
-	// Authorize returns nil if a node may get a dataset, and otherwise the reason why it may not.
+	// Authorize returns nil if a node may get a dataset, and otherwise the reason why it may not. It is called at the
+	// start of each request, and regularly during a transfer.
 	Authorize func(ctx context.Context, peer, ds uuid.UUID) error
 	Limit     *Limiter // if nil, there is no limit
 	Clock     clock.Clock
