@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -165,6 +166,76 @@ func TestCancelledBackupIsRemoved(t *testing.T) {
 	f.A.Restart()
 	removed(1)
 	wantNothingLeft(f.A)
+}
+
+// A backup that must be removed is removed also if its repository was removed meanwhile, and was added again under
+// another name.
+func TestUnwantedBackupOfRemovedRepository(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	f.A.NewVolume("db@free")
+	id := uuid.New()
+	f.A.Fuse.Set(-1, false, func(act string) {
+		if act == "commit" {
+			_, _ = f.Service.CancelOperation(f.Context(), id.String())
+		}
+	})
+	end := use(t, folderOf(t, f)) // so the backup cannot be removed
+	awaitEnd(f, *f.Submit(api.Request{ID: id, Kind: dataset.OpBackup, Volume: "db"}).Operation)
+	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(id) })
+	f.A.Fuse.Mend()
+	end()
+	record, err := f.Service.Repository(t.Context(), "offsite")
+	must(t, err)
+	must(t, f.Service.RemoveRepository(t.Context(), "offsite", false))
+	// A note of an earlier version has no URL.
+	other := filepath.Join(filepath.Dir(marks(f.A)[0]), "remove-other.json")
+	must(t, os.WriteFile(other, []byte(`{"format":1,"repository":"offsite","backups":["12345678"]}`), 0o600))
+	f.A.Restart()
+	f.A.Backups.Clear(t.Context())
+	if len(marks(f.A)) != 2 {
+		t.Fatalf("the notes are %s, want two", marks(f.A))
+	}
+	must(t, os.Remove(other))
+	for _, n := range []api.NewRepository{ // another one has the former name
+		{Name: "offsite", URL: record.URL + "-other", Password: record.Password},
+		{Name: "second", URL: record.URL, Password: record.Password},
+	} {
+		_, err = f.A.CheckRepository(t.Context(), api.RepositoryCheck{New: &n, Init: true})
+		must(t, err)
+		_, err = f.Service.AddRepository(t.Context(), n)
+		must(t, err)
+	}
+	f.A.Backups.Clear(t.Context())
+	list, err := r.Backups(t.Context(), backup.OperationTag(id))
+	if err != nil || len(list) > 0 || len(marks(f.A)) > 0 {
+		t.Errorf("got %v, %v, and %s", list, err, marks(f.A))
+	}
+}
+
+// The notes about repositories that are not recorded are limited. The oldest ones are removed.
+func TestNotesOfRemovedRepositoriesAreLimited(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	folder := filepath.Join(f.A.Root, "backups")
+	must(t, os.MkdirAll(folder, 0o700))
+	name := func(i int) string { return filepath.Join(folder, fmt.Sprintf("remove-%d.json", i)) }
+	const most, more = 200, 3
+	for i := range most + more {
+		text := fmt.Sprintf(`{"format":1,"repository":"gone","url":"/gone","backups":["%08d"]}`, i)
+		must(t, os.WriteFile(name(i), []byte(text), 0o600))
+		at := time.Unix(int64(1e9-i), 0)
+		must(t, os.Chtimes(name(i), at, at))
+	}
+	f.A.Backups.Clear(t.Context())
+	if got := len(marks(f.A)); got != most {
+		t.Errorf("%d notes are left, want %d", got, most)
+	}
+	for i := range most + more {
+		_, err := os.Stat(name(i))
+		if kept := err == nil; kept != (i < most) {
+			t.Errorf("%d: kept is %t", i, kept)
+		}
+	}
 }
 
 // backupFolder is where a repository and its password are.

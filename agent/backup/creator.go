@@ -94,50 +94,62 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	if err := c.clear(ctx, op.DatasetID); err != nil { // clearFolders skips it, because it runs
 		return out, failed(fmt.Errorf("an earlier backup left its clone: %w", err))
 	}
-	made, s, unwanted, err := c.attempt(ctx, jb, *op)
+	got, err := c.attempt(ctx, jb, *op)
 	if err == nil {
 		steps.At("backup.stored")
 	}
-	c.remove(ctx, *op, unwanted...)
+	c.remove(ctx, *op, got.url, got.unwanted...)
 	if err != nil {
 		if ctx.Err() == nil {
 			c.removeUnwanted(ctx)
 		}
 		return out, failed(err)
 	}
-	op.Backup, op.BytesAdded = made.ID, s.BytesAdded
+	op.Backup, op.BytesAdded = got.made.ID, got.summary.BytesAdded
 	out, err = c.deps.Report(context.WithoutCancel(ctx), op, nil) // the backup exists
 	switch {
 	case errors.Is(err, dataset.ErrCancelled):
-		c.remove(ctx, *op, made.ID)
+		c.remove(ctx, *op, got.url, got.made.ID)
 	case err != nil:
-		err = fmt.Errorf("%w (backup %s of volume %s is in %s)", err, short(made.ID), op.Volume, op.Repository)
+		err = fmt.Errorf("%w (backup %s of volume %s is in %s)", err, short(got.made.ID), op.Volume, op.Repository)
 	default:
 		c.removeExpired(ctx, *op, out)
 	}
 	return out, err
 }
 
-// attempt stores a backup in the repository of an operation. unwanted are the backups of the operation that must be
-// removed, also if attempt fails.
-func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operation) (made restic.Backup,
-	s restic.Summary, unwanted []string, err error) {
+// attempt is what one run of an operation did.
+type attempt struct {
+	made     restic.Backup
+	summary  restic.Summary
+	unwanted []string // backups of the operation that must be removed, also if the run fails
+	url      string   // of the repository
+}
+
+// attempt stores a backup in the repository of an operation.
+func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operation) (a attempt, err error) {
 	c.using.RLock()
 	defer c.using.RUnlock()
-	repo, earlier, err := c.open(ctx, op)
+	record, err := c.deps.Control.Repository(ctx, op.Repository)
 	if err != nil {
-		return made, s, nil, err
+		return a, err
+	}
+	a.url = record.URL
+	repo, earlier, err := c.open(ctx, op, record)
+	if err != nil {
+		return a, err
 	}
 	parent, unwanted := examine(earlier, op)
-	made, s, err = c.store(ctx, jb, op, repo, parent)
+	a.made, a.summary, err = c.store(ctx, jb, op, repo, parent)
 	var incomplete *restic.IncompleteError
 	switch {
 	case errors.As(err, &incomplete):
 		unwanted = append(unwanted, incomplete.ID)
-	case err != nil && made.ID != "":
-		unwanted = append(unwanted, made.ID)
+	case err != nil && a.made.ID != "":
+		unwanted = append(unwanted, a.made.ID)
 	}
-	return made, s, unwanted, err
+	a.unwanted = unwanted
+	return a, err
 }
 
 // admit waits until no other backup of the dataset runs, and fewer than maxBackups backups of the host.
@@ -155,13 +167,10 @@ func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func
 	}
 }
 
-// open opens the repository of an operation, and lists the backups of the dataset. A damaged entry of the list does not
-// prevent another backup.
-func (c *Creator) open(ctx context.Context, op dataset.Operation) (*restic.Repository, []restic.Backup, error) {
-	record, err := c.deps.Control.Repository(ctx, op.Repository)
-	if err != nil {
-		return nil, nil, err
-	}
+// open opens the repository of an operation, which has the record, and lists the backups of the dataset. A damaged
+// entry of the list does not prevent another backup.
+func (c *Creator) open(ctx context.Context, op dataset.Operation, record dataset.Repository) (*restic.Repository,
+	[]restic.Backup, error) {
 	repo, err := c.deps.Open(ctx, record)
 	if err != nil {
 		return nil, nil, err

@@ -25,20 +25,26 @@ const unwantedFormat = 1
 
 // unwanted names backups that are not the result of their operation: incomplete ones, those of a run that was
 // interrupted, and those that were cancelled. restic cannot remove them while another process uses the repository. A
-// file below the folder of the backups names them until they are removed.
+// file below the folder of the backups names them until they are removed, also while the repository is not recorded: it
+// can be recorded again, under any name, and has the backups then.
 type unwanted struct {
 	Format     int       `json:"format"`
 	Repository string    `json:"repository"`
+	URL        string    `json:"url,omitempty"` // of the repository; files of an earlier version have none
 	Operation  uuid.UUID `json:"operation"`
 	Backups    []string  `json:"backups"` // IDs, or their first 8 digits
 }
 
-// remove removes backups of an operation that are not its result. If that fails, removeUnwanted tries it again later.
-func (c *Creator) remove(ctx context.Context, op dataset.Operation, ids ...string) {
+// maxUnrecorded bounds the files that name backups in repositories that are not recorded.
+const maxUnrecorded = 200
+
+// remove removes backups of an operation that are not its result from the repository at a URL. If that fails,
+// removeUnwanted tries it again later.
+func (c *Creator) remove(ctx context.Context, op dataset.Operation, url string, ids ...string) {
 	if len(ids) == 0 {
 		return
 	}
-	u := unwanted{Format: unwantedFormat, Repository: op.Repository, Operation: op.ID, Backups: ids}
+	u := unwanted{Format: unwantedFormat, Repository: op.Repository, URL: url, Operation: op.ID, Backups: ids}
 	if err := c.note(u); err != nil {
 		c.logOf(ctx, op).WithError(err).WithField("backups", ids).
 			Warn("cannot remove backups that may be incomplete (remove them with drover backup rm)")
@@ -73,9 +79,21 @@ func (c *Creator) removeUnwanted(ctx context.Context) {
 	if err != nil {
 		return
 	}
+	if len(files) == 0 {
+		return
+	}
+	recorded, err := c.deps.Control.Repositories(ctx)
+	if err != nil {
+		c.deps.Log.WithError(err).Warn("cannot remove backups that are incomplete: the repositories are not known")
+		return
+	}
+	var kept []string
 	for _, path := range files {
-		err := c.removeNamed(ctx, path)
-		if err == nil {
+		err := c.removeNamed(ctx, path, recorded)
+		switch {
+		case errors.Is(err, errUnrecorded):
+			kept, err = append(kept, path), nil
+		case err == nil:
 			err = os.Remove(path)
 		}
 		if err != nil {
@@ -83,6 +101,42 @@ func (c *Creator) removeUnwanted(ctx context.Context) {
 				Warn("cannot remove backups that are incomplete: trying again after the next backup")
 		}
 	}
+	c.forgetOldest(kept)
+}
+
+// forgetOldest removes the oldest files that name backups in repositories that are not recorded, if there are more than
+// maxUnrecorded.
+func (c *Creator) forgetOldest(paths []string) {
+	if len(paths) <= maxUnrecorded {
+		return
+	}
+	age := map[string]time.Time{} // zero if it cannot be read
+	for _, path := range paths {
+		if info, err := os.Stat(path); err == nil {
+			age[path] = info.ModTime()
+		}
+	}
+	slices.SortFunc(paths, func(a, b string) int { return age[a].Compare(age[b]) })
+	for _, path := range paths[:len(paths)-maxUnrecorded] {
+		text, _ := os.ReadFile(path)
+		c.deps.Log.WithError(os.Remove(path)).WithField("note", string(text)).
+			Warn("incomplete backups stay in a repository that is not recorded: no further attempt to remove them")
+	}
+}
+
+// errUnrecorded says that no repository of a file is recorded.
+var errUnrecorded = errors.New("the repository is not recorded")
+
+// find returns the records of the repository with unwanted backups. They can have other names than earlier, and another
+// repository can have its name.
+func (u unwanted) find(recorded []dataset.Repository) (found []dataset.Repository) {
+	for _, r := range recorded {
+		if u.URL == "" && r.Name == u.Repository ||
+			u.URL != "" && strings.TrimRight(r.URL, "/") == strings.TrimRight(u.URL, "/") {
+			found = append(found, r)
+		}
+	}
+	return found
 }
 
 // openRecorded opens a repository. It returns nil if no repository of the name is recorded any more.
@@ -97,8 +151,9 @@ func (c *Creator) openRecorded(ctx context.Context, name string) (*restic.Reposi
 	return c.deps.Open(ctx, record)
 }
 
-// removeNamed removes the backups that a file names. Those that do not exist are ignored.
-func (c *Creator) removeNamed(ctx context.Context, path string) error {
+// removeNamed removes the backups that a file names from one of the recorded repositories. Those that do not exist are
+// ignored. It fails with errUnrecorded if their repository is not recorded.
+func (c *Creator) removeNamed(ctx context.Context, path string, recorded []dataset.Repository) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -107,10 +162,26 @@ func (c *Creator) removeNamed(ctx context.Context, path string) error {
 	if err := dataset.DecodeFormat(text, "the file "+path, unwantedFormat, &u); err != nil {
 		return err
 	}
-	repo, err := c.openRecorded(ctx, u.Repository)
-	if err != nil || repo == nil {
-		return err
+	records := u.find(recorded)
+	if len(records) == 0 {
+		return errUnrecorded
 	}
+	var failed []error
+	for _, record := range records { // one of them can name a password that this host lacks
+		repo, err := c.deps.Open(ctx, record)
+		if err == nil {
+			err = u.removeFrom(ctx, repo)
+		}
+		if err == nil {
+			return nil
+		}
+		failed = append(failed, fmt.Errorf("repository %s: %w", record.Name, err))
+	}
+	return errors.Join(failed...)
+}
+
+// removeFrom removes the backups from a repository.
+func (u unwanted) removeFrom(ctx context.Context, repo *restic.Repository) error {
 	// Another backup can have the same first digits.
 	list, err := repo.Backups(ctx, TagDrover, OperationTag(u.Operation))
 	if err != nil && !errors.Is(err, dataset.ErrCorrupt) {
@@ -123,7 +194,7 @@ func (c *Creator) removeNamed(ctx context.Context, path string) error {
 		}
 	}
 	if rerr := repo.Remove(ctx, ids...); rerr != nil {
-		return fmt.Errorf("repository %s: %w", u.Repository, rerr)
+		return rerr
 	}
 	if len(ids) == len(u.Backups) {
 		return nil // the damaged backup is another one
