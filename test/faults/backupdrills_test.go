@@ -3,16 +3,21 @@ package faults
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/host"
 )
 
 // backupDrills: a backup of an idle volume, and a restore of one. An interrupted backup is made once, whatever step it
@@ -91,6 +96,83 @@ func backupDrills() []drill {
 		},
 		again: func(t *testing.T, w *world) { w.ok(t, ask(t, w)) },
 	}}
+}
+
+// Drover is killed while restic stores, restores or verifies a backup. restic outlives it, and is at work when Drover
+// starts again. The operation is repeated, or has not happened, and the repository is valid.
+func TestC1WhileResticRuns(t *testing.T) {
+	at := t.TempDir()
+	real, err := exec.LookPath("restic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The command that the file slow names takes at least ten seconds.
+	script := fmt.Sprintf(`#!/bin/sh
+read slow 2>/dev/null <%[1]s/slow || exec %[2]s "$@"
+case " $* " in *" $slow "*)
+	echo $$ >%[1]s/pid.new
+	mv %[1]s/pid.new %[1]s/pid
+	exec %[2]s --limit-upload=200 --limit-download=200 "$@"
+esac
+exec %[2]s "$@"
+`, at, real)
+	if err := os.WriteFile(filepath.Join(at, "restic"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, host.Options{Pool: "xfs", Size: 3 << 30, Env: []string{"PATH=" + at + ":" + os.Getenv("PATH")}})
+	w.make(t, "base", "plain", "base")
+	w.within(t, "base", func(root string) {
+		w.ok(t, writeFile(filepath.Join(root, "large"), treetest.Bytes(1, 2<<20)))
+	})
+	w.tidy(t)
+	runs := map[string]string{"backup": "backup", "backup-restore": "restore", "verify": "restore"}
+	for _, d := range backupDrills() {
+		if command := runs[d.op]; command != "" {
+			t.Run(d.op, func(t *testing.T) { w.killedBesideRestic(t, d, command, at) })
+		}
+	}
+}
+
+// killedBesideRestic runs a drill, and kills Drover while a command of restic runs. at is the folder of the program that
+// makes the command slow.
+func (w *world) killedBesideRestic(t *testing.T, d drill, command, at string) {
+	d.ready(t, w)
+	slow, note := filepath.Join(at, "slow"), filepath.Join(at, "pid")
+	w.ok(t, os.WriteFile(slow, []byte(command+"\n"), 0o600))
+	asked := make(chan error, 1)
+	go func() { asked <- d.ask(t, w) }()
+	var pid string
+	host.Await(t, "restic locks the repository", func() error {
+		text, err := os.ReadFile(note)
+		pid = strings.TrimSpace(string(text))
+		if locks, _ := filepath.Glob(filepath.Join(w.h.Dir, "r-*", "locks", "*")); err == nil && len(locks) == 0 {
+			err = errors.New("there is no lock")
+		}
+		return err
+	})
+	time.Sleep(2 * time.Second) // it reads or writes data for ten seconds
+	w.h.Kill9(t)
+	name, err := os.ReadFile(filepath.Join("/proc", pid, "comm"))
+	if err != nil || string(name) != "restic\n" {
+		t.Fatalf("restic does not run: %q, %v", name, err)
+	}
+	w.ok(t, errors.Join(os.Remove(slow), os.Remove(note)))
+	if err := <-asked; err == nil {
+		t.Fatal("the operation had ended")
+	}
+	w.h.Up(t)
+	w.recovers(t, d, false)
+	repositories, err := filepath.Glob(filepath.Join(w.h.Dir, "r-*", "config"))
+	w.ok(t, err)
+	for _, config := range repositories {
+		host.Await(t, "restic ends, and the repository is valid", func() (err error) {
+			r := w.h.Exec(t, "repository", "check", filepath.Base(filepath.Dir(config)), "--read-data", "100")
+			if r.Exit != 0 {
+				err = errors.New(r.Err)
+			}
+			return err
+		})
+	}
 }
 
 // backupRepository is a repository for backups in memory.

@@ -124,6 +124,11 @@ func (w *world) killedAt(t *testing.T, d drill, step string) {
 	asked := d.ask(t, w) == nil
 	w.h.Ended(t, stepTime)
 	w.h.Up(t)
+	w.recovers(t, d, asked)
+}
+
+// recovers checks the result of a drill after a restart. asked says that the request has succeeded.
+func (w *world) recovers(t *testing.T, d drill, asked bool) {
 	w.settled(t)
 	w.thawed(t)
 	d.ends(t, w, asked)
