@@ -183,9 +183,14 @@ func (c *Checker) check(ctx context.Context, record dataset.Repository, percent 
 	return api.RepositoryState{ID: info.ID, Format: info.Format}, nil
 }
 
-// Restic returns the repository of a record. It does not reach the repository. It checks that this host allows the
-// program that prints the password.
+// Restic returns the repository of a record. It does not reach the repository. It checks the record again, although
+// control has checked it: a compromised control must not make this host run any program, neither as password program
+// nor by a URL that restic or ssh would take for a command. It also checks that this host allows the password program.
 func (c *Checker) Restic(ctx context.Context, record dataset.Repository) (*restic.Repository, error) {
+	record, err := record.Checked()
+	if err != nil {
+		return nil, err
+	}
 	if program := record.Password.Exec; program != "" {
 		if err := c.deps.Programs.Check([]string{program}); err != nil {
 			return nil, fmt.Errorf("password of repository %s: %w", record.Name, err)

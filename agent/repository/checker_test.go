@@ -232,3 +232,40 @@ func TestRefusedChecks(t *testing.T) {
 		refused(t, err, r.kind, r.want)
 	}
 }
+
+// A record that a compromised control has made does not make this host run a program of control's choice.
+func TestRecordsOfControlAreCheckedAgain(t *testing.T) {
+	for name, r := range map[string]struct {
+		change func(*dataset.Repository)
+		want   string
+	}{
+		"program": {
+			func(r *dataset.Repository) { r.Password = dataset.PasswordSource{Exec: "/usr/bin/true"} },
+			"it must be below /etc/drover/",
+		},
+		"option of ssh": {
+			func(r *dataset.Repository) { r.URL = "sftp://-oProxyCommand=id//srv" },
+			"expected sftp://USER@HOST//PATH",
+		},
+		"backend with a program": {
+			func(r *dataset.Repository) { r.URL = "rclone:remote:path" },
+			"expected /PATH, sftp://",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, "password")
+			must(t, os.WriteFile(file, []byte("correct horse\n"), 0o600))
+			known := &records{r: dataset.Repository{
+				Name: "offsite", URL: filepath.Join(dir, "repository"), Password: dataset.PasswordSource{File: file},
+			}}
+			r.change(&known.r)
+			c := repository.NewChecker(repository.Deps{
+				CacheDir: filepath.Join(dir, "cache"), Records: known,
+				Programs: &host.Programs{Runner: &run.System{}}, // all programs of root are allowed
+			})
+			_, err := c.OpenNamed(t.Context(), "offsite")
+			refused(t, err, dataset.ErrInvalid, r.want)
+		})
+	}
+}
