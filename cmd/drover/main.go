@@ -6,16 +6,18 @@
 // holder. The exit code is 0, or 1 if the request failed, or 2 if the command line was wrong.
 //
 // A new command belongs in the package of its noun below internal. Two packages have other names: drover ca is in
-// package certificates, and drover backend in package verification. Of the commands without a noun, status and doctor
-// have packages, clone is in package volumes, serve, control and agent are in package servers, and events, version,
-// completion and man are here. Package main builds the command tree (root.go) and keeps no state.
+// package certificates, and drover backend in package verification. Of the commands without a noun, status, doctor and
+// support-bundle have packages, clone is in package volumes, serve, control and agent are in package servers, and
+// events, version, completion and man are here. Package main builds the command tree (root.go) and keeps no state.
 package main
 
 import (
 	"context"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -27,6 +29,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/engine"
 	"github.com/droverhq/drover/cmd/drover/internal/guards"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
+	"github.com/droverhq/drover/cmd/drover/internal/supportbundle"
 	"github.com/droverhq/drover/cmd/drover/internal/verification"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -42,7 +45,8 @@ func main() {
 		Version: version, In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr,
 		Getenv: os.Getenv, Now: func() time.Time { return clock.System{}.Now().Local() }, NewID: uuid.New,
 		Sleep: sleep, Signals: signals,
-		DockerPath: dockerPath, ContainerNames: containerNames, Fencer: guards.DialGuard, Boottime: clock.Boottime,
+		DockerPath: dockerPath, ContainerNames: containerNames, EngineVersion: engineVersion,
+		Fencer: guards.DialGuard, Boottime: clock.Boottime,
 		CheckKey: profiles.CheckKey, Authority: certificates.DefaultAuthority,
 	}
 	a.Dial = func(endpoint string) (cli.Remote, error) {
@@ -53,6 +57,26 @@ func main() {
 		return verification.VerifyPool(ctx, a, p)
 	}
 	os.Exit(execute(context.Background(), a, os.Args[1:]))
+}
+
+// runIn returns a function that runs another command line with the settings of an App, and writes its output and notes
+// elsewhere. It neither asks questions nor exits.
+func runIn(a *cli.App) supportbundle.RunCommand {
+	return func(ctx context.Context, out, notes io.Writer, args ...string) error {
+		of := &cli.App{
+			Version: a.Version, In: strings.NewReader(""), Out: out, ErrOut: notes, Getenv: a.Getenv, Now: a.Now,
+			NewID: a.NewID, Sleep: a.Sleep, Signals: context.WithCancel, Dial: a.Dial, DockerPath: a.DockerPath,
+			ContainerNames: a.ContainerNames, EngineVersion: a.EngineVersion, VerifyPool: a.VerifyPool,
+			Fencer: a.Fencer, Boottime: a.Boottime, CheckKey: a.CheckKey, Authority: a.Authority,
+		}
+		root := newRootCmd(of)
+		of.Endpoint, of.Files, of.Args = a.Endpoint, a.Files, args // the flags of all commands have their defaults now
+		root.SetArgs(args)
+		root.SetIn(of.In)
+		root.SetOut(out)
+		root.SetErr(notes)
+		return root.ExecuteContext(ctx)
+	}
 }
 
 // execute runs one command line and returns the exit code.
@@ -111,6 +135,15 @@ func containerNames(ctx context.Context) (map[string]string, error) {
 	}
 	defer c.Close()
 	return engine.Names(ctx, c)
+}
+
+func engineVersion(ctx context.Context) (string, error) {
+	c, err := engine.Open()
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return engine.Version(ctx, c)
 }
 
 func dockerPath(ctx context.Context, volume string, live bool) (string, error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/snapshots"
 	"github.com/droverhq/drover/cmd/drover/internal/status"
 	"github.com/droverhq/drover/cmd/drover/internal/stores"
+	"github.com/droverhq/drover/cmd/drover/internal/supportbundle"
 	"github.com/droverhq/drover/cmd/drover/internal/trash"
 	"github.com/droverhq/drover/cmd/drover/internal/verification"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
@@ -66,6 +67,7 @@ doctor that needs attention, 2 wrong usage.`,
 		operations.Command(a),
 		newEventsCmd(a),
 		doctor.Command(a),
+		supportbundle.Command(a, runIn(a), supportbundle.ThisHost(a.EngineVersion)),
 		newVersionCmd(a),
 		newCompletionCmd(a),
 		newManCmd(a),
@@ -80,18 +82,23 @@ doctor that needs attention, 2 wrong usage.`,
 	root.SetHelpCommand(newHelpCmd())
 	root.SetVersionTemplate("{{.DisplayName}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.FlagError(cmd, a.Args, err) })
-	root.PersistentFlags().StringVar(&a.Endpoint, "api", "",
-		"`ADDRESS` of the API (or DROVER_API; default "+cli.DefaultEndpoint+")")
-	root.PersistentFlags().StringVar(&a.Files.Cert, "cert", "",
-		"`FILE` with the client certificate for https (or DROVER_CERT)")
-	root.PersistentFlags().StringVar(&a.Files.Key, "key", "", "`FILE` with the key of the client certificate (or "+
-		"DROVER_KEY)")
-	root.PersistentFlags().StringVar(&a.Files.CA, "ca", "",
-		"`FILE` with the certificates of the cluster's authority (or DROVER_CA)")
+	serverFlags(a, root)
 	root.CompletionOptions.DisableDefaultCmd = true
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions))
 	cli.CompleteFlags(a, root)
 	return root
+}
+
+// serverFlags adds the flags of all commands that say how the server is reached.
+func serverFlags(a *cli.App, root *cobra.Command) {
+	root.PersistentFlags().StringVar(&a.Endpoint, "api", "",
+		"`ADDRESS` of the API (or DROVER_API; default "+cli.DefaultEndpoint+")")
+	root.PersistentFlags().StringVar(&a.Files.Cert, "cert", "",
+		"`FILE` with the client certificate for https (or DROVER_CERT)")
+	root.PersistentFlags().StringVar(&a.Files.Key, "key", "",
+		"`FILE` with the key of the client certificate (or DROVER_KEY)")
+	root.PersistentFlags().StringVar(&a.Files.CA, "ca", "",
+		"`FILE` with the certificates of the cluster's authority (or DROVER_CA)")
 }
 
 // aliases has the words that operators of other tools type instead of the name of a command.

@@ -129,6 +129,7 @@ var taskGroups = []taskGroup{
 		{"stop an operation", "drover operation cancel ID"},
 		{"see who keeps a volume in use", "drover volume inspect NAME"},
 		{"accept a disk that was rolled back", "drover pool accept POOL --dry-run"},
+		{"collect what support needs in one file", "drover support-bundle"},
 		{"see the versions", "drover version"},
 	}},
 }

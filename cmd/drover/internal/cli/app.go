@@ -51,6 +51,9 @@ type App struct {
 	// ContainerNames returns the names of the running containers of this host's engine by their full IDs; see
 	// engine.Names. If nil, no names are shown.
 	ContainerNames func(ctx context.Context) (map[string]string, error)
+	// EngineVersion returns the name and the version of this host's engine; see engine.Version. If nil, they are not
+	// known.
+	EngineVersion func(ctx context.Context) (string, error)
 	// VerifyPool runs the backend test suite in a temporary folder of a pool of this host.
 	VerifyPool func(ctx context.Context, p api.Pool) (*verify.Report, error)
 	// Fencer connects to this host's guard by the folder of its socket. Boottime is the guard's clock.

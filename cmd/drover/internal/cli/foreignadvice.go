@@ -114,10 +114,6 @@ var foreignAdvice = map[string]string{
 	"event":                  "use drover events",
 	"backends":               "use drover pool ls for the pools, or drover backend verify POOL",
 	"backend ls":             "use drover pool ls for the pools, or drover backend verify POOL",
-	"support":                supportData,
-	"support-bundle":         supportData,
-	"bundle":                 supportData,
-	"report":                 supportData,
 	"volume locate":          "use drover volume inspect NAME",
 	"volume nodes":           "use drover volume inspect NAME",
 	"copies":                 "use drover volume inspect NAME",
@@ -164,10 +160,6 @@ const keepInProfile = "the profile says which scheduled snapshots stay: snapshot
 
 // accessByCertificate is the advice for a user who looks for accounts.
 const accessByCertificate = "access is by certificates: drover ca issue makes one for a person, with a role"
-
-// supportData is the advice for a user who wants to report a problem.
-const supportData = "include the output of drover version, drover status -o json and drover doctor, and the " +
-	"journal of the service"
 
 // verifyVolume is the advice for a user who wants to check the data of a volume.
 const verifyVolume = "use drover volume inspect NAME for its replicas, or drover backend verify POOL for the storage"

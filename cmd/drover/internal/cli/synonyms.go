@@ -27,6 +27,10 @@ var synonyms = map[string]string{
 	"log": "events", "logs": "events", "history": "events", "monitor": "events",
 	"health": "status", "check": "doctor", "fsck": "doctor", "diagnose": "doctor", "debug": "doctor",
 
+	"support": "support-bundle", "bundle": "support-bundle", "report": "support-bundle", "diags": "support-bundle",
+	"bugreport": "support-bundle", "sosreport": "support-bundle", "sos-report": "support-bundle",
+	"support-dump": "support-bundle", "supportbundle": "support-bundle", "support bundle": "support-bundle",
+
 	"volumes": "volume ls", "snapshots": "snapshot ls", "pools": "pool ls", "nodes": "node ls",
 	"profiles": "profile ls", "operations": "operation ls", "ops": "operation ls", "vols": "volume ls",
 	"snaps": "snapshot ls", "repositories": "repository ls", "repos": "repository ls",

@@ -1,8 +1,8 @@
-// Package engine asks the Docker engine of this host for two things: the folder of a volume of driver local, so that
-// the volume can be imported (Path), and the names of the running containers (Names). Package main passes them to the
-// commands as App.DockerPath and App.ContainerNames. No request to the daemon may wait for Path or Names, because the
-// engine may be waiting for the daemon. In the background, package swarm connects to the engine with Open. The package
-// keeps no state.
+// Package engine asks the Docker engine of this host for three things: the folder of a volume of driver local, so that
+// the volume can be imported (Path), the names of the running containers (Names), and its version (Version). Package
+// main passes them to the commands as App.DockerPath, App.ContainerNames and App.EngineVersion. No request to the
+// daemon may wait for them, because the engine may be waiting for the daemon. In the background, package swarm connects
+// to the engine with Open. The package keeps no state.
 package engine
 
 import (

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"strings"
 
 	"github.com/moby/moby/client"
 
@@ -22,4 +23,14 @@ func Names(ctx context.Context, c API) (map[string]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// Version returns the name and the version of the engine, such as "Docker Engine - Community 29.1.0, API 1.52". It
+// fails with ErrUnavailable if the engine does not answer. It changes nothing, and is safe for concurrent use.
+func Version(ctx context.Context, c *client.Client) (string, error) {
+	v, err := c.ServerVersion(ctx, client.ServerVersionOptions{})
+	if err != nil {
+		return "", dataset.Errorf(dataset.ErrUnavailable, "ask the engine for its version: %w", err)
+	}
+	return strings.TrimSpace(v.Platform.Name+" "+v.Version) + ", API " + v.APIVersion, nil
 }

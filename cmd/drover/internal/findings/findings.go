@@ -1,5 +1,5 @@
 // Package findings formats the findings of drover doctor and drover status as a table, with equal findings of several
-// nodes in one row. Packages doctor and status call it. It has no state.
+// nodes in one row. Packages doctor and status call it, and package supportbundle calls IsVerdict. It has no state.
 package findings
 
 import (
@@ -37,14 +37,27 @@ func Attention(list []api.Finding) (n int) {
 
 // Verdict fails if a finding needs attention. It decides the exit code of drover status and drover doctor.
 func Verdict(list []api.Finding) error {
-	switch n := Attention(list); n {
-	case 0:
-		return nil
-	case 1:
-		return errors.New("1 finding needs attention")
-	default:
-		return fmt.Errorf("%d findings need attention", n)
+	if n := Attention(list); n > 0 {
+		return verdict(n)
 	}
+	return nil
+}
+
+// IsVerdict reports whether an error is that of Verdict: the command has worked, and printed findings that need
+// attention.
+func IsVerdict(err error) bool {
+	var n verdict
+	return errors.As(err, &n)
+}
+
+// verdict is the number of findings that need attention.
+type verdict int
+
+func (n verdict) Error() string {
+	if n == 1 {
+		return "1 finding needs attention"
+	}
+	return fmt.Sprintf("%d findings need attention", int(n))
 }
 
 // Sort puts errors first and then warnings, each in the order of their subjects.

@@ -1,6 +1,5 @@
 // Package newfile writes the output of a command to a new file. The file appears only when it is complete and on disk,
-// and no existing file is replaced. Packages stores and volumes call it for backups, exports and archives. It keeps no
-// state.
+// and no existing file is replaced. Packages stores, supportbundle and volumes call it. It keeps no state.
 package newfile
 
 import (

@@ -1,0 +1,121 @@
+package supportbundle
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+// TestRedact: no secret stays in a text, in JSON or in YAML, in any of the forms in which secrets occur.
+func TestRedact(t *testing.T) {
+	const pem = "-----BEGIN EC PRIVATE KEY-----\nhunter2\nhunter2==\n-----END EC PRIVATE KEY-----\n"
+	for _, text := range []string{
+		"password: hunter2", "password=hunter2,more", `password="a hunter2 b"`, `{"password": "a \"hunter2"}`, `{"db.Password":"hunter2"}`,
+		"RESTIC_PASSWORD=hunter2", "AWS_SECRET_ACCESS_KEY=hunter2", "X-Consul-Token: hunter2", "Authorization: Bearer hunter2",
+		"Authorization: Basic hunter2", "level=info token=hunter2 op=1", `msg="asked" api_key='hunter2 hunter2'`, "access-key: hunter2",
+		"https://user:hunter2@consul:8501/v1", "rest:https://user:hunter2@host/", "http://hunter2@host", "http://u:p/hunter2@host/path",
+		"http://u:p@hunter2@host", "sftp:user:hunter2@host:/srv", "Get \"https://u:hunter2@host/x\": refused", "s3:https://u:hunter2@minio/b",
+		"https://host/?X-Amz-Signature=hunter2&x=1", "https://host/?token=hunter2", "drover agent --join-token hunter2", "--token=hunter2",
+		"drover-join-hunter2_AAA-BBB", pem, "log " + strings.ReplaceAll(pem, "\n", `\n`), pem[:60], pem[40:], "eyJhbGciOi.hunter2.hunter2",
+		"PASSPHRASE=hunter2", "session-cookie: hunter2", `{"labels": {"app/secret": "hunter2"}}`, "pwd=hunter2", `"token": 12hunter2`, `"password": 1, hunter2`[:14] + "hunter2", `{\"token\": \"hunter2\"}`,
+	} {
+		for form, redact := range map[string]func([]byte) []byte{"text": Redact, "YAML": RedactYAML} {
+			if form == "YAML" && strings.HasPrefix(text, pem[40:]) {
+				continue // only a log is cut
+			}
+			if got := string(redact([]byte(text))); strings.Contains(got, "hunter2") {
+				t.Errorf("%s: %q became %q", form, text, got)
+			}
+		}
+	}
+}
+
+// TestRedactKeeps: what is no secret stays, and JSON stays valid.
+func TestRedactKeeps(t *testing.T) {
+	for _, text := range []string{
+		"password: file:/etc/drover/offsite", "password: exec:/etc/drover/password", `{"password": {"file": "/etc/drover/offsite"}}`,
+		"token_file: /etc/drover/consul-token", `{"token_file": "/etc/drover/consul-token"}`, `"key_file": "/etc/drover/key",`, `"password": {`,
+		"credentials_file=/etc/drover/s3", "http://consul:8500", "volume db@gold is full", "bad password source: expected a file",
+		"/var/lib/drover/mnt/0a000000-0000-4000-8000-000000000001", `"tokens": []`, `"token": null`, "op=0b time=2026-01-01T00:00:00Z",
+	} {
+		if got := string(Redact([]byte(text))); got != text {
+			t.Errorf("%q became %q", text, got)
+		}
+	}
+	in := `{"a": {"password": "x,}", "token": 5, "list": ["https://u:p@h/"], "n": {"secret": {"x": 1}}, "token": "\\"}, "s": "token=x"}`
+	var v any
+	if out := Redact([]byte(in)); json.Unmarshal(out, &v) != nil {
+		t.Errorf("no JSON any more: %s", out)
+	}
+}
+
+func TestRedactYAML(t *testing.T) {
+	const in = `# the password is hunter2
+store:
+  consul:
+    addresses: ["https://user:hunter2@consul:8501"]   # hunter2
+    token_file: /etc/drover/consul-token
+    token: hunter2 hunter2
+    password: |
+      hunter2
+        hunter2
+    prefix: drover
+encryption:
+  key: {file: hunter2}
+other:
+  key: hunter2
+  key_file: /etc/drover/key
+credentials:
+  id: hunter2
+  file: file:/etc/drover/s3
+  - hunter2
+labels: {zone: a, api-key: hunter2}
+  mistake: [
+transfers: 10MiB
+secret: "hunter2
+  hunter2"
+password: exec:/etc/drover/program hunter2
+key:
+  exec: [/etc/drover/key-program, hunter2]
+`
+	const want = `#
+store:
+  consul:
+    addresses: ["https://[redacted]@consul:8501"]
+    token_file: /etc/drover/consul-token
+    token: [redacted]
+    password: |
+      [redacted]
+        [redacted]
+    prefix: drover
+encryption:
+  key: [redacted]
+other:
+  key: [redacted]
+  key_file: /etc/drover/key
+credentials:
+  id: [redacted]
+  file: file:/etc/drover/s3
+  [redacted]
+labels: {zone: a, api-key: [redacted]
+  mistake: [
+transfers: 10MiB
+secret: "[redacted]"
+  [redacted]
+password: [redacted]
+key:
+  exec: [redacted]
+`
+	if got := string(RedactYAML([]byte(in))); got != want {
+		t.Errorf("got\n%s", got)
+	}
+}
+
+// BenchmarkRedact measures a list of volumes, in bytes a second.
+func BenchmarkRedact(b *testing.B) {
+	text := []byte(strings.Repeat(`    {"id": "0a000000-0000-4000-8000-000000000001", "volume": "db@gold", "labels": {"zone": "a"}, "path": "/var/lib/drover"},`+"\n", 10000))
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		Redact(text)
+	}
+}
