@@ -205,7 +205,7 @@ func (r *Reader) replicas(ctx context.Context) ([]api.ControlReplica, error) {
 	if err != nil {
 		return nil, err
 	}
-	var keeper ledger.Housekeeper
+	var keeper ledger.HousekeeperLock
 	if _, err := t.Get(record.HousekeeperKey, &keeper); err != nil {
 		return nil, err
 	}

@@ -192,7 +192,7 @@ func (l *Ledger) checkHousekeeper(t *record.Tx) error {
 	if !l.Shared || t.Context().Value(housekeeperContext{}) == nil {
 		return nil
 	}
-	var h Housekeeper
+	var h HousekeeperLock
 	taken, err := t.Get(record.HousekeeperKey, &h)
 	if err == nil && (!taken || h.Replica != l.lanes.replica) {
 		err = dataset.Errorf(dataset.ErrStale, "another replica now does the background work")
@@ -208,8 +208,8 @@ func AsHousekeeper(ctx context.Context) context.Context {
 	return context.WithValue(ctx, housekeeperContext{}, true)
 }
 
-// Housekeeper is the value of record.HousekeeperKey: which replica does the background work.
-type Housekeeper struct {
+// HousekeeperLock is the value of record.HousekeeperKey: which replica does the background work.
+type HousekeeperLock struct {
 	Replica uuid.UUID `json:"replica"`
 	Since   time.Time `json:"since"`
 }

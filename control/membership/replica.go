@@ -188,13 +188,13 @@ func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 	}
 	mine := false
 	_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
-		var h ledger.Housekeeper
+		var h ledger.HousekeeperLock
 		taken, err := t.Get(record.HousekeeperKey, &h)
 		mine = err == nil && (!taken || h.Replica == m.Ledger.Replica())
 		if err != nil || taken {
 			return err
 		}
-		return t.PutWithSession(record.HousekeeperKey, ledger.Housekeeper{
+		return t.PutWithSession(record.HousekeeperKey, ledger.HousekeeperLock{
 			Replica: m.Ledger.Replica(),
 			Since:   m.Ledger.Clock.Now(),
 		}, session)
