@@ -350,12 +350,12 @@ const dropBatch = 50
 
 // dropUnusedLanes removes unused lanes, and keeps their counts.
 func dropUnusedLanes(t *record.Tx, keys []string) error {
-	var dropped notify.Notices
+	var dropped notify.LaneValue
 	if _, err := t.Get(record.RemovedLanesKey, &dropped); err != nil {
 		return err
 	}
 	for _, key := range keys {
-		var last notify.Notices
+		var last notify.LaneValue
 		if there, err := t.Get(key, &last); err != nil {
 			return err
 		} else if there {

@@ -96,7 +96,7 @@ func (l *Ledger) ReadNotices(ctx context.Context, h *LanePositions) error {
 			lanes[e.Key] = was
 			continue
 		}
-		var t notify.Notices
+		var t notify.LaneValue
 		if err := record.Decode(e.Key, e.Value, &t); err != nil {
 			return err
 		}
@@ -120,7 +120,7 @@ func (l *Ledger) ReadNotices(ctx context.Context, h *LanePositions) error {
 
 // publishLane publishes the new notices of a lane. It returns false if the lane no longer has some of them, or if a
 // notice says that everything changed. follows is false for the first read, because its notices are not published.
-func (l *Ledger) publishLane(e store.Entry, t notify.Notices, was lanePosition, follows bool) bool {
+func (l *Ledger) publishLane(e store.Entry, t notify.LaneValue, was lanePosition, follows bool) bool {
 	if !follows || l.lanes.owns(e.Key) {
 		return true
 	}

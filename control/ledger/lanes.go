@@ -35,7 +35,7 @@ const (
 	maxRecentTotal = 512
 )
 
-// laneValue has the same JSON as notify.Notices, but its notices stay encoded.
+// laneValue has the same JSON as notify.LaneValue, but its notices stay encoded.
 type laneValue struct {
 	Count  uint64            `json:"count"`
 	Recent []json.RawMessage `json:"recent"`

@@ -6,8 +6,8 @@
 // lists the changes of one transaction; replicas pass notices to each other through lanes in the store. Package record
 // collects the Notice of a transaction, and package ledger publishes it. Package control makes Feed and EventLog,
 // answers the requests for events from EventLog, and waits at Feed for the end of an operation. Packages housekeeping
-// and recovery use the type Notices for another key too: the value of record.RemovedLanesKey is a Notices, whose Count
-// is the sum of the counts of all lanes that were removed. Package agentsync waits at the Feed, and package
+// and recovery use the type LaneValue for another key too: the value of record.RemovedLanesKey is a LaneValue, whose
+// Count is the sum of the counts of all lanes that were removed. Package agentsync waits at the Feed, and package
 // housekeeping reads from it which datasets to examine. Changes that no transaction makes are published directly:
 // package membership publishes the events about heartbeats and wakes the callers that wait for the progress of an
 // operation, and package housekeeping publishes an event about the trash. A new kind of change that wakes callers gets

@@ -24,15 +24,15 @@ func (t Notice) Empty() bool {
 	return len(t.Nodes) == 0 && len(t.Ops) == 0 && len(t.Events) == 0 && !t.All && !t.Housekeeping
 }
 
-// Notices is the value of a lane.
-type Notices struct {
+// LaneValue is the value of a lane.
+type LaneValue struct {
 	Count  uint64   `json:"count"` // how many values were written to the lane
 	Recent []Notice `json:"recent"`
 }
 
 // After returns the notices of the values that were written to a lane after the count-th one. Each value added one
 // notice. ok is false if the lane no longer has all of these notices.
-func (t Notices) After(count uint64) (list []Notice, ok bool) {
+func (t LaneValue) After(count uint64) (list []Notice, ok bool) {
 	if t.Count < count || t.Count-count > uint64(len(t.Recent)) {
 		return nil, false
 	}

@@ -321,7 +321,7 @@ func (c *Comparison) EndHalt(t *record.Tx) error {
 	if err != nil {
 		return err
 	}
-	var dropped notify.Notices
+	var dropped notify.LaneValue
 	if _, err := t.Get(record.RemovedLanesKey, &dropped); err != nil {
 		return err
 	}
