@@ -14,10 +14,10 @@ import (
 )
 
 // LastCopy is a volume that moved from Left to Home a day ago, with a copy on Replica. One service has received all
-// reports about this. Keeper is another service, which has received none.
+// reports about this. SecondService is another one, which has received none.
 type LastCopy struct {
 	*Replicas
-	Keeper              *Control
+	SecondService       *Control
 	Left, Home, Replica *Agent
 	Dataset             dataset.Dataset
 }
@@ -27,11 +27,11 @@ func NewLastCopy(t *testing.T) *LastCopy {
 	x := NewReplicas(t, 2)
 	e := x.On(x.Services[0])
 	l := &LastCopy{
-		Replicas: x,
-		Keeper:   x.On(x.Services[1]),
-		Left:     e.NewAgent("alpha"),
-		Home:     e.NewAgent("beta"),
-		Replica:  e.NewAgent("gamma"),
+		Replicas:      x,
+		SecondService: x.On(x.Services[1]),
+		Left:          e.NewAgent("alpha"),
+		Home:          e.NewAgent("beta"),
+		Replica:       e.NewAgent("gamma"),
 	}
 	l.Left.MustCreate("db@silver")
 	l.Dataset = e.MustMove("db", l.Left, l.Home, "beta")
@@ -49,19 +49,19 @@ func NewLastCopy(t *testing.T) *LastCopy {
 	return l
 }
 
-// Restart restarts an agent. It reports to Keeper afterwards.
+// Restart restarts an agent. It reports to SecondService afterwards.
 func (l *LastCopy) Restart(a *Agent, name string) {
 	l.Helper()
 	a.Incarnation = uuid.New()
 	a.MustRegister(name)
-	a.Control = l.Keeper
+	a.Control = l.SecondService
 }
 
 // EditCopy changes the record of the copy on a node and the record of the node. It also sets the number of replicas in
 // the profile of the volume to one.
 func (l *LastCopy) EditCopy(a *Agent, change func(*dataset.Copy, *dataset.Node)) {
 	l.Helper()
-	if _, err := l.Keeper.Ledger.Update(l.Context(), func(t *record.Tx) error {
+	if _, err := l.SecondService.Ledger.Update(l.Context(), func(t *record.Tx) error {
 		d, err := t.Dataset(l.Dataset.ID)
 		var c dataset.Copy
 		var n dataset.Node
@@ -83,14 +83,14 @@ func (l *LastCopy) RestartHome() {
 	l.Home.Incarnation = uuid.New()
 	l.Home.MustRegister("beta")
 	l.Home.ForgetSession(l.Home.ID)
-	l.Home.Control = l.Keeper
+	l.Home.Control = l.SecondService
 }
 
 // Wait lets time pass in which the session of the home ends, and restarts the home.
 func (l *LastCopy) Wait(d time.Duration) {
 	l.Helper()
 	l.EndHome()
-	l.Keeper.AdvanceClock(d)
+	l.SecondService.AdvanceClock(d)
 	l.RestartHome()
 }
 
@@ -99,17 +99,17 @@ func (l *LastCopy) EndHome() {
 	l.Helper()
 	l.Home.Control = l.Left.Control
 	l.EndSession(l.Home)
-	l.Home.Control = l.Keeper
+	l.Home.Control = l.SecondService
 }
 
 // Purge deletes the volume for good, as a user does.
 func (l *LastCopy) Purge() {
 	l.Helper()
 	l.Home.MustDelete("db")
-	l.Keeper.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: l.Dataset.ID.String()})
+	l.SecondService.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: l.Dataset.ID.String()})
 }
 
-// ReportHomePool reports the pool of the home, to Keeper.
+// ReportHomePool reports the pool of the home, to SecondService.
 func (l *LastCopy) ReportHomePool(online bool, why string) {
 	l.Helper()
 	l.Home.ReportPool(dataset.PoolStatus{
@@ -117,7 +117,7 @@ func (l *LastCopy) ReportHomePool(online bool, why string) {
 	})
 }
 
-// ReportHomeWell reports that the home can open the volume, to Keeper.
+// ReportHomeWell reports that the home can open the volume, to SecondService.
 func (l *LastCopy) ReportHomeWell() {
 	l.Helper()
 	l.ReportHomePool(true, "")

@@ -58,25 +58,25 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 				g.ReportOnline(true)
 			}
 			c.then(l)
-			preview, err := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{Force: c.says != nil, DryRun: true})
+			preview, err := l.SecondService.RemoveNode(t.Context(), "gamma", api.NodeRemoval{Force: c.says != nil, DryRun: true})
 			if err != nil || preview.Name != "gamma" || !preview.Live || !preview.Removed.IsZero() || (len(preview.Forgotten) == 1) != (c.says != nil) {
 				t.Errorf("preview: %+v, %v", preview, err)
 			}
 			if c.says != nil {
-				_, refused := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{DryRun: true})
+				_, refused := l.SecondService.RemoveNode(t.Context(), "gamma", api.NodeRemoval{DryRun: true})
 				controltest.Refused(t, refused, dataset.ErrInUse, c.says...)
-				_, err := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{})
+				_, err := l.SecondService.RemoveNode(t.Context(), "gamma", api.NodeRemoval{})
 				controltest.Refused(t, err, dataset.ErrInUse, append(c.says, "node gamma has data that no other node has")...)
-				if v := l.Keeper.MustVolume("db"); len(v.CopyDetails) != 2 {
+				if v := l.SecondService.MustVolume("db"); len(v.CopyDetails) != 2 {
 					t.Errorf("a refusal had an effect: %d copies", len(v.CopyDetails))
 				}
 			}
-			out, err := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{Force: c.says != nil})
+			out, err := l.SecondService.RemoveNode(t.Context(), "gamma", api.NodeRemoval{Force: c.says != nil})
 			if err != nil || out.Name != "gamma" || (len(out.Forgotten) == 1) != (c.says != nil) || len(out.Forgotten) > 0 && !strings.Contains(out.Forgotten[0], c.says[0]) {
 				t.Errorf("%+v, %v", out, err)
 			}
 			var told []string
-			if err := l.Keeper.Events(t.Context(), 0, false, func(ev api.Event) error {
+			if err := l.SecondService.Events(t.Context(), 0, false, func(ev api.Event) error {
 				if ev.Type == "volume.forget" {
 					told = append(told, ev.Volume+": "+ev.Detail)
 				}
@@ -96,21 +96,21 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 func TestRemovedNodeIsForgotten(t *testing.T) {
 	l := controltest.NewLastCopy(t)
 	l.EndHome()
-	if _, err := l.Keeper.RemoveNode(t.Context(), "beta", api.NodeRemoval{Force: true}); err != nil {
+	if _, err := l.SecondService.RemoveNode(t.Context(), "beta", api.NodeRemoval{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	l.Restart(l.Replica, "gamma")
-	op := *l.Keeper.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "gamma", Force: true, Fenced: "beta"}).Operation
+	op := *l.SecondService.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "gamma", Force: true, Fenced: "beta"}).Operation
 	l.Replica.MustCommit(op)
-	kept := l.Keeper.MustVolume("db").CopyDetails
+	kept := l.SecondService.MustVolume("db").CopyDetails
 	if !slices.ContainsFunc(kept, func(k api.CopyDetail) bool { return k.Node == l.Home.ID && k.Kind == dataset.CopySuperseded }) {
 		t.Fatalf("%+v", kept)
 	}
-	out, err := l.Keeper.RemoveNode(t.Context(), "beta", api.NodeRemoval{})
+	out, err := l.SecondService.RemoveNode(t.Context(), "beta", api.NodeRemoval{})
 	if err != nil || len(out.Forgotten) != 1 {
 		t.Errorf("%+v, %v", out, err)
 	}
-	if _, err := l.Keeper.RemoveNode(t.Context(), "beta", api.NodeRemoval{}); !errors.Is(err, dataset.ErrInvalid) {
+	if _, err := l.SecondService.RemoveNode(t.Context(), "beta", api.NodeRemoval{}); !errors.Is(err, dataset.ErrInvalid) {
 		t.Errorf("it is still on record: %v", err)
 	}
 }
@@ -149,7 +149,7 @@ func TestRemoveNodeNamesOnlyReplicas(t *testing.T) {
 			}
 			c.then(l)
 			for _, dry := range []bool{true, false} {
-				out, err := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{DryRun: dry})
+				out, err := l.SecondService.RemoveNode(t.Context(), "gamma", api.NodeRemoval{DryRun: dry})
 				if err != nil || !slices.Equal(out.Unprotected, c.want) {
 					t.Errorf("dry run %v: unprotected volumes %q, %v; want %q", dry, out.Unprotected, err, c.want)
 				}
@@ -164,14 +164,14 @@ func TestForcedRemovalDespiteDamagedRecord(t *testing.T) {
 	l.Restart(l.Replica, "gamma")
 	l.EditCopy(l.Replica, func(c *dataset.Copy, _ *dataset.Node) { c.Kind = dataset.CopyReplica })
 	damaged := []store.Write{{Key: record.DatasetKey(l.Dataset.ID), Value: []byte(`{"id":`)}}
-	if _, err := l.Keeper.Ledger.Store.Txn(t.Context(), nil, damaged); err != nil {
+	if _, err := l.SecondService.Ledger.Store.Txn(t.Context(), nil, damaged); err != nil {
 		t.Fatal(err)
 	}
-	_, err := l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{})
+	_, err := l.SecondService.RemoveNode(t.Context(), "gamma", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrCorrupt, "damaged")
-	_, _ = l.Keeper.RemoveNode(t.Context(), "gamma", api.NodeRemoval{Force: true}) // fails later, at the damaged record
+	_, _ = l.SecondService.RemoveNode(t.Context(), "gamma", api.NodeRemoval{Force: true}) // fails later, at the damaged record
 	var n dataset.Node
-	if _, err := record.NewTx(t.Context(), l.Keeper.Ledger.Store).Get(record.NodeKey(l.Replica.ID), &n); err != nil || n.Removed.IsZero() {
+	if _, err := record.NewTx(t.Context(), l.SecondService.Ledger.Store).Get(record.NodeKey(l.Replica.ID), &n); err != nil || n.Removed.IsZero() {
 		t.Errorf("the record of node gamma after a forced removal: %+v, %v; want that it is removed", n, err)
 	}
 }

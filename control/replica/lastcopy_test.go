@@ -32,7 +32,7 @@ func TestLastCopyStays(t *testing.T) {
 		"the home is away":    func(l *controltest.LastCopy) { l.ReportHomeWell(); l.EndHome() },
 		"the home is not heard any more": func(l *controltest.LastCopy) {
 			l.ReportHomeWell()
-			l.Wait(l.Keeper.Relocator.Timing.MaxClockAge() + 1)
+			l.Wait(l.SecondService.Relocator.Timing.MaxClockAge() + 1)
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -64,7 +64,7 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 		"it cannot be opened":            {then: func(l *controltest.LastCopy) { l.Home.ReportOpen(l.Dataset, "it is not in the pool") }, answer: dataset.ErrStale, last: true},
 		"it may have lost writes":        {then: func(l *controltest.LastCopy) { l.Home.ReportOpen(l.Dataset, dataset.LostWrites+"and not synced") }},
 		"its pool is held":               {then: func(l *controltest.LastCopy) { l.ReportHomePool(false, "its generation is 5 and was 7") }, answer: dataset.ErrStale, last: true},
-		"the home is not heard any more": {then: func(l *controltest.LastCopy) { l.Wait(l.Keeper.Relocator.Timing.MaxClockAge() + 1) }, answer: dataset.ErrStale},
+		"the home is not heard any more": {then: func(l *controltest.LastCopy) { l.Wait(l.SecondService.Relocator.Timing.MaxClockAge() + 1) }, answer: dataset.ErrStale},
 		"the store is not believed":      {then: func(l *controltest.LastCopy) { l.Left.ReportDistrust("it is older") }, answer: dataset.ErrConflict},
 		"a person destroyed the volume":  {then: func(l *controltest.LastCopy) { l.Purge(); l.EndHome() }},
 	} {
@@ -78,7 +78,7 @@ func TestCondemnedIsDecidedAgain(t *testing.T) {
 			for g, was := range map[*controltest.Agent]dataset.CopyKind{l.Left: dataset.CopyLeft, l.Replica: dataset.CopyReplica} {
 				k := g.MustSync(0).Copies[0]
 				ask := func() error {
-					return l.Keeper.ReportCopy(t.Context(), g.ID, api.CopyReport{Incarnation: g.Incarnation, Copy: k.Copy, ConfirmRemoval: true})
+					return l.SecondService.ReportCopy(t.Context(), g.ID, api.CopyReport{Incarnation: g.Incarnation, Copy: k.Copy, ConfirmRemoval: true})
 				}
 				if err := ask(); dataset.KindOf(err) != c.answer {
 					t.Errorf("the copy that was %s: %v", was, err)
@@ -134,10 +134,10 @@ func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 					}
 				})
 				c.then(l)
-				if err := l.Keeper.CopyKeeper.Maintain(t.Context(), l.Keeper.MustVolume("db").Dataset); err != nil {
+				if err := l.SecondService.CopyKeeper.Maintain(t.Context(), l.SecondService.MustVolume("db").Dataset); err != nil {
 					t.Error(err)
 				}
-				v := l.Keeper.MustVolume("db")
+				v := l.SecondService.MustVolume("db")
 				if len(v.CopyDetails) != 2 {
 					t.Errorf("%d copies", len(v.CopyDetails))
 				}
@@ -155,7 +155,7 @@ func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 // letsGo has the keeper remove the copies that are not wanted any more, and returns what became of the copy.
 func letsGo(l *controltest.LastCopy) (left, replica dataset.CopyKind) {
 	l.Helper()
-	e := l.Keeper
+	e := l.SecondService
 	if err := errors.Join(e.CopyKeeper.Expire(e.Ctx), e.CopyKeeper.Maintain(e.Ctx, e.MustVolume("db").Dataset)); err != nil {
 		l.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestExpiryOfWhatIsAnotherCopyNow(t *testing.T) {
 	l.ReportHomeWell()
 	var was dataset.Copy
 	l.EditCopy(l.Left, func(c *dataset.Copy, _ *dataset.Node) { was, c.Kind = *c, dataset.CopySuperseded })
-	if _, err := l.Keeper.Ledger.Update(t.Context(), func(t *record.Tx) error { return l.Keeper.CopyKeeper.ExpireOne(t, was) }); err != nil {
+	if _, err := l.SecondService.Ledger.Update(t.Context(), func(t *record.Tx) error { return l.SecondService.CopyKeeper.ExpireOne(t, was) }); err != nil {
 		t.Fatal(err)
 	}
 	if is := l.Left.MustSync(0).Copies[0].Kind; is != dataset.CopySuperseded {
@@ -180,10 +180,10 @@ func TestExpiryOfWhatIsAnotherCopyNow(t *testing.T) {
 func TestExpiryBesideALostHome(t *testing.T) {
 	l := controltest.NewLastCopy(t)
 	l.ReportHomeWell()
-	l.Keeper.Spy = controltest.NewSpyStore(l.Keeper.Service.Ledger.Store)
-	l.Keeper.Ledger.Store = l.Keeper.Spy
-	l.Keeper.Spy.Before(l.EndHome)
-	if err := l.Keeper.CopyKeeper.Expire(t.Context()); err != nil {
+	l.SecondService.Spy = controltest.NewSpyStore(l.SecondService.Service.Ledger.Store)
+	l.SecondService.Ledger.Store = l.SecondService.Spy
+	l.SecondService.Spy.Before(l.EndHome)
+	if err := l.SecondService.CopyKeeper.Expire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if is := l.Left.MustSync(0).Copies[0].Kind; is != dataset.CopyLeft {
