@@ -17,13 +17,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// hasty is a store in a Consul that allows short sessions.
-type hasty struct{ *consul.Store }
+// shortTTL is a store in a Consul that allows short sessions.
+type shortTTL struct{ *consul.Store }
 
-var _ storetest.Hasty = hasty{}
+var _ storetest.ShortTTL = shortTTL{}
 
 // TTL gives the suite some time between its steps on a busy machine.
-func (hasty) TTL() time.Duration { return 3 * time.Second }
+func (shortTTL) TTL() time.Duration { return 3 * time.Second }
 
 // open opens a store, which is closed after the test unless the test closes it.
 func open(tb testing.TB, c *consultest.Cluster, prefix string) *consul.Store {
@@ -50,6 +50,6 @@ func TestContract(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{})
 	var n atomic.Int64
 	storetest.Run(t, func(t *testing.T) store.Store {
-		return hasty{open(t, c, fmt.Sprintf("t%d", n.Add(1)))}
+		return shortTTL{open(t, c, fmt.Sprintf("t%d", n.Add(1)))}
 	})
 }

@@ -34,7 +34,7 @@ func ended(t *testing.T, s store.Store, id string) {
 
 // ttlOf returns the TTL of the sessions that the suite opens in a store.
 func ttlOf(s store.Store) time.Duration {
-	if h, ok := s.(Hasty); ok {
+	if h, ok := s.(ShortTTL); ok {
 		return h.TTL()
 	}
 	return TTL

@@ -25,8 +25,8 @@ type Advancer interface {
 	Advance(time.Duration)
 }
 
-// Hasty is a store whose sessions may be shorter than TTL. The suite opens them with the result of its method TTL.
-type Hasty interface {
+// ShortTTL is a store whose sessions may be shorter than TTL. The suite opens them with the result of its method TTL.
+type ShortTTL interface {
 	store.Store
 	TTL() time.Duration
 }
