@@ -86,7 +86,7 @@ func (n Nodes) Yield(ctx context.Context, id uuid.UUID, y api.Yield) error {
 
 // ReportCopy reports the state of the node's copy of a dataset.
 func (n Nodes) ReportCopy(ctx context.Context, id uuid.UUID, k api.CopyReport) error {
-	return n.conn.send(ctx, node(route.Copied, id, k))
+	return n.conn.send(ctx, node(route.ReportCopy, id, k))
 }
 
 // ReportSharedMount reports that the node begins or ends its use of a shared dataset.
@@ -102,7 +102,7 @@ func (n Nodes) Facts(ctx context.Context, id uuid.UUID, r api.FactsReport) (data
 
 // ReportHoldings reports what the node holds, for a recovery.
 func (n Nodes) ReportHoldings(ctx context.Context, id uuid.UUID, h api.Holdings) error {
-	return n.conn.send(ctx, node(route.Hold, id, h))
+	return n.conn.send(ctx, node(route.ReportHoldings, id, h))
 }
 
 // Rebuild restores the datasets that were found in the node's pools.

@@ -123,22 +123,22 @@ var (
 
 // Endpoints that agents call, each for its own node.
 var (
-	RegisterNode = Route{"register-node", http.MethodPost, "/v1/nodes/{node}/register"}
-	Renew        = Route{"renew", http.MethodPost, "/v1/nodes/{node}/renew"}
-	Plan         = Route{"plan", http.MethodPost, "/v1/nodes/{node}/plan"}
-	Commit       = Route{"commit", http.MethodPost, "/v1/nodes/{node}/commit"}
-	Record       = Route{"record", http.MethodPost, "/v1/nodes/{node}/record"}
-	Recall       = Route{"recall", http.MethodPost, "/v1/nodes/{node}/recall"}
-	Yield        = Route{"yield", http.MethodPost, "/v1/nodes/{node}/yield"}
-	Copied       = Route{"copied", http.MethodPost, "/v1/nodes/{node}/copied"} // ReportCopy
-	SharedMount  = Route{"guest", http.MethodPost, "/v1/nodes/{node}/guest"}   // ReportSharedMount
-	Sync         = Route{"sync", http.MethodGet, "/v1/nodes/{node}/sync"}
-	Heartbeat    = Route{"heartbeat", http.MethodPost, "/v1/nodes/{node}/heartbeat"}
-	Facts        = Route{"facts", http.MethodPost, "/v1/nodes/{node}/facts"}
-	Generations  = Route{"generations", http.MethodPost, "/v1/nodes/{node}/generations"}
-	Rebuild      = Route{"rebuild", http.MethodPost, "/v1/nodes/{node}/rebuild"}
-	Certify      = Route{"certify", http.MethodPost, "/v1/nodes/{node}/certificate"}
-	Hold         = Route{"hold", http.MethodPost, "/v1/nodes/{node}/hold"} // ReportHoldings
+	RegisterNode   = Route{"register-node", http.MethodPost, "/v1/nodes/{node}/register"}
+	Renew          = Route{"renew", http.MethodPost, "/v1/nodes/{node}/renew"}
+	Plan           = Route{"plan", http.MethodPost, "/v1/nodes/{node}/plan"}
+	Commit         = Route{"commit", http.MethodPost, "/v1/nodes/{node}/commit"}
+	Record         = Route{"record", http.MethodPost, "/v1/nodes/{node}/record"}
+	Recall         = Route{"recall", http.MethodPost, "/v1/nodes/{node}/recall"}
+	Yield          = Route{"yield", http.MethodPost, "/v1/nodes/{node}/yield"}
+	ReportCopy     = Route{"copied", http.MethodPost, "/v1/nodes/{node}/copied"}
+	SharedMount    = Route{"guest", http.MethodPost, "/v1/nodes/{node}/guest"} // ReportSharedMount
+	Sync           = Route{"sync", http.MethodGet, "/v1/nodes/{node}/sync"}
+	Heartbeat      = Route{"heartbeat", http.MethodPost, "/v1/nodes/{node}/heartbeat"}
+	Facts          = Route{"facts", http.MethodPost, "/v1/nodes/{node}/facts"}
+	Generations    = Route{"generations", http.MethodPost, "/v1/nodes/{node}/generations"}
+	Rebuild        = Route{"rebuild", http.MethodPost, "/v1/nodes/{node}/rebuild"}
+	Certify        = Route{"certify", http.MethodPost, "/v1/nodes/{node}/certificate"}
+	ReportHoldings = Route{"hold", http.MethodPost, "/v1/nodes/{node}/hold"}
 )
 
 // Fill returns the path with its parameters replaced by names, in their order. The names are escaped. It fails with

@@ -96,7 +96,7 @@ func (h handlers) recovery() {
 			DryRunParam{in.Body.DryRun}.note(ctx)
 			return reply(h.Members.Recover(ctx, in.Body))
 		})
-	hold := agents(route.Hold, "Report the datasets and copies of the node, for a recovery of the store")
+	hold := agents(route.ReportHoldings, "Report the datasets and copies of the node, for a recovery of the store")
 	hold.MaxBodyBytes = maxRebuildBytes
 	if h.CheckCollecting != nil {
 		hold.Middlewares = append(hold.Middlewares, refuseUnless(h.CheckCollecting))

@@ -115,7 +115,7 @@ func (h handlers) moves() {
 		}) (*struct{}, error) {
 			return nil, h.Service.Yield(ctx, in.Node, in.Body)
 		})
-	add(h, agents(route.Copied, "Report the state of the node's copy of a dataset"),
+	add(h, agents(route.ReportCopy, "Report the state of the node's copy of a dataset"),
 		func(ctx context.Context, in *struct {
 			NodeParam
 			Body api.CopyReport
