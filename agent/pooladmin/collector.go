@@ -114,7 +114,7 @@ func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID, dryRun bool)
 			continue
 		}
 		list, err := trialdir.Find(p.Storage.Info().Path)
-		i := slices.IndexFunc(list, func(l trialdir.Found) bool { return l.ID == id })
+		i := slices.IndexFunc(list, func(l trialdir.FoundFolder) bool { return l.ID == id })
 		if err != nil || i < 0 {
 			continue
 		}

@@ -216,5 +216,5 @@ func (l *lister) isOfOtherPool(v volume) (bool, error) {
 		return false, nil
 	}
 	list, err := trialdir.Find(l.shelf.Path())
-	return slices.ContainsFunc(list, func(l trialdir.Found) bool { return l.Foreign == "" }), err
+	return slices.ContainsFunc(list, func(l trialdir.FoundFolder) bool { return l.Foreign == "" }), err
 }

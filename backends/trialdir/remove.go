@@ -26,7 +26,7 @@ import (
 // Remove removes an unused sandbox that Find found, with its content. kinds are the backends that may have made its
 // pools. If the sandbox is absent, Remove returns nil. It fails with dataset.ErrInUse if the sandbox is used, and with
 // dataset.ErrCorrupt if the folder is no sandbox.
-func Remove(ctx context.Context, kinds *backends.Registry, l Found) error {
+func Remove(ctx context.Context, kinds *backends.Registry, l FoundFolder) error {
 	if err := l.readMark(); errors.Is(err, os.ErrNotExist) {
 		return nil
 	} else if err != nil {

@@ -140,13 +140,13 @@ func IsSandbox(path, name string) bool {
 	if !hasSandboxName(name) {
 		return false
 	}
-	l := newFound(path, name)
+	l := newFoundFolder(path, name)
 	return l.readMark() == nil
 }
 
-func newFound(path, name string) Found {
+func newFoundFolder(path, name string) FoundFolder {
 	id := uuid.MustParse(strings.TrimPrefix(name, prefix))
-	return Found{Sandbox: Sandbox{Path: filepath.Join(path, name), ID: id}}
+	return FoundFolder{Sandbox: Sandbox{Path: filepath.Join(path, name), ID: id}}
 }
 
 func hasSandboxName(name string) bool {
@@ -155,25 +155,25 @@ func hasSandboxName(name string) bool {
 	return ok && err == nil && id == strings.ToLower(id) && len(id) == len(uuid.Nil.String())
 }
 
-// Found is a folder that Find found: a sandbox, or a foreign folder with the name of one.
-type Found struct {
+// FoundFolder is a folder that Find found: a sandbox, or a foreign folder with the name of one.
+type FoundFolder struct {
 	Sandbox
 	Foreign string // why the folder is no sandbox in spite of its name, and is never changed; empty for a sandbox
 	Busy    bool   // a process has locked the mark
 }
 
 // Find returns the sandboxes in the pool at path, and foreign folders with the name of a sandbox.
-func Find(path string) ([]Found, error) {
+func Find(path string) ([]FoundFolder, error) {
 	entries, err := os.ReadDir(path)
 	if err != nil {
 		return nil, fmt.Errorf("find sandboxes: %w", err)
 	}
-	var list []Found
+	var list []FoundFolder
 	for _, e := range entries {
 		if !hasSandboxName(e.Name()) {
 			continue
 		}
-		sandbox := newFound(path, e.Name())
+		sandbox := newFoundFolder(path, e.Name())
 		if err := sandbox.readMark(); err != nil {
 			sandbox.Foreign = err.Error()
 		} else if f, err := sandbox.lockMark(); f != nil {
@@ -187,7 +187,7 @@ func Find(path string) ([]Found, error) {
 
 // readMark reads the backend from the mark. It returns an error if the folder is not a sandbox. A folder without other
 // content is a sandbox even if the mark is empty or absent.
-func (l *Found) readMark() error {
+func (l *FoundFolder) readMark() error {
 	if info, err := os.Lstat(l.Path); err != nil {
 		return err
 	} else if !info.IsDir() {
@@ -219,14 +219,14 @@ func (l *Found) readMark() error {
 }
 
 // isEmpty reports whether the folder contains at most a mark.
-func (l *Found) isEmpty() bool {
+func (l *FoundFolder) isEmpty() bool {
 	entries, err := os.ReadDir(l.Path)
 	return err == nil && !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() != markName })
 }
 
 // lockMark locks the mark, and returns it open. The caller closes the file, if it is not nil. The error is
 // unix.EWOULDBLOCK if another process has locked the mark.
-func (l *Found) lockMark() (*os.File, error) {
+func (l *FoundFolder) lockMark() (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(l.Path, markName), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
