@@ -37,7 +37,7 @@ func poolLines(ctx context.Context, c cli.Remote, n api.Node) []string {
 	for _, p := range list {
 		if p.Node == n.ID {
 			state := pools.State(p)
-			if state == pools.HeldState {
+			if state == pools.Held {
 				state += ": " + p.Status.Reason
 			}
 			lines = append(lines, fmt.Sprintf("%s (%s at %s, %s)", p.Name, p.Backend, p.Path, state))

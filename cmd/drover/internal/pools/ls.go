@@ -16,11 +16,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The states of a pool in the output.
+// The states of a pool in the output. Package nodes also compares with Held.
 const (
 	poolOnline  = "online"
 	poolOffline = "offline"
-	HeldState   = "held"
+	Held        = "held"
 	poolUnknown = "unknown"
 	// poolUnreachable means that the node of the pool is unreachable. Its last report may be outdated.
 	poolUnreachable = "unreachable"
@@ -98,7 +98,7 @@ func State(p api.Pool) string {
 	case p.Status.Online:
 		return poolOnline
 	case p.Status.Quarantined:
-		return HeldState
+		return Held
 	}
 	return poolOffline
 }
