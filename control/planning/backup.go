@@ -45,6 +45,24 @@ func PlanBackup(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dat
 	return op, nil, checkSupports(t, d, dataset.OpBackup, "backup")
 }
 
+// allowBackups fails with dataset.ErrUnsupported if the dataset of an operation gets scheduled backups, and a control
+// replica runs a version of Drover that may not know them: such a replica would drop them when it writes the record
+// again. Otherwise no older replica can use the store once the operation is recorded. The argument what names the
+// request in the error.
+func (v *Planner) allowBackups(t *record.Tx, op *dataset.Operation, what string) error {
+	if op.DatasetRecord.Profile.Backup.To == "" {
+		return nil
+	}
+	var f record.StoreFormat
+	if _, err := t.Peek(record.FormatKey, &f); err != nil || f.Format >= record.BackupFormat {
+		return err // older replicas cannot use the store already
+	}
+	if err := v.CheckReplicas(t, what+" with scheduled backups"); err != nil {
+		return err
+	}
+	return record.NeedFormat(t, record.BackupFormat)
+}
+
 // chooseRepository returns the name of a repository that is recorded. If name is empty, it returns the only one.
 func chooseRepository(t *record.Tx, name string) (string, error) {
 	if name != "" {

@@ -112,6 +112,9 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		return nil, nil, err
 	}
 	op.Node = d.Home
+	if err := v.allowBackups(t, op, "volume "+d.Volume); err != nil {
+		return nil, nil, err
+	}
 	return op, nil, nil
 }
 

@@ -21,10 +21,15 @@ const FormatKey = "cluster/format"
 //   - 1: as at commit 418222e.
 //   - 2: keys were renamed: see dataset.DecodeRecord, which reads both names.
 //   - 3: datasets have aliases: see dataset.Dataset.
-const Format = 3
+//   - 4: the profiles of datasets have scheduled backups: see dataset.Profile.
+const Format = 4
 
-// AliasFormat is the first format whose datasets can have aliases.
-const AliasFormat = 3
+// AliasFormat is the first format whose datasets can have aliases, and BackupFormat the first one whose datasets can
+// have scheduled backups.
+const (
+	AliasFormat  = 3
+	BackupFormat = 4
+)
 
 // minFormat is the format that the first transaction of a replica sets. Older replicas decide nothing from then on. No
 // release had format 1. A later format is set by the first transaction that needs it: see NeedFormat.
@@ -161,8 +166,18 @@ func (s *formatStore) Txn(ctx context.Context, checks []store.Precondition, writ
 }
 
 // NeedFormat lets a transaction raise the format of the records in the store to format, unless they have it already.
-// Older replicas decide nothing from then on, so the caller must first check that none is alive.
-func NeedFormat(t *Tx, format int) error { return t.Put(FormatKey, StoreFormat{format}) }
+// Older replicas decide nothing from then on, so the caller must first check that none is alive. If the transaction
+// needs several formats, the latest one counts.
+func NeedFormat(t *Tx, format int) error {
+	if i := t.writeIndex(FormatKey); i >= 0 {
+		var f StoreFormat
+		if err := json.Unmarshal(t.writes[i].Value, &f); err != nil {
+			return err
+		}
+		format = max(format, f.Format)
+	}
+	return t.Put(FormatKey, StoreFormat{format})
+}
 
 // neededFormat returns the format that a transaction needs, and its writes without the one of NeedFormat.
 func neededFormat(writes []store.Write) (int, []store.Write, error) {

@@ -230,9 +230,15 @@ func (t *Tx) Event(typ api.EventType, d dataset.Dataset, detail string) {
 	t.Notice.Events = append(t.Notice.Events, api.Event{Type: typ, Volume: d.Volume, Dataset: d.ID, Detail: detail})
 }
 
-// PutDataset writes a record and wakes the agent of its home.
+// PutDataset writes a record and wakes the agent of its home. It raises the format of the store if an older replica
+// would drop the scheduled backups of the dataset.
 func (t *Tx) PutDataset(d dataset.Dataset) error {
 	t.NotifyDataset(d.ID, d.Home)
+	if d.Profile.Backup.To != "" {
+		if err := NeedFormat(t, BackupFormat); err != nil {
+			return err
+		}
+	}
 	return t.Put(DatasetKey(d.ID), d)
 }
 
