@@ -174,7 +174,8 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 	})
 	s.Reader = health.New(health.Deps{
 		Ledger: s.Ledger, Reports: s.Reports, Store: plain, StoreName: d.StoreName, NodeList: s.NodeList,
-		Shared: d.Shared, Own: d.Findings, LateBackups: func() []api.Finding { return s.Housekeeper.LateBackups() },
+		Shared: d.Shared, Own: d.Findings,
+		LateBackups: func(ctx context.Context) ([]api.Finding, error) { return s.Housekeeper.LateBackups(ctx) },
 	})
 	s.Registry = repositories.New(s.Ledger)
 	s.makePlanners(d)

@@ -47,7 +47,7 @@ type Deps struct {
 	// Own returns the findings about the host of this service. If nil, there are none.
 	Own func() []api.Finding
 	// LateBackups returns the findings about scheduled backups. If nil, there are none.
-	LateBackups func() []api.Finding
+	LateBackups func(ctx context.Context) ([]api.Finding, error)
 }
 
 // Reader reads the state of the cluster. Its methods are safe for concurrent use.
@@ -66,9 +66,6 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	if r.deps.Own != nil {
 		out.Findings = append(out.Findings, r.deps.Own()...)
 	}
-	if r.deps.LateBackups != nil {
-		out.Findings = append(out.Findings, r.deps.LateBackups()...)
-	}
 	reading, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
 	isNamed := slices.ContainsFunc(out.Store.Findings, isStoreError) // that the store is unavailable has a finding
@@ -82,6 +79,13 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 		out.Findings = append(out.Findings, api.Finding{
 			Level: levelError, Subject: "store", Text: fmt.Sprintf("%s cannot be read: %v", what, err),
 		})
+	}
+	if r.deps.LateBackups != nil {
+		late, err := r.deps.LateBackups(reading)
+		if err != nil {
+			unreadable("the scheduled backups", err)
+		}
+		out.Findings = append(out.Findings, late...)
 	}
 	var halt record.Halt
 	switch there, err := record.NewTx(reading, r.deps.Ledger.Store).Peek(record.HaltedKey, &halt); {

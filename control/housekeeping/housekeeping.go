@@ -84,12 +84,13 @@ type Deps struct {
 }
 
 // Housekeeper does the background work: trash, schedules, retention, replicas, members that are unreachable, old
-// operations. Between two rounds, Run keeps a Memory, which only its goroutine uses. Other goroutines can read only
-// the state of the schedules.
+// operations. Between two rounds, Run keeps a Memory, which only its goroutine uses. Other goroutines can use only
+// the state of the schedules and of the backups.
 type Housekeeper struct {
 	Deps
-	schedules    schedules
-	backupStates backupStates
+	schedules     schedules
+	backupStates  backupStates
+	backupRecords backupRecords
 }
 
 // NewMemory returns an empty Memory, so that the next round examines everything.
@@ -174,16 +175,20 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	if err != nil && ctx.Err() == nil {
 		h.reportFailure("look for nodes that can take a replica", err)
 	}
-	if err := k.examineChanges(ctx, h, slices.Concat(changes.Datasets, short), everything); err == nil {
+	examined := k.examineChanges(ctx, h, slices.Concat(changes.Datasets, short), everything)
+	if examined == nil {
 		h.rev = changes.Rev
 		if everything {
 			h.FullDue = now.Add(FullInterval)
 		}
 	} else if h.shortage.nodes = ""; ctx.Err() == nil {
-		h.reportFailure("look at what changed", err)
+		h.reportFailure("look at what changed", examined)
 	}
 	k.requestDueSnapshots(ctx, h, now)
 	k.requestDueBackups(ctx, h)
+	if examined == nil && ctx.Err() == nil {
+		k.backupStates.finish()
+	}
 	if k.Shared {
 		k.updateMembers(ctx, h, everything)
 	}

@@ -2,6 +2,7 @@ package housekeeping
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -31,9 +33,21 @@ type BackupSchedule struct {
 // backupStates remembers the scheduled backups of each volume as they were when Housekeeper.Run last looked at them. It
 // is safe for concurrent use.
 type backupStates struct {
-	mu sync.Mutex
-	of map[uuid.UUID]seenBackups
+	mu       sync.Mutex
+	of       map[uuid.UUID]seenBackups
+	complete bool // all volumes were looked at since clear was called
 }
+
+// backupRecords has the scheduled backups of all volumes as they were last read from the store, by a replica that does
+// not do the background work. It is safe for concurrent use.
+type backupRecords struct {
+	mu   sync.Mutex
+	list []seenBackups
+	read time.Time
+}
+
+// backupRecordsAge is how long backupRecords are used. Reading them again needs the records of all volumes.
+const backupRecordsAge = time.Minute
 
 // seenBackups is the state of the scheduled backups of a volume.
 type seenBackups struct {
@@ -45,8 +59,9 @@ type seenBackups struct {
 	missing            bool   // the repository is not recorded
 }
 
-// see remembers the state of the scheduled backups of a dataset.
-func (s *backupStates) see(d dataset.Dataset, b record.Backups, now time.Time, missing bool) {
+// newSeenBackups returns the state of the scheduled backups of a dataset. missing says that its repository is not
+// recorded.
+func newSeenBackups(d dataset.Dataset, b record.Backups, now time.Time, missing bool) seenBackups {
 	is := seenBackups{
 		volume: d.Volume, repository: d.Profile.Backup.To, last: b.Last, failures: b.Failures, problem: b.Problem,
 		missing: missing,
@@ -56,6 +71,12 @@ func (s *backupStates) see(d dataset.Dataset, b record.Backups, now time.Time, m
 	}
 	b.Failures = 0                   // a backup that is tried again later is late nevertheless
 	is.due, _ = backupDue(d, b, now) // zero for a schedule that is not valid
+	return is
+}
+
+// see remembers the state of the scheduled backups of a dataset.
+func (s *backupStates) see(d dataset.Dataset, b record.Backups, now time.Time, missing bool) {
+	is := newSeenBackups(d, b, now, missing)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.of == nil {
@@ -74,19 +95,90 @@ func (s *backupStates) remove(id uuid.UUID) {
 func (s *backupStates) clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.of = nil
+	s.of, s.complete = nil, false
 }
 
-// list returns the states by the name of the volume.
-func (s *backupStates) list() []seenBackups {
+// finish says that all volumes were looked at.
+func (s *backupStates) finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.complete = true
+}
+
+// list returns the states by the name of the volume, and whether it has all volumes.
+func (s *backupStates) list() (list []seenBackups, complete bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make([]seenBackups, 0, len(s.of))
 	for _, is := range s.of {
 		out = append(out, is)
 	}
-	slices.SortFunc(out, func(a, b seenBackups) int { return cmp.Compare(a.volume, b.volume) })
-	return out
+	sortByVolume(out)
+	return out, s.complete
+}
+
+func sortByVolume(list []seenBackups) {
+	slices.SortFunc(list, func(a, b seenBackups) int { return cmp.Compare(a.volume, b.volume) })
+}
+
+// readBackups returns the states of all volumes by name, as the store has them. They are at most backupRecordsAge old.
+func (k *Housekeeper) readBackups(ctx context.Context) ([]seenBackups, error) {
+	k.backupRecords.mu.Lock()
+	defer k.backupRecords.mu.Unlock()
+	now := k.Ledger.Clock.Now()
+	if age := now.Sub(k.backupRecords.read); age >= 0 && age < backupRecordsAge {
+		return k.backupRecords.list, nil
+	}
+	t := record.NewTx(ctx, k.Ledger.Store)
+	var list []seenBackups
+	for after := ""; ; {
+		entries, err := t.List(record.DatasetsPrefix, after, api.MaxPage)
+		if err != nil {
+			return nil, err
+		}
+		for some := range slices.Chunk(entries, store.MaxOps) {
+			states, err := readBackupsOf(t, some, now)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, states...)
+		}
+		if len(entries) < api.MaxPage {
+			break
+		}
+		after = entries[len(entries)-1].Key
+	}
+	sortByVolume(list)
+	k.backupRecords.list, k.backupRecords.read = list, now
+	return list, nil
+}
+
+// readBackupsOf returns the states of those datasets that have scheduled backups. A damaged record is left out: the
+// background work reports it.
+func readBackupsOf(t *record.Tx, entries []store.Entry, now time.Time) (list []seenBackups, err error) {
+	var scheduled []dataset.Dataset
+	var keys []string
+	for _, e := range entries {
+		var d dataset.Dataset
+		if record.Decode(e.Key, e.Value, &d) == nil && d.State == dataset.StateReady && d.Profile.Backup.To != "" {
+			scheduled, keys = append(scheduled, d), append(keys, record.BackupsKey(d.ID))
+		}
+	}
+	if err := t.Prefetch(keys); err != nil {
+		return nil, err
+	}
+	for _, d := range scheduled {
+		var b record.Backups
+		if _, err = t.Peek(record.BackupsKey(d.ID), &b); err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
+			return nil, err
+		}
+		known, err := t.Peek(record.RepositoryKey(d.Profile.Backup.To), &dataset.Repository{})
+		if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
+			return nil, err
+		}
+		list = append(list, newSeenBackups(d, b, now, !known && err == nil))
+	}
+	return list, nil
 }
 
 func (is seenBackups) overdue(now time.Time) time.Duration {
@@ -100,7 +192,7 @@ func (is seenBackups) overdue(now time.Time) time.Duration {
 // another control replica does the background work.
 func (k *Housekeeper) BackupSchedules() []BackupSchedule {
 	now := k.Ledger.Clock.Now()
-	list := k.backupStates.list()
+	list, _ := k.backupStates.list()
 	out := make([]BackupSchedule, len(list))
 	for i, is := range list {
 		out[i] = BackupSchedule{
@@ -111,10 +203,16 @@ func (k *Housekeeper) BackupSchedules() []BackupSchedule {
 }
 
 // LateBackups returns a warning for each volume whose scheduled backup is late, and for each whose repository is not
-// recorded. It returns none while another control replica does the background work.
-func (k *Housekeeper) LateBackups() (out []api.Finding) {
+// recorded. All control replicas return the same ones: those that do not do the background work read the records.
+func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err error) {
 	now := k.Ledger.Clock.Now()
-	for _, is := range k.backupStates.list() {
+	list, complete := k.backupStates.list()
+	if !complete {
+		if list, err = k.readBackups(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for _, is := range list {
 		finding := api.Finding{Level: "warning", Subject: "volume " + is.volume}
 		overdue := is.overdue(now)
 		switch {
@@ -138,5 +236,5 @@ func (k *Housekeeper) LateBackups() (out []api.Finding) {
 		}
 		out = append(out, finding)
 	}
-	return out
+	return out, nil
 }
