@@ -79,8 +79,9 @@ volume busy stays: volume busy is in use on node host-a by c1
 	}
 }
 
-// TestDrainNamesLosses: with --fenced, the drain and its dry run say since when each volume loses data.
-func TestDrainNamesLosses(t *testing.T) {
+// drainWithLoss returns a world in which a drain with --fenced of host-a moves volume db to host-z, and the volume loses
+// the data of the last two minutes.
+func drainWithLoss() *fake {
 	f := theWorld()
 	other := api.Node{Node: dataset.Node{ID: uuid.New(), Name: "host-z"}}
 	f.nodes = append(f.nodes, other)
@@ -91,6 +92,12 @@ func TestDrainNamesLosses(t *testing.T) {
 		Loss: &dataset.Loss{Taken: now.Add(-2 * time.Minute)},
 	}
 	f.byVolume = map[string]api.Outcome{v.ID.String(): {Operation: &op}}
+	return f
+}
+
+// TestDrainNamesLosses: with --fenced, the drain and its dry run say since when each volume loses data.
+func TestDrainNamesLosses(t *testing.T) {
+	f := drainWithLoss()
 	const loss = "node host-z, without the data written since 2026-03-01 11:58:00 UTC (2 minutes ago)\n"
 	for want, flags := range map[string][]string{
 		"dry run: volume db would move to " + loss: {"--dry-run"},
@@ -108,16 +115,7 @@ func TestDrainNamesLosses(t *testing.T) {
 // A drain with --fenced shows which data is lost, and changes nothing before the user has confirmed it. While it waits
 // for the confirmation, the first signal ends the command.
 func TestDrainAsks(t *testing.T) {
-	f := theWorld()
-	other := api.Node{Node: dataset.Node{ID: uuid.New(), Name: "host-z"}}
-	f.nodes = append(f.nodes, other)
-	v := f.volumes[0]
-	v.Volume, v.Home, f.volumes = "db", f.nodes[0].ID, []api.Volume{v}
-	op := dataset.Operation{
-		ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: other.ID, State: dataset.OpDone,
-		Loss: &dataset.Loss{Taken: now.Add(-2 * time.Minute)},
-	}
-	f.byVolume = map[string]api.Outcome{v.ID.String(): {Operation: &op}}
+	f := drainWithLoss()
 	const loss = "volume db continues on node host-z, without the data written since 2026-03-01 11:58:00 UTC"
 	for typed, want := range map[string]int{"": 2, "host-z\n": 1, "y\n": 1, "host-a\n": 0} {
 		c := newConsole(f)

@@ -167,7 +167,7 @@ func TestDestructiveCommandsAsk(t *testing.T) {
 			screen.Type(t, tc.typed+"\n")
 			c.In = screen.File
 			code := c.run(t, tc.args...)
-			asked := strings.Join(slices.DeleteFunc(c.fake.asked, onlyAsks), "\n")
+			asked := strings.Join(slices.DeleteFunc(slices.Clone(c.fake.asked), onlyAsks), "\n")
 			if !strings.Contains(asked, tc.did) || (asked == "") != (tc.did == "") || (code == 0) != (tc.did != "") || code > 1 {
 				t.Errorf("exit %d, asked %v, said %q", code, c.fake.asked, c.err.String())
 			}
@@ -209,7 +209,7 @@ func TestConfirmedObjectIsSentByItsUUID(t *testing.T) {
 			screen.Type(t, tc.typed+"\n")
 			c.In = screen.File
 			code := c.run(t, tc.args...)
-			sent := strings.Join(slices.DeleteFunc(c.fake.asked, onlyAsks), "\n")
+			sent := strings.Join(slices.DeleteFunc(slices.Clone(c.fake.asked), onlyAsks), "\n")
 			for _, want := range tc.sent {
 				if code != 0 || !strings.Contains(sent, want) {
 					t.Errorf("exit %d, sent %q, want %q; said %q", code, sent, want, c.err.String())
