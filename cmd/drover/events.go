@@ -113,12 +113,12 @@ func (q *eventQuery) selector(a *cli.App, cmd *cobra.Command) (func(api.Event) (
 	}
 	var since, until time.Time
 	if q.since != "" {
-		if since, err = parseTime(a.Now(), "since", q.since); err != nil {
+		if since, err = cli.ParseTime(a.Now(), "since", q.since); err != nil {
 			return nil, cli.UsageError(cmd, "%w", err)
 		}
 	}
 	if q.until != "" {
-		if until, err = parseTime(a.Now(), "until", q.until); err != nil {
+		if until, err = cli.ParseTime(a.Now(), "until", q.until); err != nil {
 			return nil, cli.UsageError(cmd, "%w", err)
 		}
 		if q.follow {
@@ -161,22 +161,6 @@ func eventsOf(ctx context.Context, c cli.Remote, ref string) (func(api.Event) bo
 			"no such volume, and no event about it: %q (drover volume ls, or drover events without a name)", ref)
 	}
 	return func(e api.Event) bool { return ids[e.Dataset] }, err
-}
-
-// parseTime parses the value of --since or --until: how long ago, or a time in the zone of now.
-func parseTime(now time.Time, flag, s string) (time.Time, error) {
-	if ago, err := dataset.ParseDuration(s); err == nil {
-		return now.Add(-ago), nil
-	}
-	layouts := []string{time.RFC3339Nano, time.DateTime, "2006-01-02T15:04:05", "2006-01-02 15:04", time.DateOnly}
-	for _, layout := range layouts {
-		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, dataset.Errorf(dataset.ErrInvalid,
-		"--%s %q: expected how long ago, such as 30m or 2d, or a time, such as 2026-03-01 or 2026-03-01 12:00:00",
-		flag, dataset.Clip(s))
 }
 
 // stream calls fn for the selected events. With --tail, it first reads all past events, and then continues after them.

@@ -75,6 +75,8 @@ var taskGroups = []taskGroup{
 		{"back up a volume now", "drover backup create VOLUME"},
 		{"list the backups of a volume", "drover backup ls VOLUME"},
 		{"create a volume from a backup", "drover backup restore BACKUP NEW"},
+		{"see what a repository can bring back", "drover recover --from NAME"},
+		{"bring all volumes back on an empty machine", "drover recover --from NAME --all"},
 		{"remove a backup", "drover backup rm --dry-run BACKUP"},
 		{"free the space of removed backups", "drover backup prune --repository NAME"},
 		{"check a repository and its data", "drover repository check NAME --read-data 100"},

@@ -34,6 +34,7 @@ func fixtures() map[string]func(*testing.T, *world) {
 		"store-damaged": setupStoreDamaged,
 		"agent-lost":    setupAgentLost,
 		"both-lost":     setupBothLost,
+		"host-lost":     setupHostLost,
 		"disk-away":     setupDiskAway,
 		"disk-moved":    setupDiskMoved,
 		"pool-gone":     setupPoolGone,
@@ -157,6 +158,17 @@ func setupBothLost(t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	w.must(t, "rm /var/lib/drover/store.db /var/lib/drover/agent.db")
+}
+
+// setupHostLost replaces the host by another one that has only the files of /etc/drover.
+func setupHostLost(t *testing.T, w *world) {
+	w.noContainers(t)
+	w.stop(t)
+	if err := w.h.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	w.must(t, "find /var/lib/drover -mindepth 1 -delete")
+	w.start(t)
 }
 
 // setupDiskAway makes a volume on the disk, which is then unmounted.

@@ -1,5 +1,5 @@
-// Package backups has the commands of drover backup. Package main adds them to the command tree. The commands call the
-// API, and keep no state: the repositories have the only list of the backups.
+// Package backups has the commands of drover backup, and drover recover. Package main adds them to the command tree.
+// The commands call the API, and keep no state: the repositories have the only list of the backups.
 package backups
 
 import (

@@ -173,10 +173,18 @@ func (a *App) Meter(label string, quiet bool) progress.Meter {
 	switch {
 	case quiet:
 		return progress.Discard{}
-	case HasSize(a.ErrOut) && a.Getenv("TERM") != "dumb" && a.Getenv("TERM") != "":
+	case a.drawsBars():
 		return progress.NewBar(a.ErrOut, label)
 	}
 	return progress.NewLines(a.ErrOut, label)
+}
+
+// Meters returns a group of meters, which show the progress of several pieces of work as Meter does that of one.
+func (a *App) Meters() *progress.Group { return progress.NewGroup(a.ErrOut, a.drawsBars()) }
+
+// drawsBars reports whether progress is drawn as bars.
+func (a *App) drawsBars() bool {
+	return HasSize(a.ErrOut) && a.Getenv("TERM") != "dumb" && a.Getenv("TERM") != ""
 }
 
 // IsTerminal reports whether a stream is a terminal.

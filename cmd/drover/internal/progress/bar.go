@@ -19,6 +19,7 @@ type Bar struct {
 	mu     sync.Mutex
 	w      io.Writer
 	label  string
+	group  *Group // the group that the bar belongs to; nil: it is drawn alone
 	pool   *mpb.Progress
 	bar    *mpb.Bar
 	closed bool
@@ -57,7 +58,11 @@ func (b *Bar) start() {
 		}
 		return unknown.Fill(w, s)
 	})
-	b.pool = mpb.New(mpb.WithOutput(b.w))
+	if b.group != nil {
+		b.pool = b.group.bars()
+	} else {
+		b.pool = mpb.New(mpb.WithOutput(b.w))
+	}
 	b.bar = b.pool.MustAdd(0, filler,
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return *b.text.Load() })),
 		mpb.AppendDecorators(decor.Any(amounts)))
@@ -82,6 +87,8 @@ func (b *Bar) Close() {
 		return
 	}
 	b.bar.Abort(true)
-	b.pool.Wait()
+	if b.group == nil {
+		b.pool.Wait()
+	}
 	b.pool = nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -131,5 +132,54 @@ func TestBarOfWorkDoneAtOnceDrawsNothing(t *testing.T) {
 	b.Close()
 	if out.Len() != 0 {
 		t.Errorf("drew %q", out.String())
+	}
+}
+
+// TestGroupOnATerminal: each piece of work has a bar, and Close removes those that are left.
+func TestGroupOnATerminal(t *testing.T) {
+	screen := ptytest.Open(t)
+	g := NewGroup(screen.File, true)
+	var users sync.WaitGroup
+	for _, volume := range []string{"db", "web"} {
+		users.Go(func() {
+			m := g.Meter("recover " + volume)
+			defer m.Close()
+			for range 1000 {
+				m.Update(dataset.Progress{Step: "restoring", Done: 5, Total: 10})
+			}
+			time.Sleep(400 * time.Millisecond) // until the bars are drawn
+		})
+	}
+	users.Wait()
+	g.Close()
+	g.Close()
+	got := screen.Screen()
+	for _, want := range []string{"recover db: restoring", "recover web: restoring"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no bar %s: %q", want, got)
+		}
+	}
+	if !strings.HasSuffix(got, "\x1b[J") {
+		t.Errorf("the bars stay: %q", got)
+	}
+}
+
+// TestGroupWithoutATerminal: the lines of several pieces of work do not mix.
+func TestGroupWithoutATerminal(t *testing.T) {
+	var out bytes.Buffer
+	g := NewGroup(&out, false)
+	var users sync.WaitGroup
+	for range 8 {
+		users.Go(func() {
+			m := g.Meter("recover db")
+			defer m.Close()
+			m.Update(dataset.Progress{Step: "restoring"})
+			g.Exclusively(func() { out.WriteString("recovered\n") })
+		})
+	}
+	users.Wait()
+	g.Close()
+	if n := strings.Count(out.String(), "recover db: restoring\n") + strings.Count(out.String(), "recovered\n"); n != 16 {
+		t.Errorf("%d lines: %q", n, out.String())
 	}
 }

@@ -1,0 +1,225 @@
+package backups
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// candidate is a volume that drover recover can create. It is an item of the command's JSON output.
+type candidate struct {
+	Backup  api.VolumeBackup `json:"backup"` // newest complete backup
+	State   candidateState   `json:"state"`
+	Problem *dataset.Problem `json:"problem,omitempty"` // why it was not recovered, or why its record cannot be read
+	// newer backups that are not complete, and are not used
+	Unusable []api.VolumeBackup `json:"unusable,omitempty"`
+	// the newest backup of each earlier volume that had the same name
+	Older []api.VolumeBackup `json:"older,omitempty"`
+
+	operation *dataset.Operation // restore that is in progress; nil: none
+	present   string             // present name of the volume, if it exists
+	chosen    bool               // named on the command line
+}
+
+// candidateState says what drover recover does with a volume.
+type candidateState string
+
+const (
+	stateAbsent    candidateState = "absent"     // it is created
+	stateNoProfile candidateState = "no-profile" // it is absent, and so is its profile
+	stateRestoring candidateState = "restoring"  // a restore of the backup is in progress
+	stateRestored  candidateState = "restored"   // it was created from the backup
+	stateExists    candidateState = "exists"     // it is the volume that was backed up
+	stateOtherData candidateState = "other-data" // another volume has the name
+	stateUnusable  candidateState = "incomplete" // it has no complete backup
+	stateFailed    candidateState = "failed"     // it was not recovered; see Problem
+)
+
+// cluster is what is recorded now, to compare the backups with.
+type cluster struct {
+	volumes    []api.Volume
+	profiles   []api.ListedProfile
+	operations []dataset.Operation
+}
+
+func readCluster(ctx context.Context, c cli.Remote) (now cluster, err error) {
+	if now.operations, err = cli.FetchAll(ctx, c.Operations); err != nil {
+		return now, err
+	}
+	// The volumes are read after the operations: a restore that ends meanwhile is found as a volume.
+	if now.volumes, err = cli.FetchAll(ctx, c.Volumes); err != nil {
+		return now, err
+	}
+	now.profiles, err = c.Profiles(ctx)
+	return now, err
+}
+
+// candidates returns a candidate for each name of a volume of which a repository has a backup that is not later than
+// latest, sorted by name. If latest is zero, all backups are considered. incomplete says why some backups cannot be
+// read.
+func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository string, latest time.Time) (
+	list []*candidate, incomplete, err error) {
+	backups, incomplete, err := fetch(ctx, c, repository, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	now, err := readCluster(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	byName := map[string]*candidate{}
+	for _, b := range slices.Backward(backups) { // newest first
+		if !latest.IsZero() && b.Taken.After(latest) {
+			continue
+		}
+		cand := byName[b.Volume]
+		if cand == nil {
+			cand = &candidate{Backup: b, State: stateUnusable}
+			byName[b.Volume] = cand
+			list = append(list, cand)
+		}
+		isListed := func(o api.VolumeBackup) bool { return o.Dataset == b.Dataset }
+		switch complete := now.madeCompletely(b); {
+		case !complete && cand.State == stateUnusable:
+			cand.Unusable = append(cand.Unusable, b)
+		case complete && cand.State == stateUnusable:
+			cand.Backup = b
+			now.compare(cand, r.profile != "")
+		case complete && !isListed(cand.Backup) && !slices.ContainsFunc(cand.Older, isListed):
+			cand.Older = append(cand.Older, b)
+		}
+	}
+	slices.SortFunc(list, func(x, y *candidate) int { return strings.Compare(x.Backup.Volume, y.Backup.Volume) })
+	return list, incomplete, nil
+}
+
+// madeCompletely reports whether the operation that made a backup ended with it. A backup of an operation that control
+// does not know is taken for complete, as by isComplete.
+func (now cluster) madeCompletely(b api.VolumeBackup) bool {
+	i := slices.IndexFunc(now.operations, func(op dataset.Operation) bool { return op.ID == b.Operation })
+	return b.Operation == uuid.Nil || i < 0 ||
+		now.operations[i].State == dataset.OpDone && now.operations[i].Backup == b.ID
+}
+
+// compare sets the state of a candidate. If profileChosen is set, the profile of its backup is not needed.
+func (now cluster) compare(cand *candidate, profileChosen bool) {
+	b := cand.Backup
+	restores := func(op dataset.Operation) bool {
+		return op.Kind == dataset.OpImport && op.Backup == b.ID && op.Volume == b.Volume
+	}
+	same := func(v api.Volume) bool { return v.ID == b.Dataset }
+	if i := slices.IndexFunc(now.volumes, same); i >= 0 {
+		cand.State, cand.present = stateExists, now.volumes[i].Volume
+		return
+	}
+	named := func(v api.Volume) bool { return v.HasName(b.Volume) }
+	if i := slices.IndexFunc(now.volumes, named); i >= 0 {
+		cand.State, cand.present = stateOtherData, now.volumes[i].Volume
+		if slices.ContainsFunc(now.operations, func(op dataset.Operation) bool {
+			return restores(op) && op.State == dataset.OpDone && op.DatasetID == now.volumes[i].ID
+		}) {
+			cand.State = stateRestored
+		}
+		return
+	}
+	for i, op := range now.operations {
+		if restores(op) && !op.State.Final() {
+			cand.State, cand.operation = stateRestoring, &now.operations[i]
+			return
+		}
+	}
+	known := func(p api.ListedProfile) bool { return p.Name == b.Profile }
+	if cand.State = stateAbsent; !profileChosen && b.Profile != "" && !slices.ContainsFunc(now.profiles, known) {
+		cand.State = stateNoProfile
+	}
+}
+
+// print prints the candidates. The size of each one is in its record, which restic must read from the repository.
+func (r *recovery) print(ctx context.Context, c cli.Remote, repository string, list []*candidate) error {
+	r.each(list, func(cand *candidate) {
+		b, err := c.VolumeBackup(ctx, cand.Backup.Repository, cand.Backup.ID)
+		if err != nil {
+			cand.Problem = dataset.ProblemOf(err)
+			return
+		}
+		cand.Backup = b
+	})
+	unreadable := 0
+	for _, cand := range list {
+		if cand.Problem != nil {
+			unreadable++
+		}
+	}
+	if r.out.JSON() {
+		if err := show.List(r.app.Out, list); err != nil {
+			return err
+		}
+	} else if err := r.printTable(ctx, repository, list); err != nil {
+		return err
+	}
+	if unreadable > 0 {
+		return fmt.Errorf("the records of %d of %d backups cannot be read", unreadable, len(list))
+	}
+	return nil
+}
+
+func (r *recovery) printTable(ctx context.Context, repository string, list []*candidate) error {
+	t := show.NewTable("VOLUME", "BACKUP", "TAKEN", "SIZE", "PROFILE", "STATE")
+	absent := 0
+	for _, cand := range list {
+		b, size := cand.Backup, "not limited"
+		switch {
+		case b.Record == nil:
+			size = "unknown"
+		case b.Record.Size > 0:
+			size = b.Record.Size.Readable(0)
+		}
+		t.Row(cli.ShortName(b.Volume), short(b.ID), show.Ago(r.app.Now(), b.Taken), size, b.Profile, string(cand.State))
+		if cand.State == stateAbsent {
+			absent++
+		}
+	}
+	if err := t.Write(r.app.Out); err != nil {
+		return err
+	}
+	r.noteUnused(list)
+	for _, cand := range list {
+		if cand.Problem != nil {
+			r.app.PrintError(ctx, cand.Problem.Err())
+		}
+	}
+	hint := ""
+	if absent > 0 && r.at == "" {
+		hint = " (drover recover --from " + repository + " --all)"
+	}
+	_, err := fmt.Fprintf(r.app.ErrOut, "drover: %d of %d volumes can be recovered%s\n", absent, len(list), hint)
+	return err
+}
+
+// each calls f for each candidate, for up to --parallel of them at the same time.
+func (r *recovery) each(list []*candidate, f func(*candidate)) {
+	var all sync.WaitGroup
+	next := make(chan *candidate)
+	for range min(r.parallel, uint(len(list))) {
+		all.Go(func() {
+			for cand := range next {
+				f(cand)
+			}
+		})
+	}
+	for _, cand := range list {
+		next <- cand
+	}
+	close(next)
+	all.Wait()
+}

@@ -1,0 +1,259 @@
+package backups
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// recovery has the flags of drover recover.
+type recovery struct {
+	app         *cli.App
+	out         *cli.Output
+	from        string // name or URL of the repository
+	name        string // name for a repository that is not recorded
+	password    string
+	credentials string // path of the file with the keys of an S3 server
+	at          string // a moment: the newest backup that is not later is used
+	profile     string // profile of all volumes; empty: each gets the one that it had
+	profileSize bool
+	all         bool
+	parallel    uint
+}
+
+// RecoverCommand makes drover recover.
+func RecoverCommand(a *cli.App) *cobra.Command {
+	r := &recovery{app: a, parallel: 2}
+	cmd := &cobra.Command{
+		Use:   "recover [VOLUME...]",
+		Short: "List the volumes of a repository, and bring them back",
+		Long: `Bring volumes back from the backups in a repository, for example on an empty
+machine. Without VOLUME and --all, the command only lists the volumes.
+
+Each volume is created from its newest complete backup, with the name, profile,
+size and labels that it had. A volume that exists is never changed. If the
+command is interrupted or some volumes fail, repeat it: it waits for restores
+that still run, and creates only the volumes that are absent. drover operation
+cancel cancels a restore.
+
+--from is the name of a recorded repository, or a URL as for drover repository
+add. A repository that is not recorded is opened with --password and then
+recorded. None is made. --at uses the newest backups that are not later than a
+time.`,
+		Example: `  drover recover --from /mnt/nas/backups \
+    --password file:/etc/drover/offsite.pass
+  drover recover --from offsite --all --dry-run
+  drover recover --from offsite db web`,
+		Args: cobra.ArbitraryArgs, ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	r.out = cli.OutputFlags(cmd, false)
+	r.addFlags(cmd)
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, volumes []string) error {
+		switch {
+		case r.from == "":
+			return cli.UsageError(cmd, "missing flag: --from NAME or --from URL")
+		case r.all && len(volumes) > 0:
+			return cli.UsageError(cmd, "--all cannot be combined with names of volumes")
+		case r.parallel == 0:
+			return cli.UsageError(cmd, "--parallel must be at least 1")
+		case r.out.DryRun && !r.all && len(volumes) == 0:
+			return cli.UsageError(cmd, "--dry-run needs VOLUME or --all (without them, the command only lists)")
+		}
+		return r.run(cmd.Context(), c, volumes)
+	})
+	return cmd
+}
+
+func (r *recovery) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&r.from, "from", "", "name or URL of the `REPOSITORY`")
+	f.StringVar(&r.name, "name", "", "record the repository of the URL as `NAME` (default: the end of the URL)")
+	f.StringVar(&r.password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
+	f.StringVar(&r.credentials, "credentials-file", "", "`FILE` with the keys of an S3 server, on each node")
+	f.StringVar(&r.at, "at", "", "use no backup later than `TIME`, or than so long ago, such as 2d")
+	f.StringVar(&r.profile, "profile", "", "create all volumes with this `PROFILE`")
+	f.BoolVar(&r.profileSize, "profile-size", false, "give the volumes the sizes of their profiles")
+	f.BoolVar(&r.all, "all", false, "recover all volumes that are absent")
+	f.UintVar(&r.parallel, "parallel", r.parallel, "number of volumes to recover at the same time")
+	cli.DryRunFlag(cmd, r.out)
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("from", cli.Complete(r.app, cli.RepositoryWords)))
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("profile", cli.Complete(r.app, cli.ProfileWords)))
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("password", cobra.FixedCompletions(
+		[]string{"file:", "exec:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)))
+}
+
+func (r *recovery) run(ctx context.Context, c cli.Remote, volumes []string) error {
+	latest := time.Time{}
+	if r.at != "" {
+		var err error
+		if latest, err = cli.ParseTime(r.app.Now(), "at", r.at); err != nil {
+			return err
+		}
+	}
+	repository, err := r.repository(ctx, c)
+	if err != nil {
+		return err
+	}
+	list, incomplete, err := r.candidates(ctx, c, repository, latest)
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 {
+		if incomplete != nil {
+			return incomplete
+		}
+		return dataset.Errorf(dataset.ErrNotFound, "repository %s has no backups of volumes%s", repository,
+			map[bool]string{true: " that are old enough", false: ""}[r.at != ""])
+	}
+	if !r.all && len(volumes) == 0 {
+		if err := r.print(ctx, c, repository, list); err != nil {
+			return err
+		}
+		return incomplete
+	}
+	if !r.all {
+		if list, err = selected(list, repository, volumes, incomplete); err != nil {
+			return err
+		}
+	}
+	r.noteUnused(list)
+	if incomplete != nil {
+		r.app.PrintError(ctx, fmt.Errorf("some backups cannot be read, so newer ones of these volumes may exist: %w",
+			incomplete))
+	}
+	if err := r.recoverAll(ctx, c, list); err != nil {
+		return err
+	}
+	if incomplete != nil {
+		return fmt.Errorf("not all backups of repository %s can be read (drover repository check %[1]s)", repository)
+	}
+	return nil
+}
+
+// selected returns the candidates with the given names. It fails if one of them is unknown, so that a typing error is
+// found before a volume is created.
+func selected(list []*candidate, repository string, volumes []string, incomplete error) ([]*candidate, error) {
+	byName := map[string]*candidate{}
+	for _, cand := range list {
+		byName[cand.Backup.Volume] = cand
+	}
+	var out []*candidate
+	for _, volume := range volumes {
+		cand := byName[volume]
+		switch {
+		case cand == nil && incomplete != nil:
+			return nil, fmt.Errorf("no backup that can be read is of a volume %q: %w", dataset.Clip(volume), incomplete)
+		case cand == nil:
+			return nil, dataset.Errorf(dataset.ErrNotFound,
+				"repository %s has no backup of a volume %q (drover recover --from %[1]s lists the volumes)",
+				repository, dataset.Clip(volume))
+		case cand.chosen:
+			continue
+		}
+		cand.chosen = true
+		out = append(out, cand)
+	}
+	return out, nil
+}
+
+// repository returns the name of the repository to read. If --from is a URL that is not recorded, the repository is
+// opened and recorded.
+func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error) {
+	if !strings.ContainsAny(r.from, "/:") {
+		_, err := c.Repository(ctx, r.from)
+		if errors.Is(err, dataset.ErrNotFound) {
+			return "", fmt.Errorf("%w (or give its URL: --from URL --password SOURCE)", err)
+		}
+		return r.from, err
+	}
+	place, err := dataset.ParseRepositoryURL(r.from)
+	if err != nil {
+		return "", err
+	}
+	recorded, err := c.Repositories(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, known := range recorded {
+		if known.URL == place && (r.name == "" || r.name == known.Name) {
+			return known.Name, nil
+		}
+	}
+	n := api.NewRepository{Name: r.name, URL: place, CredentialsFile: r.credentials}
+	if n.Name == "" {
+		n.Name = nameOf(place, recorded)
+	}
+	return n.Name, r.record(ctx, c, n)
+}
+
+// record opens a repository, and records it. It never makes one: an empty place means that the disk is not mounted, or
+// that the URL is wrong.
+func (r *recovery) record(ctx context.Context, c cli.Remote, n api.NewRepository) (err error) {
+	switch {
+	case r.out.DryRun:
+		return dataset.Errorf(dataset.ErrInvalid, "repository %s is not recorded, and a dry run records nothing "+
+			"(without --dry-run, --all and VOLUME, the command records it and lists its volumes)", dataset.Clip(n.URL))
+	case r.password == "":
+		return dataset.Errorf(dataset.ErrInvalid,
+			"repository %s is not recorded: its password is needed (--password file:PATH or --password exec:PATH)",
+			dataset.Clip(n.URL))
+	}
+	if n.Password, err = dataset.ParsePasswordSource(r.password); err != nil {
+		return err
+	}
+	if _, err := n.Repository().Checked(); err != nil {
+		return err
+	}
+	if _, err := c.CheckRepository(ctx, api.RepositoryCheck{New: &n}); err != nil {
+		return err
+	}
+	if _, err := c.AddRepository(ctx, n); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(r.app.ErrOut, "drover: added repository %s\n", n.Name)
+	return err
+}
+
+// defaultName is the name of a recorded repository if its URL does not end with a valid one.
+const defaultName = "recovered"
+
+// nameOf returns a name for a repository: the last element of its URL if that is a valid name that no recorded
+// repository has, otherwise defaultName.
+func nameOf(url string, recorded []dataset.Repository) string {
+	name := path.Base(url)
+	if dataset.CheckRepositoryName(name) != nil {
+		return defaultName
+	}
+	for _, known := range recorded {
+		if known.Name == name {
+			return defaultName
+		}
+	}
+	return name
+}
+
+// noteUnused prints which backups of the candidates' names are not used although one could expect it: newer ones that
+// are not complete, and those of earlier volumes that had the same names.
+func (r *recovery) noteUnused(list []*candidate) {
+	for _, cand := range list {
+		name := show.Clean(cand.Backup.Volume)
+		for _, b := range cand.Unusable {
+			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: backup %s of volume %s, taken %s, is not complete, and is not "+
+				"used\n", short(b.ID), name, show.When(r.app.Now(), b.Taken))
+		}
+		for _, b := range cand.Older {
+			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: another volume had the name %s earlier: its newest backup is "+
+				"%s, taken %s (drover backup restore %[2]s NEW)\n", name, short(b.ID), show.When(r.app.Now(), b.Taken))
+		}
+	}
+}

@@ -1,0 +1,170 @@
+package backups
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/progress"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// recoverAll recovers the candidates, up to --parallel of them at the same time. If one fails, the others are
+// recovered. After an interrupt, no further restore begins, and those in progress continue.
+func (r *recovery) recoverAll(ctx context.Context, c cli.Remote, list []*candidate) error {
+	ctx, stop := r.app.Signals(ctx)
+	defer stop()
+	p := &printer{meters: r.app.Meters()}
+	r.each(list, func(cand *candidate) {
+		if ctx.Err() != nil {
+			cand.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrCancelled, "interrupted"))
+			return
+		}
+		line, err := r.recoverOne(ctx, c, p, cand)
+		cand.Problem = dataset.ProblemOf(err)
+		switch {
+		case err != nil && ctx.Err() != nil: // summarize reports the interrupt
+		case err != nil:
+			cand.State = stateFailed
+			p.print(func() { r.app.PrintError(ctx, err) })
+		case !r.out.JSON():
+			p.print(func() { _ = r.app.PrintLine("%s", line) })
+		}
+		if err == nil && !r.out.DryRun && cand.State != stateExists {
+			cand.State = stateRestored
+		}
+	})
+	p.close()
+	if r.out.JSON() {
+		if err := show.List(r.app.Out, list); err != nil {
+			return err
+		}
+	}
+	return r.summarize(ctx, list)
+}
+
+// summarize prints how many candidates are recovered. It fails if not all of them are.
+func (r *recovery) summarize(ctx context.Context, list []*candidate) error {
+	failed := 0
+	for _, cand := range list {
+		if cand.Problem != nil {
+			failed++
+		}
+	}
+	switch {
+	case ctx.Err() != nil && failed > 0:
+		return dataset.Errorf(dataset.ErrCancelled, "interrupted: %d of %d volumes are not recovered yet, and "+
+			"restores in progress continue (drover operation ls; repeat the command to recover the others)",
+			failed, len(list))
+	case failed > 0:
+		return fmt.Errorf("%d of %d volumes were not recovered", failed, len(list))
+	case r.out.DryRun || r.out.JSON():
+		return nil
+	}
+	return r.app.PrintLine("%d of %[1]d volumes are recovered", len(list))
+}
+
+// printer prints the lines of several goroutines. While bars are drawn on the terminal, it keeps the lines until close.
+type printer struct {
+	meters *progress.Group
+	mu     sync.Mutex
+	kept   []func()
+}
+
+func (p *printer) print(line func()) {
+	if !p.meters.Drawn() {
+		p.meters.Exclusively(line)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.kept = append(p.kept, line)
+}
+
+func (p *printer) close() {
+	p.meters.Close()
+	for _, line := range p.kept {
+		line()
+	}
+}
+
+// recoverOne recovers a candidate, and returns the line that says what was done.
+func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, cand *candidate) (string, error) {
+	b := cand.Backup
+	switch cand.State {
+	case stateExists:
+		if cand.present != b.Volume {
+			return fmt.Sprintf("volume %s exists, and is now named %s", b.Volume, cand.present), nil
+		}
+		return fmt.Sprintf("volume %s exists, and is the volume that was backed up", b.Volume), nil
+	case stateRestored:
+		return fmt.Sprintf("volume %s was recovered from backup %s before", b.Volume, short(b.ID)), nil
+	case stateOtherData:
+		return "", dataset.Errorf(dataset.ErrExists, "volume %s exists, and was not created from backup %s: it stays "+
+			"as it is (drover backup restore %[2]s NEW creates another volume)", b.Volume, short(b.ID))
+	case stateUnusable:
+		return "", dataset.Errorf(dataset.ErrNotFound, "volume %s has no complete backup (drover backup ls %[1]s "+
+			"lists the others)", b.Volume)
+	case stateNoProfile:
+		return "", dataset.Errorf(dataset.ErrNotFound, "profile %s of volume %s does not exist (add it to "+
+			"profiles.yaml, or choose another one: --profile PROFILE)", b.Profile, b.Volume)
+	case stateRestoring:
+		if r.out.DryRun {
+			return fmt.Sprintf("dry run: volume %s is being recovered from backup %s", b.Volume, short(b.ID)), nil
+		}
+		return r.wait(ctx, c, p, b, *cand.operation)
+	}
+	var err error
+	if cand.Backup, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
+		cand.Backup = b
+		return "", fmt.Errorf("volume %s: %w", b.Volume, err)
+	}
+	return r.create(ctx, c, p, cand.Backup)
+}
+
+// create creates a volume from a backup, and waits for it.
+func (r *recovery) create(ctx context.Context, c cli.Remote, p *printer, b api.VolumeBackup) (string, error) {
+	opts := map[string]string{}
+	if profile := r.profile; profile != "" {
+		opts["profile"] = profile
+	} else if b.Profile != "" {
+		opts["profile"] = b.Profile
+	}
+	opts, leftOut := withRecord(b.Record, opts, r.profileSize)
+	for _, err := range leftOut {
+		p.print(func() {
+			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: volume %s: not restored: %v\n", show.Clean(b.Volume), err)
+		})
+	}
+	o := *r.out
+	o.Detach = true
+	out, err := r.app.Submit(ctx, c, &o, api.Request{
+		Kind: dataset.OpImport, Volume: b.Volume, Options: opts, Repository: b.Repository, Backup: b.ID,
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case r.out.DryRun:
+		return "dry run: would recover volume " + r.describe(b), nil
+	case out.Operation == nil:
+		return "recovered volume " + r.describe(b), nil
+	}
+	return r.wait(ctx, c, p, b, *out.Operation)
+}
+
+// wait waits for the operation that restores a backup.
+func (r *recovery) wait(ctx context.Context, c cli.Remote, p *printer, b api.VolumeBackup, op dataset.Operation) (
+	string, error) {
+	m := p.meters.Meter("recover " + b.Volume)
+	defer m.Close()
+	_, err := r.app.Wait(ctx, c, op, m)
+	return "recovered volume " + r.describe(b), err
+}
+
+// describe names a volume, its backup and the age of its content.
+func (r *recovery) describe(b api.VolumeBackup) string {
+	return fmt.Sprintf("%s from backup %s, taken %s", b.Volume, short(b.ID), show.When(r.app.Now(), b.Taken))
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// wiped makes the world of a new machine. Its repository has backups of the volumes db and web, whose profile exists, of
+// lost, whose profile does not, and of an earlier volume that was named db.
+func wiped(c *console) { wipedThen(c) }
+
+// wipedThen is wiped, with the answers to requests about operations.
+func wipedThen(c *console, answers ...answer) {
+	c.fake.volumes, c.fake.operations = nil, nil
+	web, earlier := c.fake.backups[0], c.fake.backups[0]
+	web.ID, web.Volume, web.Dataset, web.Operation = strings.Repeat("3a0b77c2", 8), "web", idBare, uuid.Nil
+	earlier.ID, earlier.Dataset, earlier.Operation = strings.Repeat("9d3e4c1b", 8), idOther, uuid.Nil
+	earlier.Taken = now.Add(-100 * time.Hour)
+	c.fake.backups = append(slices.Insert(c.fake.backups, 0, earlier), web)
+	if len(answers) > 0 {
+		works(c.fake, answers[len(answers)-1], answers[:len(answers)-1]...)
+	}
+}
+
+func wipedRestores(c *console) { wipedThen(c, ended(dataset.OpDone, nil), ended(dataset.OpDone, nil)) }
+
+// wipedFails: the restore of db fails, and that of web succeeds.
+func wipedFails(c *console) {
+	full := &dataset.Problem{Code: dataset.ErrNoSpace.Code, Message: "import of volume db: pool default is full"}
+	wipedThen(c, ended(dataset.OpFailed, full), ended(dataset.OpDone, nil))
+}
+
+// wipedRestoring: the command was killed while it restored db.
+func wipedRestoring(c *console) {
+	wipedRestores(c)
+	op := running("restoring", 0, 0).op
+	op.Kind, op.Volume, op.Backup, op.Repository = dataset.OpImport, "db", strings.Repeat("1c09bb5f", 8), "offsite"
+	c.fake.operations = []dataset.Operation{op}
+}
+
+// wipedRestored: db was recovered, and another volume web was made meanwhile.
+func wipedRestored(c *console) {
+	wiped(c)
+	done := ended(dataset.OpDone, nil).op
+	done.Kind, done.Volume, done.Backup, done.DatasetID = dataset.OpImport, "db", strings.Repeat("1c09bb5f", 8), idReq
+	c.fake.operations = []dataset.Operation{done}
+	db, web := dbVolume(), dbVolume()
+	db.ID, web.ID, web.Volume = idReq, idOther, "web"
+	c.fake.volumes = []api.Volume{db, web}
+}
+
+// wipedIncomplete: the operation that made the newest backups of db and the only one of web failed.
+func wipedIncomplete(c *console) {
+	wipedThen(c, ended(dataset.OpDone, nil))
+	c.fake.backups[2].Operation, c.fake.backups[4].Operation = idReq, idReq
+	c.fake.operations = []dataset.Operation{{ID: idReq, Kind: dataset.OpBackup, State: dataset.OpFailed, Volume: "db"}}
+}
+
+func wipedUnreadable(c *console) {
+	wiped(c)
+	c.fake.fail = map[string]error{"VolumeBackup": dataset.Errorf(dataset.ErrCorrupt, "backups in offsite: backup 1c09bb5f is damaged")}
+}
+
+// TestInterruptOfARecovery: no other restore begins, and the error says that those in progress continue.
+func TestInterruptOfARecovery(t *testing.T) {
+	c := newConsole(theWorld())
+	wipedThen(c, ended(dataset.OpDone, nil))
+	c.fake.progress = nil
+	c.fake.fail = map[string]error{"Operation": dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover")}
+	var stops []context.CancelFunc
+	c.Signals = func(ctx context.Context) (context.Context, context.CancelFunc) {
+		ctx, stop := context.WithCancel(ctx)
+		stops = append(stops, stop)
+		return ctx, stop
+	}
+	c.fake.hook = func(method string) {
+		if method == "Operation" {
+			for _, stop := range stops {
+				stop()
+			}
+		}
+	}
+	code := c.run(t, "recover", "--from", "offsite", "db", "web", "--parallel", "1")
+	if code != 1 || len(c.fake.asked) != 1 || !strings.Contains(c.err.String(),
+		"drover: interrupted: 2 of 2 volumes are not recovered yet, and restores in progress continue (drover operation ls") {
+		t.Errorf("exit %d, asked %q, said %q", code, c.fake.asked, c.err.String())
+	}
+}
