@@ -43,6 +43,30 @@ type Writer struct {
 // StartWriter starts a writer and returns when it writes. If there is no such volume, it is created.
 func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 	t.Helper()
+	return c.startWriter(t, h, volume, func(mount func() error) {
+		if err := mount(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// AwaitWriter is StartWriter, but it repeats the mount until the host has the lease of the volume. Tests that have just
+// restarted control call it. The host must have no engine.
+func (c *Cluster) AwaitWriter(t testing.TB, h *Host, volume string) *Writer {
+	t.Helper()
+	if h.Engine != nil {
+		t.Fatalf("host %s has an engine, which does not repeat a mount", h.Name)
+	}
+	return c.startWriter(t, h, volume, func(mount func() error) {
+		t.Helper()
+		host.Await(t, "volume "+volume+" is mounted on "+h.Name, mount)
+	})
+}
+
+// startWriter is StartWriter. It passes the mount to ensure, which calls it until it succeeds or the test ends. On a
+// host with an engine, the engine mounts the volume.
+func (c *Cluster) startWriter(t testing.TB, h *Host, volume string, ensure func(mount func() error)) *Writer {
+	t.Helper()
 	logs := filepath.Join(c.dir, "testimony")
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		t.Fatal(err)
@@ -63,10 +87,11 @@ func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 		if err := plug.Create(volume, nil); err != nil {
 			t.Fatal(err)
 		}
-		at, err := plug.Mount(volume, w.id)
-		if err != nil {
-			t.Fatal(err)
-		}
+		var at string
+		ensure(func() (err error) {
+			at, err = plug.Mount(volume, w.id)
+			return err
+		})
 		w.proc, err = child.Start(child.Spec{Args: h.On.Command(append([]string{binary}, args(at)...)...),
 			Log: w.log + ".output"})
 		if err != nil {
