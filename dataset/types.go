@@ -433,6 +433,8 @@ type DatasetStatus struct {
 	Mounted bool      `json:"mounted"`          // the dataset is mounted on the node
 	Used    Size      `json:"used"`             // bytes that the data uses, including shared ones
 	Mounts  []Mount   `json:"mounts,omitempty"` // the uses of the mounted dataset
+	// path at which the dataset is mounted on the node; absent: it is not mounted, or the agent is older
+	MountPath string `json:"mount_path,omitempty"`
 	// why the dataset cannot be mounted, or what is wrong with it; empty: nothing
 	Problem string `json:"problem,omitempty"`
 	// how full the filesystem is, or was when the dataset was last mounted; absent: not known, or without a limit

@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The home reports by which names its engine has a volume mounted, and which aliases the engine knows. It reports a
+// The home reports by which names its engine has a volume mounted, where, and which aliases the engine knows. It reports a
 // change of them at once, also while the volume is not mounted.
 func TestNamesOfMountsAreReported(t *testing.T) {
 	t.Parallel()
@@ -21,6 +21,9 @@ func TestNamesOfMountsAreReported(t *testing.T) {
 			v, err := f.A.Control.Volume(ctx, d.ID.String())
 			if err != nil || v.Status == nil || len(v.Status.Mounts) != min(len(names), 1) {
 				return false
+			}
+			if path := f.A.MountPath(d.ID); v.Status.Mounted && v.Status.MountPath != path || !v.Status.Mounted && v.Status.MountPath != "" {
+				t.Fatalf("mounted: %v, at %q instead of %q", v.Status.Mounted, v.Status.MountPath, path)
 			}
 			return slices.Equal(v.Status.EngineAliases, aliases) &&
 				(len(names) == 0 || slices.Equal(v.Status.Mounts[0].Names, names))

@@ -11,37 +11,38 @@ import (
 )
 
 // send sends a heartbeat to the replica. A replica of an earlier version refuses the names by which engines use
-// volumes. It gets the heartbeat without them, and so do its later heartbeats, until one of them fails: the replica may
-// have restarted with a newer version, and its first report must be complete anyway.
+// volumes, and the paths of mounts. It gets the heartbeat and the later ones without them, until one of them fails: the
+// replica may have restarted with a newer version, and its first report must be complete anyway.
 func (t *replicaReporter) send(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
 	if t.older {
-		err := t.to.Heartbeat(ctx, node, withoutNames(h))
+		err := t.to.Heartbeat(ctx, node, withoutNewStatus(h))
 		t.older = err == nil
 		return err
 	}
 	err := t.to.Heartbeat(ctx, node, h)
-	if !refusesNames(err) {
+	if !refusesNewStatus(err) {
 		return err
 	}
-	err = t.to.Heartbeat(ctx, node, withoutNames(h))
+	err = t.to.Heartbeat(ctx, node, withoutNewStatus(h))
 	t.older = err == nil
 	return err
 }
 
-// refusedKey matches the refusal of a heartbeat because of a key that withoutNames omits. There are two forms: of the
-// JSON decoder, and of the check against the API's schema.
+// refusedKey matches the refusal of a heartbeat because of a key that withoutNewStatus omits. There are two forms: of
+// the JSON decoder, and of the check against the API's schema.
 var refusedKey = regexp.MustCompile(
-	`unknown field ("names"|"engine_aliases"|body\.datasets\[\d+\]\.(mounts\[\d+\]\.names|engine_aliases))`)
+	`unknown field ("names"|"engine_aliases"|"mount_path"|` +
+		`body\.datasets\[\d+\]\.(mounts\[\d+\]\.names|engine_aliases|mount_path))`)
 
-// refusesNames reports whether an error is the refusal of a heartbeat because of the names in it. It examines the text,
-// because control refuses each bad request with the same code.
-func refusesNames(err error) bool { return err != nil && refusedKey.MatchString(err.Error()) }
+// refusesNewStatus reports whether an error is the refusal of a heartbeat because of a newer key in it. It examines the
+// text, because control refuses each bad request with the same code.
+func refusesNewStatus(err error) bool { return err != nil && refusedKey.MatchString(err.Error()) }
 
-// withoutNames returns a heartbeat without the names by which engines use volumes.
-func withoutNames(h api.Heartbeat) api.Heartbeat {
+// withoutNewStatus returns a heartbeat without the keys that a replica of an earlier version refuses.
+func withoutNewStatus(h api.Heartbeat) api.Heartbeat {
 	datasets := make([]dataset.DatasetStatus, len(h.Datasets))
 	for i, st := range h.Datasets {
-		st.EngineAliases = nil
+		st.EngineAliases, st.MountPath = nil, ""
 		mounts := make([]dataset.Mount, len(st.Mounts))
 		for j, m := range st.Mounts {
 			m.Names = nil

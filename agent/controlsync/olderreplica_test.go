@@ -24,17 +24,19 @@ func (s *heartbeats) Heartbeat(_ context.Context, _ uuid.UUID, h api.Heartbeat) 
 	return s.answer(h)
 }
 
-// A replica of an earlier version refuses the names by which engines use volumes: it gets its reports without them,
-// until a report fails. Then the replica may be newer, and gets the names again.
-func TestOlderReplicaGetsNoNames(t *testing.T) {
+// A replica of an earlier version refuses the names by which engines use volumes, and the paths of mounts: it gets its
+// reports without them, until a report fails. Then the replica may be newer, and gets them again.
+func TestOlderReplicaGetsNoNewKeys(t *testing.T) {
 	plain := api.Heartbeat{Datasets: []dataset.DatasetStatus{{Mounted: true, Mounts: []dataset.Mount{{ID: "m"}}}}}
 	named := api.Heartbeat{Datasets: []dataset.DatasetStatus{{
-		Mounted: true, Mounts: []dataset.Mount{{ID: "m", Names: []string{"db"}}}, EngineAliases: []string{"old"},
+		Mounted: true, MountPath: "/m", Mounts: []dataset.Mount{{ID: "m", Names: []string{"db"}}}, EngineAliases: []string{"old"},
 	}}}
 	for _, text := range []string{
 		`bad request: body: bad JSON: unknown field "names"`,
 		`bad request: body: bad JSON: unknown field "engine_aliases"`,
 		"bad request: unknown field body.datasets[0].engine_aliases",
+		`bad request: body: bad JSON: unknown field "mount_path"`,
+		"bad request: unknown field body.datasets[3].mount_path",
 		"bad request: unknown field body.datasets[12].mounts[3].names; and 3 more",
 	} {
 		refuse := func(h api.Heartbeat) error {

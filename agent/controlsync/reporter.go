@@ -73,7 +73,7 @@ type replicaReporter struct {
 	generations map[uuid.UUID]uint64
 	// complete is true if the replica knows the status of every dataset. A replica that has restarted does not.
 	complete    bool
-	older       bool // it has an earlier version that refuses the names of mounts: see olderreplica.go
+	older       bool // it has an earlier version that refuses some keys: see olderreplica.go
 	failed      bool // a report failed
 	unreachable bool // it did not answer, and is sent no other request in this round
 }
@@ -336,7 +336,7 @@ func sameStatus(x, y dataset.DatasetStatus) bool {
 	if x.Usage != nil && y.Usage != nil && *x.Usage == *y.Usage {
 		x.Usage = y.Usage
 	}
-	return x.Mounted == y.Mounted && x.Used == y.Used && x.Problem == y.Problem &&
+	return x.Mounted == y.Mounted && x.MountPath == y.MountPath && x.Used == y.Used && x.Problem == y.Problem &&
 		slices.EqualFunc(x.Mounts, y.Mounts, sameMount) && x.Usage == y.Usage && x.Fullness == y.Fullness &&
 		slices.Equal(x.EngineAliases, y.EngineAliases)
 }

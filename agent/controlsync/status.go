@@ -43,7 +43,9 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 	st.EngineAliases = records.AliasSpellings(s.Cache, d, s.NodeID)
 	path := s.MountPath(d.ID)
 	mounted, err := host.IsMountPoint(path)
-	st.Mounted = mounted
+	if st.Mounted = mounted; mounted {
+		st.MountPath = path
+	}
 	if err != nil {
 		st.Problem = err.Error()
 		return st

@@ -349,6 +349,9 @@ func (m *SharedMounter) Status(g SharedMount) dataset.DatasetStatus {
 	mounted, err := host.IsMountPoint(m.MountPath(g.ID))
 	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: m.Engines.MountsOf(m.Uses.Get(g.ID)),
 		EngineAliases: records.AliasSpellings(m.Cache, g.Dataset, m.NodeID)}
+	if mounted {
+		st.MountPath = m.MountPath(g.ID)
+	}
 	if err != nil {
 		st.Problem = dataset.Cut(err.Error())
 	} else if why := m.Table.Refusal(g.ID); why != "" {

@@ -55,7 +55,7 @@ func dbVolume() api.Volume {
 			Home: idNode, Pool: idPool, Epoch: 1, Created: now.Add(-49 * time.Hour), Request: idReq,
 		},
 		Node: "host-a", PoolName: "default", Backend: "loop", Snapshots: 7,
-		Status: &dataset.DatasetStatus{ID: idDB, Mounted: true, Used: 1500 * dataset.MiB, Mounts: []dataset.Mount{
+		Status: &dataset.DatasetStatus{ID: idDB, Mounted: true, MountPath: "/var/lib/drover/mnt/" + idDB.String(), Used: 1500 * dataset.MiB, Mounts: []dataset.Mount{
 			{ID: "0011aabb", Count: 1, Since: now.Add(-3 * time.Hour)},
 			{ID: "0022ccdd", Count: 2, Since: now.Add(-48 * time.Hour), Unverified: true},
 		}, Usage: &dataset.Usage{Used: 1500 * dataset.MiB, Available: 18980 * dataset.MiB, Inodes: 10_485_760, InodesUsed: 1201}},

@@ -80,7 +80,8 @@ func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 // CheckDataset fails with dataset.ErrInvalid for a status that is too large.
 func CheckDataset(who string, d dataset.DatasetStatus) error {
 	err := cmp.Or(CheckCount(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()),
-		checkLine(who, "what it says of dataset "+d.ID.String(), d.Problem))
+		checkLine(who, "what it says of dataset "+d.ID.String(), d.Problem),
+		checkLine(who, "the path of dataset "+d.ID.String(), d.MountPath))
 	for _, m := range d.Mounts {
 		if len(m.ID) > dataset.MaxMountID {
 			err = cmp.Or(err, dataset.Errorf(dataset.ErrInvalid, "%s: a mount ID of %d bytes (%d at most)", who,

@@ -27,6 +27,7 @@ func TestHeartbeatsAreBounded(t *testing.T) {
 		"the reason why it does not trust the store takes 4097": {StoreDoubt: long},
 		"what it says of pool " + a.LocalPools[0].ID.String():   {Pools: []dataset.PoolStatus{{ID: a.LocalPools[0].ID, Reason: long}}},
 		"what it says of pool  takes 4097":                      {FailedPools: []api.Pool{{Status: &dataset.PoolStatus{Reason: long}}}},
+		"the path of dataset ":                                  {Datasets: []dataset.DatasetStatus{{MountPath: long}}},
 		"what it says of dataset ":                              {Datasets: []dataset.DatasetStatus{{Problem: long}}},
 		"10001 mount IDs of dataset ":                           {Datasets: []dataset.DatasetStatus{{Mounts: make([]dataset.Mount, 10_001)}}},
 		"a mount ID of 257 bytes (256 at most)":                 {Datasets: []dataset.DatasetStatus{{Mounts: []dataset.Mount{{ID: strings.Repeat("a", 257)}}}}},

@@ -93,6 +93,7 @@ func volumeForm(
 	f.Add("Speed", p.QoS.String())
 	f.Add("Encryption", encryptionLine(v))
 	f.Add("Access", cli.AccessLine(p.Access))
+	f.Add("Mounted at", mountPathLine(v))
 	f.Add("Mounted by", mountLines(a, v)...)
 	f.Add("Holders", holders...)
 	f.Add("Guests", sharedMountLines(a, v)...)
@@ -224,6 +225,14 @@ func inodeLine(v api.Volume) string {
 	}
 	u := v.Status.Usage
 	return fmt.Sprintf("%d, %d used (%d%%)", u.Inodes, u.InodesUsed, u.InodePercent())
+}
+
+// mountPathLine returns where a volume is mounted, or "" if it is not mounted or its home did not report the path.
+func mountPathLine(v api.Volume) string {
+	if v.Status == nil || v.Status.MountPath == "" {
+		return ""
+	}
+	return v.Status.MountPath + " on node " + v.Node
 }
 
 func mountLines(a *cli.App, v api.Volume) []string {
