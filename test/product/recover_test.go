@@ -1,0 +1,158 @@
+package product_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/host"
+)
+
+// TestRecover brings the volumes of a lost host back on another one, which has only the repository, its password and
+// the profiles. The command and the daemon are killed in the middle of it. The command is then repeated, and recovers
+// what is absent.
+func TestRecover(t *testing.T) {
+	const text = "default: plain\nprofiles:\n  plain: {}\n  gold: {size: 64MiB}\n"
+	elsewhere := t.TempDir()
+	at, secret := filepath.Join(elsewhere, "offsite"), filepath.Join(elsewhere, "password")
+	writePassword(t, secret, "correct horse battery staple")
+	content := map[string][]byte{}
+	t.Run("lost", func(t *testing.T) { // all that this host has is removed at the end
+		h := host.Start(t, host.Options{Size: 4 << 30, Profiles: text})
+		plug := h.Plug(t)
+		h.Must(t, "repository", "add", "offsite", at, "--password", "file:"+secret)
+		for i, name := range []string{"db", "web", "cache"} {
+			opts := map[string]string{"profile": "gold", "size": fmt.Sprintf("%dMiB", 80+16*i), "label.team": name}
+			if err := plug.Create(name, opts); err != nil {
+				t.Fatal(err)
+			}
+			root, err := plug.Mount(name, "user")
+			if err != nil {
+				t.Fatal(err)
+			}
+			content[name] = treetest.Bytes(uint64(i), 8<<20)
+			put(t, filepath.Join(root, "data"), content[name])
+			if err := plug.Unmount(name, "user"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h.Must(t, "backup", "create", "db", "web", "cache")
+	})
+
+	h := host.Start(t, host.Options{Size: 4 << 30, Profiles: text})
+	empty := filepath.Join(elsewhere, "empty")
+	r := h.Exec(t, "recover", "--from", empty, "--password", "file:"+secret, "--all")
+	if !strings.HasPrefix(r.Err, "drover: repository "+empty+": there is no repository") || r.Exit != 1 {
+		t.Errorf("exit %d: %q", r.Exit, r.Err)
+	}
+	if _, err := os.Stat(empty); !os.IsNotExist(err) {
+		t.Errorf("a repository was made: %v", err)
+	}
+	list := h.Exec(t, "recover", "--from", at, "--password", "file:"+secret)
+	if rows := regexp.MustCompile(`(?m)^(cache|db|web) .* (80|96|112)MiB +gold +absent$`).
+		FindAllString(list.Out, -1); list.Exit != 0 || len(rows) != 3 {
+		t.Fatalf("exit %d: %s%s", list.Exit, list.Out, list.Err)
+	}
+	all := []string{"recover", "--from", "offsite", "--all"}
+	killed := startCommand(t, h, append(all, "--parallel", "1")...)
+	awaitRestore(t, h, 1)
+	if err := killed.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = killed.Wait() // it was killed
+	wantWhole(t, h, content)
+
+	running := startCommand(t, h, all...)
+	awaitRestore(t, h, 1)
+	h.Kill9(t)
+	h.Up(t)
+	_ = running.Wait() // it fails if the daemon was away for a request
+	wantWhole(t, h, content)
+
+	if got := h.Exec(t, all...); got.Exit != 0 || !strings.HasSuffix(got.Out, "\n3 of 3 volumes are recovered\n") {
+		t.Fatalf("exit %d: %s%s", got.Exit, got.Out, got.Err)
+	}
+	if n := len(wantWhole(t, h, content)); n != 3 {
+		t.Errorf("%d volumes are recovered", n)
+	}
+	h.Clean(t)
+}
+
+// startCommand starts a command of the drover command line.
+func startCommand(t *testing.T, h *host.Host, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), host.Binary(t), args...)
+	cmd.Env = append(os.Environ(), "DROVER_API="+h.API())
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// awaitRestore waits until there are so many volumes, and a restore of another one is in progress. It fails if all
+// restores have ended before.
+func awaitRestore(t *testing.T, h *host.Host, volumes int) {
+	t.Helper()
+	host.Await(t, "a restore begins", func() error {
+		var ops []dataset.Operation
+		h.JSON(t, &ops, "operation", "ls")
+		done, running := 0, 0
+		for _, op := range ops {
+			switch {
+			case op.Kind == dataset.OpImport && op.State == dataset.OpDone:
+				done++
+			case op.Kind == dataset.OpImport && !op.State.Final():
+				running++
+			}
+		}
+		if done == 3 {
+			t.Fatal("all volumes were recovered before the kill")
+		}
+		if done < volumes || running == 0 {
+			return fmt.Errorf("%d restores are done, and %d are in progress", done, running)
+		}
+		return nil
+	})
+}
+
+// wantWhole fails unless each volume that exists has the content, the size and the label of the volume that was backed
+// up. It returns the names of the volumes.
+func wantWhole(t *testing.T, h *host.Host, content map[string][]byte) (names []string) {
+	t.Helper()
+	plug := h.Plug(t)
+	var list []struct {
+		Volume string
+		Size   dataset.Size
+		Labels map[string]string
+	}
+	if err := json.Unmarshal([]byte(h.Must(t, "volume", "ls", "-o", "json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	sizes := map[string]dataset.Size{"db": 80, "web": 96, "cache": 112}
+	for _, v := range list {
+		names = append(names, v.Volume)
+		if v.Size != sizes[v.Volume]*dataset.MiB || len(v.Labels) != 1 || v.Labels["team"] != v.Volume {
+			t.Errorf("volume %s has size %s and labels %v", v.Volume, v.Size, v.Labels)
+		}
+		root, err := plug.Mount(v.Volume, "check")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(filepath.Join(root, "data")); err != nil || !bytes.Equal(got, content[v.Volume]) {
+			t.Errorf("volume %s: %d bytes, %v", v.Volume, len(got), err)
+		}
+		if err := plug.Unmount(v.Volume, "check"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return names
+}
