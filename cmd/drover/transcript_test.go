@@ -116,14 +116,15 @@ var scenarios = map[string]func(c *console){
 		add(c.fake.backups[0].ID, dataset.OpFailed, time.Minute, dataset.ErrNoSpace)
 		add(c.fake.backups[0].ID, dataset.OpFailed, time.Minute, dataset.ErrForbidden)
 	},
-	"wiped":            wiped,
-	"wiped-restores":   wipedRestores,
-	"wiped-fails":      wipedFails,
-	"wiped-restoring":  wipedRestoring,
-	"wiped-restored":   wipedRestored,
-	"wiped-incomplete": wipedIncomplete,
-	"wiped-unreadable": wipedUnreadable,
-	"repository-used":  func(c *console) { c.fake.volumes[0].Profile.Backup.To = "offsite" },
+	"wiped":                    wiped,
+	"wiped-restores":           wipedRestores,
+	"wiped-fails":              wipedFails,
+	"wiped-restoring":          wipedRestoring,
+	"wiped-restored":           wipedRestored,
+	"wiped-incomplete":         wipedIncomplete,
+	"wiped-unreadable":         wipedUnreadable,
+	"repository-used":          func(c *console) { c.fake.volumes[0].Profile.Backup.To = "offsite" },
+	"repository-used-by-trash": func(c *console) { c.fake.trash[0].Profile.Backup.To = "offsite" },
 	"repository-damaged": func(c *console) {
 		c.fake.fail = map[string]error{"Repository": dataset.Errorf(dataset.ErrCorrupt, "store: value of repositories/offsite is damaged: unexpected end of JSON input")}
 	},

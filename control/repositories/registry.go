@@ -10,6 +10,7 @@
 package repositories
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/droverhq/drover/control/api"
@@ -73,7 +74,8 @@ func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (data
 }
 
 // RemoveRepository removes the record of a repository, also if the record is damaged. It fails with
-// dataset.ErrNotFound. Without force, it fails with dataset.ErrInUse if the profile of a volume names the repository.
+// dataset.ErrNotFound. Without force, it fails with dataset.ErrInUse if the profile of a volume names the repository,
+// and with dataset.ErrCorrupt if that is unknown.
 func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool) error {
 	_, err := r.ledger.Update(ctx, func(t *record.Tx) error {
 		key := record.RepositoryKey(name)
@@ -96,10 +98,13 @@ func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool
 	return err
 }
 
-// checkUnused fails with dataset.ErrInUse if the profile of a volume has the volume backed up to a repository. A
-// volume that is made at the same time can be missed: housekeeping reports it.
+// checkUnused fails with dataset.ErrInUse if the profile of a volume has the volume backed up to a repository. A volume
+// in the trash counts: it is backed up again once it is restored. checkUnused fails with dataset.ErrCorrupt if that is
+// unknown, because the record of a dataset is damaged. A volume that is made at the same time can be missed:
+// housekeeping reports it.
 func checkUnused(t *record.Tx, name string) error {
-	var volumes []string
+	var live, trashed []string
+	var damaged error
 	for after := ""; ; {
 		entries, err := t.List(record.DatasetsPrefix, after, api.MaxPage)
 		if err != nil {
@@ -108,24 +113,35 @@ func checkUnused(t *record.Tx, name string) error {
 		for _, e := range entries {
 			after = e.Key
 			var d dataset.Dataset
-			if record.Decode(e.Key, e.Value, &d) == nil && d.State == dataset.StateReady &&
-				d.Profile.Backup.To == name {
-				volumes = append(volumes, d.Volume)
+			switch err := record.Decode(e.Key, e.Value, &d); {
+			case err != nil:
+				damaged = cmp.Or(damaged, err)
+			case d.Profile.Backup.To != name:
+			case d.State == dataset.StateReady:
+				live = append(live, d.Volume)
+			case d.State == dataset.StateTrashed:
+				trashed = append(trashed, d.Volume)
 			}
 		}
 		if len(entries) < api.MaxPage {
 			break
 		}
 	}
-	switch len(volumes) {
-	case 0:
-		return nil
-	case 1:
+	switch {
+	case len(live) == 1:
 		return dataset.Errorf(dataset.ErrInUse, "repository %s: 1 volume is backed up to it on schedule: %s (give it "+
-			"another profile: drover volume set-profile)", name, volumes[0])
+			"another profile: drover volume set-profile)", name, live[0])
+	case len(live) > 1:
+		return dataset.Errorf(dataset.ErrInUse, "repository %s: %d volumes are backed up to it on schedule: %s (give "+
+			"them another profile: drover volume set-profile)", name, len(live), dataset.FormatChoices(live))
+	case len(trashed) > 0:
+		return dataset.Errorf(dataset.ErrInUse, "repository %s: volumes in the trash would be backed up to it once "+
+			"they are restored: %s (drover trash ls; or use --force)", name, dataset.FormatChoices(trashed))
+	case damaged != nil:
+		return dataset.Errorf(dataset.ErrCorrupt, "repository %s: whether volumes are backed up to it is unknown: %w "+
+			"(repair the record, or use --force)", name, damaged)
 	}
-	return dataset.Errorf(dataset.ErrInUse, "repository %s: %d volumes are backed up to it on schedule: %s (give them "+
-		"another profile: drover volume set-profile)", name, len(volumes), dataset.FormatChoices(volumes))
+	return nil
 }
 
 // checkRoom fails with dataset.ErrInvalid if there are too many repositories for another one. Concurrent requests can

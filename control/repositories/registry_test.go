@@ -203,8 +203,21 @@ func TestRepositoryInUseIsNotRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustAdd(e, newRepository("offsite", "/srv/two"))
-	a.MustDelete("db")
-	if err := e.RemoveRepository(e.Ctx, "offsite", false); err != nil {
-		t.Errorf("after the removal of the volume: %v", err)
+	d := a.MustDelete("db")
+	controltest.Refused(t, e.RemoveRepository(e.Ctx, "offsite", false), dataset.ErrInUse,
+		"repository offsite: volumes in the trash would be backed up to it once they are restored: db (")
+	e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
+	damage := func(value string) {
+		t.Helper()
+		write := store.Write{Key: record.DatasetKey(e.MustVolume("plain").ID), Value: []byte(value)}
+		if _, err := e.Spy.Store.Txn(e.Ctx, nil, []store.Write{write}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	damage(`{"id`)
+	controltest.Refused(t, e.RemoveRepository(e.Ctx, "offsite", false), dataset.ErrCorrupt,
+		"repository offsite: whether volumes are backed up to it is unknown: ", "is damaged", "or use --force")
+	if err := e.RemoveRepository(e.Ctx, "offsite", true); err != nil {
+		t.Errorf("with force: %v", err)
 	}
 }

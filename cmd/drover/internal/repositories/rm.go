@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -69,22 +70,34 @@ given.`,
 	return cmd
 }
 
-// checkUnused fails with dataset.ErrInUse if the profile of a volume has the volume backed up to a repository. The
-// server then refuses to remove the repository.
+// checkUnused fails with dataset.ErrInUse if the profile of a volume has the volume backed up to a repository, also of
+// a volume in the trash. The server then refuses to remove the repository.
 func checkUnused(ctx context.Context, c cli.Remote, repository string) error {
-	volumes, err := cli.FetchAll(ctx, c.Volumes)
+	live, err := cli.FetchAll(ctx, c.Volumes)
 	if err != nil {
 		return err
 	}
-	var users []string
-	for _, v := range volumes {
-		if v.Profile.Backup.To == repository {
-			users = append(users, v.Volume)
+	trashed, err := cli.FetchAll(ctx, c.Trash)
+	if err != nil {
+		return err
+	}
+	users := func(volumes []api.Volume) (names []string) {
+		for _, v := range volumes {
+			if v.Profile.Backup.To == repository {
+				names = append(names, v.Volume)
+			}
 		}
+		return names
 	}
-	if len(users) == 0 {
-		return nil
+	if names := users(live); len(names) > 0 {
+		return dataset.Errorf(dataset.ErrInUse, "repository %s would not be removed: volumes are backed up to it on "+
+			"schedule: %s (give them another profile: drover volume set-profile)", repository,
+			dataset.FormatChoices(names))
 	}
-	return dataset.Errorf(dataset.ErrInUse, "repository %s would not be removed: volumes are backed up to it on "+
-		"schedule: %s (give them another profile: drover volume set-profile)", repository, dataset.FormatChoices(users))
+	if names := users(trashed); len(names) > 0 {
+		return dataset.Errorf(dataset.ErrInUse, "repository %s would not be removed: volumes in the trash would be "+
+			"backed up to it once they are restored: %s (drover trash ls; or use --force)", repository,
+			dataset.FormatChoices(names))
+	}
+	return nil
 }
