@@ -207,7 +207,7 @@ func wrote(t *testing.T, h *cluster.Host, volume string, ds uuid.UUID) (entries 
 		e.End, _ = witness.Now()
 		entries = append(entries, e)
 	}
-	if err := plug.Unmount(volume, id); err != nil {
+	if err := cluster.AwaitLease(func() error { return plug.Unmount(volume, id) }); err != nil {
 		t.Errorf("on %s: %v", h.Name, err)
 	}
 	return entries, nil

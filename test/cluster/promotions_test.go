@@ -122,7 +122,7 @@ func (p *promoted) cutAt(t *testing.T, cut promotion) {
 	p.wr = nil
 	var before []witness.Entry
 	if p.auto {
-		p.wr = p.AwaitWriter(t, p.home, p.name) // control may have been restarted just now
+		p.wr = p.StartWriter(t, p.home, p.name)
 	} else {
 		before = p.writes(t, p.home) // and stops, because nobody confirms a home whose containers still write
 	}

@@ -43,30 +43,6 @@ type Writer struct {
 // StartWriter starts a writer and returns when it writes. If there is no such volume, it is created.
 func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 	t.Helper()
-	return c.startWriter(t, h, volume, func(mount func() error) {
-		if err := mount(); err != nil {
-			t.Fatal(err)
-		}
-	})
-}
-
-// AwaitWriter is StartWriter, but it repeats the mount until the host has the lease of the volume. Tests that have just
-// restarted control call it. The host must have no engine.
-func (c *Cluster) AwaitWriter(t testing.TB, h *Host, volume string) *Writer {
-	t.Helper()
-	if h.Engine != nil {
-		t.Fatalf("host %s has an engine, which does not repeat a mount", h.Name)
-	}
-	return c.startWriter(t, h, volume, func(mount func() error) {
-		t.Helper()
-		host.Await(t, "volume "+volume+" is mounted on "+h.Name, mount)
-	})
-}
-
-// startWriter is StartWriter. It passes the mount to ensure, which calls it until it succeeds or the test ends. On a
-// host with an engine, the engine mounts the volume.
-func (c *Cluster) startWriter(t testing.TB, h *Host, volume string, ensure func(mount func() error)) *Writer {
-	t.Helper()
 	logs := filepath.Join(c.dir, "testimony")
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		t.Fatal(err)
@@ -88,10 +64,9 @@ func (c *Cluster) startWriter(t testing.TB, h *Host, volume string, ensure func(
 			t.Fatal(err)
 		}
 		var at string
-		ensure(func() (err error) {
-			at, err = plug.Mount(volume, w.id)
-			return err
-		})
+		if err := AwaitLease(func() (err error) { at, err = plug.Mount(volume, w.id); return err }); err != nil {
+			t.Fatal(err)
+		}
 		w.proc, err = child.Start(child.Spec{Args: h.On.Command(append([]string{binary}, args(at)...)...),
 			Log: w.log + ".output"})
 		if err != nil {
@@ -169,8 +144,21 @@ func (w *Writer) Stop(t testing.TB) {
 	if err := w.proc.End(unix.SIGKILL, time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Host.Plug(t).Unmount(w.Volume, w.id); err != nil {
+	if err := AwaitLease(func() error { return w.Host.Plug(t).Unmount(w.Volume, w.id) }); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// AwaitLease repeats a request to mount or unmount a volume, for a minute at most, while the host waits for control to
+// confirm the lease of the volume. Sessions are short in tests, so a busy machine or a restart of control can end them.
+// The host then refuses such requests for a moment. Tests of that refusal must not use AwaitLease.
+func AwaitLease(request func() error) error {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		err := request()
+		if err == nil || time.Now().After(end) ||
+			!strings.Contains(err.Error(), "is fenced") && !strings.Contains(err.Error(), "control does not respond") {
+			return err
+		}
 	}
 }
 
@@ -179,15 +167,15 @@ func (c *Cluster) Head(t testing.TB, h *Host, volume string) witness.Copy {
 	t.Helper()
 	v := h.Inspect(t, volume)
 	plug, id := h.Plug(t), host.NewID()
-	at, err := plug.Mount(volume, id)
-	if err != nil {
+	var at string
+	if err := AwaitLease(func() (err error) { at, err = plug.Mount(volume, id); return err }); err != nil {
 		t.Fatal(err)
 	}
 	copied, err := witness.ReadFile(v.ID.String(), volume+" on "+h.Name, h.File(filepath.Join(at, Tokens)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := plug.Unmount(volume, id); err != nil {
+	if err := AwaitLease(func() error { return plug.Unmount(volume, id) }); err != nil {
 		t.Fatal(err)
 	}
 	return copied
