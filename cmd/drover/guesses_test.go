@@ -107,7 +107,7 @@ var guesses = map[string]string{
 	"volume users db":                "drover volume inspect db",
 	"volume holders db":              "drover volume inspect db",
 	"volume mountpoint db":           "drover volume inspect db",
-	"volume inspect db -f {{.Name}}": "use -o json, and jq for one field",
+	"volume inspect db -f {{.Name}}": "drover volume inspect db --output=template={{.Name}}",
 	"volume db":                      "(if it is the name of a volume: drover volume inspect db)",
 	"pool main":                      "(if it is the name of a pool: drover pool inspect main)",
 	"volume help":                    "drover help volume",

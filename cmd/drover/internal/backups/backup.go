@@ -116,6 +116,7 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 	var repository *string
 	cmd := cli.Inspect(a, "inspect BACKUP [BACKUP...]", "Show backups in detail", noWords,
 		cli.Inspected[api.VolumeBackup]{
+			Template: listing.Template[api.VolumeBackup],
 			Get: func(ctx context.Context, c cli.Remote, ref string) (api.VolumeBackup, error) {
 				b, err := find(ctx, c, *repository, ref)
 				if err != nil {

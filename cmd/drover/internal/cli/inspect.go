@@ -13,12 +13,15 @@ import (
 type Inspected[T any] struct {
 	// Get reads one item.
 	Get func(ctx context.Context, c Remote, name string) (T, error)
+	// Template is listing.Template. It parses the text of -o template=TEXT, and returns a function that prints an item.
+	Template func(cmd *cobra.Command, text string) (func(T) (string, error), error)
 	// Form returns the item for people.
 	Form func(ctx context.Context, c Remote, item T) *show.Form
 }
 
 // Inspect makes a command that shows one or several items. As JSON or YAML, one item is an object, and several are a
-// list. The command reads all items before it prints the first, so that a wrong name prints nothing.
+// list. With a template, each item is a line. The command reads all items before it prints the first, so that a wrong
+// name prints nothing.
 func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               use,
@@ -29,6 +32,13 @@ func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]
 	o := outputFlags(cmd, false, true)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c Remote, names []string) error {
 		ctx := cmd.Context()
+		var line func(T) (string, error)
+		if o.format.name == formatTemplate {
+			var err error
+			if line, err = of.Template(cmd, o.format.template); err != nil {
+				return err
+			}
+		}
 		items := make([]T, 0, len(names))
 		for _, name := range names {
 			item, err := of.Get(ctx, c, name)
@@ -36,6 +46,9 @@ func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]
 				return err
 			}
 			items = append(items, item)
+		}
+		if line != nil {
+			return printLines(a, items, line)
 		}
 		if o.format.name != formatTable && len(items) > 1 {
 			return PrintObject(a, o, items, nil)
@@ -54,4 +67,18 @@ func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]
 		return nil
 	})
 	return cmd
+}
+
+// printLines prints the line of each item.
+func printLines[T any](a *App, items []T, line func(T) (string, error)) error {
+	for _, item := range items {
+		text, err := line(item)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(a.Out, text); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,9 +16,10 @@ import (
 
 // The values of -o.
 const (
-	formatTable = "table"
-	formatJSON  = "json"
-	formatYAML  = "yaml"
+	formatTable    = "table"
+	formatJSON     = "json"
+	formatYAML     = "yaml"
+	formatTemplate = "template" // followed by = and the template
 )
 
 // Output has the flags that decide how a command prints its result.
@@ -31,10 +33,11 @@ type Output struct {
 // JSON reports whether -o json was given.
 func (o *Output) JSON() bool { return o.format.name == formatJSON }
 
-// format is the value of -o: table, json or, for the commands that print YAML, yaml.
+// format is the value of -o: table, json or, for the commands that inspect items, yaml or template=TEXT.
 type format struct {
-	name string
-	yaml bool // yaml is accepted
+	name     string
+	inspects bool   // yaml and template=TEXT are accepted
+	template string // the text of the template
 }
 
 func (f *format) String() string { return f.name }
@@ -43,14 +46,22 @@ func (f *format) String() string { return f.name }
 func (f *format) Type() string { return strings.Join(f.names(), "|") }
 
 func (f *format) names() []string {
-	if f.yaml {
-		return []string{formatTable, formatJSON, formatYAML}
+	if f.inspects {
+		return []string{formatTable, formatJSON, formatYAML, formatTemplate + "=TEXT"}
 	}
 	return []string{formatTable, formatJSON}
 }
 
 // Set accepts one of the names.
 func (f *format) Set(s string) error {
+	text, isTemplate := strings.CutPrefix(strings.TrimPrefix(s, "go-"), formatTemplate+"=")
+	switch {
+	case f.inspects && isTemplate:
+		f.name, f.template = formatTemplate, text
+		return nil
+	case f.inspects && strings.HasPrefix(s, formatTemplate):
+		return errors.New("expected template=TEXT, such as template='{{.id}}'")
+	}
 	if !slices.Contains(f.names(), s) {
 		return fmt.Errorf("unknown format %q (available: %s)", dataset.Clip(s), dataset.FormatChoices(f.names()))
 	}
@@ -61,14 +72,18 @@ func (f *format) Set(s string) error {
 // OutputFlags gives a command -o and, if it can print only IDs, -q.
 func OutputFlags(cmd *cobra.Command, quiet bool) *Output { return outputFlags(cmd, quiet, false) }
 
-func outputFlags(cmd *cobra.Command, quiet, yaml bool) *Output {
-	o := &Output{format: format{formatTable, yaml}}
+func outputFlags(cmd *cobra.Command, quiet, inspects bool) *Output {
+	o := &Output{format: format{name: formatTable, inspects: inspects}}
 	help := "output format: table for people, json for programs"
-	if yaml {
-		help = "output format: table for people, json and yaml for programs"
+	if inspects {
+		help = "output format; template=TEXT is a Go template"
 	}
 	cmd.Flags().VarP(&o.format, "output", "o", help)
-	CompleteFlag(cmd, "output", o.format.names()...)
+	var words []string
+	for _, name := range o.format.names() {
+		words = append(words, strings.TrimSuffix(name, "TEXT"))
+	}
+	CompleteFlag(cmd, "output", words...)
 	if quiet {
 		quietFlag(cmd, o)
 	}

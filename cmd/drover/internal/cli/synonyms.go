@@ -65,7 +65,7 @@ var flagSynonyms = []flagSynonym{
 	{"--json", "--output=json"}, {"--yaml", "--output=yaml"}, {"--no-trunc", "--output=wide"},
 	{"--wide", "--output=wide"}, {"-v", "--output=wide"}, {"--verbose", "--output=wide"},
 	{"--names", "--output=name"}, {"--format=", "--output="}, {"--format=", "--output=template="},
-	{"-f=", "--filter="}, {"--sort-by=", "--sort="}, {"--selector=", "--label="},
+	{"-f=", "--filter="}, {"-f=", "--output=template="}, {"--sort-by=", "--sort="}, {"--selector=", "--label="},
 	{"-y", "--yes"}, {"--assume-yes", "--yes"}, {"-n", "--dry-run"},
 	{"-d", "--detach"}, {"--async", "--detach"}, {"--no-wait", "--detach"}, {"--background", "--detach"},
 	{"--lines=", "--tail="}, {"--limit=", "--tail="}, {"--newer-than=", "--since="},

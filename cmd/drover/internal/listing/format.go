@@ -85,19 +85,28 @@ func printLines[T any](a *cli.App, items []T, line func(T) string) error {
 // printTemplate prints each item with a template, on a line.
 func printTemplate[T any](a *cli.App, s *schema, text *itemTemplate, items []T) error {
 	for _, item := range items {
-		o, err := toObject(item)
+		line, err := text.line(s, item)
 		if err != nil {
 			return err
 		}
-		var b bytes.Buffer
-		if err := text.Execute(&b, s.complete(o)); err != nil {
-			return text.failed(err)
-		}
-		if _, err := fmt.Fprintln(a.Out, b.String()); err != nil {
+		if _, err := fmt.Fprintln(a.Out, line); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// line returns an item as the template prints it.
+func (t *itemTemplate) line(s *schema, item any) (string, error) {
+	o, err := toObject(item)
+	if err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, s.complete(o)); err != nil {
+		return "", t.failed(err)
+	}
+	return b.String(), nil
 }
 
 // complete returns a value decoded from JSON with all fields of its schema. Fields that the JSON omits have their zero

@@ -37,6 +37,17 @@ var functions = template.FuncMap{
 	"upper": strings.ToUpper,
 }
 
+// Template parses the template of -o for a command that shows items in detail. It returns a function that prints an
+// item with the template.
+func Template[T any](cmd *cobra.Command, text string) (func(T) (string, error), error) {
+	s := schemaFor[T]()
+	t, err := parseTemplate(cmd, s, format{formatTemplate, text})
+	if err != nil {
+		return nil, err
+	}
+	return func(item T) (string, error) { return t.line(s, item) }, nil
+}
+
 // parseTemplate parses the template of -o, and checks its fields. It returns nil for other formats. The error of a
 // template names the fields.
 func parseTemplate(cmd *cobra.Command, s *schema, f format) (*itemTemplate, error) {

@@ -47,6 +47,7 @@ func newLsCmd(a *cli.App) *cobra.Command {
 func newInspectCmd(a *cli.App) *cobra.Command {
 	return cli.Inspect(a, "inspect NAME [NAME...]", "Show repositories in detail", cli.RepositoryWords,
 		cli.Inspected[dataset.Repository]{
+			Template: listing.Template[dataset.Repository],
 			Get: func(ctx context.Context, c cli.Remote, name string) (dataset.Repository, error) {
 				return c.Repository(ctx, name)
 			},

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
@@ -24,7 +25,10 @@ const newestShown = 5
 func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 	const use, short = "inspect NAME [NAME...]", "Show volumes in detail"
 	return cli.Inspect(a, use, short, cli.VolumeWords, cli.Inspected[api.Volume]{
-		Get: func(ctx context.Context, c cli.Remote, name string) (api.Volume, error) { return c.Volume(ctx, name) },
+		Template: listing.Template[api.Volume],
+		Get: func(ctx context.Context, c cli.Remote, name string) (api.Volume, error) {
+			return c.Volume(ctx, name)
+		},
 		Form: func(ctx context.Context, c cli.Remote, v api.Volume) *show.Form {
 			return volumeForm(a, v, newerProfile(ctx, c, v), poolOf(ctx, c, v), newestSnapshots(ctx, a, c, v),
 				holderLines(ctx, a, c, v))
