@@ -144,9 +144,13 @@ func (now cluster) compare(cand *candidate, profileChosen bool) {
 	}
 }
 
+// readsAtOnce is how many records are read from a repository at the same time. Each read runs restic, which uses about
+// 100 MiB of memory.
+const readsAtOnce = 4
+
 // print prints the candidates. The size of each one is in its record, which restic must read from the repository.
 func (r *recovery) print(ctx context.Context, c cli.Remote, repository string, list []*candidate) error {
-	r.each(list, func(cand *candidate) {
+	each(list, max(r.parallel, readsAtOnce), func(cand *candidate) {
 		b, err := c.VolumeBackup(ctx, cand.Backup.Repository, cand.Backup.ID)
 		if err != nil {
 			cand.Problem = dataset.ProblemOf(err)
@@ -206,11 +210,11 @@ func (r *recovery) printTable(ctx context.Context, repository string, list []*ca
 	return err
 }
 
-// each calls f for each candidate, for up to --parallel of them at the same time.
-func (r *recovery) each(list []*candidate, f func(*candidate)) {
+// each calls f for each candidate, for up to parallel of them at the same time.
+func each(list []*candidate, parallel uint, f func(*candidate)) {
 	var all sync.WaitGroup
 	next := make(chan *candidate)
-	for range min(r.parallel, uint(len(list))) {
+	for range min(parallel, uint(len(list))) {
 		all.Go(func() {
 			for cand := range next {
 				f(cand)

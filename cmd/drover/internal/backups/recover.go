@@ -61,7 +61,8 @@ time.`,
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, volumes []string) error {
 		switch {
 		case r.from == "":
-			return cli.UsageError(cmd, "missing flag: --from NAME or --from URL")
+			return cli.UsageError(cmd, "missing flag: --from NAME or --from URL (drover store recover repairs the "+
+				"records of a cluster)")
 		case r.all && len(volumes) > 0:
 			return cli.UsageError(cmd, "--all cannot be combined with names of volumes")
 		case r.parallel == 0:
@@ -186,7 +187,7 @@ func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error)
 	}
 	for _, known := range recorded {
 		if known.URL == place && (r.name == "" || r.name == known.Name) {
-			return known.Name, nil
+			return known.Name, r.checkPassword(known)
 		}
 	}
 	n := api.NewRepository{Name: r.name, URL: place, CredentialsFile: r.credentials}
@@ -194,6 +195,19 @@ func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error)
 		n.Name = nameOf(place, recorded)
 	}
 	return n.Name, r.record(ctx, c, n)
+}
+
+// checkPassword fails if --password names another source than the record of a repository does: the record is used.
+func (r *recovery) checkPassword(known dataset.Repository) error {
+	if r.password == "" {
+		return nil
+	}
+	source, err := dataset.ParsePasswordSource(r.password)
+	if err == nil && source != known.Password {
+		return dataset.Errorf(dataset.ErrExists, "repository %s is recorded with the password of %s (leave out "+
+			"--password, or use another --name)", known.Name, known.Password)
+	}
+	return err
 }
 
 // record opens a repository, and records it. It never makes one: an empty place means that the disk is not mounted, or

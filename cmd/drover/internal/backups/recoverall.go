@@ -18,7 +18,7 @@ func (r *recovery) recoverAll(ctx context.Context, c cli.Remote, list []*candida
 	ctx, stop := r.app.Signals(ctx)
 	defer stop()
 	p := &printer{meters: r.app.Meters()}
-	r.each(list, func(cand *candidate) {
+	each(list, r.parallel, func(cand *candidate) {
 		if ctx.Err() != nil {
 			cand.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrCancelled, "interrupted"))
 			return

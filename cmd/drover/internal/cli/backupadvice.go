@@ -3,18 +3,23 @@ package cli
 // backupAdvice is the part of advice for the words of restic, borg and other programs for backups, and for those of
 // snapshots and replicas that newcomers typed in a trial.
 var backupAdvice = map[string]string{
-	"backup check":      checkBackups,
-	"backup test":       checkBackups,
-	"backup schedule":   scheduleBackups,
-	"backup mount":      mountBackup,
-	"repository mount":  mountBackup,
-	"backup forget":     "use drover backup rm --dry-run BACKUP, and the same without --dry-run",
-	"backup snapshots":  "use drover backup ls",
-	"repository backup": "use drover backup create VOLUME --to NAME",
-	"repository prune":  "use drover backup prune --repository NAME",
-	"repository stats":  "use drover repository inspect NAME",
-	"repository unlock": unlockRepository,
-	"backup unlock":     unlockRepository,
+	"backup check":         checkBackups,
+	"backup test":          checkBackups,
+	"backup schedule":      scheduleBackups,
+	"backup recover":       recoverVolumes,
+	"repository recover":   recoverVolumes,
+	"repository restore":   recoverVolumes,
+	"volume recover":       recoverVolumes,
+	"backup restore --all": recoverVolumes,
+	"backup mount":         mountBackup,
+	"repository mount":     mountBackup,
+	"backup forget":        "use drover backup rm --dry-run BACKUP, and the same without --dry-run",
+	"backup snapshots":     "use drover backup ls",
+	"repository backup":    "use drover backup create VOLUME --to NAME",
+	"repository prune":     "use drover backup prune --repository NAME",
+	"repository stats":     "use drover repository inspect NAME",
+	"repository unlock":    unlockRepository,
+	"backup unlock":        unlockRepository,
 	"backup create --all": "name the volumes, such as drover backup create VOLUME VOLUME; drover volume ls " +
 		"-o name lists them",
 	"snapshot create --all": "name the volumes, such as drover snapshot create VOLUME VOLUME; drover volume ls " +
@@ -47,6 +52,9 @@ const checkBackups = "use drover repository check NAME, which checks all backups
 // scheduleBackups is the advice for a user who wants backups at fixed times.
 const scheduleBackups = "a schedule belongs to a profile: set backup in profiles.yaml, systemctl reload drover, then " +
 	"drover volume set-profile NAME PROFILE"
+
+// recoverVolumes is the advice for a user who wants all volumes back from their backups.
+const recoverVolumes = "use drover recover --from NAME, which lists the volumes that it can bring back"
 
 // mountBackup is the advice for a user who wants to read files of a backup.
 const mountBackup = "use drover backup restore BACKUP NEW, and start a container with the new volume"
