@@ -34,7 +34,7 @@ type Cluster struct {
 	ControlStore store.Store
 	Service      *control.Service
 	Client       *client.Client
-	Profiles     []byte // nil: those of clusterProfiles
+	Profiles     []byte // if nil, those of clusterProfiles
 	A, B         *Host
 	Hosts        []*Host
 	Network      Network

@@ -48,7 +48,7 @@ func (h *Host) Advance(d time.Duration) {
 	h.Verifier.CheckIfDue(h.T.Context())
 }
 
-// WantUses expects that these IDs use a dataset once each, and that it is mounted if there is one.
+// WantUses expects that each of these IDs uses a dataset once, and that the dataset is mounted if there is an ID.
 func (h *Host) WantUses(d dataset.Dataset, ids ...string) {
 	h.T.Helper()
 	rec := h.Uses.Get(d.ID)
@@ -63,7 +63,7 @@ func (h *Host) WantUses(d dataset.Dataset, ids ...string) {
 	}
 }
 
-// CallsByName returns the errors of the calls that look up a volume by its name.
+// CallsByName makes the calls that look up a volume by its name, and returns the error of each by the name of the call.
 func (h *Host) CallsByName(spelling string) map[string]error {
 	ctx := h.T.Context()
 	_, get := h.Get(ctx, spelling)

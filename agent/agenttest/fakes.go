@@ -160,7 +160,7 @@ func (p hangingPool) Attach(ctx context.Context, id uuid.UUID, o backends.Attach
 type FailingBackend struct {
 	dir.Backend
 	Offline atomic.Bool
-	Refuse  error // of every create, clone and snapshot
+	Refuse  error // if not nil, the error of every create, clone and snapshot
 }
 
 func (f *FailingBackend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, error) {

@@ -11,7 +11,7 @@ import (
 // the agent's disk or at control. If Late is set, the n-th act still has an effect. Otherwise it has none.
 type Fuse struct {
 	Mu       sync.Mutex
-	ActsLeft int  // acts until the fuse blows; -1: it does not blow
+	ActsLeft int  // acts until the fuse blows, or -1 if it does not blow
 	Late     bool // the act at which it blows still has an effect
 	dead     bool
 	Gone     chan struct{}    // closed when it blows

@@ -44,7 +44,7 @@ type Host struct {
 	Database store.Store  // the agent's own
 	Fuse     *Fuse        // cuts off what the agent does in pools, in its database and at control
 
-	// FakeClock is the agent's clock if the host is alone; nil: the agent has the system's.
+	// FakeClock is the agent's clock if the host is alone. If nil, the agent uses the clock of the system.
 	FakeClock *clock.Fake
 	// Link is the connection to control of a host that is alone.
 	Link *Link

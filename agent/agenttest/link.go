@@ -26,7 +26,7 @@ type Link struct {
 	refuse                     bool
 	syncFails                  bool          // Sync fails
 	renewed                    time.Duration // when the last renewal was sent
-	DelayRegister              chan struct{} // registrations wait until it is closed; nil: they do not wait
+	DelayRegister              chan struct{} // if not nil, registrations wait until it is closed
 	refuseRegistrations        bool          // registrations fail
 	withoutGenerations         bool          // control is of an older version, without generations
 	hangSnapshots              bool          // Snapshots does not answer
@@ -72,7 +72,7 @@ func (l *Link) SetWithoutGenerations(old bool) {
 	l.withoutGenerations = old
 }
 
-// OnGenerations sets what is called before control answers which generations the pools have.
+// OnGenerations sets the function that is called before control answers a request for the generations of the pools.
 func (l *Link) OnGenerations(f func()) {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()

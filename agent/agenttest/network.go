@@ -16,7 +16,7 @@ type Network struct {
 	mu      sync.Mutex
 	servers map[string]*httptest.Server
 	cut     bool
-	stalled chan struct{}   // streams wait until it is closed; nil: they do not wait
+	stalled chan struct{}   // if not nil, streams wait until it is closed
 	waiting int             // streams that wait
 	brought map[*Host]int64 // bytes of streams to each host
 }

@@ -12,8 +12,11 @@
 // which is written before the clone is made. After a crash, Clear unmounts and destroys each clone that has such a
 // note.
 //
-// Only Creator has state: which backups run, in memory, and on disk the folders and the names of unwanted backups. A
-// lock for each dataset protects its folder, and a channel limits how many backups run. A read-write lock lets backups
-// run at the same time, but none while unwanted backups are removed. The order of the steps is in creator.go, the
-// folders are in scratch.go, and the removal of unwanted backups is in unwanted.go.
+// Only Creator has state. On disk it has the folders and the names of unwanted backups. In memory it has the backups
+// that run, the operations whose expired backups could not be removed yet, and the expired backups that are known to be
+// absent from their repository. A lock for each dataset protects its folder, and a channel limits how many backups run.
+// A read-write lock lets backups run at the same time, but none while unwanted or expired backups are removed. The last
+// two in memory have a mutex each. The order of the steps is in creator.go, and the folders are in scratch.go. Unwanted
+// backups are those that are not the result of their operation: their removal is in unwanted.go. Expired backups are
+// those that control does not retain: their removal is in expired.go.
 package backup

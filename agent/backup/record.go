@@ -30,13 +30,13 @@ type Record struct {
 	Volume    string            `json:"volume"`
 	Dataset   uuid.UUID         `json:"dataset"`
 	Profile   RecordedProfile   `json:"profile"`
-	Size      dataset.Size      `json:"size,omitempty"` // 0: not limited
+	Size      dataset.Size      `json:"size,omitempty"` // 0 means not limited
 	Labels    map[string]string `json:"labels,omitempty"`
 	Encrypted bool              `json:"encrypted"` // whether the pool stored the data encrypted
 	// Filesystem is that of the volume: ext4 or xfs. It is empty if the pool has no filesystem for each volume.
 	Filesystem string    `json:"filesystem,omitempty"`
 	Node       string    `json:"node,omitempty"`    // name of the node that made the backup
-	Snapshot   uuid.UUID `json:"snapshot,omitzero"` // the snapshot that was backed up; absent: the volume itself
+	Snapshot   uuid.UUID `json:"snapshot,omitzero"` // the snapshot that was backed up; if absent, the volume itself
 	Taken      time.Time `json:"taken"`             // the moment of the content
 	Drover     string    `json:"drover"`            // version of Drover that made the backup
 }

@@ -36,11 +36,16 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 // Restore writes the content of the volume in a backup to root, an empty directory, and gives root the owner, mode,
 // times and attributes of the volume's root directory. step is called with the name of each step.
 //
-// The directory must be visible to no other process. Restore fails with dataset.ErrNotFound if there is no such backup,
-// with dataset.ErrInvalid if Drover has not made it, with dataset.ErrConflict while it is being made, with
-// dataset.ErrUnsupported if a later version of Drover made it, with dataset.ErrNoSpace if root is too small, and with
-// dataset.ErrCorrupt if the backup may lack files or a file cannot be restored as it was. Then root contains a part of
-// the files.
+// The directory must be visible to no other process. Restore returns these errors of package dataset:
+//
+//   - ErrNotFound if there is no such backup,
+//   - ErrInvalid if Drover has not made the backup,
+//   - ErrConflict while the backup is being made,
+//   - ErrUnsupported if a later version of Drover made the backup,
+//   - ErrNoSpace if root is too small,
+//   - ErrCorrupt if the backup may lack files, or if a file cannot be restored as it was.
+//
+// After an error, root may contain a part of the files.
 func (s *Restorer) Restore(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
 	return s.restore(ctx, repository, id, writer{root: root, step: step})
 }

@@ -76,8 +76,8 @@ func (c *Creator) UnmountLeftovers() error {
 	return all
 }
 
-// Clear removes what a crash left: the folders and the clones of the backups that do not run, and the backups that were
-// to be removed. What cannot be removed is kept until Clear is called again.
+// Clear removes what a crash left: the folders and the clones of the backups that do not run, and the unwanted backups.
+// What cannot be removed stays until Clear is called again.
 func (c *Creator) Clear(ctx context.Context) {
 	c.clearFolders(ctx)
 	c.removeUnwanted(ctx)

@@ -24,7 +24,7 @@ type Tags struct {
 	Dataset   uuid.UUID
 	Operation uuid.UUID // the operation that made the backup
 	Profile   string    // empty: none
-	Snapshot  uuid.UUID // the snapshot that was backed up; uuid.Nil: the volume itself
+	Snapshot  uuid.UUID // the snapshot that was backed up; if uuid.Nil, the volume itself
 }
 
 // DatasetTag returns the tag of all backups of a dataset.

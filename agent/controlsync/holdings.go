@@ -177,8 +177,9 @@ func (r *Holdings) ListPool(ctx context.Context, p *pool.Pool) (found []api.Foun
 }
 
 // ListStorage lists the datasets in the storage of a pool. The pool need not be in the table of this node. isDoubtful
-// reports whether an incoming dataset may have been acknowledged. If this node does not know the index of a record, the
-// returned record keeps its field Written, so that control can order two records that claim one name.
+// reports whether an incoming dataset may have been acknowledged. If two records claim one name, control orders them by
+// the index of the transaction that wrote them. If this node does not know that index, the returned record keeps its
+// field Written, which has the index that was written beside the data.
 func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful func(uuid.UUID) bool) (
 	found []api.FoundDataset, err error) {
 	entries, err := b.List(ctx)

@@ -21,11 +21,16 @@
 //
 // This node's database, the store, and the memory of every control replica know the generations. The store must not be
 // written again and again for a volume that is in use for days. So a generation is written to the store only at these
-// times: at each registration; at a raise at a start; at a raise because the pool became the home of a dataset; and at
-// the first raise after a change that the store records anyway, or after the mount of an idle volume. All other raises
-// are reported only to the memory of the replicas: to each of them, and again to a replica that was restarted. An
-// unreachable replica is asked when it is reachable again. If it knows a higher generation, the pool is quarantined
-// then.
+// times:
+//
+//   - at each registration,
+//   - at a raise at a start,
+//   - at a raise because the pool became the home of a dataset,
+//   - at the first raise after a change that the store records anyway, or after the mount of an idle volume.
+//
+// All other raises are reported only to the memory of the replicas: to each of them, and again to a replica that was
+// restarted. An unreachable replica is asked when it is reachable again. If it knows a higher generation, the pool is
+// quarantined then.
 //
 // A host that starts while control is unreachable mounts its volumes according to its own database: losing control
 // stops no container. If that database was restored as well, the agent cannot notice the restore, and may write at the

@@ -50,9 +50,9 @@ func NewRegistrar(deps RegistrarDeps) *Registrar { return &Registrar{RegistrarDe
 
 // AwaitGuard asks the guard for its records and applies them to Deadlines. The agent calls it when it starts, before it
 // mounts or unmounts anything. AwaitGuard asks nothing if no known lease is bounded in time and no dataset is mounted.
-// A dataset that is mounted may be fenced even if its lease is no longer bounded: the last agent may have ended after
-// the change of its profile, and before the guard forgot the dataset. recovered is true if the agent's database was
-// lost, so that no lease is known.
+// A dataset that is mounted may be fenced even if its lease is no longer bounded: the previous process of the agent may
+// have ended after the profile of the dataset changed, and before the guard forgot the dataset. recovered is true if
+// the agent's database was lost, so that no lease is known.
 func (g *Registrar) AwaitGuard(ctx context.Context, recovered bool) (st guard.Status) {
 	if g.Guard == nil || !recovered && !g.isAnyMounted() &&
 		!slices.ContainsFunc(append(g.Cache.IDs(), g.Cache.CopyIDs()...), g.isBounded) {

@@ -23,15 +23,17 @@
 //
 // The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and SharedMountTable
 // keep their values in memory too. The other state is only in memory: the running flushes (Flushes), the reservations
-// (Reservations), the disk errors (Disks), the times of the next checks (Verifier), the scan of the host whose result
-// several callers share (Holders), the datasets without a use (UseTable), the processes that activated the plugin
-// (Engines), the datasets that control refuses (SharedMountTable), and whether lost uses were found again (Resolver).
-// The lock of a dataset (host.Host.Locks) protects its mount and its uses: the comment of a method says if the caller
-// must hold it. Each type with state also has a mutex for its fields.
+// (Reservations), the disk errors and, for a second, the last mount table (Disks), the times of the next checks
+// (Verifier), the scan of the host whose result several callers share (Holders), the datasets without a use (UseTable),
+// the processes that activated the plugin (Engines), the mounted datasets that must not get further users
+// (SharedMountTable), and whether lost uses were found again (Resolver). The lock of a dataset (host.Host.Locks)
+// protects its mount and its uses: the comment of a method says if the caller must hold it. Each type with state also
+// has a mutex for its fields.
 //
-// Where to change what: how a mount proceeds is in mount.go, and what the kernel is asked to mount in attach.go. When
-// a use ends is in verifier.go. Who counts as a holder is in holders.go and in package internal/linux/inuse. What
-// differs between engines is in engines.go and podman.go.
+// Where to change what: how a mount proceeds is in mount.go, and what the kernel is asked to mount in attach.go. When a
+// use ends is in verifier.go. Who counts as a holder is in holders.go and in package internal/linux/inuse. What differs
+// between engines is in engines.go and podman.go, and in record.go, which recognizes an engine by its mount IDs. The
+// hints that name the commands of an engine are in message.go.
 package mounting
 
 import (

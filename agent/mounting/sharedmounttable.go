@@ -21,8 +21,8 @@ type SharedMount struct {
 	MountID uuid.UUID `json:"stay"`
 }
 
-// SharedMountTable has the shared mounts of this node, in memory and on disk, and the datasets that control refuses.
-// Its methods are safe for concurrent use.
+// SharedMountTable has the shared mounts of this node, in memory and on disk, and the mounted datasets that must not
+// get further users here: see Refuse. Its methods are safe for concurrent use.
 type SharedMountTable struct {
 	*host.Host
 
@@ -56,8 +56,8 @@ func (t *SharedMountTable) Get(id uuid.UUID) (SharedMount, bool) {
 	return r, is
 }
 
-// Named returns the dataset with a name or an alias. It returns no dataset that control refuses, because another
-// dataset may have the name now.
+// Named returns the dataset with a name or an alias. It returns no dataset that must not get further users here,
+// because another dataset may have the name now.
 func (t *SharedMountTable) Named(name string) (dataset.Dataset, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

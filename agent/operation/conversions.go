@@ -14,7 +14,7 @@ import (
 // ConversionsDeps is what Conversions needs of other components.
 type ConversionsDeps struct {
 	*host.Host
-	// EndReservation ends the exclusive use of a dataset that an earlier process of this agent has reserved.
+	// EndReservation ends the reservation of a dataset that an earlier process of this agent has made.
 	EndReservation func(d dataset.Dataset)
 }
 

@@ -41,8 +41,13 @@ type Datasets struct {
 // NewDatasets returns a Datasets.
 func NewDatasets(deps DatasetsDeps) *Datasets { return &Datasets{deps} }
 
-// LockForOperation locks the dataset of an operation, and checks that no other node is its home, that the operation is
-// of its epoch, that this node has not relinquished it, and that the outcome of no other conversion of it is unknown.
+// LockForOperation locks the dataset of an operation. It fails if one of these is true:
+//
+//   - another node is the home of the dataset,
+//   - the operation is of another epoch than the dataset,
+//   - this node has relinquished the dataset,
+//   - the outcome of another conversion of the dataset is unknown.
+//
 // unlock is never nil, and the caller must call it even if err is not nil. If the error is ErrOffline, the pool is nil
 // and d is set.
 func (s *Datasets) LockForOperation(ctx context.Context, op dataset.Operation, what string) (

@@ -22,7 +22,7 @@ type RemoverDeps struct {
 	Datasets        *Datasets
 	Records         *RecordWriter
 	EnsureUnused    EnsureUnused
-	MarkDeleted     func(ctx context.Context, id uuid.UUID) error // records that its spellings are of a deleted volume
+	MarkDeleted     func(ctx context.Context, id uuid.UUID) error // records that its volume was deleted
 	ForgetSpellings func(ctx context.Context, id uuid.UUID) error // forgets the spellings that the engine used
 	DropUses        func(ctx context.Context, id uuid.UUID) error
 	PurgeLater      func(d dataset.Dataset)

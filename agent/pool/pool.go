@@ -27,7 +27,7 @@ type Pool struct {
 	disk           diskHealth    // whether its disk takes writes: see prober.go
 	recovered      bool          // it answers again, or its disk works again, and Retry has not reported that yet
 	warned         []string      // its warnings when it was last asked
-	LockProblem    string        // why other drover processes are not kept away from it; "" if they are
+	LockProblem    string        // why it is not locked against other drover processes, or "" if it is
 
 	Memory            string        // the kind of memory that the pool is in, such as tmpfs; "" for none
 	nodeName          string        // the name of its node

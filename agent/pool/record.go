@@ -20,7 +20,7 @@ type Record struct {
 	Devices []string     `json:"devices,omitempty"`
 	Trimmed time.Time    `json:"trimmed,omitzero"` // when the free blocks of its devices were last discarded
 	Default bool         `json:"default,omitempty"`
-	// Overcommit is the highest ratio of the total size of its volumes to its own size; 0: not limited.
+	// Overcommit is the highest ratio of the total size of its volumes to its own size. 0 means not limited.
 	Overcommit float64 `json:"overcommit,omitempty"`
 	// OvercommitConfigured is true if Overcommit is from drover.yaml. If a later drover.yaml lacks it, the pool has no
 	// limit any more. If false, it was set by drover pool create or drover pool set, and stays.

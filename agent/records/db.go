@@ -14,7 +14,7 @@ import (
 // DB is the agent's own database, on its disk. Each write is one durable transaction. It is safe for concurrent use.
 // Its keys, and the types of their values, are:
 //
-//	format                 the format of the records: see Format; absent: 1
+//	format                 the format of the records: see Format; 1 if absent
 //	identity               registration.nodeIdentity
 //	recovered              the database was lost, and control has not yet reported what is mounted
 //	incarnations           registration.incarnations

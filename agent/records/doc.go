@@ -8,5 +8,6 @@
 // those that have changed, and packages mounting, replication and handover also write or remove single ones. The others
 // are pools/, which package pooladmin writes too, and recovered, which package mounting removes. The mutex of Cache
 // protects the records in memory, and each write of DB is one transaction. A new key of the database, or a change of
-// its format, belongs in db.go. What docker volume ls lists is in spellings.go.
+// its format, belongs in db.go. Which volumes docker volume ls lists is in spellings.go, and what it shows of each is
+// in package volume.
 package records

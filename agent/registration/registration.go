@@ -49,7 +49,8 @@ func (r *Registration) SetJoined() { r.once.Do(func() { close(r.joined) }) }
 // Joined returns a channel that is closed when SetJoined is called.
 func (r *Registration) Joined() <-chan struct{} { return r.joined }
 
-// Refusal returns why control does not register this node, or did not answer last; "" if this node is registered.
+// Refusal returns why control does not register this node: control refuses it, or did not answer the last request. It
+// returns "" if this node is registered.
 func (r *Registration) Refusal() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -23,7 +23,7 @@ import (
 type Files struct {
 	Peer     string // https://HOST:PORT of the agent that has it
 	Dataset  uuid.UUID
-	Snapshot uuid.UUID // uuid.Nil: the dataset itself, which must not be in use
+	Snapshot uuid.UUID // if uuid.Nil, the dataset itself, which must not be in use
 	Into     *os.File  // open, empty directory: the root of a dataset that is not in use
 	// Manifest lists the expected files. The home that relinquished the dataset wrote it (SumFiles). If nil, the
 	// files are not checked.

@@ -12,7 +12,7 @@ import (
 // Step is one snapshot that must be transferred.
 type Step struct {
 	Snapshot dataset.Snapshot `json:"snapshot"`
-	Base     uuid.UUID        `json:"base,omitzero"` // a snapshot that both sides will have; uuid.Nil: none
+	Base     uuid.UUID        `json:"base,omitzero"` // a snapshot that both sides will have, or uuid.Nil
 	Bytes    int64            `json:"bytes"`         // approximate length of its stream
 }
 

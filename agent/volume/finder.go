@@ -5,9 +5,10 @@
 //
 // Spellings records the strings by which the tools know a volume. Finder finds the volume that a tool names, Viewer
 // shows volumes, and Requests creates and removes them. Only Spellings has state. The spellings are in the cache
-// (host.Host.Cache) and on disk (spellings/), and the mutex of Spellings keeps the two equal. What docker volume ls
-// and inspect show belongs in viewer.go, and what a removal by an engine may do in requests.go and spellings.go.
-// Which options a new volume accepts is decided by control, in package control/planning.
+// (host.Host.Cache) and on disk (spellings/), and the mutex of Spellings keeps the two equal. What docker volume ls and
+// inspect show of a volume belongs in viewer.go. Which volumes docker volume ls lists is decided by Cache.List in
+// package records. What a removal by an engine may do belongs in requests.go and spellings.go. Which options a new
+// volume accepts is decided by control, in package control/planning.
 package volume
 
 import (
@@ -41,9 +42,9 @@ type Finder struct {
 func NewFinder(deps FinderDeps) *Finder { return &Finder{deps} }
 
 // Find returns the volume to which this engine refers. It answers from memory for a volume whose home is this node, and
-// asks control for any other. It returns ErrNotFound only for a reference that is no valid spelling, if control knows
-// no volume of the name, or if the reference asks for another profile or another source than the volume has; in the
-// last case it also returns the volume. If control cannot be asked, it returns another error.
+// asks control for any other. It returns ErrNotFound only in three cases: the reference is not a valid spelling,
+// control knows no volume of the name, or the reference asks for another profile or another source than the volume has.
+// In the third case it also returns the volume. If control cannot be asked, it returns another error.
 func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error) {
 	if ref.Err != nil {
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %w", ref.Err)

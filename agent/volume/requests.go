@@ -30,8 +30,8 @@ type RequestsDeps struct {
 	Holders func(ctx context.Context, d dataset.Dataset) dataset.Holders
 }
 
-// Requests creates and removes volumes for the tools of this host: it has control plan each request and executes the
-// plan here or has its node execute it. It has no state.
+// Requests creates and removes volumes for the tools of this host. It has control plan each request. It executes a plan
+// for this node, and has another node's agent execute a plan for that node. It has no state.
 type Requests struct {
 	deps RequestsDeps
 }
@@ -89,8 +89,8 @@ func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	return r.deps.Spellings.MarkDeleted(ctx, d.ID)
 }
 
-// Perform has control plan a request for an existing volume and executes the plan here, or has the agent of the node
-// that it is for execute it.
+// Perform has control plan a request for an existing volume. It executes a plan for this node, and has another node's
+// agent execute a plan for that node.
 func (r *Requests) Perform(ctx context.Context, req api.Request) error {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
 	if req.Kind == dataset.OpDelete && req.Name != "" {
