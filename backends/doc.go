@@ -5,6 +5,10 @@
 // package daemon passes the Registry to the agent, and packages verification and suiterunner pass a Kind to a trial.
 // The package holds no state about datasets. A Registry does not change after NewRegistry, and Attachments has a mutex.
 //
+// Where to change what: the methods that each pool has are in pool.go, those that only some pools have in optional.go,
+// and those of copies in copy.go. What a backend can do before a pool is open is in kind.go. When a pool counts as full
+// is in room.go.
+//
 // # Terms
 //
 // A backend is a kind of storage. Kind describes it and opens its pools. A Pool

@@ -24,13 +24,13 @@
 //	record.json                   the dataset's record
 //	head.img      head/image      the image that is mounted (XFS, btrfs)
 //	<snapshot>.img  <snapshot>/image
-//	<snapshot>.json               the snapshot's record. A restore makes the new head under the name of the
-//	                              snapshot that will keep the old head, and then exchanges the two
+//	<snapshot>.json               the snapshot's record
 //	part.img      part/image      in a copy: the received part of a snapshot
 //	part.json                     how much of the snapshot was received
 //	next…, tmp-…                  unfinished; worthless after a crash
 //
-// The image of an encrypted dataset is described in attach/containers.go.
+// A restore gives the new head the name of the snapshot that will keep the old head, and then exchanges the names of
+// the two images. The image of an encrypted dataset is described in attach/containers.go.
 //
 // # Copies
 //

@@ -158,8 +158,8 @@ func (sn *snapshots) uniqueSize(ctx context.Context, dir folder.Dir, snapshot uu
 // of the exchange, even if the head was written to since an earlier attempt. Before the exchange, the name of keep
 // belongs to the future head, so the snapshot is not shown to readers.
 
-// Restore implements backends.Pool. It compares a clone with its source and exchanges the clone with the head in one
-// step.
+// Restore implements backends.Pool. It clones the image of the snapshot, compares the clone with that image, and
+// exchanges the clone with the head in one step.
 func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot,
 	progress backends.Progress) error {
 	var size int64

@@ -5,7 +5,8 @@
 // checksum was verified.
 //
 // Backends btrfs and zfs send with Send, and get the Spool of a folder from package shelf. The only state is the two
-// files in the folder (File and RecordFile). The caller must prevent concurrent calls for the same folder.
+// files in the folder (File and RecordFile). The caller must prevent concurrent calls for the same folder. The frames
+// of the stream are in stream.go, and the file, its record and the flushes in spool.go.
 package spool
 
 import (

@@ -6,7 +6,7 @@
 //	<pool>/drover-verify-<uuid>/corner.json   the mark, locked with flock(2) while the sandbox is used
 //	<pool>/drover-verify-<uuid>/…             trial pools, and other files of the trial
 //
-// A killed process or a crashed host leaves its sandbox behind. A remaining sandbox is recognised by its name together
+// A killed process or a crashed host leaves its sandbox behind. A remaining sandbox is recognized by its name together
 // with its mark. A folder with only one of them is never removed. The exception is a folder that has the name of a
 // sandbox and is empty, or contains only an empty mark: an interrupted process leaves such a folder while it makes a
 // sandbox. The method List of a pool calls [IsSandbox], and does not list sandboxes.
@@ -17,7 +17,8 @@
 // each case, and suiterunner thaws the filesystems of a process that it kills. The agent finds remaining sandboxes:
 // agent/doctor reports them, and agent/pooladmin removes them (`drover doctor --gc`) and refuses to remove a pool that
 // has one. Backends loop and lvm and package shelf recognize sandboxes in their pools. All state is on disk. The lock
-// on the mark protects a used sandbox from being removed.
+// on the mark protects a used sandbox from being removed. How a sandbox is made, marked and recognized is in
+// sandbox.go, what is removed with it in remove.go, and which filesystems are thawed in thaw.go.
 package trialdir
 
 import (

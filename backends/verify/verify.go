@@ -6,7 +6,8 @@
 // from JSON and adds them to a [Report]. Packages main and cli only name the type Report, for App.VerifyPool. The
 // report shows the claims of the pool beside the results. The package keeps its state in the files in the sandbox.
 // Suite removes them after each case, and the lock on the sandbox protects them. In memory there are only the failures
-// and clean-ups of the running case (try), which a mutex protects.
+// and clean-ups of the running case (try), which a mutex protects. How cases are run is in verify.go and try.go, and
+// how results are compared with the claims in report.go.
 package verify
 
 import (

@@ -110,8 +110,8 @@ func New(runner run.Runner, clock clock.Clock) *Backend { return &Backend{runner
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }
 
-// Available implements backends.Kind. It checks that zfs(8) exists, and its kernel module or server runs. It runs no
-// command, because agents call it often.
+// Available implements backends.Kind. It checks that zfs(8) exists, and that its kernel module or its server runs. It
+// runs no command, because agents call it often.
 func (b *Backend) Available(context.Context) error {
 	if _, err := run.LookPath(program); err != nil {
 		return dataset.Errorf(dataset.ErrUnsupported,

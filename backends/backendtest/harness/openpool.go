@@ -60,7 +60,7 @@ func (f *OpenPool) NothingLeftBelow(dir string) {
 	}
 }
 
-// Entries returns the entries of a dataset in the list, except for bytes of it that are still being removed.
+// Entries returns the entries of a dataset in the list of the pool, without those whose deletion has begun.
 func (f *OpenPool) Entries(id uuid.UUID) []backends.Entry {
 	f.Helper()
 	list, err := f.Pool.List(f.Ctx)

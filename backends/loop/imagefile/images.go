@@ -4,7 +4,8 @@
 //
 // The types have no state besides the settings of the pool: everything is read from the directory of the dataset. The
 // caller of backends.Pool prevents concurrent changes of a dataset. Before the package changes the image of a head that
-// may be in use, it locks the image (loopdev.Claim).
+// may be in use, it locks the image (loopdev.Claim). Sizes and contents of images are in images.go, the tags of
+// restores in tags.go, and the types Heads and Sharing in heads.go and sharing.go.
 package imagefile
 
 import (

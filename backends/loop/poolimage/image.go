@@ -1,7 +1,8 @@
 // Package poolimage keeps a pool in one preallocated image file with an XFS, for hosts whose filesystem cannot share
 // blocks between files. Package loop opens an [Image] before it opens the pool, and closes it with the pool. An Image
 // remembers how many lost blocks of the file it has allocated again since it was opened, and whether its device refuses
-// discards (imageBlocks). A mutex protects this state.
+// discards (imageBlocks). A mutex protects this state. How the image is made, mounted and removed is in image.go, and
+// how its lost blocks are found and allocated again in imageblocks.go.
 package poolimage
 
 import (

@@ -2,7 +2,9 @@
 // loop calls it. The received part of a snapshot, and how much of it is on the disk, are recorded in the directory of
 // the copy, so that a transfer can be resumed. A Sender also remembers the last comparison of two snapshots, protected
 // by a mutex. While a difference arrives, a goroutine of the Receiver shares the blocks of its base (baseSharing), and
-// a mutex protects its progress. The caller of backends.Pool prevents concurrent calls of Receive for one dataset.
+// a mutex protects its progress. The caller of backends.Pool prevents concurrent calls of Receive for one dataset. The
+// steps of a Receiver and its checkpoints are in receive.go, the record of the received part in partial.go, and the
+// blocks of the base in basesharing.go. The Sender is in send.go, and the remembered comparison in comparison.go.
 package transfer
 
 import (
