@@ -38,8 +38,8 @@ type Options struct {
 // Call is a call of the protocol that has ended.
 type Call struct {
 	Name   string // such as "Mount"
-	Volume string // the name that the engine used; empty: the call names no volume
-	Err    error  // the error that the engine got; nil: the call succeeded
+	Volume string // the name that the engine used, or "" if the call names no volume
+	Err    error  // the error that the engine got, or nil if the call succeeded
 	Took   time.Duration
 }
 

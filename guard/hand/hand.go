@@ -57,7 +57,7 @@ type Target struct {
 	// Filesystem is what Bind found mounted on Paths. It is zero if Bind has not found anything yet.
 	Filesystem mount.Filesystem `json:"filesystem,omitzero"`
 	// Agent is the process that registered the dataset. If it holds the dataset, it is killed and
-	// not stopped: a stopped agent could never ask to undo the fence, a killed one is restarted.
+	// not stopped: a stopped agent could never ask to undo the fence, but a killed agent is restarted.
 	Agent Process `json:"agent,omitzero"`
 }
 

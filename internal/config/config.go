@@ -63,7 +63,7 @@ type Pool struct {
 	Name    string
 	Backend string
 	Path    string       // absolute and clean; may be empty with devices
-	Image   dataset.Size // > 0: Path is a preallocated image file of that size
+	Image   dataset.Size // if above 0, Path is a preallocated image file of this size
 	Devices []string     // absolute and clean: the devices of the pool
 	// Trim is the interval at which the free space of the devices is discarded. 0 means the default of the agent, a
 	// negative value never.

@@ -7,8 +7,8 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 )
 
-// Where facts can be published: the facts of a host as labels of Swarm nodes, and by a control replica as tags and
-// metadata of services in Consul.
+// The places where the facts of nodes can be published. With PublishSwarm, an agent publishes them as labels of the
+// nodes of its Swarm. With PublishConsul, a control replica publishes them as tags and metadata of services in Consul.
 const (
 	PublishSwarm  = "swarm"
 	PublishConsul = "consul"

@@ -45,7 +45,8 @@ type Request struct {
 	Progress func(Progress)
 }
 
-// Progress is the state of a run of restic. Bytes and Files have been read of the totals that are known so far.
+// Progress is the state of a run of restic. Bytes and Files are what restic has read so far. TotalBytes and TotalFiles
+// are what it has found so far.
 type Progress struct {
 	Bytes      int64 `json:"bytes_done"`
 	TotalBytes int64 `json:"total_bytes"`
@@ -70,7 +71,7 @@ type message struct {
 
 // IncompleteError is the error of a backup that failed after restic had stored it, if Backup could not remove it.
 type IncompleteError struct {
-	ID  string // its first 8 digits, or all
+	ID  string // the ID of the backup, or its first 8 digits
 	Err error  // the failure of the backup
 	// Removal is the failure of the removal.
 	Removal error
@@ -86,9 +87,9 @@ func (e *IncompleteError) Unwrap() error { return e.Err }
 // Backup makes a backup. If a file cannot be read, it fails, and removes the incomplete backup from the repository. If
 // that fails, too, for example because another process makes a backup, the error is an *IncompleteError.
 //
-// restic 0.14 does not store sockets, the attributes of symbolic links, which of several FIFOs, devices or symbolic
-// links are hard links of each other, and the bytes of a symbolic link's target that are not UTF-8. It restores the
-// holes of sparse files as zeros on the disk.
+// restic 0.14 stores neither sockets nor the attributes of symbolic links. It does not record which FIFOs, devices and
+// symbolic links are hard links of each other. It does not store the bytes of a symbolic link's target that are not
+// UTF-8. It restores the holes of sparse files as zeros on the disk.
 func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summary, err error) {
 	for _, name := range req.Names { // restic leaves out those that do not exist
 		if _, err := os.Lstat(filepath.Join(req.Dir, name)); err != nil {

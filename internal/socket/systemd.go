@@ -21,9 +21,9 @@ type PassedSockets struct{ files []*os.File }
 // uses them. The result is empty if there are none.
 func FromSystemd() *PassedSockets { return &PassedSockets{files: activation.Files(true)} }
 
-// Take returns the socket with a name (FileDescriptorName= of the unit) or, if there is none, the socket with an
-// address. It returns nil if there is neither. The file belongs to systemd, and remains when the socket is closed. It
-// fails with ErrInvalid if it is not a listening unix socket.
+// Take returns the socket with a name (FileDescriptorName= of the unit) or, if there is none, the socket at a path. It
+// returns nil if there is neither. The file belongs to systemd, and remains when the socket is closed. It fails with
+// ErrInvalid if it is not a listening unix socket.
 func (h *PassedSockets) Take(name, path string) (net.Listener, error) {
 	i := h.find(func(f *os.File) bool { return f.Name() == name })
 	if i < 0 {

@@ -1,6 +1,7 @@
 // Package dm reads the state of device mapper devices with ioctl(2). It starts no program, and it neither needs nor
 // creates the links of udev. Backend lvm calls it to read volumes and thin pools. The package keeps no state, and its
-// functions are safe for concurrent use.
+// functions are safe for concurrent use. The requests to the kernel are in dm.go, and the metadata of thin pools is
+// read in thin.go.
 package dm
 
 import (

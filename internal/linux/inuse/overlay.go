@@ -22,8 +22,8 @@ func numberOf(e *mount.Entry) deviceNumber { return deviceNumber{e.Major, e.Mino
 // is looked up only in tables that show both the overlay and the tree. There are two exceptions. First, if the host's
 // table shows the overlay, the path is looked up only in the host's table. Such an overlay belongs to a container of
 // the host, and its upper directory is on the host. The container may have a volume mounted at the same path. Second,
-// if the overlay is the root directory in a table, that table does not count, because a program in another namespace
-// mounted the overlay.
+// the path is not looked up in a table in which the overlay is the root directory, because a program in another
+// namespace mounted that overlay.
 func (h *TreeUse) FindOverlays(s *Scan) {
 	h.overlays = map[deviceNumber]bool{}
 	onHost := map[deviceNumber]bool{}

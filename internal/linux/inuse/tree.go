@@ -85,9 +85,9 @@ func (h *TreeUse) Includes(f File) bool {
 // IsMountedIn reports whether a mount table contains a writable mount of the tree that is not a copy of the host's
 // mount. A mount of an overlay whose upper directory is in the tree counts like a mount of the tree.
 //
-// Copies do not count because every service with a separate mount namespace has one, and a container that
-// sees the whole host has one below some folder. The processes in these namespaces hold the tree only if
-// they have opened a file in it, like processes in the host's namespace.
+// Copies do not count because every service with a separate mount namespace has one, and a container that sees all
+// files of the host has one below one of its folders. The processes in these namespaces hold the tree only if they have
+// opened a file in it, like processes in the host's namespace.
 func (h *TreeUse) IsMountedIn(v *View) bool {
 	if cached, ok := h.views[v]; ok {
 		return cached

@@ -1,9 +1,10 @@
 // Package iolimit limits how fast control groups may read and write a block device, with the throttling of block I/O in
 // cgroup version 1 (blkio.throttle.*, blkio-controller.rst of the kernel) and version 2 (io.max, cgroup-v2.rst). It
-// knows files and numbers, but neither containers nor volumes. The agent (agent/throttle) sets the limits of volumes
-// with it and finds the devices of volumes. The guard (guard/hand) reads groups. The backend test suite and package
-// backends/verify test limits. The package keeps no state: the rules are those in the kernel's files. How a hierarchy
-// is found is in detect.go, and the format of the kernel's files in v1.go and v2.go.
+// knows files and numbers, but neither containers nor volumes. Package agent/throttle sets the limits of volumes with
+// it. Packages agent/throttle and agent find the devices of volumes with it, the latter for the metrics. The guard
+// (guard/hand) reads groups. The backend test suite and package backends/verify test limits. The package keeps no
+// state: the rules are those in the kernel's files. How a hierarchy is found is in detect.go, and the format of the
+// kernel's files in v1.go and v2.go.
 //
 // The versions differ:
 //

@@ -18,8 +18,9 @@ import (
 // same limit. Since 6.12, the limit cannot be raised again: the kernel requires a multiple of discard_granularity,
 // which is 0 then. Only removing the number resets the limit.
 
-// DisableDiscard makes the device at path, such as /dev/loop3, refuse discards. It is idempotent. Once the device has
-// no file, Remove resets its number. After that, a new device with this number accepts discards again.
+// DisableDiscard makes the device at path, such as /dev/loop3, refuse discards. It is idempotent. The setting belongs
+// to the number of the device. Once the device has no file, Remove removes the number with its settings, so that a new
+// device with this number accepts discards again.
 func DisableDiscard(path string) error {
 	limit := discardLimit(path)
 	err := os.WriteFile(limit, []byte("0"), 0)

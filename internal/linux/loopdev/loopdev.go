@@ -50,8 +50,8 @@ type Options struct {
 	Sole bool
 }
 
-// Device is an attached file. It exists as long as the Device is open or something else, such as a mount, uses it. Then
-// it detaches the file, even if this process was killed.
+// Device is an attached file. It exists as long as the Device is open or something else, such as a mount, uses it.
+// After that the kernel detaches the file, even if this process was killed.
 type Device struct {
 	// Path is /dev/loopN. The kernel reuses the numbers, so never store the path.
 	Path string

@@ -1,6 +1,7 @@
 // Package mkfs computes how large the device of a volume must be for its filesystem, and which arguments mkfs needs. A
 // user can write as many bytes to a volume as its size says. So the package adds the space that the filesystem uses for
-// itself. Backends loop and lvm call the package. The package keeps no state.
+// itself. Backends loop and lvm call the package. The package keeps no state. Sizes and arguments are in mkfs.go, and
+// which filesystems a host supports is in host.go.
 package mkfs
 
 import (
