@@ -1,4 +1,4 @@
 // Package certificates has the commands of drover ca, which work on the certificate authority of a cluster. Package
-// main adds them to the command tree. The only state is the folder of the authority, which package pki locks during a
-// change.
+// main adds them to the command tree. drover ca revoke calls the API. The other commands change the folder of the
+// authority, which is the only state. Package pki locks the folder during a change.
 package certificates

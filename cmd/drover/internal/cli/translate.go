@@ -10,7 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// TasksTopic is the word after drover help that stands for the list of tasks. As a command, it is a synonym.
+// TasksTopic is the word in drover help tasks, which prints the list of tasks. Without help before it, the word is a
+// synonym of a command.
 const TasksTopic = "tasks"
 
 // Translate returns a command line with the commands and flags of Drover in the place of their synonyms. root is the

@@ -49,7 +49,8 @@ func OnDelete(o dataset.OnDelete) string {
 	return string(o.Mode)
 }
 
-// ExactSize formats a size. It adds the number of bytes if the rounded size is not exact.
+// ExactSize formats a size as SizeOr does. It adds the number of bytes if the text is rounded. A size of 0 is "no
+// limit".
 func ExactSize(s, requested dataset.Size) string {
 	words := SizeOr(s, requested, "no limit")
 	if s == 0 || words == s.String() {

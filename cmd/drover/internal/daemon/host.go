@@ -3,11 +3,12 @@
 // host of a cluster. Package servers calls these functions with the Options that it reads from the flags and
 // drover.yaml.
 //
-// A process owns the files of Options.Root, its sockets and its stores. A lock on a file in the root ensures that one
-// process at a time uses them (lockRoot). The only other state is the number of closed connections that were not logged
-// yet (closedLog), which a mutex protects. OpenUnserved opens the store for commands that run without a server (package
-// stores). Where to change what: Options and Serve are in host.go, Control is in replica.go, Agent in node.go, and the
-// checks of Options in check.go. The stores are opened in stores.go, and the sockets in sockets.go and network.go.
+// A process owns the files of Options.Root, its sockets and its stores. Locks on two files in the root ensure that at
+// most one process with an agent (Serve or Agent) and at most one control replica use the root at a time (lockRoot).
+// The only other state is the number of closed connections that were not logged yet (closedLog), which a mutex
+// protects. OpenUnserved opens the store for commands that run without a server (package stores). Where to change what:
+// Options and Serve are in host.go, Control is in replica.go, Agent in node.go, and the checks of Options in check.go.
+// The stores are opened in stores.go, and the sockets in sockets.go and network.go.
 package daemon
 
 import (

@@ -25,7 +25,7 @@ type API interface {
 
 // Open returns a client of the engine that DOCKER_HOST names, by default that at /var/run/docker.sock. It sends no
 // request. It fails with ErrUnsupported for an engine that is not reached through a Unix socket, because the paths of
-// such an engine may be paths of another host.
+// such an engine may be paths of another host. It fails with ErrInvalid if DOCKER_HOST is wrong.
 func Open() (*client.Client, error) {
 	c, err := client.New(client.FromEnv)
 	if err != nil {

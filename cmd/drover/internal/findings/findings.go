@@ -94,7 +94,8 @@ func Table(a *cli.App, list []api.Finding) *show.Table {
 	return t
 }
 
-// Reported returns the findings that a node reported, and a finding about those that it omitted.
+// Reported returns the findings that a node reported. If the report omits findings, Reported adds a finding that says
+// so.
 func Reported(n api.NodeFindings) []api.Finding {
 	if n.Omitted == 0 {
 		return n.Findings
@@ -140,7 +141,7 @@ func Merge(all []OfNode, local string) []api.Finding {
 	return out
 }
 
-// Few returns at most three of the names in their order, and the number of the other names.
+// Few returns the first three of the sorted names, and the number of the other names.
 func Few(names []string) string {
 	names = slices.Sorted(slices.Values(names))
 	if len(names) > 3 {

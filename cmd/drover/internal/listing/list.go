@@ -33,7 +33,7 @@ type List[T any] struct {
 	// FetchMatching is set instead of Fetch if the items depend on arguments or on an expression, or are not read from
 	// the API.
 	FetchMatching func(*cobra.Command, Query) ([]T, error)
-	// Local says that the items are not in the store of control, so the state of the store does not concern the list.
+	// Local says that the items are not in the store of control. The list is then complete even if the store was lost.
 	Local bool
 	// Expressions says that a --filter that is not KEY=VALUE is an expression, which FetchMatching evaluates.
 	Expressions bool

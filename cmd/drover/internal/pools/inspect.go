@@ -91,7 +91,7 @@ func poolForm(p api.Pool) *show.Form {
 }
 
 // Ability describes a capability of pools.
-type Ability struct{ Name, what string } // Name is the key in JSON, and what is its description for people
+type Ability struct{ Name, what string } // Name is its key in JSON; the field what is its description for people
 
 // Abilities returns all capabilities in the order in which they are shown.
 func Abilities() []Ability {

@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The states of a pool in the output. Package nodes also compares with Held.
+// The states of a pool in the output. State returns one of them. Package nodes also compares with Held.
 const (
 	poolOnline  = "online"
 	poolOffline = "offline"

@@ -1,6 +1,6 @@
 // Package show formats the output of the drover command: tables and forms for people, JSON for programs. All packages
-// of commands use it. It writes only to the given writer, and keeps no state. It escapes control characters in all
-// cells, so that a text such as the message of a snapshot cannot control the reader's terminal.
+// of commands except servers use it. It writes only to the given writer, and keeps no state. It escapes control
+// characters in all cells, so that a text such as the message of a snapshot cannot control the reader's terminal.
 package show
 
 import (
@@ -113,7 +113,8 @@ func When(now, t time.Time) string {
 	return t.In(now.Location()).Format("2006-01-02 15:04:05 MST") + " (" + Ago(now, t) + ")"
 }
 
-// ShortLength is the minimum number of characters of a UUID in the output. Users copy them into @snapshot-.
+// ShortLength is the minimum number of characters of a UUID in the output. Users copy the shortened UUID into a spec
+// such as db@snapshot-f23ca986.
 const ShortLength = 8
 
 // Shorten returns a function that shortens each of the UUIDs to its first eight characters, or to as many more as

@@ -101,8 +101,9 @@ const manyVolumes = 1000
 const recentExamination = time.Minute
 
 // ExamineAfter is how long status waits for the lists before it has the host examined. The lists can make the
-// examination unnecessary (see knowsHost). But if control does not answer, a list fails only after its time limit, and
-// the examination then takes as long again.
+// examination unnecessary (see knowsHost), so status does not examine the host at once. If control does not answer, a
+// list fails only after its time limit, and an examination that began after that would take as long again. So status
+// does not wait for the end of the lists either.
 const ExamineAfter = 2 * time.Second
 
 // assess fetches what status reports, and turns it into a report. A list that it cannot fetch becomes a finding, so

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// MinimumStale is the age below which a replica is never stale. The age allows for a node that reports every 15 s, and
-// for the time of a transfer.
+// MinimumStale is the age below which a replica is never stale. A younger replica may only wait for the next report of
+// its node, which reports every ten seconds, or for the end of a transfer.
 const MinimumStale = 5 * time.Minute
 
 // IsWholeReplica reports whether a copy is a replica with a complete snapshot.
@@ -79,8 +79,8 @@ func DescribeShortage(copies []api.CopyDetail, shortage string) string {
 }
 
 // DescribeBuilding names the nodes on which new replicas of a volume are built, as ", building replica on NODE". It
-// returns "" if there are none. A replica whose node reports a problem is not built at present. copies are those of the
-// volume.
+// returns "" if there are none. It leaves out a replica whose node reports a problem, because that replica is not built
+// at present. copies are the copies of the volume.
 func DescribeBuilding(copies []api.CopyDetail) string {
 	nodes := copyNodes(copies, func(k api.CopyDetail) bool {
 		return k.Kind == dataset.CopyReplica && k.Snapshot == uuid.Nil && k.Problem == ""
