@@ -96,7 +96,7 @@ type Committed struct {
 	// earlier scheduled backups of the dataset that retention does not keep: the agent removes them from the repository
 	Expired []ExpiredBackup `json:"expired,omitempty"`
 	// IDs of the earlier scheduled backups of the dataset in the repository that retention keeps. For each of them that
-	// the repository lacks, the agent keeps the next newest one of Expired.
+	// the repository lacks, the agent keeps one more of Expired, the newest first.
 	Retained []string `json:"retained,omitempty"`
 }
 
@@ -104,7 +104,7 @@ type Committed struct {
 type ExpiredBackup struct {
 	ID        string    `json:"id"`        // ID of the backup
 	Operation uuid.UUID `json:"operation"` // UUID of the operation that made it
-	// whether control does not name the backup again: if the agent cannot remove it now, it stays in the repository
+	// whether control names the backup for the last time: if the agent cannot remove it now, it stays in the repository
 	Final bool `json:"final,omitempty"`
 }
 

@@ -25,10 +25,10 @@
 //
 // # A store that was restored from a backup
 //
-// A store can be replaced by an older copy of itself (a file or a snapshot of Consul restored from a backup). Then
-// the entries have the indexes of that time, and indexes that were given out since may be given out again. Watch
-// shows this to its callers: it returns an index below the one that the caller passed. A caller that must know for
-// certain keeps a counter that only grows in a key.
+// A store can be replaced by an older copy of itself (a file or a snapshot of Consul restored from a backup). Then the
+// entries have the indexes of that time, and indexes that were given out since may be given out again. Watch shows this
+// to its callers: it returns an index below the one that the caller passed. A caller that must know for certain stores
+// a counter under a key, and only ever increases it.
 //
 // # Safety
 //
@@ -57,9 +57,9 @@ var (
 	ErrClosed = errors.New("store is closed")
 )
 
-// Limits that every store keeps, so that what works on one works on all. Consul's transactions have the lowest: 128
-// operations, and a request of 512 KiB, in JSON with values in base64 (agent/txn_endpoint.go of Consul 1.22). A part
-// of both is reserved for operations that a store adds to a transaction.
+// Limits that are the same for every store, so that a transaction that works on one kind of store works on the others.
+// Consul's transactions have the lowest limits: 128 operations, and a request of 512 KiB, in JSON with values in base64
+// (agent/txn_endpoint.go of Consul 1.22). A part of both is reserved for operations that a store adds to a transaction.
 const (
 	MaxOps   = 120       // checks and writes of a transaction together; a write with a session counts as two
 	MaxBytes = 500 << 10 // of a transaction, as Size counts

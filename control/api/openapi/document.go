@@ -3,8 +3,8 @@
 // Complete. The package has no state. The text of an endpoint is in endpoints.go, that of a property is the comment
 // of its Go field, and a new type with a fixed set of values gets a schema in schema.go.
 //
-// descriptions.json has the comments of the Go fields, since a program cannot read its comments. The tests of this
-// package write it and docs/openapi.yaml:
+// descriptions.json has the comments of the Go fields, because a compiled program does not contain comments. The tests
+// of this package write it and docs/openapi.yaml:
 //
 //	go generate ./control/api/openapi
 package openapi

@@ -27,11 +27,11 @@
 //
 // The daemon opens the store with the Options that cmd/drover/internal/servers takes from drover.yaml. Everything else
 // calls it through the interfaces of package store, except that the metrics of cmd/drover read Stats. In memory the
-// package keeps data that it can read again: the last change of each shard (feed), how keys are distributed
-// (distributions), the entries in the catalog, and the ACL token. It also keeps the requests in progress and how long
-// Consul has been silent (inflight). Each of these has a mutex. The index of the preferred address, the difference to
-// Consul's indexes (indexBase), the note that the format was checked, and the counters are atomic. Consul's
-// transactions protect the keys in the store.
+// package keeps data that it can read again: the last change of each shard (feed), how the keys under each prefix that
+// was listed in pages are distributed (distributions), the entries in the catalog, and the ACL token. It also keeps the
+// requests in progress and how long Consul has been silent (inflight). Each of these has a mutex. The index of the
+// preferred address, the difference to Consul's indexes (indexBase), the note that the format was checked, and the
+// counters are atomic. Consul's transactions protect the keys in the store.
 //
 // Where to change what: which keys are used is in layout.go, and how a transaction becomes operations of Consul in
 // txn.go. Connections, retries and the choice of a server are in transport.go and inflight.go. Errors for operators

@@ -36,7 +36,7 @@ func CheckComplete(ctx context.Context, st store.Store) error {
 // continues: see CheckComplete.
 //
 // It fails with dataset.ErrExists if the store is not empty and replace is not set, with dataset.ErrInUse if the store
-// is in use, and with the errors of Check.
+// is in use, with dataset.ErrConflict if the file was changed while it was read, and with the errors of Check.
 func Load(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool) (Summary, error) {
 	sum, err := Check(r)
 	if err != nil {
