@@ -18,8 +18,9 @@ import (
 // Recall asks the home of a move to relinquish its lease. From then on the home allows no new mounts of the volume.
 // Idempotent: if the lease is already recalled, Recall returns the present operation.
 //
-// It fails with dataset.ErrStale if the move has ended or has another epoch, with ErrCancelled if it was cancelled, and
-// with ErrConflict if the volume was deleted or the store is halted.
+// It fails with dataset.ErrStale if the move has ended or has another epoch, with ErrCancelled if it was cancelled,
+// with ErrConflict if the volume was deleted or the store is halted, and with ErrForbidden if the move belongs to
+// another node.
 func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op dataset.Operation, err error) {
 	_, err = s.Ledger.Update(ctx, func(t *record.Tx) error {
 		if _, err := membership.FreshNode(t, node, r.Incarnation); err != nil {
@@ -47,8 +48,10 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 	return op, err
 }
 
-// Yield records the home's answer to a recall. Idempotent. It fails with dataset.ErrStale if the recall was
-// withdrawn, or if the answer comes from an older epoch, incarnation or home.
+// Yield records the home's answer to a recall. Idempotent. It fails with dataset.ErrStale if the recall was withdrawn,
+// or if the answer comes from an older epoch, incarnation or home. It fails with ErrInvalid unless the answer has
+// either a manifest or holders, and with ErrConflict if the move copies file by file and a snapshot was taken after the
+// move began.
 func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
 	if (y.Manifest == nil) == (len(y.InUseBy) == 0) {
 		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: missing manifest or holders",

@@ -173,8 +173,10 @@ func (s *Service) record(t *record.Tx, op dataset.Operation) error {
 // Record records an operation that an agent carries out and that takes longer than its caller can wait. Idempotent.
 // If the end of the operation is already recorded, Record changes nothing.
 //
-// Some ends of operations leave no record, such as the end of a create that did not get its name. A Record that arrives
-// after such an end would start the operation again: see Retry in api.Report. The errors are those of Commit.
+// Some operations leave no record when they end, such as a create that did not get its name. If a delayed call of
+// Record arrives after that, it records the operation as running again. So if a call of Record was not answered, the
+// agent sets Retry in its later reports, and control then records the end in any case: see api.Report. The errors are
+// those of Commit.
 func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	op := r.Operation
 	op.State, op.Incarnation, op.Problem = dataset.OpRunning, r.Incarnation, nil

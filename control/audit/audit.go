@@ -1,11 +1,11 @@
 // Package audit writes the audit log: a file with one JSON line for each change, each read of a whole volume or store,
 // and each such request that was refused.
 //
-// The daemon in cmd/drover opens a Log for control and one for an agent. It passes Keep as a function to package
-// control/api/server, which calls it for each such request. Each caller may cause only a limited number of lines about
-// requests that changed nothing. The state is the file and, in memory, how many such lines each caller may still cause.
-// A mutex protects both. What a line contains is in control/api (Change) and control/api/server (audit.go). How long
-// lines are kept is decided here.
+// The daemon in cmd/drover opens one Log in each process: for a single host, for a control replica or for the agent of
+// a cluster. It passes Keep as a function to package control/api/server, which calls it for each such change, read and
+// refused request. Each caller may cause only a limited number of lines about requests that changed nothing. The state
+// is the file and, in memory, how many such lines each caller may still cause. A mutex protects both. What a line
+// contains is in control/api (Change) and control/api/server (audit.go). How long lines are kept is decided here.
 package audit
 
 import (
@@ -168,7 +168,8 @@ func (l *Log) rotate() error {
 	return l.open()
 }
 
-// Close writes how many lines were left out since the last one, and closes the file. A later Keep fails.
+// Close writes how many lines were left out since the last line that was written, and closes the file. A later Keep
+// fails.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -90,8 +90,8 @@ func (e *Control) Restart() {
 	}
 }
 
-// OpenStore opens a new store, in memory if the machine has /dev/shm: 30 times as many transactions are committed in a
-// second. What a power cut leaves is tested by package bolt.
+// OpenStore opens a new store. Its file is in memory if the machine has /dev/shm, because 30 times as many transactions
+// are committed there in a second. Package bolt tests what a power cut leaves.
 func OpenStore(t TB) store.Store {
 	t.Helper()
 	parent := "/dev/shm"

@@ -51,8 +51,8 @@ func (m *RestoredStore) NoteHoldings() {
 	}
 }
 
-// RecoverWith asks for a recovery. The nodes that the argument heard names report their holdings. The sessions of all
-// other nodes end.
+// RecoverWith asks for a recovery. The nodes whose names are in heard report their holdings. The sessions of all other
+// nodes end.
 func (m *RestoredStore) RecoverWith(r api.Recover, heard ...string) (api.Recovery, error) {
 	m.Control.Helper()
 	done := make(chan struct{})
@@ -85,7 +85,7 @@ func (m *RestoredStore) RecoverWith(r api.Recover, heard ...string) (api.Recover
 	return out, err
 }
 
-// MustRecover asks for a recovery and confirms it.
+// MustRecover asks for a recovery and confirms it. heard is as in RecoverWith.
 func (m *RestoredStore) MustRecover(heard ...string) api.Recovery {
 	m.Control.Helper()
 	r, err := m.RecoverWith(api.Recover{}, heard...)

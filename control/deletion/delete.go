@@ -196,8 +196,9 @@ func protected(d dataset.Dataset) error {
 }
 
 // CommitDelete removes the name. The profile says whether the data goes to the trash or is destroyed. If the volume was
-// renamed since the plan, CommitDelete fails with dataset.ErrConflict: the name in the request is an alias by now, and
-// the containers under the new name need the data.
+// deleted since the plan, CommitDelete fails with dataset.ErrNotFound. If the volume was renamed since the plan, it
+// fails with ErrConflict: the name in the request is an alias by now, and the containers under the new name need the
+// data.
 func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
@@ -286,8 +287,8 @@ func (r *Deleter) Retire(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 }
 
 // Condemn marks a dataset for destruction: the agent of its home destroys it, and it cannot be restored. Until the
-// agent reports that the data is destroyed, the dataset is pending deletion, and the trash lists it. now is the time of
-// its deletion if it was not in the trash before.
+// agent reports that the data is destroyed, the dataset is pending deletion, and the trash lists it. now is recorded as
+// the time of the deletion, unless the dataset is in the trash already.
 func Condemn(t *record.Tx, d *dataset.Dataset, now time.Time, event api.EventType) error {
 	record.RemoveSharedMounts(t, d)
 	if d.Trash != nil {

@@ -9,8 +9,8 @@ import (
 )
 
 // PlanDiscard decides to discard a superseded copy of a volume. If the request names no node, the volume must have
-// exactly one superseded copy. It fails with dataset.ErrNotFound if there is none, and with ErrAmbiguous if there are
-// several.
+// exactly one superseded copy. It fails with dataset.ErrNotFound if there is none, with ErrAmbiguous if there are
+// several, and with ErrInUse while the copy is mounted.
 func PlanDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, c, err := supersededCopy(t, req)
 	if err != nil {

@@ -1,15 +1,15 @@
-// Package housekeeping does the background work of control: it requests snapshots that are due, removes those that
-// retention does not keep, empties the trash, maintains the number of copies, updates the records of unreachable
-// members, and removes old records of operations. It also requests
-// the backups that are due.
+// Package housekeeping does the background work of control: it requests the snapshots and backups that are due, removes
+// the snapshots that retention does not keep, empties the trash, maintains the number of copies, updates the records of
+// unreachable members, and removes old records of operations.
 //
 // Package control starts Housekeeper.Run in each service, and passes NextSnapshot to package view. Only the service
 // that holds the lock under record.HousekeeperKey does the work, and each of its transactions checks the lock. Run
-// keeps a Memory between rounds, which only its goroutine uses. Others can read only the state of the schedules, which
-// is protected by a mutex and which cmd/drover shows as metrics. All other state is in the store. To add a periodic
-// task, call it in Round. Schedules are in schedule.go and schedules.go, those of backups
-// in backups.go and latebackups.go, retention in retention.go, the trash in
-// trash.go, and the removal of old operations in forget.go.
+// keeps a Memory between rounds, which only its goroutine uses. Other goroutines can read only the states of the
+// schedules of snapshots and of backups. cmd/drover shows both as metrics. Package health shows the findings of
+// LateBackups, for which a service that does not do the work reads the records and remembers them for a short time.
+// Each of the three states has a mutex. All other state is in the store. To add a periodic task, call it in Round.
+// Schedules are in schedule.go and schedules.go, those of backups in backups.go and latebackups.go, retention in
+// retention.go, the trash in trash.go, and the removal of old operations in forget.go.
 package housekeeping
 
 import (

@@ -69,8 +69,8 @@ func ScheduleStart(d dataset.Dataset) time.Time {
 	return d.Created
 }
 
-// NextSnapshot returns when the next scheduled snapshot of a dataset is due. The moment has passed if the snapshot was
-// not taken then. It is zero if the profile has no valid schedule, or the dataset is deleted.
+// NextSnapshot returns when the next scheduled snapshot of a dataset is due. A time in the past means that the snapshot
+// is overdue. The time is zero if the profile has no valid schedule, or the dataset is deleted.
 func NextSnapshot(t *record.Tx, d dataset.Dataset, now time.Time) (time.Time, error) {
 	expr := d.Profile.Snapshots.Schedule
 	if d.State != dataset.StateReady || expr == "" {

@@ -19,8 +19,10 @@ import (
 // Idempotent. A node with a certificate gets the name in the certificate.
 //
 // It fails with dataset.ErrInvalid if the registration lacks the identity of the node, with ErrForbidden if the node
-// was removed, with ErrInUse while another machine with its identity is alive, with ErrConflict if a pool was removed
-// while something is recorded in it, and with ErrUnsupported if volumes have aliases and the agent does not know them.
+// was removed, with ErrStale if a later registration of the same agent arrived before, with ErrInUse while another
+// machine with its identity is alive or while one of its pools is recorded for another node that is alive, with
+// ErrConflict if a pool was removed while something is recorded in it, and with ErrUnsupported if volumes have aliases
+// and the agent does not know them.
 func (m *Members) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {

@@ -125,9 +125,10 @@ func (a *Admission) Revoke(t *record.Tx, key string, r record.Revocation) error 
 	return t.Put(key, r)
 }
 
-// RevokeOperator revokes all certificates that were issued to operators of a name so far, by the clock of the issuer.
-// It takes effect at once at this replica, and within seconds at the others. A repeated call also revokes
-// certificates that were issued since. It fails with dataset.ErrInvalid for an invalid name.
+// RevokeOperator revokes all certificates that were issued to operators of a name so far. It also revokes those that
+// are issued in the next ten minutes by the clock of the issuer (pki.Skew), because that clock can differ from the
+// clock of this service. It takes effect at once at this replica, and within seconds at the others. A repeated call
+// also revokes the certificates that were issued after that time. It fails with dataset.ErrInvalid for an invalid name.
 func (a *Admission) RevokeOperator(ctx context.Context, name string) error {
 	if err := pki.CheckName(name); err != nil {
 		return err

@@ -2,9 +2,9 @@
 //
 // Package control calls RemoveNode for the API, and package membership calls ClearRemoved, through a function in its
 // dependencies, after a node has registered. NodeRemover keeps no state. A removal takes several transactions. Each of
-// them checks the records that it depends on, and a repeated call continues after the last one. When a node may be
-// removed is decided in checkRemovable and, for the only copy of some data, in package replica. A new kind of record
-// about a node must be removed in clearNode, or belongs in record.NodeKeys.
+// them checks the records that it depends on, and a repeated call continues after the last committed transaction. When
+// a node may be removed is decided in checkRemovable and, for the only copy of some data, in package replica. A new
+// kind of record about a node must be removed in clearNode, or belongs in record.NodeKeys.
 package noderemoval
 
 import (
@@ -335,7 +335,7 @@ func (m *NodeRemover) endOperation(t *record.Tx, id, node uuid.UUID) error {
 	return m.End(t, op)
 }
 
-// DeleteNode removes the records of a node on which no other record depends, and of its pools.
+// DeleteNode removes the records of a node and of its pools. No other record may depend on the node any more.
 func DeleteNode(t *record.Tx, id uuid.UUID) error {
 	var n dataset.Node
 	ok, err := t.Get(record.NodeKey(id), &n)

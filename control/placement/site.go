@@ -32,7 +32,7 @@ type Requirement struct {
 	Requester     uuid.UUID     // the node that requests it; uuid.Nil if none does
 	RequesterOnly bool          // only the requesting node is suitable, because the source is there
 	NameNode      bool          // errors name the node even if there is only one
-	CurrentSize   dataset.Size  // the present size of the dataset; a pool is never too small for it
+	CurrentSize   dataset.Size  // size that the dataset already has; every pool counts as large enough for it
 	// Size is the size of an existing dataset that is copied to the pool; 0 for a new one. It is used if the profile
 	// has no size.
 	Size dataset.Size

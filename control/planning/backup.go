@@ -122,9 +122,10 @@ func CommitBackup(t *record.Tx, op dataset.Operation) error {
 // removed it.
 const maxRemovals = 30
 
-// ExpireBackups returns the backups that the agent must remove after the scheduled backup of an operation, which the
-// transaction has recorded as good, and the IDs of the earlier ones that stay in their place. For other operations it
-// returns none.
+// ExpireBackups applies retention to the scheduled backups of a dataset, after the operation op has made one that the
+// transaction has recorded as good. The UUID of the dataset is of. expired has the earlier scheduled backups that the
+// agent must remove, and retained the IDs of those that retention keeps. If op did not make the last good scheduled
+// backup, both are empty.
 func ExpireBackups(t *record.Tx, op, of uuid.UUID, now time.Time) (expired []api.ExpiredBackup, retained []string,
 	err error) {
 	var b record.Backups
@@ -246,9 +247,9 @@ func CommitVerify(t *record.Tx, recorded dataset.Operation) {
 	t.Event(api.EventVolumeVerify, verified(recorded), describeBackup(recorded))
 }
 
-// FailVerify publishes that a backup cannot be restored, if that is the cause of a verification's problem: the backup
-// is damaged, or the repository does not have it. With any other problem, such as a lack of space, a wrong password or
-// a repository that does not answer, nothing is known about the backup.
+// FailVerify publishes that a backup cannot be restored. problem is the reason why its verification failed. FailVerify
+// publishes nothing unless the backup is damaged, or the repository does not have it. With any other problem, such as a
+// lack of space, a wrong password or a repository that does not answer, nothing is known about the backup.
 func FailVerify(t *record.Tx, recorded dataset.Operation, problem dataset.Problem) {
 	if kind := dataset.KindOf(problem.Err()); kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound {
 		t.Event(api.EventVolumeVerifyFail, verified(recorded), describeBackup(recorded)+": "+problem.Message)

@@ -67,7 +67,8 @@ func BeginBackup(t *Tx, op dataset.Operation) error {
 	return t.Put(BackupsKey(op.DatasetID), b)
 }
 
-// OpenRestores returns the IDs of the backups that operations of all nodes read.
+// OpenRestores returns the IDs of the backups that are being read: by an import or a verification, on any node, that
+// has not ended.
 func OpenRestores(t *Tx) (map[string]bool, error) {
 	claims, err := ListAll[Claim](t, allWorkPrefix)
 	if err != nil {

@@ -183,7 +183,8 @@ func CheckSnapshotName(t *Tx, d dataset.Dataset, name string) error {
 const SnapshotsAtOnce = (store.MaxOps - 25) / 6
 
 // CurrentDataset reads the dataset of an operation. It fails with dataset.ErrStale unless the dataset still has the
-// epoch and the home that the operation was planned for.
+// epoch and the home that the operation was planned for. It fails with ErrConflict if the home has relinquished the
+// dataset for a move.
 func CurrentDataset(t *Tx, op dataset.Operation) (dataset.Dataset, error) {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {

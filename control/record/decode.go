@@ -24,7 +24,7 @@ func Decode(key string, value []byte, v any) error {
 }
 
 // DecodeClaim returns the UUID in a claim, the value of a key. It fails as Decode does. A list reads thousands of
-// claims, so it does not parse one in the form that Put writes.
+// claims. So DecodeClaim uses the JSON parser only for a claim that does not have the exact form that Put writes.
 func DecodeClaim(key string, value []byte) (uuid.UUID, error) {
 	const begin, end, length = `{"id":"`, `"}`, 36
 	text, _ := bytes.CutPrefix(value, []byte(begin))

@@ -8,7 +8,7 @@ import (
 )
 
 // Alive is the value of a node's key under live/. The key exists while the agent renews the session. The value has the
-// ID of the session, because the agent can renew it through any service.
+// ID of the session, because the agent can renew the session through any service.
 type Alive struct {
 	Node        uuid.UUID `json:"node"`
 	Incarnation uuid.UUID `json:"incarnation"`

@@ -99,8 +99,8 @@ type Backups struct {
 	Asked uuid.UUID `json:"asked,omitzero"`
 }
 
-// ScheduledBackup is a good backup that was made on schedule. Only the operation's ID proves that it is complete, so a
-// backup that is not in the list neither counts for retention nor is removed by it.
+// ScheduledBackup is a good backup that was made on schedule. Only the ID of its operation proves that a backup is
+// complete. So retention neither counts nor removes a backup that is not in Backups.Made.
 type ScheduledBackup struct {
 	ID         string    `json:"id"` // in the repository
 	Operation  uuid.UUID `json:"operation"`

@@ -136,7 +136,8 @@ const (
 // Recover returns the differences between a store that was restored from a backup and the reports of agents. If the
 // request has the digest of these differences, it corrects the store. An interrupted call can be repeated. It fails
 // with dataset.ErrUnsupported for the store of a single host, and with ErrInvalid for a node that is not recorded. It
-// fails with ErrConflict if the differences are not the confirmed ones, or if a person must confirm more.
+// fails with ErrConflict if the differences are not the confirmed ones, if a dataset is disputed, or if a node that
+// does not trust the store has not reported.
 //
 // A dry run changes nothing: a request to the agents is a change of the store, and would replace the reports that an
 // operator may be about to confirm. So a dry run compares the store with the reports that were collected before. It

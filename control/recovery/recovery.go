@@ -6,8 +6,8 @@
 //
 // Package control embeds Recovery in its Service, so the API calls Recover, Rebuild and ReportHoldings directly.
 // Package membership calls Expire, through a function in its dependencies, before each renewal of the session of this
-// service. Package agentsync reads the state of a recovery with StateFor, and package control/api/server calls
-// CheckCollecting, which the daemon passes as a function, before it reads the report of a node.
+// service. Package agentsync reads the state of a recovery with StateFor. Package control/api/server calls
+// CheckCollecting before it reads the report of a node. The daemon passes it that function.
 //
 // The reports for a recovery in progress are kept in memory, under the mutex of reportCollection. All other state is
 // in the store, and transactions protect it. While the store is halted, only a recovery changes it. A rule about which

@@ -122,7 +122,8 @@ func (r *Relocator) findSuccessor(t *record.Tx, d dataset.Dataset, target datase
 }
 
 // ReadMove reads a recorded move that has not ended, with its dataset as it is now and the lease. It fails with
-// dataset.ErrStale if the move has ended, or if the dataset has another epoch.
+// dataset.ErrStale if the move has ended, or if the dataset has another epoch. It fails with ErrCancelled if the move
+// was cancelled, and with ErrConflict if the volume was deleted.
 func ReadMove(t *record.Tx, id uuid.UUID) (op dataset.Operation, d dataset.Dataset, l dataset.Lease, err error) {
 	known, err := t.Get(record.OperationKey(id), &op)
 	switch {

@@ -16,7 +16,8 @@ import (
 // first complete snapshot and when its epoch changes. Other reports are written only now and then. Idempotent.
 //
 // It fails with dataset.ErrStale if the node must not have the copy, if the node destroyed the copy without a request,
-// or if the node must destroy the copy and still has it.
+// or if the node must destroy the copy and still has it. It fails with ErrForbidden for a report on the copy of another
+// node.
 func (s *Keeper) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	if c.Copy.Node != node {
 		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s belongs to node %s, not to %s", c.Copy.Dataset,

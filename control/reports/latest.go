@@ -165,8 +165,8 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 
 // RecordDataset records the status of a dataset that a node has just made. If the node has already reported a status of
 // the dataset, that status stays: it is the later one, because the report of an operation can be repeated.
-// RecordDataset also does nothing if the node has as many datasets as are remembered: its next heartbeat is then
-// refused with the reason.
+// RecordDataset also does nothing if MaxRemembered datasets of the node are remembered already. The next heartbeat of
+// the node is then refused with the reason.
 func (s *Latest) RecordDataset(node uuid.UUID, st dataset.DatasetStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -331,7 +331,7 @@ func (s *Latest) Pool(id uuid.UUID) *dataset.PoolStatus {
 	return nil
 }
 
-// FailedPools returns the pools that nodes are configured with and could not make.
+// FailedPools returns the configured pools that nodes could neither open nor create.
 func (s *Latest) FailedPools() (all []api.Pool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,9 +26,9 @@ func New(get func(name string) (dataset.Profile, error)) *Profiles { return &Pro
 // on every node to which it moves. So a node could change what runs on other nodes. To prevent that, control records
 // only commands and options that it knows.
 
-// Check fails with dataset.ErrForbidden if a report has a fence command, or mount options, that are neither in
-// profiles.yaml for its profile, nor in the record of the operation, the dataset, or its source. rec is the recorded
-// operation, empty if there is none.
+// Check fails with dataset.ErrForbidden if the profile in a report has a fence command, a key program or mount options
+// that control does not know. Control knows the settings of that profile in profiles.yaml, and those in the records of
+// the operation, the dataset and its source. rec is the recorded operation; empty if there is none.
 func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 	var reported []dataset.Profile
 	if op.DatasetRecord != nil {
@@ -126,8 +126,9 @@ func (v *Profiles) isMountKnown(p dataset.Profile, others ...dataset.Profile) bo
 	})
 }
 
-// WithKnownSettings returns a profile that was stored beside data, or in another record, with the fence command and
-// mount options that control knows. record is the recorded profile of the dataset; empty if there is none.
+// WithKnownSettings returns a profile that was stored beside data, or in another record, with the fence command, the
+// key program and the mount options that control knows. record is the recorded profile of the dataset; empty if there
+// is none.
 func (v *Profiles) WithKnownSettings(p, record dataset.Profile) dataset.Profile {
 	var others []dataset.Profile
 	if record.Name != "" {
