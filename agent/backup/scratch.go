@@ -168,7 +168,7 @@ func (c *Creator) discard(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	return storage.Discard(ctx, pool, n.Clone)
+	return storage.Discard(ctx, c.deps.Host, pool, n.Clone)
 }
 
 // unmountTries is how often unmount tries to unmount a clone that is in use. Each try takes a tenth of a second: after

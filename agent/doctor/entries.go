@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
@@ -123,6 +124,8 @@ func (c *PoolChecker) checkUnrecorded(ctx context.Context, r *Report, p *pool.Po
 		r.Add(findings.Warning, subject, "move these files away, then restart drover",
 			"was interrupted by a crash, and is not removed, because %s contains foreign files: %s", e.Path,
 			strings.Join(e.ForeignFiles, ", "))
+	case e.State == backends.EntryDeleting && storage.IsDiscarding(c.deps.Host, p.Storage):
+		r.Add(findings.Info, subject, "", "is deleted, and its bytes are being removed (%s)", e.Path)
 	case incoming || e.State == backends.EntryDeleting:
 		r.Add(findings.Info, subject, "", "was interrupted by a crash; the next start of drover removes it "+
 			"(%s)", e.Path)

@@ -152,6 +152,13 @@ func (j *Runner) WorksOn(id uuid.UUID) bool {
 	return false
 }
 
+// IsRunning reports whether a job with a key is in progress.
+func (j *Runner) IsRunning(key string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.all[key] != nil
+}
+
 // Progress returns the progress of the job with a key; the zero value if there is none.
 func (j *Runner) Progress(key string) dataset.Progress {
 	j.mu.Lock()

@@ -300,7 +300,7 @@ func (m *moveRun) makeFiles(ctx context.Context, d dataset.Dataset, files transf
 	end := m.Keys.BorrowKey(d.ID, m.op.DatasetID)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, storage.Discard(ctx, m.pool, d.ID))
+			err = errors.Join(err, storage.Discard(ctx, m.Host, m.pool, d.ID))
 		}
 		end()
 	}()

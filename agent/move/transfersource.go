@@ -186,7 +186,7 @@ func (v *TransferSource) OpenSnapshot(ctx context.Context, pool backends.Pool, d
 	end := v.Keys.BorrowKey(scratch.ID, d.ID)
 	release := func() error {
 		defer end()
-		return storage.Discard(ctx, pool, scratch.ID)
+		return storage.Discard(ctx, v.Host, pool, scratch.ID)
 	}
 	if _, err := pool.Clone(ctx, scratch, dataset.Source{Dataset: d.ID, Snapshot: snapshot}, nil); err != nil {
 		return nil, nil, errors.Join(err, release())

@@ -110,7 +110,7 @@ func (c *Converter) Convert(ctx context.Context, jb *jobs.Job, op *dataset.Opera
 func (c *Converter) fillAndNote(ctx context.Context, jb *jobs.Job, op *dataset.Operation, d dataset.Dataset,
 	from, to backends.Pool) (release func(), err error) {
 	// An earlier attempt may have been interrupted. Its files are not used.
-	if err := discardUnrecorded(ctx, to, op.DatasetRecord.ID); err != nil {
+	if err := discardUnrecorded(ctx, c.deps.Host, to, op.DatasetRecord.ID); err != nil {
 		return func() {}, fmt.Errorf("conversion of volume %s: %w", d.Volume, err)
 	}
 	release, err = c.fill(ctx, jb, op, d, from, to)
@@ -119,7 +119,7 @@ func (c *Converter) fillAndNote(ctx context.Context, jb *jobs.Job, op *dataset.O
 	}
 	jb.Step("recording")
 	if err := c.deps.Conversions.note(ctx, *op); err != nil {
-		return release, errors.Join(err, storage.Discard(ctx, to, op.DatasetRecord.ID))
+		return release, errors.Join(err, storage.Discard(ctx, c.deps.Host, to, op.DatasetRecord.ID))
 	}
 	steps.At("convert.noted")
 	return release, nil
@@ -127,7 +127,7 @@ func (c *Converter) fillAndNote(ctx context.Context, jb *jobs.Job, op *dataset.O
 
 // discardUnrecorded removes a dataset that was made but not recorded. It fails with dataset.ErrConflict if the dataset
 // is ready: then it was recorded once, and it may be the only data of a volume.
-func discardUnrecorded(ctx context.Context, pool backends.Pool, id uuid.UUID) error {
+func discardUnrecorded(ctx context.Context, h *host.Host, pool backends.Pool, id uuid.UUID) error {
 	e, err := pool.Stat(ctx, id)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil
@@ -135,7 +135,7 @@ func discardUnrecorded(ctx context.Context, pool backends.Pool, id uuid.UUID) er
 	if err == nil && e.State == backends.EntryReady {
 		return dataset.Errorf(dataset.ErrConflict, "dataset %s is in use already (try again)", id)
 	}
-	return storage.Discard(ctx, pool, id)
+	return storage.Discard(ctx, h, pool, id)
 }
 
 // compareAgain fails with dataset.ErrConflict unless the dataset made, which an earlier attempt has reported, still has
@@ -176,13 +176,13 @@ func (c *Converter) fill(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return release, err
 	}
 	if _, err := c.deps.Maker.makeDataset(ctx, jb, to, &making, "convert"); err != nil {
-		return release, errors.Join(err, storage.Discard(ctx, to, making.DatasetID))
+		return release, errors.Join(err, storage.Discard(ctx, c.deps.Host, to, making.DatasetID))
 	}
 	steps.At("convert.made")
 	if err := copyFiles(ctx, jb, from, d.ID, to, making.DatasetID); err != nil {
 		err = fmt.Errorf("conversion of volume %s: %w", d.Volume,
 			c.deps.Maker.deps.Space.AddHint(ctx, making.DatasetRecord.Pool, err))
-		return release, errors.Join(err, storage.Discard(ctx, to, making.DatasetID))
+		return release, errors.Join(err, storage.Discard(ctx, c.deps.Host, to, making.DatasetID))
 	}
 	steps.At("convert.copied")
 	return release, nil
@@ -257,5 +257,5 @@ func (c *Converter) drop(ctx context.Context, former, op, made uuid.UUID, to bac
 	if err := c.deps.Conversions.forget(ctx, former, op); err != nil {
 		return err
 	}
-	return discardUnrecorded(ctx, to, made)
+	return discardUnrecorded(ctx, c.deps.Host, to, made)
 }

@@ -106,7 +106,7 @@ func (m *DatasetMaker) MakeInPool(ctx context.Context, jb *jobs.Job, pool backen
 	}
 	if later == nil {
 		if err := setCloneSize(op, planned); err != nil {
-			return errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
+			return errors.Join(err, storage.Discard(ctx, m.deps.Host, pool, op.DatasetID))
 		}
 		return nil
 	}
@@ -116,7 +116,7 @@ func (m *DatasetMaker) MakeInPool(ctx context.Context, jb *jobs.Job, pool backen
 		op.DatasetRecord.Size, err = pool.Clone(ctx, *op.DatasetRecord, *op.Source, nil)
 	}
 	if err != nil {
-		return errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
+		return errors.Join(err, storage.Discard(ctx, m.deps.Host, pool, op.DatasetID))
 	}
 	return nil
 }

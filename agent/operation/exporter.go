@@ -94,7 +94,7 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 	scratch.ID, scratch.Size = uuid.New(), 0
 	end := e.deps.BorrowKey(scratch.ID, d.ID)
 	defer func() {
-		err = errors.Join(err, storage.Discard(ctx, pool, scratch.ID))
+		err = errors.Join(err, storage.Discard(ctx, e.deps.Host, pool, scratch.ID))
 		end()
 	}()
 	unlock, err := e.deps.Locks.Lock(ctx, d.ID, "export of volume "+d.Volume)

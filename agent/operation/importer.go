@@ -184,7 +184,7 @@ func (i *Importer) prepare(ctx context.Context, op *dataset.Operation) (backends
 	if err != nil {
 		return nil, err
 	}
-	return pool, storage.Discard(ctx, pool, op.DatasetID)
+	return pool, storage.Discard(ctx, i.deps.Host, pool, op.DatasetID)
 }
 
 // measure returns how many bytes a restore of the backup of an operation writes.

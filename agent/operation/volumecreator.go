@@ -124,7 +124,7 @@ func (m *DatasetMaker) create(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	steps.At(name + ".made")
 	if fill != nil {
 		if err := fill(pool); err != nil {
-			return out, errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
+			return out, errors.Join(err, storage.Discard(ctx, m.deps.Host, pool, op.DatasetID))
 		}
 	}
 	jb.Step("recording")
@@ -133,7 +133,7 @@ func (m *DatasetMaker) create(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 		return out, err // the next sync shows whether it is recorded
 	}
 	if err != nil || out.Duplicate {
-		return out, errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
+		return out, errors.Join(err, storage.Discard(ctx, m.deps.Host, pool, op.DatasetID))
 	}
 	steps.At(name + ".recorded")
 	return out, m.finish(ctx, pool, name, asked, *out.Dataset)
@@ -179,7 +179,7 @@ func (m *DatasetMaker) makeTemporary(ctx context.Context, jb *jobs.Job, op *data
 		steps.At(name + ".compared")
 		jb.Step("removing the temporary volume")
 	}
-	err = errors.Join(err, storage.Discard(ctx, pool, op.DatasetID))
+	err = errors.Join(err, storage.Discard(ctx, m.deps.Host, pool, op.DatasetID))
 	if err == nil {
 		steps.At(name + ".removed")
 	}

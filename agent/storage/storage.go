@@ -1,7 +1,8 @@
 // Package storage checks the storage of a pool before a dataset is made or a snapshot is taken, and removes datasets
 // and snapshots that were made and not recorded. Operations, moves, handovers and package backup call it for every
-// backend, and package doctor reports what CheckTight refuses. It has no state. A check or a clean-up that operations
-// and moves both need belongs here. A check that only one kind of storage needs belongs in its backend.
+// backend, and package doctor reports what CheckTight refuses, and what Discard still removes. It has no state: a
+// removal that continues is a job of the host. A check or a clean-up that operations and moves both need belongs here.
+// A check that only one kind of storage needs belongs in its backend.
 package storage
 
 import (
@@ -10,6 +11,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -66,12 +69,35 @@ func ApplyDefaults(d *dataset.Dataset, pool backends.Pool, st dataset.PoolStatus
 	}
 }
 
-// Discard removes a dataset that was made but not recorded.
-func Discard(ctx context.Context, pool backends.Pool, id uuid.UUID) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+// discardTime is how long the caller of Discard waits for the removal of a dataset.
+var discardTime = 30 * time.Second
+
+// Discard removes a dataset that was made but not recorded. A backend that keeps files can need minutes for that. After
+// discardTime, the dataset does not exist any more, and a job of the host removes the rest of its bytes, which the
+// agent awaits when it stops. If the agent stops before, the next start removes the rest.
+func Discard(ctx context.Context, h *host.Host, pool backends.Pool, id uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTime)
 	defer cancel()
-	return pool.Delete(ctx, id)
+	err := pool.Delete(ctx, id)
+	if ctx.Err() != nil { // then Delete returns nil although bytes are left: see backends.Pool
+		h.Jobs.StartAgain(discardKey(pool), func(ctx context.Context, _ *jobs.Job) error {
+			// Reap removes only what Delete has left. A dataset that was made again with the same ID stays.
+			_, err := pool.Reap(ctx, func(uuid.UUID) bool { return false })
+			if err != nil && ctx.Err() == nil {
+				h.Log.WithError(err).WithField("pool", pool.Info().Path).
+					Warn("cannot remove all bytes of deleted datasets: the next start tries again")
+			}
+			return err
+		})
+	}
+	return err
 }
+
+// IsDiscarding reports whether a job that Discard has started removes the bytes of deleted datasets of a pool.
+func IsDiscarding(h *host.Host, pool backends.Pool) bool { return h.Jobs.IsRunning(discardKey(pool)) }
+
+// discardKey is the key of the job that removes the bytes of deleted datasets of a pool.
+func discardKey(pool backends.Pool) string { return "discard/" + pool.Info().Path }
 
 // DiscardSnapshot removes a snapshot that was taken but not recorded.
 func DiscardSnapshot(ctx context.Context, pool backends.Pool, s dataset.Snapshot) error {
