@@ -31,6 +31,9 @@ func serve(t *testing.T, volume object, containers []object) {
 		_ = json.NewEncoder(w).Encode(v)
 	}
 	mux.HandleFunc("/_ping", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, "OK") })
+	mux.HandleFunc("GET /v1.41/version", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, 200, object{"Platform": object{"Name": "Docker Engine"}, "Version": "29.1.0", "ApiVersion": "1.41"})
+	})
 	mux.HandleFunc("GET /v1.41/volumes/pgdata", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, volume) })
 	mux.HandleFunc("GET /v1.41/volumes/broken", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, 500, object{"message": "disk on fire"})
@@ -169,6 +172,26 @@ func TestNamesOfFailingEngine(t *testing.T) {
 	}
 	defer c.Close()
 	if _, err := Names(t.Context(), c); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Error(err)
+	}
+}
+
+// TestVersion: the engine says its name and version. Without an engine, the error says what was asked.
+func TestVersion(t *testing.T) {
+	serve(t, nil, nil)
+	version := func() (string, error) {
+		c, err := Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return Version(t.Context(), c)
+	}
+	if got, err := version(); err != nil || got != "Docker Engine 29.1.0, API 1.41" {
+		t.Errorf("%q, %v", got, err)
+	}
+	t.Setenv("DOCKER_HOST", "unix://"+t.TempDir()+"/none")
+	if _, err := version(); !errors.Is(err, dataset.ErrUnavailable) || !strings.Contains(err.Error(), "version") {
 		t.Error(err)
 	}
 }
