@@ -21,8 +21,11 @@ var secretWords = []string{
 	"shared-key", "shared_key", "shared.key", "sharedkey",
 }
 
-// secretName matches such a name.
-var secretName = `[\w.\-/]*(?:` + strings.ReplaceAll(strings.Join(secretWords, "|"), ".", `\.`) + `)[\w.\-/]*`
+// secretWord matches such a word, and secretName such a name.
+var (
+	secretWord = strings.ReplaceAll(strings.Join(secretWords, "|"), ".", `\.`)
+	secretName = `[\w.\-/]*(?:` + secretWord + `)[\w.\-/]*`
+)
 
 // tokenMarks are the beginnings of tokens that knownToken matches.
 var tokenMarks = []string{
@@ -136,51 +139,92 @@ func redactValue(name, value string) string {
 	return redacted
 }
 
-// yamlSetting is a line of YAML with a name and a value: the indentation, the name with the colon, and the value.
-var yamlSetting = regexp.MustCompile(`^(\s*(?:- +)*)(["']?[^\s"'#:{\[][^:"']*["']?\s*:)(?:\s+(.*))?$`)
-
-// yamlSecret matches the name of a setting of YAML whose value is a secret.
-var yamlSecret = regexp.MustCompile(`(?i)^["']?(?:` + secretName + `|key)["']?\s*:$`)
+// The forms of lines of YAML.
+var (
+	// A setting: the indentation with the marks of list items, the name with the colon, and the value.
+	yamlSetting = regexp.MustCompile(`^(\s*(?:-[ \t]+)*)((?:"[^"]*"|'[^']*'|[^\s"'#:{\[?](?:[^:"']|:+[^\s:"'])*)\s*:)` +
+		`(?:\s+(.*))?$`)
+	// A name with its colon whose value is a secret.
+	yamlSecret = regexp.MustCompile(`(?i)(?:` + secretWord + `|(?:^|[\s"'])keys?["']?\s*:$)`)
+	// A text up to the first secret value in braces or brackets, and the value with the rest of the line.
+	yamlFlow = regexp.MustCompile(`(?i)^((?:|.*?[{\[,])\s*` +
+		`(?:[^,{}\[\]]*(?:` + secretWord + `)[^,:{}\[\]]*|["']?keys?["']?)\s*:)\s*(.*)$`)
+	// A text up to an anchor, or up to the mark of a name or value on a separate line, and the rest of the line. Such a
+	// name can be one of a secret, and a secret setting can refer to the anchor.
+	yamlIndirect = regexp.MustCompile(`^((?:|.*?[\s{\[,])&|\s*(?:-[ \t]+)*[?:](?:[ \t]|$))(.*)$`)
+)
 
 // RedactYAML replaces the secrets of a file of YAML, which may have mistakes, and all its comments. The lines keep
-// their numbers, to which the errors about the file refer.
+// their numbers, to which the errors about the file refer. If it is not clear whether a line belongs to a secret,
+// the line is replaced.
 func RedactYAML(text []byte) []byte {
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	text = bytes.ReplaceAll(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))
 	lines := strings.Split(string(eachLine(redactKeys(text), redactForms)), "\n")
-	block := -1 // the indentation of a secret setting whose value is on the next lines; -1: none
+	r := yamlRedactor{block: -1, scalar: -1}
 	for i, line := range lines {
-		line = dropComment(strings.TrimRight(line, "\r"))
-		m := yamlSetting.FindStringSubmatch(line)
-		indent := len(line) - len(strings.TrimLeft(line, " \t"))
-		switch {
-		case strings.TrimSpace(line) == "":
-		case block >= 0 && indent > block:
-			line = redactNested(line, m)
-		case m != nil && yamlSecret.MatchString(m[2]):
-			block = len(m[1])
-			line = m[1] + m[2]
-			if m[3] != "" {
-				line += " " + redactSetting(m[2], m[3])
-			}
-		default:
-			block = -1
-			line = string(Redact([]byte(line)))
-		}
-		lines[i] = line
+		lines[i] = r.line(dropComment(line))
 	}
 	return []byte(strings.Join(lines, "\n"))
 }
 
-// redactNested returns a line below a secret setting. It keeps settings that name a file or a program. m is the line as
-// yamlSetting matches it.
-func redactNested(line string, m []string) string {
-	indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
-	if m == nil {
-		return indent + redacted
-	}
-	if m[3] == "" {
+// yamlRedactor redacts YAML line by line.
+type yamlRedactor struct {
+	// block is the column of a secret setting whose settings or list items are on the next lines, and scalar that of a
+	// setting whose secret value began on its line. -1: none.
+	block, scalar int
+}
+
+// line returns a line without its secrets.
+func (r *yamlRedactor) line(line string) string {
+	text := strings.TrimLeft(line, " \t")
+	indent := line[:len(line)-len(text)]
+	switch strings.TrimSpace(text) {
+	case "", "#":
+		return line
+	case "---", "...": // the end of a document
+		*r = yamlRedactor{block: -1, scalar: -1}
 		return line
 	}
-	return m[1] + m[2] + " " + redactSetting(m[2], m[3])
+	m := yamlSetting.FindStringSubmatch(line)
+	column := len(indent)
+	if m != nil {
+		column = len(m[1])
+	}
+	// A list can have the indentation of the setting to which it belongs. A line that is no setting belongs to the
+	// setting before it.
+	within := func(outer int) bool { return outer >= 0 && (m == nil || column > outer) }
+	if within(r.scalar) {
+		return indent + redacted
+	}
+	r.scalar = -1
+	nested := within(r.block)
+	if !nested {
+		r.block = -1
+	}
+	switch {
+	case nested && m == nil:
+		return indent + redacted
+	case m != nil && (nested || yamlSecret.MatchString(m[2])):
+		if m[3] == "" {
+			if !nested {
+				r.block = column
+			}
+			return m[1] + m[2]
+		}
+		r.scalar = column
+		return m[1] + m[2] + " " + redactSetting(m[2], m[3])
+	}
+	for _, form := range []*regexp.Regexp{yamlIndirect, yamlFlow} {
+		if f := form.FindStringSubmatch(line); f != nil {
+			r.scalar = column
+			line = f[1]
+			if f[2] != "" {
+				line += " " + redactSetting(f[1], f[2])
+			}
+		}
+	}
+	return string(Redact([]byte(line)))
 }
 
 // redactSetting returns the value of a setting of YAML, up to the end of the line, or what replaces it.

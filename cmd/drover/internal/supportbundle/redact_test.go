@@ -98,7 +98,7 @@ credentials:
   file: file:/etc/drover/s3
   [redacted]
 labels: {zone: a, api-key: [redacted]
-  mistake: [
+  [redacted]
 transfers: 10MiB
 secret: "[redacted]"
   [redacted]
@@ -108,6 +108,35 @@ key:
 `
 	if got := string(RedactYAML([]byte(in))); got != want {
 		t.Errorf("got\n%s", got)
+	}
+}
+
+// TestRedactYAMLForms: the secret is found in each form in which YAML can have it, and what follows it stays.
+func TestRedactYAMLForms(t *testing.T) {
+	for _, text := range []string{
+		"secrets:\n- hunter2\n- hunter2\n", "secrets:\n-\n  hunter2\n", "a:\n- secrets:\n  - hunter2\n", "secrets:\n- a: hunter2\n  b: hunter2\n",
+		"secrets:\n# comment\n\n- hunter2\n", "secrets:\n  # comment\n  - hunter2\n", "secrets: # comment\n- hunter2\n", "secrets:\n- - hunter2\n",
+		"password: |\n  hunter2: x\n", "password: |-\n\n  hunter2:\n", "password: |2-\n   hunter2:\n", "password: > # comment\n  a\n\n  hunter2: b\n",
+		"a:\n- password: |\n    hunter2:\n", "credentials:\n  password: |\n    hunter2:\n  id: hunter2\n", "password:\n  hunter2\n",
+		"a: {password: hunter2}\n", "a: {password: x hunter2}\n", "a: {key: hunter2}\n", "a: {\"key\":hunter2}\n", "a: [{b: c, key: hunter2}]\n",
+		"a: {\n  b: c, key: hunter2}\n", "a: {\n  key: hunter2,\n  b: c}\n", "a: {passwords: [x, hunter2]}\n", "a: {password:\n  hunter2}\n", "a: {password: [x,\n  hunter2]}\n",
+		"a: [x, {secret: \"y\n  hunter2\"}]\n", "a:\n  {\n  \"key\":\n  \"hunter2\"\n  }\n",
+		"\"password\": x hunter2\n", "'key' : hunter2\n", "\"my password\": x hunter2\n", "my password: x hunter2\n", "db:password: x hunter2\n", "key: hunter2\n",
+		"a: &p hunter2\npassword: *p\n", "a: [&p hunter2]\npassword: *p\n", "a: &p\n  b: hunter2\npassword: *p\n", "a:\n- &p hunter2\n- password: *p\n", "password: &p hunter2\n", "password: !!str hunter2\n",
+		"? password\n: hunter2\n", "password: x\n  hunter2\n", "password: \"x\n\n  y: hunter2\"\n", "password: 'x\n  hunter2:'\n",
+		"b: c\r\nsecrets:\r\n- hunter2\r\n", "password: |\r\n  hunter2:\r\n", "password:\thunter2\n", "password: x\thunter2\n", "a:\n-\tkey: hunter2\n",
+		"\ufeffkey: hunter2\n", "b: c\rkey: hunter2\r", "password: \"x #hunter2\"\n", "b: c # hunter2\n", "b: c\t# hunter2\n", "keys:\n- hunter2\n",
+	} {
+		got := string(RedactYAML([]byte(text + "other: value\nlist:\n- item\n")))
+		if strings.Contains(got, "hunter2") {
+			t.Errorf("%q became %q", text, got)
+		}
+		if !strings.HasSuffix(got, "\nother: value\nlist:\n- item\n") {
+			t.Errorf("after %q: %q", text, got)
+		}
+		if lines := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(text); strings.Count(got, "\n") != strings.Count(lines, "\n")+3 {
+			t.Errorf("%q has other lines: %q", text, got)
+		}
 	}
 }
 
