@@ -18,9 +18,13 @@ import (
 
 // candidate is a volume that drover recover can create. It is an item of the command's JSON output.
 type candidate struct {
-	Backup  api.VolumeBackup `json:"backup"` // newest complete backup
+	Backup  api.VolumeBackup `json:"backup"` // newest backup that is not known to be incomplete
 	State   candidateState   `json:"state"`
 	Problem *dataset.Problem `json:"problem,omitempty"` // why it was not recovered, or why its record cannot be read
+	// whether Backup is complete is not known, because control does not know the operation that made it
+	Unconfirmed bool `json:"unconfirmed,omitempty"`
+	// the backup of the same volume that was taken before Backup
+	Previous *api.VolumeBackup `json:"previous,omitempty"`
 	// newer backups that are not complete, and are not used
 	Unusable []api.VolumeBackup `json:"unusable,omitempty"`
 	// the newest backup of each earlier volume that had the same name
@@ -89,13 +93,16 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 			list = append(list, cand)
 		}
 		isListed := func(o api.VolumeBackup) bool { return o.Dataset == b.Dataset }
-		switch complete := now.madeCompletely(b); {
-		case !complete && cand.State == stateUnusable:
+		switch made := now.completeness(b); {
+		case made == incompleteBackup && cand.State == stateUnusable:
 			cand.Unusable = append(cand.Unusable, b)
-		case complete && cand.State == stateUnusable:
-			cand.Backup = b
+		case made == incompleteBackup:
+		case cand.State == stateUnusable:
+			cand.Backup, cand.Unconfirmed = b, made == unconfirmedBackup
 			now.compare(cand, r.profile != "")
-		case complete && !isListed(cand.Backup) && !slices.ContainsFunc(cand.Older, isListed):
+		case isListed(cand.Backup) && cand.Previous == nil:
+			cand.Previous = &b
+		case !isListed(cand.Backup) && !slices.ContainsFunc(cand.Older, isListed):
 			cand.Older = append(cand.Older, b)
 		}
 	}
@@ -103,12 +110,26 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 	return list, incomplete, nil
 }
 
-// madeCompletely reports whether the operation that made a backup ended with it. A backup of an operation that control
-// does not know is taken for complete, as by isComplete.
-func (now cluster) madeCompletely(b api.VolumeBackup) bool {
+// completeness says what the operation that made a backup tells about it.
+type completeness int
+
+const (
+	incompleteBackup  completeness = iota // the operation did not end with it, so it may lack files
+	completeBackup                        // the operation ended with it
+	unconfirmedBackup                     // control does not know the operation
+)
+
+// completeness returns whether the operation that made a backup ended with it. On an empty machine, and after about a
+// day, control does not know the operation: the repository does not say whether restic could read all files.
+func (now cluster) completeness(b api.VolumeBackup) completeness {
 	i := slices.IndexFunc(now.operations, func(op dataset.Operation) bool { return op.ID == b.Operation })
-	return b.Operation == uuid.Nil || i < 0 ||
-		now.operations[i].State == dataset.OpDone && now.operations[i].Backup == b.ID
+	switch {
+	case b.Operation == uuid.Nil || i < 0:
+		return unconfirmedBackup
+	case now.operations[i].State == dataset.OpDone && now.operations[i].Backup == b.ID:
+		return completeBackup
+	}
+	return incompleteBackup
 }
 
 // compare sets the state of a candidate. If profileChosen is set, the profile of its backup is not needed.
@@ -196,6 +217,7 @@ func (r *recovery) printTable(ctx context.Context, repository string, list []*ca
 	if err := t.Write(r.app.Out); err != nil {
 		return err
 	}
+	r.noteUnconfirmed(list)
 	r.noteUnused(list)
 	for _, cand := range list {
 		if cand.Problem != nil {

@@ -40,8 +40,10 @@ func RecoverCommand(a *cli.App) *cobra.Command {
 		Long: `Bring volumes back from the backups in a repository, for example on an empty
 machine. Without VOLUME and --all, the command only lists the volumes.
 
-Each volume is created from its newest complete backup, with the name, profile,
-size and labels that it had. A volume that exists is never changed. If the
+Each volume is created from its newest backup, with the name, profile, size and
+labels that it had. A backup that is known to be incomplete is not used. Drover
+knows that for about a day, and not on another machine: a line then says which
+backup is the one before. A volume that exists is never changed. If the
 command is interrupted or some volumes fail, repeat it: it waits for restores
 that still run, and creates only the volumes that are absent. drover operation
 cancel cancels a restore.
@@ -127,6 +129,7 @@ func (r *recovery) run(ctx context.Context, c cli.Remote, volumes []string) erro
 			return err
 		}
 	}
+	r.noteUnconfirmed(list)
 	r.noteUnused(list)
 	if incomplete != nil {
 		r.app.PrintError(ctx, fmt.Errorf("some backups cannot be read, so newer ones of these volumes may exist: %w",
@@ -254,6 +257,21 @@ func nameOf(url string, recorded []dataset.Repository) string {
 		}
 	}
 	return name
+}
+
+// noteUnconfirmed prints which backups may be incomplete, and which ones were taken before them.
+func (r *recovery) noteUnconfirmed(list []*candidate) {
+	for _, cand := range list {
+		if !cand.Unconfirmed || cand.State != stateAbsent && cand.State != stateNoProfile {
+			continue
+		}
+		before := "it has no earlier one"
+		if p := cand.Previous; p != nil {
+			before = fmt.Sprintf("the one before it is %s, taken %s", short(p.ID), show.When(r.app.Now(), p.Taken))
+		}
+		_, _ = fmt.Fprintf(r.app.ErrOut, "drover: whether backup %s of volume %s is complete is not known (%s)\n",
+			short(cand.Backup.ID), show.Clean(cand.Backup.Volume), before)
+	}
 }
 
 // noteUnused prints which backups of the candidates' names are not used although one could expect it: newer ones that
