@@ -58,7 +58,7 @@ func TestRecover(t *testing.T) {
 		t.Errorf("a repository was made: %v", err)
 	}
 	list := h.Exec(t, "recover", "--from", at, "--password", "file:"+secret)
-	if rows := regexp.MustCompile(`(?m)^(cache|db|web) .* (80|96|112)MiB +gold +absent$`).
+	if rows := regexp.MustCompile(`(?m)^(cache|db|web) .* (80|96|112)MiB +\S+ +gold +absent$`).
 		FindAllString(list.Out, -1); list.Exit != 0 || len(rows) != 3 {
 		t.Fatalf("exit %d: %s%s", list.Exit, list.Out, list.Err)
 	}

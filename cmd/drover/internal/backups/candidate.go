@@ -27,7 +27,7 @@ type candidate struct {
 	Previous *api.VolumeBackup `json:"previous,omitempty"`
 	// newer backups that are not complete, and are not used
 	Unusable []api.VolumeBackup `json:"unusable,omitempty"`
-	// the newest backup of each earlier volume that had the same name
+	// the newest backup of each other volume that has or had the same name
 	Older []api.VolumeBackup `json:"older,omitempty"`
 
 	operation *dataset.Operation // restore that is in progress; nil: none
@@ -199,19 +199,26 @@ func (r *recovery) print(ctx context.Context, c cli.Remote, repository string, l
 }
 
 func (r *recovery) printTable(ctx context.Context, repository string, list []*candidate) error {
-	t := show.NewTable("VOLUME", "BACKUP", "TAKEN", "SIZE", "PROFILE", "STATE")
-	absent := 0
+	t := show.NewTable("VOLUME", "BACKUP", "TAKEN", "SIZE", "NODE", "PROFILE", "STATE")
+	absent, ambiguous := 0, 0
 	for _, cand := range list {
-		b, size := cand.Backup, "not limited"
+		b, size, node := cand.Backup, "not limited", ""
+		if b.Record != nil {
+			node = b.Record.Node
+		}
 		switch {
 		case b.Record == nil:
 			size = "unknown"
 		case b.Record.Size > 0:
 			size = b.Record.Size.Readable(0)
 		}
-		t.Row(cli.ShortName(b.Volume), short(b.ID), show.Ago(r.app.Now(), b.Taken), size, b.Profile, string(cand.State))
+		t.Row(cli.ShortName(b.Volume), short(b.ID), show.Ago(r.app.Now(), b.Taken), size, node, b.Profile,
+			string(cand.State))
 		if cand.State == stateAbsent {
 			absent++
+			if len(cand.Older) > 0 {
+				ambiguous++
+			}
 		}
 	}
 	if err := t.Write(r.app.Out); err != nil {
@@ -225,8 +232,11 @@ func (r *recovery) printTable(ctx context.Context, repository string, list []*ca
 		}
 	}
 	hint := ""
-	if absent > 0 && r.at == "" {
+	if absent > ambiguous && r.at == "" {
 		hint = " (drover recover --from " + repository + " --all)"
+	}
+	if ambiguous > 0 {
+		hint += fmt.Sprintf(", %d of them not with --all, because other volumes have or had their names", ambiguous)
 	}
 	_, err := fmt.Fprintf(r.app.ErrOut, "drover: %d of %d volumes can be recovered%s\n", absent, len(list), hint)
 	return err

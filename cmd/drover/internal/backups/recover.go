@@ -43,10 +43,12 @@ machine. Without VOLUME and --all, the command only lists the volumes.
 Each volume is created from its newest backup, with the name, profile, size and
 labels that it had. A backup that is known to be incomplete is not used. Drover
 knows that for about a day, and not on another machine: a line then says which
-backup is the one before. A volume that exists is never changed. If the
-command is interrupted or some volumes fail, repeat it: it waits for restores
-that still run, and creates only the volumes that are absent. drover operation
-cancel cancels a restore.
+backup is the one before. If several volumes have or had a name, --all does not
+recover it: name it to use the newest backup, or use drover backup restore.
+
+A volume that exists is never changed. If the command is interrupted or some
+volumes fail, repeat it: it waits for restores that still run, and creates only
+the volumes that are absent. drover operation cancel cancels a restore.
 
 --from is the name of a recorded repository, or a URL as for drover repository
 add. A repository that is not recorded is opened with --password and then
@@ -275,7 +277,7 @@ func (r *recovery) noteUnconfirmed(list []*candidate) {
 }
 
 // noteUnused prints which backups of the candidates' names are not used although one could expect it: newer ones that
-// are not complete, and those of earlier volumes that had the same names.
+// are not complete, and those of other volumes that have or had the same names.
 func (r *recovery) noteUnused(list []*candidate) {
 	for _, cand := range list {
 		name := show.Clean(cand.Backup.Volume)
@@ -284,8 +286,9 @@ func (r *recovery) noteUnused(list []*candidate) {
 				"used\n", short(b.ID), name, show.When(r.app.Now(), b.Taken))
 		}
 		for _, b := range cand.Older {
-			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: another volume had the name %s earlier: its newest backup is "+
-				"%s, taken %s (drover backup restore %[2]s NEW)\n", name, short(b.ID), show.When(r.app.Now(), b.Taken))
+			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: another volume has or had the name %s: its newest backup "+
+				"is %s, taken %s (drover backup restore %[2]s NEW)\n", name, short(b.ID),
+				show.When(r.app.Now(), b.Taken))
 		}
 	}
 }

@@ -117,6 +117,11 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 		}
 		return r.wait(ctx, c, p, b, *cand.operation)
 	}
+	if r.all && len(cand.Older) > 0 {
+		return "", dataset.Errorf(dataset.ErrConflict, "volume %s: %d volumes have or had this name, perhaps on other "+
+			"hosts, and --all chooses none of them (drover recover --from %s %[1]s uses the newest, %[4]s; drover "+
+			"backup restore BACKUP NEW uses another)", b.Volume, len(cand.Older)+1, b.Repository, short(b.ID))
+	}
 	var err error
 	if cand.Backup, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
 		cand.Backup = b
