@@ -87,6 +87,54 @@ func TestRecover(t *testing.T) {
 	h.Clean(t)
 }
 
+// TestRecoverLostDisk follows docs/disaster-recovery.md after the loss of a pool: a volume whose record exists is not
+// recovered until it is deleted.
+func TestRecoverLostDisk(t *testing.T) {
+	h := host.Start(t, host.Options{Size: 4 << 30, Profiles: "default: plain\nprofiles:\n  plain: {}\n"})
+	elsewhere := t.TempDir()
+	secret, disk := filepath.Join(elsewhere, "password"), filepath.Join(elsewhere, "disk")
+	writePassword(t, secret, "correct horse battery staple")
+	h.Must(t, "repository", "add", "offsite", filepath.Join(elsewhere, "offsite"), "--password", "file:"+secret)
+	h.Must(t, "pool", "create", "old", "--backend", "dir", "--path", disk)
+	plug := h.Plug(t)
+	if err := plug.Create("db", map[string]string{"pool": "old"}); err != nil {
+		t.Fatal(err)
+	}
+	root, err := plug.Mount("db", "user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(root, "data"), []byte("kept"))
+	if err := plug.Unmount("db", "user"); err != nil {
+		t.Fatal(err)
+	}
+	snapshot := strings.TrimSpace(h.Must(t, "snapshot", "create", "db", "-q"))
+	h.Must(t, "backup", "create", "db", "--snapshot", snapshot)
+	if err := os.RemoveAll(disk); err != nil {
+		t.Fatal(err)
+	}
+	recover := []string{"recover", "--from", "offsite", "db"}
+	if r := h.Exec(t, recover...); r.Exit != 0 || !strings.HasSuffix(r.Out,
+		"\n0 of 1 volumes are recovered, and 1 exist already\n") {
+		t.Errorf("exit %d: %s%s", r.Exit, r.Out, r.Err)
+	}
+	h.Must(t, "volume", "rm", "db")
+	if r := h.Exec(t, recover...); r.Exit != 0 || !strings.HasSuffix(r.Out, "\n1 of 1 volumes are recovered\n") {
+		t.Fatalf("exit %d: %s%s", r.Exit, r.Out, r.Err)
+	}
+	if root, err = plug.Mount("db", "check"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(root, "data")); err != nil || string(got) != "kept" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := plug.Unmount("db", "check"); err != nil {
+		t.Fatal(err)
+	}
+	h.Must(t, "trash", "purge", "--all", "--yes")
+	h.Must(t, "pool", "rm", "--forget", "old", "--yes")
+}
+
 // startCommand starts a command of the drover command line.
 func startCommand(t *testing.T, h *host.Host, args ...string) *exec.Cmd {
 	t.Helper()

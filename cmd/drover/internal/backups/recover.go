@@ -53,7 +53,7 @@ the volumes that are absent. drover operation cancel cancels a restore.
 --from is the name of a recorded repository, or a URL as for drover repository
 add. A repository that is not recorded is opened with --password and then
 recorded. None is made. --at uses the newest backups that are not later than a
-time.`,
+time, and fails for a volume that exists.`,
 		Example: `  drover recover --from /mnt/nas/backups \
     --password file:/etc/drover/offsite.pass
   drover recover --from offsite --all --dry-run

@@ -46,12 +46,15 @@ func (r *recovery) recoverAll(ctx context.Context, c cli.Remote, list []*candida
 	return r.summarize(ctx, list)
 }
 
-// summarize prints how many candidates are recovered. It fails if not all of them are.
+// summarize prints how many candidates are recovered, and how many exist since before. It fails if others are absent.
 func (r *recovery) summarize(ctx context.Context, list []*candidate) error {
-	failed := 0
+	failed, kept := 0, 0
 	for _, cand := range list {
-		if cand.Problem != nil {
+		switch {
+		case cand.Problem != nil:
 			failed++
+		case cand.State == stateExists:
+			kept++
 		}
 	}
 	switch {
@@ -63,6 +66,9 @@ func (r *recovery) summarize(ctx context.Context, list []*candidate) error {
 		return fmt.Errorf("%d of %d volumes were not recovered", failed, len(list))
 	case r.out.DryRun || r.out.JSON():
 		return nil
+	case kept > 0:
+		return r.app.PrintLine("%d of %d volumes are recovered, and %d exist already", len(list)-kept,
+			len(list), kept)
 	}
 	return r.app.PrintLine("%d of %[1]d volumes are recovered", len(list))
 }
@@ -96,10 +102,7 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 	b := cand.Backup
 	switch cand.State {
 	case stateExists:
-		if cand.present != b.Volume {
-			return fmt.Sprintf("volume %s exists, and is now named %s", b.Volume, cand.present), nil
-		}
-		return fmt.Sprintf("volume %s exists, and is the volume that was backed up", b.Volume), nil
+		return r.keep(cand)
 	case stateRestored:
 		return fmt.Sprintf("volume %s was recovered from backup %s before", b.Volume, short(b.ID)), nil
 	case stateOtherData:
@@ -128,6 +131,20 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 		return "", fmt.Errorf("volume %s: %w", b.Volume, err)
 	}
 	return r.create(ctx, c, p, cand.Backup)
+}
+
+// keep returns the line about a volume that exists. With --at, the caller wants another state of the volume: it fails.
+func (r *recovery) keep(cand *candidate) (string, error) {
+	b := cand.Backup
+	if r.at != "" {
+		return "", dataset.Errorf(dataset.ErrExists, "volume %s exists, and is not replaced by backup %s, taken %s "+
+			"(drover backup restore %[2]s NEW creates another volume)", cand.present, short(b.ID),
+			show.When(r.app.Now(), b.Taken))
+	}
+	if cand.present != b.Volume {
+		return fmt.Sprintf("volume %s exists, and is now named %s", b.Volume, cand.present), nil
+	}
+	return fmt.Sprintf("volume %s exists, and is the volume that was backed up", b.Volume), nil
 }
 
 // create creates a volume from a backup, and waits for it.
