@@ -53,7 +53,7 @@ func newBench(t *testing.T) *bench {
 	write(self+"/cmdline", "drover\x00serve\x00--profiles=other.yaml\x00--token\x00hunter2\x00--root\x00/data/root\x00")
 	write(self+"/mountinfo", "1 /data/root/mnt/x\n2 /srv/fast\n3 /home\n4 /run/drover\n")
 	write("proc/self/mountinfo", "5 /var/lib/docker\n")
-	if err := errors.Join(os.Mkdir(filepath.Join(dir, self, "fd"), 0o700), os.Symlink(filepath.Join(dir, "server.log"), filepath.Join(dir, self, "fd/2")), os.Symlink(dir, filepath.Join(dir, self, "cwd"))); err != nil {
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, self, "fd"), 0o700), os.Symlink(filepath.Join(dir, "server.log"), filepath.Join(dir, self, "fd/2")), os.Symlink(dir, filepath.Join(dir, self, "cwd")), os.Symlink("/", filepath.Join(dir, self, "root"))); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("unix", filepath.Join(dir, "s"))
@@ -155,6 +155,57 @@ func TestBundleIsComplete(t *testing.T) {
 	}
 	if !strings.Contains(b.out.String(), "b.tar.gz: everything was collected\n") || b.notes.Len() > 0 {
 		t.Errorf("said %q, %q", b.out.String(), b.notes.String())
+	}
+}
+
+// TestBundleOfAContainer: the settings are those that a server in a container sees. Its log is not in a journal.
+func TestBundleOfAContainer(t *testing.T) {
+	b := newBench(t)
+	proc := filepath.Join(b.dir, "proc", strconv.Itoa(os.Getpid()))
+	root := filepath.Join(b.dir, "container")
+	settings := filepath.Join(root, b.Config)
+	b.Profiles = "/etc/profiles.yaml"
+	for _, err := range []error{
+		os.MkdirAll(filepath.Dir(settings), 0o700), os.MkdirAll(root+"/etc", 0o700),
+		os.WriteFile(settings, []byte("pools: [{name: fast, backend: dir, path: /of/container}]\n"), 0o600),
+		os.WriteFile(root+"/etc/target", []byte("silver: {of: container}\n"), 0o600),
+		os.Symlink("../../../../../etc/target", root+"/etc/profiles.yaml"), // "/etc/target" in the container
+		os.Remove(proc + "/root"), os.Symlink(root, proc+"/root"), os.Remove(proc + "/fd/2"), os.Symlink("/dev/null", proc+"/fd/2"),
+		os.WriteFile(proc+"/cmdline", []byte("drover\x00serve"), 0o600), os.WriteFile(proc+"/mountinfo", []byte("1 /of/container\n"), 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.Runner = run.Func(func(context.Context, run.Command) (run.Result, error) {
+		return run.Result{Stdout: []byte("another journal\n")}, nil
+	})
+	files, err := b.collect(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"drover.yaml": "/of/container", "profiles.yaml": "of: container", "mountinfo.txt": "1 /of/container\n", "errors.txt": "log.txt: process " + strconv.Itoa(os.Getpid()) + " is in a container: read its log with `docker logs`\n",
+		"host.txt": "settings: /etc/profiles.yaml in the root directory of process " + strconv.Itoa(os.Getpid()) + "\n",
+	} {
+		if !strings.Contains(files[name], want) {
+			t.Errorf("%s: %q", name, files[name])
+		}
+	}
+	if files["log.txt"] != "" {
+		t.Errorf("log %q", files["log.txt"])
+	}
+	if err := os.Remove(settings); err != nil {
+		t.Fatal(err)
+	}
+	if files, err = b.collect(t); err != nil || files["drover.yaml"] != "" || !strings.Contains(files["host.txt"], "does not exist") {
+		t.Errorf("%v: %q, %q", err, files["drover.yaml"], files["host.txt"])
+	}
+	if err := os.Remove(proc + "/root"); err != nil { // the process ended
+		t.Fatal(err)
+	}
+	if files, err = b.collect(t); err != nil || files["drover.yaml"] != "" || !strings.Contains(files["errors.txt"], "drover.yaml: open "+b.Config) {
+		t.Errorf("%v: %q, %q", err, files["drover.yaml"], files["errors.txt"])
 	}
 }
 

@@ -58,10 +58,10 @@ func (h Host) parts() []part {
 	return []part{
 		{"host.txt", func(ctx context.Context) ([]byte, error) { return h.facts(ctx, p, err) }},
 		{"drover.yaml", func(context.Context) ([]byte, error) {
-			return readSettings(h.settings(p, "config", h.Config), h.Config)
+			return h.readSettings(p, h.settings(p, "config", h.Config), h.Config)
 		}},
 		{"profiles.yaml", func(context.Context) ([]byte, error) {
-			return readSettings(h.settings(p, "profiles", h.Profiles), h.Profiles)
+			return h.readSettings(p, h.settings(p, "profiles", h.Profiles), h.Profiles)
 		}},
 		{"log.txt", func(ctx context.Context) ([]byte, error) { return h.log(ctx, p) }},
 		{"mountinfo.txt", func(context.Context) ([]byte, error) { return h.mounts(p) }},
@@ -120,6 +120,43 @@ func (h Host) settings(p process, flag, standard string) string {
 	return file
 }
 
+// open opens a file for reading, as the server sees it: a server in a container has another root directory and other
+// mounts than this command. Symbolic links cannot lead out of that root directory. If the process of the server is not
+// known, open opens the file that this command sees.
+func (h Host) open(p process, file string) (*os.File, error) {
+	const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC // a FIFO must not block
+	if p.pid == 0 {
+		return os.OpenFile(file, flags, 0)
+	}
+	root, err := unix.Open(h.root(p), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil { // the error must not match fs.ErrNotExist, which is about the file
+		return nil, fmt.Errorf("open %s in the root directory of process %d: %s", file, p.pid, err.Error())
+	}
+	defer unix.Close(root)
+	for {
+		fd, err := unix.Openat2(root, file, &unix.OpenHow{Flags: flags, Resolve: unix.RESOLVE_IN_ROOT})
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), file), nil
+		case !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN):
+			return nil, &fs.PathError{Op: "open", Path: file, Err: err}
+		}
+	}
+}
+
+// root returns the link to the root directory of the server.
+func (h Host) root(p process) string { return filepath.Join(h.Proc, strconv.Itoa(p.pid), "root") }
+
+// contained reports whether the server has another root directory than this command, as in a container.
+func (h Host) contained(p process) bool {
+	if p.pid == 0 {
+		return false
+	}
+	its, err := os.Stat(h.root(p))
+	ours, err2 := os.Stat("/")
+	return err == nil && err2 == nil && !os.SameFile(its, ours)
+}
+
 // facts returns the versions of the kernel, the distribution and the engine, and the command line of the server.
 func (h Host) facts(ctx context.Context, p process, unknown error) ([]byte, error) {
 	var b bytes.Buffer
@@ -140,11 +177,16 @@ func (h Host) facts(ctx context.Context, p process, unknown error) ([]byte, erro
 		}
 	}
 	for _, file := range []string{h.settings(p, "config", h.Config), h.settings(p, "profiles", h.Profiles)} {
-		exists := ""
-		if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
-			exists = " does not exist"
+		note := ""
+		if h.contained(p) {
+			note = fmt.Sprintf(" in the root directory of process %d", p.pid)
 		}
-		fmt.Fprintf(&b, "settings: %s%s\n", file, exists)
+		if f, err := h.open(p, file); err == nil {
+			_ = f.Close()
+		} else if errors.Is(err, fs.ErrNotExist) {
+			note += " does not exist"
+		}
+		fmt.Fprintf(&b, "settings: %s%s\n", file, note)
 	}
 	if version, err := h.engine(ctx); err != nil {
 		failed = append(failed, fmt.Errorf("engine: %w", err))
@@ -167,12 +209,15 @@ func (h Host) engine(ctx context.Context) (string, error) {
 }
 
 // readSettings returns a file of settings. The file at the default place is optional.
-func readSettings(file, standard string) ([]byte, error) {
-	b, err := readFrom(file, maxFile, 0)
+func (h Host) readSettings(p process, file, standard string) ([]byte, error) {
+	f, err := h.open(p, file)
 	if errors.Is(err, fs.ErrNotExist) && file == standard {
 		return nil, nil
 	}
-	return b, err
+	if err != nil {
+		return nil, err
+	}
+	return readFrom(f, maxFile, 0)
 }
 
 // log returns the end of the server's log: of the file to which its standard error is written, or of the journal.
@@ -180,8 +225,16 @@ func (h Host) log(ctx context.Context, p process) ([]byte, error) {
 	if p.pid != 0 {
 		stderr := filepath.Join(h.Proc, strconv.Itoa(p.pid), "fd", "2")
 		if st, err := os.Stat(stderr); err == nil && st.Mode().IsRegular() {
-			return readFrom(stderr, maxLog, st.Size()-maxLog)
+			f, err := os.OpenFile(stderr, os.O_RDONLY|unix.O_NONBLOCK, 0)
+			if err != nil {
+				return nil, err
+			}
+			return readFrom(f, maxLog, st.Size()-maxLog)
 		}
+	}
+	if h.contained(p) {
+		return nil, dataset.Errorf(dataset.ErrUnavailable, "process %d is in a container: read its log with "+
+			"`docker logs`", p.pid)
 	}
 	if h.Runner == nil {
 		return nil, errors.New("the log is not a file")
@@ -197,20 +250,16 @@ func (h Host) log(ctx context.Context, p process) ([]byte, error) {
 	return out.Stdout, err
 }
 
-// readFrom returns at most limit bytes of a regular file from an offset on. If the offset is above 0, the result begins
-// with a whole line.
-func readFrom(file string, limit, offset int64) ([]byte, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not block
-	if err != nil {
-		return nil, err
-	}
+// readFrom returns at most limit bytes of a regular file from an offset on, and closes the file. If the offset is above
+// 0, the result begins with a whole line.
+func readFrom(f *os.File, limit, offset int64) ([]byte, error) {
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", file)
+		return nil, fmt.Errorf("%s is not a regular file", f.Name())
 	}
 	b, err := io.ReadAll(io.NewSectionReader(f, max(offset, 0), limit))
 	if offset > 0 {
@@ -224,7 +273,7 @@ func readFrom(file string, limit, offset int64) ([]byte, error) {
 func (h Host) mounts(p process) ([]byte, error) {
 	words := []string{"drover", p.flag("root", "/var/lib/drover"), p.flag("run", "/run/drover")}
 	file := h.settings(p, "config", h.Config)
-	if b, err := readFrom(file, maxFile, 0); err == nil {
+	if b, err := h.readSettings(p, file, h.Config); err == nil {
 		if c, err := config.Parse(file, b, nil); err == nil {
 			for _, pool := range c.Pools {
 				if pool.Path != "" {
