@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -140,6 +139,7 @@ func TestGroupOnATerminal(t *testing.T) {
 	screen := ptytest.Open(t)
 	g := NewGroup(screen.File, true)
 	var users sync.WaitGroup
+	drawn := make(chan struct{})
 	for _, volume := range []string{"db", "web"} {
 		users.Go(func() {
 			m := g.Meter("recover " + volume)
@@ -147,18 +147,15 @@ func TestGroupOnATerminal(t *testing.T) {
 			for range 1000 {
 				m.Update(dataset.Progress{Step: "restoring", Done: 5, Total: 10})
 			}
-			time.Sleep(400 * time.Millisecond) // until the bars are drawn
+			<-drawn
 		})
 	}
+	screen.Await(t, "recover db: restoring", "recover web: restoring")
+	close(drawn)
 	users.Wait()
 	g.Close()
 	g.Close()
 	got := screen.Screen()
-	for _, want := range []string{"recover db: restoring", "recover web: restoring"} {
-		if !strings.Contains(got, want) {
-			t.Errorf("no bar %s: %q", want, got)
-		}
-	}
 	if !strings.HasSuffix(got, "\x1b[J") {
 		t.Errorf("the bars stay: %q", got)
 	}

@@ -3,10 +3,14 @@
 package ptytest
 
 import (
+	"bytes"
 	"fmt"
-	"io"
 	"os"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +21,10 @@ import (
 type Terminal struct {
 	File   *os.File
 	master *os.File
-	screen chan string
+	ended  chan struct{} // closed when File is closed and screen is complete
+
+	mu     sync.Mutex
+	screen bytes.Buffer // mu
 }
 
 // Open makes a terminal that exists until the test ends.
@@ -27,7 +34,7 @@ func Open(t testing.TB) *Terminal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Terminal{master: master, screen: make(chan string, 1)}
+	p := &Terminal{master: master, ended: make(chan struct{})}
 	t.Cleanup(func() {
 		p.Screen()
 		_ = master.Close()
@@ -44,10 +51,36 @@ func Open(t testing.TB) *Terminal {
 	}
 	p.Resize(t, 80, 25)
 	go func() {
-		b, _ := io.ReadAll(master) // ends with EIO when File is closed
-		p.screen <- string(b)
+		defer close(p.ended)
+		for b := make([]byte, 4096); ; {
+			n, err := master.Read(b)
+			p.mu.Lock()
+			p.screen.Write(b[:n])
+			p.mu.Unlock()
+			if err != nil { // EIO when File is closed
+				return
+			}
+		}
 	}()
 	return p
+}
+
+// Await waits until all the texts were written to File.
+func (p *Terminal) Await(t testing.TB, texts ...string) {
+	t.Helper()
+	const limit = time.Minute
+	missing := func(text string) bool { return !strings.Contains(p.text(), text) }
+	for end := time.Now().Add(limit); slices.ContainsFunc(texts, missing); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not all of %q were written within %s: %q", texts, limit, p.text())
+		}
+	}
+}
+
+func (p *Terminal) text() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.screen.String()
 }
 
 // Resize sets the size that the terminal reports.
@@ -75,5 +108,6 @@ func (p *Terminal) Screen() string {
 	}
 	_ = p.File.Close()
 	p.File = nil
-	return <-p.screen
+	<-p.ended
+	return p.text()
 }
