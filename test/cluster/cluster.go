@@ -45,6 +45,9 @@ type Options struct {
 	Env      []string      // of control, agents and guards, beside the environment of this process
 	Step     time.Duration // of the guards: how long each step of an escalation takes; 0: a second
 	Clock    time.Duration // how much all clocks are off at the beginning; see SetClock
+	// Lease is how long StartWriter, Stop and Head repeat a refused request (see AwaitLease). 0: 15 seconds. Tests that
+	// restart control or cut the network set more.
+	Lease time.Duration
 }
 
 // Cluster is a running cluster. Its parts can be stopped and started concurrently, each by one goroutine at a
@@ -87,6 +90,7 @@ func New(t testing.TB, opts Options) *Cluster {
 	t.Helper()
 	opts.Controls, opts.Hosts = cmp.Or(opts.Controls, 2), cmp.Or(opts.Hosts, 3)
 	opts.Consul, opts.Engines = cmp.Or(opts.Consul, 3), min(cmp.Or(opts.Engines, 2), opts.Hosts)
+	opts.Lease = cmp.Or(opts.Lease, 15*time.Second)
 	opts.Size = cmp.Or(opts.Size, 4<<30)
 	c := &Cluster{opts: opts, dir: t.TempDir()}
 	c.Net = lan.New(t)

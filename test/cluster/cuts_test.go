@@ -62,6 +62,9 @@ func severings() (all []severed) {
 	return all
 }
 
+// lease is how long the hosts of TestCuts may wait for control, which is restarted and cut off.
+const lease = time.Minute
+
 // TestCuts: at each step of a move and of the transfer of its lease, the network is cut between two of target, home
 // and control, in both directions and in each one alone, while containers start on both hosts. Two of them never
 // write at the same time. The move ends, one host has the volume, and everything that was written is there. In the
@@ -71,7 +74,7 @@ func TestCuts(t *testing.T) {
 	t.Parallel()
 	c := &cuts{Cluster: cluster.New(t, cluster.Options{
 		Consul: 1, Controls: 1, Hosts: 2, Engines: -1, Step: 100 * time.Millisecond, Env: []string{"DROVER_SESSION=1s"},
-		Profiles: cutProfiles,
+		Profiles: cutProfiles, Lease: lease,
 	})}
 	if err := c.Hosts[0].Plug(t).Create("db", nil); err != nil {
 		t.Fatal(err)
@@ -207,7 +210,7 @@ func wrote(t *testing.T, h *cluster.Host, volume string, ds uuid.UUID) (entries 
 		e.End, _ = witness.Now()
 		entries = append(entries, e)
 	}
-	if err := cluster.AwaitLease(func() error { return plug.Unmount(volume, id) }); err != nil {
+	if err := cluster.AwaitLease(t, lease, func() error { return plug.Unmount(volume, id) }); err != nil {
 		t.Errorf("on %s: %v", h.Name, err)
 	}
 	return entries, nil

@@ -1,10 +1,14 @@
 package cluster_test
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
@@ -12,6 +16,44 @@ import (
 )
 
 func TestMain(m *testing.M) { engine.Main(m) }
+
+// TestAwaitLease: only refusals that end by themselves are repeated, until the limit, and the log tells it.
+func TestAwaitLease(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		errs           []string // the results of the requests; after them: nil
+		want           string
+		requests, logs int
+	}{
+		{nil, "", 1, 0},
+		{[]string{"db is fenced", "db is fenced", "control does not respond"}, "", 4, 3},
+		{[]string{"db is fenced", "db is damaged"}, "db is damaged", 2, 1},
+		{slices.Repeat([]string{"db is fenced"}, 1000), "db is fenced", 0, 1},
+	} {
+		requests, log := 0, &logged{TB: t}
+		err := cluster.AwaitLease(log, 200*time.Millisecond, func() error {
+			if requests++; requests <= len(tc.errs) {
+				return errors.New(tc.errs[requests-1])
+			}
+			return nil
+		})
+		if got := fmt.Sprint(err); got != cmp.Or(tc.want, "<nil>") {
+			t.Errorf("%.80q: %s", tc.errs, got)
+		}
+		if tc.requests > 0 && requests != tc.requests || requests > 5 || log.n != tc.logs {
+			t.Errorf("%.80q: %d requests, %d lines in the log", tc.errs, requests, log.n)
+		}
+	}
+}
+
+// logged counts the lines in the log of a test.
+type logged struct {
+	testing.TB
+
+	n int
+}
+
+func (l *logged) Logf(string, ...any) { l.n++ }
 
 // Three Consul servers on three machines elect another leader if the first one is cut off, and accept it again when
 // it is reachable.

@@ -38,6 +38,8 @@ type Writer struct {
 	log  string
 	id   string         // its mount ID, if there is no engine
 	proc *child.Process // its process, if there is no engine
+
+	lease time.Duration // as in Options
 }
 
 // StartWriter starts a writer and returns when it writes. If there is no such volume, it is created.
@@ -52,7 +54,8 @@ func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 		t.Fatal(err)
 	}
 	name := "w-" + host.NewID()[:12]
-	w := &Writer{Host: h, Volume: volume, name: name, log: filepath.Join(logs, name+".log"), id: host.NewID()}
+	w := &Writer{Host: h, Volume: volume, name: name, log: filepath.Join(logs, name+".log"), id: host.NewID(),
+		lease: c.opts.Lease}
 	args := func(dir string) []string {
 		v := h.Inspect(t, volume)
 		return []string{"-file", filepath.Join(dir, Tokens), "-log", w.log, "-writer", name,
@@ -64,7 +67,8 @@ func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 			t.Fatal(err)
 		}
 		var at string
-		if err := AwaitLease(func() (err error) { at, err = plug.Mount(volume, w.id); return err }); err != nil {
+		err := AwaitLease(t, c.opts.Lease, func() (err error) { at, err = plug.Mount(volume, w.id); return err })
+		if err != nil {
 			t.Fatal(err)
 		}
 		w.proc, err = child.Start(child.Spec{Args: h.On.Command(append([]string{binary}, args(at)...)...),
@@ -144,21 +148,33 @@ func (w *Writer) Stop(t testing.TB) {
 	if err := w.proc.End(unix.SIGKILL, time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	if err := AwaitLease(func() error { return w.Host.Plug(t).Unmount(w.Volume, w.id) }); err != nil {
+	err := AwaitLease(t, w.lease, func() error { return w.Host.Plug(t).Unmount(w.Volume, w.id) })
+	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// AwaitLease repeats a request to mount or unmount a volume, for a minute at most, while the host waits for control to
-// confirm the lease of the volume. Sessions are short in tests, so a busy machine or a restart of control can end them.
-// The host then refuses such requests for a moment. Tests of that refusal must not use AwaitLease.
-func AwaitLease(request func() error) error {
-	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+// AwaitLease repeats a request to mount or unmount a volume, until the limit at most, while the host waits for control
+// to confirm the lease of the volume. Sessions are short in tests, so a busy machine or a restart of control can end
+// them. The host then refuses such requests for a moment. The log of the test has each reason and the number of
+// refusals. Tests of that refusal must not use AwaitLease.
+func AwaitLease(t testing.TB, limit time.Duration, request func() error) error {
+	t.Helper()
+	start, reason := time.Now(), ""
+	for refused := 0; ; refused++ {
 		err := request()
-		if err == nil || time.Now().After(end) ||
-			!strings.Contains(err.Error(), "is fenced") && !strings.Contains(err.Error(), "control does not respond") {
+		switch {
+		case err == nil && refused > 0:
+			t.Logf("the lease was confirmed after %s and %d refusals", time.Since(start), refused)
+			return nil
+		case err == nil || time.Since(start) > limit ||
+			!strings.Contains(err.Error(), "is fenced") && !strings.Contains(err.Error(), "control does not respond"):
 			return err
+		case err.Error() != reason:
+			reason = err.Error()
+			t.Logf("the request is repeated for %s at most: %s", limit, reason)
 		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
@@ -168,14 +184,15 @@ func (c *Cluster) Head(t testing.TB, h *Host, volume string) witness.Copy {
 	v := h.Inspect(t, volume)
 	plug, id := h.Plug(t), host.NewID()
 	var at string
-	if err := AwaitLease(func() (err error) { at, err = plug.Mount(volume, id); return err }); err != nil {
+	err := AwaitLease(t, c.opts.Lease, func() (err error) { at, err = plug.Mount(volume, id); return err })
+	if err != nil {
 		t.Fatal(err)
 	}
 	copied, err := witness.ReadFile(v.ID.String(), volume+" on "+h.Name, h.File(filepath.Join(at, Tokens)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := AwaitLease(func() error { return plug.Unmount(volume, id) }); err != nil {
+	if err := AwaitLease(t, c.opts.Lease, func() error { return plug.Unmount(volume, id) }); err != nil {
 		t.Fatal(err)
 	}
 	return copied
