@@ -19,6 +19,11 @@ func wiped(c *console) { wipedThen(c) }
 
 // wipedThen is wiped, with the answers to requests about operations.
 func wipedThen(c *console, answers ...answer) {
+	for i, p := range c.fake.profiles {
+		if p.Name == "gold" {
+			c.fake.profiles[i].Encryption.KeyFile = "/etc/drover/keys/gold"
+		}
+	}
 	c.fake.volumes, c.fake.operations = nil, nil
 	web, earlier := c.fake.backups[0], c.fake.backups[0]
 	web.ID, web.Volume, web.Dataset, web.Operation = strings.Repeat("3a0b77c2", 8), "web", idBare, uuid.Nil
@@ -31,6 +36,14 @@ func wipedThen(c *console, answers ...answer) {
 }
 
 func wipedRestores(c *console) { wipedThen(c, ended(dataset.OpDone, nil), ended(dataset.OpDone, nil)) }
+
+// wipedUnencrypted: db was encrypted, and the profiles of the new machine do not encrypt.
+func wipedUnencrypted(c *console) {
+	wipedRestores(c)
+	for i := range c.fake.profiles {
+		c.fake.profiles[i].Encryption = dataset.KeySource{}
+	}
+}
 
 // wipedFails: the restore of db fails, and that of web succeeds.
 func wipedFails(c *console) {

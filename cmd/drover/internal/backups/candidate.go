@@ -81,6 +81,7 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 	if err != nil {
 		return nil, nil, err
 	}
+	r.profiles = now.profiles
 	byName := map[string]*candidate{}
 	for _, b := range slices.Backward(backups) { // newest first
 		if !latest.IsZero() && b.Taken.After(latest) {

@@ -29,6 +29,7 @@ type recovery struct {
 	profileSize bool
 	all         bool
 	parallel    uint
+	profiles    []api.ListedProfile // those that are recorded
 }
 
 // RecoverCommand makes drover recover.

@@ -1,8 +1,10 @@
 package backups
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
@@ -130,7 +132,32 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 		cand.Backup = b
 		return "", fmt.Errorf("volume %s: %w", b.Volume, err)
 	}
+	if err := r.checkEncryption(p, cand.Backup); err != nil {
+		return "", err
+	}
 	return r.create(ctx, c, p, cand.Backup)
+}
+
+// checkEncryption fails if the volume of a backup was encrypted, and the profile that it had does not encrypt now. If
+// the caller chose the profile with --profile, checkEncryption only prints a note.
+func (r *recovery) checkEncryption(p *printer, b api.VolumeBackup) error {
+	name := cmp.Or(r.profile, b.Profile)
+	i := slices.IndexFunc(r.profiles, func(p api.ListedProfile) bool {
+		return p.Name == name || name == "" && p.Default
+	})
+	switch {
+	case b.Record == nil || !b.Record.Encrypted || i < 0 || r.profiles[i].Encryption.Wanted():
+		return nil
+	case r.profile == "":
+		return dataset.Errorf(dataset.ErrUnsupported, "volume %s was encrypted, and profile %s does not encrypt (add "+
+			"its encryption to profiles.yaml, or recover the volume unencrypted: drover recover --from %s %[1]s "+
+			"--profile %[2]s)", b.Volume, r.profiles[i].Name, b.Repository)
+	}
+	p.print(func() {
+		_, _ = fmt.Fprintf(r.app.ErrOut, "drover: volume %s was encrypted, and profile %s does not encrypt: its files "+
+			"are written unencrypted\n", show.Clean(b.Volume), name)
+	})
+	return nil
 }
 
 // keep returns the line about a volume that exists. With --at, the caller wants another state of the volume: it fails.
