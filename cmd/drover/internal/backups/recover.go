@@ -177,11 +177,14 @@ func selected(list []*candidate, repository string, volumes []string, incomplete
 // opened and recorded.
 func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error) {
 	if !strings.ContainsAny(r.from, "/:") {
-		_, err := c.Repository(ctx, r.from)
+		known, err := c.Repository(ctx, r.from)
 		if errors.Is(err, dataset.ErrNotFound) {
 			return "", fmt.Errorf("%w (or give its URL: --from URL --password SOURCE)", err)
 		}
-		return r.from, err
+		if err != nil {
+			return "", err
+		}
+		return known.Name, r.checkAccess(known)
 	}
 	place, err := dataset.ParseRepositoryURL(r.from)
 	if err != nil {
@@ -193,7 +196,7 @@ func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error)
 	}
 	for _, known := range recorded {
 		if known.URL == place && (r.name == "" || r.name == known.Name) {
-			return known.Name, r.checkPassword(known)
+			return known.Name, r.checkAccess(known)
 		}
 	}
 	n := api.NewRepository{Name: r.name, URL: place, CredentialsFile: r.credentials}
@@ -203,15 +206,19 @@ func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error)
 	return n.Name, r.record(ctx, c, n)
 }
 
-// checkPassword fails if --password names another source than the record of a repository does: the record is used.
-func (r *recovery) checkPassword(known dataset.Repository) error {
+// checkAccess fails if --password or --credentials-file is not what the record of a repository has: the record is used.
+func (r *recovery) checkAccess(known dataset.Repository) error {
+	if r.credentials != "" && r.credentials != known.CredentialsFile {
+		return dataset.Errorf(dataset.ErrExists, "repository %s is recorded with the credentials file %q (leave out "+
+			"--credentials-file, or use a URL with another --name)", known.Name, known.CredentialsFile)
+	}
 	if r.password == "" {
 		return nil
 	}
 	source, err := dataset.ParsePasswordSource(r.password)
 	if err == nil && source != known.Password {
 		return dataset.Errorf(dataset.ErrExists, "repository %s is recorded with the password of %s (leave out "+
-			"--password, or use another --name)", known.Name, known.Password)
+			"--password, or use a URL with another --name)", known.Name, known.Password)
 	}
 	return err
 }
