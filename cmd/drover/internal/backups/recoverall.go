@@ -108,8 +108,8 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 	case stateRestored:
 		return fmt.Sprintf("volume %s was recovered from backup %s before", b.Volume, short(b.ID)), nil
 	case stateOtherData:
-		return "", dataset.Errorf(dataset.ErrExists, "volume %s exists, and was not created from backup %s: it stays "+
-			"as it is (drover backup restore %[2]s NEW creates another volume)", b.Volume, short(b.ID))
+		return "", dataset.Errorf(dataset.ErrExists, "volume %s exists, and is not known to be from backup %s: it "+
+			"stays as it is (drover backup restore %[2]s NEW creates another volume)", b.Volume, short(b.ID))
 	case stateUnusable:
 		return "", dataset.Errorf(dataset.ErrNotFound, "volume %s has no complete backup (drover backup ls %[1]s "+
 			"lists the others)", b.Volume)
