@@ -22,7 +22,8 @@ import (
 
 // wrapped puts a program restic first in PATH that runs the script before each backup, and then the real restic. In the
 // script, $D is the folder that wrapped returns, and the working directory is the folder of the dataset. The begin and
-// the end of each restore are noted in the file restored of that folder, with the cache of the host.
+// the end of each restore are noted in the file restored of that folder, with the cache of the host. A restore waits
+// while $D/hold exists.
 func wrapped(t *testing.T, script string) (folder string) {
 	t.Helper()
 	real, err := exec.LookPath("restic")
@@ -35,6 +36,7 @@ case " $* " in *" backup "*)
 ;; *" restore "*)
 for a; do case $a in --cache-dir=*) C=$a;; esac; done
 echo begin $C >>$D/restored
+while [ -e $D/hold ]; do sleep 0.1; done
 %s "$@"; status=$?
 sleep 0.5
 echo end $C >>$D/restored

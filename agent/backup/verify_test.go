@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -64,13 +65,25 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// fullPool is a pool that has only 100 bytes besides its reserve.
-type fullPool struct{ backends.Pool }
+// fullPool is a pool that has only a few bytes besides its reserve.
+type fullPool struct {
+	backends.Pool
+	room dataset.Size
+}
 
 func (p fullPool) Status(ctx context.Context) dataset.PoolStatus {
 	st := p.Pool.Status(ctx)
-	st.Free = backends.Reserve(st.Size) + 100
+	st.Free = backends.Reserve(st.Size) + p.room
 	return st
+}
+
+// leaveRoom makes all pools fullPools.
+func leaveRoom(f *agenttest.Cluster, room dataset.Size) {
+	for _, h := range []*agenttest.Host{f.A, f.B} {
+		for _, p := range h.Pools.All() {
+			h.Pools.Change(p.ID, func(p *pool.Pool) { p.Storage = fullPool{p.Storage, room} })
+		}
+	}
 }
 
 // A verification or a restore writes nothing if the files of the backup would leave too little space for the volumes of
@@ -83,11 +96,7 @@ func TestRestoreKeepsReserveOfPool(t *testing.T) {
 	f.A.WriteFile("db", "file", strings.Repeat("x", 5000))
 	made := backUp(f, "db", "")
 	at := wrapped(t, "")
-	for _, h := range []*agenttest.Host{f.A, f.B} {
-		for _, p := range h.Pools.All() {
-			h.Pools.Change(p.ID, func(p *pool.Pool) { p.Storage = fullPool{p.Storage} })
-		}
-	}
+	leaveRoom(f, 100)
 	for _, c := range []struct {
 		kind         dataset.OpKind
 		volume, want string
@@ -106,6 +115,48 @@ func TestRestoreKeepsReserveOfPool(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(at, "restored")); err == nil {
 		t.Error("the backup was restored")
+	}
+}
+
+// A restore keeps the space that another one in the same pool still needs, and a verification does too.
+func TestRestoreKeepsSpaceForOthers(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	f.A.NewVolume("db@free")
+	f.A.MustMount("db", "user")
+	f.A.WriteFile("db", "file", strings.Repeat("x", 50000))
+	made := backUp(f, "db", "")
+	at := wrapped(t, "")
+	leaveRoom(f, 80000)
+	_, err := f.Service.Cordon(t.Context(), f.B.Node(), api.Cordoned{Cordoned: true})
+	must(t, err)
+	hold := filepath.Join(at, "hold")
+	must(t, os.WriteFile(hold, nil, 0o600))
+	defer time.AfterFunc(20*time.Second, func() { _ = os.Remove(hold) }).Stop() // so that a failed test ends
+	start := func(kind dataset.OpKind, volume string) dataset.Operation {
+		return *f.Submit(api.Request{
+			ID: uuid.New(), Kind: kind, Volume: volume, Repository: "offsite", Backup: made.Backup,
+		}).Operation
+	}
+	first := start(dataset.OpImport, "first@free")
+	agenttest.Await(t, func() bool {
+		_, err := os.Stat(filepath.Join(at, "restored"))
+		return err == nil
+	})
+	for _, op := range []dataset.Operation{start(dataset.OpImport, "second@free"), start(dataset.OpVerify, "db@free")} {
+		op = awaitEnd(f, op)
+		if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code {
+			t.Errorf("%s: got %s: %+v", op.Kind, op.State, op.Problem)
+		}
+		t.Logf("%s: %+v", op.Kind, op.Problem)
+	}
+	must(t, os.RemoveAll(hold))
+	if first = awaitEnd(f, first); first.State != dataset.OpDone {
+		t.Errorf("the first: %s: %+v", first.State, first.Problem)
+	}
+	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(first.ID) })
+	if op := awaitEnd(f, start(dataset.OpImport, "second@free")); op.State != dataset.OpDone {
+		t.Errorf("afterwards: %s: %+v", op.State, op.Problem)
 	}
 }
 

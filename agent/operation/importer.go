@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -45,11 +46,12 @@ type ImporterDeps struct {
 type Importer struct {
 	deps      ImporterDeps
 	verifying chan struct{} // has an element while a verification runs
+	room      room
 }
 
 // NewImporter returns an Importer.
 func NewImporter(deps ImporterDeps) *Importer {
-	return &Importer{deps: deps, verifying: make(chan struct{}, 1)}
+	return &Importer{deps: deps, verifying: make(chan struct{}, 1), room: room{needed: map[uuid.UUID]dataset.Size{}}}
 }
 
 // ImportArchive makes a volume from a tar archive.
@@ -101,7 +103,8 @@ func usedIDError(id uuid.UUID) error {
 }
 
 // Import makes a volume from a backup or from a folder of this host. With a backup, it fails with dataset.ErrNoSpace,
-// and writes nothing, if the files would leave less space in the pool than backends.Reserve.
+// and writes nothing, if the files would leave less space in the pool than backends.Reserve and what other restores
+// need.
 func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Backup == "" {
 		return i.ImportFolder(ctx, jb, op)
@@ -112,7 +115,8 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	}
 	need, err := i.measure(ctx, jb, op)
 	if err == nil {
-		err = checkRoom(pool.Status(ctx), need, "NEW@PROFILE")
+		defer i.room.add(pool.ID(), need)()
+		err = i.room.check(ctx, pool, need, "NEW@PROFILE")
 	}
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
@@ -127,7 +131,7 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 // because the dataset has no record.
 //
 // One verification runs at a time, because each can need as much space as the largest volume. It fails with
-// dataset.ErrNoSpace if its data would leave less space in the pool than backends.Reserve.
+// dataset.ErrNoSpace if its data would leave less space in the pool than backends.Reserve and the other restores need.
 //
 // It fails with dataset.ErrCorrupt or dataset.ErrNotFound only if the backup is the cause.
 func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
@@ -158,7 +162,8 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	}
 	need, err := i.measure(ctx, jb, op)
 	if err == nil {
-		err = checkRoom(pool.Status(ctx), need, "--profile")
+		defer i.room.add(pool.ID(), need)()
+		err = i.room.check(ctx, pool, need, "--profile")
 	} else {
 		err = noteRead(err)
 	}
@@ -193,17 +198,53 @@ func (i *Importer) measure(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	return i.deps.RestoreSize(ctx, op.Repository, op.Backup)
 }
 
-// checkRoom fails with dataset.ErrNoSpace if a pool, whose present status is st, has no room for the files of a backup
-// besides its reserve. A full pool would make the writers of its volumes fail. If the pool is not online, making the
-// dataset fails. option is how the command of the user chooses another pool.
-func checkRoom(st dataset.PoolStatus, need dataset.Size, option string) error {
-	reserve := backends.Reserve(st.Size)
+// room has the bytes that the running restores and verifications need in each pool. It is safe for concurrent use.
+type room struct {
+	mu     sync.Mutex
+	needed map[uuid.UUID]dataset.Size
+}
+
+// add adds the bytes of a restore to those that are needed in a pool, until release is called.
+func (r *room) add(pool uuid.UUID, need dataset.Size) (release func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.needed[pool] += need
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.needed[pool] -= need
+	}
+}
+
+// others returns the bytes that the restores in a pool need, without those of one restore.
+func (r *room) others(pool uuid.UUID, need dataset.Size) dataset.Size {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.needed[pool] - need
+}
+
+// check fails with dataset.ErrNoSpace if a pool has no room for the files of a backup besides its reserve and the other
+// restores. A full pool would make the writers of its volumes fail. If the pool is not online, making the dataset
+// fails. option is how the command of the user chooses another pool.
+//
+// The caller has added need before. So two restores that are checked at the same time count each other, and both can be
+// refused, but never both be accepted without room for both. What another restore has written so far counts twice: it
+// is no longer free, and it is still needed. Thus a restore can be refused that fits after the other one has ended.
+func (r *room) check(ctx context.Context, pool backends.Pool, need dataset.Size, option string) error {
+	// The others are counted first: one that ends in between has its bytes in the status.
+	others := r.others(pool.ID(), need)
+	st := pool.Status(ctx)
+	reserve := backends.Reserve(st.Size) + others
 	if !st.Online || st.Free-reserve >= need {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s "+
-		"are reserved for its existing volumes (free some space, or use another pool: %s)", need.Human(),
-		st.Free.Human(), reserve.Human(), option)
+	wait := ""
+	if others > 0 {
+		wait = "wait for the other restores, "
+	}
+	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s are reserved "+
+		"for its existing volumes and for restores that run now (%sfree some space, or use another pool: %s)",
+		need.Human(), st.Free.Human(), reserve.Human(), wait, option)
 }
 
 // ImportFolder makes a volume from a folder of this host.
