@@ -1,6 +1,7 @@
 package backups
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -209,8 +210,8 @@ func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error)
 // checkAccess fails if --password or --credentials-file is not what the record of a repository has: the record is used.
 func (r *recovery) checkAccess(known dataset.Repository) error {
 	if r.credentials != "" && r.credentials != known.CredentialsFile {
-		return dataset.Errorf(dataset.ErrExists, "repository %s is recorded with the credentials file %q (leave out "+
-			"--credentials-file, or use a URL with another --name)", known.Name, known.CredentialsFile)
+		return dataset.Errorf(dataset.ErrExists, "repository %s is recorded with %s (leave out --credentials-file, or "+
+			"use a URL with another --name)", known.Name, cmp.Or(known.CredentialsFile, "no credentials file"))
 	}
 	if r.password == "" {
 		return nil
