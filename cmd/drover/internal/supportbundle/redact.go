@@ -142,8 +142,8 @@ func redactValue(name, value string) string {
 // The forms of lines of YAML.
 var (
 	// A setting: the indentation with the marks of list items, the name with the colon, and the value.
-	yamlSetting = regexp.MustCompile(`^(\s*(?:-[ \t]+)*)((?:"[^"]*"|'[^']*'|[^\s"'#:{\[?](?:[^:"']|:+[^\s:"'])*)\s*:)` +
-		`(?:\s+(.*))?$`)
+	yamlSetting = regexp.MustCompile(`^(\s*(?:-[ \t]+)*)` +
+		`((?:"[^"]*"|'[^']*'|(?:[^\s"'#:{\[?\-]|-[^\s"'#:])(?:[^:"'{}\[\],]|:+[^\s:"'])*)\s*:)(?:\s+(.*))?$`)
 	// A name with its colon whose value is a secret.
 	yamlSecret = regexp.MustCompile(`(?i)(?:` + secretWord + `|(?:^|[\s"'])keys?["']?\s*:$)`)
 	// A text up to the first secret value in braces or brackets, and the value with the rest of the line.
@@ -163,7 +163,11 @@ func RedactYAML(text []byte) []byte {
 	lines := strings.Split(string(eachLine(redactKeys(text), redactForms)), "\n")
 	r := yamlRedactor{block: -1, scalar: -1}
 	for i, line := range lines {
-		lines[i] = r.line(dropComment(line))
+		kept := dropComment(line)
+		lines[i] = r.line(kept)
+		if kept != line && (strings.Count(kept, `"`)%2 == 1 || strings.Count(kept, "'")%2 == 1) {
+			r.scalar = 0 // the comment can be a part of a quoted text, with a secret after it
+		}
 	}
 	return []byte(strings.Join(lines, "\n"))
 }
@@ -195,6 +199,7 @@ func (r *yamlRedactor) line(line string) string {
 	// setting before it.
 	within := func(outer int) bool { return outer >= 0 && (m == nil || column > outer) }
 	if within(r.scalar) {
+		r.scalar = min(r.scalar, column) // a list item after the value can begin another value
 		return indent + redacted
 	}
 	r.scalar = -1
@@ -203,7 +208,11 @@ func (r *yamlRedactor) line(line string) string {
 		r.block = -1
 	}
 	switch {
-	case nested && m == nil:
+	case nested && m == nil: // its value can continue on lines that look like settings
+		r.scalar = column
+		if column > r.block && !strings.HasPrefix(text, "-") {
+			r.scalar--
+		}
 		return indent + redacted
 	case m != nil && (nested || yamlSecret.MatchString(m[2])):
 		if m[3] == "" {
@@ -218,6 +227,9 @@ func (r *yamlRedactor) line(line string) string {
 	for _, form := range []*regexp.Regexp{yamlIndirect, yamlFlow} {
 		if f := form.FindStringSubmatch(line); f != nil {
 			r.scalar = column
+			if m == nil && !strings.HasPrefix(text, "-") { // within braces that an earlier line began
+				r.scalar = 0
+			}
 			line = f[1]
 			if f[2] != "" {
 				line += " " + redactSetting(f[1], f[2])

@@ -125,7 +125,9 @@ func TestRedactYAMLForms(t *testing.T) {
 		"a: &p hunter2\npassword: *p\n", "a: [&p hunter2]\npassword: *p\n", "a: &p\n  b: hunter2\npassword: *p\n", "a:\n- &p hunter2\n- password: *p\n", "password: &p hunter2\n", "password: !!str hunter2\n",
 		"? password\n: hunter2\n", "password: x\n  hunter2\n", "password: \"x\n\n  y: hunter2\"\n", "password: 'x\n  hunter2:'\n",
 		"b: c\r\nsecrets:\r\n- hunter2\r\n", "password: |\r\n  hunter2:\r\n", "password:\thunter2\n", "password: x\thunter2\n", "a:\n-\tkey: hunter2\n",
-		"\ufeffkey: hunter2\n", "b: c\rkey: hunter2\r", "password: \"x #hunter2\"\n", "b: c # hunter2\n", "b: c\t# hunter2\n", "keys:\n- hunter2\n",
+		"\ufeffkey: hunter2\n", "b: c\rkey: hunter2\r", "password: \"x #hunter2\"\n", "b: c # hunter2\n", "secrets:\n- |\n  hunter2: x\n", "secrets:\n- 'x\n\n  hunter2: y'\n",
+		"password:\n  'x\n\n  hunter2:\n  '\n", "secrets:\n- {path: hunter2}\n", "a:\n  secrets:\n  - b: \"x\n      y\"\n  - |-\n    hunter2: y\n",
+		"a: {b: \"c # d\", password: \"x\n    hunter2\",\n  e: f}\n", "{a: [b,\n      c], d: {password: 'x\n    hunter2: y'}}\n", "b: c\t# hunter2\n", "keys:\n- hunter2\n",
 	} {
 		got := string(RedactYAML([]byte(text + "other: value\nlist:\n- item\n")))
 		if strings.Contains(got, "hunter2") {
