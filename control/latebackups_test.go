@@ -1,12 +1,16 @@
 package control_test
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
 )
 
 // Every control replica reports late backups, also one that does not do the background work, and one that does it since
@@ -54,4 +58,66 @@ func TestAllReplicasReportLateBackups(t *testing.T) {
 	same("without the repository", "its profile has it backed up to repository offsite, which is not recorded")
 	x.On(second).Round()
 	same("after both did the work", "its profile has it backed up to repository offsite, which is not recorded")
+}
+
+// gatedStore is a store whose records of datasets are listed only after open is closed.
+type gatedStore struct {
+	store.Store
+	begun chan struct{} // gets an element from each List that waits
+	open  chan struct{}
+}
+
+func (g gatedStore) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
+	if prefix == record.DatasetsPrefix {
+		g.begun <- struct{}{}
+		select {
+		case <-g.open:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return g.Store.List(ctx, prefix, after, limit)
+}
+
+// While a request reads the scheduled backups, another request does not wait longer than its context permits. After the
+// reading has ended, other requests use its result, and after it has failed, another request reads again.
+func TestReadingBackupsDoesNotBlockOthers(t *testing.T) {
+	x := controltest.NewReplicas(t, 0)
+	gate := gatedStore{x.Store, make(chan struct{}, 10), make(chan struct{})}
+	x.Store = gate
+	s := replicaAt(x, "c1", "v1.5.0")
+	read := func(ctx context.Context) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := s.Housekeeper.LateBackups(ctx)
+			done <- err
+		}()
+		return done
+	}
+	failing, stop := context.WithCancel(t.Context())
+	failed := read(failing)
+	<-gate.begun
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	select {
+	case err := <-read(short):
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the request that waits: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the request waits longer than its context permits")
+	}
+	waiting := read(t.Context())
+	stop()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Errorf("the request that was cancelled: %v", err)
+	}
+	<-gate.begun
+	close(gate.open)
+	if err := <-waiting; err != nil {
+		t.Errorf("the request after the failed one: %v", err)
+	}
+	if err := <-read(t.Context()); err != nil || len(gate.begun) > 0 {
+		t.Errorf("the records were read again: %v", err)
+	}
 }

@@ -59,6 +59,9 @@ func New(deps Deps) *Reader { return &Reader{deps} }
 // readTime bounds the reading of records: if Consul has no leader, a read waits for the next one.
 const readTime = 5 * time.Second
 
+// backupTime bounds the reading of the scheduled backups.
+const backupTime = 3 * time.Second
+
 // ClusterHealth returns the state of the store, the control replicas and the nodes. It fails only if ctx ends.
 // Anything else that cannot be read becomes a finding.
 func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
@@ -79,13 +82,6 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 		out.Findings = append(out.Findings, api.Finding{
 			Level: levelError, Subject: "store", Text: fmt.Sprintf("%s cannot be read: %v", what, err),
 		})
-	}
-	if r.deps.LateBackups != nil {
-		late, err := r.deps.LateBackups(reading)
-		if err != nil {
-			unreadable("the scheduled backups", err)
-		}
-		out.Findings = append(out.Findings, late...)
 	}
 	var halt record.Halt
 	switch there, err := record.NewTx(reading, r.deps.Ledger.Store).Peek(record.HaltedKey, &halt); {
@@ -124,7 +120,29 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	slices.SortFunc(out.Nodes, func(a, b api.NodeHealth) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Node.String(), b.Node.String()))
 	})
+	if r.deps.LateBackups != nil && !isNamed {
+		out.Findings = append(out.Findings, r.lateBackups(ctx)...)
+	}
 	return out, ctx.Err()
+}
+
+// lateBackups returns the findings about scheduled backups. Reading them can need the records of all volumes, so it is
+// the last part of ClusterHealth, and has its own time: whatever fails here hides no other part.
+func (r *Reader) lateBackups(ctx context.Context) []api.Finding {
+	ctx, cancel := context.WithTimeout(ctx, backupTime)
+	defer cancel()
+	late, err := r.deps.LateBackups(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("reading the records takes longer than %s", backupTime)
+	}
+	if err != nil {
+		late = append(late, api.Finding{
+			Level: levelWarning, Subject: "scheduled backups",
+			Text: fmt.Sprintf("whether any is late is not known: %v", err),
+			Fix:  "repeat the command",
+		})
+	}
+	return late
 }
 
 // isStoreError reports whether a finding says that the store does not work.

@@ -2,6 +2,7 @@ package health_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -256,5 +257,38 @@ func TestUnreadableRecords(t *testing.T) {
 	e.Spy.Store = unavailable{e.Spy.Store}
 	if d := cmp.Diff(want[:1], found(e)); d != "" {
 		t.Errorf("the store does not answer (-want +got):\n%s", d)
+	}
+}
+
+// TestLateBackupsComeLast: what fails or takes long while the scheduled backups are read hides no other part.
+func TestLateBackupsComeLast(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	listed := false
+	for err, want := range map[error]string{
+		errors.New("a record is missing"): "whether any is late is not known: a record is missing",
+		context.DeadlineExceeded:          "whether any is late is not known: reading the records takes longer than 3s",
+	} {
+		listed = false
+		r := health.New(health.Deps{
+			Ledger: e.Ledger, Reports: e.Reports, Store: e.Spy, StoreName: "bolt",
+			NodeList: func(ctx context.Context, filter string) ([]api.Node, error) {
+				listed = true
+				return e.NodeList(ctx, filter)
+			},
+			LateBackups: func(ctx context.Context) ([]api.Finding, error) {
+				if _, bounded := ctx.Deadline(); !bounded || !listed {
+					t.Errorf("bounded: %t, after the list of nodes: %t", bounded, listed)
+				}
+				return nil, err
+			},
+		})
+		h, failed := r.ClusterHealth(e.Ctx)
+		if failed != nil || len(h.Nodes) != 1 || h.Nodes[0].Node != a.ID {
+			t.Fatalf("%v, %+v", failed, h.Nodes)
+		}
+		if len(h.Findings) != 1 || h.Findings[0].Level != "warning" || h.Findings[0].Text != want {
+			t.Errorf("got %+v, want %q", h.Findings, want)
+		}
 	}
 }

@@ -41,9 +41,10 @@ type backupStates struct {
 // backupRecords has the scheduled backups of all volumes as they were last read from the store, by a replica that does
 // not do the background work. It is safe for concurrent use.
 type backupRecords struct {
-	mu   sync.Mutex
-	list []seenBackups
-	read time.Time
+	mu      sync.Mutex // not held while the store is read
+	list    []seenBackups
+	read    time.Time
+	reading chan struct{} // closed when the present reading ends; nil if nobody reads
 }
 
 // backupRecordsAge is how long backupRecords are used. Reading them again needs the records of all volumes.
@@ -122,13 +123,57 @@ func sortByVolume(list []seenBackups) {
 }
 
 // readBackups returns the states of all volumes by name, as the store has them. They are at most backupRecordsAge old.
+// One caller reads at a time, and the others wait for its states, or for the end of their own ctx.
 func (k *Housekeeper) readBackups(ctx context.Context) ([]seenBackups, error) {
-	k.backupRecords.mu.Lock()
-	defer k.backupRecords.mu.Unlock()
-	now := k.Ledger.Clock.Now()
-	if age := now.Sub(k.backupRecords.read); age >= 0 && age < backupRecordsAge {
-		return k.backupRecords.list, nil
+	r := &k.backupRecords
+	for {
+		list, known, other := r.begin(k.Ledger.Clock.Now())
+		if known {
+			return list, nil
+		}
+		if other == nil {
+			break
+		}
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
+	now := k.Ledger.Clock.Now()
+	list, err := k.readAllBackups(ctx, now)
+	r.end(list, now, err)
+	return list, err
+}
+
+// begin returns the states if they are new enough. Otherwise, if another caller reads them, it returns a channel that
+// is closed when that ends. If nobody reads them, the caller reads them, and calls end.
+func (r *backupRecords) begin(now time.Time) (list []seenBackups, known bool, other <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if age := now.Sub(r.read); age >= 0 && age < backupRecordsAge {
+		return r.list, true, nil
+	}
+	if r.reading != nil {
+		return nil, false, r.reading
+	}
+	r.reading = make(chan struct{})
+	return nil, false, nil
+}
+
+// end ends a reading. If it did not fail, list has the states at a time.
+func (r *backupRecords) end(list []seenBackups, at time.Time, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		r.list, r.read = list, at
+	}
+	close(r.reading)
+	r.reading = nil
+}
+
+// readAllBackups reads the states of all volumes, by name.
+func (k *Housekeeper) readAllBackups(ctx context.Context, now time.Time) ([]seenBackups, error) {
 	t := record.NewTx(ctx, k.Ledger.Store)
 	var list []seenBackups
 	for after := ""; ; {
@@ -149,7 +194,6 @@ func (k *Housekeeper) readBackups(ctx context.Context) ([]seenBackups, error) {
 		after = entries[len(entries)-1].Key
 	}
 	sortByVolume(list)
-	k.backupRecords.list, k.backupRecords.read = list, now
 	return list, nil
 }
 
