@@ -96,6 +96,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		RestoreSize: func(ctx context.Context, repository, id string) (dataset.Size, error) {
 			return backup.NewRestorer(a.Control, a.Repositories).Size(ctx, repository, id)
 		},
+		SharesRootDisk: a.Space.SharesRootDisk,
 	})
 	a.Snapshotter = operation.NewSnapshotter(operation.SnapshotterDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes, Space: a.Space,

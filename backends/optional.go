@@ -132,6 +132,12 @@ type SnapshotMeasurer interface {
 	UniqueSize(ctx context.Context, ds, snapshot uuid.UUID) (dataset.Size, error)
 }
 
+// Compressor is a pool that can compress the data of its datasets.
+type Compressor interface {
+	// Compresses reports whether the files of new datasets may need fewer bytes of the pool than they have.
+	Compresses() bool
+}
+
 // Sharer is a pool on a share. A share is one exported filesystem that contains a pool for each of several nodes.
 // Info().Share identifies it. Each pool belongs to one node. No other node touches a dataset in it until that node has
 // relinquished the dataset.

@@ -94,6 +94,7 @@ func TestRestoreKeepsReserveOfPool(t *testing.T) {
 	f.A.NewVolume("db@free")
 	f.A.MustMount("db", "user")
 	f.A.WriteFile("db", "file", strings.Repeat("x", 5000))
+	f.B.NewVolume("other@free") // an empty pool would need no reserve
 	made := backUp(f, "db", "")
 	at := wrapped(t, "")
 	leaveRoom(f, 100)
@@ -115,6 +116,57 @@ func TestRestoreKeepsReserveOfPool(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(at, "restored")); err == nil {
 		t.Error("the backup was restored")
+	}
+}
+
+// compressing is a pool that can compress.
+type compressing struct{ backends.Pool }
+
+func (compressing) Compresses() bool { return true }
+
+// A pool without datasets needs no reserve, so a restore can use all of its space. A pool that compresses may need less
+// than the size of the files, so the size does not prevent a restore.
+func TestRestoreNeedsNoReserve(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	f.A.NewVolume("db@free")
+	f.A.MustMount("db", "user")
+	f.A.WriteFile("db", "file", strings.Repeat("x", 50000))
+	made := backUp(f, "db", "")
+	_, err := f.Service.Cordon(t.Context(), f.A.Node(), api.Cordoned{Cordoned: true})
+	must(t, err)
+	p := f.B.Pools.All()[0]
+	full := fullPool{p.Storage, 80000 - backends.Reserve(p.Storage.Status(t.Context()).Size)}
+	restore := func(to backends.Pool, kind dataset.OpKind, volume string) dataset.Operation {
+		f.B.Pools.Change(p.ID, func(p *pool.Pool) { p.Storage = to })
+		op := awaitEnd(f, *f.Submit(api.Request{
+			ID: uuid.New(), Kind: kind, Volume: volume, Repository: "offsite", Backup: made.Backup,
+		}).Operation)
+		agenttest.Await(t, func() bool { return !f.B.Operations.IsRunning(op.ID) })
+		return op
+	}
+	little := full
+	little.room -= 40000
+	if op := restore(little, dataset.OpImport, "one@free"); op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code {
+		t.Errorf("into an empty pool that is too small: %s: %+v", op.State, op.Problem)
+	}
+	for _, c := range []struct {
+		kind   dataset.OpKind
+		volume string
+	}{{dataset.OpVerify, "db@free"}, {dataset.OpImport, "two@free"}} {
+		agenttest.Await(t, func() bool { // what the one before has left is removed
+			entries, err := p.Storage.List(t.Context())
+			return err == nil && len(entries) == 0
+		})
+		if op := restore(full, c.kind, c.volume); op.State != dataset.OpDone {
+			t.Errorf("%s into an empty pool: %s: %+v", c.kind, op.State, op.Problem)
+		}
+	}
+	if op := restore(full, dataset.OpImport, "three@free"); op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code {
+		t.Errorf("into a pool with a volume: %s: %+v", op.State, op.Problem)
+	}
+	if op := restore(compressing{full}, dataset.OpImport, "four@free"); op.State != dataset.OpDone {
+		t.Errorf("into a pool that compresses: %s: %+v", op.State, op.Problem)
 	}
 }
 

@@ -40,6 +40,8 @@ type ImporterDeps struct {
 	Restore, Verify func(ctx context.Context, repository, id string, root *os.File, step func(string)) error
 	// RestoreSize returns how many bytes Restore or Verify writes for a backup.
 	RestoreSize func(ctx context.Context, repository, id string) (dataset.Size, error)
+	// SharesRootDisk reports whether the datasets of a pool are on the disk with Drover's own files.
+	SharesRootDisk func(ctx context.Context, pool uuid.UUID) bool
 }
 
 // Importer makes volumes of folders, backups and archives.
@@ -104,7 +106,7 @@ func usedIDError(id uuid.UUID) error {
 
 // Import makes a volume from a backup or from a folder of this host. With a backup, it fails with dataset.ErrNoSpace,
 // and writes nothing, if the files would leave less space in the pool than backends.Reserve and what other restores
-// need.
+// need: see checkRoom.
 func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Backup == "" {
 		return i.ImportFolder(ctx, jb, op)
@@ -116,7 +118,7 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	need, err := i.measure(ctx, jb, op)
 	if err == nil {
 		defer i.room.add(pool.ID(), need)()
-		err = i.room.check(ctx, pool, need, "NEW@PROFILE")
+		err = i.checkRoom(ctx, pool, need, "NEW@PROFILE")
 	}
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
@@ -163,7 +165,7 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	need, err := i.measure(ctx, jb, op)
 	if err == nil {
 		defer i.room.add(pool.ID(), need)()
-		err = i.room.check(ctx, pool, need, "--profile")
+		err = i.checkRoom(ctx, pool, need, "--profile")
 	} else {
 		err = noteRead(err)
 	}
@@ -223,19 +225,30 @@ func (r *room) others(pool uuid.UUID, need dataset.Size) dataset.Size {
 	return r.needed[pool] - need
 }
 
-// check fails with dataset.ErrNoSpace if a pool has no room for the files of a backup besides its reserve and the other
-// restores. A full pool would make the writers of its volumes fail. If the pool is not online, making the dataset
+// checkRoom fails with dataset.ErrNoSpace if a pool has no room for the files of a backup besides its reserve and the
+// other restores. A full pool would make the writers of its volumes fail. If the pool is not online, making the dataset
 // fails. option is how the command of the user chooses another pool.
 //
-// The caller has added need before. So two restores that are checked at the same time count each other, and both can be
-// refused, but never both be accepted without room for both. What another restore has written so far counts twice: it
-// is no longer free, and it is still needed. Thus a restore can be refused that fits after the other one has ended.
-func (r *room) check(ctx context.Context, pool backends.Pool, need dataset.Size, option string) error {
+// The caller has added need to the room before. So two restores that are checked at the same time count each other, and
+// both can be refused, but never both be accepted without room for both. What another restore has written so far counts
+// twice: it is no longer free, and it is still needed. Thus a restore can be refused that fits after the other one has
+// ended.
+//
+// The reserve protects the datasets of the pool and Drover's own files, so a pool without both has none. A pool
+// that can compress is not checked. need is the size of the uncompressed files, so the check would refuse to restore a
+// backup to a disk of the size that its volume was on. Such a restore fails when the pool is full.
+func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, need dataset.Size, option string) error {
+	if c, can := pool.(backends.Compressor); can && c.Compresses() {
+		return nil
+	}
 	// The others are counted first: one that ends in between has its bytes in the status.
-	others := r.others(pool.ID(), need)
+	others := i.room.others(pool.ID(), need)
 	st := pool.Status(ctx)
-	reserve := backends.Reserve(st.Size) + others
-	if !st.Online || st.Free-reserve >= need {
+	reserve := backends.Reserve(st.Size)
+	if !st.Online || st.Free-reserve-others >= need {
+		return nil
+	}
+	if st.Free-others >= need && i.isUnused(ctx, pool) {
 		return nil
 	}
 	wait := ""
@@ -244,7 +257,16 @@ func (r *room) check(ctx context.Context, pool backends.Pool, need dataset.Size,
 	}
 	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s are reserved "+
 		"for its existing volumes and for restores that run now (%sfree some space, or use another pool: %s)",
-		need.Human(), st.Free.Human(), reserve.Human(), wait, option)
+		need.Human(), st.Free.Human(), (reserve + others).Human(), wait, option)
+}
+
+// isUnused reports whether a pool has nothing that its reserve protects: no dataset, and not Drover's own files.
+func (i *Importer) isUnused(ctx context.Context, pool backends.Pool) bool {
+	if i.deps.SharesRootDisk(ctx, pool.ID()) {
+		return false
+	}
+	entries, err := pool.List(ctx)
+	return err == nil && len(entries) == 0
 }
 
 // ImportFolder makes a volume from a folder of this host.

@@ -62,6 +62,13 @@ func (s *Space) RootHint(ctx context.Context) string {
 	return strings.Join(hints, "; ")
 }
 
+// SharesRootDisk reports whether the datasets of a pool are on the disk with the root, whose free space Drover itself
+// needs.
+func (s *Space) SharesRootDisk(ctx context.Context, id uuid.UUID) bool {
+	p := s.pools.ByID(id)
+	return p != nil && !p.Record.hasOwnMount() && s.isOnRootDisk(ctx, p)
+}
+
 // isOnRootDisk reports whether a pool is on the disk with the root. It is false if the pool is offline: no data in it
 // can be removed.
 func (s *Space) isOnRootDisk(ctx context.Context, p *Pool) bool {

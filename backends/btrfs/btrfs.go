@@ -70,6 +70,7 @@ var (
 	_ backends.StorageRemover  = (*Pool)(nil)
 	_ backends.Clearer         = (*Pool)(nil)
 	_ backends.Copier          = (*Pool)(nil)
+	_ backends.Compressor      = (*Pool)(nil)
 	_ backends.Resizer         = (*sizedPool)(nil)
 )
 

@@ -290,7 +290,14 @@ func TestBaseThatNobodyNoted(t *testing.T) {
 // It still becomes a head. Nothing can be written to that head before data is deleted or the volume grows.
 func TestPromoteOfWhatWasCompressed(t *testing.T) {
 	home, f := newFixture(t), newFixture(t)
+	compresses := func() bool { return home.Pool.(backends.Compressor).Compresses() }
+	if compresses() {
+		t.Error("a pool on a btrfs without compression says that it compresses")
+	}
 	scratch.Run(t, "mount", "-o", "remount,compress-force=zstd", home.disk)
+	if !compresses() {
+		t.Error("a pool on a btrfs with compression says that it does not compress")
+	}
 	d := dataset.Dataset{ID: uuid.New(), Size: little}
 	s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}
 	_, err := home.Create(t.Context(), d)

@@ -7,6 +7,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // space checks whether a pool has room for a write.
@@ -18,6 +19,9 @@ type space struct {
 
 // minSize is the smallest size of a dataset. It leaves room for the metadata that btrfs reserves while it writes.
 const minSize = 16 * dataset.MiB
+
+// Compresses implements backends.Compressor.
+func (p *Pool) Compresses() bool { return mount.Compresses(p.shelf.Path()) }
 
 // room fails with dataset.ErrNoSpace if the pool is so full that no new work should begin.
 func (sp *space) room() error {

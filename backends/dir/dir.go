@@ -65,6 +65,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
@@ -86,6 +87,7 @@ var (
 	_ backends.IdleChecker     = (*Pool)(nil)
 	_ backends.Resizer         = (*sizedPool)(nil)
 	_ backends.Clearer         = (*Pool)(nil)
+	_ backends.Compressor      = (*Pool)(nil)
 )
 
 // Name implements backends.Kind.
@@ -286,6 +288,9 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
 	return p.shelf.WriteRecord(d, sync)
 }
+
+// Compresses implements backends.Compressor.
+func (p *Pool) Compresses() bool { return mount.Compresses(p.shelf.Path()) }
 
 // List implements backends.Pool.
 func (p *Pool) List(context.Context) ([]backends.Entry, error) {

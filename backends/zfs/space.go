@@ -112,6 +112,9 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	return head.referenced, err
 }
 
+// Compresses implements backends.Compressor. Drover makes its pools with compression, and an existing one may have it.
+func (*storage) Compresses() bool { return true }
+
 // UniqueSize implements backends.SnapshotMeasurer. ZFS counts the blocks that only a snapshot refers to.
 func (p *Pool) UniqueSize(ctx context.Context, ds, id uuid.UUID) (dataset.Size, error) {
 	f, err := p.shelf.FindDataset(ds)

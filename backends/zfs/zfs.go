@@ -102,6 +102,7 @@ var (
 	_ backends.StorageRemover   = (*Pool)(nil)
 	_ backends.Trimmer          = (*Pool)(nil)
 	_ backends.SnapshotMeasurer = (*Pool)(nil)
+	_ backends.Compressor       = (*Pool)(nil)
 )
 
 // New returns the backend. It runs all its commands through runner.

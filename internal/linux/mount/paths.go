@@ -3,6 +3,7 @@ package mount
 import (
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // PathsTo returns all paths to a directory through the mounts. dir itself is the first one. A directory has several
@@ -62,4 +63,20 @@ func (m Mounts) On(path string) *Entry {
 			return nil
 		}
 	}
+}
+
+// Compresses reports whether the filesystem that contains a path can compress the data of new files: ZFS, or btrfs that
+// is mounted with compression. It does not look at properties of single files or directories. If the path or the mount
+// table cannot be read, it returns false.
+func Compresses(path string) bool {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return false
+	}
+	table, err := Table()
+	if err != nil {
+		return false
+	}
+	e := table.On(path)
+	return e != nil && (e.FSType == "zfs" || e.FSType == "btrfs" && strings.Contains(","+e.VFSOptions, ",compress"))
 }
