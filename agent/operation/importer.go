@@ -106,7 +106,7 @@ func usedIDError(id uuid.UUID) error {
 
 // Import makes a volume from a backup or from a folder of this host. With a backup, it fails with dataset.ErrNoSpace,
 // and writes nothing, if the files would leave less space in the pool than backends.Reserve and what other restores
-// need: see checkRoom.
+// need. A pool without volumes is an exception: see checkRoom.
 func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Backup == "" {
 		return i.ImportFolder(ctx, jb, op)
@@ -118,7 +118,7 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	need, err := i.measure(ctx, jb, op)
 	if err == nil {
 		defer i.room.add(pool.ID(), need)()
-		err = i.checkRoom(ctx, pool, need, "NEW@PROFILE")
+		err = i.checkRoom(ctx, pool, op.Kind, need)
 	}
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
@@ -133,7 +133,8 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 // because the dataset has no record.
 //
 // One verification runs at a time, because each can need as much space as the largest volume. It fails with
-// dataset.ErrNoSpace if its data would leave less space in the pool than backends.Reserve and the other restores need.
+// dataset.ErrNoSpace, and writes nothing, if its data would leave less space in the pool than backends.Reserve and the
+// other restores need, even if the pool compresses: see checkRoom.
 //
 // It fails with dataset.ErrCorrupt or dataset.ErrNotFound only if the backup is the cause.
 func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
@@ -165,7 +166,7 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	need, err := i.measure(ctx, jb, op)
 	if err == nil {
 		defer i.room.add(pool.ID(), need)()
-		err = i.checkRoom(ctx, pool, need, "--profile")
+		err = i.checkRoom(ctx, pool, op.Kind, need)
 	} else {
 		err = noteRead(err)
 	}
@@ -227,20 +228,20 @@ func (r *room) others(pool uuid.UUID, need dataset.Size) dataset.Size {
 
 // checkRoom fails with dataset.ErrNoSpace if a pool has no room for the files of a backup besides its reserve and the
 // other restores. A full pool would make the writers of its volumes fail. If the pool is not online, making the dataset
-// fails. option is how the command of the user chooses another pool.
+// fails.
 //
 // The caller has added need to the room before. So two restores that are checked at the same time count each other, and
 // both can be refused, but never both be accepted without room for both. What another restore has written so far counts
 // twice: it is no longer free, and it is still needed. Thus a restore can be refused that fits after the other one has
 // ended.
 //
-// The reserve protects the datasets of the pool and Drover's own files, so a pool without both has none. A pool
-// that can compress is not checked. need is the size of the uncompressed files, so the check would refuse to restore a
-// backup to a disk of the size that its volume was on. Such a restore fails when the pool is full.
-func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, need dataset.Size, option string) error {
-	if c, can := pool.(backends.Compressor); can && c.Compresses() {
-		return nil
-	}
+// The reserve protects the datasets of the pool and Drover's own files, so a pool without both has none.
+//
+// need is the size of the uncompressed files. If the pool compresses, a check of it could refuse an import to a disk as
+// large as the one that the volume was on. So need is not checked for an import into a pool that can compress, has
+// nothing to protect, and is not the target of another restore. Such an import fails when the pool is full. A
+// verification is always checked: a failed one would have filled the pool for nothing.
+func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind dataset.OpKind, need dataset.Size) error {
 	// The others are counted first: one that ends in between has its bytes in the status.
 	others := i.room.others(pool.ID(), need)
 	st := pool.Status(ctx)
@@ -248,12 +249,17 @@ func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, need datas
 	if !st.Online || st.Free-reserve-others >= need {
 		return nil
 	}
-	if st.Free-others >= need && i.isUnused(ctx, pool) {
+	c, can := pool.(backends.Compressor)
+	unchecked := kind == dataset.OpImport && others == 0 && can && c.Compresses()
+	if (unchecked || st.Free-others >= need) && i.isUnused(ctx, pool) {
 		return nil
 	}
-	wait := ""
+	wait, option := "", "NEW@PROFILE"
 	if others > 0 {
 		wait = "wait for the other restores, "
+	}
+	if kind == dataset.OpVerify {
+		option = "--profile"
 	}
 	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s are reserved "+
 		"for its existing volumes and for restores that run now (%sfree some space, or use another pool: %s)",
