@@ -117,8 +117,10 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	}
 	need, err := i.measure(ctx, jb, op)
 	if err == nil {
-		defer i.room.add(pool.ID(), need)()
-		err = i.checkRoom(ctx, pool, op.Kind, need)
+		var release func()
+		if release, err = i.takeRoom(ctx, pool, op, need); err == nil {
+			defer release()
+		}
 	}
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
@@ -165,8 +167,10 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	}
 	need, err := i.measure(ctx, jb, op)
 	if err == nil {
-		defer i.room.add(pool.ID(), need)()
-		err = i.checkRoom(ctx, pool, op.Kind, need)
+		var release func()
+		if release, err = i.takeRoom(ctx, pool, op, need); err == nil {
+			defer release()
+		}
 	} else {
 		err = noteRead(err)
 	}
@@ -203,37 +207,63 @@ func (i *Importer) measure(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 
 // room has the bytes that the running restores and verifications need in each pool. It is safe for concurrent use.
 type room struct {
-	mu     sync.Mutex
-	needed map[uuid.UUID]dataset.Size
+	mu      sync.Mutex
+	needed  map[uuid.UUID]dataset.Size
+	changes int // how often needed has changed
 }
 
-// add adds the bytes of a restore to those that are needed in a pool, until release is called.
-func (r *room) add(pool uuid.UUID, need dataset.Size) (release func()) {
+// others returns the bytes that the restores in a pool need, and how often needed has changed.
+func (r *room) others(pool uuid.UUID) (needed dataset.Size, changes int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.needed[pool] += need
+	return r.needed[pool], r.changes
+}
+
+// add adds the bytes of a restore to those that are needed in a pool, until release is called. If needed has changed
+// since others returned changes, add does nothing, and ok is false.
+func (r *room) add(pool uuid.UUID, need dataset.Size, changes int) (release func(), ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.changes != changes {
+		return nil, false
+	}
+	r.change(pool, need)
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.needed[pool] -= need
-	}
+		r.change(pool, -need)
+	}, true
 }
 
-// others returns the bytes that the restores in a pool need, without those of one restore.
-func (r *room) others(pool uuid.UUID, need dataset.Size) dataset.Size {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.needed[pool] - need
+// change changes the bytes that are needed in a pool. The caller holds mu.
+func (r *room) change(pool uuid.UUID, by dataset.Size) {
+	r.needed[pool] += by
+	r.changes++
+}
+
+// takeRoom reserves the space that the files of a backup need in a pool, until release is called. If checkRoom fails,
+// takeRoom returns its error and reserves nothing. So of two restores that begin together, the second one counts the
+// first one, and is the only one that is refused if both do not fit.
+//
+// The pool is not examined under the mutex of the room, because a slow pool would delay the restores to all others. If
+// another restore was accepted or has ended meanwhile, takeRoom checks again.
+func (i *Importer) takeRoom(ctx context.Context, pool backends.Pool, op *dataset.Operation, need dataset.Size) (
+	release func(), err error) {
+	for {
+		others, changes := i.room.others(pool.ID())
+		if err := i.checkRoom(ctx, pool, op.Kind, need, others); err != nil {
+			return nil, err
+		}
+		if release, ok := i.room.add(pool.ID(), need, changes); ok {
+			return release, nil
+		}
+	}
 }
 
 // checkRoom fails with dataset.ErrNoSpace if a pool has no room for the files of a backup besides its reserve and the
 // other restores. A full pool would make the writers of its volumes fail. If the pool is not online, making the dataset
-// fails.
-//
-// The caller has added need to the room before. So two restores that are checked at the same time count each other, and
-// both can be refused, but never both be accepted without room for both. What another restore has written so far counts
-// twice: it is no longer free, and it is still needed. Thus a restore can be refused that fits after the other one has
-// ended.
+// fails. What another restore has written so far counts twice: it is no longer free, and it is still needed. Thus a
+// restore can be refused that fits after the other one has ended.
 //
 // The reserve protects the datasets of the pool and Drover's own files, so a pool without both has none.
 //
@@ -241,9 +271,8 @@ func (r *room) others(pool uuid.UUID, need dataset.Size) dataset.Size {
 // large as the one that the volume was on. So need is not checked for an import into a pool that can compress, has
 // nothing to protect, and is not the target of another restore. Such an import fails when the pool is full. A
 // verification is always checked: a failed one would have filled the pool for nothing.
-func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind dataset.OpKind, need dataset.Size) error {
-	// The others are counted first: one that ends in between has its bytes in the status.
-	others := i.room.others(pool.ID(), need)
+func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind dataset.OpKind, need,
+	others dataset.Size) error {
 	st := pool.Status(ctx)
 	reserve := backends.Reserve(st.Size)
 	if !st.Online || st.Free-reserve-others >= need {

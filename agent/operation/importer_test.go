@@ -1,13 +1,17 @@
 package operation
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
 )
@@ -36,5 +40,58 @@ func TestI6ImportLooksAtWhatItOpened(t *testing.T) {
 	})
 	if err := checkNoMountsBelow(src); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), top+"/moved/sub") {
 		t.Errorf("%v, want that something is mounted in the folder that was opened", err)
+	}
+}
+
+// askedTogether is an empty pool with 60 MiB of free space. The first two callers of Status get the answer together.
+type askedTogether struct {
+	backends.Pool
+	asked atomic.Int32
+	both  chan struct{}
+}
+
+func (*askedTogether) ID() uuid.UUID                                  { return uuid.UUID{1} }
+func (*askedTogether) List(context.Context) ([]backends.Entry, error) { return nil, nil }
+
+func (p *askedTogether) Status(context.Context) dataset.PoolStatus {
+	if p.asked.Add(1) == 2 {
+		close(p.both)
+	}
+	<-p.both
+	return dataset.PoolStatus{Online: true, Size: 100 * dataset.MiB, Free: 60 * dataset.MiB}
+}
+
+// If two restores that begin together do not both fit, one of them is done. A restore that is refused, or has ended,
+// needs no space.
+func TestOneOfTwoRestoresFits(t *testing.T) {
+	i := NewImporter(ImporterDeps{SharesRootDisk: func(context.Context, uuid.UUID) bool { return false }})
+	p := &askedTogether{both: make(chan struct{})}
+	take := func() (func(), error) {
+		return i.takeRoom(t.Context(), p, &dataset.Operation{Kind: dataset.OpImport}, 40*dataset.MiB)
+	}
+	type result struct {
+		release func()
+		err     error
+	}
+	results := make(chan result, 2)
+	for range 2 {
+		go func() {
+			release, err := take()
+			results <- result{release, err}
+		}()
+	}
+	accepted, refused := <-results, <-results
+	if accepted.err != nil {
+		accepted, refused = refused, accepted
+	}
+	if accepted.err != nil || !errors.Is(refused.err, dataset.ErrNoSpace) {
+		t.Fatalf("got %v and %v, want that one of them has no space", accepted.err, refused.err)
+	}
+	if _, err := take(); !errors.Is(err, dataset.ErrNoSpace) {
+		t.Errorf("while the other one runs: %v", err)
+	}
+	accepted.release()
+	if _, err := take(); err != nil {
+		t.Errorf("after the other one has ended: %v", err)
 	}
 }
