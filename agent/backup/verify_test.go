@@ -192,7 +192,9 @@ func TestRestoreKeepsSpaceForOthers(t *testing.T) {
 	must(t, err)
 	hold := filepath.Join(at, "hold")
 	must(t, os.WriteFile(hold, nil, 0o600))
-	defer time.AfterFunc(20*time.Second, func() { _ = os.Remove(hold) }).Stop() // so that a failed test ends
+	remove := func() { _ = os.Remove(hold) } // so that a failed test ends
+	limit := time.AfterFunc(2*time.Minute, remove)
+	t.Cleanup(func() { limit.Stop(); remove() })
 	start := func(kind dataset.OpKind, volume string) dataset.Operation {
 		return *f.Submit(api.Request{
 			ID: uuid.New(), Kind: kind, Volume: volume, Repository: "offsite", Backup: made.Backup,
