@@ -45,7 +45,7 @@ const (
 	stateRestored  candidateState = "restored"   // it was created from the backup
 	stateExists    candidateState = "exists"     // it is the volume that was backed up
 	stateOtherData candidateState = "other-data" // another volume has the name
-	stateUnusable  candidateState = "incomplete" // it has no complete backup
+	stateUnusable  candidateState = "incomplete" // the volume that last had the name has no complete backup
 	stateFailed    candidateState = "failed"     // it was not recovered; see Problem
 )
 
@@ -94,13 +94,13 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 			list = append(list, cand)
 		}
 		isListed := func(o api.VolumeBackup) bool { return o.Dataset == b.Dataset }
+		undecided := cand.State == stateUnusable && (len(cand.Older) == 0 || isListed(cand.Backup))
 		switch made := now.completeness(b); {
-		case made == incompleteBackup && cand.State == stateUnusable:
+		case made == incompleteBackup && undecided:
 			cand.Unusable = append(cand.Unusable, b)
 		case made == incompleteBackup:
-		case cand.State == stateUnusable:
-			cand.Backup, cand.Unconfirmed = b, made == unconfirmedBackup
-			now.compare(cand, r.profile != "")
+		case undecided:
+			now.use(cand, b, made, r.profile != "")
 		case isListed(cand.Backup) && cand.Previous == nil:
 			cand.Previous = &b
 		case !isListed(cand.Backup) && !slices.ContainsFunc(cand.Older, isListed):
@@ -109,6 +109,19 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 	}
 	slices.SortFunc(list, func(x, y *candidate) int { return strings.Compare(x.Backup.Volume, y.Backup.Volume) })
 	return list, incomplete, nil
+}
+
+// use makes b the backup of a candidate that has no complete one yet. But if b is of another volume than the newest
+// backup of the name, it is not restored under the name without a choice of the user: it becomes one of cand.Older.
+func (now cluster) use(cand *candidate, b api.VolumeBackup, made completeness, profileChosen bool) {
+	before := *cand
+	cand.Backup, cand.Unconfirmed = b, made == unconfirmedBackup
+	now.compare(cand, profileChosen)
+	absent := cand.State == stateAbsent || cand.State == stateNoProfile
+	if absent && b.Dataset != before.Backup.Dataset {
+		*cand = before
+		cand.Older = append(cand.Older, b)
+	}
 }
 
 // completeness says what the operation that made a backup tells about it.

@@ -111,6 +111,11 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 		return "", dataset.Errorf(dataset.ErrExists, "volume %s exists, and is not known to be from backup %s: it "+
 			"stays as it is (drover backup restore %[2]s NEW creates another volume)", b.Volume, short(b.ID))
 	case stateUnusable:
+		if len(cand.Older) > 0 {
+			return "", dataset.Errorf(dataset.ErrConflict, "the volume that last had the name %s has no complete "+
+				"backup (drover backup restore %s NEW uses one of another volume of this name)", b.Volume,
+				short(cand.Older[0].ID))
+		}
 		return "", dataset.Errorf(dataset.ErrNotFound, "volume %s has no complete backup (drover backup ls %[1]s "+
 			"lists the others)", b.Volume)
 	case stateNoProfile:
@@ -124,8 +129,8 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 	}
 	if r.all && len(cand.Older) > 0 {
 		return "", dataset.Errorf(dataset.ErrConflict, "volume %s: %d volumes have or had this name, perhaps on other "+
-			"hosts, and --all chooses none of them (drover recover --from %s %[1]s uses the newest, %[4]s; drover "+
-			"backup restore BACKUP NEW uses another)", b.Volume, len(cand.Older)+1, b.Repository, short(b.ID))
+			"hosts or before a conversion, and --all chooses none of them (drover recover --from %s %[1]s uses %[4]s; "+
+			"drover backup restore BACKUP NEW uses another)", b.Volume, len(cand.Older)+1, b.Repository, short(b.ID))
 	}
 	var err error
 	if cand.Backup, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
