@@ -13,17 +13,22 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// encryptGold gives the profile gold encryption.
+func encryptGold(c *console) {
+	for i, p := range c.fake.profiles {
+		if p.Name == "gold" {
+			c.fake.profiles[i].Encryption.KeyFile = "/etc/drover/keys/gold"
+		}
+	}
+}
+
 // wiped makes the world of a new machine. Its repository has backups of the volumes db and web, whose profile exists, of
 // lost, whose profile does not, and of an earlier volume that was named db.
 func wiped(c *console) { wipedThen(c) }
 
 // wipedThen is wiped, with the answers to requests about operations.
 func wipedThen(c *console, answers ...answer) {
-	for i, p := range c.fake.profiles {
-		if p.Name == "gold" {
-			c.fake.profiles[i].Encryption.KeyFile = "/etc/drover/keys/gold"
-		}
-	}
+	encryptGold(c)
 	c.fake.volumes, c.fake.operations = nil, nil
 	web, earlier := c.fake.backups[0], c.fake.backups[0]
 	web.ID, web.Volume, web.Dataset, web.Operation = strings.Repeat("3a0b77c2", 8), "web", idBare, uuid.Nil

@@ -307,6 +307,10 @@ var scenarios = map[string]func(c *console){
 		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
 	},
 	"works": func(c *console) { works(c.fake, ended(dataset.OpDone, nil)) },
+	"works-encrypted": func(c *console) {
+		works(c.fake, ended(dataset.OpDone, nil))
+		encryptGold(c)
+	},
 	"quick": func(c *console) { works(c.fake, ended(dataset.OpDone, nil), running("", 0, 0)) },
 	"slow": func(c *console) {
 		works(c.fake, ended(dataset.OpDone, nil), running("", 0, 0), running("", 0, 0), running("format", 0, 0),

@@ -146,23 +146,35 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 // checkEncryption fails if the volume of a backup was encrypted, and the profile that it had does not encrypt now. If
 // the caller chose the profile with --profile, checkEncryption only prints a note.
 func (r *recovery) checkEncryption(p *printer, b api.VolumeBackup) error {
-	name := cmp.Or(r.profile, b.Profile)
-	i := slices.IndexFunc(r.profiles, func(p api.ListedProfile) bool {
-		return p.Name == name || name == "" && p.Default
-	})
+	profile, lost := losesEncryption(b, r.profiles, cmp.Or(r.profile, b.Profile))
 	switch {
-	case b.Record == nil || !b.Record.Encrypted || i < 0 || r.profiles[i].Encryption.Wanted():
+	case !lost:
 		return nil
 	case r.profile == "":
 		return dataset.Errorf(dataset.ErrUnsupported, "volume %s was encrypted, and profile %s does not encrypt (add "+
 			"its encryption to profiles.yaml, or recover the volume unencrypted: drover recover --from %s %[1]s "+
-			"--profile %[2]s)", b.Volume, r.profiles[i].Name, b.Repository)
+			"--profile %[2]s)", b.Volume, profile, b.Repository)
 	}
-	p.print(func() {
-		_, _ = fmt.Fprintf(r.app.ErrOut, "drover: volume %s was encrypted, and profile %s does not encrypt: its files "+
-			"are written unencrypted\n", show.Clean(b.Volume), name)
-	})
+	p.print(func() { noteUnencrypted(r.app, b, profile) })
 	return nil
+}
+
+// losesEncryption reports whether the volume of a backup was encrypted, and the profile of its new volume does not
+// encrypt. An empty name is that of the default profile. losesEncryption also returns the name of the profile.
+func losesEncryption(b api.VolumeBackup, profiles []api.ListedProfile, name string) (profile string, lost bool) {
+	i := slices.IndexFunc(profiles, func(p api.ListedProfile) bool {
+		return p.Name == name || name == "" && p.Default
+	})
+	if b.Record == nil || !b.Record.Encrypted || i < 0 {
+		return "", false
+	}
+	return profiles[i].Name, !profiles[i].Encryption.Wanted()
+}
+
+// noteUnencrypted prints that the files of a backup are written unencrypted, as the caller chose.
+func noteUnencrypted(a *cli.App, b api.VolumeBackup, profile string) {
+	_, _ = fmt.Fprintf(a.ErrOut, "drover: volume %s was encrypted, and profile %s does not encrypt: its files are "+
+		"written unencrypted\n", show.Clean(b.Volume), profile)
 }
 
 // keep returns the line about a volume that exists. With --at, the caller wants another state of the volume: it fails.

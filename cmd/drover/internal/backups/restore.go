@@ -1,6 +1,7 @@
 package backups
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,6 +69,9 @@ volume reads the repository, and needs its password.`,
 		if b, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
 			return err
 		}
+		if err := checkEncryption(ctx, a, c, b, spec, opts["profile"]); err != nil {
+			return err
+		}
 		options, leftOut := withRecord(b.Record, options, *profileSize)
 		for _, err := range leftOut {
 			_, _ = fmt.Fprintf(a.ErrOut, "drover: not restored: %v\n", err)
@@ -104,6 +108,32 @@ func withProfile(ctx context.Context, c cli.Remote, b api.VolumeBackup, spec str
 	}
 	return nil, dataset.Errorf(dataset.ErrNotFound, "profile %s of the backed-up volume no longer exists (choose one: "+
 		"%s)", b.Profile, choose)
+}
+
+// checkEncryption fails if the volume of a backup was encrypted, and the profile that it had does not encrypt now. If
+// the caller chose the profile, with -o profile or in the spec, checkEncryption only prints a note.
+func checkEncryption(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeBackup, spec, chosen string) error {
+	if b.Record == nil || !b.Record.Encrypted {
+		return nil
+	}
+	if _, profile, at := strings.Cut(spec, "@"); at {
+		chosen = profile
+	}
+	profiles, err := c.Profiles(ctx)
+	if err != nil {
+		return err
+	}
+	profile, lost := losesEncryption(b, profiles, cmp.Or(chosen, b.Profile))
+	switch {
+	case !lost:
+		return nil
+	case chosen == "":
+		return dataset.Errorf(dataset.ErrUnsupported, "volume %s was encrypted, and profile %s does not encrypt (add "+
+			"its encryption to profiles.yaml, or restore the volume unencrypted: drover backup restore %s %s@%[2]s)",
+			b.Volume, profile, short(b.ID), spec)
+	}
+	noteUnencrypted(a, b, profile)
+	return nil
 }
 
 // withRecord returns the options with the size and the labels of the backed-up volume, unless the user has chosen
