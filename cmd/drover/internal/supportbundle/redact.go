@@ -149,6 +149,8 @@ var (
 	// A text up to the first secret value in braces or brackets, and the value with the rest of the line.
 	yamlFlow = regexp.MustCompile(`(?i)^((?:|.*?[{\[,])\s*` +
 		`(?:[^,{}\[\]]*(?:` + secretWord + `)[^,:{}\[\]]*|["']?keys?["']?)\s*:)\s*(.*)$`)
+	// A secret word, and after it a bracket, brace or comma before the colon: the word can be a part of a name.
+	yamlUnclear = regexp.MustCompile(`(?i)(?:` + secretWord + `)[^:]*[\[\]{},][^:]*(?:["']\s*:|:\s|:$)`)
 	// A text up to an anchor, or up to the mark of a name or value on a separate line, and the rest of the line. Such a
 	// name can be one of a secret, and a secret setting can refer to the anchor.
 	yamlIndirect = regexp.MustCompile(`^((?:|.*?[\s{\[,])&|\s*(?:-[ \t]+)*[?:](?:[ \t]|$))(.*)$`)
@@ -186,9 +188,11 @@ func (r *yamlRedactor) line(line string) string {
 	switch strings.TrimSpace(text) {
 	case "", "#":
 		return line
-	case "---", "...": // the end of a document
-		*r = yamlRedactor{block: -1, scalar: -1}
-		return line
+	case "---", "...":
+		if indent == "" { // the end of a document
+			*r = yamlRedactor{block: -1, scalar: -1}
+			return line
+		}
 	}
 	m := yamlSetting.FindStringSubmatch(line)
 	column := len(indent)
@@ -223,6 +227,11 @@ func (r *yamlRedactor) line(line string) string {
 		}
 		r.scalar = column
 		return m[1] + m[2] + " " + redactSetting(m[2], m[3])
+	case m != nil && yamlUnclear.MatchString(m[3]):
+		r.scalar = column
+		return m[1] + m[2] + " " + redacted
+	case m == nil:
+		line = r.unclear(line, text, column)
 	}
 	for _, form := range []*regexp.Regexp{yamlIndirect, yamlFlow} {
 		if f := form.FindStringSubmatch(line); f != nil {
@@ -237,6 +246,19 @@ func (r *yamlRedactor) line(line string) string {
 		}
 	}
 	return string(Redact([]byte(line)))
+}
+
+// unclear returns a line that is no setting. If it has a secret word and a colon, the word can be a part of a name, as
+// in env[DB_PASSWORD], and all text after the first colon is redacted.
+func (r *yamlRedactor) unclear(line, text string, column int) string {
+	before, _, found := strings.Cut(line, ":")
+	if !found || !containsAny([]byte(line), secretWords) {
+		return line
+	}
+	if r.scalar = column; !strings.HasPrefix(text, "-") { // it can be within braces that an earlier line began
+		r.scalar = 0
+	}
+	return before + ": " + redacted
 }
 
 // redactSetting returns the value of a setting of YAML, up to the end of the line, or what replaces it.

@@ -128,6 +128,9 @@ func TestRedactYAMLForms(t *testing.T) {
 		"\ufeffkey: hunter2\n", "b: c\rkey: hunter2\r", "password: \"x #hunter2\"\n", "b: c # hunter2\n", "secrets:\n- |\n  hunter2: x\n", "secrets:\n- 'x\n\n  hunter2: y'\n",
 		"password:\n  'x\n\n  hunter2:\n  '\n", "secrets:\n- {path: hunter2}\n", "a:\n  secrets:\n  - b: \"x\n      y\"\n  - |-\n    hunter2: y\n",
 		"a: {b: \"c # d\", password: \"x\n    hunter2\",\n  e: f}\n", "{a: [b,\n      c], d: {password: 'x\n    hunter2: y'}}\n", "b: c\t# hunter2\n", "keys:\n- hunter2\n",
+		"env[DB_PASSWORD]: hunter2\n", "password[0]: x\n  hunter2\n", "password, old: hunter2\n", "my{secret}x: hunter2\n", "a:\n  password[0]:\n  - hunter2\n", "- password[0]: hunter2\n",
+		"a: {b[password]: hunter2, secret: x}\n", "a: {b[password]:\n  hunter2}\n", "{b[password]: hunter2, secret: x}\n", "&p hunter2, password[0]: x\n", "{\"my[secret]\":hunter2}\n", "a: {\"my[secret]\":hunter2}\n",
+		"password: |\n  x\n  ---\n  hunter2\n", "password: |\n  ...\n  hunter2: x\n", "a:\n  secrets:\n    - x\n    ---\n    - hunter2\n",
 	} {
 		got := string(RedactYAML([]byte(text + "other: value\nlist:\n- item\n")))
 		if strings.Contains(got, "hunter2") {
