@@ -49,7 +49,8 @@ func New(t testing.TB, off string) *cluster.Cluster {
 	t.Helper()
 	return cluster.New(t, cluster.Options{
 		Engines: -1, Profiles: profiles, Step: session / 10,
-		Env: []string{"DROVER_SESSION=" + session.String(), "DROVER_OFF=" + off},
+		Env:   []string{"DROVER_SESSION=" + session.String(), "DROVER_OFF=" + off},
+		Lease: time.Minute, // control is killed and cut off
 	})
 }
 

@@ -40,7 +40,7 @@ func TestC4(t *testing.T) {
 	t.Parallel()
 	w := &clocks{Cluster: cluster.New(t, cluster.Options{
 		Consul: 1, Engines: -1, Profiles: clockProfiles, Clock: -2 * time.Hour, Step: clockSession / 10,
-		Env: []string{"DROVER_SESSION=" + clockSession.String()},
+		Env: []string{"DROVER_SESSION=" + clockSession.String()}, Lease: lease,
 	})}
 	w.a, w.b, w.c = w.Hosts[0], w.Hosts[1], w.Hosts[2]
 	host.Await(t, "a volume is made", func() error {

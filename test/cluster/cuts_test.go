@@ -62,7 +62,7 @@ func severings() (all []severed) {
 	return all
 }
 
-// lease is how long the hosts of TestCuts may wait for control, which is restarted and cut off.
+// lease is how long the hosts may wait for control in tests that restart control or cut it off.
 const lease = time.Minute
 
 // TestCuts: at each step of a move and of the transfer of its lease, the network is cut between two of target, home

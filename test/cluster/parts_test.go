@@ -20,18 +20,20 @@ func TestMain(m *testing.M) { engine.Main(m) }
 // TestAwaitLease: only refusals that end by themselves are repeated, until the limit, and the log tells it.
 func TestAwaitLease(t *testing.T) {
 	t.Parallel()
+	const long = 10 * time.Second // no case reaches it
 	for _, tc := range []struct {
 		errs           []string // the results of the requests; after them: nil
 		want           string
 		requests, logs int
+		limit          time.Duration
 	}{
-		{nil, "", 1, 0},
-		{[]string{"db is fenced", "db is fenced", "control does not respond"}, "", 4, 3},
-		{[]string{"db is fenced", "db is damaged"}, "db is damaged", 2, 1},
-		{slices.Repeat([]string{"db is fenced"}, 1000), "db is fenced", 0, 1},
+		{nil, "", 1, 0, long},
+		{[]string{"db is fenced", "db is fenced", "control does not respond"}, "", 4, 3, long},
+		{[]string{"db is fenced", "db is damaged"}, "db is damaged", 2, 1, long},
+		{slices.Repeat([]string{"db is fenced"}, 1000), "db is fenced", 0, 1, 200 * time.Millisecond},
 	} {
 		requests, log := 0, &logged{TB: t}
-		err := cluster.AwaitLease(log, 200*time.Millisecond, func() error {
+		err := cluster.AwaitLease(log, tc.limit, func() error {
 			if requests++; requests <= len(tc.errs) {
 				return errors.New(tc.errs[requests-1])
 			}

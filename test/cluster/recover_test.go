@@ -19,7 +19,7 @@ import (
 // and stopped. In the end nothing is lost, and every volume has one home.
 func TestStoreGoesBack(t *testing.T) {
 	t.Parallel()
-	c := cluster.New(t, cluster.Options{Consul: 1, Engines: 1, Profiles: profiles})
+	c := cluster.New(t, cluster.Options{Consul: 1, Engines: 1, Profiles: profiles, Lease: lease})
 	a, b, last := c.Hosts[0], c.Hosts[1], c.Hosts[2]
 	wr := c.StartWriter(t, a, "writes@gold")
 	write := func(h *cluster.Host, name, text string) {
