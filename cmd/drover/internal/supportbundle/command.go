@@ -3,7 +3,7 @@
 // command to the command tree, and passes the function that runs the other commands. The package keeps no state.
 //
 // A part is either the output of a command (commandParts) or a fact about this host (Host). Every part passes through
-// Redact before it is written, so a new part needs no protection of secrets.
+// Redact or RedactYAML before it is written, so a new part needs no protection of secrets.
 package supportbundle
 
 import (
@@ -149,7 +149,8 @@ func (b *bundle) write(ctx context.Context, w io.Writer, run RunCommand, host Ho
 		if ctx.Err() != nil {
 			return errors.New("interrupted: no file was written")
 		}
-		if reason != nil {
+		content, err := redactPart(part.file, content)
+		if reason = errors.Join(reason, err); reason != nil {
 			b.problems = append(b.problems, newProblem(part.file, reason))
 		}
 		if err := b.add(part.file, content); err != nil {
@@ -190,15 +191,18 @@ func (b *bundle) print(w io.Writer) {
 	}
 }
 
-// add writes a file to the archive, without its secrets. It writes no empty file.
+// redactPart returns the content of a file without its secrets.
+func redactPart(file string, content []byte) ([]byte, error) {
+	if strings.HasSuffix(file, ".yaml") {
+		return RedactYAML(content)
+	}
+	return Redact(content), nil
+}
+
+// add writes a file without secrets to the archive. It writes no empty file.
 func (b *bundle) add(file string, content []byte) error {
 	if len(content) == 0 {
 		return nil
-	}
-	if strings.HasSuffix(file, ".yaml") {
-		content = RedactYAML(content)
-	} else {
-		content = Redact(content)
 	}
 	err := b.archive.WriteHeader(&tar.Header{
 		Name:    path.Join(b.dir, file),

@@ -134,7 +134,7 @@ func TestBundleIsComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]string{
-		"host.txt": "drover serve", "drover.yaml": "token: [redacted]", "profiles.yaml": "password: [redacted]", "log.txt": "last\n",
+		"host.txt": "drover serve", "drover.yaml": `token: "[redacted]"`, "profiles.yaml": `password: "[redacted]"`, "log.txt": "last\n",
 		"mountinfo.txt": "2 /srv/fast\n",
 	}
 	for _, p := range commandParts {

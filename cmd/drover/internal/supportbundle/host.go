@@ -120,9 +120,9 @@ func (h Host) settings(p process, flag, standard string) string {
 	return file
 }
 
-// open opens a file for reading, as the server sees it: a server in a container has another root directory and other
-// mounts than this command. Symbolic links cannot lead out of that root directory. If the process of the server is not
-// known, open opens the file that this command sees.
+// open opens a file for reading, as the server sees it. A server in a container has its own root directory and mounts,
+// and symbolic links cannot lead out of that root directory. If the server's process is not known, open opens the file
+// that this command sees.
 func (h Host) open(p process, file string) (*os.File, error) {
 	const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC // a FIFO must not block
 	if p.pid == 0 {
@@ -220,7 +220,8 @@ func (h Host) readSettings(p process, file, standard string) ([]byte, error) {
 	return readFrom(f, maxFile, 0)
 }
 
-// log returns the end of the server's log: of the file to which its standard error is written, or of the journal.
+// log returns the end of the server's log. The log is the file to which the server writes its standard error. If that
+// is not a file, the log is in the journal.
 func (h Host) log(ctx context.Context, p process) ([]byte, error) {
 	if p.pid != 0 {
 		stderr := filepath.Join(h.Proc, strconv.Itoa(p.pid), "fd", "2")
