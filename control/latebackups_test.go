@@ -2,15 +2,22 @@ package control_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/dataset"
 )
 
 // Every control replica reports late backups, also one that does not do the background work, and one that does it since
@@ -119,5 +126,57 @@ func TestReadingBackupsDoesNotBlockOthers(t *testing.T) {
 	}
 	if err := <-read(t.Context()); err != nil || len(gate.begun) > 0 {
 		t.Errorf("the records were read again: %v", err)
+	}
+}
+
+// pagedStore is a store that lists at most pages pages of the records of datasets.
+type pagedStore struct {
+	store.Store
+	pages  int
+	listed []string // the key after which each page begins
+}
+
+func (p *pagedStore) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
+	if prefix == record.DatasetsPrefix {
+		if p.pages == 0 {
+			return nil, context.DeadlineExceeded
+		}
+		p.pages--
+		p.listed = append(p.listed, after)
+	}
+	return p.Store.List(ctx, prefix, after, limit)
+}
+
+// If a request has too little time to read the scheduled backups of all volumes, the next one continues its reading.
+func TestReadingBackupsContinues(t *testing.T) {
+	x := controltest.NewReplicas(t, 0)
+	addNightly(x)
+	paged := &pagedStore{Store: x.Store, pages: 1}
+	last := fmt.Sprintf("v%05d", api.MaxPage)
+	for n := range api.MaxPage + 1 {
+		d := dataset.Dataset{
+			ID: uuid.UUID{byte(n >> 8), byte(n)}, Volume: fmt.Sprintf("v%05d", n), State: dataset.StateReady,
+			Profile: x.Profiles.ByName["nightly"],
+		}
+		value, err := json.Marshal(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := x.Store.Txn(t.Context(), nil, []store.Write{{Key: record.DatasetKey(d.ID), Value: value}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.Store = paged
+	s := replicaAt(x, "c1", "v1.5.0")
+	if _, err := s.Housekeeper.LateBackups(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the first request: %v", err)
+	}
+	paged.pages = 1
+	found, err := s.Housekeeper.LateBackups(t.Context())
+	if err != nil || len(found) != api.MaxPage+1 || found[api.MaxPage].Subject != "volume "+last {
+		t.Errorf("the second request: %d findings, %v", len(found), err)
+	}
+	if want := []string{"", record.DatasetKey(uuid.UUID{byte((api.MaxPage - 1) >> 8), byte((api.MaxPage - 1) % 256)})}; !slices.Equal(paged.listed, want) {
+		t.Errorf("it listed the pages after %q, want %q", paged.listed, want)
 	}
 }

@@ -45,7 +45,19 @@ type backupRecords struct {
 	list    []seenBackups
 	read    time.Time
 	reading chan struct{} // closed when the present reading ends; nil if nobody reads
+	partial partialRead   // only the caller that reads uses it
 }
+
+// partialRead is what a reading of the records has read before its context ended. The next reading continues after it,
+// so that the records of a large cluster are read although each request has only a short time.
+type partialRead struct {
+	list  []seenBackups
+	after string    // the last key that was read
+	begun time.Time // zero if there is none
+}
+
+// partialReadAge is how long a partialRead is continued.
+const partialReadAge = 10 * time.Minute
 
 // backupRecordsAge is how long backupRecords are used. Reading them again needs the records of all volumes.
 const backupRecordsAge = time.Minute
@@ -122,8 +134,9 @@ func sortByVolume(list []seenBackups) {
 	slices.SortFunc(list, func(a, b seenBackups) int { return cmp.Compare(a.volume, b.volume) })
 }
 
-// readBackups returns the states of all volumes by name, as the store has them. They are at most backupRecordsAge old.
-// One caller reads at a time, and the others wait for its states, or for the end of their own ctx.
+// readBackups returns the states of all volumes by name, as the store has them. They are from a reading that ended at
+// most backupRecordsAge ago. One caller reads at a time, and the others wait for its states, or for the end of their own
+// ctx.
 func (k *Housekeeper) readBackups(ctx context.Context) ([]seenBackups, error) {
 	r := &k.backupRecords
 	for {
@@ -141,9 +154,11 @@ func (k *Housekeeper) readBackups(ctx context.Context) ([]seenBackups, error) {
 		}
 	}
 	now := k.Ledger.Clock.Now()
-	list, err := k.readAllBackups(ctx, now)
-	r.end(list, now, err)
-	return list, err
+	if age := now.Sub(r.partial.begun); age < 0 || age > partialReadAge {
+		r.partial = partialRead{begun: now}
+	}
+	err := k.continueReading(ctx, &r.partial, now)
+	return r.end(k.Ledger.Clock.Now(), err), err
 }
 
 // begin returns the states if they are new enough. Otherwise, if another caller reads them, it returns a channel that
@@ -161,40 +176,40 @@ func (r *backupRecords) begin(now time.Time) (list []seenBackups, known bool, ot
 	return nil, false, nil
 }
 
-// end ends a reading. If it did not fail, list has the states at a time.
-func (r *backupRecords) end(list []seenBackups, at time.Time, err error) {
+// end ends a reading at a time, and returns the states that it has read. If it failed, there are none.
+func (r *backupRecords) end(at time.Time, err error) []seenBackups {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err == nil {
-		r.list, r.read = list, at
-	}
 	close(r.reading)
 	r.reading = nil
+	if err != nil {
+		return nil
+	}
+	r.list, r.read = r.partial.list, at
+	r.partial = partialRead{}
+	sortByVolume(r.list)
+	return r.list
 }
 
-// readAllBackups reads the states of all volumes, by name.
-func (k *Housekeeper) readAllBackups(ctx context.Context, now time.Time) ([]seenBackups, error) {
+// continueReading reads the states of the volumes that p lacks. If it fails, p has those that were read.
+func (k *Housekeeper) continueReading(ctx context.Context, p *partialRead, now time.Time) error {
 	t := record.NewTx(ctx, k.Ledger.Store)
-	var list []seenBackups
-	for after := ""; ; {
-		entries, err := t.List(record.DatasetsPrefix, after, api.MaxPage)
+	for {
+		entries, err := t.List(record.DatasetsPrefix, p.after, api.MaxPage)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for some := range slices.Chunk(entries, store.MaxOps) {
 			states, err := readBackupsOf(t, some, now)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			list = append(list, states...)
+			p.list, p.after = append(p.list, states...), some[len(some)-1].Key
 		}
 		if len(entries) < api.MaxPage {
-			break
+			return nil
 		}
-		after = entries[len(entries)-1].Key
 	}
-	sortByVolume(list)
-	return list, nil
 }
 
 // readBackupsOf returns the states of those datasets that have scheduled backups. A damaged record is left out: the
