@@ -110,17 +110,26 @@ func (c *Creator) forgetOldest(paths []string) {
 	if len(paths) <= maxUnrecorded {
 		return
 	}
-	age := map[string]time.Time{} // zero if it cannot be read
+	written := map[string]time.Time{}
 	for _, path := range paths {
-		if info, err := os.Stat(path); err == nil {
-			age[path] = info.ModTime()
+		info, err := os.Stat(path)
+		if err != nil {
+			return // which ones are the oldest is not known; the next call tries again
 		}
+		written[path] = info.ModTime()
 	}
-	slices.SortFunc(paths, func(a, b string) int { return age[a].Compare(age[b]) })
+	slices.SortFunc(paths, func(a, b string) int { return written[a].Compare(written[b]) })
 	for _, path := range paths[:len(paths)-maxUnrecorded] {
-		text, _ := os.ReadFile(path)
-		c.deps.Log.WithError(os.Remove(path)).WithField("note", string(text)).
-			Warn("incomplete backups stay in a repository that is not recorded: no further attempt to remove them")
+		text, err := os.ReadFile(path)
+		if err == nil {
+			err = os.Remove(path)
+		}
+		log := c.deps.Log.WithField("note", string(text))
+		if err != nil {
+			log.WithError(err).WithField("file", path).Warn("cannot remove a note about incomplete backups")
+			continue
+		}
+		log.Warn("incomplete backups stay in a repository that is not recorded: no further attempt to remove them")
 	}
 }
 

@@ -346,7 +346,7 @@ func sameMount(x, y dataset.Mount) bool {
 		x.Unverified == y.Unverified && slices.Equal(x.Names, y.Names)
 }
 
-// ReportAll reports everything to every control replica, including what was reported before.
+// ReportAll reports everything to every control replica, as if nothing had been reported before.
 func (r *Reporter) ReportAll(ctx context.Context) {
 	r.report(ctx, newReplicaReporters(r.Replicas), nil)
 }

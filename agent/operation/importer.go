@@ -115,16 +115,11 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	need, err := i.measure(ctx, jb, op)
-	if err == nil {
-		var release func()
-		if release, err = i.takeRoom(ctx, pool, op, need); err == nil {
-			defer release()
-		}
-	}
+	release, err := i.measureAndTake(ctx, jb, pool, op, func(err error) error { return err })
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
+	defer release()
 	return i.importInto(ctx, jb, op, func(root *os.File) error {
 		return i.deps.Restore(ctx, op.Repository, op.Backup, root, jb.Step)
 	})
@@ -165,18 +160,11 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	need, err := i.measure(ctx, jb, op)
-	if err == nil {
-		var release func()
-		if release, err = i.takeRoom(ctx, pool, op, need); err == nil {
-			defer release()
-		}
-	} else {
-		err = noteRead(err)
-	}
+	release, err := i.measureAndTake(ctx, jb, pool, op, noteRead)
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("verification of a backup of volume %s: %w", op.Volume, err)
 	}
+	defer release()
 	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
 		return i.fill(ctx, jb, pool, op, "verification of a backup", func(root *os.File) error {
 			return noteRead(i.deps.Verify(ctx, op.Repository, op.Backup, root, jb.Step))
@@ -199,10 +187,16 @@ func (i *Importer) prepare(ctx context.Context, op *dataset.Operation) (backends
 	return pool, storage.Discard(ctx, i.deps.Host, pool, op.DatasetID)
 }
 
-// measure returns how many bytes a restore of the backup of an operation writes.
-func (i *Importer) measure(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (dataset.Size, error) {
+// measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them in
+// a pool, until release is called. It calls noteRead with the result of the question. It fails as takeRoom does.
+func (i *Importer) measureAndTake(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+	noteRead func(error) error) (release func(), err error) {
 	jb.Step("measuring the backup")
-	return i.deps.RestoreSize(ctx, op.Repository, op.Backup)
+	need, err := i.deps.RestoreSize(ctx, op.Repository, op.Backup)
+	if err := noteRead(err); err != nil {
+		return nil, err
+	}
+	return i.takeRoom(ctx, pool, op, need)
 }
 
 // room has the bytes that the running restores and verifications need in each pool. It is safe for concurrent use.

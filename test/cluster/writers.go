@@ -156,8 +156,8 @@ func (w *Writer) Stop(t testing.TB) {
 
 // AwaitLease repeats a request to mount or unmount a volume, until the limit at most, while the host waits for control
 // to confirm the lease of the volume. Sessions are short in tests, so a busy machine or a restart of control can end
-// them. The host then refuses such requests for a moment. The log of the test has each reason and the number of
-// refusals. Tests of that refusal must not use AwaitLease.
+// them. The host then refuses such requests for a moment. AwaitLease logs each reason and the number of refusals.
+// A test that expects such a refusal must not use AwaitLease.
 func AwaitLease(t testing.TB, limit time.Duration, request func() error) error {
 	t.Helper()
 	start, reason := time.Now(), ""

@@ -19,7 +19,7 @@ import (
 
 // TestRecover brings the volumes of a lost host back on another one, which has only the repository, its password and
 // the profiles. The command and the daemon are killed in the middle of it. The command is then repeated, and recovers
-// what is absent.
+// the volumes that are still absent.
 func TestRecover(t *testing.T) {
 	const text = "default: plain\nprofiles:\n  plain: {}\n  gold: {size: 64MiB}\n"
 	elsewhere := t.TempDir()

@@ -49,7 +49,7 @@ const (
 	stateFailed    candidateState = "failed"     // it was not recovered; see Problem
 )
 
-// cluster is what is recorded now, to compare the backups with.
+// cluster has the present records of control. The backups are compared with them.
 type cluster struct {
 	volumes    []api.Volume
 	profiles   []api.ListedProfile
@@ -124,7 +124,7 @@ func (now cluster) use(cand *candidate, b api.VolumeBackup, made completeness, p
 	}
 }
 
-// completeness says what the operation that made a backup tells about it.
+// completeness says whether a backup has all files of its volume.
 type completeness int
 
 const (

@@ -99,7 +99,7 @@ func (p *printer) close() {
 	}
 }
 
-// recoverOne recovers a candidate, and returns the line that says what was done.
+// recoverOne recovers a candidate. It returns a line for the user about the result.
 func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, cand *candidate) (string, error) {
 	b := cand.Backup
 	switch cand.State {
