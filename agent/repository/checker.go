@@ -106,6 +106,9 @@ func (c *Checker) open(ctx context.Context, record dataset.Repository, create bo
 			info, err = r.Stat(ctx)
 		}
 	}
+	if !create && errors.Is(err, dataset.ErrNotFound) {
+		err = fmt.Errorf("%w (mount its disk, or correct the URL)", err)
+	}
 	if err != nil {
 		return api.RepositoryState{}, err
 	}

@@ -76,7 +76,7 @@ func refused(t *testing.T, err error, kind *dataset.Kind, want string) {
 func TestRepositoryIsMadeOnlyIfAsked(t *testing.T) {
 	c, known, place := newChecker(t)
 	_, err := c.Check(t.Context(), api.RepositoryCheck{New: &place})
-	refused(t, err, dataset.ErrNotFound, "repository "+place.URL+": there is no repository")
+	refused(t, err, dataset.ErrNotFound, "repository "+place.URL+": there is no repository (mount its disk, or correct the URL)")
 	if _, err := os.Stat(place.URL); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a repository that was only opened was made: %v", err)
 	}

@@ -180,7 +180,8 @@ func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error)
 	if !strings.ContainsAny(r.from, "/:") {
 		known, err := c.Repository(ctx, r.from)
 		if errors.Is(err, dataset.ErrNotFound) {
-			return "", fmt.Errorf("%w (or give its URL: --from URL --password SOURCE)", err)
+			return "", dataset.Errorf(dataset.ErrNotFound, "repository %q is not recorded (drover repository ls lists "+
+				"the recorded ones, or give its URL: --from URL --password SOURCE)", dataset.Clip(r.from))
 		}
 		if err != nil {
 			return "", err
