@@ -187,8 +187,8 @@ func (i *Importer) prepare(ctx context.Context, op *dataset.Operation) (backends
 	return pool, storage.Discard(ctx, i.deps.Host, pool, op.DatasetID)
 }
 
-// measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them in
-// a pool, until release is called. It calls noteRead with the result of the question. It fails as takeRoom does.
+// measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them
+// in a pool, until release is called. It calls noteRead with the result of the question. It fails as takeRoom does.
 func (i *Importer) measureAndTake(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
 	noteRead func(error) error) (release func(), err error) {
 	jb.Step("measuring the backup")

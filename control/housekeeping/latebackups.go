@@ -135,8 +135,7 @@ func sortByVolume(list []seenBackups) {
 }
 
 // readBackups returns the states of all volumes by name, as the store has them. They are from a reading that ended at
-// most backupRecordsAge ago. One caller reads at a time, and the others wait for its states, or for the end of their own
-// ctx.
+// most backupRecordsAge ago. One caller reads at a time. The others wait for its states, or for the end of their ctx.
 func (k *Housekeeper) readBackups(ctx context.Context) ([]seenBackups, error) {
 	r := &k.backupRecords
 	for {

@@ -45,8 +45,8 @@ type Request struct {
 	Progress func(Progress)
 }
 
-// Progress is the state of a run of restic. Bytes and Files count what restic has read so far. TotalBytes and TotalFiles
-// count what it has found so far, and grow while it still looks for files.
+// Progress is the state of a run of restic. Bytes and Files count what restic has read so far. TotalBytes and
+// TotalFiles count what it has found so far, and grow while it still looks for files.
 type Progress struct {
 	Bytes      int64 `json:"bytes_done"`
 	TotalBytes int64 `json:"total_bytes"`

@@ -30,8 +30,8 @@ func RedactYAML(text []byte) ([]byte, error) {
 			break
 		}
 		if err != nil {
-			return nil, dataset.Errorf(dataset.ErrInvalid, "%s is not valid YAML, so its secrets cannot be found: it is "+
-				"left out", lineOf(err))
+			return nil, dataset.Errorf(dataset.ErrInvalid,
+				"%s is not valid YAML, so the secrets in it cannot be found: the file is left out", lineOf(err))
 		}
 		documents = append(documents, document)
 	}
@@ -57,7 +57,7 @@ func RedactYAML(text []byte) ([]byte, error) {
 func lineOf(err error) string {
 	var syntax yaml.Error
 	if errors.As(err, &syntax) && syntax.GetToken() != nil {
-		return fmt.Sprintf("line %d", syntax.GetToken().Position.Line)
+		return fmt.Sprintf("its line %d", syntax.GetToken().Position.Line)
 	}
 	return "the file"
 }
