@@ -1,6 +1,8 @@
-// Package claims prevents the reaper of a pool from removing a dataset that an operation works on. Packages
-// backends/loop and backends/shelf keep the [Claims] and [Moves] of an open pool. Both are in memory only, and each is
-// protected by a mutex. The backend decides what its reaper removes.
+// Package claims prevents the reaper of a pool from removing a dataset that an operation works on. The reaper removes
+// the remains of interrupted operations (Reap of package backends). Packages backends/loop and backends/shelf keep the
+// [Claims] and [Moves] of an open pool. Both are in memory only, and each is protected by a mutex. The backend decides
+// what its reaper removes. Who may use a dataset is in claims.go, and how a search notices a concurrent move is in
+// moves.go.
 package claims
 
 import (
@@ -14,8 +16,8 @@ import (
 // use.
 type Claims struct {
 	mu    sync.Mutex
-	users map[uuid.UUID]int // -1 for the reaper
-	free  *sync.Cond
+	users map[uuid.UUID]int // number of claims of operations, or -1 if the reaper has claimed the dataset
+	free  *sync.Cond        // signalled when the reaper releases a dataset
 }
 
 func (c *Claims) init() {

@@ -28,8 +28,8 @@ func BootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// Alarm rings at a time of Boottime (timerfd_create(2)). It does not wake a sleeping host. Set is safe for concurrent
-// use.
+// Alarm rings at a time of Boottime (timerfd_create(2)). It does not wake a sleeping host. Its methods are safe for
+// concurrent use, but Set fails after Close.
 type Alarm struct {
 	file *os.File
 	c    chan struct{}

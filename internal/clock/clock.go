@@ -1,7 +1,8 @@
 // Package clock provides the time: that of the system, or a fake one that a test controls. Code with logic (the agent,
-// control, the guard, the plugin, the backends and the commands) gets a [Clock] from its caller, and never calls
+// control, the guard, the plugin, the backends and the commands) gets a [Clock] from its caller, and does not call
 // time.Now or time.Sleep. [System] has no state. A [Fake] is protected by a mutex. An [Alarm] has a timer of the kernel
-// and a goroutine that reads it.
+// and a goroutine that reads it. The interface and its two implementations are in clock.go. The time since the boot,
+// the ID of the boot and the alarm are in boot.go.
 package clock
 
 import (
@@ -24,11 +25,12 @@ type Clock interface {
 // System is the clock of this machine.
 type System struct{}
 
-// Deadline returns the time after d, for the deadlines of connections. The kernel measures them independently of
-// changes of the clock.
+// Deadline returns the time after d, for the deadlines of connections. The result has a monotonic reading (package
+// time), so setting the clock does not move the deadline.
 func Deadline(d time.Duration) time.Time { return time.Now().Add(d) }
 
-// Now is time.Now in UTC. The clock can be set at any time, so measure durations with Steady.
+// Now is time.Now in UTC. The clock can be set at any time, so measure durations with Steady. In a build with the tag
+// "steps", a test can shift the time (package steps).
 func (System) Now() time.Time { return steps.AdjustTime(time.Now().UTC()) }
 
 // After is time.After.
@@ -61,7 +63,8 @@ func (f *Fake) Now() time.Time {
 	return f.now
 }
 
-// After returns a channel that receives a value when Advance has moved the clock by d.
+// After returns a channel that receives a value when Advance has moved the clock by d. Set before that makes the timer
+// earlier or later, unlike the timers of System.
 func (f *Fake) After(d time.Duration) <-chan time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -74,7 +77,7 @@ func (f *Fake) After(d time.Duration) <-chan time.Time {
 	return ch
 }
 
-// Steady returns the sum of all calls of Advance.
+// Steady returns the sum of all calls of Advance. Negative ones do not count.
 func (f *Fake) Steady() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,8 +1,8 @@
 // Package config parses drover.yaml, the settings of an operator for a host. Package settings of the command
 // (cmd/drover/internal) parses the file. Packages servers and daemon use the parsed [Config] and the names of the
-// places where facts are published. Package config performs no I/O, keeps no state, and is as strict as the parser of
-// profiles.yaml. To add a key, add a field to Config, a reader to this package, and the key with its description to
-// drover.schema.json, from which the reference pages are made.
+// places where facts are published, and package supportbundle uses the paths of the pools. Package config performs no
+// I/O, keeps no state, and is as strict as the parser of profiles.yaml. To add a key, add a field to Config, a reader
+// to this package, and the key with its description to drover.schema.json, from which the reference pages are made.
 package config
 
 import (
@@ -41,18 +41,19 @@ type Config struct {
 	HideVolumeMetrics bool
 }
 
-// Listen is the address of a process on the network.
+// Listen describes where a process listens on the network, and where others reach it.
 type Listen struct {
 	Address string // IP:PORT to listen on
-	// Advertise is HOST:PORT at which other hosts reach the process. The default is Address, unless Address means all
-	// addresses of the host.
+	// Advertise is HOST:PORT at which other hosts reach the process. If the file lacks it, it is Address. The key is
+	// required if Address means all addresses of the host.
 	Advertise string
 }
 
-// Consul describes a store in Consul and how to connect to it. If the file lacks a key, its field is empty.
+// Consul describes a store in Consul and how to connect to it. If the file lacks a key, its field is empty, except
+// Prefix.
 type Consul struct {
 	Addresses                 []string // URLs; at least one
-	Prefix                    string   // of the cluster's keys; "drover" where the file names none
+	Prefix                    string   // of the cluster's keys; "drover" if the file names none
 	TokenFile                 string   // this and the following paths are absolute and clean
 	CAFile, CertFile, KeyFile string
 	ServerName                string // the name in Consul's certificates
@@ -62,7 +63,7 @@ type Consul struct {
 type Pool struct {
 	Name    string
 	Backend string
-	Path    string       // absolute and clean; may be empty with devices
+	Path    string       // absolute and clean; may be empty if Devices is not
 	Image   dataset.Size // if above 0, Path is a preallocated image file of this size
 	Devices []string     // absolute and clean: the devices of the pool
 	// Trim is the interval at which the free space of the devices is discarded. 0 means the default of the agent, a
@@ -83,8 +84,9 @@ const (
 )
 
 // Parse parses drover.yaml. file is the name of the file, for errors. An empty file is valid. backend fails for the
-// name of a backend that does not exist. If backend is nil, every name is accepted. Errors are ErrInvalid and contain
-// all mistakes as strictyaml.Mistakes, each with its place. The message of the error is that of the first mistake.
+// name of a backend that does not exist. If backend is nil, every name is accepted. Errors are ErrInvalid. If the file
+// is YAML, they contain all mistakes as strictyaml.Mistakes, each with its place, but only one for each place. The
+// message of the error is that of the first mistake.
 func Parse(file string, src []byte, backend func(name string) error) (Config, error) {
 	root, err := strictyaml.Parse(file, src)
 	if err != nil {

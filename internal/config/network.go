@@ -76,10 +76,11 @@ func transfers(n strictyaml.Node) (rate dataset.Size, err error) {
 	return rate, nil
 }
 
-// maxPrograms bounds the number of fence programs of a host.
+// maxPrograms is the maximum number of fence programs of a host.
 const maxPrograms = 64
 
-// programs reads which programs a host runs as fence commands. It returns nil if the key is absent.
+// programs reads the list of Config.FencePrograms. It returns nil if the key is absent. An empty list allows no
+// program.
 func programs(n strictyaml.Node) ([]string, error) {
 	items, err := n.Items()
 	if err != nil || n.Absent() {

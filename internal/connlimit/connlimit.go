@@ -17,9 +17,8 @@ import (
 type Options struct {
 	// Max is the maximum number of strangers' connections.
 	Max int
-	// CheckPeer checks the certificate of a peer in the TLS handshake. It returns nil if the peer is known,
-	// and an error if it is a stranger. If CheckPeer is nil, every peer is a stranger. It is called
-	// concurrently.
+	// CheckPeer checks the certificate that a peer presented in the TLS handshake. It returns nil if the peer is known,
+	// and an error if it is a stranger. If CheckPeer is nil, every peer is a stranger. It is called concurrently.
 	CheckPeer func(tls.ConnectionState) error
 	// OnClosed is called with the address of a stranger whose connection the Listener closed because
 	// there were too many. It must return at once. It may be nil, and is called concurrently if
@@ -161,8 +160,8 @@ func (l *Listener) Strangers() int {
 	return l.count
 }
 
-// ConnState is the ConnState function for an http.Server that serves TLS on this Listener. At the
-// first request of a connection it asks Options.CheckPeer about the peer. The handshake is complete by
+// ConnState is the ConnState function for an http.Server that serves TLS on this Listener. At each request of a
+// connection that still counts as a stranger's, it asks Options.CheckPeer about the peer. The handshake is complete by
 // then, so the peer has proven that it has the private key of its certificate.
 func (l *Listener) ConnState(nc net.Conn, state http.ConnState) {
 	secure, ok := nc.(*tls.Conn)

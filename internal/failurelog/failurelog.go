@@ -36,9 +36,10 @@ func MarkLogged(err error) error {
 
 func isLogged(err error) bool { return errors.As(err, new(loggedError)) }
 
-// LevelOf returns the level at which the failure of a request is logged. A refusal is no failure of the service, and
-// work that continues has not failed: both are info. A problem that an operator has to watch, such as a full or
-// unreachable pool, is a warning. Everything else is an error.
+// LevelOf returns the level at which the failure of a request is logged. No error, and an error that is in the log
+// already, is debug. A refusal is no failure of the service, work that continues has not failed, and a request whose
+// caller has gone ends with context.Canceled: all three are info. A problem that an operator has to watch, such as a
+// full or unreachable pool or a time limit that passed, is a warning. Everything else is an error.
 func LevelOf(err error) logrus.Level {
 	kind := dataset.KindOf(err)
 	switch {
@@ -70,7 +71,7 @@ func Outcome(err error) string {
 }
 
 // LevelOfOperation returns the level at which the failure of an operation is logged. Control accepted the operation, so
-// its failure is at least a warning. A cancelled operation has not failed.
+// its failure is at least a warning, unless it is in the log already. A cancelled operation has not failed: it is info.
 func LevelOfOperation(err error) logrus.Level {
 	level := LevelOf(err)
 	cancelled := errors.Is(err, dataset.ErrCancelled) || errors.Is(err, context.Canceled)

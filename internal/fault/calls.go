@@ -95,7 +95,8 @@ func onDisk(path string) bool {
 	return strings.HasPrefix(path, "/")
 }
 
-// ioctlChange returns the name of an ioctl(2) request that changes something, and "" for any other.
+// ioctlChange returns the name of an ioctl(2) request that changes files, subvolumes or loop devices, and "" for any
+// other. Requests that enable, rescan or remove quotas do not count as changes.
 func ioctlChange(request uint32) string {
 	kind, number := request>>8&0xff, request&0xff
 	switch {

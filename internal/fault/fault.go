@@ -156,7 +156,7 @@ type answer struct {
 	flags uint32
 }
 
-// patience is how long the thread and its child processes may take to end after do has returned.
+// patience is how long the thread and its child processes may run on after do has returned.
 const patience = 10 * time.Second
 
 // run answers calls until no thread or process has the filter any more.

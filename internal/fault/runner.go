@@ -9,7 +9,7 @@ import (
 )
 
 // Runner passes commands on to Next. During Run each command counts as two calls. If the first call fails, the command
-// does not run. If the second call fails, the command has done its work, and Run returns an error nevertheless. Safe
+// does not run. If the second call fails, the command has done its work, but Run returns an error. Safe
 // for concurrent use.
 type Runner struct{ Next run.Runner }
 

@@ -91,7 +91,8 @@ func (k Key) seal(salt []byte) cipher.AEAD {
 	return aead
 }
 
-// Wrap wraps a data key. The result can be unwrapped only for the same ID. It has 125 bytes.
+// Wrap wraps a data key. The result can be unwrapped only for the same ID. Its field Wrapped has 125 bytes: the
+// version, the salt, the nonce of 12 bytes, the encrypted data key and the tag of 16 bytes.
 func (k Key) Wrap(id uuid.UUID, data []byte) dataset.Encryption {
 	out := make([]byte, 1+saltSize, 1+saltSize+dataKey+28)
 	out[0] = wrapVersion

@@ -38,7 +38,7 @@ func refuse(format string, args ...any) (Key, error) {
 	return Key{}, dataset.Errorf(dataset.ErrForbidden, format, args...)
 }
 
-// ReadFile reads a key from a file that only root can read.
+// ReadFile reads a key from a file that only root can read. Its errors are ErrForbidden, and name the remedy.
 func ReadFile(path string) (Key, error) {
 	source := "key file " + dataset.Clip(path)
 	f, size, err := openPrivate(path, source)
@@ -163,14 +163,15 @@ func secretLike() *regexp.Regexp { return regexp.MustCompile(`[^\s.:]{24,}`) }
 // word matches one group of letters and digits. Any other characters separate the groups.
 func word() *regexp.Regexp { return regexp.MustCompile(`[0-9A-Za-z]+`) }
 
-// withoutDigits removes sequences of groups of hexadecimal or decimal digits, if a sequence has so many digits that it
-// could be a part of a key. Programs such as hexdump, xxd, openssl and debuggers print bytes in this form.
+// withoutDigits replaces each sequence of groups of hexadecimal or decimal digits by "[left out]" if the sequence has
+// at least minDigits digits, because it could be a part of a key. Programs such as hexdump, xxd, openssl and debuggers
+// print bytes in this form.
 func withoutDigits(text []byte) []byte {
-	const most = 24
+	const minDigits = 24
 	var out []byte
 	from, to, digits, done := -1, 0, 0, 0
 	end := func() {
-		if digits >= most {
+		if digits >= minDigits {
 			out = append(append(out, text[done:from]...), "[left out]"...)
 			done = to
 		}
@@ -192,8 +193,9 @@ func withoutDigits(text []byte) []byte {
 	return append(out, text[done:]...)
 }
 
-// leaks reports whether a text contains a part of the program's output. It recognizes all forms in which programs print
-// bytes.
+// leaks reports whether a text contains eight consecutive bytes of the program's output. It recognizes the bytes
+// themselves and their hexadecimal digits, with any separators. It does not recognize other forms, such as octal
+// digits: withoutDigits and secretLike remove long ones.
 func leaks(text, printed []byte) bool {
 	const part = 8
 	plain := bytes.Join(word().FindAll(bytes.ToLower(text), -1), nil)
