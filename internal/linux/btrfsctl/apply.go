@@ -13,13 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Apply applies a stream of Send to the subvolume whose root is dir. dir is empty for a complete stream. For a
-// difference, dir is a writable snapshot of base. Apply checks that the stream is a difference to base: the stream
-// names its base by the UUID of the subvolume, or by the UUID with which the subvolume was received. After a complete
-// stream, dir is marked as received with the UUID of the sent subvolume.
+// Apply applies a stream of Send to the subvolume whose root is dir. A stream is full, or a difference to a base. For a
+// full stream, dir is empty and base is nil. For a difference, dir is a writable snapshot of base. Apply checks that
+// the stream is a difference to base: the stream names its base by the UUID of the subvolume, or by the UUID with which
+// the subvolume was received. At the end of a stream of either kind, dir is marked as received with the UUID of the
+// sent subvolume.
 //
-// No path of the stream can lead out of dir. Apply returns ErrStream if the stream does not fit dir, and ErrBase if it
-// does not fit base.
+// No path of the stream can lead out of dir. Apply returns ErrStream if the stream does not fit dir or ends early, and
+// ErrBase if it does not fit base. After an error, dir contains a part of the changes.
 func Apply(ctx context.Context, r io.Reader, dir, base *os.File) error {
 	in, err := newCommands(r)
 	if err != nil {
@@ -47,7 +48,7 @@ func Apply(ctx context.Context, r io.Reader, dir, base *os.File) error {
 // applying is one run of Apply.
 type applying struct {
 	dir, base    *os.File
-	self, parent uuid.UUID // their UUIDs in the stream
+	self, parent uuid.UUID // the UUIDs of dir and base in the stream
 
 	open *os.File // for writing
 	path string   // path of the open file
@@ -156,8 +157,8 @@ func (a *applying) withParent(path string, do func(dir int, name string) error) 
 	return do(int(a.parentDir.Fd()), name)
 }
 
-// closeAfterMove closes the file that is kept open for the next write. It is called after a command that changed paths,
-// because the recorded path of that file may now name another file.
+// closeAfterMove closes the file and the directory that are kept open for the next command. It is called before a
+// command that changes paths, because their recorded paths may then name other files.
 func (a *applying) closeAfterMove() error { return a.close() }
 
 // openBeneath opens a path below a directory. Neither a symbolic link nor a mount can lead it elsewhere.

@@ -4,7 +4,8 @@
 // keep no state. [Commits] shares one commit between callers, protected by a mutex.
 //
 // Where to change what: how subvolumes are made and deleted is in btrfs.go, nested.go and deletion.go, and quotas are
-// in quota.go. A stream is written in send.go, parsed in command.go and applied in apply.go.
+// in quota.go. A stream is written in send.go, parsed in command.go and applied in apply.go. The extents of a file are
+// read in extents.go, the UUIDs of a subvolume in identity.go, and the RAID profile in profile.go.
 package btrfsctl
 
 import (
@@ -119,8 +120,8 @@ func setFlags(dir *os.File, flags uint64) error {
 }
 
 // Delete destroys the subvolume name in dir, read-only or not, with its content. It fails with os.ErrNotExist if there
-// is none, and with ErrNested if it contains subvolumes. The name disappears at once, and durably after WaitSync. The
-// kernel frees the space later.
+// is none, with ErrNotSubvolume if the name is not a subvolume, and with ErrNested if it contains subvolumes. The name
+// disappears at once, and durably after WaitSync. The kernel frees the space later.
 func Delete(dir *os.File, name string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("delete subvolume: %w", err)

@@ -38,15 +38,15 @@ func DeletionStateOf(f *os.File, id uint64) (DeletionState, error) {
 	if err := ioctl(f, iocTreeSearchV2, unsafe.Pointer(args)); err != nil {
 		return NotDeleted, fmt.Errorf("check whether subvolume %d of %s is deleted: %w", id, f.Name(), err)
 	}
-	standing, rest := Deleted, args.room[:]
+	state, rest := Deleted, args.room[:]
 	for range args.nItems {
 		kind, size := binary.NativeEndian.Uint32(rest[24:]), searchHeader+int(binary.NativeEndian.Uint32(rest[28:]))
 		if kind == rootBackref { // it has a name
 			return NotDeleted, nil
 		}
-		standing, rest = Deleting, rest[min(size, len(rest)-searchHeader):]
+		state, rest = Deleting, rest[min(size, len(rest)-searchHeader):]
 	}
-	return standing, nil
+	return state, nil
 }
 
 // StartCleanup writes out the filesystem of f and makes the kernel start to clean up deleted subvolumes. Without it,
@@ -59,7 +59,7 @@ func StartCleanup(f *os.File) error {
 }
 
 // RemoveQgroup removes the quota group of a deleted subvolume. Kernels before 6.11 leave it behind, later ones only
-// with simple quotas. It returns true if the group does not exist. It returns false if the group cannot be removed yet
+// with simple quotas. It returns true once the group does not exist, and false if the group cannot be removed yet
 // because bytes are still charged to it. With simple quotas, this lasts as long as other subvolumes share its blocks.
 // With full quotas, it lasts until the commit after the deletion. Removing a full quota group too early would make the
 // kernel mark all quotas as inconsistent.

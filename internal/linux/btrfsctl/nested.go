@@ -88,8 +88,8 @@ func reference(b []byte, parent uint64) (child uint64, size int, err error) {
 // DeleteAll destroys the subvolume name in dir, after all subvolumes inside it. It also finds subvolumes that are
 // created in them meanwhile. It deletes each subvolume by its ID, so that a container cannot redirect the deletion with
 // a path. If note is not nil, DeleteAll calls note with each ID before it deletes the subvolume, and returns the error
-// of note. It fails with os.ErrNotExist if there is no such name, and with ErrNotSubvolume if the name is not a
-// subvolume. Needs Linux 5.7.
+// of note. It fails with os.ErrNotExist if there is no such name, with ErrNotSubvolume if the name is not a subvolume,
+// and with ErrNested if subvolumes are created in it again and again. Needs Linux 5.7.
 func DeleteAll(dir *os.File, name string, note func(id uint64) error) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("delete subvolume: %w", err)
@@ -120,7 +120,7 @@ func DeleteAll(dir *os.File, name string, note func(id uint64) error) error {
 	return nil
 }
 
-// tries is how often DeleteAll looks for subvolumes that were created meanwhile.
+// tries is how often DeleteAll looks in one subvolume for others that were created meanwhile.
 const tries = 8
 
 func deleteTree(dir *os.File, id uint64, note func(id uint64) error) error {

@@ -111,7 +111,7 @@ func Recount(f *os.File) error {
 
 // Limit sets the maximum number of bytes, data and metadata, that the subvolume whose root is f may refer to. 0 removes
 // the limit. A write beyond the limit fails with EDQUOT. The limit is durable after a commit. Limit fails with
-// os.ErrNotExist if quotas are disabled or have not counted this subvolume yet.
+// unix.ENOTCONN if quotas are disabled, and with os.ErrNotExist if they have not counted this subvolume yet.
 func Limit(f *os.File, bytes uint64) error {
 	args := &limitArgs{flags: limitReferenced, referenced: bytes}
 	if bytes == 0 {

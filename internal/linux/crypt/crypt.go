@@ -1,8 +1,9 @@
 // Package crypt creates and opens LUKS2 containers (dm-crypt) on block devices with cryptsetup. Keys are passed only on
 // the standard input of cryptsetup, so they appear in no argument vector, file or error. A mapping removes itself after
-// its last user has closed it, as a loop device does, even if this process is killed. Backends loop and lvm call the
-// package, and the agent's doctor. The package keeps no state: which mappings exist is read from the kernel. A [Tool]
-// is safe for concurrent use.
+// its last user has closed it, as a loop device does, even if this process is killed. Only a mapping whose process was
+// killed while it opened the mapping can remain: RemoveUnused removes it. Backends loop and lvm call the package, and
+// so does the agent's doctor. The package keeps no state: which mappings exist is read from the kernel. A [Tool] is
+// safe for concurrent use.
 //
 // The key of a container is random and as long as the volume key that it protects. So no key derivation is needed, and
 // opening a container takes no longer than starting a process. How cryptsetup is called is in crypt.go, and how
@@ -27,8 +28,8 @@ import (
 
 const program = "cryptsetup"
 
-// Overhead is the size of a container's metadata on its device, in bytes: two headers of 16 KiB, and one key slot of
-// 252 KiB in an area of 512 KiB. The payload starts at a multiple of 1 MiB.
+// Overhead is how much of its device a container uses for itself, in bytes: two headers of 16 KiB, and one key slot of
+// 252 KiB in an area of 512 KiB, rounded up to 1 MiB, where the payload starts.
 const Overhead = 1 << 20
 
 // sector is the unit of encryption in bytes. Filesystems write at least that much.
@@ -156,8 +157,10 @@ func (d *Device) Size() (int64, error) { return d.Seek(0, io.SeekEnd) }
 // Close closes the device. The second call returns os.ErrClosed.
 func (d *Device) Close() error { return d.file.Close() }
 
-// Open opens the container on a device. name is the name of the mapping. If the mapping exists already, Open uses it.
-// It fails with ErrInUse if a mapping with that name is on another device and cannot be removed.
+// Open opens the container on a device. name is the name of the mapping. If the mapping exists already, Open uses it,
+// without a check of the key. Open waits up to about two seconds for an earlier mapping with that name to disappear. It
+// fails with ErrInUse if it does not, for example because the mapping is on another device and in use, and with
+// ErrForbidden if the key does not open the container.
 func (t Tool) Open(ctx context.Context, device, name string, key []byte) (*Device, error) {
 	for try := 0; ; try++ {
 		dev, err := t.open(ctx, device, name, key)
@@ -293,7 +296,8 @@ func (t Tool) CheckKey(ctx context.Context, path string, key []byte) error {
 	return nil
 }
 
-// Resize grows an open container to the size of its device.
+// Resize grows an open container to the size of its device. name is the name of its mapping. It fails with ErrForbidden
+// if the key does not open the container.
 func (t Tool) Resize(ctx context.Context, name string, key []byte) error {
 	err := t.run(ctx, openTimeout, key, "resize", "--key-file=-", name)
 	removeNode(name)
@@ -303,8 +307,8 @@ func (t Tool) Resize(ctx context.Context, name string, key []byte) error {
 	return nil
 }
 
-// RemoveUnused removes the mappings that are not open and for whose names accept returns true. It waits until they no
-// longer exist.
+// RemoveUnused removes the mappings that are not open and for whose names accept returns true. It waits up to about two
+// seconds until they no longer exist. It returns nil even if some remain after that time, or after ctx has ended.
 func RemoveUnused(ctx context.Context, accept func(name string) bool) error {
 	for range removeTries {
 		names, err := List()

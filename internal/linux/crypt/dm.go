@@ -82,7 +82,7 @@ func exchange(name string, flags uint32, ask func(buf []byte) error) ([]byte, er
 	return nil, fmt.Errorf("device mapper: the response is longer than %d MiB", maxBufSize>>20)
 }
 
-// Mapping is an existing mapping.
+// Mapping is a device of the device mapper.
 type Mapping struct {
 	Name  string
 	Major uint32
@@ -107,7 +107,7 @@ func Find(name string) (m Mapping, ok bool, err error) {
 	return Mapping{Name: name, Major: unix.Major(dev), Minor: unix.Minor(dev), Users: int(users)}, true, nil
 }
 
-// List returns the names of all mappings of this host.
+// List returns the names of all mappings of this host. It returns none if the kernel has no device mapper.
 func List() ([]string, error) {
 	buf, err := request(cmdList, "", 0)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {

@@ -64,7 +64,8 @@ const (
 	targetSize = 40
 )
 
-// Find returns the device with a name, as dmsetup(8) shows it.
+// Find returns the device with a name, as dmsetup(8) shows it. It fails with ErrAbsent if there is none, and with
+// ErrNoMapper if the kernel has no device mapper.
 func Find(name string) (Device, error) {
 	buf, err := query(cmdDevStatus, name, 0)
 	if err != nil {
@@ -79,7 +80,8 @@ func Find(name string) (Device, error) {
 	}, nil
 }
 
-// Status returns the first target of a device with its status line. The device does not write out its metadata first.
+// Status returns the first target of a device with its status line. It does not make the device write out its metadata
+// first (see Commit). Its errors are those of Find.
 func Status(name string) (Target, error) {
 	buf, err := query(cmdTableStatus, name, flagNoFlush)
 	if err != nil {

@@ -50,8 +50,8 @@ func (h Host) ReadStatic() (f dataset.Facts, err error) {
 	return f, err
 }
 
-// ReadDynamic fills in the facts that change: CPUs, memory and load. It does not set the load of ten minutes: see
-// Average. Safe for concurrent use.
+// ReadDynamic fills in the facts that change: CPUs, memory and load. The kernel has no load of ten minutes, so Load10
+// gets the mean of the loads of 5 and 15 minutes: the initial value for Average. Safe for concurrent use.
 func (h Host) ReadDynamic(f *dataset.Facts) (err error) {
 	online, err := h.readLine("sys/devices/system/cpu/online")
 	if err != nil {

@@ -18,9 +18,9 @@ const (
 )
 
 // Published returns the facts of a node by name, as they are published to other programs. Numbers have no unit, sizes
-// are in bytes, and loads have two decimals. "pool.fast" and "backend.loop" are "true" for each online pool and its
-// backend. Backends without an online pool are absent, because no volume can be created with them. Unknown text values
-// are absent too.
+// are in bytes, and loads have at most two decimals. "pool.fast" and "backend.loop" are "true" for each online pool and
+// its backend, and "pool.fast.free" is the free space of the pool. Backends without an online pool are absent, because
+// no volume can be created with them. Unknown text values are absent too.
 func Published(n dataset.Node, f dataset.Facts) map[string]string {
 	out := map[string]string{
 		"node": n.Name, "architecture": f.Architecture, "kernel": f.Kernel, "os": f.OS, "os_version": f.OSVersion,
@@ -48,7 +48,8 @@ func inBytes(s dataset.Size) string { return strconv.FormatInt(int64(s), 10) }
 func load(l float64) string { return strconv.FormatFloat(math.Round(l*100)/100, 'f', -1, 64) }
 
 // Tags returns the properties of a node as tags of a service in Consul, in alphabetical order: pool.fast, backend.loop,
-// architecture.x86_64, label.rack.r1, virtual.
+// architecture.x86_64, os.debian, label.rack.r1, virtual. The tag of a label with the value "true" is only its name,
+// such as label.ssd.
 func Tags(n dataset.Node, f dataset.Facts) []string {
 	var tags []string
 	for name, value := range Published(n, f) {

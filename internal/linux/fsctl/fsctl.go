@@ -4,7 +4,8 @@
 // functions are safe for concurrent use.
 //
 // Where to change what: the signatures of known formats are in identify.go. Growing is in grow.go, project quotas are
-// in project.go, and free space is in space.go and removed.go.
+// in project.go, and free space is in space.go and removed.go. The superblocks of ext4 and XFS are read in
+// superblock.go.
 package fsctl
 
 import (

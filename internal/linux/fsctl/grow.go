@@ -82,8 +82,9 @@ func geometry(dir *os.File) (xfsGeometry, error) {
 }
 
 // GrowExt4 grows the mounted ext4 of dir to the size of its device in bytes. The filesystem may be in use. It returns
-// nil if the filesystem already has that size, and fails with ErrShrink if it is larger. It needs CAP_SYS_RESOURCE,
-// which containers and sandboxes often lack: then it fails with ErrCapability, and changes nothing.
+// nil if the filesystem already has that size, and fails with ErrShrink if the filesystem is larger or the device is
+// smaller. It needs CAP_SYS_RESOURCE, which containers and sandboxes often lack: then it fails with ErrCapability, and
+// changes nothing.
 func GrowExt4(dir *os.File, bytes int64) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {

@@ -13,7 +13,7 @@ import (
 // was built without them, or is older than Linux 5.14.
 var ErrNoProjects = errors.New("the kernel does not support project quotas")
 
-// ErrNoQuota means that project quotas are not enabled on the filesystem.
+// ErrNoQuota means that project quotas are not enabled on the filesystem. ProjectQuota and LimitProject fail with it.
 var ErrNoQuota = errors.New("the filesystem has no project quotas")
 
 const flagProjectInherit = 0x00000200 // FS_XFLAG_PROJINHERIT, linux/fs.h

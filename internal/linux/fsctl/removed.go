@@ -24,7 +24,8 @@ const (
 
 // FreeRemoved waits until the filesystem that is mounted at path has freed the blocks of removed files. XFS frees them
 // in the background (inodegc, since Linux 5.14), so that statfs(2) counts them for a moment. Other filesystems free
-// them in unlink(2), and FreeRemoved does nothing. XFS has to do the same work before an unmount.
+// them in unlink(2), and FreeRemoved does nothing. Before an unmount FreeRemoved costs no extra time, because XFS then
+// has to do the same work. On XFS it also frees the blocks that are allocated in advance after the end of files.
 func FreeRemoved(path string) error {
 	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {

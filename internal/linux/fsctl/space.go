@@ -9,9 +9,9 @@ import (
 )
 
 // Space returns the bytes that are available on the filesystem of path to users other than root, and its size without
-// the blocks that are reserved for root. So the share of the size that is not free is the Use% of df: the used bytes
-// divided by the used and the available ones. ext4 reserves 5 % by default, and images of virtual machines can have
-// much larger reserves.
+// the blocks that are reserved for root. (size - free) / size is the Use% of df: the used bytes divided by the sum of
+// the used and the available ones. ext4 reserves 5 % by default, and images of virtual machines can have much larger
+// reserves.
 //
 // XFS can report too little for a moment. Before it checks whether a clone has enough space, it subtracts the length of
 // each extent or hole from the free blocks, and then adds it again (xfs_dec_freecounter). statfs(2) meanwhile returns

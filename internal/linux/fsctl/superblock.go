@@ -16,7 +16,7 @@ type Disk interface {
 
 // Filesystem is like Superblock for a disk that must contain a complete filesystem. It fails with dataset.ErrCorrupt if
 // there is neither ext4 nor XFS, or if the disk is smaller than its filesystem, as after truncate(1) or after a copy
-// that ran out of space. It reads two pages.
+// that ran out of space. It reads only the first 2 KiB.
 func Filesystem(d Disk) (fs string, size int64, err error) {
 	if fs, size, err = Superblock(d); err != nil {
 		return "", 0, err

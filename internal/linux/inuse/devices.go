@@ -16,8 +16,8 @@ type device struct {
 	statMajor, statMinor int
 	// anyBtrfs is true if the numbers that stat(2) reports are unknown and the filesystem may be a btrfs.
 	anyBtrfs bool
-	// identity is empty if the host has the filesystem mounted. The device numbers are sufficient then, because no
-	// other filesystem has them.
+	// identity is empty if AddTree got the host's mount of the tree. The device numbers are sufficient then, because no
+	// other filesystem has them as long as the host has it mounted.
 	identity mount.Identity
 }
 

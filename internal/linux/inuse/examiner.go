@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/process"
 )
 
-// Examiner performs examinations that the kernel may never finish. It runs at most one examination of a
-// process at a time. The zero value is ready for use. Safe for concurrent use.
+// Examiner performs examinations that the kernel may never finish. Of each process, it runs at most one examination at
+// a time. The zero value is ready for use. Safe for concurrent use.
 type Examiner struct {
 	mu sync.Mutex
 	// running contains the processes whose examination is under way or hangs.

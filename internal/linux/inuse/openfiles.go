@@ -51,8 +51,8 @@ func (o Opener) String() string {
 	return fmt.Sprintf("%s has %s open inside of it", process, o.Path)
 }
 
-// Files contains the files of some filesystems that the processes of this PID namespace had open at one
-// moment. It is not changed after it was read, so it is safe for concurrent use.
+// Files contains the files of some filesystems that the processes of this PID namespace had open during one look. It is
+// not changed after it was read, so it is safe for concurrent use.
 type Files struct {
 	own    mount.Mounts
 	opened []openedBy

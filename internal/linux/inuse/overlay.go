@@ -13,16 +13,19 @@ type deviceNumber struct{ major, minor int }
 
 func numberOf(e *mount.Entry) deviceNumber { return deviceNumber{e.Major, e.Minor} }
 
-// FindOverlays finds the overlays whose upper directory is in the tree, in the mount tables that the scan
-// has read so far. A process that sees such an overlay can write to the tree without seeing the tree. An
-// example is a container of an engine that itself runs in a container and keeps its images on a volume.
-// Call FindOverlays before the first call of IsMountedIn or CanWrite.
+// FindOverlays finds the overlays whose upper directory is in the tree, in the mount tables that the scan has read so
+// far. A process that sees such an overlay can write to the tree without seeing the tree. An example is a container of
+// an engine that itself runs in a container and keeps its images on a volume. Call FindOverlays before the first call
+// of IsMountedIn or CanWrite.
 //
 // The path of an upper directory is valid in the mount namespace of the program that mounted the overlay. So the path
-// is looked up only in tables that show both the overlay and the tree. There are two exceptions. First, if the host's
-// table shows the overlay, the path is looked up only in the host's table. Such an overlay belongs to a container of
-// the host, and its upper directory is on the host. The container may have a volume mounted at the same path. Second,
-// the path is not looked up in a table in which the overlay is the root directory, because a program in another
+// is looked up only in tables that show both the overlay and the tree. There are two exceptions:
+//
+// First, if the host's table shows the overlay, the path is looked up only in the host's table. A program of the host
+// mounted such an overlay for a container, so the path is valid on the host. The container's table can show another
+// filesystem at the same path, such as a volume.
+//
+// Second, the path is not looked up in a table in which the overlay is the root directory, because a program in another
 // namespace mounted that overlay.
 func (h *TreeUse) FindOverlays(s *Scan) {
 	h.overlays = map[deviceNumber]bool{}

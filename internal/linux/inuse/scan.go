@@ -18,7 +18,8 @@
 // by mutexes.
 //
 // Where to change what: what a process holds is in examine.go, mappings.go and smaps.go. Which mounts of a tree count
-// is in tree.go and overlay.go. The limits of one examination are in budget.go and examiner.go.
+// is in tree.go and overlay.go. How a file on a detached mount is placed is in detached.go and devices.go. The limits
+// of one examination are in budget.go and examiner.go, and those of a look in openfiles.go.
 //
 // In this package, the host is the mount namespace of the calling process, and a task is a thread. A task
 // is named by its directory in /proc.

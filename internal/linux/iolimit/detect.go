@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Find returns the hierarchy that Detect finds among the mounts of this process, if its limits are enforced for
-// programs and for the writes of the kernel: see CheckWriteback. It fails with ErrNone if there is none.
+// Find returns the hierarchy that Detect finds among the mounts of this process. It fails with ErrNone if there is
+// none, or if its limits are not enforced for the writes of the kernel: see CheckWriteback.
 func Find() (Hierarchy, error) {
 	table, err := mount.Table()
 	if err != nil {

@@ -3,8 +3,8 @@
 // knows files and numbers, but neither containers nor volumes. Package agent/throttle sets the limits of volumes with
 // it. Packages agent/throttle and agent find the devices of volumes with it, the latter for the metrics. The guard
 // (guard/hand) reads groups. The backend test suite and package backends/verify test limits. The package keeps no
-// state: the rules are those in the kernel's files. How a hierarchy is found is in detect.go, and the format of the
-// kernel's files in v1.go and v2.go.
+// state: the rules are those in the kernel's files. How a hierarchy is found is in detect.go, the format of the
+// kernel's files in v1.go and v2.go, and how a process limits itself in rungroup.go.
 //
 // The versions differ:
 //
@@ -77,7 +77,7 @@ func DeviceOf(path string) (Device, bool, error) {
 	return d, d.Major != 0, nil
 }
 
-// Limits are the maximum rates of a group on a device. 0 means no limit.
+// Limits are the maximum rates of a group on a device: bytes (BPS) and operations (IOPS) per second. 0 means no limit.
 type Limits struct {
 	ReadBPS   int64 `json:"read_bps,omitempty"`
 	WriteBPS  int64 `json:"write_bps,omitempty"`
@@ -135,7 +135,8 @@ func (h Hierarchy) Get(group string, d Device) (Limits, error) {
 }
 
 // Set sets the limits of a group on a device. Other rules of the group do not change. It fails with fs.ErrNotExist if
-// the group does not exist.
+// the group does not exist or cannot have limits (see Has), and with ENODEV or ENXIO if the device does not exist.
+// Version 1 needs a write for each of the four limits, so an error can leave some of them set.
 func (h Hierarchy) Set(group string, d Device, l Limits) error {
 	var err error
 	if h.Version == V1 {

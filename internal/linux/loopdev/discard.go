@@ -36,8 +36,8 @@ func DisableDiscard(path string) error {
 	return nil
 }
 
-// Remove removes the number of a device that has no file, and with it all settings that the
-// device was given. It returns unix.EBUSY while the device is open, and nil if there is no such device.
+// Remove removes the number of a device that has no file, and with it all settings that the device was given. It
+// returns unix.EBUSY while the device is open or has a file, and nil if there is no such device.
 func Remove(path string) error {
 	n, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(path), "loop"))
 	if err != nil {

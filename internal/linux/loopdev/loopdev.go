@@ -86,7 +86,7 @@ const replacements = 8
 // Attach attaches file, a regular file and not a symbolic link, to a free loop device. It creates a device if all are
 // in use. It fails with ErrAttached if the file is already attached, by any process and under any name: files are
 // compared by device and inode. Safe for concurrent use, also by several processes: if two attach the same file, one of
-// them succeeds.
+// them succeeds, and the other fails with ErrAttached.
 func Attach(ctx context.Context, file string, opts Options) (*Device, error) {
 	f, err := openBacking(ctx, file, opts.ReadOnly)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Host lists the filesystems of volumes that this host supports, the preferred one first.
+// Host lists the filesystems for volumes that this host supports. In each list, the preferred one comes first.
 type Host struct {
 	Makes  []string // filesystems for new volumes
 	Mounts []string // filesystems that the kernel can mount, which is sufficient for existing volumes
@@ -71,7 +71,8 @@ func checkMkfs(fs string) error {
 	return nil
 }
 
-// CheckAny fails with ErrUnsupported if a list of filesystems is empty, and names the missing parts.
+// CheckAny fails with ErrUnsupported if a list of filesystems is empty. The error begins with what, and names the
+// missing parts.
 func (h Host) CheckAny(list []string, what string) error {
 	if len(list) > 0 {
 		return nil
@@ -80,9 +81,10 @@ func (h Host) CheckAny(list []string, what string) error {
 }
 
 // Choose returns the filesystem for a new volume of a size. If fs is not empty, that is fs. Otherwise it is XFS if the
-// volume is large enough, because XFS handles several times as many small synchronous writes as ext4. filesystems are
-// those that could be created when the pool was opened. Choose also finds filesystems whose programs were installed
-// later. It fails with ErrUnsupported if the filesystem cannot be created.
+// volume is large enough, because XFS handles several times as many small synchronous writes as ext4. If only one
+// filesystem is available, Choose returns that one even if it does not fit the size: Check refuses the volume.
+// filesystems are those that could be created when the pool was opened. Choose also finds filesystems whose programs
+// were installed later. It fails with ErrUnsupported if the filesystem cannot be created.
 func Choose(fs string, size dataset.Size, filesystems []string) (string, error) {
 	var host Host
 	if len(filesystems) == 0 || fs != "" && !slices.Contains(filesystems, fs) {

@@ -51,8 +51,8 @@ func CheckMax(size dataset.Size) error {
 }
 
 // Device returns how many bytes a device needs for a filesystem to which size bytes can be written. It grows
-// monotonically with size. It is accurate within 3 %. This also holds for a filesystem that has grown to the size,
-// although some of its structures keep the layout of the smaller size.
+// monotonically with size. The space that can be written differs from size by at most 3 %. This also holds for a
+// filesystem that has grown to the size, although some of its structures keep the layout of the smaller size.
 func Device(fs string, size dataset.Size) dataset.Size {
 	overhead := ext4Overhead
 	if fs == XFS {
@@ -73,8 +73,8 @@ func Size(fs string, device dataset.Size) dataset.Size {
 	return dataset.Size(n) * dataset.MiB
 }
 
-// xfsOverhead returns the space that XFS uses for itself on a device, except its log: a reserve of a twentieth, at most
-// 8192 blocks, and space for its trees.
+// xfsOverhead returns the space that XFS uses for itself on a device: its log, a reserve of a twentieth of the device,
+// at most 8192 blocks (32 MiB), and 0.8 % for its trees.
 func xfsOverhead(_, device dataset.Size) dataset.Size {
 	return xfsLog + min(device/20, 32*dataset.MiB) + device/1000*8
 }
@@ -83,7 +83,7 @@ func xfsOverhead(_, device dataset.Size) dataset.Size {
 const xfsLog = 64 * dataset.MiB
 
 // ext4Overhead returns the space that ext4 uses for itself on a device: the journal, the inode tables, the group
-// descriptors with space for more, and a reserve of a fiftieth, at most 4096 blocks.
+// descriptors with space for more, and a reserve of a fiftieth of the device, at most 4096 blocks (16 MiB).
 func ext4Overhead(size, device dataset.Size) dataset.Size {
 	return journal(size) + device/bytesPerInode(size)*inodeSize + min(device/500, 48*dataset.MiB) + min(device/50,
 		16*dataset.MiB)

@@ -34,7 +34,8 @@ func (m Mounts) PathsTo(dir string) []string {
 	return paths
 }
 
-// Place returns the filesystem that contains a path, with the path in that filesystem as the root. path is absolute and
+// Place returns the directory tree at a path: the filesystem that contains the path, with the path in that filesystem
+// as the root. Unlike PlaceAt, it does not return the directory below a mount at the path. path is absolute and
 // contains no symbolic links. It returns false if the table shows no mount for it. It reads only the table.
 func (m Mounts) Place(path string) (Filesystem, bool) {
 	entry := m.On(path)

@@ -37,7 +37,8 @@ func TableOf(task string) (Mounts, error) {
 
 // TableInSteps reads a table as TableOf does, for a caller that must be able to stop. A user with a user namespace can
 // make a table that takes seconds to read. It calls step after each system call that reads the table, some 100 µs
-// apart, with the number of bytes that were read. If step fails, TableInSteps fails with the same error.
+// apart, with the number of bytes that were read. It also calls step, with 0, before it examines an NFS mount. If step
+// fails, TableInSteps fails with the same error.
 func TableInSteps(task string, step func(bytes int) error) (Mounts, error) {
 	f, err := os.Open(task + "/mountinfo")
 	if err != nil {
@@ -116,7 +117,8 @@ func within(path, dir string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }
 
-// IsReadOnly reports whether nobody can write through a mount.
+// IsReadOnly reports whether a mount has the flag ro, so that nobody can write through it. It does not look at the flag
+// of the filesystem: a read-only filesystem can have mounts without the flag.
 func IsReadOnly(e *Entry) bool { return slices.Contains(strings.Split(e.Options, ","), "ro") }
 
 // Filesystem identifies a filesystem or a directory tree in it: the device number of the filesystem,
@@ -207,8 +209,8 @@ func (h Holder) String() string {
 	return fmt.Sprintf("process %d (%s) has it mounted at %s in another mount namespace", h.PID, h.Comm, h.Mountpoint)
 }
 
-// Foreign contains the mounts of all other mount namespaces at one moment. It is not changed after it
-// was read, so it is safe for concurrent use.
+// Foreign contains the mounts of all other mount namespaces, as one call of ReadForeign saw them. It is not changed
+// after it was read, so it is safe for concurrent use.
 type Foreign struct {
 	own        Mounts
 	mounts     []foreignMount

@@ -75,7 +75,7 @@ func (u *Users) Update(now time.Duration, full bool) error {
 func (u *Users) readProcess(pid int, p *userProcess, views map[view]bool) {
 	at := "/proc/" + strconv.Itoa(pid)
 	ns, err := namespaceOf(at)
-	if err != nil || ns == u.own { // it has ended, is a zombie, or is in our own namespace
+	if err != nil || ns == u.own { // it has ended, is a zombie, is hidden by its capabilities, or is in our namespace
 		p.ns = u.own
 		return
 	}

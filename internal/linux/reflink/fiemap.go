@@ -103,8 +103,8 @@ func Extents(f *os.File) ([]Extent, error) {
 }
 
 // Unshared returns how many bytes of f are in blocks that no other file uses, also blocks that are allocated in
-// advance. It ends with the cause when ctx ends. On btrfs it waits until the dirty pages of f are written, so f must be
-// a file that nobody writes to.
+// advance. It ends with the cause when ctx ends. It first waits until the dirty pages of f are written. On btrfs each
+// batch of extents also waits for a commit, so f must be a file that nobody writes to.
 func Unshared(ctx context.Context, f *os.File) (bytes int64, err error) {
 	req := new(fiemapRequest)
 	for next := uint64(0); ; {
