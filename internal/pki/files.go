@@ -45,7 +45,8 @@ func NodeFiles(dir string) Files {
 func (f Files) nextKey() string { return f.Key + ".next" }
 
 // Save writes a pair with mode 0600. After a crash at any time, even during repeated calls, LoadPair reads either the
-// previous pair or the new one. The folders must exist. The caller must prevent concurrent calls for the same files.
+// previous certificate with its key, or the new one. The roots can be the new ones in both cases. The folders must
+// exist. The caller must prevent concurrent calls for the same files.
 func (p *Pair) Save(f Files) error {
 	for _, step := range p.saveSteps(f) {
 		if err := step(); err != nil {
@@ -195,6 +196,7 @@ func readSecret(path string) ([]byte, error) {
 	return read(path)
 }
 
+// read reads a file, but not more than maxFile+1 bytes of it: parsePEM refuses a longer one.
 func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -204,9 +206,9 @@ func read(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxFile+1))
 }
 
-// readPEM reads and parses a file. read is os.ReadFile or readSecret.
-func readPEM(path string, read func(string) ([]byte, error)) (pemFile, error) {
-	b, err := read(path)
+// readPEM parses a file. content is read or readSecret.
+func readPEM(path string, content func(string) ([]byte, error)) (pemFile, error) {
+	b, err := content(path)
 	if err != nil {
 		return pemFile{}, err
 	}

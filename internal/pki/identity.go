@@ -6,8 +6,8 @@
 // which a mutex protects.
 //
 // Where to change what: what a certificate contains is in authority.go and identity.go, when a peer is accepted in
-// tls.go, how an authority gets a new key in rotate.go, the files of a pair in files.go, and the form of tokens in
-// token.go.
+// tls.go, how an authority gets a new key in rotate.go, the files of a pair in files.go, requests of certificates in
+// request.go, and the form of tokens in token.go.
 //
 // A certificate names its holder with one URI and nothing else:
 //

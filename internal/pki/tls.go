@@ -107,7 +107,7 @@ func (c *Credentials) VerifyPeer(cs tls.ConnectionState, kinds ...Kind) (Identit
 }
 
 // CheckPair verifies the pair itself: it fails, like VerifyPeer, if other members of the cluster would not trust it
-// now.
+// now. It does not check whether the certificate is revoked.
 func (c *Credentials) CheckPair() error {
 	p := c.pair.Load()
 	_, err := verifier{roots: p.Roots, cluster: p.Identity.Cluster, now: c.clock.Now()}.verify(p.Chain, nil)
@@ -116,7 +116,7 @@ func (c *Credentials) CheckPair() error {
 
 // Pinned returns a configuration for a host that joins. It accepts a control replica only if its cluster has the root
 // with the fingerprint root. Unless wanted is uuid.Nil, the control replica must also belong to the cluster with the ID
-// wanted.
+// wanted. The handshake fails with ErrForbidden, or with ErrConflict if it is another cluster than wanted.
 func Pinned(root Fingerprint, wanted uuid.UUID, clk clock.Clock) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,

@@ -4,7 +4,7 @@
 // is in reference.go, and the layout of the pages in markdown.go and man.go.
 //
 // A schema has these annotations for each key: description, examples, x-default (what holds if the key is absent) and
-// x-live (how a change takes effect). A key without x-live has that of the key above it.
+// x-live (how a change takes effect). A key without x-live has that of its parent.
 package reference
 
 import (
@@ -19,7 +19,8 @@ import (
 
 // A Key is a key of a configuration file.
 type Key struct {
-	Path        string // with dots between the keys; NAME or [] represents a name that the operator chooses
+	// Path has dots between the keys. NAME stands for a name that the operator chooses, and [] for an item of a list.
+	Path        string
 	Type        string
 	Description string
 	Default     string // the value if the key is absent; empty if the key is required whenever its parent is present

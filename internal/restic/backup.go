@@ -172,13 +172,12 @@ func (r *Repository) made(ctx context.Context, id string) (Backup, error) {
 // Backups lists the backups that have all of the tags, oldest first. If one of them cannot be read, Backups returns the
 // others and an error: ErrCorrupt if it is damaged.
 //
-// The list can contain an incomplete backup: one that lacks a file, if this process was killed before Backup removed
-// it, or as long as the removal fails because another process is using the repository. A tag cannot mark the complete
-// ones: restic tag needs the repository alone, and would fail while another node makes a backup. A caller that needs a
+// The list can contain an incomplete backup: one that lacks a file. Backup removes it, unless this process is killed
+// first or the removal fails because another process is using the repository. A tag cannot mark the complete ones:
+// restic tag needs the repository alone, and would fail while another node makes a backup. A caller that needs a
 // complete backup must record the IDs that Backup returned.
 //
-// Backups takes no lock. So it does not prevent a removal, and lists the backups while another run has the repository
-// for itself.
+// Backups takes no lock. So it does not prevent a removal, and it works while another run uses the repository alone.
 func (r *Repository) Backups(ctx context.Context, tags ...string) ([]Backup, error) {
 	args := []string{"--no-lock"}
 	if len(tags) > 0 {
@@ -214,17 +213,17 @@ func (r *Repository) Get(ctx context.Context, id string) (Backup, error) {
 }
 
 // File returns the content of a file in the top folder of a backup. It fails with ErrInvalid if the file is larger than
-// the given number of bytes.
-func (r *Repository) File(ctx context.Context, id, name string, most int64) ([]byte, error) {
+// limit bytes.
+func (r *Repository) File(ctx context.Context, id, name string, limit int64) ([]byte, error) {
 	if err := r.checkIDs(id); err != nil {
 		return nil, err
 	}
-	out := run.NewHead(int(most))
+	out := run.NewHead(int(limit))
 	if _, err := r.run(ctx, command{time: longTime, stdout: out}, "dump", "--", id, "/"+name); err != nil {
 		return nil, err
 	}
 	if out.Overflowed() {
-		return nil, r.errorf(dataset.ErrInvalid, "file %s of backup %s has more than %d bytes", name, id, most)
+		return nil, r.errorf(dataset.ErrInvalid, "file %s of backup %s has more than %d bytes", name, id, limit)
 	}
 	return out.Bytes(), nil
 }
@@ -254,7 +253,8 @@ func (r *Repository) RestoreFolder(ctx context.Context, id, folder, target strin
 	return err
 }
 
-// Count returns how many names a top folder of a backup has, including the folder itself. Each hard link counts.
+// Count returns how many names are in a top folder of a backup and below it, including the folder itself. Each hard
+// link counts.
 func (r *Repository) Count(ctx context.Context, id, folder string) (n int64, err error) {
 	if err := r.checkIDs(id); err != nil {
 		return 0, err
@@ -311,7 +311,8 @@ func (r *Repository) checkIDs(ids ...string) error {
 }
 
 // Prune removes the data that no backup needs. Meanwhile, no other process can use the repository. Prune never removes
-// a lock: if a killed process left one, it fails with ErrInUse until Remove or Check has removed the lock.
+// a lock: if a killed process left one, it fails with ErrInUse until another method, such as Remove or Check, has
+// removed the lock.
 func (r *Repository) Prune(ctx context.Context) error {
 	_, err := r.run(ctx, command{time: longTime, idle: true, keepLocks: true}, "prune")
 	return err

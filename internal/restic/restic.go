@@ -91,7 +91,7 @@ type Info struct {
 }
 
 // Stat opens the repository. It fails with ErrNotFound if there is no repository at the URL, and with ErrForbidden if
-// the password is wrong. Stat needs no lock, so it also opens a repository that another run has for itself.
+// the password is wrong. Stat needs no lock, so it also opens a repository that another run uses alone.
 func (r *Repository) Stat(ctx context.Context) (info Info, err error) {
 	err = r.json(ctx, command{time: shortTime}, &info, "cat", "config", "--no-lock")
 	return info, err

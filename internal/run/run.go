@@ -1,8 +1,8 @@
 // Package run starts external commands: argument vectors and never a shell, the C locale, a time limit on every call,
 // bounded output, and errors that say in one line what failed and why. Backends, the agent, the guard and packages such
-// as mkfs, crypt and keys start their commands through a [Runner] that their caller passes to them. [System] remembers
-// the running commands, and a [Recorder], which is for tests, the commands so far. A mutex protects each. How a command
-// is started, limited and killed is in system.go, and how an error is described in run.go.
+// as crypt, keys and restic start their commands through a [Runner] that their caller passes to them. [System]
+// remembers the running commands, and a [Recorder], which is for tests, the commands so far. A mutex protects each. How
+// a command is started, limited and killed is in system.go, and how an error is described in run.go.
 package run
 
 import (
@@ -34,10 +34,10 @@ var (
 
 // Command is one program to run.
 type Command struct {
-	// Name is the program, looked up in PATH when it has no slash.
+	// Name is the program, looked up in PATH if the name has no slash.
 	Name string
-	// Args are passed as they are. A user's name must come after "--" or be an absolute path, so that it is
-	// not parsed as an option.
+	// Args are passed as they are. An argument that a user has chosen must come after "--" or be an absolute path, so
+	// that it is not parsed as an option.
 	Args []string
 	// Timeout bounds the whole run and must be positive.
 	Timeout time.Duration
@@ -46,7 +46,7 @@ type Command struct {
 	// Env is added to this process's environment for the command, as NAME=value. It must not contain a secret, because
 	// other processes can read it.
 	Env []string
-	// Stdout, when set, receives the output instead of Result.Stdout, unbounded.
+	// Stdout, if not nil, receives the whole output instead of Result.Stdout. MaxStdout does not apply to it.
 	Stdout io.Writer
 	// Dir is the working directory of the command. If it is empty, the command runs in that of this process.
 	Dir string

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// killGrace is how long a killed command may take to end before it counts as stuck. If a child of the command keeps the
-// pipes open, they are closed after the same time.
+// killGrace is how long the pipes of a command stay open after the time for its clean-up, if a child of the command
+// keeps them open. A command that has not ended twice as long after it was killed counts as stuck.
 const killGrace = 3 * time.Second
 
 // System runs commands on this host. Its zero value is ready; it must not be
@@ -53,9 +53,9 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	if err := cmd.Start(); err != nil {
 		return Result{}, c.fail(-1, nil, err)
 	}
-	err, stuck := s.wait(limit, cmd, c.Interrupt)
+	err, reaped := s.wait(limit, cmd, c.Interrupt)
 	res := Result{Stdout: stdout.Bytes(), Stderr: stderr.bytes()}
-	if !stuck {
+	if !reaped {
 		return res, c.fail(-1, res.Stderr, fmt.Errorf("%w: %w", context.Cause(limit), ErrStuck))
 	}
 	if err == nil && stdout.Overflowed() {
@@ -103,8 +103,8 @@ func killGroup(cmd *exec.Cmd) error {
 
 // wait reaps cmd. exec.Cmd.Wait is not sufficient: WaitDelay bounds the wait for the pipes, but nothing bounds the wait
 // for a process that waits in the kernel and cannot be killed. After ctx ended, a command that was interrupted has the
-// time interrupt before wait kills it.
-func (s *System) wait(ctx context.Context, cmd *exec.Cmd, interrupt time.Duration) (err error, stuck bool) {
+// time interrupt before wait kills it. reaped is false if the command is stuck.
+func (s *System) wait(ctx context.Context, cmd *exec.Cmd, interrupt time.Duration) (err error, reaped bool) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	s.mu.Lock()
 	if s.running == nil {

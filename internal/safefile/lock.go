@@ -24,7 +24,8 @@ const lockPoll = 10 * time.Millisecond
 //
 // Errors: ErrInUse, with the processes that hold the lock, when the wait is over; the cause of
 // ctx when that ends first; ErrForbidden when another user owns the file or can open it;
-// ErrInvalid when path is not a regular file.
+// ErrInvalid when path is a FIFO or a device; the error of open(2) when path cannot be opened,
+// such as ELOOP for a symbolic link and EISDIR for a folder.
 //
 // The caller calls unlock once. unlock removes the file while the lock is still held. A process that waited for the
 // lock then has a lock on a removed file. It notices that, and starts over.

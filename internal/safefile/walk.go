@@ -97,7 +97,7 @@ func (w *walker) step(name string, followLast bool) error {
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: target, Err: err}
 	}
-	if w.st.Mode&0o022 != 0 { // into a sticky folder others can move a link or a file that root owns
+	if w.st.Mode&0o022 != 0 { // other users can move a link or a file that root owns into a sticky folder
 		w.markUnsafe()
 	}
 	var st unix.Stat_t

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fill fills the disk of dir to the last block, with a file in dir.
+// Fill fills the filesystem of dir to the last block, with the file "ballast" in dir.
 func Fill(tb testing.TB, dir string) {
 	tb.Helper()
 	f, err := os.Create(filepath.Join(dir, "ballast"))

@@ -24,9 +24,9 @@ const namespaceVariable = "DROVER_SCRATCH_NAMESPACE"
 // see the mounts of another one.
 func Main(m *testing.M) int { return inNamespace(m.Run) }
 
-// MainInMemory is Main with the temporary files of the tests in memory, in a tmpfs of up to 8 GiB. The packages that
-// mostly write images take little more than half of the time then. A host with less free memory keeps the files on the
-// disk. Tests that measure writes, or that link files of the test program, need Main.
+// MainInMemory is Main with the temporary files of the tests in memory, in a tmpfs of up to 8 GiB. Packages that mostly
+// write images then take little more than half of the time. A host with less than 16 GiB of free memory keeps the files
+// on the disk. Tests that measure writes, or that link files of the test program, need Main.
 func MainInMemory(m *testing.M) int {
 	return inNamespace(func() int {
 		unmount, err := tempInMemory()

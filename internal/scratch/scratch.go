@@ -81,7 +81,7 @@ func Mount(tb testing.TB, fstype string, size int64, options ...string) string {
 	return MountImage(tb, fstype, Image(tb, fstype, size), options...)
 }
 
-// MountImage mounts the filesystem in an image file for the test.
+// MountImage mounts the filesystem in an image file for the test, and returns the mount point.
 func MountImage(tb testing.TB, fstype, image string, options ...string) string {
 	tb.Helper()
 	dev, err := loopdev.Attach(tb.Context(), image, loopdev.Options{BlockSize: 4096})

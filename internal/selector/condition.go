@@ -92,9 +92,9 @@ func (c comparison) isTrue(left, right value) bool {
 		if left.text == "" || right.text == "" {
 			return false // an unknown version is neither older nor newer
 		}
-		order = newer(left.text, right.text)
+		order = compareVersions(left.text, right.text)
 	default:
-		if math.IsNaN(left.number - right.number) { // a ratio whose divisor is 0
+		if math.IsNaN(left.number - right.number) { // 0 / 0, such as the ratio of the sizes of an empty pool
 			return c.op == "!="
 		}
 		order = cmp.Compare(left.number, right.number)

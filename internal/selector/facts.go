@@ -102,8 +102,9 @@ func (v value) show(k kind) string {
 	return strconv.Quote(dataset.Clip(v.text))
 }
 
-// newer compares two versions by their leading numbers: 6.12 is newer than 6.8, and 6.12.3 is newer than 6.12.
-func newer(a, b string) int {
+// compareVersions compares two versions by their leading numbers, and returns -1, 0 or 1 as cmp.Compare does. 6.12 is
+// greater than 6.8, and 6.12.3 is greater than 6.12.
+func compareVersions(a, b string) int {
 	x, y := numbers(a), numbers(b)
 	return slices.Compare(x, y)
 }

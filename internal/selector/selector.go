@@ -104,7 +104,8 @@ func (e Expr) String() string { return e.text }
 func (e Expr) OfPool() bool { return e.pool }
 
 // Mismatch returns the comparison that an environment does not satisfy, with the actual value: "load_10 is 34, not <
-// 20". It returns "" if the environment fits. The cost is bounded by the length of the expression.
+// 20". If it satisfies neither side of an "or", the result names a comparison of each side. Mismatch returns "" if the
+// environment fits. The cost is bounded by the length of the expression.
 func (e Expr) Mismatch(env Env) string {
 	if e.root == nil {
 		return ""

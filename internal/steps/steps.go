@@ -3,7 +3,7 @@
 // control/relocation and guard call Off, package clock calls AdjustTime, and cmd/drover/internal/servers calls Session.
 // The hooks exist only with the build tag "steps". With it, the only state is the number of times that the step was
 // reached, an atomic counter. Without the tag, At does nothing, and the package has no state. To add a step, call At
-// with a new name and add the name to Names.
+// with a new name. If it is a step of an operation of one host, also add the name to Names.
 //
 // With the tag, these environment variables have an effect:
 //
@@ -15,7 +15,9 @@
 //     the clock is correct.
 package steps
 
-// Names lists every step of one host, in the order in which operations reach them.
+// Names lists the steps of the operations of one host, in the order in which operations reach them. A test of
+// test/faults kills Drover at each of them. Other steps, such as those of moves and fences, are named only in the tests
+// that stop Drover at them.
 func Names() []string {
 	return []string{
 		"mount.begin", "mount.mounted", "mount.recorded",

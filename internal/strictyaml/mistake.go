@@ -66,7 +66,8 @@ func (m *Mistakes) Add(err error) bool {
 	return false
 }
 
-// Err returns the mistakes in the order of the file as one error, or nil if there are none.
+// Err returns the mistakes in the order of the file as one error, or nil if there are none. Of several mistakes at one
+// place it returns only the first.
 func (m Mistakes) Err() error {
 	if len(m) == 0 {
 		return nil

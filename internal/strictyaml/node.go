@@ -165,9 +165,9 @@ func (n Node) Fields() ([]Field, error) {
 }
 
 // Keys returns the values of a mapping by key. A key that is not in known is a mistake, and the error names the nearest
-// known key. The keys of later are refused too, each with its text as the error. A key without a value is also a
-// mistake, because its author probably forgot the value. If there are mistakes, Keys still returns the other keys.
-func (n Node) Keys(known []string, later map[string]string) (map[string]Node, error) {
+// known key. The keys of forbidden are mistakes too, each with its value as the message. A key without a value is also
+// a mistake, because its author probably forgot the value. If there are mistakes, Keys still returns the other keys.
+func (n Node) Keys(known []string, forbidden map[string]string) (map[string]Node, error) {
 	switch v := n.value().(type) {
 	case nil, *ast.NullNode, *ast.MappingNode, *ast.MappingValueNode:
 	default:
@@ -180,7 +180,7 @@ func (n Node) Keys(known []string, later map[string]string) (map[string]Node, er
 	out := map[string]Node{}
 	var bad Mistakes
 	for _, f := range fields {
-		reason, refused := later[f.Name]
+		reason, refused := forbidden[f.Name]
 		switch {
 		case refused:
 			bad.Add(f.Node.KeyErrorf("%s", reason))

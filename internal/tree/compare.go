@@ -169,7 +169,8 @@ func (c *comparing) compareMeta(a, b *node, name string) error {
 	)
 }
 
-// compareLinks compares the first names of two inodes. It reports whether both have a name that was compared before.
+// compareLinks compares the first names of two inodes, and adds a difference if they are not the same. It returns true
+// if both inodes have the same earlier name: they have been compared under that name.
 func (c *comparing) compareLinks(a, b *node, name string) (bool, error) {
 	firstA, firstB := c.firstName(0, a, name), c.firstName(1, b, name)
 	if err := differ(c, name, "hard link of", "%q", firstA, firstB); err != nil {

@@ -18,8 +18,10 @@ const flattenAt = 256
 
 // Remove removes name, a single element, from the open directory dir, with everything below it, at any depth. It never
 // enters mounts: if there is a mount point below, it fails. It also removes what chattr(1) protects. It returns nil if
-// name does not exist. If ctx ends, or after an error, a part of the tree remains: call it again. Safe for concurrent
-// use with different names.
+// name does not exist. Safe for concurrent use with different names.
+//
+// If ctx ends, or after an error, a part of the tree remains: call Remove again. Very deep directories are moved to
+// dir, with the names name.1001, name.1002 and so on. They can remain too, and need a call of Remove with their names.
 func Remove(ctx context.Context, dir *os.File, name string) error {
 	r := &removing{ctx: ctx, top: dir, prefix: name}
 	for {

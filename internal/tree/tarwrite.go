@@ -21,7 +21,8 @@ import (
 //
 // Tar has no sockets. WriteTar leaves them out and reports them to WithSkipped, except with ForReadTar: a socket is
 // useless without the process that has bound it. It fails with dataset.ErrConflict if a file becomes shorter while it
-// is read. After an error the stream has no end mark, so ReadTar refuses it. Safe for concurrent use.
+// is read, and with dataset.ErrUnsupported if the attributes and names of an entry need more than 1 MiB. After an error
+// the stream has no end mark, so ReadTar refuses it. Safe for concurrent use.
 func WriteTar(ctx context.Context, dir *os.File, w io.Writer, opts ...Option) error {
 	buf := bufio.NewWriterSize(w, bulk)
 	t := &archiving{ctx: ctx, w: buf, links: map[inode]string{}, options: optionsOf(opts)}

@@ -1,7 +1,7 @@
 // Package tree copies, compares, measures and streams file trees completely, as root, regardless of what a container
 // has put into them. Backends copy, measure and remove the trees of datasets with it, and the agent imports, exports
 // and transfers volumes with it. The package has no state between calls. What a node of a tree consists of is in
-// node.go and meta.go. Copy, Compare, Usage, Remove and Hoist have files of their names, and tar archives are in
+// node.go and meta.go. Copy, Compare, Usage, Remove and Hoist are in the files with their names, and tar archives in
 // tarread.go, tarwrite.go, tarheader.go and tarsparse.go.
 //
 // # What a tree is
@@ -14,10 +14,10 @@
 //
 // # Mounts inside a tree
 //
-// Every function works on a private copy of the mount that contains the directory (open_tree(2)). Mounts inside the
-// tree are therefore not visible: the functions read and write the directories that such mounts cover. If a private
-// copy is not possible (the mount is detached, before Linux 6.15), the directory is used directly, and a mount point
-// inside it is an error.
+// Every function except Remove works on a private copy of the mount that contains the directory (open_tree(2)). Mounts
+// inside the tree are therefore not visible: the functions read and write the directories that such mounts cover. If a
+// private copy is not possible (the mount is detached, before Linux 6.15), the directory is used directly: a mount
+// point inside it is an error, and reading may change access times. Remove always uses the directory directly.
 //
 // # Hostile content
 //
@@ -217,5 +217,6 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-// depthOf returns the number of directories above a path.
+// depthOf returns the number of names in a path, which is the depth of the inode below the root. The root "." has depth
+// 1.
 func depthOf(name string) int { return strings.Count(name, "/") + 1 }
