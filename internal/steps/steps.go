@@ -16,8 +16,7 @@
 package steps
 
 // Names lists the steps of the operations of one host, in the order in which operations reach them. A test of
-// test/faults kills Drover at each of them. Other steps, such as those of moves and fences, are named only in the tests
-// that stop Drover at them.
+// test/faults kills Drover at each of them. Other steps, such as those of moves and fences, are not listed.
 func Names() []string {
 	return []string{
 		"mount.begin", "mount.mounted", "mount.recorded",

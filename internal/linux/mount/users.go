@@ -75,7 +75,8 @@ func (u *Users) Update(now time.Duration, full bool) error {
 func (u *Users) readProcess(pid int, p *userProcess, views map[view]bool) {
 	at := "/proc/" + strconv.Itoa(pid)
 	ns, err := namespaceOf(at)
-	if err != nil || ns == u.own { // it has ended, is a zombie, is hidden by its capabilities, or is in our namespace
+	// An error means that the process has ended, is a zombie, or has capabilities that this process lacks.
+	if err != nil || ns == u.own {
 		p.ns = u.own
 		return
 	}
