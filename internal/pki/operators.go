@@ -15,8 +15,14 @@ import (
 // list only helps to detect a mistyped name. A certificate is valid whether or not the list contains its name.
 const operatorsFile = "operators"
 
-// NoteOperator adds a name to the list of operators of an authority. Idempotent.
-func NoteOperator(dir, name string) error {
+// NoteOperator adds a name to the list of operators of the authority in a folder. Idempotent. Safe for concurrent use,
+// also by several processes. It fails with ErrInUse if another process changes the folder for longer than lockWait.
+func NoteOperator(dir, name string) (err error) {
+	unlock, err := lock(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	names, err := Operators(dir)
 	if err != nil || slices.Contains(names, name) {
 		return err
