@@ -264,8 +264,11 @@ func flow(b json.RawMessage) (string, error) {
 // quoteYAML quotes a text if YAML would not read it as the same text, also inside of a list or mapping.
 func quoteYAML(s string) string {
 	const special = ":#{}[],&*?|<>=!%@`\"'\\"
-	_, err := strconv.ParseFloat(s, 64)
-	if err == nil || s == "" || strings.ContainsAny(s, special) || strings.ContainsAny(s[:1], "- ") {
+	constants := []string{"null", "~", "true", "false", ".inf", ".nan"}
+	_, floatErr := strconv.ParseFloat(s, 64)
+	_, intErr := strconv.ParseInt(s, 0, 64) // such as 0x10
+	if floatErr == nil || intErr == nil || s == "" || slices.Contains(constants, strings.ToLower(s)) ||
+		strings.ContainsAny(s, special) || strings.ContainsAny(s[:1], "- ") {
 		return strconv.Quote(s)
 	}
 	return s

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -75,5 +76,18 @@ func TestPages(t *testing.T) {
 	}
 	if got := (Page{File: "drover.yaml"}).ManName(); got != "drover.yaml" {
 		t.Errorf("man page %s", got)
+	}
+}
+
+// An example that is a text is read as the same text.
+func TestQuoteYAML(t *testing.T) {
+	for _, text := range []string{
+		"fast", "24h", "", " a", "-a", "a: b", "#a", "1", "1.5", "1e3", "0x10", "0o17", "inf", ".inf", ".NaN", "true", "False",
+		"null", "~", "/srv/a", "a\\b", "\"a\"",
+	} {
+		var got any
+		if err := yaml.Unmarshal([]byte(quoteYAML(text)), &got); err != nil || got != text {
+			t.Errorf("%q becomes %s, which is read as %#v (%v)", text, quoteYAML(text), got, err)
+		}
 	}
 }
