@@ -249,12 +249,24 @@ func (c *Comparison) CorrectSnapshots(ctx context.Context, j Difference) error {
 					record.DeleteSnapshot(t, snap)
 				}
 			}
-			return nil
+			return renewRequest(t, j.ID)
 		}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// renewRequest writes a dataset with a new Request, if the dataset is recorded, because its snapshots have changed. The
+// record then has another index, so services count the snapshots again, and retention examines them.
+func renewRequest(t *record.Tx, id uuid.UUID) error {
+	var d dataset.Dataset
+	there, err := t.Get(record.DatasetKey(id), &d)
+	if err != nil || !there {
+		return err
+	}
+	d.Request = uuid.New()
+	return t.PutDataset(d)
 }
 
 // forgetAllSnapshots removes the records of the snapshots of a dataset that has no record any more.

@@ -359,7 +359,5 @@ func (rc *Recovery) recordSnapshots(t *record.Tx, ds uuid.UUID, snaps []dataset.
 	if !news {
 		return nil
 	}
-	// A new Request changes the record. So services count the snapshots again, and retention examines them.
-	d.Request = uuid.New()
-	return t.PutDataset(d)
+	return renewRequest(t, ds)
 }

@@ -117,6 +117,30 @@ func TestRecover(t *testing.T) {
 	}
 }
 
+// TestRecoverCountsSnapshotsAgain: if a recovery only removes records of snapshots, the dataset is written too.
+// Otherwise services would show the number of snapshots that they remember for the index of the dataset.
+func TestRecoverCountsSnapshotsAgain(t *testing.T) {
+	m := controltest.NewRestoredStore(t, "alpha")
+	a := m.Agents["alpha"]
+	a.MustCreate("db@gold")
+	a.MustSnapshot("db", "lost")
+	m.Saved = m.Save()
+	back(m)
+	for i := range m.Holdings["alpha"].Datasets {
+		m.Holdings["alpha"].Datasets[i].Snapshots = nil
+	}
+	if v := m.MustVolume("db"); v.Snapshots != 1 {
+		t.Fatalf("got %d snapshots before the recovery, want 1", v.Snapshots)
+	}
+	if got := actions(m.MustRecover("alpha"))["db"]; got != string(api.RecordSnapshots) {
+		t.Errorf("got action %q, want %q", got, api.RecordSnapshots)
+	}
+	if v := m.MustVolume("db"); v.Snapshots != 0 {
+		t.Errorf("got %d snapshots after the recovery, want 0", v.Snapshots)
+	}
+	m.CheckInvariants()
+}
+
 // TestRecoverOfRenames: volumes that were renamed since the backup get their names and aliases again. An alias that
 // was dropped since then stays free.
 func TestRecoverOfRenames(t *testing.T) {
