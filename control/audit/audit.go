@@ -49,6 +49,7 @@ type Log struct {
 	size    int64
 	allowed map[string]allowance // by caller
 	dropped int                  // number of lines that were left out since the last line
+	torn    bool                 // the file ends with a part of a line
 	closed  bool
 }
 
@@ -66,7 +67,7 @@ func Open(path string, clk clock.Clock, failed func(error)) (*Log, error) {
 }
 
 func (l *Log) open() error {
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(l.path, os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}
@@ -74,7 +75,13 @@ func (l *Log) open() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("audit log: %w", err), f.Close())
 	}
-	l.file, l.size = f, st.Size()
+	last := []byte{'\n'}
+	if st.Size() > 0 {
+		if _, err := f.ReadAt(last, st.Size()-1); err != nil {
+			return errors.Join(fmt.Errorf("audit log: %w", err), f.Close())
+		}
+	}
+	l.file, l.size, l.torn = f, st.Size(), last[0] != '\n'
 	return nil
 }
 
@@ -116,8 +123,14 @@ func (l *Log) append(c api.Change) error {
 			return err
 		}
 	}
+	if l.torn { // an earlier write failed in the middle of a line, for instance because the disk was full
+		b = append([]byte{'\n'}, b...)
+	}
 	n, err := l.file.Write(b)
 	l.size += int64(n)
+	if n > 0 {
+		l.torn = b[n-1] != '\n'
+	}
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -162,6 +164,56 @@ func TestFails(t *testing.T) {
 	}
 	if _, err := Open(link, l.clock, l.failed); err == nil {
 		t.Error("a link was followed")
+	}
+}
+
+// A line that was written only in part, for instance because the disk was full, does not damage the line after it.
+func TestTornLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	if err := os.WriteFile(path, []byte(`{"what":"torn`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Open(path, clock.NewFake(start), func(err error) { t.Error(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.Keep(api.Change{What: "first", Outcome: api.Done})
+
+	// A pipe with a deadline takes only a part of a long line, as a full disk does.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if err := w.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	file, failures := l.file, 0
+	l.file, l.failed = w, func(error) { failures++ }
+	l.Keep(api.Change{What: "long", Detail: strings.Repeat("x", 1<<20), Outcome: api.Done})
+	l.file = file
+	if _, err := l.file.WriteString(`{"what":"long`); err != nil {
+		t.Fatal(err)
+	}
+	l.Keep(api.Change{What: "second", Outcome: api.Done})
+	l.Keep(api.Change{What: "third", Outcome: api.Done})
+
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range strings.Split(strings.TrimSuffix(string(b), "\n"), "\n") {
+		var l line
+		if json.Unmarshal([]byte(s), &l) != nil {
+			l.What = "torn"
+		}
+		got = append(got, l.What)
+	}
+	if want := []string{"torn", "first", "torn", "second", "third"}; failures != 1 || !slices.Equal(got, want) {
+		t.Errorf("got lines %q and %d failures, want %q and 1", got, failures, want)
 	}
 }
 
