@@ -96,7 +96,8 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 		return nil
 	}
 	for _, p := range unmade {
-		if p.Name == name && p.Status != nil {
+		isRecorded := slices.ContainsFunc(sites, func(st placement.Site) bool { return st.ID == p.Node })
+		if p.Name == name && p.Status != nil && isRecorded { // otherwise its node was removed since its last report
 			return dataset.Errorf(dataset.ErrOffline, "pool %s of node %s is offline: %s", name, p.NodeName,
 				p.Status.Reason)
 		}

@@ -300,3 +300,42 @@ func TestDecodeOfWhatIsWritten(t *testing.T) {
 		t.Errorf("created %s", v.Created)
 	}
 }
+
+// A pool that a node could not open is listed only until the node is removed. This service still has the last report
+// of the node in memory.
+func TestFailedPoolsOfARemovedNode(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	if err := e.Heartbeat(e.Ctx, b.ID, api.Heartbeat{
+		Incarnation: b.Incarnation,
+		FailedPools: []api.Pool{{
+			Pool:   dataset.Pool{Name: "new", Node: b.ID, Backend: "loop"},
+			Status: &dataset.PoolStatus{Reason: "/new is absent"},
+		}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	count := func() (n int) {
+		list, err := e.Pools(e.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range list {
+			if p.Node == b.ID {
+				n++
+			}
+		}
+		return n
+	}
+	if got := count(); got != 3 {
+		t.Errorf("got %d pools of beta, want 3", got)
+	}
+	a.MustRefusePlan(controltest.Create("db", "pool=new"), dataset.ErrOffline, "pool new of node beta is offline")
+	if _, err := e.RemoveNode(e.Ctx, "beta", api.NodeRemoval{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := count(); got != 0 {
+		t.Errorf("got %d pools of beta after its removal, want none", got)
+	}
+	a.MustRefusePlan(controltest.Create("db", "pool=new"), dataset.ErrInvalid, `unknown pool "new"`)
+}

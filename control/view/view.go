@@ -451,10 +451,18 @@ func (s *Views) Pools(ctx context.Context) ([]api.Pool, error) {
 	}
 	for _, u := range failed {
 		i := slices.IndexFunc(out, func(p api.Pool) bool { return p.Node == u.Node && p.Name == u.Name })
-		if i < 0 {
+		if i >= 0 {
+			if out[i].Status == nil { // the pool is recorded, but its node could not open it
+				out[i].Status = u.Status
+			}
+			continue
+		}
+		known, err := t.Peek(record.NodeKey(u.Node), &dataset.Node{})
+		if err != nil {
+			return nil, err
+		}
+		if known { // otherwise the node was removed since its last report
 			out = append(out, u)
-		} else if out[i].Status == nil { // the pool is recorded, but its node could not open it
-			out[i].Status = u.Status
 		}
 	}
 	of := presenter{s: s, t: t}
