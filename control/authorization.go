@@ -27,8 +27,8 @@ func requestingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
 //
 // A node may request operations on datasets whose home it is, on datasets that it makes, and on moves to or from
 // itself. It may request a new dataset on another node if placement selects that node, but not an import from a folder
-// of that node. It may request the removal of a volume that its engine made, or of which it keeps a copy. It may not
-// confirm that another node is fenced.
+// of that node or from a backup. It may request an automatic failover of any volume. It may request the removal of a
+// volume that its engine made, or of which it keeps a copy. It may not confirm that another node is fenced.
 func mayRequest(t *record.Tx, op *dataset.Operation) error {
 	p := api.PrincipalOf(t.Context())
 	switch {
@@ -36,7 +36,7 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 		return nil
 	case p.Kind == pki.Operator:
 		return operatorMayRequest(t, p, op)
-	case p.Kind != pki.Node:
+	case p.Kind != pki.Node: // refused below
 	case op.Loss != nil && op.Loss.UnreachableIndex != 0: // control itself found that the home is lost
 		return nil
 	case dependsOnFencing(op):
@@ -106,8 +106,9 @@ func kindText(k dataset.OpKind) string {
 	return string(k)
 }
 
-// mayCancel fails with dataset.ErrForbidden if the caller may not cancel an operation. A node may cancel the operations
-// that it requested on another node, because that node may be gone.
+// mayCancel fails with dataset.ErrForbidden if the caller may not cancel an operation. A node may cancel its own
+// operations, moves of its volumes to another node, and the operations that it requested on another node, because that
+// node may be gone.
 func mayCancel(t *record.Tx, op dataset.Operation) error {
 	p := api.PrincipalOf(t.Context())
 	if p.Kind == pki.Node && p.Node != op.Node && p.Node != op.OtherNode {

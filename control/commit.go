@@ -20,10 +20,13 @@ import (
 )
 
 // Commit records the outcome of an operation in one transaction, which checks every key that the decision depends on.
-// Idempotent: the same operation gets the same response. A report with a Problem records only the failure.
+// Before that, a purge removes the records of the snapshots in separate transactions. After a move, Commit removes the
+// records of lost snapshots. Idempotent: the same operation gets the same response. A report with a Problem records
+// only the failure. A failed purge counts as done if the dataset is not recorded any more.
 //
-// It fails with dataset.ErrStale if the report comes from an older incarnation, epoch or home. It fails with
-// ErrCancelled if the operation was cancelled: the agent must undo what it made. It fails with ErrConflict,
+// It fails with dataset.ErrForbidden if the operation belongs to another node, and with ErrInvalid if agents cannot
+// make such a report. It fails with ErrStale if the report comes from an older incarnation, epoch or home. It fails
+// with ErrCancelled if the operation was cancelled: the agent must undo what it made. It fails with ErrConflict,
 // ErrNotFound, ErrExists or ErrProtected if the outcome was not recorded and can no longer be recorded. After
 // ErrUnavailable, the outcome may have been recorded.
 func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out api.Committed, err error) {

@@ -1,8 +1,9 @@
 // Package control is the control service: it decides, and never acts on storage.
 //
-// A request is planned from the state in the store, as a pure decision over the records that it reads. The agent of the
-// home carries the plan out. Its report is committed by one transaction, which checks every key that the decision
-// depends on. Control never connects to a node: agents send requests and reports, and wait for changes.
+// A request is planned from the records in the store, the valid profiles and the last reports of agents. The plan
+// changes nothing. The agent of the home carries the plan out. Its report is committed by one transaction, which checks
+// every key that the decision depends on. Control never connects to a node: agents send requests and reports, and wait
+// for changes.
 //
 // Service implements the API. The handlers in control/api/server call it for agents and people. An agent in the same
 // process calls it without HTTP, through server.Audited. The daemon in cmd/drover makes the Service with New, and
@@ -35,8 +36,9 @@
 // Package control itself decides who may request what (authorization.go). It records operations: plan.go has the steps
 // that the plans of all kinds share, operations.go the requests, and commit.go the results. It also records the recalls
 // of leases (lease.go) and shared mounts (sharedmounts.go). An endpoint that needs several of these packages belongs
-// here. Package control does not use package audit: control/api/server reports each change to the daemon, which writes
-// it to the audit log.
+// here. A new kind of operation needs a case in decide (plan.go), and in checkReport and apply (commit.go). Package
+// control does not use package audit: control/api/server reports each change to the daemon, which writes it to the
+// audit log.
 //
 // All lasting state is in the store, and its transactions protect it. Service keeps no state in memory. Some of its
 // components do: see their package comments.

@@ -66,8 +66,9 @@ func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome,
 	return out, err
 }
 
-// submit decides on a request. It returns an operation, which this transaction records. If the dataset already is as
-// requested, it returns the dataset instead.
+// submit decides on a request. It returns an operation, which this transaction records. If an operation with the same
+// ID or the same move is recorded already, it returns that operation. If the dataset already is as requested, it
+// returns the dataset instead.
 func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	var recorded dataset.Operation
 	if known, err := t.Get(record.OperationKey(req.ID), &recorded); err != nil {
@@ -273,8 +274,8 @@ func (s *Service) endOperation(t *record.Tx, op dataset.Operation) error {
 }
 
 // Operations lists the recorded operations by their UUIDs: those that have not ended, and those that ended within the
-// last day, at most the last MaxEndedOperations (package housekeeping). Scheduled snapshots that succeeded, and the
-// removals of such snapshots, are listed for an hour only.
+// last day: at most the last MaxEndedOperations, and at most 32 MiB of records (package housekeeping). Scheduled
+// snapshots that succeeded, and the removals of such snapshots, are listed for an hour only.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := p.Size()
 	from := view.After(record.OperationsPrefix, p)
@@ -295,8 +296,9 @@ func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[data
 	return out, nil
 }
 
-// Operation returns an operation by its UUID or a unique prefix. If wait is positive, it waits at most that long for
-// the operation to end or for its state or progress to change. It fails with dataset.ErrNotFound or ErrAmbiguous.
+// Operation returns an operation by its UUID or a unique prefix. If wait is positive, it waits at most that long for a
+// change: of the state or the progress, or of the answer of the home to a recall. It fails with dataset.ErrNotFound or
+// ErrAmbiguous.
 func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration) (dataset.Operation, error) {
 	first, err := s.operation(ctx, ref)
 	if err != nil || first.State.Final() || wait <= 0 {

@@ -56,8 +56,8 @@ func changesOnlyRecords(k dataset.OpKind) bool {
 	return false
 }
 
-// plan makes the decision of Plan. Its result depends only on its arguments, what it reads through t, the clock and
-// new UUIDs.
+// plan makes the decision of Plan. Besides its arguments and the records that it reads through t, its result depends on
+// the valid profiles, the last reports of agents, the clock and new UUIDs.
 func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan, error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()

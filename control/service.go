@@ -40,7 +40,7 @@ type Profiles = planning.Profiles
 // Deps are the dependencies of Service.
 type Deps struct {
 	Store     store.Store
-	StoreName string // "bolt", for Version
+	StoreName string // "bolt" or "consul", for Version and ClusterHealth
 	Profiles  func() planning.Profiles
 	Clock     clock.Clock
 	Version   string

@@ -76,7 +76,8 @@ func (s *Service) ReportSharedMount(ctx context.Context, node uuid.UUID,
 }
 
 // checkSharedMount fails unless a node may get a shared mount of a dataset. For the home of the dataset, it fails
-// unless the home may use the dataset exclusively. held is true if the node already has the dataset mounted.
+// unless the home may use the dataset exclusively. held is true if the node already has the dataset mounted. Then only
+// the state and the profile of the dataset are checked, because a record must exist for that mount.
 func (s *Service) checkSharedMount(t *record.Tx, d dataset.Dataset, n dataset.Node, held bool) error {
 	what := "mount of volume " + d.Volume
 	switch {
@@ -93,7 +94,7 @@ func (s *Service) checkSharedMount(t *record.Tx, d dataset.Dataset, n dataset.No
 		return err
 	}
 	if n.ID == d.Home {
-		return s.checkNoSharedMounts(t, d, "have alone")
+		return s.checkNoSharedMounts(t, d, "get exclusive use of")
 	}
 	if d.Move != uuid.Nil {
 		return dataset.PendingOn(d.Move,

@@ -2,7 +2,9 @@
 //
 // Package control embeds Syncer in its Service: an agent calls Sync in a loop, with the revision of the previous
 // response. Syncer keeps no state: it waits at notify.Feed, and reads the changed records from the store, whose
-// transactions protect them. To send another kind of record to agents, add it to api.Sync and to syncOne.
+// transactions protect them. It also drops the reports of a node (reports.Latest) about datasets that the node no
+// longer has. To send another kind of record to agents, add it to api.Sync. A record of one dataset is then read in
+// syncOne, and any other record in syncRead.
 package agentsync
 
 import (
@@ -25,7 +27,7 @@ type Deps struct {
 	Ledger  *ledger.Ledger
 	Reports *reports.Latest
 	Feed    *notify.Feed
-	// Shared says that other services may work on the same store.
+	// Shared is true if other services may work on the same store.
 	Shared bool
 	Quit   <-chan struct{} // closed when the service must stop
 }
@@ -38,8 +40,8 @@ type Syncer struct{ Deps }
 func New(deps Deps) *Syncer { return &Syncer{deps} }
 
 // Sync waits for changes of a node's datasets and operations after rev, for at most wait. If rev is 0 or is from before
-// this service started, Sync returns everything at once. It fails with dataset.ErrUnavailable if the service stops
-// meanwhile.
+// this service started, Sync returns everything at once. It also does so if the feed no longer has all changes after
+// rev. It fails with dataset.ErrUnavailable if the service stops or the store is recovered meanwhile.
 func (s *Syncer) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
 	timeout := s.Ledger.Clock.After(wait)
 	for last := false; ; {
@@ -188,7 +190,8 @@ func (s *Syncer) addDatasetsOfWork(t *record.Tx, node uuid.UUID, included []uuid
 	return nil
 }
 
-// syncOne adds the state of a dataset for a node that is or was its home, or keeps a copy of it.
+// syncOne adds the state of a dataset for a node that is or was its home, has a shared mount of it, or keeps a copy of
+// it. If the node is not the home and has no shared mount, syncOne drops its reports about the dataset.
 func (s *Syncer) syncOne(t *record.Tx, node, id uuid.UUID, out *api.Sync) error {
 	var d dataset.Dataset
 	ok, err := t.Get(record.DatasetKey(id), &d)

@@ -5,7 +5,7 @@
 // a cluster. It passes Keep as a function to package control/api/server, which calls it for each such change, read and
 // refused request. Each caller may cause only a limited number of lines about requests that changed nothing. The state
 // is the file and, in memory, how many such lines each caller may still cause. A mutex protects both. What a line
-// contains is in control/api (Change) and control/api/server (audit.go). How long lines are kept is decided here.
+// contains is in control/api (Change) and control/api/server (audit.go). How many lines are kept is decided here.
 package audit
 
 import (
@@ -85,7 +85,8 @@ func (l *Log) open() error {
 	return nil
 }
 
-// Keep appends a change with the present time, in one write(2).
+// Keep appends a change with the present time, in one write(2). It leaves out a change that had no effect if the
+// allowance of its caller is used up. The next line says how many were left out.
 func (l *Log) Keep(c api.Change) {
 	if err := l.keep(c); err != nil {
 		l.failed(fmt.Errorf("audit log %s: %w", l.path, err))

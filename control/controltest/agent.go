@@ -66,7 +66,8 @@ func (a *Agent) CreateVolumeWithID(spec, id string) dataset.Dataset {
 	return *a.MustCommit(op).Dataset
 }
 
-// PlanEachKind plans one operation of each kind that agents report, on existing volumes.
+// PlanEachKind plans one operation of each kind that control does not record before an agent carries it out, except
+// rekey and rewrite. It creates the volumes for them.
 func (a *Agent) PlanEachKind() map[dataset.OpKind]dataset.Operation {
 	a.Helper()
 	a.MustCreate("db@gold")
@@ -129,7 +130,8 @@ func (a *Agent) MustCommit(op dataset.Operation) api.Committed {
 	return out
 }
 
-// checkAnswer checks that an answer equals the record at its index. The agent applies nothing else for that index.
+// checkAnswer checks that an answer equals the record at its index. The agent takes the answer for the complete record,
+// so a difference would stay.
 func (a *Agent) checkAnswer(out api.Committed) {
 	a.Helper()
 	if out.Dataset == nil {

@@ -78,7 +78,8 @@ func (e *Control) CheckInvariants() Records {
 			st.Backups = append(st.Backups, read[record.Backups](e, en.Key, en.Value))
 		case "repositories":
 			read[dataset.Repository](e, en.Key, en.Value)
-		case "nodes", "pools", "facts", "cluster", "house", "tokens", "revoked", "rev", "live", "away":
+		case "nodes", "pools", "generations", "facts", "cluster", "house", "tokens", "revoked", "rev", "live", "away",
+			"fenced", "left", "returned", "failover":
 		default:
 			e.Errorf("key %s is of no known kind", en.Key)
 		}

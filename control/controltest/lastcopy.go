@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// LastCopy is a volume that moved from Left to Home a day ago, with a copy on Replica. One service has received all
-// reports about this. SecondService is another one, which has received none.
+// LastCopy is a volume that moved from Left to Home two days ago, with a copy on Replica. The first service has
+// received all reports about this. SecondService is another service on the same store, which has received none of them.
 type LastCopy struct {
 	*Replicas
 	SecondService       *Control

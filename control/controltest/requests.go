@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// ErrorOf drops the result of a call.
+// ErrorOf returns the error of a call without its result.
 func ErrorOf(_ any, err error) error { return err }
 
 // Create returns the request to create a volume. The options have the form KEY=VALUE.
@@ -108,7 +108,7 @@ type Result[T any] struct {
 	Err error
 }
 
-// KeyAt adds a profile whose volumes are encrypted with the key at a source.
+// KeyAt adds a profile whose volumes are encrypted. at is the source of the key that wraps their data keys.
 func KeyAt(e *Control, profile string, at dataset.KeySource) {
 	p := e.ProfileSet.ByName["silver"]
 	p.Name, p.Revision, p.Encryption = profile, profile+" "+at.String(), at

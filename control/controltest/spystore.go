@@ -14,12 +14,14 @@ type SpyStore struct {
 	OnGet  func(key string) // called before each Get; for tests with one goroutine
 	OnList func(prefix string)
 
-	mu                sync.Mutex
-	reads, txns, keys int // of Get, GetMany and List; of Txn; written
-	calls             int
-	failAt            int  // the first request that fails; 0: none
-	lose              bool // a Txn that fails is committed nevertheless
-	before            func()
+	mu     sync.Mutex
+	reads  int // number of calls of Get, GetMany and List
+	txns   int // number of calls of Txn
+	keys   int // number of written keys
+	calls  int
+	failAt int  // number of the first request that fails; if it is 0, none fails
+	lose   bool // a Txn that fails is committed nevertheless
+	before func()
 }
 
 // ErrUnreachable is the error of a request that a test makes fail.
@@ -28,7 +30,7 @@ var ErrUnreachable = errors.New("connection refused")
 // NewSpyStore returns a SpyStore on a store.
 func NewSpyStore(st store.Store) *SpyStore { return &SpyStore{Store: st} }
 
-// Committed returns the number of transactions since the last call of Counted.
+// Committed returns the number of transactions since the last call of Counted, including those that failed.
 func (s *SpyStore) Committed() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

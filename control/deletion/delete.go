@@ -5,10 +5,10 @@
 // for expired trash, and CheckNoSupersededCopy before that. Package planning calls Retire, through a function, for the
 // former dataset of a converted volume. Package noderemoval removes records with ClearHome and DeleteSnapshots.
 //
-// Deleter keeps no state. Each decision reads and writes one record.Tx, whose commit checks every record that was read.
-// Whether a delete is allowed, and whether and for how long the data goes to the trash, is decided in delete.go.
-// Restoring from the trash, with the names of restored volumes, and purging are in trash.go, and superseded copies in
-// discard.go and show.go.
+// Deleter keeps no state. Each decision reads and writes one record.Tx, whose commit checks every record that Get has
+// read. Only ForgetSnapshots takes several transactions. Whether a delete is allowed, and whether and for how long the
+// data goes to the trash, is decided in delete.go. Restoring from the trash, with the names of restored volumes, and
+// purging are in trash.go, and superseded copies in discard.go and show.go.
 package deletion
 
 import (
@@ -28,8 +28,9 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Deps are the dependencies of Deleter. End records the end of an operation. CheckNoSharedMounts fails with
-// dataset.ErrInUse while other nodes have shared mounts of a dataset; what names the refused request.
+// Deps are the dependencies of Deleter. Shared is true if other services may work on the same store. Nodes then have
+// sessions in the store. End records the end of an operation. CheckNoSharedMounts fails with dataset.ErrInUse while
+// other nodes have shared mounts of a dataset; what names the refused request.
 type Deps struct {
 	Shared              bool
 	End                 func(t *record.Tx, op dataset.Operation) error
@@ -245,8 +246,8 @@ func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 	return nil
 }
 
-// moveToTrash puts a dataset in the trash for the time that its profile says. Without a time, it stays until a person
-// purges it.
+// moveToTrash puts a dataset in the trash for the time that its profile says. If the profile says no time, the dataset
+// stays there until a person purges it.
 func (r *Deleter) moveToTrash(t *record.Tx, d *dataset.Dataset, detail string) error {
 	now := r.Clock.Now()
 	record.RemoveSharedMounts(t, d) // a person confirmed that the nodes that still have one are fenced

@@ -100,6 +100,6 @@ func SettleDiscard(t *record.Tx, op dataset.Operation) error {
 	if err != nil {
 		return err
 	}
-	t.Event(api.EventVolumeDiscard, d, "the head that node "+name+" kept")
+	t.Event(api.EventVolumeDiscard, d, "the superseded copy on node "+name)
 	return record.CondemnCopy(t, op.OtherNode, d.ID)
 }

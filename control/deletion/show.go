@@ -40,8 +40,8 @@ func (r *Deleter) checkReachable(t *record.Tx, d dataset.Dataset, node uuid.UUID
 		return err
 	}
 	return dataset.Errorf(dataset.ErrOffline,
-		"volume %s: node %s, which has the superseded copy, %s: it can be mounted when the node is back (drover "+
-			"node ls)", d.Volume, name, relocation.FormatUnreachable(since))
+		"volume %s: node %s, which has the superseded copy, %s: it can be mounted once the node is reachable "+
+			"again (drover node ls)", d.Volume, name, relocation.FormatUnreachable(since))
 }
 
 // SettleShow requests the mount or unmount of a superseded copy from its node. It removes the report on an earlier
@@ -59,9 +59,9 @@ func SettleShow(t *record.Tx, op dataset.Operation) error {
 	if there, err := t.Get(record.CopyKey(op.OtherNode, d.ID), &c); err != nil || !there {
 		return err // PlanShow has just read the copy
 	}
-	typ, detail := api.EventVolumeShow, "the head that node "+name+" kept, mounted there read-only"
+	typ, detail := api.EventVolumeShow, "the superseded copy on node "+name+", mounted there read-only"
 	if c.MountReadOnly = op.Kind == dataset.OpShow; !c.MountReadOnly {
-		typ, detail = api.EventVolumeHide, "the head that node "+name+" kept, no longer mounted there"
+		typ, detail = api.EventVolumeHide, "the superseded copy on node "+name+", no longer mounted there"
 	}
 	c.Problem = ""
 	t.Event(typ, d, detail)

@@ -140,7 +140,7 @@ func (s *Recorder) Generations(ctx context.Context, node uuid.UUID, g api.Genera
 	return out, s.forgetGenerations(ctx)
 }
 
-// forgetGenerations removes reports about pools that were removed since.
+// forgetGenerations removes the remembered reports of nodes that are not recorded any more.
 func (s *Recorder) forgetGenerations(ctx context.Context) error {
 	list, err := record.ListAll[dataset.Node](record.NewTx(ctx, s.ledger.Store), record.NodesPrefix)
 	if err != nil {
@@ -168,8 +168,9 @@ func (s *Recorder) highestReported(t *record.Tx, node, pool uuid.UUID) (uint64, 
 	return said.highest, nil
 }
 
-// raise records the generation of a pool and returns the highest known one. known is false if the pool does not belong
-// to the node.
+// raise returns the highest known generation of a pool. It writes that generation to the store, unless the store has it
+// already. It does not write a transient report that is at least as high as the known generation. known is false if the
+// pool does not belong to the node.
 func (s *Recorder) raise(t *record.Tx, node uuid.UUID, p api.Generation, transient bool) (highest uint64, known bool,
 	err error) {
 	var on dataset.Pool

@@ -42,7 +42,7 @@ type Deps struct {
 	StoreName string      // "bolt", "consul"
 	// NodeList lists all nodes.
 	NodeList func(ctx context.Context, filter string) ([]api.Node, error)
-	// Shared says that other services may work on the same store.
+	// Shared is true if other services may work on the same store.
 	Shared bool
 	// Own returns the findings about the host of this service. If nil, there are none.
 	Own func() []api.Finding

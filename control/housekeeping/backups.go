@@ -21,7 +21,7 @@ const (
 	// with each failure.
 	firstBackupRetry = time.Minute
 	maxBackupRetry   = 2 * time.Hour
-	// backupCheck is the time between two looks at a backup that runs, and between two requests that are refused.
+	// backupCheck is the time after which a running backup is examined again, or a refused request is repeated.
 	backupCheck = time.Minute
 	// maxClockSkew is by how much the clock of another control replica may be ahead.
 	maxClockSkew = 5 * time.Minute
@@ -148,7 +148,8 @@ func backupState(t *record.Tx, d dataset.Dataset, now time.Time) (*api.BackupSta
 func backupDue(d dataset.Dataset, b record.Backups, now time.Time) (time.Time, error) {
 	from, latest := time.Time{}, now.Add(maxClockSkew)
 	for _, at := range []time.Time{ScheduleStart(d), b.After} {
-		// A later time is from when the clock was ahead. If there is no other, a backup is due now.
+		// Ignore a time in the future: the clock was ahead when it was recorded. If no time is left, a backup is due
+		// now.
 		if at.After(from) && !at.After(latest) {
 			from = at
 		}

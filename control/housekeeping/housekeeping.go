@@ -42,8 +42,8 @@ const (
 	ReportInterval = time.Hour
 )
 
-// Memory is the memory of the background work between rounds, so that a round without changes reads nothing.
-// Only one goroutine uses it.
+// Memory is what the background work remembers between rounds, so that a round without changes reads no datasets. In a
+// shared store, each round still reads the nodes and their sessions. Only one goroutine uses a Memory.
 type Memory struct {
 	rev           uint64                // revision of the feed up to which changes were examined
 	FullDue       time.Time             // when the next round that examines everything is due
@@ -58,10 +58,10 @@ type Memory struct {
 
 	failed       func(what string, err error)
 	reported     map[string]time.Time // reported failures, by text
-	Now          time.Time
-	wall         time.Time     // time of the last round
-	steady       time.Duration // time of the last round by the steady clock
-	clockAdvance time.Duration // by how much the clock advanced more than the steady clock; 0 after it was reported
+	Now          time.Time            // time of the present round
+	wall         time.Time            // time of the last round
+	steady       time.Duration        // time of the last round by the steady clock
+	clockAdvance time.Duration        // by how much the clock advanced more than the steady clock; 0 once reported
 }
 
 // Deps are the dependencies of Housekeeper.
@@ -173,7 +173,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	}
 	short, err := k.due(ctx, &h.shortage)
 	if err != nil && ctx.Err() == nil {
-		h.reportFailure("look for nodes that can take a replica", err)
+		h.reportFailure("find nodes that can take a replica", err)
 	}
 	examined := k.examineChanges(ctx, h, slices.Concat(changes.Datasets, short), everything)
 	if examined == nil {
@@ -182,7 +182,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 			h.FullDue = now.Add(FullInterval)
 		}
 	} else if h.shortage.nodes = ""; ctx.Err() == nil {
-		h.reportFailure("look at what changed", examined)
+		h.reportFailure("examine the datasets that changed", examined)
 	}
 	k.requestDueSnapshots(ctx, h, now)
 	k.requestDueBackups(ctx, h)
@@ -300,13 +300,13 @@ func (k *Housekeeper) examineDataset(ctx context.Context, h *Memory, what string
 // updateMembers updates the records of nodes and services that are unreachable or no longer exist.
 func (k *Housekeeper) updateMembers(ctx context.Context, h *Memory, everything bool) {
 	if err := k.Members.RecordUnreachable(ctx); err != nil && ctx.Err() == nil {
-		h.reportFailure("look which nodes are away", err)
+		h.reportFailure("record which nodes are unreachable", err)
 	}
 	if err := k.Members.CheckMassLoss(ctx); err != nil && ctx.Err() == nil {
-		h.reportFailure("check whether too many nodes are away", err)
+		h.reportFailure("check whether too many nodes are unreachable", err)
 	}
 	if err := k.EndLostMoves(ctx); err != nil && ctx.Err() == nil {
-		h.reportFailure("give back what moves to lost nodes hold", err)
+		h.reportFailure("return the leases that moves to lost nodes have recalled", err)
 	}
 	if err := k.Members.PublishMembers(ctx, &h.catalogDenied, everything); err != nil && ctx.Err() == nil {
 		h.reportFailure("show replicas and agents in the catalog", err)

@@ -87,7 +87,7 @@ func newSeenBackups(d dataset.Dataset, b record.Backups, now time.Time, missing 
 	return is
 }
 
-// see remembers the state of the scheduled backups of a dataset.
+// see stores the state of the scheduled backups of a dataset.
 func (s *backupStates) see(d dataset.Dataset, b record.Backups, now time.Time, missing bool) {
 	is := newSeenBackups(d, b, now, missing)
 	s.mu.Lock()

@@ -39,7 +39,8 @@ func (k *Housekeeper) ExpireTrash(ctx context.Context, h *Memory) {
 }
 
 // expireOne condemns a dataset if its time in the trash has passed. Otherwise it returns when that time passes; a zero
-// time means never. A dataset stays if its home does not trust the store.
+// time means never. A dataset also stays while the store is halted, and until its home has reported to this service
+// that it trusts the store.
 func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, now time.Time) (until time.Time,
 	err error) {
 	var tr record.TrashEntry

@@ -6,7 +6,7 @@ import (
 )
 
 // Await waits until signal is closed or timeout fires, and reports whether signal was closed first. It fails with
-// dataset.ErrUnavailable when quit is closed, because the service is stopping.
+// dataset.ErrUnavailable when quit is closed, because the service is stopping, and with the error of ctx when ctx ends.
 func Await(ctx context.Context, quit, signal <-chan struct{}, timeout <-chan time.Time) (signaled bool, err error) {
 	select {
 	case <-signal:

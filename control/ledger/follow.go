@@ -119,7 +119,8 @@ func (l *Ledger) ReadNotices(ctx context.Context, h *LanePositions) error {
 }
 
 // publishLane publishes the new notices of a lane. It returns false if the lane no longer has some of them, or if a
-// notice says that everything changed. follows is false for the first read, because its notices are not published.
+// notice says that everything changed. It publishes nothing from a lane of this service. follows is false for the first
+// read: the notices of that read are not published, because the caller resets the feed.
 func (l *Ledger) publishLane(e store.Entry, t notify.LaneValue, was lanePosition, follows bool) bool {
 	if !follows || l.lanes.owns(e.Key) {
 		return true

@@ -36,7 +36,7 @@ type Deps struct {
 	Clock  clock.Clock
 	Feed   *notify.Feed
 	Events *notify.EventLog
-	// Shared says that other services may work on the same store. The ledger then notifies them of its changes.
+	// Shared is true if other services may work on the same store. The ledger then notifies them of its changes.
 	Shared bool
 	// Restored is called when the store was restored from an older backup, so that everything must be read again. May
 	// be nil.
@@ -175,7 +175,8 @@ func (l *Ledger) View(ctx context.Context, decide func(*record.Tx) error) (err e
 	return err
 }
 
-// Preview makes one decision as Update does, and discards its writes and notices. It fails as Update would.
+// Preview makes one decision as Update does, and discards its writes and notices. It fails if the decision fails. It
+// does not notice an error that only the commit would return.
 func (l *Ledger) Preview(ctx context.Context, decide func(*record.Tx) error) (err error) {
 	for range maxAttempts {
 		t := record.NewTx(ctx, l.Store)

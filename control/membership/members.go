@@ -16,7 +16,7 @@ import (
 type MembersDeps struct {
 	Ledger  *ledger.Ledger
 	Reports *reports.Latest
-	// Shared says that other services may work on the same store.
+	// Shared is true if other services may work on the same store.
 	Shared bool
 	Timing Timing
 	// Replica is the name and the address of this service, Version its version, and Started when it started.
@@ -55,7 +55,8 @@ type Members struct {
 func NewMembers(d MembersDeps) *Members { return &Members{MembersDeps: d} }
 
 // UnreachableFor returns how long this service has seen the record of an unreachable node (a key under away/) with the
-// given index. After a restart of the service the time begins at zero.
+// given index. The first call for an index counts as the moment when the record was first seen. After a restart of the
+// service the time begins at zero.
 func (m *Members) UnreachableFor(key string, index uint64) time.Duration {
 	return m.sightings.observe(key, index, m.Ledger.Clock.Steady())
 }

@@ -18,11 +18,11 @@ import (
 // Register records a node and its pools. From then on, only reports of the incarnation that registered are accepted.
 // Idempotent. A node with a certificate gets the name in the certificate.
 //
-// It fails with dataset.ErrInvalid if the registration lacks the identity of the node, with ErrForbidden if the node
-// was removed, with ErrStale if a later registration of the same agent arrived before, with ErrInUse while another
-// machine with its identity is alive or while one of its pools is recorded for another node that is alive, with
-// ErrConflict if a pool was removed while something is recorded in it, and with ErrUnsupported if volumes have aliases
-// and the agent does not know them.
+// It fails with dataset.ErrInvalid if the registration lacks the identity of the node or of a pool, or is too large,
+// with ErrForbidden if the node was removed, with ErrStale if a later registration of the same agent arrived before,
+// with ErrInUse while another machine with its identity is alive or while one of its pools is recorded for another node
+// that is alive, with ErrConflict if a pool was removed while something is recorded in it, and with ErrUnsupported if
+// volumes have aliases and the agent does not know them.
 func (m *Members) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
@@ -61,7 +61,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 			}
 			p.Node = n.ID
 			n.Pools = append(n.Pools, p.ID)
-			if err := reports.CheckRecord(who, "what it says of pool "+dataset.Clip(p.Name), p); err != nil {
+			if err := reports.CheckRecord(who, "the report on pool "+dataset.Clip(p.Name), p); err != nil {
 				return err
 			}
 			if err := t.Put(record.PoolKey(p.ID), p); err != nil {
@@ -72,7 +72,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 			return err
 		}
 		if err := cmp.Or(reports.CheckCount(who, len(n.Pools), reports.MaxPools, "pools"),
-			reports.CheckRecord(who, "what it says of itself", n)); err != nil {
+			reports.CheckRecord(who, "the record of the node", n)); err != nil {
 			return err
 		}
 		n.Registered = m.Ledger.Clock.Now() // this always changes the record, as api.Sync.RegistrationIndex requires
@@ -224,9 +224,10 @@ func identifyStore(t *record.Tx) error {
 	return t.Put(record.ClusterKey, record.Claim{ID: uuid.New()})
 }
 
-// Heartbeat keeps the report of an agent in memory. It writes to the store only if the agent is stopping. It fails with
-// dataset.ErrStale for an agent that is not the newest one of its node, and with ErrInvalid for a report that is too
-// large. It fails with ErrConflict for an incremental report if this service did not receive the report before it.
+// Heartbeat keeps the report of an agent in memory. It writes to the store only if the agent is stopping, or if the
+// store does not have the trust or distrust that the agent reports. It fails with dataset.ErrStale for an agent that is
+// not the newest one of its node, and with ErrInvalid for a report that is too large. It fails with ErrConflict for an
+// incremental report if this service did not receive the report before it.
 func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
 	n, ok := m.Ledger.Nodes().Node(node)
 	t := record.NewTx(ctx, m.Ledger.Store)

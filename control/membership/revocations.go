@@ -105,7 +105,8 @@ func (r *revocationList) invalidate() {
 // ReloadRevocations makes the next request read the revocations from the store.
 func (a *Admission) ReloadRevocations() { a.revoked.invalidate() }
 
-// Revoke records a revocation and removes those that have no effect any more.
+// Revoke records a revocation, and removes some of those that have no effect any more. After the commit, the caller
+// must call ReloadRevocations.
 func (a *Admission) Revoke(t *record.Tx, key string, r record.Revocation) error {
 	entries, err := t.List(record.RevokedPrefix, "", 0)
 	if err != nil {

@@ -13,8 +13,8 @@ const EventsKept = 1024
 // EventLog keeps the newest events, and wakes the callers that wait for the next one.
 type EventLog struct {
 	mu      sync.Mutex
-	Ring    []api.Event // with consecutive IDs
-	Next    uint64
+	Ring    []api.Event   // with consecutive IDs
+	Next    uint64        // ID of the next event
 	waiting chan struct{} // closed at the next event
 }
 
@@ -43,8 +43,8 @@ func (e *EventLog) Publish(evs ...api.Event) {
 	e.waiting = make(chan struct{})
 }
 
-// After returns the events after an ID. If the ID has not been given out yet, as after a restart with a clock that
-// was set back, After returns all kept events.
+// After returns the kept events after an ID, and a channel that is closed at the next event. If the ID has not been
+// given out yet, as after a restart with a clock that was set back, After returns all kept events.
 func (e *EventLog) After(id uint64) ([]api.Event, <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

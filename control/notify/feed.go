@@ -25,9 +25,9 @@ import (
 // everything: see ChangeSet.Full.
 const FeedSize = 8192
 
-// Feed has the datasets that changed, by node, in the order in which this service committed the changes. Readers
-// read the present state of a dataset from the store, so the order in which they learn of two changes to one
-// dataset does not matter.
+// Feed has the datasets that changed, by node, in the order in which this service committed the changes or learned of
+// them from other services. Readers read the present state of a dataset from the store, so the order in which they
+// learn of two changes to one dataset does not matter.
 type Feed struct {
 	mu         sync.Mutex
 	first      uint64 // the revision before Changes[0]
@@ -168,7 +168,7 @@ func (f *Feed) Since(node uuid.UUID, rev uint64) ChangeSet {
 	return n
 }
 
-// IsAwaited reports whether a request waits for a node.
+// IsAwaited reports whether a request waits for a node. Only tests use it.
 func (f *Feed) IsAwaited(node uuid.UUID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -31,22 +31,22 @@ type Candidate struct {
 	Status         *dataset.PoolStatus // nil if its node has not reported it yet: the pool then counts as online
 }
 
-// WhyUnsuitable returns why a pool cannot keep a profile, whether the pool is online or not; "" if it can. If there
-// are several reasons, it prefers a reason that no change on the pool's host would remove.
+// WhyUnsuitable returns why a pool cannot keep a profile, whether the pool is online or not; "" if it can. If there are
+// several reasons, it returns one that no change on the host of the pool can remove, if there is such a reason.
 func WhyUnsuitable(c Candidate, p dataset.Profile) string {
-	mended := ""
+	fixable := ""
 	for _, l := range c.shortcomings(p) {
 		if l.applies && !l.fixable {
 			return l.why
 		}
-		if l.applies && mended == "" {
-			mended = l.why
+		if l.applies && fixable == "" {
+			fixable = l.why
 		}
 	}
 	if why := WhyFenceUnsuitable(c, p); why != "" {
 		return why
 	}
-	return mended
+	return fixable
 }
 
 // Shortcoming is a reason why a pool may be unable to keep a profile.

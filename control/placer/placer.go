@@ -27,7 +27,7 @@ import (
 type Deps struct {
 	Reports *reports.Latest
 	Members *membership.Members
-	// Shared says that other services may work on the same store: nodes have sessions there.
+	// Shared is true if other services may work on the same store. Nodes then have sessions in the store.
 	Shared bool
 }
 
@@ -39,7 +39,9 @@ type Placer struct{ Deps }
 func New(deps Deps) *Placer { return &Placer{deps} }
 
 // Place chooses the pool for a new dataset: the first pool of the requesting node that fits. If no pool of that node
-// fits, it chooses among the pools of all other nodes: a pool with more free space is chosen more often.
+// fits, it chooses among the first fitting pools of the other nodes: a pool with more free space is chosen more often.
+// With o.RequesterOnly, it considers only the requesting node. It fails with dataset.ErrInvalid if no node has a pool
+// of the requested name, and with ErrOffline or ErrUnsupported if no pool fits.
 func (s *Placer) Place(t *record.Tx, o placement.Requirement) (c placement.Candidate, err error) {
 	if o.Placement, err = placement.ParsePlacement(o.Profile); err != nil {
 		return c, err
@@ -84,8 +86,9 @@ func (s *Placer) Place(t *record.Tx, o placement.Requirement) (c placement.Candi
 	return c, dependOnPool(t, c)
 }
 
-// unknownPool fails with dataset.ErrInvalid, with the existing pools, if no node has a pool of that name.
-func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
+// unknownPool fails with dataset.ErrInvalid, and lists the existing pools, if no node has a pool of that name. If the
+// pool is among those that nodes could not open, it fails with dataset.ErrOffline.
+func unknownPool(sites []placement.Site, failed []api.Pool, name string) error {
 	var names []string
 	for _, st := range sites {
 		for _, c := range st.Pools {
@@ -95,7 +98,7 @@ func unknownPool(sites []placement.Site, unmade []api.Pool, name string) error {
 	if name == "" || len(names) == 0 || slices.Contains(names, name) {
 		return nil
 	}
-	for _, p := range unmade {
+	for _, p := range failed {
 		isRecorded := slices.ContainsFunc(sites, func(st placement.Site) bool { return st.ID == p.Node })
 		if p.Name == name && p.Status != nil && isRecorded { // otherwise its node was removed since its last report
 			return dataset.Errorf(dataset.ErrOffline, "pool %s of node %s is offline: %s", name, p.NodeName,
@@ -187,10 +190,10 @@ func (s *Placer) poolStatus(f *dataset.Facts, id uuid.UUID) *dataset.PoolStatus 
 	return &dataset.PoolStatus{ID: id, Online: p.Online, Reason: "reported by its node", Size: p.Size, Free: p.Free}
 }
 
-func requesterFirst(sites []placement.Site, asking uuid.UUID) []placement.Site {
+func requesterFirst(sites []placement.Site, requester uuid.UUID) []placement.Site {
 	slices.SortStableFunc(sites, func(x, y placement.Site) int {
 		mine := func(st placement.Site) int {
-			if st.ID == asking {
+			if st.ID == requester {
 				return 0
 			}
 			return 1
@@ -200,7 +203,8 @@ func requesterFirst(sites []placement.Site, asking uuid.UUID) []placement.Site {
 	return sites
 }
 
-// Candidates returns the pools of a node in the order in which the node lists them.
+// Candidates returns the pools of a node in the order in which the node lists them. It does not set
+// Candidate.Unreachable: unlike with Sites, the caller must check itself whether the node is alive.
 func (s *Placer) Candidates(t *record.Tx, node uuid.UUID) ([]placement.Candidate, error) {
 	var n dataset.Node
 	if ok, err := t.Get(record.NodeKey(node), &n); err != nil || !ok {

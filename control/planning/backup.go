@@ -117,26 +117,25 @@ func CommitBackup(t *record.Tx, op dataset.Operation) error {
 	return nil
 }
 
-// maxRemovals is after how many backups an agent is asked to remove an earlier one. restic removes one only while
-// nothing else uses the repository, so it can take several attempts. Control does not learn whether the agent has
-// removed it.
+// maxRemovals is how many times an agent is asked to remove an expired backup: once after each later scheduled backup.
+// restic removes a backup only while nothing else uses the repository, so several attempts can be necessary. Control
+// does not learn whether the agent has removed it.
 const maxRemovals = 30
 
-// ExpireBackups applies retention to the scheduled backups of a dataset, after the operation op has made one that the
-// transaction has recorded as good. The UUID of the dataset is of. expired has the earlier scheduled backups that the
-// agent must remove, and retained the IDs of those that retention keeps. If op did not make the last good scheduled
-// backup, both are empty.
-func ExpireBackups(t *record.Tx, op, of uuid.UUID, now time.Time) (expired []api.ExpiredBackup, retained []string,
+// ExpireBackups applies retention to the scheduled backups of the dataset id, after the operation op has made one that
+// the transaction has recorded as good. expired has the earlier scheduled backups that the agent must remove, and
+// retained the IDs of those that retention keeps. If op did not make the last good scheduled backup, both are empty.
+func ExpireBackups(t *record.Tx, op, id uuid.UUID, now time.Time) (expired []api.ExpiredBackup, retained []string,
 	err error) {
 	var b record.Backups
-	if _, err := t.Get(record.BackupsKey(of), &b); err != nil {
+	if _, err := t.Get(record.BackupsKey(id), &b); err != nil {
 		return nil, nil, err
 	}
 	last := len(b.Made) - 1
 	if last < 0 || b.Made[last].Operation != op {
 		return nil, nil, nil
 	}
-	d, err := t.Dataset(of)
+	d, err := t.Dataset(id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -171,13 +170,13 @@ func ExpireBackups(t *record.Tx, op, of uuid.UUID, now time.Time) (expired []api
 		stay = append(stay, m)
 	}
 	b.Made, b.Asked = stay, op
-	return expired, retained, t.Put(record.BackupsKey(of), b)
+	return expired, retained, t.Put(record.BackupsKey(id), b)
 }
 
-// retainedBackups says of the backups with the returned indexes whether a rule of keep retains them. made is in the
-// order in which they were made. Only those in the repository of the last one are considered. The last one always
-// stays, and has no index in the result. So does one from the future: the clock was wrong when it was made, or is wrong
-// now. It takes the place of no other one.
+// retainedBackups returns whether a rule of keep retains each backup, by its index in made. made has the backups in the
+// order in which they were made. Three kinds of backups always stay, and have no entry in the result: the last backup,
+// the backups in another repository than that of the last one, and backups from the future. The clock was wrong when a
+// backup from the future was made, or is wrong now. Such a backup does not count for the rules.
 func retainedBackups(made []record.ScheduledBackup, keep dataset.Keep, now time.Time, loc *time.Location) map[int]bool {
 	var newest []time.Time
 	var at []int

@@ -83,13 +83,13 @@ func (v *Planner) chooseConversionPool(t *record.Tx, d dataset.Dataset, next *da
 	if err != nil {
 		return err
 	}
-	isOther := func(c placement.Candidate) int {
+	rank := func(c placement.Candidate) int { // the present pool comes first
 		if c.ID == d.Pool {
 			return 0
 		}
 		return 1
 	}
-	slices.SortStableFunc(cands, func(x, y placement.Candidate) int { return isOther(x) - isOther(y) })
+	slices.SortStableFunc(cands, func(x, y placement.Candidate) int { return rank(x) - rank(y) })
 	o := placement.Requirement{Subject: what, Profile: next.Profile, Size: next.Size}
 	o.Profile.Placement = "" // it is for new volumes, and this one stays on its node
 	pool, err := placement.Choose(cands, o)

@@ -2,10 +2,10 @@
 // rewrite and rekey volumes, and records their results. A change of the profile becomes a conversion if the new profile
 // needs another filesystem, or changes whether the volume is encrypted.
 //
-// Package control calls a Plan function for a request. When the agent of the home has reported success, package
-// control calls the Commit function of the same kind. A change that needs no agent has a Settle function instead of a
-// Commit function. Planner keeps no state: each of these functions reads and writes one record.Tx, whose commit
-// checks every record that was read.
+// Package control calls a Plan function for a request. When the agent of the home has reported success, package control
+// calls the Commit function of the same kind. A change that needs no agent has a Settle function instead of a Commit
+// function. Planner keeps no state: each of these functions reads and writes one record.Tx, whose commit checks every
+// record that Get has read. Some also read the valid profiles and the last reports of agents, which are in memory.
 //
 // To add an option of a volume, begin in ParseCreate and PlanCreate. A stricter rule for the names of new volumes
 // belongs in create.go. A change of an existing volume belongs in update.go, a conversion in convert.go, a change of

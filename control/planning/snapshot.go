@@ -124,8 +124,9 @@ func (v *Planner) PlanRestore(t *record.Tx, req api.Request) (*dataset.Operation
 	return op, nil, nil
 }
 
-// CommitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that keeps
-// its previous content. It fails only if the dataset is being destroyed, because the data has already changed.
+// CommitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that keeps its
+// previous content. The data has already changed, so a report from the present home and epoch is refused only if the
+// dataset is being destroyed.
 func CommitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {

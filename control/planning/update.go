@@ -65,10 +65,11 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 	return op, nil, nil
 }
 
-// CommitResize records the new size of a dataset, and its new profile if the resize was part of a change of profile.
-// It keeps other changes that were made since the plan. It fails only if the dataset is being destroyed, because the
-// data has already changed. If the failover of the volume was changed since the plan, the volume keeps its profile. If
-// the cluster has too few nodes for the replicas of the new profile meanwhile, the background work reports that.
+// CommitResize records the new size of a dataset, and its new profile if the resize was part of a change of profile. It
+// keeps other changes that were made since the plan. The data has already changed, so a report from the present home
+// and epoch is refused only if the dataset is being destroyed. If the failover of the volume was changed since the
+// plan, the volume keeps its profile. If the cluster has too few nodes for the replicas of the new profile meanwhile,
+// the background work reports that.
 func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {

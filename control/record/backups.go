@@ -44,7 +44,8 @@ func SettleBackup(t *Tx, id uuid.UUID) error {
 	return nil
 }
 
-// IsOnLostNode reports whether an operation of a dataset must be carried out by a former home that is unreachable.
+// IsOnLostNode reports whether an operation of a dataset must be carried out by a former home that is unreachable or
+// was removed.
 func IsOnLostNode(t *Tx, d dataset.Dataset, op dataset.Operation) (bool, error) {
 	if op.Node == d.Home {
 		return false, nil

@@ -34,8 +34,8 @@ func SharedMountDatasets(t *Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, e
 	return ids, err
 }
 
-// RefTo returns a reference to a dataset that a user can type. For a dataset in the trash, RefTo returns a UUID
-// prefix instead of the name, because another dataset may have taken that name.
+// RefTo returns a reference to a dataset that a user can type. For a dataset in the trash, RefTo returns the UUID
+// instead of the name, because another dataset may have taken that name.
 func RefTo(d dataset.Dataset) string {
 	if d.State == dataset.StateReady {
 		return d.Volume

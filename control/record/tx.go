@@ -25,7 +25,7 @@ type Tx struct {
 	FirstTry      bool // this is the first attempt, which may use cached entries: see UseCached
 	ReadOnly      bool // the decision is a plan that is not committed; a later transaction decides again and commits
 	WithoutNotice bool // no caller is notified of its changes
-	Recovering    bool // the decision belongs to a recovery; only a recovery may change a halted store
+	Recovering    bool // the decision belongs to a recovery, which may end moves in a halted store
 
 	// Notice is sent to the callers that wait for the changes, after the transaction is committed.
 	Notice notify.Notice
@@ -103,8 +103,9 @@ func (t *Tx) CanPeek(key string) bool {
 // Context is the context of the request that the transaction is for.
 func (t *Tx) Context() context.Context { return t.ctx }
 
-// Peek reads key into v. The commit does not check the key. Use it for a decision that examines more keys than one
-// transaction can check. Read the records on which the decision depends with Get.
+// Peek reads key into v. The commit does not check the key, and Peek does not see the writes of this transaction. Use
+// it for a decision that examines more keys than one transaction can check. Read the records on which the decision
+// depends with Get.
 func (t *Tx) Peek(key string, v any) (bool, error) {
 	e, seen := t.peeked[key]
 	if !seen {
@@ -173,7 +174,8 @@ func Written(t *Tx, prefix string) Assumptions {
 	return out
 }
 
-// List reads entries. As with Peek, the commit does not check them.
+// List reads entries. As with Peek, the commit does not check them, and List does not see the writes of this
+// transaction.
 func (t *Tx) List(prefix, after string, limit int) ([]store.Entry, error) {
 	entries, err := t.store.List(t.ctx, prefix, after, limit)
 	return entries, ReadError(t.ctx, err)
@@ -307,7 +309,8 @@ func (t *Tx) Commit() (uint64, error) {
 // still contradict each other, the store is damaged, and the error that wraps ErrChanged describes the damage.
 var ErrChanged = errors.New("the record changed while it was read")
 
-// ErrBusy replaces ErrChanged when the records still change after repeated reads.
+// ErrBusy is an ErrChanged whose text is meant for users. A commit that was refused returns it. Package ledger repeats
+// the decision, so a user gets ErrBusy only if the records still change after many attempts.
 var ErrBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)",
 	ErrChanged)
 

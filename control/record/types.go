@@ -39,7 +39,7 @@ type Recovery struct {
 // record. The duration of a lookup may reveal the hash. It cannot reveal the secret, which has 256 random bits.
 type Token struct {
 	Name    string    `json:"name,omitempty"`
-	Node    uuid.UUID `json:"node,omitzero"` // the removed node that may join again with the token
+	Node    uuid.UUID `json:"node,omitzero"` // the existing node that may join again; uuid.Nil: a new node
 	By      string    `json:"by"`
 	Expires time.Time `json:"expires"`
 	Used    *TokenUse `json:"used,omitempty"`

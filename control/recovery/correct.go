@@ -15,7 +15,7 @@ import (
 )
 
 // Correct corrects the store: it writes the records that agents know to be newer, ends the operations that were in
-// progress, and then ends the halt.
+// progress (except purges), and then ends the halt.
 func (c *Comparison) Correct(ctx context.Context) error {
 	if err := c.checkCorrectable(ctx); err != nil {
 		return err
@@ -81,8 +81,8 @@ func (c *Comparison) checkDistrustHeard(t *record.Tx, h record.Halt) error {
 	return nil
 }
 
-// Update commits one step of the recovery, if this recovery is still the current one. It changes nothing if another
-// recovery was confirmed and ended the halt while this one was paused.
+// Update commits one step of the recovery, if this recovery is still the current one. It fails with dataset.ErrConflict
+// if another recovery has begun, or was confirmed and ended the halt while this one was paused.
 func (c *Comparison) Update(ctx context.Context, decide func(*record.Tx) error) (uint64, error) {
 	return c.recovery.Ledger.Update(ctx, func(t *record.Tx) error {
 		t.Recovering = true
@@ -278,8 +278,8 @@ func (c *Comparison) forgetAllSnapshots(ctx context.Context, id uuid.UUID) error
 	return c.CorrectSnapshots(ctx, Difference{Evidence: &Evidence{ID: id}, Extra: left})
 }
 
-// EndOperations ends the operations that are in progress according to the store. They may have been carried out since
-// the backup, and repeating them could overwrite later writes.
+// EndOperations ends the operations that are in progress according to the store, except purges. They may have been
+// carried out since the backup, and repeating them could overwrite later writes.
 func (c *Comparison) EndOperations(ctx context.Context) error {
 	ops, err := record.ListAll[dataset.Operation](record.NewTx(ctx, c.recovery.Ledger.Store), record.OperationsPrefix)
 	if err != nil {

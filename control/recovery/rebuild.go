@@ -23,8 +23,8 @@ import (
 // It changes an existing record in two cases only. In the first case, the node has seen a later change than the store
 // has, which shows that the store was restored from a backup. In the second case, the dataset is recorded in the same
 // pool, but on another node, which is unreachable. If the name of a dataset is taken, the dataset gets the name
-// name-UUID8. Rebuild fails with dataset.ErrInvalid for a pool that does not belong to the node, and for too many
-// datasets.
+// name-UUID8. Rebuild fails with dataset.ErrInvalid for a pool that does not belong to the node, for a dataset or
+// snapshot without a UUID, and for too many datasets.
 //
 // With dryRun nothing is recorded. A pool that is not recorded for the node counts as the node's: the node is about to
 // adopt it.

@@ -127,7 +127,8 @@ func StateFor(t *record.Tx, node uuid.UUID) (*api.RecoveryState, error) {
 	return &api.RecoveryState{ID: rec.ID, Done: rec.Done, ReportIncluded: slices.Contains(rec.ReportedNodes, node)}, nil
 }
 
-// gatherTimeout is how long a recovery waits for the reports of nodes that are alive.
+// gatherTimeout is how long a recovery waits for the reports of nodes that are alive. gatherPoll is the interval at
+// which it examines again which nodes are alive.
 const (
 	gatherTimeout = 30 * time.Second
 	gatherPoll    = time.Second

@@ -9,10 +9,10 @@
 // service. Package agentsync reads the state of a recovery with StateFor. Package control/api/server calls
 // CheckCollecting before it reads the report of a node. The daemon passes it that function.
 //
-// The reports for a recovery in progress are kept in memory, under the mutex of reportCollection. All other state is
-// in the store, and transactions protect it. While the store is halted, only a recovery changes it. A rule about which
-// report is right belongs in evidence.go. What is written to the store belongs in correct.go, and what happens to
-// found datasets in rebuild.go.
+// The reports for a recovery in progress are kept in memory, under the mutex of reportCollection. All other state is in
+// the store, and transactions protect it. While the store is halted, package control plans nothing, and records no
+// results of operations except those of purges. A rule about which report is right belongs in evidence.go. What is
+// written to the store belongs in correct.go, and what happens to found datasets in rebuild.go.
 package recovery
 
 import (
@@ -31,7 +31,7 @@ import (
 type RecoveryDeps struct {
 	Ledger  *ledger.Ledger
 	Reports *reports.Latest
-	// Shared says that other services may work on the same store.
+	// Shared is true if other services may work on the same store.
 	Shared bool
 	// Session is how long the store counts a silent agent as alive.
 	Session time.Duration

@@ -27,8 +27,8 @@ func (r *Relocator) CheckFailover(d dataset.Dataset) error {
 }
 
 // planFailover decides to continue from the freshest copy of a volume whose home is lost. If the home is alive, it
-// plans nothing. It fails with dataset.ErrPending while it is not certain that the home is lost, so that the caller
-// retries. It fails with dataset.ErrOffline, which gives the reason, if the volume cannot fail over.
+// returns the dataset and no operation. It fails with dataset.ErrPending while it is not certain that the home is lost,
+// so that the caller retries. It fails with dataset.ErrOffline, which gives the reason, if the volume cannot fail over.
 func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation,
 	*dataset.Dataset, error) {
 	since, there, err := membership.LivingSession(t, d.Home)
@@ -215,7 +215,7 @@ func (r *Relocator) whyTooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, o
 	switch age := last.Sub(c.VerifiedAtHome); {
 	case last.IsZero() || c.VerifiedAtHome.IsZero():
 		return "it is not known how old the copy on node " + on.Name +
-			" is, because control was away or was started since", nil
+			" is, because control was unreachable then or has restarted since", nil
 	case late:
 		return "it is not known how old the copy on node " + on.Name +
 			" is, because its home had not reported its clock for more than " + r.Timing.MaxClockAge().String() +
@@ -262,7 +262,7 @@ func checkStillLost(t *record.Tx, rec dataset.Operation, d dataset.Dataset) erro
 	if there || byItself && t.Index(record.UnreachableKey(rec.Loss.PreviousHome)) != rec.Loss.UnreachableIndex {
 		home, err := t.NodeName(rec.Loss.PreviousHome)
 		return cmp.Or(err, dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: its home, node %s, is back (stop its containers there and move it without "+
+			"move of volume %s: its home, node %s, is reachable again (stop its containers there and move it without "+
 				"--force)", rec.Volume, home))
 	}
 	if !byItself {

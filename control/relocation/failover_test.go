@@ -117,7 +117,7 @@ func TestI1FailoverWhoseHomeIsBack(t *testing.T) {
 			l.Wait(l.Timing.Session, l.Beta, l.Gamma)
 		}
 		_, err := l.Commit(l.Ctx, l.Beta.ID, l.Beta.ReportOf(op))
-		controltest.Refused(t, err, dataset.ErrConflict, "node alpha, is back")
+		controltest.Refused(t, err, dataset.ErrConflict, "node alpha, is reachable again")
 		failed := op
 		failed.Problem = dataset.ProblemOf(err)
 		l.Beta.MustCommit(failed)
@@ -170,7 +170,7 @@ func TestI1PromotionByWordThatIsRefused(t *testing.T) {
 		if back {
 			l.RestartAgent(l.Alpha, "alpha")
 			_, err := l.Commit(l.Ctx, l.Beta.ID, l.Beta.ReportOf(op))
-			controltest.Refused(t, err, dataset.ErrConflict, "node alpha, is back")
+			controltest.Refused(t, err, dataset.ErrConflict, "node alpha, is reachable again")
 			failed.Problem = dataset.ProblemOf(err)
 		}
 		l.Beta.MustCommit(failed)

@@ -7,9 +7,9 @@
 //     automatic failover (failover.go). The volume continues from a copy.
 //   - A move on a share (share.go), with or without the home: the target uses the data that is on the share already.
 //
-// Package control calls Relocator. It calls Plan, Join and Begin when a move is requested, ReadMove when the lease of
-// the home is recalled, and Commit when the target reports that it has the data. It also finds the pool for a shared
-// mount with PoolOnShare. Packages planning and deletion use some of the checks.
+// Package control calls Relocator. It calls Plan, Join, Begin and AnnounceLoss when a move is requested, ReadMove when
+// the lease of the home is recalled, and Commit when the target reports that it has the data. It also finds the pool
+// for a shared mount with PoolOnShare. Packages planning and deletion use some of the checks.
 //
 // The package keeps no state. The operation, the lease and the dataset in the store record the progress of a move. The
 // transaction of each decision protects these records. When a copy may take over automatically is decided in
@@ -331,7 +331,9 @@ func putMovedLease(t *record.Tx, d dataset.Dataset, incarnation uuid.UUID) error
 }
 
 // Commit records that the target has pulled the data, and opens the next epoch there. The recorded operation contains
-// the manifest of the home or, for a move without the home, the loss.
+// the manifest of the home or, for a move without the home, the loss. Commit fails as ReadMove does. It fails with
+// dataset.ErrConflict if the home has not relinquished the lease, if the pulled data differs from the manifest, or if a
+// move without the home is no longer justified.
 func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	rec, d, lease, err := ReadMove(t, op.ID)
 	if err != nil {
@@ -346,11 +348,10 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 			err = checkStillLost(t, rec, d)
 		}
 	case lease.State != dataset.LeaseMoving || rec.Manifest == nil:
-		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: its home has not given it up", d.Volume)
+		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: its home has not relinquished it", d.Volume)
 	case op.Manifest == nil || *op.Manifest != *rec.Manifest:
-		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: the transferred data differs from what its "+
-			"home gave up",
-			d.Volume)
+		err = dataset.Errorf(dataset.ErrConflict, "move of volume %s: the transferred data differs from the data "+
+			"that its home relinquished", d.Volume)
 	}
 	if err != nil {
 		return err

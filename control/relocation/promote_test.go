@@ -63,7 +63,7 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	_, err = e.Commit(e.Ctx, a.ID, a.ReportOf(op))
-	controltest.Refused(t, err, dataset.ErrConflict, "node beta, is back", "without --force")
+	controltest.Refused(t, err, dataset.ErrConflict, "node beta, is reachable again", "without --force")
 	op.Problem = dataset.ProblemOf(err)
 	if a.MustCommit(op); e.MustVolume("db").Home != b.ID {
 		t.Error("it is not at its former home")

@@ -7,8 +7,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// moveTarget returns the target node of a move request. If the request names no node, it returns the target of the move
-// in progress. If no move is in progress, it returns the most suitable node.
+// moveTarget returns the target node of a move request. If the request names no node, it returns the node with the
+// newest complete copy. If no node has such a copy, it chooses a node as for a new volume. A forced move then fails,
+// because it must continue from a copy.
 func (r *Relocator) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request) (dataset.Node, error) {
 	if req.Node != "" {
 		return t.FindNode(req.Node)

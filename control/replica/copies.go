@@ -13,11 +13,13 @@ import (
 )
 
 // ReportCopy records the present state of a node's copy of a dataset. It writes to the store when the copy has its
-// first complete snapshot and when its epoch changes. Other reports are written only now and then. Idempotent.
+// first complete snapshot and when its epoch changes. Other reports with a new snapshot are written at most every ten
+// minutes (dataset.Copy.MustRecord). It also writes when a copy becomes superseded, when it is mounted or unmounted,
+// and when it was destroyed. Idempotent.
 //
-// It fails with dataset.ErrStale if the node must not have the copy, if the node destroyed the copy without a request,
-// or if the node must destroy the copy and still has it. It fails with ErrForbidden for a report on the copy of another
-// node.
+// It fails with dataset.ErrStale in four cases. The node must not have the copy. The node destroyed the copy without a
+// request. The node asks whether it must still destroy the copy, and the copy must stay. The node reports the copy as
+// superseded, and must destroy it. It fails with ErrForbidden for a report on the copy of another node.
 func (s *Keeper) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	if c.Copy.Node != node {
 		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s belongs to node %s, not to %s", c.Copy.Dataset,
@@ -121,7 +123,7 @@ func (s *Keeper) confirmDestruction(t *record.Tx, c dataset.Copy) (stays, err er
 	return stays, err
 }
 
-// Expire removes the copies that moves left behind, once their time has passed.
+// Expire condemns the copies that moves left behind, once their time has passed: see ExpireOne.
 func (s *Keeper) Expire(ctx context.Context) error {
 	for after := ""; ; {
 		entries, err := record.NewTx(ctx, s.Ledger.Store).List(record.CopiesPrefix, after, readSize)

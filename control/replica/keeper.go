@@ -35,7 +35,7 @@ type Deps struct {
 	Ledger  *ledger.Ledger
 	Reports *reports.Latest
 	Placer  *placer.Placer
-	// Shared says that other services may work on the same store: nodes have sessions there.
+	// Shared is true if other services may work on the same store. Nodes then have sessions in the store.
 	Shared bool
 	// MaxReportAge is the maximum age of a node's report. An older report is ignored.
 	MaxReportAge time.Duration

@@ -12,7 +12,7 @@ import (
 
 // Limits for the reports of one node. They protect control against a stolen certificate of a node.
 const (
-	MaxPools      = 256       // of one node, including those that it had
+	MaxPools      = 256       // of one node, including those that it no longer reports
 	MaxReported   = 20_000    // datasets, copies or operations in a heartbeat; agents send 500
 	MaxRemembered = 200_000   // datasets, or copies, of one node that are remembered
 	maxMounts     = 10_000    // mount IDs of a dataset
@@ -56,19 +56,19 @@ func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 		}
 	}
 	for _, p := range h.Pools {
-		err = cmp.Or(err, checkLine(who, "what it says of pool "+p.ID.String(), p.Reason))
+		err = cmp.Or(err, checkLine(who, "the reason for the state of pool "+p.ID.String(), p.Reason))
 	}
 	for _, p := range h.FailedPools {
-		if err = cmp.Or(err, CheckRecord(who, "what it says of pool "+dataset.Clip(p.Name), p)); p.Status != nil {
-			err = cmp.Or(err, checkLine(who, "what it says of pool "+dataset.Clip(p.Name), p.Status.Reason))
+		if err = cmp.Or(err, CheckRecord(who, "the report on pool "+dataset.Clip(p.Name), p)); p.Status != nil {
+			err = cmp.Or(err, checkLine(who, "the reason for the state of pool "+dataset.Clip(p.Name), p.Status.Reason))
 		}
 	}
 	for _, op := range h.Operations {
-		err = cmp.Or(err, checkLine(who, "what it does of operation "+op.ID.String(), op.Progress.Step))
+		err = cmp.Or(err, checkLine(who, "the step of operation "+op.ID.String(), op.Progress.Step))
 	}
 	for _, c := range h.Copies {
 		what := "its copy of dataset " + c.Dataset.String()
-		err = cmp.Or(err, checkLine(who, "what "+what+" is", string(c.Kind)),
+		err = cmp.Or(err, checkLine(who, "the kind of "+what, string(c.Kind)),
 			checkLine(who, "the problem of "+what, c.Problem))
 	}
 	for _, d := range h.Datasets {
@@ -80,7 +80,7 @@ func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 // CheckDataset fails with dataset.ErrInvalid for a status that is too large.
 func CheckDataset(who string, d dataset.DatasetStatus) error {
 	err := cmp.Or(CheckCount(who, len(d.Mounts), maxMounts, "mount IDs of dataset "+d.ID.String()),
-		checkLine(who, "what it says of dataset "+d.ID.String(), d.Problem),
+		checkLine(who, "the problem of dataset "+d.ID.String(), d.Problem),
 		checkLine(who, "the path of dataset "+d.ID.String(), d.MountPath))
 	for _, m := range d.Mounts {
 		if len(m.ID) > dataset.MaxMountID {

@@ -19,21 +19,21 @@ func TestHeartbeatsAreBounded(t *testing.T) {
 	a := e.NewAgent("alpha")
 	long := strings.Repeat("x", dataset.MaxLine+1)
 	for want, h := range map[string]api.Heartbeat{
-		"257 pools (256 at most)":                               {Pools: make([]dataset.PoolStatus, 200), FailedPools: make([]api.Pool, 57)},
-		"20001 datasets (20000 at most)":                        {Datasets: make([]dataset.DatasetStatus, 20_001)},
-		"20001 copies (20000 at most)":                          {Copies: make([]dataset.Copy, 20_001)},
-		"the problem of its copy of dataset 0":                  {Copies: []dataset.Copy{{Problem: long}}},
-		"20001 operations (20000 at most)":                      {Operations: make([]dataset.Operation, 20_001)},
-		"the reason why it does not trust the store takes 4097": {StoreDoubt: long},
-		"what it says of pool " + a.LocalPools[0].ID.String():   {Pools: []dataset.PoolStatus{{ID: a.LocalPools[0].ID, Reason: long}}},
-		"what it says of pool  takes 4097":                      {FailedPools: []api.Pool{{Status: &dataset.PoolStatus{Reason: long}}}},
-		"the path of dataset ":                                  {Datasets: []dataset.DatasetStatus{{MountPath: long}}},
-		"what it says of dataset ":                              {Datasets: []dataset.DatasetStatus{{Problem: long}}},
-		"10001 mount IDs of dataset ":                           {Datasets: []dataset.DatasetStatus{{Mounts: make([]dataset.Mount, 10_001)}}},
-		"a mount ID of 257 bytes (256 at most)":                 {Datasets: []dataset.DatasetStatus{{Mounts: []dataset.Mount{{ID: strings.Repeat("a", 257)}}}}},
-		"101 names of dataset ":                                 {Datasets: []dataset.DatasetStatus{{Mounts: []dataset.Mount{{Names: make([]string, 101)}}}}},
-		"101 names of dataset 0":                                {Datasets: []dataset.DatasetStatus{{EngineAliases: make([]string, 101)}}},
-		"a name of dataset ":                                    {Datasets: []dataset.DatasetStatus{{EngineAliases: []string{long}}}},
+		"257 pools (256 at most)":                                         {Pools: make([]dataset.PoolStatus, 200), FailedPools: make([]api.Pool, 57)},
+		"20001 datasets (20000 at most)":                                  {Datasets: make([]dataset.DatasetStatus, 20_001)},
+		"20001 copies (20000 at most)":                                    {Copies: make([]dataset.Copy, 20_001)},
+		"the problem of its copy of dataset 0":                            {Copies: []dataset.Copy{{Problem: long}}},
+		"20001 operations (20000 at most)":                                {Operations: make([]dataset.Operation, 20_001)},
+		"the reason why it does not trust the store takes 4097":           {StoreDoubt: long},
+		"the reason for the state of pool " + a.LocalPools[0].ID.String(): {Pools: []dataset.PoolStatus{{ID: a.LocalPools[0].ID, Reason: long}}},
+		"the reason for the state of pool  takes 4097":                    {FailedPools: []api.Pool{{Status: &dataset.PoolStatus{Reason: long}}}},
+		"the path of dataset ":                                            {Datasets: []dataset.DatasetStatus{{MountPath: long}}},
+		"the problem of dataset ":                                         {Datasets: []dataset.DatasetStatus{{Problem: long}}},
+		"10001 mount IDs of dataset ":                                     {Datasets: []dataset.DatasetStatus{{Mounts: make([]dataset.Mount, 10_001)}}},
+		"a mount ID of 257 bytes (256 at most)":                           {Datasets: []dataset.DatasetStatus{{Mounts: []dataset.Mount{{ID: strings.Repeat("a", 257)}}}}},
+		"101 names of dataset ":                                           {Datasets: []dataset.DatasetStatus{{Mounts: []dataset.Mount{{Names: make([]string, 101)}}}}},
+		"101 names of dataset 0":                                          {Datasets: []dataset.DatasetStatus{{EngineAliases: make([]string, 101)}}},
+		"a name of dataset ":                                              {Datasets: []dataset.DatasetStatus{{EngineAliases: []string{long}}}},
 	} {
 		h.Incarnation = a.Incarnation
 		before := e.Dump()

@@ -290,7 +290,8 @@ func (s *Latest) Silence(node uuid.UUID, now time.Duration) time.Duration {
 }
 
 // MaxSilence is how old the last report of a node may be. Agents report every ten seconds, and a report can be late by
-// several seconds if a disk answers slowly. The session of a node ends up to 28 seconds after its last renewal.
+// several seconds if a disk answers slowly. Without this limit, a silent node would be shown only when its session has
+// ended, which takes up to 28 seconds.
 const MaxSilence = 18 * time.Second
 
 // IsSilent reports whether the last report of a node is older than MaxSilence. It returns false if the node has not

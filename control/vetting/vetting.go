@@ -1,9 +1,10 @@
 // Package vetting decides whether control may record a profile that a node reports.
 //
-// Package control calls Check for each report of an operation. Package relocation uses WithKnownCommand for the profile
-// of a volume that fails over, and package recovery uses WithKnownSettings, through a function, for profiles that are
-// stored beside data. Profiles keeps no state: it compares a profile with profiles.yaml and with the records. If
-// another setting of a profile becomes dangerous on other nodes, add it to Check and WithKnownSettings.
+// Package control calls Check for each report that an operation has begun or succeeded. Package relocation uses
+// WithKnownCommand for the profile of a volume that fails over, and package recovery uses WithKnownSettings, through a
+// function, for profiles that are stored beside data. Profiles keeps no state: it compares a profile with profiles.yaml
+// and with the records. If another setting of a profile becomes dangerous on other nodes, add it to Check and
+// WithKnownSettings.
 package vetting
 
 import (
@@ -49,7 +50,7 @@ func (v *Profiles) Check(t *record.Tx, rec, op dataset.Operation) error {
 	}
 	for _, p := range reported {
 		if _, err := v.get(p.Name); err != nil && len(known) == 0 {
-			known = []dataset.Profile{{}} // profiles.yaml no longer has the profile, so none of its settings is known
+			known = []dataset.Profile{{}} // not in profiles.yaml: accept it only without such settings
 		}
 		what := "mount options in it that are not control's, and other nodes would use them to mount it"
 		if !v.isKeyProgramKnown(p, known...) {

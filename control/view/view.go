@@ -3,9 +3,10 @@
 //
 // Package control embeds Views in its Service, so the API and the metrics of cmd/drover call it directly. Package
 // control also presents volumes in other answers with Present. Packages control and noderemoval make it forget
-// datasets, and package housekeeping sorts snapshots with Older. Package view changes nothing in the store. In memory
-// it keeps only the numbers of snapshots (counts) and the decoded summaries of records (summaries), each under a mutex.
-// A new field of api.Volume is filled in by presenter, and a new field of a node by package membership.
+// datasets, and package housekeeping sorts snapshots with Older. Package view changes nothing in the store. SeenVolumes
+// drops reports (reports.Latest) about datasets that no longer exist. In memory it keeps only the numbers of snapshots
+// (counts) and the decoded summaries of records (summaries), each under a mutex. A new field of api.Volume is filled in
+// by presenter, and a new field of a node by package membership.
 package view
 
 import (
@@ -31,7 +32,7 @@ import (
 type Deps struct {
 	Ledger  *ledger.Ledger
 	Reports *reports.Latest
-	// Shared says that other services may work on the same store: nodes have sessions there.
+	// Shared is true if other services may work on the same store. Nodes then have sessions in the store.
 	Shared bool
 	// NextSnapshot returns when the next scheduled snapshot of a dataset is due. If nil, it is not shown.
 	NextSnapshot func(t *record.Tx, d dataset.Dataset) (time.Time, error)
@@ -297,10 +298,10 @@ func (p *presenter) replicaShortage(id uuid.UUID, want int, copies []api.CopyDet
 }
 
 // statusOf returns the status of a dataset as its home reported it last. It returns nil if the home has not reported
-// it. The pool of the dataset has the name pool and the UUID in. A home examines unused volumes only from time to time.
-// So if the home has reported since then that the pool is offline, the status says so.
-func (s *Views) statusOf(id, home, in uuid.UUID, pool string) *dataset.DatasetStatus {
-	st, reported := s.Reports.Shown(id, home), s.Reports.Pool(in)
+// it. pool is the UUID of the pool of the dataset, and poolName its name. A home examines unused volumes only from time
+// to time. So if the home has reported since then that the pool is offline, the status says so.
+func (s *Views) statusOf(id, home, pool uuid.UUID, poolName string) *dataset.DatasetStatus {
+	st, reported := s.Reports.Shown(id, home), s.Reports.Pool(pool)
 	if reported == nil || reported.Online || reported.Quarantined || st != nil && st.IsUnusable() {
 		return st
 	}
@@ -308,7 +309,7 @@ func (s *Views) statusOf(id, home, in uuid.UUID, pool string) *dataset.DatasetSt
 	if st != nil {
 		now = *st
 	}
-	now.Problem = dataset.Cut(fmt.Sprintf("pool %s is offline: %s", pool, reported.Reason))
+	now.Problem = dataset.Cut(fmt.Sprintf("pool %s is offline: %s", poolName, reported.Reason))
 	return &now
 }
 
