@@ -126,6 +126,30 @@ func TestOneFlushForAllThatWait(t *testing.T) {
 	}
 }
 
+// A reader can begin after a failed commit was reported, and before the file is closed. Then bbolt may show it the state
+// of the failed commit, which never becomes durable. The reader must not wait, because the file is closed only when no
+// reader is left.
+func TestReaderAfterAFailedCommitDoesNotWait(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // a reader that waits gets the error of its context
+	h := durability{changed: make(chan struct{})}
+	h.setDurable(5)
+	h.reportFailure()
+	if err := h.awaitDurable(ctx, 6, h.failures()); !errors.Is(err, errNotDurable) {
+		t.Error("the state of the failed commit:", err)
+	}
+	if err := h.awaitDurable(ctx, 5, h.failures()); err != nil {
+		t.Error("the last durable state:", err)
+	}
+	h.setDurable(6) // the file was opened again
+	if err := h.awaitDurable(ctx, 7, h.failures()); !errors.Is(err, context.Canceled) {
+		t.Error("a commit in progress:", err)
+	}
+	if err := h.awaitDurable(ctx, 6, h.failures()); err != nil {
+		t.Error("the state after the file was opened again:", err)
+	}
+}
+
 // A caller that gives up before its request was accepted has changed nothing.
 func TestGivenUpBeforeItWasTaken(t *testing.T) {
 	s := openInside(t)
