@@ -174,8 +174,9 @@ func (c *pending) logLine(ctx context.Context, who api.Principal, status int) (l
 	return level, "request " + failurelog.Outcome(err)
 }
 
-// Audited returns a service for an agent in this process. Changes through it appear in the audit log as if they
-// had come over the network.
+// Audited returns a service for the agent of a single host, which runs in this process. The changes that such an agent
+// makes appear in the audit log as if they had come over the network. The methods that only agents of a cluster call,
+// such as Recall, are not logged. A new method of api.Nodes that changes a record needs a method here.
 func Audited(s api.Service, keep func(api.Change)) api.Service { return audited{s, keep} }
 
 type audited struct {
@@ -225,6 +226,13 @@ func (a audited) Record(ctx context.Context, node uuid.UUID, r api.Report) error
 	err := a.Service.Record(ctx, node, r)
 	a.note(ctx, "record", func(c *pending) { c.Node = node.String(); c.noteReport(r.Operation) }, err)
 	return err
+}
+
+func (a audited) ReportSharedMount(ctx context.Context, node uuid.UUID, m api.SharedMountReport) (
+	api.IndexedDataset, error) {
+	out, err := a.Service.ReportSharedMount(ctx, node, m)
+	a.note(ctx, "guest", func(c *pending) { c.Node = node.String() }, err)
+	return out, err
 }
 
 func (a audited) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDataset, dryRun bool) (

@@ -174,6 +174,7 @@ func TestAudited(t *testing.T) {
 	_, _ = s.Submit(ctx, api.Request{Kind: dataset.OpDelete, Volume: "db"})
 	_ = s.Register(ctx, api.Registration{Node: dataset.Node{Name: "a"}})
 	_ = s.Record(ctx, nodeA.Node, api.Report{})
+	_, _ = s.ReportSharedMount(ctx, nodeA.Node, api.SharedMountReport{})
 	_, _ = s.Rebuild(ctx, nodeA.Node, nil, false)
 	_, _ = s.CancelOperation(ctx, "f23c")
 	var what []string
@@ -183,7 +184,8 @@ func TestAudited(t *testing.T) {
 			t.Error(c.Who, c.Request)
 		}
 	}
-	want := []string{"commit done", "submit-operation refused", "register-node refused", "record refused", "rebuild refused", "cancel-operation refused"}
+	want := []string{"commit done", "submit-operation refused", "register-node refused", "record refused",
+		"guest refused", "rebuild refused", "cancel-operation refused"}
 	if diff := cmp.Diff(want, what); diff != "" {
 		t.Error(diff)
 	}
