@@ -59,7 +59,8 @@ type Heartbeat struct {
 	// whether the report has only the changes since the previous heartbeat. If control has not received a previous one,
 	// it responds with the code conflict.
 	Incremental bool `json:"incremental,omitempty"`
-	// the agent is stopping, and does not count as missing until it registers again; all other properties are empty
+	// the agent is stopping, and does not count as missing until it registers again; apart from incarnation, all other
+	// properties are empty
 	Stopping bool `json:"stopping,omitempty"`
 	// why the node suspects that the store is older than its data; while it does, nothing on the node is removed
 	// automatically

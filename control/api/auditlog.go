@@ -6,8 +6,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Change is one line of the audit log: a change, a read of a whole volume or store, or a refused request for
-// either.
+// Change is one line of the audit log: a change, a read of a whole volume or store, or a request for one of these
+// that was refused.
 type Change struct {
 	Time    time.Time    `json:"time"` // when the change ended; set by the audit log
 	Who     string       `json:"who"`

@@ -86,7 +86,8 @@ type Trust struct {
 // Revoked identifies one or more certificates that are no longer valid.
 type Revoked struct {
 	Node uuid.UUID `json:"node,omitzero" doc:"every certificate of this node"`
-	// Every certificate of operators of this name that was made before.
+	// Every certificate of operators of this name that was issued up to ten minutes after at, because clocks can differ
+	// by that much.
 	Operator string    `json:"operator,omitempty"`
 	At       time.Time `json:"at"` // when the certificate was revoked
 }

@@ -3,7 +3,7 @@ package api
 // OmittedFiles lists the files of a volume that an archive does not contain: sockets, which tar cannot store.
 type OmittedFiles struct {
 	Count int
-	First []string // the first three paths, relative to the volume
+	First []string // the first three paths, relative to the volume, each truncated to 200 bytes
 }
 
 // Add counts a file that was left out, and keeps the paths of the first three.

@@ -12,11 +12,11 @@ type Request struct {
 	// UUID of the operation, chosen by the caller, so that control recognises a retry
 	ID   uuid.UUID      `json:"id,omitzero"`
 	Kind dataset.OpKind `json:"kind"` // kind of the change
-	// For create, clone and import: the spec of the new volume. Otherwise: the volume or dataset, by name or by a
-	// unique prefix of its UUID.
+	// For create, clone and import: the spec of the new volume. For verify: the spec of the volume that was backed up.
+	// Otherwise: the volume or dataset, by name or by a unique prefix of its UUID.
 	Volume string `json:"volume,omitempty"`
-	// Ref is the parsed Volume of a create, clone or import. The plugin sets it for the requests of engines. For other
-	// requests, Parsed sets it.
+	// Ref is the parsed Volume of a create, clone, import or verify. The plugin sets it for the requests of engines.
+	// For other requests, Parsed sets it.
 	Ref dataset.Reference `json:"-"`
 	// RequestID is the ID of the request that control received, for the record of the operation.
 	RequestID string `json:"-"`
@@ -55,9 +55,9 @@ type Request struct {
 	DryRun bool `json:"dry_run,omitempty"`
 }
 
-// Parsed returns the request with Ref set. Control calls it for each request that makes a volume. The command line,
-// and agents on other hosts, send the spec as it was written. If agent and control are one process, Ref is set
-// already, and Parsed does not parse again. If Volume is empty, Parsed always parses it.
+// Parsed returns a create, clone, import or verify with Ref set, and any other request unchanged. Control calls it for
+// each request. The command line, and agents on other hosts, send the spec as it was written. If agent and control are
+// one process, Ref is set already, and Parsed does not parse again. If Volume is empty, Parsed always parses it.
 func (r Request) Parsed() Request {
 	makes := r.Kind == dataset.OpCreate || r.Kind == dataset.OpClone || r.Kind == dataset.OpImport ||
 		r.Kind == dataset.OpVerify

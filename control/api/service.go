@@ -93,8 +93,8 @@ type Nodes interface {
 	Yield(ctx context.Context, node uuid.UUID, y Yield) error
 	// ReportCopy reports the state of the node's copy of a dataset.
 	ReportCopy(ctx context.Context, node uuid.UUID, c CopyReport) error
-	// ReportSharedMount reports that the node will mount a dataset of another home, that it needs a dataset of its
-	// own exclusively, or that one of these has ended. Idempotent by the ID of the shared mount.
+	// ReportSharedMount reports that the node will mount a dataset of another home, that it needs exclusive use of a
+	// dataset whose home it is, or that such a use has ended. Idempotent by the ID of the shared mount.
 	ReportSharedMount(ctx context.Context, node uuid.UUID, g SharedMountReport) (IndexedDataset, error)
 	// Facts reports the facts of the host and returns the recorded ones. Control does not write small changes to the
 	// store, and writes no change within a minute of the last one.
@@ -125,7 +125,7 @@ type Local interface {
 	// RemovePool removes an empty pool. With how.Forget it only deletes the record. With how.DryRun it changes
 	// nothing, and returns the error that it would return otherwise.
 	RemovePool(ctx context.Context, name string, how PoolRemoval) (RemovedPool, error)
-	// RebuildStore restores the names of the datasets in the pools of this host. It fails with ErrOffline while a
+	// RebuildStore restores the records of the datasets in the pools of this host. It fails with ErrOffline while a
 	// pool is offline, unless skipOffline is set. With dryRun it changes nothing.
 	RebuildStore(ctx context.Context, skipOffline, dryRun bool) ([]Rebuilt, error)
 	// Export writes a volume, or one snapshot of it, to w as a tar archive. It returns the files that the archive does

@@ -90,9 +90,9 @@ type Volume struct {
 	CopyDetails []CopyDetail `json:"copy_details,omitempty"` // copies of the dataset on other nodes
 	// why the volume has fewer replicas than its profile requires; absent: it has enough, or control will add them
 	ReplicaShortage string `json:"replica_shortage,omitempty"`
-	// when the next scheduled snapshot is due; absent: the profile has no schedule, or in a list
+	// when the next scheduled snapshot is due; absent: the profile has no schedule, or this is an item of a list
 	NextSnapshot time.Time `json:"next_snapshot,omitzero"`
-	// scheduled backups of the volume; absent: its profile has no schedule for backups, or in a list
+	// scheduled backups of the volume; absent: its profile schedules no backups, or this is an item of a list
 	Backups *BackupState `json:"backups,omitempty"`
 	// mounts of a shared volume, including that of the home while it uses the volume exclusively
 	SharedMountDetails []SharedMountDetail `json:"shared_mount_details,omitempty"`

@@ -32,9 +32,9 @@
 //
 // # Safety
 //
-// A Store is safe for concurrent use. A transaction is durable if Txn returned no error. If Txn returned another error
-// than ErrConflict, the transaction may or may not have been committed: the caller must read the store to find out. No
-// transaction is ever committed in part.
+// A Store is safe for concurrent use. A transaction is durable if Txn returned no error. If Txn returned ErrConflict,
+// ErrNotFound, ErrTooLarge or dataset.ErrInvalid, nothing was changed. After any other error, the transaction may or
+// may not have been committed: the caller must read the store to find out. No transaction is ever committed in part.
 package store
 
 import (
@@ -43,8 +43,8 @@ import (
 	"time"
 )
 
-// The errors of stores, besides those of the context. Any other error means that the store has not answered, so that
-// the state of the key or session is unknown.
+// The errors of stores, besides those of the context and dataset.ErrInvalid for invalid arguments. Any other error
+// means that the store has not answered or that a value is damaged. The state of the key or session is then unknown.
 var (
 	// ErrNotFound means that the key or session certainly does not exist.
 	ErrNotFound = errors.New("no such key")
@@ -88,8 +88,9 @@ type Write struct {
 	Key    string
 	Value  []byte
 	Delete bool
-	// Session binds the key to a session, with which it is deleted. The next write of the key binds it again.
-	// Keys under LivePrefix need a session, and other keys cannot have one.
+	// Session is the session to which the write binds the key: when the session ends, the key is deleted. The next
+	// write binds the key to the session of that write. Keys under LivePrefix need a session, and other keys cannot
+	// have one.
 	Session string
 }
 
@@ -118,7 +119,7 @@ type Store interface {
 	// with a slash.
 	Watch(ctx context.Context, prefix string, after uint64) (uint64, error)
 	// Session opens a session. If it is not renewed, it ends after ttl at the earliest, and after twice ttl at the
-	// latest. It also ends with End.
+	// latest. A store on several servers may restart this time when it elects a leader. The session also ends with End.
 	Session(ctx context.Context, ttl time.Duration) (id string, err error)
 	// Renew extends a session. It fails with ErrNotFound if the session has ended.
 	Renew(ctx context.Context, id string) error

@@ -3,7 +3,7 @@
 // an agent calls package control directly. Only tests, and cmd/drover/internal/daemon in a build for tests, connect the
 // two with NewLoopback.
 //
-// The only state of a Client is its connections and the index of the server that answered last. Both are safe for
+// The only state of a Client is its connections and the index of the server that it asks first. Both are safe for
 // concurrent use. A new endpoint gets a method in users.go, nodes.go, host.go or members.go. Retries, timeouts and the
 // choice of a server are in connection.go and dial.go.
 package client
@@ -27,7 +27,7 @@ import (
 //
 // An error that the server reports is returned with the same kind and text; only the server can report ErrNotFound.
 // If the server cannot be reached, or the connection breaks, the error is ErrUnavailable. If the caller's context has
-// ended, errors.Is also finds the error of that context.
+// ended, the error wraps that of the context instead, and has no kind.
 type Client struct {
 	Users
 	Nodes
@@ -57,7 +57,7 @@ func (c *Client) SetObserver(f func(route string, err error, took time.Duration)
 func (c *Client) Endpoint() string { return c.conn.servers[c.conn.currentIndex()].endpoint }
 
 // PerServer returns one client for each server. They share the connections of c and need no Close. They must not be
-// used after c is closed.
+// used after c is closed. They do not call the function that was set with OnKnownAt.
 func (c *Client) PerServer() []*Client {
 	out := make([]*Client, len(c.conn.servers))
 	for i, s := range c.conn.servers {

@@ -70,7 +70,7 @@ func (h Host) RemovePool(ctx context.Context, name string, how api.PoolRemoval) 
 	return fetch[api.RemovedPool](ctx, h.conn, k)
 }
 
-// RebuildStore restores the names of the datasets in the pools of the server's host.
+// RebuildStore restores the records of the datasets in the pools of the server's host.
 func (h Host) RebuildStore(ctx context.Context, skipOffline, dryRun bool) ([]api.Rebuilt, error) {
 	k := newCall(route.RebuildStore)
 	k.query = query("skip_offline", flag(skipOffline), "dry_run", flag(dryRun))
@@ -83,7 +83,7 @@ func (h Host) SnapshotSpace(ctx context.Context, snapshot string) (api.SnapshotS
 	return one[api.SnapshotSpace](ctx, h.conn, route.MeasureSnapshot, snapshot)
 }
 
-// Diff compares two snapshots of a dataset, or one with the head.
+// Diff compares two snapshots of a dataset, or a snapshot with the present data if newer is empty.
 func (h Host) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
 	return one[api.Diff](ctx, h.conn, route.DiffSnapshot, older, "newer", newer)
 }

@@ -55,7 +55,7 @@ func (u Users) Snapshots(ctx context.Context, ref string, p api.Page) (api.List[
 	return list[dataset.Snapshot](ctx, u.conn, route.ListSnapshots, p, "volume", ref)
 }
 
-// Snapshot returns a snapshot by a prefix of its UUID or, if ref names a volume, by its name in that volume.
+// Snapshot returns a snapshot by a prefix of its UUID, by VOLUME@SNAPSHOT or, if ref names a volume, by its name.
 func (u Users) Snapshot(ctx context.Context, ref, snapshot string) (dataset.Snapshot, error) {
 	return one[dataset.Snapshot](ctx, u.conn, route.GetSnapshot, snapshot, "volume", ref)
 }

@@ -1,10 +1,12 @@
 // Package openapi makes the OpenAPI document of the API: its general parts, the schemas of types that cannot describe
 // themselves, and the descriptions of properties. Package control/api/server calls New, adds the endpoints, and calls
-// Complete. The package has no state. The text of an endpoint is in endpoints.go, that of a property is the comment
-// of its Go field, and a new type with a fixed set of values gets a schema in schema.go.
+// Complete. The package has no state. The text of an endpoint is in endpoints.go, and that of a property is the comment
+// of its Go field. The values of a property whose Go type is a string with constants are those constants. A type that
+// JSON represents in another way than its Go type suggests, such as a UUID, gets a schema in schema.go.
 //
-// descriptions.json has the comments of the Go fields, because a compiled program does not contain comments. The tests
-// of this package write it and docs/openapi.yaml:
+// A compiled program contains neither comments nor the names of constants. So descriptions.json has the comments of the
+// Go fields, and enums.json has the values of the constants. The tests of this package write both files and
+// docs/openapi.yaml:
 //
 //	go generate ./control/api/openapi
 package openapi
@@ -27,11 +29,10 @@ func New() *huma.OpenAPI {
 		OpenAPI: "3.1.0",
 		Info: &huma.Info{
 			Title: "Drover", Version: "1",
-			Description: "Named, portable data for containers. Served on a unix socket; errors are problem " +
-				"details (RFC 9457) " +
-				"with a stable code; lists are paged. Whatever changes something becomes an operation and " +
-				"can be asked again " +
-				"with the same ID.",
+			Description: "Named, portable data for containers. The API is served on a unix socket and, in a " +
+				"cluster, over TLS. Errors are problem details (RFC 9457) with a stable code. Lists are paged. A " +
+				"change of a volume or snapshot is an operation: a request that is repeated with the same ID " +
+				"returns the same operation.",
 			Contact: &huma.Contact{Name: "Drover", URL: "https://github.com/droverhq/drover"},
 			License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
@@ -96,27 +97,27 @@ type Document struct {
 func Complete(doc *huma.OpenAPI) *Document {
 	for name, text := range map[string]string{
 		"Problem":       "An error, as RFC 9457 problem details",
-		"ProblemRecord": "An error on record",
-		"Volume":        "A volume, or a dataset in the trash, as people see it",
-		"Dataset":       "What holds the bytes of a volume",
-		"Snapshot":      "An immutable point in time of a dataset",
-		"Operation":     "One piece of work on record",
-		"Outcome":       "What a request came to. Without an operation nothing had to be done",
-		"Profile":       "A named set of choices, resolved",
-		"Pool":          "A pool as people see it",
-		"PoolRecord":    "A place on one node where a backend keeps datasets",
-		"Repository":    "A place for backups, in the format of restic",
-		"Node":          "A host as people see it, with its facts",
-		"NodeRecord":    "A host",
-		"Facts":         "What an agent knows of its host",
+		"ProblemRecord": "The recorded error of an operation",
+		"Volume":        "A volume, or a dataset in the trash, with its node, its pool and its status",
+		"Dataset":       "The data of a volume, with its properties",
+		"Snapshot":      "The immutable content of a dataset at one moment",
+		"Operation":     "A change that is planned, is in progress or has ended",
+		"Outcome":       "The answer to a request for a change. Without an operation, no change was necessary",
+		"Profile":       "A named set of options for volumes, with all inherited options",
+		"Pool":          "A pool, with its node and its status",
+		"PoolRecord":    "The record of a pool: storage of one node, in which a backend keeps datasets",
+		"Repository":    "The record of a repository for backups, in the format of restic",
+		"Node":          "A node of the cluster, with its facts and its status",
+		"NodeRecord":    "The record of a node",
+		"Facts":         "The properties of a host that its agent measured",
 		"Lease":         "The right of a node to have a dataset mounted for writing",
-		"DatasetStatus": "What a node's agent sees of a dataset now",
-		"PoolStatus":    "What a node's agent sees of a pool now",
-		"Request":       "A change that is asked for. Which fields count depends on the kind",
-		"Event":         "One thing that happened",
-		"Finding":       "One line of doctor",
-		"Rebuilt":       "What became of one dataset that was found in a pool",
-		"Diff":          "By how much two points in time of a volume differ",
+		"DatasetStatus": "The present state of a dataset, as its node's agent reports it",
+		"PoolStatus":    "The present state of a pool, as its node's agent reports it",
+		"Request":       "A request for a change. The kind decides which fields are used",
+		"Event":         "An event of the cluster, such as the creation of a volume",
+		"Finding":       "One line of the report of drover doctor",
+		"Rebuilt":       "The result for one dataset that was found in a pool",
+		"Diff":          "The amount of data that differs between two points in time of a volume",
 	} {
 		if s := doc.Components.Schemas.Map()[name]; s != nil {
 			s.Description = text

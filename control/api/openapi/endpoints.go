@@ -22,10 +22,11 @@ var endpointTexts = map[string]string{
 	"get-repository":    "The answer has no secret: it names the file or the program that has the password.",
 	"list-repositories": "In the order of their names.",
 	"remove-repository": "The backups in the repository stay.",
-	"cancel-operation":  "Creates, clones, imports, snapshots and moves can be cancelled until they end. Idempotent.",
-	"certify":           "An agent asks before its certificate expires.",
-	"commit":            "One transaction checks again all records on which the decision depends. Idempotent.",
-	"copied":            "The report replaces the previous one.",
+	"cancel-operation": "Creates, clones, imports, conversions, snapshots, moves, backups and verifications can be " +
+		"cancelled until they end. Idempotent.",
+	"certify": "An agent asks before its certificate expires.",
+	"commit":  "One transaction checks again all records on which the decision depends. Idempotent.",
+	"copied":  "The report replaces the previous one.",
 	"label-node": "A label that is set here replaces the label of drover.yaml with the same key, also at later " +
 		"registrations. If it is removed, the label of drover.yaml applies again. Idempotent.",
 	"cordon-node": "Existing volumes stay. With draining, replicas leave the node. Idempotent.",
@@ -53,7 +54,7 @@ var endpointTexts = map[string]string{
 	"get-failover": "The answer has the reason if automatic failover is halted.",
 	"get-health": "The lists of nodes and replicas and the state of Consul are read during the request. " +
 		"The rest of the answer is from memory.",
-	"get-operation": "Operations are kept for a day after their end.",
+	"get-operation": "Operations are kept for a day after their end, and scheduled snapshots for an hour.",
 	"get-profile":   "The profile is complete: what it inherits is included.",
 	"get-snapshot":  "A name identifies a snapshot only within its volume.",
 	"get-trust":     "Members refuse the certificates that are listed as revoked.",
@@ -63,9 +64,10 @@ var endpointTexts = map[string]string{
 		"unmounted it.",
 	"heartbeat": "The report has the state of pools and datasets, and the progress of operations. " +
 		"It is not recorded.",
-	"hold":            "The report is kept in memory. It replaces the previous one.",
-	"list-nodes":      "With filter, only the nodes whose facts make the expression true, with those facts.",
-	"list-operations": "In the order of their UUIDs: operations that have not ended, and those of the last day.",
+	"hold":       "The report is kept in memory. It replaces the previous one.",
+	"list-nodes": "With filter, only the nodes whose facts make the expression true, with those facts.",
+	"list-operations": "In the order of their UUIDs: operations that have not ended, and those that ended in the " +
+		"last day. Scheduled snapshots are listed for an hour.",
 	"list-pools": "In the order of nodes and names, with the last report of each. Pools that could " +
 		"not be made are included.",
 	"list-profiles":  "In the order of their names.",
@@ -74,7 +76,7 @@ var endpointTexts = map[string]string{
 	"list-volumes": "Volumes whose name was deleted are in the trash. With the header Prefer: return=minimal " +
 		"(RFC 7240), an item has only the UUID, names, state, labels, size and status of the volume, the name, " +
 		"size, access and replicas of its profile, its node and pool, and the number of snapshots. With Prefer: " +
-		"return=minimal, health, it also has the UUIDs of its home and pool, and its copies.",
+		"return=minimal, health, it also has the UUIDs of its home and pool, its copies, and why replicas are missing.",
 	"plan":                "Nothing is recorded.",
 	"preview-collect":     "Nothing is changed. It fails as the removal would.",
 	"preview-remove-node": "Nothing is changed. The answer and the error are those that the removal would have.",

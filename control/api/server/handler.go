@@ -5,9 +5,9 @@
 //
 // Every request goes through the frontHandler, which identifies the peer, then through the routes, the rule of the
 // endpoint and its limits, to a handler. Errors are answered as problem details, see package wire. The only state is
-// the number of requests in progress (requestCounter), protected by a mutex. To add an endpoint, add a row to package
-// route, a rule to access.go, a handler to the file of its noun, and, unless the handler describes it, a text to
-// package openapi (endpoints.go).
+// the number of requests in progress: a requestCounter is protected by a mutex, and the joins are counted in a channel.
+// To add an endpoint, add a row to package route, a rule to access.go, a handler to the file of its noun, and, unless
+// the handler describes it, a text to package openapi (endpoints.go).
 package server
 
 import (
@@ -55,8 +55,8 @@ type Deps struct {
 }
 
 // Handler returns the API, version 1, with /metrics beside it. It is safe for concurrent use. Every error is
-// answered with a Problem, also for an unknown endpoint, a wrong method or a handler that panicked. A panic ends
-// only its own request. The handler never redirects.
+// answered with a Problem, also for an unknown endpoint, a wrong method or a handler that panicked. If the answer has
+// already begun, a panic breaks the connection instead. A panic ends only its own request. The handler never redirects.
 func Handler(d Deps) http.Handler {
 	mux := http.NewServeMux()
 	document := register(mux, d)

@@ -1,6 +1,7 @@
 // Package bolt keeps the control service's state in one file on one host, with go.etcd.io/bbolt. The daemon opens one
-// file for a single control service, and another one as the database of the agent. All others use a file through
-// store.Store, except that control/api/server calls Backup through api.Backup, and the metrics of cmd/drover read
+// file for a single control service, and another one as the database of the agent. It also logs Compaction, and calls
+// ReleasePages when it has become quiet. All others use a file through store.Store, except that control/api/server
+// calls Backup through api.Backup, package dump calls Raise through store.Raiser, and the metrics of cmd/drover read
 // Stats.
 //
 // bbolt is a B+ tree. A commit writes new pages, flushes them, then writes and flushes one of two meta pages. So a
@@ -13,10 +14,11 @@
 // bbolt shows a new state to readers before its meta page is flushed. In this package, a reader that sees such a state
 // waits for the flush, so that no caller acts on a state that a power cut could undo.
 //
-// When a commit fails (disk full, a failed flush), the committer first closes the file, checks it and opens it again.
-// After a failed flush the page cache may contain data that is not on the disk (fsync(2), "Errors"), and bbolt would
-// rely on it. So the committer writes and flushes the meta pages again, drops all pages from the cache, and checks
-// the file as it is on the disk. If that fails, it refuses the request, and the next request tries again.
+// When a commit fails (disk full, a failed flush), all its requests get an error. Before the next commit, the committer
+// closes the file, checks it and opens it again. After a failed flush the page cache may contain data that is not on
+// the disk (fsync(2), "Errors"), and bbolt would rely on it. So the committer writes and flushes the meta pages again,
+// drops all pages from the cache, and checks the file as it is on the disk. If that fails, each later request makes it
+// try again, and gets an error if that fails too.
 //
 // In memory the package keeps the sessions, the queue of the committer, the watches, and which transactions are
 // durable. Each of these has a mutex, and Store.mu protects the open file. The counters for Stats are atomic. A flock
@@ -78,7 +80,7 @@ type Store struct {
 	mu     sync.RWMutex
 	db     *bbolt.DB
 	file   *os.File // the file of db, which bbolt closes
-	failed error    // why db is nil
+	failed error    // why db cannot be used; nil: it can be used
 
 	writeFailed bool // used by the committer only: a write has failed, so the page cache is not reliable
 
@@ -100,8 +102,7 @@ type Stats struct {
 	Damaged   int64 // damaged values that were found when the file was opened
 	FileBytes int64
 	// ReserveBytes is the size of the reserve on the disk, so that small changes still fit when the disk is full. 0
-	// means that the disk has no space for it, or that the filesystem does not support it. Creates are refused earlier,
-	// when the free space becomes small.
+	// means that the disk has no space for it, or that the filesystem does not support it.
 	ReserveBytes int64
 	Commits      uint64 // flushed to the disk by this process
 	Txns         uint64 // committed by this process
@@ -140,8 +141,9 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// Close ends all sessions and all calls in progress with store.ErrClosed, except calls whose commit is in progress:
-// they get its outcome. Idempotent.
+// Close ends all sessions and all calls that wait with store.ErrClosed. A call whose commit is in progress gets its
+// outcome. Close waits for the calls that read, which return their result. A Backup that already writes to its w
+// continues after Close. Idempotent.
 func (s *Store) Close() error {
 	var err error
 	s.once.Do(func() {

@@ -17,7 +17,7 @@ type contents struct {
 	indexed bool
 	entries int
 	damaged int // records that do not parse
-	pages   int // pages in use, including those with the list of free pages
+	pages   int // pages in use, with those of the list of free pages, without the two meta pages
 }
 
 // errNewer is the error for a file that a newer Drover wrote. Its text is the schema of the file.

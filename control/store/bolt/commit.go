@@ -13,8 +13,8 @@ import (
 )
 
 // Txn implements store.Store. In addition to the contract, it fails with dataset.ErrCorrupt if a checked value is
-// damaged. In that case nothing was changed. After dataset.ErrNoSpace and dataset.ErrUnavailable the outcome is
-// unknown.
+// damaged, which changes nothing, or if the file is damaged. As the caller cannot tell these two apart, the outcome is
+// unknown after dataset.ErrCorrupt, as it is after dataset.ErrNoSpace and dataset.ErrUnavailable.
 func (s *Store) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	if err := store.CheckTxn(checks, writes); err != nil {
 		return 0, err

@@ -110,7 +110,7 @@ func (s *Store) replaceByCompacted(ctx context.Context, f *os.File, size int64,
 	if err := os.Rename(path, s.path); err != nil {
 		return nil, err
 	}
-	// adopt flushes the directory before anything is written. Until then a power cut may restore the old file, which
+	// useFile flushes the directory before anything is written. Until then a power cut may restore the old file, which
 	// has the same content.
 	return g, nil
 }

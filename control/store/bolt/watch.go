@@ -24,7 +24,8 @@ type waiters struct {
 	count  int
 }
 
-// maxLast is the maximum size of last. Beyond it, last is emptied, and every watcher returns once without a change.
+// maxLast is the maximum size of last. Beyond it, last is emptied. Then the next call of Watch for a prefix can return
+// at once although nothing under the prefix has changed.
 const maxLast = 1 << 15
 
 func newWatches(index uint64) *watches {

@@ -78,11 +78,10 @@ func afterPrefix(prefix string) string {
 	return prefix[:last] + string(rune(prefix[last]+1))
 }
 
-// selection collects the parts that probably contain the next keys: those from the key from on, until they contain
-// want keys.
+// selection collects the parts that probably contain the first keys that are not below from.
 type selection struct {
 	from string
-	want int // keys
+	want int // how many more keys the parts should contain
 	list []part
 }
 
@@ -168,8 +167,8 @@ func (s *distributions) put(prefix string, n *keyDistribution) {
 	s.byPrefix[prefix] = n
 }
 
-// selectParts returns parts from the key from on that together should contain want keys. It returns at most as many
-// parts as one transaction can read.
+// selectParts returns the parts that together should contain the first want keys that are not below from. It returns at
+// most as many parts as one transaction can read.
 func (s *distributions) selectParts(prefix, from string, want int) []part {
 	s.mu.Lock()
 	defer s.mu.Unlock()

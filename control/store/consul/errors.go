@@ -55,7 +55,7 @@ func (e *endpoint) status(what string, answer *statusError) error {
 		}
 		return false
 	}
-	away := func(format string, args ...any) error {
+	unavailable := func(format string, args ...any) error {
 		return dataset.Errorf(dataset.ErrUnavailable, "consul: %s: %s", what, fmt.Sprintf(format, args...))
 	}
 	switch {
@@ -69,17 +69,17 @@ func (e *endpoint) status(what string, answer *statusError) error {
 		return fmt.Errorf("consul: %s: %w: %s (drover needs the defaults of txn_max_req_len and kv_max_value_size)",
 			what, store.ErrTooLarge, text)
 	case answer.code == http.StatusTooManyRequests:
-		return away("%s refuses more requests: %s (see http_max_conns_per_client and request_limits)", answer.host,
-			text)
+		return unavailable("%s refuses more requests: %s (see http_max_conns_per_client and request_limits)",
+			answer.host, text)
 	case has("No cluster leader", "not the leader", "leadership lost", "leadership transfer",
 		"not ready to serve consistent reads"):
-		return away("no leader: %s (%s)", leaderHint, text)
+		return unavailable("no leader: %s (%s)", leaderHint, text)
 	case has("No known Consul servers", "rpc error getting client", "rpc error making call"):
-		return away("%s reaches no server: %s", answer.host, text)
+		return unavailable("%s reaches no server: %s", answer.host, text)
 	case has("HTTP request to an HTTPS server"):
-		return away("%s wants https", answer.host)
+		return unavailable("%s wants https", answer.host)
 	}
-	return away("%s answered with status %d: %s", answer.host, answer.code, text)
+	return unavailable("%s answered with status %d: %s", answer.host, answer.code, text)
 }
 
 const leaderHint = "too few of its servers are up, or they are just electing one (consul operator raft list-peers)"
@@ -174,7 +174,7 @@ func (e *endpoint) unexpectedAnswer(what string) error {
 	return dataset.Errorf(dataset.ErrUnavailable, "consul: unexpected answer: %.200s", e.sanitize(what))
 }
 
-// sanitize converts a message of Consul to one line, and removes the token in case Consul repeats it.
+// sanitize removes the token from a message of Consul, in case Consul repeats it.
 func (e *endpoint) sanitize(text string) string {
 	if token := e.transport.creds.current(); token != "" {
 		text = strings.ReplaceAll(text, token, "(token)")

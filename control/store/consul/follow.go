@@ -166,14 +166,14 @@ func (f *feed) applyShards(now, before map[string]uint64) {
 }
 
 // undoneRange returns the range of indexes that the store gave out before it was replaced by an older one, and that the
-// older store does not contain. The argument was has the indexes of the shards before the replacement, and the argument
-// now has those after it. newest is the newest index that was known before the replacement.
+// older store does not contain. before has the indexes of the shards before the replacement, and now has those after
+// it. newest is the newest index that was known before the replacement.
 //
 // Indexes of later transactions are above the range, because Consul continues to count (restoreUserSnapshot in raft).
 // They can be inside the range if the older store is in a new Consul cluster.
-func undoneRange(was, now map[string]uint64, newest uint64) gap {
-	last := uint64(0) // the newest known index
-	for _, i := range was {
+func undoneRange(before, now map[string]uint64, newest uint64) gap {
+	last := uint64(0) // the newest index in before
+	for _, i := range before {
 		last = max(last, i)
 	}
 	g := gap{high: max(last, newest)}

@@ -96,11 +96,11 @@ func (f *inflight) send(to http.RoundTripper, req *http.Request, patience <-chan
 	return nil, err
 }
 
-// sendRace makes sure that either a request is sent or its caller gives up, and never both. Without it, the transport
-// could send a request whose context has just ended, and would then close the connection.
+// sendRace makes sure that a request is not sent after its caller has given up. Without it, the transport could send a
+// request whose context has just ended, and would then close the connection.
 type sendRace struct {
 	mu         sync.Mutex
-	sent, left bool // sent: the request was sent; left: the caller gave up
+	sent, left bool // sent: the request is being sent or was sent; left: the caller gave up before that
 }
 
 // connected is called when the request has got a connection, before anything is written. If the caller has given up,

@@ -45,7 +45,8 @@ const (
 )
 
 // shardOf returns the shard of a key, or of a prefix of more than one word. It depends only on the second word, which
-// usually is a UUID. So the records of one dataset or node share a shard, whatever their first word is.
+// usually is a UUID, or on the only word. So the records of one dataset or node share a shard, whatever their first
+// word is.
 func shardOf(key string) int {
 	word, rest, more := strings.Cut(key, "/")
 	if more {
@@ -106,11 +107,13 @@ func blockingOptions(ctx context.Context, after uint64) *api.QueryOptions {
 	return q.WithContext(ctx)
 }
 
-// The timeouts of calls. A server without a leader usually holds a request for twice rpc_hold_timeout (7 s): see
-// hasNoLeader. A server that says nothing for answerTime counts as unreachable.
+// The timeouts of calls.
 const (
-	dialTime   = 3 * time.Second
+	dialTime = 3 * time.Second // for a connection and for the TLS handshake, each
+	// answerTime is how long a server may take to begin its answer. It is longer than twice rpc_hold_timeout (7 s by
+	// default): a server without a leader usually holds a request for that long. See hasNoLeader.
 	answerTime = 15 * time.Second
+	// silentTime is how long a request waits at least. An address that was silent for this time is no longer preferred.
 	silentTime = time.Second
-	watchTime  = 20 * time.Second
+	watchTime  = 20 * time.Second // how long a blocking query waits for a change
 )

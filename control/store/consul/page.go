@@ -71,8 +71,8 @@ func (s *Store) survey(ctx context.Context, prefix string) error {
 	return nil
 }
 
-// readAnswer is Consul's answer to a transaction that only reads (agent/structs,
-// TxnReadResponse). The API's client drops most of it.
+// readAnswer is Consul's answer to a transaction that only reads (agent/structs, TxnReadResponse). The API's client
+// drops most of it.
 type readAnswer struct {
 	Results               []struct{ KV *api.KVPair }
 	Errors                api.TxnErrors

@@ -76,7 +76,7 @@ func (s *Store) GetMany(ctx context.Context, keys []string) ([]store.Entry, erro
 }
 
 // List implements store.Store. Without a limit it sends one request, and all entries are from the same moment. With a
-// limit and a prefix that ends with a slash, the cost of each page but the first depends only on the size of the page.
+// limit and a prefix that is empty or ends with a slash, the cost of each page but the first depends only on its size.
 // Otherwise the cost depends on the number of keys under the prefix.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Entry, error) {
 	if limit < 0 {

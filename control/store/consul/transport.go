@@ -28,15 +28,15 @@ const (
 	renewConns = 48
 )
 
-// transport is the HTTP transport of Consul's API client. It sends each request to one of several addresses,
-// beginning with the one that answered last, and adds the current token.
+// transport is the HTTP transport of Consul's API client. It sends each request to one of several addresses, and adds
+// the current token. It begins with the address that answered last, or with the next one if that was silent.
 type transport struct {
 	hosts          []*url.URL
 	base           *http.Transport
 	creds          *credentials
 	clock          clock.Clock
-	leader         time.Duration // how long a request waits for Consul to elect a leader
-	preferred      *atomic.Int32 // index in hosts of the address that answered last
+	leaderTime     time.Duration // how long a request waits for Consul to elect a leader
+	preferred      *atomic.Int32 // index in hosts of the address to try first
 	sent           *atomic.Uint64
 	inflight       *inflight
 	endsWithCaller bool // a request is cancelled when the context of its caller ends
@@ -51,7 +51,7 @@ func newTransport(life context.Context, opts Options, answer time.Duration) (*tr
 			"consul: no address: want one or more such as https://consul1:8501")
 	}
 	f := &transport{
-		preferred: new(atomic.Int32), sent: new(atomic.Uint64), clock: opts.Clock, leader: opts.LeaderTime,
+		preferred: new(atomic.Int32), sent: new(atomic.Uint64), clock: opts.Clock, leaderTime: opts.LeaderTime,
 		inflight: &inflight{ctx: life, maxTime: opts.CallTime, silence: silence{clock: opts.Clock}},
 	}
 	secure := 0
@@ -132,8 +132,8 @@ func (f *transport) close() {
 }
 
 // RoundTrip implements http.RoundTripper. It returns an error for a response that is not a regular answer of Consul
-// (see isConsulAnswer), so that the caller does not mistake it for an answer. It repeats a request that changes
-// something only if the first attempt cannot have changed anything.
+// (see isConsulAnswer), so that the caller does not mistake it for an answer. It repeats a request that is not
+// idempotent only if the first attempt cannot have changed anything.
 //
 // While Consul elects a leader, RoundTrip repeats a request for up to Options.LeaderTime. This is necessary because a
 // server notices the death of a leader only after some seconds. Until then it refuses requests at once. After that,
@@ -159,7 +159,7 @@ func (f *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			continue // try another connection
 		}
 		if !cut && (!isElecting(err) || !f.isIdempotent(req) && !hadNoEffect(err) ||
-			max(took, f.inflight.silence.duration()) > f.leader) {
+			max(took, f.inflight.silence.duration()) > f.leaderTime) {
 			return nil, err
 		}
 		select {
@@ -170,7 +170,7 @@ func (f *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// tryEach tries each address once, beginning with the one that answered last.
+// tryEach tries each address once, beginning with the preferred one.
 func (f *transport) tryEach(req *http.Request, body []byte) (*http.Response, error) {
 	start := int(f.preferred.Load())
 	var failed error
@@ -258,7 +258,7 @@ func (f *transport) sendAs(req *http.Request, host *url.URL, body []byte) (*http
 // patience returns how long a request waits for an answer. The longer Consul has been silent, the shorter the wait: a
 // server without a leader, or without a network, does not answer for a long time.
 func (f *transport) patience() time.Duration {
-	return max(silentTime, f.leader-f.inflight.silence.duration())
+	return max(silentTime, f.leaderTime-f.inflight.silence.duration())
 }
 
 const maxErrorText = 4 << 10
@@ -345,8 +345,8 @@ func hadNoEffect(err error) bool {
 	return neverReceived(err)
 }
 
-// connectionEnded reports whether a connection ended during a request: the server had closed it because it was idle,
-// or the end of another request closed it.
+// connectionEnded reports whether a connection may have ended during a request: the server had closed it because it was
+// idle, or the end of another request closed it. It also returns true if a server did not answer in time.
 func connectionEnded(err error) bool {
 	var reach *reachError
 	return errors.As(err, &reach) && !neverReceived(err)

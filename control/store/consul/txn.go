@@ -15,7 +15,8 @@ import (
 
 // Txn implements store.Store. A transaction that only reads has index 0. In addition to the contract, it fails with
 // dataset.ErrForbidden if the token lacks a right. In that case nothing was changed. After dataset.ErrUnavailable the
-// outcome is unknown. The transaction is sent to another address only if it cannot have been received.
+// outcome is unknown. The transaction is sent again, to the same or another address, only if the first attempt cannot
+// have changed anything.
 func (s *Store) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	if err := store.CheckTxn(checks, writes); err != nil {
 		return 0, err

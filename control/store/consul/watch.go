@@ -14,7 +14,7 @@ type feed struct {
 	wakes atomic.Uint64
 
 	mu      sync.Mutex
-	newest  uint64         // the newest known index; the fields below include all changes up to it
+	newest  uint64         // the newest index of an answer, or of a transaction of this process
 	shard   [shards]uint64 // newest known index of each shard
 	all     uint64         // newest index of changes that may concern any shard
 	live    uint64         // newest index of changes under store.LivePrefix
@@ -98,9 +98,12 @@ func (f *feed) wakeAll() {
 	f.wake()
 }
 
-// poll reports whether something under prefix may have changed since the index in the argument after: then wait is nil,
-// and otherwise wait is closed at the next change. index is the newest known index. If after is in the gap f.lost, wait
-// is nil, and index is the last index before the gap. ahead is true if after is above every index that is known here.
+// poll reports whether something under prefix may have changed since the index after. If so, wait is nil. Otherwise
+// wait is closed at the next change. index is the newest known index. ahead is true if after is above every index that
+// is known here.
+//
+// If after is in the gap f.lost, wait is nil, and index is the last index before the gap. This does not apply if the
+// newest known index is in the gap too: then indexes are given out again, and after may be valid.
 func (f *feed) poll(prefix string, after uint64) (index uint64, wait <-chan struct{}, ahead bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -136,14 +139,17 @@ func (f *feed) poll(prefix string, after uint64) (index uint64, wait <-chan stru
 //
 // A process has at most two blocking queries, for any number of callers and prefixes. The first one is on
 // <prefix>/own/rev/, where every transaction writes the keys of the shards that it changed. The answer is at most 65
-// small keys, however large the store is. The second one exists only while keys under store.LivePrefix are watched, and
-// is on those keys, because Consul itself deletes them when a session ends.
+// small keys, however large the store is. The second one is on the keys under store.LivePrefix, because Consul itself
+// deletes them when a session ends. Each query begins with the first watch that needs it, and is repeated until the
+// store is closed.
 //
 // A prefix of two or more words belongs to one of 64 shards, according to its second word. So a watch of work/<node>/
 // wakes for about one in 64 unrelated changes. A watch of a prefix of a single word wakes for every change.
 //
 // An answer of Consul shows the keys at a single moment. Every change up to the index of the answer is in this answer
-// or in an earlier one. So Watch never returns an index that covers a change which it has not reported to the caller.
+// or in an earlier one. A transaction of this process raises the newest index before changes of other processes with
+// lower indexes are known here. These changes were committed earlier, so a caller that reads after Watch sees them. So
+// Watch never returns an index that covers a change which the caller then cannot read.
 func (s *Store) Watch(ctx context.Context, prefix string, after uint64) (uint64, error) {
 	if err := store.CheckPrefix(prefix); err != nil {
 		return 0, err

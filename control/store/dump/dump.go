@@ -37,8 +37,8 @@ import (
 const (
 	format  = "drover store"
 	version = 1
-	// clusterKey and markKey are the only keys that this package interprets. clusterKey has the identity of the store
-	// (package control), and markKey the mark of an unfinished Load.
+	// clusterKey and markKey are the only keys whose values this package interprets. clusterKey has the identity of the
+	// store (record.ClusterKey), and markKey has the mark of an unfinished Load.
 	clusterKey = "cluster/id"
 	markKey    = "cluster/loading"
 	// page is the number of entries that are read at once.
@@ -78,8 +78,9 @@ type tail struct {
 }
 
 // Save writes the records of a store to w. kind is the kind of the store. It reads the records twice, and fails with
-// dataset.ErrConflict if the store was changed meanwhile. It fails with dataset.ErrInUse if the store is in use, and
-// with dataset.ErrNotFound if it is empty. After an error, the output is incomplete, and Check refuses it.
+// dataset.ErrConflict if the store was changed meanwhile, or if a Load into it did not end. It fails with
+// dataset.ErrInUse if the store is in use, and with dataset.ErrNotFound if it is empty. After an error, the output is
+// incomplete, and Check refuses it.
 func Save(ctx context.Context, st store.Store, kind string, w io.Writer) (Summary, error) {
 	sum := Summary{From: kind}
 	if err := checkIdle(ctx, st); err != nil {

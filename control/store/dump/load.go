@@ -36,7 +36,9 @@ func CheckComplete(ctx context.Context, st store.Store) error {
 // continues: see CheckComplete.
 //
 // It fails with dataset.ErrExists if the store is not empty and replace is not set, with dataset.ErrInUse if the store
-// is in use, with dataset.ErrConflict if the file was changed while it was read, and with the errors of Check.
+// is in use, and with dataset.ErrUnsupported if the store is not a store.Raiser. It fails with dataset.ErrConflict if
+// the file was changed while it was read, if another program changes the store, or if a Load of another dump did not
+// end and replace is not set. It also fails with the errors of Check.
 func Load(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool) (Summary, error) {
 	sum, err := Check(r)
 	if err != nil {
@@ -89,7 +91,8 @@ func Check(r io.Reader) (Summary, error) {
 	return read(r, func(store.Entry) error { return nil })
 }
 
-// checkReplaceable fails if a dump cannot replace the content of the store: see Load.
+// checkReplaceable fails with the errors of Load if a dump cannot replace the content of the store. Otherwise it
+// returns the store as a Raiser.
 func checkReplaceable(ctx context.Context, st store.Store, sum Summary, replace bool) (store.Raiser, error) {
 	raiser, ok := st.(store.Raiser)
 	if !ok {
