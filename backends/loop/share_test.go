@@ -158,6 +158,34 @@ func TestNothingNewCame(t *testing.T) {
 	f.settled()
 }
 
+// Two snapshots that are names of one file free no space when one of them is deleted.
+func TestUniqueSizeOfSharedFile(t *testing.T) {
+	f := newFixture(t, "xfs")
+	c := f.stage(xfs)
+	again := newTransfer(c.Dataset)
+	f.must(errors.Join(f.Snapshot(t.Context(), c.Keep, nil), f.Snapshot(t.Context(), again, nil)))
+	f.must(receiveAll(t.Context(), f.Pool, c))
+	stream, err := readdressed(t.Context(), f.Pool, again, c.Keep.ID, c.Other.ID)
+	f.must(err)
+	alone, err := f.UniqueSize(t.Context(), c.Other.ID, c.Keep.ID)
+	if err != nil || alone == 0 {
+		t.Fatalf("before the second name, the snapshot has %d bytes of its own, %v", alone, err)
+	}
+	d := backends.Delivery{Dataset: c.Other, Snapshot: again, Base: c.Keep.ID}
+	d.Snapshot.Dataset = c.Other.ID
+	_, err = f.Receive(t.Context(), d, bytes.NewReader(stream), nil)
+	f.must(err)
+	for _, s := range []dataset.Snapshot{c.Keep, again} {
+		if got, err := f.UniqueSize(t.Context(), c.Other.ID, s.ID); err != nil || got != 0 {
+			t.Errorf("snapshot %s: %d bytes, %v, want 0", s.ID, got, err)
+		}
+	}
+	f.must(f.DeleteSnapshot(t.Context(), c.Other.ID, again.ID))
+	if got, err := f.UniqueSize(t.Context(), c.Other.ID, c.Keep.ID); err != nil || got != alone {
+		t.Errorf("after the deletion: %d bytes, %v, want %d", got, err, alone)
+	}
+}
+
 // Two snapshots are compared once for a plan and its stream. They are compared again if one was made again with the
 // same name.
 func TestComparedOnce(t *testing.T) {

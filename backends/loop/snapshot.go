@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop/attach"
@@ -136,10 +137,8 @@ func (p *Pool) UniqueSize(ctx context.Context, ds, snapshot uuid.UUID) (size dat
 	return size, nil
 }
 
+// uniqueSize does the work of UniqueSize for an open directory.
 func (sn *snapshots) uniqueSize(ctx context.Context, dir folder.Dir, snapshot uuid.UUID) (dataset.Size, error) {
-	if _, shared, err := sn.sharing.SharesHead(dir, snapshot); err != nil || shared {
-		return 0, err // the head uses the same image, so deleting the snapshot frees nothing
-	}
 	f, err := dir.Open(sn.layout.Image(snapshot.String()))
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %s", snapshot)
@@ -148,6 +147,10 @@ func (sn *snapshots) uniqueSize(ctx context.Context, dir folder.Dir, snapshot uu
 		return 0, err
 	}
 	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Nlink > 1 {
+		return 0, err // the head or another snapshot is the same file, so deleting this name frees nothing
+	}
 	bytes, err := reflink.Unshared(ctx, f)
 	return dataset.Size(bytes), err
 }
