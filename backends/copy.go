@@ -61,9 +61,10 @@ type Change struct {
 //	Demote             removes the head again, if a snapshot has the same content
 //	Supersede          turns the head into a snapshot
 //
-// These methods accept a copy as well, because they need no head: Stat, List, WriteRecord, DeleteSnapshot, Delete, and
-// Clone and Send of a snapshot. All other methods return ErrConflict for a copy. Create returns ErrConflict if the pool
-// has a copy of the dataset. Reap never removes a copy, nor the received part of a snapshot.
+// These methods accept a copy as well, because they need no head: Stat, List, WriteRecord, DeleteSnapshot, Delete,
+// Clone and Send of a snapshot, and Changed and Same of two snapshots. Commit accepts a promoted copy. UniqueSize
+// accepts a copy in backend loop only. All other methods of a pool return ErrConflict for a copy. Create returns
+// ErrConflict if the pool has a copy of the dataset. Reap never removes a copy, nor the received part of a snapshot.
 type Copier interface {
 	Sender
 	IdleChecker
@@ -76,10 +77,10 @@ type Copier interface {
 	// dataset, Receive makes it. The snapshot and its record appear only after the whole stream was verified and is
 	// durable. If the copy already has the complete snapshot, Receive reads nothing.
 	//
-	// An interrupted Receive keeps the received part. After a crash or a power cut, up to 64 MiB of its end can be
-	// missing. To resume, call Receive with the rest of the stream, from the byte that Received reports. A call from
-	// byte 0, or for another snapshot of the dataset, discards the received part and starts again. DeleteSnapshot
-	// removes the received part.
+	// An interrupted Receive keeps the received part. A crash or a power cut can remove its end: everything after the
+	// last checkpoint. Checkpoints are at most 64 MiB apart, or more if the disk is slower than the link. To resume,
+	// call Receive with the rest of the stream, from the byte that Received reports. A call from byte 0, or for another
+	// snapshot of the dataset, discards the received part and starts again. DeleteSnapshot removes the received part.
 	//
 	// Errors:
 	//
@@ -107,13 +108,14 @@ type Copier interface {
 	// copy's snapshots. Idempotent: if the copy has no head, Demote changes nothing.
 	//
 	// Errors: ErrConflict if the head differs; use Supersede then. ErrInUse if the head is attached or mounted.
+	// ErrNotFound if the pool lacks the dataset or the snapshot.
 	Demote(ctx context.Context, ds, snapshot uuid.UUID) error
 
 	// Supersede turns the head of a dataset into a snapshot, and the dataset into a copy. keep is the record of the new
 	// snapshot. Supersede also works in a pool that is nearly full. It is durable when it returns. Idempotent: if the
-	// copy has no head, Supersede changes nothing.
+	// copy has no head but has the snapshot keep, Supersede changes nothing.
 	//
-	// Errors: ErrInUse if the head is attached or mounted.
+	// Errors: ErrInUse if the head is attached or mounted. ErrConflict if the copy has neither a head nor the snapshot.
 	Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error
 }
 

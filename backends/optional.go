@@ -86,8 +86,9 @@ type Clearer interface {
 	// After an interruption, the place contains the empty pool or a part of it. Open with Make completes such a part
 	// under the same UUID.
 	//
-	// Errors: ErrConflict if the pool is not empty; nothing was changed. ErrInUse if the pool's storage is mounted or
-	// used otherwise.
+	// Errors: ErrConflict if the pool is not empty; nothing was removed. ErrInUse if the pool's storage is mounted or
+	// used otherwise. A backend that leaves a filesystem or zpool on the devices may only close the pool, without a
+	// check that it is empty.
 	Clear(ctx context.Context) (remains string, err error)
 }
 
@@ -109,8 +110,10 @@ type Rewriter interface {
 	// At every step the head is the old or the new one, with the same bytes. When ctx ends, Rewrite
 	// returns soon after with the old head, and the error is the cause. A repeated call rewrites again.
 	//
-	// Errors: ErrInUse if the head is attached or mounted. ErrNoSpace if the rewrite would leave the pool nearly full;
-	// nothing was changed. ErrUnsupported if a rewrite gains nothing.
+	// Errors: ErrInUse if the head is attached or mounted. ErrConflict if another program changed or replaced the head
+	// meanwhile. ErrNoSpace if the rewrite would leave the pool nearly full. ErrUnsupported if a rewrite gains nothing.
+	// ErrCorrupt if the copy differs from the head when both are read from the disk. The head stays the old one in all
+	// these cases.
 	Rewrite(ctx context.Context, id uuid.UUID, progress Progress) (was, now int, err error)
 }
 
@@ -134,7 +137,7 @@ type SnapshotMeasurer interface {
 
 // Compressor is a pool that can compress the data of its datasets.
 type Compressor interface {
-	// Compresses reports whether the files of new datasets may need fewer bytes of the pool than they have.
+	// Compresses reports whether the files of new datasets may take less space in the pool than their size.
 	Compresses() bool
 }
 

@@ -19,8 +19,9 @@ type Pool interface {
 	// constant for the life of the Pool.
 	Info() Info
 
-	// Status returns the current size, free bytes and health. It starts no process and walks no tree. If the pool is
-	// absent or was exchanged, Online is false and Reason says why.
+	// Status returns the current size, free bytes and health. It walks no tree. It starts no process, except in backend
+	// lvm to activate an inactive thin pool, or to resume volumes after a command has failed. If the pool is absent or
+	// was exchanged, Online is false and Reason says why.
 	Status(ctx context.Context) dataset.PoolStatus
 
 	// Generation returns the counter that is stored in the pool: the value of the last Raise, or 0. A disk that was
@@ -139,7 +140,7 @@ type Info struct {
 	Missing     []string
 	Note        string        // how the pool works, such as "XFS with reflinks: …"
 	Path        string        // where the datasets are stored
-	DefaultSize dataset.Size  // of a dataset that requests no size, if the pool is large enough: see DefaultSize
+	DefaultSize dataset.Size  // of a dataset that requests no size; on a smaller pool see the function DefaultSize
 	UsedLag     time.Duration // maximum age of what Used returns; 0 if it is always current
 	// UsedStartsNoProgram says that Used starts no program, and thus takes microseconds if it does not walk the tree of
 	// files: see Pool.Used.

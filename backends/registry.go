@@ -10,11 +10,11 @@ type Registry struct {
 	kinds []Kind
 }
 
-// NewRegistry returns a registry of these kinds. If nothing else was requested, the first backend that this host can
-// run is used.
+// NewRegistry returns a registry of these kinds. Their order is that of lists, and the order in which the adoption of a
+// pool tries the backends. The default pool does not depend on the order: see agent/pool/default.go.
 func NewRegistry(kinds ...Kind) *Registry { return &Registry{kinds} }
 
-// Kinds returns the backends in the order of preference.
+// Kinds returns the backends in the order in which they were passed to NewRegistry.
 func (r *Registry) Kinds() []Kind { return r.kinds }
 
 // Kind returns a backend by its name. ErrInvalid lists the existing backends.

@@ -8,8 +8,8 @@
 // # Sizes
 //
 // A size is a limit of the filesystem's quotas, if they are on (package quota). A clone and a restore set the limit,
-// because a new subvolume has the limit of its source. Opening the pool sets all limits again, because they are lost
-// when somebody switches quotas off and on.
+// because a new subvolume has the limit of its source. Opening the pool corrects each limit that differs from the
+// recorded size, because limits are lost when somebody switches quotas off and on.
 //
 // # Durability
 //
@@ -18,23 +18,24 @@
 //
 // # Subvolumes of containers
 //
-// A process that may write to a volume can make subvolumes in it (ioctl(2), no privilege needed). A snapshot would
-// leave them out. So a snapshot is refused, with an error that says so. When the tree that contains them is removed,
-// they are destroyed too.
+// A process that may write to a volume can make subvolumes in it (ioctl(2), no privilege needed). A snapshot or clone
+// would leave them out. So both are refused, with an error that says so. When the tree that contains the subvolumes is
+// removed, they are destroyed too.
 //
 // # Parts
 //
 //	quota       limits of subvolumes, and the counters of destroyed ones
 //	subvolume   opening, copying and destroying subvolumes
 //
-// This package has the operations on datasets, each in a file of its name: creator.go, snapshots.go, sizes.go,
-// sender.go and receiver.go. Copies are in copier.go. Package cmd/drover/internal/settings registers the backend, and
-// agent/agenttest does so for tests. The agent opens a [Pool] and calls it by the contract of package backends. A Pool
-// opens the folder of the dataset that it works on, which claims the dataset (package shelf), and passes the folder to
-// a part. Parts keep no state about datasets: everything is read from the folder. The state in memory is the
-// attachments (package bindmount), the time of the next recount of the quotas and the calls that destroy subvolumes
-// (package quota), and the commits that callers share (btrfsctl.Commits). Each is protected by a mutex. The claim only
-// excludes Reap: the caller of backends.Pool prevents other concurrent changes of the dataset.
+// This package has the operations on datasets: creator.go (Create, Clone), snapshots.go, sizes.go, sender.go,
+// receiver.go and copier.go. The methods that need no part, such as Attach and Delete, are in pool.go. Package
+// cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. The agent opens a [Pool]
+// and calls it by the contract of package backends. A Pool opens the folder of the dataset that it works on, which
+// claims the dataset (package shelf), and passes the folder to a part. Parts keep no state about datasets: everything
+// is read from the folder. The state in memory is the attachments (package bindmount), the time of the next recount of
+// the quotas and the calls that destroy subvolumes (package quota), and the commits that callers share
+// (btrfsctl.Commits). Each is protected by a mutex. The claim only excludes Reap: the caller of backends.Pool prevents
+// other concurrent changes of the dataset.
 package btrfs
 
 import (

@@ -92,7 +92,9 @@ func source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 	return h.Tree, h.Size, err
 }
 
-// cloneSize returns the size of a clone: the requested size, or the size of the cloned tree if that is larger.
+// cloneSize returns the size of a clone: the requested size, or the size of the cloned tree if that is larger. Without
+// quotas it returns 0. It fails with dataset.ErrUnsupported if the cloned tree has no size and its usage is more than
+// the requested size.
 func (c *creator) cloneSize(ctx context.Context, from *shelf.Folder, name string, size,
 	want dataset.Size) (dataset.Size, error) {
 	switch {
@@ -132,7 +134,8 @@ func (c *creator) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size
 	})
 }
 
-// finishHead gives a new tree its limit, records it as the head with its size, and makes both durable.
+// finishHead gives a new tree its limit, records its size, and makes both durable. A head without a size needs no
+// record: FirstHead without a limit is the default of package shelf.
 func (c *creator) finishHead(f *shelf.Folder, h shelf.Head) error {
 	dir, err := subvolume.Open(f, h.Tree)
 	if err != nil {

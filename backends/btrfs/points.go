@@ -68,7 +68,7 @@ func (pt *points) equal(ctx context.Context, f *shelf.Folder, h shelf.Head, snap
 		return false, err
 	}
 	defer destroy()
-	_, err = compare(ctx, head, old, true)
+	_, err = compareTrees(ctx, head, old, true)
 	if errors.Is(err, btrfsctl.ErrDiffers) {
 		return false, nil
 	}
@@ -85,18 +85,19 @@ func (pt *points) compare(ctx context.Context, f *shelf.Folder, older, newer dat
 	}
 	defer done()
 	if older.Dataset == uuid.Nil {
-		return compare(ctx, newerTree, nil, first)
+		return compareTrees(ctx, newerTree, nil, first)
 	}
 	olderTree, oldDone, err := pt.open(ctx, f, older)
 	if err != nil {
 		return c, err
 	}
 	defer oldDone()
-	return compare(ctx, newerTree, olderTree, first)
+	return compareTrees(ctx, newerTree, olderTree, first)
 }
 
-// compare returns the difference between two subvolumes. It reads the kernel's stream without file data.
-func compare(ctx context.Context, newerTree, olderTree *os.File, first bool) (c btrfsctl.Change, err error) {
+// compareTrees returns the difference between two subvolumes, or the content of newerTree if olderTree is nil. It reads
+// the kernel's stream without file data. For first see points.compare.
+func compareTrees(ctx context.Context, newerTree, olderTree *os.File, first bool) (c btrfsctl.Change, err error) {
 	r, w := io.Pipe()
 	sent := make(chan error, 1)
 	go func() {

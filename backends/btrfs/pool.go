@@ -20,7 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
-// Pool is an open pool without quotas.
+// Pool is an open pool. A pool whose quotas are on is opened as a sizedPool.
 type Pool struct {
 	name     string
 	shelf    *shelf.Shelf
@@ -40,7 +40,8 @@ type Pool struct {
 	copier    *copier
 }
 
-// sizedPool is an open pool whose datasets can have a size.
+// sizedPool is an open pool whose datasets can have a size, because its quotas are on. It adds the methods of
+// backends.Resizer to Pool.
 type sizedPool struct{ *Pool }
 
 // openOrMake opens the pool at its path, or makes it, and prepares it for use.
@@ -61,7 +62,7 @@ func (p *Pool) openOrMake(cfg backends.Config, c clock.Clock) (err error) {
 	if err := checkFilesystem(p.shelf.Path()); err != nil {
 		return err
 	}
-	_ = p.shelf.KeepCopies() // if the pool is full, it must still open, and only refuses copies
+	_ = p.shelf.KeepCopies() // this fails in a full pool, which must still open; it then refuses copies
 	err = p.shelf.Within(func(dir *os.File) (err error) {
 		p.quota, err = quota.New(dir, p.shelf.Path(), c)
 		return err

@@ -139,7 +139,7 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 		return err
 	}
 	defer tree.Close()
-	// The tree has the limit of its base, and may be larger.
+	// A snapshot of the base has the limit of the base. The received content may be larger, so the limit is removed.
 	if err := r.quota.Assign(tree, 0); err != nil {
 		return err
 	}

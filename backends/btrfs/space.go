@@ -40,7 +40,7 @@ func (sp *space) roomFor(written, remaining int64) error {
 	return backends.CheckRoomFor(sp.pool, sp.shelf.Status, written, remaining, commit)
 }
 
-// checkSize fails if no dataset of the pool can have a size.
+// checkSize fails with dataset.ErrUnsupported if no dataset of the pool can have this size.
 func (sp *space) checkSize(size dataset.Size) error {
 	st, err := sp.shelf.Space()
 	switch {

@@ -51,8 +51,8 @@ type clearer struct {
 // withEmptyPool removes everything except the identity from an empty pool, and then calls the given function. If the
 // removal fails, it recreates the removed directories.
 func (c *clearer) withEmptyPool(then func(root folder.Dir) error) error {
-	c.dir.raising.Lock()
-	defer c.dir.raising.Unlock()
+	c.dir.identityMu.Lock()
+	defer c.dir.identityMu.Unlock()
 	root, err := c.dir.open()
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// copier makes copies of datasets whose home is another node, and turns datasets into copies.
+// copier makes copies of datasets whose home is another pool, and turns datasets into copies.
 type copier struct {
 	pool     string // its name, for errors
 	dir      *poolDir
@@ -168,9 +168,9 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 	return nil
 }
 
-// demote calls keep and then turns the dataset into a copy. After keep returns, the head must equal the snapshot. The
-// dataset moves together with its head, and the head is removed afterwards, so that there is never a dataset without a
-// head.
+// demote calls keep, if it is not nil, and then turns the dataset into a copy. The head must equal the snapshot then.
+// The dataset moves together with its head, and the head is removed afterwards, so that there is never a dataset
+// without a head.
 func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir folder.Dir) error) error {
 	root, err := cp.dir.open()
 	if err != nil {
@@ -214,7 +214,8 @@ func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(
 	return cp.layout.Flush(dir)
 }
 
-// checkDemotable fails unless the head equals the snapshot.
+// checkDemotable fails unless the snapshot exists and the head equals it. It does not compare the head of a copy,
+// because dropHead does.
 func (cp *copier) checkDemotable(dir folder.Dir, place string, snapshot uuid.UUID) error {
 	if _, err := cp.images.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound, "it has no snapshot %s", snapshot)

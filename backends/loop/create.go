@@ -37,7 +37,8 @@ type creator struct {
 	step       func(string)
 }
 
-// Create implements backends.Pool. It starts a program only for the first dataset of a kind, and flushes once.
+// Create implements backends.Pool. It starts a program only if the template does not exist yet, or if the dataset is
+// encrypted. It flushes once.
 func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
 	t, err := p.templates.SpecFor(d)
 	if err != nil {
@@ -51,7 +52,7 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	})
 }
 
-// Clone implements backends.Pool. It shares one image and flushes once.
+// Clone implements backends.Pool. It clones the image of the source, which copies no data, and flushes once.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	progress backends.Progress) (dataset.Size, error) {
 	size, err := p.creator.build(d, func(root, dir folder.Dir) (madeItem, error) {
@@ -341,7 +342,8 @@ func (c *creator) encrypt(ctx context.Context, dir folder.Dir, id uuid.UUID, key
 	}
 	defer open.Close()
 	c.step("create.opened")
-	// The kernel initialises unwritten tables later, because here each block that mkfs writes takes room.
+	// Each block that mkfs writes takes room, because an encrypted image shares none with a template. So mkfs leaves
+	// the tables of inodes to the kernel, which initialises them later.
 	if err := c.templates.Mkfs(ctx, t, open.Path(), "nodiscard,lazy_itable_init=1"); err != nil {
 		return err
 	}

@@ -111,7 +111,8 @@ func (r *remover) deletionsOf(root folder.Dir, id uuid.UUID) ([]string, error) {
 }
 
 // destroy removes a dataset's directory with all of Drover's files in it. If the directory contains other files,
-// destroy leaves them and the directory, and fails with ErrCorrupt. It returns nil if the directory is absent.
+// destroy removes the images, leaves the records, the other files and the directory, and fails with ErrCorrupt. It
+// returns nil if the directory is absent.
 func (r *remover) destroy(root folder.Dir, path string) error {
 	dir, err := root.Sub(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -70,15 +70,19 @@
 //	stream      the framing of a stream
 //	transfer    sending and receiving snapshots
 //
-// Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. This package has
-// the operations on datasets. A [Pool] claims the dataset that it works on (package internal/claims) and passes the
-// open directory to a part. The claim only excludes Reap. The caller of backends.Pool, which is the agent, prevents
-// other concurrent changes of a dataset. Everything about datasets is read from the directory. In memory, the catalog
-// has the claims and the count of datasets that became copies (claims.Moves). Parts keep only two caches about
-// datasets: the formats of records (layout.Formats) and the last comparison of two snapshots (transfer). A mutex
-// protects each. About the pool itself, poolDir remembers the version of the identity file that was verified last, in
-// an atomic pointer, and a mutex is held while the identity is rewritten. Packages poolimage and template have a mutex
-// each.
+// This package has the operations on datasets. Create, Clone, Commit and WriteRecord are in create.go, Delete and the
+// parts of Reap in delete.go, Snapshot, DeleteSnapshot and Restore in snapshot.go, Promote, Demote and Supersede in
+// copy.go, and Rewrite in rewrite.go. List, Stat, Used and Reap are in catalog.go, and the methods that only call a
+// part in operations.go. Opening a pool is in open.go, and its identity in identity.go.
+//
+// Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. A [Pool] claims
+// the dataset that it works on (package internal/claims) and passes the open directory to a part. The claim only
+// excludes Reap. The caller of backends.Pool, which is the agent, prevents other concurrent changes of a dataset.
+// Everything about datasets is read from the directory. In memory, the catalog has the claims and the count of datasets
+// that became copies (claims.Moves). Parts keep only two caches about datasets: the formats of records (layout.Formats)
+// and the last comparison of two snapshots (transfer). A mutex protects each. About the pool itself, poolDir remembers
+// the version of the identity file that was verified last, in an atomic pointer, and a mutex is held while the identity
+// is rewritten or removed. Packages poolimage and template have a mutex each.
 package loop
 
 import (
@@ -113,8 +117,8 @@ var (
 	_ backends.ExistingPoolKind = (*Backend)(nil)
 )
 
-// New returns the backend. It starts commands through runner: mkfs once for each size, and resize2fs where ext4
-// cannot be grown otherwise.
+// New returns the backend. It starts commands through runner: mkfs for each new template and encrypted dataset,
+// cryptsetup, mkfs.xfs for pools in an image or on devices, and resize2fs where ext4 cannot be grown otherwise.
 func New(runner run.Runner) *Backend {
 	return &Backend{runner: runner, step: steps.At, tuning: transfer.DefaultTuning()}
 }

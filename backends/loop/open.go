@@ -201,7 +201,7 @@ type poolDir struct {
 	// imageRoom fails if the pool's image lacks blocks. It is nil unless the pool is in an image file.
 	imageRoom    func() error
 	lastVerified atomic.Pointer[stamp] // version of the identity file that was verified last
-	raising      sync.Mutex            // held while the identity is rewritten
+	identityMu   sync.Mutex            // held while the identity is rewritten or removed
 }
 
 // open opens the pool's directory and checks that it is still this pool. Nothing stays open between operations, so
@@ -274,8 +274,8 @@ func (h *poolDir) generation() (uint64, error) {
 
 // changeIdentity durably changes the identity of the pool.
 func (h *poolDir) changeIdentity(change func(id *identity)) error {
-	h.raising.Lock()
-	defer h.raising.Unlock()
+	h.identityMu.Lock()
+	defer h.identityMu.Unlock()
 	root, err := h.open()
 	if err != nil {
 		return err

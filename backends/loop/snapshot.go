@@ -32,7 +32,7 @@ type snapshots struct {
 	step     func(string)
 }
 
-// Snapshot implements backends.Pool. It shares one image and flushes once.
+// Snapshot implements backends.Pool. It clones the image of the head, or gives it a second name, and flushes once.
 func (p *Pool) Snapshot(_ context.Context, s dataset.Snapshot, progress backends.Progress) error {
 	err := p.catalog.withDataset(s.Dataset, func(dir folder.Dir) error { return p.snapshots.take(dir, s) })
 	if err != nil {
@@ -180,7 +180,7 @@ func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset
 }
 
 // restore restores the head in dir to a snapshot, unless an earlier attempt with the same keep has restored it. It
-// returns the size of the image.
+// returns the size of the image in bytes, or 0 if the earlier attempt was complete.
 func (sn *snapshots) restore(
 	ctx context.Context,
 	dir folder.Dir,

@@ -75,7 +75,7 @@ const growSlack = 16 << 20
 type active struct {
 	node, disk          string // the mounted device, and the volume's own device
 	fsType              string
-	fsSize, inner, size int64 // of the filesystem, of its container, and of the volume
+	fsSize, inner, size int64 // bytes of the filesystem, of the mounted device, and of the volume
 
 	open *crypt.Device // the container on the volume; nil if it has none
 	key  []byte
@@ -158,7 +158,7 @@ func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 }
 
 // checkIdle fails with dataset.ErrInUse if a dataset is attached, or if its device is open or mounted in any mount
-// namespace. A folder without a head is not in use.
+// namespace. It waits up to a second for an open device. A dataset that is absent or incomplete is not in use.
 func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
 	if err := a.attached.CheckNone(id); err != nil {
 		return err
@@ -235,7 +235,8 @@ func offlineGrow(filesystems []string) ([]string, error) {
 }
 
 // Resize implements backends.Resizer. It extends the volume first, and then its filesystem. An unmounted filesystem is
-// extended at its next mount.
+// extended at its next mount. Resize refuses a size as a shrink if the volume is more than 1/32 larger than the size
+// needs.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
 	if err := p.resize(ctx, id, p.roundUp(size), root); err != nil {
 		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
@@ -292,11 +293,11 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err := shelf.WriteJSON(f.Root, tree, l, true); err != nil || root == nil {
 		return err
 	}
-	decrypted, err := p.encryption.extendContainer(ctx, v, l.Volume, int64(fits))
+	inner, err := p.encryption.extendContainer(ctx, v, l.Volume, int64(fits))
 	if err != nil {
 		return err
 	}
-	return grow(root, v.fsType, decrypted)
+	return grow(root, v.fsType, inner)
 }
 
 // Grow implements backends.Resizer.

@@ -171,7 +171,7 @@ func (e *encryption) makeFS(ctx context.Context, fsType string, size dataset.Siz
 	return err
 }
 
-// close closes what inspect opened.
+// close closes the container, if inspect opened one.
 func (v active) close() error {
 	if v.open == nil {
 		return nil
@@ -179,8 +179,8 @@ func (v active) close() error {
 	return v.open.Close()
 }
 
-// extendContainer extends the container of a head to the size of its extended volume. It returns the device that
-// decrypts the container.
+// extendContainer extends the container of a head to the size of its extended volume. It returns the size of the
+// mounted device in bytes: that of the mapping, or size if the head has no container.
 func (e *encryption) extendContainer(ctx context.Context, v active, volume string, size int64) (int64, error) {
 	if v.open == nil {
 		return size, nil

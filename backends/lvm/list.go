@@ -22,7 +22,7 @@ type lister struct {
 	*storage
 }
 
-// List implements backends.Pool. It lists the folders with their volumes, and the volumes without a name in a folder.
+// List implements backends.Pool. It lists the folders with their volumes, and the volumes that no folder names.
 func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 	root, err := p.shelf.Enter() // fail early if the directory belongs to another pool now
 	if err != nil {

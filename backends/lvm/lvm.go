@@ -24,9 +24,9 @@
 //
 // # Activation
 //
-// A head is active from its first mount until the host restarts. Snapshots are never activated, not even to read their
-// usage. LVM freezes the mounted filesystem of a head while it takes a snapshot of the head, unless the dataset is
-// encrypted (encryption.go).
+// A head is active from its first use (Create, Attach or Resize) until the host restarts or a restore replaces the
+// head. Snapshots are never activated, not even to read their usage. LVM freezes the mounted filesystem of a head while
+// it takes a snapshot of the head, unless the dataset is encrypted (encryption.go).
 //
 // # State
 //
@@ -261,7 +261,7 @@ func newPool(s *storage, keys backends.Keys) *Pool {
 	return p
 }
 
-// declare computes the value that Info returns.
+// declare computes the value that Info returns, and removes the unused mappings that an earlier run left.
 func (p *Pool) declare() error {
 	host := mkfs.DetectHost()
 	if err := host.CheckAny(host.Mounts, "no filesystem for the volumes"); err != nil {

@@ -146,7 +146,7 @@ func (o *opener) sameDisks(ctx context.Context, devices []string) error {
 	return nil
 }
 
-// numbers returns the device numbers of devices, in the same order.
+// numbers returns the device numbers of devices, sorted, so that two lists of devices can be compared.
 func numbers(devices []string) (all []uint64, err error) {
 	for _, path := range devices {
 		var st unix.Stat_t
@@ -207,19 +207,21 @@ func (o *opener) identify(ctx context.Context, g group, all map[string]volume, c
 	return id, o.tool.lvm(ctx, "vgchange", "--addtag", poolTag+id.String(), o.vg)
 }
 
-// conflictAdvice returns advice about a volume group that already contains another pool.
-func (o *opener) conflictAdvice(all map[string]volume, id uuid.UUID, complete bool) string {
+// conflictAdvice returns advice about a volume group that already contains another pool. onDevices reports that the
+// request names devices, so the whole group was made for that pool.
+func (o *opener) conflictAdvice(all map[string]volume, id uuid.UUID, onDevices bool) string {
 	switch {
 	case slices.Contains(all[recordsName].Tags, formattedTag) && all[poolName].Name != "":
 		return "drover pool adopt /dev/" + o.vg + " adopts it"
-	case complete:
+	case onDevices:
 		return "its creation was interrupted, and it is empty: vgremove " + o.vg + ", then try again"
 	}
 	return fmt.Sprintf("its creation was interrupted, and it is empty: vgchange --deltag %s%s %s, lvremove those "+
 		"of %s and %s that exist, then try again", poolTag, id, o.vg, o.ref(recordsName), o.ref(poolName))
 }
 
-// ensureVolumes makes the pool's two volumes if they are missing, and activates them if they are inactive.
+// ensureVolumes makes the volume for the records and the thin pool if they are missing, and activates them if they are
+// inactive. It makes a full thin pool fail writes at once, and resumes suspended volumes.
 func (o *opener) ensureVolumes(ctx context.Context, g group, all map[string]volume, cfg backends.Config) error {
 	records, pool := all[recordsName], all[poolName]
 	switch {
@@ -300,7 +302,8 @@ func (o *opener) plan(free dataset.Size, stripes int) (layout, error) {
 	return l, nil
 }
 
-// makePool makes the thin pool of the free space with one command.
+// makePool makes the thin pool from the free space of the group with one command. If the devices are too different for
+// stripes, it makes the thin pool without stripes.
 func (o *opener) makePool(ctx context.Context, free dataset.Size, stripes int) error {
 	l, err := o.plan(free, stripes)
 	if err != nil {

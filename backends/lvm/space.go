@@ -15,7 +15,8 @@ type space struct {
 	volumes *volumes
 }
 
-// checkThinPool fails with ErrNoSpace, and advice, if the thin pool is so full that no new work should begin.
+// checkThinPool fails with ErrNoSpace, and advice, if the thin pool is so full that no new work should begin, or if it
+// cannot be written to, for example because it is damaged.
 func (c *space) checkThinPool(u usage) error {
 	ref := c.ref(poolName)
 	switch {
@@ -37,7 +38,8 @@ func (c *space) checkThinPool(u usage) error {
 	return nil
 }
 
-// status implements Pool.Status.
+// status does the work of Pool.Status. It starts lvm(8) only if the thin pool is inactive, or after a command has
+// failed.
 func (c *space) status(ctx context.Context) dataset.PoolStatus {
 	st := c.shelf.Status()
 	if !st.Online {
@@ -69,9 +71,9 @@ func (c *space) status(ctx context.Context) dataset.PoolStatus {
 	return st
 }
 
-// checkFree fails with ErrNoSpace, and advice, if the thin pool or the filesystem of the records is nearly full. free
-// and files are the free bytes and inodes of the filesystem of the records, and size and filesOf its total bytes and
-// inodes.
+// checkFree fails with ErrNoSpace, and advice, if the thin pool is nearly full (see checkThinPool), or if the
+// filesystem of the records has less than a twentieth of its bytes or inodes free. free and files are the free bytes
+// and inodes of the filesystem of the records, and size and filesOf its total bytes and inodes.
 func (c *space) checkFree(u usage, free, size dataset.Size, files, filesOf uint64) error {
 	if err := c.checkThinPool(u); err != nil {
 		return err

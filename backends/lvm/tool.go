@@ -30,8 +30,8 @@ var errAbsent = errors.New("lvm does not have it")
 var errFrozen = dataset.Errorf(dataset.ErrConflict,
 	"its filesystem is frozen already: try again once it is thawed (fsfreeze --unfreeze)")
 
-// waitLimit is how long the caller waits for a command. A snapshot waits until the filesystem's dirty pages are
-// written.
+// waitLimit is how long the caller waits for a command. It is long because a snapshot waits until the filesystem's
+// dirty pages are written.
 const waitLimit = 3 * time.Minute
 
 // noTimeLimit is the time limit of a command that changes something, which must not be killed.
@@ -205,6 +205,7 @@ func settings() []string {
 	return []string{"--config", config}
 }
 
+// classify adds the error of knownErrors whose message lvm(8) wrote. It returns all other errors unchanged.
 func classify(err error) error {
 	var failed *run.Error
 	if !errors.As(err, &failed) {
@@ -270,7 +271,7 @@ func (r row) list(field string) []string {
 	return strings.Split(r[field], ",")
 }
 
-// report reads fields of the volumes in a volume group.
+// report runs a reporting command, such as lvs or vgs, and returns the named fields of each object that it reports.
 func (t tool) report(ctx context.Context, command, fields string, args ...string) ([]row, error) {
 	args = append([]string{"--reportformat", "json", "--units", "b", "--nosuffix", "--options", fields}, args...)
 	out, err := t.query(ctx, command, args...)

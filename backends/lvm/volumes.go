@@ -24,8 +24,8 @@ type volumes struct {
 	inactiveUsage map[string]dataset.Size // remembered usage of inactive volumes, by name
 }
 
-// activate activates a volume and returns its device. The option -K also activates heads with the flag that skips
-// activation. A head that a restore made from a snapshot has the flag, and an operator can set it.
+// activate activates a volume and returns its device. The option --ignoreactivationskip also activates heads with the
+// flag that skips activation. Drover sets the flag only for snapshots, but an operator can set it for a head.
 func (v *volumes) activate(ctx context.Context, name string) (dm.Device, error) {
 	dev, err := dm.Find(v.device(name))
 	if !errors.Is(err, dm.ErrAbsent) {

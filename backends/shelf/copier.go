@@ -89,8 +89,8 @@ func (cp *copier) move(f *Folder, to backends.EntryState) error {
 	return errors.Join(syncArea(root, dest), syncArea(root, from))
 }
 
-// Received reports how much of a snapshot the pool has; see backends.Copier. streamOf describes the stream of a
-// complete snapshot. It fails with dataset.ErrNotFound if the snapshot is not complete.
+// Received reports how much of a snapshot the pool has; see backends.Copier. streamOf returns the description of the
+// stream of a complete snapshot. streamOf must fail with dataset.ErrNotFound if the snapshot is not complete.
 func (cp *copier) Received(ds, snapshot uuid.UUID,
 	streamOf func(*Folder, uuid.UUID) (backends.Stream, error)) (backends.Received, error) {
 	f, err := cp.catalog.FindDatasetOrCopy(ds)

@@ -67,7 +67,7 @@ type directory struct {
 	path     string
 	mark     marker     // the expected marker; its generation is not used
 	copies   bool       // the pool keeps copies too
-	markerMu sync.Mutex // held while the marker is rewritten
+	markerMu sync.Mutex // held while the marker is rewritten or removed
 }
 
 // prepare checks the pool's marker and reads the pool's ID from it. If make is set, it makes the pool first.

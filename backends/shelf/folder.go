@@ -86,7 +86,8 @@ func parseName(area, name string) (uuid.UUID, bool) {
 	return id, err == nil && id.String() == name
 }
 
-// isComplete reports whether the folder has its record, which is the last file that is written.
+// isComplete reports whether the folder has its record. The record of a dataset is the last file that is written, and
+// that of a copy the first one.
 func (f *Folder) isComplete() bool {
 	_, err := f.Lstat(recordName)
 	return err == nil

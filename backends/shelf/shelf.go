@@ -5,7 +5,7 @@
 //	pool.json               the marker, written last when a pool is made
 //	datasets/<uuid>/        ready datasets
 //	incoming/<uuid>/        datasets that are not committed; complete once dataset.json exists
-//	copies/<uuid>/          snapshots of datasets whose home is another node, if the backend keeps copies
+//	copies/<uuid>/          snapshots of datasets whose home is another pool, if the backend keeps copies
 //	deleting/<uuid>[.n]/    datasets whose deletion has begun
 //	…/<uuid>/dataset.json   the record; the other files of a folder belong to the backend
 //
@@ -29,9 +29,9 @@
 // A [Folder] is the open folder of a dataset. Its methods read and write the records in it, among them the [Head] and
 // the snapshots ([SnapshotRecord]) of a backend that keeps these as trees. An [Exchange] moves datasets between the
 // pools of a share. An open Folder holds a claim on its dataset (package internal/claims), which only excludes Reap.
-// The caller of backends.Pool prevents all other concurrent changes of a dataset. A mutex protects the marker while it
-// is rewritten. The catalog also counts the datasets that became copies (claims.Moves). The package keeps no other
-// state in memory.
+// The caller of backends.Pool prevents all other concurrent changes of a dataset. A mutex is held while the marker is
+// rewritten or removed. The catalog also counts the datasets that became copies (claims.Moves). The package keeps no
+// other state in memory.
 package shelf
 
 import (
@@ -51,7 +51,7 @@ type Shelf struct {
 }
 
 // Open opens the pool at cfg.Path, or makes it, as described at backends.Kind. It ignores cfg.Image. It fails with
-// dataset.ErrExists if the pool belongs to another backend or has a later layout.
+// dataset.ErrExists if the pool belongs to another backend, and with dataset.ErrUnsupported if it has a later format.
 func Open(cfg backends.Config, backend string) (*Shelf, error) {
 	if !filepath.IsAbs(cfg.Path) || filepath.Clean(cfg.Path) != cfg.Path {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "bad pool path %q: expected an absolute path without . and ..",

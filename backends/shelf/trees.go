@@ -185,7 +185,7 @@ func DescribeTrees(f *Folder, e *backends.Entry) {
 	}
 }
 
-// snapshotOf returns the snapshot whose record has that name.
+// snapshotOf returns the snapshot whose record is the file name, and false if name is not that of a record.
 func snapshotOf(name string) (uuid.UUID, bool) {
 	text, ok := strings.CutSuffix(strings.TrimPrefix(name, snapPrefix), recordEnd)
 	id, err := uuid.Parse(text)

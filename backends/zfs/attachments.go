@@ -144,8 +144,9 @@ func (a *attachments) mountedAt(id uuid.UUID) (string, error) {
 // mount(2) cannot mount a filesystem of zfs-fuse. The server of zfs-fuse mounts the filesystem at the request of
 // zfs(8), and only on the path in the property mountpoint. So stage mounts a head on a separate directory, and the
 // caller binds that directory to the requested place. The property mountpoint is therefore not legacy, but
-// canmount=noauto still prevents zfs from mounting the head by itself. The staging mount stays until the dataset is
-// deleted or restored, or the pool is closed. It is the last mount to be removed.
+// canmount=noauto still prevents zfs from mounting the head by itself. The staging mount stays until checkIdle finds no
+// other mount in this namespace, for example before the dataset is deleted or restored, or until the pool is closed. It
+// is the last mount to be removed.
 //
 // The server has a fault. If a file is closed right before the last unmount, the kernel drops the requests that the
 // server has not read yet. The server can then treat the file as open for ever. It waits for the file to be closed, and

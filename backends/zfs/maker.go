@@ -171,8 +171,9 @@ func (m *maker) clone(ctx context.Context, src dataset.Source, origin, fs string
 // function makes anything.
 type plan func() (dataset.Size, func(fs string) error, error)
 
-// make makes a dataset: in this order its folder, its filesystem, its head and its record. If a step fails, it undoes
-// the earlier ones. Idempotent: if the dataset is complete, make returns its size.
+// make makes a dataset: in this order its folder, its filesystem, its head and its record. If the filesystem or the
+// head cannot be made, make removes the folder and the filesystem. Idempotent: if the dataset is complete, make returns
+// its size.
 func (m *maker) make(ctx context.Context, d dataset.Dataset, plan plan) (dataset.Size, error) {
 	if err := m.checkRequest(d); err != nil {
 		return 0, err
@@ -321,7 +322,8 @@ func (m *maker) settledHead(ctx context.Context, f *shelf.Folder) (object, error
 	return m.headOf(ctx, f)
 }
 
-// Resize implements backends.Resizer. ZFS refuses a size that is less than the usage of the dataset.
+// Resize implements backends.Resizer. It fails with dataset.ErrUnsupported if the size is less than the usage of the
+// dataset or less than minSize.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
 	f, err := p.shelf.FindDataset(id)
 	if err != nil {

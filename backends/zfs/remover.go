@@ -194,8 +194,8 @@ func (r *remover) checkUnrecorded(name string) error {
 	return fmt.Errorf("%s has its record (%v)", name, err)
 }
 
-// clearDeleted destroys the objects of a ghost that no clone needs. complete reports whether nothing of the ghost is
-// left.
+// clearDeleted destroys the objects of a ghost that no clone needs. complete reports whether this call destroyed the
+// whole ghost. It is false if the ghost is absent.
 func (r *remover) clearDeleted(ctx context.Context, ghost string) (complete bool, err error) {
 	all, err := r.tool.below(ctx, ghost)
 	if errors.Is(err, errAbsent) {

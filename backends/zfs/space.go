@@ -84,9 +84,9 @@ const (
 type listing struct {
 	clock clock.Clock
 
-	mu    sync.Mutex // protects until and used. Held while zfs(8) runs: concurrent callers share a listing
-	until time.Duration
-	used  map[string]dataset.Size
+	mu    sync.Mutex              // protects until and used. Held while zfs(8) runs: concurrent callers share a listing
+	until time.Duration           // the listing is valid before this time of the steady clock
+	used  map[string]dataset.Size // by the name of the filesystem
 }
 
 // Used implements backends.Pool. Agents call it for each mounted dataset every few seconds. For a mounted dataset it

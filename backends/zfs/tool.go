@@ -79,6 +79,7 @@ func (t tool) zfs(ctx context.Context, args ...string) error {
 	return classify(err)
 }
 
+// classify adds the error of knownErrors whose message the program wrote. It returns all other errors unchanged.
 func classify(err error) error {
 	var failed *run.Error
 	if !errors.As(err, &failed) || failed.ExitCode < 0 {
@@ -212,7 +213,8 @@ func bytesOf(text string) (dataset.Size, error) {
 	return dataset.Size(n), err
 }
 
-// value returns a property of a filesystem, or "-" if it has none.
+// value returns a property of a filesystem or snapshot, or "-" if it has none. property can name several properties,
+// separated by commas. The result then has a line for each.
 func (t tool) value(ctx context.Context, property, name string) (string, error) {
 	res, err := t.runner.Run(ctx, run.Command{
 		Name:    program,

@@ -387,8 +387,8 @@ func (c *receiver) applyStream(ctx context.Context, f *shelf.Folder, d backends.
 	return fs, nil
 }
 
-// prepareBase prepares the filesystem whose last snapshot is the base to receive a difference: it rolls the filesystem
-// back to the base. It returns the name of the filesystem as fs.
+// prepareBase prepares a filesystem to receive a difference to the base. If the base is the last snapshot of its
+// filesystem, prepareBase rolls that filesystem back to the base, and returns its name as fs.
 //
 // If the base is not the last snapshot of a filesystem, fs is "", and the difference must be received into a clone of
 // the base, whose name in ZFS is origin. prepareBase returns dataset.ErrCorrupt if the stream is a difference to

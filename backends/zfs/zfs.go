@@ -265,7 +265,9 @@ func newPool(s *storage, zpool *ownPool, keys backends.Keys, clock clock.Clock) 
 	return p
 }
 
-// prepareFilesystem checks the filesystem top. If create is set, it makes that filesystem.
+// prepareFilesystem checks that the filesystem top belongs to the pool. If create is set and the filesystem is absent,
+// it makes the filesystem. It also finds out whether the pool can encrypt, which keys are loaded, and the size of the
+// pool.
 func (p *Pool) prepareFilesystem(ctx context.Context, create bool) error {
 	at := p.top()
 	id, err := p.tool.value(ctx, poolProperty, at)

@@ -12,6 +12,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
+// The counters of a subvolume are in its quota group (qgroup), which has the number of the subvolume.
+
 // NotesDir is the directory of the pool with the notes about destroyed subvolumes. A note is an empty file, named by
 // the number of the subvolume. It exists until the counters of the subvolume are removed. A note reaches the disk
 // before its subvolume is destroyed, or in the same transaction.
@@ -20,7 +22,7 @@ const NotesDir = "qgroups"
 // drainTimeout is how long the removal of a pool waits for the kernel.
 const drainTimeout = 10 * time.Second
 
-// Counters removes the counters that quotas keep of subvolumes that were destroyed: see btrfsctl.RemoveQgroup. It is
+// Counters removes the quota groups that the kernel keeps of destroyed subvolumes: see btrfsctl.RemoveQgroup. It is
 // safe for concurrent use.
 type Counters struct {
 	// Enabled is false if the pool has no quotas. All methods do nothing then.
@@ -72,8 +74,8 @@ func (c *Counters) Collect() {
 	}
 }
 
-// Drain removes the counters as Collect does. It waits a bounded time until the kernel has destroyed all noted
-// subvolumes.
+// Drain removes the counters as Collect does. It waits until the kernel has destroyed all noted subvolumes, but at most
+// for drainTimeout. After that it returns nil, and the remaining counters stay.
 func (c *Counters) Drain(ctx context.Context) error {
 	if !c.Enabled {
 		return nil
@@ -157,9 +159,9 @@ func (c *Counters) withPool(do func(root *os.Root, dir *os.File) error) error {
 // yet. A subvolume with this number may exist, because the noted subvolume was not destroyed or because a later one has
 // its number. Then the counters stay, and removeCounters returns true.
 func removeCounters(dir *os.File, id uint64) (done bool, err error) {
-	standing, err := btrfsctl.DeletionStateOf(dir, id)
-	if err != nil || standing != btrfsctl.Deleted {
-		return standing == btrfsctl.NotDeleted, err
+	state, err := btrfsctl.DeletionStateOf(dir, id)
+	if err != nil || state != btrfsctl.Deleted {
+		return state == btrfsctl.NotDeleted, err
 	}
 	return btrfsctl.RemoveQgroup(dir, id)
 }

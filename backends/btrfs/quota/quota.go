@@ -7,9 +7,9 @@
 //
 // The kernel keeps the quota group of a destroyed subvolume. [Counters] removes these groups.
 //
-// A [Quota] remembers the mode of the quotas, which does not change, and the time of the next recount. Counters knows
-// the calls in progress that destroy subvolumes. A mutex protects each of these two. Limits and modes are in quota.go,
-// and the removal of quota groups is in counters.go.
+// A [Quota] remembers the mode of the quotas, which does not change, and the time of the next recount, which a mutex
+// protects. A read-write mutex in Counters is held for reading while a call destroys subvolumes. Limits and modes are
+// in quota.go, and the removal of quota groups is in counters.go.
 package quota
 
 import (

@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attachTimeout bounds the wait for another process that attaches the same image.
+// attachTimeout bounds the wait for another process that attaches the same image, and the wait for a device to detach.
 const attachTimeout = 10 * time.Second
 
 // Attacher attaches heads to loop devices and reports whether they are in use.

@@ -103,7 +103,7 @@ func (d Dir) Rename(from, to string) error {
 	})
 }
 
-// Exchange swaps two names.
+// Exchange swaps two names. They must not contain a slash.
 func (d Dir) Exchange(a, b string) error {
 	return d.fail("exchange", b, unix.Renameat2(d.FD(), a, d.FD(), b, unix.RENAME_EXCHANGE))
 }
@@ -154,12 +154,12 @@ func (d Dir) ReadFile(name string, max int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, max))
 }
 
-// Link gives a file a second name.
+// Link gives a file a second name. Both names must not contain a slash.
 func (d Dir) Link(name, to string) error {
 	return d.fail("link", to, unix.Linkat(d.FD(), name, d.FD(), to, 0))
 }
 
-// AbsentIsFine returns err, and nil for os.ErrNotExist.
+// AbsentIsFine returns nil if err is os.ErrNotExist, and otherwise err.
 func AbsentIsFine(err error) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

@@ -50,21 +50,23 @@ func New(
 	return &Grower{runner: runner, layout: l, images: im, heads: h, sharing: s, containers: c, attacher: a, step: step}
 }
 
-// Resize gives the head in dir another size. root is the open directory of its mount, or nil if it is not mounted.
+// Resize gives the head in dir another size. root is the open directory of its mount, or nil if it is not mounted. It
+// fails with dataset.ErrUnsupported if the size is less than the present one, or if the image is more than 1/32 larger
+// than the new size needs.
 func (gr *Grower) Resize(ctx context.Context, dir folder.Dir, size dataset.Size, root *os.File) error {
-	extent, err := gr.images.SizeOf(dir, layout.Head)
+	present, err := gr.images.SizeOf(dir, layout.Head)
 	if err != nil {
 		return err
 	}
-	fits := extent.ImageFor(imagefile.RoundUp(size))
-	if imagefile.RoundUp(size) < extent.Size || fits+fits/32 < extent.Image {
+	fits := present.ImageFor(imagefile.RoundUp(size))
+	if imagefile.RoundUp(size) < present.Size || fits+fits/32 < present.Image {
 		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and images cannot shrink",
-			max(extent.Size, mkfs.Size(extent.FS, dataset.Size(extent.Image))))
+			max(present.Size, mkfs.Size(present.FS, dataset.Size(present.Image))))
 	}
 	if err := mkfs.CheckMax(size); err != nil {
 		return err
 	}
-	want := max(fits, extent.Image)
+	want := max(fits, present.Image)
 	if root != nil {
 		return gr.growMounted(ctx, dir, want, root)
 	}
@@ -75,7 +77,7 @@ func (gr *Grower) Resize(ctx context.Context, dir folder.Dir, size dataset.Size,
 	if err != nil {
 		return err
 	}
-	if want == extent.Image && !grow {
+	if want == present.Image && !grow {
 		return gr.layout.Flush(dir)
 	}
 	return gr.growHead(ctx, dir, fs, want)

@@ -37,7 +37,8 @@ func (h *Heads) Replace(dir folder.Dir) error {
 	return h.layout.Remove(dir, layout.Next)
 }
 
-// Prepare clones an item as next, calls change with the image of next, and flushes the image.
+// Prepare clones an item as next, calls change with the image of next, and makes next durable. If change fails, Prepare
+// removes next.
 func (h *Heads) Prepare(dir folder.Dir, item string, change func(image *os.File) error) error {
 	if err := h.layout.Remove(dir, layout.Next); err != nil {
 		return err
@@ -52,7 +53,8 @@ func (h *Heads) Prepare(dir folder.Dir, item string, change func(image *os.File)
 	return h.Finish(dir, image, change)
 }
 
-// Finish calls change with the image of next and flushes the image.
+// Finish calls change with the image of next, flushes and closes the image, and makes next durable. If change or the
+// flush of the image fails, Finish removes next.
 func (h *Heads) Finish(dir folder.Dir, image *os.File, change func(image *os.File) error) error {
 	err := change(image)
 	if err == nil {

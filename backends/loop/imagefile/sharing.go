@@ -17,9 +17,9 @@ import (
 
 // On XFS a head and a snapshot of it can be one file with two names while no process has the head open. A FICLONE of a
 // fragmented image takes seconds. Sharing the file delays the FICLONE until the head is written to. Some heads are
-// never written to again. Two kinds of items are shared in this way: snapshots that are sent to other nodes, and heads
-// that a move makes. Unshare must be called before a head is written to. Package attach does not attach an image that
-// has a second name.
+// never written to again. Three kinds of items are shared in this way: snapshots of the kinds that MayShare names,
+// heads that Promote makes, and received snapshots that equal their base (the base and the snapshot are one file then).
+// Unshare must be called before a head is written to. Package attach does not attach an image that has a second name.
 
 // Sharing lets a head and a snapshot be one file with two names, and separates them before the head is written to.
 type Sharing struct {
@@ -35,8 +35,8 @@ func NewSharing(pool string, l layout.Layout, im *Images, h *Heads, step func(st
 	return &Sharing{pool: pool, layout: l, images: im, heads: h, step: step}
 }
 
-// Share makes item a second name of the image of src. One of the two is the head. If the head is in use, or if clones
-// are cheap in the layout, Share does nothing and returns false.
+// Share makes item a second name of the image of src. If the image is attached to a device, or if clones are cheap in
+// the layout, Share does nothing and returns false.
 func (s *Sharing) Share(dir folder.Dir, item, src string) (done bool, err error) {
 	if !s.layout.Costly() {
 		return false, nil
@@ -147,8 +147,8 @@ func (s *Sharing) SharesHead(dir folder.Dir, snapshot uuid.UUID) (inode uint64, 
 
 // Remove removes the image of a snapshot that is also the head's image. A reader of the snapshot may have the image
 // open, and must not see later writes to the head. So Remove first gives the snapshot's image a temporary name, so that
-// no new reader can open it. Then it gives the head a separate image, and removes the temporary name. If separating the
-// head fails, the image gets its name back and nothing is removed.
+// no new reader can open it. Then it gives the head a separate image if the image is open elsewhere, and removes the
+// temporary name. If separating the head fails, the image gets its name back and nothing is removed.
 func (s *Sharing) Remove(ctx context.Context, dir folder.Dir, item string, inode uint64) error {
 	image := s.layout.Image(item)
 	tmp := layout.TmpPrefix + image

@@ -14,7 +14,7 @@ import (
 const (
 	Incoming  = "incoming"  // datasets that are not committed
 	Datasets  = "datasets"  // committed datasets
-	Copies    = "copies"    // copies of datasets of other nodes
+	Copies    = "copies"    // copies of datasets whose home is another pool
 	Deleting  = "deleting"  // datasets whose deletion has begun
 	Templates = "templates" // formatted images
 )
@@ -36,7 +36,7 @@ type Contents struct {
 	Items   []string // head, next, part, and snapshots by their UUID
 	Records []string // names of files
 	Tmp     []string // names of unfinished files
-	Foreign []string // other names, quoted
+	Foreign []string // names that Drover does not use, quoted
 }
 
 // ContentsOf reads the directory of a dataset.

@@ -1,10 +1,10 @@
 // Package layout defines how a pool of backend loop stores datasets in its directory: the names of directories and
-// files, the records, and the two ways to keep an image ([XFS] and [Btrfs]). Package loop and its parts, except folder
+// files, the records, and the two ways to store an image ([XFS] and [Btrfs]). Package loop and its parts, except folder
 // and stream, use it. A Layout has no state about datasets. [Formats] caches which records have a known format,
 // protected by a mutex. On btrfs, concurrent calls of Flush share one commit, which a mutex in btrfsctl.Commits
 // protects. Otherwise the caller of backends.Pool prevents concurrent changes of a dataset. Layout and XFS are in
-// layout.go, and Btrfs is in btrfs.go. Which names belong to a dataset is in contents.go, and how records are written
-// and read in record.go.
+// layout.go, and Btrfs is in btrfs.go. Which names belong to a dataset is in contents.go, how records are written and
+// read in record.go, Formats in formats.go, and the free space in space.go.
 package layout
 
 import (

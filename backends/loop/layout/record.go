@@ -148,3 +148,9 @@ func DatasetRecord(dir folder.Dir, id uuid.UUID) (*dataset.Dataset, error) {
 	}
 	return d, nil
 }
+
+// NoHeadError returns the error for a copy that is used as a dataset.
+func NoHeadError(pool string, id uuid.UUID) error {
+	return dataset.Errorf(dataset.ErrConflict, "pool %s has only a copy of dataset %s: its home is elsewhere",
+		pool, id)
+}

@@ -307,8 +307,9 @@ func removeDevice(path string) {
 // removeTries is how often removeDevice tries.
 const removeTries = 20
 
-// Clear unmounts the image and removes the file. It fails with ErrInUse if the image is still mounted. It fails with
-// ErrOffline if its name belongs to another file, which may contain anything.
+// Clear unmounts the image and removes the file. It fails with ErrInUse if the image is in use, so that it stays
+// mounted. It fails with ErrOffline if the image was not mounted, or if its name belongs to another file, which may
+// contain anything.
 func (img *Image) Clear(step func(string)) error {
 	var opened, named os.FileInfo
 	device, err := img.mounted()

@@ -78,7 +78,7 @@ func (img *Image) RefillAtOpen() error {
 	return err
 }
 
-// Room fails with ErrNoSpace if the image lacks blocks that its disk cannot give.
+// Room allocates the missing blocks of the image again. It fails with ErrNoSpace if the disk lacks the space for them.
 func (img *Image) Room() error {
 	if missing, err := img.missingBlocks(); err != nil || missing == 0 {
 		return err

@@ -29,8 +29,8 @@ type baseSharing struct {
 	mu     sync.Mutex
 	more   *sync.Cond
 	shared int64 // everything before this byte is shared
-	end    int64
-	err    error
+	end    int64 // everything before this byte must be shared; it does not change
+	err    error // why the sharing has stopped early, or nil
 }
 
 // sharedPart is the size of one part in bytes. Sharing one part blocks writers of the image for a few milliseconds at

@@ -176,7 +176,7 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	case errors.Is(err, dataset.ErrCorrupt):
 		return out, errors.Join(err, DropPartial(p.Layout, r.dir))
 	case err != nil:
-		// The earlier checkpoints are recorded. If this one fails, some bytes are only sent again.
+		// Record a last checkpoint. If that fails, the next Receive resumes from an earlier one.
 		if !r.flushFailed {
 			_ = r.record()()
 		}
@@ -263,7 +263,7 @@ func (r *receiving) startWriteback() {
 	_ = unix.SyncFileRange(int(r.image.Fd()), from, r.writtenBack-from, unix.SYNC_FILE_RANGE_WRITE)
 }
 
-// measure fails with ErrNoSpace if the pool is nearly full.
+// measure remembers the free space of the pool, for room. It fails with ErrNoSpace if the pool is nearly full.
 func (r *receiving) measure() error {
 	free, size, err := layout.Space(r.dir)
 	if err != nil {

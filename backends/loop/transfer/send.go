@@ -128,7 +128,7 @@ type prefetch struct {
 	ranges           []reflink.Range
 	readAhead        func(offset, length int64)
 	requestedOfFirst int64 // bytes of the first range that were requested
-	requested        int64
+	requested        int64 // bytes that were requested in total
 }
 
 // willNeed returns a function that asks the kernel to read a part of a file in advance. The request is a hint: if it

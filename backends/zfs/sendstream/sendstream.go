@@ -124,6 +124,7 @@ type records struct {
 	object, end uint64 // the object of the last write, and where the write ended
 }
 
+// next reads the next record into buf, without its payload.
 func (r *records) next() error {
 	if _, err := io.ReadFull(r.r, r.buf[:]); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -140,6 +141,7 @@ func (r *records) u32(at int) uint32 { return binary.NativeEndian.Uint32(r.buf[a
 
 func (r *records) u64(at int) uint64 { return binary.NativeEndian.Uint64(r.buf[at:]) }
 
+// skip skips a payload of n bytes.
 func (r *records) skip(n uint64) error {
 	if n > maxPiece {
 		return Bad("a record with %d bytes", n)
@@ -153,6 +155,7 @@ func (r *records) skip(n uint64) error {
 	return nil
 }
 
+// begin checks the first record, describes the stream in s, and skips the payload.
 func (r *records) begin(s *Stream) error {
 	features := r.u64(atVersion) >> featureShift
 	s.From, s.Clone, s.Raw = r.u64(atFromGUID), r.u32(atFlags)&flagClone != 0, features&featureRaw != 0
@@ -178,21 +181,22 @@ func (r *records) begin(s *Stream) error {
 }
 
 // addRecord processes the current record: it counts the change and skips the payload. It is called for all records
-// except the first and the last one.
+// except the first and the last one. The numbers are offsets of fields in the record of each kind. The payload of an
+// object and of an embedded write is padded to a multiple of eight bytes.
 func (r *records) addRecord(s *Stream) error {
 	switch r.kind() {
 	case drrObject:
-		if raw := uint64(r.u32(36)); raw != 0 {
+		if raw := uint64(r.u32(36)); raw != 0 { // drr_raw_bonuslen
 			return r.skip(raw)
 		}
-		return r.skip((uint64(r.u32(28)) + 7) &^ 7)
+		return r.skip((uint64(r.u32(28)) + 7) &^ 7) // drr_bonuslen
 	case drrFreeObjects, drrRange:
 		return nil
 	case drrWrite:
-		from, n := r.u64(atOffset+8), r.u64(atOffset+16)
+		from, n := r.u64(atOffset+8), r.u64(atOffset+16) // drr_offset, drr_logical_size
 		s.count(r, from, n)
-		if squeezed := r.buf[50] != 0; squeezed {
-			n = r.u64(96)
+		if compressed := r.buf[50] != 0; compressed { // drr_compressiontype
+			n = r.u64(96) // drr_compressed_size
 		}
 		return r.skip(n)
 	case drrFree:
@@ -202,13 +206,13 @@ func (r *records) addRecord(s *Stream) error {
 		return nil
 	case drrSpill:
 		n := r.u64(atOffset)
-		if squeezed := r.u64(40); squeezed != 0 {
-			n = squeezed
+		if compressed := r.u64(40); compressed != 0 { // drr_compressed_size
+			n = compressed
 		}
 		return r.skip(n)
 	case drrEmbedded:
 		s.count(r, r.u64(atOffset), r.u64(24))
-		return r.skip((uint64(r.u32(52)) + 7) &^ 7)
+		return r.skip((uint64(r.u32(52)) + 7) &^ 7) // drr_psize
 	}
 	return Bad("a record of kind %d", r.kind())
 }

@@ -118,7 +118,7 @@ func Reclaim(device string) (done bool, err error) {
 	return err == nil, err
 }
 
-// otherContent returns the content of a device apart from the remains of an interrupted attempt.
+// otherContent reads a device on which an attempt was interrupted. The mark and both partition tables read as zeros.
 type otherContent struct {
 	device io.ReaderAt
 	size   int64
