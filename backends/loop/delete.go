@@ -135,7 +135,7 @@ func (r *remover) destroy(root folder.Dir, path string) error {
 		}
 	}
 	if len(c.Foreign) > 0 {
-		return dataset.Errorf(dataset.ErrCorrupt, "%s contains foreign files: %s: it was not changed", dir.Name(),
+		return dataset.Errorf(dataset.ErrCorrupt, "%s contains foreign files: %s: they were not removed", dir.Name(),
 			strings.Join(c.Foreign, ", "))
 	}
 	for _, name := range slices.Concat(c.Tmp, c.Records) {
