@@ -52,9 +52,9 @@ const bashWords = `    _get_comp_words_by_ref "$@" cur prev words cword
 `
 
 // plainBashWords replaces bashWords. If the package is missing, it splits the line at blanks, as the package does for
-// the arguments "-n =:". The words keep their quotes and backslashes, because the script evaluates them again. That
-// would carry out a redirection, which empties the file after >, or a command substitution. So for such a line the
-// script does not ask drover, and bash completes the names of files.
+// the arguments "-n =:". The words keep their quotes and backslashes, because cobra's script passes them to eval. In a
+// line with a redirection or a command substitution, eval would empty the file after > or run the command. For such a
+// line, the script does not ask drover, and bash completes names of files.
 const plainBashWords = `    if declare -F _get_comp_words_by_ref >/dev/null 2>&1; then
         _get_comp_words_by_ref "$@" cur prev words cword
         return

@@ -23,7 +23,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 )
 
-// newRootCmd makes the whole command tree. Each command has a separate function in a separate file.
+// newRootCmd makes the whole command tree from the commands of the packages below internal and of this package.
 func newRootCmd(a *cli.App) *cobra.Command {
 	root := cli.Group(&cobra.Command{
 		Use:   "drover",

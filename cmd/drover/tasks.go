@@ -160,7 +160,7 @@ func writeTasks(w io.Writer) error {
 	return err
 }
 
-// tasksPage returns docs/tasks.md.
+// tasksPage returns the content of docs/tasks.md. Only the test of that page calls it.
 func tasksPage() string {
 	var b strings.Builder
 	b.WriteString(`# Tasks and their commands

@@ -23,7 +23,7 @@ type candidate struct {
 	Problem *dataset.Problem `json:"problem,omitempty"` // why it was not recovered, or why its record cannot be read
 	// whether Backup is complete is not known, because control does not know the operation that made it
 	Unconfirmed bool `json:"unconfirmed,omitempty"`
-	// the backup of the same volume that was taken before Backup
+	// the newest earlier backup of the same volume that is not known to be incomplete
 	Previous *api.VolumeBackup `json:"previous,omitempty"`
 	// newer backups that are not complete, and are not used
 	Unusable []api.VolumeBackup `json:"unusable,omitempty"`
@@ -68,9 +68,9 @@ func readCluster(ctx context.Context, c cli.Remote) (now cluster, err error) {
 	return now, err
 }
 
-// candidates returns a candidate for each name of a volume of which a repository has a backup that is not later than
-// latest, sorted by name. If latest is zero, all backups are considered. incomplete says why some backups cannot be
-// read.
+// candidates returns a candidate for each name of a volume that has a backup in the repository, sorted by name. It
+// ignores backups that are later than latest, unless latest is zero. incomplete says why some backups cannot be read.
+// candidates also sets r.profiles.
 func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository string, latest time.Time) (
 	list []*candidate, incomplete, err error) {
 	backups, incomplete, err := fetch(ctx, c, repository, "")
@@ -112,7 +112,8 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 }
 
 // use makes b the backup of a candidate that has no complete one yet. But if b is of another volume than the newest
-// backup of the name, it is not restored under the name without a choice of the user: it becomes one of cand.Older.
+// backup of the name, and the name is free, use adds b to cand.Older: only the user can choose to restore it under the
+// name.
 func (now cluster) use(cand *candidate, b api.VolumeBackup, made completeness, profileChosen bool) {
 	before := *cand
 	cand.Backup, cand.Unconfirmed = b, made == unconfirmedBackup
@@ -179,8 +180,8 @@ func (now cluster) compare(cand *candidate, profileChosen bool) {
 	}
 }
 
-// readsAtOnce is how many records are read from a repository at the same time. Each read runs restic, which uses about
-// 100 MiB of memory.
+// readsAtOnce is how many records are read from a repository at the same time, unless --parallel is more. Each read
+// runs restic, which uses about 100 MiB of memory.
 const readsAtOnce = 4
 
 // print prints the candidates. The size of each one is in its record, which restic must read from the repository.

@@ -19,7 +19,7 @@ digits, at least 4 of them.`
 
 // fetch returns the backups of a volume or, if volume is empty, of all volumes, oldest first: those in one repository
 // or, if repository is empty, in all recorded ones, which are read at the same time. If a part of the backups cannot be
-// read, fetch returns the others, and incomplete says why. It fails if no repository can be read.
+// read, fetch returns the others, and incomplete is the first error. It fails if no repository can be read.
 func fetch(ctx context.Context, c cli.Remote, repository, volume string) (list []api.VolumeBackup,
 	incomplete, err error) {
 	names := []string{repository}
@@ -63,8 +63,9 @@ func fetch(ctx context.Context, c cli.Remote, repository, volume string) (list [
 const minDigits = 4
 
 // find returns the backup whose ID begins with the given digits, in one repository or, if repository is empty, in all
-// recorded ones. It fails with dataset.ErrNotFound if there is none, and with dataset.ErrAmbiguous if there are
-// several.
+// recorded ones. It ignores backups that cannot be read if it finds one, and fails with their error if it finds none.
+// If all can be read, it fails with dataset.ErrNotFound if there is none. It fails with dataset.ErrAmbiguous if there
+// are several, and with dataset.ErrInvalid if id is not hexadecimal or has fewer than minDigits digits.
 func find(ctx context.Context, c cli.Remote, repository, id string) (api.VolumeBackup, error) {
 	b, _, err := findReadable(ctx, c, repository, id)
 	return b, err

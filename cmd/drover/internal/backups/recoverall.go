@@ -48,7 +48,8 @@ func (r *recovery) recoverAll(ctx context.Context, c cli.Remote, list []*candida
 	return r.summarize(ctx, list)
 }
 
-// summarize prints how many candidates are recovered, and how many exist since before. It fails if others are absent.
+// summarize prints how many candidates were recovered, and how many of the volumes existed already. With -o json and
+// for a dry run, it prints nothing. It fails if a candidate was not recovered.
 func (r *recovery) summarize(ctx context.Context, list []*candidate) error {
 	failed, kept := 0, 0
 	for _, cand := range list {
@@ -177,7 +178,8 @@ func noteUnencrypted(a *cli.App, b api.VolumeBackup, profile string) {
 		"written unencrypted\n", show.Clean(b.Volume), profile)
 }
 
-// keep returns the line about a volume that exists. With --at, the caller wants another state of the volume: it fails.
+// keep returns the line about a volume that exists. With --at, the caller wants another state of the volume, so keep
+// fails.
 func (r *recovery) keep(cand *candidate) (string, error) {
 	b := cand.Backup
 	if r.at != "" {

@@ -115,7 +115,7 @@ func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.
 }
 
 // isComplete reports whether the operation that made a backup ended with it. A backup of an operation that control has
-// forgotten is taken for complete.
+// forgotten counts as complete.
 func isComplete(ctx context.Context, c cli.Remote, b api.VolumeBackup) (bool, error) {
 	if b.Operation == uuid.Nil {
 		return true, nil
@@ -151,8 +151,8 @@ func foundUnusable(op dataset.Operation) bool {
 	return op.State == dataset.OpFailed && (kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound)
 }
 
-// verifications returns the last verification of each backup. Control knows those of about a day. If the operations
-// cannot be read, it returns none: the backups are listed in any case.
+// verifications returns the last verification of each backup. Control keeps operations for about a day, so earlier
+// verifications are not known. If the operations cannot be read, it returns none: the backups are listed in any case.
 func verifications(ctx context.Context, c cli.Remote) map[string]verification {
 	ops, err := cli.FetchAll(ctx, c.Operations)
 	if err != nil {

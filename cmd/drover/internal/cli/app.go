@@ -43,7 +43,9 @@ type App struct {
 	Getenv  func(string) string
 	Now     func() time.Time
 	NewID   func() uuid.UUID
-	Sleep   func(context.Context, time.Duration) error
+	// Sleep waits. It fails if the context ends before.
+	Sleep func(context.Context, time.Duration) error
+	// Signals returns a context that ends at the first signal to stop, so that a command can clean up.
 	Signals func(context.Context) (context.Context, context.CancelFunc)
 	Dial    func(endpoint string) (Remote, error)
 	// DockerPath returns the folder of a Docker volume; see engine.Path.

@@ -1,7 +1,7 @@
 package cli
 
-// backupAdvice is the part of advice for the words of restic, borg and other programs for backups, and for those of
-// snapshots and replicas that newcomers typed in a trial.
+// backupAdvice is the part of advice for the words of restic, borg and other programs for backups. It also has further
+// words that newcomers typed in a trial.
 var backupAdvice = map[string]string{
 	"backup check":         checkBackups,
 	"backup test":          checkBackups,

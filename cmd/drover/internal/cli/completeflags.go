@@ -72,8 +72,8 @@ func completeOption(a *App) cobra.CompletionFunc {
 	}
 }
 
-// LabelChangeWords completes the arguments of a label command after the first one: KEY= for each label that any of the
-// items has, and KEY- to remove it.
+// LabelChangeWords completes the labels in the arguments of a label command: KEY=VALUE for each label that an item has,
+// and KEY- to remove it.
 func LabelChangeWords(labels func(context.Context, Remote) ([]map[string]string, error)) func(
 	context.Context, Remote, []string, string) ([]string, error) {
 	return func(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {

@@ -61,8 +61,8 @@ func hasYAML(cmd *cobra.Command) bool {
 	return f != nil && strings.Contains(f.Value.Type(), formatYAML)
 }
 
-// destructive lists the flags that override a protection. A message does not suggest them for another flag, because
-// the suggestion could be followed without a look at its meaning.
+// destructive lists the flags that override a protection. A message does not suggest them for another flag, because a
+// user could follow the suggestion without knowing what the flag does.
 var destructive = []string{"force", "forget", "fenced", "yes", "all"}
 
 // inParentheses returns a hint to append to a message, or "" if text is empty.

@@ -20,8 +20,7 @@ var otherWords = map[string]string{
 	"unlock": "volume unprotect", // of an encrypted volume, it would mean something else
 }
 
-// OtherWords returns a copy of the table of words that are not accepted as commands. Each word has the command that an
-// error suggests for it.
+// OtherWords returns a copy of the tables synonyms and otherWords, for the test that all commands in them exist.
 func OtherWords() map[string]string {
 	all := maps.Clone(synonyms)
 	maps.Copy(all, otherWords)

@@ -39,7 +39,8 @@ func DetachFlag(cmd *cobra.Command, o *Output) {
 }
 
 // Change requests a change, waits for it, and prints the line that describe returns for the outcome. The outcome has no
-// operation if nothing had to be done. The operation of a dry run has not begun. Any other operation has ended.
+// operation if nothing had to be done. The operation of a dry run has not begun. Any other operation has ended, except
+// a purge that waits for its pool.
 func (a *App) Change(cmd *cobra.Command, o *Output, req api.Request,
 	describe func(api.Outcome) (id uuid.UUID, line string)) error {
 	c, err := a.Connect()
@@ -104,7 +105,8 @@ func (a *App) CheckAllowed(ctx context.Context, c Remote, o *Output, req api.Req
 	return err
 }
 
-// Wait waits for an operation to end and fails as the operation did.
+// Wait waits for an operation to end and fails as the operation did. For a purge that waits for its pool, it returns
+// nil at once. If ctx ends, Wait fails with dataset.ErrCancelled, and the operation continues.
 func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progress.Meter) (dataset.Operation, error) {
 	for polls, failures := 0, 0; !op.State.Final(); polls++ {
 		next, err := c.Operation(ctx, op.ID.String(), pollWait)

@@ -190,7 +190,8 @@ func (a *App) PrintLine(format string, args ...any) error {
 	return err
 }
 
-// Find finds one of the items by its name or a unique prefix of its UUID.
+// Find finds one of the items by its name or a unique prefix of its UUID. It fails with dataset.ErrNotFound if there is
+// none, and with dataset.ErrAmbiguous if there are several. what names the kind of item in errors.
 func Find[T any](items []T, what, ref string, name func(T) string, id func(T) uuid.UUID) (T, error) {
 	var hits []T
 	var have, matched []string

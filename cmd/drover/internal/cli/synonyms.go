@@ -59,8 +59,8 @@ var synonyms = map[string]string{
 // have the flag itself. A name that ends in = has a value, which is appended to the replacement.
 type flagSynonym struct{ typed, accepted string }
 
-// flagSynonyms are the accepted flags. A synonym without a replacement is left out of the command line. No synonym
-// skips a confirmation, except those that say yes.
+// flagSynonyms are the accepted flags. If several have the typed flag, the first one whose replacement the command
+// accepts is used. No synonym skips a confirmation, except those that say yes.
 var flagSynonyms = []flagSynonym{
 	{"--json", "--output=json"}, {"--yaml", "--output=yaml"}, {"--no-trunc", "--output=wide"},
 	{"--wide", "--output=wide"}, {"-v", "--output=wide"}, {"--verbose", "--output=wide"},

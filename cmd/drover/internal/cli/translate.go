@@ -16,7 +16,7 @@ const TasksTopic = "tasks"
 
 // Translate returns a command line with the commands and flags of Drover in the place of their synonyms. root is the
 // command tree. Words that are no synonyms stay, and cobra reports their errors. Translate has no side effects except
-// that it adds the inherited flags to the command that is found.
+// that it adds the default and inherited flags to the commands that it examines.
 func Translate(root *cobra.Command, words []string) []string {
 	if len(words) > 0 && strings.HasPrefix(words[0], cobra.ShellCompRequestCmd) {
 		return words
@@ -359,7 +359,7 @@ func translateFilter(cmd *cobra.Command, flag, value string) []string {
 	return []string{flag, value}
 }
 
-// translateArguments replaces the name of an item after a list by a filter.
+// translateArguments replaces the name of an item after an ls command by a filter for that name.
 func translateArguments(cmd *cobra.Command, words []string) []string {
 	key, args := argumentFilters[CommandName(cmd)], arguments(cmd, words)
 	if key == "" || len(args) != 1 || slices.Contains(words, "--") {

@@ -224,7 +224,7 @@ func (p *process) replica() membership.Replica {
 }
 
 // control makes the control service, which ends with the process. If this replica cannot work together with the other
-// replicas, it calls unfit with the reason. unfit may be nil.
+// replicas, it calls unfit with the reason, which is a dataset.ErrForbidden. unfit may be nil.
 func (p *process) control(st openedStore, unfit func(error)) *control.Service {
 	svc := control.New(control.Deps{
 		Store: metrics.TimeStore(st.Store, st.kind, p.recorder), StoreName: st.kind, Authority: p.authority(),
@@ -247,8 +247,8 @@ func (p *process) authority() func() (*pki.Authority, error) {
 	return func() (*pki.Authority, error) { return pki.Load(p.CA) }
 }
 
-// agent makes the agent with its store. Both end with the process. If identity is nil, the agent creates an identity.
-// credentials are for connections to the agents of other nodes. If nil, there are none.
+// agent makes the agent with its store. Both end with the process. If identity is uuid.Nil, the agent creates an
+// identity. credentials are for connections to the agents of other nodes. If nil, there are none.
 func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uuid.UUID,
 	credentials *pki.Credentials, checks ...func(*findings.List)) (*agent.Agent, error) {
 	database, err := openStore(ctx, p.Options, "agent.db", bolt.Options{Clock: p.clock})
@@ -274,7 +274,7 @@ func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uu
 		peers := peerTransport(credentials)
 		p.addCloser(func() error { peers.CloseIdleConnections(); return nil })
 		cfg.PeerHTTP, cfg.PeerID = peers, peerID(credentials)
-		// Without a cluster there is no other host that could take over.
+		// Only a host of a cluster needs the guard: on a single host, no other host can take over.
 		g, err := guard.NewAgentClient(guard.SocketPath(p.Run))
 		if err != nil {
 			return nil, err

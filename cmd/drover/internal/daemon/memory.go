@@ -37,8 +37,8 @@ type mappedFile interface{ ReleasePages() error }
 
 // boundMemory adjusts the memory of the daemon until ctx ends. It sets the limit of the Go runtime by the number of
 // volumes, and gives memory back to the kernel when the daemon becomes quiet after work: garbage, and the pages of the
-// databases. Without a limit, the garbage after a long list or a burst of requests would double the memory of the
-// daemon, which stays until the next collection. The limit is soft: the runtime exceeds it rather than stop the program
+// databases. Without a limit, the garbage of a long list or of a burst of requests would double the memory of the
+// daemon until the next collection. The limit is soft: the runtime exceeds it rather than stop the program
 // (runtime/debug.SetMemoryLimit). It covers the memory of Go, not the pages of files that are mapped. An operator's
 // GOMEMLIMIT has priority over this limit. If volumes is nil, boundMemory sets no limit.
 func boundMemory(ctx context.Context, c clock.Clock, volumes func() int, release func()) {

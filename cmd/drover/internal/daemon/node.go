@@ -25,9 +25,9 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Agent runs one host of a cluster until ctx ends. It starts even if control is unreachable. Until control is
-// reachable, it does only the work that does not need control. Mounts stay. It creates nothing before the options are
-// checked.
+// Agent runs one host of a cluster until ctx ends. It starts even if control is unreachable, unless it must join the
+// cluster first. Until control is reachable, it does only the work that does not need control. Mounts stay. It creates
+// nothing before the options are checked.
 func Agent(ctx context.Context, o Options) (err error) {
 	if err := o.CheckAgent(); err != nil {
 		return err

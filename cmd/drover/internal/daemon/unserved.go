@@ -36,8 +36,9 @@ func (u Unserved) Close() error {
 }
 
 // OpenUnserved opens the store that the options name. If fill is set, it creates a missing file. Otherwise it fails
-// with dataset.ErrNotFound if there is none. It fails with dataset.ErrCorrupt if the store is damaged, and leaves the
-// file in place. It fails with dataset.ErrInUse while a drover uses the root. The caller must close the store.
+// with dataset.ErrNotFound if the store is a file that does not exist. It asks a store in Consul only if fill is set.
+// It fails with dataset.ErrCorrupt if the file is damaged, and leaves it in place. It fails with dataset.ErrInUse while
+// a drover uses the root. The caller must close the store.
 func OpenUnserved(ctx context.Context, o Options, fill bool) (u Unserved, err error) {
 	if fill {
 		if err := os.MkdirAll(o.Root, 0o755); err != nil {

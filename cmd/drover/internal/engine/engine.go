@@ -1,8 +1,8 @@
 // Package engine asks the Docker engine of this host for three things: the folder of a volume of driver local, so that
 // the volume can be imported (Path), the names of the running containers (Names), and its version (Version). Package
-// main passes them to the commands as App.DockerPath, App.ContainerNames and App.EngineVersion. No request to the
-// daemon may wait for them, because the engine may be waiting for the daemon. In the background, package swarm connects
-// to the engine with Open. The package keeps no state.
+// main passes them to the commands as App.DockerPath, App.ContainerNames and App.EngineVersion. While Drover's daemon
+// serves a request, it must not wait for the engine, because the engine may be waiting for the daemon (invariant I10 in
+// docs/invariants.md). In the background, package swarm connects to the engine with Open. The package keeps no state.
 package engine
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// API is the part of Docker's API that this package uses.
+// API is the part of Docker's API that Path and Names use.
 type API interface {
 	VolumeInspect(ctx context.Context, name string, o client.VolumeInspectOptions) (client.VolumeInspectResult, error)
 	ContainerList(ctx context.Context, o client.ContainerListOptions) (client.ContainerListResult, error)

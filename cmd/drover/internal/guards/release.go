@@ -208,10 +208,10 @@ func findReleasable(ctx context.Context, g cli.Fencer, ref string) (e guard.Entr
 	if err != nil {
 		return e, err
 	}
-	var fenced []string
+	var known []string
 	var found []guard.Entry
 	for _, e := range st.Datasets {
-		fenced = append(fenced, e.Volume)
+		known = append(known, e.Volume)
 		if e.Volume == ref || e.Dataset.String() == strings.ToLower(ref) {
 			found = append(found, e)
 		}
@@ -220,7 +220,7 @@ func findReleasable(ctx context.Context, g cli.Fencer, ref string) (e guard.Entr
 	case 0:
 		return e, dataset.Errorf(dataset.ErrNotFound,
 			"release volume %q: the guard of this host does not know it (available: %s)%s", dataset.Clip(ref),
-			dataset.FormatChoices(fenced), dataset.Suggestion(ref, fenced))
+			dataset.FormatChoices(known), dataset.Suggestion(ref, known))
 	case 1:
 		e = found[0]
 	default:

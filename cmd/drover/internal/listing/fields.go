@@ -140,8 +140,8 @@ func toObject(v any) (any, error) {
 	return out, d.Decode(&out)
 }
 
-// texts returns the values of a field by its dotted path. There are several if the path leads through an array. An
-// absent field has the value "".
+// texts returns the values of a field by its dotted path. There are several if the path leads through an array. The
+// values of an object are its keys. An absent field has the value "".
 func texts(v any, path string) []string {
 	switch v := v.(type) {
 	case map[string]any:

@@ -82,8 +82,8 @@ func parseLabels(cmd *cobra.Command, values []string) ([]filter, error) {
 	return out, nil
 }
 
-// matches reports whether one of the item's values for the key matches the filter. The keys state and status are
-// interchangeable, because some lists have a column STATE and others a column STATUS.
+// matches reports whether one of the item's values for the key matches the filter or, for KEY!=VALUE, none. The keys
+// state and status are interchangeable, because some lists have a column STATE and others a column STATUS.
 func (f filter) matches(k keys, cells []string, item any) bool {
 	found := f.matchesKey(k, k.canonical(f.key), cells, item)
 	if other := otherKey[f.key]; other != "" && !found {

@@ -37,8 +37,8 @@ func (k keys) names() []string {
 	return slices.Compact(names)
 }
 
-// canonical returns the key that the list has for a key of the user. If the list does not have key itself, that is
-// status for state, state for status, or volume for name. If it has none of them, canonical returns key.
+// canonical returns the key of the list that a key of the user means. If the list does not have the key, status means
+// state, state means status, and name means volume. If the list does not have that key either, canonical returns key.
 func (k keys) canonical(key string) string {
 	has := func(key string) bool {
 		_, ok := k.columns[key]

@@ -46,8 +46,8 @@ type Options struct {
 	Recorder *Recorder
 }
 
-// Source returns the present state of pools and volumes. Agents and control implement it. It may also implement some of
-// the reporter interfaces in collector.go.
+// Source returns the present state of pools and volumes. Control implements it, and so does the view of an agent in
+// package daemon (hostView). It may also implement some of the reporter interfaces in collector.go.
 type Source interface {
 	Pools(context.Context) ([]api.Pool, error)
 	// SeenVolumes returns the volumes that are or were mounted. With an error, it returns those that it could read.
@@ -213,7 +213,7 @@ func (c *collector) volumes(ctx context.Context, s *samples) error {
 }
 
 // decisions sets the samples about the decisions of control: failover, trust in the store, and the schedules of
-// snapshots.
+// snapshots and backups.
 func (c *collector) decisions(ctx context.Context, s *samples) error {
 	var errs []error
 	if r, ok := c.Source.(failoverReporter); ok {
@@ -245,7 +245,8 @@ func (c *collector) decisions(ctx context.Context, s *samples) error {
 	return errors.Join(errs...)
 }
 
-// node sets the samples that only an agent knows. part may implement the interfaces of some of these samples.
+// node sets the samples that only an agent knows. part is the agent or, without one, the source. node sets the samples
+// of those reporter interfaces that part implements.
 func (c *collector) node(ctx context.Context, s *samples, part any) (err error) {
 	if r, ok := part.(replicaReporter); ok {
 		for _, lag := range r.ReplicaLags() {

@@ -7,7 +7,8 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// timedStore times the requests to a store. Watches are not timed, because they last until something changes.
+// timedStore times the requests to a store, except those of Watch, Session and End. A watch lasts until something
+// changes, so its duration has no meaning.
 type timedStore struct {
 	store.Store
 	kind     string

@@ -98,19 +98,19 @@ func nodeNames(nodes []api.Node) map[uuid.UUID]string {
 // maxMoves is the maximum number of volumes that are moved at the same time.
 const maxMoves = 8
 
-// drain moves all volumes away from a node, once.
+// drain is one attempt to move all volumes off a node. One goroutine uses it.
 type drain struct {
 	*cli.App
 	c      cli.Remote
 	node   api.Node
 	names  map[uuid.UUID]string
-	fenced string
+	fenced string // name of the node if --fenced was given, otherwise empty
 	json   bool
 	dryRun bool // only ask for the decisions
 
-	open        []dataset.Operation
+	open        []dataset.Operation // moves in progress, the oldest first
 	outcomes    []drained
-	all, failed int
+	all, failed int // numbers of volumes
 }
 
 // drained is the outcome for one volume.

@@ -1,7 +1,7 @@
 // Package progress shows the progress of long work: as a bar on a terminal, otherwise as a few plain lines, so that a
 // log does not contain a line for every refresh. Package cli chooses the [Meter] of a command. Packages stores and
-// volumes count the bytes of a copy with [Reader] and [Writer]. A Meter belongs to one piece of work, and protects its
-// state with a mutex.
+// volumes count the bytes of a copy with [Reader] and [Writer], and package backups shows the progress of several
+// restores with a [Group]. A Meter belongs to one piece of work. Meters and groups protect their state with a mutex.
 package progress
 
 import (

@@ -1,5 +1,5 @@
 // Package ptytest provides tests with a pseudo-terminal. Only tests call it. A [Terminal] is not safe for concurrent
-// use.
+// use. It has a goroutine that collects the output of the program, and a mutex protects that output.
 package ptytest
 
 import (
@@ -15,9 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Terminal is a pseudo-terminal of 80 columns (pty(7), ioctl_tty(2)). The output of the program under test to
-// File reaches Screen; the program reads from File the text that the test writes with Type. Not safe for
-// concurrent use.
+// Terminal is a pseudo-terminal of 80 columns (pty(7), ioctl_tty(2)). The program under test uses File as its terminal:
+// Screen returns the output of the program, and Type sends text to it. Not safe for concurrent use.
 type Terminal struct {
 	File   *os.File
 	master *os.File

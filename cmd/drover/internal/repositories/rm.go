@@ -34,8 +34,8 @@ given.`,
 		ctx := cmd.Context()
 		r, err := c.Repository(ctx, args[0])
 		place := "at " + r.URL
-		// A damaged record can only be removed. The error can also be about another record: names are only suggested
-		// if all records can be read.
+		// A damaged record can only be removed. For an unknown name, the server reads all records to suggest a name, so
+		// ErrCorrupt can also be about another record: the error must name this one.
 		if dataset.KindOf(err) == dataset.ErrCorrupt && strings.Contains(err.Error(), " repositories/"+args[0]+" ") {
 			r, place, err = dataset.Repository{Name: args[0]}, "where it is", nil
 		}

@@ -20,7 +20,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// JSON writes v indented, ending with a newline; a nil slice is written as [].
+// JSON writes v indented, ending with a newline. A nil slice is written as null: see List.
 func JSON[T any](w io.Writer, v T) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

@@ -57,8 +57,8 @@ are. -o json prints a list then.`,
 	return cmd
 }
 
-// separateName returns the volumes and the name of their snapshots. The second of two arguments is the name, unless a
-// volume has it.
+// separateName returns the volumes and the name of their snapshots. The second of two arguments is the name of the
+// snapshots, unless it is the name of a volume.
 func separateName(cmd *cobra.Command, c cli.Remote, args []string, name string) ([]string, string, error) {
 	if len(args) != 2 || strings.Contains(args[1], "@") {
 		return args, name, nil
@@ -79,8 +79,9 @@ func separateName(cmd *cobra.Command, c cli.Remote, args []string, name string) 
 	return args[:1], args[1], nil
 }
 
-// splitNewName splits VOLUME@NAME, as zfs names a new snapshot. It returns VOLUME@PROFILE unchanged: a volume can be
-// named with its profile, and an error then says that the profile is another one.
+// splitNewName splits VOLUME@NAME, as zfs names a new snapshot. It returns the argument unchanged if NAME is a profile
+// or the whole argument names a volume, because a volume can be named with its profile. If the volume has another
+// profile, the error of the server says so.
 func splitNewName(ctx context.Context, c cli.Remote, arg string) (volume, name string, err error) {
 	before, after, at := strings.Cut(arg, "@")
 	if !at || before == "" || after == "" {

@@ -112,7 +112,7 @@ func diffPoints(cmd *cobra.Command, c cli.Remote, words []string) (volume string
 		return word, []string{words[1-i], ""}, nil
 	}
 	if len(words) == 1 {
-		err = nil // the comparison fails with it
+		err = nil // the comparison fails with the same error
 	}
 	return "", append(words, "")[:2], err
 }

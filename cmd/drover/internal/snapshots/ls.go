@@ -75,8 +75,8 @@ func printsTable(cmd *cobra.Command) bool {
 	return cmd.Flag("quiet").Value.String() != "true" && (format == "table" || format == "wide")
 }
 
-// measureAll measures the snapshots. It stops after a time. If the pool of a dataset cannot measure one of its
-// snapshots, measureAll does not try the others.
+// measureAll measures the snapshots until the time within has passed. The others are returned without a measurement. If
+// the pool of a dataset cannot measure one of its snapshots, measureAll does not try the others.
 func measureAll(ctx context.Context, c cli.Remote, snaps []dataset.Snapshot, within time.Duration) []measured {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()

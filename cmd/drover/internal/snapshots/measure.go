@@ -8,7 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Bounds of how long a list measures snapshots: if the user asks for it, and if its table only shows what it can.
+// measureWithin bounds how long snapshot ls --size measures snapshots. tableWithin bounds it for a table without
+// --size.
 const (
 	measureWithin = 30 * time.Second
 	tableWithin   = 2 * time.Second

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Fine returns findings of level ok: the nodes, pools, control replicas and volumes without a finding in list, and what
-// the doctor of the server's host found to work.
+// Fine returns findings of level ok: the nodes, pools, control replicas and volumes without a warning or error in list,
+// the operations in progress, and what the doctor of the server's host found to work.
 func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
 	var out []api.Finding
 	add := func(subject, format string, args ...any) {

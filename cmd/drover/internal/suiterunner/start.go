@@ -21,7 +21,8 @@ import (
 )
 
 // Start runs this program with args, which must call Inside for the folder at path. It calls hear with each event until
-// the process has ended. When ctx ends, it kills the process. The process never outlives the caller.
+// the process has ended. When ctx ends, it kills the process and fails with dataset.ErrCancelled. It fails with the
+// error of hear, and with a problem that the process reports. The process never outlives the caller.
 func Start(ctx context.Context, args []string, path string, hear func(verify.Event) error) error {
 	// Pdeathsig kills the process when the thread that started it ends.
 	runtime.LockOSThread()

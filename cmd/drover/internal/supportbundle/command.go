@@ -1,6 +1,6 @@
-// Package supportbundle has the command drover support-bundle. It collects what somebody needs who looks into a problem
-// in one file: the output of other commands, the settings, the log, and facts about the host. Package main adds the
-// command to the command tree, and passes the function that runs the other commands. The package keeps no state.
+// Package supportbundle has the command drover support-bundle. It collects the information for the analysis of a
+// problem in one file: the output of other commands, the settings, the log, and facts about the host. Package main adds
+// the command to the command tree, and passes the function that runs the other commands. The package keeps no state.
 //
 // A part is either the output of a command (commandParts) or a fact about this host (Host). Every part passes through
 // Redact or RedactYAML before it is written, so a new part needs no protection of secrets.

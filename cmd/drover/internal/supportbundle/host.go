@@ -269,8 +269,8 @@ func readFrom(f *os.File, limit, offset int64) ([]byte, error) {
 	return b, err
 }
 
-// mounts returns the lines of mountinfo that are about Drover: those with a path of the server's root, of a pool, or
-// with the word drover. The mounts of the server can differ from those of this command.
+// mounts returns the lines of mountinfo that are about Drover: those with the path of the server's root or run folder,
+// with the path of a pool, or with the word drover. The mounts of the server can differ from those of this command.
 func (h Host) mounts(p process) ([]byte, error) {
 	words := []string{"drover", p.flag("root", "/var/lib/drover"), p.flag("run", "/run/drover")}
 	file := h.settings(p, "config", h.Config)

@@ -21,7 +21,7 @@ var secretWords = []string{
 	"shared-key", "shared_key", "shared.key", "sharedkey",
 }
 
-// secretWord matches such a word, and secretName such a name.
+// secretWord matches a word of secretWords, and secretName matches a name that contains such a word.
 var (
 	secretWord = strings.ReplaceAll(strings.Join(secretWords, "|"), ".", `\.`)
 	secretName = `[\w.\-/]*(?:` + secretWord + `)[\w.\-/]*`

@@ -14,8 +14,8 @@ import (
 )
 
 // RedactYAML returns the settings of a file of YAML without its secrets and comments. Every value below a setting with
-// the name of a secret is replaced, and so is the same text in other settings. Aliases are replaced by the values that
-// they refer to.
+// the name of a secret is replaced, except the paths of files and programs that have the secret, true, false, and empty
+// values. The same text in other settings is replaced, too. Aliases are replaced by the values that they refer to.
 //
 // RedactYAML fails with dataset.ErrInvalid, and returns nothing, if the text is not valid YAML: its secrets cannot be
 // found then.

@@ -141,7 +141,8 @@ func (w *Watcher) open() (API, error) {
 	return engine.Open()
 }
 
-// publish writes the labels of the nodes whose labels differ from the recorded facts.
+// publish writes the labels of the nodes whose labels differ from the recorded facts, if this engine leads its Swarm. A
+// node without facts loses Drover's labels.
 func (w *Watcher) publish(ctx context.Context, c API, self string) error {
 	members, err := c.NodeList(ctx, client.NodeListOptions{})
 	if err != nil {

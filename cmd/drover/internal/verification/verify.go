@@ -90,7 +90,8 @@ that pool removes it. The command fails if a claimed capability is not verified.
 	return cmd
 }
 
-// AwaitPool returns a pool once its node has reported it. That takes a moment after the pool was created.
+// AwaitPool returns a pool once its node has reported it. That takes a moment after the pool was created. After
+// poolTimeout it returns the pool without a status.
 func AwaitPool(ctx context.Context, a *cli.App, c cli.Remote, name string) (api.Pool, error) {
 	for waited := time.Duration(0); ; waited += pollPause {
 		pools, err := c.Pools(ctx)

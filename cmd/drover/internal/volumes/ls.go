@@ -127,7 +127,7 @@ func status(v *api.VolumeSummary) string {
 	return useOf(v)
 }
 
-// useOf returns who uses a volume in a word or two.
+// useOf returns in a word or two how a volume is used, or that it cannot be used.
 func useOf(v *api.VolumeSummary) string {
 	switch st := v.Status; {
 	case st == nil:

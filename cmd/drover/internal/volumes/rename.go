@@ -83,8 +83,8 @@ func rename(cmd *cobra.Command, a *cli.App, o *cli.Output, volume, name string) 
 	})
 }
 
-// A container that has just ended counts as a user of its volume until the agent has reported the unmount, which takes
-// some tenths of a second.
+// dropAlias tries dropTries times, with the pause dropPause, while the alias is in use. A container that has just ended
+// counts as a user of its volume until the agent has reported the unmount, which takes some tenths of a second.
 const (
 	dropTries = 4
 	dropPause = 500 * time.Millisecond

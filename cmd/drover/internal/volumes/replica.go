@@ -37,7 +37,7 @@ places the replicas, and replaces those of a lost node.`,
 	)
 }
 
-// replica is a replica of a volume, with what a table shows of the volume.
+// replica is a replica of a volume, with those fields of the volume that a table shows.
 type replica struct {
 	api.CopyDetail
 	Volume   string    `json:"volume"`

@@ -99,10 +99,10 @@ func onNodes(one, several string, nodes []string) string {
 	return several + " on " + strings.Join(nodes, ", ")
 }
 
-// copyNodes returns the names of the nodes of the copies that satisfy is, sorted.
-func copyNodes(copies []api.CopyDetail, is func(api.CopyDetail) bool) (names []string) {
+// copyNodes returns the names of the nodes of the copies for which selects returns true, sorted.
+func copyNodes(copies []api.CopyDetail, selects func(api.CopyDetail) bool) (names []string) {
 	for _, k := range copies {
-		if is(k) {
+		if selects(k) {
 			names = append(names, k.NodeName)
 		}
 	}

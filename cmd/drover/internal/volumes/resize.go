@@ -72,7 +72,8 @@ func newSize(ctx context.Context, a *cli.App, volume, text string, grow bool) (s
 	return text, nil
 }
 
-// unchangedNote is the end of a line about a volume that needed no change.
+// unchangedNote returns the end of a line about a change of a volume: " already" if nothing had to be changed,
+// otherwise " now".
 func unchangedNote(out api.Outcome) string {
 	if out.Operation == nil {
 		return " already"

@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// countSharedMounts returns the number of hosts, besides its home, on which a volume is in use.
+// countSharedMounts returns the number of hosts on which a volume is in use, without the home of the volume.
 func countSharedMounts(v *api.VolumeSummary) (n int) {
 	for _, g := range v.SharedMountDetails {
 		if !g.Exclusive && !g.Fenced {
@@ -30,7 +30,7 @@ func sharedMountStatus(v *api.VolumeSummary) string {
 	return fmt.Sprintf("in use by %d on %d", uses, hosts)
 }
 
-// sharedMountLines describes the hosts, besides its home, that have mounted a volume.
+// sharedMountLines describes the hosts that have mounted a volume, without the home of the volume.
 func sharedMountLines(a *cli.App, v api.Volume) []string {
 	var lines []string
 	for _, g := range v.SharedMountDetails {

@@ -119,7 +119,9 @@ the volume must be typed to confirm it, unless --yes is given.`,
 }
 
 // confirmDiscard asks for a confirmation, and names the superseded copies that a request can destroy. It returns the
-// request with the UUIDs of the dataset and the node that the user confirmed: other ones may have got the names since.
+// request with UUIDs instead of names, because other volumes or nodes may have got the names since. The request gets
+// the UUID of the dataset if the volume or exactly one copy is found, and that of the node if exactly one copy is
+// found.
 func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm.Flag, req api.Request) (
 	confirmed api.Request, err error) {
 	confirmed = req
