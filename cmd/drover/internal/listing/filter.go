@@ -33,13 +33,14 @@ func parseFilters(
 	var out []filter
 	for _, v := range values {
 		m := pairRE.FindStringSubmatch(v)
+		isExpression := expressions && (m == nil || m[2] == "!=" && strings.HasPrefix(m[3], `"`))
 		switch {
 		case strings.TrimSpace(v) == "" && expressions:
 			return nil, cli.UsageError(cmd, "--filter: the expression is empty")
-		case m == nil && expressions && *expression != "":
+		case isExpression && *expression != "":
 			return nil, cli.UsageError(cmd, "--filter %q: only one filter can be an expression; join both with and",
 				dataset.Clip(v))
-		case expressions && (m == nil || m[2] == "!=" && strings.HasPrefix(m[3], `"`)):
+		case isExpression:
 			*expression = v
 			continue
 		case m == nil:

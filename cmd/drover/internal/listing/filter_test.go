@@ -1,6 +1,23 @@
 package listing
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// TestOnlyOneExpression: a second expression is an error, whatever its form. It does not replace the first one.
+func TestOnlyOneExpression(t *testing.T) {
+	for _, second := range []string{"cpus >= 8", `architecture!="x86_64"`} {
+		expression := ""
+		k := keys{columns: map[string]int{"architecture": 0}, schema: schemaFor[struct{}]()}
+		_, err := parseFilters(&cobra.Command{Use: "ls"}, k, []string{"cpus >= 4", second}, true, &expression)
+		if err == nil || !strings.Contains(err.Error(), "only one filter can be an expression") {
+			t.Errorf("%s: %v, and the expression is %q", second, err, expression)
+		}
+	}
+}
 
 func TestFilterMatchesPartsOfStatus(t *testing.T) {
 	for status, values := range map[string]map[string]bool{
