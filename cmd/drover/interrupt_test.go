@@ -67,6 +67,31 @@ func TestInterruptSaysThatTheWorkGoesOn(t *testing.T) {
 	}
 }
 
+// TestInterruptEndsAPurgeOfEverything: after an interrupt, trash purge --all purges no further dataset.
+func TestInterruptEndsAPurgeOfEverything(t *testing.T) {
+	c := newConsole(theWorld())
+	if len(c.fake.trash) < 2 {
+		t.Fatal("the trash needs two datasets")
+	}
+	step := running("destroy", 1, 0)
+	works(c.fake, step, step, step, step, step, step)
+	interrupted(c, "Operation", 2)
+	interrupt := c.fake.hook
+	c.fake.hook = func(method string) {
+		if interrupt(method); method == "Operation" { // a second purge must not wait forever
+			c.fake.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrOffline, "boom")}
+		}
+	}
+	code := c.run(t, "trash", "purge", "--all", "--yes")
+	isPurge := func(line string) bool { return strings.HasPrefix(line, "Submit ") }
+	if n := len(slices.DeleteFunc(slices.Clone(c.fake.asked), func(line string) bool { return !isPurge(line) })); n != 1 {
+		t.Errorf("%d datasets were purged: %v", n, c.fake.asked)
+	}
+	if code != 1 || !strings.Contains(c.err.String(), "interrupted: operation") {
+		t.Errorf("exit %d, %q", code, c.err.String())
+	}
+}
+
 // TestInterruptTooLateChangesNothing: if the work is done when the signal arrives, the command succeeds.
 func TestInterruptTooLateChangesNothing(t *testing.T) {
 	c := newConsole(theWorld())

@@ -152,8 +152,8 @@ func purgeAllQuestion(trashed []api.Volume) confirm.Question {
 	return q
 }
 
-// purgeAll purges the datasets in trashed that are not being purged yet. If one of them cannot be purged, it continues
-// with the next.
+// purgeAll purges the datasets in trashed that are not being purged yet, after a confirmation. If one of them cannot be
+// purged, it continues with the next. After an interrupt it stops.
 func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume,
 	yes *confirm.Flag) error {
 	trashed = slices.DeleteFunc(trashed, func(v api.Volume) bool { return v.State == dataset.StatePurging })
@@ -169,6 +169,9 @@ func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, tras
 	failed := 0
 	for _, v := range trashed {
 		out, err := purgeOne(ctx, a, c, o, v)
+		if errors.Is(err, dataset.ErrCancelled) {
+			return err
+		}
 		if err != nil {
 			failed++
 			a.PrintError(ctx, fmt.Errorf("dataset %s, formerly volume %s: %w", v.ID, v.Volume, err))
