@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"testing"
 
@@ -85,5 +86,15 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 				t.Errorf("[%s] %v:\n%s", tc.scenario, args, d)
 			}
 		}
+	}
+}
+
+// TestJSONOfDestroyedObject: doctor --gc -o json prints what it destroyed as JSON.
+func TestJSONOfDestroyedObject(t *testing.T) {
+	c := newConsole(theWorld())
+	code := c.run(t, "doctor", "--gc", idGone.String(), "--yes", "-o", "json")
+	var got api.Collected
+	if err := json.Unmarshal(c.out.Bytes(), &got); err != nil || code != 0 || got.Dataset != idGone {
+		t.Errorf("exit %d, %v, %q", code, err, c.out.String())
 	}
 }

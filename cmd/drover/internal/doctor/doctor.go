@@ -220,8 +220,12 @@ func collectGarbage(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output
 			return err
 		}
 	}
-	if _, err := c.Collect(ctx, id, false); err != nil {
+	destroyed, err := c.Collect(ctx, id, false)
+	switch {
+	case err != nil:
 		return err
+	case o.JSON():
+		return show.JSON(a.Out, destroyed)
 	}
 	return a.PrintLine("destroyed %s", id)
 }
