@@ -11,12 +11,16 @@ import (
 // countSharedMounts returns the number of hosts on which a volume is in use, without the home of the volume.
 func countSharedMounts(v *api.VolumeSummary) (n int) {
 	for _, g := range v.SharedMountDetails {
-		if !g.Exclusive && !g.Fenced {
+		if isShared(g) {
 			n++
 		}
 	}
 	return n
 }
+
+// isShared reports whether a shared mount counts as a use: it is not exclusive, and its host is not fenced. The last
+// report of a fenced host can still have mounts.
+func isShared(g api.SharedMountDetail) bool { return !g.Exclusive && !g.Fenced }
 
 // sharedMountStatus returns the status of a volume with shared mounts, including the uses on its home.
 func sharedMountStatus(v *api.VolumeSummary) string {
@@ -25,7 +29,9 @@ func sharedMountStatus(v *api.VolumeSummary) string {
 		hosts++
 	}
 	for _, g := range v.SharedMountDetails {
-		uses += g.MountCount
+		if isShared(g) {
+			uses += g.MountCount
+		}
 	}
 	return fmt.Sprintf("in use by %d on %d", uses, hosts)
 }

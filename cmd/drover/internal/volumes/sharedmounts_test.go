@@ -37,6 +37,10 @@ func TestSharedMountLines(t *testing.T) {
 	if got := listed(v); got != "in use by 4 on 3" {
 		t.Errorf("a list says %q", got)
 	}
+	v.SharedMountDetails[2].MountCount = 5 // the last report of the host before it was fenced
+	if got := listed(v); got != "in use by 4 on 3" {
+		t.Errorf("with the mounts of a fenced host, a list says %q", got)
+	}
 	v.SharedMountDetails = []api.SharedMountDetail{{SharedMount: stay, NodeName: "host-a", Exclusive: true}}
 	if got := sharedMountLines(a, v); !slices.Equal(got, []string{"host-a has exclusive use, since 5 minutes ago"}) {
 		t.Errorf("%q", got)
