@@ -11,7 +11,8 @@ import (
 
 // advice has the hints about unknown words and flags that no single command can replace. A key is the command without
 // the program's name, and the unknown word or flag after it. A text that suggests a command which destroys data has
-// --dry-run.
+// --dry-run. foreignAdvice and backupAdvice are further parts of this table. No key is in two parts, and no key of
+// several words is a synonym.
 var advice = map[string]string{
 	"restore": "use drover snapshot restore VOLUME SNAPSHOT, drover backup restore BACKUP NEW, or " +
 		"drover trash restore NAME for a deleted volume",
@@ -91,7 +92,6 @@ var advice = map[string]string{
 		"drover trash restore NAME for a deleted volume",
 	"volume snapshot": "use drover snapshot create VOLUME NAME, or drover snapshot ls VOLUME",
 	"volume snap":     "use drover snapshot create VOLUME NAME, or drover snapshot ls VOLUME",
-	"volume backup":   "use drover volume export NAME -o FILE, or drover snapshot create VOLUME NAME",
 	"volume mount": "Docker mounts a volume for a container, docker run -v NAME:/PATH IMAGE, and docker volume " +
 		"inspect NAME shows the folder",
 	"volume unmount": "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",

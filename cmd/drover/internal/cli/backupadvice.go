@@ -9,7 +9,6 @@ var backupAdvice = map[string]string{
 	"backup recover":       recoverVolumes,
 	"repository recover":   recoverVolumes,
 	"repository restore":   recoverVolumes,
-	"volume recover":       recoverVolumes,
 	"backup restore --all": recoverVolumes,
 	"backup mount":         mountBackup,
 	"repository mount":     mountBackup,

@@ -176,4 +176,5 @@ const shownReplicas = "replicas belong to a profile, in profiles.yaml; drover re
 
 // recoverVolume is the advice for a user who wants lost data back.
 const recoverVolume = "use drover trash restore NAME for a deleted volume, drover snapshot restore VOLUME SNAPSHOT " +
-	"for an older state, or drover volume superseded ls for the data of a lost node"
+	"for an older state, drover recover --from REPOSITORY for a volume in a backup, or drover volume superseded ls " +
+	"for the data of a lost node"
