@@ -376,6 +376,9 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 
 // Used implements backends.Pool. It reads the blocks of the head's image from the inode.
 func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
+	if used, known := p.newUsage.take(id); known {
+		return used, nil
+	}
 	var used dataset.Size
 	err := p.catalog.withDataset(id, func(dir folder.Dir) error {
 		f, err := dir.Open(p.layout.Image(layout.Head))
@@ -383,12 +386,9 @@ func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 			return err
 		}
 		defer f.Close()
-		var st unix.Stat_t
-		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		if used, err = allocated(f); err != nil {
 			return err
 		}
-		const unit = 512 // bytes in a unit of st_blocks: stat(2)
-		used = dataset.Size(st.Blocks) * unit
 		_, _, err = imagefile.InspectFile(f, layout.Head)
 		return err
 	})

@@ -47,9 +47,15 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 	if d.Encryption != nil {
 		return p.creator.createEncrypted(ctx, d, t)
 	}
-	return p.creator.build(d, func(root, dir folder.Dir) (madeItem, error) {
-		return p.creator.fromTemplate(ctx, root, dir, t)
+	var made madeItem
+	size, err := p.creator.build(d, func(root, dir folder.Dir) (_ madeItem, err error) {
+		made, err = p.creator.fromTemplate(ctx, root, dir, t)
+		return made, err
 	})
+	if err == nil && made.used > 0 {
+		p.newUsage.put(d.ID, made.used)
+	}
+	return size, err
 }
 
 // Clone implements backends.Pool. It clones the image of the source, which copies no data, and flushes once.
@@ -78,7 +84,12 @@ func (c *creator) fromTemplate(ctx context.Context, root, dir folder.Dir, t temp
 	if err != nil {
 		return madeItem{}, err
 	}
-	return madeItem{item: layout.Next, size: t.Size}, errors.Join(reflink.Clone(image, from), image.Close())
+	defer image.Close()
+	if err := reflink.Clone(image, from); err != nil {
+		return madeItem{}, err
+	}
+	used, err := allocated(image)
+	return madeItem{item: layout.Next, size: t.Size, used: used}, err
 }
 
 // fromSource clones the item of src for dataset d in dir. The clone grows if d is larger than src.
@@ -146,7 +157,8 @@ func (c *creator) openSource(root folder.Dir, src dataset.Source) (folder.Dir, s
 type madeItem struct {
 	item    string
 	size    dataset.Size
-	durable bool // the item is on the disk, and so are all earlier changes
+	durable bool         // the item is on the disk, and so are all earlier changes
+	used    dataset.Size // the bytes that the item takes in the pool; 0 if that is not known
 }
 
 // build makes an incoming dataset. fill makes its item. The item gets the name of the head last, so a dataset with a
@@ -257,6 +269,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 	}
 	defer root.Close()
 	defer p.catalog.claims.Use(id)()
+	p.newUsage.take(id)
 	dir, place, err := p.catalog.findAny(root, id)
 	if err == nil {
 		defer dir.Close()

@@ -42,6 +42,7 @@ type Pool struct {
 	templates  *template.Store
 	catalog    *catalog
 	creator    *creator
+	newUsage   newUsage
 	remover    *remover
 	snapshots  *snapshots
 	copier     *copier
