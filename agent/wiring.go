@@ -317,6 +317,9 @@ func (a *components) makeMounting() {
 		},
 		SaveSpelling: a.Spellings.Save,
 		CheckMount:   func(d dataset.Dataset) error { return a.Conversions.CheckMount(d) },
+		AwaitConversion: func(ctx context.Context, former uuid.UUID) bool {
+			return a.Conversions.AwaitOutcome(ctx, former)
+		},
 	})
 	a.Resolver = mounting.NewResolver(mounting.ResolverDeps{
 		Host: a.Host, Guard: a.Config.Guard, Registrar: a.Registrar, Uses: a.Uses, SharedMounts: a.SharedMountTable,

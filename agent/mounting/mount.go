@@ -49,7 +49,7 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 	if err != nil {
 		return "", err
 	}
-	if err := m.CheckMount(d); err != nil {
+	if d, err = m.afterConversion(ctx, d, ref); err != nil {
 		return "", err
 	}
 	if d, err = m.getLease(ctx, d); err != nil {
@@ -67,6 +67,21 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 	}
 	return "", dataset.Errorf(dataset.ErrConflict,
 		"mount of volume %s: gave up after %d attempts: other requests keep unmounting it", d.Volume, mountAttempts)
+}
+
+// afterConversion returns the dataset to mount if a conversion of dataset d has just ended, and d otherwise. Control
+// records the end of a conversion some milliseconds before this node has applied it. A mount in that time must not fail,
+// because the operator was told that the conversion is done. afterConversion fails if a conversion forbids the mount.
+func (m *Mounter) afterConversion(ctx context.Context, d dataset.Dataset, ref dataset.Reference) (dataset.Dataset,
+	error) {
+	err := m.CheckMount(d)
+	if err == nil || !m.AwaitConversion(ctx, d.ID) {
+		return d, err
+	}
+	if d, err = m.Find(ctx, ref); err != nil {
+		return d, err
+	}
+	return d, m.CheckMount(d)
 }
 
 // getLease makes sure that this node may mount a dataset, and returns the record. If this node is not the home

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -27,9 +28,16 @@ type Conversions struct {
 	deps ConversionsDeps
 
 	mu       sync.Mutex
-	running  map[uuid.UUID]dataset.Operation // by the former dataset
+	running  map[uuid.UUID]*runningConversion // by the former dataset
 	reported map[uuid.UUID]reportedConversion
 	reserved map[uuid.UUID]func() // ends the reservation of the former dataset of a reported conversion
+	changed  chan struct{}        // closed, and replaced, when an entry of running or reported is removed
+}
+
+// runningConversion is a conversion in progress. reported is true once it is about to be reported to control.
+type runningConversion struct {
+	op       dataset.Operation
+	reported bool
 }
 
 // reportedConversion is the record of a conversion whose outcome may be unknown.
@@ -43,8 +51,8 @@ type reportedConversion struct {
 // NewConversions returns a Conversions without conversions.
 func NewConversions(deps ConversionsDeps) *Conversions {
 	return &Conversions{
-		deps: deps, running: map[uuid.UUID]dataset.Operation{}, reported: map[uuid.UUID]reportedConversion{},
-		reserved: map[uuid.UUID]func(){},
+		deps: deps, running: map[uuid.UUID]*runningConversion{}, reported: map[uuid.UUID]reportedConversion{},
+		reserved: map[uuid.UUID]func(){}, changed: make(chan struct{}),
 	}
 }
 
@@ -72,8 +80,8 @@ func (c *Conversions) Load(ctx context.Context) error {
 func (c *Conversions) CheckMount(d dataset.Dataset) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if op, is := c.running[d.ID]; is {
-		return dataset.Converting(op, "mount of volume "+d.Volume)
+	if r, is := c.running[d.ID]; is {
+		return dataset.Converting(r.op, "mount of volume "+d.Volume)
 	}
 	if r, is := c.reported[d.ID]; is {
 		return dataset.Errorf(dataset.ErrPending,
@@ -122,11 +130,12 @@ func (c *Conversions) HasMade(id uuid.UUID) bool {
 func (c *Conversions) begin(op dataset.Operation) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.running[op.DatasetID] = copyOperation(op)
+	c.running[op.DatasetID] = &runningConversion{op: copyOperation(op)}
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.running, op.DatasetID)
+		c.announce()
 	}
 }
 
@@ -139,6 +148,9 @@ func (c *Conversions) note(ctx context.Context, op dataset.Operation) error {
 		return err
 	}
 	c.reported[op.DatasetID] = r
+	if now, runs := c.running[op.DatasetID]; runs {
+		now.reported = true
+	}
 	return nil
 }
 
@@ -193,7 +205,46 @@ func (c *Conversions) removeNote(ctx context.Context, former, op uuid.UUID) (end
 	end = c.reserved[former]
 	delete(c.reported, former)
 	delete(c.reserved, former)
+	c.announce()
 	return end, nil
+}
+
+// announce wakes the callers of AwaitOutcome. The mutex is held.
+func (c *Conversions) announce() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// outcomeTimeout is how long AwaitOutcome waits. When control has recorded a conversion, this node needs some
+// milliseconds to apply the result.
+const outcomeTimeout = 5 * time.Second
+
+// AwaitOutcome waits until a conversion of a dataset that was reported to control has ended on this node. It returns
+// true if there is no conversion, or none any more. It returns false at once if the conversion still copies, and false
+// after outcomeTimeout or when ctx ends.
+func (c *Conversions) AwaitOutcome(ctx context.Context, former uuid.UUID) bool {
+	timeout := c.deps.Clock.After(outcomeTimeout)
+	for {
+		c.mu.Lock()
+		now, runs := c.running[former]
+		_, inDoubt := c.reported[former]
+		copying := runs && !now.reported
+		changed := c.changed
+		c.mu.Unlock()
+		switch {
+		case !runs && !inDoubt:
+			return true
+		case copying:
+			return false
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // endReservation ends the reservation of a dataset after an attempt of its conversion. If the outcome is unknown, the

@@ -35,8 +35,6 @@ func converts(f *agenttest.Cluster, volume, profile string) dataset.Dataset {
 	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
 		f.Fatalf("%s: %+v", op.State, op.Problem)
 	}
-	// Control records the end of the conversion before the node knows it. Until then the node refuses mounts.
-	agenttest.Await(f.T, func() bool { return !f.A.Operations.IsRunning(op.ID) })
 	now := f.Recorded(volume).Dataset
 	if op.DatasetRecord.ID != now.ID {
 		f.Errorf("the operation has dataset %s, and the volume %s", op.DatasetRecord.ID, now.ID)
