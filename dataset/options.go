@@ -13,6 +13,7 @@ type Options struct {
 	From     string            `json:"from,omitempty"` // volume, snapshot name or UUID prefix
 	FS       string            `json:"fs,omitempty"`
 	Pool     string            `json:"pool,omitempty"`
+	Node     string            `json:"node,omitempty"`  // name or UUID prefix
 	Owner    *Owner            `json:"owner,omitempty"` // UID and GID, without the mode
 	Mode     *uint32           `json:"mode,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
@@ -31,6 +32,7 @@ func OptionHelp() []Option {
 		{"from", "SOURCE", "start as a copy of a volume, of VOLUME@SNAPSHOT, or of a UUID prefix"},
 		{"fs", "ext4|xfs", "the filesystem inside"},
 		{"pool", "NAME", "the pool, instead of the profile's"},
+		{"node", "NODE", "create the volume on this node; an existing volume stays where it is"},
 		{"owner", "UID:GID", "owner of the volume's root; a copy has its source's"},
 		{"mode", "OCTAL", "mode of the volume's root, such as 0750; a copy has its source's"},
 		{"label.KEY", "VALUE", "a label"},
@@ -78,6 +80,11 @@ func (o *Options) set(key, value string) (err error) {
 		}
 	case "pool":
 		o.Pool, err = value, CheckPoolName(value)
+	case "node":
+		o.Node = value
+		if value == "" {
+			err = Errorf(ErrInvalid, "option node is empty: expected the name of a node (drover node ls)")
+		}
 	case "owner":
 		err = o.setOwner(value)
 	case "mode":

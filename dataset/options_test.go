@@ -96,7 +96,7 @@ func TestTooManyLabels(t *testing.T) {
 // ParseOptions accepts every option of the help, and the help describes its values correctly.
 func TestOptionHelpIsTrue(t *testing.T) {
 	sample := map[string]string{
-		"NAME": "gold", "SIZE": "1GiB", "SOURCE": "db", "UID:GID": "1:2", "OCTAL": "0750", "VALUE": "v",
+		"NAME": "gold", "NODE": "host-b", "SIZE": "1GiB", "SOURCE": "db", "UID:GID": "1:2", "OCTAL": "0750", "VALUE": "v",
 	}
 	for _, h := range dataset.OptionHelp() {
 		for _, alt := range strings.Split(h.Value, "|") {

@@ -17,9 +17,11 @@ type Repository struct {
 	URL      string         `json:"url"`      // where it is: an absolute path, or a URL of sftp, s3 or rest
 	Password PasswordSource `json:"password"` // where each node reads the password of the repository
 	// absolute path of the file with the S3 keys on each node, in the format of the AWS command line; absent: none
-	CredentialsFile string    `json:"credentials_file,omitempty"`
-	Created         time.Time `json:"created"` // when it was added
-	By              string    `json:"by"`      // who added it
+	CredentialsFile string `json:"credentials_file,omitempty"`
+	// The largest number of bytes a second that each node sends to the repository for one backup; absent: no limit.
+	MaxUpload Size      `json:"max_upload,omitempty"`
+	Created   time.Time `json:"created"` // when it was added
+	By        string    `json:"by"`      // who added it
 }
 
 // SamePlace reports whether two records have the same name, URL, password and credentials.
@@ -112,6 +114,10 @@ func (r Repository) Checked() (Repository, error) {
 		return r, err
 	}
 	r.URL = place
+	if r.MaxUpload != 0 && r.MaxUpload < minUpload {
+		return r, Errorf(ErrInvalid, "repository %s: max-upload %s is too small: expected %s a second or more, or 0 "+
+			"for no limit", r.Name, r.MaxUpload, minUpload)
+	}
 	if err := r.Password.Check(); err != nil || r.CredentialsFile == "" {
 		return r, err
 	}
@@ -120,6 +126,10 @@ func (r Repository) Checked() (Repository, error) {
 	}
 	return r, checkPath("credentials file", r.CredentialsFile)
 }
+
+// minUpload is the smallest limit of an upload. restic sends blobs of up to 8 MiB, and a server may end a request that
+// takes much longer than a minute.
+const minUpload = 64 * KiB
 
 // maxPlace is the maximum number of bytes of a URL or path in the record of a repository.
 const maxPlace = 1024

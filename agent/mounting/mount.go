@@ -70,8 +70,9 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 }
 
 // afterConversion returns the dataset to mount if a conversion of dataset d has just ended, and d otherwise. Control
-// records the end of a conversion some milliseconds before this node has applied it. A mount in that time must not fail,
-// because the operator was told that the conversion is done. afterConversion fails if a conversion forbids the mount.
+// records the end of a conversion some milliseconds before this node has applied it. A mount in that time must not
+// fail, because the operator was told that the conversion is done. afterConversion fails if a conversion forbids the
+// mount.
 func (m *Mounter) afterConversion(ctx context.Context, d dataset.Dataset, ref dataset.Reference) (dataset.Dataset,
 	error) {
 	err := m.CheckMount(d)

@@ -201,6 +201,7 @@ func (c *Checker) Restic(ctx context.Context, record dataset.Repository) (*resti
 	}
 	return restic.New(ctx, c.deps.Programs, restic.Options{
 		URL: record.URL, Password: record.Password, CredentialsFile: record.CredentialsFile, CacheDir: c.deps.CacheDir,
+		MaxUpload: int64(record.MaxUpload),
 	})
 }
 

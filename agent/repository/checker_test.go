@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -70,6 +71,35 @@ func refused(t *testing.T, err error, kind *dataset.Kind, want string) {
 	if err == nil || dataset.KindOf(err) != kind || !strings.Contains(err.Error(), want) ||
 		strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v (%v), want %v: %s", err, dataset.KindOf(err), kind, want)
+	}
+}
+
+// spy records the arguments of the programs that run.
+type spy struct {
+	run.System
+	args []string
+}
+
+func (s *spy) Run(ctx context.Context, c run.Command) (run.Result, error) {
+	s.args = append(s.args, c.Args...)
+	return s.System.Run(ctx, c)
+}
+
+func TestUploadLimitIsPassedOn(t *testing.T) {
+	_, _, place := newChecker(t)
+	for limit, want := range map[dataset.Size]bool{0: false, 20 * dataset.MiB: true} {
+		runner := &spy{}
+		c := repository.NewChecker(repository.Deps{
+			CacheDir: t.TempDir(), Records: &records{}, Programs: &host.Programs{Runner: runner, Allowed: []string{}},
+		})
+		place.MaxUpload = &limit
+		place.URL = filepath.Join(t.TempDir(), "repository")
+		if _, err := c.Check(t.Context(), api.RepositoryCheck{New: &place, Init: true}); err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(runner.args, "--limit-upload=20480"); got != want {
+			t.Errorf("limit %s: restic got %q", limit, runner.args)
+		}
 	}
 }
 

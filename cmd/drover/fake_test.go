@@ -426,7 +426,14 @@ func (f *fake) Certify(_ context.Context, node uuid.UUID, c api.Certification) (
 	return pki.Signed{}, f.called("Certify", node, c)
 }
 
-func (f *fake) Trust(context.Context) (api.Trust, error) { return api.Trust{}, f.called("Trust") }
+func (f *fake) Trust(context.Context) (api.Trust, error) {
+	if len(f.volumes) == 0 {
+		return api.Trust{}, f.called("Trust")
+	}
+	return api.Trust{Revoked: []api.Revoked{
+		{Node: nodeID("gamma"), At: now.Add(-time.Hour)}, {Operator: "bob", At: now.Add(-72 * time.Hour)},
+	}}, f.called("Trust")
+}
 
 // nodeID returns the UUID that the fake gives a node.
 func nodeID(name string) uuid.UUID { return uuid.NewSHA1(idDB, []byte(name)) }

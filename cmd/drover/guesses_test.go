@@ -129,7 +129,7 @@ var guesses = map[string]string{
 	"volume create db@bronze -p gold":                    "unknown flag: -p (use: drover volume create db@gold); see",
 	"volume create db --size":                            "unknown flag: --size (use: drover volume create db -o size=SIZE); see",
 	"volume create db --driver local":                    "unknown flag: --driver (use: drover volume create db); see",
-	"volume create db --node host-a":                     "use -o pool=POOL, or later drover volume move NAME NODE",
+	"volume create db --node host-a":                     "drover volume create db -o node=host-a",
 	"volume create db gold":                              "(use: drover volume create db@gold); see",
 	"clone db copy --profile gold -q":                    "drover clone db copy@gold -q",
 	"clone db -p gold":                                   "(use: drover clone db NEW@gold); see",
@@ -294,7 +294,6 @@ var guesses = map[string]string{
 	"encrypt db":                   "profiles.yaml: encryption; drover volume set-profile --dry-run NAME PROFILE",
 	"maintenance host-a":           "use drover node drain NAME",
 	"node failover host-a":         "if the node is lost, use drover node drain NAME; its --help says how",
-	"ca ls":                        "status names certificates that expire soon",
 	"cert ls":                      "status names certificates that expire soon",
 	"version --all":                "use drover node ls for the versions of all nodes",
 	"doctor --fix":                 "doctor changes nothing",
@@ -319,7 +318,7 @@ var guesses = map[string]string{
 	"stats --no-stream":            "drover volume stats",
 	"pool create x /var/lib/x.img": "--path /var/lib/x.img --image SIZE",
 	"mv db db2":                    "did you mean drover volume rename db db2?",
-	"ca list":                      "names certificates that expire soon",
+	"ca list":                      "drover ca list",
 	"volume ls -- db":              "drover volume ls -- db",
 }
 

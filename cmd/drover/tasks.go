@@ -117,6 +117,7 @@ var taskGroups = []taskGroup{
 		{"create the authority of a cluster", "drover ca init --dir DIR"},
 		{"give a person access", "drover ca issue NAME --role operator --out DIR"},
 		{"end the access of a person", "drover ca revoke NAME"},
+		{"see who has certificates, and which are revoked", "drover ca ls"},
 		{"replace the key of the authority", "drover ca rotate"},
 		{"see which certificates expire soon", "drover status"},
 	}},

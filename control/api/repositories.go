@@ -15,11 +15,18 @@ type NewRepository struct {
 	Password dataset.PasswordSource `json:"password"` // where each node reads the password of the repository
 	// Absolute path of the file with the S3 keys on each node, in the format of the AWS command line.
 	CredentialsFile string `json:"credentials_file,omitempty" maxLength:"1024"`
+	// The largest number of bytes a second that each node sends to the repository for one backup. 0: no limit. Absent:
+	// no limit for a new repository; that of a recorded one does not change.
+	MaxUpload *dataset.Size `json:"max_upload,omitempty"`
 }
 
 // Repository returns the record without its time and its author.
 func (r NewRepository) Repository() dataset.Repository {
-	return dataset.Repository{Name: r.Name, URL: r.URL, Password: r.Password, CredentialsFile: r.CredentialsFile}
+	out := dataset.Repository{Name: r.Name, URL: r.URL, Password: r.Password, CredentialsFile: r.CredentialsFile}
+	if r.MaxUpload != nil {
+		out.MaxUpload = *r.MaxUpload
+	}
+	return out
 }
 
 // RepositoryCheck asks the agent of the server's host to open a repository: a recorded one, or one that is not recorded

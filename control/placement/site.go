@@ -31,6 +31,7 @@ type Requirement struct {
 	Placement     selector.Expr // the placement expression of the profile
 	Requester     uuid.UUID     // the node that requests it; uuid.Nil if none does
 	RequesterOnly bool          // only the requesting node is suitable, because the source is there
+	Node          uuid.UUID     // the only suitable node, as the user chose it; uuid.Nil if every node is
 	NameNode      bool          // errors name the node even if there is only one
 	CurrentSize   dataset.Size  // size that the dataset already has; every pool counts as large enough for it
 	// Size is the size of an existing dataset that is copied to the pool; 0 for a new one. It is used if the profile

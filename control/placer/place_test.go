@@ -87,6 +87,35 @@ func TestEachNodeHasItsReason(t *testing.T) {
 		`; node gamma: pool fast: node is "gamma", not != "gamma", pool plain: it cannot enforce a size`)
 }
 
+// TestChosenNode: option node restricts the placement to one node, and no other node is used instead.
+func TestChosenNode(t *testing.T) {
+	e := controltest.New(t)
+	a, b, g := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
+	for _, ref := range []string{"beta", b.ID.String()[:8]} {
+		op := a.MustPlan(controltest.Create("db@gold", "node="+ref))
+		if op.Node != b.ID || op.DatasetRecord.Home != b.ID || op.DatasetRecord.Pool != b.LocalPools[0].ID {
+			t.Errorf("node=%s: %+v", ref, op.DatasetRecord)
+		}
+	}
+	if op := a.MustPlan(controltest.Create("db", "node=beta", "pool=plain")); op.DatasetRecord.Pool != b.LocalPools[1].ID {
+		t.Errorf("both options: %+v", op.DatasetRecord)
+	}
+	a.MustRefusePlan(controltest.Create("db", "node=beat"), dataset.ErrInvalid, `unknown node "beat"`, "alpha, beta, gamma", "beta?")
+	a.MustRefusePlan(controltest.Create("db", "node=beta", "pool=fats"), dataset.ErrInvalid, `unknown pool "fats"`)
+	a.ReportFacts(nil)
+	b.ReportFacts(nil)
+	g.LocalPools = append(g.LocalPools, dataset.Pool{ID: uuid.New(), Name: "spare", Backend: "loop", Capabilities: controltest.LoopCapabilities})
+	g.MustRegister("gamma")
+	a.MustRefusePlan(controltest.Create("db", "node=beta", "pool=spare"), dataset.ErrInvalid, "volume db: node beta has no pool spare (its pools: fast, plain)")
+	where(e, "here", `node == "alpha"`)
+	a.MustRefusePlan(controltest.Create("db@here", "node=beta"), dataset.ErrUnsupported,
+		`volume db: no pool can satisfy profile here: node beta: node is "beta", not == "alpha"`)
+	if _, err := e.Cordon(e.Ctx, b.ID, api.Cordoned{Cordoned: true}); err != nil {
+		t.Fatal(err)
+	}
+	a.MustRefusePlan(controltest.Create("db@gold", "node=beta"), dataset.ErrOffline, "node beta", "its node is cordoned", "uncordon")
+}
+
 // TestAnImportStaysWhereItsFilesAre, although another node would fit.
 func TestAnImportStaysWhereItsFilesAre(t *testing.T) {
 	e := controltest.New(t)
@@ -141,10 +170,12 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 			t.Fatal("a volume is placed on an unreachable node")
 		}
 	}
+	_, err := b.Plan(t.Context(), uuid.Nil, controltest.Create("db", "node="+nodes[2].Node.ID.String()))
+	controltest.Refused(t, err, dataset.ErrOffline, "pool fast of node n1 is not available now: its node is unreachable")
 	x.Clock.Advance(time.Minute) // and the others do
 	x.AwaitEnd(record.LiveNodeKey(nodes[0].Node.ID))
 	x.AwaitEnd(record.LiveNodeKey(nodes[1].Node.ID))
-	_, err := b.Plan(t.Context(), uuid.Nil, controltest.Create("db"))
+	_, err = b.Plan(t.Context(), uuid.Nil, controltest.Create("db"))
 	controltest.Refused(t, err, dataset.ErrOffline, "nodes n1, n1, n1: pool fast: its node is unreachable")
 }
 

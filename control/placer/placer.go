@@ -40,11 +40,15 @@ func New(deps Deps) *Placer { return &Placer{deps} }
 
 // Place chooses the pool for a new dataset: the first pool of the requesting node that fits. If no pool of that node
 // fits, it chooses among the first fitting pools of the other nodes: a pool with more free space is chosen more often.
-// With o.RequesterOnly, it considers only the requesting node. It fails with dataset.ErrInvalid if no node has a pool
-// of the requested name, and with ErrOffline or ErrUnsupported if no pool fits.
+// With o.RequesterOnly, it considers only the requesting node, and with o.Node only that node. It fails with
+// dataset.ErrInvalid if no node has a pool of the requested name, and with ErrOffline or ErrUnsupported if no pool
+// fits.
 func (s *Placer) Place(t *record.Tx, o placement.Requirement) (c placement.Candidate, err error) {
 	if o.Placement, err = placement.ParsePlacement(o.Profile); err != nil {
 		return c, err
+	}
+	if o.Node != uuid.Nil {
+		return s.placeOn(t, o)
 	}
 	if o.Requester != uuid.Nil {
 		sites, err := s.site(t, o)
@@ -84,6 +88,46 @@ func (s *Placer) Place(t *record.Tx, o placement.Requirement) (c placement.Candi
 	}
 	c = placement.Spread(fit, o.ID)
 	return c, dependOnPool(t, c)
+}
+
+// placeOn chooses the first pool that fits on the node that the requirement names.
+func (s *Placer) placeOn(t *record.Tx, o placement.Requirement) (c placement.Candidate, err error) {
+	all, err := s.Sites(t)
+	if err != nil {
+		return c, err
+	}
+	var sites []placement.Site
+	for _, st := range all {
+		if st.ID == o.Node {
+			sites = append(sites, st)
+		}
+	}
+	if c, fits := placement.FirstFit(sites, o); fits {
+		return c, dependOnPool(t, c)
+	}
+	if err := unknownPool(all, s.Reports.FailedPools(), o.Profile.Pool); err != nil {
+		return c, err
+	}
+	if err := checkHasPool(sites, o); err != nil {
+		return c, err
+	}
+	o.NameNode = true
+	return c, s.SuggestOthers(t, placement.NoPoolError(sites, o), sites, o)
+}
+
+// checkHasPool fails with dataset.ErrInvalid if the chosen node has no pool with the requested name.
+func checkHasPool(sites []placement.Site, o placement.Requirement) error {
+	for _, st := range sites {
+		var names []string
+		for _, c := range st.Pools {
+			names = append(names, c.Name)
+		}
+		if o.Profile.Pool != "" && !slices.Contains(names, o.Profile.Pool) {
+			return dataset.Errorf(dataset.ErrInvalid, "%s: node %s has no pool %s (its pools: %s)", o.Subject, st.Name,
+				o.Profile.Pool, dataset.FormatChoices(names))
+		}
+	}
+	return nil
 }
 
 // unknownPool fails with dataset.ErrInvalid, and lists the existing pools, if no node has a pool of that name. If the

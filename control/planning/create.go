@@ -197,9 +197,13 @@ func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, 
 		d.Profile.Snapshots.Schedule, d.Profile.Backup = "", dataset.Backups{}
 	}
 	d.Size = d.Profile.Size
+	chosen, err := chosenNode(t, w, node)
+	if err != nil {
+		return err
+	}
 	pool, err := v.Placer.Place(t, placement.Requirement{
 		ID: d.ID, Subject: "volume " + d.Volume, Profile: d.Profile, Requester: node,
-		RequesterOnly: w.kind == dataset.OpImport,
+		RequesterOnly: w.kind == dataset.OpImport, Node: chosen,
 	})
 	if err != nil {
 		return err
@@ -264,6 +268,9 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 		if p, err = v.Profiles().Get(profile); err != nil {
 			return err
 		}
+	}
+	if err := checkNodeOfSource(t, *d, from, w); err != nil {
+		return err
 	}
 	if err := checkPoolOfSource(t, *d, from, w, cmp.Or(w.opts.Pool, p.Pool)); err != nil {
 		return err

@@ -115,6 +115,9 @@ func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest)
 	if err := checkSamePool(t, d, o.Pool); err != nil {
 		return err
 	}
+	if err := checkSameNode(t, d, w); err != nil {
+		return err
+	}
 	return checkSameSource(t, d, w)
 }
 

@@ -38,8 +38,9 @@ func (r *Registry) Repository(ctx context.Context, name string) (dataset.Reposit
 	return record.GetRepository(record.NewTx(ctx, r.ledger.Store), name)
 }
 
-// AddRepository records a repository. If the same repository is recorded already, it returns the record. It fails with
-// dataset.ErrExists if the name belongs to another repository, and with ErrInvalid.
+// AddRepository records a repository. If the same repository is recorded already, only its limit of uploads changes, if
+// the request has one. It fails with dataset.ErrExists if the name belongs to another repository, and with ErrInvalid.
+// Idempotent.
 func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (dataset.Repository, error) {
 	wanted, err := n.Repository().Checked()
 	if err != nil {
@@ -54,7 +55,11 @@ func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (data
 		case err != nil:
 			return err
 		case known && recorded.SamePlace(wanted):
-			return nil
+			if n.MaxUpload == nil || *n.MaxUpload == recorded.MaxUpload {
+				return nil
+			}
+			recorded.MaxUpload = *n.MaxUpload
+			return t.Put(record.RepositoryKey(wanted.Name), recorded)
 		case known:
 			return dataset.Errorf(dataset.ErrExists,
 				"repository %s exists, at %s, with another URL, password or credentials (use another name)",

@@ -30,6 +30,34 @@ func mustAdd(e *controltest.Control, n api.NewRepository) dataset.Repository {
 	return added
 }
 
+// A request for a recorded repository changes its limit of uploads. A request without a limit, as of an older client,
+// keeps it.
+func TestUploadLimit(t *testing.T) {
+	e := controltest.New(t)
+	in := newRepository("offsite", "/srv/backups")
+	limit := func(of *dataset.Size) dataset.Size {
+		t.Helper()
+		in.MaxUpload = of
+		added := mustAdd(e, in)
+		if got, err := e.Repository(e.Ctx, "offsite"); err != nil || cmp.Diff(added, got) != "" {
+			t.Errorf("got %+v, %v, want %+v", got, err, added)
+		}
+		return added.MaxUpload
+	}
+	rate, none, small := 20*dataset.MiB, dataset.Size(0), dataset.KiB
+	for i, step := range []struct {
+		limit *dataset.Size
+		want  dataset.Size
+	}{{nil, 0}, {&rate, rate}, {nil, rate}, {&none, 0}} {
+		if got := limit(step.limit); got != step.want {
+			t.Errorf("step %d: got %s, want %s", i, got, step.want)
+		}
+	}
+	in.MaxUpload = &small
+	_, err := e.AddRepository(e.Ctx, in)
+	controltest.Refused(t, err, dataset.ErrInvalid, "max-upload 1KiB is too small: expected 64KiB a second or more")
+}
+
 func TestAddRepository(t *testing.T) {
 	e := controltest.New(t)
 	ann := pki.Identity{Kind: pki.Operator, Name: "ann", Role: pki.Admin}

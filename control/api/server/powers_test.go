@@ -110,7 +110,7 @@ var fieldPowers = map[string][]power{
 	"fenced": {vouches}, "fenced_nodes": {vouches}, "confirmed": {vouches}, "digest": {vouches}, "skip_offline": {vouches},
 	"path": {hostFile}, "old_key_file": {hostFile}, "devices": {hostFile},
 	"new": {hostFile}, "init": {hostFile}, "read_data_percent": nil,
-	"url": {hostFile}, "password": {hostFile}, "credentials_file": {hostFile},
+	"url": {hostFile}, "password": {hostFile}, "credentials_file": {hostFile}, "max_upload": nil,
 }
 
 // Each endpoint and each of its fields has a row that says what it lets a caller do. The role admin is required

@@ -26,7 +26,7 @@ func Command(a *cli.App) *cobra.Command {
 		Use:   "ca",
 		Short: "Manage the certificate authority of a cluster",
 	},
-		newCAInitCmd(a), newCARotateCmd(a), newCAIssueCmd(a), newCARevokeCmd(a),
+		newCAInitCmd(a), newCARotateCmd(a), newCAIssueCmd(a), newCARevokeCmd(a), newCALsCmd(a),
 	)
 }
 

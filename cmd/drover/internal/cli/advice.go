@@ -187,7 +187,6 @@ var advice = map[string]string{
 	"volume resize --size":         "the size is the second argument: drover volume resize NAME SIZE",
 	"volume resize -s":             "the size is the second argument: drover volume resize NAME SIZE",
 	"volume resize -o":             "the size is the second argument: drover volume resize NAME SIZE",
-	"volume create --node":         placedByProfile,
 	"volume create --placement":    placedByProfile,
 	"volume create --replicas":     replicasInProfile,
 	"volume create --encrypted":    "encryption belongs to a profile of a new volume, in profiles.yaml: encryption",
@@ -224,8 +223,8 @@ const changeVolume = "use drover volume resize NAME SIZE, drover volume set-prof
 	"label NAME KEY=VALUE"
 
 // placedByProfile is the advice for a user who wants to choose the node of a new volume.
-const placedByProfile = "the node where the command runs keeps the volume, if its pools suit the profile: run it on " +
-	"that node, or use -o pool=POOL, or later drover volume move NAME NODE"
+const placedByProfile = "use -o node=NODE; without it, the node where the command runs keeps the volume, if its " +
+	"pools suit the profile"
 
 // pruneByAge is the advice for a user who wants to delete old snapshots.
 const pruneByAge = "use drover snapshot prune --dry-run VOLUME --older-than 3d"

@@ -38,7 +38,6 @@ var backupAdvice = map[string]string{
 	"step-down":             noLeader,
 	"stepdown":              noLeader,
 	"node step-down":        noLeader,
-	"ca list":               certificates,
 	"events --failed":       "use drover operation ls --filter state=failed",
 	"operation ls --failed": "use --filter state=failed",
 	"pool create --file":    imagePool,

@@ -70,7 +70,6 @@ var foreignAdvice = map[string]string{
 	"node lost":              lostNode,
 	"node join-token":        joinNode,
 	"node invite":            joinNode,
-	"ca ls":                  certificates,
 	"ca show":                certificates,
 	"ca inspect":             certificates,
 	"ca status":              certificates,

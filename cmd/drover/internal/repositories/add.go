@@ -37,7 +37,9 @@ The password comes from file:PATH, a file that only root can read, or from
 exec:PATH, a program below /etc/drover that prints it. Each node that uses the
 repository needs the file or the program. Keep a copy of the password elsewhere:
 without it, nobody can read the backups. --credentials-file has the keys of an
-S3 server, in the format of ~/.aws/credentials.`,
+S3 server, in the format of ~/.aws/credentials. --max-upload limits how fast a
+backup is sent, so that it leaves the network and the CPU to others; drover
+repository set changes it.`,
 		Example: `  drover repository add offsite /mnt/nas/backups \
     --password file:/etc/drover/offsite.pass
   drover repository add s3 s3:https://s3.example.com/backups \
@@ -50,6 +52,7 @@ S3 server, in the format of ~/.aws/credentials.`,
 	cmd.Flags().StringVar(&password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
 	cmd.Flags().StringVar(&n.CredentialsFile, "credentials-file", "",
 		"`FILE` with the keys of an S3 server, on each node")
+	uploadFlag(cmd)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("password", cobra.FixedCompletions(
 		[]string{"file:", "exec:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)))
 	o := cli.OutputFlags(cmd, false)
@@ -61,6 +64,9 @@ S3 server, in the format of ~/.aws/credentials.`,
 			return err
 		}
 		n.Name, n.URL = args[0], args[1]
+		if n.MaxUpload, err = parseUpload(cmd); err != nil {
+			return err
+		}
 		checked, err := n.Repository().Checked()
 		if err != nil {
 			return err

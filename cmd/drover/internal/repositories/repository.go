@@ -20,7 +20,7 @@ func Command(a *cli.App) *cobra.Command {
 		Use:   "repository",
 		Short: "Manage repositories for backups",
 	},
-		newAddCmd(a), newLsCmd(a), newInspectCmd(a), newCheckCmd(a), newRmCmd(a),
+		newAddCmd(a), newLsCmd(a), newInspectCmd(a), newSetCmd(a), newCheckCmd(a), newRmCmd(a),
 	)
 }
 
@@ -38,6 +38,7 @@ func newLsCmd(a *cli.App) *cobra.Command {
 		},
 		Wide: []listing.Column[dataset.Repository]{
 			{Header: "CREDENTIALS", Cell: func(r dataset.Repository) string { return r.CredentialsFile }},
+			{Header: "MAX UPLOAD", Cell: uploadLimit},
 			{Header: "BY", Cell: func(r dataset.Repository) string { return r.By }},
 		},
 		SortBy: map[string]string{"created": "created"},
@@ -57,6 +58,7 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 				f.Add("URL", r.URL)
 				f.Add("Password", r.Password.String())
 				f.Add("Credentials", r.CredentialsFile)
+				f.Add("Max upload", uploadLimit(r))
 				f.Add("Created", show.When(a.Now(), r.Created))
 				f.Add("By", r.By)
 				return f

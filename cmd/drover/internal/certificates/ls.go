@@ -1,0 +1,81 @@
+package certificates
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/listing"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/internal/pki"
+)
+
+// Member is a row of drover ca ls: an operator to whom the authority on this host has issued certificates, or an
+// operator or a node whose certificates were revoked.
+type Member struct {
+	Name    string    `json:"name"` // of the operator, or the UUID of the node
+	Kind    string    `json:"kind"` // operator or node
+	Issued  bool      `json:"issued"`
+	Revoked time.Time `json:"revoked,omitzero"` // all certificates that were issued before are revoked
+}
+
+func newCALsCmd(a *cli.App) *cobra.Command {
+	var dir *string
+	cmd := listing.New(a, listing.List[Member]{
+		Short: "List operators, and revoked certificates",
+		Long: `List the operators to whom certificates were issued from the folder of the
+authority on this host, and the operators and nodes of the cluster whose
+certificates were revoked. All certificates that an operator got before the
+revocation are refused; those issued more than ten minutes later are valid.
+
+ISSUED HERE is no if the folder on this host has no record of a certificate: it
+was issued on another control host, or the folder cannot be read here. A node
+is listed by its UUID, and only if it was removed (drover node rm). A revocation
+is kept for as long as the revoked certificates could be valid.`,
+		Fetch: func(ctx context.Context, c cli.Remote) ([]Member, error) {
+			names, err := pki.Operators(*dir)
+			if err != nil {
+				return nil, err
+			}
+			trust, err := c.Trust(ctx)
+			return membersOf(names, trust.Revoked), err
+		},
+		ID: func(m Member) string { return m.Name },
+		Table: func(list []Member) *show.Table {
+			t := show.NewTable("NAME", "KIND", "ISSUED HERE", "REVOKED")
+			for _, m := range list {
+				t.Row(m.Name, m.Kind, cli.YesNo(m.Issued), show.Ago(a.Now(), m.Revoked))
+			}
+			return t
+		},
+		SortBy: map[string]string{"revoked": "revoked"},
+	})
+	dir = dirFlag(a, cmd)
+	return cmd
+}
+
+// membersOf returns a row for each operator of names and for each revocation. An operator has one row.
+func membersOf(names []string, revoked []api.Revoked) []Member {
+	list := make([]Member, 0, len(names)+len(revoked))
+	row := map[string]int{}
+	for _, name := range names {
+		row[name] = len(list)
+		list = append(list, Member{Name: name, Kind: "operator", Issued: true})
+	}
+	for _, r := range revoked {
+		if r.Node != uuid.Nil {
+			list = append(list, Member{Name: r.Node.String(), Kind: "node", Revoked: r.At})
+			continue
+		}
+		if i, issued := row[r.Operator]; issued {
+			list[i].Revoked = r.At
+			continue
+		}
+		list = append(list, Member{Name: r.Operator, Kind: "operator", Revoked: r.At})
+	}
+	return list
+}

@@ -1,0 +1,62 @@
+package planning
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// chosenNode returns the node of option node, or uuid.Nil if the request does not have this option. It fails with
+// dataset.ErrInvalid if no node has that name, and with dataset.ErrUnsupported if an import names another node than
+// requester, which has the files.
+func chosenNode(t *record.Tx, w CreateRequest, requester uuid.UUID) (uuid.UUID, error) {
+	if w.opts.Node == "" {
+		return uuid.Nil, nil
+	}
+	n, err := t.FindNode(w.opts.Node)
+	if err != nil || w.kind != dataset.OpImport || n.ID == requester {
+		return n.ID, err
+	}
+	return n.ID, dataset.Errorf(dataset.ErrUnsupported,
+		"volume %q: an import is created on the node that reads the files, not on node %s (omit node, then "+
+			"drover volume move %s %s)", w.spec.Name, n.Name, w.spec.Name, n.Name)
+}
+
+// checkNodeOfSource fails with dataset.ErrUnsupported if option node names another node than the home of the source
+// from: a clone is created beside its source.
+func checkNodeOfSource(t *record.Tx, d, from dataset.Dataset, w CreateRequest) error {
+	if w.opts.Node == "" {
+		return nil
+	}
+	n, err := t.FindNode(w.opts.Node)
+	if err != nil || n.ID == from.Home {
+		return err
+	}
+	home, err := t.NodeName(from.Home)
+	if err != nil {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"volume %q: a clone shares the blocks of its source on node %s, and cannot be created on node %s (omit node, "+
+			"then drover volume move %s %s)", d.Volume, home, n.Name, d.Volume, n.Name)
+}
+
+// checkSameNode fails with dataset.ErrExists if a person requests the existing volume d on another node. An engine
+// repeats the options of the first request for as long as the volume exists. The volume may have been moved since then,
+// so that option node says nothing about an existing volume.
+func checkSameNode(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
+	if w.opts.Node == "" || w.engine {
+		return nil
+	}
+	n, err := t.FindNode(w.opts.Node)
+	if err != nil || n.ID == d.Home {
+		return err
+	}
+	home, err := t.NodeName(d.Home)
+	if err != nil {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrExists, "volume %q exists on node %s, not %s (drover volume move %s %s)", d.Volume,
+		home, n.Name, d.Volume, n.Name)
+}
