@@ -83,16 +83,21 @@ repository set changes it.`,
 		if o.JSON() {
 			return show.JSON(a.Out, result)
 		}
-		did := "opened"
-		if result.State.Created {
-			did = "made"
-		}
-		if err := a.PrintLine("%s repository %s at %s", did, idOf(result.State), result.Repository.URL); err != nil {
-			return err
-		}
-		return a.PrintLine("added repository %s", result.Repository.Name)
+		return printAdded(a, result)
 	}
 	return cmd
+}
+
+// printAdded prints what add did.
+func printAdded(a *cli.App, result added) error {
+	did := "opened"
+	if result.State.Created {
+		did = "made"
+	}
+	if err := a.PrintLine("%s repository %s at %s", did, idOf(result.State), result.Repository.URL); err != nil {
+		return err
+	}
+	return a.PrintLine("added repository %s", result.Repository.Name)
 }
 
 // add opens or makes a repository, and records it. A repository that is recorded already is only opened: if it is gone,
