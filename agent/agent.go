@@ -77,7 +77,8 @@ type Config struct {
 	// ListAll makes the engine's list show the volumes of all nodes.
 	ListAll bool
 	Cgroups throttle.Cgroups // control groups that limit volumes
-	// Checks add findings of the process to those of the agent. They must be fast and safe for concurrent use.
+	// Checks add findings about this process that no component of the agent knows, such as those of its certificate.
+	// They must be fast and safe for concurrent use.
 	Checks []func(*findings.List)
 	// OperationEnded is called after each operation that this agent carried out. It must be fast. If nil, it is not
 	// called.
@@ -95,7 +96,9 @@ type Agent struct{ *components }
 
 var _ api.Local = (*Agent)(nil)
 
-// New opens the agent's database. Nothing is mounted or changed before Start.
+// New creates the agent from its database. It may write to the database and to the file with the identity, for example
+// to record the identity of a new node. It opens no pool, mounts nothing and sends no request. If New returns no error,
+// the caller calls Close, even if Start fails.
 func New(ctx context.Context, cfg Config) (*Agent, error) {
 	cfg.Timing = cfg.Timing.OrDefault()
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -127,8 +130,9 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	return &Agent{a}, nil
 }
 
-// create creates the components and connects them. The order matters: a component that is passed to another one by
-// value must be created first.
+// create creates the components and connects them. The order matters: a component whose pointer or method value is
+// passed to another one must be created first. A component that is created later is reached through a function literal,
+// which reads the field when it is called.
 func (a *components) create(ctx context.Context) {
 	a.Locks.Clock = a.Config.Clock
 	a.StoreClock = registration.NewStoreClock(a.DB)

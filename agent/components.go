@@ -32,8 +32,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// components contains the parts of an agent. Its methods create and connect them. Its fields do not change after
-// create.
+// components contains the parts of an agent. Its methods create and connect them. Its fields do not change after New.
 type components struct {
 	*host.Host
 	Config          Config

@@ -16,9 +16,12 @@
 //
 // # The life of a mount
 //
-//	Mount(db@gold, ID)   the backend describes the mount → mount(2) on <root>/mnt/<dataset UUID>
-//	                     → the guard confirms it → {ID, boot, generation of the engine} on disk → reply
+//	Mount(db@gold, ID)   the dataset is registered with the guard → the backend describes the mount
+//	                     → mount(2) on <root>/mnt/<dataset UUID> → the guard confirms the registration
+//	                     → {ID, boot, generation of the engine} on disk → reply
 //	Unmount(db@gold, ID) the ID is removed from disk → umount(2) if it was the last one
+//
+// A dataset whose lease is not bounded in time skips both steps of the guard.
 //
 // The engine may lose an ID while a container still uses the mount, because a container can outlive its engine. Such an
 // ID is only removed after the mount namespaces of the host were searched for the mount. The same applies to a
@@ -50,6 +53,6 @@
 // A removal holds a lock of its pool, and the lock for all pools only while it changes the record of the pool. Only a
 // clone and a conversion hold the locks of two datasets. A clone first locks the new dataset, which no other request
 // can use before the clone is committed, and then the source. A conversion first locks the former dataset, and then the
-// new one. The spellings of the engine have a separate lock, which is always locked last. The agent never calls the
-// Docker API.
+// new one. The spellings of the engine have a separate mutex. It is locked after the lock of a dataset, never before.
+// The agent never calls the Docker API.
 package agent

@@ -40,8 +40,9 @@ func (a *components) newTransferServer(limit *transfer.Limiter) *transfer.Server
 	}
 }
 
-// authorizePeer returns an error unless a node may be given data of a dataset. The errors are those of Access.Check and
-// Deadlines.Enrol.
+// authorizePeer returns an error unless a node may be given data of a dataset. If the lease of the dataset is bounded
+// in time, it records the node on disk first. The errors are those of replication.Access.Check and
+// lease.Deadlines.Enrol.
 func (a *components) authorizePeer(ctx context.Context, peer, ds uuid.UUID) error {
 	if err := a.Access.Check(ctx, peer, ds); err != nil {
 		return err

@@ -367,7 +367,8 @@ func (a *components) unmounted(id uuid.UUID) {
 	}
 }
 
-// ControlSession returns when control was last notified that this agent runs: see lease.Deadlines.Session.
+// ControlSession is lease.Deadlines.Session. Unlike Session, it returns when the renewal was sent, by the steady clock.
+// Only tests use it.
 func (a *Agent) ControlSession() (renewed, ttl time.Duration) { return a.Deadlines.Session() }
 
 // replicas returns each control replica separately, or s if there is only one.

@@ -192,7 +192,7 @@ func (c *Cluster) Submit(req api.Request) api.Outcome {
 	return out
 }
 
-// BeginMove asks for a move, and does not wait for its end.
+// BeginMove has control start a move, and does not wait for its end.
 func (c *Cluster) BeginMove(volume string, to *Host) dataset.Operation {
 	c.Helper()
 	out := c.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: volume, Node: to.NodeName})
@@ -210,8 +210,8 @@ func (c *Cluster) Move(volume string, to *Host) {
 	}
 }
 
-// ForceMove moves a volume to a host without its home, which is not reachable. The argument without is the home. The
-// request confirms that it is fenced.
+// ForceMove moves a volume from its home, which is unreachable, to another host. The argument without is the home. The
+// request confirms that the home is fenced.
 func (c *Cluster) ForceMove(volume string, to, without *Host) {
 	c.Helper()
 	out := c.Submit(api.Request{

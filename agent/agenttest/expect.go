@@ -238,8 +238,8 @@ func CanWrite(t *testing.T, path string, most time.Duration) bool {
 	}
 }
 
-// AwaitSettled waits until a host has finished with a dataset whose home is another host. The host then does not open
-// the dataset. It has a copy without a head or, if its pool is on a share, no data.
+// AwaitSettled waits until a host that was the home of a dataset has finished its part of the move. The host then has a
+// copy without a head or, if its pool is on a share, no data.
 func (h *Host) AwaitSettled(id uuid.UUID) {
 	h.T.Helper()
 	Await(h.T, func() bool {

@@ -21,7 +21,7 @@ type HangingBackend struct {
 	Mu            sync.Mutex
 	call          string
 	gate          chan struct{}
-	WaitingCalls  int  // calls that waited
+	WaitingCalls  int  // calls that waited or still wait
 	otherClosed   bool // pool other was closed
 	statuses      int  // calls of Status of pool other
 	OwnFilesystem bool // pool other says that each dataset is a filesystem
@@ -45,14 +45,14 @@ func (h *HangingBackend) Resume() {
 	h.call = ""
 }
 
-// Calls returns how many calls have waited.
+// Calls returns how many calls have waited or still wait.
 func (h *HangingBackend) Calls() int {
 	h.Mu.Lock()
 	defer h.Mu.Unlock()
 	return h.WaitingCalls
 }
 
-// Statuses returns how often the status of pool other was read, or begun to be read.
+// Statuses returns how many calls have read the status of pool other. Calls that hang count.
 func (h *HangingBackend) Statuses() int {
 	h.Mu.Lock()
 	defer h.Mu.Unlock()
@@ -202,7 +202,8 @@ func (p *failingPool) Snapshot(ctx context.Context, s dataset.Snapshot, progress
 	return p.Pool.Snapshot(ctx, s, progress)
 }
 
-// Machine is the source of facts about a host whose load the test sets.
+// Machine is the source of facts about a host whose load the test sets. Its mutex serializes SetLoad only. An agent
+// that reads Files must be stopped while the test calls SetLoad.
 type Machine struct {
 	mu    sync.Mutex
 	Files fstest.MapFS

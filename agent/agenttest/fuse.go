@@ -7,11 +7,13 @@ import (
 	"time"
 )
 
-// Fuse simulates the crash of an agent. The fuse blows at the n-th act of the agent. All later acts have no effect on
-// the agent's disk or at control. If Late is set, the n-th act still has an effect. Otherwise it has none.
+// Fuse simulates the crash of an agent. An act is a call that a type in fused.go or FusedGuard passes to Act, such as a
+// commit or a write to the database. The fuse blows at one act: see Set, At and Nth. All later acts have no effect on
+// the agent's disk or at control. If Late is set, the act at which the fuse blows still has an effect. Otherwise it has
+// none.
 type Fuse struct {
 	Mu       sync.Mutex
-	ActsLeft int  // acts until the fuse blows, or -1 if it does not blow
+	ActsLeft int  // acts before the one at which the fuse blows, or -1 if it does not blow
 	Late     bool // the act at which it blows still has an effect
 	dead     bool
 	Gone     chan struct{}    // closed when it blows
@@ -25,8 +27,9 @@ type Fuse struct {
 
 var errDead = errors.New("the agent has crashed")
 
-// Set blows the fuse at the n-th act from now: after it if late, or before it. If n is -1, it only records the acts.
-// The function look, if not nil, is called with the name of each act before the act.
+// Set lets n acts pass and blows the fuse at the next one: after that act if late is true, and before it otherwise. If
+// n is -1, the fuse does not blow, and only records the acts. The function look, if not nil, is called with the name of
+// each act before the act.
 func (f *Fuse) Set(n int, late bool, look func(string)) (blown <-chan struct{}) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
@@ -41,8 +44,8 @@ func (f *Fuse) FailNext(act string, err error) {
 	f.failing = map[string]error{act: err}
 }
 
-// Mend repairs the fuse at the end of a test: all later acts have an effect again, and the function look that was
-// passed to Set is not called any more.
+// Mend repairs a fuse that has blown: all later acts have an effect again, and the function look that was passed to Set
+// is not called any more. Mend keeps what DieAfter and FailNext have set.
 func (f *Fuse) Mend() {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()

@@ -12,7 +12,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Link is a connection to control that a test can cut.
+// Link is a connection to control that a test can cut. Only the requests that have a method here fail while it is cut.
+// The other requests of api.Service reach control anyway.
 type Link struct {
 	api.Service
 
@@ -37,7 +38,7 @@ type Link struct {
 // NewLink returns a link to a control service.
 func NewLink(s api.Service) *Link { return &Link{Service: s, cut: make(chan struct{})} }
 
-// Cut cuts the link, and interrupts the requests in progress.
+// Cut cuts the link, and interrupts the requests in progress. It must not be called again before Mend.
 func (l *Link) Cut() {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
@@ -51,7 +52,7 @@ func (l *Link) Mend() {
 	l.cut = make(chan struct{})
 }
 
-// ChangeSync changes each full answer.
+// ChangeSync sets the function that changes each full answer of Sync.
 func (l *Link) ChangeSync(change func(*api.Sync)) {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
@@ -114,7 +115,7 @@ func (l *Link) SetSyncFails(fails bool) {
 	l.syncFails = fails
 }
 
-// LostAnswers returns how many commits got no answer.
+// LostAnswers returns how many commits got no answer, because of LoseAnswers or RefuseNext.
 func (l *Link) LostAnswers() int {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
@@ -130,7 +131,8 @@ func (l *Link) nextFailure() (lose, refuse bool) {
 	return lose, refuse
 }
 
-// through calls f until the link is cut.
+// through calls f. If the link is cut before f returns, through ends the context of f, waits for f, and fails with
+// ErrUnavailable.
 func through[T any](ctx context.Context, l *Link, f func(context.Context) (T, error)) (out T, err error) {
 	l.Mu.Lock()
 	cut := l.cut

@@ -3,8 +3,8 @@
 // run (NewBounded). Disks, mounts and the control service are real. No other code uses the package. The test cuts
 // connections (Link, Network), simulates crashes (Fuse), has the pools of a backend hang or fail (HangingBackend,
 // FailingBackend), sets the load of a host (Machine), and moves the clock of a single host. Each of these types, and
-// Host, has a mutex for its state, except FailingBackend: its Offline is atomic, and its Refuse changes only while no
-// request runs.
+// Host, has a mutex for its state, with two exceptions. The Offline of a FailingBackend is atomic, and its Refuse
+// changes only while no request runs. The load of a Machine changes only while no agent reads it.
 //
 // A new failure of the connection to control belongs in link.go, a new act at which an agent can crash in fused.go, and
 // a new expectation in expect.go.

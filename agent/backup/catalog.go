@@ -25,7 +25,7 @@ type Catalog struct{ repositories Repositories }
 func NewCatalog(repositories Repositories) *Catalog { return &Catalog{repositories} }
 
 // VolumeBackups returns the backups in a repository, oldest first: those of one volume or, if volume is empty, all.
-// Backups that cannot be read are left out, and Problem of the list says so.
+// Backups that cannot be read are left out, and Problem of the list says so. If none can be read, VolumeBackups fails.
 func (c *Catalog) VolumeBackups(ctx context.Context, repository, volume string) (api.BackupList, error) {
 	r, err := c.repositories.OpenNamed(ctx, repository)
 	if err != nil {
@@ -53,8 +53,8 @@ func (c *Catalog) VolumeBackups(ctx context.Context, repository, volume string) 
 }
 
 // VolumeBackup returns a backup with the record of its volume. It fails with dataset.ErrNotFound if the repository has
-// no such backup, with dataset.ErrInvalid if Drover has not made it, and with dataset.ErrUnsupported if a later version
-// of Drover made it.
+// no such backup, with dataset.ErrInvalid if Drover has not made it, with dataset.ErrUnsupported if a later version of
+// Drover made it, and with dataset.ErrCorrupt if its record is damaged.
 func (c *Catalog) VolumeBackup(ctx context.Context, repository, id string) (api.VolumeBackup, error) {
 	r, err := c.repositories.OpenNamed(ctx, repository)
 	if err != nil {

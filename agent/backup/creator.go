@@ -57,8 +57,8 @@ type Creator struct {
 	deps  CreatorDeps
 	busy  locks.Set     // one for each dataset: a backup of it runs, or its folder is cleared
 	slots chan struct{} // has an element for each backup that runs
-	// using is read-locked while a backup uses its repository, and locked while unwanted backups are removed: restic
-	// does that only in a repository that nothing else uses.
+	// using is read-locked while a backup uses its repository, and locked while unwanted or expired backups are
+	// removed: restic removes backups only from a repository that nothing else uses.
 	using sync.RWMutex
 	// postponed has the operations whose expired backups could not be removed while other backups ran.
 	postponed postponedRemovals
@@ -72,8 +72,9 @@ func NewCreator(deps CreatorDeps) *Creator {
 }
 
 // Create makes the backup of an operation. If an earlier run of the operation was interrupted after it had stored a
-// backup, nobody knows whether restic could read all files for it. So Create makes another backup, which shares the
-// data with the earlier one, and removes that one.
+// backup, nobody knows whether restic could read all files for that backup. So Create makes another backup, which
+// shares the data with the earlier one, and then removes the earlier backup. If control does not record the outcome,
+// Create fails, and the new backup stays unless the operation was cancelled.
 func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	defer func() {
 		if err != nil && ctx.Err() != nil {
@@ -118,16 +119,17 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	return out, err
 }
 
-// attempt is what one run of an operation did.
-type attempt struct {
+// attemptResult is what one run of an operation did.
+type attemptResult struct {
 	made     restic.Backup
 	summary  restic.Summary
 	unwanted []string // backups of the operation that must be removed, also if the run fails
 	url      string   // of the repository
 }
 
-// attempt stores a backup in the repository of an operation.
-func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operation) (a attempt, err error) {
+// attempt stores a backup in the repository of an operation. Even if it fails, it returns the backups that must be
+// removed.
+func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operation) (a attemptResult, err error) {
 	c.using.RLock()
 	defer c.using.RUnlock()
 	record, err := c.deps.Control.Repository(ctx, op.Repository)
@@ -152,7 +154,7 @@ func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operatio
 	return a, err
 }
 
-// admit waits until no other backup of the dataset runs, and fewer than maxBackups backups of the host.
+// admit waits until no other backup of the dataset runs, and fewer than maxBackups backups run on this host.
 func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func(), err error) {
 	unlock, err := c.busy.Lock(ctx, op.DatasetID, "backup of volume "+op.Volume)
 	if err != nil {
@@ -167,8 +169,8 @@ func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func
 	}
 }
 
-// open opens the repository of an operation, which has the record, and lists the backups of the dataset. A damaged
-// entry of the list does not prevent another backup.
+// open opens the repository of an operation, and lists the backups of the dataset in it. record is control's record of
+// the repository. A damaged entry of the list does not prevent another backup.
 func (c *Creator) open(ctx context.Context, op dataset.Operation, record dataset.Repository) (*restic.Repository,
 	[]restic.Backup, error) {
 	repo, err := c.deps.Open(ctx, record)
@@ -256,7 +258,8 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	return b, s, err
 }
 
-// clone makes the clone that restic reads. taken is the moment of its content. The dataset is locked only meanwhile.
+// clone makes the clone that restic reads. taken is the moment of its content. The dataset is locked only while the
+// clone is made.
 func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID) (d dataset.Dataset,
 	pool backends.Pool, taken time.Time, err error) {
 	d, pool, unlock, err := c.deps.LockForOperation(ctx, op, "backup")

@@ -17,16 +17,16 @@ import (
 // removedAtOnce is how many expired backups one run of restic removes.
 const removedAtOnce = 20
 
-// removeExpired removes the backups of an operation's dataset that retention does not keep. answer is what control has
-// just answered. Nothing else says which backups expire: an operator can change the profile, and a restore can begin.
-// So a list of them is never stored. What cannot be removed now, control names again after the next backup of the
-// dataset. removeExpired never removes the backup that the operation has made.
+// removeExpired removes the expired backups of an operation's dataset: those that retention does not keep. answer is
+// control's answer to the report of the operation, and names them. The list is never stored, because a later change of
+// the profile or a restore can make it wrong. If a backup cannot be removed now, control names it again after the next
+// backup of the dataset. removeExpired never removes the backup that the operation has made.
 func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, answer api.Committed) {
 	ctx = context.WithoutCancel(ctx)
 	if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
 		if !c.using.TryLock() {
 			c.postponed.add(op)
-			return // the backup that uses a repository calls removeUnwanted
+			return // a later call of removeUnwanted removes them
 		}
 		c.removeNamedExpired(ctx, op, expired, answer.Retained)
 		c.using.Unlock()
@@ -156,7 +156,7 @@ func (p *postponedRemovals) take() map[uuid.UUID]dataset.Operation {
 	return of
 }
 
-// maxAbsent bounds the IDs in absentBackups.
+// maxAbsent bounds the IDs in absentBackups. When it is reached, all IDs are forgotten.
 const maxAbsent = 10_000
 
 // absentBackups remembers backups that are not in their repository any more. It is safe for concurrent use.

@@ -17,7 +17,7 @@ import (
 )
 
 // Operations finds an operation by its UUID. It fails with dataset.ErrNotFound if control has forgotten the operation.
-// host.Control implements it.
+// api.Service implements it.
 type Operations interface {
 	Operation(ctx context.Context, id string, wait time.Duration) (dataset.Operation, error)
 }
@@ -38,11 +38,11 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 //
 // The directory must be visible to no other process. Restore returns these errors of package dataset:
 //
-//   - ErrNotFound if there is no such backup,
+//   - ErrNotFound if there is no such backup, or if the repository is not recorded,
 //   - ErrInvalid if Drover has not made the backup,
 //   - ErrConflict while the backup is being made,
 //   - ErrUnsupported if a later version of Drover made the backup,
-//   - ErrNoSpace if root is too small,
+//   - ErrNoSpace if root or the host's disk is too small,
 //   - ErrCorrupt if the backup may lack files, or if a file cannot be restored as it was.
 //
 // After an error, root may contain a part of the files.
@@ -58,7 +58,8 @@ func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.F
 	return s.checkAbsent(ctx, repository, err)
 }
 
-// Size returns how many bytes a restore of a backup writes. It fails as Verify does.
+// Size returns how many bytes a restore of a backup writes. It does not examine the backup. If the backup does not
+// exist, Size fails with the same errors as Verify.
 func (s *Restorer) Size(ctx context.Context, repository, id string) (dataset.Size, error) {
 	r, err := s.repositories.OpenNamed(ctx, repository)
 	var n int64

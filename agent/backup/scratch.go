@@ -119,8 +119,8 @@ func (c *Creator) leftovers() (ids []uuid.UUID) {
 }
 
 // clear unmounts and destroys the clone of a dataset, and removes the folder. Idempotent. The caller has the dataset's
-// lock in busy. If clear fails, the folder still has the note. clear does not end with ctx: a clone must not stay
-// because its backup was cancelled.
+// lock in busy. If the clone cannot be destroyed, clear fails, and the folder keeps the note. clear does not end with
+// ctx: a clone must not stay because its backup was cancelled.
 func (c *Creator) clear(ctx context.Context, id uuid.UUID) error {
 	ctx = context.WithoutCancel(ctx)
 	dir := c.folder(id)

@@ -23,7 +23,7 @@ type Tags struct {
 	Volume    string
 	Dataset   uuid.UUID
 	Operation uuid.UUID // the operation that made the backup
-	Profile   string    // empty: none
+	Profile   string    // empty if the volume has no profile
 	Snapshot  uuid.UUID // the snapshot that was backed up; if uuid.Nil, the volume itself
 }
 
@@ -33,7 +33,8 @@ func DatasetTag(id uuid.UUID) string { return tagDataset + "=" + id.String() }
 // OperationTag returns the tag of the backups that an operation made.
 func OperationTag(id uuid.UUID) string { return tagOperation + "=" + id.String() }
 
-// VolumeTag returns the tag of all backups of volumes with a name. Another dataset may have had the name.
+// VolumeTag returns the tag of all backups of volumes with this name. These can be backups of several datasets that had
+// the name one after the other.
 func VolumeTag(name string) string { return tagVolume + "=" + name }
 
 // List returns the tags for restic.

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/restic"
 )
 
-// removalTime bounds the removal of unwanted backups. Meanwhile no backup starts.
+// removalTime bounds the removal of unwanted or expired backups. Meanwhile no backup uses its repository.
 const removalTime = 2 * time.Minute
 
 // unwantedFormat is the format of unwanted that this program writes, and the latest that it reads.
@@ -25,8 +25,9 @@ const unwantedFormat = 1
 
 // unwanted names backups that are not the result of their operation: incomplete ones, those of a run that was
 // interrupted, and those that were cancelled. restic cannot remove them while another process uses the repository. A
-// file below the folder of the backups names them until they are removed, also while the repository is not recorded: it
-// can be recorded again, under any name, and has the backups then.
+// file below the folder of the backups names them until they are removed. The file stays while the repository is not
+// recorded, because the repository can be recorded again, under any name, and still has the backups. At most
+// maxUnrecorded such files are kept.
 type unwanted struct {
 	Format     int       `json:"format"`
 	Repository string    `json:"repository"`
@@ -45,7 +46,7 @@ func (c *Creator) remove(ctx context.Context, op dataset.Operation, url string, 
 		return
 	}
 	u := unwanted{Format: unwantedFormat, Repository: op.Repository, URL: url, Operation: op.ID, Backups: ids}
-	if err := c.note(u); err != nil {
+	if err := c.writeUnwanted(u); err != nil {
 		c.logOf(ctx, op).WithError(err).WithField("backups", ids).
 			Warn("cannot remove backups that may be incomplete (remove them with drover backup rm)")
 		return
@@ -53,8 +54,8 @@ func (c *Creator) remove(ctx context.Context, op dataset.Operation, url string, 
 	c.removeUnwanted(context.WithoutCancel(ctx))
 }
 
-// note writes the file that names unwanted backups.
-func (c *Creator) note(u unwanted) error {
+// writeUnwanted writes a file that names unwanted backups.
+func (c *Creator) writeUnwanted(u unwanted) error {
 	text, err := json.Marshal(u)
 	if err == nil {
 		err = os.MkdirAll(c.folders(), 0o700)
@@ -66,7 +67,9 @@ func (c *Creator) note(u unwanted) error {
 }
 
 // removeUnwanted removes the backups that the files name, and the expired ones whose removal was postponed. It does
-// nothing while a backup of this host uses a repository: it is called again after that backup.
+// nothing while a backup of this host uses a repository, or while another removal runs. Create usually calls it again
+// at the end of that backup, but not if the backup was cancelled or control did not record its outcome. Then the next
+// backup of this host calls it.
 func (c *Creator) removeUnwanted(ctx context.Context) {
 	if !c.using.TryLock() {
 		return

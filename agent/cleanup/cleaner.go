@@ -1,11 +1,15 @@
 // Package cleanup cleans up the pools of this node after a crash. controlsync.Follower calls Cleaner.CleanUp after
 // control has answered with a consistent store. Package agent makes the Cleaner, and passes its methods to packages
 // controlsync and doctor as functions. Packages pooladmin, doctor and controlsync call IsNeeded before they treat a
-// dataset without a record as unknown. The only state is the set of lost datasets, in memory, protected by a mutex.
-// These are the datasets whose records control's last full response lacked. The Cleaner does not destroy them. The
-// Cleaner takes no lock of a dataset. It leaves alone the datasets that running jobs work on (IsNeeded). Rules
-// about what may be destroyed belong in cleanUpPool. A component that works on datasets without a record must be added
-// to IsNeeded, so that nothing removes them.
+// dataset without a record as unknown.
+//
+// The only state is the set of lost datasets, in memory, protected by a mutex. These are the datasets of this node
+// whose records a full response of control has lacked since the start of the agent. The Cleaner does not destroy them.
+// The Cleaner takes no lock of a dataset, except through replication.Installer. It leaves alone the datasets that
+// running jobs work on (IsNeeded).
+//
+// Rules about what may be destroyed belong in cleanUpPool. A component that works on datasets without a record must be
+// added to IsNeeded, so that nothing removes them.
 package cleanup
 
 import (
@@ -46,15 +50,15 @@ type Cleaner struct {
 	Deps
 
 	mu   sync.Mutex
-	lost map[uuid.UUID]bool // datasets that were recorded, and that control's last full response lacked
+	lost map[uuid.UUID]bool // datasets that a full response of control has lacked since the start
 }
 
 // New returns a Cleaner.
 func New(deps Deps) *Cleaner { return &Cleaner{Deps: deps, lost: map[uuid.UUID]bool{}} }
 
-// CleanUp cleans up after a crash. It works on each pool in a separate job, because a pool's disk may hang. A start
-// waits some time for these jobs. It is best to clean up before other work begins, because a backend does not check
-// which datasets are in use.
+// CleanUp cleans up after a crash. It works on each pool in a separate job, because a pool's disk may hang. Until the
+// agent has joined, CleanUp waits up to pool.StartPatience for these jobs. It is best to clean up before other work
+// begins, because a backend does not check which datasets are in use.
 //
 // lost are the datasets that were recorded when this agent last read control's records, and that are not recorded now.
 // CleanUp does not destroy these datasets. It does not destroy an incoming dataset either, as long as the agent cannot
@@ -87,9 +91,10 @@ func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 	waitFor(all...)
 }
 
-// cleanUpPool cleans up one pool after a crash. It makes a recorded dataset that is still incoming ready. It destroys a
-// dataset that was never recorded, because such a dataset was not acknowledged. If a dataset cannot be destroyed, the
-// next start tries again, and doctor names it.
+// cleanUpPool cleans up one pool after a crash. It makes a recorded dataset that is still incoming ready. It destroys
+// an incoming dataset that was never recorded, because such a dataset was not acknowledged. It keeps a dataset that is
+// needed, lost or doubtful, or that may continue on another node. If a dataset cannot be destroyed, the next call of
+// CleanUp tries again, and doctor names it.
 func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 	if p.CheckServed() != nil {
 		return
@@ -130,7 +135,7 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 	}
 }
 
-// wasLost reports whether a dataset was recorded when this agent last read control's records, but is not recorded now.
+// wasLost reports whether a full response of control has lacked the record of a dataset of this node since the start.
 func (c *Cleaner) wasLost(id uuid.UUID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -193,7 +198,7 @@ func (c *Cleaner) incompleteDatasets(ctx context.Context, p *pool.Pool) (map[uui
 	return incomplete, nil
 }
 
-// recordTakeOvers repairs lost records about datasets on a share. Such a record says that this node, the home, must
+// recordTakeOvers repairs lost move records of datasets on a share. Such a record says that this node, the home, must
 // take the dataset over from another pool on the share.
 func (c *Cleaner) recordTakeOvers(ctx context.Context) {
 	for _, id := range c.Cache.IDs() {
@@ -204,7 +209,7 @@ func (c *Cleaner) recordTakeOvers(ctx context.Context) {
 		}
 		pool, err := c.Pools.Online(ctx, d.Pool)
 		if err != nil {
-			continue // its volumes are offline as well
+			continue // the volumes of this pool are offline anyway
 		}
 		if _, err := pool.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
 			err = c.Moves.Set(ctx, id, replication.MoveRecord{
@@ -225,7 +230,8 @@ func (c *Cleaner) recordTakeOvers(ctx context.Context) {
 // move continues from it, or control may still record it as the outcome of a conversion.
 func (c *Cleaner) IsNeeded(id uuid.UUID) bool { return c.isBeingMade(id) || c.Conversions.HasMade(id) }
 
-// isBeingMade is IsNeeded for the datasets that stay incoming even if they are recorded.
+// isBeingMade is IsNeeded without the outcomes of conversions. cleanUpPool leaves such a dataset incoming even if it is
+// recorded, because running work commits it.
 func (c *Cleaner) isBeingMade(id uuid.UUID) bool {
 	if _, shown := c.Cache.InspectedCopy(id); shown || c.Keys.BorrowsKey(id) || c.Moves.IsBeside(id) {
 		return true

@@ -59,7 +59,8 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew KnownState
 	return why != "", f.reportTrust(ctx, why)
 }
 
-// reportTrust reports to control that its store is inconsistent, so that control makes no decision by itself.
+// reportTrust reports to control why its store is inconsistent, so that control makes no decision by itself. An empty
+// problem reports that the store is consistent again.
 func (f *Follower) reportTrust(ctx context.Context, problem string) error {
 	return f.Control.Heartbeat(ctx, f.NodeID, api.Heartbeat{
 		Incarnation:  f.Incarnation,
@@ -94,8 +95,9 @@ func (f *Follower) isNewRecovery(s api.Sync) bool {
 	return s.Full && s.Recovery != nil && s.Recovery.Done && s.Recovery.ID != f.recovery
 }
 
-// applyRecovery applies a store that was rebuilt from the reports of the nodes: all its records are applied, whatever
-// their indexes. If applyRecovery is interrupted, the next answer is applied in the same way.
+// applyRecovery prepares this node for a store that was rebuilt from the reports of the nodes, and records on disk that
+// this recovery was applied. If the report of this node is included, it first forgets the indexes of the known records,
+// so that all records of the store are applied. If applyRecovery is interrupted, the next full answer repeats it.
 func (f *Follower) applyRecovery(ctx context.Context, s api.Sync) error {
 	if s.Recovery.ReportIncluded {
 		f.Cache.ForgetIndexes()

@@ -51,7 +51,8 @@ type FollowerDeps struct {
 	// CleanUp completes or undoes what a crash interrupted in the pools. The argument lost has the datasets that were
 	// recorded when this agent last read control's records, and that are not recorded now.
 	CleanUp func(ctx context.Context, lost map[uuid.UUID]bool)
-	// FollowNames records the spellings of a live volume under its name after a rename.
+	// FollowNames records the spellings of a volume under its new name after a rename. It is called for volumes in
+	// state ready.
 	FollowNames func(ctx context.Context, d dataset.Dataset) error
 	// SettleConversions starts a job for each conversion whose outcome is unknown, which asks control for it.
 	SettleConversions func() []*jobs.Job
@@ -195,9 +196,10 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 	return nil
 }
 
-// applyCopies applies control's records of the datasets here whose home is another node. It removes the records of
-// copies that this node does not keep any more. If such a copy came here after the request, it returns
-// ErrAnswerOutdated.
+// applyCopies applies control's records of the copies on this node. A copy is the data of a dataset whose home is
+// another node. For an answer that is not full, it also removes the records of the datasets and copies that have left
+// this node. If such a dataset came here after the request, it returns ErrAnswerOutdated. asked is records.Cache.Moment
+// before the request.
 func (f *Follower) applyCopies(ctx context.Context, s api.Sync, inconsistent bool, asked uint64) error {
 	if inconsistent {
 		return nil // an inconsistent store may name another home for a dataset of this node
@@ -228,8 +230,9 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, inconsistent boo
 	return nil
 }
 
-// forgetUnnamed drops the datasets that a full answer does not name, and returns them. It keeps a dataset that was
-// made or changed here after the request, because the answer may be older than the change.
+// forgetUnnamed drops the records of the datasets and copies that a full answer does not name. It returns the dropped
+// datasets, without the copies. It keeps a dataset that was made or changed here after the request, because the answer
+// may be older than the change.
 func (f *Follower) forgetUnnamed(ctx context.Context, s api.Sync, was KnownState) (gone map[uuid.UUID]bool, err error) {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
@@ -266,8 +269,8 @@ func (f *Follower) forgetUnnamed(ctx context.Context, s api.Sync, was KnownState
 	return gone, err
 }
 
-// converge acts on a record that changed: it writes the record beside the data, moves the spellings to a new name, and
-// destroys a dataset of state purging.
+// converge acts on a record that changed. It records the spellings under a new name, and starts jobs that write the
+// record beside the data and destroy a dataset in state purging.
 func (f *Follower) converge(ctx context.Context, d api.IndexedDataset) {
 	if d.Home != f.NodeID {
 		return
@@ -326,7 +329,9 @@ func (f *Follower) stopCancelled(ctx context.Context, open []dataset.Operation) 
 	}
 }
 
-// Join registers, and applies everything that control has for this node.
+// Join registers this node, asks for the generations of its pools if they are not known, and applies everything that
+// control has for this node. It fails with ErrUnavailable if control does not answer, and with ErrAnswerOutdated as
+// Apply does.
 func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
 	known := f.KnownState() // before the registration, whose index is compared with the known indexes
 	if err := f.Registration.Register(ctx); err != nil {

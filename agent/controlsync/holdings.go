@@ -41,8 +41,7 @@ type Holdings struct{ HoldingsDeps }
 // NewHoldings returns a Holdings.
 func NewHoldings(deps HoldingsDeps) *Holdings { return &Holdings{deps} }
 
-// MaxSendAttempts is the maximum number of attempts of Send, if a replica does not answer or still waits for the
-// reports of other nodes.
+// MaxSendAttempts is the maximum number of attempts of Send while a replica does not answer.
 const MaxSendAttempts = 30
 
 // SendSoon sends the report of this node to every replica, because one of them asked for it. SendSoon starts a job; if
@@ -91,8 +90,9 @@ func (r *Holdings) Send(ctx context.Context, to api.Service, h api.Holdings) (er
 	return err
 }
 
-// List returns the content of this node's pools, the records of pools that cannot be examined now, and the epochs that
-// this node has relinquished.
+// List returns the content of this node's pools, the copies on this node, and the epochs that this node has
+// relinquished. For the datasets of a pool that is offline, it returns the agent's records. If control's store is
+// inconsistent, List first marks all incoming datasets of the pools as doubtful.
 func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 	h.Incarnation, h.StoreClock = r.Incarnation, r.StoreClock.Now()
 	h.ExaminedPools, h.Datasets, h.Copies = []uuid.UUID{}, []api.FoundDataset{}, []api.AssignedCopy{}
@@ -141,8 +141,9 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 
 // RebuildStore updates control's store after the store was lost or restored from a backup. Control records every
 // dataset in this node's pools that the store lacks. It also records a dataset again if the store's record is older
-// than a change that this node has seen. Idempotent. It fails with ErrOffline while a pool is offline, unless
-// skipOffline is set. With dryRun it changes nothing: the result is what the rebuild would return.
+// than a change that this node has seen. RebuildStore also marks all incoming datasets of the pools as doubtful if the
+// store is inconsistent. Idempotent. It fails with ErrOffline while a pool is offline, unless skipOffline is set. With
+// dryRun it changes nothing: the result is what the rebuild would return.
 func (r *Holdings) RebuildStore(ctx context.Context, skipOffline, dryRun bool) (all []api.Rebuilt, err error) {
 	var found []api.FoundDataset // of all pools, because names are only assigned once all datasets are known
 	for _, p := range r.Pools.All() {
@@ -202,7 +203,8 @@ func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful 
 // whichever is newer. Either can be out of date. The record beside the data is not flushed, so a power cut can lose a
 // change of it. The agent's copy is written some time after a change, so a crash can lose the change. For an incoming
 // dataset that may not have been acknowledged, the returned record is in the trash. ok is false if there is no record
-// of the dataset, or if an incoming dataset was certainly not acknowledged.
+// of the dataset, if an incoming dataset was certainly not acknowledged or running work needs it, or if the entry is a
+// copy, foreign or being deleted.
 func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDataset, ok bool) {
 	copied, known := r.Cache.Dataset(e.ID)
 	f = api.FoundDataset{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),

@@ -9,14 +9,14 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// KnownState is the state of this node's knowledge before a request to control.
+// KnownState is what this node knew before it sent a request to control. It is compared with the answer.
 type KnownState struct {
 	Moment uint64 // records.Cache.Moment before the request; used for an answer that is not full
 	// Datasets is the state of the datasets, for a full answer. It is nil while this node rebuilds the store from its
 	// pools.
 	Datasets map[uuid.UUID]records.Revision
 	Left     map[uuid.UUID]uint64 // datasets that have moved to other nodes, and at which epochs
-	Clock    uint64               // of control's store
+	Clock    uint64               // the highest clock of control's store that this node has seen
 }
 
 // KnownState returns the present records of this node.
@@ -49,7 +49,7 @@ func (f *Follower) undoneMove(s api.Sync, knew KnownState) (volume string, err e
 }
 
 // missingChange returns a description of a change that this node has seen and that a full answer lacks, or "" if it
-// finds none.
+// finds none. inconsistent is true if the store is known to be inconsistent or was just recovered.
 //
 // A dataset that the answer does not name was removed if the store is the same as before, and was lost if the store was
 // restored from a backup. There are two signs that the store was restored: its clock is behind the clock that this node

@@ -14,8 +14,8 @@ import (
 type replicaErrors struct {
 	mu        sync.Mutex
 	byReplica map[int]error // the error of the last heartbeat, by index in ReporterDeps.Replicas
-	// answered is when a replica last answered a heartbeat, possibly before this start of the agent. saved is the value
-	// on disk.
+	// answered is when a replica last accepted a heartbeat, possibly before this start of the agent. A refusal does not
+	// count. saved is the value on disk.
 	answered, saved time.Time
 }
 
@@ -70,7 +70,7 @@ func (r *Reporter) SaveAnswer(ctx context.Context, after time.Duration) error {
 	return nil
 }
 
-// LastAnswer returns when control last answered a heartbeat, or the zero time if it has never answered.
+// LastAnswer returns when control last accepted a heartbeat, or the zero time if it has never accepted one.
 func (r *Reporter) LastAnswer() time.Time {
 	r.replicaErrors.mu.Lock()
 	defer r.replicaErrors.mu.Unlock()

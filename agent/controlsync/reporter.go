@@ -43,7 +43,7 @@ type ReporterDeps struct {
 	// DoHeartbeatWork does the work of each heartbeat besides the report. It returns true if a pool has come online
 	// again.
 	DoHeartbeatWork func(context.Context) (back bool)
-	// Found returns what the agent last found on this host; nil before the first examination.
+	// Found returns the findings of the last examination of this host, or nil before the first examination.
 	Found func() *api.NodeFindings
 }
 
@@ -66,8 +66,9 @@ const PurgeEvery = 10 * time.Minute
 
 // replicaReporter is one control replica that gets reports.
 type replicaReporter struct {
-	index    int // in ReporterDeps.Replicas
-	to       api.Service
+	index int // in ReporterDeps.Replicas
+	to    api.Service
+	// reported has the last reported status of the datasets that were reported as mounted or with a problem.
 	reported map[uuid.UUID]dataset.DatasetStatus
 	// generations are the reported generations of the pools.
 	generations map[uuid.UUID]uint64
@@ -75,7 +76,7 @@ type replicaReporter struct {
 	complete    bool
 	older       bool // it has an earlier version that refuses some keys: see olderreplica.go
 	failed      bool // a report failed
-	unreachable bool // it did not answer, and is sent no other request in this round
+	unreachable bool // a request failed, and it is sent no other one before the next heartbeat
 }
 
 type replicaReporters []*replicaReporter
@@ -133,12 +134,12 @@ const (
 	maxPerHeartbeat = 500
 	// ReportTime is how long one of several replicas may take for a heartbeat.
 	ReportTime = 5 * time.Second
-	// reportPoolsTime is how long the creation of a pool waits for the report of it.
-	reportPoolsTime = 2 * time.Second
+	// reportAtOnceTime is how long ReportPools and ReportDataset may take.
+	reportAtOnceTime = 2 * time.Second
 )
 
-// report reports the datasets whose status differs from the reported one, and all of them to a replica that knows
-// nothing yet.
+// report reads the status of the datasets ids, and reports those whose status differs from the reported one. To a
+// replica that does not know the status of every dataset yet, it reports all datasets of this node instead.
 func (r *Reporter) report(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
 	var known, new replicaReporters
 	for _, t := range all {
@@ -165,10 +166,10 @@ func (r *Reporter) report(ctx context.Context, all replicaReporters, ids []uuid.
 	}
 }
 
-// ReportPools reports the state of the pools at once, for a user who has created a pool and looks at it next. If the
-// report fails, the next heartbeat repeats it.
+// ReportPools reports the state of the pools at once, for a user who has created, changed or adopted a pool and looks
+// at it next. If the report fails, the next heartbeat repeats it.
 func (r *Reporter) ReportPools(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, reportPoolsTime)
+	ctx, cancel := context.WithTimeout(ctx, reportAtOnceTime)
 	defer cancel()
 	all := newReplicaReporters(r.Replicas)
 	for _, t := range all {
@@ -180,7 +181,7 @@ func (r *Reporter) ReportPools(ctx context.Context) {
 // ReportDataset reports the status of a dataset at once, for a user who has changed its size and looks at it next. If
 // the report fails, the next heartbeat repeats it.
 func (r *Reporter) ReportDataset(ctx context.Context, id uuid.UUID) {
-	ctx, cancel := context.WithTimeout(ctx, reportPoolsTime)
+	ctx, cancel := context.WithTimeout(ctx, reportAtOnceTime)
 	defer cancel()
 	all := newReplicaReporters(r.Replicas)
 	for _, t := range all {
@@ -189,6 +190,7 @@ func (r *Reporter) ReportDataset(ctx context.Context, id uuid.UUID) {
 	r.reportPart(ctx, all, []uuid.UUID{id})
 }
 
+// reportInParts calls reportPart for at most maxPerHeartbeat datasets at a time.
 func (r *Reporter) reportInParts(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
 	for {
 		n := min(len(ids), maxPerHeartbeat)
@@ -199,6 +201,8 @@ func (r *Reporter) reportInParts(ctx context.Context, all replicaReporters, ids 
 	}
 }
 
+// reportPart sends one heartbeat to each of the replicas: the pools, and the status of the datasets ids. It forgets the
+// usage and the lost writes of a dataset whose home is no longer this node.
 func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
 	h := api.Heartbeat{
 		Incarnation:  r.Incarnation,
@@ -346,7 +350,7 @@ func sameMount(x, y dataset.Mount) bool {
 		x.Unverified == y.Unverified && slices.Equal(x.Names, y.Names)
 }
 
-// ReportAll reports everything to every control replica, as if nothing had been reported before.
+// ReportAll reports everything to every control replica, as if nothing had been reported before. Only tests use it.
 func (r *Reporter) ReportAll(ctx context.Context) {
 	r.report(ctx, newReplicaReporters(r.Replicas), nil)
 }

@@ -33,7 +33,8 @@ type StatusReader struct {
 	usages usages
 }
 
-// Status returns the present status of a dataset.
+// Status reads the present status of a dataset in a pool of this node. It asks the pool, and flushes a mounted volume
+// in the background if its pool is nearly full: see lostwrites.Watcher.Look.
 func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st dataset.DatasetStatus) {
 	st.ID = d.ID
 	defer func() { st.Problem = dataset.Cut(st.Problem) }() // control rejects a longer text
@@ -159,8 +160,8 @@ func (s *StatusReader) forget(ctx context.Context, id uuid.UUID) {
 	s.Lost.Forget(ctx, id)
 }
 
-// ForgetRemoved drops the recorded usage of datasets that are no longer on this node. Reports do the same, but when the
-// agent stops, the next report may not have been sent yet.
+// ForgetRemoved drops the recorded usage and the lost writes of datasets whose home is no longer this node. Reports do
+// the same, but when the agent stops, the next report may not have been sent yet.
 func (s *StatusReader) ForgetRemoved(ctx context.Context) {
 	for _, id := range s.usages.datasets() {
 		if _, known := s.Cache.Dataset(id); !known {
@@ -189,7 +190,7 @@ func (s *StatusReader) LoadUsages(ctx context.Context) error {
 	})
 }
 
-// SaveUsages writes to disk how full the datasets are, as far as they changed by a percent or more.
+// SaveUsages writes to disk how full the datasets are. It leaves out changes that users do not see: see usageSummary.
 func (s *StatusReader) SaveUsages(ctx context.Context) error {
 	values, restore := s.usages.takeUnsaved()
 	if len(values) == 0 {

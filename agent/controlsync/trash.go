@@ -37,7 +37,8 @@ type measured struct{ dataset, request uuid.UUID }
 const maxMeasured = 100
 
 // Read returns the deleted datasets of this node and how much they use. The use of a dataset is not known if the
-// backend would have to walk through all its files, or if many other datasets were deleted just now.
+// backend would have to walk through all its files, if the pool does not answer, or if many other datasets were deleted
+// just now.
 func (t *TrashReader) Read(ctx context.Context) (out []TrashedDataset) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -10,8 +10,8 @@
 // examination, and PoolChecker the running examinations of pools.
 //
 // A finding belongs in the component that knows the problem. It belongs here if it compares several components:
-// pools.go, entries.go and snapshots.go compare pools with control's records, keycheck.go examines keys, and doctor.go
-// has the order of the checks, and report.go sorts their findings.
+// pools.go, entries.go and snapshots.go compare pools with control's records, and keycheck.go examines keys. The order
+// of the checks is in doctor.go, and the order of the findings in report.go.
 package doctor
 
 import (
@@ -79,8 +79,8 @@ func New(deps Deps) *Doctor { return &Doctor{deps} }
 // DamagedMark is part of the names of files in the root that could not be read at a start and were renamed.
 const DamagedMark = ".damaged-"
 
-// Examine reports what works on this host, what does not and why, and the datasets in the pools that the store does
-// not know. It changes nothing.
+// Examine reports what works on this host, what does not and why, and the datasets in the pools that the store does not
+// know. It changes nothing. The error is always nil, because each problem is a finding.
 func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	r := &Report{StoreRemedy: x.deps.Trust.Remedy(), StoreProblem: x.deps.Trust.Why()}
 	outside := x.deps.Refusal()
@@ -107,8 +107,9 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	return r.All, nil
 }
 
-// examineHost adds the findings that need no program of an operator and no request to control. known has the datasets
-// that control has recorded for this node. They are compared with the pools only if sure is true.
+// examineHost adds the findings that need no program of an operator. known has the datasets that control has recorded
+// for this node. They are compared with the pools only if sure is true. Unless control is silent, examineHost also
+// sends requests to control, for example for the profiles.
 func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID]dataset.Dataset, sure bool) {
 	x.checkDamaged(r)
 	x.checkRoot(ctx, r)
@@ -151,7 +152,8 @@ func (x *Doctor) checkPending(r *Report) {
 	}
 }
 
-// checkRoot examines the disk of the root: when it is full, nothing can be made in any pool.
+// checkRoot examines the agent's database and the disk of the root. When that disk is full, nothing can be made in any
+// pool.
 func (x *Doctor) checkRoot(ctx context.Context, r *Report) {
 	if err := x.deps.Identity(ctx); err != nil {
 		r.Add(findings.Error, "root", "containers keep their volumes; repair or replace the disk, then restart drover",
@@ -278,7 +280,7 @@ func (x *Doctor) addUnused(r *Report, path string, id uuid.UUID, holders string)
 const maxHolderScans = 3
 
 // holders returns a function that returns a clause about who uses a dataset whose recorded uses have ended or may have
-// ended. The clause is "" in the background, and after the first datasets.
+// ended. The clause is "" for an examination in the background, and for all datasets after the first maxHolderScans.
 func (x *Doctor) holders(ctx context.Context, r *Report) func(id uuid.UUID) string {
 	known := map[uuid.UUID]string{}
 	return func(id uuid.UUID) string {

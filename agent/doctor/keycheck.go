@@ -14,7 +14,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/crypt"
 )
 
-// keyCheck examines the keys of the datasets and profiles of this node. It reads each key once.
+// keyCheck examines the keys of the datasets and profiles of this node. It reads the key at each place once. Only for a
+// volume that needs another key than the one that a program printed does it run the program again, for that volume.
 type keyCheck struct {
 	*Report
 	checker     *KeyChecker
@@ -43,6 +44,8 @@ func (v sealedVolume) name() string {
 	return v.Volume
 }
 
+// checkCanEncrypt adds a finding on whether this host can encrypt. volumes are its encrypted datasets, those whose home
+// is this node first.
 func (c *keyCheck) checkCanEncrypt(volumes []sealedVolume) {
 	err := crypt.Available() // not every backend needs it
 	can := map[uuid.UUID]bool{}
@@ -94,7 +97,9 @@ func keyPlace(from dataset.KeySource) string {
 	return "key"
 }
 
-func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
+// checkVolume adds a finding if the key of an encrypted volume is absent or wrong here, or if the profile of the volume
+// names another key now.
+func (c *keyCheck) checkVolume(ctx context.Context, v sealedVolume) {
 	if !v.Profile.Encryption.Wanted() {
 		c.Add(findings.Error, "volume "+v.Volume,
 			fmt.Sprintf("give profile %s one in profiles.yaml, then drover volume rekey %s", v.Profile.Name, v.Volume),
@@ -138,8 +143,8 @@ func (c *keyCheck) volume(ctx context.Context, v sealedVolume) {
 	}
 }
 
-// missing adds a finding on a missing key, which names everything that needs it.
-func (c *keyCheck) missing(at string, g *missingKey) {
+// addMissing adds a finding on a missing key, which names everything that needs it.
+func (c *keyCheck) addMissing(at string, g *missingKey) {
 	level, text, mend := findings.Warning, "", ""
 	if len(g.homes) > 0 {
 		level = findings.Error

@@ -59,7 +59,7 @@ func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]d
 	volumes := k.sealedVolumes(known)
 	c.checkCanEncrypt(volumes)
 	for _, v := range volumes {
-		c.volume(ctx, v)
+		c.checkVolume(ctx, v)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.now)) {
 		p := c.now[name]
@@ -70,7 +70,7 @@ func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]d
 		}
 	}
 	for _, at := range slices.Sorted(maps.Keys(c.missingKeys)) {
-		c.missing(at, c.missingKeys[at])
+		c.addMissing(at, c.missingKeys[at])
 	}
 }
 
@@ -107,8 +107,8 @@ func (k *KeyChecker) warnOfKey(f api.Finding) {
 	}
 }
 
-// Warn logs what doctor reports about keys and fence programs, at a start and whenever control has new
-// profiles. It returns at once.
+// Warn starts a job that logs what doctor reports about keys and fence programs. It is called after each full response
+// of control, and when the profiles change.
 func (k *KeyChecker) Warn() {
 	k.deps.Jobs.StartAgain("keys", func(ctx context.Context, _ *jobs.Job) error {
 		r := &Report{}

@@ -258,7 +258,7 @@ func (c *PoolChecker) checkStalls(ctx context.Context, r *Report, p *pool.Pool, 
 	}
 }
 
-// CheckTight names the volumes whose scheduled snapshots are refused because their pool has too little space.
+// CheckTight adds a finding if the scheduled snapshots of a volume are refused because its pool has too little space.
 func (c *PoolChecker) CheckTight(ctx context.Context, r *Report, p *pool.Pool, d dataset.Dataset) {
 	if d.State != dataset.StateReady || d.Profile.Snapshots.Schedule == "" {
 		return

@@ -16,8 +16,8 @@ type Report struct {
 	StoreRemedy  string // the command that brings it up to date
 	Unknown      int    // the number of datasets in the pools that the inconsistent store lacks
 	Background   bool   // leave out what takes long on a host with many datasets
-	// ControlSilent reports that control did not answer this examination, which then asks control nothing else: each
-	// request would wait until it times out.
+	// ControlSilent is true if control did not answer this examination. The examination then sends control no other
+	// request, because each request would wait until it times out.
 	ControlSilent bool
 	// Waited is how long the examination waited for the answers of other processes, which costs this host neither
 	// processor nor disk time.

@@ -31,8 +31,9 @@ func NewWatcher(doctor *Doctor) *Watcher {
 	return &Watcher{ctx: doctor.deps.Ctx, clock: doctor.deps.Clock, examine: doctor.examineInBackground}
 }
 
-// examineInBackground returns the findings about this host, without those about the connection to control and those
-// that need a list of all datasets in the pools. waited is how long it waited for other processes: see Report.
+// examineInBackground returns the findings about this host. It leaves out those about the connection to control, those
+// that need a list of all datasets in the pools, and those that need the operator's keys. waited is how long it waited
+// for other processes: see Report.
 func (x *Doctor) examineInBackground(ctx context.Context) (found []api.Finding, waited time.Duration) {
 	r := &Report{StoreRemedy: x.deps.Trust.Remedy(), StoreProblem: x.deps.Trust.Why(), Background: true}
 	x.examineHost(ctx, r, nil, false)

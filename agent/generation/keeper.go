@@ -13,11 +13,13 @@
 // than one that was ever reported, the pool is quarantined: nothing in it is mounted, made, moved, promoted or
 // destroyed until the newer disk is back, or until a person accepts the present content (drover pool accept).
 //
-// A raise requires that control has confirmed that it knows no higher generation. Otherwise the generation of a
-// restored pool could reach the highest reported one again, and the restore would not be noticed. A generation is
-// raised at a start, when the pool becomes the home of a dataset, and every ten minutes (pool.RaiseEvery) while
-// something in the pool is in use or was changed. The agent cannot detect two kinds of restore: a restore to a state
-// that is newer than the last raise, and a restore of the pool together with everything that knows a higher generation.
+// A raise requires that a control replica has confirmed that it knows no higher generation. A raise within
+// pool.RaiseEvery of the opening of the pool or of its last raise also requires that all replicas were asked. Otherwise
+// the generation of a restored pool could reach the highest reported one again, and the restore would not be noticed. A
+// generation is raised at a start, when the pool becomes the home of a dataset, and every ten minutes (pool.RaiseEvery)
+// while something in the pool is in use or was changed. The agent cannot detect two kinds of restore: a restore to a
+// state that is newer than the last raise, and a restore of the pool together with everything that knows a higher
+// generation.
 //
 // This node's database, the store, and the memory of every control replica know the generations. The store must not be
 // written again and again for a volume that is in use for days. So a generation is written to the store only at these
@@ -98,7 +100,8 @@ var errUnsupported = errors.New("control does not store generations")
 
 // report reports the generations of this node's pools to control, and applies the generations that control returns. If
 // transient is true, the replica keeps the report only in memory and does not write it to the store. answered lists the
-// pools that the response names. report returns errUnsupported if the replica does not keep generations.
+// pools that the response names. If the replica does not keep generations, report returns errUnsupported, and answered
+// lists all pools of the request.
 func (g *Keeper) report(ctx context.Context, to api.Service, generations map[uuid.UUID]uint64,
 	transient bool) (answered []uuid.UUID, err error) {
 	request := api.Generations{Incarnation: g.Incarnation, Pools: []api.Generation{}, Transient: transient}
@@ -138,8 +141,9 @@ func (g *Keeper) Store(ctx context.Context) error {
 }
 
 // Ask asks every control replica for the generations of this node's pools. kept reports whether any replica keeps
-// generations. all reports whether each replica was asked since this agent started. A replica that was asked earlier
-// need not be reachable now: this agent has reported to it every generation that it knows.
+// generations. all reports whether each replica was asked since this agent started, or since a pool was opened late
+// (see AnnounceLate). A replica that was asked earlier need not be reachable now: this agent has reported to it every
+// generation that it knows. Ask fails only if no replica answers.
 func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -206,7 +210,7 @@ func (g *Keeper) Raise(ctx context.Context) error {
 	}
 	var work []*jobs.Job
 	for _, p := range due() { // due returns no quarantined pool
-		if !all && g.Clock.Steady()-p.RaisedAt < pool.RaiseEvery {
+		if !all && g.Clock.Steady()-p.RaisedAt < pool.RaiseEvery { // wait for the other replicas: see pool.RaiseEvery
 			continue
 		}
 		g.Pools.Change(p.ID, func(p *pool.Pool) { p.Raising = true })

@@ -39,8 +39,8 @@ func NewBounder(deps BounderDeps) *Bounder { return &Bounder{deps} }
 // fails with ErrUnsupported if the guard cannot fence the dataset in time. It is an operation.Handler.
 //
 // While control does not confirm the lease, and until control's record of the copies has arrived here, Update tries
-// again for a limited time. It holds the dataset's lock only during an attempt, so that the dataset can be mounted and
-// unmounted in between. Each attempt reads the record of the dataset again, because it may have changed.
+// again, for twice Timing.InUseWait. It holds the dataset's lock only during an attempt, so that the dataset can be
+// mounted and unmounted in between. Each attempt reads the record of the dataset again, because it may have changed.
 func (b *Bounder) Update(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 	next, until := op.DatasetRecord.Profile, b.Clock.Steady()+2*b.Timing.InUseWait
 	for {
@@ -102,7 +102,8 @@ func (b *Bounder) checkOtherUpdates(ctx context.Context, d dataset.Dataset, op u
 }
 
 // bound marks a dataset, and registers it with the guard if it is mounted. After an error, the dataset is neither
-// marked nor registered, unless its lease was bounded before. In particular, an earlier attempt may have had an effect.
+// marked nor registered, with two exceptions. If its lease was bounded before, for example by an earlier attempt, it
+// stays so. If ctx has ended, the mark stays, because the next start resumes the operation.
 func (b *Bounder) bound(ctx context.Context, d dataset.Dataset, next dataset.Profile, op uuid.UUID) error {
 	bounded := b.Deadlines.IsBounded(d)
 	if err := b.Deadlines.Marks.Set(ctx, d.ID, op); err != nil {
@@ -129,16 +130,17 @@ func (b *Bounder) adopt(ctx context.Context, d dataset.Dataset) error {
 	if err != nil || mounted {
 		return err
 	}
-	// a process may hold it nevertheless, for instance in another mount namespace
+	// A process may use it nevertheless, for instance in another mount namespace.
 	if err = b.EnsureUnused(ctx, d, "change the failover of"); err == nil {
 		b.Registrar.Release(d.ID)
 	}
 	return err
 }
 
-// commit has control record the profile. Control refuses that unless this node knows all copies, because this node must
-// ask their nodes for promises while control is silent. It enrols every other node before the node is given data. again
-// is true if control's record of the copies has not arrived here yet.
+// commit has control record the profile. Control refuses the profile unless the record of this node lists all copies:
+// while control is silent, this node must ask the nodes with copies for promises. A node that gets a copy later is
+// enrolled first (lease.Deadlines.Enrol). again is true if control has refused because its record of the copies has not
+// arrived here yet.
 func (b *Bounder) commit(ctx context.Context, op *dataset.Operation, next dataset.Profile) (out api.Committed,
 	again bool, err error) {
 	d, _ := b.Cache.Dataset(op.DatasetID)

@@ -153,7 +153,7 @@ func (f *Failover) Locate(ctx context.Context, d dataset.Dataset) (dataset.Datas
 }
 
 // AwaitMove waits for the end of a move, and returns the error with which the move ended. until is a time of the steady
-// clock, at which it fails with ErrPending.
+// clock. AwaitMove fails with ErrPending at that time, or when ctx ends.
 func (f *Failover) AwaitMove(ctx context.Context, op dataset.Operation, until time.Duration) error {
 	for !op.State.Final() {
 		left := until - f.Clock.Steady()

@@ -176,8 +176,9 @@ func (r *Relinquisher) dropFinal(ctx context.Context, pool backends.Pool, id uui
 	return storage.DiscardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: lineage.FinalSnapshotID(y.Move)})
 }
 
-// Holders returns the users of a dataset: the mount IDs of its uses or, if it has none, descriptions of its holders on
-// this host. An unused dataset is unmounted, and the guard forgets it. The dataset's lock is held.
+// Holders returns what prevents that a dataset is relinquished: the mount IDs of its uses or, if it has none, a
+// description of its holders on this host. If nothing does, Holders has unmounted the dataset, and the guard has
+// forgotten it. The caller holds the dataset's lock.
 func (r *Relinquisher) Holders(ctx context.Context, d dataset.Dataset) ([]string, error) {
 	if err := r.Verifier.CheckEnded(ctx, d, "move"); err != nil {
 		return []string{dataset.OneLine(err)}, nil
@@ -292,10 +293,10 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 	return r.Leases.SetReported(ctx, id, y)
 }
 
-// DropIfUnneeded removes the record of a relinquished epoch once it is not needed any more. The record is not needed
-// if this node is the home again at a later epoch, or if the dataset has left this node. It is not needed either if
-// the move ended without the answer of this node, because then no other node can continue from the relinquished
-// epoch.
+// DropIfUnneeded removes the record of a relinquished epoch once it is not needed any more. It removes nothing while
+// the move runs, or while control's store is inconsistent. The record is not needed if this node is the home again at a
+// later epoch, or if the dataset and its copy here are gone. It is not needed either if the move ended without the
+// answer of this node, because then no other node can continue from the relinquished epoch.
 func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if r.Trust.Err() != nil {
 		return nil

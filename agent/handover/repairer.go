@@ -104,7 +104,8 @@ func (r *Repairer) RepairSoon(id uuid.UUID) {
 
 // repair makes the guard's record of a dataset agree with its mount. A fenced dataset continues once its epoch is
 // confirmed. A mounted dataset that the guard has forgotten is registered. A dataset that is not mounted any more is
-// removed from the guard. If the home is another node, Copies.Reconcile does the rest. Idempotent.
+// removed from the guard. If the home is another node, repair starts the work on the copy (replication.Copies) or, if
+// this node has no copy, calls leaveShare. Idempotent.
 func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 	unlock, err := r.Locks.Lock(ctx, id, "confirmation of dataset "+id.String())
 	if err != nil {
@@ -137,7 +138,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 	}
 	bounded := r.Deadlines.IsBounded(d)
 	if !bounded && !lease.IsFenced(e) {
-		return r.unbound(ctx, d)
+		return r.releaseUnbounded(ctx, d)
 	}
 	until := r.Deadlines.Until(d)
 	if late := until <= r.Clock.Steady(); late && mounted && !there {
@@ -156,7 +157,7 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 		_ = r.Unmounter.ReleaseUnmounted(ctx, d) // a failure is logged, and a later repair tries again
 		return nil
 	case !bounded:
-		return r.unbound(ctx, d)
+		return r.releaseUnbounded(ctx, d)
 	}
 	if err = r.Registrar.Register(ctx, d); err == nil {
 		_, err = r.Guard.Check(ctx, id, d.Epoch)
@@ -168,11 +169,11 @@ func (r *Repairer) repair(ctx context.Context, id uuid.UUID) error {
 	return err
 }
 
-// unbound makes the guard forget a mounted dataset whose lease is not bounded in time any more, because its profile has
-// failover manual. No other node takes over such a dataset: control plans and commits no automatic failover of it. The
-// record is written to disk before, so that a restarted agent does not have the dataset fenced. The caller holds the
-// dataset's lock.
-func (r *Repairer) unbound(ctx context.Context, d dataset.Dataset) error {
+// releaseUnbounded makes the guard forget a mounted dataset whose lease is not bounded in time any more, because its
+// profile has failover manual. No other node takes over such a dataset: control plans and commits no automatic failover
+// of it. releaseUnbounded first writes the record to disk, so that a restarted agent does not have the dataset fenced.
+// While control's store is inconsistent, it does nothing. The caller holds the dataset's lock.
+func (r *Repairer) releaseUnbounded(ctx context.Context, d dataset.Dataset) error {
 	if r.Trust.Err() != nil {
 		return nil // the record may be older than what control will decide after a recovery
 	}

@@ -1,9 +1,9 @@
 // Package host has the shared base of the components of one agent: the identity of this node, and the services that
 // most components use. It decides nothing. Package agent makes one Host and gives it to the components. Packages
 // offline, pool, promise, repository, throttle and transfer get only the services that they need. The fields of Host do
-// not change after that, and the services in them protect their own state. The only state of this package is in Trust:
-// why control's store is inconsistent. A mutex protects it. Only a service that most components need belongs here. A
-// new time limit belongs in Timing.
+// not change once agent.New has returned, and the services in them protect their own state. The only state of this
+// package is in Trust: why control's store is inconsistent. A mutex protects it. Only a service that most components
+// need belongs here. A new time limit belongs in Timing.
 package host
 
 import (
@@ -24,8 +24,8 @@ import (
 	"github.com/droverhq/drover/internal/requestid"
 )
 
-// Host is one agent's host. Its fields do not change once the agent is made. All of them are safe for
-// concurrent use.
+// Host is one agent's host. agent.New sets the fields: registration.Identity sets NodeID and Recovered when it reads
+// the agent's database. After that they do not change. All of them are safe for concurrent use.
 type Host struct {
 	NodeID      uuid.UUID
 	Incarnation uuid.UUID // of this start of the agent
@@ -94,8 +94,9 @@ func (h *Host) LogOf(ctx context.Context, d dataset.Dataset) *logrus.Entry {
 	return requestid.Log(ctx, h.Log).WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
 }
 
-// FetchDataset asks control for the record of a dataset that is not in the cache. It fails with ErrNotFound if control
-// has none.
+// FetchDataset asks control for the present record of a dataset. If the home is this node, FetchDataset also applies
+// the record to the cache, unless the dataset has left this node since. It fails with ErrNotFound if control has no
+// record.
 func (h *Host) FetchDataset(ctx context.Context, id uuid.UUID) (dataset.Dataset, error) {
 	v, err := h.Control.Volume(ctx, id.String())
 	if err == nil && v.ID != id {

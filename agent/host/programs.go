@@ -18,7 +18,8 @@ type Programs struct {
 
 // Check fails with ErrForbidden unless a program that a profile or a repository names may run here as root. args are
 // the path of the program and its arguments. Only root may be able to change or replace it, and it must be in Allowed,
-// unless Allowed is nil.
+// unless Allowed is nil. Check fails with ErrNotFound if there is no such program, and with ErrInvalid if args are
+// empty or the path is not absolute.
 //
 // The program is then run by its path, not by a descriptor. That is as safe as a descriptor, because only root can
 // replace the file at the path. A script needs its path: the interpreter opens it again, and a script may use it to

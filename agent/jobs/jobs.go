@@ -38,7 +38,7 @@ type Job struct {
 	rerun bool  // run once more afterwards; protected by Runner.mu
 
 	waiting int    // number of callers of Do that wait; protected by Runner.mu
-	what    string // what the caller of Do requested; empty: started by Start
+	what    string // what the caller of Do requested, or "" for a job that Start started
 
 	mu       sync.Mutex
 	op       dataset.Operation // has no UUID until SetOperation
@@ -59,8 +59,9 @@ func New(ctx context.Context, wg *sync.WaitGroup) *Runner {
 }
 
 // Do starts a job with a key, or joins the one in progress, and waits for its end. joined reports whether it joined
-// one. If ctx ends first, Do fails with ErrPending, and the error contains the job's step and progress. Once the agent
-// is stopping, Do starts no job and fails with ErrUnavailable. A job that Do starts has the ID of the request.
+// one: the job then runs another fn than the caller's. what describes the request in errors. If ctx ends first, Do
+// fails with ErrPending, and the error contains the job's step and progress. Once the agent is stopping, Do starts no
+// job and fails with ErrUnavailable. A job that Do starts has the ID of the request.
 func (j *Runner) Do(ctx context.Context, key, what string,
 	fn func(ctx context.Context, jb *Job) error) (joined bool, err error) {
 	j.mu.Lock()
@@ -159,7 +160,7 @@ func (j *Runner) IsRunning(key string) bool {
 	return j.all[key] != nil
 }
 
-// Progress returns the progress of the job with a key; the zero value if there is none.
+// Progress returns the progress of the job with a key, or the zero value if there is no such job.
 func (j *Runner) Progress(key string) dataset.Progress {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -232,7 +233,8 @@ func (j *Runner) Count() int {
 	return len(j.all)
 }
 
-// Start starts a job with a key, or joins the one in progress. It returns the job and does not wait for it. Once the
+// Start starts a job with a key, or returns the one in progress, which then runs another fn than the caller's. A caller
+// whose fn must run in any case needs a key that no other function uses. Start does not wait for the job. Once the
 // agent is stopping, Start starts nothing, and returns a job that has ended with an error.
 func (j *Runner) Start(key string, fn func(ctx context.Context, jb *Job) error) *Job {
 	return j.launch(key, fn, false)
@@ -270,7 +272,8 @@ func Ends(all []*Job) (list []<-chan struct{}) {
 	return list
 }
 
-// After calls fn once d has passed, unless stop is called first. stop waits until a running fn has ended.
+// After calls fn once d has passed, unless stop is called or ctx ends first. stop ends the context of fn, and waits
+// until fn has returned.
 func (j *Runner) After(ctx context.Context, c clock.Clock, d time.Duration, fn func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})

@@ -8,8 +8,8 @@
 // backup calls BorrowKey, and package replication calls UpdateCopyKey, all through functions or interfaces that package
 // agent passes. Package move calls BorrowKey and CanOpen, package doctor reads keys with OperatorKey, and package
 // cleanup asks BorrowsKey. Packages pool and pooladmin pass Keyring to the backends when they open a pool. Package
-// agent makes it. The only state is the table of borrowed keys, in memory, protected by a mutex. Where an operator's
-// key comes from is in package internal/keys; which record a data key is taken from is in DataKey.
+// agent makes it. The only state is the table of borrowed keys, in memory, protected by a mutex. Package internal/keys
+// decides where an operator's key comes from, and DataKey from which record a data key is taken.
 package keyring
 
 import (
@@ -53,9 +53,10 @@ func New(deps Deps) *Keyring {
 	return &Keyring{deps: deps, borrowed: map[uuid.UUID]uuid.UUID{}}
 }
 
-// DataKey implements backends.Keys. It tries control's record before the record beside the data, because the key may
-// have been exchanged after the record beside the data was written. For a copy, however, control's record may be the
-// older one. DataKey returns the data key of the first record that can be unwrapped.
+// DataKey implements backends.Keys. d is the record beside the data. DataKey tries control's record in the cache before
+// d, because the operator's key may have been exchanged after d was written. For a copy, however, control's record may
+// be the older one. DataKey returns the data key of the first record that can be unwrapped. If none can, it returns the
+// error of the first one. If ctx has the data key (see Seal), DataKey returns that one and reads no key.
 func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 	if h, is := ctx.Value(dataKeyContext{}).(contextDataKey); is && d.Encryption != nil && h.id == d.ID &&
 		h.wrapped == d.Encryption.ID {
@@ -161,10 +162,11 @@ func (k *Keyring) OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UU
 	return keys.Read(ctx, k.deps.Programs, from, keys.KeyRequest{Profile: p.Name, Dataset: id})
 }
 
-// Seal sets the wrapped data key in the record of a dataset that will be made. A clone gets the data key of its
-// source. A repeated attempt gets the data key of the earlier one. Any other dataset gets a new data key. If a key is
-// not on this node, Seal fails and changes nothing. The caller makes the dataset with the returned context withKey,
-// which for a clone contains the data key.
+// Seal sets the wrapped data key in the record of a dataset that will be made. A clone gets the data key of its source.
+// A repeated attempt gets the data key of the earlier one. Any other dataset gets a new data key. If a key is not on
+// this node, Seal fails with ErrForbidden and changes nothing. It fails with ErrInvalid if only one of a clone and its
+// source is encrypted. The caller makes the dataset with the returned context withKey, which for a clone contains the
+// data key.
 func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context,
 	err error) {
 	d := op.DatasetRecord
@@ -243,8 +245,9 @@ func (k *Keyring) CanOpen(ctx context.Context, d dataset.Dataset) error {
 	return err
 }
 
-// UpdateCopyKey copies the wrapped data key of control's record to the record beside a copy, or beside the data that
-// a move left behind. After that the previous key of the operator is not needed any more. The dataset's lock is held.
+// UpdateCopyKey copies the wrapped data key of control's record to the record beside a copy, or beside the data that a
+// move left behind. After that the previous key of the operator is not needed any more. UpdateCopyKey changes nothing
+// if the two records have different data keys. The caller holds the dataset's lock.
 func (k *Keyring) UpdateCopyKey(ctx context.Context, pool backends.Pool, kept api.AssignedCopy) error {
 	if kept.Record == nil || kept.Record.Encryption == nil {
 		return nil

@@ -76,7 +76,7 @@ func (t *controlSession) until() time.Duration {
 // boundedLease is the state of the bounded lease of one dataset whose home is this node.
 type boundedLease struct {
 	epoch     uint64
-	deadline  time.Duration // the latest deadline that was ever justified, or 0
+	deadline  time.Duration // the latest justified deadline, or 0; SetFenceTime can make it earlier
 	fenceTime time.Duration // how long a fence may take after deadline, as the guard reported; if 0, usualFenceTime
 	answer    uint64        // the number of the guard's answer that fenceTime is from, see Deadlines.AnswerCount
 	// promises has, for each node that promised to open no later epoch, the time until which this node may rely on the
@@ -158,8 +158,9 @@ func (h *boundedLease) extend(t *controlSession, followers []uuid.UUID, silent b
 }
 
 // enrol adds a node to those that could take over, before the node is given any data. It returns false if the deadline
-// relies on promises: the node must then be given no data. The new node has made no promise, and control could let it
-// take over while control is unreachable from here.
+// relies on promises, or relied on them and the fence may not be complete yet. The node must then be given no data: it
+// has made no promise, and control could let it take over while control is unreachable from here. A node that is
+// already enrolled is never refused.
 func (h *boundedLease) enrol(t *controlSession, node uuid.UUID, now time.Duration) bool {
 	was, already := h.enrolled[node]
 	if !already && h.deadline > t.until() && h.deadline+max(h.fenceTime, usualFenceTime(t.ttl)) > now {

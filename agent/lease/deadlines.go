@@ -220,8 +220,8 @@ func (b *Deadlines) RegisteredEpoch(id uuid.UUID) (epoch uint64, registered bool
 	return epoch, registered
 }
 
-// Until returns the deadline until which a dataset may be open here, as far as known now. A
-// deadline that has passed means that it may not be open.
+// Until extends the deadline of a dataset as far as the session and the promises allow now, and returns it. Until then
+// the dataset may be open here. If the returned deadline has passed, the dataset may not be open.
 func (b *Deadlines) Until(d dataset.Dataset) time.Duration {
 	doubted, now := b.Trust.Err() != nil, b.Clock.Steady()
 	b.mu.Lock()
@@ -258,7 +258,8 @@ const leaseWait = 5 * time.Second
 
 // Wait returns the deadline until which a dataset may be open here. If there is none yet, it waits for at most
 // leaseWait until control confirms that this node is the home. It fails with ErrUnavailable if control does not confirm
-// it in time or if control's store is inconsistent, and with the error of ctx.
+// it in time, and at once if control did not answer the last renewal or if its store is inconsistent. It also fails
+// with the error of ctx.
 func (b *Deadlines) Wait(ctx context.Context, d dataset.Dataset) (time.Duration, error) {
 	late := b.Clock.After(leaseWait)
 	for {

@@ -84,7 +84,8 @@ func (m *Marks) get(id uuid.UUID) (op uuid.UUID, marked bool) {
 }
 
 // Settle removes the marks of operations that have ended, once the present record is on disk. It removes none while
-// control does not answer, or while its store is inconsistent.
+// control's store is inconsistent. While control does not answer, it removes only the marks of datasets whose home is
+// no longer this node.
 func (m *Marks) Settle(ctx context.Context) error {
 	m.mu.Lock()
 	all := slices.Collect(maps.Keys(m.marks))

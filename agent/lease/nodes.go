@@ -123,8 +123,8 @@ func (n *Nodes) refreshIfDue(promisers []uuid.UUID, ttl time.Duration) {
 	}
 }
 
-// IsUnreachable reports whether control counts a node as unreachable. If control does not answer, IsUnreachable returns
-// false and no error.
+// IsUnreachable reports whether control counts a node as unreachable. If control does not answer or does not know the
+// node, IsUnreachable returns false and no error.
 func (n *Nodes) IsUnreachable(ctx context.Context, node uuid.UUID) (bool, error) {
 	list, err := n.Control.NodeList(ctx, "")
 	if err != nil && !errors.Is(err, dataset.ErrUnavailable) {

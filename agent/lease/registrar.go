@@ -49,10 +49,11 @@ type RegistrarDeps struct {
 func NewRegistrar(deps RegistrarDeps) *Registrar { return &Registrar{RegistrarDeps: deps} }
 
 // AwaitGuard asks the guard for its records and applies them to Deadlines. The agent calls it when it starts, before it
-// mounts or unmounts anything. AwaitGuard asks nothing if no known lease is bounded in time and no dataset is mounted.
-// A dataset that is mounted may be fenced even if its lease is no longer bounded: the previous process of the agent may
-// have ended after the profile of the dataset changed, and before the guard forgot the dataset. recovered is true if
-// the agent's database was lost, so that no lease is known.
+// mounts or unmounts anything. If the guard does not answer, AwaitGuard returns the zero value and does not try again.
+// AwaitGuard asks nothing if no known lease is bounded in time and no dataset is mounted. A dataset that is mounted may
+// be fenced even if its lease is no longer bounded: the previous process of the agent may have ended after the profile
+// of the dataset changed, and before the guard forgot the dataset. recovered is true if the agent's database was lost,
+// so that no lease is known.
 func (g *Registrar) AwaitGuard(ctx context.Context, recovered bool) (st guard.Status) {
 	if g.Guard == nil || !recovered && !g.isAnyMounted() &&
 		!slices.ContainsFunc(append(g.Cache.IDs(), g.Cache.CopyIDs()...), g.isBounded) {
@@ -120,8 +121,10 @@ func (g *Registrar) ownFilesystem(d dataset.Dataset) (bool, error) {
 
 // Register registers a dataset with the guard before the dataset is mounted, or before a fenced dataset continues. It
 // does nothing if the lease is not bounded in time. It does not require that the pool is open: a dataset that is
-// already mounted continues to be used while its pool is quarantined or offline, and can be fenced. The caller holds
-// the dataset's lock.
+// already mounted continues to be used while its pool is quarantined or offline, and can be fenced. Register fails with
+// ErrUnavailable if the lease is not confirmed or the guard does not answer. It fails with ErrUnsupported if this host
+// has no guard, or if the guard cannot fence a dataset in time that is not mounted yet. It fails with ErrStale if the
+// guard has a later epoch. The caller holds the dataset's lock.
 func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
 	if !g.Deadlines.IsBounded(d) {
 		return nil
@@ -296,7 +299,7 @@ func (g *Registrar) Release(id uuid.UUID) {
 	g.Deadlines.ClearRegistered(id)
 }
 
-// releaseTime bounds a request to the guard after an unmount.
+// releaseTime bounds a request of Release to the guard.
 const releaseTime = 15 * time.Second
 
 // Watch asks the guard for its status at each heartbeat, until the agent stops. It calls Repair with each status, or
@@ -337,7 +340,7 @@ func (g *Registrar) Status(ctx context.Context) (guard.Status, error) {
 	return g.Guard.Status(ctx)
 }
 
-// Entry returns the guard's record of a dataset on this boot.
+// Entry returns the guard's record of a dataset on this boot. The host must have a guard.
 func (g *Registrar) Entry(ctx context.Context, id uuid.UUID) (e guard.Entry, there bool, err error) {
 	st, err := g.Guard.Status(ctx)
 	if err != nil {

@@ -29,8 +29,8 @@ func NewRenewals(deps RenewalDeps) *Renewals { return &Renewals{deps} }
 // renewPause is the interval of renewals while the TTL of the session is not known.
 const renewPause = 2 * time.Second
 
-// Run notifies control that this agent runs, five times in the TTL of the session, until ctx ends or control answers
-// that it requires no session.
+// Run renews the session five times in its TTL, until ctx ends or control answers that it requires no session. After
+// ErrStale, Run has control register this node again. After any error, Run asks the next replica sooner.
 func (n *Renewals) Run(ctx context.Context) {
 	every, logged := renewPause, false
 	for first := 0; ; {
@@ -75,9 +75,9 @@ type renewal struct {
 	replica int // the replica that was asked
 }
 
-// renewOnce asks one control replica after the other, beginning with first, until one answers. It asks the next replica
-// when one fails, or does not answer within half of limit. It still accepts the answer of a slow replica. No request
-// takes longer than limit.
+// renewOnce asks one control replica after the other, beginning with first, until one renews the session or refuses it
+// with ErrStale. If none does, it returns the last error. It asks the next replica when one fails, or does not answer
+// within half of limit. It still accepts the answer of a slow replica. No request takes longer than limit.
 func (n *Renewals) renewOnce(ctx context.Context, first int, limit time.Duration) (last renewal) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -4,20 +4,19 @@
 //
 // Leases that are bounded in time have further parts. Renewals renews this node's session with control. Deadlines has
 // the time until which each dataset may be open here, extends it, and sends it to the guard. Marks has the datasets
-// whose lease is bounded although their record does not say so yet. Registrar registers
-// datasets with the guard before they are mounted. Nodes has the addresses of the other nodes, which are asked for
-// promises while control is unreachable. PromiseServer answers other nodes that ask this node to open no later epoch of
-// a dataset.
+// whose lease is bounded although their record does not say so yet. Registrar registers datasets with the guard before
+// they are mounted. Nodes has the addresses of the other nodes, which are asked for promises while control is
+// unreachable. PromiseServer answers other nodes that ask this node to open no later epoch of a dataset.
 //
 // Package mounting asks Table, Deadlines and Registrar before a mount. Package controlsync applies control's records to
 // Table. In package handover, Relinquisher relinquishes epochs in Table, Bounder marks datasets in Marks, and Repairer
 // makes Deadlines and Registrar agree with the guard. Package move finds relinquished datasets in Table. Packages move,
 // handover, mounting and controlsync ask Nodes for the other nodes of the cluster. Package throttle asks Registrar,
 // through an interface, whether the guard fences a dataset. Package doctor lists the findings of Registrar. Package
-// agent starts Renewals.Run, Deadlines.Run and Registrar.Watch, serves PromiseServer to other nodes, calls
-// PromiseServer.AllowPromises at each heartbeat, and calls Deadlines.Enrol before another node is given data. It passes
-// Table.MayChange to package operation, and Table.RelinquishedSnapshots, Table.Drop and Nodes.Peer to package
-// replication.
+// agent calls Registrar.AwaitGuard at a start, starts Renewals.Run, Deadlines.Run and Registrar.Watch, serves
+// PromiseServer to other nodes, calls PromiseServer.AllowPromises at each heartbeat, and calls Deadlines.Enrol before
+// another node is given data. It passes Table.MayChange to package operation, and Table.RelinquishedSnapshots,
+// Table.Drop and Nodes.Peer to package replication.
 //
 // The package owns the keys yields/, enrolled/, bounded/ and standing of the agent's database, and keeps their values
 // in memory too. Table, Deadlines, Marks, Nodes and Registrar each have a mutex for their fields. Renewals and
@@ -56,8 +55,8 @@ type Table struct {
 
 // Recall is a move that wants this node to relinquish a dataset.
 type Recall struct {
-	Move, To uuid.UUID
-	Epoch    uint64
+	Move, To uuid.UUID // the operation, and the node that becomes the home
+	Epoch    uint64    // the present epoch of the dataset, which this node must relinquish
 }
 
 // Relinquished is an epoch of a dataset that this node has relinquished: it neither opens nor changes the dataset at
@@ -65,10 +64,10 @@ type Recall struct {
 // the dataset has left this node, or control reports that the move ended without the answer of this node.
 type Relinquished struct {
 	Epoch uint64    `json:"epoch"`
-	Move  uuid.UUID `json:"move"`
-	To    uuid.UUID `json:"to"`
-	Files bool      `json:"files,omitempty"`
-	Share bool      `json:"share,omitempty"`
+	Move  uuid.UUID `json:"move"`            // the operation
+	To    uuid.UUID `json:"to"`              // the node that the move makes the home
+	Files bool      `json:"files,omitempty"` // the move copies file by file
+	Share bool      `json:"share,omitempty"` // both pools are on one share, so no data is copied
 	// Manifest describes the relinquished snapshots, once they are known. It is written to disk before control is
 	// notified, because another node can continue from it as soon as control has it.
 	Manifest *dataset.Manifest `json:"manifest,omitempty"`

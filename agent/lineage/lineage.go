@@ -38,7 +38,7 @@ func IndexOf(e backends.Entry, id uuid.UUID) int {
 	return slices.IndexFunc(e.Snapshots, func(s dataset.Snapshot) bool { return s.ID == id })
 }
 
-// Newest returns the latest snapshot of an entry for which want returns true.
+// Newest returns the latest snapshot of an entry for which want returns true. found is false if there is none.
 func Newest(e backends.Entry, want func(dataset.Snapshot) bool) (last dataset.Snapshot, found bool) {
 	for _, s := range e.Snapshots {
 		if want(s) && (!found || s.At().Compare(last.At()) >= 0) {
@@ -108,10 +108,11 @@ func BaseOf(e backends.Entry, c dataset.Copy) (dataset.Snapshot, bool) {
 	})
 }
 
-// NearestBase chooses the base from which the last snapshot s is sent as a difference. The candidates are snapshots
-// that the target has, or receives before s: the newest one that was sent to the target, the newest one that a user or
-// a schedule took, and the parent of s. It returns the candidate with the smallest difference. If the pool cannot send
-// s as a difference to any candidate, NearestBase returns uuid.Nil.
+// NearestBase chooses the base of the last snapshot s of a move: s is sent as the difference from its base. e is the
+// dataset in the pool, and has are the snapshots that the target has or is receiving. The candidates are the newest
+// snapshot in has, the newest one that a user or a schedule took, which the target receives before s, and the parent of
+// s. NearestBase returns the candidate with the smallest difference, or uuid.Nil if s descends from no candidate. It
+// fails with ErrUnsupported if the pool can send no snapshots.
 func NearestBase(
 	ctx context.Context, pool backends.Pool, e backends.Entry, s dataset.Snapshot, has []dataset.Snapshot,
 ) (base uuid.UUID, err error) {
@@ -144,9 +145,10 @@ func NearestBase(
 	return base, nil
 }
 
-// LatestFor returns the newest snapshot that was taken for a node, and whether that snapshot equals the head. For a
-// refresh, snapshots that were taken for other nodes count too. Snapshots of an earlier epoch do not count, because a
-// copy is recorded with the epoch of its newest snapshot.
+// LatestFor returns the newest snapshot that was taken for the node peer, and whether that snapshot equals the head. It
+// returns the zero value and false if there is none. If the pool cannot compare them, current is false. For a refresh,
+// snapshots that were taken for other nodes count too. Snapshots of an earlier epoch do not count, because a copy is
+// recorded with the epoch of its newest snapshot.
 func LatestFor(
 	ctx context.Context, pool backends.Pool, d dataset.Dataset, e backends.Entry, peer uuid.UUID,
 ) (last dataset.Snapshot, current bool) {
@@ -162,7 +164,9 @@ func LatestFor(
 	return last, err == nil && same
 }
 
-// NeededBy returns the snapshots that the recorded copies of a volume need.
+// NeededBy returns the snapshots of an entry that the recorded copies of a volume or a running move need: the newest
+// snapshot of each copy, the bases of the next differences, the shared snapshots, and the newest snapshot that was
+// taken for another node.
 func NeededBy(e backends.Entry, v api.Volume) map[uuid.UUID]bool {
 	needed := map[uuid.UUID]bool{}
 	for _, k := range v.CopyDetails {

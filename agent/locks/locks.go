@@ -1,5 +1,9 @@
 // Package locks provides one lock for each dataset. Code that changes a dataset, its mounts or its records on this host
 // must hold the lock of that dataset. Code that has a lock must not take it again.
+//
+// Package pooladmin uses the same locks for pools: the UUID of a pool for its removal, and uuid.Nil for all pools of
+// the host.
+//
 // The components of the agent share the Set of host.Host. Package throttle, which has no host.Host, gets the same
 // Set. Three packages also have a Set for a narrower purpose: mounting for the requests to reserve a dataset
 // (Reservations), pool for the writes of a pool's identity (table), and backup for the backups of a dataset
@@ -20,7 +24,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Set is one lock for each dataset. The zero value is ready. It is safe for concurrent use.
+// Set is one lock for each dataset, or for each other UUID that a caller uses. The zero value is ready. It is safe for
+// concurrent use.
 type Set struct {
 	// Clock measures how long locks are held. If it is nil, HeldFor must not be called.
 	Clock clock.Clock
@@ -46,8 +51,8 @@ func (s *Set) Lock(ctx context.Context, id uuid.UUID, what string) (unlock func(
 	return s.take(ctx, id, what, 0)
 }
 
-// LockUrgent is like Lock, for a caller that should not wait for work that can be postponed. The holder of
-// such work checks IsUrgent and stops early.
+// LockUrgent is like Lock, for a caller that should not wait for work that can be postponed. It does not overtake other
+// waiting callers. The code that does such work calls IsUrgent now and then, and releases the lock early.
 func (s *Set) LockUrgent(ctx context.Context, id uuid.UUID, what string) (unlock func(), err error) {
 	return s.take(ctx, id, what, 1)
 }
@@ -136,7 +141,7 @@ func (s *Set) Users(id uuid.UUID) int {
 	return 0
 }
 
-// Locked returns the datasets whose locks are held.
+// Locked returns the UUIDs whose locks are held: of datasets, of pools, and uuid.Nil.
 func (s *Set) Locked() (ids []uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -63,7 +63,7 @@ const (
 // Loss is what a volume may have lost: writes between Since and Until that were not synced. It is also the record on
 // disk.
 type Loss struct {
-	Since     time.Time `json:"since,omitzero"`      // zero: not known
+	Since     time.Time `json:"since,omitzero"`      // the zero time if it is not known
 	Until     time.Time `json:"until"`               // when the last error was found
 	Pool      string    `json:"pool"`                // name of the pool
 	Reason    string    `json:"reason"`              // the error of the kernel
@@ -108,14 +108,15 @@ type Watcher struct {
 // look is when a volume was last flushed.
 type look struct {
 	steady time.Duration // when Look started a flush, by the steady clock
-	clean  time.Time     // begin of the last flush without an error; zero: none since the start
+	clean  time.Time     // when the last flush without an error began, or the zero time
 }
 
-// poolSpace is when a pool was last seen full, and last seen with enough space.
+// poolSpace is when a pool was last seen full, and last seen with enough space. A pool counts as full while its free
+// space is below backends.Reserve.
 type poolSpace struct {
 	full       time.Duration // by the steady clock
 	wasFull    bool          // full is set
-	enoughTime time.Time     // zero: not since the start
+	enoughTime time.Time     // the zero time if not since the start of the agent
 }
 
 // New returns a Watcher.
@@ -264,8 +265,9 @@ func (w *Watcher) flush(ctx context.Context, d dataset.Dataset, path string) {
 	w.looks[d.ID] = last
 }
 
-// Failed records that the kernel could not write data of a mounted dataset, if err says so and the dataset's pool was
-// full. Other errors are those of a failing disk, which pool.Prober examines.
+// Failed records that the kernel could not write data of a mounted dataset because its pool was full. It records ENOSPC
+// in any case, and EIO only if the pool is full or was full a moment ago. It ignores other errors: they are those of a
+// failing disk, which pool.Prober examines.
 func (w *Watcher) Failed(ctx context.Context, d dataset.Dataset, err error) {
 	switch {
 	case errors.Is(err, unix.ENOSPC):

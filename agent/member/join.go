@@ -32,9 +32,9 @@ import (
 
 // JoinRequest is the request of a host to join a cluster.
 type JoinRequest struct {
-	Dir      string // directory of the certificate; it is made if it does not exist
-	Replicas []string
-	Token    string
+	Dir      string    // directory of the certificate; it is made if it does not exist
+	Replicas []string  // addresses of control, HOST:PORT
+	Token    string    // the token of drover node token
 	Name     string    // name of the node, unless the token determines it
 	Node     uuid.UUID // the UUID that this host had as a node before, or uuid.Nil
 	Clock    clock.Clock
@@ -45,8 +45,8 @@ type JoinRequest struct {
 const requestFile = "join.pem"
 
 // Join makes this host a member of the cluster of the token, through any of the replicas, and writes the certificate to
-// j.Dir. If the host already has a valid certificate, Join keeps it and does not use the token. Join can be repeated
-// after a crash.
+// j.Dir. If the host already has a valid certificate, of whatever cluster, Join keeps it and does not use the token.
+// Join can be repeated after a crash.
 //
 // It fails with ErrForbidden if the token is refused or if the control that answers is not the one of the token. It
 // fails with ErrUnavailable if no replica answers.
