@@ -49,11 +49,9 @@ func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]d
 		have:        map[string]keys.Key{},
 		missingKeys: map[string]*missingKey{},
 	}
-	if all, err := k.deps.Control.Profiles(ctx); err == nil { // an unreachable control has a line already
-		for _, p := range all {
-			if p.Encryption.Wanted() {
-				c.now[p.Name] = p.Profile
-			}
+	for _, p := range k.profiles(ctx, r) {
+		if p.Encryption.Wanted() {
+			c.now[p.Name] = p.Profile
 		}
 	}
 	volumes := k.sealedVolumes(known)
@@ -72,6 +70,18 @@ func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]d
 	for _, at := range slices.Sorted(maps.Keys(c.missingKeys)) {
 		c.addMissing(at, c.missingKeys[at])
 	}
+}
+
+// profiles returns control's profiles, or none if control does not answer: a silent control has a finding already.
+func (k *KeyChecker) profiles(ctx context.Context, r *Report) []api.ListedProfile {
+	if r.ControlSilent {
+		return nil
+	}
+	all, err := k.deps.Control.Profiles(ctx)
+	if err != nil {
+		return nil
+	}
+	return all
 }
 
 // sealedVolumes returns the encrypted datasets of this node: first those whose home is this node, then the copies, each
@@ -170,12 +180,8 @@ func (k *KeyChecker) checkFences(ctx context.Context, r *Report) {
 			users[program] = append(users[program], p.Name)
 		}
 	}
-	if !r.ControlSilent { // an unreachable control has a finding already
-		if all, err := k.deps.Control.Profiles(ctx); err == nil {
-			for _, p := range all {
-				uses(p.Profile)
-			}
-		}
+	for _, p := range k.profiles(ctx, r) {
+		uses(p.Profile)
 	}
 	for _, id := range k.deps.Cache.CopyIDs() {
 		if copied, kept := k.deps.Cache.Copy(id); kept && copied.Record != nil && copied.Kind != dataset.CopyCondemned {
