@@ -74,9 +74,17 @@ func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 			pool.WaitFor(ctx, c.Clock, pool.StartPatience, jobs.Ends(all))
 		}
 	}
-	waitFor(c.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
+	waitFor(c.Jobs.StartAgain("take-overs", func(ctx context.Context, _ *jobs.Job) error {
 		c.recordTakeOvers(ctx)
-		c.Installer.Resume(ctx)
+		// Each heartbeat starts a job with this key, too. If that job is running, it runs once more.
+		pulls := c.Jobs.StartAgain("pulls", func(ctx context.Context, _ *jobs.Job) error {
+			c.Installer.Resume(ctx)
+			return nil
+		})
+		select {
+		case <-pulls.Ended():
+		case <-ctx.Done():
+		}
 		return nil
 	}))
 	var all []*jobs.Job
