@@ -91,8 +91,12 @@ func (r *Repairer) RepairAll() {
 	})
 }
 
-// RepairSoon makes the guard's record of a dataset agree with its state, as a job.
+// RepairSoon makes the guard's record of a dataset agree with its state, as a job. It does nothing on a host without a
+// guard.
 func (r *Repairer) RepairSoon(id uuid.UUID) {
+	if r.Guard == nil {
+		return
+	}
 	r.Jobs.Start("guard/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
 		if err := r.repair(ctx, id); err != nil && ctx.Err() == nil {
 			r.Log.WithError(err).WithField("dataset",
