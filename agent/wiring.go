@@ -267,11 +267,12 @@ func (a *components) makeControlSync() {
 		SharedMounter: a.SharedMounter,
 		Resolver:      a.Resolver, Copies: a.Copies, Retention: a.Retention, Relinquisher: a.Relinquisher,
 		Operations: a.Operations, RecordFiles: a.RecordFiles, Holdings: a.Holdings,
-		ForgetSent:        a.forgetSent,
-		AskGenerations:    a.askGenerations,
-		FollowNames:       a.Spellings.FollowNames,
-		SettleConversions: a.Converter.Settle,
-		Executor:          a.Executor, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
+		ForgetSent:           a.forgetSent,
+		AskGenerations:       a.askGenerations,
+		FollowNames:          a.Spellings.FollowNames,
+		SettleConversions:    a.Converter.Settle,
+		ReportEverythingSoon: a.Reporter.ReportEverythingSoon,
+		Executor:             a.Executor, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
 	})
 }
 

@@ -60,8 +60,11 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew KnownState
 }
 
 // reportTrust reports to control why its store is inconsistent, so that control makes no decision by itself. An empty
-// problem reports that the store is consistent again.
+// problem reports that the store is consistent again. This report has no status of a dataset, but control accepts
+// incremental reports after it. A control that has just restarted would never get the statuses that did not change
+// since, so the Reporter reports all of them again.
 func (f *Follower) reportTrust(ctx context.Context, problem string) error {
+	defer f.ReportEverythingSoon()
 	return f.Control.Heartbeat(ctx, f.NodeID, api.Heartbeat{
 		Incarnation:  f.Incarnation,
 		StoreDoubt:   problem,

@@ -56,6 +56,8 @@ type FollowerDeps struct {
 	FollowNames func(ctx context.Context, d dataset.Dataset) error
 	// SettleConversions starts a job for each conversion whose outcome is unknown, which asks control for it.
 	SettleConversions func() []*jobs.Job
+	// ReportEverythingSoon makes the Reporter report the status of every dataset again.
+	ReportEverythingSoon func()
 	// WarnOfKeys logs the problems of keys and fence programs.
 	WarnOfKeys func()
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -51,6 +52,7 @@ type ReporterDeps struct {
 type Reporter struct {
 	ReporterDeps
 	replicaErrors replicaErrors
+	everything    atomic.Bool // the next report has the status of every dataset, for every replica
 }
 
 // NewReporter returns a Reporter.
@@ -141,6 +143,12 @@ const (
 // report reads the status of the datasets ids, and reports those whose status differs from the reported one. To a
 // replica that does not know the status of every dataset yet, it reports all datasets of this node instead.
 func (r *Reporter) report(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
+	if r.everything.Swap(false) {
+		for _, t := range all {
+			t.complete = false
+			clear(t.reported)
+		}
+	}
 	var known, new replicaReporters
 	for _, t := range all {
 		switch {
@@ -164,6 +172,13 @@ func (r *Reporter) report(ctx context.Context, all replicaReporters, ids []uuid.
 	for _, t := range new {
 		t.complete = !t.failed
 	}
+}
+
+// ReportEverythingSoon makes Run report the status of every dataset to every replica soon, even if it reported them
+// before.
+func (r *Reporter) ReportEverythingSoon() {
+	r.everything.Store(true)
+	r.News.Soon()
 }
 
 // ReportPools reports the state of the pools at once, for a user who has created, changed or adopted a pool and looks
