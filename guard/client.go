@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// requestTime bounds a request whose context has no deadline. The request may have to wait for a flush.
+	// requestTime bounds each request, also if its context ends later. The request may have to wait for a flush.
 	requestTime = 15 * time.Second
-	// retryTime is how long requests to a guard that does not answer are retried: the time of a restart.
+	// retryTime is how long a request tries to connect to a guard that does not run: the time of a restart.
 	retryTime = 2 * time.Second
 	// retryPause is the pause between two attempts.
 	retryPause = 20 * time.Millisecond
@@ -27,9 +27,10 @@ const (
 )
 
 // Client is the agent's side of the guard's socket: it registers, feeds, checks and releases datasets. Each request
-// returns the errors of the method of Guard with the same name, and ErrUnavailable if no guard answers before the
-// context ends or within two seconds. After ErrUnavailable, the deadlines that were fed earlier stay valid, and the
-// next guard enforces them. All requests are idempotent. Client repeats a request once if its connection breaks.
+// returns the errors of the method of Guard with the same name. It returns ErrUnavailable if no guard accepts a
+// connection within two seconds, or if the guard does not answer within 15 seconds or before the context ends. After
+// ErrUnavailable, the deadlines that were fed earlier stay valid, and the next guard enforces them. All requests are
+// idempotent. Client repeats a request once if its connection breaks.
 //
 // Safe for concurrent use. Requests do not wait for each other. The caller must close the client.
 type Client struct {

@@ -213,8 +213,8 @@ func (g *Guard) resume() {
 	}
 }
 
-// closeWatchdog closes the watchdog device. The device stays armed as long as a dataset needs it: the host is rebooted
-// unless another guard feeds the device in time.
+// closeWatchdog closes the watchdog device. If an armed dataset has policy watchdog, the device stays armed: the host
+// is rebooted unless another guard feeds the device in time.
 func (g *Guard) closeWatchdog() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

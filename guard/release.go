@@ -25,7 +25,8 @@ const (
 // dataset is armed at that epoch, Thaw feeds it.
 //
 // It returns ErrNotFound if the dataset is not registered. It returns ErrStale for another epoch, for a deadline that
-// has passed, and for a superseded dataset, whose holders were killed. After any other error the dataset is still
+// has passed, and for a superseded dataset, whose holders were killed. It returns ErrInvalid for a deadline that is too
+// far ahead, and ErrConflict while another request changes the entry. After any other error the dataset is still
 // fenced.
 func (g *Guard) Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline time.Duration) (Entry, error) {
 	e, armed, err := g.beginThaw(id, epoch, deadline)

@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// flushTime bounds how long a registration waits for its flush.
+// flushTime bounds how long a registration or a release waits for its flush.
 const flushTime = 10 * time.Second
 
 // Register adds a dataset to the table, durably. Call it before anything of the dataset is mounted. A restarted agent
@@ -33,7 +33,8 @@ const flushTime = 10 * time.Second
 //     Supersede first),
 //   - ErrInUse if the dataset is superseded and its holders have not ended (call Supersede again),
 //   - ErrNoSpace if the table is full,
-//   - ErrConflict while another request changes the entry.
+//   - ErrConflict while another request changes the entry,
+//   - another error if the record is not flushed within flushTime: a new dataset is then not registered.
 func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 	var mounted *mount.Filesystem
 	if r.Deadline <= g.Clock.Boottime() {

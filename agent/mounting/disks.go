@@ -45,8 +45,10 @@ func NewDisks(h *host.Host, pools *pool.Pools, prober *pool.Prober) *Disks {
 const tableAge = time.Second
 
 // Examine returns an error if the filesystem that is mounted at path accepts no writes, although the dataset is not
-// read-only. Examine writes nothing. So it does not notice an ext4 of Linux 6.12 to 6.14 that accepts no more writes:
-// these versions do not report that state anywhere. If the disk hangs, Examine hangs.
+// read-only. It also returns an error if the disk of a read-only dataset fails, and if it cannot read the mount table.
+// pool.IsDiskError tells a failing disk from the latter. Examine writes nothing. So it does not notice an ext4 of Linux
+// 6.12 to 6.14 that accepts no more writes: these versions do not report that state anywhere. If the disk hangs,
+// Examine hangs.
 func (v *Disks) Examine(d dataset.Dataset, path string) error {
 	var st unix.Stat_t
 	var fs unix.Statfs_t

@@ -95,7 +95,7 @@ func (m *Mounter) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.J
 
 // findMounted returns the dataset that has a use with a mount ID. It may differ from the dataset that has the name now:
 // a rebuild may have renamed the dataset. If this node has no record of the dataset, the result has only its UUID and
-// the name.
+// the name. If no dataset has such a use, findMounted returns the dataset with the name, if its home is this node.
 func (m *Mounter) findMounted(ref dataset.Reference, id string) (dataset.Dataset, bool) {
 	d, named := m.Cache.Volume(ref.Name)
 	if named {

@@ -7,8 +7,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PodmanPatience is how long after its start an Unmount of Podman waits for unmount(2). Podman waits 5
-// seconds for an answer unless it is configured otherwise.
+// PodmanPatience is how long an Unmount of Podman may take until it is answered, even if unmount(2) has not ended.
+// Podman waits 5 seconds for an answer unless it is configured otherwise.
 const PodmanPatience = 3 * time.Second
 
 // unmountForPodman unmounts a dataset after Podman's last use of it has ended. It waits until PodmanPatience after the

@@ -13,7 +13,7 @@ import (
 // Record has the uses of a mounted dataset, by mount ID. A record from an earlier boot does not count.
 type Record struct {
 	Boot  string         `json:"boot"`
-	Epoch uint64         `json:"epoch"`
+	Epoch uint64         `json:"epoch"` // of the dataset at its last mount for a use
 	IDs   map[string]Use `json:"ids"`
 }
 

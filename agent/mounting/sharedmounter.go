@@ -204,8 +204,9 @@ func (m *SharedMounter) Reconcile(ctx context.Context, id, recorded uuid.UUID) e
 	return m.applyAnswer(ctx, id, SharedMount{is.IndexedDataset, g.MountID}, known, now, asked)
 }
 
-// endUnmounted ends the shared mount of a dataset that is not mounted and has no use. Otherwise inUse is true, and
-// endUnmounted ends nothing. g is this node's record of the shared mount, if known is true.
+// endUnmounted ends the shared mount of a dataset that is not mounted and has no use. If the dataset is mounted or has
+// a use, inUse is true, and endUnmounted ends nothing. It does nothing while the store is inconsistent. If this node is
+// the home by now, it only removes this node's record. g is that record, if known is true.
 func (m *SharedMounter) endUnmounted(ctx context.Context, id, recorded uuid.UUID) (
 	g SharedMount, known, inUse bool, err error,
 ) {
@@ -268,8 +269,8 @@ func (m *SharedMounter) applyAnswer(ctx context.Context, id uuid.UUID, g SharedM
 	return m.Table.Set(ctx, SharedMount{now, g.MountID})
 }
 
-// Apply applies the shared mounts that control has recorded for this node. It does nothing if the store is
-// inconsistent.
+// Apply applies the shared mounts that control has recorded for this node, and ends the recorded reservations that an
+// earlier process of this agent has made. It does nothing if the store is inconsistent.
 func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool) error {
 	if inconsistent {
 		return nil

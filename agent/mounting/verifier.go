@@ -87,8 +87,8 @@ func (v *Verifier) saveUses(ctx context.Context, d dataset.Dataset, r Record) er
 	return nil
 }
 
-// applyUnmount applies an Unmount of an ID to a record and reports whether the record changed. It looks at the host
-// unless canEndUnverified returns true. The dataset's lock is held.
+// applyUnmount applies an Unmount of an ID to a record and reports whether the record changed. Before it ends the last
+// use of the ID, it looks at the host, unless canEndUnverified returns true. The dataset's lock is held.
 func (v *Verifier) applyUnmount(ctx context.Context, d dataset.Dataset, r *Record, id string) (changed bool) {
 	c, ok := r.IDs[id]
 	switch {
@@ -306,9 +306,11 @@ func (v *Verifier) DropUnverified(ctx context.Context, d dataset.Dataset, looked
 // unverified before the look, and holders is the number of mounts besides the mount point. A use that changed since the
 // look stays.
 //
-// If there are no holders, all uses in looked that did not change end. If there are holders, only uses that the engine
-// has unmounted end. They end one by one, as long as there are no more holders than the remaining uses can have (see
-// Record.ExpectedMounts). The dataset's lock is held.
+// Uses that the engine has unmounted (Use.Ended) end one by one, as long as there are no more holders than the
+// remaining uses can have (see Record.ExpectedMounts). Other uses end only if there are no holders, and only after a
+// time in which the engine may mount again: UnverifiedGrace after a start of an engine, InheritedGrace after a start of
+// the agent, and MountedGrace after the last Mount of an inherited use. If no use is left, dropUnverifiedLocked
+// unmounts the dataset. The dataset's lock is held.
 func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]Use,
 	holders int) error {
 	now := v.Clock.Steady()

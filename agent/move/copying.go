@@ -290,12 +290,13 @@ func (m *moveRun) copyFiles(ctx context.Context, manifest *dataset.Manifest) (er
 	return nil
 }
 
-// makeFiles makes a dataset and fills it. The files of an earlier attempt are discarded unless they are
-// complete, because the home has all of them. If it fails, it removes the dataset again.
+// makeFiles makes a dataset and fills it. complete says that an earlier attempt has recorded that it copied all files
+// into it: then makeFiles only returns the size of the dataset. Otherwise the files of an earlier attempt are
+// discarded, because the home has all of them. If making or filling fails, makeFiles removes the dataset again.
 func (m *moveRun) makeFiles(ctx context.Context, d dataset.Dataset, files transfer.Files,
-	came bool) (size dataset.Size, err error) {
-	if e, err := m.pool.Stat(ctx, d.ID); came && err == nil && e.Record != nil {
-		return m.pool.Create(ctx, d) // creates it again, with its size
+	complete bool) (size dataset.Size, err error) {
+	if e, err := m.pool.Stat(ctx, d.ID); complete && err == nil && e.Record != nil {
+		return m.pool.Create(ctx, d) // idempotent: the dataset exists, and Create returns its size
 	}
 	end := m.Keys.BorrowKey(d.ID, m.op.DatasetID)
 	defer func() {

@@ -4,7 +4,8 @@
 // it here: package mounting calls it through a function.
 //
 // The state of moves is not in this package. replication.MoveTable has the moves to this node, and lease.Table has
-// the datasets that this node has relinquished. Mover has only the rate of the last move, under a mutex. The lock of
+// the datasets that this node has relinquished. Mover has only the rate of the last large copy, under a mutex. Package
+// agent puts the node that sends a request into its context (WithRequester, CertifiedNode in peer.go). The lock of
 // a dataset (host.Host.Locks) protects its data.
 //
 // Where to change what: the steps of a move are in mover.go and moving.go. The copying of data, before and after the

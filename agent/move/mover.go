@@ -50,7 +50,7 @@ type Mover struct {
 	MoverDeps
 
 	mu   sync.Mutex
-	rate int64 // bytes a second of the last move to this node, or 0 if there was none
+	rate int64 // see Rate
 }
 
 // NewMover returns a Mover.

@@ -51,8 +51,8 @@ type Deps struct {
 }
 
 // Reader is the API of control, as an agent serves it to the users of its host. It passes each request to control. If
-// control is unreachable, it answers requests for volumes, snapshots, the trash and pools itself. Its methods are safe
-// for concurrent use.
+// control is unreachable, it answers requests for volumes, snapshots, the trash, pools and the version itself. It
+// answers requests for snapshots only for volumes whose home is this node. Its methods are safe for concurrent use.
 type Reader struct {
 	api.Service
 	deps    Deps

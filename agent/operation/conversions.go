@@ -192,7 +192,7 @@ func (c *Conversions) forget(ctx context.Context, former, op uuid.UUID) error {
 }
 
 // removeNote removes the record of a conversion, and returns the function that ends the reservation. The function is
-// nil if there is no reservation in this process.
+// nil if this process has no reservation for the conversion. If there is no record, the function does nothing.
 func (c *Conversions) removeNote(ctx context.Context, former, op uuid.UUID) (end func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

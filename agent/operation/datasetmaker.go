@@ -72,8 +72,8 @@ func (m *DatasetMaker) reserve(ctx context.Context, pool backends.Pool, op *data
 	return release, nil
 }
 
-// makeDataset makes op.Dataset in its pool as an incoming dataset, if there is space for it. asked is the size that was
-// requested of the backend, which may have rounded it.
+// makeDataset makes op.DatasetRecord in its pool as an incoming dataset, if there is space for it. asked is the size
+// that was requested of the backend, which may have rounded it.
 func (m *DatasetMaker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
 	name string) (asked dataset.Size, err error) {
 	if err := m.deps.Space.CheckRootSpace(ctx); err != nil {
@@ -138,8 +138,9 @@ func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 	return nil
 }
 
-// makeClone makes a clone while nothing is written to the source. It returns a function that grows the clone to its
-// size. The caller calls that function after the source was thawed.
+// makeClone makes a clone while nothing is written to the source, and sets its actual size in op.DatasetRecord. If the
+// clone must still grow to its size, makeClone returns the pool as later instead, and the caller calls later.Resize:
+// the source is thawed by then.
 func (m *DatasetMaker) makeClone(ctx context.Context, jb *jobs.Job, pool backends.Pool,
 	op *dataset.Operation) (later backends.Resizer, err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)

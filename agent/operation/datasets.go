@@ -46,7 +46,9 @@ func NewDatasets(deps DatasetsDeps) *Datasets { return &Datasets{deps} }
 //   - another node is the home of the dataset,
 //   - the operation is of another epoch than the dataset,
 //   - this node has relinquished the dataset,
-//   - the outcome of another conversion of the dataset is unknown.
+//   - the outcome of another conversion of the dataset is unknown,
+//   - control has no record of the dataset (ErrNotFound), or one from before a move that this node knows (ErrStale),
+//   - the pool of the dataset is not online (ErrOffline).
 //
 // unlock is never nil, and the caller must call it even if err is not nil. If the error is ErrOffline, the pool is nil
 // and d is set.

@@ -12,7 +12,8 @@ import (
 // measureTime bounds the measurement of a snapshot.
 const measureTime = 5 * time.Second
 
-// SnapshotSpace returns how much space only a snapshot uses. It fails with dataset.ErrUnsupported if the pool does not
+// SnapshotSpace returns how many bytes no other snapshot and not the dataset shares with a snapshot: those that its
+// deletion would free. It fails with dataset.ErrUnsupported if the pool does not
 // know it, with ErrNotFound if the dataset is not on this node, and with ErrUnavailable if the measurement takes longer
 // than measureTime.
 func (e *Exporter) SnapshotSpace(ctx context.Context, ref string) (out api.SnapshotSpace, err error) {

@@ -98,7 +98,7 @@ func (m *DatasetMaker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	return m.create(ctx, jb, op, name, nil)
 }
 
-// create makes, commits and finishes op.Dataset. If fill is not nil, create calls it to write the contents. Other
+// create makes, commits and finishes op.DatasetRecord. If fill is not nil, create calls it to write the contents. Other
 // requests cannot find the dataset before it is committed. The removal of the pool waits while create holds the
 // dataset's lock.
 func (m *DatasetMaker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,

@@ -18,7 +18,7 @@ type Maker struct {
 	Deps
 	pools *Pools
 
-	PoolLocks Locks      // the pools that other drover processes on this host must not open
+	PoolLocks Locks      // keep other drover processes on this host from opening the pools
 	Failed    []api.Pool // pools of drover.yaml that could not be made, without a UUID; set by Opener.Open
 }
 

@@ -141,7 +141,7 @@ func (p *Prober) startProbe(id uuid.UUID) *jobs.Job {
 	})
 }
 
-// probe writes the unchanged identity of a pool and records whether the disk accepted it. It does not write to a
+// probe writes the identity of a pool again and records whether the disk accepted it. It does not write to a
 // quarantined pool. If the disk hangs, probe stops waiting, and the pool is offline because it hangs.
 func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 	written := false

@@ -103,7 +103,7 @@ func (s *Space) AddHint(ctx context.Context, id uuid.UUID, err error) error {
 }
 
 // Hint describes how the operator can raise the free bytes of a pool to want, or to the minimum for new data. It
-// returns "" if nothing in the pool can be freed.
+// returns "" for a pool with a filesystem of its own that has these bytes free already: it lacks something else.
 func (s *Space) Hint(ctx context.Context, p *Pool, st dataset.PoolStatus, want dataset.Size) string {
 	reserve := backends.Reserve(st.Size)
 	if p.Record.hasOwnMount() && st.Free >= max(want, reserve) {

@@ -118,7 +118,8 @@ func (c *Creator) Set(ctx context.Context, name string, p api.PoolPolicy) (datas
 
 // Adopt adopts a pool that was made on another node, or before the store was lost, and records its volumes again. With
 // dryRun it opens the pool, reads its content, closes it again, and records nothing. It then returns the result that
-// the adoption would have. It does not compare the generation of the pool with the one that control knows.
+// the adoption would have. A dry run does not compare the generation of the pool with the one that control knows, so
+// the adoption can fail although the dry run succeeded.
 func (c *Creator) Adopt(ctx context.Context, path string, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "path %q is not absolute and clean", path)

@@ -268,9 +268,13 @@ func (r *Remover) configNotes(ctx context.Context, pl *pool.Pool) (notes []strin
 	return notes
 }
 
-// finish completes the removal of a pool that is recorded as leaving. After an error the pool stays leaving, and the
-// removal is tried again. If the pool turns out to hold something, or control records something there, it is not
-// removed and stops leaving. left names the files that are still at its path. The pool's lock is held.
+// finish completes the removal of a pool that is recorded as leaving. left names the files that are still at its path.
+// The pool's lock is held.
+//
+// If a step fails before control has removed its record, and control cannot have removed it (see host.InDoubt), the
+// pool is kept and stops leaving: for example, because work in the pool does not end in time, the pool holds something,
+// or control records something in it. The same applies if the backend finds data in the pool when it clears the path.
+// After any other error the pool stays leaving, and the removal is tried again.
 func (r *Remover) finish(ctx context.Context, id uuid.UUID) (left string, err error) {
 	p := r.Pools.ByID(id)
 	how := p.Record.Leaving

@@ -23,7 +23,7 @@ type Cache struct {
 	names       map[string]uuid.UUID           // live volumes, by name and by alias
 	spellings   map[string]*Spellings          // by name
 	spelled     map[uuid.UUID][]string         // keys of spellings, by dataset
-	spelledWith map[string][]string            // keys of spellings, by the names in their lists Used
+	spelledWith map[string][]string            // keys of spellings, by each name in Spellings.Used
 	dirty       map[uuid.UUID]bool             // datasets whose records changed since they were written to disk
 	moment      uint64                         // the number of times that a record was added or replaced
 	// provisioned has the sum of the sizes of the volumes and replicas of each pool.

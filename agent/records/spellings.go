@@ -31,7 +31,7 @@ func (r Spellings) IsObsolete(now time.Time) bool {
 	return !r.Deleted.IsZero() && now.Sub(r.Deleted) > keepDeleted
 }
 
-// HasOtherName reports whether one of the spellings has another name than this one: see IsSpellingOf.
+// HasOtherName reports whether one of the spellings has a name other than the given one: see IsSpellingOf.
 func (r Spellings) HasOtherName(name string) bool {
 	return slices.ContainsFunc(r.Used, func(sp string) bool { return nameIn(sp) != name })
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Access decides which nodes may read the datasets of this one. It caches the targets of running moves, so that it
+// Access decides which nodes may read the datasets of this node. It caches the targets of running moves, so that it
 // need not ask control for each request. Its methods are safe for concurrent use.
 type Access struct {
 	host *host.Host

@@ -163,9 +163,11 @@ func (c *Copies) ReconcileLocked(ctx context.Context, k api.AssignedCopy) error 
 	if _, comes := c.deps.Moves.Get(id); condemned && (comes || c.deps.Moves.IsActive(id)) {
 		return nil // a move continues from the copy, which is reconciled when the move has ended
 	}
-	wanted := k.Record != nil && k.Record.State != dataset.StatePurging &&
+	// A condemned copy of these kinds may have data that the volume lacks, so its data is examined before it is
+	// destroyed.
+	mayHaveLoss := k.Record != nil && k.Record.State != dataset.StatePurging &&
 		(k.PreviousKind == dataset.CopyReplica || k.PreviousKind == dataset.CopyLeft)
-	if condemned && !wanted {
+	if condemned && !mayHaveLoss {
 		return c.destroy(ctx, pool, k)
 	}
 	keep, err := c.removeHead(ctx, pool, k)

@@ -53,7 +53,7 @@ type Installer struct{ deps InstallerDeps }
 func NewInstaller(deps InstallerDeps) *Installer { return &Installer{deps: deps} }
 
 // Resume finishes the moves that a crash interrupted. If this node has become the home, Resume makes the head unless
-// there is one, and installs the dataset (see Install). Data of a failed move is destroyed after KeepFailed.
+// there is one, and installs the dataset (see Install). The data of a failed move is destroyed: see discard.
 func (i *Installer) Resume(ctx context.Context) {
 	for id, p := range i.deps.Moves.Inactive() {
 		if err := i.resume(ctx, id, p); err != nil && ctx.Err() == nil {
@@ -128,8 +128,9 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 	)
 }
 
-// discard destroys the data of a failed move after KeepFailed, or if the volume was deleted. The data is only a
-// transferred copy: the home of the dataset is another node.
+// discard destroys the data of a failed move after KeepFailed, or at once if the volume was deleted. The data is only a
+// transferred copy: the home of the dataset is another node. If this node has a recorded copy of the dataset, discard
+// keeps the copy, for Copies to reconcile, and destroys only the files beside it, without waiting for KeepFailed.
 func (i *Installer) discard(ctx context.Context, id uuid.UUID, p MoveRecord) error {
 	if i.deps.Trust.Err() != nil {
 		return nil
@@ -209,7 +210,7 @@ func (i *Installer) ReplaceCopyAtHome(
 // home. This is safe because no other copy is left here, and all files were verified. The caller holds the dataset's
 // lock.
 func (i *Installer) KeepAsCopy(ctx context.Context, pool backends.Pool, d dataset.Dataset, p MoveRecord) error {
-	if err := pool.WriteRecord(ctx, d, true); err != nil { // the record beside the data says that the home is this node
+	if err := pool.WriteRecord(ctx, d, true); err != nil { // until now, the record says that the home is this node
 		return err
 	}
 	if err := pool.Commit(ctx, d.ID); err != nil {

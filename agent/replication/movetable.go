@@ -48,7 +48,8 @@ type MoveTable struct {
 }
 
 // MoveRecord is a dataset that a move brings here. If the move fails, the record is kept for KeepFailed, so that
-// another attempt can continue from the data that has arrived.
+// another attempt can continue from the data that has arrived. If this node has a recorded copy, the record is not
+// kept, because the copy has that data.
 type MoveRecord struct {
 	Move     uuid.UUID `json:"move"`
 	Pool     uuid.UUID `json:"pool"`
@@ -61,7 +62,7 @@ type MoveRecord struct {
 	Beside   uuid.UUID `json:"beside,omitzero"` // the dataset with all files, beside a copy; see BesideID
 }
 
-// KeepFailed is how long the data that a failed move brought here is kept.
+// KeepFailed is how long the data that a failed move brought here is kept: see Installer.Resume.
 const KeepFailed = 24 * time.Hour
 
 // NewMoveTable returns an empty table. started is called when a move of a dataset starts.

@@ -6,9 +6,10 @@
 // credentials that only the node can read. The package records nothing besides the folder of restic's cache, which can
 // be deleted at any time.
 //
-// The only state is in Checker, in memory: how many repositories are being opened and checked. Two channels count them
-// and limit them. What a request does with a repository is in checker.go. How restic is run belongs in package
-// internal/restic, and what is recorded of a repository in package control/repositories.
+// The only state is in Checker, in memory: how many repositories without a record are being opened or made, and how
+// many checks run. Two channels count and limit them. What a request does with a repository is in checker.go. How
+// restic is run belongs in package internal/restic, and what is recorded of a repository in package
+// control/repositories.
 package repository
 
 import (
@@ -46,12 +47,13 @@ type Deps struct {
 // repository.
 const maxChecks = 2
 
-// Checker opens and checks repositories. Its only state are the two channels that limit how many repositories it opens
-// and checks at a time. Its methods are safe for concurrent use.
+// Checker opens and checks repositories. Its only state is two channels: one limits how many checks of content run at a
+// time, and the other one how many repositories without a record are opened or made. Its methods are safe for
+// concurrent use.
 type Checker struct {
 	deps   Deps
 	checks chan struct{} // has an element for each check of content that runs
-	opens  chan struct{} // has an element while a repository is opened or made
+	opens  chan struct{} // has an element while open opens or makes a repository
 }
 
 // NewChecker returns a Checker.
@@ -62,7 +64,8 @@ func NewChecker(deps Deps) *Checker {
 // Check opens the repository that the request names or describes. It makes the repository if the request says so and
 // there is none. It checks the content only of a recorded repository. It fails with dataset.ErrNotFound if there is no
 // repository, with dataset.ErrForbidden if the password is wrong, and with dataset.ErrCorrupt if data are missing or
-// damaged. It fails with dataset.ErrInUse if maxChecks checks of content already run.
+// damaged. It fails with dataset.ErrInUse if maxChecks checks of content already run, and with dataset.ErrExists if it
+// would make a repository among other files.
 func (c *Checker) Check(ctx context.Context, req api.RepositoryCheck) (api.RepositoryState, error) {
 	if err := req.Validate(); err != nil {
 		return api.RepositoryState{}, err

@@ -12,9 +12,10 @@
 // answers whether the guard fences a dataset (Deps.Fence), and package pool reads which limits this host can enforce
 // (Controller.Kind).
 //
-// Throttler.mu protects the set of limited datasets and the recorded failures, Limited.Mu the rules of one dataset, and
-// Leftovers.mu the rules that could not be removed. The order is Limited.Mu before the other two. GroupScanner belongs
-// to the goroutine of Run. The caller of Limit, Suspend and End holds the dataset's lock.
+// Throttler.mu protects the set of limited datasets, the recorded failures, and what Run needs to know of the last
+// mount. Limited.Mu protects the rules of one dataset, and Leftovers.mu the rules that could not be removed. The order
+// is Limited.Mu, then Throttler.mu, then Leftovers.mu. GroupScanner belongs to the goroutine of Run. The caller of
+// Limit, Suspend and End holds the dataset's lock.
 //
 // Where to change what: which control groups get a rule is in controller.go and run.go, and when a limit is suspended
 // in suspend.go. How a rule is written to the kernel is in package internal/linux/iolimit, and which limits a profile

@@ -32,8 +32,9 @@
 //
 // # The peer API
 //
-//	GET  /v1/peer/datasets/{id}?have=&want=                  all snapshots, oldest first, and a Plan
-//	POST /v1/peer/datasets/{id}/freshen                      take a transfer snapshot; its record
+//	GET  /v1/peer/datasets/{id}?have=&want=&begun=&bases=&shared=
+//	                                                         all snapshots, oldest first, and a Plan
+//	POST /v1/peer/datasets/{id}/freshen?have=                take a transfer snapshot; its record
 //	GET  /v1/peer/datasets/{id}/snapshots/{snapshot}/stream?base=&from=
 //	GET  /v1/peer/datasets/{id}/snapshots/{snapshot}/files   the nil UUID: the dataset itself, not in use
 //

@@ -98,7 +98,7 @@ func (c *Client) PullFiles(ctx context.Context, f Files) (dataset.Manifest, erro
 			err = errors.Join(err, removeFiles(ctx, f.Into))
 		}
 		if isKind(err, dataset.ErrCorrupt) && !isPeer(err) {
-			if corrupt++; corrupt < maxRestarts {
+			if corrupt++; corrupt < maxAttempts {
 				once.log(c, f.Dataset, f.Peer, err)
 				err = connectionError{err}
 			}

@@ -87,8 +87,8 @@ func (a *readAheadReader) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// close waits for the goroutine that reads ahead. It ends when the underlying reader returns no more data, so close
-// that reader first.
+// close waits for the goroutine that reads ahead. That goroutine ends when the underlying reader returns no more data,
+// so the caller must close that reader first.
 func (a *readAheadReader) close() {
 	close(a.stop)
 	a.owner.Wait()

@@ -79,7 +79,7 @@ type pullRun struct {
 	out    *PullResult
 	before int64 // bytes of the finished steps
 	total  int64
-	bases  []uuid.UUID // transferred for other copies
+	bases  []uuid.UUID // planned only because other copies are based on them, or because all replicas must have them
 	once   loggedOnce
 }
 
@@ -156,7 +156,7 @@ func (r *pullRun) extraQuery(begun uuid.UUID) url.Values {
 	return q
 }
 
-// canDropBases reports whether a failed transfer can continue without the snapshots that other copies are based on.
+// canDropBases reports whether a failed transfer can continue without the snapshots in r.bases.
 // It can if one of these snapshots caused the failure, or used too much space. It cannot if the peer is unreachable,
 // because then everything else fails as well.
 func (r *pullRun) canDropBases(ctx context.Context, isBase bool, err error) bool {
@@ -166,8 +166,8 @@ func (r *pullRun) canDropBases(ctx context.Context, isBase bool, err error) bool
 	return isBase || errors.Is(err, dataset.ErrNoSpace)
 }
 
-// dropBases continues without the snapshots that other copies are based on. These copies must then be sent again from
-// the beginning.
+// dropBases removes the snapshots in r.bases, so that the transfer continues without them. The other copies that are
+// based on them must then be sent again from the beginning.
 func (r *pullRun) dropBases(ctx context.Context, why error) error {
 	if r.Log != nil {
 		r.Log.WithError(why).WithField("dataset",
@@ -220,13 +220,13 @@ func (r *pullRun) checkWanted(ctx context.Context) error {
 	return nil
 }
 
-// maxRestarts is how often the transfer of a snapshot is started again after a wrong stream. The last attempt requests
-// a complete stream.
-const maxRestarts = 3
+// maxAttempts is how often a snapshot, or a tree of files, is transferred if the stream is wrong each time. The last
+// attempt requests a complete stream of a snapshot, unless a manifest fixes its base.
+const maxAttempts = 3
 
 // transferStep transfers one snapshot.
 func (r *pullRun) transferStep(ctx context.Context, step Step) error {
-	restarts := 0
+	wrong := 0 // attempts that received a wrong stream
 	return r.retry(ctx, func() (bool, error) {
 		have, err := r.into.Received(ctx, r.Dataset.ID, step.Snapshot.ID)
 		if err != nil || have.Complete {
@@ -251,10 +251,10 @@ func (r *pullRun) transferStep(ctx context.Context, step Step) error {
 		case isKind(err, dataset.ErrNotFound):
 			return false, fmt.Errorf("%w: %w", errReplan, err)
 		case isKind(err, dataset.ErrCorrupt) && !isPeer(err):
-			if restarts++; restarts < maxRestarts {
+			if wrong++; wrong < maxAttempts {
 				r.logViolation(err)
 				// The base may have changed.
-				if !fixed && (errors.Is(err, backends.ErrBaseDiffers) || restarts == maxRestarts-1) {
+				if !fixed && (errors.Is(err, backends.ErrBaseDiffers) || wrong == maxAttempts-1) {
 					step.Base = uuid.Nil
 				}
 				return true, connectionError{err}

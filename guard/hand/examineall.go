@@ -121,7 +121,7 @@ func (p *process) isLarge() bool { return (p.size >= smallWork || p.cleared) && 
 // examination makes no progress. Processes that are never stopped have no budget.
 //
 // It does not examine the process, and stores inuse.ErrOutOfTime, if ctx has ended, if the process is a suspect, or
-// if the process was cleared less than examineAgain ago. It does nothing if p has an error already.
+// if a cleared process was examined less than examineAgainAfter ago. It does nothing if p has an error already.
 func (t *Tool) examine(ctx context.Context, w *processTable, p *process, budget *inuse.Budget, release func()) {
 	if p.unexamined != nil {
 		return
