@@ -134,9 +134,13 @@ func (c *Collector) checkCollectable(ctx context.Context, id uuid.UUID) error {
 	if err := c.Trust.Err(); err != nil {
 		return fmt.Errorf("dataset %s: %w", id, err)
 	}
-	known, _, err := c.Datasets.Recorded(ctx)
+	known, halted, err := c.Datasets.Recorded(ctx)
 	if err != nil {
 		return err
+	}
+	if halted != "" { // control or another node says so, and this node may not have noticed
+		return dataset.Errorf(dataset.ErrConflict, "dataset %s: store inconsistent; changes suspended: %s (%s)", id,
+			halted, c.Trust.Remedy())
 	}
 	if _, ok := known[id]; ok {
 		return dataset.Errorf(dataset.ErrExists,
