@@ -87,16 +87,21 @@ func (t *UseTable) Save(ctx context.Context, d dataset.Dataset, r Record, more m
 	return nil
 }
 
-// Drop removes the record of a dataset that does not exist any more. Idempotent.
+// Drop removes the record of a dataset that does not exist any more, first from disk and then from memory. Idempotent.
 func (t *UseTable) Drop(ctx context.Context, id uuid.UUID) error {
 	t.mu.Lock()
 	_, known := t.records[id]
-	delete(t.records, id)
 	t.mu.Unlock()
 	if !known {
 		return nil
 	}
-	return t.DB.Put(ctx, map[string]any{"mounts/" + id.String(): nil})
+	if err := t.DB.Put(ctx, map[string]any{"mounts/" + id.String(): nil}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.records, id)
+	return nil
 }
 
 // InUse returns the datasets that have uses on this boot.
