@@ -84,15 +84,19 @@ func (s *Spellings) Load(ctx context.Context) error {
 	return s.deps.DB.PutAll(ctx, obsolete)
 }
 
-// Forget forgets how the engine spelled a dataset that was destroyed.
+// Forget forgets how the engine spelled a dataset that was destroyed, first on disk and then in memory. Idempotent.
 func (s *Spellings) Forget(ctx context.Context, id uuid.UUID) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	obsolete := map[string]any{}
-	for _, name := range s.deps.Cache.ForgetSpellings(id) {
+	for name := range s.deps.Cache.RecordedSpellings(id) {
 		obsolete["spellings/"+name] = nil
 	}
-	return s.deps.DB.PutAll(context.WithoutCancel(ctx), obsolete)
+	if err := s.deps.DB.PutAll(context.WithoutCancel(ctx), obsolete); err != nil {
+		return err
+	}
+	s.deps.Cache.ForgetSpellings(id)
+	return nil
 }
 
 // MarkDeleted records that a volume was deleted. docker volume ls does not list its spellings any more.

@@ -235,3 +235,26 @@ func TestSpellingSurvivesTrashAfterSetProfile(t *testing.T) {
 		})
 	}
 }
+
+// Spellings of a destroyed dataset that could not be removed from disk are removed by the next attempt.
+func TestForgetOfSpellingsIsRepeatedAfterError(t *testing.T) {
+	ctx := t.Context()
+	r := agenttest.NewCluster(t, "dir", "dir").A
+	id := r.NewVolume("db").ID
+	used := map[string]any{"spellings/db": records.Spellings{Dataset: id, Used: []string{"db", "db@gold"}}}
+	if err := r.DB.Put(ctx, used); err != nil {
+		t.Fatal(err)
+	}
+	r.Restart()
+	broken := errors.New("the disk is full")
+	r.Fuse.FailNext("state spellin", broken)
+	if err := r.Spellings.Forget(ctx, id); !errors.Is(err, broken) {
+		t.Fatalf("first attempt: %v", err)
+	}
+	if err := r.Spellings.Forget(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := r.DB.Get(ctx, "spellings/db", &records.Spellings{}); err != nil || there {
+		t.Errorf("after the second attempt recorded: %t, %v", there, err)
+	}
+}
