@@ -326,7 +326,7 @@ func (o *loggedOnce) log(c *Client, id uuid.UUID, peer string, err error) {
 	}
 	o.done = true
 	c.Log.WithError(err).WithField("dataset", id).WithField("peer", peer).Warn("closed a connection to a peer " +
-		"that did not respond")
+		"that sent wrong data")
 }
 
 // connectionError is a failure on the way to the peer, which is worth another attempt.
