@@ -1,14 +1,16 @@
 // Package backendtest is the conformance suite of all backends. It tests the contract in the comments of package
 // backends on real pools. The tests of each backend call Run with a factory of pools. Packages crashing, failing and
-// powercut call Crashing, CutAtEachStep, Failing and PowerCut for them. Package verify runs the cases of Run for an
-// operator. To test a new rule of the contract, add a case to the list in cases.
+// powercut call Crashing, CutAtEachStep, Failing and PowerCut for them. Package verify runs Cases and Measure for an
+// operator. The benchmarks of backends call Grow and Path. To test a new rule of the contract, add a case to the list
+// in cases.
 //
 // Every method is called twice. The declared capabilities are compared with the optional interfaces and with the
 // behaviour. Content is compared by running the same operations on a plain directory and on the mounted dataset. A test
 // fails if it leaves something open, mounted or attached.
 //
-// Each case works on a fixture, which belongs to one test, so it needs no lock. A journal, which writes to a dataset in
-// a goroutine of the case, has a mutex. The package has no other state.
+// Each case works on a fixture, which belongs to one test and has no lock. Some cases call the pool from several
+// goroutines, which only read the fixture. A journal, which writes to a dataset in a goroutine of the case, has a
+// mutex. The package has no other state.
 package backendtest
 
 import (
@@ -94,11 +96,12 @@ func proofs() map[string][]string {
 		"own_filesystem":    {"SizeIsEnforcedOrRefused", "FilesystemsAreMadeOrRefused", "FreezeBlocksWriters"},
 		"knows_used":        {"UsedWithoutTreeWalk"},
 		"own_device":        {"DeviceIsNotShared"},
-		"limits":            {"SpeedIsLimited", "CapabilitiesMatchInterfaces"}, // of the node, not of the pool
-		"delta":             copies,
-		"filesystems":       {"FilesystemsAreMadeOrRefused"},
-		"encryption":        {"EncryptedIsUnreadable"},
-		"many_hosts":        {"GuestMountsBesideHome", "CapabilitiesMatchInterfaces"},
+		// The node declares limits, and a pool must not. The cases prove that the device of a dataset can be limited.
+		"limits":      {"SpeedIsLimited", "CapabilitiesMatchInterfaces"},
+		"delta":       copies,
+		"filesystems": {"FilesystemsAreMadeOrRefused"},
+		"encryption":  {"EncryptedIsUnreadable"},
+		"many_hosts":  {"GuestMountsBesideHome", "CapabilitiesMatchInterfaces"},
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 // Crashes are the parts of the crash matrix that depend on the backend.
 type Crashes struct {
 	// Crash runs a call on the pool of cfg as another process would, and crashes at a step, counted from 0. It
-	// returns false if the call ended before it reached the step.
+	// returns false if the call ended before it reached the step. CutAtEachStep does not use it.
 	Crash func(t T, cfg backends.Config, call Call, step int) bool
 	// Sized fails the test unless a dataset has one of these sizes. done means that the last resize was not
 	// interrupted. If Sized is nil, sizes are not checked.
@@ -28,14 +28,16 @@ type Crashes struct {
 	// list is checked.
 	CheckReaped func(t T, pool backends.Pool)
 	// NoSteps names operations in which the backend calls no step function, so that they cannot be interrupted.
+	// CutAtEachStep does not use it.
 	NoSteps []string
-	// Only names the operations that crash. If Only is nil, all operations crash.
+	// Only names the operations that crash. If Only is nil, all operations crash. CutAtEachStep does not use it.
 	Only []string
 	// Turn saves time. It reports whether an operation crashes at a step. Both are counted from 0. If Turn is nil, each
 	// operation crashes at each step. An operation that does not reach one of its turns crashes at its first step.
 	Turn func(operation, step int) bool
 	// Alternate saves time. Without it, each operation crashes twice at each step: once with a Reap after the crash,
 	// and once without. With it, the operation crashes once at each step, and a Reap follows half of the crashes.
+	// CutAtEachStep does not use it.
 	Alternate bool
 	// RepeatedSteps is for CutAtEachStep, which tests the last RepeatedSteps steps of an operation in an additional
 	// way: it interrupts the operation at the step, runs it again, and cuts the power when the second run has returned.
@@ -124,7 +126,8 @@ func Crashing[R Runner[R]](t R, name string, factory Factory[R], c Crashes) {
 	})
 }
 
-// copyRestorer has the only method of backends.Sharer that pools of backend dir have. These pools are not shared.
+// copyRestorer has one method of backends.Sharer. The pools of backend dir have this method but are not Sharers,
+// because they are not shared. The crash matrix tests the method on them.
 type copyRestorer interface {
 	RestoreByCopy(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot, progress backends.Progress) error
 }
@@ -157,7 +160,7 @@ type crashCase struct {
 }
 
 // crashAt runs the operation, crashes at the given step, and checks the pool. It returns false if the operation has no
-// such step. It does nothing and returns true if the operation does not crash at this step.
+// such step. If turn excludes the step, it does nothing and returns true.
 func (s *crashCase) crashAt(step int) (reached bool) {
 	s.Helper()
 	if !s.turn(step) {

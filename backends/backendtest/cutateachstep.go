@@ -12,7 +12,8 @@ import (
 )
 
 // CutAtEachStep is the crash matrix with power cuts. At each step it copies the disk without the writes that the kernel
-// has not sent, and opens the pool on the copy. kind returns a backend that calls step between two actions.
+// has not sent, and opens the pool on the copy. It tests an operation with the first of its filesystems only. kind
+// returns a backend that calls step between two actions.
 func CutAtEachStep[R Runner[R]](
 	t R,
 	name string,

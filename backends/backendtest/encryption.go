@@ -15,7 +15,7 @@ import (
 // Keys provides the keys for pools in which every dataset of the suite is encrypted: see harness.Keys.
 type Keys = harness.Keys
 
-// NewKeys returns Keys with a random data key.
+// NewKeys returns Keys with a data key that is always the same: see harness.NewKeys.
 func NewKeys() *Keys { return harness.NewKeys() }
 
 // little is a size that XFS accepts, and that is small enough to search all bytes of the dataset.

@@ -25,9 +25,9 @@ type Failure struct {
 // something.
 type Inject func(f Failure, do func()) (calls []string, err error)
 
-// Failing injects failures into each operation. It runs an operation once for each system call that changes something,
-// and makes that call fail. There are two kinds of failure: the call fails with ENOSPC, or it and all later calls fail
-// with EIO.
+// Failing injects failures into each operation. For each system call that changes something, it runs the operation and
+// makes that call fail. There are two kinds of failure: the call fails with ENOSPC, or it and all later calls fail with
+// EIO.
 //
 // After the failure another operation runs and the pool is reopened. Its list must be that of the pool before or after
 // the failed operation. Nothing may be lost, no snapshot may be listed that was not taken, and each listed snapshot
@@ -35,11 +35,11 @@ type Inject func(f Failure, do func()) (calls []string, err error)
 //
 // If every is 0, each failing call is tested with both kinds of failure and with each operation that can follow.
 // Otherwise, only a call whose number is a multiple of every is tested, with one kind and one following operation.
-// These alternate from test to test.
+// These alternate from test to test. Operations with fullOnly are skipped.
 func Failing[R Runner[R]](t R, name string, factory Factory[R], inject Inject, every int) {
 	t.Run(name, func(t R) {
 		for _, o := range operations() {
-			if o.needsNoDataset && every > 0 {
+			if o.fullOnly && every > 0 {
 				continue
 			}
 			t.Run(o.name, func(t R) {
@@ -236,7 +236,8 @@ func (t *trial) state() backends.EntryState {
 	return e.State
 }
 
-// checkSettled reopens the pool, checks that it has one of the possible outcomes, and removes everything.
+// checkSettled reopens the pool, checks that it has one of the possible outcomes, and removes everything. order chooses
+// which snapshot is removed first.
 func (t *trial) checkSettled(what string, order int) {
 	t.Helper()
 	t.Open()

@@ -58,8 +58,8 @@ func (f *fixture) other() *fixture {
 	return &o
 }
 
-// openFiles counts the open files of this process by their kind. Files that the runtime opens at its first
-// wait do not count.
+// openFiles counts the open files of this process by the target of their link in /proc/self/fd. Files in /proc do not
+// count, and neither do anonymous inodes such as those that the runtime opens at its first wait.
 func openFiles(t T) map[string]int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")

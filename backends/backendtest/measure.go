@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// measured is the size of the dataset whose calls are timed. rounds is the number of calls of each kind.
+// measured is the size of the file in the dataset whose calls are timed. rounds is the number of calls of each kind.
 const (
 	measured = 64 * dataset.MiB
 	rounds   = 5
@@ -31,7 +31,7 @@ type Time struct {
 	Bytes   dataset.Size `json:"bytes,omitempty"` // the amount of data that the call moves
 }
 
-// Measure times the calls of a pool, on a dataset of 64 MiB. If a call fails, t fails.
+// Measure times the calls of a pool, on a dataset with 64 MiB of data. If a call fails, t fails.
 func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 	f := newFixture(t, newPool)
 	took := map[string][]time.Duration{}
@@ -79,8 +79,8 @@ func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 	return list
 }
 
-// Growth compares the time of a call on a dataset with 64 MiB and on one with eight times as much. Both times are
-// medians of alternating calls.
+// Growth compares the time of a call on a dataset with 64 MiB of data and on one with eight times as much. Both times
+// are medians of alternating calls.
 type Growth struct {
 	What         string
 	Little, Much time.Duration

@@ -137,7 +137,7 @@ func (f *mounts) remount(id uuid.UUID, m *mounted) *mounted {
 	return m
 }
 
-// fillHalf writes a file that takes more than half of the dataset.
+// fillHalf writes a file of the size half.
 func (f *mounts) fillHalf(m *mounted) error {
 	file, err := os.Create(m.pathOf("half"))
 	f.OK(err)
@@ -181,7 +181,7 @@ func (f *mounts) fillUp(m *mounted) int64 {
 }
 
 // freeSpace returns how many more bytes fit into the dataset, and fills the dataset as fill does. If the dataset has
-// its own filesystem, which reports its free space, freeSpace writes only the last part.
+// its own filesystem, freeSpace saves time: it allocates the space without writing it, and writes only the last part.
 func (f *mounts) freeSpace(m *mounted) (fits int64) {
 	f.Helper()
 	if !f.Can.OwnFilesystem {
@@ -242,7 +242,7 @@ func mountOn(m backends.Mount, target string) error {
 	return mount.Bind(src, target, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
 }
 
-// whileFrozen calls do while the filesystem of a mount is frozen and a process tries to write to it.
+// whileFrozen calls do while the filesystem of a mount is frozen and a thread of this process tries to write to it.
 func (f *mounts) whileFrozen(m *mounted, do func()) {
 	f.Helper()
 	f.OK(fsctl.Freeze(m.root))

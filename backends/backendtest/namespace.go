@@ -36,9 +36,9 @@ umount "$0"
 echo $$
 while read -r line; do printf %s "$line" >"$1/file"; sync -f "$1"; echo written; done`
 
-// hiddenWriters are programs of processes that can write to a dataset that no mount namespace shows. Each
-// begins with the path of the dataset, another path, and the PID of this process. They write each line that
-// they read to the file "file" of the dataset.
+// hiddenWriters are programs of processes that can write to a dataset that no mount namespace shows. The arguments of
+// each are the path of the dataset, another path, and the PID of this process. They write each line that they read to
+// the file "file" of the dataset.
 var hiddenWriters = []struct {
 	name    string
 	command []string

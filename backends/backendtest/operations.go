@@ -9,17 +9,17 @@ import (
 
 // operation is a call of a pool on the dataset of a trial.
 type operation struct {
-	name           string
-	keepKind       dataset.SnapshotKind // kind of trial.keep; "" means manual
-	needsCopies    bool                 // needs a pool that keeps copies
-	shares         bool                 // needs a pool that several hosts use
-	needsNoDataset bool                 // the operation needs no existing dataset
+	name        string
+	keepKind    dataset.SnapshotKind // kind of trial.keep; "" means manual
+	needsCopies bool                 // needs a pool that keeps copies
+	shares      bool                 // needs RestoreByCopy, and in Failing a pool that several hosts use
+	fullOnly    bool                 // Failing skips the operation if it tests only some of the calls
 	// For the crash matrix:
 	grows    bool // needs a pool that enforces sizes; tested with each filesystem
 	resizes  bool // changes the size of the trial's dataset
 	rewrites bool // needs a pool that rewrites heads
 	receives bool // receives snapshots from another pool
-	removes  bool
+	removes  bool // removes files; PowerCut makes the files durable before
 	demotes  bool // demotes the dataset, whose head must not be mounted before
 	noSteps  bool // the operation has no steps on some backends
 
@@ -54,7 +54,7 @@ func operations() []operation {
 		t.keep = t.NewSnapshot(t.d)
 	}
 	return []operation{
-		{name: "create", needsNoDataset: true, prepare: (*trial).giveOwner, call: func(t *trial) error {
+		{name: "create", fullOnly: true, prepare: (*trial).giveOwner, call: func(t *trial) error {
 			_, err := t.Pool.Create(t.Ctx, t.clone)
 			return err
 		}, done: oneOutcome(unchanged), check: checkMade("")},
@@ -62,17 +62,17 @@ func operations() []operation {
 			_, err := t.Pool.Clone(t.Ctx, t.clone, t.Source(t.old), nil)
 			return err
 		}, done: oneOutcome(unchanged), check: checkMade(first)},
-		{name: "clone the head", needsNoDataset: true, call: func(t *trial) error {
+		{name: "clone the head", fullOnly: true, call: func(t *trial) error {
 			_, err := t.Pool.Clone(t.Ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
 			return err
 		}, done: oneOutcome(unchanged), check: checkMade(third)},
-		{name: "commit", needsNoDataset: true, noSteps: true, prepare: func(t *trial) {
+		{name: "commit", fullOnly: true, noSteps: true, prepare: func(t *trial) {
 			_, err := t.Pool.Create(t.Ctx, t.clone)
 			t.OK(err)
 		}, call: func(t *trial) error { return t.Pool.Commit(t.Ctx, t.clone.ID) }, done: oneOutcome(unchanged),
 			check: checkMade("")},
 		{
-			name: "record", needsNoDataset: true, noSteps: true,
+			name: "record", fullOnly: true, noSteps: true,
 			call: func(t *trial) error { return t.Pool.WriteRecord(t.Ctx, t.d, true) },
 			done: oneOutcome(unchanged),
 		},
@@ -222,8 +222,9 @@ func afterSupersede(t *trial, w outcome) outcome {
 // retryFollower is the name of the follower that repeats the failed operation.
 const retryFollower = "the same again"
 
-// followers returns the operations that run after a failed one. Each first calls makeHome, which gives the dataset a
-// head and chooses a new snapshot for the trial. So it makes other snapshots than the failed operation.
+// followers returns the operations that run after a failed one. The follower retryFollower repeats the failed
+// operation. Every other follower calls makeHome before it changes the head. makeHome gives the dataset a head and
+// chooses a new snapshot for the trial, so that the follower makes another snapshot than the failed operation.
 func followers() []operation {
 	return []operation{
 		{name: "restore of another", call: func(t *trial) error {

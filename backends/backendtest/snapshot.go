@@ -25,13 +25,13 @@ func snapshotIsImmutable(f *fixture) {
 	treetest.Plant(f.T, m.path, f.unsupported...)
 	m.unmount()
 	s := f.NewSnapshot(d)
-	var told int64
+	var reported int64
 	f.Twice(func() error {
 		return f.Pool.Snapshot(f.Ctx, s, func(done, total int64) {
-			if done < told || (total > 0 && done > total) {
-				f.Errorf("progress went from %d to %d of %d", told, done, total)
+			if done < reported || (total > 0 && done > total) {
+				f.Errorf("progress went from %d to %d of %d", reported, done, total)
 			}
-			told = done
+			reported = done
 		})
 	})
 	f.CheckSnapshots(d.ID, s)

@@ -24,7 +24,7 @@ const (
 
 // speedIsLimited sets each speed limit in turn for a dataset's device and a separate control group, moves this process
 // to the group, and checks that its direct reads and writes take as long as the limit demands. On a host without a
-// suitable control group hierarchy, no pool may claim limits.
+// suitable control group hierarchy it checks nothing.
 func speedIsLimited(f *fixture) {
 	if !f.Can.OwnDevice {
 		return
@@ -63,7 +63,7 @@ func speedIsLimited(f *fixture) {
 				return err
 			}
 			if held < earliest { // a longer time is not a failure: a disk may be slower than its limit
-				f.Errorf("%s: %d writes of %d KiB took %s under a limit that allows %s", c.what, parts,
+				f.Errorf("%s: %d calls for %d KiB each took %s under a limit that allows %s", c.what, parts,
 					piece>>10, held, paced)
 			}
 		}

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// uniqueSizeIsWhatIsFreed overwrites a file after a snapshot. Then only the snapshot has the old bytes, until a clone
-// shares them. A pool that cannot measure this is not a SnapshotMeasurer.
+// uniqueSizeIsWhatIsFreed overwrites a file after a snapshot, so that only the snapshot has the old bytes. Before that,
+// the snapshot shares them with the head. A pool that cannot measure this is not a SnapshotMeasurer.
 func uniqueSizeIsWhatIsFreed(f *fixture) {
 	const size, slack = 24 * dataset.MiB, 8 * dataset.MiB
 	pool, ok := f.Pool.(backends.SnapshotMeasurer)

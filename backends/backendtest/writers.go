@@ -25,7 +25,7 @@ type journal struct {
 	mu   sync.Mutex
 	cond *sync.Cond // acked, halt or err changed
 
-	acked int64 // records that are on the disk
+	acked int64 // one more than the number of records on the disk; see ack
 	halt  bool
 	err   error
 	ended sync.WaitGroup
@@ -52,7 +52,8 @@ func (f *fixture) journal(m *mounted) *journal {
 	return j
 }
 
-// ack counts a written record or keeps the error, and reports whether to continue.
+// ack counts a written record or keeps the error, and reports whether to continue. The writer also calls it before the
+// first record, so acked is one too high.
 func (j *journal) ack(err error) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -74,7 +75,7 @@ func (j *journal) await(more int64) int64 {
 	if j.err != nil {
 		j.f.Fatalf("the writer failed: %v", j.err)
 	}
-	return j.acked - 1 // the first ack is before the first record
+	return j.acked - 1 // see ack
 }
 
 func (j *journal) halted() {

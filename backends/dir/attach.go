@@ -26,8 +26,8 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 	return p.AttachFolder(f, opts)
 }
 
-// AttachFolder attaches the head of a folder. The folder can belong to another pool, as with backend nfs; see
-// backends.Pool.
+// AttachFolder attaches the head of a folder. With backend nfs the folder can belong to another pool of the share; see
+// Visit of backends.Sharer.
 func (p *Pool) AttachFolder(f *shelf.Folder, opts backends.AttachOptions) (backends.Attachment, error) {
 	head, err := f.Head()
 	if err != nil {

@@ -28,9 +28,10 @@
 // opens a file of a dataset to set it. The tree that a snapshot makes is in no project. If a restore turns the tree of
 // a head into a snapshot, the tree stays in its project, and the limit of the project is removed.
 //
-// Each pool has its own range of projects. A project is assigned only if it has neither files nor limits. When the pool
-// is opened, limits that differ from the recorded size are set again. A limit is lifted when its tree is removed or is
-// not the head any more, if the project of the tree is recorded.
+// A pool searches an unused project from a point that its UUID determines, so that two pools on one filesystem seldom
+// try the same projects. A project is assigned only if it has neither files nor limits. When the pool is opened, limits
+// that differ from the recorded size are set again. A limit is lifted when its tree is removed or is not the head any
+// more, if the project of the tree is recorded.
 //
 // # Copies
 //

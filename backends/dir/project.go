@@ -21,8 +21,8 @@ import (
 )
 
 // Drover uses the projects from firstProject to lastProject. Other programs usually start at a small number, so their
-// projects do not collide with these. The range of a pool begins at one of rangeStarts points, which are rangeStep
-// projects apart.
+// projects do not collide with these. The search of a pool begins at one of rangeStarts points, which are rangeStep
+// projects apart. The ranges of two pools can overlap, so assign checks that a project is unused.
 const (
 	firstProject = 0x40000000
 	lastProject  = math.MaxInt32
@@ -63,13 +63,13 @@ func newProjects(s *shelf.Shelf) (*projects, error) {
 // quotaAdvice returns an instruction to make a filesystem of this kind enforce sizes below a directory. It returns ""
 // if the filesystem enforces them already.
 func quotaAdvice(dir *os.File, kind fsctl.Kind) (string, error) {
-	held, err := fsctl.EnforcesProjects(dir)
+	enforced, err := fsctl.EnforcesProjects(dir)
 	switch {
 	case errors.Is(err, fsctl.ErrNoProjects) && (kind == fsctl.XFS || kind == fsctl.Ext):
 		return noProjects, nil
 	case err != nil && !errors.Is(err, fsctl.ErrNoProjects):
 		return "", err
-	case held:
+	case enforced:
 		id, inherited, err := fsctl.Project(dir)
 		if err == nil && inherited {
 			return fmt.Sprintf("the pool is inside of project %d, and projects cannot be nested: use a directory "+
@@ -118,9 +118,9 @@ func (p *projects) missing() []string {
 
 // checkEnforced returns an error if the filesystem no longer enforces sizes.
 func (p *projects) checkEnforced(dir *os.File) error {
-	mend, err := quotaAdvice(dir, p.fs)
-	if err == nil && mend != "" {
-		err = fmt.Errorf("project quotas were switched off: no size is enforced (%s)", mend)
+	advice, err := quotaAdvice(dir, p.fs)
+	if err == nil && advice != "" {
+		err = fmt.Errorf("project quotas were switched off: no size is enforced (%s)", advice)
 	}
 	return err
 }

@@ -8,9 +8,9 @@
 //
 // The UUID of the filesystem is the UUID of the pool, and its label is "drover-pool". So a crash between making the
 // filesystem and making the pool in it needs no separate record: the filesystem itself says for which pool it was made.
-// Open examines all devices of the host, because their names may change at a boot. If a device is absent, or two
-// devices have the same filesystem, the pool is offline, unless it is mounted already. Drover never makes a new
-// filesystem for an existing pool.
+// Open examines all devices of the host, because their names may change at a boot. If a device is absent, the pool is
+// offline. If a device has a copy, the pool is offline unless it is mounted already from its configured devices. Drover
+// never makes a new filesystem for an existing pool.
 //
 // # What a crash leaves
 //
@@ -57,7 +57,7 @@ type Disk struct {
 }
 
 // Open mounts the filesystem of a pool at cfg.Mount. kind is fsctl.XFS or fsctl.Btrfs. Open tries each set of mount
-// options until the kernel accepts one.
+// options until the kernel accepts one. If the kernel accepts none, Open mounts the filesystem without them.
 func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsctl.Kind, options ...[]string) (*Disk,
 	error) {
 	if cfg.Mount == "" || cfg.Path != cfg.Mount || cfg.Image > 0 {

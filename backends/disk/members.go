@@ -138,7 +138,8 @@ func nodes(found []member) (out []string) {
 	return out
 }
 
-// memberOn returns the member on a device, or an error if the device does not have the filesystem's UUID.
+// memberOn returns the member on a device, or an error if the device does not have the filesystem's UUID. If the device
+// has other content, the error ends with "has", and the caller appends the text of describeContent.
 func memberOn(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
 	if m.node, err = filepath.EvalSymlinks(device); err != nil {
 		return m, fmt.Errorf("%s is absent", device)

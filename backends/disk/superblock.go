@@ -18,9 +18,9 @@ type superblock struct {
 	kind       fsctl.Kind
 	id         uuid.UUID
 	label      string
-	unfinished bool // mkfs did not finish
-	device     uint64
-	devices    uint64 // of the filesystem
+	unfinished bool   // mkfs did not finish
+	device     uint64 // the number of the device in the filesystem
+	devices    uint64 // how many devices the filesystem has
 }
 
 // The places and the fields of the superblocks (xfs_format.h, btrfs_tree.h).

@@ -192,7 +192,7 @@ func isSwap(device uint64) (bool, error) {
 	return false, lines.Err()
 }
 
-// partitions returns the partitions of a device that the kernel knows.
+// partitions returns the partitions of a device that the kernel knows. in is the directory of the device in sysfs.
 func partitions(in string) (parts []string, err error) {
 	entries, err := names(in + "/")
 	if err != nil {
@@ -242,6 +242,7 @@ func CheckTotalSize(devices []string, minimum dataset.Size) error {
 	return nil
 }
 
+// sizeOf returns the size of a device. A drive without a disk has 0 bytes.
 func sizeOf(path string) (dataset.Size, error) {
 	f, err := safefile.OpenDisk(path)
 	if err != nil {

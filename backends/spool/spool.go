@@ -22,7 +22,7 @@ const (
 	RecordFile = "part.json"
 )
 
-// flushInterval is how many bytes arrive between two flushes. A crash costs at most that many.
+// flushInterval is how many bytes arrive at least between two flushes. A crash costs at most that many, and one frame.
 const flushInterval = 4 << 20
 
 // partRecord is the record of the received part.
@@ -37,8 +37,8 @@ type Spool struct {
 	Root *os.Root
 	// Write replaces a file of the folder with v as JSON, atomically and durably.
 	Write func(name string, v any) error
-	// Room fails if the pool is nearly full. It is called before each flush, with the number of bytes that arrived
-	// since Receive was called.
+	// Room fails if the pool is nearly full. It is called about every flushInterval bytes, before the flush, with the
+	// number of bytes that arrived since Receive was called. It is not called before the last flush of a delivery.
 	Room func(received int64) error
 	Step func(string) // called between two actions, for tests
 	// Flush writes a file's data to the disk. If nil, fdatasync(2) is used. Only tests set it.
@@ -55,7 +55,8 @@ func Partial(root *os.Root) *backends.Partial {
 	return &backends.Partial{Snapshot: rec.Header.Snapshot, Base: rec.Header.Base, Bytes: rec.Mark.Offset}
 }
 
-// readPart reads the record of the received part. It fails if the file is shorter than the record says.
+// readPart reads the record of the received part. It fails if the file is shorter than the record says, or is not the
+// file for which the record was written.
 func readPart(root *os.Root) (rec partRecord, err error) {
 	raw, err := safefile.ReadIn(root, RecordFile)
 	if err == nil {

@@ -112,8 +112,9 @@ func (c *Sandbox) createMark(m mark) error {
 	return c.lock.Sync()
 }
 
-// lockMark locks the mark that createMark just created. Only Find can have locked the new mark, and Find unlocks it at
-// once. So lockMark does not wait longer than a second.
+// lockMark locks the mark that createMark just created. Only Find and Remove can have locked the new mark, and neither
+// keeps the lock for long. So lockMark does not wait longer than a second. If Remove locked it, Remove has removed the
+// folder, which was empty, and the caller fails when it uses the folder.
 func (c *Sandbox) lockMark() error {
 	const tries, pause = 100, 10 * time.Millisecond
 	for try := 1; ; try++ {

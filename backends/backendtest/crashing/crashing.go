@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// Stepping returns a backend that calls step between two actions.
+// Stepping returns a backend that calls step between two actions, with the name of the step.
 type Stepping func(step func(string)) backends.Kind
 
 // Run runs the crash matrix as subtests of t, under name.
@@ -45,8 +45,8 @@ func PowerCuts(
 	}, func(disk backendtest.Disk, step func()) backends.Kind { return kind(disk.Path, step) }, c)
 }
 
-// Stopped returns a Crashes.Crash function that ends the operation at a step in this process: its files are closed, and
-// nothing else is done.
+// Stopped returns a Crashes.Crash function that ends the goroutine of the operation at a step in this process. The
+// deferred calls of the operation still run. They see no error, so a clean-up that only follows an error does not run.
 func Stopped(kind Stepping) func(backendtest.T, backends.Config, backendtest.Call, int) bool {
 	return func(t backendtest.T, cfg backends.Config, call backendtest.Call, step int) bool {
 		t.Helper()
@@ -99,8 +99,9 @@ type orders struct {
 
 const ordersVariable = "DROVER_TEST_CRASH"
 
-// Main runs the tests of a package. In a process that Killed started, it runs the operation instead. If the pool of the
-// killed process was encrypted, Main opens it with new keys of backendtest.NewKeys.
+// Main runs the tests of a package with scratch.MainInMemory. In a process that Killed started, it runs the operation
+// instead. If the pool is encrypted, that process opens it with backendtest.NewKeys, which returns the same data key in
+// each process.
 func Main(m *testing.M, kind Stepping) int {
 	raw := os.Getenv(ordersVariable)
 	if raw == "" {

@@ -15,7 +15,8 @@ func Run(t *testing.T, name string, factory backendtest.Factory[*testing.T]) {
 	RunEvery(t, name, 1, factory)
 }
 
-// RunEvery is Run, but in the short form only one system call in n fails.
+// RunEvery is Run, but in the short form of the test run (see package long) it tests only each nth system call. Run and
+// RunEvery test all of backendtest.Failing only in the long form.
 func RunEvery(t *testing.T, name string, n int, factory backendtest.Factory[*testing.T]) {
 	inject := func(f backendtest.Failure, do func()) (calls []string, err error) {
 		return fault.Run(fault.Failure{At: f.At, Errno: f.Errno, Onwards: f.Onwards}, do)

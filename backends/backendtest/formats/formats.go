@@ -18,7 +18,8 @@ import (
 
 // LaterRecord tests that a pool does not touch a dataset whose record has a later format than this version knows. The
 // pool lists it with the reason, refuses every operation on it, and changes and removes nothing. create makes a
-// dataset; record returns the path of the record of a dataset below a directory of the pool such as "datasets".
+// dataset, and commits it if commit is set. record returns the path of the record of a dataset. area is the directory
+// of the pool that has the dataset: "datasets" or "incoming".
 func LaterRecord(t *testing.T, p backends.Pool, create func(commit bool) uuid.UUID,
 	record func(area string, id uuid.UUID) string) {
 	t.Helper()

@@ -2,8 +2,9 @@
 // test ([OpenPool]), and the datasets of that pool ([Datasets]). Each part embeds the one before it. Package
 // backendtest adds mounts and streams, and contains the cases.
 //
-// Only package backendtest uses it. A harness belongs to one test, and is used by one goroutine at a time, so it has no
-// lock.
+// Only package backendtest uses it. A harness belongs to one test and has no lock. Only Open changes it, so only one
+// goroutine may call Open, and none may use the pool meanwhile. A case may call the other methods from several
+// goroutines.
 package harness
 
 import (
@@ -45,7 +46,7 @@ func (f *Checks) OK(err error) {
 	}
 }
 
-// Same fails unless two values are equal, and equal as JSON too.
+// Same fails unless two values are deeply equal. The failure shows both as JSON.
 func (f *Checks) Same(what string, have, want any) {
 	f.Helper()
 	if reflect.DeepEqual(have, want) {

@@ -20,7 +20,8 @@ type Keys struct {
 
 var _ backends.Keys = (*Keys)(nil)
 
-// NewKeys returns Keys with a random data key.
+// NewKeys returns Keys with a new ID. The data key is the same in each call and each process, so that another process
+// can read the datasets: see crashing.Main.
 func NewKeys() *Keys {
 	return &Keys{Sealed: dataset.Encryption{
 		ID:      uuid.New(),

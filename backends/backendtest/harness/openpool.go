@@ -44,7 +44,7 @@ func (f *OpenPool) Open() {
 	}
 }
 
-// NothingLeftBelow fails if mounts or loop devices on the test's files are left.
+// NothingLeftBelow fails if something is still mounted below dir, or a loop device still has a file below dir.
 func (f *OpenPool) NothingLeftBelow(dir string) {
 	table, err := mount.Table()
 	f.OK(err)
