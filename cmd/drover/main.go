@@ -3,8 +3,8 @@
 //
 // The output of a command goes to standard output, as a table for people or as JSON for programs. Progress, questions
 // and errors go to standard error. An error is one line. The error about a volume in use is followed by a line for each
-// holder, and an internal error of a server by the ID of the request. The exit code is 0, or 1 if the request failed,
-// or 2 if the command line was wrong.
+// holder, and an internal error of a server by the ID of the request. The exit code is 0, or 1 if the request failed or
+// a finding of status or doctor needs attention, or 2 if the command line was wrong.
 //
 // A new command belongs in the package of its noun below internal. Three nouns have no package with their name: drover
 // ca is in package certificates, drover backend in package verification, and drover replica in package volumes. Of the

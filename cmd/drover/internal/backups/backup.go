@@ -29,7 +29,7 @@ func Command(a *cli.App) *cobra.Command {
 	)
 }
 
-// shortID is how many digits of the ID of a backup are printed, as by restic.
+// shortID is how many digits of the ID of a backup are printed. restic prints as many.
 const shortID = 8
 
 func short(id string) string { return id[:min(shortID, len(id))] }

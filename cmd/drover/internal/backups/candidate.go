@@ -21,13 +21,13 @@ type candidate struct {
 	Backup  api.VolumeBackup `json:"backup"` // newest backup that is not known to be incomplete
 	State   candidateState   `json:"state"`
 	Problem *dataset.Problem `json:"problem,omitempty"` // why it was not recovered, or why its record cannot be read
-	// whether Backup is complete is not known, because control does not know the operation that made it
+	// Unconfirmed reports that Backup may be incomplete, because control does not know the operation that made it.
 	Unconfirmed bool `json:"unconfirmed,omitempty"`
-	// the newest earlier backup of the same volume that is not known to be incomplete
+	// Previous is the newest earlier backup of the same volume that is not known to be incomplete.
 	Previous *api.VolumeBackup `json:"previous,omitempty"`
-	// newer backups that are not complete, and are not used
+	// Unusable has the newer backups that are not complete. They are not used.
 	Unusable []api.VolumeBackup `json:"unusable,omitempty"`
-	// the newest backup of each other volume that has or had the same name
+	// Older has the newest backup of each other volume that has or had the same name.
 	Older []api.VolumeBackup `json:"older,omitempty"`
 
 	operation *dataset.Operation // restore that is in progress; nil: none

@@ -208,7 +208,8 @@ func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error)
 	return n.Name, r.record(ctx, c, n)
 }
 
-// checkAccess fails if --password or --credentials-file is not what the record of a repository has: the record is used.
+// checkAccess fails if --password or --credentials-file differs from the record of a repository, because the command
+// would use the record.
 func (r *recovery) checkAccess(known dataset.Repository) error {
 	if r.credentials != "" && r.credentials != known.CredentialsFile {
 		return dataset.Errorf(dataset.ErrExists, "repository %s is recorded with %s (leave out --credentials-file, or "+

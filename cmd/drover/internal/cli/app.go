@@ -181,7 +181,8 @@ func (a *App) Meter(label string, quiet bool) progress.Meter {
 	return progress.NewLines(a.ErrOut, label)
 }
 
-// Meters returns a group of meters, which show the progress of several pieces of work as Meter does that of one.
+// Meters returns a group of meters for several pieces of work. It draws bars or prints lines, as Meter does if quiet is
+// not set.
 func (a *App) Meters() *progress.Group { return progress.NewGroup(a.ErrOut, a.drawsBars()) }
 
 // drawsBars reports whether progress is drawn as bars.

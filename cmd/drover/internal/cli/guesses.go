@@ -9,8 +9,7 @@ import (
 
 // otherWords maps words that people type to the commands that they mean, without the program's name, if the words are
 // not accepted as synonyms: because the meaning is not certain, or because the command destroys or disturbs something.
-// A command without a noun, such as rm, belongs to the noun that the person typed. A command that destroys data has
-// --dry-run, so that copying it from the message does no harm.
+// A command that destroys data has --dry-run, so that copying it from the message does no harm.
 var otherWords = map[string]string{
 	"shrink": "volume resize", "size": "volume resize",
 	"empty":    "trash purge --all --dry-run",

@@ -42,7 +42,7 @@ type format struct {
 
 func (f *format) String() string { return f.name }
 
-// Type is what help shows as the value.
+// Type returns the placeholder for the value in the help.
 func (f *format) Type() string { return strings.Join(f.names(), "|") }
 
 func (f *format) names() []string {
@@ -127,7 +127,7 @@ type options struct {
 
 func (o options) String() string { return "" }
 
-// Type is what help shows as the value.
+// Type returns the placeholder for the value in the help.
 func (o options) Type() string { return "KEY=VALUE" }
 
 // Set accepts one option, or the format.

@@ -2,9 +2,10 @@ package cli
 
 // synonyms maps words that are accepted for a command to that command, without the program's name. They are the words
 // of docker, kubectl, zfs, restic and systemctl, and those of newcomers in trials. A key is one word, which is accepted
-// at the root and below a noun that has the command, or a whole command. The values can have flags. A word is accepted
-// only if its meaning is clear and nothing is lost, or if the command asks first as usual. All other words that people
-// type are in otherWords. Help, man pages and completions do not list synonyms.
+// at the root and below a noun that has the command, or a whole command. The values can have flags. A value without a
+// noun, such as rm, is a command of the noun that the person typed. A word is accepted only if its meaning is clear and
+// nothing is lost, or if the command asks first as usual. All other words that people type are in otherWords. Help, man
+// pages and completions do not list synonyms.
 var synonyms = map[string]string{
 	"grow": "volume resize --grow", "extend": "volume resize --grow", "expand": "volume resize --grow",
 	"enlarge": "volume resize --grow",

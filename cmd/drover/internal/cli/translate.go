@@ -173,9 +173,9 @@ func nounOf(root *cobra.Command, word string) (noun *cobra.Command, plural bool)
 	return nil, false
 }
 
-// acceptedCommand returns the words of the command for which a word below cmd is accepted as a synonym, or nil if it is
-// none. rest are the words after it. A synonym of the inspect command of each noun, such as get, is a synonym of ls if
-// no name follows it.
+// acceptedCommand returns the words of the command that replaces a synonym below cmd, or nil if word is no accepted
+// synonym. rest are the words after it. A synonym of the inspect command of each noun, such as get, is a synonym of ls
+// if no name follows it.
 func acceptedCommand(cmd *cobra.Command, word string, rest []string) []string {
 	is := synonyms[strings.ToLower(word)]
 	if is == "" && !cmd.HasParent() && !isNoun(cmd, word) {

@@ -29,7 +29,7 @@ const storeFile = "store.db"
 type openedStore struct {
 	store.Store
 	kind    string
-	check   func(context.Context) error // why it cannot be used now; only of a store in Consul
+	check   func(context.Context) error // fails if the store cannot be used now; nil for a store in a file
 	backup  api.Backup                  // nil if it cannot be copied from this host
 	figures []metrics.Figure
 	catalog store.Catalog // nil if there is none

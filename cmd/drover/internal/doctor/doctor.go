@@ -98,7 +98,8 @@ func ofCluster(ctx context.Context, a *cli.App, c cli.Remote) ([]api.Finding, er
 }
 
 // Cluster returns the findings about a cluster, sorted. local is the name of the node that answers, and ownFindings are
-// its findings. If a control replica answers, local is empty. Cluster is a pure function.
+// its findings. If a control replica answers, local is empty. Cluster is a pure function. Only drover doctor --cluster
+// calls it.
 func Cluster(h api.ClusterHealth, local string, ownFindings []api.Finding, now time.Time) []api.Finding {
 	list := append([]api.Finding{}, h.Findings...)
 	list = append(list, h.Store.Findings...)

@@ -129,8 +129,8 @@ func oneWord(status string) string {
 	return strings.NewReplacer(" ", "", "-", "", "_", "").Replace(strings.ToLower(status))
 }
 
-// nearMiss returns a note about a filter whose value no item has: a similar value in the same column, or the values
-// that are there if they are few. Without the note, a typing error looks like an empty list.
+// nearMiss returns a note about a filter whose value no item has: a similar value in the same column or, if the column
+// has only a few values, these values. Without the note, a typing error looks like an empty list.
 func (f filter) nearMiss(k keys, rows [][]string) string {
 	i, ok := k.columns[k.canonical(f.key)]
 	if !ok && otherKey[f.key] != "" {

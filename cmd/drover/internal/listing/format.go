@@ -34,7 +34,7 @@ func (f *format) showsColumns() bool {
 	return f.name == formatTable || f.name == formatWide || f.name == formatName
 }
 
-// Type is what help shows as the value.
+// Type returns the placeholder for the value in the help.
 func (f *format) Type() string { return "table|wide|json|yaml|name|template=TEXT" }
 
 // Set accepts a format, and template= followed by a template.
@@ -55,7 +55,7 @@ func (f *format) Set(s string) error {
 		dataset.Suggestion(s, formats))
 }
 
-// print prints the items in the format of -o. The default format with -q prints only IDs.
+// print prints the items in the format of -o. With -q, the formats table and wide print only IDs.
 func (l List[T]) print(a *cli.App, o *options, s *schema, text *itemTemplate, items []T) error {
 	switch o.format.name {
 	case formatJSON:

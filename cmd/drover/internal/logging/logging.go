@@ -30,7 +30,8 @@ const (
 	Auto = "auto"
 	Text = "text" // time, level, message, fields
 	JSON = "json"
-	// Journal is the level as a priority of sd-daemon(3), message, fields. The journal has the time.
+	// Journal has the level as a priority (see sd-daemon(3)), the message and the fields, but no time: the journal adds
+	// the time.
 	Journal = "journal"
 	Syslog  = "syslog" // RFC 5424, to /dev/log
 )

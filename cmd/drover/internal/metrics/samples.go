@@ -6,9 +6,9 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// samples are the samples of one request. There is one sample for each family and set of label values. A volume in the
-// trash and the present volume of the same name may both be on this host. Both have the same labels then, so their
-// sample has the worse of the two values.
+// samples are the samples of one request. The result of families has one sample for each family and set of label
+// values. A volume in the trash and the present volume of the same name may both be on this host. Both have the same
+// labels then, so families keeps the worse of the two values.
 type samples struct {
 	hideVolumes bool
 	of          map[*Family]*series

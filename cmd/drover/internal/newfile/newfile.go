@@ -16,7 +16,8 @@ import (
 )
 
 // Write writes file.tmp, and renames it to file when it is complete and on disk. It fails with dataset.ErrExists if
-// file or file.tmp exists. After an error it removes file.tmp. what names the content in errors, such as backup.
+// file or file.tmp exists. After an error it removes the file.tmp that it has created. what names the content in
+// errors, such as backup.
 func Write(what, file string, write func(io.Writer) error) (err error) {
 	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
 		return fileExistsError(what, file, err)

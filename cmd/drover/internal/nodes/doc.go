@@ -1,3 +1,3 @@
 // Package nodes has the commands of drover node. Package main adds them to the command tree. The commands call the API,
-// and keep no state.
+// and keep no state. drover node token also writes the token to the file of --out.
 package nodes

@@ -117,7 +117,8 @@ type drain struct {
 type drained struct {
 	Volume string `json:"volume"`
 	Node   string `json:"node,omitempty"` // the volume's node after the move
-	// since when written data is lost, because the volume continues from a copy; zero: nothing is lost
+	// LosesSince is the time since which written data is lost, because the volume continues from a copy. It is zero if
+	// no data is lost.
 	LosesSince time.Time        `json:"loses_since,omitzero"`
 	Problem    *dataset.Problem `json:"problem,omitempty"` // why the volume was not moved
 }

@@ -46,7 +46,7 @@ func newPoolLsCmd(a *cli.App) *cobra.Command {
 	})
 }
 
-// nodeLabels returns the labels of the node of a pool.
+// nodeLabels returns a function that returns the labels of the node of a pool.
 func nodeLabels(ctx context.Context, c cli.Remote) (func(api.Pool) map[string]string, error) {
 	nodes, err := c.NodeList(ctx, "")
 	labels := map[uuid.UUID]map[string]string{}

@@ -133,7 +133,8 @@ func poolNames(ctx context.Context, a *cli.App) ([]string, error) {
 	return slices.Compact(slices.Sorted(slices.Values(names))), err
 }
 
-// printMistakes prints each mistake on a line. If there is only one, it returns that mistake as the error.
+// printMistakes prints each mistake on a line, and returns an error with their number. If there is only one mistake, it
+// prints nothing and returns the mistake.
 func printMistakes(a *cli.App, file string, all []error) error {
 	if len(all) == 1 {
 		return all[0]

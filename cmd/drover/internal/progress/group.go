@@ -45,7 +45,7 @@ func (g *Group) Exclusively(f func()) {
 	f()
 }
 
-// bars returns what draws the bars of the group.
+// bars returns the container in which the bars of the group are drawn. The first call makes it.
 func (g *Group) bars() *mpb.Progress {
 	g.mu.Lock()
 	defer g.mu.Unlock()

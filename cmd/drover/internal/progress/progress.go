@@ -29,8 +29,8 @@ func (Discard) Update(dataset.Progress) {}
 // Close does nothing.
 func (Discard) Close() {}
 
-// Lines prints a line for every new step, and one for every tenth of a step
-// whose total is known. Make it with NewLines.
+// Lines prints a line for every new step, and one for every tenth of a step whose total is known. Make it with
+// NewLines. It is safe for concurrent use.
 type Lines struct {
 	mu     sync.Mutex
 	w      io.Writer
@@ -66,7 +66,7 @@ func (l *Lines) Update(p dataset.Progress) {
 	_, _ = fmt.Fprintln(l.w, show.Clean(line))
 }
 
-// Close ends the lines.
+// Close makes later calls of Update print nothing.
 func (l *Lines) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

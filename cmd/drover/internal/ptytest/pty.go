@@ -23,7 +23,7 @@ type Terminal struct {
 	ended  chan struct{} // closed when File is closed and screen is complete
 
 	mu     sync.Mutex
-	screen bytes.Buffer // mu
+	screen bytes.Buffer // protected by mu
 }
 
 // Open makes a terminal that exists until the test ends.

@@ -66,7 +66,7 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 		})
 }
 
-// shortID is how many characters of the ID of a repository are printed, as by restic.
+// shortID is how many characters of the ID of a repository are printed. restic prints as many.
 const shortID = 10
 
 func idOf(state api.RepositoryState) string { return state.ID[:min(shortID, len(state.ID))] }

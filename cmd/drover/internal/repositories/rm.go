@@ -70,8 +70,8 @@ given.`,
 	return cmd
 }
 
-// checkUnused fails with dataset.ErrInUse if the profile of a volume has the volume backed up to a repository, also of
-// a volume in the trash. The server then refuses to remove the repository.
+// checkUnused fails with dataset.ErrInUse if the profile of a volume, or of a volume in the trash, has scheduled
+// backups to a repository. In this case the server refuses to remove the repository.
 func checkUnused(ctx context.Context, c cli.Remote, repository string) error {
 	live, err := cli.FetchAll(ctx, c.Volumes)
 	if err != nil {

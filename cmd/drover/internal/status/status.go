@@ -232,7 +232,7 @@ func readOperations(ctx context.Context, c cli.Remote) (ops []dataset.Operation,
 
 // causes returns the errors of lists that need a finding. All lists for which the server or the store is unavailable
 // have one cause. It needs no finding if the state of the store names it, or if doctor on this host found that control
-// does not respond. A finding about a record that cannot be read is no such cause.
+// does not respond. An error about another subject, such as a record that cannot be read, does not name the cause.
 func causes(health *api.ClusterHealth, doctor []api.Finding, failed []error) (out []error) {
 	isError := func(subject string) func(api.Finding) bool {
 		return func(f api.Finding) bool { return f.Level == findings.Error && f.Subject == subject }

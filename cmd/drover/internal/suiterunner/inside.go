@@ -22,7 +22,7 @@ import (
 )
 
 // Inside runs in the separate process. It runs the suite in the folder at path and writes the events to w, as lines of
-// JSON.
+// JSON. An error becomes an event with a Problem. Inside fails only if it cannot write.
 func Inside(ctx context.Context, kind backends.Kind, path string, w io.Writer) error {
 	enc := json.NewEncoder(w)
 	tell := func(e verify.Event) error { return enc.Encode(e) }
@@ -56,7 +56,8 @@ func unmountOthers(path string) error {
 	return nil
 }
 
-// isNeeded reports whether a file at path, or a command, may need the mount at point.
+// isNeeded reports whether the mount at point may be needed: by the suite, whose folder is at path, or by a command
+// that the suite runs.
 func isNeeded(point, path string) bool {
 	if rel, err := filepath.Rel(point, path); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
 		return true

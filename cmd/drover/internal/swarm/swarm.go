@@ -26,9 +26,9 @@ import (
 )
 
 const (
-	interval     = 15 * time.Second // pause between two looks; facts are recorded once a minute at most
-	timeout      = 10 * time.Second // bound of one look
-	firstTimeout = time.Second      // bound of the first look, before anything is served
+	interval     = 15 * time.Second // pause between two calls of Update; the agent reports facts once a minute at most
+	timeout      = 10 * time.Second // maximum duration of Update
+	firstTimeout = time.Second      // maximum duration of ReadVersion, which runs before anything is served
 )
 
 // Prefix is the prefix of Drover's labels. Drover owns every label with this prefix.

@@ -273,7 +273,8 @@ func poolFolder(p api.Pool) (string, error) {
 		p.Name, p.Path, p.NodeName)
 }
 
-// removeLeftovers removes the folders of earlier runs. It fails if another run is in progress.
+// removeLeftovers removes the folders of earlier runs. It ignores folders that only have the name of such a folder. It
+// fails if another run is in progress.
 func removeLeftovers(ctx context.Context, a *cli.App, p api.Pool, path string) error {
 	list, err := trialdir.Find(path)
 	if err != nil {
@@ -298,7 +299,8 @@ func removeLeftovers(ctx context.Context, a *cli.App, p api.Pool, path string) e
 	return nil
 }
 
-// showStep shows the present step: on a terminal in one line, which an empty text removes.
+// showStep shows the present step. On a terminal, each step replaces the line of the previous one, and an empty text
+// clears the line. Elsewhere, each step is a line, and an empty text prints nothing.
 func showStep(a *cli.App, text string) {
 	switch oneLine := cli.HasSize(a.ErrOut) && a.Getenv("TERM") != "dumb" && a.Getenv("TERM") != ""; {
 	case oneLine:

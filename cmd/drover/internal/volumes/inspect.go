@@ -36,8 +36,8 @@ func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 	})
 }
 
-// newerProfile returns how a volume gets the present revision of its profile, or "" if it has that, if the profile was
-// removed, and if it cannot be read.
+// newerProfile returns how a volume gets the present revision of its profile, or "" if it has that revision, if the
+// profile was removed, or if the profile cannot be read.
 func newerProfile(ctx context.Context, c cli.Remote, v api.Volume) string {
 	p, err := c.Profile(ctx, v.Profile.Name)
 	if err != nil || p.Revision == v.Profile.Revision {
@@ -46,7 +46,7 @@ func newerProfile(ctx context.Context, c cli.Remote, v api.Volume) string {
 	return fmt.Sprintf("newer revision: %s (drover volume set-profile %s %s applies it)", p.Revision, v.Volume, p.Name)
 }
 
-// volumePool is the pool of a volume, as the remedy for a problem needs it.
+// volumePool has the facts about the pool of a volume that determine the remedy for a problem.
 type volumePool struct {
 	name   string              // for drover pool inspect
 	status *dataset.PoolStatus // nil: not known

@@ -23,7 +23,7 @@ func IsWholeReplica(k api.CopyDetail) bool {
 }
 
 // IsStale reports whether a whole replica of a volume was last verified too long ago, and when that was. replicas is
-// the part of the profile of the volume.
+// the key replicas of the profile of the volume.
 func IsStale(replicas dataset.Replicas, k api.CopyDetail, now time.Time) (verified time.Time, stale bool) {
 	verified = k.Taken // a copy that just became a replica was not verified yet
 	if k.VerifiedAt.After(verified) {

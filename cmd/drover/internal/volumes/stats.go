@@ -23,7 +23,7 @@ const statsPause = time.Second
 // clearScreen moves the cursor of a terminal to the first line and erases everything below.
 const clearScreen = "\x1b[H\x1b[J"
 
-// volumeStats is how much a mounted volume is used, in the JSON output too.
+// volumeStats is how much a mounted volume is used. It is an item of the JSON output.
 type volumeStats struct {
 	Dataset uuid.UUID      `json:"dataset"`
 	Volume  string         `json:"volume"`
