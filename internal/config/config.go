@@ -80,7 +80,7 @@ const (
 	maxDevices = 64 // of a pool
 	maxLabels  = 64
 	maxLabel   = 1024 // bytes of a value
-	maxConsul  = 16   // addresses, of control replicas too
+	maxConsul  = 16   // addresses of Consul; also the limit for addresses of control replicas
 )
 
 // Parse parses drover.yaml. file is the name of the file, for errors. An empty file is valid. backend fails for the

@@ -36,10 +36,13 @@ func MarkLogged(err error) error {
 
 func isLogged(err error) bool { return errors.As(err, new(loggedError)) }
 
-// LevelOf returns the level at which the failure of a request is logged. No error, and an error that is in the log
-// already, is debug. A refusal is no failure of the service, work that continues has not failed, and a request whose
-// caller has gone ends with context.Canceled: all three are info. A problem that an operator has to watch, such as a
-// full or unreachable pool or a time limit that passed, is a warning. Everything else is an error.
+// LevelOf returns the level at which the failure of a request is logged:
+//
+//   - debug: there is no error, or the error is in the log already.
+//   - info: the request was refused, its work continues, or it ended with context.Canceled, because its caller has gone
+//     or this process stops.
+//   - warning: a problem that an operator has to watch, such as a full or unreachable pool or a time limit that passed.
+//   - error: everything else.
 func LevelOf(err error) logrus.Level {
 	kind := dataset.KindOf(err)
 	switch {

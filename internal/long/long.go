@@ -28,8 +28,8 @@ func Rounds(short, long int) int {
 
 // Turn reports whether a cell of a matrix is tested. In the long form it is always true. In the short form about one
 // cell in n is tested, and the tested cells are on diagonals: a matrix with at least n rows and n columns has a tested
-// cell in each row and in each column. A smaller matrix is treated as if n were its number of rows or columns, so that
-// this holds for it too. row and column are counted from 0.
+// cell in each row and in each column. If the matrix has fewer than n rows or columns, that smaller number is used
+// instead of n, so each row and each column still has a tested cell. row and column are counted from 0.
 func Turn(row, rows, column, columns, n int) bool {
 	return Enabled() || (row+column)%max(1, min(n, rows, columns)) == 0
 }

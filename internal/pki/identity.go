@@ -1,13 +1,15 @@
 // Package pki identifies the members of a cluster. It has the certificate authority of the cluster, the certificates of
 // control replicas, nodes and operators, and the verification of a peer's certificate. It knows files and TLS, but not
-// HTTP. Control signs with an [Authority], agents and clients keep a [Pair] in files, and all of them verify peers with
-// [Credentials]. A lock file protects the folder of an authority from concurrent changes. The caller protects the files
-// of a pair. In memory, Credentials have the present pair, in an atomic pointer, and a cache of verified signatures,
-// which a mutex protects.
+// HTTP. The command drover ca (cmd/drover/internal/certificates) creates and rotates an [Authority], and issues
+// certificates of operators with it. A control replica (control/membership, cmd/drover/internal/daemon) signs its own
+// certificate and those of nodes. Agents (agent/member) and clients (cmd/drover/internal/cli) keep a [Pair] in files.
+// All members verify peers with [Credentials]. A lock file protects the folder of an authority from concurrent changes.
+// The caller protects the files of a pair. In memory, Credentials have the present pair, in an atomic pointer, and a
+// cache of verified signatures, which a mutex protects.
 //
 // Where to change what: what a certificate contains is in authority.go and identity.go, when a peer is accepted in
-// tls.go, how an authority gets a new key in rotate.go, the files of a pair in files.go, requests of certificates in
-// request.go, and the form of tokens in token.go.
+// tls.go and signaturecache.go, the list of operators in operators.go, how an authority gets a new key in rotate.go,
+// the files of a pair in files.go, requests of certificates in request.go, and the form of tokens in token.go.
 //
 // A certificate names its holder with one URI and nothing else:
 //

@@ -8,8 +8,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// overlap is how long an old root is trusted beside the new one: as long as a node's certificate that it signed is
-// valid.
+// overlap is how long an old root is trusted beside the new one: until the last node certificate that the old root
+// signed has expired.
 const overlap = MemberLife
 
 // Rotate creates a new key and root for the authority in a folder. The new key signs from then on, and the old root

@@ -44,7 +44,7 @@ func defaultOf(k Key) string {
 	return k.Default
 }
 
-// inContext returns the example with the last key of the path.
+// inContext returns the example as a line of YAML, such as "size: 20GiB". Its key is the last element of the path.
 func inContext(k Key) string {
 	name := k.Path[strings.LastIndex(k.Path, ".")+1:]
 	return name + ": " + k.Example

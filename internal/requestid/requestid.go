@@ -4,8 +4,8 @@
 // A request of an engine or of the command line gets an ID where it enters Drover: in package plugin, in
 // control/api/server, or in the command line. The ID is a value of the request's context. Clients send it to control
 // and to the agents of other nodes in the header X-Request-Id, and control stores it in the record of an operation, so
-// that the agent that carries out the operation later has the same ID. Log writes it as the field "request". Background
-// work has no ID. The package has no state.
+// that the agent that carries out the operation later has the same ID. Log writes the ID as the field "request".
+// Background work has no ID. The package has no state.
 package requestid
 
 import (

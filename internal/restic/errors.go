@@ -135,8 +135,8 @@ func ignored(text []byte) string {
 // opening returns the words of restic's messages about a repository that it cannot open.
 func opening() []string { return []string{"unable to open config file", "config cannot be loaded"} }
 
-// isAbsent reports whether restic failed because there is no repository. Any other failure to open it can end, and must
-// not make a caller believe that it can initialize a repository there.
+// isAbsent reports whether restic failed because there is no repository. Any other failure to open the repository may
+// be temporary. It must not make a caller believe that it can initialize a repository there.
 func isAbsent(text string) bool {
 	for line := range strings.Lines(text) {
 		if !slices.ContainsFunc(opening(), func(w string) bool { return strings.Contains(line, w) }) {
@@ -155,8 +155,8 @@ func saysAbsent(line string) bool {
 		!slices.ContainsFunc([]string{"NoSuchBucket", "specified bucket", "Access Key Id"}, contains)
 }
 
-// ownerEnded reports whether the lock that made restic fail is of a process of this host that has ended. Another
-// program can have its ID meanwhile.
+// ownerEnded reports whether the lock that made restic fail is of a process of this host that has ended. It also
+// returns true if another program has the PID of that process now.
 func ownerEnded(text []byte) bool {
 	locked := lockedBy().FindSubmatch(text)
 	if locked == nil {
@@ -277,9 +277,10 @@ func failedLoad(text string) string {
 	return ""
 }
 
-// missingData returns restic's first message that a part of the data is missing or cut off, if restic gave up to read
-// it. The message is about the file that cannot be restored. missingData returns "" if there is none. A pack that
-// cannot be read for another reason is neither: see damagedPacks.
+// missingData returns restic's first message that a part of the data is missing or cut off. It ignores messages after
+// which restic tries again. The message is about the file that cannot be restored. missingData returns "" if there is
+// no such message. A pack that cannot be read for another reason does not count as missing or cut off: see
+// damagedPacks.
 func missingData(text string) string {
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
@@ -296,7 +297,7 @@ func missingData(text string) string {
 }
 
 // damagedPacks describes the files of a repository that restic names as missing or damaged. It names at most three. A
-// file that restic could not read is neither: the server may be unreachable for a while.
+// file that restic could not read does not count: the server may be unreachable for a while.
 func damagedPacks(text string) (list []string) {
 	const most = 3
 	var missing, damaged []string

@@ -1,8 +1,8 @@
 // Package restic runs restic(1), which stores backups in repositories. It passes the password of a repository through
 // standard input, so that neither a list of arguments nor an environment contains it. Packages agent/repository and
-// agent/backup call it. A [Repository] keeps no state besides its options, and is safe for concurrent use. How a
-// repository is made, opened and checked is in restic.go, and all other commands are in backup.go. errors.go decides
-// which kind of error a failure of restic is.
+// agent/backup call it, and package agent connects them. A [Repository] keeps no state besides its options, and is safe
+// for concurrent use. How a repository is made, opened and checked is in restic.go, and all other commands are in
+// backup.go. errors.go decides which kind of error a failure of restic is.
 package restic
 
 import (
@@ -146,7 +146,7 @@ func (r *Repository) json(ctx context.Context, c command, into any, args ...stri
 	return r.decode(out.Bytes(), into)
 }
 
-// maxOutput bounds the output that is kept in memory. A snapshot needs about 600 bytes.
+// maxOutput bounds the output that is kept in memory. A backup in a list needs about 600 bytes.
 const maxOutput = 64 << 20
 
 // run runs restic. If another run that was killed on this host left its lock in the repository, run removes the lock,

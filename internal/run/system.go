@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// killGrace is how long the pipes of a command stay open after the time for its clean-up, if a child of the command
-// keeps them open. A command that has not ended twice as long after it was killed counts as stuck.
+// killGrace bounds the wait for the pipes of a command, which a child of the command may keep open. The pipes are
+// closed when Command.Interrupt plus killGrace has passed since the command ended or its context ended. A command that
+// has not ended 2 * killGrace after it was killed counts as stuck.
 const killGrace = 3 * time.Second
 
 // System runs commands on this host. Its zero value is ready; it must not be
@@ -102,8 +103,9 @@ func killGroup(cmd *exec.Cmd) error {
 }
 
 // wait reaps cmd. exec.Cmd.Wait is not sufficient: WaitDelay bounds the wait for the pipes, but nothing bounds the wait
-// for a process that waits in the kernel and cannot be killed. After ctx ended, a command that was interrupted has the
-// time interrupt before wait kills it. reaped is false if the command is stuck.
+// for a process that waits in the kernel and cannot be killed. When ctx ends, the command gets SIGINT if interrupt is
+// positive, and is killed if it still runs after that time. If interrupt is 0, it is killed at once. reaped is false if
+// the command is stuck.
 func (s *System) wait(ctx context.Context, cmd *exec.Cmd, interrupt time.Duration) (err error, reaped bool) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	s.mu.Lock()

@@ -24,11 +24,11 @@ import (
 // directory and another kind of entry cannot have the same name.
 //
 // Errors: dataset.ErrInvalid for an entry whose name or hard link is absolute, contains ".." or leads through a
-// symbolic link, for a name of a directory and another entry, and for an entry that no filesystem accepts, such as a
-// name of 300 bytes. dataset.ErrCorrupt for a stream without an end mark or with a damaged header. dataset.ErrExists if
-// dir is not empty. dataset.ErrNoSpace if the disk is full. dataset.ErrUnsupported for ACLs in text form (tar --acls),
-// for an attribute that the filesystem of dir does not support, for an unknown kind of entry, and for directories
-// deeper than 2,049 levels.
+// symbolic link, for a directory and another kind of entry with the same name, and for an entry that no filesystem
+// accepts, such as a name of 300 bytes. dataset.ErrCorrupt for a stream without an end mark or with a damaged header.
+// dataset.ErrExists if dir is not empty. dataset.ErrNoSpace if the disk is full. dataset.ErrUnsupported for ACLs in
+// text form (tar --acls), for an attribute that the filesystem of dir does not support, for an unknown kind of entry,
+// and for directories deeper than 2,049 levels.
 //
 // It never changes anything outside of dir. After an error dir contains a part of the tree. It reads r to its end. The
 // files are durable only with WithSync. Safe for concurrent use with different dirs.

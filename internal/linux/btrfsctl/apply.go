@@ -158,7 +158,8 @@ func (a *applying) withParent(path string, do func(dir int, name string) error) 
 }
 
 // closeAfterMove closes the file and the directory that are kept open for the next command. It is called before a
-// command that changes paths, because their recorded paths may then name other files.
+// command that changes paths, because the paths that were recorded for the file and the directory may then belong to
+// other files.
 func (a *applying) closeAfterMove() error { return a.close() }
 
 // openBeneath opens a path below a directory. Neither a symbolic link nor a mount can lead it elsewhere.

@@ -4,8 +4,9 @@
 // keep no state. [Commits] shares one commit between callers, protected by a mutex.
 //
 // Where to change what: how subvolumes are made and deleted is in btrfs.go, nested.go and deletion.go, and quotas are
-// in quota.go. A stream is written in send.go, parsed in command.go and applied in apply.go. The extents of a file are
-// read in extents.go, the UUIDs of a subvolume in identity.go, and the RAID profile in profile.go.
+// in quota.go. Commits are shared in commits.go. A stream is written in send.go, parsed in command.go, and applied in
+// apply.go and unprotect.go. The extents of a file are read in extents.go, the UUIDs of a subvolume in identity.go, and
+// the RAID profile in profile.go.
 package btrfsctl
 
 import (

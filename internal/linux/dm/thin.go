@@ -23,8 +23,8 @@ const (
 	thinNode    = 121107
 
 	nodeNumberAt = 8
-	nodeUsed     = 16 // offset of the number of entries; at nodeRoom is their maximum number
-	nodeRoom     = 20
+	nodeUsed     = 16 // offset of the number of entries
+	nodeRoom     = 20 // offset of the maximum number of entries
 	nodeSize     = 24 // offset of the size of a value
 	nodeHeader   = 32
 	nodeInternal = 1

@@ -3,7 +3,8 @@
 // Meta). The agent (agent/registration) reads the facts of its host. Control (control/membership) and the Swarm watcher
 // (cmd/drover/internal/swarm) publish them. Tests (internal/scratch) ask how much memory is free. The package starts no
 // process and uses no service. Only [Average] has state, which its caller protects. A new fact also needs a field of
-// dataset.Facts and, if a placement may use it, an entry in package selector.
+// dataset.Facts, a comparison in Facts.Differ of package dataset if its changes must be recorded, and, if a placement
+// may use it, an entry in package selector.
 package facts
 
 import (

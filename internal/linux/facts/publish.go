@@ -68,8 +68,9 @@ func Tags(n dataset.Node, f dataset.Facts) []string {
 }
 
 // Meta returns the facts as metadata of a service in Consul. Keys consist of letters, digits, "-" and "_", such as
-// drover_load_10 or drover_pool_fast_free. Keys and values that are too long for Consul are left out. If there are more
-// keys than Consul accepts, the last ones in alphabetical order are left out.
+// drover_load_10 or drover_pool_fast_free. If two names give the same key, the last one in alphabetical order counts.
+// Facts whose key or value is too long for Consul are left out. If there are more keys than Consul accepts, the last
+// ones in alphabetical order are left out.
 func Meta(n dataset.Node, f dataset.Facts) map[string]string {
 	all := Published(n, f)
 	out := map[string]string{}

@@ -17,7 +17,7 @@ type device struct {
 	// anyBtrfs is true if the numbers that stat(2) reports are unknown and the filesystem may be a btrfs.
 	anyBtrfs bool
 	// identity is empty if AddTree got the host's mount of the tree. The device numbers are sufficient then, because no
-	// other filesystem has them as long as the host has it mounted.
+	// other filesystem has these numbers while the host has the tree mounted.
 	identity mount.Identity
 }
 

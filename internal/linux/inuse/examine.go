@@ -244,9 +244,9 @@ func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) err
 }
 
 // examineWithoutStat examines a descriptor for which statx(2) failed because the filesystem does not describe the file.
-// A FUSE filesystem refuses to describe it to other users than its own, including root (fuse_allow_current_process). A
-// filesystem that has shut down answers EIO. Such an error must not count as a use of the tree: any user can have such
-// a descriptor, and can pass it to other processes.
+// By default, a FUSE filesystem describes its files only to the user who mounted it, and not even to root
+// (fuse_allow_current_process). A filesystem that has shut down answers EIO. Such an error must not count as a use of
+// the tree: any user can have such a descriptor, and can pass it to other processes.
 //
 // The kernel knows the mount of the descriptor without the filesystem. The file counts if that mount is a mount of a
 // wanted filesystem. A file on a detached mount counts if its device number is that of a wanted filesystem.

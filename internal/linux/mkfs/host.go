@@ -71,8 +71,8 @@ func checkMkfs(fs string) error {
 	return nil
 }
 
-// CheckAny fails with ErrUnsupported if a list of filesystems is empty. The error begins with what, and names the
-// missing parts.
+// CheckAny fails with ErrUnsupported if a list of filesystems is empty. The error begins with the text in what, and
+// names the missing parts.
 func (h Host) CheckAny(list []string, what string) error {
 	if len(list) > 0 {
 		return nil

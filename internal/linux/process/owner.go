@@ -48,13 +48,14 @@ func Container(pid int) (id, engine string, err error) {
 // containerIDLength is the length of the IDs of Docker, Podman and containerd, in hexadecimal digits.
 const containerIDLength = 64
 
-// containerOf finds the container in the content of a cgroup file. own is that of this process. Engines name the group
-// of a container after its ID: docker-ID.scope or libpod-ID.scope with systemd, and ID or libpod-ID otherwise. Podman's
-// monitor conmon is in the group libpod-conmon-ID, and belongs to the container too.
+// containerOf finds the container in the content of a cgroup file. own is the content of the cgroup file of this
+// process. Engines name the group of a container after its ID: docker-ID.scope or libpod-ID.scope with systemd, and ID
+// or libpod-ID otherwise. Podman's monitor conmon is in the group libpod-conmon-ID, and belongs to the container too.
 //
-// A container can create groups below its own and name them after another container. So the outermost container
-// counts. Groups that this process is in too do not count: this host may itself be a container. If there is no other
-// group, the process is in the container of this process.
+// A container can create groups below its own and name them after another container. So the outermost container counts.
+// Groups that this process is in too do not count: this host may itself be a container. If no other group is named
+// after a container, the innermost common group that is named after one counts: both processes are then in that
+// container.
 func containerOf(cgroups, own string) (id, engine string) {
 	ownPaths := map[string]string{}
 	for _, h := range hierarchies(own) {

@@ -1,7 +1,8 @@
 // Package process identifies processes of this host by PID and start time, so that a process is not confused with a
 // later one that has the same PID. It also finds out which user and which container a process belongs to (owner.go).
-// The agent, the plugin and package inuse record processes with it, and the agent (agent/mounting) describes the users
-// of a volume with it. It keeps no state. All functions are safe for concurrent use.
+// The plugin identifies the caller of a request with it, and package inuse the processes that it examines. The agent
+// (agent/mounting) records the engines that mount volumes, and describes the users of a volume. The package keeps no
+// state. All functions are safe for concurrent use.
 package process
 
 import (
