@@ -206,7 +206,7 @@ func (v *Planner) PlanVerify(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	if err != nil {
 		return nil, v.addProfiles(err, req)
 	}
-	if w.spec.From != "" || w.opts.Labels != nil || w.opts.Protect || w.opts.ReadOnly {
+	if w.spec.From != "" || w.opts.Labels != nil || w.opts.Protect || w.opts.ReadOnly || w.opts.Node != "" {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
 			"verification of a backup of volume %q: unexpected option (available: fs, pool, profile, size)",
 			w.spec.Name)

@@ -229,6 +229,7 @@ func TestVerificationIsRefused(t *testing.T) {
 		"expected 64 hexadecimal digits":      func(r *api.Request) { r.Backup = r.Backup[:8] },
 		"unexpected option":                   func(r *api.Request) { r.Options = map[string]string{"from": "db"} },
 		"unexpected option (":                 func(r *api.Request) { r.Options = map[string]string{"label.a": "b"} },
+		"unexpected option (available: fs,":   func(r *api.Request) { r.Options = map[string]string{"node": "alpha"} },
 		`unknown profile "absent"`:            func(r *api.Request) { r.Options = map[string]string{"profile": "absent"} },
 	} {
 		req := verify("db")

@@ -8,14 +8,14 @@ import (
 )
 
 // chosenNode returns the node of option node, or uuid.Nil if the request does not have this option. It fails with
-// dataset.ErrInvalid if no node has that name, and with dataset.ErrUnsupported if an import names another node than
-// requester, which has the files.
+// dataset.ErrInvalid if no node has that name, and with dataset.ErrUnsupported if the import of a folder or a stream
+// names another node than requester, which has the files. A backup can be restored on any node.
 func chosenNode(t *record.Tx, w CreateRequest, requester uuid.UUID) (uuid.UUID, error) {
 	if w.opts.Node == "" {
 		return uuid.Nil, nil
 	}
 	n, err := t.FindNode(w.opts.Node)
-	if err != nil || w.kind != dataset.OpImport || n.ID == requester {
+	if err != nil || !w.hostFiles || n.ID == requester {
 		return n.ID, err
 	}
 	return n.ID, dataset.Errorf(dataset.ErrUnsupported,

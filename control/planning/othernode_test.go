@@ -1,6 +1,7 @@
 package planning_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
@@ -30,8 +31,7 @@ func TestChosenNodeOfExistingVolume(t *testing.T) {
 // A clone is created beside its source, and an import beside its files.
 func TestChosenNodeOfCopies(t *testing.T) {
 	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	e.NewAgent("beta")
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 	a.MustCreate("db@gold")
 	a.MustRefusePlan(controltest.Create("copy", "from=db", "node=beta"), dataset.ErrUnsupported,
 		"a clone shares the blocks of its source on node alpha, and cannot be created on node beta",
@@ -43,6 +43,12 @@ func TestChosenNodeOfCopies(t *testing.T) {
 	req.Kind, req.Path = dataset.OpImport, "/srv/x"
 	a.MustRefusePlan(req, dataset.ErrUnsupported, "on the node that reads the files, not on node beta",
 		"drover volume move files beta")
+	restore := controltest.Create("restored", "node=beta")
+	restore.Kind, restore.Repository, restore.Backup = dataset.OpImport, "offsite", strings.Repeat("5f", 32)
+	controltest.AddRepository(e, "offsite")
+	if op := a.MustPlan(restore); op.Node != b.ID {
+		t.Errorf("%+v", op)
+	}
 	req.Options["node"] = "alpha"
 	if op := a.MustPlan(req); op.Node != a.ID {
 		t.Errorf("%+v", op)

@@ -18,12 +18,14 @@ type CreateRequest struct {
 	spec      dataset.Spec
 	opts      dataset.Options
 	allowName bool // From may also be a name
+	hostFiles bool // the files are on the requesting node, or come through it
 }
 
 // ParseCreate parses the options of a request, and compares them with its spec, which api.Request.Parsed has parsed.
 // It fails with dataset.ErrInvalid if the options or the spec are wrong.
 func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	w.kind, w.engine = req.Kind, req.Engine
+	w.hostFiles = req.Kind == dataset.OpImport && req.Backup == ""
 	if req.Ref.Err != nil {
 		return w, req.Ref.Err
 	}
