@@ -16,7 +16,7 @@ import (
 )
 
 // Recall asks the home of a move to relinquish its lease. From then on the home allows no new mounts of the volume.
-// Idempotent: if the lease is already recalled, Recall returns the present operation.
+// Idempotent: if the lease is already recalled or relinquished, Recall returns the present operation.
 //
 // It fails with dataset.ErrStale if the move has ended or has another epoch, with ErrCancelled if it was cancelled,
 // with ErrConflict if the volume was deleted or the store is halted, and with ErrForbidden if the move belongs to

@@ -162,6 +162,7 @@ func (s *Service) settleOperation(t *record.Tx, op *dataset.Operation) error {
 	return s.Uptime.PutEnded(t, *op)
 }
 
+// record writes the record of an operation that has not ended, and its key under work/. It wakes the agent of its node.
 func (s *Service) record(t *record.Tx, op dataset.Operation) error {
 	t.Notice.Ops = append(t.Notice.Ops, op.ID)
 	t.WakeNode(op.Node)
@@ -273,9 +274,10 @@ func (s *Service) endOperation(t *record.Tx, op dataset.Operation) error {
 	return s.Uptime.PutEnded(t, op)
 }
 
-// Operations lists the recorded operations by their UUIDs: those that have not ended, and those that ended within the
-// last day: at most the last MaxEndedOperations, and at most 32 MiB of records (package housekeeping). Scheduled
-// snapshots that succeeded, and the removals of such snapshots, are listed for an hour only.
+// Operations lists the recorded operations by their UUIDs. It lists all that have not ended, and those that ended
+// within the last day. Of the ended ones, at most the last MaxEndedOperations and at most 32 MiB of records are kept
+// (package housekeeping). Scheduled snapshots that succeeded, and the removals of such snapshots, are listed for an
+// hour only.
 func (s *Service) Operations(ctx context.Context, p api.Page) (out api.List[dataset.Operation], err error) {
 	limit := p.Size()
 	from := view.After(record.OperationsPrefix, p)

@@ -52,8 +52,8 @@ func (s *Service) preview(ctx context.Context, req api.Request) (out api.Outcome
 }
 
 // checkReportedUnused fails with dataset.ErrInUse if an operation needs an unused dataset, and the home has reported a
-// use of it. A move would first copy most of the data, and would be refused only after that. A forced move or deletion
-// does not ask the home. op may be nil.
+// use of it. A move would first copy most of the data, and would be refused only after that. A move or deletion without
+// the home (--force --fenced) does not ask the home. op may be nil.
 func checkReportedUnused(v api.Volume, op *dataset.Operation, forced bool) error {
 	if op == nil || v.Status == nil || len(v.Status.Mounts) == 0 {
 		return nil

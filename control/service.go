@@ -67,7 +67,7 @@ type Deps struct {
 }
 
 // Service is the control service. It implements api.Service. All methods are safe for concurrent use. Its exported
-// fields are the components that make the decisions; Assemble sets them, and they must not change while requests run.
+// fields are its dependencies and components. Assemble sets them, and they must not change while requests run.
 type Service struct {
 	Deps
 	*membership.Admission

@@ -113,6 +113,7 @@ func (s *Syncer) trust(ctx context.Context, node uuid.UUID) (last api.RecoverySt
 	return last, halted, err
 }
 
+// syncRead reads the records that changed. If n.Full is set, it reads all records of the node.
 func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.ChangeSet) (out api.Sync, err error) {
 	out = api.Sync{Revision: n.Rev, Full: n.Full}
 	t := record.NewTx(ctx, s.Ledger.Store)

@@ -236,7 +236,8 @@ func (e *Control) AdvanceAndRun(d time.Duration) {
 	e.Round()
 }
 
-// AdvanceClock advances the clock. Meanwhile the service only counts its running time, as long as the store answers.
+// AdvanceClock advances the clock. Meanwhile the service counts its running time, if the store answers, and does no
+// other work.
 func (e *Control) AdvanceClock(d time.Duration) {
 	e.Helper()
 	for d > 0 {

@@ -86,7 +86,7 @@ func (l *LastCopy) RestartHome() {
 	l.Home.Control = l.SecondService
 }
 
-// Wait lets time pass in which the session of the home ends, and restarts the home.
+// Wait ends the session of the home, lets time pass, and restarts the home.
 func (l *LastCopy) Wait(d time.Duration) {
 	l.Helper()
 	l.EndHome()

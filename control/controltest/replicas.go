@@ -47,7 +47,8 @@ func NewReplicas(t *testing.T, n int) *Replicas {
 	return x
 }
 
-// On returns the harness of one of the services.
+// On returns the harness of one of the services. Its Spy is nil, so CheckInvariants, Dump and OpenOperations cannot be
+// used unless the test sets Spy.
 func (x *Replicas) On(s *control.Service) *Control {
 	e := &Control{TB: x.T, Service: s, Ctx: context.Background(), Clock: x.Clock, ProfileSet: x.Profiles}
 	e.Memory = e.Housekeeper.NewMemory()

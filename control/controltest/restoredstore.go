@@ -8,7 +8,8 @@ import (
 	"github.com/droverhq/drover/control/store"
 )
 
-// RestoredStore is a cluster whose store is restored from a backup, with the holdings of each node at that time.
+// RestoredStore is a cluster for tests that restore its store from a backup. A test keeps the backup in Saved. Holdings
+// has what each node had at the last call of NoteHoldings.
 type RestoredStore struct {
 	*Replicas
 	*Control

@@ -46,11 +46,12 @@ type Deleter struct{ Deps }
 
 // PlanDelete decides to delete a volume. The home deletes it when the dataset is not in use. If the home is
 // unreachable, control itself deletes the volume, but only if a person confirms that the home is fenced. node is the
-// node whose agent asks for the plan; uuid.Nil if a user made the request. If the request has a name, and the volume
-// has another one, PlanDelete fails with dataset.ErrConflict. So an engine that removes a volume by a former name,
-// which is an alias now, does not delete it. CommitDelete checks the name again. If the request names the volume by an
-// alias, PlanDelete fails with dataset.ErrInvalid: the caller may not know that the volume is in use under another
-// name.
+// node whose agent asks for the plan; uuid.Nil if a user made the request.
+//
+// If the request has a name, and the volume has another name, PlanDelete fails with dataset.ErrConflict. So an engine
+// cannot delete a renamed volume by the former name. CommitDelete checks the name again. If the request names the
+// volume by an alias, PlanDelete fails with dataset.ErrInvalid: the caller may not know that the volume is in use under
+// another name.
 func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
 	d, err := t.Volume(req.Volume)

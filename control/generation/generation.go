@@ -3,8 +3,8 @@
 // Package control embeds Recorder in its Service. An agent calls Generations through the API when it raises the
 // generation of a pool. If the report is marked as Transient, its generations stay in memory, under the mutex of
 // reportedGenerations. Otherwise they are written to the store (record.GenerationKey). The response has the higher of
-// the two generations of each pool. The agent compares it with the generation in the pool, and quarantines the pool
-// (package agent/generation). Which reports are written to the store is decided here.
+// the two generations of each pool. If the generation in the pool is lower, the agent quarantines the pool (package
+// agent/generation). Which reports are written to the store is decided here.
 package generation
 
 import (
@@ -34,8 +34,8 @@ func New(l *ledger.Ledger) *Recorder { return &Recorder{ledger: l} }
 // reports, which are not written to the store: the generation of a pool in use is raised every few minutes.
 type reportedGenerations struct {
 	mu         sync.Mutex
-	byPool     map[uuid.UUID]nodeGeneration // by pool
-	pruneAbove int                          // above this number of entries, those of removed nodes are dropped
+	byPool     map[uuid.UUID]nodeGeneration
+	pruneAbove int // above this number of entries, those of removed nodes are dropped
 }
 
 type nodeGeneration struct {

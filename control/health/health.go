@@ -71,7 +71,7 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	}
 	reading, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	isNamed := slices.ContainsFunc(out.Store.Findings, isStoreError) // that the store is unavailable has a finding
+	isNamed := slices.ContainsFunc(out.Store.Findings, isStoreError) // a finding says that the store is unavailable
 	unreadable := func(what string, err error) {
 		if isUnavailable(err) {
 			if isNamed {
@@ -187,9 +187,9 @@ func silenceFindings(node string, silence time.Duration) []api.Finding {
 	}}
 }
 
-// maxClockError is the difference between the clocks of a node and of control that needs no attention. Times in records
-// are then close enough to each other for schedules and for the age of replicas. It is well below pki.Skew, so that a
-// difference is reported before certificates are refused because of it.
+// maxClockError is the largest difference between the clocks of a node and of control that is not reported. Times in
+// records are then close enough to each other for schedules and for the age of replicas. It is well below pki.Skew, so
+// that a difference is reported before certificates are refused because of it.
 const maxClockError = time.Minute
 
 // clockAhead returns how far the clock of a node was ahead of the clock of this service at the node's last heartbeat.
@@ -264,9 +264,10 @@ func (r *Reader) store(ctx context.Context) api.StoreHealth {
 }
 
 // minConsulServers is the smallest number of Consul servers that tolerates the failure of one. A single server is a
-// choice that needs no warning. Two servers are not: they stop when either of them fails. They are what remains of
-// three after autopilot removed a failed server, which it does by default within about ten seconds
-// (https://developer.hashicorp.com/consul/docs/reference/agent/configuration-file/bootstrap, cleanup_dead_servers).
+// deliberate choice, and causes no warning. Two servers cause a warning, because they stop when either of them fails.
+// They are what remains of three after autopilot removed a failed server, which it does by default within about ten
+// seconds (https://developer.hashicorp.com/consul/docs/reference/agent/configuration-file/bootstrap,
+// cleanup_dead_servers).
 const minConsulServers = 3
 
 // StoreFindings returns what needs attention about the servers of a store. It is a pure function.

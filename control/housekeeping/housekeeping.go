@@ -376,8 +376,8 @@ func dropUnusedLanes(t *record.Tx, keys []string) error {
 const LostMoveTimeout = time.Minute
 
 // EndLostMoves gives the lease back to the home if the target of a move has been unreachable for LostMoveTimeout.
-// Nobody else would withdraw the recall, because that is the task of the target. The data that the target has pulled
-// stays on the target.
+// Otherwise the lease could stay recalled, because it is the target that withdraws a recall. The data that the target
+// has pulled stays on the target.
 func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
 	if !k.Shared {
 		return nil

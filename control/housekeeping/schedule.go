@@ -112,7 +112,7 @@ func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) ([]dataset.S
 	}
 	for _, snap := range expired(scheduled, d.Profile.Snapshots.Keep, time.Local) {
 		_, err := k.Submit(ctx, api.Request{
-			// the same snapshot is requested once, however often it is found
+			// the removal of a snapshot is requested once, however often the snapshot is found
 			ID:   uuid.NewSHA1(snap.ID, []byte("prune")),
 			Kind: dataset.OpSnapshotDelete, Volume: d.ID.String(), Snapshot: snap.ID.String(),
 		})

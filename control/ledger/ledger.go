@@ -1,10 +1,10 @@
 // Package ledger runs the transactions of control on its store, and notifies everyone who waits for their changes.
 //
-// A decision is a function that reads and writes records through a record.Tx. Ledger.Update calls the function,
-// commits its transaction, and calls the function again if a record that it read has changed. Ledger.View does the
-// same for a function that writes nothing. Package control makes one Ledger for each service. The packages below
-// control that commit decisions or answer requests call it. Others, such as relocation and placer, get the record.Tx of
-// their caller.
+// A decision is a function that reads and writes records through a record.Tx. Ledger.Update calls the function, commits
+// its transaction, and calls the function again if a record that it read has changed. Ledger.View does the same for a
+// function that writes nothing. Package control makes one Ledger for each service. Packages agentsync, deletion,
+// generation, health, housekeeping, membership, noderemoval, planning, recovery, replica, repositories, uptime and view
+// call it. Other packages, such as relocation and placer, get the record.Tx of their caller.
 //
 // A commit notifies the callers that wait at this service, through the feed and the event log. It notifies the other
 // services on the store through lanes: keys that carry the latest notices (lanes.go). FollowReplicas reads the lanes of
@@ -87,8 +87,8 @@ func (l *Ledger) dropMemory() {
 // only if another transaction was committed, so the services together always make progress.
 const maxAttempts = 64
 
-// Update makes one decision and commits it. It repeats the decision while the records that it depends on
-// change. It returns the index of the transaction; 0 if nothing was written.
+// Update makes one decision and commits it. It repeats the decision while the records that it depends on change. It
+// returns the index of the transaction; 0 if nothing was written.
 func (l *Ledger) Update(ctx context.Context, decide func(*record.Tx) error) (index uint64, err error) {
 	for n := range maxAttempts {
 		if index, err = l.try(ctx, n == 0, decide); !errors.Is(err, record.ErrChanged) {

@@ -134,7 +134,7 @@ func (a *Admission) MakeToken(ctx context.Context, in api.NewToken) (out api.Joi
 	}, nil
 }
 
-// tokensPerTxn is how many expired tokens one transaction removes.
+// tokensPerTxn is how many expired tokens, or outdated revocations, one transaction removes.
 const tokensPerTxn = 50
 
 // dropTokens removes tokens that expired long ago.

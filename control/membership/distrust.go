@@ -9,8 +9,8 @@ import (
 // store.
 //
 // If the node reports the same as in its previous heartbeat, recordTrust does not read the store, unless look is true.
-// The caller sets look from time to time, because the record may be wrong: it may have the report of the node to
-// another service that stopped before it could correct the record.
+// The caller sets look from time to time, because the record may be outdated: another service may have written it after
+// an earlier report of the node, and may have stopped before the next report.
 func (m *Members) recordTrust(t *record.Tx, node uuid.UUID, why string, look bool) error {
 	if was, heard := m.Reports.Distrust(node); heard && was == why && !look {
 		return nil

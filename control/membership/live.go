@@ -47,9 +47,9 @@ func (m *Members) withSession(ctx context.Context, decide func(t *record.Tx, ses
 	return errors.Join(err, record.ReadError(cctx, m.Ledger.Store.End(cctx, session)))
 }
 
-// admitAgent makes r the registered agent of its node, unless another agent of the node is alive. So if two machines
-// have the same identity, the first one keeps it. before is the session of the previous agent; the caller must end
-// that session.
+// admitAgent makes the agent with registration r the living agent of its node, unless another agent of the node is
+// alive. So if two machines have the same identity, the first one keeps it. before is the session of the previous
+// agent; the caller must end that session.
 func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (before string, err error) {
 	if !m.Shared {
 		return "", nil
@@ -254,7 +254,8 @@ type sighting struct {
 	since time.Duration
 }
 
-// observe notes the present index of a record, and returns for how long the record has been seen with it.
+// observe notes the present index of a record. It returns for how long this service has seen the record with that
+// index.
 func (a *sightings) observe(key string, index uint64, now time.Duration) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()

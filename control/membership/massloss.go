@@ -70,7 +70,8 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 	var said string
 	_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
 		said = ""
-		// Read this key first. If another service then records more lost nodes, this decision is repeated.
+		// Read this key first. Another service that finds more lost nodes writes this key, so this decision is then
+		// repeated.
 		var was record.FailoverHalt
 		there, err := t.Get(record.FailoverKey, &was)
 		if err != nil {

@@ -18,11 +18,14 @@ import (
 // Register records a node and its pools. From then on, only reports of the incarnation that registered are accepted.
 // Idempotent. A node with a certificate gets the name in the certificate.
 //
-// It fails with dataset.ErrInvalid if the registration lacks the identity of the node or of a pool, or is too large,
-// with ErrForbidden if the node was removed, with ErrStale if a later registration of the same agent arrived before,
-// with ErrInUse while another machine with its identity is alive or while one of its pools is recorded for another node
-// that is alive, with ErrConflict if a pool was removed while something is recorded in it, and with ErrUnsupported if
-// volumes have aliases and the agent does not know them.
+// It fails with these errors:
+//   - dataset.ErrInvalid: the registration lacks the identity of the node or of a pool, or is too large.
+//   - ErrForbidden: the node was removed.
+//   - ErrStale: a later registration of the same agent arrived before.
+//   - ErrInUse: another machine with its identity is alive, or one of its pools is recorded for another node that is
+//     alive.
+//   - ErrConflict: a pool was removed while something is recorded in it.
+//   - ErrUnsupported: volumes have aliases, and the agent does not know aliases.
 func (m *Members) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {

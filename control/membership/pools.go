@@ -13,7 +13,8 @@ import (
 
 // reconcilePools compares the pools that a node had with those that it reports now. It keeps the record of a pool that
 // is missing although no operator removed it, because its datasets are offline and not lost. It removes the records of
-// the pools in gone, which the operator removed, and fails if anything is still recorded in one of them.
+// the pools in gone, which the operator removed, and fails if anything is still recorded in one of them. If the node
+// still reports a pool in gone, it asks only whether it may remove the pool, and the record stays.
 func reconcilePools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error {
 	for _, id := range had {
 		switch {

@@ -9,8 +9,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// onlyReplicas returns the names of the volumes whose only replica a node has, sorted. Their homes have the data, too.
-// It leaves out volumes in the trash, and replicas that are not complete.
+// onlyReplicas returns the sorted names of the volumes that have one replica, if a node has it. The homes of these
+// volumes have the data too. It leaves out volumes in the trash, and replicas that are not complete.
 func onlyReplicas(t *record.Tx, ref string) (volumes []string, err error) {
 	n, err := t.FindNode(ref)
 	if err != nil {

@@ -153,9 +153,10 @@ func (m *NodeRemover) preview(ctx context.Context, ref string, force bool) (out 
 	return out, err
 }
 
-// deleteIfUnused removes the record of a node on which no other record depends. more is true if the node still has the
-// record of a copy, which must be removed first: a volume moved elsewhere during the removal and left the copy. A move
-// turns a home into a copy in one transaction, so the homes are read before the copies.
+// deleteIfUnused removes the record of a node on which no other record depends. more is true if records must be removed
+// first. That is so for the record of a copy, which a volume left when it moved elsewhere during the removal. It is
+// also so for shared mounts, if a person has confirmed that the node is fenced. A move turns a home into a copy in one
+// transaction, so the homes are read before the copies.
 func deleteIfUnused(t *record.Tx, n dataset.Node, force bool) (more bool, err error) {
 	homes, err := homeNames(t, n.ID)
 	if err != nil || len(homes) > 0 && force {

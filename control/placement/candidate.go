@@ -104,10 +104,12 @@ func (c Candidate) missingFeature(what string) string {
 	return ""
 }
 
-// WhyTooSmall returns a reason if the whole pool is smaller than size, or if its policy for overcommit does not allow
-// that the volume grows from had to size. For a new volume, had is 0. It returns "" if the pool is large enough. It
-// also returns "" if size is not larger than had, the size that the volume already has. Without a policy, the sizes of
-// all volumes of a pool may add up to more than the size of the pool. A size of 0 means the default size of the pool.
+// WhyTooSmall returns why a pool is too small for a volume that grows from size had to size; "" if it is large enough.
+// For a new volume, had is 0. A size of 0 means the default size of the pool.
+//
+// A pool is too small if the whole pool is smaller than size, or if its policy for overcommit does not allow the
+// growth. Without a policy, the sizes of all volumes of a pool may add up to more than the size of the pool. If size is
+// not larger than had, every pool is large enough.
 func (c Candidate) WhyTooSmall(size, had dataset.Size) string {
 	if c.Status == nil {
 		return ""

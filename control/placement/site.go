@@ -48,7 +48,7 @@ func (o Requirement) sizeOn(c Candidate) dataset.Size {
 }
 
 // WhyUnfit returns why a pool of the site does not meet a requirement; "" if it does. ifOnline is true if the pool
-// would meet the requirement once it and its node are online again.
+// could meet the requirement once it and its node are online again, or once its facts are known.
 func (st Site) WhyUnfit(c Candidate, o Requirement) (why string, ifOnline bool) {
 	if why := WhyUnsuitable(c, o.Profile); why != "" {
 		if c.IsUnopened() && IsRequested(c, o.Profile) {

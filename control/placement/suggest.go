@@ -36,10 +36,10 @@ func ParsePlacement(p dataset.Profile) (selector.Expr, error) {
 	return e, err
 }
 
-// SuggestPools lists the pools of the sites in all that satisfy a requirement, for the error that no pool of the
-// argument sites satisfies it. It returns "" if there is none. If the pools of the sites are suitable and only offline,
-// SuggestPools returns "". large is true if one of the sites has a pool that is unsuitable only because the dataset is
-// too large for it.
+// SuggestPools returns a hint for the error that no pool of the argument sites satisfies a requirement. The hint names
+// pools of the sites in the argument all that satisfy it. SuggestPools returns "" if there is none. If the pools of the
+// sites are suitable and only offline, SuggestPools returns "". large is true if one of the sites has a pool that is
+// unsuitable only because the dataset is too large for it.
 func SuggestPools(sites, all []Site, o Requirement) (who string, large bool) {
 	head, sites := FilterByName(sites, o.Profile.Pool)
 	lacks := false

@@ -293,7 +293,8 @@ func (s *Placer) CheckFits(t *record.Tx, d dataset.Dataset, p dataset.Profile, h
 	return nil
 }
 
-// CheckSuits fails if the pool of a dataset could not keep a new dataset with the given profile.
+// CheckSuits fails with dataset.ErrUnsupported if the pool of a dataset could not keep a new dataset with the given
+// profile. It ignores every other error.
 func (s *Placer) CheckSuits(t *record.Tx, d dataset.Dataset, p dataset.Profile) error {
 	if err := s.CheckFits(t, d, p, max(p.Size, d.Size)); dataset.KindOf(err) == dataset.ErrUnsupported {
 		return err

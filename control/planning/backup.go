@@ -47,8 +47,8 @@ func PlanBackup(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dat
 
 // allowBackups fails with dataset.ErrUnsupported if the dataset of an operation gets scheduled backups, and a control
 // replica runs a version of Drover that may not know them: such a replica would drop them when it writes the record
-// again. Otherwise no older replica can use the store once the operation is recorded. The argument what names the
-// request in the error.
+// again. If all replicas know scheduled backups, it raises the format of the store. No older replica can use the store
+// once the operation is recorded. The argument what names the request in the error.
 func (v *Planner) allowBackups(t *record.Tx, op *dataset.Operation, what string) error {
 	if op.DatasetRecord.Profile.Backup.To == "" {
 		return nil
@@ -219,7 +219,7 @@ func (v *Planner) PlanVerify(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		return nil, err
 	}
 	d := dataset.Dataset{
-		// If a store is rebuilt from the pools while the dataset exists, it must not become a volume.
+		// A rebuild of the store while the temporary dataset exists must not make the dataset a volume.
 		ID: uuid.New(), Volume: w.spec.Name, State: dataset.StatePurging, Epoch: 1, Created: v.Clock.Now(),
 		Profile: w.opts.Apply(p),
 	}

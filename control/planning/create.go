@@ -1,6 +1,6 @@
 // Package planning decides on the requests that create, clone, import, change, rename, snapshot, back up, restore,
-// rewrite and rekey volumes, and records their results. A change of the profile becomes a conversion if the new profile
-// needs another filesystem, or changes whether the volume is encrypted.
+// rewrite and rekey volumes, or verify their backups, and records the results. A change of the profile becomes a
+// conversion if the new profile needs another filesystem, or changes whether the volume is encrypted.
 //
 // Package control calls a Plan function for a request. When the agent of the home has reported success, package control
 // calls the Commit function of the same kind. A change that needs no agent has a Settle function instead of a Commit
@@ -419,7 +419,8 @@ func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 	return err
 }
 
-// checkSource fails if the source of a clone began to be removed while the clone was made.
+// checkSource fails if the source of a clone was destroyed or deleted while the clone was made, or if the clone has
+// another data key than its source.
 func checkSource(t *record.Tx, op dataset.Operation) error {
 	if op.Source == nil {
 		return nil

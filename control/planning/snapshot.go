@@ -124,9 +124,9 @@ func (v *Planner) PlanRestore(t *record.Tx, req api.Request) (*dataset.Operation
 	return op, nil, nil
 }
 
-// CommitRestore records that a dataset has the content and size of a snapshot, and records the snapshot that keeps its
-// previous content. The data has already changed, so a report from the present home and epoch is refused only if the
-// dataset is being destroyed.
+// CommitRestore records that a dataset has the content of a snapshot, and records the snapshot that keeps its previous
+// content. The size of the dataset does not change. The data has already changed, so a report from the present home and
+// epoch is refused only if the dataset is being destroyed.
 func CommitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {

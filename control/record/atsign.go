@@ -126,8 +126,8 @@ func (n NamedSnapshot) AtSign() string {
 	return fmt.Sprintf("@%s%s (of volume %s)", snapshotMark, n.ID.String()[:8], n.Volume)
 }
 
-// SnapshotsNamed returns the first few snapshots of live volumes whose name is the given one. It reads the names of all
-// snapshots, so it is only used for errors.
+// SnapshotsNamed returns the first few snapshots of live volumes that have the given snapshot name. It reads the names
+// of all snapshots, so it is only used for errors.
 func SnapshotsNamed(t *Tx, name string) (has []NamedSnapshot, err error) {
 	if dataset.CheckName(name) != nil {
 		return nil, nil

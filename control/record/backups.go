@@ -97,9 +97,10 @@ func OpenRestores(t *Tx) (map[string]bool, error) {
 	return reads, nil
 }
 
-// maxMade bounds Made of Backups, with the backups in former repositories, because a value of the store has a bound.
-// The oldest ones are dropped: they stay in their repository. Made reaches the bound only if the profile keeps that
-// many, or if nothing expires for a long time because the record of an operation is damaged.
+// maxMade is the maximum length of Backups.Made, because the size of a value in the store is limited. Backups in former
+// repositories count too. The oldest entries are dropped, and their backups stay in the repository. Made reaches the
+// bound only if the profile keeps that many, or if nothing expires for a long time because the record of an operation
+// is damaged.
 const maxMade = 500
 
 // EndBackup records how a scheduled backup ended. The transaction also writes its operation.
@@ -124,8 +125,8 @@ func EndBackup(t *Tx, op dataset.Operation) error {
 			b.Made = b.Made[max(0, len(b.Made)-maxMade):]
 		}
 	case dataset.OpCancelled:
-		// If the volume has another home since, and the former one is lost, control cancels its backup, and the new
-		// home makes another one at once. If a user has cancelled it, the next one is at the next moment.
+		// If the operation belongs to a former home that is lost, control has cancelled it. The new home then makes a
+		// backup at once. If a user has cancelled it, the next backup is at the next moment of the schedule.
 		lost, err := IsOnLostNode(t, d, op)
 		if err != nil {
 			return err

@@ -123,8 +123,8 @@ func (t *Tx) Pool(d dataset.Dataset) (dataset.Pool, error) {
 	return p, err
 }
 
-// Volume finds a live volume by name, by NAME@PROFILE, or by a unique prefix of its dataset's UUID. It fails with
-// dataset.ErrNotFound or ErrAmbiguous, or with dataset.ErrInvalid if the volume has another profile.
+// Volume finds a live volume by name or alias, by NAME@PROFILE, or by a unique prefix of its dataset's UUID. It fails
+// with dataset.ErrNotFound or ErrAmbiguous, or with dataset.ErrInvalid if the volume has another profile.
 func (t *Tx) Volume(ref string) (dataset.Dataset, error) {
 	return t.findByName(ref, "volume", func(d dataset.Dataset) bool { return d.State == dataset.StateReady })
 }
@@ -251,8 +251,8 @@ func snapshotByPrefix(t *Tx, prefix string, of uuid.UUID) (dataset.Snapshot, err
 	return t.ReadSnapshot(m.dataset.ID, m.snapshot)
 }
 
-// snapshotNotFound returns the error for a reference that matches no snapshot. If snapshots of other volumes have that
-// name, the error names the volumes.
+// snapshotNotFound returns the error for a reference that matches no snapshot. If the reference names no volume, and
+// snapshots have that name, the error names their volumes.
 func snapshotNotFound(t *Tx, ref string, of uuid.UUID) error {
 	var has []NamedSnapshot
 	var err error

@@ -86,7 +86,8 @@ type Backups struct {
 	Dataset  uuid.UUID `json:"dataset"`
 	Running  uuid.UUID `json:"running,omitzero"`   // operation that was requested last, until it ends
 	Attempts uint64    `json:"attempts,omitempty"` // how many operations have ended
-	// time of the last backup that succeeded or was cancelled; backups that were due before it are not made up for
+	// After is the time of the last backup that succeeded or was cancelled. A backup that was due before it counts as
+	// done.
 	After    time.Time `json:"after,omitzero"`
 	Last     time.Time `json:"last,omitzero"`      // time of the last backup that succeeded
 	Failures int       `json:"failures,omitempty"` // how many failed since

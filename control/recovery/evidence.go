@@ -172,8 +172,8 @@ func (a *Evidence) homeLacksDataset(is dataset.Dataset, seen coverage) bool {
 	return seen.pools[is.Pool] && !slices.ContainsFunc(a.copyHolders, behind)
 }
 
-// reportedCopies returns the copies that nodes reported. A node that wrongly claims to be the home gets a superseded
-// copy, which only an operator discards.
+// reportedCopies returns the copies that nodes reported. If a node wrongly claims to be the home, its data becomes a
+// superseded copy, which only an operator discards.
 func (a *Evidence) reportedCopies(is dataset.Dataset) map[uuid.UUID]dataset.Copy {
 	out := map[uuid.UUID]dataset.Copy{}
 	maps.Copy(out, a.copies)

@@ -180,8 +180,8 @@ func (rc *Recovery) isUnreachable(t *record.Tx, node uuid.UUID) (bool, error) {
 	return !alive, err
 }
 
-// rehome gives a dataset, with its pool, to another node. The previous node has not reported since this service
-// started. By adopting the pool on another node, the operator has confirmed that the previous node no longer uses it.
+// rehome gives a dataset, with its pool, to another node. The previous node is unreachable: see isUnreachable. By
+// adopting the pool on another node, the operator has confirmed that the previous node no longer uses it.
 func rehome(t *record.Tx, d dataset.Dataset, node uuid.UUID, r *api.Rebuilt) error {
 	r.Action, r.Note = "restored", "its home was node "+d.Home.String()
 	switch d.State {

@@ -7,7 +7,7 @@
 // Package control embeds Recovery in its Service, so the API calls Recover, Rebuild and ReportHoldings directly.
 // Package membership calls Expire, through a function in its dependencies, before each renewal of the session of this
 // service. Package agentsync reads the state of a recovery with StateFor. Package control/api/server calls
-// CheckCollecting before it reads the report of a node. The daemon passes it that function.
+// CheckCollecting, which cmd/drover passes to it, before it reads the report of a node.
 //
 // The reports for a recovery in progress are kept in memory, under the mutex of reportCollection. All other state is in
 // the store, and transactions protect it. While the store is halted, package control plans nothing, and records no

@@ -402,8 +402,8 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	return err
 }
 
-// recordLeftCopy records the copy that the previous home keeps. If the home handed over the data itself, as on a
-// share, it keeps no copy.
+// recordLeftCopy records the copy that the previous home keeps. After a move on a share, the previous home keeps no
+// copy.
 func (r *Relocator) recordLeftCopy(t *record.Tx, d dataset.Dataset, op dataset.Operation, next *dataset.Dataset) error {
 	if op.SameShare {
 		t.NotifyDataset(d.ID, d.Home)

@@ -17,9 +17,11 @@ import (
 // minutes (dataset.Copy.MustRecord). It also writes when a copy becomes superseded, when it is mounted or unmounted,
 // and when it was destroyed. Idempotent.
 //
-// It fails with dataset.ErrStale in four cases. The node must not have the copy. The node destroyed the copy without a
-// request. The node asks whether it must still destroy the copy, and the copy must stay. The node reports the copy as
-// superseded, and must destroy it. It fails with ErrForbidden for a report on the copy of another node.
+// It fails with dataset.ErrForbidden for a report on the copy of another node. It fails with ErrStale if:
+//   - the node must not have the copy,
+//   - the node destroyed the copy without a request,
+//   - the node asks whether it must still destroy the copy, and the copy must stay,
+//   - the node reports the copy as superseded, and must destroy it.
 func (s *Keeper) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	if c.Copy.Node != node {
 		return dataset.Errorf(dataset.ErrForbidden, "copy of dataset %s belongs to node %s, not to %s", c.Copy.Dataset,

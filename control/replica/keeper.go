@@ -241,9 +241,9 @@ func (s *Keeper) Shortage(t *record.Tx, d dataset.Dataset) (string, error) {
 	return joinReasons(append(blocked, why...)), nil
 }
 
-// replicaPools returns, for each node without a copy that could keep one, a pool of that node. Pools that are more
-// similar to the present pool come first, and among equally similar ones those with more free space. why has the
-// reasons why the other pools cannot keep a copy.
+// replicaPools returns one pool of each node that has no copy and can keep one. Pools that are more similar to the
+// present pool come first, and among equally similar ones those with more free space. why has the reasons why the other
+// pools cannot keep a copy.
 func (s *Keeper) replicaPools(t *record.Tx, d dataset.Dataset) (candidates []placement.Candidate, why []string,
 	err error) {
 	from, err := t.Pool(d)

@@ -282,7 +282,8 @@ func (s *Latest) Found(node uuid.UUID) *api.NodeFindings {
 	return s.found[node]
 }
 
-// Silence returns how long ago a node sent its last heartbeat.
+// Silence returns how long ago a node sent its last heartbeat. The result has no meaning for a node that has sent none:
+// see HasReported.
 func (s *Latest) Silence(node uuid.UUID, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

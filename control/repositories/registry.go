@@ -39,8 +39,8 @@ func (r *Registry) Repository(ctx context.Context, name string) (dataset.Reposit
 }
 
 // AddRepository records a repository. If the same repository is recorded already, only its limit of uploads changes, if
-// the request has one. It fails with dataset.ErrExists if the name belongs to another repository, and with ErrInvalid.
-// Idempotent.
+// the request has one. It fails with dataset.ErrExists if the name belongs to another repository, and with ErrInvalid
+// for an invalid request or too many repositories. Idempotent.
 func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (dataset.Repository, error) {
 	wanted, err := n.Repository().Checked()
 	if err != nil {
@@ -80,7 +80,7 @@ func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (data
 
 // RemoveRepository removes the record of a repository, also if the record is damaged. It fails with
 // dataset.ErrNotFound. Without force, it fails with dataset.ErrInUse if the profile of a volume names the repository,
-// and with dataset.ErrCorrupt if that is unknown.
+// and with dataset.ErrCorrupt if a damaged record may name it.
 func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool) error {
 	_, err := r.ledger.Update(ctx, func(t *record.Tx) error {
 		key := record.RepositoryKey(name)
@@ -103,10 +103,10 @@ func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool
 	return err
 }
 
-// checkUnused fails with dataset.ErrInUse if the profile of a volume has the volume backed up to a repository. A volume
-// in the trash counts: it is backed up again once it is restored. checkUnused fails with dataset.ErrCorrupt if that is
-// unknown, because the record of a dataset is damaged. A volume that is made at the same time can be missed:
-// housekeeping reports it.
+// checkUnused fails with dataset.ErrInUse if the profile of a volume schedules backups to a repository. A volume in the
+// trash counts: it is backed up again once it is restored. checkUnused fails with dataset.ErrCorrupt if a damaged
+// record of a dataset may name the repository. A volume that is made at the same time can be missed: housekeeping
+// reports it.
 func checkUnused(t *record.Tx, name string) error {
 	var live, trashed []string
 	var damaged error

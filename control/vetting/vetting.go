@@ -1,10 +1,10 @@
 // Package vetting decides whether control may record a profile that a node reports.
 //
-// Package control calls Check for each report that an operation has begun or succeeded. Package relocation uses
-// WithKnownCommand for the profile of a volume that fails over, and package recovery uses WithKnownSettings, through a
-// function, for profiles that are stored beside data. Profiles keeps no state: it compares a profile with profiles.yaml
-// and with the records. If another setting of a profile becomes dangerous on other nodes, add it to Check and
-// WithKnownSettings.
+// Package control calls Check when an agent reports that an operation has begun, or that it has succeeded. Package
+// relocation uses WithKnownCommand for the profile of a volume that fails over, and package recovery uses
+// WithKnownSettings, through a function, for profiles that are stored beside data. Profiles keeps no state: it compares
+// a profile with profiles.yaml and with the records. If another setting of a profile becomes dangerous on other nodes,
+// add it to Check and WithKnownSettings.
 package vetting
 
 import (

@@ -95,7 +95,7 @@ func (s *Views) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], 
 	}, func(name string, d dataset.Dataset) bool { return d.State == dataset.StateReady && d.Volume == name })
 }
 
-// Trash lists the datasets in the trash by UUID, with those that are pending deletion.
+// Trash lists the datasets in the trash by UUID, and those whose home has not destroyed them yet.
 func (s *Views) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
 	return s.listDatasets(ctx, record.TrashPrefix, p, func(id string, _ []byte) (uuid.UUID, error) {
 		return record.ParseKey(record.TrashPrefix+id, record.TrashPrefix)
@@ -297,9 +297,9 @@ func (p *presenter) replicaShortage(id uuid.UUID, want int, copies []api.CopyDet
 	return p.s.ReplicaShortage(p.t, d)
 }
 
-// statusOf returns the status of a dataset as its home reported it last. It returns nil if the home has not reported
-// it. pool is the UUID of the pool of the dataset, and poolName its name. A home examines unused volumes only from time
-// to time. So if the home has reported since then that the pool is offline, the status says so.
+// statusOf returns the last reported status of a dataset, which reports.Latest.Shown chooses; nil if there is none.
+// pool is the UUID of the pool of the dataset, and poolName its name. A home examines unused volumes only from time to
+// time. So if the home reports the pool as offline, statusOf returns a status that says so.
 func (s *Views) statusOf(id, home, pool uuid.UUID, poolName string) *dataset.DatasetStatus {
 	st, reported := s.Reports.Shown(id, home), s.Reports.Pool(pool)
 	if reported == nil || reported.Online || reported.Quarantined || st != nil && st.IsUnusable() {
