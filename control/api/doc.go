@@ -2,7 +2,7 @@
 //
 //   - the types of requests and responses,
 //   - the interfaces: control implements Service and Members, the agent of a host implements Local, and a store in a
-//     file (control/store/bolt) implements Backup,
+//     file (control/store/bolt) implements Backup; *client.Client implements all of them,
 //   - the caller of a request (Principal), and one line of the audit log (Change).
 //
 // Control, the agents and the command line use the package. It keeps no state. To add an endpoint, add its types and

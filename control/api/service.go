@@ -48,7 +48,7 @@ type Users interface {
 	// It fails with ErrExists if the name belongs to another repository.
 	AddRepository(ctx context.Context, r NewRepository) (dataset.Repository, error)
 	// RemoveRepository removes the record of a repository. The backups in the repository stay. Without force, it fails
-	// with dataset.ErrInUse while the profile of a volume has the volume backed up to the repository.
+	// with dataset.ErrInUse while the profile of a volume schedules backups to the repository.
 	RemoveRepository(ctx context.Context, name string, force bool) error
 	// Fence records an operator's confirmation that an unreachable node no longer writes. Idempotent.
 	Fence(ctx context.Context, node uuid.UUID, f Fenced) (dataset.Node, error)

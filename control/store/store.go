@@ -3,9 +3,10 @@
 // Package bolt implements it with one file on one host, and package consul with a Consul cluster. Package storetest
 // checks every implementation against this text. Packages record and ledger use a store for control, package membership
 // also uses its sessions and catalog, package health the state of its servers, and package records of the agent uses
-// one for the agent's state. The daemon opens the stores, and cmd/drover/internal/metrics wraps them to time their
-// requests. Package dump copies one store to another. This package has no state. A new rule of the contract belongs
-// here, with a test in storetest.
+// one for the agent's state. Packages control and agent pass a store on, and other packages of control use only Entry
+// and the limits. The daemon opens the stores, and cmd/drover/internal/metrics wraps them to time their requests.
+// Package dump copies one store to another. This package has no state. A new rule of the contract belongs here, with a
+// test in storetest.
 //
 // # Keys and values
 //
@@ -99,10 +100,10 @@ type Store interface {
 	// Get returns the entry of a key. It fails with ErrNotFound if there is none. It sees every transaction that had
 	// returned before the call.
 	Get(ctx context.Context, key string) (Entry, error)
-	// GetMany returns for each key what Get would return, in the order of keys, with index 0 for an absent key. Up to
-	// MaxOps keys are read at the same moment.
+	// GetMany returns for each key what Get would return. The entries are in the order of the argument keys, and the
+	// entry of an absent key has index 0. Up to MaxOps keys are read at the same moment.
 	GetMany(ctx context.Context, keys []string) ([]Entry, error)
-	// List returns the entries whose key begins with prefix and is larger than after, in the order of keys: at most
+	// List returns the entries whose key begins with prefix and is larger than after, sorted by key: at most
 	// limit entries, or all if limit is 0. Without a limit, all entries are from the same moment. With a limit, each
 	// entry is from some moment of the call, and these moments can differ. A key that exists during the whole call is
 	// never left out. A caller that needs all entries from the same moment checks their indexes in a transaction. List

@@ -118,7 +118,7 @@ func (n Nodes) Rebuild(ctx context.Context, id uuid.UUID, found []api.FoundDatas
 	return l.Items, err
 }
 
-// node returns a call of an agent for its node. All of these are idempotent.
+// node returns an idempotent call about a node: a call of its agent, or one of an operator, such as Cordon.
 func node(r route.Route, id uuid.UUID, body any) call {
 	return newCall(r, id.String()).with(body).idempotent()
 }

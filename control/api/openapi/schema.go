@@ -10,7 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Schemas of types that have no schema themselves: package dataset knows nothing about schemas.
+// Schemas of types that JSON represents in another way than their Go types suggest. Package dataset does not import
+// huma, so its types cannot return their own schemas.
 type (
 	uuidSchema     struct{}
 	durationSchema struct{}

@@ -153,10 +153,14 @@ func (g *frontHandler) logEnd(ctx context.Context, who api.Principal, c *pending
 	requestid.Log(ctx, g.log).WithFields(fields).Log(level, message)
 }
 
-// logLine returns the level and the text of the log line of a request. Two kinds of lines have level debug: a failure
-// of an agent's request, which the agent logs itself, and a request of a caller that is not identified, because anybody
-// can cause such lines. Only changes that belong to the request of an engine or a user are info: agents also make
-// changes in the background.
+// logLine returns the level and the text of the log line of a request.
+//
+// A successful change has level info if it belongs to the request of an engine or a user. Every other success has level
+// debug: agents also make changes in the background.
+//
+// A failure has the level of failurelog.LevelOf. It has level debug instead if the caller is an agent, control or this
+// process, which logs the failure itself, or if the caller is not identified, because anybody can cause such lines. A
+// read that would have level info, such as one that was refused, has level debug too.
 func (c *pending) logLine(ctx context.Context, who api.Principal, status int) (logrus.Level, string) {
 	err := c.err
 	if err == nil && (status >= http.StatusBadRequest || status == 0) {
@@ -176,7 +180,8 @@ func (c *pending) logLine(ctx context.Context, who api.Principal, status int) (l
 
 // Audited returns a service for the agent of a single host, which runs in this process. The changes that such an agent
 // makes appear in the audit log as if they had come over the network. The methods that only agents of a cluster call,
-// such as Recall, are not logged. A new method of api.Nodes that changes a record needs a method here.
+// such as Recall, are not logged. A new method of api.Nodes that changes a record needs a method here, unless the rule
+// of its endpoint is quiet (access.go).
 func Audited(s api.Service, keep func(api.Change)) api.Service { return audited{s, keep} }
 
 type audited struct {

@@ -10,7 +10,7 @@ import (
 // OpenAPI returns the document that describes the API. It is always the same: its YAML is docs/openapi.yaml.
 // After a change of the API run
 //
-//	go generate ./control/api/...
+//	go generate ./control/api/openapi
 func OpenAPI() *openapi.Document {
 	return register(http.NewServeMux(), Deps{})
 }

@@ -1,7 +1,8 @@
 // Package server serves the HTTP API of Drover. It decides who may use an endpoint (access.go), limits the resources
 // that one peer may use (limits.go), collects the lines of the audit log, and passes requests to the implementations
-// of the interfaces in package api. The daemon (cmd/drover/internal/daemon) makes a Handler for control, for an
-// agent, or for both.
+// of the interfaces in package api. Only the daemon (cmd/drover/internal/daemon) and tests use it. The daemon makes a
+// Handler for control, for an agent, or for both, and serves it with New. On a single host, it gives the agent an
+// Audited service.
 //
 // Every request goes through the frontHandler, which identifies the peer, then through the routes, the rule of the
 // endpoint and its limits, to a handler. Errors are answered as problem details, see package wire. The only state is
@@ -179,8 +180,8 @@ func endpoint(r route.Route, tag, summary, description string) huma.Operation {
 	}
 }
 
-// agents describes an endpoint for agents. Only the decoder checks the bodies of agents, because agents are programs
-// of this module. A check against the schema would cost more than the rest of the call.
+// agents describes an endpoint for agents. The body is only decoded, and not checked against the schema: agents are
+// programs of this module, and the check would cost more than the rest of the call.
 func agents(r route.Route, summary string) huma.Operation {
 	op := endpoint(r, "agents", summary, "")
 	op.SkipValidateBody = true

@@ -15,7 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/requestid"
 )
 
-// identify returns the principal of a request. If no server received the request, it comes from this process.
+// identify returns the principal of a request. A request whose context has no local address was not received by an
+// http.Server, so it comes from this process.
 func (g *frontHandler) identify(r *http.Request) (api.Principal, error) {
 	addr, served := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	switch {

@@ -1,6 +1,6 @@
 // Package bolt keeps the control service's state in one file on one host, with go.etcd.io/bbolt. The daemon opens one
 // file for a single control service, and another one as the database of the agent. It also logs Compaction, and calls
-// ReleasePages when it has become quiet. All others use a file through store.Store, except that control/api/server
+// ReleasePages when the daemon becomes quiet. All others use a file through store.Store, except that control/api/server
 // calls Backup through api.Backup, package dump calls Raise through store.Raiser, and the metrics of cmd/drover read
 // Stats.
 //

@@ -20,7 +20,7 @@ type contents struct {
 	pages   int // pages in use, with those of the list of free pages, without the two meta pages
 }
 
-// errNewer is the error for a file that a newer Drover wrote. Its text is the schema of the file.
+// errNewer is the error for a file that a newer Drover wrote. Its value is the schema of the file.
 type errNewer string
 
 func (e errNewer) Error() string { return "schema " + string(e) }

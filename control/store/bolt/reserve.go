@@ -9,7 +9,8 @@ import (
 
 // reserveBytes of disk space are allocated beyond the end of the file (fallocate(2) with FALLOC_FL_KEEP_SIZE), and
 // the file itself has no holes. So a commit still has space when the disk is full: the free pages, and space for the
-// file to grow about twice. This is needed because users must be able to remove volumes when the disk is full.
+// file to grow by growBytes about two times. This is needed because users must be able to remove volumes when the disk
+// is full.
 const reserveBytes = 2 * growBytes
 
 // reserveRetry is the pause before the next attempt to allocate a reserve. On a full disk, each attempt makes the

@@ -6,7 +6,8 @@
 //	<prefix>/data/<key>         a key of the store
 //	<prefix>/data/live/         an empty marker: without it, a blocking query on the prefix would wake for every
 //	                            change in Consul while no key exists
-//	<prefix>/own/format         the version of this layout
+//	<prefix>/own/format         the version of this layout, and the base of the indexes (see Raise)
+//	<prefix>/own/check          written by Check
 //	<prefix>/own/rev/<shard>    written by every transaction that changes the shard, so that one watch of own/rev/
 //	                            sees all changes
 //
@@ -25,13 +26,14 @@
 //
 // # Callers and memory
 //
-// The daemon opens the store with the Options that cmd/drover/internal/servers takes from drover.yaml. Everything else
-// calls it through the interfaces of package store, except that the metrics of cmd/drover read Stats. In memory the
-// package keeps data that it can read again: the last change of each shard (feed), how the keys under each prefix that
-// was listed in pages are distributed (distributions), the entries in the catalog, and the ACL token. It also keeps the
-// requests in progress and how long Consul has been silent (inflight). Each of these has a mutex. The index of the
-// preferred address, the difference to Consul's indexes (indexBase), the note that the format was checked, and the
-// counters are atomic. Consul's transactions protect the keys in the store.
+// The daemon opens the store with the Options that cmd/drover/internal/servers takes from drover.yaml, and calls Check.
+// Everything else calls it through the interfaces of package store, except that cmd/drover/internal/metrics reads
+// Stats. Outside of this package only tests use Policy and CatalogPolicy: they compare docs/consul.md with them, and
+// make tokens. In memory the package keeps data that it can read again: the last change of each shard (feed), how the
+// keys under each prefix that was listed in pages are distributed (distributions), the entries in the catalog, and the
+// ACL token. It also keeps the requests in progress and how long Consul has been silent (inflight). Each of these has a
+// mutex. The index of the preferred address, the difference to Consul's indexes (indexBase), the note that the format
+// was checked, and the counters are atomic. Consul's transactions protect the keys in the store.
 //
 // Where to change what: which keys are used is in layout.go, and how a transaction becomes operations of Consul in
 // txn.go. Connections, retries and the choice of a server are in transport.go and inflight.go. Errors for operators

@@ -45,7 +45,8 @@ func (e *endpoint) Health(ctx context.Context) store.Health {
 	return store.Health{Problem: fmt.Sprintf("Consul is unreachable: %v", failed)}
 }
 
-// servers returns the servers and how many of them can still fail, or nil if the token may not read them.
+// servers returns the servers and how many of them can still fail. The list is nil if they cannot be read, for example
+// because the token lacks the right.
 func (e *endpoint) servers(ctx context.Context, host *url.URL) ([]store.Server, int) {
 	var h api.OperatorHealthReply
 	code, err := e.transport.status(ctx, host, "v1/operator/autopilot/health", &h)

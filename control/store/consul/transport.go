@@ -29,7 +29,8 @@ const (
 )
 
 // transport is the HTTP transport of Consul's API client. It sends each request to one of several addresses, and adds
-// the current token. It begins with the address that answered last, or with the next one if that was silent.
+// the current token. It begins with the address that answered last. If that address has been silent since, it begins
+// with the next one.
 type transport struct {
 	hosts          []*url.URL
 	base           *http.Transport

@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Txn implements store.Store. A transaction that only reads has index 0. In addition to the contract, it fails with
+// Txn implements store.Store. A transaction without writes has index 0. In addition to the contract, it fails with
 // dataset.ErrForbidden if the token lacks a right. In that case nothing was changed. After dataset.ErrUnavailable the
 // outcome is unknown. The transaction is sent again, to the same or another address, only if the first attempt cannot
 // have changed anything.

@@ -11,9 +11,10 @@
 // index that is not below any index of the store. The last line has the checksum of all lines before it. No more than a
 // page of entries is in memory at once.
 //
-// The commands in cmd/drover (drover store export and import) call Save, Check, PreviewLoad and Load, and the daemon
-// calls CheckComplete before it uses a store. The package keeps no state. While Load runs, a mark in the store prevents
-// other uses. A change of the format belongs in dump.go and read.go, with a new version.
+// The commands drover store export and import (cmd/drover/internal/stores) call Save, Check, PreviewLoad and Load, and
+// the daemon (cmd/drover/internal/daemon) calls CheckComplete before it uses a store. The package keeps no state. A
+// store is in use if it has a key under store.LivePrefix. While Load runs, a mark in the store prevents other uses. A
+// change of the format belongs in dump.go and read.go, with a new version.
 package dump
 
 import (

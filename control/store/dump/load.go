@@ -32,8 +32,8 @@ func CheckComplete(ctx context.Context, st store.Store) error {
 }
 
 // Load writes the records of a dump to a store. Afterwards all indexes of the store are above those of the dump. It
-// checks the whole dump before it writes anything. If it is interrupted, call it again with the same dump, and it
-// continues: see CheckComplete.
+// checks the whole dump before it writes anything. If it is interrupted, the store is incomplete, and CheckComplete
+// fails. Call Load again with the same dump: it deletes what the first call wrote, and writes all records.
 //
 // It fails with dataset.ErrExists if the store is not empty and replace is not set, with dataset.ErrInUse if the store
 // is in use, and with dataset.ErrUnsupported if the store is not a store.Raiser. It fails with dataset.ErrConflict if

@@ -38,8 +38,7 @@ func testAllOrNothing(t *testing.T, s store.Store) {
 	}
 }
 
-// Writing the same bytes again is a change like any other: checks of the index
-// from before fail.
+// A write of the same bytes is a change like any other, so a check of the earlier index fails.
 func testEqualBytes(t *testing.T, s store.Store) {
 	i := txn(t, s, nil, set("a", "same"), set("b", "same"))
 	j := txn(t, s, []store.Precondition{{Key: "a", Index: i}}, set("a", "same"), set("c", "other"))

@@ -70,7 +70,7 @@ func race(t *testing.T, turns int, turn func(n int) (a, b func() (bool, error)),
 }
 
 // A delete reads the lease (not mounted) and writes the dataset. A mount reads the dataset (it exists) and writes the
-// lease. Each writes the key that the other one only reads. At most one of them may be committed.
+// lease. Each writes the key that the other one only reads. Exactly one of them must be committed.
 func testDeleteAndMount(t *testing.T, s store.Store) {
 	ctx := ctxOf(t)
 	keys := func(n int) (ds, lease string) { return fmt.Sprintf("datasets/%d", n), fmt.Sprintf("leases/%d", n) }
@@ -288,8 +288,8 @@ func testIncrements(t *testing.T, s store.Store) {
 	}
 }
 
-// testTransfers moves units between accounts; readers that check the indexes of
-// what they read never see the sum change.
+// testTransfers moves units between accounts. A reader that lists all accounts without a limit, and so at the same
+// moment, always sees the same sum.
 func testTransfers(t *testing.T, s store.Store) {
 	const accounts, movers, moves = 5, 4, 25
 	key := func(n int) string { return fmt.Sprintf("accounts/%d", n%accounts) }

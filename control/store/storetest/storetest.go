@@ -34,8 +34,7 @@ type ShortTTL interface {
 // TTL is the TTL of the sessions that the suite opens: the shortest that Consul accepts by default.
 const TTL = 10 * time.Second
 
-// patience bounds every wait: a store that does not answer fails the test
-// instead of hanging it.
+// patience bounds every wait. A store that does not answer fails the test instead of blocking it.
 const patience = 60 * time.Second
 
 // Run tests the stores that open returns. Each must be empty. The suite closes them.
