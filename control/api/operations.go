@@ -95,8 +95,8 @@ type Committed struct {
 	Duplicate bool `json:"duplicate,omitempty"`
 	// earlier scheduled backups of the dataset that retention does not keep: the agent removes them from the repository
 	Expired []ExpiredBackup `json:"expired,omitempty"`
-	// IDs of the earlier scheduled backups of the dataset in the repository that retention keeps. For each of them that
-	// the repository lacks, the agent keeps one more of Expired, the newest first.
+	// IDs of the earlier scheduled backups of the dataset in the repository that retention keeps. If the repository
+	// lacks n of these backups, the agent keeps the n newest backups of Expired that are in it.
 	Retained []string `json:"retained,omitempty"`
 }
 

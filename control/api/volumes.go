@@ -84,7 +84,8 @@ type Volume struct {
 	Unreachable bool `json:"unreachable,omitempty"`
 	// status as last reported by the home; absent: not reported yet
 	Status *dataset.DatasetStatus `json:"status,omitempty"`
-	// why the data still exists although the dataset is pending deletion (state purging); empty: it is not
+	// why the data still exists although the dataset is pending deletion (state purging); empty: the dataset is not in
+	// this state
 	Pending     string       `json:"pending,omitempty"`
 	Snapshots   int          `json:"snapshots"`              // number of snapshots
 	CopyDetails []CopyDetail `json:"copy_details,omitempty"` // copies of the dataset on other nodes
@@ -100,11 +101,11 @@ type Volume struct {
 
 // BackupState is the state of the scheduled backups of a volume.
 type BackupState struct {
-	Last     time.Time `json:"last,omitzero"`      // when the last good one was requested; absent: there is none yet
-	Next     time.Time `json:"next,omitzero"`      // when the next one is due; absent: the schedule is not valid
-	Running  uuid.UUID `json:"running,omitzero"`   // UUID of the operation that makes one; absent: none
-	Failures int       `json:"failures,omitempty"` // how many failed since the last good one
-	Problem  string    `json:"problem,omitempty"`  // why the last of them failed
+	Last     time.Time `json:"last,omitzero"`      // when the last successful backup was requested; absent: none yet
+	Next     time.Time `json:"next,omitzero"`      // when the next backup is due; absent: the schedule is not valid
+	Running  uuid.UUID `json:"running,omitzero"`   // UUID of the operation that makes a backup now; absent: none
+	Failures int       `json:"failures,omitempty"` // how many backups failed since the last successful one
+	Problem  string    `json:"problem,omitempty"`  // error of the last backup that failed
 }
 
 // VolumeSummary is the part of a Volume that a table of volumes shows. Its keys are those of Volume, so that a client
