@@ -106,8 +106,9 @@ type TrashedDataset = controlsync.TrashedDataset
 // TrashUsage is controlsync.TrashReader.Read.
 func (a *Agent) TrashUsage(ctx context.Context) []TrashedDataset { return a.Trash.Read(ctx) }
 
-// Session returns how long ago this node sent the last renewal of its session that control answered, and how long the
-// session is valid after a renewal. ok is false if control requires no session, or has not answered yet.
+// Session returns the age and the validity of this node's session with control. age is the time since the last answered
+// renewal was sent, and ttl is how long the session is valid after a renewal. ok is false if control requires no
+// session, or has not answered yet.
 func (a *Agent) Session() (age, ttl time.Duration, ok bool) {
 	renewed, ttl := a.Deadlines.Session()
 	return a.Clock.Steady() - renewed, ttl, ttl > 0

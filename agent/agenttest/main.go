@@ -2,9 +2,10 @@
 // without a cluster (New), several hosts of a cluster (NewCluster), or hosts whose leases are bounded and whose guards
 // run (NewBounded). Disks, mounts and the control service are real. No other code uses the package. The test cuts
 // connections (Link, Network), simulates crashes (Fuse), has the pools of a backend hang or fail (HangingBackend,
-// FailingBackend), sets the load of a host (Machine), and moves the clock of a single host. Each of these types, and
-// Host, has a mutex for its state, with two exceptions. The Offline of a FailingBackend is atomic, and its Refuse
-// changes only while no request runs. The load of a Machine changes only while no agent reads it.
+// FailingBackend), sets the load of a host (Machine), and moves the clock of a single host. Each of these types has a
+// mutex for its state, with two exceptions. The Offline of a FailingBackend is atomic, and its Refuse changes only
+// while no request runs. The load of a Machine changes only while no agent reads it. Host has a mutex only for the
+// running agent and for Off.
 //
 // A new failure of the connection to control belongs in link.go, a new act at which an agent can crash in fused.go, and
 // a new expectation in expect.go.

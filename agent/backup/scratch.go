@@ -77,7 +77,7 @@ func (c *Creator) UnmountLeftovers() error {
 }
 
 // Clear removes what a crash left: the folders and the clones of the backups that do not run, and the unwanted backups.
-// What cannot be removed stays until Clear is called again.
+// What cannot be removed stays: the next backup of this host tries again, and so does the next call of Clear.
 func (c *Creator) Clear(ctx context.Context) {
 	c.clearFolders(ctx)
 	c.removeUnwanted(ctx)

@@ -39,8 +39,9 @@ type unwanted struct {
 // maxUnrecorded bounds the files that name backups in repositories that are not recorded.
 const maxUnrecorded = 200
 
-// remove removes backups of an operation that are not its result from the repository at a URL. If that fails,
-// removeUnwanted tries it again later.
+// remove removes backups of an operation that are not its result from the repository at a URL. It first writes a file
+// that names them. If the removal then fails, removeUnwanted tries it again later. If the file cannot be written, the
+// backups stay, and the log names them.
 func (c *Creator) remove(ctx context.Context, op dataset.Operation, url string, ids ...string) {
 	if len(ids) == 0 {
 		return
@@ -68,8 +69,8 @@ func (c *Creator) writeUnwanted(u unwanted) error {
 
 // removeUnwanted removes the backups that the files name, and the expired ones whose removal was postponed. It does
 // nothing while a backup of this host uses a repository, or while another removal runs. Create usually calls it again
-// at the end of that backup, but not if the backup was cancelled or control did not record its outcome. Then the next
-// backup of this host calls it.
+// at the end of that backup, but not always if the backup was cancelled or control did not record its outcome. Then the
+// next backup of this host calls it.
 func (c *Creator) removeUnwanted(ctx context.Context) {
 	if !c.using.TryLock() {
 		return
@@ -136,7 +137,7 @@ func (c *Creator) forgetOldest(paths []string) {
 	}
 }
 
-// errUnrecorded says that no repository of a file is recorded.
+// errUnrecorded says that control has no record of the repository whose backups a file names.
 var errUnrecorded = errors.New("the repository is not recorded")
 
 // find returns the records of the repository with unwanted backups. They can have other names than earlier, and another

@@ -9,7 +9,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// compareStore compares control's store with the records of this agent. inconsistent is true if the store is
+// compareStore compares control's store with the records of this agent. It records the result in Trust and on disk,
+// reports a change of it to control, and applies a recovery of the store. inconsistent is true if the store is
 // inconsistent, for one of two reasons. A store with another identity, as after the loss of the store, does not know
 // the content of the pools. A store that lacks a change which the agent has seen was restored from a backup, and may
 // list existing datasets as deleted. While the store is inconsistent, nothing is destroyed until an operator has

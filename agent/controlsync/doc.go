@@ -15,9 +15,10 @@
 // The records that Follower applies are in the cache (host.Host.Cache) and on disk. Follower.applying makes sure that
 // only one answer is applied at a time. The package owns three keys of the agent's database: recovery, whose value is
 // also in Follower, protected by Follower.mu; answered, which has the time of control's last answer (Reporter); and
-// usage/ (StatusReader). In Reporter, a mutex protects the errors of the replicas and the time of the last answer. All
-// other state of Reporter belongs to the goroutine of Run. StatusReader also keeps in memory how full datasets were,
-// and TrashReader the sizes that it measured, each under a mutex. Holdings has no state.
+// usage/ (StatusReader). In Reporter, a mutex protects the errors of the replicas and the time of the last answer. The
+// request for a complete report (Reporter.everything) is atomic. All other state of Reporter belongs to the goroutine
+// of Run. StatusReader also keeps in memory how full datasets were, and TrashReader the sizes that it measured, each
+// under a mutex. Holdings has no state.
 //
 // Where to change what: what a record of control causes on this node is in follower.go, and when a store counts as
 // restored in comparestore.go and known.go. What a heartbeat contains is in reporter.go and status.go. How full a

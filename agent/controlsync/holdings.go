@@ -203,8 +203,8 @@ func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful 
 // whichever is newer. Either can be out of date. The record beside the data is not flushed, so a power cut can lose a
 // change of it. The agent's copy is written some time after a change, so a crash can lose the change. For an incoming
 // dataset that may not have been acknowledged, the returned record is in the trash. ok is false if there is no record
-// of the dataset, if an incoming dataset was certainly not acknowledged or running work needs it, or if the entry is a
-// copy, foreign or being deleted.
+// of the dataset, or if the entry is a copy, foreign or being deleted. For an incoming dataset without a record in the
+// cache, ok is also false if the dataset was certainly not acknowledged, or if running work needs it.
 func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDataset, ok bool) {
 	copied, known := r.Cache.Dataset(e.ID)
 	f = api.FoundDataset{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),

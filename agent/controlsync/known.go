@@ -52,9 +52,9 @@ func (f *Follower) undoneMove(s api.Sync, knew KnownState) (volume string, err e
 // finds none. inconsistent is true if the store is known to be inconsistent or was just recovered.
 //
 // A dataset that the answer does not name was removed if the store is the same as before, and was lost if the store was
-// restored from a backup. There are two signs that the store was restored: its clock is behind the clock that this node
-// has seen, or the index that the registration of this node was written with is not above all indexes that this node
-// has seen.
+// restored from a backup. There are two signs that the store was restored. One is that its clock is behind the clock
+// that this node has seen. The other is the index of this node's registration. This node registers before it requests a
+// full answer, so in the same store that index is higher than the index of every record in knew.
 func missingChange(s api.Sync, knew KnownState, inconsistent bool) string {
 	back := s.StoreClock != 0 && s.StoreClock < knew.Clock
 	inconsistent = inconsistent || back

@@ -11,8 +11,9 @@ import (
 )
 
 // send sends a heartbeat to the replica. A replica of an earlier version refuses the names by which engines use
-// volumes, and the paths of mounts. It gets the heartbeat and the later ones without them, until one of them fails: the
-// replica may have restarted with a newer version, and its first report must be complete anyway.
+// volumes, and the paths of mounts. Such a replica gets this heartbeat and the later ones without them, until a
+// heartbeat fails. After a failure the replica may have restarted with a newer version, so send tries the complete
+// heartbeat again.
 func (t *replicaReporter) send(ctx context.Context, node uuid.UUID, h api.Heartbeat) error {
 	if t.older {
 		err := t.to.Heartbeat(ctx, node, withoutNewStatus(h))

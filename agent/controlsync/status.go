@@ -95,8 +95,9 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 // StatusOfNew returns the status of the dataset that an operation has made and not committed yet. It returns nil for
 // other operations, and if the pool must start a program to read the usage: each create would take longer.
 //
-// It does not wait for the other questions to the pool (pool.Pools.Ask), because concurrent creates would then reach
-// the store one by one. The pool has just made the dataset, so it answers as quickly as the operation itself.
+// It calls the pool directly, and not through pool.Pools.Ask, which makes the calls to a pool one after the other:
+// concurrent creates would then reach the store one by one. The pool has just made the dataset, so it answers as
+// quickly as the operation itself.
 func (s *StatusReader) StatusOfNew(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus {
 	switch op.Kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:

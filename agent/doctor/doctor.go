@@ -1,7 +1,7 @@
 // Package doctor reports what works on this host, what does not and why. It changes nothing. Package agent calls
 // Doctor.Examine for the command drover doctor, and runs Watcher, whose last result controlsync.Reporter sends with
 // each heartbeat. KeyChecker.Warn is called by controlsync.Follower, through a function, after each full response of
-// control, and by the daemon, through package agent, when profiles change.
+// control whose store is consistent, and by the daemon, through package agent, when profiles change.
 //
 // Doctor collects the findings of the components, and adds findings that need several of them. PoolChecker compares
 // the pools with the records of control, and KeyChecker checks the keys of encrypted datasets. Each examination

@@ -14,8 +14,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/crypt"
 )
 
-// keyCheck examines the keys of the datasets and profiles of this node. It reads the key at each place once. Only for a
-// volume that needs another key than the one that a program printed does it run the program again, for that volume.
+// keyCheck examines the keys of the datasets and profiles of this node. It reads the key at each place once. There is
+// one exception: a program can print a separate key for each volume. If a volume needs another key than the one that
+// the program printed, keyCheck runs the program again for that volume.
 type keyCheck struct {
 	*Report
 	checker     *KeyChecker
@@ -55,7 +56,7 @@ func (c *keyCheck) checkCanEncrypt(volumes []sealedVolume) {
 		}
 	}
 	volumes = slices.DeleteFunc(slices.Clone(volumes), func(v sealedVolume) bool { return can[v.Pool] })
-	level := findings.Info // no volume lacks it
+	level := findings.Info // neither a volume nor a profile needs it
 	switch {
 	case err == nil || len(can) > 0 && len(volumes) == 0:
 		c.Add(findings.OK, "encryption", "", "works on this host")

@@ -118,7 +118,7 @@ func (k *KeyChecker) warnOfKey(f api.Finding) {
 }
 
 // Warn starts a job that logs what doctor reports about keys and fence programs. It is called after each full response
-// of control, and when the profiles change.
+// of control whose store is consistent, and when the profiles change.
 func (k *KeyChecker) Warn() {
 	k.deps.Jobs.StartAgain("keys", func(ctx context.Context, _ *jobs.Job) error {
 		r := &Report{}

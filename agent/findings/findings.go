@@ -1,6 +1,8 @@
 // Package findings collects the lines that drover doctor reports. Package doctor makes a List for each report and
 // passes it to the components and to the checks of the daemon (cmd/drover/internal/daemon), which add their findings.
-// The package has no state. A new finding belongs in the component that knows the problem.
+// The package has no state. A new finding belongs in the component that knows the problem. A new level also needs a
+// place in the order of a report (doctor.Report), and in cmd/drover/internal/findings, which shows the findings to
+// users.
 package findings
 
 import (

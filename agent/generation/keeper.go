@@ -142,8 +142,8 @@ func (g *Keeper) Store(ctx context.Context) error {
 
 // Ask asks every control replica for the generations of this node's pools. kept reports whether any replica keeps
 // generations. all reports whether each replica was asked since this agent started, or since a pool was opened late
-// (see AnnounceLate). A replica that was asked earlier need not be reachable now: this agent has reported to it every
-// generation that it knows. Ask fails only if no replica answers.
+// (see AnnounceLate). A replica that was asked earlier need not be reachable now: it can have learned a higher
+// generation since then only from this agent. Ask fails only if no replica answers.
 func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -223,7 +223,8 @@ func (g *Keeper) Raise(ctx context.Context) error {
 	return g.storeRaised(ctx)
 }
 
-// raiseOne raises a pool, unless its disk was restored from a backup since its generation was last read.
+// raiseOne raises the generation of a pool, unless the pool's disk was restored from a backup since its generation was
+// last read.
 func (g *Keeper) raiseOne(ctx context.Context, id uuid.UUID) {
 	_, err := g.Pools.ReadStatus(ctx, id)
 	if p := g.Pools.ByID(id); p.CheckServed() != nil {

@@ -55,7 +55,7 @@ func (r *Relinquisher) AnswerSoon(id uuid.UUID) {
 			}
 			r.Log.WithError(err).WithField("dataset", id).Warn("cannot respond to a recall, retrying")
 			if !errors.Is(err, dataset.ErrUnavailable) {
-				return nil // the next round tries again
+				return nil // the next heartbeat tries again
 			}
 			select {
 			case <-ctx.Done():

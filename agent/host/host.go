@@ -1,9 +1,10 @@
 // Package host has the shared base of the components of one agent: the identity of this node, and the services that
-// most components use. It decides nothing. Package agent makes one Host and gives it to the components. Packages
-// offline, pool, promise, repository, throttle and transfer get only the services that they need. The fields of Host do
-// not change once agent.New has returned, and the services in them protect their own state. The only state of this
-// package is in Trust: why control's store is inconsistent. A mutex protects it. Only a service that most components
-// need belongs here. A new time limit belongs in Timing.
+// most components use. It also has rules that several of them need: which programs of profiles may run (Programs), and
+// whether control may have executed a request that failed (InDoubt). Package agent makes one Host and gives it to the
+// components. Packages offline, pool, promise, repository, throttle and transfer get only the services that they need.
+// The fields of Host do not change once agent.New has returned, and the services in them protect their own state. The
+// only state of this package is in Trust: why control's store is inconsistent. A mutex protects it. Only a service that
+// most components need belongs here. A new time limit belongs in Timing.
 package host
 
 import (

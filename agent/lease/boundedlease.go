@@ -119,10 +119,10 @@ func (h *boundedLease) promisers(followers []uuid.UUID) []uuid.UUID {
 	return slices.Compact(all)
 }
 
-// overrun returns by how much a fence of this dataset may take longer than other nodes wait for it. For a deadline that
-// relies on promises, that is ofPromises: a node that promised starts to wait when the request arrives. For a deadline
-// that relies on the session, that is ofSession. It is one TTL smaller, because control starts to wait one TTL later,
-// when it notices the end of the session.
+// overrun returns by how much a fence of this dataset may take longer than other nodes wait for it. ofPromises applies
+// to a deadline that relies on promises: a node that promised starts to wait when the request arrives. ofSession
+// applies to a deadline that relies on the session. ofSession is one TTL smaller, because control starts to wait one
+// TTL later, when it notices the end of the session.
 func (h *boundedLease) overrun(t *controlSession) (ofPromises, ofSession time.Duration) {
 	over := h.fenceTime - usualFenceTime(t.ttl)
 	return max(over, 0), max(over-t.ttl, 0)

@@ -57,8 +57,9 @@ func (m *Marks) Set(ctx context.Context, id, op uuid.UUID) error {
 	return nil
 }
 
-// Drop removes the mark of a dataset. The caller holds the lock of the dataset, and knows that the operation has ended
-// without effect, or that the record on disk has its effect.
+// Drop removes the mark of a dataset. The caller holds the lock of the dataset. It knows that control has not recorded
+// and will not record the result of the operation, that the record on disk has the result, or that the home is another
+// node now.
 func (m *Marks) Drop(ctx context.Context, id uuid.UUID) error {
 	if err := m.host.DB.Put(ctx, map[string]any{markKey(id): nil}); err != nil {
 		return err

@@ -135,7 +135,8 @@ func (g *Registrar) Register(ctx context.Context, d dataset.Dataset) error {
 // Adopt registers a dataset whose lease becomes bounded in time, and has the guard check its mount. Unlike Register, it
 // also refuses a dataset that is already mounted, if this host cannot enforce the policy in time. d has the profile
 // that the dataset gets, and the caller has marked it (Marks). The caller holds the dataset's lock. After an error, and
-// if the dataset is not mounted, the caller calls Release: the dataset may be registered.
+// if the dataset is not mounted, the dataset may be registered, and the caller must release it (Release) unless its
+// lease stays bounded.
 func (g *Registrar) Adopt(ctx context.Context, d dataset.Dataset) (mounted bool, err error) {
 	if err := g.register(ctx, d, true); err != nil {
 		return false, err

@@ -60,8 +60,9 @@ type Recall struct {
 }
 
 // Relinquished is an epoch of a dataset that this node has relinquished: it neither opens nor changes the dataset at
-// that epoch again. The record is removed in three cases: this node is the home of the dataset again at a later epoch,
-// the dataset has left this node, or control reports that the move ended without the answer of this node.
+// that epoch again. The record is removed in four cases: this node is the home of the dataset again at a later epoch,
+// the dataset has left this node, the final snapshot cannot be taken, or control reports that the move ended without
+// the answer of this node.
 type Relinquished struct {
 	Epoch uint64    `json:"epoch"`
 	Move  uuid.UUID `json:"move"`            // the operation

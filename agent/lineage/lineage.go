@@ -1,13 +1,14 @@
 // Package lineage chooses between the snapshots of one dataset: which is the newest, which one the next
 // difference to another node is based on, and which ones copies on other nodes still need.
 //
-// It has no state: its functions compare records that the caller passes. Callers are package move and package
-// replication at both ends of a transfer, and the packages that take, keep or remove snapshots (operation, handover,
-// lease, controlsync, doctor). If a function changes a pool, the caller holds the dataset's lock. Rules for the choice
-// of a snapshot belong here: from which one a copy continues, which ones a copy needs, and on which one the last
-// difference of a move is based. The bases of the other differences of a transfer are chosen in package transfer
-// (plan.go). When a replica is refreshed, and when a snapshot for other nodes is removed, is decided in package
-// replication. Package move decides whether a request for a snapshot takes a new one (TransferSource.TakeSnapshot).
+// It has no state: its functions compare records that the caller passes. Some of them also ask the pool that the caller
+// passes, and DropMissing removes snapshots from it. Callers are package move and package replication at both ends of a
+// transfer, and the packages that take, keep or remove snapshots (operation, handover, lease, controlsync, doctor). If
+// a function changes a pool, the caller holds the dataset's lock. Rules for the choice of a snapshot belong here: from
+// which one a copy continues, which ones a copy needs, and on which one the last difference of a move is based. The
+// bases of the other differences of a transfer are chosen in package transfer (plan.go). When a replica is refreshed,
+// and when a snapshot for other nodes is removed, is decided in package replication. Package move decides whether a
+// request for a snapshot takes a new one (TransferSource.TakeSnapshot).
 //
 // A difference needs a base: a snapshot that the home and the copy both have. The home therefore keeps the newest
 // snapshots that it sent to each copy, and a move brings them to the next home. Otherwise each copy would have to be
@@ -109,10 +110,10 @@ func BaseOf(e backends.Entry, c dataset.Copy) (dataset.Snapshot, bool) {
 }
 
 // NearestBase chooses the base of the last snapshot s of a move: s is sent as the difference from its base. e is the
-// dataset in the pool, and has are the snapshots that the target has or is receiving. The candidates are the newest
-// snapshot in has, the newest one that a user or a schedule took, which the target receives before s, and the parent of
-// s. NearestBase returns the candidate with the smallest difference, or uuid.Nil if s descends from no candidate. It
-// fails with ErrUnsupported if the pool can send no snapshots.
+// dataset in the pool, and has are the snapshots that the target has or is receiving. There are three candidates: the
+// newest snapshot in has, the parent of s, and the newest snapshot that control records (see IsInternal), which the
+// target receives before s. NearestBase returns the candidate with the smallest difference, or uuid.Nil if s descends
+// from no candidate. It fails with ErrUnsupported if the pool can send no snapshots.
 func NearestBase(
 	ctx context.Context, pool backends.Pool, e backends.Entry, s dataset.Snapshot, has []dataset.Snapshot,
 ) (base uuid.UUID, err error) {

@@ -5,18 +5,18 @@
 // cache to the image, and drops that data. Only a program that syncs its files gets the error. The kernel records the
 // error for the whole filesystem too, and syncfs(2) reports it to the first file that asks (errseq_t, Linux 5.8). So
 // while a pool has little free space, Watcher calls syncfs on each mounted volume of the pool, whenever
-// controlsync.StatusReader reads the status of the volume, and before each unmount. Package mounting also flushes
-// volumes, and package agent passes the errors of these flushes to Failed. A volume on a pool with enough space is
-// never flushed.
+// controlsync.StatusReader reads the status of the volume, and before each unmount. Packages mounting and operation
+// also flush volumes, and package agent passes the errors of these flushes to Failed. Watcher does not flush a volume
+// whose pool has had enough space for a minute (afterFull).
 //
 // Some errors are not found: those of a container that calls syncfs itself first. That container got the error.
 //
-// The state is the set of losses, which is in memory and in the agent's database (lost/). Only in memory is when each
-// pool and volume was last seen without a problem. A mutex protects both. A second mutex (Watcher.saving) serializes
-// the writes to the database. The channel Watcher.flushing counts the flushes in progress, at most maxFlushes. Package
-// agent calls Load once, before the other methods. It also calls Unmounted after each unmount, and Failed when a flush
-// of package mounting or operation fails. Package controlsync calls Look, BeforeUnmount, Problem and Forget. Package
-// doctor lists the findings (Check).
+// The state is the set of losses, which is in memory and in the agent's database (lost/). Watcher also remembers, only
+// in memory, when each pool was last full and last had enough space, and when each volume was last flushed. A mutex
+// protects both. A second mutex (Watcher.saving) serializes the writes to the database. The channel Watcher.flushing
+// counts the flushes in progress, at most maxFlushes. Package agent calls Load once, before the other methods. It also
+// calls Unmounted after each unmount. Package controlsync calls Look, BeforeUnmount, Problem and Forget. Package doctor
+// lists the findings (Check).
 //
 // Where to change what: when a volume is flushed is in notePool and isDue, and when a loss ends is in Look and
 // Unmounted.
@@ -334,8 +334,8 @@ func (w *Watcher) Forget(ctx context.Context, id uuid.UUID) {
 	}
 }
 
-// save writes the loss of a dataset to disk, or removes it there. If that fails, the loss is kept in memory only, and
-// the log says so.
+// save writes the loss of a dataset to disk, or removes it there. If that fails, the log says so. Unless a later write
+// succeeds, the next start reads the former value from disk.
 func (w *Watcher) save(ctx context.Context, id uuid.UUID) {
 	w.saving.Lock()
 	defer w.saving.Unlock()

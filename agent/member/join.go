@@ -45,8 +45,9 @@ type JoinRequest struct {
 const requestFile = "join.pem"
 
 // Join makes this host a member of the cluster of the token, through any of the replicas, and writes the certificate to
-// j.Dir. If the host already has a valid certificate, of whatever cluster, Join keeps it and does not use the token.
-// Join can be repeated after a crash.
+// j.Dir. If the host already has a valid certificate, of whatever cluster, Join keeps it and does not use the token. If
+// the host has a certificate that is not valid any more, the token must be of the same cluster. Join can be repeated
+// after a crash.
 //
 // It fails with ErrForbidden if the token is refused or if the control that answers is not the one of the token. It
 // fails with ErrUnavailable if no replica answers.
