@@ -70,8 +70,7 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 	var said string
 	_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
 		said = ""
-		// Read this key first. Another service that finds more lost nodes writes this key, so this decision is then
-		// repeated.
+		// Read this key first: a service that records more lost nodes writes it, which repeats this decision.
 		var was record.FailoverHalt
 		there, err := t.Get(record.FailoverKey, &was)
 		if err != nil {
