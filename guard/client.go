@@ -26,7 +26,7 @@ const (
 	maxIdle = 4
 )
 
-// Client is the agent's side of the guard's socket: it registers, feeds, checks and releases datasets. Each request
+// Client sends requests to the guard over its socket, for the agent and for the commands of the operator. Each request
 // returns the errors of the method of Guard with the same name. It returns ErrUnavailable if no guard accepts a
 // connection within two seconds, or if the guard does not answer within 15 seconds or before the context ends. After
 // ErrUnavailable, the deadlines that were fed earlier stay valid, and the next guard enforces them. All requests are

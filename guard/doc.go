@@ -25,16 +25,17 @@
 //	kill     kill the holders (policies kill and watchdog)
 //	reboot   stop feeding the watchdog device (policy watchdog)
 //
-// Each rung of the ladder may take Options.Step. The guard tries the next rung only if a process may still be able to
-// write after the previous one. After the last rung it starts again at the first one. It keeps checking a complete
-// fence: if a process or an operator undoes a part of it, the guard repairs the fence and records the breach.
+// Each rung of the ladder may take Options.Step, or longer on a host with many processes. The guard tries the next rung
+// only if a process may still be able to write after the previous one. After the last rung it starts again at the first
+// one. It keeps checking a complete fence: if a process or an operator undoes a part of it, the guard repairs the fence
+// and records the breach.
 //
 // # What survives
 //
 // The guard itself performs no operation that may hang in the kernel. Its child process, the hand (package hand),
 // performs these operations. So the guard can be killed and restarted at any time.
 //
-//	                                    in Options.Run (tmpfs)    in Options.Root (disk)
+//	                                    in Options.Run (tmpfs)    below Daemon.Root (disk)
 //	registrations, results of rungs     yes, survives the guard   yes, flushed: survives a power cut
 //	deadlines                           yes, survives the guard   no: a boot makes them invalid
 //

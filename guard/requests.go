@@ -205,7 +205,7 @@ type Feed struct {
 
 // Feed sets later deadlines. An earlier deadline changes nothing. It returns the errors by dataset: ErrNotFound if the
 // dataset is not registered; ErrStale if it is fenced, if its deadline has passed already, or for another epoch;
-// ErrInvalid for a deadline that is too far ahead.
+// ErrInvalid for a deadline that is too far ahead. Feed also works while another request changes the entry.
 //
 // Feed also computes Entry.Bound again, because the host may have more processes than at the registration. If a fence
 // can now take longer than Feed.MaxFenceTime, the guard shortens the deadline by the difference.

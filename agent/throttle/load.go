@@ -16,7 +16,8 @@ import (
 
 // Load reads the rules that were set before this start. It removes a rule whose device is gone or now belongs to
 // something else, because the next user of the device number would inherit the rule. A dataset that is still mounted
-// keeps its limits. If a crash left them suspended, they are set again.
+// keeps its limits. If a crash left them suspended, they are set again. If recovered is true, the agent's database was
+// lost, and Load also calls removeOrphanedRules, because the records of the rules are lost.
 func (l *Throttler) Load(ctx context.Context, recovered bool) error {
 	table, err := mount.Table()
 	if err != nil {

@@ -189,7 +189,7 @@ func (l *Throttler) applyProfile(d dataset.Dataset) {
 	})
 }
 
-// GroupScanner looks at all control groups: it finds out which groups use which dataset, and sets missing rules.
+// GroupScanner finds out which control groups use which limited dataset, and sets missing rules.
 type GroupScanner struct {
 	*Throttler
 	users mount.Users

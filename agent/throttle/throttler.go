@@ -6,13 +6,13 @@
 // the volume and its device, so each rule is recorded on disk before it is set: under limits/ and, if it could not be
 // removed, under left/ in the agent's database.
 //
-// Package mounting calls Limit after a mount, End after an unmount, and Suspend for a flush. Package operation calls
-// Suspend for an export, and ProfileChanged. Package agent calls Load at its start, and then starts Run. The daemon
-// passes Cgroups, the control groups of drover.yaml. Packages doctor and controlsync read the problems. Package lease
-// answers whether the guard fences a dataset (Deps.Fence), and package pool reads which limits this host can enforce
-// (Controller.Kind).
+// Package mounting calls RemoveInherited and Limit after a mount, NoteUse for a new use, End after an unmount, and
+// Suspend for a flush. Package operation calls Suspend for an export, and ProfileChanged. Package agent calls Load at
+// its start, and then starts Run. The daemon passes Cgroups, the control groups of drover.yaml. Packages doctor and
+// controlsync read the problems. Package lease answers whether the guard fences a dataset (Deps.Fence), and package
+// pool reads which limits this host can enforce (Controller.Kind).
 //
-// Throttler.mu protects the set of limited datasets, the recorded failures, and what Run needs to know of the last
+// Throttler.mu protects the set of limited datasets, the reasons why limits are missing, and the time of the last
 // mount. Limited.Mu protects the rules of one dataset, and Leftovers.mu the rules that could not be removed. The order
 // is Limited.Mu, then Throttler.mu, then Leftovers.mu. GroupScanner belongs to the goroutine of Run. The caller of
 // Limit, Suspend and End holds the dataset's lock.
@@ -248,7 +248,7 @@ func (l *Throttler) SetRules(ctx context.Context, e *Limited, rec LimitRecord) e
 }
 
 // apply sets the recorded rules in their groups. If the dataset is fenced, apply sets nothing, and Run sets the rules
-// when the fence ends. isFencing asks the guard. The caller holds e.Mu.
+// when the fence ends. isFencing asks the guard. The caller holds e.Mu, except applyAll at the start.
 func (l *Throttler) apply(e *Limited, isFencing func(uuid.UUID) (bool, error)) error {
 	if fencing, err := isFencing(e.id); err != nil || fencing {
 		return err

@@ -38,6 +38,10 @@
 //	GET  /v1/peer/datasets/{id}/snapshots/{snapshot}/stream?base=&from=
 //	GET  /v1/peer/datasets/{id}/snapshots/{snapshot}/files   the nil UUID: the dataset itself, not in use
 //
+// have lists the snapshots of the copy. The other parameters add transfer snapshots to the plan: want adds one
+// snapshot, begun the one that was transferred in part, bases those that other copies are based on, and shared those
+// that all replicas keep.
+//
 // The last two answer in frames (frame.go). Frames bound what each side must buffer, distinguish an interrupted stream
 // from one that ended, and are compressed with zstd while the link is slower than the processor. The stream inside is
 // the pool's, with a checksum over all of it. Errors are {code, message}, as dataset.Problem.

@@ -50,7 +50,7 @@ type PullResult struct {
 //
 // Pull returns these errors of package dataset:
 //
-//   - ErrUnsupported if one of the pools cannot send snapshots (see PullFiles),
+//   - ErrUnsupported if the peer's pool cannot send snapshots, or Into cannot store copies (use PullFiles then),
 //   - ErrOffline if the peer was unreachable for long,
 //   - ErrCorrupt if the peer has sent, several times, other data than it announced, or if the data differs from the
 //     manifest,
@@ -183,8 +183,8 @@ func (r *pullRun) dropBases(ctx context.Context, why error) error {
 	return nil
 }
 
-// have lists the snapshots of the copy. begun is the snapshot that was transferred in part. To complete it and then
-// send the later changes usually takes fewer bytes than to start with another snapshot.
+// have lists the snapshots of the copy. begun is the snapshot that was transferred in part, or uuid.Nil. It is
+// completed first, and then the later changes are transferred. That usually takes fewer bytes than another snapshot.
 func (r *pullRun) have(ctx context.Context) (ids []uuid.UUID, begun uuid.UUID, err error) {
 	e, err := r.Into.Stat(ctx, r.Dataset.ID)
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
@@ -243,7 +243,7 @@ func (r *pullRun) transferStep(ctx context.Context, step Step) error {
 			r.out.Snapshots = append(r.out.Snapshots, manifest(step.Snapshot, got))
 			return false, nil
 		case d.From > 0 && (isKind(err, dataset.ErrInvalid) || isKind(err, dataset.ErrNotFound)):
-			// The copy no longer has that base, or has fewer bytes than expected.
+			// The copy no longer has that base, or has fewer bytes than expected, or the peer lacks the snapshot.
 			if err := r.Into.DeleteSnapshot(ctx, r.Dataset.ID, step.Snapshot.ID); err != nil {
 				return false, err
 			}

@@ -41,10 +41,11 @@ type Finder struct {
 // NewFinder returns a Finder.
 func NewFinder(deps FinderDeps) *Finder { return &Finder{deps} }
 
-// Find returns the volume to which this engine refers. It answers from memory for a volume whose home is this node, and
-// asks control for any other. It returns ErrNotFound only in three cases: the reference is not a valid spelling,
-// control knows no volume of the name, or the reference asks for another profile or another source than the volume has.
-// In the third case it also returns the volume. If control cannot be asked, it returns another error.
+// Find returns the volume to which this engine refers. It answers from memory for a volume whose home is this node or
+// that this node has mounted, and asks control for any other. It returns ErrNotFound only in three cases: the reference
+// is not a valid spelling, control knows no volume of the name, or the reference asks for another profile or another
+// source than the volume has. In the third case it also returns the volume. If control does not answer, it returns
+// another error.
 func (f *Finder) Find(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error) {
 	if ref.Err != nil {
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrNotFound, "no such volume: %w", ref.Err)

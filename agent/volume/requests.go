@@ -58,7 +58,7 @@ func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[s
 
 // Remove deletes a volume. If the engine also uses another spelling of the volume, or removes the volume by an alias,
 // Remove only forgets the spelling. It succeeds if there is no such volume. It fails with ErrInUse while the volume is
-// mounted, whoever asks, and if Spellings.CheckRemovable refuses.
+// mounted, for every tool, and if Spellings.CheckRemovable refuses.
 func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	d, err := r.deps.Finder.Find(ctx, ref)
 	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {

@@ -51,9 +51,9 @@ func (t *Tool) examineSuspects() {
 	}
 }
 
-// waitForHalt waits for pause and returns true if a suspect has not stopped yet. The caller must then take the suspects
-// from the queue again, and call waitForHalt again. It returns false if the examinations can begin: every suspect has
-// stopped, or was queued at least haltTime ago, or the mount table cannot be read.
+// waitForHalt waits for stopPoll and returns true if a suspect has not stopped yet. The caller must then take the
+// suspects from the queue again, and call waitForHalt again. It returns false if the examinations can begin: every
+// suspect has stopped, or was queued at least haltTime ago, or the mount table cannot be read.
 //
 // A suspect must stop first because the examination does not find files that it opens later. Also, the
 // fence waits until all suspects have stopped, and they need processor time to do so.

@@ -1,17 +1,17 @@
-// Package hand performs the operations of the guard that may hang in the kernel: it freezes filesystems, finds and
-// stops processes, and flushes records. They run in a separate process, the hand. A process with a thread that waits
-// in the kernel (state D) cannot end. So a guard that performed these operations itself could not be killed or
+// Package hand performs the operations of the guard that may hang in the kernel: it freezes filesystems, finds, stops
+// and kills processes, and flushes records. They run in a separate process, the hand. A process with a thread that
+// waits in the kernel (state D) cannot end. So a guard that performed these operations itself could not be killed or
 // replaced.
 //
 // Tool performs the operations, which are called acts. Serve runs in the hand and answers requests with a Tool. Hand is
 // the guard's side of the connection: it starts the hand, and restarts it when it dies. Only package guard uses the
-// package: guard.Daemon starts a Hand, and guard.ServeHand calls Accept and Serve. The tests of the agent
-// (agent/agenttest) use a Tool directly.
+// package: guard.Daemon starts a Hand, guard.ServeHand calls Accept and Serve, and the guard process calls ProcessOf,
+// LoadRecords and Forget itself. The tests of the agent (agent/agenttest) use a Tool directly.
 //
 // An act records its intent in files below Options.Run, which are called marks. So a later guard of the same boot, with
-// another hand, can continue the act and undo it. The marks are the only state that outlives the hand. A mutex and a
-// lock on a file (see markFiles.lock) protect them. The state in memory (running acts, freezes, looks, suspects, and
-// the connection of a Hand) is protected by the mutex of each type.
+// another hand, can continue the act and undo it. Only the marks and the records of the guard outlive the hand. A mutex
+// and a lock on a file (see markFiles.lock) protect the marks. The state in memory (running acts, freezes, looks,
+// suspects, and the connection of a Hand) is protected by the mutex of each type.
 //
 // Where to change what: what is done to a holder is in stop.go, and how a filesystem is frozen in freeze.go. Who
 // counts as a holder is in look.go and processtable.go, and which processes are examined first in examineall.go. How
@@ -67,8 +67,8 @@ type Process struct {
 	// Start distinguishes the process from a later one with the same PID: proc_pid_stat(5), starttime.
 	Start uint64 `json:"start"`
 	Comm  string `json:"comm"`
-	// Engine is true for the container engine, which writes into volumes itself during docker cp. It is stopped and
-	// never killed, because it uses more than this dataset.
+	// Engine is true for a container engine, which writes into volumes itself during docker cp. It is stopped and never
+	// killed, because it uses more than this dataset.
 	Engine bool `json:"engine,omitempty"`
 }
 

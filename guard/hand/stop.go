@@ -21,8 +21,8 @@ const (
 
 // Stop stops the holders of a dataset without ending them. If a control group contains only holders, Stop freezes the
 // group. It sends SIGSTOP to every other holder. It also makes the host's mount read-only, so that no file can be
-// opened for writing through it. If a file is open for writing, the mount cannot be made read-only; that is not an
-// error.
+// opened for writing through it. The mount cannot be made read-only while a file is open for writing. Stop does not
+// report that as an error.
 //
 // Holders that are found by their mount namespace are stopped at once, before descriptors are read. A
 // process that could not be examined in time is stopped too. It continues once it was shown not to hold
