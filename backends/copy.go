@@ -40,7 +40,7 @@ type Sender interface {
 // Stream describes a snapshot as a stream.
 type Stream struct {
 	Base  uuid.UUID    `json:"base,omitzero"` // if set, the stream has only the difference to this snapshot
-	Size  dataset.Size `json:"size"`          // of the dataset in that snapshot
+	Size  dataset.Size `json:"size"`          // of the dataset in that snapshot; in backend loop of its image
 	Bytes int64        `json:"bytes"`         // of the stream
 	Sum   string       `json:"sum"`           // SHA-256 of the stream, in hexadecimal digits
 }
@@ -64,7 +64,8 @@ type Change struct {
 // These methods accept a copy as well, because they need no head: Stat, List, WriteRecord, DeleteSnapshot, Delete,
 // Clone and Send of a snapshot, and Changed and Same of two snapshots. Commit accepts a promoted copy. UniqueSize
 // accepts a copy in backend loop only. All other methods of a pool return ErrConflict for a copy. Create returns
-// ErrConflict if the pool has a copy of the dataset. Reap never removes a copy, nor the received part of a snapshot.
+// ErrConflict if the pool has a copy of the dataset. Reap removes neither a copy nor a received part that can be
+// resumed.
 type Copier interface {
 	Sender
 	IdleChecker

@@ -74,6 +74,11 @@
 //	dataset.ErrNoSpace      the pool or its host disk is too full
 //	dataset.ErrUnsupported  this pool cannot do it, whatever its state
 //	dataset.ErrCorrupt      the data is damaged or foreign
+//	dataset.ErrConflict     the call does not fit the state of the dataset or the
+//	                        pool; for example, it needs a head and the pool has
+//	                        only a copy
+//	dataset.ErrInvalid      the arguments are wrong or contradict each other
+//	dataset.ErrForbidden    the host lacks the key of an encrypted dataset
 //	dataset.ErrInUse        the dataset is attached, or mounted in any mount
 //	                        namespace of this host, where that prevents the call
 //

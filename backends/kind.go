@@ -22,8 +22,9 @@ type Kind interface {
 	// With cfg.Make, Open turns an empty or absent path into a pool with the UUID cfg.ID. Without cfg.Make, Open
 	// returns ErrOffline if the path does not contain the pool cfg.ID. If cfg.ID is uuid.Nil, Open accepts any pool.
 	//
-	// Open returns ErrExists if the path contains something other than a pool. It returns ErrUnsupported if this
-	// backend cannot use the path, and the error says which path it could use. In both cases nothing was changed.
+	// Open returns ErrExists if the path contains something other than a pool. (Without cfg.Make, a directory without a
+	// pool is ErrOffline: the disk of the pool may not be mounted.) It returns ErrUnsupported if this backend cannot
+	// use the path, and the error says which path it could use. In both cases nothing was changed.
 	Open(ctx context.Context, cfg Config) (Pool, error)
 }
 

@@ -186,5 +186,5 @@ type Sharer interface {
 // PreviousHome identifies the previous home of a dataset that was relinquished.
 type PreviousHome struct {
 	Pool  uuid.UUID // the previous home
-	Epoch uint64    // the last epoch of that home; another node took data that has a later epoch
+	Epoch uint64    // the last epoch of that home; if the data has a later epoch, another node took it
 }

@@ -120,8 +120,9 @@ type Pool interface {
 	// anything else.
 	Reap(ctx context.Context, drop func(incoming uuid.UUID) bool) (int, error)
 
-	// Attach makes the head ready to be mounted and describes the mount. It changes nothing on disk.
-	// Idempotent: while the dataset is attached, the source is the same.
+	// Attach makes the head ready to be mounted and describes the mount. It does not change the content of the dataset.
+	// Backend loop may have to give the head a separate image first, so it can return ErrNoSpace. Idempotent: while the
+	// dataset is attached, the source is the same.
 	Attach(ctx context.Context, id uuid.UUID, opts AttachOptions) (Attachment, error)
 
 	// Close releases the pool. Mounted datasets stay mounted.

@@ -1,5 +1,6 @@
-// Package bindmount tracks the use of datasets that are mounted by binding a directory of their pool. Each pool of
-// backends btrfs, dir and nfs has a [Tracker].
+// Package bindmount tracks the use of datasets that are mounted by binding a directory of their pool. Backends btrfs
+// and dir call it: each of their pools has a [Tracker]. A pool of backend nfs contains a pool of backend dir, and so
+// its Tracker.
 //
 // The only state of a Tracker is the number of attachments of this process, which a mutex protects. Whether a dataset
 // is mounted or open is read from the kernel each time, because other processes can mount it, and because a mount

@@ -29,8 +29,9 @@ func (h *heads) check(ctx context.Context, f *shelf.Folder, s shelf.SnapshotReco
 	return err
 }
 
-// fill durably fills the tree of a new head from a snapshot. The tree may have more data than its size, if the data was
-// compressed at its source. Then the head is full.
+// fill durably fills the tree of a new head from a snapshot, and sets the limit of the tree. A power cut can undo the
+// limit: see "Durability" in the package comment. The tree may have more data than its size, if the data was compressed
+// at its source. Then the head is full.
 func (h *heads) fill(ctx context.Context, f *shelf.Folder, s shelf.SnapshotRecord, newHead shelf.Head) error {
 	if err := h.trees.Copy(ctx, f, s.Tree, f, newHead.Tree, false); err != nil {
 		return err

@@ -161,7 +161,8 @@ func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim
 // Close implements backends.Pool. It unmounts a pool on separate devices, unless datasets of the pool are in use.
 func (p *Pool) Close() error { return p.disk.Close() }
 
-// RemoveStorage implements backends.StorageRemover. It removes the counters of destroyed subvolumes.
+// RemoveStorage implements backends.StorageRemover. It removes the counters of destroyed subvolumes. The time for this
+// is limited: see quota.Counters.Drain.
 func (p *Pool) RemoveStorage(ctx context.Context) error { return p.counters.Drain(ctx) }
 
 // Clear implements backends.Clearer.

@@ -374,7 +374,8 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 	return e, nil
 }
 
-// Used implements backends.Pool. It reads the blocks of the head's image from the inode.
+// Used implements backends.Pool. It reads the number of allocated blocks from the inode of the head's image. If
+// newUsage has the number for a new dataset, Used returns that number once, without searching for the dataset.
 func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 	if used, known := p.newUsage.take(id); known {
 		return used, nil

@@ -4,8 +4,8 @@
 //
 // The pool's filesystem must be able to share blocks between files:
 //
-//   - On XFS, images are plain files and a snapshot is a FICLONE. While no process has a head open, a snapshot may be
-//     a second name of the head's file until the head is written to (imagefile/sharing.go).
+//   - On XFS, images are plain files and a snapshot is a FICLONE. While no loop device has the file of a head, a
+//     snapshot may be a second name of that file, until the head is written to (imagefile/sharing.go).
 //   - On btrfs, each image is a NOCOW file in its own subvolume, and a snapshot is a snapshot of the subvolume. It
 //     takes the same time however fragmented the image is, but writes are slower.
 //   - If the host has neither, the pool is an XFS in one preallocated image file (package poolimage).
@@ -71,18 +71,19 @@
 //	transfer    sending and receiving snapshots
 //
 // This package has the operations on datasets. Create, Clone, Commit and WriteRecord are in create.go, Delete and the
-// parts of Reap in delete.go, Snapshot, DeleteSnapshot and Restore in snapshot.go, Promote, Demote and Supersede in
-// copy.go, and Rewrite in rewrite.go. List, Stat, Used and Reap are in catalog.go, and the methods that only call a
-// part in operations.go. Opening a pool is in open.go, and its identity in identity.go.
+// parts of Reap in delete.go, Snapshot, DeleteSnapshot, Restore and UniqueSize in snapshot.go, Promote, Demote and
+// Supersede in copy.go, Rewrite in rewrite.go, and Clear in clear.go. List, Stat, Used and Reap are in catalog.go, and
+// the methods that only call a part in operations.go. Opening a pool is in open.go, and its identity in identity.go.
 //
 // Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. A [Pool] claims
 // the dataset that it works on (package internal/claims) and passes the open directory to a part. The claim only
 // excludes Reap. The caller of backends.Pool, which is the agent, prevents other concurrent changes of a dataset.
 // Everything about datasets is read from the directory. In memory, the catalog has the claims and the count of datasets
 // that became copies (claims.Moves). Parts keep only two caches about datasets: the formats of records (layout.Formats)
-// and the last comparison of two snapshots (transfer). A mutex protects each. About the pool itself, poolDir remembers
-// the version of the identity file that was verified last, in an atomic pointer, and a mutex is held while the identity
-// is rewritten or removed. Packages poolimage and template have a mutex each.
+// and the last comparison of two snapshots (transfer). A mutex protects each. A third cache is in Pool: newUsage has
+// the used bytes of new datasets until they are committed, also protected by a mutex. About the pool itself, poolDir
+// remembers the version of the identity file that was verified last, in an atomic pointer, and a mutex is held while
+// the identity is rewritten or removed. Packages poolimage and template have a mutex each.
 package loop
 
 import (

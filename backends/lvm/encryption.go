@@ -110,9 +110,9 @@ type namedDevice struct {
 
 func (n namedDevice) Name() string { return n.name }
 
-// openContainer opens the container on the device of a head, if the record of the dataset says that it is encrypted. If
-// the device has an unencrypted filesystem instead of the container, openContainer refuses the device, because Drover
-// did not make that filesystem.
+// openContainer opens the container on the device of a head. If the device has no container and the record does not say
+// that the dataset is encrypted, openContainer returns nil. If the record says so and the device has no container,
+// openContainer refuses the device, because Drover did not make the unencrypted filesystem on it.
 func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (
 	open *crypt.Device, key []byte, err error) {
 	disk := namedDevice{node, "/dev/mapper/" + e.device(volume)}

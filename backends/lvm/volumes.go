@@ -73,8 +73,9 @@ func (v *volumes) resumeIfFailed(ctx context.Context) error {
 	return err
 }
 
-// resumeSuspended resumes volumes that a killed lvm(8) left suspended, because writers to them hang. It runs lvm(8) for
-// this, which waits for the lock of a running command.
+// resumeSuspended resumes volumes that a failed or killed lvm(8) left suspended, because writers to them hang. (Drover
+// itself does not kill a command that changes something.) It runs lvm(8) for this, which waits for the lock of a
+// running command.
 func (v *volumes) resumeSuspended(ctx context.Context, all map[string]volume) error {
 	asleep := func(layer ...string) bool {
 		dev, err := dm.Find(dm.Mangle(append([]string{v.vg}, layer...)...))
@@ -119,9 +120,9 @@ func (v *volumes) node(ctx context.Context, dev dm.Device) (string, error) {
 
 // usage is how full the thin pool is.
 type usage struct {
-	data, dataOf         dataset.Size
-	metadata, metadataOf dataset.Size
-	mode                 string // why the pool cannot be written to; "" if it works
+	data, dataOf         dataset.Size // used bytes, and all bytes
+	metadata, metadataOf dataset.Size // used bytes, and all bytes
+	mode                 string       // why the pool cannot be written to; "" if it works
 }
 
 // maxPercent is the percentage of used space at which the pool refuses new work.

@@ -13,8 +13,9 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Clear removes the marker and the areas of an empty pool, and its directory if that was made together with the pool
-// and is no mount: see backends.Clearer. It removes only the marker and empty directories.
+// Clear removes the marker and the areas of an empty pool: see backends.Clearer. It also removes the directory of the
+// pool, if the directory was made together with the pool and nothing is mounted on it. It removes only the marker and
+// empty directories.
 func (dir *directory) Clear() error {
 	dir.markerMu.Lock()
 	defer dir.markerMu.Unlock()

@@ -158,8 +158,8 @@ func (f *Folder) Received(snapshot uuid.UUID,
 }
 
 // BeginReceive begins a delivery into the folder. If the pool has the snapshot already, complete is true, last
-// describes the stream of the snapshot, and the snapshot is durable. BeginReceive fails if the delivery does not
-// continue the received part.
+// describes the stream of the snapshot, and the snapshot is durable. BeginReceive then also removes the received part.
+// BeginReceive fails if the delivery does not continue the received part.
 func (f *Folder) BeginReceive(d backends.Delivery,
 	streamOf func(*Folder, uuid.UUID) (backends.Stream, error)) (last backends.Stream, complete bool, err error) {
 	received, err := f.Received(d.Snapshot.ID, streamOf)

@@ -32,7 +32,8 @@ type Head struct {
 	// project quotas. 0 means none.
 	Project uint32 `json:"project,omitempty"`
 	// From is set for the head of a copy. It is a snapshot with the same content: the copy was promoted from this
-	// snapshot, or Demote compared the head with it.
+	// snapshot, or Demote compared the head with it. The value can stay after Commit, and is then outdated once the
+	// head is written to.
 	From uuid.UUID `json:"from,omitzero"`
 }
 

@@ -158,8 +158,9 @@ func (k *datasetKeys) sameKey(ctx context.Context, fs string, d dataset.Dataset)
 	return nil
 }
 
-// unlock loads the key of a head into ZFS if the head is encrypted. The key stays loaded until the caller calls lock
-// and nothing that needs the key is mounted. unlock returns dataset.ErrCorrupt if the record says that the dataset is
+// unlock loads the key of a head into ZFS if the head is encrypted. The record of the dataset decides whether it is
+// encrypted. If the record cannot be read, unlock asks ZFS. The key stays loaded until the caller calls lock and
+// nothing that needs the key is mounted. unlock returns dataset.ErrCorrupt if the record says that the dataset is
 // encrypted and ZFS says that it is not.
 func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) (lock func(), err error) {
 	lock = func() {}

@@ -28,7 +28,8 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 }
 
 // removeObjects destroys the ZFS objects of a dataset. If clones of other datasets depend on some of them, it moves the
-// remaining objects to the ghosts. The folder of the dataset is not listed any more when removeObjects is called.
+// remaining objects to the ghosts. No other call can use the dataset meanwhile: its folder is being deleted, or is
+// incoming and could not be completed.
 func (r *remover) removeObjects(ctx context.Context, id uuid.UUID) error {
 	if r.fs.fuse {
 		if err := r.attachments.unstage(id); err != nil {

@@ -30,7 +30,8 @@ const (
 type current struct {
 	FS string `json:"fs"` // "" for a copy without a head
 	// From is a snapshot with the same content as the head. It is set for a copy: Promote made the head from this
-	// snapshot, or Demote compared the head with it.
+	// snapshot, or Demote compared the head with it. The value can stay after Commit, and is then outdated once the
+	// head is written to.
 	From uuid.UUID `json:"from,omitzero"`
 }
 
@@ -204,8 +205,8 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	return nil
 }
 
-// Restore implements backends.Pool. It takes the snapshot keep of the head, and leaves the filesystem of the head
-// unchanged. It then makes a clone of the snapshot id, which becomes the head when Restore replaces current.json.
+// Restore implements backends.Pool. It makes a clone of the snapshot id. It then takes the snapshot keep of the head,
+// and leaves the filesystem of the head unchanged. The clone becomes the head when Restore replaces current.json.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
 	f, err := p.shelf.FindDataset(ds)
 	if err != nil {

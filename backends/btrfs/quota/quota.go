@@ -49,7 +49,8 @@ func New(dir *os.File, path string, c clock.Clock) (*Quota, error) {
 	return &Quota{path: path, mode: mode, clock: c}, err
 }
 
-// EnableIfEmpty switches quotas on for a filesystem on the pool's own devices that has no pool yet.
+// EnableIfEmpty switches on the quotas of the filesystem on a pool's devices, if the filesystem is empty. If the
+// filesystem has files, the mode of its quotas stays as it is.
 func EnableIfEmpty(path string) error {
 	names, err := os.ReadDir(path)
 	if err != nil || len(names) > 0 {
@@ -135,7 +136,8 @@ func (q *Quota) Check(dir *os.File) error {
 		"%s waits for it)", q.path)
 }
 
-// Verify fails if the limit of the subvolume of a head is not its size.
+// Verify fails if the limit of a head's subvolume differs from size, the recorded size of the head. Without quotas it
+// returns nil.
 func (q *Quota) Verify(dir *os.File, size dataset.Size) error {
 	if !q.Enabled() {
 		return nil

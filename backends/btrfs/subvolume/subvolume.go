@@ -101,8 +101,9 @@ type Store struct {
 }
 
 // Copy makes a tree with the content that another tree has at one moment. If an earlier attempt left a tree of the same
-// name, Copy destroys that tree first. The kernel makes the snapshot in the commit of a transaction. So when Copy
-// returns, the copy and all earlier changes of the filesystem are durable.
+// name, Copy destroys that tree first. It fails with dataset.ErrUnsupported if containers made subvolumes in the source
+// (see CheckNested). The kernel makes the snapshot in the commit of a transaction. So when Copy returns, the copy and
+// all earlier changes of the filesystem are durable.
 func (s *Store) Copy(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, copyName string,
 	readOnly bool) error {
 	src, err := Open(from, name)

@@ -91,7 +91,7 @@ func (c *Containers) Open(ctx context.Context, dir folder.Dir, device string, ke
 }
 
 // KeyFor returns the data key of the dataset in dir. It fails if the key does not open the container in the image. The
-// image must not be attached to a device: see PrepareGrowth for an image that is.
+// image must not be attached to a device. For an attached image, use PrepareGrowth.
 func (c *Containers) KeyFor(ctx context.Context, dir folder.Dir, image string) ([]byte, error) {
 	key, err := c.dataKey(ctx, dir)
 	if err == nil {

@@ -23,7 +23,7 @@ const below = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_
 
 // Open opens a directory. It fails if the last element of path is a symbolic link.
 func Open(path string) (Dir, error) {
-	for { // os.OpenFile would ask epoll first whether it can wait for a directory
+	for { // os.OpenFile would first try to add the directory to epoll, which always fails
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err == nil {
 			return Dir{os.NewFile(uintptr(fd), path)}, nil
@@ -40,6 +40,7 @@ func (d Dir) FD() int { return int(d.Fd()) }
 // Path returns the full path of a name.
 func (d Dir) Path(name string) string { return filepath.Join(d.Name(), name) }
 
+// fail returns err as an os.PathError for a name in the directory, or nil if err is nil.
 func (d Dir) fail(op, name string, err error) error {
 	if err == nil {
 		return nil
@@ -103,7 +104,7 @@ func (d Dir) Rename(from, to string) error {
 	})
 }
 
-// Exchange swaps two names. They must not contain a slash.
+// Exchange swaps two names. Neither may contain a slash.
 func (d Dir) Exchange(a, b string) error {
 	return d.fail("exchange", b, unix.Renameat2(d.FD(), a, d.FD(), b, unix.RENAME_EXCHANGE))
 }
@@ -154,7 +155,7 @@ func (d Dir) ReadFile(name string, max int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, max))
 }
 
-// Link gives a file a second name. Both names must not contain a slash.
+// Link gives a file a second name. Neither name may contain a slash.
 func (d Dir) Link(name, to string) error {
 	return d.fail("link", to, unix.Linkat(d.FD(), name, d.FD(), to, 0))
 }

@@ -136,8 +136,9 @@ type mountedGrowth struct {
 }
 
 // enlarge grows an image, its devices and the filesystem in it, which is mounted at root. If enlarge fails, it restores
-// their former sizes, so that no later mount completes a refused growth. The image stays larger only if the filesystem
-// has begun to grow.
+// their former sizes, so that no later mount completes a refused growth. The image stays larger only in two cases: if
+// the filesystem has begun to grow, or if the error is fsctl.ErrCapability, because the caller then continues with
+// resize2fs.
 func (gr *Grower) enlarge(root *os.File, fs string, g mountedGrowth) error {
 	oldSize, err := g.image.Seek(0, io.SeekEnd)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 )
 
-// On XFS a head and a snapshot of it can be one file with two names while no process has the head open. A FICLONE of a
+// On XFS a head and a snapshot of it can be one file with two names while no loop device has the file. A FICLONE of a
 // fragmented image takes seconds. Sharing the file delays the FICLONE until the head is written to. Some heads are
 // never written to again. Three kinds of items are shared in this way: snapshots of the kinds that MayShare names,
 // heads that Promote makes, and received snapshots that equal their base (the base and the snapshot are one file then).
@@ -56,7 +56,7 @@ func (s *Sharing) Share(dir folder.Dir, item, src string) (done bool, err error)
 	if err := image.Sync(); err != nil {
 		return false, err
 	}
-	// The second name of the image is temporary until it is certain that no process has the image open. Package attach
+	// The second name of the image is temporary until it is certain that no loop device has the image. Package attach
 	// checks the number of names of an image after it has attached the image.
 	if err := dir.Link(s.layout.Image(src), tmp); err != nil {
 		return false, err

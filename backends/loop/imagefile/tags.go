@@ -15,8 +15,8 @@ import (
 const (
 	// RestoredAttr tags a head that a restore made. Its value is the UUID of the snapshot that keeps the former head. A
 	// restore that is repeated after its success finds this tag, and does not undo later writes. The future head gets
-	// the tag before the restore exchanges it with the present head. The restore then names the future head like that
-	// snapshot, until the exchange gives the name to the former head: see Unfinished.
+	// the tag before the restore exchanges it with the present head. Between the two steps, the future head has the
+	// name of that snapshot. The exchange gives the name to the former head: see Unfinished.
 	RestoredAttr = "user.drover.restored"
 	// keptAttr tags a former head that a restore has replaced. If a later restore has replaced the head again, a
 	// repetition of the earlier restore finds this tag, and does not undo the later restore.

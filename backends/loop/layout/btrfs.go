@@ -17,8 +17,9 @@ type Btrfs struct {
 
 const btrfsImage = "image"
 
-// Prepare makes the directories of templates and records NOCOW. Only NOCOW files can share blocks with NOCOW images,
-// and on a mount that compresses, direct I/O works only on NOCOW files. Subvolumes do not inherit the attribute.
+// Prepare sets the attribute NOCOW on the directories whose files inherit it: those of templates, and those of
+// datasets, for their records. Only NOCOW files can share blocks with NOCOW images, and on a mount that compresses,
+// direct I/O works only on NOCOW files. Subvolumes do not inherit the attribute.
 func (*Btrfs) Prepare(root folder.Dir) error {
 	for _, name := range []string{Incoming, Datasets, Copies, Templates} {
 		dir, err := root.Sub(name)

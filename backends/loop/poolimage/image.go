@@ -1,8 +1,9 @@
 // Package poolimage keeps a pool in one preallocated image file with an XFS, for hosts whose filesystem cannot share
 // blocks between files. Package loop opens an [Image] before it opens the pool, and closes it with the pool. An Image
 // remembers how many lost blocks of the file it has allocated again since it was opened, and whether its device refuses
-// discards (imageBlocks). A mutex protects this state. How the image is made, mounted and removed is in image.go, and
-// how its lost blocks are found and allocated again in imageblocks.go.
+// discards (imageBlocks). A mutex protects this state. The lines of Notes do not change after the pool was opened. How
+// the image is made, mounted and removed is in image.go, and how its lost blocks are found and allocated again in
+// imageblocks.go.
 package poolimage
 
 import (
@@ -154,7 +155,8 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 	return folder.SyncDir(filepath.Dir(cfg.Path))
 }
 
-// renameNew renames a file. It fails with ErrExists if something has the new name.
+// renameNew renames a file. It fails with ErrExists if something has the new name. On a filesystem that cannot check
+// this in the same step, such as NFS, it replaces a file of that name.
 func renameNew(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	switch {

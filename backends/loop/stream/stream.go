@@ -43,7 +43,7 @@ const frameZero = 'Z'
 type Header struct {
 	Dataset    uuid.UUID `json:"dataset"`
 	Snapshot   uuid.UUID `json:"snapshot"`
-	Base       uuid.UUID `json:"base,omitzero"` // snapshot of the dataset that the stream is a difference from
+	Base       uuid.UUID `json:"base,omitzero"` // if set, the stream is the difference to this snapshot
 	Size       int64     `json:"size"`          // of the image
 	Filesystem string    `json:"filesystem"`
 }

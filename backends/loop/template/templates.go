@@ -66,9 +66,9 @@ func (s *Store) SpecFor(d dataset.Dataset) (Spec, error) {
 	return t, mkfs.Check(t.FS, t.Size)
 }
 
-// Name returns the name of a template. It contains all properties in which templates differ, and the number 2 of the
-// rule for the length of its image (see package mkfs). Templates of older versions have no such number in their names,
-// and images exactly as large as the size of the dataset. They are not used any more.
+// Name returns the name of a template. It contains all properties in which templates differ, and the version of the
+// rule for the length of its image, which is 2 (see package mkfs). Older versions of Drover wrote no such version into
+// the name, and their images are exactly as large as the size of the dataset. They are not used any more.
 func (t Spec) Name() string {
 	mode := uint32(mkfs.RootMode)
 	if t.Owner.Mode != nil {

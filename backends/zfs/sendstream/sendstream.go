@@ -200,18 +200,18 @@ func (r *records) addRecord(s *Stream) error {
 		}
 		return r.skip(n)
 	case drrFree:
-		if n := r.u64(atOffset + 8); n <= math.MaxInt64 {
+		if n := r.u64(atOffset + 8); n <= math.MaxInt64 { // drr_length
 			s.Zeroed += int64(n)
 		}
 		return nil
 	case drrSpill:
-		n := r.u64(atOffset)
+		n := r.u64(atOffset)                          // drr_length: a spill has no offset
 		if compressed := r.u64(40); compressed != 0 { // drr_compressed_size
 			n = compressed
 		}
 		return r.skip(n)
 	case drrEmbedded:
-		s.count(r, r.u64(atOffset), r.u64(24))
+		s.count(r, r.u64(atOffset), r.u64(24))      // drr_offset, drr_length
 		return r.skip((uint64(r.u32(52)) + 7) &^ 7) // drr_psize
 	}
 	return Bad("a record of kind %d", r.kind())

@@ -1,8 +1,8 @@
-// Package vdev reads and marks devices that zpool(8) makes into a zpool. It reports whether a device is in a zpool of
-// Drover, and undoes an interrupted attempt to make one. Package zfs calls it when it opens a pool on devices. The
-// package has no state besides the mark on the device, and no locks. Reclaim opens the device exclusively. The mark is
-// in mark.go, the labels of a zpool are read in label.go, and the partition table that zpool(8) writes is recognized in
-// table.go.
+// Package vdev reads and marks devices that zpool(8) makes into a zpool. It reads from the label of a device the name
+// of its zpool, by which package zfs recognizes a zpool of Drover. It also undoes an interrupted attempt to make a
+// zpool. Package zfs calls it when it opens a pool on devices. The package has no state besides the mark on the device,
+// and no locks. Reclaim opens the device exclusively. The mark is in mark.go, the labels of a zpool are read in
+// label.go, and the partition table that zpool(8) writes is recognized in table.go.
 package vdev
 
 import (
