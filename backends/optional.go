@@ -86,9 +86,9 @@ type Clearer interface {
 	// After an interruption, the place contains the empty pool or a part of it. Open with Make completes such a part
 	// under the same UUID.
 	//
-	// Errors: ErrConflict if the pool is not empty; nothing was removed. ErrInUse if the pool's storage is mounted or
-	// used otherwise. A backend that leaves a filesystem or zpool on the devices may only close the pool, without a
-	// check that it is empty.
+	// Errors: ErrConflict if the pool still has datasets, copies, incoming or deleting data, or foreign files; nothing
+	// was removed, and remains is empty. This also applies to a backend that leaves a filesystem or zpool on the
+	// devices. ErrInUse if the pool's storage is mounted or used otherwise.
 	Clear(ctx context.Context) (remains string, err error)
 }
 

@@ -167,6 +167,9 @@ func (p *Pool) RemoveStorage(ctx context.Context) error { return p.counters.Drai
 
 // Clear implements backends.Clearer.
 func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
+	if err := p.shelf.CheckEmpty(); err != nil {
+		return "", err
+	}
 	if err := p.RemoveStorage(ctx); err != nil {
 		return "", err
 	}

@@ -271,10 +271,13 @@ func (p *Pool) Close() error { return p.disk.Close() }
 
 // Clear implements backends.Clearer.
 func (p *Pool) Clear(context.Context) (remains string, err error) {
-	if p.disk != nil {
-		return p.disk.Remains(p.kind), p.Close()
+	if p.disk == nil {
+		return "", p.shelf.Clear()
 	}
-	return "", p.shelf.Clear()
+	if err := p.shelf.CheckEmpty(); err != nil {
+		return "", err
+	}
+	return p.disk.Remains(p.kind), p.Close()
 }
 
 // Commit implements backends.Pool.

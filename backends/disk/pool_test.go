@@ -324,6 +324,57 @@ func TestStriped(t *testing.T) {
 	r.close(p)
 }
 
+// Clear refuses a pool on devices that still has a ready or an incoming dataset, or a name in an area. It names no
+// command that wipes the devices, and the pool stays open.
+func TestPoolWithDataIsNotCleared(t *testing.T) {
+	each(t, func(r rig) {
+		p := r.open(uuid.New(), true, scratch.Disk(r.T, size))
+		refused := func(what string) {
+			r.Helper()
+			left, err := p.(backends.Clearer).Clear(r.Context())
+			if !errors.Is(err, dataset.ErrConflict) || left != "" {
+				r.Fatalf("with %s: left %q, %v", what, left, err)
+			}
+		}
+		remove := func(id uuid.UUID) {
+			r.Helper()
+			if err := p.Delete(r.Context(), id); err != nil {
+				r.Fatal(err)
+			}
+			if _, err := p.Reap(r.Context(), func(uuid.UUID) bool { return true }); err != nil {
+				r.Fatal(err)
+			}
+		}
+		id := r.volume(p)
+		refused("a volume")
+		r.has(p, id)
+		remove(id)
+		incoming := dataset.Dataset{ID: uuid.New(), Volume: "w", Size: 400 * dataset.MiB}
+		if r.kind.Name() == "dir" {
+			incoming.Size = 0
+		}
+		if _, err := p.Create(r.Context(), incoming); err != nil {
+			r.Fatal(err)
+		}
+		refused("an incoming dataset")
+		remove(incoming.ID)
+		if r.kind.Name() != "loop" { // loop has other areas
+			deleting := filepath.Join(p.Info().Path, "deleting", uuid.NewString())
+			if err := os.Mkdir(deleting, 0o700); err != nil {
+				r.Fatal(err)
+			}
+			refused("a dataset that is being deleted")
+			if err := os.Remove(deleting); err != nil {
+				r.Fatal(err)
+			}
+		}
+		left, err := p.(backends.Clearer).Clear(r.Context())
+		if err != nil || !strings.Contains(left, "an empty filesystem") {
+			r.Errorf("empty: left %q, %v", left, err)
+		}
+	})
+}
+
 // The commands that Clear reports for wiping the devices leave a busy device alone, and free the others.
 func TestWipingAsSaid(t *testing.T) {
 	each(t, func(r rig) {

@@ -140,6 +140,9 @@ func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
 			"volume group %s was created for pool %s, and contains %s, which is not drover's: it is not removed "+
 				"(lvremove %s, if it is not needed)", p.vg, p.name, others, p.ref(others))
 	}
+	if err := p.shelf.CheckEmpty(); err != nil { // a folder whose volume is missing
+		return "", err
+	}
 	if err := p.Close(); err != nil {
 		return "", err
 	}

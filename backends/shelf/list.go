@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
+	"github.com/droverhq/drover/dataset"
 )
 
 // List returns all entries of the pool. describe adds the backend's part to the entry of a dataset or copy: its
@@ -27,6 +28,15 @@ func (cat *catalog) List(describe func(*Folder, *backends.Entry)) ([]backends.En
 			return entries, err
 		}
 	}
+}
+
+// CheckEmpty fails with dataset.ErrConflict if List would return an entry. It changes nothing.
+func (cat *catalog) CheckEmpty() error {
+	entries, err := cat.List(func(*Folder, *backends.Entry) {})
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrConflict, "%s contains %q: it is not removed", cat.dir.title(), entries[0].Path)
 }
 
 // list does the work of List once. It misses a dataset that becomes a copy meanwhile, so List repeats it.

@@ -138,6 +138,10 @@ func TestPoolOnDevices(t *testing.T) {
 		t.Errorf("it is pool %s, with the note %q", b.cfg.ID, note)
 	}
 	b.holds(d.ID, "content")
+	if left, err := b.pool.(backends.Clearer).Clear(t.Context()); !errors.Is(err, dataset.ErrConflict) || left != "" {
+		t.Errorf("cleared with a volume: left %q, %v", left, err)
+	}
+	b.holds(d.ID, "content")
 	if _, err := b.pool.(backends.Trimmer).Trim(t.Context()); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("it is not trimmed: %v", err)
 	}

@@ -310,12 +310,6 @@ var _ backends.Clearer = (*Pool)(nil)
 
 // Clear implements backends.Clearer.
 func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
-	if p.vdevs != nil {
-		name := zpoolName(p.vdevs.id)
-		return fmt.Sprintf("zpool %s stays imported, with an empty pool (drover pool adopt adopts it by one of "+
-			"its devices; for another use: zpool destroy %s, then zpool labelclear -f each of "+
-			"them)", name, name), p.Close()
-	}
 	entries, err := p.List(ctx)
 	if err != nil {
 		return "", err
@@ -323,6 +317,12 @@ func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
 	if len(entries) > 0 {
 		return "", dataset.Errorf(dataset.ErrConflict, "pool %s contains %s: it is not "+
 			"removed", p.name, entries[0].Path)
+	}
+	if p.vdevs != nil {
+		name := zpoolName(p.vdevs.id)
+		return fmt.Sprintf("zpool %s stays imported, with an empty pool (drover pool adopt adopts it by one of "+
+			"its devices; for another use: zpool destroy %s, then zpool labelclear -f each of "+
+			"them)", name, name), p.Close()
 	}
 	if err := p.attachments.unstageAll(); err != nil {
 		return "", err
