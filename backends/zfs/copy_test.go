@@ -148,8 +148,13 @@ func TestStreamsThatAreRefused(t *testing.T) {
 		"one bit that is another":        {with(whole, func(raw []byte) { raw[len(raw)-400] ^= 1 }), uuid.Nil},
 	} {
 		id := uuid.New()
-		if err := b.receive(to, id, c.base, b.framed(c.raw, to, id, c.base)); !errors.Is(err, dataset.ErrCorrupt) {
+		err := b.receive(to, id, c.base, b.framed(c.raw, to, id, c.base))
+		if !errors.Is(err, dataset.ErrCorrupt) {
 			t.Errorf("%s: %v", name, err)
+		}
+		// After ErrBaseDiffers the receiver requests the whole snapshot.
+		if strings.HasPrefix(name, "a difference to another") && !errors.Is(err, backends.ErrBaseDiffers) {
+			t.Errorf("%s: %v, want also ErrBaseDiffers", name, err)
 		}
 		if have, err := b.copier().Received(t.Context(), to.ID, id); err != nil || have != (backends.Received{}) {
 			t.Errorf("%s: %+v is kept, %v", name, have, err)

@@ -391,8 +391,8 @@ func (c *receiver) applyStream(ctx context.Context, f *shelf.Folder, d backends.
 // filesystem, prepareBase rolls that filesystem back to the base, and returns its name as fs.
 //
 // If the base is not the last snapshot of a filesystem, fs is "", and the difference must be received into a clone of
-// the base, whose name in ZFS is origin. prepareBase returns dataset.ErrCorrupt if the stream is a difference to
-// another snapshot.
+// the base, whose name in ZFS is origin. prepareBase returns dataset.ErrCorrupt and backends.ErrBaseDiffers if the
+// stream is a difference to another snapshot.
 func (c *receiver) prepareBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, header sendstream.Stream) (
 	fs, origin string, err error,
 ) {
@@ -409,7 +409,8 @@ func (c *receiver) prepareBase(ctx context.Context, f *shelf.Folder, base uuid.U
 		return "", "", err
 	}
 	if guid, err := strconv.ParseUint(text, 10, 64); err != nil || guid != header.From {
-		return "", "", sendstream.Bad("it is a difference to snapshot %d of zfs, and the base is %s", header.From, text)
+		return "", "", fmt.Errorf("%w: %w", backends.ErrBaseDiffers,
+			sendstream.Bad("it is a difference to snapshot %d of zfs, and the base is %s", header.From, text))
 	}
 	if header.Clone {
 		return "", origin, nil
