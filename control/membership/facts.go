@@ -47,7 +47,8 @@ func (m *Members) Facts(ctx context.Context, node uuid.UUID, r api.FactsReport) 
 
 // NodeList lists the nodes that match a filter, an expression over facts. A node matches if the expression is true for
 // at least one of its pools. If the filter is empty, all nodes match. If the filter has a mistake, NodeList fails with
-// dataset.ErrInvalid.
+// dataset.ErrInvalid. NodeList also drops the reports of nodes that are no longer recorded, because another replica may
+// have removed them.
 func (m *Members) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
 	var want selector.Expr
 	if filter != "" {
@@ -56,10 +57,16 @@ func (m *Members) NodeList(ctx context.Context, filter string) ([]api.Node, erro
 			return nil, dataset.Errorf(dataset.ErrInvalid, "filter %q: %w", dataset.Clip(filter), err)
 		}
 	}
+	began := m.Ledger.Clock.Steady()
 	nodes, err := NodesWithFacts(record.NewTx(ctx, m.Ledger.Store))
 	if err != nil {
 		return nil, err
 	}
+	ids := make([]uuid.UUID, len(nodes))
+	for i, n := range nodes {
+		ids[i] = n.ID
+	}
+	m.Reports.RetainNodes(ids, began)
 	out := []api.Node{}
 	for _, n := range nodes {
 		if filter == "" || matchesFilter(want, n) {

@@ -173,16 +173,22 @@ func LivingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, e
 	return gone.Since, false, err
 }
 
-// RecordUnreachable records which nodes became unreachable and when, and publishes an event for each.
+// RecordUnreachable records which nodes became unreachable and when, and publishes an event for each. It also drops the
+// reports of nodes that are no longer recorded.
 func (m *Members) RecordUnreachable(ctx context.Context) error {
 	if !m.Shared {
 		return nil
 	}
-	t := record.NewTx(ctx, m.Ledger.Store)
+	began, t := m.Ledger.Clock.Steady(), record.NewTx(ctx, m.Ledger.Store)
 	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
 		return err
 	}
+	ids := make([]uuid.UUID, len(nodes))
+	for i, n := range nodes {
+		ids[i] = n.ID
+	}
+	m.Reports.RetainNodes(ids, began)
 	live, err := m.LiveAgents(t)
 	if err != nil {
 		return err

@@ -103,7 +103,17 @@ func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, how api.NodeRe
 			return out, err
 		}
 	}
+	m.forgetReports(ctx, n.ID)
 	return out, nil
+}
+
+// forgetReports drops the reports of a node whose record was deleted. Other replicas drop them when they list the
+// nodes, and so does this one if it cannot read the record now: the removal has succeeded, and must not fail for that.
+func (m *NodeRemover) forgetReports(ctx context.Context, node uuid.UUID) {
+	recorded, err := record.NewTx(ctx, m.Ledger.Store).Get(record.NodeKey(node), &dataset.Node{})
+	if err == nil && !recorded {
+		m.Reported.ForgetNode(node)
+	}
 }
 
 // checkRemovable finds a node, and fails if it must not be removed. It returns the node and its homes.

@@ -87,6 +87,9 @@ func TestRemoveEmptyNode(t *testing.T) {
 	if op := e.MustOperation(towards.ID); op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "was removed") {
 		t.Errorf("%+v", op)
 	}
+	if e.Reports.HasReported(a.ID) || !e.Reports.HasReported(b.ID) {
+		t.Error("the reports of the removed node are kept, or those of the other node are not")
+	}
 	entries, err := e.Spy.List(e.Ctx, "", "", 0)
 	if err != nil {
 		t.Fatal(err)
@@ -103,6 +106,31 @@ func TestRemoveEmptyNode(t *testing.T) {
 	_, err = e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrInvalid, "unknown node")
 	e.CheckInvariants()
+}
+
+// A replica that did not remove a node forgets its reports when it lists the nodes. In particular, the node's distrust
+// of the store no longer counts.
+func TestListingForgetsRemovedNodes(t *testing.T) {
+	e := controltest.New(t)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	if _, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{}); err != nil {
+		t.Fatal(err)
+	}
+	n, h := dataset.Node{ID: a.ID, Name: "alpha"}, api.Heartbeat{StoreDoubt: "an older epoch"}
+	if _, err := e.Reports.RecordHeartbeat(n, h, e.Clock.Steady()); err != nil { // as on the other replica
+		t.Fatal(err)
+	}
+	controltest.Refused(t, e.Reports.CheckTrust(), dataset.ErrConflict)
+	e.Clock.Advance(time.Second)
+	if _, err := e.NodeList(e.Ctx, ""); err != nil {
+		t.Fatal(err)
+	}
+	if e.Reports.HasReported(a.ID) || !e.Reports.HasReported(b.ID) {
+		t.Error("the reports of the removed node are kept, or those of the other node are not")
+	}
+	if err := e.Reports.CheckTrust(); err != nil {
+		t.Error(err)
+	}
 }
 
 // I1: everything known of a node ends with its removal, also if its record is already gone and only its certificate

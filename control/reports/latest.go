@@ -4,9 +4,10 @@
 // report everything again. Decisions in the packages below control read Latest, and so do packages view and health,
 // which show the reports. Package membership (heartbeats), package replica (reports of copies) and package control
 // (datasets that were just made or moved) write it. Packages control, agentsync, noderemoval and view drop the reports
-// about datasets that no longer exist. The functions named Check limit the size of a report, because the certificate of
-// a node may be stolen. A new kind of report gets a map in Latest and a limit in bounds.go. Events about pools are made
-// in latest.go (poolEvent).
+// about datasets that no longer exist. Packages noderemoval and membership drop the reports of removed nodes. The
+// functions named Check limit the size of a report, because the certificate of a node may be stolen. A new kind of
+// report gets a map in Latest, a line in forgetNode and a limit in bounds.go. Events about pools are made in latest.go
+// (poolEvent).
 package reports
 
 import (
@@ -30,6 +31,7 @@ type Latest struct {
 	moved       map[uuid.UUID]movedDataset                        // by dataset; until the new home reports it
 	copies      map[uuid.UUID]map[uuid.UUID]reportedCopy          // by node, then by dataset
 	pools       map[uuid.UUID]dataset.PoolStatus
+	reporters   map[uuid.UUID]uuid.UUID                      // by pool: the node that reported it last
 	failedPools map[uuid.UUID][]api.Pool                     // by node; without UUIDs
 	Progress    map[uuid.UUID]map[uuid.UUID]dataset.Progress // by node, then by operation
 	distrust    map[uuid.UUID]string                         // why nodes do not trust the store, "" if they do
@@ -68,6 +70,7 @@ func New() *Latest {
 		moved:       map[uuid.UUID]movedDataset{},
 		copies:      map[uuid.UUID]map[uuid.UUID]reportedCopy{},
 		pools:       map[uuid.UUID]dataset.PoolStatus{},
+		reporters:   map[uuid.UUID]uuid.UUID{},
 		failedPools: map[uuid.UUID][]api.Pool{},
 		Progress:    map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
 		distrust:    map[uuid.UUID]string{},
@@ -128,7 +131,7 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 			out.Events = append(out.Events, ev)
 		}
 		s.poolFullness[p.ID] = p.FullnessAfter(full)
-		s.pools[p.ID] = p
+		s.pools[p.ID], s.reporters[p.ID] = p, node.ID
 	}
 	out.Fullness = s.recordFullness(h.Datasets)
 	merge(s.datasets, node.ID, h.Datasets, func(d dataset.DatasetStatus) uuid.UUID { return d.ID })
@@ -385,6 +388,57 @@ func (s *Latest) ForgetDatasetOf(node, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.datasets[node], id)
+}
+
+// ForgetNode drops all reports of a node that was removed.
+func (s *Latest) ForgetNode(node uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgetNode(node)
+}
+
+// RetainNodes drops the reports of the nodes that are not in nodes, which must be all recorded nodes. before is when
+// the caller began to read the nodes, by the steady clock. A node with a later heartbeat is kept, because it may have
+// registered since.
+func (s *Latest) RetainNodes(nodes []uuid.UUID, before time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	recorded := map[uuid.UUID]bool{}
+	for _, id := range nodes {
+		recorded[id] = true
+	}
+	reported := slices.Concat(slices.Collect(maps.Keys(s.lastReport)), slices.Collect(maps.Keys(s.datasets)),
+		slices.Collect(maps.Keys(s.copies)))
+	for _, id := range reported {
+		if !recorded[id] && s.lastReport[id] < before {
+			s.forgetNode(id)
+		}
+	}
+}
+
+// forgetNode does the work of ForgetNode while mu is held. A pool that another node has reported since stays.
+func (s *Latest) forgetNode(node uuid.UUID) {
+	delete(s.datasets, node)
+	delete(s.copies, node)
+	delete(s.failedPools, node)
+	delete(s.Progress, node)
+	delete(s.distrust, node)
+	delete(s.guards, node)
+	delete(s.clocks, node)
+	delete(s.lastReport, node)
+	delete(s.found, node)
+	for id, m := range s.moved {
+		if m.to == node {
+			delete(s.moved, id)
+		}
+	}
+	for pool, by := range s.reporters {
+		if by == node {
+			delete(s.reporters, pool)
+			delete(s.pools, pool)
+			delete(s.poolFullness, pool)
+		}
+	}
 }
 
 // RecordCopy records a node's report on a copy. now is the time by the steady clock.

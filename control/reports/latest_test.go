@@ -94,6 +94,42 @@ func TestFullnessAtTheLimit(t *testing.T) {
 	}
 }
 
+// TestReportsOfRemovedNodes: the reports of a removed node are forgotten, except those about a pool that another node
+// has reported since. A node that has reported after the list was read is kept.
+func TestReportsOfRemovedNodes(t *testing.T) {
+	own, moved := uuid.New(), uuid.New()
+	gone := dataset.Node{ID: uuid.New(), Name: "alpha", Pools: []uuid.UUID{own, moved}}
+	stays := dataset.Node{ID: uuid.New(), Name: "beta", Pools: []uuid.UUID{moved}}
+	s, id := reports.New(), uuid.New()
+	report := func(n dataset.Node, now time.Duration) {
+		t.Helper()
+		h := api.Heartbeat{StoreDoubt: "an older epoch", Datasets: []dataset.DatasetStatus{{ID: id}}}
+		for _, p := range n.Pools {
+			h.Pools = append(h.Pools, dataset.PoolStatus{ID: p, Online: true})
+		}
+		if _, err := s.RecordHeartbeat(n, h, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report(gone, 1)
+	report(stays, 2)
+	s.RetainNodes([]uuid.UUID{stays.ID}, 1)
+	if !s.HasReported(gone.ID) {
+		t.Error("a node that reported while the list was read was forgotten")
+	}
+	s.RetainNodes([]uuid.UUID{stays.ID}, 3)
+	if s.HasReported(gone.ID) || s.Pool(own) != nil || s.Dataset(id, gone.ID) != nil {
+		t.Error("reports of the removed node are kept")
+	}
+	if !s.HasReported(stays.ID) || s.Pool(moved) == nil || s.Dataset(id, stays.ID) == nil {
+		t.Error("reports of the other node were forgotten")
+	}
+	s.ForgetNode(stays.ID)
+	if s.HasReported(stays.ID) || s.Pool(moved) != nil || s.CheckTrust() != nil {
+		t.Error("reports of the second node are kept")
+	}
+}
+
 // TestProblemKeepsStateOfCopy: a node that has just started reports why it cannot refresh its copy, and not the state of
 // the copy. A failover may still use the state that was reported before.
 func TestProblemKeepsStateOfCopy(t *testing.T) {
