@@ -143,7 +143,7 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 // dataset in this node's pools that the store lacks. It also records a dataset again if the store's record is older
 // than a change that this node has seen. RebuildStore also marks all incoming datasets of the pools as doubtful if the
 // store is inconsistent. Idempotent. It fails with ErrOffline while a pool is offline, unless skipOffline is set. With
-// dryRun it changes nothing: the result is what the rebuild would return.
+// dryRun it changes nothing, and returns the result that the rebuild would have.
 func (r *Holdings) RebuildStore(ctx context.Context, skipOffline, dryRun bool) (all []api.Rebuilt, err error) {
 	var found []api.FoundDataset // of all pools, because names are only assigned once all datasets are known
 	for _, p := range r.Pools.All() {

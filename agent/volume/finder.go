@@ -41,8 +41,8 @@ type Finder struct {
 // NewFinder returns a Finder.
 func NewFinder(deps FinderDeps) *Finder { return &Finder{deps} }
 
-// Find returns the volume to which this engine refers. It answers from memory for a volume whose home is this node or
-// that this node has mounted, and asks control for any other. It returns ErrNotFound only in three cases: the reference
+// Find returns the volume to which this engine refers. If this node is the home of the volume, or has mounted it, Find
+// answers from memory. Otherwise it asks control. It returns ErrNotFound only in three cases: the reference
 // is not a valid spelling, control knows no volume of the name, or the reference asks for another profile or another
 // source than the volume has. In the third case it also returns the volume. If control does not answer, it returns
 // another error.

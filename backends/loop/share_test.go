@@ -133,28 +133,41 @@ func newTransfer(d dataset.Dataset) dataset.Snapshot {
 	return s
 }
 
+// equalSnapshot takes a second snapshot of a dataset that equals c.Keep, and receives the first one as a copy. receive
+// receives the second one, and returns it.
+func (f *fixture) equalSnapshot(c cast) (again dataset.Snapshot, receive func() dataset.Snapshot) {
+	f.Helper()
+	ctx := f.T.Context()
+	again = newTransfer(c.Dataset)
+	f.must(errors.Join(f.Snapshot(ctx, c.Keep, nil), f.Snapshot(ctx, again, nil)))
+	f.must(receiveAll(ctx, f.Pool, c))
+	stream, err := readdressed(ctx, f.Pool, again, c.Keep.ID, c.Other.ID)
+	f.must(err)
+	return again, func() dataset.Snapshot {
+		f.Helper()
+		d := backends.Delivery{Dataset: c.Other, Snapshot: again, Base: c.Keep.ID}
+		d.Snapshot.Dataset = c.Other.ID
+		_, err = f.Receive(ctx, d, bytes.NewReader(stream), nil)
+		f.must(err)
+		return d.Snapshot
+	}
+}
+
 // On XFS, a received snapshot that equals its base is the same file.
 func TestNothingNewCame(t *testing.T) {
 	f := newFixture(t, "xfs")
 	c := f.stage(xfs)
-	again := newTransfer(c.Dataset)
-	f.must(errors.Join(f.Snapshot(t.Context(), c.Keep, nil), f.Snapshot(t.Context(), again, nil)))
-	f.must(receiveAll(t.Context(), f.Pool, c))
-	stream, err := readdressed(t.Context(), f.Pool, again, c.Keep.ID, c.Other.ID)
-	f.must(err)
-	d := backends.Delivery{Dataset: c.Other, Snapshot: again, Base: c.Keep.ID}
-	d.Snapshot.Dataset = c.Other.ID
-	_, err = f.Receive(t.Context(), d, bytes.NewReader(stream), nil)
-	f.must(err)
+	again, receive := f.equalSnapshot(c)
+	received := receive()
 	f.isCopy(c, true)
-	f.sameBytes(again, d.Snapshot)
+	f.sameBytes(again, received)
 	f.names(c.Other, map[string]uint64{again.ID.String(): 2, c.Keep.ID.String(): 2, c.Snapshot.ID.String(): 1})
 	f.must(f.Promote(t.Context(), c.Other.ID, again.ID))
 	f.must(f.Commit(t.Context(), c.Other.ID))
 	f.names(c.Other, map[string]uint64{layout.Head: 3})
 	f.isWhole(c.Other.ID, "two", true)
 	f.names(c.Other, map[string]uint64{layout.Head: 1, again.ID.String(): 2})
-	f.sameBytes(again, d.Snapshot)
+	f.sameBytes(again, received)
 	f.settled()
 }
 
@@ -162,19 +175,12 @@ func TestNothingNewCame(t *testing.T) {
 func TestUniqueSizeOfSharedFile(t *testing.T) {
 	f := newFixture(t, "xfs")
 	c := f.stage(xfs)
-	again := newTransfer(c.Dataset)
-	f.must(errors.Join(f.Snapshot(t.Context(), c.Keep, nil), f.Snapshot(t.Context(), again, nil)))
-	f.must(receiveAll(t.Context(), f.Pool, c))
-	stream, err := readdressed(t.Context(), f.Pool, again, c.Keep.ID, c.Other.ID)
-	f.must(err)
+	again, receive := f.equalSnapshot(c)
 	alone, err := f.UniqueSize(t.Context(), c.Other.ID, c.Keep.ID)
 	if err != nil || alone == 0 {
 		t.Fatalf("before the second name, the snapshot has %d bytes of its own, %v", alone, err)
 	}
-	d := backends.Delivery{Dataset: c.Other, Snapshot: again, Base: c.Keep.ID}
-	d.Snapshot.Dataset = c.Other.ID
-	_, err = f.Receive(t.Context(), d, bytes.NewReader(stream), nil)
-	f.must(err)
+	receive()
 	for _, s := range []dataset.Snapshot{c.Keep, again} {
 		if got, err := f.UniqueSize(t.Context(), c.Other.ID, s.ID); err != nil || got != 0 {
 			t.Errorf("snapshot %s: %d bytes, %v, want 0", s.ID, got, err)

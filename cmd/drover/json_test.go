@@ -89,7 +89,7 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 	}
 }
 
-// TestJSONOfDestroyedObject: doctor --gc -o json prints what it destroyed as JSON.
+// TestJSONOfDestroyedObject: doctor --gc -o json prints the destroyed object as JSON.
 func TestJSONOfDestroyedObject(t *testing.T) {
 	c := newConsole(theWorld())
 	code := c.run(t, "doctor", "--gc", idGone.String(), "--yes", "-o", "json")

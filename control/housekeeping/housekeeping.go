@@ -42,8 +42,8 @@ const (
 	ReportInterval = time.Hour
 )
 
-// Memory is what the background work remembers between rounds, so that a round without changes reads no datasets. In a
-// shared store, each round still reads the nodes and their sessions. Only one goroutine uses a Memory.
+// Memory is the state that the background work keeps between rounds. With it, a round without changes reads no
+// datasets. In a shared store, each round still reads the nodes and their sessions. Only one goroutine uses a Memory.
 type Memory struct {
 	rev           uint64                // revision of the feed up to which changes were examined
 	FullDue       time.Time             // when the next round that examines everything is due

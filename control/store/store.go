@@ -89,9 +89,8 @@ type Write struct {
 	Key    string
 	Value  []byte
 	Delete bool
-	// Session is the session to which the write binds the key: when the session ends, the key is deleted. The next
-	// write binds the key to the session of that write. Keys under LivePrefix need a session, and other keys cannot
-	// have one.
+	// Session is the session of the key: when the session ends, the key is deleted. Each write sets the session of its
+	// key again. Keys under LivePrefix need a session. Other keys cannot have one.
 	Session string
 }
 

@@ -19,7 +19,8 @@ import (
 
 // A Key is a key of a configuration file.
 type Key struct {
-	// Path has dots between the keys. NAME stands for a name that the operator chooses, and [] for an item of a list.
+	// Path is the path of the key, such as "profiles.NAME.size". NAME is a name that the operator chooses. An item of a
+	// list is written as [].
 	Path        string
 	Type        string
 	Description string

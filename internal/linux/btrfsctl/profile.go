@@ -8,9 +8,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// Profile returns the RAID profile of a mounted filesystem, such as "raid0" or "raid1". While the profile is being
-// converted, it returns all of them: "raid0 and raid1". The argument what is "data", "metadata" or "system". Profile
-// only reads sysfs. It returns "unknown" if sysfs does not show the profile.
+// Profile returns the RAID profile of a mounted filesystem, such as "raid0" or "raid1". During a conversion it returns
+// the old and the new profile, as "raid0 and raid1". The argument what is "data", "metadata" or "system". Profile only
+// reads sysfs. It returns "unknown" if sysfs does not show the profile.
 func Profile(id uuid.UUID, what string) string {
 	entries, err := os.ReadDir(filepath.Join(sysfs, id.String(), "allocation", what))
 	if err != nil {

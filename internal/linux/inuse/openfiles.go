@@ -72,7 +72,7 @@ var examiner Examiner
 // only for reading. It ignores the files of Drover's processes, because Drover has records about them. It may miss a
 // file that is passed from process to process during the look.
 //
-// A process that cannot be examined is part of the result. A look takes 0.1 to 0.2 ms for each process and a few µs for
+// A process that cannot be examined is part of the result. A look takes 0.1 to 0.2 ms for each process and some µs for
 // each descriptor, so do not call FindOpenFiles often. Processes with very much to read are examined last, for
 // mount.ScanTimeout at most. FindOpenFiles may wait for an earlier look to end first. It fails if it cannot list the
 // processes or read the mounts of this process, or if ctx ends.

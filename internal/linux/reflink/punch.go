@@ -16,8 +16,8 @@ const block = 4096
 
 // PunchZeros turns runs of zeros in f of at least minRun bytes (a multiple of 4096), and extents that are allocated but
 // were never written, into holes. It returns how many bytes became holes. The content of f does not change. Shorter
-// runs stay, because every hole adds an extent that a clone must copy. Nobody may write to f meanwhile: what is written
-// between the read of a run and its removal is lost.
+// runs stay, because every hole adds an extent, and a clone takes longer with each extent. Nobody may write to f
+// meanwhile: a write between the read of a run and its removal is lost.
 func PunchZeros(f *os.File, minRun int64) (int64, error) {
 	p := &puncher{file: f, minRun: minRun, run: -1}
 	if err := p.unwritten(); err != nil {

@@ -359,7 +359,7 @@ func translateFilter(cmd *cobra.Command, flag, value string) []string {
 	return []string{flag, value}
 }
 
-// translateArguments replaces the name of an item after an ls command by a filter for that name.
+// translateArguments turns a name after ls into a filter: "volume ls db" becomes "volume ls --filter name=db".
 func translateArguments(cmd *cobra.Command, words []string) []string {
 	key, args := argumentFilters[CommandName(cmd)], arguments(cmd, words)
 	if key == "" || len(args) != 1 || slices.Contains(words, "--") {
