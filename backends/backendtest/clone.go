@@ -12,7 +12,7 @@ import (
 
 func cloneWhileWritten(f *fixture) {
 	d := f.Create()
-	m := f.mount(d.ID)
+	m := f.Mount(d.ID)
 	j := f.journal(m)
 	n, c := j.await(20), f.Record()
 	_, err := f.Pool.Clone(f.Ctx, c, dataset.Source{Dataset: d.ID}, nil)
@@ -20,17 +20,17 @@ func cloneWhileWritten(f *fixture) {
 	if !f.Can.InstantSnapshot {
 		f.CheckFails(err, dataset.ErrInUse)
 		f.CheckAbsent(c.ID)
-		m.unmount()
+		m.Unmount()
 		return
 	}
 	f.OK(err)
 	f.checkJournal(c, n) // while the source is still mounted
-	m.unmount()
+	m.Unmount()
 }
 
 func clonesAreIndependent(f *fixture) {
 	d := f.Create()
-	f.write(d.ID, "file", "of the source")
+	f.Write(d.ID, "file", "of the source")
 	c := f.Record()
 	c.Origin = &dataset.Origin{Dataset: d.ID}
 	f.Twice(func() error {
@@ -41,25 +41,25 @@ func clonesAreIndependent(f *fixture) {
 	f.OK(f.Pool.Commit(f.Ctx, c.ID))
 	f.CheckState(c, backends.EntryReady)
 	f.CheckSnapshots(c.ID)
-	f.write(c.ID, "file", "of the clone")
-	f.checkFile(d.ID, "file", "of the source")
-	f.write(d.ID, "file", "of the source, later")
-	f.checkFile(c.ID, "file", "of the clone")
+	f.Write(c.ID, "file", "of the clone")
+	f.CheckContent(d.ID, "file", "of the source")
+	f.Write(d.ID, "file", "of the source, later")
+	f.CheckContent(c.ID, "file", "of the clone")
 	_, err := f.Pool.Clone(f.Ctx, c, dataset.Source{Dataset: d.ID}, nil) // repeated: must not recreate the clone
 	f.OK(err)
-	f.checkFile(c.ID, "file", "of the clone")
+	f.CheckContent(c.ID, "file", "of the clone")
 
 	second := f.Clone(dataset.Source{Dataset: c.ID})
-	one, two, three := f.mount(d.ID), f.mount(c.ID), f.mount(second.ID)
-	f.equal(two.root, three.root)
-	f.OK(os.WriteFile(two.pathOf("file"), []byte("concurrently"), 0o600))
-	f.CheckFile(one.pathOf("file"), "of the source, later")
-	f.CheckFile(three.pathOf("file"), "of the clone")
+	one, two, three := f.Mount(d.ID), f.Mount(c.ID), f.Mount(second.ID)
+	f.CheckEqual(two.Root, three.Root)
+	f.OK(os.WriteFile(two.PathOf("file"), []byte("concurrently"), 0o600))
+	f.CheckFile(one.PathOf("file"), "of the source, later")
+	f.CheckFile(three.PathOf("file"), "of the clone")
 }
 
 func clonesAndDeletedSources(f *fixture) {
 	d := f.Create()
-	f.write(d.ID, "file", "content")
+	f.Write(d.ID, "file", "content")
 	s := f.TakeSnapshot(d)
 	c := f.Clone(f.Source(s))
 	err := f.Pool.DeleteSnapshot(f.Ctx, d.ID, s.ID)
@@ -75,15 +75,15 @@ func clonesAndDeletedSources(f *fixture) {
 	f.OK(f.Pool.Delete(f.Ctx, d.ID))
 	f.CheckAbsent(d.ID)
 	f.Open()
-	f.checkFile(c.ID, "file", "content")
-	f.write(c.ID, "more", "content")
+	f.CheckContent(c.ID, "file", "content")
+	f.Write(c.ID, "more", "content")
 	f.OK(f.Pool.Delete(f.Ctx, c.ID))
 }
 
 // cancelledCallIsAtomic calls methods with a context that has ended. The result must be complete or absent.
 func cancelledCallIsAtomic(f *fixture) {
 	d := f.Create()
-	f.write(d.ID, "file", "content")
+	f.Write(d.ID, "file", "content")
 	ended, cancel := context.WithCancel(f.Ctx)
 	cancel()
 	s, c := f.NewSnapshot(d), f.Record()
@@ -97,15 +97,15 @@ func cancelledCallIsAtomic(f *fixture) {
 		_, err := f.Pool.Clone(f.Ctx, c, f.Source(s), nil)
 		f.OK(err)
 	}
-	f.checkFile(c.ID, "file", "content")
-	f.write(d.ID, "file", "later")
+	f.CheckContent(c.ID, "file", "content")
+	f.Write(d.ID, "file", "later")
 	keep := f.NewSnapshot(d)
 	if err := f.Pool.Restore(ended, d.ID, s.ID, keep, nil); err != nil {
 		f.CheckSnapshots(d.ID, s)
-		f.checkFile(d.ID, "file", "later")
+		f.CheckContent(d.ID, "file", "later")
 	} else {
 		f.CheckSnapshots(d.ID, s, keep)
-		f.checkFile(d.ID, "file", "content")
+		f.CheckContent(d.ID, "file", "content")
 	}
 	if err := f.Pool.Delete(ended, d.ID); err == nil {
 		f.CheckAbsent(d.ID)

@@ -20,7 +20,7 @@ func copyBecomesHome(f *fixture) {
 		return
 	}
 	d, s, plain := f.planted()
-	f.write(d.ID, "later", "not in the snapshot")
+	f.Write(d.ID, "later", "not in the snapshot")
 	o := f.other()
 	f.transfer(o, d, s, uuid.Nil)
 	o.CheckState(d, backends.EntryCopy)
@@ -42,17 +42,17 @@ func copyBecomesHome(f *fixture) {
 	f.Twice(func() error { return o.Pool.Commit(f.Ctx, d.ID) })
 	o.CheckReady(d, s)
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, s.ID)) // repeated: changes nothing
-	m := o.mount(d.ID)
-	f.equal(plain, m.root)
-	f.OK(os.WriteFile(m.pathOf("written"), nil, 0o600))
-	m.unmount()
+	m := o.Mount(d.ID)
+	f.CheckEqual(plain, m.Root)
+	f.OK(os.WriteFile(m.PathOf("written"), nil, 0o600))
+	m.Unmount()
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, s.ID))
 	f.OK(o.Pool.Commit(f.Ctx, d.ID))
-	m = o.mount(d.ID)
-	if _, err := os.Stat(m.pathOf("written")); err != nil {
+	m = o.Mount(d.ID)
+	if _, err := os.Stat(m.PathOf("written")); err != nil {
 		f.Errorf("the written data is missing: %v", err)
 	}
-	m.unmount()
+	m.Unmount()
 	o.Reap(0)
 	f.CheckFails(o.receive(d, f.NewSnapshot(d), uuid.Nil, 0, failing{errors.New("was read")}), dataset.ErrConflict)
 }
@@ -65,11 +65,11 @@ func copyIsUpdated(f *fixture) {
 	d, first, _ := f.planted()
 	o := f.other()
 	f.transfer(o, d, first, uuid.Nil)
-	m, plain := f.mount(d.ID), f.makePlainDir()
-	f.OK(os.WriteFile(m.pathOf("more"), treetest.Bytes(5, 3<<20), 0o600))
-	f.OK(os.RemoveAll(m.pathOf("wide")))
-	f.OK(tree.Copy(f.Ctx, m.root, plain, nil))
-	m.unmount()
+	m, plain := f.Mount(d.ID), f.MakePlainDir()
+	f.OK(os.WriteFile(m.PathOf("more"), treetest.Bytes(5, 3<<20), 0o600))
+	f.OK(os.RemoveAll(m.PathOf("wide")))
+	f.OK(tree.Copy(f.Ctx, m.Root, plain, nil))
+	m.Unmount()
 	second := f.TakeSnapshot(d)
 	second.Kind = dataset.SnapshotTransfer
 	difference, _ := f.stream(second, first.ID)
@@ -95,17 +95,17 @@ func copyIsUpdated(f *fixture) {
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, first.ID))
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, second.ID))
 	f.OK(o.Pool.Commit(f.Ctx, d.ID))
-	m = o.mount(d.ID)
-	f.equal(plain, m.root)
-	m.unmount()
+	m = o.Mount(d.ID)
+	f.CheckEqual(plain, m.Root)
+	m.Unmount()
 
 	f.Twice(func() error { return f.Copier().Demote(f.Ctx, d.ID, second.ID) })
-	o.write(d.ID, "there", "written on the other side")
+	o.Write(d.ID, "there", "written on the other side")
 	third := o.TakeSnapshot(d)
 	o.transfer(f, d, third, second.ID)
 	f.OK(f.Copier().Promote(f.Ctx, d.ID, third.ID))
 	f.OK(f.Pool.Commit(f.Ctx, d.ID))
-	f.checkFile(d.ID, "there", "written on the other side")
+	f.CheckContent(d.ID, "there", "written on the other side")
 	lacking := o.TakeSnapshot(d)
 	more, _ := o.stream(lacking, third.ID)
 	f.CheckFails(f.other().receive(d, lacking, third.ID, 0, bytes.NewReader(more)), dataset.ErrNotFound)
@@ -117,7 +117,7 @@ func copyHasNoHead(f *fixture) {
 		return
 	}
 	d := f.Create()
-	f.write(d.ID, "file", "content")
+	f.Write(d.ID, "file", "content")
 	s := f.TakeSnapshot(d)
 	o := f.other()
 	f.transfer(o, d, s, uuid.Nil)
@@ -143,7 +143,7 @@ func copyHasNoHead(f *fixture) {
 		}
 	}
 	c := o.Clone(o.Source(s))
-	o.checkFile(c.ID, "file", "content")
+	o.CheckContent(c.ID, "file", "content")
 	ours, _ := f.stream(s, uuid.Nil)
 	if theirs, _ := o.stream(s, uuid.Nil); len(theirs) == 0 || len(theirs) > 2*len(ours) {
 		f.Errorf("forwarded, it takes %d bytes instead of %d", len(theirs), len(ours))
@@ -189,15 +189,15 @@ func homeBecomesCopy(f *fixture) {
 		return
 	}
 	d := f.Create()
-	f.write(d.ID, "file", "one")
+	f.Write(d.ID, "file", "one")
 	old := f.TakeSnapshot(d)
-	m := f.mount(d.ID)
+	m := f.Mount(d.ID)
 	f.CheckFails(f.Copier().Demote(f.Ctx, d.ID, old.ID), dataset.ErrInUse)
-	f.OK(os.WriteFile(m.pathOf("file"), []byte("two"), 0o600))
-	m.unmount()
+	f.OK(os.WriteFile(m.PathOf("file"), []byte("two"), 0o600))
+	m.Unmount()
 	f.CheckFails(f.Copier().Demote(f.Ctx, d.ID, old.ID), dataset.ErrConflict)
 	f.CheckFails(f.Copier().Demote(f.Ctx, d.ID, uuid.New()), dataset.ErrNotFound)
-	f.checkFile(d.ID, "file", "two")
+	f.CheckContent(d.ID, "file", "two")
 	final := f.TakeSnapshot(d)
 	f.Twice(func() error { return f.Copier().Demote(f.Ctx, d.ID, final.ID) })
 	f.Open()
@@ -211,7 +211,7 @@ func homeBecomesCopy(f *fixture) {
 	}
 	f.OK(f.Copier().Promote(f.Ctx, d.ID, final.ID))
 	f.OK(f.Pool.Commit(f.Ctx, d.ID))
-	f.checkFile(d.ID, "file", "two")
+	f.CheckContent(d.ID, "file", "two")
 	f.CheckReady(d, old, final)
 }
 
@@ -221,24 +221,24 @@ func supersededHeadIsKept(f *fixture) {
 		return
 	}
 	d := f.Create()
-	f.write(d.ID, "file", "one")
+	f.Write(d.ID, "file", "one")
 	old := f.TakeSnapshot(d)
-	f.write(d.ID, "file", "two")
+	f.Write(d.ID, "file", "two")
 	keep := f.NewSnapshot(d)
 	keep.Kind, keep.Name = dataset.SnapshotSuperseded, ""
-	m := f.mount(d.ID)
+	m := f.Mount(d.ID)
 	f.CheckFails(f.Copier().Supersede(f.Ctx, d.ID, keep), dataset.ErrInUse)
-	m.unmount()
+	m.Unmount()
 	f.CheckSnapshots(d.ID, old)
 	f.Twice(func() error { return f.Copier().Supersede(f.Ctx, d.ID, keep) })
 	f.Open()
 	f.CheckState(d, backends.EntryCopy)
 	f.CheckSnapshots(d.ID, old, keep)
 	f.CheckFails(f.Copier().Supersede(f.Ctx, d.ID, f.NewSnapshot(d)), dataset.ErrConflict)
-	f.checkFile(f.Clone(f.Source(keep)).ID, "file", "two")
+	f.CheckContent(f.Clone(f.Source(keep)).ID, "file", "two")
 	f.OK(f.Copier().Promote(f.Ctx, d.ID, old.ID))
 	f.OK(f.Pool.Commit(f.Ctx, d.ID))
-	f.checkFile(d.ID, "file", "one")
-	f.checkFile(f.Clone(f.Source(keep)).ID, "file", "two")
+	f.CheckContent(d.ID, "file", "one")
+	f.CheckContent(f.Clone(f.Source(keep)).ID, "file", "two")
 	f.Reap(0)
 }

@@ -311,7 +311,7 @@ func (t *trial) send(size dataset.Size) (sent []arrival) {
 	d, base := o.Sized(size), uuid.Nil
 	d.Size = size
 	for i, content := range []string{first, third} {
-		o.write(d.ID, "file", content)
+		o.Write(d.ID, "file", content)
 		a := arrival{d, o.TakeSnapshot(d), base, filepath.Join(t.TempDir(), fmt.Sprint(i))}
 		stream, _ := o.stream(a.Snapshot, base)
 		t.OK(os.WriteFile(a.File, stream, 0o600))
@@ -373,7 +373,7 @@ func (t *trial) checkCloneFile(s dataset.Snapshot, name, content string) {
 	c := t.Record()
 	_, err := t.Pool.Clone(t.Ctx, c, t.Source(s), nil)
 	t.OK(err)
-	t.checkFile(c.ID, name, content)
+	t.CheckContent(c.ID, name, content)
 	t.OK(t.Pool.Delete(t.Ctx, c.ID))
 }
 
@@ -386,7 +386,7 @@ func checkMade(content string) func(t *trial, s *crashCase, done bool) {
 			return
 		}
 		t.OK(err)
-		t.checkFile(t.clone.ID, "file", content)
+		t.CheckContent(t.clone.ID, "file", content)
 		if s.Sized != nil && t.clone.Size > 0 {
 			s.Sized(t.T, t.Pool, t.clone.ID, true, t.clone.Size)
 		}
@@ -403,7 +403,7 @@ func checkSnapshotIndependent(t *trial, _ *crashCase, _ bool) {
 	t.OK(err)
 	listed := slices.ContainsFunc(e.Snapshots, func(h dataset.Snapshot) bool { return h.ID == t.keep.ID })
 	if listed && e.State == backends.EntryReady {
-		t.write(t.d.ID, "later", "content")
+		t.Write(t.d.ID, "later", "content")
 		t.checkCloneFile(t.keep, "later", "")
 	}
 }
@@ -421,19 +421,19 @@ func (t *trial) promoteAndCheck(s dataset.Snapshot, content string) {
 	if t.state() == backends.EntryCopy {
 		t.OK(t.promote(s))
 	}
-	t.checkFile(t.d.ID, "file", content)
+	t.CheckContent(t.d.ID, "file", content)
 	t.checkCloneFile(s, "file", content)
-	t.write(t.d.ID, "later", "content")
+	t.Write(t.d.ID, "later", "content")
 	t.checkCloneFile(s, "later", "")
 }
 
 // checkOwner checks the owner and the mode of a dataset's root.
 func (t *trial) checkOwner(id uuid.UUID, want dataset.Owner) {
 	t.Helper()
-	m := t.mount(id)
-	defer m.unmount()
+	m := t.Mount(id)
+	defer m.Unmount()
 	var st unix.Stat_t
-	t.OK(unix.Fstat(int(m.root.Fd()), &st))
+	t.OK(unix.Fstat(int(m.Root.Fd()), &st))
 	if int64(st.Uid) != int64(want.UID) || int64(st.Gid) != int64(want.GID) || st.Mode != unix.S_IFDIR|*want.Mode {
 		t.Errorf("the root has owner and mode %d:%d %o, want %+v", st.Uid, st.Gid, st.Mode, want)
 	}

@@ -26,7 +26,7 @@ func datasetLifeCycle(f *fixture) {
 		f.Errorf("create without a size returned %v, but %s is declared", sizes, want)
 	}
 	f.CheckState(d, backends.EntryIncoming)
-	f.write(d.ID, "early", "written before the commit")
+	f.Write(d.ID, "early", "written before the commit")
 	f.Open()
 	f.CheckState(d, backends.EntryIncoming)
 	_, err := f.Pool.Create(f.Ctx, d) // must return the existing dataset
@@ -34,13 +34,13 @@ func datasetLifeCycle(f *fixture) {
 
 	f.Twice(func() error { return f.Pool.Commit(f.Ctx, d.ID) })
 	f.CheckState(d, backends.EntryReady)
-	f.checkFile(d.ID, "early", "written before the commit")
+	f.CheckContent(d.ID, "early", "written before the commit")
 	_, err = f.Pool.Create(f.Ctx, d)
 	f.OK(err)
 	f.CheckState(d, backends.EntryReady)
 	f.Open()
 	f.CheckState(d, backends.EntryReady)
-	f.checkFile(d.ID, "early", "written before the commit")
+	f.CheckContent(d.ID, "early", "written before the commit")
 
 	f.TakeSnapshot(d)
 	f.Twice(func() error { return f.Pool.Delete(f.Ctx, d.ID) })
@@ -87,7 +87,7 @@ func rootIsEmptyAndOwned(f *fixture) {
 	old := unix.Umask(0o077)
 	defer unix.Umask(old)
 	large := uint32(4_000_000_000)
-	if slices.Contains(f.unsupported, treetest.LargeIDs) {
+	if slices.Contains(f.Unsupported, treetest.LargeIDs) {
 		large = 2_000_000_000
 	}
 	for _, test := range []struct {
@@ -103,16 +103,16 @@ func rootIsEmptyAndOwned(f *fixture) {
 		d := f.Record()
 		d.Profile.Owner = test.owner
 		f.Twice(func() error { _, err := f.Pool.Create(f.Ctx, d); return err })
-		m := f.mount(d.ID)
-		if names := f.Names(m.path); len(names) > 0 {
+		m := f.Mount(d.ID)
+		if names := f.Names(m.Path); len(names) > 0 {
 			f.Errorf("the root contains %q", names)
 		}
 		var st unix.Stat_t
-		f.OK(unix.Fstat(int(m.root.Fd()), &st))
+		f.OK(unix.Fstat(int(m.Root.Fd()), &st))
 		if st.Uid != test.uid || st.Gid != test.gid || st.Mode != unix.S_IFDIR|test.bit {
 			f.Errorf("with owner %+v the root has %d:%d %o", test.owner, st.Uid, st.Gid, st.Mode)
 		}
-		m.unmount()
+		m.Unmount()
 		f.OK(f.Pool.Delete(f.Ctx, d.ID))
 	}
 }
@@ -120,26 +120,26 @@ func rootIsEmptyAndOwned(f *fixture) {
 // filePropertiesAreKept runs the same operations on a plain directory and on a mounted dataset, and compares them.
 // After a remount, it compares them again.
 func filePropertiesAreKept(f *fixture) {
-	plain, d := f.makePlainDir(), f.Create()
-	m := f.mount(d.ID)
-	for _, op := range treetest.Operations(f.unsupported...) {
+	plain, d := f.MakePlainDir(), f.Create()
+	m := f.Mount(d.ID)
+	for _, op := range treetest.Operations(f.Unsupported...) {
 		if err := op.Do(plain.Name()); err != nil {
 			f.Fatalf("%s, in a plain directory: %v", op.Name, err)
 		}
-		if err := op.Do(m.path); err != nil {
+		if err := op.Do(m.Path); err != nil {
 			f.Fatalf("%s: %v", op.Name, err)
 		}
 	}
-	f.equal(plain, m.root)
-	m.unmount()
+	f.CheckEqual(plain, m.Root)
+	m.Unmount()
 	f.Open()
-	m = f.mount(d.ID)
-	f.equal(plain, m.root)
-	m.unmount()
+	m = f.Mount(d.ID)
+	f.CheckEqual(plain, m.Root)
+	m.Unmount()
 	s := f.TakeSnapshot(d)
 	c := f.Clone(dataset.Source{Dataset: d.ID, Snapshot: s.ID})
-	m = f.mount(c.ID)
-	f.equal(plain, m.root)
+	m = f.Mount(c.ID)
+	f.CheckEqual(plain, m.Root)
 }
 
 func inUseIsNotDeleted(f *fixture) {
@@ -148,15 +148,15 @@ func inUseIsNotDeleted(f *fixture) {
 	f.OK(err)
 	f.CheckFails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
 	f.OK(a.Release())
-	m := f.mount(d.ID)
-	f.OK(os.WriteFile(m.pathOf("file"), []byte("content"), 0o600))
+	m := f.Mount(d.ID)
+	f.OK(os.WriteFile(m.PathOf("file"), []byte("content"), 0o600))
 	f.CheckFails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
 	f.CheckState(d, backends.EntryReady)
 	f.Open()
 	f.CheckFails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
-	f.CheckFile(m.pathOf("file"), "content")
-	m.unmount()
-	f.checkFile(d.ID, "file", "content")
+	f.CheckFile(m.PathOf("file"), "content")
+	m.Unmount()
+	f.CheckContent(d.ID, "file", "content")
 	f.OK(f.Pool.Delete(f.Ctx, d.ID))
 }
 
@@ -174,12 +174,12 @@ func attachTwice(f *fixture) {
 	}
 	f.OK(first.Release())
 	f.OK(second.Release())
-	m := f.mount(d.ID)
-	defer m.unmount()
+	m := f.Mount(d.ID)
+	defer m.Unmount()
 	third, err := f.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{})
 	f.OK(err)
 	f.OK(third.Release())
-	f.OK(os.WriteFile(m.pathOf("file"), nil, 0o600))
+	f.OK(os.WriteFile(m.PathOf("file"), nil, 0o600))
 }
 
 // deviceIsNotShared checks that each dataset has its own block device if the pool declares that, because a speed limit
@@ -188,10 +188,10 @@ func deviceIsNotShared(f *fixture) {
 	seen := map[string]bool{}
 	own := true
 	for range 2 {
-		m := f.mount(f.Create().ID)
-		defer m.unmount()
+		m := f.Mount(f.Create().ID)
+		defer m.Unmount()
 		var st unix.Stat_t
-		f.OK(unix.Fstat(int(m.root.Fd()), &st))
+		f.OK(unix.Fstat(int(m.Root.Fd()), &st))
 		number := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 		_, err := os.Stat("/sys/dev/block/" + number)
 		own = own && err == nil && !seen[number]
@@ -204,11 +204,11 @@ func deviceIsNotShared(f *fixture) {
 
 func readOnlyMount(f *fixture) {
 	d := f.Create()
-	f.write(d.ID, "file", "content")
-	m := f.mountWith(d.ID, backends.AttachOptions{ReadOnly: true})
-	defer m.unmount()
-	f.CheckFile(m.pathOf("file"), "content")
-	if err := os.WriteFile(m.pathOf("new"), nil, 0o600); !os.IsPermission(err) && !isErrno(err, unix.EROFS) {
+	f.Write(d.ID, "file", "content")
+	m := f.MountWith(d.ID, backends.AttachOptions{ReadOnly: true})
+	defer m.Unmount()
+	f.CheckFile(m.PathOf("file"), "content")
+	if err := os.WriteFile(m.PathOf("new"), nil, 0o600); !os.IsPermission(err) && !isErrno(err, unix.EROFS) {
 		f.Errorf("a write returned %v, want EROFS", err)
 	}
 }
@@ -217,11 +217,11 @@ func usedGrows(f *fixture) {
 	d := f.Create()
 	before, err := f.Pool.Used(f.Ctx, d.ID)
 	f.OK(err)
-	m := f.mount(d.ID)
-	f.OK(os.WriteFile(m.pathOf("file"), treetest.Bytes(1, 20<<20), 0o600))
-	f.OK(unix.Syncfs(int(m.root.Fd())))
+	m := f.Mount(d.ID)
+	f.OK(os.WriteFile(m.PathOf("file"), treetest.Bytes(1, 20<<20), 0o600))
+	f.OK(unix.Syncfs(int(m.Root.Fd())))
 	f.CheckUsedGrows(d, before, 20*dataset.MiB)
-	m.unmount()
+	m.Unmount()
 	f.CheckUsedGrows(d, before, 20*dataset.MiB)
 }
 
@@ -276,22 +276,22 @@ func guestMountsBesideHome(f *fixture) {
 		return
 	}
 	d := f.Create()
-	home := f.mount(d.ID)
-	defer home.unmount()
+	home := f.Mount(d.ID)
+	defer home.Unmount()
 	a, err := sharer.Visit(f.Ctx, d.ID, f.Pool.ID(), backends.AttachOptions{})
 	if !f.Can.ManyHosts {
 		f.CheckFails(err, dataset.ErrUnsupported)
 		return
 	}
 	f.OK(err)
-	guest := f.mountOf(a)
-	f.OK(os.WriteFile(guest.pathOf("guest"), []byte("from the guest"), 0o600))
-	f.CheckFile(home.pathOf("guest"), "from the guest")
-	f.OK(os.WriteFile(home.pathOf("home"), []byte("from the home"), 0o600))
-	f.CheckFile(guest.pathOf("home"), "from the home")
-	home.unmount()
+	guest := f.MountOf(a)
+	f.OK(os.WriteFile(guest.PathOf("guest"), []byte("from the guest"), 0o600))
+	f.CheckFile(home.PathOf("guest"), "from the guest")
+	f.OK(os.WriteFile(home.PathOf("home"), []byte("from the home"), 0o600))
+	f.CheckFile(guest.PathOf("home"), "from the home")
+	home.Unmount()
 	f.CheckFails(f.Pool.Delete(f.Ctx, d.ID), dataset.ErrInUse)
-	guest.unmount()
+	guest.Unmount()
 	for what, missing := range map[string][2]uuid.UUID{"dataset": {uuid.New(), f.Pool.ID()},
 		"pool": {d.ID, uuid.New()}} {
 		if _, err := sharer.Visit(f.Ctx, missing[0], missing[1],

@@ -40,7 +40,7 @@ func encryptedIsUnreadable(f *fixture) {
 	pattern := string(treetest.Bytes(17, 64))
 	content := strings.Repeat(pattern, 1<<16)
 	d := f.Sized(little)
-	f.write(d.ID, "file", content)
+	f.Write(d.ID, "file", content)
 	s := f.TakeSnapshot(d)
 	if found := f.FindInPool(d, pattern); found != "" {
 		f.Errorf("written data is readable in %s", found)
@@ -49,16 +49,16 @@ func encryptedIsUnreadable(f *fixture) {
 		f.Errorf("the key is readable in %s", found)
 	}
 	f.checkWithoutKey(d, s, own)
-	f.checkFile(d.ID, "file", content)
-	f.write(d.ID, "file", "other")
+	f.CheckContent(d.ID, "file", content)
+	f.Write(d.ID, "file", "other")
 	f.OK(f.Pool.Restore(f.Ctx, d.ID, s.ID, f.NewSnapshot(d), nil))
-	f.checkFile(d.ID, "file", content)
-	f.checkFile(f.Clone(f.Source(s)).ID, "file", content)
+	f.CheckContent(d.ID, "file", content)
+	f.CheckContent(f.Clone(f.Source(s)).ID, "file", content)
 	f.checkCloneKeys(s)
 	if plain { // proves that the search finds existing text
 		f.Config.Keys = nil
 		open := f.Sized(little)
-		f.write(open.ID, "file", content)
+		f.Write(open.ID, "file", content)
 		if f.FindInPool(open, pattern) == "" && (f.DeviceBelow(open) != "" || f.HasFiles(int64(len(content)))) {
 			f.Errorf("data that was written without encryption was not found in the pool")
 		}
@@ -115,9 +115,9 @@ func (f *fixture) checkGrowthWithoutKey(d dataset.Dataset, s dataset.Snapshot, o
 	right, none := treetest.Bytes(23, 64), dataset.Errorf(dataset.ErrForbidden, "no key")
 	size := func() int64 {
 		own.Key, own.Err = right, nil
-		m := f.mount(d.ID)
-		defer m.unmount()
-		total, _ := f.space(m)
+		m := f.Mount(d.ID)
+		defer m.Unmount()
+		total, _ := f.Space(m)
 		return total
 	}
 	for _, wrong := range []Keys{{Key: right, Err: none}, {Key: treetest.Bytes(29, 64)}} {
@@ -140,11 +140,11 @@ func (f *fixture) checkGrowthWithoutKey(d dataset.Dataset, s dataset.Snapshot, o
 		f.OK(f.Pool.Delete(f.Ctx, big.ID))
 
 		own.Key, own.Err = right, nil
-		had, m := size(), f.mount(d.ID)
+		had, m := size(), f.Mount(d.ID)
 		own.Key, own.Err = wrong.Key, wrong.Err
-		err = r.Resize(f.Ctx, d.ID, more+little/2, m.root)
+		err = r.Resize(f.Ctx, d.ID, more+little/2, m.Root)
 		own.Key, own.Err = right, nil
-		m.unmount()
+		m.Unmount()
 		att, aErr := f.Pool.Attach(f.Ctx, d.ID, backends.AttachOptions{})
 		if f.OK(aErr); err != nil {
 			f.CheckFails(err, dataset.ErrForbidden)

@@ -118,15 +118,15 @@ func newTrial(f *fixture, size dataset.Size, fs string, midway bool) *trial {
 	t.d.Size, err = f.Pool.Create(f.Ctx, t.d)
 	f.OK(err)
 	f.OK(f.Pool.Commit(f.Ctx, t.d.ID))
-	f.write(t.d.ID, "file", first)
+	f.Write(t.d.ID, "file", first)
 	t.old = f.TakeSnapshot(t.d)
 	w := outcome{backends.EntryReady, third, map[uuid.UUID]string{t.old.ID: first}, nil}
 	if midway {
-		f.write(t.d.ID, "file", second)
+		f.Write(t.d.ID, "file", second)
 		t.mid = f.TakeSnapshot(t.d)
 		w = w.with(t.mid, second)
 	}
-	f.write(t.d.ID, "file", third)
+	f.Write(t.d.ID, "file", third)
 	t.keep = f.NewSnapshot(t.d)
 	t.outcomes = []outcome{w}
 	return t
@@ -344,9 +344,9 @@ func (t *trial) observe(what string) outcome {
 // content returns the content of the file in a head.
 func (t *trial) content(id uuid.UUID) string {
 	t.Helper()
-	m := t.mount(id)
-	defer m.unmount()
-	text, err := os.ReadFile(m.pathOf("file"))
+	m := t.Mount(id)
+	defer m.Unmount()
+	text, err := os.ReadFile(m.PathOf("file"))
 	if !t.unflushed || !errors.Is(err, os.ErrNotExist) {
 		t.OK(err)
 	}

@@ -2,7 +2,6 @@ package backendtest
 
 import (
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // fixture is one test with its own pool. It embeds the helpers: checks, the open pool, datasets of the pool, mounts of
@@ -22,7 +20,7 @@ type fixture struct {
 
 func newFixture(t T, factory func() (backends.Kind, backends.Config), unsupported ...string) *fixture {
 	f := &fixture{factory: factory}
-	f.T, f.Ctx, f.unsupported = t, t.Context(), unsupported
+	f.T, f.Ctx, f.Unsupported = t, t.Context(), unsupported
 	before, goroutines := openFiles(t), runtime.NumGoroutine()
 	t.Cleanup(func() { // registered first, so it runs last
 		checkGoroutines(t, goroutines)
@@ -89,20 +87,3 @@ func checkGoroutines(t T, before int) {
 	t.Errorf("left running: %d goroutines, of these:\n%s", runtime.NumGoroutine()-before,
 		buf[:runtime.Stack(buf, true)])
 }
-
-// unmount unmounts the dataset. Idempotent.
-func (m *mounted) unmount() {
-	m.f.Helper()
-	if m.path == "" {
-		return
-	}
-	if m.root != nil {
-		_ = m.root.Close()
-	}
-	if err := mount.Unmount(m.path); err != nil {
-		m.f.Errorf("unmount: %v", err)
-	}
-	m.path = ""
-}
-
-func (m *mounted) pathOf(name string) string { return filepath.Join(m.path, name) }

@@ -42,7 +42,7 @@ func recordsAreKept(f *fixture) {
 // record must repair it.
 func damagedRecordIsListed(f *fixture) {
 	d, other := f.Create(), f.Create()
-	f.write(d.ID, "file", "content")
+	f.Write(d.ID, "file", "content")
 	e, err := f.Pool.Stat(f.Ctx, d.ID)
 	f.OK(err)
 	record := f.recordFile(e.Path, d)
@@ -53,7 +53,7 @@ func damagedRecordIsListed(f *fixture) {
 			f.Fatalf("with the record %q the list contains %+v", garbage, e)
 		}
 		f.Reap(0)
-		f.checkFile(d.ID, "file", "content")
+		f.CheckContent(d.ID, "file", "content")
 	}
 	f.CheckState(other, backends.EntryReady)
 	f.OK(f.Pool.WriteRecord(f.Ctx, d, true))
@@ -175,7 +175,7 @@ func foreignFilesAreListedAndKept(f *fixture) {
 // symlinksInThePoolAreNotFollowed puts a symlink in the place of a dataset.
 func symlinksInThePoolAreNotFollowed(f *fixture) {
 	d, other := f.Create(), f.Create()
-	f.write(other.ID, "file", "content")
+	f.Write(other.ID, "file", "content")
 	e, err := f.Pool.Stat(f.Ctx, d.ID)
 	f.OK(err)
 	aside := f.TempDir()
@@ -203,7 +203,7 @@ func symlinksInThePoolAreNotFollowed(f *fixture) {
 	f.OK(os.Rename(e.Path+"-aside", e.Path))
 	f.CheckState(d, backends.EntryReady)
 	f.CheckState(other, backends.EntryReady)
-	f.checkFile(other.ID, "file", "content")
+	f.CheckContent(other.ID, "file", "content")
 }
 
 // concurrentCalls runs many callers, each with its own datasets, while others list and reap. No dataset may be missing

@@ -45,15 +45,15 @@ func Measure(t T, newPool func() (backends.Kind, backends.Config)) []Time {
 		}
 		timed("create", func() error { size, err := f.Pool.Create(f.Ctx, d); d.Size = size; return err })
 		f.OK(f.Pool.Commit(f.Ctx, d.ID))
-		m := f.mount(d.ID)
-		f.OK(os.WriteFile(m.pathOf("file"), treetest.Bytes(3, int(measured)), 0o600))
-		f.OK(unix.Syncfs(int(m.root.Fd()))) // the flush before a snapshot is not part of its time
-		m.unmount()
+		m := f.Mount(d.ID)
+		f.OK(os.WriteFile(m.PathOf("file"), treetest.Bytes(3, int(measured)), 0o600))
+		f.OK(unix.Syncfs(int(m.Root.Fd()))) // the flush before a snapshot is not part of its time
+		m.Unmount()
 		s := f.NewSnapshot(d)
 		timed("snapshot", func() error { return f.Pool.Snapshot(f.Ctx, s, nil) })
 		c := f.Record()
 		timed("clone", func() error { _, err := f.Pool.Clone(f.Ctx, c, f.Source(s), nil); return err })
-		f.write(d.ID, "file", "less")
+		f.Write(d.ID, "file", "less")
 		timed("restore", func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, f.NewSnapshot(d), nil) })
 		if f.Can.Delta {
 			timed("send", func() error {
@@ -99,12 +99,12 @@ func Grow(t T, newPool func() (backends.Kind, backends.Config)) []Growth {
 		} else {
 			of[i].Dataset = f.Create()
 		}
-		m := f.mount(of[i].ID)
+		m := f.Mount(of[i].ID)
 		for n := range pieces {
-			f.OK(os.WriteFile(m.pathOf(strconv.Itoa(n)), treetest.Bytes(uint64(n), int(measured)), 0o600))
+			f.OK(os.WriteFile(m.PathOf(strconv.Itoa(n)), treetest.Bytes(uint64(n), int(measured)), 0o600))
 		}
-		f.OK(unix.Syncfs(int(m.root.Fd())))
-		m.unmount()
+		f.OK(unix.Syncfs(int(m.Root.Fd())))
+		m.Unmount()
 	}
 	for range 3 * rounds {
 		for i := range of {
@@ -156,25 +156,25 @@ func constantSnapshots(f *fixture) {
 	}
 	const block, blocks = 4 << 10, 32 << 10
 	d := f.Create()
-	m := f.mount(d.ID)
-	file, err := os.Create(m.pathOf("file"))
+	m := f.Mount(d.ID)
+	file, err := os.Create(m.PathOf("file"))
 	f.OK(err)
 	defer file.Close()
 	_, err = file.Write(treetest.Bytes(1, block*blocks))
 	f.OK(err)
-	f.OK(unix.Syncfs(int(m.root.Fd())))
+	f.OK(unix.Syncfs(int(m.Root.Fd())))
 	whole := f.median(d)
 	for at := int64(0); at < blocks; at += 2 {
 		_, err = file.WriteAt(treetest.Bytes(uint64(at), block), at*block)
 		f.OK(err)
 	}
-	f.OK(unix.Syncfs(int(m.root.Fd())))
+	f.OK(unix.Syncfs(int(m.Root.Fd())))
 	f.TakeSnapshot(d)
 	if pieces := f.median(d); pieces > 4*whole+50*time.Millisecond {
 		f.Errorf("a snapshot takes %s of a file in one extent, %s of one in %d", whole, pieces, blocks)
 	}
 	f.OK(file.Close())
-	m.unmount()
+	m.Unmount()
 }
 
 // median returns the median time of a few snapshots.
@@ -202,10 +202,10 @@ func Path(t T, b interface{ ReportMetric(float64, string) }, newPool func() (bac
 	} else {
 		d = f.Create()
 	}
-	m := f.mount(d.ID)
+	m := f.Mount(d.ID)
 	var took [2][]time.Duration
 	var files [2]*os.File
-	for i, dir := range []string{beside(f.Config), m.path} {
+	for i, dir := range []string{beside(f.Config), m.Path} {
 		file, err := os.Create(filepath.Join(dir, "file"))
 		f.OK(err)
 		_, err = file.Write(treetest.Bytes(1, int(measured)))
@@ -229,7 +229,7 @@ func Path(t T, b interface{ ReportMetric(float64, string) }, newPool func() (bac
 		}
 	}
 	f.OK(errors.Join(files[0].Close(), files[1].Close()))
-	m.unmount()
+	m.Unmount()
 	done()
 	var ratios []float64
 	for i := range took[0] {

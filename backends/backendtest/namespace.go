@@ -66,7 +66,7 @@ var inNamespace = []string{"unshare", "--mount", "--propagation", "private", "sh
 // writer starts a process that can write to a dataset after the host has unmounted it.
 func (f *fixture) writer(d dataset.Dataset, command []string) *writer {
 	f.Helper()
-	m, at := f.mount(d.ID), f.TempDir()
+	m, at := f.Mount(d.ID), f.TempDir()
 	in, input, err := os.Pipe()
 	f.OK(err)
 	out, output, err := os.Pipe()
@@ -77,7 +77,7 @@ func (f *fixture) writer(d dataset.Dataset, command []string) *writer {
 	ctx := context.WithoutCancel(f.Ctx)
 	go func() {
 		_, err := (&run.System{}).Run(ctx, run.Command{
-			Name: command[0], Args: append(slices.Clone(command[1:]), m.path, at, strconv.Itoa(os.Getpid())),
+			Name: command[0], Args: append(slices.Clone(command[1:]), m.Path, at, strconv.Itoa(os.Getpid())),
 			Timeout: writerTimeout, Stdin: in, Stdout: output,
 		})
 		done <- errors.Join(err, in.Close(), output.Close())
@@ -85,7 +85,7 @@ func (f *fixture) writer(d dataset.Dataset, command []string) *writer {
 	f.Cleanup(w.end)
 	w.pid, err = strconv.Atoi(w.line())
 	f.OK(err)
-	m.unmount()
+	m.Unmount()
 	return w
 }
 
@@ -204,7 +204,7 @@ func inUseWithoutMount(f *fixture) {
 func (f *fixture) inUseBy(who string, command []string, callNames ...string) {
 	f.Helper()
 	d := f.Create()
-	f.write(d.ID, "file", "old")
+	f.Write(d.ID, "file", "old")
 	s := f.TakeSnapshot(d)
 	w := f.writer(d, command)
 	w.write("new")
@@ -218,7 +218,7 @@ func (f *fixture) inUseBy(who string, command []string, callNames ...string) {
 	w.write("newer")
 	w.end()
 	f.CheckSnapshots(d.ID, s)
-	f.checkFile(d.ID, "file", "newer")
+	f.CheckContent(d.ID, "file", "newer")
 	for _, a := range f.refusedCallsNamed(d, s, callNames) {
 		err := a.call()
 		if err == nil && a.undo != nil {

@@ -151,7 +151,7 @@ func crashOperations() []operation {
 			t.clone = t.fixture.Clone(t.Source(t.old))
 		}, call: func(t *trial) error { return t.Pool.Delete(t.Ctx, t.d.ID) },
 			done:  oneOutcome(func(*trial, outcome) outcome { return outcome{} }),
-			check: func(t *trial, _ *crashCase, _ bool) { t.checkFile(t.clone.ID, "file", first) }},
+			check: func(t *trial, _ *crashCase, _ bool) { t.CheckContent(t.clone.ID, "file", first) }},
 		{name: "delete a clone", removes: true, prepare: func(t *trial) {
 			_, err := t.Pool.Clone(t.Ctx, t.clone, dataset.Source{Dataset: t.d.ID}, nil)
 			t.OK(err)

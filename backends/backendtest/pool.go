@@ -124,7 +124,7 @@ func absentPoolIsOffline(f *fixture) {
 	}
 	d := f.Create()
 	s := f.TakeSnapshot(d)
-	f.write(d.ID, "file", "content")
+	f.Write(d.ID, "file", "content")
 	away := f.Config.Path + "-away"
 	offline := func(what string) {
 		f.Helper()
@@ -159,7 +159,7 @@ func absentPoolIsOffline(f *fixture) {
 	if st := f.Pool.Status(f.Ctx); !st.Online {
 		f.Errorf("reachable again: status is %+v", st)
 	}
-	f.checkFile(d.ID, "file", "content")
+	f.CheckContent(d.ID, "file", "content")
 	f.CheckSnapshots(d.ID, s)
 }
 

@@ -102,18 +102,18 @@ func cutResize(f *fixture, disk Disk) {
 		return
 	}
 	d := f.Sized(small)
-	w := f.mount(d.ID)
-	f.OK(os.WriteFile(w.pathOf("file"), []byte("content"), 0o600))
-	f.OK(unix.Syncfs(int(w.root.Fd())))
-	w.unmount()
-	f.resize(d, large, nil)
+	w := f.Mount(d.ID)
+	f.OK(os.WriteFile(w.PathOf("file"), []byte("content"), 0o600))
+	f.OK(unix.Syncfs(int(w.Root.Fd())))
+	w.Unmount()
+	f.Resize(d, large, nil)
 	after := f.onDisk(disk.Copy())
-	after.checkFile(d.ID, "file", "content")
-	m := after.mount(d.ID)
-	if total, _ := f.space(m); f.Can.OwnFilesystem && total < int64(large)*85/100 {
+	after.CheckContent(d.ID, "file", "content")
+	m := after.Mount(d.ID)
+	if total, _ := f.Space(m); f.Can.OwnFilesystem && total < int64(large)*85/100 {
 		f.Errorf("after a power cut df in %s shows %d", large, total)
 	}
-	if written := f.fill(m); !f.Can.OwnFilesystem && written < int64(small) {
+	if written := f.Fill(m); !f.Can.OwnFilesystem && written < int64(small) {
 		f.Errorf("after a power cut %d bytes fit into %s", written, large)
 	}
 }

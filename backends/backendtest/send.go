@@ -19,12 +19,12 @@ func streamsAreReproducible(f *fixture) {
 		return
 	}
 	d, first, _ := f.planted()
-	f.write(d.ID, "file-1048576", string(treetest.Bytes(7, 1<<20)))
+	f.Write(d.ID, "file-1048576", string(treetest.Bytes(7, 1<<20)))
 	between := f.TakeSnapshot(d)
-	m := f.mount(d.ID)
-	f.OK(os.RemoveAll(m.pathOf("wide")))
-	f.OK(os.WriteFile(m.pathOf("more"), treetest.Bytes(5, 3<<20), 0o600))
-	m.unmount()
+	m := f.Mount(d.ID)
+	f.OK(os.RemoveAll(m.PathOf("wide")))
+	f.OK(os.WriteFile(m.PathOf("more"), treetest.Bytes(5, 3<<20), 0o600))
+	m.Unmount()
 	second := f.TakeSnapshot(d)
 	for _, base := range []uuid.UUID{uuid.Nil, first.ID} {
 		want, sent := f.stream(second, base)
@@ -40,11 +40,11 @@ func streamsAreReproducible(f *fixture) {
 			}
 		}
 		checkStream("immediately")
-		m := f.mount(d.ID)
-		f.OK(os.WriteFile(m.pathOf("more"), treetest.Bytes(6, 3<<20), 0o600)) // on blocks that were shared
-		f.OK(os.WriteFile(m.pathOf("file-1048576"), treetest.Bytes(8, 1<<20), 0o600))
+		m := f.Mount(d.ID)
+		f.OK(os.WriteFile(m.PathOf("more"), treetest.Bytes(6, 3<<20), 0o600)) // on blocks that were shared
+		f.OK(os.WriteFile(m.PathOf("file-1048576"), treetest.Bytes(8, 1<<20), 0o600))
 		checkStream("while the head is written")
-		m.unmount()
+		m.Unmount()
 		later := f.TakeSnapshot(d)
 		checkStream("after another snapshot")
 		f.OK(f.Pool.DeleteSnapshot(f.Ctx, d.ID, later.ID))
@@ -86,10 +86,10 @@ func interruptedStreamResumes(f *fixture) {
 		return
 	}
 	d, first, plain := f.planted()
-	m := f.mount(d.ID)
-	f.OK(os.WriteFile(m.pathOf("more"), treetest.Bytes(5, 6<<20), 0o600))
+	m := f.Mount(d.ID)
+	f.OK(os.WriteFile(m.PathOf("more"), treetest.Bytes(5, 6<<20), 0o600))
 	f.OK(os.WriteFile(plain.Name()+"/more", treetest.Bytes(5, 6<<20), 0o600))
-	m.unmount()
+	m.Unmount()
 	second := f.TakeSnapshot(d)
 	o := f.other()
 	for _, s := range []struct {
@@ -139,12 +139,12 @@ func interruptedStreamResumes(f *fixture) {
 	o.CheckSnapshots(d.ID, first, second)
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, second.ID))
 	f.OK(o.Pool.Commit(f.Ctx, d.ID))
-	m = o.mount(d.ID)
-	one, err := os.ReadFile(m.pathOf("more"))
+	m = o.Mount(d.ID)
+	one, err := os.ReadFile(m.PathOf("more"))
 	if err != nil || !bytes.Equal(one, treetest.Bytes(5, 6<<20)) {
 		f.Errorf("%d bytes, %v", len(one), err)
 	}
-	m.unmount()
+	m.Unmount()
 	o.Reap(0)
 }
 
@@ -159,7 +159,7 @@ func damagedStreamIsRefused(f *fixture) {
 		return
 	}
 	d := f.Create()
-	f.write(d.ID, "file", string(treetest.Bytes(4, 5<<20)))
+	f.Write(d.ID, "file", string(treetest.Bytes(4, 5<<20)))
 	s := f.TakeSnapshot(d)
 	data, _ := f.stream(s, uuid.Nil)
 	o := f.other()

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest/harness"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
@@ -35,7 +36,7 @@ func sizeIsEnforcedOrRefused(f *fixture) {
 		}
 		return
 	}
-	other := f.mount(f.Create().ID)
+	other := f.Mount(f.Create().ID)
 	for _, fs := range f.Filesystems() {
 		size := full
 		if fs == "xfs" {
@@ -50,7 +51,7 @@ func within(have int64, size dataset.Size) bool {
 	return have >= int64(size)*97/100 && have <= int64(size)*103/100
 }
 
-func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *mounted) {
+func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *harness.Mounted) {
 	f.Helper()
 	d := f.Record()
 	d.Size, d.Profile.Filesystem.Type = size, fs
@@ -61,16 +62,16 @@ func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *mounted) {
 		}
 		return err
 	})
-	m := f.mount(d.ID)
-	if total, free := f.space(m); f.Can.OwnFilesystem &&
+	m := f.Mount(d.ID)
+	if total, free := f.Space(m); f.Can.OwnFilesystem &&
 		(!within(free, size) || total < free || total > int64(size)*110/100) {
 		f.Errorf("df in an empty %s of %s shows %d bytes free of %d", fs, size, free, total)
 	}
-	if written := f.fill(m); !within(written, size) {
+	if written := f.Fill(m); !within(written, size) {
 		f.Errorf("%d bytes fit into %s of %s", written, fs, size)
 	}
-	f.OK(os.WriteFile(other.pathOf("file"), treetest.Bytes(2, 10<<20), 0o600))
-	f.OK(unix.Syncfs(int(other.root.Fd())))
+	f.OK(os.WriteFile(other.PathOf("file"), treetest.Bytes(2, 10<<20), 0o600))
+	f.OK(unix.Syncfs(int(other.Root.Fd())))
 	used, err := f.Pool.Used(f.Ctx, d.ID)
 	f.OK(err)
 	most := size * 103 / 100
@@ -80,9 +81,9 @@ func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *mounted) {
 	if used > most {
 		f.Errorf("a full dataset of %s takes %s", size, used.Human())
 	}
-	f.OK(os.Remove(m.pathOf("fill"))) // after that, writes succeed again
-	f.OK(os.WriteFile(m.pathOf("file"), treetest.Bytes(2, 10<<20), 0o600))
-	f.OK(unix.Syncfs(int(m.root.Fd())))
+	f.OK(os.Remove(m.PathOf("fill"))) // after that, writes succeed again
+	f.OK(os.WriteFile(m.PathOf("file"), treetest.Bytes(2, 10<<20), 0o600))
+	f.OK(unix.Syncfs(int(m.Root.Fd())))
 }
 
 func filesystemsAreMadeOrRefused(f *fixture) {
@@ -90,13 +91,13 @@ func filesystemsAreMadeOrRefused(f *fixture) {
 		d := f.Record()
 		d.Profile.Filesystem.Type = fs
 		f.Twice(func() error { _, err := f.Pool.Create(f.Ctx, d); return err })
-		m := f.mount(d.ID)
-		if names := f.Names(m.path); len(names) > 0 {
+		m := f.Mount(d.ID)
+		if names := f.Names(m.Path); len(names) > 0 {
 			f.Errorf("an empty %s contains %q", fs, names)
 		}
-		m.unmount()
-		m = f.mountWith(d.ID, backends.AttachOptions{Mount: []string{"noatime"}})
-		m.unmount()
+		m.Unmount()
+		m = f.MountWith(d.ID, backends.AttachOptions{Mount: []string{"noatime"}})
+		m.Unmount()
 	}
 	for _, fs := range []string{"ext4", "xfs", "btrfs", "vfat", "../../etc", "-h"} {
 		d := f.Record()
@@ -131,7 +132,7 @@ func cloneSizes(f *fixture) {
 		return // refused: see sizeIsEnforcedOrRefused
 	}
 	d := f.Sized(small)
-	f.write(d.ID, "file", "content")
+	f.Write(d.ID, "file", "content")
 	s := f.TakeSnapshot(d)
 	for _, src := range []dataset.Source{{Dataset: d.ID}, f.Source(s)} {
 		sameSize, bigger, smaller := f.Record(), f.Record(), f.Record()
@@ -142,12 +143,12 @@ func cloneSizes(f *fixture) {
 			f.Errorf("a clone of %s has %s", small, size)
 		}
 		if _, ok := f.Pool.(backends.Resizer); ok { // the dataset is still incoming
-			f.resize(sameSize, large, nil)
+			f.Resize(sameSize, large, nil)
 			sameSize.Size = large
 			if size, err := f.Pool.Clone(f.Ctx, sameSize, src, nil); err != nil || size != large {
 				f.Errorf("a clone that grew to %s has %s: %v", large, size, err)
 			}
-			f.checkFile(sameSize.ID, "file", "content")
+			f.CheckContent(sameSize.ID, "file", "content")
 		}
 		f.Twice(func() error {
 			size, err := f.Pool.Clone(f.Ctx, bigger, src, nil)
@@ -156,12 +157,12 @@ func cloneSizes(f *fixture) {
 			}
 			return err
 		})
-		f.checkFile(bigger.ID, "file", "content")
-		m := f.mount(bigger.ID)
-		if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
+		f.CheckContent(bigger.ID, "file", "content")
+		m := f.Mount(bigger.ID)
+		if _, free := f.Space(m); f.Can.OwnFilesystem && !within(free, large) {
 			f.Errorf("df in a clone of %s shows %d bytes free", large, free)
 		}
-		m.unmount()
+		m.Unmount()
 		f.Twice(func() error { // its source may have been resized since it was planned
 			size, err := f.Pool.Clone(f.Ctx, smaller, src, nil)
 			if size != small {
@@ -169,12 +170,12 @@ func cloneSizes(f *fixture) {
 			}
 			return err
 		})
-		f.checkFile(smaller.ID, "file", "content")
-		m = f.mount(smaller.ID)
-		if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, small) {
+		f.CheckContent(smaller.ID, "file", "content")
+		m = f.Mount(smaller.ID)
+		if _, free := f.Space(m); f.Can.OwnFilesystem && !within(free, small) {
 			f.Errorf("df in a clone of %s for which %s was requested shows %d bytes free", small, smaller.Size, free)
 		}
-		m.unmount()
+		m.Unmount()
 	}
 }
 
@@ -185,34 +186,34 @@ func growIdle(f *fixture) {
 	}
 	f.CheckFails(r.Resize(f.Ctx, f.Record().ID, large, nil), dataset.ErrNotFound)
 	d := f.Sized(small)
-	f.write(d.ID, "file", "content")
+	f.Write(d.ID, "file", "content")
 	s, keep := f.TakeSnapshot(d), f.NewSnapshot(d)
-	f.resize(d, large, nil)
+	f.Resize(d, large, nil)
 	f.Open()
-	m := f.mount(d.ID)
-	if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
+	m := f.Mount(d.ID)
+	if _, free := f.Space(m); f.Can.OwnFilesystem && !within(free, large) {
 		f.Errorf("df in %s shows %d bytes free", large, free)
 	}
-	f.CheckFile(m.pathOf("file"), "content")
-	f.OK(f.Pool.(backends.Resizer).Grow(f.Ctx, d.ID, m.root)) // nothing to do is fine
-	m.unmount()
+	f.CheckFile(m.PathOf("file"), "content")
+	f.OK(f.Pool.(backends.Resizer).Grow(f.Ctx, d.ID, m.Root)) // nothing to do is fine
+	m.Unmount()
 	f.Twice(func() error { return f.Pool.Restore(f.Ctx, d.ID, s.ID, keep, nil) })
-	m = f.mount(d.ID)
-	if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
+	m = f.Mount(d.ID)
+	if _, free := f.Space(m); f.Can.OwnFilesystem && !within(free, large) {
 		f.Errorf("after a restore of a snapshot from before the growth, df in %s shows %d bytes free", large, free)
 	}
-	f.CheckFile(m.pathOf("file"), "content")
-	m.unmount()
+	f.CheckFile(m.PathOf("file"), "content")
+	m.Unmount()
 	if !f.Can.Shrink {
 		for range 2 {
 			f.CheckFails(f.Pool.(backends.Resizer).Resize(f.Ctx, d.ID, small, nil), dataset.ErrUnsupported)
 		}
-		f.checkFile(d.ID, "file", "content")
+		f.CheckContent(d.ID, "file", "content")
 	} else {
-		f.resize(d, small, nil)
-		f.checkFile(d.ID, "file", "content")
+		f.Resize(d, small, nil)
+		f.CheckContent(d.ID, "file", "content")
 	}
-	f.checkFile(f.Clone(f.Source(s)).ID, "file", "content")
+	f.CheckContent(f.Clone(f.Source(s)).ID, "file", "content")
 }
 
 func growMounted(f *fixture) {
@@ -235,42 +236,56 @@ func growMounted(f *fixture) {
 
 func (f *fixture) growsMounted(d dataset.Dataset) {
 	f.Helper()
-	m := f.mount(d.ID)
-	file, err := os.Create(m.pathOf("open"))
+	m := f.Mount(d.ID)
+	file, err := os.Create(m.PathOf("open"))
 	f.OK(err)
 	defer file.Close()
-	f.resize(d, large, m)
-	if _, free := f.space(m); f.Can.OwnFilesystem && !within(free, large) {
+	f.Resize(d, large, m)
+	if _, free := f.Space(m); f.Can.OwnFilesystem && !within(free, large) {
 		f.Errorf("df in %s shows %d bytes free", large, free)
 	}
 	_, err = file.WriteString("the same file, still open")
 	f.OK(err)
 	f.OK(file.Close())
-	if fit := f.freeSpace(m); !within(fit, large) {
+	if fit := f.FreeSpace(m); !within(fit, large) {
 		f.Errorf("%d bytes fit into %s", fit, large)
 	}
-	f.OK(os.Remove(m.pathOf("fill")))
-	m.unmount()
+	f.OK(os.Remove(m.PathOf("fill")))
+	m.Unmount()
 	f.Open()
-	f.checkFile(d.ID, "open", "the same file, still open")
+	f.CheckContent(d.ID, "open", "the same file, still open")
 }
 
 // growsNotMounted checks a dataset that, according to the capabilities, can only grow while it is not mounted. Growing
 // it while it is mounted must fail and change nothing.
 func (f *fixture) growsNotMounted(d dataset.Dataset) {
 	f.Helper()
-	m := f.mount(d.ID)
-	before, _ := f.space(m)
-	f.CheckFails(f.Pool.(backends.Resizer).Resize(f.Ctx, d.ID, large, m.root), dataset.ErrUnsupported)
-	if total, _ := f.space(m); total != before {
+	m := f.Mount(d.ID)
+	before, _ := f.Space(m)
+	f.CheckFails(f.Pool.(backends.Resizer).Resize(f.Ctx, d.ID, large, m.Root), dataset.ErrUnsupported)
+	if total, _ := f.Space(m); total != before {
 		f.Errorf("df shows %d after the refusal, %d before", total, before)
 	}
-	m.unmount()
-	f.resize(d, large, nil)
+	m.Unmount()
+	f.Resize(d, large, nil)
 }
 
 // half is a size in bytes: a little more than half of the size small.
 const half = small * 6 / 10
+
+// fillHalf writes a file of the size half.
+func fillHalf(f *fixture, m *harness.Mounted) error {
+	file, err := os.Create(m.PathOf("half"))
+	f.OK(err)
+	defer file.Close()
+	f.AsContainer(func() {
+		for buf, n := treetest.Bytes(3, 1<<20), dataset.Size(0); err == nil && n < half; n += dataset.MiB {
+			_, err = file.Write(buf)
+		}
+		err = errors.Join(err, file.Sync())
+	})
+	return err
+}
 
 // sizeExcludesSnapshots overwrites more than half of a size after a snapshot. The overwritten blocks, which only the
 // snapshot still has, must not count for the head. The usage of a new clone must include the blocks that it shares with
@@ -281,24 +296,24 @@ func sizeExcludesSnapshots(f *fixture) {
 		return
 	}
 	d := f.Sized(small)
-	m := f.mount(d.ID)
-	f.OK(f.fillHalf(m))
-	m = f.unmountToCopy(m)
+	m := f.Mount(d.ID)
+	f.OK(fillHalf(f, m))
+	m = f.UnmountToCopy(m)
 	s := f.TakeSnapshot(d)
-	m = f.remount(d.ID, m)
-	f.OK(os.Remove(m.pathOf("half")))
-	f.OK(unix.Syncfs(int(m.root.Fd())))
-	err := f.fillHalf(m)
+	m = f.Remount(d.ID, m)
+	f.OK(os.Remove(m.PathOf("half")))
+	f.OK(unix.Syncfs(int(m.Root.Fd())))
+	err := fillHalf(f, m)
 	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 	if full != f.Can.CountsWritten || (err != nil && !full) {
 		f.Errorf("rewriting it beside a snapshot: %v", err)
 	}
-	m.unmount()
+	m.Unmount()
 	before := func(what string, id dataset.Dataset) {
 		f.Helper()
-		m := f.mount(id.ID)
-		defer m.unmount()
-		written := f.fill(m)
+		m := f.Mount(id.ID)
+		defer m.Unmount()
+		written := f.Fill(m)
 		// The usable size is within 3 % of the declared one.
 		if shared := written > int64(small-half+small*3/100); shared != f.Can.CountsWritten {
 			f.Errorf("%s of %s with %s in it took %d bytes more", what, small, half.Human(), written)
@@ -316,14 +331,14 @@ func datasetWithoutSize(f *fixture) {
 		return
 	}
 	d := f.Create()
-	m := f.mount(d.ID)
-	f.OK(f.fillHalf(m))
-	f.OK(unix.Syncfs(int(m.root.Fd())))
+	m := f.Mount(d.ID)
+	f.OK(fillHalf(f, m))
+	f.OK(unix.Syncfs(int(m.Root.Fd())))
 	if f.Can.CountsWritten {
-		m.unmount()
+		m.Unmount()
 		return
 	}
-	m = f.unmountToCopy(m)
+	m = f.UnmountToCopy(m)
 	c := f.Record()
 	c.Size = small / 2
 	_, err := f.Pool.Clone(f.Ctx, c, dataset.Source{Dataset: d.ID}, nil)
@@ -337,15 +352,15 @@ func datasetWithoutSize(f *fixture) {
 		}
 		return err
 	})
-	m = f.remount(d.ID, m)
-	f.resize(d, small, m)
-	m.unmount()
+	m = f.Remount(d.ID, m)
+	f.Resize(d, small, m)
+	m.Unmount()
 	for _, id := range []dataset.Dataset{d, c} {
-		m := f.mount(id.ID)
-		if written := f.fill(m); written > int64(small-half)*103/100 {
+		m := f.Mount(id.ID)
+		if written := f.Fill(m); written > int64(small-half)*103/100 {
 			f.Errorf("%d bytes more fit into %s", written, small)
 		}
-		m.unmount()
+		m.Unmount()
 	}
 }
 
@@ -356,12 +371,12 @@ func shrinkBelowUsageIsRefused(f *fixture) {
 		return
 	}
 	d := f.Sized(large)
-	m := f.mount(d.ID)
-	f.OK(f.fillHalf(m))
+	m := f.Mount(d.ID)
+	f.OK(fillHalf(f, m))
 	for range 2 {
-		f.CheckFails(r.Resize(f.Ctx, d.ID, half/2, m.root), dataset.ErrUnsupported)
+		f.CheckFails(r.Resize(f.Ctx, d.ID, half/2, m.Root), dataset.ErrUnsupported)
 	}
-	if written := f.fill(m); written < int64(small-half) {
+	if written := f.Fill(m); written < int64(small-half) {
 		f.Errorf("%d bytes more fit into %s after the refusal", written, large)
 	}
 }
@@ -369,12 +384,12 @@ func shrinkBelowUsageIsRefused(f *fixture) {
 // usedWithoutTreeWalk watches a folder in a dataset. A walk of the tree would open the folder.
 func usedWithoutTreeWalk(f *fixture) {
 	d := f.Create()
-	m := f.mount(d.ID)
-	f.OK(os.Mkdir(m.pathOf("folder"), 0o755))
+	m := f.Mount(d.ID)
+	f.OK(os.Mkdir(m.PathOf("folder"), 0o755))
 	watch, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 	f.OK(err)
 	defer unix.Close(watch)
-	_, err = unix.InotifyAddWatch(watch, m.pathOf("folder"), unix.IN_OPEN)
+	_, err = unix.InotifyAddWatch(watch, m.PathOf("folder"), unix.IN_OPEN)
 	f.OK(err)
 	_, err = f.Pool.Used(f.Ctx, d.ID)
 	f.OK(err)

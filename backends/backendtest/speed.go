@@ -34,16 +34,16 @@ func speedIsLimited(f *fixture) {
 		return
 	}
 	f.OK(err)
-	m := f.mount(f.Create().ID)
-	defer m.unmount()
-	device, is, err := iolimit.DeviceOf(m.path)
+	m := f.Mount(f.Create().ID)
+	defer m.Unmount()
+	device, is, err := iolimit.DeviceOf(m.Path)
 	f.OK(err)
 	if !is {
-		f.Fatalf("%s is on no device", m.path)
+		f.Fatalf("%s is on no device", m.Path)
 	}
 	// The file is allocated first, so that the test writes only data and no metadata.
-	f.OK(os.WriteFile(m.pathOf("file"), make([]byte, parts*piece), 0o600))
-	f.OK(unix.Syncfs(int(m.root.Fd())))
+	f.OK(os.WriteFile(m.PathOf("file"), make([]byte, parts*piece), 0o600))
+	f.OK(unix.Syncfs(int(m.Root.Fd())))
 	f.OK(h.RunInGroup("drover-verify-", func(group string) error {
 		for _, c := range []struct {
 			what   string
@@ -58,7 +58,7 @@ func speedIsLimited(f *fixture) {
 			if err := h.Set(group, device, c.limits); err != nil {
 				return err
 			}
-			held, err := direct(m.pathOf("file"), c.do)
+			held, err := direct(m.PathOf("file"), c.do)
 			if err := errors.Join(err, h.Clear(group, device)); err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/backendtest/harness"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree"
 	"github.com/droverhq/drover/internal/tree/treetest"
@@ -15,7 +16,7 @@ import (
 
 // streams sends datasets from one pool to another.
 type streams struct {
-	mounts
+	harness.Mounts
 }
 
 // stream returns the stream of a snapshot, or of its difference to base, and the description of the stream.
@@ -35,11 +36,11 @@ func (f *streams) stream(s dataset.Snapshot, base uuid.UUID) ([]byte, backends.S
 // same content to compare with.
 func (f *streams) planted() (dataset.Dataset, dataset.Snapshot, *os.File) {
 	f.Helper()
-	d, plain := f.Create(), f.makePlainDir()
-	m := f.mount(d.ID)
-	treetest.Plant(f.T, m.path, f.unsupported...)
-	f.OK(tree.Copy(f.Ctx, m.root, plain, nil))
-	m.unmount()
+	d, plain := f.Create(), f.MakePlainDir()
+	m := f.Mount(d.ID)
+	treetest.Plant(f.T, m.Path, f.Unsupported...)
+	f.OK(tree.Copy(f.Ctx, m.Root, plain, nil))
+	m.Unmount()
 	return d, f.TakeSnapshot(d), plain
 }
 

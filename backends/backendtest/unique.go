@@ -19,9 +19,9 @@ func uniqueSizeIsWhatIsFreed(f *fixture) {
 		return
 	}
 	d := f.Create()
-	m := f.mount(d.ID)
+	m := f.Mount(d.ID)
 	write := func(seed uint64) {
-		file, err := os.OpenFile(m.pathOf("file"), os.O_CREATE|os.O_WRONLY, 0o600)
+		file, err := os.OpenFile(m.PathOf("file"), os.O_CREATE|os.O_WRONLY, 0o600)
 		f.OK(err)
 		_, err = file.Write(treetest.Bytes(seed, int(size)))
 		f.OK(err)
@@ -43,7 +43,7 @@ func uniqueSizeIsWhatIsFreed(f *fixture) {
 	second := f.TakeSnapshot(d)
 	unique(first, size, size+slack)
 	unique(second, 0, slack)
-	m.unmount()
+	m.Unmount()
 	f.OK(f.Pool.DeleteSnapshot(f.Ctx, d.ID, first.ID))
 	_, err := pool.UniqueSize(f.Ctx, d.ID, first.ID)
 	f.CheckFails(err, dataset.ErrNotFound)

@@ -1,17 +1,14 @@
 package backendtest
 
 import (
-	"bytes"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends/backendtest/harness"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -32,9 +29,9 @@ type journal struct {
 }
 
 // journal starts a writer. The caller ends it with stop.
-func (f *fixture) journal(m *mounted) *journal {
+func (f *fixture) journal(m *harness.Mounted) *journal {
 	f.Helper()
-	file, err := os.OpenFile(m.pathOf("journal"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	file, err := os.OpenFile(m.PathOf("journal"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	f.OK(err)
 	j := &journal{f: f}
 	j.cond = sync.NewCond(&j.mu)
@@ -95,9 +92,9 @@ func (j *journal) stop() {
 // checkJournal fails unless the dataset has all records from 1 on without a gap, and at least atLeast of them.
 func (f *fixture) checkJournal(d dataset.Dataset, atLeast int64) {
 	f.Helper()
-	m := f.mount(d.ID)
-	defer m.unmount()
-	file, err := os.Open(m.pathOf("journal"))
+	m := f.Mount(d.ID)
+	defer m.Unmount()
+	file, err := os.Open(m.PathOf("journal"))
 	f.OK(err)
 	defer file.Close()
 	record := make([]byte, recordSize)
@@ -114,9 +111,6 @@ func (f *fixture) checkJournal(d dataset.Dataset, atLeast int64) {
 	}
 }
 
-// longestFreeze is the time after which a filesystem is thawed, even if its snapshot is not finished.
-const longestFreeze = 20 * time.Second
-
 // freezeBlocksWriters takes a snapshot while the filesystem is frozen, as a profile with quiesce: freeze does. The
 // snapshot must contain writes that were not flushed. A writer is blocked during the snapshot, and continues after it.
 // A pool whose datasets have no own filesystem is never frozen, and neither is a pool that freezes by itself.
@@ -125,36 +119,18 @@ func freezeBlocksWriters(f *fixture) {
 		return
 	}
 	d := f.Create()
-	m := f.mount(d.ID)
-	f.OK(os.WriteFile(m.pathOf("before"), []byte("before the freeze"), 0o600))
+	m := f.Mount(d.ID)
+	f.OK(os.WriteFile(m.PathOf("before"), []byte("before the freeze"), 0o600))
 	s := f.NewSnapshot(d)
 	take := func() { f.OK(f.Pool.Snapshot(f.Ctx, s, nil)) }
 	if f.Pool.Info().Freezes && d.Encryption == nil { // on LUKS, the pool does not see the filesystem
 		take()
 	} else {
-		f.whileFrozen(m, take)
-		f.CheckFile(m.pathOf("meanwhile"), "written")
+		f.WhileFrozen(m, take)
+		f.CheckFile(m.PathOf("meanwhile"), "written")
 	}
-	m.unmount()
+	m.Unmount()
 	c := f.Clone(f.Source(s))
-	f.checkFile(c.ID, "before", "before the freeze")
-	f.checkFile(c.ID, "meanwhile", "")
-}
-
-// isBlocked waits until a thread is blocked in the kernel in an uninterruptible wait (state D of proc_pid_stat(5)), and
-// returns true then. It returns false if the thread ends first, or is not blocked within 10 s.
-func isBlocked(thread int, ended chan error) bool {
-	for range 1000 {
-		if len(ended) > 0 {
-			return false
-		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/stat", thread))
-		if _, rest, ok := bytes.Cut(stat, []byte(") ")); ok && rest[0] == 'D' {
-			return true
-		} else if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return false
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return false
+	f.CheckContent(c.ID, "before", "before the freeze")
+	f.CheckContent(c.ID, "meanwhile", "")
 }

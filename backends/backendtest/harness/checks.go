@@ -1,10 +1,10 @@
 // Package harness has the parts of package backendtest that a case works with: the assertions ([Checks]), the pool of a
-// test ([OpenPool]), and the datasets of that pool ([Datasets]). Each part embeds the one before it. Package
-// backendtest adds mounts and streams, and contains the cases.
+// test ([OpenPool]), the datasets of that pool ([Datasets]), and their mounts ([Mounts]). Each part embeds the one
+// before it. Package backendtest adds streams, and contains the cases.
 //
-// Only package backendtest uses it. A harness belongs to one test and has no lock. Only Open changes it, so only one
-// goroutine may call Open, and none may use the pool meanwhile. A case may call the other methods from several
-// goroutines.
+// Only package backendtest uses it. A harness belongs to one test and has no lock. Open and the methods that mount
+// change it, so only one goroutine may call them, and no other may use the pool during Open. A case may call the other
+// methods from several goroutines.
 package harness
 
 import (
