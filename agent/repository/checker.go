@@ -7,9 +7,9 @@
 // be deleted at any time.
 //
 // The only state is in Checker, in memory: how many repositories without a record are being opened or made, and how
-// many checks run. Two channels count and limit them. What a request does with a repository is in checker.go. How
-// restic is run belongs in package internal/restic, and what is recorded of a repository in package
-// control/repositories.
+// many checks run. Two channels count and limit them. What a request does with a repository is in checker.go. A check
+// that nobody requests belongs here too, called by DoHeartbeatWork in package agent. How restic is run belongs in
+// package internal/restic, and what is recorded of a repository in package control/repositories.
 package repository
 
 import (

@@ -10,9 +10,9 @@
 // mutex too. Client has no state. The caller of Pull holds the dataset's lock at the target, and Source takes it at the
 // home.
 //
-// Where to change what: what happens after an interruption, or if the peer sends wrong data, is in pull.go. Which
-// snapshots are sent, and based on which, is in plan.go. The frames and their version are in frame.go, and when they
-// are compressed is in compression.go.
+// Where to change what: what happens after an interruption, or if the peer sends wrong data, is in pull.go, and for
+// trees of files in files.go. Which snapshots are sent, and based on which, is in plan.go. The frames and their version
+// are in frame.go, and when they are compressed is in compression.go.
 //
 // # What a target does
 //

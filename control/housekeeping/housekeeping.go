@@ -8,8 +8,9 @@
 // schedules of snapshots and of backups. cmd/drover shows both as metrics. Package health shows the findings of
 // LateBackups, for which a service that does not do the work reads the records and remembers them for a short time.
 // Each of the three states has a mutex. All other state is in the store. To add a periodic task, call it in Round.
-// Schedules are in schedule.go and schedules.go, those of backups in backups.go and latebackups.go, retention in
-// retention.go, the trash in trash.go, and the removal of old operations in forget.go.
+// Schedules are in schedule.go and schedules.go, those of backups in backups.go and latebackups.go, the trash in
+// trash.go, and the removal of old operations in forget.go. Which snapshots retention keeps is in retention.go. Which
+// snapshots are subject to it, and the requests to remove the others, are in schedule.go (prune).
 package housekeeping
 
 import (

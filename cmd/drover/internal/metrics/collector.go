@@ -3,8 +3,8 @@
 //
 // Package daemon makes one Recorder and one handler for each process. The only state is the Recorder: its histograms
 // are safe for concurrent use, and a mutex protects the counts of failed snapshots. The list of families does not
-// change after the start of the program. To add a metric, declare its family, set its samples in a method of collector,
-// and run "go test ./cmd/drover/internal/metrics -update", which writes docs/metrics.md.
+// change after the start of the program. To add a metric, declare its family in family.go, set its samples in a method
+// of collector (collector.go), and run "go test ./cmd/drover/internal/metrics -update", which writes docs/metrics.md.
 package metrics
 
 import (
