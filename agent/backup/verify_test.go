@@ -222,42 +222,74 @@ func TestRestoreKeepsSpaceForOthers(t *testing.T) {
 	}
 }
 
-// Two verifications never run together on a host.
-func TestOneVerificationAtATime(t *testing.T) {
+// A host runs two verifications at a time, and no more. If they do not fit into the pool together, the second one waits.
+func TestTwoVerificationsAtATime(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)
 	f.A.NewVolume("db@free")
+	f.A.MustMount("db", "user")
+	f.A.WriteFile("db", "file", strings.Repeat("x", 50000))
 	made := backUp(f, "db", "")
+	_, err := f.Service.Cordon(t.Context(), f.B.Node(), api.Cordoned{Cordoned: true})
+	must(t, err)
 	at := wrapped(t, "")
+	for _, c := range []struct {
+		room     dataset.Size // besides the reserve of the pool; 0: as much as it has
+		together int
+	}{{0, 2}, {80000, 1}} {
+		if c.room > 0 {
+			leaveRoom(f, c.room)
+		}
+		verifyTogether(t, f, at, made.Backup, c.together)
+	}
+}
+
+// verifyTogether submits three verifications of a backup. It holds the restores until the given number of them has
+// begun and all others wait, and fails the test if another number of them ever runs together, or if one fails.
+func verifyTogether(t *testing.T, f *agenttest.Cluster, at, id string, together int) {
+	t.Helper()
+	hold, log := filepath.Join(at, "hold"), filepath.Join(at, "restored")
+	must(t, os.WriteFile(hold, nil, 0o600))
+	remove := func() { _ = os.Remove(hold) } // so that a failed test ends
+	limit := time.AfterFunc(2*time.Minute, remove)
+	t.Cleanup(func() { limit.Stop(); remove() })
 	var ops []dataset.Operation
 	for range 3 {
 		ops = append(ops, *f.Submit(api.Request{
-			ID: uuid.New(), Kind: dataset.OpVerify, Volume: "db@free", Repository: "offsite", Backup: made.Backup,
+			ID: uuid.New(), Kind: dataset.OpVerify, Volume: "db@free", Repository: "offsite", Backup: id,
 		}).Operation)
 	}
+	agenttest.Await(t, func() bool {
+		waiting := 0
+		for _, op := range ops {
+			if f.A.Jobs.Progress("op/"+op.ID.String()).Step == "waiting for another verification" {
+				waiting++
+			}
+		}
+		text, err := os.ReadFile(log)
+		return err == nil && waiting == len(ops)-together && strings.Count(string(text), "begin") == together
+	})
+	remove()
 	for _, op := range ops {
-		if op = awaitEnd(f, op); op.State != dataset.OpDone {
-			t.Errorf("got %s: %+v", op.State, op.Problem)
+		if op = awaitEnd(f, op); op.State != dataset.OpDone || op.Progress.Done < 50000 {
+			t.Errorf("got %s after %d bytes: %+v", op.State, op.Progress.Done, op.Problem)
 		}
 	}
-	log, err := os.ReadFile(filepath.Join(at, "restored"))
+	text, err := os.ReadFile(log)
 	must(t, err)
-	runs, begun := map[string]int{}, 0
-	for line := range strings.Lines(string(log)) {
-		what, host, _ := strings.Cut(line, " ")
-		if what == "begin" {
-			runs[host]++
-			begun++
+	run, most := 0, 0
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "begin") {
+			run++
 		} else {
-			runs[host]--
+			run--
 		}
-		if runs[host] > 1 {
-			t.Errorf("%d restores ran on a host:\n%s", runs[host], log)
-		}
+		most = max(most, run)
 	}
-	if begun != len(ops) {
-		t.Errorf("%d restores ran, want %d:\n%s", begun, len(ops), log)
+	if most != together {
+		t.Errorf("%d restores ran together, want %d:\n%s", most, together, text)
 	}
+	must(t, os.Remove(log))
 }
 
 // argsRunner notes the arguments of the programs that it runs.

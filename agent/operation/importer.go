@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 
 	"github.com/google/uuid"
 
@@ -47,13 +46,20 @@ type ImporterDeps struct {
 // Importer makes volumes of folders, backups and archives.
 type Importer struct {
 	deps      ImporterDeps
-	verifying chan struct{} // has an element while a verification runs
-	room      room
+	verifying chan struct{} // has an element for each verification that runs
+	room      *room
 }
+
+// maxVerifications is how many verifications of backups a host runs at a time. It is the default of drover recover
+// --parallel, so that a rehearsal takes about as long as a recovery. They share the disk and the CPU with the mounted
+// volumes, so there are not more.
+const maxVerifications = 2
 
 // NewImporter returns an Importer.
 func NewImporter(deps ImporterDeps) *Importer {
-	return &Importer{deps: deps, verifying: make(chan struct{}, 1), room: room{needed: map[uuid.UUID]dataset.Size{}}}
+	return &Importer{
+		deps: deps, verifying: make(chan struct{}, maxVerifications), room: newRoom(),
+	}
 }
 
 // ImportArchive makes a volume from a tar archive.
@@ -115,7 +121,7 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	release, err := i.measureAndTake(ctx, jb, pool, op, func(err error) error { return err })
+	_, release, err := i.measureAndTake(ctx, jb, pool, op, func(err error) error { return err })
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
@@ -129,9 +135,9 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 // the dataset. If the agent is killed meanwhile, the next run of the operation removes the dataset, or its pool does,
 // because the dataset has no record.
 //
-// One verification runs at a time, because each can need as much space as the largest volume. It fails with
-// dataset.ErrNoSpace, and writes nothing, if its data would leave less space in the pool than backends.Reserve and the
-// other restores need, even if the pool compresses: see checkRoom.
+// At most maxVerifications run at a time. A verification fails with dataset.ErrNoSpace, and writes nothing, if its data
+// would leave less space in the pool than backends.Reserve and the other restores need, even if the pool compresses:
+// see checkRoom. While another verification needs space in the pool, it waits instead.
 //
 // It fails with dataset.ErrCorrupt or dataset.ErrNotFound only if the backup is the cause.
 func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
@@ -149,7 +155,7 @@ func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 // verify executes Verify. It calls noteRead with the result of each read of the backup.
 func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation, noteRead func(error) error) (
 	api.Committed, error) {
-	jb.Step("waiting for another verification")
+	jb.Step(waitingToVerify)
 	select {
 	case i.verifying <- struct{}{}:
 		defer func() { <-i.verifying }()
@@ -160,7 +166,7 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	release, err := i.measureAndTake(ctx, jb, pool, op, noteRead)
+	need, release, err := i.measureAndTake(ctx, jb, pool, op, noteRead)
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("verification of a backup of volume %s: %w", op.Volume, err)
 	}
@@ -174,6 +180,7 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		return api.Committed{}, err
 	}
 	op.DatasetRecord = nil
+	op.Progress = dataset.Progress{Done: int64(need), Total: int64(need)} // a rehearsal reports how much was restored
 	return i.deps.Operations.Report(ctx, op, nil)
 }
 
@@ -190,49 +197,14 @@ func (i *Importer) prepare(ctx context.Context, op *dataset.Operation) (backends
 // measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them
 // in a pool, until release is called. It calls noteRead with the result of the question. It fails as takeRoom does.
 func (i *Importer) measureAndTake(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
-	noteRead func(error) error) (release func(), err error) {
+	noteRead func(error) error) (need dataset.Size, release func(), err error) {
 	jb.Step("measuring the backup")
-	need, err := i.deps.RestoreSize(ctx, op.Repository, op.Backup)
+	need, err = i.deps.RestoreSize(ctx, op.Repository, op.Backup)
 	if err := noteRead(err); err != nil {
-		return nil, err
+		return 0, nil, err
 	}
-	return i.takeRoom(ctx, pool, op, need)
-}
-
-// room has the bytes that the running restores and verifications need in each pool. It is safe for concurrent use.
-type room struct {
-	mu      sync.Mutex
-	needed  map[uuid.UUID]dataset.Size
-	changes int // how often needed has changed
-}
-
-// others returns the bytes that the restores in a pool need, and how often needed has changed.
-func (r *room) others(pool uuid.UUID) (needed dataset.Size, changes int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.needed[pool], r.changes
-}
-
-// add adds the bytes of a restore to those that are needed in a pool, until release is called. If needed has changed
-// since others returned changes, add does nothing, and ok is false.
-func (r *room) add(pool uuid.UUID, need dataset.Size, changes int) (release func(), ok bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.changes != changes {
-		return nil, false
-	}
-	r.change(pool, need)
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.change(pool, -need)
-	}, true
-}
-
-// change changes the bytes that are needed in a pool. The caller holds mu.
-func (r *room) change(pool uuid.UUID, by dataset.Size) {
-	r.needed[pool] += by
-	r.changes++
+	release, err = i.takeRoom(ctx, jb, pool, op, need)
+	return need, release, err
 }
 
 // takeRoom reserves the space that the files of a backup need in a pool, until release is called. If checkRoom fails,
@@ -240,19 +212,33 @@ func (r *room) change(pool uuid.UUID, by dataset.Size) {
 // first one, and is the only one that is refused if both do not fit.
 //
 // The pool is not examined under the mutex of the room, because a slow pool would delay the restores to all others. If
-// another restore was accepted or has ended meanwhile, takeRoom checks again.
-func (i *Importer) takeRoom(ctx context.Context, pool backends.Pool, op *dataset.Operation, need dataset.Size) (
-	release func(), err error) {
+// another restore was accepted or has ended meanwhile, takeRoom checks again. A verification that does not fit beside
+// another one waits until that one ends.
+func (i *Importer) takeRoom(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+	need dataset.Size) (release func(), err error) {
 	for {
-		others, changes := i.room.others(pool.ID())
-		if err := i.checkRoom(ctx, pool, op.Kind, need, others); err != nil {
+		others := i.room.others(pool.ID())
+		err := i.checkRoom(ctx, pool, op.Kind, need, others.needed)
+		if err == nil {
+			if release, ok := i.room.add(pool.ID(), op.Kind, need, others); ok {
+				return release, nil
+			}
+			continue
+		}
+		if op.Kind != dataset.OpVerify || others.verifications == 0 || !errors.Is(err, dataset.ErrNoSpace) {
 			return nil, err
 		}
-		if release, ok := i.room.add(pool.ID(), need, changes); ok {
-			return release, nil
+		jb.Step(waitingToVerify)
+		select {
+		case <-others.changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
 		}
 	}
 }
+
+// waitingToVerify is the step of a verification that waits until another one ends.
+const waitingToVerify = "waiting for another verification"
 
 // checkRoom fails with dataset.ErrNoSpace if a pool has no room for the files of a backup besides its reserve and the
 // other restores. A full pool would make the writers of its volumes fail. If the pool is not online, making the dataset

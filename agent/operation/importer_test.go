@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
@@ -67,7 +68,7 @@ func TestOneOfTwoRestoresFits(t *testing.T) {
 	i := NewImporter(ImporterDeps{SharesRootDisk: func(context.Context, uuid.UUID) bool { return false }})
 	p := &askedTogether{both: make(chan struct{})}
 	take := func() (func(), error) {
-		return i.takeRoom(t.Context(), p, &dataset.Operation{Kind: dataset.OpImport}, 40*dataset.MiB)
+		return i.takeRoom(t.Context(), &jobs.Job{}, p, &dataset.Operation{Kind: dataset.OpImport}, 40*dataset.MiB)
 	}
 	type result struct {
 		release func()

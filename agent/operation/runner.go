@@ -25,8 +25,8 @@
 // the status in a report (olderControl). Remover has the purges that could not be executed yet. Sizes has the deferred
 // resizes, and Conversions the conversions in progress and those whose outcome is unknown. The deferred resizes and the
 // conversions of unknown outcome are also on disk. Importer has the space that running restores need (room), and a
-// channel that allows one verification of a backup at a time. The lock of a dataset (host.Host.Locks) protects its
-// data.
+// channel that limits how many verifications of backups run at a time. The lock of a dataset (host.Host.Locks) protects
+// its data.
 //
 // Where to change what: the steps of a create are in volumecreator.go, and how the data is made in datasetmaker.go.
 // Each other kind of operation has a method with its steps. runner.go decides when an operation is recorded, cancelled

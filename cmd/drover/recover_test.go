@@ -56,6 +56,17 @@ func wipedFails(c *console) {
 	wipedThen(c, ended(dataset.OpFailed, full), ended(dataset.OpDone, nil))
 }
 
+// rehearses: the verification of the first backup succeeds after 90 seconds, and that of the second one fails.
+func rehearses(c *console) {
+	damaged := &dataset.Problem{Code: dataset.ErrCorrupt.Code, Message: "verification of a backup of volume web: pack 5a1f is damaged"}
+	done, failed := ended(dataset.OpDone, nil), ended(dataset.OpFailed, damaged)
+	done.op.Created, failed.op.Created = now.Add(-90*time.Second), now.Add(-3*time.Second)
+	done.op.Progress = dataset.Progress{Done: 3 << 30, Total: 3 << 30}
+	wipedThen(c, done, failed)
+	db := dbVolume()
+	c.fake.volumes = []api.Volume{db}
+}
+
 // wipedRestoring: the command was killed while it restored db.
 func wipedRestoring(c *console) {
 	wipedRestores(c)

@@ -119,6 +119,7 @@ var scenarios = map[string]func(c *console){
 	"wiped":                    wiped,
 	"wiped-restores":           wipedRestores,
 	"wiped-fails":              wipedFails,
+	"rehearses":                rehearses,
 	"wiped-unencrypted":        wipedUnencrypted,
 	"wiped-restoring":          wipedRestoring,
 	"wiped-restored":           wipedRestored,

@@ -46,6 +46,7 @@ func TestRecover(t *testing.T) {
 			}
 		}
 		h.Must(t, "backup", "create", "db", "web", "cache")
+		rehearse(t, h)
 	})
 
 	h := host.Start(t, host.Options{Size: 4 << 30, Profiles: text})
@@ -85,6 +86,21 @@ func TestRecover(t *testing.T) {
 		t.Errorf("%d volumes are recovered", n)
 	}
 	h.Clean(t)
+}
+
+// rehearse rehearses the recovery of the volumes db, web and cache where they exist, and fails the test if it leaves
+// something behind.
+func rehearse(t *testing.T, h *host.Host) {
+	t.Helper()
+	before := h.Must(t, "volume", "ls", "-q")
+	r := h.Exec(t, "recover", "--from", "offsite", "--all", "--rehearse")
+	rows := regexp.MustCompile(`(?m)^(cache|db|web) +[0-9a-f]{8} +\S.* ago +8(\.\d+)?MiB +\S+ +verified$`).FindAllString(r.Out, -1)
+	if r.Exit != 0 || len(rows) != 3 || !strings.Contains(r.Out, "\n3 of 3 volumes were restored and compared in ") {
+		t.Errorf("exit %d: %s%s", r.Exit, r.Out, r.Err)
+	}
+	if after := h.Must(t, "volume", "ls", "-q"); after != before {
+		t.Errorf("the volumes were\n%s\nand are\n%s", before, after)
+	}
 }
 
 // TestRecoverLostDisk follows docs/disaster-recovery.md after the loss of a pool: a volume whose record exists is not

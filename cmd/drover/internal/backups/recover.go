@@ -29,6 +29,7 @@ type recovery struct {
 	profile     string // profile of all volumes; empty: each gets the one that it had
 	profileSize bool
 	all         bool
+	rehearsal   bool // restore into temporary volumes, and report
 	parallel    uint
 	profiles    []api.ListedProfile // those that are recorded
 }
@@ -55,30 +56,53 @@ the volumes that are absent. drover operation cancel cancels a restore.
 --from is the name of a recorded repository, or a URL as for drover repository
 add. A repository that is not recorded is opened with --password and then
 recorded. None is made. --at uses the newest backups that are not later than a
-time, and fails for a volume that exists.`,
+time, and fails for a volume that exists.
+
+--rehearse restores the backups into temporary volumes, compares each file with
+the backup, removes the volumes, and reports how long that took and how old the
+backups are. It changes no volume, so it also works where the volumes exist. It
+needs the space of the volumes that are restored at the same time.`,
 		Example: `  drover recover --from /mnt/nas/backups \
     --password file:/etc/drover/offsite.pass
   drover recover --from offsite --all --dry-run
+  drover recover --from offsite --all --rehearse
   drover recover --from offsite db web`,
 		Args: cobra.ArbitraryArgs, ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	r.out = cli.OutputFlags(cmd, false)
 	r.addFlags(cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, volumes []string) error {
-		switch {
-		case r.from == "":
-			return cli.UsageError(cmd, "missing flag: --from NAME or --from URL (drover store recover repairs the "+
-				"records of a cluster)")
-		case r.all && len(volumes) > 0:
-			return cli.UsageError(cmd, "--all cannot be combined with names of volumes")
-		case r.parallel == 0:
-			return cli.UsageError(cmd, "--parallel must be at least 1")
-		case r.out.DryRun && !r.all && len(volumes) == 0:
-			return cli.UsageError(cmd, "--dry-run needs VOLUME or --all (without them, the command only lists)")
+		if err := r.checkFlags(cmd, volumes); err != nil {
+			return err
 		}
 		return r.run(cmd.Context(), c, volumes)
 	})
 	return cmd
+}
+
+// checkFlags fails if the flags or the names of volumes contradict each other.
+func (r *recovery) checkFlags(cmd *cobra.Command, volumes []string) error {
+	switch {
+	case r.from == "":
+		return cli.UsageError(cmd, "missing flag: --from NAME or --from URL (drover store recover repairs the "+
+			"records of a cluster)")
+	case r.all && len(volumes) > 0:
+		return cli.UsageError(cmd, "--all cannot be combined with names of volumes")
+	case r.parallel == 0:
+		return cli.UsageError(cmd, "--parallel must be at least 1")
+	case r.out.DryRun && !r.all && len(volumes) == 0:
+		return cli.UsageError(cmd, "--dry-run needs VOLUME or --all (without them, the command only lists)")
+	case !r.rehearsal:
+		return nil
+	case r.out.DryRun:
+		return cli.UsageError(cmd, "--rehearse cannot be combined with --dry-run")
+	case !r.all && len(volumes) == 0:
+		return cli.UsageError(cmd, "--rehearse needs VOLUME or --all (without them, the command only lists)")
+	case r.parallel > maxRehearsals:
+		return cli.UsageError(cmd, "--parallel %d: a host verifies at most %d backups at a time", r.parallel,
+			maxRehearsals)
+	}
+	return nil
 }
 
 func (r *recovery) addFlags(cmd *cobra.Command) {
@@ -91,6 +115,7 @@ func (r *recovery) addFlags(cmd *cobra.Command) {
 	f.StringVar(&r.profile, "profile", "", "create all volumes with this `PROFILE`")
 	f.BoolVar(&r.profileSize, "profile-size", false, "give the volumes the sizes of their profiles")
 	f.BoolVar(&r.all, "all", false, "recover all volumes that are absent")
+	f.BoolVar(&r.rehearsal, "rehearse", false, "restore into temporary volumes, compare, remove them, and report")
 	f.UintVar(&r.parallel, "parallel", r.parallel, "number of volumes to recover at the same time")
 	cli.DryRunFlag(cmd, r.out)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("from", cli.Complete(r.app, cli.RepositoryWords)))
@@ -139,7 +164,13 @@ func (r *recovery) run(ctx context.Context, c cli.Remote, volumes []string) erro
 		r.app.PrintError(ctx, fmt.Errorf("some backups cannot be read, so newer ones of these volumes may exist: %w",
 			incomplete))
 	}
-	if err := r.recoverAll(ctx, c, list); err != nil {
+	do := r.recoverAll
+	if r.rehearsal {
+		do = func(ctx context.Context, c cli.Remote, list []*candidate) error {
+			return r.rehearse(ctx, c, repository, list)
+		}
+	}
+	if err := do(ctx, c, list); err != nil {
 		return err
 	}
 	if incomplete != nil {

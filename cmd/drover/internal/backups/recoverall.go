@@ -112,26 +112,17 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 		return "", dataset.Errorf(dataset.ErrExists, "volume %s exists, and is not known to be from backup %s: it "+
 			"stays as it is (drover backup restore %[2]s NEW creates another volume)", b.Volume, short(b.ID))
 	case stateUnusable:
-		if len(cand.Older) > 0 {
-			return "", dataset.Errorf(dataset.ErrConflict, "the volume that last had the name %s has no complete "+
-				"backup (drover backup restore %s NEW uses one of another volume of this name)", b.Volume,
-				short(cand.Older[0].ID))
-		}
-		return "", dataset.Errorf(dataset.ErrNotFound, "volume %s has no complete backup (drover backup ls %[1]s "+
-			"lists the others)", b.Volume)
+		return "", unusableError(cand)
 	case stateNoProfile:
-		return "", dataset.Errorf(dataset.ErrNotFound, "profile %s of volume %s does not exist (add it to "+
-			"profiles.yaml, or choose another one: --profile PROFILE)", b.Profile, b.Volume)
+		return "", noProfileError(b)
 	case stateRestoring:
 		if r.out.DryRun {
 			return fmt.Sprintf("dry run: volume %s is being recovered from backup %s", b.Volume, short(b.ID)), nil
 		}
 		return r.wait(ctx, c, p, b, *cand.operation)
 	}
-	if r.all && len(cand.Older) > 0 {
-		return "", dataset.Errorf(dataset.ErrConflict, "volume %s: %d volumes have or had this name, perhaps on other "+
-			"hosts or before a conversion, and --all chooses none of them (drover recover --from %s %[1]s uses %[4]s; "+
-			"drover backup restore BACKUP NEW uses another)", b.Volume, len(cand.Older)+1, b.Repository, short(b.ID))
+	if err := r.checkUnambiguous(cand); err != nil {
+		return "", err
 	}
 	var err error
 	if cand.Backup, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
@@ -142,6 +133,34 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 		return "", err
 	}
 	return r.create(ctx, c, p, cand.Backup)
+}
+
+// unusableError returns the error for a candidate whose backups are all known to be incomplete.
+func unusableError(cand *candidate) error {
+	if len(cand.Older) > 0 {
+		return dataset.Errorf(dataset.ErrConflict, "the volume that last had the name %s has no complete "+
+			"backup (drover backup restore %s NEW uses one of another volume of this name)", cand.Backup.Volume,
+			short(cand.Older[0].ID))
+	}
+	return dataset.Errorf(dataset.ErrNotFound, "volume %s has no complete backup (drover backup ls %[1]s "+
+		"lists the others)", cand.Backup.Volume)
+}
+
+// noProfileError returns the error for a backup of a volume whose profile does not exist.
+func noProfileError(b api.VolumeBackup) error {
+	return dataset.Errorf(dataset.ErrNotFound, "profile %s of volume %s does not exist (add it to "+
+		"profiles.yaml, or choose another one: --profile PROFILE)", b.Profile, b.Volume)
+}
+
+// checkUnambiguous fails with --all if several volumes have or had the name of a candidate.
+func (r *recovery) checkUnambiguous(cand *candidate) error {
+	if !r.all || len(cand.Older) == 0 {
+		return nil
+	}
+	b := cand.Backup
+	return dataset.Errorf(dataset.ErrConflict, "volume %s: %d volumes have or had this name, perhaps on other "+
+		"hosts or before a conversion, and --all chooses none of them (drover recover --from %s %[1]s uses %[4]s; "+
+		"drover backup restore BACKUP NEW uses another)", b.Volume, len(cand.Older)+1, b.Repository, short(b.ID))
 }
 
 // checkEncryption fails if the volume of a backup was encrypted, and the profile that it had does not encrypt now. If
@@ -195,18 +214,7 @@ func (r *recovery) keep(cand *candidate) (string, error) {
 
 // create creates a volume from a backup, and waits for it.
 func (r *recovery) create(ctx context.Context, c cli.Remote, p *printer, b api.VolumeBackup) (string, error) {
-	opts := map[string]string{}
-	if profile := r.profile; profile != "" {
-		opts["profile"] = profile
-	} else if b.Profile != "" {
-		opts["profile"] = b.Profile
-	}
-	opts, leftOut := withRecord(b.Record, opts, r.profileSize)
-	for _, err := range leftOut {
-		p.print(func() {
-			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: volume %s: not restored: %v\n", show.Clean(b.Volume), err)
-		})
-	}
+	opts := r.options(p, b)
 	o := *r.out
 	o.Detach = true
 	out, err := r.app.Submit(ctx, c, &o, api.Request{
@@ -221,6 +229,22 @@ func (r *recovery) create(ctx context.Context, c cli.Remote, p *printer, b api.V
 		return "recovered volume " + r.describe(b), nil
 	}
 	return r.wait(ctx, c, p, b, *out.Operation)
+}
+
+// options returns the options of the volume that is created from a backup: the profile, the size and the labels that
+// the backup has recorded, or those that the caller chose. It prints which labels are left out.
+func (r *recovery) options(p *printer, b api.VolumeBackup) map[string]string {
+	opts := map[string]string{}
+	if profile := cmp.Or(r.profile, b.Profile); profile != "" {
+		opts["profile"] = profile
+	}
+	opts, leftOut := withRecord(b.Record, opts, r.profileSize)
+	for _, err := range leftOut {
+		p.print(func() {
+			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: volume %s: not restored: %v\n", show.Clean(b.Volume), err)
+		})
+	}
+	return opts
 }
 
 // wait waits for the operation that restores a backup.
