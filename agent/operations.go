@@ -93,6 +93,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		Verify: func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
 			return backup.NewRestorer(a.Control, a.Repositories).Verify(ctx, repository, id, root, step)
 		},
+		RunCheck: backup.NewCheckRunner(a.Programs, a.Root, mounting.OpenTree).Run,
 		RestoreSize: func(ctx context.Context, repository, id string) (dataset.Size, error) {
 			return backup.NewRestorer(a.Control, a.Repositories).Size(ctx, repository, id)
 		},

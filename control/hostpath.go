@@ -12,7 +12,8 @@ import (
 const maxPath = 4096
 
 // checkRepository fails with dataset.ErrInvalid if a request names a repository or a backup, and a request of its kind
-// uses none. It also fails if an import names only one of them, or reads a folder as well.
+// uses none. It also fails if an import names only one of them, or reads a folder as well, or if a request names a
+// check program that it cannot have.
 func checkRepository(req api.Request) error {
 	reads := req.Kind == dataset.OpImport || req.Kind == dataset.OpVerify
 	if req.Repository != "" && !reads && req.Kind != dataset.OpBackup {
@@ -22,6 +23,15 @@ func checkRepository(req api.Request) error {
 	if req.Backup != "" && !reads {
 		return dataset.Errorf(dataset.ErrInvalid,
 			"unexpected backup: it applies only to import and verify, not to %.40s (omit it)", req.Kind)
+	}
+	if req.Check != "" {
+		if req.Kind != dataset.OpVerify {
+			return dataset.Errorf(dataset.ErrInvalid,
+				"unexpected check program: it applies only to verify, not to %.40s (omit it)", req.Kind)
+		}
+		if err := dataset.CheckCheckProgram(req.Check); err != nil {
+			return err
+		}
 	}
 	switch {
 	case !reads || req.Repository == "" && req.Backup == "":

@@ -42,6 +42,7 @@ var fieldPowers = map[string][]power{
 	"DryRun":    nil,
 	// A recorded repository, which an admin has added. A backup in it can be restored by each who may clone a volume.
 	"Repository": nil, "Backup": nil,
+	"Check":    nil,                 // a program that root of the node has put below /etc/drover/checks
 	"Force":    {destroys, vouches}, // of protected volumes; with Fenced it does not need the home
 	"Fenced":   {vouches},
 	"Failover": nil, // control itself checks whether the home is lost
@@ -208,7 +209,10 @@ func (w *powersCluster) principals() map[string]context.Context {
 
 // A new kind of operation, or a new field of a request, needs a row in the tables above.
 func TestEveryKindAndFieldHasARow(t *testing.T) {
-	kinds, set := map[dataset.OpKind]bool{dataset.OpConvert: true}, map[string]bool{} // an update is planned as a convert
+	kinds, set := map[dataset.OpKind]bool{
+		dataset.OpConvert:     true, // an update is planned as a convert
+		dataset.OpVerifyCheck: true, // it only says what a node can do
+	}, map[string]bool{}
 	byPower := map[power]bool{}
 	for _, c := range submissions() {
 		kinds[c.req.Kind] = true

@@ -40,7 +40,9 @@ type Operation struct {
 	// name of the repository that a backup goes to, or that an import reads a backup from; absent: no repository
 	Repository string `json:"repository,omitempty"`
 	// ID of the backup that the operation has made, or that an import reads; absent: none
-	Backup     string `json:"backup,omitempty"`
+	Backup string `json:"backup,omitempty"`
+	// verify: path of the program that checks the restored volume; absent: none
+	Check      string `json:"check,omitempty"`
 	Scheduled  bool   `json:"scheduled,omitempty"`   // the backup was requested by the profile's schedule
 	BytesAdded int64  `json:"bytes_added,omitempty"` // bytes of data that a backup added to the repository
 	// path that an import reads, or the file with the old key for a rekey
@@ -94,6 +96,9 @@ const (
 	OpShow           OpKind = "show"       // mounts a superseded copy read-only on its node, for a person to look at
 	OpHide           OpKind = "hide"       // unmounts the superseded copy again
 )
+
+// OpVerifyCheck is in Node.OperationKinds of a node that runs check programs for OpVerify. No operation has this kind.
+const OpVerifyCheck OpKind = "verify-check"
 
 // OpState is the state of an operation.
 type OpState string

@@ -87,6 +87,23 @@ func (p PasswordSource) Check() error {
 	return nil
 }
 
+// checkPrograms has the programs that check restored volumes. A program elsewhere below /etc/drover is not one:
+// otherwise, a request could make a node run a program that fences a node, or print a password in an error.
+const checkPrograms = "/etc/drover/checks/"
+
+// CheckCheckProgram fails with ErrInvalid unless at can be the path of a program that checks a restored volume. Only
+// root of a host can put a program there.
+func CheckCheckProgram(at string) error {
+	if err := checkPath("check program", at); err != nil {
+		return err
+	}
+	if !strings.HasPrefix(at, checkPrograms) {
+		return Errorf(ErrInvalid, "bad check program %q: it must be below %s, where root of each node allows it",
+			Clip(at), checkPrograms)
+	}
+	return nil
+}
+
 // CheckRepositoryName fails with ErrInvalid unless name can be a repository's name.
 func CheckRepositoryName(name string) error {
 	if profileRE.MatchString(name) {

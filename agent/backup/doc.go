@@ -1,7 +1,8 @@
 // Package backup makes backups of volumes in the recorded repositories. Package agent makes its components, and
 // registers Creator.Create for the operations of kind backup. At a start it calls UnmountLeftovers and Clear. It embeds
 // Catalog, which answers the requests of users to list, show, remove and prune backups. The Importer of package
-// operation calls Restorer through functions, to restore a backup, and to verify one.
+// operation calls Restorer through functions, to restore a backup, and to verify one. It then has CheckRunner run the
+// check program of a verification.
 //
 // A backup is a snapshot of restic. It contains a tree with the folder DataName, which has the content of the volume at
 // one moment, and the file RecordName, which describes the volume (Record). The tags say which volume it is (Tags). The
@@ -18,5 +19,6 @@
 // A read-write lock lets backups run at the same time, but none while unwanted or expired backups are removed. The last
 // two in memory have a mutex each. The order of the steps is in creator.go, and the folders are in scratch.go. Unwanted
 // backups are those that are not the result of their operation: their removal is in unwanted.go. Expired backups are
-// those that control does not retain: their removal is in expired.go.
+// those that control does not retain: their removal is in expired.go. How a check program is isolated from the rest of
+// the host is in checkrunner.go.
 package backup

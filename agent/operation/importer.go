@@ -37,6 +37,8 @@ type ImporterDeps struct {
 	// Restore writes the content of a backup to an empty directory, and Verify also compares what it has written with
 	// the backup: see backup.Restorer.
 	Restore, Verify func(ctx context.Context, repository, id string, root *os.File, step func(string)) error
+	// RunCheck runs the check program of a verification on its dataset: see backup.CheckRunner.
+	RunCheck func(ctx context.Context, pool backends.Pool, op dataset.Operation) (unusable bool, err error)
 	// RestoreSize returns how many bytes Restore or Verify writes for a backup.
 	RestoreSize func(ctx context.Context, repository, id string) (dataset.Size, error)
 	// SharesRootDisk reports whether the datasets of a pool are on the disk with Drover's own files.
@@ -131,15 +133,16 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	})
 }
 
-// Verify restores a backup into a dataset that control does not record, compares the files with the backup, and removes
-// the dataset. If the agent is killed meanwhile, the next run of the operation removes the dataset, or its pool does,
-// because the dataset has no record.
+// Verify restores a backup into a dataset that control does not record, compares the files with the backup, runs the
+// check program if the operation has one, and removes the dataset. If the agent is killed meanwhile, the next run of
+// the operation removes the dataset, or its pool does, because the dataset has no record.
 //
 // At most maxVerifications run at a time. A verification fails with dataset.ErrNoSpace, and writes nothing, if its data
 // would leave less space in the pool than backends.Reserve and the other restores need, even if the pool compresses:
 // see checkRoom. While another verification needs space in the pool, it waits instead.
 //
-// It fails with dataset.ErrCorrupt or dataset.ErrNotFound only if the backup is the cause.
+// It fails with dataset.ErrCorrupt or dataset.ErrNotFound only if the backup is the cause, or if the check program
+// found the restored volume not usable.
 func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	unusable := false // whether the backup was read, and cannot be restored
 	out, err := i.verify(ctx, jb, op, func(err error) error {
@@ -172,9 +175,14 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	}
 	defer release()
 	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
-		return i.fill(ctx, jb, pool, op, "verification of a backup", func(root *os.File) error {
+		err := i.fill(ctx, jb, pool, op, "verification of a backup", func(root *os.File) error {
 			return noteRead(i.deps.Verify(ctx, op.Repository, op.Backup, root, jb.Step))
 		})
+		if err != nil {
+			return err
+		}
+		steps.At("verify.compared")
+		return i.check(ctx, jb, pool, op, noteRead)
 	})
 	if err != nil {
 		return api.Committed{}, err
@@ -182,6 +190,25 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	op.DatasetRecord = nil
 	op.Progress = dataset.Progress{Done: int64(need), Total: int64(need)} // a rehearsal reports how much was restored
 	return i.deps.Operations.Report(ctx, op, nil)
+}
+
+// check runs the check program of a verification, if it has one. It calls noteRead with the error of a program that
+// found the restored volume not usable.
+func (i *Importer) check(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+	noteRead func(error) error) error {
+	if op.Check == "" {
+		return nil
+	}
+	jb.Step("running the check program")
+	unusable, err := i.deps.RunCheck(ctx, pool, *op)
+	if unusable {
+		err = noteRead(err)
+	}
+	if err != nil {
+		return fmt.Errorf("verification of a backup of volume %s: %w", op.Volume, err)
+	}
+	steps.At("verify.checked")
+	return nil
 }
 
 // prepare returns the pool of an operation's new dataset. An earlier attempt may have been interrupted: prepare removes

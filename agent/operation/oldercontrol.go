@@ -47,7 +47,7 @@ func refusesStatus(err error) bool {
 // Control does not need them: the request has its ID in a header, and the other keys are in control's record of the
 // dataset.
 func withoutNewKeys(op dataset.Operation) dataset.Operation {
-	op.RequestID, op.Change, op.Scheduled = "", "", false
+	op.RequestID, op.Change, op.Check, op.Scheduled = "", "", "", false
 	if op.Kind != dataset.OpBackup { // the report of a backup has its result
 		op.Repository, op.Backup = "", ""
 	}

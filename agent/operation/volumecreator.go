@@ -176,7 +176,6 @@ func (m *DatasetMaker) makeTemporary(ctx context.Context, jb *jobs.Job, op *data
 	}
 	steps.At(name + ".made")
 	if err = fill(pool); err == nil {
-		steps.At(name + ".compared")
 		jb.Step("removing the temporary volume")
 	}
 	err = errors.Join(err, storage.Discard(ctx, m.deps.Host, pool, op.DatasetID))

@@ -36,6 +36,8 @@ type Request struct {
 	// backup: name of the recorded repository to write to; import: the one to read a backup from
 	Repository string `json:"repository,omitempty"`
 	Backup     string `json:"backup,omitempty"` // import: ID of the backup to read, 64 hexadecimal digits
+	// verify: path of the program that checks the restored volume, on the node that carries out the request
+	Check string `json:"check,omitempty"`
 	// import: folder to read; rekey: file with the old key, if the profile names another file
 	Path string `json:"path,omitempty"`
 	Live bool   `json:"live,omitempty"` // import: the folder may be in use

@@ -34,6 +34,8 @@ type VerifyBackup struct {
 	Backup     string `json:"backup" doc:"ID of the backup: 64 hexadecimal digits"`
 	// options of the temporary volume, as with docker volume create -o: profile, size, fs and pool
 	Options map[string]string `json:"options,omitempty"`
+	// path of a program that checks the restored volume, below /etc/drover/checks on its node; absent: none
+	Check string `json:"check,omitempty"`
 }
 
 // RekeyVolume asks to wrap the data key of a volume again.

@@ -235,9 +235,24 @@ func (v *Planner) PlanVerify(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	d.Pool, d.Home = pool.ID, pool.Node
 	op := &dataset.Operation{
 		Volume: d.Volume, DatasetID: d.ID, Node: d.Home, Epoch: d.Epoch, DatasetRecord: &d,
-		Options: maps.Clone(req.Options), Repository: req.Repository, Backup: req.Backup,
+		Options: maps.Clone(req.Options), Repository: req.Repository, Backup: req.Backup, Check: req.Check,
 	}
-	return op, checkSupports(t, d, dataset.OpVerify, "verification of a backup")
+	if err := checkSupports(t, d, dataset.OpVerify, "verification of a backup"); err != nil {
+		return nil, err
+	}
+	return op, v.allowCheck(t, d, req.Check)
+}
+
+// allowCheck fails with dataset.ErrUnsupported if a verification has a check program, and the agent that carries it out
+// or a control replica does not know check programs. They would ignore the program, and report a good verification.
+func (v *Planner) allowCheck(t *record.Tx, d dataset.Dataset, check string) error {
+	if check == "" {
+		return nil
+	}
+	if err := checkSupports(t, d, dataset.OpVerifyCheck, "check program for a backup"); err != nil {
+		return err
+	}
+	return v.CheckReplicas(t, "check program for a backup of volume "+d.Volume)
 }
 
 // CommitVerify publishes that a backup was verified. It changes no record besides the operation's. recorded is the
@@ -262,5 +277,9 @@ func verified(recorded dataset.Operation) dataset.Dataset {
 
 // describeBackup names the backup that an operation has made or read.
 func describeBackup(op dataset.Operation) string {
-	return op.Backup[:min(len(op.Backup), 8)] + " in " + op.Repository
+	text := op.Backup[:min(len(op.Backup), 8)] + " in " + op.Repository
+	if op.Check != "" {
+		text += ", checked by " + op.Check
+	}
+	return text
 }

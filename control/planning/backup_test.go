@@ -248,6 +248,38 @@ func TestVerificationIsRefused(t *testing.T) {
 	controltest.Refused(t, a.TryCommit(op), dataset.ErrInvalid, "control has planned no such verify")
 }
 
+// A check program is refused if the agent of the node, or a control replica, would ignore it.
+func TestCheckProgramNeedsNewerAgent(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustRegister("alpha")
+	controltest.AddRepository(e, "offsite")
+	req := verify("db@gold")
+	req.Check = "/etc/drover/checks/mariadb"
+	if op := *e.MustSubmit(req).Operation; op.Check != req.Check {
+		t.Errorf("got %+v", op)
+	} else {
+		op.Problem = &dataset.Problem{Code: dataset.ErrCorrupt.Code, Message: "exit status 1"}
+		a.MustCommit(op)
+		wantEvent(e, api.EventVolumeVerifyFail, "db", "0f0f0f0f in offsite, checked by /etc/drover/checks/mariadb: exit status 1")
+	}
+	other := req
+	other.ID, other.Kind = uuid.New(), dataset.OpRewrite
+	if _, err := e.Submit(e.Ctx, other); err == nil || !strings.Contains(err.Error(), "unexpected") {
+		t.Errorf("a rewrite: %v", err)
+	}
+	if err := e.Register(e.Ctx, api.Registration{Pools: a.LocalPools, Node: dataset.Node{
+		ID: a.ID, Name: "alpha", Incarnation: a.Incarnation, OperationKinds: []dataset.OpKind{dataset.OpVerify},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	a.ReportDistrust("")
+	req.ID = uuid.New()
+	_, err := e.Submit(e.Ctx, req)
+	controltest.Refused(t, err, dataset.ErrUnsupported, "check program for a backup of volume db: its home, node alpha")
+	e.MustSubmit(verify("db@gold"))
+}
+
 // wantEvent fails unless one event of a type is about a volume, with the text.
 func wantEvent(e *controltest.Control, kind api.EventType, volume, detail string) {
 	e.Helper()

@@ -39,14 +39,19 @@ func (h *Head) Overflowed() bool {
 	return h.truncated
 }
 
-// tail keeps the last max bytes.
-type tail struct {
+// Tail keeps the last bytes that are written to it. Use it as Command.Stdout for an output of any length whose end
+// matters. It is safe for concurrent use, as Head is.
+type Tail struct {
 	mu  sync.Mutex
 	max int
 	buf []byte
 }
 
-func (t *tail) Write(p []byte) (int, error) {
+// NewTail returns a Tail that keeps the last max bytes.
+func NewTail(max int) *Tail { return &Tail{max: max} }
+
+// Write implements io.Writer. It never fails.
+func (t *Tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.buf = append(t.buf, p...)
@@ -56,7 +61,8 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *tail) bytes() []byte {
+// Bytes returns a copy of the bytes that were kept.
+func (t *Tail) Bytes() []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return append([]byte(nil), t.buf...)

@@ -45,7 +45,7 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	limit, cancel := context.WithTimeoutCause(ctx, c.Timeout, ErrTimeout)
 	defer cancel()
 
-	stdout, stderr := NewHead(MaxStdout), &tail{max: MaxStderr}
+	stdout, stderr := NewHead(MaxStdout), NewTail(MaxStderr)
 	cmd := newCmd(limit, c)
 	cmd.Stderr = stderr
 	if cmd.Stdout = c.Stdout; c.Stdout == nil {
@@ -55,7 +55,7 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 		return Result{}, c.fail(-1, nil, err)
 	}
 	err, reaped := s.wait(limit, cmd, c.Interrupt)
-	res := Result{Stdout: stdout.Bytes(), Stderr: stderr.bytes()}
+	res := Result{Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
 	if !reaped {
 		return res, c.fail(-1, res.Stderr, fmt.Errorf("%w: %w", context.Cause(limit), ErrStuck))
 	}

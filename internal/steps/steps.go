@@ -31,7 +31,7 @@ func Names() []string {
 		"convert.begin", "convert.made", "convert.copied", "convert.noted", "convert.recorded", "convert.committed",
 		"backup.cloned", "backup.mounted", "backup.stored",
 		"backup-restore.written",
-		"verify.begin", "verify.made", "verify.compared", "verify.removed",
+		"verify.begin", "verify.made", "verify.compared", "verify.checked", "verify.removed",
 		"delete.begin", "delete.recorded",
 		"purge.begin", "purge.made", "purge.recorded",
 		"pool-remove.begun", "pool-remove.recorded", "pool-remove.cleared",

@@ -47,6 +47,7 @@ func fixtures() map[string]func(*testing.T, *world) {
 		"compose-up":    setupComposeUp,
 		"files":         setupFiles,
 		"api-volume":    setupAPIVolume,
+		"check":         setupCheck,
 		"loop-db":       setupLoopDB,
 	}
 }
@@ -269,6 +270,13 @@ func setupFiles(t *testing.T, w *world) {
 	w.must(t, "mkdir /srv/app/files", "echo hello > /srv/app/files/hello")
 	w.compose(t, "/srv/app/compose.yaml", "services: {db: {volumes: ['data:/var/lib/mysql', './files:/files']}}\n")
 	w.must(t, "docker compose -f /srv/app/compose.yaml up -d")
+}
+
+// setupCheck makes a check program that needs no MariaDB.
+func setupCheck(t *testing.T, w *world) {
+	const path = "/etc/drover/checks/mariadb"
+	w.must(t, "mkdir -p -m 755 /etc/drover/checks",
+		`printf '#!/bin/sh\ntest -d "$1" && test "$DROVER_VOLUME" = db\n' >`+path, "chmod 700 "+path)
 }
 
 func setupAPIVolume(t *testing.T, w *world) {

@@ -55,15 +55,18 @@ func backupDrills() []drill {
 			clear: func(t *testing.T, w *world) { w.drop(t, "new") },
 		}
 	}
-	var id string
+	var id, check string
 	verify := func(t *testing.T, w *world) error {
-		return w.submit(t, api.Request{Kind: dataset.OpVerify, Volume: "hidden@plain", Repository: r.name, Backup: id})
+		return w.submit(t, api.Request{
+			Kind: dataset.OpVerify, Volume: "hidden@plain", Repository: r.name, Backup: id, Check: check,
+		})
 	}
 	return []drill{restore("import"), restore("backup-restore"), {
 		op: "verify", only: []string{"loop"}, ask: verify,
 		ready: func(t *testing.T, w *world) {
 			r = w.newBackupRepository(t)
 			id = w.h.Must(t, "backup", "create", "base", "--to", r.name, "-q")
+			check = checkProgram(t, "test -d \"$1\"")
 		},
 		ends: func(t *testing.T, w *world, _ bool) {
 			if w.have(t, "hidden") {
@@ -96,6 +99,24 @@ func backupDrills() []drill {
 		},
 		again: func(t *testing.T, w *world) { w.ok(t, ask(t, w)) },
 	}}
+}
+
+// checkProgram writes a program that checks restored volumes, and returns its path.
+func checkProgram(t *testing.T, script string) string {
+	t.Helper()
+	path := "/etc/drover/checks/test-" + uuid.NewString()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
 }
 
 // Drover is killed while restic stores, restores or verifies a backup. restic outlives it, and is at work when Drover

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
@@ -47,6 +48,7 @@ func TestBackups(t *testing.T) {
 	if got := h.Must(t, "backup", "create", "db", "web"); !regexp.MustCompile("^" + line + "\n" + line + "$").MatchString(got) {
 		t.Errorf("got %q", got)
 	}
+	first, _, _ := strings.Cut(h.Must(t, "backup", "ls", "db", "-q"), "\n")
 	put(t, filepath.Join(roots["db"], "small"), []byte("second"))
 	op := h.Must(t, "backup", "create", "db", "--to", "offsite", "--detach")
 	h.Must(t, "operation", "watch", op)
@@ -76,6 +78,15 @@ func TestBackups(t *testing.T) {
 	verified := regexp.MustCompile(`^verified backup ` + short + ` of volume db, taken .*: all files were restored, and equal those of the backup$`)
 	if got := h.Must(t, "backup", "verify", "db"); !verified.MatchString(got) {
 		t.Errorf("got %q", got)
+	}
+	check := checkProgram(t, `test "$(cat "$1/small")" = second || { echo "small differs" >&2; exit 2; }`)
+	if got := h.Must(t, "backup", "verify", "db", "--check", check); !strings.HasSuffix(got, "those of the backup, and "+check+" found no problem") {
+		t.Errorf("got %q", got)
+	}
+	wantError(t, h.Exec(t, "backup", "verify", first, "--check", check, "-q"),
+		"drover: verification of a backup of volume db: check program "+check+": exit status 2: small differs")
+	if r := h.Exec(t, "backup", "verify", "db", "--check", "/bin/true"); r.Exit != 2 || !strings.Contains(r.Err, "must be below /etc/drover/checks/") {
+		t.Errorf("got exit status %d: %s", r.Exit, r.Err)
 	}
 	if got := h.Must(t, "volume", "ls", "-q"); strings.Count(got, "\n") != 2 {
 		t.Errorf("the volumes are %q after a verification", got)
@@ -116,6 +127,25 @@ func TestBackups(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 	h.Clean(t)
+}
+
+// checkProgram writes a program that checks restored volumes, and returns its path.
+func checkProgram(t *testing.T, script string) string {
+	t.Helper()
+	path := "/etc/drover/checks/test-" + uuid.NewString()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, path, []byte("#!/bin/sh\n"+script+"\n"))
+	if err := os.Chmod(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
 }
 
 func status(t *testing.T, path string) (st unix.Stat_t) {

@@ -142,7 +142,7 @@ func (h handlers) backups() {
 			Body api.VerifyBackup
 		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpVerify)
-			req.Volume, req.Options = in.Volume, in.Body.Options
+			req.Volume, req.Options, req.Check = in.Volume, in.Body.Options, in.Body.Check
 			req.Repository, req.Backup = in.Body.Repository, in.Body.Backup
 			return h.submit(ctx, req)
 		})

@@ -11,7 +11,7 @@
 // The package has no list of allowed mount options. Package profiles decides which options a profile may choose, and
 // the backend adds those that its volumes need. How options are passed to the kernel is in options.go. Mount tables are
 // read in table.go and parse.go, and those of other processes in foreign.go and users.go. What identifies a filesystem
-// is in identity.go, and for NFS in share.go.
+// is in identity.go, and for NFS in share.go. namespace.go shows a mount to single programs.
 package mount
 
 import (
@@ -106,6 +106,16 @@ func Detached(spec Spec) (*os.File, error) {
 	return os.NewFile(uintptr(dir), "root of "+spec.Source), nil
 }
 
+// Tree mounts spec without a mount point and returns the mount, for InNamespace. It ends when the returned file is
+// closed, unless InNamespace has moved it. Errors are of type *Error.
+func Tree(spec Spec) (*os.File, error) {
+	fd, err := detached(spec)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "mount of "+spec.Source), nil
+}
+
 func detached(spec Spec) (int, *Error) {
 	fail := func(fs int, step string, err error) (int, *Error) {
 		e := &Error{Spec: spec, Step: step, Err: err}
@@ -175,20 +185,31 @@ func move(fd int, target string) error {
 type BindFlags struct {
 	ReadOnly bool
 	NoDev    bool // device nodes cannot be opened
+	NoSUID   bool // set-user-ID bits have no effect
 	Inert    bool // programs do not start, and set-user-ID bits have no effect
 }
 
 // Bind makes the directory or file source visible on target too. target must exist, be of the same kind, and not be a
 // symbolic link. Mounts below source are not included.
 func Bind(source *os.File, target string, f BindFlags) error {
-	fail := func(step string, err error) error {
-		return fmt.Errorf("bind %s on %s: %s: %w", source.Name(), target, step, err)
+	tree, err := BindTree(source, f)
+	if err != nil {
+		return fmt.Errorf("bind %s on %s: %w", source.Name(), target, err)
 	}
+	defer tree.Close()
+	if err := move(int(tree.Fd()), target); err != nil {
+		return fmt.Errorf("bind %s on %s: move_mount: %w", source.Name(), target, err)
+	}
+	return nil
+}
+
+// BindTree is Bind without a target. It returns the mount, for InNamespace.
+func BindTree(source *os.File, f BindFlags) (*os.File, error) {
 	fd, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
-		return fail("open_tree", err)
+		return nil, fmt.Errorf("open_tree: %w", err)
 	}
-	defer unix.Close(fd)
+	tree := os.NewFile(uintptr(fd), "mount of "+source.Name())
 	attr := unix.MountAttr{}
 	if f.ReadOnly {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
@@ -196,18 +217,18 @@ func Bind(source *os.File, target string, f BindFlags) error {
 	if f.NoDev {
 		attr.Attr_set |= unix.MOUNT_ATTR_NODEV
 	}
+	if f.NoSUID || f.Inert {
+		attr.Attr_set |= unix.MOUNT_ATTR_NOSUID
+	}
 	if f.Inert {
-		attr.Attr_set |= unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC
+		attr.Attr_set |= unix.MOUNT_ATTR_NOEXEC
 	}
 	if attr.Attr_set != 0 {
 		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-			return fail("set its flags", err)
+			return nil, errors.Join(fmt.Errorf("set its flags: %w", err), tree.Close())
 		}
 	}
-	if err := move(fd, target); err != nil {
-		return fail("move_mount", err)
-	}
-	return nil
+	return tree, nil
 }
 
 // A process that this program starts has copies of all descriptors until its exec. Until then, the copies keep mounts

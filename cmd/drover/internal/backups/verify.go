@@ -30,49 +30,46 @@ backup or a repository cannot be read, the newest one is not known, and the
 command fails: give the ID of a backup, or --repository.
 ` + referenceHelp + `
 
+--check runs a program on the restored volume, before it is removed. The program
+must be below /etc/drover/checks on the host that has the temporary volume, and
+only root may be able to change it. It gets the path of the volume as its
+argument, and may change the files. Exit status 0 means that the volume is
+usable. After any other status, the verification fails with the last line that
+the program wrote. It has no network, and may run for six hours.
+
 Without --profile, the temporary volume gets the profile that the backed-up
 volume had, and without --size its size.`,
 		Example: `  drover backup verify db
+  drover backup verify db --check /etc/drover/checks/mariadb
   drover backup verify 5f1c09aa --detach`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
 	o := cli.WorkFlags(cmd, true)
-	repository := repositoryFlag(a, cmd, "look only in the repository `NAME`")
-	profile := cmd.Flags().String("profile", "", "`PROFILE` of the temporary volume")
-	size := cmd.Flags().String("size", "", "`SIZE` of the temporary volume, such as 20GiB")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("profile", cli.Complete(a, cli.ProfileWords)))
+	f := addVerifyFlags(a, cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
-		ctx := cmd.Context()
-		b, err := findNewest(ctx, c, *repository, args[0])
-		if err != nil {
-			return err
-		}
-		opts := map[string]string{}
-		for key, value := range map[string]string{"profile": *profile, "size": *size} {
-			if value != "" {
-				opts[key] = value
+		if f.check != "" {
+			if err := dataset.CheckCheckProgram(f.check); err != nil {
+				return fmt.Errorf("--check: %w", err)
 			}
 		}
-		opts, err = withProfile(ctx, c, b, b.Volume, opts, "drover backup verify "+short(b.ID)+" --profile PROFILE")
+		b, err := findNewest(cmd.Context(), c, *f.repository, args[0])
 		if err != nil {
 			return err
 		}
-		if b, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
+		req, err := f.request(cmd.Context(), c, b)
+		if err != nil {
 			return err
 		}
-		if b.Record != nil && b.Record.Size > 0 && *size == "" {
-			opts["size"] = b.Record.Size.String()
-		}
-		req := api.Request{
-			Kind: dataset.OpVerify, Volume: b.Volume, Options: opts, Repository: b.Repository, Backup: b.ID,
-		}
-		out, err := a.Submit(ctx, c, o, req)
+		out, err := a.Submit(cmd.Context(), c, o, req)
 		if err != nil {
 			return err
 		}
 		return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
 			format := "verified backup %s of volume %s, taken %s: all files were restored, " +
 				"and equal those of the backup"
+			if f.check != "" {
+				format += ", and " + f.check + " found no problem"
+			}
 			if o.DryRun {
 				format = "would verify backup %s of volume %s, taken %s"
 			}
@@ -80,6 +77,46 @@ volume had, and without --size its size.`,
 		})
 	})
 	return cmd
+}
+
+// verifyFlags are the flags of drover backup verify that say what is verified, and how.
+type verifyFlags struct {
+	repository           *string
+	profile, size, check string
+}
+
+// addVerifyFlags adds the flags to a command.
+func addVerifyFlags(a *cli.App, cmd *cobra.Command) *verifyFlags {
+	f := &verifyFlags{repository: repositoryFlag(a, cmd, "look only in the repository `NAME`")}
+	cmd.Flags().StringVar(&f.profile, "profile", "", "`PROFILE` of the temporary volume")
+	cmd.Flags().StringVar(&f.size, "size", "", "`SIZE` of the temporary volume, such as 20GiB")
+	cmd.Flags().StringVar(&f.check, "check", "", "run `PROGRAM` on the restored volume")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("profile", cli.Complete(a, cli.ProfileWords)))
+	return f
+}
+
+// request returns the request to verify a backup. Without other flags, the temporary volume gets the profile and the
+// size that the backed-up volume had.
+func (f *verifyFlags) request(ctx context.Context, c cli.Remote, b api.VolumeBackup) (req api.Request, err error) {
+	opts := map[string]string{}
+	for key, value := range map[string]string{"profile": f.profile, "size": f.size} {
+		if value != "" {
+			opts[key] = value
+		}
+	}
+	opts, err = withProfile(ctx, c, b, b.Volume, opts, "drover backup verify "+short(b.ID)+" --profile PROFILE")
+	if err != nil {
+		return req, err
+	}
+	if b, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
+		return req, err
+	}
+	if b.Record != nil && b.Record.Size > 0 && f.size == "" {
+		opts["size"] = b.Record.Size.String()
+	}
+	return api.Request{
+		Kind: dataset.OpVerify, Volume: b.Volume, Options: opts, Repository: b.Repository, Backup: b.ID, Check: f.check,
+	}, nil
 }
 
 // findNewest returns the newest complete backup of a volume or, if no backup is of a volume with this name, the backup

@@ -1,0 +1,83 @@
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// InNamespace shows a mount to the programs that do starts, and to no other process. tree is from Tree or BindTree. It
+// can be shown once.
+//
+// InNamespace calls do with the path of the mount, on a thread with a new mount namespace. hide is an absolute path.
+// There, the directory hide is empty except for the mount, and nothing below hide is mounted. Otherwise the namespace
+// would keep the mounts below hide alive, and the programs would count as their users. All other mounts are as on the
+// host. A mount that ends on the host ends in the namespace too, if the host shares its mounts, as systemd arranges. do
+// must start the programs from the goroutine that calls it, and must wait until they have ended.
+func InNamespace(tree *os.File, hide string, do func(path string) error) (err error) {
+	onThread(func() { err = inNamespace(tree, hide, do) })
+	return err
+}
+
+// onThread calls do on a thread that ends afterwards, so that do can change attributes of the thread.
+func onThread(do func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// A thread ends with a goroutine that is locked to it. The main thread does not end. If this is the main
+		// thread, do runs on another one. This goroutine occupies the main thread meanwhile.
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			onThread(do)
+			runtime.UnlockOSThread()
+			return
+		}
+		do()
+	}()
+	<-done
+}
+
+func inNamespace(tree *os.File, hide string, do func(path string) error) error {
+	fail := func(step string, err error) error {
+		return fmt.Errorf("show a mount in a new namespace: %s: %w", step, err)
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fail("unshare", err)
+	}
+	// Nothing that is mounted in the namespace appears outside of it.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fail("stop the propagation", err)
+	}
+	table, err := Table()
+	if err != nil {
+		return fail("read its mounts", err)
+	}
+	for _, m := range table.Under(hide) {
+		// A mount may have ended since, or with a mount above it.
+		err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fail("unmount "+m.Mountpoint, err)
+		}
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("tmpfs", hide, "tmpfs", flags, "size=64k,mode=0755"); err != nil {
+		return fail("hide "+hide, err)
+	}
+	target := filepath.Join(hide, "volume")
+	if err := os.Mkdir(target, 0o755); err != nil {
+		return fail("make its directory", err)
+	}
+	if err := move(int(tree.Fd()), target); err != nil {
+		return fail("move_mount", err)
+	}
+	err = do(target)
+	// The namespace ends with this thread, a moment after InNamespace has returned. The mount must end before.
+	if uerr := unix.Unmount(target, unix.MNT_DETACH); uerr != nil {
+		err = errors.Join(err, fail("unmount", uerr))
+	}
+	return err
+}
