@@ -73,7 +73,7 @@ func TestI1LostDatabaseThawsNothing(t *testing.T) {
 	}
 	r := g.A.Uses.Get(d.ID)
 	clear(r.IDs)
-	if err := errors.Join(g.A.Uses.Save(t.Context(), d, r, nil), g.A.Unmounter.IfUnused(t.Context(), d, g.A.Unmounter.UnmountUnused)); err != nil {
+	if err := errors.Join(g.A.Uses.Save(t.Context(), d, 0, r, nil), g.A.Unmounter.IfUnused(t.Context(), d, g.A.Unmounter.UnmountUnused)); err != nil {
 		t.Error(err)
 	}
 }

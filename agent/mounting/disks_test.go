@@ -105,7 +105,7 @@ func TestStoppedFilesystemIsRemounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Like a request that gave up.
-	if err := r.Uses.Save(t.Context(), d, mounting.Record{Boot: r.Boot}, nil); err != nil {
+	if err := r.Uses.Save(t.Context(), d, 0, mounting.Record{Boot: r.Boot}, nil); err != nil {
 		t.Fatal(err)
 	}
 	scratch.ShutDown(t, below)

@@ -106,7 +106,7 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 	stop := holder(t, path)
 	rec := r.Uses.Get(d.ID)
 	clear(rec.IDs)
-	if err := r.Uses.Save(t.Context(), d, rec, nil); err != nil {
+	if err := r.Uses.Save(t.Context(), d, 0, rec, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.Uses.MarkIdle(d.ID)
@@ -186,7 +186,7 @@ func TestI11FailedLookAtFiles(t *testing.T) {
 	r.MountDataset(d, "one")
 	rec := r.Uses.Get(d.ID)
 	clear(rec.IDs)
-	if err := r.Uses.Save(t.Context(), d, rec, nil); err != nil {
+	if err := r.Uses.Save(t.Context(), d, 0, rec, nil); err != nil {
 		t.Fatal(err)
 	}
 	open := r.Holders.Files

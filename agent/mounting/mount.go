@@ -122,7 +122,7 @@ func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, asked uint64, r
 	if d, err = m.checkMounted(ctx, d, asked, r, id); err != nil {
 		return "", err
 	}
-	if err := m.recordUse(ctx, d, ref, r, id); err != nil {
+	if err := m.recordUse(ctx, d, asked, ref, r, id); err != nil {
 		return "", err
 	}
 	return path, nil
@@ -159,8 +159,9 @@ func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, asked uin
 }
 
 // recordUse adds a use to the record of a mounted dataset, and saves the record together with the spelling. The
-// dataset's lock is held.
-func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, ref dataset.Reference, r Record, id string) error {
+// argument asked is that of MayMount. The dataset's lock is held.
+func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, asked uint64, ref dataset.Reference, r Record,
+	id string) error {
 	first := len(r.IDs) == 0
 	generation, err := m.Engines.Generation(ctx, plugin.Caller(ctx), id)
 	if err != nil {
@@ -181,7 +182,7 @@ func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, ref dataset.
 		return err
 	}
 	if err := m.SaveSpelling(d, ref, plugin.ToolOf(ctx), func(more map[string]any) error {
-		return m.Uses.Save(ctx, d, r, more)
+		return m.Uses.Save(ctx, d, asked, r, more)
 	}); err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}

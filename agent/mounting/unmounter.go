@@ -218,7 +218,7 @@ func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
 		u.LogOf(ctx, d).WithField("count", len(r.IDs)).
 			Warn("it continued on another node while it was fenced here: its users are killed")
 		clear(r.IDs)
-		if err := u.Uses.Save(ctx, d, r, nil); err != nil {
+		if err := u.Uses.Save(ctx, d, 0, r, nil); err != nil {
 			return err
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -71,11 +71,14 @@ func (t *UseTable) Get(id uuid.UUID) Record {
 }
 
 // Save writes the record of a dataset's uses to disk and then to memory. In the same transaction it writes the values
-// in more and, if this node is the home, a copy of the dataset's record, which a mount without control needs.
-func (t *UseTable) Save(ctx context.Context, d dataset.Dataset, r Record, more map[string]any) error {
+// in more and, if this node is the home, a copy of the dataset's record, which a mount without control needs. The copy
+// is the newer one of d and the record in the cache: see records.Newer, which explains asked. If d is not from control,
+// asked is 0.
+func (t *UseTable) Save(ctx context.Context, d dataset.Dataset, asked uint64, r Record, more map[string]any) error {
 	values := map[string]any{"mounts/" + d.ID.String(): r}
-	if _, left := t.Cache.Copy(d.ID); !left && d.Home == t.NodeID { // a start mounts only these datasets
-		values["volumes/"+d.ID.String()] = api.IndexedDataset{Dataset: d, Index: t.Cache.Index(d.ID)}
+	now, _ := records.NewerIndexed(t.Cache, d, asked)
+	if _, left := t.Cache.Copy(d.ID); !left && now.Home == t.NodeID { // a start mounts only these datasets
+		values["volumes/"+d.ID.String()] = now
 	}
 	maps.Copy(values, more)
 	if err := t.DB.Put(ctx, values); err != nil {

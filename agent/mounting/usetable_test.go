@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
@@ -186,5 +187,34 @@ func TestSpellingOfOlderUse(t *testing.T) {
 		if !slices.Equal(got, []string{"new", "old"}) {
 			t.Errorf("engine ended: %t: the spellings are %q", ended, got)
 		}
+	}
+}
+
+// An Unmount that waited for the lock of a dataset has an older record of the dataset than the cache. On disk, the newer
+// record stays. Otherwise the next start of the agent would have the older record with the index of the newer one, and
+// would ignore the newer one.
+func TestUnmountKeepsNewerRecordOnDisk(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	before := r.NewVolume("db")
+	r.MountDataset(before, "user")
+	r.MountDataset(before, "other")
+	after, index := before, r.Cache.Index(before.ID)+1
+	after.Protected = true
+	if !r.Cache.Apply(after, index) {
+		t.Fatal("the newer record was ignored")
+	}
+	if err := r.Cache.SaveChanged(ctx, r.DB); err != nil {
+		t.Fatal(err)
+	}
+	if last, err := r.Verifier.EndUse(ctx, before, "other"); err != nil || last {
+		t.Fatal(last, err)
+	}
+	var onDisk api.IndexedDataset
+	if there, err := r.DB.Get(ctx, "volumes/"+before.ID.String(), &onDisk); err != nil || !there {
+		t.Fatal(there, err)
+	}
+	if !onDisk.Protected || onDisk.Index != index {
+		t.Errorf("on disk: protected %t, index %d; want protected, index %d", onDisk.Protected, onDisk.Index, index)
 	}
 }

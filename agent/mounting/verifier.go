@@ -81,7 +81,7 @@ func (v *Verifier) EndUse(ctx context.Context, d dataset.Dataset, id string) (la
 func (v *Verifier) saveUses(ctx context.Context, d dataset.Dataset, r Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if err := v.Uses.Save(ctx, d, r, nil); err != nil {
+	if err := v.Uses.Save(ctx, d, 0, r, nil); err != nil {
 		return fmt.Errorf("unmount of volume %s: %w", d.Volume, err)
 	}
 	return nil
@@ -333,7 +333,7 @@ func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, 
 	if len(r.IDs) == n {
 		return nil
 	}
-	if err := v.Uses.Save(ctx, d, r, nil); err != nil {
+	if err := v.Uses.Save(ctx, d, 0, r, nil); err != nil {
 		return err
 	}
 	v.LogOf(ctx, d).WithField("count", n-len(r.IDs)).Info("removed uses that ended while the engine or drover was down")
@@ -378,7 +378,7 @@ func (v *Verifier) AssumeUse(ctx context.Context, d dataset.Dataset) error {
 	r.Epoch = d.Epoch
 	r.IDs[UnknownUse] = Use{Count: 1, Generation: v.Engines.Newest(), Since: v.started, Inherited: true}
 	v.ScheduleCheck(v.Clock.Steady() + UnverifiedGrace)
-	return v.Uses.Save(ctx, d, r, nil)
+	return v.Uses.Save(ctx, d, 0, r, nil)
 }
 
 // EnsureUnused fails with ErrInUse if a dataset is in use on this host: by a recorded use, by a mount in any namespace,

@@ -98,13 +98,13 @@ func TestEarlierCheckKeepsPostponedCheck(t *testing.T) {
 	d := r.NewVolume("db")
 	r.MountDataset(d, "one")
 	running := r.Uses.Get(d.ID)
-	if err := r.Uses.Save(ctx, d, mounting.Record{}, nil); err != nil { // the Mount is not recorded yet
+	if err := r.Uses.Save(ctx, d, 0, mounting.Record{}, nil); err != nil { // the Mount is not recorded yet
 		t.Fatal(err)
 	}
 	r.Activated(ctx)
 	r.Verifier.ScheduleCheck(r.FakeClock.Steady())
 	r.Advance(time.Second)
-	if err := r.Uses.Save(ctx, d, running, nil); err != nil {
+	if err := r.Uses.Save(ctx, d, 0, running, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.Advance(mounting.UnverifiedGrace)

@@ -160,15 +160,24 @@ func (c *Cache) Dataset(id uuid.UUID) (dataset.Dataset, bool) {
 // control. asked is the Moment that the caller read before it asked control. The record in the cache is newer if it was
 // added or replaced since then, or if its epoch is later. known is false if the cache has no record.
 func Newer(c *Cache, d dataset.Dataset, asked uint64) (newer dataset.Dataset, known bool) {
+	indexed, known := NewerIndexed(c, d, asked)
+	return indexed.Dataset, known
+}
+
+// NewerIndexed is like Newer, and also returns the index of the record, for a copy of the record on disk. The index of d
+// is not known. If d is the newer record, it gets the index of the record in the cache, which is not higher than its own
+// index. So Apply accepts d again after the copy was read from disk.
+func NewerIndexed(c *Cache, d dataset.Dataset, asked uint64) (newer api.IndexedDataset, known bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	switch cached := c.datasets[d.ID]; {
 	case cached == nil:
-		return d, false
+		return api.IndexedDataset{Dataset: d}, false
 	case cached.moment > asked || cached.epoch > d.Epoch:
-		return cached.dataset(), true
+		return cached.indexed(), true
+	default:
+		return api.IndexedDataset{Dataset: d, Index: cached.index}, true
 	}
-	return d, true
 }
 
 // Volume returns the record of a live volume by its name or an alias.
