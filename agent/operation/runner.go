@@ -236,7 +236,8 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation, status *data
 	op.Incarnation = r.deps.Incarnation
 	mayArrive := r.endRecording(op.ID)
 	sent := withoutNewKeys(*op)
-	for again := false; ; again = true {
+	again := false // an earlier report may have reached control
+	for {
 		report := api.Report{
 			Incarnation: r.deps.Incarnation, Operation: sent, Retry: again || mayArrive,
 			Status: r.older.statusToSend(status, r.deps.Clock.Steady()),
@@ -246,9 +247,6 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation, status *data
 			r.older.noteRefusal(r.deps.Clock.Steady())
 			continue // nothing was recorded, because control refused the request before it read it
 		}
-		if errors.Is(err, dataset.ErrUnavailable) {
-			r.setInDoubt(op.ID, true)
-		}
 		if !errors.Is(err, dataset.ErrUnavailable) {
 			if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
 				// The answer to an earlier report may have been lost. If control applied that report, it may refuse
@@ -257,6 +255,8 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation, status *data
 			}
 			return out, err
 		}
+		again = true
+		r.setInDoubt(op.ID, true)
 		select {
 		case <-ctx.Done():
 			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
