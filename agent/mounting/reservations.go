@@ -43,7 +43,7 @@ func (r *Reservations) Reserve(ctx context.Context, d dataset.Dataset) (end func
 	if d.Profile.Access != dataset.AccessMany {
 		return func() {}, nil
 	}
-	unlock, err := r.asking.Lock(ctx, d.ID, "having volume "+d.Volume+" alone")
+	unlock, err := r.asking.Lock(ctx, d.ID, "exclusive use of volume "+d.Volume)
 	if err != nil {
 		return nil, err
 	}

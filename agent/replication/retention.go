@@ -49,8 +49,8 @@ type Retention struct {
 	bases map[uuid.UUID]moveBases // by dataset
 }
 
-// moveBases are the snapshots that a running move brings to the next home because copies need them as the base of
-// their next difference. Copies that are refreshed during the move keep the same snapshots as their home.
+// moveBases are the snapshots that a running move brings to the next home, because the copies of other nodes need them
+// as the base of their next difference.
 type moveBases struct {
 	move      uuid.UUID
 	snapshots []uuid.UUID
@@ -167,7 +167,7 @@ func (r *Retention) PruneSoon(id uuid.UUID) {
 				break
 			}
 		}
-		unlock, err := r.deps.Locks.Lock(ctx, id, "removal of what other nodes had of dataset "+id.String())
+		unlock, err := r.deps.Locks.Lock(ctx, id, "removal of sent snapshots of dataset "+id.String())
 		if err != nil {
 			return nil
 		}
