@@ -35,8 +35,8 @@ type Disks struct {
 	until  time.Duration
 }
 
-// NewDisks returns a Disks that asks the pools before it looks at a volume, because a look hangs as long as the disk
-// does.
+// NewDisks returns a Disks. Its method Check asks the pool before it examines a volume, because Examine hangs as long
+// as the disk does.
 func NewDisks(h *host.Host, pools *pool.Pools, prober *pool.Prober) *Disks {
 	return &Disks{Host: h, pools: pools, prober: prober}
 }

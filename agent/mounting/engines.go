@@ -15,11 +15,13 @@
 // operation and move freeze a dataset for a snapshot with Quiescer, and read datasets that are not mounted with
 // OpenRoot. Package operation reserves datasets with Reservations. Package replication mounts superseded heads with
 // Mounter, and package backup mounts clones with MountPrivate. Package volume finds mounted volumes in Mounter and
-// SharedMountTable, and shows their uses. Packages operation, replication, backup and volume get most of these methods
-// from package agent as functions. Package controlsync applies control's records to SharedMounter, calls
-// Resolver.FindLostUses, and reports the uses and what Disks finds. Packages doctor, generation, handover, move and
-// pooladmin ask which datasets are in use. Package lostwrites registers its flushes with Flushes. The start of the
-// agent calls Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue and Unmounter.UnmountIdle.
+// SharedMountTable, and shows their uses. Packages operation, doctor and volume, and package agent for the API, show
+// who uses a dataset with Holders.Examine. Packages operation, replication, backup, doctor and volume get most of these
+// methods from package agent as functions. Package controlsync applies control's records to SharedMounter, calls
+// Resolver.FindLostUses, and reports the uses and what Disks finds, as package doctor does. Packages doctor,
+// generation, handover, move and pooladmin ask which datasets are in use. Package lostwrites registers its flushes with
+// Flushes. The start of the agent calls Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue,
+// Unmounter.UnmountIdle and SharedMounter.ReconcileUnmounted.
 //
 // The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and SharedMountTable
 // keep their values in memory too. The other state is only in memory: the running flushes (Flushes), the reservations
@@ -32,8 +34,9 @@
 //
 // Where to change what: how a mount proceeds is in mount.go, and what the kernel is asked to mount in attach.go. When a
 // use ends is in verifier.go. Who counts as a holder is in holders.go and in package internal/linux/inuse. What differs
-// between engines is in engines.go and podman.go, and in record.go, which recognizes an engine by its mount IDs. The
-// hints that name the commands of an engine are in message.go.
+// between engines is in engines.go and podman.go. Which engine sent a request is decided in package plugin (ToolOf).
+// Only for records that do not name the engine, record.go infers it from the mount ID. The hints that name the commands
+// of an engine are in message.go.
 package mounting
 
 import (
@@ -201,8 +204,8 @@ func (e *Engines) HasEnded(id string, generation uint64) bool {
 	})
 }
 
-// reportedNames returns the names of a use in a report. It returns none if there are more than a report may have: a
-// part of them would say that the other names are not used.
+// reportedNames returns the names of a use for a report. If there are more than a report may have, it returns none: a
+// name that is missing in a list counts as not used.
 func reportedNames(c Use) []string {
 	names := c.Spellings()
 	if len(names) > dataset.MaxEngineNames {

@@ -128,10 +128,10 @@ func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, asked uint64, r
 	return path, nil
 }
 
-// checkMounted checks whether a mounted dataset may get one more use: its disk, the lease, and the guard. It returns
-// the present record of the dataset. If the check of the disk or the guard fails and the dataset has no use,
-// checkMounted unmounts the dataset: no caller has the path, and the next request mounts it again. The dataset's lock
-// is held.
+// checkMounted checks whether a mounted dataset may get one more use: its disk, the guard and, for a new ID, the lease.
+// For a new ID, it returns the present record of the dataset, otherwise d. If the check of the disk or the guard fails
+// and the dataset has no use, checkMounted unmounts the dataset: no caller has the path, and the next request mounts it
+// again. The dataset's lock is held.
 func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, asked uint64, r Record, id string) (
 	dataset.Dataset, error) {
 	if err := m.Disks.Check(ctx, d, m.MountPath(d.ID)); err != nil {

@@ -36,8 +36,8 @@ type QuiescerDeps struct {
 func NewQuiescer(deps QuiescerDeps) *Quiescer { return &Quiescer{deps} }
 
 // Freeze flushes a mounted dataset to disk, and freezes its filesystem if its profile says so. The caller then takes
-// the snapshot, with the context that Freeze returned. It must call thaw even if Freeze or the snapshot fails. Freeze
-// does nothing for a dataset that is not mounted.
+// the snapshot, with the context that Freeze returned. It must call thaw, even if the snapshot fails. If Freeze fails,
+// nothing is frozen, and a call of thaw does nothing. Freeze does nothing for a dataset that is not mounted.
 func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
 	thaw func() error, err error) {
 	serializer, can := pool.(backends.Serializer)

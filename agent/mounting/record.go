@@ -87,7 +87,8 @@ func (c Use) withSpelling(spelling string) Use {
 	return c
 }
 
-// VerifyFrom returns when a use may be verified at the earliest, because of its last Mount.
+// VerifyFrom returns the earliest time at which a use may be verified: MountedGrace after its last Mount, or 0 if there
+// was no Mount since the agent started.
 func (c Use) VerifyFrom() time.Duration {
 	if c.LastMount == 0 {
 		return 0

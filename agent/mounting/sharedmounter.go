@@ -78,7 +78,7 @@ func (m *SharedMounter) Mount(ctx context.Context, d dataset.Dataset, path strin
 	}
 }
 
-// errMoved is returned if a dataset is in no pool of the share where control has just recorded it.
+// errMoved is returned if a dataset is not in the pool of the share in which control has just recorded it.
 var errMoved = errors.New("it was just moved to another pool of its share (try again)")
 
 // mountOnce is one attempt of Mount.
@@ -205,8 +205,8 @@ func (m *SharedMounter) Reconcile(ctx context.Context, id, recorded uuid.UUID) e
 }
 
 // endUnmounted ends the shared mount of a dataset that is not mounted and has no use. If the dataset is mounted or has
-// a use, inUse is true, and endUnmounted ends nothing. It does nothing while the store is inconsistent. If this node is
-// the home by now, it only removes this node's record. g is that record, if known is true.
+// a use, inUse is true, and endUnmounted ends nothing. It does nothing while control's store is inconsistent. If this
+// node is the home by now, it only removes this node's record. g is that record, if known is true.
 func (m *SharedMounter) endUnmounted(ctx context.Context, id, recorded uuid.UUID) (
 	g SharedMount, known, inUse bool, err error,
 ) {
@@ -270,7 +270,7 @@ func (m *SharedMounter) applyAnswer(ctx context.Context, id uuid.UUID, g SharedM
 }
 
 // Apply applies the shared mounts that control has recorded for this node, and ends the recorded reservations that an
-// earlier process of this agent has made. It does nothing if the store is inconsistent.
+// earlier process of this agent has made. It does nothing if control's store is inconsistent.
 func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool) error {
 	if inconsistent {
 		return nil

@@ -224,7 +224,7 @@ func (v *Verifier) CheckIfDue(ctx context.Context) {
 	if len(open) > 0 {
 		next = now + VerifyEvery
 	}
-	// A use of the engine that has ended may still be recorded: its Mount may be running.
+	// A Mount of the engine that has ended may still be running, and may record a use later.
 	if now < again && (next == 0 || again < next) {
 		next = again
 	}

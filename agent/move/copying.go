@@ -160,7 +160,7 @@ func (m *moveRun) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Ma
 	return bytes, nil
 }
 
-// removeSnapshots removes the snapshots of users that the home no longer has, according to the last pull. Snapshots
+// removeSnapshots removes the users' snapshots that the home no longer has, according to the last pull. Snapshots
 // that were taken for other nodes are removed after this node has become the home: see replication.Retention.Prune.
 func (m *moveRun) removeSnapshots(ctx context.Context) error {
 	if len(m.removedSnapshots) == 0 {

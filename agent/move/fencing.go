@@ -58,7 +58,8 @@ func (m *moveRun) blockPromises(ctx context.Context) error {
 	}
 }
 
-// fence runs the command of the profile that fences the last home. If the profile has none, fence does nothing.
+// fence runs the command of the profile that fences the last home. It does nothing if the profile has no command, or if
+// an operator confirmed that the last home is fenced (see isAutomaticFailover).
 func (m *moveRun) fence(ctx context.Context) error {
 	op := m.op
 	f := op.DatasetRecord.Profile.Failover.Fence

@@ -191,8 +191,8 @@ func (m *moveRun) continueFromBest(ctx context.Context) error {
 }
 
 // ContinueFromBest chooses the snapshot from which a dataset continues that is moved without its home. It replaces the
-// snapshot in op.Loss by the newest snapshot in the pool. It fails with ErrCorrupt if the snapshot of the announced
-// loss is newer.
+// snapshot in op.Loss by the newest snapshot in the pool. It fails with ErrCorrupt if that snapshot is older than the
+// one in op.Loss.
 func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
 	e, err := pool.Stat(ctx, op.DatasetID)
 	if err != nil {

@@ -14,9 +14,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// checkOnShare fails unless this node sees the dataset on the share that both pools are recorded to be on. Otherwise
-// control would record this node as the home of a dataset that it cannot take over. If the lost home never took the
-// dataset over from the previous home, checkOnShare selects the pool of the previous home.
+// checkOnShare fails unless this node sees the dataset on the share. By their records, the pool here and the pool of
+// the home are on the same share, but this node may have mounted another one. Without the check, control would record
+// this node as the home of a dataset that it cannot take over. If the lost home never took the dataset over from the
+// previous home, checkOnShare selects the pool of the previous home.
 func (m *moveRun) checkOnShare(ctx context.Context) error {
 	sharer, can := m.pool.(backends.Sharer)
 	if !can {

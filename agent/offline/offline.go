@@ -3,7 +3,8 @@
 //
 // The answers contain the volumes whose home is this node, and those that have a copy on this node. They can be old, so
 // each answer says when control last answered (api.SetKnownAt). A volume that this node does not know may exist, so the
-// error is then that control is unreachable, and never that there is no such volume (I7).
+// error is then that control is unreachable, and never that there is no such volume (invariant I7 in
+// docs/invariants.md).
 //
 // The package has no state: the records are those of records.Cache, and the snapshots those in the pools. To answer
 // another request without control, add a method to Reader that calls ask.

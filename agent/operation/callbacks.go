@@ -12,7 +12,7 @@ import (
 type Reserve func(ctx context.Context, d dataset.Dataset) (end func(), err error)
 
 // Freeze freezes the filesystem of a mounted dataset until thaw is called. The caller takes the snapshot with the
-// returned context.
+// returned context. If Freeze fails, nothing is frozen, and the caller need not call thaw.
 type Freeze func(ctx context.Context, pool backends.Pool, d dataset.Dataset) (
 	in context.Context, thaw func() error, err error)
 

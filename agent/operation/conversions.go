@@ -20,10 +20,10 @@ type ConversionsDeps struct {
 }
 
 // Conversions has the conversions in progress, and those whose outcome may be unknown: this node has reported them to
-// control, and control may have recorded them, or may still do so. The latter are on disk. While the outcome is
-// unknown, the former dataset must not be mounted or changed: its files could be in the trash already, or soon, and
-// changes of them would be missing in the volume. Another node must not mount it either, so its reservation stays. The
-// new dataset must not be removed: control may have recorded it. The methods are safe for concurrent use.
+// control, and control may have recorded them, or may still do so. Those of unknown outcome are also on disk. While the
+// outcome is unknown, the former dataset must not be mounted or changed: its files could be in the trash already, or
+// soon, and changes of them would be missing in the volume. Another node must not mount it either, so its reservation
+// stays. The new dataset must not be removed: control may have recorded it. The methods are safe for concurrent use.
 type Conversions struct {
 	deps ConversionsDeps
 

@@ -174,9 +174,10 @@ func (m *DatasetMaker) makeClone(ctx context.Context, jb *jobs.Job, pool backend
 	}
 	jb.Step("cloning")
 	size, err := pool.Clone(in, made, *op.Source, jb.SetProgress)
-	// An interrupted earlier attempt has made the clone. The source may have been smaller then, and may be larger
-	// than the requested size now.
-	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize // the source may have got a size since the request
+	// An earlier attempt that was interrupted may have made the clone. The source may have been smaller then, and may
+	// be larger than the requested size now.
+	// The source may have been given a size since the request.
+	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize
 	if r, can := pool.(backends.Resizer); can && bounded && size < made.Size {
 		later = r
 	}

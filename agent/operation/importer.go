@@ -222,7 +222,8 @@ func (i *Importer) prepare(ctx context.Context, op *dataset.Operation) (backends
 }
 
 // measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them
-// in a pool, until release is called. It calls noteRead with the result of the question. It fails as takeRoom does.
+// in a pool, until release is called. It calls noteRead with the error of that request, and fails if noteRead or
+// takeRoom does.
 func (i *Importer) measureAndTake(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
 	noteRead func(error) error) (need dataset.Size, release func(), err error) {
 	jb.Step("measuring the backup")
@@ -235,8 +236,8 @@ func (i *Importer) measureAndTake(ctx context.Context, jb *jobs.Job, pool backen
 }
 
 // takeRoom reserves the space that the files of a backup need in a pool, until release is called. If checkRoom fails,
-// takeRoom returns its error and reserves nothing. So of two restores that begin together, the second one counts the
-// first one, and is the only one that is refused if both do not fit.
+// takeRoom returns its error and reserves nothing. Of two restores that begin together, the second one to reserve
+// counts the first one. So if only one of them fits, only the second one is refused.
 //
 // The pool is not examined under the mutex of the room, because a slow pool would delay the restores to all others. If
 // another restore was accepted or has ended meanwhile, takeRoom checks again. A verification that does not fit beside
@@ -269,15 +270,16 @@ const waitingToVerify = "waiting for another verification"
 
 // checkRoom fails with dataset.ErrNoSpace if a pool has no room for the files of a backup besides its reserve and the
 // other restores. A full pool would make the writers of its volumes fail. If the pool is not online, making the dataset
-// fails. What another restore has written so far counts twice: it is no longer free, and it is still needed. Thus a
-// restore can be refused that fits after the other one has ended.
+// fails. The bytes that another restore has written so far count twice: they are no longer free, and they are still in
+// others. So a restore can be refused now, and fit after the other one has ended.
 //
-// The reserve protects the datasets of the pool and Drover's own files, so a pool without both has none.
+// The reserve protects the datasets of the pool and Drover's own files. If a pool has neither, checkRoom ignores the
+// reserve.
 //
-// need is the size of the uncompressed files. If the pool compresses, a check of it could refuse an import to a disk as
-// large as the one that the volume was on. So need is not checked for an import into a pool that can compress, has
-// nothing to protect, and is not the target of another restore. Such an import fails when the pool is full. A
-// verification is always checked: a failed one would have filled the pool for nothing.
+// need is the size of the uncompressed files. In a pool that compresses, the files need less. So a check of need could
+// refuse an import to a disk as large as the one that the volume was on. Therefore need is not checked for an import
+// into a pool that can compress, has nothing to protect, and is not the target of another restore. Such an import fails
+// when the pool is full. A verification is always checked: a failed one would have filled the pool for nothing.
 func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind dataset.OpKind, need,
 	others dataset.Size) error {
 	st := pool.Status(ctx)

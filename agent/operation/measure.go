@@ -12,10 +12,9 @@ import (
 // measureTime bounds the measurement of a snapshot.
 const measureTime = 5 * time.Second
 
-// SnapshotSpace returns how many bytes no other snapshot and not the dataset shares with a snapshot: those that its
-// deletion would free. It fails with dataset.ErrUnsupported if the pool does not
-// know it, with ErrNotFound if the dataset is not on this node, and with ErrUnavailable if the measurement takes longer
-// than measureTime.
+// SnapshotSpace returns how many bytes the deletion of a snapshot would free: those that only this snapshot uses. It
+// fails with dataset.ErrUnsupported if the pool does not know that number, with ErrNotFound if the dataset is not on
+// this node, and with ErrUnavailable if the measurement takes longer than measureTime.
 func (e *Exporter) SnapshotSpace(ctx context.Context, ref string) (out api.SnapshotSpace, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, measureTime, dataset.Errorf(dataset.ErrUnavailable,
 		"the snapshot has too many extents to count them within %s", measureTime))

@@ -44,8 +44,8 @@ func refusesStatus(err error) bool {
 }
 
 // withoutNewKeys returns an operation to send to control without the keys that a control of an earlier version refuses.
-// Control does not need them: the request has its ID in a header, and the other keys are in control's record of the
-// dataset.
+// Control does not need them: the request has its ID in a header, and control's records of the operation and of the
+// dataset have the other keys.
 func withoutNewKeys(op dataset.Operation) dataset.Operation {
 	op.RequestID, op.Change, op.Check, op.Scheduled = "", "", "", false
 	if op.Kind != dataset.OpBackup { // the report of a backup has its result

@@ -105,8 +105,8 @@ func (w *RecordWriter) WriteAll() {
 	})
 }
 
-// writeTo writes the record beside the dataset again, without a flush: the store has the record, and this copy is
-// needed only if the store is lost.
+// writeTo writes the record beside the dataset again, without a flush: control's store has the record, and this copy is
+// needed only if that store is lost.
 func (w *RecordWriter) writeTo(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
 	d.Written = w.deps.Cache.Index(d.ID)
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)

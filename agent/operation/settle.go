@@ -56,8 +56,8 @@ func (c *Converter) settleSoon(former, op uuid.UUID) *jobs.Job {
 	})
 }
 
-// failureOf returns what two errors of settle have in common if they have the same cause. The text of an error of a
-// connection can differ in each attempt, for example in a port.
+// failureOf returns a text that is the same for two errors of settle with the same cause, so that each cause is logged
+// once. The text of an error of a connection can differ in each attempt, for example in a port.
 func failureOf(err error) string {
 	if errors.Is(err, dataset.ErrUnavailable) {
 		return dataset.ErrUnavailable.Error()
@@ -101,7 +101,8 @@ func (c *Converter) settle(ctx context.Context, former, op uuid.UUID) (readAll b
 	if known && now.State != dataset.OpDone {
 		return false, c.dropUnrecorded(ctx, former, r)
 	}
-	// If this fails, the attempt ends before control reads all records of this node.
+	// Commit the dataset before control is asked for all records of this node, which is expensive. If the commit fails,
+	// the attempt ends here.
 	if _, _, _, err := c.commitMade(ctx, r.To); err != nil {
 		return false, err
 	}

@@ -143,7 +143,7 @@ func poolAt(dir string) uuid.UUID {
 }
 
 // isEngineRoot reports whether a folder is the data root of Docker or containerd. It examines the files in the
-// folder, because Drover asks no engine (I10) and the data root may be anywhere.
+// folder, because Drover asks no engine (invariant I10 in docs/invariants.md) and the data root may be anywhere.
 func isEngineRoot(dir string) bool {
 	has := func(names ...string) bool {
 		for _, name := range names {

@@ -35,7 +35,7 @@ type question struct {
 // closeHung closes Hung, unless it is closed. The caller holds table.mu.
 func (q *question) closeHung() {
 	select {
-	case <-q.Hung: // the pool was removed since, so that it does not count as hanging
+	case <-q.Hung: // closed before, and Opener.Drop has cleared HangReason since
 	default:
 		close(q.Hung)
 	}

@@ -177,7 +177,7 @@ func (t *table) compare(x, y *Pool) int {
 	return cmp.Or(cmp.Compare(place(x), place(y)), cmp.Compare(x.Name, y.Name))
 }
 
-// IsDoubtful reports whether an incoming dataset of a pool may have been acknowledged.
+// IsDoubtful reports whether an incoming dataset of a pool may have been acknowledged to the user who requested it.
 func (t *table) IsDoubtful(pool, id uuid.UUID) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

@@ -36,9 +36,9 @@ type Collector struct{ CollectorDeps }
 // NewCollector returns a Collector.
 func NewCollector(deps CollectorDeps) *Collector { return &Collector{deps} }
 
-// Collect destroys one dataset of a pool that has no record in control's store. It fails with ErrConflict while the
-// store is inconsistent: then the record may exist, and only be missing in the store. A dry run destroys nothing, and
-// fails if Collect would fail.
+// Collect destroys a dataset in a pool of this node if control's store has no record of the dataset. It fails with
+// ErrConflict while the store is inconsistent: then the record may exist, and only be missing in the store. A dry run
+// destroys nothing, and fails if Collect would fail.
 func (c *Collector) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (out api.Collected, err error) {
 	if out, found, err := c.collectTrial(ctx, id, dryRun); found {
 		return out, err
@@ -69,7 +69,7 @@ func (c *Collector) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (out
 	return out, dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
 }
 
-// destroy destroys an object of a pool that has no record. A dry run only checks that it could.
+// destroy destroys an entry of a pool that control has no record of. A dry run only checks whether destroy would fail.
 func (c *Collector) destroy(ctx context.Context, p *pool.Pool, e backends.Entry, dryRun bool) error {
 	d := dataset.Dataset{ID: e.ID, Volume: e.ID.String(), Pool: p.ID}
 	if dryRun {

@@ -6,13 +6,14 @@
 // agree.
 //
 // Package lease asks for promises (Ask, Extend) and answers requests (Keeper.Grant). Package move calls
-// Keeper.BlockPromises before a later epoch is opened here. Package controlsync calls Keeper.SetReady after a
+// Keeper.BlockPromises before a later epoch is opened here, and package lease calls Keeper.Blocked and
+// Keeper.AllowPromises at each heartbeat, once it knows the outcome. Package controlsync calls Keeper.SetReady after a
 // registration. Package handover calls Ask without epochs, only to find out whether a home is reachable. Package agent
 // makes the Keeper, and serves requests under Path. The only state is in Keeper, protected by its mutex.
 //
 // Where to change what: a promise lasts as long as a session with control, which package control/membership decides
-// (Timing). The holder relies on a promise for a part of that time only: promise.go has that part, and how a promise
-// extends a lease. When a promise is refused is in keeper.go.
+// (Timing). The holder relies on a promise for a part of that time only: see HolderSpan. How a promise extends a lease
+// is in Extend. When a promise is refused is in keeper.go.
 package promise
 
 import (
@@ -64,9 +65,9 @@ func (a Answer) ValidUntil(sent time.Duration) time.Duration {
 // over.
 func HolderSpan(span time.Duration) time.Duration { return span * 6 / 10 }
 
-// Extend returns the time until which a holder may write. It is never earlier than until, the time that applied before,
-// and session, the time that the holder's session with control allows. now is the present time, and span is the
-// duration of a session.
+// Extend returns the time until which a holder may write. until is the time that applied before, and session is the
+// time that the holder's session with control allows. The result is never earlier than either. now is the present time,
+// and span is the duration of a session.
 //
 // If silent is true, control does not answer. Then promises count too: promised has, for each node that could take
 // over, the time until which that node has promised to open no later epoch. The earliest of these times applies, but at

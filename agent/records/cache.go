@@ -11,9 +11,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Cache has the records of the datasets whose home is this node, of the copies that this node keeps, and of every
-// name that its engine has used. It answers when control cannot. The agent updates it with each commit and with each
-// answer of control. Its mutex protects all fields. It is safe for concurrent use.
+// Cache has the records of the datasets whose home is this node, of the copies that this node keeps, and of the
+// spellings that its engine has used. It answers when control cannot. The agent updates it with each commit and with
+// each answer of control. Its mutex protects all fields. It is safe for concurrent use.
 type Cache struct {
 	mu          sync.RWMutex
 	datasets    map[uuid.UUID]*entry           // whose home is this node
@@ -164,9 +164,9 @@ func Newer(c *Cache, d dataset.Dataset, asked uint64) (newer dataset.Dataset, kn
 	return indexed.Dataset, known
 }
 
-// NewerIndexed is like Newer, and also returns the index of the record, for a copy of the record on disk. The index of d
-// is not known. If d is the newer record, it gets the index of the record in the cache, which is not higher than its own
-// index. So Apply accepts d again after the copy was read from disk.
+// NewerIndexed is like Newer, and also returns the index of the record, for a copy of the record on disk. The index of
+// d is not known. If d is the newer record, it gets the index of the record in the cache, which is not higher than its
+// own index. So Apply accepts d again after the copy was read from disk.
 func NewerIndexed(c *Cache, d dataset.Dataset, asked uint64) (newer api.IndexedDataset, known bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -276,7 +276,7 @@ func (c *Cache) ForgetIndexes() {
 	}
 }
 
-// flushAtOnce is the maximum number of records in one write to the agent's own store.
+// flushAtOnce is the maximum number of records in one write to the agent's database.
 const flushAtOnce = 60
 
 // SaveChanged writes the records of the cache that changed to the agent's database. A start without control needs them.

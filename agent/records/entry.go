@@ -116,8 +116,8 @@ func (e *entry) provisioned() dataset.Size {
 	return provisionedBy(dataset.Dataset{State: e.state, Size: e.size})
 }
 
-// profileKey is the key of the profiles that may be equal. The revision is a hash over all choices of a profile, but a
-// record can have other choices, from the options of its create.
+// profileKey groups profiles that may be equal. Two profiles with the same key can differ: the revision is a hash of
+// the profile as it was defined, and the options of a create can change the profile in a record.
 type profileKey struct{ name, revision string }
 
 // sharedProfile is the profile of one or more records. It is never changed.

@@ -10,8 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// keepDeleted is how long the spellings of a deleted volume are kept at least. A node that is not its home does not
-// learn when the dataset is destroyed. A dataset rarely stays in the trash longer.
+// keepDeleted is the minimum time for which the spellings of a deleted volume are kept. A node that is not its home
+// does not learn when the dataset is destroyed. A dataset rarely stays in the trash longer.
 const keepDeleted = 90 * 24 * time.Hour
 
 // Spellings lists the spellings that the engine of this node has used for a volume. They are kept while the dataset is
@@ -127,7 +127,7 @@ func DefaultSpelling(d dataset.Dataset) string {
 }
 
 // usedLocked returns the recorded spellings that still find the volume, in a new slice. If there is no record, and the
-// engine of this node requested the volume, that is the spelling of the request.
+// engine of this node requested the volume, usedLocked returns the spelling of the request.
 func (c *Cache) usedLocked(d *dataset.Dataset, node uuid.UUID) (used []string) {
 	if r := c.recordedLocked(d); r != nil {
 		used = slices.Clone(r.Used)

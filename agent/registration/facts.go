@@ -63,7 +63,8 @@ func (r *Facts) ReportAgain() {
 	r.resets++
 }
 
-// Report reads the load and, once a minute, reports to control what differs from its record.
+// Report reads the load and, once a minute, sends all facts to control if they differ from those that control has
+// recorded. dataset.Facts.Differ decides which differences count.
 func (r *Facts) Report(ctx context.Context) {
 	f, err := r.readHost()
 	if err != nil {
