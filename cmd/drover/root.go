@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/operations"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
+	"github.com/droverhq/drover/cmd/drover/internal/projects"
 	"github.com/droverhq/drover/cmd/drover/internal/repositories"
 	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/cmd/drover/internal/snapshots"
@@ -54,6 +55,7 @@ doctor that needs attention, 2 wrong usage.`,
 		snapshots.Command(a),
 		volumes.CloneCommand(a),
 		volumes.ReplicaCommand(a),
+		projects.Command(a, projects.ThisHost()),
 		trash.Command(a),
 		profiles.Command(a),
 		pools.Command(a),

@@ -45,6 +45,7 @@ func fixtures() map[string]func(*testing.T, *world) {
 		"nameless":      setupNameless,
 		"quarantine":    setupQuarantine,
 		"compose-up":    setupComposeUp,
+		"blog-up":       setupBlogUp,
 		"files":         setupFiles,
 		"api-volume":    setupAPIVolume,
 		"check":         setupCheck,
@@ -263,6 +264,12 @@ func setupQuarantine(t *testing.T, w *world) {
 func setupComposeUp(t *testing.T, w *world) {
 	w.must(t, "docker compose -f /srv/app/compose.yaml up -d")
 	w.answers(t, "docker compose -f /srv/app/compose.yaml exec -T db mariadb -pexample -e 'create database if not exists shop'")
+}
+
+// setupBlogUp starts the project of docs/adopting.md.
+func setupBlogUp(t *testing.T, w *world) {
+	w.must(t, "docker compose -f /srv/blog/compose.yaml up -d")
+	w.answers(t, "docker compose -f /srv/blog/compose.yaml exec -T db mariadb -pexample -e 'create database if not exists blog'")
 }
 
 // setupFiles gives the service a bind mount.

@@ -33,6 +33,9 @@ var advice = map[string]string{
 	"tag":     "use drover volume label NAME KEY=VALUE, or drover snapshot create VOLUME NAME",
 	"quota":   "use drover volume resize NAME SIZE",
 
+	"adopt":   adoptProject,
+	"project": adoptProject, "projects": adoptProject, "compose": adoptProject, "docker-compose": adoptProject,
+
 	"set": changeVolume, "change": changeVolume, "edit": changeVolume, "modify": changeVolume,
 	"volume set": changeVolume, "volume change": changeVolume, "volume edit": changeVolume,
 	"volume update": changeVolume, "volume modify": changeVolume,
@@ -215,6 +218,11 @@ var advice = map[string]string{
 const noPrune = "Drover does not delete unused volumes: drover volume ls lists them, and " +
 	"drover volume rm --dry-run NAME shows what a removal destroys"
 
+// adoptProject is the advice for a user who wants to move a Compose project.
+const adoptProject = "use drover adopt-project PROJECT to move a project of Docker Compose into volumes of Drover, " +
+	"or " +
+	"drover pool adopt PATH for a pool of another host"
+
 // notForced is the advice for a user who wants to delete a volume by force.
 const notForced = "a volume in use, or protected, is not deleted; drover volume inspect NAME shows why"
 
@@ -302,6 +310,8 @@ func argumentAdvice(cmd *cobra.Command, args []string) string {
 	at := len(args) > 0 && strings.Contains(args[0], "@")
 	_, sizeErr := dataset.ParseSize(second)
 	switch name := CommandName(cmd); {
+	case name == "volume move" && len(args) < 2:
+		return "to move a project of Docker Compose into volumes of Drover: drover adopt-project PROJECT"
 	case name == "clone" && len(args) == 3 && (args[0] == "create" || args[0] == "volume" || args[0] == "snapshot"):
 		return use(args[1:]...)
 	case name == "clone" && len(args) == 3:

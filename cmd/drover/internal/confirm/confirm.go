@@ -1,6 +1,6 @@
 // Package confirm asks an operator before a command destroys something. Packages backups, doctor, guards, nodes, pools,
-// repositories, snapshots, stores, trash and volumes call it, so that every such command has the same flag, the same
-// question and the same refusal. It keeps no state.
+// projects, repositories, snapshots, stores, trash and volumes call it, so that every such command has the same flag,
+// the same question and the same refusal. It keeps no state.
 package confirm
 
 import (

@@ -1,6 +1,7 @@
 // Package engine asks the Docker engine of this host for three things: the folder of a volume of driver local, so that
 // the volume can be imported (Path), the names of the running containers (Names), and its version (Version). Package
-// main passes them to the commands as App.DockerPath, App.ContainerNames and App.EngineVersion. While Drover's daemon
+// main passes them to the commands as App.DockerPath, App.ContainerNames and App.EngineVersion. Package projects calls
+// Open and Path. While Drover's daemon
 // serves a request, it must not wait for the engine, because the engine may be waiting for the daemon (invariant I10 in
 // docs/invariants.md). In the background, package swarm connects to the engine with Open. The package keeps no state.
 package engine

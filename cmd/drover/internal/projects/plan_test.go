@@ -1,0 +1,175 @@
+package projects
+
+import (
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// TestRefused: what is refused before anything is changed, and the errors.
+func TestRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		set  func(*world)
+		args []string
+		kind error
+		says string
+	}{
+		"no such project":  {args: []string{"blog"}, kind: dataset.ErrNotFound, says: "--file FILE"},
+		"a path as a name": {args: []string{"a/b"}, kind: dataset.ErrInvalid, says: "docker compose ls"},
+		"other files":      {set: func(w *world) { w.containers[1].Labels[labelFiles] = "/x.yaml" }, kind: dataset.ErrAmbiguous, says: "--file FILE --file FILE"},
+		"a missing file":   {set: func(w *world) { _ = os.Remove(filepath.Join(w.dir, "compose.yaml")) }, kind: dataset.ErrInvalid, says: "name the file"},
+		"a link as file": {set: func(w *world) {
+			_ = os.Rename(filepath.Join(w.dir, "compose.yaml"), filepath.Join(w.dir, "real"))
+			_ = os.Symlink("real", filepath.Join(w.dir, "compose.yaml"))
+		}, kind: dataset.ErrInvalid, says: "symbolic link"},
+		"other mounts":     {set: func(w *world) { w.containers[0].Mounts[0].Name = "old_data" }, kind: dataset.ErrConflict, says: "docker compose up -d first"},
+		"unknown profile":  {args: []string{"shop", "--profile", "glod", "--yes"}, kind: dataset.ErrInvalid, says: `./html: unknown profile "glod"`},
+		"too large":        {set: func(w *world) { w.size = 1 }, kind: dataset.ErrNoSpace, says: "--volume NAME=@PROFILE"},
+		"unknown volume":   {args: []string{"shop", "--volume", "dta=x"}, kind: dataset.ErrInvalid, says: "(available: "},
+		"unknown skip":     {args: []string{"shop", "--skip", "dta"}, kind: dataset.ErrInvalid, says: "(available: "},
+		"a file as volume": {args: []string{"shop", "--volume", "./nginx.conf=x"}, kind: dataset.ErrInvalid, says: "it is a single file"},
+		"a bad volume":     {args: []string{"shop", "--volume", "data"}, kind: dataset.ErrInvalid, says: "NAME=SPEC"},
+		"twice":            {args: []string{"shop", "--volume", "data=x", "--volume", "./html=x"}, kind: dataset.ErrInvalid, says: "chosen twice"},
+		"no terminal":      {args: []string{"shop"}, kind: dataset.ErrInvalid, says: "use --yes"},
+		"undo and plan":    {args: []string{"shop", "--undo", "--profile", "gold"}, kind: dataset.ErrInvalid, says: "--undo and --confirm take"},
+		"leave and plan":   {args: []string{"shop", "--leave", "--profile", "gold"}, kind: dataset.ErrInvalid, says: "--leave"},
+		"nothing to leave": {args: []string{"shop", "--leave"}, kind: dataset.ErrNotFound, says: "has nothing to move"},
+		"compose fails":    {set: func(w *world) { w.fail["Config"] = dataset.Errorf(dataset.ErrConflict, "no compose") }, kind: dataset.ErrConflict, says: "no compose"},
+		"an unsafe edit": {set: func(w *world) {
+			w.write("compose.yaml", strings.Replace(shopFile, "  data:\n", "  data: &d {driver: local}\n", 1)+"  twin: *d\n")
+		}, kind: dataset.ErrInvalid, says: "volumes.twin"},
+		"a journal of another version": {set: func(w *world) { w.write(".drover-shop.json", `{"version": 9}`) }, kind: dataset.ErrUnsupported, says: "version 9"},
+		"a damaged journal":            {set: func(w *world) { w.write(".drover-shop.json", `{`) }, kind: dataset.ErrCorrupt, says: "is damaged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := shop(t)
+			if c.set != nil {
+				c.set(w)
+			}
+			if c.args == nil {
+				c.args = adopt
+			}
+			before := entries(t, w.dir)
+			err := w.run(c.args...)
+			if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "s3cret") {
+				t.Errorf("got %v, want %v with %q", err, c.kind, c.says)
+			}
+			if after := entries(t, w.dir); after != before || len(w.noted) > 0 {
+				t.Errorf("it changed %s to %s, and did %v", before, after, w.noted)
+			}
+		})
+	}
+}
+
+// TestNotMoved: each reason why a mount is not moved.
+func TestNotMoved(t *testing.T) {
+	w := newWorld(t)
+	sock := filepath.Join(w.dir, "a.sock")
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	outside := t.TempDir()
+	for _, dir := range []string{"data", "data/sub", "with-mount", "shared", "seen"} {
+		w.mkdir(filepath.Join(w.dir, dir))
+	}
+	w.mounted = []string{filepath.Join(w.dir, "with-mount", "disk")}
+	w.local["nfs"] = Volume{Name: "nfs", Driver: "nfs"}
+	w.local["common"] = Volume{Name: "common", Driver: "local"}
+	w.mkdir(w.folder("local", "common"))
+	w.containers = []Container{
+		{Name: "blog-1", State: "exited", Project: "blog", Mounts: []Mount{{Type: "volume", Name: "common"}, {Type: "bind", Source: filepath.Join(w.dir, "shared")}}},
+		{Name: "monitor", State: "running", Mounts: []Mount{{Type: "bind", Source: "/", ReadOnly: true}}},
+	}
+	w.write("compose.yaml", `services:
+  a:
+    image: x
+    volumes:
+      - /var/run:/var/run
+      - /:/host:ro
+      - `+sock+`:/sock
+      - ./compose.yaml:/file
+      - /etc/localtime:/etc/localtime:ro
+      - /dev/null:/null
+      - `+outside+`:/outside:ro
+      - ./data:/data
+      - ./data/sub:/sub
+      - ./with-mount:/with-mount
+      - ./missing:/missing
+      - ./shared:/shared
+      - ./seen:/seen
+      - {type: tmpfs, target: /tmp}
+      - /anonymous
+      - nfs:/nfs
+      - common:/common
+      - gone:/gone
+      - foreign:/foreign
+      - {type: cluster, source: c, target: /c}
+volumes:
+  nfs: {name: nfs}
+  common: {name: common, external: true}
+  gone: {external: true}
+  foreign: {driver: rexray}
+`)
+	var plan Plan
+	out := w.must("shop", "--file", filepath.Join(w.dir, "compose.yaml"), "--dry-run", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &plan); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, s := range plan.Skipped {
+		got[s.Mounts[0]] = s.Reason
+	}
+	for mount, reason := range map[string]string{
+		"a:/var/run": "a folder of the system", "a:/host": "a folder of the system", "a:/sock": "a socket", "a:/file": "a single file",
+		"a:/etc/localtime": "a single file", "a:/null": "a device", "a:/outside": "read-only, and outside",
+		"a:/data": "overlaps with ./data/sub", "a:/sub": "overlaps with ./data", "a:/with-mount": "another filesystem is mounted in it",
+		"a:/missing": "does not exist yet", "a:/shared": "shared with container blog-1", "a:/tmp": "a tmpfs", "a:/anonymous": "anonymous volume",
+		"a:/nfs": "the driver nfs", "a:/common": "shared with container blog-1", "a:/gone": "external, and does not exist",
+		"a:/foreign": "the driver rexray", "a:/c": "type cluster",
+	} {
+		if !strings.Contains(got[mount], reason) {
+			t.Errorf("%s: %q, want %q", mount, got[mount], reason)
+		}
+		delete(got, mount)
+	}
+	if len(got) > 0 || len(plan.Items) != 1 || plan.Items[0].Key != "seen" {
+		t.Errorf("skipped too: %v; moved: %+v", got, plan.Items)
+	}
+}
+
+// TestProjectFolder: a mount of the project's folder is not moved, and neither is what it shows.
+func TestProjectFolder(t *testing.T) {
+	w := newWorld(t)
+	w.mkdir(filepath.Join(w.dir, "data"))
+	w.write("compose.yaml", "services:\n  a:\n    image: x\n    volumes: ['.:/project', './data:/data']\n")
+	err := w.run("shop", "--file", filepath.Join(w.dir, "compose.yaml"), "--dry-run")
+	if out := w.out.String(); !errors.Is(err, dataset.ErrNotFound) || !strings.Contains(out, "it contains the Compose file") ||
+		!strings.Contains(out, "it overlaps with ., which is mounted too") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+// TestNames: volumes, profiles and keys as the user chooses them.
+func TestNames(t *testing.T) {
+	w := shop(t)
+	var plan Plan
+	out := w.must("shop", "--profile", "silver", "--volume", "data=rows@gold", "--volume", "./html=@bronze", "--skip", "shop_later", "--dry-run", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &plan); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, i := range plan.Items {
+		got = append(got, i.Key+" "+i.Spec)
+	}
+	if s := strings.Join(got, ", "); s != "html shop-html@bronze, data rows@gold" && s != "data rows@gold, html shop-html@bronze" {
+		t.Errorf("got %s", s)
+	}
+}

@@ -1,0 +1,232 @@
+package projects
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// source is what one or several mounts of a project show.
+type source struct {
+	id     string // the key of a volume, or the path of a bind mount; empty for a mount without a source
+	dir    bool   // a bind mount
+	uses   []use
+	name   string // of the volume for the engine
+	folder string // with the data; empty if there is none
+	empty  bool   // the volume does not exist yet
+	reason string // why it is not taken; empty if it is taken
+}
+
+// label names a source for people: as a path below the project's folder if it is one.
+func (s source) label(dir string) string {
+	if !s.dir {
+		return "volume " + s.name
+	}
+	if rel, err := filepath.Rel(dir, s.id); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+		return strings.TrimSuffix("./"+rel, "/.")
+	}
+	return s.id
+}
+
+// readOnly reports whether all mounts of a source are read-only.
+func (s source) readOnly() bool {
+	return !slices.ContainsFunc(s.uses, func(u use) bool { return !u.ReadOnly })
+}
+
+// sourcesOf groups the mounts of a model by their sources, in the order of services and targets.
+func sourcesOf(m model) []*source {
+	var out []*source
+	for _, u := range m.uses() {
+		s := &source{id: u.Source, dir: u.Type == "bind", uses: []use{u}}
+		switch {
+		case u.Type == "tmpfs":
+			s.reason = "a tmpfs has no data"
+		case u.Type == "volume" && u.Source == "":
+			s.reason = "it is an anonymous volume (give it a name in the Compose file first)"
+		case u.Type == "volume":
+			s.name = m.volumes[u.Source].Name
+		case u.Type != "bind":
+			s.reason = "it is a mount of type " + dataset.Clip(u.Type)
+		}
+		i := slices.IndexFunc(out, func(o *source) bool { return s.id != "" && o.id == s.id && o.dir == s.dir })
+		if i < 0 || s.reason != "" {
+			out = append(out, s)
+			continue
+		}
+		out[i].uses = append(out[i].uses, u)
+	}
+	return out
+}
+
+// systemFolders are folders of the host that belong to no project, with everything below the ones in systemTrees.
+var (
+	systemFolders = []string{"/", "/home", "/media", "/mnt", "/opt", "/root", "/srv", "/tmp", "/var", "/var/cache",
+		"/var/lib", "/var/log", "/var/spool", "/var/tmp"}
+	systemTrees = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr",
+		"/var/lib/docker", "/var/run"}
+)
+
+func isSystemFolder(path string) bool {
+	return slices.Contains(systemFolders, path) ||
+		slices.ContainsFunc(systemTrees, func(dir string) bool { return isWithin(path, dir) })
+}
+
+func isWithin(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
+// overlaps reports whether one of two paths contains the other.
+func overlaps(a, b string) bool { return a != "" && b != "" && (isWithin(a, b) || isWithin(b, a)) }
+
+// inspectDir finds out whether the directory of a bind mount is taken.
+func (s *source) inspectDir(p Project, h Host) error {
+	info, err := os.Stat(s.id)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		s.reason = "it does not exist yet"
+		return nil
+	case err != nil:
+		return err
+	case info.Mode()&fs.ModeSocket != 0:
+		s.reason = "it is a socket"
+	case info.Mode()&fs.ModeDevice != 0:
+		s.reason = "it is a device"
+	case !info.IsDir():
+		s.reason = "it is a single file"
+	case isSystemFolder(s.id):
+		s.reason = "it is a folder of the system"
+	case s.readOnly() && !isWithin(s.id, p.Dir):
+		s.reason = "it is read-only, and outside of the project's folder"
+	case isWithin(p.Dir, s.id) || slices.ContainsFunc(p.Files, func(f string) bool { return isWithin(f, s.id) }):
+		s.reason = "it contains the Compose file"
+	}
+	if s.reason != "" {
+		return nil
+	}
+	points, err := h.MountPoints(s.id)
+	if err != nil {
+		return err
+	}
+	if len(points) > 0 {
+		s.reason = "another filesystem is mounted in it, at " + points[0]
+	}
+	s.folder = s.id
+	return nil
+}
+
+// inspectVolume finds out whether a volume is taken.
+func (s *source) inspectVolume(ctx context.Context, e Engine, def modelVolume) error {
+	v, err := e.Volume(ctx, s.name)
+	switch {
+	case errors.Is(err, dataset.ErrNotFound) && def.External:
+		s.reason = "it is external, and does not exist"
+		return nil
+	case errors.Is(err, dataset.ErrNotFound) && def.Driver != "" && def.Driver != "local":
+		s.reason = "it has the driver " + dataset.Clip(def.Driver)
+		return nil
+	case errors.Is(err, dataset.ErrNotFound) && len(def.DriverOpts) > 0:
+		s.reason = "it does not exist yet, and has options of the driver local"
+		return nil
+	case errors.Is(err, dataset.ErrNotFound):
+		s.empty = true
+		return nil
+	case err != nil:
+		return err
+	case v.Driver != "local":
+		s.reason = "it has the driver " + dataset.Clip(v.Driver)
+		return nil
+	}
+	s.folder, err = e.Folder(ctx, s.name)
+	if errors.Is(err, dataset.ErrUnsupported) {
+		s.reason = err.Error()
+		return nil
+	}
+	return err
+}
+
+// skipOverlaps skips sources that contain each other: after a copy, the containers would no longer see the same files.
+// A mount of a folder of the system shows everything, so it is not compared.
+func skipOverlaps(all []*source, dir string) {
+	path := func(s *source) string {
+		if s.dir && (isSystemFolder(s.id) || s.folder == "" && s.readOnly() && !isWithin(s.id, dir)) {
+			return ""
+		}
+		if s.dir {
+			return s.id
+		}
+		return s.folder
+	}
+	for i, s := range all {
+		for j, o := range all {
+			if i != j && s.reason == "" && overlaps(path(s), path(o)) {
+				s.reason = "it overlaps with " + o.label(dir) + ", which is mounted too"
+			}
+		}
+	}
+}
+
+// sharer returns a container that is not a container of the project's services, and uses a source. A container that
+// has a folder above the source read-only, such as a monitor that sees the whole host, does not count.
+func (s *source) sharer(p Project, m model, all []Container) string {
+	for _, c := range all {
+		_, known := m.services[c.Service]
+		if c.Project == p.Name && known && !c.OneOff {
+			continue
+		}
+		for _, x := range c.Mounts {
+			if x.Type == "volume" && !s.dir && x.Name == s.name || s.folder != "" && sees(x, s.folder) {
+				return c.Name
+			}
+		}
+	}
+	return ""
+}
+
+// sees reports whether a mount can change a folder, or shows a part of it.
+func sees(x Mount, folder string) bool {
+	if x.ReadOnly && x.Source != folder && isWithin(folder, x.Source) {
+		return false
+	}
+	return overlaps(x.Source, folder)
+}
+
+// checkContainers fails if a container of the project mounts something else than its Compose file says: the copy would
+// be of the wrong data.
+func checkContainers(p Project, m model, all []Container) error {
+	for _, c := range all {
+		mounts, known := m.services[c.Service]
+		if c.Project != p.Name || c.OneOff || !known {
+			continue
+		}
+		for _, want := range mounts {
+			if want.Type != "bind" && (want.Type != "volume" || want.Source == "") {
+				continue
+			}
+			i := slices.IndexFunc(c.Mounts, func(x Mount) bool { return x.Target == want.Target })
+			if i >= 0 && (want.Type == "bind" && samePath(c.Mounts[i].Source, want.Source) ||
+				want.Type == "volume" && c.Mounts[i].Name == m.volumes[want.Source].Name) {
+				continue
+			}
+			return dataset.Errorf(dataset.ErrConflict, "container %s does not mount at %s what its Compose file "+
+				"says (run "+
+				"docker compose up -d first)", c.Name, want.Target)
+		}
+	}
+	return nil
+}
+
+func samePath(a, b string) bool {
+	if a == b {
+		return true
+	}
+	ra, errA := filepath.EvalSymlinks(a)
+	rb, errB := filepath.EvalSymlinks(b)
+	return errA == nil && errB == nil && ra == rb
+}
