@@ -90,7 +90,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		Restore: func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
 			return backup.NewRestorer(a.Control, a.Repositories).Restore(ctx, repository, id, root, step)
 		},
-		Verify: func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
+		Verify: func(ctx context.Context, repository, id string, root *os.File, step func(string)) (uuid.UUID, error) {
 			return backup.NewRestorer(a.Control, a.Repositories).Verify(ctx, repository, id, root, step)
 		},
 		RunCheck: backup.NewCheckRunner(a.Programs, a.Root, mounting.OpenTree).Run,

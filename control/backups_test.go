@@ -84,6 +84,11 @@ func TestBackupsAndOlderReplica(t *testing.T) {
 	if _, err := a.Plan(a.Ctx, a.ID, create); err != nil {
 		t.Errorf("no older replica can use the store, and the create fails: %v", err)
 	}
+	p := x.Profiles.ByName["nightly"]
+	p.Name, p.Backup.Verify = "verified", dataset.Verification{Every: dataset.Duration(time.Hour), Restore: true}
+	x.Profiles.ByName[p.Name] = p
+	change.Profile = "verified"
+	controltest.Refused(t, a.TrySubmit(change), dataset.ErrUnsupported, "set-profile of volume db with scheduled verifications: control replica c2")
 	// An earlier build recorded backups without the format.
 	if _, err := x.Store.Txn(t.Context(), nil, []store.Write{{Key: record.FormatKey, Value: []byte(`{"format":2}`)}}); err != nil {
 		t.Fatal(err)

@@ -189,9 +189,24 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 			recorded.DatasetID, recorded.Discarded, op.DatasetRecord = out.Dataset.ID, op.DatasetID, out.Dataset
 		}
 	}
+	if err := noteResult(t, &recorded, &op, *out); err != nil {
+		return err
+	}
+	// Control has recorded the request. The report only adds how the operation ended.
+	recorded.Problem, recorded.DatasetRecord, recorded.Snapshot = op.Problem, op.DatasetRecord, op.Snapshot
+	recorded.Progress, recorded.Incarnation = op.Progress, op.Incarnation
+	return s.finish(t, recorded)
+}
+
+// noteResult copies to the recorded operation what its result needs from the report op, and corrects the record of the
+// dataset in the report.
+func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed) (err error) {
+	if op.Kind == dataset.OpVerify && op.BackupOf != recorded.BackupOf && !recorded.Scheduled {
+		recorded.BackupOf = uuid.Nil // the agent has read that the backup is of another dataset
+	}
 	switch {
 	case op.Problem != nil && op.Kind == dataset.OpVerify:
-		planning.FailVerify(t, recorded, *op.Problem)
+		planning.FailVerify(t, *recorded, *op.Problem)
 	case op.Problem != nil:
 	case op.Kind == dataset.OpDelete:
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
@@ -200,14 +215,9 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 	case op.Kind == dataset.OpVerify:
 		op.DatasetRecord = nil // it does not exist any more
 	case op.Kind == dataset.OpConvert:
-		if op.DatasetRecord, err = converted(t, *op.DatasetRecord); err != nil {
-			return err
-		}
+		op.DatasetRecord, err = converted(t, *op.DatasetRecord)
 	}
-	// Control has recorded the request. The report only adds how the operation ended.
-	recorded.Problem, recorded.DatasetRecord, recorded.Snapshot = op.Problem, op.DatasetRecord, op.Snapshot
-	recorded.Progress, recorded.Incarnation = op.Progress, op.Incarnation
-	return s.finish(t, recorded)
+	return err
 }
 
 // converted returns the record of the new dataset of a conversion, as the transaction writes it.

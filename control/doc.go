@@ -63,6 +63,7 @@
 //	by-uuid/<uuid>                index: the dataset or snapshot with a UUID
 //	repositories/<name>           dataset.Repository: a place for backups
 //	backups/<dataset>             what became of the scheduled backups of a dataset: see record.Backups
+//	verifications/<dataset>       what became of the verifications of its backups: see record.Verifications
 //	tokens/<sha256>               a join token, by its hash
 //	away/<node>                   since when a node is unreachable
 //	fenced/<node>                 an operator confirmed that the node is fenced; deleted when its agent

@@ -67,6 +67,52 @@ func TestAllReplicasReportLateBackups(t *testing.T) {
 	same("after both did the work", "its profile has it backed up to repository offsite, which is not recorded")
 }
 
+// Every control replica reports a backup that failed its verification.
+func TestAllReplicasReportFailedVerifications(t *testing.T) {
+	x := controltest.NewReplicas(t, 0)
+	addNightly(x)
+	p := x.Profiles.ByName["nightly"]
+	p.Backup.Verify = dataset.Verification{Every: dataset.Duration(7 * 24 * time.Hour), Restore: true}
+	x.Profiles.ByName[p.Name] = p
+	first, second := replicaAt(x, "c1", "v1.5.0"), replicaAt(x, "c2", "v1.5.0")
+	e := x.On(first)
+	controltest.AddRepository(e, "offsite")
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@nightly")
+	verified := 0
+	for range 60 {
+		e.AdvanceAndRun(time.Hour)
+		list, err := e.Operations(t.Context(), api.Page{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, op := range list.Items {
+			switch {
+			case op.State.Final():
+				continue
+			case op.Kind == dataset.OpVerify:
+				op.DatasetRecord, op.Problem = nil, dataset.ProblemOf(dataset.Errorf(dataset.ErrCorrupt, "a file differs"))
+				verified++
+			default:
+				op.Backup = strings.Repeat("0f", 32)
+			}
+			a.MustCommit(op)
+		}
+	}
+	if verified == 0 {
+		t.Fatal("nothing was verified")
+	}
+	e.AdvanceAndRun(2 * time.Minute)
+	for _, s := range []*control.Service{first, second} {
+		h, err := s.ClusterHealth(t.Context())
+		if err != nil || !slices.ContainsFunc(h.Findings, func(f api.Finding) bool {
+			return f.Subject == "volume db" && f.Text == "its backup 0f0f0f0f failed a verification: a file differs"
+		}) {
+			t.Errorf("got %+v, %v", h.Findings, err)
+		}
+	}
+}
+
 // gatedStore is a store whose records of datasets are listed only after open is closed.
 type gatedStore struct {
 	store.Store

@@ -114,6 +114,13 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		if err != nil {
 			return nil, nil, err
 		}
+	case dataset.OpVerify:
+		if op.Scheduled {
+			err = record.BeginVerification(t, *op)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
 	case dataset.OpConvert:
 		if err := planning.BeginConvert(t, *op); err != nil {
 			return nil, nil, err
@@ -265,6 +272,11 @@ func (s *Service) endOperation(t *record.Tx, op dataset.Operation) error {
 	}
 	if op.Kind == dataset.OpBackup && op.Scheduled {
 		if err := record.EndBackup(t, op); err != nil {
+			return err
+		}
+	}
+	if op.Kind == dataset.OpVerify {
+		if err := record.EndVerification(t, op); err != nil {
 			return err
 		}
 	}

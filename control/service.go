@@ -148,7 +148,7 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 		NextSnapshot: func(t *record.Tx, of dataset.Dataset) (time.Time, error) {
 			return housekeeping.NextSnapshot(t, of, d.Clock.Now())
 		},
-		Backups: housekeeping.Backups(d.Clock),
+		AddBackups: housekeeping.AddBackups(d.Clock),
 		ReplicaShortage: func(t *record.Tx, of dataset.Dataset) (string, error) {
 			return s.CopyKeeper.Shortage(t, of)
 		},

@@ -41,9 +41,11 @@ type Operation struct {
 	Repository string `json:"repository,omitempty"`
 	// ID of the backup that the operation has made, or that an import reads; absent: none
 	Backup string `json:"backup,omitempty"`
+	// verify: UUID of the dataset that was backed up; absent: it is not recorded, or not known
+	BackupOf uuid.UUID `json:"backup_of,omitzero"`
 	// verify: path of the program that checks the restored volume; absent: none
 	Check      string `json:"check,omitempty"`
-	Scheduled  bool   `json:"scheduled,omitempty"`   // the backup was requested by the profile's schedule
+	Scheduled  bool   `json:"scheduled,omitempty"`   // the profile's schedule requested the backup or verification
 	BytesAdded int64  `json:"bytes_added,omitempty"` // bytes of data that a backup added to the repository
 	// path that an import reads, or the file with the old key for a rekey
 	Path string `json:"path,omitempty"`

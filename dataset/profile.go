@@ -207,6 +207,16 @@ type Backups struct {
 	To       string `json:"to,omitempty"`       // name of the repository; empty: no scheduled backups
 	Schedule string `json:"schedule,omitempty"` // cron expression in local time
 	Keep     Keep   `json:"keep,omitzero"`      // how many scheduled backups are kept; absent: all
+	// scheduled verifications of the backups; absent: none
+	Verify Verification `json:"verify,omitzero"`
+}
+
+// Verification says how the scheduled backups of a volume are verified.
+type Verification struct {
+	Every Duration `json:"every,omitempty"` // time between two verifications
+	// whether the newest backup is restored into a temporary volume, and compared; false: no scheduled verifications
+	Restore bool   `json:"restore,omitempty"`
+	Check   string `json:"check,omitempty"` // path of a program that checks the restored volume; empty: none
 }
 
 // Quiesce is the preparation of a snapshot, in addition to taking it atomically.

@@ -24,6 +24,15 @@ type Repository struct {
 	By        string    `json:"by"`      // who added it
 }
 
+// VerifiedBackup is the last verification of a backup that said something about the backup.
+type VerifiedBackup struct {
+	Repository string    `json:"repository"`       // name of the repository with the backup
+	Backup     string    `json:"backup"`           // ID of the backup
+	At         time.Time `json:"at"`               // when the verification ended
+	Check      string    `json:"check,omitempty"`  // path of the program that checked the restored volume; empty: none
+	Failed     bool      `json:"failed,omitempty"` // the backup is damaged or absent, or the check program refused it
+}
+
 // SamePlace reports whether two records have the same name, URL, password and credentials.
 func (r Repository) SamePlace(o Repository) bool {
 	return r.Name == o.Name && r.URL == o.URL && r.Password == o.Password && r.CredentialsFile == o.CredentialsFile

@@ -70,6 +70,7 @@ profiles:
   strict: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}}
   free: {size: 512MiB}
   backed: {size: 512MiB, backup: {to: offsite, schedule: "@yearly", keep: {last: 2}}}
+  verified: {size: 512MiB, backup: {to: offsite, schedule: "@yearly", verify: {every: 12h, restore: true}}}
   xfs: {size: 512MiB, filesystem: {type: xfs}}
   ext4: {size: 512MiB, filesystem: {type: ext4}}
 `

@@ -47,15 +47,18 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 //
 // After an error, root may contain a part of the files.
 func (s *Restorer) Restore(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
-	return s.restore(ctx, repository, id, writer{root: root, step: step})
+	_, err := s.restore(ctx, repository, id, writer{root: root, step: step})
+	return err
 }
 
-// Verify is Restore, and reads each file again to compare it with the backup. It fails with dataset.ErrCorrupt if a
-// file differs. If the repository is not recorded, or is not at its URL now, it fails with dataset.ErrOffline, and not
-// with dataset.ErrNotFound: nothing is known about the backup.
-func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
-	err := s.restore(ctx, repository, id, writer{root: root, step: step, compare: true})
-	return s.checkAbsent(ctx, repository, err)
+// Verify is Restore, and reads each file again to compare it with the backup. It returns the UUID of the dataset that
+// was backed up, or uuid.Nil if it could not read that. It fails with dataset.ErrCorrupt if a file differs. If the
+// repository is not recorded, or is not at its URL now, it fails with dataset.ErrOffline, and not with
+// dataset.ErrNotFound: nothing is known about the backup.
+func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.File, step func(string)) (of uuid.UUID,
+	err error) {
+	of, err = s.restore(ctx, repository, id, writer{root: root, step: step, compare: true})
+	return of, s.checkAbsent(ctx, repository, err)
 }
 
 // Size returns how many bytes a restore of a backup writes. It does not examine the backup. If the backup does not
@@ -86,10 +89,11 @@ func (s *Restorer) checkAbsent(ctx context.Context, repository string, err error
 	return err
 }
 
-func (s *Restorer) restore(ctx context.Context, repository, id string, w writer) error {
+// restore writes a backup. It returns the UUID of the dataset that was backed up.
+func (s *Restorer) restore(ctx context.Context, repository, id string, w writer) (of uuid.UUID, err error) {
 	r, err := s.repositories.OpenNamed(ctx, repository)
 	if err != nil {
-		return err
+		return uuid.Nil, err
 	}
 	w.step("reading the backup's record")
 	record, err := s.readRecord(ctx, r, id)
@@ -98,11 +102,11 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, w writer)
 	}
 	if errors.Is(err, dataset.ErrNoSpace) {
 		// restic's error does not say which of the two is full. Restore writes nothing to the repository.
-		return dataset.Errorf(dataset.ErrNoSpace,
+		return record.Dataset, dataset.Errorf(dataset.ErrNoSpace,
 			"the new volume or the host's disk is too small for backup %s, which is of a volume of %s (%s)", short(id),
 			record.Size.Readable(0), w.remedy())
 	}
-	return named(repository, err)
+	return record.Dataset, named(repository, err)
 }
 
 // readRecord returns the record of a backup. It fails if the backup may lack files.

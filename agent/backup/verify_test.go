@@ -65,6 +65,44 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// A scheduled verification is carried out on the home, with the profile of the volume. Like one by hand, it is recorded
+// with the volume. A backup of an earlier volume with the same name is not.
+func TestVerificationIsRecorded(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	former := f.A.NewVolume("db@free")
+	earlier := backUp(f, "db", "").Backup
+	f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpDelete, Volume: "db"})
+	agenttest.Await(t, func() bool {
+		_, err := f.Service.Volume(t.Context(), "db")
+		return dataset.KindOf(err) == dataset.ErrNotFound
+	})
+	d := f.A.NewVolume("db@verified")
+	f.A.MustMount("db", "user")
+	f.A.WriteFile("db", "file", "first")
+	made := backUpOnSchedule(f, "db")
+	f.A.MustUnmount("db", "user")
+	op := awaitEnd(f, *f.Submit(api.Request{
+		ID: uuid.New(), Kind: dataset.OpVerify, Volume: "db", Repository: "offsite", Backup: made, Scheduled: true,
+	}).Operation)
+	if op.State != dataset.OpDone || op.Node != d.Home || op.BackupOf != d.ID {
+		t.Errorf("got %s: %+v, %+v", op.State, op, op.Problem)
+	}
+	op = awaitEnd(f, *f.Submit(api.Request{
+		ID: uuid.New(), Kind: dataset.OpVerify, Volume: "db@free", Repository: "offsite", Backup: earlier,
+	}).Operation)
+	if op.State != dataset.OpDone || op.BackupOf != uuid.Nil {
+		t.Errorf("of dataset %s: got %s: %+v, %+v", former.ID, op.State, op, op.Problem)
+	}
+	v, err := f.Service.Volume(t.Context(), "db")
+	must(t, err)
+	if len(v.Verified) != 1 || v.Verified[0].Backup != made || v.Verified[0].Failed || v.Backups.Verify.Last.IsZero() {
+		t.Errorf("recorded: %+v, %+v", v.Verified, v.Backups.Verify)
+	}
+	wantNothingLeft(f.A)
+	wantNothingLeft(f.B)
+}
+
 // fullPool is a pool that has only a few bytes besides its reserve.
 type fullPool struct {
 	backends.Pool
@@ -319,7 +357,14 @@ func TestVerifyComparesFiles(t *testing.T) {
 	b := storeRecord(t, made, backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset}, tags.List())
 	s := backup.NewRestorer(oneOperation{}, oneRepository{opened})
 	for name, restore := range map[string]func(context.Context, string, string, *os.File, func(string)) error{
-		"restore": s.Restore, "verify": s.Verify,
+		"restore": s.Restore,
+		"verify": func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
+			of, err := s.Verify(ctx, repository, id, root, step)
+			if of != tags.Dataset {
+				t.Errorf("the backup is of dataset %s, want %s", of, tags.Dataset)
+			}
+			return err
+		},
 	} {
 		runner.args = nil
 		root, err := os.Open(t.TempDir())

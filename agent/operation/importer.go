@@ -34,9 +34,10 @@ type ImporterDeps struct {
 		All() []*pool.Pool
 	}
 	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
-	// Restore writes the content of a backup to an empty directory, and Verify also compares what it has written with
-	// the backup: see backup.Restorer.
-	Restore, Verify func(ctx context.Context, repository, id string, root *os.File, step func(string)) error
+	// Restore writes the content of a backup to an empty directory. Verify also compares what it has written with the
+	// backup, and returns the UUID of the dataset that was backed up: see backup.Restorer.
+	Restore func(ctx context.Context, repository, id string, root *os.File, step func(string)) error
+	Verify  func(ctx context.Context, repository, id string, root *os.File, step func(string)) (of uuid.UUID, err error)
 	// RunCheck runs the check program of a verification on its dataset: see backup.CheckRunner.
 	RunCheck func(ctx context.Context, pool backends.Pool, op dataset.Operation) (unusable bool, err error)
 	// RestoreSize returns how many bytes Restore or Verify writes for a backup.
@@ -176,7 +177,11 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	defer release()
 	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
 		err := i.fill(ctx, jb, pool, op, "verification of a backup", func(root *os.File) error {
-			return noteRead(i.deps.Verify(ctx, op.Repository, op.Backup, root, jb.Step))
+			of, err := i.deps.Verify(ctx, op.Repository, op.Backup, root, jb.Step)
+			if of != uuid.Nil && of != op.BackupOf {
+				op.BackupOf = uuid.Nil // it is a backup of an earlier volume with this name
+			}
+			return noteRead(err)
 		})
 		if err != nil {
 			return err

@@ -97,6 +97,8 @@ type Volume struct {
 	NextSnapshot time.Time `json:"next_snapshot,omitzero"`
 	// scheduled backups of the volume; absent: its profile schedules no backups, or this is an item of a list
 	Backups *BackupState `json:"backups,omitempty"`
+	// last verification of each of its backups, the oldest first; absent: none is known, or this is an item of a list
+	Verified []dataset.VerifiedBackup `json:"verified,omitempty"`
 	// mounts of a shared volume, including that of the home while it uses the volume exclusively
 	SharedMountDetails []SharedMountDetail `json:"shared_mount_details,omitempty"`
 }
@@ -108,6 +110,19 @@ type BackupState struct {
 	Running  uuid.UUID `json:"running,omitzero"`   // UUID of the operation that makes a backup now; absent: none
 	Failures int       `json:"failures,omitempty"` // how many backups failed since the last successful one
 	Problem  string    `json:"problem,omitempty"`  // error of the last backup that failed
+	// scheduled verifications of these backups; absent: the profile schedules none
+	Verify *VerifyState `json:"verify,omitempty"`
+}
+
+// VerifyState is the state of the scheduled verifications of a volume's backups.
+type VerifyState struct {
+	Last     time.Time `json:"last,omitzero"`      // when the last good verification was requested; absent: none yet
+	Next     time.Time `json:"next,omitzero"`      // when the next one is due; absent: there is no backup yet
+	Running  uuid.UUID `json:"running,omitzero"`   // UUID of the operation that verifies a backup now; absent: none
+	Failures int       `json:"failures,omitempty"` // how many failed since the last good one
+	Problem  string    `json:"problem,omitempty"`  // error of the last one that failed
+	// ID of the backup that the last one found damaged or absent; absent: none
+	Unusable string `json:"unusable,omitempty"`
 }
 
 // VolumeSummary is the part of a Volume that a table of volumes shows. Its keys are those of Volume, so that a client

@@ -13,10 +13,11 @@ import (
 
 // Records is everything in a store, by kind.
 type Records struct {
-	Datasets   map[uuid.UUID]dataset.Dataset
-	Snapshots  map[uuid.UUID]dataset.Snapshot
-	Operations map[uuid.UUID]dataset.Operation
-	Backups    []record.Backups
+	Datasets      map[uuid.UUID]dataset.Dataset
+	Snapshots     map[uuid.UUID]dataset.Snapshot
+	Operations    map[uuid.UUID]dataset.Operation
+	Backups       []record.Backups
+	Verifications []record.Verifications
 }
 
 // CheckInvariants checks what must be true between any two transactions: a name and its dataset refer to each other,
@@ -35,8 +36,7 @@ func (e *Control) CheckInvariants() Records {
 	got, want := map[string]any{}, map[string]any{}
 	spent := map[uuid.UUID]map[uuid.UUID]bool{}
 	for _, en := range entries {
-		family, _, _ := strings.Cut(en.Key, "/")
-		switch family {
+		switch family, _, _ := strings.Cut(en.Key, "/"); family {
 		case "datasets":
 			d := read[dataset.Dataset](e, en.Key, en.Value)
 			st.Datasets[d.ID] = d
@@ -76,6 +76,8 @@ func (e *Control) CheckInvariants() Records {
 			got[en.Key] = read[dataset.Trash](e, en.Key, en.Value)
 		case "backups":
 			st.Backups = append(st.Backups, read[record.Backups](e, en.Key, en.Value))
+		case "verifications":
+			st.Verifications = append(st.Verifications, read[record.Verifications](e, en.Key, en.Value))
 		case "repositories":
 			read[dataset.Repository](e, en.Key, en.Value)
 		case "nodes", "pools", "generations", "facts", "cluster", "house", "tokens", "revoked", "rev", "live", "away",
@@ -116,6 +118,14 @@ func (e *Control) checkReferences(st Records, spent map[uuid.UUID]map[uuid.UUID]
 		}
 		if op, ok := st.Operations[b.Running]; ok && (op.State.Final() || op.DatasetID != b.Dataset || !op.Scheduled) {
 			e.Fatalf("backups of dataset %s: got operation %+v, want one that runs", b.Dataset, op)
+		}
+	}
+	for _, v := range st.Verifications {
+		if _, ok := st.Datasets[v.Dataset]; !ok {
+			e.Fatalf("verifications of dataset %s: it is not recorded", v.Dataset)
+		}
+		if op, ok := st.Operations[v.Running]; ok && (op.State.Final() || op.BackupOf != v.Dataset || !op.Scheduled) {
+			e.Fatalf("verifications of dataset %s: got operation %+v, want one that runs", v.Dataset, op)
 		}
 	}
 	for _, s := range st.Snapshots {

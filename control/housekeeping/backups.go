@@ -123,13 +123,21 @@ func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now ti
 	return now.Add(backupCheck), err
 }
 
-// Backups returns a function that returns the state of the scheduled backups of a dataset. The state is nil if the
-// profile has no schedule, or the dataset is deleted.
-func Backups(c interface{ Now() time.Time }) func(*record.Tx, dataset.Dataset) (*api.BackupState, error) {
-	return func(t *record.Tx, d dataset.Dataset) (*api.BackupState, error) { return backupState(t, d, c.Now()) }
+// AddBackups returns a function that adds to a volume the state of its scheduled backups, and the verifications of its
+// backups. The state is nil if the profile has no schedule, or the dataset is deleted.
+func AddBackups(c interface{ Now() time.Time }) func(*record.Tx, *api.Volume) error {
+	return func(t *record.Tx, v *api.Volume) error {
+		var made record.Verifications
+		if _, err := t.Get(record.VerificationsKey(v.ID), &made); err != nil {
+			return err
+		}
+		state, err := backupState(t, v.Dataset, made, c.Now())
+		v.Backups, v.Verified = state, made.Results
+		return err
+	}
 }
 
-func backupState(t *record.Tx, d dataset.Dataset, now time.Time) (*api.BackupState, error) {
+func backupState(t *record.Tx, d dataset.Dataset, v record.Verifications, now time.Time) (*api.BackupState, error) {
 	if d.State != dataset.StateReady || d.Profile.Backup.To == "" {
 		return nil, nil //nolint:nilnil // no schedule is no error
 	}
@@ -138,9 +146,16 @@ func backupState(t *record.Tx, d dataset.Dataset, now time.Time) (*api.BackupSta
 		return nil, err
 	}
 	next, _ := backupDue(d, b, now) // zero for a schedule that is not valid
-	return &api.BackupState{
+	state := &api.BackupState{
 		Last: b.Last, Next: next, Running: b.Running, Failures: b.Failures, Problem: b.Problem,
-	}, nil
+	}
+	if d.Profile.Backup.Verify.Restore {
+		state.Verify = &api.VerifyState{
+			Last: v.Last, Next: verificationDue(d, b.LastMade(), v, now), Running: v.Running, Failures: v.Failures,
+			Problem: v.Problem, Unusable: v.Unusable,
+		}
+	}
+	return state, nil
 }
 
 // backupDue returns when the next scheduled backup of a dataset is due: at the first moment of the schedule after the

@@ -1,6 +1,6 @@
-// Package housekeeping does the background work of control: it requests the snapshots and backups that are due, removes
-// the snapshots that retention does not keep, empties the trash, maintains the number of copies, updates the records of
-// unreachable members, and removes old records of operations.
+// Package housekeeping does the background work of control: it requests the snapshots, backups and verifications that
+// are due, removes the snapshots that retention does not keep, empties the trash, maintains the number of copies,
+// updates the records of unreachable members, and removes old records of operations.
 //
 // Package control starts Housekeeper.Run in each service, and passes NextSnapshot to package view. Only the service
 // that holds the lock under record.HousekeeperKey does the work, and each of its transactions checks the lock. Run
@@ -8,9 +8,9 @@
 // schedules of snapshots and of backups. cmd/drover shows both as metrics. Package health shows the findings of
 // LateBackups, for which a service that does not do the work reads the records and remembers them for a short time.
 // Each of the three states has a mutex. All other state is in the store. To add a periodic task, call it in Round.
-// Schedules are in schedule.go and schedules.go, those of backups in backups.go and latebackups.go, the trash in
-// trash.go, and the removal of old operations in forget.go. Which snapshots retention keeps is in retention.go. Which
-// snapshots are subject to it, and the requests to remove the others, are in schedule.go (prune).
+// Schedules are in schedule.go and schedules.go, those of backups in backups.go, verifications.go and latebackups.go,
+// the trash in trash.go, and the removal of old operations in forget.go. Which snapshots retention keeps is in
+// retention.go. Which snapshots are subject to it, and the requests to remove the others, are in schedule.go (prune).
 package housekeeping
 
 import (
@@ -53,6 +53,7 @@ type Memory struct {
 	operations    uint64                // changes of operations in the feed at the last ForgetOperations
 	Plans         map[uuid.UUID]duePlan // when each dataset gets its next snapshot
 	backups       map[uuid.UUID]backupPlan
+	verifications map[uuid.UUID]backupPlan
 	shortage      shortage
 	catalogDenied bool              // the right to write the catalog is missing
 	lanes         map[string]uint64 // lanes of services with their indexes, in the last round that examined everything
@@ -97,11 +98,12 @@ type Housekeeper struct {
 // NewMemory returns an empty Memory, so that the next round examines everything.
 func (k *Housekeeper) NewMemory() *Memory {
 	return &Memory{
-		Plans:    map[uuid.UUID]duePlan{},
-		backups:  map[uuid.UUID]backupPlan{},
-		shortage: shortage{reported: map[uuid.UUID]bool{}},
-		failed:   k.Failed,
-		reported: map[string]time.Time{},
+		Plans:         map[uuid.UUID]duePlan{},
+		backups:       map[uuid.UUID]backupPlan{},
+		verifications: map[uuid.UUID]backupPlan{},
+		shortage:      shortage{reported: map[uuid.UUID]bool{}},
+		failed:        k.Failed,
+		reported:      map[string]time.Time{},
 	}
 }
 
@@ -187,6 +189,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	}
 	k.requestDueSnapshots(ctx, h, now)
 	k.requestDueBackups(ctx, h)
+	k.requestDueVerifications(ctx, h)
 	if examined == nil && ctx.Err() == nil {
 		k.backupStates.finish()
 	}
@@ -247,6 +250,7 @@ func (k *Housekeeper) examineChanges(ctx context.Context, h *Memory, changed []u
 	for id := range h.backups {
 		if !live[id] {
 			delete(h.backups, id)
+			delete(h.verifications, id)
 			k.backupStates.remove(id)
 		}
 	}
@@ -268,6 +272,7 @@ func (k *Housekeeper) examineBatch(ctx context.Context, h *Memory, changed []uui
 		if err == nil && !there {
 			delete(h.Plans, id)
 			delete(h.backups, id)
+			delete(h.verifications, id)
 			k.backupStates.remove(id)
 			k.schedules.remove(id)
 			h.shortage.record(id, nil)
@@ -287,6 +292,7 @@ func (k *Housekeeper) examineDataset(ctx context.Context, h *Memory, what string
 		short := k.CopyKeeper.Maintain(ctx, d)
 		h.shortage.record(d.ID, short)
 		k.scheduleBackup(h, d, index)
+		k.scheduleVerification(h, d, index)
 		err = errors.Join(k.scheduleDataset(ctx, h, d, index), short, k.CopyKeeper.ForgetLost(ctx, d))
 	}
 	if err != nil && (ctx.Err() != nil || dataset.KindOf(err) == dataset.ErrUnavailable) {

@@ -28,6 +28,17 @@ type BackupSchedule struct {
 	// Overdue is the time since the next scheduled backup became due. It is 0 if the backup is not due yet.
 	Overdue  time.Duration
 	Failures int // since the last good backup
+	// Verified is the state of the scheduled verifications; nil if the profile has none.
+	Verified *VerificationSchedule
+}
+
+// VerificationSchedule is the state of the scheduled verifications of a volume's backups.
+type VerificationSchedule struct {
+	// Age is the time since the last good verification, or since the schedule applies to the volume if it has none.
+	Age time.Duration
+	// Overdue is the time since the next verification became due. It is 0 if none is due, or if there is no backup.
+	Overdue  time.Duration
+	Failures int // since the last good verification
 }
 
 // backupStates remembers the scheduled backups of each volume as they were when Housekeeper.Run last looked at them. It
@@ -70,6 +81,54 @@ type seenBackups struct {
 	failures           int
 	problem            string // why the last backup failed, or could not be requested
 	missing            bool   // the repository is not recorded
+	verification       seenVerification
+}
+
+// seenVerification is the state of the scheduled verifications of a volume's backups.
+type seenVerification struct {
+	every     time.Duration // 0 if there is no schedule
+	last, due time.Time     // due is zero if there is no backup
+	none      bool          // there is no good verification yet, and last is when the schedule began
+	failures  int
+	problem   string // why the last verification failed
+	unusable  string // ID of the backup that it found damaged or absent
+}
+
+// newSeenVerification returns the state of the scheduled verifications of a dataset.
+func newSeenVerification(d dataset.Dataset, newest record.ScheduledBackup, v record.Verifications,
+	now time.Time) seenVerification {
+	is := seenVerification{
+		every: time.Duration(d.Profile.Backup.Verify.Every), last: v.Last, failures: v.Failures, problem: v.Problem,
+		unusable: v.Unusable,
+	}
+	if v.Last.IsZero() {
+		is.last, is.none = ScheduleStart(d), true
+	}
+	v.Failures = 0 // a verification that is tried again later is late nevertheless
+	is.due = verificationDue(d, newest, v, now)
+	return is
+}
+
+// grace returns how late a verification may be before it is reported. The verifications of a host wait for each
+// other.
+func (is seenVerification) grace() time.Duration { return backupGrace + is.every/4 }
+
+func (is seenVerification) overdue(now time.Time) time.Duration {
+	if is.due.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(is.due))
+}
+
+// seeVerification stores the state of the scheduled verifications of a dataset. It does nothing unless the scheduled
+// backups of the dataset were seen before.
+func (s *backupStates) seeVerification(id uuid.UUID, v seenVerification) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if is, ok := s.of[id]; ok {
+		is.verification = v
+		s.of[id] = is
+	}
 }
 
 // newSeenBackups returns the state of the scheduled backups of a dataset. missing says that its repository is not
@@ -95,6 +154,7 @@ func (s *backupStates) see(d dataset.Dataset, b record.Backups, now time.Time, m
 	if s.of == nil {
 		s.of = map[uuid.UUID]seenBackups{}
 	}
+	is.verification = s.of[d.ID].verification // seeVerification stores it
 	s.of[d.ID] = is
 }
 
@@ -198,7 +258,7 @@ func (k *Housekeeper) continueReading(ctx context.Context, p *partialRead, now t
 		if err != nil {
 			return err
 		}
-		for some := range slices.Chunk(entries, store.MaxOps) {
+		for some := range slices.Chunk(entries, store.MaxOps/2) {
 			states, err := readBackupsOf(t, some, now)
 			if err != nil {
 				return err
@@ -220,6 +280,9 @@ func readBackupsOf(t *record.Tx, entries []store.Entry, now time.Time) (list []s
 		var d dataset.Dataset
 		if record.Decode(e.Key, e.Value, &d) == nil && d.State == dataset.StateReady && d.Profile.Backup.To != "" {
 			scheduled, keys = append(scheduled, d), append(keys, record.BackupsKey(d.ID))
+			if d.Profile.Backup.Verify.Restore {
+				keys = append(keys, record.VerificationsKey(d.ID))
+			}
 		}
 	}
 	if err := t.Prefetch(keys); err != nil {
@@ -234,7 +297,16 @@ func readBackupsOf(t *record.Tx, entries []store.Entry, now time.Time) (list []s
 		if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 			return nil, err
 		}
-		list = append(list, newSeenBackups(d, b, now, !known && err == nil))
+		is := newSeenBackups(d, b, now, !known && err == nil)
+		if d.Profile.Backup.Verify.Restore {
+			var v record.Verifications
+			_, err := t.Peek(record.VerificationsKey(d.ID), &v)
+			if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
+				return nil, err
+			}
+			is.verification = newSeenVerification(d, b.LastMade(), v, now)
+		}
+		list = append(list, is)
 	}
 	return list, nil
 }
@@ -256,12 +328,18 @@ func (k *Housekeeper) BackupSchedules() []BackupSchedule {
 		out[i] = BackupSchedule{
 			Volume: is.volume, Age: max(0, now.Sub(is.last)), Overdue: is.overdue(now), Failures: is.failures,
 		}
+		if v := is.verification; v.every > 0 {
+			out[i].Verified = &VerificationSchedule{
+				Age: max(0, now.Sub(v.last)), Overdue: v.overdue(now), Failures: v.failures,
+			}
+		}
 	}
 	return out
 }
 
-// LateBackups returns a warning for each volume whose scheduled backup is late, and for each whose repository is not
-// recorded. All control replicas return the same ones: those that do not do the background work read the records.
+// LateBackups returns the warnings about the scheduled backups: for each volume whose backup or whose verification is
+// late, whose repository is not recorded, or whose backup was found not usable. All control replicas return the same
+// ones: those that do not do the background work read the records.
 func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err error) {
 	now := k.Ledger.Clock.Now()
 	list, complete := k.backupStates.list()
@@ -271,28 +349,58 @@ func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err e
 		}
 	}
 	for _, is := range list {
-		finding := api.Finding{Level: "warning", Subject: "volume " + is.volume}
-		overdue := is.overdue(now)
-		switch {
-		case is.missing:
-			finding.Text = fmt.Sprintf("its profile has it backed up to repository %s, which is not recorded",
-				is.repository)
-			finding.Fix = "drover repository add " + is.repository + " URL"
-		case overdue > backupGrace:
-			finding.Text = fmt.Sprintf("its scheduled backup is %s late, ", overdue.Round(time.Minute))
-			if is.none {
-				finding.Text += "and it has no good one"
-			} else {
-				finding.Text += "and the last good one is from " + is.last.UTC().Format(time.DateTime) + " UTC"
+		for _, finding := range []api.Finding{is.finding(now), is.verification.finding(is.volume, now)} {
+			if finding.Text != "" {
+				finding.Level, finding.Subject = "warning", "volume "+is.volume
+				out = append(out, finding)
 			}
-			if is.problem != "" {
-				finding.Text += fmt.Sprintf("; failed attempts: %d, the last one because %s", is.failures, is.problem)
-			}
-			finding.Fix = "drover volume inspect " + is.volume
-		default:
-			continue
 		}
-		out = append(out, finding)
 	}
 	return out, nil
+}
+
+// finding returns the text and the remedy of the warning about scheduled backups. It is empty if there is none.
+func (is seenBackups) finding(now time.Time) (f api.Finding) {
+	overdue := is.overdue(now)
+	switch {
+	case is.missing:
+		f.Text = fmt.Sprintf("its profile has it backed up to repository %s, which is not recorded", is.repository)
+		f.Fix = "drover repository add " + is.repository + " URL"
+	case overdue > backupGrace:
+		f.Text = fmt.Sprintf("its scheduled backup is %s late, ", overdue.Round(time.Minute))
+		if is.none {
+			f.Text += "and it has no good one"
+		} else {
+			f.Text += "and the last good one is from " + is.last.UTC().Format(time.DateTime) + " UTC"
+		}
+		if is.problem != "" {
+			f.Text += fmt.Sprintf("; failed attempts: %d, the last one because %s", is.failures, is.problem)
+		}
+		f.Fix = "drover volume inspect " + is.volume
+	}
+	return f
+}
+
+// finding returns the text and the remedy of the warning about scheduled verifications. It is empty if there is none. A
+// backup that is not usable is reported at once.
+func (is seenVerification) finding(volume string, now time.Time) (f api.Finding) {
+	overdue := is.overdue(now)
+	switch {
+	case is.every == 0:
+	case is.unusable != "":
+		f.Text = fmt.Sprintf("its backup %.8s failed a verification: %s", is.unusable, is.problem)
+		f.Fix = "drover backup create " + volume + ", and drover backup verify " + volume
+	case overdue > is.grace():
+		f.Text = fmt.Sprintf("the verification of its backups is %s late, ", overdue.Round(time.Minute))
+		if is.none {
+			f.Text += "and there is no good one"
+		} else {
+			f.Text += "and the last good one is from " + is.last.UTC().Format(time.DateTime) + " UTC"
+		}
+		if is.problem != "" {
+			f.Text += fmt.Sprintf("; failed attempts: %d, the last one because %s", is.failures, is.problem)
+		}
+		f.Fix = "drover volume inspect " + volume
+	}
+	return f
 }

@@ -53,14 +53,18 @@ func (v *Planner) allowBackups(t *record.Tx, op *dataset.Operation, what string)
 	if op.DatasetRecord.Profile.Backup.To == "" {
 		return nil
 	}
+	need, with := record.FormatOf(op.DatasetRecord.Profile.Backup), " with scheduled backups"
+	if need == record.VerifyFormat {
+		with = " with scheduled verifications"
+	}
 	var f record.StoreFormat
-	if _, err := t.Peek(record.FormatKey, &f); err != nil || f.Format >= record.BackupFormat {
+	if _, err := t.Peek(record.FormatKey, &f); err != nil || f.Format >= need {
 		return err // older replicas cannot use the store already
 	}
-	if err := v.CheckReplicas(t, what+" with scheduled backups"); err != nil {
+	if err := v.CheckReplicas(t, what+with); err != nil {
 		return err
 	}
-	return record.NeedFormat(t, record.BackupFormat)
+	return record.NeedFormat(t, need)
 }
 
 // chooseRepository returns the name of a repository that is recorded. If name is empty, it returns the only one.
@@ -198,6 +202,9 @@ func retainedBackups(made []record.ScheduledBackup, keep dataset.Keep, now time.
 // PlanVerify decides to restore a backup into a temporary dataset, which is never recorded. If a node requests it, that
 // node does it. Otherwise any node whose pools suit the profile may do it.
 func (v *Planner) PlanVerify(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, error) {
+	if req.Scheduled {
+		return v.planScheduledVerify(t, req)
+	}
 	if req.Repository == "" || req.Backup == "" {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
 			"verification of a backup of volume %q: expected both repository and backup", dataset.Clip(req.Volume))
@@ -218,12 +225,23 @@ func (v *Planner) PlanVerify(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	if err != nil {
 		return nil, err
 	}
+	op, err := v.verifyInto(t, w.spec.Name, w.opts.Apply(p), node, req)
+	if err != nil {
+		return nil, err
+	}
+	return op, v.nameBackedUp(t, op)
+}
+
+// verifyInto returns the operation of a verification that restores a backup of a volume into a temporary dataset with a
+// profile. If node is not uuid.Nil, that node does it.
+func (v *Planner) verifyInto(t *record.Tx, volume string, p dataset.Profile, node uuid.UUID, req api.Request) (
+	*dataset.Operation, error) {
 	d := dataset.Dataset{
 		// A rebuild of the store while the temporary dataset exists must not make the dataset a volume.
-		ID: uuid.New(), Volume: w.spec.Name, State: dataset.StatePurging, Epoch: 1, Created: v.Clock.Now(),
-		Profile: w.opts.Apply(p),
+		ID: uuid.New(), Volume: volume, State: dataset.StatePurging, Epoch: 1, Created: v.Clock.Now(), Profile: p,
 	}
 	d.Profile.Replicas, d.Profile.Failover = dataset.Replicas{}, dataset.Failover{}
+	d.Profile.Snapshots.Schedule, d.Profile.Backup = "", dataset.Backups{}
 	d.Size = d.Profile.Size
 	pool, err := v.Placer.Place(t, placement.Requirement{
 		ID: d.ID, Subject: "verification of a backup of volume " + d.Volume, Profile: d.Profile, Requester: node,
@@ -241,6 +259,78 @@ func (v *Planner) PlanVerify(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		return nil, err
 	}
 	return op, v.allowCheck(t, d, req.Check)
+}
+
+// planScheduledVerify decides to verify the newest scheduled backup of a volume on its home.
+func (v *Planner) planScheduledVerify(t *record.Tx, req api.Request) (*dataset.Operation, error) {
+	d, err := t.Volume(req.Volume)
+	if err != nil {
+		return nil, err
+	}
+	if err := mayVerifyOnSchedule(t, d, req); err != nil {
+		return nil, err
+	}
+	if _, err := record.GetRepository(t, req.Repository); err != nil {
+		return nil, err
+	}
+	p := d.Profile.Clone()
+	p.Size = d.Size
+	if p.Filesystem.Chosen { // by the pool of the volume
+		p.Filesystem.Type, p.Filesystem.Chosen = "", false
+	}
+	op, err := v.verifyInto(t, d.Volume, p, d.Home, req)
+	if err == nil {
+		op.Scheduled, op.BackupOf = true, d.ID
+	}
+	return op, err
+}
+
+// mayVerifyOnSchedule fails unless control itself requests the verification of the newest scheduled backup of a
+// dataset, as its profile says, and no earlier one runs.
+func mayVerifyOnSchedule(t *record.Tx, d dataset.Dataset, req api.Request) error {
+	switch p := api.PrincipalOf(t.Context()); {
+	case !p.Local || p.From != "":
+		return dataset.Errorf(dataset.ErrForbidden, "%s may not request a verification on schedule for volume %s: "+
+			"only control does", p, d.Volume)
+	case !d.Profile.Backup.Verify.Restore || req.Check != d.Profile.Backup.Verify.Check:
+		return dataset.Errorf(dataset.ErrConflict, "verification of a backup of volume %s: its profile has no such "+
+			"schedule", d.Volume)
+	}
+	newest, err := record.NewestBackup(t, d.ID)
+	if err != nil {
+		return err
+	}
+	if newest.ID == "" || newest.ID != req.Backup || newest.Repository != req.Repository {
+		return dataset.Errorf(dataset.ErrConflict, "verification of a backup of volume %s: a newer one was made "+
+			"meanwhile", d.Volume)
+	}
+	running, err := record.RunningVerification(t, d.ID)
+	if err == nil && running != nil {
+		err = dataset.Errorf(dataset.ErrConflict, "verification of a backup of volume %s: another one runs (operation "+
+			"%s)", d.Volume, running.ID)
+	}
+	return err
+}
+
+// nameBackedUp records in a verification the dataset that now has the name of the volume. The agent removes it from its
+// report if the backup is of another dataset. A control replica of an earlier version would refuse it, and an agent
+// would ignore it. While there is one, the verification is only in the list of operations.
+func (v *Planner) nameBackedUp(t *record.Tx, op *dataset.Operation) error {
+	var claim record.Claim
+	if there, err := t.Get(record.NameKey(op.Volume), &claim); err != nil || !there {
+		return err
+	}
+	err := checkSupports(t, *op.DatasetRecord, dataset.OpVerifyCheck, "record of a verification")
+	if err == nil {
+		err = v.CheckReplicas(t, "record of a verification")
+	}
+	switch dataset.KindOf(err) {
+	case nil:
+		op.BackupOf = claim.ID
+	case dataset.ErrUnsupported:
+		err = nil
+	}
+	return err
 }
 
 // allowCheck fails with dataset.ErrUnsupported if a verification has a check program, and the agent that carries it out

@@ -118,10 +118,9 @@ func EndBackup(t *Tx, op dataset.Operation) error {
 	switch op.State {
 	case dataset.OpDone:
 		b.After, b.Last, b.Failures, b.Failed, b.Problem = op.Created, op.Created, 0, time.Time{}, ""
+		b.Newest = ScheduledBackup{ID: op.Backup, Operation: op.ID, Repository: op.Repository, Time: op.Created}
 		if d.Profile.Backup.Keep != (dataset.Keep{}) {
-			b.Made = append(b.Made, ScheduledBackup{
-				ID: op.Backup, Operation: op.ID, Repository: op.Repository, Time: op.Created,
-			})
+			b.Made = append(b.Made, b.Newest)
 			b.Made = b.Made[max(0, len(b.Made)-maxMade):]
 		}
 	case dataset.OpCancelled:

@@ -83,6 +83,8 @@ func checkBelongs(key string, v any) error {
 		want = RepositoryKey(v.Name)
 	case *Backups:
 		want = BackupsKey(v.Dataset)
+	case *Verifications:
+		want = VerificationsKey(v.Dataset)
 	case *dataset.Operation:
 		want = OperationKey(v.ID)
 	case *EndedOperation:

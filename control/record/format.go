@@ -22,14 +22,28 @@ const FormatKey = "cluster/format"
 //   - 2: keys were renamed: see dataset.DecodeRecord, which reads both names.
 //   - 3: datasets have aliases: see dataset.Dataset.
 //   - 4: the profiles of datasets have scheduled backups: see dataset.Profile.
-const Format = 4
+//   - 5: the scheduled backups of datasets are verified: see dataset.Verification.
+const Format = 5
 
-// AliasFormat is the first format whose datasets can have aliases, and BackupFormat the first one whose datasets can
-// have scheduled backups.
+// AliasFormat is the first format whose datasets can have aliases, BackupFormat the first one whose datasets can have
+// scheduled backups, and VerifyFormat the first one in which these are verified.
 const (
 	AliasFormat  = 3
 	BackupFormat = 4
+	VerifyFormat = 5
 )
+
+// FormatOf returns the format that the store must have for the scheduled backups of a profile. An older replica would
+// drop what it does not know.
+func FormatOf(b dataset.Backups) int {
+	switch {
+	case b.Verify != (dataset.Verification{}):
+		return VerifyFormat
+	case b.To != "":
+		return BackupFormat
+	}
+	return minFormat
+}
 
 // minFormat is the format that the first transaction of a replica sets. Older replicas decide nothing from then on. No
 // release had format 1. A later format is set by the first transaction that needs it: see NeedFormat.

@@ -45,6 +45,7 @@ const (
 	sharedMountsPrefix  = "guests/"
 	RepositoriesPrefix  = "repositories/"
 	BackupsPrefix       = "backups/"
+	VerificationsPrefix = "verifications/"
 	allWorkPrefix       = "work/"
 
 	generationsPrefix = "generations/"
@@ -94,6 +95,9 @@ func RepositoryKey(name string) string { return RepositoriesPrefix + name }
 
 // BackupsKey is the key of the scheduled backups of a dataset.
 func BackupsKey(id uuid.UUID) string { return BackupsPrefix + id.String() }
+
+// VerificationsKey is the key of the verifications of a dataset's backups.
+func VerificationsKey(id uuid.UUID) string { return VerificationsPrefix + id.String() }
 
 // TokenKey is the key of a join token, by its hash.
 func TokenKey(hash string) string { return TokensPrefix + hash }

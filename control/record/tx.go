@@ -236,8 +236,8 @@ func (t *Tx) Event(typ api.EventType, d dataset.Dataset, detail string) {
 // would drop the scheduled backups of the dataset.
 func (t *Tx) PutDataset(d dataset.Dataset) error {
 	t.NotifyDataset(d.ID, d.Home)
-	if d.Profile.Backup.To != "" {
-		if err := NeedFormat(t, BackupFormat); err != nil {
+	if format := FormatOf(d.Profile.Backup); format > minFormat {
+		if err := NeedFormat(t, format); err != nil {
 			return err
 		}
 	}

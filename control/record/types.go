@@ -93,6 +93,9 @@ type Backups struct {
 	Failures int       `json:"failures,omitempty"` // how many failed since
 	Failed   time.Time `json:"failed,omitzero"`    // when the last of these failed
 	Problem  string    `json:"problem,omitempty"`  // why it failed
+	// Newest is the last backup that succeeded. It is zero if there is none, or if an earlier version of Drover
+	// recorded it.
+	Newest ScheduledBackup `json:"newest,omitzero"`
 	// Made has the last good backups that retention may remove, in the order in which they were made: see maxMade. It
 	// is empty if the profile keeps all of them.
 	Made []ScheduledBackup `json:"made,omitempty"`
@@ -108,6 +111,28 @@ type ScheduledBackup struct {
 	Repository string    `json:"repository"`
 	Time       time.Time `json:"time"`               // when it was requested, by control's clock
 	Removals   int       `json:"removals,omitempty"` // how often an agent was asked to remove it
+}
+
+// Verifications is the value of a dataset's key under verifications/: what became of the verifications of its backups.
+// The key is absent if none was requested yet. The times are those of control's clock when a verification was
+// requested, except that Failed and the times of Results are those of its end.
+//
+// A verification that a user has requested counts as a scheduled one if it has shown the same: see EndVerification.
+type Verifications struct {
+	Dataset  uuid.UUID `json:"dataset"`
+	Running  uuid.UUID `json:"running,omitzero"`   // scheduled operation that was requested last, until it ends
+	Attempts uint64    `json:"attempts,omitempty"` // how many scheduled operations have ended
+	// After is the time of the last scheduled verification that succeeded or was cancelled.
+	After    time.Time `json:"after,omitzero"`
+	Last     time.Time `json:"last,omitzero"`      // time of the last one that succeeded
+	Failures int       `json:"failures,omitempty"` // how many failed since
+	Failed   time.Time `json:"failed,omitzero"`    // when the last of these failed
+	Problem  string    `json:"problem,omitempty"`  // why it failed
+	// Unusable is the ID of the backup that the last of these found damaged or absent. It is empty if nothing is known
+	// about the backup.
+	Unusable string `json:"unusable,omitempty"`
+	// Results has the last verification of each backup, the oldest first: see maxResults.
+	Results []dataset.VerifiedBackup `json:"results,omitempty"`
 }
 
 // EndedOperation is the value of an operation's key once the operation is final.

@@ -36,9 +36,9 @@ type Deps struct {
 	Shared bool
 	// NextSnapshot returns when the next scheduled snapshot of a dataset is due. If nil, it is not shown.
 	NextSnapshot func(t *record.Tx, d dataset.Dataset) (time.Time, error)
-	// Backups returns the state of the scheduled backups of a dataset; nil if it has none. If Backups is nil, it is not
-	// shown.
-	Backups func(t *record.Tx, d dataset.Dataset) (*api.BackupState, error)
+	// AddBackups adds to a volume the state of its scheduled backups, and the verifications of its backups. If
+	// AddBackups is nil, they are not shown.
+	AddBackups func(t *record.Tx, v *api.Volume) error
 	// ReplicaShortage returns why a dataset can have fewer replicas than its profile requires; "" if it can have all.
 	ReplicaShortage func(t *record.Tx, d dataset.Dataset) (string, error)
 }
@@ -79,8 +79,8 @@ func (s *Views) Volume(ctx context.Context, ref string) (v api.Volume, err error
 			err = nil
 		}
 	}
-	if err == nil && s.Backups != nil {
-		v.Backups, err = s.Backups(record.NewTx(ctx, s.Ledger.Store), v.Dataset)
+	if err == nil && s.AddBackups != nil {
+		err = s.AddBackups(record.NewTx(ctx, s.Ledger.Store), &v)
 		if dataset.KindOf(err) == dataset.ErrCorrupt {
 			err = nil
 		}

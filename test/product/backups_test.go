@@ -85,6 +85,16 @@ func TestBackups(t *testing.T) {
 	}
 	wantError(t, h.Exec(t, "backup", "verify", first, "--check", check, "-q"),
 		"drover: verification of a backup of volume db: check program "+check+": exit status 2: small differs")
+	var recorded struct{ Verified []dataset.VerifiedBackup }
+	if err := json.Unmarshal([]byte(h.Must(t, "volume", "inspect", "db", "-o", "json")), &recorded); err != nil {
+		t.Fatal(err)
+	}
+	if v := recorded.Verified; len(v) != 2 || v[0].Backup != done[0].Backup || v[0].Failed || v[0].Check != check || v[1].Backup != first || !v[1].Failed {
+		t.Errorf("recorded as verified: %+v", v)
+	}
+	if got := h.Must(t, "backup", "ls", "db", "-o", "wide"); !regexp.MustCompile(`(?m)^`+first[:8]+` .* failed .* ago`).MatchString(got) {
+		t.Errorf("the failed verification is not listed: %s", got)
+	}
 	if r := h.Exec(t, "backup", "verify", "db", "--check", "/bin/true"); r.Exit != 2 || !strings.Contains(r.Err, "must be below /etc/drover/checks/") {
 		t.Errorf("got exit status %d: %s", r.Exit, r.Err)
 	}

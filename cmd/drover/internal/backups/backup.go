@@ -55,7 +55,8 @@ are listed, too. VOLUME is the name that the volume had when it was backed up.
 If a repository or a backup cannot be read, the others are listed, and the
 command fails.
 
--o wide shows when a backup was last verified, if that was within a day.`,
+-o wide shows when a backup was last verified. If its volume does not exist any
+more, that is known for a day.`,
 		ValidArgs: cli.Complete(a, cli.VolumeWords),
 		FetchMatching: func(cmd *cobra.Command, q listing.Query) (list []api.VolumeBackup, err error) {
 			c, err := a.Connect()
@@ -66,8 +67,8 @@ command fails.
 			if len(q.Args) > 0 {
 				volume = q.Args[0]
 			}
-			verified = sync.OnceValue(func() map[string]verification { return verifications(cmd.Context(), c) })
 			list, incomplete, err = fetch(cmd.Context(), c, repository, volume)
+			verified = sync.OnceValue(func() map[string]verification { return verifications(cmd.Context(), c, list) })
 			return list, err
 		},
 		WatchPause: 30 * time.Second, // restic reads each repository for every list

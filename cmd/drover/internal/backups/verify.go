@@ -188,21 +188,38 @@ func foundUnusable(op dataset.Operation) bool {
 	return op.State == dataset.OpFailed && (kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound)
 }
 
-// verifications returns the last verification of each backup. Control keeps operations for about a day, so earlier
-// verifications are not known. If the operations cannot be read, it returns none: the backups are listed in any case.
-func verifications(ctx context.Context, c cli.Remote) map[string]verification {
-	ops, err := cli.FetchAll(ctx, c.Operations)
-	if err != nil {
-		return nil
-	}
+// verifications returns the last known verification of each backup in a list. Control records the verifications of the
+// backups of volumes that exist. Other ones are known for about a day, as long as control keeps their operations. What
+// cannot be read is left out: the backups are listed in any case.
+func verifications(ctx context.Context, c cli.Remote, list []api.VolumeBackup) map[string]verification {
 	last := map[string]verification{}
-	for _, op := range ops {
-		if op.Kind != dataset.OpVerify || op.State != dataset.OpDone && !foundUnusable(op) {
+	note := func(repository, backup string, at time.Time, failed bool) {
+		key := repository + "/" + backup
+		if v := last[key]; at.After(v.at) {
+			last[key] = verification{at, failed}
+		}
+	}
+	seen := map[uuid.UUID]bool{}
+	for _, b := range list {
+		if seen[b.Dataset] {
 			continue
 		}
-		key := op.Repository + "/" + op.Backup
-		if v := last[key]; op.Ended.After(v.at) {
-			last[key] = verification{op.Ended, op.State != dataset.OpDone}
+		seen[b.Dataset] = true
+		v, err := c.Volume(ctx, b.Dataset.String())
+		if err != nil {
+			continue
+		}
+		for _, r := range v.Verified {
+			note(r.Repository, r.Backup, r.At, r.Failed)
+		}
+	}
+	ops, err := cli.FetchAll(ctx, c.Operations)
+	if err != nil {
+		return last
+	}
+	for _, op := range ops {
+		if op.Kind == dataset.OpVerify && (op.State == dataset.OpDone || foundUnusable(op)) {
+			note(op.Repository, op.Backup, op.Ended, op.State != dataset.OpDone)
 		}
 	}
 	return last

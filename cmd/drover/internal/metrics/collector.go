@@ -240,6 +240,11 @@ func (c *collector) decisions(ctx context.Context, s *samples) error {
 			s.set(backupAge, schedule.Age.Seconds(), schedule.Volume)
 			s.set(backupOverdue, schedule.Overdue.Seconds(), schedule.Volume)
 			s.set(backupFailures, float64(schedule.Failures), schedule.Volume)
+			if v := schedule.Verified; v != nil {
+				s.set(verifyAge, v.Age.Seconds(), schedule.Volume)
+				s.set(verifyOverdue, v.Overdue.Seconds(), schedule.Volume)
+				s.set(verifyFailures, float64(v.Failures), schedule.Volume)
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -96,6 +96,14 @@ var (
 		"Time since a scheduled backup of a volume became due; 0 if none is due. "+ofHousekeeper, "volume")
 	backupFailures = declare("volume_backup_failures", gauge, "", onControl,
 		"Scheduled backups of a volume that failed since the last good one. "+ofHousekeeper, "volume")
+	verifyAge = declare("volume_backup_verified_age_seconds", gauge, "seconds", onControl,
+		"Time since the last good scheduled verification of a volume's backups, or since the schedule applies if "+
+			"there is none; only of volumes whose profile has scheduled verifications. "+ofHousekeeper, "volume")
+	verifyOverdue = declare("volume_backup_verify_overdue_seconds", gauge, "seconds", onControl,
+		"Time since a scheduled verification of a volume's backups became due; 0 if none is due. "+ofHousekeeper,
+		"volume")
+	verifyFailures = declare("volume_backup_verify_failures", gauge, "", onControl,
+		"Scheduled verifications of a volume's backups that failed since the last good one. "+ofHousekeeper, "volume")
 	snapshotFailures = declare("volume_snapshot_failures_total", counter, "", onHost,
 		"Snapshots of a volume that failed since this process started.", "volume")
 	trashUsed = declare("volume_trash_bytes", gauge, "bytes", onHost,

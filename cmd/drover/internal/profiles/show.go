@@ -101,7 +101,14 @@ func backupLine(b dataset.Backups) string {
 	if b.To == "" {
 		return ""
 	}
-	return "to " + b.To + ", at " + b.Schedule + ", kept: " + keepLine(b.Keep)
+	line := "to " + b.To + ", at " + b.Schedule + ", kept: " + keepLine(b.Keep)
+	if v := b.Verify; v.Restore {
+		line += ", verified every " + time.Duration(v.Every).String()
+		if v.Check != "" {
+			line += " with " + v.Check
+		}
+	}
+	return line
 }
 
 func ownerLine(o *dataset.Owner) string {

@@ -164,6 +164,32 @@ func backupLines(now time.Time, v api.Volume) []string {
 	if b.Failures > 0 {
 		lines = append(lines, fmt.Sprintf("failed attempts: %d, the last one because %s", b.Failures, b.Problem))
 	}
+	return append(lines, verifyLines(now, v)...)
+}
+
+// verifyLines describes the scheduled verifications of a volume's backups. It returns nothing if there is no schedule.
+func verifyLines(now time.Time, v api.Volume) []string {
+	s := v.Backups.Verify
+	if s == nil {
+		return nil
+	}
+	lines := []string{"last verified: never"}
+	if !s.Last.IsZero() {
+		lines[0] = "last verified: " + show.When(now, s.Last)
+	}
+	switch {
+	case s.Running != uuid.Nil:
+		lines = append(lines, "next verification: runs (operation "+s.Running.String()[:8]+")")
+	case s.Next.IsZero():
+		lines = append(lines, "next verification: after the next backup")
+	case s.Next.After(now):
+		lines = append(lines, "next verification: "+show.When(now, s.Next))
+	default:
+		lines = append(lines, "next verification: due now")
+	}
+	if s.Failures > 0 {
+		lines = append(lines, fmt.Sprintf("failed verifications: %d, the last one because %s", s.Failures, s.Problem))
+	}
 	return lines
 }
 

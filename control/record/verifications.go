@@ -1,0 +1,173 @@
+package record
+
+import (
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+)
+
+// maxResults is the maximum length of Verifications.Results. The oldest entries are dropped.
+const maxResults = 100
+
+// RunningVerification returns the operation of the scheduled verification of a dataset that has not ended; nil if there
+// is none.
+func RunningVerification(t *Tx, id uuid.UUID) (*dataset.Operation, error) {
+	var v Verifications
+	if _, err := t.Get(VerificationsKey(id), &v); err != nil || v.Running == uuid.Nil {
+		return nil, err
+	}
+	var op dataset.Operation
+	if there, err := t.Get(OperationKey(v.Running), &op); err != nil || !there || op.State.Final() {
+		return nil, err
+	}
+	return &op, nil
+}
+
+// BeginVerification records that a scheduled verification was requested.
+func BeginVerification(t *Tx, op dataset.Operation) error {
+	var v Verifications
+	if _, err := t.Get(VerificationsKey(op.BackupOf), &v); err != nil {
+		return err
+	}
+	v.Dataset, v.Running = op.BackupOf, op.ID
+	return t.Put(VerificationsKey(op.BackupOf), v)
+}
+
+// SettleVerification forgets the scheduled verification of a dataset whose operation is not recorded any more, because
+// the store was restored from an older backup. It counts as one attempt without a result. Idempotent.
+func SettleVerification(t *Tx, id uuid.UUID) error {
+	var v Verifications
+	if _, err := t.Get(VerificationsKey(id), &v); err != nil || v.Running == uuid.Nil {
+		return err
+	}
+	if running, err := RunningVerification(t, id); err != nil || running != nil {
+		return err
+	}
+	v.Running = uuid.Nil
+	v.Attempts++
+	return t.Put(VerificationsKey(id), v)
+}
+
+// FoundUnusable reports whether a verification has ended because the backup is damaged or absent, or because the check
+// program found the restored volume not usable. Any other failure says nothing about the backup.
+func FoundUnusable(op dataset.Operation) bool {
+	if op.State != dataset.OpFailed {
+		return false
+	}
+	kind := dataset.KindOf(op.Problem.Err())
+	return kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound
+}
+
+// EndVerification records how a verification ended. The transaction also writes its operation.
+//
+// A verification that a user has requested also counts for the schedule, if it shows that the newest scheduled backup
+// is good, with the check program of the profile. So it ends the warnings about the backup.
+func EndVerification(t *Tx, op dataset.Operation) error {
+	if op.BackupOf == uuid.Nil {
+		return nil
+	}
+	var d dataset.Dataset
+	if there, err := t.Get(DatasetKey(op.BackupOf), &d); err != nil || !there {
+		return err
+	}
+	var v Verifications
+	if _, err := t.Get(VerificationsKey(d.ID), &v); err != nil {
+		return err
+	}
+	v.Dataset = d.ID
+	good, unusable := op.State == dataset.OpDone, FoundUnusable(op)
+	if good || unusable {
+		v.addResult(dataset.VerifiedBackup{
+			Repository: op.Repository, Backup: op.Backup, At: op.Ended, Check: op.Check, Failed: unusable,
+		})
+	}
+	if op.Scheduled {
+		if v.Running != op.ID {
+			return nil
+		}
+		v.Running = uuid.Nil
+		v.Attempts++
+		if err := v.endScheduled(t, d, op); err != nil {
+			return err
+		}
+	} else if good {
+		counts, err := countsAsScheduled(t, d, op)
+		if err != nil {
+			return err
+		}
+		if counts {
+			v.noteGood(op.Created)
+		}
+	} else if !unusable {
+		return nil // nothing is known about the backup
+	}
+	return t.Put(VerificationsKey(d.ID), v)
+}
+
+// addResult adds the result of a verification. It replaces an earlier result for the same backup.
+func (v *Verifications) addResult(r dataset.VerifiedBackup) {
+	v.Results = slices.DeleteFunc(v.Results, func(o dataset.VerifiedBackup) bool {
+		return o.Repository == r.Repository && o.Backup == r.Backup
+	})
+	v.Results = append(v.Results, r)
+	v.Results = v.Results[max(0, len(v.Results)-maxResults):]
+}
+
+// noteGood records a good verification of the newest scheduled backup, which was requested at a time.
+func (v *Verifications) noteGood(at time.Time) {
+	v.After, v.Last, v.Failures, v.Failed, v.Problem, v.Unusable = at, at, 0, time.Time{}, "", ""
+}
+
+// endScheduled records how a scheduled verification of the dataset d ended.
+func (v *Verifications) endScheduled(t *Tx, d dataset.Dataset, op dataset.Operation) error {
+	switch op.State {
+	case dataset.OpDone:
+		v.noteGood(op.Created)
+	case dataset.OpCancelled:
+		// As for a backup: if control has cancelled it because a former home is lost, the new home verifies at once.
+		lost, err := IsOnLostNode(t, d, op)
+		if err != nil {
+			return err
+		}
+		if !lost {
+			v.After = op.Ended
+		}
+	default:
+		v.Failures, v.Failed, v.Unusable = v.Failures+1, op.Ended, ""
+		if FoundUnusable(op) {
+			v.Unusable = op.Backup
+		}
+		if op.Problem != nil {
+			v.Problem = op.Problem.Message
+		}
+	}
+	return nil
+}
+
+// countsAsScheduled reports whether a good verification that a user has requested shows the same as a scheduled one.
+func countsAsScheduled(t *Tx, d dataset.Dataset, op dataset.Operation) (bool, error) {
+	wanted := d.Profile.Backup.Verify
+	if !wanted.Restore || wanted.Check != "" && wanted.Check != op.Check {
+		return false, nil
+	}
+	newest, err := NewestBackup(t, d.ID)
+	return err == nil && newest.ID == op.Backup && newest.Repository == op.Repository, err
+}
+
+// NewestBackup returns the last good scheduled backup of a dataset. It is zero if none is known.
+func NewestBackup(t *Tx, id uuid.UUID) (ScheduledBackup, error) {
+	var b Backups
+	_, err := t.Get(BackupsKey(id), &b)
+	return b.LastMade(), err
+}
+
+// LastMade returns the last good scheduled backup. It is zero if none is known.
+func (b Backups) LastMade() ScheduledBackup {
+	if b.Newest.ID == "" && len(b.Made) > 0 { // an earlier version of Drover has recorded it
+		return b.Made[len(b.Made)-1]
+	}
+	return b.Newest
+}
