@@ -19,7 +19,7 @@ PATH=$PATH:/usr/sbin:/sbin
 
 run='mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs mkfs.ext4=e2fsprogs losetup=mount fsfreeze=util-linux'
 image='debootstrap=debootstrap wget=wget flock=util-linux'
-test='fio=fio strace=strace setfacl=acl setfattr=attr ip=iproute2 systemd-analyze=systemd qemu-system-x86_64=qemu-system-x86 zfs-fuse=zfs-fuse podman=podman catatonit=catatonit promtool=prometheus restic=restic'
+test='fio=fio strace=strace setfacl=acl setfattr=attr ip=iproute2 systemd-analyze=systemd qemu-system-x86_64=qemu-system-x86 zfs-fuse=zfs-fuse podman=podman catatonit=catatonit promtool=prometheus restic=restic rclone=rclone ssh=openssh-client /usr/lib/openssh/sftp-server=openssh-sftp-server'
 long='gcc=gcc gcc=libc6-dev'
 lint='shellcheck=shellcheck node=nodejs npm=npm'
 

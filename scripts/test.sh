@@ -16,7 +16,7 @@ prepare() {
 	local image tools status=0
 	{ scripts/image.sh >/dev/null && scripts/images.sh && scripts/lab.sh >/dev/null; } &
 	image=$!
-	scripts/tools.sh docker-compose consul >/dev/null &
+	scripts/tools.sh docker-compose consul versitygw >/dev/null &
 	tools=$!
 	wait "$image" || status=$?
 	wait "$tools" || status=$?

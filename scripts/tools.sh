@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds tools at the versions that tools/ pins, once, into the cache, and prints the path of each:
 #
-#   scripts/tools.sh golangci-lint|govulncheck|benchstat|gotestsum|docker-compose|consul ...
+#   scripts/tools.sh golangci-lint|govulncheck|benchstat|gotestsum|docker-compose|consul|versitygw ...
 #
 # They are built there because `go tool` would link them again at each change of the Go build cache, because
 # Docker takes docker-compose only as a file, and because tests start consul themselves.
@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/lib.sh
 . "$here/lib.sh"
 
-usage="usage: scripts/tools.sh golangci-lint|govulncheck|benchstat|gotestsum|docker-compose|consul ..."
+usage="usage: scripts/tools.sh golangci-lint|govulncheck|benchstat|gotestsum|docker-compose|consul|versitygw ..."
 
 # build MODULE PACKAGE OUTPUT [LDFLAGS]
 build() {
@@ -41,6 +41,10 @@ tool() {
 	consul)
 		module=tools/consul
 		package=github.com/hashicorp/consul
+		;;
+	versitygw)
+		module=tools/versitygw
+		package=github.com/versity/versitygw/cmd/versitygw
 		;;
 	*) die "$usage" ;;
 	esac

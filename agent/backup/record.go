@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -117,7 +118,8 @@ func readBackup(ctx context.Context, r *restic.Repository, id, remedy string) (b
 func readRecord(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) (Record, error) {
 	text, err := r.File(ctx, b.ID, RecordName, maxRecord)
 	if err != nil {
-		return Record{}, err
+		return Record{}, fmt.Errorf("backup %s of volume %s, taken %s: %w", short(b.ID), tags.Volume,
+			b.Time.UTC().Format(time.RFC3339), err)
 	}
 	record, err := ParseRecord(text)
 	if err == nil && (record.Dataset != tags.Dataset || record.Volume != tags.Volume) {

@@ -48,6 +48,11 @@ type problem struct {
 
 // problems returns the failures that are recognized. The first one that applies counts.
 func problems() []problem {
+	return slices.Concat(problemsOfAccess(), problemsOfData())
+}
+
+// problemsOfAccess returns the failures to reach the repository, to open it with the password, and to write to it.
+func problemsOfAccess() []problem {
 	return []problem{
 		{
 			words: []string{"wrong password or no key found"},
@@ -77,15 +82,38 @@ func problems() []problem {
 			detail: true,
 		},
 		{
+			words: []string{"RequestTimeTooSkewed", "the server's time is too large"},
+			kind:  dataset.ErrForbidden,
+			text:  "its clock and that of this node differ (set both)",
+		},
+		{
+			words:  []string{"x509: certificate", "x509: cannot validate certificate"},
+			kind:   dataset.ErrForbidden,
+			text:   "its certificate is not trusted (renew it, or add its authority with update-ca-certificates)",
+			detail: true,
+		},
+		{
 			words: []string{
 				"Access Denied", "AccessDenied", "permission denied", "(401)", "(403)", "InvalidAccessKeyId",
 				"The Access Key Id you provided does not exist", "SignatureDoesNotMatch", "ExpiredToken",
+				"The provided token has expired", "The request signature we calculated does not match",
 				"Permission denied",
 			},
 			kind:   dataset.ErrForbidden,
 			text:   "it refuses the access (check the credentials)",
 			detail: true,
 		},
+		{
+			words: []string{"The specified bucket does not exist", "NoSuchBucket"},
+			kind:  dataset.ErrOffline, // not ErrNotFound: restic would create the bucket with the repository
+			text:  "the bucket does not exist (create it, or correct the URL)",
+		},
+	}
+}
+
+// problemsOfData returns the failures of a repository that answers.
+func problemsOfData() []problem {
+	return []problem{
 		{
 			words: []string{"no matching ID found", "multiple IDs with prefix"},
 			kind:  dataset.ErrNotFound,

@@ -75,10 +75,8 @@ func TestOnlyAnAbsentRepositoryIsNotFound(t *testing.T) {
 		"unable to open config file: stat /srv/bucket/config: no such file or directory": dataset.ErrNotFound,
 		"unable to open config file: Stat: <config/> does not exist":                     dataset.ErrNotFound,
 		"unable to open config file: Stat: The specified key does not exist.":            dataset.ErrNotFound,
-		"unable to open config file: Stat: The specified bucket does not exist":          dataset.ErrOffline,
 		"unable to open config file: unexpected HTTP response (500): 500 Internal":       dataset.ErrOffline,
 		"unable to open config file: unexpected HTTP response (429): 429 Too Many":       dataset.ErrOffline,
-		"unable to open config file: Head: x509: certificate has expired":                dataset.ErrOffline,
 		"config cannot be loaded: unsupported repository version":                        dataset.ErrOffline,
 	} {
 		fake(t, "echo 'Fatal: "+text+"' >&2; echo 'Is there a repository at the following location?' >&2; exit 1\n")
@@ -160,7 +158,7 @@ func TestUnreadableDataAreNotMissing(t *testing.T) {
 			dataset.ErrOffline, "a part of its data cannot be read: StreamPack: unexpected HTTP response (500): 500 Internal",
 		},
 		pack + " failed to download: StreamPack: The specified bucket does not exist": {
-			dataset.ErrOffline, "a part of its data cannot be read: StreamPack: The specified bucket does not exist",
+			dataset.ErrOffline, "the bucket does not exist (create it, or correct the URL)",
 		},
 		pack + ": unexpected file size: got 500, expected 1000": {
 			dataset.ErrCorrupt, "its data are damaged: " + pack + " is damaged",

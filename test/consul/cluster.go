@@ -21,6 +21,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/lan"
 )
 
@@ -52,7 +53,7 @@ const patience = 90 * time.Second
 // Start starts a cluster and returns when it has a leader. It ends with the test.
 func Start(tb testing.TB, opts Options) *Cluster {
 	tb.Helper()
-	binary, err := binary()
+	binary, err := engine.Script("tools.sh", "consul")
 	if err != nil {
 		tb.Fatal(err)
 	}

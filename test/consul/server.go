@@ -1,11 +1,7 @@
 package consul
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -140,29 +136,4 @@ func (s *Server) showLog() {
 		b = b[len(b)-most:]
 	}
 	s.tb.Logf("%s (%s) logged:\n%s", s.Name, s.IP, b)
-}
-
-// binary builds Consul, once on each machine, and returns its path.
-func binary() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
-		}
-		up := filepath.Dir(dir)
-		if up == dir {
-			return "", errors.New("tests run inside of the repository")
-		}
-		dir = up
-	}
-	cmd := exec.Command(filepath.Join(dir, "scripts", "tools.sh"), "consul")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("scripts/tools.sh consul: %w", err)
-	}
-	return string(bytes.TrimSpace(out)), nil
 }

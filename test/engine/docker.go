@@ -43,7 +43,7 @@ func (e *Engine) Must(t testing.TB, args ...string) string {
 // on a machine builds it, which takes a minute or two.
 func (e *Engine) Compose(t testing.TB, dir string, args ...string) Result {
 	t.Helper()
-	plugin, err := script("tools.sh", "docker-compose")
+	plugin, err := Script("tools.sh", "docker-compose")
 	if err != nil {
 		t.Fatal(err)
 	}

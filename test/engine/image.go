@@ -21,7 +21,7 @@ import (
 // seedImages creates the engine's data root from the template. If there is no template yet, it creates that
 // first.
 func (e *Engine) seedImages(t testing.TB) error {
-	archive, err := script("image.sh")
+	archive, err := Script("image.sh")
 	if err != nil {
 		return err
 	}
@@ -157,8 +157,8 @@ func pipe(from, to *exec.Cmd) error {
 	return nil
 }
 
-// script runs one of the scripts of the repository and returns the line that it prints.
-func script(name string, args ...string) (string, error) {
+// Script runs one of the scripts of the repository and returns the line that it prints.
+func Script(name string, args ...string) (string, error) {
 	top, err := moduleRoot()
 	if err != nil {
 		return "", err
