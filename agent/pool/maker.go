@@ -69,13 +69,20 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 	if len(rec.Devices) > 0 {
 		rec.Trimmed = m.Clock.Now() // mkfs has discarded the free blocks
 	}
-	whyUnlocked, err := m.PoolLocks.Lock(ctx, b)
-	generation, gerr := b.Generation()
-	if err := errors.Join(m.checkUnique(rec.ID, name), err, gerr); err != nil {
+	// The lock comes last: Unlock would also release the lock of the pool of which this is a copy.
+	if err := m.checkUnique(rec.ID, name); err != nil {
 		return nil, errors.Join(WithPoolName(name, err), b.Close())
 	}
-	if err := m.DB.Put(ctx, map[string]any{"pools/" + name: rec, PendingPrefix + name: nil}); err != nil {
-		return nil, errors.Join(err, b.Close())
+	whyUnlocked, err := m.PoolLocks.Lock(ctx, b)
+	if err != nil {
+		return nil, errors.Join(WithPoolName(name, err), b.Close())
+	}
+	generation, err := b.Generation()
+	if err == nil {
+		err = m.DB.Put(ctx, map[string]any{"pools/" + name: rec, PendingPrefix + name: nil})
+	}
+	if err != nil {
+		return nil, errors.Join(WithPoolName(name, err), b.Close(), m.PoolLocks.Unlock(rec.ID))
 	}
 	m.warnNotLocked(name, whyUnlocked)
 	p := &Pool{Record: rec, nodeName: m.NodeName, Storage: b, LockProblem: whyUnlocked, Generation: generation,

@@ -97,11 +97,12 @@ func (c *Collector) destroy(ctx context.Context, p *pool.Pool, e backends.Entry,
 	if err := c.Verifier.EnsureUnused(ctx, d, "destroy"); err != nil {
 		return err
 	}
-	c.Log.WithFields(map[string]any{"pool": p.Name, "dataset": e.ID}).
-		Warn("destroyed quarantined data, as requested")
+	log := c.Log.WithFields(map[string]any{"pool": p.Name, "dataset": e.ID})
+	log.Warn("destroying quarantined data, as requested")
 	if err := p.Storage.Delete(ctx, e.ID); err != nil {
 		return err
 	}
+	log.Warn("destroyed quarantined data, as requested")
 	c.Cache.Remove(e.ID)
 	return nil
 }
@@ -122,9 +123,12 @@ func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID, dryRun bool)
 		if err := p.CheckServed(); err != nil || dryRun {
 			return out, true, err
 		}
+		if err := trialdir.Remove(ctx, c.Backends, list[i]); err != nil {
+			return out, true, err
+		}
 		c.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).
 			Warn("removed the remains of a verification, as requested")
-		return out, true, trialdir.Remove(ctx, c.Backends, list[i])
+		return out, true, nil
 	}
 	return out, false, nil
 }

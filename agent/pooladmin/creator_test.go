@@ -3,6 +3,7 @@ package pooladmin_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -71,5 +72,25 @@ func TestErrorsNameAPoolOnce(t *testing.T) {
 		if off := pool.OfflineError("fast", why); why != want[1] || off.Error() != want[2] || !errors.Is(off, dataset.ErrOffline) {
 			t.Errorf("%q: %q and %q, want %q", given, why, off, want[1:])
 		}
+	}
+}
+
+// A copy of a pool is not served beside it. The refusal keeps the lock of the pool, and none of the copy.
+func TestRefusedCopyOfPoolKeepsNoLock(t *testing.T) {
+	r := agenttest.New(t)
+	path, twin := filepath.Join(r.Root, "plain"), filepath.Join(r.Root, "twin")
+	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "plain", Backend: "dir", Path: path}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(twin, os.DirFS(path)); err != nil {
+		t.Fatal(err)
+	}
+	before := len(r.PoolMaker.PoolLocks.Sockets)
+	_, err := r.PoolMaker.Make(t.Context(), "twin", pool.Record{Backend: "dir", Path: twin})
+	if !errors.Is(err, dataset.ErrExists) {
+		t.Fatalf("got %v, want an error that the pool exists", err)
+	}
+	if after := len(r.PoolMaker.PoolLocks.Sockets); after != before {
+		t.Errorf("%d pools are locked, and %d were before", after, before)
 	}
 }

@@ -78,7 +78,7 @@ func (c *Copies) Apply(ctx context.Context, k api.AssignedCopy) error {
 	}
 	if !c.deps.Cache.ReplaceByCopy(k) { // the dataset came here while the record was written
 		d, _ := c.deps.Cache.Dataset(k.Dataset)
-		now := api.IndexedDataset{Dataset: d, Index: c.deps.Cache.Index(k.Dataset)}
+		now, _ := records.NewerIndexed(c.deps.Cache, d, 0)
 		return c.deps.DB.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: now})
 	}
 	c.deps.ForgetHome(k.Dataset)
