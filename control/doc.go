@@ -22,6 +22,7 @@
 //	view          what users see
 //	health        the state of the cluster: nodes, control replicas, the store
 //	repositories  the places for backups
+//	exports       stores exports of the records in repositories, by one service of a cluster
 //
 // These packages use:
 //
@@ -64,6 +65,7 @@
 //	repositories/<name>           dataset.Repository: a place for backups
 //	backups/<dataset>             what became of the scheduled backups of a dataset: see record.Backups
 //	verifications/<dataset>       what became of the verifications of its backups: see record.Verifications
+//	exports/<repository>          what became of the exports of the records: see record.Export
 //	tokens/<sha256>               a join token, by its hash
 //	away/<node>                   since when a node is unreachable
 //	fenced/<node>                 an operator confirmed that the node is fenced; deleted when its agent

@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/control/agentsync"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/deletion"
+	"github.com/droverhq/drover/control/exports"
 	"github.com/droverhq/drover/control/generation"
 	"github.com/droverhq/drover/control/health"
 	"github.com/droverhq/drover/control/housekeeping"
@@ -64,6 +65,8 @@ type Deps struct {
 	Failed func(what string, err error)
 	// Findings returns the findings about the host of this service. If nil, there are none.
 	Findings func() []api.Finding
+	// ExportTo stores exports of the records in repositories. If nil, none are stored.
+	ExportTo exports.Repositories
 }
 
 // Service is the control service. It implements api.Service. All methods are safe for concurrent use. Its exported
@@ -86,6 +89,7 @@ type Service struct {
 	CopyKeeper  *replica.Keeper
 	Relocator   *relocation.Relocator
 	Housekeeper *housekeeping.Housekeeper
+	Exports     *exports.Exporter
 
 	vetted      *vetting.Profiles
 	placer      *placer.Placer
@@ -108,6 +112,9 @@ var (
 func New(d Deps) *Service {
 	s, ctx := Assemble(d)
 	s.done.Go(func() { s.Housekeeper.Run(ctx) })
+	if d.ExportTo != nil {
+		s.done.Go(func() { s.Exports.Run(ctx) })
+	}
 	if s.Shared {
 		s.done.Go(func() { s.Members.KeepSession(ctx) })
 		s.done.Go(func() { s.Ledger.FollowReplicas(ctx) })
@@ -172,12 +179,7 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 		Incompatible: d.Incompatible,
 		Failed:       d.Failed,
 	})
-	s.Reader = health.New(health.Deps{
-		Ledger: s.Ledger, Reports: s.Reports, Store: plain, StoreName: d.StoreName, NodeList: s.NodeList,
-		Shared: d.Shared, Own: d.Findings,
-		LateBackups: func(ctx context.Context) ([]api.Finding, error) { return s.Housekeeper.LateBackups(ctx) },
-	})
-	s.Registry = repositories.New(s.Ledger)
+	s.makeReaders(d, plain)
 	s.makePlanners(d)
 	s.Recovery = recovery.NewRecovery(recovery.RecoveryDeps{
 		Ledger:            s.Ledger,
@@ -191,6 +193,23 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 		Finish:            s.finish,
 	})
 	return s, ctx
+}
+
+// makeReaders makes the components that report the health of the cluster and know the repositories. plain is the store
+// as it was opened.
+func (s *Service) makeReaders(d Deps, plain store.Store) {
+	s.Reader = health.New(health.Deps{
+		Ledger: s.Ledger, Reports: s.Reports, Store: plain, StoreName: d.StoreName, NodeList: s.NodeList,
+		Shared: d.Shared, Own: d.Findings,
+		LateBackups: func(ctx context.Context) ([]api.Finding, error) { return s.Housekeeper.LateBackups(ctx) },
+		Exports:     func(ctx context.Context) ([]api.Finding, error) { return s.Exports.Findings(ctx) },
+	})
+	s.Registry = repositories.New(s.Ledger)
+	s.Exports = exports.New(exports.Deps{
+		Ledger: s.Ledger, Store: d.Store, StoreKind: d.StoreName, Shared: d.Shared, Repositories: d.ExportTo,
+		IsHousekeeper: func() bool { return s.Housekeeper.IsActive() },
+		Failed:        d.Failed,
+	})
 }
 
 // makePlanners makes the components that decide on requests.

@@ -19,9 +19,21 @@ type Repository struct {
 	// absolute path of the file with the S3 keys on each node, in the format of the AWS command line; absent: none
 	CredentialsFile string `json:"credentials_file,omitempty"`
 	// The largest number of bytes a second that each node sends to the repository for one backup; absent: no limit.
-	MaxUpload Size      `json:"max_upload,omitempty"`
-	Created   time.Time `json:"created"` // when it was added
-	By        string    `json:"by"`      // who added it
+	MaxUpload Size `json:"max_upload,omitempty"`
+	// Control stores an export of its records in the repository; absent: only on a single host.
+	StoreRecords *bool     `json:"store_records,omitempty"`
+	Created      time.Time `json:"created"` // when it was added
+	By           string    `json:"by"`      // who added it
+}
+
+// StoresRecords reports whether control stores an export of its records in the repository. Without a setting, a single
+// host does. A cluster does not: its control hosts may lack restic or the password, and its nodes can read what is in
+// the repository.
+func (r Repository) StoresRecords(cluster bool) bool {
+	if r.StoreRecords == nil {
+		return !cluster
+	}
+	return *r.StoreRecords
 }
 
 // VerifiedBackup is the last verification of a backup that said something about the backup.

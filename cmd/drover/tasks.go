@@ -113,6 +113,7 @@ var taskGroups = []taskGroup{
 	}},
 	{"Store", []task{
 		{"back up the store of a single host", "drover store backup FILE"},
+		{"fetch the records from a repository", "drover store fetch --from URL --password file:FILE"},
 		{"back up the store of a cluster", "consul snapshot save FILE"},
 		{"recover the store of a cluster", "drover store recover --dry-run"},
 		{"rebuild lost records from the pools", "drover store rebuild --dry-run"},

@@ -18,6 +18,9 @@ type NewRepository struct {
 	// The largest number of bytes a second that each node sends to the repository for one backup. 0: no limit. Absent:
 	// no limit for a new repository; that of a recorded one does not change.
 	MaxUpload *dataset.Size `json:"max_upload,omitempty"`
+	// Whether control stores an export of its records in the repository. Absent: only on a single host, for a new
+	// repository; the setting of a recorded one does not change.
+	StoreRecords *bool `json:"store_records,omitempty"`
 }
 
 // Repository returns the record without its time and its author.
@@ -26,6 +29,7 @@ func (r NewRepository) Repository() dataset.Repository {
 	if r.MaxUpload != nil {
 		out.MaxUpload = *r.MaxUpload
 	}
+	out.StoreRecords = r.StoreRecords
 	return out
 }
 

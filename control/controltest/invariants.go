@@ -33,8 +33,7 @@ func (e *Control) CheckInvariants() Records {
 		Snapshots:  map[uuid.UUID]dataset.Snapshot{},
 		Operations: map[uuid.UUID]dataset.Operation{},
 	}
-	got, want := map[string]any{}, map[string]any{}
-	spent := map[uuid.UUID]map[uuid.UUID]bool{}
+	got, want, spent := map[string]any{}, map[string]any{}, map[uuid.UUID]map[uuid.UUID]bool{}
 	for _, en := range entries {
 		switch family, _, _ := strings.Cut(en.Key, "/"); family {
 		case "datasets":
@@ -68,10 +67,7 @@ func (e *Control) CheckInvariants() Records {
 		case "copies":
 			c := read[dataset.Copy](e, en.Key, en.Value)
 			got[en.Key] = record.CopyKey(c.Node, c.Dataset)
-			if spent[c.Dataset] == nil {
-				spent[c.Dataset] = map[uuid.UUID]bool{}
-			}
-			spent[c.Dataset][c.Node] = c.SupersededForGood()
+			addSpent(spent, c)
 		case "trash":
 			got[en.Key] = read[dataset.Trash](e, en.Key, en.Value)
 		case "backups":
@@ -80,6 +76,8 @@ func (e *Control) CheckInvariants() Records {
 			st.Verifications = append(st.Verifications, read[record.Verifications](e, en.Key, en.Value))
 		case "repositories":
 			read[dataset.Repository](e, en.Key, en.Value)
+		case "exports":
+			read[record.Export](e, en.Key, en.Value)
 		case "nodes", "pools", "generations", "facts", "cluster", "house", "tokens", "revoked", "rev", "live", "away",
 			"fenced", "left", "returned", "failover":
 		default:
@@ -91,6 +89,14 @@ func (e *Control) CheckInvariants() Records {
 	}
 	e.checkReferences(st, spent)
 	return st
+}
+
+// addSpent adds whether a copy is superseded for good, by dataset and node.
+func addSpent(spent map[uuid.UUID]map[uuid.UUID]bool, c dataset.Copy) {
+	if spent[c.Dataset] == nil {
+		spent[c.Dataset] = map[uuid.UUID]bool{}
+	}
+	spent[c.Dataset][c.Node] = c.SupersededForGood()
 }
 
 // checkReferences checks that datasets agree with their copies, moves and snapshots. spent has the copies that are

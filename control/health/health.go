@@ -48,6 +48,8 @@ type Deps struct {
 	Own func() []api.Finding
 	// LateBackups returns the findings about scheduled backups. If nil, there are none.
 	LateBackups func(ctx context.Context) ([]api.Finding, error)
+	// Exports returns the findings about the exports of the records to repositories. If nil, there are none.
+	Exports func(ctx context.Context) ([]api.Finding, error)
 }
 
 // Reader reads the state of the cluster. Its methods are safe for concurrent use.
@@ -120,6 +122,13 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	slices.SortFunc(out.Nodes, func(a, b api.NodeHealth) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Node.String(), b.Node.String()))
 	})
+	if r.deps.Exports != nil && !isNamed {
+		failing, err := r.deps.Exports(reading)
+		if err != nil {
+			unreadable("what became of the exports of the records", err)
+		}
+		out.Findings = append(out.Findings, failing...)
+	}
 	if r.deps.LateBackups != nil && !isNamed {
 		out.Findings = append(out.Findings, r.lateBackups(ctx)...)
 	}

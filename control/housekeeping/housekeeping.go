@@ -5,9 +5,10 @@
 // Package control starts Housekeeper.Run in each service, and passes NextSnapshot to package view. Only the service
 // that holds the lock under record.HousekeeperKey does the work, and each of its transactions checks the lock. Run
 // keeps a Memory between rounds, which only its goroutine uses. Other goroutines can read only the states of the
-// schedules of snapshots and of backups. cmd/drover shows both as metrics. Package health shows the findings of
-// LateBackups, for which a service that does not do the work reads the records and remembers them for a short time.
-// Each of the three states has a mutex. All other state is in the store. To add a periodic task, call it in Round.
+// schedules of snapshots and of backups, and whether this service does the work (IsActive, for package exports).
+// cmd/drover shows both schedules as metrics. Package health shows the findings of LateBackups, for which a service
+// that does not do the work reads the records and remembers them for a short time. Each of the three states of
+// schedules and backups has a mutex. All other state is in the store. To add a periodic task, call it in Round.
 // Schedules are in schedule.go and schedules.go, those of backups in backups.go, verifications.go and latebackups.go,
 // the trash in trash.go, and the removal of old operations in forget.go. Which snapshots retention keeps is in
 // retention.go. Which snapshots are subject to it, and the requests to remove the others, are in schedule.go (prune).
@@ -18,6 +19,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -93,7 +95,11 @@ type Housekeeper struct {
 	schedules     schedules
 	backupStates  backupStates
 	backupRecords backupRecords
+	active        atomic.Bool // this service does the background work
 }
+
+// IsActive reports whether this service did the background work in the last round.
+func (k *Housekeeper) IsActive() bool { return k.active.Load() }
 
 // NewMemory returns an empty Memory, so that the next round examines everything.
 func (k *Housekeeper) NewMemory() *Memory {
@@ -139,6 +145,7 @@ func (k *Housekeeper) Run(ctx context.Context) {
 			k.Failed("take over the background work", err)
 		}
 		reported = err != nil
+		k.active.Store(mine)
 		switch {
 		case !mine:
 			h = nil // another replica does the work, so this memory gets out of date

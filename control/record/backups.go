@@ -71,7 +71,7 @@ func BeginBackup(t *Tx, op dataset.Operation) error {
 // OpenRestores returns the IDs of the backups that are being read: by an import or a verification, on any node, that
 // has not ended.
 func OpenRestores(t *Tx) (map[string]bool, error) {
-	claims, err := ListAll[Claim](t, allWorkPrefix)
+	claims, err := ListAll[Claim](t, AllWorkPrefix)
 	if err != nil {
 		return nil, err
 	}

@@ -85,6 +85,8 @@ func checkBelongs(key string, v any) error {
 		want = BackupsKey(v.Dataset)
 	case *Verifications:
 		want = VerificationsKey(v.Dataset)
+	case *Export:
+		want = ExportKey(v.Repository)
 	case *dataset.Operation:
 		want = OperationKey(v.ID)
 	case *EndedOperation:

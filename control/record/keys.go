@@ -46,7 +46,8 @@ const (
 	RepositoriesPrefix  = "repositories/"
 	BackupsPrefix       = "backups/"
 	VerificationsPrefix = "verifications/"
-	allWorkPrefix       = "work/"
+	ExportsPrefix       = "exports/"
+	AllWorkPrefix       = "work/"
 
 	generationsPrefix = "generations/"
 )
@@ -92,6 +93,9 @@ func UUIDKey(id uuid.UUID) string { return UUIDPrefix + id.String() }
 
 // RepositoryKey is the key of a repository for backups.
 func RepositoryKey(name string) string { return RepositoriesPrefix + name }
+
+// ExportKey is the key of what became of the exports of the records to a repository.
+func ExportKey(repository string) string { return ExportsPrefix + repository }
 
 // BackupsKey is the key of the scheduled backups of a dataset.
 func BackupsKey(id uuid.UUID) string { return BackupsPrefix + id.String() }
@@ -146,7 +150,7 @@ func SharedMountKey(node, ds uuid.UUID) string {
 }
 
 // WorkPrefix is the prefix of the keys of the work of a node.
-func WorkPrefix(node uuid.UUID) string { return allWorkPrefix + node.String() + "/" }
+func WorkPrefix(node uuid.UUID) string { return AllWorkPrefix + node.String() + "/" }
 
 // WorkKey is the key of an operation of a node.
 func WorkKey(node, op uuid.UUID) string {

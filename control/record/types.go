@@ -135,6 +135,16 @@ type Verifications struct {
 	Results []dataset.VerifiedBackup `json:"results,omitempty"`
 }
 
+// Export is the value of ExportKey: what became of the exports of the records to a repository.
+type Export struct {
+	Repository string    `json:"repository"`
+	URL        string    `json:"url"`               // of the repository: another one with the same name has no exports
+	Last       time.Time `json:"last,omitzero"`     // when the records of the last stored export were read
+	Digest     string    `json:"digest,omitempty"`  // of these records: see exports.Exporter
+	Failed     time.Time `json:"failed,omitzero"`   // the first failure since the last success
+	Problem    string    `json:"problem,omitempty"` // why the last attempt failed
+}
+
 // EndedOperation is the value of an operation's key once the operation is final.
 type EndedOperation struct {
 	dataset.Operation

@@ -1,12 +1,14 @@
 // Package repositories keeps the records of the repositories for backups.
 //
-// Package control embeds Registry in its Service, so the API calls it directly. Control never opens a repository: a
-// node does that, with a password and credentials that only the node can read. A record names their files.
+// Package control embeds Registry in its Service, so the API calls it directly. Control neither reads nor writes
+// backups of volumes: a node does, with a password and credentials that only the node can read. A record names their
+// files.
 //
-// All state is in the store, under repositories/<name>. The transactions of package ledger protect it. Package planning
-// reads a record with record.GetRepository when it decides on a backup, or on the import of one. A rule for the URL or
-// the password of a repository belongs in package dataset, a rule about which backups are possible in package planning,
-// and a rule for the set of repositories here, such as their maximum number.
+// All state is in the store, under repositories/<name>. The transactions of package ledger protect it. Package exports
+// stores the records of control in repositories, and keeps its state under exports/<name>, which is removed with the
+// repository. Package planning reads a record with record.GetRepository when it decides on a backup, or on the import
+// of one. A rule for the URL or the password of a repository belongs in package dataset, a rule about which backups are
+// possible in package planning, and a rule for the set of repositories here, such as their maximum number.
 package repositories
 
 import (
@@ -38,9 +40,9 @@ func (r *Registry) Repository(ctx context.Context, name string) (dataset.Reposit
 	return record.GetRepository(record.NewTx(ctx, r.ledger.Store), name)
 }
 
-// AddRepository records a repository. If the same repository is recorded already, only its limit of uploads changes, if
-// the request has one. It fails with dataset.ErrExists if the name belongs to another repository, and with ErrInvalid
-// for an invalid request or too many repositories. Idempotent.
+// AddRepository records a repository. If the same repository is recorded already, only its limit of uploads changes,
+// and whether it gets the records of control, if the request says so. It fails with dataset.ErrExists if the name
+// belongs to another repository, and with ErrInvalid for an invalid request or too many repositories. Idempotent.
 func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (dataset.Repository, error) {
 	wanted, err := n.Repository().Checked()
 	if err != nil {
@@ -55,10 +57,9 @@ func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (data
 		case err != nil:
 			return err
 		case known && recorded.SamePlace(wanted):
-			if n.MaxUpload == nil || *n.MaxUpload == recorded.MaxUpload {
+			if !change(&recorded, n) {
 				return nil
 			}
-			recorded.MaxUpload = *n.MaxUpload
 			return t.Put(record.RepositoryKey(wanted.Name), recorded)
 		case known:
 			return dataset.Errorf(dataset.ErrExists,
@@ -76,6 +77,17 @@ func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (data
 		return dataset.Repository{}, err
 	}
 	return recorded, nil
+}
+
+// change applies the settings of a request to the record of the same repository. It reports whether one has changed.
+func change(recorded *dataset.Repository, n api.NewRepository) (changed bool) {
+	if n.MaxUpload != nil && *n.MaxUpload != recorded.MaxUpload {
+		recorded.MaxUpload, changed = *n.MaxUpload, true
+	}
+	if s := recorded.StoreRecords; n.StoreRecords != nil && (s == nil || *s != *n.StoreRecords) {
+		recorded.StoreRecords, changed = n.StoreRecords, true
+	}
+	return changed
 }
 
 // RemoveRepository removes the record of a repository, also if the record is damaged. It fails with
@@ -98,6 +110,7 @@ func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool
 		}
 		publish(t, api.EventRepositoryRemove, removed)
 		t.Delete(key)
+		t.Delete(record.ExportKey(name))
 		return nil
 	})
 	return err

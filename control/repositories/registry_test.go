@@ -58,6 +58,24 @@ func TestUploadLimit(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrInvalid, "max-upload 1KiB is too small: expected 64KiB a second or more")
 }
 
+// A request for a recorded repository changes whether it gets the records of control. A request that does not say so
+// keeps that.
+func TestStoreRecords(t *testing.T) {
+	e := controltest.New(t)
+	in := newRepository("offsite", "/srv/backups")
+	yes, no := true, false
+	for i, step := range []struct {
+		set        *bool
+		host, many bool // whether a single host and a cluster store the records
+	}{{nil, true, false}, {&yes, true, true}, {nil, true, true}, {&no, false, false}, {nil, false, false}} {
+		in.StoreRecords = step.set
+		got := mustAdd(e, in)
+		if got.StoresRecords(false) != step.host || got.StoresRecords(true) != step.many {
+			t.Errorf("step %d: got %+v", i, got)
+		}
+	}
+}
+
 func TestAddRepository(t *testing.T) {
 	e := controltest.New(t)
 	ann := pki.Identity{Kind: pki.Operator, Name: "ann", Role: pki.Admin}

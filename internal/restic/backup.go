@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -226,6 +227,15 @@ func (r *Repository) File(ctx context.Context, id, name string, limit int64) ([]
 		return nil, r.errorf(dataset.ErrInvalid, "file %s of backup %s has more than %d bytes", name, id, limit)
 	}
 	return out.Bytes(), nil
+}
+
+// Dump writes the content of a file in the top folder of a backup to w. After an error, w may have a part of it.
+func (r *Repository) Dump(ctx context.Context, id, name string, w io.Writer) error {
+	if err := r.checkIDs(id); err != nil {
+		return err
+	}
+	_, err := r.run(ctx, command{time: longTime, stdout: w}, "dump", "--no-lock", "--", id, "/"+name)
+	return err
 }
 
 // Restore writes the files of a backup below the folder target. It fails if a single file or attribute cannot be

@@ -1,8 +1,8 @@
 // Package restic runs restic(1), which stores backups in repositories. It passes the password of a repository through
-// standard input, so that neither a list of arguments nor an environment contains it. Packages agent/repository and
-// agent/backup call it, and package agent connects them. A [Repository] keeps no state besides its options, and is safe
-// for concurrent use. How a repository is made, opened and checked is in restic.go, and all other commands are in
-// backup.go. errors.go decides which kind of error a failure of restic is.
+// standard input, so that neither a list of arguments nor an environment contains it. Packages agent/repository,
+// agent/backup and cmd/drover/internal/storedexports call it, and package agent connects the first two. A [Repository]
+// keeps no state besides its options, and is safe for concurrent use. How a repository is made, opened and checked is
+// in restic.go, and all other commands are in backup.go. errors.go decides which kind of error a failure of restic is.
 package restic
 
 import (

@@ -9,8 +9,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree/treetest"
@@ -101,6 +103,54 @@ func rehearse(t *testing.T, h *host.Host) {
 	if after := h.Must(t, "volume", "ls", "-q"); after != before {
 		t.Errorf("the volumes were\n%s\nand are\n%s", before, after)
 	}
+}
+
+// TestRecordsInRepository loses the store of a host. The records are fetched from the repository while no drover runs,
+// and imported. A rebuild adds what has changed since they were stored.
+func TestRecordsInRepository(t *testing.T) {
+	h := host.Start(t, host.Options{Pool: "dir"})
+	elsewhere := t.TempDir()
+	at, secret := filepath.Join(elsewhere, "offsite"), filepath.Join(elsewhere, "password")
+	writePassword(t, secret, "correct horse battery staple")
+	h.Must(t, "repository", "add", "offsite", at, "--password", "file:"+secret, "--store-records")
+	h.Must(t, "volume", "create", "db", "-o", "label.team=sea")
+	h.Restart(t) // the first export is stored soon after a start
+	fetch := []string{"store", "fetch", "--root", h.Root, "--from", at, "--password", "file:" + secret}
+	for deadline := time.Now().Add(2 * time.Minute); h.Exec(t, fetch...).Exit != 0; {
+		if time.Now().After(deadline) {
+			t.Fatalf("nothing was stored: %+v", h.Exec(t, fetch...))
+		}
+		time.Sleep(time.Second)
+	}
+	if got := h.Exec(t, "backup", "ls"); got.Exit != 0 || strings.Contains(got.Out, "offsite") {
+		t.Errorf("the records are listed as a backup of a volume: %+v", got)
+	}
+	h.Must(t, "volume", "create", "late")
+	h.Stop(t)
+	if err := os.Remove(filepath.Join(h.Root, "store.db")); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(elsewhere, "records.jsonl")
+	fetched := h.Exec(t, append(fetch, file)...)
+	wantOutput(t, fetched, "fetched ", " to "+file+"\n")
+	if !strings.Contains(fetched.Out, ", including 1 volumes, stored ") {
+		t.Errorf("got %q", fetched.Out)
+	}
+	if r := h.Exec(t, append(fetch, file)...); r.Exit != 1 || !strings.Contains(r.Err, file+" exists") {
+		t.Errorf("fetched to a file that exists: %+v", r)
+	}
+	h.Must(t, "store", "import", "--root", h.Root, file)
+	h.Up(t)
+	if r := h.Exec(t, "store", "rebuild"); r.Exit != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if got := h.Volumes(t); !slices.Equal(got, []string{"db", "late"}) {
+		t.Errorf("the volumes are %q", got)
+	}
+	if got := h.Must(t, "repository", "ls", "-q"); got != "offsite" {
+		t.Errorf("the repositories are %q", got)
+	}
+	h.Clean(t)
 }
 
 // TestRecoverLostDisk follows docs/disaster-recovery.md after the loss of a pool: a volume whose record exists is not

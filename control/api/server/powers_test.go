@@ -111,7 +111,8 @@ var fieldPowers = map[string][]power{
 	"path": {hostFile}, "old_key_file": {hostFile}, "devices": {hostFile},
 	"new": {hostFile}, "init": {hostFile}, "read_data_percent": nil,
 	"url": {hostFile}, "password": {hostFile}, "credentials_file": {hostFile}, "max_upload": nil,
-	"check": nil, // a program that root of the node has put below /etc/drover/checks
+	"check":         nil, // a program that root of the node has put below /etc/drover/checks
+	"store_records": nil,
 }
 
 // Each endpoint and each of its fields has a row that says what it lets a caller do. The role admin is required

@@ -111,19 +111,17 @@ func TestWherePublished(t *testing.T) {
 	alone.Replicas, alone.Listen = nil, nil
 	slow, slower := replica, alone
 	slow.TransferRate, slower.TransferRate, slower.Publish = 1<<20, 1<<20, nil
-	fences, lone := slow, slower
-	fences.TransferRate, fences.FencePrograms = 0, []string{}
+	lone := slower
 	lone.TransferRate, lone.FencePrograms = 0, []string{}
 	lists, listing := slower, replica
 	lists.TransferRate, lists.ListAll, listing.ListAll = 0, true, true
 	for err, want := range map[error]string{
-		fences.CheckControl():  "transfers, fence_programs, cgroup_parents and list are for agents",
 		lone.CheckServe():      "control, transfers, fence_programs and list are for",
 		replica.CheckControl(): "publish facts to swarm: not possible here: control is not part of a Swarm",
 		node.CheckAgent(): "publish facts to consul: not possible here: control does that (set it for " +
 			"drover control)",
 		alone.CheckServe():     "publish facts to consul: not possible here",
-		slow.CheckControl():    "pools, labels, transfers, fence_programs, cgroup_parents and list are for agents",
+		slow.CheckControl():    "pools, labels, transfers, cgroup_parents and list are for agents",
 		slower.CheckServe():    "transfers, fence_programs and list are for the hosts of a cluster",
 		lists.CheckServe():     "list are for the hosts of a cluster",
 		listing.CheckControl(): "list are for agents",

@@ -56,8 +56,8 @@ type Options struct {
 	Pools        []pool.Config
 	Labels       map[string]string
 	TransferRate dataset.Size // bytes a second between hosts; if 0, there is no limit
-	// FencePrograms are the programs that profiles and repositories may name. If nil, the agent may run any program
-	// that only root can change.
+	// FencePrograms are the programs that profiles and repositories may name. If nil, the process may run any program
+	// that only root can change. Control runs only the password programs of repositories.
 	FencePrograms []string
 	CgroupParents []string // groups below which the engine puts containers; if nil, the usual ones
 	ListAll       bool     // the engine's list shows the volumes of all hosts
@@ -155,7 +155,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 			}
 		}
 	})
-	page := p.metrics(metrics.Options{Source: svc, Agent: ag, Store: st.figures})
+	page := p.metrics(metrics.Options{Source: svc, Agent: ag, Store: st.figures, Exports: svc.Exports.States})
 	handler := server.Handler(server.Deps{
 		Service:  svc,
 		Node:     ag.NodeName,
@@ -232,7 +232,7 @@ func (p *process) control(st openedStore, unfit func(error)) *control.Service {
 		Timing: p.ControlTiming, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Incompatible: unfit,
 		Catalog: st.catalog, PublishFacts: slices.Contains(p.Publish, config.PublishConsul),
 		Failed:   func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
-		Findings: p.ProfileFindings,
+		Findings: p.ProfileFindings, ExportTo: exportStorer{p},
 	})
 	p.addCloser(func() error { svc.Close(); return nil })
 	return svc

@@ -55,7 +55,9 @@ func Control(ctx context.Context, o Options) (err error) {
 	p.background(ctx, func(ctx context.Context) {
 		boundMemory(ctx, p.clock, nil, func() { releaseMemory(nil, p.Log) })
 	})
-	page := p.metrics(metrics.Options{Source: svc, Store: st.figures, Certificate: expiryOf(credentials)})
+	page := p.metrics(metrics.Options{
+		Source: svc, Store: st.figures, Certificate: expiryOf(credentials), Exports: svc.Exports.States,
+	})
 	handler := server.Handler(server.Deps{
 		Service: svc, Members: svc, CheckCollecting: svc.CheckCollecting, Metrics: page, Version: o.Version,
 		Panicked: o.panicked, Log: o.Log, Audit: changes.Keep,

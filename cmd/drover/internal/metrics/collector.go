@@ -23,6 +23,7 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/exports"
 	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -44,6 +45,8 @@ type Options struct {
 	Certificate func() time.Time
 	// Recorder has the durations of operations and requests.
 	Recorder *Recorder
+	// Exports returns what became of the exports of the records to repositories. It is nil without control.
+	Exports func(context.Context) ([]exports.State, error)
 }
 
 // Source returns the present state of pools and volumes. Control implements it, and so does the view of an agent in
@@ -246,6 +249,14 @@ func (c *collector) decisions(ctx context.Context, s *samples) error {
 				s.set(verifyFailures, float64(v.Failures), schedule.Volume)
 			}
 		}
+	}
+	if c.Exports != nil {
+		states, err := c.Exports(ctx)
+		for _, state := range states {
+			s.set(exportAge, state.Age.Seconds(), state.Repository)
+			s.set(exportFailing, state.Failing.Seconds(), state.Repository)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -104,6 +104,12 @@ var (
 		"volume")
 	verifyFailures = declare("volume_backup_verify_failures", gauge, "", onControl,
 		"Scheduled verifications of a volume's backups that failed since the last good one. "+ofHousekeeper, "volume")
+	exportAge = declare("records_export_age_seconds", gauge, "seconds", onControl,
+		"Time since the records of control were last stored in a repository, or since the repository was added if "+
+			"they never were. Records that do not change are stored once a day. "+ofHousekeeper, "repository")
+	exportFailing = declare("records_export_failing_seconds", gauge, "seconds", onControl,
+		"Time since the records of control cannot be stored in a repository; 0 if the last attempt succeeded. "+
+			ofHousekeeper, "repository")
 	snapshotFailures = declare("volume_snapshot_failures_total", counter, "", onHost,
 		"Snapshots of a volume that failed since this process started.", "volume")
 	trashUsed = declare("volume_trash_bytes", gauge, "bytes", onHost,

@@ -23,7 +23,7 @@ func Write(what, file string, write func(io.Writer) error) (err error) {
 		return fileExistsError(what, file, err)
 	}
 	tmp := file + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return dataset.Errorf(dataset.ErrExists,
 			"%s exists: another %s is running, or one was killed (remove the file then)", tmp, what)

@@ -38,8 +38,9 @@ exec:PATH, a program below /etc/drover that prints it. Each node that uses the
 repository needs the file or the program. Keep a copy of the password elsewhere:
 without it, nobody can read the backups. --credentials-file has the keys of an
 S3 server, in the format of ~/.aws/credentials. --max-upload limits how fast a
-backup is sent, so that it leaves the network and the CPU to others; drover
-repository set changes it.`,
+backup is sent, so that it leaves the network and the CPU to others.
+--store-records has control store its records there: see drover repository set,
+which changes both.`,
 		Example: `  drover repository add offsite /mnt/nas/backups \
     --password file:/etc/drover/offsite.pass
   drover repository add s3 s3:https://s3.example.com/backups \
@@ -52,7 +53,7 @@ repository set changes it.`,
 	cmd.Flags().StringVar(&password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
 	cmd.Flags().StringVar(&n.CredentialsFile, "credentials-file", "",
 		"`FILE` with the keys of an S3 server, on each node")
-	uploadFlag(cmd)
+	settingFlags(cmd)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("password", cobra.FixedCompletions(
 		[]string{"file:", "exec:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)))
 	o := cli.OutputFlags(cmd, false)
@@ -63,7 +64,7 @@ repository set changes it.`,
 		if n.Password, err = dataset.ParsePasswordSource(password); err != nil {
 			return err
 		}
-		n.Name, n.URL = args[0], args[1]
+		n.Name, n.URL, n.StoreRecords = args[0], args[1], parseRecords(cmd)
 		if n.MaxUpload, err = parseUpload(cmd); err != nil {
 			return err
 		}

@@ -39,6 +39,7 @@ func newLsCmd(a *cli.App) *cobra.Command {
 		Wide: []listing.Column[dataset.Repository]{
 			{Header: "CREDENTIALS", Cell: func(r dataset.Repository) string { return r.CredentialsFile }},
 			{Header: "MAX UPLOAD", Cell: uploadLimit},
+			{Header: "RECORDS", Cell: recordsSetting},
 			{Header: "BY", Cell: func(r dataset.Repository) string { return r.By }},
 		},
 		SortBy: map[string]string{"created": "created"},
@@ -59,6 +60,7 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 				f.Add("Password", r.Password.String())
 				f.Add("Credentials", r.CredentialsFile)
 				f.Add("Max upload", uploadLimit(r))
+				f.Add("Stores records", recordsSetting(r))
 				f.Add("Created", show.When(a.Now(), r.Created))
 				f.Add("By", r.By)
 				return f

@@ -11,13 +11,38 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
+// storeRecords is the name of the flag that has control store its records.
+const storeRecords = "store-records"
+
+// settingFlags adds the flags of the settings that drover repository set changes.
+func settingFlags(cmd *cobra.Command) {
+	cmd.Flags().String(maxUpload, "", "the largest `SIZE` that a backup sends in a second; 0 for no limit")
+	cmd.Flags().Bool(storeRecords, false, "store the records of control in the repository (default: on a single host)")
+}
+
+// parseRecords returns the value of the flag that has control store its records, or nil if the flag is not used.
+func parseRecords(cmd *cobra.Command) *bool {
+	f := cmd.Flags().Lookup(storeRecords)
+	if !f.Changed {
+		return nil
+	}
+	on := f.Value.String() == "true"
+	return &on
+}
+
+// recordsSetting says whether control stores its records in a repository.
+func recordsSetting(r dataset.Repository) string {
+	switch {
+	case r.StoreRecords == nil:
+		return "on a single host"
+	case *r.StoreRecords:
+		return "yes"
+	}
+	return "no"
+}
+
 // maxUpload is the name of the flag that limits uploads.
 const maxUpload = "max-upload"
-
-// uploadFlag adds the flag that limits uploads.
-func uploadFlag(cmd *cobra.Command) {
-	cmd.Flags().String(maxUpload, "", "the largest `SIZE` that a backup sends in a second; 0 for no limit")
-}
 
 // parseUpload returns the value of the flag that limits uploads, or nil if the flag is not used.
 func parseUpload(cmd *cobra.Command) (*dataset.Size, error) {
@@ -46,24 +71,31 @@ func uploadLimit(r dataset.Repository) string {
 func newSetCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set NAME",
-		Short: "Change the upload limit of a repository",
-		Long: `Change how fast a backup is sent to a repository. The limit applies to each
-backup, on each node, from the next backup on. A backup that runs keeps the
-former limit. A low limit makes backups long: at 20MiB, the first backup of
-100 GiB takes an hour and a half.`,
+		Short: "Change the settings of a repository",
+		Long: `Change how fast a backup is sent to a repository, and whether control stores its
+records there. The limit applies to each backup, on each node, from the next
+backup on. A backup that runs keeps the former limit. A low limit makes backups
+long: at 20MiB, the first backup of 100 GiB takes an hour and a half.
+
+With --store-records, control stores its records in the repository each hour if
+they have changed: see drover store fetch. The control hosts then need restic
+and the password. Everyone who has the password can read the records. Without
+the setting, only a single host stores its records.`,
 		Example: `  drover repository set offsite --max-upload 20MiB
-  drover repository set offsite --max-upload 0`,
+  drover repository set offsite --max-upload 0
+  drover repository set offsite --store-records=false`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.RepositoryWords),
 	}
-	uploadFlag(cmd)
+	settingFlags(cmd)
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		limit, err := parseUpload(cmd)
+		records := parseRecords(cmd)
 		switch {
 		case err != nil:
 			return err
-		case limit == nil:
-			return cli.UsageError(cmd, "missing flag: --max-upload SIZE")
+		case limit == nil && records == nil:
+			return cli.UsageError(cmd, "missing flag: --max-upload SIZE or --store-records")
 		}
 		c, err := a.Connect()
 		if err != nil {
@@ -75,17 +107,32 @@ former limit. A low limit makes backups long: at 20MiB, the first backup of
 		}
 		changed, err := c.AddRepository(cmd.Context(), api.NewRepository{
 			Name: known.Name, URL: known.URL, Password: known.Password, CredentialsFile: known.CredentialsFile,
-			MaxUpload: limit,
+			MaxUpload: limit, StoreRecords: records,
 		})
 		switch {
 		case err != nil:
 			return err
 		case o.JSON():
 			return show.JSON(a.Out, changed)
-		case changed.MaxUpload == 0:
-			return a.PrintLine("backups to repository %s have no upload limit", changed.Name)
 		}
-		return a.PrintLine("each backup to repository %s sends at most %s", changed.Name, uploadLimit(changed))
+		return printChanged(a, changed, limit != nil, records != nil)
 	}
 	return cmd
+}
+
+// printChanged prints those settings of a repository that were changed.
+func printChanged(a *cli.App, r dataset.Repository, limit, records bool) (err error) {
+	switch {
+	case limit && r.MaxUpload == 0:
+		err = a.PrintLine("backups to repository %s have no upload limit", r.Name)
+	case limit:
+		err = a.PrintLine("each backup to repository %s sends at most %s", r.Name, uploadLimit(r))
+	}
+	switch {
+	case err != nil || !records:
+		return err
+	case *r.StoreRecords:
+		return a.PrintLine("control stores its records in repository %s", r.Name)
+	}
+	return a.PrintLine("control does not store its records in repository %s", r.Name)
 }

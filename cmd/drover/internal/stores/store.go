@@ -13,5 +13,6 @@ func Command(a *cli.App) *cobra.Command {
 		Short: "Manage the store of the control service",
 	},
 		newStoreBackupCmd(a), newStoreExportCmd(a), newStoreImportCmd(a), newStoreRebuildCmd(a), newStoreRecoverCmd(a),
+		newStoreFetchCmd(a),
 	)
 }

@@ -1,0 +1,237 @@
+// Package exports stores exports of the records of control in the repositories for backups, so that the records survive
+// the loss of the store and of all hosts.
+//
+// Package control starts Exporter.Run in each service. Only the service that does the background work stores exports.
+// The metrics of cmd/drover show the result of States, and package health that of Findings. The daemon
+// (cmd/drover/internal/daemon) implements Repositories with restic: this package opens no repository.
+//
+// What became of the exports is in the store, under exports/<repository>, and the transactions of package ledger
+// protect it. In memory, Exporter has only when each repository is due again: only the goroutine of Run uses that. When
+// an export is due is decided in exporter.go, and what is reported about it in findings.go. The format of an export
+// belongs in package dump, and how long the exports are kept in the implementation of Repositories.
+package exports
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/dump"
+	"github.com/droverhq/drover/dataset"
+)
+
+const (
+	// Interval is the time between two exports of records that change.
+	Interval = time.Hour
+	// maxAge is the time after which records that have not changed are stored again. So a repository that was lost or
+	// replaced is noticed.
+	maxAge = 24 * time.Hour
+	// retryInterval is the time between two attempts to store an export.
+	retryInterval = 10 * time.Minute
+	// firstDelay is how long a repository without a setting must be recorded before the first export. An operator may
+	// check or remove a new repository, and a check fails while an export is stored.
+	firstDelay = 10 * time.Minute
+	// roundInterval is the time between two rounds, and startInterval how often a service that stores no exports looks
+	// whether it does the background work now.
+	roundInterval = time.Minute
+	startInterval = 10 * time.Second
+	// uploadTime is how long an attempt may take. Otherwise a repository that hangs would be no failure.
+	uploadTime = 30 * time.Minute
+	// maxClockSkew is by how much the clock of another control replica may be ahead.
+	maxClockSkew = 5 * time.Minute
+)
+
+// unimportant are the prefixes of the keys whose changes need no new export. These records change at any time, and
+// nobody needs them after a loss. An export contains them nevertheless.
+func unimportant() []string {
+	return []string{
+		record.ExportsPrefix, record.RevPrefix, record.OperationsPrefix, record.RunMarkKey, record.BackupsPrefix,
+		record.VerificationsPrefix, record.AllWorkPrefix,
+	}
+}
+
+// Export is an export of the records that is stored in a repository.
+type Export struct {
+	Cluster uuid.UUID
+	Volumes int       // number of volumes
+	Taken   time.Time // when the records were read
+	Write   func(io.Writer) error
+}
+
+// Repositories stores exports in repositories.
+type Repositories interface {
+	// Store stores an export, and removes earlier ones of the same cluster that are not kept any longer. If only the
+	// removal fails, it returns nil: the next call tries again. It fails with dataset.ErrForbidden if this host may not
+	// run the password program of the repository, and with the errors of restic.
+	Store(ctx context.Context, r dataset.Repository, e Export) error
+}
+
+// Deps are the dependencies of Exporter.
+type Deps struct {
+	Ledger    *ledger.Ledger
+	Store     store.Store // the store that is exported
+	StoreKind string      // bolt or consul
+	Shared    bool        // other services may work on the store: this is a cluster
+	// Repositories stores the exports. If nil, none are stored.
+	Repositories Repositories
+	// IsHousekeeper reports whether this service does the background work now.
+	IsHousekeeper func() bool
+	// Failed is called with the failures of the background work.
+	Failed func(what string, err error)
+}
+
+// Exporter stores exports of the records in repositories. Its methods are safe for concurrent use, except Run and
+// Round.
+type Exporter struct {
+	deps Deps
+	due  map[place]time.Time // when each repository is looked at again
+	// active is true while this service stores the exports: States has the metrics only then.
+	active atomic.Bool
+}
+
+// place identifies a repository. One that is removed and added again, under the same name, is another one.
+type place struct {
+	name, url string
+	created   int64 // nanoseconds
+}
+
+func placeOf(r dataset.Repository) place { return place{r.Name, r.URL, r.Created.UnixNano()} }
+
+// New returns an Exporter.
+func New(deps Deps) *Exporter { return &Exporter{deps: deps, due: map[place]time.Time{}} }
+
+// Run stores the exports that are due, until ctx ends.
+func (x *Exporter) Run(ctx context.Context) {
+	for wait := startInterval; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-x.deps.Ledger.Clock.After(wait):
+		}
+		mine := x.deps.IsHousekeeper()
+		x.active.Store(mine)
+		if wait = startInterval; !mine {
+			clear(x.due) // another replica stores the exports now
+			continue
+		}
+		wait = roundInterval
+		if err := x.Round(ledger.AsHousekeeper(ctx)); err != nil && ctx.Err() == nil {
+			x.deps.Failed("store the records in repositories", err)
+		}
+	}
+}
+
+// Round stores the exports that are due. A repository that fails does not prevent the others: the failure is recorded.
+// Round fails if the store cannot be read or written.
+func (x *Exporter) Round(ctx context.Context) error {
+	now := x.deps.Ledger.Clock.Now()
+	t := record.NewTx(ctx, x.deps.Ledger.Store)
+	list, err := record.ListAll[dataset.Repository](t, record.RepositoriesPrefix)
+	if err != nil {
+		return err
+	}
+	recorded := map[place]bool{}
+	for _, r := range list {
+		recorded[placeOf(r)] = true
+	}
+	maps.DeleteFunc(x.due, func(p place, _ time.Time) bool { return !recorded[p] })
+	var records *dump.Records // read once, and only if one is due
+	for _, r := range list {
+		if !r.StoresRecords(x.deps.Shared) || !x.isDue(r, now) {
+			continue
+		}
+		known, err := exportOf(t, r)
+		if err != nil {
+			return err
+		}
+		if last := known.Last; known.Failed.IsZero() && now.Sub(last) < Interval && !last.After(now.Add(maxClockSkew)) {
+			x.due[placeOf(r)] = last.Add(Interval)
+			continue
+		}
+		if records == nil {
+			read, err := dump.Read(ctx, x.deps.Store, x.deps.StoreKind)
+			if err != nil {
+				return err
+			}
+			records = &read
+		}
+		if err := x.export(ctx, r, known, *records, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isDue reports whether a repository must be looked at.
+func (x *Exporter) isDue(r dataset.Repository, now time.Time) bool {
+	if age := now.Sub(r.Created); r.StoreRecords == nil && age >= 0 && age < firstDelay {
+		return false
+	}
+	due, known := x.due[placeOf(r)]
+	return !known || !now.Before(due) || due.Sub(now) > Interval // the clock was set back
+}
+
+// exportOf returns what is recorded about the exports to a repository.
+func exportOf(t *record.Tx, r dataset.Repository) (known record.Export, err error) {
+	there, err := t.Peek(record.ExportKey(r.Name), &known)
+	if dataset.KindOf(err) == dataset.ErrCorrupt { // it is written again
+		there, err = false, nil
+	}
+	if !there || known.URL != r.URL {
+		known = record.Export{Repository: r.Name, URL: r.URL}
+	}
+	return known, err
+}
+
+// export stores an export of the records in a repository if they have changed since the last one, and records the
+// outcome.
+func (x *Exporter) export(ctx context.Context, r dataset.Repository, known record.Export, records dump.Records,
+	now time.Time) error {
+	digest := records.Digest(unimportant()...)
+	if known.Failed.IsZero() && digest == known.Digest && now.Sub(known.Last) < maxAge {
+		x.due[placeOf(r)] = now.Add(Interval)
+		return nil
+	}
+	attempt, cancel := context.WithTimeout(ctx, uploadTime)
+	defer cancel()
+	summary := records.Summary()
+	err := x.deps.Repositories.Store(attempt, r, Export{
+		Cluster: summary.Cluster, Volumes: summary.Volumes, Taken: now, Write: records.Write,
+	})
+	if ctx.Err() != nil {
+		return ctx.Err() // the service stops: nothing is known about the repository
+	}
+	after := record.Export{Repository: r.Name, URL: r.URL, Last: now, Digest: digest}
+	x.due[placeOf(r)] = now.Add(Interval)
+	if err != nil {
+		if attempt.Err() != nil {
+			err = fmt.Errorf("it took longer than %s: %w", uploadTime, err)
+		}
+		after = known
+		after.Problem = dataset.OneLine(err)
+		if after.Failed.IsZero() {
+			after.Failed = now
+		}
+		x.due[placeOf(r)] = now.Add(retryInterval)
+	}
+	if after == known {
+		return nil
+	}
+	_, err = x.deps.Ledger.Update(ctx, func(t *record.Tx) error {
+		var recorded dataset.Repository
+		there, err := t.Get(record.RepositoryKey(r.Name), &recorded)
+		if err != nil || !there || recorded.URL != r.URL { // it was removed meanwhile
+			return err
+		}
+		return t.Put(record.ExportKey(r.Name), after)
+	})
+	return err
+}

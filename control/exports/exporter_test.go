@@ -1,0 +1,166 @@
+package exports_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/exports"
+	"github.com/droverhq/drover/control/store/dump"
+	"github.com/droverhq/drover/dataset"
+)
+
+// shelf is exports.Repositories. It keeps the last export of each repository.
+type shelf struct {
+	stored map[string]string
+	count  int
+	err    error
+}
+
+func (s *shelf) Store(_ context.Context, r dataset.Repository, e exports.Export) error {
+	if s.err != nil {
+		return s.err
+	}
+	var b bytes.Buffer
+	if err := e.Write(&b); err != nil {
+		return err
+	}
+	s.stored[r.Name] = b.String()
+	s.count++
+	return nil
+}
+
+// world is a service with an Exporter.
+type world struct {
+	*controltest.Control
+	*shelf
+	x *exports.Exporter
+}
+
+func newWorld(t *testing.T, shared bool) world {
+	w := world{Control: controltest.New(t), shelf: &shelf{stored: map[string]string{}}}
+	w.x = exports.New(exports.Deps{
+		Ledger: w.Ledger, Store: w.Spy, StoreKind: "bolt", Shared: shared, Repositories: w.shelf,
+		IsHousekeeper: func() bool { return true },
+		Failed:        func(what string, err error) { t.Errorf("%s: %v", what, err) },
+	})
+	w.NewAgent("host-a")
+	return w
+}
+
+// round advances the clock, and returns how many exports a round stores.
+func (w world) round(after time.Duration) int {
+	w.Helper()
+	w.Clock.Advance(after)
+	before := w.count
+	if err := w.x.Round(w.Ctx); err != nil {
+		w.Fatalf("%v", err)
+	}
+	w.CheckInvariants()
+	return w.count - before
+}
+
+func add(w world, name string, records *bool) {
+	w.Helper()
+	_, err := w.AddRepository(w.Ctx, api.NewRepository{
+		Name: name, URL: "/mnt/" + name, Password: dataset.PasswordSource{File: "/etc/drover/p"}, StoreRecords: records,
+	})
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+}
+
+// The records are stored an hour after the last export if they have changed, and once a day if they have not.
+func TestExportsAreStoredWhenRecordsChange(t *testing.T) {
+	w := newWorld(t, false)
+	add(w, "offsite", nil)
+	for i, step := range []struct {
+		after  time.Duration
+		change bool
+		want   int
+	}{
+		{time.Minute, false, 0}, // a new repository may be checked now
+		{10 * time.Minute, false, 1},
+		{30 * time.Minute, true, 0},
+		{29 * time.Minute, false, 0},
+		{time.Minute, false, 1},
+		{time.Hour, false, 0},
+		{23 * time.Hour, false, 1},
+	} {
+		if step.change {
+			no := false
+			add(w, "other", &no)
+		}
+		if got := w.round(step.after); got != step.want {
+			t.Errorf("step %d: %d exports were stored, want %d", i, got, step.want)
+		}
+	}
+	sum, err := dump.Check(strings.NewReader(w.stored["offsite"]))
+	if err != nil || !strings.Contains(w.stored["offsite"], `"repositories/other"`) {
+		t.Errorf("stored %+v, %v", sum, err)
+	}
+	if err := w.RemoveRepository(w.Ctx, "offsite", false); err != nil {
+		t.Fatal(err)
+	}
+	add(w, "offsite", nil)
+	if got := w.round(20 * time.Minute); got != 1 {
+		t.Errorf("%d exports were stored in a repository that was added again", got)
+	}
+}
+
+// A cluster stores its records only where an operator has chosen that.
+func TestClusterStoresNothingByDefault(t *testing.T) {
+	w := newWorld(t, true)
+	yes, no := true, false
+	add(w, "offsite", nil)
+	if got := w.round(time.Hour); got != 0 {
+		t.Errorf("%d exports were stored", got)
+	}
+	add(w, "offsite", &yes)
+	add(w, "other", &no)
+	if got := w.round(time.Minute); got != 1 || w.stored["offsite"] == "" {
+		t.Errorf("%d exports were stored", got)
+	}
+	add(w, "offsite", &no)
+	if got := w.round(48 * time.Hour); got != 0 {
+		t.Errorf("%d exports were stored after the setting was removed", got)
+	}
+}
+
+// A failure is tried again after ten minutes, and reported after two hours, until an export is stored.
+func TestFailingExportsAreReported(t *testing.T) {
+	w := newWorld(t, false)
+	add(w, "offsite", nil)
+	w.round(time.Hour)
+	findings := func() []api.Finding {
+		t.Helper()
+		list, err := w.x.Findings(w.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	w.err = errors.New("the password is wrong")
+	w.round(24 * time.Hour)
+	w.round(119 * time.Minute)
+	if got := findings(); len(got) != 0 {
+		t.Errorf("reported early: %+v", got)
+	}
+	w.round(2 * time.Minute)
+	got := findings()
+	if len(got) != 1 || got[0].Subject != "repository offsite" || !strings.HasSuffix(got[0].Text, "the last attempt failed because the password is wrong") {
+		t.Errorf("got %+v", got)
+	}
+	w.err = nil
+	if got := w.round(time.Minute); got != 0 {
+		t.Errorf("%d exports were stored before the next attempt was due", got)
+	}
+	if got := w.round(9 * time.Minute); got != 1 || len(findings()) != 0 {
+		t.Errorf("%d exports were stored, and %+v is reported", got, findings())
+	}
+}
