@@ -37,8 +37,16 @@ func short(id string) string { return id[:min(shortID, len(id))] }
 // repositoryFlag adds --repository to a command.
 func repositoryFlag(a *cli.App, cmd *cobra.Command, usage string) *string {
 	name := cmd.Flags().String("repository", "", usage)
+	alsoCalled(cmd, name, "from")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("repository", cli.Complete(a, cli.RepositoryWords)))
 	return name
+}
+
+// alsoCalled adds a hidden flag for the name of the repository. Commands that use a repository call it by different
+// words: drover backup create --to, drover recover --from, drover backup ls --repository.
+func alsoCalled(cmd *cobra.Command, repository *string, flag string) {
+	cmd.Flags().StringVar(repository, flag, "", "`NAME` of the repository")
+	cobra.CheckErr(cmd.Flags().MarkHidden(flag))
 }
 
 func newLsCmd(a *cli.App) *cobra.Command {
@@ -96,6 +104,7 @@ more, that is known for a day.`,
 		SortBy: map[string]string{"backup": "id", "taken": "taken"},
 	})
 	cmd.Flags().StringVar(&repository, "repository", "", "list only the backups in the repository `NAME`")
+	alsoCalled(cmd, &repository, "from")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("repository", cli.Complete(a, cli.RepositoryWords)))
 	list := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

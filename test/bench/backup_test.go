@@ -1,0 +1,246 @@
+package bench
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/host"
+)
+
+// BenchmarkBackup compares backups and restores with restic itself, on the files of a PostgreSQL database of about 1
+// GiB, and measures the database while it is backed up. BENCH_BACKUP_SCALE is the scale of pgbench, at 15 MiB each: 330
+// makes 5 GiB.
+func BenchmarkBackup(b *testing.B) {
+	s := newBackups(b)
+	header(os.Stdout, "restic", "drover")
+	s.compareRuns("first backup", true, func() {})
+	s.compareRuns("second backup, after a change of 1 %", false, s.change)
+	s.restores()
+	s.writerBeside()
+	quiet(b)
+}
+
+// backups is a database in a volume, and what is needed to back it up twice: by Drover, and by restic itself.
+type backups struct {
+	*testing.B
+	host   *host.Host
+	plug   *host.Plug
+	engine *engine.Engine
+	at     place  // the volume with the running database
+	dir    string // for repositories and the password
+	source string // where restic itself finds the files: always the same path, as it compares with the last backup
+	copies int
+	last   [2]string // the last repository of restic itself, and of Drover
+	ids    [2]string // the last backup in each
+}
+
+func newBackups(b *testing.B) *backups {
+	h := host.Start(b, host.Options{Size: 64 << 30, Profiles: "default: plain\nprofiles:\n  plain: {size: 14GiB}\n"})
+	s := &backups{B: b, host: h, plug: h.Plug(b), engine: engine.Start(b, engine.Options{}), dir: b.TempDir()}
+	s.source = filepath.Join(s.dir, "source")
+	s.ok(os.Mkdir(s.source, 0o700))
+	s.ok(os.WriteFile(filepath.Join(s.dir, "password"), []byte("correct horse\n"), 0o600))
+	db := engine.PostgreSQL()
+	s.at = place{name: "database", volume: benched}
+	s.ok(s.plug.Create(benched, nil))
+	s.engine.Must(b, "run", "--detach", "--name", s.at.name, "--volume", benched+":"+db.DataDir, "--volume-driver", h.Driver,
+		db.Image, "postgres", "-c", "checkpoint_timeout=1h", "-c", "max_wal_size=1GB", "-c", "autovacuum=off")
+	b.Cleanup(func() { s.engine.Must(b, "rm", "--force", s.at.name) })
+	db.Await(b, s.engine, s.at.name)
+	scale := knob(b, "BENCH_BACKUP_SCALE", 66)
+	pgbench(b, s.engine, s.at, "--initialize", "--init-steps=dtgp", fmt.Sprintf("--scale=%d", scale), "--quiet")
+	s.sql("CHECKPOINT")
+	return s
+}
+
+func (s *backups) ok(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *backups) sql(text string) {
+	s.Helper()
+	script := `exec /usr/lib/postgresql/*/bin/psql "$@"`
+	s.engine.Must(s, "exec", s.at.name, "sh", "-c", script, "psql", "--username=postgres", "--quiet", "--command="+text)
+}
+
+// change updates a row in two hundred, next to each other: their pages change, and as many new ones are written.
+func (s *backups) change() {
+	s.sql("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 1000000 < 5000")
+	s.sql("CHECKPOINT")
+}
+
+// compareRuns compares the time of a backup, and the bytes that it adds to the repository. Each round backs up the same
+// state of the database: Drover by a snapshot, and restic itself from a mounted clone. If fresh, each round has new
+// repositories.
+func (s *backups) compareRuns(what string, fresh bool, before func()) {
+	s.Helper()
+	var took, added [2][]float64
+	for round := range knob(s.B, "BENCH_BACKUP_ROUNDS", 3) {
+		before()
+		if fresh || s.last[0] == "" {
+			s.newRepositories()
+		}
+		unmount := s.mountCopy()
+		measure := []func() (float64, float64){s.byRestic, s.byDrover}
+		for i := range measure {
+			i = (i + round) % len(measure)
+			s.ok(os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0))
+			seconds, bytes := measure[i]()
+			took[i], added[i] = append(took[i], seconds), append(added[i], bytes)
+		}
+		unmount()
+	}
+	compare(what, took[0], took[1], "ms", atMost(1.1))
+	compare(what+": MiB added", added[0], added[1], "MiB", atMost(1.03))
+}
+
+// newRepositories makes an empty repository for each, and removes the former ones.
+func (s *backups) newRepositories() {
+	s.Helper()
+	s.copies++
+	for i, name := range []string{"restic", "drover"} {
+		if s.last[i] != "" {
+			s.ok(os.RemoveAll(s.last[i]))
+		}
+		s.last[i] = filepath.Join(s.dir, fmt.Sprintf("%s-%d", name, s.copies))
+	}
+	s.restic("init")
+	s.host.Must(s, "repository", "add", s.repository(), s.last[1], "--password", "file:"+filepath.Join(s.dir, "password"))
+}
+
+func (s *backups) repository() string { return filepath.Base(s.last[1]) }
+
+// mountCopy mounts a clone of the database at source.
+func (s *backups) mountCopy() (unmount func()) {
+	s.Helper()
+	s.copies++
+	name := fmt.Sprintf("copy-%d", s.copies)
+	s.ok(s.plug.Create(name, map[string]string{"from": benched}))
+	path, err := s.plug.Mount(name, "bench")
+	s.ok(err)
+	s.ok(unix.Mount(path, s.source, "", unix.MS_BIND, ""))
+	return func() {
+		s.ok(unix.Unmount(s.source, 0))
+		s.ok(s.plug.Unmount(name, "bench"))
+		s.ok(s.plug.Remove(name))
+	}
+}
+
+// restic runs restic itself in the folder with the database.
+func (s *backups) restic(args ...string) []byte {
+	s.Helper()
+	cmd := exec.Command("restic", append([]string{
+		"--repo=" + s.last[0], "--password-file=" + filepath.Join(s.dir, "password"), "--cache-dir=" + filepath.Join(s.dir, "cache"), "--json",
+	}, args...)...)
+	cmd.Dir = s.source
+	out, err := cmd.Output()
+	if err != nil {
+		s.Fatalf("%s: %v", cmd, err)
+	}
+	return out
+}
+
+func (s *backups) byRestic() (ms, mib float64) {
+	s.Helper()
+	var out []byte
+	ms = timed(func() { out = s.restic("backup", "--host=bench", ".") })
+	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
+	var summary struct {
+		Added      float64 `json:"data_added"`
+		SnapshotID string  `json:"snapshot_id"`
+	}
+	s.ok(json.Unmarshal(lines[len(lines)-1], &summary))
+	s.ids[0] = summary.SnapshotID
+	return ms, summary.Added / (1 << 20)
+}
+
+func (s *backups) byDrover() (ms, mib float64) {
+	s.Helper()
+	var id string
+	ms = timed(func() {
+		id = s.host.Must(s, "backup", "create", benched, "--to", s.repository(), "--detach")
+		s.host.Must(s, "operation", "watch", id)
+	})
+	var op dataset.Operation
+	s.ok(json.Unmarshal([]byte(s.host.Must(s, "operation", "inspect", id, "-o", "json")), &op))
+	s.ids[1] = op.Backup
+	return ms, float64(op.BytesAdded) / (1 << 20)
+}
+
+// restores compares a restore by Drover with one by restic itself into an empty volume.
+func (s *backups) restores() {
+	s.Helper()
+	var took [2][]float64
+	for round := range knob(s.B, "BENCH_BACKUP_ROUNDS", 3) {
+		measure := []func() float64{s.restoreByRestic, s.restoreByDrover}
+		for i := range measure {
+			i = (i + round) % len(measure)
+			s.ok(os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0))
+			took[i] = append(took[i], measure[i]())
+		}
+	}
+	compare("restore", took[0], took[1], "ms", atMost(1.1))
+}
+
+func (s *backups) restoreByRestic() (ms float64) {
+	s.Helper()
+	s.ok(s.plug.Create("restored", nil))
+	path, err := s.plug.Mount("restored", "bench")
+	s.ok(err)
+	ms = timed(func() {
+		s.restic("restore", s.ids[0], "--target="+path)
+		f, err := os.Open(path)
+		s.ok(err)
+		s.ok(unix.Syncfs(int(f.Fd())))
+		s.ok(f.Close())
+	})
+	s.ok(s.plug.Unmount("restored", "bench"))
+	s.ok(s.plug.Remove("restored"))
+	return ms
+}
+
+func (s *backups) restoreByDrover() (ms float64) {
+	s.Helper()
+	ms = timed(func() { s.host.Must(s, "backup", "restore", s.ids[1][:16], "restored", "--repository", s.repository()) })
+	s.ok(s.plug.Remove("restored"))
+	return ms
+}
+
+// writerBeside measures transactions a second alone, and during a first backup.
+func (s *backups) writerBeside() {
+	s.Helper()
+	run := func() float64 {
+		out := pgbench(s.B, s.engine, s.at, "--client=4", "--jobs=2", "--time=20", "--no-vacuum")
+		_, after, _ := strings.Cut(out, "tps = ")
+		var tps float64
+		if _, err := fmt.Sscan(after, &tps); err != nil {
+			s.Fatalf("pgbench: %s", out)
+		}
+		return tps
+	}
+	var rates [2][]float64
+	for range knob(s.B, "BENCH_BACKUP_ROUNDS", 3) {
+		rates[0] = append(rates[0], run())
+		s.newRepositories()
+		id := s.host.Must(s, "backup", "create", benched, "--to", s.repository(), "--detach")
+		time.Sleep(time.Second) // the snapshot is taken
+		rates[1] = append(rates[1], run())
+		s.host.Must(s, "operation", "watch", id)
+	}
+	header(os.Stdout, "alone", "backed up")
+	compare("pgbench, 4 clients, beside a first backup", rates[0], rates[1], "/s", atLeast(0.9))
+}
