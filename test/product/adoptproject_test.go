@@ -54,6 +54,7 @@ func TestAdoptProject(t *testing.T) {
 	s.db.Query(t, w.e, "shop-db-1", "CREATE DATABASE shop; CREATE TABLE shop.orders (id INT); INSERT INTO shop.orders VALUES (7)")
 	s.cache.Query(t, w.e, "shop-cache-1", "SET order 7")
 
+	w.planProjects(t)
 	s.dryRun(t)
 	out := w.drover(t, "adopt-project", "shop", "--profile", "gold", "--yes")
 	s.await(t)
@@ -180,6 +181,48 @@ func (s *adopted) dryRun(t *testing.T) {
 		t.Errorf("without a terminal: %+v", r)
 	}
 	s.wantFiles(t, ".env", "cache", "compose.yaml", "redis.conf")
+}
+
+// planProjects plans the moves of the three projects with which package composefile is tested. So docker compose reads
+// the changed files, and finds nothing but the plan.
+func (w *world) planProjects(t *testing.T) {
+	t.Helper()
+	top, err := filepath.Abs("../../cmd/drover/internal/composefile/testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		dirs  []string
+		files []string
+		plan  []string // parts of the output
+	}{
+		"wordpress":  {[]string{"html", "data/db", "data/conf.d"}, []string{"compose.yaml"}, []string{"wordpress-html", "wordpress-data-db", "compose.yaml:29: ./html becomes html"}},
+		"monitoring": {[]string{"rules", "prometheus"}, []string{"docker-compose.yml"}, []string{"monitoring-prometheus-data", "docker-compose.yml:11: ./rules becomes rules"}},
+		"nextcloud":  {[]string{"cloud/files", "cloud/skins"}, []string{"compose.yaml", "compose.override.yaml"}, []string{"nextcloud-nextcloud", "nextcloud-redis", "compose.override.yaml:4: ${DATA_DIR}/files becomes"}},
+	} {
+		dir := filepath.Join(t.TempDir(), name)
+		if err := os.CopyFS(dir, os.DirFS(filepath.Join(top, name))); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range c.dirs {
+			if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, ".env"), []byte("DATA_DIR="+dir+"/cloud\nDB_PASSWORD=s3cret\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args := []string{"adopt-project", name, "--profile", "silver", "--dry-run"}
+		for _, f := range c.files {
+			args = append(args, "--file", filepath.Join(dir, f))
+		}
+		r := w.h.Exec(t, args...)
+		for _, want := range c.plan {
+			if r.Exit != 0 || !strings.Contains(r.Out, want) || strings.Contains(r.Out+r.Err, "s3cret") {
+				t.Errorf("plan of %s without %q:\n%s%s", name, want, r.Out, r.Err)
+			}
+		}
+	}
 }
 
 // adoptKilled moves the project, while the command is killed at each of its places.

@@ -142,6 +142,7 @@ func TestEditRefuses(t *testing.T) {
 		"services:\n  a:\n    volumes: [./d:/d]\nvolumes: [x]\n":                                                                            "c.yaml:4: a volume cannot be added",
 		"services:\n  a:\n    volumes: [./d:/d]\n...\n":                                                                                     "behind the end of the document",
 		"services:\n  a:\n    volumes: [./e:/d]\n":                                                                                          "c.yaml: a mount of /p/d is in none of the files",
+		"services:\n  a:\n    volumes:\n      - ./d:/d\n        x\n":                                                                        "c.yaml:4: this notation",
 		"include: [x.yaml]\nservices:\n  a:\n    volumes: [./e:/d]\n":                                                                       "c.yaml:1: a mount of /p/d may come from another file here (include)",
 		"services:\n  a:\n    extends:\n      file: x.yaml\n      service: b\n":                                                             "c.yaml:3: a mount of /p/d may come from another file here (the service that a extends)",
 		"services: [\n":        "c.yaml: it is not valid YAML: see its line 1",

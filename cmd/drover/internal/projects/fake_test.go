@@ -366,8 +366,11 @@ func (w *world) finish(op dataset.Operation) {
 	w.mkdir(to)
 	if op.Kind == dataset.OpImport {
 		var b bytes.Buffer
-		w.tar(op.Path, &b)
-		dir, err := os.Open(to)
+		err := tarOf(w.t.Context(), op.Path, &b)
+		var dir *os.File
+		if err == nil {
+			dir, err = os.Open(to)
+		}
 		if err == nil {
 			err = tree.ReadTar(w.t.Context(), &b, dir)
 			dir.Close()
@@ -381,25 +384,21 @@ func (w *world) finish(op dataset.Operation) {
 	w.operations[op.ID] = op
 }
 
-func (w *world) tar(path string, to io.Writer) {
-	w.t.Helper()
+func tarOf(ctx context.Context, path string, to io.Writer) error {
 	dir, err := os.Open(path)
 	if err != nil {
-		w.t.Fatal(err)
+		return err
 	}
 	defer dir.Close()
-	if err := tree.WriteTar(w.t.Context(), dir, to); err != nil && w.t.Context().Err() == nil && !errors.Is(err, io.ErrClosedPipe) {
-		w.t.Error(err)
-	}
+	return tree.WriteTar(ctx, dir, to)
 }
 
-func (f fakeRemote) Export(_ context.Context, ref, _ string, to io.Writer) (api.OmittedFiles, error) {
+func (f fakeRemote) Export(ctx context.Context, ref, _ string, to io.Writer) (api.OmittedFiles, error) {
 	ref, _, _ = strings.Cut(ref, "@")
 	if err := f.w.fail["Export"]; err != nil {
 		return api.OmittedFiles{}, err
 	}
-	f.w.tar(f.w.folder("drover", ref), to)
-	return api.OmittedFiles{}, nil
+	return api.OmittedFiles{}, tarOf(ctx, f.w.folder("drover", ref), to)
 }
 
 func (f fakeRemote) Volumes(context.Context, api.Page) (api.List[api.Volume], error) {

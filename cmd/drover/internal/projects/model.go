@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/droverhq/drover/dataset"
 )
@@ -90,7 +91,6 @@ func (m model) expect(items []Item) {
 		source, _ := mount["source"].(string)
 		if key, ok := byDir[source]; ok && mount["type"] == "bind" {
 			mount["type"], mount["source"] = "volume", key
-			delete(mount, "bind")
 		}
 	})
 }
@@ -109,9 +109,14 @@ func (m model) eachMount(f func(map[string]any)) {
 	}
 }
 
-// normalize removes what depends only on the notation of a mount.
+// normalize removes what depends only on the notation: empty options, options of bind mounts that a mount of a volume
+// has (selinux, for the mode Z), and the extensions of the file, whose text Compose repeats.
 func (m model) normalize() {
+	maps.DeleteFunc(m.whole, func(key string, _ any) bool { return strings.HasPrefix(key, "x-") })
 	m.eachMount(func(mount map[string]any) {
+		if mount["type"] == "volume" {
+			delete(mount, "bind")
+		}
 		if v, ok := mount["volume"].(map[string]any); ok && len(v) == 0 {
 			delete(mount, "volume")
 		}

@@ -312,6 +312,20 @@ func TestInterrupt(t *testing.T) {
 	w.wantMoved()
 }
 
+// TestContinuesAfterStart: the containers were started, and wrote, before the command was killed. The same command does
+// not compare the volumes with the old data again.
+func TestContinuesAfterStart(t *testing.T) {
+	w := shop(t)
+	w.killAt = slices.Index(placesOf(t), "up") + 1
+	if err := w.run(adopt...); err == nil {
+		t.Fatal("it was not killed")
+	}
+	w.killAt = 0
+	w.write(filepath.Join(w.folder("drover", "shop-data"), "rows"), "8")
+	w.must(adopt...)
+	w.wantRunning("shop-data@gold", "shop-html@gold")
+}
+
 // TestRestartedMeanwhile: after an interruption somebody started the containers, and they wrote. The copy is old then,
 // and the files are not exchanged.
 func TestRestartedMeanwhile(t *testing.T) {
