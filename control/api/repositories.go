@@ -33,6 +33,10 @@ func (r NewRepository) Repository() dataset.Repository {
 	return out
 }
 
+// OnlyOnHost begins the error of a control replica for a request that only the agent of a host can answer. Package
+// server has the whole error.
+const OnlyOnHost = "this is control"
+
 // RepositoryCheck asks the agent of the server's host to open a repository: a recorded one, or one that is not recorded
 // yet. One of Name and New is set.
 type RepositoryCheck struct {

@@ -106,7 +106,7 @@ func (a *App) Connect() (Remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	return suggester{c, a.Now}, nil
+	return suggester{a.withAgent(c), a.Now}, nil
 }
 
 // Connected returns a RunE that connects to the server and calls run.
