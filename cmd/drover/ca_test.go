@@ -76,6 +76,7 @@ func TestCertificateAuthority(t *testing.T) {
 	}
 	refused("no certificate was issued to that name from "+dir+" (issued to: alice, bob); did you mean bob?; --force revokes",
 		"ca", "revoke", "bbo", "--dir", dir)
+	refused("drover node token --name NAME", "ca", "issue", "host-a", "--role", "node", "--dir", dir, "--out", out)
 	refused("bad name", "ca", "issue", "../bob", "--role", "admin", "--dir", dir, "--out", out)
 
 	address := answering(t, f, dir)

@@ -19,7 +19,7 @@ import (
 
 // eventLine is the format of a line. The columns have fixed widths, because the first lines of a stream are printed
 // before the widths of later cells are known.
-const eventLine = "%-19s   %-16s   %-20s   %-8s   %-12s   %s\n"
+const eventLine = "%-19s   %-19s   %-20s   %-8s   %-12s   %s\n"
 
 var eventHeaders = []string{"TIME", "EVENT", "VOLUME", "DATASET", "NODE", "DETAIL"}
 

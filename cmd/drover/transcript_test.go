@@ -206,6 +206,12 @@ var scenarios = map[string]func(c *console){
 		done.op.Change = "profile files, was gold; filesystem ext4, was xfs"
 		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
 	},
+	"keeps-size": func(c *console) { // a larger volume that gets another profile
+		v, done := &c.fake.volumes[0], ended(dataset.OpDone, nil)
+		v.Size, v.Profile.Size = 50*dataset.GiB, 50*dataset.GiB
+		done.op.Kind, done.op.DatasetRecord = dataset.OpUpdate, &v.Dataset
+		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
+	},
 	"backed-up": func(c *console) {
 		done := ended(dataset.OpDone, nil)
 		done.op.Kind, done.op.Repository, done.op.Volume = dataset.OpBackup, "offsite", "db"

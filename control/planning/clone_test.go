@@ -150,7 +150,7 @@ func TestCloneOfNamedSnapshot(t *testing.T) {
 		{controltest.Create("test@snapshot-2026-03-01"), dataset.ErrNotFound, `snapshots of this name: @snapshot-` + two.ID.String()[:8] + " (of volume web)"},
 		{controltest.Create("test@before"), dataset.ErrInvalid, `unknown profile "before" (available: bronze, fleeting, gold, kept, silver); snapshots of this name: test@snapshot-` + one.ID.String()[:8] + " (of volume db)"},
 		{controltest.Create("test@snapshot-before"), dataset.ErrInvalid, `bad UUID prefix "before": expected 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-'; drover snapshot ls and volume ls show them); snapshots of this name: test@snapshot-` + one.ID.String()[:8] + " (of volume db)"},
-		{controltest.Create("test", "from=db@weekly"), dataset.ErrNotFound, `volume db has no snapshot "weekly", and its profile is silver (drover snapshot ls db lists its snapshots)`},
+		{controltest.Create("test", "from=db@weekly"), dataset.ErrNotFound, `volume db has no snapshot "weekly" (drover snapshot ls db lists its snapshots; its profile is silver)`},
 		{controltest.Create("test", "from=nothing@before"), dataset.ErrNotFound, `no volume, snapshot or dataset "nothing@before"`},
 		{controltest.Create("test", "from=web@silver"), dataset.ErrAmbiguous, "web@silver is both the volume with its profile and a snapshot (use web for the volume, " + both.ID.String()[:8] + " for the snapshot)"},
 	} {

@@ -89,8 +89,8 @@ func sourceAtSign(t *Tx, name, after string, none error) (dataset.Source, error)
 		return dataset.Source{Dataset: d.ID}, nil
 	case kind == dataset.ErrNotFound:
 		return dataset.Source{}, dataset.Errorf(dataset.ErrNotFound,
-			"volume %s has no snapshot %q, and its profile is %s (drover snapshot ls %s lists its snapshots)", name,
-			dataset.Clip(after), d.Profile.Name, name)
+			"volume %s has no snapshot %q (drover snapshot ls %s lists its snapshots; its profile is %s)", name,
+			dataset.Clip(after), name, d.Profile.Name)
 	}
 	return dataset.Source{}, err
 }

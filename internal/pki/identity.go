@@ -103,8 +103,12 @@ func ParseRole(s string) (Role, error) {
 		}
 	}
 	have := []string{string(Admin), string(Worker), string(Viewer)}
+	hint := dataset.Suggestion(s, have)
+	if s == string(Node) || s == "agent" {
+		hint = "; a node gets its certificate when it joins: drover node token --name NAME"
+	}
 	return "", dataset.Errorf(dataset.ErrInvalid, "unknown role %q (available: %s)%s", dataset.Clip(s),
-		dataset.FormatChoices(have), dataset.Suggestion(s, have))
+		dataset.FormatChoices(have), hint)
 }
 
 // Check fails with ErrInvalid for an identity that no certificate can contain.

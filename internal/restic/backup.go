@@ -79,6 +79,9 @@ type IncompleteError struct {
 }
 
 func (e *IncompleteError) Error() string {
+	if e.Err.Error() == e.Removal.Error() {
+		return fmt.Sprintf("%v (the incomplete backup %s could not be removed for the same reason)", e.Err, e.ID)
+	}
 	return fmt.Sprintf("%v (its incomplete backup %s could not be removed: %v)", e.Err, e.ID, e.Removal)
 }
 

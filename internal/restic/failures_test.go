@@ -276,6 +276,16 @@ func TestOnlyIDsNameBackups(t *testing.T) {
 	}
 }
 
+// If the backup and the removal of the incomplete backup fail for the same reason, the error has the reason once.
+func TestIncompleteErrorHasOneReasonOnce(t *testing.T) {
+	reason := errors.New("password file /x not found")
+	err := &restic.IncompleteError{ID: "0123abcd", Err: reason, Removal: reason}
+	const want = "password file /x not found (the incomplete backup 0123abcd could not be removed for the same reason)"
+	if err.Error() != want {
+		t.Errorf("got %q", err)
+	}
+}
+
 // An incomplete backup that cannot be removed is named, so that the caller can remove it later.
 func TestIncompleteBackupIsNamed(t *testing.T) {
 	commands := fake(t, `case $1 in

@@ -101,8 +101,8 @@ func (unsupported) Backup(context.Context, io.Writer) error {
 
 func (unsupported) clusterOnly() error {
 	return dataset.Errorf(dataset.ErrUnsupported,
-		"this drover is a single host, or only a part of a cluster: ask a control replica of the cluster (as "+
-			"root of a control host with "+api.OnControl+")")
+		"this request needs a control replica of a cluster, and this server is none (ask one as root of a control "+
+			"host with "+api.OnControl+")")
 }
 
 func (a unsupported) MakeToken(context.Context, api.NewToken) (api.JoinToken, error) {

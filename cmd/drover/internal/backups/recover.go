@@ -309,12 +309,14 @@ func (r *recovery) noteUnconfirmed(list []*candidate) {
 		if !cand.Unconfirmed || cand.State != stateAbsent && cand.State != stateNoProfile {
 			continue
 		}
-		before := "it has no earlier one"
+		before := "there is no earlier backup of the volume"
 		if p := cand.Previous; p != nil {
-			before = fmt.Sprintf("the one before it is %s, taken %s", short(p.ID), show.When(r.app.Now(), p.Taken))
+			before = fmt.Sprintf("the backup before it is %s, taken %s", short(p.ID),
+				show.When(r.app.Now(), p.Taken))
 		}
-		_, _ = fmt.Fprintf(r.app.ErrOut, "drover: whether backup %s of volume %s is complete is not known (%s)\n",
-			short(cand.Backup.ID), show.Clean(cand.Backup.Volume), before)
+		_, _ = fmt.Fprintf(r.app.ErrOut, "drover: backup %s of volume %s may be incomplete: this server has no "+
+			"record of the operation that made it (%s)\n", short(cand.Backup.ID),
+			show.Clean(cand.Backup.Volume), before)
 	}
 }
 

@@ -14,11 +14,15 @@ var backupAdvice = map[string]string{
 	"repository mount":     mountBackup,
 	"backup forget":        "use drover backup rm --dry-run BACKUP, and the same without --dry-run",
 	"backup snapshots":     "use drover backup ls",
-	"repository backup":    "use drover backup create VOLUME --to NAME",
-	"repository prune":     "use drover backup prune --repository NAME",
-	"repository stats":     "use drover repository inspect NAME",
-	"repository unlock":    unlockRepository,
-	"backup unlock":        unlockRepository,
+	"backup prune --dry-run": "prune removes no backup, only data that no backup needs; drover backup rm --dry-run " +
+		"BACKUP shows what the removal of a backup destroys",
+	"backup prune --yes": "prune asks for no confirmation, because it removes no backup",
+	"cloudsnap":          "use drover backup create VOLUME, drover backup ls, or drover backup restore BACKUP NEW",
+	"repository backup":  "use drover backup create VOLUME --to NAME",
+	"repository prune":   "use drover backup prune --repository NAME",
+	"repository stats":   "use drover repository inspect NAME",
+	"repository unlock":  unlockRepository,
+	"backup unlock":      unlockRepository,
 	"backup create --all": "name the volumes, such as drover backup create VOLUME VOLUME; drover volume ls " +
 		"-o name lists them",
 	"snapshot create --all": "name the volumes, such as drover snapshot create VOLUME VOLUME; drover volume ls " +

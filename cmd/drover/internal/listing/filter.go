@@ -43,6 +43,8 @@ func parseFilters(
 		case isExpression:
 			*expression = v
 			continue
+		case m == nil && comparisonRE.MatchString(v):
+			return nil, comparisonError(cmd, keys, v, comparisonRE.FindStringSubmatch(v)[1])
 		case m == nil:
 			return nil, cli.UsageError(cmd, "--filter %q: expected KEY=VALUE or KEY!=VALUE, such as %s",
 				dataset.Clip(v), exampleFilter(keys))
@@ -51,12 +53,28 @@ func parseFilters(
 			return nil, err
 		}
 		if strings.HasPrefix(m[3], ">") || strings.HasPrefix(m[3], "<") {
-			return nil, cli.UsageError(cmd, "--filter %q: a filter does not compare sizes or times (use --sort %s)",
-				dataset.Clip(v), m[1])
+			return nil, comparisonError(cmd, keys, v, m[1])
 		}
 		out = append(out, filter{key: m[1], value: m[3], hasValue: true, negated: m[2] == "!="})
 	}
 	return out, nil
+}
+
+// comparisonRE matches a filter that compares, such as used>1GiB or use%>=80. Its group is the key.
+var comparisonRE = regexp.MustCompile(`^([A-Za-z0-9_.%/-]+) *[<>]`)
+
+// comparisonError is the error for a filter that compares the values of key.
+func comparisonError(cmd *cobra.Command, k keys, value, key string) error {
+	if k.check(cmd, "sort", key) != nil {
+		key = "KEY"
+	}
+	hint := "use --sort -" + key
+	_, hasUse := k.columns["use%"]
+	_, hasStatus := k.columns["status"]
+	if hasUse && hasStatus { // the list of volumes
+		hint += ", or --filter 'status=*full*'"
+	}
+	return cli.UsageError(cmd, "--filter %q: a filter does not compare sizes or times (%s)", dataset.Clip(value), hint)
 }
 
 // exampleFilter returns a filter that the list accepts.

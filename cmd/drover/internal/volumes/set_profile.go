@@ -63,7 +63,7 @@ be able to fence the volume. Failover and size cannot change at once.`,
 		return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
 			if o.DryRun {
 				d := cli.MadeDataset(out)
-				return d.ID, wouldSetProfile(out, d) + wouldDestroyReplicas(out)
+				return d.ID, wouldSetProfile(out, d) + wouldKeepSize(cmd.Context(), c, out) + wouldDestroyReplicas(out)
 			}
 			if converts(out) {
 				d := *out.Operation.DatasetRecord
@@ -112,6 +112,20 @@ func wouldSetProfile(out api.Outcome, d dataset.Dataset) string {
 			out.Operation.Change + ")"
 	}
 	return line
+}
+
+// wouldKeepSize is explainSize for the outcome of a dry run. A conversion keeps the size, and its result says nothing
+// about it.
+func wouldKeepSize(ctx context.Context, c cli.Remote, out api.Outcome) string {
+	if out.Operation == nil || out.Operation.DatasetRecord == nil || converts(out) {
+		return ""
+	}
+	next := out.Operation.DatasetRecord
+	p, err := c.Profile(ctx, next.Profile.Name)
+	if err != nil { // the change does not depend on it
+		return ""
+	}
+	return explainSize(ctx, c, *next, p)
 }
 
 // confirmFewerReplicas asks for a confirmation if the profile has fewer replicas than the volume, so that complete
