@@ -58,6 +58,9 @@ func TestPruneChooses(t *testing.T) {
 		"--older-than 3d --keep 1":             "123",
 		"--older-than 3d --keep 2":             "12",
 		"--older-than 3d --keep 9":             "",
+		"--keep 1":                             "123",
+		"--keep-last 2":                        "12",
+		"--keep 9":                             "",
 		"--older-than 3d --kind manual":        "123",
 		"--older-than 3d --kind restore":       "6",
 		"--older-than 3d --kind scheduled":     "5",
@@ -76,7 +79,9 @@ func TestPruneChooses(t *testing.T) {
 
 func TestPruneRefuses(t *testing.T) {
 	for flags, want := range map[string]string{
-		"db":                                       "missing flag: --older-than AGE",
+		"db":                                       "missing flag: --older-than AGE, such as --older-than 30d, or --keep N",
+		"db --keep 0":                              "missing flag: --older-than AGE",
+		"db --keep 1":                              "this requires confirmation",
 		"db --older-than soon":                     "bad duration",
 		"db --older-than 3d --kind superseded":     "unknown kind",
 		"db --older-than 3d --kind transfer":       "unknown kind",

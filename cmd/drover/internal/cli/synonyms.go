@@ -71,6 +71,7 @@ var flagSynonyms = []flagSynonym{
 	{"-d", "--detach"}, {"--async", "--detach"}, {"--no-wait", "--detach"}, {"--background", "--detach"},
 	{"--lines=", "--tail="}, {"--limit=", "--tail="}, {"--newer-than=", "--since="},
 	{"--older-than=", "--until="}, {"--since=", "--newer-than="}, {"--until=", "--older-than="},
+	{"--keep-last=", "--keep="},
 	{"--watch", "--follow"}, {"-w", "--follow"},
 	{"-H=", "--api="}, {"--server=", "--api="}, {"--host=", "--api="}, {"--endpoint=", "--api="}, {"--url=", "--api="},
 	{"-?", "--help"},

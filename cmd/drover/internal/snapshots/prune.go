@@ -25,7 +25,7 @@ var prunable = []string{
 // pruneRules select the snapshots that prune deletes.
 type pruneRules struct {
 	kind   dataset.SnapshotKind
-	before time.Time // only snapshots that were taken before
+	before time.Time // only snapshots that were taken before; zero: snapshots of any age
 	keep   int       // how many of the newest snapshots of this kind stay in each volume
 }
 
@@ -38,12 +38,14 @@ kind are deleted: without --kind those that a person took (manual). Snapshots
 that a schedule took (scheduled) are deleted by the retention of the profile,
 and those that a restore made (restore) have the replaced data: both are only
 deleted if --kind names them. --keep N keeps the newest N snapshots of the kind
-in each volume, whatever their age.
+in each volume, whatever their age. --keep N without --older-than deletes all
+others of the kind. One of the two flags is required.
 
 The command lists the snapshots, and the word prune must be typed to confirm it,
 unless --yes is given. A volume or snapshot that cannot be deleted stays, and
 the others are deleted.`,
 		Example: `  drover snapshot prune db --older-than 30d --dry-run
+  drover snapshot prune db --keep 2 --dry-run
   drover snapshot prune db --older-than 7d --kind restore --keep 1`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.CompleteEach(a, cli.VolumeWords),
@@ -54,24 +56,28 @@ the others are deleted.`,
 	var age, kind string
 	var keep uint
 	f := cmd.Flags()
-	f.StringVar(&age, "older-than", "", "delete only what was taken more than `AGE` ago, such as 3d; required")
+	f.StringVar(&age, "older-than", "", "delete only what was taken more than `AGE` ago, such as 3d")
 	f.StringVar(&kind, "kind", string(dataset.SnapshotManual), "the `KIND` to delete: "+strings.Join(prunable, ", "))
 	f.UintVar(&keep, "keep", 0, "keep the newest `N` of the kind in each volume")
 	cli.CompleteFlag(cmd, "kind", prunable...)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("older-than", cobra.NoFileCompletions))
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("keep", cobra.NoFileCompletions))
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, volumes []string) error {
-		if age == "" {
-			return cli.UsageError(cmd, "missing flag: --older-than AGE, such as --older-than 30d")
-		}
-		d, err := listing.ParseAge(cmd, "older-than", age)
-		if err != nil {
-			return err
+		var before time.Time
+		switch {
+		case age != "":
+			d, err := listing.ParseAge(cmd, "older-than", age)
+			if err != nil {
+				return err
+			}
+			before = a.Now().Add(-d)
+		case keep == 0:
+			return cli.UsageError(cmd, "missing flag: --older-than AGE, such as --older-than 30d, or --keep N")
 		}
 		if !slices.Contains(prunable, kind) {
 			return cli.UnknownWord(cmd, "kind", "--kind", kind, prunable)
 		}
-		rules := pruneRules{kind: dataset.SnapshotKind(kind), before: a.Now().Add(-d), keep: int(min(keep, maxKept))}
+		rules := pruneRules{kind: dataset.SnapshotKind(kind), before: before, keep: int(min(keep, maxKept))}
 		return prune(cmd, a, c, o, yes, volumes, rules)
 	})
 	return cmd
@@ -103,6 +109,9 @@ func prune(cmd *cobra.Command, a *cli.App, c cli.Remote, o *cli.Output, yes *con
 		snaps = append(snaps, rules.choose(v.ID, all)...)
 	}
 	if len(snaps) == 0 && !o.JSON() {
+		if rules.before.IsZero() {
+			return a.PrintLine("no volume has more than %d %s snapshots: nothing to delete", rules.keep, rules.kind)
+		}
 		return a.PrintLine("no %s snapshot is that old: nothing to delete", rules.kind)
 	}
 	var effects []string
@@ -136,5 +145,7 @@ func (r pruneRules) choose(id uuid.UUID, all []dataset.Snapshot) []dataset.Snaps
 	})
 	slices.SortStableFunc(of, func(x, y dataset.Snapshot) int { return x.Created.Compare(y.Created) })
 	of = of[:max(0, len(of)-r.keep)]
-	return slices.DeleteFunc(of, func(s dataset.Snapshot) bool { return !s.Created.Before(r.before) })
+	return slices.DeleteFunc(of, func(s dataset.Snapshot) bool {
+		return !r.before.IsZero() && !s.Created.Before(r.before)
+	})
 }
