@@ -196,6 +196,57 @@ func (w *world) killedBesideRestic(t *testing.T, d drill, command, at string) {
 	}
 }
 
+// Drover is killed while a check program runs. The program ends with it, because it would use the temporary volume that
+// the repeated verification removes.
+func TestC1WhileCheckProgramRuns(t *testing.T) {
+	w := newWorld(t, host.Options{Pool: "xfs", Size: 3 << 30})
+	w.make(t, "base", "plain", "base")
+	r := w.newBackupRepository(t)
+	id := w.h.Must(t, "backup", "create", "base", "--to", r.name, "-q")
+	slow := filepath.Join(t.TempDir(), "slow")
+	w.ok(t, os.WriteFile(slow, nil, 0o600))
+	const sleep = "sleep\x00123456\x00"
+	check := checkProgram(t, "test ! -e "+slow+" || setsid sleep 123456")
+	running := func() error {
+		all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		w.ok(t, err)
+		for _, p := range all {
+			if line, err := os.ReadFile(p); err == nil && string(line) == sleep {
+				return nil
+			}
+		}
+		return errors.New("the program does not run")
+	}
+	asked := make(chan error, 1)
+	go func() {
+		asked <- w.submit(t, api.Request{
+			Kind: dataset.OpVerify, Volume: "base@plain", Repository: r.name, Backup: id, Check: check,
+		})
+	}()
+	host.Await(t, "the program runs", running)
+	w.h.Kill9(t)
+	if err := <-asked; err == nil {
+		t.Fatal("the operation had ended")
+	}
+	host.Await(t, "the program ends", func() error {
+		if running() == nil {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	w.ok(t, os.Remove(slow))
+	w.h.Up(t)
+	host.Await(t, "the verification is repeated", func() error {
+		if got := w.h.Must(t, "volume", "inspect", "base", "-o", "json"); !strings.Contains(got, check) {
+			return errors.New("it is not recorded")
+		}
+		return nil
+	})
+	if left := names(t, filepath.Join(w.poolPath(t, "default"), "incoming")); len(left) > 0 {
+		t.Errorf("left in the pool: %v", left)
+	}
+}
+
 // backupRepository is a repository for backups in memory.
 type backupRepository struct{ name, at, secret string }
 
