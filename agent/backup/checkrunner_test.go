@@ -18,27 +18,18 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// checkProgram writes a check program, and returns its path.
+// checkProgram writes a check program, and returns its path. The folder stays: other tests can use it at the same time.
 func checkProgram(t *testing.T, script string) string {
 	t.Helper()
-	const folder = "/etc/drover/checks"
-	made := ""
-	for at := folder; at != "/etc"; at = filepath.Dir(at) {
-		if _, err := os.Stat(at); err != nil {
-			made = at
-		}
-	}
-	must(t, os.MkdirAll(folder, 0o755))
-	path := filepath.Join(folder, "test-"+uuid.NewString())
+	path := "/etc/drover/checks/test-" + uuid.NewString()
+	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 	must(t, os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o700))
-	t.Cleanup(func() {
-		must(t, os.Remove(path))
-		for at := folder; made != "" && strings.HasPrefix(at, made); at = filepath.Dir(at) {
-			_ = os.Remove(at) // another test may use it
-		}
-	})
+	t.Cleanup(func() { must(t, os.Remove(path)) })
 	return path
 }
+
+// sleepTime returns for how many seconds check programs sleep. No other run of the tests has the same.
+func sleepTime() string { return fmt.Sprintf("1000.%d", os.Getpid()) }
 
 // profileOf returns a profile that the pool of f.B can satisfy.
 func profileOf(f *agenttest.Cluster) string {
@@ -76,6 +67,8 @@ func TestCheckProgram(t *testing.T) {
 	for _, backend := range []string{"loop", "dir"} {
 		t.Run(backend, func(t *testing.T) {
 			f, made := verifiable(t, backend)
+			f.B.NewVolume("other@" + profileOf(f))
+			f.B.MustMount("other", "user") // the program must neither see it nor keep it mounted
 			notes := t.TempDir()
 			check := checkProgram(t, fmt.Sprintf(`
 set -e
@@ -89,9 +82,9 @@ ls -A .. >&3
 cat /proc/self/mountinfo >%[1]s/mounts
 ip -o link 2>/dev/null | wc -l >&3 || wc -l </proc/net/dev >&3
 ionice >&3
-setsid sleep 1000 </dev/null >/dev/null 2>&1 &
+setsid sleep %[2]s </dev/null >/dev/null 2>&1 &
 echo $$ >&3
-`, notes))
+`, notes, sleepTime()))
 			op := awaitEnd(f, startVerification(f, made, check))
 			if op.State != dataset.OpDone || op.Check != check {
 				t.Fatalf("got %s: %+v", op.State, op.Problem)
@@ -111,21 +104,21 @@ echo $$ >&3
 			below := 0
 			for line := range strings.Lines(string(mounts)) {
 				fields := strings.Fields(line)
-				if !strings.HasPrefix(fields[4], f.A.Root+"/") && !strings.HasPrefix(fields[4], f.B.Root+"/") {
+				if !strings.HasPrefix(fields[4], f.B.Root+"/") {
 					continue
 				}
-				if strings.HasSuffix(fields[4], "/volume") {
-					below++
+				if below++; fields[4] == f.B.Root+"/volume" {
 					if !strings.Contains(fields[5], "nosuid") || !strings.Contains(fields[5], "nodev") || strings.Contains(line, "shared:") {
 						t.Errorf("the volume is mounted as %s", line)
 					}
 				}
 			}
 			if below != 1 {
-				t.Errorf("the volume is mounted %d times: %s", below, mounts)
+				t.Errorf("the program sees %d mounts below Drover's root, want one: %s", below, mounts)
 			}
 			wantNoCheck(t, f)
 			f.A.MustUnmount("db", "user")
+			f.B.MustUnmount("other", "user")
 		})
 	}
 }
@@ -138,7 +131,7 @@ func wantNoCheck(t *testing.T, f *agenttest.Cluster) {
 	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	must(t, err)
 	for _, p := range procs {
-		if line, err := os.ReadFile(p); err == nil && strings.HasPrefix(string(line), "sleep\x001000\x00") {
+		if line, err := os.ReadFile(p); err == nil && string(line) == "sleep\x00"+sleepTime()+"\x00" {
 			t.Errorf("a process of the check program is left: %s", p)
 		}
 	}
@@ -214,7 +207,7 @@ func TestCheckProgramIsAllowed(t *testing.T) {
 func TestCheckProgramIsCancelled(t *testing.T) {
 	f, made := verifiable(t, "loop")
 	begun := filepath.Join(t.TempDir(), "begun")
-	check := checkProgram(t, "trap '' TERM INT; setsid sleep 1000 </dev/null >/dev/null 2>&1 & touch "+begun+"; sleep 1000")
+	check := checkProgram(t, "trap '' TERM INT; setsid sleep "+sleepTime()+" </dev/null >/dev/null 2>&1 & touch "+begun+"; sleep "+sleepTime())
 	op := startVerification(f, made, check)
 	agenttest.Await(t, func() bool {
 		_, err := os.Stat(begun)

@@ -9,14 +9,14 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// Programs runs the programs that profiles and repositories name: fence commands, and programs that print a key or a
-// password.
+// Programs runs the programs that profiles, repositories and verifications name: fence commands, programs that print a
+// key or a password, and programs that check a restored volume.
 type Programs struct {
 	run.Runner
 	Allowed []string // the programs that may run; if nil, any program that only root can change
 }
 
-// Check fails with ErrForbidden unless a program that a profile or a repository names may run here as root. args are
+// Check fails with ErrForbidden unless a program that a profile or a request names may run here as root. args are
 // the path of the program and its arguments. Only root may be able to change or replace it, and it must be in Allowed,
 // unless Allowed is nil. Check fails with ErrNotFound if there is no such program, and with ErrInvalid if args are
 // empty or the path is not absolute.

@@ -38,7 +38,8 @@ func (k *Housekeeper) scheduleVerification(h *Memory, d dataset.Dataset, index u
 }
 
 // requestDueVerifications requests the verifications that are due. If a schedule was missed several times, one
-// verification is requested. A node gets the next one only when it has no other, because a host runs one at a time.
+// verification is requested. A node gets the next one only when it has no other: a host runs few at a time, and those
+// that a user requests must not wait for all scheduled ones.
 func (k *Housekeeper) requestDueVerifications(ctx context.Context, h *Memory) {
 	busy := map[uuid.UUID]bool{} // nodes that have a verification
 	for id, plan := range h.verifications {

@@ -101,7 +101,8 @@ func backupDrills() []drill {
 	}}
 }
 
-// checkProgram writes a program that checks restored volumes, and returns its path.
+// checkProgram writes a program that checks restored volumes, and returns its path. The folder stays: other tests can
+// use it at the same time.
 func checkProgram(t *testing.T, script string) string {
 	t.Helper()
 	path := "/etc/drover/checks/test-" + uuid.NewString()
@@ -205,13 +206,13 @@ func TestC1WhileCheckProgramRuns(t *testing.T) {
 	id := w.h.Must(t, "backup", "create", "base", "--to", r.name, "-q")
 	slow := filepath.Join(t.TempDir(), "slow")
 	w.ok(t, os.WriteFile(slow, nil, 0o600))
-	const sleep = "sleep\x00123456\x00"
-	check := checkProgram(t, "test ! -e "+slow+" || setsid sleep 123456")
+	long := fmt.Sprintf("1000.%d", os.Getpid()) // no other run of the test has the same
+	check := checkProgram(t, "test ! -e "+slow+" || setsid sleep "+long)
 	running := func() error {
 		all, err := filepath.Glob("/proc/[0-9]*/cmdline")
 		w.ok(t, err)
 		for _, p := range all {
-			if line, err := os.ReadFile(p); err == nil && string(line) == sleep {
+			if line, err := os.ReadFile(p); err == nil && string(line) == "sleep\x00"+long+"\x00" {
 				return nil
 			}
 		}

@@ -139,7 +139,8 @@ func TestBackups(t *testing.T) {
 	h.Clean(t)
 }
 
-// checkProgram writes a program that checks restored volumes, and returns its path.
+// checkProgram writes a program that checks restored volumes, and returns its path. The folder stays: other tests can
+// use it at the same time.
 func checkProgram(t *testing.T, script string) string {
 	t.Helper()
 	path := "/etc/drover/checks/test-" + uuid.NewString()
