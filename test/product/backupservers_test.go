@@ -61,7 +61,7 @@ profiles:
 // add adds the repository under the name offsite.
 func (r *remote) add(t *testing.T) host.Result {
 	t.Helper()
-	args := []string{"repository", "add", "offsite", r.server.URL, "--password", "file:" + r.secret}
+	args := []string{"repository", "add", "offsite", r.server.URL, "--password", "file:" + r.secret, "--store-records=false"}
 	if r.server.CredentialsFile != "" {
 		args = append(args, "--credentials-file", r.server.CredentialsFile)
 	}

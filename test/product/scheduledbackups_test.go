@@ -24,7 +24,7 @@ profiles:
 `})
 	at, secret := filepath.Join(h.Dir, "repository"), filepath.Join(h.Dir, "password")
 	writePassword(t, secret, "correct horse battery staple")
-	h.Must(t, "repository", "add", "offsite", at, "--password", "file:"+secret)
+	h.Must(t, "repository", "add", "offsite", at, "--password", "file:"+secret, "--store-records=false")
 	plug := h.Plug(t)
 	if err := plug.Create("db@minutely", nil); err != nil {
 		t.Fatal(err)
