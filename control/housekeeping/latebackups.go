@@ -19,6 +19,10 @@ import (
 // backupGrace is how late a scheduled backup may be before it is reported. Backups wait for each other.
 const backupGrace = 2 * time.Hour
 
+// reportedFailures is the number of failed attempts after which a scheduled backup is reported before it is late. The
+// cause of a single failure may be gone a minute later, such as another process that had the repository for itself.
+const reportedFailures = 2
+
 // BackupSchedule is the state of the scheduled backups of a volume.
 type BackupSchedule struct {
 	Volume string
@@ -338,7 +342,7 @@ func (k *Housekeeper) BackupSchedules() []BackupSchedule {
 }
 
 // LateBackups returns the warnings about the scheduled backups: for each volume whose backup or whose verification is
-// late, whose repository is not recorded, or whose backup was found not usable. All control replicas return the same
+// late, whose backup failed repeatedly, whose repository is not recorded, or whose backup was found not usable. All control replicas return the same
 // ones: those that do not do the background work read the records.
 func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err error) {
 	now := k.Ledger.Clock.Now()
@@ -366,6 +370,9 @@ func (is seenBackups) finding(now time.Time) (f api.Finding) {
 	case is.missing:
 		f.Text = fmt.Sprintf("its profile has it backed up to repository %s, which is not recorded", is.repository)
 		f.Fix = "drover repository add " + is.repository + " URL"
+	case overdue <= backupGrace && is.failures >= reportedFailures:
+		f.Text = fmt.Sprintf("its scheduled backup failed %d times, the last time because %s", is.failures, is.problem)
+		f.Fix = "drover volume inspect " + is.volume
 	case overdue > backupGrace:
 		f.Text = fmt.Sprintf("its scheduled backup is %s late, ", overdue.Round(time.Minute))
 		if is.none {

@@ -40,18 +40,26 @@ func TestLateBackupsAreReported(t *testing.T) {
 	if got := found(); got != "" {
 		t.Errorf("within the grace: %s", got)
 	}
+	e.AdvanceAndRun(time.Minute)
+	failBackup(a, wantBackup(a, "tried a second time"))
+	e.AdvanceAndRun(time.Second)
+	const failed = "warning volume db: its scheduled backup failed 2 times, the last time because the repository does " +
+		"not answer [drover volume inspect db]"
+	if got := found(); got != failed {
+		t.Errorf("got %q, want %q", got, failed)
+	}
 	for range 3 {
 		e.AdvanceAndRun(time.Hour)
 	}
 	got := found()
-	for _, part := range []string{"warning volume db: its scheduled backup is ", " late, and it has no good one; failed attempts: 1, the " +
+	for _, part := range []string{"warning volume db: its scheduled backup is ", " late, and it has no good one; failed attempts: 2, the " +
 		"last one because the repository does not answer [drover volume inspect db]"} {
 		if !strings.Contains(got, part) {
 			t.Errorf("got %q, want %q in it", got, part)
 		}
 	}
 	_, backups := e.Schedules()
-	if len(backups) != 1 || backups[0].Volume != "db" || backups[0].Failures != 1 || backups[0].Overdue < 3*time.Hour ||
+	if len(backups) != 1 || backups[0].Volume != "db" || backups[0].Failures != 2 || backups[0].Overdue < 3*time.Hour ||
 		backups[0].Age < 4*time.Hour {
 		t.Errorf("got %+v", backups)
 	}
