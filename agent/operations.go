@@ -78,6 +78,12 @@ func (a *components) makeBackups() {
 	})
 }
 
+// restoreBackup writes the content of a backup to an empty directory: see backup.Restorer.
+func (a *components) restoreBackup(ctx context.Context, repository, id string, version *dataset.VersionRef,
+	root *os.File, step func(string)) error {
+	return backup.NewRestorer(a.Control, a.Repositories).Restore(ctx, repository, id, version, root, step)
+}
+
 // operationHandlers returns the function that executes each kind of operation.
 func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	a.DatasetMaker = operation.NewDatasetMaker(operation.DatasetMakerDeps{
@@ -87,9 +93,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	})
 	a.Importer = operation.NewImporter(operation.ImporterDeps{
 		Host: a.Host, Operations: a.Operations, Maker: a.DatasetMaker, Pools: a.Pools, Plan: a.Registration.Plan,
-		Restore: func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
-			return backup.NewRestorer(a.Control, a.Repositories).Restore(ctx, repository, id, root, step)
-		},
+		Restore: a.restoreBackup,
 		Verify: func(ctx context.Context, repository, id string, root *os.File, step func(string)) (uuid.UUID, error) {
 			return backup.NewRestorer(a.Control, a.Repositories).Verify(ctx, repository, id, root, step)
 		},
@@ -142,7 +146,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
 		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite, dataset.OpUpdate: bounder.Update,
-		dataset.OpConvert: a.Converter.Convert, dataset.OpBackup: a.Backups.Create,
+		dataset.OpConvert: a.Converter.Convert, dataset.OpBackup: a.Backups.Create, dataset.OpPush: a.Backups.Create,
 		dataset.OpDelete: a.VolumeRemover.Delete, dataset.OpPurge: a.VolumeRemover.Purge,
 		dataset.OpMove: func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 			return a.Mover.Move(ctx, jb, op)

@@ -161,9 +161,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 		if err := s.vetted.Check(t, recorded, op); err != nil {
 			return err
 		}
-		if op.Kind == dataset.OpBackup {
-			op.Repository = recorded.Repository // the report need not repeat it
-		}
+		completeReport(&op, recorded)
 		if err := s.apply(t, recorded, op, out); err != nil {
 			return err
 		}
@@ -210,7 +208,7 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 	case op.Problem != nil:
 	case op.Kind == dataset.OpDelete:
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
-	case op.Kind == dataset.OpBackup:
+	case op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush:
 		recorded.Backup, recorded.BytesAdded = op.Backup, op.BytesAdded
 	case op.Kind == dataset.OpVerify:
 		op.DatasetRecord = nil // it does not exist any more
@@ -218,6 +216,21 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 		op.DatasetRecord, err = converted(t, *op.DatasetRecord)
 	}
 	return err
+}
+
+// completeReport adds to the report of an operation what only the record of the operation has.
+func completeReport(op *dataset.Operation, recorded dataset.Operation) {
+	switch {
+	case op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush:
+		op.Repository, op.Push = recorded.Repository, recorded.Push
+	case makesDataset(op.Kind) && op.DatasetRecord != nil:
+		d := *op.DatasetRecord
+		d.BasedOn = nil // a node is not believed on which versions a volume is based
+		if recorded.DatasetRecord != nil {
+			d.BasedOn = recorded.DatasetRecord.BasedOn
+		}
+		op.DatasetRecord = &d
+	}
 }
 
 // converted returns the record of the new dataset of a conversion, as the transaction writes it.
@@ -229,14 +242,14 @@ func converted(t *record.Tx, made dataset.Dataset) (*dataset.Dataset, error) {
 	return &now, nil
 }
 
-// checkPlanned fails with dataset.ErrInvalid for an update, a conversion, a backup or a verification that control has
-// not recorded: an agent carries out only those that control has planned.
+// checkPlanned fails with dataset.ErrInvalid for an update, a conversion, a backup, a push or a verification that
+// control has not recorded: an agent carries out only those that control has planned.
 func checkPlanned(op dataset.Operation, known bool) error {
 	switch {
 	case known:
 		return nil
 	case op.Kind == dataset.OpUpdate, op.Kind == dataset.OpConvert, op.Kind == dataset.OpBackup,
-		op.Kind == dataset.OpVerify:
+		op.Kind == dataset.OpPush, op.Kind == dataset.OpVerify:
 	default:
 		return nil
 	}
@@ -343,6 +356,8 @@ func (s *Service) apply(t *record.Tx, recorded, op dataset.Operation, out *api.C
 		return planning.CommitRewrite(t, op, out)
 	case dataset.OpBackup:
 		return planning.CommitBackup(t, op)
+	case dataset.OpPush:
+		return planning.CommitPush(t, op)
 	case dataset.OpVerify:
 		planning.CommitVerify(t, recorded)
 		return nil
@@ -412,7 +427,8 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 		if op.DatasetRecord == nil || op.DatasetRecord.ID == op.DatasetID || !isNewDataset(*op.DatasetRecord, node) {
 			return bad("the dataset is not a new one of this node")
 		}
-	case dataset.OpRewrite, dataset.OpBackup, dataset.OpVerify, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
+	case dataset.OpRewrite, dataset.OpBackup, dataset.OpPush, dataset.OpVerify, dataset.OpDelete, dataset.OpPurge,
+		dataset.OpMove:
 	default:
 		return bad("agents do not report operations of this kind")
 	}
@@ -457,7 +473,8 @@ func repeatResponse(t *record.Tx, rec, op dataset.Operation, out *api.Committed)
 		return dataset.Errorf(dataset.ErrCancelled, "operation %s was cancelled meanwhile", op.ID)
 	case rec.State != dataset.OpDone:
 		return dataset.Errorf(dataset.ErrConflict, "operation %s is recorded as %s", op.ID, rec.State)
-	case op.Kind == dataset.OpPurge, op.Kind == dataset.OpBackup, op.Kind == dataset.OpVerify:
+	case op.Kind == dataset.OpPurge, op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush,
+		op.Kind == dataset.OpVerify:
 		return nil
 	}
 	d, err := t.Dataset(op.DatasetID)

@@ -11,14 +11,20 @@ import (
 // maxPath is PATH_MAX of linux/limits.h.
 const maxPath = 4096
 
-// checkRepository fails with dataset.ErrInvalid if a request names a repository or a backup, and a request of its kind
-// uses none. It also fails if an import names only one of them, or reads a folder as well, or if a request names a
-// check program that it cannot have.
+// checkRepository fails with dataset.ErrInvalid if a request names a repository, a backup or a version, and a request
+// of its kind uses none. It also fails if an import names only one of them, or reads a folder as well, or if a request
+// names a check program that it cannot have.
 func checkRepository(req api.Request) error {
 	reads := req.Kind == dataset.OpImport || req.Kind == dataset.OpVerify
-	if req.Repository != "" && !reads && req.Kind != dataset.OpBackup {
+	writes := req.Kind == dataset.OpBackup || req.Kind == dataset.OpPush
+	if req.Repository != "" && !reads && !writes {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"unexpected repository: it applies only to backup, import and verify, not to %.40s (omit it)", req.Kind)
+			"unexpected repository: it applies only to backup, push, import and verify, not to %.40s (omit it)",
+			req.Kind)
+	}
+	if req.Version != nil && (req.Kind != dataset.OpImport || req.Backup == "") {
+		return dataset.Errorf(dataset.ErrInvalid,
+			"unexpected version: it applies only to the import of a backup, not to %.40s (omit it)", req.Kind)
 	}
 	if req.Backup != "" && !reads {
 		return dataset.Errorf(dataset.ErrInvalid,

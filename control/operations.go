@@ -365,7 +365,7 @@ func operationNotFound(ref string) error {
 // canCancel reports whether an operation of a kind makes something new, so that it can be cancelled.
 func canCancel(k dataset.OpKind) bool {
 	return makesDataset(k) || k == dataset.OpSnapshot || k == dataset.OpMove || k == dataset.OpConvert ||
-		k == dataset.OpBackup || k == dataset.OpVerify
+		k == dataset.OpBackup || k == dataset.OpPush || k == dataset.OpVerify
 }
 
 // CancelOperation ends an operation that has not ended. Its agent stops as soon as it learns of the cancellation, and

@@ -28,6 +28,9 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	if req.Kind == dataset.OpBackup {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a backup is recorded before it begins: submit it")
 	}
+	if req.Kind == dataset.OpPush {
+		return p, dataset.Errorf(dataset.ErrInvalid, "a push is recorded before it begins: submit it")
+	}
 	if req.Kind == dataset.OpVerify {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a verification is recorded before it begins: submit it")
 	}
@@ -97,7 +100,7 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 func checkNotConverting(t *record.Tx, req api.Request, op dataset.Operation) error {
 	switch req.Kind {
 	case dataset.OpDelete, dataset.OpSnapshot, dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpRewrite,
-		dataset.OpBackup:
+		dataset.OpBackup, dataset.OpPush:
 	default:
 		return nil
 	}
@@ -130,6 +133,8 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 		return planning.PlanRewrite(t, req)
 	case dataset.OpBackup:
 		return planning.PlanBackup(t, req)
+	case dataset.OpPush:
+		return s.volumes.PlanPush(t, req)
 	case dataset.OpVerify:
 		op, err := s.volumes.PlanVerify(t, node, req)
 		return op, nil, err

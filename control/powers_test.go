@@ -43,6 +43,7 @@ var fieldPowers = map[string][]power{
 	// A recorded repository, which an admin has added. A backup in it can be restored by each who may clone a volume.
 	"Repository": nil, "Backup": nil,
 	"Check":    nil,                 // a program that root of the node has put below /etc/drover/checks
+	"Version":  nil,                 // the agent that restores the backup compares them
 	"Force":    {destroys, vouches}, // of protected volumes; with Fenced it does not need the home
 	"Fenced":   {vouches},
 	"Failover": nil, // control itself checks whether the home is lost
@@ -139,6 +140,7 @@ func submissions() []submission {
 		{name: "rekey with an old key", req: api.Request{Kind: dataset.OpRekey, Volume: "secret", Path: "/keys/old"}, powers: []power{hostFile}, may: "admin own"},
 		{name: "rewrite", req: on(dataset.OpRewrite, "mine"), may: everyone},
 		{name: "backup", req: api.Request{Kind: dataset.OpBackup, Volume: "mine", Repository: "offsite"}, may: everyone},
+		{name: "push", req: api.Request{Kind: dataset.OpPush, Volume: "mine", Repository: "offsite"}, may: everyone},
 		{name: "verify a backup", req: api.Request{Kind: dataset.OpVerify, Volume: "mine@silver", Repository: "offsite", Backup: strings.Repeat("0f", 32)}, powers: []power{reads}, may: everyone + " other"},
 		{name: "set-profile", req: api.Request{Kind: dataset.OpUpdate, Volume: "mine", Profile: "kept"}, may: everyone},
 		{name: "set-profile with another filesystem", req: api.Request{Kind: dataset.OpUpdate, Volume: "mine", Profile: "gold"}, may: everyone},

@@ -37,16 +37,17 @@ type Operation struct {
 	Options map[string]string `json:"options,omitempty"`
 	// description of the change for people, with the words of its event; absent: the kind is enough, or it is not known
 	Change string `json:"change,omitempty"`
-	// name of the repository that a backup goes to, or that an import reads a backup from; absent: no repository
+	// name of the repository that a backup or a push goes to, or that an import reads a backup from; absent: none
 	Repository string `json:"repository,omitempty"`
 	// ID of the backup that the operation has made, or that an import reads; absent: none
 	Backup string `json:"backup,omitempty"`
+	Push   *Push  `json:"push,omitempty"` // where a push puts the volume; absent: it is no push
 	// verify: UUID of the dataset that was backed up; absent: it is not recorded, or not known
 	BackupOf uuid.UUID `json:"backup_of,omitzero"`
 	// verify: path of the program that checks the restored volume; absent: none
 	Check      string `json:"check,omitempty"`
 	Scheduled  bool   `json:"scheduled,omitempty"`   // the profile's schedule requested the backup or verification
-	BytesAdded int64  `json:"bytes_added,omitempty"` // bytes of data that a backup added to the repository
+	BytesAdded int64  `json:"bytes_added,omitempty"` // bytes of data that a backup or push added
 	// path that an import reads, or the file with the old key for a rekey
 	Path string `json:"path,omitempty"`
 	Live bool   `json:"live,omitempty"` // the source of the import may be in use
@@ -85,6 +86,7 @@ const (
 	OpRekey          OpKind = "rekey"      // wraps the data key with another key of the operator
 	OpRewrite        OpKind = "rewrite"    // rewrites the head in fewer extents
 	OpBackup         OpKind = "backup"     // copies the head or a snapshot to a repository; changes no record
+	OpPush           OpKind = "push"       // a backup that also gets an entry in the history of a name in a remote
 	OpVerify         OpKind = "verify"     // restores a backup into a dataset that is removed again; changes no record
 	OpConvert        OpKind = "convert"    // copies a volume into a new dataset with another profile
 	OpUpdate         OpKind = "update"     // changes profile, protection or labels: see Action, and planning.NeedsHome

@@ -119,7 +119,7 @@ func TestCatalog(t *testing.T) {
 		t.Fatalf("got %+v", l)
 	}
 	got := l.Items[0]
-	if (backup.Tags{got.Volume, got.Dataset, got.Operation, got.Profile, got.Snapshot}) != tags || got.ID != first.ID ||
+	if (backup.Tags{got.Volume, got.Dataset, got.Operation, got.Profile, got.Snapshot, ""}) != tags || got.ID != first.ID ||
 		got.Repository != "offsite" || !got.Taken.Equal(first.Time) {
 		t.Errorf("got %+v", got)
 	}

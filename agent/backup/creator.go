@@ -88,6 +88,9 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	}
 	defer release()
 	failed := func(err error) error {
+		if op.Push != nil {
+			return fmt.Errorf("push of volume %s to %s/%s: %w", op.Volume, op.Repository, op.Push.Name, err)
+		}
 		return fmt.Errorf("backup of volume %s to %s: %w", op.Volume, op.Repository, err)
 	}
 	jb.Step("reading the repository")
@@ -110,7 +113,7 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	out, err = c.deps.Report(context.WithoutCancel(ctx), op, nil) // the backup exists
 	switch {
 	case errors.Is(err, dataset.ErrCancelled):
-		c.remove(ctx, *op, got.url, got.made.ID)
+		c.remove(ctx, *op, got.url, got.stored()...)
 	case err != nil:
 		err = fmt.Errorf("%w (backup %s of volume %s is in %s)", err, short(got.made.ID), op.Volume, op.Repository)
 	default:
@@ -123,8 +126,19 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 type attemptResult struct {
 	made     restic.Backup
 	summary  restic.Summary
+	entry    string   // ID of the entry of a push
 	unwanted []string // backups of the operation that must be removed, also if the run fails
 	url      string   // of the repository
+}
+
+// stored returns the IDs of what the run has stored.
+func (a attemptResult) stored() (ids []string) {
+	for _, id := range []string{a.entry, a.made.ID} {
+		if id != "" {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // attempt stores a backup in the repository of an operation. Even if it fails, it returns the backups that must be
@@ -141,16 +155,20 @@ func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operatio
 	if err != nil {
 		return a, err
 	}
-	parent, unwanted := examine(earlier, op)
-	a.made, a.summary, err = c.store(ctx, jb, op, repo, parent)
-	var incomplete *restic.IncompleteError
-	switch {
-	case errors.As(err, &incomplete):
-		unwanted = append(unwanted, incomplete.ID)
-	case err != nil && a.made.ID != "":
-		unwanted = append(unwanted, a.made.ID)
+	if op.Push != nil {
+		err = c.push(ctx, jb, op, repo, earlier, &a)
+	} else {
+		var parent string
+		parent, a.unwanted = examine(earlier, op)
+		a.made, a.summary, err = c.store(ctx, jb, op, repo, parent)
 	}
-	a.unwanted = unwanted
+	if err == nil {
+		return a, nil
+	}
+	a.unwanted = append(a.unwanted, a.stored()...)
+	if incomplete := (*restic.IncompleteError)(nil); errors.As(err, &incomplete) {
+		a.unwanted = append(a.unwanted, incomplete.ID)
+	}
 	return a, err
 }
 
@@ -169,18 +187,23 @@ func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func
 	}
 }
 
-// open opens the repository of an operation, and lists the backups of the dataset in it. record is control's record of
-// the repository. A damaged entry of the list does not prevent another backup.
+// open opens the repository of an operation, and lists the backups of the dataset in it; for a push, everything in it.
+// record is control's record of the repository. A damaged entry of the list does not prevent another backup, but a
+// push: it could be a version that the volume lacks.
 func (c *Creator) open(ctx context.Context, op dataset.Operation, record dataset.Repository) (*restic.Repository,
 	[]restic.Backup, error) {
 	repo, err := c.deps.Open(ctx, record)
 	if err != nil {
 		return nil, nil, err
 	}
-	list, err := repo.Backups(ctx, TagDrover, DatasetTag(op.DatasetID))
+	tags := []string{TagDrover, DatasetTag(op.DatasetID)}
+	if op.Push != nil {
+		tags = nil
+	}
+	list, err := repo.Backups(ctx, tags...)
 	switch {
 	case err == nil:
-	case errors.Is(err, dataset.ErrCorrupt):
+	case errors.Is(err, dataset.ErrCorrupt) && op.Push == nil:
 		c.logOf(ctx, op).WithError(err).Warn("not all earlier backups can be listed")
 	case errors.Is(err, dataset.ErrNotFound):
 		err = fmt.Errorf("%w (mount its disk, or add the repository with the right URL under another name)", err)
@@ -191,14 +214,19 @@ func (c *Creator) open(ctx context.Context, op dataset.Operation, record dataset
 	return repo, list, nil
 }
 
-// examine returns the ID of the newest backup, and the IDs of those that an earlier run of the operation made.
+// examine returns the ID of the newest backup of the dataset of an operation, and the IDs of those that an earlier run
+// of the operation made.
 func examine(list []restic.Backup, op dataset.Operation) (newest string, repeated []string) {
 	var at time.Time
 	for _, b := range list {
+		t, ok := ParseTags(b.Tags)
+		if !ok || t.Dataset != op.DatasetID {
+			continue
+		}
 		if newest == "" || b.Time.After(at) {
 			newest, at = b.ID, b.Time
 		}
-		if t, ok := ParseTags(b.Tags); ok && t.Operation == op.ID {
+		if t.Operation == op.ID {
 			repeated = append(repeated, b.ID)
 		}
 	}
@@ -239,6 +267,9 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	tags := Tags{
 		Volume: d.Volume, Dataset: d.ID, Operation: op.ID, Profile: record.Profile.Name, Snapshot: record.Snapshot,
 	}
+	if op.Push != nil {
+		tags.Pushed = op.Push.Name
+	}
 	jb.Step("storing")
 	b, s, err = repo.Backup(ctx, restic.Request{
 		Dir:      dir,
@@ -262,7 +293,7 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 // clone is made.
 func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID) (d dataset.Dataset,
 	pool backends.Pool, taken time.Time, err error) {
-	d, pool, unlock, err := c.deps.LockForOperation(ctx, op, "backup")
+	d, pool, unlock, err := c.deps.LockForOperation(ctx, op, string(op.Kind))
 	defer unlock()
 	if err != nil {
 		return d, nil, taken, err
@@ -275,8 +306,12 @@ func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID)
 	case op.Snapshot != nil:
 		src.Snapshot = op.Snapshot.ID
 	case !pool.Info().Capabilities.InstantSnapshot:
+		remedy := "back up a snapshot, with --snapshot, or use drover volume export"
+		if op.Push != nil {
+			remedy = fmt.Sprintf("push a snapshot: drover push %s@SNAPSHOT %s", op.Volume, op.Repository)
+		}
 		return d, nil, taken, dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a clone, "+
-			"and the volume can change meanwhile (back up a snapshot, with --snapshot, or use drover volume export)")
+			"and the volume can change meanwhile (%s)", remedy)
 	}
 	if err := c.prepare(d.ID, note{Pool: d.Pool, Clone: id}); err != nil {
 		return d, nil, taken, err

@@ -1,12 +1,16 @@
 // Package backup makes backups of volumes in the recorded repositories. Package agent makes its components, and
-// registers Creator.Create for the operations of kind backup. At a start it calls UnmountLeftovers and Clear. It embeds
-// Catalog, which answers the requests of users to list, show, remove and prune backups. The Importer of package
-// operation calls Restorer through functions, to restore a backup, and to verify one. It then has CheckRunner run the
-// check program of a verification.
+// registers Creator.Create for the operations of kinds backup and push. At a start it calls UnmountLeftovers and Clear.
+// It embeds Catalog, which answers the requests of users to list, show, remove and prune backups. The Importer of
+// package operation calls Restorer through functions, to restore a backup, and to verify one. It then has CheckRunner
+// run the check program of a verification.
 //
 // A backup is a snapshot of restic. It contains a tree with the folder DataName, which has the content of the volume at
 // one moment, and the file RecordName, which describes the volume (Record). The tags say which volume it is (Tags). The
 // repository has the only list of the backups.
+//
+// A push is a backup, too. It also writes an entry, a second snapshot of restic without data, which makes the backup a
+// version in the history of a name: see push.go for the order of the steps, and entry.go for the tags. To change what a
+// remote says about a version, begin in entry.go; to change when a push is refused, in checkPush.
 //
 // restic reads a private clone of the volume, so that the volume can be written, moved and deleted meanwhile. The clone
 // is mounted read-only in a folder of the dataset below the agent's root. The folder also has a note about the clone,

@@ -34,20 +34,22 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 }
 
 // Restore writes the content of the volume in a backup to root, an empty directory, and gives root the owner, mode,
-// times and attributes of the volume's root directory. step is called with the name of each step.
+// times and attributes of the volume's root directory. step is called with the name of each step. If version is not
+// nil, a push must have made the backup for that version.
 //
 // The directory must be visible to no other process. Restore returns these errors of package dataset:
 //
 //   - ErrNotFound if there is no such backup, or if the repository is not recorded,
-//   - ErrInvalid if Drover has not made the backup,
+//   - ErrInvalid if Drover has not made the backup, or not for the version,
 //   - ErrConflict while the backup is being made,
 //   - ErrUnsupported if a later version of Drover made the backup,
 //   - ErrNoSpace if root or the host's disk is too small,
 //   - ErrCorrupt if the backup may lack files, or if a file cannot be restored as it was.
 //
 // After an error, root may contain a part of the files.
-func (s *Restorer) Restore(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
-	_, err := s.restore(ctx, repository, id, writer{root: root, step: step})
+func (s *Restorer) Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, root *os.File,
+	step func(string)) error {
+	_, err := s.restore(ctx, repository, id, version, writer{root: root, step: step})
 	return err
 }
 
@@ -57,7 +59,7 @@ func (s *Restorer) Restore(ctx context.Context, repository, id string, root *os.
 // dataset.ErrNotFound: nothing is known about the backup.
 func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.File, step func(string)) (of uuid.UUID,
 	err error) {
-	of, err = s.restore(ctx, repository, id, writer{root: root, step: step, compare: true})
+	of, err = s.restore(ctx, repository, id, nil, writer{root: root, step: step, compare: true})
 	return of, s.checkAbsent(ctx, repository, err)
 }
 
@@ -90,13 +92,14 @@ func (s *Restorer) checkAbsent(ctx context.Context, repository string, err error
 }
 
 // restore writes a backup. It returns the UUID of the dataset that was backed up.
-func (s *Restorer) restore(ctx context.Context, repository, id string, w writer) (of uuid.UUID, err error) {
+func (s *Restorer) restore(ctx context.Context, repository, id string, version *dataset.VersionRef, w writer) (
+	of uuid.UUID, err error) {
 	r, err := s.repositories.OpenNamed(ctx, repository)
 	if err != nil {
 		return uuid.Nil, err
 	}
 	w.step("reading the backup's record")
-	record, err := s.readRecord(ctx, r, id)
+	record, err := s.readRecord(ctx, r, id, version)
 	if err == nil {
 		err = w.write(ctx, r, id)
 	}
@@ -109,11 +112,17 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, w writer)
 	return record.Dataset, named(repository, err)
 }
 
-// readRecord returns the record of a backup. It fails if the backup may lack files.
-func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id string) (Record, error) {
+// readRecord returns the record of a backup. It fails if the backup may lack files, or if it is not that of the
+// version.
+func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id string, version *dataset.VersionRef) (
+	Record, error) {
 	b, tags, err := readBackup(ctx, r, id, "restore it with restic restore, and import the folder")
+	if err == nil && version != nil && (tags.Operation != version.Version || tags.Pushed != version.Name) {
+		err = dataset.Errorf(dataset.ErrInvalid, "backup %s does not have version %s of %s (see drover remote ls)",
+			short(b.ID), shortVersion(version.Version), version.Name)
+	}
 	if err == nil {
-		err = s.checkComplete(ctx, b, tags)
+		err = s.checkComplete(ctx, r, b, tags)
 	}
 	if err != nil {
 		return Record{}, err
@@ -122,8 +131,12 @@ func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id stri
 }
 
 // checkComplete fails if a backup may lack files: if the operation that made it did not end with this backup as its
-// result. Control forgets operations after some time. A backup of a forgotten operation is taken for complete.
-func (s *Restorer) checkComplete(ctx context.Context, b restic.Backup, tags Tags) error {
+// result. Control forgets operations after some time. A backup of a forgotten operation is taken for complete. The
+// backup of a push is complete if the history of the remote has an entry for it, whichever cluster made it.
+func (s *Restorer) checkComplete(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) error {
+	if tags.Pushed != "" {
+		return checkEntered(ctx, r, b, tags)
+	}
 	made, err := s.operations.Operation(ctx, tags.Operation.String(), 0)
 	switch {
 	case errors.Is(err, dataset.ErrNotFound):
@@ -139,6 +152,21 @@ func (s *Restorer) checkComplete(ctx context.Context, b restic.Backup, tags Tags
 				"backup: drover backup ls %s)", short(b.ID), made.ID, tags.Volume)
 	}
 	return nil
+}
+
+// checkEntered fails with dataset.ErrCorrupt if a push made a backup, and its version has no entry.
+func checkEntered(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) error {
+	list, err := r.Backups(ctx, TagEntry, OperationTag(tags.Operation))
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if v, ok, err := parseEntry(e); ok && err == nil && v.Backup == b.ID {
+			return nil
+		}
+	}
+	return dataset.Errorf(dataset.ErrCorrupt, "backup %s may lack files: the push that made it did not end (choose "+
+		"another one: drover remote ls shows the versions)", short(b.ID))
 }
 
 // writer writes a backup to the root of a volume.

@@ -131,7 +131,8 @@ func (c *Creator) clear(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	for _, path := range []string{
-		filepath.Join(dir, DataName), filepath.Join(dir, RecordName), filepath.Join(dir, noteName), dir,
+		filepath.Join(dir, DataName), filepath.Join(dir, RecordName), filepath.Join(dir, EntryName),
+		filepath.Join(dir, noteName), dir,
 	} {
 		// Nothing is removed recursively: the data of a clone that is still mounted must be safe.
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

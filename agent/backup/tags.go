@@ -16,6 +16,7 @@ const (
 	tagOperation = "operation"
 	tagProfile   = "profile"
 	tagSnapshot  = "snapshot"
+	tagPushed    = "pushed"
 )
 
 // Tags are the parsed tags of a backup. A list of backups needs no other data.
@@ -25,6 +26,7 @@ type Tags struct {
 	Operation uuid.UUID // the operation that made the backup
 	Profile   string    // empty if the volume has no profile
 	Snapshot  uuid.UUID // the snapshot that was backed up; if uuid.Nil, the volume itself
+	Pushed    string    // name in the remote, if a push made the backup
 }
 
 // DatasetTag returns the tag of all backups of a dataset.
@@ -48,6 +50,9 @@ func (t Tags) List() []string {
 	if t.Snapshot != uuid.Nil {
 		list = append(list, tagSnapshot+"="+t.Snapshot.String())
 	}
+	if t.Pushed != "" {
+		list = append(list, tagPushed+"="+t.Pushed)
+	}
 	return list
 }
 
@@ -70,6 +75,8 @@ func ParseTags(list []string) (t Tags, ok bool) {
 			t.Profile = value
 		case tagSnapshot:
 			t.Snapshot, _ = uuid.Parse(value)
+		case tagPushed:
+			t.Pushed = value
 		}
 	}
 	return t, drover && t.Dataset != uuid.Nil && dataset.CheckName(t.Volume) == nil

@@ -67,6 +67,29 @@ func (c *Creator) writeUnwanted(u unwanted) error {
 	return err
 }
 
+// dropNotes removes the files that name unwanted backups of an operation. The caller has read-locked using, so that no
+// removal runs, and decides itself what of the operation is unwanted.
+func (c *Creator) dropNotes(op uuid.UUID) error {
+	files, err := filepath.Glob(filepath.Join(c.folders(), "remove-*.json"))
+	if err != nil {
+		return err
+	}
+	for _, path := range files {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		var u unwanted
+		if json.Unmarshal(text, &u) != nil || u.Operation != op {
+			continue // a damaged note names nothing
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // removeUnwanted removes the backups that the files name, and the expired ones whose removal was postponed. It does
 // nothing while a backup of this host uses a repository, or while another removal runs. Create usually calls it again
 // at the end of that backup, but not always if the backup was cancelled or control did not record its outcome. Then the
@@ -196,7 +219,7 @@ func (c *Creator) removeNamed(ctx context.Context, path string, recorded []datas
 // removeFrom removes the backups from a repository.
 func (u unwanted) removeFrom(ctx context.Context, repo *restic.Repository) error {
 	// Another backup can have the same first digits.
-	list, err := repo.Backups(ctx, TagDrover, OperationTag(u.Operation))
+	list, err := repo.Backups(ctx, OperationTag(u.Operation)) // backups, and the entry of a push
 	if err != nil && !errors.Is(err, dataset.ErrCorrupt) {
 		return err
 	}

@@ -357,7 +357,9 @@ func TestVerifyComparesFiles(t *testing.T) {
 	b := storeRecord(t, made, backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset}, tags.List())
 	s := backup.NewRestorer(oneOperation{}, oneRepository{opened})
 	for name, restore := range map[string]func(context.Context, string, string, *os.File, func(string)) error{
-		"restore": s.Restore,
+		"restore": func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
+			return s.Restore(ctx, repository, id, nil, root, step)
+		},
 		"verify": func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
 			of, err := s.Verify(ctx, repository, id, root, step)
 			if of != tags.Dataset {

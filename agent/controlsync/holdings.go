@@ -234,9 +234,10 @@ func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDat
 }
 
 // withoutNewKeys returns a record to send to control without the keys that a control of an earlier version refuses.
-// Without ScheduleSince, a rebuilt store may take one scheduled snapshot early.
+// Without ScheduleSince, a rebuilt store may take one scheduled snapshot early. Without BasedOn, a volume that was
+// pulled cannot be pushed to the same name after a rebuild.
 func withoutNewKeys(d dataset.Dataset) dataset.Dataset {
-	d.ScheduleSince = time.Time{}
+	d.ScheduleSince, d.BasedOn = time.Time{}, nil
 	return d
 }
 

@@ -34,10 +34,12 @@ type ImporterDeps struct {
 		All() []*pool.Pool
 	}
 	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
-	// Restore writes the content of a backup to an empty directory. Verify also compares what it has written with the
-	// backup, and returns the UUID of the dataset that was backed up: see backup.Restorer.
-	Restore func(ctx context.Context, repository, id string, root *os.File, step func(string)) error
-	Verify  func(ctx context.Context, repository, id string, root *os.File, step func(string)) (of uuid.UUID, err error)
+	// Restore writes the content of a backup to an empty directory. If version is not nil, the backup must have that
+	// version: see backup.Restorer.
+	Restore func(ctx context.Context, repository, id string, version *dataset.VersionRef, root *os.File,
+		step func(string)) error
+	// Verify also compares what it has written with the backup, and returns the UUID of the dataset that was backed up.
+	Verify func(ctx context.Context, repository, id string, root *os.File, step func(string)) (of uuid.UUID, err error)
 	// RunCheck runs the check program of a verification on its dataset: see backup.CheckRunner.
 	RunCheck func(ctx context.Context, pool backends.Pool, op dataset.Operation) (unusable bool, err error)
 	// RestoreSize returns how many bytes Restore or Verify writes for a backup.
@@ -129,8 +131,12 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
 	defer release()
+	var version *dataset.VersionRef
+	if refs := op.DatasetRecord.BasedOn; len(refs) > 0 {
+		version = &refs[0]
+	}
 	return i.importInto(ctx, jb, op, func(root *os.File) error {
-		return i.deps.Restore(ctx, op.Repository, op.Backup, root, jb.Step)
+		return i.deps.Restore(ctx, op.Repository, op.Backup, version, root, jb.Step)
 	})
 }
 

@@ -47,13 +47,13 @@ func refusesStatus(err error) bool {
 // Control does not need them: the request has its ID in a header, and control's records of the operation and of the
 // dataset have the other keys.
 func withoutNewKeys(op dataset.Operation) dataset.Operation {
-	op.RequestID, op.Change, op.Check, op.Scheduled = "", "", "", false
-	if op.Kind != dataset.OpBackup { // the report of a backup has its result
+	op.RequestID, op.Change, op.Check, op.Scheduled, op.Push = "", "", "", false, nil
+	if op.Kind != dataset.OpBackup && op.Kind != dataset.OpPush { // their reports have the result
 		op.Repository, op.Backup = "", ""
 	}
-	if op.DatasetRecord != nil && !op.DatasetRecord.ScheduleSince.IsZero() {
-		d := *op.DatasetRecord
-		d.ScheduleSince = time.Time{}
+	if d := op.DatasetRecord; d != nil && (!d.ScheduleSince.IsZero() || d.BasedOn != nil) {
+		d := *d
+		d.ScheduleSince, d.BasedOn = time.Time{}, nil
 		op.DatasetRecord = &d
 	}
 	return op

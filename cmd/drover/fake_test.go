@@ -28,6 +28,7 @@ type fake struct {
 	pools          []api.Pool
 	repositories   []dataset.Repository
 	backups        []api.VolumeBackup
+	versions       api.VersionList
 	nodes          []api.Node
 	operations     []dataset.Operation
 	events         []api.Event
@@ -361,6 +362,14 @@ func (f *fake) VolumeBackups(_ context.Context, repository, volume string) (l ap
 		}
 	}
 	return l, cmp.Or(f.fail["VolumeBackups of "+repository], f.called("VolumeBackups"))
+}
+
+func (f *fake) Versions(_ context.Context, repository, name string) (api.VersionList, error) {
+	l := f.versions
+	l.Items = slices.DeleteFunc(slices.Clone(l.Items), func(v dataset.PushedVersion) bool {
+		return v.Remote != repository || name != "" && v.Name != name
+	})
+	return l, f.called("Versions")
 }
 
 // VolumeBackup returns a backup with a record. One of the labels cannot be that of a volume.

@@ -87,6 +87,13 @@ var taskGroups = []taskGroup{
 		{"free the space of removed backups", "drover backup prune --repository NAME"},
 		{"check a repository and its data", "drover repository check NAME --read-data 100"},
 	}},
+	{"Push and pull", []task{
+		{"add a place to push volumes to", "drover remote add NAME URL --password file:FILE"},
+		{"push a volume to another cluster's repository", "drover push VOLUME REMOTE"},
+		{"see which versions a remote has, and who pushed them", "drover remote ls REMOTE"},
+		{"create a volume from the newest version", "drover pull REMOTE/NAME"},
+		{"create a volume from another version", "drover pull REMOTE/NAME@VERSION NEW"},
+	}},
 	{"Nodes", []task{
 		{"list the nodes", "drover node ls"},
 		{"add a node to the cluster", "drover node token --name NODE --out FILE"},

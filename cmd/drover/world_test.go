@@ -141,6 +141,9 @@ func theWorld() *fake {
 				Dataset: idGone,
 			},
 		},
+		versions: api.VersionList{Items: dataset.History{
+			pushedVersion(1, 0, "db", 50*time.Hour), pushedVersion(2, 1, "db", 26*time.Hour), pushedVersion(3, 0, "shop", 2*time.Hour),
+		}},
 		nodes: []api.Node{{
 			Live: true, StatusSince: now.Add(-time.Hour),
 			Node: dataset.Node{ID: idNode, Name: "host-a", Version: "1.2.3", Pools: []uuid.UUID{idPool}, Labels: map[string]string{"rack": "1"}},

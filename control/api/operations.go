@@ -24,7 +24,8 @@ type Request struct {
 	Options  map[string]string `json:"options,omitempty"`
 	Snapshot string            `json:"snapshot,omitempty"` // name or UUID prefix of the snapshot
 	// name of the new snapshot, of a volume that is restored from the trash, or of a renamed volume; drop-alias: the
-	// alias; delete: the name that the volume must have, absent: any
+	// alias; delete: the name that the volume must have, absent: any; push: the name in the remote, absent: that of
+	// the volume
 	Name    string `json:"name,omitempty"`
 	Message string `json:"message,omitempty"` // free text that is kept with a snapshot
 	Size    string `json:"size,omitempty"`    // new size, such as 10GiB
@@ -33,11 +34,13 @@ type Request struct {
 	Protect *bool `json:"protect,omitempty"`
 	// update: labels to set and to remove; absent: unchanged
 	Labels *dataset.LabelChange `json:"labels,omitempty"`
-	// backup: name of the recorded repository to write to; import: the one to read a backup from
+	// backup and push: name of the recorded repository to write to; import: the one to read a backup from
 	Repository string `json:"repository,omitempty"`
 	Backup     string `json:"backup,omitempty"` // import: ID of the backup to read, 64 hexadecimal digits
 	// verify: path of the program that checks the restored volume, on the node that carries out the request
 	Check string `json:"check,omitempty"`
+	// import: the version whose data the backup has, if the new volume continues it; absent: the volume has no history
+	Version *dataset.VersionRef `json:"version,omitempty"`
 	// import: folder to read; rekey: file with the old key, if the profile names another file
 	Path string `json:"path,omitempty"`
 	Live bool   `json:"live,omitempty"` // import: the folder may be in use

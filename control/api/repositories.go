@@ -86,6 +86,13 @@ type VolumeBackup struct {
 	Record *BackupRecord `json:"record,omitempty"`
 }
 
+// VersionList lists the versions in a remote.
+type VersionList struct {
+	Items dataset.History `json:"items"` // the versions that can be read, in the order in which they were pushed
+	// why other versions are missing in items, such as that they are damaged; absent: all are listed
+	Problem *dataset.Problem `json:"problem,omitempty"`
+}
+
 // BackupRecord describes a volume as it was when a backup of it was made. The backup contains it.
 type BackupRecord struct {
 	Revision   string            `json:"revision,omitempty"`   // revision of the volume's profile

@@ -28,6 +28,15 @@ type BackUpVolume struct {
 	Snapshot string `json:"snapshot,omitempty"`
 }
 
+// PushVolume asks to push a volume to a remote.
+type PushVolume struct {
+	Repository string `json:"repository" doc:"name of the remote: a recorded repository"`
+	// name of the volume in the remote; absent: that of the volume
+	Name string `json:"name,omitempty"`
+	// name or UUID prefix of the snapshot to push; absent: the volume as it is now
+	Snapshot string `json:"snapshot,omitempty"`
+}
+
 // VerifyBackup asks to restore a backup into a temporary volume, which is removed again.
 type VerifyBackup struct {
 	Repository string `json:"repository"` // name of the recorded repository with the backup
@@ -68,10 +77,12 @@ type ImportVolume struct {
 	// inside a pool or the root of Drover.
 	Path string `json:"path,omitempty"`
 	// name of the recorded repository with the backup; the host of the new volume reads it
-	Repository string            `json:"repository,omitempty"`
-	Backup     string            `json:"backup,omitempty" doc:"ID of the backup: 64 hexadecimal digits"`
-	Live       bool              `json:"live,omitempty" doc:"the folder may be in use"`
-	Options    map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
+	Repository string `json:"repository,omitempty"`
+	Backup     string `json:"backup,omitempty" doc:"ID of the backup: 64 hexadecimal digits"`
+	// version whose data the backup has, if the new volume continues it; absent: the volume has no history
+	Version *dataset.VersionRef `json:"version,omitempty"`
+	Live    bool                `json:"live,omitempty" doc:"the folder may be in use"`
+	Options map[string]string   `json:"options,omitempty" doc:"as with docker volume create -o"`
 }
 
 // Volume is a volume, or a dataset in the trash, as people see it.

@@ -35,7 +35,7 @@ func (a *Agent) MustRegister(name string) {
 		ID: a.ID, Name: name, Incarnation: a.Incarnation,
 		OperationKinds: []dataset.OpKind{
 			dataset.OpRekey, dataset.OpRewrite, dataset.OpRename, dataset.OpUpdate, dataset.OpConvert,
-			dataset.OpBackup, dataset.OpVerify, dataset.OpVerifyCheck,
+			dataset.OpBackup, dataset.OpPush, dataset.OpVerify, dataset.OpVerifyCheck,
 		},
 	}})
 	if err != nil {

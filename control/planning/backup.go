@@ -1,6 +1,7 @@
 package planning
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,32 +18,67 @@ import (
 // PlanBackup decides to back up a volume or one of its snapshots. The home of the volume does it. If the request names
 // no repository, the only one is used.
 func PlanBackup(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, err := t.Volume(req.Volume)
+	d, op, err := beginBackup(t, req)
 	if err != nil {
 		return nil, nil, err
 	}
-	if d.Move != uuid.Nil {
-		return nil, nil, dataset.Errorf(dataset.ErrConflict,
-			"backup of volume %s: it is being moved to another node (operation %s; try again when that has ended)",
-			d.Volume, d.Move)
-	}
-	op := record.NewOperation(d)
 	if op.Scheduled = req.Scheduled; op.Scheduled {
 		if err := mayBackUpOnSchedule(t, d, req); err != nil {
 			return nil, nil, err
 		}
 	}
-	if req.Snapshot != "" {
-		s, err := t.SnapshotOf(d, req.Snapshot)
-		if err != nil {
-			return nil, nil, err
-		}
-		op.Snapshot = &s
-	}
 	if op.Repository, err = chooseRepository(t, req.Repository); err != nil {
 		return nil, nil, fmt.Errorf("backup of volume %s: %w", d.Volume, err)
 	}
 	return op, nil, checkSupports(t, d, dataset.OpBackup, "backup")
+}
+
+// beginBackup returns the volume that a backup or push reads, and the operation with the snapshot that the request
+// names. It fails with dataset.ErrConflict while the volume is being moved.
+func beginBackup(t *record.Tx, req api.Request) (d dataset.Dataset, op *dataset.Operation, err error) {
+	if d, err = t.Volume(req.Volume); err != nil {
+		return d, nil, err
+	}
+	if d.Move != uuid.Nil {
+		return d, nil, dataset.Errorf(dataset.ErrConflict,
+			"%s of volume %s: it is being moved to another node (operation %s; try again when that has ended)",
+			req.Kind, d.Volume, d.Move)
+	}
+	op = record.NewOperation(d)
+	if req.Snapshot != "" {
+		s, err := t.SnapshotOf(d, req.Snapshot)
+		if err != nil {
+			return d, nil, err
+		}
+		op.Snapshot = &s
+	}
+	return d, op, nil
+}
+
+// PlanPush decides to push a volume, or one of its snapshots, to a name in a remote: that of the request or, if it is
+// empty, that of the volume. The home of the volume does it, and refuses the push if the volume does not continue what
+// the remote has. A control replica of another version may not understand the report, so no push begins while there is
+// one.
+func (v *Planner) PlanPush(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, op, err := beginBackup(t, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	what := "push of volume " + d.Volume
+	op.Push = &dataset.Push{Name: cmp.Or(req.Name, d.Volume), By: api.PrincipalOf(t.Context()).String()}
+	if err := dataset.CheckName(op.Push.Name); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", what, err)
+	}
+	if req.Repository == "" {
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "%s: expected the name of a remote", what)
+	}
+	if op.Repository, err = chooseRepository(t, req.Repository); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", what, err)
+	}
+	if err := v.CheckReplicas(t, what); err != nil {
+		return nil, nil, err
+	}
+	return op, nil, checkSupports(t, d, dataset.OpPush, "push")
 }
 
 // allowBackups fails with dataset.ErrUnsupported if the dataset of an operation gets scheduled backups, and a control
@@ -119,6 +155,26 @@ func CommitBackup(t *record.Tx, op dataset.Operation) error {
 	d := dataset.Dataset{ID: op.DatasetID, Volume: op.Volume}
 	t.Event(api.EventVolumeBackup, d, describeBackup(op))
 	return nil
+}
+
+// CommitPush checks the result of a push, and records that the volume continues the new version. The volume may have
+// been moved or deleted meanwhile, or converted into another dataset.
+func CommitPush(t *record.Tx, op dataset.Operation) error {
+	if dataset.CheckBackupID(op.Backup) != nil || op.BytesAdded < 0 || op.Push == nil {
+		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: the ID of the backup is missing or bad",
+			op.ID)
+	}
+	t.Event(api.EventVolumePush, dataset.Dataset{ID: op.DatasetID, Volume: op.Volume},
+		fmt.Sprintf("version %.8s of %s/%s", op.ID, op.Repository, op.Push.Name))
+	var d dataset.Dataset
+	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
+	if err != nil || !there || d.State == dataset.StatePurging {
+		return err
+	}
+	d.BasedOn = dataset.WithRef(d.BasedOn, dataset.VersionRef{
+		Remote: op.Repository, Name: op.Push.Name, Version: op.ID,
+	})
+	return t.PutDataset(d)
 }
 
 // maxRemovals is how many times an agent is asked to remove an expired backup: once after each later scheduled backup.

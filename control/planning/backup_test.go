@@ -113,7 +113,7 @@ func TestBackupIsRefused(t *testing.T) {
 		t.Error(err)
 	}
 	resize := api.Request{Kind: dataset.OpResize, Volume: "db", Size: "50GiB", Repository: "offsite"}
-	refuseBackup(a, resize, dataset.ErrInvalid, "unexpected repository: it applies only to backup, import and verify, not to resize")
+	refuseBackup(a, resize, dataset.ErrInvalid, "unexpected repository: it applies only to backup, push, import and verify, not to resize")
 	resize.Repository, resize.Backup = "", "1f"
 	refuseBackup(a, resize, dataset.ErrInvalid, "unexpected backup: it applies only to import and verify, not to resize")
 	id := strings.Repeat("0f", 32)

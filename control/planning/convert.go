@@ -111,7 +111,7 @@ func inherit(next *dataset.Dataset, d dataset.Dataset) {
 	next.Volume, next.RequestedAs, next.RequestedBy = d.Volume, d.RequestedAs, d.RequestedBy
 	next.SetAliases(d.Aliases)
 	next.Labels, next.Protected, next.ReadOnly, next.Anonymous = d.Labels, d.Protected, d.ReadOnly, d.Anonymous
-	next.Created = d.Created
+	next.Created, next.BasedOn = d.Created, d.BasedOn
 }
 
 // describeConversion returns what differs between the former and the new dataset of a volume, for the event.

@@ -9,7 +9,7 @@
 //
 // To add an option of a volume, begin in ParseCreate and PlanCreate. A stricter rule for the names of new volumes
 // belongs in create.go. A change of an existing volume belongs in update.go, a conversion in convert.go, a change of
-// the names in rename.go, a rule about snapshots in snapshot.go, and a rule about backups in backup.go.
+// the names in rename.go, a rule about snapshots in snapshot.go, and a rule about backups and pushes in backup.go.
 package planning
 
 import (
@@ -103,6 +103,9 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 			return nil, nil, err
 		}
 	}
+	if err := setVersion(&d, req); err != nil {
+		return nil, nil, err
+	}
 	if w.spec.From != "" {
 		err = v.planSource(t, op, w)
 	} else {
@@ -116,6 +119,20 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		return nil, nil, err
 	}
 	return op, nil, nil
+}
+
+// setVersion records in a new dataset which version of a remote it continues. The agent that restores the backup checks
+// that the backup has the data of that version.
+func setVersion(d *dataset.Dataset, req api.Request) error {
+	if req.Version == nil {
+		return nil
+	}
+	d.BasedOn = []dataset.VersionRef{*req.Version}
+	if dataset.CheckRefs(d.BasedOn) != nil || req.Version.Remote != req.Repository {
+		return dataset.Errorf(dataset.ErrInvalid,
+			"import of volume %q: bad version: expected the remote %s, a name and a UUID", d.Volume, req.Repository)
+	}
+	return nil
 }
 
 // prefetchCreate reads in one call the records that most creates need: the name, and the requesting node with its last

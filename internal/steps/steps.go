@@ -31,6 +31,7 @@ func Names() []string {
 		"resize.begin", "resize.made", "resize.recorded",
 		"convert.begin", "convert.made", "convert.copied", "convert.noted", "convert.recorded", "convert.committed",
 		"backup.cloned", "backup.mounted", "backup.stored",
+		"push.stored", "push.entered",
 		"backup-restore.written",
 		"verify.begin", "verify.made", "verify.compared", "verify.checked", "verify.removed",
 		"delete.begin", "delete.recorded",

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -98,7 +99,45 @@ func backupDrills() []drill {
 			}
 		},
 		again: func(t *testing.T, w *world) { w.ok(t, ask(t, w)) },
-	}}
+	}, pushDrill()}
+}
+
+// pushDrill: a push of an idle volume. An interrupted push makes its version once: one backup and one entry.
+func pushDrill() drill {
+	var r backupRepository
+	ask := func(t *testing.T, w *world) error {
+		return w.submit(t, api.Request{Kind: dataset.OpPush, Volume: "base", Repository: r.name, Name: "prod"})
+	}
+	return drill{
+		op: "push", only: []string{"loop"}, ask: ask,
+		ready: func(t *testing.T, w *world) { r = w.newBackupRepository(t) },
+		ends: func(t *testing.T, w *world, _ bool) {
+			var list []struct {
+				ID   string   `json:"id"`
+				Tags []string `json:"tags"`
+			}
+			w.ok(t, json.Unmarshal(r.restic(t, "snapshots", "--json"), &list))
+			if len(list) != 2 {
+				t.Fatalf("got %d snapshots, want a backup and an entry", len(list))
+			}
+			into := t.TempDir()
+			for _, s := range list {
+				if slices.Contains(s.Tags, "drover") {
+					r.restic(t, "restore", "--target", into, s.ID)
+				}
+			}
+			if err := compare(filepath.Join(into, "data"), "base"); err != nil {
+				t.Errorf("the version: %v", err)
+			}
+			if got := w.h.Must(t, "remote", "ls", r.name+"/prod", "--filter", "state=newest", "-q"); strings.Count(got, "-") != 4 {
+				t.Errorf("the newest versions are %q", got)
+			}
+			if left := names(t, filepath.Join(w.h.Root, "backups")); len(left) > 0 {
+				t.Errorf("left below backups: %v", left)
+			}
+		},
+		again: func(t *testing.T, w *world) { w.ok(t, ask(t, w)) },
+	}
 }
 
 // checkProgram writes a program that checks restored volumes, and returns its path. The folder stays: other tests can
@@ -147,7 +186,7 @@ exec %[2]s "$@"
 		w.ok(t, writeFile(filepath.Join(root, "large"), treetest.Bytes(1, 2<<20)))
 	})
 	w.tidy(t)
-	runs := map[string]string{"backup": "backup", "backup-restore": "restore", "verify": "restore"}
+	runs := map[string]string{"backup": "backup", "push": "backup", "backup-restore": "restore", "verify": "restore"}
 	for _, d := range backupDrills() {
 		if command := runs[d.op]; command != "" {
 			t.Run(d.op, func(t *testing.T) { w.killedBesideRestic(t, d, command, at) })

@@ -173,3 +173,61 @@ func put(t *testing.T, path string, content []byte) {
 		t.Fatal(err)
 	}
 }
+
+// Two hosts without a cluster push and pull a volume by one repository. The pulled volume has the files, and can be
+// pushed. Once both sides have changed, a push is refused with both histories, and a pull takes the other side beside.
+func TestPushAndPull(t *testing.T) {
+	profiles := "default: plain\nprofiles:\n  plain: {}\n"
+	one, two := host.Start(t, host.Options{Size: 2 << 30, Profiles: profiles}), host.Start(t, host.Options{Size: 2 << 30, Profiles: profiles})
+	at, secret := filepath.Join(one.Dir, "repository"), filepath.Join(one.Dir, "password")
+	writePassword(t, secret, "correct horse battery staple")
+	write := func(h *host.Host, volume, text string) {
+		t.Helper()
+		plug := h.Plug(t)
+		root, err := plug.Mount(volume, "user")
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, filepath.Join(root, "file"), []byte(text))
+		if err := plug.Unmount(volume, "user"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says := func(got, want string) {
+		t.Helper()
+		if !regexp.MustCompile("^" + want + "$").MatchString(got) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	for _, h := range []*host.Host{one, two} {
+		h.Must(t, "remote", "add", "team", at, "--password", "file:"+secret)
+	}
+	one.Must(t, "volume", "create", "db")
+	write(one, "db", "first")
+	says(one.Must(t, "push", "db", "team/shop"), `pushed volume db to team/shop: version [0-9a-f]{8} \([0-9.]+[KM]iB added\)`)
+	says(two.Must(t, "pull", "team/shop"), `pulled version [0-9a-f]{8} of team/shop as volume shop: dataset [0-9a-f-]{36}, profile plain`)
+	says(two.Must(t, "pull", "team/shop"), `volume shop already continues version [0-9a-f]{8} of team/shop: there is nothing to pull`)
+	write(two, "shop", "theirs")
+	two.Must(t, "push", "shop", "team")
+	write(one, "db", "ours")
+	if r := one.Exec(t, "push", "db", "team/shop"); r.Exit != 1 || !strings.Contains(r.Err, "both sides have changed") {
+		t.Errorf("got %d, %q", r.Exit, r.Err)
+	}
+	one.Must(t, "pull", "team/shop", "--as", "theirs")
+	root, err := one.Plug(t).Mount("theirs", "user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(root, "file")); err != nil || string(got) != "theirs" {
+		t.Errorf("pulled %q, %v", got, err)
+	}
+	if err := one.Plug(t).Unmount("theirs", "user"); err != nil {
+		t.Fatal(err)
+	}
+	one.Must(t, "push", "db", "team", "--as", "shop-ours")
+	if got := one.Must(t, "remote", "ls", "team", "--filter", "state=newest", "-o", "template={{.name}}"); got != "shop\nshop-ours" {
+		t.Errorf("the newest versions are of %q", got)
+	}
+	one.Clean(t)
+	two.Clean(t)
+}

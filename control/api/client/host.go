@@ -98,6 +98,11 @@ func (h Host) VolumeBackups(ctx context.Context, repository, volume string) (api
 	return one[api.BackupList](ctx, h.conn, route.ListBackups, repository, "volume", volume)
 }
 
+// Versions lists the versions of volumes in a remote, as the server's host sees them.
+func (h Host) Versions(ctx context.Context, repository, name string) (api.VersionList, error) {
+	return one[api.VersionList](ctx, h.conn, route.ListVersions, repository, "name", name)
+}
+
 // VolumeBackup returns a backup in a repository, with the record of its volume.
 func (h Host) VolumeBackup(ctx context.Context, repository, id string) (api.VolumeBackup, error) {
 	return fetch[api.VolumeBackup](ctx, h.conn, newCall(route.GetBackup, repository, id))

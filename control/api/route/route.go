@@ -30,6 +30,7 @@ var (
 	RewriteVolume    = Route{"rewrite-volume", http.MethodPost, "/v1/volumes/{volume}/rewrite"}
 	VerifyBackup     = Route{"verify-backup", http.MethodPost, "/v1/volumes/{volume}/verify"}
 	BackUpVolume     = Route{"back-up-volume", http.MethodPost, "/v1/volumes/{volume}/backups"}
+	PushVolume       = Route{"push-volume", http.MethodPost, "/v1/volumes/{volume}/pushes"}
 	SetVolumeProfile = Route{"set-volume-profile", http.MethodPost, "/v1/volumes/{volume}/set-profile"}
 	RenameVolume     = Route{"rename-volume", http.MethodPost, "/v1/volumes/{volume}/rename"}
 	DropAlias        = Route{"drop-alias", http.MethodDelete, "/v1/volumes/{volume}/aliases/{alias}"}
@@ -99,6 +100,7 @@ var (
 	RebuildStore      = Route{"rebuild-store", http.MethodPost, "/v1/store/rebuild"}
 	CheckRepository   = Route{"check-repository", http.MethodPost, "/v1/host/repositories/check"}
 	ListBackups       = Route{"list-backups", http.MethodGet, "/v1/host/repositories/{repository}/backups"}
+	ListVersions      = Route{"list-versions", http.MethodGet, "/v1/host/repositories/{repository}/versions"}
 	GetBackup         = Route{"get-backup", http.MethodGet, "/v1/host/repositories/{repository}/backups/{backup}"}
 	RemoveBackup      = Route{"remove-backup", http.MethodDelete, "/v1/host/repositories/{repository}/backups/{backup}"}
 	PruneRepository   = Route{"prune-repository", http.MethodPost, "/v1/host/repositories/{repository}/prune"}

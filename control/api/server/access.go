@@ -45,11 +45,12 @@ func ruleOf(id string) (r rule, known bool) {
 	case "doctor", "list-volume-io", "list-holders", "get-metrics":
 		return rule{role: pki.Viewer}, true
 	case "submit-operation", "cancel-operation", "create-volume", "delete-volume", "resize-volume", "rekey-volume",
-		"rewrite-volume", "back-up-volume", "verify-backup", "set-volume-profile", "rename-volume", "drop-alias",
+		"rewrite-volume", "back-up-volume", "push-volume", "verify-backup", "set-volume-profile", "rename-volume",
+		"drop-alias",
 		"protect-volume", "import-volume", "create-snapshot", "delete-snapshot", "restore-snapshot", "create-clone",
 		"restore-trash", "purge-trash", "empty-trash":
 		return rule{role: pki.Worker, node: anyNode}, true
-	case "list-backups", "get-backup":
+	case "list-backups", "get-backup", "list-versions":
 		return rule{role: pki.Worker}, true
 	case "export-volume":
 		return rule{role: pki.Worker, exports: true}, true

@@ -345,6 +345,10 @@ func (f *fake) VolumeBackups(ctx context.Context, repository, volume string) (ap
 	return sampleBackups(), f.ask(ctx, "VolumeBackups", repository, volume)
 }
 
+func (f *fake) Versions(ctx context.Context, repository, name string) (api.VersionList, error) {
+	return sampleVersions(), f.ask(ctx, "Versions", repository, name)
+}
+
 func (f *fake) VolumeBackup(ctx context.Context, repository, id string) (api.VolumeBackup, error) {
 	return sampleBackup(), f.ask(ctx, "VolumeBackup", repository, id)
 }
@@ -415,6 +419,16 @@ func sampleBackups() api.BackupList {
 			Snapshot: node1, Operation: node1,
 		}},
 		Problem: &dataset.Problem{Code: "corrupt", Message: "backup 0123 is damaged"},
+	}
+}
+
+func sampleVersions() api.VersionList {
+	return api.VersionList{
+		Items: dataset.History{{
+			ID: node1, Remote: "off/site", Name: "prod", Backup: "5f1c09aa", Taken: sampleTime, Pushed: sampleTime, Volume: "db",
+			Dataset: sampleDataset().ID, Newest: true,
+		}},
+		Problem: &dataset.Problem{Code: dataset.ErrCorrupt.Code, Message: "an entry is damaged"},
 	}
 }
 

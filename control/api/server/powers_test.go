@@ -52,6 +52,7 @@ var endpointPowers = map[string]struct {
 	"rekey-volume":       {[]power{decides}, pki.Worker, true},
 	"rewrite-volume":     {[]power{decides}, pki.Worker, true},
 	"back-up-volume":     {[]power{decides}, pki.Worker, true},
+	"push-volume":        {[]power{decides}, pki.Worker, true},
 	"verify-backup":      {[]power{decides}, pki.Worker, true},
 	"set-volume-profile": {[]power{decides}, pki.Worker, true},
 	"rename-volume":      {[]power{decides}, pki.Worker, true},
@@ -89,6 +90,7 @@ var endpointPowers = map[string]struct {
 	"remove-repository": {[]power{changes}, pki.Admin, false},
 	"check-repository":  {[]power{hostFile}, pki.Admin, false},
 	"list-backups":      {nil, pki.Worker, false},
+	"list-versions":     {nil, pki.Worker, false},
 	"get-backup":        {nil, pki.Worker, false},
 	"remove-backup":     {[]power{destroys}, pki.Admin, false},
 	"prune-repository":  {[]power{destroys}, pki.Admin, false},
@@ -105,6 +107,7 @@ var fieldPowers = map[string][]power{
 	"dry_run": nil,
 	"backend": nil, "image": nil, "pool": nil, "cordoned": nil, "draining": nil, "overcommit": nil,
 	"labels": nil, "set": nil, "remove": nil,
+	"version":    nil,                // the agent compares it with the backup
 	"repository": nil, "backup": nil, // only a recorded repository
 	"protect": {destroys}, "scheduled": {destroys}, "force": {destroys, vouches}, "forget": {destroys},
 	"fenced": {vouches}, "fenced_nodes": {vouches}, "confirmed": {vouches}, "digest": {vouches}, "skip_offline": {vouches},

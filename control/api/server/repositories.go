@@ -69,6 +69,19 @@ func (h handlers) storedBackups() {
 			}
 			return reply(list, end(err))
 		})
+	add(h, endpoint(route.ListVersions, "repositories", "List the versions of volumes in a remote",
+		"Each recorded repository is a remote. The list has what any cluster pushed."),
+		func(ctx context.Context, in *struct {
+			RepositoryParam
+			Name string `query:"name" doc:"only the versions of this name"`
+		}) (*answer[api.VersionList], error) {
+			ctx, end := waiting(ctx)
+			list, err := h.Local.Versions(ctx, in.Repository, in.Name)
+			if list.Items == nil {
+				list.Items = dataset.History{}
+			}
+			return reply(list, end(err))
+		})
 	add(h, endpoint(route.GetBackup, "repositories", "Show a backup with the record of its volume", ""),
 		func(ctx context.Context, in *struct {
 			RepositoryParam

@@ -237,6 +237,9 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"VolumeBackups", []any{"off/site", "db"}, sampleBackups(), func(ctx context.Context, c *client.Client) (any, error) {
 			return c.VolumeBackups(ctx, "off/site", "db")
 		}},
+		{"Versions", []any{"off/site", "prod"}, sampleVersions(), func(ctx context.Context, c *client.Client) (any, error) {
+			return c.Versions(ctx, "off/site", "prod")
+		}},
 		{"VolumeBackup", []any{"off/site", "5f1c09aa"}, sampleBackup(), func(ctx context.Context, c *client.Client) (any, error) {
 			return c.VolumeBackup(ctx, "off/site", "5f1c09aa")
 		}},

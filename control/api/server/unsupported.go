@@ -58,6 +58,10 @@ func (a unsupported) VolumeBackups(context.Context, string, string) (api.BackupL
 	return api.BackupList{}, a.hostOnly()
 }
 
+func (a unsupported) Versions(context.Context, string, string) (api.VersionList, error) {
+	return api.VersionList{}, a.hostOnly()
+}
+
 func (a unsupported) VolumeBackup(context.Context, string, string) (api.VolumeBackup, error) {
 	return api.VolumeBackup{}, a.hostOnly()
 }

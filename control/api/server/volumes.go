@@ -125,12 +125,12 @@ func (h handlers) changes() {
 		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpImport)
 			req.Volume, req.Path, req.Live, req.Options = in.Volume, in.Body.Path, in.Body.Live, in.Body.Options
-			req.Repository, req.Backup = in.Body.Repository, in.Body.Backup
+			req.Repository, req.Backup, req.Version = in.Body.Repository, in.Body.Backup, in.Body.Version
 			return h.submit(ctx, req)
 		})
 }
 
-// backups adds the endpoints that back up a volume, and verify a backup of it.
+// backups adds the endpoints that back up a volume, push it, and verify a backup of it.
 func (h handlers) backups() {
 	add(h, endpoint(route.VerifyBackup, "volumes",
 		"Restore a backup into a temporary volume, and compare",
@@ -156,6 +156,19 @@ func (h handlers) backups() {
 		}) (*work[api.Outcome], error) {
 			req := in.request(dataset.OpBackup)
 			req.Volume, req.Repository, req.Snapshot = in.Volume, in.Body.Repository, in.Body.Snapshot
+			return h.submit(ctx, req)
+		})
+	add(h, endpoint(route.PushVolume, "volumes", "Push a volume to a remote",
+		"The volume can be in use. The push is refused if the name in the remote has a version that the volume does "+
+			"not continue. The ID of the operation becomes that of the version."),
+		func(ctx context.Context, in *struct {
+			OperationParam
+			VolumeParam
+			Body api.PushVolume
+		}) (*work[api.Outcome], error) {
+			req := in.request(dataset.OpPush)
+			req.Volume, req.Repository, req.Snapshot = in.Volume, in.Body.Repository, in.Body.Snapshot
+			req.Name = in.Body.Name
 			return h.submit(ctx, req)
 		})
 }

@@ -27,6 +27,7 @@ var changing = []struct {
 	{route.RekeyVolume, "/v1/volumes/db/rekey", `{}`},
 	{route.RewriteVolume, "/v1/volumes/db/rewrite", ""},
 	{route.BackUpVolume, "/v1/volumes/db/backups", `{"repository":"offsite"}`},
+	{route.PushVolume, "/v1/volumes/db/pushes", `{"repository":"offsite","name":"prod"}`},
 	{route.VerifyBackup, "/v1/volumes/db/verify", `{"repository":"offsite","backup":"5f1c"}`},
 	{route.SetVolumeProfile, "/v1/volumes/db/set-profile", `{"profile":"silver"}`},
 	{route.RenameVolume, "/v1/volumes/db/rename", `{"name":"new"}`},

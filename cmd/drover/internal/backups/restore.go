@@ -61,23 +61,11 @@ volume reads the repository, and needs its password.`,
 		} else if !errors.Is(err, dataset.ErrNotFound) {
 			return err
 		}
-		choose := fmt.Sprintf("drover backup restore %s %s@PROFILE", short(b.ID), spec)
-		options, err := withProfile(ctx, c, b, spec, opts, choose)
+		req, err := RestoreRequest(ctx, a, c, b, NewVolume{
+			Spec: spec, Options: opts, ProfileSize: *profileSize, Command: "drover backup restore " + short(b.ID),
+		})
 		if err != nil {
 			return err
-		}
-		if b, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
-			return err
-		}
-		if err := checkEncryption(ctx, a, c, b, spec, opts["profile"]); err != nil {
-			return err
-		}
-		options, leftOut := withRecord(b.Record, options, *profileSize)
-		for _, err := range leftOut {
-			_, _ = fmt.Fprintf(a.ErrOut, "drover: not restored: %v\n", err)
-		}
-		req := api.Request{
-			Kind: dataset.OpImport, Volume: spec, Options: options, Repository: b.Repository, Backup: b.ID,
 		}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
@@ -86,6 +74,40 @@ volume reads the repository, and needs its password.`,
 		})
 	}
 	return cmd
+}
+
+// NewVolume is what a user wants of the volume that is made from a backup.
+type NewVolume struct {
+	Spec        string
+	Options     map[string]string
+	ProfileSize bool   // the volume gets the size of its profile, and not that of the backed-up volume
+	Command     string // the command line without the spec, for errors
+}
+
+// RestoreRequest returns the request that makes a volume from a backup, with what the backup has recorded and the user
+// has not chosen. It prints what cannot be restored. It fails with dataset.ErrUnsupported if the volume was encrypted
+// and would not be, unless the user chose the profile.
+func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeBackup, w NewVolume) (api.Request,
+	error) {
+	options, err := withProfile(ctx, c, b, w.Spec, w.Options, w.Command+" "+w.Spec+"@PROFILE")
+	if err != nil {
+		return api.Request{}, err
+	}
+	if b.Record == nil { // b is an item of a list
+		if b, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
+			return api.Request{}, err
+		}
+	}
+	if err := checkEncryption(ctx, a, c, b, w); err != nil {
+		return api.Request{}, err
+	}
+	options, leftOut := withRecord(b.Record, options, w.ProfileSize)
+	for _, err := range leftOut {
+		_, _ = fmt.Fprintf(a.ErrOut, "drover: not restored: %v\n", err)
+	}
+	return api.Request{
+		Kind: dataset.OpImport, Volume: w.Spec, Options: options, Repository: b.Repository, Backup: b.ID,
+	}, nil
 }
 
 // withProfile returns the options with the profile of the backed-up volume, unless the user has chosen one. It fails
@@ -112,11 +134,12 @@ func withProfile(ctx context.Context, c cli.Remote, b api.VolumeBackup, spec str
 
 // checkEncryption fails if the volume of a backup was encrypted, and the profile that it had does not encrypt now. If
 // the caller chose the profile, with -o profile or in the spec, checkEncryption only prints a note.
-func checkEncryption(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeBackup, spec, chosen string) error {
+func checkEncryption(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeBackup, w NewVolume) error {
 	if b.Record == nil || !b.Record.Encrypted {
 		return nil
 	}
-	if _, profile, at := strings.Cut(spec, "@"); at {
+	chosen := w.Options["profile"]
+	if _, profile, at := strings.Cut(w.Spec, "@"); at {
 		chosen = profile
 	}
 	profiles, err := c.Profiles(ctx)
@@ -129,8 +152,8 @@ func checkEncryption(ctx context.Context, a *cli.App, c cli.Remote, b api.Volume
 		return nil
 	case chosen == "":
 		return dataset.Errorf(dataset.ErrUnsupported, "volume %s was encrypted, and profile %s does not encrypt (add "+
-			"its encryption to profiles.yaml, or restore the volume unencrypted: drover backup restore %s %s@%[2]s)",
-			b.Volume, profile, short(b.ID), spec)
+			"its encryption to profiles.yaml, or restore the volume unencrypted: %s %s@%[2]s)",
+			b.Volume, profile, w.Command, w.Spec)
 	}
 	noteUnencrypted(a, b, profile)
 	return nil

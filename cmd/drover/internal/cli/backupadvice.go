@@ -23,6 +23,13 @@ var backupAdvice = map[string]string{
 	"repository stats":   "use drover repository inspect NAME",
 	"repository unlock":  unlockRepository,
 	"backup unlock":      unlockRepository,
+	"remote push":        "use drover push VOLUME REMOTE",
+	"remote pull":        "use drover pull REMOTE/NAME",
+	"remote fetch":       "use drover pull REMOTE/NAME",
+	"remote inspect":     "use drover repository inspect NAME, because each repository is a remote",
+	"remote check":       checkBackups,
+	"push --force":       pushReplacesNothing,
+	"pull --force":       "a pull never changes an existing volume: use drover pull REMOTE/NAME --as NEW",
 	"backup create --all": "name the volumes, such as drover backup create VOLUME VOLUME; drover volume ls " +
 		"-o name lists them",
 	"snapshot create --all": "name the volumes, such as drover snapshot create VOLUME VOLUME; drover volume ls " +
@@ -47,6 +54,9 @@ var backupAdvice = map[string]string{
 	"pool create --file":    imagePool,
 	"pool create --loop":    imagePool,
 }
+
+// pushReplacesNothing is the advice for a user who wants a push to replace what a remote has.
+const pushReplacesNothing = "a push never replaces what the remote has: use drover push VOLUME REMOTE --as NEW"
 
 // checkBackups is the advice for a user who wants to know whether backups can be restored.
 const checkBackups = "use drover repository check NAME, which checks all backups of a repository"

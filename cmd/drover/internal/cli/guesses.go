@@ -12,7 +12,8 @@ import (
 // A command that destroys data has --dry-run, so that copying it from the message does no harm.
 var otherWords = map[string]string{
 	"shrink": "volume resize", "size": "volume resize",
-	"empty":    "trash purge --all --dry-run",
+	"empty": "trash purge --all --dry-run",
+	"fetch": "pull", "upload": "push", "publish": "push", "download": "pull",
 	"rollback": "snapshot restore", "revert": "snapshot restore", "undo": "snapshot restore",
 	"mv": "volume rename", "rename": "volume rename", "defrag": "volume rewrite", "drain": "node drain",
 	"evacuate": "node drain", "job": "operation inspect", "bench": "backend verify", "benchmark": "backend verify",

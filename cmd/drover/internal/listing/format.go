@@ -27,7 +27,13 @@ var formats = []string{formatTable, formatWide, formatJSON, formatYAML, formatNa
 // format is the value of -o.
 type format struct{ name, template string }
 
-func (f *format) String() string { return f.name }
+// String returns the text that Set accepts for the format.
+func (f *format) String() string {
+	if f.name == formatTemplate {
+		return formatTemplate + "=" + f.template
+	}
+	return f.name
+}
 
 // showsColumns reports whether the output has only the columns of the table, or the names.
 func (f *format) showsColumns() bool {

@@ -51,7 +51,11 @@ func operationForm(a *cli.App, op dataset.Operation) *show.Form {
 	}
 	f.Add("Repository", op.Repository)
 	f.Add("Backup", op.Backup)
-	if op.Backup != "" && op.Kind == dataset.OpBackup {
+	if op.Push != nil {
+		f.Add("Name", op.Push.Name)
+		f.Add("By", op.Push.By)
+	}
+	if op.Backup != "" && (op.Kind == dataset.OpBackup || op.Kind == dataset.OpPush) {
 		f.Add("Added", dataset.Size(op.BytesAdded).Human())
 	}
 	f.Add("Started", show.When(a.Now(), op.Created))

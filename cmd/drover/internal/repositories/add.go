@@ -18,7 +18,8 @@ type added struct {
 	State      api.RepositoryState `json:"state"`
 }
 
-func newAddCmd(a *cli.App) *cobra.Command {
+// AddCommand makes drover repository add. Package remotes uses it, too.
+func AddCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add NAME URL",
 		Short: "Add a repository for backups",

@@ -1,5 +1,6 @@
-// Package repositories has the commands of drover repository. Package main adds them to the command tree. The commands
-// call the API, and keep no state.
+// Package repositories has the commands of drover repository. Package main adds them to the command tree. Package
+// remotes uses some of them for drover remote, because each repository is a remote. The commands call the API, and keep
+// no state.
 package repositories
 
 import (
@@ -20,11 +21,12 @@ func Command(a *cli.App) *cobra.Command {
 		Use:   "repository",
 		Short: "Manage repositories for backups",
 	},
-		newAddCmd(a), newLsCmd(a), newInspectCmd(a), newSetCmd(a), newCheckCmd(a), newRmCmd(a),
+		AddCommand(a), ListCommand(a), newInspectCmd(a), newSetCmd(a), newCheckCmd(a), RemoveCommand(a),
 	)
 }
 
-func newLsCmd(a *cli.App) *cobra.Command {
+// ListCommand makes drover repository ls. Package remotes uses it, too.
+func ListCommand(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[dataset.Repository]{
 		Short: "List the repositories for backups",
 		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Repository, error) { return c.Repositories(ctx) },

@@ -13,7 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-func newRmCmd(a *cli.App) *cobra.Command {
+// RemoveCommand makes drover repository rm. Package remotes uses it, too.
+func RemoveCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm NAME",
 		Short: "Remove the record of a repository",

@@ -105,6 +105,7 @@ func volumeForm(
 	f.Add("Next snapshot", nextSnapshotLine(now, v))
 	f.Add("Backups", backupLines(now, v)...)
 	f.Add("Origin", originLine(v.Origin))
+	f.Add("Based on", basedOnLines(v.BasedOn)...)
 	f.Add("Labels", cli.LabelLines(v.Labels)...)
 	f.Add("Protected", cli.YesNo(v.Protected))
 	if v.ReadOnly {
@@ -119,6 +120,14 @@ func volumeForm(
 	f.Add("Problem", problem)
 	f.Add("Remedy", next...)
 	return f
+}
+
+// basedOnLines returns the versions in remotes that a volume continues.
+func basedOnLines(refs []dataset.VersionRef) (lines []string) {
+	for _, r := range refs {
+		lines = append(lines, fmt.Sprintf("%s/%s, version %s", r.Remote, r.Name, r.Version))
+	}
+	return lines
 }
 
 // createdLine returns when a volume was created. If the recorded request is not just the name of the volume, it adds

@@ -1,0 +1,303 @@
+package backup_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/backup"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+)
+
+// pushing requests a push, and returns its operation when it has ended.
+func pushing(f *agenttest.Cluster, volume, name string) dataset.Operation {
+	f.Helper()
+	return awaitEnd(f, *f.Submit(api.Request{
+		ID: uuid.New(), Kind: dataset.OpPush, Volume: volume, Repository: "offsite", Name: name,
+	}).Operation)
+}
+
+func pushed(f *agenttest.Cluster, volume, name string) dataset.Operation {
+	f.Helper()
+	op := pushing(f, volume, name)
+	if op.State != dataset.OpDone {
+		f.Fatalf("the push is %s: %+v", op.State, op.Problem)
+	}
+	return op
+}
+
+// wantRefused fails unless an operation has failed with an error of a kind that has each of the texts.
+func wantRefused(f *agenttest.Cluster, op dataset.Operation, kind *dataset.Kind, texts ...string) {
+	f.Helper()
+	if op.State != dataset.OpFailed || dataset.KindOf(op.Problem.Err()) != kind {
+		f.Fatalf("the operation is %s: %+v", op.State, op.Problem)
+	}
+	for _, text := range texts {
+		if !strings.Contains(op.Problem.Message, text) {
+			f.Errorf("got %q, want %q in it", op.Problem.Message, text)
+		}
+	}
+}
+
+// pull restores the version of an operation as a new volume.
+func pull(f *agenttest.Cluster, of dataset.Operation, version dataset.VersionRef, as string) dataset.Operation {
+	f.Helper()
+	return awaitEnd(f, *f.Submit(api.Request{
+		ID: uuid.New(), Kind: dataset.OpImport, Volume: as + "@free", Repository: "offsite", Backup: of.Backup, Version: &version,
+	}).Operation)
+}
+
+func versions(f *agenttest.Cluster, name string) dataset.History {
+	f.Helper()
+	list, err := f.A.Versions(f.Context(), "offsite", name)
+	if err != nil || list.Problem != nil {
+		f.Fatalf("%v, %+v", err, list.Problem)
+	}
+	return list.Items
+}
+
+func content(f *agenttest.Cluster, volume string) string {
+	f.Helper()
+	root := f.A.MustMount(volume, "reader")
+	text, err := os.ReadFile(filepath.Join(root, "file"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	return string(text)
+}
+
+// newCluster returns a cluster with one volume, whose file has a text.
+func newCluster(t *testing.T, volume, text string) *agenttest.Cluster {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	if volume != "" {
+		f.A.NewVolume(volume + "@free")
+		f.A.MustMount(volume, "user")
+		f.A.WriteFile(volume, "file", text)
+	}
+	return f
+}
+
+// share records the repository of a cluster in another one.
+func share(from, to *agenttest.Cluster) {
+	to.Helper()
+	r, err := from.Service.Repository(from.Context(), "offsite")
+	if err == nil {
+		_, err = to.Service.AddRepository(to.Context(), api.NewRepository{Name: r.Name, URL: r.URL, Password: r.Password})
+	}
+	if err != nil {
+		to.Fatal(err)
+	}
+}
+
+// Two clusters push and pull a volume by one repository. Each version names the one that it continues. Once both sides
+// have changed, a push is refused with both histories, and stores nothing.
+func TestPushAndPull(t *testing.T) {
+	f := newCluster(t, "db", "first")
+	r := newRepository(t, f)
+	g := newCluster(t, "", "")
+	share(f, g)
+	first := pushed(f, "db", "prod")
+	f.A.WriteFile("db", "file", "second")
+	second := pushed(f, "db", "prod")
+	h := versions(g, "prod")
+	if len(h) != 2 || h[0].ID != first.ID || h[1].ID != second.ID || h[1].Parent != first.ID || h[0].Newest || !h[1].Newest ||
+		h[1].Backup != second.Backup || h[1].Volume != "db" || h[1].By != "this process" || h[1].Node == "" || h[1].Taken.IsZero() {
+		t.Fatalf("got %+v", h)
+	}
+	if second.BytesAdded > 128<<10 {
+		t.Errorf("the second push added %d bytes", second.BytesAdded)
+	}
+	wantRef := dataset.VersionRef{Remote: "offsite", Name: "prod", Version: second.ID}
+	if got := f.Recorded("db").BasedOn; len(got) != 1 || got[0] != wantRef {
+		t.Errorf("the record is based on %+v", got)
+	}
+	wrong := wantRef
+	wrong.Version = first.ID
+	wantRefused(g, pull(g, second, wrong, "theirs"), dataset.ErrInvalid, "does not have version "+first.ID.String()[:8])
+	if op := pull(g, second, wantRef, "theirs"); op.State != dataset.OpDone {
+		t.Fatalf("the pull is %s: %+v", op.State, op.Problem)
+	}
+	if got := content(g, "theirs"); got != "second" {
+		t.Errorf("pulled %q", got)
+	}
+	if d, _ := g.A.Cache.Dataset(g.Recorded("theirs").ID); len(d.BasedOn) != 1 || d.BasedOn[0] != wantRef {
+		t.Errorf("the pulled volume is based on %+v", d.BasedOn)
+	}
+	g.A.WriteFile("theirs", "file", "third")
+	third := pushed(g, "theirs", "prod")
+	f.A.WriteFile("db", "file", "ours")
+	before, err := r.Backups(t.Context())
+	must(t, err)
+	wantRefused(f, pushing(f, "db", "prod"), dataset.ErrConflict, "push of volume db to offsite/prod: both sides have changed",
+		third.ID.String()[:8]+", pushed ", "The volume continues version "+second.ID.String()[:8], "drover pull offsite/prod --as NEW",
+		"drover push db offsite --as NEW")
+	after, err := r.Backups(t.Context())
+	must(t, err)
+	if len(after) != len(before) {
+		t.Errorf("the refused push left %d snapshots instead of %d", len(after), len(before))
+	}
+	beside := pushed(f, "db", "prod-ours")
+	if h := versions(f, ""); len(h) != 4 || h[3].ID != beside.ID || h[3].Parent != second.ID {
+		t.Errorf("got %+v", h)
+	}
+	wantNothingLeft(f.A)
+	wantNothingLeft(g.A)
+}
+
+// A volume that has nothing to do with the versions of a name is not pushed to it.
+func TestPushOfAnotherVolume(t *testing.T) {
+	f := newCluster(t, "db", "ours")
+	newRepository(t, f)
+	g := newCluster(t, "db", "theirs")
+	share(f, g)
+	first := pushed(f, "db", "")
+	wantRefused(g, pushing(g, "db", ""), dataset.ErrConflict, "both sides have changed", first.ID.String()[:8]+", pushed ",
+		"The volume continues no version of it")
+}
+
+// Of two pushes to one name at the same time, at most one succeeds. The other withdraws its version.
+func TestPushesAtOnce(t *testing.T) {
+	f := newCluster(t, "db", "ours")
+	r := newRepository(t, f)
+	g := newCluster(t, "db", "theirs")
+	share(f, g)
+	req := api.Request{Kind: dataset.OpPush, Volume: "db", Repository: "offsite"}
+	req.ID = uuid.New()
+	one := *f.Submit(req).Operation
+	req.ID = uuid.New()
+	two := *g.Submit(req).Operation
+	one, two = awaitEnd(f, one), awaitEnd(g, two)
+	done := 0
+	for _, op := range []dataset.Operation{one, two} {
+		if op.State == dataset.OpDone {
+			done++
+		} else if dataset.KindOf(op.Problem.Err()) != dataset.ErrConflict {
+			t.Errorf("the push is %s: %+v", op.State, op.Problem)
+		}
+	}
+	f.A.Backups.Clear(t.Context()) // what could not be removed while the other push ran
+	g.A.Backups.Clear(t.Context())
+	list, err := r.Backups(t.Context())
+	must(t, err)
+	if h := versions(f, "db"); done > 1 || len(h.Newest("db")) != done || len(list) != 2*done {
+		t.Errorf("%d pushes are done, and the remote has %+v and %d snapshots", done, h, len(list))
+	}
+}
+
+// enterVersion writes an entry as another program could.
+func enterVersion(t *testing.T, r *restic.Repository, tags ...string) {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, backup.EntryName), []byte("{}"), 0o600))
+	_, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: []string{backup.EntryName}, Tags: tags})
+	must(t, err)
+}
+
+// entry returns the tags of an entry, with some of them replaced.
+func entry(replaced ...string) []string {
+	tags := map[string]string{
+		"format": "1", "operation": uuid.NewString(), "name": "db", "backup": strings.Repeat("0f", 32), "volume": "db",
+		"dataset": uuid.NewString(), "node": "n", "by": "b",
+	}
+	for _, text := range replaced {
+		key, value, _ := strings.Cut(text, "=")
+		tags[key] = value
+	}
+	list := []string{backup.TagEntry}
+	for key, value := range tags {
+		list = append(list, key+"="+value)
+	}
+	return list
+}
+
+// A remote can be wrong about what it has. A version without its data is shown as removed, and does not prevent a push.
+// An entry that cannot be read is named, and nothing is pushed, because it could be a version that the volume lacks.
+func TestPushToWrongRemote(t *testing.T) {
+	f := newCluster(t, "db", "first")
+	r := newRepository(t, f)
+	enterVersion(t, r, entry("by=evil%1B%5B31m%2Cperson", "node=%zz")...)
+	first := pushed(f, "db", "")
+	h := versions(f, "db")
+	if len(h) != 2 || !h[0].Removed || h[0].Newest || h[0].By != "evil[31m,person" || h[0].Node != "" || h[1].Parent != uuid.Nil {
+		t.Fatalf("got %+v", h)
+	}
+	// The remote was restored from an older backup, which has a version of somebody else.
+	all, err := r.Backups(t.Context())
+	must(t, err)
+	must(t, r.Remove(t.Context(), all[len(all)-1].ID))
+	wantRefused(f, pushing(f, "db", ""), dataset.ErrConflict, "lacks version "+first.ID.String()[:8],
+		"was the remote restored from an older backup?")
+	enterVersion(t, r, entry("format=2")...)
+	wantRefused(f, pushing(f, "db", ""), dataset.ErrUnsupported, "has format 2")
+	list, err := f.A.Versions(t.Context(), "offsite", "")
+	must(t, err)
+	if len(list.Items) != 1 || list.Problem == nil || !strings.Contains(list.Problem.Message, "has format 2") {
+		t.Errorf("got %+v", list)
+	}
+}
+
+func TestBadEntriesAreRefused(t *testing.T) {
+	r, _ := folderRepository(t)
+	c := backup.NewCatalog(r)
+	for _, bad := range []string{
+		"format=0", "format=x", "operation=", "operation=00000000-0000-0000-0000-000000000000", "name=../x", "backup=12", "volume=",
+		"dataset=x", "parent=x",
+	} {
+		before, err := r.Backups(t.Context())
+		must(t, err)
+		enterVersion(t, r.Repository, entry(bad)...)
+		list, err := c.Versions(t.Context(), "offsite", "")
+		must(t, err)
+		if len(list.Items) != 0 || list.Problem == nil || !strings.Contains(list.Problem.Message, "has bad tags") {
+			t.Errorf("%s: got %+v", bad, list)
+		}
+		after, err := r.Backups(t.Context())
+		must(t, err)
+		must(t, r.Remove(t.Context(), after[len(before)].ID))
+	}
+}
+
+// A backup whose push did not write an entry is no version, and is not restored, whatever control knows of it.
+func TestUnfinishedPushIsNotRestored(t *testing.T) {
+	r, _ := folderRepository(t)
+	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New(), Pushed: "prod"}
+	b := storeRecord(t, r, backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset}, tags.List())
+	root, err := os.Open(t.TempDir())
+	must(t, err)
+	defer root.Close()
+	s := backup.NewRestorer(oneOperation{dataset.Operation{ID: tags.Operation, State: dataset.OpDone, Backup: b.ID}}, r)
+	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}), dataset.ErrCorrupt, "may lack files")
+	enterVersion(t, r.Repository, entry("operation="+tags.Operation.String(), "backup="+b.ID)...)
+	must(t, s.Restore(t.Context(), "offsite", b.ID, &dataset.VersionRef{Name: "prod", Version: tags.Operation}, root, func(string) {}))
+}
+
+// A run of a push that was interrupted after its entry was written is completed by the next run, and what the first run
+// has noted as unwanted is not removed.
+func TestRepeatedPushKeepsItsVersion(t *testing.T) {
+	f := newCluster(t, "db", "first")
+	r := newRepository(t, f)
+	op := pushed(f, "db", "")
+	f.A.Backups.Occupy()() // waits for the end of its job, which removes what is noted
+	note := filepath.Join(f.A.Root, "backups", "remove-"+uuid.NewString()+".json")
+	must(t, os.MkdirAll(filepath.Dir(note), 0o700))
+	must(t, os.WriteFile(note, []byte(`{"format":1,"repository":"offsite","operation":"`+op.ID.String()+`","backups":["`+
+		op.Backup+`"]}`), 0o600))
+	again := op
+	again.State, again.Backup, again.Ended = dataset.OpRunning, "", time.Time{}
+	_, err := f.A.Backups.Create(t.Context(), &jobs.Job{}, &again)
+	must(t, err)
+	f.A.Backups.Clear(t.Context())
+	list, err := r.Backups(t.Context())
+	must(t, err)
+	if len(list) != 2 || again.Backup != op.Backup {
+		t.Errorf("the repository has %d snapshots, and the push made %s instead of %s", len(list), again.Backup, op.Backup)
+	}
+}

@@ -1,0 +1,90 @@
+package remotes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// PushCommand makes drover push.
+func PushCommand(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "push VOLUME REMOTE",
+		Short: "Push a volume or a snapshot to a remote, as a new version",
+		Long: `Push a volume, or a snapshot of it, to a remote, as a new version of a name.
+VOLUME is the name of a volume, or VOLUME@SNAPSHOT. REMOTE is the name of a
+remote, or REMOTE/NAME: without NAME, the version gets the name of the volume,
+or that of --as. The volume may be in use. The
+version has the content of one moment. The home of the volume makes it, as a
+backup, and sends only data that the remote does not have.
+
+The remote keeps the history of each name: every version names the one that it
+continues. If the remote has a version that the volume does not continue, both
+sides have changed. Then the push is refused, and nothing in the remote changes:
+push the volume under another name with --as, or take the other version beside
+it with drover pull. drover operation cancel cancels a push.
+
+A pool that copies the whole volume for a snapshot (dir, nfs) can push only a
+snapshot.`,
+		Example: `  drover push db offsite
+  drover push db@before-upgrade offsite/db-prod
+  drover push db offsite --as db-mine`,
+		Args: cli.Args(2), ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.RepositoryWords),
+	}
+	o := cli.WorkFlags(cmd, true)
+	as := cmd.Flags().String("as", "", "`NAME` in the remote")
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
+		remote, name, err := parseRemote(args[1])
+		if err != nil {
+			return err
+		}
+		if *as != "" && name != "" {
+			return cli.UsageError(cmd, "--as and %s both name the volume in the remote", args[1])
+		}
+		if *as != "" {
+			name = *as
+		}
+		req := api.Request{Kind: dataset.OpPush, Repository: remote, Name: name}
+		if req.Volume, req.Snapshot, err = splitSnapshot(cmd.Context(), c, args[0]); err != nil {
+			return err
+		}
+		out, err := a.Submit(cmd.Context(), c, o, req)
+		if err != nil {
+			return err
+		}
+		return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
+			op := out.Operation
+			to := remote + "/" + name
+			if op.Push != nil {
+				to = remote + "/" + op.Push.Name
+			}
+			return op.ID, fmt.Sprintf("pushed volume %s to %s: version %s (%s added)", op.Volume, to, short(op.ID),
+				dataset.Size(op.BytesAdded).Human())
+		})
+	})
+	return cmd
+}
+
+// splitSnapshot splits VOLUME[@SNAPSHOT]. db@gold is also the name by which an engine requested volume db: it names the
+// volume if the volume has no snapshot gold.
+func splitSnapshot(ctx context.Context, c cli.Remote, text string) (volume, snapshot string, err error) {
+	volume, snapshot, at := strings.Cut(text, "@")
+	if !at {
+		return volume, "", nil
+	}
+	_, err = c.Snapshot(ctx, volume, snapshot)
+	if errors.Is(err, dataset.ErrNotFound) {
+		if v, verr := c.Volume(ctx, volume); verr == nil && v.RequestedAs == text {
+			return volume, "", nil
+		}
+	}
+	return volume, snapshot, err
+}

@@ -1,0 +1,122 @@
+package dataset
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// versionID returns the UUID of a version that has a letter as its name. "-" has none.
+func versionID(letter string) uuid.UUID {
+	if letter == "-" {
+		return uuid.Nil
+	}
+	return uuid.NewSHA1(uuid.NameSpaceURL, []byte(letter))
+}
+
+// history parses versions such as "db:b<a", in which version b of name db continues a. "!" after a letter says that its
+// data was removed.
+func history(text string) (h History) {
+	for i, word := range strings.Fields(text) {
+		name, rest, _ := strings.Cut(word, ":")
+		id, parent, _ := strings.Cut(rest, "<")
+		id, removed := strings.CutSuffix(id, "!")
+		h = append(h, PushedVersion{
+			ID: versionID(id), Name: name, Parent: versionID(parent), Removed: removed, Volume: id, Dataset: versionID("dataset " + id),
+			Pushed: time.Unix(int64(i), 0),
+		})
+	}
+	return h
+}
+
+func letters(list []PushedVersion) string {
+	var out []string
+	for _, v := range list {
+		out = append(out, v.Volume)
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+func TestNewestVersions(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                            "",
+		"db:a<-":                      "a",
+		"db:a<- db:b<a db:c<b":        "c",
+		"db:a<- db:b<a db:c<a":        "b c", // both sides have changed
+		"db:a<- db:b<a web:c<b":       "b",   // another name continues it
+		"db:a<- web:b<a db:c<b":       "c",   // by way of another name
+		"db:a<- db:b<a db:c!<b":       "b",   // the data of the newest was removed
+		"db:a<- db:b!<a db:c<b":       "c",
+		"db:a!<-":                     "",
+		"db:b<a":                      "b", // the entry of its parent is missing
+		"db:a<b db:b<a":               "",  // a remote that lies must not make a walk endless
+		"db:a<a":                      "a",
+		"db:x<a db:a<b db:b<c db:c<a": "x",
+		"db:a<- db:b<a db:c<b db:d<-": "c d",
+	} {
+		if got := letters(history(text).Newest("db")); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestAncestorsAndBases(t *testing.T) {
+	h := history("db:a<- db:b<a db:c<b web:d<b db:e<f")
+	known := h.Ancestors(versionID("d"), versionID("e"))
+	for letter, want := range map[string]bool{"a": true, "b": true, "c": false, "d": true, "e": true, "f": true} {
+		if known[versionID(letter)] != want {
+			t.Errorf("%s: got %v", letter, !want)
+		}
+	}
+	refs := []VersionRef{{Remote: "other", Name: "db", Version: versionID("d")}, {Version: versionID("none")}}
+	if got := letters(h.Bases(versionID("dataset a"), refs)); got != "a d" {
+		t.Errorf("the bases are %q", got)
+	}
+	bases := history("db:a<- db:b<a web:c<b")
+	for name, want := range map[string]string{"db": "b", "web": "c", "other": "c"} {
+		if v, ok := LatestBase(bases, name); !ok || v.Volume != want {
+			t.Errorf("the latest base for %s is %q, %v", name, v.Volume, ok)
+		}
+	}
+	if _, ok := LatestBase(nil, "db"); ok {
+		t.Error("a volume without versions has a base")
+	}
+	if v, ok := h.Find(versionID("c")); !ok || v.Volume != "c" {
+		t.Errorf("found %+v, %v", v, ok)
+	}
+	if _, ok := h.Find(versionID("none")); ok {
+		t.Error("found a version that does not exist")
+	}
+}
+
+// Each remote has one version, the latest first, and only so many remotes are kept.
+func TestRefs(t *testing.T) {
+	var refs []VersionRef
+	for i := range 12 {
+		refs = WithRef(refs, VersionRef{Remote: fmt.Sprintf("r%d", i), Name: "db", Version: versionID("a")})
+	}
+	before := slices.Clone(refs)
+	refs = WithRef(refs, VersionRef{Remote: "r9", Name: "web", Version: versionID("b")})
+	if len(refs) != maxRefs || refs[0].Name != "web" || refs[1].Remote != "r11" || !slices.Equal(before[:1], []VersionRef{{"r11", "db", versionID("a")}}) {
+		t.Errorf("got %+v", refs)
+	}
+	if err := CheckRefs(refs); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range [][]VersionRef{
+		append(slices.Clone(refs), refs[0]),
+		{{Remote: "../x", Name: "db", Version: versionID("a")}},
+		{{Remote: "r", Name: "a/b", Version: versionID("a")}},
+		{{Remote: "r", Name: "db"}},
+	} {
+		if err := CheckRefs(bad); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}
