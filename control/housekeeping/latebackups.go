@@ -342,8 +342,8 @@ func (k *Housekeeper) BackupSchedules() []BackupSchedule {
 }
 
 // LateBackups returns the warnings about the scheduled backups: for each volume whose backup or whose verification is
-// late, whose backup failed repeatedly, whose repository is not recorded, or whose backup was found not usable. All control replicas return the same
-// ones: those that do not do the background work read the records.
+// late, whose backup failed repeatedly, whose repository is not recorded, or whose backup was found not usable. All
+// control replicas return the same ones: those that do not do the background work read the records.
 func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err error) {
 	now := k.Ledger.Clock.Now()
 	list, complete := k.backupStates.list()

@@ -42,7 +42,7 @@ func TestLateBackupsAreReported(t *testing.T) {
 	}
 	e.AdvanceAndRun(time.Minute)
 	failBackup(a, wantBackup(a, "tried a second time"))
-	e.AdvanceAndRun(time.Second)
+	e.AdvanceAndRun(2 * time.Minute) // when it is tried again
 	const failed = "warning volume db: its scheduled backup failed 2 times, the last time because the repository does " +
 		"not answer [drover volume inspect db]"
 	if got := found(); got != failed {
