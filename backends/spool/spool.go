@@ -178,10 +178,13 @@ func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uui
 			return nil, nil, err
 		}
 		f, err := s.Root.OpenFile(File, os.O_RDWR, 0)
-		if err == nil {
-			err = f.Truncate(in.bytes)
+		if err != nil {
+			return nil, nil, err
 		}
-		return in, f, err
+		if err := f.Truncate(in.bytes); err != nil {
+			return nil, nil, errors.Join(err, f.Close())
+		}
+		return in, f, nil
 	}
 	if err := in.begin(); err != nil {
 		return nil, nil, err

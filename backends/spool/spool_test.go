@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"runtime/debug"
 	"testing"
 
 	"github.com/google/uuid"
@@ -226,6 +228,37 @@ func TestRecordOfAnotherFile(t *testing.T) {
 	}
 	if part := spool.Partial(r.root); part != nil {
 		t.Errorf("%d bytes of %s are said to be here", part.Bytes, part.Snapshot)
+	}
+}
+
+// A resumed delivery that fails to truncate the file closes it.
+func TestFailedTruncateClosesTheFile(t *testing.T) {
+	r := newRig(t, 10<<20)
+	if _, err := r.gather(0, bytes.NewReader(r.stream[:9<<20])); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Fatal(err)
+	}
+	from := r.came()
+	record := filepath.Join(r.dir, spool.RecordFile)
+	raw, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	negative := regexp.MustCompile(`"bytes": \d+`).ReplaceAll(raw, []byte(`"bytes": -1`)) // ftruncate(2): EINVAL
+	if err := os.WriteFile(record, negative, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a finalizer would close the file
+	if _, err := r.gather(from, bytes.NewReader(r.stream[from:])); !errors.Is(err, unix.EINVAL) {
+		t.Fatal(err)
+	}
+	descriptors, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range descriptors {
+		if at, err := os.Readlink("/proc/self/fd/" + d.Name()); err == nil && at == filepath.Join(r.dir, spool.File) {
+			t.Errorf("descriptor %s is still open", d.Name())
+		}
 	}
 }
 
