@@ -64,8 +64,11 @@ func members(id uuid.UUID, kind fsctl.Kind, configured []string) ([]string, erro
 	}
 	for _, device := range configured {
 		m, err := memberOn(device, id, kind)
+		if errors.Is(err, errOtherContent) {
+			err = contentError(device, m.node)
+		}
 		if err != nil {
-			reasons = append(reasons, err.Error()+describeContent(m, kind))
+			reasons = append(reasons, err.Error())
 			continue
 		}
 		add(m)
@@ -138,8 +141,12 @@ func nodes(found []member) (out []string) {
 	return out
 }
 
+// errOtherContent is returned by memberOn for a device with other content than a filesystem of the pool's kind.
+var errOtherContent = errors.New("the device has other content")
+
 // memberOn returns the member on a device, or an error if the device does not have the filesystem's UUID. If the device
-// has other content, the error ends with "has", and the caller appends the text of describeContent.
+// has no filesystem of this kind, the error is errOtherContent, and m.node is set. memberOn does not identify the
+// content, because members calls it for each device of the host.
 func memberOn(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error) {
 	if m.node, err = filepath.EvalSymlinks(device); err != nil {
 		return m, fmt.Errorf("%s is absent", device)
@@ -167,17 +174,14 @@ func memberOn(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error
 	case m.kind == kind:
 		return m, fmt.Errorf("%s has a %s of UUID %s", device, kind, m.id)
 	}
-	return m, fmt.Errorf("%s has", device)
+	return m, errOtherContent
 }
 
-// describeContent describes the unexpected content of a device.
-func describeContent(m member, kind fsctl.Kind) string {
-	if m.node == "" || m.kind == kind {
-		return ""
-	}
-	content, err := fsctl.Identify(m.node)
+// contentError returns an error that names the content of a device. node is the path of the device without symlinks.
+func contentError(device, node string) error {
+	content, err := fsctl.Identify(node)
 	if err != nil {
-		return ""
+		return fmt.Errorf("%s has other content: %w", device, err)
 	}
-	return " " + string(content)
+	return fmt.Errorf("%s has %s", device, content)
 }
