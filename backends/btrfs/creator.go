@@ -159,7 +159,7 @@ func (c *creator) checkRequest(d dataset.Dataset) error {
 	switch {
 	case d.Encryption != nil:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend btrfs cannot encrypt: use a pool of backend loop or lvm")
+			"a pool of backend btrfs cannot encrypt: use a pool of backend loop, lvm or zfs")
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"a pool of backend btrfs creates no filesystem (requested: %s): omit it, or use a pool of backend "+

@@ -86,7 +86,7 @@ func (p *Pool) checkRequest(d dataset.Dataset) error {
 	switch {
 	case d.Encryption != nil:
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend dir cannot encrypt: use a pool of backend loop or lvm")
+			"a pool of backend %s cannot encrypt: use a pool of backend loop, lvm or zfs", p.kind)
 	case fs.Type != "":
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"a pool of backend %s creates no filesystem (requested: %s): omit it, or use a pool of backend loop",

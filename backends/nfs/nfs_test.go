@@ -94,6 +94,16 @@ func tmpfs(t *testing.T) string {
 	return path
 }
 
+// The error for an encrypted dataset names the backend of the pool, although package dir makes the error.
+func TestEncryptionIsRefused(t *testing.T) {
+	p := open(t, t.TempDir(), "alpha")
+	d := dataset.Dataset{ID: uuid.New(), Encryption: &dataset.Encryption{}}
+	_, err := p.Create(t.Context(), d)
+	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "backend nfs cannot encrypt") {
+		t.Error(err)
+	}
+}
+
 // The whole dataset moves to the home of a later epoch, and a home of an earlier epoch cannot take it back.
 func TestTake(t *testing.T) {
 	share := t.TempDir()
