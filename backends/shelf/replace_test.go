@@ -161,6 +161,27 @@ func TestRestoredBefore(t *testing.T) {
 	}
 }
 
+// A complete restore is not repeated, even if both of its snapshots were deleted since.
+func TestRestoreWithoutItsSnapshots(t *testing.T) {
+	s := newShelved(t)
+	from, keep := uuid.New(), uuid.New()
+	s.ok(s.Mkdir(TreeOf(from), 0o700))
+	s.ok(s.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: from}, Tree: TreeOf(from)}))
+	s.ok(s.restore(keep))
+	for _, id := range []uuid.UUID{from, keep} {
+		_, err := s.Drop(id)
+		s.ok(err)
+	}
+	isBusy := func() error { return dataset.Errorf(dataset.ErrInUse, "in use") }
+	remove := func(uuid.UUID) error { return errors.New("nothing must be removed") }
+	if plan, err := s.PlanRestore(from, keep, isBusy, remove); err != nil || !plan.Done {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if _, err := s.PlanRestore(from, uuid.New(), isBusy, remove); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("another restore of a deleted snapshot: %v", err)
+	}
+}
+
 // I3: the record that a failed restore left names the tree of the head. Removing any snapshot also removes this record,
 // before another restore would turn it into a snapshot.
 func TestI3DropRemovesTheRecordOfAFailedRestore(t *testing.T) {

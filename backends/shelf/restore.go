@@ -58,14 +58,14 @@ func (f *Folder) PlanRestore(
 			return plan, err
 		}
 	}
-	if plan.From, err = f.ReadSnapshot(id); err != nil {
-		return plan, err
-	}
 	if plan.Done, err = f.Restored(keep); err != nil {
 		return plan, err
 	}
-	if plan.Done { // the snapshot that it kept was deleted since
+	if plan.Done { // the snapshot keep was deleted since, and the snapshot id may have been deleted too
 		return plan, SyncDir(f.Root)
+	}
+	if plan.From, err = f.ReadSnapshot(id); err != nil {
+		return plan, err
 	}
 	if err := checkIdle(); err != nil {
 		return plan, err

@@ -161,6 +161,26 @@ func TestWrongPlaces(t *testing.T) {
 	}
 }
 
+// A complete restore is not repeated, even if both of its snapshots were deleted since.
+func TestRestoreWithoutItsSnapshots(t *testing.T) {
+	b := newBench(t)
+	d := b.create()
+	b.write(d.ID, "old")
+	s := b.snapshot(d.ID)
+	b.write(d.ID, "new")
+	keep := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
+	b.ok(b.pool.Restore(t.Context(), d.ID, s.ID, keep, nil))
+	b.write(d.ID, "later")
+	b.ok(b.pool.DeleteSnapshot(t.Context(), d.ID, s.ID))
+	b.ok(b.pool.DeleteSnapshot(t.Context(), d.ID, keep.ID))
+	b.ok(b.pool.Restore(t.Context(), d.ID, s.ID, keep, nil))
+	b.holds(d.ID, "later")
+	other := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
+	if err := b.pool.Restore(t.Context(), d.ID, s.ID, other, nil); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("another restore of a deleted snapshot: %v", err)
+	}
+}
+
 // TestRestoreCutBeforeTheExchange: the head that the interrupted restore would have kept is still the head, and not a
 // snapshot.
 func TestRestoreCutBeforeTheExchange(t *testing.T) {

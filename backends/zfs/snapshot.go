@@ -228,10 +228,6 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 			return err
 		}
 	}
-	s, err := readSnapshot(f, id)
-	if err != nil {
-		return err
-	}
 	head, err := p.headOf(ctx, f)
 	if err != nil {
 		return err
@@ -243,6 +239,10 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	}
 	if oldFS == newFS || len(since) > 0 {
 		return shelf.SyncDir(f.Root) // an earlier call has completed the restore, and keep was deleted later
+	}
+	s, err := readSnapshot(f, id)
+	if err != nil {
+		return err
 	}
 	if err := p.attachments.checkIdle(ds); err != nil {
 		return err
