@@ -21,6 +21,7 @@ type copier struct {
 // with its record. begin fails if nothing new may be made in the pool. MakeCopy fails with dataset.ErrConflict if the
 // pool has the dataset itself.
 func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, error) {
+	defer cp.catalog.claims.Use(d.ID)() // so that Reap does not remove the folder before it has its record
 	root, err := cp.dir.Enter()
 	if err != nil {
 		return nil, err
