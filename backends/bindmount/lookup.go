@@ -118,17 +118,22 @@ func (t *Tracker) findUse(ctx context.Context, folder string) (at use, err error
 	return t.findOpener(ctx, tree, roots)
 }
 
-// findOpener returns a process that has something open in one of the directories with these roots.
+// findOpener returns a process that has something open in one of the directories with these roots. The directories are
+// on the filesystem of tree, whose Root is not used.
 func (t *Tracker) findOpener(ctx context.Context, tree mount.Filesystem, roots map[string]bool) (at use, err error) {
+	var trees []mount.Filesystem
+	for tree.Root = range roots {
+		trees = append(trees, tree)
+	}
 	open := t.files
 	if open == nil {
 		open = inuse.FindOpenFiles
 	}
-	files, err := open(ctx, []mount.Filesystem{tree})
+	files, err := open(ctx, trees)
 	if err != nil {
 		return at, err
 	}
-	for tree.Root = range roots {
+	for _, tree := range trees {
 		if list := files.Openers(tree, nil); len(list) > 0 {
 			return use{user: list[0].String()}, nil
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -150,6 +151,27 @@ func TestI11LooksAgain(t *testing.T) {
 				t.Errorf("%v after %d looks, want %v after %d", err, looks, c.want, c.looks)
 			}
 		})
+	}
+}
+
+// The look at open files covers each directory for which its result is used: see inuse.FindOpenFiles.
+func TestOpenFilesOfEachDirectory(t *testing.T) {
+	var looked []mount.Filesystem
+	u := Tracker{files: func(_ context.Context, trees []mount.Filesystem) (*inuse.Files, error) {
+		looked = trees
+		return &inuse.Files{}, nil
+	}}
+	tree := mount.Filesystem{Major: 0, Minor: 99}
+	if _, err := u.findOpener(t.Context(), tree, map[string]bool{"inode:1": true, "inode:2": true}); err != nil {
+		t.Fatal(err)
+	}
+	var roots []string
+	for _, l := range looked {
+		roots = append(roots, l.Root)
+	}
+	slices.Sort(roots)
+	if !slices.Equal(roots, []string{"inode:1", "inode:2"}) {
+		t.Errorf("looked at %q", roots)
 	}
 }
 
