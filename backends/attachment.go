@@ -17,9 +17,9 @@ type AttachOptions struct {
 // Attachment is a dataset that is ready to be mounted.
 type Attachment struct {
 	Mount Mount
-	// Release releases the resource that keeps the source alive until the source is mounted. After that, the mount
-	// keeps the source alive. The caller must call Release exactly once, even if it mounted nothing. A source that is
-	// not mounted when Release is called disappears.
+	// Release ends the reservation of the source. The caller mounts the source first, because a source that is not
+	// mounted when Release is called can disappear. A mounted source exists until it is unmounted. The caller must call
+	// Release exactly once, even if it mounted nothing.
 	Release func() error
 }
 

@@ -48,18 +48,18 @@ func (f Facts) Pool(id uuid.UUID) (PoolFacts, bool) {
 	return f.Pools[i], true
 }
 
-// Differ reports whether the facts differ so much from the recorded ones that they must be recorded again: a text
-// differs, or a number differs by 10 % or more.
+// Differ reports whether the current facts differ so much from f, the recorded facts, that they must be recorded again:
+// a text differs, or a number differs by 10 % or more.
 //
 // An idle host must not cause writes, so small differences do not count. A load must differ by at least a tenth of the
 // number of CPUs, and free memory or free space by at least a hundredth of the total.
-func (f Facts) Differ(recorded Facts) bool {
-	if !f.sameStaticFacts(recorded) || !slices.Equal(f.Backends, recorded.Backends) ||
-		len(f.Pools) != len(recorded.Pools) {
+func (f Facts) Differ(current Facts) bool {
+	if !f.sameStaticFacts(current) || !slices.Equal(f.Backends, current.Backends) ||
+		len(f.Pools) != len(current.Pools) {
 		return true
 	}
 	for i, p := range f.Pools {
-		q := recorded.Pools[i]
+		q := current.Pools[i]
 		if p.ID != q.ID || p.Name != q.Name || p.Backend != q.Backend || p.Online != q.Online ||
 			deviates(float64(p.Size), float64(q.Size), 0) ||
 			deviates(float64(p.Free), float64(q.Free), float64(p.Size)/100) {
@@ -67,17 +67,17 @@ func (f Facts) Differ(recorded Facts) bool {
 		}
 	}
 	minChange := float64(f.CPUs) / 10
-	return deviates(f.Load1, recorded.Load1, minChange) || deviates(f.Load10, recorded.Load10, minChange) ||
-		deviates(f.Load15, recorded.Load15, minChange) ||
-		deviates(float64(f.MemoryTotal), float64(recorded.MemoryTotal), 0) ||
-		deviates(float64(f.MemoryFree), float64(recorded.MemoryFree), float64(f.MemoryTotal)/100)
+	return deviates(f.Load1, current.Load1, minChange) || deviates(f.Load10, current.Load10, minChange) ||
+		deviates(f.Load15, current.Load15, minChange) ||
+		deviates(float64(f.MemoryTotal), float64(current.MemoryTotal), 0) ||
+		deviates(float64(f.MemoryFree), float64(current.MemoryFree), float64(f.MemoryTotal)/100)
 }
 
 // sameStaticFacts reports whether all texts are equal, and all numbers that change only when the host is changed.
-func (f Facts) sameStaticFacts(recorded Facts) bool {
-	return f.Node == recorded.Node && f.Architecture == recorded.Architecture && f.Kernel == recorded.Kernel &&
-		f.OS == recorded.OS && f.OSVersion == recorded.OSVersion && f.Engine == recorded.Engine &&
-		f.Virtual == recorded.Virtual && f.CPUs == recorded.CPUs && f.Swarm == recorded.Swarm
+func (f Facts) sameStaticFacts(current Facts) bool {
+	return f.Node == current.Node && f.Architecture == current.Architecture && f.Kernel == current.Kernel &&
+		f.OS == current.OS && f.OSVersion == current.OSVersion && f.Engine == current.Engine &&
+		f.Virtual == current.Virtual && f.CPUs == current.CPUs && f.Swarm == current.Swarm
 }
 
 // deviates reports whether a number differs from the recorded one by 10 % or more, and by at least minChange.

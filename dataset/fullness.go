@@ -77,17 +77,17 @@ const (
 )
 
 // Fullness returns the state for these figures. It uses the bytes or the inodes, whichever have the higher percentage.
-// warnAt is the threshold in percent for nearly full; 0 means DefaultWarnAt. was is the previous state, which ends
-// only when the use has fallen clearly below its threshold.
-func (u Usage) Fullness(warnAt int, was Fullness) Fullness {
+// warnAt is the threshold in percent for nearly full; 0 means DefaultWarnAt. The previous state ends only when the use
+// has fallen clearly below its threshold.
+func (u Usage) Fullness(warnAt int, previous Fullness) Fullness {
 	if warnAt == 0 {
 		warnAt = DefaultWarnAt
 	}
-	is, top := max(u.Percent(), u.InodePercent()), max(fullAt, warnAt)
+	used, fullFrom := max(u.Percent(), u.InodePercent()), max(fullAt, warnAt)
 	switch {
-	case is >= top, was == Full && is > top-fullnessMargin:
+	case used >= fullFrom, previous == Full && used > fullFrom-fullnessMargin:
 		return Full
-	case is >= warnAt, was != NotFull && is > warnAt-fullnessMargin:
+	case used >= warnAt, previous != NotFull && used > warnAt-fullnessMargin:
 		return NearlyFull
 	}
 	return NotFull
@@ -113,13 +113,13 @@ func (p PoolStatus) Fullness() Fullness {
 	return p.Usage().Fullness(DefaultWarnAt, NotFull)
 }
 
-// FullnessAfter is Fullness with the margin of Usage.Fullness: was is the previous state. If the pool has not reported
-// its size, because it is offline, the previous state stays.
-func (p PoolStatus) FullnessAfter(was Fullness) Fullness {
+// FullnessAfter is Fullness with the margin of Usage.Fullness. If the pool has not reported its size, because it is
+// offline, the previous state stays.
+func (p PoolStatus) FullnessAfter(previous Fullness) Fullness {
 	if p.Size <= 0 {
-		return was
+		return previous
 	}
-	return p.Usage().Fullness(DefaultWarnAt, was)
+	return p.Usage().Fullness(DefaultWarnAt, previous)
 }
 
 // OvercommitRatio returns the provisioned bytes divided by the size of the pool, or 0 if the size is not known.

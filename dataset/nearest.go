@@ -6,8 +6,8 @@ import (
 )
 
 // Nearest returns the choice that is most similar to word, ignoring case. If several choices are equally similar, it
-// returns the first. A choice is similar if it differs by one typing error, or by one for every three letters of word.
-// If no choice is similar, Nearest returns "".
+// returns the first. A choice is similar if the number of typing errors is at most a third of the length of word,
+// rounded to the nearest integer, or 1 for a short word. If no choice is similar, Nearest returns "".
 func Nearest(word string, choices []string) string {
 	if len(word) > maxWord {
 		return ""

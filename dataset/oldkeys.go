@@ -87,8 +87,8 @@ func renameKeys(b []byte, t reflect.Type) ([]byte, error) {
 	return json.Marshal(object)
 }
 
-// isEarlier reports whether an earlier version wrote the object: the object has an earlier key that is not the current
-// key of another field.
+// isEarlier reports whether an earlier version wrote the object: the object has an earlier key. A key that is also the
+// current key of another field does not count.
 func isEarlier(object map[string]json.RawMessage, fields []reflect.StructField) bool {
 	current := currentKeys(fields)
 	for _, f := range fields {

@@ -32,8 +32,8 @@ type Operation struct {
 	Snapshot *Snapshot `json:"snapshot,omitempty"`
 	Source   *Source   `json:"source,omitempty"` // the source of a clone; absent: it is no clone
 	// Options are the requested options. A create has those of -o. An update, and a resize that changes the profile,
-	// has the changes as profile, protect, label.KEY or unlabel.KEY. A convert has profile, and the profile that it
-	// replaces. An update to failover auto also has failover, and the profile that it replaces.
+	// has the changes as profile, protect, label.KEY or unlabel.KEY. A convert has profile. An update to failover auto
+	// also has failover. Both have replaces: the former profile as NAME@REVISION.
 	Options map[string]string `json:"options,omitempty"`
 	// description of the change for people, with the words of its event; absent: the kind is enough, or it is not known
 	Change string `json:"change,omitempty"`

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Size is a number of bytes. 0 means that no size was requested.
+// Size is a number of bytes. In a field that limits or requests a size, 0 means no limit or no request.
 type Size int64
 
 // Binary units.

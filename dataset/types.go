@@ -63,8 +63,9 @@ type Dataset struct {
 }
 
 // RecordFormat is the latest format of records of datasets and snapshots beside the data. An absent format is 1, and
-// records of format 1 do not have the key. Format 2 has Aliases. If the record of a snapshot needs a later format, the
-// record of the dataset gets it too, so that an older Drover does not touch the folder.
+// records of format 1 do not have the key. Format 2 has Aliases. If a change of Drover writes the record of a snapshot
+// in a later format, it must write the record of the dataset in that format too. An older Drover then refuses the
+// folder.
 const RecordFormat = 2
 
 // MaxAliases is how many aliases a volume can have.
@@ -237,7 +238,7 @@ type Copy struct {
 	VerifiedAtHome time.Time `json:"verified_at_home,omitzero" old:"current"`
 	// when the copy is removed; absent: never automatically
 	Expires time.Time `json:"expires,omitzero" old:"until"`
-	// total time that control had run on this store when expires was set: see package control/uptime
+	// how long control had run on this store, in total, when expires was set: see package control/uptime
 	RunTime Duration `json:"ran,omitempty" hidden:"true"`
 	// MountReadOnly says that the node must mount the copy read-only, because an operator inspects the superseded copy.
 	MountReadOnly bool   `json:"mount_read_only,omitempty" old:"shown"`

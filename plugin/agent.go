@@ -22,8 +22,10 @@ type Agent interface {
 	// Mount returns an absolute path that exists and is mounted.
 	Mount(ctx context.Context, ref dataset.Reference, id string) (path string, err error)
 	Unmount(ctx context.Context, ref dataset.Reference, id string) error
-	// Get fails with dataset.ErrNotFound only if the volume certainly does not exist. After any other error it is
-	// unknown whether the volume exists.
+	// Get fails with dataset.ErrNotFound only if the volume certainly does not exist, or differs from the reference.
+	// It fails with dataset.ErrUnavailable only if control is unreachable, and this node is not the home of the volume
+	// and has not mounted it. The engine treats these errors, and the others that mayReachEngine lists, as "no such
+	// volume". After any other error it is unknown whether the volume exists, and the engine gets no answer.
 	Get(ctx context.Context, ref dataset.Reference) (Volume, error)
 	List(ctx context.Context) ([]Volume, error)
 	Path(ctx context.Context, ref dataset.Reference) (string, error)

@@ -13,8 +13,9 @@ import (
 
 type manifest struct{ Implements []string }
 
-// routes returns the handler of the nine calls of the protocol. List and Capabilities have no arguments. So they can
-// answer the engine's retry, which has no body, like the first attempt.
+// routes returns the handler of the nine calls of the protocol. If the connection of a call breaks, the engine repeats
+// the call without its body. Activate, Capabilities and List have no arguments, so they answer the repeated call like
+// the first one.
 //
 // Paths are compared unchanged. http.ServeMux would clean a path and redirect, and a client that follows a redirect
 // could reach another call.

@@ -1,18 +1,17 @@
 // Package plugin is the server of Docker's volume plugin protocol. It translates each call of an engine into a call of
 // Agent, and the result into an answer. The daemon of the agent creates a Server for its plugin socket. Package agent
-// implements Agent. Packages agent and agent/volume make a Volume for an answer. Packages agent/volume, agent/mounting
-// and agent/move use Tool and Caller, which identify the program and the process that sent a request. A Server stores
-// nothing about volumes. Its only state is the number of running calls, protected by a mutex, so that Shutdown can wait
-// for them.
+// implements Agent. Package agent/volume makes a Volume for an answer. Packages agent/volume, agent/mounting and
+// agent/move use Tool and Caller, which identify the program and the process that sent a request. A Server stores
+// nothing about volumes. It counts the running calls, so that Shutdown can wait for them. A mutex protects the count.
 //
 // The reaction of the engine to an answer determines which answers are possible:
 //
 //   - An error is answered with status 500 and its text in the field Err, as docker/go-plugins-helpers does. Podman
 //     looks only at the status. With status 200, it takes a refused Create for a new volume, and after a refused Mount
-//     it runs the container on a folder of Podman. The Docker engine accepts either status. For any status other than
-//     200 it puts the name of the call before the text (pkg/plugins/client.go and errors.go of moby). In
-//     neither case does it retry the call. It treats a Get with status 500 like a Get with an Err. A request that
-//     cannot be understood is answered with the matching 4xx status and an Err.
+//     it runs the container on a folder of Podman. The Docker engine accepts either status, and retries the call in
+//     neither case. For any status other than 200 it puts the name of the call before the text (pkg/plugins/client.go
+//     and errors.go of moby). It treats a Get with status 500 like a Get with an Err. A request that cannot be
+//     understood is answered with the matching 4xx status and an Err.
 //   - A request without a body is the engine's retry of a call whose connection broke: the first attempt consumed the
 //     body. The request names no volume, so it is refused and nothing is done (moby#35459, #39331).
 //   - Every Err of Get means "no such volume": the engine drops its record of the volume and of the containers that

@@ -41,7 +41,7 @@ func (h resettableListener) Accept() (net.Conn, error) {
 type heldConn struct {
 	*net.UnixConn
 	raw     syscall.RawConn
-	held    int // 1 if Read has already returned the first byte in the socket
+	held    int // how many bytes Read has returned and left in the socket: 0 or 1
 	discard [4 << 10]byte
 }
 

@@ -138,9 +138,9 @@ func limited(ctx context.Context, s *Server, c Call, limit time.Duration,
 
 // mayReachEngine reports whether an error of Get may be sent to the engine, which treats every such error as "no such
 // volume". There are two cases. First, the volume certainly does not exist, or the existing volume differs from the
-// request. Second, control is unreachable and the agent does not know the volume. The agent knows all volumes that its
-// engine has used, so the engine has nothing to forget: it calls Create, and shows the error of Create. After any other
-// error it is unknown whether the volume exists.
+// request. Second, control is unreachable and the agent does not know the volume: this node is not its home and has not
+// mounted it. So no running container of the engine uses the volume. The engine calls Create, and shows the error of
+// Create. After any other error it is unknown whether the volume exists.
 func mayReachEngine(err error) bool {
 	switch dataset.KindOf(err) {
 	case dataset.ErrNotFound, dataset.ErrInvalid, dataset.ErrUnsupported, dataset.ErrAmbiguous,

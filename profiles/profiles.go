@@ -4,7 +4,8 @@
 //
 // In cmd/drover, package settings reads the file and calls Parse, package servers keeps the Set that was read last and
 // passes it to control, and package profiles checks a file for an operator. To add a key, add a field to
-// dataset.Profile, its reader to this package, and its description to profiles.schema.json.
+// dataset.Profile, its reader to this package, the key to both lists in parseProfile, and its description to
+// profiles.schema.json. If the field contains a slice or a pointer, also change dataset.Profile.Clone.
 package profiles
 
 import (

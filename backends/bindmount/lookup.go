@@ -74,9 +74,9 @@ func rootOf(dir os.FileInfo) string {
 }
 
 // findUse returns a use of a directory: a mount of the directory or of something below it, a mount below it, or an
-// open file in it. It examines this mount namespace first, then all others, and last the open files of all
-// processes. It recognizes a bind mount by its root: the path in its filesystem, as the mount table shows it
-// (proc_pid_mountinfo(5)).
+// open file in it (see inuse.FindOpenFiles). It examines this mount namespace first, then all others, and last the open
+// files of all processes. It recognizes a bind mount by its root: the path in its filesystem, as the mount table shows
+// it (proc_pid_mountinfo(5)).
 func (t *Tracker) findUse(ctx context.Context, folder string) (at use, err error) {
 	dir, err := os.Open(folder)
 	if err != nil {

@@ -49,8 +49,8 @@ func (t *Tracker) Attach(id uuid.UUID, directory string, readOnly bool) backends
 }
 
 // A container that is being started has a copy of each mount of the host until its runtime drops the copies. The copies
-// include datasets that the host has unmounted meanwhile. So a mount that exists only in another mount namespace must
-// stay for half a second before the dataset counts as in use.
+// include datasets that the host has unmounted meanwhile. So a mount that exists only in another mount namespace counts
+// as a use only if repeated checks find it for half a second. The same applies to an open file.
 const (
 	checks     = 5
 	checkPause = 100 * time.Millisecond
@@ -60,9 +60,9 @@ const (
 
 // CheckIdle fails with dataset.ErrInUse while a dataset is in use. folder is the path of the dataset's folder. The
 // dataset is in use if it is attached, if the folder or a part of it is mounted in any mount namespace of this host, or
-// if a process has a directory or file in it open (see inuse.FindOpenFiles). The open files matter, because a container
-// can pass an open file to a process that sees no mount of the dataset. If the use cannot be determined, CheckIdle
-// fails too.
+// if a process has a directory in it open, or a file for writing (see inuse.FindOpenFiles). The open files matter,
+// because a container can pass an open file to a process that sees no mount of the dataset. If the use cannot be
+// determined, CheckIdle fails too.
 //
 // A backend calls CheckIdle before it replaces or destroys a head, and before it copies a head file by file.
 func (t *Tracker) CheckIdle(ctx context.Context, id uuid.UUID, folder string) error {

@@ -197,9 +197,9 @@ func mkfs(ctx context.Context, runner run.Runner, devices []string, kind fsctl.K
 	return nil
 }
 
-// checkUnusedReadOnly fails if the filesystem for a new pool is not empty. It also checks a filesystem that an earlier
-// attempt made, because others may have used it since. It mounts the filesystem read-only and does not replay the log,
-// because another host may have it mounted.
+// checkUnusedReadOnly fails if a filesystem that was found on the devices of a new pool is not empty. An earlier
+// attempt to make the pool may have made the filesystem, but others may have used it since. checkUnusedReadOnly mounts
+// the filesystem read-only and does not replay the log, because another host may have it mounted.
 func (d *Disk) checkUnusedReadOnly(kind fsctl.Kind, cfg backends.Config) error {
 	if cfg.ID == uuid.Nil {
 		return nil // any existing pool is accepted

@@ -82,9 +82,9 @@ func (cat *catalog) searchOnce(root *os.Root, id uuid.UUID) (*Folder, error) {
 	return nil, cat.dir.notFoundError(id)
 }
 
-// OpenUnclaimed opens the folder of a dataset, complete or not, without a claim on the dataset. It is for callers that
-// hold a claim on another dataset: they must not wait for a second claim. It fails with dataset.ErrNotFound if there is
-// none.
+// OpenUnclaimed opens the folder of a dataset, complete or not, without a claim on the dataset. It does not search the
+// area of deletions. It is for callers that must not wait for a claim. They hold one on this dataset for Reap, or one
+// on another dataset, or they only list. It fails with dataset.ErrNotFound if there is none.
 func (cat *catalog) OpenUnclaimed(id uuid.UUID) (*os.Root, error) {
 	root, err := cat.dir.Enter()
 	if err != nil {

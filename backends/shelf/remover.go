@@ -30,7 +30,8 @@ type remover struct {
 // Delete removes a dataset in any area. It first calls checkUnused with the path of the folder, and fails if
 // checkUnused fails. Then it durably moves the folder to the area of deletions, and removes its bytes. If ctx ends
 // while the bytes are removed, Reap removes the rest, and Delete returns nil. Idempotent: an absent dataset is not an
-// error. If a folder contains no files of a dataset, Delete leaves it and fails with dataset.ErrCorrupt.
+// error. If the folder in the area of ready datasets is empty, Drover did not make it: Delete leaves the folder and
+// fails with dataset.ErrCorrupt.
 func (r *remover) Delete(ctx context.Context, id uuid.UUID, checkUnused func(folder string) error) error {
 	root, err := r.dir.Enter()
 	if err != nil {

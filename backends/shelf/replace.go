@@ -44,7 +44,7 @@ func (f *Folder) Replace(kept SnapshotRecord, newHead Head, step func()) error {
 // heads or snapshots calls Sweep first. Idempotent.
 //
 // Sweep does nothing for a copy (backends.EntryCopy). There, a Supersede that is in progress or was interrupted has
-// written such a record: once the head is removed, its tree is that snapshot.
+// written such a record. It becomes the record of a snapshot when the Supersede removes the head.
 func (f *Folder) Sweep() error {
 	if f.State == backends.EntryCopy {
 		return nil

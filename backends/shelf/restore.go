@@ -25,7 +25,8 @@ func (f *Folder) HasSnapshot(id uuid.UUID) (bool, error) {
 	return false, err
 }
 
-// RestorePlan describes the remaining work of a restore.
+// RestorePlan describes the remaining work of a restore. From and Old are set only if Done is false and FormerHead is
+// nil.
 type RestorePlan struct {
 	// Done reports that an earlier attempt is complete and durable, so that no work remains.
 	Done bool

@@ -17,8 +17,8 @@
 //
 // # Parts
 //
-// A [Shelf] consists of these parts. Each part opens the directory of the pool itself. So a caller handles a request
-// with one part, and passes no open directory to another part.
+// A [Shelf] consists of these parts. The exported methods of a part open the directory of the pool by its path. So a
+// backend passes no open directory to them.
 //
 //	directory   the directory of the pool: marker, generation, space, Clear
 //	catalog     finds and lists datasets, and keeps the claims on them

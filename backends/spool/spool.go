@@ -22,7 +22,8 @@ const (
 	RecordFile = "part.json"
 )
 
-// flushInterval is how many bytes arrive at least between two flushes. A crash costs at most that many, and one frame.
+// flushInterval is the number of bytes of the stream after which the received part is flushed. A flush follows at the
+// end of a frame, so a crash loses up to one frame more than flushInterval.
 const flushInterval = 4 << 20
 
 // partRecord is the record of the received part.

@@ -103,7 +103,7 @@ func (c *Sandbox) createMark(m mark) error {
 	if c.lock, err = os.OpenFile(filepath.Join(c.Path, markName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 		return err
 	}
-	if err := c.lockMark(); err != nil {
+	if err := c.lockNewMark(); err != nil {
 		return err
 	}
 	if _, err := c.lock.Write(raw); err != nil {
@@ -112,10 +112,10 @@ func (c *Sandbox) createMark(m mark) error {
 	return c.lock.Sync()
 }
 
-// lockMark locks the mark that createMark just created. Only Find and Remove can have locked the new mark, and neither
-// keeps the lock for long. So lockMark does not wait longer than a second. If Remove locked it, Remove has removed the
-// folder, which was empty, and the caller fails when it uses the folder.
-func (c *Sandbox) lockMark() error {
+// lockNewMark locks the mark that createMark just created. Only Find and Remove can have locked the new mark, and
+// neither keeps the lock for long. So lockNewMark does not wait longer than a second. If Remove had locked the mark,
+// Remove has also removed the folder, because it contained nothing else. Then the caller fails when it uses the folder.
+func (c *Sandbox) lockNewMark() error {
 	const tries, pause = 100, 10 * time.Millisecond
 	for try := 1; ; try++ {
 		err := unix.Flock(int(c.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)

@@ -12,9 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Report compares the claims of a pool with the results of the suite. The caller sets the fields from Pool to Note; the
-// other fields start as zero values. Add collects the results, and Judge then sets the verdicts. It is not safe for
-// concurrent use.
+// Report compares the claims of a pool with the results of the suite. The caller sets the fields from Pool to Note, and
+// Warnings and Seconds. Add collects the results, and Judge then sets the verdicts. It is not safe for concurrent use.
 type Report struct {
 	Pool         string             `json:"pool"`
 	ID           uuid.UUID          `json:"id"`

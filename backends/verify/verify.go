@@ -5,9 +5,9 @@
 // (cmd/drover/internal/suiterunner and verification) calls it in a separate process. The command decodes the events
 // from JSON and adds them to a [Report]. Packages main and cli only name the type Report, for App.VerifyPool. The
 // report shows the claims of the pool beside the results. The package keeps its state in the files in the sandbox.
-// Suite removes them after each case, and the lock on the sandbox protects them. In memory there are only the failures
-// and clean-ups of the running case (try), which a mutex protects. How cases are run is in verify.go and try.go, and
-// how results are compared with the claims in report.go.
+// Suite removes them after each case, and the lock on the sandbox protects them. A mutex protects the failures and
+// clean-ups of the running case (try). The rest of the state in memory (suite, Report) belongs to one goroutine. How
+// cases are run is in verify.go and try.go, and how results are compared with the claims in report.go.
 package verify
 
 import (
