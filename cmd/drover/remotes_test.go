@@ -1,7 +1,6 @@
 package main
 
 import (
-	"maps"
 	"strings"
 	"time"
 
@@ -10,12 +9,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
-
-func init() { // the scenarios of testdata/remote.txt
-	maps.Copy(scenarios, map[string]func(*console){
-		"pushed": hasPushed, "diverged": hasDiverged, "overtaken": isOvertaken, "pulled": hasPulled, "damaged-version": hasDamagedVersion,
-	})
-}
 
 // hasPushed: the last operation has pushed volume db.
 func hasPushed(c *console) {

@@ -1,0 +1,425 @@
+package main
+
+import (
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/cmd/drover/internal/guards"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// scenarios are the worlds that a transcript can run a command in, by name.
+var scenarios = map[string]func(c *console){
+	"": func(*console) {},
+	"empty": func(c *console) {
+		*c.fake = fake{}
+	},
+	"repository-gone": func(c *console) {
+		c.fake.fail = map[string]error{"CheckRepository": dataset.Errorf(dataset.ErrNotFound,
+			"repository /mnt/nas/backups: there is no repository (mount its disk, or add the repository with the right URL under another name)")}
+	},
+	"backup-locked": func(c *console) {
+		c.fake.fail = map[string]error{"RemoveBackup": dataset.Errorf(dataset.ErrInUse, "backups in offsite: repository /mnt/nas/backups: it is locked")}
+	},
+	"mirrored": func(c *console) { // a copy of repository offsite is recorded
+		c.fake.repositories = append(c.fake.repositories, dataset.Repository{Name: "mirror", URL: "/mnt/mirror"})
+		for _, b := range c.fake.backups {
+			b.Repository = "mirror"
+			c.fake.backups = append(c.fake.backups, b)
+		}
+	},
+	"backup-unreadable": func(c *console) {
+		works(c.fake, ended(dataset.OpDone, nil))
+		c.fake.repositories = append(c.fake.repositories, dataset.Repository{Name: "away", URL: "/mnt/away"})
+		c.fake.fail = map[string]error{"VolumeBackups of away": dataset.Errorf(dataset.ErrOffline, "backups in away: it does not answer")}
+	},
+	"operations-damaged": func(c *console) {
+		c.fake.fail = map[string]error{"Operations": dataset.Errorf(dataset.ErrCorrupt, "store: value of operations/0b is damaged")}
+	},
+	"verified": func(c *console) {
+		add := func(backup string, state dataset.OpState, ago time.Duration, kind ...*dataset.Kind) {
+			c.fake.operations = append(c.fake.operations, dataset.Operation{
+				ID: uuid.New(), Kind: dataset.OpVerify, State: state, Volume: "db", Repository: "offsite", Backup: backup, Ended: now.Add(-ago),
+			})
+			for _, k := range kind {
+				c.fake.operations[len(c.fake.operations)-1].Problem = &dataset.Problem{Code: k.Code, Message: "failed"}
+			}
+		}
+		add(c.fake.backups[0].ID, dataset.OpFailed, 3*time.Hour, dataset.ErrCorrupt)
+		add(c.fake.backups[0].ID, dataset.OpDone, time.Hour)
+		add(c.fake.backups[1].ID, dataset.OpFailed, 2*time.Minute, dataset.ErrCorrupt)
+		// These say nothing about the backup.
+		add(c.fake.backups[0].ID, dataset.OpFailed, time.Minute, dataset.ErrNoSpace)
+		add(c.fake.backups[0].ID, dataset.OpFailed, time.Minute, dataset.ErrForbidden)
+	},
+	"wiped":                    wiped,
+	"wiped-restores":           wipedRestores,
+	"wiped-fails":              wipedFails,
+	"rehearses":                rehearses,
+	"wiped-unencrypted":        wipedUnencrypted,
+	"wiped-restoring":          wipedRestoring,
+	"wiped-restored":           wipedRestored,
+	"wiped-incomplete":         wipedIncomplete,
+	"wiped-unreadable":         wipedUnreadable,
+	"repository-used":          func(c *console) { c.fake.volumes[0].Profile.Backup.To = "offsite" },
+	"repository-used-by-trash": func(c *console) { c.fake.trash[0].Profile.Backup.To = "offsite" },
+	"repository-damaged": func(c *console) {
+		c.fake.fail = map[string]error{"Repository": dataset.Errorf(dataset.ErrCorrupt, "store: value of repositories/offsite is damaged: unexpected end of JSON input")}
+	},
+	"repository-moved": func(c *console) {
+		c.fake.fail = map[string]error{"AddRepository": dataset.Errorf(dataset.ErrExists,
+			"repository offsite exists, at /mnt/nas/backups, with another URL, password or credentials (use another name)")}
+	},
+	"without-agent": func(c *console) {
+		c.fake.fail = map[string]error{"CheckRepository": dataset.Errorf(dataset.ErrUnsupported,
+			"this is control: run the command on a node, or send the request there (without DROVER_API and --api)")}
+	},
+	"away": func(c *console) {
+		c.fake.fail = map[string]error{}
+		for _, m := range []string{"Volumes", "Volume", "Submit", "Version", "Profiles", "Doctor", "NodeList", "Pools", "Operations", "ClusterHealth"} {
+			c.fake.fail[m] = dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover at unix:///run/drover/drover.sock\t(is it running?)")
+		}
+	},
+	"cluster": func(c *console) { // a node with an error, two with the same warning, one that is unreachable, a lost server
+		warning := api.Finding{Level: "warning", Subject: "control https://control-2:4440", Text: "does not answer: connection refused", Fix: "start drover control on that host, and check the network"}
+		found := func(list ...api.Finding) *api.NodeFindings {
+			return &api.NodeFindings{Examined: now.Add(-8 * time.Second), Findings: list}
+		}
+		c.fake.volumes, c.fake.operations, c.fake.findings = nil, nil, append(c.fake.findings[:1:1], warning)
+		c.fake.health = api.ClusterHealth{
+			Store:    api.StoreHealth{Kind: "consul", Leader: "10.0.0.1:8300", Findings: []api.Finding{{Level: "warning", Subject: "store", Text: "Consul server consul-3 (10.0.0.3:8300) is down"}}},
+			Replicas: []api.ControlReplica{{ID: idReq, Name: "control-1", Address: "10.0.0.1:4440", Version: "1.2.3", Since: now.Add(-time.Hour), Housekeeper: true}},
+			Nodes: []api.NodeHealth{
+				{Name: "host-a", Live: true, Reported: now, Found: found(warning)},
+				{Name: "host-b", Live: true, Reported: now, Found: found(warning, api.Finding{Level: "error", Subject: "root", Text: "creates are refused: the disk is nearly full", Fix: "drover trash purge"})},
+				{Name: "host-c", Live: false, Reported: now.Add(-time.Minute), Found: found(warning)},
+				{Name: "host-d", Live: true, Reported: now},
+			},
+		}
+	},
+	"paged": func(c *console) { c.fake.pageSize = 1 },
+	"healthy": func(c *console) {
+		c.fake.volumes, c.fake.pools, c.fake.operations, c.fake.findings = c.fake.volumes[:1], c.fake.pools[:1], nil, nil
+	},
+	"on-control": func(c *console) { // a replica that is not a node
+		c.fake.version.Node = ""
+		c.fake.fail = map[string]error{"Doctor": dataset.Errorf(dataset.ErrUnsupported, "this is control")}
+	},
+	"silent": func(c *console) { // the node has not been heard of
+		for i := range c.fake.volumes {
+			c.fake.volumes[i].Status = nil
+		}
+		for i := range c.fake.pools {
+			c.fake.pools[i].Status = nil
+		}
+	},
+	"held": func(c *console) { // the disk of a pool was put back to an older state
+		c.fake.pools[0].Status = &dataset.PoolStatus{ID: idPool, Quarantined: true, Reason: "its generation is 5 and was 7: its disk was restored from an older state (drover pool accept default)"}
+	},
+	"new": func(c *console) {
+		c.fake.volumes[0].Status, c.fake.volumes[0].Created, c.fake.volumes[0].Snapshots = nil, now.Add(-time.Second), 0
+	},
+	"rounded": func(c *console) { // as backend loop does with 50GB
+		v := &c.fake.volumes[0]
+		v.Size, v.Profile.Size, v.Status.Used = 50000003072, 50e9, 49e9
+		c.fake.trash[0].Size, c.fake.trash[0].Profile.Size = 50000003072, 0
+		done := ended(dataset.OpDone, nil)
+		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
+	},
+	"smaller": func(c *console) { // of a pool that can
+		v := &c.fake.volumes[0]
+		v.Size, v.Profile.Size = 20*dataset.GiB, 20*dataset.GiB
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind = dataset.OpResize
+		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
+	},
+	"converts": func(c *console) { // to a profile with another filesystem
+		v := &c.fake.volumes[0]
+		next := v.Dataset
+		next.ID, next.Profile.Name, next.Profile.Filesystem.Type = uuid.MustParse("0a000000-0000-4000-8000-000000000009"), "files", "ext4"
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind, done.op.DatasetID, done.op.DatasetRecord = dataset.OpConvert, v.ID, &next
+		done.op.Change = "profile files, was gold; filesystem ext4, was xfs"
+		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
+	},
+	"keeps-size": func(c *console) { // a larger volume that gets another profile
+		v, done := &c.fake.volumes[0], ended(dataset.OpDone, nil)
+		v.Size, v.Profile.Size = 50*dataset.GiB, 50*dataset.GiB
+		done.op.Kind, done.op.DatasetRecord = dataset.OpUpdate, &v.Dataset
+		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
+	},
+	"backed-up": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind, done.op.Repository, done.op.Volume = dataset.OpBackup, "offsite", "db"
+		done.op.Backup, done.op.BytesAdded, done.op.DatasetRecord = strings.Repeat("1f2e3d4c", 8), 3<<20, nil
+		c.fake.operations = []dataset.Operation{done.op}
+		c.fake.outcome = api.Outcome{Volume: &c.fake.volumes[0], Operation: &done.op}
+	},
+	"unknown-node": func(c *console) {
+		c.fake.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrInvalid, `unknown node (available: host-a)`)}
+	},
+	"shrinks": func(c *console) { // a larger volume in a pool that can shrink volumes
+		v := &c.fake.volumes[0]
+		v.Size, v.Profile.Size = 50*dataset.GiB, 50*dataset.GiB
+		c.fake.pools[0].Capabilities.Shrink = true
+		c.fake.outcome = api.Outcome{Volume: v}
+	},
+	"changed": func(c *console) { // changes of records only, and one of an earlier version
+		op := c.fake.operations[0]
+		op.Kind, op.State, op.Volume, op.Progress = dataset.OpUpdate, dataset.OpDone, "db", dataset.Progress{}
+		label, older, renamed := op, op, op
+		label.Options, label.Change = map[string]string{dataset.OptionLabel + "env": "prod"}, "label env=prod"
+		older.ID[15], older.Created = 2, op.Created.Add(-time.Hour)
+		renamed.ID[15], renamed.Created, renamed.Kind = 3, op.Created.Add(time.Second), dataset.OpRename
+		renamed.Volume, renamed.Change = "shop", "now db"
+		c.fake.operations = []dataset.Operation{older, label, renamed}
+	},
+	"larger": func(c *console) {
+		v := &c.fake.volumes[0]
+		v.Size, v.Profile.Size = 50*dataset.GiB, 50*dataset.GiB
+		c.fake.outcome = api.Outcome{Volume: v}
+	},
+	"anonymous": func(c *console) {
+		long := strings.Repeat("0123456789abcdef", 4)
+		c.fake.volumes[1].Volume, c.fake.trash[0].Volume, c.fake.events[0].Volume = long, long, long
+		c.fake.operations[0].Volume, c.fake.snapshots[0].Volume = long, long
+	},
+	"full": func(c *console) {
+		st := c.fake.volumes[0].Status
+		st.Usage = &dataset.Usage{Used: 19 * dataset.GiB, Available: dataset.GiB, Inodes: 10_485_760, InodesUsed: 1201}
+		st.Fullness = dataset.NearlyFull
+	},
+	// A volume that is not mounted: its node knows how full its filesystem was, or only the blocks in the pool.
+	"at-rest": func(c *console) {
+		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: 18450 * dataset.MiB}
+	},
+	"full-at-rest": func(c *console) {
+		c.fake.volumes[0].Status = &dataset.DatasetStatus{
+			ID: idDB, Used: 20700 * dataset.MiB, Fullness: dataset.Full,
+			Usage: &dataset.Usage{Used: 20 * dataset.GiB},
+		}
+	},
+	"over-size": func(c *console) { // the pool counts more blocks than the size of the volume
+		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: 20700 * dataset.MiB}
+	},
+	"no-lease": func(c *console) { c.fake.volumes[0].Lease = &dataset.Lease{Dataset: idDB, Node: idNode} },
+	"same-pool": func(c *console) { // two nodes have a pool of the same name, and a volume has a problem
+		other := c.fake.pools[0]
+		other.ID, other.Node, other.NodeName = idOther, idOther, "host-b"
+		c.fake.pools = append(c.fake.pools[:1:1], other)
+		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Problem: "pool default is full"}
+	},
+	"nosnaps": func(c *console) {
+		c.fake.fail = map[string]error{"Snapshots": dataset.Errorf(dataset.ErrUnavailable, "store is away")}
+	},
+	"nothing-to-do": func(c *console) {
+		v := dbVolume()
+		c.fake.outcome = api.Outcome{Volume: &v}
+	},
+	"at-once": func(c *console) { // control alone did it
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
+	"renamed": func(c *console) { // the volume is db now, and was shop_data
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		v.SetAliases([]string{"shop_data", "shop"})
+		done.op.Volume = "shop_data"
+		c.fake.volumes[0] = v
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
+	"replicated": func(c *console) { // its replica on host-b is complete
+		c.fake.volumes[0].Profile.Replicas = dataset.Replicas{Count: 1, Every: dataset.Duration(30 * time.Second)}
+		c.fake.volumes[0].CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyReplica, Snapshot: snapID(1), Taken: now}, "host-b")
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		v.CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyCondemned}, "host-b")
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
+	"fewer-replicas": func(c *console) { // a dry run whose profile has no replicas
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		next := v.Dataset
+		v.Profile.Replicas = dataset.Replicas{Count: 1, Every: dataset.Duration(30 * time.Second)}
+		v.CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyReplica, Snapshot: uuid.New(), Taken: now}, "host-b")
+		done.op.DatasetRecord = &next
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
+	"builds-replicas": func(c *console) {
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		v.Profile.Replicas = dataset.Replicas{Count: 2, Every: dataset.Duration(30 * time.Second)}
+		v.CopyDetails = copiesOn(dataset.Copy{Kind: dataset.CopyReplica}, "host-c", "host-b")
+		c.fake.volumes[0] = v
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
+	"works": func(c *console) { works(c.fake, ended(dataset.OpDone, nil)) },
+	"works-encrypted": func(c *console) {
+		works(c.fake, ended(dataset.OpDone, nil))
+		encryptGold(c)
+	},
+	"quick": func(c *console) { works(c.fake, ended(dataset.OpDone, nil), running("", 0, 0)) },
+	"slow": func(c *console) {
+		works(c.fake, ended(dataset.OpDone, nil), running("", 0, 0), running("", 0, 0), running("format", 0, 0),
+			running("copy", 0, 10<<30), running("copy", 1<<20, 10<<30), running("copy", 5<<30, 10<<30))
+	},
+	"restarts": func(c *console) {
+		away := answer{err: dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover")}
+		works(c.fake, ended(dataset.OpDone, nil), away, running("copy", 0, 0), away, away)
+	},
+	"lost-sight": func(c *console) {
+		works(c.fake, answer{err: dataset.Errorf(dataset.ErrForbidden, "not allowed")})
+		pending := running("", 0, 0)
+		c.fake.outcome.Operation = &pending.op
+	},
+	"fails": func(c *console) {
+		works(c.fake, ended(dataset.OpFailed, &dataset.Problem{Code: "no_space", Message: "pool default is full"}), running("copy", 0, 0))
+	},
+	"bad-input": func(c *console) {
+		c.fake.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrInvalid, `unknown profile "glod" (available: bronze, gold); did you mean gold?`)}
+	},
+	"destroys": func(c *console) { // as of an anonymous volume
+		done := ended(dataset.OpDone, nil)
+		done.op.DatasetRecord.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
+		c.fake.volumes[0].Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
+		works(c.fake, done)
+	},
+	"refuses-purge": func(c *console) { // control refuses the deletion of db, whose data would be destroyed
+		c.fake.volumes[0].Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
+		works(c.fake, ended(dataset.OpDone, nil))
+		c.fake.fail = map[string]error{"Submit db": dataset.Errorf(dataset.ErrInvalid, "delete of volume db: it is an alias of volume orders (drover volume rm orders --dry-run shows what a deletion of the volume does)")}
+	},
+	"without-its-home": func(c *console) {
+		v, done := dbVolume(), ended(dataset.OpDone, nil)
+		done.op.OtherNode = v.Home
+		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
+	},
+	"tight-lipped": func(c *console) { // as one before this was on record
+		done := ended(dataset.OpDone, nil)
+		done.op.DatasetRecord = nil
+		works(c.fake, done)
+	},
+	"moves": func(c *console) {
+		c.fake.volumes[0] = movingVolume()
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind, done.op.Node = dataset.OpMove, idOther
+		works(c.fake, done, running("copying", 1<<30, 4<<30))
+	},
+	"shows": func(c *console) {
+		k, n := looks(c, dataset.OpShow), 0
+		c.fake.hook = func(method string) {
+			if n++; method == "Volume" && n > 3 { // its node takes its time
+				k.Path = "/var/lib/drover/mnt/" + idBare.String()
+			}
+		}
+	},
+	"shown":     func(c *console) { looks(c, dataset.OpShow).Path = "/var/lib/drover/mnt/" + idBare.String() },
+	"shows-not": func(c *console) { looks(c, dataset.OpShow).Problem = "pool default is full" },
+	"silence":   func(c *console) { looks(c, dataset.OpShow) },
+	"hides":     func(c *console) { looks(c, dataset.OpHide) },
+	"sealed": func(c *console) {
+		d := &c.fake.volumes[0]
+		d.Profile.Encryption = dataset.KeySource{KeyFile: "/etc/drover/keys/gold"}
+		d.Encryption = &dataset.Encryption{ID: idBare, KeyID: "5f1c09aa", Wrapped: []byte("wrapped")}
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind = dataset.OpRekey
+		next := *done.op.DatasetRecord
+		next.Encryption = &dataset.Encryption{ID: idBare, KeyID: "b8127e03", Wrapped: []byte("wrapped anew")}
+		done.op.DatasetRecord = &next
+		works(c.fake, done)
+	},
+	"same-key": func(c *console) {
+		d := &c.fake.volumes[0]
+		d.Encryption = &dataset.Encryption{ID: idBare, KeyID: "5f1c09aa", Wrapped: []byte("wrapped")}
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind = dataset.OpRekey
+		next := *done.op.DatasetRecord
+		next.Encryption = d.Encryption
+		done.op.DatasetRecord = &next
+		works(c.fake, done)
+	},
+	"in-the-trash": func(c *console) {
+		c.fake.fail = map[string]error{"Submit old": dataset.Errorf(dataset.ErrNotFound, "volume old: it is in the trash, where nothing is changed (drover trash restore e0000000, then drover volume rekey old)")}
+	},
+	"no-old-key": func(c *console) {
+		works(c.fake, ended(dataset.OpFailed, &dataset.Problem{Code: "forbidden", Message: "rekey of volume db: the old key, 5f1c09aa: key file /root/gold.old not found"}))
+	},
+	"forced": func(c *console) {
+		c.fake.volumes[0] = movingVolume()
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind, done.op.Loss = dataset.OpMove, &dataset.Loss{Snapshot: snapID(1), Taken: now.Add(-time.Hour), PreviousHome: idNode}
+		works(c.fake, done)
+	},
+	"deletes": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		c.fake.outcome = api.Outcome{Operation: &done.op}
+		c.fake.fail = map[string]error{"Submit busy": dataset.Errorf(dataset.ErrInUse, "cannot delete volume busy: it is mounted")}
+	},
+	"cancelled": func(c *console) { works(c.fake, ended(dataset.OpCancelled, nil)) },
+	"mute":      func(c *console) { works(c.fake, ended(dataset.OpFailed, nil)) },
+	"snapshots": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		s := snapshot(1, "before-upgrade", "", 0)
+		done.op.Kind, done.op.Snapshot = dataset.OpSnapshot, &s
+		works(c.fake, done)
+	},
+	"several-snapshots": func(c *console) {
+		op := ended(dataset.OpDone, nil).op
+		s := snapshot(1, "before-upgrade", "", 0)
+		op.Kind, op.Snapshot = dataset.OpSnapshot, &s
+		c.fake.outcome = api.Outcome{Operation: &op}
+		busy := c.fake.volumes[0]
+		busy.Volume, busy.RequestedAs, busy.ID = "busy", "busy@gold", idGone
+		c.fake.volumes = append(c.fake.volumes, busy)
+		c.fake.fail = map[string]error{"Submit busy": dataset.Errorf(dataset.ErrNoSpace, "volume busy: pool main is full")}
+	},
+	"restores": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		s := snapshot(9, "", "before restore", 0)
+		done.op.Kind, done.op.Snapshot, done.op.Source = dataset.OpRestore, &s, &dataset.Source{Dataset: idDB, Snapshot: snapID(1)}
+		works(c.fake, done)
+	},
+	"clones": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind, done.op.Volume = dataset.OpClone, "db-test"
+		works(c.fake, done)
+	},
+	"clones-larger": func(c *console) { // than the profile of the clone
+		done := ended(dataset.OpDone, nil)
+		done.op.Kind, done.op.Volume = dataset.OpClone, "db-test"
+		v := &c.fake.volumes[1]
+		v.Profile, v.Size, v.Origin = gold(), 40*dataset.GiB, &dataset.Origin{Dataset: idDB, Implicit: true}
+		v.Profile.Size = v.Size
+		works(c.fake, done)
+	},
+	"purges": func(c *console) {
+		done := ended(dataset.OpDone, nil)
+		c.fake.outcome = api.Outcome{Operation: &done.op}
+		c.fake.fail = map[string]error{"Submit " + idBare.String(): dataset.Errorf(dataset.ErrOffline, "pool default is offline")}
+	},
+	"namesakes": func(c *console) { // in the trash, from two pools
+		c.fake.trash[0].PoolName = "plain"
+		c.fake.trash[1].Volume = "old"
+	},
+	"broken": func(c *console) {
+		c.fake.findings = append(c.fake.findings, api.Finding{Level: "error", Subject: "pool plain", Text: "offline", Fix: "mount /srv/plain"})
+	},
+	"went-back": func(c *console) {
+		c.fake.recovery = api.Recovery{
+			Digest: "0123abcd", Halted: "store inconsistent; changes suspended: it went back (drover store recover)",
+			ReportedNodes: []string{"alpha", "beta"}, SilentNodes: []string{"gamma"},
+			Differences: []api.RecordDifference{
+				{Dataset: idDB, Volume: "db", Action: "moved", InStore: "ready, epoch 1 on alpha", OnAgents: "ready, epoch 2 on beta"},
+				{Dataset: idBare, Volume: "old", Action: "forgotten", InStore: "ready, epoch 1 on alpha"},
+			},
+		}
+	},
+	"unguarded":       func(c *console) { c.Fencer = guards.DialGuard },
+	"idle":            func(c *console) { c.guard.list = nil },
+	"remote":          func(c *console) { c.env["DROVER_API"] = "https://drover.example" },
+	"tar":             func(c *console) { c.In = strings.NewReader(strings.Repeat("x", 1000)) },
+	"pushed":          hasPushed,
+	"diverged":        hasDiverged,
+	"overtaken":       isOvertaken,
+	"pulled":          hasPulled,
+	"damaged-version": hasDamagedVersion,
+}
