@@ -32,11 +32,12 @@
 // protects its mount and its uses: the comment of a method says if the caller must hold it. Each type with state also
 // has a mutex for its fields.
 //
-// Where to change what: how a mount proceeds is in mount.go, and what the kernel is asked to mount in attach.go. When a
-// use ends is in verifier.go. Who counts as a holder is in holders.go and in package internal/linux/inuse. What differs
-// between engines is in engines.go and podman.go. Which engine sent a request is decided in package plugin (ToolOf).
-// Only for records that do not name the engine, record.go infers it from the mount ID. The hints that name the commands
-// of an engine are in message.go.
+// Where to change what: how a mount proceeds, whether it is read-only, and what follows when the kernel refuses it is
+// in mount.go (MountDataset). attach.go passes an attachment to the kernel and explains its error. When a use ends is
+// in verifier.go. Who counts as a holder is in holders.go and in package internal/linux/inuse. What differs between
+// engines is in engines.go and podman.go. Which engine sent a request is decided in package plugin (ToolOf). Only for
+// records that do not name the engine, record.go infers it from the mount ID. The hints that name the commands of an
+// engine are in message.go.
 package mounting
 
 import (

@@ -15,7 +15,8 @@
 //
 // Where to change what: what is done to a holder is in stop.go, and how a filesystem is frozen in freeze.go. Who
 // counts as a holder is in look.go and processtable.go, and which processes are examined first in examineall.go. How
-// an act is undone is in undo.go. A new act also needs a request in process.go and serve.go.
+// an act is undone is in undo.go. A new act also needs a request in process.go and serve.go. What an act reports about
+// processes is in hand.go (Outcome), and stop.go fills it in.
 //
 // # How holders are found
 //
