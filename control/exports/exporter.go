@@ -1,14 +1,16 @@
 // Package exports stores exports of the records of control in the repositories for backups, so that the records survive
 // the loss of the store and of all hosts.
 //
-// Package control starts Exporter.Run in each service. Only the service that does the background work stores exports.
-// The metrics of cmd/drover show the result of States, and package health that of Findings. The daemon
-// (cmd/drover/internal/daemon) implements Repositories with restic: this package opens no repository.
+// Package control starts Exporter.Run in each service that can open repositories. Only the service that does the
+// background work stores exports. The metrics of cmd/drover show the result of States, and package health that of
+// Findings. The daemon (cmd/drover/internal/daemon) implements Repositories with restic: this package opens no
+// repository.
 //
-// What became of the exports is in the store, under exports/<repository>, and the transactions of package ledger
-// protect it. In memory, Exporter has only when each repository is due again: only the goroutine of Run uses that. When
-// an export is due is decided in exporter.go, and what is reported about it in findings.go. The format of an export
-// belongs in package dump, and how long the exports are kept in the implementation of Repositories.
+// The outcome of the exports is recorded in the store, under exports/<repository>. The transactions of package ledger
+// protect it. In memory, Exporter has the times at which the repositories are due again, which only the goroutine of
+// Run uses, and an atomic flag that says whether this service stores the exports. File exporter.go decides when an
+// export is due, and findings.go what is reported. Package dump defines the format of an export. The implementation of
+// Repositories decides how long exports are kept.
 package exports
 
 import (
@@ -36,14 +38,15 @@ const (
 	maxAge = 24 * time.Hour
 	// retryInterval is the time between two attempts to store an export.
 	retryInterval = 10 * time.Minute
-	// firstDelay is how long a repository without a setting must be recorded before the first export. An operator may
-	// check or remove a new repository, and a check fails while an export is stored.
+	// firstDelay is how long a repository without the setting StoreRecords must be recorded before the first export. An
+	// operator may check or remove a new repository, and a check fails while an export is stored.
 	firstDelay = 10 * time.Minute
-	// roundInterval is the time between two rounds, and startInterval how often a service that stores no exports looks
-	// whether it does the background work now.
+	// roundInterval is the time between two rounds. startInterval is how often a service that does not do the
+	// background work checks whether it does it now.
 	roundInterval = time.Minute
 	startInterval = 10 * time.Second
-	// uploadTime is how long an attempt may take. Otherwise a repository that hangs would be no failure.
+	// uploadTime is how long an attempt may take. Without this limit, a repository that hangs would never count as
+	// failed.
 	uploadTime = 30 * time.Minute
 	// maxClockSkew is by how much the clock of another control replica may be ahead.
 	maxClockSkew = 5 * time.Minute
@@ -80,7 +83,8 @@ type Deps struct {
 	Store     store.Store // the store that is exported
 	StoreKind string      // bolt or consul
 	Shared    bool        // other services may work on the store: this is a cluster
-	// Repositories stores the exports. If nil, none are stored.
+	// Repositories stores the exports. If nil, Run and Round must not be called, and States and Findings return
+	// nothing.
 	Repositories Repositories
 	// IsHousekeeper reports whether this service does the background work now.
 	IsHousekeeper func() bool
@@ -93,11 +97,11 @@ type Deps struct {
 type Exporter struct {
 	deps Deps
 	due  map[place]time.Time // when each repository is looked at again
-	// active is true while this service stores the exports: States has the metrics only then.
+	// active is true while this service stores the exports. Otherwise States returns nothing.
 	active atomic.Bool
 }
 
-// place identifies a repository. One that is removed and added again, under the same name, is another one.
+// place identifies a repository. A repository that is removed and added again under the same name has another place.
 type place struct {
 	name, url string
 	created   int64 // nanoseconds
@@ -182,7 +186,7 @@ func (x *Exporter) isDue(r dataset.Repository, now time.Time) bool {
 // exportOf returns what is recorded about the exports to a repository.
 func exportOf(t *record.Tx, r dataset.Repository) (known record.Export, err error) {
 	there, err := t.Peek(record.ExportKey(r.Name), &known)
-	if dataset.KindOf(err) == dataset.ErrCorrupt { // it is written again
+	if dataset.KindOf(err) == dataset.ErrCorrupt { // the next export replaces the record
 		there, err = false, nil
 	}
 	if !there || known.URL != r.URL {

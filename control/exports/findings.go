@@ -13,7 +13,7 @@ import (
 // failureGrace is how long exports to a repository may fail before it is reported.
 const failureGrace = 2 * time.Hour
 
-// State is what became of the exports to a repository.
+// State is the outcome of the exports to a repository.
 type State struct {
 	Repository string
 	Age        time.Duration // since the last stored export or, if there is none, since the repository was added
@@ -43,7 +43,7 @@ func (x *Exporter) States(ctx context.Context) ([]State, error) {
 }
 
 // Findings returns a warning for each repository whose exports have failed for longer than failureGrace. All control
-// replicas return the same ones.
+// replicas return the same warnings.
 func (x *Exporter) Findings(ctx context.Context) ([]api.Finding, error) {
 	var out []api.Finding
 	now := x.deps.Ledger.Clock.Now()

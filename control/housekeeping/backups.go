@@ -27,8 +27,8 @@ const (
 	maxClockSkew = 5 * time.Minute
 )
 
-// backupPlan says when the next scheduled backup of a dataset may be due. It is only a hint: before the backup is
-// requested, the records are read.
+// backupPlan says when the next scheduled backup, or the next scheduled verification, of a dataset may be due. It is
+// only a hint: before a backup or a verification is requested, the records are read.
 type backupPlan struct {
 	index uint64 // of the dataset's record that the plan was made from
 	check time.Time

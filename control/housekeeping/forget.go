@@ -38,7 +38,7 @@ func operationRetention(op dataset.Operation) time.Duration {
 type endedRecord struct {
 	key       string
 	bytes     int
-	runTime   time.Duration // when the operation ended, as a running time of services (record.RunMark)
+	runTime   time.Duration // how long drover had run when the operation ended (record.RunMark)
 	ended     time.Time
 	kept      time.Duration
 	cancelled bool

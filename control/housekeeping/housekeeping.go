@@ -2,16 +2,20 @@
 // are due, removes the snapshots that retention does not keep, empties the trash, maintains the number of copies,
 // updates the records of unreachable members, and removes old records of operations.
 //
-// Package control starts Housekeeper.Run in each service, and passes NextSnapshot to package view. Only the service
-// that holds the lock under record.HousekeeperKey does the work, and each of its transactions checks the lock. Run
-// keeps a Memory between rounds, which only its goroutine uses. Other goroutines can read only the states of the
-// schedules of snapshots and of backups, and whether this service does the work (IsActive, for package exports).
-// cmd/drover shows both schedules as metrics. Package health shows the findings of LateBackups, for which a service
-// that does not do the work reads the records and remembers them for a short time. Each of the three states of
-// schedules and backups has a mutex. All other state is in the store. To add a periodic task, call it in Round.
-// Schedules are in schedule.go and schedules.go, those of backups in backups.go, verifications.go and latebackups.go,
-// the trash in trash.go, and the removal of old operations in forget.go. Which snapshots retention keeps is in
-// retention.go. Which snapshots are subject to it, and the requests to remove the others, are in schedule.go (prune).
+// Package control starts Housekeeper.Run in each service. It also passes NextSnapshot and AddBackups to package view,
+// LateBackups to package health, and IsActive to package exports. The metrics of cmd/drover show Schedules and
+// BackupSchedules.
+//
+// Only the service that holds the lock under record.HousekeeperKey does the work, and each of its transactions checks
+// the lock. Run keeps a Memory between rounds, which only its goroutine uses. Three other states in memory can be read
+// by all goroutines, and have a mutex each: schedules (of snapshots), backupStates (the scheduled backups, as Run has
+// seen them) and backupRecords (the same, as LateBackups has read it from the store, because Run of this service has
+// not seen all volumes). An atomic flag says whether this service does the work. All other state is in the store.
+//
+// To add a periodic task, call it in Round. Schedules of snapshots are in schedule.go and schedules.go, those of
+// backups in backups.go, verifications.go and latebackups.go. The trash is in trash.go, the removal of old operations
+// in forget.go, and the search for missing replicas in shortage.go. Which snapshots retention keeps is in retention.go.
+// Which snapshots are subject to it, and the requests to remove the others, are in schedule.go (prune).
 package housekeeping
 
 import (
@@ -58,7 +62,7 @@ type Memory struct {
 	verifications map[uuid.UUID]backupPlan
 	shortage      shortage
 	catalogDenied bool              // the right to write the catalog is missing
-	lanes         map[string]uint64 // lanes of services with their indexes, in the last round that examined everything
+	lanes         map[string]uint64 // index of each lane of a service in the last round that examined everything
 
 	failed       func(what string, err error)
 	reported     map[string]time.Time // reported failures, by text
@@ -88,8 +92,8 @@ type Deps struct {
 }
 
 // Housekeeper does the background work: trash, schedules, retention, replicas, members that are unreachable, old
-// operations. Between two rounds, Run keeps a Memory, which only its goroutine uses. Other goroutines can use only
-// the state of the schedules and of the backups.
+// operations. Between two rounds, Run keeps a Memory, which only its goroutine uses. Other goroutines may call only
+// IsActive, Schedules, BackupSchedules and LateBackups.
 type Housekeeper struct {
 	Deps
 	schedules     schedules
@@ -126,9 +130,9 @@ func (h *Memory) reportFailure(what string, err error) {
 	h.failed(what, err)
 }
 
-// Run does the background work until ctx ends: it condemns expired trash, removes old operations, requests snapshots
-// that are due, and removes those that retention does not keep. It waits for one interval before the first round, so
-// that agents can report before anything is removed: an agent may know that the store was restored from a backup.
+// Run does the background work until ctx ends. While this service holds the lock, it calls Round once in each interval.
+// It waits for one interval before the first round, so that agents can report before anything is removed: an agent may
+// know that the store was restored from a backup.
 func (k *Housekeeper) Run(ctx context.Context) {
 	h, reported := k.NewMemory(), false
 	// Read the count of running time, so that it counts from now on. If this read fails, the first use of the count
@@ -161,7 +165,7 @@ func (k *Housekeeper) Run(ctx context.Context) {
 
 // Round does the work that is due. A failure does not stop the rest, and is retried.
 func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
-	if now.Before(h.Now) { // the clock was set back: work that was due by it is not due any more
+	if now.Before(h.Now) { // the clock was set back: these plans are for a later time
 		clear(h.Plans)
 		clear(h.backups)
 		clear(h.reported)
@@ -334,7 +338,8 @@ func (k *Housekeeper) updateMembers(ctx context.Context, h *Memory, everything b
 }
 
 // ForgetServices removes the lanes of services that no longer exist. It removes a lane only if the lane has not changed
-// since the last full round, so that the other services had the time to read it.
+// since the last full round, so that the other services had the time to read it. A lane is a key through which a
+// service notifies the others: see package ledger.
 func (k *Housekeeper) ForgetServices(ctx context.Context, h *Memory) error {
 	lanes, err := k.Ledger.Store.List(ctx, record.RevPrefix, "", 0)
 	if err != nil {

@@ -225,7 +225,8 @@ func (k *Housekeeper) readBackups(ctx context.Context) ([]seenBackups, error) {
 }
 
 // begin returns the states if they are new enough. Otherwise, if another caller reads them, it returns a channel that
-// is closed when that ends. If nobody reads them, the caller reads them, and calls end.
+// is closed when that ends. If nobody reads them, known is false and other is nil: the caller must read them, and call
+// end.
 func (r *backupRecords) begin(now time.Time) (list []seenBackups, known bool, other <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

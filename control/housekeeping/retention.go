@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// expired returns the snapshots that no rule of the retention policy keep retains, newest first: see
+// expired returns the snapshots that the retention policy does not retain, newest first. keep is the policy: see
 // dataset.Keep.Retained. expired is a pure function.
 func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []dataset.Snapshot {
 	newest := slices.Clone(snaps)

@@ -103,8 +103,8 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// settleVerification ends the scheduled verification of a dataset that was requested last, if its node is lost, or if
-// its operation is not recorded any more.
+// settleVerification examines the scheduled verification of a dataset that has not ended. If its node is lost, it
+// cancels the operation. If its operation is not recorded any more, it records that the verification has ended.
 func (k *Housekeeper) settleVerification(ctx context.Context, t *record.Tx, d dataset.Dataset) error {
 	running, err := record.RunningVerification(t, d.ID)
 	if err != nil {
@@ -164,8 +164,9 @@ func hasVerification(t *record.Tx, node uuid.UUID) (bool, error) {
 	return false, err
 }
 
-// verificationDue returns when the next scheduled verification of a dataset is due: after the time that the profile
-// says, and after a failure later. It is zero if no scheduled backup of the dataset is known.
+// verificationDue returns when the next scheduled verification of a dataset is due: when the interval of the profile
+// has passed since the last one. After a failure, it is due later. It is zero if no scheduled backup of the dataset is
+// known.
 func verificationDue(d dataset.Dataset, newest record.ScheduledBackup, v record.Verifications,
 	now time.Time) time.Time {
 	if newest.ID == "" {
