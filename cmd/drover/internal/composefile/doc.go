@@ -58,7 +58,8 @@ type Note struct {
 }
 
 // Edit applies changes to the files of a project. It fails with dataset.ErrInvalid, and names the file and the line, if
-// a value cannot be changed safely. It fails if no file defines the volume of a change, or mounts its directory.
+// a value cannot be changed safely. It also fails if no file defines the volume of a change or, for a change of a
+// directory, if no file mounts the directory.
 func Edit(files []File, changes []Change, resolve Resolve) ([]Edited, error) {
 	found := map[string]bool{}
 	out := make([]Edited, 0, len(files))
@@ -67,7 +68,7 @@ func Edit(files []File, changes []Change, resolve Resolve) ([]Edited, error) {
 		if err != nil {
 			return nil, err
 		}
-		// Lines for new volumes follow those of existing ones, which can be at the same place.
+		// Both kinds of changes can insert lines at the same place. The lines of existing volumes come first.
 		for _, c := range slices.Concat(existing(changes), added(changes)) {
 			did, err := d.change(c, resolve)
 			if err != nil {

@@ -252,7 +252,7 @@ func (d *document) lastLine(key, val *yaml.Node) int {
 	return last
 }
 
-// insertLines requests new lines behind a line.
+// insertLines requests new lines after a line.
 func (d *document) insertLines(after int, note string, lines ...string) error {
 	at, text := d.lineEnd(after), ""
 	if at > 0 && d.text[at-1] != '\n' {

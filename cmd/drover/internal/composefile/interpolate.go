@@ -8,7 +8,7 @@ import (
 
 // Interpolate replaces the variables in a text as Compose does: $NAME, ${NAME}, and ${NAME} with the operators -, :-,
 // +, :+, ? and :?, whose words may contain variables. $$ is a dollar sign. It fails with dataset.ErrInvalid for any
-// other notation, and for a variable that ? requires. Errors do not contain values.
+// other notation, and for a variable that is not set and has the operator ?. Errors do not contain values.
 func Interpolate(text string, env map[string]string) (string, error) {
 	var b strings.Builder
 	for i := 0; i < len(text); {

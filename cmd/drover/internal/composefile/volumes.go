@@ -49,7 +49,7 @@ func external(indent int, name string) []string {
 	return []string{pad + "name: " + quoted(name), pad + "external: true"}
 }
 
-// insertBehindKey gives a key inside of brackets, which has no value, a value.
+// insertBehindKey gives a value to a key inside of brackets that has none.
 func (d *document) insertBehindKey(key *yaml.Node, with, note string) error {
 	s, err := d.scalar(key)
 	if err != nil {
@@ -75,8 +75,8 @@ func (d *document) redefineFlow(val *yaml.Node, at int, whole, note string) erro
 	return d.replace(val.Line, replacement{at, end, whole, note})
 }
 
-// redefineBlock changes a definition of several lines. It keeps the lines with the name and with external, if there are
-// such lines, and all keys that Compose permits for an external volume.
+// redefineBlock changes a definition of several lines. If the definition has the keys name and external, it changes
+// their values. Otherwise it adds lines with them. It keeps all other keys that Compose permits for an external volume.
 func (d *document) redefineBlock(key, val *yaml.Node, c Change, note string) error {
 	lines := external(val.Content[0].Column-1, c.Name)
 	for _, p := range pairs(val) {
@@ -154,7 +154,7 @@ func (d *document) appendVolumes(note string, lines []string) error {
 	return d.insertLines(len(d.begins), note, append([]string{"", "volumes:"}, lines...)...)
 }
 
-// step returns by how many spaces the values of a mapping are indented more than its keys, by default 2.
+// step returns the indentation of the values of a mapping relative to its keys, in spaces. The default is 2.
 func (d *document) step(mapping *yaml.Node) int {
 	for _, p := range pairs(mapping) {
 		if p.value.Kind == yaml.MappingNode && p.value.Style&yaml.FlowStyle == 0 && len(p.value.Content) > 0 {

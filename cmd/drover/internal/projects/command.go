@@ -350,7 +350,7 @@ func (c *command) goBack(ctx context.Context) error {
 	})
 }
 
-// keep forgets the journal.
+// keep confirms a move: it removes the journal, so that the move can no longer be undone.
 func (c *command) keep() error {
 	switch {
 	case c.journal == nil:
@@ -380,7 +380,8 @@ func (c *command) noMove(what string) error {
 		journalPath(c.project.Dir, c.name))
 }
 
-// printNext prints the commands that remove volumes or directories: of Drover, or of the driver local.
+// printNext prints how to remove the volumes or directories that name returns, and the old Compose files. ofDrover says
+// that the volumes are those of Drover, and not those of the driver local.
 func (c *command) printNext(intro string, ofDrover bool, name func(Item) string) error {
 	lines := []string{intro}
 	for _, i := range c.journal.Items {
@@ -411,7 +412,8 @@ func (c *command) printNext(intro string, ofDrover bool, name func(Item) string)
 	return nil
 }
 
-// showPlan prints a plan. With -o json it prints the plan only for a dry run: otherwise the journal follows.
+// showPlan prints a plan. With -o json it prints the plan only for a dry run: otherwise move prints the journal at the
+// end.
 func (c *command) showPlan(plan Plan) error {
 	if c.o.JSON() {
 		if !c.o.DryRun {

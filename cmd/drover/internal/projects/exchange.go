@@ -59,7 +59,8 @@ func sumOf(path string) (string, error) {
 	return sum(text), err
 }
 
-// writeBeside writes a file with the owner and the mode of another one, durably. It replaces what is there.
+// writeBeside writes a file with the owner and the mode of the file like, and flushes it. It replaces an existing file.
+// It does not flush the directory.
 func writeBeside(like, path string, text []byte) error {
 	info, err := os.Stat(like)
 	if err != nil {

@@ -25,7 +25,7 @@ type Host struct {
 	Compose Compose
 	// MountPoints returns the mount points below a directory, without the directory itself.
 	MountPoints func(dir string) ([]string, error)
-	// At is called between two acts, with the name of the place. Tests interrupt the command there.
+	// At is called between two actions, with the name of the place in the code. Tests interrupt the command there.
 	At func(place string)
 }
 

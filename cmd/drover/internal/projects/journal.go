@@ -43,7 +43,7 @@ type Journal struct {
 	path string
 }
 
-// journalVersion is the version of the form of a journal.
+// journalVersion is the version of the format of a journal.
 const journalVersion = 1
 
 func journalPath(dir, project string) string { return filepath.Join(dir, ".drover-"+project+".json") }

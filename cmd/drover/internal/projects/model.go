@@ -73,7 +73,7 @@ func (m model) uses() []use {
 	return out
 }
 
-// expect changes a model as a plan says: the result is what docker compose config must print for the changed files.
+// expect applies a plan to a model. The result is what docker compose config must print for the changed files.
 func (m model) expect(items []Item) {
 	volumes, _ := m.whole["volumes"].(map[string]any)
 	if volumes == nil {
@@ -109,8 +109,9 @@ func (m model) eachMount(f func(map[string]any)) {
 	}
 }
 
-// normalize removes what depends only on the notation: empty options, options of bind mounts that a mount of a volume
-// has (selinux, for the mode Z), and the extensions of the file, whose text Compose repeats.
+// normalize removes what depends only on the notation: empty options of volumes, the options of a bind mount that
+// Compose prints for the mount of a volume (selinux, for the mode Z), and the extensions of the file (x-…), whose text
+// Compose repeats.
 func (m model) normalize() {
 	maps.DeleteFunc(m.whole, func(key string, _ any) bool { return strings.HasPrefix(key, "x-") })
 	m.eachMount(func(mount map[string]any) {

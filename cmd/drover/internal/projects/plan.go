@@ -24,21 +24,21 @@ import (
 // Item is a volume or a directory that is moved.
 type Item struct {
 	Key     string       `json:"key"`              // below volumes in the Compose file
-	Spec    string       `json:"name"`             // its name there from now on, such as blog-db@gold
+	Spec    string       `json:"name"`             // its name in the changed Compose file, such as blog-db@gold
 	Volume  string       `json:"volume"`           // the new volume
 	Profile string       `json:"profile"`          // of Drover's volume
-	Source  string       `json:"source"`           // the old volume for its engine, or the path of a directory
+	Source  string       `json:"source"`           // name of the old volume in the engine, or the path of a directory
 	Dir     bool         `json:"dir,omitempty"`    // Source is a directory
-	Folder  string       `json:"folder,omitempty"` // with the data of a local volume or a directory
+	Folder  string       `json:"folder,omitempty"` // the folder with the data of a local volume or a directory
 	New     bool         `json:"new,omitempty"`    // the old volume does not exist yet, so nothing is copied
 	Bytes   dataset.Size `json:"bytes"`            // at the time of the plan
 	Mounts  []string     `json:"mounts"`           // SERVICE:TARGET
 	Note    string       `json:"note,omitempty"`   // a hint for the user
-	Request uuid.UUID    `json:"request"`          // of the import
+	Request uuid.UUID    `json:"request"`          // ID of the request that makes the volume
 	Copied  bool         `json:"copied,omitempty"`
 }
 
-// Skipped is a mount that is not taken.
+// Skipped is a source that is not moved, with its mounts.
 type Skipped struct {
 	Mounts []string `json:"mounts"` // SERVICE:TARGET
 	Source string   `json:"source"`
@@ -72,7 +72,7 @@ type Plan struct {
 }
 
 // planner makes a plan. It changes nothing, except that it writes the changed files beside the old ones, so that
-// Compose can read them. Its caller removes them.
+// Compose can read them. The caller removes the changed files if it does not carry out the plan.
 type planner struct {
 	a        *cli.App
 	host     Host
@@ -132,7 +132,7 @@ func readFiles(paths []string) ([]composefile.File, error) {
 	return out, nil
 }
 
-// sources returns the sources of all mounts, with the reason for each one that is not taken.
+// sources returns the sources of all mounts, with the reason for each one that is not moved.
 func (p *planner) sources(ctx context.Context) ([]*source, error) {
 	all := sourcesOf(p.model)
 	for _, s := range all {
@@ -186,7 +186,8 @@ func (p *planner) inspectDrover(ctx context.Context, s *source) error {
 	return err
 }
 
-// choose returns the sources that are taken, and adds the others to the plan. --skip and --volume name sources.
+// choose returns the sources that are moved, and adds the others to the plan as skipped. --skip and --volume name
+// sources.
 func (p *planner) choose(all []*source, plan *Plan) ([]*source, error) {
 	for _, name := range p.settings.Skip {
 		s := p.named(all, name)
@@ -258,7 +259,7 @@ func (p *planner) unknownName(flag, name string, all []*source) error {
 		dataset.Clip(name), p.project.Name, dataset.FormatChoices(known))
 }
 
-// items decides for each source about its key and its volume.
+// items chooses the key and the new volume of each source.
 func (p *planner) items(ctx context.Context, taken []*source, files []composefile.File) ([]Item, error) {
 	keys := map[string]bool{}
 	for key := range p.model.volumes {
@@ -319,7 +320,7 @@ func freeKey(p Project, s *source, keys map[string]bool) string {
 	return free(key, func(k string) bool { return keys[k] })
 }
 
-// free returns a name, with a number behind it if that is taken.
+// free returns name or, if that is in use, name with a number appended.
 func free(name string, taken func(string) bool) string {
 	for n, try := 2, name; ; n++ {
 		if !taken(try) {
@@ -329,7 +330,8 @@ func free(name string, taken func(string) bool) string {
 	}
 }
 
-// nameDrover chooses the volume of Drover for an item, has control check the request, and measures the data.
+// nameDrover chooses the volume of Drover for an item, checks the request with a dry run by control, and measures the
+// data.
 func (p *planner) nameDrover(ctx context.Context, i *Item, s *source, used map[string]bool) error {
 	spec := ""
 	for name, given := range p.settings.Volumes {
@@ -428,8 +430,8 @@ func measure(ctx context.Context, folder string) (dataset.Size, error) {
 	return dataset.Size(size.Bytes), err
 }
 
-// edit changes the text of the Compose files, and has Compose read the result. It leaves the changed files beside the
-// old ones. It fails with dataset.ErrInvalid, and names the place, if Compose reads anything else than the plan.
+// edit writes the changed Compose files beside the old ones, and reads them with Compose. It fails with
+// dataset.ErrInvalid, and names the place, if the result differs from the plan.
 func (p *planner) edit(ctx context.Context, plan *Plan, files []composefile.File) error {
 	env, err := p.host.Compose.Environment(ctx, p.project)
 	if err != nil {

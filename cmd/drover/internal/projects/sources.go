@@ -12,15 +12,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// source is what one or several mounts of a project show.
+// source is the volume or the directory behind one or several mounts of a project.
 type source struct {
 	id     string // the key of a volume, or the path of a bind mount; empty for a mount without a source
 	dir    bool   // a bind mount
 	uses   []use
 	name   string // of the volume for the engine
-	folder string // with the data; empty if there is none
+	folder string // the folder with the data; empty if there is none
 	empty  bool   // the volume does not exist yet
-	reason string // why it is not taken; empty if it is taken
+	reason string // why it is not moved; empty if it is moved
 }
 
 // label names a source for people: as a path below the project's folder if it is one.
@@ -64,7 +64,8 @@ func sourcesOf(m model) []*source {
 	return out
 }
 
-// systemFolders are folders of the host that belong to no project, with everything below the ones in systemTrees.
+// systemFolders and systemTrees are folders of the host that belong to no project. Everything below a folder in
+// systemTrees belongs to no project either.
 var (
 	systemFolders = []string{"/", "/home", "/media", "/mnt", "/opt", "/root", "/srv", "/tmp", "/var", "/var/cache",
 		"/var/lib", "/var/log", "/var/spool", "/var/tmp"}
@@ -85,7 +86,7 @@ func isWithin(path, dir string) bool {
 // overlaps reports whether one of two paths contains the other.
 func overlaps(a, b string) bool { return a != "" && b != "" && (isWithin(a, b) || isWithin(b, a)) }
 
-// inspectDir finds out whether the directory of a bind mount is taken.
+// inspectDir examines the directory of a bind mount. It sets the reason if the directory is not moved.
 func (s *source) inspectDir(p Project, h Host) error {
 	info, err := os.Stat(s.id)
 	switch {
@@ -121,7 +122,7 @@ func (s *source) inspectDir(p Project, h Host) error {
 	return nil
 }
 
-// inspectVolume finds out whether a volume is taken.
+// inspectVolume examines a volume. It sets the reason if the volume is not moved.
 func (s *source) inspectVolume(ctx context.Context, e Engine, def modelVolume) error {
 	v, err := e.Volume(ctx, s.name)
 	switch {
@@ -152,7 +153,8 @@ func (s *source) inspectVolume(ctx context.Context, e Engine, def modelVolume) e
 }
 
 // skipOverlaps skips sources that contain each other: after a copy, the containers would no longer see the same files.
-// A mount of a folder of the system shows everything, so it is not compared.
+// Two kinds of directories are not compared, because they can contain everything: folders of the system, and read-only
+// directories outside of the folder of the project, which is dir.
 func skipOverlaps(all []*source, dir string) {
 	path := func(s *source) string {
 		if s.dir && (isSystemFolder(s.id) || s.folder == "" && s.readOnly() && !isWithin(s.id, dir)) {
@@ -172,8 +174,9 @@ func skipOverlaps(all []*source, dir string) {
 	}
 }
 
-// sharer returns a container that is not a container of the project's services, and uses a source. A container that
-// has a folder above the source read-only, such as a monitor that sees the whole host, does not count.
+// sharer returns the name of a container that uses a source and is not a container of the project's services; "" if
+// there is none. A container that has a folder above the source read-only, such as a monitor that sees the whole host,
+// does not count.
 func (s *source) sharer(p Project, m model, all []Container) string {
 	for _, c := range all {
 		_, known := m.services[c.Service]

@@ -45,8 +45,8 @@ func (m *mover) steps() []struct {
 	}
 }
 
-// run continues with the step of the journal. Until the files are exchanged, it begins again with the first step,
-// because somebody may have started the containers since.
+// run carries out the steps. If all files are exchanged already, it begins with StepStart. Otherwise it begins with the
+// first step, also in a later run, because somebody may have started the containers since.
 func (m *mover) run(ctx context.Context) error {
 	m.copied = map[string]bool{}
 	done, err := m.allSwitched()
@@ -167,7 +167,7 @@ func (m *mover) importItem(ctx context.Context, i *Item) error {
 	case errors.Is(err, dataset.ErrNotFound):
 	case err != nil:
 		return err
-	case op.State == dataset.OpDone: // since the last question
+	case op.State == dataset.OpDone: // it ended after the volume was looked up
 		return nil
 	case op.State.Final():
 		i.Request = m.a.NewID()
@@ -253,7 +253,7 @@ func (m *mover) unpack(ctx context.Context, volume, folder string) error {
 	return errors.Join(err, archive.end())
 }
 
-// verify compares the copies that no server has compared in this run.
+// verify compares the copies, except those that Drover has compared during an import of this run.
 func (m *mover) verify(ctx context.Context) error {
 	for _, i := range m.j.Items {
 		var err error

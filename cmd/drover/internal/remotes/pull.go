@@ -97,8 +97,8 @@ func PullCommand(a *cli.App) *cobra.Command {
 	return cmd
 }
 
-// existing returns the volume of the name that a version has in its remote, if the volume exists and continues the
-// version; nil if there is no such volume. It fails with dataset.ErrExists if the volume does not continue the version.
+// existing returns the volume that has the name of s. It returns nil if there is no such volume. It fails with
+// dataset.ErrExists if the volume does not continue version v.
 func (s source) existing(ctx context.Context, c cli.Remote, h dataset.History, v dataset.PushedVersion) (*api.Volume,
 	error) {
 	existing, err := c.Volume(ctx, s.name)

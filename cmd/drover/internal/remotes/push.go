@@ -73,8 +73,8 @@ snapshot.`,
 	return cmd
 }
 
-// splitSnapshot splits VOLUME[@SNAPSHOT]. db@gold is also the name by which an engine requested volume db: it names the
-// volume if the volume has no snapshot gold.
+// splitSnapshot splits VOLUME[@SNAPSHOT]. An engine can have requested volume db by the name db@gold. So db@gold means
+// the volume if it has no snapshot gold.
 func splitSnapshot(ctx context.Context, c cli.Remote, text string) (volume, snapshot string, err error) {
 	volume, snapshot, at := strings.Cut(text, "@")
 	if !at {

@@ -1,8 +1,10 @@
 // Package remotes has the commands of drover remote, and drover push and drover pull. Package main adds them to the
-// command tree. Each recorded repository is a remote, so the commands that add and remove remotes are those of package
-// repositories, and a pull is a restore of package backups. The commands call the API, and keep no state: the agents
-// read and write the history of a remote. A new command of drover remote belongs in remote.go, what a push or pull says
-// about versions in version.go.
+// command tree. Each recorded repository is a remote. So package repositories has the commands that add and remove
+// remotes, and a pull is a restore request of package backups. The commands call the API, and keep no state: the agents
+// read and write the history of a remote.
+//
+// File remote.go has drover remote, push.go drover push, and pull.go drover pull. File version.go parses names of
+// versions, and makes the errors about them.
 package remotes
 
 import (

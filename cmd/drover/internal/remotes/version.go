@@ -32,7 +32,7 @@ func parseRemote(text string) (remote, name string, err error) {
 	return remote, name, err
 }
 
-// source is what a pull takes: the version that begins with prefix or, if it is empty, the newest.
+// source names the version that is pulled: the one whose UUID begins with prefix or, if prefix is empty, the newest.
 type source struct{ remote, name, prefix string }
 
 // versionRE matches the first digits of the UUID of a version.
