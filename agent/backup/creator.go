@@ -33,7 +33,7 @@ type CreatorDeps struct {
 	Pools   interface {
 		Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 	}
-	HasPool func(id uuid.UUID) bool // whether a pool is one of this node's
+	HasPool func(id uuid.UUID) bool // whether this node has the pool
 	// LockForOperation locks the dataset of an operation, and checks that this node is its home: see
 	// operation.Datasets.
 	LockForOperation func(ctx context.Context, op dataset.Operation, what string) (
@@ -42,13 +42,14 @@ type CreatorDeps struct {
 	// is not a snapshot: see operation.Exporter.
 	Clone func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) (
 		taken time.Time, err error)
-	// BorrowKey lets a dataset without a record use the data key of another one. Such a dataset is not cleaned up.
+	// BorrowKey lets the dataset id, which has no record, use the data key of another dataset until end is called.
+	// Until then, the clean-up does not remove the dataset id as an orphan. The argument "of" is the owner of the key.
 	BorrowKey func(id, of uuid.UUID) (end func())
 	// Mount mounts a dataset read-only on a path.
 	Mount func(ctx context.Context, pool backends.Pool, id uuid.UUID, path string) error
 	// Open returns a recorded repository.
 	Open func(ctx context.Context, r dataset.Repository) (*restic.Repository, error)
-	// Report has control record the outcome of an operation: see operation.Runner.
+	// Report reports the outcome of an operation to control, which records it: see operation.Runner.
 	Report func(ctx context.Context, op *dataset.Operation, status *dataset.DatasetStatus) (api.Committed, error)
 }
 
@@ -188,8 +189,8 @@ func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func
 }
 
 // open opens the repository of an operation, and lists the backups of the dataset in it; for a push, everything in it.
-// record is control's record of the repository. A damaged entry of the list does not prevent another backup, but a
-// push: it could be a version that the volume lacks.
+// record is control's record of the repository. If a part of the list is damaged, a backup is made nevertheless. A push
+// fails: the damaged part could be a version that the volume lacks.
 func (c *Creator) open(ctx context.Context, op dataset.Operation, record dataset.Repository) (*restic.Repository,
 	[]restic.Backup, error) {
 	repo, err := c.deps.Open(ctx, record)
@@ -233,8 +234,8 @@ func examine(list []restic.Backup, op dataset.Operation) (newest string, repeate
 	return newest, repeated
 }
 
-// store makes a clone, and has restic store it. It removes the clone afterwards. If store fails and returns the ID of a
-// backup, that backup is incomplete.
+// store makes a clone, stores it with restic, and removes it. If store fails and returns the ID of a backup, that
+// backup is incomplete.
 func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository,
 	parent string) (b restic.Backup, s restic.Summary, err error) {
 	clone := uuid.New()

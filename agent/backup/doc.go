@@ -1,8 +1,8 @@
 // Package backup makes backups of volumes in the recorded repositories. Package agent makes its components, and
 // registers Creator.Create for the operations of kinds backup and push. At a start it calls UnmountLeftovers and Clear.
-// It embeds Catalog, which answers the requests of users to list, show, remove and prune backups. The Importer of
-// package operation calls Restorer through functions, to restore a backup, and to verify one. It then has CheckRunner
-// run the check program of a verification.
+// Package agent also embeds Catalog, which answers the requests of users to list, show, remove and prune backups. The
+// Importer of package operation calls Restorer through functions, to restore a backup, and to verify one. It then has
+// CheckRunner run the check program of a verification.
 //
 // A backup is a snapshot of restic. It contains a tree with the folder DataName, which has the content of the volume at
 // one moment, and the file RecordName, which describes the volume (Record). The tags say which volume it is (Tags). The
@@ -17,12 +17,14 @@
 // which is written before the clone is made. After a crash, Clear unmounts and destroys each clone that has such a
 // note.
 //
-// Only Creator has state. On disk it has the folders and the names of unwanted backups. In memory it has the backups
-// that run, the operations whose expired backups could not be removed yet, and the expired backups that are known to be
-// absent from their repository. A lock for each dataset protects its folder, and a channel limits how many backups run.
-// A read-write lock lets backups run at the same time, but none while unwanted or expired backups are removed. The last
-// two in memory have a mutex each. The order of the steps is in creator.go, and the folders are in scratch.go. Unwanted
-// backups are those that are not the result of their operation: their removal is in unwanted.go. Expired backups are
-// those that control does not retain: their removal is in expired.go. How a check program is isolated from the rest of
-// the host is in checkrunner.go.
+// Only Creator has state. On disk it has the folders, and files with the IDs of unwanted backups. A lock for each
+// dataset protects its folder. In memory it has the backups that run, the operations whose expired backups could not be
+// removed yet, and the expired backups that are known to be absent from their repository. A channel limits how many
+// backups run. The operations and the absent backups have a mutex each. A read-write lock lets backups run at the same
+// time, but none while unwanted or expired backups are removed.
+//
+// Unwanted backups are those that are not the result of their operation: their removal is in unwanted.go. Expired
+// backups are those that control does not retain: their removal is in expired.go. The order of the steps of a backup is
+// in creator.go, and the folders are in scratch.go. File checkrunner.go isolates a check program from the rest of the
+// host.
 package backup

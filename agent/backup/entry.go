@@ -86,7 +86,7 @@ func parseEntry(b restic.Backup) (v dataset.PushedVersion, ok bool, err error) {
 	return v, true, nil
 }
 
-// readable returns an escaped text without what is not printable, and truncated.
+// readable unescapes a text, removes the characters that are not printable, and truncates it.
 func readable(escaped string) string {
 	text, err := url.QueryUnescape(escaped)
 	if err != nil {

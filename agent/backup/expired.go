@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/restic"
 )
 
-// removedAtOnce is how many expired backups one run of restic removes.
+// removedAtOnce is how many expired backups one run of restic removes at most.
 const removedAtOnce = 20
 
 // removeExpired removes the expired backups of an operation's dataset: those that retention does not keep. answer is

@@ -33,8 +33,8 @@ func (c *Creator) push(ctx context.Context, jb *jobs.Job, op dataset.Operation, 
 	if err != nil {
 		return err
 	}
-	// A note of an earlier run can name the version of this operation, which may now become its result. This run finds
-	// everything of the operation in the list.
+	// After an earlier run, a file may name the backup of this operation as unwanted, although that backup may now
+	// become the result. This run finds all backups of the operation in the list.
 	if err := c.dropNotes(op.ID); err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func readBackup(ctx context.Context, r *restic.Repository, id, remedy string) (b
 	return b, t, err
 }
 
-// readRecord returns the record of a backup. It fails with dataset.ErrCorrupt if the record is not that of the tags.
+// readRecord returns the record of a backup. It fails with dataset.ErrCorrupt if the record does not match the tags.
 func readRecord(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) (Record, error) {
 	text, err := r.File(ctx, b.ID, RecordName, maxRecord)
 	if err != nil {

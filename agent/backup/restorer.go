@@ -53,9 +53,9 @@ func (s *Restorer) Restore(ctx context.Context, repository, id string, version *
 	return err
 }
 
-// Verify is Restore, and reads each file again to compare it with the backup. It returns the UUID of the dataset that
-// was backed up, or uuid.Nil if it could not read that. It fails with dataset.ErrCorrupt if a file differs. If the
-// repository is not recorded, or is not at its URL now, it fails with dataset.ErrOffline, and not with
+// Verify does what Restore does. It also reads each file again, and compares it with the backup. It returns the UUID of
+// the dataset that was backed up, or uuid.Nil if it could not read that. It fails with dataset.ErrCorrupt if a file
+// differs. If the repository is not recorded, or is not at its URL now, it fails with dataset.ErrOffline, and not with
 // dataset.ErrNotFound: nothing is known about the backup.
 func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.File, step func(string)) (of uuid.UUID,
 	err error) {
@@ -75,8 +75,8 @@ func (s *Restorer) Size(ctx context.Context, repository, id string) (dataset.Siz
 	return dataset.Size(n), s.checkAbsent(ctx, repository, err)
 }
 
-// checkAbsent returns the error of a read of a backup. If the error says that the backup does not exist because there
-// is no repository, it returns it with the kind dataset.ErrOffline.
+// checkAbsent examines the error err of a read of a backup. If err is dataset.ErrNotFound because the repository cannot
+// be opened, it returns err with the kind dataset.ErrOffline. Otherwise it returns err.
 func (s *Restorer) checkAbsent(ctx context.Context, repository string, err error) error {
 	if !errors.Is(err, dataset.ErrNotFound) {
 		return err
@@ -112,8 +112,8 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 	return record.Dataset, named(repository, err)
 }
 
-// readRecord returns the record of a backup. It fails if the backup may lack files, or if it is not that of the
-// version.
+// readRecord returns the record of a backup. It fails if the backup may lack files, or if version is not nil and the
+// backup does not belong to it.
 func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id string, version *dataset.VersionRef) (
 	Record, error) {
 	b, tags, err := readBackup(ctx, r, id, "restore it with restic restore, and import the folder")

@@ -33,8 +33,8 @@ type note struct {
 // folders is the folder with the folders of all datasets that are backed up.
 func (c *Creator) folders() string { return filepath.Join(c.deps.Root, "backups") }
 
-// folder is the folder that restic reads for a dataset. It is always the same, because restic finds the previous backup
-// by it.
+// folder is the folder that restic reads for a dataset. Its name is the UUID of the dataset, so that the folder and its
+// clone can be found after a crash.
 func (c *Creator) folder(id uuid.UUID) string { return filepath.Join(c.folders(), id.String()) }
 
 // prepare makes the folder of a dataset with the note, before the clone is made. The caller has the dataset's lock in

@@ -81,7 +81,7 @@ func (c *Creator) dropNotes(op uuid.UUID) error {
 		}
 		var u unwanted
 		if json.Unmarshal(text, &u) != nil || u.Operation != op {
-			continue // a damaged note names nothing
+			continue // a damaged file names nothing
 		}
 		if err := os.Remove(path); err != nil {
 			return err

@@ -3,8 +3,9 @@
 // with OpenSSH's sftp-server. Package test/product calls it.
 //
 // A [Server] owns its process, its folder and, for S3 and REST, a proxy before the process, which a test can make fail.
-// The functions belong to one test. Fail may be called at any time, also while requests run: an atomic pointer holds
-// the fault. Stop and Start are for one goroutine at a time.
+// A server belongs to one test, and ends with it. Fail may be called at any time, also while requests run: an atomic
+// pointer holds the fault. Only one goroutine at a time may call Stop and Start. The SSH server has no process and no
+// proxy, so Start, Stop and Fail do not apply to it.
 package backupserver
 
 import (
@@ -41,7 +42,7 @@ type Fault func(w http.ResponseWriter, r *http.Request) bool
 // Server is a running server of repositories.
 type Server struct {
 	URL  string   // of a repository that does not exist yet
-	Env  []string // what Drover's environment needs to reach the server
+	Env  []string // variables that Drover needs in its environment to reach the server
 	Data string   // the folder with the files of the repositories
 	// CredentialsFile is the file with the keys of the S3 server, or "".
 	CredentialsFile string
@@ -136,7 +137,8 @@ func (s *Server) Stop(t testing.TB) {
 	}
 }
 
-// Fail makes the proxy ask a fault about each request, until the next call. nil passes all requests on.
+// Fail makes the proxy ask a fault about each request, until the next call. If f is nil, the proxy passes all requests
+// on.
 func (s *Server) Fail(f Fault) {
 	if f == nil {
 		s.fault.Store(nil)
@@ -203,7 +205,7 @@ func (s *Server) proxy(t testing.TB) string {
 	return proxy.URL
 }
 
-// certificate makes a certificate of loopback that is its own authority.
+// certificate makes a self-signed certificate for 127.0.0.1.
 func certificate(t testing.TB) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

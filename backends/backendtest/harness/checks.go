@@ -2,9 +2,9 @@
 // test ([OpenPool]), the datasets of that pool ([Datasets]), and their mounts ([Mounts]). Each part embeds the one
 // before it. Package backendtest adds streams, and contains the cases.
 //
-// Only package backendtest uses it. A harness belongs to one test and has no lock. Open and the methods that mount
-// change it, so only one goroutine may call them, and no other may use the pool during Open. A case may call the other
-// methods from several goroutines.
+// Only package backendtest uses it. The parts belong to one test, and have no lock. Open and the methods that mount
+// change them, so only one goroutine may call these methods. During Open, no other goroutine may use the pool. A case
+// may call the other methods from several goroutines.
 package harness
 
 import (

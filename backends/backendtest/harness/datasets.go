@@ -145,7 +145,7 @@ func (f *Datasets) CheckUsedGrows(d dataset.Dataset, before, more dataset.Size) 
 	}
 }
 
-// Sized makes a ready dataset with a size.
+// Sized makes a ready dataset with a size. The returned record has the requested size.
 func (f *Datasets) Sized(size dataset.Size) dataset.Dataset {
 	f.Helper()
 	d := f.Record()

@@ -111,7 +111,7 @@ func (f *Mounts) CheckContent(id uuid.UUID, name, content string) {
 	}
 }
 
-// CheckEqual fails unless two trees are equal.
+// CheckEqual fails unless two trees are equal. It ignores modification times if the backend does not support them.
 func (f *Mounts) CheckEqual(a, b *os.File) {
 	f.Helper()
 	found, err := tree.Compare(f.Ctx, a, b)
@@ -147,7 +147,7 @@ func (f *Mounts) UnmountToCopy(m *Mounted) *Mounted {
 	return nil
 }
 
-// Remount mounts a dataset that unmountToCopy has unmounted.
+// Remount mounts a dataset again if UnmountToCopy has unmounted it. m is the result of UnmountToCopy.
 func (f *Mounts) Remount(id uuid.UUID, m *Mounted) *Mounted {
 	f.Helper()
 	if m == nil {
@@ -185,8 +185,8 @@ func (f *Mounts) fillUp(m *Mounted) int64 {
 	}
 }
 
-// FreeSpace returns how many more bytes fit into the dataset, and fills the dataset as fill does. If the dataset has
-// its own filesystem, freeSpace saves time: it allocates the space without writing it, and writes only the last part.
+// FreeSpace returns how many more bytes fit into the dataset, and fills the dataset as Fill does. If the dataset has
+// its own filesystem, FreeSpace saves time: it allocates the space without writing it, and writes only the last part.
 func (f *Mounts) FreeSpace(m *Mounted) (fits int64) {
 	f.Helper()
 	if !f.Can.OwnFilesystem {

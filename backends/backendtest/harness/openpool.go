@@ -84,7 +84,7 @@ func (f *OpenPool) Reap(want int, drop ...uuid.UUID) {
 	}
 }
 
-// Seal makes a new dataset encrypted if the factory's pools have keys.
+// Seal makes a new dataset encrypted if the config of the pool has Keys.
 func (f *OpenPool) Seal(d *dataset.Dataset) {
 	if k, ok := f.Config.Keys.(*Keys); ok {
 		sealed := k.Sealed
@@ -141,7 +141,7 @@ func (f *OpenPool) DeviceBelow(d dataset.Dataset) string {
 }
 
 // HasFiles reports whether the files of the pool have at least the given number of bytes. If not, the data of datasets
-// is not stored in files, and the tests of the backend search the disk instead.
+// is not stored in files below the path of the pool, and the tests of the backend search the disk instead.
 func (f *OpenPool) HasFiles(bytes int64) bool {
 	f.Helper()
 	var sum int64
@@ -176,7 +176,7 @@ func (f *OpenPool) Filesystems() []string {
 	return f.Can.Filesystems
 }
 
-// Copier returns the pool, which must keep copies.
+// Copier returns the pool as a Copier. It panics if the pool keeps no copies.
 func (f *OpenPool) Copier() backends.Copier { return f.Pool.(backends.Copier) }
 
 // CommitJournal forces the journal of the pool's filesystem to the disk. All changed names are durable then, but not
