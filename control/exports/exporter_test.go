@@ -164,3 +164,27 @@ func TestFailingExportsAreReported(t *testing.T) {
 		t.Errorf("%d exports were stored, and %+v is reported", got, findings())
 	}
 }
+
+// Records that nobody tries to store are reported, too: a control replica of an earlier version may do the background
+// work.
+func TestMissingExportsAreReported(t *testing.T) {
+	w := newWorld(t, false)
+	add(w, "offsite", nil)
+	w.round(time.Hour)
+	for _, step := range []struct {
+		after time.Duration
+		want  int
+	}{{25 * time.Hour, 0}, {2 * time.Hour, 1}} {
+		w.Clock.Advance(step.after)
+		got, err := w.x.Findings(w.Ctx)
+		if err != nil || len(got) != step.want {
+			t.Errorf("after %s: got %+v, %v, want %d findings", step.after, got, err, step.want)
+		}
+	}
+	if got := w.round(0); got != 1 {
+		t.Errorf("%d exports were stored", got)
+	}
+	if got, err := w.x.Findings(w.Ctx); err != nil || len(got) != 0 {
+		t.Errorf("got %+v, %v after an export", got, err)
+	}
+}

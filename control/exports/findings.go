@@ -48,16 +48,24 @@ func (x *Exporter) Findings(ctx context.Context) ([]api.Finding, error) {
 	var out []api.Finding
 	now := x.deps.Ledger.Clock.Now()
 	err := x.each(ctx, func(r dataset.Repository, e record.Export) {
-		if e.Failed.IsZero() || now.Sub(e.Failed) <= failureGrace {
-			return
-		}
+		last := e.Last
 		text := "the records of control were never stored in it"
-		if !e.Last.IsZero() {
-			text = "the records of control were last stored in it at " + e.Last.UTC().Format(time.DateTime) + " UTC"
+		if last.IsZero() {
+			last = r.Created
+		} else {
+			text = "the records of control were last stored in it at " + last.UTC().Format(time.DateTime) + " UTC"
+		}
+		switch {
+		case !e.Failed.IsZero() && now.Sub(e.Failed) > failureGrace:
+			text += "; the last attempt failed because " + e.Problem
+		case e.Failed.IsZero() && now.Sub(last) > maxAge+failureGrace:
+			text += "; the log of control says why (is a control replica of an earlier version running?)"
+		default:
+			return
 		}
 		out = append(out, api.Finding{
 			Level: "warning", Subject: "repository " + r.Name,
-			Text: fmt.Sprintf("%s; the last attempt failed because %s", text, e.Problem),
+			Text: text,
 			Fix: fmt.Sprintf("on the control host: correct the cause, or drover repository set %s "+
 				"--store-records=false", r.Name),
 		})
