@@ -214,7 +214,7 @@ func (x *Exporter) export(ctx context.Context, r dataset.Repository, known recor
 		return ctx.Err() // the service stops: nothing is known about the repository
 	}
 	after := record.Export{Repository: r.Name, URL: r.URL, Last: now, Digest: digest}
-	x.due[placeOf(r)] = now.Add(Interval)
+	x.due[placeOf(r)] = now.Add(retryInterval) // also if the outcome cannot be recorded
 	if err != nil {
 		if attempt.Err() != nil {
 			err = fmt.Errorf("it took longer than %s: %w", uploadTime, err)
@@ -224,7 +224,6 @@ func (x *Exporter) export(ctx context.Context, r dataset.Repository, known recor
 		if after.Failed.IsZero() {
 			after.Failed = now
 		}
-		x.due[placeOf(r)] = now.Add(retryInterval)
 	}
 	if after == known {
 		return nil
@@ -237,5 +236,8 @@ func (x *Exporter) export(ctx context.Context, r dataset.Repository, known recor
 		}
 		return t.Put(record.ExportKey(r.Name), after)
 	})
+	if err == nil && after.Failed.IsZero() {
+		x.due[placeOf(r)] = now.Add(Interval)
+	}
 	return err
 }

@@ -132,6 +132,30 @@ func TestClusterStoresNothingByDefault(t *testing.T) {
 	}
 }
 
+// If a good export cannot be recorded, the earlier failure is shown for ten minutes at most, not for an hour.
+func TestExportThatCannotBeRecorded(t *testing.T) {
+	w := newWorld(t, false)
+	add(w, "offsite", nil)
+	w.err = errors.New("the password is wrong")
+	w.round(time.Hour)
+	w.round(3 * time.Hour)
+	w.err = nil
+	w.Clock.Advance(time.Hour)
+	w.Spy.Before(func() { w.Spy.FailFrom(1, false) })
+	if err := w.x.Round(w.Ctx); err == nil {
+		t.Fatal("the outcome was recorded")
+	}
+	w.Spy.FailFrom(0, false)
+	if got := w.round(time.Minute); got != 0 {
+		t.Errorf("%d exports were stored before the next attempt was due", got)
+	}
+	got := w.round(9 * time.Minute)
+	list, err := w.x.Findings(w.Ctx)
+	if got != 1 || err != nil || len(list) != 0 {
+		t.Errorf("%d exports were stored, and %+v is reported: %v", got, list, err)
+	}
+}
+
 // A failure is tried again after ten minutes, and reported after two hours, until an export is stored.
 func TestFailingExportsAreReported(t *testing.T) {
 	w := newWorld(t, false)
