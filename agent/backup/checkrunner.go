@@ -126,6 +126,9 @@ func explainCheck(ctx context.Context, program, last string, err error) (unusabl
 	case failed.ExitCode == 126, failed.ExitCode == 127: // as unshare(1) and shells exit
 		return false, dataset.Errorf(dataset.ErrInvalid, "check program %s: it, or a program that it needs, cannot be "+
 			"executed%s", program, last)
+	case failed.ExitCode > 127: // a shell adds 128 to the number of the signal that killed its command
+		return false, dataset.Errorf(dataset.ErrInternal, "check program %s: exit status %d, which says nothing about "+
+			"the volume%s", program, failed.ExitCode, last)
 	}
 	return true, dataset.Errorf(dataset.ErrCorrupt, "check program %s: exit status %d%s", program, failed.ExitCode,
 		last)

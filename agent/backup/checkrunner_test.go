@@ -156,6 +156,9 @@ func TestCheckProgramFails(t *testing.T) {
 		{"writes to stdout", "echo reason; exit 1", dataset.ErrCorrupt, "exit status 1: reason"},
 		{"says nothing", "exit 1", dataset.ErrCorrupt, "exit status 1"},
 		{"lacks a program", "mariadb-of-another-host", dataset.ErrInvalid, "cannot be executed"},
+		{"is killed by way of a shell", "sh -c 'kill -9 $$'; exit $?", dataset.ErrInternal, "exit status 137, which says nothing"},
+		{"exits with the last status", "exit 255", dataset.ErrInternal, "exit status 255, which says nothing"},
+		{"exits with the last status that counts", "exit 125", dataset.ErrCorrupt, "exit status 125"},
 		{"writes much", "yes | head -c 9000000; echo end; exit 1", dataset.ErrCorrupt, "exit status 1: end"},
 	} {
 		op := awaitEnd(f, startVerification(f, made, checkProgram(t, c.script)))

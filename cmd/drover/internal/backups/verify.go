@@ -34,8 +34,9 @@ command fails: give the ID of a backup, or --repository.
 must be below /etc/drover/checks on the host that has the temporary volume, and
 only root may be able to change it. It gets the path of the volume as its
 argument, and may change the files. Exit status 0 means that the volume is
-usable. After any other status, the verification fails with the last line that
-the program wrote. It has no network, and may run for six hours.
+usable, and 1 to 125 that it is not. After any other status, nothing is known.
+If the status is not 0, the verification fails with the last line that the
+program wrote. It has no network, and may run for six hours.
 
 Without --profile, the temporary volume gets the profile that the backed-up
 volume had, and without --size its size.`,
