@@ -131,8 +131,9 @@ type VerifyState struct {
 	Next     time.Time `json:"next,omitzero"`      // when the next one is due; absent: there is no backup yet
 	Running  uuid.UUID `json:"running,omitzero"`   // UUID of the operation that verifies a backup now; absent: none
 	Failures int       `json:"failures,omitempty"` // how many failed since the last good one
-	Problem  string    `json:"problem,omitempty"`  // error of the last one that failed
-	// ID of the backup that the last one found damaged or absent; absent: none
+	// error of the last one that failed; while unusable is set, of the one that found that backup damaged or absent
+	Problem string `json:"problem,omitempty"`
+	// ID of the backup that a verification found damaged or absent; absent: none since the last good verification
 	Unusable string `json:"unusable,omitempty"`
 }
 

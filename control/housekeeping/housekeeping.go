@@ -168,6 +168,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	if now.Before(h.Now) { // the clock was set back: these plans are for a later time
 		clear(h.Plans)
 		clear(h.backups)
+		clear(h.verifications)
 		clear(h.reported)
 		h.FullDue, h.ForgetDue = time.Time{}, time.Time{}
 	}

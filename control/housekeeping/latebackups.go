@@ -94,19 +94,26 @@ type seenVerification struct {
 	last, due time.Time     // due is zero if there is no backup
 	none      bool          // there is no good verification yet, and last is when the schedule began
 	failures  int
-	problem   string // why the last verification failed
-	unusable  string // ID of the backup that it found damaged or absent
+	problem   string // why the last verification failed; while unusable is set, why that backup is not usable
+	unusable  string // ID of the backup that a verification found damaged or absent
+	// refused is why the next verification cannot be requested. It is empty if it can, or if the reason is not known:
+	// only the control replica that does the background work knows all reasons.
+	refused string
 }
 
-// newSeenVerification returns the state of the scheduled verifications of a dataset.
+// newSeenVerification returns the state of the scheduled verifications of a dataset. missing says that the repository
+// of the newest backup is not recorded.
 func newSeenVerification(d dataset.Dataset, newest record.ScheduledBackup, v record.Verifications,
-	now time.Time) seenVerification {
+	now time.Time, missing bool) seenVerification {
 	is := seenVerification{
 		every: time.Duration(d.Profile.Backup.Verify.Every), last: v.Last, failures: v.Failures, problem: v.Problem,
 		unusable: v.Unusable,
 	}
 	if v.Last.IsZero() {
 		is.last, is.none = ScheduleStart(d), true
+	}
+	if missing {
+		is.refused = "repository " + newest.Repository + ", which has the newest backup, is not recorded"
 	}
 	v.Failures = 0 // a verification that is tried again later is late nevertheless
 	is.due = verificationDue(d, newest, v, now)
@@ -309,7 +316,11 @@ func readBackupsOf(t *record.Tx, entries []store.Entry, now time.Time) (list []s
 			if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 				return nil, err
 			}
-			is.verification = newSeenVerification(d, b.LastMade(), v, now)
+			missing, err := lacksRepository(t, b.LastMade())
+			if err != nil {
+				return nil, err
+			}
+			is.verification = newSeenVerification(d, b.LastMade(), v, now, missing)
 		}
 		list = append(list, is)
 	}
@@ -344,7 +355,8 @@ func (k *Housekeeper) BackupSchedules() []BackupSchedule {
 
 // LateBackups returns the warnings about the scheduled backups: for each volume whose backup or whose verification is
 // late, whose backup failed repeatedly, whose repository is not recorded, or whose backup was found not usable. All
-// control replicas return the same ones: those that do not do the background work read the records.
+// control replicas return the same ones: those that do not do the background work read the records. Only why a
+// verification cannot be requested is not in the records.
 func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err error) {
 	now := k.Ledger.Clock.Now()
 	list, complete := k.backupStates.list()
@@ -396,8 +408,9 @@ func (is seenVerification) finding(volume string, now time.Time) (f api.Finding)
 	switch {
 	case is.every == 0:
 	case is.unusable != "":
-		f.Text = fmt.Sprintf("its backup %.8s failed a verification: %s", is.unusable, is.problem)
-		f.Fix = "drover backup create " + volume + ", and drover backup verify " + volume
+		f.Text = fmt.Sprintf("its backup %.8s failed a verification: %s; this warning ends with a good verification "+
+			"of the newest scheduled backup", is.unusable, is.problem)
+		f.Fix = "drover volume inspect " + volume
 	case overdue > is.grace():
 		f.Text = fmt.Sprintf("the verification of its backups is %s late, ", overdue.Round(time.Minute))
 		if is.none {
@@ -407,6 +420,9 @@ func (is seenVerification) finding(volume string, now time.Time) (f api.Finding)
 		}
 		if is.problem != "" {
 			f.Text += fmt.Sprintf("; failed attempts: %d, the last one because %s", is.failures, is.problem)
+		}
+		if is.refused != "" {
+			f.Text += "; the next one cannot be requested: " + is.refused
 		}
 		f.Fix = "drover volume inspect " + volume
 	}

@@ -133,7 +133,9 @@ func (k *Housekeeper) requestDueSnapshots(ctx context.Context, h *Memory, now ti
 			continue
 		}
 		if err := k.requestSnapshot(ctx, id, plan, waiting); err != nil {
-			h.reportFailure("scheduled snapshot of dataset "+id.String(), err)
+			if ctx.Err() == nil {
+				h.reportFailure("scheduled snapshot of dataset "+id.String(), err)
+			}
 			continue // still due: the next round tries again
 		}
 		next, err := nextTick(plan.schedule, now.In(time.Local))

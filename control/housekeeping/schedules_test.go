@@ -1,6 +1,7 @@
 package housekeeping_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -284,6 +285,52 @@ func TestClockSetBack(t *testing.T) {
 			t.Errorf("restarted %t: to do: %v", restarted, got)
 		}
 	}
+}
+
+// The same for verifications: control does not wait for the time at which one is due by the clock that was ahead.
+func TestClockSetBackDuringVerifications(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		e := controltest.New(t)
+		tested(e)
+		a := e.NewAgent("alpha")
+		a.MustCreate("db@tested")
+		verifications(e, a, 30*time.Hour, 30*time.Hour)
+		const ahead = 1000 * time.Hour
+		open := verifications(e, a, ahead, ahead)
+		if len(open) != 1 {
+			t.Fatalf("while the clock is ahead: %+v", open)
+		}
+		endVerification(a, open[0], nil)
+		verifications(e, a, time.Hour, 10*time.Minute)
+		e.Clock.Advance(-ahead)
+		if restarted {
+			e.Restart()
+		}
+		if open := verifications(e, a, time.Hour, 10*time.Minute); len(open) != 1 {
+			t.Errorf("restarted %t: got %+v", restarted, open)
+		}
+	}
+}
+
+// A service that stops while it requests a snapshot reports no failure.
+func TestStopDuringSnapshots(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	e.Round()
+	ctx, cancel := context.WithCancel(e.Ctx)
+	e.Clock.Advance(15 * time.Minute)
+	e.Spy.Before(func() {
+		cancel()
+		e.Spy.FailFrom(1, false)
+	})
+	e.Housekeeper.Round(ctx, e.Memory, e.Clock.Now())
+	e.Spy.FailFrom(0, false)
+	if ctx.Err() == nil || len(e.Failures) != 0 {
+		t.Errorf("context: %v, failures: %v", ctx.Err(), e.Failures)
+	}
+	e.Round()
+	wantDue(a, 1, "the next round")
 }
 
 // While a volume is converted, no scheduled snapshot is requested, and that is no failure. The new dataset gets its

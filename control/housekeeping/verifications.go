@@ -81,7 +81,12 @@ func (k *Housekeeper) requestDueVerification(ctx context.Context, id uuid.UUID, 
 	if err != nil {
 		return time.Time{}, err
 	}
-	k.backupStates.seeVerification(id, newSeenVerification(d, newest, v, now))
+	missing, err := lacksRepository(t, newest)
+	if err != nil {
+		return time.Time{}, err
+	}
+	seen := newSeenVerification(d, newest, v, now, missing)
+	k.backupStates.seeVerification(id, seen)
 	due := verificationDue(d, newest, v, now)
 	switch {
 	case due.IsZero():
@@ -92,8 +97,27 @@ func (k *Housekeeper) requestDueVerification(ctx context.Context, id uuid.UUID, 
 		return due, nil
 	case v.Running != uuid.Nil:
 		return now.Add(backupCheck), k.settleVerification(ctx, t, d)
+	case missing:
+		return now.Add(backupCheck), nil // LateBackups names the repository if the verification is late
 	}
-	return now.Add(backupCheck), k.requestVerification(ctx, t, d, newest, v, due, busy)
+	err = k.requestVerification(ctx, t, d, newest, v, due, busy)
+	if err != nil && ctx.Err() == nil {
+		seen.refused = dataset.OneLine(err)
+		k.backupStates.seeVerification(id, seen)
+	}
+	return now.Add(backupCheck), err
+}
+
+// lacksRepository reports whether the repository of a backup is not recorded. A damaged record counts as recorded.
+func lacksRepository(t *record.Tx, b record.ScheduledBackup) (bool, error) {
+	if b.ID == "" {
+		return false, nil
+	}
+	known, err := t.Peek(record.RepositoryKey(b.Repository), &dataset.Repository{})
+	if dataset.KindOf(err) == dataset.ErrCorrupt {
+		return false, nil
+	}
+	return !known, err
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -122,15 +146,11 @@ func (k *Housekeeper) settleVerification(ctx context.Context, t *record.Tx, d da
 	return err
 }
 
-// requestVerification requests the verification of a backup, unless its repository is not recorded or the home of the
-// dataset has another verification. LateBackups reports a repository that is not recorded.
+// requestVerification requests the verification of a backup, unless the home of the dataset has another verification.
 func (k *Housekeeper) requestVerification(ctx context.Context, t *record.Tx, d dataset.Dataset,
 	newest record.ScheduledBackup, v record.Verifications, due time.Time, busy map[uuid.UUID]bool) error {
-	known, err := t.Get(record.RepositoryKey(newest.Repository), &dataset.Repository{})
-	if err != nil || !known {
-		return err
-	}
 	if _, looked := busy[d.Home]; !looked {
+		var err error
 		if busy[d.Home], err = hasVerification(t, d.Home); err != nil {
 			return err
 		}
@@ -138,7 +158,7 @@ func (k *Housekeeper) requestVerification(ctx context.Context, t *record.Tx, d d
 	if busy[d.Home] {
 		return nil
 	}
-	_, err = k.Submit(ctx, api.Request{
+	_, err := k.Submit(ctx, api.Request{
 		// all services on one store request the same verification
 		ID:   uuid.NewSHA1(d.ID, fmt.Appendf(nil, "verify %d %d", v.Attempts, due.Unix())),
 		Kind: dataset.OpVerify, Volume: d.ID.String(), Repository: newest.Repository, Backup: newest.ID,
@@ -165,21 +185,24 @@ func hasVerification(t *record.Tx, node uuid.UUID) (bool, error) {
 }
 
 // verificationDue returns when the next scheduled verification of a dataset is due: when the interval of the profile
-// has passed since the last one. After a failure, it is due later. It is zero if no scheduled backup of the dataset is
-// known.
+// has passed since the last one, but within maxFirstVerification after the volume got other verifications. After a
+// failure, it is due later. It is zero if no scheduled backup of the dataset is known.
 func verificationDue(d dataset.Dataset, newest record.ScheduledBackup, v record.Verifications,
 	now time.Time) time.Time {
 	if newest.ID == "" {
 		return time.Time{}
 	}
 	every, latest := time.Duration(d.Profile.Backup.Verify.Every), now.Add(maxClockSkew)
-	due := now
+	due, first := now, spread(d.ID, min(every, maxFirstVerification))
 	// Ignore a time in the future, as backupDue does.
 	switch start := ScheduleStart(d); {
 	case !v.After.IsZero() && !v.After.After(latest):
 		due = v.After.Add(every)
 	case v.After.IsZero() && !start.After(latest):
-		due = start.Add(spread(d.ID, min(every, maxFirstVerification)))
+		due = start.Add(first)
+	}
+	if since := v.Since.Add(first); !v.Since.IsZero() && !v.Since.After(latest) && since.After(due) {
+		due = since
 	}
 	if v.Failures > 0 && !v.Failed.After(latest) {
 		wait := min(firstVerifyRetry<<min(v.Failures-1, 10), maxVerifyRetry, every)

@@ -163,6 +163,146 @@ func TestVerificationSchedule(t *testing.T) {
 	}
 }
 
+// A volume that gets a profile with verifications, or with more of them, is verified within a day. What would have been
+// due before does not count as late. A profile with another size takes another way.
+func TestVerificationsAreAddedLater(t *testing.T) {
+	profile := func(e *controltest.Control, name string, every time.Duration, size dataset.Size) {
+		p := e.ProfileSet.ByName["tested"]
+		p.Name, p.Revision, p.Size = name, "r1-"+name, size
+		p.Backup.Verify.Every = dataset.Duration(every)
+		if every == 0 {
+			p.Backup.Verify = dataset.Verification{}
+		}
+		e.ProfileSet.ByName[name] = p
+	}
+	for _, c := range []struct {
+		name   string
+		before time.Duration // between two verifications; 0: none
+		grows  bool
+		again  bool // it had verifications before the profile "before"
+	}{
+		{"new", 0, false, false}, {"new and larger", 0, true, false}, {"more often", 90 * 24 * time.Hour, false, false},
+		{"again", 0, false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := controltest.New(t)
+			tested(e)
+			size := e.ProfileSet.ByName["tested"].Size
+			profile(e, "before", c.before, size)
+			if c.grows {
+				size += 1 << 30
+			}
+			profile(e, "after", week, size)
+			a := e.NewAgent("alpha")
+			first := "before"
+			if c.again {
+				first = "after"
+			}
+			const volumes = 5
+			var all []dataset.Dataset
+			for i := range volumes {
+				all = append(all, a.MustCreate(fmt.Sprintf("v%d@%s", i, first)))
+			}
+			verify := func(d time.Duration) (times map[uuid.UUID]time.Time) {
+				times = map[uuid.UUID]time.Time{}
+				for end := e.Clock.Now().Add(d); e.Clock.Now().Before(end); {
+					for _, op := range verifications(e, a, 30*time.Minute, 30*time.Minute) {
+						times[op.BackupOf] = op.Created
+						endVerification(a, op, nil)
+					}
+				}
+				return times
+			}
+			change := func(to string) {
+				for _, d := range all {
+					op := *e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: d.Volume, Profile: to}).Operation
+					if (op.Kind == dataset.OpResize) != c.grows {
+						t.Fatalf("got %s", op.Kind)
+					}
+					if c.grows {
+						a.MustCommit(op)
+					}
+				}
+			}
+			verify(50 * time.Hour)
+			if c.again {
+				change("before")
+			}
+			verifications(e, a, 60*24*time.Hour, 12*time.Hour)
+			if got := volumeFindings(e); got != "" {
+				t.Fatalf("before the change: %s", got)
+			}
+			change("after")
+			if got := verify(30 * time.Minute); len(got) == volumes {
+				t.Error("all are verified at once")
+			}
+			e.Restart()
+			e.Round()
+			if got := volumeFindings(e); got != "" {
+				t.Errorf("after the change: %s", got)
+			}
+			for _, d := range all {
+				if v, err := e.Volume(e.Ctx, d.Volume); err != nil || v.Backups.Verify.Next.Before(e.Clock.Now().Add(-time.Hour)) {
+					t.Errorf("got %+v, %v", v.Backups.Verify, err)
+				}
+			}
+			before := len(verify(30 * time.Minute))
+			if got := len(verify(24 * time.Hour)); got+before < volumes-1 {
+				t.Errorf("%d volumes were verified within a day, want %d", got+before, volumes)
+			}
+			if got := verify(5 * 24 * time.Hour); len(got) != 0 {
+				t.Errorf("again within a week: %v", got)
+			}
+			if got := verify(3 * 24 * time.Hour); len(got) != volumes {
+				t.Errorf("%d volumes were verified in the next week, want %d", len(got), volumes)
+			}
+			if len(e.Failures) != 0 {
+				t.Errorf("%v", e.Failures)
+			}
+			e.CheckInvariants()
+		})
+	}
+}
+
+// A late verification that cannot be requested is reported with the reason.
+func TestVerificationThatCannotBeRequested(t *testing.T) {
+	e := controltest.New(t)
+	tested(e)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@tested")
+	verifications(e, a, 30*time.Hour, 30*time.Hour)
+	endVerification(a, wantVerification(e, a, 26*time.Hour, d, "the first"), nil)
+	verifications(e, a, time.Hour, 10*time.Minute)
+	b := backupsOf(e, d.ID)
+	was := b.Newest
+	b.Newest.Repository = "gone" // as if the profile had named another repository, which was removed
+	put := func(b record.Backups) {
+		t.Helper()
+		if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return t.Put(record.BackupsKey(d.ID), b) }); err != nil {
+			e.Fatalf("%v", err)
+		}
+	}
+	put(b)
+	e.AdvanceAndRun(2 * week)
+	const missing = "the next one cannot be requested: repository gone, which has the newest backup, is not recorded"
+	if got := volumeFindings(e); !strings.Contains(got, missing) {
+		t.Errorf("without the repository: %q", got)
+	}
+	e.Restart() // a service that has not seen all volumes reads the records
+	if got := volumeFindings(e); !strings.Contains(got, missing) {
+		t.Errorf("without the repository, from the records: %q", got)
+	}
+	b.Newest = was
+	put(b)
+	if _, err := e.Spy.Txn(e.Ctx, nil, spoilt(record.RepositoryKey("offsite"), "{")); err != nil {
+		t.Fatal(err)
+	}
+	e.AdvanceAndRun(time.Minute)
+	if got := volumeFindings(e); !strings.Contains(got, "; the next one cannot be requested: ") || !strings.Contains(got, "damaged") {
+		t.Errorf("with a damaged record of the repository: %q", got)
+	}
+}
+
 // A backup that is not usable is reported at once, and verified again. Another failure is reported when the verification
 // is late. A good verification that a user requested ends the warning, if it used the same program.
 func TestFailedVerification(t *testing.T) {
@@ -176,8 +316,8 @@ func TestFailedVerification(t *testing.T) {
 		op := wantVerification(e, a, 31*time.Hour, d, fmt.Sprint("try ", i))
 		endVerification(a, op, dataset.ErrCorrupt)
 		e.AdvanceAndRun(time.Minute)
-		want := fmt.Sprintf("warning volume db: its backup %s failed a verification: table t1 "+
-			"[drover backup create db, and drover backup verify db]", op.Backup[:8])
+		want := fmt.Sprintf("warning volume db: its backup %s failed a verification: table t1; this warning ends with a "+
+			"good verification of the newest scheduled backup [drover volume inspect db]", op.Backup[:8])
 		if got := volumeFindings(e); got != want {
 			t.Fatalf("try %d: got %q, want %q", i, got, want)
 		}
@@ -192,6 +332,14 @@ func TestFailedVerification(t *testing.T) {
 		}
 		waits = append(waits, e.Clock.Now().Sub(failed))
 	}
+	offline := verifications(e, a, time.Minute, time.Minute)[0]
+	offline.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline, "the repository does not answer"))
+	endVerification(a, offline, nil)
+	e.AdvanceAndRun(time.Minute)
+	if got := volumeFindings(e); !strings.Contains(got, "failed a verification: table t1; this") {
+		t.Errorf("after a failure that says nothing about the backup: %q", got)
+	}
+	wantVerification(e, a, 31*time.Hour, d, "after that failure")
 	if waits[0] > 90*time.Minute || waits[6] < 24*time.Hour {
 		t.Errorf("got %v, want growing times from an hour to a day", waits)
 	}

@@ -109,6 +109,9 @@ func (v *Planner) CommitUpdate(t *record.Tx, op dataset.Operation, out *api.Comm
 	d.ScheduleSince = v.scheduleSince(d, next)
 	d.Profile, d.Request = next, op.ID
 	t.Event(api.EventVolumeUpdate, d, describeUpdate(before, d))
+	if err := record.ChangeVerifications(t, before, d, v.Clock.Now()); err != nil {
+		return err
+	}
 	if err := t.PutDataset(d); err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Comm
 		return dataset.Errorf(dataset.ErrConflict, "volume %s was destroyed meanwhile", d.Volume)
 	}
 	next := op.DatasetRecord
-	name := op.Options[dataset.OptionProfile]
+	before, name := d, op.Options[dataset.OptionProfile]
 	if d.Profile.Failover.Auto != next.Profile.Failover.Auto {
 		name = "" // the failover has changed since the plan, and the home takes part in such a change: see CommitUpdate
 	}
@@ -92,6 +92,9 @@ func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Comm
 		d.ScheduleSince = v.scheduleSince(d, next.Profile)
 		d.Profile = next.Profile.Clone()
 		d.Profile.Encryption = where
+		if err := record.ChangeVerifications(t, before, d, v.Clock.Now()); err != nil {
+			return err
+		}
 	}
 	d.Size, d.Profile.Size, d.Request = next.Size, next.Profile.Size, op.ID
 	t.Event(api.EventVolumeResize, d, describeResize(*next, name))
@@ -333,6 +336,9 @@ func (v *Planner) SettleUpdate(t *record.Tx, op dataset.Operation) error {
 		return err
 	}
 	t.Event(api.EventVolumeUpdate, d, describeUpdate(before, d))
+	if err := record.ChangeVerifications(t, before, d, v.Clock.Now()); err != nil {
+		return err
+	}
 	if err := t.PutDataset(d); err != nil {
 		return err
 	}

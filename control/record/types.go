@@ -114,22 +114,26 @@ type ScheduledBackup struct {
 }
 
 // Verifications is the value of a dataset's key under verifications/: what became of the verifications of its backups.
-// The key is absent if none was requested yet. The times are those of control's clock when a verification was
-// requested, except that Failed and the times of Results are those of its end.
+// The key is absent if none was requested yet, and Since is not known. The times are those of control's clock when a
+// verification was requested, except that Failed and the times of Results are those of its end.
 //
 // A verification that a user has requested counts as a scheduled one if it has shown the same: see EndVerification.
 type Verifications struct {
 	Dataset  uuid.UUID `json:"dataset"`
 	Running  uuid.UUID `json:"running,omitzero"`   // scheduled operation that was requested last, until it ends
 	Attempts uint64    `json:"attempts,omitempty"` // how many scheduled operations have ended
+	// Since is when the volume got a profile with other verifications than the profile before. It is zero if the volume
+	// has had the same ones since it was created. No scheduled verification was due before.
+	Since time.Time `json:"since,omitzero"`
 	// After is the time of the last scheduled verification that succeeded or was cancelled.
 	After    time.Time `json:"after,omitzero"`
 	Last     time.Time `json:"last,omitzero"`      // time of the last one that succeeded
 	Failures int       `json:"failures,omitempty"` // how many failed since
 	Failed   time.Time `json:"failed,omitzero"`    // when the last of these failed
-	Problem  string    `json:"problem,omitempty"`  // why it failed
-	// Unusable is the ID of the backup that the last of these found damaged or absent. It is empty if nothing is known
-	// about the backup.
+	// Problem is why it failed. While Unusable is set, Problem is why that backup is not usable.
+	Problem string `json:"problem,omitempty"`
+	// Unusable is the ID of the backup that the last of these with a result found damaged or absent. It is empty if
+	// none had a result. A later failure that says nothing about a backup does not change it.
 	Unusable string `json:"unusable,omitempty"`
 	// Results has the last verification of each backup, the oldest first: see maxResults.
 	Results []dataset.VerifiedBackup `json:"results,omitempty"`

@@ -26,6 +26,26 @@ func RunningVerification(t *Tx, id uuid.UUID) (*dataset.Operation, error) {
 	return &op, nil
 }
 
+// ChangeVerifications records that a dataset gets a profile whose scheduled verifications differ from those of the
+// profile before, so that those that would have been due before now do not count as late. It does nothing if the
+// schedule stays the same, or the new profile has none. The caller writes the record of the dataset.
+func ChangeVerifications(t *Tx, before, after dataset.Dataset, now time.Time) error {
+	from, to := before.Profile.Backup.Verify, after.Profile.Backup.Verify
+	if !to.Restore || from.Restore && from.Every == to.Every {
+		return nil
+	}
+	var v Verifications
+	_, err := t.Get(VerificationsKey(after.ID), &v)
+	if dataset.KindOf(err) == dataset.ErrCorrupt {
+		return nil // the background work reports it, and the profile can be changed nevertheless
+	}
+	if err != nil {
+		return err
+	}
+	v.Dataset, v.Since = after.ID, now
+	return t.Put(VerificationsKey(after.ID), v)
+}
+
 // BeginVerification records that a scheduled verification was requested.
 func BeginVerification(t *Tx, op dataset.Operation) error {
 	var v Verifications
@@ -136,11 +156,13 @@ func (v *Verifications) endScheduled(t *Tx, d dataset.Dataset, op dataset.Operat
 			v.After = op.Ended
 		}
 	default:
-		v.Failures, v.Failed, v.Unusable = v.Failures+1, op.Ended, ""
-		if FoundUnusable(op) {
+		v.Failures, v.Failed = v.Failures+1, op.Ended
+		unusable := FoundUnusable(op)
+		if unusable {
 			v.Unusable = op.Backup
 		}
-		if op.Problem != nil {
+		// A failure that says nothing about the backup does not end the warning: only noteGood does.
+		if op.Problem != nil && (unusable || v.Unusable == "") {
 			v.Problem = op.Problem.Message
 		}
 	}

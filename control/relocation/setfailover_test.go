@@ -3,6 +3,7 @@ package relocation_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -56,6 +57,25 @@ func TestI1SetProfileChangesFailover(t *testing.T) {
 	l.Alpha.ReportGuard()
 	l.Wait(membership.LossCheckInterval, l.Alpha, l.Beta, l.Gamma) // as after a check just now
 	l.MustFailOver()
+}
+
+// A profile that changes the failover and adds verifications of the backups also records since when these apply.
+func TestSetProfileChangesFailoverAndVerifications(t *testing.T) {
+	l := newManual(t)
+	controltest.AddRepository(l.Control, "offsite")
+	p := l.ProfileSet.ByName["auto"]
+	p.Name, p.Revision = "verified", "r1-verified"
+	p.Backup = dataset.Backups{
+		To: "offsite", Schedule: "@daily", Verify: dataset.Verification{Every: dataset.Duration(24 * time.Hour), Restore: true},
+	}
+	l.ProfileSet.ByName[p.Name] = p
+	l.MustSubmit(setProfile("db", p.Name))
+	l.Alpha.DoWork()
+	var v record.Verifications
+	_, err := record.NewTx(l.Ctx, l.Ledger.Store).Get(record.VerificationsKey(l.Dataset.ID), &v)
+	if d := l.MustVolume("db").Dataset; err != nil || !d.Profile.Backup.Verify.Restore || !v.Since.Equal(l.Clock.Now()) {
+		t.Errorf("got %+v, %+v, %v", d.Profile, v, err)
+	}
 }
 
 // The report of the home is refused if it does not know all copies: it would not ask their nodes for promises. It is
