@@ -42,7 +42,7 @@ func TestLateBackupsAreReported(t *testing.T) {
 	}
 	e.AdvanceAndRun(time.Minute)
 	failBackup(a, wantBackup(a, "tried a second time"))
-	e.AdvanceAndRun(2 * time.Minute) // when it is tried again
+	e.AdvanceAndRun(90 * time.Second) // it is looked at, and not tried again yet
 	const failed = "warning volume db: its scheduled backup failed 2 times, the last time because the repository does " +
 		"not answer [drover volume inspect db]"
 	if got := found(); got != failed {
