@@ -57,7 +57,9 @@ func isSameCluster(ctx context.Context, a, b Remote) bool {
 
 func (o onHost) CheckRepository(ctx context.Context, c api.RepositoryCheck) (api.RepositoryState, error) {
 	state, err := o.Remote.CheckRepository(ctx, c)
-	return askAgent(ctx, o, state, err, func(r Remote) (api.RepositoryState, error) { return r.CheckRepository(ctx, c) })
+	return askAgent(ctx, o, state, err, func(r Remote) (api.RepositoryState, error) {
+		return r.CheckRepository(ctx, c)
+	})
 }
 
 func (o onHost) VolumeBackups(ctx context.Context, repository, volume string) (api.BackupList, error) {
@@ -69,11 +71,14 @@ func (o onHost) VolumeBackups(ctx context.Context, repository, volume string) (a
 
 func (o onHost) VolumeBackup(ctx context.Context, repository, id string) (api.VolumeBackup, error) {
 	b, err := o.Remote.VolumeBackup(ctx, repository, id)
-	return askAgent(ctx, o, b, err, func(r Remote) (api.VolumeBackup, error) { return r.VolumeBackup(ctx, repository, id) })
+	return askAgent(ctx, o, b, err, func(r Remote) (api.VolumeBackup, error) {
+		return r.VolumeBackup(ctx, repository, id)
+	})
 }
 
 func (o onHost) RemoveBackup(ctx context.Context, repository, id string) error {
-	_, err := askAgent(ctx, o, struct{}{}, o.Remote.RemoveBackup(ctx, repository, id), func(r Remote) (struct{}, error) {
+	failed := o.Remote.RemoveBackup(ctx, repository, id)
+	_, err := askAgent(ctx, o, struct{}{}, failed, func(r Remote) (struct{}, error) {
 		return struct{}{}, r.RemoveBackup(ctx, repository, id)
 	})
 	return err
