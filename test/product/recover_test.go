@@ -116,7 +116,11 @@ func TestRecordsInRepository(t *testing.T) {
 	h.Must(t, "volume", "create", "db", "-o", "label.team=sea")
 	h.Restart(t) // the first export is stored soon after a start
 	fetch := []string{"store", "fetch", "--root", h.Root, "--from", at, "--password", "file:" + secret}
-	for deadline := time.Now().Add(2 * time.Minute); h.Exec(t, fetch...).Exit != 0; {
+	stored := func() bool { // the list has a line below its heading
+		r := h.Exec(t, fetch...)
+		return r.Exit == 0 && strings.Count(r.Out, "\n") > 1
+	}
+	for deadline := time.Now().Add(2 * time.Minute); !stored(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("nothing was stored: %+v", h.Exec(t, fetch...))
 		}
