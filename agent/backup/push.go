@@ -25,6 +25,10 @@ import (
 //     its own version. Each push reads after it has written, so of two pushes at most one does not see the other.
 //
 // After a crash the operation is repeated. If the entry was written, step 4 follows. Otherwise the push begins again.
+// Meanwhile somebody can have pulled the version and pushed one that continues it. Then the push has succeeded.
+//
+// A version that was withdrawn can stay in the repository for some time: see unwanted. The pushes of this host ignore
+// it, so no new version continues it.
 
 // push carries out a push. list has everything in the repository. a has what was stored, also if push fails.
 func (c *Creator) push(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository,
@@ -38,11 +42,14 @@ func (c *Creator) push(ctx context.Context, jb *jobs.Job, op dataset.Operation, 
 	if err := c.dropNotes(op.ID); err != nil {
 		return err
 	}
+	if h, err = c.withoutWithdrawn(op, h); err != nil {
+		return err
+	}
 	parent, repeated := examine(list, op)
 	if made, ok := madeBefore(h, list, op); ok {
 		a.made, a.entry = made, entryOf(list, op)
 		a.unwanted = slices.DeleteFunc(repeated, func(id string) bool { return id == made.ID })
-		return confirm(ctx, op, repo)
+		return c.confirm(ctx, op, repo)
 	}
 	a.unwanted = repeated
 	if id := entryOf(list, op); id != "" { // its backup was removed, so this run makes the version again
@@ -62,7 +69,7 @@ func (c *Creator) push(ctx context.Context, jb *jobs.Job, op dataset.Operation, 
 	if a.entry, err = c.enter(ctx, op, repo, a.made, continues); err != nil {
 		return err
 	}
-	return confirm(ctx, op, repo)
+	return c.confirm(ctx, op, repo)
 }
 
 // entryOf returns the ID of the entry of a push; empty if it is not in the list.
@@ -200,26 +207,46 @@ func (c *Creator) enter(ctx context.Context, op dataset.Operation, repo *restic.
 	return b.ID, err
 }
 
-// confirm fails with dataset.ErrConflict if the version of a push is not the only newest one of its name.
-func confirm(ctx context.Context, op dataset.Operation, repo *restic.Repository) error {
+// confirm fails with dataset.ErrConflict if the name of a push has a newest version that is neither the version of the
+// push nor continues it.
+func (c *Creator) confirm(ctx context.Context, op dataset.Operation, repo *restic.Repository) error {
 	list, err := repo.Backups(ctx)
 	if err != nil {
 		return err
 	}
 	h, err := readHistory(op.Repository, list)
+	if err == nil {
+		h, err = c.withoutWithdrawn(op, h)
+	}
 	if err != nil {
 		return err
 	}
 	newest := h.Newest(op.Push.Name)
 	for _, v := range newest {
-		if v.ID != op.ID {
+		if !h.Ancestors(v.ID)[op.ID] { // these include v.ID
 			return dataset.Errorf(dataset.ErrConflict, "another push to this name ended at the same time, and this "+
 				"one is withdrawn: version %s (see drover remote ls %s/%s, and try again)", v.Describe(), op.Repository,
 				v.Name)
 		}
 	}
-	if len(newest) == 0 {
+	if _, there := h.Find(op.ID); !there || len(newest) == 0 {
 		return dataset.Errorf(dataset.ErrCorrupt, "the remote does not list the version that was just written")
 	}
 	return nil
+}
+
+// withoutWithdrawn returns a history without the versions that this host has withdrawn, but not removed yet. It keeps a
+// version that the volume of a push was pulled from: the push continues it, so it stays.
+func (c *Creator) withoutWithdrawn(op dataset.Operation, h dataset.History) (dataset.History, error) {
+	notes, err := c.notes()
+	if err != nil {
+		return nil, err
+	}
+	d, _ := c.deps.Cache.Dataset(op.DatasetID)
+	return slices.DeleteFunc(slices.Clone(h), func(v dataset.PushedVersion) bool {
+		pulled := slices.ContainsFunc(d.BasedOn, func(r dataset.VersionRef) bool { return r.Version == v.ID })
+		return !pulled && slices.ContainsFunc(notes, func(n noted) bool {
+			return n.Operation == v.ID && n.names(v.Backup)
+		})
+	}), nil
 }

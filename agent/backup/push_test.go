@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -279,17 +280,127 @@ func TestUnfinishedPushIsNotRestored(t *testing.T) {
 	must(t, s.Restore(t.Context(), "offsite", b.ID, &dataset.VersionRef{Name: "prod", Version: tags.Operation}, root, func(string) {}))
 }
 
+// noteUnwanted has a host note backups of an operation as unwanted, as if their removal had failed.
+func noteUnwanted(f *agenttest.Cluster, op dataset.Operation, ids ...string) {
+	f.Helper()
+	f.A.Backups.Occupy()() // waits for the end of its job, which removes what is noted
+	text, err := json.Marshal(map[string]any{"format": 1, "repository": "offsite", "operation": op.ID, "backups": ids})
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(f.A.Root, "backups"), 0o700)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(f.A.Root, "backups", "remove-"+uuid.NewString()+".json"), text, 0o600)
+	}
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+// clearUnwanted has a host remove what is noted.
+func clearUnwanted(f *agenttest.Cluster) {
+	f.A.Backups.Occupy()() // waits for the end of the last job, which removes it, too
+	f.A.Backups.Clear(f.Context())
+}
+
+// withdraw has a host note the version of a push as unwanted, as if the push had failed after its entry was written.
+func withdraw(f *agenttest.Cluster, r *restic.Repository, op dataset.Operation) {
+	f.Helper()
+	list, err := r.Backups(f.Context(), backup.TagEntry, backup.OperationTag(op.ID))
+	if err != nil || len(list) != 1 {
+		f.Fatalf("%v, %+v", err, list)
+	}
+	noteUnwanted(f, op, list[0].ID, op.Backup)
+}
+
+// wantNewest fails unless a name has the versions of operations, in their order, and only the last one is the newest.
+func wantNewest(f *agenttest.Cluster, name string, ops ...dataset.Operation) {
+	f.Helper()
+	h := versions(f, name)
+	ok := len(h) == len(ops)
+	for i := range min(len(h), len(ops)) {
+		ok = ok && h[i].ID == ops[i].ID && !h[i].Removed && h[i].Newest == (i == len(ops)-1)
+	}
+	if left, _ := filepath.Glob(filepath.Join(f.A.Root, "backups", "remove-*")); !ok || len(left) > 0 {
+		f.Errorf("got %+v, and the notes %v", h, left)
+	}
+}
+
+// A version that was withdrawn, but could not be removed yet, is not continued by the next push of the host. Other
+// volumes of the host do not diverge from it.
+func TestPushAfterWithdrawnVersion(t *testing.T) {
+	f := newCluster(t, "db", "first")
+	r := newRepository(t, f)
+	first := pushed(f, "db", "")
+	enterWithdrawn := func(name string) {
+		op := dataset.Operation{ID: uuid.New()}
+		tags := backup.Tags{Volume: "db", Dataset: f.Recorded("db").ID, Operation: op.ID, Pushed: name}
+		record := backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset}
+		op.Backup = storeRecord(t, oneRepository{r}, record, tags.List()).ID
+		enterVersion(t, r, entry("operation="+op.ID.String(), "backup="+op.Backup, "name="+name,
+			"dataset="+tags.Dataset.String(), "parent="+first.ID.String())...)
+		withdraw(f, r, op)
+	}
+	enterWithdrawn("db")
+	second := pushed(f, "db", "")
+	clearUnwanted(f)
+	wantNewest(f, "db", first, second)
+	enterWithdrawn("other")
+	f.A.NewVolume("other@free")
+	only := pushed(f, "other", "")
+	clearUnwanted(f)
+	wantNewest(f, "other", only)
+}
+
+// A version that was withdrawn stays if another one continues it: otherwise, the history would have a hole, and earlier
+// versions would become the newest again.
+func TestContinuedVersionStays(t *testing.T) {
+	f := newCluster(t, "db", "first")
+	r := newRepository(t, f)
+	g := newCluster(t, "", "")
+	share(f, g)
+	first, second := pushed(f, "db", ""), pushed(f, "db", "")
+	ref := dataset.VersionRef{Remote: "offsite", Name: "db", Version: second.ID}
+	pull(g, second, ref, "theirs")
+	third := pushed(g, "theirs", "db")
+	withdraw(f, r, second)
+	clearUnwanted(f)
+	wantNewest(f, "db", first, second, third)
+	// A volume of the host that was pulled from the version also continues it.
+	ref.Version = third.ID
+	pull(g, third, ref, "copy")
+	withdraw(g, r, third)
+	fourth := pushed(g, "copy", "db")
+	clearUnwanted(g)
+	wantNewest(g, "db", first, second, third, fourth)
+}
+
+// A run of a push that was interrupted after its entry was written has succeeded, although another cluster has pulled
+// and continued the version since.
+func TestRepeatedPushAfterAnother(t *testing.T) {
+	f := newCluster(t, "db", "first")
+	newRepository(t, f)
+	g := newCluster(t, "", "")
+	share(f, g)
+	first, second := pushed(f, "db", ""), pushed(f, "db", "")
+	pull(g, second, dataset.VersionRef{Remote: "offsite", Name: "db", Version: second.ID}, "theirs")
+	third := pushed(g, "theirs", "db")
+	again := second
+	again.State, again.Backup, again.Ended = dataset.OpRunning, "", time.Time{}
+	_, err := f.A.Backups.Create(t.Context(), &jobs.Job{}, &again)
+	must(t, err)
+	if again.Backup != second.Backup {
+		t.Errorf("the push made %s instead of %s", again.Backup, second.Backup)
+	}
+	wantNewest(f, "db", first, second, third)
+}
+
 // A run of a push that was interrupted after its entry was written is completed by the next run, and what the first run
 // has noted as unwanted is not removed.
 func TestRepeatedPushKeepsItsVersion(t *testing.T) {
 	f := newCluster(t, "db", "first")
 	r := newRepository(t, f)
 	op := pushed(f, "db", "")
-	f.A.Backups.Occupy()() // waits for the end of its job, which removes what is noted
-	note := filepath.Join(f.A.Root, "backups", "remove-"+uuid.NewString()+".json")
-	must(t, os.MkdirAll(filepath.Dir(note), 0o700))
-	must(t, os.WriteFile(note, []byte(`{"format":1,"repository":"offsite","operation":"`+op.ID.String()+`","backups":["`+
-		op.Backup+`"]}`), 0o600))
+	noteUnwanted(f, op, op.Backup)
 	again := op
 	again.State, again.Backup, again.Ended = dataset.OpRunning, "", time.Time{}
 	_, err := f.A.Backups.Create(t.Context(), &jobs.Job{}, &again)

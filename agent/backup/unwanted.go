@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,23 +68,51 @@ func (c *Creator) writeUnwanted(u unwanted) error {
 	return err
 }
 
-// dropNotes removes the files that name unwanted backups of an operation. The caller has read-locked using, so that no
-// removal runs, and decides itself what of the operation is unwanted.
-func (c *Creator) dropNotes(op uuid.UUID) error {
+// names reports whether the file names a backup, or an entry.
+func (u unwanted) names(id string) bool {
+	return slices.ContainsFunc(u.Backups, func(prefix string) bool { return strings.HasPrefix(id, prefix) })
+}
+
+// noted is the content of a file that names unwanted backups.
+type noted struct {
+	unwanted
+	path string
+}
+
+// notes reads the files that name unwanted backups. It leaves out damaged files, which name nothing.
+func (c *Creator) notes() (list []noted, err error) {
 	files, err := filepath.Glob(filepath.Join(c.folders(), "remove-*.json"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, path := range files {
 		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another push has dropped it
+		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		var u unwanted
-		if json.Unmarshal(text, &u) != nil || u.Operation != op {
-			continue // a damaged file names nothing
+		n := noted{path: path}
+		if json.Unmarshal(text, &n.unwanted) == nil {
+			list = append(list, n)
 		}
-		if err := os.Remove(path); err != nil {
+	}
+	return list, nil
+}
+
+// dropNotes removes the files that name unwanted backups of an operation. The caller has read-locked using, so that no
+// removal runs, and decides itself what of the operation is unwanted.
+func (c *Creator) dropNotes(op uuid.UUID) error {
+	list, err := c.notes()
+	if err != nil {
+		return err
+	}
+	for _, n := range list {
+		if n.Operation != op {
+			continue
+		}
+		if err := os.Remove(n.path); err != nil {
 			return err
 		}
 	}
@@ -216,7 +245,8 @@ func (c *Creator) removeNamed(ctx context.Context, path string, recorded []datas
 	return errors.Join(failed...)
 }
 
-// removeFrom removes the backups from a repository.
+// removeFrom removes the backups from a repository. If they are the version of a push, and another version continues
+// it, the version stays: the history of a name must have no hole.
 func (u unwanted) removeFrom(ctx context.Context, repo *restic.Repository) error {
 	// Another backup can have the same first digits.
 	list, err := repo.Backups(ctx, OperationTag(u.Operation)) // backups, and the entry of a push
@@ -225,15 +255,45 @@ func (u unwanted) removeFrom(ctx context.Context, repo *restic.Repository) error
 	}
 	var ids []string
 	for _, b := range list {
-		if slices.ContainsFunc(u.Backups, func(id string) bool { return strings.HasPrefix(b.ID, id) }) {
+		if u.names(b.ID) {
 			ids = append(ids, b.ID)
 		}
 	}
+	found := len(ids)
+	stay, cerr := u.continued(ctx, repo, list)
+	if cerr != nil {
+		return cerr
+	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { return slices.Contains(stay, id) })
 	if rerr := repo.Remove(ctx, ids...); rerr != nil {
 		return rerr
 	}
-	if len(ids) == len(u.Backups) {
+	if found == len(u.Backups) {
 		return nil // the damaged backup is another one
 	}
 	return err
+}
+
+// continued returns the IDs of the entries and the backups of the version that a push made, if another version
+// continues it; otherwise nil. list has the backups and the entries of the push. If continued cannot read all entries,
+// it fails: one of them could continue the version.
+func (u unwanted) continued(ctx context.Context, repo *restic.Repository, list []restic.Backup) (ids []string,
+	err error) {
+	for _, b := range list {
+		v, ok, err := parseEntry(b)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			ids = append(ids, b.ID, v.Backup)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	children, err := repo.Backups(ctx, TagEntry, tagParent+"="+u.Operation.String())
+	if err != nil || len(children) == 0 {
+		return nil, err
+	}
+	return ids, nil
 }
