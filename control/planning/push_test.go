@@ -1,8 +1,10 @@
 package planning_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -48,6 +50,34 @@ func TestPush(t *testing.T) {
 	refs := e.MustVolume("db").BasedOn
 	if len(refs) != 1 || refs[0] != (dataset.VersionRef{Remote: "offsite", Name: "prod", Version: last.ID}) {
 		t.Errorf("the volume is based on %+v", refs)
+	}
+	e.CheckInvariants()
+}
+
+// A volume that was converted while a push ran continues the pushed version. Another volume that has got the name of a
+// deleted one does not.
+func TestPushEndsAfterConversion(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustRegister("alpha")
+	controltest.AddRepository(e, "offsite")
+	for name, converted := range map[string]bool{"db": true, "web": false} {
+		d := a.MustCreate(name + "@silver")
+		op := *e.MustSubmit(push(name, "")).Operation
+		e.AdvanceClock(time.Minute)
+		if converted {
+			a.MustCommit(*e.MustSubmit(requestProfile(name, "gold")).Operation)
+		} else {
+			a.MustDelete(name)
+			a.MustCreate(name + "@gold")
+		}
+		op.Backup = strings.Repeat("0f", 32)
+		a.MustCommit(op)
+		ref := dataset.VersionRef{Remote: "offsite", Name: name, Version: op.ID}
+		now := e.MustVolume(name)
+		if now.ID == d.ID || slices.Contains(now.BasedOn, ref) != converted {
+			t.Errorf("volume %s is based on %+v", name, now.BasedOn)
+		}
 	}
 	e.CheckInvariants()
 }
