@@ -114,9 +114,13 @@ func (s source) existsError(h dataset.History, existing api.Volume, v dataset.Pu
 	if v, ok := dataset.LatestBase(bases, s.name); ok {
 		ours = "version " + v.Describe()
 	}
+	from := s.String()
+	if s.prefix != "" {
+		from += "@" + s.prefix
+	}
 	return dataset.Errorf(dataset.ErrExists, "volume %s exists, and a pull never changes an existing volume: "+
-		"it continues %s, and %s has %s that it lacks, the last one version %s (take it beside: drover pull %[3]s "+
-		"--as NEW)", existing.Volume, ours, s, counted(lacks), v.Describe())
+		"it continues %s, and lacks version %s. In all, it lacks %s of %s (take that version beside: drover pull %s "+
+		"--as NEW)", existing.Volume, ours, v.Describe(), counted(lacks), s, from)
 }
 
 func counted(n int) string {
