@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,9 +43,13 @@ func (c *Catalog) VolumeBackups(ctx context.Context, repository, volume string) 
 	if err != nil && len(list) == 0 {
 		return api.BackupList{}, named(repository, err)
 	}
-	out := api.BackupList{Items: []api.VolumeBackup{}, Problem: dataset.ProblemOf(named(repository, err))}
+	isEntered, eerr := enteredBackups(ctx, r, list)
+	out := api.BackupList{
+		Items: []api.VolumeBackup{}, Problem: dataset.ProblemOf(named(repository, cmp.Or(err, eerr))),
+	}
 	for _, b := range list {
 		if item, ok := describe(repository, b); ok {
+			item.Incomplete = eerr == nil && !isEntered(b)
 			out.Items = append(out.Items, item)
 		}
 	}
@@ -68,7 +73,12 @@ func (c *Catalog) VolumeBackup(ctx context.Context, repository, id string) (api.
 	if err != nil {
 		return api.VolumeBackup{}, named(repository, err)
 	}
+	isEntered, err := enteredBackups(ctx, r, []restic.Backup{b})
+	if err != nil {
+		return api.VolumeBackup{}, named(repository, err)
+	}
 	v, _ := describe(repository, b)
+	v.Incomplete = !isEntered(b)
 	v.Record = &api.BackupRecord{
 		Revision: record.Profile.Revision, Size: record.Size, Labels: record.Labels, Encrypted: record.Encrypted,
 		Filesystem: record.Filesystem, Node: record.Node, Drover: record.Drover,
@@ -111,6 +121,29 @@ func describe(repository string, b restic.Backup) (v api.VolumeBackup, ok bool) 
 		ID: b.ID, Repository: repository, Taken: b.Time, Volume: tags.Volume, Dataset: tags.Dataset,
 		Profile: tags.Profile, Snapshot: tags.Snapshot, Operation: tags.Operation,
 	}, ok
+}
+
+// enteredBackups returns a function that reports whether a backup in a list is not known to be incomplete: no push made
+// it, or the push has written its entry. It reads the entries only if a push made one of the backups.
+func enteredBackups(ctx context.Context, r *restic.Repository, list []restic.Backup) (
+	isEntered func(restic.Backup) bool, err error) {
+	isPushed := func(b restic.Backup) bool {
+		tags, _ := ParseTags(b.Tags)
+		return tags.Pushed != ""
+	}
+	entered := map[string]bool{}
+	if slices.ContainsFunc(list, isPushed) {
+		entries, err := r.Backups(ctx, TagEntry)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if v, ok, err := parseEntry(e); ok && err == nil {
+				entered[v.Backup] = true
+			}
+		}
+	}
+	return func(b restic.Backup) bool { return !isPushed(b) || entered[b.ID] }, nil
 }
 
 // named adds the name of a repository to an error of package restic, which has only its URL.

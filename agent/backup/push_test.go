@@ -266,7 +266,8 @@ func TestBadEntriesAreRefused(t *testing.T) {
 	}
 }
 
-// A backup whose push did not write an entry is no version, and is not restored, whatever control knows of it.
+// A backup whose push did not write an entry is no version, and is not restored, whatever control knows of it. The list
+// of backups says so. It is not called damaged: the push may still run.
 func TestUnfinishedPushIsNotRestored(t *testing.T) {
 	r, _ := folderRepository(t)
 	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New(), Pushed: "prod"}
@@ -275,8 +276,22 @@ func TestUnfinishedPushIsNotRestored(t *testing.T) {
 	must(t, err)
 	defer root.Close()
 	s := backup.NewRestorer(oneOperation{dataset.Operation{ID: tags.Operation, State: dataset.OpDone, Backup: b.ID}}, r)
-	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}), dataset.ErrCorrupt, "may lack files")
+	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}), dataset.ErrConflict,
+		"has not ended, or was interrupted")
+	c := backup.NewCatalog(r)
+	wantIncomplete := func(want bool) {
+		t.Helper()
+		list, err := c.VolumeBackups(t.Context(), "offsite", "db")
+		if err != nil || len(list.Items) != 1 || list.Items[0].Incomplete != want {
+			t.Errorf("got %+v, %v", list, err)
+		}
+		if one, err := c.VolumeBackup(t.Context(), "offsite", b.ID); err != nil || one.Incomplete != want {
+			t.Errorf("got %+v, %v", one, err)
+		}
+	}
+	wantIncomplete(true)
 	enterVersion(t, r.Repository, entry("operation="+tags.Operation.String(), "backup="+b.ID)...)
+	wantIncomplete(false)
 	must(t, s.Restore(t.Context(), "offsite", b.ID, &dataset.VersionRef{Name: "prod", Version: tags.Operation}, root, func(string) {}))
 }
 

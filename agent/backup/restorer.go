@@ -41,7 +41,7 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 //
 //   - ErrNotFound if there is no such backup, or if the repository is not recorded,
 //   - ErrInvalid if Drover has not made the backup, or not for the version,
-//   - ErrConflict while the backup is being made,
+//   - ErrConflict while the backup is being made, or if the push that made it was interrupted,
 //   - ErrUnsupported if a later version of Drover made the backup,
 //   - ErrNoSpace if root or the host's disk is too small,
 //   - ErrCorrupt if the backup may lack files, or if a file cannot be restored as it was.
@@ -135,7 +135,7 @@ func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id stri
 // backup of a push is complete if the history of the remote has an entry for it, whichever cluster made it.
 func (s *Restorer) checkComplete(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) error {
 	if tags.Pushed != "" {
-		return checkEntered(ctx, r, b, tags)
+		return checkEntered(ctx, r, b)
 	}
 	made, err := s.operations.Operation(ctx, tags.Operation.String(), 0)
 	switch {
@@ -154,19 +154,15 @@ func (s *Restorer) checkComplete(ctx context.Context, r *restic.Repository, b re
 	return nil
 }
 
-// checkEntered fails with dataset.ErrCorrupt if a push made a backup, and its version has no entry.
-func checkEntered(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) error {
-	list, err := r.Backups(ctx, TagEntry, OperationTag(tags.Operation))
-	if err != nil {
+// checkEntered fails with dataset.ErrConflict if a push made a backup, and its version has no entry. Nobody knows
+// whether the push still runs: another cluster can carry it out.
+func checkEntered(ctx context.Context, r *restic.Repository, b restic.Backup) error {
+	isEntered, err := enteredBackups(ctx, r, []restic.Backup{b})
+	if err != nil || isEntered(b) {
 		return err
 	}
-	for _, e := range list {
-		if v, ok, err := parseEntry(e); ok && err == nil && v.Backup == b.ID {
-			return nil
-		}
-	}
-	return dataset.Errorf(dataset.ErrCorrupt, "backup %s may lack files: the push that made it did not end (choose "+
-		"another one: drover remote ls shows the versions)", short(b.ID))
+	return dataset.Errorf(dataset.ErrConflict, "backup %s is not complete: the push that made it has not ended, or "+
+		"was interrupted (choose another one: drover remote ls shows the versions)", short(b.ID))
 }
 
 // writer writes a backup to the root of a volume.

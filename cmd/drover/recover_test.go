@@ -93,6 +93,14 @@ func wipedIncomplete(c *console) {
 	c.fake.operations = []dataset.Operation{{ID: idReq, Kind: dataset.OpBackup, State: dataset.OpFailed, Volume: "db"}}
 }
 
+// wipedPushing: a push made the newest backup of db, and has not ended.
+func wipedPushing(c *console) {
+	wipedThen(c, ended(dataset.OpDone, nil))
+	for i := range c.fake.backups {
+		c.fake.backups[i].Incomplete = strings.HasPrefix(c.fake.backups[i].ID, "1c09bb5f")
+	}
+}
+
 func wipedUnreadable(c *console) {
 	wiped(c)
 	c.fake.fail = map[string]error{"VolumeBackup": dataset.Errorf(dataset.ErrCorrupt, "backups in offsite: backup 1c09bb5f is damaged")}

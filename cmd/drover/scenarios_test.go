@@ -63,6 +63,7 @@ var scenarios = map[string]func(c *console){
 	"wiped-restoring":          wipedRestoring,
 	"wiped-restored":           wipedRestored,
 	"wiped-incomplete":         wipedIncomplete,
+	"wiped-pushing":            wipedPushing,
 	"wiped-unreadable":         wipedUnreadable,
 	"repository-used":          func(c *console) { c.fake.volumes[0].Profile.Backup.To = "offsite" },
 	"repository-used-by-trash": func(c *console) { c.fake.trash[0].Profile.Backup.To = "offsite" },

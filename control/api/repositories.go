@@ -82,6 +82,8 @@ type VolumeBackup struct {
 	// UUID of the snapshot that was backed up; absent: the backup has the content of the volume itself
 	Snapshot  uuid.UUID `json:"snapshot,omitzero"`
 	Operation uuid.UUID `json:"operation,omitzero"` // UUID of the operation that made the backup; absent: not known
+	// the push that made the backup has not ended, or was interrupted: the backup may lack files
+	Incomplete bool `json:"incomplete,omitempty"`
 	// the volume as it was when the backup was made; absent: this is an item of a list, for which it is not read
 	Record *BackupRecord `json:"record,omitempty"`
 }

@@ -139,6 +139,8 @@ const (
 func (now cluster) completeness(b api.VolumeBackup) completeness {
 	i := slices.IndexFunc(now.operations, func(op dataset.Operation) bool { return op.ID == b.Operation })
 	switch {
+	case b.Incomplete:
+		return incompleteBackup
 	case b.Operation == uuid.Nil || i < 0:
 		return unconfirmedBackup
 	case now.operations[i].State == dataset.OpDone && now.operations[i].Backup == b.ID:

@@ -155,8 +155,8 @@ func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.
 // isComplete reports whether the operation that made a backup ended with it. A backup of an operation that control has
 // forgotten counts as complete.
 func isComplete(ctx context.Context, c cli.Remote, b api.VolumeBackup) (bool, error) {
-	if b.Operation == uuid.Nil {
-		return true, nil
+	if b.Incomplete || b.Operation == uuid.Nil {
+		return !b.Incomplete, nil
 	}
 	op, err := c.Operation(ctx, b.Operation.String(), 0)
 	if errors.Is(err, dataset.ErrNotFound) {
