@@ -144,7 +144,7 @@ func (c *command) check(cmd *cobra.Command) error {
 
 // run finds the project and its journal, and does what the flags say.
 func (c *command) run(ctx context.Context) (err error) {
-	if c.remote, err = c.a.Connect(); err != nil {
+	if c.remote, err = c.a.Connect(); err != nil && !c.undo && !c.confirm {
 		return err
 	}
 	if c.engine, err = c.host.Engine(); err != nil {
@@ -236,6 +236,9 @@ func removeNew(plan Plan) {
 // ask asks for the confirmation of a plan.
 func (c *command) ask(plan Plan) error {
 	effects := []string{"stops " + cmp.Or(names(plan.Services), "nothing, because no container runs")}
+	if len(plan.Recreated) > 0 {
+		effects = append(effects, "recreates the containers of "+strings.Join(plan.Recreated, ", ")+", which do not run")
+	}
 	for _, i := range plan.Items {
 		effects = append(effects, "moves "+i.Source+" to volume "+i.Volume)
 	}
@@ -267,6 +270,9 @@ func (c *command) resume(ctx context.Context) error {
 			"same flags, or go back: %s)", c.name, undo)
 	case c.o.DryRun:
 		return c.printf("dry run: would continue the move of project %s at step %s", c.name, j.Step)
+	}
+	if err := checkVersion(ctx, c.host.Compose); err != nil {
+		return err
 	}
 	if err := c.printf("continuing the move of project %s of %s", c.name, show.When(c.a.Now(), j.Begun)); err != nil {
 		return err
@@ -329,20 +335,37 @@ func (c *command) goBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	edited, err := c.mover().undo(ctx)
+	u, err := c.mover().undo(ctx)
 	if err != nil {
 		return fmt.Errorf("undo the move of project %s (the same command tries again): %w", c.name, err)
 	}
+	if err := c.showUndone(ctx, u); err != nil {
+		return err
+	}
+	if u.problem != nil {
+		return fmt.Errorf("project %s is back at its old Compose files and its old data, and the move has ended, but "+
+			"not everything runs (repair the cause, then run docker compose up -d --force-recreate): %w", c.name,
+			u.problem)
+	}
+	return nil
+}
+
+// showUndone prints the result of an undo.
+func (c *command) showUndone(ctx context.Context, u undone) error {
 	if c.o.JSON() {
 		return show.JSON(c.a.Out, c.journal)
 	}
-	for _, path := range edited {
-		if err := c.printf("the Compose file was edited since the move: your edited file is %s", path); err != nil {
+	lines := slices.Clone(u.warnings)
+	for _, path := range u.edited {
+		lines = append(lines, "the Compose file was edited since the move: your edited file is "+path)
+	}
+	if u.problem == nil {
+		lines = append(lines, "project "+c.name+" is back: it uses its old Compose files and its old data")
+	}
+	for _, l := range lines {
+		if err := c.printf("%s", show.Clean(l)); err != nil {
 			return err
 		}
-	}
-	if err := c.printf("project %s is back: it uses its old Compose files and its old data", c.name); err != nil {
-		return err
 	}
 	return c.printNext("the new volumes stay; to remove the ones that "+
 		"exist:", !c.journal.Settings.Leave, func(i Item) string {
@@ -440,6 +463,13 @@ func (c *command) showPlan(plan Plan) error {
 			skipped.Row(s.Source, strings.Join(s.Mounts, ", "), s.Reason)
 		}
 		if err := errors.Join(c.printf(""), skipped.Write(c.a.Out)); err != nil {
+			return err
+		}
+	}
+	if len(plan.Recreated) > 0 {
+		err := c.printf("the containers of %s do not run: they are recreated with the new volumes, and not started",
+			strings.Join(plan.Recreated, ", "))
+		if err != nil {
 			return err
 		}
 	}

@@ -44,6 +44,10 @@ type world struct {
 	mounted    []string // mount points
 	size       dataset.Size
 
+	version         string            // of Docker Compose
+	states          map[string]string // of the containers of a service, after a start
+	keepsContainers bool              // Docker Compose recreates nothing
+
 	places   []string // that were passed
 	killAt   int      // the number of the place at which the command is killed; 0: none
 	cancelAt string   // the place at which the user presses Ctrl-C
@@ -267,8 +271,36 @@ func (f fakeCompose) Stop(ctx context.Context, p Project) error {
 	})
 }
 
-// Up recreates the containers of services with the mounts of the files.
+func (f fakeCompose) Version(context.Context) (string, error) {
+	return cmp.Or(f.w.version, "2.24.0"), f.w.fail["Version"]
+}
+
+// Recreate makes the containers of services with the mounts of the files.
+func (f fakeCompose) Recreate(ctx context.Context, p Project, services map[string]int) error {
+	return f.with(ctx, "Recreate", p, services, func(m model, s string) {
+		if !f.w.keepsContainers {
+			f.w.container(p, m, s, "created")
+		}
+	})
+}
+
+// Up starts services as Docker Compose 2.24 does: it makes missing containers, and starts existing ones as they are.
 func (f fakeCompose) Up(ctx context.Context, p Project, services map[string]int) error {
+	return f.with(ctx, "Up", p, services, func(m model, s string) {
+		found := false
+		for n, c := range f.w.containers {
+			if c.Project == p.Name && c.Service == s && !c.OneOff {
+				f.w.containers[n].State, found = cmp.Or(f.w.states[s], "running"), true
+			}
+		}
+		if !found {
+			f.w.container(p, m, s, cmp.Or(f.w.states[s], "running"))
+		}
+	})
+}
+
+// with does something with each of the services, if all of them exist.
+func (f fakeCompose) with(ctx context.Context, act string, p Project, services map[string]int, do func(model, string)) error {
 	text, err := f.Config(ctx, p, p.Files)
 	if err != nil {
 		return err
@@ -277,9 +309,17 @@ func (f fakeCompose) Up(ctx context.Context, p Project, services map[string]int)
 	if err != nil {
 		return err
 	}
-	return f.w.act("Up", func() {
+	for s := range services {
+		if _, ok := m.services[s]; !ok {
+			return dataset.Errorf(dataset.ErrConflict, "no such service: %s", s)
+		}
+		if err := f.w.fail[act+" "+s]; err != nil {
+			return err
+		}
+	}
+	return f.w.act(act, func() {
 		for s := range services {
-			f.w.container(p, m, s, "running")
+			do(m, s)
 		}
 	})
 }
@@ -316,6 +356,9 @@ func (f fakeRemote) Volume(_ context.Context, ref string) (api.Volume, error) {
 }
 
 func (f fakeRemote) Operation(_ context.Context, id string, _ time.Duration) (dataset.Operation, error) {
+	if err := f.w.fail["Operation"]; err != nil {
+		return dataset.Operation{}, err
+	}
 	if op, ok := f.w.operations[uuid.MustParse(id)]; ok {
 		if !op.State.Final() {
 			f.w.finish(op)
@@ -404,3 +447,6 @@ func (f fakeRemote) Export(ctx context.Context, ref, _ string, to io.Writer) (ap
 func (f fakeRemote) Volumes(context.Context, api.Page) (api.List[api.Volume], error) {
 	return api.List[api.Volume]{}, nil
 }
+
+// journal returns the path of the journal of project shop.
+func (w *world) journal() string { return journalPath(w.dir, "shop") }

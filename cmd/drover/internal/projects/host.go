@@ -83,7 +83,13 @@ type Compose interface {
 	Environment(ctx context.Context, p Project) (map[string]string, error)
 	// Stop stops all containers of a project. It reads no Compose file.
 	Stop(ctx context.Context, p Project) error
-	// Up starts services, with a number of containers each.
+	// Version returns the version of Docker Compose, such as 2.40.3.
+	Version(ctx context.Context) (string, error)
+	// Recreate replaces the containers of services by new ones, with a number of containers each. It does not start
+	// them, and it does not touch the services that they depend on.
+	Recreate(ctx context.Context, p Project, services map[string]int) error
+	// Up starts services, with a number of containers each. An early Docker Compose starts an existing container
+	// although its volume has another name now, so the caller recreates such containers first.
 	Up(ctx context.Context, p Project, services map[string]int) error
 }
 
@@ -215,7 +221,10 @@ func (d dockerCompose) do(ctx context.Context, what string, p Project, timeout t
 		Name: "docker", Args: append([]string{"compose"}, args...), Dir: p.Dir, Timeout: timeout, Stdout: &out,
 		Interrupt: cleanupTime,
 	})
-	if err != nil {
+	switch {
+	case err != nil && p.Name == "":
+		return nil, dataset.Errorf(dataset.ErrConflict, "%s: %w", what, err)
+	case err != nil:
 		return nil, dataset.Errorf(dataset.ErrConflict, "%s of project %s: %w", what, p.Name, err)
 	}
 	return out.Bytes(), nil
@@ -239,7 +248,7 @@ func (d dockerCompose) Config(ctx context.Context, p Project, files []string) ([
 }
 
 func (d dockerCompose) Environment(ctx context.Context, p Project) (map[string]string, error) {
-	out, err := d.do(ctx, "read the variables (with Docker Compose 2.24 or later)", p, readTimeout,
+	out, err := d.do(ctx, "read the variables", p, readTimeout,
 		append(flags(p, p.Files), "config", "--environment")...)
 	if err != nil {
 		return nil, err
@@ -255,6 +264,22 @@ func (d dockerCompose) Environment(ctx context.Context, p Project) (map[string]s
 
 func (d dockerCompose) Stop(ctx context.Context, p Project) error {
 	_, err := d.do(ctx, "stop the containers", p, stopTimeout, "--progress", "quiet", "--project-name", p.Name, "stop")
+	return err
+}
+
+func (d dockerCompose) Version(ctx context.Context) (string, error) {
+	out, err := d.do(ctx, "find out the version of Docker Compose", Project{}, readTimeout, "version", "--short")
+	return strings.TrimSpace(string(out)), err
+}
+
+func (d dockerCompose) Recreate(ctx context.Context, p Project, services map[string]int) error {
+	args := append(flags(p, p.Files), "--progress", "quiet", "--profile", "*", "up", "--no-start", "--force-recreate",
+		"--no-deps", "--pull", "missing")
+	names := slices.Sorted(maps.Keys(services))
+	for _, s := range names {
+		args = append(args, "--scale", s+"="+strconv.Itoa(services[s]))
+	}
+	_, err := d.do(ctx, "recreate the containers", p, startTimeout, append(append(args, "--"), names...)...)
 	return err
 }
 

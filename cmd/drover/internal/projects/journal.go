@@ -35,6 +35,7 @@ type Journal struct {
 	Settings Settings       `json:"settings"`
 	Begun    time.Time      `json:"begun"`
 	Step     Step           `json:"step"`
+	Started  bool           `json:"started,omitempty"` // containers may have used the new volumes
 	Undoing  bool           `json:"undoing,omitempty"`
 	Items    []Item         `json:"items"`
 	Services map[string]int `json:"services"` // containers to start, by service

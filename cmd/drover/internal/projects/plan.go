@@ -67,6 +67,9 @@ type Plan struct {
 	Skipped  []Skipped      `json:"skipped"`
 	Changes  []FileChange   `json:"changes"`
 	Services map[string]int `json:"running"` // containers that run, by service
+	// Recreated are services whose containers do not run, and mount something that is moved. Their containers are
+	// recreated, and not started.
+	Recreated []string `json:"recreated,omitempty"`
 
 	edited []composefile.Edited
 }
@@ -89,6 +92,9 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 	if err := checkFiles(p.project); err != nil {
 		return plan, err
 	}
+	if err := checkVersion(ctx, p.host.Compose); err != nil {
+		return plan, err
+	}
 	text, err := p.host.Compose.Config(ctx, p.project, p.project.Files)
 	if err != nil {
 		return plan, err
@@ -96,8 +102,10 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 	if p.model, err = parseModel(text); err != nil {
 		return plan, err
 	}
-	if err := checkContainers(p.project, p.model, p.all); err != nil {
-		return plan, err
+	for _, check := range []func(Project, model, []Container) error{checkServices, checkContainers} {
+		if err := check(p.project, p.model, p.all); err != nil {
+			return plan, err
+		}
 	}
 	files, err := readFiles(p.project.Files)
 	if err != nil {
@@ -117,7 +125,22 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 	if plan.Items, err = p.items(ctx, taken, files); err != nil {
 		return plan, err
 	}
+	plan.Recreated = p.recreated(taken, plan.Services)
 	return plan, p.edit(ctx, &plan, files)
+}
+
+// recreated returns the services of Plan.Recreated.
+func (p *planner) recreated(taken []*source, services map[string]int) []string {
+	found := map[string]bool{}
+	for _, s := range taken {
+		for _, u := range s.uses {
+			found[u.service] = services[u.service] == 0 && slices.ContainsFunc(p.all, func(c Container) bool {
+				return c.Project == p.project.Name && c.Service == u.service && !c.OneOff
+			})
+		}
+	}
+	maps.DeleteFunc(found, func(_ string, is bool) bool { return !is })
+	return slices.Sorted(maps.Keys(found))
 }
 
 func readFiles(paths []string) ([]composefile.File, error) {

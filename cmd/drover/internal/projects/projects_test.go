@@ -233,7 +233,7 @@ func TestAdoptIsInterrupted(t *testing.T) {
 		w.must("shop", "--undo", "--yes")
 		w.wantBack()
 	}
-	for _, place := range []string{"stop", "copy", "submit", "behind Submit", "copied", "verify", "verified", "switch", "kept", "switched", "start", "behind Up", "up"} {
+	for _, place := range []string{"stop", "copy", "submit", "behind Submit", "copied", "verify", "verified", "switch", "kept", "switched", "start", "behind Recreate", "recreated", "behind Up", "up"} {
 		if !seen[place] {
 			t.Errorf("the command was not killed at %s: %v", place, seen)
 		}
@@ -460,17 +460,18 @@ func TestForeignVolumes(t *testing.T) {
 // TestContainersThatFail: the command fails if a container does not stay up, and --undo works.
 func TestContainersThatFail(t *testing.T) {
 	w := shop(t)
-	m := &mover{j: &Journal{Project: Project{Name: "shop"}, Services: map[string]int{"db": 1, "web": 2}}}
+	m := &mover{j: &Journal{Project: Project{Name: "shop"}}}
+	services := map[string]int{"db": 1, "web": 2}
 	for state, want := range map[string]string{
 		"restarting": "it is restarting", "running": "service web has 1 of 2 containers", "exited": "it is exited",
 	} {
 		w.containers[0].State = state
-		if got := m.notRunning(w.containers); !strings.Contains(got, want) {
+		if got := m.notRunning(w.containers, services); !strings.Contains(got, want) {
 			t.Errorf("%s: %q", state, got)
 		}
 	}
 	w.containers[0].State, w.containers[0].Health = "running", "unhealthy"
-	if got := m.notRunning(w.containers); !strings.Contains(got, "not healthy") {
+	if got := m.notRunning(w.containers, services); !strings.Contains(got, "not healthy") {
 		t.Errorf("unhealthy: %q", got)
 	}
 }

@@ -200,31 +200,6 @@ func sees(x Mount, folder string) bool {
 	return overlaps(x.Source, folder)
 }
 
-// checkContainers fails if a container of the project mounts something else than its Compose file says: the copy would
-// be of the wrong data.
-func checkContainers(p Project, m model, all []Container) error {
-	for _, c := range all {
-		mounts, known := m.services[c.Service]
-		if c.Project != p.Name || c.OneOff || !known {
-			continue
-		}
-		for _, want := range mounts {
-			if want.Type != "bind" && (want.Type != "volume" || want.Source == "") {
-				continue
-			}
-			i := slices.IndexFunc(c.Mounts, func(x Mount) bool { return x.Target == want.Target })
-			if i >= 0 && (want.Type == "bind" && samePath(c.Mounts[i].Source, want.Source) ||
-				want.Type == "volume" && c.Mounts[i].Name == m.volumes[want.Source].Name) {
-				continue
-			}
-			return dataset.Errorf(dataset.ErrConflict, "container %s does not mount at %s what its Compose file "+
-				"says (run "+
-				"docker compose up -d first)", c.Name, want.Target)
-		}
-	}
-	return nil
-}
-
 func samePath(a, b string) bool {
 	if a == b {
 		return true

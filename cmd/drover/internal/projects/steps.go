@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/dataset"
@@ -45,8 +42,9 @@ func (m *mover) steps() []struct {
 	}
 }
 
-// run carries out the steps. If all files are exchanged already, it begins with StepStart. Otherwise it begins with the
-// first step, also in a later run, because somebody may have started the containers since.
+// run carries out the steps. If containers were started with the new volumes already, it begins with StepStart.
+// Otherwise it begins with the first step, also in a later run, because somebody may have started containers with the
+// old data since. The engine does that at a boot, for containers with the restart policy always.
 func (m *mover) run(ctx context.Context) error {
 	m.copied = map[string]bool{}
 	done, err := m.allSwitched()
@@ -54,7 +52,7 @@ func (m *mover) run(ctx context.Context) error {
 		return err
 	}
 	from := StepStop
-	if done {
+	if done && m.j.Started {
 		from = StepStart
 	}
 	begun := false
@@ -287,133 +285,4 @@ func (m *mover) switchFiles(ctx context.Context) error {
 		m.host.At("switched")
 	}
 	return nil
-}
-
-// start starts the services that ran before, and waits until their containers run.
-func (m *mover) start(ctx context.Context) error {
-	if len(m.j.Services) == 0 {
-		return nil
-	}
-	if err := m.host.Compose.Up(ctx, m.j.Project, m.j.Services); err != nil {
-		return err
-	}
-	m.host.At("up")
-	return m.awaitRunning(ctx)
-}
-
-const (
-	checkPause  = time.Second
-	checkSteady = 5   // checks in a row in which all containers must run
-	checkLimit  = 120 // checks
-)
-
-// awaitRunning waits until the containers of all services run, and none of them restarts or is unhealthy.
-func (m *mover) awaitRunning(ctx context.Context) error {
-	problem, steady := "", 0
-	for range checkLimit {
-		all, err := m.engine.Containers(ctx)
-		if err != nil {
-			return err
-		}
-		if problem = m.notRunning(all); problem == "" {
-			steady++
-		} else {
-			steady = 0
-		}
-		if steady == checkSteady {
-			return nil
-		}
-		if err := m.a.Sleep(ctx, checkPause); err != nil {
-			return err
-		}
-	}
-	return dataset.Errorf(dataset.ErrConflict, "%s (docker compose logs shows why)", problem)
-}
-
-// notRunning returns what is wrong with the containers of the project, or "".
-func (m *mover) notRunning(all []Container) string {
-	count := map[string]int{}
-	for _, c := range all {
-		if c.Project != m.j.Project.Name || c.OneOff || m.j.Services[c.Service] == 0 {
-			continue
-		}
-		switch {
-		case c.State != "running":
-			return fmt.Sprintf("container %s does not run: it is %s", c.Name, c.State)
-		case c.Health == "unhealthy" || c.Health == "starting":
-			return fmt.Sprintf("container %s is not healthy: it is %s", c.Name, c.Health)
-		}
-		count[c.Service]++
-	}
-	for _, s := range slices.Sorted(maps.Keys(m.j.Services)) {
-		if count[s] < m.j.Services[s] {
-			return fmt.Sprintf("service %s has %d of %d containers", s, count[s], m.j.Services[s])
-		}
-	}
-	return ""
-}
-
-// undo goes back: it stops the containers, puts the old files back, and starts what ran. The new volumes stay. It
-// returns the names of Compose files that were edited after the exchange, under which they are kept.
-func (m *mover) undo(ctx context.Context) (edited []string, err error) {
-	all, err := m.engine.Containers(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if !m.j.Undoing {
-		m.j.Undoing = true
-		for s, n := range running(m.j.Project.Name, all) {
-			m.j.Services[s] = max(n, m.j.Services[s])
-		}
-		if err := m.j.save(); err != nil {
-			return nil, err
-		}
-	}
-	m.host.At("undo")
-	for _, i := range m.j.Items {
-		if err := m.cancelImport(ctx, i); err != nil {
-			return nil, err
-		}
-	}
-	if err := m.host.Compose.Stop(ctx, m.j.Project); err != nil {
-		return nil, err
-	}
-	m.host.At("undo.stopped")
-	for _, x := range m.j.Files {
-		name, err := x.undo(m.host)
-		if err != nil {
-			return edited, err
-		}
-		if name != "" {
-			edited = append(edited, name)
-		}
-		m.host.At("undo.restored")
-	}
-	if err := m.start(ctx); err != nil {
-		return edited, err
-	}
-	return edited, m.j.remove()
-}
-
-// cancelImport cancels an import that still runs. Otherwise it would make its volume after the undo.
-func (m *mover) cancelImport(ctx context.Context, i Item) error {
-	if m.j.Settings.Leave {
-		return nil
-	}
-	op, err := m.remote.Operation(ctx, i.Request.String(), 0)
-	if errors.Is(err, dataset.ErrNotFound) || err == nil && op.State.Final() {
-		return nil
-	}
-	if err == nil {
-		_, err = m.remote.CancelOperation(ctx, op.ID.String())
-	}
-	if err != nil {
-		return fmt.Errorf("cancel the import of volume %s: %w", i.Volume, err)
-	}
-	return nil
-}
-
-// names joins the names of services.
-func names(services map[string]int) string {
-	return strings.Join(slices.Sorted(maps.Keys(services)), ", ")
 }
