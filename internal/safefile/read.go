@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxRead is the largest file that Read and ReadIn accept, in bytes.
+// maxRead is the largest file that Read, ReadPrivate and ReadIn accept, in bytes.
 const maxRead = 4 << 20
 
 // Read returns the content of the regular file at path. It fails for a symbolic link, for
@@ -20,6 +20,19 @@ func Read(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
+	}
+	return readAll(f)
+}
+
+// ReadPrivate is like Read, for a file that other users can neither have written nor read: its owner is root or the user
+// of the process, and its mode gives others no access. Otherwise it fails with ErrForbidden.
+func ReadPrivate(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPrivate(f); err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, errors.Join(err, f.Close()))
 	}
 	return readAll(f)
 }

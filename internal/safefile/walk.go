@@ -188,6 +188,30 @@ func OpenFolder(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// CheckFolder checks that only root or the user of the process can change the folder at an absolute path, and that only
+// root can make the path lead to another folder. The caller can then trust the files in it.
+//
+// Errors: ErrForbidden if another user can do that; ErrInvalid if path is not absolute or is a symbolic link; otherwise
+// an fs.PathError.
+func CheckFolder(path string) error {
+	w, err := walk(path, false)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	switch {
+	case w.st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return &fs.PathError{Op: "open", Path: path, Err: unix.ENOTDIR}
+	case w.st.Uid != 0 && int(w.st.Uid) != os.Geteuid() || w.st.Mode&0o022 != 0:
+		return dataset.Errorf(dataset.ErrForbidden, "other users can write to %s (chown root, chmod go-w)", path)
+	case w.unsafeFolder != "":
+		return dataset.Errorf(dataset.ErrForbidden,
+			"%s: users other than root can write to %s, which is part of its path (chown root, chmod go-w)", path,
+			w.unsafeFolder)
+	}
+	return nil
+}
+
 // CheckProgram checks that only root can change the program at an absolute path: the file, and
 // every folder and symbolic link on the way to it. A caller can then run the program by its path
 // and knows that it runs the file that was checked.

@@ -154,16 +154,19 @@ func (c *command) run(ctx context.Context) (err error) {
 	if c.all, err = c.engine.Containers(ctx); err != nil {
 		return err
 	}
-	if c.project, err = find(c.name, c.settings.Files, c.all); err != nil {
+	if c.project, err = find(c.name, c.settings.Files, c.all, c.host.Journals); err != nil {
 		return err
 	}
-	path := journalPath(c.project.Dir, c.name)
+	if err := prepareJournals(c.host.Journals); err != nil {
+		return err
+	}
+	path := journalPath(c.host.Journals, c.project.Dir, c.name)
 	unlock, err := safefile.Lock(ctx, path+".lock", lockWait)
 	if err != nil {
 		return fmt.Errorf("another drover adopt-project %s runs: %w", c.name, err)
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if c.journal, err = loadJournal(c.project); err != nil {
+	if c.journal, err = loadJournal(path, c.project); err != nil {
 		return err
 	}
 	switch {
@@ -204,7 +207,7 @@ func (c *command) begin(ctx context.Context) error {
 	}
 	j := &Journal{
 		Version: journalVersion, ID: c.a.NewID(), Project: c.project, Settings: c.settings, Begun: c.a.Now().UTC(),
-		Step: StepStop, Items: plan.Items, Services: plan.Services, path: journalPath(c.project.Dir, c.name),
+		Step: StepStop, Items: plan.Items, Services: plan.Services, path: journalPath(c.host.Journals, c.project.Dir, c.name),
 	}
 	for _, e := range plan.edited {
 		if len(e.Notes) == 0 {
@@ -400,7 +403,7 @@ func (c *command) keep() error {
 func (c *command) noMove(what string) error {
 	return dataset.Errorf(dataset.ErrNotFound, "project %s has no move that can be %s: there is no journal "+
 		"%s", c.name, what,
-		journalPath(c.project.Dir, c.name))
+		journalPath(c.host.Journals, c.project.Dir, c.name))
 }
 
 // printNext prints how to remove the volumes or directories that name returns, and the old Compose files. ofDrover says

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/composefile"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/durable"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // The ends of the names of files beside a Compose file.
@@ -52,7 +53,7 @@ func sum(text []byte) string {
 
 // sumOf returns the checksum of a file, or "" if it does not exist.
 func sumOf(path string) (string, error) {
-	text, err := os.ReadFile(path)
+	text, err := safefile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -62,7 +63,7 @@ func sumOf(path string) (string, error) {
 // writeBeside writes a file with the owner and the mode of the file like, and flushes it. It replaces an existing file.
 // It does not flush the directory.
 func writeBeside(like, path string, text []byte) error {
-	info, err := os.Stat(like)
+	info, err := os.Lstat(like)
 	if err != nil {
 		return err
 	}
@@ -132,7 +133,7 @@ func keep(path, second, sum string) error {
 	}
 	if err != nil {
 		var text []byte
-		if text, err = os.ReadFile(path); err == nil {
+		if text, err = safefile.Read(path); err == nil {
 			err = writeBeside(path, second, text)
 		}
 	}
@@ -148,14 +149,14 @@ func (x Exchange) undo(h Host) (edited string, err error) {
 	if err := os.Remove(x.New); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	old, err := os.ReadFile(x.Old)
+	old, err := safefile.Read(x.Old)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil // nothing was exchanged
 	}
 	if err != nil {
 		return "", err
 	}
-	now, err := os.ReadFile(x.Path)
+	now, err := safefile.Read(x.Path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}

@@ -34,6 +34,8 @@ type world struct {
 	t    *testing.T
 	dir  string // the folder of the project
 	root string // the folder of volumes
+	// journals is the folder of the journals.
+	journals string
 
 	containers []Container
 	local      map[string]Volume     // local volumes and those of Drover, by name for the engine
@@ -59,7 +61,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	w := &world{
-		t: t, dir: t.TempDir(), root: t.TempDir(), local: map[string]Volume{}, volumes: map[string]api.Volume{},
+		t: t, dir: t.TempDir(), root: t.TempDir(), journals: t.TempDir(), local: map[string]Volume{}, volumes: map[string]api.Volume{},
 		operations: map[uuid.UUID]dataset.Operation{}, fail: map[string]error{}, env: map[string]string{"HOME": "/root"}, size: dataset.GiB,
 	}
 	return w
@@ -107,7 +109,7 @@ func (w *world) run(args ...string) (err error) {
 		Dial: func(string) (cli.Remote, error) { return fakeRemote{w: w}, nil },
 	}
 	cmd := Command(a, Host{
-		Engine: func() (Engine, error) { return fakeEngine{w}, nil }, Compose: fakeCompose{w}, At: w.at,
+		Engine: func() (Engine, error) { return fakeEngine{w}, nil }, Compose: fakeCompose{w}, At: w.at, Journals: w.journals,
 		MountPoints: func(dir string) ([]string, error) {
 			return slices.DeleteFunc(slices.Clone(w.mounted), func(m string) bool { return !isWithin(m, dir) || m == dir }), nil
 		},
@@ -120,7 +122,7 @@ func (w *world) run(args ...string) (err error) {
 		if k, ok := recover().(killed); ok {
 			err = errors.New("killed at " + k.place)
 			// The kernel releases the lock of a killed process.
-			_ = os.Remove(journalPath(w.dir, "shop") + ".lock")
+			_ = os.Remove(w.journal() + ".lock")
 		}
 	}()
 	return cmd.ExecuteContext(w.t.Context())
@@ -449,4 +451,4 @@ func (f fakeRemote) Volumes(context.Context, api.Page) (api.List[api.Volume], er
 }
 
 // journal returns the path of the journal of project shop.
-func (w *world) journal() string { return journalPath(w.dir, "shop") }
+func (w *world) journal() string { return journalPath(w.journals, w.dir, "shop") }

@@ -12,7 +12,7 @@ import (
 // find returns where a project is: from the labels of its containers, and from the files that the user names, if any.
 // Without containers and files, it is in the working directory if that has a journal of the project. find fails with
 // dataset.ErrNotFound if none of this says where the project is.
-func find(name string, files []string, all []Container) (Project, error) {
+func find(name string, files []string, all []Container, journals string) (Project, error) {
 	p := Project{Name: name}
 	var of []Container
 	for _, c := range all {
@@ -44,7 +44,7 @@ func find(name string, files []string, all []Container) (Project, error) {
 		if err != nil {
 			return p, err
 		}
-		if _, err := os.Stat(journalPath(here, name)); err != nil {
+		if _, err := os.Stat(journalPath(journals, here, name)); err != nil {
 			return p, dataset.Errorf(dataset.ErrNotFound, "the engine has no containers of project %q (docker "+
 				"compose ls "+
 				"--all lists the projects, and --file FILE names one without containers)", dataset.Clip(name))

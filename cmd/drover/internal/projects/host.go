@@ -23,6 +23,8 @@ import (
 type Host struct {
 	Engine  func() (Engine, error) // the caller closes it
 	Compose Compose
+	// Journals is the folder of the journals. Only root can write to it.
+	Journals string
 	// MountPoints returns the mount points below a directory, without the directory itself.
 	MountPoints func(dir string) ([]string, error)
 	// At is called between two actions, with the name of the place in the code. Tests interrupt the command there.
@@ -122,7 +124,8 @@ func ThisHost() Host {
 			}
 			return dockerEngine{c}, nil
 		},
-		Compose: dockerCompose{&run.System{}},
+		Compose:  dockerCompose{&run.System{}},
+		Journals: "/var/lib/drover-projects",
 		MountPoints: func(dir string) ([]string, error) {
 			table, err := mount.Table()
 			if err != nil {

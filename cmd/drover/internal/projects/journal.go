@@ -3,15 +3,19 @@ package projects
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/durable"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // Step is a step of a move. The journal has the one that began last.
@@ -47,12 +51,24 @@ type Journal struct {
 // journalVersion is the version of the format of a journal.
 const journalVersion = 1
 
-func journalPath(dir, project string) string { return filepath.Join(dir, ".drover-"+project+".json") }
+// journalPath returns the path of the journal of a project in the folder of journals. The checksum distinguishes
+// projects of one name in different folders.
+func journalPath(journals, dir, project string) string {
+	return filepath.Join(journals, project+"-"+sum([]byte(dir))[:12]+".json")
+}
+
+// prepareJournals makes the folder of the journals, and checks that only root can change it. The journal says which
+// files root replaces, so it is not in the folder of the project, which other users and containers may write to.
+func prepareJournals(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make the folder of the journals (adopt-project runs as root): %w", err)
+	}
+	return safefile.CheckFolder(dir)
+}
 
 // loadJournal reads the journal of a project. It returns nil if there is none.
-func loadJournal(p Project) (*Journal, error) {
-	path := journalPath(p.Dir, p.Name)
-	text, err := os.ReadFile(path)
+func loadJournal(path string, p Project) (*Journal, error) {
+	text, err := safefile.ReadPrivate(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -68,7 +84,31 @@ func loadJournal(p Project) (*Journal, error) {
 			"version %d (use "+
 			"the drover that wrote it)", path, j.Version, journalVersion)
 	}
+	if what := j.foreign(p); what != "" {
+		return nil, dataset.Errorf(dataset.ErrCorrupt, "journal %s is damaged: %s does not belong to project %s in %s",
+			path, what, p.Name, p.Dir)
+	}
 	return j, nil
+}
+
+// foreign returns the first path in a journal that is not one of its project, or "". Only files that the project's
+// Compose files have as neighbours are replaced or removed.
+func (j *Journal) foreign(p Project) string {
+	if j.Project.Name != p.Name || j.Project.Dir != p.Dir {
+		return fmt.Sprintf("%q in %q", dataset.Clip(j.Project.Name), dataset.Clip(j.Project.Dir))
+	}
+	for _, x := range j.Files {
+		old, isOld := strings.CutPrefix(x.Old, x.Path+oldSuffix)
+		switch {
+		case !filepath.IsAbs(x.Path) || filepath.Clean(x.Path) != x.Path || !slices.Contains(j.Project.Files, x.Path):
+			return dataset.Clip(x.Path)
+		case x.New != x.Path+newSuffix:
+			return dataset.Clip(x.New)
+		case !isOld || strings.Trim(old, "-0123456789") != "":
+			return dataset.Clip(x.Old)
+		}
+	}
+	return ""
 }
 
 // save writes the journal durably, for root only.

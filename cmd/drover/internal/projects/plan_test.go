@@ -44,8 +44,8 @@ func TestRefused(t *testing.T) {
 		"an unsafe edit": {set: func(w *world) {
 			w.write("compose.yaml", strings.Replace(shopFile, "  data:\n", "  data: &d {driver: local}\n", 1)+"  twin: *d\n")
 		}, kind: dataset.ErrInvalid, says: "volumes.twin"},
-		"a journal of another version": {set: func(w *world) { w.write(".drover-shop.json", `{"version": 9}`) }, kind: dataset.ErrUnsupported, says: "version 9"},
-		"a damaged journal":            {set: func(w *world) { w.write(".drover-shop.json", `{`) }, kind: dataset.ErrCorrupt, says: "is damaged"},
+		"a journal of another version": {set: func(w *world) { w.plant(`{"version": 9}`) }, kind: dataset.ErrUnsupported, says: "version 9"},
+		"a damaged journal":            {set: func(w *world) { w.plant(`{`) }, kind: dataset.ErrCorrupt, says: "is damaged"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := shop(t)

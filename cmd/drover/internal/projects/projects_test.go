@@ -178,10 +178,10 @@ func TestAdoptUndoConfirm(t *testing.T) {
 	}
 	w.must(adopt...)
 	w.wantMoved()
-	if info, err := os.Stat(journalPath(w.dir, "shop")); err != nil || info.Mode() != 0o600 {
+	if info, err := os.Stat(w.journal()); err != nil || info.Mode() != 0o600 {
 		t.Errorf("journal: %v, %v", info, err)
 	}
-	if text := w.read(".drover-shop.json"); strings.Contains(text, "s3cret") {
+	if text, err := os.ReadFile(w.journal()); err != nil || strings.Contains(string(text), "s3cret") {
 		t.Error("the journal has a secret")
 	}
 	if info, err := os.Stat(filepath.Join(w.dir, "compose.yaml")); err != nil || info.Mode() != 0o640 {
@@ -418,7 +418,7 @@ func TestCopyFails(t *testing.T) {
 // TestOneRun: two runs for one project do not work at the same time.
 func TestOneRun(t *testing.T) {
 	w := shop(t)
-	unlock, err := safefile.Lock(t.Context(), journalPath(w.dir, "shop")+".lock", 0)
+	unlock, err := safefile.Lock(t.Context(), w.journal()+".lock", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
