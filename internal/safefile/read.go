@@ -24,8 +24,8 @@ func Read(path string) ([]byte, error) {
 	return readAll(f)
 }
 
-// ReadPrivate is like Read, for a file that other users can neither have written nor read: its owner is root or the user
-// of the process, and its mode gives others no access. Otherwise it fails with ErrForbidden.
+// ReadPrivate is like Read, but it fails with ErrForbidden if another user may have written or read the file: its owner
+// must be root or the user of the process, and its mode must give others no access.
 func ReadPrivate(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
 )
 
@@ -114,5 +115,38 @@ func TestOpenDisk(t *testing.T) {
 	}
 	if _, err := safefile.OpenDisk(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+// A file that another user may have written is refused.
+func TestReadPrivate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal.json")
+	if _, err := safefile.ReadPrivate(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if err := os.WriteFile(path, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := safefile.ReadPrivate(path); string(got) != "{}" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	for name, change := range map[string]func() error{
+		"mode":  func() error { return os.Chmod(path, 0o640) },
+		"owner": func() error { return errors.Join(os.Chmod(path, 0o600), os.Chown(path, nobody, 0)) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := safefile.ReadPrivate(path); !errors.Is(err, dataset.ErrForbidden) {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	for name, make := range replacements() {
+		if err := errors.Join(os.RemoveAll(path), make(path)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ended(t, name, func() ([]byte, error) { return safefile.ReadPrivate(path) }); err == nil {
+			t.Errorf("%s: %d bytes", name, len(got))
+		}
 	}
 }

@@ -175,3 +175,41 @@ func TestOpenFolderFollowsFewLinks(t *testing.T) {
 		t.Errorf("41 links: %v", err)
 	}
 }
+
+// A folder that another user can change, or that another user can exchange, is refused.
+func TestCheckFolder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "parent", "journals")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := safefile.CheckFolder(dir); err != nil {
+		t.Error(err)
+	}
+	for name, c := range map[string]struct{ change, back func() error }{
+		"mode":          {func() error { return os.Chmod(dir, 0o770) }, func() error { return os.Chmod(dir, 0o700) }},
+		"owner":         {func() error { return os.Chown(dir, nobody, 0) }, func() error { return os.Chown(dir, 0, 0) }},
+		"parent's mode": {func() error { return os.Chmod(filepath.Dir(dir), 0o777) }, func() error { return os.Chmod(filepath.Dir(dir), 0o700) }},
+	} {
+		if err := c.change(); err != nil {
+			t.Fatal(err)
+		}
+		if err := safefile.CheckFolder(dir); !errors.Is(err, dataset.ErrForbidden) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := c.back(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(dir, dir+".link"); err != nil {
+		t.Fatal(err)
+	}
+	if err := safefile.CheckFolder(dir + ".link"); !errors.Is(err, dataset.ErrInvalid) {
+		t.Errorf("a symbolic link: %v", err)
+	}
+	if err := os.WriteFile(dir+".file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := safefile.CheckFolder(dir + ".file"); err == nil {
+		t.Error("a file is no folder")
+	}
+}

@@ -28,6 +28,11 @@ services:
     network_mode: none
     profiles: [reports]
     volumes: [{type: bind, source: ./cache, target: /cache, read_only: true}, "reports:/reports"]
+  idle:
+    image: drover-redis
+    network_mode: none
+    profiles: [idle]
+    volumes: ["./cache:/data"]
 volumes:
   data:
   reports:
@@ -50,6 +55,7 @@ func TestAdoptProject(t *testing.T) {
 	}
 	s := &adopted{w: w, p: p, db: engine.MariaDB(), cache: engine.Redis()}
 	p.must(t, "up", "-d")
+	p.must(t, "--profile", "idle", "create", "idle")
 	s.await(t)
 	s.db.Query(t, w.e, "shop-db-1", "CREATE DATABASE shop; CREATE TABLE shop.orders (id INT); INSERT INTO shop.orders VALUES (7)")
 	s.cache.Query(t, w.e, "shop-cache-1", "SET order 7")
@@ -60,6 +66,7 @@ func TestAdoptProject(t *testing.T) {
 	s.await(t)
 	s.want(t, "7", "shop-cache@gold", "shop-data@gold")
 	s.wantText(t, strings.NewReplacer("${CACHE_DIR}/cache:/data", "cache:/data", "{type: bind, source: ./cache,", "{type: volume, source: cache,",
+		`"./cache:/data"`, `"cache:/data"`,
 		"  data:\n  reports:\n", `  data:
     name: shop-data@gold
     external: true
@@ -75,15 +82,16 @@ func TestAdoptProject(t *testing.T) {
 	}
 	p.must(t, "up", "-d") // Compose has nothing to change
 	s.want(t, "7", "shop-cache@gold", "shop-data@gold")
-	if info, err := os.Stat(filepath.Join(p.dir, ".drover-shop.json")); err != nil || info.Mode() != 0o600 {
-		t.Errorf("the journal: %v, %v", info, err)
-	}
+	s.wantIdle(t, "shop-cache@gold")
+	s.wantJournals(t, 1)
 	s.db.Query(t, w.e, "shop-db-1", "INSERT INTO shop.orders VALUES (8)")
 
 	w.drover(t, "adopt-project", "shop", "--undo", "--yes")
 	s.await(t)
 	s.want(t, "7", "shop_data")
+	s.wantIdle(t, "")
 	s.wantText(t, moved)
+	s.wantJournals(t, 0)
 	s.wantFiles(t, ".env", "cache", "compose.yaml", "redis.conf")
 	w.wantVolumes(t, "shop-cache", "shop-data", "shop-reports")
 	if got := s.rows(t, "shop-data@gold"); got != "8" {
@@ -91,6 +99,7 @@ func TestAdoptProject(t *testing.T) {
 	}
 
 	s.adoptKilled(t)
+	s.wantIdle(t, "shop-cache-2@silver")
 	s.want(t, "7", "shop-cache-2@silver", "shop-data-2@silver")
 	w.drover(t, "adopt-project", "shop", "--confirm")
 	s.wantFiles(t, ".env", "cache", "compose.yaml", "compose.yaml.before-drover", "redis.conf")
@@ -99,8 +108,10 @@ func TestAdoptProject(t *testing.T) {
 	w.drover(t, "adopt-project", "shop", "--leave", "--yes")
 	s.await(t)
 	s.want(t, "9", "shop_cache", "shop_data-2")
+	s.wantIdle(t, "shop_cache")
 	w.drover(t, "adopt-project", "shop", "--confirm")
-	p.must(t, "down")
+	s.wantJournals(t, 0)
+	p.must(t, "--profile", "idle", "down")
 	w.docker(t, "volume", "rm", "shop_data", "shop_data-2", "shop_cache", "shop_reports")
 }
 
@@ -129,6 +140,45 @@ func (s *adopted) want(t *testing.T, lastRow string, volumes ...string) {
 	mounts := s.w.docker(t, "inspect", "--format", `{{range .Mounts}}{{if eq .Type "volume"}}{{.Name}} {{end}}{{end}}`, "shop-cache-1", "shop-db-1")
 	if got := strings.Join(strings.Fields(mounts), " "); got != strings.Join(volumes, " ") {
 		t.Errorf("the containers use %s, want %v", got, volumes)
+	}
+}
+
+// wantIdle fails unless the container of the service that does not run mounts only a volume. An empty name stands for
+// the directory. The mount hides /data, for which the image would get an anonymous volume.
+func (s *adopted) wantIdle(t *testing.T, volume string) {
+	t.Helper()
+	want := "created volume " + volume
+	if volume == "" {
+		want = "created bind"
+	}
+	got := s.w.docker(t, "inspect", "--format", `{{.State.Status}} {{range .Mounts}}{{.Type}} {{.Name}}{{end}}`, "shop-idle-1")
+	if strings.TrimSpace(got) != want {
+		t.Errorf("the container that does not run is %q, want %q", got, want)
+	}
+}
+
+// wantJournals fails unless there is this number of journals of the project, for root only. It removes them at the end
+// of a test that has failed.
+func (s *adopted) wantJournals(t *testing.T, want int) {
+	t.Helper()
+	paths, err := filepath.Glob("/var/lib/drover-projects/shop-*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(text), `"dir": "`+s.p.dir+`"`) {
+			continue
+		}
+		got++
+		if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+			t.Errorf("the journal: %v, %v", info, err)
+		}
+		t.Cleanup(func() { _ = os.Remove(path) })
+	}
+	if got != want {
+		t.Errorf("%d journals, want %d", got, want)
 	}
 }
 
@@ -208,6 +258,9 @@ func (w *world) planProjects(t *testing.T) {
 			if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 				t.Fatal(err)
 			}
+			if err := os.WriteFile(filepath.Join(dir, d, "file"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := os.WriteFile(filepath.Join(dir, ".env"), []byte("DATA_DIR="+dir+"/cloud\nDB_PASSWORD=s3cret\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -229,7 +282,7 @@ func (w *world) planProjects(t *testing.T) {
 func (s *adopted) adoptKilled(t *testing.T) {
 	t.Helper()
 	args := []string{"adopt-project", "shop", "--profile", "silver", "--yes"}
-	for _, place := range []string{"stop", "copy", "submit", "copied", "verify", "verified", "switch", "kept", "switched", "start", "up"} {
+	for _, place := range []string{"stop", "copy", "submit", "copied", "verify", "verified", "switch", "kept", "switched", "start", "recreated", "up"} {
 		t.Setenv("DROVER_STEP", "adopt-project."+place)
 		t.Setenv("DROVER_STEP_DO", "kill")
 		if r := s.w.h.Exec(t, args...); r.Exit != -1 {

@@ -129,6 +129,39 @@ func TestEditNotations(t *testing.T) {
 	}
 }
 
+// TestEditEmptyDirectory: the mounts of an empty directory get the option nocopy.
+func TestEditEmptyDirectory(t *testing.T) {
+	edit := func(mount string) (string, error) {
+		text := "services:\n  a: {volumes: [" + mount + "]}\n"
+		changes := []Change{{Key: "k", Name: "d", Dir: "/p/d", NoCopy: true}}
+		got, err := Edit([]File{{"c.yaml", []byte(text)}}, changes, resolver("/p", nil))
+		if err != nil {
+			return "", err
+		}
+		after, _, _ := strings.Cut(strings.TrimPrefix(string(got[0].Text), "services:\n  a: {volumes: ["), "]}\n")
+		return after, nil
+	}
+	for mount, want := range map[string]string{
+		"./d:/d":         "k:/d:nocopy",
+		"'./d:/d'":       "'k:/d:nocopy'",
+		"./d:/d:ro":      "'k:/d:ro,nocopy'",
+		"\"./d:/d:ro\"":  "\"k:/d:ro,nocopy\"",
+		"./d:/d:ro, x:y": "'k:/d:ro,nocopy', x:y",
+	} {
+		if got, err := edit(mount); err != nil || got != want {
+			t.Errorf("%s: %s, %v, want %s", mount, got, err, want)
+		}
+	}
+	for mount, want := range map[string]string{
+		"{type: bind, source: ./d, target: /d}": "c.yaml:2: ./d is empty",
+		"./d:/it's:ro":                          "c.yaml:2: the directory is empty, and nocopy cannot be added",
+	} {
+		if got, err := edit(mount); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %s, %v, want %q", mount, got, err, want)
+		}
+	}
+}
+
 // TestEditRefuses: a notation that cannot be edited safely is refused, with its line, and the error repeats no value.
 func TestEditRefuses(t *testing.T) {
 	for text, want := range map[string]string{

@@ -38,6 +38,9 @@ type Change struct {
 	// Dir is a directory of this host, or empty. If it is set, Key is a new volume, and every mount of Dir becomes a
 	// mount of that volume.
 	Dir string
+	// NoCopy says that the directory is empty. Its mounts get the option nocopy: the engine would fill an empty volume
+	// with the files that the image has at the target.
+	NoCopy bool
 }
 
 // Resolve returns the absolute path that the source of a mount names, after its variables are replaced. bind says that

@@ -108,8 +108,34 @@ func (m *mountEditor) short(n *yaml.Node) error {
 		return err
 	}
 	m.found = true
-	return m.doc.replace(n.Line, replacement{s.contentFrom, s.contentFrom + len(source), m.change.Key,
-		source + " becomes " + m.change.Key})
+	key, last := m.change.Key, ""
+	if m.change.NoCopy {
+		if key, last, err = m.noCopy(n, s, mode); err != nil {
+			return err
+		}
+	}
+	note := source + " becomes " + m.change.Key
+	err = m.doc.replace(n.Line, replacement{s.contentFrom, s.contentFrom + len(source), key, note})
+	if err != nil || last == "" {
+		return err
+	}
+	return m.doc.replace(n.Line, replacement{s.contentTo, s.contentTo, last,
+		"nocopy keeps " + m.change.Key + " as empty as " + source + " is"})
+}
+
+// noCopy returns the texts that replace the source of a mount, and that follow its last character, for the option
+// nocopy. A comma ends a plain value inside of brackets, so the value gets quotes then.
+func (m *mountEditor) noCopy(n *yaml.Node, s scalar, mode string) (key, last string, err error) {
+	switch {
+	case mode == "":
+		return m.change.Key, ":nocopy", nil
+	case s.quote != 0:
+		return m.change.Key, ",nocopy", nil
+	case strings.Contains(n.Value, "'"):
+		return "", "", m.doc.errorAt(n.Line, "the directory is empty, and nocopy cannot be added to a value with a "+
+			"single quote (put a file into the directory, or leave the mount out with --skip)")
+	}
+	return "'" + m.change.Key, ",nocopy'", nil
 }
 
 func isPropagation(option string) bool {
@@ -126,6 +152,11 @@ func (m *mountEditor) long(n *yaml.Node) error {
 	kind, source = value(kind), value(source)
 	if kind == nil || source == nil || kind.Value != "bind" || m.resolve(source.Value, true) != m.change.Dir {
 		return nil
+	}
+	if m.change.NoCopy {
+		return m.doc.errorAt(n.Line, "%s is empty, and the engine would fill an empty volume with files of the image "+
+			"(write the mount as SOURCE:TARGET, put a file into the directory, or leave the mount out with --skip)",
+			source.Value)
 	}
 	m.found = true
 	for _, err := range []error{m.doc.set(kind, "volume"), m.doc.set(source, m.change.Key), m.removeBind(n)} {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -17,6 +18,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
 )
@@ -151,7 +153,7 @@ func (c *command) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer c.engine.Close()
-	if c.all, err = c.engine.Containers(ctx); err != nil {
+	if c.all, err = containers(ctx, c.engine); err != nil {
 		return err
 	}
 	if c.project, err = find(c.name, c.settings.Files, c.all, c.host.Journals); err != nil {
@@ -205,19 +207,18 @@ func (c *command) begin(ctx context.Context) error {
 	if err := c.ask(plan); err != nil {
 		return err
 	}
+	if err := c.checkUnchanged(ctx, plan); err != nil {
+		return err
+	}
 	j := &Journal{
 		Version: journalVersion, ID: c.a.NewID(), Project: c.project, Settings: c.settings, Begun: c.a.Now().UTC(),
-		Step: StepStop, Items: plan.Items, Services: plan.Services, path: journalPath(c.host.Journals, c.project.Dir, c.name),
+		Step: StepStop, Items: plan.Items, Services: plan.Services,
+		path: journalPath(c.host.Journals, c.project.Dir, c.name),
 	}
 	for _, e := range plan.edited {
-		if len(e.Notes) == 0 {
-			continue
+		if len(e.Notes) > 0 {
+			j.Files = append(j.Files, newExchange(plan.texts[e.Path], e))
 		}
-		before, err := os.ReadFile(e.Path)
-		if err != nil {
-			return err
-		}
-		j.Files = append(j.Files, newExchange(before, e))
 	}
 	if err := j.save(); err != nil {
 		return err
@@ -225,6 +226,29 @@ func (c *command) begin(ctx context.Context) error {
 	started = true
 	c.journal = j
 	return c.move(ctx)
+}
+
+// checkUnchanged fails with dataset.ErrConflict if the project has changed since the plan was made, for example while
+// the question was open.
+func (c *command) checkUnchanged(ctx context.Context, plan Plan) error {
+	all, err := containers(ctx, c.engine)
+	if err != nil {
+		return err
+	}
+	if now := running(c.name, all); !maps.Equal(now, plan.Services) {
+		return dataset.Errorf(dataset.ErrConflict, "containers of project %s were started or stopped since the plan "+
+			"was made (begin again)", c.name)
+	}
+	for _, path := range slices.Sorted(maps.Keys(plan.texts)) {
+		now, err := sumOf(path)
+		if err != nil {
+			return err
+		}
+		if now != sum(plan.texts[path]) {
+			return dataset.Errorf(dataset.ErrConflict, "%s was edited since the plan was made (begin again)", path)
+		}
+	}
+	return nil
 }
 
 // removeNew removes the changed files of a plan that is not carried out.
@@ -240,7 +264,8 @@ func removeNew(plan Plan) {
 func (c *command) ask(plan Plan) error {
 	effects := []string{"stops " + cmp.Or(names(plan.Services), "nothing, because no container runs")}
 	if len(plan.Recreated) > 0 {
-		effects = append(effects, "recreates the containers of "+strings.Join(plan.Recreated, ", ")+", which do not run")
+		effects = append(effects,
+			"recreates the containers of "+strings.Join(plan.Recreated, ", ")+", which do not run")
 	}
 	for _, i := range plan.Items {
 		effects = append(effects, "moves "+i.Source+" to volume "+i.Volume)
@@ -370,10 +395,41 @@ func (c *command) showUndone(ctx context.Context, u undone) error {
 			return err
 		}
 	}
-	return c.printNext("the new volumes stay; to remove the ones that "+
-		"exist:", !c.journal.Settings.Leave, func(i Item) string {
-		return i.Volume
-	})
+	made, err := c.madeVolumes(ctx)
+	if err != nil {
+		return c.printf("the new volumes stay, and it is not known which of them exist: %s", show.Clean(err.Error()))
+	}
+	return c.printNext("the new volumes stay; to remove them:", made, !c.journal.Settings.Leave,
+		func(i Item) string { return i.Volume })
+}
+
+// madeVolumes returns the items whose volumes the move has made. A volume of another origin can have the name that the
+// plan has chosen.
+func (c *command) madeVolumes(ctx context.Context) ([]Item, error) {
+	var made []Item
+	for _, i := range c.journal.Items {
+		mine := false
+		var err error
+		if c.journal.Settings.Leave {
+			var v Volume
+			v, err = c.engine.Volume(ctx, i.Volume)
+			mine = v.Labels[labelMove] == c.journal.ID.String()
+		} else if c.remote == nil {
+			err = dataset.Errorf(dataset.ErrUnavailable, "there is no connection to Drover")
+		} else {
+			var v api.Volume
+			v, err = c.remote.Volume(ctx, i.Volume)
+			mine = v.Request == i.Request
+		}
+		switch {
+		case errors.Is(err, dataset.ErrNotFound):
+		case err != nil:
+			return nil, err
+		case mine:
+			made = append(made, i)
+		}
+	}
+	return made, nil
 }
 
 // keep confirms a move: it removes the journal, so that the move can no longer be undone.
@@ -395,9 +451,8 @@ func (c *command) keep() error {
 	if err := c.printf("project %s keeps its new volumes", c.name); err != nil {
 		return err
 	}
-	return c.printNext("the old data is unchanged; to remove it:", c.journal.Settings.Leave, func(i Item) string {
-		return i.Source
-	})
+	return c.printNext("the old data is unchanged; to remove it:", c.journal.Items, c.journal.Settings.Leave,
+		func(i Item) string { return i.Source })
 }
 
 func (c *command) noMove(what string) error {
@@ -408,9 +463,9 @@ func (c *command) noMove(what string) error {
 
 // printNext prints how to remove the volumes or directories that name returns, and the old Compose files. ofDrover says
 // that the volumes are those of Drover, and not those of the driver local.
-func (c *command) printNext(intro string, ofDrover bool, name func(Item) string) error {
+func (c *command) printNext(intro string, items []Item, ofDrover bool, name func(Item) string) error {
 	lines := []string{intro}
-	for _, i := range c.journal.Items {
+	for _, i := range items {
 		switch n := name(i); {
 		case i.New && n == i.Source:
 		case ofDrover:

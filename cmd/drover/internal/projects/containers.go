@@ -2,11 +2,14 @@ package projects
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -128,4 +131,69 @@ func (m model) runsWrong(p Project, all []Container) string {
 		}
 	}
 	return ""
+}
+
+// containerSettings are what a container has from its service besides its mounts. They contain secrets.
+type containerSettings struct {
+	image string
+	env   map[string]string
+}
+
+// checkSettings fails if a container that runs has another image or other variables than Docker Compose would give it
+// now. Docker Compose takes variables from the environment of the command, which can be another one than that of the
+// last start. The error has no value, because a value can be a secret.
+func (p *planner) checkSettings(ctx context.Context) error {
+	for _, c := range p.all {
+		want, known := p.model.settings[c.Service]
+		if c.Project != p.project.Name || c.OneOff || !known || !c.Running() {
+			continue
+		}
+		image, env, err := p.engine.Settings(ctx, c.Name)
+		if err != nil {
+			return err
+		}
+		what := ""
+		if want.image != "" && image != want.image {
+			what = "another image"
+		}
+		for _, name := range slices.Sorted(maps.Keys(want.env)) {
+			if !slices.Contains(env, name+"="+want.env[name]) {
+				what = "another value of variable " + dataset.Clip(name)
+				break
+			}
+		}
+		if what != "" {
+			return dataset.Errorf(dataset.ErrConflict, "container %s runs with %s than docker compose would start it "+
+				"with now (pass the variables of its start, for example with sudo -E, or run docker compose up -d "+
+				"first)", c.Name, what)
+		}
+	}
+	return nil
+}
+
+// otherUser returns a container outside of the project that mounts a volume of Drover, under any of its names, or "".
+func otherUser(ctx context.Context, remote cli.Remote, p Project, all []Container, volume string) (string, error) {
+	v, err := remote.Volume(ctx, volume)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range all {
+		if c.Project == p.Name {
+			continue
+		}
+		for _, x := range c.Mounts {
+			if x.Type != "volume" || x.Driver == "local" {
+				continue
+			}
+			o, err := remote.Volume(ctx, x.Name)
+			switch {
+			case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrInvalid): // of another driver
+			case err != nil:
+				return "", err
+			case o.ID == v.ID:
+				return c.Name, nil
+			}
+		}
+	}
+	return "", nil
 }

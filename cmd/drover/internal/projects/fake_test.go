@@ -46,6 +46,9 @@ type world struct {
 	mounted    []string // mount points
 	size       dataset.Size
 
+	afterUp         func()            // is called at the end of each start
+	onContainers    func()            // is called for each list of the containers
+	image, variable string            // of the containers that run
 	version         string            // of Docker Compose
 	states          map[string]string // of the containers of a service, after a start
 	keepsContainers bool              // Docker Compose recreates nothing
@@ -133,6 +136,9 @@ type fakeEngine struct{ w *world }
 func (f fakeEngine) Close() error { return nil }
 
 func (f fakeEngine) Containers(context.Context) ([]Container, error) {
+	if f.w.onContainers != nil {
+		f.w.onContainers()
+	}
 	return slices.Clone(f.w.containers), f.w.fail["Containers"]
 }
 
@@ -197,6 +203,20 @@ func (w *world) read(path string) string {
 	return string(text)
 }
 
+func (f fakeEngine) Settings(_ context.Context, name string) (image string, env []string, err error) {
+	for _, c := range f.w.containers {
+		if c.Name == name {
+			text, err := fakeCompose{f.w}.Config(context.Background(), Project{Name: c.Project, Dir: f.w.dir}, split(c.Labels[labelFiles]))
+			if err != nil {
+				return "", nil, err
+			}
+			m, err := parseModel(text)
+			return cmp.Or(f.w.image, m.settings[c.Service].image), []string{"PATH=/bin", "P=" + cmp.Or(f.w.variable, "s3cret$1")}, err
+		}
+	}
+	return "", nil, dataset.Errorf(dataset.ErrNotFound, "no such container")
+}
+
 type fakeCompose struct{ w *world }
 
 // Config is what docker compose config does with the files of these tests: mappings are merged, lists are appended.
@@ -225,7 +245,7 @@ func (f fakeCompose) Config(_ context.Context, p Project, files []string) ([]byt
 			for _, v := range s.Volumes {
 				mounts = append(mounts, f.mount(p, v))
 			}
-			out["services"].(map[string]any)[name] = map[string]any{"image": s.Image, "volumes": mounts, "environment": map[string]string{"P": "s3cret"}}
+			out["services"].(map[string]any)[name] = map[string]any{"image": s.Image, "volumes": mounts, "environment": map[string]any{"P": "s3cret$$1", "UNSET": nil}}
 		}
 		for key, v := range doc.Volumes {
 			def := map[string]any{"name": p.Name + "_" + key}
@@ -246,8 +266,13 @@ func (f fakeCompose) mount(p Project, v any) map[string]any {
 			m["type"], m["bind"] = "bind", map[string]any{"create_host_path": true}
 			delete(m, "volume")
 		}
-		if mode == "ro" {
-			m["read_only"] = true
+		for option := range strings.SplitSeq(mode, ",") {
+			switch option {
+			case "ro":
+				m["read_only"] = true
+			case "nocopy":
+				m["volume"] = map[string]any{"nocopy": true}
+			}
 		}
 	}
 	if s, _ := m["source"].(string); m["type"] == "bind" && !filepath.IsAbs(s) {
@@ -323,6 +348,9 @@ func (f fakeCompose) with(ctx context.Context, act string, p Project, services m
 		for s := range services {
 			do(m, s)
 		}
+		if act == "Up" && f.w.afterUp != nil {
+			f.w.afterUp()
+		}
 	})
 }
 
@@ -390,7 +418,7 @@ func (f fakeRemote) Submit(_ context.Context, req api.Request) (api.Outcome, err
 		return api.Outcome{}, dataset.Errorf(dataset.ErrExists, "volume %q exists already", name)
 	}
 	op := dataset.Operation{ID: req.ID, Kind: req.Kind, Volume: name, Path: req.Path, State: dataset.OpRunning, DatasetRecord: &dataset.Dataset{
-		Volume: name, Profile: dataset.Profile{Name: profile}, Size: f.w.size, Request: req.ID,
+		Volume: name, Profile: dataset.Profile{Name: profile}, Size: f.w.size, Request: req.ID, ID: req.ID,
 	}}
 	if req.DryRun {
 		return api.Outcome{Operation: &op}, nil

@@ -1,6 +1,7 @@
 package projects
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -78,6 +79,27 @@ func checkFiles(p Project) error {
 		}
 	}
 	return nil
+}
+
+// containers returns all containers of the engine. The sources of their mounts are without symbolic links: the engine
+// reports them as its user wrote them, and two paths can lead to one folder.
+func containers(ctx context.Context, e Engine) ([]Container, error) {
+	all, err := e.Containers(ctx)
+	for n := range all {
+		all[n].Mounts = slices.Clone(all[n].Mounts)
+		for k, x := range all[n].Mounts {
+			all[n].Mounts[k].Source = resolved(x.Source)
+		}
+	}
+	return all, err
+}
+
+// resolved returns a path without symbolic links, or the path itself if it cannot be resolved.
+func resolved(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil && filepath.IsAbs(path) {
+		return real
+	}
+	return path
 }
 
 // running returns how many containers of each service of a project run.

@@ -3,6 +3,7 @@ package projects
 import (
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -35,6 +36,9 @@ type Host struct {
 type Engine interface {
 	// Containers returns all containers, also those that do not run.
 	Containers(ctx context.Context) ([]Container, error)
+	// Settings returns the image of a container, as its creator named it, and its environment, as NAME=VALUE. The
+	// environment contains secrets.
+	Settings(ctx context.Context, container string) (image string, env []string, err error)
 	// Volume returns a volume. It fails with dataset.ErrNotFound if there is none.
 	Volume(ctx context.Context, name string) (Volume, error)
 	// Folder returns the folder with the data of a volume of driver local; see engine.Path.
@@ -61,6 +65,8 @@ func (c Container) Running() bool {
 	return c.State == "running" || c.State == "restarting" || c.State == "paused"
 }
 
+func (c Container) stopped() bool { return !c.Running() }
+
 // Mount is a mount of a container.
 type Mount struct {
 	Type     string // bind, volume, tmpfs …
@@ -68,6 +74,7 @@ type Mount struct {
 	Source   string // path on the host
 	Target   string // path in the container
 	ReadOnly bool
+	Driver   string // of a volume
 }
 
 // Volume is a volume of the engine.
@@ -168,11 +175,23 @@ func (d dockerEngine) Containers(ctx context.Context) ([]Container, error) {
 			c.Health = string(s.Health.Status)
 		}
 		for _, m := range s.Mounts {
-			c.Mounts = append(c.Mounts, Mount{string(m.Type), m.Name, m.Source, m.Destination, !m.RW})
+			c.Mounts = append(c.Mounts, Mount{string(m.Type), m.Name, m.Source, m.Destination, !m.RW, m.Driver})
 		}
 		out = append(out, c)
 	}
 	return out, nil
+}
+
+func (d dockerEngine) Settings(ctx context.Context, container string) (image string, env []string, err error) {
+	r, err := d.client.ContainerInspect(ctx, container, client.ContainerInspectOptions{})
+	switch {
+	case err != nil:
+		return "", nil, dataset.Errorf(dataset.ErrUnavailable, "inspect container %s: %w", container, err)
+	case r.Container.Config == nil:
+		return "", nil, dataset.Errorf(dataset.ErrUnavailable, "inspect container %s: the engine returned no "+
+			"configuration", container)
+	}
+	return r.Container.Config.Image, r.Container.Config.Env, nil
 }
 
 func (d dockerEngine) Volume(ctx context.Context, name string) (Volume, error) {
@@ -224,6 +243,7 @@ func (d dockerCompose) do(ctx context.Context, what string, p Project, timeout t
 		Name: "docker", Args: append([]string{"compose"}, args...), Dir: p.Dir, Timeout: timeout, Stdout: &out,
 		Interrupt: cleanupTime,
 	})
+	err = withoutValues(err)
 	switch {
 	case err != nil && p.Name == "":
 		return nil, dataset.Errorf(dataset.ErrConflict, "%s: %w", what, err)
@@ -231,6 +251,25 @@ func (d dockerCompose) do(ctx context.Context, what string, p Project, timeout t
 		return nil, dataset.Errorf(dataset.ErrConflict, "%s of project %s: %w", what, p.Name, err)
 	}
 	return out.Bytes(), nil
+}
+
+// quotes are texts behind which Docker Compose quotes a value of a Compose file or an env file. The value can be a
+// secret.
+var quotes = []string{"You may need to escape", "unterminated quoted value", " near ", "parsing \"", "invalid value"}
+
+// withoutValues removes from the error of a command what Docker Compose quotes.
+func withoutValues(err error) error {
+	var failed *run.Error
+	if !errors.As(err, &failed) {
+		return err
+	}
+	out := *failed
+	for _, q := range quotes {
+		if before, _, found := strings.Cut(out.Stderr, q); found {
+			out.Stderr = strings.TrimSpace(before) + " (docker compose config shows the value)"
+		}
+	}
+	return &out
 }
 
 // flags returns the flags that name a project and files.

@@ -14,9 +14,10 @@ import (
 
 // model is what docker compose config says about a project.
 type model struct {
-	services map[string][]modelMount // the mounts of each service
-	volumes  map[string]modelVolume  // by key
-	whole    map[string]any          // all of it, with secrets
+	services map[string][]modelMount      // the mounts of each service
+	settings map[string]containerSettings // by service
+	volumes  map[string]modelVolume       // by key
+	whole    map[string]any               // all of it, with secrets
 }
 
 // modelMount is a mount of a service.
@@ -38,17 +39,27 @@ type modelVolume struct {
 func parseModel(text []byte) (model, error) {
 	var parsed struct {
 		Services map[string]struct {
-			Volumes []modelMount `json:"volumes"`
+			Volumes     []modelMount   `json:"volumes"`
+			Image       string         `json:"image"`
+			Environment map[string]any `json:"environment"`
 		} `json:"services"`
 		Volumes map[string]modelVolume `json:"volumes"`
 	}
-	m := model{services: map[string][]modelMount{}}
+	m := model{services: map[string][]modelMount{}, settings: map[string]containerSettings{}}
 	if json.Unmarshal(text, &parsed) != nil || json.Unmarshal(text, &m.whole) != nil {
 		// The error of the decoder can quote a secret.
 		return m, dataset.Errorf(dataset.ErrInvalid, "docker compose config printed something that is not a project")
 	}
 	for name, s := range parsed.Services {
 		m.services[name] = s.Volumes
+		set := containerSettings{image: s.Image, env: map[string]string{}}
+		for k, v := range s.Environment {
+			// Docker Compose prints each $ twice. A variable that has no value is not passed to the container.
+			if v, ok := v.(string); ok {
+				set.env[k] = strings.ReplaceAll(v, "$$", "$")
+			}
+		}
+		m.settings[name] = set
 	}
 	m.volumes = parsed.Volumes
 	return m, nil
@@ -80,17 +91,20 @@ func (m model) expect(items []Item) {
 		volumes = map[string]any{}
 	}
 	m.whole["volumes"] = volumes
-	byDir := map[string]string{}
+	byDir := map[string]Item{}
 	for _, i := range items {
 		volumes[i.Key] = map[string]any{"name": i.Spec, "external": true}
 		if i.Dir {
-			byDir[i.Source] = i.Key
+			byDir[i.Source] = i
 		}
 	}
 	m.eachMount(func(mount map[string]any) {
 		source, _ := mount["source"].(string)
-		if key, ok := byDir[source]; ok && mount["type"] == "bind" {
-			mount["type"], mount["source"] = "volume", key
+		if i, ok := byDir[source]; ok && mount["type"] == "bind" {
+			mount["type"], mount["source"] = "volume", i.Key
+			if i.NoCopy {
+				mount["volume"] = map[string]any{"nocopy": true}
+			}
 		}
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/composefile"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/tree"
 )
 
@@ -36,6 +37,7 @@ type Item struct {
 	Note    string       `json:"note,omitempty"`   // a hint for the user
 	Request uuid.UUID    `json:"request"`          // ID of the request that makes the volume
 	Copied  bool         `json:"copied,omitempty"`
+	NoCopy  bool         `json:"nocopy,omitempty"` // Source is an empty directory, so its mounts get the option nocopy
 }
 
 // Skipped is a source that is not moved, with its mounts.
@@ -72,6 +74,7 @@ type Plan struct {
 	Recreated []string `json:"recreated,omitempty"`
 
 	edited []composefile.Edited
+	texts  map[string][]byte // of the Compose files, as the plan has read them
 }
 
 // planner makes a plan. It changes nothing, except that it writes the changed files beside the old ones, so that
@@ -107,9 +110,16 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 			return plan, err
 		}
 	}
+	if err := p.checkSettings(ctx); err != nil {
+		return plan, err
+	}
 	files, err := readFiles(p.project.Files)
 	if err != nil {
 		return plan, err
+	}
+	plan.texts = map[string][]byte{}
+	for _, f := range files {
+		plan.texts[f.Path] = f.Text
 	}
 	sources, err := p.sources(ctx)
 	if err != nil {
@@ -146,7 +156,7 @@ func (p *planner) recreated(taken []*source, services map[string]int) []string {
 func readFiles(paths []string) ([]composefile.File, error) {
 	var out []composefile.File
 	for _, path := range paths {
-		text, err := os.ReadFile(path)
+		text, err := safefile.Read(path)
 		if err != nil {
 			return nil, err
 		}
@@ -180,7 +190,14 @@ func (p *planner) sources(ctx context.Context) ([]*source, error) {
 	}
 	for _, s := range all {
 		if s.reason == "" {
-			if c := s.sharer(p.project, p.model, p.all); c != "" {
+			c := s.sharer(p.project, p.model, p.all)
+			if c == "" && p.settings.Leave {
+				var err error
+				if c, err = otherUser(ctx, p.remote, p.project, p.all, s.name); err != nil {
+					return nil, err
+				}
+			}
+			if c != "" {
 				s.reason = "it is shared with container " + c + ", which is no container of the project's services"
 			}
 		}
@@ -305,6 +322,13 @@ func (p *planner) items(ctx context.Context, taken []*source, files []composefil
 		if s.dir {
 			i.Source, i.Key = s.id, freeKey(p.project, s, keys)
 			keys[i.Key] = true
+		}
+		if s.dir {
+			entries, err := os.ReadDir(s.folder)
+			if err != nil {
+				return nil, err
+			}
+			i.NoCopy = len(entries) == 0
 		}
 		if s.dir && s.readOnly() {
 			i.Note = "read-only: to keep editing it in place, use --skip " + s.label(p.project.Dir)
@@ -464,7 +488,7 @@ func (p *planner) edit(ctx context.Context, plan *Plan, files []composefile.File
 	for _, i := range plan.Items {
 		c := composefile.Change{Key: i.Key, Name: i.Spec}
 		if i.Dir {
-			c.Dir = i.Source
+			c.Dir, c.NoCopy = i.Source, i.NoCopy
 		}
 		changes = append(changes, c)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -28,7 +29,38 @@ func TestRefused(t *testing.T) {
 			_ = os.Rename(filepath.Join(w.dir, "compose.yaml"), filepath.Join(w.dir, "real"))
 			_ = os.Symlink("real", filepath.Join(w.dir, "compose.yaml"))
 		}, kind: dataset.ErrInvalid, says: "symbolic link"},
-		"other mounts":     {set: func(w *world) { w.containers[0].Mounts[0].Name = "old_data" }, kind: dataset.ErrConflict, says: "docker compose up -d first"},
+		"other mounts": {set: func(w *world) { w.containers[0].Mounts[0].Name = "old_data" }, kind: dataset.ErrConflict, says: "docker compose up -d first"},
+		"an orphan": {set: func(w *world) {
+			c := w.containers[0]
+			c.Name, c.Service = "shop-old-1", "old"
+			w.containers = append(w.containers, c)
+		}, kind: dataset.ErrConflict, says: "docker stop shop-old-1"},
+		"docker compose run": {set: func(w *world) {
+			c := w.containers[0]
+			c.Name, c.OneOff = "shop-db-run-1", true
+			w.containers = append(w.containers, c)
+		}, kind: dataset.ErrInUse, says: "docker stop shop-db-run-1"},
+		"restarting":       {set: func(w *world) { w.containers[0].State = "restarting" }, kind: dataset.ErrConflict, says: "is restarting"},
+		"unhealthy":        {set: func(w *world) { w.containers[0].Health = "unhealthy" }, kind: dataset.ErrConflict, says: "is unhealthy"},
+		"another image":    {set: func(w *world) { w.image = "mariadb:10" }, kind: dataset.ErrConflict, says: "another image than docker compose"},
+		"another variable": {set: func(w *world) { w.variable = "s3cret$2" }, kind: dataset.ErrConflict, says: "another value of variable P than"},
+		"an edit during the question": {set: func(w *world) {
+			lists := 0
+			w.onContainers = func() {
+				if lists++; lists == 2 {
+					w.write("compose.yaml", shopFile+"# mine\n")
+				}
+			}
+		}, kind: dataset.ErrConflict, says: "was edited since the plan"},
+		"a start during the question": {set: func(w *world) {
+			w.containers[0].State = "exited"
+			lists := 0
+			w.onContainers = func() {
+				if lists++; lists == 2 {
+					w.containers[0].State = "running"
+				}
+			}
+		}, kind: dataset.ErrConflict, says: "were started or stopped since the plan"},
 		"unknown profile":  {args: []string{"shop", "--profile", "glod", "--yes"}, kind: dataset.ErrInvalid, says: `./html: unknown profile "glod"`},
 		"too large":        {set: func(w *world) { w.size = 1 }, kind: dataset.ErrNoSpace, says: "--volume NAME=@PROFILE"},
 		"unknown volume":   {args: []string{"shop", "--volume", "dta=x"}, kind: dataset.ErrInvalid, says: "(available: "},
@@ -172,4 +204,88 @@ func TestNames(t *testing.T) {
 	if s := strings.Join(got, ", "); s != "html shop-html@bronze, data rows@gold" && s != "data rows@gold, html shop-html@bronze" {
 		t.Errorf("got %s", s)
 	}
+}
+
+// TestSymbolicLinks: a directory is moved although a symbolic link leads to it, and a container that uses the directory
+// under another path shares it.
+func TestSymbolicLinks(t *testing.T) {
+	w := shop(t)
+	disk := t.TempDir()
+	for _, err := range []error{
+		os.Rename(filepath.Join(w.dir, "html"), filepath.Join(disk, "html")),
+		os.Symlink(filepath.Join(disk, "html"), filepath.Join(w.dir, "html")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.must(adopt...)
+	for _, op := range w.operations {
+		if op.Volume == "shop-html" && op.Path != filepath.Join(disk, "html") {
+			t.Errorf("the path of the import is %s", op.Path)
+		}
+	}
+	w.must("shop", "--undo", "--yes")
+	second := filepath.Join(t.TempDir(), "media")
+	if err := os.Symlink(disk, second); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{disk, second} {
+		w.containers = append(w.containers, Container{Name: "other", State: "running", Mounts: []Mount{{Type: "bind", Source: path}}})
+		if out := w.must("shop", "--dry-run"); !strings.Contains(out, "it is shared with container other") {
+			t.Errorf("%s: the plan is\n%s", path, out)
+		}
+		w.containers = w.containers[:len(w.containers)-1]
+	}
+	if err := errors.Join(os.Remove(filepath.Join(w.dir, "html")), os.Symlink("/etc", filepath.Join(w.dir, "html"))); err != nil {
+		t.Fatal(err)
+	}
+	w.containers = w.containers[:0]
+	if out := w.must("shop", "--file", filepath.Join(w.dir, "compose.yaml"), "--dry-run"); !strings.Contains(out, "it is a folder of the system") {
+		t.Errorf("the plan is\n%s", out)
+	}
+}
+
+// TestEmptyDirectory: an empty directory becomes a volume that the engine does not fill from the image.
+func TestEmptyDirectory(t *testing.T) {
+	w := shop(t)
+	if err := errors.Join(os.RemoveAll(filepath.Join(w.dir, "html")), os.Mkdir(filepath.Join(w.dir, "html"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	w.must(adopt...)
+	want := strings.NewReplacer("html:/html:ro", "'html:/html:ro,nocopy'", "html:/html\n", "html:/html:nocopy\n").Replace(shopMoved)
+	if got := w.read("compose.yaml"); got != want {
+		t.Errorf("the Compose file is\n%s", got)
+	}
+}
+
+// TestLeaveSharedVolume: a volume of Drover that another container uses, under another name, does not leave.
+func TestLeaveSharedVolume(t *testing.T) {
+	w := shop(t)
+	w.must(adopt...)
+	w.must("shop", "--confirm")
+	w.containers = append(w.containers, Container{Name: "other", State: "running", Mounts: []Mount{
+		{Type: "volume", Name: "unknown", Driver: "rexray"}, {Type: "volume", Name: "shop-data", Driver: "drover"},
+	}})
+	if out := w.must("shop", "--leave", "--dry-run"); !strings.Contains(out, "it is shared with container other") {
+		t.Errorf("the plan is\n%s", out)
+	}
+	other := w.containers[len(w.containers)-1]
+	w.containers = w.containers[:len(w.containers)-1]
+	w.killAt = 1
+	_ = w.run("shop", "--leave", "--yes")
+	w.killAt = 0
+	w.containers = append(w.containers, other)
+	if err := w.run("shop", "--leave", "--yes"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "docker stop other") {
+		t.Errorf("started meanwhile: %v", err)
+	}
+	w.containers = w.containers[:len(w.containers)-1]
+	v := w.volumes["shop-data"]
+	v.SharedMountDetails = []api.SharedMountDetail{{NodeName: "host-b", MountCount: 1}}
+	w.volumes["shop-data"] = v
+	if err := w.run("shop", "--leave", "--yes"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "on node host-b") {
+		t.Errorf("mounted elsewhere: %v", err)
+	}
+	v.SharedMountDetails[0].MountCount = 0
+	w.must("shop", "--leave", "--yes")
 }

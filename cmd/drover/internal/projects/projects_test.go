@@ -441,6 +441,9 @@ func TestForeignVolumes(t *testing.T) {
 	if err := w.run(adopt...); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("a volume of Drover: %v", err)
 	}
+	if out := w.must("shop", "--undo", "--yes"); strings.Contains(out, "shop-data") {
+		t.Errorf("undo suggests to remove a volume of somebody else: %s", out)
+	}
 
 	w = shop(t)
 	w.must(adopt...)
@@ -454,6 +457,18 @@ func TestForeignVolumes(t *testing.T) {
 	}
 	if err := w.run("shop", "--leave", "--yes"); !errors.Is(err, dataset.ErrExists) || slices.Contains(w.noted, "RemoveVolume") {
 		t.Errorf("a local volume: %v, %v", err, w.noted)
+	}
+	if out := w.must("shop", "--undo", "--yes"); strings.Contains(out, "docker volume rm") {
+		t.Errorf("undo suggests to remove a volume of somebody else: %s", out)
+	}
+
+	w = shop(t)
+	w.killAt = slices.Index(placesOf(t), "stop") + 1
+	_ = w.run(adopt...)
+	w.killAt = 0
+	w.local["shop_later"] = Volume{Name: "shop_later", Driver: "local"}
+	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "volume shop_later was created since the plan") {
+		t.Errorf("an old volume that did not exist: %v", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // source is the volume or the directory behind one or several mounts of a project.
@@ -88,7 +89,8 @@ func overlaps(a, b string) bool { return a != "" && b != "" && (isWithin(a, b) |
 
 // inspectDir examines the directory of a bind mount. It sets the reason if the directory is not moved.
 func (s *source) inspectDir(p Project, h Host) error {
-	info, err := os.Stat(s.id)
+	folder := resolved(s.id)
+	info, err := os.Stat(folder)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		s.reason = "it does not exist yet"
@@ -101,24 +103,33 @@ func (s *source) inspectDir(p Project, h Host) error {
 		s.reason = "it is a device"
 	case !info.IsDir():
 		s.reason = "it is a single file"
-	case isSystemFolder(s.id):
+	case isSystemFolder(s.id) || isSystemFolder(folder):
 		s.reason = "it is a folder of the system"
-	case s.readOnly() && !isWithin(s.id, p.Dir):
+	case s.readOnly() && !isWithin(s.id, p.Dir) && !isWithin(folder, resolved(p.Dir)):
 		s.reason = "it is read-only, and outside of the project's folder"
-	case isWithin(p.Dir, s.id) || slices.ContainsFunc(p.Files, func(f string) bool { return isWithin(f, s.id) }):
+	case isWithin(resolved(p.Dir), folder) ||
+		slices.ContainsFunc(p.Files, func(f string) bool { return isWithin(resolved(f), folder) }):
 		s.reason = "it contains the Compose file"
 	}
 	if s.reason != "" {
 		return nil
 	}
-	points, err := h.MountPoints(s.id)
+	dir, err := safefile.OpenFolder(folder)
+	if err != nil {
+		s.reason = "Drover cannot import it: " + err.Error()
+		return nil
+	}
+	if err := dir.Close(); err != nil {
+		return err
+	}
+	points, err := h.MountPoints(folder)
 	if err != nil {
 		return err
 	}
 	if len(points) > 0 {
 		s.reason = "another filesystem is mounted in it, at " + points[0]
 	}
-	s.folder = s.id
+	s.folder = folder
 	return nil
 }
 
@@ -145,6 +156,7 @@ func (s *source) inspectVolume(ctx context.Context, e Engine, def modelVolume) e
 		return nil
 	}
 	s.folder, err = e.Folder(ctx, s.name)
+	s.folder = resolved(s.folder)
 	if errors.Is(err, dataset.ErrUnsupported) {
 		s.reason = err.Error()
 		return nil
@@ -161,7 +173,7 @@ func skipOverlaps(all []*source, dir string) {
 			return ""
 		}
 		if s.dir {
-			return s.id
+			return resolved(s.id)
 		}
 		return s.folder
 	}

@@ -18,7 +18,7 @@ func (m *mover) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	all, err := m.engine.Containers(ctx)
+	all, err := containers(ctx, m.engine)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (m *mover) model(ctx context.Context) (model, error) {
 
 // checkMounts fails if a container of the project mounts something else than the present Compose files say.
 func (m *mover) checkMounts(ctx context.Context, model model) error {
-	all, err := m.engine.Containers(ctx)
+	all, err := containers(ctx, m.engine)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ const (
 func (m *mover) awaitRunning(ctx context.Context, services map[string]int) error {
 	problem, steady := "", 0
 	for range checkLimit {
-		all, err := m.engine.Containers(ctx)
+		all, err := containers(ctx, m.engine)
 		if err != nil {
 			return err
 		}

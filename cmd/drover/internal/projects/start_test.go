@@ -36,6 +36,28 @@ func TestOldContainersAreNotStarted(t *testing.T) {
 	w.wantMoved()
 }
 
+// TestOldDataAfterStart: if a container uses the old data after the start, the project is stopped, and the move fails.
+func TestOldDataAfterStart(t *testing.T) {
+	w := shop(t)
+	old := w.containers[0]
+	w.afterUp = func() {
+		w.containers = slices.DeleteFunc(w.containers, func(c Container) bool { return c.Name == old.Name })
+		w.containers = append(w.containers, old)
+	}
+	err := w.run(adopt...)
+	if !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "container shop-db-1 does not mount at") {
+		t.Errorf("got %v", err)
+	}
+	for _, c := range w.containers {
+		if c.Running() {
+			t.Errorf("container %s runs", c.Name)
+		}
+	}
+	w.afterUp = nil
+	w.must("shop", "--undo", "--yes")
+	w.wantBack()
+}
+
 // TestRestartedBeforeStart: the engine started the old containers at a boot, after the files were exchanged, and they
 // wrote. The new volumes lack that, so they are not used.
 func TestRestartedBeforeStart(t *testing.T) {

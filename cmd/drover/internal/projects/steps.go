@@ -7,8 +7,10 @@ import (
 	"io"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree"
 )
@@ -102,14 +104,62 @@ func (m *mover) stop(ctx context.Context) error {
 	if err := m.host.Compose.Stop(ctx, m.j.Project); err != nil {
 		return err
 	}
-	return m.requireStopped(ctx)
+	if err := m.requireStopped(ctx); err != nil {
+		return err
+	}
+	return m.requireUnmounted(ctx)
+}
+
+// unmountLimit is how many seconds requireUnmounted waits for the reports of the nodes.
+const unmountLimit = 30
+
+// requireUnmounted fails with dataset.ErrInUse if a node mounts a volume of Drover that the project leaves: a container
+// of another node may write to it.
+func (m *mover) requireUnmounted(ctx context.Context) error {
+	if !m.j.Settings.Leave {
+		return nil
+	}
+	for _, i := range m.j.Items {
+		for n := 0; ; n++ {
+			v, err := m.remote.Volume(ctx, i.Source)
+			if err != nil {
+				return err
+			}
+			at := slices.IndexFunc(v.SharedMountDetails, func(d api.SharedMountDetail) bool {
+				return d.MountCount > 0 && !d.Fenced
+			})
+			if at < 0 {
+				break
+			}
+			if n == unmountLimit {
+				return dataset.Errorf(dataset.ErrInUse, "volume %s is mounted on node %s (stop its containers there)",
+					v.Volume, v.SharedMountDetails[at].NodeName)
+			}
+			if err := m.a.Sleep(ctx, time.Second); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // requireStopped fails with dataset.ErrInUse if a container of the project runs, or one that uses its data.
 func (m *mover) requireStopped(ctx context.Context) error {
-	all, err := m.engine.Containers(ctx)
+	all, err := containers(ctx, m.engine)
 	if err != nil {
 		return err
+	}
+	if m.j.Settings.Leave {
+		run := slices.DeleteFunc(slices.Clone(all), Container.stopped)
+		for _, i := range m.j.Items {
+			c, err := otherUser(ctx, m.remote, m.j.Project, run, i.Source)
+			if err != nil {
+				return err
+			}
+			if c != "" {
+				return dataset.Errorf(dataset.ErrInUse, "container %s uses %s (docker stop %s)", c, i.Source, c)
+			}
+		}
 	}
 	for _, c := range all {
 		if !c.Running() {
@@ -134,6 +184,9 @@ func (m *mover) requireStopped(ctx context.Context) error {
 func (m *mover) copyAll(ctx context.Context) error {
 	for n := range m.j.Items {
 		i := &m.j.Items[n]
+		if err := m.checkNew(ctx, i); err != nil {
+			return err
+		}
 		do := m.importItem
 		if m.j.Settings.Leave {
 			do = m.exportItem
@@ -144,6 +197,23 @@ func (m *mover) copyAll(ctx context.Context) error {
 		m.host.At("copied")
 	}
 	return nil
+}
+
+// checkNew fails with dataset.ErrConflict if an old volume that did not exist at the time of the plan exists now: its
+// data would not be copied.
+func (m *mover) checkNew(ctx context.Context, i *Item) error {
+	if !i.New {
+		return nil
+	}
+	_, err := m.engine.Volume(ctx, i.Source)
+	switch {
+	case errors.Is(err, dataset.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return dataset.Errorf(dataset.ErrConflict, "volume %s was created since the plan was made (undo the move with "+
+		"--undo, and begin again)", i.Source)
 }
 
 // importItem makes the volume of Drover for an item. The request has an ID that the journal has recorded before. So

@@ -23,7 +23,7 @@ type undone struct {
 // could repeat would help then. Only an interruption leaves the journal, and the same command continues.
 func (m *mover) undo(ctx context.Context) (undone, error) {
 	var u undone
-	all, err := m.engine.Containers(ctx)
+	all, err := containers(ctx, m.engine)
 	if err != nil {
 		return u, err
 	}
@@ -70,7 +70,7 @@ func (m *mover) startOld(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	all, err := m.engine.Containers(ctx)
+	all, err := containers(ctx, m.engine)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (m *mover) startOld(ctx context.Context) error {
 	m.host.At("undo.recreated")
 	fail(m.each(ctx, services, m.host.Compose.Up))
 	m.host.At("undo.up")
-	if all, err = m.engine.Containers(ctx); err != nil {
+	if all, err = containers(ctx, m.engine); err != nil {
 		return err
 	}
 	if c := model.runsWrong(m.j.Project, all); c != "" {
