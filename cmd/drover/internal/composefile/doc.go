@@ -107,8 +107,7 @@ func notFoundError(files []File, c Change) error {
 	for _, f := range files {
 		if line, from := Foreign(f); line > 0 {
 			return dataset.Errorf(dataset.ErrInvalid, "%s:%d: %s may come from another file here (%s), which is not "+
-				"edited: "+
-				"leave it out with --skip", f.Path, line, dataset.Clip(what), from)
+				"edited: leave it out with --skip", f.Path, line, dataset.Clip(what), from)
 		}
 	}
 	return dataset.Errorf(dataset.ErrInvalid, "%s: %s is in none of the files of the project, so it cannot be edited "+

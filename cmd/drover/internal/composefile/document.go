@@ -43,8 +43,7 @@ func parse(f File) (*document, error) {
 	}
 	if bytes.HasPrefix(f.Text, []byte(byteOrderMark)) || !utf8.Valid(f.Text) {
 		return nil, dataset.Errorf(dataset.ErrInvalid, "%s: it is not plain UTF-8 without a byte order mark "+
-			"(convert it "+
-			"first)", f.Path)
+			"(convert it first)", f.Path)
 	}
 	for at := 0; ; {
 		d.begins = append(d.begins, at)

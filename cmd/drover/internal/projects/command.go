@@ -138,8 +138,7 @@ func (c *command) check(cmd *cobra.Command) error {
 	}
 	if !c.a.SameHost() {
 		return dataset.Errorf(dataset.ErrUnsupported, "adopt-project works on the host of the engine, and the "+
-			"server at %s "+
-			"may be on another (run drover there)", c.a.Address())
+			"server at %s may be on another (run drover there)", c.a.Address())
 	}
 	return nil
 }
@@ -286,16 +285,13 @@ func (c *command) resume(ctx context.Context) error {
 			"%s)", c.name, undo)
 	case j.Step == StepDone && j.Settings.Leave == c.settings.Leave:
 		return dataset.Errorf(dataset.ErrExists, "project %s is moved already (keep it: drover adopt-project %s "+
-			"--confirm, or "+
-			"go back: %s)", c.name, c.name, undo)
+			"--confirm, or go back: %s)", c.name, c.name, undo)
 	case j.Step == StepDone:
 		return dataset.Errorf(dataset.ErrConflict, "the last move of project %s is not confirmed (keep it first: "+
-			"drover "+
-			"adopt-project %s --confirm, or go back: %s)", c.name, c.name, undo)
+			"drover adopt-project %s --confirm, or go back: %s)", c.name, c.name, undo)
 	case !sameSettings(j.Settings, c.settings):
 		return dataset.Errorf(dataset.ErrConflict, "a move of project %s with other flags was interrupted (continue "+
-			"it with the "+
-			"same flags, or go back: %s)", c.name, undo)
+			"it with the same flags, or go back: %s)", c.name, undo)
 	case c.o.DryRun:
 		return c.printf("dry run: would continue the move of project %s at step %s", c.name, j.Step)
 	}
@@ -344,8 +340,7 @@ func (c *command) move(ctx context.Context) error {
 		return err
 	}
 	return c.printf("project %s is moved. Test it. Then keep it: drover adopt-project %s --confirm, or go back: "+
-		"drover "+
-		"adopt-project %s --undo", c.name, c.name, c.name)
+		"drover adopt-project %s --undo", c.name, c.name, c.name)
 }
 
 // goBack undoes the move of the journal.
@@ -439,8 +434,7 @@ func (c *command) keep() error {
 		return c.noMove("confirmed")
 	case c.journal.Undoing || c.journal.Step != StepDone:
 		return dataset.Errorf(dataset.ErrConflict, "the move of project %s is not complete (continue it: drover "+
-			"adopt-project "+
-			"%s, or go back: drover adopt-project %s --undo)", c.name, c.name, c.name)
+			"adopt-project %s, or go back: drover adopt-project %s --undo)", c.name, c.name, c.name)
 	}
 	if err := c.journal.remove(); err != nil {
 		return err

@@ -102,8 +102,7 @@ func firstName(a, b *tar.Header) string {
 
 func differs(folder, volume, name, what string) error {
 	return dataset.Errorf(dataset.ErrConflict, "%s and volume %s differ: %q: %s (something has written to one of "+
-		"them; "+
-		"undo the move with --undo, and begin "+
+		"them; undo the move with --undo, and begin "+
 		"again)", folder, volume, dataset.Clip(strings.TrimPrefix(name, "./")), what)
 }
 

@@ -96,8 +96,7 @@ func (x Exchange) switched() (bool, error) {
 	}
 	if now != x.After {
 		return false, dataset.Errorf(dataset.ErrConflict, "%s was edited meanwhile (undo the move with --undo, and "+
-			"begin "+
-			"again)", x.Path)
+			"begin again)", x.Path)
 	}
 	return true, nil
 }
@@ -159,6 +158,9 @@ func (x Exchange) undo(h Host) (edited string, err error) {
 	now, err := safefile.Read(x.Path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
+	}
+	if sum(now) == x.Before && sum(old) != x.Before {
+		return "", nil // nothing was exchanged: a crash interrupted the copy that keep makes, or Old is another file
 	}
 	if len(now) > 0 && sum(now) != x.After && !bytes.Equal(now, old) {
 		edited = free(x.Path+changedSuffix, func(path string) bool {

@@ -30,8 +30,7 @@ func find(name string, files []string, all []Container, journals string) (Projec
 		}
 		if len(files) == 0 && !slices.Equal(p.Files, split(c.Labels[labelFiles])) {
 			return p, dataset.Errorf(dataset.ErrAmbiguous, "containers %s and %s of project %s come from different "+
-				"files "+
-				"(name all of them, in their order: --file FILE --file FILE)", of[0].Name, c.Name, name)
+				"files (name all of them, in their order: --file FILE --file FILE)", of[0].Name, c.Name, name)
 		}
 	}
 	if len(files) > 0 {
@@ -62,20 +61,22 @@ func split(label string) []string {
 
 // checkFiles fails if a Compose file of the project cannot be read and replaced.
 func checkFiles(p Project) error {
+	if len(p.Files) == 0 {
+		return dataset.Errorf(dataset.ErrInvalid, "the containers of project %s do not say which Compose file made them "+
+			"(name the file: --file FILE)", p.Name)
+	}
 	for _, f := range p.Files {
 		info, err := os.Lstat(f)
 		switch {
 		case !filepath.IsAbs(f):
 			return dataset.Errorf(dataset.ErrInvalid, "the Compose file %q of project %s is not a path of this host "+
-				"(name "+
-				"the file: --file FILE)", f, p.Name)
+				"(name the file: --file FILE)", f, p.Name)
 		case err != nil:
 			return dataset.Errorf(dataset.ErrInvalid, "the Compose file of project %s: %w (name the file: --file FILE)",
 				p.Name, err)
 		case !info.Mode().IsRegular():
 			return dataset.Errorf(dataset.ErrInvalid, "the Compose file %s is a symbolic link or no file, so it "+
-				"cannot be "+
-				"replaced (name the file itself: --file FILE)", f)
+				"cannot be replaced (name the file itself: --file FILE)", f)
 		}
 	}
 	return nil

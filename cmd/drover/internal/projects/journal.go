@@ -81,8 +81,7 @@ func loadJournal(path string, p Project) (*Journal, error) {
 	}
 	if j.Version != journalVersion {
 		return nil, dataset.Errorf(dataset.ErrUnsupported, "journal %s has version %d, and this drover reads "+
-			"version %d (use "+
-			"the drover that wrote it)", path, j.Version, journalVersion)
+			"version %d (use the drover that wrote it)", path, j.Version, journalVersion)
 	}
 	if what := j.foreign(p); what != "" {
 		return nil, dataset.Errorf(dataset.ErrCorrupt, "journal %s is damaged: %s does not belong to project %s in %s",

@@ -136,7 +136,8 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 		return plan, err
 	}
 	plan.Recreated = p.recreated(taken, plan.Services)
-	return plan, p.edit(ctx, &plan, files)
+	err = p.edit(ctx, &plan, files)
+	return plan, err
 }
 
 // recreated returns the services of Plan.Recreated.
@@ -380,11 +381,16 @@ func free(name string, taken func(string) bool) string {
 // nameDrover chooses the volume of Drover for an item, checks the request with a dry run by control, and measures the
 // data.
 func (p *planner) nameDrover(ctx context.Context, i *Item, s *source, used map[string]bool) error {
-	spec := ""
+	spec, by := "", ""
 	for name, given := range p.settings.Volumes {
-		if p.named([]*source{s}, name) != nil {
-			spec = given
+		if p.named([]*source{s}, name) == nil {
+			continue
 		}
+		if by != "" {
+			return dataset.Errorf(dataset.ErrInvalid, "--volume names %s twice, as %s and as %s (use one of them)",
+				dataset.Clip(i.Key), dataset.Clip(min(by, name)), dataset.Clip(max(by, name)))
+		}
+		spec, by = given, name
 	}
 	name, profile, at := strings.Cut(spec, "@")
 	if name == "" {
@@ -429,8 +435,7 @@ func (p *planner) nameDrover(ctx context.Context, i *Item, s *source, used map[s
 	}
 	if record.Size > 0 && i.Bytes > record.Size {
 		return dataset.Errorf(dataset.ErrNoSpace, "it has %s, and a volume of profile %s has %s (choose a profile "+
-			"with a "+
-			"larger size: --volume NAME=@PROFILE, or leave it out: --skip NAME)", i.Bytes.Human(), i.Profile,
+			"with a larger size: --volume NAME=@PROFILE, or leave it out: --skip NAME)", i.Bytes.Human(), i.Profile,
 			record.Size.Human())
 	}
 	return nil
@@ -529,13 +534,11 @@ func unsafeError(files []composefile.File, at string) error {
 	for _, f := range files {
 		if line, what := composefile.Foreign(f); line > 0 {
 			return dataset.Errorf(dataset.ErrInvalid, "%s:%d: %s is in another file, which is not edited, so %s "+
-				"would differ "+
-				"from the plan (leave the mount out with --skip)", f.Path, line, what, at)
+				"would differ from the plan (leave the mount out with --skip)", f.Path, line, what, at)
 		}
 	}
 	return dataset.Errorf(dataset.ErrInvalid, "%s cannot be edited safely: %s would differ from the plan (does it "+
-		"share an "+
-		"anchor? leave the mount out with --skip)", files[0].Path, at)
+		"share an anchor? leave the mount out with --skip)", files[0].Path, at)
 }
 
 // resolver returns the function that resolves the sources of mounts.

@@ -24,7 +24,16 @@ func TestRefused(t *testing.T) {
 		"no such project":  {args: []string{"blog"}, kind: dataset.ErrNotFound, says: "--file FILE"},
 		"a path as a name": {args: []string{"a/b"}, kind: dataset.ErrInvalid, says: "docker compose ls"},
 		"other files":      {set: func(w *world) { w.containers[1].Labels[labelFiles] = "/x.yaml" }, kind: dataset.ErrAmbiguous, says: "--file FILE --file FILE"},
-		"a missing file":   {set: func(w *world) { _ = os.Remove(filepath.Join(w.dir, "compose.yaml")) }, kind: dataset.ErrInvalid, says: "name the file"},
+		"no files": {set: func(w *world) {
+			for i := range w.containers {
+				delete(w.containers[i].Labels, labelFiles)
+			}
+		}, kind: dataset.ErrInvalid, says: "name the file: --file FILE"},
+		"one volume by two names": {
+			args: []string{"shop", "--volume", "data=x", "--volume", "shop_data=y"}, kind: dataset.ErrInvalid,
+			says: "--volume names data twice, as data and as shop_data",
+		},
+		"a missing file": {set: func(w *world) { _ = os.Remove(filepath.Join(w.dir, "compose.yaml")) }, kind: dataset.ErrInvalid, says: "name the file"},
 		"a link as file": {set: func(w *world) {
 			_ = os.Rename(filepath.Join(w.dir, "compose.yaml"), filepath.Join(w.dir, "real"))
 			_ = os.Symlink("real", filepath.Join(w.dir, "compose.yaml"))

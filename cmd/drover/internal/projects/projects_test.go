@@ -386,6 +386,17 @@ func TestEditedFiles(t *testing.T) {
 		t.Errorf("after the undo: %s", got)
 	}
 
+	// A crash interrupted the copy of the old file.
+	w = shop(t)
+	w.killAt = slices.Index(placesOf(t), "copied") + 1
+	_ = w.run(adopt...)
+	w.killAt = 0
+	w.write("compose.yaml.before-drover", shopFile[:20])
+	w.must("shop", "--undo", "--yes")
+	if got := w.read("compose.yaml"); got != shopFile {
+		t.Errorf("after the undo of an incomplete copy: %s", got)
+	}
+
 	w = shop(t)
 	w.must(adopt...)
 	w.write("compose.yaml", shopMoved+"# mine\n")

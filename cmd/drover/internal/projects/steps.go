@@ -225,8 +225,7 @@ func (m *mover) importItem(ctx context.Context, i *Item) error {
 		return nil
 	case err == nil:
 		return dataset.Errorf(dataset.ErrExists, "a volume of this name was created meanwhile (undo the move with "+
-			"--undo, and "+
-			"begin again with --volume NAME=SPEC)")
+			"--undo, and begin again with --volume NAME=SPEC)")
 	case !errors.Is(err, dataset.ErrNotFound):
 		return err
 	}
@@ -276,8 +275,7 @@ func (m *mover) exportItem(ctx context.Context, i *Item) error {
 	switch {
 	case err == nil && v.Labels[labelMove] != m.j.ID.String():
 		return dataset.Errorf(dataset.ErrExists, "a volume of this name was created meanwhile (undo the move with "+
-			"--undo, and "+
-			"begin again)")
+			"--undo, and begin again)")
 	case err == nil && i.Copied:
 		return nil
 	case err == nil:
