@@ -206,7 +206,7 @@ func (w *world) read(path string) string {
 func (f fakeEngine) Settings(_ context.Context, name string) (image string, env []string, err error) {
 	for _, c := range f.w.containers {
 		if c.Name == name {
-			text, err := fakeCompose{f.w}.Config(context.Background(), Project{Name: c.Project, Dir: f.w.dir}, split(c.Labels[labelFiles]))
+			text, err := fakeCompose(f).Config(context.Background(), Project{Name: c.Project, Dir: f.w.dir}, split(c.Labels[labelFiles]))
 			if err != nil {
 				return "", nil, err
 			}

@@ -62,8 +62,8 @@ func split(label string) []string {
 // checkFiles fails if a Compose file of the project cannot be read and replaced.
 func checkFiles(p Project) error {
 	if len(p.Files) == 0 {
-		return dataset.Errorf(dataset.ErrInvalid, "the containers of project %s do not say which Compose file made them "+
-			"(name the file: --file FILE)", p.Name)
+		return dataset.Errorf(dataset.ErrInvalid, "the containers of project %s do not say which Compose file made "+
+			"them (name the file: --file FILE)", p.Name)
 	}
 	for _, f := range p.Files {
 		info, err := os.Lstat(f)
