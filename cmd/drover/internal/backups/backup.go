@@ -51,8 +51,8 @@ func alsoCalled(cmd *cobra.Command, repository *string, flag string) {
 
 func newLsCmd(a *cli.App) *cobra.Command {
 	var repository string
-	var incomplete error                        // why the list lacks backups
-	var verified func() map[string]verification // read only for an output that has them
+	var incomplete error                                    // why the list lacks backups
+	var verified func() func(api.VolumeBackup) verification // read only for an output that has them
 	id := func(b api.VolumeBackup) string { return b.ID }
 	cmd := listing.New(a, listing.List[api.VolumeBackup]{
 		Use:   "ls [VOLUME]",
@@ -76,7 +76,9 @@ more, that is known for a day.`,
 				volume = q.Args[0]
 			}
 			list, incomplete, err = fetch(cmd.Context(), c, repository, volume)
-			verified = sync.OnceValue(func() map[string]verification { return verifications(cmd.Context(), c, list) })
+			verified = sync.OnceValue(func() func(api.VolumeBackup) verification {
+				return verifications(cmd.Context(), c, list)
+			})
 			return list, err
 		},
 		WatchPause: 30 * time.Second, // restic reads each repository for every list
@@ -95,7 +97,7 @@ more, that is known for a day.`,
 		},
 		Wide: []listing.Column[api.VolumeBackup]{
 			{Header: "VERIFIED", Cell: func(b api.VolumeBackup) string {
-				return verified()[b.Repository+"/"+b.ID].String(a.Now())
+				return verified()(b).String(a.Now())
 			}},
 			{Header: "SNAPSHOT", Cell: func(b api.VolumeBackup) string { return orNone(b.Snapshot) }},
 			{Header: "DATASET", Cell: func(b api.VolumeBackup) string { return b.Dataset.String() }},

@@ -167,13 +167,16 @@ func isComplete(ctx context.Context, c cli.Remote, b api.VolumeBackup) (bool, er
 
 // verification is the last known verification of a backup.
 type verification struct {
-	at     time.Time
-	failed bool
+	at      time.Time // zero if there is none, or if it is unknown
+	failed  bool
+	unknown bool // control could not be asked
 }
 
 // String formats a verification for a table.
 func (v verification) String(now time.Time) string {
 	switch {
+	case v.unknown:
+		return "unknown"
 	case v.at.IsZero():
 		return ""
 	case v.failed:
@@ -189,39 +192,40 @@ func foundUnusable(op dataset.Operation) bool {
 	return op.State == dataset.OpFailed && (kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound)
 }
 
-// verifications returns the last known verification of each backup in a list. Control records the verifications of the
-// backups of volumes that exist. Other ones are known for about a day, as long as control keeps their operations. What
-// cannot be read is left out: the backups are listed in any case.
-func verifications(ctx context.Context, c cli.Remote, list []api.VolumeBackup) map[string]verification {
+// verifications returns a function that returns the last known verification of a backup in a list. Control records the
+// verifications of the backups of volumes that exist. Other ones are known for about a day, as long as control keeps
+// their operations. If control cannot be asked, the verification is unknown: the backups are listed in any case.
+func verifications(ctx context.Context, c cli.Remote, list []api.VolumeBackup) func(api.VolumeBackup) verification {
 	last := map[string]verification{}
 	note := func(repository, backup string, at time.Time, failed bool) {
 		key := repository + "/" + backup
 		if v := last[key]; at.After(v.at) {
-			last[key] = verification{at, failed}
+			last[key] = verification{at: at, failed: failed}
 		}
 	}
-	seen := map[uuid.UUID]bool{}
+	asked := map[uuid.UUID]error{}
 	for _, b := range list {
-		if seen[b.Dataset] {
+		if _, done := asked[b.Dataset]; done {
 			continue
 		}
-		seen[b.Dataset] = true
 		v, err := c.Volume(ctx, b.Dataset.String())
-		if err != nil {
-			continue
+		if errors.Is(err, dataset.ErrNotFound) {
+			err = nil
 		}
+		asked[b.Dataset] = err
 		for _, r := range v.Verified {
 			note(r.Repository, r.Backup, r.At, r.Failed)
 		}
 	}
-	ops, err := cli.FetchAll(ctx, c.Operations)
-	if err != nil {
-		return last
-	}
+	ops, unread := cli.FetchAll(ctx, c.Operations)
 	for _, op := range ops {
 		if op.Kind == dataset.OpVerify && (op.State == dataset.OpDone || foundUnusable(op)) {
 			note(op.Repository, op.Backup, op.Ended, op.State != dataset.OpDone)
 		}
 	}
-	return last
+	return func(b api.VolumeBackup) verification {
+		v, known := last[b.Repository+"/"+b.ID]
+		v.unknown = !known && (unread != nil || asked[b.Dataset] != nil)
+		return v
+	}
 }
