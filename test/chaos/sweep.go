@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/control/api"
@@ -25,21 +24,10 @@ func (w *sweeper) sweep(t testing.TB) {
 	host.Await(t, "no volume is left", func() error { return w.remove(t) })
 	for _, h := range w.Hosts {
 		host.Await(t, "nothing is left on "+h.Name, func() error { return w.findRemains(h) })
-		host.Await(t, "no deletion is pending on "+h.Name, func() error { return pendingDeletion(t, h) })
+		// A deletion that failed while the store was inconsistent is tried again within 30 seconds.
+		host.AwaitNoFinding(t, h.Host, "is pending deletion")
 		h.Clean(t, cluster.WeakGuard)
 	}
-}
-
-// pendingDeletion returns an error with a deletion that doctor reports as pending on a host. One that failed while the
-// store was inconsistent is tried again within 30 seconds.
-func pendingDeletion(t testing.TB, h *cluster.Host) error {
-	t.Helper()
-	for _, f := range h.Findings(t) {
-		if strings.Contains(f.Text, "is pending deletion") {
-			return errors.New(f.Subject + " " + f.Text)
-		}
-	}
-	return nil
 }
 
 // remove removes all volumes. On a busy machine a node may be unreachable for a moment, and requests to remove

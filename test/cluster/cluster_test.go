@@ -95,6 +95,8 @@ func (w *world) end(t *testing.T) {
 			}
 			return err
 		})
+		// A host reports to each control replica every ten seconds, and names those that did not answer.
+		host.AwaitNoFinding(t, h.Host, "does not answer")
 		h.Clean(t, cluster.WeakGuard)
 		for _, line := range h.ErrorLines() {
 			t.Errorf("%s had to log %s", h.Name, line)

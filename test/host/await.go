@@ -1,6 +1,9 @@
 package host
 
 import (
+	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,6 +25,19 @@ func Await(t testing.TB, what string, f func() error) {
 			t.Fatalf("%s: not within %s: %v", what, limit, err)
 		}
 	}
+}
+
+// AwaitNoFinding waits until doctor reports no finding on a host whose text contains the given text.
+func AwaitNoFinding(t testing.TB, h *Host, text string) {
+	t.Helper()
+	Await(t, fmt.Sprintf("doctor reports no finding with %q", text), func() error {
+		for _, f := range h.Findings(t) {
+			if strings.Contains(f.Text, text) {
+				return errors.New(f.Subject + ": " + f.Text)
+			}
+		}
+		return nil
+	})
 }
 
 // Volumes returns the names of all volumes.
