@@ -67,7 +67,7 @@ func backupDrills() []drill {
 		ready: func(t *testing.T, w *world) {
 			r = w.newBackupRepository(t)
 			id = w.h.Must(t, "backup", "create", "base", "--to", r.name, "-q")
-			check = checkProgram(t, "test -d \"$1\"")
+			check = host.CheckProgram(t, "test -d \"$1\"")
 		},
 		ends: func(t *testing.T, w *world, _ bool) {
 			if w.have(t, "hidden") {
@@ -138,25 +138,6 @@ func pushDrill() drill {
 		},
 		again: func(t *testing.T, w *world) { w.ok(t, ask(t, w)) },
 	}
-}
-
-// checkProgram writes a program that checks restored volumes, and returns its path. The folder stays: other tests can
-// use it at the same time.
-func checkProgram(t *testing.T, script string) string {
-	t.Helper()
-	path := "/etc/drover/checks/test-" + uuid.NewString()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.Remove(path); err != nil {
-			t.Error(err)
-		}
-	})
-	return path
 }
 
 // Drover is killed while restic stores, restores or verifies a backup. restic outlives it, and is at work when Drover
@@ -246,7 +227,7 @@ func TestC1WhileCheckProgramRuns(t *testing.T) {
 	slow := filepath.Join(t.TempDir(), "slow")
 	w.ok(t, os.WriteFile(slow, nil, 0o600))
 	long := fmt.Sprintf("1000.%d", os.Getpid()) // no other run of the test has the same
-	check := checkProgram(t, "test ! -e "+slow+" || setsid sleep "+long)
+	check := host.CheckProgram(t, "test ! -e "+slow+" || setsid sleep "+long)
 	running := func() error {
 		all, err := filepath.Glob("/proc/[0-9]*/cmdline")
 		w.ok(t, err)

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
@@ -79,7 +78,7 @@ func TestBackups(t *testing.T) {
 	if got := h.Must(t, "backup", "verify", "db"); !verified.MatchString(got) {
 		t.Errorf("got %q", got)
 	}
-	check := checkProgram(t, `test "$(cat "$1/small")" = second || { echo "small differs" >&2; exit 2; }`)
+	check := host.CheckProgram(t, `test "$(cat "$1/small")" = second || { echo "small differs" >&2; exit 2; }`)
 	if got := h.Must(t, "backup", "verify", "db", "--check", check); !strings.HasSuffix(got, "those of the backup, and "+check+" found no problem") {
 		t.Errorf("got %q", got)
 	}
@@ -137,26 +136,6 @@ func TestBackups(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 	h.Clean(t)
-}
-
-// checkProgram writes a program that checks restored volumes, and returns its path. The folder stays: other tests can
-// use it at the same time.
-func checkProgram(t *testing.T, script string) string {
-	t.Helper()
-	path := "/etc/drover/checks/test-" + uuid.NewString()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	put(t, path, []byte("#!/bin/sh\n"+script+"\n"))
-	if err := os.Chmod(path, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.Remove(path); err != nil {
-			t.Error(err)
-		}
-	})
-	return path
 }
 
 func status(t *testing.T, path string) (st unix.Stat_t) {
