@@ -290,10 +290,7 @@ func TestClockSetBack(t *testing.T) {
 // The same for verifications: control does not wait for the time at which one is due by the clock that was ahead.
 func TestClockSetBackDuringVerifications(t *testing.T) {
 	for _, restarted := range []bool{false, true} {
-		e := controltest.New(t)
-		tested(e)
-		a := e.NewAgent("alpha")
-		a.MustCreate("db@tested")
+		e, a, _ := newTested(t)
 		verifications(e, a, 30*time.Hour, 30*time.Hour)
 		const ahead = 1000 * time.Hour
 		open := verifications(e, a, ahead, ahead)

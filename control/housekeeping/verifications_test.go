@@ -32,6 +32,14 @@ func tested(e *controltest.Control) {
 	controltest.AddRepository(e, "offsite")
 }
 
+// newTested returns a service with the repository offsite, an agent alpha, and its volume db with the profile "tested".
+func newTested(t *testing.T) (e *controltest.Control, a *controltest.Agent, d dataset.Dataset) {
+	e = controltest.New(t)
+	tested(e)
+	a = e.NewAgent("alpha")
+	return e, a, a.MustCreate("db@tested")
+}
+
 // verifications lets time pass in steps, and makes the backups that are due. It returns the verifications that wait for
 // the agent at the end.
 func verifications(e *controltest.Control, a *controltest.Agent, d, step time.Duration) (open []dataset.Operation) {
@@ -108,10 +116,7 @@ func volumeFindings(e *controltest.Control) string {
 // The newest backup is verified every week, on the home, as soon as there is one. After an outage, one verification
 // makes up for all that were missed. A restart of control changes nothing.
 func TestVerificationSchedule(t *testing.T) {
-	e := controltest.New(t)
-	tested(e)
-	a := e.NewAgent("alpha")
-	d := a.MustCreate("db@tested")
+	e, a, d := newTested(t)
 	a.MustCreate("plain@silver")
 	e.AdvanceAndRun(30 * time.Hour) // the first backup is due
 	op := a.OpenOperations()
@@ -164,7 +169,8 @@ func TestVerificationSchedule(t *testing.T) {
 }
 
 // A volume that gets a profile with verifications, or with more of them, is verified within a day. What would have been
-// due before does not count as late. A profile with another size takes another way.
+// due before does not count as late. A profile with another size is applied by a
+// resize.
 func TestVerificationsAreAddedLater(t *testing.T) {
 	profile := func(e *controltest.Control, name string, every time.Duration, size dataset.Size) {
 		p := e.ProfileSet.ByName["tested"]
@@ -266,10 +272,7 @@ func TestVerificationsAreAddedLater(t *testing.T) {
 
 // A late verification that cannot be requested is reported with the reason.
 func TestVerificationThatCannotBeRequested(t *testing.T) {
-	e := controltest.New(t)
-	tested(e)
-	a := e.NewAgent("alpha")
-	d := a.MustCreate("db@tested")
+	e, a, d := newTested(t)
 	verifications(e, a, 30*time.Hour, 30*time.Hour)
 	endVerification(a, wantVerification(e, a, 26*time.Hour, d, "the first"), nil)
 	verifications(e, a, time.Hour, 10*time.Minute)
@@ -306,10 +309,7 @@ func TestVerificationThatCannotBeRequested(t *testing.T) {
 // A backup that is not usable is reported at once, and verified again. Another failure is reported when the verification
 // is late. A good verification that a user requested ends the warning, if it used the same program.
 func TestFailedVerification(t *testing.T) {
-	e := controltest.New(t)
-	tested(e)
-	a := e.NewAgent("alpha")
-	d := a.MustCreate("db@tested")
+	e, a, d := newTested(t)
 	verifications(e, a, 30*time.Hour, 30*time.Hour)
 	var waits []time.Duration
 	for i := range 7 {
@@ -379,12 +379,9 @@ func TestFailedVerification(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A verification that fails because of something else than the backup is late some time.
+// A verification that fails for another reason than the backup is reported once it is late.
 func TestLateVerification(t *testing.T) {
-	e := controltest.New(t)
-	tested(e)
-	a := e.NewAgent("alpha")
-	d := a.MustCreate("db@tested")
+	e, a, d := newTested(t)
 	verifications(e, a, 30*time.Hour, 30*time.Hour)
 	op := wantVerification(e, a, 26*time.Hour, d, "the first")
 	endVerification(a, op, dataset.ErrNoSpace)
@@ -461,11 +458,8 @@ func TestNewHomeContinuesVerifications(t *testing.T) {
 
 // Only control itself may request a scheduled verification, of the newest backup, with the program of the profile.
 func TestScheduledVerificationsAreRequestedByControl(t *testing.T) {
-	e := controltest.New(t)
-	tested(e)
-	a := e.NewAgent("alpha")
+	e, a, d := newTested(t)
 	a.MustRegister("alpha")
-	d := a.MustCreate("db@tested")
 	a.MustCreate("plain@silver")
 	req := api.Request{Kind: dataset.OpVerify, Volume: "db", Repository: "offsite", Backup: strings.Repeat("0f", 32), Check: checkProgram, Scheduled: true}
 	controltest.Refused(t, a.TrySubmit(req), dataset.ErrConflict, "a newer one was made meanwhile")
