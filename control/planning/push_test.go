@@ -18,7 +18,7 @@ func push(volume, name string) api.Request {
 }
 
 // A push is done by the volume's home. Its end is recorded in the volume: which version of which name the volume
-// continues. Each remote has one entry. The record goes to the next dataset of a converted volume.
+// continues. Each remote has one entry.
 func TestPush(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
