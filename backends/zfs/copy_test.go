@@ -234,13 +234,7 @@ func TestOnABaseThatIsNotTheLast(t *testing.T) {
 // The head that a restore kept is in another branch than later snapshots, so there is no difference between the two. A
 // copy can nevertheless be promoted to it, and it stays.
 func TestPromoteWhatARestoreKept(t *testing.T) {
-	b := newBench(t)
-	d := b.create()
-	b.write(d.ID, "old")
-	s := b.snapshot(d.ID)
-	b.write(d.ID, "new")
-	keep := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
-	b.ok(b.pool.Restore(t.Context(), d.ID, s.ID, keep, nil))
+	b, d, s, keep := newRestored(t)
 	at := func(id uuid.UUID) dataset.Source { return dataset.Source{Dataset: d.ID, Snapshot: id} }
 	if _, err := b.copier().Changed(t.Context(), at(keep.ID), at(uuid.Nil)); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Errorf("what changed since another branch: %v", err)

@@ -147,6 +147,20 @@ func (b *bench) snapshot(id uuid.UUID) dataset.Snapshot {
 	return s
 }
 
+// newRestored returns a bench with a dataset that was restored once. Its head has the content "old" of the snapshot s,
+// and the snapshot keep has the former content, "new".
+func newRestored(t *testing.T) (b *bench, d dataset.Dataset, s, keep dataset.Snapshot) {
+	t.Helper()
+	b = newBench(t)
+	d = b.create()
+	b.write(d.ID, "old")
+	s = b.snapshot(d.ID)
+	b.write(d.ID, "new")
+	keep = dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
+	b.ok(b.pool.Restore(t.Context(), d.ID, s.ID, keep, nil))
+	return b, d, s, keep
+}
+
 func (b *bench) reap() {
 	b.Helper()
 	_, err := b.pool.Reap(b.Context(), func(uuid.UUID) bool { return true })

@@ -163,13 +163,7 @@ func TestWrongPlaces(t *testing.T) {
 
 // A complete restore is not repeated, even if both of its snapshots were deleted since.
 func TestRestoreWithoutItsSnapshots(t *testing.T) {
-	b := newBench(t)
-	d := b.create()
-	b.write(d.ID, "old")
-	s := b.snapshot(d.ID)
-	b.write(d.ID, "new")
-	keep := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
-	b.ok(b.pool.Restore(t.Context(), d.ID, s.ID, keep, nil))
+	b, d, s, keep := newRestored(t)
 	b.write(d.ID, "later")
 	b.ok(b.pool.DeleteSnapshot(t.Context(), d.ID, s.ID))
 	b.ok(b.pool.DeleteSnapshot(t.Context(), d.ID, keep.ID))
@@ -190,13 +184,7 @@ func TestRestoreCutBeforeTheExchange(t *testing.T) {
 }
 
 func restoreCut(t *testing.T, then string) {
-	b := newBench(t)
-	d := b.create()
-	b.write(d.ID, "old")
-	s := b.snapshot(d.ID)
-	b.write(d.ID, "new")
-	keep := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
-	b.ok(b.pool.Restore(t.Context(), d.ID, s.ID, keep, nil))
+	b, d, s, keep := newRestored(t)
 	b.ok(os.Remove(filepath.Join(b.cfg.Path, "datasets", d.ID.String(), "current.json")))
 	e, err := b.pool.Stat(t.Context(), d.ID)
 	b.ok(err)
