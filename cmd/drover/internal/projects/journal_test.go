@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,9 +59,7 @@ func TestForeignJournal(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := shop(t)
-			w.killAt = slices.Index(placesOf(t), "switch") + 1
-			_ = w.run(adopt...)
-			w.killAt = 0
+			w.adoptKilledAt("switch")
 			if err := c.do(w); err != nil {
 				t.Fatal(err)
 			}

@@ -124,8 +124,8 @@ func (m model) eachMount(f func(map[string]any)) {
 }
 
 // normalize removes what depends only on the notation: empty options of volumes, the options of a bind mount that
-// Compose prints for the mount of a volume (selinux, for the mode Z), and the extensions of the file (x-…), whose text
-// Compose repeats.
+// Compose prints for the mount of a volume (selinux, for the mode Z), and the extensions of the file (x-…). Compose
+// repeats their text.
 func (m model) normalize() {
 	maps.DeleteFunc(m.whole, func(key string, _ any) bool { return strings.HasPrefix(key, "x-") })
 	m.eachMount(func(mount map[string]any) {

@@ -316,11 +316,7 @@ func TestInterrupt(t *testing.T) {
 // not compare the volumes with the old data again.
 func TestContinuesAfterStart(t *testing.T) {
 	w := shop(t)
-	w.killAt = slices.Index(placesOf(t), "up") + 1
-	if err := w.run(adopt...); err == nil {
-		t.Fatal("it was not killed")
-	}
-	w.killAt = 0
+	w.adoptKilledAt("up")
 	w.write(filepath.Join(w.folder("drover", "shop-data"), "rows"), "8")
 	w.must(adopt...)
 	w.wantRunning("shop-data@gold", "shop-html@gold")
@@ -330,11 +326,7 @@ func TestContinuesAfterStart(t *testing.T) {
 // and the files are not exchanged.
 func TestRestartedMeanwhile(t *testing.T) {
 	w := shop(t)
-	w.killAt = slices.Index(placesOf(t), "verify") + 1
-	if err := w.run(adopt...); err == nil {
-		t.Fatal("it was not killed")
-	}
-	w.killAt = 0
+	w.adoptKilledAt("verify")
 	w.write(filepath.Join(w.folder("local", "shop_data"), "rows"), "8")
 	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), `"rows": `) {
 		t.Errorf("got %v", err)
@@ -346,19 +338,22 @@ func TestRestartedMeanwhile(t *testing.T) {
 	w.wantBack()
 }
 
-// placesOf returns the places of a whole move.
-func placesOf(t *testing.T) []string {
-	w := shop(t)
-	w.must(adopt...)
-	return slices.Clone(w.places)
+// adoptKilledAt moves the project with a command that is killed at a place.
+func (w *world) adoptKilledAt(place string) {
+	w.t.Helper()
+	whole := shop(w.t)
+	whole.must(adopt...)
+	w.killAt = slices.Index(whole.places, place) + 1
+	if err := w.run(adopt...); err == nil || err.Error() != "killed at "+place {
+		w.t.Fatalf("got %v, want that the command is killed at %s", err, place)
+	}
+	w.killAt = 0
 }
 
 // TestStartedDuringCopy: a container that starts during the copy prevents the exchange.
 func TestStartedDuringCopy(t *testing.T) {
 	w := shop(t)
-	w.killAt = slices.Index(placesOf(t), "verify") + 1
-	_ = w.run(adopt...)
-	w.killAt = 0
+	w.adoptKilledAt("verify")
 	m := &mover{engine: fakeEngine{w}, j: &Journal{Project: Project{Name: "shop"}}}
 	w.containers[0].State = "running"
 	if err := m.switchFiles(t.Context()); !errors.Is(err, dataset.ErrInUse) {
@@ -374,9 +369,7 @@ func TestStartedDuringCopy(t *testing.T) {
 // TestEditedFiles: a Compose file that was edited meanwhile is never lost.
 func TestEditedFiles(t *testing.T) {
 	w := shop(t)
-	w.killAt = slices.Index(placesOf(t), "copied") + 1
-	_ = w.run(adopt...)
-	w.killAt = 0
+	w.adoptKilledAt("copied")
 	w.write("compose.yaml", shopFile+"# mine\n")
 	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "was edited meanwhile") {
 		t.Errorf("edited before the exchange: %v", err)
@@ -388,9 +381,7 @@ func TestEditedFiles(t *testing.T) {
 
 	// A crash interrupted the copy of the old file.
 	w = shop(t)
-	w.killAt = slices.Index(placesOf(t), "copied") + 1
-	_ = w.run(adopt...)
-	w.killAt = 0
+	w.adoptKilledAt("copied")
 	w.write("compose.yaml.before-drover", shopFile[:20])
 	w.must("shop", "--undo", "--yes")
 	if got := w.read("compose.yaml"); got != shopFile {
@@ -445,9 +436,7 @@ func TestOneRun(t *testing.T) {
 // TestForeignVolumes: a volume with the name of a new one, which somebody made meanwhile, is neither used nor removed.
 func TestForeignVolumes(t *testing.T) {
 	w := shop(t)
-	w.killAt = slices.Index(placesOf(t), "copy") + 1
-	_ = w.run(adopt...)
-	w.killAt = 0
+	w.adoptKilledAt("copy")
 	w.volumes["shop-data"] = api.Volume{}
 	if err := w.run(adopt...); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("a volume of Drover: %v", err)
@@ -474,9 +463,7 @@ func TestForeignVolumes(t *testing.T) {
 	}
 
 	w = shop(t)
-	w.killAt = slices.Index(placesOf(t), "stop") + 1
-	_ = w.run(adopt...)
-	w.killAt = 0
+	w.adoptKilledAt("stop")
 	w.local["shop_later"] = Volume{Name: "shop_later", Driver: "local"}
 	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "volume shop_later was created since the plan") {
 		t.Errorf("an old volume that did not exist: %v", err)

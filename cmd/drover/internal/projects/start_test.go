@@ -62,9 +62,7 @@ func TestOldDataAfterStart(t *testing.T) {
 // wrote. The new volumes lack that, so they are not used.
 func TestRestartedBeforeStart(t *testing.T) {
 	w := shop(t)
-	w.killAt = slices.Index(placesOf(t), "start") + 1
-	_ = w.run(adopt...)
-	w.killAt = 0
+	w.adoptKilledAt("start")
 	w.write(filepath.Join(w.folder("local", "shop_data"), "rows"), "8")
 	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), `"rows": `) {
 		t.Errorf("got %v", err)
@@ -139,11 +137,11 @@ func TestUndoWithoutDrover(t *testing.T) {
 	down := dataset.Errorf(dataset.ErrUnavailable, "drover does not run")
 	for _, place := range []string{"", "verify", "copied"} {
 		w := shop(t)
-		if place != "" {
-			w.killAt = slices.Index(placesOf(t), place) + 1
+		if place == "" {
+			w.must(adopt...)
+		} else {
+			w.adoptKilledAt(place)
 		}
-		_ = w.run(adopt...)
-		w.killAt = 0
 		w.fail["Operation"], w.fail["Volume"] = down, down
 		out := w.must("shop", "--undo", "--yes")
 		if warned := strings.Contains(out, "may still run, and make the volume: drover does not run"); warned != (place != "") {
