@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree/treetest"
@@ -116,16 +115,12 @@ func TestRecordsInRepository(t *testing.T) {
 	h.Must(t, "volume", "create", "db", "-o", "label.team=sea")
 	h.Restart(t) // the first export is stored soon after a start
 	fetch := []string{"store", "fetch", "--root", h.Root, "--from", at, "--password", "file:" + secret}
-	stored := func() bool { // the list has a line below its heading
-		r := h.Exec(t, fetch...)
-		return r.Exit == 0 && strings.Count(r.Out, "\n") > 1
-	}
-	for deadline := time.Now().Add(2 * time.Minute); !stored(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("nothing was stored: %+v", h.Exec(t, fetch...))
+	awaitLong(t, "the first export", func() error {
+		if r := h.Exec(t, fetch...); r.Exit != 0 || strings.Count(r.Out, "\n") < 2 { // a heading, and a line
+			return fmt.Errorf("%+v", r)
 		}
-		time.Sleep(time.Second)
-	}
+		return nil
+	})
 	if got := h.Exec(t, "backup", "ls"); got.Exit != 0 || strings.Contains(got.Out, "offsite") {
 		t.Errorf("the records are listed as a backup of a volume: %+v", got)
 	}

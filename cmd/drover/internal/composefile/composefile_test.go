@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // resolver resolves sources below a directory.
 func resolver(dir string, env map[string]string) Resolve {
@@ -264,7 +264,7 @@ func golden(t *testing.T, path, got string) {
 		}
 	}
 	if d := cmp.Diff(string(read(t, path)), got); d != "" {
-		t.Errorf("%s (go test -update writes it anew):\n%s", path, d)
+		t.Errorf("%s (go test -update rewrites it):\n%s", path, d)
 	}
 }
 
