@@ -113,6 +113,22 @@ func TestExportsAreStoredWhenRecordsChange(t *testing.T) {
 	}
 }
 
+// If the clock was ahead during an export, and is set back, the next change is stored without a wait for that time.
+func TestClockSetBack(t *testing.T) {
+	w := newWorld(t, false)
+	add(w, "offsite", nil)
+	w.Clock.Advance(time.Hour)
+	const ahead = 1000 * time.Hour
+	if got := w.round(ahead); got != 1 {
+		t.Fatalf("%d exports were stored while the clock was ahead", got)
+	}
+	no := false
+	add(w, "other", &no)
+	if got := w.round(-ahead); got != 1 {
+		t.Errorf("%d exports were stored after the clock was set back, want 1", got)
+	}
+}
+
 // A cluster stores its records only where an operator has chosen that.
 func TestClusterStoresNothingByDefault(t *testing.T) {
 	w := newWorld(t, true)
