@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -48,8 +49,7 @@ func folderRepository(t *testing.T) (r oneRepository, folder string) {
 		URL: folder, Password: dataset.PasswordSource{File: password}, CacheDir: filepath.Join(dir, "cache"),
 	})
 	must(t, err)
-	_, err = opened.Init(t.Context())
-	must(t, err)
+	restictest.Make(t, folder, "correct horse")
 	return oneRepository{opened}, folder
 }
 

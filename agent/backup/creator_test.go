@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -49,6 +50,7 @@ func newRepository(t *testing.T, f *agenttest.Cluster) *restic.Repository {
 		Password: dataset.PasswordSource{File: filepath.Join(dir, "password")},
 	}
 	must(t, os.WriteFile(n.Password.File, []byte("correct horse\n"), 0o600))
+	restictest.Make(t, n.URL, "correct horse")
 	_, err := f.A.CheckRepository(t.Context(), api.RepositoryCheck{New: &n, Init: true})
 	must(t, err)
 	_, err = f.Service.AddRepository(t.Context(), n)

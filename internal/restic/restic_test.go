@@ -16,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree"
@@ -63,10 +64,8 @@ func open(t *testing.T, o restic.Options) *restic.Repository {
 // initialized returns a new repository.
 func initialized(t *testing.T, o restic.Options) *restic.Repository {
 	t.Helper()
-	r := open(t, o)
-	_, err := r.Init(t.Context())
-	must(t, err)
-	return r
+	restictest.Make(t, o.URL, password)
+	return open(t, o)
 }
 
 // source returns a folder with a tree in data and a file beside it.

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/exports"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -24,13 +25,11 @@ func TestStore(t *testing.T) {
 	if err := os.WriteFile(password, []byte("correct horse battery staple"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	restictest.Make(t, filepath.Join(top, "repository"), "correct horse battery staple")
 	r, err := restic.New(t.Context(), &run.System{}, restic.Options{
 		URL: filepath.Join(top, "repository"), Password: dataset.PasswordSource{File: password}, CacheDir: filepath.Join(top, "cache"),
 	})
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.Init(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	cluster, folder := uuid.New(), filepath.Join(top, "export")
