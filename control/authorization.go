@@ -28,8 +28,8 @@ func requestingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
 // A node may request operations on datasets whose home it is, on datasets that it makes, and on moves to or from
 // itself. It may request a new dataset on another node if placement selects that node. It may not request an import
 // there, neither from a folder nor from a backup. It may request an automatic failover of any volume. It may request
-// the removal of two kinds of volumes: those that its engine made, and those of which it keeps a copy. It may not
-// confirm that another node is fenced.
+// that a volume is removed if its engine made the volume, or if it keeps a copy of it. It may not confirm that another
+// node is fenced.
 func mayRequest(t *record.Tx, op *dataset.Operation) error {
 	p := api.PrincipalOf(t.Context())
 	switch {

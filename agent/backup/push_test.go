@@ -219,8 +219,9 @@ func entry(replaced ...string) []string {
 	return list
 }
 
-// A remote can be wrong about what it has. A version without its data is shown as removed, and does not prevent a push.
-// An entry that cannot be read is named, and nothing is pushed, because it could be a version that the volume lacks.
+// A remote can have entries without data, and entries that cannot be read. A version without its data is shown as
+// removed, and does not prevent a push. An entry that cannot be read prevents it, and the error names the entry, because
+// it could be a version that the volume lacks.
 func TestPushToWrongRemote(t *testing.T) {
 	f := newCluster(t, "db", "first")
 	r := newRepository(t, f)

@@ -35,7 +35,7 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 
 // Restore writes the content of the volume in a backup to root, an empty directory, and gives root the owner, mode,
 // times and attributes of the volume's root directory. step is called with the name of each step. If version is not
-// nil, a push must have made the backup for that version.
+// nil, Restore accepts only a backup that a push has made for that version.
 //
 // The directory must be visible to no other process. Restore returns these errors of package dataset:
 //

@@ -69,7 +69,8 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 	if len(rec.Devices) > 0 {
 		rec.Trimmed = m.Clock.Now() // mkfs has discarded the free blocks
 	}
-	// The lock comes last: Unlock would also release the lock of the pool of which this is a copy.
+	// checkUnique must come before Lock. If this pool is a copy of an open one, both have the same ID, and the Unlock
+	// after an error would release the lock of the open one.
 	if err := m.checkUnique(rec.ID, name); err != nil {
 		return nil, errors.Join(WithPoolName(name, err), b.Close())
 	}

@@ -107,8 +107,9 @@ func (m *NodeRemover) RemoveNode(ctx context.Context, ref string, how api.NodeRe
 	return out, nil
 }
 
-// forgetReports drops the reports of a node whose record was deleted. Other replicas drop them when they list the
-// nodes, and so does this one if it cannot read the record now: the removal has succeeded, and must not fail for that.
+// forgetReports drops the reports of a node whose record was deleted. If it cannot read the record, it does nothing:
+// the removal has succeeded and must not fail. This replica then drops the reports when it next lists the nodes, as all
+// other replicas do.
 func (m *NodeRemover) forgetReports(ctx context.Context, node uuid.UUID) {
 	recorded, err := record.NewTx(ctx, m.Ledger.Store).Get(record.NodeKey(node), &dataset.Node{})
 	if err == nil && !recorded {

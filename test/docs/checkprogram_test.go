@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// mariadbFakes are programs in place of those of MariaDB. MODE says what the server does.
+// mariadbFakes has shell scripts that take the place of the programs of MariaDB. The variable MODE makes one of
+// them fail.
 var mariadbFakes = map[string]string{
 	"mariadbd": `for o; do case $o in --socket=*) socket=${o#*=} ;; --log-error=*) log=${o#*=} ;; esac; done
 echo "$(id -u) $socket" >"$NOTES/server"

@@ -80,7 +80,7 @@ volume had, and without --size its size.`,
 	return cmd
 }
 
-// verifyFlags are the flags of drover backup verify that say what is verified, and how.
+// verifyFlags has the flags of drover backup verify that choose the backup and the temporary volume, and the program.
 type verifyFlags struct {
 	repository           *string
 	profile, size, check string

@@ -143,7 +143,7 @@ func (c *command) check(cmd *cobra.Command) error {
 	return nil
 }
 
-// run finds the project and its journal, and does what the flags say.
+// run finds the project and its journal. It then moves the project, confirms the move, or undoes it, as the flags say.
 func (c *command) run(ctx context.Context) (err error) {
 	if c.remote, err = c.a.Connect(); err != nil && !c.undo && !c.confirm {
 		return err
