@@ -151,9 +151,9 @@ func (h History) Bases(id uuid.UUID, refs []VersionRef) (bases []PushedVersion) 
 	return bases
 }
 
-// LatestBase returns the version of a name on which a dataset is based, the latest if there are several. If no base has
-// the name, it returns the latest base of any name. The bases must be sorted by time, as History.Bases sorts them. ok is
-// false if there are no bases.
+// LatestBase returns the version of a name on which a dataset is based, the latest if there are several. If no base
+// has the name, it returns the latest base of any name. The bases must be sorted by time, as History.Bases sorts them.
+// ok is false if there are no bases.
 func LatestBase(bases []PushedVersion, name string) (v PushedVersion, ok bool) {
 	for _, b := range bases {
 		if !ok || b.Name == name || v.Name != name {

@@ -183,8 +183,8 @@ func (x *Exporter) isDue(r dataset.Repository, now time.Time) bool {
 	return !known || !now.Before(due) || due.Sub(now) > Interval // the clock was set back
 }
 
-// exportOf returns the record of the exports to a repository. The record is empty if there is none, if it is damaged, or
-// if the repository had another URL then.
+// exportOf returns the record of the exports to a repository. The record is empty if there is none, if it is damaged,
+// or if the repository had another URL then.
 func exportOf(t *record.Tx, r dataset.Repository) (known record.Export, err error) {
 	there, err := t.Peek(record.ExportKey(r.Name), &known)
 	if dataset.KindOf(err) == dataset.ErrCorrupt { // the next export replaces the record
