@@ -158,12 +158,13 @@ func (r *Repository) backUp(ctx context.Context, req Request) (id string, s Summ
 	return id, s, err
 }
 
-// made returns the backup that was made. The summary of restic has only the first digits of its ID.
+// made returns the backup that was made. The summary of restic has only the first digits of its ID. made takes no lock:
+// a prune that begins between the two runs must not make the backup fail.
 func (r *Repository) made(ctx context.Context, id string) (Backup, error) {
 	if id == "" {
 		return Backup{}, r.errorf(dataset.ErrInternal, "restic made a backup without an ID")
 	}
-	list, err := r.list(ctx, id)
+	list, err := r.list(ctx, "--no-lock", id)
 	if err != nil {
 		return Backup{}, err
 	}
@@ -201,12 +202,12 @@ func (r *Repository) list(ctx context.Context, args ...string) (list []Backup, e
 }
 
 // Get returns the backup with an ID: 64 digits, or the first 8 of them. It fails with ErrNotFound if the repository has
-// no such backup.
+// no such backup. It takes no lock.
 func (r *Repository) Get(ctx context.Context, id string) (Backup, error) {
 	if err := r.checkIDs(id); err != nil {
 		return Backup{}, err
 	}
-	list, err := r.list(ctx, id)
+	list, err := r.list(ctx, "--no-lock", id)
 	if err == nil && len(list) != 1 {
 		err = r.errorf(dataset.ErrNotFound, "it has no such backup")
 	}

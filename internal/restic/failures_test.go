@@ -118,8 +118,24 @@ esac
 			t.Errorf("%v: got %+v, %v", tags, list, err)
 		}
 	}
-	_, err := r.Get(t.Context(), strings.Repeat("5f", 32))
-	refused(t, err, dataset.ErrInUse, "it is locked by process 1 of host other (")
+	if b, err := r.Get(t.Context(), strings.Repeat("5f", 32)); err != nil || b.ID != "5f1c09aa" {
+		t.Errorf("got %+v, %v", b, err)
+	}
+}
+
+// A backup is complete although another process locks the repository for a prune as soon as it is stored.
+func TestPruneDuringLookForNewBackup(t *testing.T) {
+	fake(t, `case "$*" in
+backup*) echo '{"message_type":"summary","snapshot_id":"0123abcd"}';;
+*--no-lock*0123abcd*) echo '[{"id": "0123abcd"}]';;
+*) echo 'Fatal: unable to create lock in backend: repository is already locked exclusively by PID 1 on other by root' >&2
+	exit 1;;
+esac
+`)
+	b, _, err := open(t, options(t)).Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
+	if err != nil || b.ID != "0123abcd" {
+		t.Errorf("got %+v, %v", b, err)
+	}
 }
 
 // A backup that is removed while restic reads the list is no failure of the list.
