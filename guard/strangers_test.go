@@ -183,9 +183,9 @@ func TestI1GuardKilledWhileStrangersAreStopped(t *testing.T) {
 	for _, cmd := range others {
 		w.goesOn(t, cmd)
 	}
-	e := w.entry(t, r.Dataset)
-	if times := written(t, log); times[len(times)-1] > first.Fence.At || e.State != guard.StateFenced {
-		t.Errorf("written to after the fence, or not fenced: %+v", e)
+	e := w.fenced(t, r.Dataset) // on a busy host the next guard needs more than one step
+	if times := written(t, log); times[len(times)-1] > first.Fence.At {
+		t.Errorf("written to after the fence: %+v", e)
 	}
 }
 
