@@ -1,0 +1,258 @@
+// Package restserver serves a directory with a repository of restic by restic's REST protocol. Package
+// agent/remoteserver, which knows who may use which repository, will call it for each request.
+//
+// The protocol is described in "References: REST Backend" of restic's documentation,
+// restic.readthedocs.io/en/stable/100_references.html. The server is append-only. It never replaces a file, and removes
+// only locks and, for a caller that may push, snapshots. It accepts a file only if its name is the SHA-256 of its
+// content. So it cannot be made to store anything else than restic does.
+//
+// A caller chooses the names in a request. [parse] accepts only the names of the protocol. The files are opened below
+// the directory, without following symbolic links: see files.go. How much the directory has is in usage.go.
+//
+// A [Directory] keeps two things in memory, which a mutex protects: the bytes of the files, and the bytes of uploads in
+// progress. The files themselves are protected by their names: two uploads of a file have the same content.
+package restserver
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// Access says what the caller of a request may do. Every caller may read, and may create and remove locks: restic needs
+// a lock for reading.
+type Access struct {
+	Push  bool  // the caller may add files, and remove snapshots
+	Quota int64 // the maximum size of the directory in bytes, for additions of this caller; 0 means no limit
+}
+
+// idle is how long a request may take without progress.
+const idle = time.Minute
+
+// The kinds of files in a repository, and the largest size of each one. restic writes packs of up to 128 MiB, and a pack
+// can exceed that by one blob. All other kinds but indexes are small.
+const (
+	kindData      = "data"
+	kindIndex     = "index"
+	kindKeys      = "keys"
+	kindLocks     = "locks"
+	kindSnapshots = "snapshots"
+	config        = "config"
+)
+
+func kinds() []string { return []string{kindData, kindIndex, kindKeys, kindLocks, kindSnapshots} }
+
+func maxSize(kind string) int64 {
+	switch kind {
+	case kindData, kindIndex:
+		return 256 << 20
+	case kindSnapshots:
+		return 8 << 20
+	}
+	return 64 << 10
+}
+
+// maxLocks is how many locks a directory may have for a caller to add one. Each run of restic has one.
+const maxLocks = 256
+
+// object is a file, or a folder with files, that a request names.
+type object struct {
+	kind string // one of kinds, or config
+	name string // 64 hexadecimal digits; empty for a folder and for config
+}
+
+// parse returns the object that the path of a request names, relative to the repository. ok is false for a path that is
+// not of the protocol.
+func parse(path string) (o object, ok bool) {
+	if path == config {
+		return object{kind: config}, true
+	}
+	kind, name, found := strings.Cut(path, "/")
+	if !found {
+		return o, false
+	}
+	for _, k := range kinds() {
+		if k == kind && (name == "" || isName(name)) {
+			return object{k, name}, true
+		}
+	}
+	return o, false
+}
+
+// isName reports whether a text is the name of a file: a SHA-256 in hexadecimal digits.
+func isName(s string) bool {
+	if len(s) != 64 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// refusal is a response to a request that is not carried out.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+func refuse(status int, format string, args ...any) error {
+	return &refusal{status, fmt.Sprintf(format, args...)}
+}
+
+// Serve answers a request. path is the path of the request relative to the repository, without a slash at its
+// beginning. If the directory fails, Serve answers with status 500 and returns the error. It returns nil if the request
+// was refused. The caller has authenticated the request.
+func (d *Directory) Serve(w http.ResponseWriter, r *http.Request, path string, a Access) error {
+	err := d.answer(&steady{w, http.NewResponseController(w)}, r, path, a)
+	var no *refusal
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &no):
+		http.Error(w, no.text, no.status)
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		http.Error(w, "no such file", http.StatusNotFound)
+		return nil
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		http.Error(w, "the disk of the repository is full", http.StatusInsufficientStorage)
+	default:
+		http.Error(w, "the directory of the repository cannot be used", http.StatusInternalServerError)
+	}
+	return err
+}
+
+func (d *Directory) answer(w http.ResponseWriter, r *http.Request, path string, a Access) error {
+	if path == "" { // restic init asks to create the folders
+		return refuse(http.StatusForbidden, "a repository cannot be created here")
+	}
+	o, ok := parse(path)
+	if !ok {
+		return refuse(http.StatusNotFound, "no such file")
+	}
+	root, err := openRoot(d.path)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	isFolder := o.kind != config && o.name == ""
+	switch method := r.Method; {
+	case isFolder && method == http.MethodGet:
+		return list(w, r, root, o.kind)
+	case isFolder:
+		return refuse(http.StatusMethodNotAllowed, "a folder can only be listed")
+	case method == http.MethodGet || method == http.MethodHead:
+		return send(w, r, root, o)
+	case method == http.MethodPost:
+		return d.receive(w, r, root, o, a)
+	case method == http.MethodDelete:
+		return d.remove(root, o, a)
+	}
+	return refuse(http.StatusMethodNotAllowed, "expected GET, HEAD, POST or DELETE")
+}
+
+// The types of a list: of names, and of names with sizes.
+const (
+	typeV1 = "application/vnd.x.restic.rest.v1"
+	typeV2 = "application/vnd.x.restic.rest.v2"
+)
+
+// file is an element of a list.
+type file struct {
+	Name string `json:"name"`
+	Size int64  `json:"size"`
+}
+
+// list answers with the files of a kind.
+func list(w http.ResponseWriter, r *http.Request, root *os.File, kind string) error {
+	files := []file{}
+	err := eachFile(root, kind, func(_ *os.File, name string, info fs.FileInfo) error {
+		if isName(name) && info.Mode().IsRegular() {
+			files = append(files, file{name, info.Size()})
+		}
+		return r.Context().Err()
+	})
+	if err != nil {
+		return err
+	}
+	var out any = files
+	contentType := typeV2
+	if r.Header.Get("Accept") != typeV2 {
+		names := make([]string, len(files))
+		for i, f := range files {
+			names[i] = f.Name
+		}
+		out, contentType = names, typeV1
+	}
+	text, err := json.Marshal(out)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", contentType)
+	_, _ = w.Write(text) // fails if the caller is gone
+	return nil
+}
+
+// send answers with the content of a file, or with the range that the request names.
+func send(w http.ResponseWriter, r *http.Request, root *os.File, o object) error {
+	f, err := openObject(root, o)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	http.ServeContent(w, r, "", time.Time{}, f)
+	return nil
+}
+
+// remove removes a lock or a snapshot.
+func (d *Directory) remove(root *os.File, o object, a Access) error {
+	if o.kind != kindLocks && o.kind != kindSnapshots {
+		return refuse(http.StatusForbidden, "this server never removes %s", o.kind)
+	}
+	if o.kind == kindSnapshots && !a.Push {
+		return refuse(http.StatusForbidden, "the token lacks the right to push")
+	}
+	folder, err := openFolder(root, o)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(folder.Fd()), o.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "stat", Path: o.name, Err: err}
+	}
+	if err := unix.Unlinkat(int(folder.Fd()), o.name, 0); err != nil {
+		return &fs.PathError{Op: "remove", Path: o.name, Err: err}
+	}
+	d.adjust(-st.Size)
+	return nil
+}
+
+// steady is a response that fails if the caller takes nothing for some time.
+type steady struct {
+	http.ResponseWriter
+	control *http.ResponseController
+}
+
+func (s *steady) Write(p []byte) (int, error) {
+	_ = s.control.SetWriteDeadline(clock.Deadline(idle)) // a recorder of a test has no deadlines
+	return s.ResponseWriter.Write(p)
+}
+
+// Unwrap lets an http.ResponseController reach the connection.
+func (s *steady) Unwrap() http.ResponseWriter { return s.ResponseWriter }
