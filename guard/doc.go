@@ -13,7 +13,8 @@
 //
 // Where to change what: the order of the rungs and their time are in ladder.go. What a rung does to a process is in
 // package hand (stop.go, freeze.go). How a fence ends is in release.go. What the agent can request is in requests.go,
-// types.go and wire.go.
+// types.go and wire.go. The watchdog device is in watchdog.go. Its timeout and the options of the process are in
+// daemon.go (Daemon).
 //
 // Deadlines are times of clock.Boottime in this boot. The wall clock is not used.
 //

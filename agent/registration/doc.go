@@ -1,6 +1,6 @@
 // Package registration makes this node known to control. Identity is the UUID of the node and of its cluster.
-// Registration registers the node, its incarnation and its pools. Facts reports the properties of the host. StoreClock
-// shows whether control's store was restored from a backup.
+// Registration registers the node, its incarnation and its pools, and reports when the agent stops (Leave). Facts
+// reports the properties of the host. StoreClock shows whether control's store was restored from a backup.
 //
 // Packages agent and controlsync call them: Follower registers the node again if control does not know it, and Reporter
 // reports the facts. Through functions, packages operation and volume call Registration.Plan, and lease.Renewals and

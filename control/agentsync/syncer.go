@@ -4,7 +4,8 @@
 // response. Syncer keeps no state: it waits at notify.Feed, and reads the changed records from the store, whose
 // transactions protect them. It also drops the reports of a node (reports.Latest) about datasets that the node no
 // longer has. To send another kind of record to agents, add it to api.Sync. A record of one dataset is then read in
-// syncOne, and any other record in syncRead.
+// syncOne, and any other record in syncRead. After a failed request, an agent asks for all its records (package
+// agent/controlsync, Follower.Run).
 package agentsync
 
 import (
