@@ -23,9 +23,9 @@ type Agent interface {
 	Mount(ctx context.Context, ref dataset.Reference, id string) (path string, err error)
 	Unmount(ctx context.Context, ref dataset.Reference, id string) error
 	// Get fails with dataset.ErrNotFound only if the volume certainly does not exist, or differs from the reference.
-	// It fails with dataset.ErrUnavailable only if control is unreachable, and this node is not the home of the volume
-	// and has not mounted it. The engine treats these errors, and the others that mayReachEngine lists, as "no such
-	// volume". After any other error it is unknown whether the volume exists, and the engine gets no answer.
+	// The engine treats this error, and the others that mayReachEngine lists, as "no such volume". After any other
+	// error it is unknown whether the volume exists, and the Docker engine gets no answer. Get fails with
+	// dataset.ErrUnavailable if control is unreachable and this node has no record of the volume.
 	Get(ctx context.Context, ref dataset.Reference) (Volume, error)
 	List(ctx context.Context) ([]Volume, error)
 	Path(ctx context.Context, ref dataset.Reference) (string, error)

@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/process"
 )
 
@@ -75,15 +77,7 @@ func TestTool(t *testing.T) {
 	}{
 		"podman": {Podman, bare}, "dockerd": {Docker, all}, "dockerd-29": {Docker, all}, "docker": {"", all}, "nomad": {"", all},
 	} {
-		binary, err := os.ReadFile(os.Args[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		copied := filepath.Join(t.TempDir(), program)
-		if err := os.WriteFile(copied, binary, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		out, err := callFrom(copied, path, "VolumeDriver.List").Output()
+		out, err := callFrom(copyOfTest(t, program), path, "VolumeDriver.List").Output()
 		if got := <-tools; err != nil || got != want.tool || string(out) != want.list+"\n" {
 			t.Errorf("%s is tool %q, want %q: %v\n%swant\n%s", program, got, want.tool, err, out, want.list)
 		}
@@ -91,6 +85,34 @@ func TestTool(t *testing.T) {
 	if got := ToolOf(t.Context()); got != "" {
 		t.Errorf("nobody is %q", got)
 	}
+}
+
+// TestGetTellsPodmanThatControlIsUnreachable: Podman keeps its record of a volume after every error, and shows the text.
+// The Docker engine gets no answer, because it would forget the volume.
+func TestGetTellsPodmanThatControlIsUnreachable(t *testing.T) {
+	_, _, path := start(t, &fake{err: dataset.Errorf(dataset.ErrUnavailable, "control is unreachable")}, Options{})
+	for program, answered := range map[string]bool{"podman": true, "dockerd": false, "nomad": false} {
+		cmd := callFrom(copyOfTest(t, program), path, "VolumeDriver.Get")
+		cmd.Env = append(cmd.Env, `PLUGIN_TEST_BODY={"Name":"db"}`)
+		out, err := cmd.Output()
+		if got := strings.Contains(string(out), `{"Err":"drover: control is unreachable"}`); got != answered || err == nil {
+			t.Errorf("%s: answered %t, %v: %s", program, got, err, out)
+		}
+	}
+}
+
+// copyOfTest returns the path of a copy of this program under the name of another program.
+func copyOfTest(t *testing.T, program string) string {
+	t.Helper()
+	binary, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), program)
+	if err := os.WriteFile(copied, binary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return copied
 }
 
 // callFrom returns a process that runs a copy of this program under the name of another program, and calls the plugin
@@ -103,7 +125,8 @@ func callFrom(program, socket, method string) *exec.Cmd {
 
 // callOnce is what such a process runs: it prints the answer.
 func callOnce(socket string) (status int) {
-	resp, err := connect(socket).http.Post("http://plugin/"+os.Getenv("PLUGIN_TEST_CALL"), "", nil)
+	resp, err := connect(socket).http.Post("http://plugin/"+os.Getenv("PLUGIN_TEST_CALL"), "",
+		strings.NewReader(os.Getenv("PLUGIN_TEST_BODY")))
 	if err == nil {
 		_, err = io.Copy(os.Stdout, resp.Body)
 	}

@@ -16,7 +16,8 @@
 //     body. The request names no volume, so it is refused and nothing is done (moby#35459, #39331).
 //   - Every Err of Get means "no such volume": the engine drops its record of the volume and of the containers that
 //     use it. It keeps the record only after an error of the transport. So if Get fails and the volume may exist, the
-//     plugin breaks the connection: see mayReachEngine and hangUp.
+//     plugin breaks the connection: see mayReachEngine and hangUp. An engine that starts also forgets each volume for
+//     which Get answers an Err (volume/service/restore.go of moby).
 //   - A Mount that succeeds without a path gives the container a folder of the runtime. A null among the volumes of a
 //     List crashes the engine. A time that is not RFC 3339, or a Status that is not an object, makes a volume unknown.
 //

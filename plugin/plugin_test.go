@@ -108,7 +108,7 @@ func TestErrors(t *testing.T) {
 }
 
 // TestGetKeepsTheRecord: an error of Get makes the engine forget a volume only if the volume certainly does not
-// exist, or control is unreachable. Get never waits.
+// exist. Get never waits.
 func TestGetKeepsTheRecord(t *testing.T) {
 	var unseen []string
 	f := &fake{}
@@ -119,7 +119,7 @@ func TestGetKeepsTheRecord(t *testing.T) {
 	}})
 	forgets := map[*dataset.Kind]bool{
 		dataset.ErrNotFound: true, dataset.ErrInvalid: true, dataset.ErrUnsupported: true, dataset.ErrAmbiguous: true,
-		dataset.ErrExists: true, dataset.ErrForbidden: true, dataset.ErrUnavailable: true,
+		dataset.ErrExists: true, dataset.ErrForbidden: true,
 	}
 	errs := []error{errors.New("disk on fire"), context.DeadlineExceeded, context.Canceled}
 	for _, k := range dataset.Kinds() {

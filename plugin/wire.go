@@ -61,7 +61,7 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 		switch {
 		case err == nil:
 			answer(w, http.StatusOK, v)
-		case c.forgets && !mayReachEngine(err):
+		case c.forgets && !mayReachEngine(ctx, err):
 			hangUp(w)
 		default:
 			refuse(w, http.StatusInternalServerError, err)
@@ -136,16 +136,21 @@ func limited(ctx context.Context, s *Server, c Call, limit time.Duration,
 	return v, err
 }
 
-// mayReachEngine reports whether an error of Get may be sent to the engine, which treats every such error as "no such
-// volume". There are two cases. First, the volume certainly does not exist, or the existing volume differs from the
-// request. Second, control is unreachable and the agent does not know the volume: this node is not its home and has not
-// mounted it. So no running container of the engine uses the volume. The engine calls Create, and shows the error of
-// Create. After any other error it is unknown whether the volume exists.
-func mayReachEngine(err error) bool {
+// mayReachEngine reports whether an error of Get may be sent to the tool that called it. The Docker engine treats every
+// such error as "no such volume", so the volume must certainly not exist, or differ from the request. After any other
+// error it is unknown whether the volume exists. This includes ErrUnavailable: control is unreachable, and a stopped
+// container of the engine may use a volume of another node. If the engine has no record of the volume, it continues
+// with Create and shows the error of Create.
+//
+// Podman keeps its record after every error of Get. So it gets ErrUnavailable, whose text says that control is
+// unreachable.
+func mayReachEngine(ctx context.Context, err error) bool {
 	switch dataset.KindOf(err) {
 	case dataset.ErrNotFound, dataset.ErrInvalid, dataset.ErrUnsupported, dataset.ErrAmbiguous,
-		dataset.ErrExists, dataset.ErrForbidden, dataset.ErrUnavailable:
+		dataset.ErrExists, dataset.ErrForbidden:
 		return true
+	case dataset.ErrUnavailable:
+		return ToolOf(ctx) == Podman
 	}
 	return false
 }

@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
@@ -93,6 +95,17 @@ func (f *Finder) FindOrMounted(ctx context.Context, ref dataset.Reference) (data
 		return mounted, nil
 	}
 	return d, err
+}
+
+// usedAs returns the volume of another node for which this engine has used a spelling, as far as this node knows: the
+// volume can have been deleted or renamed meanwhile.
+func (f *Finder) usedAs(ref dataset.Reference) (id uuid.UUID, used bool) {
+	for _, r := range f.deps.Cache.SpelledWithName(ref.Name) {
+		if r.Deleted.IsZero() && slices.Contains(r.Used, ref.Spelling) {
+			return r.Dataset, true
+		}
+	}
+	return uuid.Nil, false
 }
 
 // updateSpellings updates the records of volumes that had a name which control does not know any more. If all

@@ -39,6 +39,43 @@ func TestGetOfSpellingThatEngineUsed(t *testing.T) {
 	}
 }
 
+// TestI7GetOfVolumeOfAnotherNodeWithoutControl: an error would make the engine forget a volume that it has used. The
+// node answers from the record of its spellings, also after a restart. It has no record of another spelling.
+func TestI7GetOfVolumeOfAnotherNodeWithoutControl(t *testing.T) {
+	f := agenttest.NewCluster(t, "dir", "dir")
+	d := f.A.NewVolume("db@plain")
+	if err := f.B.Create(t.Context(), "db", nil); err != nil {
+		t.Fatal(err)
+	}
+	reachable := f.B.Config.Control
+	f.B.Config.Control = agenttest.UnreachableControl{Service: reachable}
+	f.B.Restart()
+	v, err := f.B.Get(t.Context(), "db")
+	problem, _ := v.Status["problem"].(string)
+	if err != nil || v.Spelling != "db" || v.Status["dataset"] != d.ID || !strings.Contains(problem, "unreachable") {
+		t.Errorf("%+v, %v", v, err)
+	}
+	for _, spelling := range []string{"db@plain", "other"} {
+		if v, err := f.B.Get(t.Context(), spelling); !errors.Is(err, dataset.ErrUnavailable) {
+			t.Errorf("%s: %+v, %v", spelling, v, err)
+		}
+	}
+	if err := f.B.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("remove: %v", err)
+	}
+	f.B.Config.Control = reachable
+	f.B.Restart()
+	f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpDelete, Volume: "db"}).Operation)
+	if v, err := f.B.Get(t.Context(), "db"); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("after the deletion: %+v, %v", v, err)
+	}
+	f.B.Config.Control = agenttest.UnreachableControl{Service: reachable}
+	f.B.Restart()
+	if v, err := f.B.Get(t.Context(), "db"); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("after a deletion that this node knows of: %+v, %v", v, err)
+	}
+}
+
 // TestSpellingsOutliveDeletion: the engines of the home and of another node have used a volume by a profile that it does
 // not have any more. Both find it again after a restore from the trash and a restart, and neither lists it in between.
 func TestSpellingsOutliveDeletion(t *testing.T) {

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -37,9 +38,17 @@ func NewViewer(deps ViewerDeps) *Viewer { return &Viewer{deps} }
 
 // Get returns the volume to which a tool refers. It fails with ErrNotFound for a spelling that this engine has never
 // used and that contradicts the volume: the engine then calls Create, which reports the contradiction. It also finds a
-// volume that is mounted by an alias that was dropped.
+// volume that is mounted by an alias that was dropped. If control is unreachable, it answers from the record of the
+// spellings that this engine has used.
 func (w *Viewer) Get(ctx context.Context, ref dataset.Reference) (plugin.Volume, error) {
 	d, err := w.deps.Finder.FindOrMounted(ctx, ref)
+	if errors.Is(err, dataset.ErrUnavailable) {
+		if id, used := w.deps.Finder.usedAs(ref); used {
+			return plugin.Volume{Name: ref.Name, Spelling: ref.Spelling, Status: map[string]any{
+				"dataset": id, "volume": ref.Name, "problem": "its state is unknown: " + err.Error(),
+			}}, nil
+		}
+	}
 	if err != nil {
 		return plugin.Volume{}, err
 	}

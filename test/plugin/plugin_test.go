@@ -136,14 +136,18 @@ func TestI7GetThatKnowsNothing(t *testing.T) {
 	e.Must(t, "volume", "create", "--driver", driver, "--label", "team=a", "db")
 	e.Must(t, "create", "--name", "user", "--volume", "db:/data:nocopy", "drover-redis")
 
-	a.set("Get", errors.New("the cache cannot be read"))
-	for range 3 {
-		if r := e.Docker(t, "volume", "inspect", "db"); r.Exit == 0 || strings.Contains(strings.ToLower(r.Stderr), "no such volume") {
-			t.Errorf("inspect: %s", r)
+	for _, err := range []error{
+		errors.New("the cache cannot be read"), dataset.Errorf(dataset.ErrUnavailable, "control is unreachable"),
+	} {
+		a.set("Get", err)
+		for range 3 {
+			if r := e.Docker(t, "volume", "inspect", "db"); r.Exit == 0 || strings.Contains(strings.ToLower(r.Stderr), "no such volume") {
+				t.Errorf("inspect: %s", r)
+			}
 		}
-	}
-	if n := a.asked("Get"); n != 3 {
-		t.Errorf("3 inspects came to %d Gets", n)
+		if n := a.asked("Get"); n != 3 {
+			t.Errorf("3 inspects came to %d Gets", n)
+		}
 	}
 	a.set("", nil)
 	if got := e.Must(t, "volume", "inspect", "--format", "{{.Labels}}", "db"); got != "map[team:a]" {
@@ -182,7 +186,8 @@ func TestTexts(t *testing.T) {
 			t.Errorf("%v: Create came %d times after a refusal, want once", args, n-i)
 		}
 	}
-	// With control unreachable, the engine continues from Get to Create, and reports why (B5).
+	// With control unreachable and a name that the engine does not know, it continues from Get to Create, and reports
+	// why (B5).
 	away := dataset.Errorf(dataset.ErrUnavailable, "control service is away")
 	a.mu.Lock()
 	a.fail = map[string]error{"Get": away, "Create": away}
