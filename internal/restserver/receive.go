@@ -19,9 +19,9 @@ import (
 
 // receive stores the body of a request as a new file.
 //
-// If the file exists, the caller gets the same answer as for a new file, provided that it sends the same content: restic
-// sends a file again if the connection broke before it had the answer. restic would take a refusal for a failure, and
-// repeat the request for 15 minutes.
+// If the file exists, the caller gets the same answer as for a new file, provided that it sends the same content.
+// restic sends a file again if the connection broke before it had the answer. It would take a refusal for a failure,
+// and repeat the request for 15 minutes.
 func (d *Directory) receive(w http.ResponseWriter, r *http.Request, root *os.File, o object, a Access) error {
 	if err := mayAdd(root, o, a); err != nil {
 		return err

@@ -38,8 +38,8 @@ type Access struct {
 // idle is how long a request may take without progress.
 const idle = time.Minute
 
-// The kinds of files in a repository, and the largest size of each one. restic writes packs of up to 128 MiB, and a pack
-// can exceed that by one blob. All other kinds but indexes are small.
+// The kinds of files in a repository, and the largest size of each one. restic writes packs of up to 128 MiB, and a
+// pack can exceed that by one blob. All other kinds but indexes are small.
 const (
 	kindData      = "data"
 	kindIndex     = "index"

@@ -170,6 +170,10 @@ func privateFolders(t *testing.T) {
 		options := "lowerdir=" + dir + ",upperdir=" + layer + "/upper,workdir=" + layer + "/work"
 		mount(t, "overlay", dir, "overlay", options)
 	}
+	// In the copy of /etc only. Tests of other packages have programs in this folder at the same time.
+	if err := os.RemoveAll("/etc/drover"); err != nil {
+		t.Fatal(err)
+	}
 	folder(t, "/run/systemd")
 	folder(t, "/var/lib/drover")
 	// The folder stays: removing it unmounts what another test has mounted on it in another namespace (rmdir, since
