@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/tree/treetest"
 	"github.com/droverhq/drover/test/cluster"
 )
@@ -34,6 +35,7 @@ func TestDisaster(t *testing.T) {
 	content := func(volume string) []byte { return treetest.Bytes(uint64(len(volume)), 4<<20) }
 	t.Run("lost", func(t *testing.T) {
 		c := cluster.New(t, small)
+		restictest.Make(t, at, "correct horse battery staple")
 		// The agent of the host opens the repository, and control records it.
 		c.Hosts[0].Drover(t, "--api", c.Controls[0].API(), "repository", "add", "offsite", at, "--password", "file:"+secret)
 		for i, h := range c.Hosts {

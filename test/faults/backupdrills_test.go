@@ -17,6 +17,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/tree/treetest"
 	"github.com/droverhq/drover/test/host"
 )
@@ -288,6 +289,7 @@ func (w *world) newBackupRepository(t *testing.T) backupRepository {
 		})
 	}
 	w.ok(t, os.WriteFile(r.secret, []byte("correct horse\n"), 0o600))
+	restictest.Make(t, r.at, "correct horse")
 	w.h.Must(t, "repository", "add", r.name, r.at, "--password", "file:"+r.secret)
 	return r
 }

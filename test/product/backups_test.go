@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/tree/treetest"
 	"github.com/droverhq/drover/test/host"
 )
@@ -178,6 +179,7 @@ func TestPushAndPull(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
+	restictest.Make(t, at, "correct horse battery staple")
 	for _, h := range []*host.Host{one, two} {
 		h.Must(t, "remote", "add", "team", at, "--password", "file:"+secret)
 	}

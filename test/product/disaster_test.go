@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 )
@@ -36,6 +37,7 @@ func TestProjectAfterDisaster(t *testing.T) {
 			"INSERT INTO shop.orders SELECT seq FROM shop.seq_1_to_20000")
 		cache.Query(t, w.e, "shop-cache-1", "SET order 7")
 		want = db.Query(t, w.e, "shop-db-1", rows)
+		restictest.Make(t, at, "correct horse battery staple")
 		w.drover(t, "repository", "add", "offsite", at, "--password", "file:"+secret)
 		w.drover(t, "backup", "create", "data", "cache")
 		db.Query(t, w.e, "shop-db-1", "INSERT INTO shop.orders VALUES (30000)") // after the backup

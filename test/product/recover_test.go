@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/tree/treetest"
 	"github.com/droverhq/drover/test/host"
 )
@@ -30,6 +31,7 @@ func TestRecover(t *testing.T) {
 	t.Run("lost", func(t *testing.T) { // all that this host has is removed at the end
 		h := host.Start(t, host.Options{Size: 4 << 30, Profiles: text})
 		plug := h.Plug(t)
+		restictest.Make(t, at, "correct horse battery staple")
 		h.Must(t, "repository", "add", "offsite", at, "--password", "file:"+secret)
 		for i, name := range []string{"db", "web", "cache"} {
 			opts := map[string]string{"profile": "gold", "size": fmt.Sprintf("%dMiB", 80+16*i), "label.team": name}
@@ -95,7 +97,7 @@ func rehearse(t *testing.T, h *host.Host) {
 	t.Helper()
 	before := h.Must(t, "volume", "ls", "-q")
 	r := h.Exec(t, "recover", "--from", "offsite", "--all", "--rehearse")
-	rows := regexp.MustCompile(`(?m)^(cache|db|web) +[0-9a-f]{8} +\S.* ago +8(\.\d+)?MiB +\S+ +verified$`).FindAllString(r.Out, -1)
+	rows := regexp.MustCompile(`(?m)^(cache|db|web) +[0-9a-f]{8} +\S.* (?:ago|now) +8(\.\d+)?MiB +\S+ +verified$`).FindAllString(r.Out, -1)
 	if r.Exit != 0 || len(rows) != 3 || !strings.Contains(r.Out, "\n3 of 3 volumes were restored and compared in ") {
 		t.Errorf("exit %d: %s%s", r.Exit, r.Out, r.Err)
 	}
@@ -111,6 +113,7 @@ func TestRecordsInRepository(t *testing.T) {
 	elsewhere := t.TempDir()
 	at, secret := filepath.Join(elsewhere, "offsite"), filepath.Join(elsewhere, "password")
 	writePassword(t, secret, "correct horse battery staple")
+	restictest.Make(t, at, "correct horse battery staple")
 	h.Must(t, "repository", "add", "offsite", at, "--password", "file:"+secret, "--store-records")
 	h.Must(t, "volume", "create", "db", "-o", "label.team=sea")
 	h.Restart(t) // the first export is stored soon after a start
