@@ -233,6 +233,22 @@ func TestConfirmedVolumeIsReleased(t *testing.T) {
 	}
 }
 
+// Of several datasets in the trash, the name of each is typed before the first is destroyed.
+func TestPurgeOfSeveralAsksForEach(t *testing.T) {
+	for typed, purged := range map[string]int{"old\nolder\n": 2, "old\nold\n": 0, "no\n": 0} {
+		c := newConsole(theWorld())
+		scenarios["at-once"](c)
+		screen := ptytest.Open(t)
+		screen.Type(t, typed)
+		c.In = screen.File
+		code := c.run(t, "trash", "purge", "old", "older")
+		sent := slices.DeleteFunc(slices.Clone(c.fake.asked), onlyAsks)
+		if len(sent) != purged || (code == 0) != (purged > 0) {
+			t.Errorf("typed %q: exit %d, sent %v, said %q", typed, code, sent, c.err.String())
+		}
+	}
+}
+
 // Without a terminal, a command that destroys data is refused in one line, which contains the effect.
 func TestDestructiveCommandsNeedATerminal(t *testing.T) {
 	for _, args := range [][]string{

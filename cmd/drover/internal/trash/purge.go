@@ -20,13 +20,17 @@ import (
 
 func newTrashPurgeCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "purge [DATASET]",
-		Short: "Destroy one dataset in the trash, or all, for good",
-		Long: `Destroy a dataset in the trash with its snapshots for good, or with --all every
-dataset in the trash. The command shows what is lost, and the name of the volume
-(or all) must be typed to confirm it, unless --yes is given.`,
+		Use:   "purge [DATASET...]",
+		Short: "Destroy datasets in the trash, or all, for good",
+		Long: `Destroy datasets in the trash with their snapshots for good, or with --all every
+dataset in the trash. The command shows what is lost, and the name of each
+volume (or all) must be typed to confirm it, unless --yes is given. A wrong name
+stops the command before anything is destroyed. If some of several datasets
+cannot be purged, the others are. -o json prints a list for several.`,
+		Example: `  drover trash purge db
+  drover trash purge f23ca986 web --dry-run`,
 		Args:              cli.Args(0),
-		ValidArgsFunction: cli.Complete(a, cli.TrashWords),
+		ValidArgsFunction: cli.CompleteEach(a, cli.TrashWords),
 	}
 	o := cli.WorkFlags(cmd, false)
 	yes := confirm.AddFlag(cmd)
@@ -34,7 +38,10 @@ dataset in the trash. The command shows what is lost, and the name of the volume
 	var every bool
 	cmd.Flags().BoolVar(&every, "all", false, "purge everything in the trash")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if every == (len(args) == 1) {
+		switch {
+		case every && len(args) > 0:
+			return cli.UsageError(cmd, "--all purges everything in the trash: use it without DATASET")
+		case !every && len(args) == 0:
 			return cli.UsageError(cmd, "missing argument for %s: DATASET or --all", cli.CommandName(cmd))
 		}
 		c, err := a.Connect()
@@ -48,33 +55,63 @@ dataset in the trash. The command shows what is lost, and the name of the volume
 		if every {
 			return purgeAll(cmd.Context(), a, c, o, trashed, yes)
 		}
-		v, err := findInTrash(trashed, args[0])
-		if errors.Is(err, dataset.ErrNotFound) && args[0] == "all" {
+		selected, err := selectTrashed(trashed, args)
+		if err != nil {
+			return err
+		}
+		if err := confirmPurges(cmd.Context(), a, c, o, selected, yes); err != nil {
+			return err
+		}
+		if len(selected) > 1 {
+			return purgeEach(cmd.Context(), a, c, o, selected)
+		}
+		out, err := purgeOne(cmd.Context(), a, c, o, selected[0])
+		if err != nil {
+			return err
+		}
+		return a.Report(o, out, describePurged(o, selected[0]))
+	}
+	return cmd
+}
+
+// selectTrashed returns the datasets in the trash that refs name, each once. It fails if one of refs names none.
+func selectTrashed(trashed []api.Volume, refs []string) (selected []api.Volume, err error) {
+	for _, ref := range refs {
+		v, err := findInTrash(trashed, ref)
+		if errors.Is(err, dataset.ErrNotFound) && ref == "all" {
 			err = fmt.Errorf("%w; to see what a purge of everything destroys: drover trash purge --all --dry-run", err)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if !o.DryRun && !yes.Given() {
-			req := api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()}
-			if err := a.CheckAllowed(cmd.Context(), c, o, req); err != nil {
-				return err
-			}
-			if err := yes.Ask(a, confirm.Question{
-				Action:  "purge dataset " + v.ID.String(),
-				Effects: []string{"formerly volume " + v.Volume + ": " + volumes.Destroyed(v)},
-				Name:    v.Volume,
-			}); err != nil {
-				return err
-			}
+		if !slices.ContainsFunc(selected, func(s api.Volume) bool { return s.ID == v.ID }) {
+			selected = append(selected, v)
 		}
-		out, err := purgeOne(cmd.Context(), a, c, o, v)
-		if err != nil {
-			return err
-		}
-		return a.Report(o, out, describePurged(o, v))
 	}
-	return cmd
+	return selected, nil
+}
+
+// confirmPurges asks for a confirmation for each dataset. It fails if control refuses a purge now, so that nobody
+// confirms what is refused.
+func confirmPurges(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, selected []api.Volume,
+	yes *confirm.Flag) error {
+	if o.DryRun || yes.Given() {
+		return nil
+	}
+	for _, v := range selected {
+		req := api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()}
+		if err := a.CheckAllowed(ctx, c, o, req); err != nil {
+			return err
+		}
+		if err := yes.Ask(a, confirm.Question{
+			Action:  "purge dataset " + v.ID.String(),
+			Effects: []string{"formerly volume " + v.Volume + ": " + volumes.Destroyed(v)},
+			Name:    v.Volume,
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // findInTrash finds a dataset in the trash. Several datasets can have the same name, so the error about an ambiguous
@@ -152,8 +189,7 @@ func purgeAllQuestion(trashed []api.Volume) confirm.Question {
 	return q
 }
 
-// purgeAll purges the datasets in trashed that are not being purged yet, after a confirmation. If one of them cannot be
-// purged, it continues with the next. After an interrupt it stops.
+// purgeAll purges the datasets in trashed that are not being purged yet, after a confirmation.
 func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume,
 	yes *confirm.Flag) error {
 	trashed = slices.DeleteFunc(trashed, func(v api.Volume) bool { return v.State == dataset.StatePurging })
@@ -165,6 +201,12 @@ func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, tras
 			return err
 		}
 	}
+	return purgeEach(ctx, a, c, o, trashed)
+}
+
+// purgeEach purges datasets one after the other. If one of them cannot be purged, it continues with the next. After an
+// interrupt it stops.
+func purgeEach(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume) error {
 	var outs []api.Outcome
 	failed := 0
 	for _, v := range trashed {
