@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"os"
 	"os/signal"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 )
@@ -89,6 +91,32 @@ func TestInterruptEndsAPurgeOfEverything(t *testing.T) {
 	}
 	if code != 1 || !strings.Contains(c.err.String(), "interrupted: operation") {
 		t.Errorf("exit %d, %q", code, c.err.String())
+	}
+}
+
+// TestInterruptOfSeveralPrintsJSON: after an interrupt, -o json of a command for several items has the outcomes so far:
+// that of the first item, which ended, and that of the second, which continues.
+func TestInterruptOfSeveralPrintsJSON(t *testing.T) {
+	for _, args := range [][]string{
+		{"trash", "purge", "--all", "--yes"}, {"trash", "purge", "old", "older", "--yes"}, {"volume", "rm", "db", "web", "--yes"},
+		{"snapshot", "rm", "51000000", "57000000"}, {"backup", "create", "db", "web"},
+	} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			c := newConsole(theWorld())
+			works(c.fake, running("copy", 1, 0), ended(dataset.OpDone, nil))
+			interrupted(c, "Operation", 2)
+			code := c.run(t, append(args, "-o", "json")...)
+			var outs []api.Outcome
+			if err := json.Unmarshal(c.out.Bytes(), &outs); err != nil {
+				t.Fatalf("exit %d, %q, %q: %v", code, c.out.String(), c.err.String(), err)
+			}
+			if code != 1 || len(outs) != 2 || outs[0].Operation.State != dataset.OpDone || outs[1].Operation.State.Final() {
+				t.Errorf("exit %d, %s", code, c.out.String())
+			}
+			if !strings.Contains(c.err.String(), "drover: interrupted: operation "+idOp.String()+" continues") {
+				t.Errorf("said %q", c.err.String())
+			}
+		})
 	}
 }
 

@@ -71,7 +71,7 @@ func backUpAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, vol
 		out, err := a.Submit(ctx, c, &begin, req)
 		switch {
 		case errors.Is(err, dataset.ErrCancelled):
-			return err
+			return a.ReportInterrupt(o, outs, out, err)
 		case err != nil:
 			failed++
 			a.PrintError(ctx, err)
@@ -82,11 +82,11 @@ func backUpAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, vol
 	ctx, stop := a.Signals(ctx)
 	defer stop()
 	var done []api.Outcome
-	for _, out := range outs {
+	for i, out := range outs {
 		if !o.Detach {
 			op, err := await(ctx, a, c, o, *out.Operation)
 			if err != nil && ctx.Err() != nil {
-				return err
+				return a.ReportInterrupt(o, append(done, outs[i:]...), api.Outcome{}, err)
 			}
 			if err != nil {
 				failed++

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -179,6 +180,18 @@ func (a *App) Report(o *Output, out api.Outcome, describe func(api.Outcome) (uui
 		line = id.String()
 	}
 	return a.PrintLine("%s", line)
+}
+
+// ReportInterrupt ends a command for several items after an interrupt. It returns err, the error of the interrupted
+// item. With -o json it prints the outcomes so far, and that of the interrupted item if the server answered.
+func (a *App) ReportInterrupt(o *Output, outs []api.Outcome, interrupted api.Outcome, err error) error {
+	if !o.JSON() {
+		return err
+	}
+	if interrupted.Operation != nil {
+		outs = append(outs, interrupted)
+	}
+	return cmp.Or(show.List(a.Out, outs), err)
 }
 
 // MadeDataset returns the dataset that an outcome is about: its present state if that is

@@ -22,8 +22,11 @@ func submitEach(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, re
 	failed := 0
 	for _, req := range reqs {
 		out, err := a.Submit(ctx, c, o, req)
-		if err != nil && (len(reqs) == 1 || errors.Is(err, dataset.ErrCancelled)) {
+		if err != nil && len(reqs) == 1 {
 			return err
+		}
+		if errors.Is(err, dataset.ErrCancelled) {
+			return a.ReportInterrupt(o, outs, out, err)
 		}
 		if err != nil {
 			failed++

@@ -212,7 +212,7 @@ func purgeEach(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, tra
 	for _, v := range trashed {
 		out, err := purgeOne(ctx, a, c, o, v)
 		if errors.Is(err, dataset.ErrCancelled) {
-			return err
+			return a.ReportInterrupt(o, outs, out, err)
 		}
 		if err != nil {
 			failed++

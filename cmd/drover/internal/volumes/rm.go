@@ -161,7 +161,7 @@ func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output,
 			out, err = a.Submit(ctx, c, o, req)
 		}
 		if errors.Is(err, dataset.ErrCancelled) {
-			return err
+			return a.ReportInterrupt(o, outs, out, err)
 		}
 		if err != nil {
 			failed++
