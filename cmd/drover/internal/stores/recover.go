@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 func newStoreRecoverCmd(a *cli.App) *cobra.Command {
@@ -22,7 +23,8 @@ prints the differences to the store, and names the nodes that did not respond.
 After a confirmation (type recover, or use --yes) it writes the newer records
 into the store, and resumes decisions. If it is interrupted, run it again.
 A dry run asks no agent: it uses the records that were collected within the last
-hour, by a run that was not confirmed.
+hour, by a run that was not confirmed. With -o json, the command never asks:
+without --yes it prints the differences, writes nothing and fails.
 
 If two nodes claim the same volume, an operator must decide: --fenced NODE
 confirms that a node, which must not be alive, writes no more. Its claims end.
@@ -50,7 +52,11 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 		return err
 	}
 	if o.JSON() && (!yes.Given() || o.DryRun || found.Halted == "") {
-		return show.JSON(a.Out, found)
+		if err := show.JSON(a.Out, found); err != nil || o.DryRun || found.Halted == "" {
+			return err
+		}
+		return dataset.Errorf(dataset.ErrInvalid, "nothing was changed: store recover with -o json does not ask, and "+
+			"writes only with --yes (--dry-run prints the same without this error)")
 	}
 	if found.Halted == "" {
 		return a.PrintLine("the store is consistent: nothing to update")
