@@ -145,7 +145,8 @@ func (l List[T]) flags(a *cli.App, cmd *cobra.Command) *options {
 	cli.CompleteFlag(cmd, "output", formats...)
 	l.completeKeys(cmd)
 	if l.Labels != nil {
-		f.StringArrayVarP(&o.labels, "label", "l", nil, "list only what has the label `KEY[=VALUE]`; can be repeated")
+		f.StringArrayVarP(&o.labels, "label", "l", nil,
+			"list only what has the label `KEY[=VALUE]`, or another value: KEY!=VALUE; can be repeated")
 		cobra.CheckErr(cmd.RegisterFlagCompletionFunc("label", l.completeLabels(a)))
 	}
 	return o
