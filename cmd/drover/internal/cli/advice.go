@@ -60,6 +60,8 @@ var advice = map[string]string{
 	"encrypt":   encryptByProfile,
 	"metrics": "use curl --unix-socket /run/drover/drover.sock http://drover/metrics; for Prometheus, start the " +
 		"service with --metrics-listen 127.0.0.1:9469",
+	"log": serviceLog, "logs": serviceLog, "volume log": serviceLog, "volume logs": serviceLog,
+
 	"attach":  "start a container with the volume: docker run -v NAME:/PATH IMAGE",
 	"detach":  "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
 	"config":  "edit drover.yaml and profiles.yaml in /etc/drover, and check the host with drover doctor",
@@ -215,6 +217,10 @@ var advice = map[string]string{
 	"volume import --input":        "use drover volume import SPEC --from - < FILE",
 	"volume import -i":             "use drover volume import SPEC --from - < FILE",
 }
+
+// serviceLog is the advice for a user who looks for a log.
+const serviceLog = "journalctl -u 'drover*' shows the log of the service, and drover events [VOLUME] what " +
+	"happened to volumes and nodes"
 
 // noPrune is the advice for a user who wants to delete all unused volumes.
 const noPrune = "Drover does not delete unused volumes: drover volume ls lists them, and " +

@@ -25,7 +25,7 @@ var synonyms = map[string]string{
 	"hosts": "node ls", "servers": "node ls", "members": "node ls", "cordon": "node cordon",
 	"uncordon": "node uncordon", "tasks": "operation ls", "jobs": "operation ls", "queue": "operation ls",
 	"wait": "operation watch", "watch": "operation watch", "diff": "snapshot diff",
-	"log": "events", "logs": "events", "history": "events", "monitor": "events",
+	"history": "events", "monitor": "events",
 	"health": "status", "check": "doctor", "fsck": "doctor", "diagnose": "doctor", "debug": "doctor",
 
 	"support": "support-bundle", "bundle": "support-bundle", "report": "support-bundle", "diags": "support-bundle",
@@ -34,7 +34,7 @@ var synonyms = map[string]string{
 
 	"volumes": "volume ls", "snapshots": "snapshot ls", "pools": "pool ls", "nodes": "node ls",
 	"profiles": "profile ls", "operations": "operation ls", "ops": "operation ls", "vols": "volume ls",
-	"snaps": "snapshot ls", "repositories": "repository ls", "repos": "repository ls",
+	"backups": "backup ls", "snaps": "snapshot ls", "repositories": "repository ls", "repos": "repository ls",
 
 	"repository create": "repository add", "repository new": "repository add", "repository init": "repository add",
 	"backup make": "backup create", "backup new": "backup create", "backup add": "backup create",
@@ -50,13 +50,23 @@ var synonyms = map[string]string{
 	"volume du": "volume ls", "volume usage": "volume ls",
 	"volume snapshots": "snapshot ls", "volume snaps": "snapshot ls", "volume clone": "clone", "volume copy": "clone",
 	"volume cp": "clone", "volume fork": "clone", "snapshot clone": "clone", "volume history": "events",
-	"volume logs": "events", "volume log": "events", "volume events": "events", "volume undelete": "trash restore",
+	"volume events": "events", "volume undelete": "trash restore",
 	"volume untrash": "trash restore", "volume trash": "trash ls", "volume deleted": "trash ls",
 	"trash empty": "trash purge --all", "trash undelete": "trash restore", "trash untrash": "trash restore",
 	"trash inspect": "trash ls", "trash show": "trash ls", "operation logs": "operation inspect",
 	"pool usage": "pool ls", "pool iostat": "volume stats", "node top": "node ls",
 	"system df": "df", "system info": "status", "system events": "events", "cluster status": "status",
+	"get events": "events", "top nodes": "node ls", "top node": "node ls",
+	"backup run": "backup create", "backup start": "backup create", "backup now": "backup create",
 	"cluster-info": "status", "version --short": "--version", "version --client": "--version",
+}
+
+// foreignNouns maps nouns of kubectl to those of Drover. They are accepted after get and describe, which only read.
+var foreignNouns = map[string]string{
+	"pvc": "volume", "pvcs": "volume", "persistentvolumeclaim": "volume", "persistentvolumeclaims": "volume",
+	"pv": "volume", "pvs": "volume", "persistentvolume": "volume", "persistentvolumes": "volume",
+	"sc": "profile", "storageclass": "profile", "storageclasses": "profile",
+	"volumesnapshot": "snapshot", "volumesnapshots": "snapshot",
 }
 
 // A flagSynonym is a flag of other tools that is accepted for a flag of a command. It is used if the command does not

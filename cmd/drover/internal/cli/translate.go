@@ -146,7 +146,12 @@ func rootWords(root *cobra.Command, words []string) []string {
 		if noun, plural := nounOf(root, words[0]); plural && childOf(noun, words[1]) != nil {
 			return append([]string{noun.Name()}, words[1:]...)
 		}
-		if noun, _ := nounOf(root, words[1]); noun != nil {
+		noun, _ := nounOf(root, words[1])
+		name := foreignNouns[strings.ToLower(words[1])]
+		if name != "" && (words[0] == "get" || words[0] == "describe") {
+			noun = childOf(root, name)
+		}
+		if noun != nil {
 			rest := words[2:]
 			if c := childOf(noun, words[0]); c != nil {
 				return append([]string{noun.Name(), c.Name()}, rest...)
