@@ -2,6 +2,7 @@ package repositories
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -54,6 +55,11 @@ func parseUpload(cmd *cobra.Command) (*dataset.Size, error) {
 		return new(dataset.Size), nil
 	}
 	limit, err := dataset.ParseSize(f.Value.String())
+	if n, numErr := strconv.ParseFloat(f.Value.String(), 64); err != nil && numErr == nil && n > 0 {
+		bare := dataset.Clip(f.Value.String())
+		return nil, dataset.Errorf(dataset.ErrInvalid, "--%s %s: a bare number is ambiguous (use %sMiB for mebibytes "+
+			"a second, or %sKiB for kibibytes)", maxUpload, bare, bare, bare)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("--%s: %w", maxUpload, err)
 	}
