@@ -29,6 +29,8 @@ const (
 func newPoolLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[api.Pool]{
 		Short: "List the pools",
+		Long: `List the pools. OVERCOMMIT is the present ratio of the sizes of all volumes to
+the size of the pool. -o wide shows the limit that drover pool set gives it.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Pool, error) { return c.Pools(ctx) },
 		ID:    func(p api.Pool) string { return p.ID.String() },
 		Name:  func(p api.Pool) string { return p.Name },
@@ -38,6 +40,7 @@ func newPoolLsCmd(a *cli.App) *cobra.Command {
 		Labels: nodeLabels,
 		Table:  func(pools []api.Pool) *show.Table { return poolTable(a, pools) },
 		Wide: []listing.Column[api.Pool]{
+			{Header: "OVERCOMMIT LIMIT", Cell: overcommitLimit},
 			{Header: "REACH", Cell: func(p api.Pool) string { return string(p.Reach) }},
 			{Header: "DEVICES", Cell: func(p api.Pool) string { return strings.Join(p.Devices, ",") }},
 			{Header: "UUID", Cell: func(p api.Pool) string { return p.ID.String() }},
@@ -75,6 +78,17 @@ func poolTable(a *cli.App, pools []api.Pool) *show.Table {
 	colors := a.Palette()
 	t.Paint(3, func(s string) string { return paintState(colors, s) })
 	return t
+}
+
+// overcommitLimit returns the limit of a pool's overcommit, or "" if it is not known.
+func overcommitLimit(p api.Pool) string {
+	switch {
+	case p.Status == nil || !p.Status.Online:
+		return ""
+	case p.Status.Overcommit > 0:
+		return dataset.FormatRatio(p.Status.Overcommit)
+	}
+	return "none"
 }
 
 // paintState colours the state of a pool, or how full a volume is.
