@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -110,8 +111,16 @@ func (r *Remover) unknownPoolError(ctx context.Context, name string) error {
 	}
 	list, _ := r.Control.Pools(ctx) // it is only a hint
 	for _, p := range list {
-		if p.Name == name && p.Node != r.NodeID {
+		isUUID := dataset.CheckPrefix(strings.ToLower(name)) == nil &&
+			strings.HasPrefix(p.ID.String(), strings.ToLower(name))
+		isOther := isUUID || name == p.NodeName+"/"+p.Name // names that drover pool inspect accepts
+		switch {
+		case p.Name == name && p.Node != r.NodeID:
 			hint = "node " + p.NodeName + " has a pool of that name: run this there"
+		case isOther && p.Node == r.NodeID:
+			hint = "that is pool " + p.Name + " of this node: use its name"
+		case isOther:
+			hint = "that is pool " + p.Name + " of node " + p.NodeName + ": run this there, with the name of the pool"
 		}
 	}
 	return dataset.Errorf(dataset.ErrNotFound, "no pool %q on this node (%s)", dataset.Clip(name), hint)

@@ -133,6 +133,8 @@ func TestPoolIsNotRemovedWhileNeeded(t *testing.T) {
 	keepsPool(r, "plain", false, dataset.ErrConflict, path+"/a, which is not drover's: remove it yourself; "+path+"/b", " more")
 	keepsPool(r, "default", false, dataset.ErrConflict, "is in drover.yaml")
 	keepsPool(r, "default", true, dataset.ErrConflict, "is in drover.yaml")
+	plain, _ := r.Pools.ByName("plain")
+	keepsPool(r, plain.ID.String(), false, dataset.ErrNotFound, "that is pool plain of this node: use its name")
 	keepsPool(r, "plian", false, dataset.ErrNotFound, `no pool "plian" on this node (available: default, plain; did you mean plain?)`)
 	if err := r.Create(t.Context(), "db", map[string]string{"pool": "plain"}); err != nil {
 		t.Errorf("it serves no more: %v", err)
