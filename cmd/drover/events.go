@@ -34,11 +34,8 @@ type eventQuery struct {
 	volume  func(api.Event) bool // selects the events of the volume that was given as an argument; nil: all events
 }
 
-func newEventsCmd(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "events [VOLUME]",
-		Short: "Print events, and with --follow wait for new ones",
-		Long: `Print the events that the server has in memory: at least the last 1024 since
+// eventsHelp is the help of drover events.
+const eventsHelp = `Print the events that the server has in memory: at least the last 1024 since
 its start. With --follow, also print each new event until interrupted. -o json
 prints one object per line.
 
@@ -46,8 +43,17 @@ With VOLUME, which can be a name, an alias or a UUID, only the events of that
 volume are printed, also those from before it was renamed. --filter volume=NAME
 selects the events in which the volume had this name.
 
+Events do not name the user who requested a change: that is in the audit log
+(audit.log on the host of control or of drover serve).
+
 --filter accepts the columns and the fields of -o json. In its value, * stands
-for any text; KEY!=VALUE excludes events.`,
+for any text; KEY!=VALUE excludes events.`
+
+func newEventsCmd(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "events [VOLUME]",
+		Short: "Print events, and with --follow wait for new ones",
+		Long:  eventsHelp,
 		Example: `  drover events db --since 2h
   drover events --filter type='volume.*' --tail 20 --follow`,
 		Args:              cli.Args(0),
