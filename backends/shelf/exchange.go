@@ -1,6 +1,7 @@
 package shelf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -220,6 +221,7 @@ func refresh(root *os.Root, name string) error {
 
 // FindPools returns the paths of the pools in dir that belong to the backend and have this ID. If it finds none, but
 // dir has a pool of a later format, it fails with dataset.ErrUnsupported, because it cannot know the ID of that pool.
+// If it finds none, but cannot open a directory in dir, it fails with that error: the directory may be the pool.
 func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 	if err := refresh(dir, "."); err != nil {
 		return nil, err
@@ -229,11 +231,15 @@ func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 		return nil, err
 	}
 	var found []string
-	var laterFormat error
+	var laterFormat, unopened error
 	for _, name := range names {
 		sub, err := openSubdir(dir, name)
+		if errors.Is(err, errNotDirectory) || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
-			continue // no directory
+			unopened = errors.Join(unopened, err)
+			continue
 		}
 		m, err := readMarker(sub, backend)
 		if errors.Is(err, dataset.ErrUnsupported) {
@@ -249,7 +255,7 @@ func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 		}
 	}
 	if len(found) == 0 {
-		return nil, laterFormat
+		return nil, cmp.Or(laterFormat, unopened)
 	}
 	return found, nil
 }

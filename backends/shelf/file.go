@@ -124,14 +124,16 @@ func openDir(path string) (*os.Root, error) {
 	return checkSame(root, before, path)
 }
 
-// openSubdir opens a directory below root. It fails if name is a symlink.
+var errNotDirectory = errors.New("is not a directory")
+
+// openSubdir opens a directory below root. It fails with errNotDirectory if name is something else, such as a symlink.
 func openSubdir(root *os.Root, name string) (*os.Root, error) {
 	before, err := root.Lstat(name)
 	if err != nil {
 		return nil, err
 	}
 	if !before.IsDir() {
-		return nil, fmt.Errorf("%s is not a directory", name)
+		return nil, fmt.Errorf("%s %w", name, errNotDirectory)
 	}
 	sub, err := root.OpenRoot(name)
 	if err != nil {
