@@ -15,6 +15,7 @@ package exports
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -134,11 +135,12 @@ func (x *Exporter) Run(ctx context.Context) {
 }
 
 // Round stores the exports that are due. A repository that fails does not prevent the others: the failure is recorded.
-// Round fails if the store cannot be read or written.
+// Round fails if the store cannot be read or written. If only the records of some repositories are damaged, it stores
+// the exports in the others, and the error names the damaged records.
 func (x *Exporter) Round(ctx context.Context) error {
 	now := x.deps.Ledger.Clock.Now()
 	t := record.NewTx(ctx, x.deps.Ledger.Store)
-	list, err := record.ListAll[dataset.Repository](t, record.RepositoriesPrefix)
+	list, damaged, err := repositories(t)
 	if err != nil {
 		return err
 	}
@@ -168,10 +170,28 @@ func (x *Exporter) Round(ctx context.Context) error {
 			records = &read
 		}
 		if err := x.export(ctx, r, known, *records, now); err != nil {
-			return err
+			return errors.Join(damaged, err)
 		}
 	}
-	return nil
+	return damaged
+}
+
+// repositories returns the repositories whose records can be read. The error damaged names the records that cannot be
+// decoded, and err says why the store cannot be read.
+func repositories(t *record.Tx) (list []dataset.Repository, damaged, err error) {
+	entries, err := t.List(record.RepositoriesPrefix, "", 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range entries {
+		var r dataset.Repository
+		if err := record.Decode(e.Key, e.Value, &r); err != nil {
+			damaged = errors.Join(damaged, err)
+			continue
+		}
+		list = append(list, r)
+	}
+	return list, damaged, nil
 }
 
 // isDue reports whether a repository must be looked at.

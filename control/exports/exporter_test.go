@@ -11,6 +11,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/exports"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
 )
@@ -202,6 +204,36 @@ func TestFailingExportsAreReported(t *testing.T) {
 	}
 	if got := w.round(9 * time.Minute); got != 1 || len(findings()) != 0 {
 		t.Errorf("%d exports were stored, and %+v is reported", got, findings())
+	}
+}
+
+// A damaged record of a repository is an error. The records are stored in the other repositories nevertheless, and the
+// state of these is known.
+func TestDamagedRepositoryDoesNotPreventTheOthers(t *testing.T) {
+	w := newWorld(t, false)
+	for _, name := range []string{"alpha", "beta", "gamma"} {
+		add(w, name, nil)
+	}
+	damaged := store.Write{Key: record.RepositoryKey("beta"), Value: []byte(`{"`)}
+	if _, err := w.Spy.Store.Txn(w.Ctx, nil, []store.Write{damaged}); err != nil {
+		t.Fatal(err)
+	}
+	w.Clock.Advance(time.Hour)
+	err := w.x.Round(w.Ctx)
+	if dataset.KindOf(err) != dataset.ErrCorrupt || !strings.Contains(err.Error(), damaged.Key) {
+		t.Errorf("the round: %v", err)
+	}
+	if w.stored["alpha"] == "" || w.stored["gamma"] == "" || w.count != 2 {
+		t.Errorf("%d exports were stored", w.count)
+	}
+	w.err = errors.New("the password is wrong")
+	for range 2 {
+		w.Clock.Advance(25 * time.Hour)
+		_ = w.x.Round(w.Ctx)
+	}
+	list, err := w.x.Findings(w.Ctx)
+	if len(list) != 2 || err == nil || !strings.Contains(err.Error(), damaged.Key) {
+		t.Errorf("%+v is reported: %v", list, err)
 	}
 }
 

@@ -73,13 +73,14 @@ func (x *Exporter) Findings(ctx context.Context) ([]api.Finding, error) {
 	return out, err
 }
 
-// each calls f for each repository that gets exports, in the order of their names.
+// each calls f for each repository that gets exports, in the order of their names. If records of repositories are
+// damaged, each calls f for the others, and returns an error that names the damaged records.
 func (x *Exporter) each(ctx context.Context, f func(dataset.Repository, record.Export)) error {
 	if x.deps.Repositories == nil {
 		return nil
 	}
 	t := record.NewTx(ctx, x.deps.Ledger.Store)
-	list, err := record.ListAll[dataset.Repository](t, record.RepositoriesPrefix)
+	list, damaged, err := repositories(t)
 	if err != nil {
 		return err
 	}
@@ -93,5 +94,5 @@ func (x *Exporter) each(ctx context.Context, f func(dataset.Repository, record.E
 		}
 		f(r, e)
 	}
-	return nil
+	return damaged
 }
