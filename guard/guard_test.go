@@ -206,6 +206,52 @@ func TestWatchdog(t *testing.T) {
 	}
 }
 
+// A registration that fails leaves the watchdog closed, unless another dataset needs it: if the guard ended, an open
+// watchdog would reboot the host.
+func TestWatchdogAfterFailedRegistration(t *testing.T) {
+	b := newBench(t)
+	r := guard.Registration{
+		Dataset: uuid.New(), Volume: "db", Epoch: 1, Paths: []string{"/mnt/db"}, Policy: guard.PolicyWatchdog,
+		Deadline: b.clock.Boottime() + time.Minute,
+	}
+	breakDisk := func(err error) {
+		b.hand.mu.Lock()
+		defer b.hand.mu.Unlock()
+		b.hand.broken = err
+	}
+	breakDisk(errors.New("no space left"))
+	if _, err := b.Register(t.Context(), r); err == nil || !b.dog.closed || !b.dog.disarmed {
+		t.Errorf("closed %t, disarmed %t: %v", b.dog.closed, b.dog.disarmed, err)
+	}
+	breakDisk(nil)
+	b.dog.closed, b.dog.disarmed = false, false
+	b.registered(t, guard.PolicyWatchdog, time.Minute)
+	breakDisk(errors.New("no space left"))
+	if _, err := b.Register(t.Context(), r); err == nil || b.dog.closed {
+		t.Errorf("with another dataset: closed %t: %v", b.dog.closed, err)
+	}
+}
+
+// Check does not read an entry while another request changes it: its error names the volume that it was called for.
+func TestCheckDuringRegistration(t *testing.T) {
+	b := newBench(t)
+	r := b.registered(t, guard.PolicyKill, time.Minute)
+	b.hand.blind = errors.New("the mounts cannot be read")
+	b.hand.binding = func() {
+		ended, cancel := context.WithCancel(t.Context())
+		cancel() // the hand does not answer during a Bind
+		renamed := r
+		renamed.Volume = "renamed"
+		_, _ = b.Register(ended, renamed)
+	}
+	if _, err := b.Check(t.Context(), r.Dataset, r.Epoch); err == nil || !strings.HasPrefix(err.Error(), "check volume db: ") {
+		t.Errorf("%v", err)
+	}
+	b.hand.mu.Lock()
+	b.hand.binding = nil
+	b.hand.mu.Unlock()
+}
+
 // A dataset whose record cannot be flushed is not registered. A disk that hangs delays no fence.
 func TestDisk(t *testing.T) {
 	b := newBench(t)

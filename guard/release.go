@@ -264,10 +264,15 @@ func (g *Guard) drop(id uuid.UUID, epoch uint64) (flushed <-chan error, err erro
 		return nil, fmt.Errorf("release volume %s: %w", e.Volume, err)
 	}
 	delete(g.table, id)
-	for _, other := range g.table {
-		if other.Policy == PolicyWatchdog && other.State != StateRebooted {
-			return flushed, nil
+	return flushed, g.releaseWatchdog()
+}
+
+// releaseWatchdog disarms and closes the watchdog unless a dataset in the table needs it. The lock is held.
+func (g *Guard) releaseWatchdog() error {
+	for _, e := range g.table {
+		if e.Policy == PolicyWatchdog && e.State != StateRebooted {
+			return nil
 		}
 	}
-	return flushed, g.watchdog.release()
+	return g.watchdog.release()
 }

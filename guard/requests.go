@@ -55,6 +55,7 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 		if was == nil && e.State == StateArmed {
 			delete(g.table, r.Dataset)
 			_, _ = g.records.drop(r.Dataset) // if a record remains, it only causes a needless fence
+			err = errors.Join(err, g.releaseWatchdog())
 		}
 		return Entry{}, fmt.Errorf("register volume %s with the guard: %w", r.Volume, err)
 	}
@@ -281,11 +282,11 @@ func (g *Guard) Check(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, e
 		g.mu.Unlock()
 		return Entry{}, err
 	}
-	target := e.copy().Target
+	target, volume := e.copy().Target, e.Volume
 	g.mu.Unlock()
 	fsys, err := g.Hand.Bind(ctx, target)
 	if err != nil {
-		return Entry{}, fmt.Errorf("check volume %s: %w", e.Volume, err)
+		return Entry{}, fmt.Errorf("check volume %s: %w", volume, err)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
