@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -26,6 +27,9 @@ type Leftovers struct {
 	controller *Controller
 	limited    func() []*Limited // returns the limits of all mounted datasets
 
+	// writing is held from a change of byDevice until the change is in the database, so that both get the changes in
+	// the same order. It is locked before mu.
+	writing  sync.Mutex
 	mu       sync.Mutex
 	byDevice map[iolimit.Device]LimitRecord
 }
@@ -55,7 +59,9 @@ func (l *Leftovers) Remove(ctx context.Context, id uuid.UUID, rec LimitRecord) e
 	values := map[string]any{"limits/" + id.String(): nil}
 	err := l.removeRules(rec)
 	if err != nil {
-		values["left/"+rec.Device.String()] = l.Record(rec)
+		l.writing.Lock()
+		defer l.writing.Unlock()
+		values["left/"+rec.Device.String()] = l.add(rec)
 	}
 	if errors.Is(err, errUnavailable) {
 		err = nil
@@ -63,8 +69,15 @@ func (l *Leftovers) Remove(ctx context.Context, id uuid.UUID, rec LimitRecord) e
 	return errors.Join(err, l.db.Put(ctx, values))
 }
 
-// Record adds rules to those that are left on a device, and returns all of them. It changes only the memory.
-func (l *Leftovers) Record(rec LimitRecord) LimitRecord {
+// Record adds rules to those that are recorded for a device.
+func (l *Leftovers) Record(ctx context.Context, rec LimitRecord) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	return l.db.Put(ctx, map[string]any{"left/" + rec.Device.String(): l.add(rec)})
+}
+
+// add is Record in memory only. It returns all rules that are left on the device. The caller holds l.writing.
+func (l *Leftovers) add(rec LimitRecord) LimitRecord {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if was, is := l.byDevice[rec.Device]; is {
@@ -75,21 +88,35 @@ func (l *Leftovers) Record(rec LimitRecord) LimitRecord {
 	return rec
 }
 
-// Clear tries again to remove the recorded rules.
+// Clear tries again to remove the recorded rules. A record to which rules were added meanwhile stays for the next
+// attempt.
 func (l *Leftovers) Clear(ctx context.Context) {
 	for _, rec := range l.List() {
 		err := l.removeRules(rec)
 		if err == nil {
-			l.mu.Lock()
-			delete(l.byDevice, rec.Device)
-			l.mu.Unlock()
-			err = l.db.Put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
+			err = l.forget(ctx, rec)
 		}
 		if err != nil && !errors.Is(err, errUnavailable) {
 			l.logger.WithError(err).WithField("device",
 				rec.Device).Error("cannot remove the limit of a volume that no longer exists")
 		}
 	}
+}
+
+// forget removes a record, unless it has changed.
+func (l *Leftovers) forget(ctx context.Context, rec LimitRecord) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.mu.Lock()
+	unchanged := reflect.DeepEqual(l.byDevice[rec.Device], rec)
+	if unchanged {
+		delete(l.byDevice, rec.Device)
+	}
+	l.mu.Unlock()
+	if !unchanged {
+		return nil
+	}
+	return l.db.Put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
 }
 
 // List returns the rules of former devices that could not be removed yet.

@@ -140,8 +140,8 @@ func (l *Throttler) RemoveInherited(ctx context.Context, d dataset.Dataset) {
 			continue
 		}
 		log.WithError(err).Error("its device number may have a foreign limit")
-		rec := l.Leftovers.Record(LimitRecord{Boot: l.Boot, Device: dev, Limits: has, Groups: []string{g}})
-		if err := l.DB.Put(ctx, map[string]any{"left/" + dev.String(): rec}); err != nil {
+		rec := LimitRecord{Boot: l.Boot, Device: dev, Limits: has, Groups: []string{g}}
+		if err := l.Leftovers.Record(ctx, rec); err != nil {
 			log.WithError(err).Error("cannot record its throttling limits")
 		}
 	}

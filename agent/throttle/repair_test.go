@@ -48,7 +48,9 @@ func TestLeftoverLimitOnReusedDeviceNumber(t *testing.T) {
 	if n := len(blind.Leftovers.List()); n != 1 {
 		t.Errorf("%d are on record where nothing can be taken away", n)
 	}
-	f.A.Throttle.Leftovers.Record(rec)
+	if err := f.A.Throttle.Leftovers.Record(t.Context(), rec); err != nil {
+		t.Fatal(err)
+	}
 	f.A.Throttle.Leftovers.Clear(t.Context())
 	if got, err := h.Get("/before", dev); err != nil || got != (iolimit.Limits{}) {
 		t.Errorf("a group that it does not name: %+v, %v", got, err)
