@@ -137,9 +137,13 @@ func (v *Disks) Check(ctx context.Context, d dataset.Dataset, path string) error
 }
 
 // Record records the outcome of a look at a volume. A new disk error is logged, and the volume's pool is probed,
-// because its whole disk may fail.
+// because its whole disk may fail. An error that is not of the disk changes nothing: it does not say whether the disk
+// works.
 func (v *Disks) Record(d dataset.Dataset, err error) {
 	failed := pool.IsDiskError(err)
+	if err != nil && !failed {
+		return
+	}
 	if !v.setFailed(d.ID, failed) {
 		return
 	}

@@ -114,3 +114,26 @@ func TestStoppedFilesystemIsRemounted(t *testing.T) {
 	}
 	r.MountDataset(d, "next")
 }
+
+// A look that fails for another reason than the disk does not say that the disk works again.
+func TestUnreadableMountTableEndsNoDiskError(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	log := logtest.NewLocal(r.Agent.Log.(*logrus.Logger))
+	r.Disks.Record(d, unix.EIO)
+	r.Disks.Record(d, errors.New("cannot check whether its filesystem is writable"))
+	r.Disks.Record(d, unix.EIO)
+	var lines []string
+	for _, e := range log.AllEntries() {
+		if strings.HasPrefix(e.Message, "volume has ") {
+			lines = append(lines, e.Message)
+		}
+	}
+	if len(lines) != 1 {
+		t.Errorf("the log has %q", lines)
+	}
+	r.Disks.Record(d, nil)
+	if e := log.LastEntry(); e == nil || e.Message != "volume has no disk error any more" {
+		t.Errorf("after a good look: %+v", e)
+	}
+}
