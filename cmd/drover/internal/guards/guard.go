@@ -69,6 +69,7 @@ func runGuard(ctx context.Context, a *cli.App, f guardFlags) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	defer servers.IgnoreHangup(ctx, log)()
 	return guard.Daemon{
 		Root: f.root, Run: f.run, Watchdog: f.watchdog, Step: f.step, Version: a.Version, Log: log,
 		Hand:  []string{"/proc/self/exe", "guard", "--hand", "--root", f.root, "--run", f.run},

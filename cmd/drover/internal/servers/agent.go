@@ -37,7 +37,7 @@ has a certificate in the root folder and renews it automatically. A token can be
 used only once.
 
 Stopping the agent keeps the mounts of running containers. The next start finds
-them again.`,
+them again. SIGHUP is ignored: restart the agent after a change of drover.yaml.`,
 		Args: cli.Args(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			token, err := ReadToken(a, join)

@@ -119,6 +119,8 @@ func runProcess(ctx context.Context, a *cli.App, f Flags,
 		o.Profiles = func() control.Profiles { return current.set.Load() }
 		o.Reread, o.ProfileFindings = current.reread, current.findings
 		defer onHangup(ctx, current.reload)()
+	} else {
+		defer IgnoreHangup(ctx, log)()
 	}
 	return process(ctx, o)
 }
@@ -230,6 +232,14 @@ func onHangup(ctx context.Context, fn func()) (wait func()) {
 		}
 	}()
 	return func() { cancel(); <-done }
+}
+
+// IgnoreHangup makes a process that reads no profiles ignore SIGHUP until ctx ends. Without it, the signal would end
+// the process, although it only reloads a file in other processes of Drover. The returned function stops that.
+func IgnoreHangup(ctx context.Context, log logrus.FieldLogger) (stop func()) {
+	return onHangup(ctx, func() {
+		log.Info("ignored SIGHUP: this process reloads no file (restart it to read drover.yaml)")
+	})
 }
 
 // NotifyReady notifies systemd, if it started this process, that everything is served.
