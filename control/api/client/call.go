@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -52,6 +53,27 @@ func (k call) with(body any) call {
 func (k call) idempotent() call {
 	k.again = true
 	return k
+}
+
+// noteRepeat returns the call as one that sets again when it is sent a second time, after a server may have received
+// the request without answering it.
+func (k call) noteRepeat(again *bool) call {
+	body := k.body
+	k.repeat = func() any {
+		*again = true
+		return body
+	}
+	return k
+}
+
+// errorOfRepeat returns the error of a removal. If the request was sent a second time and the object was not found, the
+// first attempt may have removed it, so the error becomes a dataset.ErrUnavailable.
+func errorOfRepeat(err error, again bool) error {
+	if again && (errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrInvalid)) {
+		return dataset.Errorf(dataset.ErrUnavailable,
+			"the first attempt got no answer, and may have succeeded; the second one failed: %w", err)
+	}
+	return err
 }
 
 // request returns the HTTP request for the server at base.

@@ -34,14 +34,18 @@ func (m Members) Trust(ctx context.Context) (api.Trust, error) {
 	return fetch[api.Trust](ctx, m.conn, newCall(route.GetTrust))
 }
 
-// RemoveNode removes a node from the cluster.
+// RemoveNode removes a node from the cluster. It fails with dataset.ErrUnavailable if the answer was lost, and the
+// repetition of the request does not find the node.
 func (m Members) RemoveNode(ctx context.Context, ref string, how api.NodeRemoval) (api.RemovedNode, error) {
-	k := newCall(route.RemoveNode, ref).idempotent()
+	k, again := newCall(route.RemoveNode, ref).idempotent(), false
 	if how.DryRun {
 		k = newCall(route.PreviewRemoveNode, ref).idempotent()
+	} else {
+		k = k.noteRepeat(&again)
 	}
 	k.query = query("force", flag(how.Force))
-	return fetch[api.RemovedNode](ctx, m.conn, k)
+	out, err := fetch[api.RemovedNode](ctx, m.conn, k)
+	return out, errorOfRepeat(err, again)
 }
 
 // RevokeOperator revokes the certificates of an operator.

@@ -134,6 +134,48 @@ func TestClientGoesOn(t *testing.T) {
 	}
 }
 
+// If the answer to a removal is lost and the repetition does not find the object, the first attempt may have removed it.
+// A removal that was sent once fails as the server says.
+func TestRemovalWithLostAnswer(t *testing.T) {
+	for name, remove := range map[string]func(*Client) error{
+		"node": func(c *Client) error {
+			_, err := c.RemoveNode(soon(t), "web1", api.NodeRemoval{})
+			return err
+		},
+		"label": func(c *Client) error {
+			_, err := c.LabelNode(soon(t), uuid.New(), dataset.LabelChange{Remove: []string{"rack"}})
+			return err
+		},
+	} {
+		for _, servers := range []int{1, 2} {
+			for _, kind := range []*dataset.Kind{dataset.ErrNotFound, dataset.ErrInvalid, dataset.ErrInUse} {
+				refuse := func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(kind).Write(w) }
+				c, list := some(t, servers)
+				for _, r := range list {
+					r.answers(refuse)
+				}
+				if err := remove(c); dataset.KindOf(err) != kind {
+					t.Errorf("%s, %d servers, sent once: %v, want %v", name, servers, err, kind)
+				}
+				var lost atomic.Bool
+				list[0].answers(func(w http.ResponseWriter, r *http.Request) {
+					if lost.CompareAndSwap(false, true) {
+						broken(w, r)
+					}
+					refuse(w, r)
+				})
+				want := kind
+				if kind != dataset.ErrInUse {
+					want = dataset.ErrUnavailable
+				}
+				if err := remove(c); dataset.KindOf(err) != want {
+					t.Errorf("%s, %d servers, sent again: %v, want %v", name, servers, err, want)
+				}
+			}
+		}
+	}
+}
+
 // If a server has decided, no other is asked. A request that is not idempotent and may have been carried out is
 // sent only once.
 func TestClientDoesNotGoOn(t *testing.T) {

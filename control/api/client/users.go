@@ -85,9 +85,12 @@ func (u Users) Cordon(ctx context.Context, id uuid.UUID, set api.Cordoned) (data
 	return fetch[dataset.Node](ctx, u.conn, node(route.CordonNode, id, set))
 }
 
-// LabelNode sets and removes labels of a node.
+// LabelNode sets and removes labels of a node. It fails with dataset.ErrUnavailable if the answer was lost, and the
+// repetition of the request does not find the labels to remove.
 func (u Users) LabelNode(ctx context.Context, id uuid.UUID, change dataset.LabelChange) (dataset.Node, error) {
-	return fetch[dataset.Node](ctx, u.conn, node(route.LabelNode, id, change))
+	var again bool
+	n, err := fetch[dataset.Node](ctx, u.conn, node(route.LabelNode, id, change).noteRepeat(&again))
+	return n, errorOfRepeat(err, again)
 }
 
 // Repositories lists the repositories for backups.
