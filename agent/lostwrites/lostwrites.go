@@ -26,6 +26,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -103,6 +104,8 @@ type Watcher struct {
 	losses map[uuid.UUID]Loss
 	pools  map[uuid.UUID]poolSpace
 	looks  map[uuid.UUID]look
+	// unsaved has the datasets whose loss could not be written to disk or removed there.
+	unsaved map[uuid.UUID]bool
 }
 
 // look is when a volume was last flushed.
@@ -127,6 +130,7 @@ func New(deps Deps) *Watcher {
 		losses:   map[uuid.UUID]Loss{},
 		pools:    map[uuid.UUID]poolSpace{},
 		looks:    map[uuid.UUID]look{},
+		unsaved:  map[uuid.UUID]bool{},
 	}
 }
 
@@ -159,8 +163,9 @@ func (w *Watcher) Load(ctx context.Context) error {
 
 // Look examines a dataset that is mounted at path. If its pool b is full, or was a moment ago, Look starts a flush,
 // and does not wait for it. If the dataset was mounted again since it lost writes and the pool has enough space, the
-// loss ends.
+// loss ends. Look also repeats the writes to the database that failed.
 func (w *Watcher) Look(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) {
+	w.saveAgain(ctx)
 	if d.ReadOnly || !b.Info().Capabilities.OwnFilesystem {
 		return
 	}
@@ -334,8 +339,18 @@ func (w *Watcher) Forget(ctx context.Context, id uuid.UUID) {
 	}
 }
 
-// save writes the loss of a dataset to disk, or removes it there. If that fails, the log says so. Unless a later write
-// succeeds, the next start reads the former value from disk.
+// saveAgain repeats the writes that failed. The database can be on the disk that is full.
+func (w *Watcher) saveAgain(ctx context.Context) {
+	w.mu.Lock()
+	ids := slices.Collect(maps.Keys(w.unsaved))
+	w.mu.Unlock()
+	for _, id := range ids {
+		w.save(ctx, id)
+	}
+}
+
+// save writes the loss of a dataset to disk, or removes it there. If that fails, the log says so once, and the next
+// Look tries again. Unless a later write succeeds, the next start reads the former value from disk.
 func (w *Watcher) save(ctx context.Context, id uuid.UUID) {
 	w.saving.Lock()
 	defer w.saving.Unlock()
@@ -346,7 +361,14 @@ func (w *Watcher) save(ctx context.Context, id uuid.UUID) {
 	if lost {
 		value = loss
 	}
-	if err := w.DB.Put(context.WithoutCancel(ctx), map[string]any{Key + id.String(): value}); err != nil {
+	err := w.DB.Put(context.WithoutCancel(ctx), map[string]any{Key + id.String(): value})
+	w.mu.Lock()
+	again := w.unsaved[id]
+	if w.unsaved[id] = err != nil; err == nil {
+		delete(w.unsaved, id)
+	}
+	w.mu.Unlock()
+	if err != nil && !again {
 		w.Log.WithError(err).WithField("dataset", id).Error("cannot record what a volume may have lost in a full pool")
 	}
 }
