@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,7 +99,8 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 }
 
 // identify reads the labels of the devices and returns the ID of their pool. If cfg.Make is set, a device without a
-// label of Drover must be empty. blank reports that no device has a label of Drover.
+// label of Drover must be empty. blank reports that no device has a label of Drover. If the devices belong to different
+// pools and cfg.ID does not choose one, identify fails with dataset.ErrConflict.
 func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err error) {
 	devicesByZpool := map[string][]string{}
 	for _, device := range cfg.Devices {
@@ -120,10 +123,14 @@ func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err e
 			"some of %s have a pool of drover, but not all have the same one: they were not changed",
 			strings.Join(cfg.Devices, " and "))
 	}
-	for name := range devicesByZpool {
-		if poolID := zpoolID(name); poolID != uuid.Nil {
-			id = poolID
-		}
+	pools := slices.Sorted(maps.Keys(devicesByZpool))
+	pools = slices.DeleteFunc(pools, func(name string) bool { return name == "" })
+	if len(pools) > 1 && cfg.ID == uuid.Nil {
+		return id, false, dataset.Errorf(dataset.ErrConflict, "%s belong to different pools of drover: %s",
+			strings.Join(cfg.Devices, " and "), strings.Join(pools, " and "))
+	}
+	if len(pools) > 0 {
+		id = zpoolID(pools[0])
 	}
 	return id, len(devicesByZpool[""]) == len(cfg.Devices), nil
 }
