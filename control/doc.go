@@ -63,6 +63,7 @@
 //	trash/<dataset>               index: datasets in the trash or pending deletion, and when they are purged
 //	by-uuid/<uuid>                index: the dataset or snapshot with a UUID
 //	repositories/<name>           dataset.Repository: a place for backups
+//	grants/<name>                 dataset.Grant: another cluster may use a repository
 //	backups/<dataset>             what became of the scheduled backups of a dataset: see record.Backups
 //	verifications/<dataset>       what became of the verifications of its backups: see record.Verifications
 //	exports/<repository>          what became of the exports of the records: see record.Export

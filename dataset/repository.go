@@ -16,7 +16,8 @@ type Repository struct {
 	Name     string         `json:"name"`     // unique name of the repository
 	URL      string         `json:"url"`      // where it is: an absolute path, or a URL of sftp, s3 or rest
 	Password PasswordSource `json:"password"` // where each node reads the password of the repository
-	// absolute path of the file with the S3 keys on each node, in the format of the AWS command line; absent: none
+	// absolute path of the file with the credentials on each node: S3 keys in the format of the AWS command line, or a
+	// line USER:SECRET for a URL of rest; absent: none
 	CredentialsFile string `json:"credentials_file,omitempty"`
 	// The largest number of bytes a second that each node sends to the repository for one backup; absent: no limit.
 	MaxUpload Size `json:"max_upload,omitempty"`
@@ -27,11 +28,13 @@ type Repository struct {
 }
 
 // StoresRecords reports whether control stores an export of its records in the repository. Without a setting, a single
-// host does. A cluster does not: its control hosts may lack restic or the password, and its nodes can read what is in
-// the repository.
+// host does, unless the repository belongs to another cluster: a server of the REST protocol with credentials. A
+// cluster does not: its control hosts may lack restic or the password, and its nodes can read what is in the
+// repository.
 func (r Repository) StoresRecords(cluster bool) bool {
 	if r.StoreRecords == nil {
-		return !cluster
+		isRemote := strings.HasPrefix(r.URL, repositoryREST) && r.CredentialsFile != ""
+		return !cluster && !isRemote
 	}
 	return *r.StoreRecords
 }
@@ -159,8 +162,8 @@ func (r Repository) Checked() (Repository, error) {
 	if err := r.Password.Check(); err != nil || r.CredentialsFile == "" {
 		return r, err
 	}
-	if !strings.HasPrefix(place, repositoryS3) {
-		return r, Errorf(ErrInvalid, "repository %s: a credentials file applies only to a URL of s3", r.Name)
+	if !strings.HasPrefix(place, repositoryS3) && !strings.HasPrefix(place, repositoryREST) {
+		return r, Errorf(ErrInvalid, "repository %s: a credentials file applies only to a URL of s3 or rest", r.Name)
 	}
 	return r, checkPath("credentials file", r.CredentialsFile)
 }

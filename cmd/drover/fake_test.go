@@ -225,6 +225,25 @@ func (f *fake) RemoveRepository(_ context.Context, name string, force bool) erro
 	return f.called("RemoveRepository", name)
 }
 
+func (f *fake) Grants(context.Context) ([]dataset.Grant, error) {
+	return []dataset.Grant{
+		{Name: "ann", Repository: "team", Push: true, Quota: 50 * dataset.GiB, Expires: now.Add(90 * 24 * time.Hour),
+			SecretHash: strings.Repeat("0", 64), Created: now.Add(-time.Hour), By: "operator alice (admin)"},
+		{Name: "old", Repository: "team", SecretHash: strings.Repeat("1", 64), Expires: now.Add(-time.Hour), Created: now.Add(-48 * time.Hour)},
+	}, f.called("Grants")
+}
+
+func (f *fake) AddGrant(_ context.Context, g api.NewGrant) (dataset.Grant, error) {
+	added := g.Grant()
+	added.Created, added.By = now, "local root"
+	g.SecretHash = "…" // differs each time
+	return added, f.called("AddGrant", g)
+}
+
+func (f *fake) RemoveGrant(_ context.Context, name string) error {
+	return f.called("RemoveGrant", name)
+}
+
 func (f *fake) Failover(context.Context) (api.FailoverState, error) {
 	return api.FailoverState{}, f.called("Failover")
 }

@@ -13,7 +13,8 @@ type NewRepository struct {
 	Name     string                 `json:"name" maxLength:"63"` // name of the new repository
 	URL      string                 `json:"url" maxLength:"1024" doc:"an absolute path, or a URL of sftp, s3 or rest"`
 	Password dataset.PasswordSource `json:"password"` // where each node reads the password of the repository
-	// Absolute path of the file with the S3 keys on each node, in the format of the AWS command line.
+	// Absolute path of the file with the credentials on each node: S3 keys in the format of the AWS command line, or a
+	// line USER:SECRET for a URL of rest.
 	CredentialsFile string `json:"credentials_file,omitempty" maxLength:"1024"`
 	// The largest number of bytes a second that each node sends to the repository for one backup. 0: no limit. Absent:
 	// no limit for a new repository; that of a recorded one does not change.
@@ -31,6 +32,25 @@ func (r NewRepository) Repository() dataset.Repository {
 	}
 	out.StoreRecords = r.StoreRecords
 	return out
+}
+
+// NewGrant asks for the record of a grant.
+type NewGrant struct {
+	Name       string       `json:"name" maxLength:"63"`       // name of the new grant
+	Repository string       `json:"repository" maxLength:"63"` // name of the repository, which must be a directory
+	Push       bool         `json:"push,omitempty"`            // the holder may push; every grant lets its holder pull
+	Quota      dataset.Size `json:"quota,omitempty"`           // a push may not make the directory larger; 0: no limit
+	// SHA-256 of the secret, in hexadecimal digits. The client chooses the secret at random, and never sends it.
+	SecretHash string    `json:"secret_hash" minLength:"64" maxLength:"64"`
+	Expires    time.Time `json:"expires,omitzero"` // when the grant expires; absent: never
+}
+
+// Grant returns the record without its time and its author.
+func (g NewGrant) Grant() dataset.Grant {
+	return dataset.Grant{
+		Name: g.Name, Repository: g.Repository, Push: g.Push, Quota: g.Quota, SecretHash: g.SecretHash,
+		Expires: g.Expires.UTC(),
+	}
 }
 
 // OnlyOnHost begins the error of a control replica for a request that only the agent of a host can answer. Package

@@ -47,9 +47,17 @@ type Users interface {
 	// AddRepository records a repository. Control does not open it. Idempotent: the same repository can be added again.
 	// It fails with ErrExists if the name belongs to another repository.
 	AddRepository(ctx context.Context, r NewRepository) (dataset.Repository, error)
-	// RemoveRepository removes the record of a repository. The backups in the repository stay. Without force, it fails
-	// with dataset.ErrInUse while the profile of a volume schedules backups to the repository.
+	// RemoveRepository removes the record of a repository, and its grants. The backups in the repository stay. Without
+	// force, it fails with dataset.ErrInUse while the profile of a volume schedules backups to the repository, or while
+	// there is a grant for it.
 	RemoveRepository(ctx context.Context, name string, force bool) error
+	// Grants lists the grants by name.
+	Grants(ctx context.Context) ([]dataset.Grant, error)
+	// AddGrant records a grant for a repository that is a directory. It fails with dataset.ErrExists if there is
+	// another grant with the name. Idempotent.
+	AddGrant(ctx context.Context, g NewGrant) (dataset.Grant, error)
+	// RemoveGrant removes a grant. Its holder is refused within seconds.
+	RemoveGrant(ctx context.Context, name string) error
 	// Fence records an operator's confirmation that an unreachable node no longer writes. Idempotent.
 	Fence(ctx context.Context, node uuid.UUID, f Fenced) (dataset.Node, error)
 	Failover(ctx context.Context) (FailoverState, error)

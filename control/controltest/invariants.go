@@ -76,6 +76,8 @@ func (e *Control) CheckInvariants() Records {
 			st.Verifications = append(st.Verifications, read[record.Verifications](e, en.Key, en.Value))
 		case "repositories":
 			read[dataset.Repository](e, en.Key, en.Value)
+		case "grants":
+			read[dataset.Grant](e, en.Key, en.Value)
 		case "exports":
 			read[record.Export](e, en.Key, en.Value)
 		case "nodes", "pools", "generations", "facts", "cluster", "house", "tokens", "revoked", "rev", "live", "away",

@@ -44,6 +44,7 @@ const (
 	HomesPrefix         = "home/"
 	sharedMountsPrefix  = "guests/"
 	RepositoriesPrefix  = "repositories/"
+	GrantsPrefix        = "grants/"
 	BackupsPrefix       = "backups/"
 	VerificationsPrefix = "verifications/"
 	ExportsPrefix       = "exports/"
@@ -93,6 +94,9 @@ func UUIDKey(id uuid.UUID) string { return UUIDPrefix + id.String() }
 
 // RepositoryKey is the key of a repository for backups.
 func RepositoryKey(name string) string { return RepositoriesPrefix + name }
+
+// GrantKey is the key of a grant.
+func GrantKey(name string) string { return GrantsPrefix + name }
 
 // ExportKey is the key of what became of the exports of the records to a repository.
 func ExportKey(repository string) string { return ExportsPrefix + repository }

@@ -1,10 +1,12 @@
-// Package repositories keeps the records of the repositories for backups.
+// Package repositories keeps the records of the repositories for backups, and of the grants, which let other clusters
+// use repositories through agents of this cluster.
 //
 // Package control embeds Registry in its Service, so the API calls it directly. Control neither reads nor writes
 // backups of volumes: a node does, with a password and credentials that only the node can read. A record names their
 // files.
 //
-// All state is in the store, under repositories/<name>. The transactions of package ledger protect it. Package exports
+// All state is in the store, under repositories/<name> and grants/<name>. File grants.go has the grants. An agent that
+// serves repositories reads them. The transactions of package ledger protect it. Package exports
 // stores the records of control in repositories, and keeps its state under exports/<name>, which is removed with the
 // repository. Package planning reads a record with record.GetRepository when it decides on a backup, or on the import
 // of one. A rule for the URL or the password of a repository belongs in package dataset, a rule about which backups are
@@ -91,8 +93,8 @@ func change(recorded *dataset.Repository, n api.NewRepository) (changed bool) {
 }
 
 // RemoveRepository removes the record of a repository, also if the record is damaged. It fails with
-// dataset.ErrNotFound. Without force, it fails with dataset.ErrInUse if the profile of a volume names the repository,
-// and with dataset.ErrCorrupt if a damaged record may name it.
+// dataset.ErrNotFound. Without force, it fails with dataset.ErrInUse if the profile of a volume or a grant names the
+// repository, and with dataset.ErrCorrupt if a damaged record may name it. With force, it also removes the grants.
 func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool) error {
 	_, err := r.ledger.Update(ctx, func(t *record.Tx) error {
 		key := record.RepositoryKey(name)
@@ -111,7 +113,7 @@ func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool
 		publish(t, api.EventRepositoryRemove, removed)
 		t.Delete(key)
 		t.Delete(record.ExportKey(name))
-		return nil
+		return removeGrants(t, name, force)
 	})
 	return err
 }

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/keys"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -47,8 +46,47 @@ type problem struct {
 }
 
 // problems returns the failures that are recognized. The first one that applies counts.
-func problems() []problem {
+func (r *Repository) problems() []problem {
+	if r.isREST() {
+		return slices.Concat(problemsOfREST(), problemsOfAccess(), problemsOfData())
+	}
 	return slices.Concat(problemsOfAccess(), problemsOfData())
+}
+
+// problemsOfREST returns the failures that a server of the REST protocol reports by a status. An agent of another
+// cluster uses them as package restserver and agent/remoteserver document. restic does not show the text of a response.
+func problemsOfREST() []problem {
+	return []problem{
+		{
+			words: []string{"401 Unauthorized"},
+			kind:  dataset.ErrForbidden,
+			text: "it does not accept the token: the token is wrong, or the other side has removed its grant (ask " +
+				"for a new one, and put it into the credentials file)",
+		},
+		{
+			words: []string{"410 Gone"},
+			kind:  dataset.ErrForbidden,
+			text:  "the grant of the token has expired (ask the other side for a new one)",
+		},
+		{
+			words: []string{"403 Forbidden"},
+			kind:  dataset.ErrForbidden,
+			text: "the token lacks the right to do this: it allows only pulls (ask the other side for a grant to " +
+				"push)",
+		},
+		{
+			words: []string{"507 Insufficient Storage"},
+			kind:  dataset.ErrNoSpace,
+			text: "the quota of the grant is used up, or its disk is full (ask the other side to raise the quota or " +
+				"to prune, or push less)",
+		},
+		{
+			words: []string{"x509: certificate signed by unknown authority"},
+			kind:  dataset.ErrForbidden,
+			text: "its certificate is not trusted (append the certificate of its host, remotes/ca.pem, to the " +
+				"credentials file)",
+		},
+	}
 }
 
 // problemsOfAccess returns the failures to reach the repository, to open it with the password, and to write to it.
@@ -205,16 +243,22 @@ func ownerEnded(text []byte) bool {
 	return strings.TrimSpace(string(name)) != "restic"
 }
 
-// classify makes an error of a run that failed. The errors never contain the password.
-func (r *Repository) classify(ctx context.Context, err error, password keys.Password) error {
+// classify makes an error of a run that failed. The errors never contain the secrets.
+func (r *Repository) classify(ctx context.Context, err error, secrets ...string) error {
 	var failed *run.Error
 	if !errors.As(err, &failed) {
 		return r.failed(err)
 	}
 	text := failed.Stderr
-	secret := string(password.Reveal())
-	// The secret is replaced before the text is cut: a part of it would not be recognized.
-	show := func(text string) string { return dataset.Clip(strings.ReplaceAll(text, secret, "[left out]")) }
+	// The secrets are replaced before the text is cut: a part of one would not be recognized.
+	show := func(text string) string {
+		for _, secret := range secrets {
+			if secret != "" {
+				text = strings.ReplaceAll(text, secret, "[left out]")
+			}
+		}
+		return dataset.Clip(text)
+	}
 	last := show(cmp.Or(failedDownloadReason(text), failedLoad(text), lastLine(text)))
 	switch {
 	case errors.Is(failed.Err, run.ErrTimeout):
@@ -237,7 +281,7 @@ func (r *Repository) classify(ctx context.Context, err error, password keys.Pass
 	if failed.ExitCode == exitIncomplete && slices.Contains(failed.Args, "backup") {
 		return r.errorf(dataset.ErrCorrupt, "a part of the files could not be read: %s", show(firstUnread(text)))
 	}
-	for _, p := range problems() {
+	for _, p := range r.problems() {
 		if !slices.ContainsFunc(p.words, func(w string) bool { return strings.Contains(text, w) }) ||
 			p.applies != nil && !p.applies(text) {
 			continue

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,8 +37,8 @@ type Options struct {
 	URL string
 	// Password says where the password is. It is read before each run.
 	Password dataset.PasswordSource
-	// CredentialsFile is the path of a file in the format of AWS with the credentials of an object store. It is empty
-	// if the repository needs none.
+	// CredentialsFile is the path of a file with credentials: of an object store in the format of AWS, or of a REST
+	// server in the format of keys.ReadRESTCredentials. It is empty if the repository needs none.
 	CredentialsFile string
 	// CacheDir is a private folder for restic's cache. restic creates it if it does not exist.
 	CacheDir string
@@ -182,40 +183,58 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	if c.stdout == nil {
 		c.stdout = io.Discard // a check or prune can write more than the runner keeps
 	}
-	if r.options.CredentialsFile != "" {
+	at, err := r.place()
+	if err != nil {
+		return run.Result{}, err
+	}
+	defer at.close()
+	if r.options.CredentialsFile != "" && !r.isREST() {
 		if err := keys.CheckCredentialsFile(r.options.CredentialsFile); err != nil {
 			return run.Result{}, r.failed(err)
 		}
 		env = append(env, "AWS_SHARED_CREDENTIALS_FILE="+r.options.CredentialsFile,
 			"AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=", "AWS_SESSION_TOKEN=")
 	}
-	name, args := "restic", append(r.global(), args...)
+	name, args := "restic", slices.Concat(at.args, r.global(), args)
 	if c.idle {
 		name, args = "ionice", append([]string{"-c", "3", "-t", name}, args...)
 	}
-	res, err := r.runner.Run(ctx, run.Command{
+	var stderr io.Writer
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	refused := &refusal{stop: stop}
+	if at.secret != "" {
+		stderr = &lines{each: refused.look}
+	}
+	res, err := r.runner.Run(running, run.Command{
 		Name:      name,
 		Args:      args,
 		Timeout:   c.time,
 		Stdin:     bytes.NewReader(append(password.Reveal(), '\n')),
+		Files:     at.files,
 		Env:       env,
 		Stdout:    c.stdout,
+		Stderr:    stderr,
 		Dir:       c.dir,
 		Interrupt: cleanup,
 	})
+	if text := refused.found(); text != "" && ctx.Err() == nil {
+		err = &run.Error{Cmd: name, Args: args, ExitCode: 1, Stderr: text}
+	}
 	if err != nil {
-		return res, r.classify(ctx, err, password)
+		return res, r.classify(ctx, err, string(password.Reveal()), at.secret)
 	}
 	if text := ignored(res.Stderr); c.strict && text != "" {
-		return res, r.classify(ctx, &run.Error{Cmd: name, Args: args, Stderr: text}, password)
+		return res, r.classify(ctx, &run.Error{Cmd: name, Args: args, Stderr: text},
+			string(password.Reveal()), at.secret)
 	}
 	return res, nil
 }
 
-// global returns the options that every command of restic gets.
+// global returns the options that every command of restic gets, besides those of its place.
 func (r *Repository) global() []string {
 	// The password is read from the standard input.
-	args := []string{"--repo=" + r.options.URL, "--password-file=/dev/stdin"}
+	args := []string{"--password-file=/dev/stdin"}
 	if r.options.CacheDir != "" {
 		args = append(args, "--cache-dir="+r.options.CacheDir, "--cleanup-cache")
 	}

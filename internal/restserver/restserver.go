@@ -1,5 +1,5 @@
 // Package restserver serves a directory with a repository of restic by restic's REST protocol. Package
-// agent/remoteserver, which knows who may use which repository, will call it for each request.
+// agent/remoteserver, which knows who may use which repository, calls it for each request.
 //
 // The protocol is described in "References: REST Backend" of restic's documentation,
 // restic.readthedocs.io/en/stable/100_references.html. The server is append-only. It never replaces a file, and removes
@@ -117,7 +117,10 @@ func refuse(status int, format string, args ...any) error {
 // beginning. If the directory fails, Serve answers with status 500 and returns the error. It returns nil if the request
 // was refused. The caller has authenticated the request.
 func (d *Directory) Serve(w http.ResponseWriter, r *http.Request, path string, a Access) error {
-	err := d.answer(&steady{w, http.NewResponseController(w)}, r, path, a)
+	out := &steady{w, http.NewResponseController(w)}
+	out.extend()
+	err := d.answer(out, r, path, a)
+	out.extend() // a response without a body is written when Serve has returned
 	var no *refusal
 	switch {
 	case err == nil:
@@ -249,8 +252,12 @@ type steady struct {
 	control *http.ResponseController
 }
 
-func (s *steady) Write(p []byte) (int, error) {
+func (s *steady) extend() {
 	_ = s.control.SetWriteDeadline(clock.Deadline(idle)) // a recorder of a test has no deadlines
+}
+
+func (s *steady) Write(p []byte) (int, error) {
+	s.extend()
 	return s.ResponseWriter.Write(p)
 }
 

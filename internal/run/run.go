@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -44,11 +45,16 @@ type Command struct {
 	Timeout time.Duration
 	// Stdin may be nil: the command then reads end of file.
 	Stdin io.Reader
+	// Files are the descriptors 3, 4 and so on of the command. The caller closes them. A secret that a command reads
+	// from a file can be passed in a file without a name (memfd_create(2)), which the command opens as /dev/fd/3.
+	Files []*os.File
 	// Env is added to this process's environment for the command, as NAME=value. It must not contain a secret, because
 	// other processes can read it.
 	Env []string
 	// Stdout, if not nil, receives the whole output instead of Result.Stdout. MaxStdout does not apply to it.
 	Stdout io.Writer
+	// Stderr, if not nil, also receives the standard error.
+	Stderr io.Writer
 	// Dir is the working directory of the command. If it is empty, the command runs in that of this process.
 	Dir string
 	// Interrupt is how long a command may clean up after SIGINT, which it gets when ctx ends or Timeout passes. It is

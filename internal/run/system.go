@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -48,6 +49,9 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	stdout, stderr := NewHead(MaxStdout), NewTail(MaxStderr)
 	cmd := newCmd(limit, c)
 	cmd.Stderr = stderr
+	if c.Stderr != nil {
+		cmd.Stderr = io.MultiWriter(stderr, c.Stderr)
+	}
 	if cmd.Stdout = c.Stdout; c.Stdout == nil {
 		cmd.Stdout = stdout
 	}
@@ -80,6 +84,7 @@ func newCmd(ctx context.Context, c Command) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, c.Name, c.Args...)
 	cmd.Env = append(append(os.Environ(), "LC_ALL=C"), c.Env...)
 	cmd.Stdin = c.Stdin
+	cmd.ExtraFiles = c.Files
 	cmd.Dir = c.Dir
 	cmd.WaitDelay = c.Interrupt + killGrace
 	// The command gets a separate process group, so that the kill also reaches the children of the command.

@@ -6,6 +6,10 @@ import "github.com/danielgtaylor/huma/v2"
 var endpointTexts = map[string]string{
 	"add-repository": "Control records where the repository is, and where nodes read its password. It does not open " +
 		"the repository. Idempotent.",
+	"list-grants": "In the order of their names. The answer has no secret, but its SHA-256.",
+	"add-grant": "An agent whose drover.yaml has the key remotes then serves the directory of the repository to the " +
+		"holder of the secret. The client makes the secret, and sends only its SHA-256. Idempotent.",
+	"remove-grant": "The holder of its secret is refused within seconds.",
 	"check-repository": "The agent runs restic. It opens the repository of new, and makes it if init is set and " +
 		"there is none. Of the recorded repository with the given name, it also checks the structure, and the given " +
 		"part of the data. That can take hours, and ends if the caller closes the connection or the agent stops. " +

@@ -72,6 +72,13 @@ var (
 	GetEvents       = Route{"get-events", http.MethodGet, "/v1/events"}
 )
 
+// Grants for repositories.
+var (
+	ListGrants  = Route{"list-grants", http.MethodGet, "/v1/grants"}
+	AddGrant    = Route{"add-grant", http.MethodPost, "/v1/grants"}
+	RemoveGrant = Route{"remove-grant", http.MethodDelete, "/v1/grants/{grant}"}
+)
+
 // Repositories for backups.
 var (
 	ListRepositories = Route{"list-repositories", http.MethodGet, "/v1/repositories"}

@@ -54,6 +54,7 @@ func (c *pending) start(op huma.Operation, param func(string) string, r rule) {
 	}
 	for _, name := range []string{
 		"alias", "volume", "snapshot", "dataset", "operation", "operator", "pool", "repository", "backup",
+		"grant",
 	} {
 		if v := param(name); v != "" {
 			c.Target = dataset.Clip(v)

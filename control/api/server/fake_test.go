@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,7 +36,8 @@ type fake struct {
 	failover api.FailoverState
 	health   api.ClusterHealth
 
-	repositories []dataset.Repository
+	repositories   []dataset.Repository
+	recordedGrants []dataset.Grant
 
 	recovery api.Recovery
 	found    []api.Finding
@@ -174,6 +176,18 @@ func (f *fake) AddRepository(ctx context.Context, r api.NewRepository) (dataset.
 
 func (f *fake) RemoveRepository(ctx context.Context, name string, force bool) error {
 	return f.ask(ctx, "RemoveRepository", name, force)
+}
+
+func (f *fake) Grants(ctx context.Context) ([]dataset.Grant, error) {
+	return f.recordedGrants, f.ask(ctx, "Grants")
+}
+
+func (f *fake) AddGrant(ctx context.Context, g api.NewGrant) (dataset.Grant, error) {
+	return sampleGrant(), f.ask(ctx, "AddGrant", g)
+}
+
+func (f *fake) RemoveGrant(ctx context.Context, name string) error {
+	return f.ask(ctx, "RemoveGrant", name)
 }
 
 func (f *fake) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
@@ -405,6 +419,13 @@ func sampleRepository() dataset.Repository {
 	return dataset.Repository{
 		Name: "offsite", URL: "s3:https://s3.example.com/b", Password: dataset.PasswordSource{File: "/etc/drover/p"},
 		CredentialsFile: "/etc/drover/s3", Created: sampleTime, By: "operator ann",
+	}
+}
+
+func sampleGrant() dataset.Grant {
+	return dataset.Grant{
+		Name: "team", Repository: "offsite", Push: true, SecretHash: strings.Repeat("0", 64), Created: sampleTime,
+		By: "operator ann",
 	}
 }
 

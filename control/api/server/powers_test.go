@@ -95,6 +95,10 @@ var endpointPowers = map[string]struct {
 	"remove-backup":     {[]power{destroys}, pki.Admin, false},
 	"prune-repository":  {[]power{destroys}, pki.Admin, false},
 
+	"list-grants":  {nil, pki.Admin, true}, // an agent that serves repositories checks the grants
+	"add-grant":    {[]power{trusts}, pki.Admin, false},
+	"remove-grant": {[]power{changes}, pki.Admin, false},
+
 	"preview-remove-pool": {nil, pki.Admin, false}, "preview-collect": {nil, pki.Admin, false}, "preview-remove-node": {nil, pki.Admin, false},
 }
 
@@ -116,6 +120,7 @@ var fieldPowers = map[string][]power{
 	"url": {hostFile}, "password": {hostFile}, "credentials_file": {hostFile}, "max_upload": nil,
 	"check":         nil, // a program that root of the node has put below /etc/drover/checks
 	"store_records": nil,
+	"secret_hash":   {trusts}, "push": {trusts}, "quota": nil, "expires": nil,
 }
 
 // Each endpoint and each of its fields has a row that says what it lets a caller do. The role admin is required

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ func fullFake() *fake {
 	}
 	f.profile = d.Profile
 	f.repositories = []dataset.Repository{sampleRepository()}
+	f.recordedGrants = []dataset.Grant{sampleGrant()}
 	f.outcome = api.Outcome{Volume: &f.volume, Operation: &f.op}
 	f.pool = dataset.Pool{
 		ID: d.Pool, Name: "default", Node: node1, Backend: "loop", Path: "/p", Reach: dataset.ReachNode, Default: true, Note: "n",
@@ -96,6 +98,10 @@ func TestEveryMethodArrives(t *testing.T) {
 	registration := api.Registration{Node: f.nodes[0].Node, Pools: []dataset.Pool{f.pool}}
 	adopted := func(p dataset.Pool, r []api.Rebuilt, err error) ([]any, error) { return []any{p, r}, err }
 	token, join, renewal := api.NewToken{Name: "a", TTL: "2h"}, api.Join{Token: "t", CSR: "r", Name: "a", Node: node1}, api.Certification{CSR: "r"}
+	newGrant := api.NewGrant{
+		Name: "team", Repository: "offsite", Push: true, Quota: dataset.GiB, SecretHash: strings.Repeat("0", 64),
+		Expires: sampleTime,
+	}
 	place := api.NewRepository{
 		Name: "offsite", URL: "s3:https://s3.example.com/b", CredentialsFile: "/etc/drover/s3",
 		Password: dataset.PasswordSource{Exec: "/etc/drover/pass"},
@@ -136,6 +142,13 @@ func TestEveryMethodArrives(t *testing.T) {
 		}},
 		{"RemoveRepository", []any{"offsite", true}, nil, func(ctx context.Context, c *client.Client) (any, error) {
 			return nil, c.RemoveRepository(ctx, "offsite", true)
+		}},
+		{"Grants", nil, []dataset.Grant{sampleGrant()}, func(ctx context.Context, c *client.Client) (any, error) { return c.Grants(ctx) }},
+		{"AddGrant", []any{newGrant}, sampleGrant(), func(ctx context.Context, c *client.Client) (any, error) {
+			return c.AddGrant(ctx, newGrant)
+		}},
+		{"RemoveGrant", []any{"a/b"}, nil, func(ctx context.Context, c *client.Client) (any, error) {
+			return nil, c.RemoveGrant(ctx, "a/b")
 		}},
 		{"Cordon", []any{node1, api.Cordoned{Cordoned: true, Draining: true}}, f.nodes[0].Node, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Cordon(ctx, node1, api.Cordoned{Cordoned: true, Draining: true})

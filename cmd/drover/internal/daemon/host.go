@@ -25,6 +25,7 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/remoteserver"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/cmd/drover/internal/metrics"
@@ -73,6 +74,7 @@ type Options struct {
 
 	CA            string            // of Control: the folder of the cluster's certificate authority
 	Listen        *config.Listen    // of Control and Agent: for requests from the network
+	Remotes       *config.Listen    // of Serve and Agent: where repositories are served to other clusters; nil: nowhere
 	Replicas      []string          // of Agent: the addresses of control, HOST:PORT
 	Publish       []string          // config.PublishSwarm (of a host), config.PublishConsul (of Control)
 	ControlTiming membership.Timing // of Serve and Control: their time limits
@@ -168,17 +170,18 @@ func Serve(ctx context.Context, o Options) (err error) {
 		Audit:    changes.Keep,
 		Served:   p.recorder.Request,
 	})
-	list, err := p.hostEndpoints(ctx, ag, handler, page)
+	list, err := p.hostEndpoints(ctx, ag, handler, page, controlAPI)
 	if err != nil {
 		return err
 	}
 	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
 }
 
-// hostEndpoints returns the endpoints for the engine and the users of a host. It also starts boundMemory, which
-// adjusts the memory limit to the number of volumes of the host, and releases memory.
-func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, page http.Handler) ([]endpoint,
-	error) {
+// hostEndpoints returns the endpoints for the engine, the users of a host, and other clusters. records are those of
+// control. It also starts boundMemory, which adjusts the memory limit to the number of volumes of the host, and
+// releases memory.
+func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, page http.Handler,
+	records remoteserver.Records) ([]endpoint, error) {
 	l, err := listen(ctx, p.Options)
 	if err != nil {
 		return nil, err
@@ -196,7 +199,12 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, p
 			},
 		})},
 	}
-	return append(list, p.metricsEndpoint(l.metrics, page)...), nil
+	list = append(list, p.metricsEndpoint(l.metrics, page)...)
+	remotes, err := p.remotes(records)
+	if err != nil {
+		return nil, errors.Join(err, closeEndpoints(list))
+	}
+	return append(list, remotes...), nil
 }
 
 // metrics returns the handler of /metrics.

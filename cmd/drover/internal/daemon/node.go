@@ -82,7 +82,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 		Audit:  changes.Keep,
 		Served: p.recorder.Request,
 	})
-	list, err := p.hostEndpoints(ctx, ag, handler, page)
+	list, err := p.hostEndpoints(ctx, ag, handler, page, client)
 	if err != nil {
 		return err
 	}

@@ -3,8 +3,8 @@
 // remotes, and a pull is a restore request of package backups. The commands call the API, and keep no state: the agents
 // read and write the history of a remote.
 //
-// File remote.go has drover remote, push.go drover push, and pull.go drover pull. File version.go parses names of
-// versions, and makes the errors about them.
+// File remote.go has drover remote, grant.go drover remote grant, push.go drover push, and pull.go drover pull. File
+// version.go parses names of versions, and makes the errors about them.
 package remotes
 
 import (
@@ -26,12 +26,15 @@ func Command(a *cli.App) *cobra.Command {
 	add, rm := repositories.AddCommand(a), repositories.RemoveCommand(a)
 	add.Short = "Add a repository, to push volumes to it and pull them"
 	add.Example = `  drover remote add offsite /mnt/nas/backups \
-    --password file:/etc/drover/offsite.pass`
+    --password file:/etc/drover/offsite.pass
+  drover remote add theirs rest:https://nas.example.com:9471/ann \
+    --password file:/etc/drover/theirs.pass \
+    --credentials-file /etc/drover/ann.token`
 	rm.Short = "Remove the record of a remote"
 	return cli.Group(&cobra.Command{
 		Use:   "remote",
 		Short: "Manage the remotes to which volumes are pushed",
-	}, add, newLsCmd(a), rm)
+	}, add, newLsCmd(a), rm, grantCommand(a))
 }
 
 func newLsCmd(a *cli.App) *cobra.Command {

@@ -38,10 +38,11 @@ The password comes from file:PATH, a file that only root can read, or from
 exec:PATH, a program below /etc/drover that prints it. Each node that uses the
 repository needs the file or the program. Keep a copy of the password elsewhere:
 without it, nobody can read the backups. --credentials-file has the keys of an
-S3 server, in the format of ~/.aws/credentials. --max-upload limits how fast a
-backup is sent, so that it leaves the network and the CPU to others.
---store-records has control store its records there: see drover repository set,
-which changes both.`,
+S3 server, in the format of ~/.aws/credentials. For a URL of rest, its first
+line is USER:SECRET, such as the token of drover remote grant create, and the
+certificate of the server can follow. --max-upload limits how fast a backup is
+sent, so that it leaves the network and the CPU to others. --store-records has
+control store its records there: see drover repository set, which changes both.`,
 		Example: `  drover repository add offsite /mnt/nas/backups \
     --password file:/etc/drover/offsite.pass
   drover repository add s3 s3:https://s3.example.com/backups \
@@ -52,8 +53,7 @@ which changes both.`,
 	var password string
 	n := api.NewRepository{}
 	cmd.Flags().StringVar(&password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
-	cmd.Flags().StringVar(&n.CredentialsFile, "credentials-file", "",
-		"`FILE` with the keys of an S3 server, on each node")
+	cmd.Flags().StringVar(&n.CredentialsFile, "credentials-file", "", "`FILE` with S3 keys or a token, on each node")
 	settingFlags(cmd)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("password", cobra.FixedCompletions(
 		[]string{"file:", "exec:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)))

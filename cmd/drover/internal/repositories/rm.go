@@ -21,8 +21,9 @@ func RemoveCommand(a *cli.App) *cobra.Command {
 		Long: `Remove the record of a repository. The data in the repository stays, and so do
 the files with its password: drover repository add adds it again.
 
-While the profile of a volume has it backed up to the repository, the command is
-refused. With --force, the record is removed, and these backups fail.
+While the profile of a volume has it backed up to the repository, or a grant
+lets another cluster use it, the command is refused. With --force, the record is
+removed, these backups fail, and the grants are removed, too.
 
 The name of the repository must be typed to confirm the command, unless --yes is
 given.`,
@@ -72,7 +73,7 @@ given.`,
 }
 
 // checkUnused fails with dataset.ErrInUse if the profile of a volume, or of a volume in the trash, has scheduled
-// backups to a repository. In this case the server refuses to remove the repository.
+// backups to a repository, or if a grant is for it. In this case the server refuses to remove the repository.
 func checkUnused(ctx context.Context, c cli.Remote, repository string) error {
 	live, err := cli.FetchAll(ctx, c.Volumes)
 	if err != nil {
@@ -99,6 +100,21 @@ func checkUnused(ctx context.Context, c cli.Remote, repository string) error {
 		return dataset.Errorf(dataset.ErrInUse, "repository %s would not be removed: volumes in the trash would be "+
 			"backed up to it once they are restored: %s (drover trash ls; or use --force)", repository,
 			dataset.FormatChoices(names))
+	}
+	grants, err := c.Grants(ctx)
+	if err != nil {
+		return err
+	}
+	var granted []string
+	for _, g := range grants {
+		if g.Repository == repository {
+			granted = append(granted, g.Name)
+		}
+	}
+	if len(granted) > 0 {
+		return dataset.Errorf(dataset.ErrInUse, "repository %s would not be removed: other clusters may use it by the "+
+			"grants %s (remove them first: drover remote grant rm; or use --force)", repository,
+			dataset.FormatChoices(granted))
 	}
 	return nil
 }

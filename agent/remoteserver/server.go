@@ -1,0 +1,177 @@
+// Package remoteserver serves recorded repositories to other clusters, by restic's REST protocol. The daemon
+// (cmd/drover/internal/daemon) makes a Server if drover.yaml has the key remotes, and serves it with the TLS of an
+// Authority.
+//
+// A request names a grant in its path and authenticates with the secret of the grant. Control records the grants, and
+// the repositories. The Server reads both from control, at most every few seconds, and refuses every request while it
+// cannot. What a request may do in a directory is decided by package internal/restserver.
+//
+// The Server keeps in memory what it has read from control, and a restserver.Directory for each repository. A mutex
+// protects both. The key of the Authority is in a file in Drover's root: see certificate.go.
+package remoteserver
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/restserver"
+)
+
+// Records are the records of control. api.Service implements it.
+type Records interface {
+	Grants(ctx context.Context) ([]dataset.Grant, error)
+	Repositories(ctx context.Context) ([]dataset.Repository, error)
+}
+
+// Deps are the dependencies of a Server.
+type Deps struct {
+	Records Records
+	Clock   clock.Clock
+	Log     logrus.FieldLogger
+}
+
+// Server is an http.Handler for other clusters. Safe for concurrent use.
+type Server struct {
+	deps Deps
+
+	mu          sync.Mutex
+	grants      map[string]grant
+	err         error         // why the records could not be read
+	known       bool          // the records were read, or could not be read, at
+	at          time.Duration // when the records were read last
+	directories map[string]*restserver.Directory
+}
+
+// grant is a grant with the directory of its repository.
+type grant struct {
+	dataset.Grant
+	directory *restserver.Directory
+}
+
+// New returns a Server.
+func New(d Deps) *Server {
+	return &Server{deps: d, directories: map[string]*restserver.Directory{}}
+}
+
+// The Server reads the records again after maxAge. So a grant that was removed is refused after this time at the
+// latest. For a secret that it does not know, it reads them again after minPause: the grant can be new. A request waits
+// at most readTimeout for the records.
+const (
+	maxAge      = 3 * time.Second
+	minPause    = 200 * time.Millisecond
+	readTimeout = 10 * time.Second
+)
+
+// find returns the grant with a name and a secret. If control cannot be asked, it fails.
+func (s *Server) find(ctx context.Context, name, secret string) (g grant, ok bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	age := s.deps.Clock.Steady() - s.at
+	if !s.known || age > maxAge || age > minPause && !s.grants[name].accepts(secret) {
+		// The records are for all requests, so the end of this request must not end the read.
+		reading, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+		defer cancel()
+		begin := s.deps.Clock.Steady()
+		s.grants, s.err = s.read(reading)
+		s.known, s.at = true, begin
+	}
+	g = s.grants[name]
+	return g, g.accepts(secret), s.err
+}
+
+func (s *Server) read(ctx context.Context) (map[string]grant, error) {
+	list, err := s.deps.Records.Grants(ctx)
+	if err != nil {
+		return nil, err
+	}
+	repositories, err := s.deps.Records.Repositories(ctx)
+	if err != nil {
+		return nil, err
+	}
+	directories := map[string]*restserver.Directory{}
+	grants := map[string]grant{}
+	for _, g := range list {
+		for _, r := range repositories {
+			if !g.Allows(r) {
+				continue
+			}
+			d := directories[r.URL]
+			if d == nil {
+				d = s.directories[r.URL]
+			}
+			if d == nil {
+				d = restserver.Open(r.URL, s.deps.Clock)
+			}
+			directories[r.URL] = d
+			grants[g.Name] = grant{g, d}
+		}
+	}
+	s.directories = directories
+	return grants, nil
+}
+
+// ServeHTTP answers a request for a repository: /GRANT/…, as restic sends it for the URL rest:https://HOST:PORT/GRANT.
+// It answers with status 401 if the secret is wrong or there is no such grant, with 410 if the grant has expired, and
+// with 503 if control cannot be asked.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	name, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	user, secret, authenticated := r.BasicAuth()
+	g, accepted, err := s.find(r.Context(), name, secret)
+	switch {
+	case err != nil:
+		s.deps.Log.WithError(err).Debug("cannot read the grants of other clusters")
+		http.Error(w, "the grants cannot be read now", http.StatusServiceUnavailable)
+		return
+	case !accepted || !authenticated || user != name:
+		w.Header().Set("WWW-Authenticate", `Basic realm="drover"`)
+		http.Error(w, "no such grant, or another secret", http.StatusUnauthorized)
+		return
+	case g.Expired(s.deps.Clock.Now()):
+		http.Error(w, "the grant has expired", http.StatusGone)
+		return
+	}
+	log := s.deps.Log.WithFields(logrus.Fields{"grant": g.Name, "repository": g.Repository, "from": r.RemoteAddr})
+	access := restserver.Access{Push: g.Push, Quota: int64(g.Quota)}
+	answer := &recorder{ResponseWriter: w, status: http.StatusOK}
+	if err := g.directory.Serve(answer, r, path, access); err != nil {
+		log.WithError(err).Warn("cannot serve the repository to another cluster")
+	}
+	if snapshot, ok := strings.CutPrefix(path, "snapshots/"); ok && answer.status == http.StatusOK {
+		switch r.Method {
+		case http.MethodPost:
+			log.WithField("snapshot", snapshot).Info("another cluster stored a snapshot in a repository")
+		case http.MethodDelete:
+			log.WithField("snapshot", snapshot).Info("another cluster removed a snapshot from a repository")
+		}
+	}
+}
+
+// accepts reports whether a secret is that of the grant, in constant time. The zero grant accepts none.
+func (g grant) accepts(secret string) bool {
+	sum := sha256.Sum256([]byte(secret))
+	return subtle.ConstantTimeCompare([]byte(hex.EncodeToString(sum[:])), []byte(g.SecretHash)) == 1
+}
+
+// recorder remembers the status of a response.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets an http.ResponseController reach the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

@@ -1,0 +1,251 @@
+package remoteserver_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/droverhq/drover/agent/remoteserver"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/restic/restictest"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+func TestMain(m *testing.M) { os.Exit(scratch.MainInMemory(m)) }
+
+// records are the records of control.
+type records struct {
+	grants       []dataset.Grant
+	repositories []dataset.Repository
+	err          error
+	reads        int
+}
+
+func (r *records) Grants(context.Context) ([]dataset.Grant, error) {
+	r.reads++
+	return r.grants, r.err
+}
+
+func (r *records) Repositories(context.Context) ([]dataset.Repository, error) {
+	return r.repositories, r.err
+}
+
+const secret = "drover-grant-of-the-test"
+
+type world struct {
+	*testing.T
+	*records
+	clock *clock.Fake
+	log   *logtest.Hook
+	url   string
+}
+
+func serve(t *testing.T) *world {
+	t.Helper()
+	start := time.Now().Add(-time.Hour).UTC()
+	sum := sha256.Sum256([]byte(secret))
+	w := &world{T: t, clock: clock.NewFake(start.Add(time.Hour)), records: &records{}}
+	for _, name := range []string{"team", "other"} {
+		dir := filepath.Join(t.TempDir(), name)
+		restictest.Make(t, dir, "password")
+		w.repositories = append(w.repositories, dataset.Repository{Name: name, URL: dir, Created: start})
+	}
+	w.grants = []dataset.Grant{
+		{Name: "ann", Repository: "team", Push: true, SecretHash: hex.EncodeToString(sum[:]), Created: start},
+		{Name: "bob", Repository: "other", SecretHash: strings.Repeat("0", 64), Created: start},
+	}
+	log, hook := logtest.NewNullLogger()
+	log.SetLevel(logrus.DebugLevel)
+	w.log = hook
+	s := httptest.NewServer(remoteserver.New(remoteserver.Deps{Records: w.records, Clock: w.clock, Log: log}))
+	t.Cleanup(s.Close)
+	w.url = s.URL
+	return w
+}
+
+// want fails unless a request gets a status.
+func (w *world) want(status int, method, path, user, secret string) {
+	w.Helper()
+	r, err := http.NewRequestWithContext(w.Context(), method, w.url+path, strings.NewReader(""))
+	if err != nil {
+		w.Fatal(err)
+	}
+	if user != "" {
+		r.SetBasicAuth(user, secret)
+	}
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		w.Fatal(err)
+	}
+	defer res.Body.Close()
+	if text, _ := io.ReadAll(res.Body); res.StatusCode != status {
+		w.Errorf("%s %s as %q: got %d %q, want %d", method, path, user, res.StatusCode, text, status)
+	}
+}
+
+// Only the secret of a grant admits to its repository.
+func TestAuthentication(t *testing.T) {
+	w := serve(t)
+	w.want(200, "GET", "/ann/config", "ann", secret)
+	for _, c := range []struct{ path, user, secret string }{
+		{"/ann/config", "", ""}, {"/ann/config", "ann", ""}, {"/ann/config", "ann", "wrong"}, {"/ann/config", "bob", secret},
+		{"/bob/config", "ann", secret}, {"/bob/config", "bob", secret}, {"/cid/config", "cid", secret}, {"/cid/config", "cid", ""},
+		{"/", "", ""}, {"//config", "", secret}, {"/ann/config", "ann", strings.Repeat("0", 64)}, {"/bob/config", "bob", strings.Repeat("0", 64)},
+	} {
+		w.want(401, "GET", c.path, c.user, c.secret)
+	}
+	w.want(403, "GET", "/ann", "ann", secret) // restic init
+	w.want(404, "GET", "/ann/../bob/config", "ann", secret)
+	for _, e := range w.log.AllEntries() {
+		if text, _ := e.String(); strings.Contains(text, secret) {
+			t.Errorf("the log has the secret: %s", text)
+		}
+	}
+}
+
+// A grant that was removed, has expired, lost a right or lost its repository is refused within seconds.
+func TestChangesOfGrants(t *testing.T) {
+	w := serve(t)
+	get := func(status int) {
+		t.Helper()
+		w.want(status, "GET", "/ann/config", "ann", secret)
+	}
+	get(200)
+	get(200)
+	if w.reads != 1 {
+		t.Errorf("control was asked %d times, want once", w.reads)
+	}
+	all, repositories := w.grants, w.repositories
+	w.grants = w.grants[1:]
+	w.clock.Advance(4 * time.Second)
+	get(401)
+	w.grants = all
+	get(401)
+	w.clock.Advance(time.Second) // a new grant is known soon
+	get(200)
+	w.repositories = w.repositories[1:]
+	w.clock.Advance(4 * time.Second)
+	get(401)
+	w.repositories = append([]dataset.Repository{}, repositories...)
+	w.repositories[0].Created = w.clock.Now() // another repository with the same name
+	w.clock.Advance(4 * time.Second)
+	get(401)
+	w.repositories = repositories
+	w.grants[0].Expires = w.clock.Now().Add(10 * time.Second)
+	w.clock.Advance(4 * time.Second)
+	get(200)
+	w.clock.Advance(6 * time.Second)
+	get(410)
+}
+
+// While control cannot be asked, every request is refused, also one with a grant that was valid before.
+func TestControlIsUnreachable(t *testing.T) {
+	w := serve(t)
+	w.want(200, "GET", "/ann/config", "ann", secret)
+	w.err = errors.New("control does not answer")
+	w.clock.Advance(4 * time.Second)
+	w.want(503, "GET", "/ann/config", "ann", secret)
+	w.want(503, "GET", "/cid/config", "", "")
+	w.err = nil
+	w.clock.Advance(4 * time.Second)
+	w.want(200, "GET", "/ann/config", "ann", secret)
+}
+
+// The log has a line for each snapshot that another cluster stores or removes.
+func TestLog(t *testing.T) {
+	w := serve(t)
+	sum := sha256.Sum256(nil)
+	path := "/ann/snapshots/" + hex.EncodeToString(sum[:])
+	w.want(200, "POST", path, "ann", secret)
+	w.want(200, "DELETE", path, "ann", secret)
+	w.want(404, "DELETE", path, "ann", secret)
+	w.grants[0].Push = false
+	w.clock.Advance(4 * time.Second)
+	w.want(403, "POST", path, "ann", secret)
+	var lines []string
+	for _, e := range w.log.AllEntries() {
+		if e.Level <= logrus.InfoLevel {
+			lines = append(lines, e.Message)
+		}
+	}
+	want := "another cluster stored a snapshot in a repository; another cluster removed a snapshot from a repository"
+	if got := strings.Join(lines, "; "); got != want {
+		t.Errorf("got %q", got)
+	}
+}
+
+// The authority is kept. Its certificates are for one host, and are renewed.
+func TestAuthority(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "remotes")
+	clk := clock.NewFake(time.Now())
+	open := func(host string) *remoteserver.Authority {
+		t.Helper()
+		a, err := remoteserver.OpenAuthority(dir, host, clk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	leaf := func(a *remoteserver.Authority) *x509.Certificate {
+		t.Helper()
+		c, err := a.TLS().GetCertificate(&tls.ClientHelloInfo{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Leaf
+	}
+	a := open("nas.example.com")
+	public, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	if err != nil || strings.Contains(string(public), "PRIVATE") {
+		t.Fatalf("ca.pem: %v", err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(public)
+	verify := func(c *x509.Certificate, host string) error {
+		_, err := c.Verify(x509.VerifyOptions{Roots: pool, DNSName: host, CurrentTime: clk.Now()})
+		return err
+	}
+	if info, err := os.Stat(filepath.Join(dir, "ca-key.pem")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("ca-key.pem: %v, %v", info, err)
+	}
+	first := leaf(a)
+	if err := verify(first, "nas.example.com"); err != nil {
+		t.Error(err)
+	}
+	if verify(first, "other.example.com") == nil {
+		t.Error("the certificate is valid for another host")
+	}
+	clk.Advance(15 * 24 * time.Hour)
+	if !leaf(a).Equal(first) {
+		t.Error("a new certificate was issued too early")
+	}
+	clk.Advance(10 * 24 * time.Hour)
+	if second := leaf(a); second.Equal(first) || verify(second, "nas.example.com") != nil {
+		t.Error("the certificate was not renewed")
+	}
+	if err := verify(leaf(open("192.0.2.1")), "192.0.2.1"); err != nil {
+		t.Errorf("after the address changed: %v", err)
+	}
+	if err := os.Truncate(filepath.Join(dir, "ca-key.pem"), 100); err != nil {
+		t.Fatal(err)
+	}
+	_, err = remoteserver.OpenAuthority(dir, "nas.example.com", clk)
+	if dataset.KindOf(err) != dataset.ErrCorrupt || !strings.Contains(err.Error(), "ca-key.pem is damaged") {
+		t.Errorf("got %v", err)
+	}
+}

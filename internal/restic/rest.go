@@ -1,0 +1,111 @@
+package restic
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/keys"
+)
+
+// restPrefix begins the URL of a server of the REST protocol.
+const restPrefix = "rest:"
+
+func (r *Repository) isREST() bool { return strings.HasPrefix(r.options.URL, restPrefix) }
+
+// place says where the repository is, for one run of restic. Its files have the credentials of a REST server.
+type place struct {
+	args   []string
+	files  []*os.File // descriptors 3 and 4 of restic
+	secret string     // empty if there are no credentials
+}
+
+// place returns the place of the repository. restic accepts the credentials of a REST server only in the URL. So the
+// URL and the certificates are in files without a name: neither the arguments nor the environment has a secret.
+func (r *Repository) place() (p place, err error) {
+	if !r.isREST() || r.options.CredentialsFile == "" {
+		return place{args: []string{"--repo=" + r.options.URL}}, nil
+	}
+	c, err := keys.ReadRESTCredentials(r.options.CredentialsFile)
+	if err != nil {
+		return p, r.failed(err)
+	}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	at, err := c.AddTo(strings.TrimPrefix(r.options.URL, restPrefix))
+	if err != nil {
+		return p, r.failed(err)
+	}
+	p.secret = string(c.Secret.Reveal())
+	// Another cluster can be behind a link that often breaks. restic sends a whole pack again then. With the defaults,
+	// five packs of 16 MiB share the link, and a slow one would complete none of them.
+	p.args = append(p.args, "--pack-size=4", "--option=rest.connections=2")
+	if err := p.add("--repository-file", restPrefix+at); err != nil {
+		return p, r.failed(err)
+	}
+	if len(c.Certificates) > 0 {
+		if err := p.add("--cacert", string(c.Certificates)); err != nil {
+			return p, r.failed(err)
+		}
+	}
+	return p, nil
+}
+
+// add adds a file without a name, and the option with its path.
+func (p *place) add(option, content string) error {
+	fd, err := unix.MemfdCreate("drover", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), option)
+	if _, err := f.WriteString(content); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	p.args = append(p.args, fmt.Sprintf("%s=/dev/fd/%d", option, 3+len(p.files)))
+	p.files = append(p.files, f)
+	return nil
+}
+
+func (p *place) close() {
+	for _, f := range p.files {
+		_ = f.Close()
+	}
+}
+
+// refusal ends a run of restic once a server has refused a request for a reason that does not go away. restic repeats
+// such a request for 50 seconds, and then the next ones: a push of a few packs takes minutes to fail.
+type refusal struct {
+	stop func()
+
+	mu   sync.Mutex
+	line string // of restic's output; empty if nothing was refused
+}
+
+// look looks for a refusal in a line of restic's output.
+func (f *refusal) look(line []byte) {
+	text := string(line)
+	if !strings.Contains(text, " returned error, retrying after ") {
+		return
+	}
+	for _, status := range []string{"401 Unauthorized", "403 Forbidden", "410 Gone", "507 Insufficient Storage"} {
+		if strings.Contains(text, status) {
+			f.mu.Lock()
+			f.line = text
+			f.mu.Unlock()
+			f.stop()
+		}
+	}
+}
+
+func (f *refusal) found() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.line
+}
