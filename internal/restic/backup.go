@@ -328,7 +328,12 @@ func (r *Repository) checkIDs(ids ...string) error {
 // a lock: if a killed process left one, it fails with ErrInUse until another method, such as Remove or Check, has
 // removed the lock.
 func (r *Repository) Prune(ctx context.Context) error {
-	_, err := r.run(ctx, command{time: longTime, idle: true, keepLocks: true}, "prune")
+	res, err := r.run(ctx, command{time: longTime, idle: true, keepLocks: true}, "prune")
+	if errors.Is(err, dataset.ErrInUse) && ownerEnded(res.Stderr) {
+		locked := lockedBy().FindSubmatch(res.Stderr)
+		return r.errorf(dataset.ErrInUse, "it is locked by process %s of host %s, which has ended (drover repository "+
+			"check removes the lock)", locked[1], locked[2])
+	}
 	return err
 }
 

@@ -234,19 +234,21 @@ func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 		host string
 		call func(*restic.Repository) error
 		want string
+		hint string
 	}{
-		"ended":          {ended, host, check, "check unlock check"},
-		"of another":     {ended, host + "-b", check, "check"},
-		"running":        {running.Process.Pid, host, check, "check"},
-		"reused ID":      {os.Getpid(), host, check, "check unlock check"},
-		"ended at prune": {ended, host, prune, "prune"},
+		"ended":            {ended, host, check, "check unlock check", " (try again when "},
+		"of another":       {ended, host + "-b", check, "check", " (try again when "},
+		"running":          {running.Process.Pid, host, check, "check", " (try again when "},
+		"reused ID":        {os.Getpid(), host, check, "check unlock check", " (try again when "},
+		"ended at prune":   {ended, host, prune, "prune", ", which has ended (drover repository check removes the lock)"},
+		"running at prune": {running.Process.Pid, host, prune, "prune", " (try again when "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			commands := fake(t, fmt.Sprintf("[ $1 = unlock ] && exit\n"+
 				"echo 'Fatal: unable to create lock in backend: repository is already locked by PID %d on %s by root' "+
 				">&2; exit 1\n", c.pid, c.host))
 			refused(t, c.call(open(t, options(t))), dataset.ErrInUse,
-				fmt.Sprintf("it is locked by process %d of host %s (", c.pid, c.host))
+				fmt.Sprintf("it is locked by process %d of host %s%s", c.pid, c.host, c.hint))
 			got, err := os.ReadFile(commands)
 			if err != nil || strings.Join(strings.Fields(string(got)), " ") != c.want {
 				t.Errorf("got the commands %q, %v, want %s", got, err, c.want)
