@@ -93,7 +93,7 @@ func (e *IncompleteError) Unwrap() error { return e.Err }
 //
 // restic 0.14 stores neither sockets nor the attributes of symbolic links. It does not record which FIFOs, devices and
 // symbolic links are hard links of each other. It does not store the bytes of a symbolic link's target that are not
-// UTF-8. It restores the holes of sparse files as zeros on the disk.
+// UTF-8. It restores the holes of sparse files as zeros on the disk, which restic 0.15 and later do not.
 func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summary, err error) {
 	for _, name := range req.Names { // restic leaves out those that do not exist
 		if _, err := os.Lstat(filepath.Join(req.Dir, name)); err != nil {
@@ -248,8 +248,17 @@ func (r *Repository) Restore(ctx context.Context, id, target string) error {
 	if err := r.checkIDs(id); err != nil {
 		return err
 	}
-	_, err := r.run(ctx, command{time: longTime}, "restore", "--target="+target, "--", id)
+	_, err := r.run(ctx, command{time: longTime}, append(r.restore(target), "--", id)...)
 	return err
+}
+
+// restore returns the first arguments of a run that restores files below the folder target.
+func (r *Repository) restore(target string) []string {
+	args := []string{"restore", "--target=" + target}
+	if r.sparse {
+		args = append(args, "--sparse") // zeros of at least one block become holes
+	}
+	return args
 }
 
 // RestoreFolder writes a top folder of a backup, with its name, below the folder target, as Restore does. With compare,
@@ -258,7 +267,7 @@ func (r *Repository) RestoreFolder(ctx context.Context, id, folder, target strin
 	if err := r.checkIDs(id); err != nil {
 		return err
 	}
-	args := []string{"restore", "--target=" + target, "--include=/" + folder}
+	args := append(r.restore(target), "--include=/"+folder)
 	c := command{time: longTime}
 	if compare {
 		args, c.idle = append(args, "--verify"), true

@@ -332,3 +332,32 @@ func TestAbsentParentIsNoFailure(t *testing.T) {
 		t.Errorf("got %+v, %v", b, err)
 	}
 }
+
+// restic 0.15 and later restore zeros as holes. The same arguments would make restic 0.14 fail.
+func TestSparseRestore(t *testing.T) {
+	for version, want := range map[string]bool{"0.14.0": false, "0.15.0": true, "0.18.1": true, "1.0.0": true} {
+		bin := t.TempDir()
+		write(t, filepath.Join(bin, "restic"), fmt.Sprintf("#!/bin/sh\necho restic %s\ncat >/dev/null\necho $* >>%s/args\n",
+			version, bin))
+		must(t, os.Chmod(filepath.Join(bin, "restic"), 0o700))
+		t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+		r := open(t, options(t))
+		const id = "0123abcd"
+		must(t, r.Restore(t.Context(), id, "/to"))
+		must(t, r.RestoreFolder(t.Context(), id, "data", "/to", true))
+		args, err := os.ReadFile(filepath.Join(bin, "args"))
+		must(t, err)
+		restores := 0
+		for line := range strings.Lines(string(args)) {
+			if !strings.Contains(line, " restore ") {
+				continue
+			}
+			if restores++; strings.Contains(line, " --sparse") != want {
+				t.Errorf("restic %s got the arguments %q", version, line)
+			}
+		}
+		if restores != 2 {
+			t.Errorf("restic %s ran %d restores: %q", version, restores, args)
+		}
+	}
+}

@@ -50,39 +50,42 @@ type Options struct {
 type Repository struct {
 	runner  run.Runner
 	options Options
+	sparse  bool // restic can restore holes: restic 0.15 and later
 }
 
 // New returns the repository with the options. It does not reach the repository, and does not check if one exists. It
 // fails with ErrUnsupported if the host has no restic, or if restic is older than 0.14.
 func New(ctx context.Context, runner run.Runner, options Options) (*Repository, error) {
-	if err := checkVersion(ctx, runner); err != nil {
+	sparse, err := checkVersion(ctx, runner)
+	if err != nil {
 		return nil, err
 	}
-	return &Repository{runner, options}, nil
+	return &Repository{runner, options, sparse}, nil
 }
 
-// checkVersion checks that the host has restic, and that it has the options that this package uses.
-func checkVersion(ctx context.Context, runner run.Runner) error {
+// checkVersion checks that the host has restic, and that it has the options that this package uses. sparse reports
+// whether restic restore has the option --sparse.
+func checkVersion(ctx context.Context, runner run.Runner) (sparse bool, err error) {
 	if _, err := run.LookPath("restic"); err != nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "backups need restic, which is not installed on this node "+
-			"(install Debian's package restic)")
+		return false, dataset.Errorf(dataset.ErrUnsupported, "backups need restic, which is not installed on this "+
+			"node (install Debian's package restic)")
 	}
 	res, err := runner.Run(ctx, run.Command{Name: "restic", Args: []string{"version"}, Timeout: shortTime})
 	if err != nil {
-		return fmt.Errorf("read the version of restic: %w", err)
+		return false, fmt.Errorf("read the version of restic: %w", err)
 	}
 	found := regexp.MustCompile(`^restic (\d+)\.(\d+)[.\d]*`).FindSubmatch(res.Stdout)
 	if found == nil {
-		return dataset.Errorf(dataset.ErrUnsupported, "the program restic of this node reports no version: %q "+
+		return false, dataset.Errorf(dataset.ErrUnsupported, "the program restic of this node reports no version: %q "+
 			"(install Debian's package restic)", dataset.Clip(strings.TrimSpace(string(res.Stdout))))
 	}
 	major, _ := strconv.Atoi(string(found[1])) // a number that is too large is a later version
 	minor, _ := strconv.Atoi(string(found[2]))
 	if major == 0 && minor < 14 {
-		return dataset.Errorf(dataset.ErrUnsupported, "this node has %s, and backups need restic 0.14.0 or later "+
-			"(install the package restic of Debian 12 or later)", found[0])
+		return false, dataset.Errorf(dataset.ErrUnsupported, "this node has %s, and backups need restic 0.14.0 or "+
+			"later (install the package restic of Debian 12 or later)", found[0])
 	}
-	return nil
+	return major > 0 || minor >= 15, nil
 }
 
 // Info describes a repository that exists.
