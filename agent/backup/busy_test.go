@@ -275,7 +275,7 @@ func TestVolumeIsDeletedBeforeItsBackup(t *testing.T) {
 	wantNothingLeft(f.A)
 }
 
-// restic can outlive a killed agent by a second, and uses the mount meanwhile.
+// A process can use the mount for some time after a crash.
 func TestMountInUseIsUnmountedLater(t *testing.T) {
 	root := t.TempDir()
 	c := backup.NewCreator(backup.CreatorDeps{Host: &host.Host{Root: root}}) // no agent clears the folder
@@ -295,5 +295,47 @@ func TestMountInUseIsUnmountedLater(t *testing.T) {
 	must(t, <-done)
 	if names, err := os.ReadDir(data); err != nil || len(names) > 0 {
 		t.Errorf("it is still mounted: %v, %v", names, err)
+	}
+}
+
+// A run of restic that outlived the agent is ended before its clone is unmounted, also if it ignores the first signal.
+// Other processes, and restic in other folders, are not ended.
+func TestOutlivedResticIsEnded(t *testing.T) {
+	root, bin := t.TempDir(), t.TempDir()
+	c := backup.NewCreator(backup.CreatorDeps{Host: &host.Host{Root: root}})
+	dir := filepath.Join(root, "backups", uuid.NewString())
+	must(t, os.MkdirAll(filepath.Join(dir, backup.DataName), 0o700))
+	start := func(name, dir string, args ...string) *exec.Cmd {
+		program := filepath.Join(bin, name)
+		if err := os.Symlink("/bin/bash", program); !os.IsExist(err) { // the kernel names a process after its file
+			must(t, err)
+		}
+		cmd := exec.CommandContext(t.Context(), program, args...)
+		cmd.Dir = dir
+		stdout, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		_, err = stdout.Read(make([]byte, 1)) // its traps are set
+		must(t, err)
+		return cmd
+	}
+	stubborn, polite := start("restic", dir, "-c", "trap '' INT; echo; while :; do sleep 0.1; done"),
+		start("restic", dir, "-c", "trap 'exit 7' INT; echo; while :; do sleep 0.1; done")
+	other, elsewhere := start("other", dir, "-c", "echo; while :; do sleep 0.1; done"),
+		start("restic", root, "-c", "echo; while :; do sleep 0.1; done")
+	must(t, c.UnmountLeftovers())
+	_ = polite.Wait()
+	if got := polite.ProcessState.ExitCode(); got != 7 {
+		t.Errorf("restic exits with %d, want 7 of its handler of SIGINT", got)
+	}
+	if err := stubborn.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("restic that ignores SIGINT: %v", err)
+	}
+	for _, cmd := range []*exec.Cmd{other, elsewhere} {
+		if err := cmd.Process.Signal(unix.Signal(0)); err != nil {
+			t.Errorf("%v was ended: %v", cmd.Args, err)
+		}
+		must(t, cmd.Process.Kill())
+		_ = cmd.Wait() // it was killed
 	}
 }

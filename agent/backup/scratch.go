@@ -66,12 +66,14 @@ func writeFile(path string, text []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// UnmountLeftovers unmounts the clones that a crash left mounted. It is called before the pools are opened: a pool
-// destroys a clone that was not recorded, and cannot while the clone is mounted.
+// UnmountLeftovers ends the runs of restic that outlived the agent, and unmounts the clones that a crash left mounted.
+// It is called before the pools are opened: a pool destroys a clone that was not recorded, and cannot while the clone
+// is mounted. It is called before the first operation, so this agent has started no restic yet.
 func (c *Creator) UnmountLeftovers() error {
 	var all error
 	for _, id := range c.leftovers() {
-		all = errors.Join(all, unmount(filepath.Join(c.folder(id), DataName)))
+		dir := c.folder(id)
+		all = errors.Join(all, endOutlived(dir), unmount(filepath.Join(dir, DataName)))
 	}
 	return all
 }
@@ -172,8 +174,8 @@ func (c *Creator) discard(ctx context.Context, path string) error {
 	return storage.Discard(ctx, c.deps.Host, pool, n.Clone)
 }
 
-// unmountTries is how often unmount tries to unmount a clone that is in use. Each try takes a tenth of a second: after
-// a crash, restic uses the clone until it has written its next line of progress, for about a second.
+// unmountTries is how often unmount tries to unmount a clone that is in use. Each try takes a tenth of a second. A
+// process that is killed can use the clone for some time after the signal.
 const unmountTries = 50
 
 // unmount unmounts a clone, if it is mounted.
