@@ -64,8 +64,8 @@ func New(d Deps) *Server {
 }
 
 // The Server reads the records again after maxAge. So a grant that was removed is refused after this time at the
-// latest. For a secret that it does not know, it reads them again after minPause: the grant can be new. A request waits
-// at most readTimeout for the records.
+// latest. A request with a secret that it does not know waits for minPause before the records are read again: the grant
+// can be new. A request waits at most readTimeout for the records.
 const (
 	maxAge      = 3 * time.Second
 	minPause    = 200 * time.Millisecond
@@ -74,10 +74,21 @@ const (
 
 // find returns the grant with a name and a secret. If control cannot be asked, it fails.
 func (s *Server) find(ctx context.Context, name, secret string) (g grant, ok bool, err error) {
+	if g, ok, err = s.lookUp(ctx, name, secret, maxAge); ok || err != nil {
+		return g, ok, err
+	}
+	select { // without the lock, so that other requests do not wait
+	case <-s.deps.Clock.After(minPause):
+	case <-ctx.Done():
+	}
+	return s.lookUp(ctx, name, secret, minPause)
+}
+
+// lookUp is find in records that have at most the given age.
+func (s *Server) lookUp(ctx context.Context, name, secret string, age time.Duration) (g grant, ok bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	age := s.deps.Clock.Steady() - s.at
-	if !s.known || age > maxAge || age > minPause && !s.grants[name].accepts(secret) {
+	if !s.known || s.deps.Clock.Steady()-s.at >= age {
 		// The records are for all requests, so the end of this request must not end the read.
 		reading, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
 		defer cancel()

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/tree/treetest"
 	"github.com/droverhq/drover/test/backupserver"
 	"github.com/droverhq/drover/test/host"
@@ -48,7 +49,9 @@ func startOthers(t *testing.T) *others {
 	o.client = host.Start(t, host.Options{Size: 4 << 30})
 	o.secret, o.files = filepath.Join(o.server.Dir, "password"), o.client.Dir
 	writePassword(t, o.secret, teamPassword)
-	o.server.Must(t, "remote", "add", "team", filepath.Join(o.server.Dir, "team"), "--password", "file:"+o.secret, "--store-records=false")
+	team := filepath.Join(o.server.Dir, "team")
+	restictest.Make(t, team, teamPassword)
+	o.server.Must(t, "remote", "add", "team", team, "--password", "file:"+o.secret, "--store-records=false")
 	o.root = mounted(t, o.client, "db")
 	t.Cleanup(func() {
 		for _, h := range []*host.Host{o.server, o.client} {
