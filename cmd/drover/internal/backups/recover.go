@@ -110,7 +110,7 @@ func (r *recovery) addFlags(cmd *cobra.Command) {
 	f.StringVar(&r.from, "from", "", "name or URL of the `REPOSITORY`")
 	f.StringVar(&r.name, "name", "", "record the repository of the URL as `NAME` (default: the end of the URL)")
 	f.StringVar(&r.password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
-	f.StringVar(&r.credentials, "credentials-file", "", "`FILE` with the keys of an S3 server, on each node")
+	f.StringVar(&r.credentials, "credentials-file", "", "`FILE` with S3 keys or a token, on each node")
 	f.StringVar(&r.at, "at", "", "use no backup later than `TIME`, or than so long ago, such as 2d")
 	f.StringVar(&r.profile, "profile", "", "create all volumes with this `PROFILE`")
 	f.BoolVar(&r.profileSize, "profile-size", false, "give the volumes the sizes of their profiles")

@@ -66,7 +66,7 @@ pools still exist, drover store rebuild knows newer records than the file.`,
 	fl := cmd.Flags()
 	fl.StringVar(&f.from, "from", "", "URL or name of the `REPOSITORY`")
 	fl.StringVar(&f.password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
-	fl.StringVar(&f.credentials, "credentials-file", "", "`FILE` with the keys of an S3 server")
+	fl.StringVar(&f.credentials, "credentials-file", "", "`FILE` with S3 keys or a token")
 	fl.StringVar(&f.at, "at", "", "use no records later than `TIME`, or than so long ago, such as 2d")
 	fl.StringVar(&f.cluster, "cluster", "", "`UUID` of the cluster, or its first digits")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("from", cli.Complete(a, cli.RepositoryWords)))
