@@ -166,7 +166,7 @@ func (s *Keeper) AddReplicas(t *record.Tx, d dataset.Dataset, left []dataset.Cop
 		return nil, err
 	}
 	for _, c := range left[:min(n, len(left))] {
-		c.Kind = dataset.CopyReplica
+		c.Kind, c.Expires, c.RunTime = dataset.CopyReplica, time.Time{}, 0
 		if err := record.PutCopy(t, &d, c); err != nil {
 			return nil, err
 		}

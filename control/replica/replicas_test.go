@@ -149,6 +149,9 @@ func TestReplicaOfWhatWasLeft(t *testing.T) {
 	if got := copies(e, d.ID, agents); len(got) != 1 || got["alpha"] != dataset.CopyReplica {
 		t.Fatalf("%v", got)
 	}
+	if c := a.MustSync(0).Copies[0]; !c.Expires.IsZero() || c.RunTime != 0 {
+		t.Errorf("the replica has the time at which the copy would have been removed: %+v", c)
+	}
 	e.AdvanceClock(2 * replica.LeftCopyRetention)
 	e.Round()
 	if got := copies(e, d.ID, agents); got["alpha"] != dataset.CopyReplica {

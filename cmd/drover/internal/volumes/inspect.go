@@ -237,7 +237,8 @@ func copyLines(a *cli.App, v api.Volume) []string {
 		if IsWholeReplica(k) && k.Problem != "" {
 			line += ", cannot be refreshed, retrying: " + k.Problem
 		}
-		if !k.Expires.IsZero() {
+		// Older versions of control kept the time in a copy that became a replica.
+		if !k.Expires.IsZero() && k.Kind == dataset.CopyLeft {
 			line += ", until " + show.When(a.Now(), k.Expires)
 		}
 		lines = append(lines, line)
