@@ -81,7 +81,8 @@ func (c *Catalog) VolumeBackup(ctx context.Context, repository, id string) (api.
 	v.Incomplete = !isEntered(b)
 	v.Record = &api.BackupRecord{
 		Revision: record.Profile.Revision, Size: record.Size, Labels: record.Labels, Encrypted: record.Encrypted,
-		Filesystem: record.Filesystem, Node: record.Node, Drover: record.Drover,
+		Filesystem: record.Filesystem, FilesystemGiven: record.FilesystemGiven, Node: record.Node,
+		Drover: record.Drover,
 	}
 	return v, nil
 }

@@ -161,7 +161,8 @@ func TestBackupIsShownWithItsRecord(t *testing.T) {
 	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New(), Profile: "gold"}
 	record := backup.Record{
 		Version: 1, Volume: "db", Dataset: tags.Dataset, Profile: backup.RecordedProfile{Name: "gold", Revision: "0123456789ab"},
-		Size: 1 << 30, Labels: map[string]string{"team": "sea"}, Encrypted: true, Filesystem: "xfs", Node: "host-a", Drover: "1.2.3",
+		Size: 1 << 30, Labels: map[string]string{"team": "sea"}, Encrypted: true, Filesystem: "xfs",
+		FilesystemGiven: true, Node: "host-a", Drover: "1.2.3",
 	}
 	b := storeRecord(t, r, record, tags.List())
 	got, err := c.VolumeBackup(t.Context(), "offsite", b.ID)
@@ -170,7 +171,7 @@ func TestBackupIsShownWithItsRecord(t *testing.T) {
 		ID: b.ID, Repository: "offsite", Volume: "db", Taken: b.Time, Profile: "gold", Dataset: tags.Dataset,
 		Operation: tags.Operation, Record: &api.BackupRecord{
 			Revision: "0123456789ab", Size: 1 << 30, Labels: record.Labels, Encrypted: true, Filesystem: "xfs",
-			Node: "host-a", Drover: "1.2.3",
+			FilesystemGiven: true, Node: "host-a", Drover: "1.2.3",
 		},
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -35,11 +35,14 @@ type Record struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 	Encrypted bool              `json:"encrypted"` // whether the pool stored the data encrypted
 	// Filesystem is that of the volume: ext4 or xfs. It is empty if the pool has no filesystem for each volume.
-	Filesystem string    `json:"filesystem,omitempty"`
-	Node       string    `json:"node,omitempty"`    // name of the node that made the backup
-	Snapshot   uuid.UUID `json:"snapshot,omitzero"` // the snapshot that was backed up; if absent, the volume itself
-	Taken      time.Time `json:"taken"`             // the moment of the content
-	Drover     string    `json:"drover"`            // version of Drover that made the backup
+	Filesystem string `json:"filesystem,omitempty"`
+	// FilesystemGiven says that an option or the profile named the filesystem. It is absent if the pool chose it, and
+	// in the backups of older versions of Drover.
+	FilesystemGiven bool      `json:"filesystem_given,omitempty"`
+	Node            string    `json:"node,omitempty"`    // name of the node that made the backup
+	Snapshot        uuid.UUID `json:"snapshot,omitzero"` // the snapshot that was backed up; if absent, the volume itself
+	Taken           time.Time `json:"taken"`             // the moment of the content
+	Drover          string    `json:"drover"`            // version of Drover that made the backup
 }
 
 // RecordedProfile names the profile of a volume at the time of its backup.
@@ -65,6 +68,7 @@ func newRecord(d dataset.Dataset, snapshot *dataset.Snapshot, taken time.Time, n
 		Taken:      taken.UTC(),
 		Drover:     version,
 	}
+	r.FilesystemGiven = r.Filesystem != "" && !d.Profile.Filesystem.Chosen
 	if snapshot != nil {
 		r.Snapshot, r.Size = snapshot.ID, snapshot.Size
 		r.Profile = RecordedProfile{Name: snapshot.Profile.Name, Revision: snapshot.Profile.Revision}

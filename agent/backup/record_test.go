@@ -42,6 +42,19 @@ func TestRecordIsReadAsWritten(t *testing.T) {
 	}
 }
 
+// The pool's choice of a filesystem is not recorded as one of the user.
+func TestRecordedFilesystem(t *testing.T) {
+	t.Parallel()
+	for given, list := range map[bool][]dataset.Filesystem{true: {{Type: "ext4"}}, false: {{Type: "ext4", Chosen: true}, {}}} {
+		for _, fs := range list {
+			d := dataset.Dataset{ID: uuid.New(), Volume: "db", Profile: dataset.Profile{Filesystem: fs}}
+			if r := newRecord(d, nil, time.Unix(1e9, 0), "host-a", "1.2.3"); r.Filesystem != fs.Type || r.FilesystemGiven != given {
+				t.Errorf("%+v: got %+v", fs, r)
+			}
+		}
+	}
+}
+
 func TestBadRecordIsRefused(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]struct {

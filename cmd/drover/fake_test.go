@@ -399,7 +399,7 @@ func (f *fake) VolumeBackup(_ context.Context, repository, id string) (api.Volum
 	if b.Volume == "db" {
 		b.Record = &api.BackupRecord{
 			Revision: "0123456789ab", Size: 20 * dataset.GiB, Labels: map[string]string{"team": "sea", "bad key": "x"},
-			Encrypted: true, Filesystem: "xfs", Node: "host-a", Drover: "1.2.3",
+			Encrypted: true, Filesystem: "xfs", FilesystemGiven: true, Node: "host-a", Drover: "1.2.3",
 		}
 	}
 	return b, f.called("VolumeBackup")

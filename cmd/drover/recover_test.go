@@ -131,3 +131,23 @@ func TestInterruptOfARecovery(t *testing.T) {
 		t.Errorf("exit %d, asked %q, said %q", code, c.fake.asked, c.err.String())
 	}
 }
+
+// TestFilesystemOfRestoredVolume: a restore asks for the filesystem that a user or the profile had named, unless the
+// user names another one, or a profile.
+func TestFilesystemOfRestoredVolume(t *testing.T) {
+	for words, want := range map[string]string{
+		"backup restore 1c09bb5f new":            `"fs":"xfs"`,
+		"backup restore 1c09bb5f new -o fs=ext4": `"fs":"ext4"`,
+		"backup restore 1c09bb5f new@gold":       "",
+		"recover --from offsite db":              `"fs":"xfs"`,
+		"recover --from offsite db --profile db": "",
+	} {
+		c := newConsole(theWorld())
+		wipedThen(c, ended(dataset.OpDone, nil))
+		_ = c.run(t, strings.Fields(words)...) // the fake restores nothing
+		asked := strings.Join(c.fake.asked, "\n")
+		if !strings.Contains(asked, `"kind":"import"`) || !strings.Contains(asked, want) || want == "" && strings.Contains(asked, `"fs"`) {
+			t.Errorf("drover %s: %s, want %s\n%s", words, asked, want, c.err.String())
+		}
+	}
+}

@@ -122,8 +122,10 @@ type BackupRecord struct {
 	Labels     map[string]string `json:"labels,omitempty"`     // labels of the volume
 	Encrypted  bool              `json:"encrypted"`            // the pool stored the data encrypted
 	Filesystem string            `json:"filesystem,omitempty"` // filesystem of the volume; absent: not known
-	Node       string            `json:"node,omitempty"`       // name of the node that made it; absent: not known
-	Drover     string            `json:"drover"`               // version of Drover that made the backup
+	// an option or the profile named the filesystem; absent: the pool chose it, or it is not known who did
+	FilesystemGiven bool   `json:"filesystem_given,omitempty"`
+	Node            string `json:"node,omitempty"` // name of the node that made it; absent: not known
+	Drover          string `json:"drover"`         // version of Drover that made the backup
 }
 
 // BackupList lists the backups in a repository.

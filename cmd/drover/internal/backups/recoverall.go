@@ -231,14 +231,14 @@ func (r *recovery) create(ctx context.Context, c cli.Remote, p *printer, b api.V
 	return r.wait(ctx, c, p, b, *out.Operation)
 }
 
-// options returns the options of the volume that is created from a backup: the profile, the size and the labels that
-// the backup has recorded, or those that the caller chose. It prints which labels are left out.
+// options returns the options of the volume that is created from a backup: the profile, the size, the filesystem and
+// the labels that the backup has recorded, or those that the caller chose. It prints what is left out.
 func (r *recovery) options(p *printer, b api.VolumeBackup) map[string]string {
 	opts := map[string]string{}
 	if profile := cmp.Or(r.profile, b.Profile); profile != "" {
 		opts["profile"] = profile
 	}
-	opts, leftOut := withRecord(b.Record, opts, r.profileSize)
+	opts, leftOut := withRecord(b.Record, opts, r.profileSize, r.profile == "")
 	for _, err := range leftOut {
 		p.print(func() {
 			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: volume %s: not restored: %v\n", show.Clean(b.Volume), err)

@@ -101,7 +101,8 @@ func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeB
 	if err := checkEncryption(ctx, a, c, b, w); err != nil {
 		return api.Request{}, err
 	}
-	options, leftOut := withRecord(b.Record, options, w.ProfileSize)
+	hasProfile := strings.Contains(w.Spec, "@") || w.Options["profile"] != ""
+	options, leftOut := withRecord(b.Record, options, w.ProfileSize, !hasProfile)
 	for _, err := range leftOut {
 		_, _ = fmt.Fprintf(a.ErrOut, "drover: not restored: %v\n", err)
 	}
@@ -160,9 +161,9 @@ func checkEncryption(ctx context.Context, a *cli.App, c cli.Remote, b api.Volume
 }
 
 // withRecord returns the options with the size and the labels of the backed-up volume, unless the user has chosen
-// others. With profileSize, it adds no size. leftOut says which labels are not valid: another program can have written
-// the backup.
-func withRecord(r *api.BackupRecord, opts map[string]string, profileSize bool) (with map[string]string,
+// others. With profileSize, it adds no size. With filesystem, it adds the filesystem, if a user or the profile had
+// named it. leftOut says what is not valid: another program can have written the backup.
+func withRecord(r *api.BackupRecord, opts map[string]string, profileSize, filesystem bool) (with map[string]string,
 	leftOut []error) {
 	if r == nil {
 		return opts, nil
@@ -174,9 +175,16 @@ func withRecord(r *api.BackupRecord, opts map[string]string, profileSize bool) (
 	if _, chosen := opts["size"]; !chosen && !profileSize && r.Size > 0 {
 		with["size"] = r.Size.String()
 	}
+	if _, chosen := opts["fs"]; !chosen && filesystem && r.FilesystemGiven {
+		if _, err := dataset.ParseOptions(map[string]string{"fs": r.Filesystem}); err != nil {
+			leftOut = append(leftOut, err)
+		} else {
+			with["fs"] = r.Filesystem
+		}
+	}
 	for key := range opts {
 		if strings.HasPrefix(key, labelOption) {
-			return with, nil
+			return with, leftOut
 		}
 	}
 	labels := map[string]string{}
