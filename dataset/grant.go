@@ -12,7 +12,7 @@ type Grant struct {
 	Name       string    `json:"name"`             // unique name of the grant, which is in the URL of the remote
 	Repository string    `json:"repository"`       // name of the repository, which is a directory
 	Push       bool      `json:"push,omitempty"`   // the holder may push; every grant lets its holder pull
-	Quota      Size      `json:"quota,omitempty"`  // a push may not make the directory larger than this; absent: no limit
+	Quota      Size      `json:"quota,omitempty"`  // a push may not make the directory larger; absent: no limit
 	SecretHash string    `json:"secret_hash"`      // SHA-256 of the secret in hexadecimal digits
 	Expires    time.Time `json:"expires,omitzero"` // the grant is refused from then on; absent: never
 	Created    time.Time `json:"created"`          // when it was created

@@ -40,7 +40,7 @@ type Record struct {
 	// in the backups of older versions of Drover.
 	FilesystemGiven bool      `json:"filesystem_given,omitempty"`
 	Node            string    `json:"node,omitempty"`    // name of the node that made the backup
-	Snapshot        uuid.UUID `json:"snapshot,omitzero"` // the snapshot that was backed up; if absent, the volume itself
+	Snapshot        uuid.UUID `json:"snapshot,omitzero"` // the snapshot that was backed up; absent: the volume
 	Taken           time.Time `json:"taken"`             // the moment of the content
 	Drover          string    `json:"drover"`            // version of Drover that made the backup
 }

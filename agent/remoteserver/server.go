@@ -131,7 +131,7 @@ func (s *Server) read(ctx context.Context) (map[string]grant, error) {
 	return grants, nil
 }
 
-// ServeHTTP answers a request for a repository: /GRANT/…, as restic sends it for the URL rest:https://HOST:PORT/GRANT.
+// ServeHTTP answers a request for a repository. restic sends /GRANT/… for the URL rest:https://HOST:PORT/GRANT.
 // It answers with status 401 if the secret is wrong or there is no such grant, with 410 if the grant has expired, and
 // with 503 if control cannot be asked.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
