@@ -2,6 +2,7 @@ package repositories
 
 import (
 	"context"
+	"strings"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
@@ -108,9 +109,10 @@ func grantNotFound(t *record.Tx, name string) error {
 		dataset.FormatChoices(names), dataset.Suggestion(name, names))
 }
 
-// removeGrants removes the grants for a repository that is removed. Otherwise, a later repository with the same name
-// would be served to their holders. Without force, it fails with dataset.ErrInUse if there is one, and with
-// dataset.ErrCorrupt if a damaged grant may be for the repository. With force, it also removes damaged grants.
+// removeGrants removes the grants for a repository that is removed. A grant that stays would be listed, but allow
+// nothing: see dataset.Grant.Allows. If the clock was set back, it would allow the use of a later repository with the
+// same name. Without force, removeGrants fails with dataset.ErrInUse if there is a grant, and with dataset.ErrCorrupt
+// if a damaged grant may be for the repository. With force, it also removes damaged grants of any repository.
 func removeGrants(t *record.Tx, repository string, force bool) error {
 	entries, err := t.List(record.GrantsPrefix, "", maxGrants+1)
 	if err != nil {
@@ -126,6 +128,10 @@ func removeGrants(t *record.Tx, repository string, force bool) error {
 				"(remove the grant, or use --force)", repository, err)
 		case err == nil && g.Repository != repository:
 		case force:
+			if err != nil {
+				g = dataset.Grant{Name: strings.TrimPrefix(e.Key, record.GrantsPrefix)}
+			}
+			publishGrant(t, api.EventGrantRemove, g)
 			t.Delete(e.Key)
 		default:
 			names = append(names, g.Name)

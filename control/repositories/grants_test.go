@@ -1,6 +1,7 @@
 package repositories_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,8 +78,7 @@ func TestBadGrants(t *testing.T) {
 	}
 }
 
-// A repository with grants is removed only with force, and then together with its grants: a later repository with the
-// same name would be served to their holders.
+// A repository with grants is removed only with force, and then together with its grants, which are in the events.
 func TestRemoveRepositoryWithGrants(t *testing.T) {
 	e := controltest.New(t)
 	mustAdd(e, newRepository("team", "/srv/team"))
@@ -91,6 +91,11 @@ func TestRemoveRepositoryWithGrants(t *testing.T) {
 	controltest.Refused(t, e.RemoveRepository(e.Ctx, "team", false), dataset.ErrInUse, "by the grants ann")
 	if err := e.RemoveRepository(e.Ctx, "team", true); err != nil {
 		t.Fatal(err)
+	}
+	want := []string{"grant.add ann for repository team", "grant.add bob for repository other",
+		"grant.remove ann for repository team"}
+	if got := grantEvents(e); !slices.Equal(got, want) {
+		t.Errorf("got the events %q", got)
 	}
 	if list, err := e.Grants(e.Ctx); err != nil || len(list) != 1 || list[0].Name != "bob" {
 		t.Errorf("got %+v, %v", list, err)
@@ -114,6 +119,40 @@ func TestDamagedGrant(t *testing.T) {
 	if list, err := e.Grants(e.Ctx); err != nil || len(list) != 0 {
 		t.Errorf("got %+v, %v", list, err)
 	}
+}
+
+// A damaged grant is removed with any repository that is removed with force. Its event has only its name.
+func TestRemoveRepositoryWithDamagedGrant(t *testing.T) {
+	e := controltest.New(t)
+	mustAdd(e, newRepository("team", "/srv/team"))
+	write := store.Write{Key: record.GrantKey("ann"), Value: []byte(`{"`)}
+	if _, err := e.Spy.Store.Txn(e.Ctx, nil, []store.Write{write}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.RemoveRepository(e.Ctx, "team", true); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := e.Grants(e.Ctx); err != nil || len(list) != 0 {
+		t.Errorf("got %+v, %v", list, err)
+	}
+	if got := grantEvents(e); !slices.Equal(got, []string{"grant.remove ann"}) {
+		t.Errorf("got the events %q", got)
+	}
+}
+
+// grantEvents returns the events about grants.
+func grantEvents(e *controltest.Control) (out []string) {
+	e.Helper()
+	err := e.Events(e.Ctx, 0, false, func(ev api.Event) error {
+		if ev.Type == api.EventGrantAdd || ev.Type == api.EventGrantRemove {
+			out = append(out, string(ev.Type)+" "+ev.Detail)
+		}
+		return nil
+	})
+	if err != nil {
+		e.Fatalf("%v", err)
+	}
+	return out
 }
 
 // A grant does not apply to a repository that was added under the name later.

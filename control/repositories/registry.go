@@ -5,12 +5,15 @@
 // backups of volumes: a node does, with a password and credentials that only the node can read. A record names their
 // files.
 //
-// All state is in the store, under repositories/<name> and grants/<name>. File grants.go has the grants. An agent that
-// serves repositories reads them. The transactions of package ledger protect it. Package exports
-// stores the records of control in repositories, and keeps its state under exports/<name>, which is removed with the
-// repository. Package planning reads a record with record.GetRepository when it decides on a backup, or on the import
-// of one. A rule for the URL or the password of a repository belongs in package dataset, a rule about which backups are
-// possible in package planning, and a rule for the set of repositories here, such as their maximum number.
+// All state is in the store, under repositories/<name> and grants/<name>. The transactions of package ledger protect
+// the state. File registry.go has the repositories, and grants.go has the grants. An agent that serves repositories
+// reads both (package agent/remoteserver).
+//
+// Package exports stores the records of control in repositories. It keeps its state under exports/<name>, which
+// RemoveRepository removes, too. Package planning reads a record with record.GetRepository when it decides on a backup,
+// or on the import of one. A rule for the URL or the password of a repository belongs in package dataset, a rule about
+// which backups are possible in package planning, and a rule for the set of repositories here, such as their maximum
+// number.
 package repositories
 
 import (
@@ -26,7 +29,7 @@ import (
 // maxRepositories limits how many repositories are recorded, because they are listed as a whole.
 const maxRepositories = 1000
 
-// Registry adds, lists and removes the records of repositories. Safe for concurrent use.
+// Registry adds, lists and removes the records of repositories and of grants. Safe for concurrent use.
 type Registry struct{ ledger *ledger.Ledger }
 
 // New returns a Registry on the store of a ledger.
@@ -42,9 +45,10 @@ func (r *Registry) Repository(ctx context.Context, name string) (dataset.Reposit
 	return record.GetRepository(record.NewTx(ctx, r.ledger.Store), name)
 }
 
-// AddRepository records a repository. If the same repository is recorded already, only its limit of uploads changes,
-// and whether it gets the records of control, if the request says so. It fails with dataset.ErrExists if the name
-// belongs to another repository, and with ErrInvalid for an invalid request or too many repositories. Idempotent.
+// AddRepository records a repository. If the same repository is recorded already, only the settings change that the
+// request names: the upload limit, and whether control stores its records there. AddRepository fails with
+// dataset.ErrExists if the name belongs to another repository, and with ErrInvalid for an invalid request or too many
+// repositories. Idempotent.
 func (r *Registry) AddRepository(ctx context.Context, n api.NewRepository) (dataset.Repository, error) {
 	wanted, err := n.Repository().Checked()
 	if err != nil {
@@ -120,7 +124,7 @@ func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool
 
 // checkUnused fails with dataset.ErrInUse if the profile of a volume schedules backups to a repository. A volume in the
 // trash counts: it is backed up again once it is restored. checkUnused fails with dataset.ErrCorrupt if a damaged
-// record of a dataset may name the repository. A volume that is made at the same time can be missed: housekeeping
+// record of a dataset may name the repository. A volume that is created at the same time can be missed: housekeeping
 // reports it.
 func checkUnused(t *record.Tx, name string) error {
 	var live, trashed []string

@@ -58,8 +58,8 @@ func TestUploadLimit(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrInvalid, "max-upload 1KiB is too small: expected 64KiB a second or more")
 }
 
-// A request for a recorded repository changes whether it gets the records of control. A request that does not say so
-// keeps that.
+// A request for a recorded repository changes whether control stores its records there. A request without this setting
+// keeps the recorded setting.
 func TestStoreRecords(t *testing.T) {
 	e := controltest.New(t)
 	in := newRepository("offsite", "/srv/backups")
