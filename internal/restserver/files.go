@@ -16,8 +16,8 @@ import (
 // between two requests.
 func openRoot(path string) (*os.File, error) { return safefile.OpenFolder(path) }
 
-// openAt opens one name in a directory. It follows no symbolic link, and never leaves the directory. It opens anything
-// that is not a regular file or a folder without an effect: opening a FIFO does not block.
+// openAt opens a name in a directory. It follows no symbolic link, and never leaves the directory. It does not block if
+// the name is a FIFO.
 func openAt(dir *os.File, name string, flags int) (*os.File, error) {
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW),
@@ -76,8 +76,8 @@ func openObject(root *os.File, o object) (*os.File, error) {
 	return f, nil
 }
 
-// eachFile calls each for every name in the folder of a kind; for packs, in the folders below it. each also gets the
-// folder with the name.
+// eachFile calls each for every name in the folder of a kind. Packs are one level deeper: eachFile calls each for every
+// name in the subfolders of the folder data. The argument folder is the folder that contains the name.
 func eachFile(root *os.File, kind string, each func(folder *os.File, name string, info fs.FileInfo) error) error {
 	dir, err := openAt(root, kind, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {

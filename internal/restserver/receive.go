@@ -19,9 +19,9 @@ import (
 
 // receive stores the body of a request as a new file.
 //
-// If the file exists, the caller gets the same answer as for a new file, provided that it sends the same content.
-// restic sends a file again if the connection broke before it had the answer. It would take a refusal for a failure,
-// and repeat the request for 15 minutes.
+// If the file exists and the request has the same content, the answer is the same as for a new file. restic sends a
+// file again if the connection broke before the answer arrived. If the server refused the file then, restic would treat
+// that as a failure, and repeat the request up to ten times, or for 15 minutes since version 0.17.
 func (d *Directory) receive(w http.ResponseWriter, r *http.Request, root *os.File, o object, a Access) error {
 	if err := mayAdd(root, o, a); err != nil {
 		return err
@@ -146,7 +146,7 @@ func unlink(folder *os.File, name string) error {
 	return nil
 }
 
-// body is the body of a request. A read fails if the caller sends nothing for some time.
+// body is the body of a request. A read fails if the client sends nothing for the time idle.
 type body struct {
 	io.Reader
 	control *http.ResponseController

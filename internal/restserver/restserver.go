@@ -4,16 +4,18 @@
 // The protocol is described in "References: REST Backend" of restic's documentation,
 // restic.readthedocs.io/en/stable/100_references.html. The server is append-only. It never replaces a file, and removes
 // only locks and, for a caller that may push, snapshots. It accepts a file only if its name is the SHA-256 of its
-// content. So it cannot be made to store anything else than restic does.
+// content, so each stored file is complete. It does not check that restic made the content.
 //
 // A caller chooses the names in a request. [parse] accepts only the names of the protocol. The files are opened below
-// the directory, without following symbolic links: see files.go. How much the directory has is in usage.go.
+// the directory, without following symbolic links: see files.go. File usage.go counts the bytes of the directory for
+// the quota.
 //
 // A [Directory] keeps two things in memory, which a mutex protects: the bytes of the files, and the bytes of uploads in
 // progress. The files themselves are protected by their names: two uploads of a file have the same content.
 package restserver
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,7 +63,7 @@ func maxSize(kind string) int64 {
 	return 64 << 10
 }
 
-// maxLocks is how many locks a directory may have for a caller to add one. Each run of restic has one.
+// maxLocks is how many locks a directory can have. Each run of restic has one.
 const maxLocks = 256
 
 // object is a file, or a folder with files, that a request names.
@@ -113,9 +115,10 @@ func refuse(status int, format string, args ...any) error {
 	return &refusal{status, fmt.Sprintf(format, args...)}
 }
 
-// Serve answers a request. path is the path of the request relative to the repository, without a slash at its
-// beginning. If the directory fails, Serve answers with status 500 and returns the error. It returns nil if the request
-// was refused. The caller has authenticated the request.
+// Serve answers a request. It does not authenticate the request: package remoteserver does that before. path is the
+// path of the request relative to the repository, without a slash at its beginning. If the directory cannot be used,
+// Serve answers with status 500, or with 507 if its disk is full, and returns the error. Serve returns nil if it
+// refuses the request, if there is no such file, or if the client is gone.
 func (d *Directory) Serve(w http.ResponseWriter, r *http.Request, path string, a Access) error {
 	out := &steady{w, http.NewResponseController(w)}
 	out.extend()
@@ -127,6 +130,8 @@ func (d *Directory) Serve(w http.ResponseWriter, r *http.Request, path string, a
 		return nil
 	case errors.As(err, &no):
 		http.Error(w, no.text, no.status)
+		return nil
+	case errors.Is(err, context.Canceled): // the client is gone
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
 		http.Error(w, "no such file", http.StatusNotFound)
@@ -246,7 +251,7 @@ func (d *Directory) remove(root *os.File, o object, a Access) error {
 	return nil
 }
 
-// steady is a response that fails if the caller takes nothing for some time.
+// steady is a response. A write fails if the client accepts no data for the time idle.
 type steady struct {
 	http.ResponseWriter
 	control *http.ResponseController

@@ -2,6 +2,7 @@ package restserver_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -248,6 +249,18 @@ func TestReading(t *testing.T) {
 	}
 	if _, text := w.do(http.MethodGet, "/snapshots/", nil); text != "[]" {
 		t.Errorf("an empty list: got %s", text)
+	}
+}
+
+// A client that leaves during a list is no failure of the directory.
+func TestClientIsGone(t *testing.T) {
+	w := serve(t, restserver.Access{})
+	check(t, os.WriteFile(filepath.Join(w.dir, "index", "any"), nil, 0o600))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/index/", nil)
+	if err := restserver.Open(w.dir, w.clock).Serve(httptest.NewRecorder(), r, "index/", w.access); err != nil {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -25,10 +25,12 @@ type Directory struct {
 // Open returns the directory at a path. It does not access the directory.
 func Open(path string, clk clock.Clock) *Directory { return &Directory{path: path, clock: clk} }
 
-// The count of the files can be this old, and a quota that seems to be used up is checked again at this interval:
-// others, such as a prune by the owner of the repository, add and remove files, too.
+// The files are counted repeatedly, because other programs add and remove files, too: the owner of the repository can
+// prune it, for example.
 const (
-	maxAge   = 10 * time.Minute
+	// maxAge is the time after which a count is no longer used.
+	maxAge = 10 * time.Minute
+	// minPause is the minimum time between two counts while the quota seems to be used up.
 	minPause = 10 * time.Second
 )
 
@@ -63,7 +65,7 @@ func (d *Directory) settle(size int64, stored bool) {
 	}
 }
 
-// adjust changes the number of bytes by those of a file that was removed.
+// adjust adds to the number of bytes in the directory. The argument is negative for a file that was removed.
 func (d *Directory) adjust(by int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
