@@ -163,13 +163,13 @@ func bothChanged(there, bases []dataset.PushedVersion, known map[uuid.UUID]bool,
 	}
 	remote := op.Repository + "/" + op.Push.Name
 	return dataset.Errorf(dataset.ErrConflict, "both sides have changed: the remote has versions that the volume "+
-		"lacks: %s. The volume continues %s (%s, or take theirs beside it: drover pull %s --as NEW)", list, ours,
-		pushBeside(op), remote)
+		"lacks: %s. The volume continues %s (%s, or pull theirs as another volume: drover pull %s --as NEW)", list,
+		ours, pushBeside(op), remote)
 }
 
 // pushBeside says how to push a volume to another name.
 func pushBeside(op dataset.Operation) string {
-	return fmt.Sprintf("push it beside: drover push %s %s --as NEW", op.Volume, op.Repository)
+	return fmt.Sprintf("push it under another name: drover push %s %s --as NEW", op.Volume, op.Repository)
 }
 
 func shortVersion(id uuid.UUID) string { return id.String()[:8] }

@@ -39,9 +39,10 @@ const (
 	skew          = 10 * time.Minute
 )
 
-// Authority issues the certificates of the server. restic verifies the name of a host, which the certificates of a
-// cluster's nodes do not have, and must not have: see pki.Authority. So each host that serves repositories has an
-// authority, which other clusters trust only for this host's repositories. Safe for concurrent use.
+// Authority issues the certificates of the server. restic verifies that a certificate has the name of the host. The
+// certificates of a cluster's nodes must not have the name of a host: see pki.Authority. So each host that serves
+// repositories has an authority of its own. Other clusters trust it only for the repositories of this host. Safe for
+// concurrent use.
 type Authority struct {
 	host        string
 	clock       clock.Clock

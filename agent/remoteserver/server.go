@@ -3,8 +3,9 @@
 // Authority.
 //
 // A request names a grant in its path and authenticates with the secret of the grant. Control records the grants, and
-// the repositories. The Server reads both from control, at most every few seconds, and refuses every request while it
-// cannot. What a request may do in a directory is decided by package internal/restserver.
+// the repositories. The Server reads both from control if its copy is older than maxAge. A request with an unknown
+// grant or secret makes it read them earlier, but not more often than once in minPause. While control cannot be
+// reached, the Server refuses every request. Package internal/restserver decides what a request may do in a directory.
 //
 // The Server keeps in memory what it has read from control, and a restserver.Directory for each repository. A mutex
 // protects both. The key of the Authority is in a file in Drover's root: see certificate.go.
@@ -47,8 +48,8 @@ type Server struct {
 	mu          sync.Mutex
 	grants      map[string]grant
 	err         error         // why the records could not be read
-	known       bool          // the records were read, or could not be read, at
-	at          time.Duration // when the records were read last
+	known       bool          // false before the first attempt to read the records
+	at          time.Duration // when the last attempt to read the records began
 	directories map[string]*restserver.Directory
 }
 
@@ -64,15 +65,15 @@ func New(d Deps) *Server {
 }
 
 // The Server reads the records again after maxAge. So a grant that was removed is refused after this time at the
-// latest. A request with a secret that it does not know waits for minPause before the records are read again: the grant
-// can be new. A request waits at most readTimeout for the records.
+// latest. A request with an unknown grant or secret waits for minPause. Then the Server reads the records again,
+// because the grant can be new. A request waits at most readTimeout for the records.
 const (
 	maxAge      = 3 * time.Second
 	minPause    = 200 * time.Millisecond
 	readTimeout = 10 * time.Second
 )
 
-// find returns the grant with a name and a secret. If control cannot be asked, it fails.
+// find returns the grant with a name and a secret. It fails if the records cannot be read from control.
 func (s *Server) find(ctx context.Context, name, secret string) (g grant, ok bool, err error) {
 	if g, ok, err = s.lookUp(ctx, name, secret, maxAge); ok || err != nil {
 		return g, ok, err
@@ -84,7 +85,8 @@ func (s *Server) find(ctx context.Context, name, secret string) (g grant, ok boo
 	return s.lookUp(ctx, name, secret, minPause)
 }
 
-// lookUp is find in records that have at most the given age.
+// lookUp returns the grant with a name and a secret from records that are younger than age. It reads the records if the
+// copy is older.
 func (s *Server) lookUp(ctx context.Context, name, secret string, age time.Duration) (g grant, ok bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -39,8 +39,8 @@ const (
 	maxAge = 24 * time.Hour
 	// retryInterval is the time between two attempts to store an export.
 	retryInterval = 10 * time.Minute
-	// firstDelay is how long a repository without the setting StoreRecords must be recorded before the first export. An
-	// operator may check or remove a new repository, and a check fails while an export is stored.
+	// firstDelay is the time between the addition of a repository and the first export to it, unless an operator has
+	// set StoreRecords. An operator may check or remove a new repository, and a check fails while an export is stored.
 	firstDelay = 10 * time.Minute
 	// roundInterval is the time between two rounds. startInterval is how often a service that does not do the
 	// background work checks whether it does it now.

@@ -42,8 +42,9 @@ func (x *Exporter) States(ctx context.Context) ([]State, error) {
 	return out, err
 }
 
-// Findings returns a warning for each repository whose exports have failed for longer than failureGrace. All control
-// replicas return the same warnings.
+// Findings returns a warning for each repository whose exports have failed for longer than failureGrace. It also warns
+// if no failure is recorded, but no export was stored for maxAge and failureGrace. All control replicas return the same
+// warnings.
 func (x *Exporter) Findings(ctx context.Context) ([]api.Finding, error) {
 	var out []api.Finding
 	now := x.deps.Ledger.Clock.Now()

@@ -233,7 +233,8 @@ func (r *Repository) File(ctx context.Context, id, name string, limit int64) ([]
 	return out.Bytes(), nil
 }
 
-// Dump writes the content of a file in the top folder of a backup to w. After an error, w may have a part of it.
+// Dump writes the content of a file in the top folder of a backup to w. After an error, w may have a part of the
+// content. Dump takes no lock.
 func (r *Repository) Dump(ctx context.Context, id, name string, w io.Writer) error {
 	if err := r.checkIDs(id); err != nil {
 		return err
@@ -297,8 +298,8 @@ func (r *Repository) Count(ctx context.Context, id, folder string) (n int64, err
 	return n, err
 }
 
-// RestoreSize returns the size of the files of a backup, in bytes, as a restore writes them: the holes of sparse files
-// count.
+// RestoreSize returns the sum of the sizes of the files of a backup, in bytes. Holes of sparse files count. RestoreSize
+// takes no lock.
 func (r *Repository) RestoreSize(ctx context.Context, id string) (int64, error) {
 	if err := r.checkIDs(id); err != nil {
 		return 0, err

@@ -34,8 +34,8 @@ func (r *Repository) decode(text []byte, into any) error {
 	return nil
 }
 
-// problem is a failure of restic. restic has no exit statuses for them, so they are recognized by words of its
-// messages.
+// problem is a failure of restic. restic 0.14 has no exit statuses for these failures, so they are recognized by words
+// of its messages.
 type problem struct {
 	words  []string // one of them is in the output
 	kind   *dataset.Kind
@@ -53,8 +53,9 @@ func (r *Repository) problems() []problem {
 	return slices.Concat(problemsOfAccess(), problemsOfData())
 }
 
-// problemsOfREST returns the failures that a server of the REST protocol reports by a status. An agent of another
-// cluster uses them as package restserver and agent/remoteserver document. restic does not show the text of a response.
+// problemsOfREST returns the failures that a server of the REST protocol reports by a status. Packages
+// internal/restserver and agent/remoteserver document which statuses an agent of another cluster uses. restic does not
+// show the text of a response.
 func problemsOfREST() []problem {
 	return []problem{
 		{
@@ -71,8 +72,8 @@ func problemsOfREST() []problem {
 		{
 			words: []string{"403 Forbidden"},
 			kind:  dataset.ErrForbidden,
-			text: "the token lacks the right to do this: it allows only pulls (ask the other side for a grant to " +
-				"push)",
+			text: "the token lacks the right to do this (to push, ask the other side for a grant with that right; " +
+				"only the other side can prune)",
 		},
 		{
 			words: []string{"507 Insufficient Storage"},
@@ -297,7 +298,7 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 // exitIncomplete is the exit status of restic backup if a part of the files could not be read.
 const exitIncomplete = 3
 
-// firstUnread returns the first error about a file of restic backup --json.
+// firstUnread returns the first error in the output of restic backup --json that is about a file.
 func firstUnread(text string) string {
 	for line := range strings.Lines(text) {
 		var m struct {
@@ -349,10 +350,9 @@ func failedLoad(text string) string {
 	return ""
 }
 
-// missingData returns restic's first message that a part of the data is missing or cut off. It ignores messages after
-// which restic tries again. The message is about the file that cannot be restored. missingData returns "" if there is
-// no such message. A pack that cannot be read for another reason does not count as missing or cut off: see
-// damagedPacks.
+// missingData returns restic's first message that a part of the data is missing or cut off, or "" if there is none. The
+// message names the file that cannot be restored. missingData ignores messages after which restic tries again. A pack
+// that cannot be read for another reason does not count as missing or cut off: see damagedPacks.
 func missingData(text string) string {
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)

@@ -17,7 +17,8 @@ const restPrefix = "rest:"
 
 func (r *Repository) isREST() bool { return strings.HasPrefix(r.options.URL, restPrefix) }
 
-// place says where the repository is, for one run of restic. Its files have the credentials of a REST server.
+// place has the arguments that say where the repository is, for one run of restic. Its files contain the credentials of
+// a REST server.
 type place struct {
 	args   []string
 	files  []*os.File // descriptors 3 and 4 of restic
@@ -79,8 +80,8 @@ func (p *place) close() {
 	}
 }
 
-// refusal ends a run of restic once a server has refused a request for a reason that does not go away. restic repeats
-// such a request for 50 seconds, and then the next ones: a push of a few packs takes minutes to fail.
+// refusal ends a run of restic once a server has refused a request for a reason that does not go away. restic 0.14
+// repeats each of these requests for 50 seconds, so a push of a few packs would take minutes to fail.
 type refusal struct {
 	stop func()
 

@@ -1,8 +1,12 @@
 // Package restic runs restic(1), which stores backups in repositories. It passes the password of a repository through
-// standard input, so that neither a list of arguments nor an environment contains it. Packages agent/repository,
-// agent/backup and cmd/drover/internal/storedexports call it, and package agent connects the first two. A [Repository]
-// keeps no state besides its options, and is safe for concurrent use. How a repository is made, opened and checked is
-// in restic.go, and all other commands are in backup.go. errors.go decides which kind of error a failure of restic is.
+// standard input, so that neither a list of arguments nor an environment contains it.
+//
+// Packages agent/backup and cmd/drover/internal/storedexports store and read backups with it. Package agent/repository
+// checks repositories, and packages cmd/drover/internal/daemon and cmd/drover/internal/stores open the repositories for
+// exports. A [Repository] keeps no state besides its options, and is safe for concurrent use.
+//
+// File restic.go makes, opens and checks a repository, and runs restic. All other commands are in backup.go. File
+// rest.go passes the credentials of a REST server, and errors.go decides the kind of error of a failure.
 package restic
 
 import (
@@ -23,7 +27,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Time limits of restic's runs. restic repeats failed requests to a repository for up to 15 minutes.
+// Time limits of restic's runs. restic repeats a failed request to a repository up to ten times, and for at most 15
+// minutes. Since version 0.17, it repeats the request for 15 minutes.
 const (
 	shortTime = 2 * time.Minute     // reads a few small files of the repository
 	longTime  = 14 * 24 * time.Hour // reads or writes data
@@ -53,7 +58,7 @@ type Repository struct {
 	sparse  bool // restic can restore holes: restic 0.15 and later
 }
 
-// New returns the repository with the options. It does not reach the repository, and does not check if one exists. It
+// New returns the repository with the options. It does not access the repository, and does not check if one exists. It
 // fails with ErrUnsupported if the host has no restic, or if restic is older than 0.14.
 func New(ctx context.Context, runner run.Runner, options Options) (*Repository, error) {
 	sparse, err := checkVersion(ctx, runner)
@@ -136,7 +141,8 @@ type command struct {
 	keepLocks bool
 }
 
-// json runs restic, and decodes its output. If the run fails, json decodes the output as far as possible.
+// json runs restic, and decodes its output. If the run fails, json returns the error of the run, and still decodes the
+// output if it is valid.
 func (r *Repository) json(ctx context.Context, c command, into any, args ...string) error {
 	out := run.NewHead(maxOutput)
 	c.stdout = out

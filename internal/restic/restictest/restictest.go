@@ -51,8 +51,8 @@ type config struct {
 	ChunkerPolynomial string `json:"chunker_polynomial"`
 }
 
-// Make makes an empty repository in a folder that does not exist yet. Each one has an ID of its own. The format is
-// described in "References: Design" of restic's documentation, restic.readthedocs.io/en/stable/100_references.html.
+// Make makes an empty repository with a random ID in a folder that does not exist yet. The format is described in
+// "References: Design" of restic's documentation, restic.readthedocs.io/en/stable/100_references.html.
 func Make(t testing.TB, folder, password string) {
 	t.Helper()
 	for _, name := range []string{"data", "index", "keys", "locks", "snapshots"} {

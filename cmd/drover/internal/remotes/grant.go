@@ -42,8 +42,8 @@ func newGrantCreateCmd(a *cli.App) *cobra.Command {
 		Short: "Create a token with which another cluster uses a repository",
 		Long: `Create a token with which another cluster uses a repository of this one as a
 remote: it can pull and, with --push, also push. The repository must be a
-directory. A host serves it if the directory is there and its drover.yaml has
-the key remotes.
+directory. A host that has the directory serves it if the drover.yaml of the
+host has the key remotes.
 
 The token is printed only now, and stored nowhere. With --out it is written to
 that file, which only its owner can read. The operator of the other cluster
@@ -108,8 +108,8 @@ func printGrant(a *cli.App, json bool, out string, g createdGrant) error {
 	token := g.Token
 	if out != "" {
 		if err := durable.Replace(out, []byte(token+"\n")); err != nil {
-			return fmt.Errorf("write the token: %w (drover remote grant rm %s --dry-run, and create it again)", err,
-				g.Grant.Name)
+			return fmt.Errorf("write the token: %w (remove the grant, and create it again: drover remote grant rm %s "+
+				"--dry-run)", err, g.Grant.Name)
 		}
 		g.Token = ""
 	}

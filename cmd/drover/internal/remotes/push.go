@@ -22,15 +22,15 @@ func PushCommand(a *cli.App) *cobra.Command {
 		Long: `Push a volume, or a snapshot of it, to a remote, as a new version of a name.
 VOLUME is the name of a volume, or VOLUME@SNAPSHOT. REMOTE is the name of a
 remote, or REMOTE/NAME: without NAME, the version gets the name of the volume,
-or that of --as. The volume may be in use. The
-version has the content of one moment. The home of the volume makes it, as a
-backup, and sends only data that the remote does not have.
+or that of --as. The volume may be in use. The version has the content of one
+moment. The home of the volume makes it, as a backup, and sends only data that
+the remote does not have.
 
 The remote keeps the history of each name: every version names the one that it
 continues. If the remote has a version that the volume does not continue, both
 sides have changed. Then the push is refused, and nothing in the remote changes:
-push the volume under another name with --as, or take the other version beside
-it with drover pull. drover operation cancel cancels a push.
+push the volume under another name with --as, or pull the other version as
+another volume. drover operation cancel cancels a push.
 
 A pool that copies the whole volume for a snapshot (dir, nfs) can push only a
 snapshot.`,

@@ -1,7 +1,7 @@
 // Package remotes has the commands of drover remote, and drover push and drover pull. Package main adds them to the
-// command tree. Each recorded repository is a remote. So package repositories has the commands that add and remove
-// remotes, and a pull is a restore request of package backups. The commands call the API, and keep no state: the agents
-// read and write the history of a remote.
+// command tree. Each recorded repository is a remote, so package repositories has the commands that add and remove
+// remotes. A pull restores a backup, so package backups makes its request. The commands call the API, and keep no
+// state. The agents read and write the history of a remote.
 //
 // File remote.go has drover remote, grant.go drover remote grant, push.go drover push, and pull.go drover pull. File
 // version.go parses names of versions, and makes the errors about them.

@@ -119,8 +119,8 @@ func (s source) existsError(h dataset.History, existing api.Volume, v dataset.Pu
 		from += "@" + s.prefix
 	}
 	return dataset.Errorf(dataset.ErrExists, "volume %s exists, and a pull never changes an existing volume: "+
-		"it continues %s, and lacks version %s. In all, it lacks %s of %s (take that version beside: drover pull %s "+
-		"--as NEW)", existing.Volume, ours, v.Describe(), counted(lacks), s, from)
+		"it continues %s, and lacks version %s. In all, it lacks %s of %s (pull that version as another volume: "+
+		"drover pull %s --as NEW)", existing.Volume, ours, v.Describe(), counted(lacks), s, from)
 }
 
 func counted(n int) string {

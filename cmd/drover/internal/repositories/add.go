@@ -103,7 +103,7 @@ func printAdded(a *cli.App, result added) error {
 }
 
 // add opens or makes a repository, and records it. A repository that is recorded already is only opened: if it is gone,
-// it must not be made again without its backups. Nothing is made under a name that control would refuse.
+// it must not be made again without its backups. If the name belongs to another repository, nothing is made.
 func add(ctx context.Context, c cli.Remote, n api.NewRepository) (added, error) {
 	known, err := c.Repository(ctx, n.Name)
 	switch {

@@ -31,7 +31,7 @@ given.`,
 	}
 	o, yes := cli.OutputFlags(cmd, false), confirm.AddFlag(cmd)
 	cli.DryRunFlag(cmd, o)
-	force := cmd.Flags().Bool("force", false, "also if volumes are backed up to it on schedule")
+	force := cmd.Flags().Bool("force", false, "also if scheduled backups or grants use it")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		ctx := cmd.Context()
 		r, err := c.Repository(ctx, args[0])
@@ -72,8 +72,8 @@ given.`,
 	return cmd
 }
 
-// checkUnused fails with dataset.ErrInUse if the profile of a volume, or of a volume in the trash, has scheduled
-// backups to a repository, or if a grant is for it. In this case the server refuses to remove the repository.
+// checkUnused fails with dataset.ErrInUse if the server would refuse to remove a repository without force: if the
+// profile of a volume, also of one in the trash, schedules backups to it, or if a grant is for it.
 func checkUnused(ctx context.Context, c cli.Remote, repository string) error {
 	live, err := cli.FetchAll(ctx, c.Volumes)
 	if err != nil {
