@@ -247,7 +247,7 @@ func (d *Directory) remove(root *os.File, o object, a Access) error {
 	if err := unix.Unlinkat(int(folder.Fd()), o.name, 0); err != nil {
 		return &fs.PathError{Op: "remove", Path: o.name, Err: err}
 	}
-	d.adjust(-st.Size)
+	d.release(st.Size)
 	return nil
 }
 

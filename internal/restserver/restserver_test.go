@@ -273,15 +273,11 @@ func TestQuota(t *testing.T) {
 		w.want(status, http.MethodPost, "/"+kind+"/"+nameOf(content), content)
 		return filepath.Join(w.dir, kind, nameOf(content))
 	}
-	key, err := os.ReadDir(filepath.Join(w.dir, "keys"))
-	check(t, err)
-	info, err := key[0].Info()
-	check(t, err)
-	w.access.Quota = info.Size() + 10_000
+	w.access.Quota = 4096 + 16_000 // the key counts, too
 	add(200, 6000, "index")
-	add(507, 5000, "index")
+	add(507, 10_001, "index")
 	snapshot := add(200, 3000, "snapshots")
-	add(507, 2000, "index")
+	add(507, 5950, "index")
 	add(200, 2001, "locks")
 	w.want(200, http.MethodDelete, "/snapshots/"+filepath.Base(snapshot), nil)
 	other := filepath.Join(w.dir, "index", "other")
@@ -292,6 +288,22 @@ func TestQuota(t *testing.T) {
 	add(507, 1980, "index") // they were counted just now
 	w.clock.Advance(time.Minute)
 	add(200, 1970, "index")
+	add(507, 1970-1, "index")
+}
+
+// Many small files use up the quota, too: each one takes a block of the disk.
+func TestQuotaOfSmallFiles(t *testing.T) {
+	w := serve(t, restserver.Access{Push: true, Quota: 11 * 4096})
+	added := 0
+	for i := range 20 {
+		content := fmt.Append(nil, i)
+		if status, _ := w.do(http.MethodPost, "/index/"+nameOf(content), content); status == 200 {
+			added++
+		}
+	}
+	if added != 10 { // and the key
+		t.Errorf("%d files were added, want 10", added)
+	}
 }
 
 // Counting the files removes what an interrupted upload has left some time ago.

@@ -22,6 +22,13 @@ type Directory struct {
 	at       time.Duration // when the files were counted last
 }
 
+// minCharge is what a file counts at least. A file takes a block of the disk and an inode, so that otherwise many tiny
+// files could fill the disk within a small quota.
+const minCharge = 4096
+
+// charge returns the bytes that a file counts.
+func charge(size int64) int64 { return max(size, minCharge) }
+
 // Open returns the directory at a path. It does not access the directory.
 func Open(path string, clk clock.Clock) *Directory { return &Directory{path: path, clock: clk} }
 
@@ -36,6 +43,7 @@ const (
 
 // reserve reserves room for an upload. It fails with status 507 if the directory would have more bytes than the quota.
 func (d *Directory) reserve(root *os.File, size, quota int64) error {
+	size = charge(size)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	isFull := func() bool { return quota > 0 && d.used+d.reserved+size > quota }
@@ -59,24 +67,25 @@ func (d *Directory) reserve(root *os.File, size, quota int64) error {
 func (d *Directory) settle(size int64, stored bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	size = charge(size)
 	d.reserved -= size
 	if stored {
 		d.used += size
 	}
 }
 
-// adjust adds to the number of bytes in the directory. The argument is negative for a file that was removed.
-func (d *Directory) adjust(by int64) {
+// release ends the use of a file that was removed.
+func (d *Directory) release(size int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.used += by
+	d.used -= charge(size)
 }
 
 // Files that an upload left when the process or the host crashed are removed once they are this old. An upload in
 // progress changes its file at least every minute.
 const maxTemporaryAge = time.Hour
 
-// count returns the bytes of the files in a repository. It removes what interrupted uploads have left.
+// count returns the bytes that the files in a repository count. It removes what interrupted uploads have left.
 func count(root *os.File, now time.Time) (bytes int64, err error) {
 	for _, kind := range kinds() {
 		err := eachFile(root, kind, func(folder *os.File, name string, info fs.FileInfo) error {
@@ -87,7 +96,7 @@ func count(root *os.File, now time.Time) (bytes int64, err error) {
 					return unlink(folder, name)
 				}
 			default:
-				bytes += info.Size()
+				bytes += charge(info.Size())
 			}
 			return nil
 		})
