@@ -15,8 +15,8 @@
 package restserver
 
 import (
+	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -120,14 +120,14 @@ func refuse(status int, format string, args ...any) error {
 // Serve answers with status 500, or with 507 if its disk is full, and returns the error. Serve returns nil if it
 // refuses the request, if there is no such file, or if the client is gone.
 func (d *Directory) Serve(w http.ResponseWriter, r *http.Request, path string, a Access) error {
-	out := &steady{w, http.NewResponseController(w)}
+	out := &steady{ResponseWriter: w, control: http.NewResponseController(w)}
 	out.extend()
 	err := d.answer(out, r, path, a)
 	out.extend() // a response without a body is written when Serve has returned
 	var no *refusal
 	switch {
-	case err == nil:
-		return nil
+	case err == nil, out.begun:
+		return err
 	case errors.As(err, &no):
 		http.Error(w, no.text, no.status)
 		return nil
@@ -179,39 +179,46 @@ const (
 	typeV2 = "application/vnd.x.restic.rest.v2"
 )
 
-// file is an element of a list.
-type file struct {
-	Name string `json:"name"`
-	Size int64  `json:"size"`
-}
+// listBuffer is how many bytes of a list are kept in memory.
+const listBuffer = 32 << 10
 
-// list answers with the files of a kind.
+// list answers with the files of a kind. It sends the list in parts, because a repository can have millions of files.
+// If the directory fails after the first part, the list has no end, so that the client reports an error.
 func list(w http.ResponseWriter, r *http.Request, root *os.File, kind string) error {
-	files := []file{}
-	err := eachFile(root, kind, func(_ *os.File, name string, info fs.FileInfo) error {
-		if isName(name) && info.Mode().IsRegular() {
-			files = append(files, file{name, info.Size()})
-		}
-		return r.Context().Err()
-	})
-	if err != nil {
-		return err
-	}
-	var out any = files
-	contentType := typeV2
-	if r.Header.Get("Accept") != typeV2 {
-		names := make([]string, len(files))
-		for i, f := range files {
-			names[i] = f.Name
-		}
-		out, contentType = names, typeV1
-	}
-	text, err := json.Marshal(out)
-	if err != nil {
-		return err
+	withSizes := r.Header.Get("Accept") == typeV2
+	contentType := typeV1
+	if withSizes {
+		contentType = typeV2
 	}
 	w.Header().Set("Content-Type", contentType)
-	_, _ = w.Write(text) // fails if the caller is gone
+	out := bufio.NewWriterSize(w, listBuffer)
+	separator := "["
+	err := eachFile(root, kind, func(_ *os.File, name string, info fs.FileInfo) error {
+		if !isName(name) || !info.Mode().IsRegular() {
+			return nil
+		}
+		var err error
+		if withSizes {
+			_, err = fmt.Fprintf(out, `%s{"name":"%s","size":%d}`, separator, name, info.Size())
+		} else {
+			_, err = fmt.Fprintf(out, `%s"%s"`, separator, name)
+		}
+		separator = ","
+		if err != nil || r.Context().Err() != nil {
+			return context.Canceled // the client is gone
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, context.Canceled):
+		return nil
+	case err != nil:
+		return err
+	case separator == "[":
+		_, _ = out.WriteString("[")
+	}
+	_, _ = out.WriteString("]")
+	_ = out.Flush() // fails if the client is gone
 	return nil
 }
 
@@ -255,6 +262,7 @@ func (d *Directory) remove(root *os.File, o object, a Access) error {
 type steady struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	begun   bool // a part of the body was written
 }
 
 func (s *steady) extend() {
@@ -263,6 +271,7 @@ func (s *steady) extend() {
 
 func (s *steady) Write(p []byte) (int, error) {
 	s.extend()
+	s.begun = true
 	return s.ResponseWriter.Write(p)
 }
 
