@@ -7,8 +7,9 @@
 // grant or secret makes it read them earlier, but not more often than once in minPause. While control cannot be
 // reached, the Server refuses every request. Package internal/restserver decides what a request may do in a directory.
 //
-// The Server keeps in memory what it has read from control, and a restserver.Directory for each repository. A mutex
-// protects both. The key of the Authority is in a file in Drover's root: see certificate.go.
+// The Server keeps in memory what it has read from control, a restserver.Directory for each repository, and how many
+// requests each grant has. A mutex protects them. The key of the Authority is in a file in Drover's root: see
+// certificate.go.
 package remoteserver
 
 import (
@@ -51,12 +52,14 @@ type Server struct {
 	known       bool          // false before the first attempt to read the records
 	at          time.Duration // when the last attempt to read the records began
 	directories map[string]*restserver.Directory
+	active      map[string]chan struct{} // by the name of the grant
 }
 
 // grant is a grant with the directory of its repository.
 type grant struct {
 	dataset.Grant
 	directory *restserver.Directory
+	active    chan struct{} // has an element for each request that is carried out
 }
 
 // New returns a Server.
@@ -73,24 +76,33 @@ const (
 	readTimeout = 10 * time.Second
 )
 
+// maxRequests is how many requests of a grant are carried out at once. Others wait for maxWait. While a filesystem
+// hangs, each request has a thread that nothing can end. A Go program with 10000 threads crashes, and the agent serves
+// volumes, too.
+const (
+	maxRequests = 64
+	maxWait     = 10 * time.Second
+)
+
 // find returns the grant with a name and a secret. It fails if the records cannot be read from control.
 func (s *Server) find(ctx context.Context, name, secret string) (g grant, ok bool, err error) {
-	if g, ok, err = s.lookUp(ctx, name, secret, maxAge); ok || err != nil {
+	arrived := s.deps.Clock.Steady()
+	if g, ok, err = s.lookUp(ctx, name, secret, arrived-maxAge); ok || err != nil {
 		return g, ok, err
 	}
 	select { // without the lock, so that other requests do not wait
 	case <-s.deps.Clock.After(minPause):
 	case <-ctx.Done():
 	}
-	return s.lookUp(ctx, name, secret, minPause)
+	return s.lookUp(ctx, name, secret, arrived)
 }
 
-// lookUp returns the grant with a name and a secret from records that are younger than age. It reads the records if the
-// copy is older.
-func (s *Server) lookUp(ctx context.Context, name, secret string, age time.Duration) (g grant, ok bool, err error) {
+// lookUp returns the grant with a name and a secret from records whose read began after the given time. It reads the
+// records if the copy is older. Requests that wait for a read share its result, also if the read fails.
+func (s *Server) lookUp(ctx context.Context, name, secret string, after time.Duration) (g grant, ok bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.known || s.deps.Clock.Steady()-s.at >= age {
+	if !s.known || s.at <= after {
 		// The records are for all requests, so the end of this request must not end the read.
 		reading, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
 		defer cancel()
@@ -102,6 +114,25 @@ func (s *Server) lookUp(ctx context.Context, name, secret string, age time.Durat
 	return g, g.accepts(secret), s.err
 }
 
+// enter waits until a request of the grant can be carried out. It reports whether that is so. The caller must then call
+// leave.
+func (s *Server) enter(ctx context.Context, g grant) bool {
+	select {
+	case g.active <- struct{}{}:
+		return true
+	default:
+	}
+	select {
+	case g.active <- struct{}{}:
+		return true
+	case <-s.deps.Clock.After(maxWait):
+	case <-ctx.Done():
+	}
+	return false
+}
+
+func (g grant) leave() { <-g.active }
+
 func (s *Server) read(ctx context.Context) (map[string]grant, error) {
 	list, err := s.deps.Records.Grants(ctx)
 	if err != nil {
@@ -112,7 +143,7 @@ func (s *Server) read(ctx context.Context) (map[string]grant, error) {
 		return nil, err
 	}
 	directories := map[string]*restserver.Directory{}
-	grants := map[string]grant{}
+	grants, active := map[string]grant{}, map[string]chan struct{}{}
 	for _, g := range list {
 		for _, r := range repositories {
 			if !g.Allows(r) {
@@ -126,33 +157,45 @@ func (s *Server) read(ctx context.Context) (map[string]grant, error) {
 				d = restserver.Open(r.URL, s.deps.Clock)
 			}
 			directories[r.URL] = d
-			grants[g.Name] = grant{g, d}
+			if active[g.Name] = s.active[g.Name]; active[g.Name] == nil {
+				active[g.Name] = make(chan struct{}, maxRequests)
+			}
+			grants[g.Name] = grant{g, d, active[g.Name]}
 		}
 	}
-	s.directories = directories
+	s.directories, s.active = directories, active
 	return grants, nil
 }
 
 // ServeHTTP answers a request for a repository. restic sends /GRANT/… for the URL rest:https://HOST:PORT/GRANT.
 // It answers with status 401 if the secret is wrong or there is no such grant, with 410 if the grant has expired, and
-// with 503 if control cannot be asked.
+// with 503 if control cannot be asked or the grant has too many requests at once.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	user, secret, authenticated := r.BasicAuth()
-	g, accepted, err := s.find(r.Context(), name, secret)
+	var g grant
+	var accepted bool
+	var err error
+	if authenticated && user == name {
+		g, accepted, err = s.find(r.Context(), name, secret)
+	}
 	switch {
 	case err != nil:
 		s.deps.Log.WithError(err).Debug("cannot read the grants of other clusters")
 		http.Error(w, "the grants cannot be read now", http.StatusServiceUnavailable)
 		return
-	case !accepted || !authenticated || user != name:
+	case !accepted:
 		w.Header().Set("WWW-Authenticate", `Basic realm="drover"`)
 		http.Error(w, "no such grant, or another secret", http.StatusUnauthorized)
 		return
 	case g.Expired(s.deps.Clock.Now()):
 		http.Error(w, "the grant has expired", http.StatusGone)
 		return
+	case !s.enter(r.Context(), g):
+		http.Error(w, "the grant has too many requests at once", http.StatusServiceUnavailable)
+		return
 	}
+	defer g.leave()
 	log := s.deps.Log.WithFields(logrus.Fields{"grant": g.Name, "repository": g.Repository, "from": r.RemoteAddr})
 	access := restserver.Access{Push: g.Push, Quota: int64(g.Quota)}
 	answer := &recorder{ResponseWriter: w, status: http.StatusOK}

@@ -1,18 +1,23 @@
 package remoteserver_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,10 +39,14 @@ type records struct {
 	repositories []dataset.Repository
 	err          error
 	reads        int
+	reading      func() // if not nil, is called by each read
 }
 
 func (r *records) Grants(context.Context) ([]dataset.Grant, error) {
 	r.reads++
+	if r.reading != nil {
+		r.reading()
+	}
 	return r.grants, r.err
 }
 
@@ -168,10 +177,76 @@ func TestControlIsUnreachable(t *testing.T) {
 	w.err = errors.New("control does not answer")
 	w.clock.Advance(4 * time.Second)
 	w.want(503, "GET", "/ann/config", "ann", secret)
-	w.want(503, "GET", "/cid/config", "", "")
+	w.want(503, "GET", "/cid/config", "cid", "wrong")
+	w.want(401, "GET", "/ann/config", "", "")
 	w.err = nil
 	w.clock.Advance(4 * time.Second)
 	w.want(200, "GET", "/ann/config", "ann", secret)
+}
+
+// A request without a secret costs nothing: control is not asked.
+func TestRequestWithoutSecret(t *testing.T) {
+	w := serve(t)
+	w.want(401, "GET", "/ann/config", "", "")
+	if w.reads != 0 {
+		t.Errorf("control was asked %d times", w.reads)
+	}
+}
+
+// Requests that wait for a read of the records share its result. If control does not answer in time, they do not try it
+// one after the other.
+func TestSlowControl(t *testing.T) {
+	w := serve(t)
+	begun, proceed := make(chan struct{}, 10), make(chan struct{})
+	w.err = errors.New("control does not answer")
+	w.reading = func() {
+		begun <- struct{}{}
+		<-proceed
+		w.clock.Advance(10 * time.Second)
+	}
+	var all sync.WaitGroup
+	all.Go(func() { w.want(503, "GET", "/ann/config", "ann", secret) })
+	<-begun
+	for range 5 {
+		all.Go(func() { w.want(503, "GET", "/ann/config", "ann", secret) })
+	}
+	time.Sleep(200 * time.Millisecond) // the requests arrive
+	close(proceed)
+	all.Wait()
+	if w.reads != 1 {
+		t.Errorf("control was asked %d times, want once", w.reads)
+	}
+}
+
+// The holder of a grant can have a limited number of requests at once, also if it does not finish them.
+func TestRequestsAtOnce(t *testing.T) {
+	w := serve(t)
+	begin := func(method, path string) (status int) {
+		t.Helper()
+		c, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		login := base64.StdEncoding.EncodeToString([]byte("ann:" + secret))
+		fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: a\r\nAuthorization: Basic %s\r\nContent-Length: 100\r\n"+
+			"Expect: 100-continue\r\n\r\n", method, path, login)
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode
+	}
+	for range remoteserver.MaxRequests {
+		if got := begin("POST", "/ann/index/"+strings.Repeat("0", 64)); got != 100 {
+			t.Fatalf("got status %d, want 100", got)
+		}
+	}
+	w.want(503, "GET", "/ann/config", "ann", secret)
+	w.clock.Advance(time.Hour)
+	w.want(503, "GET", "/ann/config", "ann", secret)
+	w.grants[1].SecretHash = w.grants[0].SecretHash
+	w.want(200, "GET", "/bob/config", "bob", secret)
 }
 
 // The log has a line for each snapshot that another cluster stores or removes.

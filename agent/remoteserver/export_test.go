@@ -1,0 +1,3 @@
+package remoteserver
+
+const MaxRequests = maxRequests
