@@ -35,6 +35,10 @@ func TestWhatCannotBeCreated(t *testing.T) {
 			func(d *dataset.Dataset) { d.Profile.Filesystem.Type = ext4; d.Size = dataset.MiB },
 			"1MiB is too small for ext4",
 		},
+		"less than a block": {
+			func(d *dataset.Dataset) { d.Profile.Filesystem.Type, d.Size = "", dataset.KiB },
+			"1KiB is too small for a volume (at least 16MiB)",
+		},
 		"huge": {
 			func(d *dataset.Dataset) { d.Size = 17 * dataset.TiB }, "17TiB is too large for a volume (at most 16TiB)",
 		},

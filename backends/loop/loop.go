@@ -137,7 +137,9 @@ func (b *Backend) MaxCapabilities() dataset.Capabilities {
 
 // CheckSize implements backends.BoundedKind.
 func (b *Backend) CheckSize(fs string, size dataset.Size) error {
-	return mkfs.Check(cmp.Or(fs, mkfs.Ext4), imagefile.RoundUp(size))
+	return mkfs.Request{
+		Chosen: fs, Filesystem: cmp.Or(fs, mkfs.Ext4), Size: size, Rounded: imagefile.RoundUp(size),
+	}.Check()
 }
 
 // Available implements backends.Kind. The host needs loop devices and a filesystem for the images.

@@ -118,11 +118,9 @@ func (b *Backend) MaxCapabilities() dataset.Capabilities {
 // extents, because the result must be the same for all groups.
 func (b *Backend) CheckSize(fs string, size dataset.Size) error {
 	const extent = 4 * dataset.MiB // of vgcreate, and of each group that Drover makes
-	fs = cmp.Or(fs, ext4)
-	if mkfs.Check(fs, (size+extent-1)/extent*extent) == nil {
-		return nil
-	}
-	return mkfs.Check(fs, size)
+	return mkfs.Request{
+		Chosen: fs, Filesystem: cmp.Or(fs, ext4), Size: size, Rounded: (size + extent - 1) / extent * extent,
+	}.Check()
 }
 
 // PathOf implements backends.BlockDeviceKind. It returns the path of a volume group that is named after the pool.

@@ -213,15 +213,16 @@ func (m *maker) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	if err := (*Backend)(nil).CheckSize(d.Profile.Filesystem.Type, size); err != nil {
 		return "", 0, err
 	}
-	size = m.roundUp(size)
-	fsType, err := mkfs.Choose(d.Profile.Filesystem.Type, size, m.info.Capabilities.Filesystems)
+	r := mkfs.Request{Chosen: d.Profile.Filesystem.Type, Size: size, Rounded: m.roundUp(size)}
+	var err error
+	r.Filesystem, err = mkfs.Choose(r.Chosen, r.Rounded, m.info.Capabilities.Filesystems)
 	if err == nil {
-		err = mkfs.CheckUsable(fsType) // the program may have been removed since the pool was opened
+		err = mkfs.CheckUsable(r.Filesystem) // the program may have been removed since the pool was opened
 	}
 	if err != nil {
 		return "", 0, err
 	}
-	return fsType, size, mkfs.Check(fsType, size)
+	return r.Filesystem, r.Rounded, r.Check()
 }
 
 // format makes a filesystem on a new volume. Its root is empty, and has the owner of the dataset. The volume reads as

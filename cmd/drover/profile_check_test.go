@@ -43,11 +43,11 @@ func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 		"{backend: nfs, size: 1GiB}": "no pool of backend nfs can satisfy " +
 			"this profile: it cannot enforce a size (backend btrfs, dir, loop, lvm, zfs could)",
 		"{backend: loop, size: 1MiB}": "no pool of backend loop can satisfy " +
-			"this profile: 1MiB is too small for ext4, which needs 16MiB (backend dir, zfs could)",
+			"this profile: 1MiB is too small for a volume (at least 16MiB) (backend dir, zfs could)",
 		"{backend: btrfs, size: 1MiB}":                           "1MiB is too small for a subvolume (at least 16MiB)",
 		"{backend: loop, size: 100MiB, filesystem: {type: xfs}}": "100MiB is too small for xfs, which needs 300MiB",
 		"{backend: lvm, size: 1MiB}": "no pool of backend lvm can satisfy " +
-			"this profile: 1MiB is too small for ext4, which needs 16MiB (backend dir, zfs could)",
+			"this profile: 1MiB is too small for a volume (at least 16MiB) (backend dir, zfs could)",
 		"{backend: loop, size: 200MiB, filesystem: {type: xfs}}": "no pool of backend loop can satisfy " +
 			"this profile: 200MiB is too small for xfs, which needs 300MiB",
 		"{backend: lvm, size: 200MiB, filesystem: {type: xfs}}": "no pool of backend lvm can satisfy " +

@@ -63,7 +63,9 @@ func (s *Store) SpecFor(d dataset.Dataset) (Spec, error) {
 	if t.FS, err = mkfs.Choose(d.Profile.Filesystem.Type, t.Size, s.filesystems); err != nil {
 		return t, err
 	}
-	return t, mkfs.Check(t.FS, t.Size)
+	return t, mkfs.Request{
+		Chosen: d.Profile.Filesystem.Type, Filesystem: t.FS, Size: size, Rounded: t.Size,
+	}.Check()
 }
 
 // Name returns the name of a template. It contains all properties in which templates differ, and the version of the

@@ -27,16 +27,28 @@ const MaxSize = 16 * dataset.TiB
 // MaxDevice is at least the result of Device for every volume.
 const MaxDevice = MaxSize + MaxSize/16
 
-// Check fails with ErrUnsupported if the size is too small or too large for a volume with the filesystem fs.
-func Check(fs string, size dataset.Size) error {
+// Request is the size and the filesystem of a new volume. Check checks them.
+type Request struct {
+	Chosen     string       // filesystem of the profile; empty: the profile has none, so Filesystem is the default
+	Filesystem string       // that the volume gets
+	Size       dataset.Size // that the user or the profile requested
+	Rounded    dataset.Size // Size as the backend rounds it up
+}
+
+// Check fails with ErrUnsupported if the size is too small or too large for a volume with the filesystem. The error has
+// the requested size. It names the filesystem only if the profile has it.
+func (r Request) Check() error {
 	minimum := 16 * dataset.MiB
-	if fs == XFS {
+	if r.Filesystem == XFS {
 		minimum = MinXFS
 	}
-	if size < minimum {
-		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for %s, which needs %s", size, fs, minimum)
+	switch {
+	case r.Rounded >= minimum:
+		return CheckMax(r.Rounded)
+	case r.Chosen == "":
+		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a volume (at least %s)", r.Size, minimum)
 	}
-	return CheckMax(size)
+	return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for %s, which needs %s", r.Size, r.Chosen, minimum)
 }
 
 // MinXFS is the smallest volume with XFS: mkfs refuses smaller devices.
