@@ -157,8 +157,8 @@ func CheckOvercommit(r float64) error {
 	if r == 0 || r >= minOvercommit && r <= maxOvercommit {
 		return nil
 	}
-	return Errorf(ErrInvalid, "bad overcommit %v: expected a ratio from %v to %v, such as 1.5", r, minOvercommit,
-		maxOvercommit)
+	return Errorf(ErrInvalid, "bad overcommit %v: expected a ratio from %v to %v, such as 1.5, or 0 for no limit", r,
+		minOvercommit, maxOvercommit)
 }
 
 // Enlarged returns a larger size to suggest: one and a half times the given size, in whole GiB, or in MiB for small

@@ -39,6 +39,8 @@ func TestParseOptionsRefuses(t *testing.T) {
 		"Size=20GiB":                           "did you mean size?",
 		"=x":                                   "unknown option",
 		"size=20":                              "ambiguous",
+		"size=0":                               `bad size "0": expected more than 0`,
+		"size=0.0":                             `bad size "0.0": expected more than 0`,
 		"size=":                                "bad size",
 		"profile=Gold":                         "bad profile name",
 		"pool=../x":                            "bad pool name",

@@ -39,6 +39,8 @@ func ParseSize(s string) (Size, error) {
 	}
 	unit, ok := units[strings.ToLower(m[3])]
 	switch {
+	case strings.Trim(m[1]+m[2], "0") == "":
+		return 0, Errorf(ErrInvalid, "bad size %q: expected more than 0 (omit the size for no limit)", Clip(s))
 	case m[3] == "":
 		n := strings.TrimSuffix(m[1]+"."+m[2], ".")
 		return 0, Errorf(ErrInvalid, "bad size %q: a bare number is ambiguous (use %sGiB for gibibytes or %sB "+
