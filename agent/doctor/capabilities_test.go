@@ -17,11 +17,11 @@ func TestLacks(t *testing.T) {
 		t.Errorf("a pool that has all lacks %q", got)
 	}
 	whole.OfflineGrow, whole.Shrink = []string{"ext4"}, false
-	if got := strings.Join(missingCapabilities(whole, false), "; "); got != "no growing of ext4 while in use; no shrinking" {
+	if got := strings.Join(missingCapabilities(whole, false), "; "); got != "ext4 cannot grow while in use; a volume cannot shrink" {
 		t.Errorf("it lacks %q", got)
 	}
 	whole.Delta = false
-	if got := strings.Join(missingCapabilities(whole, true), "; "); !strings.HasSuffix(got, "; moves that copy all files to hosts without the share, and no replicas") {
+	if got := strings.Join(missingCapabilities(whole, true), "; "); !strings.HasSuffix(got, "; a move to a host without the share copies all files, and there are no replicas") {
 		t.Errorf("on a share %s", got)
 	}
 }

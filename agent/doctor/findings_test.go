@@ -290,12 +290,12 @@ func TestDoctorReportsCapabilitiesThatPoolLacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range found {
-		if f.Subject == "pool default" && strings.Contains(f.Text, "compared with others") {
+		if f.Subject == "pool default" && strings.Contains(f.Text, "limits of backend") {
 			said = f.Level + ": " + f.Text
 		}
 	}
-	for _, want := range []string{"ok: backend dir, compared with others", "no hard size", "every file is visited",
-		"no throttling", "no encryption", "no replicas"} {
+	for _, want := range []string{"ok: limits of backend dir: ", "the size of a volume is no hard limit; ", "every file is visited",
+		"the speed of a volume cannot be limited", "volumes cannot be encrypted", "no replicas"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is not in %q", want, said)
 		}
