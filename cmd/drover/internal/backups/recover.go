@@ -45,9 +45,10 @@ machine. Without VOLUME and --all, the command only lists the volumes.
 
 Each volume is created from its newest backup, with the name, profile, size and
 labels that it had. A backup that is known to be incomplete is not used. Drover
-knows that for about a day, and not on another machine: a line then says which
-backup is the one before. If several volumes have or had a name, --all does not
-recover it: name it to use the newest backup, or use drover backup restore.
+knows that for about a day, and not in another cluster: if files are missing,
+restore an earlier backup (drover backup ls VOLUME). If several volumes have or
+had a name, --all does not recover it: name it to use the newest backup, or use
+drover backup restore.
 
 A volume that exists is never changed. If the command is interrupted or some
 volumes fail, repeat it: it waits for restores that still run, and creates only
@@ -303,21 +304,26 @@ func nameOf(url string, recorded []dataset.Repository) string {
 	return name
 }
 
-// noteUnconfirmed prints which backups may be incomplete, and which ones were taken before them.
+// noteUnconfirmed prints how many backups could be incomplete, because control does not know the operations that made
+// them. On a new machine these are all. Only one case leaves an incomplete backup: a file could not be read, and the
+// host was lost before Drover removed the backup. restic cannot tell, so drover backup verify does not find it.
 func (r *recovery) noteUnconfirmed(list []*candidate) {
+	absent, unconfirmed := 0, 0
 	for _, cand := range list {
-		if !cand.Unconfirmed || cand.State != stateAbsent && cand.State != stateNoProfile {
+		if cand.State != stateAbsent && cand.State != stateNoProfile {
 			continue
 		}
-		before := "there is no earlier backup of the volume"
-		if p := cand.Previous; p != nil {
-			before = fmt.Sprintf("the backup before it is %s, taken %s", short(p.ID),
-				show.When(r.app.Now(), p.Taken))
+		absent++
+		if cand.Unconfirmed {
+			unconfirmed++
 		}
-		_, _ = fmt.Fprintf(r.app.ErrOut, "drover: backup %s of volume %s may be incomplete: this server has no "+
-			"record of the operation that made it (%s)\n", short(cand.Backup.ID),
-			show.Clean(cand.Backup.Volume), before)
 	}
+	if unconfirmed == 0 {
+		return
+	}
+	_, _ = fmt.Fprintf(r.app.ErrOut, "drover: from another cluster, or more than about a day old: %d of %d backups; "+
+		"such a backup is complete, unless a host was lost just when its backup failed: if files are missing, restore "+
+		"an earlier one (drover backup ls VOLUME)\n", unconfirmed, absent)
 }
 
 // noteUnused prints which backups of the candidates' names are not used although one could expect it: newer ones that
