@@ -30,7 +30,8 @@ func newPoolLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[api.Pool]{
 		Short: "List the pools",
 		Long: `List the pools. OVERCOMMIT is the present ratio of the sizes of all volumes to
-the size of the pool. -o wide shows the limit that drover pool set gives it.`,
+the size of the pool, and its limit if the pool has one: 0.3, at most 1.5.
+drover pool set changes the limit.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Pool, error) { return c.Pools(ctx) },
 		ID:    func(p api.Pool) string { return p.ID.String() },
 		Name:  func(p api.Pool) string { return p.Name },
@@ -67,7 +68,7 @@ func poolTable(a *cli.App, pools []api.Pool) *show.Table {
 			size, free = st.Size.Human(), st.Free.Human()
 			if st.Size > 0 {
 				used, percent = st.Usage().Used.Human(), fmt.Sprintf("%d%%", st.Usage().Percent())
-				over = dataset.FormatRatio(st.OvercommitRatio())
+				over = overcommit(*st)
 			}
 		}
 		t.Row(p.Name, p.NodeName, p.Backend, stateLine(p), size, used, percent, free, over, p.Path)
@@ -130,12 +131,16 @@ func provisionedLine(st dataset.PoolStatus) string {
 	if st.Size <= 0 {
 		return ""
 	}
-	line := fmt.Sprintf("%s provisioned (overcommit %s", st.Provisioned.Human(),
-		dataset.FormatRatio(st.OvercommitRatio()))
+	return fmt.Sprintf("%s provisioned (overcommit %s)", st.Provisioned.Human(), overcommit(st))
+}
+
+// overcommit returns the present overcommit of a pool, and the limit if there is one, such as "0.3, at most 1.5".
+func overcommit(st dataset.PoolStatus) string {
+	text := dataset.FormatRatio(st.OvercommitRatio())
 	if st.Overcommit > 0 {
-		line += ", at most " + dataset.FormatRatio(st.Overcommit)
+		text += ", at most " + dataset.FormatRatio(st.Overcommit)
 	}
-	return line + ")"
+	return text
 }
 
 func freeLine(s dataset.PoolStatus) string {
