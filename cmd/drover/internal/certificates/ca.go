@@ -176,7 +176,7 @@ confirming that a node is fenced (--fenced).`,
 			return show.JSON(a.Out, certificate)
 		}
 		if err := a.PrintLine("issued the certificate of operator %s (%s), valid until %s", certificate.Name,
-			certificate.Role, certificate.Expires.Format(time.RFC3339)); err != nil {
+			certificate.Role, show.When(a.Now(), certificate.Expires)); err != nil {
 			return err
 		}
 		return a.PrintLine("export DROVER_CERT=%s DROVER_KEY=%s DROVER_CA=%s", certificate.Cert, certificate.Key,
@@ -228,7 +228,10 @@ the issuing host may be ahead by that much. To revoke a node's certificate, use
 drover node rm.
 
 If the folder of the authority on this host has a list of the operators to whom
-certificates were issued, the name must be in it. --force revokes another name.`,
+certificates were issued, the name must be in it. --force revokes another name.
+
+Control records the revocation, so drover control must run: a single host with
+drover serve has no certificates.`,
 		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	dir, o := dirFlag(a, cmd), cli.OutputFlags(cmd, false)

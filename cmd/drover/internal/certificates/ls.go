@@ -35,7 +35,10 @@ revocation are refused; those issued more than ten minutes later are valid.
 ISSUED HERE is no if the folder on this host has no record of a certificate: it
 was issued on another control host, or the folder cannot be read here. A node
 is listed by its UUID, and only if it was removed (drover node rm). A revocation
-is kept for as long as the revoked certificates could be valid.`,
+is kept for as long as the revoked certificates could be valid.
+
+Control knows the revocations, so drover control must run: a single host with
+drover serve has no certificates.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]Member, error) {
 			names, err := pki.Operators(*dir)
 			if err != nil {

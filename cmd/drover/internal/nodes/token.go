@@ -2,7 +2,6 @@ package nodes
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -49,10 +48,10 @@ owner can read. An existing file is replaced.`,
 			return show.JSON(a.Out, token)
 		case out != "":
 			return a.PrintLine("token %s, valid for one host until %s, is in %s", token.ID,
-				token.Expires.Format(time.RFC3339), out)
+				show.When(a.Now(), token.Expires), out)
 		}
 		if _, err := fmt.Fprintf(a.ErrOut, "token %s, valid for one host until %s:\n", token.ID,
-			token.Expires.Format(time.RFC3339)); err != nil {
+			show.When(a.Now(), token.Expires)); err != nil {
 			return err
 		}
 		return a.PrintLine("%s", token.Token)
