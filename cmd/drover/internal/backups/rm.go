@@ -65,8 +65,12 @@ func newPruneCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Free the space of removed backups in a repository",
-		Long: `Remove the data that no backup in a repository needs. The server's host does it,
-at idle I/O priority. It can take hours. Ctrl-C ends it without harm.
+		Long: `Free the space of removed backups: remove the data that no backup in a
+repository needs. No backup is removed. drover backup rm removes one backup, and
+scheduled backups are removed as keep in the profile says (drover profile show).
+
+The server's host does it, at idle I/O priority. It can take hours. Ctrl-C ends
+it without harm.
 
 restic has the repository for itself meanwhile: it refuses backups to it.`,
 		Example: `  drover backup prune --repository offsite`,

@@ -40,9 +40,10 @@ var advice = map[string]string{
 	"volume set": changeVolume, "volume change": changeVolume, "volume edit": changeVolume,
 	"volume update": changeVolume, "volume modify": changeVolume,
 
-	"run":       "start a container with the volume: docker run -v NAME:/PATH IMAGE",
-	"exec":      "use docker exec in a container with the volume; drover volume inspect NAME lists them",
-	"apply":     "edit drover.yaml and profiles.yaml in /etc/drover, then systemctl reload drover",
+	"run":  "start a container with the volume: docker run -v NAME:/PATH IMAGE",
+	"exec": "use docker exec in a container with the volume; drover volume inspect NAME lists them",
+	"apply": "edit profiles.yaml in /etc/drover, then systemctl reload drover; after a change of drover.yaml, " +
+		"systemctl restart drover",
 	"enable":    "use systemctl enable drover",
 	"disable":   "use systemctl disable drover",
 	"is-active": "use systemctl is-active drover, or drover status",

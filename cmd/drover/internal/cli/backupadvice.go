@@ -16,20 +16,29 @@ var backupAdvice = map[string]string{
 	"backup snapshots":     "use drover backup ls",
 	"backup prune --dry-run": "prune removes no backup, only data that no backup needs; drover backup rm --dry-run " +
 		"BACKUP shows what the removal of a backup destroys",
-	"backup prune --yes": "prune asks for no confirmation, because it removes no backup",
-	"cloudsnap":          "use drover backup create VOLUME, drover backup ls, or drover backup restore BACKUP NEW",
-	"repository backup":  "use drover backup create VOLUME --to NAME",
-	"repository prune":   "use drover backup prune --repository NAME",
-	"repository stats":   "use drover repository inspect NAME",
-	"repository unlock":  unlockRepository,
-	"backup unlock":      unlockRepository,
-	"remote push":        "use drover push VOLUME REMOTE",
-	"remote pull":        "use drover pull REMOTE/NAME",
-	"remote fetch":       "use drover pull REMOTE/NAME",
-	"remote inspect":     "use drover repository inspect NAME, because each repository is a remote",
-	"remote check":       checkBackups,
-	"push --force":       pushReplacesNothing,
-	"pull --force":       "a pull never changes an existing volume: use drover pull REMOTE/NAME --as NEW",
+	"backup prune --yes":          "prune asks for no confirmation, because it removes no backup",
+	"backup prune --keep":         removeBackups,
+	"backup prune --keep-last":    removeBackups,
+	"backup prune --keep-daily":   removeBackups,
+	"backup prune --keep-weekly":  removeBackups,
+	"backup prune --keep-monthly": removeBackups,
+	"backup prune --keep-within":  removeBackups,
+	"backup prune --older-than":   removeBackups,
+	"backup prune --all":          removeBackups,
+
+	"cloudsnap":         "use drover backup create VOLUME, drover backup ls, or drover backup restore BACKUP NEW",
+	"repository backup": "use drover backup create VOLUME --to NAME",
+	"repository prune":  "use drover backup prune --repository NAME",
+	"repository stats":  "use drover repository inspect NAME",
+	"repository unlock": unlockRepository,
+	"backup unlock":     unlockRepository,
+	"remote push":       "use drover push VOLUME REMOTE",
+	"remote pull":       "use drover pull REMOTE/NAME",
+	"remote fetch":      "use drover pull REMOTE/NAME",
+	"remote inspect":    "use drover repository inspect NAME, because each repository is a remote",
+	"remote check":      checkBackups,
+	"push --force":      pushReplacesNothing,
+	"pull --force":      "a pull never changes an existing volume: use drover pull REMOTE/NAME --as NEW",
 	"backup create --all": "name the volumes, such as drover backup create VOLUME VOLUME; drover volume ls " +
 		"-o name lists them",
 	"snapshot create --all": "name the volumes, such as drover snapshot create VOLUME VOLUME; drover volume ls " +
@@ -54,6 +63,10 @@ var backupAdvice = map[string]string{
 	"pool create --file":    imagePool,
 	"pool create --loop":    imagePool,
 }
+
+// removeBackups is the advice for a user who wants to remove old backups.
+const removeBackups = "prune removes no backup: use drover backup rm --dry-run BACKUP for one backup; keep, below " +
+	"backup in profiles.yaml, says which scheduled backups are kept"
 
 // pushReplacesNothing is the advice for a user who wants a push to replace what a remote has.
 const pushReplacesNothing = "a push never replaces what the remote has: use drover push VOLUME REMOTE --as NEW"
