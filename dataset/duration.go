@@ -3,12 +3,34 @@ package dataset
 import (
 	"math"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
 
 // Duration is a time.Duration that is encoded as text, such as 72h0m0s.
 type Duration time.Duration
+
+// String returns the duration without units of 0, and with days, such as 7d, 1d12h, 90s as 1m30s, and 0s.
+// ParseDuration parses it back to the same value.
+func (d Duration) String() string {
+	const day = Duration(hoursOfDay * time.Hour)
+	days, rest := d/day, d%day
+	text := time.Duration(rest).String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	switch {
+	case days == 0:
+		return text
+	case rest == 0:
+		return strconv.FormatInt(int64(days), 10) + "d"
+	}
+	return strconv.FormatInt(int64(days), 10) + "d" + text
+}
 
 // MarshalText prints the duration as time.Duration does.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }

@@ -33,6 +33,24 @@ func TestParseDuration(t *testing.T) {
 	}
 }
 
+func TestDurationString(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", time.Millisecond: "1ms", 90 * time.Second: "1m30s", time.Minute: "1m", time.Hour: "1h",
+		90 * time.Minute: "1h30m", time.Hour + time.Second: "1h0m1s", 7 * 24 * time.Hour: "7d",
+		36 * time.Hour: "1d12h", 24*time.Hour + time.Second: "1d1s", 20 * time.Minute: "20m", 10 * time.Hour: "10h",
+	} {
+		if got := Duration(d).String(); got != want {
+			t.Errorf("%v: %s, want %s", d, got, want)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		d := Duration(rapid.Int64Min(0).Draw(t, "duration"))
+		if got, err := ParseDuration(d.String()); Duration(got) != d || err != nil {
+			t.Fatalf("%v: %v, %v", d, got, err)
+		}
+	})
+}
+
 // TestParseDurationIsGos compares ParseDuration with time.ParseDuration for texts without days and weeks, and checks that
 // everything that is printed is parsed.
 func TestParseDurationIsGos(t *testing.T) {

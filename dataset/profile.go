@@ -140,9 +140,9 @@ func (f Follow) String() string {
 	case FollowAlways, FollowNever:
 		return string(f.Mode)
 	case FollowWithin:
-		return "within " + time.Duration(f.Within).String()
+		return "within " + f.Within.String()
 	}
-	return "within " + time.Duration(DefaultFollow).String()
+	return "within " + DefaultFollow.String()
 }
 
 // Filesystem is the filesystem of a dataset on a block device. Backends without devices for datasets refuse a

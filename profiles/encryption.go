@@ -2,7 +2,6 @@ package profiles
 
 import (
 	"path/filepath"
-	"time"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/strictyaml"
@@ -32,7 +31,7 @@ func encryption(n strictyaml.Node, k *dataset.KeySource) error {
 		if !hasProgram {
 			bad.Add(v.KeyErrorf("it applies only to exec"))
 		} else if bad.Add(duration(v, &k.Timeout)) && (k.Timeout == 0 || k.Timeout > dataset.MaxKeyTimeout) {
-			bad.Add(v.Errorf("expected more than 0, and %s at most", time.Duration(dataset.MaxKeyTimeout)))
+			bad.Add(v.Errorf("expected more than 0, and %s at most", dataset.MaxKeyTimeout))
 		}
 	}
 	return bad.Err()

@@ -48,7 +48,7 @@ func fenceCommand(n strictyaml.Node, f *dataset.Fence) error {
 	var bad strictyaml.Mistakes
 	if v, ok := keys["timeout"]; ok {
 		if bad.Add(duration(v, &f.Timeout)) && (f.Timeout == 0 || f.Timeout > dataset.MaxFenceTimeout) {
-			bad.Add(v.Errorf("expected more than 0, and %s at most", time.Duration(dataset.MaxFenceTimeout)))
+			bad.Add(v.Errorf("expected more than 0, and %s at most", dataset.MaxFenceTimeout))
 		}
 	}
 	items, err := keys["exec"].Items()

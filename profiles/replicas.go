@@ -32,7 +32,7 @@ func replicas(n strictyaml.Node, r *dataset.Replicas) error {
 	}
 	r.Count = int(count)
 	if bad.Add(duration(keys["every"], &r.Every)) && r.Every < minEvery {
-		bad.Add(keys["every"].Errorf("too often: expected %s or more", time.Duration(minEvery)))
+		bad.Add(keys["every"].Errorf("too often: expected %s or more", minEvery))
 	}
 	return bad.Err()
 }

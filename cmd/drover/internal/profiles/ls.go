@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -58,7 +57,7 @@ func replicasShort(r dataset.Replicas) string {
 	if r.Count == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d every %s", r.Count, time.Duration(r.Every))
+	return fmt.Sprintf("%d every %s", r.Count, r.Every)
 }
 
 // failoverShort formats the failover of a profile for a cell, such as "auto (guard)".

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -82,7 +81,7 @@ func replicaLine(r dataset.Replicas) string {
 	if r.Count == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d, fresh every %s", r.Count, time.Duration(r.Every))
+	return fmt.Sprintf("%d, fresh every %s", r.Count, r.Every)
 }
 
 func snapshotLines(s dataset.Snapshots) []string {
@@ -103,7 +102,7 @@ func backupLine(b dataset.Backups) string {
 	}
 	line := "to " + b.To + ", at " + b.Schedule + ", kept: " + keepLine(b.Keep)
 	if v := b.Verify; v.Restore {
-		line += ", verified every " + time.Duration(v.Every).String()
+		line += ", verified every " + v.Every.String()
 		if v.Check != "" {
 			line += " with " + v.Check
 		}
