@@ -2,6 +2,7 @@ package mounting
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
 	"time"
@@ -40,9 +41,7 @@ func (l *Holders) Examine(ctx context.Context, d dataset.Dataset) dataset.Holder
 	ctx, cancel := context.WithTimeout(ctx, examineTime)
 	defer cancel()
 	if !mounted {
-		if err := l.CheckPool(ctx, d); err != nil { // its text names the user, if there is one
-			out.AddUnexamined("the filesystem is not mounted on this node; its pool says: " + dataset.OneLine(err))
-		}
+		l.addPoolUser(ctx, &out, d)
 		return out
 	}
 	if look.files, err = l.Files(ctx, []mount.Filesystem{tree}); err != nil {
@@ -51,6 +50,20 @@ func (l *Holders) Examine(ctx context.Context, d dataset.Dataset) dataset.Holder
 	l.addHolders(&out, look, d, tree)
 	addDevices(&out, path)
 	return out
+}
+
+// addPoolUser adds the user that the pool of a dataset finds. The dataset is not mounted here. A pool returns one user,
+// even if there are several.
+func (l *Holders) addPoolUser(ctx context.Context, out *dataset.Holders, d dataset.Dataset) {
+	err := l.CheckPool(ctx, d)
+	var user *inuse.User
+	switch {
+	case err == nil:
+	case errors.As(err, &user) && !user.Unexamined && user.Holder != dataset.Holder{}:
+		out.Add(identify(out, user.Holder))
+	default: // the text of the error names the user, if there is one
+		out.AddUnexamined("the filesystem is not mounted on this node; its pool says: " + dataset.OneLine(err))
+	}
 }
 
 // addDevices adds the loop devices that are attached to files of the dataset mounted at path. The devices that are

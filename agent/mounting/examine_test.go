@@ -3,10 +3,12 @@ package mounting_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/droverhq/drover/agent/agenttest"
@@ -93,5 +95,51 @@ func TestExamineNeverCallsUnexaminedUnused(t *testing.T) {
 	r.Holders.ReadForeign = func() (*mount.Foreign, error) { return nil, errors.New("no /proc") }
 	if got := r.Holders.Examine(t.Context(), d); got.IsEmpty() || !strings.Contains(got.Summary(), "no /proc") {
 		t.Errorf("mounts: %+v", got)
+	}
+}
+
+// TestExamineUserFoundByPool: if a dataset is not mounted here, its pool finds the process that uses the dataset. The
+// process is listed with the command that frees the dataset. The error of the pool ends with the command, too.
+func TestExamineUserFoundByPool(t *testing.T) {
+	for _, backend := range []string{"dir", "loop"} {
+		t.Run(backend, func(t *testing.T) {
+			f := &agenttest.Cluster{T: t}
+			f.StartControl()
+			f.A = f.AddHost("host-a", backend)
+			t.Cleanup(f.Close)
+			f.A.Start()
+			d := f.A.NewVolume("db", nil)
+			path, elsewhere := f.A.MustMount("db", "one"), t.TempDir()
+			holder := exec.Command("sh", "-c", `mount --bind "$0" "$1"; umount "$0"; echo ready; exec sleep infinity`,
+				path, elsewhere)
+			holder.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+			out, err := holder.StdoutPipe()
+			if err == nil {
+				err = holder.Start()
+			}
+			if err == nil {
+				_, err = out.Read(make([]byte, 6))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				_ = holder.Process.Kill() // it runs, so this cannot fail
+				_ = holder.Wait()
+			}()
+			f.A.MustUnmount("db", "one") // the mount on the host stays, because the process uses it
+			if out, err := exec.Command("umount", path).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			remedy := fmt.Sprintf("(to free it: umount -N %d %s)", holder.Process.Pid, elsewhere)
+			got := f.A.Holders.Examine(t.Context(), d)
+			if len(got.List) != 1 || len(got.Unexamined) != 0 || !strings.Contains(got.Summary(), remedy) {
+				t.Errorf("%+v", got)
+			}
+			err = f.A.Holders.CheckPool(t.Context(), d)
+			if !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), remedy) {
+				t.Errorf("%v, want %s", err, remedy)
+			}
+		})
 	}
 }

@@ -145,13 +145,13 @@ func (l *Holders) DescribeTree(look Scan, d dataset.Dataset, tree mount.Filesyst
 		return nil
 	}
 	for _, e := range l.furtherMounts(look, d, tree) {
-		list = append(list, "it is mounted at "+e.Mountpoint)
+		list = append(list, inuse.PathUser(e.Mountpoint).Error())
 	}
 	for _, h := range look.foreign.Holders(tree, l.MountPath(d.ID)) {
-		list = append(list, h.String())
+		list = append(list, inuse.MountUser(h).Error())
 	}
 	for _, o := range l.openers(look, d, tree) {
-		list = append(list, o.String())
+		list = append(list, inuse.FileUser(o).Error())
 	}
 	return list
 }
@@ -228,7 +228,7 @@ func (l *Holders) Check(ctx context.Context, d dataset.Dataset, what string) err
 	}
 	if list := l.Describe(ctx, look, d); len(list) > 0 {
 		return dataset.Errorf(dataset.ErrInUse,
-			"%s of volume %s: it is still in use on node %s: %s (end that first)", what, d.Volume, l.NodeName, list[0])
+			"%s of volume %s: it is still in use on node %s: %s", what, d.Volume, l.NodeName, list[0])
 	}
 	return nil
 }

@@ -285,7 +285,7 @@ func (v *Verifier) CheckEnded(ctx context.Context, d dataset.Dataset, what strin
 	}
 	slices.Sort(ids)
 	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: the engine on node %s has unmounted it "+
-		"(%s), but %s (end that first)",
+		"(%s), but %s",
 		what, d.Volume, v.NodeName, strings.Join(ids, ", "), held[0])
 }
 

@@ -18,9 +18,9 @@ import (
 
 // use is a use of a directory. The zero value means that nothing uses it.
 type use struct {
-	point  string // the mount point in this mount namespace
-	unsure bool   // another directory of the share may be mounted at point
-	user   string // describes a process that has it mounted in another mount namespace, or has it open
+	point  string      // the mount point in this mount namespace
+	unsure bool        // another directory of the share may be mounted at point
+	user   *inuse.User // a process that has it mounted in another mount namespace, or has it open
 }
 
 // rootsOf returns the roots of a directory of a share and of the directories in it. The root of a directory is the
@@ -111,7 +111,7 @@ func (t *Tracker) findUse(ctx context.Context, folder string) (at use, err error
 	inPool := tree
 	for tree.Root = range roots {
 		if list := others.Holders(tree, ""); len(list) > 0 {
-			return use{user: list[0].String()}, nil
+			return use{user: inuse.MountUser(list[0])}, nil
 		}
 	}
 	roots[inPool.Root] = true // a file may also have been opened through the pool's own mount of the share
@@ -135,7 +135,7 @@ func (t *Tracker) findOpener(ctx context.Context, tree mount.Filesystem, roots m
 	}
 	for _, tree := range trees {
 		if list := files.Openers(tree, nil); len(list) > 0 {
-			return use{user: list[0].String()}, nil
+			return use{user: inuse.FileUser(list[0])}, nil
 		}
 	}
 	return at, nil

@@ -80,11 +80,11 @@ func (t *Tracker) CheckIdle(ctx context.Context, id uuid.UUID, folder string) er
 				"dataset %s: which part of its share is mounted at %s is unknown, so it may be in use: unmount "+
 					"that first", id, at.point)
 		case at.point != "":
-			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at.point)
-		case at.user == "":
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s: %w", id, inuse.PathUser(at.point))
+		case at.user == nil:
 			return nil
 		case try == checks || ctx.Err() != nil || clock.System{}.Steady()-began > checkBound:
-			return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, at.user)
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %w", id, at.user)
 		}
 		select {
 		case <-ctx.Done():

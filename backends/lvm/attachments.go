@@ -182,7 +182,7 @@ func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
 			break
 		}
 		if mountPoint := mountedAt(seen); mountPoint != "" {
-			return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, mountPoint)
+			return dataset.Errorf(dataset.ErrInUse, "dataset %s: %w", id, inuse.PathUser(mountPoint))
 		}
 		<-time.After(busyPause)
 		dev, err = dm.Find(a.device(name))
@@ -193,7 +193,7 @@ func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
 	case err != nil:
 		return fmt.Errorf("check whether dataset %s is in use: %w", id, err)
 	case dev.Open > 0:
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, userOf(ctx, seen))
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %w", id, userOf(ctx, seen))
 	}
 	return nil
 }
@@ -210,16 +210,16 @@ func mountedAt(dev dm.Device) string {
 	return ""
 }
 
-// userOf describes a process that uses a device that is not mounted here.
-func userOf(ctx context.Context, dev dm.Device) string {
-	user, err := inuse.DeviceUser(ctx, int(dev.Major), int(dev.Minor))
+// userOf returns an error that describes a process that uses a device that is not mounted here.
+func userOf(ctx context.Context, dev dm.Device) error {
+	user, err := inuse.FindUser(ctx, int(dev.Major), int(dev.Minor))
 	switch {
 	case err != nil:
-		return fmt.Sprintf("%s is open, and its users are unknown: %v", dev.Node(), err)
-	case user != "":
+		return fmt.Errorf("%s is open, and its users are unknown: %w", dev.Node(), err)
+	case user != nil:
 		return user
 	}
-	return fmt.Sprintf("%s is open (fuser -v %s shows the users)", dev.Node(), dev.Node())
+	return fmt.Errorf("%s is open (fuser -v %s shows the users)", dev.Node(), dev.Node())
 }
 
 // offlineGrow returns those of the filesystems that cannot grow while they are mounted. Drover does not grow them at

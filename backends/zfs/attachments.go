@@ -17,6 +17,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
@@ -106,7 +107,7 @@ func (a *attachments) checkIdle(id uuid.UUID) error {
 		return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)
 	}
 	if at != "" {
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is mounted at %s", id, at)
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s: %w", id, inuse.PathUser(at))
 	}
 	if a.fs.fuse {
 		if err := a.unstage(id); err != nil {
@@ -118,7 +119,7 @@ func (a *attachments) checkIdle(id uuid.UUID) error {
 		return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)
 	}
 	for _, h := range others.From(a.root(id)) {
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %s", id, h)
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %w", id, inuse.MountUser(h))
 	}
 	return nil
 }

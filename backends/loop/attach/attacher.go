@@ -185,7 +185,7 @@ func (a *Attacher) CheckIdle(ctx context.Context, dir folder.Dir) error {
 			mounted = all[0]
 		}
 		if mounted != nil {
-			return dataset.Errorf(dataset.ErrInUse, "it is mounted at %s", mounted.Mountpoint)
+			return dataset.Errorf(dataset.ErrInUse, "%w", inuse.PathUser(mounted.Mountpoint))
 		}
 		if try == BusyTries || ctx.Err() != nil {
 			if mapped {
@@ -218,14 +218,14 @@ func inUseError(ctx context.Context, device string) error {
 	if err := unix.Stat(device, &st); err != nil {
 		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and its users are unknown: %w", device, err)
 	}
-	user, err := inuse.DeviceUser(ctx, int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev)))
+	user, err := inuse.FindUser(ctx, int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev)))
 	switch {
 	case err != nil:
 		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and its users are unknown: %w", device, err)
-	case user != "":
-		return dataset.Errorf(dataset.ErrInUse, "it is in use: %s", user)
+	case user != nil:
+		return dataset.Errorf(dataset.ErrInUse, "it is in use: %w", user)
 	}
-	return dataset.Errorf(dataset.ErrInUse, "it is attached to %s", device)
+	return dataset.Errorf(dataset.ErrInUse, "%w", inuse.DeviceUser(device))
 }
 
 // mountOf describes the mount of a filesystem on a device.

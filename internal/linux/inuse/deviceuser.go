@@ -6,32 +6,32 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// DeviceUser describes a process that uses the filesystem on a block device although this mount namespace has no mount
-// of it. Such a process has the filesystem mounted in another mount namespace, or has a file of it open. If it finds no
-// such process, it describes a process that could not be examined. It returns "" if every process was examined and none
+// FindUser returns a process that uses the filesystem on a block device although this mount namespace has no mount of
+// it. Such a process has the filesystem mounted in another mount namespace, or has a file of it open. If it finds no
+// such process, it returns a process that could not be examined. It returns nil if every process was examined and none
 // uses the device.
-func DeviceUser(ctx context.Context, major, minor int) (string, error) {
+func FindUser(ctx context.Context, major, minor int) (*User, error) {
 	whole := mount.Filesystem{Major: major, Minor: minor, Root: "/"}
 	others, err := mount.ReadForeign()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	unexamined := ""
+	var unexamined *User
 	for _, h := range others.Holders(whole, "") {
 		if h.Unexamined == nil {
-			return h.String(), nil
+			return MountUser(h), nil
 		}
-		unexamined = h.String()
+		unexamined = MountUser(h)
 	}
 	files, err := FindOpenFiles(ctx, []mount.Filesystem{whole})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, o := range files.Openers(whole, nil) {
 		if o.Unexamined == nil {
-			return o.String(), nil
+			return FileUser(o), nil
 		}
-		unexamined = o.String()
+		unexamined = FileUser(o)
 	}
 	return unexamined, nil
 }

@@ -13,7 +13,7 @@
 //
 // A process that cannot be examined may be able to write to any tree. The caller decides what to do about it. The guard
 // (guard/hand) examines processes in these steps before it fences a dataset. The agent (agent/mounting) and the
-// backends call FindOpenFiles or DeviceUser to find out whether a dataset is in use. The state that lasts between calls
+// backends call FindOpenFiles or FindUser to find out whether a dataset is in use. The state that lasts between calls
 // is the set of examinations that hang (Examiner) and the look that callers of FindOpenFiles share. Both are protected
 // by mutexes.
 //
