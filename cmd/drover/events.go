@@ -44,7 +44,9 @@ volume are printed, also those from before it was renamed. --filter volume=NAME
 selects the events in which the volume had this name.
 
 Events do not name the user who requested a change: that is in the audit log
-(audit.log on the host of control or of drover serve).
+(audit.log on the host of control or of drover serve). The removal of a backup
+and the pruning of a repository have no event. They are in the audit log of the
+host on which the command ran (agent-audit.log on a node of a cluster).
 
 --filter accepts the columns and the fields of -o json. In its value, * stands
 for any text; KEY!=VALUE excludes events.`

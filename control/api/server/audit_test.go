@@ -145,6 +145,28 @@ func TestAuditOfWhatIsCarriedOut(t *testing.T) {
 	want(api.Change{Who: bob, What: "export-volume", Target: "none", Outcome: api.Failed, Code: "not_found"})
 }
 
+// The removal of a backup, and of the data that no backup needs, are in the log. There is no event for either: the
+// host changes the repository, and control does not see it.
+func TestAuditOfBackups(t *testing.T) {
+	fk := newFake()
+	f := newFlock(t, Deps{Service: fk, Local: fk})
+	admin, id := believing(f.pair(operator(pki.Admin))), strings.Repeat("1f2e3d4c", 8)
+	_ = f.ask(admin, "DELETE", "/v1/host/repositories/offsite/backups/"+id, "", "")
+	_ = f.ask(admin, "POST", "/v1/host/repositories/offsite/prune", "", "{}")
+	got := f.took()
+	for i := range got {
+		got[i].From = ""
+	}
+	who := operator(pki.Admin).String()
+	want := []api.Change{
+		{Who: who, What: "remove-backup", Target: id, Detail: "repository offsite", Outcome: api.Done},
+		{Who: who, What: "prune-repository", Target: "offsite", Outcome: api.Done},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(api.Change{})); diff != "" {
+		t.Error("-want +got:\n" + diff)
+	}
+}
+
 // asksAndBreaksOff makes a request whose answer ends early.
 func (f *flock) asksAndBreaksOff(cfg *tls.Config, path string) {
 	f.t.Helper()
