@@ -71,7 +71,7 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 	next.Home, next.Pool, next.Epoch, next.Move, next.TakenOver = to.node.ID, to.pool, d.Epoch+1, uuid.Nil, nil
 	loss := to.loss
 	loss.PreviousHome, loss.Reason, loss.UnreachableIndex = d.Home, because, t.Index(record.UnreachableKey(d.Home))
-	return &dataset.Operation{
+	op := &dataset.Operation{
 		Node:          to.node.ID,
 		OtherNode:     d.Home,
 		Volume:        d.Volume,
@@ -80,7 +80,9 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 		DatasetRecord: &next,
 		Loss:          &loss,
 		SameShare:     to.share,
-	}, nil, nil
+	}
+	op.Change, err = describeTarget(t, op)
+	return op, nil, err
 }
 
 // whyOutdated returns why the record of a dataset may be older than what its home has; "" if it is not. After the store

@@ -109,6 +109,9 @@ func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		Epoch:         d.Epoch,
 		DatasetRecord: &next,
 	}
+	if op.Change, err = describeTarget(t, op); err != nil {
+		return nil, nil, err
+	}
 	if req.Force {
 		err = r.planPromotion(t, d, target, req.Fenced, op)
 	} else {
@@ -423,13 +426,18 @@ func (r *Relocator) recordLeftCopy(t *record.Tx, d dataset.Dataset, op dataset.O
 	return record.PutCopyIn(t, next, c)
 }
 
-func describeMove(t *record.Tx, op dataset.Operation) (string, error) {
+// describeTarget returns what a move changes, for the list of operations.
+func describeTarget(t *record.Tx, op *dataset.Operation) (string, error) {
 	from, err := t.NodeName(op.OtherNode)
 	if err != nil {
 		return "", err
 	}
 	to, err := t.NodeName(op.Node)
-	text := "from node " + from + " to node " + to
+	return "from node " + from + " to node " + to, err
+}
+
+func describeMove(t *record.Tx, op dataset.Operation) (string, error) {
+	text, err := describeTarget(t, &op)
 	switch {
 	case op.Loss != nil && op.SameShare:
 		text += ", without its consent (" + op.Loss.Reason + ")"

@@ -64,6 +64,9 @@ func TestMove(t *testing.T) {
 	if op.Node != b.ID || op.OtherNode != a.ID || op.Epoch != 1 || op.DatasetRecord.Home != b.ID || op.DatasetRecord.Epoch != 2 || op.DatasetRecord.Pool != b.LocalPools[0].ID || op.FileCopy {
 		t.Errorf("%+v", op)
 	}
+	if op.Change != "from node alpha to node beta" {
+		t.Errorf("it changes %q", op.Change)
+	}
 	if work := b.MustSync(0).Operations; len(work) != 1 || work[0].ID != op.ID {
 		t.Errorf("the target must do %+v", work)
 	}

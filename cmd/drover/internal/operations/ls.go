@@ -21,7 +21,7 @@ func newOperationLsCmd(a *cli.App) *cobra.Command {
 at most 10,000. Successful scheduled snapshots are listed for one hour. KIND is
 the command that was given, such as set-profile or label; the update of an
 earlier version of Drover is listed as update. DETAIL is what changed, the
-progress, or why the operation failed.`,
+progress, or why the operation failed. That of a move names both nodes.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Operation, error) {
 			return cli.FetchAll(ctx, c.Operations)
 		},
@@ -62,14 +62,18 @@ func operationTable(a *cli.App, ops []dataset.Operation) *show.Table {
 // detail returns the progress of an operation, why it failed, or what it changed.
 func detail(op dataset.Operation) string {
 	p := op.Progress
+	step := p.Step
 	switch {
 	case op.Problem != nil:
 		return op.Problem.Message
 	case op.State.Final():
 		return op.Change
 	case p.Total > 0:
-		return fmt.Sprintf("%s %d%% (%s of %s)", p.Step, int64(100*float64(p.Done)/float64(p.Total)),
+		step = fmt.Sprintf("%s %d%% (%s of %s)", p.Step, int64(100*float64(p.Done)/float64(p.Total)),
 			dataset.Size(p.Done).Human(), dataset.Size(p.Total).Human())
 	}
-	return cmp.Or(p.Step, op.Change)
+	if op.Kind == dataset.OpMove && op.Change != "" && step != "" {
+		return op.Change + ": " + step
+	}
+	return cmp.Or(step, op.Change)
 }
