@@ -52,7 +52,7 @@ writers, or use --live to copy anyway.`,
 		req := api.Request{Kind: dataset.OpImport, Volume: args[0], Options: opts, Live: live}
 		switch {
 		case from == "" || from == "docker:":
-			return cli.UsageError(cmd, "missing source: --from PATH, --from docker:VOLUME or --from -")
+			return cli.UsageError(cmd, "missing source: --from PATH, --from FILE.tar, --from docker:VOLUME or --from -")
 		case from == "-" && o.Detach:
 			return cli.UsageError(cmd, "--detach and --from - exclude each other: this command sends the archive")
 		case from == "-" && live:
