@@ -85,13 +85,13 @@ control store its records there: see drover repository set, which changes both.`
 		if o.JSON() {
 			return show.JSON(a.Out, result)
 		}
-		return printAdded(a, result)
+		return printAdded(a, cmd.Parent().Name(), result)
 	}
 	return cmd
 }
 
-// printAdded prints what add did.
-func printAdded(a *cli.App, result added) error {
+// printAdded prints what add did. kind is the word of the command for a repository: repository or remote.
+func printAdded(a *cli.App, kind string, result added) error {
 	did := "opened"
 	if result.State.Created {
 		did = "made"
@@ -99,7 +99,7 @@ func printAdded(a *cli.App, result added) error {
 	if err := a.PrintLine("%s repository %s at %s", did, idOf(result.State), result.Repository.URL); err != nil {
 		return err
 	}
-	return a.PrintLine("added repository %s", result.Repository.Name)
+	return a.PrintLine("added %s %s", kind, result.Repository.Name)
 }
 
 // add opens or makes a repository, and records it. A repository that is recorded already is only opened: if it is gone,

@@ -44,17 +44,17 @@ given.`,
 		if err != nil {
 			return err
 		}
-		format := "removed repository %s: its data stays %s"
+		format := "removed %s %s: its data stays %s"
 		if o.DryRun {
 			if !*force {
 				if err := checkUnused(ctx, c, r.Name); err != nil {
 					return err
 				}
 			}
-			format = "dry run: would remove repository %s: its data stays %s"
+			format = "dry run: would remove %s %s: its data stays %s"
 		} else {
 			err := yes.Ask(a, confirm.Question{
-				Action: "remove repository " + r.Name, Name: r.Name,
+				Action: "remove " + cmd.Parent().Name() + " " + r.Name, Name: r.Name,
 				Effects: []string{"removes the record of the repository; its data stays " + place},
 			})
 			if err != nil {
@@ -67,7 +67,7 @@ given.`,
 		if o.JSON() {
 			return show.JSON(a.Out, r)
 		}
-		return a.PrintLine(format, r.Name, place)
+		return a.PrintLine(format, cmd.Parent().Name(), r.Name, place) // repository or remote
 	})
 	return cmd
 }
