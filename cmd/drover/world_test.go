@@ -58,7 +58,7 @@ func dbVolume() api.Volume {
 		Status: &dataset.DatasetStatus{ID: idDB, Mounted: true, MountPath: "/var/lib/drover/mnt/" + idDB.String(), Used: 1500 * dataset.MiB, Mounts: []dataset.Mount{
 			{ID: "0011aabb", Count: 1, Since: now.Add(-3 * time.Hour)},
 			{ID: "0022ccdd", Count: 2, Since: now.Add(-48 * time.Hour), Unverified: true},
-		}, Usage: &dataset.Usage{Used: 1500 * dataset.MiB, Available: 18980 * dataset.MiB, Inodes: 10_485_760, InodesUsed: 1201}},
+		}, Usage: &dataset.Usage{Used: 1500 * dataset.MiB, Available: 18500 * dataset.MiB, Inodes: 10_485_760, InodesUsed: 1201}},
 	}
 }
 

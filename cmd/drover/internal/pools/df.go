@@ -29,9 +29,11 @@ func DFCommand(a *cli.App) *cobra.Command {
 		Use:   "df",
 		Short: "Show how full the pools are, with the volumes of each",
 		Long: `Show how full the pools are, and below each pool the volumes that have their
-home in it, the largest use first. The figures of a volume are those of df in
-its container, at most 15 seconds old. Those of a pool include snapshots,
-replicas and the trash, which drover snapshot ls and drover trash ls list.`,
+home in it, the largest use first. USED, USE% and FREE of a volume are those of
+df in its container, where FREE is called Avail, at most 15 seconds old. SIZE is
+that of the volume, so the filesystem's own data can make USED and FREE differ
+from it. The figures of a pool include snapshots, replicas and the trash, which
+drover snapshot ls and drover trash ls list.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -105,7 +107,7 @@ func useTable(a *cli.App, list []poolUse) *show.Table {
 			percent, free := "", ""
 			if v.Status != nil && v.Status.Usage != nil && v.Size > 0 {
 				percent = fmt.Sprintf("%d%%", v.Status.Usage.Percent())
-				free = max(0, v.Size-v.Status.Usage.Used).Human()
+				free = v.Status.Usage.Available.Human()
 			}
 			state := ""
 			if is, _ := volumes.Fullness(v.Status, v.Size); is != dataset.NotFull {
