@@ -37,7 +37,7 @@ type eventQuery struct {
 // eventsHelp is the help of drover events.
 const eventsHelp = `Print the events that the server has in memory: at least the last 1024 since
 its start. With --follow, also print each new event until interrupted. -o json
-prints one object per line.
+prints one object per line, and -o yaml one document per event.
 
 With VOLUME, which can be a name, an alias or a UUID, only the events of that
 volume are printed, also those from before it was renamed. --filter volume=NAME
@@ -61,7 +61,7 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 		Args:              cli.Args(0),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
-	o := cli.OutputFlags(cmd, false)
+	o := cli.ReportFlags(cmd)
 	var q eventQuery
 	f := cmd.Flags()
 	f.BoolVarP(&q.follow, "follow", "f", false, "print new events until interrupted")
@@ -88,8 +88,11 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 				return err
 			}
 		}
-		if o.JSON() {
+		switch {
+		case o.JSON():
 			return q.stream(cmd.Context(), c, selected, func(e api.Event) error { return show.Line(a.Out, e) })
+		case o.YAML():
+			return q.stream(cmd.Context(), c, selected, func(e api.Event) error { return show.Document(a.Out, e) })
 		}
 		var headers []any
 		for _, h := range eventHeaders {

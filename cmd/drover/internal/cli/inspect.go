@@ -29,7 +29,7 @@ func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]
 		Args:              Args(1),
 		ValidArgsFunction: CompleteEach(a, words),
 	}
-	o := outputFlags(cmd, false, true)
+	o := outputFlags(cmd, false, format{name: formatTable, inspects: true})
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c Remote, names []string) error {
 		ctx := cmd.Context()
 		var line func(T) (string, error)

@@ -33,9 +33,14 @@ type Output struct {
 // JSON reports whether -o json was given.
 func (o *Output) JSON() bool { return o.format.name == formatJSON }
 
-// format is the value of -o: table, json or, for the commands that inspect items, yaml or template=TEXT.
+// YAML reports whether -o yaml was given.
+func (o *Output) YAML() bool { return o.format.name == formatYAML }
+
+// format is the value of -o: table, json or, for the commands that print reports or inspect items, yaml. The commands
+// that inspect items also accept template=TEXT.
 type format struct {
 	name     string
+	reports  bool   // yaml is accepted
 	inspects bool   // yaml and template=TEXT are accepted
 	template string // the text of the template
 }
@@ -48,6 +53,9 @@ func (f *format) Type() string { return strings.Join(f.names(), "|") }
 func (f *format) names() []string {
 	if f.inspects {
 		return []string{formatTable, formatJSON, formatYAML, formatTemplate + "=TEXT"}
+	}
+	if f.reports {
+		return []string{formatTable, formatJSON, formatYAML}
 	}
 	return []string{formatTable, formatJSON}
 }
@@ -70,12 +78,19 @@ func (f *format) Set(s string) error {
 }
 
 // OutputFlags gives a command -o and, if it can print only IDs, -q.
-func OutputFlags(cmd *cobra.Command, quiet bool) *Output { return outputFlags(cmd, quiet, false) }
+func OutputFlags(cmd *cobra.Command, quiet bool) *Output {
+	return outputFlags(cmd, quiet, format{name: formatTable})
+}
 
-func outputFlags(cmd *cobra.Command, quiet, inspects bool) *Output {
-	o := &Output{format: format{name: formatTable, inspects: inspects}}
+// ReportFlags gives a command -o with the formats table, json and yaml.
+func ReportFlags(cmd *cobra.Command) *Output {
+	return outputFlags(cmd, false, format{name: formatTable, reports: true})
+}
+
+func outputFlags(cmd *cobra.Command, quiet bool, f format) *Output {
+	o := &Output{format: f}
 	help := "output format: table for people, json for programs"
-	if inspects {
+	if f.inspects {
 		help = "output format; template=TEXT is a Go template"
 	}
 	cmd.Flags().VarP(&o.format, "output", "o", help)
@@ -157,11 +172,13 @@ func optionKeys(begun string) (words []string) {
 	return words
 }
 
-// PrintList prints items as JSON, only their IDs, or as a table.
+// PrintList prints items as JSON, as YAML, only their IDs, or as a table.
 func PrintList[T any](a *App, o *Output, items []T, id func(T) string, table func([]T) *show.Table) error {
 	switch {
 	case o.JSON():
 		return show.List(a.Out, items)
+	case o.YAML():
+		return show.YAML(a.Out, append([]T{}, items...))
 	case o.Quiet:
 		for _, it := range items {
 			if _, err := fmt.Fprintln(a.Out, id(it)); err != nil {

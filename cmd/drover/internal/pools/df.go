@@ -37,7 +37,7 @@ drover snapshot ls and drover trash ls list.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := cli.OutputFlags(cmd, false)
+	o := cli.ReportFlags(cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
 		list, err := use(cmd.Context(), c)
 		if err != nil {

@@ -50,6 +50,14 @@ func YAML[T any](w io.Writer, v T) error {
 	return err
 }
 
+// Document writes v as one YAML document of a stream of documents.
+func Document[T any](w io.Writer, v T) error {
+	if _, err := io.WriteString(w, "---\n"); err != nil {
+		return err
+	}
+	return YAML(w, v)
+}
+
 // Line writes v as one line of JSON, for streams.
 func Line(w io.Writer, v any) error {
 	e := json.NewEncoder(w)

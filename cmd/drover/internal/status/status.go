@@ -44,7 +44,7 @@ attention.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := cli.OutputFlags(cmd, false)
+	o := cli.ReportFlags(cmd)
 	var watch, verbose bool
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "print the report again every 5 seconds until interrupted")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "list what works, too")
@@ -70,11 +70,16 @@ func follow(ctx context.Context, a *cli.App, o *cli.Output, c cli.Remote, verbos
 		if ctx.Err() != nil {
 			return nil
 		}
-		if o.JSON() {
+		switch {
+		case o.JSON():
 			if err := show.Line(a.Out, r); err != nil {
 				return err
 			}
-		} else {
+		case o.YAML():
+			if err := show.Document(a.Out, r); err != nil {
+				return err
+			}
+		default:
 			if cli.IsTerminal(a.Out) {
 				if _, err := fmt.Fprint(a.Out, "\x1b[H\x1b[2J"); err != nil { // home, and clear the screen
 					return err
@@ -294,8 +299,11 @@ func knowsHost(c Cluster, now time.Time) bool {
 }
 
 func write(a *cli.App, o *cli.Output, r Report) error {
-	if o.JSON() {
+	switch {
+	case o.JSON():
 		return show.JSON(a.Out, r)
+	case o.YAML():
+		return show.YAML(a.Out, r)
 	}
 	if r.Healthy {
 		err := a.PrintLine("healthy: %s, %s, %s",
