@@ -17,6 +17,8 @@ type Node struct {
 	// the guard of the node responded at the last heartbeat
 	GuardRunning bool `json:"guard_running,omitempty"`
 	Fenced       bool `json:"fenced,omitempty"` // the node is unreachable, and an operator confirmed that it is fenced
+	// the node is draining, and no volume has its home there and no replica is left; the trash does not count
+	Drained bool `json:"drained,omitempty"`
 }
 
 // Cordoned sets whether new datasets may be placed on a node. With Draining, the data of the node must also leave it:

@@ -73,6 +73,9 @@ func (m *Members) NodeList(ctx context.Context, filter string) ([]api.Node, erro
 			out = append(out, n)
 		}
 	}
+	if err := m.addDrained(ctx, out); err != nil {
+		return nil, err
+	}
 	return out, m.addReachability(ctx, out)
 }
 

@@ -71,7 +71,10 @@ func nodeForm(n api.Node, pools []string, now time.Time) *show.Form {
 
 // cordonText says whether a node is cordoned, and whether its data must leave it.
 func cordonText(n api.Node) string {
-	if n.Draining {
+	switch {
+	case n.Drained:
+		return "yes, and drained"
+	case n.Draining:
 		return "yes, and draining"
 	}
 	return cli.YesNo(n.Cordoned)

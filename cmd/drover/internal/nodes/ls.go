@@ -21,7 +21,8 @@ func newNodeLsCmd(a *cli.App) *cobra.Command {
 as in a profile's placement: 'architecture == "x86_64" and load_10 < 20',
 'labels.rack == "r1"', 'pool.free > "100GiB"'. An expression about pools matches
 a node if it matches one of its pools. Nodes whose facts are not known yet do
-not match. CPUS, LOAD and MEMORY FREE are those of the time MEASURED.`,
+not match. CPUS, LOAD and MEMORY FREE are those of the time MEASURED. A draining
+node is drained once it has no volume and no replica.`,
 		FetchMatching: func(cmd *cobra.Command, q listing.Query) ([]api.Node, error) {
 			c, err := a.Connect()
 			if err != nil {
@@ -65,10 +66,12 @@ func nodeTable(nodes []api.Node, now time.Time) *show.Table {
 
 func loadLine(load float64) string { return strconv.FormatFloat(load, 'f', 2, 64) }
 
-// nodeState returns the state of a node for a table: its reachability, and whether the node is cordoned or draining.
+// nodeState returns the state of a node for a table: its reachability, and whether it is cordoned, draining or drained.
 func nodeState(n api.Node, now time.Time) string {
 	state := reachability(n, now)
 	switch {
+	case n.Drained:
+		state += ", drained"
 	case n.Draining:
 		state += ", draining"
 	case n.Cordoned:

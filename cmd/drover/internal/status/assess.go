@@ -171,7 +171,10 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 	for _, n := range c.Nodes {
 		if n.Cordoned && n.Removed.IsZero() {
 			word := "cordoned"
-			if n.Draining {
+			switch {
+			case n.Drained:
+				word = "drained"
+			case n.Draining:
 				word = "draining"
 			}
 			f.add(findings.Info, "node "+n.Name, "drover node uncordon "+n.Name,
