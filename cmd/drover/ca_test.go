@@ -186,6 +186,33 @@ func TestTokenInFile(t *testing.T) {
 	}
 }
 
+// Another user, who can create files in the folder, cannot make a command write a token to a file of that user.
+func TestTokenInSharedFolder(t *testing.T) {
+	for _, args := range [][]string{
+		{"node", "token"}, {"remote", "grant", "create", "ann", "--repository", "offsite"},
+	} {
+		file := filepath.Join(t.TempDir(), "token")
+		theirs, err := os.Create(file + ".tmp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer theirs.Close()
+		c := newConsole(theWorld())
+		if code := c.run(t, append(args, "--out", file)...); code != 0 {
+			t.Fatal(code, c.err.String())
+		}
+		if st, err := theirs.Stat(); err != nil || st.Size() != 0 {
+			t.Errorf("%v: the token is in the file of another user", args)
+		}
+		if st, err := os.Stat(file); err != nil || st.Mode() != 0o600 || st.Size() == 0 {
+			t.Errorf("%v: %v, %v", args, st, err)
+		}
+		if all, err := os.ReadDir(filepath.Dir(file)); err != nil || len(all) != 2 {
+			t.Errorf("%v: a temporary file is left: %v, %v", args, all, err)
+		}
+	}
+}
+
 func TestI12ReadToken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(" sesame\n"), 0o600); err != nil {

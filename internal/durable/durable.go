@@ -19,14 +19,37 @@ func Replace(path string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
+	return finish(f, path, b)
+}
+
+// finish writes b to the temporary file f, and renames f to path.
+func finish(f *os.File, path string, b []byte) error {
+	_, err := f.Write(b)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
 	return SyncDir(filepath.Dir(path))
+}
+
+// ReplaceShared does what Replace does in a folder where other users can create files, such as /tmp. Its temporary file
+// is always a new one with an unpredictable name, and is removed after an error. A file of another user could keep its
+// owner and mode.
+func ReplaceShared(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".drover-") // mode 0600
+	if failed := (*os.PathError)(nil); errors.As(err, &failed) {
+		failed.Path = path // the user does not know the temporary file
+	}
+	if err != nil {
+		return err
+	}
+	if err := finish(f, path, b); err != nil {
+		_ = os.Remove(f.Name()) // already renamed if only the flush of the folder failed
+		return err
+	}
+	return nil
 }
 
 // SyncDir flushes a directory: after that, creations, renames and removals in it are on disk (fsync(2)).

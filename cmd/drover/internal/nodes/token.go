@@ -38,7 +38,7 @@ owner can read. An existing file is replaced.`,
 			return err
 		}
 		if out != "" {
-			if err := durable.Replace(out, []byte(token.Token+"\n")); err != nil {
+			if err := durable.ReplaceShared(out, []byte(token.Token+"\n")); err != nil {
 				return fmt.Errorf("write the token: %w", err)
 			}
 			token.Token = ""

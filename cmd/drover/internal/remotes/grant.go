@@ -107,7 +107,7 @@ in it count, also those of others.`,
 func printGrant(a *cli.App, json bool, out string, g createdGrant) error {
 	token := g.Token
 	if out != "" {
-		if err := durable.Replace(out, []byte(token+"\n")); err != nil {
+		if err := durable.ReplaceShared(out, []byte(token+"\n")); err != nil {
 			return fmt.Errorf("write the token: %w (remove the grant, and create it again: drover remote grant rm %s "+
 				"--dry-run)", err, g.Grant.Name)
 		}
