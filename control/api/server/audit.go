@@ -52,9 +52,6 @@ func (c *pending) start(op huma.Operation, param func(string) string, r rule) {
 	if r.exports {
 		c.read = false
 	}
-	if backup := param("backup"); backup != "" { // the target: its ID alone does not say where it was
-		c.addDetail("repository ", param("repository"))
-	}
 	for _, name := range []string{
 		"alias", "volume", "snapshot", "dataset", "operation", "operator", "pool", "repository", "backup",
 		"grant",
