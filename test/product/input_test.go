@@ -52,12 +52,12 @@ func wrongs() []wrong {
 		opt("pool=fast", `unknown pool "fast" (available: default)`),
 
 		opt("size=0", `bad size "0": expected more than 0 (omit the size for no limit)`),
-		opt("size=1KiB", `volume db: 1KiB is too small for a volume (at least 16MiB)`),
+		opt("size=1KiB", `volume db: 1KiB is too small for ext4, which needs 16MiB`),
 		opt("size=5", `bad size "5": a bare number is ambiguous (use 5GiB for gibibytes or 5B for bytes)`),
 		opt("size=5XB", `bad size "5XB": unknown unit "XB" `+haveUnits),
 		opt("size=-5GiB", `bad size "-5GiB": expected a number and a unit, such as 20GiB, 512M or 100GB`),
 		opt("size=0GiB", `bad size "0GiB": expected more than 0 (omit the size for no limit)`),
-		opt("size=1MiB", `volume db: 1MiB is too small for a volume (at least 16MiB)`),
+		opt("size=1MiB", `volume db: 1MiB is too small for ext4, which needs 16MiB`),
 		{[]string{"-o", "fs=xfs", "-o", "size=299MiB", "db"}, `volume db: 299MiB is too small for xfs, which needs 300MiB`},
 		opt("size=17TiB", "volume db: pool default cannot satisfy profile bronze: it has 63.9GiB in all, less than 17TiB (choose a smaller size or another profile, or enlarge the pool)"),
 
