@@ -79,7 +79,7 @@ func TestBadPools(t *testing.T) {
 	refused(t, h, `unknown backend "lop" (available: `, "pool", "create", "new", "--backend", "lop", "--path", ext4+"/new")
 
 	for pool, sizes := range map[string]map[string]string{
-		"have-loop":  {"1MiB": "1MiB is too small for a volume (at least 16MiB)", "5GiB": "pool have-loop cannot satisfy profile bronze: it has 3.9"},
+		"have-loop":  {"1MiB": "1MiB is too small for ext4, which needs 16MiB", "5GiB": "pool have-loop cannot satisfy profile bronze: it has 3.9"},
 		"have-btrfs": {"1MiB": "1MiB is too small for a subvolume (at least 16MiB)", "5GiB": "GiB in all, less than 5GiB", "6GiB": "(pool default of node host-a could)"},
 		"have-dir": {"5GiB": "pool have-dir cannot satisfy profile bronze: it cannot enforce a size: on its " +
 			"node sizes need "},
