@@ -197,8 +197,15 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string) (err
 	defer func() { err = errors.Join(err, folder.Close()) }()
 	w.step("restoring")
 	// The volume has no path, because its mount is private. restic reaches it through the descriptor of this process.
-	target := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), folder.Fd())
-	if err := r.RestoreFolder(ctx, id, DataName, target, w.compare); err != nil {
+	// A backup can have a link and a file with the same name. restic would write through the link, to any file of the
+	// host.
+	safe, err := tree.NoFollow(root, folder)
+	if err != nil {
+		return err
+	}
+	target := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), safe.Fd())
+	err = r.RestoreFolder(ctx, id, DataName, target, w.compare)
+	if err = errors.Join(err, safe.Close()); err != nil {
 		return err
 	}
 	w.step("counting the files")
