@@ -107,7 +107,7 @@ func (o *others) grant(t *testing.T, name string, flags ...string) {
 		t.Fatal(err)
 	}
 	wantOutput(t, o.client.Exec(t, "remote", "add", name, "rest:https://"+o.link.address+"/"+name, "--password", "file:"+o.secret,
-		"--credentials-file", token), "opened repository ", "added repository "+name+"\n")
+		"--credentials-file", token), "opened repository ", "added remote "+name+"\n")
 }
 
 // TestOtherCluster: a cluster pushes to a repository that another one serves, and pulls from it. If both sides have
