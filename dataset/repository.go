@@ -29,8 +29,8 @@ type Repository struct {
 
 // StoresRecords reports whether control stores an export of its records in the repository. Without a setting, a single
 // host does, unless the repository belongs to another cluster: a server of the REST protocol with credentials. A
-// cluster does not: its control hosts may lack restic or the password, and its nodes can read what is in the
-// repository.
+// cluster does not, for two reasons. Its control hosts may lack restic or the password. All of its nodes could read the
+// records in the repository.
 func (r Repository) StoresRecords(cluster bool) bool {
 	if r.StoreRecords == nil {
 		isRemote := strings.HasPrefix(r.URL, repositoryREST) && r.CredentialsFile != ""

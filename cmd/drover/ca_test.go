@@ -186,7 +186,7 @@ func TestTokenInFile(t *testing.T) {
 	}
 }
 
-// Another user, who can create files in the folder, cannot make a command write a token to a file of that user.
+// In a folder where other users can create files, a command writes a token only to a new file of its own.
 func TestTokenInSharedFolder(t *testing.T) {
 	for _, args := range [][]string{
 		{"node", "token"}, {"remote", "grant", "create", "ann", "--repository", "offsite"},

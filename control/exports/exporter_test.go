@@ -115,7 +115,8 @@ func TestExportsAreStoredWhenRecordsChange(t *testing.T) {
 	}
 }
 
-// If the clock was ahead during an export, and is set back, the next change is stored without a wait for that time.
+// An export is recorded by a clock that is ahead. After the clock has been set back, the next change is exported at the
+// usual interval, and not only when the clock reaches the recorded time.
 func TestClockSetBack(t *testing.T) {
 	w := newWorld(t, false)
 	add(w, "offsite", nil)

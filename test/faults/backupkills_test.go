@@ -36,10 +36,10 @@ type campaign struct {
 	fates   map[string]int           // how often a kill interrupted a command, by what restic was doing
 }
 
-// attack is one command, which is killed, and what must be true afterwards.
+// attack is a command during which Drover is killed, with what must be true afterwards.
 type attack struct {
 	kind string
-	// do runs the command. It can be repeated: what has happened already is no error.
+	// do runs the command. It is repeated after the kill, and succeeds also if the first attempt did all of the work.
 	do func() host.Result
 	// appears has the content of the volumes that the command makes. Until it has ended, they are absent or complete.
 	appears map[string]string

@@ -11,7 +11,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// TestComposeErrors: an error of Docker Compose does not contain what it quotes.
+// TestComposeErrors: the error that drover makes of a failure of Docker Compose leaves out the quoted values, which can
+// be secrets.
 func TestComposeErrors(t *testing.T) {
 	for _, text := range []string{
 		"invalid interpolation format for services.db.environment.PW.\nYou may need to escape any $ with another $.\ns3$cret",

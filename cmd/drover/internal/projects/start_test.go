@@ -94,7 +94,8 @@ func TestStoppedContainers(t *testing.T) {
 	w.wantMount("web", "created", "shop-html@gold")
 }
 
-// TestUndoEnds: once the old files are back, --undo ends, and starts what it can.
+// TestUndoEnds: after --undo has restored the old Compose files, it starts the services that can start, and then ends
+// even if others cannot.
 func TestUndoEnds(t *testing.T) {
 	for name, c := range map[string]struct {
 		set   func(*world)

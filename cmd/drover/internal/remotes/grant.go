@@ -175,8 +175,8 @@ func newGrantRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm NAME",
 		Short: "Remove a grant",
-		Long: `Remove a grant. Its token is refused within seconds. What was pushed with it
-stays in the repository.
+		Long: `Remove a grant. Its token is refused within seconds. Versions that were pushed
+stay in the repository.
 
 The name of the grant must be typed to confirm the command, unless --yes is
 given.`,

@@ -91,8 +91,8 @@ func selectTrashed(trashed []api.Volume, refs []string) (selected []api.Volume, 
 	return selected, nil
 }
 
-// confirmPurges asks for a confirmation for each dataset. It fails if control refuses a purge now, so that nobody
-// confirms what is refused.
+// confirmPurges asks for a confirmation for each dataset. Before each question it asks control whether the purge is
+// allowed, and fails if it is not.
 func confirmPurges(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, selected []api.Volume,
 	yes *confirm.Flag) error {
 	if o.DryRun || yes.Given() {
