@@ -2,7 +2,9 @@ package backup_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -233,7 +235,11 @@ func TestLeftoversAreRemoved(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d, other := f.A.NewVolume("db@free"), f.A.NewVolume("other@free")
 	f.A.Stop()
+	// The agent's start removes leftovers in the background. The rest begins after that: this one is the last of them.
+	last := filepath.Join(f.A.Root, "backups", uuid.Max.String())
+	must(t, os.MkdirAll(last, 0o700))
 	f.A.Start()
+	agenttest.Await(t, func() bool { _, err := os.Stat(last); return errors.Is(err, fs.ErrNotExist) })
 	leave := func(of, clone uuid.UUID) (data string) {
 		dir := filepath.Join(f.A.Root, "backups", of.String())
 		data = filepath.Join(dir, backup.DataName)
