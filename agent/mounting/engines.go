@@ -34,10 +34,11 @@
 //
 // Where to change what: how a mount proceeds, whether it is read-only, and what follows when the kernel refuses it is
 // in mount.go (MountDataset). attach.go passes an attachment to the kernel and explains its error. When a use ends is
-// in verifier.go. Who counts as a holder is in holders.go and in package internal/linux/inuse. What differs between
-// engines is in engines.go and podman.go. Which engine sent a request is decided in package plugin (ToolOf). Only for
-// records that do not name the engine, record.go infers it from the mount ID. The hints that name the commands of an
-// engine are in message.go.
+// in verifier.go. What is recorded about the uses of a dataset is in record.go (Record). The record stays after the
+// last use. Who counts as a holder is in holders.go and in package internal/linux/inuse. What differs between engines
+// is in engines.go and podman.go. Which engine sent a request is decided in package plugin (ToolOf). Only for records
+// that do not name the engine, record.go infers it from the mount ID. The hints that name the commands of an engine are
+// in message.go.
 package mounting
 
 import (

@@ -7,8 +7,9 @@
 //
 // Deleter keeps no state. Each decision reads and writes one record.Tx, whose commit checks every record that Get has
 // read. Only ForgetSnapshots takes several transactions. Whether a delete is allowed, and whether and for how long the
-// data goes to the trash, is decided in delete.go. Restoring from the trash, with the names of restored volumes, and
-// purging are in trash.go, and superseded copies in discard.go and show.go.
+// data goes to the trash, is decided in delete.go. A dataset in the trash keeps its replicas until Condemn. Restoring
+// from the trash, with the names of restored volumes, and purging are in trash.go, and superseded copies in discard.go
+// and show.go.
 package deletion
 
 import (

@@ -5,8 +5,9 @@
 // checks repositories, and packages cmd/drover/internal/daemon and cmd/drover/internal/stores open the repositories for
 // exports. A [Repository] keeps no state besides its options, and is safe for concurrent use.
 //
-// File restic.go makes, opens and checks a repository, and runs restic. All other commands are in backup.go. File
-// rest.go passes the credentials of a REST server, and errors.go decides the kind of error of a failure.
+// File restic.go makes, opens and checks a repository, runs restic, and removes the lock of a process of this host that
+// was killed. All other commands are in backup.go. File rest.go passes the credentials of a REST server. File errors.go
+// decides the kind of error of a failure, and whether the process that made a lock has ended (ownerEnded).
 package restic
 
 import (
