@@ -187,6 +187,7 @@ func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful 
 	if err != nil {
 		return nil, err
 	}
+	var unknown bool
 	for _, e := range entries {
 		if f, ok := r.FoundDataset(e, isDoubtful(e.ID)); ok {
 			f.Pool = b.ID()
@@ -194,9 +195,29 @@ func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful 
 				f.Dataset.Written = e.Record.Written
 			}
 			found = append(found, f)
+			unknown = unknown || !r.isCached(e.ID)
 		}
 	}
-	return found, nil
+	if !unknown {
+		return found, nil
+	}
+	// A create that failed or a purge may have ended since the entries were read. Then nothing needs the dataset any
+	// more, the cache does not have it, and the data is gone.
+	if entries, err = b.List(ctx); err != nil {
+		return nil, err
+	}
+	there := map[uuid.UUID]bool{}
+	for _, e := range entries {
+		there[e.ID] = true
+	}
+	return slices.DeleteFunc(found, func(f api.FoundDataset) bool {
+		return !there[f.Dataset.ID] && !r.isCached(f.Dataset.ID)
+	}), nil
+}
+
+func (r *Holdings) isCached(id uuid.UUID) bool {
+	_, known := r.Cache.Dataset(id)
+	return known
 }
 
 // FoundDataset returns the record of a dataset in a pool: the record beside the data or the agent's copy of it,

@@ -182,3 +182,40 @@ func TestPurgedDatasetIsReportedUnlessRevived(t *testing.T) {
 		}
 	}
 }
+
+// Work may end while the holdings are listed: a create that was refused has discarded its dataset, and a purge has
+// destroyed one. The list was read before, and nothing needs or knows the dataset afterwards. The holdings must not
+// name it, or a recovery of the store would record a volume that has no data.
+func TestDatasetThatGoesMeanwhileIsNotReported(t *testing.T) {
+	r := agenttest.New(t)
+	stays, purged := r.NewVolume("stays"), r.NewVolume("purged")
+	discarded := stays
+	discarded.ID, discarded.Volume = uuid.New(), "discarded"
+	if _, err := r.Pool().Create(t.Context(), discarded); err != nil {
+		t.Fatal(err)
+	}
+	r.Cache.Remove(purged.ID)
+	r.Trust.Set("it is older than what this node has seen")
+	needed := r.Holdings.IsNeeded
+	r.Holdings.IsNeeded = func(id uuid.UUID) bool {
+		if id == discarded.ID { // the list of the pool has been read
+			for _, gone := range []uuid.UUID{discarded.ID, purged.ID} {
+				if err := r.Pool().Delete(t.Context(), gone); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		return needed(id)
+	}
+	h, err := r.Holdings.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range h.Datasets {
+		names = append(names, f.Dataset.Volume)
+	}
+	if slices.Contains(names, "discarded") || slices.Contains(names, "purged") || !slices.Contains(names, stays.Volume) {
+		t.Errorf("the holdings name %q", names)
+	}
+}
