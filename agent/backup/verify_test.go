@@ -2,7 +2,9 @@ package backup_test
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,6 +22,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
 // A verification restores a backup into a dataset that nobody sees, and removes it, whether it succeeds or fails. The
@@ -378,4 +381,64 @@ func TestVerifyComparesFiles(t *testing.T) {
 			t.Errorf("%s runs %q", name, runner.args)
 		}
 	}
+}
+
+// hiding is a pool that hides a part of its free space.
+type hiding struct {
+	backends.Pool
+	hidden dataset.Size
+}
+
+func (p hiding) Status(ctx context.Context) dataset.PoolStatus {
+	st := p.Pool.Status(ctx)
+	st.Free -= p.hidden
+	return st
+}
+
+// A backup can be larger than its repository says. Its restore ends before it fills the pool, and leaves nothing.
+func TestRestoreOfMoreThanMeasured(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	f.A.NewVolume("db@free")
+	f.A.MustMount("db", "user")
+	f.A.WriteFile("db", "file", string(treetest.Bytes(1, 24<<20)))
+	made := backUp(f, "db", "")
+	f.B.NewVolume("other@free")
+	_, err := f.Service.Cordon(t.Context(), f.A.Node(), api.Cordoned{Cordoned: true})
+	must(t, err)
+	real, err := exec.LookPath("restic")
+	must(t, err)
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "restic"), []byte(fmt.Sprintf(`#!/bin/sh
+case " $* " in
+*" --mode=restore-size "*) echo '{"total_size":1000,"snapshots_count":1}'; exit;;
+*" restore "*) exec %s --limit-download=6000 "$@";;
+esac
+exec %s "$@"
+`, real, real)), 0o700))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	p := f.B.Pools.All()[0]
+	st := p.Storage.Status(t.Context())
+	f.B.Pools.Change(p.ID, func(p *pool.Pool) {
+		p.Storage = hiding{p.Storage, st.Free - backends.Reserve(st.Size) - 16<<20}
+	})
+	for _, c := range []struct {
+		kind   dataset.OpKind
+		volume string
+	}{{dataset.OpImport, "new@free"}, {dataset.OpVerify, "db@free"}} {
+		start := time.Now()
+		op := awaitEnd(f, *f.Submit(api.Request{
+			ID: uuid.New(), Kind: c.kind, Volume: c.volume, Repository: "offsite", Backup: made.Backup,
+		}).Operation)
+		if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code ||
+			!strings.Contains(op.Problem.Message, "says that the backup has 1000B") {
+			t.Errorf("%s: got %s: %+v", c.kind, op.State, op.Problem)
+		}
+		t.Logf("%s: %+v, after %v", c.kind, op.Problem, time.Since(start))
+		agenttest.Await(t, func() bool { return !f.B.Operations.IsRunning(op.ID) })
+	}
+	agenttest.Await(t, func() bool {
+		entries, err := p.Storage.List(t.Context())
+		return err == nil && len(entries) == 1
+	})
 }

@@ -117,7 +117,8 @@ func usedIDError(id uuid.UUID) error {
 
 // Import makes a volume from a backup or from a folder of this host. With a backup, it fails with dataset.ErrNoSpace,
 // and writes nothing, if the files would leave less space in the pool than backends.Reserve and what other restores
-// need. A pool without volumes is an exception: see checkRoom.
+// need. A pool without volumes is an exception: see checkRoom. If the files need more than the repository said, it
+// fails with dataset.ErrNoSpace, too: see watchSpace.
 func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Backup == "" {
 		return i.ImportFolder(ctx, jb, op)
@@ -126,7 +127,7 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	_, release, err := i.measureAndTake(ctx, jb, pool, op, func(err error) error { return err })
+	need, release, err := i.measureAndTake(ctx, jb, pool, op, func(err error) error { return err })
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
@@ -136,7 +137,9 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		version = &refs[0]
 	}
 	return i.importInto(ctx, jb, op, func(root *os.File) error {
-		return i.deps.Restore(ctx, op.Repository, op.Backup, version, root, jb.Step)
+		return i.watchSpace(ctx, pool, op.DatasetID, root, need, func(ctx context.Context) error {
+			return i.deps.Restore(ctx, op.Repository, op.Backup, version, root, jb.Step)
+		})
 	})
 }
 
@@ -183,11 +186,13 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	defer release()
 	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
 		err := i.fill(ctx, jb, pool, op, "verification of a backup", func(root *os.File) error {
-			of, err := i.deps.Verify(ctx, op.Repository, op.Backup, root, jb.Step)
-			if of != uuid.Nil && of != op.BackupOf {
-				op.BackupOf = uuid.Nil // it is a backup of an earlier volume with this name
-			}
-			return noteRead(err)
+			return i.watchSpace(ctx, pool, op.DatasetID, root, need, func(ctx context.Context) error {
+				of, err := i.deps.Verify(ctx, op.Repository, op.Backup, root, jb.Step)
+				if of != uuid.Nil && of != op.BackupOf {
+					op.BackupOf = uuid.Nil // it is a backup of an earlier volume with this name
+				}
+				return noteRead(err)
+			})
 		})
 		if err != nil {
 			return err

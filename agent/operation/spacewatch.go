@@ -1,0 +1,124 @@
+package operation
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
+)
+
+// A spaceWatch waits spaceTick between two examinations of a pool. If they are slow, it waits ten times as long as the
+// last one took, but at most maxSpaceTick.
+const (
+	spaceTick    = 250 * time.Millisecond
+	maxSpaceTick = 2 * time.Second
+)
+
+// spaceWatch ends a restore before it fills its pool. The measured size of a backup can be wrong: whoever writes the
+// repository decides what it says. A pool has no other limit if it does not enforce the sizes of its datasets, or if
+// their sizes exceed its space.
+type spaceWatch struct {
+	*Importer
+	pool backends.Pool
+	id   uuid.UUID // of the dataset that is restored
+	root *os.File  // of the dataset
+	need dataset.Size
+
+	// The pool had free bytes free, and the filesystem of root had used bytes used, when the restore began.
+	free, used dataset.Size
+}
+
+// watchSpace calls write. Once the pool has less free space than backends.Reserve, watchSpace cancels the context of
+// write, and fails with dataset.ErrNoSpace. Like checkRoom, it ignores a reserve that protects nothing. need is the
+// measured size of the files.
+func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.UUID, root *os.File, need dataset.Size,
+	write func(context.Context) error) error {
+	w := &spaceWatch{Importer: i, pool: pool, id: id, root: root, need: need, free: pool.Status(ctx).Free}
+	w.used = w.usedBytes()
+	writing, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { // watchSpace waits for it
+		err := w.run(watching)
+		if err != nil {
+			cancel(err)
+		}
+		ended <- err
+	}()
+	err := write(writing)
+	stop()
+	if full := <-ended; full != nil && err != nil {
+		return full
+	}
+	return err
+}
+
+// run examines the pool until ctx ends. It then returns nil. If the pool is too full, it returns an error.
+func (w *spaceWatch) run(ctx context.Context) error {
+	wait := spaceTick
+	for {
+		select {
+		case <-w.deps.Clock.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+		start := w.deps.Clock.Steady()
+		if err := w.check(ctx); err != nil {
+			return err
+		}
+		wait = min(max(spaceTick, 10*(w.deps.Clock.Steady()-start)), maxSpaceTick)
+	}
+}
+
+// check fails with dataset.ErrNoSpace if the pool is too full. The data that a filesystem in an image or block device
+// has not written yet take no space of the pool. Therefore check flushes them if the pool could be too full with them.
+// Blocks that restic has allocated and not written count as used. So after a flush, more data can follow in these
+// blocks: check flushes again each time.
+func (w *spaceWatch) check(ctx context.Context) error {
+	st := w.pool.Status(ctx)
+	reserve := backends.Reserve(st.Size)
+	if st.Online && st.Free >= reserve && w.free-(w.usedBytes()-w.used) < reserve {
+		if err := fsctl.Sync(w.root); err != nil {
+			return nil //nolint:nilerr // the restore itself fails, or the next check tries again
+		}
+		st = w.pool.Status(ctx)
+	}
+	if !st.Online || st.Free >= reserve || w.isAlone(ctx) {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrNoSpace, "it was ended, because less than %s are free in its pool, which are "+
+		"reserved for the existing volumes: the repository says that the backup has %s (free some space, or use "+
+		"another pool; if the backup is larger than that, do not trust the repository)", reserve.Human(), w.need.Human())
+}
+
+// isAlone reports whether the reserve of the pool protects nothing except the dataset that is restored.
+func (w *spaceWatch) isAlone(ctx context.Context) bool {
+	if w.deps.SharesRootDisk(ctx, w.pool.ID()) {
+		return false
+	}
+	entries, err := w.pool.List(ctx)
+	for _, e := range entries {
+		if e.ID != w.id {
+			return false
+		}
+	}
+	return err == nil
+}
+
+// usedBytes returns how many bytes the filesystem of the dataset has in use, including those that it has not written to
+// its device yet. If the datasets of the pool share a filesystem, this includes the others. It returns 0 if it fails.
+func (w *spaceWatch) usedBytes() dataset.Size {
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(w.root.Fd()), &st) != nil {
+		return 0
+	}
+	return dataset.Size(int64(st.Blocks-st.Bfree) * st.Bsize)
+}
