@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -89,12 +90,20 @@ type refusal struct {
 	line string // of restic's output; empty if nothing was refused
 }
 
+// retried matches restic's message that it repeats a request. It contains the reason. Messages about a file of the
+// volume begin in another way: its name can contain any text.
+func retried() *regexp.Regexp {
+	return regexp.MustCompile(
+		`^(?:Save|Load|Stat|Test|Remove|List)\((?:<[^<>]*>|[a-z]+)[0-9, ]*\) returned error, retrying after \S+: (.*)`)
+}
+
 // look looks for a refusal in a line of restic's output.
 func (f *refusal) look(line []byte) {
-	text := string(line)
-	if !strings.Contains(text, " returned error, retrying after ") {
+	found := retried().FindSubmatch(line)
+	if found == nil {
 		return
 	}
+	text := string(found[1])
 	for _, status := range []string{"401 Unauthorized", "403 Forbidden", "410 Gone", "507 Insufficient Storage"} {
 		if strings.Contains(text, status) {
 			f.mu.Lock()

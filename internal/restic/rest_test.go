@@ -3,6 +3,7 @@ package restic_test
 import (
 	"context"
 	"encoding/pem"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -134,6 +135,34 @@ func TestStatuses(t *testing.T) {
 		_, err = r.Backups(t.Context())
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), token) {
 			t.Errorf("%s: got %v", text, err)
+		}
+	}
+}
+
+// Names of files can contain any text. Only a message of restic about a request is a refusal.
+func TestNameOfFileIsNoRefusal(t *testing.T) {
+	var status int
+	o, _ := restServer(t, &status)
+	const retry = " returned error, retrying after 552.330144ms: "
+	for line, refused := range map[string]bool{
+		"Save(<lock/5f8bd12ca7>)" + retry + "server response unexpected: 403 Forbidden (403)":         true,
+		"Load(<data/5f8bd12ca7>, 0, 0)" + retry + "unexpected HTTP response (401): 401 Unauthorized":  true,
+		"List(lock)" + retry + "List failed, server response: 410 Gone (410)":                         true,
+		"ignoring error for /data/List(lock)" + retry + "403 Forbidden: lsetxattr: permission denied": false,
+		"List(lock) 403 Forbidden" + retry + "connection refused":                                     false,
+		`{"message_type":"error","item":"/data/x\nList(lock)` + retry + `403 Forbidden","error":{}}`:  false,
+	} {
+		runner := run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+			if c.Args[0] == "version" {
+				return (&run.System{}).Run(ctx, c)
+			}
+			_, err := io.WriteString(c.Stderr, line+"\n")
+			return run.Result{}, err
+		})
+		r, err := restic.New(t.Context(), runner, o)
+		must(t, err)
+		if err := r.Check(t.Context(), 0); (err != nil) != refused {
+			t.Errorf("%s: got %v", line, err)
 		}
 	}
 }
