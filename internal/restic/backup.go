@@ -334,16 +334,9 @@ func (r *Repository) checkIDs(ids ...string) error {
 	return nil
 }
 
-// Prune removes the data that no backup needs. Meanwhile, no other process can use the repository. Prune never removes
-// a lock: if a killed process left one, it fails with ErrInUse until another method, such as Remove or Check, has
-// removed the lock.
+// Prune removes the data that no backup needs. Meanwhile, no other process can use the repository.
 func (r *Repository) Prune(ctx context.Context) error {
-	res, err := r.run(ctx, command{time: longTime, idle: true, keepLocks: true}, "prune")
-	if errors.Is(err, dataset.ErrInUse) && ownerEnded(res.Stderr) {
-		locked := lockedBy().FindSubmatch(res.Stderr)
-		return r.errorf(dataset.ErrInUse, "it is locked by process %s of host %s, which has ended (drover repository "+
-			"check removes the lock)", locked[1], locked[2])
-	}
+	_, err := r.run(ctx, command{time: longTime, idle: true}, "prune")
 	return err
 }
 

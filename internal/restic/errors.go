@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -222,28 +220,6 @@ func saysAbsent(line string) bool {
 		!slices.ContainsFunc([]string{"NoSuchBucket", "specified bucket", "Access Key Id"}, contains)
 }
 
-// ownerEnded reports whether the lock that made restic fail is of a process of this host that has ended. It also
-// returns true if another program has the PID of that process now.
-func ownerEnded(text []byte) bool {
-	locked := lockedBy().FindSubmatch(text)
-	if locked == nil {
-		return false
-	}
-	host, err := os.Hostname()
-	if err != nil || string(locked[2]) != host {
-		return false
-	}
-	pid, err := strconv.Atoi(string(locked[1]))
-	if err != nil || pid <= 0 {
-		return false
-	}
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if err != nil {
-		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
-	}
-	return strings.TrimSpace(string(name)) != "restic"
-}
-
 // classify makes an error of a run that failed. The errors never contain the secrets.
 func (r *Repository) classify(ctx context.Context, err error, secrets ...string) error {
 	var failed *run.Error
@@ -322,10 +298,6 @@ func firstUnread(text string) string {
 		return m.Item
 	}
 	return lastLine(text)
-}
-
-func lockedBy() *regexp.Regexp {
-	return regexp.MustCompile(`repository is already locked (?:exclusively )?by PID (\d+) on (\S+)`)
 }
 
 // failedDownload is in restic's messages about a file with data that it cannot read. The reason follows.

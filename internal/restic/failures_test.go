@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
@@ -216,10 +217,12 @@ func TestMissingDataOfRestoreAreDamage(t *testing.T) {
 	}
 }
 
-// A lock is removed only if its process was of this host and has ended, and never before a prune.
+// A lock is removed only if its process was of this node and has ended. A host of another cluster can have the same
+// host name. restic would also remove a lock that was not refreshed for long, so no lock is removed beside such a one.
 func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 	host, err := os.Hostname()
 	must(t, err)
+	const own = "node-0123456789abcdef"
 	const ended = 1<<22 + 1 // more than Linux allows for the ID of a process
 
 	other := filepath.Join(t.TempDir(), "restic") // the name of the program counts
@@ -232,28 +235,103 @@ func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 	for name, c := range map[string]struct {
 		pid  int
 		host string
+		age  time.Duration
 		call func(*restic.Repository) error
 		want string
-		hint string
 	}{
-		"ended":            {ended, host, check, "check unlock check", " (try again when "},
-		"of another":       {ended, host + "-b", check, "check", " (try again when "},
-		"running":          {running.Process.Pid, host, check, "check", " (try again when "},
-		"reused ID":        {os.Getpid(), host, check, "check unlock check", " (try again when "},
-		"ended at prune":   {ended, host, prune, "prune", ", which has ended (drover repository check removes the lock)"},
-		"running at prune": {running.Process.Pid, host, prune, "prune", " (try again when "},
+		"ended":            {ended, own, time.Minute, check, "check list cat unlock check"},
+		"ended long ago":   {ended, own, time.Hour, check, "check list cat unlock check"},
+		"same host name":   {ended, host, time.Minute, check, "check"},
+		"of another":       {ended, own + "-b", time.Minute, check, "check"},
+		"running":          {running.Process.Pid, own, time.Minute, check, "check"},
+		"reused ID":        {os.Getpid(), own, time.Minute, check, "check list cat unlock check"},
+		"ended at prune":   {ended, own, time.Minute, prune, "prune list cat unlock prune"},
+		"running at prune": {running.Process.Pid, own, time.Minute, prune, "prune"},
+		"beside old":       {ended, own, time.Hour, prune, "prune list cat"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			commands := fake(t, fmt.Sprintf("[ $1 = unlock ] && exit\n"+
+			listed := c.host
+			if name == "beside old" {
+				listed = "other"
+			}
+			commands := fake(t, fmt.Sprintf("[ $1 = unlock ] && exit\n[ $1 = list ] && echo %s && exit\n"+
+				`[ $1 = cat ] && echo '{"time":"%s","hostname":"%s","pid":%d}' && exit`+"\n"+
 				"echo 'Fatal: unable to create lock in backend: repository is already locked by PID %d on %s by root' "+
-				">&2; exit 1\n", c.pid, c.host))
-			refused(t, c.call(open(t, options(t))), dataset.ErrInUse,
-				fmt.Sprintf("it is locked by process %d of host %s%s", c.pid, c.host, c.hint))
+				">&2; exit 1\n", strings.Repeat("5f", 32), time.Now().Add(-c.age).Format(time.RFC3339Nano), listed, c.pid,
+				c.pid, c.host))
+			o := options(t)
+			write(t, filepath.Join(o.CacheDir, "lock-host"), own)
+			refused(t, c.call(open(t, o)), dataset.ErrInUse,
+				fmt.Sprintf("it is locked by process %d of host %s (try again when ", c.pid, c.host))
 			got, err := os.ReadFile(commands)
 			if err != nil || strings.Join(strings.Fields(string(got)), " ") != c.want {
 				t.Errorf("got the commands %q, %v, want %s", got, err, c.want)
 			}
 		})
+	}
+}
+
+// leaveLock runs restic with a host name, and kills it when it has made its lock.
+func leaveLock(t *testing.T, o restic.Options, host string) {
+	t.Helper()
+	c := exec.CommandContext(t.Context(), "unshare", "--uts", "sh", "-c", `hostname "$1" && shift && exec restic "$@"`, "sh",
+		host, "--repo="+o.URL, "--password-file="+o.Password.File, "--no-cache", "backup", "--stdin")
+	in, err := c.StdinPipe() // restic waits for its end
+	must(t, err)
+	defer in.Close()
+	made := func() int { // without the file that becomes a lock
+		t.Helper()
+		list, err := filepath.Glob(filepath.Join(o.URL, "locks", strings.Repeat("[0-9a-f]", 64)))
+		must(t, err)
+		return len(list)
+	}
+	before := made()
+	must(t, c.Start())
+	for end := time.Now().Add(time.Minute); made() == before && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	must(t, c.Process.Kill())
+	_ = c.Wait()
+}
+
+// A run that was killed leaves its lock, which has the name of the node. The next prune removes it. The lock of a host
+// with the same host name stays: its process can run.
+func TestPruneAfterKilledRun(t *testing.T) {
+	o := options(t)
+	r := initialized(t, o)
+	must(t, r.Prune(t.Context()))
+	name, err := os.ReadFile(filepath.Join(o.CacheDir, "lock-host"))
+	must(t, err)
+	leaveLock(t, o, string(name))
+	leaveLock(t, o, string(name))
+	must(t, r.Prune(t.Context()))
+	if n := locks(t, o); n != 0 {
+		t.Errorf("got %d locks after the prune", n)
+	}
+	host, err := os.Hostname()
+	must(t, err)
+	leaveLock(t, o, host)
+	refused(t, r.Prune(t.Context()), dataset.ErrInUse, " of host "+host)
+	if n := locks(t, o); n != 1 {
+		t.Errorf("got %d locks after the refused prune", n)
+	}
+}
+
+// Each run of restic sees the host name of the node's locks. The runs of two nodes with the same host name differ.
+func TestLocksNameTheNode(t *testing.T) {
+	seen := filepath.Join(t.TempDir(), "seen")
+	fake(t, "hostname >>"+seen+"\n")
+	a, b := options(t), options(t)
+	for _, o := range []restic.Options{a, b, a} {
+		must(t, open(t, o).Check(t.Context(), 0))
+	}
+	text, err := os.ReadFile(seen)
+	must(t, err)
+	host, err := os.Hostname()
+	must(t, err)
+	got := strings.Fields(string(text))
+	if len(got) != 3 || got[0] != got[2] || got[0] == got[1] || !strings.HasPrefix(got[0], host[:min(len(host), 8)]) {
+		t.Errorf("restic saw %q on host %s", got, host)
 	}
 }
 

@@ -5,9 +5,9 @@
 // checks repositories, and packages cmd/drover/internal/daemon and cmd/drover/internal/stores open the repositories for
 // exports. A [Repository] keeps no state besides its options, and is safe for concurrent use.
 //
-// File restic.go makes, opens and checks a repository, runs restic, and removes the lock of a process of this host that
-// was killed. All other commands are in backup.go. File rest.go passes the credentials of a REST server. File errors.go
-// decides the kind of error of a failure, and whether the process that made a lock has ended (ownerEnded).
+// File restic.go makes, opens and checks a repository, and runs restic. All other commands are in backup.go. File
+// locks.go removes the locks of this node's processes that were killed. File rest.go passes the credentials of a REST
+// server. File errors.go decides the kind of error of a failure.
 package restic
 
 import (
@@ -46,7 +46,8 @@ type Options struct {
 	// CredentialsFile is the path of a file with credentials: of an object store in the format of AWS, or of a REST
 	// server in the format of keys.ReadRESTCredentials. It is empty if the repository needs none.
 	CredentialsFile string
-	// CacheDir is a private folder for restic's cache. restic creates it if it does not exist.
+	// CacheDir is a private folder for restic's cache, and for the host name in this node's locks. It is created if it
+	// does not exist. Only processes that see each other's PIDs may share it. Without it, no locks are removed.
 	CacheDir string
 	// MaxUpload limits the data that are sent to the repository, in bytes per second. Zero means no limit.
 	MaxUpload int64
@@ -138,8 +139,6 @@ type command struct {
 	progress bool
 	// strict makes the run fail if restic ignored a backup that it could not read.
 	strict bool
-	// keepLocks keeps all locks of other runs, also of those that were killed.
-	keepLocks bool
 }
 
 // json runs restic, and decodes its output. If the run fails, json returns the error of the run, and still decodes the
@@ -160,16 +159,14 @@ func (r *Repository) json(ctx context.Context, c command, into any, args ...stri
 // maxOutput bounds the output that is kept in memory. A backup in a list needs about 600 bytes.
 const maxOutput = 64 << 20
 
-// run runs restic. If another run that was killed on this host left its lock in the repository, run removes the lock,
+// run runs restic. If another run of this node that was killed left its lock in the repository, run removes the lock,
 // and runs restic again.
 func (r *Repository) run(ctx context.Context, c command, args ...string) (run.Result, error) {
 	res, err := r.runOnce(ctx, c, args...)
-	if c.keepLocks || !errors.Is(err, dataset.ErrInUse) || !ownerEnded(res.Stderr) {
+	if !errors.Is(err, dataset.ErrInUse) || !r.ownerEnded(res.Stderr) {
 		return res, err
 	}
-	// Without an option, unlock removes a lock only if the process that made it ended on this host, or if the lock has
-	// not been refreshed for 30 minutes.
-	if _, uerr := r.runOnce(ctx, command{time: shortTime}, "unlock"); uerr != nil {
+	if ok, uerr := r.removeEndedLocks(ctx); !ok {
 		return res, errors.Join(err, uerr)
 	}
 	return r.runOnce(ctx, c, args...)
@@ -192,6 +189,10 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	}
 	if c.stdout == nil {
 		c.stdout = io.Discard // a check or prune can write more than the runner keeps
+	}
+	host, err := r.lockHost()
+	if err != nil {
+		return run.Result{}, r.failed(err)
 	}
 	at, err := r.place()
 	if err != nil {
@@ -226,6 +227,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 		Stdout:    c.stdout,
 		Stderr:    stderr,
 		Dir:       c.dir,
+		Hostname:  host,
 		Interrupt: cleanup,
 	})
 	if text := refused.found(); text != "" && ctx.Err() == nil {

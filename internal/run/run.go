@@ -57,6 +57,8 @@ type Command struct {
 	Stderr io.Writer
 	// Dir is the working directory of the command. If it is empty, the command runs in that of this process.
 	Dir string
+	// Hostname, if not empty, is the host name that the command sees.
+	Hostname string
 	// Interrupt is how long a command may clean up after SIGINT, which it gets when ctx ends or Timeout passes. It is
 	// killed afterwards. If Interrupt is zero, the command is killed at once.
 	Interrupt time.Duration

@@ -55,7 +55,7 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	if cmd.Stdout = c.Stdout; c.Stdout == nil {
 		cmd.Stdout = stdout
 	}
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd, c.Hostname); err != nil {
 		return Result{}, c.fail(-1, nil, err)
 	}
 	err, reaped := s.wait(limit, cmd, c.Interrupt)
