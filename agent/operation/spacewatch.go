@@ -95,8 +95,9 @@ func (w *spaceWatch) check(ctx context.Context) error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNoSpace, "it was ended, because less than %s are free in its pool, which are "+
-		"reserved for the existing volumes: the repository says that the backup has %s (free some space, or use "+
-		"another pool; if the backup is larger than that, do not trust the repository)", reserve.Human(), w.need.Human())
+		"reserved for the existing volumes: the repository says that the backup has %s (free some space, or "+
+		"use another pool; if the backup is larger than that, do not trust the repository)",
+		reserve.Human(), w.need.Human())
 }
 
 // isAlone reports whether the reserve of the pool protects nothing except the dataset that is restored.

@@ -6,8 +6,8 @@
 // exports. A [Repository] keeps no state besides its options, and is safe for concurrent use.
 //
 // File restic.go makes, opens and checks a repository, and runs restic. All other commands are in backup.go. File
-// locks.go removes the locks of this node's processes that were killed. File rest.go passes the credentials of a REST
-// server. File errors.go decides the kind of error of a failure.
+// locks.go removes the locks of this node's processes that were killed, and cache.go bounds restic's cache. File
+// rest.go passes the credentials of a REST server. File errors.go decides the kind of error of a failure.
 package restic
 
 import (
@@ -177,15 +177,9 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	if err != nil {
 		return run.Result{}, r.failed(err)
 	}
-	env := []string{
-		"RESTIC_PASSWORD=", "RESTIC_PASSWORD_COMMAND=", "RESTIC_PASSWORD_FILE=",
-		"RESTIC_REPOSITORY=", "RESTIC_REPOSITORY_FILE=", "RESTIC_KEY_HINT=",
-		"TZ=UTC", // the zone of the times in arguments
-	}
-	if c.progress {
-		env = append(env, "RESTIC_PROGRESS_FPS=1")
-	} else {
-		env = append(env, "RESTIC_PROGRESS_FPS=")
+	env, err := r.env(c)
+	if err != nil {
+		return run.Result{}, r.failed(err)
 	}
 	if c.stdout == nil {
 		c.stdout = io.Discard // a check or prune can write more than the runner keeps
@@ -199,13 +193,6 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 		return run.Result{}, err
 	}
 	defer at.close()
-	if r.options.CredentialsFile != "" && !r.isREST() {
-		if err := keys.CheckCredentialsFile(r.options.CredentialsFile); err != nil {
-			return run.Result{}, r.failed(err)
-		}
-		env = append(env, "AWS_SHARED_CREDENTIALS_FILE="+r.options.CredentialsFile,
-			"AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=", "AWS_SESSION_TOKEN=")
-	}
 	name, args := "restic", slices.Concat(at.args, r.global(), args)
 	if c.idle {
 		name, args = "ionice", append([]string{"-c", "3", "-t", name}, args...)
@@ -217,6 +204,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	if at.secret != "" {
 		stderr = &lines{each: refused.look}
 	}
+	watch := r.watchCache(stop)
 	res, err := r.runner.Run(running, run.Command{
 		Name:      name,
 		Args:      args,
@@ -230,6 +218,9 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 		Hostname:  host,
 		Interrupt: cleanup,
 	})
+	if large := watch.end(); large != nil && ctx.Err() == nil {
+		return res, r.failed(large)
+	}
 	if text := refused.found(); text != "" && ctx.Err() == nil {
 		err = &run.Error{Cmd: name, Args: args, ExitCode: 1, Stderr: text}
 	}
@@ -241,6 +232,28 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 			string(password.Reveal()), at.secret)
 	}
 	return res, nil
+}
+
+// env returns the environment of a command.
+func (r *Repository) env(c command) ([]string, error) {
+	env := []string{
+		"RESTIC_PASSWORD=", "RESTIC_PASSWORD_COMMAND=", "RESTIC_PASSWORD_FILE=",
+		"RESTIC_REPOSITORY=", "RESTIC_REPOSITORY_FILE=", "RESTIC_KEY_HINT=",
+		"TZ=UTC", // the zone of the times in arguments
+	}
+	if c.progress {
+		env = append(env, "RESTIC_PROGRESS_FPS=1")
+	} else {
+		env = append(env, "RESTIC_PROGRESS_FPS=")
+	}
+	if r.options.CredentialsFile != "" && !r.isREST() {
+		if err := keys.CheckCredentialsFile(r.options.CredentialsFile); err != nil {
+			return nil, err
+		}
+		env = append(env, "AWS_SHARED_CREDENTIALS_FILE="+r.options.CredentialsFile,
+			"AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=", "AWS_SESSION_TOKEN=")
+	}
+	return env, nil
 }
 
 // global returns the options that every command of restic gets, besides those of its place.
