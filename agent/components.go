@@ -135,6 +135,7 @@ type components struct {
 
 	Repositories    *repository.Checker
 	*backup.Catalog // answers the requests of api.Local about backups
+	Restorer        *backup.Restorer
 
 	TransferServer *transfer.Server // sends datasets to other nodes
 	TransferClient *transfer.Client // receives datasets from other nodes

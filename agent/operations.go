@@ -81,7 +81,7 @@ func (a *components) makeBackups() {
 // restoreBackup writes the content of a backup to an empty directory: see backup.Restorer.
 func (a *components) restoreBackup(ctx context.Context, repository, id string, version *dataset.VersionRef,
 	root *os.File, step func(string)) error {
-	return backup.NewRestorer(a.Control, a.Repositories).Restore(ctx, repository, id, version, root, step)
+	return a.Restorer.Restore(ctx, repository, id, version, root, step)
 }
 
 // operationHandlers returns the function that executes each kind of operation.
@@ -95,11 +95,11 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		Host: a.Host, Operations: a.Operations, Maker: a.DatasetMaker, Pools: a.Pools, Plan: a.Registration.Plan,
 		Restore: a.restoreBackup,
 		Verify: func(ctx context.Context, repository, id string, root *os.File, step func(string)) (uuid.UUID, error) {
-			return backup.NewRestorer(a.Control, a.Repositories).Verify(ctx, repository, id, root, step)
+			return a.Restorer.Verify(ctx, repository, id, root, step)
 		},
 		RunCheck: backup.NewCheckRunner(a.Programs, a.Root, mounting.OpenTree).Run,
 		RestoreSize: func(ctx context.Context, repository, id string) (dataset.Size, error) {
-			return backup.NewRestorer(a.Control, a.Repositories).Size(ctx, repository, id)
+			return a.Restorer.Size(ctx, repository, id)
 		},
 		SharesRootDisk: a.Space.SharesRootDisk,
 	})

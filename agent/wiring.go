@@ -240,6 +240,7 @@ func (a *components) makePoolAdmin() {
 		CacheDir: filepath.Join(a.Root, "restic-cache"), Records: a.Control, Programs: a.Programs,
 	})
 	a.Catalog = backup.NewCatalog(a.Repositories)
+	a.Restorer = a.Catalog.NewRestorer(a.Control)
 }
 
 // makeControlSync creates the components that keep this node and control in agreement.

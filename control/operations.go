@@ -108,10 +108,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 			return nil, nil, err
 		}
 	case dataset.OpBackup:
-		if op.Scheduled {
-			err = record.BeginBackup(t, *op)
-		}
-		if err != nil {
+		if err := beginBackup(t, op); err != nil {
 			return nil, nil, err
 		}
 	case dataset.OpVerify:
@@ -135,6 +132,21 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		}
 	}
 	return op, nil, s.record(t, *op)
+}
+
+// beginBackup prepares the record of a backup. It writes the incarnation of the home's agent into the operation. The
+// agent compares it with its own. If they are the same, no earlier start of the agent can have run the operation, so
+// the agent need not look in the repository for what such a run has stored.
+func beginBackup(t *record.Tx, op *dataset.Operation) error {
+	var home dataset.Node
+	if _, err := t.Get(record.NodeKey(op.Node), &home); err != nil {
+		return err
+	}
+	op.Incarnation = home.Incarnation
+	if !op.Scheduled {
+		return nil
+	}
+	return record.BeginBackup(t, *op)
 }
 
 // checkSameRequest fails unless a recorded operation matches the request that has the operation's ID.

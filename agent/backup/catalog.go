@@ -18,12 +18,21 @@ type Repositories interface {
 	OpenNamed(ctx context.Context, name string) (*restic.Repository, error)
 }
 
-// Catalog lists and removes the backups of repositories. The repositories are its only state: a backup that another
-// node or another cluster made is listed, too. Its methods are safe for concurrent use.
-type Catalog struct{ repositories Repositories }
+// Catalog lists and removes the backups of repositories. It lists what the repositories have: a backup that another
+// node or another cluster made is listed, too. Its only state is what it has read of backups, which never changes. Its
+// methods are safe for concurrent use.
+type Catalog struct {
+	repositories Repositories
+	read         *facts
+}
 
 // NewCatalog returns a Catalog.
-func NewCatalog(repositories Repositories) *Catalog { return &Catalog{repositories} }
+func NewCatalog(repositories Repositories) *Catalog { return &Catalog{repositories, &facts{}} }
+
+// NewRestorer returns a Restorer that does not read again what the Catalog has read.
+func (c *Catalog) NewRestorer(operations Operations) *Restorer {
+	return &Restorer{operations, c.repositories, c.read}
+}
 
 // VolumeBackups returns the backups in a repository, oldest first: those of one volume or, if volume is empty, all.
 // Backups that cannot be read are left out, and Problem of the list says so. If none can be read, VolumeBackups fails.
@@ -43,6 +52,7 @@ func (c *Catalog) VolumeBackups(ctx context.Context, repository, volume string) 
 	if err != nil && len(list) == 0 {
 		return api.BackupList{}, named(repository, err)
 	}
+	c.read.noteAll(r, list)
 	isEntered, eerr := enteredBackups(ctx, r, list)
 	out := api.BackupList{
 		Items: []api.VolumeBackup{}, Problem: dataset.ProblemOf(named(repository, cmp.Or(err, eerr))),
@@ -65,11 +75,11 @@ func (c *Catalog) VolumeBackup(ctx context.Context, repository, id string) (api.
 	if err != nil {
 		return api.VolumeBackup{}, err
 	}
-	b, tags, err := readBackup(ctx, r, id, "see it with restic snapshots")
+	b, tags, err := c.read.readBackup(ctx, r, id, "see it with restic snapshots")
 	if err != nil {
 		return api.VolumeBackup{}, named(repository, err)
 	}
-	record, err := readRecord(ctx, r, b, tags)
+	record, err := c.read.readRecord(ctx, r, b, tags) // this read fails if the backup was removed
 	if err != nil {
 		return api.VolumeBackup{}, named(repository, err)
 	}

@@ -65,6 +65,8 @@ type Creator struct {
 	postponed postponedRemovals
 	// absent has expired backups that are not in their repository any more, so that they are not looked for again.
 	absent absentBackups
+	// known saves runs of restic that only find the parent of a backup, or earlier backups of its operation.
+	known memory
 }
 
 // NewCreator returns a Creator.
@@ -82,6 +84,7 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 			err = context.Cause(ctx) // it was cancelled, or the agent stops
 		}
 	}()
+	isNew := c.known.begin(*op, c.deps.Incarnation)
 	jb.Step("waiting for other backups")
 	release, err := c.admit(ctx, *op)
 	if err != nil {
@@ -99,7 +102,7 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	if err := c.clear(ctx, op.DatasetID); err != nil { // clearFolders skips it, because it runs
 		return out, failed(fmt.Errorf("an earlier backup left its clone: %w", err))
 	}
-	got, err := c.attempt(ctx, jb, *op)
+	got, err := c.attempt(ctx, jb, *op, isNew)
 	if err == nil {
 		steps.At("backup.stored")
 	}
@@ -143,8 +146,9 @@ func (a attemptResult) stored() (ids []string) {
 }
 
 // attempt stores a backup in the repository of an operation. Even if it fails, it returns the backups that must be
-// removed.
-func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operation) (a attemptResult, err error) {
+// removed. isNew says that no earlier run of the operation can have stored a backup.
+func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operation, isNew bool) (a attemptResult,
+	err error) {
 	c.using.RLock()
 	defer c.using.RUnlock()
 	record, err := c.deps.Control.Repository(ctx, op.Repository)
@@ -152,16 +156,18 @@ func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operatio
 		return a, err
 	}
 	a.url = record.URL
-	repo, earlier, err := c.open(ctx, op, record)
+	repo, err := c.deps.Open(ctx, record)
 	if err != nil {
 		return a, err
 	}
 	if op.Push != nil {
-		err = c.push(ctx, jb, op, repo, earlier, &a)
+		var all []restic.Backup
+		if all, err = c.list(ctx, op, repo); err != nil {
+			return a, ofAbsent(err)
+		}
+		err = c.push(ctx, jb, op, repo, all, &a)
 	} else {
-		var parent string
-		parent, a.unwanted = examine(earlier, op)
-		a.made, a.summary, err = c.store(ctx, jb, op, repo, parent)
+		err = c.backUp(ctx, jb, op, repo, isNew, &a)
 	}
 	if err == nil {
 		return a, nil
@@ -171,6 +177,42 @@ func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operatio
 		a.unwanted = append(a.unwanted, incomplete.ID)
 	}
 	return a, err
+}
+
+// backUp makes the backup of an operation that is no push. It lists the earlier backups of the dataset only if it must:
+// if an earlier run of the operation can have stored one, or if the parent of the new backup is not known. a has what
+// was stored, also if backUp fails.
+func (c *Creator) backUp(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository, isNew bool,
+	a *attemptResult) (err error) {
+	parent := parentBackup{id: c.known.parent(op, a.url)}
+	find := func(ctx context.Context) (string, error) {
+		list, err := c.list(ctx, op, repo)
+		if err != nil {
+			return "", err
+		}
+		var newest restic.Backup
+		newest, a.unwanted = examine(list, op)
+		c.known.forget(op.DatasetID)
+		c.known.note(op, a.url, newest)
+		return newest.ID, nil
+	}
+	if isNew && parent.id != "" {
+		parent.other = find // somebody can have removed the parent meanwhile
+	} else if parent.id, err = find(ctx); err != nil {
+		return ofAbsent(err)
+	}
+	a.made, a.summary, err = c.store(ctx, jb, op, repo, parent)
+	if err == nil {
+		c.known.note(op, a.url, a.made)
+	}
+	return err
+}
+
+// parentBackup is the backup with which restic compares the files of a new one.
+type parentBackup struct {
+	id string // empty if there is none
+	// other, if not nil, finds another parent if the repository does not have the first one.
+	other func(ctx context.Context) (id string, err error)
 }
 
 // admit waits until no other backup of the dataset runs, and fewer than maxBackups backups run on this host.
@@ -188,44 +230,40 @@ func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func
 	}
 }
 
-// open opens the repository of an operation, and lists the backups of the dataset in it; for a push, everything in it.
-// record is control's record of the repository. If a part of the list is damaged, a backup is made nevertheless. A push
-// fails: the damaged part could be a version that the volume lacks.
-func (c *Creator) open(ctx context.Context, op dataset.Operation, record dataset.Repository) (*restic.Repository,
-	[]restic.Backup, error) {
-	repo, err := c.deps.Open(ctx, record)
-	if err != nil {
-		return nil, nil, err
-	}
+// list lists the backups of an operation's dataset in its repository; for a push, everything in it. If a part of the
+// list is damaged, a backup is made nevertheless. A push fails: the damaged part could be a version that the volume
+// lacks.
+func (c *Creator) list(ctx context.Context, op dataset.Operation, repo *restic.Repository) ([]restic.Backup, error) {
 	tags := []string{TagDrover, DatasetTag(op.DatasetID)}
 	if op.Push != nil {
 		tags = nil
 	}
 	list, err := repo.Backups(ctx, tags...)
-	switch {
-	case err == nil:
-	case errors.Is(err, dataset.ErrCorrupt) && op.Push == nil:
+	if errors.Is(err, dataset.ErrCorrupt) && op.Push == nil {
 		c.logOf(ctx, op).WithError(err).Warn("not all earlier backups can be listed")
-	case errors.Is(err, dataset.ErrNotFound):
-		err = fmt.Errorf("%w (mount its disk, or add the repository with the right URL under another name)", err)
-		return nil, nil, err
-	default:
-		return nil, nil, err
+		err = nil
 	}
-	return repo, list, nil
+	return list, err
 }
 
-// examine returns the ID of the newest backup of the dataset of an operation, and the IDs of those that an earlier run
-// of the operation made.
-func examine(list []restic.Backup, op dataset.Operation) (newest string, repeated []string) {
-	var at time.Time
+// ofAbsent says in the error of a repository that does not exist what to do.
+func ofAbsent(err error) error {
+	if errors.Is(err, dataset.ErrNotFound) {
+		err = fmt.Errorf("%w (mount its disk, or add the repository with the right URL under another name)", err)
+	}
+	return err
+}
+
+// examine returns the newest backup of the dataset of an operation, without an ID if there is none. It also returns the
+// IDs of the backups that an earlier run of the operation made.
+func examine(list []restic.Backup, op dataset.Operation) (newest restic.Backup, repeated []string) {
 	for _, b := range list {
 		t, ok := ParseTags(b.Tags)
 		if !ok || t.Dataset != op.DatasetID {
 			continue
 		}
-		if newest == "" || b.Time.After(at) {
-			newest, at = b.ID, b.Time
+		if newest.ID == "" || b.Time.After(newest.Time) {
+			newest = b
 		}
 		if t.Operation == op.ID {
 			repeated = append(repeated, b.ID)
@@ -237,7 +275,7 @@ func examine(list []restic.Backup, op dataset.Operation) (newest string, repeate
 // store makes a clone, stores it with restic, and removes it. If store fails and returns the ID of a backup, that
 // backup is incomplete.
 func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository,
-	parent string) (b restic.Backup, s restic.Summary, err error) {
+	parent parentBackup) (b restic.Backup, s restic.Summary, err error) {
 	clone := uuid.New()
 	end := c.deps.BorrowKey(clone, op.DatasetID)
 	defer end()
@@ -273,15 +311,16 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	}
 	jb.Step("storing")
 	b, s, err = repo.Backup(ctx, restic.Request{
-		Dir:      dir,
-		Names:    []string{DataName, RecordName},
-		Tags:     tags.List(),
-		Time:     taken,
-		Parent:   parent,
-		Progress: func(p restic.Progress) { jb.SetProgress(p.Bytes, p.TotalBytes) },
+		Dir:         dir,
+		Names:       []string{DataName, RecordName},
+		Tags:        tags.List(),
+		Time:        taken,
+		Parent:      parent.id,
+		OtherParent: parent.other,
+		Progress:    func(p restic.Progress) { jb.SetProgress(p.Bytes, p.TotalBytes) },
 	})
 	if err != nil {
-		return b, s, err
+		return b, s, ofAbsent(err)
 	}
 	// Without the mount, restic sees an empty folder.
 	if mounted, merr := host.IsMountPoint(filepath.Join(dir, DataName)); merr != nil || !mounted {

@@ -17,11 +17,14 @@
 // which is written before the clone is made. After a crash, Clear unmounts and destroys each clone that has such a
 // note.
 //
-// Only Creator has state. On disk it has the folders, and files with the IDs of unwanted backups. A lock for each
-// dataset protects its folder. In memory it has the backups that run, the operations whose expired backups could not be
-// removed yet, and the expired backups that are known to be absent from their repository. A channel limits how many
-// backups run. The operations and the absent backups have a mutex each. A read-write lock lets backups run at the same
-// time, but none while unwanted or expired backups are removed.
+// Creator has state on disk: the folders, and files with the IDs of unwanted backups. A lock for each dataset protects
+// its folder. In memory Creator has the backups that run, the operations whose expired backups could not be removed
+// yet, the expired backups that are known to be absent from their repository, the operations that it has begun, and the
+// newest backup of each dataset. A channel limits how many backups run. The other tables in memory have a mutex each. A
+// read-write lock lets backups run at the same time, but none while unwanted or expired backups are removed.
+//
+// Each start of restic takes about half a second of CPU time, so two tables save starts: memory, that of Creator, and
+// facts, which Catalog and Restorer share. TestStartsOfRestic counts the starts of a backup and of a restore.
 //
 // Unwanted backups are those that are not the result of their operation: their removal is in unwanted.go. Expired
 // backups are those that control does not retain: their removal is in expired.go. The order of the steps of a backup is

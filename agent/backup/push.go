@@ -61,7 +61,7 @@ func (c *Creator) push(ctx context.Context, jb *jobs.Job, op dataset.Operation, 
 	if err != nil {
 		return err
 	}
-	if a.made, a.summary, err = c.store(ctx, jb, op, repo, parent); err != nil {
+	if a.made, a.summary, err = c.store(ctx, jb, op, repo, parentBackup{id: parent.ID}); err != nil {
 		return err
 	}
 	steps.At("push.stored")

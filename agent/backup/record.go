@@ -111,11 +111,17 @@ func readBackup(ctx context.Context, r *restic.Repository, id, remedy string) (b
 	if b, err = r.Get(ctx, id); err != nil {
 		return b, t, err
 	}
+	t, err = checkTags(b, remedy)
+	return b, t, err
+}
+
+// checkTags returns the tags of a backup. It fails with dataset.ErrInvalid if Drover has not made the backup.
+func checkTags(b restic.Backup, remedy string) (Tags, error) {
 	t, ok := ParseTags(b.Tags)
 	if !ok {
-		err = dataset.Errorf(dataset.ErrInvalid, "Drover has not made backup %s (%s)", short(b.ID), remedy)
+		return t, dataset.Errorf(dataset.ErrInvalid, "Drover has not made backup %s (%s)", short(b.ID), remedy)
 	}
-	return b, t, err
+	return t, nil
 }
 
 // readRecord returns the record of a backup. It fails with dataset.ErrCorrupt if the record does not match the tags.

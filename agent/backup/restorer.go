@@ -22,15 +22,17 @@ type Operations interface {
 	Operation(ctx context.Context, id string, wait time.Duration) (dataset.Operation, error)
 }
 
-// Restorer writes the files of a backup to a new volume. It has no state. Its methods are safe for concurrent use.
+// Restorer writes the files of a backup to a new volume. Its only state is what it and the Catalog have read of
+// backups, which never changes. Its methods are safe for concurrent use.
 type Restorer struct {
 	operations   Operations
 	repositories Repositories
+	read         *facts
 }
 
-// NewRestorer returns a Restorer.
+// NewRestorer returns a Restorer. Catalog.NewRestorer returns one that shares what the Catalog has read.
 func NewRestorer(operations Operations, repositories Repositories) *Restorer {
-	return &Restorer{operations, repositories}
+	return NewCatalog(repositories).NewRestorer(operations)
 }
 
 // Restore writes the content of the volume in a backup to root, an empty directory, and gives root the owner, mode,
@@ -53,10 +55,10 @@ func (s *Restorer) Restore(ctx context.Context, repository, id string, version *
 	return err
 }
 
-// Verify does what Restore does. It also reads each file again, and compares it with the backup. It returns the UUID of
-// the dataset that was backed up, or uuid.Nil if it could not read that. It fails with dataset.ErrCorrupt if a file
-// differs. If the repository is not recorded, or is not at its URL now, it fails with dataset.ErrOffline, and not with
-// dataset.ErrNotFound: nothing is known about the backup.
+// Verify does what Restore does. It reads the record of the backup even if it is known, and reads each file again, and
+// compares it with the backup. It returns the UUID of the dataset that was backed up, or uuid.Nil if it could not read
+// that. It fails with dataset.ErrCorrupt if a file differs. If the repository is not recorded, or is not at its URL
+// now, it fails with dataset.ErrOffline, and not with dataset.ErrNotFound: nothing is known about the backup.
 func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.File, step func(string)) (of uuid.UUID,
 	err error) {
 	of, err = s.restore(ctx, repository, id, nil, writer{root: root, step: step, compare: true})
@@ -67,12 +69,15 @@ func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.F
 // exist, Size fails with the same errors as Verify.
 func (s *Restorer) Size(ctx context.Context, repository, id string) (dataset.Size, error) {
 	r, err := s.repositories.OpenNamed(ctx, repository)
-	var n int64
+	var size restic.RestoreSize
 	if err == nil {
-		n, err = r.RestoreSize(ctx, id)
+		size, err = r.RestoreSize(ctx, id)
 		err = named(repository, err)
 	}
-	return dataset.Size(n), s.checkAbsent(ctx, repository, err)
+	if err == nil {
+		s.read.note(r, id, func(now *fact) { now.entries = size.Entries })
+	}
+	return dataset.Size(size.Bytes), s.checkAbsent(ctx, repository, err)
 }
 
 // checkAbsent examines the error err of a read of a backup. If err is dataset.ErrNotFound because the repository cannot
@@ -99,7 +104,8 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 		return uuid.Nil, err
 	}
 	w.step("reading the backup's record")
-	record, err := s.readRecord(ctx, r, id, version)
+	w.entries = s.read.get(r, id).entries
+	record, err := s.readRecord(ctx, r, id, version, w.compare)
 	if err == nil {
 		err = w.write(ctx, r, id)
 	}
@@ -113,10 +119,15 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 }
 
 // readRecord returns the record of a backup. It fails if the backup may lack files, or if version is not nil and the
-// backup does not belong to it.
-func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id string, version *dataset.VersionRef) (
-	Record, error) {
-	b, tags, err := readBackup(ctx, r, id, "restore it with restic restore, and import the folder")
+// backup does not belong to it. Unless always is set, it does not read again what is known: the restore that follows
+// fails if the backup was removed.
+func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id string, version *dataset.VersionRef,
+	always bool) (Record, error) {
+	read, known := s.read.readBackup, s.read.get(r, id).record
+	if always {
+		read, known = readBackup, nil
+	}
+	b, tags, err := read(ctx, r, id, "restore it with restic restore, and import the folder")
 	if err == nil && version != nil && (tags.Operation != version.Version || tags.Pushed != version.Name) {
 		err = dataset.Errorf(dataset.ErrInvalid, "backup %s does not have version %s of %s (see drover remote ls)",
 			short(b.ID), shortVersion(version.Version), version.Name)
@@ -124,10 +135,13 @@ func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id stri
 	if err == nil {
 		err = s.checkComplete(ctx, r, b, tags)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return Record{}, err
+	case known != nil:
+		return *known, nil
 	}
-	return readRecord(ctx, r, b, tags)
+	return s.read.readRecord(ctx, r, b, tags)
 }
 
 // checkComplete fails if a backup may lack files: if the operation that made it did not end with this backup as its
@@ -170,6 +184,7 @@ type writer struct {
 	root    *os.File
 	step    func(string) // called with the name of each step
 	compare bool         // read each file again, and compare it with the backup
+	entries int64        // how many names are in the tree of the backup; 0 if it is not known
 }
 
 // remedy says what to do if the volume is too small.
@@ -209,7 +224,7 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string) (err
 		return err
 	}
 	w.step("counting the files")
-	if err := checkCount(ctx, r, id, folder); err != nil {
+	if err := checkCount(ctx, r, id, folder, w.entries); err != nil {
 		return err
 	}
 	steps.At("backup-restore.written")
@@ -222,13 +237,16 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string) (err
 	return tree.Hoist(ctx, root, inner)
 }
 
-// checkCount fails with dataset.ErrCorrupt unless a folder has as many names as the data of a backup.
-func checkCount(ctx context.Context, r *restic.Repository, id string, folder *os.File) error {
-	want, err := r.Count(ctx, id, DataName)
-	if err != nil {
+// checkCount fails with dataset.ErrCorrupt unless a folder has as many names as the data of a backup. entries is how
+// many names are in the tree of the backup, or 0. RecordName is one of them, because the caller has read it. Usually it
+// is the only one besides the data. If entries is not known, or if the folder has another number of names, restic lists
+// the names of the data.
+func checkCount(ctx context.Context, r *restic.Repository, id string, folder *os.File, entries int64) error {
+	got, err := tree.CountNames(ctx, folder)
+	if err != nil || entries > 0 && got == entries-1 {
 		return err
 	}
-	got, err := tree.CountNames(ctx, folder)
+	want, err := r.Count(ctx, id, DataName)
 	if err == nil && got != want {
 		err = dataset.Errorf(dataset.ErrCorrupt, "backup %s has %d files and folders, and %d of them were restored",
 			short(id), want, got)

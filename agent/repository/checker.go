@@ -6,10 +6,11 @@
 // credentials that only the node can read. The package records nothing besides the folder of restic's cache, which can
 // be deleted at any time.
 //
-// The only state is in Checker, in memory: how many repositories without a record are being opened or made, and how
-// many checks run. Two channels count and limit them. What a request does with a repository is in checker.go. A check
-// that nobody requests belongs here too, called by DoHeartbeatWork in package agent. How restic is run belongs in
-// package internal/restic, and what is recorded of a repository in package control/repositories.
+// The only state is in Checker, in memory: how many repositories without a record are being opened or made, how many
+// checks run, and the version of restic. Two channels count and limit the first two. What a request does with a
+// repository is in checker.go. A check that nobody requests belongs here too, called by DoHeartbeatWork in package
+// agent. How restic is run belongs in package internal/restic, and what is recorded of a repository in package
+// control/repositories.
 package repository
 
 import (
@@ -47,13 +48,14 @@ type Deps struct {
 // repository.
 const maxChecks = 2
 
-// Checker opens and checks repositories. Its only state is two channels: one limits how many checks of content run at a
-// time, and the other one how many repositories without a record are opened or made. Its methods are safe for
-// concurrent use.
+// Checker opens and checks repositories. Its state is two channels and the version of restic. One channel limits how
+// many checks of content run at a time, and the other one how many repositories without a record are opened or made.
+// Its methods are safe for concurrent use.
 type Checker struct {
 	deps   Deps
 	checks chan struct{} // has an element for each check of content that runs
 	opens  chan struct{} // has an element while open opens or makes a repository
+	restic restic.Program
 }
 
 // NewChecker returns a Checker.
@@ -202,7 +204,7 @@ func (c *Checker) Restic(ctx context.Context, record dataset.Repository) (*resti
 			return nil, fmt.Errorf("password of repository %s: %w", record.Name, err)
 		}
 	}
-	return restic.New(ctx, c.deps.Programs, restic.Options{
+	return c.restic.Open(ctx, c.deps.Programs, restic.Options{
 		URL: record.URL, Password: record.Password, CredentialsFile: record.CredentialsFile, CacheDir: c.deps.CacheDir,
 		MaxUpload: int64(record.MaxUpload),
 	})

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -42,6 +43,9 @@ type Request struct {
 	// Parent is the ID of an earlier backup. Files that have not changed since are not read. If Parent is empty, or if
 	// the repository has no such backup, all files are read.
 	Parent string
+	// OtherParent, if not nil, is called if the repository does not have Parent, or cannot read it. It returns the ID
+	// of another earlier backup, or "" if there is none. If it fails, Backup fails with its error.
+	OtherParent func(ctx context.Context) (string, error)
 	// Progress, if not nil, is called about once a second. It must not block.
 	Progress func(Progress)
 }
@@ -100,18 +104,10 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 			return Backup{}, Summary{}, r.failed(err)
 		}
 	}
-	if req.Parent != "" {
-		if err := r.checkIDs(req.Parent); err != nil {
-			return Backup{}, Summary{}, err
-		}
-	}
-	id, s, err := r.backUp(ctx, req)
-	if req.Parent != "" && id == "" && errors.Is(err, dataset.ErrNotFound) {
-		req.Parent = "" // it was removed meanwhile
-		id, s, err = r.backUp(ctx, req)
-	}
+	began := clock.System{}.Now()
+	id, s, err := r.backUpAfter(ctx, &req)
 	if err == nil {
-		b, err = r.made(ctx, id)
+		b, err = r.made(ctx, id, req, began)
 	}
 	if err == nil {
 		return b, s, nil
@@ -127,6 +123,27 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 	return Backup{}, Summary{}, err
 }
 
+// backUpAfter runs restic backup with the parent of the request. If that cannot be used, it changes the parent.
+func (r *Repository) backUpAfter(ctx context.Context, req *Request) (id string, s Summary, err error) {
+	isUnusable := func() bool { // nothing was stored
+		return req.Parent != "" && id == "" && ctx.Err() == nil &&
+			(errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrCorrupt))
+	}
+	id, s, err = r.backUp(ctx, *req)
+	if isUnusable() && req.OtherParent != nil {
+		var perr error
+		if req.Parent, perr = req.OtherParent(ctx); perr != nil {
+			return "", s, perr
+		}
+		id, s, err = r.backUp(ctx, *req)
+	}
+	if isUnusable() && errors.Is(err, dataset.ErrNotFound) {
+		req.Parent = "" // it was removed meanwhile
+		id, s, err = r.backUp(ctx, *req)
+	}
+	return id, s, err
+}
+
 // backUp runs restic backup. id has the first digits of the backup's ID. If it is not empty, restic has stored the
 // backup, also if backUp fails.
 func (r *Repository) backUp(ctx context.Context, req Request) (id string, s Summary, err error) {
@@ -138,6 +155,9 @@ func (r *Repository) backUp(ctx context.Context, req Request) (id string, s Summ
 		args = append(args, "--time="+req.Time.UTC().Format(time.DateTime))
 	}
 	if req.Parent != "" {
+		if err := r.checkIDs(req.Parent); err != nil {
+			return "", s, err
+		}
 		args = append(args, "--parent="+req.Parent)
 	} else {
 		// Otherwise restic looks for a parent in all backups, and fails if a single one of them is damaged.
@@ -158,11 +178,19 @@ func (r *Repository) backUp(ctx context.Context, req Request) (id string, s Summ
 	return id, s, err
 }
 
-// made returns the backup that was made. The summary of restic has only the first digits of its ID. made takes no lock:
-// a prune that begins between the two runs must not make the backup fail.
-func (r *Repository) made(ctx context.Context, id string) (Backup, error) {
+// made returns the backup that a request has made since began. The summary of restic 0.14 has only the first digits of
+// its ID. If the cache does not have the others, or if the request has no time, made lists the backup. The list takes
+// no lock: a prune that begins between the two runs must not make the backup fail.
+func (r *Repository) made(ctx context.Context, id string, req Request, began time.Time) (Backup, error) {
 	if id == "" {
 		return Backup{}, r.errorf(dataset.ErrInternal, "restic made a backup without an ID")
+	}
+	if full := r.fullID(id, began); full != "" && !req.Time.IsZero() {
+		b := Backup{ID: full, Time: req.Time.UTC().Truncate(time.Second), Parent: req.Parent, Tags: req.Tags}
+		for _, name := range req.Names {
+			b.Paths = append(b.Paths, filepath.Join(req.Dir, name))
+		}
+		return b, nil
 	}
 	list, err := r.list(ctx, "--no-lock", id)
 	if err != nil {
@@ -218,13 +246,19 @@ func (r *Repository) Get(ctx context.Context, id string) (Backup, error) {
 }
 
 // File returns the content of a file in the top folder of a backup. It fails with ErrInvalid if the file is larger than
-// limit bytes.
+// limit bytes. It first reads without a lock, which takes restic 0.2 seconds. A prune can make that read fail. Only
+// a read with a lock shows that the data are missing or damaged, so File then takes one.
 func (r *Repository) File(ctx context.Context, id, name string, limit int64) ([]byte, error) {
 	if err := r.checkIDs(id); err != nil {
 		return nil, err
 	}
 	out := run.NewHead(int(limit))
-	if _, err := r.run(ctx, command{time: longTime, stdout: out}, "dump", "--", id, "/"+name); err != nil {
+	_, err := r.run(ctx, command{time: longTime, stdout: out}, "dump", "--no-lock", "--", id, "/"+name)
+	if ctx.Err() == nil && (errors.Is(err, dataset.ErrCorrupt) || errors.Is(err, dataset.ErrInternal)) {
+		out = run.NewHead(int(limit))
+		_, err = r.run(ctx, command{time: longTime, stdout: out}, "dump", "--", id, "/"+name)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if out.Overflowed() {
@@ -298,15 +332,28 @@ func (r *Repository) Count(ctx context.Context, id, folder string) (n int64, err
 	return n, err
 }
 
-// RestoreSize returns the sum of the sizes of the files of a backup, in bytes. Holes of sparse files count. RestoreSize
-// takes no lock.
-func (r *Repository) RestoreSize(ctx context.Context, id string) (int64, error) {
+// RestoreSize is what a restore of a backup writes.
+type RestoreSize struct {
+	Bytes int64 // the sum of the sizes of the files; holes of sparse files count
+	// Entries is how many names are in the tree of the backup. Folders and each hard link count. It is not a promise:
+	// another version of restic can count differently.
+	Entries int64
+}
+
+// RestoreSize measures a backup. It fails with ErrNotFound if the repository has no such backup. It takes no lock.
+func (r *Repository) RestoreSize(ctx context.Context, id string) (RestoreSize, error) {
 	if err := r.checkIDs(id); err != nil {
-		return 0, err
+		return RestoreSize{}, err
 	}
-	var s Stats
+	var s struct {
+		Stats
+		Entries int64 `json:"total_file_count"`
+	}
 	err := r.json(ctx, command{time: longTime, strict: true}, &s, "stats", "--no-lock", "--mode=restore-size", id)
-	return s.Bytes, err
+	if err == nil && s.Backups == 0 { // restic exits with 0
+		err = r.errorf(dataset.ErrNotFound, "it has no such backup")
+	}
+	return RestoreSize{s.Bytes, s.Entries}, err
 }
 
 // Remove removes backups. Their data remain until Prune is called. A backup that does not exist is ignored.

@@ -5,9 +5,13 @@
 // checks repositories, and packages cmd/drover/internal/daemon and cmd/drover/internal/stores open the repositories for
 // exports. A [Repository] keeps no state besides its options, and is safe for concurrent use.
 //
-// File restic.go makes, opens and checks a repository, and runs restic. All other commands are in backup.go. File
-// locks.go removes the locks of this node's processes that were killed, and cache.go bounds restic's cache. File
-// rest.go passes the credentials of a REST server. File errors.go decides the kind of error of a failure.
+// File restic.go makes, opens and checks a repository, and runs restic. File program.go checks the version of restic.
+// All other commands are in backup.go, and fullid.go finds the ID of a new backup. File locks.go removes the locks of
+// this node's processes that were killed, and cache.go bounds restic's cache. File rest.go passes the credentials of a
+// REST server. File errors.go decides the kind of error of a failure.
+//
+// Each run of restic derives the key of the repository from the password, which takes about half a second of CPU time.
+// So the methods avoid runs that only read a little.
 package restic
 
 import (
@@ -17,10 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/droverhq/drover/dataset"
@@ -63,37 +64,11 @@ type Repository struct {
 // New returns the repository with the options. It does not access the repository, and does not check if one exists. It
 // fails with ErrUnsupported if the host has no restic, or if restic is older than 0.14.
 func New(ctx context.Context, runner run.Runner, options Options) (*Repository, error) {
-	sparse, err := checkVersion(ctx, runner)
-	if err != nil {
-		return nil, err
-	}
-	return &Repository{runner, options, sparse}, nil
+	return new(Program).Open(ctx, runner, options)
 }
 
-// checkVersion checks that the host has restic, and that it has the options that this package uses. sparse reports
-// whether restic restore has the option --sparse.
-func checkVersion(ctx context.Context, runner run.Runner) (sparse bool, err error) {
-	if _, err := run.LookPath("restic"); err != nil {
-		return false, dataset.Errorf(dataset.ErrUnsupported, "backups need restic, which is not installed on this "+
-			"node (install Debian's package restic)")
-	}
-	res, err := runner.Run(ctx, run.Command{Name: "restic", Args: []string{"version"}, Timeout: shortTime})
-	if err != nil {
-		return false, fmt.Errorf("read the version of restic: %w", err)
-	}
-	found := regexp.MustCompile(`^restic (\d+)\.(\d+)[.\d]*`).FindSubmatch(res.Stdout)
-	if found == nil {
-		return false, dataset.Errorf(dataset.ErrUnsupported, "the program restic of this node reports no version: %q "+
-			"(install Debian's package restic)", dataset.Clip(strings.TrimSpace(string(res.Stdout))))
-	}
-	major, _ := strconv.Atoi(string(found[1])) // a number that is too large is a later version
-	minor, _ := strconv.Atoi(string(found[2]))
-	if major == 0 && minor < 14 {
-		return false, dataset.Errorf(dataset.ErrUnsupported, "this node has %s, and backups need restic 0.14.0 or "+
-			"later (install the package restic of Debian 12 or later)", found[0])
-	}
-	return major > 0 || minor >= 15, nil
-}
+// URL returns the URL of the repository, without a password.
+func (r *Repository) URL() string { return r.options.URL }
 
 // Info describes a repository that exists.
 type Info struct {

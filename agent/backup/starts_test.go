@@ -1,0 +1,132 @@
+package backup_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/backup"
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// resticStarts notes each start of restic from now on. The returned function returns the commands since the last call.
+func resticStarts(t *testing.T) (commands func() string) {
+	t.Helper()
+	program, err := exec.LookPath("restic")
+	must(t, err)
+	bin := t.TempDir()
+	log := filepath.Join(bin, "log")
+	must(t, os.WriteFile(filepath.Join(bin, "restic"), fmt.Appendf(nil, `#!/bin/bash
+for a; do case $a in --*) ;; *) echo "$a" >>%s; break;; esac; done
+exec %s "$@"
+`, log, program), 0o700))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	return func() string {
+		t.Helper()
+		text, err := os.ReadFile(log)
+		must(t, err)
+		must(t, os.Truncate(log, 0))
+		return strings.Join(strings.Fields(string(text)), " ")
+	}
+}
+
+// Each start of restic takes half a second for the key of the repository. A backup needs one, unless the agent does not
+// know the parent or must look for what an earlier run of the operation has stored. A restore needs four: to find the
+// backup, to read its record, to measure it, and to restore it.
+func TestStartsOfRestic(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	commands := resticStarts(t)
+	d := f.A.NewVolume("db@free")
+	f.A.MustMount("db", "user")
+	f.A.WriteFile("db", "file", "first")
+	want := func(what, commandsOfIt string) {
+		t.Helper()
+		if got := commands(); got != commandsOfIt {
+			t.Errorf("%s starts restic for %q, want %q", what, got, commandsOfIt)
+		}
+	}
+	first := backUp(f, "db", "")
+	want("a first backup", "version snapshots backup")
+	second := backUp(f, "db", "")
+	want("a second backup", "backup")
+	made, err := r.Get(t.Context(), second.Backup)
+	must(t, err)
+	commands()
+	if made.Parent != first.Backup {
+		t.Errorf("got the parent %q, want %s", made.Parent, first.Backup)
+	}
+
+	restore := func(on *agenttest.Host) {
+		t.Helper()
+		list, err := f.A.VolumeBackups(t.Context(), "offsite", "")
+		must(t, err)
+		if !slices.ContainsFunc(list.Items, func(b api.VolumeBackup) bool { return b.ID == second.Backup }) {
+			t.Fatalf("got %+v", list)
+		}
+		b, err := f.A.VolumeBackup(t.Context(), "offsite", second.Backup)
+		must(t, err)
+		if b.Record == nil || b.Record.Node == "" || !b.Taken.Equal(made.Time) {
+			t.Errorf("got %+v", b)
+		}
+		op := *f.Submit(api.Request{
+			ID: uuid.New(), Kind: dataset.OpImport, Volume: "new" + uuid.NewString()[:8] + "@free", Repository: "offsite",
+			Backup: second.Backup, Options: map[string]string{"node": on.Config.NodeName},
+		}).Operation
+		if op = awaitEnd(f, op); op.State != dataset.OpDone {
+			t.Fatalf("the restore is %s: %+v", op.State, op.Problem)
+		}
+	}
+	restore(f.A)
+	want("a restore", "snapshots dump stats restore")
+	restore(f.A)
+	want("a second restore", "snapshots dump stats restore")
+	restore(f.B) // it has not read the record
+	want("a restore on another host", "snapshots dump version stats snapshots dump restore")
+
+	// What is known does not hide that the backup was removed.
+	must(t, r.Remove(t.Context(), second.Backup))
+	_, err = f.A.VolumeBackup(t.Context(), "offsite", second.Backup)
+	refused(t, err, dataset.ErrNotFound, "it has no such backup")
+	_, err = f.A.Restorer.Size(t.Context(), "offsite", second.Backup)
+	refused(t, err, dataset.ErrNotFound, "it has no such backup")
+	root, err := os.Open(t.TempDir())
+	must(t, err)
+	defer root.Close()
+	err = f.A.Restorer.Restore(t.Context(), "offsite", second.Backup, nil, root, func(string) {})
+	refused(t, err, dataset.ErrNotFound, "it has no such backup")
+	commands()
+
+	// The removed backup would have been the parent.
+	third := backUp(f, "db", "")
+	want("a backup whose parent was removed", "backup snapshots backup")
+	made, err = r.Get(t.Context(), third.Backup)
+	must(t, err)
+	if made.Parent != first.Backup {
+		t.Errorf("got the parent %q, want %s", made.Parent, first.Backup)
+	}
+
+	// The same operation runs again, as after a report that was lost. The earlier backup is replaced.
+	commands()
+	again := third
+	_, err = f.A.Backups.Create(context.WithoutCancel(t.Context()), &jobs.Job{}, &again)
+	must(t, err)
+	if got := commands(); !strings.HasPrefix(got, "snapshots backup") {
+		t.Errorf("a repeated backup starts restic for %q", got)
+	}
+	list, err := r.Backups(t.Context(), backup.DatasetTag(d.ID), backup.OperationTag(third.ID))
+	must(t, err)
+	if len(list) != 1 || list[0].ID == third.Backup {
+		t.Errorf("got %+v, want another backup than %s", list, third.Backup)
+	}
+}

@@ -1,0 +1,162 @@
+package restic_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// A backup with a time needs no second run of restic to learn its ID. Without the cache, the second run tells the same.
+func TestBackupIsWhatTheListSays(t *testing.T) {
+	o, dir := options(t), source(t)
+	r := initialized(t, o)
+	o.CacheDir = ""
+	uncached := open(t, o)
+	ask := restic.Request{Dir: dir, Names: names(), Tags: []string{"drover", "volume=db"}, Time: time.Now()}
+	for _, by := range []*restic.Repository{r, uncached, r} {
+		b, _, err := by.Backup(t.Context(), ask)
+		must(t, err)
+		listed, err := r.Get(t.Context(), b.ID)
+		must(t, err)
+		if b.ID != listed.ID || !b.Time.Equal(listed.Time) || b.Parent != listed.Parent ||
+			strings.Join(b.Tags, " ") != strings.Join(listed.Tags, " ") ||
+			strings.Join(b.Paths, " ") != strings.Join(listed.Paths, " ") {
+			t.Errorf("got %+v, want %+v", b, listed)
+		}
+		ask.Parent = b.ID
+	}
+}
+
+// A file in the cache that is not the one of the new backup is not taken for it.
+func TestFullIDInCache(t *testing.T) {
+	const text, full = "content", "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"
+	const other = "ed7002b4" + "00000000000000000000000000000000000000000000000000000000"
+	for name, c := range map[string]struct {
+		files map[string]string
+		old   bool
+		want  bool // the ID is found without a list
+	}{
+		"found":           {map[string]string{"r1/snapshots/ed/" + full: text}, false, true},
+		"absent":          {map[string]string{"r1/snapshots/00/" + full: text}, false, false},
+		"damaged":         {map[string]string{"r1/snapshots/ed/" + full: text + "s"}, false, false},
+		"older":           {map[string]string{"r1/snapshots/ed/" + full: text}, true, false},
+		"in two caches":   {map[string]string{"r1/snapshots/ed/" + full: text, "r2/snapshots/ed/" + full: text}, false, false},
+		"with a neighbor": {map[string]string{"r1/snapshots/ed/" + full: text, "r1/snapshots/ed/" + other: "x"}, false, false},
+	} {
+		o := options(t)
+		commands := fake(t, `case $1 in
+backup) echo '{"message_type":"summary","snapshot_id":"ed7002b4"}';;
+snapshots) echo '[{"id":"`+other+`"}]';;
+esac
+`)
+		for path, content := range c.files {
+			path = filepath.Join(o.CacheDir, path)
+			must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+			write(t, path, content)
+			if c.old {
+				must(t, os.Chtimes(path, time.Time{}, time.Now().Add(-time.Minute)))
+			}
+		}
+		b, _, err := open(t, o).Backup(t.Context(), restic.Request{Dir: source(t), Names: names(), Time: time.Now()})
+		must(t, err)
+		ran, err := os.ReadFile(commands)
+		must(t, err)
+		want, runs := other, "backup\nsnapshots\n"
+		if c.want {
+			want, runs = full, "backup\n"
+		}
+		if b.ID != want || string(ran) != runs {
+			t.Errorf("%s: got %s by %q", name, b.ID, ran)
+		}
+	}
+}
+
+// If the repository does not have the parent, another one is looked for. A failure of that search fails the backup.
+func TestOtherParent(t *testing.T) {
+	r, dir := initialized(t, options(t)), source(t)
+	first, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names()})
+	must(t, err)
+	failure := errors.New("cannot list")
+	for _, c := range []struct {
+		id, want string
+		err      error
+	}{{first.ID, first.ID, nil}, {"", "", nil}, {strings.Repeat("6f", 32), "", nil}, {"", "", failure}} {
+		calls := 0
+		b, _, err := r.Backup(t.Context(), restic.Request{
+			Dir: dir, Names: names(), Time: time.Now(), Parent: strings.Repeat("5f", 32),
+			OtherParent: func(context.Context) (string, error) {
+				calls++
+				return c.id, c.err
+			},
+		})
+		if !errors.Is(err, c.err) || b.Parent != c.want || calls != 1 {
+			t.Errorf("got %+v, %v, after %d calls; want the parent %q, %v", b, err, calls, c.want, c.err)
+		}
+	}
+}
+
+// A prune can remove the data of a file while restic reads them without a lock. Then restic reads again, with a lock.
+func TestFileIsReadAgainWithLock(t *testing.T) {
+	fake(t, `case "$*" in
+*--no-lock*) echo 'Fatal: pack 5f: does not exist: blob not found in repository' >&2; exit 1;;
+*) echo text;;
+esac
+`)
+	got, err := open(t, options(t)).File(t.Context(), "0123abcd", "record.json", 100)
+	if err != nil || string(got) != "text\n" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestSizeOfAbsentBackup(t *testing.T) {
+	r := initialized(t, options(t))
+	b, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
+	must(t, err)
+	if got, err := r.RestoreSize(t.Context(), b.ID); err != nil || got != (restic.RestoreSize{Bytes: 14, Entries: 3}) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	_, err = r.RestoreSize(t.Context(), strings.Repeat("5f", 32))
+	refused(t, err, dataset.ErrNotFound, "it has no such backup")
+}
+
+// The version of restic is read once, and again after the program was replaced.
+func TestVersionIsReadOnce(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	install := func(version string) {
+		t.Helper()
+		next := filepath.Join(bin, "next")
+		must(t, os.WriteFile(next, []byte("#!/bin/sh\necho >>"+bin+"/runs\necho restic "+version+"\n"), 0o700))
+		must(t, os.Rename(next, filepath.Join(bin, "restic")))
+	}
+	var p restic.Program
+	open := func(runs int) error {
+		t.Helper()
+		_, err := p.Open(t.Context(), &run.System{}, options(t))
+		if text, rerr := os.ReadFile(filepath.Join(bin, "runs")); rerr != nil || len(text) != runs {
+			t.Errorf("got %d runs, %v, want %d", len(text), rerr, runs)
+		}
+		return err
+	}
+	install("0.14.0")
+	must(t, open(1))
+	must(t, open(1))
+	install("0.12.0")
+	refused(t, open(2), dataset.ErrUnsupported, "this node has restic 0.12.0")
+	refused(t, open(3), dataset.ErrUnsupported, "this node has restic 0.12.0") // it can be replaced at any time
+	install("0.18.0")
+	must(t, open(4))
+	must(t, open(4))
+	must(t, os.Remove(filepath.Join(bin, "restic")))
+	t.Setenv("PATH", bin)
+	_, err := p.Open(t.Context(), &run.System{}, options(t))
+	refused(t, err, dataset.ErrUnsupported, "not installed")
+}
