@@ -75,11 +75,7 @@ func (c *Catalog) VolumeBackup(ctx context.Context, repository, id string) (api.
 	if err != nil {
 		return api.VolumeBackup{}, err
 	}
-	b, tags, err := c.read.readBackup(ctx, r, id, "see it with restic snapshots")
-	if err != nil {
-		return api.VolumeBackup{}, named(repository, err)
-	}
-	record, err := c.read.readRecord(ctx, r, b, tags) // this read fails if the backup was removed
+	b, _, record, err := c.read.readBoth(ctx, r, id, "see it with restic snapshots")
 	if err != nil {
 		return api.VolumeBackup{}, named(repository, err)
 	}

@@ -94,6 +94,14 @@ func TestStartsOfRestic(t *testing.T) {
 	restore(f.B) // it has not read the record
 	want("a restore on another host", "snapshots dump version stats snapshots dump restore")
 
+	// Without a list, restic reads the tags and the record at the same time.
+	b, err := f.B.VolumeBackup(t.Context(), "offsite", first.Backup[:8])
+	must(t, err)
+	if words := strings.Fields(commands()); b.ID != first.Backup || b.Record == nil || len(words) != 2 ||
+		!slices.Contains(words, "dump") || !slices.Contains(words, "snapshots") {
+		t.Errorf("got %+v by %q", b, words)
+	}
+
 	// What is known does not hide that the backup was removed.
 	must(t, r.Remove(t.Context(), second.Backup))
 	_, err = f.A.VolumeBackup(t.Context(), "offsite", second.Backup)

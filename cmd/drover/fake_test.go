@@ -391,10 +391,20 @@ func (f *fake) Versions(_ context.Context, repository, name string) (api.Version
 	return l, f.called("Versions")
 }
 
-// VolumeBackup returns a backup with a record. One of the labels cannot be that of a volume.
+// VolumeBackup returns a backup with a record. One of the labels cannot be that of a volume. As an agent does, it
+// accepts the first 8 digits of an ID if they name one backup.
 func (f *fake) VolumeBackup(_ context.Context, repository, id string) (api.VolumeBackup, error) {
-	i := slices.IndexFunc(f.backups, func(b api.VolumeBackup) bool { return b.Repository == repository && b.ID == id })
-	b := f.backups[i]
+	var found []api.VolumeBackup
+	for _, b := range f.backups {
+		if b.Repository == repository && (b.ID == id || len(id) == 8 && strings.HasPrefix(b.ID, id)) {
+			found = append(found, b)
+		}
+	}
+	if len(found) != 1 {
+		err := f.called("VolumeBackup")
+		return api.VolumeBackup{}, cmp.Or(err, dataset.Errorf(dataset.ErrNotFound, "backups in %s: it has no such backup", repository))
+	}
+	b := found[0]
 	b.Record = &api.BackupRecord{Drover: "1.2.3"}
 	if b.Volume == "db" {
 		b.Record = &api.BackupRecord{

@@ -71,6 +71,33 @@ func find(ctx context.Context, c cli.Remote, repository, id string) (api.VolumeB
 	return b, err
 }
 
+// findWithRecord is find, and usually returns the backup with its record. If only one repository can have the backup,
+// and id is long enough for a request, it reads the backup at once, without a list of all.
+func findWithRecord(ctx context.Context, c cli.Remote, repository, id string) (api.VolumeBackup, error) {
+	only := repository
+	if recorded, err := c.Repositories(ctx); only == "" && err == nil && len(recorded) == 1 {
+		only = recorded[0].Name
+	}
+	prefix := strings.ToLower(id)
+	if only == "" || !regexp.MustCompile(`^[0-9a-f]{8,64}$`).MatchString(prefix) {
+		return find(ctx, c, repository, id)
+	}
+	requested := prefix
+	if len(prefix) < 64 {
+		requested = prefix[:8] // an agent accepts all digits or the first 8
+	}
+	b, err := c.VolumeBackup(ctx, only, requested)
+	switch dataset.KindOf(err) {
+	case nil:
+		if strings.HasPrefix(b.ID, prefix) {
+			return b, nil
+		}
+	case dataset.ErrOffline, dataset.ErrForbidden, dataset.ErrInUse, dataset.ErrUnavailable:
+		return b, err // a list would fail, too
+	}
+	return find(ctx, c, repository, id) // it explains best what is wrong
+}
+
 // findForRemoval is find for a backup that will be removed. If a repository cannot be read, another backup can have an
 // ID with the same first digits. The caller must then give as many digits as the lists show, or the repository.
 func findForRemoval(ctx context.Context, c cli.Remote, repository, id string) (api.VolumeBackup, error) {

@@ -48,7 +48,7 @@ volume reads the repository, and needs its password.`,
 			return err
 		}
 		ctx := cmd.Context()
-		b, err := find(ctx, c, *repository, args[0])
+		b, err := findWithRecord(ctx, c, *repository, args[0])
 		if err != nil {
 			return err
 		}
