@@ -40,6 +40,9 @@ type Deps struct {
 	Records Records
 	Clock   clock.Clock
 	Log     logrus.FieldLogger
+	// Admit is called with the context of each request that has the secret of a grant, before the request is carried
+	// out. It may be nil.
+	Admit func(ctx context.Context, grant string)
 }
 
 // Server is an http.Handler for other clusters. Safe for concurrent use.
@@ -185,13 +188,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the grants cannot be read now", http.StatusServiceUnavailable)
 		return
 	case !accepted:
+		w.Header().Set("Connection", "close") // it was admitted, if the grant was valid before
 		w.Header().Set("WWW-Authenticate", `Basic realm="drover"`)
 		http.Error(w, "no such grant, or another secret", http.StatusUnauthorized)
 		return
 	case g.Expired(s.deps.Clock.Now()):
+		w.Header().Set("Connection", "close")
 		http.Error(w, "the grant has expired", http.StatusGone)
 		return
-	case !s.enter(r.Context(), g):
+	}
+	if s.deps.Admit != nil {
+		s.deps.Admit(r.Context(), g.Name)
+	}
+	if !s.enter(r.Context(), g) {
 		http.Error(w, "the grant has too many requests at once", http.StatusServiceUnavailable)
 		return
 	}

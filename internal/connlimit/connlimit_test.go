@@ -230,3 +230,51 @@ func TestNetworkOf(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A group has a limited number of admitted connections. Each one that ends makes room for another.
+func TestAdmittedConnectionsOfAGroup(t *testing.T) {
+	l, _ := listen(t, Options{Max: 10})
+	accept := func() (admit func(group string), c net.Conn) {
+		t.Helper()
+		dial(t, l, "127.0.0.1")
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx := l.ConnContext(t.Context(), tls.Server(c, &tls.Config{}))
+		return func(group string) { Admit(ctx, group, 2) }, c
+	}
+	want := func(strangers int) {
+		t.Helper()
+		if got := l.Strangers(); got != strangers {
+			t.Errorf("%d strangers, want %d", got, strangers)
+		}
+	}
+	first, conn := accept()
+	first("ann")
+	first("ann")
+	want(0)
+	second, _ := accept()
+	second("ann")
+	third, last := accept()
+	third("ann")
+	want(1)
+	fourth, _ := accept()
+	fourth("bob")
+	want(1)
+	for range 2 {
+		if err := conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	}
+	first("ann")
+	third("ann")
+	want(0)
+	if err := last.Close(); err != nil {
+		t.Error(err)
+	}
+	if l.admitted["ann"] != 1 || l.admitted["bob"] != 1 {
+		t.Errorf("admitted: %v", l.admitted)
+	}
+	Admit(t.Context(), "ann", 2) // of another listener
+}

@@ -219,7 +219,7 @@ func (p *process) metricsEndpoint(l net.Listener, page http.Handler) []endpoint 
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", page)
-	return []endpoint{{"metrics", p.limited("metrics", l, maxMetrics, nil), server.New(mux)}}
+	return []endpoint{{"metrics", p.limited("metrics", l, maxMetrics, "readers of the metrics", nil), server.New(mux)}}
 }
 
 // replica describes this control replica to the other ones.

@@ -34,17 +34,17 @@ func (p *process) network(name string, cfg *tls.Config, handler http.Handler,
 	if err != nil {
 		return endpoint{}, fmt.Errorf("listen: %w", err)
 	}
-	limited := p.limited(name, l, maxAnonymous, known)
+	limited := p.limited(name, l, maxAnonymous, "peers without a certificate", known)
 	s := server.New(handler)
 	s.ErrorLog = log.New(quietLog{p.Log}, "", 0)
 	s.ConnState = limited.ConnState
 	return endpoint{name, tls.NewListener(limited, cfg), s}, nil
 }
 
-// limited bounds the connections of unknown peers.
-func (p *process) limited(name string, l net.Listener, limit int,
+// limited bounds the connections of unknown peers. who describes these peers in the log.
+func (p *process) limited(name string, l net.Listener, limit int, who string,
 	known func(tls.ConnectionState) error) *connlimit.Listener {
-	closed := &closedLog{log: p.Log.WithField("port", name), limit: limit, clock: p.clock}
+	closed := &closedLog{log: p.Log.WithField("port", name), who: who, limit: limit, clock: p.clock}
 	return connlimit.New(l, connlimit.Options{Max: limit, CheckPeer: known, OnClosed: closed.add})
 }
 
@@ -63,6 +63,7 @@ const closedEvery = time.Minute
 // closedLog logs, at most once a minute, that connections of unknown peers were closed.
 type closedLog struct {
 	log   logrus.FieldLogger
+	who   string // the peers
 	limit int
 	clock clock.Clock
 
@@ -80,7 +81,6 @@ func (c *closedLog) add(from netip.Addr) {
 		return
 	}
 	c.log.WithFields(logrus.Fields{"count": c.count, "from": from.String()}).
-		Warnf("too many connections of peers without a certificate (limit %d): closed the oldest of the address "+
-			"with the most", c.limit)
+		Warnf("too many connections of %s (limit %d): closed the oldest of the address with the most", c.who, c.limit)
 	c.count, c.next = 0, currentTime+closedEvery
 }

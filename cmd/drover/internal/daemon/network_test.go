@@ -139,7 +139,7 @@ func TestClosedConnectionsAreLogged(t *testing.T) {
 	log := logrus.New()
 	log.SetOutput(&out)
 	clk := clock.NewFake(time.Unix(0, 0))
-	c := &closedLog{log: log, limit: 4, clock: clk}
+	c := &closedLog{log: log, who: "peers without a certificate", limit: 4, clock: clk}
 	for range 3 {
 		for i := range 5 {
 			c.add(netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", i)))

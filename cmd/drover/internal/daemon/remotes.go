@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log"
@@ -9,10 +10,16 @@ import (
 
 	"github.com/droverhq/drover/agent/remoteserver"
 	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/internal/connlimit"
 )
 
-// maxRemotes bounds the connections of other clusters. A run of restic has up to five.
-const maxRemotes = 256
+// maxRemotes bounds the connections of clients that have not presented a valid token. maxOfGrant bounds the connections
+// with the token of one grant. A run of restic has up to five. Further connections with the token count as those of
+// clients without one.
+const (
+	maxRemotes = 256
+	maxOfGrant = 64
+)
 
 // remotes returns the endpoint at which other clusters use repositories; none if the options have no address for it.
 func (p *process) remotes(records remoteserver.Records) ([]endpoint, error) {
@@ -31,7 +38,14 @@ func (p *process) remotes(records remoteserver.Records) ([]endpoint, error) {
 	if err != nil {
 		return nil, fmt.Errorf("remotes: %w", err)
 	}
-	s := server.New(remoteserver.New(remoteserver.Deps{Records: records, Clock: p.clock, Log: p.Log}))
+	s := server.New(remoteserver.New(remoteserver.Deps{
+		Records: records,
+		Clock:   p.clock,
+		Log:     p.Log,
+		Admit:   func(ctx context.Context, grant string) { connlimit.Admit(ctx, grant, maxOfGrant) },
+	}))
 	s.ErrorLog = log.New(quietLog{p.Log}, "", 0)
-	return []endpoint{{"remotes", tls.NewListener(p.limited("remotes", l, maxRemotes, nil), authority.TLS()), s}}, nil
+	limited := p.limited("remotes", l, maxRemotes, "clients without a valid token", nil)
+	s.ConnContext = limited.ConnContext
+	return []endpoint{{"remotes", tls.NewListener(limited, authority.TLS()), s}}, nil
 }
