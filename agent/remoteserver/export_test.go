@@ -1,3 +1,6 @@
 package remoteserver
 
-const MaxRequests = maxRequests
+const (
+	MaxRequests = maxRequests
+	MaxAge      = maxAge
+)

@@ -71,10 +71,12 @@ func New(d Deps) *Server {
 }
 
 // The Server reads the records again after maxAge. So a grant that was removed is refused after this time at the
-// latest. A request with an unknown grant or secret waits for minPause. Then the Server reads the records again,
+// latest. A request in progress ends at the latest when twice this time has passed. If control cannot be asked, it
+// continues for maxUnknown. A request with an unknown grant or secret waits for minPause. Then the Server reads the records again,
 // because the grant can be new. A request waits at most readTimeout for the records.
 const (
 	maxAge      = 3 * time.Second
+	maxUnknown  = time.Minute
 	minPause    = 200 * time.Millisecond
 	readTimeout = 10 * time.Second
 )
@@ -136,6 +138,39 @@ func (s *Server) enter(ctx context.Context, g grant) bool {
 
 func (g grant) leave() { <-g.active }
 
+// watch ends a request in progress when its grant was removed, was replaced or has expired, or when control could not
+// be asked for maxUnknown. It returns when ctx ends.
+func (s *Server) watch(ctx context.Context, g grant, secret string, end context.CancelCauseFunc) {
+	known := s.deps.Clock.Steady()
+	for {
+		select {
+		case <-s.deps.Clock.After(maxAge):
+		case <-ctx.Done():
+			return
+		}
+		now, ok, err := s.lookUp(ctx, g.Name, secret, s.deps.Clock.Steady()-maxAge)
+		switch {
+		case err != nil && s.deps.Clock.Steady()-known < maxUnknown:
+			continue
+		case err != nil:
+			end(unreadable())
+		case !ok, now.directory != g.directory, g.Push && !now.Push:
+			end(restserver.Refuse(http.StatusUnauthorized, "the grant was removed"))
+		case now.Expired(s.deps.Clock.Now()):
+			end(expired())
+		}
+		known = s.deps.Clock.Steady()
+	}
+}
+
+func unreadable() *restserver.Refusal {
+	return restserver.Refuse(http.StatusServiceUnavailable, "the grants cannot be read now")
+}
+
+func expired() *restserver.Refusal {
+	return restserver.Refuse(http.StatusGone, "the grant has expired")
+}
+
 func (s *Server) read(ctx context.Context) (map[string]grant, error) {
 	list, err := s.deps.Records.Grants(ctx)
 	if err != nil {
@@ -185,7 +220,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 		s.deps.Log.WithError(err).Debug("cannot read the grants of other clusters")
-		http.Error(w, "the grants cannot be read now", http.StatusServiceUnavailable)
+		unreadable().Answer(w)
 		return
 	case !accepted:
 		w.Header().Set("Connection", "close") // it was admitted, if the grant was valid before
@@ -194,7 +229,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case g.Expired(s.deps.Clock.Now()):
 		w.Header().Set("Connection", "close")
-		http.Error(w, "the grant has expired", http.StatusGone)
+		expired().Answer(w)
 		return
 	}
 	if s.deps.Admit != nil {
@@ -205,6 +240,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer g.leave()
+	ctx, end := context.WithCancelCause(r.Context())
+	defer end(nil)
+	go s.watch(ctx, g, secret, end)
+	r = r.WithContext(ctx)
 	log := s.deps.Log.WithFields(logrus.Fields{"grant": g.Name, "repository": g.Repository, "from": r.RemoteAddr})
 	access := restserver.Access{Push: g.Push, Quota: int64(g.Quota)}
 	answer := &recorder{ResponseWriter: w, status: http.StatusOK}

@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,8 +34,9 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(scratch.MainInMemory(m)) }
 
-// records are the records of control.
+// records are the records of control. Tests with requests in progress change them with set and fail.
 type records struct {
+	mu           sync.Mutex
 	grants       []dataset.Grant
 	repositories []dataset.Repository
 	err          error
@@ -43,6 +45,8 @@ type records struct {
 }
 
 func (r *records) Grants(context.Context) ([]dataset.Grant, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.reads++
 	if r.reading != nil {
 		r.reading()
@@ -50,16 +54,41 @@ func (r *records) Grants(context.Context) ([]dataset.Grant, error) {
 	return r.grants, r.err
 }
 
+func (r *records) set(grants ...dataset.Grant) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.grants = grants
+}
+
+// with returns the grants with a change of the first one.
+func (r *records) with(change func(*dataset.Grant)) []dataset.Grant {
+	list := slices.Clone(r.grants)
+	change(&list[0])
+	return list
+}
+
+func (r *records) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = err
+}
+
 func (r *records) Repositories(context.Context) ([]dataset.Repository, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	return r.repositories, r.err
 }
 
 const secret = "drover-grant-of-the-test"
 
-// steppingClock advances when a request waits.
+// steppingClock advances when a request waits. A check of a request in progress waits until the test advances the
+// clock.
 type steppingClock struct{ *clock.Fake }
 
 func (c steppingClock) After(d time.Duration) <-chan time.Time {
+	if d == remoteserver.MaxAge {
+		return c.Fake.After(d)
+	}
 	c.Advance(d)
 	over := make(chan time.Time, 1)
 	over <- c.Now()
@@ -330,5 +359,140 @@ func TestAuthority(t *testing.T) {
 	_, err = remoteserver.OpenAuthority(dir, "nas.example.com", clk)
 	if dataset.KindOf(err) != dataset.ErrCorrupt || !strings.Contains(err.Error(), "ca-key.pem is damaged") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// upload begins to upload a file with a grant, and returns a function that waits for the status of the answer.
+func (w *world) upload(name, secret string) (body *io.PipeWriter, answer func() int) {
+	w.Helper()
+	read, body := io.Pipe()
+	w.Cleanup(func() { body.Close() })
+	r, err := http.NewRequestWithContext(w.Context(), http.MethodPost, w.url+"/"+name+"/index/"+strings.Repeat("0", 64), read)
+	if err != nil {
+		w.Fatal(err)
+	}
+	r.ContentLength = 1 << 20
+	r.SetBasicAuth(name, secret)
+	status := make(chan int, 1)
+	go func() {
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			w.Errorf("no answer: %v", err)
+			status <- 0
+			return
+		}
+		_ = res.Body.Close()
+		status <- res.StatusCode
+	}()
+	if _, err := body.Write(make([]byte, 1000)); err != nil {
+		w.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); len(w.index()) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			w.Fatal("the upload does not begin")
+		}
+	}
+	return body, func() int {
+		w.Helper()
+		select {
+		case got := <-status:
+			return got
+		case <-time.After(20 * time.Second):
+			w.Error("the upload did not end")
+			return 0
+		}
+	}
+}
+
+// index returns the files in the folder index of the repository team.
+func (w *world) index() []os.DirEntry {
+	w.Helper()
+	list, err := os.ReadDir(filepath.Join(w.repositories[0].URL, "index"))
+	if err != nil {
+		w.Fatal(err)
+	}
+	return list
+}
+
+// An upload in progress ends within seconds after its grant was removed or has expired, also if the client sends
+// nothing. It leaves no file. The answer says why. The upload of another grant continues.
+func TestUploadEndsWithItsGrant(t *testing.T) {
+	for what, c := range map[string]struct {
+		change func(w *world)
+		status int
+	}{
+		"removed":  {func(w *world) { w.set(w.grants[1:]...) }, 401},
+		"replaced": {func(w *world) { w.set(w.with(func(g *dataset.Grant) { g.SecretHash = strings.Repeat("0", 64) })...) }, 401},
+		"no push":  {func(w *world) { w.set(w.with(func(g *dataset.Grant) { g.Push = false })...) }, 401},
+		"expired":  {func(w *world) { w.set(w.with(func(g *dataset.Grant) { g.Expires = w.clock.Now() })...) }, 410},
+		"unknown":  {func(w *world) { w.fail(errors.New("control does not answer")) }, 503},
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := serve(t)
+			_, answer := w.upload("ann", secret)
+			c.change(w)
+			for range 40 { // more than a minute
+				time.Sleep(5 * time.Millisecond)
+				w.clock.Advance(2 * time.Second)
+			}
+			if got := answer(); got != c.status {
+				t.Errorf("got status %d, want %d", got, c.status)
+			}
+			if left := w.index(); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+// A download in progress ends, too.
+func TestDownloadEndsWithItsGrant(t *testing.T) {
+	w := serve(t)
+	content := make([]byte, 64<<20)
+	sum := sha256.Sum256(content)
+	name := hex.EncodeToString(sum[:])
+	if err := os.WriteFile(filepath.Join(w.repositories[0].URL, "index", name), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.url+"/ann/index/"+name, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.SetBasicAuth("ann", secret)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	w.set(w.grants[1:]...)
+	for range 5 {
+		time.Sleep(20 * time.Millisecond)
+		w.clock.Advance(2 * time.Second)
+	}
+	time.Sleep(100 * time.Millisecond)
+	if n, err := io.Copy(io.Discard, res.Body); err == nil {
+		t.Errorf("the download continued: %d bytes", n)
+	}
+}
+
+// An upload goes on while control cannot be asked for some seconds.
+func TestUploadContinuesWhileControlRestarts(t *testing.T) {
+	w := serve(t)
+	body, answer := w.upload("ann", secret)
+	w.fail(errors.New("control does not answer"))
+	for range 10 {
+		time.Sleep(5 * time.Millisecond)
+		w.clock.Advance(2 * time.Second)
+	}
+	w.fail(nil)
+	for range 30 {
+		time.Sleep(5 * time.Millisecond)
+		w.clock.Advance(2 * time.Second)
+	}
+	if _, err := body.Write(make([]byte, 1<<20-1000)); err != nil {
+		t.Fatal(err)
+	}
+	if got := answer(); got != 400 { // the name is not that of the content
+		t.Errorf("got status %d, want 400", got)
 	}
 }

@@ -1,6 +1,7 @@
 package restserver
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -34,7 +35,7 @@ func (d *Directory) receive(w http.ResponseWriter, r *http.Request, root *os.Fil
 		return refuse(http.StatusRequestEntityTooLarge, "a file of %s may have %d bytes at most", o.kind,
 			maxSize(o.kind))
 	}
-	body := &body{r.Body, http.NewResponseController(w), sha256.New()}
+	body := &body{r.Body, r.Context(), http.NewResponseController(w), sha256.New()}
 	if old, err := openObject(root, o); err == nil {
 		return errors.Join(sameFile(old, body, o, size), old.Close())
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -146,17 +147,25 @@ func unlink(folder *os.File, name string) error {
 	return nil
 }
 
-// body is the body of a request. A read fails if the client sends nothing for the time idle.
+// body is the body of a request. A read fails if the client sends nothing for the time idle, or if the request has
+// ended.
 type body struct {
 	io.Reader
+	request context.Context
 	control *http.ResponseController
 	sum     hash.Hash
 }
 
 func (b *body) Read(p []byte) (int, error) {
 	_ = b.control.SetReadDeadline(clock.Deadline(idle)) // a recorder of a test has no deadlines
+	if err := ended(b.request); err != nil {
+		return 0, err
+	}
 	n, err := b.Reader.Read(p)
 	b.sum.Write(p[:n])
+	if why := ended(b.request); err != nil && why != nil {
+		err = why
+	}
 	return n, err
 }
 
@@ -164,7 +173,10 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) copyTo(w io.Writer, o object, size int64) error {
 	write := &writer{w: w}
 	n, err := io.Copy(write, io.LimitReader(b, size+1))
+	var no *Refusal
 	switch {
+	case errors.As(err, &no):
+		return no
 	case write.err != nil:
 		return fmt.Errorf("store a file of %s: %w", o.kind, write.err)
 	case err != nil || n != size:

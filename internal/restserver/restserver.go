@@ -103,33 +103,44 @@ func isName(s string) bool {
 	return true
 }
 
-// refusal is a response to a request that is not carried out.
-type refusal struct {
+// Refusal is a response to a request that is not carried out, or that the caller of Serve has ended.
+type Refusal struct {
 	status int
 	text   string
 }
 
-func (r *refusal) Error() string { return r.text }
+func (r *Refusal) Error() string { return r.text }
 
-func refuse(status int, format string, args ...any) error {
-	return &refusal{status, fmt.Sprintf(format, args...)}
+// Answer answers a request.
+func (r *Refusal) Answer(w http.ResponseWriter) { http.Error(w, r.text, r.status) }
+
+// Refuse returns a Refusal with a status of HTTP.
+func Refuse(status int, format string, args ...any) *Refusal {
+	return &Refusal{status, fmt.Sprintf(format, args...)}
 }
+
+func refuse(status int, format string, args ...any) error { return Refuse(status, format, args...) }
 
 // Serve answers a request. It does not authenticate the request: package remoteserver does that before. path is the
 // path of the request relative to the repository, without a slash at its beginning. If the directory cannot be used,
 // Serve answers with status 500, or with 507 if its disk is full, and returns the error. Serve returns nil if it
 // refuses the request, if there is no such file, or if the client is gone.
+//
+// The caller can end a request by ending its context with a Refusal as the cause. If the response has not begun, it is
+// then this Refusal. Otherwise the response is cut off.
 func (d *Directory) Serve(w http.ResponseWriter, r *http.Request, path string, a Access) error {
-	out := &steady{ResponseWriter: w, control: http.NewResponseController(w)}
+	out := &steady{ResponseWriter: w, request: r.Context(), control: http.NewResponseController(w)}
 	out.extend()
+	forget := out.endWith(r)
 	err := d.answer(out, r, path, a)
+	forget()
 	out.extend() // a response without a body is written when Serve has returned
-	var no *refusal
+	var no *Refusal
 	switch {
 	case err == nil, out.begun:
 		return err
 	case errors.As(err, &no):
-		http.Error(w, no.text, no.status)
+		no.Answer(w)
 		return nil
 	case errors.Is(err, context.Canceled): // the client is gone
 		return nil
@@ -258,11 +269,38 @@ func (d *Directory) remove(root *os.File, o object, a Access) error {
 	return nil
 }
 
-// steady is a response. A write fails if the client accepts no data for the time idle.
+// steady is a response. A write fails if the client accepts no data for the time idle, or if the request has ended.
 type steady struct {
 	http.ResponseWriter
+	request context.Context
 	control *http.ResponseController
 	begun   bool // a part of the body was written
+}
+
+// endWith makes reads of the body of a request fail when the caller of Serve ends the request, and writes of the
+// response to a request without a body. Without it, they would wait for a slow client. The caller must call the returned
+// function.
+func (s *steady) endWith(r *http.Request) (forget func() bool) {
+	past := time.Unix(1, 0)
+	end := s.control.SetReadDeadline
+	if r.Method != http.MethodPost {
+		end = s.control.SetWriteDeadline
+	}
+	return context.AfterFunc(r.Context(), func() {
+		if ended(r.Context()) != nil {
+			_ = end(past) // a recorder of a test has no deadlines
+		}
+	})
+}
+
+// ended returns the Refusal with which the caller of Serve has ended a request; nil if it has not. A function that sets
+// a deadline must call ended afterwards: endWith may have set the deadline before.
+func ended(ctx context.Context) error {
+	var no *Refusal
+	if errors.As(context.Cause(ctx), &no) {
+		return no
+	}
+	return nil
 }
 
 func (s *steady) extend() {
@@ -271,6 +309,9 @@ func (s *steady) extend() {
 
 func (s *steady) Write(p []byte) (int, error) {
 	s.extend()
+	if err := ended(s.request); err != nil {
+		return 0, err
+	}
 	s.begun = true
 	return s.ResponseWriter.Write(p)
 }

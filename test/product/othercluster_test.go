@@ -150,6 +150,51 @@ func TestOtherCluster(t *testing.T) {
 	}
 }
 
+// TestGrantRemovedDuringPush: a push in progress ends soon after its grant was removed, with one line that says why. It
+// leaves no part of a file in the repository.
+func TestGrantRemovedDuringPush(t *testing.T) {
+	o := startOthers(t)
+	o.grant(t, "ann", "--push")
+	put(t, filepath.Join(o.root, "data"), treetest.Bytes(12, 24<<20))
+	o.link.limit(256 << 10) // the push would take more than a minute
+	uploads := func() []string {
+		t.Helper()
+		list, err := filepath.Glob(filepath.Join(o.server.Dir, "team", "data", "*", "*.drover-upload-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	var all sync.WaitGroup
+	var removed time.Time
+	var mu sync.Mutex
+	all.Go(func() {
+		res := o.client.Exec(t, "push", "db", "ann")
+		mu.Lock()
+		defer mu.Unlock()
+		_, text, found := strings.Cut(res.Err, "drover: ") // after the progress
+		if res.Exit != 1 || !found || !strings.Contains(text, "it does not accept the token") || strings.Count(text, "\n") != 1 {
+			t.Errorf("got exit %d, %q", res.Exit, res.Err)
+		}
+		if took := time.Since(removed); removed.IsZero() || took > 40*time.Second {
+			t.Errorf("the push ended %s after the removal of the grant", took)
+		}
+	})
+	for end := time.Now().Add(time.Minute); len(uploads()) == 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no upload begins")
+		}
+	}
+	mu.Lock()
+	o.server.Must(t, "remote", "grant", "rm", "ann", "--yes")
+	removed = time.Now()
+	mu.Unlock()
+	all.Wait()
+	if list := uploads(); len(list) > 0 {
+		t.Errorf("left: %q", list)
+	}
+}
+
 // TestRefusedPushes: a push without the right, and one that exceeds the quota, fails soon with one line that says why,
 // and adds no version. A pull still succeeds.
 func TestRefusedPushes(t *testing.T) {
