@@ -4,9 +4,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -75,6 +77,12 @@ func OpenAuthority(dir, host string, clk clock.Clock) (*Authority, error) {
 	}
 	public := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw})
 	return a, durable.Replace(filepath.Join(dir, certificateFile), public)
+}
+
+// ID identifies this authority, also after a restart. It has 16 hexadecimal digits.
+func (a *Authority) ID() string {
+	sum := sha256.Sum256(a.certificate.Raw)
+	return hex.EncodeToString(sum[:8])
 }
 
 // create returns the content of the state file of a new authority.

@@ -7,6 +7,8 @@
 // grant or secret makes it read them earlier, but not more often than once in minPause. While control cannot be
 // reached, the Server refuses every request. Package internal/restserver decides what a request may do in a directory.
 //
+// Run removes what interrupted uploads have left: see sweep.go.
+//
 // The Server keeps in memory what it has read from control, a restserver.Directory for each repository, and how many
 // requests each grant has. A mutex protects them. The key of the Authority is in a file in Drover's root: see
 // certificate.go.
@@ -40,6 +42,8 @@ type Deps struct {
 	Records Records
 	Clock   clock.Clock
 	Log     logrus.FieldLogger
+	// ID identifies the server among those that serve the same directory. It is the same after a restart.
+	ID string
 	// Admit is called with the context of each request that has the secret of a grant, before the request is carried
 	// out. It may be nil.
 	Admit func(ctx context.Context, grant string)
@@ -47,7 +51,8 @@ type Deps struct {
 
 // Server is an http.Handler for other clusters. Safe for concurrent use.
 type Server struct {
-	deps Deps
+	deps    Deps
+	uploads *restserver.Uploads
 
 	mu          sync.Mutex
 	grants      map[string]grant
@@ -67,7 +72,7 @@ type grant struct {
 
 // New returns a Server.
 func New(d Deps) *Server {
-	return &Server{deps: d, directories: map[string]*restserver.Directory{}}
+	return &Server{deps: d, uploads: restserver.NewUploads(d.ID), directories: map[string]*restserver.Directory{}}
 }
 
 // The Server reads the records again after maxAge. So a grant that was removed is refused after this time at the
@@ -192,7 +197,7 @@ func (s *Server) read(ctx context.Context) (map[string]grant, error) {
 				d = s.directories[r.URL]
 			}
 			if d == nil {
-				d = restserver.Open(r.URL, s.deps.Clock)
+				d = restserver.Open(r.URL, s.deps.Clock, s.uploads)
 			}
 			directories[r.URL] = d
 			if active[g.Name] = s.active[g.Name]; active[g.Name] == nil {

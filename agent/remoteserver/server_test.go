@@ -496,3 +496,57 @@ func TestUploadContinuesWhileControlRestarts(t *testing.T) {
 		t.Errorf("got status %d, want 400", got)
 	}
 }
+
+// A server removes at its start what its uploads have left before a crash, also in a repository without a grant. It
+// waits for control. It removes the files of other servers when they are old.
+func TestLeftoversOfACrash(t *testing.T) {
+	w := serve(t)
+	w.grants = nil
+	w.err = errors.New("control does not answer")
+	w.repositories = append(w.repositories, dataset.Repository{Name: "absent", URL: filepath.Join(t.TempDir(), "absent")},
+		dataset.Repository{Name: "bucket", URL: "s3:https://s3.example.com/b"})
+	left := func(server string) (exists func() bool) {
+		t.Helper()
+		file := filepath.Join(w.repositories[0].URL, "index", strings.Repeat("0", 64)+".drover-upload-"+server+"-X")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		made := w.clock.Now().Add(24 * time.Hour) // the clock of the other server differs
+		if err := os.Chtimes(file, made, made); err != nil {
+			t.Fatal(err)
+		}
+		return func() bool { _, err := os.Stat(file); return err == nil }
+	}
+	own, other := left("me"), left("other")
+	ctx, cancel := context.WithCancel(t.Context())
+	log, lines := logtest.NewNullLogger()
+	s := remoteserver.New(remoteserver.Deps{Records: w.records, Clock: w.clock, Log: log, ID: "me"})
+	var all sync.WaitGroup
+	all.Go(func() { s.Run(ctx) })
+	advanceUntil := func(what string, d time.Duration, done func() bool) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal(what)
+			}
+			w.clock.Advance(d)
+		}
+	}
+	time.Sleep(50 * time.Millisecond)
+	if !own() {
+		t.Error("the file was removed although control does not answer")
+	}
+	w.fail(nil)
+	advanceUntil("the file of this server stays", time.Minute, func() bool { return !own() })
+	if !other() {
+		t.Error("a young file of another server was removed")
+	}
+	advanceUntil("an old file of another server stays", time.Hour, func() bool { return !other() })
+	cancel()
+	all.Wait()
+	for _, e := range lines.AllEntries() {
+		if e.Data["repository"] != "team" && e.Data["repository"] != "other" { // these were still swept
+			t.Errorf("the log has %q about %v", e.Message, e.Data["repository"])
+		}
+	}
+}

@@ -29,7 +29,7 @@ func restServer(t *testing.T, status *int) (o restic.Options, dir string) {
 	o = options(t)
 	dir = o.URL
 	restictest.Make(t, dir, password)
-	d := restserver.Open(o.URL, clock.System{})
+	d := restserver.Open(o.URL, clock.System{}, restserver.NewUploads("me"))
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, secret, _ := r.BasicAuth(); user != "ann" || secret != token {
 			http.Error(w, "", http.StatusUnauthorized)

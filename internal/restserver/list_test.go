@@ -39,7 +39,7 @@ func TestLongList(t *testing.T) {
 	w := &largest{ResponseRecorder: httptest.NewRecorder()}
 	r := httptest.NewRequest(http.MethodGet, "/index/", nil)
 	r.Header.Set("Accept", "application/vnd.x.restic.rest.v2")
-	check(t, restserver.Open(dir, clock.NewFake(time.Now())).Serve(w, r, "index/", restserver.Access{}))
+	check(t, restserver.Open(dir, clock.NewFake(time.Now()), restserver.NewUploads("me")).Serve(w, r, "index/", restserver.Access{}))
 	var list []struct {
 		Name string
 		Size int64

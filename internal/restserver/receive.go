@@ -2,7 +2,6 @@ package restserver
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -44,7 +43,7 @@ func (d *Directory) receive(w http.ResponseWriter, r *http.Request, root *os.Fil
 	if o.kind == kindLocks {
 		a.Quota = 0 // a pull needs a lock, too
 	}
-	if err := d.reserve(root, size, a.Quota); err != nil {
+	if err := d.reserve(r.Context(), size, a.Quota); err != nil {
 		return err
 	}
 	stored := false
@@ -54,7 +53,7 @@ func (d *Directory) receive(w http.ResponseWriter, r *http.Request, root *os.Fil
 		return err
 	}
 	defer folder.Close()
-	stored, err = store(folder, body, o, size)
+	stored, err = d.store(folder, body, o, size)
 	return err
 }
 
@@ -115,8 +114,9 @@ func openOrMake(root *os.File, o object) (*os.File, error) {
 
 // store writes a body to a temporary file, and gives it its name once its content is complete and on disk. It reports
 // whether it added a file.
-func store(folder *os.File, b *body, o object, size int64) (added bool, err error) {
-	name := o.name + temporary + rand.Text()
+func (d *Directory) store(folder *os.File, b *body, o object, size int64) (added bool, err error) {
+	name := d.uploads.begin(o)
+	defer d.uploads.end(name) // when the file has its name or is removed
 	f, err := openAt(folder, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
 	if err != nil {
 		return false, err

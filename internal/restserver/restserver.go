@@ -11,7 +11,8 @@
 // the quota.
 //
 // A [Directory] keeps two things in memory, which a mutex protects: the bytes of the files, and the bytes of uploads in
-// progress. The files themselves are protected by their names: two uploads of a file have the same content.
+// progress. [Uploads] has the names of their temporary files, which another mutex protects. The mutexes are free while
+// the disk is accessed. The files themselves are protected by their names: two uploads of a file have the same content.
 package restserver
 
 import (

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,8 +35,10 @@ type world struct {
 	dir    string
 	clock  *clock.Fake
 	access restserver.Access
-	url    string
-	failed func(error) // is called with an error of Serve; fails the test by default
+	// directory is the served directory.
+	directory *restserver.Directory
+	url       string
+	failed    func(error) // is called with an error of Serve; fails the test by default
 }
 
 func serve(t *testing.T, a restserver.Access) *world {
@@ -43,9 +46,9 @@ func serve(t *testing.T, a restserver.Access) *world {
 	w := &world{T: t, dir: filepath.Join(t.TempDir(), "r"), clock: clock.NewFake(time.Now()), access: a}
 	w.failed = func(err error) { t.Errorf("the server failed: %v", err) }
 	restictest.Make(t, w.dir, password)
-	d := restserver.Open(w.dir, w.clock)
+	w.directory = restserver.Open(w.dir, w.clock, restserver.NewUploads("me"))
 	s := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
-		if err := d.Serve(out, r, strings.TrimPrefix(r.URL.Path, "/"), w.access); err != nil {
+		if err := w.directory.Serve(out, r, strings.TrimPrefix(r.URL.Path, "/"), w.access); err != nil {
 			w.failed(err)
 		}
 	}))
@@ -259,7 +262,7 @@ func TestClientIsGone(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/index/", nil)
-	if err := restserver.Open(w.dir, w.clock).Serve(httptest.NewRecorder(), r, "index/", w.access); err != nil {
+	if err := w.directory.Serve(httptest.NewRecorder(), r, "index/", w.access); err != nil {
 		t.Errorf("got %v", err)
 	}
 }
@@ -306,17 +309,111 @@ func TestQuotaOfSmallFiles(t *testing.T) {
 	}
 }
 
-// Counting the files removes what an interrupted upload has left some time ago.
+// Counting the files removes what an interrupted upload of this server has left, and what one of another server has
+// left some time ago. Until then, these files use up the quota.
 func TestInterruptedUploads(t *testing.T) {
-	w := serve(t, restserver.Access{Push: true})
-	for i, age := range []time.Duration{time.Minute, 2 * time.Hour} {
-		file := filepath.Join(w.dir, "index", fmt.Sprint(nameOf(nil), ".drover-upload-", i))
-		check(t, os.WriteFile(file, nil, 0o600))
+	w := serve(t, restserver.Access{Push: true, Quota: 40_000})
+	left := func(server string, age time.Duration) string {
+		t.Helper()
+		file := filepath.Join(w.dir, "index", nameOf(nil)+".drover-upload-"+server+"-X")
+		check(t, os.WriteFile(file, make([]byte, 30_000), 0o600))
 		check(t, os.Chtimes(file, time.Time{}, time.Now().Add(-age)))
+		return file
 	}
-	w.want(200, http.MethodPost, "/index/"+nameOf(nil), nil)
-	if got := strings.Join(w.files(), " "); strings.Count(got, "-upload-") != 1 || !strings.Contains(got, "-upload-0") {
-		t.Errorf("got %s", got)
+	exists := func(file string) bool {
+		_, err := os.Stat(file)
+		return err == nil
+	}
+	own, young, old := left("me", 0), left("other", 30*time.Minute), left("another", 2*time.Hour)
+	small, large := []byte("x"), make([]byte, 10_000)
+	w.want(507, http.MethodPost, "/index/"+nameOf(large), large)
+	if exists(own) || exists(old) || !exists(young) {
+		t.Errorf("got %s", w.files())
+	}
+	w.want(200, http.MethodPost, "/index/"+nameOf(small), small)
+	check(t, os.Remove(young))
+	w.clock.Advance(time.Minute)
+	w.want(200, http.MethodPost, "/index/"+nameOf(large), large)
+}
+
+// Sweep removes what interrupted uploads have left, and no other file. It removes no upload in progress.
+func TestSweep(t *testing.T) {
+	w := serve(t, restserver.Access{Push: true})
+	read, write := io.Pipe()
+	content := bytes.Repeat([]byte("x"), 100_000)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url+"/data/"+nameOf(content), read)
+	check(t, err)
+	r.ContentLength = int64(len(content))
+	var all sync.WaitGroup
+	all.Go(func() {
+		res, err := http.DefaultClient.Do(r)
+		if err != nil || res.StatusCode != 200 || res.Body.Close() != nil {
+			t.Errorf("the upload failed: %v, %v", res, err)
+		}
+	})
+	_, err = write.Write(content[:50_000])
+	check(t, err)
+	isUpload := func(name string) bool { return strings.Contains(name, "-upload-") }
+	wait(t, func() bool { return slices.ContainsFunc(w.files(), isUpload) })
+	before := w.files()
+	for _, folder := range []string{"index", "snapshots", "locks", "data/" + nameOf(content)[:2]} {
+		check(t, os.WriteFile(filepath.Join(w.dir, folder, nameOf(nil)+".drover-upload-me-X"), nil, 0o600))
+	}
+	check(t, w.directory.Sweep(t.Context()))
+	if after := w.files(); !slices.Equal(before, after) {
+		t.Errorf("got %q, want %q", after, before)
+	}
+	_, err = write.Write(content[50_000:])
+	check(t, err)
+	check(t, write.Close())
+	all.Wait()
+	if slices.ContainsFunc(w.files(), isUpload) {
+		t.Errorf("got %q", w.files())
+	}
+}
+
+// While the files are counted, another request can end, a file can be removed, and the waiting request can be cancelled
+// or gives up. Requests that wait share one count.
+func TestSlowCount(t *testing.T) {
+	w := serve(t, restserver.Access{Push: true, Quota: 1 << 20})
+	proceed := make(chan struct{})
+	var counts atomic.Int64
+	restserver.WhileCounting(w.directory, func() { counts.Add(1); <-proceed })
+	ctx, cancel := context.WithCancel(t.Context())
+	post := func(ctx context.Context, content string) int {
+		r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/", strings.NewReader(content))
+		out := httptest.NewRecorder()
+		check(t, w.directory.Serve(out, r, "index/"+nameOf([]byte(content)), w.access))
+		return out.Code
+	}
+	var all sync.WaitGroup
+	ended := make(chan struct{})
+	all.Go(func() { post(ctx, "cancelled"); close(ended) })
+	wait(t, func() bool { return counts.Load() == 1 })
+	cancel()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a cancelled request waits")
+	}
+	name := nameOf(nil)
+	check(t, os.WriteFile(filepath.Join(w.dir, "locks", name), nil, 0o600))
+	w.want(200, http.MethodDelete, "/locks/"+name, nil)
+	late := make(chan int, 1)
+	all.Go(func() { late <- post(t.Context(), "late") })
+	wait(t, func() bool { w.clock.Advance(time.Minute); return len(late) > 0 })
+	if got := <-late; got != 503 {
+		t.Errorf("a request that waits: got %d, want 503", got)
+	}
+	all.Go(func() {
+		if got := post(t.Context(), "patient"); got != 200 {
+			t.Errorf("a request that waits: got %d, want 200", got)
+		}
+	})
+	close(proceed)
+	all.Wait()
+	if got := counts.Load(); got != 1 {
+		t.Errorf("the files were counted %d times", got)
 	}
 }
 

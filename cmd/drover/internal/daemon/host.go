@@ -200,7 +200,7 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, p
 		})},
 	}
 	list = append(list, p.metricsEndpoint(l.metrics, page)...)
-	remotes, err := p.remotes(records)
+	remotes, err := p.remotes(ctx, records)
 	if err != nil {
 		return nil, errors.Join(err, closeEndpoints(list))
 	}

@@ -22,7 +22,8 @@ const (
 )
 
 // remotes returns the endpoint at which other clusters use repositories; none if the options have no address for it.
-func (p *process) remotes(records remoteserver.Records) ([]endpoint, error) {
+// It also starts the server's work in the background.
+func (p *process) remotes(ctx context.Context, records remoteserver.Records) ([]endpoint, error) {
 	if p.Remotes == nil {
 		return nil, nil
 	}
@@ -38,12 +39,15 @@ func (p *process) remotes(records remoteserver.Records) ([]endpoint, error) {
 	if err != nil {
 		return nil, fmt.Errorf("remotes: %w", err)
 	}
-	s := server.New(remoteserver.New(remoteserver.Deps{
+	remotes := remoteserver.New(remoteserver.Deps{
 		Records: records,
 		Clock:   p.clock,
 		Log:     p.Log,
+		ID:      authority.ID(),
 		Admit:   func(ctx context.Context, grant string) { connlimit.Admit(ctx, grant, maxOfGrant) },
-	}))
+	})
+	p.background(ctx, remotes.Run)
+	s := server.New(remotes)
 	s.ErrorLog = log.New(quietLog{p.Log}, "", 0)
 	limited := p.limited("remotes", l, maxRemotes, "clients without a valid token", nil)
 	s.ConnContext = limited.ConnContext

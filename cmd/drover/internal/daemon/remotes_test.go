@@ -122,13 +122,14 @@ func TestStrangersCloseNoConnectionOfAGrant(t *testing.T) {
 	sum := sha256.Sum256([]byte(secret))
 	log, lines := logtest.NewNullLogger()
 	p := &process{Options: Options{Log: log, Root: dir, Remotes: listener(t)}, clock: clock.System{}}
-	list, err := p.remotes(remotesRecords{
+	list, err := p.remotes(t.Context(), remotesRecords{
 		dataset.Grant{Name: "ann", Repository: "team", SecretHash: hex.EncodeToString(sum[:])},
 		dataset.Repository{Name: "team", URL: team},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = p.closeAll() })
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = list[0].server.Serve(list[0].Listener) })
 	t.Cleanup(func() { _ = list[0].server.(*http.Server).Close(); serving.Wait() })
