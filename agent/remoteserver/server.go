@@ -72,13 +72,17 @@ type grant struct {
 
 // New returns a Server.
 func New(d Deps) *Server {
-	return &Server{deps: d, uploads: restserver.NewUploads(d.ID), directories: map[string]*restserver.Directory{}}
+	return &Server{
+		deps:        d,
+		uploads:     restserver.NewUploads(d.ID),
+		directories: map[string]*restserver.Directory{},
+	}
 }
 
 // The Server reads the records again after maxAge. So a grant that was removed is refused after this time at the
 // latest. A request in progress ends at the latest when twice this time has passed. If control cannot be asked, it
-// continues for maxUnknown. A request with an unknown grant or secret waits for minPause. Then the Server reads the records again,
-// because the grant can be new. A request waits at most readTimeout for the records.
+// continues for maxUnknown. A request with an unknown grant or secret waits for minPause. Then the Server reads the
+// records again, because the grant can be new. A request waits at most readTimeout for the records.
 const (
 	maxAge      = 3 * time.Second
 	maxUnknown  = time.Minute

@@ -63,6 +63,12 @@ func problemsOfREST() []problem {
 				"for a new one, and put it into the credentials file)",
 		},
 		{
+			words: []string{"409 Conflict"},
+			kind:  dataset.ErrCorrupt,
+			text: "a file in it is damaged, and the server does not replace it (ask the other side to check and " +
+				"repair the repository)",
+		},
+		{
 			words: []string{"410 Gone"},
 			kind:  dataset.ErrForbidden,
 			text:  "the grant of the token has expired (ask the other side for a new one)",

@@ -104,7 +104,9 @@ func (f *refusal) look(line []byte) {
 		return
 	}
 	text := string(found[1])
-	for _, status := range []string{"401 Unauthorized", "403 Forbidden", "410 Gone", "507 Insufficient Storage"} {
+	for _, status := range []string{
+		"401 Unauthorized", "403 Forbidden", "409 Conflict", "410 Gone", "507 Insufficient Storage",
+	} {
 		if strings.Contains(text, status) {
 			f.mu.Lock()
 			f.line = text

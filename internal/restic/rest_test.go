@@ -89,7 +89,7 @@ func TestRefusedToken(t *testing.T) {
 	check(wrong, dataset.ErrForbidden, "its certificate is not trusted (append the certificate of its host")
 	for code, want := range map[int]string{
 		401: "it does not accept the token", 403: "the token lacks the right", 410: "the grant of the token has expired",
-		507: "the quota of the grant is used up",
+		507: "the quota of the grant is used up", 409: "a file in it is damaged",
 	} {
 		status = code
 		begin := time.Now()
@@ -119,6 +119,7 @@ func TestStatuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"server response unexpected: 401 Unauthorized (401)":         "it does not accept the token",
 		"server response unexpected: 403 Forbidden (403)":            "the token lacks the right",
+		"server response unexpected: 409 Conflict (409)":             "a file in it is damaged",
 		"server response unexpected: 410 Gone (410)":                 "the grant of the token has expired",
 		"server response unexpected: 503 Service Unavailable (503)":  "it does not answer",
 		"server response unexpected: 507 Insufficient Storage (507)": "the quota of the grant is used up",

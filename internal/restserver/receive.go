@@ -80,6 +80,16 @@ func mayAdd(root *os.File, o object, a Access) error {
 	return err
 }
 
+// damage is the error about a stored file whose size is wrong.
+type damage struct {
+	object
+	got, want int64
+}
+
+func (d *damage) Error() string {
+	return fmt.Sprintf("%s/%s is damaged: it has %d bytes instead of %d", d.kind, d.name, d.got, d.want)
+}
+
 // sameFile reads a body, and fails unless it is the content of an existing file.
 func sameFile(old *os.File, b *body, o object, size int64) error {
 	if err := b.copyTo(io.Discard, o, size); err != nil {
@@ -87,7 +97,7 @@ func sameFile(old *os.File, b *body, o object, size int64) error {
 	}
 	info, err := old.Stat()
 	if err == nil && info.Size() != size {
-		err = refuse(http.StatusForbidden, "the file exists, and is damaged")
+		return &damage{o, info.Size(), size}
 	}
 	return err
 }

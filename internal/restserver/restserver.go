@@ -124,8 +124,9 @@ func refuse(status int, format string, args ...any) error { return Refuse(status
 
 // Serve answers a request. It does not authenticate the request: package remoteserver does that before. path is the
 // path of the request relative to the repository, without a slash at its beginning. If the directory cannot be used,
-// Serve answers with status 500, or with 507 if its disk is full, and returns the error. Serve returns nil if it
-// refuses the request, if there is no such file, or if the client is gone.
+// Serve answers with status 500, or with 507 if its disk is full, and returns the error. If the request adds a file
+// that exists and is damaged, Serve answers with status 409, and returns the error, too. Serve returns nil if it
+// refuses the request for another reason, if there is no such file, or if the client is gone.
 //
 // The caller can end a request by ending its context with a Refusal as the cause. If the response has not begun, it is
 // then this Refusal. Otherwise the response is cut off.
@@ -137,6 +138,7 @@ func (d *Directory) Serve(w http.ResponseWriter, r *http.Request, path string, a
 	forget()
 	out.extend() // a response without a body is written when Serve has returned
 	var no *Refusal
+	var damaged *damage
 	switch {
 	case err == nil, out.begun:
 		return err
@@ -148,6 +150,8 @@ func (d *Directory) Serve(w http.ResponseWriter, r *http.Request, path string, a
 	case errors.Is(err, fs.ErrNotExist):
 		http.Error(w, "no such file", http.StatusNotFound)
 		return nil
+	case errors.As(err, &damaged):
+		http.Error(w, "the file exists, and is damaged", http.StatusConflict)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		http.Error(w, "the disk of the repository is full", http.StatusInsufficientStorage)
 	default:
@@ -279,8 +283,8 @@ type steady struct {
 }
 
 // endWith makes reads of the body of a request fail when the caller of Serve ends the request, and writes of the
-// response to a request without a body. Without it, they would wait for a slow client. The caller must call the returned
-// function.
+// response to a request without a body. Without it, they would wait for a slow client. The caller must call the
+// returned function.
 func (s *steady) endWith(r *http.Request) (forget func() bool) {
 	past := time.Unix(1, 0)
 	end := s.control.SetReadDeadline

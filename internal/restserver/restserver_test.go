@@ -207,7 +207,13 @@ func TestContent(t *testing.T) {
 	w.want(400, http.MethodPost, path, content[1:])
 	file := filepath.Join(w.dir, "data", nameOf(content)[:2], nameOf(content))
 	check(t, os.Truncate(file, 10))
-	w.want(403, http.MethodPost, path, content)
+	var failures []string
+	w.failed = func(err error) { failures = append(failures, err.Error()) }
+	w.want(409, http.MethodPost, path, content)
+	want := path[1:] + " is damaged: it has 10 bytes instead of 100000"
+	if len(failures) != 1 || failures[0] != want {
+		t.Errorf("the server of a damaged file reports %q, want %q", failures, want)
+	}
 	if info, err := os.Stat(file); err != nil || info.Size() != 10 || info.Mode().Perm() != 0o400 {
 		t.Errorf("the file was replaced: %v, %v", info, err)
 	}

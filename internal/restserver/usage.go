@@ -122,8 +122,8 @@ func (d *Directory) tryReserve(size, quota int64, isFresh bool) (done bool, err 
 	case !isFresh && (!d.counted || age > maxAge || isFull && age > minPause):
 		return false, nil
 	case isFull:
-		return false, refuse(http.StatusInsufficientStorage, "the quota of the grant is used up: the repository has %d "+
-			"of %d bytes", d.used, quota)
+		return false, refuse(http.StatusInsufficientStorage, "the quota of the grant is used up: the repository has "+
+			"%d of %d bytes", d.used, quota)
 	}
 	d.reserved += size
 	return true, nil
@@ -144,7 +144,8 @@ func (d *Directory) recount(ctx context.Context) error {
 	case <-c.done:
 		return c.err
 	case <-d.clock.After(idle):
-		return refuse(http.StatusServiceUnavailable, "the files of the repository are still being counted for the quota")
+		return refuse(http.StatusServiceUnavailable, "the files of the repository are still being "+
+			"counted for the quota")
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
