@@ -7,7 +7,7 @@
 // grant or secret makes it read them earlier, but not more often than once in minPause. While control cannot be
 // reached, the Server refuses every request. Package internal/restserver decides what a request may do in a directory.
 //
-// Run removes what interrupted uploads have left: see sweep.go.
+// Run removes what interrupted uploads have left: see sweep.go. File refusals.go logs refused secrets.
 //
 // The Server keeps in memory what it has read from control, a restserver.Directory for each repository, and how many
 // requests each grant has. A mutex protects them. The key of the Authority is in a file in Drover's root: see
@@ -53,6 +53,7 @@ type Deps struct {
 type Server struct {
 	deps    Deps
 	uploads *restserver.Uploads
+	refused *refusalLog
 
 	mu          sync.Mutex
 	grants      map[string]grant
@@ -75,6 +76,7 @@ func New(d Deps) *Server {
 	return &Server{
 		deps:        d,
 		uploads:     restserver.NewUploads(d.ID),
+		refused:     &refusalLog{log: d.Log, clock: d.Clock},
 		directories: map[string]*restserver.Directory{},
 	}
 }
@@ -232,6 +234,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		unreadable().Answer(w)
 		return
 	case !accepted:
+		if authenticated {
+			s.refused.add(name, r.RemoteAddr)
+		}
 		w.Header().Set("Connection", "close") // it was admitted, if the grant was valid before
 		w.Header().Set("WWW-Authenticate", `Basic realm="drover"`)
 		http.Error(w, "no such grant, or another secret", http.StatusUnauthorized)

@@ -550,3 +550,39 @@ func TestLeftoversOfACrash(t *testing.T) {
 		}
 	}
 }
+
+// The log has a warning about refused secrets at once, and then at most one a minute with the number of them. It names
+// the address and the grant, and has no secret. A request without a secret is no attempt.
+func TestRefusedSecretsAreLogged(t *testing.T) {
+	w := serve(t)
+	warnings := func() (out []string) {
+		for _, e := range w.log.AllEntries() {
+			if text, _ := e.String(); strings.Contains(text, "guess") {
+				t.Errorf("the log has the secret: %s", text)
+			}
+			if e.Level == logrus.WarnLevel {
+				out = append(out, fmt.Sprint(e.Data["count"], " ", e.Data["grant"], " ", e.Data["from"]))
+			}
+		}
+		return out
+	}
+	want := func(lines ...string) {
+		t.Helper()
+		if got := warnings(); !slices.Equal(got, lines) {
+			t.Errorf("got %q, want %q", got, lines)
+		}
+	}
+	w.want(401, "GET", "/ann/config", "", "")
+	w.want(200, "GET", "/ann/config", "ann", secret)
+	want()
+	for range 5 {
+		w.want(401, "GET", "/ann/config", "ann", "guess")
+	}
+	want("1 ann 127.0.0.1")
+	w.clock.Advance(time.Minute)
+	w.want(401, "GET", "/Guess-guess_guess/config", "Guess-guess_guess", "guess") // the secret is in a wrong place
+	want("1 ann 127.0.0.1", "5  127.0.0.1")
+	w.clock.Advance(time.Minute)
+	w.want(401, "GET", "/bob/config", "ann", secret)
+	want("1 ann 127.0.0.1", "5  127.0.0.1", "1 bob 127.0.0.1")
+}
