@@ -51,7 +51,7 @@ type Users interface {
 	// force, it fails with dataset.ErrInUse while the profile of a volume schedules backups to the repository, or while
 	// there is a grant for it.
 	RemoveRepository(ctx context.Context, name string, force bool) error
-	// Grants lists the grants by name.
+	// Grants lists the grants by name. It fails with dataset.ErrConflict while the store is halted.
 	Grants(ctx context.Context) ([]dataset.Grant, error)
 	// AddGrant records a grant for a repository that is a directory. It fails with dataset.ErrExists if there is
 	// another grant with the name. Idempotent.

@@ -40,6 +40,9 @@ func (c *Comparison) Correct(ctx context.Context) error {
 	if err := c.EndOperations(ctx); err != nil {
 		return err
 	}
+	if err := c.removeGrants(ctx); err != nil {
+		return err
+	}
 	_, err := c.Update(ctx, c.EndHalt)
 	if err == nil {
 		c.recovery.collection.end(c.ID)

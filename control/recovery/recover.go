@@ -164,7 +164,7 @@ func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recover
 	if err != nil {
 		return out, err
 	}
-	c, err := rc.Compare(ctx, r.FencedNodes)
+	c, err := rc.Compare(ctx, r.FencedNodes, r.KeepGrants)
 	if err != nil {
 		return out, err
 	}
@@ -247,9 +247,9 @@ type Difference struct {
 }
 
 // Compare compares the store with the reports that were collected. It ignores the claims of the nodes in fenced, which
-// an operator confirms to be fenced. It fails with dataset.ErrConflict if this service has not collected the reports
-// for the current recovery.
-func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, error) {
+// an operator confirms to be fenced. Unless keepGrants is set, the correction removes all grants. Compare fails with
+// dataset.ErrConflict if this service has not collected the reports for the current recovery.
+func (rc *Recovery) Compare(ctx context.Context, fenced []string, keepGrants bool) (*Comparison, error) {
 	t := record.NewTx(ctx, rc.Ledger.Store)
 	var rec record.Recovery
 	if _, err := t.Peek(record.RecoveryKey, &rec); err != nil {
@@ -295,6 +295,11 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, 
 	}
 	for _, a := range list {
 		if err := c.compareDataset(t, a); err != nil {
+			return nil, err
+		}
+	}
+	if !keepGrants {
+		if c.result.RemovedGrants, err = grantNames(t); err != nil {
 			return nil, err
 		}
 	}
@@ -375,7 +380,7 @@ func (c *Comparison) computeDigest(t *record.Tx) error {
 		c.result.Differences = append(c.result.Differences, d)
 	}
 	text, err := json.Marshal([]any{c.ID, c.result.ReportedNodes, c.result.SilentNodes, c.result.Differences,
-		c.coverage.fenced})
+		c.coverage.fenced, c.result.RemovedGrants})
 	sum := sha256.Sum256(text)
 	c.result.Digest = hex.EncodeToString(sum[:8])
 	return err

@@ -1,6 +1,7 @@
 package repositories
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -12,9 +13,15 @@ import (
 // maxGrants limits how many grants are recorded, because one transaction removes those of a repository.
 const maxGrants = 100
 
-// Grants lists the grants by name.
+// Grants lists the grants by name. It fails with dataset.ErrConflict while the store is halted: a restored store can
+// have grants that were removed since, and no agent may accept them.
 func (r *Registry) Grants(ctx context.Context) ([]dataset.Grant, error) {
-	return record.ListAll[dataset.Grant](record.NewTx(ctx, r.ledger.Store), record.GrantsPrefix)
+	t := record.NewTx(ctx, r.ledger.Store)
+	var h record.Halt
+	if is, err := t.Peek(record.HaltedKey, &h); err != nil || is {
+		return nil, cmp.Or(err, h.Err())
+	}
+	return record.ListAll[dataset.Grant](t, record.GrantsPrefix)
 }
 
 // AddGrant records a grant. The secret is not known to control: the record has its SHA-256. If the same grant with the

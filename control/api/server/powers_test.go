@@ -114,7 +114,7 @@ var fieldPowers = map[string][]power{
 	"version":    nil,                // the agent compares it with the backup
 	"repository": nil, "backup": nil, // only a recorded repository
 	"protect": {destroys}, "scheduled": {destroys}, "force": {destroys, vouches}, "forget": {destroys},
-	"fenced": {vouches}, "fenced_nodes": {vouches}, "confirmed": {vouches}, "digest": {vouches}, "skip_offline": {vouches},
+	"fenced": {vouches}, "fenced_nodes": {vouches}, "keep_grants": {vouches}, "confirmed": {vouches}, "digest": {vouches}, "skip_offline": {vouches},
 	"path": {hostFile}, "old_key_file": {hostFile}, "devices": {hostFile},
 	"new": {hostFile}, "init": {hostFile}, "read_data_percent": nil,
 	"url": {hostFile}, "password": {hostFile}, "credentials_file": {hostFile}, "max_upload": nil,

@@ -89,7 +89,7 @@ func TestEveryMethodArrives(t *testing.T) {
 	numbered := api.Generations{Incarnation: node1, Pools: []api.Generation{{Pool: f.pool.ID, Generation: 1<<63 + 1}}}
 	yield := api.Yield{Incarnation: node1, Operation: f.op.ID, Dataset: f.volume.ID, Epoch: 3, Manifest: &dataset.Manifest{Snapshot: f.snapshot.ID, Bytes: 8, SHA256: "ab", Taken: f.snapshot.Created}}
 	held := api.Holdings{Incarnation: node1, Recovery: uuid.Max, StoreClock: 1 << 60, ExaminedPools: []uuid.UUID{f.pool.ID}, Datasets: []api.FoundDataset{}, Copies: []api.AssignedCopy{}, Relinquished: []api.RelinquishedEpoch{{Dataset: node1, Epoch: 2, ToNode: uuid.Max}}}
-	again := api.Recover{Digest: "0123", FencedNodes: []string{"a"}, DryRun: true}
+	again := api.Recover{Digest: "0123", FencedNodes: []string{"a"}, DryRun: true, KeepGrants: true}
 	copied := api.CopyReport{Incarnation: node1, Copy: dataset.Copy{Dataset: f.volume.ID, Node: node1, Pool: f.pool.ID, Kind: dataset.CopyCondemned, Epoch: 3, Taken: f.snapshot.Created}, Removed: true}
 	guest := api.SharedMountReport{Incarnation: node1, Dataset: f.volume.ID, ID: uuid.Max, Mounted: true, Ended: true}
 	found := []api.FoundDataset{{Pool: f.pool.ID, Dataset: f.volume.Dataset, Snapshots: []dataset.Snapshot{f.snapshot}}}

@@ -26,6 +26,11 @@ A dry run asks no agent: it uses the records that were collected within the last
 hour, by a run that was not confirmed. With -o json, the command never asks:
 without --yes it prints the differences, writes nothing and fails.
 
+The command also removes the grants for other clusters: a restored store has
+grants that were removed since, and their tokens would be valid again. Create
+them again with drover remote grant create. If you know that none was removed,
+--keep-grants keeps them.
+
 If two nodes claim the same volume, an operator must decide: --fenced NODE
 confirms that a node, which must not be alive, writes no more. Its claims end.
 If other nodes know that a volume was there, it can continue from a copy: drover
@@ -36,18 +41,20 @@ volume move --force --fenced.`,
 	}
 	o := cli.OutputFlags(cmd, false)
 	yes := confirm.AddFlag(cmd)
-	var fenced []string
-	cmd.Flags().StringArrayVar(&fenced, "fenced", nil, "confirm that this `NODE` is fenced and writes no more")
+	var in api.Recover
+	cmd.Flags().StringArrayVar(&in.FencedNodes, "fenced", nil, "confirm that this `NODE` is fenced and writes no more")
+	cmd.Flags().BoolVar(&in.KeepGrants, "keep-grants", false, "keep the grants for other clusters")
 	cli.DryRunFlag(cmd, o)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
-		return recoverStore(cmd.Context(), a, c, o, fenced, yes)
+		in.DryRun = o.DryRun
+		return recoverStore(cmd.Context(), a, c, o, in, yes)
 	})
 	return cmd
 }
 
-func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, fenced []string,
+func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, in api.Recover,
 	yes *confirm.Flag) error {
-	found, err := c.Recover(ctx, api.Recover{FencedNodes: fenced, DryRun: o.DryRun})
+	found, err := c.Recover(ctx, in)
 	if err != nil {
 		return err
 	}
@@ -72,14 +79,19 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 	if err := yes.Ask(a, recoverQuestion(found)); err != nil {
 		return err
 	}
-	done, err := c.Recover(ctx, api.Recover{FencedNodes: fenced, Digest: found.Digest})
+	in.Digest = found.Digest
+	done, err := c.Recover(ctx, in)
 	if err != nil {
 		return err
 	}
 	if o.JSON() {
 		return show.JSON(a.Out, done)
 	}
-	return a.PrintLine("the store is up to date: decisions resume")
+	if err := a.PrintLine("the store is up to date: decisions resume"); err != nil || len(done.RemovedGrants) == 0 {
+		return err
+	}
+	return a.PrintLine("removed grants: %s (create them again: drover remote grant create)",
+		strings.Join(done.RemovedGrants, ", "))
 }
 
 // RecoverWord is the word that an operator types to confirm a recovery.
@@ -90,6 +102,10 @@ func recoverQuestion(r api.Recovery) confirm.Question {
 	q := confirm.Question{Action: "recover the store", Name: RecoverWord, Effects: []string{
 		"writes " + confirm.Count(len(r.Differences), "difference") + " into the store and resumes decisions",
 	}}
+	if len(r.RemovedGrants) > 0 {
+		q.Effects = append(q.Effects, "removes "+confirm.Count(len(r.RemovedGrants), "grant")+
+			" for other clusters, whose tokens are then refused: "+strings.Join(r.RemovedGrants, ", "))
+	}
 	if len(r.SilentNodes) > 0 {
 		q.Effects = append(q.Effects, "the records of nodes that did not respond are missing: "+
 			strings.Join(r.SilentNodes, ", "))
@@ -108,6 +124,13 @@ func printRecovery(a *cli.App, r api.Recovery) error {
 	err := a.PrintLine("nodes that did NOT respond, so that their records are missing: %s", orNone(r.SilentNodes))
 	if err != nil {
 		return err
+	}
+	if len(r.RemovedGrants) > 0 {
+		err := a.PrintLine("grants that are removed, because some may have been removed since the backup: %s "+
+			"(--keep-grants keeps them)", strings.Join(r.RemovedGrants, ", "))
+		if err != nil {
+			return err
+		}
 	}
 	if len(r.Differences) == 0 {
 		return a.PrintLine("no differences")
