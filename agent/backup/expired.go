@@ -15,7 +15,14 @@ import (
 )
 
 // removedAtOnce is how many expired backups one run of restic removes at most.
-const removedAtOnce = 20
+const removedAtOnce = 100
+
+// dueRemoval has the expired backups of an operation's dataset, and the IDs of those that control retains.
+type dueRemoval struct {
+	op       dataset.Operation
+	expired  []api.ExpiredBackup
+	retained []string
+}
 
 // removeExpired removes the expired backups of an operation's dataset: those that retention does not keep. answer is
 // control's answer to the report of the operation, and names them. The list is never stored, because a later change of
@@ -28,7 +35,7 @@ func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, answe
 			c.postponed.add(op)
 			return // a later call of removeUnwanted removes them
 		}
-		c.removeNamedExpired(ctx, op, expired, answer.Retained)
+		c.removeDue(ctx, op.Repository, dueRemoval{op, expired, answer.Retained})
 		c.using.Unlock()
 	}
 	c.removeUnwanted(ctx)
@@ -42,8 +49,10 @@ func (c *Creator) stillThere(op dataset.Operation, expired []api.ExpiredBackup) 
 }
 
 // removePostponed removes the expired backups whose removal had to wait for other backups of this host. It asks control
-// again which ones they are, with the report of the same backup. The caller has locked c.using.
+// again which ones they are, with the report of the same backup. Those of one repository are removed together. The
+// caller has locked c.using.
 func (c *Creator) removePostponed(ctx context.Context) {
+	due := map[string][]dueRemoval{} // by repository
 	for _, op := range c.postponed.take() {
 		answer, err := c.deps.Report(ctx, &op, nil)
 		if err != nil {
@@ -51,84 +60,109 @@ func (c *Creator) removePostponed(ctx context.Context) {
 			continue
 		}
 		if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
-			c.removeNamedExpired(ctx, op, expired, answer.Retained)
+			due[op.Repository] = append(due[op.Repository], dueRemoval{op, expired, answer.Retained})
 		}
+	}
+	for repository, list := range due {
+		c.removeDue(ctx, repository, list...)
 	}
 }
 
 const cannotRemoveExpired = "cannot remove expired backups: trying again after the next backup of the volume"
 
-// removeNamedExpired removes expired backups of an operation's dataset. retained are the IDs of those that control
-// retains. The caller has locked c.using.
-func (c *Creator) removeNamedExpired(ctx context.Context, op dataset.Operation, expired []api.ExpiredBackup,
-	retained []string) {
+// removeDue removes the expired backups of some datasets from a repository. The caller has locked c.using.
+func (c *Creator) removeDue(ctx context.Context, repository string, due ...dueRemoval) {
 	ctx, cancel := context.WithTimeout(ctx, removalTime)
 	defer cancel()
-	repo, err := c.openRecorded(ctx, op.Repository)
+	repo, err := c.openRecorded(ctx, repository)
+	failed := map[string]error{} // by ID of the backup
 	if err == nil && repo != nil {
-		err = c.removeFrom(ctx, repo, op, expired, retained)
+		var list []restic.Backup
+		list, err = c.listDue(ctx, repo, due)
+		if err != nil && len(due) > 1 && ctx.Err() == nil {
+			for _, d := range due { // the damaged backup of one dataset must not keep those of others
+				c.removeDue(ctx, repository, d)
+			}
+			return
+		}
+		if err == nil {
+			c.removeAll(ctx, repo, c.chooseDue(list, due), failed)
+		}
 	}
-	if err != nil {
-		c.logOf(ctx, op).WithError(err).Warn(cannotRemoveExpired)
-	}
-	for _, e := range expired {
-		if e.Final && repo != nil && !c.absent.has(e.ID) {
-			c.logOf(ctx, op).WithField("backup", e.ID).WithField("repository", op.Repository).
-				Warn("an expired backup stays in its repository: no further attempt to remove it (drover backup ls)")
+	for _, d := range due {
+		all := []error{err}
+		for _, e := range d.expired {
+			all = append(all, failed[e.ID])
+			if e.Final && repo != nil && !c.absent.has(e.ID) {
+				c.logOf(ctx, d.op).WithField("backup", e.ID).WithField("repository", repository).
+					Warn("an expired backup stays in its repository: no further attempt to remove it " +
+						"(drover backup ls)")
+			}
+		}
+		if err := errors.Join(all...); err != nil {
+			c.logOf(ctx, d.op).WithError(named(repository, err)).Warn(cannotRemoveExpired)
 		}
 	}
 }
 
-// removeFrom removes expired backups from a repository. It removes only backups that the named operations made of the
-// dataset: the repository can be shared with other clusters. If one of them cannot be removed, it removes the others,
-// and fails. For each retained backup that the repository lacks, it keeps one more of the newest expired ones.
-// If not all backups can be listed, it removes none.
-func (c *Creator) removeFrom(ctx context.Context, repo *restic.Repository, op dataset.Operation,
-	expired []api.ExpiredBackup, retained []string) error {
-	list, err := repo.Backups(ctx, TagDrover, DatasetTag(op.DatasetID))
-	if err != nil {
-		return err // nobody knows whether the retained ones are there
+// listDue lists the backups of some datasets, and can list more. It fails if it cannot list all of them: nobody knows
+// then whether the retained ones are there.
+func (c *Creator) listDue(ctx context.Context, repo *restic.Repository, due []dueRemoval) ([]restic.Backup, error) {
+	tags := []string{TagDrover}
+	if len(due) == 1 {
+		tags = append(tags, DatasetTag(due[0].op.DatasetID))
 	}
-	var ids, absent []string
-	for _, e := range expired {
-		found := slices.ContainsFunc(list, func(b restic.Backup) bool {
-			tags, ok := ParseTags(b.Tags)
-			return ok && b.ID == e.ID && tags.Dataset == op.DatasetID && tags.Operation == e.Operation
-		})
-		if found {
-			ids = append(ids, e.ID)
-		} else {
-			absent = append(absent, e.ID)
+	return repo.Backups(ctx, tags...)
+}
+
+// chooseDue returns the IDs of the expired backups that must be removed from a repository with the backups in list. It
+// chooses only backups that the named operations made of the dataset: the repository can be shared with other clusters.
+// For each retained backup of a dataset that the repository lacks, it keeps one more of the newest expired ones.
+func (c *Creator) chooseDue(list []restic.Backup, due []dueRemoval) (chosen []string) {
+	there := make(map[string]restic.Backup, len(list))
+	for _, b := range list {
+		there[b.ID] = b
+	}
+	for _, d := range due {
+		var ids, absent []string
+		for _, e := range d.expired {
+			tags, ok := ParseTags(there[e.ID].Tags)
+			if ok && tags.Dataset == d.op.DatasetID && tags.Operation == e.Operation {
+				ids = append(ids, e.ID)
+			} else {
+				absent = append(absent, e.ID)
+			}
 		}
-	}
-	c.absent.add(absent...)
-	// A retained backup that somebody removed by hand, or that the repository has lost, protects nothing.
-	missing := 0
-	for _, id := range retained {
-		if !slices.ContainsFunc(list, func(b restic.Backup) bool { return b.ID == id }) {
-			missing++
+		c.absent.add(absent...)
+		// A retained backup that somebody removed by hand, or that the repository has lost, protects nothing.
+		missing := 0
+		for _, id := range d.retained {
+			if _, ok := there[id]; !ok {
+				missing++
+			}
 		}
+		chosen = append(chosen, ids[:max(0, len(ids)-missing)]...) // the newest ones are the last
 	}
-	ids = ids[:max(0, len(ids)-missing)] // the newest ones are the last
-	var failed []error
+	return chosen
+}
+
+// removeAll removes backups from a repository. If one of them cannot be removed, it removes the others, and adds the
+// error to failed.
+func (c *Creator) removeAll(ctx context.Context, repo *restic.Repository, ids []string, failed map[string]error) {
 	for chunk := range slices.Chunk(ids, removedAtOnce) {
 		err := repo.Remove(ctx, chunk...)
 		switch {
 		case err == nil:
 			c.absent.add(chunk...)
-			continue
-		case errors.Is(err, dataset.ErrInUse) || ctx.Err() != nil: // this applies to all of them
-			return fmt.Errorf("repository %s: %w", op.Repository, err)
-		}
-		for _, id := range chunk { // one of them must not prevent the removal of the others
-			if err := repo.Remove(ctx, id); err != nil {
-				failed = append(failed, fmt.Errorf("repository %s: backup %s: %w", op.Repository, short(id), err))
-			} else {
-				c.absent.add(id)
+		case len(chunk) == 1 || errors.Is(err, dataset.ErrInUse) || ctx.Err() != nil: // this applies to all of them
+			for _, id := range chunk {
+				failed[id] = fmt.Errorf("backup %s: %w", short(id), err)
 			}
+		default:
+			c.removeAll(ctx, repo, chunk[:len(chunk)/2], failed)
+			c.removeAll(ctx, repo, chunk[len(chunk)/2:], failed)
 		}
 	}
-	return errors.Join(failed...)
 }
 
 // postponedRemovals has the last operation of each dataset whose expired backups must be removed. A restart of the

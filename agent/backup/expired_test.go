@@ -168,6 +168,48 @@ func TestRemovalWaitsForOtherBackup(t *testing.T) {
 	}
 }
 
+// The expired backups of all volumes whose removal had to wait are removed by one run of restic. The others stay: those
+// that the profile keeps, the newest ones, and one more in place of one that was removed by hand.
+func TestWaitingRemovalsShareARun(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	other := f.A.NewVolume("other@free")
+	made := map[string][]string{}
+	for _, v := range []string{"va", "vb", "vc"} {
+		f.A.NewVolume(v + "@backed") // keeps two
+		made[v] = []string{backUpOnSchedule(f, v), backUpOnSchedule(f, v)}
+	}
+	at := wrapped(t, `case $PWD in *`+other.ID.String()+`) touch $D/begun; read x <$D/gate ;; esac`)
+	real, err := exec.LookPath("restic")
+	must(t, err)
+	counter := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(counter, "restic"), fmt.Appendf(nil, `#!/bin/sh
+case " $* " in *" forget "*) echo "$@" >>%s/forgets ;; esac
+exec %s "$@"
+`, counter, real), 0o700))
+	t.Setenv("PATH", counter+":"+os.Getenv("PATH"))
+	must(t, unix.Mkfifo(filepath.Join(at, "gate"), 0o600))
+	op := begin(f, "other", "")
+	agenttest.Await(t, func() bool {
+		_, err := os.Stat(filepath.Join(at, "begun"))
+		return err == nil
+	})
+	for v := range made {
+		made[v] = append(made[v], backUpOnSchedule(f, v))
+	}
+	lost := filepath.Join(folderOf(t, f).url, "snapshots", made["vc"][1])
+	must(t, os.Remove(lost))
+	must(t, os.WriteFile(filepath.Join(at, "gate"), []byte("\n"), 0o600))
+	op = awaitEnd(f, op)
+	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(op.ID) })
+	wantBackups(t, r, made["va"][1], made["va"][2], made["vb"][1], made["vb"][2], made["vc"][0], made["vc"][2], op.Backup)
+	text, err := os.ReadFile(filepath.Join(counter, "forgets"))
+	must(t, err)
+	if n := strings.Count(string(text), "\n"); n != 1 {
+		t.Errorf("restic removed backups in %d runs: %s", n, text)
+	}
+}
+
 // If the backups that control retains were removed by hand, the newest expired ones stay in their place.
 func TestBackupStaysInPlaceOfRemovedOne(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
