@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // Limits of Options.CacheDir. restic stores the index, the list of backups and the folders of each repository there. It
@@ -53,14 +54,14 @@ func (r *Repository) watchCache(stop func()) *cacheWatch {
 				return
 			case <-time.After(wait):
 			}
-			begin := time.Now()
+			begin := clock.Boottime()
 			if w.large = trimCache(w.dir); w.large {
 				w.stop()
 				<-w.quit
 				trimCache(w.dir) // restic has ended
 				return
 			}
-			wait = max(cacheTick, cacheWait*time.Since(begin))
+			wait = max(cacheTick, cacheWait*(clock.Boottime()-begin))
 		}
 	}()
 	return w

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/durable"
 )
 
@@ -153,7 +154,7 @@ func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) 
 		if err := json.Unmarshal(out.Bytes(), &l); err != nil {
 			return false, r.errorf(dataset.ErrInternal, "lock %s is not as expected: %w", id, err)
 		}
-		if !l.isEnded(host) && time.Since(l.Time) > maxLockAge {
+		if age := (clock.System{}).Now().Sub(l.Time); !l.isEnded(host) && age > maxLockAge {
 			return false, nil
 		}
 	}
