@@ -6,7 +6,7 @@
 // (datasets that were just made or moved) write it. Packages control, agentsync, noderemoval and view drop the reports
 // about datasets that no longer exist. Packages noderemoval and membership drop the reports of removed nodes. The
 // functions named Check limit the size of a report, because the certificate of a node may be stolen. A new kind of
-// report gets a map in Latest, a line in forgetNode and a limit in bounds.go. Events about pools are made in latest.go
+// report gets a map in Latest, a line in forgetNode and a limit in bounds.go. Events about pools are made in pools.go
 // (poolEvent).
 package reports
 
@@ -48,13 +48,6 @@ type Latest struct {
 type movedDataset struct {
 	to uuid.UUID // the new home
 	dataset.DatasetStatus
-}
-
-// reportedCopy is a copy as its node reported it. at is when the node first reported the present VerifiedAtHome of the
-// copy, by this service's steady clock.
-type reportedCopy struct {
-	dataset.Copy
-	at time.Duration
 }
 
 // ReportedClock is a reading of a clock, and when it was read, by the service's steady clock.
@@ -249,26 +242,6 @@ func (s *Latest) Clock(node uuid.UUID) ReportedClock {
 	return s.clocks[node]
 }
 
-// CopyAhead estimates for how long the home of a copy has continued to work without heartbeats to this service. It
-// computes what the home's clock showed when the copy was reported: the clock in the home's last heartbeat, plus the
-// time from that heartbeat to the report. The result is by how much VerifiedAtHome of the copy is later than that
-// clock. It is negative if VerifiedAtHome is earlier, and 0 if the home has sent no clock.
-//
-// The result is positive if control does not receive the heartbeats of the home while the node with the copy still
-// reaches the home.
-func (s *Latest) CopyAhead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clock, heard := s.clocks[home]
-	if !heard {
-		return 0
-	}
-	if last := s.copies[c.Node][c.Dataset]; last.VerifiedAtHome.Equal(c.VerifiedAtHome) {
-		now = last.at
-	}
-	return c.VerifiedAtHome.Sub(clock.Time) - max(now-clock.At, 0)
-}
-
 // HasReported reports whether a node has reported since this service started.
 func (s *Latest) HasReported(node uuid.UUID) bool {
 	s.mu.Lock()
@@ -324,29 +297,6 @@ func (s *Latest) Distrust(node uuid.UUID) (why string, heard bool) {
 	defer s.mu.Unlock()
 	why, heard = s.distrust[node]
 	return why, heard
-}
-
-// Pool returns the state of a pool; nil if it was not reported.
-func (s *Latest) Pool(id uuid.UUID) *dataset.PoolStatus {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if st, ok := s.pools[id]; ok {
-		return &st
-	}
-	return nil
-}
-
-// FailedPools returns the configured pools that nodes could neither open nor create.
-func (s *Latest) FailedPools() (all []api.Pool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, list := range s.failedPools {
-		all = append(all, list...)
-	}
-	slices.SortFunc(all, func(x, y api.Pool) int {
-		return cmp.Or(cmp.Compare(x.NodeName, y.NodeName), cmp.Compare(x.Name, y.Name))
-	})
-	return all
 }
 
 // Dataset returns the status of a dataset that its home has reported. Reports of other nodes do not count.
@@ -441,47 +391,6 @@ func (s *Latest) forgetNode(node uuid.UUID) {
 	}
 }
 
-// RecordCopy records a node's report on a copy. now is the time by the steady clock.
-func (s *Latest) RecordCopy(c dataset.Copy, now time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.mergeCopies(c.Node, []dataset.Copy{c}, now)
-}
-
-// mergeCopies merges a node's reports on copies with those that are remembered. A report without a snapshot does not
-// replace the remembered state of the copy: the node has just started, and reports only why it cannot refresh the copy.
-func (s *Latest) mergeCopies(node uuid.UUID, list []dataset.Copy, now time.Duration) {
-	heard := make([]reportedCopy, 0, len(list))
-	for _, c := range list {
-		at := now
-		was, known := s.copies[node][c.Dataset]
-		if known && c.Snapshot == uuid.Nil {
-			c.Snapshot, c.Taken, c.OrderTime, c.Epoch = was.Snapshot, was.Taken, was.OrderTime, was.Epoch
-			c.VerifiedAt, c.VerifiedAtHome = was.VerifiedAt, was.VerifiedAtHome
-		}
-		if known && was.VerifiedAtHome.Equal(c.VerifiedAtHome) {
-			at = was.at
-		}
-		heard = append(heard, reportedCopy{c, at})
-	}
-	merge(s.copies, node, heard, func(c reportedCopy) uuid.UUID { return c.Dataset })
-}
-
-// Copy returns a node's last report on its copy of a dataset.
-func (s *Latest) Copy(node, id uuid.UUID) (dataset.Copy, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c, ok := s.copies[node][id]
-	return c.Copy, ok
-}
-
-// ForgetCopy drops a node's report on a copy that it no longer has.
-func (s *Latest) ForgetCopy(node, id uuid.UUID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.copies[node], id)
-}
-
 // WithProgress returns an operation with the progress that its agent reported.
 func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 	s.mu.Lock()
@@ -490,61 +399,4 @@ func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 		op.Progress = p
 	}
 	return op
-}
-
-// poolEvent returns the event to publish if a pool became nearly full, went offline, is online again or was
-// quarantined. full is how full it was, with a margin, so that a pool whose use varies around a threshold causes one
-// event. publish is false if nothing must be published. poolEvent is a pure function.
-func poolEvent(was, is dataset.PoolStatus, full dataset.Fullness) (ev api.Event, publish bool) {
-	known := was.ID != uuid.Nil
-	switch {
-	case is.Quarantined && !was.Quarantined:
-		ev.Type, ev.Detail = api.EventPoolHeld, is.Reason
-	case !is.Online && (was.Online || !known):
-		ev.Type, ev.Detail = api.EventPoolOffline, is.Reason
-	case known && !was.Online && is.Online:
-		ev.Type, ev.Detail = api.EventPoolOnline, is.Reason
-	case is.Online && full == dataset.NotFull && is.FullnessAfter(full) != dataset.NotFull:
-		ev.Type, ev.Detail = api.EventPoolFull, is.Free.Human()+" free of "+is.Size.Human()
-	default:
-		return ev, false
-	}
-	ev.Labels = map[string]string{"pool": is.ID.String()}
-	return ev, true
-}
-
-// WhyPoolUnusable returns why no volume can continue from the data in a pool, according to the last report of its
-// node. It returns "" if a volume can, or if the node has not reported.
-func (s *Latest) WhyPoolUnusable(pool uuid.UUID) string {
-	switch st := s.Pool(pool); {
-	case st == nil || st.Online:
-		return ""
-	case st.Quarantined:
-		return "has its copy in a pool that is held: " + st.Reason
-	default:
-		return "has its copy in a pool that is offline: " + st.Reason
-	}
-}
-
-// WhyQuarantined returns why a pool is quarantined, according to the last report of its node. It returns "" if the
-// pool is not quarantined. The records of a quarantined pool may not agree with its content.
-func (s *Latest) WhyQuarantined(pool uuid.UUID) string {
-	if st := s.Pool(pool); st != nil && st.Quarantined {
-		return st.Reason
-	}
-	return ""
-}
-
-// CurrentCopy returns a recorded copy, updated with the last report of its node. It ignores a report about an earlier
-// copy or another epoch, because the first snapshot of each copy and of each epoch is recorded in the store.
-func (s *Latest) CurrentCopy(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
-	if there, err = t.Get(record.CopyKey(node, id), &c); err != nil || !there {
-		return c, false, err
-	}
-	if last, heard := s.Copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch &&
-		last.At().Compare(c.At()) >= 0 {
-		c.Snapshot, c.Taken, c.OrderTime, c.Epoch = last.Snapshot, last.Taken, last.OrderTime, last.Epoch
-		c.VerifiedAt, c.VerifiedAtHome = last.VerifiedAt, last.VerifiedAtHome
-	}
-	return c, true, nil
 }

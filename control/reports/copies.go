@@ -1,0 +1,92 @@
+package reports
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// reportedCopy is a copy as its node reported it. at is when the node first reported the present VerifiedAtHome of the
+// copy, by this service's steady clock.
+type reportedCopy struct {
+	dataset.Copy
+	at time.Duration
+}
+
+// RecordCopy records a node's report on a copy. now is the time by the steady clock.
+func (s *Latest) RecordCopy(c dataset.Copy, now time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mergeCopies(c.Node, []dataset.Copy{c}, now)
+}
+
+// mergeCopies merges a node's reports on copies with those that are remembered. A report without a snapshot does not
+// replace the remembered state of the copy: the node has just started, and reports only why it cannot refresh the copy.
+func (s *Latest) mergeCopies(node uuid.UUID, list []dataset.Copy, now time.Duration) {
+	heard := make([]reportedCopy, 0, len(list))
+	for _, c := range list {
+		at := now
+		was, known := s.copies[node][c.Dataset]
+		if known && c.Snapshot == uuid.Nil {
+			c.Snapshot, c.Taken, c.OrderTime, c.Epoch = was.Snapshot, was.Taken, was.OrderTime, was.Epoch
+			c.VerifiedAt, c.VerifiedAtHome = was.VerifiedAt, was.VerifiedAtHome
+		}
+		if known && was.VerifiedAtHome.Equal(c.VerifiedAtHome) {
+			at = was.at
+		}
+		heard = append(heard, reportedCopy{c, at})
+	}
+	merge(s.copies, node, heard, func(c reportedCopy) uuid.UUID { return c.Dataset })
+}
+
+// Copy returns a node's last report on its copy of a dataset.
+func (s *Latest) Copy(node, id uuid.UUID) (dataset.Copy, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.copies[node][id]
+	return c.Copy, ok
+}
+
+// CurrentCopy returns a recorded copy, updated with the last report of its node. It ignores a report about an earlier
+// copy or another epoch, because the first snapshot of each copy and of each epoch is recorded in the store.
+func (s *Latest) CurrentCopy(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
+	if there, err = t.Get(record.CopyKey(node, id), &c); err != nil || !there {
+		return c, false, err
+	}
+	if last, heard := s.Copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch &&
+		last.At().Compare(c.At()) >= 0 {
+		c.Snapshot, c.Taken, c.OrderTime, c.Epoch = last.Snapshot, last.Taken, last.OrderTime, last.Epoch
+		c.VerifiedAt, c.VerifiedAtHome = last.VerifiedAt, last.VerifiedAtHome
+	}
+	return c, true, nil
+}
+
+// CopyAhead estimates for how long the home of a copy has continued to work without heartbeats to this service. It
+// computes what the home's clock showed when the copy was reported: the clock in the home's last heartbeat, plus the
+// time from that heartbeat to the report. The result is by how much VerifiedAtHome of the copy is later than that
+// clock. It is negative if VerifiedAtHome is earlier, and 0 if the home has sent no clock.
+//
+// The result is positive if control does not receive the heartbeats of the home while the node with the copy still
+// reaches the home.
+func (s *Latest) CopyAhead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clock, heard := s.clocks[home]
+	if !heard {
+		return 0
+	}
+	if last := s.copies[c.Node][c.Dataset]; last.VerifiedAtHome.Equal(c.VerifiedAtHome) {
+		now = last.at
+	}
+	return c.VerifiedAtHome.Sub(clock.Time) - max(now-clock.At, 0)
+}
+
+// ForgetCopy drops a node's report on a copy that it no longer has.
+func (s *Latest) ForgetCopy(node, id uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.copies[node], id)
+}
