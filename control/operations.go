@@ -282,8 +282,12 @@ func (s *Service) endOperation(t *record.Tx, op dataset.Operation) error {
 			return err
 		}
 	}
-	if op.Kind == dataset.OpBackup && op.Scheduled {
-		if err := record.EndBackup(t, op); err != nil {
+	if op.Kind == dataset.OpBackup {
+		end := record.EndManualBackup
+		if op.Scheduled {
+			end = record.EndBackup
+		}
+		if err := end(t, op); err != nil {
 			return err
 		}
 	}

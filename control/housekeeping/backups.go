@@ -93,8 +93,14 @@ func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now ti
 	if missing && err == nil {
 		return now.Add(backupCheck), nil // LateBackups reports it, until an operator has recorded the repository
 	}
-	if err != nil || due.After(now) {
+	if err != nil {
 		return due, err
+	}
+	if due.After(now) {
+		if check := now.Add(backupCheck); b.Failures > 0 && check.Before(due) {
+			due = check // a good backup that a user requests clears the failures
+		}
+		return due, nil
 	}
 	running, err := record.RunningBackup(t, id)
 	if err != nil {

@@ -161,6 +161,35 @@ func TestFailedBackupIsRetried(t *testing.T) {
 	e.CheckInvariants()
 }
 
+// A good backup that a user requests clears the failures of the scheduled ones, if it is in the same repository.
+func TestManualBackupClearsFailures(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	controltest.AddRepository(e, "other")
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@hourly")
+	e.AdvanceAndRun(time.Hour + 15*time.Minute)
+	failBackup(a, wantBackup(a, "due"))
+	for _, c := range []struct {
+		repository string
+		want       int
+	}{{"other", 1}, {"offsite", 0}} {
+		_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpBackup, Volume: "db", Repository: c.repository})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantDue(a, 1, c.repository)
+		finishBackup(a, a.OpenOperations()[0])
+		b := backupsOf(e, d.ID)
+		if b.Failures != c.want || (b.Problem == "") != (c.want == 0) || !b.Last.IsZero() {
+			t.Errorf("after a backup to %s: %+v, want %d failures", c.repository, b, c.want)
+		}
+	}
+	e.AdvanceAndRun(time.Minute)
+	finishBackup(a, wantBackup(a, "scheduled, without a delay"))
+	e.CheckInvariants()
+}
+
 // An operator who cancels a scheduled backup does not get another one until the next moment of the schedule.
 func TestCancelledBackupIsNotRepeated(t *testing.T) {
 	e := controltest.New(t)

@@ -385,7 +385,7 @@ func (is seenBackups) finding(now time.Time) (f api.Finding) {
 		f.Fix = "drover repository add " + is.repository + " URL"
 	case overdue <= backupGrace && is.failures >= reportedFailures:
 		f.Text = fmt.Sprintf("its scheduled backup failed %d times, the last time because %s", is.failures, is.problem)
-		f.Fix = "drover volume inspect " + is.volume
+		f.Fix = "drover operation ls --filter volume=" + is.volume
 	case overdue > backupGrace:
 		f.Text = fmt.Sprintf("its scheduled backup is %s late, ", overdue.Round(time.Minute))
 		if is.none {

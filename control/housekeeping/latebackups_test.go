@@ -44,7 +44,7 @@ func TestLateBackupsAreReported(t *testing.T) {
 	failBackup(a, wantBackup(a, "tried a second time"))
 	e.AdvanceAndRun(90 * time.Second) // it is looked at, and not tried again yet
 	const failed = "warning volume db: its scheduled backup failed 2 times, the last time because the repository does " +
-		"not answer [drover volume inspect db]"
+		"not answer [drover operation ls --filter volume=db]"
 	if got := found(); got != failed {
 		t.Errorf("got %q, want %q", got, failed)
 	}

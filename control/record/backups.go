@@ -103,6 +103,22 @@ func OpenRestores(t *Tx) (map[string]bool, error) {
 // is damaged.
 const maxMade = 500
 
+// EndManualBackup clears the failures of a dataset's scheduled backups if a backup that a user requested has succeeded
+// in the same repository. The next scheduled backup is then due at the moment of the schedule, without a delay.
+func EndManualBackup(t *Tx, op dataset.Operation) error {
+	var d dataset.Dataset
+	there, err := t.Get(DatasetKey(op.DatasetID), &d)
+	if err != nil || !there || op.State != dataset.OpDone || op.Repository != d.Profile.Backup.To {
+		return err
+	}
+	var b Backups
+	if _, err := t.Get(BackupsKey(d.ID), &b); err != nil || b.Failures == 0 {
+		return err
+	}
+	b.Failures, b.Failed, b.Problem = 0, time.Time{}, ""
+	return t.Put(BackupsKey(d.ID), b)
+}
+
 // EndBackup records how a scheduled backup ended. The transaction also writes its operation.
 func EndBackup(t *Tx, op dataset.Operation) error {
 	var d dataset.Dataset

@@ -88,11 +88,12 @@ type Backups struct {
 	Attempts uint64    `json:"attempts,omitempty"` // how many operations have ended
 	// After is the time of the last backup that succeeded or was cancelled. A backup that was due before it counts as
 	// done.
-	After    time.Time `json:"after,omitzero"`
-	Last     time.Time `json:"last,omitzero"`      // time of the last backup that succeeded
-	Failures int       `json:"failures,omitempty"` // how many failed since
-	Failed   time.Time `json:"failed,omitzero"`    // when the last of these failed
-	Problem  string    `json:"problem,omitempty"`  // why it failed
+	After time.Time `json:"after,omitzero"`
+	Last  time.Time `json:"last,omitzero"` // time of the last backup that succeeded
+	// Failures is how many failed since, and since the last good backup that a user requested in the same repository.
+	Failures int       `json:"failures,omitempty"`
+	Failed   time.Time `json:"failed,omitzero"`   // when the last of these failed
+	Problem  string    `json:"problem,omitempty"` // why it failed
 	// Newest is the last backup that succeeded. It is zero if there is none, or if an earlier version of Drover
 	// recorded it.
 	Newest ScheduledBackup `json:"newest,omitzero"`

@@ -350,16 +350,33 @@ func (f *collector) operations(c Cluster, now time.Time) {
 		if op.Problem != nil {
 			reason = op.Problem.Message
 		}
-		f.add(findings.Warning, "operation "+op.ID.String(), "drover operation inspect "+op.ID.String(),
+		inspect := "drover operation inspect " + op.ID.String()
+		if op.Kind == dataset.OpBackup && op.Scheduled && f.explainBackup(op.Volume, inspect) {
+			continue
+		}
+		f.add(findings.Warning, "operation "+op.ID.String(), inspect,
 			"%s of %s failed %s: %s", op.Action(), cli.ShortName(op.Volume), show.Ago(now, op.Created), reason)
 	}
 }
 
+// explainBackup sets the remedy of control's finding about the failed scheduled backups of a volume. Control does not
+// name the operation that failed. explainBackup returns false if there is no such finding: control only reports
+// repeated failures.
+func (f *collector) explainBackup(volume, fix string) bool {
+	for i, is := range f.list {
+		if is.Subject == "volume "+volume && strings.HasPrefix(is.Text, "its scheduled backup ") {
+			f.list[i].Fix = fix
+			return true
+		}
+	}
+	return false
+}
+
 // wasRefused reports whether an operation failed because its request was refused: it was invalid, or impossible in the
 // state of the cluster at that time. The person who made the request has received the error, so nothing needs
-// attention.
+// attention. Nobody has received the error of a backup or verification that a schedule requested.
 func wasRefused(op dataset.Operation) bool {
-	if op.State != dataset.OpFailed || op.Problem == nil {
+	if op.State != dataset.OpFailed || op.Problem == nil || op.Scheduled {
 		return false
 	}
 	kind := dataset.KindByCode(op.Problem.Code)

@@ -56,6 +56,11 @@ func TestAssess(t *testing.T) {
 			Problem: &dataset.Problem{Message: "pool default is full"},
 		}
 	}
+	scheduledBackup := func() dataset.Operation {
+		op := failed(op1, time.Hour, dataset.OpFailed)
+		op.Kind, op.Scheduled, op.Problem.Code = dataset.OpBackup, true, dataset.ErrForbidden.Code
+		return op
+	}
 	find := func(level, subject, text, fix string) api.Finding {
 		return api.Finding{Level: level, Subject: subject, Text: text, Fix: fix}
 	}
@@ -270,6 +275,25 @@ func TestAssess(t *testing.T) {
 				refused := failed(op1, time.Hour, dataset.OpFailed)
 				refused.Kind, refused.Problem.Code = dataset.OpRestore, dataset.ErrInUse.Code
 				c.Operations = []dataset.Operation{refused}
+			},
+			nil,
+		},
+		"scheduled backup refused": {
+			func(c *Cluster) { c.Operations = []dataset.Operation{scheduledBackup()} },
+			[]api.Finding{find("warning", "operation "+op1.String(), "backup of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
+		},
+		"scheduled backup refused twice": {
+			func(c *Cluster) {
+				c.Operations = []dataset.Operation{scheduledBackup()}
+				c.Health = &api.ClusterHealth{Findings: []api.Finding{find("warning", "volume db", "its scheduled backup failed 2 times", "drover operation ls")}}
+			},
+			[]api.Finding{find("warning", "volume db", "its scheduled backup failed 2 times", "drover operation inspect "+op1.String())},
+		},
+		"scheduled backup refused, then a good manual one": {
+			func(c *Cluster) {
+				good := failed(op2, time.Minute, dataset.OpDone)
+				good.Kind, good.Problem = dataset.OpBackup, nil
+				c.Operations = []dataset.Operation{scheduledBackup(), good}
 			},
 			nil,
 		},

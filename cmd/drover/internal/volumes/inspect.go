@@ -158,9 +158,9 @@ func backupLines(now time.Time, v api.Volume) []string {
 	if b == nil {
 		return nil
 	}
-	lines := []string{"to " + v.Profile.Backup.To + ", at " + v.Profile.Backup.Schedule, "last one: none yet"}
+	lines := []string{"to " + v.Profile.Backup.To + ", at " + v.Profile.Backup.Schedule, "last scheduled one: none yet"}
 	if !b.Last.IsZero() {
-		lines[1] = "last one: " + show.When(now, b.Last)
+		lines[1] = "last scheduled one: " + show.When(now, b.Last)
 	}
 	switch {
 	case b.Running != uuid.Nil:
