@@ -137,7 +137,7 @@ var taskGroups = []taskGroup{
 		{"end the access of a person", "drover ca revoke NAME"},
 		{"see who has certificates, and which are revoked", "drover ca ls"},
 		{"replace the key of the authority", "drover ca rotate"},
-		{"see which certificates expire soon", "drover status"},
+		{"see which certificates of nodes expire soon", "drover status"},
 	}},
 	{"Trouble", []task{
 		{"see what needs attention", "drover status"},

@@ -61,7 +61,7 @@ var advice = map[string]string{
 	"encrypt":   encryptByProfile,
 	"metrics": "use curl --unix-socket /run/drover/drover.sock http://drover/metrics; for Prometheus, start the " +
 		"service with --metrics-listen 127.0.0.1:9469",
-	"log": serviceLog, "logs": serviceLog, "volume log": serviceLog, "volume logs": serviceLog,
+	"log": serviceLog, "logs": serviceLog, "journal": serviceLog, "volume log": serviceLog, "volume logs": serviceLog,
 
 	"attach":  "start a container with the volume: docker run -v NAME:/PATH IMAGE",
 	"detach":  "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",

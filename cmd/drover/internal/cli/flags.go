@@ -88,8 +88,11 @@ func valueError(cmd *cobra.Command, err *pflag.InvalidValueError) error {
 		return UsageError(cmd, "%w", err)
 	}
 	want := "a whole number, 0 or more"
-	if err.GetFlag().Value.Type() == "bool" {
+	switch err.GetFlag().Value.Type() {
+	case "bool":
 		want = "true or false"
+	case "float64":
+		want = "a number, such as 1.5"
 	}
 	return UsageError(cmd, "--%s %q: expected %s", err.GetFlag().Name, err.GetValue(), want)
 }

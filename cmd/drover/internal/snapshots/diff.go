@@ -21,7 +21,9 @@ func newSnapshotDiffCmd(a *cli.App) *cobra.Command {
 		Long: `Show how much changed between two snapshots, or since one. A is the older
 snapshot, and B the newer one; without B, or if B is the volume, A is compared
 with the current data. A and B are unique prefixes of UUIDs, VOLUME@NAME or,
-with a volume, names.`,
+with a volume, names. The output has bytes and ranges, but no names of files. To
+list the files that differ, clone a snapshot (drover clone VOLUME@NAME NEW),
+mount the clone and the volume in a container, and run diff -r.`,
 		Example: `  drover snapshot diff db before-upgrade
   drover snapshot diff db@monday db@tuesday
   drover snapshot diff f23ca986 4be1c07d`,
