@@ -94,6 +94,9 @@ func TestWrongGuesses(t *testing.T) {
 		"snapshot reame db x":                     `unknown command "reame" for snapshot`,
 		"pool create x /srv/x":                    "use: drover pool create x --backend loop --path /srv/x",
 		"prune":                                   "drover volume rm --dry-run NAME",
+		"nosuch --help":                           `unknown command "nosuch" for drover (available: `,
+		"volume mount --help":                     "docker run -v NAME:/PATH IMAGE",
+		"vol lss db -h":                           "did you mean ls?",
 		"profile create x":                        "add the profile to /etc/drover/profiles.yaml",
 	} {
 		c := newConsole(theWorld())

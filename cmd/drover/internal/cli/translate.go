@@ -36,7 +36,9 @@ func Translate(root *cobra.Command, words []string) []string {
 		rest = []string{"volume", "inspect", rest[1]} // systemctl status UNIT
 	}
 	cmd, path := commandOf(root, rest)
-	if !cmd.HasSubCommands() {
+	if cmd.HasSubCommands() {
+		rest = withoutHelp(rest, path)
+	} else {
 		rest = slices.Concat(rest[:path], translateArguments(cmd, translateFlags(cmd, rest[path:])))
 	}
 	words = slices.Concat(first, rest)
@@ -44,6 +46,15 @@ func Translate(root *cobra.Command, words []string) []string {
 		return line
 	}
 	return words
+}
+
+// withoutHelp removes --help from a command line whose word after the path of a group names no command. Otherwise,
+// cobra would print the help of the group, as if the word were known.
+func withoutHelp(words []string, path int) []string {
+	if path == len(words) || words[path] == "" || words[path][0] == '-' || words[path] == "help" {
+		return words
+	}
+	return slices.DeleteFunc(slices.Clone(words), func(w string) bool { return w == "--help" || w == "-h" })
 }
 
 // leadingFlags splits a command line into the flags of all commands before the command, the command with its arguments,
