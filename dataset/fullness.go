@@ -179,11 +179,11 @@ func (p PoolStatus) Limits(u Usage) bool {
 }
 
 // SpaceCommands returns commands for a user whose volume needs more space: the command that enlarges the volume or, if
-// a larger volume would not help, commands that show what could be enlarged or removed in the pool. None of them
-// removes data. st is nil if the status of the pool is not known.
+// a larger volume would not help or is refused, commands that show what could be enlarged or removed in the pool. None
+// of them removes data. st is nil if the status of the pool is not known.
 func (d Dataset) SpaceCommands(pool string, st *PoolStatus, u Usage) []string {
-	if st == nil || !st.Limits(u) {
-		return []string{d.GrowCommand()}
+	if grow := d.growCommandIn(st); grow != "" && (st == nil || !st.Limits(u)) {
+		return []string{grow}
 	}
 	return []string{"drover pool inspect " + pool, "drover snapshot ls --size", "drover trash ls"}
 }
@@ -191,12 +191,29 @@ func (d Dataset) SpaceCommands(pool string, st *PoolStatus, u Usage) []string {
 // SpaceHint returns what gives a volume in a pool more space, in one line. st is nil if the status of the pool is not
 // known.
 func (d Dataset) SpaceHint(pool string, st *PoolStatus, u Usage) string {
-	if st == nil || !st.Limits(u) {
+	grow := d.growCommandIn(st)
+	if grow != "" && (st == nil || !st.Limits(u)) {
+		return grow
+	}
+	why := fmt.Sprintf("a larger volume would not help, because pool %s has only %s free", pool, st.Free.Human())
+	if grow == "" {
+		why = fmt.Sprintf("the volume cannot grow, because pool %s has %s in all", pool, st.Size.Human())
+	}
+	return fmt.Sprintf("%s: enlarge the pool's filesystem (drover pool inspect %s), move volumes away (drover pool ls "+
+		"shows the other pools), or remove what drover snapshot ls --size and drover trash ls list", why, pool)
+}
+
+// growCommandIn is GrowCommand with a size that a pool accepts: at most the size of the pool. It returns "" if the pool
+// has no room for a larger volume. st is nil if the status of the pool is not known.
+func (d Dataset) growCommandIn(st *PoolStatus) string {
+	size := d.Size.Enlarged()
+	if st == nil || st.Size <= 0 || size <= st.Size {
 		return d.GrowCommand()
 	}
-	return fmt.Sprintf("a larger volume would not help, because pool %s has only %s free: enlarge the pool's "+
-		"filesystem (drover pool inspect %s), move volumes away (drover pool ls shows the other pools), or remove "+
-		"what drover snapshot ls --size and drover trash ls list", pool, st.Free.Human(), pool)
+	if size = st.Size / MiB * MiB; size <= d.Size {
+		return ""
+	}
+	return fmt.Sprintf("drover volume resize %s %s", d.Volume, size)
 }
 
 // GrowCommand returns the command that gives a volume more space.

@@ -159,6 +159,8 @@ func TestSpaceHintNamesThePoolThatLimitsAVolume(t *testing.T) {
 		"pool with space":     {&dataset.PoolStatus{Size: 100 * dataset.GiB, Free: 50 * dataset.GiB}, d.GrowCommand()},
 		"pool is nearly full": {&dataset.PoolStatus{Size: 100 * dataset.GiB, Free: 10 * dataset.GiB}, d.GrowCommand()},
 		"pool is full":        {&dataset.PoolStatus{Size: 200 * dataset.GiB, Free: 4 * dataset.GiB}, "drover pool inspect fast"},
+		"pool is smaller":     {&dataset.PoolStatus{Size: 25*dataset.GiB + 1, Free: 5 * dataset.GiB}, "drover volume resize db 25GiB"},
+		"pool has that size":  {&dataset.PoolStatus{Size: 20 * dataset.GiB, Free: 5 * dataset.GiB}, "drover pool inspect fast"},
 		"pool has less":       {&dataset.PoolStatus{Size: 10 * dataset.GiB, Free: dataset.GiB}, "drover pool inspect fast"},
 	} {
 		hint := d.SpaceHint("fast", c.pool, nearly)
