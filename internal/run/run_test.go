@@ -19,7 +19,12 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(stopsCommand) != "" {
+		runStopped()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func do(t *testing.T, c run.Command) (run.Result, error) {
 	t.Helper()

@@ -58,7 +58,9 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	if err := start(cmd, c.Hostname); err != nil {
 		return Result{}, c.fail(-1, nil, err)
 	}
+	unattend := attend(limit, c, cmd.Process)
 	err, reaped := s.wait(limit, cmd, c.Interrupt)
+	unattend()
 	res := Result{Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
 	if !reaped {
 		return res, c.fail(-1, res.Stderr, fmt.Errorf("%w: %w", context.Cause(limit), ErrStuck))
@@ -80,6 +82,25 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	return res, c.fail(code, res.Stderr, err)
 }
 
+// attend calls Attend of the command in a goroutine. The function that it returns ends the context of the call, and
+// waits for the call. os.Process is safe for concurrent use, so Attend can send signals while another goroutine waits
+// for the process, and no signal goes to another process that got the same PID.
+func attend(ctx context.Context, c Command, p *os.Process) (end func()) {
+	if c.Attend == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.Attend(ctx, p)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
 func newCmd(ctx context.Context, c Command) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, c.Name, c.Args...)
 	cmd.Env = append(append(os.Environ(), "LC_ALL=C"), c.Env...)
@@ -89,6 +110,13 @@ func newCmd(ctx context.Context, c Command) *exec.Cmd {
 	cmd.WaitDelay = c.Interrupt + killGrace
 	// The command gets a separate process group, so that the kill also reaches the children of the command.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if c.Attend != nil {
+		// Attend may have stopped the command when this process dies. The kernel then sends SIGHUP and SIGCONT to an
+		// orphaned process group with a stopped member, see setpgid(2). But the group is not orphaned if the new
+		// parent, such as the init of a container, belongs to the same session. This signal is sent in every case. It
+		// is also sent when the thread ends that started the command, which does no harm.
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGCONT
+	}
 	cmd.Cancel = func() error {
 		if c.Interrupt > 0 {
 			return cmd.Process.Signal(os.Interrupt)

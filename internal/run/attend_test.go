@@ -1,0 +1,135 @@
+package run_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/run"
+)
+
+// Attend gets the process. Its context ends with the command, and Run waits for it.
+func TestAttend(t *testing.T) {
+	returned := false
+	c := sh("read line; echo $line; exec sleep 0.1")
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	c.Stdin = in
+	c.Attend = func(ctx context.Context, p *os.Process) {
+		_, _ = fmt.Fprintln(out, p.Pid)
+		_ = out.Close()
+		<-ctx.Done()
+		time.Sleep(10 * time.Millisecond)
+		if err := p.Signal(unix.Signal(0)); !errors.Is(err, os.ErrProcessDone) {
+			t.Errorf("the process has not ended: %v", err)
+		}
+		returned = true
+	}
+	res, err := do(t, c)
+	if err != nil || len(res.Stdout) < 2 || !returned {
+		t.Errorf("got %q, %v, Attend returned: %v", res.Stdout, err, returned)
+	}
+}
+
+// A command that was stopped cleans up after SIGINT, if Attend continues it.
+func TestStoppedCommandIsInterrupted(t *testing.T) {
+	for what, end := range map[string]func(*run.Command, context.CancelFunc){
+		"context": func(_ *run.Command, cancel context.CancelFunc) { time.AfterFunc(300*time.Millisecond, cancel) },
+		"timeout": func(c *run.Command, _ context.CancelFunc) { c.Timeout = 300 * time.Millisecond },
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		c := sh("trap 'echo cleaned; exit 3' INT; while :; do sleep 0.01; done")
+		c.Timeout, c.Interrupt = time.Minute, time.Minute
+		c.Attend = func(ctx context.Context, p *os.Process) {
+			time.Sleep(100 * time.Millisecond) // the trap is set
+			if err := p.Signal(unix.SIGSTOP); err != nil {
+				t.Error(err)
+			}
+			<-ctx.Done()
+			_ = p.Signal(unix.SIGCONT)
+		}
+		end(&c, cancel)
+		var sys run.System
+		res, err := sys.Run(ctx, c)
+		cancel()
+		var failed *run.Error
+		if !errors.As(err, &failed) || failed.ExitCode != 3 || string(res.Stdout) != "cleaned\n" {
+			t.Errorf("%s: got %q, %v", what, res.Stdout, err)
+		}
+	}
+}
+
+// stopsCommand is the variable that makes the test program call runStopped.
+const stopsCommand = "RUN_TEST_STOPS_COMMAND"
+
+// runStopped runs a command that ends when nobody reads its output, stops it, prints its PID, and waits.
+func runStopped() {
+	c := sh("while echo line; do sleep 0.01; done")
+	c.Timeout = time.Minute
+	c.Attend = func(ctx context.Context, p *os.Process) {
+		err := p.Signal(unix.SIGSTOP)
+		fmt.Println(p.Pid, err)
+		<-ctx.Done()
+	}
+	var sys run.System
+	_, err := sys.Run(context.Background(), c)
+	fmt.Println(err)
+	os.Exit(1)
+}
+
+// If this process is killed, a command that Attend has stopped continues. In the second case, its process group is not
+// orphaned: its new parent belongs to the same session.
+func TestStoppedCommandOutlivesNobody(t *testing.T) {
+	for _, adopts := range []bool{false, true} {
+		t.Run(fmt.Sprintf("adopted=%v", adopts), func(t *testing.T) {
+			if adopts {
+				must(t, unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+				defer func() { must(t, unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)) }()
+			}
+			parent := exec.Command(os.Args[0])
+			parent.Env = append(os.Environ(), stopsCommand+"=1")
+			out, err := parent.StdoutPipe()
+			must(t, err)
+			must(t, parent.Start())
+			var pid int
+			line, err := bufio.NewReader(out).ReadString('\n')
+			if _, serr := fmt.Sscanf(line, "%d <nil>", &pid); err != nil || serr != nil {
+				t.Fatalf("got %q, %v", line, err)
+			}
+			fd, err := unix.PidfdOpen(pid, 0)
+			must(t, err)
+			defer unix.Close(fd)
+			must(t, parent.Process.Kill())
+			_ = parent.Wait()
+			ended := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			n, err := unix.Poll(ended, 20_000)
+			for errors.Is(err, unix.EINTR) {
+				n, err = unix.Poll(ended, 20_000)
+			}
+			if n != 1 || err != nil {
+				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+				t.Errorf("the command has not ended: %d, %v", n, err)
+			}
+			if adopts {
+				_, _ = unix.Wait4(pid, nil, 0, nil)
+			}
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
