@@ -237,7 +237,7 @@ func (a *components) makePoolAdmin() {
 	})
 	a.Trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.Pools, Configured: a.Config.Pools}
 	a.Repositories = repository.NewChecker(repository.Deps{
-		CacheDir: filepath.Join(a.Root, "restic-cache"), Records: a.Control, Programs: a.Programs,
+		CacheDir: filepath.Join(a.Root, "restic-cache"), Records: a.Control, Programs: a.Programs, Log: a.Log,
 	})
 	a.Catalog = backup.NewCatalog(a.Repositories)
 	a.Restorer = a.Catalog.NewRestorer(a.Control)

@@ -21,6 +21,8 @@ type Repository struct {
 	CredentialsFile string `json:"credentials_file,omitempty"`
 	// The largest number of bytes a second that each node sends to the repository for one backup; absent: no limit.
 	MaxUpload Size `json:"max_upload,omitempty"`
+	// The largest number of bytes a second that one backup reads of a volume. 0: no limit. Absent: 64 MiB.
+	MaxRead *Size `json:"max_read,omitempty"`
 	// Control stores an export of its records in the repository; absent: only on a single host.
 	StoreRecords *bool     `json:"store_records,omitempty"`
 	Created      time.Time `json:"created"` // when it was added
@@ -37,6 +39,18 @@ func (r Repository) StoresRecords(cluster bool) bool {
 		return !cluster && !isRemote
 	}
 	return *r.StoreRecords
+}
+
+// DefaultMaxRead is the limit of a repository without MaxRead. It leaves most of a disk and of a CPU core to the
+// processes that use the volume.
+const DefaultMaxRead = 64 * MiB
+
+// ReadLimit returns how many bytes a second one backup reads of a volume at most. Zero means no limit.
+func (r Repository) ReadLimit() Size {
+	if r.MaxRead == nil {
+		return DefaultMaxRead
+	}
+	return *r.MaxRead
 }
 
 // VerifiedBackup is the last verification of a backup that said something about the backup.
@@ -159,6 +173,10 @@ func (r Repository) Checked() (Repository, error) {
 		return r, Errorf(ErrInvalid, "repository %s: max-upload %s is too small: expected %s a second or more, or 0 "+
 			"for no limit", r.Name, r.MaxUpload, minUpload)
 	}
+	if n := r.ReadLimit(); n != 0 && n < minRead {
+		return r, Errorf(ErrInvalid, "repository %s: max-read %s is too small: expected %s a second or more, or 0 for "+
+			"no limit", r.Name, n, minRead)
+	}
 	if err := r.Password.Check(); err != nil || r.CredentialsFile == "" {
 		return r, err
 	}
@@ -171,6 +189,10 @@ func (r Repository) Checked() (Repository, error) {
 // minUpload is the smallest limit of an upload. restic sends blobs of up to 8 MiB, and a server may end a request that
 // takes much longer than a minute.
 const minUpload = 64 * KiB
+
+// minRead is the smallest limit of what a backup reads. restic is stopped for less than a second at a time, and reads a
+// megabyte or two between two stops.
+const minRead = 4 * MiB
 
 // maxPlace is the maximum number of bytes of a URL or path in the record of a repository.
 const maxPlace = 1024

@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
@@ -42,6 +43,8 @@ type Deps struct {
 	CacheDir string // private folder for restic's cache; restic creates it
 	Records  Records
 	Programs *host.Programs // that print passwords
+	// Log gets a warning if a backup reads without its limit. If nil, it is the standard logger of logrus.
+	Log logrus.FieldLogger
 }
 
 // maxChecks is how many checks of content run at a time. A check can take hours, and needs memory in proportion to the
@@ -206,7 +209,7 @@ func (c *Checker) Restic(ctx context.Context, record dataset.Repository) (*resti
 	}
 	return c.restic.Open(ctx, c.deps.Programs, restic.Options{
 		URL: record.URL, Password: record.Password, CredentialsFile: record.CredentialsFile, CacheDir: c.deps.CacheDir,
-		MaxUpload: int64(record.MaxUpload),
+		MaxUpload: int64(record.MaxUpload), MaxRead: int64(record.ReadLimit()), Log: c.deps.Log,
 	})
 }
 

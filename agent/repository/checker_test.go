@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/agent/repository"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 )
@@ -99,6 +100,35 @@ func TestUploadLimitIsPassedOn(t *testing.T) {
 		}
 		if got := slices.Contains(runner.args, "--limit-upload=20480"); got != want {
 			t.Errorf("limit %s: restic got %q", limit, runner.args)
+		}
+	}
+}
+
+// Only a limit of 0 lets a backup read without a limit.
+func TestReadLimitIsPassedOn(t *testing.T) {
+	none, rate := dataset.Size(0), 20*dataset.MiB
+	for _, limit := range []*dataset.Size{nil, &none, &rate} {
+		_, _, place := newChecker(t)
+		place.MaxRead = limit
+		record := place.Repository()
+		runner := &run.Recorder{Next: &run.System{}}
+		c := repository.NewChecker(repository.Deps{
+			CacheDir: t.TempDir(), Records: &records{}, Programs: &host.Programs{Runner: runner, Allowed: []string{}},
+		})
+		if _, err := c.Check(t.Context(), api.RepositoryCheck{New: &place, Init: true}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := c.Restic(t.Context(), record)
+		must(t, err)
+		dir := t.TempDir()
+		must(t, os.WriteFile(filepath.Join(dir, "data"), nil, 0o600))
+		_, _, err = r.Backup(t.Context(), restic.Request{Dir: dir, Names: []string{"data"}})
+		must(t, err)
+		for _, call := range runner.Calls() {
+			isBackup := slices.Contains(call.Args, "backup")
+			if want := isBackup && limit != &none; want != (call.Attend != nil) {
+				t.Errorf("limit %v: %q is paced: %v", limit, call.Args, call.Attend != nil)
+			}
 		}
 	}
 }

@@ -19,6 +19,9 @@ type NewRepository struct {
 	// The largest number of bytes a second that each node sends to the repository for one backup. 0: no limit. Absent:
 	// no limit for a new repository; that of a recorded one does not change.
 	MaxUpload *dataset.Size `json:"max_upload,omitempty"`
+	// The largest number of bytes a second that one backup reads of a volume. 0: no limit. Absent: 64 MiB for a new
+	// repository; that of a recorded one does not change.
+	MaxRead *dataset.Size `json:"max_read,omitempty"`
 	// Whether control stores an export of its records in the repository. Absent: only on a single host, for a new
 	// repository; the setting of a recorded one does not change.
 	StoreRecords *bool `json:"store_records,omitempty"`
@@ -30,7 +33,7 @@ func (r NewRepository) Repository() dataset.Repository {
 	if r.MaxUpload != nil {
 		out.MaxUpload = *r.MaxUpload
 	}
-	out.StoreRecords = r.StoreRecords
+	out.MaxRead, out.StoreRecords = r.MaxRead, r.StoreRecords
 	return out
 }
 

@@ -90,6 +90,9 @@ func change(recorded *dataset.Repository, n api.NewRepository) (changed bool) {
 	if n.MaxUpload != nil && *n.MaxUpload != recorded.MaxUpload {
 		recorded.MaxUpload, changed = *n.MaxUpload, true
 	}
+	if m := recorded.MaxRead; n.MaxRead != nil && (m == nil || *m != *n.MaxRead) {
+		recorded.MaxRead, changed = n.MaxRead, true
+	}
 	if s := recorded.StoreRecords; n.StoreRecords != nil && (s == nil || *s != *n.StoreRecords) {
 		recorded.StoreRecords, changed = n.StoreRecords, true
 	}

@@ -2,7 +2,9 @@ package repositories_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -56,6 +58,44 @@ func TestUploadLimit(t *testing.T) {
 	in.MaxUpload = &small
 	_, err := e.AddRepository(e.Ctx, in)
 	controltest.Refused(t, err, dataset.ErrInvalid, "max-upload 1KiB is too small: expected 64KiB a second or more")
+}
+
+// A request for a recorded repository changes its limit of reads. Without a limit, the record has none of its own, as
+// that of an older client: the default applies. A limit of 0 is not the default.
+func TestReadLimit(t *testing.T) {
+	e := controltest.New(t)
+	in := newRepository("offsite", "/srv/backups")
+	rate, none, small := 20*dataset.MiB, dataset.Size(0), dataset.MiB
+	for i, step := range []struct {
+		set, want *dataset.Size
+		limit     dataset.Size
+	}{
+		{nil, nil, dataset.DefaultMaxRead}, {&rate, &rate, rate}, {nil, &rate, rate}, {&none, &none, 0}, {nil, &none, 0},
+	} {
+		in.MaxRead = step.set
+		added := mustAdd(e, in)
+		got, err := e.Repository(e.Ctx, "offsite")
+		if err != nil || cmp.Diff(added, got) != "" || cmp.Diff(got.MaxRead, step.want) != "" {
+			t.Errorf("step %d: got %+v, %v, then %+v", i, added, err, got)
+		}
+		if got.ReadLimit() != step.limit {
+			t.Errorf("step %d: the limit is %s, want %s", i, got.ReadLimit(), step.limit)
+		}
+	}
+	in.MaxRead = &small
+	_, err := e.AddRepository(e.Ctx, in)
+	controltest.Refused(t, err, dataset.ErrInvalid, "max-read 1MiB is too small: expected 4MiB a second or more")
+}
+
+// A record without a limit of reads has no key for it, so that it does not differ from those of earlier versions.
+func TestReadLimitIsWrittenOnlyIfSet(t *testing.T) {
+	none := dataset.Size(0)
+	for text, limit := range map[string]*dataset.Size{"": nil, `"max_read":0`: &none} {
+		b, err := json.Marshal(dataset.Repository{Name: "offsite", MaxRead: limit})
+		if err != nil || strings.Contains(string(b), "max_read") != (limit != nil) || !strings.Contains(string(b), text) {
+			t.Errorf("got %s, %v", b, err)
+		}
+	}
 }
 
 // A request for a recorded repository changes whether control stores its records there. A request without this setting

@@ -173,7 +173,7 @@ func (r *Repository) backUp(ctx context.Context, req Request) (id string, s Summ
 			req.Progress(m.Progress)
 		}
 	}}
-	c := command{time: longTime, dir: req.Dir, stdout: out, idle: true, progress: true}
+	c := command{time: longTime, dir: req.Dir, stdout: out, idle: true, progress: true, paced: true}
 	_, err = r.run(ctx, c, append(append(args, "--"), req.Names...)...)
 	return id, s, err
 }

@@ -7,8 +7,8 @@
 //
 // File restic.go makes, opens and checks a repository, and runs restic. File program.go checks the version of restic.
 // All other commands are in backup.go, and fullid.go finds the ID of a new backup. File locks.go removes the locks of
-// this node's processes that were killed, and cache.go bounds restic's cache. File rest.go passes the credentials of a
-// REST server. File errors.go decides the kind of error of a failure.
+// this node's processes that were killed, and cache.go bounds restic's cache. File pace.go limits how fast a backup
+// reads. File rest.go passes the credentials of a REST server. File errors.go decides the kind of error of a failure.
 //
 // Each run of restic derives the key of the repository from the password, which takes about half a second of CPU time.
 // So the methods avoid runs that only read a little.
@@ -21,8 +21,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
@@ -52,6 +55,10 @@ type Options struct {
 	CacheDir string
 	// MaxUpload limits the data that are sent to the repository, in bytes per second. Zero means no limit.
 	MaxUpload int64
+	// MaxRead limits what a backup reads, in bytes per second. Zero means no limit. See pacer for what counts.
+	MaxRead int64
+	// Log gets a warning if MaxRead cannot be kept. If nil, it is the standard logger of logrus.
+	Log logrus.FieldLogger
 }
 
 // Repository is a repository of backups.
@@ -112,6 +119,8 @@ type command struct {
 	// progress makes restic write its progress every second. If this process is killed, restic ends at the next of
 	// these lines, because nothing reads them. Until then it uses the files that it backs up.
 	progress bool
+	// paced limits what the run reads to Options.MaxRead.
+	paced bool
 	// strict makes the run fail if restic ignored a backup that it could not read.
 	strict bool
 }
@@ -179,6 +188,10 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	if at.secret != "" {
 		stderr = &lines{each: refused.look}
 	}
+	var attend func(context.Context, *os.Process)
+	if c.paced && r.options.MaxRead > 0 {
+		attend = r.pace
+	}
 	watch := r.watchCache(stop)
 	res, err := r.runner.Run(running, run.Command{
 		Name:      name,
@@ -192,6 +205,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 		Dir:       c.dir,
 		Hostname:  host,
 		Interrupt: cleanup,
+		Attend:    attend,
 	})
 	if large := watch.end(); large != nil && ctx.Err() == nil {
 		return res, r.failed(large)

@@ -117,7 +117,7 @@ var fieldPowers = map[string][]power{
 	"fenced": {vouches}, "fenced_nodes": {vouches}, "keep_grants": {vouches}, "confirmed": {vouches}, "digest": {vouches}, "skip_offline": {vouches},
 	"path": {hostFile}, "old_key_file": {hostFile}, "devices": {hostFile},
 	"new": {hostFile}, "init": {hostFile}, "read_data_percent": nil,
-	"url": {hostFile}, "password": {hostFile}, "credentials_file": {hostFile}, "max_upload": nil,
+	"url": {hostFile}, "password": {hostFile}, "credentials_file": {hostFile}, "max_upload": nil, "max_read": nil,
 	"check":         nil, // a program that root of the node has put below /etc/drover/checks
 	"store_records": nil,
 	"secret_hash":   {trusts}, "push": {trusts}, "quota": nil, "expires": nil,

@@ -37,7 +37,11 @@ func (s exportStorer) Store(ctx context.Context, r dataset.Repository, e exports
 // repository.
 func OpenRepository(ctx context.Context, o Options, cacheDir string, r dataset.Repository) (*restic.Repository,
 	error) {
-	return repository.NewChecker(repository.Deps{
+	deps := repository.Deps{
 		CacheDir: cacheDir, Programs: &host.Programs{Runner: &run.System{}, Allowed: o.FencePrograms},
-	}).Restic(ctx, r)
+	}
+	if o.Log != nil { // a nil *logrus.Logger is not a nil interface
+		deps.Log = o.Log
+	}
+	return repository.NewChecker(deps).Restic(ctx, r)
 }

@@ -41,8 +41,9 @@ without it, nobody can read the backups. --credentials-file has the keys of an
 S3 server, in the format of ~/.aws/credentials. For a URL of rest, its first
 line is USER:SECRET, such as the token of drover remote grant create, and the
 certificate of the server can follow. --max-upload limits how fast a backup is
-sent, so that it leaves the network and the CPU to others. --store-records has
-control store its records there: see drover repository set, which changes both.`,
+sent, and --max-read how fast it reads the volume, so that it leaves the
+network, the disk and the CPU to others. --store-records has control store its
+records there. drover repository set changes all three.`,
 		Example: `  drover repository add offsite /mnt/nas/backups \
     --password file:/etc/drover/offsite.pass
   drover repository add s3 s3:https://s3.example.com/backups \
@@ -50,8 +51,7 @@ control store its records there: see drover repository set, which changes both.`
     --credentials-file /etc/drover/s3.credentials`,
 		Args: cli.Args(2), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	var password string
-	n := api.NewRepository{}
+	password, n := "", api.NewRepository{}
 	cmd.Flags().StringVar(&password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
 	cmd.Flags().StringVar(&n.CredentialsFile, "credentials-file", "", "`FILE` with S3 keys or a token, on each node")
 	settingFlags(cmd)
@@ -65,8 +65,8 @@ control store its records there: see drover repository set, which changes both.`
 		if n.Password, err = dataset.ParsePasswordSource(password); err != nil {
 			return err
 		}
-		n.Name, n.URL, n.StoreRecords = args[0], args[1], parseRecords(cmd)
-		if n.MaxUpload, err = parseUpload(cmd); err != nil {
+		n.Name, n.URL = args[0], args[1]
+		if err := parseSettings(cmd, &n); err != nil {
 			return err
 		}
 		checked, err := n.Repository().Checked()

@@ -41,6 +41,7 @@ func ListCommand(a *cli.App) *cobra.Command {
 		Wide: []listing.Column[dataset.Repository]{
 			{Header: "CREDENTIALS", Cell: func(r dataset.Repository) string { return r.CredentialsFile }},
 			{Header: "MAX UPLOAD", Cell: uploadLimit},
+			{Header: "MAX READ", Cell: readLimit},
 			{Header: "RECORDS", Cell: recordsSetting},
 			{Header: "BY", Cell: func(r dataset.Repository) string { return r.By }},
 		},
@@ -62,6 +63,7 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 				f.Add("Password", r.Password.String())
 				f.Add("Credentials", r.CredentialsFile)
 				f.Add("Max upload", uploadLimit(r))
+				f.Add("Max read", readLimit(r))
 				f.Add("Stores records", recordsSetting(r))
 				f.Add("Created", show.When(a.Now(), r.Created))
 				f.Add("By", r.By)

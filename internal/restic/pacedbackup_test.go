@@ -1,0 +1,70 @@
+package restic_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/restic/restictest"
+	"github.com/droverhq/drover/internal/tree/treetest"
+)
+
+// backUp64 makes a first backup of 64 MiB that cannot be compressed, with a limit, and with a time limit if it is
+// positive. It returns how long the backup took.
+func backUp64(t *testing.T, maxRead int64, limit time.Duration) (took time.Duration, o restic.Options, err error) {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "data"), treetest.Bytes(1, 64<<20), 0o600))
+	var logged bytes.Buffer
+	log := logrus.New()
+	log.SetOutput(&logged)
+	o = options(t)
+	o.MaxRead, o.Log = maxRead, log
+	restictest.Make(t, o.URL, password)
+	r := open(t, o)
+	ctx := t.Context()
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	start := time.Now()
+	_, _, err = r.Backup(ctx, restic.Request{Dir: dir, Names: []string{"data"}})
+	if logged.Len() > 0 {
+		t.Errorf("logged %s", logged.String())
+	}
+	return time.Since(start), o, err
+}
+
+// The limit makes the backup take 3 seconds, after the allowance of the first second. What restic reads in the last tick
+// can save up to a second. On a slow machine, the backup takes longer.
+func TestPacedBackup(t *testing.T) {
+	unpaced, _, err := backUp64(t, 0, 0)
+	must(t, err)
+	took, _, err := backUp64(t, 16<<20, 0)
+	must(t, err)
+	t.Logf("without a limit: %s, with a limit: %s", unpaced, took)
+	if took < 2*time.Second || took > 8*time.Second+2*unpaced {
+		t.Errorf("the backup took %s, and %s without a limit, want 2 to 8 seconds", took, unpaced)
+	}
+}
+
+// A cancelled backup is continued, so that restic removes its lock after SIGINT. Most of the time it is stopped.
+func TestPacedBackupIsCancelled(t *testing.T) {
+	took, o, err := backUp64(t, 4<<20, 2500*time.Millisecond)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v", err)
+	}
+	t.Logf("took %s", took)
+	locks, err := os.ReadDir(filepath.Join(o.URL, "locks"))
+	if err != nil || len(locks) > 0 {
+		t.Errorf("restic was killed: it left %d locks, %v", len(locks), err)
+	}
+}
