@@ -86,9 +86,10 @@ func BenchmarkPgbench(b *testing.B) {
 	quiet(b)
 }
 
-// pgbench runs pgbench in a place's container.
+// pgbench runs pgbench in a place's container. The output includes the progress, which pgbench writes to the standard
+// error.
 func pgbench(b *testing.B, e *engine.Engine, p place, args ...string) string {
 	b.Helper()
-	script := `exec /usr/lib/postgresql/*/bin/pgbench --username=postgres "$@"`
+	script := `exec /usr/lib/postgresql/*/bin/pgbench --username=postgres "$@" 2>&1`
 	return e.Must(b, append([]string{"exec", p.name, "sh", "-c", script, "pgbench"}, append(args, "postgres")...)...)
 }

@@ -37,7 +37,7 @@ func BenchmarkRecover(b *testing.B) {
 	var sums []string
 	b.Run("lost", func(b *testing.B) { // all that this host has is removed at the end
 		h := host.Start(b, host.Options{Profiles: recoverProfiles, Size: 4*recoveredVolumes*size + 8<<30})
-		h.Must(b, "repository", "add", "offsite", at, "--password", "file:"+secret)
+		h.Must(b, "repository", "add", "offsite", at, "--password", "file:"+secret, "--max-read", "0")
 		var names []string
 		for i := range recoveredVolumes {
 			name := fmt.Sprint("db", i)
