@@ -43,7 +43,7 @@ type Deps struct {
 	CacheDir string // private folder for restic's cache; restic creates it
 	Records  Records
 	Programs *host.Programs // that print passwords
-	// Log gets a warning if a backup reads without its limit. If nil, it is the standard logger of logrus.
+	// Log gets a warning if a backup reads without its limit. If nil, there is no warning.
 	Log logrus.FieldLogger
 }
 
@@ -209,8 +209,15 @@ func (c *Checker) Restic(ctx context.Context, record dataset.Repository) (*resti
 	}
 	return c.restic.Open(ctx, c.deps.Programs, restic.Options{
 		URL: record.URL, Password: record.Password, CredentialsFile: record.CredentialsFile, CacheDir: c.deps.CacheDir,
-		MaxUpload: int64(record.MaxUpload), MaxRead: int64(record.ReadLimit()), Log: c.deps.Log,
+		MaxUpload: int64(record.MaxUpload), MaxRead: int64(record.ReadLimit()), Unlimited: c.warnUnlimited,
 	})
+}
+
+func (c *Checker) warnUnlimited(reason error) {
+	if c.deps.Log != nil {
+		c.deps.Log.WithError(reason).
+			Warn("a backup reads its volume without a limit: its process cannot be observed or stopped")
+	}
 }
 
 // OpenNamed is Restic for the recorded repository with a name. It fails with dataset.ErrNotFound if there is no record.

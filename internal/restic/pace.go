@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/sirupsen/logrus"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 const (
@@ -30,8 +30,9 @@ const (
 type pacer struct {
 	rate    int64 // bytes a second
 	process pacedProcess
-	// log gets a warning if the process cannot be observed or stopped. The process then runs without a limit.
-	log logrus.FieldLogger
+	// unlimited is called with the reason if the process cannot be observed or stopped. The process then runs without a
+	// limit.
+	unlimited func(error)
 
 	allowance float64 // in bytes; negative if the process is ahead
 	read      int64   // bytes that the process had read at the time at
@@ -49,21 +50,21 @@ type pacedProcess interface {
 
 // pace limits what a run of restic reads. ionice replaces itself by restic, so p becomes restic.
 func (r *Repository) pace(ctx context.Context, p *os.Process) {
-	log := r.options.Log
-	if log == nil {
-		log = logrus.StandardLogger()
+	unlimited := r.options.Unlimited
+	if unlimited == nil {
+		unlimited = func(error) {}
 	}
 	f, err := os.Open(fmt.Sprintf("/proc/%d/io", p.Pid))
 	if err == nil {
 		defer f.Close()
 	}
-	(&pacer{rate: r.options.MaxRead, process: &observed{Process: p, io: f, err: err}, log: log}).run(ctx)
+	(&pacer{rate: r.options.MaxRead, process: &observed{Process: p, io: f, err: err}, unlimited: unlimited}).run(ctx)
 }
 
 // run returns when ctx or the process ends, or after a failure. The process is not stopped then.
 func (p *pacer) run(ctx context.Context) {
 	defer func() { _ = p.process.Signal(syscall.SIGCONT) }()
-	p.allowance, p.at = float64(p.rate), time.Now()
+	p.allowance, p.at = float64(p.rate), now()
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for {
@@ -74,20 +75,21 @@ func (p *pacer) run(ctx context.Context) {
 		}
 		wait, err := p.step()
 		if err != nil {
-			p.warn(ctx, err)
+			p.report(ctx, err)
 			return
 		}
 		next.Reset(wait)
 	}
 }
 
-// warn logs a failure, unless the process has ended.
-func (p *pacer) warn(ctx context.Context, err error) {
-	if ctx.Err() != nil || errors.Is(p.process.Signal(syscall.Signal(0)), os.ErrProcessDone) {
-		return
+// report reports a failure, unless the process has ended.
+func (p *pacer) report(ctx context.Context, err error) {
+	if ctx.Err() == nil && !errors.Is(p.process.Signal(syscall.Signal(0)), os.ErrProcessDone) {
+		p.unlimited(err)
 	}
-	p.log.WithError(err).Warn("a backup reads its volume without a limit: its process cannot be observed or stopped")
 }
+
+func now() time.Time { return clock.System{}.Now() }
 
 // step observes the process, and stops or continues it. It returns when the next step is due.
 func (p *pacer) step() (wait time.Duration, err error) {
@@ -95,10 +97,10 @@ func (p *pacer) step() (wait time.Duration, err error) {
 	if err != nil {
 		return 0, err
 	}
-	now := time.Now()
-	earned := float64(p.rate) * now.Sub(p.at).Seconds()
+	at := now()
+	earned := float64(p.rate) * at.Sub(p.at).Seconds()
 	p.allowance = min(float64(p.rate), p.allowance+earned) - float64(read-p.read)
-	p.read, p.at = read, now
+	p.read, p.at = read, at
 	if p.allowance >= 0 {
 		return paceTick, p.resume()
 	}
@@ -106,9 +108,9 @@ func (p *pacer) step() (wait time.Duration, err error) {
 		if err := p.process.Signal(syscall.SIGSTOP); err != nil {
 			return 0, err
 		}
-		p.stopped = now
+		p.stopped = at
 	}
-	left := maxStop - now.Sub(p.stopped)
+	left := maxStop - at.Sub(p.stopped)
 	if left <= 0 {
 		return paceSlice, p.resume()
 	}

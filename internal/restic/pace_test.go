@@ -1,18 +1,15 @@
 package restic
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"os"
-	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"pgregory.net/rapid"
 )
 
@@ -83,17 +80,14 @@ func (r *reader) Signal(sig os.Signal) error {
 	return nil
 }
 
-// pacedFor lets a pacer run for a time.
-func pacedFor(r *reader, rate int64, lasts time.Duration) (logged string) {
-	var out bytes.Buffer
+// pacedFor lets a pacer run for a time. It returns why the process was not limited, if it was not.
+func pacedFor(r *reader, rate int64, lasts time.Duration) (reasons []error) {
 	ctx, cancel := context.WithTimeout(context.Background(), lasts)
 	defer cancel()
-	log := logrus.New()
-	log.SetOutput(&out)
-	p := &pacer{rate: rate, process: r, log: log}
+	p := &pacer{rate: rate, process: r, unlimited: func(err error) { reasons = append(reasons, err) }}
 	p.run(ctx)
 	r.advance()
-	return out.String()
+	return reasons
 }
 
 const mib = 1 << 20
@@ -115,8 +109,8 @@ func TestPacer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newReader(c.phases...)
-				if log := pacedFor(r, c.rate, c.lasts); log != "" {
-					t.Errorf("logged %s", log)
+				if got := pacedFor(r, c.rate, c.lasts); got != nil {
+					t.Errorf("not limited because of %v", got)
 				}
 				if got := r.read / mib; got < c.min-0.01 || got > c.max+0.01 {
 					t.Errorf("read %.2f MiB, want %v to %v", got, c.min, c.max)
@@ -144,13 +138,13 @@ func TestPacerKeepsTheLimit(outer *testing.T) {
 		lasts := time.Duration(rapid.IntRange(1, 15000).Draw(t, "lasts")) * time.Millisecond
 
 		var r *reader
-		var log string
+		var reasons []error
 		synctest.Test(outer, func(*testing.T) {
 			r = newReader(phases...)
-			log = pacedFor(r, rate, lasts)
+			reasons = pacedFor(r, rate, lasts)
 		})
-		if log != "" {
-			t.Fatalf("logged %s", log)
+		if reasons != nil {
+			t.Fatalf("not limited because of %v", reasons)
 		}
 		if r.stopped || r.longest > maxStop {
 			t.Fatalf("stopped: %v, longest stop %s", r.stopped, r.longest)
@@ -173,7 +167,7 @@ func TestPacerKeepsTheLimit(outer *testing.T) {
 	})
 }
 
-// A process that cannot be observed runs without a limit, and one warning says why.
+// A process that cannot be observed runs without a limit, and this is reported once.
 func TestPacerThatCannotObserve(t *testing.T) {
 	for _, fails := range []time.Duration{0, 2100 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
@@ -181,9 +175,8 @@ func TestPacerThatCannotObserve(t *testing.T) {
 			broken := errors.New("permission denied by a test")
 			time.AfterFunc(fails, func() { r.err = broken })
 			time.Sleep(time.Nanosecond)
-			log := pacedFor(r, 16*mib, time.Minute)
-			if strings.Count(log, "level=warning") != 1 || !strings.Contains(log, broken.Error()) {
-				t.Errorf("logged %q", log)
+			if got := pacedFor(r, 16*mib, time.Minute); len(got) != 1 || !errors.Is(got[0], broken) {
+				t.Errorf("not limited because of %v", got)
 			}
 			if r.stopped || time.Since(r.start) > 5*time.Second {
 				t.Errorf("stopped: %v, after %s", r.stopped, time.Since(r.start))
@@ -197,8 +190,8 @@ func TestPacerOfAnEndedProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReader(phase{time.Hour, 220 * mib})
 		r.err, r.done = syscall.ESRCH, true
-		if log := pacedFor(r, 16*mib, time.Minute); log != "" {
-			t.Errorf("logged %s", log)
+		if got := pacedFor(r, 16*mib, time.Minute); got != nil {
+			t.Errorf("not limited because of %v", got)
 		}
 	})
 }

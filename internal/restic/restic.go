@@ -25,8 +25,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/sirupsen/logrus"
-
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
 	"github.com/droverhq/drover/internal/run"
@@ -57,8 +55,9 @@ type Options struct {
 	MaxUpload int64
 	// MaxRead limits what a backup reads, in bytes per second. Zero means no limit. See pacer for what counts.
 	MaxRead int64
-	// Log gets a warning if MaxRead cannot be kept. If nil, it is the standard logger of logrus.
-	Log logrus.FieldLogger
+	// Unlimited, if not nil, is called with the reason if a backup reads without the limit MaxRead, because its process
+	// cannot be observed or stopped.
+	Unlimited func(reason error)
 }
 
 // Repository is a repository of backups.

@@ -40,7 +40,7 @@ type backups struct {
 	at     place  // the volume with the running database
 	dir    string // for repositories and the password
 	source string // where restic itself finds the files: always the same path, as it compares with the last backup
-	scale  int // of pgbench
+	scale  int    // of pgbench
 	copies int
 	last   [2]string // the last repository of restic itself, and of Drover
 	ids    [2]string // the last backup in each

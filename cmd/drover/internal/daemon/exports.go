@@ -37,11 +37,7 @@ func (s exportStorer) Store(ctx context.Context, r dataset.Repository, e exports
 // repository.
 func OpenRepository(ctx context.Context, o Options, cacheDir string, r dataset.Repository) (*restic.Repository,
 	error) {
-	deps := repository.Deps{
+	return repository.NewChecker(repository.Deps{
 		CacheDir: cacheDir, Programs: &host.Programs{Runner: &run.System{}, Allowed: o.FencePrograms},
-	}
-	if o.Log != nil { // a nil *logrus.Logger is not a nil interface
-		deps.Log = o.Log
-	}
-	return repository.NewChecker(deps).Restic(ctx, r)
+	}).Restic(ctx, r)
 }
