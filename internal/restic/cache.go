@@ -1,6 +1,8 @@
 package restic
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io/fs"
 	"os"
@@ -34,9 +36,20 @@ const (
 // maxCache.
 func cacheLimit(disk int64) int64 { return min(max(disk/20, minCache), maxCache) }
 
+// cacheDir returns the folder in CacheDir for restic's cache of this repository, or "" if there is no CacheDir.
+// Each repository has a folder of its own: what one of them makes restic store must not end the runs of the others.
+func (o Options) cacheDir() string {
+	if o.CacheDir == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(o.URL))
+	return filepath.Join(o.CacheDir, hex.EncodeToString(sum[:8]))
+}
+
 // cacheWatch bounds the cache while restic runs.
 type cacheWatch struct {
-	dir   string
+	dir   string // of the caches of all repositories
+	own   string // name of the folder of this repository in dir
 	stop  func() // ends restic
 	quit  chan struct{}
 	ended chan struct{}
@@ -45,7 +58,10 @@ type cacheWatch struct {
 
 // watchCache bounds the cache until the caller calls end. If it finds a file that is too large, it calls stop.
 func (r *Repository) watchCache(stop func()) *cacheWatch {
-	w := &cacheWatch{dir: r.options.CacheDir, stop: stop, quit: make(chan struct{}), ended: make(chan struct{})}
+	w := &cacheWatch{
+		dir: r.options.CacheDir, own: filepath.Base(r.options.cacheDir()), stop: stop, quit: make(chan struct{}),
+		ended: make(chan struct{}),
+	}
 	go func() { // end waits for it
 		defer close(w.ended)
 		for wait := cacheTick; w.dir != ""; {
@@ -55,10 +71,12 @@ func (r *Repository) watchCache(stop func()) *cacheWatch {
 			case <-time.After(wait):
 			}
 			begin := clock.Boottime()
-			if w.large = trimCache(w.dir); w.large {
+			if w.large = trimCache(w.dir, w.own) != nil; w.large {
 				w.stop()
-				<-w.quit
-				trimCache(w.dir) // restic has ended
+				<-w.quit // restic has ended
+				for _, path := range trimCache(w.dir, w.own) {
+					_ = os.Remove(path)
+				}
 				return
 			}
 			wait = max(cacheTick, cacheWait*(clock.Boottime()-begin))
@@ -85,12 +103,13 @@ type cached struct {
 }
 
 // trimCache empties the largest caches of repositories in dir until all of them together take at most cacheLimit. It
-// can be called while restic runs: restic then reads the repository instead. large reports whether a file exceeds
-// maxCacheFile. Such files are removed. Errors are ignored: the next call tries again.
-func trimCache(dir string) (large bool) {
+// can be called while restic runs: restic then reads the repository instead. large are the files in the folder own that
+// exceed maxCacheFile. They are kept, because the file of a process that still writes it would only lose its name.
+// Errors are ignored: the next call tries again.
+func trimCache(dir, own string) (large []string) {
 	var disk unix.Statfs_t
 	if unix.Statfs(dir, &disk) != nil {
-		return false // there is no cache yet
+		return nil // there is no cache yet
 	}
 	limit := cacheLimit(int64(disk.Blocks) * disk.Bsize)
 	caches, total := map[string]*cached{}, int64(0)
@@ -112,9 +131,8 @@ func trimCache(dir string) (large bool) {
 		}
 		c.size += info.Size()
 		total += info.Size()
-		if info.Size() > maxCacheFile {
-			large = true
-			_ = os.Remove(path)
+		if info.Size() > maxCacheFile && repository == own {
+			large = append(large, path)
 		} else if complete.MatchString(e.Name()) {
 			c.files = append(c.files, path)
 		}

@@ -1,6 +1,8 @@
 package restic_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,7 +10,14 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
 )
+
+// ownCache returns the folder of a repository's cache.
+func ownCache(o restic.Options) string {
+	sum := sha256.Sum256([]byte(o.URL))
+	return filepath.Join(o.CacheDir, hex.EncodeToString(sum[:8]))
+}
 
 // While restic runs, the largest cache of a repository is emptied if all caches together exceed the limit. The others
 // stay, and so does a file that restic writes now.
@@ -38,7 +47,7 @@ func TestCacheKeepsItsLimit(t *testing.T) {
 // A repository with a file that would fill the disk with its cache is refused, and the file is removed.
 func TestCacheOfHugeFile(t *testing.T) {
 	o := options(t)
-	path := filepath.Join(o.CacheDir, "repository", "tmp-1")
+	path := filepath.Join(ownCache(o), "repository", "tmp-1")
 	fake(t, "mkdir -p "+filepath.Dir(path)+"; truncate -s 2G "+path+"; exec sleep 60\n")
 	begin := time.Now()
 	refused(t, open(t, o).Check(t.Context(), 0), dataset.ErrCorrupt, "it has a file of more than 1 GiB")
@@ -47,5 +56,18 @@ func TestCacheOfHugeFile(t *testing.T) {
 	}
 	if took := time.Since(begin); took > 40*time.Second {
 		t.Errorf("it took %s", took)
+	}
+}
+
+// A file that another repository makes restic store ends no run of this one. It stays: a process that still writes it
+// would fill the disk where nobody sees it.
+func TestCacheOfAnotherRepository(t *testing.T) {
+	o := options(t)
+	path := write(t, filepath.Join(o.CacheDir, "0123456789abcdef", "repository", "tmp-1"), "")
+	must(t, os.Truncate(path, 2<<30))
+	fake(t, "sleep 5\n") // the cache is measured twice meanwhile
+	must(t, open(t, o).Check(t.Context(), 0))
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
 	}
 }

@@ -20,13 +20,13 @@ func (r *Repository) fullID(id string, began time.Time) string {
 	if r.options.CacheDir == "" || r.checkIDs(id) != nil {
 		return ""
 	}
-	repositories, err := os.ReadDir(r.options.CacheDir)
+	repositories, err := os.ReadDir(r.options.cacheDir())
 	if err != nil {
 		return ""
 	}
 	var found []string
 	for _, e := range repositories {
-		dir := filepath.Join(r.options.CacheDir, e.Name(), "snapshots", id[:2])
+		dir := filepath.Join(r.options.cacheDir(), e.Name(), "snapshots", id[:2])
 		files, err := os.ReadDir(dir)
 		if err != nil {
 			continue // the cache of a repository without such a backup

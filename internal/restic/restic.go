@@ -248,8 +248,8 @@ func (r *Repository) env(c command) ([]string, error) {
 func (r *Repository) global() []string {
 	// The password is read from the standard input.
 	args := []string{"--password-file=/dev/stdin"}
-	if r.options.CacheDir != "" {
-		args = append(args, "--cache-dir="+r.options.CacheDir, "--cleanup-cache")
+	if dir := r.options.cacheDir(); dir != "" {
+		args = append(args, "--cache-dir="+dir, "--cleanup-cache")
 	}
 	if r.options.MaxUpload > 0 {
 		args = append(args, fmt.Sprintf("--limit-upload=%d", max(1, r.options.MaxUpload>>10))) // KiB/s

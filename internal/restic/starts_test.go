@@ -58,7 +58,7 @@ snapshots) echo '[{"id":"`+other+`"}]';;
 esac
 `)
 		for path, content := range c.files {
-			path = filepath.Join(o.CacheDir, path)
+			path = filepath.Join(ownCache(o), path)
 			must(t, os.MkdirAll(filepath.Dir(path), 0o700))
 			write(t, path, content)
 			if c.old {
