@@ -244,14 +244,16 @@ func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 		"same host name":   {ended, host, time.Minute, check, "check"},
 		"of another":       {ended, own + "-b", time.Minute, check, "check"},
 		"running":          {running.Process.Pid, own, time.Minute, check, "check"},
-		"reused ID":        {os.Getpid(), own, time.Minute, check, "check list cat unlock check"},
+		"reused ID":        {os.Getpid(), own, time.Minute, check, "check list cat"}, // unlock would signal this process
+		"reused long ago":  {os.Getpid(), own, 40 * time.Minute, check, "check list cat unlock check"},
 		"ended at prune":   {ended, own, time.Minute, prune, "prune list cat unlock prune"},
 		"running at prune": {running.Process.Pid, own, time.Minute, prune, "prune"},
 		"beside old":       {ended, own, time.Hour, prune, "prune list cat"},
+		"beside abandoned": {ended, own, 25 * time.Hour, prune, "prune list cat unlock prune"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			listed := c.host
-			if name == "beside old" {
+			if strings.HasPrefix(name, "beside") {
 				listed = "other"
 			}
 			commands := fake(t, fmt.Sprintf("[ $1 = unlock ] && exit\n[ $1 = list ] && echo %s && exit\n"+

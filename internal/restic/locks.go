@@ -28,7 +28,7 @@ const lockHostFile = "lock-host"
 
 // lockHost returns the host name that this node's runs of restic write into their locks. restic identifies the process
 // of a lock by its host name and PID, and hosts of two clusters can have the same name. So the name ends with random
-// digits. The first call chooses it. lockHost returns "" if there is no CacheDir.
+// digits. The first call chooses it. lockHost returns "" if there is no CacheDir, or if its disk takes no file.
 func (r *Repository) lockHost() (string, error) {
 	dir := r.options.CacheDir
 	if dir == "" {
@@ -47,7 +47,11 @@ func (r *Repository) lockHost() (string, error) {
 	digits := make([]byte, 8)
 	_, _ = rand.Read(digits) // never fails, see its documentation
 	host = fmt.Sprintf("%.40s-%s", host, hex.EncodeToString(digits))
-	if err := writeNew(path, []byte(host)); err != nil {
+	err = writeNew(path, []byte(host))
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EROFS) {
+		return "", nil // a restore must be possible nevertheless; restic then uses the name of the host
+	}
+	if err != nil {
 		return "", fmt.Errorf("choose the host name for locks: %w", err)
 	}
 	text, err = os.ReadFile(path) // another call can have chosen it
@@ -94,11 +98,21 @@ func (l lock) isEnded(lockHost string) bool {
 	if lockHost == "" || l.Host != lockHost || l.PID <= 0 {
 		return false
 	}
+	name := l.program()
+	return name != "restic" && name != "?"
+}
+
+// program returns the name of the program that runs with the PID of the lock. It returns "" if there is none, and "?"
+// if that cannot be found out.
+func (l lock) program() string {
 	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", l.PID))
-	if err != nil {
-		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ESRCH):
+		return ""
+	case err != nil:
+		return "?"
 	}
-	return strings.TrimSpace(string(name)) != "restic"
+	return strings.TrimSpace(string(name))
 }
 
 // lockedBy matches restic's message that a repository is locked.
@@ -119,12 +133,30 @@ func (r *Repository) ownerEnded(text []byte) bool {
 
 // restic unlock also removes the locks of other hosts that were not refreshed for half an hour. A process that was
 // stopped for a while, or a clock that is wrong, makes the lock of a process that runs look like one of these.
-// removeEndedLocks therefore removes none if there is a lock of another process that is older than maxLockAge. It
-// examines at most maxLocks locks.
+// removeEndedLocks therefore removes none if there is a lock of another process that is older than maxLockAge. After
+// abandonedAge, such a lock is taken for abandoned: restic refreshes its lock every 5 minutes. Otherwise the locks that
+// two hosts left in a power cut would protect each other for ever.
+//
+// To find out whether the process of a lock of this node exists, restic unlock sends it SIGHUP. A lock that is younger
+// than signalAge could therefore make it signal another process that has the PID now, or that somebody wrote into the
+// repository. restic judges older locks by their age alone.
+//
+// At most maxLocks locks are examined.
 const (
-	maxLockAge = 20 * time.Minute
-	maxLocks   = 50
+	maxLockAge   = 20 * time.Minute
+	signalAge    = 31 * time.Minute
+	abandonedAge = 24 * time.Hour
+	maxLocks     = 50
 )
+
+// forbidsUnlock reports whether restic unlock must not run while there is a lock of this age.
+func (l lock) forbidsUnlock(lockHost string, age time.Duration) bool {
+	if l.Host == lockHost && age < signalAge {
+		name := l.program()
+		return l.PID <= 0 || name != "" && name != "restic"
+	}
+	return !l.isEnded(lockHost) && age > maxLockAge && age < abandonedAge
+}
 
 // removeEndedLocks removes the locks of processes of this node that have ended. ok is false if it must not.
 func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) {
@@ -154,7 +186,7 @@ func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) 
 		if err := json.Unmarshal(out.Bytes(), &l); err != nil {
 			return false, r.errorf(dataset.ErrInternal, "lock %s is not as expected: %w", id, err)
 		}
-		if age := (clock.System{}).Now().Sub(l.Time); !l.isEnded(host) && age > maxLockAge {
+		if l.forbidsUnlock(host, (clock.System{}).Now().Sub(l.Time)) {
 			return false, nil
 		}
 	}
