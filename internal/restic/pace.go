@@ -18,6 +18,9 @@ const (
 	paceSlice = 5 * time.Millisecond
 	// maxStop bounds a stop. While restic is stopped, it neither answers a server nor refreshes its lock.
 	maxStop = 900 * time.Millisecond
+	// maxDebt bounds how far a process can be ahead of its allowance, in seconds. Otherwise a process that reads very
+	// much in its slices would be stopped for most of the time long afterwards.
+	maxDebt = 10
 )
 
 // pacer limits how fast a process reads: restic has no such option. The process is stopped while it is ahead of its
@@ -100,6 +103,7 @@ func (p *pacer) step() (wait time.Duration, err error) {
 	at := now()
 	earned := float64(p.rate) * at.Sub(p.at).Seconds()
 	p.allowance = min(float64(p.rate), p.allowance+earned) - float64(read-p.read)
+	p.allowance = max(p.allowance, -maxDebt*float64(p.rate))
 	p.read, p.at = read, at
 	if p.allowance >= 0 {
 		return paceTick, p.resume()
