@@ -19,6 +19,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -161,8 +162,8 @@ func (s *Server) watch(ctx context.Context, g grant, secret string, end context.
 		}
 		now, ok, err := s.lookUp(ctx, g.Name, secret, s.deps.Clock.Steady()-maxAge)
 		switch {
-		case err != nil && s.deps.Clock.Steady()-known < maxUnknown:
-			continue
+		case err != nil && !errors.Is(err, dataset.ErrConflict) && s.deps.Clock.Steady()-known < maxUnknown:
+			continue // an inconsistent store is a conflict: it can have a grant that was removed
 		case err != nil:
 			end(unreadable())
 		case !ok, now.directory != g.directory, g.Push && !now.Push:

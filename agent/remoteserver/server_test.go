@@ -426,12 +426,17 @@ func TestUploadEndsWithItsGrant(t *testing.T) {
 		"no push":  {func(w *world) { w.set(w.with(func(g *dataset.Grant) { g.Push = false })...) }, 401},
 		"expired":  {func(w *world) { w.set(w.with(func(g *dataset.Grant) { g.Expires = w.clock.Now() })...) }, 410},
 		"unknown":  {func(w *world) { w.fail(errors.New("control does not answer")) }, 503},
+		"halted":   {func(w *world) { w.fail(dataset.Errorf(dataset.ErrConflict, "the store is inconsistent")) }, 503},
 	} {
 		t.Run(what, func(t *testing.T) {
 			w := serve(t)
 			_, answer := w.upload("ann", secret)
 			c.change(w)
-			for range 40 { // more than a minute
+			rounds := 40 // more than a minute
+			if what == "halted" {
+				rounds = 10
+			}
+			for range rounds {
 				time.Sleep(5 * time.Millisecond)
 				w.clock.Advance(2 * time.Second)
 			}

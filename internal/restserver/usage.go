@@ -133,12 +133,7 @@ func (d *Directory) tryReserve(size, quota int64, isFresh bool) (done bool, err 
 // the filesystem hangs, nothing can end it. Calls give up after the time idle.
 func (d *Directory) recount(ctx context.Context) error {
 	d.mu.Lock()
-	c := d.counting
-	if c == nil {
-		c = &counting{done: make(chan struct{})}
-		d.counting, d.added = c, 0
-		go d.runCount(c)
-	}
+	c := d.startCount()
 	d.mu.Unlock()
 	select {
 	case <-c.done:
@@ -149,6 +144,15 @@ func (d *Directory) recount(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// startCount returns the count in progress. If there is none, it starts one. The caller holds the mutex.
+func (d *Directory) startCount() *counting {
+	if d.counting == nil {
+		d.counting, d.added = &counting{done: make(chan struct{})}, 0
+		go d.runCount(d.counting)
+	}
+	return d.counting
 }
 
 // runCount counts the files. The mutex is free meanwhile. A file that is added meanwhile may count twice until the next
@@ -165,8 +169,18 @@ func (d *Directory) runCount(c *counting) {
 }
 
 // Sweep removes the files that interrupted uploads have left. Call it at the start of the server, and from time to
-// time: an upload without a quota does not look for these files.
-func (d *Directory) Sweep(ctx context.Context) error { return d.recount(ctx) }
+// time: an upload without a quota does not look for these files. It takes as long as a count of all files.
+func (d *Directory) Sweep(ctx context.Context) error {
+	d.mu.Lock()
+	c := d.startCount()
+	d.mu.Unlock()
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // settle ends a reservation. stored says whether the upload added a file.
 func (d *Directory) settle(size int64, stored bool) {
