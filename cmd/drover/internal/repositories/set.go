@@ -18,7 +18,8 @@ const storeRecords = "store-records"
 // settingFlags adds the flags of the settings that drover repository set changes.
 func settingFlags(cmd *cobra.Command) {
 	cmd.Flags().String(maxUpload, "", "the largest `SIZE` that a backup sends in a second; 0 for no limit")
-	cmd.Flags().String(maxRead, "", "the largest `SIZE` that a backup reads in a second; 0 for no limit (default 64MiB)")
+	cmd.Flags().String(maxRead, "",
+		"the largest `SIZE` that a backup reads in a second; 0 for no limit (default 64MiB)")
 	cmd.Flags().Bool(storeRecords, false, "store the records of control in the repository (default: on a single host)")
 }
 
