@@ -10,8 +10,8 @@ import (
 // maxFacts bounds the backups in facts. When it is reached, all are forgotten.
 const maxFacts = 5_000
 
-// facts remembers what this agent has read of backups. The ID of a backup is a hash of its content, so what was read
-// once remains true. It does not mean that the repository still has the backup. It is safe for concurrent use.
+// facts keeps the contents of backups that this agent has read. They never change, because the ID of a backup is a hash
+// of its content. But the repository may no longer have the backup. facts is safe for concurrent use.
 type facts struct {
 	mu sync.Mutex
 	of map[factKey]fact
@@ -69,8 +69,8 @@ func (f *facts) readBackup(ctx context.Context, r *restic.Repository, id, remedy
 	return b, t, err
 }
 
-// readBoth is the function readBoth. It does not read the tags again if they are known, and notes what it reads. It
-// always reads the record, so it fails if the backup was removed.
+// readBoth reads the tags and the record of a backup, as the function readBoth does, and keeps them. It does not read
+// known tags again. It always reads the record, so it fails if the backup was removed.
 func (f *facts) readBoth(ctx context.Context, r *restic.Repository, id, remedy string) (b restic.Backup, t Tags,
 	record Record, err error) {
 	if b = f.get(r, id).backup; b.ID != "" {

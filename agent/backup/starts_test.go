@@ -102,7 +102,7 @@ func TestStartsOfRestic(t *testing.T) {
 		t.Errorf("got %+v by %q", b, words)
 	}
 
-	// What is known does not hide that the backup was removed.
+	// A backup that was read before and is removed now is not found.
 	must(t, r.Remove(t.Context(), second.Backup))
 	_, err = f.A.VolumeBackup(t.Context(), "offsite", second.Backup)
 	refused(t, err, dataset.ErrNotFound, "it has no such backup")

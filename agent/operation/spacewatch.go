@@ -20,9 +20,9 @@ const (
 	maxSpaceTick = 2 * time.Second
 )
 
-// spaceWatch ends a restore before it fills its pool. The measured size of a backup can be wrong: whoever writes the
-// repository decides what it says. A pool has no other limit if it does not enforce the sizes of its datasets, or if
-// their sizes exceed its space.
+// spaceWatch ends a restore before it fills its pool. The size that a repository reports can be a
+// lie. Nothing else protects a pool that does not enforce the sizes of its datasets, or whose datasets are larger than
+// the pool in total.
 type spaceWatch struct {
 	*Importer
 	pool backends.Pool

@@ -10,8 +10,8 @@
 // mutex too. Client has no state. The caller of Pull holds the dataset's lock at the target, and Source takes it at the
 // home.
 //
-// Where to change what: the steps of a target, such as its checks before the first byte, and what it does after an
-// interruption or if the peer sends wrong data, are in pull.go, and for trees of files in files.go. Which snapshots are
+// Where to change what: pull.go has the steps of a target: its checks before the first byte, and what it does after an
+// interruption or wrong data. files.go has these steps for trees of files. Which snapshots are
 // sent, and based on which, is in plan.go. The frames and their version are in frame.go, and when they are compressed
 // is in compression.go. How transfers share the rate is in limit.go.
 // Server does not know if a stream is for a move, so a priority needs a parameter of the peer API.

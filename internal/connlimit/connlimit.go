@@ -64,7 +64,7 @@ type conn struct {
 	// element is the entry in Listener.strangers. It is nil once the peer is known or the connection
 	// is closed. Guarded by Listener.mu.
 	element *list.Element
-	// group is the group as part of which Admit has admitted the connection. Guarded by Listener.mu.
+	// group is the argument of Admit. It is empty until Admit admits the connection. Guarded by Listener.mu.
 	group string
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// Program is the restic of this host. It remembers what it found out about the version, until the file of the program
-// changes. The zero value is ready to use, and safe for concurrent use.
+// Program is the program restic of this host. It checks the version once, and again after the file of the program has
+// changed. The zero value is ready to use, and safe for concurrent use.
 type Program struct {
 	mu     sync.Mutex
 	file   os.FileInfo // of the version that was accepted last; nil if there is none

@@ -118,7 +118,7 @@ type command struct {
 	// progress makes restic write its progress every second. If this process is killed, restic ends at the next of
 	// these lines, because nothing reads them. Until then it uses the files that it backs up.
 	progress bool
-	// paced limits what the run reads to Options.MaxRead.
+	// paced makes the run read at most Options.MaxRead bytes in a second.
 	paced bool
 	// strict makes the run fail if restic ignored a backup that it could not read.
 	strict bool

@@ -79,7 +79,7 @@ esac
 	}
 }
 
-// If the repository does not have the parent, another one is looked for. A failure of that search fails the backup.
+// If the repository does not have the parent, Backup asks for another one. If that fails, the backup fails.
 func TestOtherParent(t *testing.T) {
 	r, dir := initialized(t, options(t)), source(t)
 	first, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names()})

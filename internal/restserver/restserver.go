@@ -31,8 +31,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Access says what the caller of a request may do. Every caller may read files. Because restic locks a repository for
-// reading, every caller may also create and remove locks.
+// Access says what the client of a request may do. Each client may read files. Each client may also create and remove
+// locks, because restic locks a repository while it reads.
 type Access struct {
 	Push  bool  // the caller may add files, and remove snapshots
 	Quota int64 // the maximum size of the directory in bytes, for additions of this caller; 0 means no limit

@@ -8,12 +8,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/thread"
 )
 
 // Machine is one machine of a network. It is safe for concurrent use.
@@ -91,20 +92,10 @@ func (m *Machine) make(own map[string]string) (err error) {
 	return nil
 }
 
-// onThread calls fn on a thread that is ended afterwards, so that fn may change the state of the thread.
-func onThread(fn func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends with its locked goroutine
-		if unix.Gettid() == os.Getpid() {
-			// /proc/self shows the state of the main thread to everybody, so it must not change.
-			done <- onThread(fn)
-			runtime.UnlockOSThread()
-			return
-		}
-		done <- fn()
-	}()
-	return <-done
+// onThread calls fn on a thread that ends afterwards, so that fn can change its namespaces.
+func onThread(fn func() error) (err error) {
+	thread.Run(func() { err = fn() })
+	return err
 }
 
 // Do calls fn on the machine, with its files, mounts and sockets. fn must not start processes; use Command for

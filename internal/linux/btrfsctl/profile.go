@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Profile returns the RAID profile of a mounted filesystem, such as "raid0" or "raid1". During a conversion
-// it has two profiles. Profile then returns both, for instance "raid0 and raid1". The argument what is "data",
+// Profile returns the RAID profile of a mounted filesystem, such as "raid0" or "raid1". A filesystem
+// that is being converted has two profiles, and Profile returns both, such as "raid0 and raid1". what is "data",
 // "metadata" or "system". Profile only reads sysfs. It returns "unknown" if sysfs does not show the profile.
 func Profile(id uuid.UUID, what string) string {
 	entries, err := os.ReadDir(filepath.Join(sysfs, id.String(), "allocation", what))

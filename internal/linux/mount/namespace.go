@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/thread"
 )
 
 // InNamespace shows a mount to the programs that do starts, and to no other process. tree is from Tree or BindTree. It
@@ -19,26 +20,8 @@ import (
 // host. A mount that ends on the host ends in the namespace too, if the host shares its mounts, as systemd arranges. do
 // must start the programs from the goroutine that calls it, and must wait until they have ended.
 func InNamespace(tree *os.File, hide string, do func(path string) error) (err error) {
-	onThread(func() { err = inNamespace(tree, hide, do) })
+	thread.Run(func() { err = inNamespace(tree, hide, do) })
 	return err
-}
-
-// onThread calls do on a thread that ends afterwards, so that do can change attributes of the thread.
-func onThread(do func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// A thread ends with a goroutine that is locked to it. The main thread does not end. If this is the main
-		// thread, do runs on another one. This goroutine occupies the main thread meanwhile.
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			onThread(do)
-			runtime.UnlockOSThread()
-			return
-		}
-		do()
-	}()
-	<-done
 }
 
 func inNamespace(tree *os.File, hide string, do func(path string) error) error {

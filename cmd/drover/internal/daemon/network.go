@@ -41,7 +41,7 @@ func (p *process) network(name string, cfg *tls.Config, handler http.Handler,
 	return endpoint{name, tls.NewListener(limited, cfg), s}, nil
 }
 
-// limited bounds the connections of unknown peers. who describes these peers in the log.
+// limited returns a listener that limits the number of connections of unknown peers. The log calls these peers who.
 func (p *process) limited(name string, l net.Listener, limit int, who string,
 	known func(tls.ConnectionState) error) *connlimit.Listener {
 	closed := &closedLog{log: p.Log.WithField("port", name), who: who, limit: limit, clock: p.clock}
