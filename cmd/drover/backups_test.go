@@ -1,10 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
 )
@@ -35,21 +38,55 @@ func TestBackupsOfAllRepositoriesAreListedTogether(t *testing.T) {
 	}
 }
 
+// TestRestoreOfNewestBackup: a restore with the name of a volume takes the newest complete backup of that volume. A name
+// that looks like an ID is taken for the ID of a backup first.
+func TestRestoreOfNewestBackup(t *testing.T) {
+	id := func(digit string) string { return strings.Repeat(digit, 64) }
+	for name, tc := range map[string]struct{ words, want, err string }{
+		"newest":              {words: "db new@gold", want: id("2")},
+		"lost volume":         {words: "gone new", want: id("4")},
+		"nothing but pieces":  {words: "cut new", err: "volume cut has no complete backup"},
+		"name like an ID":     {words: "11111111 new@gold", want: id("1")},
+		"name that is no ID":  {words: "99999999 new", want: id("6")},
+		"neither":             {words: "nothing new", err: `no backup of a volume "nothing", and none with this ID`},
+		"volume still exists": {words: "db", err: "volume db exists (name the new volume: drover backup restore 22222222 NEW)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := theWorld()
+			like := w.backups[0]
+			w.backups = nil
+			for i, volume := range []string{"db", "db", "db", "gone", "cut", "99999999"} {
+				b := like
+				b.ID, b.Volume, b.Taken = id(fmt.Sprint(i+1)), volume, like.Taken.Add(time.Duration(i)*time.Hour)
+				b.Operation, b.Incomplete = uuid.Nil, i == 2 || volume == "cut"
+				w.backups = append(w.backups, b)
+			}
+			c := newConsole(w)
+			_ = c.run(t, append([]string{"backup", "restore"}, strings.Fields(tc.words)...)...) // the fake restores nothing
+			asked := strings.Join(c.fake.asked, "\n")
+			if !strings.Contains(asked, tc.want) || tc.want == "" && asked != "" || !strings.Contains(c.err.String(), tc.err) {
+				t.Errorf("asked %s, want backup %s\n%s", asked, tc.want, c.err.String())
+			}
+		})
+	}
+}
+
 // TestRestoreListsOnlyIfItMust: a restore asks for one backup if only one repository can have it and enough digits are
 // given. If the answer is an error about the backup, the list explains it.
 func TestRestoreListsOnlyIfItMust(t *testing.T) {
 	id := strings.Repeat("1c09bb5f", 8)
 	for words, want := range map[string]string{
-		id[:8] + " new":                                "VolumeBackup",
-		id[:16] + " new":                               "VolumeBackup",
-		id + " new":                                    "VolumeBackup",
-		id[:8] + " new --repository offsite":           "VolumeBackup",
-		id[:7] + " new":                                "VolumeBackups VolumeBackup",
-		id[:8] + "000 new":                             "VolumeBackup VolumeBackups", // the next digits differ
-		"00000000 new":                                 "VolumeBackup VolumeBackups",
-		id[:8] + " new --repository offsite two":       "VolumeBackup",
-		id[:8] + " new two":                            "VolumeBackups VolumeBackups VolumeBackup",
-		id[:8] + " new offline":                        "VolumeBackup",
+		id[:8] + " new":                          "VolumeBackup",
+		id[:16] + " new":                         "VolumeBackup",
+		id + " new":                              "VolumeBackup",
+		id[:8] + " new --repository offsite":     "VolumeBackup",
+		id[:7] + " new":                          "VolumeBackups VolumeBackups VolumeBackup", // or a volume
+		id[:8] + "000 new":                       "VolumeBackup VolumeBackups VolumeBackups", // the next digits differ
+		"00000000 new":                           "VolumeBackup VolumeBackups VolumeBackups",
+		"db new":                                 "VolumeBackups VolumeBackup",
+		id[:8] + " new --repository offsite two": "VolumeBackup",
+		id[:8] + " new two":                      "VolumeBackups VolumeBackups VolumeBackup",
+		id[:8] + " new offline":                  "VolumeBackup",
 		id[:8] + " new --repository offsite ambiguous": "VolumeBackup VolumeBackups",
 	} {
 		w := theWorld()

@@ -1,7 +1,9 @@
 package backups
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -96,6 +98,23 @@ func findWithRecord(ctx context.Context, c cli.Remote, repository, id string) (a
 		return b, err // a list would fail, too
 	}
 	return find(ctx, c, repository, id) // it explains best what is wrong
+}
+
+// findForRestore returns the backup with an ID, or the newest complete backup of a volume. An argument that has as many
+// hexadecimal digits as the lists show is taken for an ID first: then no list of the backups is needed.
+func findForRestore(ctx context.Context, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
+	if !regexp.MustCompile(fmt.Sprintf("^[0-9a-fA-F]{%d,64}$", shortID)).MatchString(ref) {
+		return findNewest(ctx, c, repository, ref)
+	}
+	b, err := findWithRecord(ctx, c, repository, ref)
+	if !errors.Is(err, dataset.ErrNotFound) || dataset.CheckName(ref) != nil {
+		return b, err
+	}
+	newest, _, failed := newestOf(ctx, c, repository, ref)
+	if newest != nil || failed != nil {
+		return *cmp.Or(newest, &api.VolumeBackup{}), failed
+	}
+	return b, err
 }
 
 // findForRemoval is find for a backup that will be removed. If a repository cannot be read, another backup can have an

@@ -23,7 +23,11 @@ func newRestoreCmd(a *cli.App) *cobra.Command {
 		Short: "Create a volume from a backup",
 		Long: `Create a volume with the content of a backup.
 ` + referenceHelp + `
-The volume is visible only when it is complete. No existing volume is changed.
+With the name of a volume, the newest complete backup of that volume is
+restored. That volume need not exist.
+
+The new volume is visible only when it is complete. No existing volume is
+changed.
 
 NEW is the name of the new volume, or NAME@PROFILE. Without NEW, it gets the
 name that the backed-up volume had. Without a profile, it gets the profile that
@@ -31,7 +35,7 @@ the volume had. Without -o size=SIZE, it gets the size that the volume had; with
 --profile-size, that of its profile. Without -o label.KEY=VALUE, it gets the
 labels that the volume had. Protection is not restored. The host of the new
 volume reads the repository, and needs its password.`,
-		Example: `  drover backup restore 5f1c09aa
+		Example: `  drover backup restore db db-restored
   drover backup restore 5f1c09aa db-before@gold -o size=40GiB`,
 		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -48,7 +52,7 @@ volume reads the repository, and needs its password.`,
 			return err
 		}
 		ctx := cmd.Context()
-		b, err := findWithRecord(ctx, c, *repository, args[0])
+		b, err := findForRestore(ctx, c, *repository, args[0])
 		if err != nil {
 			return err
 		}

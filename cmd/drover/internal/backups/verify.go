@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -121,28 +122,14 @@ func (f *verifyFlags) request(ctx context.Context, c cli.Remote, b api.VolumeBac
 }
 
 // findNewest returns the newest complete backup of a volume or, if no backup is of a volume with this name, the backup
-// whose ID begins with it. If a backup or a repository cannot be read, the newest backup of the volume is not known,
-// and findNewest fails: an older one must not hide the damage.
+// whose ID begins with it.
 func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
 	if dataset.CheckName(ref) != nil {
 		return find(ctx, c, repository, ref)
 	}
-	list, incomplete, err := fetch(ctx, c, repository, ref)
-	if err != nil {
-		return api.VolumeBackup{}, err
-	}
-	if incomplete != nil && len(list) > 0 {
-		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not "+
-			"known (give the ID of one, or --repository): %w", ref, incomplete)
-	}
-	for i := len(list) - 1; i >= 0; i-- {
-		if ok, err := isComplete(ctx, c, list[i]); err != nil || ok {
-			return list[i], err
-		}
-	}
-	if len(list) > 0 {
-		return api.VolumeBackup{}, dataset.Errorf(dataset.ErrNotFound,
-			"volume %s has no complete backup (drover backup ls %[1]s lists the incomplete ones)", ref)
+	newest, incomplete, err := newestOf(ctx, c, repository, ref)
+	if newest != nil || err != nil {
+		return *cmp.Or(newest, &api.VolumeBackup{}), err
 	}
 	b, err := find(ctx, c, repository, ref)
 	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrInvalid) {
@@ -150,6 +137,28 @@ func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.
 			"no backup of a volume %q, and none with this ID (drover backup ls lists the backups)", ref))
 	}
 	return b, err
+}
+
+// newestOf returns the newest complete backup of a volume, or nil if no backup is of a volume with this name. If a
+// backup or a repository cannot be read, the newest backup of the volume is not known. Then newestOf fails if it found
+// others, because an older one must not hide the damage. Otherwise incomplete is the reason.
+func newestOf(ctx context.Context, c cli.Remote, repository, volume string) (newest *api.VolumeBackup, incomplete,
+	err error) {
+	list, incomplete, err := fetch(ctx, c, repository, volume)
+	switch {
+	case err != nil || len(list) == 0:
+		return nil, incomplete, err
+	case incomplete != nil:
+		return nil, incomplete, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not "+
+			"known (give the ID of one, or --repository): %w", volume, incomplete)
+	}
+	for _, b := range slices.Backward(list) {
+		if ok, err := isComplete(ctx, c, b); err != nil || ok {
+			return &b, nil, err
+		}
+	}
+	return nil, nil, dataset.Errorf(dataset.ErrNotFound,
+		"volume %s has no complete backup (drover backup ls %[1]s lists the incomplete ones)", volume)
 }
 
 // isComplete reports whether the operation that made a backup ended with it. A backup of an operation that control has
