@@ -145,6 +145,7 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 		r.Add(findings.OK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.Record.Path, p.Note)
 	}
 	checkOvercommit(r, name, st)
+	c.checkSharedFilesystem(r, p, st)
 	if p.LockProblem != "" {
 		r.Add(findings.Warning, name, "end that process, then restart drover",
 			"is served, but not locked against another drover: %s", p.LockProblem)
@@ -218,6 +219,30 @@ func checkOvercommit(r *Report, name string, st dataset.PoolStatus) {
 	case st.Overcommit == 0 && ratio > 1:
 		r.Add(findings.OK, name, "", "%s", text)
 	}
+}
+
+// checkSharedFilesystem compares what the pools on the filesystem of a pool have promised together with the policy of
+// the pool. Each of them reports the free space of that filesystem as its own.
+func (c *PoolChecker) checkSharedFilesystem(r *Report, p *pool.Pool, st dataset.PoolStatus) {
+	var others []string
+	together := st
+	for _, o := range c.deps.Pools.All() {
+		if o.ID != p.ID && o.Storage != nil && o.Filesystem != 0 && o.Filesystem == p.Filesystem {
+			others = append(others, o.Name)
+			together.Provisioned += c.deps.Pools.Cache.Provisioned(o.ID)
+		}
+	}
+	if len(others) == 0 {
+		return
+	}
+	text := "is on one filesystem with " + strings.Join(others, ", ") + ": they share its free space"
+	if ratio := together.OvercommitRatio(); st.Overcommit > 0 && ratio > st.Overcommit {
+		r.Add(findings.Warning, "pool "+p.Name, "move volumes to a pool on another disk (drover pool ls)",
+			"%s, and their volumes may become %s large together: overcommit %s, more than %s", text,
+			together.Provisioned.Human(), dataset.FormatRatio(ratio), dataset.FormatRatio(st.Overcommit))
+		return
+	}
+	r.Add(findings.OK, "pool "+p.Name, "", "%s", text)
 }
 
 // checkWarnings reports the warnings of a pool.

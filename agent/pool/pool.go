@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -29,6 +30,7 @@ type Pool struct {
 	warned         []string      // its warnings when it was last asked
 	LockProblem    string        // why it is not locked against other drover processes, or "" if it is
 
+	Filesystem        uint64        // st_dev of the filesystem that Drover does not mount for it alone, or 0
 	Memory            string        // the kind of memory that the pool is in, such as tmpfs; "" for none
 	nodeName          string        // the name of its node
 	Generation        uint64        // the generation that is stored in the pool; see QuarantineReason
@@ -46,6 +48,10 @@ type Pool struct {
 func (p *Pool) setInfo(can dataset.Capabilities, is backends.Info) {
 	p.Capabilities, p.AcceptedFilesystems, p.MissingFeatures = can, is.CopyFilesystems, is.Missing
 	p.Note, p.Share = is.Note, is.Share
+	var st unix.Stat_t
+	if !p.Record.hasOwnMount() && unix.Stat(is.Path, &st) == nil {
+		p.Filesystem = st.Dev
+	}
 	if table, err := mount.Table(); err == nil {
 		p.Memory = table.InMemory(is.Path)
 	}
