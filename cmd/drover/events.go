@@ -118,7 +118,7 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 
 // selector returns a function that reports whether an event matches --filter, --since and --until.
 func (q *eventQuery) selector(a *cli.App, cmd *cobra.Command) (func(api.Event) (bool, error), error) {
-	filter, err := listing.NewStreamFilter[api.Event](cmd, eventHeaders, q.filters)
+	filter, err := listing.NewStreamFilter[api.Event](cmd, a.Now, eventHeaders, q.filters)
 	if err != nil {
 		return nil, err
 	}

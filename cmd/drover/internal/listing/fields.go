@@ -8,6 +8,11 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
 )
 
 // schemaKind is the form of a value in JSON.
@@ -20,9 +25,48 @@ const (
 	dictionary // an object whose keys are not known, such as labels
 )
 
+// valueKind is what the value of a scalar means, as far as --filter and templates treat it in another way.
+type valueKind int
+
+const (
+	otherValue valueKind = iota
+	numberValue
+	sizeValue
+	timeValue
+	durationValue
+	flagValue // true or false
+	uuidValue
+	textValue
+)
+
+// valueKindOf returns the kind of the values of a type.
+func valueKindOf(t reflect.Type) valueKind {
+	switch {
+	case t == reflect.TypeFor[dataset.Size]():
+		return sizeValue
+	case t == reflect.TypeFor[time.Time]():
+		return timeValue
+	case t == reflect.TypeFor[dataset.Duration]():
+		return durationValue
+	case t == reflect.TypeFor[uuid.UUID]():
+		return uuidValue
+	case isMarshaler(t):
+		return otherValue
+	case t.Kind() == reflect.Bool:
+		return flagValue
+	case t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64, t.Kind() == reflect.Float32,
+		t.Kind() == reflect.Float64:
+		return numberValue
+	case t.Kind() == reflect.String:
+		return textValue
+	}
+	return otherValue
+}
+
 // A schema describes the JSON encoding of a type.
 type schema struct {
 	kind   schemaKind
+	value  valueKind          // of a scalar
 	names  []string           // of the fields of an object, in their order
 	fields map[string]*schema // fields of an object
 	items  *schema            // items of an array
@@ -39,7 +83,9 @@ func schemaOf(t reflect.Type, depth int) *schema {
 		t = t.Elem()
 	}
 	switch {
-	case depth > maxDepth || isMarshaler(t):
+	case depth > maxDepth:
+		return &schema{zero: ""}
+	case isMarshaler(t):
 	case t.Kind() == reflect.Struct:
 		s := &schema{kind: object, fields: map[string]*schema{}}
 		s.addFields(t, depth)
@@ -49,13 +95,13 @@ func schemaOf(t reflect.Type, depth int) *schema {
 	case t.Kind() == reflect.Slice && t.Elem().Kind() != reflect.Uint8:
 		return &schema{kind: array, items: schemaOf(t.Elem(), depth+1)}
 	case t.Kind() == reflect.Bool:
-		return &schema{zero: false}
+		return &schema{value: flagValue, zero: false}
 	case t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64:
-		return &schema{zero: int64(0)}
+		return &schema{value: valueKindOf(t), zero: int64(0)}
 	case t.Kind() == reflect.Float32, t.Kind() == reflect.Float64:
-		return &schema{zero: float64(0)}
+		return &schema{value: numberValue, zero: float64(0)}
 	}
-	return &schema{zero: ""}
+	return &schema{value: valueKindOf(t), zero: ""}
 }
 
 // isMarshaler reports whether a type chooses its own JSON encoding.

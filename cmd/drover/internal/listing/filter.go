@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -20,6 +21,7 @@ type filter struct {
 	value    string // * stands for any text
 	hasValue bool   // if false, the label only has to exist
 	negated  bool   // KEY!=VALUE
+	compare  *comparison
 }
 
 // pairRE matches KEY=VALUE and KEY!=VALUE. It does not match a comparison of an expression, such as cpus >= 4 and
@@ -28,8 +30,8 @@ var pairRE = regexp.MustCompile(`^([A-Za-z0-9_.%/-]+)(!?=)([^=].*)?$`)
 
 // parseFilters parses the values of --filter. If expressions is set, one of them may be an expression instead, which is
 // stored in expression.
-func parseFilters(
-	cmd *cobra.Command, keys keys, values []string, expressions bool, expression *string) ([]filter, error) {
+func parseFilters(cmd *cobra.Command, now func() time.Time, keys keys, values []string, expressions bool,
+	expression *string) ([]filter, error) {
 	var out []filter
 	for _, v := range values {
 		m := pairRE.FindStringSubmatch(v)
@@ -43,38 +45,24 @@ func parseFilters(
 		case isExpression:
 			*expression = v
 			continue
-		case m == nil && comparisonRE.MatchString(v):
-			return nil, comparisonError(cmd, keys, v, comparisonRE.FindStringSubmatch(v)[1])
+		case m == nil && comparisonRE.MatchString(v), m != nil && strings.ContainsAny(m[3], "<>") &&
+			comparisonRE.MatchString(v):
+			f, err := keys.parseComparison(cmd, now, v)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, f)
+			continue
 		case m == nil:
-			return nil, cli.UsageError(cmd, "--filter %q: expected KEY=VALUE or KEY!=VALUE, such as %s",
-				dataset.Clip(v), exampleFilter(keys))
+			return nil, cli.UsageError(cmd, "--filter %q: expected KEY=VALUE or KEY!=VALUE, such as %s%s",
+				dataset.Clip(v), exampleFilter(keys), exampleComparison(keys))
 		}
 		if err := keys.check(cmd, "filter", m[1]); err != nil {
 			return nil, err
 		}
-		if strings.HasPrefix(m[3], ">") || strings.HasPrefix(m[3], "<") {
-			return nil, comparisonError(cmd, keys, v, m[1])
-		}
 		out = append(out, filter{key: m[1], value: m[3], hasValue: true, negated: m[2] == "!="})
 	}
 	return out, nil
-}
-
-// comparisonRE matches a filter that compares, such as used>1GiB or use%>=80. Its group is the key.
-var comparisonRE = regexp.MustCompile(`^([A-Za-z0-9_.%/-]+) *[<>]`)
-
-// comparisonError is the error for a filter that compares the values of key.
-func comparisonError(cmd *cobra.Command, k keys, value, key string) error {
-	if k.check(cmd, "sort", key) != nil {
-		key = "KEY"
-	}
-	hint := "use --sort -" + key
-	_, hasUse := k.columns["use%"]
-	_, hasStatus := k.columns["status"]
-	if hasUse && hasStatus { // the list of volumes
-		hint += ", or --filter 'status=*full*'"
-	}
-	return cli.UsageError(cmd, "--filter %q: a filter does not compare sizes or times (%s)", dataset.Clip(value), hint)
 }
 
 // exampleFilter returns a filter that the list accepts.
@@ -96,7 +84,7 @@ func parseLabels(cmd *cobra.Command, values []string) ([]filter, error) {
 		if err := dataset.CheckLabel(key); err != nil {
 			return nil, cli.UsageError(cmd, "--label: %w", err)
 		}
-		out = append(out, filter{key, value, hasValue, negated && hasValue})
+		out = append(out, filter{key: key, value: value, hasValue: hasValue, negated: negated && hasValue})
 	}
 	return out, nil
 }
@@ -104,6 +92,9 @@ func parseLabels(cmd *cobra.Command, values []string) ([]filter, error) {
 // matches reports whether one of the item's values for the key matches the filter or, for KEY!=VALUE, none. The keys
 // state and status are interchangeable, because some lists have a column STATE and others a column STATUS.
 func (f filter) matches(k keys, cells []string, item any) bool {
+	if f.compare != nil {
+		return f.compare.matches(k, cells, item)
+	}
 	found := f.matchesKey(k, k.canonical(f.key), cells, item)
 	if other := otherKey[f.key]; other != "" && !found {
 		found = f.matchesKey(k, other, cells, item)
@@ -154,7 +145,7 @@ func (f filter) nearMiss(k keys, rows [][]string) string {
 	if !ok && otherKey[f.key] != "" {
 		i, ok = k.columns[otherKey[f.key]]
 	}
-	if !ok || f.negated || strings.Contains(f.value, "*") {
+	if !ok || f.negated || f.compare != nil || strings.Contains(f.value, "*") {
 		return ""
 	}
 	values := map[string]bool{}

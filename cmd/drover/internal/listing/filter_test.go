@@ -3,6 +3,7 @@ package listing
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -12,7 +13,7 @@ func TestOnlyOneExpression(t *testing.T) {
 	for _, second := range []string{"cpus >= 8", `architecture!="x86_64"`} {
 		expression := ""
 		k := keys{columns: map[string]int{"architecture": 0}, schema: schemaFor[struct{}]()}
-		_, err := parseFilters(&cobra.Command{Use: "ls"}, k, []string{"cpus >= 4", second}, true, &expression)
+		_, err := parseFilters(&cobra.Command{Use: "ls"}, time.Now, k, []string{"cpus >= 4", second}, true, &expression)
 		if err == nil || !strings.Contains(err.Error(), "only one filter can be an expression") {
 			t.Errorf("%s: %v, and the expression is %q", second, err, expression)
 		}

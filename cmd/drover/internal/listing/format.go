@@ -49,6 +49,10 @@ func (f *format) Set(s string) error {
 		*f = format{formatTemplate, text}
 		return nil
 	}
+	if strings.HasPrefix(s, tablePrefix) && strings.Contains(s, "{{") { // as docker does
+		*f = format{formatTemplate, s}
+		return nil
+	}
 	switch s {
 	case formatTable, formatWide, formatJSON, formatYAML, formatName:
 		*f = format{name: s}
@@ -62,7 +66,7 @@ func (f *format) Set(s string) error {
 }
 
 // print prints the items in the format of -o. With -q, the formats table and wide print only IDs.
-func (l List[T]) print(a *cli.App, o *options, s *schema, text *itemTemplate, items []T) error {
+func (l List[T]) print(a *cli.App, o *options, text *itemTemplate, items []T) error {
 	switch o.format.name {
 	case formatJSON:
 		return show.List(a.Out, items)
@@ -71,7 +75,7 @@ func (l List[T]) print(a *cli.App, o *options, s *schema, text *itemTemplate, it
 	case formatName:
 		return printLines(a, items, l.Name)
 	case formatTemplate:
-		return printTemplate(a, s, text, items)
+		return l.printTemplate(a, text, items)
 	}
 	if o.quiet {
 		return printLines(a, items, l.ID)
@@ -88,28 +92,39 @@ func printLines[T any](a *cli.App, items []T, line func(T) string) error {
 	return err
 }
 
-// printTemplate prints each item with a template, on a line.
-func printTemplate[T any](a *cli.App, s *schema, text *itemTemplate, items []T) error {
-	for _, item := range items {
-		line, err := text.line(s, item)
+// printTemplate prints each item with a template, on a line. A template of a table also prints a header, and aligns the
+// columns, which are separated by tabs.
+func (l List[T]) printTemplate(a *cli.App, text *itemTemplate, items []T) error {
+	cells := make([][]string, len(items))
+	if text.usesCells {
+		cells = l.table(items, true).Cells()
+	}
+	w, flush := text.writer(a.Out)
+	for i, item := range items {
+		line, err := text.line(item, cells[i])
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintln(a.Out, line); err != nil {
+		if _, err := fmt.Fprintln(w, line); err != nil {
 			return err
 		}
 	}
-	return nil
+	return flush()
 }
 
-// line returns an item as the template prints it.
-func (t *itemTemplate) line(s *schema, item any) (string, error) {
+// line returns an item as the template prints it. cells is the row of the item in the table, if the template uses
+// cells.
+func (t *itemTemplate) line(item any, cells []string) (string, error) {
 	o, err := toObject(item)
 	if err != nil {
 		return "", err
 	}
+	complete := t.keys.schema.complete(o)
+	if fields, ok := complete.(map[string]any); ok && cells != nil {
+		t.keys.addCells(fields, o, cells)
+	}
 	var b bytes.Buffer
-	if err := t.Execute(&b, s.complete(o)); err != nil {
+	if err := t.Execute(&b, complete); err != nil {
 		return "", t.failed(err)
 	}
 	return b.String(), nil

@@ -16,6 +16,7 @@ import (
 // keys are the words with which the items of a list can be filtered and sorted.
 type keys struct {
 	columns map[string]int    // the position of each column of the table, by its key
+	headers []string          // the headers of the columns, in their order
 	sortBy  map[string]string // List.SortBy
 	schema  *schema           // the fields of the JSON output
 }
@@ -23,6 +24,14 @@ type keys struct {
 // columnKey returns the key of a column: its header in lower case, with _ between words.
 func columnKey(header string) string {
 	return strings.ReplaceAll(strings.ToLower(header), " ", "_")
+}
+
+// addColumns adds the columns of a table.
+func (k *keys) addColumns(headers []string) {
+	for _, h := range headers {
+		k.columns[columnKey(h)] = len(k.headers)
+		k.headers = append(k.headers, h)
+	}
 }
 
 // names returns the columns and the fields of the JSON output, sorted. It leaves out the fields of nested objects.
@@ -38,7 +47,8 @@ func (k keys) names() []string {
 }
 
 // canonical returns the key of the list that a key of the user means. If the list does not have the key, status means
-// state, state means status, and name means volume. If the list does not have that key either, canonical returns key.
+// state, state means status, name means volume, and use means use%. If the list does not have that key either,
+// canonical returns key.
 func (k keys) canonical(key string) string {
 	has := func(key string) bool {
 		_, ok := k.columns[key]
@@ -46,8 +56,11 @@ func (k keys) canonical(key string) string {
 		return ok || s != nil && s.kind != object
 	}
 	other := otherKey[key]
-	if key == "name" {
+	switch key {
+	case "name":
 		other = "volume"
+	case "use":
+		other = "use%"
 	}
 	if other != "" && !has(key) && has(other) {
 		return other

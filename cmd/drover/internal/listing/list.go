@@ -86,8 +86,11 @@ func OwnLabels[T any](labels func(T) map[string]string) func(
 // Help is the part of the help that all ls commands share.
 const Help = `--filter and --sort accept the columns, also those of -o wide, and the fields of
 -o json, such as status.used. In a value of --filter, * stands for any text;
-KEY!=VALUE excludes items; state and status are the same key. -o template=TEXT
-prints a Go template for each item, such as template='{{.id}}'.`
+KEY!=VALUE excludes items; state and status are the same key. Numbers, sizes,
+percentages and times are compared: 'used>1GiB', 'use%>=80', 'created<7d' for
+what is younger than 7 days. -o template=TEXT prints a Go template for each
+item, such as template='{{.id}}'. Columns are names too, as in
+template='table {{.Name}}\t{{.Size}}', which prints a table.`
 
 // New makes the ls command of a noun.
 func New[T any](a *cli.App, l List[T]) *cobra.Command {
@@ -209,7 +212,7 @@ func (l List[T]) completeKeys(cmd *cobra.Command) {
 func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) error {
 	keys := l.keys()
 	q := Query{Args: args}
-	filters, err := parseFilters(cmd, keys, o.filters, l.Expressions, &q.Expression)
+	filters, err := parseFilters(cmd, a.Now, keys, o.filters, l.Expressions, &q.Expression)
 	if err != nil {
 		return err
 	}
@@ -222,7 +225,7 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 		return err
 	}
 	key = keys.canonical(key)
-	text, err := parseTemplate(cmd, keys.schema, o.format)
+	text, err := parseTemplate(cmd, keys, o.format)
 	if err != nil {
 		return err
 	}
@@ -254,7 +257,7 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 	for _, note := range notes {
 		cli.PrintError(a.ErrOut, errors.New(note))
 	}
-	return l.print(a, o, keys.schema, text, items)
+	return l.print(a, o, text, items)
 }
 
 // fetch reads the items, in the order of the list.
@@ -352,8 +355,6 @@ func (l List[T]) table(items []T, wide bool) *show.Table {
 // keys returns the keys of --filter and --sort.
 func (l List[T]) keys() keys {
 	k := keys{columns: map[string]int{}, sortBy: l.SortBy, schema: schemaFor[T]()}
-	for i, h := range l.table(nil, true).Headers() {
-		k.columns[columnKey(h)] = i
-	}
+	k.addColumns(l.table(nil, true).Headers())
 	return k
 }

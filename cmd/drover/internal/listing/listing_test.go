@@ -49,8 +49,10 @@ var (
 	idEast  = uuid.MustParse("cccc3333-0000-4000-8000-000000000003")
 )
 
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
 func pastures() []pasture {
-	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	at := noon
 	return []pasture{
 		{land: land{idSouth, "Ann"}, Name: "south", Size: 9 * dataset.GiB, Created: at, Fence: &fence{2}, Cows: []cow{{"Bella"}, {"Rosa"}}, Tags: []string{"dry", "flat"}, Labels: map[string]string{"team": "blue"}, secret: "x", Rest: dataset.Duration(90 * time.Minute)},
 		{land: land{idNorth, "Bob"}, Name: "north", Size: 10 * dataset.GiB, Created: at.Add(-time.Hour), Open: true, Labels: map[string]string{"team": "red", "hill": ""}, Rest: dataset.Duration(time.Minute)},
@@ -62,7 +64,7 @@ func pastures() []pasture {
 func lists(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	a := &cli.App{Out: &out, ErrOut: &out, Getenv: func(string) string { return "" }, Dial: func(string) (cli.Remote, error) { return nil, nil }}
+	a := &cli.App{Out: &out, ErrOut: &out, Getenv: func(string) string { return "" }, Now: func() time.Time { return noon.Add(time.Hour) }, Dial: func(string) (cli.Remote, error) { return nil, nil }}
 	cmd := New(a, List[pasture]{
 		Short:         "List the pastures",
 		Local:         true,
@@ -87,8 +89,14 @@ func lists(t *testing.T, args ...string) (string, error) {
 			}
 			return t
 		},
-		Wide:   []Column[pasture]{{"TAGS", func(p pasture) string { return strings.Join(p.Tags, ",") }}},
-		SortBy: map[string]string{"size": "size"},
+		Wide: []Column[pasture]{
+			{"TAGS", func(p pasture) string { return strings.Join(p.Tags, ",") }},
+			{"USE%", func(p pasture) string { return map[string]string{"south": "85%", "north": "7%"}[p.Name] }},
+			{"FENCE", func(p pasture) string { return map[string]string{"south": "high"}[p.Name] }},
+			{"HEIGHT", func(p pasture) string { return map[string]string{"south": "2m"}[p.Name] }},
+			{"UUID", func(p pasture) string { return p.ID.String()[:8] }},
+		},
+		SortBy: map[string]string{"size": "size", "height": "fence.height", "uuid": "id"},
 	})
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	cmd.SetArgs(args)
@@ -128,6 +136,18 @@ func TestSelectAndSort(t *testing.T) {
 		{[]string{"--filter", "tags="}, "east north"},
 		{[]string{"--filter", "labels.team=r*"}, "north"},
 		{[]string{"--filter", "owner_name=ann", "--filter", "size="}, "east"},
+		{[]string{"--filter", "size>9GiB"}, "north"},
+		{[]string{"--filter", "size>=9GiB"}, "north south"},
+		{[]string{"--filter", "size < 9.5GiB"}, "south"}, // an unknown size matches nothing
+		{[]string{"--filter", "size>0"}, "north south"},
+		{[]string{"--filter", "fence.height<3"}, "south"},
+		{[]string{"--filter", "use>80%"}, "south"},
+		{[]string{"--filter", "use%<=50"}, "north"},
+		{[]string{"--filter", "created<90m"}, "south"}, // its age
+		{[]string{"--filter", "created>=90m"}, "north"},
+		{[]string{"--filter", "created<2026-03-01 11:30"}, "north"}, // its time
+		{[]string{"--filter", "created>2026-03-01T11:30:00Z"}, "south"},
+		{[]string{"--filter", "rest>=1m", "--filter", "rest<1h"}, "north"},
 		{[]string{"-l", "team"}, "north south"},
 		{[]string{"-l", "team=red"}, "north"},
 		{[]string{"-l", "team!=red"}, "south"},
@@ -157,7 +177,7 @@ func TestFormats(t *testing.T) {
 	north := []string{"--filter", "name=north"}
 	for format, want := range map[string]string{
 		"table":                       "NAME    SIZE    STATE OF GATE   OWNER\nnorth   10GiB   open            Bob\n                close it        \n",
-		"wide":                        "NAME    SIZE    STATE OF GATE   OWNER   TAGS\nnorth   10GiB   open            Bob     -\n                close it                \n",
+		"wide":                        "NAME    SIZE    STATE OF GATE   OWNER   TAGS   USE%   FENCE   HEIGHT   UUID\nnorth   10GiB   open            Bob     -      7%     -       -        aaaa1111\n                close it                                               \n",
 		"name":                        "north\n",
 		"yaml":                        "- id: aaaa1111-0000-4000-8000-000000000001\n  owner_name: Bob\n  name: north\n  size: 10737418240\n  created: \"2026-03-01T11:00:00Z\"\n  open: true\n  labels:\n    hill: \"\"\n    team: red\n  rest: 1m0s\n",
 		"template={{.name}}":          "north\n",
@@ -188,10 +208,17 @@ func TestFormats(t *testing.T) {
 
 func TestBadFlags(t *testing.T) {
 	for args, want := range map[[2]string]string{
-		{"--filter", "nane=x"}:               `unknown key "nane" for --filter, did you mean name? (available: created, id, name, open, owner, owner_name, rest, size, state_of_gate, tags)`,
-		{"--filter", "fence=x"}:              `--filter fence: expected one of its fields (available: fence.height)`,
+		{"--filter", "nane=x"}:               `unknown key "nane" for --filter, did you mean name? (available: created, fence, height, id, name,`,
 		{"--filter", "cows=x"}:               `--filter cows: expected one of its fields (available: cows.name)`,
-		{"--filter", "name"}:                 `--filter "name": expected KEY=VALUE or KEY!=VALUE, such as name='db*'`,
+		{"--filter", "name"}:                 `--filter "name": expected KEY=VALUE or KEY!=VALUE, such as name='db*', or a comparison in quotes, such as 'size>1GiB'`,
+		{"--filter", "name>x"}:               `--filter "name>x": name cannot be compared (available: created, height, rest, size, use%)`,
+		{"--filter", "nane>x"}:               `unknown key "nane" for --filter, did you mean name?`,
+		{"--filter", "size>"}:                `--filter "size>": the value is missing, such as 'size>1GiB'`,
+		{"--filter", "size=>1GiB"}:           `--filter "size=>1GiB": use 'size>=1GiB'`,
+		{"--filter", "size>80%"}:             `--filter "size>80%": size is no percentage (use 'use>80%')`,
+		{"--filter", "size>10"}:              `--filter "size>10": bad size "10": a bare number is ambiguous`,
+		{"--filter", "use%>x"}:               `--filter "use%>x": "x" is not a number`,
+		{"--filter", "created>soon"}:         `--filter "created>soon": expected an age, such as 30m or 7d, or a time, such as 2026-03-01`,
 		{"--filter", "secret=x"}:             `unknown key "secret" for --filter`,
 		{"--filter", "name.x=x"}:             `unknown key "name.x" for --filter`,
 		{"--sort", "nane"}:                   `unknown key "nane" for --sort, did you mean name? (available: created,`,
@@ -199,13 +226,13 @@ func TestBadFlags(t *testing.T) {
 		{"-l", "te am=x"}:                    `--label: bad label key "te am"`,
 		{"-o", "yml"}:                        `unknown format "yml" (available: json, name, table, template=TEXT, wide, yaml); did you mean yaml?`,
 		{"-o", "template"}:                   `expected template=TEXT, such as template='{{.id}}'`,
-		{"-o", "template="}:                  `--output template: the template is empty (available: .name, .size, .created,`,
-		{"-o", "template={{.nane}}"}:         `unknown field "nane" for --output template, did you mean name? (available: cows, created, fence, id,`,
+		{"-o", "template="}:                  `--output template: the template is empty (available: .Name, .Size, .StateOfGate, .Owner, .Tags, .UsePercent, .Fence, .Height, .UUID, .size, .created,`,
+		{"-o", "template={{.nane}}"}:         `unknown field "nane" for --output template, did you mean Name? (available: Fence, Height, Name, Owner, Size, StateOfGate, Tags, UUID, UsePercent, cows, created, fence, id,`,
 		{"-o", "template={{.fence.hight}}"}:  `unknown field "fence.hight" for --output template, did you mean fence.height? (available: fence.height)`,
 		{"-o", "template={{.name.x}}"}:       `unknown field "name.x" for --output template`,
-		{"-o", "template={{.name"}:           `--output template: line 1: unclosed action (available: .name,`,
-		{"-o", "template={{nope .name}}"}:    `function "nope" not defined (available: .name,`,
-		{"-o", "template={{index .tags 7}}"}: `out of range: 7 (available: .name,`,
+		{"-o", "template={{.name"}:           `--output template: line 1: unclosed action (available: .Name,`,
+		{"-o", "template={{nope .name}}"}:    `function "nope" not defined (available: .Name,`,
+		{"-o", "template={{index .tags 7}}"}: `out of range: 7 (available: .Name,`,
 	} {
 		_, err := lists(t, args[:]...)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
@@ -228,5 +255,44 @@ func TestSchemaIsTheJSON(t *testing.T) {
 	}
 	if s.fields["secret"] != nil || s.fields["land"] != nil || s.find("cows.name") == nil || s.find("cows.nom") != nil {
 		t.Errorf("fields %v", s.names)
+	}
+}
+
+// TestColumnsInTemplates: the columns of the table are names in a template, as in docker.
+func TestColumnsInTemplates(t *testing.T) {
+	for format, want := range map[string]string{
+		"{{.Name}} {{.Size}} {{.size}}":                        "south 9GiB 9663676416\n",
+		"{{.Size | lower}} {{printf \"%d\" .Size}}":            "9gib 9663676416\n",
+		"{{.UsePercent}} {{.UsePerc}} {{.Use}} {{.useperc}}":   "85% 85% 85% 85%\n",
+		"{{.Fence}} {{.Fence.Height}} {{.Height}} {{.height}}": "high 2 2m 2\n",
+		"{{.StateOfGate}} {{.state_of_gate}} {{.Owner}}":       "closed closed Ann\n",
+		"{{.Tags}} {{json .Tags}} {{.tags}}":                   "dry,flat [\"dry\",\"flat\"] [dry flat]\n",
+		"{{.UUID}} {{.ID}}":                                    idSouth.String() + " " + idSouth.String() + "\n",
+		"{{.Created}} {{.Open}}":                               "2026-03-01T12:00:00Z false\n",
+		`{{with .Cows}}{{$.Size}}{{end}}`:                      "9GiB\n",
+	} {
+		got, err := lists(t, "--filter", "name=south", "-o", "template="+format)
+		if d := cmp.Diff(want, got); d != "" || err != nil {
+			t.Errorf("%s: %v\n%s", format, err, d)
+		}
+	}
+}
+
+// TestTemplateOfTable: as in docker, a template that begins with table prints a header, and aligns the columns.
+func TestTemplateOfTable(t *testing.T) {
+	for format, want := range map[string]string{
+		`template=table {{.name}}\t{{.Size}}`:                   "NAME    SIZE\neast    -\nnorth   10GiB\nsouth   9GiB\n",
+		`table {{.UsePercent}}\t{{.OwnerName}}`:                 "USE%   OWNER NAME\n-      ann\n7%     Bob\n85%    Ann\n",
+		"table {{.fence.height}}{{\"\\t\"}}{{json .name}}":      "HEIGHT   NAME\n0        \"east\"\n0        \"north\"\n2        \"south\"\n",
+		`table {{.Name}}\t{{if .open}}open{{end}}\t{{.Height}}`: "NAME    open   HEIGHT\neast           -\nnorth   open   -\nsouth          2m\n",
+		`table {{.Name}}\t{{range .tags}}{{.}} {{end}}`:         "NAME    TAGS\neast    \nnorth   \nsouth   dry flat \n",
+	} {
+		got, err := lists(t, "-o", format)
+		if d := cmp.Diff(want, got); d != "" || err != nil {
+			t.Errorf("%s: %v\n%s", format, err, d)
+		}
+	}
+	if got, err := lists(t, "-o", `table {{.Name}}\t{{.Size}}`, "--filter", "name=*x*"); got != "NAME   SIZE\n" || err != nil {
+		t.Errorf("no items: %q, %v", got, err)
 	}
 }

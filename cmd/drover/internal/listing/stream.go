@@ -2,6 +2,7 @@ package listing
 
 import (
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -14,18 +15,17 @@ type StreamFilter[T any] struct {
 
 // NewStreamFilter parses the values of --filter. headers are the columns of the table. It fails with a usage error,
 // which lists the valid keys, if a filter has another key.
-func NewStreamFilter[T any](cmd *cobra.Command, headers, values []string) (*StreamFilter[T], error) {
+func NewStreamFilter[T any](
+	cmd *cobra.Command, now func() time.Time, headers, values []string) (*StreamFilter[T], error) {
 	k := streamKeys[T](headers)
-	filters, err := parseFilters(cmd, k, values, false, nil)
+	filters, err := parseFilters(cmd, now, k, values, false, nil)
 	return &StreamFilter[T]{k, filters}, err
 }
 
 // streamKeys returns the keys of the filters of a stream.
 func streamKeys[T any](headers []string) keys {
 	k := keys{columns: map[string]int{}, schema: schemaFor[T]()}
-	for i, h := range headers {
-		k.columns[columnKey(h)] = i
-	}
+	k.addColumns(headers)
 	return k
 }
 

@@ -12,12 +12,15 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-// An itemTemplate prints an item. Its fields are those of -o json. Each field can also be written as docker would write
-// it: .PoolName instead of .pool_name.
+// An itemTemplate prints an item. Its fields are those of -o json and, for a list, the columns of the table: see
+// walker.column. Each field can also be written as docker would write it: .PoolName instead of .pool_name.
 type itemTemplate struct {
 	*template.Template
-	cmd    *cobra.Command
-	schema *schema
+	cmd       *cobra.Command
+	keys      keys
+	isTable   bool   // the template begins with "table "
+	header    string // the first line of a table
+	usesCells bool
 }
 
 // functions are the functions of templates, named as docker's.
@@ -40,34 +43,39 @@ var functions = template.FuncMap{
 // Template parses the template of -o for a command that shows items in detail. It returns a function that prints an
 // item with the template.
 func Template[T any](cmd *cobra.Command, text string) (func(T) (string, error), error) {
-	s := schemaFor[T]()
-	t, err := parseTemplate(cmd, s, format{formatTemplate, text})
+	t, err := parseTemplate(cmd, keys{schema: schemaFor[T]()}, format{formatTemplate, text})
 	if err != nil {
 		return nil, err
 	}
-	return func(item T) (string, error) { return t.line(s, item) }, nil
+	return func(item T) (string, error) { return t.line(item, nil) }, nil
 }
 
 // parseTemplate parses the template of -o, and checks its fields. It returns nil for other formats. The error of a
 // template names the fields.
-func parseTemplate(cmd *cobra.Command, s *schema, f format) (*itemTemplate, error) {
+func parseTemplate(cmd *cobra.Command, k keys, f format) (*itemTemplate, error) {
 	if f.name != formatTemplate {
 		return nil, nil //nolint:nilnil // there is no template
 	}
-	out := &itemTemplate{cmd: cmd, schema: s}
-	if strings.TrimSpace(f.template) == "" {
+	out := &itemTemplate{cmd: cmd, keys: k}
+	text := f.template
+	if after, ok := strings.CutPrefix(text, tablePrefix); ok && k.headers != nil {
+		text, out.isTable = after, true
+	}
+	if strings.TrimSpace(text) == "" {
 		return nil, out.failed(fmt.Errorf("the template is empty"))
 	}
-	t, err := template.New("template").Option("missingkey=zero").Funcs(functions).Parse(f.template)
+	t, err := template.New("template").Option("missingkey=zero").Funcs(functions).Parse(text)
 	if err != nil {
 		return nil, out.failed(err)
 	}
 	out.Template = t
 	all := map[string]bool{}
-	s.allNames(all)
-	w := walker{schema: s, all: all}
+	k.schema.allNames(all)
+	w := walker{keys: k, all: all}
 	if t.Tree != nil {
+		out.header = w.header(t.Root)
 		w.nodes(t.Root, true)
+		out.usesCells = w.usesCells
 	}
 	return out, w.fail(cmd)
 }
@@ -79,15 +87,16 @@ func (t *itemTemplate) failed(err error) error {
 		text = "line " + after
 	}
 	return cli.UsageError(t.cmd, "--output template: %s (available: .%s)", text,
-		strings.Join(t.schema.names, ", ."))
+		strings.Join(t.keys.templateNames(), ", ."))
 }
 
 // A walker checks and corrects the fields of a template.
 type walker struct {
-	schema *schema
-	all    map[string]bool // names of fields at any depth
-	bad    string          // the first unknown field
-	have   []string        // the fields that exist in its place
+	keys      keys
+	all       map[string]bool // names of fields at any depth
+	bad       string          // the first unknown field
+	have      []string        // the fields that exist in its place
+	usesCells bool            // a field is a column
 }
 
 // fail returns the usage error for the first unknown field, or nil if there is none.
@@ -105,12 +114,12 @@ func (w *walker) nodes(list *parse.ListNode, atItem bool) {
 	}
 	for _, n := range list.Nodes {
 		switch n := n.(type) {
-		case *parse.TextNode: // as docker does, because a shell does not expand them
-			n.Text = []byte(strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(string(n.Text)))
+		case *parse.TextNode:
+			n.Text = []byte(unescape(string(n.Text)))
 		case *parse.ActionNode:
-			w.pipe(n.Pipe, atItem)
+			w.pipe(n.Pipe, atItem, onlyPrints(n.Pipe))
 		case *parse.TemplateNode:
-			w.pipe(n.Pipe, atItem)
+			w.pipe(n.Pipe, atItem, false)
 		case *parse.IfNode:
 			w.branch(n.BranchNode, atItem, atItem)
 		case *parse.RangeNode:
@@ -121,13 +130,30 @@ func (w *walker) nodes(list *parse.ListNode, atItem bool) {
 	}
 }
 
+// unescape replaces \t and \n in the text of a template, as docker does, because a shell does not expand them.
+func unescape(text string) string { return strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text) }
+
 func (w *walker) branch(n parse.BranchNode, atItem, inside bool) {
-	w.pipe(n.Pipe, atItem)
+	w.pipe(n.Pipe, atItem, false)
 	w.nodes(n.List, inside)
 	w.nodes(n.ElseList, atItem)
 }
 
-func (w *walker) pipe(p *parse.PipeNode, atItem bool) {
+// onlyPrints reports whether an action prints a field as it is, or in upper or lower case.
+func onlyPrints(p *parse.PipeNode) bool {
+	if p == nil || len(p.Decl) > 0 || len(p.Cmds) == 0 || len(p.Cmds[0].Args) != 1 {
+		return false
+	}
+	for _, c := range p.Cmds[1:] {
+		if f, ok := c.Args[0].(*parse.IdentifierNode); !ok || f.Ident != "upper" && f.Ident != "lower" {
+			return false
+		}
+	}
+	return true
+}
+
+// pipe checks the fields of a pipeline. printed is onlyPrints.
+func (w *walker) pipe(p *parse.PipeNode, atItem, printed bool) {
 	if p == nil {
 		return
 	}
@@ -135,24 +161,26 @@ func (w *walker) pipe(p *parse.PipeNode, atItem bool) {
 		for _, arg := range c.Args {
 			switch n := arg.(type) {
 			case *parse.FieldNode:
-				w.path(n.Ident, atItem)
+				n.Ident = w.path(n.Ident, atItem, printed)
 			case *parse.VariableNode:
-				w.path(n.Ident[1:], n.Ident[0] == "$")
+				n.Ident = append(n.Ident[:1:1], w.path(n.Ident[1:], n.Ident[0] == "$", printed)...)
 			case *parse.ChainNode:
-				w.path(n.Field, false)
+				n.Field = w.path(n.Field, false, false)
 			case *parse.PipeNode:
-				w.pipe(n, atItem)
+				w.pipe(n, atItem, false)
 			}
 		}
 	}
 }
 
-// path checks a path of fields. If the path does not begin at the item, the type of its first object is unknown, so
-// unknown names are accepted.
-func (w *walker) path(path []string, atItem bool) {
-	at := w.schema
+// path checks a path of fields, and returns it with the names of the JSON output. If the path does not begin at the
+// item, the type of its first object is unknown, so unknown names are accepted.
+func (w *walker) path(path []string, atItem, printed bool) []string {
+	at := w.keys.schema
 	if !atItem {
 		at = nil
+	} else if column := w.column(path, printed); column != nil {
+		return column
 	}
 	for i, name := range path {
 		switch {
@@ -160,28 +188,37 @@ func (w *walker) path(path []string, atItem bool) {
 			path[i] = canonicalName(name, w.all)
 		case at.kind == object:
 			path[i] = canonicalName(name, namesOf(at))
-			if i == 0 && at.fields[path[i]] == nil && strings.EqualFold(name, "name") && at.fields["volume"] != nil {
-				path[i] = "volume" // as in --filter and --sort
+			if i == 0 && isAliasOfVolume(at, name) {
+				path[i] = "volume"
 			}
 			if at.fields[path[i]] == nil {
 				if w.bad == "" {
 					w.bad, w.have = strings.Join(path[:i+1], "."), at.names
 					if i > 0 {
 						w.have = prefixed(strings.Join(path[:i], ".")+".", at.names)
+					} else {
+						w.have = w.keys.templateNames()
 					}
 				}
-				return
+				return path
 			}
 			at = at.fields[path[i]]
 		case at.kind == dictionary:
-			return
+			return path
 		default:
 			if w.bad == "" {
 				w.bad, w.have = strings.Join(path[:i+1], "."), []string{strings.Join(path[:i], ".")}
 			}
-			return
+			return path
 		}
 	}
+	return path
+}
+
+// isAliasOfVolume reports whether a field is the field volume, as in --filter and --sort: name, if there is no name.
+func isAliasOfVolume(s *schema, name string) bool {
+	return strings.EqualFold(name, "name") && s.fields["volume"] != nil &&
+		s.fields[canonicalName(name, namesOf(s))] == nil
 }
 
 func prefixed(prefix string, names []string) []string {
