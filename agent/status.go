@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/livemounts"
 	"github.com/droverhq/drover/agent/offline"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -58,6 +59,23 @@ func (a *Agent) Offline(control api.Service) api.Service {
 			return p.Pool, true
 		},
 		LastAnswer: a.Reporter.LastAnswer,
+	})
+}
+
+// LiveMounts returns the API of control with the present uses of this host's volumes: see package livemounts.
+func (a *Agent) LiveMounts(control api.Service) api.Service {
+	return livemounts.New(control, livemounts.Deps{
+		NodeName: a.NodeName,
+		InUse:    a.Uses.InUse,
+		MountsOf: func(id uuid.UUID) []dataset.Mount { return a.Engines.MountsOf(a.Uses.Get(id)) },
+		MountPath: func(id uuid.UUID) (string, error) {
+			path := a.MountPath(id)
+			mounted, err := host.IsMountPoint(path)
+			if !mounted {
+				path = ""
+			}
+			return path, err
+		},
 	})
 }
 

@@ -1,0 +1,104 @@
+// Package livemounts shows the users of this host the present uses of the volumes that are mounted on it. Package agent
+// makes its Reader, and the daemon serves the API with it.
+//
+// Control knows the uses of a volume from the heartbeats of its home. A heartbeat follows a mount after a moment, and
+// the engine's Mount does not wait for it. So a user who looked at a volume right after the mount saw that nobody used
+// it. Reader replaces the uses in each answer of control by those of this host. It asks no pool.
+//
+// The package has no state: the uses are those of mounting.UseTable. To correct another answer that contains the status
+// of volumes, add a method to Reader.
+package livemounts
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Deps is what Reader needs of other components.
+type Deps struct {
+	NodeName string // of this node
+	// InUse returns the datasets that have uses on this node, and MountsOf the uses of one of them.
+	InUse    func() []uuid.UUID
+	MountsOf func(id uuid.UUID) []dataset.Mount
+	// MountPath returns where a dataset is mounted on this node, or "" if it is not mounted.
+	MountPath func(id uuid.UUID) (string, error)
+}
+
+// Reader is the API of control. It shows the present uses of the volumes whose home is this node, and otherwise answers
+// as control does. Its methods are safe for concurrent use.
+type Reader struct {
+	api.Service
+	deps Deps
+}
+
+// New returns a Reader in front of control.
+func New(control api.Service, deps Deps) *Reader { return &Reader{control, deps} }
+
+// Volume implements api.Users.
+func (r *Reader) Volume(ctx context.Context, ref string) (api.Volume, error) {
+	v, err := r.Service.Volume(ctx, ref)
+	if err == nil {
+		r.look().correct(v.ID, v.Node, &v.Status)
+	}
+	return v, err
+}
+
+// Volumes implements api.Users.
+func (r *Reader) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], error) {
+	l, err := r.Service.Volumes(ctx, p)
+	now := r.look()
+	for i := range l.Items {
+		v := &l.Items[i]
+		now.correct(v.ID, v.Node, &v.Status)
+	}
+	return l, err
+}
+
+// VolumeSummaries implements api.Users.
+func (r *Reader) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
+	l, err := r.Service.VolumeSummaries(ctx, p)
+	now := r.look()
+	for i := range l.Items {
+		v := &l.Items[i]
+		now.correct(v.ID, v.Node, &v.Status)
+	}
+	return l, err
+}
+
+// look is the set of datasets that are in use on this node at one moment.
+type look struct {
+	*Reader
+	inUse map[uuid.UUID]bool
+}
+
+func (r *Reader) look() look {
+	l := look{r, map[uuid.UUID]bool{}}
+	for _, id := range r.deps.InUse() {
+		l.inUse[id] = true
+	}
+	return l
+}
+
+// correct replaces the uses in the status of a dataset by the present ones, if this node is its home. It does not
+// change the status that st points to, which control may keep. It leaves a missing status: the use alone would look
+// like an empty volume.
+func (l look) correct(id uuid.UUID, node string, st **dataset.DatasetStatus) {
+	if *st == nil || node != l.deps.NodeName || !l.inUse[id] && len((*st).Mounts) == 0 {
+		return
+	}
+	now := **st
+	now.Mounts = nil
+	if l.inUse[id] {
+		now.Mounts = l.deps.MountsOf(id)
+	}
+	if (len(now.Mounts) > 0) != now.Mounted { // the reported mount point is older than the uses
+		if path, err := l.deps.MountPath(id); err == nil {
+			now.Mounted, now.MountPath = path != "", path
+		}
+	}
+	*st = &now
+}

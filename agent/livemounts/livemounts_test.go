@@ -1,0 +1,70 @@
+package livemounts_test
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// TestMain checks that the package leaves nothing on the host.
+func TestMain(m *testing.M) { agenttest.Main(m) }
+
+// TestUsesBeforeTheNextHeartbeat looks at a volume right after each mount and unmount. The volume and both lists show
+// the present uses, although the heartbeat that reports them is sent later. A volume of another node is shown as
+// control knows it.
+func TestUsesBeforeTheNextHeartbeat(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "dir", "dir")
+	d := f.A.NewVolume("db", nil)
+	f.A.Reporter.ReportAll(t.Context())
+	here, there := f.A.LiveMounts(f.A.Control), f.B.LiveMounts(f.B.Control)
+	shown := func(by api.Service) (all []*dataset.DatasetStatus) {
+		t.Helper()
+		v, err := by.Volume(t.Context(), "db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := by.Volumes(t.Context(), api.Page{})
+		if err != nil || len(list.Items) != 1 {
+			t.Fatalf("%+v, %v", list, err)
+		}
+		summaries, err := by.VolumeSummaries(t.Context(), api.Page{})
+		if err != nil || len(summaries.Items) != 1 {
+			t.Fatalf("%+v, %v", summaries, err)
+		}
+		return append(all, v.Status, list.Items[0].Status, summaries.Items[0].Status)
+	}
+	check := func(uses int, mounted bool) {
+		t.Helper()
+		path := ""
+		if mounted {
+			path = f.A.MountPath(d.ID)
+		}
+		for i, st := range shown(here) {
+			if st == nil || len(st.Mounts) != uses || st.Mounted != mounted || st.MountPath != path {
+				t.Errorf("answer %d: %+v, want %d uses, mounted %t", i, st, uses, mounted)
+			}
+		}
+	}
+	for _, reported := range []bool{false, true} {
+		check(0, false)
+		f.A.MustMount("db", "one")
+		check(1, true)
+		f.A.MustMount("db", "two")
+		check(2, true)
+		if reported {
+			f.A.Reporter.ReportAll(t.Context())
+		}
+		f.A.MustUnmount("db", "one")
+		check(1, true)
+		f.A.MustUnmount("db", "two")
+		check(0, false)
+	}
+	for i, st := range shown(there) {
+		if st == nil {
+			t.Errorf("answer %d on the other node: no status", i)
+		}
+	}
+}
