@@ -200,7 +200,7 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 func (s *Service) makeReaders(d Deps, plain store.Store) {
 	s.Reader = health.New(health.Deps{
 		Ledger: s.Ledger, Reports: s.Reports, Store: plain, StoreName: d.StoreName, NodeList: s.NodeList,
-		Shared: d.Shared, Own: d.Findings,
+		Shared: d.Shared, Own: d.Findings, MassLoss: s.Members.MassLossSoon,
 		LateBackups: func(ctx context.Context) ([]api.Finding, error) { return s.Housekeeper.LateBackups(ctx) },
 		Exports:     func(ctx context.Context) ([]api.Finding, error) { return s.Exports.Findings(ctx) },
 	})

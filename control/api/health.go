@@ -58,6 +58,10 @@ type ControlReplica struct {
 	Housekeeper bool `json:"housekeeper,omitempty"`
 }
 
+// SilentPrefix begins the text of a finding about a node that has a session, but has not reported for too long. Control
+// does not know whether its agent runs. drover status adds the volumes whose home the node is.
+const SilentPrefix = "not reporting for "
+
 // NodeHealth is what a node last reported of itself to the control replica that answers.
 type NodeHealth struct {
 	Node uuid.UUID `json:"node"` // UUID of the node

@@ -42,6 +42,9 @@ type Deps struct {
 	StoreName string      // "bolt", "consul"
 	// NodeList lists all nodes.
 	NodeList func(ctx context.Context, filter string) ([]api.Node, error)
+	// MassLoss returns whether failover will be halted because many nodes vanished together. If nil, it will
+	// not.
+	MassLoss func(ctx context.Context) (membership.MassLoss, error)
 	// Shared is true if other services may work on the same store.
 	Shared bool
 	// Own returns the findings about the host of this service. If nil, there are none.
@@ -92,15 +95,11 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	case there:
 		out.Store.Halted = halt.Err().Error()
 	}
-	switch halted, err := membership.FailoverSuspended(record.NewTx(reading, r.deps.Ledger.Store)); {
-	case err != nil:
+	halted, err := r.failoverFindings(reading, !isNamed)
+	if err != nil {
 		unreadable("whether failover is halted", err)
-	case halted != "":
-		text, fix, _ := strings.Cut(halted, ": ")
-		out.Findings = append(out.Findings, api.Finding{
-			Level: levelError, Subject: "failover", Text: text, Fix: fix,
-		})
 	}
+	out.Findings = append(out.Findings, halted...)
 	if r.deps.Shared {
 		replicas, err := r.replicas(reading)
 		if err != nil {
@@ -190,10 +189,36 @@ func silenceFindings(node string, silence time.Duration) []api.Finding {
 	}
 	return []api.Finding{{
 		Level: levelWarning, Subject: "node " + node,
-		Text: fmt.Sprintf("its last report is %s old: its agent has stopped or hangs, or does not reach this control "+
-			"replica", silence.Round(time.Second)),
+		Text: fmt.Sprintf("%s%s: its agent has stopped or hangs, or does not reach this control replica",
+			api.SilentPrefix, silence.Round(time.Second)),
 		Fix: "drover node inspect " + node + "; on that host: drover doctor",
 	}}
+}
+
+// failoverFindings returns the finding that failover is halted because many nodes vanished together. If that is not
+// recorded yet and soon is true, the finding says that failover will be halted: the background work records a halt,
+// which takes up to Timing.Housekeeping.
+func (r *Reader) failoverFindings(ctx context.Context, soon bool) ([]api.Finding, error) {
+	halted, err := membership.FailoverSuspended(record.NewTx(ctx, r.deps.Ledger.Store))
+	if err != nil {
+		return nil, err
+	}
+	if halted != "" {
+		text, fix, _ := strings.Cut(halted, ": ")
+		return []api.Finding{{Level: levelError, Subject: "failover", Text: text, Fix: fix}}, nil
+	}
+	if !soon || r.deps.MassLoss == nil {
+		return nil, nil
+	}
+	is, err := r.deps.MassLoss(ctx)
+	if err != nil || is.Text == "" {
+		return nil, err
+	}
+	level := levelWarning
+	if is.Certain {
+		level = levelError
+	}
+	return []api.Finding{{Level: level, Subject: "failover", Text: is.Text, Fix: is.Fix}}, nil
 }
 
 // maxClockError is the largest difference between the clocks of a node and of control that is not reported. Times in

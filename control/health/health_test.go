@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/health"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -150,7 +151,7 @@ func TestSilentNode(t *testing.T) {
 		t.Errorf("after 18 seconds: %q", got)
 	}
 	e.Clock.Advance(time.Second)
-	if got := silent(); !strings.HasPrefix(got, "its last report is 19s old") {
+	if got := silent(); !strings.HasPrefix(got, "not reporting for 19s") {
 		t.Errorf("after 19 seconds: %q", got)
 	}
 	reports()
@@ -210,6 +211,54 @@ func TestFailoverHalted(t *testing.T) {
 		!strings.HasPrefix(got[0].Fix, "fix the connection to them") || !strings.Contains(got[0].Fix, "drover node fence NODE") {
 		t.Errorf("while failover is halted: %+v", got)
 	}
+}
+
+// TestFailoverHaltedSoon: the health of the cluster names the halt of failover before the background work records it:
+// as a warning once enough nodes are silent, and as an error once their sessions have ended.
+func TestFailoverHaltedSoon(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	all := []*controltest.Agent{l.Alpha, l.Beta, l.Gamma}
+	check := func(when, level, text, fix string) {
+		t.Helper()
+		h, err := l.ClusterHealth(l.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var is api.Finding
+		for _, f := range h.Findings {
+			if f.Subject == "failover" {
+				is = f
+			}
+		}
+		if is.Level != level || !strings.Contains(is.Text, text) || !strings.Contains(is.Fix, fix) {
+			t.Errorf("%s: %+v", when, is)
+		}
+		if st, err := l.Failover(l.Ctx); err != nil || st.Halted != "" {
+			t.Errorf("%s: %+v, %v: the halt must not be recorded", when, st, err)
+		}
+	}
+	check("all report", "", "", "")
+	l.Wait(reports.MaxSilence+time.Second, all...)
+	l.Alpha.ReportGuard()
+	l.Beta.ReportGuard()
+	check("one node of three is silent", "", "", "")
+	l.Wait(reports.MaxSilence+2*time.Second, all...)
+	l.Alpha.ReportGuard()
+	check("beta is silent, gamma renews its session", "", "", "")
+	l.Beta.ReportGuard()
+	l.Gamma.ReportGuard()
+	l.Wait(reports.MaxSilence+time.Second, all...)
+	l.Alpha.ReportGuard()
+	check("two nodes are silent", "warning", "2 nodes do not report (beta, gamma): when their sessions end, failover is halted",
+		"drover node ls")
+	l.Wait(2*l.Timing.Session, all...)
+	l.Alpha.ReportGuard()
+	check("both renew their sessions", "", "", "")
+	l.Replicas.EndSession(l.Beta)
+	check("one session has ended", "", "", "")
+	l.Replicas.EndSession(l.Gamma)
+	check("both sessions have ended", "error", "2 nodes vanished within 5m0s (beta, gamma), so failover is halted",
+		"drover node fence NODE")
 }
 
 // unavailable is a store that does not answer reads.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -183,11 +182,13 @@ func FailoverSuspended(t *record.Tx) (string, error) {
 		}
 		names = append(names, n.Name)
 	}
-	slices.Sort(names)
-	if more := len(h.Nodes) - len(names); more > 0 {
-		names = append(names, fmt.Sprintf("and %d more", more))
-	}
+	return haltReason(len(h.Nodes), names), nil
+}
+
+// haltReason returns why automatic failover is suspended, and after ": " what to do. names has the first of all nodes
+// that vanished.
+func haltReason(all int, names []string) string {
 	return fmt.Sprintf("%d nodes vanished within %s (%s), so failover is halted for the whole cluster: fix the "+
 		"connection to them, or confirm for each that it is off for good: drover node fence NODE",
-		len(h.Nodes), MassLossWindow, strings.Join(names, ", ")), nil
+		all, MassLossWindow, listNames(all, names))
 }

@@ -181,6 +181,7 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 				"%s: nothing new is placed on it", word)
 		}
 		if n.Live {
+			f.addHomes(n.Name, homes[n.ID])
 			continue
 		}
 		since := ""
@@ -192,10 +193,25 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 			level, text = findings.Error, "the volumes that have their home there cannot be read"
 		}
 		if at := homes[n.ID]; len(at) > 0 {
-			level, text = findings.Error, fmt.Sprintf("home of %s: %s", count(len(at), "volume"), findings.Few(at))
+			level, text = findings.Error, describeHomes(at)
 		}
 		f.add(level, "node "+n.Name, "drover node inspect "+n.Name, "unreachable%s; %s", since, text)
 	}
+}
+
+// addHomes adds the volumes whose home a node is to control's finding that the node does not report. If there is no
+// such finding, or no volume, addHomes does nothing.
+func (f *collector) addHomes(node string, volumes []string) {
+	for i, is := range f.list {
+		if len(volumes) > 0 && is.Subject == "node "+node && strings.HasPrefix(is.Text, api.SilentPrefix) {
+			f.list[i].Text += "; " + describeHomes(volumes)
+		}
+	}
+}
+
+// describeHomes says that a node is the home of volumes.
+func describeHomes(volumes []string) string {
+	return fmt.Sprintf("home of %s: %s", count(len(volumes), "volume"), findings.Few(volumes))
 }
 
 // versions reports nodes and control replicas that run different versions.

@@ -77,6 +77,19 @@ func TestAssess(t *testing.T) {
 			func(c *Cluster) { c.Nodes[0].Live, c.Nodes[0].StatusSince = false, now.Add(-3*time.Minute) },
 			[]api.Finding{find("error", "node alpha", "unreachable for 3 minutes; home of 1 volume: db", "drover node inspect alpha")},
 		},
+		"home does not report": {
+			func(c *Cluster) {
+				c.Health = &api.ClusterHealth{Findings: []api.Finding{
+					find("warning", "node alpha", api.SilentPrefix+"19s: its agent hangs", "drover node inspect alpha"),
+					find("warning", "node beta", api.SilentPrefix+"19s: its agent hangs", "drover node inspect beta"),
+				}}
+			},
+			[]api.Finding{
+				find("warning", "node alpha", "not reporting for 19s: its agent hangs; home of 1 volume: db",
+					"drover node inspect alpha"),
+				find("warning", "node beta", "not reporting for 19s: its agent hangs", "drover node inspect beta"),
+			},
+		},
 		"node without volumes is unreachable": {
 			func(c *Cluster) { c.Nodes[1].Live, c.Nodes[1].StatusSince, c.Pools[1].Status = false, time.Time{}, nil },
 			[]api.Finding{find("warning", "node beta", "unreachable; no volume has its home there", "drover node inspect beta")},
