@@ -1,8 +1,11 @@
 package dataset
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -178,42 +181,109 @@ func (p PoolStatus) Limits(u Usage) bool {
 	return p.Size > 0 && (p.Fullness() == Full || p.Free <= u.Available && u.InodePercent() <= u.Percent())
 }
 
+// GrowsMounted reports whether a dataset with a filesystem can grow while it is mounted.
+func (c Capabilities) GrowsMounted(filesystem string) bool {
+	return !c.EnforcesSize || c.OnlineGrow && !slices.Contains(c.OfflineGrow, filesystem)
+}
+
+// Room describes the pool of a volume that needs more space.
+type Room struct {
+	Pool   string      // the name of the pool, for commands
+	Status *PoolStatus // nil if the status of the pool is not known
+	// Blocked is true if the volume is mounted, and cannot grow before it is unmounted.
+	Blocked bool
+}
+
+// RoomIn returns the room of a volume in a pool. name is the name of the pool for commands, and st the status of the
+// volume.
+func (d Dataset) RoomIn(name string, can Capabilities, is *PoolStatus, st *DatasetStatus) Room {
+	mounted := st != nil && (st.Mounted || len(st.Mounts) > 0)
+	return Room{Pool: name, Status: is, Blocked: mounted && !can.GrowsMounted(d.Profile.Filesystem.Type)}
+}
+
 // SpaceCommands returns commands for a user whose volume needs more space: the command that enlarges the volume or, if
 // a larger volume would not help or is refused, commands that show what could be enlarged or removed in the pool. None
-// of them removes data. st is nil if the status of the pool is not known.
-func (d Dataset) SpaceCommands(pool string, st *PoolStatus, u Usage) []string {
-	if grow := d.growCommandIn(st); grow != "" && (st == nil || !st.Limits(u)) {
+// of them removes data. If the volume must be unmounted first, a line before and after the command says so.
+func (d Dataset) SpaceCommands(in Room, u Usage) []string {
+	switch grow, why := d.growCommandIn(in, u); {
+	case why != "" && in.Status.limitsOvercommit(d):
+		return []string{"drover pool inspect " + in.Pool, "drover pool ls"}
+	case why != "":
+		return []string{"drover pool inspect " + in.Pool, "drover snapshot ls --size", "drover trash ls"}
+	case in.Blocked:
+		return []string{"stop its containers: " + d.whyBlocked(), grow, "start its containers again"}
+	default:
 		return []string{grow}
 	}
-	return []string{"drover pool inspect " + pool, "drover snapshot ls --size", "drover trash ls"}
 }
 
-// SpaceHint returns what gives a volume in a pool more space, in one line. st is nil if the status of the pool is not
-// known.
-func (d Dataset) SpaceHint(pool string, st *PoolStatus, u Usage) string {
-	grow := d.growCommandIn(st)
-	if grow != "" && (st == nil || !st.Limits(u)) {
+// SpaceHint returns what gives a volume in a pool more space, in one line.
+func (d Dataset) SpaceHint(in Room, u Usage) string {
+	switch grow, why := d.growCommandIn(in, u); {
+	case why != "" && in.Status.limitsOvercommit(d):
+		return fmt.Sprintf("%s: allow more (drover pool set %s --overcommit RATIO), or move volumes away (drover pool ls "+
+			"shows the other pools)", why, in.Pool)
+	case why != "":
+		return fmt.Sprintf("%s: enlarge the pool's filesystem (drover pool inspect %s), move volumes away (drover pool "+
+			"ls shows the other pools), or remove what drover snapshot ls --size and drover trash ls list", why, in.Pool)
+	case in.Blocked:
+		return fmt.Sprintf("stop its containers (drover volume inspect %s names them), run %s, and start them again: %s",
+			d.Volume, grow, d.whyBlocked())
+	default:
 		return grow
 	}
-	why := fmt.Sprintf("a larger volume would not help, because pool %s has only %s free", pool, st.Free.Human())
-	if grow == "" {
-		why = fmt.Sprintf("the volume cannot grow, because pool %s has %s in all", pool, st.Size.Human())
-	}
-	return fmt.Sprintf("%s: enlarge the pool's filesystem (drover pool inspect %s), move volumes away (drover pool ls "+
-		"shows the other pools), or remove what drover snapshot ls --size and drover trash ls list", why, pool)
 }
 
-// growCommandIn is GrowCommand with a size that a pool accepts: at most the size of the pool. It returns "" if the pool
-// has no room for a larger volume. st is nil if the status of the pool is not known.
-func (d Dataset) growCommandIn(st *PoolStatus) string {
-	size := d.Size.Enlarged()
-	if st == nil || st.Size <= 0 || size <= st.Size {
-		return d.GrowCommand()
+// whyBlocked returns why a mounted volume cannot grow.
+func (d Dataset) whyBlocked() string {
+	return cmp.Or(d.Profile.Filesystem.Type, "it") + " cannot grow while mounted on its node"
+}
+
+// WhyNotLarger returns why a larger volume would not help or is refused, or "" if the volume can grow.
+func (d Dataset) WhyNotLarger(in Room, u Usage) string {
+	_, why := d.growCommandIn(in, u)
+	return why
+}
+
+// growCommandIn is GrowCommand with a size that the pool accepts: at most the size of the pool, and at most what the
+// overcommit of the pool allows. If a larger volume would not help or is refused, it returns the reason instead.
+func (d Dataset) growCommandIn(in Room, u Usage) (command, why string) {
+	st, size := in.Status, d.Size.Enlarged()
+	if st == nil || st.Size <= 0 {
+		return d.GrowCommand(), ""
 	}
-	if size = st.Size / MiB * MiB; size <= d.Size {
-		return ""
+	size = min(size, st.Size/MiB*MiB, st.allowedSize(d)/MiB*MiB)
+	switch {
+	case st.limitsOvercommit(d):
+		return "", fmt.Sprintf("the volume cannot grow, because the volumes of pool %s may become %s large, and its "+
+			"overcommit of %s allows at most %s", in.Pool, st.Provisioned.Human(), FormatRatio(st.Overcommit),
+			st.allowedSum().Human())
+	case size <= d.Size:
+		return "", fmt.Sprintf("the volume cannot grow, because pool %s has %s in all", in.Pool, st.Size.Human())
+	case st.Limits(u):
+		return "", fmt.Sprintf("a larger volume would not help, because pool %s has only %s free", in.Pool,
+			st.Free.Human())
 	}
-	return fmt.Sprintf("drover volume resize %s %s", d.Volume, size)
+	return fmt.Sprintf("drover volume resize %s %s", d.Volume, size), ""
+}
+
+// allowedSize returns the largest size of a volume of the pool that its overcommit allows.
+func (p *PoolStatus) allowedSize(d Dataset) Size {
+	if p.Overcommit <= 0 {
+		return math.MaxInt64
+	}
+	return max(0, d.Size+p.allowedSum()-p.Provisioned)
+}
+
+// allowedSum returns the largest sum of the sizes of all volumes that the overcommit of the pool allows.
+func (p *PoolStatus) allowedSum() Size { return Size(p.Overcommit * float64(p.Size)) }
+
+// leastGrowth is the divisor of a volume's size that gives the smallest growth worth advising: a tenth of the size.
+const leastGrowth = 10
+
+// limitsOvercommit reports whether the overcommit of the pool, and not its size, prevents that a volume grows.
+func (p *PoolStatus) limitsOvercommit(d Dataset) bool {
+	return p != nil && p.Size > d.Size && p.allowedSize(d)-d.Size < d.Size/leastGrowth
 }
 
 // GrowCommand returns the command that gives a volume more space.

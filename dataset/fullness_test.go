@@ -3,6 +3,7 @@ package dataset_test
 import (
 	"math"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 
@@ -163,14 +164,86 @@ func TestSpaceHintNamesThePoolThatLimitsAVolume(t *testing.T) {
 		"pool has that size":  {&dataset.PoolStatus{Size: 20 * dataset.GiB, Free: 5 * dataset.GiB}, "drover pool inspect fast"},
 		"pool has less":       {&dataset.PoolStatus{Size: 10 * dataset.GiB, Free: dataset.GiB}, "drover pool inspect fast"},
 	} {
-		hint := d.SpaceHint("fast", c.pool, nearly)
-		if got := d.SpaceCommands("fast", c.pool, nearly)[0]; got != c.want || !strings.Contains(hint, c.want) {
+		in := dataset.Room{Pool: "fast", Status: c.pool}
+		hint := d.SpaceHint(in, nearly)
+		if got := d.SpaceCommands(in, nearly)[0]; got != c.want || !strings.Contains(hint, c.want) {
 			t.Errorf("%s: %s, %s", name, got, hint)
 		}
 	}
 	inodes := dataset.Usage{Used: 3 * dataset.GiB, Available: 7 * dataset.GiB, Inodes: 100, InodesUsed: 99}
 	pool := dataset.PoolStatus{Size: 100 * dataset.GiB, Free: 6 * dataset.GiB}
-	if got := d.SpaceCommands("fast", &pool, inodes)[0]; got != d.GrowCommand() {
+	if got := d.SpaceCommands(dataset.Room{Pool: "fast", Status: &pool}, inodes)[0]; got != d.GrowCommand() {
 		t.Errorf("a volume without inodes: %s, want %s", got, d.GrowCommand())
+	}
+}
+
+// The advice to enlarge a volume respects the overcommit of its pool, and names it if it prevents the growth.
+func TestSpaceHintRespectsOvercommit(t *testing.T) {
+	d := dataset.Dataset{Volume: "db", Size: 20 * dataset.GiB}
+	nearly := dataset.Usage{Used: 18 * dataset.GiB, Available: 2 * dataset.GiB}
+	for _, c := range []struct {
+		ratio       float64
+		provisioned dataset.Size
+		want, hint  string
+	}{
+		{0, 300 * dataset.GiB, d.GrowCommand(), d.GrowCommand()},
+		{1.5, 140 * dataset.GiB, d.GrowCommand(), d.GrowCommand()},
+		{1.5, 145 * dataset.GiB, "drover volume resize db 25GiB", "drover volume resize db 25GiB"},
+		{1.5, 149 * dataset.GiB, "drover pool inspect fast", "may become 149GiB large, and its overcommit of 1.5 allows at most " +
+			"150GiB: allow more (drover pool set fast --overcommit RATIO)"},
+		{1, 150 * dataset.GiB, "drover pool inspect fast", "overcommit of 1 allows at most 100GiB"},
+	} {
+		pool := dataset.PoolStatus{
+			Size: 100 * dataset.GiB, Free: 50 * dataset.GiB, Overcommit: c.ratio, Provisioned: c.provisioned,
+		}
+		in := dataset.Room{Pool: "fast", Status: &pool}
+		hint := d.SpaceHint(in, nearly)
+		if got := d.SpaceCommands(in, nearly)[0]; got != c.want || !strings.Contains(hint, c.hint) {
+			t.Errorf("overcommit %v, %s provisioned: %s, %s", c.ratio, c.provisioned, got, hint)
+		}
+		if _, command, is := strings.Cut(hint, "drover volume resize db "); is {
+			if size, err := dataset.ParseSize(command); err != nil || pool.WhyOvercommitted(size-d.Size) != "" {
+				t.Errorf("%s would be refused: %v", hint, err)
+			}
+		}
+	}
+}
+
+// A mounted volume whose filesystem cannot grow while mounted gets the way round: stop, resize, start.
+func TestSpaceHintOfVolumeThatCannotGrowMounted(t *testing.T) {
+	nearly := dataset.Usage{Used: 18 * dataset.GiB, Available: 2 * dataset.GiB}
+	can := dataset.Capabilities{EnforcesSize: true, OnlineGrow: true, OfflineGrow: []string{"ext4"}}
+	never := dataset.Capabilities{EnforcesSize: true}
+	mounted := &dataset.DatasetStatus{Mounted: true}
+	for name, c := range map[string]struct {
+		filesystem string
+		can        dataset.Capabilities
+		st         *dataset.DatasetStatus
+		blocked    bool
+	}{
+		"mounted ext4":       {"ext4", can, mounted, true},
+		"idle ext4":          {"ext4", can, &dataset.DatasetStatus{}, false},
+		"unknown status":     {"ext4", can, nil, false},
+		"mounted xfs":        {"xfs", can, mounted, false},
+		"never online":       {"xfs", never, mounted, true},
+		"unknown pool":       {"ext4", dataset.Capabilities{}, mounted, false},
+		"older control":      {"", can, mounted, false},
+		"only uses":          {"ext4", can, &dataset.DatasetStatus{Mounts: make([]dataset.Mount, 1)}, true},
+		"grows while in use": {"ext4", dataset.Capabilities{EnforcesSize: true, OnlineGrow: true}, mounted, false},
+	} {
+		d := dataset.Dataset{Volume: "db", Size: 20 * dataset.GiB}
+		d.Profile.Filesystem.Type = c.filesystem
+		in := d.RoomIn("fast", c.can, nil, c.st)
+		commands, hint := d.SpaceCommands(in, nearly), d.SpaceHint(in, nearly)
+		want, wantHint := []string{d.GrowCommand()}, d.GrowCommand()
+		if c.blocked {
+			why := c.filesystem + " cannot grow while mounted on its node"
+			want = []string{"stop its containers: " + why, d.GrowCommand(), "start its containers again"}
+			wantHint = "stop its containers (drover volume inspect db names them), run drover volume resize db 30GiB, and " +
+				"start them again: " + why
+		}
+		if !slices.Equal(commands, want) || hint != wantHint {
+			t.Errorf("%s: %q, %s", name, commands, hint)
+		}
 	}
 }

@@ -28,10 +28,11 @@ type Summary struct {
 
 // ProfileSummary is the part of a profile that a list of volumes shows.
 type ProfileSummary struct {
-	Name     string   `json:"name"`
-	Size     Size     `json:"size,omitempty"`
-	Access   Access   `json:"access,omitempty"`
-	Replicas Replicas `json:"replicas,omitzero"`
+	Name       string     `json:"name"`
+	Size       Size       `json:"size,omitempty"`
+	Filesystem Filesystem `json:"filesystem"`
+	Access     Access     `json:"access,omitempty"`
+	Replicas   Replicas   `json:"replicas,omitzero"`
 }
 
 // Dataset returns a record that has only the fields of the summary.
@@ -39,7 +40,8 @@ func (s Summary) Dataset() Dataset {
 	return Dataset{
 		ID: s.ID, Volume: s.Volume, Aliases: s.Aliases, State: s.State,
 		Profile: Profile{
-			Name: s.Profile.Name, Size: s.Profile.Size, Access: s.Profile.Access, Replicas: s.Profile.Replicas,
+			Name: s.Profile.Name, Size: s.Profile.Size, Filesystem: s.Profile.Filesystem, Access: s.Profile.Access,
+			Replicas: s.Profile.Replicas,
 		},
 		Size: s.Size, Labels: s.Labels, Protected: s.Protected, Home: s.Home, Pool: s.Pool, Epoch: s.Epoch,
 		Copies: s.Copies, SharedMounts: s.SharedMounts, Created: s.Created, Trash: s.Trash,

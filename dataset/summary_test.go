@@ -37,7 +37,7 @@ func TestSummaryHasKeysOfDataset(t *testing.T) {
 func TestSummaryOfRecord(t *testing.T) {
 	d := Dataset{
 		ID: uuid.New(), Volume: "db", Aliases: []string{"old"}, State: StateTrashed,
-		Profile: Profile{Name: "gold", Size: 1, Access: AccessMany, Backend: "loop", Revision: "0123456789ab", Replicas: Replicas{Count: 1}},
+		Profile: Profile{Name: "gold", Size: 1, Access: AccessMany, Backend: "loop", Filesystem: Filesystem{Type: "ext4"}, Revision: "0123456789ab", Replicas: Replicas{Count: 1}},
 		Size:    2, Labels: map[string]string{"a": "b"}, Protected: true, Home: uuid.New(), Pool: uuid.New(), Epoch: 3,
 		SharedMounts: []SharedMount{{Node: uuid.New()}}, Created: time.Unix(4, 0).UTC(),
 		Trash: &Trash{At: time.Unix(5, 0).UTC()}, Copies: []uuid.UUID{uuid.New()}, Request: uuid.New(),
@@ -51,7 +51,7 @@ func TestSummaryOfRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := d
-	want.Profile = Profile{Name: "gold", Size: 1, Access: AccessMany, Replicas: Replicas{Count: 1}}
+	want.Profile = Profile{Name: "gold", Size: 1, Filesystem: d.Profile.Filesystem, Access: AccessMany, Replicas: Replicas{Count: 1}}
 	want.Request = uuid.Nil
 	if got := s.Dataset(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)

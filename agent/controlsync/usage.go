@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -208,13 +209,25 @@ func (s *StatusReader) Check(r *findings.List) {
 		}
 		lines = append(lines, api.Finding{
 			Level: level, Subject: "volume " + d.Volume, Text: u.Fullness.String() + ": " + u.Usage.Describe(d.Size),
-			Fix: d.SpaceHint(s.Pools.Name(d.Pool), poolStatus(d.Pool), u.Usage),
+			Fix: d.SpaceHint(s.roomOf(d, poolStatus(d.Pool)), u.Usage),
 		})
 	}
 	slices.SortFunc(lines, func(x, y api.Finding) int { return cmp.Compare(x.Subject, y.Subject) })
 	for _, f := range lines {
 		r.Add(f.Level, f.Subject, f.Fix, "%s", f.Text)
 	}
+}
+
+// roomOf returns the room of a dataset in its pool. st is the status of the pool; nil if it is not known.
+func (s *StatusReader) roomOf(d dataset.Dataset, st *dataset.PoolStatus) dataset.Room {
+	name := s.Pools.Name(d.Pool)
+	pool, err := s.Pools.Get(d.Pool)
+	if err != nil {
+		return dataset.Room{Pool: name, Status: st}
+	}
+	mounted, err := host.IsMountPoint(s.MountPath(d.ID))
+	is := &dataset.DatasetStatus{Mounted: mounted || err != nil}
+	return d.RoomIn(name, pool.Info().Capabilities, st, is)
 }
 
 // poolStatuses returns a function that returns the status of a pool, and reads it once. The status is nil if the pool

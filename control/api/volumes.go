@@ -177,7 +177,8 @@ func (v *Volume) Summary() VolumeSummary {
 	return VolumeSummary{
 		ID: v.ID, Volume: v.Volume, Aliases: v.Aliases, State: v.State,
 		Profile: dataset.ProfileSummary{
-			Name: v.Profile.Name, Size: v.Profile.Size, Access: v.Profile.Access, Replicas: v.Profile.Replicas,
+			Name: v.Profile.Name, Size: v.Profile.Size, Filesystem: v.Profile.Filesystem, Access: v.Profile.Access,
+			Replicas: v.Profile.Replicas,
 		},
 		Size: v.Size, Labels: v.Labels, Protected: v.Protected, Created: v.Created,
 		Node: v.Node, PoolName: v.PoolName, Backend: v.Backend, Unreachable: v.Unreachable, Status: v.Status,

@@ -62,9 +62,9 @@ func Assess(c Cluster, now time.Time) Report {
 	found.nodes(c, now)
 	found.versions(c)
 	found.pools(c)
-	pools := map[uuid.UUID]*dataset.PoolStatus{}
+	pools := map[uuid.UUID]api.Pool{}
 	for _, p := range c.Pools {
-		pools[p.ID] = p.Status
+		pools[p.ID] = p
 	}
 	for _, v := range c.Volumes {
 		if c.VolumesUnknown { // a host without control does not know the copies on other hosts
@@ -267,8 +267,9 @@ func (f *collector) pools(c Cluster) {
 	}
 }
 
-// volume reports the problems of a volume. pool is the status of its pool; nil if it is not known.
-func (f *collector) volume(v *api.VolumeSummary, pool *dataset.PoolStatus, now time.Time) {
+// volume reports the problems of a volume. in is its pool, which is empty if it is not known.
+func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
+	pool := in.Status
 	subject, name := "volume "+cli.ShortName(v.Volume), v.Volume
 	inspect := "drover volume inspect " + name
 	if st := v.Status; st != nil {
@@ -282,7 +283,9 @@ func (f *collector) volume(v *api.VolumeSummary, pool *dataset.PoolStatus, now t
 		}
 		if is, text := volumes.Fullness(v.Status, v.Size); is != dataset.NotFull {
 			sized := dataset.Dataset{Volume: v.Volume, Size: v.Size}
-			f.add(levelOf(is), subject, sized.SpaceHint(v.PoolName, pool, *st.Usage), "%s", text)
+			sized.Profile.Filesystem = v.Profile.Filesystem
+			room := sized.RoomIn(v.PoolName, in.Capabilities, pool, st)
+			f.add(levelOf(is), subject, sized.SpaceHint(room, *st.Usage), "%s", text)
 		}
 	}
 	complete := 0

@@ -164,6 +164,18 @@ func TestAssess(t *testing.T) {
 				find("error", "volume db", "its key is missing", ""),
 			},
 		},
+		"mounted volume is full and cannot grow while mounted": {
+			func(c *Cluster) {
+				c.Volumes[0].Pool, c.Volumes[0].PoolName = c.Pools[0].ID, "default"
+				c.Volumes[0].Profile.Filesystem.Type = "ext4"
+				c.Pools[0].Capabilities = dataset.Capabilities{EnforcesSize: true, OnlineGrow: true, OfflineGrow: []string{"ext4"}}
+				st := c.Volumes[0].Status
+				st.Mounted, st.Usage, st.Fullness = true, &dataset.Usage{Used: 20 * dataset.GiB}, dataset.Full
+			},
+			[]api.Finding{find("error", "volume db", "FULL: 100% of 20GiB used", "stop its containers (drover volume "+
+				"inspect db names them), run drover volume resize db 30GiB, and start them again: ext4 cannot grow while "+
+				"mounted on its node")},
+		},
 		"volume is full because its pool is": {
 			func(c *Cluster) {
 				c.Volumes[0].Pool, c.Volumes[0].PoolName = c.Pools[0].ID, "default"

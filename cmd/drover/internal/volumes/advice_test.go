@@ -41,7 +41,7 @@ func TestAdviceNamesTheFullPool(t *testing.T) {
 			Fullness: dataset.NearlyFull,
 		},
 	}
-	problem, next := advice(time.Now(), v, volumePool{v.PoolName, &dataset.PoolStatus{Online: true, Size: 20 * dataset.GiB, Free: dataset.MiB}})
+	problem, next := advice(time.Now(), v, volumePool{name: v.PoolName, status: &dataset.PoolStatus{Online: true, Size: 40 * dataset.GiB, Free: dataset.MiB}})
 	if !strings.Contains(problem, "pool fast has only 1MiB free") || !slices.Contains(next, "drover snapshot ls --size") ||
 		slices.Contains(next, v.GrowCommand()) {
 		t.Errorf("full pool: %s, %v", problem, next)

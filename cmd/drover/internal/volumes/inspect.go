@@ -48,8 +48,9 @@ func newerProfile(ctx context.Context, c cli.Remote, v api.Volume) string {
 
 // volumePool has the facts about the pool of a volume that determine the remedy for a problem.
 type volumePool struct {
-	name   string              // for drover pool inspect
-	status *dataset.PoolStatus // nil: not known
+	name   string               // for drover pool inspect
+	status *dataset.PoolStatus  // nil: not known
+	can    dataset.Capabilities // of the pool
 }
 
 // poolOf reads the pool of a volume that has a problem or little space left. The status is nil for other volumes, and
@@ -65,7 +66,7 @@ func poolOf(ctx context.Context, c cli.Remote, v api.Volume) volumePool {
 	}
 	for _, p := range pools {
 		if p.ID == v.Pool {
-			return volumePool{cli.UniquePoolName(p, pools), p.Status}
+			return volumePool{cli.UniquePoolName(p, pools), p.Status, p.Capabilities}
 		}
 	}
 	return pool
@@ -398,11 +399,11 @@ func advice(now time.Time, v api.Volume, pool volumePool) (problem string, next 
 		}
 		return st.Problem, next[1:]
 	case fullness != "":
-		if pool.status != nil && pool.status.Limits(*v.Status.Usage) {
-			fullness += fmt.Sprintf("; a larger volume would not help, because pool %s has only %s free", v.PoolName,
-				pool.status.Free.Human())
+		room := v.RoomIn(pool.name, pool.can, pool.status, v.Status)
+		if why := v.WhyNotLarger(room, *v.Status.Usage); why != "" {
+			fullness += "; " + why
 		}
-		return fullness, v.SpaceCommands(pool.name, pool.status, *v.Status.Usage)
+		return fullness, v.SpaceCommands(room, *v.Status.Usage)
 	}
 	return "", nil
 }
