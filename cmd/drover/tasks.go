@@ -53,6 +53,7 @@ var taskGroups = []taskGroup{
 		{"list the profiles", "drover profile ls"},
 		{"see what a profile promises", "drover profile show NAME"},
 		{"check a changed file of profiles", "drover profile check FILE"},
+		{"check both files of the configuration", "drover config check"},
 		{"apply a changed file of profiles", "systemctl reload drover"},
 		{"update a volume to its changed profile", "drover volume set-profile NAME PROFILE"},
 	}},

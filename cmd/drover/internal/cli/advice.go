@@ -61,11 +61,18 @@ var advice = map[string]string{
 	"encrypt":   encryptByProfile,
 	"metrics": "use curl --unix-socket /run/drover/drover.sock http://drover/metrics; for Prometheus, start the " +
 		"service with --metrics-listen 127.0.0.1:9469",
-	"log": serviceLog, "logs": serviceLog, "journal": serviceLog, "volume log": serviceLog, "volume logs": serviceLog,
+	"log": serviceLog, "logs": serviceLog, "journal": serviceLog, "journalctl": serviceLog, "syslog": serviceLog,
+	"volume log": serviceLog, "volume logs": serviceLog,
+
+	"service": services, "services": services, "systemctl": services,
+	"image": onlyVolumes, "images": onlyVolumes, "container": onlyVolumes, "containers": onlyVolumes,
+	"network": onlyVolumes, "networks": onlyVolumes, "pod": onlyVolumes, "pods": onlyVolumes,
+	"cat": readFile, "volume cat": readFile, "volume files": readFile,
+	"unlock": unlockVolume, "volume unlock": unlockVolume,
+	"sched-policy": scheduleInProfile, "volume sched-policy": scheduleInProfile,
 
 	"attach":  "start a container with the volume: docker run -v NAME:/PATH IMAGE",
 	"detach":  "a volume is unmounted when its containers stop, and drover volume inspect NAME lists them",
-	"config":  "edit drover.yaml and profiles.yaml in /etc/drover, and check the host with drover doctor",
 	"promote": "if the node of a volume is lost, use drover volume move NAME NODE; its --help says how",
 	"quiesce": "freezing before a snapshot belongs to a profile, in profiles.yaml: quiesce",
 
@@ -121,6 +128,16 @@ var advice = map[string]string{
 	"snapshot prune --all":         pruneByAge,
 	"snapshot export":              "use drover volume export VOLUME --snapshot NAME -o FILE",
 	"snapshot mount":               "use drover clone VOLUME@SNAPSHOT NEW, and start a container with the new volume",
+
+	"config show":     configFiles,
+	"config view":     configFiles,
+	"config ls":       configFiles,
+	"config get":      configFiles,
+	"config edit":     configFiles,
+	"config set":      configFiles,
+	"config reload":   "for profiles.yaml use systemctl reload drover, and for drover.yaml systemctl restart drover",
+	"serve --check":   "use drover config check FILE",
+	"serve --dry-run": "use drover config check FILE",
 
 	"profile create": "add the profile to /etc/drover/profiles.yaml, check it with drover profile check FILE, then " +
 		"systemctl reload drover",
@@ -218,6 +235,24 @@ var advice = map[string]string{
 	"volume import --input":        "use drover volume import SPEC --from - < FILE",
 	"volume import -i":             "use drover volume import SPEC --from - < FILE",
 }
+
+// services is the advice for a user who looks for the services of a host.
+const services = "systemctl status 'drover*' shows the services of this host, and drover status what they report"
+
+// onlyVolumes is the advice for a user who looks for something that is a matter of the engine.
+const onlyVolumes = "Drover only manages volumes: drover volume ls lists them, and docker has the rest"
+
+// readFile is the advice for a user who wants to read a file of a volume.
+const readFile = "use docker run --rm -v NAME:/data IMAGE cat /data/FILE, or drover volume export NAME | " +
+	"tar -xO ./FILE"
+
+// unlockVolume is the advice for a user who wants to unlock a volume.
+const unlockVolume = "use drover volume unprotect NAME for a protected volume; an encrypted one is opened when a " +
+	"container starts"
+
+// configFiles is the advice for a user who wants to see or change the configuration.
+const configFiles = "the configuration is /etc/drover/drover.yaml and profiles.yaml: edit them, check them with " +
+	"drover config check, then systemctl restart drover"
 
 // serviceLog is the advice for a user who looks for a log.
 const serviceLog = "journalctl -u 'drover*' shows the log of the service, and drover events [VOLUME] what " +

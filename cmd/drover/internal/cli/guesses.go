@@ -16,8 +16,7 @@ var otherWords = map[string]string{
 	"fetch": "pull", "upload": "push", "publish": "push", "download": "pull",
 	"rollback": "snapshot restore", "revert": "snapshot restore", "undo": "snapshot restore",
 	"mv": "volume rename", "rename": "volume rename", "defrag": "volume rewrite", "drain": "node drain",
-	"evacuate": "node drain", "job": "operation inspect", "bench": "backend verify", "benchmark": "backend verify",
-	"unlock": "volume unprotect", // of an encrypted volume, it would mean something else
+	"evacuate": "node drain", "bench": "backend verify", "benchmark": "backend verify",
 }
 
 // OtherWords returns a copy of the tables synonyms and otherWords, for the test that all commands in them exist.

@@ -69,6 +69,12 @@ var foreignNouns = map[string]string{
 	"volumesnapshot": "snapshot", "volumesnapshots": "snapshot",
 }
 
+// otherNouns maps nouns of other tools to those of Drover. They are accepted before a command of the noun, as in
+// job ls, before the name of an item, which is inspected, and alone, which is a list.
+var otherNouns = map[string]string{
+	"job": "operation", "task": "operation", "host": "node", "server": "node", "member": "node",
+}
+
 // A flagSynonym is a flag of other tools that is accepted for a flag of a command. It is used if the command does not
 // have the flag itself. A name that ends in = has a value, which is appended to the replacement.
 type flagSynonym struct{ typed, accepted string }

@@ -24,7 +24,7 @@ func Translate(root *cobra.Command, words []string) []string {
 	root.InitDefaultVersionFlag()
 	root.InheritedFlags() // adds the flags of all commands to those of root
 	first, rest, last := leadingFlags(root, words)
-	if slices.Equal(rest, []string{"help", TasksTopic}) {
+	if slices.Equal(rest, []string{"help", TasksTopic}) || slices.Equal(rest, []string{"help", "task"}) {
 		return words
 	}
 	if len(rest) > 0 && rest[0] == "help" {
@@ -178,12 +178,16 @@ func rootWords(root *cobra.Command, words []string) []string {
 	return words
 }
 
-// nounOf returns the noun that a word names, such as volume, vol or volumes. plural reports whether it is a plural.
+// nounOf returns the noun that a word names, such as volume, vol or volumes, or job for operation. plural reports
+// whether it is a plural or a word of another tool.
 func nounOf(root *cobra.Command, word string) (noun *cobra.Command, plural bool) {
 	if noun = childOf(root, word); noun != nil && noun.HasSubCommands() {
 		return noun, false
 	}
-	if name, ls := strings.CutSuffix(synonyms[word], " ls"); ls && strings.HasSuffix(word, "s") && word[0] == name[0] {
+	if name, ls := strings.CutSuffix(synonyms[word], " ls"); ls && strings.HasSuffix(word, "s") {
+		return childOf(root, name), true
+	}
+	if name := otherNouns[word]; name != "" {
 		return childOf(root, name), true
 	}
 	return nil, false
@@ -194,6 +198,9 @@ func nounOf(root *cobra.Command, word string) (noun *cobra.Command, plural bool)
 // if no name follows it.
 func acceptedCommand(cmd *cobra.Command, word string, rest []string) []string {
 	is := synonyms[strings.ToLower(word)]
+	if name := otherNouns[word]; is == "" && name != "" && !cmd.HasParent() {
+		is = name + " inspect"
+	}
 	if is == "" && !cmd.HasParent() && !isNoun(cmd, word) {
 		if c := childOf(childOf(cmd, "volume"), word); c != nil && !c.HasSubCommands() && advise(cmd, word) == "" {
 			is = "volume " + c.Name()

@@ -134,3 +134,15 @@ func PrintError(w io.Writer, err error) {
 	// If standard error is closed too, the error cannot be reported.
 	_, _ = fmt.Fprintln(w, "drover: "+show.Clean(err.Error()))
 }
+
+// PrintMistakes prints each mistake in a file on a line, and returns an error with their number. If there is only one
+// mistake, it prints nothing and returns the mistake.
+func PrintMistakes(a *App, file string, all []error) error {
+	if len(all) == 1 {
+		return all[0]
+	}
+	for _, m := range all {
+		PrintError(a.ErrOut, m)
+	}
+	return dataset.Errorf(dataset.KindOf(all[0]), "%s has %d errors", file, len(all))
+}

@@ -47,7 +47,7 @@ profile is checked when a volume is created.`,
 		}
 		set, err := profiles.Parse(file, src, settings.ProfileCheck(settings.Backends()))
 		if err != nil {
-			return printMistakes(a, file, strictyaml.All(err))
+			return cli.PrintMistakes(a, file, strictyaml.All(err))
 		}
 		list := api.ListedProfiles(set.All(), set.Default())
 		if o.JSON() {
@@ -131,16 +131,4 @@ func poolNames(ctx context.Context, a *cli.App) ([]string, error) {
 		names = append(names, p.Name)
 	}
 	return slices.Compact(slices.Sorted(slices.Values(names))), err
-}
-
-// printMistakes prints each mistake on a line, and returns an error with their number. If there is only one mistake, it
-// prints nothing and returns the mistake.
-func printMistakes(a *cli.App, file string, all []error) error {
-	if len(all) == 1 {
-		return all[0]
-	}
-	for _, m := range all {
-		cli.PrintError(a.ErrOut, m)
-	}
-	return dataset.Errorf(dataset.KindOf(all[0]), "%s has %d errors", file, len(all))
 }

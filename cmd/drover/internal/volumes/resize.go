@@ -49,6 +49,10 @@ shrink a volume.`,
 func newSize(ctx context.Context, a *cli.App, volume, text string, grow bool) (string, error) {
 	amount, isMore := strings.CutPrefix(text, "+")
 	size, err := dataset.ParseSize(amount)
+	if _, bytesErr := dataset.ParseSize(amount + "B"); isMore && err != nil && bytesErr == nil {
+		return "", dataset.Errorf(dataset.ErrInvalid, "bad size %q: a bare number is ambiguous (use +%sGiB for "+
+			"gibibytes or +%[2]sB for bytes)", dataset.Clip(text), dataset.Clip(amount))
+	}
 	if err != nil || !isMore && !grow {
 		return text, err
 	}
