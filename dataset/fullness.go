@@ -221,14 +221,15 @@ func (d Dataset) SpaceCommands(in Room, u Usage) []string {
 func (d Dataset) SpaceHint(in Room, u Usage) string {
 	switch grow, why := d.growCommandIn(in, u); {
 	case why != "" && in.Status.limitsOvercommit(d):
-		return fmt.Sprintf("%s: allow more (drover pool set %s --overcommit RATIO), or move volumes away (drover pool ls "+
-			"shows the other pools)", why, in.Pool)
+		return fmt.Sprintf("%s: allow more (drover pool set %s --overcommit RATIO), or move volumes away (drover pool "+
+			"ls shows the other pools)", why, in.Pool)
 	case why != "":
-		return fmt.Sprintf("%s: enlarge the pool's filesystem (drover pool inspect %s), move volumes away (drover pool "+
-			"ls shows the other pools), or remove what drover snapshot ls --size and drover trash ls list", why, in.Pool)
+		return fmt.Sprintf("%s: enlarge the pool's filesystem (drover pool inspect %s), move volumes away (drover "+
+			"pool ls shows the other pools), or remove what drover snapshot ls --size and drover trash ls list", why,
+			in.Pool)
 	case in.Blocked:
-		return fmt.Sprintf("stop its containers (drover volume inspect %s names them), run %s, and start them again: %s",
-			d.Volume, grow, d.whyBlocked())
+		return fmt.Sprintf("stop its containers (drover volume inspect %s names them), run %s, and start them again: "+
+			"%s", d.Volume, grow, d.whyBlocked())
 	default:
 		return grow
 	}
