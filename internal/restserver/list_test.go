@@ -2,6 +2,7 @@ package restserver_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -50,5 +51,22 @@ func TestLongList(t *testing.T) {
 	}
 	if w.most > 64<<10 {
 		t.Errorf("a write has %d bytes", w.most)
+	}
+}
+
+// A list whose request ends before its first part is sent gets the status of the refusal, and not an empty list.
+func TestEndedList(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "r")
+	restictest.Make(t, dir, password)
+	check(t, os.WriteFile(filepath.Join(dir, "index", nameOf(nil)), nil, 0o600))
+	d := restserver.Open(dir, clock.NewFake(time.Now()), restserver.NewUploads("me"))
+	for _, kind := range []string{"index", "snapshots"} { // with a file, and empty
+		ctx, end := context.WithCancelCause(t.Context())
+		end(restserver.Refuse(http.StatusUnauthorized, "the grant was removed"))
+		w := httptest.NewRecorder()
+		check(t, d.Serve(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil), kind+"/", restserver.Access{}))
+		if w.Code != http.StatusUnauthorized {
+			t.Errorf("list of %s: got %d %q, want 401", kind, w.Code, w.Body)
+		}
 	}
 }

@@ -140,11 +140,15 @@ func (d *Directory) Serve(w http.ResponseWriter, r *http.Request, path string, a
 	var no *Refusal
 	var damaged *damage
 	switch {
-	case err == nil, out.begun:
-		return err
-	case errors.As(err, &no):
-		no.Answer(w)
+	case err == nil:
 		return nil
+	case errors.As(err, &no):
+		if !out.begun {
+			no.Answer(w)
+		}
+		return nil
+	case out.begun:
+		return err
 	case errors.Is(err, context.Canceled): // the client is gone
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
@@ -199,7 +203,8 @@ const (
 const listBuffer = 32 << 10
 
 // list answers with the files of a kind. It sends the list in parts, because a repository can have millions of files.
-// If the directory fails after the first part, the list has no end, so that the client reports an error.
+// If the directory fails or the request is ended after the first part, the list has no end, so that the client reports
+// an error. If the request is ended before the first part, list returns the Refusal.
 func list(w http.ResponseWriter, r *http.Request, root *os.File, kind string) error {
 	withSizes := r.Header.Get("Accept") == typeV2
 	contentType := typeV1
@@ -221,21 +226,24 @@ func list(w http.ResponseWriter, r *http.Request, root *os.File, kind string) er
 		}
 		separator = ","
 		if err != nil || r.Context().Err() != nil {
-			return context.Canceled // the client is gone
+			return context.Canceled // the client is gone, or the request was ended
 		}
 		return nil
 	})
-	switch {
-	case errors.Is(err, context.Canceled):
-		return nil
-	case err != nil:
-		return err
-	case separator == "[":
-		_, _ = out.WriteString("[")
+	if err == nil {
+		if separator == "[" {
+			_, _ = out.WriteString("[")
+		}
+		_, _ = out.WriteString("]")
+		_ = out.Flush() // fails if the client is gone, or the request was ended
 	}
-	_, _ = out.WriteString("]")
-	_ = out.Flush() // fails if the client is gone
-	return nil
+	if why := ended(r.Context()); why != nil {
+		return why
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 // send answers with the content of a file, or with the range that the request names.
