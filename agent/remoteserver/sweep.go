@@ -34,6 +34,10 @@ func (s *Server) Run(ctx context.Context) {
 }
 
 func (s *Server) sweep(ctx context.Context) error {
+	// With the grants, a directory keeps the count of its files, so that the first upload need not wait for another.
+	if _, _, err := s.lookUp(ctx, "", "", s.deps.Clock.Steady()-maxAge); err != nil {
+		return err
+	}
 	reading, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	list, err := s.deps.Records.Repositories(reading)

@@ -43,17 +43,18 @@ func (d *Directory) receive(w http.ResponseWriter, r *http.Request, root *os.Fil
 	if o.kind == kindLocks {
 		a.Quota = 0 // a pull needs a lock, too
 	}
-	if err := d.reserve(r.Context(), size, a.Quota); err != nil {
+	if err := d.reserve(r.Context(), o, size, a.Quota); err != nil {
 		return err
 	}
-	stored := false
-	defer func() { d.settle(size, stored) }()
+	added, stored := false, false
+	defer func() { d.settle(o, size, added, stored) }()
 	folder, err := openOrMake(root, o)
 	if err != nil {
 		return err
 	}
 	defer folder.Close()
-	stored, err = d.store(folder, body, o, size)
+	added, err = d.store(folder, body, o, size)
+	stored = err == nil
 	return err
 }
 

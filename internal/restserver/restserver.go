@@ -10,9 +10,10 @@
 // the directory, without following symbolic links: see files.go. File usage.go counts the bytes of the directory for
 // the quota.
 //
-// A [Directory] keeps two things in memory, which a mutex protects: the bytes of the files, and the bytes of uploads in
-// progress. [Uploads] has the names of their temporary files, which another mutex protects. The mutexes are free while
-// the disk is accessed. The files themselves are protected by their names: two uploads of a file have the same content.
+// A [Directory] keeps two things in memory, which a mutex protects: the bytes of the files, and the uploads in progress
+// with their bytes. [Uploads] has the names of their temporary files, which another mutex protects. The mutexes are
+// free while the disk is accessed. The files themselves are protected by their names: two uploads of a file have the
+// same content.
 package restserver
 
 import (
@@ -278,7 +279,7 @@ func (d *Directory) remove(root *os.File, o object, a Access) error {
 	if err := unix.Unlinkat(int(folder.Fd()), o.name, 0); err != nil {
 		return &fs.PathError{Op: "remove", Path: o.name, Err: err}
 	}
-	d.release(st.Size)
+	d.release(o, st.Size)
 	return nil
 }
 

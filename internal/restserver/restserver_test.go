@@ -423,6 +423,83 @@ func TestSlowCount(t *testing.T) {
 	}
 }
 
+// An upload waits only a little for a repeated count, if it has room by the last one.
+func TestSlowRecount(t *testing.T) {
+	w := serve(t, restserver.Access{Push: true, Quota: 40_000})
+	content := make([]byte, 10_000)
+	w.want(200, http.MethodPost, "/data/"+nameOf(content), content)
+	proceed := make(chan struct{})
+	defer close(proceed)
+	restserver.WhileCounting(w.directory, func() { <-proceed })
+	w.clock.Advance(time.Hour)
+	post := func(n int, step time.Duration) int {
+		content, status := make([]byte, n), make(chan int, 1)
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", bytes.NewReader(content))
+		out := httptest.NewRecorder()
+		go func() {
+			if err := w.directory.Serve(out, r, "data/"+nameOf(content), w.access); err != nil {
+				t.Error(err)
+			}
+			status <- out.Code
+		}()
+		wait(t, func() bool { w.clock.Advance(step); return len(status) > 0 })
+		return <-status
+	}
+	if got := post(10_001, time.Second); got != 200 {
+		t.Errorf("an upload with room: got %d, want 200", got)
+	}
+	if got := post(10_002, 0); got != 200 {
+		t.Errorf("an upload with room, when the count has run for some time: got %d, want 200", got)
+	}
+	if got := post(10_003, time.Second); got != 503 {
+		t.Errorf("an upload without room: got %d, want 503", got)
+	}
+}
+
+// A file that is added while the files are counted counts once.
+func TestAdditionDuringCount(t *testing.T) {
+	w := serve(t, restserver.Access{Push: true, Quota: 4096 + 30_000})
+	first, second, third := make([]byte, 10_000), make([]byte, 10_001), make([]byte, 9_999)
+	restserver.WhileCounting(w.directory, func() {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", bytes.NewReader(first))
+		if err := w.directory.Serve(httptest.NewRecorder(), r, "data/"+nameOf(first), restserver.Access{Push: true}); err != nil {
+			t.Error(err)
+		}
+	})
+	check(t, w.directory.Sweep(t.Context()))
+	w.want(200, http.MethodPost, "/data/"+nameOf(second), second)
+	w.want(200, http.MethodPost, "/data/"+nameOf(third), third)
+}
+
+// Uploads of the same file at the same time need room for one. restic sends a file again if the connection broke, and
+// the server may still wait for the rest of the first request.
+func TestOverlappingUploads(t *testing.T) {
+	w := serve(t, restserver.Access{Push: true, Quota: 4096 + 10_000})
+	content := make([]byte, 10_000)
+	read, write := io.Pipe()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url+"/data/"+nameOf(content), read)
+	check(t, err)
+	r.ContentLength = int64(len(content))
+	var all sync.WaitGroup
+	all.Go(func() {
+		res, err := http.DefaultClient.Do(r)
+		if err != nil || res.StatusCode != 200 || res.Body.Close() != nil {
+			t.Errorf("the first upload failed: %v, %v", res, err)
+		}
+	})
+	_, err = write.Write(content[:5_000])
+	check(t, err)
+	wait(t, func() bool {
+		return slices.ContainsFunc(w.files(), func(f string) bool { return strings.Contains(f, "-upload-") })
+	})
+	w.want(200, http.MethodPost, "/data/"+nameOf(content), content)
+	_, err = write.Write(content[5_000:])
+	check(t, err)
+	check(t, write.Close())
+	all.Wait()
+	w.want(507, http.MethodPost, "/data/"+nameOf(nil), nil)
+}
+
 func TestTooManyLocks(t *testing.T) {
 	w := serve(t, restserver.Access{})
 	for i := range 256 {
