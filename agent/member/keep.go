@@ -115,7 +115,7 @@ func (m *Member) Keep(ctx context.Context, control Control, failed func(error)) 
 // renewal and the end of the certificate.
 func (m *Member) shouldReport(err error) bool {
 	return dataset.KindOf(err) != dataset.ErrUnavailable ||
-		m.clock.Now().After(renewalDeadline(m.credentials.Pair().Chain[0]))
+		m.clock.Now().After(pki.ReportAt(m.credentials.Pair().Chain[0]))
 }
 
 // Findings returns an error if the certificate of this host has expired, and a warning if it expires soon because it
@@ -131,20 +131,13 @@ func (m *Member) Findings() []api.Finding {
 	case now.After(leaf.NotAfter):
 		found.Level = "error"
 		found.Text = "the certificate of this host expired at " + end + ": control and other hosts refuse this host"
-	case now.After(renewalDeadline(leaf)):
+	case now.After(pki.ReportAt(leaf)):
 		found.Level = "warning"
 		found.Text = "the certificate of this host expires at " + end + " and was not renewed"
 	default:
 		return nil
 	}
 	return []api.Finding{found}
-}
-
-// renewalDeadline returns the time after which a certificate that was not renewed is reported: halfway between the date
-// at which it should be renewed and its end.
-func renewalDeadline(leaf *x509.Certificate) time.Time {
-	due := pki.RenewAt(leaf)
-	return due.Add(leaf.NotAfter.Sub(due) / 2)
 }
 
 // Check asks control once, and renews the certificate if that is due: see Keep.

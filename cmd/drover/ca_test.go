@@ -106,6 +106,60 @@ func TestCertificateAuthority(t *testing.T) {
 	refused("is not signed by this cluster's certificate authority", append(with, "node", "ls")...)
 }
 
+// The certificate of the operator who runs the command expires soon, and then has expired. Status and doctor name it, and
+// the command that issues another one. The error of any other command names that command too.
+func TestOwnCertificateExpires(t *testing.T) {
+	f := theWorld()
+	c := newConsole(f)
+	now := time.Now()
+	c.Dial = c.OpenClient
+	dir := filepath.Join(t.TempDir(), "ca")
+	c.Now = func() time.Time { return now.Add(-500 * 24 * time.Hour) }
+	if code := c.run(t, "ca", "init", "--dir", dir); code != 0 {
+		t.Fatal(c.err.String())
+	}
+	c.env["DROVER_API"] = "https://" + answering(t, f, dir)
+	const fix = "to do: drover ca issue bob --role admin --out DIR on a control host"
+	for name, is := range map[string]struct {
+		left    time.Duration // of the certificate
+		text    string        // of the finding; "" without one
+		refused bool
+	}{
+		"fresh":    {300 * 24 * time.Hour, "", false},
+		"not soon": {31 * 24 * time.Hour, "", false},
+		"soon":     {29 * 24 * time.Hour, "your certificate, of operator bob (admin), expires 20", false},
+		"expired":  {-time.Hour, "your certificate, of operator bob (admin), expired 20", true},
+	} {
+		out := t.TempDir()
+		c.Now = func() time.Time { return now.Add(is.left - pki.OperatorLife) }
+		if code := c.run(t, "ca", "issue", "bob", "--role", "admin", "--dir", dir, "--out", out); code != 0 {
+			t.Fatal(c.err.String())
+		}
+		c.Now = time.Now
+		c.env["DROVER_CERT"], c.env["DROVER_KEY"], c.env["DROVER_CA"] = out+"/bob.pem", out+"/bob-key.pem", out+"/bob-ca.pem"
+		for _, command := range [][]string{{"status"}, {"doctor", "--cluster"}} {
+			c.out.Reset()
+			c.err.Reset()
+			code := c.run(t, command...)
+			got := c.out.String()
+			if (is.text != "") != strings.Contains(got, "your certificate") || !strings.Contains(got, is.text) ||
+				is.text != "" && (code != 1 || !strings.Contains(got, fix)) || strings.Contains(got, "cannot read the state") {
+				t.Errorf("%s: %s: %d\n%s%s", name, command, code, got, c.err.String())
+			}
+		}
+		c.err.Reset()
+		code := c.run(t, "node", "ls")
+		want := "get a new certificate (drover ca issue bob --role admin, on a control host)"
+		if (code != 0) != is.refused || is.refused != strings.Contains(c.err.String(), want) {
+			t.Errorf("%s: node ls: %d %s", name, code, c.err.String())
+		}
+		c.out.Reset()
+		if code := c.run(t, "ca", "ls", "--dir", dir); code == 0 && !strings.Contains(c.out.String(), "EXPIRES") {
+			t.Errorf("%s: ca ls:\n%s", name, c.out.String())
+		}
+	}
+}
+
 // All commands of drover ca use the same folder if --dir is not given.
 func TestDefaultAuthority(t *testing.T) {
 	c := newConsole(theWorld())

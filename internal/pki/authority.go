@@ -324,6 +324,17 @@ func RenewAt(c *x509.Certificate) time.Time {
 	return c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3)
 }
 
+// ReportAt returns the time from which a certificate that was not replaced is reported: halfway between RenewAt and its
+// end, and at most MemberLife before its end.
+func ReportAt(c *x509.Certificate) time.Time {
+	due := RenewAt(c)
+	half := due.Add(c.NotAfter.Sub(due) / 2)
+	if earliest := c.NotAfter.Add(-MemberLife); half.Before(earliest) {
+		return earliest
+	}
+	return half
+}
+
 // IssuedAt returns the time at which a certificate was created, by the issuer's clock.
 func IssuedAt(c *x509.Certificate) time.Time { return c.NotBefore.Add(Skew) }
 

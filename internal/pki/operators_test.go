@@ -2,8 +2,12 @@ package pki_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/internal/pki"
 )
@@ -11,11 +15,12 @@ import (
 // Certificates that are issued at the same time do not remove each other's names from the list.
 func TestNoteOperatorConcurrently(t *testing.T) {
 	const calls = 8
+	at := time.Unix(1_700_000_000, 0).UTC()
 	dir := t.TempDir()
 	var group sync.WaitGroup
 	for i := range calls {
 		group.Go(func() {
-			if err := pki.NoteOperator(dir, fmt.Sprint("operator-", i)); err != nil {
+			if err := pki.NoteOperator(dir, fmt.Sprint("operator-", i), at); err != nil {
 				t.Error(err)
 			}
 		})
@@ -23,5 +28,23 @@ func TestNoteOperatorConcurrently(t *testing.T) {
 	group.Wait()
 	if names, err := pki.Operators(dir); err != nil || len(names) != calls {
 		t.Errorf("%q, %v, expected %d names", names, err, calls)
+	}
+	// A later certificate replaces the time of an earlier one. A name that an earlier version noted has no time.
+	if err := pki.NoteOperator(dir, "operator-0", at.Add(time.Hour)); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "operators"), []byte("early\noperator-0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	until, err := pki.Expiries(dir)
+	if err != nil || len(until) != calls || !until["operator-0"].Equal(at.Add(time.Hour)) || !until["operator-1"].Equal(at) {
+		t.Errorf("%v, %v, expected %d times", until, err, calls)
+	}
+	if err := pki.NoteOperator(dir, "early", at); err != nil {
+		t.Error(err)
+	}
+	names, err := pki.Operators(dir)
+	if err != nil || !slices.Equal(names, []string{"early", "operator-0"}) {
+		t.Errorf("%q, %v", names, err)
 	}
 }

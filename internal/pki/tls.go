@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -180,8 +181,8 @@ func (v verifier) verify(chain []*x509.Certificate, kinds []Kind) (Identity, err
 	if v.now.Before(leaf.NotBefore) || v.now.After(leaf.NotAfter) {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
 			"this host's clock shows %s, the certificate of %s is valid from %s to %s: set the clock, or, if it "+
-				"is right, get a new certificate",
-			formatTime(v.now), id, formatTime(leaf.NotBefore), formatTime(leaf.NotAfter))
+				"is right, get a new certificate%s",
+			formatTime(v.now), id, formatTime(leaf.NotBefore), formatTime(leaf.NotAfter), howToReplace(id))
 	}
 	if err := v.checkSigned(chain); err != nil {
 		return Identity{}, dataset.Errorf(dataset.ErrForbidden,
@@ -198,6 +199,18 @@ func (v verifier) verify(chain []*x509.Certificate, kinds []Kind) (Identity, err
 		}
 	}
 	return id, nil
+}
+
+// howToReplace returns how the holder of a certificate gets a new one, in parentheses after a space. It is empty for a
+// control replica, which makes its certificate itself.
+func howToReplace(id Identity) string {
+	switch id.Kind {
+	case Operator:
+		return fmt.Sprintf(" (drover ca issue %s --role %s, on a control host)", id.Name, id.Role)
+	case Node:
+		return fmt.Sprintf(" (drover node token --name %s, and join again)", id.Name)
+	}
+	return ""
 }
 
 // checkSigned fails unless a root has signed the certificate. That takes two or three signature checks, so the result

@@ -211,7 +211,7 @@ func issue(a *cli.App, dir, out string, id pki.Identity) (certificate issued, er
 	if err := pair.Save(files); err != nil {
 		return certificate, fmt.Errorf("write the certificate: %w", err)
 	}
-	if err := pki.NoteOperator(dir, id.Name); err != nil {
+	if err := pki.NoteOperator(dir, id.Name, pair.Chain[0].NotAfter); err != nil {
 		return certificate, fmt.Errorf("the certificate was issued, but its name was not noted: %w", err)
 	}
 	return issued{id.Name, id.Role, files.Cert, files.Key, files.CA, pair.Chain[0].NotAfter}, nil

@@ -20,6 +20,7 @@ type Member struct {
 	Name    string    `json:"name"` // of the operator, or the UUID of the node
 	Kind    string    `json:"kind"` // operator or node
 	Issued  bool      `json:"issued"`
+	Expires time.Time `json:"expires,omitzero"` // the newest certificate that was issued on this host
 	Revoked time.Time `json:"revoked,omitzero"` // all certificates that were issued before are revoked
 }
 
@@ -33,7 +34,8 @@ certificates were revoked. All certificates that an operator got before the
 revocation are refused; those issued more than ten minutes later are valid.
 
 ISSUED HERE is no if the folder on this host has no record of a certificate: it
-was issued on another control host, or the folder cannot be read here. A node
+was issued on another control host, or the folder cannot be read here. EXPIRES
+is the end of the newest certificate that was issued here. A node
 is listed by its UUID, and only if it was removed (drover node rm). A revocation
 is kept for as long as the revoked certificates could be valid.
 
@@ -44,30 +46,35 @@ drover serve has no certificates.`,
 			if err != nil {
 				return nil, err
 			}
+			until, err := pki.Expiries(*dir)
+			if err != nil {
+				return nil, err
+			}
 			trust, err := c.Trust(ctx)
-			return membersOf(names, trust.Revoked), err
+			return membersOf(names, until, trust.Revoked), err
 		},
 		ID: func(m Member) string { return m.Name },
 		Table: func(list []Member) *show.Table {
-			t := show.NewTable("NAME", "KIND", "ISSUED HERE", "REVOKED")
+			t := show.NewTable("NAME", "KIND", "ISSUED HERE", "EXPIRES", "REVOKED")
 			for _, m := range list {
-				t.Row(m.Name, m.Kind, cli.YesNo(m.Issued), show.Ago(a.Now(), m.Revoked))
+				t.Row(m.Name, m.Kind, cli.YesNo(m.Issued), show.Ago(a.Now(), m.Expires), show.Ago(a.Now(), m.Revoked))
 			}
 			return t
 		},
-		SortBy: map[string]string{"revoked": "revoked"},
+		SortBy: map[string]string{"expires": "expires", "revoked": "revoked"},
 	})
 	dir = dirFlag(a, cmd)
 	return cmd
 }
 
-// membersOf returns a row for each operator of names and for each revocation. An operator has one row.
-func membersOf(names []string, revoked []api.Revoked) []Member {
+// membersOf returns a row for each operator of names and for each revocation. An operator has one row. until has when
+// the newest certificates of the operators expire.
+func membersOf(names []string, until map[string]time.Time, revoked []api.Revoked) []Member {
 	list := make([]Member, 0, len(names)+len(revoked))
 	row := map[string]int{}
 	for _, name := range names {
 		row[name] = len(list)
-		list = append(list, Member{Name: name, Kind: "operator", Issued: true})
+		list = append(list, Member{Name: name, Kind: "operator", Issued: true, Expires: until[name]})
 	}
 	for _, r := range revoked {
 		if r.Node != uuid.Nil {

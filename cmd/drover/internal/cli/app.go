@@ -70,7 +70,8 @@ type App struct {
 	Files    pki.Files // --cert, --key, --ca
 	Args     []string  // the whole command line
 
-	outdated atomic.Bool // the server answered without control
+	outdated atomic.Bool              // the server answered without control
+	pair     atomic.Pointer[pki.Pair] // the certificate that the client presents; nil without one
 }
 
 // noteKnownAt prints that control is unreachable, and that the answer is from the records that the server's host had at

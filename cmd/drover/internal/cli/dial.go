@@ -1,8 +1,12 @@
 package cli
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 
+	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -47,5 +51,38 @@ func (a *App) open(endpoint string) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.pair.Store(pair)
 	return client.NewTLS(endpoint, pki.NewCredentials(pair, clock.System{}, nil).Client(pki.Control))
+}
+
+// CertificateFindings returns a finding if the certificate of the operator who runs the command expires soon or has
+// expired. Servers do not know the certificates of operators before they are used.
+func (a *App) CertificateFindings() []api.Finding {
+	pair := a.pair.Load()
+	if pair == nil || pair.Identity.Kind != pki.Operator { // the agent reports the certificate of its host
+		return nil
+	}
+	leaf, now, id := pair.Chain[0], a.Now(), pair.Identity
+	found := api.Finding{
+		Level: "warning", Subject: "certificate",
+		Text: fmt.Sprintf("your certificate, of %s, expires %s", id, show.When(now, leaf.NotAfter)),
+		Fix: fmt.Sprintf("drover ca issue %s --role %s --out DIR on a control host, then use its files for "+
+			"DROVER_CERT, DROVER_KEY and DROVER_CA", id.Name, id.Role),
+	}
+	switch {
+	case now.After(leaf.NotAfter):
+		found.Level = "error"
+		found.Text = fmt.Sprintf("your certificate, of %s, expired %s: servers refuse it", id,
+			show.When(now, leaf.NotAfter))
+	case !now.After(pki.ReportAt(leaf)):
+		return nil
+	}
+	return []api.Finding{found}
+}
+
+// IsExpiry reports whether an error follows from the finding that the certificate of the operator has expired.
+func (a *App) IsExpiry(err error) bool {
+	pair := a.pair.Load()
+	return errors.Is(err, dataset.ErrForbidden) && pair != nil && len(a.CertificateFindings()) > 0 &&
+		a.Now().After(pair.Chain[0].NotAfter)
 }

@@ -60,8 +60,12 @@ warning or an error, as that of drover status.`,
 			examine = ofCluster
 		}
 		list, err := examine(cmd.Context(), a, c)
-		if err != nil {
+		own := a.CertificateFindings()
+		if err != nil && !a.IsExpiry(err) {
 			return err
+		}
+		if len(own) > 0 {
+			list = append(own, list...)
 		}
 		if err := print(a, o, list, verbose); err != nil {
 			return err

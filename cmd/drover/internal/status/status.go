@@ -142,13 +142,16 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote, verbose bool) Report 
 		failed = append(failed, host.err)
 	}
 	r := Assess(known, a.Now())
+	failed = slices.DeleteFunc(failed, a.IsExpiry)
+	own := a.CertificateFindings()
+	r.Findings = append(r.Findings, own...)
 	for _, err := range causes(known.Health, known.Doctor, failed) { // NewReport leaves out repeated ones
 		r.Findings = append(r.Findings, unread(a, err))
 	}
 	if verbose {
 		r.Findings = append(r.Findings, Fine(known, r.Findings, a.Now())...)
 	}
-	if len(failed) == 0 && !verbose {
+	if len(failed) == 0 && len(own) == 0 && !verbose {
 		return r
 	}
 	return NewReport(known, r.Findings)
