@@ -136,6 +136,9 @@ func (h Holder) Describe(name string) string {
 		if h.Path == "" {
 			return process + " has a file open, whose path cannot be shown"
 		}
+		if h.Path == "." {
+			return process + " works in the top folder of the volume, or has it open"
+		}
 		return process + " has " + h.Path + " open"
 	case HolderDevice:
 		if h.Path == "" {

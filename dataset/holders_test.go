@@ -32,6 +32,10 @@ func TestHolderSaysWhoAndHowToFree(t *testing.T) {
 			Holder{Kind: HolderProcess, PID: 8, Command: "tail", User: "1234", Path: "log/a"}, "",
 			"process 8 (tail, 1234) has log/a open", "end process 8",
 		},
+		"top folder": {
+			Holder{Kind: HolderProcess, PID: 8, Command: "sleep", User: "root", Path: "."}, "",
+			"process 8 (sleep, root) works in the top folder of the volume, or has it open", "end process 8",
+		},
 		"open file without a path": {
 			Holder{Kind: HolderProcess, PID: 8, Command: "tail", User: "1234"}, "",
 			"process 8 (tail, 1234) has a file open, whose path cannot be shown", "end process 8",

@@ -95,7 +95,7 @@ func TestFullPoolRefusesCreates(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 			continue
 		}
-		for _, says := range []string{"pool default", "1MiB free of 100GiB", "1 in the trash", "drover trash ls"} {
+		for _, says := range []string{"pool default", "1MiB free of 100GiB", "the trash has 1 volume", "drover trash ls"} {
 			if !strings.Contains(err.Error(), says) {
 				t.Errorf("%s: %q does not say %q", what, err, says)
 			}

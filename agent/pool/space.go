@@ -126,11 +126,10 @@ func (s *Space) Hint(ctx context.Context, p *Pool, st dataset.PoolStatus, want d
 // usage is how much the datasets of some pools use: the blocks of their heads, including blocks that are shared with
 // other datasets.
 type usage struct {
-	trashed        int // in the trash
-	trash          dataset.Size
-	trashElsewhere bool // other pools have trash too
-	volumes        []volumeUsage
-	measured       bool // the sizes are known
+	trashed  int // in the trash
+	trash    dataset.Size
+	volumes  []volumeUsage
+	measured bool // the sizes are known
 }
 
 type volumeUsage struct {
@@ -147,14 +146,12 @@ func (s *Space) measure(ctx context.Context, ids []uuid.UUID) usage {
 		if !ok || d.State == dataset.StatePurging {
 			continue
 		}
-		trashed := d.State == dataset.StateTrashed
 		if !slices.Contains(ids, d.Pool) {
-			w.trashElsewhere = w.trashElsewhere || trashed
 			continue
 		}
 		used, known := s.used(ctx, d)
 		w.measured = w.measured && known
-		if trashed {
+		if d.State == dataset.StateTrashed {
 			w.trashed++
 			w.trash += used
 			continue
@@ -185,14 +182,14 @@ func (s *Space) used(ctx context.Context, d dataset.Dataset) (used dataset.Size,
 }
 
 func (w usage) trashHint() string {
-	says := fmt.Sprintf("%d in the trash", w.trashed)
+	says := "the trash has 1 volume"
+	if w.trashed > 1 {
+		says = fmt.Sprintf("the trash has %d volumes", w.trashed)
+	}
 	if w.measured {
-		says += ", " + w.trash.Human()
+		says += " with " + w.trash.Human()
 	}
-	if w.trashElsewhere {
-		return says + ": drover trash ls lists them, and those of other pools"
-	}
-	return says + ": drover trash ls lists them"
+	return says + ": drover trash ls"
 }
 
 // largestShown is how many volumes a hint names.

@@ -140,11 +140,11 @@ func TestRemedyForFullPool(t *testing.T) {
 		want                string
 	}{
 		"the trash would do": {true, false, true, map[string]dataset.Size{"gone": 30 * dataset.GiB}, full,
-			"1 in the trash, 30GiB: drover trash ls lists them"},
+			"the trash has 1 volume with 30GiB: drover trash ls"},
 		"other pools have trash too": {true, true, true, map[string]dataset.Size{"gone": 30 * dataset.GiB}, full,
-			"1 in the trash, 30GiB: drover trash ls lists them, and those of other pools"},
+			"the trash has 1 volume with 30GiB: drover trash ls"},
 		"the trash is too little": {true, false, true, map[string]dataset.Size{"gone": dataset.MiB, "a": dataset.GiB, "b": 9 * dataset.GiB, "c": 0, "d": 2 * dataset.GiB}, full,
-			"1 in the trash, 1MiB: drover trash ls lists them; the largest volumes are b 9GiB, d 2GiB, a 1GiB: drover volume ls and drover snapshot ls show what could be deleted"},
+			"the trash has 1 volume with 1MiB: drover trash ls; the largest volumes are b 9GiB, d 2GiB, a 1GiB: drover volume ls and drover snapshot ls show what could be deleted"},
 		"no trash, on a disk that others fill": {false, false, false, map[string]dataset.Size{"gone": 3 * dataset.GiB}, full,
 			"the largest volumes are gone 3GiB, a 0B, b 0B: drover volume ls and drover snapshot ls show what could be deleted; other files on its disk: df -h /disk/pool"},
 		"the image lacks blocks": {true, false, true, nil,

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -78,6 +79,12 @@ func TestCertificateAuthority(t *testing.T) {
 		"ca", "revoke", "bbo", "--dir", dir)
 	refused("drover node token --name NAME", "ca", "issue", "host-a", "--role", "node", "--dir", dir, "--out", out)
 	refused("bad name", "ca", "issue", "../bob", "--role", "admin", "--dir", dir, "--out", out)
+
+	c.env["DROVER_API"] = "unix://" + dir + "/none.sock" // control is unreachable
+	if said := must("ca", "ls", "--dir", dir); !regexp.MustCompile(`alice +operator +yes +in .* unknown\n`).MatchString(said) {
+		t.Errorf("without control: %s", said)
+	}
+	refused("cannot reach drover", "ca", "ls", "--dir", filepath.Join(dir, "none"))
 
 	address := answering(t, f, dir)
 	c.env["DROVER_API"] = "https://" + address

@@ -194,7 +194,7 @@ func wantHome(t *testing.T, h *cluster.Host) {
 	for _, args := range [][]string{{"volume", "ls"}, {"volume", "inspect", name}, {"snapshot", "ls", name}, {"trash", "ls"}, {"pool", "ls"}} {
 		r := h.Exec(t, args...)
 		if r.Exit != 0 || args[0] == "volume" && !strings.Contains(r.Out, name) ||
-			strings.Count(r.Err, "drover: control is unreachable: this is what the host knew") != 1 {
+			strings.Count(r.Err, "drover: control is unreachable: this is from the records of this host") != 1 {
 			t.Errorf("drover %v on %s without control: exit %d, %q, %q; want what the host knows, and a note about its age",
 				args, h.Name, r.Exit, r.Out, r.Err)
 		}

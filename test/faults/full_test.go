@@ -121,7 +121,7 @@ func TestB15PoolFull(t *testing.T) {
 	w.volumes["more"] = ""
 
 	allocateAllBut(t, ballast+".more", 60<<20)
-	w.says(t, w.plug.Create("toomuch", nil), "pool default", "nearly full", "1 in the trash", "drover trash ls")
+	w.says(t, w.plug.Create("toomuch", nil), "pool default", "nearly full", "the trash has 1 volume", "drover trash ls")
 	w.says(t, w.submit(t, api.Request{Kind: dataset.OpSnapshot, Volume: "base", Name: "snap"}), "pool default", "nearly full")
 	w.says(t, w.submit(t, api.Request{Kind: dataset.OpClone, Volume: "copy", Options: map[string]string{"from": "base"}}), "pool default", "nearly full")
 	if r := w.h.Exec(t, "doctor"); r.Exit == 0 || !strings.Contains(r.Out, "creates are refused") {

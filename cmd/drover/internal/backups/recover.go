@@ -321,9 +321,9 @@ func (r *recovery) noteUnconfirmed(list []*candidate) {
 	if unconfirmed == 0 {
 		return
 	}
-	_, _ = fmt.Fprintf(r.app.ErrOut, "drover: from another cluster, or more than about a day old: %d of %d backups; "+
-		"such a backup is complete, unless a host was lost just when its backup failed: if files are missing, restore "+
-		"an earlier one (drover backup ls VOLUME)\n", unconfirmed, absent)
+	_, _ = fmt.Fprintf(r.app.ErrOut, "drover: %d of %d backups cannot be confirmed, because they are from another "+
+		"cluster or older than a day: if files are missing after the restore, use an earlier backup (drover backup ls "+
+		"VOLUME)\n", unconfirmed, absent)
 }
 
 // noteUnused prints which backups of the candidates' names are not used although one could expect it: newer ones that

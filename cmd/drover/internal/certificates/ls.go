@@ -2,6 +2,9 @@ package certificates
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -11,6 +14,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
 
@@ -22,6 +26,8 @@ type Member struct {
 	Issued  bool      `json:"issued"`
 	Expires time.Time `json:"expires,omitzero"` // the newest certificate that was issued on this host
 	Revoked time.Time `json:"revoked,omitzero"` // all certificates that were issued before are revoked
+	// Unconfirmed reports that control did not answer, so it is not known whether certificates were revoked.
+	Unconfirmed bool `json:"unconfirmed,omitempty"`
 }
 
 func newCALsCmd(a *cli.App) *cobra.Command {
@@ -39,8 +45,9 @@ is the end of the newest certificate that was issued here. A node
 is listed by its UUID, and only if it was removed (drover node rm). A revocation
 is kept for as long as the revoked certificates could be valid.
 
-Control knows the revocations, so drover control must run: a single host with
-drover serve has no certificates.`,
+Control knows the revocations. While it is unreachable, the list has only the
+operators of the folder, and REVOKED is unknown. A single host with drover serve
+has no certificates.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]Member, error) {
 			names, err := pki.Operators(*dir)
 			if err != nil {
@@ -51,13 +58,26 @@ drover serve has no certificates.`,
 				return nil, err
 			}
 			trust, err := c.Trust(ctx)
-			return membersOf(names, until, trust.Revoked), err
+			list := membersOf(names, until, trust.Revoked)
+			if _, statErr := os.Stat(*dir); errors.Is(err, dataset.ErrUnavailable) && statErr == nil {
+				for i := range list {
+					list[i].Unconfirmed = true
+				}
+				_, _ = fmt.Fprintf(a.ErrOut, "drover: control is unreachable: this list has only the operators in %s, "+
+					"and their revocations are unknown (start drover control)\n", *dir)
+				return list, nil
+			}
+			return list, err
 		},
 		ID: func(m Member) string { return m.Name },
 		Table: func(list []Member) *show.Table {
 			t := show.NewTable("NAME", "KIND", "ISSUED HERE", "EXPIRES", "REVOKED")
 			for _, m := range list {
-				t.Row(m.Name, m.Kind, cli.YesNo(m.Issued), show.Ago(a.Now(), m.Expires), show.Ago(a.Now(), m.Revoked))
+				revoked := show.Ago(a.Now(), m.Revoked)
+				if m.Unconfirmed {
+					revoked = "unknown"
+				}
+				t.Row(m.Name, m.Kind, cli.YesNo(m.Issued), show.Ago(a.Now(), m.Expires), revoked)
 			}
 			return t
 		},

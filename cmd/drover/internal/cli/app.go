@@ -78,8 +78,8 @@ type App struct {
 // the given time. It prints this once, until ForgetOutdated is called.
 func (a *App) noteKnownAt(at time.Time) {
 	if !a.outdated.Swap(true) {
-		_, _ = fmt.Fprintf(a.ErrOut, "drover: control is unreachable: this is what the host knew %s, and only its own "+
-			"volumes (drover doctor says why)\n", show.Ago(a.Now(), at))
+		_, _ = fmt.Fprintf(a.ErrOut, "drover: control is unreachable: this is from the records of this host, %s, "+
+			"without other hosts (drover doctor says why)\n", show.Ago(a.Now(), at))
 	}
 }
 

@@ -70,7 +70,7 @@ func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) 
 	if err != nil || o.Detach || o.DryRun || out.Operation == nil {
 		return out, withHolders(ctx, c, req, err)
 	}
-	m := a.Meter(string(req.Kind)+" "+meterName(req, *out.Operation), o.Quiet)
+	m := a.Meter(meterAction(req)+" "+meterName(req, *out.Operation), o.Quiet)
 	op, err := a.Wait(ctx, c, *out.Operation, m)
 	m.Close()
 	out.Operation = &op // if Wait fails, the last known state
@@ -86,6 +86,14 @@ func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) 
 		}
 	}
 	return out, nil
+}
+
+// meterAction returns the verb for the display of progress. The import of a backup is a restore for the user.
+func meterAction(req api.Request) string {
+	if req.Kind == dataset.OpImport && req.Backup != "" {
+		return "restore"
+	}
+	return string(req.Kind)
 }
 
 // meterName returns the name of a volume for the display of progress: that of the request, or that of the operation if

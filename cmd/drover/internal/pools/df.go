@@ -30,9 +30,9 @@ func DFCommand(a *cli.App) *cobra.Command {
 		Short: "Show how full the pools are, with the volumes of each",
 		Long: `Show how full the pools are, and below each pool the volumes that have their
 home in it, the largest use first. USED, USE% and FREE of a volume are those of
-df in its container, where FREE is called Avail, at most 15 seconds old. SIZE is
-that of the volume, so the filesystem's own data can make USED and FREE differ
-from it. The figures of a pool include snapshots, replicas and the trash, which
+df in its container, at most 15 seconds old. FREE is Avail there, and here at
+most SIZE. USED includes the filesystem's own data, which comes in addition to
+SIZE. The figures of a pool include snapshots, replicas and the trash, which
 drover snapshot ls and drover trash ls list.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -107,7 +107,8 @@ func useTable(a *cli.App, list []poolUse) *show.Table {
 			percent, free := "", ""
 			if v.Status != nil && v.Status.Usage != nil && v.Size > 0 {
 				percent = fmt.Sprintf("%d%%", v.Status.Usage.Percent())
-				free = v.Status.Usage.Available.Human()
+				// The filesystem is larger than the size by its metadata, and some of these bytes can be free.
+				free = min(v.Status.Usage.Available, v.Size).Human()
 			}
 			state := ""
 			if is, _ := volumes.Fullness(v.Status, v.Size); is != dataset.NotFull {

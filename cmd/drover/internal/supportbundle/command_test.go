@@ -226,7 +226,7 @@ func TestBundleWithoutServer(t *testing.T) {
 			return context.DeadlineExceeded
 		case "volume":
 			fmt.Fprintln(out, "[]")
-			fmt.Fprintln(notes, "drover: this is what the host knew")
+			fmt.Fprintln(notes, "drover: this is from the records of this host")
 			return nil
 		}
 		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach https://u:hunter2@host\nat all")

@@ -30,6 +30,9 @@ not changed. A folder with another filesystem mounted in it is refused, because
 the copy would be incomplete. A folder that contains a pool or Drover's root
 folder, or is inside one, is refused, because the copy would copy itself.
 
+As with drover volume create, the size is that of -o size or of the profile. If
+neither has one, the volume can get as large as its pool.
+
 A copy of a database is useless if its data changes meanwhile: stop all
 writers, or use --live to copy anyway.`,
 		Example: `  drover volume import db@gold --from /srv/mysql
@@ -154,7 +157,11 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request, 
 		out.Volume = &v
 	}
 	return a.Report(o, out, func(api.Outcome) (uuid.UUID, string) {
-		return d.ID, fmt.Sprintf("imported volume %s: dataset %s, profile %s", d.Volume, d.ID, d.Profile.Name)
+		size := ""
+		if d.Size > 0 {
+			size = ", " + d.Size.Readable(d.Profile.Size)
+		}
+		return d.ID, fmt.Sprintf("imported volume %s: dataset %s, profile %s%s", d.Volume, d.ID, d.Profile.Name, size)
 	})
 }
 
