@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store/consul"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/requestid"
 	"github.com/droverhq/drover/internal/steps"
@@ -107,15 +108,14 @@ func runProcess(ctx context.Context, a *cli.App, f Flags,
 	ctx, stop := signal.NotifyContext(requestid.Without(ctx), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if f.profiles != "" {
-		set, err := settings.LoadProfiles(f.profiles)
+		current, err := loadProfilesFile(f.profiles, clock.System{}, log)
 		if err != nil {
 			return err
 		}
-		current := &profilesFile{path: f.profiles, reread: make(chan struct{}, 1), log: log}
-		current.set.Store(set)
 		o.Profiles = func() control.Profiles { return current.set.Load() }
 		o.Reread, o.ProfileFindings = current.reread, current.findings
 		defer onHangup(ctx, current.reload)()
+		defer current.watch(ctx)()
 	} else {
 		defer IgnoreHangup(ctx, log)()
 	}
