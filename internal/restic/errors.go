@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -232,7 +234,7 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 	if !errors.As(err, &failed) {
 		return r.failed(err)
 	}
-	text := failed.Stderr
+	text := ownMessages(failed.Stderr, failed.Args)
 	// The secrets are replaced before the text is cut: a part of one would not be recognized.
 	show := func(text string) string {
 		for _, secret := range secrets {
@@ -250,8 +252,9 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 		return r.failed(fmt.Errorf("restic was ended: %w", failed.Err))
 	}
 	if locked := lockedBy().FindStringSubmatch(text); locked != nil {
-		return r.errorf(dataset.ErrInUse, "it is locked by process %s of host %s (try again when that backup, check "+
-			"or removal has ended; see restic's manual on locks if that process was killed)", locked[1], locked[2])
+		return r.errorf(dataset.ErrInUse, "it is locked by process %s of host %s%s (try again when that backup, check "+
+			"or removal has ended; if that process was killed, run restic unlock half an hour later)", locked[1],
+			locked[2], lockAge(text))
 	}
 	if damaged := damagedPacks(text); len(damaged) > 0 {
 		return r.errorf(dataset.ErrCorrupt, "its data are damaged: %s (keep the other files, and see restic's manual "+
@@ -262,7 +265,8 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 			"repository)", show(reason))
 	}
 	if failed.ExitCode == exitIncomplete && slices.Contains(failed.Args, "backup") {
-		return r.errorf(dataset.ErrCorrupt, "a part of the files could not be read: %s", show(firstUnread(text)))
+		return r.errorf(dataset.ErrCorrupt, "a part of the files could not be read: %s",
+			show(firstUnread(failed.Stderr)))
 	}
 	for _, p := range r.problems() {
 		if !slices.ContainsFunc(p.words, func(w string) bool { return strings.Contains(text, w) }) ||
@@ -290,6 +294,9 @@ func firstUnread(text string) string {
 		}
 		if json.Unmarshal([]byte(line), &m) != nil || m.Type != "error" {
 			continue
+		}
+		if strings.ContainsFunc(m.Item, unicode.IsControl) {
+			m.Item = strconv.Quote(m.Item) // an error is one line
 		}
 		var reason struct {
 			Errno   unix.Errno `json:"Err"`     // restic 0.14

@@ -117,18 +117,33 @@ func (l lock) program() string {
 
 // lockedBy matches restic's message that a repository is locked.
 func lockedBy() *regexp.Regexp {
-	return regexp.MustCompile(`repository is already locked (?:exclusively )?by PID (\d+) on (\S+)`)
+	return regexp.MustCompile(`(?m)^(?:Fatal: )?(?:unable to create lock in backend: )?` +
+		`repository is already locked (?:exclusively )?by PID (\d+) on (\S+)`)
+}
+
+// lockAge says how old the lock is that made restic fail, if restic says so. A process that runs refreshes its lock
+// every 5 minutes, and restic counts from then on.
+func lockAge(text string) string {
+	found := regexp.MustCompile(`(?m)^lock was created at .* \((\S+) ago\)$`).FindStringSubmatch(text)
+	if found == nil {
+		return ""
+	}
+	age, err := time.ParseDuration(found[1])
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(", which refreshed its lock %s ago", age.Round(time.Second))
 }
 
 // ownerEnded reports whether the lock that made restic fail is of a process of this node that has ended.
 func (r *Repository) ownerEnded(text []byte) bool {
-	locked := lockedBy().FindSubmatch(text)
+	locked := lockedBy().FindStringSubmatch(withoutJSON(string(text)))
 	if locked == nil {
 		return false
 	}
 	host, err := r.lockHost()
-	pid, perr := strconv.Atoi(string(locked[1]))
-	return err == nil && perr == nil && lock{Host: string(locked[2]), PID: pid}.isEnded(host)
+	pid, perr := strconv.Atoi(locked[1])
+	return err == nil && perr == nil && lock{Host: locked[2], PID: pid}.isEnded(host)
 }
 
 // restic unlock also removes the locks of other hosts that were not refreshed for half an hour. A process that was
