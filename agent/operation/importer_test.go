@@ -96,3 +96,43 @@ func TestOneOfTwoRestoresFits(t *testing.T) {
 		t.Errorf("after the other one has ended: %v", err)
 	}
 }
+
+// lateStatus is a pool of 100 MiB that is offline when it is asked for the first time.
+type lateStatus struct {
+	backends.Pool
+	asked bool
+}
+
+func (*lateStatus) ID() uuid.UUID { return uuid.UUID{1} }
+
+func (p *lateStatus) Status(context.Context) dataset.PoolStatus {
+	if !p.asked {
+		p.asked = true
+		return dataset.PoolStatus{}
+	}
+	return dataset.PoolStatus{Online: true, Size: 100 * dataset.MiB, Free: 90 * dataset.MiB}
+}
+
+// A restore flushes the new dataset only if the data that are not written yet could fill the pool. If the status of the
+// pool is not known when the restore begins, one flush replaces it.
+func TestRestoreFlushesOnceWithoutFirstStatus(t *testing.T) {
+	root, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	p, flushes := &lateStatus{}, 0
+	w := &spaceWatch{Importer: NewImporter(ImporterDeps{}), pool: p, root: root, sync: func(*os.File) error {
+		flushes++
+		return nil
+	}}
+	w.begin(p.Status(t.Context()))
+	for range 20 {
+		if err := w.check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if flushes != 1 {
+		t.Errorf("20 examinations flushed %d times, want once", flushes)
+	}
+}

@@ -30,8 +30,12 @@ type spaceWatch struct {
 	root *os.File  // of the dataset
 	need dataset.Size
 
-	// The pool had free bytes free, and the filesystem of root had used bytes used, when the restore began.
+	// The pool had free bytes free, and the filesystem of root had used bytes used, when the restore began. If the
+	// status of the pool was not known then, the values are those of a later time, right after a flush.
 	free, used dataset.Size
+	known      bool // whether free and used are set
+	// sync writes out the filesystem of root. Tests replace it.
+	sync func(root *os.File) error
 }
 
 // watchSpace calls write. Once the pool has less free space than backends.Reserve, watchSpace cancels the context of
@@ -39,8 +43,8 @@ type spaceWatch struct {
 // measured size of the files.
 func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.UUID, root *os.File, need dataset.Size,
 	write func(context.Context) error) error {
-	w := &spaceWatch{Importer: i, pool: pool, id: id, root: root, need: need, free: pool.Status(ctx).Free}
-	w.used = w.usedBytes()
+	w := &spaceWatch{Importer: i, pool: pool, id: id, root: root, need: need, sync: fsctl.Sync}
+	w.begin(pool.Status(ctx))
 	writing, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watching, stop := context.WithCancel(ctx)
@@ -59,6 +63,13 @@ func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.U
 		return full
 	}
 	return err
+}
+
+// begin sets the values with which later examinations compare, unless the status of the pool is not known.
+func (w *spaceWatch) begin(st dataset.PoolStatus) {
+	if st.Online {
+		w.free, w.used, w.known = st.Free, w.usedBytes(), true
+	}
 }
 
 // run examines the pool until ctx ends. It then returns nil. If the pool is too full, it returns an error.
@@ -85,11 +96,13 @@ func (w *spaceWatch) run(ctx context.Context) error {
 func (w *spaceWatch) check(ctx context.Context) error {
 	st := w.pool.Status(ctx)
 	reserve := backends.Reserve(st.Size)
-	if st.Online && st.Free >= reserve && w.free-(w.usedBytes()-w.used) < reserve {
-		if err := fsctl.Sync(w.root); err != nil {
+	if st.Online && (!w.known || st.Free >= reserve && w.free-(w.usedBytes()-w.used) < reserve) {
+		if err := w.sync(w.root); err != nil {
 			return nil //nolint:nilerr // the restore itself fails, or the next check tries again
 		}
-		st = w.pool.Status(ctx)
+		if st = w.pool.Status(ctx); !w.known {
+			w.begin(st)
+		}
 	}
 	if !st.Online || st.Free >= reserve || w.isAlone(ctx) {
 		return nil
