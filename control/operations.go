@@ -282,24 +282,39 @@ func (s *Service) endOperation(t *record.Tx, op dataset.Operation) error {
 			return err
 		}
 	}
-	if op.Kind == dataset.OpBackup {
-		end := record.EndManualBackup
-		if op.Scheduled {
-			end = record.EndBackup
-		}
-		if err := end(t, op); err != nil {
-			return err
-		}
-	}
-	if op.Kind == dataset.OpVerify {
-		if err := record.EndVerification(t, op); err != nil {
-			return err
-		}
+	if err := endBackupOrVerification(t, op); err != nil {
+		return err
 	}
 	t.Notice.Ops = append(t.Notice.Ops, op.ID)
 	t.WakeNode(op.Node)
 	t.Delete(record.WorkKey(op.Node, op.ID))
 	return s.Uptime.PutEnded(t, op)
+}
+
+// endBackupOrVerification records what the end of a backup or a verification means for the schedule of the dataset. It
+// does nothing for other operations. If the record of the schedule or that of the dataset is damaged, the operation
+// ends nevertheless, because its agent would report it again for ever. An event then names the damaged record, and the
+// background work reports it until it is repaired.
+func endBackupOrVerification(t *record.Tx, op dataset.Operation) error {
+	var err error
+	switch {
+	case op.Kind == dataset.OpBackup && op.Scheduled:
+		err = record.EndBackup(t, op)
+	case op.Kind == dataset.OpBackup:
+		err = record.EndManualBackup(t, op)
+	case op.Kind == dataset.OpVerify:
+		err = record.EndVerification(t, op)
+	}
+	if dataset.KindOf(err) != dataset.ErrCorrupt {
+		return err
+	}
+	t.Notice.Events = append(t.Notice.Events, api.Event{
+		Type:    api.EventOperationFail,
+		Volume:  op.Volume,
+		Dataset: op.DatasetID,
+		Detail:  op.Action() + ": it has ended, but its result is not recorded: " + dataset.OneLine(err),
+	})
+	return nil
 }
 
 // Operations lists the recorded operations by their UUIDs. It lists all that have not ended, and those that ended

@@ -212,7 +212,10 @@ const maxRemovals = 30
 func ExpireBackups(t *record.Tx, op, id uuid.UUID, now time.Time) (expired []api.ExpiredBackup, retained []string,
 	err error) {
 	var b record.Backups
-	if _, err := t.Get(record.BackupsKey(id), &b); err != nil {
+	_, err = t.Get(record.BackupsKey(id), &b)
+	if dataset.KindOf(err) == dataset.ErrCorrupt {
+		return nil, nil, nil // the operation ends nevertheless, and an event names the record
+	} else if err != nil {
 		return nil, nil, err
 	}
 	last := len(b.Made) - 1

@@ -106,9 +106,12 @@ const maxMade = 500
 // EndManualBackup clears the failures of a dataset's scheduled backups if a backup that a user requested has succeeded
 // in the same repository. The next scheduled backup is then due at the moment of the schedule, without a delay.
 func EndManualBackup(t *Tx, op dataset.Operation) error {
+	if op.State != dataset.OpDone {
+		return nil
+	}
 	var d dataset.Dataset
 	there, err := t.Get(DatasetKey(op.DatasetID), &d)
-	if err != nil || !there || op.State != dataset.OpDone || op.Repository != d.Profile.Backup.To {
+	if err != nil || !there || op.Repository != d.Profile.Backup.To {
 		return err
 	}
 	var b Backups
