@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -48,60 +50,109 @@ func (k *Housekeeper) scheduleBackup(h *Memory, d dataset.Dataset, index uint64)
 
 // requestDueBackups requests the backups that are due. If a schedule was missed several times, one backup is requested.
 // While a scheduled backup of a dataset runs, no other is requested.
+//
+// A volume whose last backup failed is examined each minute. So the records of many volumes are read in one call, and
+// those of a volume are read again only if its backup is due.
 func (k *Housekeeper) requestDueBackups(ctx context.Context, h *Memory) {
+	var due []uuid.UUID
 	for id, plan := range h.backups {
-		if plan.check.After(h.Now) || ctx.Err() != nil {
-			continue
+		if !plan.check.After(h.Now) {
+			due = append(due, id)
 		}
-		next, err := k.requestDueBackup(ctx, id, h.Now)
-		if err != nil {
+	}
+	for some := range slices.Chunk(due, store.MaxOps/2) {
+		t, keys := record.NewTx(ctx, k.Ledger.Store), make([]string, 0, store.MaxOps)
+		for _, id := range some {
+			keys = append(keys, record.DatasetKey(id), record.BackupsKey(id))
+		}
+		// After a damaged value, the records are read one by one, and the others are examined nevertheless.
+		if err := t.Prefetch(keys); err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 			if ctx.Err() == nil {
-				h.reportFailure("scheduled backup of dataset "+id.String(), err)
+				h.reportFailure("read the records of scheduled backups", err)
 			}
-			next = h.Now.Add(backupCheck)
+			return // the next round tries again
 		}
-		if next.IsZero() {
-			delete(h.backups, id)
-			k.backupStates.remove(id)
-			continue
+		for _, id := range some {
+			due, next, err := k.examineBackups(t, id, h.Now)
+			if due != nil {
+				next, err = k.requestDueBackup(ctx, id, h.Now)
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			k.planBackup(h, id, next, err)
 		}
-		plan.check = next
-		h.backups[id] = plan
 	}
 }
 
-// requestDueBackup requests the backup of a dataset if it is due. It returns when to look again; the zero time if the
-// dataset has no scheduled backups.
-func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now time.Time) (again time.Time, err error) {
-	t := record.NewTx(ctx, k.Ledger.Store)
+// planBackup records in h when a dataset's scheduled backup is examined next: at the time next, or after a failure. If
+// next is zero, the dataset has no scheduled backups.
+func (k *Housekeeper) planBackup(h *Memory, id uuid.UUID, next time.Time, err error) {
+	if err != nil {
+		h.reportFailure("scheduled backup of dataset "+id.String(), err)
+		next = h.Now.Add(backupCheck)
+	}
+	if next.IsZero() {
+		delete(h.backups, id)
+		k.backupStates.remove(id)
+		return
+	}
+	plan := h.backups[id]
+	plan.check = next
+	h.backups[id] = plan
+}
+
+// dueBackup is a scheduled backup that is due, with the records that say so.
+type dueBackup struct {
+	dataset dataset.Dataset
+	backups record.Backups
+	at      time.Time
+}
+
+// examineBackups reads the records of a dataset's scheduled backups, and returns the backup that is due. If none is,
+// examineBackups returns nil, and when to look again; the zero time if the dataset has no scheduled backups.
+func (k *Housekeeper) examineBackups(t *record.Tx, id uuid.UUID, now time.Time) (is *dueBackup, again time.Time,
+	err error) {
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(id), &d)
 	if err != nil || !there || d.State != dataset.StateReady || d.Profile.Backup.To == "" {
-		return time.Time{}, err
+		return nil, time.Time{}, err
 	}
 	var b record.Backups
 	if _, err := t.Get(record.BackupsKey(id), &b); err != nil {
-		return time.Time{}, err
+		return nil, time.Time{}, err
 	}
 	known, err := t.Get(record.RepositoryKey(d.Profile.Backup.To), &dataset.Repository{})
 	if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
-		return time.Time{}, err
+		return nil, time.Time{}, err
 	}
 	missing := !known && err == nil
 	k.backupStates.see(d, b, now, missing)
 	due, err := backupDue(d, b, now)
 	if missing && err == nil {
-		return now.Add(backupCheck), nil // LateBackups reports it, until an operator has recorded the repository
+		return nil, now.Add(backupCheck), nil // LateBackups reports it, until an operator has recorded the repository
 	}
 	if err != nil {
-		return due, err
+		return nil, due, err
 	}
 	if due.After(now) {
 		if check := now.Add(backupCheck); b.Failures > 0 && check.Before(due) {
 			due = check // a good backup that a user requests clears the failures
 		}
-		return due, nil
+		return nil, due, nil
 	}
+	return &dueBackup{dataset: d, backups: b, at: due}, due, nil
+}
+
+// requestDueBackup reads the records of a dataset again, and requests its backup if it is due. It returns when to look
+// again; the zero time if the dataset has no scheduled backups.
+func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now time.Time) (again time.Time, err error) {
+	t := record.NewTx(ctx, k.Ledger.Store)
+	due, again, err := k.examineBackups(t, id, now)
+	if due == nil {
+		return again, err
+	}
+	d, b := due.dataset, due.backups
 	running, err := record.RunningBackup(t, id)
 	if err != nil {
 		return time.Time{}, err
@@ -120,7 +171,7 @@ func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now ti
 	}
 	_, err = k.Submit(ctx, api.Request{
 		// all services on one store request the same backup
-		ID:   uuid.NewSHA1(id, fmt.Appendf(nil, "backup %d %d", b.Attempts, due.Unix())),
+		ID:   uuid.NewSHA1(id, fmt.Appendf(nil, "backup %d %d", b.Attempts, due.at.Unix())),
 		Kind: dataset.OpBackup, Volume: id.String(), Repository: d.Profile.Backup.To, Scheduled: true,
 	})
 	if dataset.KindOf(err) == dataset.ErrConflict { // it is being moved or converted

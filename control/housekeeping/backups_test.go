@@ -161,6 +161,37 @@ func TestFailedBackupIsRetried(t *testing.T) {
 	e.CheckInvariants()
 }
 
+// A volume whose backup failed is examined each minute, because a good backup that a user requests clears the failure.
+// The records of many volumes are read in one call.
+func TestFailedBackupsAreReadTogether(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	a := e.NewAgent("alpha")
+	const volumes = 200
+	for i := range volumes {
+		a.MustCreate(fmt.Sprintf("v%d@hourly", i))
+	}
+	for range 4 {
+		e.AdvanceAndRun(time.Hour)
+		for _, op := range a.OpenOperations() {
+			failBackup(a, op)
+		}
+	}
+	before := len(a.OpenOperations())
+	e.AdvanceAndRun(time.Minute)
+	requested := len(a.OpenOperations()) - before
+	before += requested
+	e.AdvanceClock(time.Minute)
+	e.Spy.Counted()
+	e.Round()
+	reads, _, _ := e.Spy.Counted()
+	requested = len(a.OpenOperations()) - before
+	if most := 20 + 20*requested; requested > volumes/10 || reads > most {
+		t.Errorf("a round read %d times for %d volumes with failed backups, and requested %d backups, want at most %d",
+			reads, volumes, requested, most)
+	}
+}
+
 // A good backup that a user requests clears the failures of the scheduled ones, if it is in the same repository.
 func TestManualBackupClearsFailures(t *testing.T) {
 	e := controltest.New(t)
