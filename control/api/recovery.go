@@ -14,7 +14,8 @@ type Recover struct {
 	// Only decide: compare the store with the reports that were collected before, and change nothing.
 	DryRun bool `json:"dry_run,omitempty"`
 	// Keep the grants for repositories. Otherwise they are removed, because a restored store has grants that were
-	// removed since.
+	// removed since. They also stay if the store was not restored since the last recovery: a node that did not report
+	// to it has returned.
 	KeepGrants bool `json:"keep_grants,omitempty"`
 }
 

@@ -312,12 +312,9 @@ func (c *Comparison) EndOperations(ctx context.Context) error {
 // clockMargin is added to the highest reported clock: a node that did not report may have seen a higher one.
 const clockMargin = 1 << 20
 
-// EndHalt ends the halt. From then on the store counts as up to date.
-func (c *Comparison) EndHalt(t *record.Tx) error {
-	var rec record.Recovery
-	if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
-		return err
-	}
+// checkEnd fails with dataset.ErrConflict if the halt cannot end: a fenced node is alive, or a node that does not trust
+// the store has not reported.
+func (c *Comparison) checkEnd(t *record.Tx) error {
 	if err := c.checkFencedUnreachable(t); err != nil {
 		return err
 	}
@@ -325,7 +322,23 @@ func (c *Comparison) EndHalt(t *record.Tx) error {
 	if _, err := t.Get(record.HaltedKey, &h); err != nil {
 		return err
 	}
-	if err := c.checkDistrustHeard(t, h); err != nil {
+	return c.checkDistrustHeard(t, h)
+}
+
+// EndHalt ends the halt. From then on the store counts as up to date.
+func (c *Comparison) EndHalt(t *record.Tx) error {
+	var rec record.Recovery
+	if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
+		return err
+	}
+	if err := c.checkEnd(t); err != nil {
+		return err
+	}
+	if err := c.checkGrantsTrusted(t); err != nil {
+		return err
+	}
+	var h record.Halt
+	if _, err := t.Get(record.HaltedKey, &h); err != nil {
 		return err
 	}
 	entries, err := t.List(record.RevPrefix, "", 0)
@@ -350,7 +363,7 @@ func (c *Comparison) EndHalt(t *record.Tx) error {
 	for node := range c.coverage.reported {
 		rec.ReportedNodes = append(rec.ReportedNodes, node)
 	}
-	rec.Done = true
+	rec.Done, rec.SilentNodes = true, c.silent
 	t.Delete(record.HaltedKey)
 	t.Notice.All = true
 	t.Notice.Events = append(t.Notice.Events, api.Event{Type: api.EventStoreRecover,

@@ -191,11 +191,12 @@ func (rc *Recovery) collectReports(ctx context.Context) error {
 	id := uuid.New()
 	rc.collection.begin(id, rc.Ledger.Clock.Steady())
 	if _, err := rc.Ledger.Update(ctx, func(t *record.Tx) error {
-		if _, err := t.Get(record.RecoveryKey, &record.Recovery{}); err != nil {
+		var last record.Recovery
+		if _, err := t.Get(record.RecoveryKey, &last); err != nil {
 			return err
 		}
 		t.Notice.All = true
-		return t.Put(record.RecoveryKey, record.Recovery{ID: id})
+		return t.Put(record.RecoveryKey, record.Recovery{ID: id, SilentNodes: last.SilentNodes})
 	}); err != nil {
 		return err
 	}
@@ -233,9 +234,13 @@ type Comparison struct {
 	recovery *Recovery
 	ID       uuid.UUID
 	coverage coverage
-	clock    uint64 // the highest store clock that a node has reported
-	All      []Difference
-	result   api.Recovery
+	clock    uint64      // the highest store clock that a node has reported
+	silent   []uuid.UUID // the recorded nodes that did not report
+	// grantsTrusted says that the grants stay, because the store was not restored since the last recovery.
+	grantsTrusted bool
+
+	All    []Difference
+	result api.Recovery
 }
 
 // Difference is a dataset whose record differs from the reports of the agents.
@@ -247,8 +252,9 @@ type Difference struct {
 }
 
 // Compare compares the store with the reports that were collected. It ignores the claims of the nodes in fenced, which
-// an operator confirms to be fenced. Unless keepGrants is set, the correction removes all grants. Compare fails with
-// dataset.ErrConflict if this service has not collected the reports for the current recovery.
+// an operator confirms to be fenced. Unless keepGrants is set, the correction removes the grants: see
+// Comparison.decideGrants. Compare fails with dataset.ErrConflict if this service has not collected the reports for the
+// current recovery.
 func (rc *Recovery) Compare(ctx context.Context, fenced []string, keepGrants bool) (*Comparison, error) {
 	t := record.NewTx(ctx, rc.Ledger.Store)
 	var rec record.Recovery
@@ -299,7 +305,7 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string, keepGrants boo
 		}
 	}
 	if !keepGrants {
-		if c.result.RemovedGrants, err = grantNames(t); err != nil {
+		if err := c.decideGrants(t); err != nil {
 			return nil, err
 		}
 	}
@@ -316,6 +322,7 @@ func (c *Comparison) listNodes(t *record.Tx) error {
 			c.result.ReportedNodes = append(c.result.ReportedNodes, n.Name)
 		} else {
 			c.result.SilentNodes = append(c.result.SilentNodes, n.Name)
+			c.silent = append(c.silent, n.ID)
 			c.coverage.silent = c.coverage.silent || !c.coverage.fenced[n.ID]
 		}
 	}

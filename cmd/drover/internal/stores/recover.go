@@ -29,7 +29,9 @@ without --yes it prints the differences, writes nothing and fails.
 The command also removes the grants for other clusters: a restored store has
 grants that were removed since, and their tokens would be valid again. Create
 them again with drover remote grant create. If you know that none was removed,
---keep-grants keeps them.
+--keep-grants keeps them. They also stay if the store was not restored since the
+last recovery: a node that did not respond then has returned, and all nodes
+respond now.
 
 If two nodes claim the same volume, an operator must decide: --fenced NODE
 confirms that a node, which must not be alive, writes no more. Its claims end.
