@@ -10,7 +10,7 @@ import (
 
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/livemounts"
+	"github.com/droverhq/drover/agent/livestate"
 	"github.com/droverhq/drover/agent/offline"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -62,9 +62,10 @@ func (a *Agent) Offline(control api.Service) api.Service {
 	})
 }
 
-// LiveMounts returns the API of control with the present uses of this host's volumes: see package livemounts.
-func (a *Agent) LiveMounts(control api.Service) api.Service {
-	return livemounts.New(control, livemounts.Deps{
+// LiveState returns the API of control with the present uses of this host's volumes, and the present space of its
+// pools: see package livestate.
+func (a *Agent) LiveState(control api.Service) api.Service {
+	return livestate.New(control, livestate.Deps{
 		NodeName: a.NodeName,
 		InUse:    a.Uses.InUse,
 		MountsOf: func(id uuid.UUID) []dataset.Mount { return a.Engines.MountsOf(a.Uses.Get(id)) },
@@ -76,6 +77,7 @@ func (a *Agent) LiveMounts(control api.Service) api.Service {
 			}
 			return path, err
 		},
+		PoolStatus: a.Pools.Status,
 	})
 }
 

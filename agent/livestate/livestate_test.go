@@ -1,6 +1,7 @@
-package livemounts_test
+package livestate_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/droverhq/drover/agent/agenttest"
@@ -19,7 +20,7 @@ func TestUsesBeforeTheNextHeartbeat(t *testing.T) {
 	f := agenttest.NewCluster(t, "dir", "dir")
 	d := f.A.NewVolume("db", nil)
 	f.A.Reporter.ReportAll(t.Context())
-	here, there := f.A.LiveMounts(f.A.Control), f.B.LiveMounts(f.B.Control)
+	here, there := f.A.LiveState(f.A.Control), f.B.LiveState(f.B.Control)
 	shown := func(by api.Service) (all []*dataset.DatasetStatus) {
 		t.Helper()
 		v, err := by.Volume(t.Context(), "db")
@@ -68,3 +69,57 @@ func TestUsesBeforeTheNextHeartbeat(t *testing.T) {
 		}
 	}
 }
+
+// A pool that fills is shown with its present space before the next heartbeat reports it, as doctor shows it. The pool
+// of another node is shown as it was reported.
+func TestSpaceBeforeTheNextHeartbeat(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "dir", "dir")
+	f.A.Reporter.ReportAll(t.Context())
+	f.B.Reporter.ReportAll(t.Context())
+	reported, err := f.A.Control.Pools(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	control := fixedPools{f.A.Control, func() (list []api.Pool) {
+		for _, p := range reported {
+			st := *p.Status
+			st.Size, st.Free = 100, 50
+			p.Status = &st
+			list = append(list, p)
+		}
+		return list
+	}}
+	shown, err := f.A.LiveState(control).Pools(t.Context())
+	if err != nil || len(shown) < 2 {
+		t.Fatalf("%+v, %v", shown, err)
+	}
+	for _, p := range shown {
+		if own := p.NodeName == f.A.NodeName; own == (p.Status.Size == 100) {
+			t.Errorf("pool %s of %s: %+v", p.Name, p.NodeName, p.Status)
+		}
+	}
+	offline := fixedPools{f.A.Control, func() []api.Pool {
+		list := control.list()
+		for i := range list {
+			list[i].Status.Online = false
+		}
+		return list
+	}}
+	if shown, err = f.A.LiveState(offline).Pools(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range shown {
+		if p.Status.Online || p.Status.Size != 100 {
+			t.Errorf("pool %s that was reported as offline: %+v", p.Name, p.Status)
+		}
+	}
+}
+
+// fixedPools is a control whose answer about pools is fixed.
+type fixedPools struct {
+	api.Service
+	list func() []api.Pool
+}
+
+func (c fixedPools) Pools(context.Context) ([]api.Pool, error) { return c.list(), nil }

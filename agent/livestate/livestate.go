@@ -1,16 +1,21 @@
-// Package livemounts shows the users of this host the present uses of the volumes that are mounted on it. Package agent
-// makes its Reader, and the daemon serves the API with it.
+// Package livestate shows the users of this host the present uses of the volumes that are mounted on it, and the
+// present space of its pools. Package agent makes its Reader, and the daemon serves the API with it.
 //
 // Control knows the uses of a volume from the heartbeats of its home. A heartbeat follows a mount after a moment, and
 // the engine's Mount does not wait for it. So a user who looked at a volume right after the mount saw that nobody used
-// it. Reader replaces the uses in each answer of control by those of this host. It asks no pool.
+// it. Reader replaces the uses in each answer of control by those of this host. It asks no pool for that.
+//
+// Doctor examines the pools of its host when a user asks. Without Reader, drover pool ls and drover status would show
+// different figures until the next heartbeat.
 //
 // The package has no state: the uses are those of mounting.UseTable. To correct another answer that contains the status
 // of volumes, add a method to Reader.
-package livemounts
+package livestate
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -26,10 +31,15 @@ type Deps struct {
 	MountsOf func(id uuid.UUID) []dataset.Mount
 	// MountPath returns where a dataset is mounted on this node, or "" if it is not mounted.
 	MountPath func(id uuid.UUID) (string, error)
+	// PoolStatus reads the present status of the pools of this node.
+	PoolStatus func(ctx context.Context) []dataset.PoolStatus
 }
 
-// Reader is the API of control. It shows the present uses of the volumes whose home is this node, and otherwise answers
-// as control does. Its methods are safe for concurrent use.
+// poolTime is how long a request waits for the status of the pools. After that, the reported figures are shown.
+const poolTime = time.Second
+
+// Reader is the API of control. It shows the present uses of the volumes whose home is this node and the present space
+// of the pools of this node, and otherwise answers as control does. Its methods are safe for concurrent use.
 type Reader struct {
 	api.Service
 	deps Deps
@@ -67,6 +77,30 @@ func (r *Reader) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.
 		now.correct(v.ID, v.Node, &v.Status)
 	}
 	return l, err
+}
+
+// Pools implements api.Users. Whether a pool is online is the report of its node.
+func (r *Reader) Pools(ctx context.Context) ([]api.Pool, error) {
+	list, err := r.Service.Pools(ctx)
+	if !slices.ContainsFunc(list, r.isOnline) {
+		return list, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, poolTime)
+	defer cancel()
+	for _, now := range r.deps.PoolStatus(ctx) {
+		i := slices.IndexFunc(list, func(p api.Pool) bool { return p.ID == now.ID })
+		if i >= 0 && r.isOnline(list[i]) && now.Online && now.Size > 0 {
+			st := *list[i].Status
+			st.Size, st.Free = now.Size, now.Free
+			list[i].Status = &st
+		}
+	}
+	return list, err
+}
+
+// isOnline reports whether a pool belongs to this node and was reported as online.
+func (r *Reader) isOnline(p api.Pool) bool {
+	return p.NodeName == r.deps.NodeName && p.Status != nil && p.Status.Online
 }
 
 // look is the set of datasets that are in use on this node at one moment.
