@@ -3,7 +3,6 @@ package control
 import (
 	"cmp"
 	"context"
-	"fmt"
 
 	"github.com/google/uuid"
 
@@ -12,7 +11,6 @@ import (
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
@@ -242,60 +240,6 @@ func converted(t *record.Tx, made dataset.Dataset) (*dataset.Dataset, error) {
 	return &now, nil
 }
 
-// checkPlanned fails with dataset.ErrInvalid for an update, a conversion, a backup, a push or a verification that
-// control has not recorded: an agent carries out only those that control has planned.
-func checkPlanned(op dataset.Operation, known bool) error {
-	switch {
-	case known:
-		return nil
-	case op.Kind == dataset.OpUpdate, op.Kind == dataset.OpConvert, op.Kind == dataset.OpBackup,
-		op.Kind == dataset.OpPush, op.Kind == dataset.OpVerify:
-	default:
-		return nil
-	}
-	return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: control has planned no such %s", op.ID, op.Kind)
-}
-
-// mayArriveLater reports whether an earlier Record or Commit of an operation that is not recorded may still arrive and
-// change something.
-//
-// It returns false in two cases. In the first case, the agent reports a failure, but the records show the effect of
-// the operation: the earlier report has arrived. In the second case, the operation is a move. Submit has recorded it,
-// so a Record of the agent adds nothing.
-func mayArriveLater(t *record.Tx, op dataset.Operation, retry bool) (bool, error) {
-	if !retry || op.Kind == dataset.OpMove {
-		return false, nil
-	}
-	if op.Problem == nil {
-		return true, nil
-	}
-	if !isReportedByAgents(op.Kind) {
-		return false, dataset.Errorf(dataset.ErrInvalid, "report of operation %s: unexpected kind %q", op.ID,
-			dataset.Clip(string(op.Kind)))
-	}
-	if err := dataset.CheckName(op.Volume); err != nil {
-		return false, err
-	}
-	if op.Kind == dataset.OpDelete { // only a delete by this request counts, and not one by another request
-		var d dataset.Dataset
-		there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
-		return !there || d.Request != op.ID, err
-	}
-	over, err := hasTakenEffect(t, op)
-	return !over, err
-}
-
-// isReportedByAgents reports whether agents report operations of a kind.
-func isReportedByAgents(kind dataset.OpKind) bool {
-	switch kind {
-	case dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
-		dataset.OpRestore,
-		dataset.OpResize, dataset.OpRekey, dataset.OpRewrite, dataset.OpDelete, dataset.OpPurge:
-		return true
-	}
-	return false
-}
-
 // newOperationRecord returns a new record for an operation that control has not recorded. It copies only the
 // identifying fields of the agent's report.
 func newOperationRecord(op dataset.Operation) dataset.Operation {
@@ -372,75 +316,6 @@ func (s *Service) apply(t *record.Tx, recorded, op dataset.Operation, out *api.C
 	}
 }
 
-// checkReport fails unless an agent can make the report: it must be about an operation of the agent's node, of a kind
-// that agents carry out, and have all fields that the kind needs.
-func checkReport(node uuid.UUID, op dataset.Operation) error {
-	bad := func(what string) error {
-		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s (%.40s): %s", op.ID, op.Kind, what)
-	}
-	switch {
-	case op.Node != node:
-		return dataset.Errorf(dataset.ErrForbidden, "operation %s belongs to node %s, not to %s", op.ID, op.Node, node)
-	case op.ID == uuid.Nil || op.DatasetID == uuid.Nil:
-		return bad("missing operation or dataset")
-	case op.Discarded != uuid.Nil:
-		return bad("only control can discard a dataset")
-	case op.Problem != nil && len(op.Problem.Message) > dataset.MaxLine:
-		return bad(fmt.Sprintf("why it failed takes %d bytes (%d at most)", len(op.Problem.Message), dataset.MaxLine))
-	case op.Problem != nil && !op.Problem.Holders.IsBounded():
-		return bad("the list of the holders is too long")
-	case op.Problem != nil && (op.Kind == dataset.OpUpdate || !changesOnlyRecords(op.Kind)):
-		return nil
-	}
-	of := func(ds *dataset.Dataset) bool { return ds != nil && ds.ID == op.DatasetID }
-	switch op.Kind {
-	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		if !of(op.DatasetRecord) || op.Epoch != 1 || !isNewDataset(*op.DatasetRecord, node) {
-			return bad("the dataset is not a new one of this node")
-		}
-		if op.DatasetRecord.Profile.Encryption.Wanted() != (op.DatasetRecord.Encryption != nil) {
-			return bad("the data key does not match the encryption of its profile")
-		}
-		return dataset.CheckName(op.DatasetRecord.Volume)
-	case dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpRestore:
-		if op.Snapshot == nil || op.Snapshot.Dataset != op.DatasetID || op.Snapshot.ID == uuid.Nil {
-			return bad("its snapshot is missing, or belongs to another dataset")
-		}
-		if op.Kind == dataset.OpRestore &&
-			(!of(op.DatasetRecord) || op.Source == nil || op.Source.Dataset != op.DatasetID) {
-			return bad("the restored snapshot is missing, or belongs to another dataset")
-		}
-	case dataset.OpResize:
-		if !of(op.DatasetRecord) || op.DatasetRecord.Size <= 0 {
-			return bad("missing size")
-		}
-	case dataset.OpRekey:
-		if !of(op.DatasetRecord) || op.DatasetRecord.Encryption == nil {
-			return bad("missing data key")
-		}
-	case dataset.OpUpdate:
-		if !of(op.DatasetRecord) {
-			return bad("missing dataset")
-		}
-	case dataset.OpConvert:
-		// CommitConvert compares it with the plan. A long conversion is recorded before its dataset has a data key.
-		if op.DatasetRecord == nil || op.DatasetRecord.ID == op.DatasetID || !isNewDataset(*op.DatasetRecord, node) {
-			return bad("the dataset is not a new one of this node")
-		}
-	case dataset.OpRewrite, dataset.OpBackup, dataset.OpPush, dataset.OpVerify, dataset.OpDelete, dataset.OpPurge,
-		dataset.OpMove:
-	default:
-		return bad("agents do not report operations of this kind")
-	}
-	return nil
-}
-
-// isNewDataset reports whether a record can be that of a dataset that its node has just made.
-func isNewDataset(d dataset.Dataset, node uuid.UUID) bool {
-	return d.ID != uuid.Nil && d.Home == node && d.Epoch == 1 && d.State == dataset.StateReady && d.Trash == nil &&
-		len(d.SharedMounts) == 0
-}
-
 // noteStatus notes the status of a dataset that was made here or moved here, until the next heartbeat of its home
 // reports it.
 func (s *Service) noteStatus(r api.Report, from uuid.UUID, d dataset.Dataset) {
@@ -450,18 +325,6 @@ func (s *Service) noteStatus(r api.Report, from uuid.UUID, d dataset.Dataset) {
 	if from != uuid.Nil && from != d.Home {
 		s.Reports.RecordMoved(d.ID, from, d.Home)
 	}
-}
-
-// checkStatus fails unless the status in a report is that of the dataset of the operation.
-func checkStatus(r api.Report) error {
-	if r.Status == nil {
-		return nil
-	}
-	if r.Status.ID != r.Operation.DatasetID {
-		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s (%.40s): %s", r.Operation.ID,
-			r.Operation.Kind, "its status belongs to another dataset")
-	}
-	return reports.CheckDataset("report of operation "+r.Operation.ID.String(), *r.Status)
 }
 
 // repeatResponse answers a report of an operation whose end is already recorded.
