@@ -40,6 +40,41 @@ func TestListCommandsHaveTheSameFlags(t *testing.T) {
 	}
 }
 
+// TestColumnsAreNamesInTemplates: in each ls command, each column of -o wide is a name in a template. A table of all
+// columns has the headers of -o wide.
+func TestColumnsAreNamesInTemplates(t *testing.T) {
+	for _, cmd := range leaves(newRootCmd(newConsole(theWorld()).App)) {
+		if cmd.Name() != "ls" {
+			continue
+		}
+		args := strings.Fields(strings.TrimPrefix(cmd.CommandPath(), "drover "))
+		c := newConsole(theWorld())
+		c.run(t, append(slices.Clone(args), "-o", "template={{.NoSuchThing}}")...)
+		_, list, _ := strings.Cut(c.err.String(), "(available: ")
+		list, _, _ = strings.Cut(list, ")")
+		var columns []string
+		for name := range strings.SplitSeq(list, ", ") {
+			if strings.ToLower(name) != name {
+				columns = append(columns, "{{."+name+"}}")
+			}
+		}
+		c = newConsole(theWorld())
+		if code := c.run(t, append(slices.Clone(args), "-o", `template=table `+strings.Join(columns, `\t`))...); code != 0 {
+			t.Errorf("%v: %s", args, c.err.String())
+		}
+		got, _, _ := strings.Cut(c.out.String(), "\n")
+		c = newConsole(theWorld())
+		c.run(t, append(slices.Clone(args), "-o", "wide")...)
+		want, _, _ := strings.Cut(c.out.String(), "\n")
+		x, y := strings.Fields(got), strings.Fields(want)
+		slices.Sort(x)
+		slices.Sort(y)
+		if len(columns) < 3 || !slices.Equal(x, y) {
+			t.Errorf("%v: headers %q, want %q", args, got, want)
+		}
+	}
+}
+
 // TestListCommandsSortAndFilter runs each ls command with each of its columns as a key, and in each format.
 func TestListCommandsSortAndFilter(t *testing.T) {
 	for _, cmd := range leaves(newRootCmd(newConsole(theWorld()).App)) {

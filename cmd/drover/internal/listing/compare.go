@@ -103,10 +103,13 @@ func (c *comparison) parseBound(now func() time.Time, value string) error {
 // matches.
 func (c *comparison) matches(k keys, cells []string, item any) bool {
 	values := []string{}
-	if field := k.fieldOf(c.key); field != "" {
+	column, isColumn := k.columns[c.key]
+	switch field := k.fieldOf(c.key); {
+	case isColumn && cells[column] == "-": // the free space of a pool that is offline
+	case field != "":
 		values = texts(item, field)
-	} else if i, ok := k.columns[c.key]; ok {
-		values = []string{cells[i]}
+	case isColumn:
+		values = []string{cells[column]}
 	}
 	return slices.ContainsFunc(values, func(text string) bool {
 		v, ok := c.parseValue(text)
