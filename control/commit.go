@@ -29,7 +29,7 @@ import (
 // ErrUnavailable, the outcome may have been recorded.
 func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out api.Committed, err error) {
 	op := r.Operation
-	op.Incarnation, op.RequestID = r.Incarnation, requestid.Of(ctx)
+	op.Incarnation, op.RequestID, op.By = r.Incarnation, requestid.Of(ctx), requestid.By(ctx)
 	if err := cmp.Or(checkReport(node, op), checkStatus(r)); err != nil {
 		return out, err
 	}
@@ -142,6 +142,9 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 	if err = cmp.Or(err, checkPlanned(op, known)); err != nil {
 		return err
 	}
+	if known { // the agent that reports is not the one who requested it
+		t.By = recorded.By
+	}
 	if known && recorded.State.Final() {
 		return repeatResponse(t, recorded, op, out)
 	}
@@ -245,7 +248,7 @@ func converted(t *record.Tx, made dataset.Dataset) (*dataset.Dataset, error) {
 func newOperationRecord(op dataset.Operation) dataset.Operation {
 	return dataset.Operation{
 		ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch,
-		Created: op.Created, RequestID: op.RequestID,
+		Created: op.Created, RequestID: op.RequestID, By: op.By,
 	}
 }
 

@@ -201,7 +201,7 @@ func (s *Service) record(t *record.Tx, op dataset.Operation) error {
 func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) error {
 	op := r.Operation
 	op.State, op.Incarnation, op.Problem = dataset.OpRunning, r.Incarnation, nil
-	op.RequestID = requestid.Of(ctx)
+	op.RequestID, op.By = requestid.Of(ctx), requestid.By(ctx)
 	if err := checkReport(node, op); err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 		op.Kind = req.Kind
 	}
 	op.ID, op.RequestDigest, op.State, op.Created = req.ID, digest(req), dataset.OpPending, s.Clock.Now()
-	op.RequestID = req.RequestID
+	op.RequestID, op.By = req.RequestID, requestid.By(t.Context())
 	if op.DatasetRecord != nil {
 		op.DatasetRecord.Request = req.ID
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Profiles is the set of profiles that is valid now.
@@ -223,7 +224,10 @@ func (s *Service) makePlanners(d Deps) {
 		Ledger: s.Ledger, Feed: s.Feed, Events: s.EventLog, Reported: s.Reports, Uptime: s.Uptime,
 		CopyKeeper: s.CopyKeeper, Placer: s.placer, Members: s.Members, Shared: d.Shared,
 		Interval: d.Timing.Housekeeping,
-		Failed:   d.Failed, Submit: s.Submit, CancelOperation: s.CancelOperation,
+		Failed:   d.Failed, CancelOperation: s.CancelOperation,
+		Submit: func(ctx context.Context, req api.Request) (api.Outcome, error) {
+			return s.Submit(requestid.WithBy(ctx, requestid.Schedule), req)
+		},
 	}}
 	s.Syncer = agentsync.New(agentsync.Deps{
 		Ledger: s.Ledger, Reports: s.Reports, Feed: s.Feed, Shared: d.Shared, Quit: s.quit,

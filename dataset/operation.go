@@ -18,6 +18,9 @@ type Operation struct {
 	RequestDigest string `json:"request_digest,omitempty" old:"asked"`
 	// ID of the request of a user or an engine that the operation belongs to, for logs; absent: none
 	RequestID string `json:"request_id,omitempty"`
+	// who requested the operation: a user of a host, as NAME (uid UID), an operator's certificate, an engine, or
+	// schedule; on a node of a cluster, with the name of the node; absent: Drover itself, or not known
+	By string `json:"by,omitempty"`
 	// name of the volume that the operation changes
 	Volume string `json:"volume,omitempty"`
 	// UUID of the dataset that the operation changes; convert: that of the former dataset

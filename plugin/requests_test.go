@@ -106,8 +106,11 @@ func TestCalledIsTold(t *testing.T) {
 // TestRequestID: each call has an ID. The agent, the observer of calls and the answer get it.
 func TestRequestID(t *testing.T) {
 	told := make(chan string, 1)
-	var asked string
-	f := &fake{path: "/m", hook: func(ctx context.Context) error { asked = requestid.Of(ctx); return nil }}
+	var asked, by string
+	f := &fake{path: "/m", hook: func(ctx context.Context) error {
+		asked, by = requestid.Of(ctx), requestid.By(ctx)
+		return nil
+	}}
 	e, _, _ := start(t, f, Options{Called: func(ctx context.Context, _ Call) { told <- requestid.Of(ctx) }})
 	for _, id := range []string{"deploy-17", "", "a b"} {
 		r, err := http.NewRequest(http.MethodPost, "http://plugin/VolumeDriver.Mount", strings.NewReader(`{"Name":"db","ID":"a"}`))
@@ -123,6 +126,9 @@ func TestRequestID(t *testing.T) {
 		got := resp.Header.Get(requestid.Header)
 		if !requestid.IsValid(got) || (got == id) != (id == "deploy-17") || asked != got || <-told != got {
 			t.Errorf("%q became %q, and the agent got %q", id, got, asked)
+		}
+		if by != "engine" { // the program of the test is no engine that is recognized
+			t.Errorf("the caller is %q", by)
 		}
 	}
 }

@@ -82,9 +82,11 @@ func plain(s *Server, name string, f func(context.Context) (any, error)) http.Ha
 	}
 }
 
-// identify returns the context of a request with its ID, and adds the ID to the answer.
+// identify returns the context of a request with its ID and the engine that makes it, and adds the ID to the answer.
+// An engine does not pass on which of its users made the request.
 func identify(w http.ResponseWriter, r *http.Request) context.Context {
 	ctx := requestid.Receive(r.Context(), r.Header)
+	ctx = requestid.WithBy(ctx, strings.TrimSpace("engine "+string(ToolOf(ctx))))
 	requestid.SetHeader(ctx, w.Header())
 	return ctx
 }

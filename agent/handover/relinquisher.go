@@ -89,7 +89,7 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 		if err != nil {
 			return fmt.Errorf("move that recalls dataset %s: %w", id, err)
 		}
-		ctx = requestid.With(ctx, op.RequestID)
+		ctx = requestid.WithBy(requestid.With(ctx, op.RequestID), op.By)
 		if op.Loss != nil {
 			return nil // the move does not wait for this node, and the recall already prevents new uses here
 		}

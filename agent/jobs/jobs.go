@@ -20,8 +20,8 @@ import (
 // continues if the request ends, and a request for the same key joins it. Safe for concurrent use.
 type Runner struct {
 	// Abandoned is called with the error of a job that Do started, if every caller of Do stopped waiting before the job
-	// ended: no caller gets the error. ctx has the ID of the request. If nil, it is not called. Set it before the first
-	// use.
+	// ended: no caller gets the error. ctx has the ID and the caller of the request. If nil, it is not called. Set it
+	// before the first use.
 	Abandoned func(ctx context.Context, what string, err error)
 
 	ctx context.Context
@@ -61,7 +61,7 @@ func New(ctx context.Context, wg *sync.WaitGroup) *Runner {
 // Do starts a job with a key, or joins the one in progress, and waits for its end. joined reports whether it joined
 // one: the job then runs another fn than the caller's. what describes the request in errors. If ctx ends first, Do
 // fails with ErrPending, and the error contains the job's step and progress. Once the agent is stopping, Do starts no
-// job and fails with ErrUnavailable. A job that Do starts has the ID of the request.
+// job and fails with ErrUnavailable. A job that Do starts has the ID and the caller of the request.
 func (j *Runner) Do(ctx context.Context, key, what string,
 	fn func(ctx context.Context, jb *Job) error) (joined bool, err error) {
 	j.mu.Lock()
@@ -75,7 +75,7 @@ func (j *Runner) Do(ctx context.Context, key, what string,
 		jb.what = what
 		j.all[key] = jb
 		j.wg.Add(1)
-		go j.run(requestid.With(j.ctx, requestid.Of(ctx)), jb, fn)
+		go j.run(requestid.Copy(j.ctx, ctx), jb, fn)
 	}
 	jb.waiting++
 	j.mu.Unlock()

@@ -189,18 +189,18 @@ func TestStartAgain(t *testing.T) {
 	}
 }
 
-// A job has the ID of the request that started it. If nobody waits for the job any more, its failure is passed to
-// Abandoned once, and otherwise never.
+// A job has the ID and the caller of the request that started it. If nobody waits for the job any more, its failure is
+// passed to Abandoned once, and otherwise never.
 func TestAbandonedJob(t *testing.T) {
 	j := newTestJobs(t)
 	failure := errors.New("it failed")
 	abandoned := make(chan string, 2)
 	j.Abandoned = func(ctx context.Context, what string, err error) {
-		abandoned <- requestid.Of(ctx) + " " + what + ": " + err.Error()
+		abandoned <- requestid.Of(ctx) + " " + requestid.By(ctx) + " " + what + ": " + err.Error()
 	}
 	for _, waits := range []bool{true, false} {
 		gate, begun := make(chan struct{}), make(chan struct{})
-		ctx, leave := context.WithCancel(requestid.With(t.Context(), "deploy-17"))
+		ctx, leave := context.WithCancel(requestid.WithBy(requestid.With(t.Context(), "deploy-17"), "operator ann"))
 		ended := make(chan error, 1)
 		go func() {
 			_, err := j.Do(ctx, "key", "mount", func(ctx context.Context, _ *Job) error {
@@ -224,7 +224,7 @@ func TestAbandonedJob(t *testing.T) {
 			t.Error(err)
 		}
 		close(gate)
-		if got := <-abandoned; got != "deploy-17 mount: it failed" {
+		if got := <-abandoned; got != "deploy-17 operator ann mount: it failed" {
 			t.Error(got)
 		}
 	}

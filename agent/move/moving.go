@@ -41,7 +41,7 @@ func (m *moveRun) recall(ctx context.Context) error {
 	m.jb.Step("asking node " + m.home.Name + " for it")
 	op := m.op
 	asked := *op
-	asked.Incarnation, asked.RequestID = m.Incarnation, "" // the header has the ID of the request
+	asked.Incarnation, asked.RequestID, asked.By = m.Incarnation, "", "" // the headers have them
 	now, err := host.UntilAnswered(ctx, m.Host, func() (dataset.Operation, error) {
 		return m.Control.Recall(ctx, m.NodeID, api.Report{Incarnation: m.Incarnation, Operation: asked})
 	})

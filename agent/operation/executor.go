@@ -41,7 +41,7 @@ func (x *Executor) Kinds() []dataset.OpKind { return slices.Sorted(maps.Keys(x.d
 // after a crash, because each handler is idempotent by the UUIDs in the operation.
 func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operation) (out api.Committed, err error) {
 	if requestid.Of(ctx) == "" {
-		ctx = requestid.With(ctx, op.RequestID)
+		ctx = requestid.WithBy(requestid.With(ctx, op.RequestID), op.By)
 	}
 	act := x.Handler(op.Kind)
 	err = x.deps.Operations.Run(ctx, jb, op, func(ctx context.Context, op *dataset.Operation) error {

@@ -44,10 +44,10 @@ func refusesStatus(err error) bool {
 }
 
 // withoutNewKeys returns an operation to send to control without the keys that a control of an earlier version refuses.
-// Control does not need them: the request has its ID in a header, and control's records of the operation and of the
-// dataset have the other keys.
+// Control does not need them: the request has its ID and its caller in headers, and control's records of the
+// operation and of the dataset have the other keys.
 func withoutNewKeys(op dataset.Operation) dataset.Operation {
-	op.RequestID, op.Change, op.Check, op.Scheduled, op.Push = "", "", "", false, nil
+	op.RequestID, op.By, op.Change, op.Check, op.Scheduled, op.Push = "", "", "", "", false, nil
 	if op.Kind != dataset.OpBackup && op.Kind != dataset.OpPush { // their reports have the result
 		op.Repository, op.Backup = "", ""
 	}

@@ -100,7 +100,7 @@ func (r *Runner) Run(
 	ctx context.Context, jb *jobs.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error,
 ) error {
 	if requestid.Of(ctx) == "" {
-		ctx = requestid.With(ctx, op.RequestID)
+		ctx = requestid.WithBy(requestid.With(ctx, op.RequestID), op.By)
 	}
 	err := r.run(ctx, jb, op, do)
 	if err == nil || ctx.Err() != nil {
@@ -150,11 +150,11 @@ func (r *Runner) run(
 		return err // an agent that stops leaves its operations to its next start
 	}
 	op.Problem = dataset.ProblemOf(err)
-	id := requestid.Of(ctx)
+	request := ctx
 	if !recorded { // control may be unreachable, and the caller must not wait for it
 		r.deps.Jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
 			defer end()
-			ctx = requestid.With(ctx, id)
+			ctx = requestid.Copy(ctx, request)
 			if _, err := r.Report(ctx, &op, nil); err != nil && ctx.Err() == nil {
 				requestid.Log(ctx, r.deps.Log).WithError(err).WithField("op", op.ID).
 					Warn("cannot report to control that an " +

@@ -19,9 +19,9 @@ import (
 
 // eventLine is the format of a line. The columns have fixed widths, because the first lines of a stream are printed
 // before the widths of later cells are known.
-const eventLine = "%-19s   %-19s   %-20s   %-8s   %-12s   %s\n"
+const eventLine = "%-19s   %-19s   %-20s   %-8s   %-12s   %-13s   %s\n"
 
-var eventHeaders = []string{"TIME", "EVENT", "VOLUME", "DATASET", "NODE", "DETAIL"}
+var eventHeaders = []string{"TIME", "EVENT", "VOLUME", "DATASET", "NODE", "BY", "DETAIL"}
 
 // eventQuery has the flags of drover events.
 type eventQuery struct {
@@ -43,10 +43,12 @@ With VOLUME, which can be a name, an alias or a UUID, only the events of that
 volume are printed, also those from before it was renamed. --filter volume=NAME
 selects the events in which the volume had this name.
 
-Events do not name the user who requested a change: that is in the audit log
-(audit.log on the host of control or of drover serve). The removal of a backup
-and the pruning of a repository have no event. They are in the audit log of the
-host on which the command ran (agent-audit.log on a node of a cluster).
+BY is who requested the change: a user of the host, an operator's certificate,
+an engine, or schedule; on a node of a cluster with the name of the node. It is
+- for what Drover did by itself. More details are in the audit log (audit.log on
+the host of control or of drover serve). The removal of a backup and the pruning
+of a repository have no event. They are in the audit log of the host on which
+the command ran (agent-audit.log on a node of a cluster).
 
 --filter accepts the columns and the fields of -o json. In its value, * stands
 for any text; KEY!=VALUE excludes events.`
@@ -220,7 +222,7 @@ func eventCells(a *cli.App, e api.Event) []string {
 	}
 	cells := []string{
 		e.Time.In(a.Now().Location()).Format(time.DateTime), string(e.Type), cli.ShortName(e.Volume), id, e.Node,
-		e.Detail,
+		e.By, e.Detail,
 	}
 	for i, c := range cells {
 		if c == "" {

@@ -177,11 +177,11 @@ func theWorld() *fake {
 		{Dataset: idGone, Volume: "db-e0000000", Action: "renamed", Note: "the name db is dataset f23ca986-0000-4000-8000-000000000001's"},
 	}
 	f.operations = []dataset.Operation{
-		{ID: idOp, Kind: dataset.OpImport, State: dataset.OpRunning, Node: idNode, Volume: "big", DatasetID: idGone, Created: now.Add(-time.Minute), Progress: dataset.Progress{Step: "copy", Done: 1 << 30, Total: 4 << 30}},
+		{ID: idOp, Kind: dataset.OpImport, State: dataset.OpRunning, Node: idNode, Volume: "big", By: "root (uid 0) on host-a", DatasetID: idGone, Created: now.Add(-time.Minute), Progress: dataset.Progress{Step: "copy", Done: 1 << 30, Total: 4 << 30}},
 		{ID: idReq, Kind: dataset.OpSnapshot, State: dataset.OpFailed, Node: idNode, Volume: "db", Created: now.Add(-time.Hour), Ended: now.Add(-time.Hour), Problem: &dataset.Problem{Code: "no_space", Message: "pool default is full"}},
 	}
 	f.events = []api.Event{
-		{ID: 1, Time: now.Add(-time.Minute), Type: "volume.create", Volume: "db", Dataset: idDB, Node: "host-a", Detail: "profile gold"},
+		{ID: 1, Time: now.Add(-time.Minute), Type: "volume.create", Volume: "db", Dataset: idDB, Node: "host-a", By: "engine docker", Detail: "profile gold"},
 		{ID: 2, Time: now, Type: "pool.full", Node: "host-a", Detail: "default\x1b[2J"},
 	}
 	f.findings = []api.Finding{

@@ -154,11 +154,11 @@ func (l *Ledger) commit(t *record.Tx) (uint64, error) {
 	return 0, record.CommitError(t.Context(), err)
 }
 
-// noticeOf returns the notice of a transaction, with the present time in its events.
+// noticeOf returns the notice of a transaction, with the present time and who requested the change in its events.
 func (l *Ledger) noticeOf(t *record.Tx) notify.Notice {
 	now := l.Clock.Now()
 	for i := range t.Notice.Events {
-		t.Notice.Events[i].Time = now
+		t.Notice.Events[i].Time, t.Notice.Events[i].By = now, t.By
 	}
 	return t.Notice
 }

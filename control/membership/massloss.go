@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 )
 
 // If many nodes become unreachable at once, probably the network has failed, and not the nodes. Then no dataset of the
@@ -162,6 +163,7 @@ func (m *Members) CheckLoss(ctx context.Context) error {
 	if !m.lossCheck.due(m.Ledger.Clock.Steady()) {
 		return nil
 	}
+	ctx = requestid.Without(ctx) // the caller did not make the nodes unreachable
 	return cmp.Or(m.RecordUnreachable(ctx), m.CheckMassLoss(ctx))
 }
 

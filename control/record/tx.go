@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -30,6 +31,9 @@ type Tx struct {
 	// Notice is sent to the callers that wait for the changes, after the transaction is committed.
 	Notice notify.Notice
 
+	// By is who requested the change, for its events: see dataset.Operation. NewTx takes it from the context.
+	By string
+
 	ctx     context.Context
 	store   store.Store
 	read    map[string]store.Entry // Index is 0 if the key was read and is absent
@@ -40,7 +44,9 @@ type Tx struct {
 
 // NewTx begins a decision on a store. The caller commits it with Commit.
 func NewTx(ctx context.Context, st store.Store) *Tx {
-	return &Tx{ctx: ctx, store: st, read: map[string]store.Entry{}, peeked: map[string]store.Entry{}}
+	return &Tx{
+		By: requestid.By(ctx), ctx: ctx, store: st, read: map[string]store.Entry{}, peeked: map[string]store.Entry{},
+	}
 }
 
 // Get reads key into v, which must be empty, and reports whether the key exists. It sees the writes of this

@@ -1,11 +1,15 @@
 // Package requestid identifies requests, so that an operator finds everything that belongs to one request in the logs
-// of all hosts.
+// of all hosts, and who made it.
 //
 // A request of an engine or of the command line gets an ID where it enters Drover: in package plugin, in
 // control/api/server, or in the command line. The ID is a value of the request's context. Clients send it to control
 // and to the agents of other nodes in the header X-Request-Id, and control stores it in the record of an operation, so
 // that the agent that carries out the operation later has the same ID. Log writes the ID as the field "request".
 // Background work has no ID. The package has no state.
+//
+// The name of whoever made the request is another value of the context. The server that receives the request sets it.
+// The agent of a host sends it to control in the header X-Drover-By, and control stores it in the record of an
+// operation. Only a node is believed: see package control/api/server.
 package requestid
 
 import (
@@ -13,6 +17,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"net/http"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 )
@@ -20,6 +25,12 @@ import (
 const (
 	// Header is the HTTP header with the ID, in requests and in answers.
 	Header = "X-Request-Id"
+	// HeaderBy is the HTTP header with the name of whoever made the request, in requests of agents to control.
+	HeaderBy = "X-Drover-By"
+	// MaxBy is the maximum length of that name in bytes. Names of nodes and operators have at most 63 bytes.
+	MaxBy = 256
+	// Schedule is the name of the caller of scheduled requests, and of those of retention.
+	Schedule = "schedule"
 	// Field is the name of the log field with the ID.
 	Field = "request"
 	// MaxLength is the maximum length of an ID in bytes.
@@ -27,6 +38,8 @@ const (
 )
 
 type key struct{}
+
+type byKey struct{}
 
 // New returns a new random ID of 12 hexadecimal digits.
 func New() string {
@@ -61,7 +74,42 @@ func With(ctx context.Context, id string) context.Context {
 }
 
 // Without returns a context that belongs to no request, for background work.
-func Without(ctx context.Context) context.Context { return context.WithValue(ctx, key{}, "") }
+func Without(ctx context.Context) context.Context {
+	return context.WithValue(context.WithValue(ctx, key{}, ""), byKey{}, "")
+}
+
+// Copy returns ctx with the ID and the caller of the request that from belongs to.
+func Copy(ctx, from context.Context) context.Context { return WithBy(With(ctx, Of(from)), By(from)) }
+
+// WithBy returns a context with the name of whoever made the request. An empty name means that it is not known.
+func WithBy(ctx context.Context, by string) context.Context {
+	return context.WithValue(ctx, byKey{}, by)
+}
+
+// By returns who made the request that ctx belongs to, such as "root (uid 0)" or "operator ann". It returns "" for
+// background work, and if it is not known.
+func By(ctx context.Context) string {
+	by, _ := ctx.Value(byKey{}).(string)
+	return by
+}
+
+// IsValidBy reports whether the name of a caller is accepted: at most MaxBy bytes of printable ASCII, without spaces at
+// its ends.
+func IsValidBy(by string) bool {
+	for i := range len(by) {
+		if by[i] < ' ' || by[i] > '~' {
+			return false
+		}
+	}
+	return by != "" && len(by) <= MaxBy && strings.TrimSpace(by) == by
+}
+
+// SetBy adds the caller of ctx, if it is known, to the header of a request to control.
+func SetBy(ctx context.Context, h http.Header) {
+	if by := By(ctx); IsValidBy(by) {
+		h.Set(HeaderBy, by)
+	}
+}
 
 // Of returns the ID of the request that ctx belongs to, or "" if there is none.
 func Of(ctx context.Context) string {

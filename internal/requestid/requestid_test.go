@@ -60,3 +60,22 @@ func TestHeaderAndLog(t *testing.T) {
 		t.Fatal(h, out.String())
 	}
 }
+
+// The caller of a request is passed on with the ID. Background work has none, and an invalid name is not sent.
+func TestBy(t *testing.T) {
+	ctx := WithBy(With(t.Context(), "deploy-17"), "root (uid 0)")
+	copied := Copy(t.Context(), ctx)
+	if By(copied) != "root (uid 0)" || Of(copied) != "deploy-17" || By(Without(ctx)) != "" || By(t.Context()) != "" {
+		t.Error(By(copied), Of(copied), By(Without(ctx)))
+	}
+	for by, want := range map[string]bool{
+		"root (uid 0)": true, "": false, " root": false, "a\nb": false, "\x1b[2J": false, "ä": false,
+		strings.Repeat("x", MaxBy): true, strings.Repeat("x", MaxBy+1): false,
+	} {
+		h := http.Header{}
+		SetBy(WithBy(t.Context(), by), h)
+		if IsValidBy(by) != want || (h.Get(HeaderBy) == by) != (want || by == "") {
+			t.Errorf("%q: valid %t, sent as %q", by, IsValidBy(by), h.Get(HeaderBy))
+		}
+	}
+}

@@ -1,11 +1,15 @@
 package cluster_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/host"
 )
@@ -55,6 +59,46 @@ func testRequests(t *testing.T, w *world) {
 		b.Host: {"relinquished", "sent data to another node"},
 		nil:    {"what=submit-operation", "what=commit"},
 	})
+	a.Must(t, "snapshot", "create", "traced", "named")
+	wantCallers(t, w, "traced", "volume.move engine on "+b.Name, "volume.move root (uid 0)",
+		"snapshot.create root (uid 0) on "+a.Name)
+	var ops []dataset.Operation
+	if err := json.Unmarshal([]byte(a.Must(t, "operation", "ls", "-o", "json")), &ops); err != nil {
+		t.Fatal(err)
+	}
+	var by []string
+	for _, op := range ops {
+		if op.Volume == "traced" && op.Kind == dataset.OpMove && op.State == dataset.OpDone {
+			by = append(by, op.By)
+		}
+	}
+	if slices.Sort(by); !slices.Equal(by, []string{"engine on " + b.Name, "root (uid 0)"}) {
+		t.Errorf("the moves were requested by %q", by)
+	}
+}
+
+// wantCallers waits until the events of a volume have the types and callers, on each control replica.
+func wantCallers(t *testing.T, w *world, volume string, want ...string) {
+	t.Helper()
+	for i, c := range w.Controls {
+		host.Await(t, fmt.Sprintf("callers of the events on control %d", i), func() error {
+			var got []string
+			dec := json.NewDecoder(strings.NewReader(c.Must(t, "events", volume, "-o", "json")))
+			for dec.More() {
+				var ev api.Event
+				if err := dec.Decode(&ev); err != nil {
+					return err
+				}
+				got = append(got, string(ev.Type)+" "+ev.By)
+			}
+			for _, is := range want {
+				if !slices.Contains(got, is) {
+					return fmt.Errorf("no event %q: %q", is, got)
+				}
+			}
+			return nil
+		})
+	}
 }
 
 // traced returns the lines of all logs with the ID of a request.

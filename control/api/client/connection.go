@@ -117,6 +117,7 @@ func (c *connection) attempt(ctx context.Context, s *remote, k call) (*http.Resp
 		req.Header.Set("User-Agent", name)
 	}
 	requestid.SetHeader(ctx, req.Header)
+	requestid.SetBy(ctx, req.Header)
 	resp, err := s.transport.RoundTrip(req)
 	if !stop() && ctx.Err() == nil && err != nil {
 		err = errSilent

@@ -40,7 +40,7 @@ func (g *frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, knownAt := api.WithKnownAt(r.Context())
 	watched := &watchedWriter{ResponseWriter: w, knownAt: knownAt}
 	who, err := g.identify(r)
-	ctx = withRequestID(api.WithPrincipal(ctx, who), who, r.Header)
+	ctx = withBy(withRequestID(api.WithPrincipal(ctx, who), who, r.Header), who, r.Header)
 	requestid.SetHeader(ctx, w.Header())
 	ctx, change := withChange(ctx, who, r)
 	defer func() {

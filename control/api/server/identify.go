@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os/user"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -45,6 +47,54 @@ func withRequestID(ctx context.Context, who api.Principal, h http.Header) contex
 		return requestid.With(ctx, h.Get(requestid.Header))
 	}
 	return requestid.Receive(ctx, h)
+}
+
+// withBy returns the context of a request with the name of whoever made it. It is the user of the socket, or the holder
+// of the certificate. The agent of a node sends the name in a header, and nobody else can: the header of another
+// caller is ignored.
+func withBy(ctx context.Context, who api.Principal, h http.Header) context.Context {
+	switch {
+	case who.Kind == pki.Node:
+		return requestid.WithBy(ctx, onNode(h.Get(requestid.HeaderBy), who.Name))
+	case isProgram(who): // a call within this process keeps the name that its context has
+		return ctx
+	case who.Local:
+		return requestid.WithBy(ctx, userName(who.From))
+	case who.Kind == "":
+		return requestid.WithBy(ctx, "")
+	}
+	return requestid.WithBy(ctx, string(who.Kind)+" "+who.Name)
+}
+
+// onNode returns the name that the agent of a node sends for whoever made a request there, with the name of the node.
+// So a compromised node cannot claim that the request was made elsewhere. It returns "" for the requests that the agent
+// makes on its own account, and for an invalid name. It is a pure function.
+func onNode(by, node string) string {
+	at := " on " + node
+	switch {
+	case !requestid.IsValidBy(by):
+		return ""
+	case strings.HasSuffix(by, at): // the agent has the name from an operation that control has planned
+		return by
+	}
+	return by + at
+}
+
+// userName returns the name of a user of this host for whom withUser has noted "uid UID": "root (uid 0)". If the name
+// of the user is not in /etc/passwd, userName returns the UID.
+func userName(from string) string {
+	uid, ok := strings.CutPrefix(from, "uid ")
+	if !ok {
+		return "local user"
+	}
+	if uid == "0" { // most callers are root
+		return "root (uid 0)"
+	}
+	u, err := user.LookupId(uid)
+	if err != nil || !requestid.IsValidBy(u.Username) {
+		return from
+	}
+	return u.Username + " (" + from + ")"
 }
 
 // isProgram reports whether the caller is a part of Drover: an agent, control, or this process.

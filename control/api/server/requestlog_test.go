@@ -2,10 +2,14 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"io"
+	"net/http"
 	"net/http/httptest"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -127,5 +131,66 @@ func TestLevels(t *testing.T) {
 		if l := lines.take(); len(l) != 1 || !strings.HasPrefix(l[0], c.want) {
 			t.Errorf("%v: %q, want one line that begins %q", c.err, l, c.want)
 		}
+	}
+}
+
+// TestBy: the caller of a request is the user of the socket or the holder of the certificate. Only a node may name its
+// caller, and only as somebody on that node.
+func TestBy(t *testing.T) {
+	ann := pki.Identity{Kind: pki.Operator, Name: "ann", Role: pki.Worker}
+	for name, c := range map[string]struct {
+		who          api.Principal
+		header, want string
+	}{
+		"root":                      {api.Principal{Local: true, From: "uid 0"}, "", "root (uid 0)"},
+		"user without a name":       {api.Principal{Local: true, From: "uid 4000000001"}, "", "uid 4000000001"},
+		"user that is not known":    {api.Principal{Local: true, From: "user"}, "", "local user"},
+		"user forges":               {api.Principal{Local: true, From: "uid 4000000001"}, "root (uid 0)", "uid 4000000001"},
+		"operator forges":           {api.Principal{Identity: ann, From: "192.0.2.1:1"}, "operator bob", "operator ann"},
+		"stranger":                  {api.Principal{From: "192.0.2.1:1"}, "operator bob", ""},
+		"node":                      {api.Principal{Identity: nodeA}, "root (uid 0)", "root (uid 0) on a"},
+		"node repeats":              {api.Principal{Identity: nodeA}, "root (uid 0) on a", "root (uid 0) on a"},
+		"node names another one":    {api.Principal{Identity: nodeA}, "root (uid 0) on b", "root (uid 0) on b on a"},
+		"node names an operator":    {api.Principal{Identity: nodeA}, "operator bob", "operator bob on a"},
+		"node's own work":           {api.Principal{Identity: nodeA}, "", ""},
+		"node sends an escape code": {api.Principal{Identity: nodeA}, "root\x1b[2J", ""},
+	} {
+		before := requestid.WithBy(t.Context(), "earlier request")
+		ctx := withBy(before, c.who, http.Header{requestid.HeaderBy: {c.header}})
+		if got := requestid.By(ctx); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	inProcess := withBy(requestid.WithBy(t.Context(), "engine docker"), api.Principal{Local: true}, http.Header{})
+	if got := requestid.By(inProcess); got != "engine docker" {
+		t.Errorf("within this process: %q", got)
+	}
+}
+
+// callerFake remembers who made the last request.
+type callerFake struct {
+	*fake
+	by string
+}
+
+func (f *callerFake) Submit(ctx context.Context, req api.Request) (api.Outcome, error) {
+	f.by = requestid.By(ctx)
+	return f.fake.Submit(ctx, req)
+}
+
+// The client of an agent sends the name of its caller. The server of a socket ignores it.
+func TestClientSendsBy(t *testing.T) {
+	fk, sent := &callerFake{fake: newFake()}, ""
+	h := Handler(Deps{Service: fk})
+	c, _ := overSocket(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sent = r.Header.Get(requestid.HeaderBy)
+		h.ServeHTTP(w, r)
+	}))
+	ctx := requestid.WithBy(soon(t), "operator bob")
+	if _, err := c.Submit(ctx, api.Request{Kind: dataset.OpDelete, Volume: "db"}); err != nil {
+		t.Fatal(err)
+	}
+	if sent != "operator bob" || !strings.Contains(fk.by, "uid "+strconv.Itoa(os.Getuid())) {
+		t.Errorf("sent %q, and the service got %q", sent, fk.by)
 	}
 }

@@ -21,6 +21,7 @@ func newOperationInspectCmd(a *cli.App) *cobra.Command {
 			Form: func(_ context.Context, _ cli.Remote, op dataset.Operation) *show.Form {
 				f := operationForm(a, op)
 				f.Add("Detail", detail(op))
+				f.Add("By", op.By)
 				f.Add("Request", op.RequestID)
 				return f
 			},

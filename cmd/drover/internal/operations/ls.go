@@ -21,7 +21,8 @@ func newOperationLsCmd(a *cli.App) *cobra.Command {
 at most 10,000. Successful scheduled snapshots are listed for one hour. KIND is
 the command that was given, such as set-profile or label; the update of an
 earlier version of Drover is listed as update. DETAIL is what changed, the
-progress, or why the operation failed. That of a move names both nodes.`,
+progress, or why the operation failed. That of a move names both nodes. -o wide
+adds BY, who requested the operation, as in drover events.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Operation, error) {
 			return cli.FetchAll(ctx, c.Operations)
 		},
@@ -37,6 +38,7 @@ progress, or why the operation failed. That of a move names both nodes.`,
 		Table: func(ops []dataset.Operation) *show.Table { return operationTable(a, ops) },
 		Wide: []listing.Column[dataset.Operation]{
 			{Header: "DATASET", Cell: func(op dataset.Operation) string { return op.DatasetID.String() }},
+			{Header: "BY", Cell: func(op dataset.Operation) string { return op.By }},
 			{Header: "ENDED", Cell: func(op dataset.Operation) string { return show.Ago(a.Now(), op.Ended) }},
 		},
 		SortBy: map[string]string{"started": "created", "ended": "ended"},
