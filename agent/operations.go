@@ -80,8 +80,8 @@ func (a *components) makeBackups() {
 
 // restoreBackup writes the content of a backup to an empty directory: see backup.Restorer.
 func (a *components) restoreBackup(ctx context.Context, repository, id string, version *dataset.VersionRef,
-	root *os.File, step func(string)) error {
-	return a.Restorer.Restore(ctx, repository, id, version, root, step)
+	root *os.File, step func(string), measured func(dataset.Size)) error {
+	return a.Restorer.Restore(ctx, repository, id, version, root, step, measured)
 }
 
 // operationHandlers returns the function that executes each kind of operation.

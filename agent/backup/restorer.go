@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -37,7 +38,8 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 
 // Restore writes the content of the volume in a backup to root, an empty directory, and gives root the owner, mode,
 // times and attributes of the volume's root directory. step is called with the name of each step. If version is not
-// nil, Restore accepts only a backup that a push has made for that version.
+// nil, Restore accepts only a backup that a push has made for that version. If Size has not read the size of the backup
+// before, Restore reads it beside the restore, and calls measured with it.
 //
 // The directory must be visible to no other process. Restore returns these errors of package dataset:
 //
@@ -50,8 +52,8 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 //
 // After an error, root may contain a part of the files.
 func (s *Restorer) Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, root *os.File,
-	step func(string)) error {
-	_, err := s.restore(ctx, repository, id, version, writer{root: root, step: step})
+	step func(string), measured func(dataset.Size)) error {
+	_, err := s.restore(ctx, repository, id, version, writer{root: root, step: step, measured: measured})
 	return err
 }
 
@@ -71,11 +73,8 @@ func (s *Restorer) Size(ctx context.Context, repository, id string) (dataset.Siz
 	r, err := s.repositories.OpenNamed(ctx, repository)
 	var size restic.RestoreSize
 	if err == nil {
-		size, err = r.RestoreSize(ctx, id)
+		size, err = s.measure(ctx, r, id)
 		err = named(repository, err)
-	}
-	if err == nil {
-		s.read.note(r, id, func(now *fact) { now.entries = size.Entries })
 	}
 	return dataset.Size(size.Bytes), s.checkAbsent(ctx, repository, err)
 }
@@ -104,10 +103,12 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 		return uuid.Nil, err
 	}
 	w.step("reading the backup's record")
-	w.entries = s.read.get(r, id).entries
 	record, err := s.readRecord(ctx, r, id, version, w.compare)
 	if err == nil {
+		var end func()
+		w.entries, end = s.countEntries(ctx, r, id, w.measured)
 		err = w.write(ctx, r, id)
+		end()
 	}
 	if errors.Is(err, dataset.ErrNoSpace) {
 		// restic's error does not say which of the two is full. Restore writes nothing to the repository.
@@ -116,6 +117,42 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 			record.Size.Readable(0), w.remedy())
 	}
 	return record.Dataset, named(repository, err)
+}
+
+// countEntries returns a function that returns how many names are in the tree of a backup, or 0 if it is not known. If
+// it is not known yet, restic measures the backup in the background, and the function waits for it. Call end when the
+// number is no longer needed. Meanwhile restic can already restore the backup, so that nothing waits for the second
+// derivation of the key.
+func (s *Restorer) countEntries(ctx context.Context, r *restic.Repository, id string, measured func(dataset.Size)) (
+	entries func() int64, end func()) {
+	if known := s.read.get(r, id).entries; known > 0 {
+		return func() int64 { return known }, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var size restic.RestoreSize
+	var err error
+	var measuring sync.WaitGroup
+	measuring.Go(func() {
+		if size, err = s.measure(ctx, r, id); err == nil && measured != nil {
+			measured(dataset.Size(size.Bytes))
+		}
+	})
+	entries = func() int64 {
+		if measuring.Wait(); err != nil {
+			return 0
+		}
+		return size.Entries
+	}
+	return entries, func() { cancel(); measuring.Wait() }
+}
+
+// measure measures a backup, and notes how many names are in its tree.
+func (s *Restorer) measure(ctx context.Context, r *restic.Repository, id string) (restic.RestoreSize, error) {
+	size, err := r.RestoreSize(ctx, id)
+	if err == nil {
+		s.read.note(r, id, func(now *fact) { now.entries = size.Entries })
+	}
+	return size, err
 }
 
 // readRecord returns the record of a backup. It fails if the backup may lack files, or if version is not nil and the
@@ -184,7 +221,9 @@ type writer struct {
 	root    *os.File
 	step    func(string) // called with the name of each step
 	compare bool         // read each file again, and compare it with the backup
-	entries int64        // how many names are in the tree of the backup; 0 if it is not known
+	entries func() int64 // returns how many names are in the tree of the backup; 0 if it is not known
+	// measured, if not nil, is called with the size of the backup if it was not known before.
+	measured func(dataset.Size)
 }
 
 // remedy says what to do if the volume is too small.
@@ -224,7 +263,7 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string) (err
 		return err
 	}
 	w.step("counting the files")
-	if err := checkCount(ctx, r, id, folder, w.entries); err != nil {
+	if err := checkCount(ctx, r, id, folder, w.entries()); err != nil {
 		return err
 	}
 	steps.At("backup-restore.written")

@@ -42,7 +42,8 @@ exec %s "$@"
 
 // Each start of restic takes half a second for the key of the repository. A backup needs one, unless the agent does not
 // know the parent or must look for what an earlier run of the operation has stored. A restore needs four: to find the
-// backup, to read its record, to measure it, and to restore it.
+// backup, to read its record, to measure it if this agent has not done so before, and to restore it. The last two run
+// at the same time if the pool has room for the whole volume.
 func TestStartsOfRestic(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
@@ -52,7 +53,8 @@ func TestStartsOfRestic(t *testing.T) {
 	f.A.WriteFile("db", "file", "first")
 	want := func(what, commandsOfIt string) {
 		t.Helper()
-		if got := commands(); got != commandsOfIt {
+		// restic measures a backup beside the restore.
+		if got := strings.Replace(commands(), "restore stats", "stats restore", 1); got != commandsOfIt {
 			t.Errorf("%s starts restic for %q, want %q", what, got, commandsOfIt)
 		}
 	}
@@ -90,9 +92,9 @@ func TestStartsOfRestic(t *testing.T) {
 	restore(f.A)
 	want("a restore", "snapshots dump stats restore")
 	restore(f.A)
-	want("a second restore", "snapshots dump stats restore")
+	want("a second restore", "snapshots dump restore")
 	restore(f.B) // it has not read the record
-	want("a restore on another host", "snapshots dump version stats snapshots dump restore")
+	want("a restore on another host", "snapshots dump version snapshots dump stats restore")
 
 	// Without a list, restic reads the tags and the record at the same time.
 	b, err := f.B.VolumeBackup(t.Context(), "offsite", first.Backup[:8])
@@ -111,7 +113,7 @@ func TestStartsOfRestic(t *testing.T) {
 	root, err := os.Open(t.TempDir())
 	must(t, err)
 	defer root.Close()
-	err = f.A.Restorer.Restore(t.Context(), "offsite", second.Backup, nil, root, func(string) {})
+	err = f.A.Restorer.Restore(t.Context(), "offsite", second.Backup, nil, root, func(string) {}, nil)
 	refused(t, err, dataset.ErrNotFound, "it has no such backup")
 	commands()
 

@@ -35,9 +35,9 @@ type ImporterDeps struct {
 	}
 	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
 	// Restore writes the content of a backup to an empty directory. If version is not nil, the backup must have that
-	// version: see backup.Restorer.
+	// version. If RestoreSize was not called before, Restore calls measured with its result: see backup.Restorer.
 	Restore func(ctx context.Context, repository, id string, version *dataset.VersionRef, root *os.File,
-		step func(string)) error
+		step func(string), measured func(dataset.Size)) error
 	// Verify also compares what it has written with the backup, and returns the UUID of the dataset that was backed up.
 	Verify func(ctx context.Context, repository, id string, root *os.File, step func(string)) (of uuid.UUID, err error)
 	// RunCheck runs the check program of a verification on its dataset: see backup.CheckRunner.
@@ -119,6 +119,9 @@ func usedIDError(id uuid.UUID) error {
 // and writes nothing, if the files would leave less space in the pool than backends.Reserve and what other restores
 // need. A pool without volumes is an exception: see checkRoom. If the files need more than the repository said, it
 // fails with dataset.ErrNoSpace, too: see watchSpace.
+//
+// To ask the repository for the size takes half a second. If the pool has room for as much as the new volume can
+// contain, the files are restored meanwhile.
 func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Backup == "" {
 		return i.ImportFolder(ctx, jb, op)
@@ -127,18 +130,21 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	need, release, err := i.measureAndTake(ctx, jb, pool, op, func(err error) error { return err })
+	part, ok := i.takeWhole(ctx, pool, op)
+	if !ok {
+		part, err = i.measureAndTake(ctx, jb, pool, op, func(err error) error { return err })
+	}
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
-	defer release()
+	defer part.release()
 	var version *dataset.VersionRef
 	if refs := op.DatasetRecord.BasedOn; len(refs) > 0 {
 		version = &refs[0]
 	}
 	return i.importInto(ctx, jb, op, func(root *os.File) error {
-		return i.watchSpace(ctx, pool, op.DatasetID, root, need, func(ctx context.Context) error {
-			return i.deps.Restore(ctx, op.Repository, op.Backup, version, root, jb.Step)
+		return i.watchSpace(ctx, pool, op.DatasetID, root, part, func(ctx context.Context) error {
+			return i.deps.Restore(ctx, op.Repository, op.Backup, version, root, jb.Step, part.measured)
 		})
 	})
 }
@@ -179,14 +185,14 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	need, release, err := i.measureAndTake(ctx, jb, pool, op, noteRead)
+	part, err := i.measureAndTake(ctx, jb, pool, op, noteRead)
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("verification of a backup of volume %s: %w", op.Volume, err)
 	}
-	defer release()
+	defer part.release()
 	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
 		err := i.fill(ctx, jb, pool, op, "verification of a backup", func(root *os.File) error {
-			return i.watchSpace(ctx, pool, op.DatasetID, root, need, func(ctx context.Context) error {
+			return i.watchSpace(ctx, pool, op.DatasetID, root, part, func(ctx context.Context) error {
 				of, err := i.deps.Verify(ctx, op.Repository, op.Backup, root, jb.Step)
 				if of != uuid.Nil && of != op.BackupOf {
 					op.BackupOf = uuid.Nil // it is a backup of an earlier volume with this name
@@ -204,7 +210,8 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		return api.Committed{}, err
 	}
 	op.DatasetRecord = nil
-	op.Progress = dataset.Progress{Done: int64(need), Total: int64(need)} // a rehearsal reports how much was restored
+	size := int64(part.size())
+	op.Progress = dataset.Progress{Done: size, Total: size} // a rehearsal reports how much was restored
 	return i.deps.Operations.Report(ctx, op, nil)
 }
 
@@ -237,42 +244,62 @@ func (i *Importer) prepare(ctx context.Context, op *dataset.Operation) (backends
 	return pool, storage.Discard(ctx, i.deps.Host, pool, op.DatasetID)
 }
 
-// measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them
-// in a pool, until release is called. It calls noteRead with the error of that request, and fails if noteRead or
-// takeRoom does.
-func (i *Importer) measureAndTake(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
-	noteRead func(error) error) (need dataset.Size, release func(), err error) {
-	jb.Step("measuring the backup")
-	need, err = i.deps.RestoreSize(ctx, op.Repository, op.Backup)
-	if err := noteRead(err); err != nil {
-		return 0, nil, err
+// takeWhole reserves the size of the new volume in a pool. It returns false if it reserved nothing: if the volume has
+// no enforced size, or if the pool has no room for all of it. The caller must then measure the backup.
+func (i *Importer) takeWhole(ctx context.Context, pool backends.Pool, op *dataset.Operation) (part *share, ok bool) {
+	size := op.DatasetRecord.Size
+	if size == 0 || !pool.Info().Capabilities.EnforcesSize {
+		return nil, false
 	}
-	release, err = i.takeRoom(ctx, jb, pool, op, need)
-	return need, release, err
+	others := i.room.others(pool.ID())
+	if i.checkRoom(ctx, pool, op.Kind, size, others.needed) != nil {
+		return nil, false
+	}
+	return i.room.add(pool.ID(), op.Kind, size, true, others)
 }
 
-// takeRoom reserves the space that the files of a backup need in a pool, until release is called. If checkRoom fails,
-// takeRoom returns its error and reserves nothing. Of two restores that begin together, the second one to reserve
-// counts the first one. So if only one of them fits, only the second one is refused.
+// measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them
+// in a pool. It calls noteRead with the error of that request, and fails if noteRead or takeRoom does.
+func (i *Importer) measureAndTake(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+	noteRead func(error) error) (*share, error) {
+	jb.Step("measuring the backup")
+	need, err := i.deps.RestoreSize(ctx, op.Repository, op.Backup)
+	if err := noteRead(err); err != nil {
+		return nil, err
+	}
+	return i.takeRoom(ctx, jb, pool, op, need)
+}
+
+// takeRoom reserves the space that the files of a backup need in a pool. If checkRoom fails, takeRoom returns its error
+// and reserves nothing. Of two restores that begin together, the second one to reserve counts the first one. So if only
+// one of them fits, only the second one is refused.
 //
 // The pool is not examined under the mutex of the room, because a slow pool would delay the restores to all others. If
 // another restore was accepted or has ended meanwhile, takeRoom checks again. A verification that does not fit beside
-// another one waits until that one ends.
+// another one waits until that one ends. Any restore that does not fit beside an unmeasured one waits until that one is
+// measured.
 func (i *Importer) takeRoom(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
-	need dataset.Size) (release func(), err error) {
+	need dataset.Size) (*share, error) {
 	for {
 		others := i.room.others(pool.ID())
 		err := i.checkRoom(ctx, pool, op.Kind, need, others.needed)
 		if err == nil {
-			if release, ok := i.room.add(pool.ID(), op.Kind, need, others); ok {
-				return release, nil
+			if part, ok := i.room.add(pool.ID(), op.Kind, need, false, others); ok {
+				return part, nil
 			}
 			continue
 		}
-		if op.Kind != dataset.OpVerify || others.verifications == 0 || !errors.Is(err, dataset.ErrNoSpace) {
+		if !errors.Is(err, dataset.ErrNoSpace) {
 			return nil, err
 		}
-		jb.Step(waitingToVerify)
+		switch {
+		case op.Kind == dataset.OpVerify && others.verifications > 0:
+			jb.Step(waitingToVerify)
+		case others.unmeasured > 0:
+			jb.Step("waiting until another restore is measured")
+		default:
+			return nil, err
+		}
 		select {
 		case <-others.changed:
 		case <-ctx.Done():

@@ -67,18 +67,18 @@ func (p *askedTogether) Status(context.Context) dataset.PoolStatus {
 func TestOneOfTwoRestoresFits(t *testing.T) {
 	i := NewImporter(ImporterDeps{SharesRootDisk: func(context.Context, uuid.UUID) bool { return false }})
 	p := &askedTogether{both: make(chan struct{})}
-	take := func() (func(), error) {
+	take := func() (*share, error) {
 		return i.takeRoom(t.Context(), &jobs.Job{}, p, &dataset.Operation{Kind: dataset.OpImport}, 40*dataset.MiB)
 	}
 	type result struct {
-		release func()
-		err     error
+		*share
+		err error
 	}
 	results := make(chan result, 2)
 	for range 2 {
 		go func() {
-			release, err := take()
-			results <- result{release, err}
+			part, err := take()
+			results <- result{part, err}
 		}()
 	}
 	accepted, refused := <-results, <-results

@@ -28,7 +28,7 @@ type spaceWatch struct {
 	pool backends.Pool
 	id   uuid.UUID // of the dataset that is restored
 	root *os.File  // of the dataset
-	need dataset.Size
+	part *share
 
 	// The pool had free bytes free, and the filesystem of root had used bytes used, when the restore began. If the
 	// status of the pool was not known then, the values are those of a later time, right after a flush.
@@ -39,11 +39,11 @@ type spaceWatch struct {
 }
 
 // watchSpace calls write. Once the pool has less free space than backends.Reserve, watchSpace cancels the context of
-// write, and fails with dataset.ErrNoSpace. Like checkRoom, it ignores a reserve that protects nothing. need is the
-// measured size of the files.
-func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.UUID, root *os.File, need dataset.Size,
+// write, and fails with dataset.ErrNoSpace. Like checkRoom, it ignores a reserve that protects nothing. part is what
+// the restore has reserved.
+func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.UUID, root *os.File, part *share,
 	write func(context.Context) error) error {
-	w := &spaceWatch{Importer: i, pool: pool, id: id, root: root, need: need, sync: fsctl.Sync}
+	w := &spaceWatch{Importer: i, pool: pool, id: id, root: root, part: part, sync: fsctl.Sync}
 	w.begin(pool.Status(ctx))
 	writing, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -107,10 +107,14 @@ func (w *spaceWatch) check(ctx context.Context) error {
 	if !st.Online || st.Free >= reserve || w.isAlone(ctx) {
 		return nil
 	}
+	has := "an unknown size"
+	if size := w.part.size(); size > 0 {
+		has = size.Human()
+	}
 	return dataset.Errorf(dataset.ErrNoSpace, "it was ended, because less than %s are free in its pool, which are "+
 		"reserved for the existing volumes: the repository says that the backup has %s (free some space, or "+
 		"use another pool; if the backup is larger than that, do not trust the repository)",
-		reserve.Human(), w.need.Human())
+		reserve.Human(), has)
 }
 
 // isAlone reports whether the reserve of the pool protects nothing except the dataset that is restored.
