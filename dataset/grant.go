@@ -17,6 +17,17 @@ type Grant struct {
 	Expires    time.Time `json:"expires,omitzero"` // the grant is refused from then on; absent: never
 	Created    time.Time `json:"created"`          // when it was created
 	By         string    `json:"by"`               // who created it
+	// what the host that answers the request knows of the use of the grant; absent: it does not serve the repository to
+	// other clusters. It is not recorded.
+	Use *GrantUse `json:"use,omitempty"`
+}
+
+// GrantUse is what a host that serves a repository to other clusters knows of the use of a grant.
+type GrantUse struct {
+	Since time.Time `json:"since"`         // when the host started to note uses: the last start of Drover on it
+	Last  time.Time `json:"last,omitzero"` // when the grant was used last; absent: not since then
+	// bytes of all files of the repository, as they count for the quota; absent: they are not counted yet
+	Used Size `json:"used,omitempty"`
 }
 
 // Expired reports whether a grant has expired.

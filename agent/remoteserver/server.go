@@ -9,9 +9,9 @@
 //
 // Run removes what interrupted uploads have left: see sweep.go. File refusals.go logs refused secrets.
 //
-// The Server keeps in memory what it has read from control, a restserver.Directory for each repository, and how many
-// requests each grant has. A mutex protects them. The key of the Authority is in a file in Drover's root: see
-// certificate.go.
+// The Server keeps in memory what it has read from control, a restserver.Directory for each repository, and of each
+// grant how many requests it has and when it was used last: see uses.go. A mutex protects them. The key of the
+// Authority is in a file in Drover's root: see certificate.go.
 package remoteserver
 
 import (
@@ -55,6 +55,7 @@ type Server struct {
 	deps    Deps
 	uploads *restserver.Uploads
 	refused *refusalLog
+	started time.Time
 
 	mu          sync.Mutex
 	grants      map[string]grant
@@ -63,6 +64,7 @@ type Server struct {
 	at          time.Duration // when the last attempt to read the records began
 	directories map[string]*restserver.Directory
 	active      map[string]chan struct{} // by the name of the grant
+	lastUse     map[string]time.Time     // of grants since started, by the hash of the secret
 }
 
 // grant is a grant with the directory of its repository.
@@ -78,7 +80,9 @@ func New(d Deps) *Server {
 		deps:        d,
 		uploads:     restserver.NewUploads(d.ID),
 		refused:     &refusalLog{log: d.Log, clock: d.Clock},
+		started:     d.Clock.Now(),
 		directories: map[string]*restserver.Directory{},
+		lastUse:     map[string]time.Time{},
 	}
 }
 
@@ -193,8 +197,11 @@ func (s *Server) read(ctx context.Context) (map[string]grant, error) {
 		return nil, err
 	}
 	directories := map[string]*restserver.Directory{}
-	grants, active := map[string]grant{}, map[string]chan struct{}{}
+	grants, active, lastUse := map[string]grant{}, map[string]chan struct{}{}, map[string]time.Time{}
 	for _, g := range list {
+		if used, ok := s.lastUse[g.SecretHash]; ok {
+			lastUse[g.SecretHash] = used
+		}
 		for _, r := range repositories {
 			if !g.Allows(r) {
 				continue
@@ -213,7 +220,7 @@ func (s *Server) read(ctx context.Context) (map[string]grant, error) {
 			grants[g.Name] = grant{g, d, active[g.Name]}
 		}
 	}
-	s.directories, s.active = directories, active
+	s.directories, s.active, s.lastUse = directories, active, lastUse
 	return grants, nil
 }
 
@@ -247,6 +254,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		expired().Answer(w)
 		return
 	}
+	s.noteUse(g)
 	if s.deps.Admit != nil {
 		s.deps.Admit(r.Context(), g.Name)
 	}

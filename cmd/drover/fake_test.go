@@ -228,7 +228,10 @@ func (f *fake) RemoveRepository(_ context.Context, name string, force bool) erro
 func (f *fake) Grants(context.Context) ([]dataset.Grant, error) {
 	return []dataset.Grant{
 		{Name: "ann", Repository: "team", Push: true, Quota: 50 * dataset.GiB, Expires: now.Add(90 * 24 * time.Hour),
-			SecretHash: strings.Repeat("0", 64), Created: now.Add(-time.Hour), By: "operator alice (admin)"},
+			SecretHash: strings.Repeat("0", 64), Created: now.Add(-time.Hour), By: "operator alice (admin)",
+			Use: &dataset.GrantUse{Since: now.Add(-24 * time.Hour), Last: now.Add(-5 * time.Minute), Used: 12 * dataset.GiB}},
+		{Name: "idle", Repository: "other", SecretHash: strings.Repeat("2", 64), Created: now.Add(-48 * time.Hour),
+			Use: &dataset.GrantUse{Since: now.Add(-24 * time.Hour)}},
 		{Name: "old", Repository: "team", SecretHash: strings.Repeat("1", 64), Expires: now.Add(-time.Hour), Created: now.Add(-48 * time.Hour)},
 	}, f.called("Grants")
 }

@@ -253,6 +253,16 @@ func (d *Directory) Sweep(ctx context.Context) error {
 	}
 }
 
+// Used returns the bytes that the files count for a quota. It returns 0 if they are not counted yet.
+func (d *Directory) Used() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.counted {
+		return 0
+	}
+	return d.used
+}
+
 // settle ends the reservation of one request. added says whether the request added the file, and stored whether the
 // file exists.
 func (d *Directory) settle(o object, size int64, added, stored bool) {

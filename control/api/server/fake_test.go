@@ -425,7 +425,7 @@ func sampleRepository() dataset.Repository {
 func sampleGrant() dataset.Grant {
 	return dataset.Grant{
 		Name: "team", Repository: "offsite", Push: true, SecretHash: strings.Repeat("0", 64), Created: sampleTime,
-		By: "operator ann",
+		By: "operator ann", Use: &dataset.GrantUse{Since: sampleTime, Last: sampleTime, Used: 4096},
 	}
 }
 

@@ -159,7 +159,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	})
 	page := p.metrics(metrics.Options{Source: svc, Agent: ag, Store: st.figures, Exports: svc.Exports.States})
 	handler := server.Handler(server.Deps{
-		Service:  ag.LiveState(svc),
+		Service:  withUses{ag.LiveState(svc), p},
 		Node:     ag.NodeName,
 		Local:    ag,
 		Backup:   st.backup,

@@ -73,7 +73,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 	}
 	page := p.metrics(metrics.Options{Source: hostView{ag}, Agent: ag, Certificate: expiryOf(credentials)})
 	handler := server.Handler(server.Deps{
-		Service:  ag.Offline(ag.LiveState(client)),
+		Service:  withUses{ag.Offline(ag.LiveState(client)), p},
 		Node:     p.NodeName,
 		Local:    ag,
 		Metrics:  page,

@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 
 	"github.com/droverhq/drover/agent/remoteserver"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/connlimit"
 )
 
@@ -46,10 +48,26 @@ func (p *process) remotes(ctx context.Context, records remoteserver.Records) ([]
 		ID:      authority.ID(),
 		Admit:   func(ctx context.Context, grant string) { connlimit.Admit(ctx, grant, maxOfGrant) },
 	})
+	p.remoteServer = remotes
 	p.background(ctx, remotes.Run)
 	s := server.New(remotes)
 	s.ErrorLog = log.New(quietLog{p.Log}, "", 0)
 	limited := p.limited("remotes", l, maxRemotes, "clients without a valid token", nil)
 	s.ConnContext = limited.ConnContext
 	return []endpoint{{"remotes", tls.NewListener(limited, authority.TLS()), s}}, nil
+}
+
+// withUses is a service that adds to the grants what this host knows of their use.
+type withUses struct {
+	api.Service
+	process *process
+}
+
+// Grants lists the grants.
+func (w withUses) Grants(ctx context.Context) ([]dataset.Grant, error) {
+	list, err := w.Service.Grants(ctx)
+	if err == nil && w.process.remoteServer != nil {
+		list = w.process.remoteServer.WithUses(list)
+	}
+	return list, err
 }

@@ -133,12 +133,17 @@ func printGrant(a *cli.App, json bool, out string, g createdGrant) error {
 func newGrantLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[dataset.Grant]{
 		Short: "List the grants for other clusters",
+		Long: `List the grants for other clusters. USED is the size of all files of the
+repository, as the quota counts them. LAST USE is when the token was used last
+since Drover started. Only the host that serves the repository knows both: run
+the command on it.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Grant, error) { return c.Grants(ctx) },
 		ID:    func(g dataset.Grant) string { return g.Name },
 		Table: func(list []dataset.Grant) *show.Table {
-			t := show.NewTable("NAME", "REPOSITORY", "RIGHTS", "QUOTA", "EXPIRES", "CREATED")
+			t := show.NewTable("NAME", "REPOSITORY", "RIGHTS", "QUOTA", "USED", "LAST USE", "EXPIRES", "CREATED")
 			for _, g := range list {
-				t.Row(g.Name, g.Repository, rightsOf(g), quotaOf(g), expiry(a, g), show.Ago(a.Now(), g.Created))
+				t.Row(g.Name, g.Repository, rightsOf(g), quotaOf(g), usedBy(g), lastUse(a, g), expiry(a, g),
+					show.Ago(a.Now(), g.Created))
 			}
 			return t
 		},
@@ -159,6 +164,25 @@ func quotaOf(g dataset.Grant) string {
 		return ""
 	}
 	return g.Quota.String()
+}
+
+// usedBy returns the size of the repository of a grant; empty if the host does not know it.
+func usedBy(g dataset.Grant) string {
+	if g.Use == nil || g.Use.Used == 0 {
+		return ""
+	}
+	return g.Use.Used.Human()
+}
+
+// lastUse returns when a grant was used last; empty if the host does not know it.
+func lastUse(a *cli.App, g dataset.Grant) string {
+	switch {
+	case g.Use == nil:
+		return ""
+	case g.Use.Last.IsZero():
+		return "not since " + g.Use.Since.Format("2006-01-02 15:04")
+	}
+	return show.Ago(a.Now(), g.Use.Last)
 }
 
 func expiry(a *cli.App, g dataset.Grant) string {
