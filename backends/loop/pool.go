@@ -24,6 +24,7 @@ import (
 // that does the work.
 type Pool struct {
 	policies
+	*imager
 	backend *Backend
 	name    string
 	info    backends.Info

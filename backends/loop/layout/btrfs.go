@@ -33,6 +33,9 @@ func (*Btrfs) Prepare(root folder.Dir) error {
 	return nil
 }
 
+// PrepareDir sets the attribute NOCOW, for the reason that Prepare gives.
+func (*Btrfs) PrepareDir(dir folder.Dir) error { return btrfsctl.SetNOCOW(dir.File) }
+
 // Note implements Layout.
 func (*Btrfs) Note() string {
 	return "btrfs: each image NOCOW in a separate subvolume, constant-time snapshots regardless of fragmentation"

@@ -31,6 +31,8 @@ const (
 type Layout interface {
 	// Prepare sets the attributes of the directories of a pool that new files inherit.
 	Prepare(root folder.Dir) error
+	// PrepareDir sets the attributes of a directory whose new files will share blocks with images.
+	PrepareDir(dir folder.Dir) error
 	// Note describes the layout in a line for people.
 	Note() string
 	// Image returns the path of an item's image below the dataset's directory.
@@ -87,6 +89,9 @@ func (XFS) Prepare(root folder.Dir) error {
 	}
 	return nil
 }
+
+// PrepareDir has nothing to set: the files of a pool on XFS can share blocks with each other.
+func (XFS) PrepareDir(folder.Dir) error { return nil }
 
 // Note implements Layout.
 func (XFS) Note() string {

@@ -26,9 +26,14 @@ func Clone(dst, src *os.File) error {
 // ClonePart is like Clone for length bytes of src at off, which dst gets at the same offset. Both numbers are multiples
 // of the filesystem's block size, and src must have all of these bytes.
 func ClonePart(dst, src *os.File, off, length int64) error {
+	return ClonePartAt(dst, off, src, off, length)
+}
+
+// ClonePartAt is ClonePart with another offset in dst, which is a multiple of the block size, too.
+func ClonePartAt(dst *os.File, to int64, src *os.File, off, length int64) error {
 	return clone(dst, src, func() error {
 		return unix.IoctlFileCloneRange(int(dst.Fd()), &unix.FileCloneRange{
-			Src_fd: int64(src.Fd()), Src_offset: uint64(off), Src_length: uint64(length), Dest_offset: uint64(off),
+			Src_fd: int64(src.Fd()), Src_offset: uint64(off), Src_length: uint64(length), Dest_offset: uint64(to),
 		})
 	})
 }

@@ -1,0 +1,306 @@
+package loop
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/dataset"
+)
+
+// divide updates the segments of a dataset from a clone of src, and checks that they are equal to its image.
+func (f *fixture) divide(d dataset.Dataset, src dataset.Source) backends.SegmentedImage {
+	f.Helper()
+	clone := d
+	clone.ID = uuid.New()
+	f.clone(clone, src)
+	defer func() { f.must(f.Delete(f.Context(), clone.ID)) }()
+	is, err := f.Segments(f.Context(), d.ID, clone.ID)
+	f.must(err)
+	image, err := os.Open(f.folderOf(clone).Path(f.layout.Image(layout.Head)))
+	f.must(err)
+	defer image.Close()
+	var count int64
+	part := make([]byte, backends.SegmentSize)
+	for i := int64(0); i*backends.SegmentSize < is.Bytes; i++ {
+		n, err := image.ReadAt(part, i*backends.SegmentSize)
+		if err != nil && !errors.Is(err, io.EOF) {
+			f.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(is.Dir, backends.SegmentPath(i)))
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			got = make([]byte, n)
+		case err != nil:
+			f.Fatal(err)
+		default:
+			count++
+		}
+		if !bytes.Equal(got, part[:n]) {
+			f.Fatalf("segment %d of %s differs from the image", i, d.ID)
+		}
+	}
+	if count != is.Count {
+		f.Errorf("%d segments, and Segments says %d", count, is.Count)
+	}
+	return is
+}
+
+// files returns the inode and the change time of each segment.
+func (f *fixture) files(is backends.SegmentedImage) map[string]string {
+	f.Helper()
+	all := map[string]string{}
+	f.must(filepath.Walk(is.Dir, func(path string, info os.FileInfo, err error) error {
+		if err == nil && info.Mode().IsRegular() {
+			st := info.Sys().(*syscall.Stat_t)
+			all[strings.TrimPrefix(path, is.Dir)] = fmt.Sprint(st.Ino, st.Ctim, st.Mtim)
+		}
+		return err
+	}))
+	return all
+}
+
+// noise returns random text.
+func noise(n int) string {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte('a' + rand.IntN(26))
+	}
+	return string(b)
+}
+
+// Segments equal the image after each change of the volume. Those that did not change keep their inode and times, so
+// that restic does not read them.
+func TestSegmentsFollowTheImage(t *testing.T) {
+	onAll(t, func(f *fixture, d dataset.Dataset) {
+		f.create(d)
+		f.put(d.ID, "large", noise(40<<20))
+		first := f.divide(d, head0(d))
+		if first.Changed != int(first.Count) || first.Count < 40 || first.Count > 200 {
+			t.Errorf("the first time %+v", first)
+		}
+		before := f.files(first)
+		if again := f.divide(d, head0(d)); again.Changed != 0 {
+			t.Errorf("nothing changed, and %d segments were made", again.Changed)
+		}
+		s := f.takeSnapshot(d)
+
+		f.put(d.ID, "small", noise(1<<20))
+		second := f.divide(d, head0(d))
+		after := f.files(second)
+		if second.Changed == 0 || second.Changed > 20 {
+			t.Errorf("the second time %+v", second)
+		}
+		same := 0
+		for name, is := range before {
+			if after[name] == is {
+				same++
+			}
+		}
+		if same < len(before)-second.Changed {
+			t.Errorf("%d of %d segments were replaced, and %d changed", len(before)-same, len(before), second.Changed)
+		}
+
+		f.divide(d, at(s)) // back to the former content
+		f.divide(d, head0(d))
+		f.must(f.Resize(f.Context(), d.ID, d.Size+100*dataset.MiB, nil))
+		larger := f.divide(d, head0(d))
+		if larger.Bytes <= second.Bytes {
+			t.Errorf("%d bytes after the resize, before %d", larger.Bytes, second.Bytes)
+		}
+		// The record of the dataset does not have the new size yet. The image can be restored nevertheless.
+		restored := newDataset(d.Profile.Filesystem.Type)
+		restored.Size = larger.Size
+		_, err := f.Create(f.Context(), restored)
+		f.must(err)
+		if larger.Size != d.Size+100*dataset.MiB || larger.Filesystem != d.Profile.Filesystem.Type {
+			t.Errorf("after the resize: %+v", larger)
+		}
+		f.must(f.build(restored, larger.Bytes, func(folder string) { f.must(os.CopyFS(folder, os.DirFS(larger.Dir))) }))
+		f.must(f.Delete(f.Context(), restored.ID))
+		restored.Size = d.Size
+		_, err = f.Create(f.Context(), restored)
+		f.must(err)
+		f.isKind(f.build(restored, larger.Bytes, func(string) {}), dataset.ErrCorrupt)
+		f.must(f.Delete(f.Context(), restored.ID))
+		if list := f.entries(); len(list) != 1 {
+			t.Errorf("the pool lists %v", list)
+		}
+
+		f.must(f.DropSegments(f.Context(), d.ID))
+		if all := f.divide(d, head0(d)); all.Changed != int(all.Count) {
+			t.Errorf("after they were dropped %+v", all)
+		}
+		f.must(os.RemoveAll(larger.Dir)) // by hand
+		if all := f.divide(d, head0(d)); all.Changed != int(all.Count) {
+			t.Errorf("after a person removed them %+v", all)
+		}
+		f.must(f.Delete(f.Context(), d.ID))
+		if _, err := os.Stat(filepath.Dir(larger.Dir)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the segments of a deleted dataset: %v", err)
+		}
+	})
+}
+
+// After a stop at any step, the next call is right, also if it brings back an earlier content.
+func TestSegmentsAfterAStop(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		d := newDataset(xfs)
+		f.create(d)
+		f.put(d.ID, "file", noise(3<<20))
+		old := f.takeSnapshot(d)
+		f.put(d.ID, "file", noise(3<<20))
+		for _, stop := range []string{"begun", "replace", "replaced"} {
+			f.divide(d, at(old))
+			clone := d
+			clone.ID = uuid.New()
+			f.clone(clone, head0(d))
+			ctx, cancel := context.WithCancelCause(f.Context())
+			stopped := errors.New("stopped")
+			f.backend.step = func(now string) {
+				if now == "loop.segments."+stop {
+					if stop != "replace" {
+						panic(stopped)
+					}
+					cancel(stopped)
+				}
+			}
+			func() {
+				defer func() { _ = recover() }()
+				if _, err := f.Segments(ctx, d.ID, clone.ID); !errors.Is(err, stopped) {
+					t.Errorf("at %s: %v", stop, err)
+				}
+			}()
+			f.backend.step = func(string) {}
+			cancel(nil)
+			f.must(f.Delete(f.Context(), clone.ID))
+			f.divide(d, at(old))
+			f.divide(d, head0(d))
+		}
+	})
+}
+
+// build is BuildImage with a function that gets the path of the folder.
+func (f *fixture) build(d dataset.Dataset, bytes int64, fill func(folder string)) error {
+	return f.BuildImage(f.Context(), d.ID, func(_ context.Context, folder *os.File) (int64, error) {
+		fill(fmt.Sprintf("/proc/self/fd/%d", folder.Fd())) // its name can be stale
+		return bytes, nil
+	})
+}
+
+// An image that was divided and built again has the same content. The new dataset works as any other one.
+func TestImageIsBuiltOfItsSegments(t *testing.T) {
+	onAll(t, func(f *fixture, d dataset.Dataset) {
+		f.create(d)
+		text := noise(5 << 20)
+		f.put(d.ID, "file", text)
+		is := f.divide(d, head0(d))
+		restored := newDataset(d.Profile.Filesystem.Type)
+		_, err := f.Create(f.Context(), restored)
+		f.must(err)
+		f.must(f.build(restored, is.Bytes, func(folder string) { f.must(os.CopyFS(folder, os.DirFS(is.Dir))) }))
+		f.must(f.Commit(f.Context(), restored.ID))
+		if got := f.get(restored.ID, "file"); got != text {
+			t.Errorf("the restored file has %d bytes, want %d", len(got), len(text))
+		}
+		f.put(restored.ID, "other", "text")
+		s := f.takeSnapshot(restored)
+		f.divide(restored, at(s))
+		f.must(f.Resize(f.Context(), restored.ID, restored.Size+100*dataset.MiB, nil))
+		if got := f.get(restored.ID, "other"); got != "text" {
+			t.Errorf("after a resize %q", got)
+		}
+		f.isKind(f.build(restored, is.Bytes, func(string) {}), dataset.ErrConflict) // it is committed
+		if _, err := os.Stat(filepath.Join(filepath.Dir(filepath.Dir(is.Dir)), restored.ID.String()+".new")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the folder of the restore: %v", err)
+		}
+	})
+}
+
+// The segments can come from a stranger.
+func TestStrangeSegmentsAreRefused(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(xfs)
+	f.create(d)
+	is := f.divide(d, head0(d))
+	secret := filepath.Join(t.TempDir(), "secret")
+	f.must(os.WriteFile(secret, make([]byte, backends.SegmentSize), 0o600))
+	first := backends.SegmentPath(0)
+	for name, spoil := range map[string]func(folder string){
+		"a link": func(folder string) {
+			f.must(errors.Join(os.Remove(folder+"/"+first), os.Symlink(secret, folder+"/"+first)))
+		},
+		"a folder that is a link": func(folder string) {
+			f.must(errors.Join(os.RemoveAll(folder+"/000000"), os.Symlink(filepath.Join(is.Dir, "000000"), folder+"/000000"),
+				os.Symlink(filepath.Dir(secret), folder+"/000001")))
+		},
+		"a FIFO": func(folder string) {
+			f.must(errors.Join(os.Remove(folder+"/"+first), unix.Mkfifo(folder+"/"+first, 0o600)))
+		},
+		"a short one":       func(folder string) { f.must(os.Truncate(folder+"/"+first, 4096)) },
+		"a long one":        func(folder string) { f.must(os.Truncate(folder+"/"+first, 2<<20)) },
+		"another name":      func(folder string) { f.must(os.WriteFile(folder+"/000000/x", nil, 0o600)) },
+		"beyond the end":    func(folder string) { f.must(os.Link(folder+"/"+first, folder+"/000000/000003ff")) },
+		"a file at the top": func(folder string) { f.must(os.WriteFile(folder+"/file", nil, 0o600)) },
+		"a FIFO at the top": func(folder string) { f.must(unix.Mkfifo(folder+"/000001", 0o600)) },
+		"no filesystem":     func(folder string) { f.must(os.RemoveAll(folder + "/000000")) },
+	} {
+		restored := newDataset(xfs)
+		_, err := f.Create(t.Context(), restored)
+		f.must(err)
+		err = f.build(restored, is.Bytes, func(folder string) {
+			f.must(os.CopyFS(folder, os.DirFS(is.Dir)))
+			spoil(folder)
+		})
+		if !errors.Is(err, dataset.ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+		f.must(f.Delete(t.Context(), restored.ID))
+	}
+	restored := newDataset(xfs)
+	_, err := f.Create(t.Context(), restored)
+	f.must(err)
+	f.isKind(f.build(restored, is.Bytes*2, func(string) {}), dataset.ErrCorrupt)
+	f.isKind(f.build(restored, is.Bytes/2, func(string) {}), dataset.ErrCorrupt)
+}
+
+// Reap removes the segments of datasets that are gone, and what an interrupted restore left.
+func TestReapRemovesSegments(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		d := newDataset(xfs)
+		f.create(d)
+		is := f.divide(d, head0(d))
+		top := filepath.Dir(filepath.Dir(is.Dir))
+		f.must(os.CopyFS(filepath.Join(top, uuid.NewString()), os.DirFS(is.Dir)))
+		f.must(os.CopyFS(filepath.Join(top, uuid.NewString()+".new"), os.DirFS(is.Dir)))
+		n, err := f.Reap(t.Context(), func(uuid.UUID) bool { return true })
+		entries, rerr := os.ReadDir(top)
+		f.must(errors.Join(err, rerr))
+		if n != 2 || len(entries) != 1 || entries[0].Name() != d.ID.String() {
+			t.Errorf("removed %d, and %v is left", n, entries)
+		}
+		s := f.takeSnapshot(d)
+		f.must(f.Demote(t.Context(), d.ID, s.ID)) // another host has the head, and backs it up
+		if n, err := f.Reap(t.Context(), func(uuid.UUID) bool { return false }); n != 1 || err != nil {
+			t.Errorf("of a copy: removed %d, %v", n, err)
+		}
+		f.must(f.Delete(t.Context(), d.ID))
+		remains, err := f.Clear(t.Context())
+		if err != nil || remains != "" {
+			t.Errorf("the pool is not removed: %s, %v", remains, err)
+		}
+	})
+}

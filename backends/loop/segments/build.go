@@ -1,0 +1,77 @@
+package segments
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/reflink"
+)
+
+// Build gives an image, which is one hole, the content of the segments in a folder, by sharing their blocks. The folder
+// has nothing but segments, at the paths of backends.SegmentPath. Build fails with dataset.ErrCorrupt if it has
+// something else, or if a segment is not a regular file of the right size. It does not flush the image.
+func Build(ctx context.Context, folder *os.Root, image *os.File) error {
+	info, err := image.Stat()
+	if err != nil {
+		return err
+	}
+	groups, err := fs.ReadDir(folder.FS(), ".")
+	if err != nil {
+		return err
+	}
+	for _, group := range groups {
+		if !group.IsDir() { // to open a FIFO would block
+			return strange(group.Name(), errors.New("it is not a folder"))
+		}
+		names, err := fs.ReadDir(folder.FS(), group.Name())
+		if err != nil {
+			return strange(group.Name(), err)
+		}
+		for _, name := range names {
+			if err := ctx.Err(); err != nil {
+				return context.Cause(ctx)
+			}
+			if err := insert(folder, path.Join(group.Name(), name.Name()), image, info.Size()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// insert shares the blocks of the segment at a path with its part of an image of a length.
+func insert(folder *os.Root, name string, image *os.File, length int64) (err error) {
+	index, err := strconv.ParseInt(path.Base(name), 16, 64)
+	at := index * backends.SegmentSize
+	if err != nil || index < 0 || index >= (length+backends.SegmentSize-1)/backends.SegmentSize ||
+		backends.SegmentPath(index) != name {
+		return strange(name, errors.New("it is not a segment of the image"))
+	}
+	// It could be a FIFO, or a link out of the folder.
+	segment, err := folder.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return strange(name, err)
+	}
+	defer func() { err = errors.Join(err, segment.Close()) }()
+	info, err := segment.Stat()
+	if err != nil {
+		return err
+	}
+	want := min(backends.SegmentSize, length-at)
+	if !info.Mode().IsRegular() || info.Size() != want {
+		return strange(name, errors.New("it is not a file of "+strconv.FormatInt(want, 10)+" bytes"))
+	}
+	return reflink.ClonePartAt(image, at, segment, 0, want)
+}
+
+func strange(name string, err error) error {
+	return dataset.Errorf(dataset.ErrCorrupt, "the image has %s: %w", strconv.Quote(name), err)
+}
