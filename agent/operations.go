@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -78,12 +77,6 @@ func (a *components) makeBackups() {
 	})
 }
 
-// restoreBackup writes the content of a backup to an empty directory: see backup.Restorer.
-func (a *components) restoreBackup(ctx context.Context, repository, id string, version *dataset.VersionRef,
-	root *os.File, step func(string), measured func(dataset.Size)) error {
-	return a.Restorer.Restore(ctx, repository, id, version, root, step, measured)
-}
-
 // operationHandlers returns the function that executes each kind of operation.
 func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	a.DatasetMaker = operation.NewDatasetMaker(operation.DatasetMakerDeps{
@@ -93,14 +86,8 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	})
 	a.Importer = operation.NewImporter(operation.ImporterDeps{
 		Host: a.Host, Operations: a.Operations, Maker: a.DatasetMaker, Pools: a.Pools, Plan: a.Registration.Plan,
-		Restore: a.restoreBackup,
-		Verify: func(ctx context.Context, repository, id string, root *os.File, step func(string)) (uuid.UUID, error) {
-			return a.Restorer.Verify(ctx, repository, id, root, step)
-		},
-		RunCheck: backup.NewCheckRunner(a.Programs, a.Root, mounting.OpenTree).Run,
-		RestoreSize: func(ctx context.Context, repository, id string) (dataset.Size, error) {
-			return a.Restorer.Size(ctx, repository, id)
-		},
+		Backups:        func() operation.Backups { return a.Restorer },
+		RunCheck:       backup.NewCheckRunner(a.Programs, a.Root, mounting.OpenTree).Run,
 		SharesRootDisk: a.Space.SharesRootDisk,
 	})
 	a.Snapshotter = operation.NewSnapshotter(operation.SnapshotterDeps{

@@ -26,15 +26,15 @@ func TestB16StoreOfALaterFormat(t *testing.T) {
 	}
 	refused := func(what string, err error) {
 		t.Helper()
-		if dataset.KindOf(err) != dataset.ErrUnavailable || !strings.Contains(err.Error(), "format 6") {
-			t.Errorf("%s: got error %v, want %v with the format 6", what, err, dataset.ErrUnavailable)
+		if dataset.KindOf(err) != dataset.ErrUnavailable || !strings.Contains(err.Error(), "format 7") {
+			t.Errorf("%s: got error %v, want %v with the format 7", what, err, dataset.ErrUnavailable)
 		}
 	}
-	set(`{"format":6,"new":true}`)
+	set(`{"format":7,"new":true}`)
 	refused("submit", controltest.ErrorOf(e.Submit(e.Ctx, controltest.Create("other"))))
 	refused("volumes", controltest.ErrorOf(e.Volumes(e.Ctx, api.Page{})))
 	entry, err := e.Spy.Get(e.Ctx, record.FormatKey)
-	if err != nil || string(entry.Value) != `{"format":6,"new":true}` {
+	if err != nil || string(entry.Value) != `{"format":7,"new":true}` {
 		t.Errorf("the format is %q, %v", entry.Value, err)
 	}
 	if err := record.CheckFormat(e.Ctx, e.Spy); !errors.Is(err, dataset.ErrUnsupported) {

@@ -130,7 +130,11 @@ func (k FusedBackend) Open(ctx context.Context, cfg backends.Config) (backends.P
 	if c, ok := p.(backends.Copier); ok {
 		copies := fusedCopies{plain, c}
 		if f, ok := p.(backends.Formatter); ok {
-			return FusedImages{copies, f, p.(backends.Resizer), p.(backends.Rewriter)}, nil
+			images := FusedImages{copies, f, p.(backends.Resizer), p.(backends.Rewriter)}
+			if i, ok := p.(backends.Imager); ok {
+				return FusedImager{images, i}, nil
+			}
+			return images, nil
 		}
 		return copies, nil
 	}
@@ -220,6 +224,12 @@ type FusedImages struct {
 	backends.Formatter
 	backends.Resizer
 	backends.Rewriter
+}
+
+// FusedImager is a pool whose datasets are image files.
+type FusedImager struct {
+	FusedImages
+	backends.Imager
 }
 
 func (p fusedCopies) CheckIdle(ctx context.Context, id uuid.UUID) error {

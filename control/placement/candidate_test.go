@@ -22,7 +22,8 @@ var (
 func TestMisfits(t *testing.T) {
 	loop := placement.Candidate{Pool: dataset.Pool{Name: "fast", Backend: "loop", Capabilities: loopCan}}
 	dir := placement.Candidate{Pool: dataset.Pool{Name: "plain", Backend: "dir", Capabilities: dirCan}}
-	anew, there, guarded := dir, loop, loop
+	anew, there, guarded, copying := dir, loop, loop, loop
+	copying.Capabilities.InstantSnapshot = false
 	anew.FileCopy, there.FileCopy, guarded.Guarded = true, true, true
 	limited := func(l dataset.LimitEnforcement) placement.Candidate {
 		c := loop
@@ -54,6 +55,9 @@ func TestMisfits(t *testing.T) {
 		{limited(""), dataset.Profile{QoS: slow, Access: dataset.AccessMany}, "it cannot mount a volume on several hosts, as access many requires"},
 		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Required: true}}, "it cannot take snapshots without copying"},
 		{dir, dataset.Profile{Snapshots: dataset.Snapshots{Schedule: "@daily"}}, "it cannot take snapshots without copying"},
+		{loop, dataset.Profile{Backup: dataset.Backups{Mode: dataset.BackupImage}}, ""},
+		{copying, dataset.Profile{Backup: dataset.Backups{Mode: dataset.BackupImage}}, "it cannot clone volumes without copying, as backups of images require"},
+		{dir, dataset.Profile{Backup: dataset.Backups{Mode: dataset.BackupImage}}, "its backend is dir, and only loop can back up images"},
 		{dir, dataset.Profile{Quiesce: dataset.QuiesceFreeze}, "it cannot freeze a single volume"},
 		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs"}}, "it has no filesystem xfs inside volumes"},
 		{dir, dataset.Profile{Filesystem: dataset.Filesystem{Type: "xfs", Chosen: true}}, "it has no filesystem xfs inside volumes"},

@@ -81,17 +81,21 @@ func (v *Planner) PlanPush(t *record.Tx, req api.Request) (*dataset.Operation, *
 	return op, nil, checkSupports(t, d, dataset.OpPush, "push")
 }
 
-// allowBackups fails with dataset.ErrUnsupported if the dataset of an operation gets scheduled backups, and a control
-// replica runs a version of Drover that may not know them: such a replica would drop them when it writes the record
-// again. If all replicas know scheduled backups, it raises the format of the store. No older replica can use the store
-// once the operation is recorded. The argument what names the request in the error.
+// allowBackups fails with dataset.ErrUnsupported if the dataset of an operation gets scheduled backups or backups of
+// its image, and a control replica runs a version of Drover that may not know them: such a replica would drop them when
+// it writes the record again. If all replicas know them, it raises the format of the store. No older replica can use
+// the store once the operation is recorded. The argument what names the request in the error.
 func (v *Planner) allowBackups(t *record.Tx, op *dataset.Operation, what string) error {
-	if op.DatasetRecord.Profile.Backup.To == "" {
+	b := op.DatasetRecord.Profile.Backup
+	if b == (dataset.Backups{}) {
 		return nil
 	}
-	need, with := record.FormatOf(op.DatasetRecord.Profile.Backup), " with scheduled backups"
-	if need == record.VerifyFormat {
+	need, with := record.FormatOf(b), " with scheduled backups"
+	switch need {
+	case record.VerifyFormat:
 		with = " with scheduled verifications"
+	case record.ImageFormat:
+		with = " with backups of its image"
 	}
 	var f record.StoreFormat
 	if _, err := t.Peek(record.FormatKey, &f); err != nil || f.Format >= need {
@@ -323,6 +327,9 @@ func (v *Planner) verifyInto(t *record.Tx, volume string, p dataset.Profile, nod
 		// A rebuild of the store while the temporary dataset exists must not make the dataset a volume.
 		ID: uuid.New(), Volume: volume, State: dataset.StatePurging, Epoch: 1, Created: v.Clock.Now(), Profile: p,
 	}
+	if p.Backup.Mode == dataset.BackupImage {
+		d.Profile.Backend = dataset.ImageBackend // no other pool can have an image
+	}
 	d.Profile.Replicas, d.Profile.Failover = dataset.Replicas{}, dataset.Failover{}
 	d.Profile.Snapshots.Schedule, d.Profile.Backup = "", dataset.Backups{}
 	d.Size = d.Profile.Size
@@ -359,7 +366,10 @@ func (v *Planner) planScheduledVerify(t *record.Tx, req api.Request) (*dataset.O
 	p := d.Profile.Clone()
 	p.Size = d.Size
 	if p.Filesystem.Chosen { // by the pool of the volume
-		p.Filesystem.Type, p.Filesystem.Chosen = "", false
+		p.Filesystem.Chosen = false
+		if p.Backup.Mode != dataset.BackupImage { // an image has its filesystem
+			p.Filesystem.Type = ""
+		}
 	}
 	op, err := v.verifyInto(t, d.Volume, p, d.Home, req)
 	if err == nil {

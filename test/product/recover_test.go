@@ -23,7 +23,8 @@ import (
 // the profiles. The command and the daemon are killed in the middle of it. The command is then repeated, and recovers
 // the volumes that are still absent.
 func TestRecover(t *testing.T) {
-	const text = "default: plain\nprofiles:\n  plain: {}\n  gold: {size: 64MiB}\n"
+	const text = "default: plain\nprofiles:\n  plain: {}\n  gold: {size: 64MiB}\n" +
+		"  image: {size: 64MiB, backend: loop, backup: {mode: image}}\n"
 	elsewhere := t.TempDir()
 	at, secret := filepath.Join(elsewhere, "offsite"), filepath.Join(elsewhere, "password")
 	writePassword(t, secret, "correct horse battery staple")
@@ -34,7 +35,8 @@ func TestRecover(t *testing.T) {
 		restictest.Make(t, at, "correct horse battery staple")
 		h.Must(t, "repository", "add", "offsite", at, "--password", "file:"+secret)
 		for i, name := range []string{"db", "web", "cache"} {
-			opts := map[string]string{"profile": "gold", "size": fmt.Sprintf("%dMiB", 80+16*i), "label.team": name}
+			profile := map[string]string{"db": "image", "web": "gold", "cache": "gold"}[name]
+			opts := map[string]string{"profile": profile, "size": fmt.Sprintf("%dMiB", 80+16*i), "label.team": name}
 			if err := plug.Create(name, opts); err != nil {
 				t.Fatal(err)
 			}
@@ -62,7 +64,7 @@ func TestRecover(t *testing.T) {
 		t.Errorf("a repository was made: %v", err)
 	}
 	list := h.Exec(t, "recover", "--from", at, "--password", "file:"+secret)
-	if rows := regexp.MustCompile(`(?m)^(cache|db|web) .* (80|96|112)MiB +\S+ +gold +absent$`).
+	if rows := regexp.MustCompile(`(?m)^(cache|db|web) .* (80|96|112)MiB +\S+ +(gold|image) +absent$`).
 		FindAllString(list.Out, -1); list.Exit != 0 || len(rows) != 3 {
 		t.Fatalf("exit %d: %s%s", list.Exit, list.Out, list.Err)
 	}
@@ -97,7 +99,7 @@ func rehearse(t *testing.T, h *host.Host) {
 	t.Helper()
 	before := h.Must(t, "volume", "ls", "-q")
 	r := h.Exec(t, "recover", "--from", "offsite", "--all", "--rehearse")
-	rows := regexp.MustCompile(`(?m)^(cache|db|web) +[0-9a-f]{8} +\S.* (?:ago|now) +8(\.\d+)?MiB +\S+ +verified$`).FindAllString(r.Out, -1)
+	rows := regexp.MustCompile(`(?m)^(cache|db|web) +[0-9a-f]{8} +\S.* (?:ago|now) +(8|1\d)(\.\d+)?MiB +\S+ +verified$`).FindAllString(r.Out, -1)
 	if r.Exit != 0 || len(rows) != 3 || !strings.Contains(r.Out, "\n3 of 3 volumes were restored and compared in ") {
 		t.Errorf("exit %d: %s%s", r.Exit, r.Out, r.Err)
 	}

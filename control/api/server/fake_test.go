@@ -437,7 +437,7 @@ func sampleBackups() api.BackupList {
 	return api.BackupList{
 		Items: []api.VolumeBackup{{
 			ID: "5f1c09aa", Repository: "off/site", Volume: "db", Taken: sampleTime, Profile: "gold", Dataset: sampleDataset().ID,
-			Snapshot: node1, Operation: node1,
+			Snapshot: node1, Operation: node1, Mode: dataset.BackupImage,
 		}},
 		Problem: &dataset.Problem{Code: "corrupt", Message: "backup 0123 is damaged"},
 	}
@@ -457,7 +457,7 @@ func sampleBackup() api.VolumeBackup {
 	b := sampleBackups().Items[0]
 	b.Record = &api.BackupRecord{
 		Revision: "0123456789ab", Size: 1 << 30, Labels: map[string]string{"team": "sea"}, Encrypted: true, Filesystem: "xfs",
-		Node: "host-a", Drover: "1.2.3",
+		Node: "host-a", Drover: "1.2.3", Image: 2 << 30,
 	}
 	return b
 }

@@ -34,7 +34,10 @@ name that the backed-up volume had. Without a profile, it gets the profile that
 the volume had. Without -o size=SIZE, it gets the size that the volume had; with
 --profile-size, that of its profile. Without -o label.KEY=VALUE, it gets the
 labels that the volume had. Protection is not restored. The host of the new
-volume reads the repository, and needs its password.`,
+volume reads the repository, and needs its password.
+
+A backup of an image is restored with the size and the filesystem of the image,
+into a pool of backend loop. drover volume resize changes the size afterwards.`,
 		Example: `  drover backup restore db db-restored
   drover backup restore 5f1c09aa db-before@gold -o size=40GiB`,
 		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
@@ -90,7 +93,8 @@ type NewVolume struct {
 
 // RestoreRequest returns the request that makes a volume from a backup, with what the backup has recorded and the user
 // has not chosen. It prints what cannot be restored. It fails with dataset.ErrUnsupported if the volume was encrypted
-// and would not be, unless the user chose the profile.
+// and would not be, unless the user chose the profile, and if the backup is of an image that does not fit into the new
+// volume.
 func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeBackup, w NewVolume) (api.Request,
 	error) {
 	options, err := withProfile(ctx, c, b, w.Spec, w.Options, w.Command+" "+w.Spec+"@PROFILE")
@@ -107,6 +111,17 @@ func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeB
 	}
 	hasProfile := strings.Contains(w.Spec, "@") || w.Options["profile"] != ""
 	options, leftOut := withRecord(b.Record, options, w.ProfileSize, !hasProfile)
+	if hasImage(b) {
+		profiles, err := c.Profiles(ctx)
+		if err != nil {
+			return api.Request{}, err
+		}
+		_, profile, _ := strings.Cut(w.Spec, "@")
+		image := imageRestore{w.Options, cmp.Or(profile, options["profile"]), w.ProfileSize, profiles}
+		if err := image.fit(b, options); err != nil {
+			return api.Request{}, err
+		}
+	}
 	for _, err := range leftOut {
 		_, _ = fmt.Fprintf(a.ErrOut, "drover: not restored: %v\n", err)
 	}

@@ -68,12 +68,16 @@ func failoverShort(f dataset.Failover) string {
 	return "auto (" + f.Fence.String() + ")"
 }
 
-// backupShort formats the scheduled backups of a profile for a cell, such as "@daily to offsite".
+// backupShort formats the backups of a profile for a cell, such as "@daily to offsite, image".
 func backupShort(b dataset.Backups) string {
-	if b.To == "" {
-		return ""
+	var parts []string
+	if b.To != "" {
+		parts = append(parts, b.Schedule+" to "+b.To)
 	}
-	return b.Schedule + " to " + b.To
+	if b.Mode == dataset.BackupImage {
+		parts = append(parts, string(b.Mode))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // speedShort formats the speed limits of a profile for a cell: the reads, then the writes.

@@ -95,9 +95,12 @@ func snapshotLines(s dataset.Snapshots) []string {
 	return lines
 }
 
-// backupLine describes the scheduled backups of a profile. It is empty if there are none.
+// backupLine describes the backups of a profile. It is empty if there are only those by hand, of the files.
 func backupLine(b dataset.Backups) string {
-	if b.To == "" {
+	switch {
+	case b.To == "" && b.Mode == dataset.BackupImage:
+		return "by hand, of the image"
+	case b.To == "":
 		return ""
 	}
 	line := "to " + b.To + ", at " + b.Schedule + ", kept: " + keepLine(b.Keep)
@@ -106,6 +109,9 @@ func backupLine(b dataset.Backups) string {
 		if v.Check != "" {
 			line += " with " + v.Check
 		}
+	}
+	if b.Mode == dataset.BackupImage {
+		line += ", of the image"
 	}
 	return line
 }
