@@ -297,7 +297,7 @@ func readBackupsOf(t *record.Tx, entries []store.Entry, now time.Time) (list []s
 			}
 		}
 	}
-	if err := t.Prefetch(keys); err != nil {
+	if err := t.Prefetch(keys); err != nil && dataset.KindOf(err) != dataset.ErrCorrupt { // Peek reports it for its volume only
 		return nil, err
 	}
 	for _, d := range scheduled {
