@@ -297,7 +297,8 @@ func readBackupsOf(t *record.Tx, entries []store.Entry, now time.Time) (list []s
 			}
 		}
 	}
-	if err := t.Prefetch(keys); err != nil && dataset.KindOf(err) != dataset.ErrCorrupt { // Peek reports it for its volume only
+	// Peek reports a damaged record for its volume only.
+	if err := t.Prefetch(keys); err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 		return nil, err
 	}
 	for _, d := range scheduled {
