@@ -205,7 +205,7 @@ func (m *imager) build(ctx context.Context, dir folder.Dir, id uuid.UUID,
 		return err
 	}
 	m.step("build.shared")
-	if err := m.checkFilesystem(dir, size.FS); err != nil {
+	if err := m.checkFilesystem(dir, image, size.FS); err != nil {
 		return err
 	}
 	return m.layout.Flush(dir)
@@ -225,13 +225,19 @@ func (m *imager) buildable(ctx context.Context, dir folder.Dir) (size imagefile.
 	return size, err
 }
 
-// checkFilesystem fails with dataset.ErrCorrupt unless the image of a dataset has a filesystem.
-func (m *imager) checkFilesystem(dir folder.Dir, want string) error {
+// checkFilesystem fails with dataset.ErrCorrupt unless the image of a dataset has the filesystem want, and one that may
+// be mounted.
+func (m *imager) checkFilesystem(dir folder.Dir, image *os.File, want string) error {
 	got, _, err := m.images.Inspect(dir, layout.Head)
-	if err == nil && got != want {
-		err = dataset.Errorf(dataset.ErrCorrupt, "the image has %s, and the volume %s", got, want)
+	switch {
+	case err != nil:
+		return err
+	case got != want:
+		return dataset.Errorf(dataset.ErrCorrupt, "the image has %s, and the volume %s", got, want)
+	case got == mkfs.Ext4:
+		return segments.CheckExt4(image)
 	}
-	return err
+	return nil
 }
 
 // reap removes the segments of datasets that the pool does not have, or has only as copies, and the folders of

@@ -277,6 +277,36 @@ func TestStrangeSegmentsAreRefused(t *testing.T) {
 	f.isKind(f.build(restored, is.Bytes/2, func(string) {}), dataset.ErrCorrupt)
 }
 
+// An ext4 that would stop the host after an error is not mounted.
+func TestHostileExt4IsRefused(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(ext4)
+	f.create(d)
+	is := f.divide(d, head0(d))
+	for name, spoil := range map[string]struct {
+		at   int64
+		data string
+	}{
+		"errors=panic":  {1024 + 0x3c, "\x03\x00"},
+		"mount options": {1024 + 0x200, "errors=panic"},
+	} {
+		restored := newDataset(ext4)
+		_, err := f.Create(t.Context(), restored)
+		f.must(err)
+		err = f.build(restored, is.Bytes, func(folder string) {
+			f.must(os.CopyFS(folder, os.DirFS(is.Dir)))
+			first, err := os.OpenFile(filepath.Join(folder, backends.SegmentPath(0)), os.O_WRONLY, 0)
+			f.must(err)
+			_, err = first.WriteAt([]byte(spoil.data), spoil.at)
+			f.must(errors.Join(err, first.Close()))
+		})
+		if !errors.Is(err, dataset.ErrCorrupt) || !strings.Contains(err.Error(), "stops the host") {
+			t.Errorf("%s: %v", name, err)
+		}
+		f.must(f.Delete(t.Context(), restored.ID))
+	}
+}
+
 // Reap removes the segments of datasets that are gone, and what an interrupted restore left.
 func TestReapRemovesSegments(t *testing.T) {
 	onPools(t, func(f *fixture) {

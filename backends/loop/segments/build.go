@@ -2,6 +2,7 @@ package segments
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
@@ -74,4 +75,26 @@ func insert(folder *os.Root, name string, image *os.File, length int64) (err err
 
 func strange(name string, err error) error {
 	return dataset.Errorf(dataset.ErrCorrupt, "the image has %s: %w", strconv.Quote(name), err)
+}
+
+// The superblock of ext4 (struct ext4_super_block in fs/ext4/ext4.h).
+const (
+	ext4Super        = 1024  // offset in the image
+	ext4Errors       = 0x3c  // what the kernel does after an error, in two bytes
+	ext4MountOptions = 0x200 // options that each mount gets, in 64 bytes
+	ext4ErrorsPanic  = 3     // it stops the host (EXT4_ERRORS_PANIC)
+)
+
+// CheckExt4 fails with dataset.ErrCorrupt if the ext4 in an image of a stranger can stop the host. Drover makes no such
+// filesystem.
+func CheckExt4(image *os.File) error {
+	var super [1024]byte
+	if _, err := image.ReadAt(super[:], ext4Super); err != nil {
+		return err
+	}
+	if binary.LittleEndian.Uint16(super[ext4Errors:]) == ext4ErrorsPanic || super[ext4MountOptions] != 0 {
+		return dataset.Errorf(dataset.ErrCorrupt, "its ext4 sets mount options, or stops the host after an error "+
+			"(tune2fs -l shows both)")
+	}
+	return nil
 }

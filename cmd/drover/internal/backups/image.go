@@ -20,8 +20,8 @@ type imageRestore struct {
 func hasImage(b api.VolumeBackup) bool { return b.Record != nil && b.Record.Image > 0 }
 
 // fit sets the size and the filesystem of the backed-up volume in the options of the new one: no other volume can have
-// its image. It fails with
-// dataset.ErrUnsupported if the user wants others, or if the profile encrypts. It does nothing for a backup of files.
+// its image. It fails with dataset.ErrUnsupported if the user wants others, or if the profile encrypts. It does nothing
+// for a backup of files.
 func (w imageRestore) fit(b api.VolumeBackup, options map[string]string) error {
 	if !hasImage(b) {
 		return nil
