@@ -191,8 +191,8 @@ type PreviousHome struct {
 }
 
 // Imager is implemented by pools whose datasets are image files. A backup can read the image of a dataset instead of
-// its files. The image is divided into segments of equal size, each of which is a file. A program that skips the files
-// that have not changed, such as restic, then reads only the changed parts of the image.
+// its files. The image is divided into segments of equal size, and each segment is a file. restic skips files that have
+// not changed. So it reads only the changed parts of the image.
 type Imager interface {
 	// Segments brings the segments of dataset id up to date with the head of another dataset, clone, which is a clone
 	// of id or of one of its snapshots. The clone must not be attached. It can be deleted afterwards: the segments

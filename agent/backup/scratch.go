@@ -178,7 +178,7 @@ func (c *Creator) discard(ctx context.Context, path string) error {
 // process that is killed can use the clone for some time after the signal.
 const unmountTries = 50
 
-// unmountAll unmounts what is mounted in the folder of a dataset: the clone, or the segments of its image.
+// unmountAll unmounts the clone and the segments of the image in the folder of a dataset, if they are mounted.
 func unmountAll(dir string) error {
 	return errors.Join(unmount(filepath.Join(dir, DataName)), unmount(filepath.Join(dir, ImageName)))
 }

@@ -2,8 +2,8 @@
 // present space of its pools. Package agent makes its Reader, and the daemon serves the API with it.
 //
 // Control knows the uses of a volume from the heartbeats of its home. A heartbeat follows a mount after a moment, and
-// the engine's Mount does not wait for it. So a user who looked at a volume right after the mount saw that nobody used
-// it. Reader replaces the uses in each answer of control by those of this host. It asks no pool for that.
+// the engine's Mount does not wait for it. So right after a mount, the answer of control says that nobody uses the
+// volume. Reader replaces the uses in that answer by those of this host. For that it asks no pool.
 //
 // Doctor examines the pools of its host when a user asks. Without Reader, drover pool ls and drover status would show
 // different figures until the next heartbeat.

@@ -1,10 +1,14 @@
 package operation
 
 import (
+	"context"
+	"errors"
 	"sync"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -100,4 +104,116 @@ func (r *room) change(pool uuid.UUID, by demand, sign int) {
 	r.changes++
 	close(r.changed)
 	r.changed = make(chan struct{})
+}
+
+// takeWhole reserves the size of the new volume in a pool. It returns false if it reserved nothing: if the volume has
+// no enforced size, or if the pool has no room for all of it. The caller must then measure the backup.
+func (i *Importer) takeWhole(ctx context.Context, pool backends.Pool, op *dataset.Operation) (part *share, ok bool) {
+	size := op.DatasetRecord.Size
+	if size == 0 || !pool.Info().Capabilities.EnforcesSize {
+		return nil, false
+	}
+	others := i.room.others(pool.ID())
+	if i.checkRoom(ctx, pool, op.Kind, size, others.needed) != nil {
+		return nil, false
+	}
+	return i.room.add(pool.ID(), op.Kind, size, true, others)
+}
+
+// measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them
+// in a pool. It calls noteRead with the error of that request, and fails if noteRead or takeRoom does.
+func (i *Importer) measureAndTake(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+	noteRead func(error) error) (*share, error) {
+	jb.Step("measuring the backup")
+	need, err := i.deps.Backups().Size(ctx, op.Repository, op.Backup)
+	if err := noteRead(err); err != nil {
+		return nil, err
+	}
+	return i.takeRoom(ctx, jb, pool, op, need)
+}
+
+// takeRoom reserves the space that the files of a backup need in a pool. If checkRoom fails, takeRoom returns its error
+// and reserves nothing. Of two restores that begin together, the second one to reserve counts the first one. So if only
+// one of them fits, only the second one is refused.
+//
+// The pool is not examined under the mutex of the room, because a slow pool would delay the restores to all others. If
+// another restore was accepted or has ended meanwhile, takeRoom checks again. A verification that does not fit beside
+// another one waits until that one ends. Any restore that does not fit beside an unmeasured one waits until that one is
+// measured.
+func (i *Importer) takeRoom(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+	need dataset.Size) (*share, error) {
+	for {
+		others := i.room.others(pool.ID())
+		err := i.checkRoom(ctx, pool, op.Kind, need, others.needed)
+		if err == nil {
+			if part, ok := i.room.add(pool.ID(), op.Kind, need, false, others); ok {
+				return part, nil
+			}
+			continue
+		}
+		if !errors.Is(err, dataset.ErrNoSpace) {
+			return nil, err
+		}
+		switch {
+		case op.Kind == dataset.OpVerify && others.verifications > 0:
+			jb.Step(waitingToVerify)
+		case others.unmeasured > 0:
+			jb.Step("waiting until another restore is measured")
+		default:
+			return nil, err
+		}
+		select {
+		case <-others.changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// waitingToVerify is the step of a verification that waits until another one ends.
+const waitingToVerify = "waiting for another verification"
+
+// checkRoom fails with dataset.ErrNoSpace if a pool has no room for the files of a backup besides its reserve and the
+// other restores. A full pool would make the writers of its volumes fail. If the pool is not online, making the dataset
+// fails. The bytes that another restore has written so far count twice: they are no longer free, and they are still in
+// others. So a restore can be refused now, and fit after the other one has ended.
+//
+// The reserve protects the datasets of the pool and Drover's own files. If a pool has neither, checkRoom ignores the
+// reserve.
+//
+// need is the size of the uncompressed files. In a pool that compresses, the files need less. So a check of need could
+// refuse an import to a disk as large as the one that the volume was on. Therefore need is not checked for an import
+// into a pool that can compress, has nothing to protect, and is not the target of another restore. Such an import fails
+// when the pool is full. A verification is always checked: a failed one would have filled the pool for nothing.
+func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind dataset.OpKind, need,
+	others dataset.Size) error {
+	st := pool.Status(ctx)
+	reserve := backends.Reserve(st.Size)
+	if !st.Online || st.Free-reserve-others >= need {
+		return nil
+	}
+	c, can := pool.(backends.Compressor)
+	unchecked := kind == dataset.OpImport && others == 0 && can && c.Compresses()
+	if (unchecked || st.Free-others >= need) && i.isUnused(ctx, pool) {
+		return nil
+	}
+	wait, option := "", "NEW@PROFILE"
+	if others > 0 {
+		wait = "wait for the other restores, "
+	}
+	if kind == dataset.OpVerify {
+		option = "--profile"
+	}
+	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s are reserved "+
+		"for its existing volumes and for restores that run now (%sfree some space, or use another pool: %s)",
+		need.Human(), st.Free.Human(), (reserve + others).Human(), wait, option)
+}
+
+// isUnused reports whether a pool has nothing that its reserve protects: no dataset, and not Drover's own files.
+func (i *Importer) isUnused(ctx context.Context, pool backends.Pool) bool {
+	if i.deps.SharesRootDisk(ctx, pool.ID()) {
+		return false
+	}
+	entries, err := pool.List(ctx)
+	return err == nil && len(entries) == 0
 }

@@ -9,9 +9,9 @@
 //
 // Run removes what interrupted uploads have left: see sweep.go. File refusals.go logs refused secrets.
 //
-// The Server keeps in memory what it has read from control, a restserver.Directory for each repository, and of each
-// grant how many requests it has and when it was used last: see uses.go. A mutex protects them. The key of the
-// Authority is in a file in Drover's root: see certificate.go.
+// The Server has this state in memory, protected by a mutex: the grants and repositories as read from control, a
+// restserver.Directory for each repository, and the number of requests and the last use of each grant (uses.go). The
+// key of the Authority is in a file in Drover's root: see certificate.go.
 package remoteserver
 
 import (

@@ -118,12 +118,12 @@ func TestBackupIsRefused(t *testing.T) {
 	refuseBackup(a, resize, dataset.ErrInvalid, "unexpected backup: it applies only to import and verify, not to resize")
 	id := strings.Repeat("0f", 32)
 	for want, change := range map[string]func(*api.Request){
-		"expected both repository and backup":  func(r *api.Request) { r.Repository = "" },
-		"expected both":                        func(r *api.Request) { r.Backup = "" },
-		"path and backup exclude each other":   func(r *api.Request) { r.Path = "/srv" },
-		"expected 64 hexadecimal digits":       func(r *api.Request) { r.Backup = id[:8] },
-		"a restored backup has the owner":      func(r *api.Request) { r.Options = map[string]string{"owner": "1:1"} },
-		"an import creates a new one (choose ": func(r *api.Request) { r.Volume = "db" },
+		"expected both repository and backup":          func(r *api.Request) { r.Repository = "" },
+		"expected both":                                func(r *api.Request) { r.Backup = "" },
+		"path and backup exclude each other":           func(r *api.Request) { r.Path = "/srv" },
+		"expected 64 hexadecimal digits":               func(r *api.Request) { r.Backup = id[:8] },
+		"a restored backup has the owner":              func(r *api.Request) { r.Options = map[string]string{"owner": "1:1"} },
+		"exists already, and is not replaced (choose ": func(r *api.Request) { r.Volume = "db" },
 	} {
 		restore := api.Request{Kind: dataset.OpImport, Volume: "new@gold", Repository: "offsite", Backup: id}
 		change(&restore)

@@ -181,7 +181,7 @@ func TestCreateOfWhatExists(t *testing.T) {
 		{controltest.Create("db", "label.a=1", "label.b=2"), []string{"labels"}},
 		{controltest.Create("db@snapshot-f23ca986"), []string{"not a clone of f23ca986"}},
 		{controltest.Create("ro", "fs=xfs"), []string{"the filesystem that its pool chose", "xfs"}},
-		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "/srv"}, []string{"import creates a new one"}},
+		{api.Request{Kind: dataset.OpImport, Volume: "db", Path: "/srv"}, []string{"and is not replaced"}},
 	} {
 		a.MustRefusePlan(c.req, dataset.ErrExists, append(c.parts, "exists")...)
 	}

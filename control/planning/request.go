@@ -91,7 +91,7 @@ func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest)
 	case w.spec.Name != d.Volume && !w.engine:
 		return nameTakenError("volume "+w.spec.Name+" cannot be created", w.spec.Name, d)
 	case w.kind == dataset.OpImport:
-		return differs("already: an import creates a new one (choose another name)")
+		return differs("already, and is not replaced (choose another name)")
 	case w.spec.Profile != "" && w.spec.Profile != p.Name:
 		if _, err := v.Profiles().Get(w.spec.Profile); err != nil {
 			return differs("with profile %s: %s", p.Name, dataset.OneLine(err))

@@ -159,8 +159,8 @@ func Load(dir string) (*Authority, error) {
 	blocks, err := readPEM(path, readSecret)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, dataset.Errorf(dataset.ErrNotFound,
-			"no certificate authority in %s: create one with `drover ca init --dir DIR`, or copy the folder from "+
-				"where it was created", dir)
+			"no certificate authority in %s: if it is in another folder, add --dir DIR; otherwise create one with "+
+				"`drover ca init --dir DIR`, or copy the folder from where it was created", dir)
 	}
 	if err != nil {
 		return nil, err

@@ -1,5 +1,5 @@
-// Package requestid identifies requests, so that an operator finds everything that belongs to one request in the logs
-// of all hosts, and who made it.
+// Package requestid identifies requests and their callers. An operator finds everything that belongs to one request in
+// the logs of all hosts, and sees who made the request.
 //
 // A request of an engine or of the command line gets an ID where it enters Drover: in package plugin, in
 // control/api/server, or in the command line. The ID is a value of the request's context. Clients send it to control
@@ -7,7 +7,7 @@
 // that the agent that carries out the operation later has the same ID. Log writes the ID as the field "request".
 // Background work has no ID. The package has no state.
 //
-// The name of whoever made the request is another value of the context. The server that receives the request sets it.
+// The name of the caller is another value of the context. The server that receives the request sets it.
 // The agent of a host sends it to control in the header X-Drover-By, and control stores it in the record of an
 // operation. Only a node is believed: see package control/api/server.
 package requestid
@@ -25,7 +25,7 @@ import (
 const (
 	// Header is the HTTP header with the ID, in requests and in answers.
 	Header = "X-Request-Id"
-	// HeaderBy is the HTTP header with the name of whoever made the request, in requests of agents to control.
+	// HeaderBy is the HTTP header with the name of the caller, in requests of agents to control.
 	HeaderBy = "X-Drover-By"
 	// MaxBy is the maximum length of that name in bytes. Names of nodes and operators have at most 63 bytes.
 	MaxBy = 256
@@ -81,7 +81,7 @@ func Without(ctx context.Context) context.Context {
 // Copy returns ctx with the ID and the caller of the request that from belongs to.
 func Copy(ctx, from context.Context) context.Context { return WithBy(With(ctx, Of(from)), By(from)) }
 
-// WithBy returns a context with the name of whoever made the request. An empty name means that it is not known.
+// WithBy returns a context with the name of the caller of the request. If the name is empty, the caller is not known.
 func WithBy(ctx context.Context, by string) context.Context {
 	return context.WithValue(ctx, byKey{}, by)
 }

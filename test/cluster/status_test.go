@@ -31,8 +31,8 @@ func findings(t *testing.T, h *cluster.Host) []api.Finding {
 	return r.Findings
 }
 
-// finding is what a finding of drover status must have: its level, and parts of its other properties. An empty level
-// stands for any.
+// finding is what a finding of drover status must have: its level, and parts of its other properties. Without a level, a
+// finding of any level has it.
 type finding struct{ level, subject, text, fix string }
 
 // awaitFinding waits until drover status on a host has, or no longer has, a finding, but no longer than statusTime.

@@ -63,7 +63,7 @@ func TestBackups(t *testing.T) {
 	wantError(t, h.Exec(t, "backup", "restore", short),
 		"drover: volume db exists (name the new volume: drover backup restore "+short+" NEW)")
 	wantError(t, h.Exec(t, "backup", "restore", short, "web"),
-		`drover: volume "web" exists already: an import creates a new one (choose another name)`)
+		`drover: volume "web" exists already, and is not replaced (choose another name)`)
 	h.Must(t, "backup", "restore", short, "copy")
 	var copied struct {
 		Size   dataset.Size

@@ -23,8 +23,8 @@ func newRestoreCmd(a *cli.App) *cobra.Command {
 		Short: "Create a volume from a backup",
 		Long: `Create a volume with the content of a backup.
 ` + referenceHelp + `
-With the name of a volume, the newest complete backup of that volume is
-restored. That volume need not exist.
+If you give the name of a volume, its newest complete backup is restored. That
+volume need not exist.
 
 The new volume is visible only when it is complete. No existing volume is
 changed.

@@ -92,7 +92,7 @@ func valueError(cmd *cobra.Command, err *pflag.InvalidValueError) error {
 	case "bool":
 		want = "true or false"
 	case "float64":
-		want = "a number, such as 1.5"
+		want = "a number, such as 1.5, or 0 for no limit"
 	}
 	return UsageError(cmd, "--%s %q: expected %s", err.GetFlag().Name, err.GetValue(), want)
 }

@@ -62,11 +62,12 @@ func (k keys) columnNamed(name string) string {
 	return ""
 }
 
-// column returns the path of a column of the table, or nil if path is a field of the JSON output. A column is a name
-// that is no field, such as .Used for the field .status.used. In lower case, a column that is sorted by a field is that
-// field: .used is a number of bytes. A field whose name begins with a capital and is only printed is the column of that
-// name if its text is easier to read: .Size is 10GiB, and .size is the number of bytes. Times, texts and booleans are
-// always fields.
+// column returns the path of a column of the table, or nil if path is a field of the JSON output.
+//
+// A name that is no field is a column: .Used is the column USED. In lower case, it is the field by which that column is
+// sorted: .used is a number of bytes. A name that is both a field and a column is the field. There is one exception: if
+// it begins with a capital and is only printed, it is the column, unless the field is a time, a text or a boolean. So
+// .Size is 10GiB, and .size is the number of bytes.
 func (w *walker) column(path []string, printed bool) []string {
 	header := ""
 	if len(path) == 1 && !isAliasOfVolume(w.keys.schema, path[0]) {

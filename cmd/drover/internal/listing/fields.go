@@ -25,7 +25,7 @@ const (
 	dictionary // an object whose keys are not known, such as labels
 )
 
-// valueKind is what the value of a scalar means, as far as --filter and templates treat it in another way.
+// valueKind is a kind of scalar that --filter or templates treat differently from the other kinds.
 type valueKind int
 
 const (

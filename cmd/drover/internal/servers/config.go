@@ -37,10 +37,14 @@ and certificates are not tried. drover profile check also shows the profiles.`,
 	}
 	profiles := cmd.Flags().String("profiles", settings.DefaultProfiles,
 		"profiles `FILE`; without a file at the default place, the built-in profiles are used")
+	named := cmd.Flags().String("config", settings.DefaultConfig, "the same as the argument `FILE`")
 	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
-		file := settings.DefaultConfig
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		file := *named
 		if len(args) > 0 {
+			if cmd.Flags().Changed("config") && args[0] != file {
+				return cli.UsageError(cmd, "name one file, with --config or as the argument")
+			}
 			file = args[0]
 		}
 		checks := []checkedFile{
