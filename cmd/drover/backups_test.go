@@ -71,6 +71,18 @@ func TestRestoreOfNewestBackup(t *testing.T) {
 	}
 }
 
+// TestRestoreWithoutRepository: the error says that no repository is recorded, not only that there is no backup.
+func TestRestoreWithoutRepository(t *testing.T) {
+	w := theWorld()
+	w.repositories, w.backups = nil, nil
+	for _, command := range []string{"restore", "verify"} {
+		c := newConsole(w)
+		if c.run(t, "backup", command, "db"); !strings.Contains(c.err.String(), "no repository is recorded (drover repository add)") {
+			t.Errorf("%s: %s", command, c.err.String())
+		}
+	}
+}
+
 // TestRestoreListsOnlyIfItMust: a restore asks for one backup if only one repository can have it and enough digits are
 // given. If the answer is an error about the backup, the list explains it.
 func TestRestoreListsOnlyIfItMust(t *testing.T) {

@@ -152,6 +152,10 @@ func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.
 	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrInvalid) {
 		err = cmp.Or(incomplete, dataset.Errorf(dataset.ErrNotFound,
 			"no backup of a volume %q, and none with this ID (drover backup ls lists the backups)", ref))
+		if recorded, rerr := c.Repositories(ctx); rerr == nil && len(recorded) == 0 {
+			err = dataset.Errorf(dataset.ErrNotFound,
+				"no backup of a volume %q: no repository is recorded (drover repository add)", ref)
+		}
 	}
 	return b, err
 }
