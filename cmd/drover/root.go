@@ -88,6 +88,7 @@ doctor that needs attention, 2 wrong usage.`,
 	root.SetVersionTemplate("{{.DisplayName}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.FlagError(cmd, a.Args, err) })
 	serverFlags(a, root)
+	a.Annotate(root)
 	root.CompletionOptions.DisableDefaultCmd = true
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions))
 	cli.CompleteFlags(a, root)

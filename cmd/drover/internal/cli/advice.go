@@ -59,14 +59,14 @@ var advice = map[string]string{
 	"receive":   "use drover volume import SPEC --from - < FILE",
 	"replicate": replicasInProfile,
 	"encrypt":   encryptByProfile,
-	"metrics": "use curl --unix-socket /run/drover/drover.sock http://drover/metrics; for Prometheus, start the " +
-		"service with --metrics-listen 127.0.0.1:9469",
-	"log": serviceLog, "logs": serviceLog, "journal": serviceLog, "journalctl": serviceLog, "syslog": serviceLog,
+	"metrics":   readMetrics, // advise replaces the socket by the one in use
+	"log":       serviceLog, "logs": serviceLog, "journal": serviceLog, "journalctl": serviceLog, "syslog": serviceLog,
 	"volume log": serviceLog, "volume logs": serviceLog,
 
 	"service": services, "services": services, "systemctl": services,
 	"image": onlyVolumes, "images": onlyVolumes, "container": onlyVolumes, "containers": onlyVolumes,
 	"network": onlyVolumes, "networks": onlyVolumes, "pod": onlyVolumes, "pods": onlyVolumes,
+	"deployments": onlyVolumes, "statefulsets": onlyVolumes, "namespaces": onlyVolumes,
 	"cat": readFile, "volume cat": readFile, "volume files": readFile,
 	"unlock": unlockVolume, "volume unlock": unlockVolume,
 	"sched-policy": scheduleInProfile, "volume sched-policy": scheduleInProfile,
@@ -236,6 +236,10 @@ var advice = map[string]string{
 	"volume import -i":             "use drover volume import SPEC --from - < FILE",
 }
 
+// readMetrics is the advice for a user who looks for the metrics.
+const readMetrics = "use curl --unix-socket " + defaultSocket + " http://drover/metrics; for Prometheus, start the " +
+	"service with --metrics-listen 127.0.0.1:9469"
+
 // services is the advice for a user who looks for the services of a host.
 const services = "systemctl status 'drover*' shows the services of this host, and drover status what they report"
 
@@ -339,7 +343,38 @@ func advise(cmd *cobra.Command, word string) string {
 		word = CommandName(cmd) + " " + word
 	}
 	word = strings.ToLower(word)
-	return orElse(advice[word], orElse(foreignAdvice[word], backupAdvice[word]))
+	text := orElse(advice[word], orElse(foreignAdvice[word], backupAdvice[word]))
+	if text == readMetrics {
+		quoted := strings.TrimSpace(shellLine([]string{"", socketOf(cmd.Root())}))
+		return strings.Replace(text, defaultSocket, quoted, 1)
+	}
+	return text
+}
+
+// isOfKubectl reports whether a word after get or describe names a kind of kubectl that Drover does not have. It must
+// be a plural, because a singular may be the name of a volume.
+func isOfKubectl(word string) bool {
+	return advice[strings.ToLower(word)] == onlyVolumes && strings.HasSuffix(word, "s")
+}
+
+// copyAdvice returns how files are copied if one of the arguments of clone is a path, as in cp db:/file FILE. If none
+// is, it returns "".
+func copyAdvice(args []string) string {
+	for _, arg := range args {
+		if strings.ContainsAny(arg, ":/") {
+			return "clone copies a whole volume; for files, use docker cp CONTAINER:/PATH FILE with a container of " +
+				"the volume, or drover volume export NAME -o FILE"
+		}
+	}
+	return ""
+}
+
+// RefusePaths fails with a usage error if one of the arguments of clone is a path. The error says how files are copied.
+func RefusePaths(cmd *cobra.Command, args []string) error {
+	if text := copyAdvice(args); text != "" {
+		return UsageError(cmd, "%s", text)
+	}
+	return nil
 }
 
 // argumentAdvice returns what to type instead of a command with a wrong number of arguments, or "".
@@ -356,6 +391,8 @@ func argumentAdvice(cmd *cobra.Command, args []string) string {
 	switch name := CommandName(cmd); {
 	case name == "volume move" && len(args) < 2:
 		return "to move a project of Docker Compose into volumes of Drover: drover adopt-project PROJECT"
+	case name == "clone" && copyAdvice(args) != "":
+		return copyAdvice(args)
 	case name == "clone" && len(args) == 3 && (args[0] == "create" || args[0] == "volume" || args[0] == "snapshot"):
 		return use(args[1:]...)
 	case name == "clone" && len(args) == 3:

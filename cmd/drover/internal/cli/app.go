@@ -23,7 +23,9 @@ import (
 )
 
 // DefaultEndpoint is the address of the API when neither --api nor DROVER_API names one.
-const DefaultEndpoint = "unix:///run/drover/drover.sock"
+const DefaultEndpoint = "unix://" + defaultSocket
+
+const defaultSocket = "/run/drover/drover.sock"
 
 // Remote is the part of the API that the commands use.
 type Remote interface {
@@ -99,6 +101,27 @@ func (a *App) Address() string {
 		}
 	}
 	return DefaultEndpoint
+}
+
+// annotationAPI is the annotation of the root command with the value of DROVER_API.
+const annotationAPI = "drover-api"
+
+// Annotate records in the root command what the error about an unknown word needs of the environment.
+func (a *App) Annotate(root *cobra.Command) {
+	root.Annotations = map[string]string{annotationAPI: a.Getenv("DROVER_API")}
+}
+
+// socketOf returns the socket of the API in use: that of --api, else of DROVER_API. If that is no socket, it returns
+// the default.
+func socketOf(root *cobra.Command) string {
+	endpoint := root.Annotations[annotationAPI]
+	if f := root.PersistentFlags().Lookup("api"); f != nil {
+		endpoint = orElse(f.Value.String(), endpoint)
+	}
+	if path, ok := strings.CutPrefix(endpoint, "unix://"); ok && path != "" && !strings.Contains(path, ",") {
+		return path
+	}
+	return defaultSocket
 }
 
 // Connect returns a client of the API at Address.

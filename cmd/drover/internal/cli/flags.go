@@ -46,7 +46,7 @@ func FlagError(cmd *cobra.Command, words []string, err error) error {
 		if line := correctedLine(cmd, words); line != "" {
 			return UsageError(cmd, "unknown flag: --%s (%s)", name, line)
 		}
-		return UsageError(cmd, "unknown flag: --%s%s", name, guess(dataset.Nearest(name, flagNames(cmd))))
+		return UsageError(cmd, "unknown flag: --%s%s", name, guess(nearestFlag(name, flagNames(cmd))))
 	case errors.As(err, &value) && value.GetFlag().Name == "output" && advise(cmd, "-o") != "":
 		return UsageError(cmd, "-o %q: not an output format (%s)", dataset.Clip(value.GetValue()), advise(cmd, "-o"))
 	case errors.As(err, &value):
@@ -95,6 +95,16 @@ func valueError(cmd *cobra.Command, err *pflag.InvalidValueError) error {
 		want = "a number, such as 1.5, or 0 for no limit"
 	}
 	return UsageError(cmd, "--%s %q: expected %s", err.GetFlag().Name, err.GetValue(), want)
+}
+
+// nearestFlag returns the flag that the user may mean by name: the only one that begins with it, or the most similar
+// one. If there is none, it returns "".
+func nearestFlag(name string, flags []string) string {
+	longer := slices.DeleteFunc(slices.Clone(flags), func(f string) bool { return !strings.HasPrefix(f, name) })
+	if len(name) > 1 && len(longer) == 1 {
+		return longer[0]
+	}
+	return dataset.Nearest(name, flags)
 }
 
 func flagNames(cmd *cobra.Command) (names []string) {

@@ -43,6 +43,12 @@ var foreignAdvice = map[string]string{
 	"volume recover":         recoverVolume,
 	"conflict":               "use drover volume superseded ls",
 	"conflicts":              "use drover volume superseded ls",
+	"holds":                  "use drover volume inspect NAME for the users of a volume, or drover snapshot ls VOLUME",
+	"find":                   "use drover volume ls --filter name='*TEXT*', or drover snapshot ls",
+	"context":                chooseServer,
+	"contexts":               chooseServer,
+	"scale":                  "use drover volume resize NAME SIZE; " + replicasInProfile,
+	"whoami":                 whoIsMeant,
 	"volume expire":          trashTime,
 	"trash expire":           trashTime,
 	"trash set":              trashTime,
@@ -120,6 +126,13 @@ var foreignAdvice = map[string]string{
 	"volume discard":         "use drover volume superseded ls, or drover volume rm --dry-run NAME",
 	"discard":                "use drover volume superseded ls, or drover volume rm --dry-run NAME",
 }
+
+// chooseServer is the advice for a user who wants to use another server.
+const chooseServer = "--api ADDRESS or DROVER_API names the server, and drover version shows which one responds"
+
+// whoIsMeant is the advice for a user who wants to know the name under which the server knows the caller.
+const whoIsMeant = "the server knows you as your user on this host or, over https, as the person in the certificate " +
+	"DROVER_CERT; drover events shows who made each change"
 
 // replaceDisk is the advice for a user whose disk failed.
 const replaceDisk = "drover status has the next command for a pool without its disk, and drover pool create makes a " +

@@ -159,8 +159,11 @@ func rootWords(root *cobra.Command, words []string) []string {
 		}
 		noun, _ := nounOf(root, words[1])
 		name := foreignNouns[strings.ToLower(words[1])]
-		if name != "" && (words[0] == "get" || words[0] == "describe") {
+		switch reads := words[0] == "get" || words[0] == "describe"; {
+		case reads && name != "":
 			noun = childOf(root, name)
+		case reads && isOfKubectl(words[1]):
+			return words[1:2] // no command: the error has the advice
 		}
 		if noun != nil {
 			rest := words[2:]

@@ -104,6 +104,7 @@ version cannot be read, the others are listed, and the command fails.`,
 // listRemotes runs drover repository ls with the flags of a command line.
 func listRemotes(a *cli.App, typed *cobra.Command) (err error) {
 	list := repositories.ListCommand(a)
+	list.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: typed.CommandPath()} // for usage errors
 	set := func(name, value string) {
 		if serr := list.Flags().Set(name, value); serr != nil && err == nil {
 			err = cli.UsageError(typed, "--%s applies only to the versions in a remote: drover remote ls REMOTE", name)

@@ -36,6 +36,9 @@ drover volume export SOURCE | drover volume import NEW@PROFILE --from -.`,
 		if _, help := opts["help"]; help {
 			return printOptionHelp(a, cmd)
 		}
+		if err := cli.RefusePaths(cmd, args); err != nil {
+			return err
+		}
 		if _, twice := opts["from"]; twice {
 			return cli.UsageError(cmd, "unexpected option from: the source is SOURCE, %q", args[0])
 		}
