@@ -157,6 +157,30 @@ func TestFilterWithTypingError(t *testing.T) {
 	}
 }
 
+// TestFilterByNameWithoutVolumes: the list is empty without a note if the node, pool or profile exists and has no
+// volumes.
+func TestFilterByNameWithoutVolumes(t *testing.T) {
+	w := theWorld()
+	idle, unused := w.nodes[0], w.profiles[0]
+	idle.ID[15]++
+	idle.Name, unused.Name = "host-b", "golf"
+	w.nodes, w.profiles = append(w.nodes, idle), append(w.profiles, unused)
+	for filter, want := range map[string]string{
+		"node=host-b":  "",
+		"node=HOST-B":  "",
+		"pool=plain":   "",
+		"profile=golf": "",
+		"node=host-c":  `drover: nothing has node "host-c"; did you mean host-a?` + "\n",
+		"pool=plane":   `drover: nothing has pool "plane" (present: default)` + "\n",
+	} {
+		c := newConsole(w)
+		if code := c.run(t, "volume", "ls", "-q", "--filter", filter); code != 0 || c.err.String() != want ||
+			c.out.String() != "" {
+			t.Errorf("%s: exit %d, %q, %q, want %q", filter, code, c.out.String(), c.err.String(), want)
+		}
+	}
+}
+
 // TestInspectNamesNewerProfile: the form says that the profile has a newer revision, and how the volume gets it.
 func TestInspectNamesNewerProfile(t *testing.T) {
 	w := theWorld()

@@ -1,6 +1,7 @@
 package listing
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -165,6 +167,48 @@ func (f filter) nearMiss(k keys, rows [][]string) string {
 		return ""
 	}
 	return fmt.Sprintf("nothing has %s %q%s", f.key, dataset.Clip(f.value), hint)
+}
+
+// A miss is a filter that seems to have a typing error, and the note about it.
+type miss struct {
+	filter
+	note string
+}
+
+// exists reports whether the value of the filter names a node, pool or profile that exists. Then the list is empty
+// because the node, pool or profile has no such items. exists asks the server only for these keys. If the server cannot
+// answer, exists returns false.
+func (m miss) exists(ctx context.Context, a *cli.App) bool {
+	key := strings.ToLower(m.key)
+	if key != "node" && key != "pool" && key != "profile" {
+		return false
+	}
+	c, err := a.Connect()
+	if err != nil {
+		return false
+	}
+	var names []string
+	switch key {
+	case "node":
+		var nodes []api.Node
+		nodes, err = c.NodeList(ctx, "")
+		for _, n := range nodes {
+			names = append(names, n.Name)
+		}
+	case "pool":
+		var pools []api.Pool
+		pools, err = c.Pools(ctx)
+		for _, p := range pools {
+			names = append(names, p.Name)
+		}
+	case "profile":
+		var profiles []api.ListedProfile
+		profiles, err = c.Profiles(ctx)
+		for _, p := range profiles {
+			names = append(names, p.Name)
+		}
+	}
+	return err == nil && slices.ContainsFunc(names, func(name string) bool { return matchText(m.value, name) })
 }
 
 // fewValues is the number of values that a note lists at most.

@@ -250,12 +250,14 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 	if items, err = l.selectLabels(a, cmd, labels, items); err != nil {
 		return err
 	}
-	items, notes, err := l.selectAndSort(keys, filters, key, descending, items)
+	items, misses, err := l.selectAndSort(keys, filters, key, descending, items)
 	if err != nil {
 		return err
 	}
-	for _, note := range notes {
-		cli.PrintError(a.ErrOut, errors.New(note))
+	for _, miss := range misses {
+		if !miss.exists(cmd.Context(), a) {
+			cli.PrintError(a.ErrOut, errors.New(miss.note))
+		}
 	}
 	return l.print(a, o, text, items)
 }
@@ -303,10 +305,10 @@ func (l List[T]) selectLabels(a *cli.App, cmd *cobra.Command, labels []filter, i
 	}), nil
 }
 
-// selectAndSort returns the items that match all filters, sorted by a key unless it is empty, and notes about filters
-// that seem to have a typing error. It only computes the cells and fields of items if there is a filter or a key.
+// selectAndSort returns the items that match all filters, sorted by a key unless it is empty, and the filters that seem
+// to have a typing error. It only computes the cells and fields of items if there is a filter or a key.
 func (l List[T]) selectAndSort(
-	keys keys, filters []filter, key string, descending bool, items []T) (selected []T, notes []string, err error) {
+	keys keys, filters []filter, key string, descending bool, items []T) (selected []T, misses []miss, err error) {
 	if len(filters) == 0 && key == "" {
 		return items, nil, nil
 	}
@@ -330,10 +332,10 @@ func (l List[T]) selectAndSort(
 	}
 	for _, f := range filters {
 		if note := f.nearMiss(keys, all); note != "" && len(rows) == 0 {
-			notes = append(notes, note)
+			misses = append(misses, miss{f, note})
 		}
 	}
-	return items, notes, nil
+	return items, misses, nil
 }
 
 // table returns the table of items, with the columns of -o wide if wide is set.
