@@ -181,6 +181,34 @@ func TestFilterByNameWithoutVolumes(t *testing.T) {
 	}
 }
 
+// TestInspectTemplatePrintsColumns: in a template, a field that is an object is the column of the list, and its fields
+// and the other fields are those of -o json.
+func TestInspectTemplatePrintsColumns(t *testing.T) {
+	for _, text := range []string{"{{.Status}}", "{{.Profile}}", "{{.Status | upper}}"} {
+		inspect, ls := newConsole(theWorld()), newConsole(theWorld())
+		if code := inspect.run(t, "volume", "inspect", "db", "-o", "template="+text); code != 0 {
+			t.Errorf("%s: exit %d, %s", text, code, inspect.err.String())
+		}
+		if code := ls.run(t, "volume", "ls", "--filter", "name=db", "-o", "template="+text); code != 0 {
+			t.Errorf("%s: exit %d, %s", text, code, ls.err.String())
+		}
+		if got, want := inspect.out.String(), ls.out.String(); got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+	c := newConsole(theWorld())
+	const text = "{{.Name}} {{.Size}} {{.status.mounted}} {{.Profile.Name}}"
+	code := c.run(t, "volume", "inspect", "db", "-o", "template="+text)
+	if want := "db 21474836480 true gold\n"; code != 0 || c.out.String() != want {
+		t.Errorf("exit %d, %q, want %q: %s", code, c.out.String(), want, c.err.String())
+	}
+	c = newConsole(theWorld())
+	code = c.run(t, "volume", "inspect", "db", "-o", "template={{.Status}}")
+	if want := "in use by 2\n"; code != 0 || c.out.String() != want {
+		t.Errorf("exit %d, %q, want %q: %s", code, c.out.String(), want, c.err.String())
+	}
+}
+
 // TestInspectNamesNewerProfile: the form says that the profile has a newer revision, and how the volume gets it.
 func TestInspectNamesNewerProfile(t *testing.T) {
 	w := theWorld()

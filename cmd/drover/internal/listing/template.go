@@ -50,6 +50,34 @@ func Template[T any](cmd *cobra.Command, text string) (func(T) (string, error), 
 	return func(item T) (string, error) { return t.line(item, nil) }, nil
 }
 
+// Template is Template for a command that shows the items of the list in detail. A field that is an object, such as
+// .Status, prints the column of its name, as in the list.
+func (l List[T]) Template(cmd *cobra.Command, text string) (func(T) (string, error), error) {
+	all := l.keys()
+	k := keys{schema: all.schema, columns: map[string]int{}}
+	var at []int // the positions of these columns in the table
+	for i, h := range all.headers {
+		if f := all.schema.fields[columnKey(h)]; f != nil && f.kind == object {
+			at = append(at, i)
+			k.addColumns([]string{h})
+		}
+	}
+	t, err := parseTemplate(cmd, k, format{formatTemplate, text})
+	if err != nil {
+		return nil, err
+	}
+	return func(item T) (string, error) {
+		var cells []string
+		if t.usesCells {
+			row := l.table([]T{item}, true).Cells()[0]
+			for _, i := range at {
+				cells = append(cells, row[i])
+			}
+		}
+		return t.line(item, cells)
+	}, nil
+}
+
 // parseTemplate parses the template of -o, and checks its fields. It returns nil for other formats. The error of a
 // template names the fields.
 func parseTemplate(cmd *cobra.Command, k keys, f format) (*itemTemplate, error) {

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
@@ -25,7 +24,7 @@ const newestShown = 5
 func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 	const use, short = "inspect NAME [NAME...]", "Show volumes in detail"
 	return cli.Inspect(a, use, short, cli.VolumeWords, cli.Inspected[api.Volume]{
-		Template: listing.Template[api.Volume],
+		Template: volumeList(a).Template,
 		Get: func(ctx context.Context, c cli.Remote, name string) (api.Volume, error) {
 			return c.Volume(ctx, name)
 		},

@@ -16,7 +16,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeLsCmd(a *cli.App) *cobra.Command {
+func newVolumeLsCmd(a *cli.App) *cobra.Command { return listing.New(a, volumeList(a)) }
+
+func volumeList(a *cli.App) listing.List[api.Volume] {
 	sortBy := map[string]string{"size": "size", "used": "status.used", "created": "created", "dataset": "id"}
 	whole := listing.List[api.Volume]{
 		Short: "List the volumes",
@@ -47,7 +49,7 @@ seconds old.`,
 			Header: c.Header, Cell: func(v api.Volume) string { return c.Cell(v.Summary()) },
 		})
 	}
-	return listing.New(a, whole)
+	return whole
 }
 
 // wideColumns are the columns that -o wide adds.
