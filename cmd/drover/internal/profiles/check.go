@@ -63,6 +63,11 @@ profile is checked when a volume is created.`,
 					return err
 				}
 			}
+			if p.Backup.To != "" {
+				if err := a.PrintLine("profile %s makes backups %s", p.Name, backupLine(p.Backup)); err != nil {
+					return err
+				}
+			}
 			if p.Failover.Auto {
 				if err := a.PrintLine("profile %s fails over: each node with its volumes or replicas needs the guard "+
 					"(systemctl enable --now drover-guard)", p.Name); err != nil {
