@@ -64,6 +64,10 @@ var scenarios = map[string]func(c *console){
 		rehearses(c)
 		c.fake.profiles[1].Encryption, c.fake.image = dataset.KeySource{}, 2*dataset.GiB+64*dataset.MiB
 	},
+	"wiped-scheduled": func(c *console) {
+		wiped(c)
+		c.fake.profiles[0].Backup.To, c.fake.profiles[1].Backup.To = "offsite", "nightly"
+	},
 	"wiped-image": func(c *console) {
 		wipedUnencrypted(c)
 		c.fake.image = 2*dataset.GiB + 64*dataset.MiB

@@ -107,7 +107,8 @@ func (v *Planner) allowBackups(t *record.Tx, op *dataset.Operation, what string)
 	return record.NeedFormat(t, need)
 }
 
-// chooseRepository returns the name of a repository that is recorded. If name is empty, it returns the only one.
+// chooseRepository returns the name of a repository that is recorded. If name is empty, it returns the only one that
+// does not belong to another cluster.
 func chooseRepository(t *record.Tx, name string) (string, error) {
 	if name != "" {
 		_, err := record.GetRepository(t, name)
@@ -116,6 +117,12 @@ func chooseRepository(t *record.Tx, name string) (string, error) {
 	all, err := record.ListAll[dataset.Repository](t, record.RepositoriesPrefix)
 	if err != nil {
 		return "", err
+	}
+	if len(all) > 1 {
+		own := slices.DeleteFunc(slices.Clone(all), dataset.Repository.OfOtherCluster)
+		if len(own) > 0 {
+			all = own
+		}
 	}
 	switch len(all) {
 	case 0:

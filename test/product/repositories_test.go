@@ -23,7 +23,7 @@ func TestRepositories(t *testing.T) {
 		return h.Exec(t, "repository", "add", name, at, "--password", "file:"+password)
 	}
 	wantOutput(t, add("offsite", secret), "made repository ", " at "+at+"\nadded repository offsite\n")
-	wantOutput(t, add("offsite", secret), "opened repository ", " at "+at+"\nadded repository offsite\n")
+	wantOutput(t, add("offsite", secret), "opened repository ", " at "+at+"\nrepository offsite was recorded already\n")
 	wantOutput(t, add("second", secret), "opened repository ", " at "+at+"\nadded repository second\n")
 	if got := h.Must(t, "repository", "ls", "-q"); got != "offsite\nsecond" {
 		t.Errorf("the repositories are %q", got)

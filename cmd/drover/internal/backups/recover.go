@@ -56,8 +56,9 @@ the volumes that are absent. drover operation cancel cancels a restore.
 
 --from is the name of a recorded repository, or a URL as for drover repository
 add. A repository that is not recorded is opened with --password and then
-recorded. None is made. --at uses the newest backups that are not later than a
-time, and fails for a volume that exists.
+recorded. Its name is --name, or else the one that the profiles back up to, or
+else the end of the URL. None is made. --at uses the newest backups that are not
+later than a time, and fails for a volume that exists.
 
 --rehearse restores the backups into temporary volumes, compares each file with
 the backup, removes the volumes, and reports how long that took and how old the
@@ -109,7 +110,7 @@ func (r *recovery) checkFlags(cmd *cobra.Command, volumes []string) error {
 func (r *recovery) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&r.from, "from", "", "name or URL of the `REPOSITORY`")
-	f.StringVar(&r.name, "name", "", "record the repository of the URL as `NAME` (default: the end of the URL)")
+	f.StringVar(&r.name, "name", "", "record the repository of the URL as `NAME`")
 	f.StringVar(&r.password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
 	f.StringVar(&r.credentials, "credentials-file", "", "`FILE` with S3 keys or a token, on each node")
 	f.StringVar(&r.at, "at", "", "use no backup later than `TIME`, or than so long ago, such as 2d")
@@ -235,7 +236,9 @@ func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error)
 	}
 	n := api.NewRepository{Name: r.name, URL: place, CredentialsFile: r.credentials}
 	if n.Name == "" {
-		n.Name = nameOf(place, recorded)
+		if n.Name, err = r.nameOf(ctx, c, place, recorded); err != nil {
+			return "", err
+		}
 	}
 	return n.Name, r.record(ctx, c, n)
 }
@@ -286,22 +289,38 @@ func (r *recovery) record(ctx context.Context, c cli.Remote, n api.NewRepository
 	return err
 }
 
-// defaultName is the name of a recorded repository if its URL does not end with a valid one.
+// defaultName is the name of a recorded repository if neither the profiles nor its URL give a name.
 const defaultName = "recovered"
 
-// nameOf returns a name for a repository: the last element of its URL if that is a valid name that no recorded
-// repository has, otherwise defaultName.
-func nameOf(url string, recorded []dataset.Repository) string {
-	name := path.Base(url)
-	if dataset.CheckRepositoryName(name) != nil {
-		return defaultName
+// nameOf returns a name for a repository: the one that the profiles back up to, if that is a single name and not
+// recorded, so that scheduled backups go on. Otherwise it is the last element of the URL, if that is a valid name that
+// no recorded repository has, or defaultName.
+func (r *recovery) nameOf(
+	ctx context.Context, c cli.Remote, url string, recorded []dataset.Repository,
+) (string, error) {
+	profiles, err := c.Profiles(ctx)
+	if err != nil {
+		return "", err
 	}
+	taken := map[string]bool{}
 	for _, known := range recorded {
-		if known.Name == name {
-			return defaultName
+		taken[known.Name] = true
+	}
+	wanted := map[string]bool{}
+	for _, p := range profiles {
+		if p.Backup.To != "" && !taken[p.Backup.To] {
+			wanted[p.Backup.To] = true
 		}
 	}
-	return name
+	if len(wanted) == 1 {
+		for name := range wanted {
+			return name, nil
+		}
+	}
+	if name := path.Base(url); dataset.CheckRepositoryName(name) == nil && !taken[name] {
+		return name, nil
+	}
+	return defaultName, nil
 }
 
 // noteUnconfirmed prints how many backups could be incomplete, because control does not know the operations that made

@@ -16,6 +16,7 @@ import (
 type added struct {
 	Repository dataset.Repository  `json:"repository"`
 	State      api.RepositoryState `json:"state"`
+	known      bool                // the repository was recorded before
 }
 
 // AddCommand makes drover repository add. Package remotes uses it, too.
@@ -99,6 +100,9 @@ func printAdded(a *cli.App, kind string, result added) error {
 	if err := a.PrintLine("%s repository %s at %s", did, idOf(result.State), result.Repository.URL); err != nil {
 		return err
 	}
+	if result.known {
+		return a.PrintLine("%s %s was recorded already", kind, result.Repository.Name)
+	}
 	return a.PrintLine("added %s %s", kind, result.Repository.Name)
 }
 
@@ -113,10 +117,11 @@ func add(ctx context.Context, c cli.Remote, n api.NewRepository) (added, error) 
 	case err != nil && !errors.Is(err, dataset.ErrNotFound):
 		return added{}, err
 	}
-	state, err := c.CheckRepository(ctx, api.RepositoryCheck{New: &n, Init: err != nil})
+	isKnown := err == nil
+	state, err := c.CheckRepository(ctx, api.RepositoryCheck{New: &n, Init: !isKnown})
 	if err != nil {
 		return added{}, err
 	}
 	recorded, err := c.AddRepository(ctx, n)
-	return added{recorded, state}, err
+	return added{recorded, state, isKnown}, err
 }
