@@ -201,7 +201,9 @@ type Imager interface {
 	// the last call, for example after a crash, it replaces all files.
 	//
 	// The segments are no dataset: List does not show them, and Delete of id removes them. They take the space of the
-	// blocks in which they differ from the head.
+	// blocks in which they differ from the head. If the pool is nearly full, Reap removes the segments
+	// of all datasets whose segments are released. The next call of Segments makes all of them. The caller releases the
+	// segments when it has read them.
 	//
 	// Segments must not be called for one dataset at the same time. ErrUnsupported: the dataset is encrypted, or the
 	// pool does not share blocks. ErrNoSpace: the pool is nearly full.
@@ -238,6 +240,8 @@ type SegmentedImage struct {
 	// dataset if a resize of it has not ended.
 	Size       dataset.Size
 	Filesystem string // in the image
+	// Release allows Reap to remove the segments. It is called once. It is nil if Segments has failed.
+	Release func()
 }
 
 // SegmentSize is the size of a segment in bytes. The last segment of an image can be shorter.

@@ -295,6 +295,7 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	if err != nil {
 		return b, s, err
 	}
+	defer image.end()
 	steps.At("backup.mounted")
 	record := newRecord(d, op.Snapshot, taken, c.deps.NodeName, c.deps.Version)
 	if image != nil {

@@ -26,7 +26,7 @@ func modeOf(op dataset.Operation, d dataset.Dataset) dataset.BackupMode {
 }
 
 // present makes the clone of an operation visible in the folder that restic reads. It returns the name of the top
-// folder, and the description of the image, or nil if the folder has the files.
+// folder, and the description of the image, or nil if the folder has the files. The caller releases the image.
 func (c *Creator) present(ctx context.Context, op dataset.Operation, d dataset.Dataset, pool backends.Pool,
 	clone uuid.UUID) (name string, image *Image, err error) {
 	dir := c.folder(d.ID)
@@ -46,15 +46,17 @@ func (c *Creator) present(ctx context.Context, op dataset.Operation, d dataset.D
 		return "", nil, err
 	}
 	path := filepath.Join(dir, ImageName)
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return "", nil, err
+	err = os.MkdirAll(path, 0o700)
+	if err == nil {
+		err = bindReadOnly(segments.Dir, path)
 	}
-	if err := bindReadOnly(segments.Dir, path); err != nil {
+	if err != nil {
+		segments.Release()
 		return "", nil, err
 	}
 	return ImageName, &Image{
 		Bytes: segments.Bytes, SegmentSize: backends.SegmentSize, Segments: segments.Count,
-		size: segments.Size, filesystem: segments.Filesystem,
+		size: segments.Size, filesystem: segments.Filesystem, release: segments.Release,
 	}, nil
 }
 
@@ -76,6 +78,13 @@ func bindReadOnly(folder, path string) (err error) {
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
 	return mount.Bind(source, path, mount.BindFlags{ReadOnly: true, NoDev: true, Inert: true})
+}
+
+// end releases the segments after the backup. It does nothing for a backup of files.
+func (i *Image) end() {
+	if i != nil {
+		i.release()
+	}
 }
 
 // checkStored fails if restic has stored another number of files than the segments of the image and the record: then

@@ -61,6 +61,8 @@ type Image struct {
 	// Size and Filesystem of the Record of a new backup: see backends.SegmentedImage.
 	size       dataset.Size
 	filesystem string
+	// release allows the pool to remove the segments. It is nil unless the image is being backed up.
+	release func()
 }
 
 // RecordedProfile names the profile of a volume at the time of its backup.

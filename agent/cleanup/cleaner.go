@@ -139,7 +139,7 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 		}
 	}
 	if n > 0 {
-		log.WithField("count", n).Info("cleaned up what a crash left")
+		log.WithField("count", n).Info("cleaned up the pool")
 	}
 }
 

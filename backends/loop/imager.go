@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/backends/loop/segments"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/claims"
 	"github.com/droverhq/drover/internal/linux/mkfs"
 )
 
@@ -29,6 +30,7 @@ type imager struct {
 	catalog  *catalog
 	images   *imagefile.Images
 	attacher *attach.Attacher
+	backups  *claims.Claims // of the datasets whose segments are not released
 	step     func(string)
 }
 
@@ -38,13 +40,16 @@ var _ backends.Imager = (*Pool)(nil)
 // segments.
 func (m *imager) Segments(ctx context.Context, id, clone uuid.UUID) (backends.SegmentedImage, error) {
 	var out backends.SegmentedImage
+	release := m.backups.Use(id)
 	err := m.catalog.withDataset(clone, func(dir folder.Dir) (err error) {
 		out, err = m.update(ctx, dir, id)
 		return err
 	})
 	if err != nil {
+		release()
 		return out, fmt.Errorf("divide the image of dataset %s into segments: %w", id, err)
 	}
+	out.Release = release
 	return out, nil
 }
 
@@ -241,11 +246,18 @@ func (m *imager) checkFilesystem(dir folder.Dir, image *os.File, want string) er
 }
 
 // reap removes the segments of datasets that the pool does not have, or has only as copies, and the folders of
-// interrupted builds.
+// interrupted builds. If the pool is nearly full, it removes the segments of all datasets, except those that a backup
+// reads. They are only a cache, and keep the blocks of the last backup.
 func (m *imager) reap(root folder.Dir) (count int, err error) {
 	entries, err := root.Entries(layout.Segments)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
+	}
+	isFull := false
+	if free, size, serr := layout.Space(root); serr != nil {
+		err = errors.Join(err, serr)
+	} else {
+		isFull = backends.CheckRoom(m.dir.name, free, size) != nil
 	}
 	for _, e := range entries {
 		name, building := strings.CutSuffix(e.Name(), buildSuffix)
@@ -257,7 +269,7 @@ func (m *imager) reap(root folder.Dir) (count int, err error) {
 		if !ok {
 			continue
 		}
-		if building || m.isAbsent(root, id) {
+		if building || m.isAbsent(root, id) || isFull && m.isReleased(id) {
 			if rerr := m.remove(root, e.Name()); rerr != nil {
 				err = errors.Join(err, rerr)
 			} else {
@@ -288,4 +300,14 @@ func (m *imager) isAbsent(root folder.Dir, id uuid.UUID) bool {
 		_ = dir.Close()
 	}
 	return err == nil && place == layout.Copies || errors.Is(err, dataset.ErrNotFound)
+}
+
+// isReleased reports whether no backup reads the segments of a dataset. Segments cannot begin meanwhile, because the
+// caller has claimed the dataset for the reaper: see update.
+func (m *imager) isReleased(id uuid.UUID) bool {
+	release, ok := m.backups.Reap(id)
+	if ok {
+		release()
+	}
+	return ok
 }

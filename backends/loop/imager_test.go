@@ -30,6 +30,7 @@ func (f *fixture) divide(d dataset.Dataset, src dataset.Source) backends.Segment
 	defer func() { f.must(f.Delete(f.Context(), clone.ID)) }()
 	is, err := f.Segments(f.Context(), d.ID, clone.ID)
 	f.must(err)
+	is.Release()
 	image, err := os.Open(f.folderOf(clone).Path(f.layout.Image(layout.Head)))
 	f.must(err)
 	defer image.Close()
@@ -331,6 +332,89 @@ func TestReapRemovesSegments(t *testing.T) {
 		remains, err := f.Clear(t.Context())
 		if err != nil || remains != "" {
 			t.Errorf("the pool is not removed: %s, %v", remains, err)
+		}
+	})
+}
+
+// fillNearly enlarges a file on the disk of the pool until the pool is nearly full.
+func (f *fixture) fillNearly(ballast *os.File) {
+	f.Helper()
+	for step := int64(32 << 20); ; {
+		st := f.Status(f.Context())
+		if backends.CheckRoom("test", st.Free, st.Size) != nil {
+			return
+		}
+		info, err := ballast.Stat()
+		f.must(err)
+		err = unix.Fallocate(int(ballast.Fd()), 0, info.Size(), step)
+		if errors.Is(err, unix.ENOSPC) && step > 64<<10 {
+			step /= 2
+			continue
+		}
+		f.must(err)
+	}
+}
+
+// Reap of a nearly full pool removes the segments of datasets, except those that a backup reads. The next backup makes
+// all of them again.
+func TestReapOfFullPoolDropsSegments(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		none := func(uuid.UUID) bool { return false }
+		reap := func(want int, when string) {
+			f.Helper()
+			if n, err := f.Reap(f.Context(), none); n != want || err != nil {
+				f.Errorf("%s: removed %d, want %d, %v", when, n, want, err)
+			}
+		}
+		exist := func(is backends.SegmentedImage) bool {
+			_, err := os.Stat(is.Dir)
+			return err == nil
+		}
+		d, read := newDataset(xfs), newDataset(xfs)
+		for _, ds := range []dataset.Dataset{d, read} {
+			f.create(ds)
+			f.put(ds.ID, "file", noise(60<<20))
+		}
+		is := f.divide(d, head0(d))
+		clone := read
+		clone.ID = uuid.New()
+		f.clone(clone, head0(read))
+		backup, err := f.Segments(f.Context(), read.ID, clone.ID)
+		f.must(err)
+		f.must(f.Delete(f.Context(), clone.ID))
+		f.put(d.ID, "file", noise(60<<20)) // only the segments have the former content now
+		reap(0, "with room")
+
+		ballast, err := os.Create(filepath.Join(f.disk, "ballast"))
+		f.must(err)
+		defer ballast.Close()
+		f.fillNearly(ballast)
+		if !exist(is) || !exist(backup) {
+			t.Fatal("the segments are absent before the pool is full")
+		}
+		before := f.Status(f.Context()).Free
+		reap(1, "nearly full")
+		if exist(is) || !exist(backup) {
+			t.Errorf("the released segments exist: %t, those that a backup reads: %t", exist(is), exist(backup))
+		}
+		f.eventually("the segments free their blocks", func() bool {
+			f.must(unix.Syncfs(int(ballast.Fd()))) // btrfs frees blocks at its next commit
+			return f.Status(f.Context()).Free > before+20*dataset.MiB
+		})
+		f.fillNearly(ballast)
+		backup.Release()
+		reap(1, "after the backup")
+		reap(0, "again")
+
+		f.must(ballast.Truncate(0))
+		f.eventually("the pool has room again", func() bool {
+			f.must(unix.Syncfs(int(ballast.Fd())))
+			return f.Status(f.Context()).Free > before+100*dataset.MiB
+		})
+		for _, ds := range []dataset.Dataset{d, read} {
+			if all := f.divide(ds, head0(ds)); all.Changed != int(all.Count) {
+				t.Errorf("after they were removed %+v", all)
+			}
 		}
 	})
 }

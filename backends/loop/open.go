@@ -180,7 +180,8 @@ func (p *Pool) assemble(direct bool, keys backends.Keys) {
 	p.rewriter = &rewriter{pool: name, layout: lay, images: p.images, heads: p.heads, step: p.step}
 	p.sender = transfer.NewSender(name, lay, p.images)
 	p.imager = &imager{
-		dir: p.dir, layout: lay, catalog: p.catalog, images: p.images, attacher: p.attacher, step: p.step,
+		dir: p.dir, layout: lay, catalog: p.catalog, images: p.images, attacher: p.attacher,
+		backups: &p.backend.backups, step: p.step,
 	}
 }
 
