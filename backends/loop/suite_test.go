@@ -55,6 +55,7 @@ func asWithout() []string {
 		"StreamsAreReproducible", "CopyIsUpdated", "InterruptedStreamResumes", "DamagedStreamIsRefused",
 		"CopyHasNoHead",
 		"SupersededHeadIsKept", "MovingDatasetStaysVisible", "RootIsEmptyAndOwned", "RetryReplacesRecord",
+		"SegmentsEqualImage", "OnlyChangedSegmentsAreReplaced", "ImageIsBuiltOfSegments", "DroppedSegmentsAreMadeAgain",
 	}
 }
 
