@@ -274,7 +274,9 @@ func TestRequestsAtOnce(t *testing.T) {
 	w.want(503, "GET", "/ann/config", "ann", secret)
 	w.clock.Advance(time.Hour)
 	w.want(503, "GET", "/ann/config", "ann", secret)
-	w.grants[1].SecretHash = w.grants[0].SecretHash
+	list := slices.Clone(w.grants)
+	list[1].SecretHash = list[0].SecretHash
+	w.set(list...)
 	w.want(200, "GET", "/bob/config", "bob", secret)
 }
 

@@ -273,6 +273,30 @@ func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 	}
 }
 
+// restic 0.14 can crash after SIGINT, and leaves its lock. It is removed at once, because other nodes cannot remove it.
+func TestLockOfACrashedRunIsRemoved(t *testing.T) {
+	const own, ended = "node-0123456789abcdef", 1<<22 + 1
+	const crash = "signal interrupt received, cleaning up\n" +
+		"panic: runtime error: invalid memory address or nil pointer dereference\n\ngoroutine 99 [running]:\n"
+	for stderr, want := range map[string]string{
+		crash:                        "check list cat unlock",
+		"Fatal: no panic: goroutine": "check",
+	} {
+		commands := fake(t, fmt.Sprintf("[ $1 = unlock ] && exit\n[ $1 = list ] && echo %s && exit\n"+
+			`[ $1 = cat ] && echo '{"time":"%s","hostname":"%s","pid":%d}' && exit`+"\n"+"echo '%s' >&2; exit 2\n",
+			strings.Repeat("5f", 32), time.Now().Format(time.RFC3339Nano), own, ended, stderr))
+		o := options(t)
+		write(t, filepath.Join(o.CacheDir, "lock-host"), own)
+		if err := open(t, o).Check(t.Context(), 0); err == nil {
+			t.Errorf("%q: no error", stderr)
+		}
+		got, err := os.ReadFile(commands)
+		if err != nil || strings.Join(strings.Fields(string(got)), " ") != want {
+			t.Errorf("%q: got the commands %q, %v, want %s", stderr, got, err, want)
+		}
+	}
+}
+
 // leaveLock runs restic with a host name, and kills it when it has made its lock.
 func leaveLock(t *testing.T, o restic.Options, host string) {
 	t.Helper()

@@ -23,6 +23,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/droverhq/drover/dataset"
@@ -143,9 +144,16 @@ func (r *Repository) json(ctx context.Context, c command, into any, args ...stri
 const maxOutput = 64 << 20
 
 // run runs restic. If another run of this node that was killed left its lock in the repository, run removes the lock,
-// and runs restic again.
+// and runs restic again. If restic itself crashes, run removes the lock that it left.
 func (r *Repository) run(ctx context.Context, c command, args ...string) (run.Result, error) {
 	res, err := r.runOnce(ctx, c, args...)
+	if err != nil && crashed(res.Stderr) {
+		later, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
+		defer cancel()
+		// If this fails, the next run of this node that finds the lock removes it. What ended this run is reported.
+		_, _ = r.removeEndedLocks(later)
+		return res, err
+	}
 	if !errors.Is(err, dataset.ErrInUse) || !r.ownerEnded(res.Stderr) {
 		return res, err
 	}
@@ -153,6 +161,14 @@ func (r *Repository) run(ctx context.Context, c command, args ...string) (run.Re
 		return res, errors.Join(err, uerr)
 	}
 	return r.runOnce(ctx, c, args...)
+}
+
+// crashed reports whether restic ended with a Go trace. Version 0.14 can do that after SIGINT, in tree_saver.go of its
+// archiver. It then leaves its lock, which no other node can remove for half an hour.
+func crashed(stderr []byte) bool {
+	text := "\n" + string(stderr)
+	return (strings.Contains(text, "\npanic: ") || strings.Contains(text, "\nfatal error: ")) &&
+		strings.Contains(text, "\ngoroutine ")
 }
 
 func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (run.Result, error) {

@@ -34,11 +34,18 @@ type world struct {
 	*testing.T
 	dir    string
 	clock  *clock.Fake
+	mu     sync.Mutex // guards access while restic runs
 	access restserver.Access
 	// directory is the served directory.
 	directory *restserver.Directory
 	url       string
 	failed    func(error) // is called with an error of Serve; fails the test by default
+}
+
+func (w *world) setPush(may bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.access.Push = may
 }
 
 func serve(t *testing.T, a restserver.Access) *world {
@@ -48,7 +55,10 @@ func serve(t *testing.T, a restserver.Access) *world {
 	restictest.Make(t, w.dir, password)
 	w.directory = restserver.Open(w.dir, w.clock, restserver.NewUploads("me"))
 	s := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
-		if err := w.directory.Serve(out, r, strings.TrimPrefix(r.URL.Path, "/"), w.access); err != nil {
+		w.mu.Lock()
+		a := w.access
+		w.mu.Unlock()
+		if err := w.directory.Serve(out, r, strings.TrimPrefix(r.URL.Path, "/"), a); err != nil {
 			w.failed(err)
 		}
 	}))
@@ -536,14 +546,14 @@ func TestRestic(t *testing.T) {
 	}
 	must("backup", src)
 	must("backup", src, "--tag=second")
-	w.access.Push = false
+	w.setPush(false)
 	target := t.TempDir()
 	must("restore", "latest", "--target", target)
 	if got, err := os.ReadFile(filepath.Join(target, src, "file")); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("the restored file differs: %v", err)
 	}
 	must("check", "--read-data")
-	w.access.Push = true
+	w.setPush(true)
 	must("forget", strings.Fields(must("snapshots", "--tag=second", "--compact"))[5])
 	if got := must("snapshots", "--compact"); !strings.Contains(got, "1 snapshots") {
 		t.Errorf("got %s", got)
