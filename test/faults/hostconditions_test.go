@@ -73,7 +73,7 @@ func hostConditions(near string, far *disk) []condition {
 		},
 		{
 			name: "scheduled snapshot failed", level: "warning", subject: "operation ", text: "snapshot of nightly failed",
-			fix: "drover operation inspect ",
+			fix: "drover df",
 			cause: func(t *testing.T, w *world) {
 				w.reload(t, profiles+`  nightly: {snapshots: {schedule: "* * * * *", keep: {last: 1}}, on_delete: purge}`)
 				host.Await(t, "the volume is created", func() error {

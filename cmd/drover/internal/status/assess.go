@@ -369,13 +369,35 @@ func (f *collector) operations(c Cluster, now time.Time) {
 		if op.Problem != nil {
 			reason = op.Problem.Message
 		}
-		inspect := "drover operation inspect " + op.ID.String()
-		if op.Kind == dataset.OpBackup && op.Scheduled && f.explainBackup(op.Volume, inspect) {
+		fix := remedy(op)
+		if op.Kind == dataset.OpBackup && op.Scheduled && f.explainBackup(op.Volume, fix) {
 			continue
 		}
-		f.add(findings.Warning, "operation "+op.ID.String(), inspect,
+		f.add(findings.Warning, "operation "+op.ID.String(), fix,
 			"%s of %s failed %s: %s", op.Action(), cli.ShortName(op.Volume), show.Ago(now, op.Created), reason)
 	}
+}
+
+// remedy returns the next command after an operation failed: it examines the repository or the pool if the error is
+// about one, or repeats the backup or snapshot. A success ends the finding. For other operations it shows the details.
+func remedy(op dataset.Operation) string {
+	is, volume := (*dataset.Kind)(nil), cli.ShortName(op.Volume)
+	if op.Problem != nil {
+		is = dataset.KindByCode(op.Problem.Code)
+	}
+	switch {
+	case op.Kind == dataset.OpBackup && op.Repository != "":
+		switch is {
+		case dataset.ErrForbidden, dataset.ErrOffline, dataset.ErrNotFound, dataset.ErrCorrupt, dataset.ErrExists:
+			return "drover repository check " + op.Repository
+		}
+		return "drover backup create " + volume + " --to " + op.Repository
+	case op.Kind == dataset.OpSnapshot && is == dataset.ErrNoSpace:
+		return "drover df"
+	case op.Kind == dataset.OpSnapshot:
+		return "drover snapshot create " + volume
+	}
+	return "drover operation inspect " + op.ID.String()
 }
 
 // explainBackup sets the remedy of control's finding about the failed scheduled backups of a volume. Control does not

@@ -58,7 +58,7 @@ func TestAssess(t *testing.T) {
 	}
 	scheduledBackup := func() dataset.Operation {
 		op := failed(op1, time.Hour, dataset.OpFailed)
-		op.Kind, op.Scheduled, op.Problem.Code = dataset.OpBackup, true, dataset.ErrForbidden.Code
+		op.Kind, op.Scheduled, op.Repository, op.Problem.Code = dataset.OpBackup, true, "offsite", dataset.ErrForbidden.Code
 		return op
 	}
 	find := func(level, subject, text, fix string) api.Finding {
@@ -287,7 +287,7 @@ func TestAssess(t *testing.T) {
 		},
 		"operation failed": {
 			func(c *Cluster) { c.Operations = []dataset.Operation{failed(op1, time.Hour, dataset.OpFailed)} },
-			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "drover snapshot create db")},
 		},
 		"operation failed, and then succeeded": {
 			func(c *Cluster) {
@@ -305,14 +305,22 @@ func TestAssess(t *testing.T) {
 		},
 		"scheduled backup refused": {
 			func(c *Cluster) { c.Operations = []dataset.Operation{scheduledBackup()} },
-			[]api.Finding{find("warning", "operation "+op1.String(), "backup of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
+			[]api.Finding{find("warning", "operation "+op1.String(), "backup of db failed about an hour ago: pool default is full", "drover repository check offsite")},
 		},
 		"scheduled backup refused twice": {
 			func(c *Cluster) {
 				c.Operations = []dataset.Operation{scheduledBackup()}
 				c.Health = &api.ClusterHealth{Findings: []api.Finding{find("warning", "volume db", "its scheduled backup failed 2 times", "drover operation ls")}}
 			},
-			[]api.Finding{find("warning", "volume db", "its scheduled backup failed 2 times", "drover operation inspect "+op1.String())},
+			[]api.Finding{find("warning", "volume db", "its scheduled backup failed 2 times", "drover repository check offsite")},
+		},
+		"scheduled backup failed": {
+			func(c *Cluster) {
+				op := scheduledBackup()
+				op.Problem.Code = dataset.ErrUnavailable.Code
+				c.Operations = []dataset.Operation{op}
+			},
+			[]api.Finding{find("warning", "operation "+op1.String(), "backup of db failed about an hour ago: pool default is full", "drover backup create db --to offsite")},
 		},
 		"scheduled backup refused, then a good manual one": {
 			func(c *Cluster) {
@@ -330,7 +338,7 @@ func TestAssess(t *testing.T) {
 				scheduled.Problem.Code, manual.Problem.Code = dataset.ErrNoSpace.Code, dataset.ErrNoSpace.Code
 				c.Operations = []dataset.Operation{scheduled, manual}
 			},
-			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "drover df")},
 		},
 		"manual snapshot failed": {
 			func(c *Cluster) {
@@ -338,7 +346,7 @@ func TestAssess(t *testing.T) {
 				f.Snapshot, f.Problem.Code = &dataset.Snapshot{Kind: dataset.SnapshotManual}, dataset.ErrCorrupt.Code
 				c.Operations = []dataset.Operation{f}
 			},
-			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "drover operation inspect "+op1.String())},
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "drover snapshot create db")},
 		},
 		"removal of an expired snapshot failed": {
 			func(c *Cluster) {
