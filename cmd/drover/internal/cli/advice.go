@@ -259,8 +259,8 @@ const configFiles = "the configuration is /etc/drover/drover.yaml and profiles.y
 	"drover config check, then systemctl restart drover"
 
 // serviceLog is the advice for a user who looks for a log.
-const serviceLog = "journalctl -u 'drover*' shows the log of the service, and drover events [VOLUME] what " +
-	"happened to volumes and nodes"
+const serviceLog = "journalctl -u 'drover*' shows the log of the service (without systemd: the standard error of " +
+	"drover serve), and drover events [VOLUME] what happened to volumes and nodes"
 
 // noPrune is the advice for a user who wants to delete all unused volumes.
 const noPrune = "Drover does not delete unused volumes: drover volume ls lists them, and " +
