@@ -22,7 +22,7 @@ type ResizeVolume struct {
 
 // BackUpVolume asks to back up a volume.
 type BackUpVolume struct {
-	// name of the recorded repository; absent: the only one
+	// name of the recorded repository; absent: the one of the volume's profile, otherwise the only one
 	Repository string `json:"repository,omitempty"`
 	// name or UUID prefix of the snapshot to back up; absent: the volume as it is now
 	Snapshot string `json:"snapshot,omitempty"`

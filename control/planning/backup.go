@@ -27,7 +27,7 @@ func PlanBackup(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dat
 			return nil, nil, err
 		}
 	}
-	if op.Repository, err = chooseRepository(t, req.Repository); err != nil {
+	if op.Repository, err = chooseRepository(t, cmp.Or(req.Repository, d.Profile.Backup.To)); err != nil {
 		return nil, nil, fmt.Errorf("backup of volume %s: %w", d.Volume, err)
 	}
 	return op, nil, checkSupports(t, d, dataset.OpBackup, "backup")

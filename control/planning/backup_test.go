@@ -76,6 +76,20 @@ func TestBackup(t *testing.T) {
 	e.CheckInvariants()
 }
 
+// The profile names the repository of a backup whose request names none.
+func TestBackupUsesRepositoryOfProfile(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustRegister("alpha")
+	keptBackups(e, dataset.Keep{Last: 1})
+	controltest.AddRepository(e, "nas")
+	a.MustCreate("db@backed")
+	if op := e.MustSubmit(backUp("db")).Operation; op.Repository != "offsite" {
+		t.Errorf("the repository is %q, want offsite", op.Repository)
+	}
+	e.CheckInvariants()
+}
+
 // A backup reads a private clone, so its volume may be deleted or moved meanwhile. The end of the backup is recorded.
 func TestBackupOfVolumeThatIsGone(t *testing.T) {
 	for name, change := range map[string]func(e *controltest.Control, a, b *controltest.Agent){

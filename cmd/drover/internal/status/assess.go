@@ -387,11 +387,12 @@ func remedy(op dataset.Operation) string {
 	}
 	switch {
 	case op.Kind == dataset.OpBackup && op.Repository != "":
+		again := "drover backup create " + volume + " --to " + op.Repository
 		switch is {
 		case dataset.ErrForbidden, dataset.ErrOffline, dataset.ErrNotFound, dataset.ErrCorrupt, dataset.ErrExists:
-			return "drover repository check " + op.Repository
+			return "drover repository check " + op.Repository + ", then " + again
 		}
-		return "drover backup create " + volume + " --to " + op.Repository
+		return again
 	case op.Kind == dataset.OpSnapshot && is == dataset.ErrNoSpace:
 		return "drover df"
 	case op.Kind == dataset.OpSnapshot:

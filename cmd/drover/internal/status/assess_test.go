@@ -305,14 +305,14 @@ func TestAssess(t *testing.T) {
 		},
 		"scheduled backup refused": {
 			func(c *Cluster) { c.Operations = []dataset.Operation{scheduledBackup()} },
-			[]api.Finding{find("warning", "operation "+op1.String(), "backup of db failed about an hour ago: pool default is full", "drover repository check offsite")},
+			[]api.Finding{find("warning", "operation "+op1.String(), "backup of db failed about an hour ago: pool default is full", "drover repository check offsite, then drover backup create db --to offsite")},
 		},
 		"scheduled backup refused twice": {
 			func(c *Cluster) {
 				c.Operations = []dataset.Operation{scheduledBackup()}
 				c.Health = &api.ClusterHealth{Findings: []api.Finding{find("warning", "volume db", "its scheduled backup failed 2 times", "drover operation ls")}}
 			},
-			[]api.Finding{find("warning", "volume db", "its scheduled backup failed 2 times", "drover repository check offsite")},
+			[]api.Finding{find("warning", "volume db", "its scheduled backup failed 2 times", "drover repository check offsite, then drover backup create db --to offsite")},
 		},
 		"scheduled backup failed": {
 			func(c *Cluster) {
