@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/host"
 )
 
 // statusTime is how long the test waits until drover status names a condition, and until it is quiet after its end. The
@@ -69,9 +70,8 @@ func TestClusterStatus(t *testing.T) {
 	w := &world{Cluster: cluster.New(t, cluster.Options{Profiles: profiles})}
 	here, other := w.Hosts[0], w.Hosts[1]
 	for _, spec := range []string{"watched", "guarded@auto"} {
-		if err := other.Plug(t).Create(spec, nil); err != nil {
-			t.Fatal(err)
-		}
+		// The profile needs guards, and a host reports its guard some seconds after it has joined.
+		host.Await(t, spec+" is created", func() error { return other.Plug(t).Create(spec, nil) })
 	}
 	leader := w.Consul.Leader()
 	var servers []*consul.Server // that follow the leader
