@@ -35,15 +35,10 @@ type Repository struct {
 // records in the repository.
 func (r Repository) StoresRecords(cluster bool) bool {
 	if r.StoreRecords == nil {
-		return !cluster && !r.OfOtherCluster()
+		isRemote := strings.HasPrefix(r.URL, repositoryREST) && r.CredentialsFile != ""
+		return !cluster && !isRemote
 	}
 	return *r.StoreRecords
-}
-
-// OfOtherCluster reports whether the repository belongs to another cluster: a server of the REST protocol with
-// credentials, as drover remote add records it.
-func (r Repository) OfOtherCluster() bool {
-	return strings.HasPrefix(r.URL, repositoryREST) && r.CredentialsFile != ""
 }
 
 // DefaultMaxRead is the limit of a repository without MaxRead. It leaves most of a disk and of a CPU core to the

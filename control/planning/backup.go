@@ -107,8 +107,7 @@ func (v *Planner) allowBackups(t *record.Tx, op *dataset.Operation, what string)
 	return record.NeedFormat(t, need)
 }
 
-// chooseRepository returns the name of a repository that is recorded. If name is empty, it returns the only one that
-// does not belong to another cluster.
+// chooseRepository returns the name of a repository that is recorded. If name is empty, it returns the only one.
 func chooseRepository(t *record.Tx, name string) (string, error) {
 	if name != "" {
 		_, err := record.GetRepository(t, name)
@@ -117,12 +116,6 @@ func chooseRepository(t *record.Tx, name string) (string, error) {
 	all, err := record.ListAll[dataset.Repository](t, record.RepositoriesPrefix)
 	if err != nil {
 		return "", err
-	}
-	if len(all) > 1 {
-		own := slices.DeleteFunc(slices.Clone(all), dataset.Repository.OfOtherCluster)
-		if len(own) > 0 {
-			all = own
-		}
 	}
 	switch len(all) {
 	case 0:

@@ -35,14 +35,6 @@ func TestBackup(t *testing.T) {
 	refuseBackup(a, other, dataset.ErrNotFound, `no such repository: "offsit" (available: offsite)`)
 	a.MustRefusePlan(backUp("db"), dataset.ErrInvalid, "a backup is recorded before it begins: submit it")
 
-	// The repository of another cluster receives what is pushed: a backup without a repository does not choose it.
-	if _, err := e.AddRepository(e.Ctx, api.NewRepository{
-		Name: "berlin", URL: "rest:https://berlin.example/drover", CredentialsFile: "/etc/drover/berlin",
-		Password: dataset.PasswordSource{File: "/etc/drover/password"},
-	}); err != nil {
-		t.Fatal(err)
-	}
-
 	for _, snapshot := range []string{"", "one"} {
 		req := backUp("db")
 		req.Snapshot = snapshot

@@ -32,6 +32,7 @@ type recovery struct {
 	rehearsal   bool // restore into temporary volumes, and report
 	parallel    uint
 	profiles    []api.ListedProfile // those that are recorded
+	note        string              // text after the name of a repository that the command records; can be empty
 }
 
 // RecoverCommand makes drover recover.
@@ -236,8 +237,12 @@ func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error)
 	}
 	n := api.NewRepository{Name: r.name, URL: place, CredentialsFile: r.credentials}
 	if n.Name == "" {
-		if n.Name, err = r.nameOf(ctx, c, place, recorded); err != nil {
+		var wanted bool
+		if n.Name, wanted, err = r.nameOf(ctx, c, place, recorded); err != nil {
 			return "", err
+		}
+		if wanted {
+			r.note = ", to which the profiles back up (--name chooses another name)"
 		}
 	}
 	return n.Name, r.record(ctx, c, n)
@@ -285,7 +290,7 @@ func (r *recovery) record(ctx context.Context, c cli.Remote, n api.NewRepository
 	if _, err := c.AddRepository(ctx, n); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(r.app.ErrOut, "drover: added repository %s\n", n.Name)
+	_, err = fmt.Fprintf(r.app.ErrOut, "drover: added repository %s%s\n", n.Name, r.note)
 	return err
 }
 
@@ -294,13 +299,13 @@ const defaultName = "recovered"
 
 // nameOf returns a name for a repository: the one that the profiles back up to, if that is a single name and not
 // recorded, so that scheduled backups go on. Otherwise it is the last element of the URL, if that is a valid name that
-// no recorded repository has, or defaultName.
+// no recorded repository has, or defaultName. isWanted reports whether the profiles gave the name.
 func (r *recovery) nameOf(
 	ctx context.Context, c cli.Remote, url string, recorded []dataset.Repository,
-) (string, error) {
+) (name string, isWanted bool, err error) {
 	profiles, err := c.Profiles(ctx)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	taken := map[string]bool{}
 	for _, known := range recorded {
@@ -314,13 +319,13 @@ func (r *recovery) nameOf(
 	}
 	if len(wanted) == 1 {
 		for name := range wanted {
-			return name, nil
+			return name, true, nil
 		}
 	}
 	if name := path.Base(url); dataset.CheckRepositoryName(name) == nil && !taken[name] {
-		return name, nil
+		return name, false, nil
 	}
-	return defaultName, nil
+	return defaultName, false, nil
 }
 
 // noteUnconfirmed prints how many backups could be incomplete, because control does not know the operations that made

@@ -106,7 +106,7 @@ func (a *App) Address() string {
 // annotationAPI is the annotation of the root command with the value of DROVER_API.
 const annotationAPI = "drover-api"
 
-// Annotate records in the root command what the error about an unknown word needs of the environment.
+// Annotate stores parts of the environment in the root command. The error about an unknown word contains them.
 func (a *App) Annotate(root *cobra.Command) {
 	root.Annotations = map[string]string{annotationAPI: a.Getenv("DROVER_API")}
 }
