@@ -39,21 +39,31 @@ gotest() {
 		esac
 		shift
 	done
+	local status=0
 	: >"$flaky.new" # gotestsum leaves the report of an earlier run if no test failed
-	"$gotestsum" --format standard-quiet --hide-summary=skipped --rerun-fails=1 --rerun-fails-max-failures=4 \
-		--rerun-fails-run-root-test --rerun-fails-report="$flaky.new" --packages="${packages[*]}" -- -count=1 -vet=off -ldflags=-w "${flags[@]}"
+	"$gotestsum" --jsonfile="$events" --format standard-quiet --hide-summary=skipped --rerun-fails=1 --rerun-fails-max-failures=4 \
+		--rerun-fails-run-root-test --rerun-fails-report="$flaky.new" --packages="${packages[*]}" -- -count=1 -vet=off -ldflags=-w "${flags[@]}" || status=$?
 	if [ -s "$flaky.new" ]; then
 		cat "$flaky.new" >>"$flaky"
 	fi
+	messages_of_failed "$events" >>"$messages"
+	return "$status"
 }
 
-# show_flaky lists the tests that failed and then passed.
-show_flaky() {
-	if [ -s "$flaky" ]; then
-		say "FLAKY: failed, and passed when run again. Mend them:"
-		cat "$flaky"
-	fi
-	rm -f "$flaky" "$flaky.new"
+# messages_of_failed EVENTS prints the last 20 messages of each failed test, without the logs of programs. They come at
+# the end of the output, because CI may keep only that.
+messages_of_failed() {
+	awk '
+		function value(key) {
+			return match($0, "\"" key "\":\"[^\"]*") ? substr($0, RSTART + length(key) + 4, RLENGTH - length(key) - 4) : ""
+		}
+		{ test = value("Test"); sub("/.*", "", test); test = value("Package") "." test }
+		/"Action":"fail"/ && value("Test") != "" { failed[test] = 1 }
+		match($0, /"Output":" +[a-zA-Z0-9_]+\.go:[0-9]+: .*\\n"/) {
+			said[test, ++n[test]] = substr($0, RSTART + 10, RLENGTH - 13 < 300 ? RLENGTH - 13 : 300)
+		}
+		END { for (test in failed) for (i = n[test] > 20 ? n[test] - 19 : 1; i <= n[test]; i++) print test ": " said[test, i] }
+	' "$1"
 }
 
 # What takes longest comes first, so that nothing is left to run alone; named again, it is not run again.
@@ -112,6 +122,8 @@ short | long) ;;
 esac
 need_root "testing mounts and engines"
 flaky=$(mktemp)
+messages=$(mktemp)
+events=$(mktemp) # what go test -json printed in the last run
 bin=$(mktemp -d)
 chmod 711 "$bin" # tests also run drover as other users
 trap 'show_flaky; show_phases; rm -rf "$bin"' EXIT

@@ -47,9 +47,11 @@ func TestChaos(t *testing.T) {
 	var all chaos.Report
 	for at := 0; at < seconds && !t.Failed(); at += round {
 		r := chaos.Run(t, c, chaos.Options{Seed: uint64(seed), Seconds: min(round, seconds-at)})
+		reasons := fmt.Sprintf("%d reasons of refusals", len(r.Reasons))
 		for why, n := range r.Reasons {
-			t.Logf("%4d × %s", n, why)
+			reasons += fmt.Sprintf("\n%4d × %s", n, why)
 		}
+		t.Log(reasons)
 		t.Log(r)
 		all.Add(r)
 		seed++
