@@ -30,8 +30,10 @@ func (w *sweeper) sweep(t testing.TB) {
 	}
 }
 
-// remove removes all volumes. On a busy machine a node may be unreachable for a moment, and requests to remove
-// its volumes are answered with an error that asks to wait.
+// remove removes all volumes, and what is in the trash. The profiles purge what is deleted, but a recovery of the store
+// puts datasets in the trash that may not have been acknowledged, and they stay there until a person purges them. On a
+// busy machine a node may be unreachable for a moment, and requests to remove its volumes are answered with an error
+// that asks to wait.
 func (w *sweeper) remove(t testing.TB) (err error) {
 	t.Helper()
 	control := w.Controls[1]
@@ -49,6 +51,10 @@ func (w *sweeper) remove(t testing.TB) (err error) {
 			}
 		}
 		does("volume", "rm", v.Volume, "--force", "--yes")
+	}
+	var deleted []api.Volume
+	if control.JSON(t, &deleted, "trash", "ls"); len(deleted) > 0 {
+		does("trash", "purge", "--all", "--yes")
 	}
 	return err
 }
