@@ -2,6 +2,7 @@ package operation
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -57,6 +58,14 @@ func (p *pendingPurges) forget(id uuid.UUID) {
 		close(e.wake)
 		delete(p.all, id)
 	}
+}
+
+// forgetObsolete removes the datasets for which no job waits and which are no longer condemned: nothing would purge them
+// and forget them. condemned reports whether a dataset is condemned.
+func (p *pendingPurges) forgetObsolete(condemned func(uuid.UUID) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.all, func(id uuid.UUID, e *pendingPurge) bool { return !e.waiting && !condemned(id) })
 }
 
 // list returns the pending purges, sorted by the names of their volumes.

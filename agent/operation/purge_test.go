@@ -74,6 +74,28 @@ func TestPurgeRevokedByRecoveredStore(t *testing.T) {
 	}
 }
 
+// A purge that control refused, because a backup of the store was restored that had the volume, is pending until the
+// recovery has forgotten the volume.
+func TestRefusedPurgeOfForgottenDataset(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	d.State = dataset.StatePurging
+	r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
+	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+	if _, err := r.Executor.Execute(t.Context(), &jobs.Job{}, op); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("a purge of a dataset that the store has as a volume: %v", err)
+	}
+	r.VolumeRemover.RetryPending(t.Context())
+	if list := r.VolumeRemover.PendingPurges(); len(list) != 1 || list[0].Dataset.ID != d.ID {
+		t.Errorf("while it is condemned: %+v", list)
+	}
+	r.Cache.Remove(d.ID)
+	r.VolumeRemover.RetryPending(t.Context())
+	if list := r.VolumeRemover.PendingPurges(); len(list) > 0 {
+		t.Errorf("once it is forgotten: %+v", list)
+	}
+}
+
 // If a copy was condemned while its node was unreachable, the node asks control before it removes the copy. If the
 // home has lost the volume meanwhile, the copy is a replica again. While control is unreachable the copy stays. It is
 // removed once the home is healthy.

@@ -109,17 +109,21 @@ func (r *Remover) Purge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 func (r *Remover) PendingPurges() []PendingPurge { return r.pending.list() }
 
 // RetryPending makes the purges that wait for a pool try again if the pool is online, or if the dataset is no longer
-// condemned. It asks each pool at most once.
+// condemned. It asks each pool at most once. It forgets the other purges of datasets that are no longer condemned, for
+// example because a backup of the store was restored, which had them, and its recovery found no data of them.
 func (r *Remover) RetryPending(ctx context.Context) {
+	r.pending.forgetObsolete(r.isCondemned)
 	for pool, ids := range r.pending.waiting() {
 		if r.deps.CheckPool(ctx, pool) != nil {
-			ids = slices.DeleteFunc(ids, func(id uuid.UUID) bool {
-				d, known := r.deps.Cache.Dataset(id)
-				return known && d.State == dataset.StatePurging
-			})
+			ids = slices.DeleteFunc(ids, r.isCondemned)
 		}
 		r.pending.wake(ids)
 	}
+}
+
+func (r *Remover) isCondemned(id uuid.UUID) bool {
+	d, known := r.deps.Cache.Dataset(id)
+	return known && d.State == dataset.StatePurging
 }
 
 // purgeOnce tries to destroy a dataset of state purging. It writes the record of the dataset to *at, even if it fails
