@@ -59,17 +59,8 @@ type usage struct {
 
 func (w *world) usage(t testing.TB) (u usage) {
 	t.Helper()
-	proc := filepath.Join("/proc", strconv.Itoa(w.h.PID()))
-	u.files = len(names(t, filepath.Join(proc, "fd")))
-	status, err := os.ReadFile(filepath.Join(proc, "status"))
-	w.ok(t, err)
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			w.ok(t, err)
-			u.rss = kib << 10
-		}
-	}
+	u.files = len(names(t, filepath.Join("/proc", strconv.Itoa(w.h.PID()), "fd")))
+	u.rss = w.residentMemory(t)
 	devices, err := loopdev.List()
 	w.ok(t, err)
 	for _, d := range devices {
@@ -81,6 +72,22 @@ func (w *world) usage(t testing.TB) (u usage) {
 	m := w.h.Metrics(t)
 	u.goroutines, u.entries = int(m["go_goroutines"]), int(m["drover_store_entries"])
 	return u
+}
+
+// residentMemory returns the bytes of memory that the daemon uses. Unlike usage, it asks the daemon for nothing, so it
+// does not keep the daemon busy.
+func (w *world) residentMemory(t testing.TB) (bytes int64) {
+	t.Helper()
+	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(w.h.PID()), "status"))
+	w.ok(t, err)
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			w.ok(t, err)
+			bytes = kib << 10
+		}
+	}
+	return bytes
 }
 
 // create, mount, unmount and remove run 500 times, four at a time. Afterwards everything is as in the beginning.

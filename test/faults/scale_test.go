@@ -37,8 +37,8 @@ func TestD1(t *testing.T) {
 	}
 	w.h.Restart(t)
 	host.Await(t, "the idle daemon releases the garbage of its start", func() error {
-		if u := w.usage(t); u.rss > idleMemory(n) {
-			return fmt.Errorf("%d volumes take %d bytes of memory, more than %d", n, u.rss, idleMemory(n))
+		if used := w.residentMemory(t); used > idleMemory(n) {
+			return fmt.Errorf("%d volumes take %d bytes of memory, more than %d", n, used, idleMemory(n))
 		}
 		return nil
 	})
