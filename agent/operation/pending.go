@@ -60,8 +60,8 @@ func (p *pendingPurges) forget(id uuid.UUID) {
 	}
 }
 
-// forgetObsolete removes the datasets for which no job waits and which are no longer condemned: nothing would purge them
-// and forget them. condemned reports whether a dataset is condemned.
+// forgetObsolete removes the datasets for which no job waits and which are no longer condemned: no later purge would
+// remove them. condemned reports whether a dataset is condemned.
 func (p *pendingPurges) forgetObsolete(condemned func(uuid.UUID) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
