@@ -16,30 +16,33 @@ type KnownState struct {
 	// pools.
 	Datasets map[uuid.UUID]records.Revision
 	Left     map[uuid.UUID]uint64 // datasets that have moved to other nodes, and at which epochs
+	Ended    map[uuid.UUID]uint64 // datasets that this node has relinquished, as control has recorded, and their epochs
 	Clock    uint64               // the highest clock of control's store that this node has seen
 }
 
 // KnownState returns the present records of this node.
 func (f *Follower) KnownState() KnownState {
-	k := KnownState{Datasets: f.Cache.Revisions(), Left: f.Cache.LeftDatasets()}
+	k := KnownState{Datasets: f.Cache.Revisions(), Left: f.Cache.LeftDatasets(), Ended: f.Leases.ReportedEpochs()}
 	k.Clock = f.StoreClock.Now()
 	return k
 }
 
 // undoneMove returns a volume that control's answer names as one of this node, although this node knew before the
-// request that the volume had moved to another node. If there is none, it returns "".
+// request that the volume had moved to another node, or that control had recorded that this node relinquished the epoch
+// in the answer. If there is none, it returns "".
 //
 // It returns ErrStoreOlder for such a volume if the answer is not full: the next request asks for everything. It
 // returns ErrAnswerOutdated if this node learned of the move only after the request, because the answer may be from
 // before the move.
 func (f *Follower) undoneMove(s api.Sync, knew KnownState) (volume string, err error) {
 	for _, d := range s.Datasets {
+		left, ended := f.Cache.HasLeftSince(d.Dataset), f.Leases.IsReturned(d)
 		switch {
-		case !f.Cache.HasLeftSince(d.Dataset):
+		case !left && !ended:
 		case !s.Full:
 			return "", ErrStoreOlder
 		case knew.Datasets == nil: // this node rebuilds the store from its pools
-		case knew.Left[d.ID] <= d.Epoch:
+		case left && knew.Left[d.ID] <= d.Epoch, ended && knew.Ended[d.ID] < d.Epoch:
 			return "", ErrAnswerOutdated
 		default:
 			volume = d.Volume

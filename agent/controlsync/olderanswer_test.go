@@ -117,6 +117,56 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 	r.Cache.SetCopy(d.ID, nil)
 }
 
+// A store that was restored from a backup before a move does not return an epoch to the former home either if that home
+// has not heard yet that the move is over. What counts is that control had recorded the relinquishment.
+func TestRestoredStoreDoesNotReturnRelinquishedEpoch(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	d := r.NewVolume("db")
+	y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: uuid.New(), Reported: true}
+	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil { // the restored store does not know of the move
+		t.Error(err)
+	}
+	if _, given := r.Leases.Relinquished(d.ID); !given {
+		t.Error("the epoch that was given up may be opened again")
+	}
+	answer := func(epoch uint64, state dataset.LeaseState, full bool) api.Sync {
+		d := d
+		d.Epoch = epoch
+		return api.Sync{Cluster: r.Identity.Cluster(), Full: full, RegistrationIndex: 1 << 41, StoreClock: 1 << 30,
+			Datasets: []api.IndexedDataset{{Dataset: d, Index: 1 << 40, Lease: &dataset.Lease{State: state}}}}
+	}
+	knew := r.Follower.KnownState()
+	if err := r.Follower.Apply(ctx, answer(d.Epoch, dataset.LeaseMoving, false), knew); err != nil {
+		t.Errorf("while it moves: %v", err)
+	}
+	for _, state := range []dataset.LeaseState{dataset.LeaseHeld, dataset.LeaseRecalled} {
+		if err := r.Follower.Apply(ctx, answer(d.Epoch, state, false), knew); !errors.Is(err, controlsync.ErrStoreOlder) {
+			t.Errorf("%s: the answer is accepted: %v", state, err)
+		}
+	}
+	early := controlsync.KnownState{Datasets: knew.Datasets}
+	if err := r.Follower.Apply(ctx, answer(d.Epoch, dataset.LeaseHeld, true), early); !errors.Is(err, controlsync.ErrAnswerOutdated) {
+		t.Errorf("an answer from before the relinquishment: %v", err)
+	}
+	if err := r.Follower.Apply(ctx, answer(d.Epoch, dataset.LeaseHeld, true), knew); err != nil || r.Trust.Err() == nil {
+		t.Errorf("a full answer: %v, and the store is trusted", err)
+	}
+	if _, err := r.Mount(ctx, "db", "one"); err == nil {
+		t.Error("it is mounted at an epoch that has ended")
+	}
+	r.Trust.Set("")
+	if err := r.Follower.Apply(ctx, answer(d.Epoch+1, dataset.LeaseHeld, true), knew); err != nil || r.Trust.Err() != nil {
+		t.Errorf("at a later epoch: %v, %v", err, r.Trust.Err())
+	}
+	if err := r.Leases.Drop(ctx, d.ID); err != nil { // otherwise the rig would check it
+		t.Error(err)
+	}
+}
+
 // leaves makes a node record that one of its volumes moved to another node, at an epoch.
 func leaves(r *agenttest.Host, d dataset.Dataset, epoch uint64) {
 	gone := d

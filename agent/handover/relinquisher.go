@@ -296,7 +296,8 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 // DropIfUnneeded removes the record of a relinquished epoch once it is not needed any more. It removes nothing while
 // the move runs, or while control's store is inconsistent. The record is not needed if this node is the home again at a
 // later epoch, or if the dataset and its copy here are gone. It is not needed either if the move ended without the
-// answer of this node, because then no other node can continue from the relinquished epoch.
+// answer of this node, because then no other node can continue from the relinquished epoch. Once control has recorded
+// the answer, this node can become the home again only at a later epoch.
 func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if r.Trust.Err() != nil {
 		return nil
@@ -322,7 +323,7 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 	switch {
 	case v.Home == r.NodeID && r.Cache.HasLeftSince(v.Dataset): // the store was restored from a backup
 		return nil
-	case v.Home == r.NodeID && v.Epoch >= y.Epoch && v.Move != y.Move:
+	case v.Home == r.NodeID && v.Move != y.Move && (v.Epoch > y.Epoch || v.Epoch == y.Epoch && !y.Reported):
 	case v.Home != r.NodeID && !copied && !known: // the dataset was deleted, or its copy here was destroyed
 		// The record of the dataset may still be on disk. A start without control would read it, and make this node the
 		// home.

@@ -152,6 +152,27 @@ func (t *Table) AllRelinquished() []api.RelinquishedEpoch {
 	return out
 }
 
+// ReportedEpochs returns the relinquished epochs that control has recorded as relinquished, by dataset.
+func (t *Table) ReportedEpochs() map[uuid.UUID]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := map[uuid.UUID]uint64{}
+	for id, r := range t.relinquished {
+		if r.Reported {
+			at[id] = r.Epoch
+		}
+	}
+	return at
+}
+
+// IsReturned reports whether control's record of a dataset gives this node an epoch that control has recorded as
+// relinquished. After a move has failed, control gives this node a later epoch. So such a record is from a store that
+// was restored from a backup, or from before the relinquishment.
+func (t *Table) IsReturned(d api.IndexedDataset) bool {
+	r, relinquished := t.Relinquished(d.ID)
+	return relinquished && r.Reported && d.Epoch <= r.Epoch && (d.Lease == nil || d.Lease.State != dataset.LeaseMoving)
+}
+
 // Unanswered returns the datasets for which control may wait for an answer of this node.
 func (t *Table) Unanswered() []uuid.UUID {
 	t.mu.Lock()

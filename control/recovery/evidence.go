@@ -96,6 +96,9 @@ func (a *Evidence) decide(seen coverage) Decision {
 	case v.report == nil && a.homeLacksDataset(v.Record, seen):
 		v.action = api.RecordMissing
 		v.note = "its home does not have it, but a node that did not respond may: its record stays"
+	case relinquished && g.Epoch == v.Record.Epoch:
+		// The store may have lost that the home relinquished the epoch. The home does not open it again.
+		v.action, v.note = api.RecordChanged, "its home relinquished this epoch, and gets a new one"
 	case !a.sameCopies(v.keptCopies):
 		v.action = api.RecordCopies
 	}

@@ -58,6 +58,14 @@ func TestJudgeByEpoch(t *testing.T) {
 			c.claimed(c.at(3), 10)
 			c.relinquished[c.home], c.fenced[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}, true
 		}, "changed", 4},
+		"its home gave up the epoch, to a node that has no later one": {func(c *accountCase) {
+			c.claimed(c.at(3), 10)
+			c.relinquished[c.home], c.reported[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}, true
+		}, "changed", 3},
+		"its home gave up an earlier epoch, to a node that is heard": {func(c *accountCase) {
+			c.claimed(c.at(3), 10)
+			c.relinquished[c.home], c.reported[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}, true
+		}, "", 3},
 		"its home gave up an earlier epoch, to a node that is fenced": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
 			c.relinquished[c.home], c.fenced[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}, true
