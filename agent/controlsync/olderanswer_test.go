@@ -137,9 +137,14 @@ func TestRestoredStoreDoesNotReturnRelinquishedEpoch(t *testing.T) {
 		d := d
 		d.Epoch = epoch
 		return api.Sync{Cluster: r.Identity.Cluster(), Full: full, RegistrationIndex: 1 << 41, StoreClock: 1 << 30,
-			Datasets: []api.IndexedDataset{{Dataset: d, Index: 1 << 40, Lease: &dataset.Lease{State: state}}}}
+			Datasets: []api.IndexedDataset{{Dataset: d, Index: 1 << 40, Lease: &dataset.Lease{State: state, Epoch: epoch}}}}
 	}
 	knew := r.Follower.KnownState()
+	torn := answer(d.Epoch, dataset.LeaseHeld, true)
+	torn.Datasets[0].Lease.Epoch++ // the move ended after control had read the record, and before it read the lease
+	if err := r.Follower.Apply(ctx, torn, knew); err != nil || r.Trust.Err() != nil {
+		t.Errorf("a lease of a later epoch than the record: %v, %v", err, r.Trust.Err())
+	}
 	if err := r.Follower.Apply(ctx, answer(d.Epoch, dataset.LeaseMoving, false), knew); err != nil {
 		t.Errorf("while it moves: %v", err)
 	}

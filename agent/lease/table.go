@@ -167,10 +167,14 @@ func (t *Table) ReportedEpochs() map[uuid.UUID]uint64 {
 
 // IsReturned reports whether control's record of a dataset gives this node an epoch that control has recorded as
 // relinquished. After a move has failed, control gives this node a later epoch. So such a record is from a store that
-// was restored from a backup, or from before the relinquishment.
+// was restored from a backup, or from before the relinquishment. Control reads the lease after the record: a lease of
+// another epoch is from after the end of the move, and shows nothing. A condemned dataset is not opened.
 func (t *Table) IsReturned(d api.IndexedDataset) bool {
 	r, relinquished := t.Relinquished(d.ID)
-	return relinquished && r.Reported && d.Epoch <= r.Epoch && (d.Lease == nil || d.Lease.State != dataset.LeaseMoving)
+	if !relinquished || !r.Reported || d.Epoch > r.Epoch || d.State == dataset.StatePurging {
+		return false
+	}
+	return d.Lease == nil || d.Lease.Epoch == d.Epoch && d.Lease.State != dataset.LeaseMoving
 }
 
 // Unanswered returns the datasets for which control may wait for an answer of this node.
