@@ -92,7 +92,7 @@ func newCampaign(s *scene) *Campaign {
 	k.restorer = &restorer{scene: s, ended: ended{}}
 	k.injector = &injector{scene: s, disturber: k.disturber, restorer: k.restorer}
 	k.judge = &judge{scene: s, restorer: k.restorer}
-	k.sweeper = &sweeper{scene: s}
+	k.sweeper = &sweeper{scene: s, restorer: k.restorer}
 	return k
 }
 

@@ -16,14 +16,29 @@ import (
 )
 
 // sweeper removes the volumes at the end, and finds what is left over.
-type sweeper struct{ *scene }
+type sweeper struct {
+	*scene
+	restorer *restorer
+}
 
 // sweep removes all volumes. The test fails if anything of them is left: data, mounts, loop devices, processes.
 func (w *sweeper) sweep(t testing.TB) {
 	t.Helper()
-	host.Await(t, "no volume is left", func() error { return w.remove(t) })
+	// An agent may notice only now that the store was restored. A recovery then finds further volumes.
+	remove := func() error {
+		if err := w.restorer.recover(t.Context(), t); err != nil {
+			return err
+		}
+		return w.remove(t)
+	}
+	host.Await(t, "no volume is left", remove)
 	for _, h := range w.Hosts {
-		host.Await(t, "nothing is left on "+h.Name, func() error { return w.findRemains(h) })
+		host.Await(t, "nothing is left on "+h.Name, func() error {
+			if err := remove(); err != nil {
+				return err
+			}
+			return w.findRemains(h)
+		})
 		// A deletion that failed while the store was inconsistent is tried again within 30 seconds.
 		host.AwaitNoFinding(t, h.Host, "is pending deletion")
 		h.Clean(t, cluster.WeakGuard)
