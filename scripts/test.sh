@@ -66,6 +66,19 @@ messages_of_failed() {
 	' "$1"
 }
 
+# show_failures lists the tests that failed and then passed, and the messages of all tests that failed.
+show_failures() {
+	if [ -s "$flaky" ]; then
+		say "FLAKY: failed, and passed when run again. Mend them:"
+		cat "$flaky"
+	fi
+	if [ -s "$messages" ]; then
+		say "messages of the failed tests:"
+		cat "$messages"
+	fi
+	rm -f "$flaky" "$flaky.new" "$messages" "$events"
+}
+
 # What takes longest comes first, so that nothing is left to run alone; named again, it is not run again.
 # internal/linux/mount makes mount tables that are too large to be read. Others look at all processes of the host
 # and take these for possible users of a volume, so it is run before them. So is guard, which measures how late it is.
@@ -126,7 +139,7 @@ messages=$(mktemp)
 events=$(mktemp) # what go test -json printed in the last run
 bin=$(mktemp -d)
 chmod 711 "$bin" # tests also run drover as other users
-trap 'show_flaky; show_phases; rm -rf "$bin"' EXIT
+trap 'show_failures; show_phases; rm -rf "$bin"' EXIT
 phase "packages" 90 scripts/deps.sh "$([ "$form" = short ] && echo test || echo long)"
 phase "images and tools" 240 prepare
 gotestsum=$("$here/tools.sh" gotestsum)
