@@ -16,7 +16,7 @@ type KnownState struct {
 	// pools.
 	Datasets map[uuid.UUID]records.Revision
 	Left     map[uuid.UUID]uint64 // datasets that have moved to other nodes, and at which epochs
-	Ended    map[uuid.UUID]uint64 // datasets that this node has relinquished, as control has recorded, and their epochs
+	Ended    map[uuid.UUID]uint64 // by dataset: the relinquished epoch, once control has recorded the relinquishment
 	Clock    uint64               // the highest clock of control's store that this node has seen
 }
 

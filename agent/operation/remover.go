@@ -109,8 +109,9 @@ func (r *Remover) Purge(ctx context.Context, jb *jobs.Job, op *dataset.Operation
 func (r *Remover) PendingPurges() []PendingPurge { return r.pending.list() }
 
 // RetryPending makes the purges that wait for a pool try again if the pool is online, or if the dataset is no longer
-// condemned. It asks each pool at most once. It forgets the other purges of datasets that are no longer condemned, for
-// example because a backup of the store was restored, which had them, and its recovery found no data of them.
+// condemned. It asks each pool at most once. It also forgets failed purges of datasets that are no longer condemned.
+// For example, the data was destroyed, then the store was restored from an older backup, and its recovery removed the
+// record because no node has the data.
 func (r *Remover) RetryPending(ctx context.Context) {
 	r.pending.forgetObsolete(r.isCondemned)
 	for pool, ids := range r.pending.waiting() {

@@ -45,10 +45,10 @@ func (w *sweeper) sweep(t testing.TB) {
 	}
 }
 
-// remove removes all volumes, and what is in the trash. The profiles purge what is deleted, but a recovery of the store
-// puts datasets in the trash that may not have been acknowledged, and they stay there until a person purges them. On a
-// busy machine a node may be unreachable for a moment, and requests to remove its volumes are answered with an error
-// that asks to wait.
+// remove deletes all volumes and empties the trash. The profiles purge deleted data. But a recovery of the store puts
+// datasets in the trash if nobody knows whether a user was told of them, and only a person purges these. On a busy
+// machine a node may be unreachable for a moment. Requests to remove its volumes then fail with an error that asks to
+// wait.
 func (w *sweeper) remove(t testing.TB) (err error) {
 	t.Helper()
 	control := w.Controls[1]

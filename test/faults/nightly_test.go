@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -144,15 +143,7 @@ func (w *nights) look(t *testing.T) (open int) {
 		}
 		page.After = ops.Next
 	}
-	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(w.h.PID()), "status"))
-	w.ok(t, err)
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			w.ok(t, err)
-			w.maxRSS = max(w.maxRSS, kib<<10)
-		}
-	}
+	w.maxRSS = max(w.maxRSS, w.residentMemory(t))
 	return open
 }
 

@@ -64,10 +64,10 @@ func (k keys) columnNamed(name string) string {
 
 // column returns the path of a column of the table, or nil if path is a field of the JSON output.
 //
-// If no field has the name, it is the column: .Used is the column USED. A name in lower case is the field by which that
-// column is sorted: .used is a number of bytes. If both a field and a column have the name, it is the field. There is
-// one exception: a name that begins with a capital and is only printed is the column, unless the field is a time, text
-// or boolean. So .Size is 10GiB, and .size is the number of bytes.
+// A field comes before a column: path is a column only if no field has this name. For example, .Used is the column
+// USED. A lower-case name stands for the value by which that column is sorted: .used is a number of bytes. There is one
+// exception. If a field and a column have the same name, and the name begins with a capital and is only printed, then
+// it is the column, unless the field is a time, text or boolean. So .Size is 10GiB, and .size is the number of bytes.
 func (w *walker) column(path []string, printed bool) []string {
 	header := ""
 	if len(path) == 1 && !isAliasOfVolume(w.keys.schema, path[0]) {
