@@ -236,6 +236,7 @@ func (a *components) makePoolAdmin() {
 		Verifier: a.Verifier,
 	})
 	a.Trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.Pools, Configured: a.Config.Pools}
+	a.SegmentCleaner = &pooladmin.SegmentCleaner{Host: a.Host, Pools: a.Pools}
 	a.Repositories = repository.NewChecker(repository.Deps{
 		CacheDir: filepath.Join(a.Root, "restic-cache"), Records: a.Control, Programs: a.Programs, Log: a.Log,
 	})
@@ -401,6 +402,7 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	a.Prober.ProbeSuspects()
 	a.Generations.RaiseDue()
 	a.Trimmer.TrimDue()
+	a.SegmentCleaner.CleanFull()
 	a.Unmounter.UnmountIdle()
 	a.Verifier.CheckIfDue(ctx)
 	a.Relinquisher.AnswerAll()

@@ -201,9 +201,9 @@ type Imager interface {
 	// the last call, for example after a crash, it replaces all files.
 	//
 	// The segments are no dataset: List does not show them, and Delete of id removes them. They take the space of the
-	// blocks in which they differ from the head. If the pool is nearly full, Reap removes the segments
-	// of all datasets whose segments are released. The next call of Segments makes all of them. The caller releases the
-	// segments when it has read them.
+	// blocks in which they differ from the head. ReapSegments removes the segments that are released, and so does Reap
+	// if the pool is nearly full. The next call of Segments makes all of them. The caller releases the segments when it
+	// has read them.
 	//
 	// Segments must not be called for one dataset at the same time. ErrUnsupported: the dataset is encrypted, or the
 	// pool does not share blocks. ErrNoSpace: the pool is nearly full.
@@ -211,6 +211,11 @@ type Imager interface {
 
 	// DropSegments removes the segments of a dataset. The next call of Segments makes all of them. Idempotent.
 	DropSegments(ctx context.Context, id uuid.UUID) error
+
+	// ReapSegments removes the segments of all datasets, except those that are not released. It returns of how many
+	// datasets it removed the segments. It blocks Segments of a dataset while it removes the segments of that dataset,
+	// and no other method. If it is interrupted, the next call of Segments makes all segments of that dataset.
+	ReapSegments(ctx context.Context) (int, error)
 
 	// BuildImage makes the content of an incoming dataset that is not attached from segments. It calls write with an
 	// empty folder in the pool, which only root can enter. write puts the segments there, at the paths of SegmentPath,
@@ -240,7 +245,7 @@ type SegmentedImage struct {
 	// dataset if a resize of it has not ended.
 	Size       dataset.Size
 	Filesystem string // in the image
-	// Release allows Reap to remove the segments. It is called once. It is nil if Segments has failed.
+	// Release allows Reap and ReapSegments to remove the segments. It is called once. It is nil if Segments has failed.
 	Release func()
 }
 

@@ -131,7 +131,7 @@ func (m *imager) DropSegments(_ context.Context, id uuid.UUID) error {
 }
 
 // remove removes a folder with segments. It may have files of a stranger, whose links are not followed.
-func (m *imager) remove(root folder.Dir, name string) error {
+func (m *imager) remove(root folder.Dir, name string) (err error) {
 	top, err := root.Sub(layout.Segments)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -144,7 +144,52 @@ func (m *imager) remove(root folder.Dir, name string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(all.RemoveAll(name), all.Close())
+	defer func() { err = errors.Join(err, all.Close()) }()
+	// Remove base first: if a crash interrupts RemoveAll, the next backup must not rely on the segments that are left.
+	// RemoveAll reports what cannot be removed.
+	_ = all.Remove(path.Join(name, segments.Base))
+	m.step("segments.forgotten")
+	return all.RemoveAll(name)
+}
+
+// ReapSegments implements backends.Imager.
+func (m *imager) ReapSegments(ctx context.Context) (count int, err error) {
+	root, err := m.dir.open()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	entries, err := root.Entries(layout.Segments)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	for _, e := range entries {
+		if ctx.Err() != nil {
+			return count, errors.Join(err, context.Cause(ctx))
+		}
+		id, perr := layout.ParseID(e.Name())
+		if perr != nil {
+			continue // for example the folder of a build
+		}
+		removed, rerr := m.removeReleased(root, id)
+		if removed {
+			count++
+		}
+		err = errors.Join(err, rerr)
+	}
+	return count, err
+}
+
+// removeReleased removes the segments of a dataset, unless a backup reads them. Meanwhile only Segments of the dataset
+// waits: a large image has many segments, and their removal must not delay a mount.
+func (m *imager) removeReleased(root folder.Dir, id uuid.UUID) (removed bool, err error) {
+	release, ok := m.backups.Reap(id)
+	if !ok {
+		return false, nil
+	}
+	defer release()
+	err = m.remove(root, id.String())
+	return err == nil, err
 }
 
 // buildSuffix ends the name of the folder with the segments of an image that is being built.

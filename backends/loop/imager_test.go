@@ -31,9 +31,21 @@ func (f *fixture) divide(d dataset.Dataset, src dataset.Source) backends.Segment
 	is, err := f.Segments(f.Context(), d.ID, clone.ID)
 	f.must(err)
 	is.Release()
-	image, err := os.Open(f.folderOf(clone).Path(f.layout.Image(layout.Head)))
+	f.must(f.compare(is, clone))
+	return is
+}
+
+// compare fails unless segments are equal to the image of a dataset.
+func (f *fixture) compare(is backends.SegmentedImage, d dataset.Dataset) error {
+	f.Helper()
+	image, err := os.Open(f.folderOf(d).Path(f.layout.Image(layout.Head)))
 	f.must(err)
 	defer image.Close()
+	info, err := image.Stat()
+	f.must(err)
+	if info.Size() != is.Bytes {
+		return fmt.Errorf("the image has %d bytes, and Segments says %d", info.Size(), is.Bytes)
+	}
 	var count int64
 	part := make([]byte, backends.SegmentSize)
 	for i := int64(0); i*backends.SegmentSize < is.Bytes; i++ {
@@ -51,13 +63,13 @@ func (f *fixture) divide(d dataset.Dataset, src dataset.Source) backends.Segment
 			count++
 		}
 		if !bytes.Equal(got, part[:n]) {
-			f.Fatalf("segment %d of %s differs from the image", i, d.ID)
+			return fmt.Errorf("segment %d differs from the image", i)
 		}
 	}
-	if count != is.Count {
-		f.Errorf("%d segments, and Segments says %d", count, is.Count)
+	if count != is.Count || count != int64(len(f.files(is))) {
+		return fmt.Errorf("%d of %d files are segments, and Segments says %d", count, len(f.files(is)), is.Count)
 	}
-	return is
+	return nil
 }
 
 // files returns the inode and the change time of each segment.
@@ -416,5 +428,60 @@ func TestReapOfFullPoolDropsSegments(t *testing.T) {
 				t.Errorf("after they were removed %+v", all)
 			}
 		}
+	})
+}
+
+// ReapSegments removes the segments of datasets, except those that a backup reads, however much room the pool has. After
+// an interrupted removal, the next backup makes all of them.
+func TestReapSegments(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		reap := func(want int, when string) {
+			f.Helper()
+			if n, err := f.ReapSegments(f.Context()); n != want || err != nil {
+				f.Errorf("%s: removed %d, want %d, %v", when, n, want, err)
+			}
+		}
+		reap(0, "before the first backup")
+		d, read := newDataset(xfs), newDataset(xfs)
+		f.create(d)
+		f.create(read)
+		is := f.divide(d, head0(d))
+		f.divide(read, head0(read))
+		clone := read
+		clone.ID = uuid.New()
+		f.clone(clone, head0(read))
+		backup, err := f.Segments(f.Context(), read.ID, clone.ID)
+		f.must(err)
+		f.must(os.Mkdir(filepath.Join(filepath.Dir(filepath.Dir(is.Dir)), d.ID.String()+".new"), 0o700)) // a restore runs
+		reap(1, "of two")
+		if _, err := os.Stat(is.Dir); !errors.Is(err, os.ErrNotExist) {
+			f.Errorf("the released segments: %v", err)
+		}
+		f.must(f.compare(backup, clone))
+		backup.Release()
+		ended, cancel := context.WithCancel(f.Context())
+		cancel()
+		if n, err := f.ReapSegments(ended); n != 0 || !errors.Is(err, context.Canceled) {
+			f.Errorf("after the end of the context: removed %d, %v", n, err)
+		}
+
+		f.backend.step = func(now string) {
+			if now == "loop.segments.forgotten" {
+				f.must(os.Remove(filepath.Join(backup.Dir, backends.SegmentPath(0))))
+				panic(now)
+			}
+		}
+		func() {
+			defer func() { _ = recover() }()
+			_, err := f.ReapSegments(f.Context())
+			f.Errorf("the removal was not interrupted: %v", err)
+		}()
+		f.backend.step = func(string) {}
+		if all := f.divide(read, head0(read)); all.Changed != int(all.Count) {
+			f.Errorf("after an interrupted removal %+v", all)
+		}
+		f.must(f.Delete(f.Context(), clone.ID))
+		reap(1, "after the backup")
+		reap(0, "again")
 	})
 }

@@ -47,8 +47,12 @@ type Folder struct {
 // NewFolder returns the Folder with the given root, which the caller closes.
 func NewFolder(root *os.Root, step func(string)) *Folder { return &Folder{root: root, step: step} }
 
-// Parts is the path of the segments below the folder.
-const Parts = parts
+// Parts is the path of the segments below the folder. Base is the path of base: who removes the folder removes base
+// first.
+const (
+	Parts = parts
+	Base  = base
+)
 
 // Update brings the segments up to date with an image, as backends.Imager describes. It returns how many segments the
 // image has, and how many of them were made or removed.
