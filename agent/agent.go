@@ -135,7 +135,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 // which reads the field when it is called.
 func (a *components) create(ctx context.Context) {
 	a.Locks.Clock = a.Config.Clock
-	a.StoreClock = registration.NewStoreClock(a.DB)
+	a.StoreClock = registration.NewStoreClock(a.DB, a.Config.PeerHTTP == nil)
 	a.Trust = host.NewTrust(a.StoreClock.RepairCommand)
 	a.Identity = registration.NewIdentity(a.Host, a.Config.Identity)
 	a.Engines = mounting.NewEngines(a.DB, a.Boot)

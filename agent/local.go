@@ -44,8 +44,8 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (api.Col
 }
 
 // RebuildStore is controlsync.Holdings.RebuildStore.
-func (a *Agent) RebuildStore(ctx context.Context, skipOffline, dryRun bool) ([]api.Rebuilt, error) {
-	return a.Holdings.RebuildStore(ctx, skipOffline, dryRun)
+func (a *Agent) RebuildStore(ctx context.Context, r api.RebuildStore) (api.RebuiltStore, error) {
+	return a.Holdings.RebuildStore(ctx, r)
 }
 
 // Import makes a volume from a tar archive.

@@ -263,7 +263,8 @@ func (a *components) makeControlSync() {
 	})
 	a.Holdings = controlsync.NewHoldings(controlsync.HoldingsDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Leases: a.Leases, StoreClock: a.StoreClock,
-		IsNeeded: a.Cleaner.IsNeeded, Accept: func(ctx context.Context) error { return a.Follower.Accept(ctx) },
+		WorksSolo: a.Config.PeerHTTP == nil,
+		IsNeeded:  a.Cleaner.IsNeeded, Accept: func(ctx context.Context) error { return a.Follower.Accept(ctx) },
 	})
 	a.Follower = controlsync.NewFollower(controlsync.FollowerDeps{
 		Host: a.Host, Registration: a.Registration, Identity: a.Identity, StoreClock: a.StoreClock, Facts: a.Facts,

@@ -117,6 +117,7 @@ func reportCalls(sc scene, all map[string]func() error) {
 			d.ID, d.Volume, s.ID = uuid.New(), "found", uuid.New()
 			return controltest.ErrorOf(sc.Rebuild(ctx, sc.ID, []api.FoundDataset{{Pool: d.Pool, Dataset: d, Snapshots: []dataset.Snapshot{s}}}, false))
 		},
+		"accept store": func() error { return controltest.ErrorOf(sc.AcceptStore(ctx, sc.ID, api.AcceptStore{StoreClock: 7})) },
 	} {
 		all[name] = call
 	}

@@ -3,7 +3,6 @@ package controlsync
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -28,6 +27,7 @@ type HoldingsDeps struct {
 	Pools      *pool.Pools
 	Leases     *lease.Table
 	StoreClock *registration.StoreClock
+	WorksSolo  bool // control's store belongs to this host only
 	// IsNeeded reports whether a dataset is needed although it has no record: running work makes or reads it.
 	IsNeeded func(ds uuid.UUID) bool
 	// Accept records that control's store is consistent, after it was rebuilt from this node's pools.
@@ -137,39 +137,6 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 		}
 	}
 	return h, nil
-}
-
-// RebuildStore updates control's store after the store was lost or restored from a backup. Control records every
-// dataset in this node's pools that the store lacks. It also records a dataset again if the store's record is older
-// than a change that this node has seen. RebuildStore also marks all incoming datasets of the pools as doubtful if the
-// store is inconsistent. Idempotent. It fails with ErrOffline while a pool is offline, unless skipOffline is set. With
-// dryRun it changes nothing, and returns the result that the rebuild would have.
-func (r *Holdings) RebuildStore(ctx context.Context, skipOffline, dryRun bool) (all []api.Rebuilt, err error) {
-	var found []api.FoundDataset // of all pools, because names are only assigned once all datasets are known
-	for _, p := range r.Pools.All() {
-		if r.Trust.Err() != nil && !dryRun {
-			if err := r.Pools.MarkAllDoubtful(ctx, p.ID); err != nil {
-				return nil, err
-			}
-		}
-		_, err := r.Pools.Online(ctx, p.ID)
-		if errors.Is(err, dataset.ErrOffline) && skipOffline {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w (bring it back online first, so that others cannot take its names, or use "+
-				"--skip-offline)", err)
-		}
-		here, err := r.ListPool(ctx, p)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, here...)
-	}
-	if all, err = r.Control.Rebuild(ctx, r.NodeID, found, dryRun); err != nil || dryRun {
-		return all, err
-	}
-	return all, r.Accept(ctx)
 }
 
 // ListPool lists the datasets in a pool.

@@ -140,7 +140,7 @@ func TestRestoredStoreWithoutNewVolumeKeepsIt(t *testing.T) {
 		}
 	}
 	r.Link.ChangeSync(nil)
-	if _, err := r.RebuildStore(ctx, false, false); err != nil {
+	if _, err := r.RebuildStore(ctx, api.RebuildStore{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.StoreFinding(); got != "" {

@@ -198,7 +198,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 	if _, err := r.Collect(ctx, db.ID, false); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
 		t.Errorf("collect: %v", err)
 	}
-	if _, err := r.RebuildStore(ctx, false, false); err != nil {
+	if _, err := r.RebuildStore(ctx, api.RebuildStore{}); err != nil {
 		t.Fatal(err)
 	}
 	if text, _ = all(); strings.Contains(text, db.ID.String()) || strings.Contains(text, "error: store") {

@@ -272,7 +272,7 @@ func TestPoolIsNotHeldWithoutRestore(t *testing.T) {
 	at(r, 4)
 
 	r.LoseStore(true)
-	if _, err := r.RebuildStore(t.Context(), false, false); err != nil {
+	if _, err := r.RebuildStore(t.Context(), api.RebuildStore{}); err != nil {
 		t.Fatal(err)
 	}
 	serves("another store and root")
@@ -300,7 +300,7 @@ func TestRestoredPoolIsHeldWhenAdopted(t *testing.T) {
 	if _, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.RebuildStore(ctx, false, false); err != nil {
+	if _, err := r.RebuildStore(ctx, api.RebuildStore{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := reads(r, d); got != "old" {

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -160,7 +161,7 @@ func isHung(r *agenttest.Host, there dataset.Dataset, found int) {
 			r.T.Errorf("%s: %v", what, err)
 		}
 	}
-	if _, err := r.RebuildStore(ctx, false, false); !errors.Is(err, dataset.ErrOffline) {
+	if _, err := r.RebuildStore(ctx, api.RebuildStore{}); !errors.Is(err, dataset.ErrOffline) {
 		r.T.Errorf("a rebuild that does not see what lies there: %v", err)
 	}
 	if h, err := r.Holdings.List(ctx); err != nil || len(h.ExaminedPools) != 1 || len(h.Datasets) != found {

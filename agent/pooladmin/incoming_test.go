@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -56,8 +57,8 @@ func TestI3IncomingOfFoundPoolIsKept(t *testing.T) {
 	if _, err := r.Collect(ctx, other.ID, false); err != nil {
 		t.Error(err)
 	}
-	back, err := r.RebuildStore(ctx, false, false)
-	if err != nil || len(back) != 1 || back[0].Dataset != db.ID || back[0].Action != "trashed" {
+	back, err := r.RebuildStore(ctx, api.RebuildStore{})
+	if err != nil || len(back.Items) != 1 || back.Items[0].Dataset != db.ID || back.Items[0].Action != "trashed" {
 		t.Errorf("rebuilt: %+v, %v", back, err)
 	}
 	r.Restart()
@@ -79,7 +80,7 @@ func TestI3UnreadableIncomingIsKeptByRebuild(t *testing.T) {
 	}
 	r.LoseStore(false)
 	for range 2 {
-		if _, err := r.RebuildStore(t.Context(), false, false); err != nil {
+		if _, err := r.RebuildStore(t.Context(), api.RebuildStore{}); err != nil {
 			t.Fatal(err)
 		}
 		r.Restart()

@@ -15,15 +15,18 @@ const ClockKey = "clock"
 // StoreClock is the highest clock of control's store that this node has received. Its methods are safe for concurrent
 // use.
 type StoreClock struct {
-	db records.DB
+	db        records.DB
+	worksSolo bool // the store belongs to this host only
 
 	mu     sync.Mutex
 	now    uint64
 	onDisk uint64
 }
 
-// NewStoreClock returns a clock that is not loaded.
-func NewStoreClock(db records.DB) *StoreClock { return &StoreClock{db: db} }
+// NewStoreClock returns a clock that is not loaded. worksSolo says that there are no other hosts.
+func NewStoreClock(db records.DB, worksSolo bool) *StoreClock {
+	return &StoreClock{db: db, worksSolo: worksSolo}
+}
 
 // Load reads the clock from disk.
 func (c *StoreClock) Load(ctx context.Context) error {
@@ -65,10 +68,10 @@ func (c *StoreClock) Save(ctx context.Context) error {
 	return nil
 }
 
-// RepairCommand returns the command that brings an inconsistent store up to date. A store with a clock is shared by
-// several hosts, and needs drover store recover.
+// RepairCommand returns the command that brings an inconsistent store up to date. A store of a cluster needs drover
+// store recover, if it has a clock.
 func (c *StoreClock) RepairCommand() string {
-	if c.Now() != 0 {
+	if !c.worksSolo && c.Now() != 0 {
 		return "drover store recover"
 	}
 	return "drover store rebuild"

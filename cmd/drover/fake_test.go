@@ -337,8 +337,12 @@ func (f *fake) AcceptPool(_ context.Context, name string, a api.AcceptPool) (dat
 	return f.pool, f.called("AcceptPool", name, a)
 }
 
-func (f *fake) RebuildStore(_ context.Context, _, dryRun bool) ([]api.Rebuilt, error) {
-	return f.rebuilt, f.called("RebuildStore", dryRun)
+func (f *fake) RebuildStore(_ context.Context, r api.RebuildStore) (api.RebuiltStore, error) {
+	out := api.RebuiltStore{Items: f.rebuilt}
+	if !r.KeepGrants {
+		out.RemovedGrants = f.recovery.RemovedGrants
+	}
+	return out, f.called("RebuildStore", r.DryRun)
 }
 
 func (f *fake) Export(_ context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {

@@ -113,6 +113,10 @@ type Nodes interface {
 	// Rebuild restores the records of datasets that were found in the node's pools. With dryRun it changes nothing, and
 	// the pools need not be recorded yet.
 	Rebuild(ctx context.Context, node uuid.UUID, found []FoundDataset, dryRun bool) ([]Rebuilt, error)
+	// AcceptStore prepares the store of a single host for its agent, which did not trust it and has rebuilt its
+	// records. It removes the grants for repositories, unless they are kept, and raises the store clock above the
+	// highest one that the agent knows. Idempotent. It fails with ErrUnsupported for the store of a cluster.
+	AcceptStore(ctx context.Context, node uuid.UUID, a AcceptStore) (AcceptedStore, error)
 }
 
 // Local are the requests that the agent of this host answers without control.
@@ -133,9 +137,10 @@ type Local interface {
 	// RemovePool removes an empty pool. With how.Forget it only deletes the record. With how.DryRun it changes
 	// nothing, and returns the error that it would return otherwise.
 	RemovePool(ctx context.Context, name string, how PoolRemoval) (RemovedPool, error)
-	// RebuildStore restores the records of the datasets in the pools of this host. It fails with ErrOffline while a
-	// pool is offline, unless skipOffline is set. With dryRun it changes nothing.
-	RebuildStore(ctx context.Context, skipOffline, dryRun bool) ([]Rebuilt, error)
+	// RebuildStore restores the records of the datasets in the pools of this host. On a single host whose store was
+	// lost or restored from a backup, it also removes the grants for repositories, unless r.KeepGrants is set. It fails
+	// with ErrOffline while a pool is offline, unless r.SkipOffline is set. With r.DryRun it changes nothing.
+	RebuildStore(ctx context.Context, r RebuildStore) (RebuiltStore, error)
 	// Export writes a volume, or one snapshot of it, to w as a tar archive. It returns the files that the archive does
 	// not contain.
 	Export(ctx context.Context, ref, snapshot string, w io.Writer) (OmittedFiles, error)

@@ -193,7 +193,8 @@ func GenerationKey(pool uuid.UUID) string { return generationsPrefix + pool.Stri
 const RecoveryKey = "cluster/recovery"
 
 // RemovedLanesKey holds the sum of the counts of all lanes that were removed. It has the same prefix as the lanes, so
-// that one read returns both.
+// that one read returns both. In the store of a single host, which has no lanes, its count is the store clock: see
+// ledger.Ledger.HostClock.
 const RemovedLanesKey = RevPrefix + "dropped"
 
 // Keys that the store deletes when a session ends: the session of a node, of a control replica, or of the replica that

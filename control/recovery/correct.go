@@ -7,9 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
-	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -341,23 +339,7 @@ func (c *Comparison) EndHalt(t *record.Tx) error {
 	if _, err := t.Get(record.HaltedKey, &h); err != nil {
 		return err
 	}
-	entries, err := t.List(record.RevPrefix, "", 0)
-	if err != nil {
-		return err
-	}
-	clock, err := ledger.StoreClockOf(entries, nil)
-	if err != nil {
-		return err
-	}
-	var dropped notify.LaneValue
-	if _, err := t.Get(record.RemovedLanesKey, &dropped); err != nil {
-		return err
-	}
-	saw := c.recovery.Ledger.HighestClock()
-	if behind := max(h.HighestClock, c.clock, saw); clock <= behind {
-		dropped.Count += behind - clock + clockMargin
-	}
-	if err := t.Put(record.RemovedLanesKey, dropped); err != nil {
+	if err := raiseClock(t, max(h.HighestClock, c.clock, c.recovery.Ledger.HighestClock())); err != nil {
 		return err
 	}
 	for node := range c.coverage.reported {

@@ -13,7 +13,7 @@ import (
 
 // A restored store has grants that were removed since, and nothing else knows them. If they stayed, the holders of
 // their secrets could use the repositories again. So a recovery removes all grants, unless an operator keeps them.
-// Until it has ended, package repositories lists none.
+// Until it has ended, package repositories lists none. On a single host, AcceptStore does the same after a rebuild.
 //
 // A node that did not report to a recovery can return with changes that no other node knew. It then halts the store
 // again, although the store was not restored again. The grants that exist then were created after the last recovery, or
@@ -93,13 +93,7 @@ func (c *Comparison) removeGrants(ctx context.Context) error {
 			if err := c.checkEnd(t); err != nil {
 				return err
 			}
-			for _, name := range some {
-				t.Delete(record.GrantKey(name))
-				t.Notice.Events = append(t.Notice.Events, api.Event{
-					Type:   api.EventGrantRemove,
-					Detail: name + ": the store was restored from a backup",
-				})
-			}
+			deleteGrants(t, some)
 			return nil
 		})
 		if err != nil {
@@ -107,4 +101,15 @@ func (c *Comparison) removeGrants(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// deleteGrants deletes grants of a store that was restored from a backup, with an event for each of them.
+func deleteGrants(t *record.Tx, names []string) {
+	for _, name := range names {
+		t.Delete(record.GrantKey(name))
+		t.Notice.Events = append(t.Notice.Events, api.Event{
+			Type:   api.EventGrantRemove,
+			Detail: name + ": the store was restored from a backup",
+		})
+	}
 }

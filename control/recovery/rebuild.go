@@ -20,10 +20,11 @@ import (
 // Rebuild restores the records of the datasets in a node's pools, after the store was lost or when a pool of another
 // host was adopted. Idempotent.
 //
-// It changes an existing record in two cases only. In the first case, the node has seen a later change than the store
+// It changes an existing record in three cases only. In the first case, the node has seen a later change than the store
 // has, which shows that the store was restored from a backup. In the second case, the dataset is recorded in the same
-// pool, but on another node, which is unreachable. If the name of a dataset is taken, the dataset gets the name
-// name-UUID8. Rebuild fails with dataset.ErrInvalid for a pool that does not belong to the node, for a dataset or
+// pool, but on another node, which is unreachable. In the third case, the store belongs to a single host and gives the
+// node an epoch that the node relinquished: see isReturned. If the name of a dataset is taken, the dataset gets the
+// name name-UUID8. Rebuild fails with dataset.ErrInvalid for a pool that does not belong to the node, for a dataset or
 // snapshot without a UUID, and for too many datasets.
 //
 // With dryRun nothing is recorded. A pool that is not recorded for the node counts as the node's: the node is about to
@@ -148,9 +149,14 @@ func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundData
 		if elsewhere = old.Home != node || old.Pool != f.Pool; elsewhere {
 			r.Note = "the store records it in pool " + old.Pool.String() + " of node " + old.Home.String() +
 				": this copy is not changed"
+			return r, true, nil
 		}
-		if elsewhere || f.Index <= t.Index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {
-			return r, elsewhere, nil
+		if f.Index <= t.Index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {
+			returned, err := rc.isReturned(t, old, f, &r)
+			if returned && err == nil {
+				err = rc.renewEpoch(t, old, f, &r)
+			}
+			return r, false, err
 		}
 		r.Note = "the store had an older state"
 		if err := releaseState(t, old); err != nil {
@@ -158,7 +164,7 @@ func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundData
 		}
 	}
 	d.Profile = rc.WithKnownSettings(d.Profile, old.Profile)
-	d.Home, d.Pool, d.Epoch = node, f.Pool, max(d.Epoch, old.Epoch)+1
+	d.Home, d.Pool, d.Epoch = node, f.Pool, laterEpoch(f, old.Epoch)
 	// use these values of the record in the store, because those beside the data may be outdated
 	d.Move, d.TakenOver, d.Copies, d.Written = uuid.Nil, nil, old.Copies, 0
 	d.SupersededCopies, d.SharedMounts = old.SupersededCopies, old.SharedMounts

@@ -1,18 +1,20 @@
 // Package recovery corrects a store that was restored from an older backup, and rebuilds a lost store.
 //
 // Recover asks all agents for their datasets, compares them with the store, and corrects the differences once an
-// operator has confirmed them. Rebuild restores the records of the datasets that a node found in its pools. The pure
-// functions in evidence.go make the decision about each dataset.
+// operator has confirmed them. Rebuild restores the records of the datasets that a node found in its pools. AcceptStore
+// then removes the grants of a restored store that belongs to a single host. The pure functions in evidence.go make the
+// decision about each dataset.
 //
-// Package control embeds Recovery in its Service, so the API calls Recover, Rebuild and ReportHoldings directly.
-// Package membership calls Expire, through a function in its dependencies, before each renewal of the session of this
-// service. Package agentsync reads the state of a recovery with StateFor. Package control/api/server calls
+// Package control embeds Recovery in its Service, so the API calls Recover, Rebuild, AcceptStore and ReportHoldings
+// directly. Package membership calls Expire, through a function in its dependencies, before each renewal of the session
+// of this service. Package agentsync reads the state of a recovery with StateFor. Package control/api/server calls
 // CheckCollecting, which cmd/drover passes to it, before it reads the report of a node.
 //
 // The reports for a recovery in progress are kept in memory, under the mutex of reportCollection. All other state is in
 // the store, and transactions protect it. While the store is halted, package control plans nothing, and records no
 // results of operations except those of purges. A rule about which report is right belongs in evidence.go. What is
-// written to the store belongs in correct.go, and what happens to found datasets in rebuild.go.
+// written to the store belongs in correct.go, and what happens to found datasets in rebuild.go. An epoch that a single
+// host relinquished is replaced in relinquished.go.
 package recovery
 
 import (

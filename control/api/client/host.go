@@ -71,11 +71,10 @@ func (h Host) RemovePool(ctx context.Context, name string, how api.PoolRemoval) 
 }
 
 // RebuildStore restores the records of the datasets in the pools of the server's host.
-func (h Host) RebuildStore(ctx context.Context, skipOffline, dryRun bool) ([]api.Rebuilt, error) {
+func (h Host) RebuildStore(ctx context.Context, r api.RebuildStore) (api.RebuiltStore, error) {
 	k := newCall(route.RebuildStore)
-	k.query = query("skip_offline", flag(skipOffline), "dry_run", flag(dryRun))
-	l, err := fetch[api.List[api.Rebuilt]](ctx, h.conn, k)
-	return l.Items, err
+	k.query = query("skip_offline", flag(r.SkipOffline), "keep_grants", flag(r.KeepGrants), "dry_run", flag(r.DryRun))
+	return fetch[api.RebuiltStore](ctx, h.conn, k)
 }
 
 // SnapshotSpace returns how much space the deletion of a snapshot frees.

@@ -92,8 +92,11 @@ var endpointTexts = map[string]string{
 	"delete-volume": "With fenced, the data of the volume is put in the trash of that node when it is reachable again.",
 	"remove-node": "The certificate of the node is revoked. With force, the node stays recorded until its volumes " +
 		"have another home, and the records of data that only it has are removed.",
-	"rebuild":       "The answer has the result for each dataset.",
-	"rebuild-store": "Every pool of the host must be online, unless skip_offline is set.",
+	"rebuild": "The answer has the result for each dataset.",
+	"rebuild-store": "Every pool of the host must be online, unless skip_offline is set. If the store was lost or " +
+		"restored from a backup, the grants are removed, unless keep_grants is set.",
+	"accept-store": "The grants are removed, unless keep_grants is set. The store clock is raised above the one in " +
+		"the request.",
 	"recall": "The node that receives the volume calls it. The answer is the operation as it is " +
 		"now. Idempotent.",
 	"record":             "Operations that end quickly are only committed.",

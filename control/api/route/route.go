@@ -146,6 +146,7 @@ var (
 	Facts          = Route{"facts", http.MethodPost, "/v1/nodes/{node}/facts"}
 	Generations    = Route{"generations", http.MethodPost, "/v1/nodes/{node}/generations"}
 	Rebuild        = Route{"rebuild", http.MethodPost, "/v1/nodes/{node}/rebuild"}
+	AcceptStore    = Route{"accept-store", http.MethodPost, "/v1/nodes/{node}/accept-store"}
 	Certify        = Route{"certify", http.MethodPost, "/v1/nodes/{node}/certificate"}
 	ReportHoldings = Route{"hold", http.MethodPost, "/v1/nodes/{node}/hold"}
 )

@@ -69,7 +69,8 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":
 		return rule{node: ownNode, quiet: true}, true
-	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied", "guest", "certify":
+	case "register-node", "commit", "record", "rebuild", "accept-store", "recall", "yield", "copied", "guest",
+		"certify":
 		return rule{node: ownNode}, true
 	case "join":
 		return rule{anonymous: true}, true

@@ -252,3 +252,17 @@ func (a audited) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundD
 	}, err)
 	return out, err
 }
+
+func (a audited) AcceptStore(ctx context.Context, node uuid.UUID, in api.AcceptStore) (api.AcceptedStore, error) {
+	out, err := a.Service.AcceptStore(ctx, node, in)
+	a.note(ctx, "accept-store", func(c *pending) {
+		c.Node = node.String()
+		if in.KeepGrants {
+			c.addDetail("", "keep grants")
+		}
+		if in.DryRun {
+			c.addDetail("", "dry run")
+		}
+	}, err)
+	return out, err
+}

@@ -285,7 +285,7 @@ func TestNoAgentNoStore(t *testing.T) {
 	_, doctor := c.Doctor(ctx)
 	_, pool := c.CreatePool(ctx, api.NewPool{})
 	_, _, adopt := c.AdoptPool(ctx, "/p", false)
-	_, rebuild := c.RebuildStore(ctx, false, false)
+	_, rebuild := c.RebuildStore(ctx, api.RebuildStore{})
 	_, imported := c.Import(ctx, api.Request{Volume: "db"}, strings.NewReader(""))
 	_, diff := c.Diff(ctx, "a", "b")
 	_, exported := c.Export(ctx, "db", "", nil)

@@ -297,6 +297,10 @@ func (f *fake) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDat
 	return f.rebuilt, f.ask(ctx, "Rebuild", node, found, dryRun)
 }
 
+func (f *fake) AcceptStore(ctx context.Context, node uuid.UUID, a api.AcceptStore) (api.AcceptedStore, error) {
+	return api.AcceptedStore{RemovedGrants: []string{"ann"}}, f.ask(ctx, "AcceptStore", node, a)
+}
+
 func (f *fake) Doctor(ctx context.Context) ([]api.Finding, error) {
 	return f.found, f.ask(ctx, "Doctor")
 }
@@ -329,8 +333,8 @@ func (f *fake) AdoptPool(ctx context.Context, path string, dryRun bool) (dataset
 	return f.pool, f.rebuilt, f.ask(ctx, "AdoptPool", path, dryRun)
 }
 
-func (f *fake) RebuildStore(ctx context.Context, skipOffline, dryRun bool) ([]api.Rebuilt, error) {
-	return f.rebuilt, f.ask(ctx, "RebuildStore", skipOffline, dryRun)
+func (f *fake) RebuildStore(ctx context.Context, r api.RebuildStore) (api.RebuiltStore, error) {
+	return api.RebuiltStore{Items: f.rebuilt, RemovedGrants: []string{"ann"}}, f.ask(ctx, "RebuildStore", r)
 }
 
 func (f *fake) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {

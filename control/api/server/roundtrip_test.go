@@ -88,6 +88,8 @@ func TestEveryMethodArrives(t *testing.T) {
 	beat := api.Heartbeat{Incarnation: node1, Pools: []dataset.PoolStatus{*f.pools[0].Status}, Datasets: []dataset.DatasetStatus{*f.volume.Status}, Operations: []dataset.Operation{f.op}}
 	numbered := api.Generations{Incarnation: node1, Pools: []api.Generation{{Pool: f.pool.ID, Generation: 1<<63 + 1}}}
 	yield := api.Yield{Incarnation: node1, Operation: f.op.ID, Dataset: f.volume.ID, Epoch: 3, Manifest: &dataset.Manifest{Snapshot: f.snapshot.ID, Bytes: 8, SHA256: "ab", Taken: f.snapshot.Created}}
+	accepted := api.AcceptStore{StoreClock: 1 << 60, KeepGrants: true, DryRun: true}
+	restored := api.RebuiltStore{Items: f.rebuilt, RemovedGrants: []string{"ann"}}
 	held := api.Holdings{Incarnation: node1, Recovery: uuid.Max, StoreClock: 1 << 60, ExaminedPools: []uuid.UUID{f.pool.ID}, Datasets: []api.FoundDataset{}, Copies: []api.AssignedCopy{}, Relinquished: []api.RelinquishedEpoch{{Dataset: node1, Epoch: 2, ToNode: uuid.Max}}}
 	again := api.Recover{Digest: "0123", FencedNodes: []string{"a"}, DryRun: true, KeepGrants: true}
 	copied := api.CopyReport{Incarnation: node1, Copy: dataset.Copy{Dataset: f.volume.ID, Node: node1, Pool: f.pool.ID, Kind: dataset.CopyCondemned, Epoch: 3, Taken: f.snapshot.Created}, Removed: true}
@@ -188,6 +190,9 @@ func TestEveryMethodArrives(t *testing.T) {
 		}},
 		{"Rebuild", []any{node1, found, false}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.Rebuild(ctx, node1, found, false) }},
 		{"Rebuild", []any{node1, found, true}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.Rebuild(ctx, node1, found, true) }},
+		{"AcceptStore", []any{node1, accepted}, api.AcceptedStore{RemovedGrants: []string{"ann"}}, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.AcceptStore(ctx, node1, accepted)
+		}},
 		{"ReportHoldings", []any{node1, held}, nil, func(ctx context.Context, c *client.Client) (any, error) {
 			return nil, c.ReportHoldings(ctx, node1, held)
 		}},
@@ -232,8 +237,12 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"RemovePool", []any{"fast", api.PoolRemoval{Forget: true, DryRun: true}}, api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.RemovePool(ctx, "fast", api.PoolRemoval{Forget: true, DryRun: true})
 		}},
-		{"RebuildStore", []any{true, false}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.RebuildStore(ctx, true, false) }},
-		{"RebuildStore", []any{false, true}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.RebuildStore(ctx, false, true) }},
+		{"RebuildStore", []any{api.RebuildStore{SkipOffline: true}}, restored, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.RebuildStore(ctx, api.RebuildStore{SkipOffline: true})
+		}},
+		{"RebuildStore", []any{api.RebuildStore{KeepGrants: true, DryRun: true}}, restored, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.RebuildStore(ctx, api.RebuildStore{KeepGrants: true, DryRun: true})
+		}},
 		{"Export", []any{"db", "before"}, f.leftOut, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Export(ctx, "db", "before", io.Discard)
 		}},

@@ -1,0 +1,85 @@
+package controlsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// RebuildStore updates control's store after the store was lost or restored from a backup. Control records every
+// dataset in this node's pools that the store lacks. It also records a dataset again if the store's record is older
+// than a change that this node has seen. If the store is inconsistent, RebuildStore also marks all incoming datasets of
+// the pools as doubtful. On a single host, control then also removes the grants for repositories, unless in.KeepGrants
+// is set. Idempotent. It fails with ErrOffline while a pool is offline, unless in.SkipOffline is set. With in.DryRun it
+// changes nothing, and returns the result that the rebuild would have.
+func (r *Holdings) RebuildStore(ctx context.Context, in api.RebuildStore) (out api.RebuiltStore, err error) {
+	found, err := r.findAll(ctx, in)
+	if err != nil {
+		return out, err
+	}
+	if r.WorksSolo {
+		r.addRelinquished(found)
+	}
+	if out.Items, err = r.Control.Rebuild(ctx, r.NodeID, found, in.DryRun); err != nil {
+		return out, err
+	}
+	if r.WorksSolo && r.Trust.Err() != nil { // before Accept, after which the grants are valid again
+		accepted, err := r.Control.AcceptStore(ctx, r.NodeID, api.AcceptStore{
+			StoreClock: r.StoreClock.Now(), KeepGrants: in.KeepGrants, DryRun: in.DryRun,
+		})
+		if err != nil {
+			return out, err
+		}
+		out.RemovedGrants = accepted.RemovedGrants
+	}
+	if in.DryRun {
+		return out, nil
+	}
+	return out, r.Accept(ctx)
+}
+
+// findAll lists the datasets in all pools of this node. Names are only assigned once all datasets are known, so control
+// needs all of them at once.
+func (r *Holdings) findAll(ctx context.Context, in api.RebuildStore) (found []api.FoundDataset, err error) {
+	for _, p := range r.Pools.All() {
+		if r.Trust.Err() != nil && !in.DryRun {
+			if err := r.Pools.MarkAllDoubtful(ctx, p.ID); err != nil {
+				return nil, err
+			}
+		}
+		_, err := r.Pools.Online(ctx, p.ID)
+		if errors.Is(err, dataset.ErrOffline) && in.SkipOffline {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w (bring it back online first, so that others cannot take its names, or use "+
+				"--skip-offline)", err)
+		}
+		here, err := r.ListPool(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, here...)
+	}
+	return found, nil
+}
+
+// addRelinquished adds to the found datasets the epochs that this node has relinquished, if control has recorded that.
+// The node never opens these epochs again, so control gives such a dataset a later one.
+func (r *Holdings) addRelinquished(found []api.FoundDataset) {
+	reported, byDataset := r.Leases.ReportedEpochs(), map[uuid.UUID]api.RelinquishedEpoch{}
+	for _, g := range r.Leases.AllRelinquished() {
+		byDataset[g.Dataset] = g
+	}
+	for i := range found {
+		id := found[i].Dataset.ID
+		if g, relinquished := byDataset[id]; relinquished && reported[id] == g.Epoch {
+			found[i].Relinquished = &g
+		}
+	}
+}

@@ -1,0 +1,73 @@
+package recovery
+
+import (
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/dataset"
+)
+
+// A single host can be what is left of a cluster. If its store is restored from a backup of before a move, the store
+// gives the host an epoch that the host relinquished to another node. The agent never opens such an epoch again: see
+// lease.Table.IsReturned in package agent/lease. So a rebuild gives the dataset a later epoch.
+
+// isReturned reports whether the record of a dataset gives the node an epoch that the node has relinquished, so that
+// the dataset needs a later one. In a cluster, and if the other node has reported to this service, it returns false:
+// the other node may have opened the next epoch. The dataset then stays unusable, and r has a note.
+func (rc *Recovery) isReturned(t *record.Tx, d dataset.Dataset, f api.FoundDataset, r *api.Rebuilt) (bool, error) {
+	g := f.Relinquished
+	if g == nil || d.Epoch > g.Epoch || d.State == dataset.StatePurging {
+		return false, nil
+	}
+	l, err := t.Lease(d)
+	if err != nil || l.State == dataset.LeaseMoving { // the move continues
+		return false, err
+	}
+	if rc.Shared || rc.Reports.HasReported(g.ToNode) {
+		r.Note = "this node relinquished its epoch to node " + g.ToNode.String() + ", which may have the dataset"
+		return false, nil
+	}
+	return true, nil
+}
+
+// renewEpoch gives a dataset whose record isReturned a later epoch. If a move of it is in progress according to the
+// store, the move fails.
+func (rc *Recovery) renewEpoch(t *record.Tx, d dataset.Dataset, f api.FoundDataset, r *api.Rebuilt) error {
+	r.Action, r.Note = "restored", "its home relinquished this epoch, and gets a new one"
+	if d.State == dataset.StateTrashed {
+		r.Action = "trashed"
+	}
+	if d.Move != uuid.Nil {
+		if err := rc.endMove(t, d.Move); err != nil {
+			return err
+		}
+		if _, err := t.Get(record.DatasetKey(d.ID), &d); err != nil { // the end of the move may have changed it
+			return err
+		}
+	}
+	d.Epoch, d.Move, d.TakenOver = laterEpoch(f, d.Epoch), uuid.Nil, nil
+	t.Event(api.EventVolumeRebuild, d, r.Action)
+	return record.AddDataset(t, d, uuid.Nil)
+}
+
+// endMove records that a move has failed, unless it has ended.
+func (rc *Recovery) endMove(t *record.Tx, id uuid.UUID) error {
+	var op dataset.Operation
+	if there, err := t.Get(record.OperationKey(id), &op); err != nil || !there || op.State.Final() {
+		return err
+	}
+	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict,
+		"the store was restored from a backup while operation %s was running: check whether it was carried out", id))
+	return rc.Finish(t, op)
+}
+
+// laterEpoch returns an epoch of a found dataset that is above all known ones. recorded is the epoch in the store, or
+// 0. The node to which an epoch was relinquished may have opened the next one, so that epoch has ended too.
+func laterEpoch(f api.FoundDataset, recorded uint64) uint64 {
+	epoch := max(f.Dataset.Epoch, recorded)
+	if g := f.Relinquished; g != nil {
+		epoch = max(epoch, g.Epoch+1)
+	}
+	return epoch + 1
+}
