@@ -345,6 +345,7 @@ func (a *components) makeHandover() {
 	})
 	a.Relinquisher = handover.NewRelinquisher(handover.RelinquisherDeps{
 		Host: a.Host, Pools: a.Pools, Leases: a.Leases, Uses: a.Uses, Verifier: a.Verifier, Unmounter: a.Unmounter,
+		CompareStoreSoon: func() { a.Follower.CompareStoreSoon() },
 		Manifest: func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 			seen io.Writer) (dataset.Manifest, error) {
 			return a.TransferSource.Manifest(ctx, pool, d, y, seen)

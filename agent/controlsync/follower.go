@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 
@@ -65,7 +66,8 @@ type FollowerDeps struct {
 // Follower applies what control decides for this node. Its methods are safe for concurrent use.
 type Follower struct {
 	FollowerDeps
-	applying sync.Mutex // held while an answer of control is applied
+	applying sync.Mutex  // held while an answer of control is applied
+	compare  atomic.Bool // all records are requested next
 
 	mu       sync.Mutex
 	recovery uuid.UUID // the last recovery of control's store that was applied
@@ -88,7 +90,7 @@ func (f *Follower) Load(ctx context.Context) error {
 func (f *Follower) Run(s api.Sync, joined bool) {
 	for f.Ctx.Err() == nil {
 		var err error
-		if !joined {
+		if f.compare.Swap(false) || !joined {
 			s, err = f.Join(f.Ctx)
 		} else {
 			rev, was := s.Revision, KnownState{Moment: f.Cache.Moment()}
@@ -117,6 +119,10 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 		}
 	}
 }
+
+// CompareStoreSoon makes Run request all records after the answer that it waits for, and compare control's store with
+// what this node has seen.
+func (f *Follower) CompareStoreSoon() { f.compare.Store(true) }
 
 // ErrStoreOlder says that an answer which is not full contradicts a move that this node knows: the store was restored
 // from a backup. The next request asks for all records, so missing ones are noticed.

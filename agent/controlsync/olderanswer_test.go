@@ -3,6 +3,7 @@ package controlsync_test
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -169,6 +170,77 @@ func TestRestoredStoreDoesNotReturnRelinquishedEpoch(t *testing.T) {
 	}
 	if err := r.Leases.Drop(ctx, d.ID); err != nil { // otherwise the rig would check it
 		t.Error(err)
+	}
+}
+
+// If the reply to the answer was lost, control may have recorded that the epoch was relinquished. A store that does not
+// know the move any more does not return the epoch. It returns it if the move ended, if its record has expired, or if
+// no answer was sent.
+func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
+	for name, c := range map[string]struct {
+		unsent  bool
+		age     time.Duration // of the answer
+		known   bool          // control knows the move
+		returns bool
+	}{
+		"the move is not known":             {},
+		"its record may not have expired":   {age: api.OperationRetention - time.Minute},
+		"its record has expired":            {age: api.OperationRetention + time.Minute, returns: true},
+		"no answer was sent":                {unsent: true, returns: true},
+		"the move ended without the answer": {known: true, returns: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := agenttest.New(t)
+			ctx := t.Context()
+			d := r.NewVolume("db")
+			y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: uuid.New()}
+			if c.known {
+				// any operation that has ended
+				out, err := r.Link.Service.Submit(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				y.Move = out.Operation.ID
+				for op := *out.Operation; !op.State.Final(); {
+					if op, err = r.Link.Operation(ctx, y.Move.String(), time.Second); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if !c.unsent {
+				// nothing was written for a long time
+				y.Manifest = &dataset.Manifest{Snapshot: uuid.New(), Taken: time.Unix(0, 0)}
+				y.Answered = r.Clock.Now().Add(-c.age)
+			}
+			if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
+				t.Fatal(err)
+			}
+			r.Relinquisher.AnswerAll() // as after a heartbeat: control refuses the answer
+			if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil {
+				t.Error(err)
+			}
+			s, err := r.Link.Sync(ctx, r.NodeID, 0, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Follower.Apply(ctx, s, r.Follower.KnownState()); err != nil {
+				t.Error(err)
+			}
+			if trusted := r.Trust.Err() == nil; trusted != c.returns {
+				t.Errorf("the store is trusted: %t, want %t", trusted, c.returns)
+			}
+			if _, err := r.Mount(ctx, "db", "one"); (err == nil) != c.returns {
+				t.Errorf("mount: %v", err)
+			} else if err == nil {
+				err = r.Unmount(ctx, "db", "one")
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			if err := r.Leases.Drop(ctx, d.ID); err != nil { // otherwise the rig would check it
+				t.Error(err)
+			}
+		})
 	}
 }
 

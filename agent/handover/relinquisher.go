@@ -36,6 +36,8 @@ type RelinquisherDeps struct {
 	// the writer seen.
 	Manifest func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 		seen io.Writer) (dataset.Manifest, error)
+	// CompareStoreSoon has control's store compared with what this node has seen.
+	CompareStoreSoon func()
 }
 
 // Relinquisher relinquishes datasets for moves to other nodes: it answers control's recalls. Its state is in
@@ -202,7 +204,7 @@ func (r *Relinquisher) takeFinal(ctx context.Context, pool backends.Pool, d data
 		return y, fmt.Errorf("last snapshot of volume %s: %w", d.Volume, err)
 	}
 	steps.At("yield.snapshot")
-	y.Manifest = &m
+	y.Manifest, y.Answered = &m, r.Clock.Now()
 	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
 		return y, err
 	}
@@ -297,7 +299,8 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 // the move runs, or while control's store is inconsistent. The record is not needed if this node is the home again at a
 // later epoch, or if the dataset and its copy here are gone. It is not needed either if the move ended without the
 // answer of this node, because then no other node can continue from the relinquished epoch. Once control has recorded
-// the answer, this node can become the home again only at a later epoch.
+// the answer, this node can become the home again only at a later epoch. Control may have recorded the answer although
+// its reply was lost. So if control does not know the move any more, DropIfUnneeded keeps the record.
 func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if r.Trust.Err() != nil {
 		return nil
@@ -306,6 +309,7 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
+	lost := err != nil && r.mayBeRecorded(y)
 	if err == nil && !op.State.Final() {
 		return nil
 	}
@@ -323,6 +327,14 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 	switch {
 	case v.Home == r.NodeID && r.Cache.HasLeftSince(v.Dataset): // the store was restored from a backup
 		return nil
+	case v.Home == r.NodeID && v.Epoch == y.Epoch && lost:
+		// The store was restored from a backup of before the move. If the lost store had recorded the answer, another
+		// node may have opened the next epoch. Counted as recorded, the answer makes the Follower halt the store.
+		if err := r.Leases.SetReported(ctx, id, y); err != nil {
+			return err
+		}
+		r.CompareStoreSoon()
+		return nil
 	case v.Home == r.NodeID && v.Move != y.Move && (v.Epoch > y.Epoch || v.Epoch == y.Epoch && !y.Reported):
 	case v.Home != r.NodeID && !copied && !known: // the dataset was deleted, or its copy here was destroyed
 		// The record of the dataset may still be on disk. A start without control would read it, and make this node the
@@ -334,6 +346,14 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 		return nil
 	}
 	return r.Leases.Drop(ctx, id)
+}
+
+// mayBeRecorded reports whether control may have recorded the answer to a move that it does not know any more, although
+// no reply told so. An answer is sent once its manifest is on disk. Control keeps the record of a move for a day after
+// its end, so an older move tells nothing.
+func (r *Relinquisher) mayBeRecorded(y lease.Relinquished) bool {
+	expired := !y.Answered.IsZero() && r.Clock.Now().Sub(y.Answered) >= api.OperationRetention
+	return y.Manifest != nil && !y.Reported && !expired
 }
 
 // AnswerAll answers all open recalls. It repeats answers that were lost.

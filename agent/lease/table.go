@@ -32,6 +32,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -72,7 +73,10 @@ type Relinquished struct {
 	// Manifest describes the relinquished snapshots, once they are known. It is written to disk before control is
 	// notified, because another node can continue from it as soon as control has it.
 	Manifest *dataset.Manifest `json:"manifest,omitempty"`
-	Reported bool              `json:"told,omitempty"` // control has recorded that the epoch was relinquished
+	// Answered is when Manifest was written, by this node's clock. Records of earlier versions do not have it.
+	Answered time.Time `json:"answered,omitzero"`
+	// Reported says that control has recorded that the epoch was relinquished, or may have recorded it and has lost it.
+	Reported bool `json:"told,omitempty"`
 }
 
 // NewTable returns an empty table. nodeName returns the name of a node, for error messages.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -14,7 +15,7 @@ import (
 // ForgetInterval, or earlier after ForgetAfter changes. Without the limits by number and size, five operations a second
 // would leave 432,000 records of about 2.4 kB each in a day.
 const (
-	OperationRetention = 24 * time.Hour
+	OperationRetention = api.OperationRetention
 	scheduledRetention = time.Hour // of scheduled snapshots, see operationRetention
 	MaxEndedOperations = 10_000
 	maxEndedBytes      = 32 << 20 // of their records
@@ -36,18 +37,18 @@ func operationRetention(op dataset.Operation) time.Duration {
 
 // endedRecord has the fields that decide how long the record of an operation stays.
 type endedRecord struct {
-	key       string
-	bytes     int
-	runTime   time.Duration // how long drover had run when the operation ended (record.RunMark)
-	ended     time.Time
-	kept      time.Duration
-	cancelled bool
+	key      string
+	bytes    int
+	runTime  time.Duration // how long drover had run when the operation ended (record.RunMark)
+	ended    time.Time
+	kept     time.Duration
+	keptLast bool // an agent may still have to learn how the operation ended
 }
 
 // ForgetOperations removes the records of operations that ended long ago. It also removes the oldest records beyond
-// MaxEndedOperations in number, or maxEndedBytes in size. Among these, the records of cancelled operations are
-// removed last. While such a record exists, an agent that did not learn of the cancellation earlier still undoes its
-// work.
+// MaxEndedOperations in number, or maxEndedBytes in size. Among these, the records of cancelled operations and of
+// failed moves are removed last. While such a record exists, an agent that did not learn earlier how the operation
+// ended still undoes its work.
 func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 	records, err := k.endedRecords(ctx)
 	if err != nil {
@@ -95,7 +96,9 @@ func (k *Housekeeper) endedRecords(ctx context.Context) (list []endedRecord, err
 			if op.State.Final() {
 				list = append(list, endedRecord{
 					key: e.Key, bytes: len(e.Value), runTime: time.Duration(op.RunTime), ended: op.Ended,
-					kept: operationRetention(op.Operation), cancelled: op.State == dataset.OpCancelled,
+					kept: operationRetention(op.Operation),
+					keptLast: op.State == dataset.OpCancelled ||
+						op.State == dataset.OpFailed && op.Kind == dataset.OpMove,
 				})
 			}
 		}
@@ -105,14 +108,14 @@ func (k *Housekeeper) endedRecords(ctx context.Context) (list []endedRecord, err
 	}
 }
 
-// surplus returns the records beyond a number and a size: the oldest ones. Records of cancelled operations come last:
-// they are included only if they alone exceed the limits. It is a pure function.
+// surplus returns the records beyond a number and a size: the oldest ones. The records that are kept last are included
+// only if they alone exceed the limits. It is a pure function.
 func surplus(records []endedRecord, most, mostBytes int) []endedRecord {
 	sorted := slices.SortedFunc(slices.Values(records), func(x, y endedRecord) int { // records that stay come first
 		switch {
-		case x.cancelled && !y.cancelled:
+		case x.keptLast && !y.keptLast:
 			return -1
-		case y.cancelled && !x.cancelled:
+		case y.keptLast && !x.keptLast:
 			return 1
 		}
 		return cmp.Or(cmp.Compare(y.runTime, x.runTime), y.ended.Compare(x.ended), cmp.Compare(x.key, y.key))

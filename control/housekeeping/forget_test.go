@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// If there are too many records, by number or by bytes, the oldest are surplus. The records of cancelled operations
-// are surplus only once nothing else is left.
+// If there are too many records, by number or by bytes, the oldest are surplus. The records that are kept
+// last are surplus only once nothing else is left.
 func TestSurplus(t *testing.T) {
-	record := func(ran time.Duration, bytes int, cancelled bool) endedRecord {
-		return endedRecord{key: fmt.Sprint(int64(ran)), bytes: bytes, runTime: ran, cancelled: cancelled}
+	record := func(ran time.Duration, bytes int, keptLast bool) endedRecord {
+		return endedRecord{key: fmt.Sprint(int64(ran)), bytes: bytes, runTime: ran, keptLast: keptLast}
 	}
 	records := []endedRecord{
 		record(3, 10, false), record(1, 10, true), record(5, 10, false), record(2, 10, false), record(4, 30, false),
