@@ -50,7 +50,7 @@ type Decision struct {
 
 // decide decides which record of a dataset is right: the one with the highest epoch. If several have that epoch, it is
 // the one that was written last. The dataset is disputed if two nodes claim to be its home in that epoch. It is also
-// disputed if its home relinquished the epoch to a node that did not report: that node may have opened the next epoch.
+// disputed if its home relinquished the epoch and a node did not report: that node may have opened a later epoch.
 // It is a pure function.
 func (a *Evidence) decide(seen coverage) Decision {
 	v := Decision{Record: a.latest(seen)}
@@ -93,12 +93,13 @@ func (a *Evidence) decide(seen coverage) Decision {
 		v.action = api.RecordChanged
 	case a.isDestroyed(seen):
 		v.action = api.RecordForgotten
+	case relinquished && g.Epoch == v.Record.Epoch:
+		// The store may have lost that the home relinquished the epoch. The home does not open it again. If the record
+		// kept the epoch, the home would halt the store once more, also if it does not have the dataset.
+		v.action, v.note = api.RecordChanged, "its home relinquished this epoch, and gets a new one"
 	case v.report == nil && a.homeLacksDataset(v.Record, seen):
 		v.action = api.RecordMissing
 		v.note = "its home does not have it, but a node that did not respond may: its record stays"
-	case relinquished && g.Epoch == v.Record.Epoch:
-		// The store may have lost that the home relinquished the epoch. The home does not open it again.
-		v.action, v.note = api.RecordChanged, "its home relinquished this epoch, and gets a new one"
 	case !a.sameCopies(v.keptCopies):
 		v.action = api.RecordCopies
 	}
@@ -151,9 +152,16 @@ func (a *Evidence) whyDisputed(is dataset.Dataset, seen coverage) string {
 		}
 	}
 	g, relinquished := a.relinquished[is.Home]
-	if relinquished && g.Epoch == is.Epoch && !seen.reported[g.ToNode] && !seen.fenced[g.ToNode] {
+	if !relinquished || g.Epoch != is.Epoch {
+		return ""
+	}
+	if !seen.reported[g.ToNode] && !seen.fenced[g.ToNode] {
 		return fmt.Sprintf(
 			"its home gave epoch %d to a node that did not respond, and that node may have the dataset", is.Epoch)
+	}
+	// That node may have passed the dataset on without keeping a copy. It then remembers nothing of it.
+	if seen.silent {
+		return fmt.Sprintf("its home gave up epoch %d, and a node that did not respond may have the dataset", is.Epoch)
 	}
 	return ""
 }

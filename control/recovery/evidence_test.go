@@ -78,6 +78,20 @@ func TestJudgeByEpoch(t *testing.T) {
 			c.claimed(c.at(3), 10)
 			c.relinquished[c.home] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}
 		}, "", 3},
+		"its home gave up the epoch to a node that is heard, and a third node is not heard": {func(c *accountCase) {
+			c.claimed(c.at(3), 10)
+			c.silent = true
+			c.relinquished[c.home], c.reported[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}, true
+		}, "disputed", 3},
+		"its home gave up an earlier epoch, and a third node is not heard": {func(c *accountCase) {
+			c.claimed(c.at(3), 10)
+			c.silent = true
+			c.relinquished[c.home], c.reported[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}, true
+		}, "", 3},
+		"its home gave up the epoch and does not have it, and another node has a copy": {func(c *accountCase) {
+			c.relinquished[c.home], c.reported[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}, true
+			c.copies = map[uuid.UUID]dataset.Copy{c.other: {Dataset: c.ID, Node: c.other, Epoch: 3}}
+		}, "changed", 3},
 		"its home does not have it": {func(c *accountCase) { c.silent = true }, "missing", 3},
 		"its home has a copy, and knows of the epoch": {func(c *accountCase) {
 			c.silent, c.copyHolders = true, []nodeReport{{FoundDataset: api.FoundDataset{Dataset: *c.at(3)}, node: c.home}}
