@@ -235,6 +235,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.leaseWork.Go(func() { a.Renewals.Run(a.leaseCtx) })
 	a.wg.Go(a.Throttle.Run)
 	a.wg.Go(a.Watcher.Run)
+	a.wg.Go(func() { a.Repositories.RunProbes(a.Ctx) })
 	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.Replicas.Run() }()
 	if a.Config.Guard != nil {

@@ -7,10 +7,10 @@
 // be deleted at any time.
 //
 // The only state is in Checker, in memory: how many repositories without a record are being opened or made, how many
-// checks run, and the version of restic. Two channels count and limit the first two. What a request does with a
-// repository is in checker.go. A check that nobody requests belongs here too, called by DoHeartbeatWork in package
-// agent. How restic is run belongs in package internal/restic, and what is recorded of a repository in package
-// control/repositories.
+// checks run, the version of restic, and whether each repository could be opened the last time. Two channels count and
+// limit the first two. What a request does with a repository is in checker.go. File access.go opens the repositories of
+// scheduled backups from time to time, and reports those that cannot be opened. How restic is run belongs in package
+// internal/restic, and what is recorded of a repository in package control/repositories.
 package repository
 
 import (
@@ -29,6 +29,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic"
 )
 
@@ -43,6 +44,10 @@ type Deps struct {
 	CacheDir string // private folder for restic's cache; restic creates it
 	Records  Records
 	Programs *host.Programs // that print passwords
+	// Clock is nil if this process reports no repositories that cannot be opened. Then RunProbes must not be called.
+	Clock clock.Clock
+	// Used returns the names of the repositories that scheduled backups of this host use. Only RunProbes needs it.
+	Used func() []string
 	// Log gets a warning if a backup reads without its limit. If nil, there is no warning.
 	Log logrus.FieldLogger
 }
@@ -51,14 +56,15 @@ type Deps struct {
 // repository.
 const maxChecks = 2
 
-// Checker opens and checks repositories. Its state is two channels and the version of restic. One channel limits how
-// many checks of content run at a time, and the other one how many repositories without a record are opened or made.
-// Its methods are safe for concurrent use.
+// Checker opens and checks repositories. Its state is two channels, the version of restic, and what is known of the
+// access to each repository. One channel limits how many checks of content run at a time, and the other one how many
+// repositories without a record are opened or made. Its methods are safe for concurrent use.
 type Checker struct {
 	deps   Deps
 	checks chan struct{} // has an element for each check of content that runs
 	opens  chan struct{} // has an element while open opens or makes a repository
 	restic restic.Program
+	access accessTable
 }
 
 // NewChecker returns a Checker.
@@ -98,7 +104,7 @@ func (c *Checker) open(ctx context.Context, record dataset.Repository, create bo
 	case <-ctx.Done():
 		return api.RepositoryState{}, context.Cause(ctx)
 	}
-	r, err := c.Restic(ctx, record)
+	r, err := c.openUnnoted(ctx, record, nil)
 	if err != nil {
 		return api.RepositoryState{}, err
 	}
@@ -197,7 +203,19 @@ func (c *Checker) check(ctx context.Context, record dataset.Repository, percent 
 // Restic returns the repository of a record. It does not reach the repository. It checks the record again, although
 // control has checked it: a compromised control must not make this host run any program, neither as password program
 // nor by a URL that restic or ssh would take for a command. It also checks that this host allows the password program.
+// It notes the outcomes of the runs of restic for Findings.
 func (c *Checker) Restic(ctx context.Context, record dataset.Repository) (*restic.Repository, error) {
+	note := func(problem error) { c.noteAccess(record.Name, problem) }
+	r, err := c.openUnnoted(ctx, record, note)
+	if err != nil && ctx.Err() == nil {
+		note(err)
+	}
+	return r, err
+}
+
+// openUnnoted is Restic for a repository whose failures are not reported, unless ended notes them.
+func (c *Checker) openUnnoted(ctx context.Context, record dataset.Repository, ended func(error)) (*restic.Repository,
+	error) {
 	record, err := record.Checked()
 	if err != nil {
 		return nil, err
@@ -210,6 +228,7 @@ func (c *Checker) Restic(ctx context.Context, record dataset.Repository) (*resti
 	return c.restic.Open(ctx, c.deps.Programs, restic.Options{
 		URL: record.URL, Password: record.Password, CredentialsFile: record.CredentialsFile, CacheDir: c.deps.CacheDir,
 		MaxUpload: int64(record.MaxUpload), MaxRead: int64(record.ReadLimit()), Unlimited: c.warnUnlimited,
+		Ended: ended,
 	})
 }
 

@@ -18,6 +18,13 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
+// accessError is the error of a run that could not open or reach the repository.
+type accessError struct{ err error }
+
+func (e *accessError) Error() string { return e.err.Error() }
+
+func (e *accessError) Unwrap() error { return e.err }
+
 // failed adds the repository to an error.
 func (r *Repository) failed(err error) error {
 	return fmt.Errorf("repository %s: %w", dataset.Clip(r.options.URL), err)
@@ -41,6 +48,7 @@ type problem struct {
 	kind   *dataset.Kind
 	text   string
 	detail bool // the last line of the output follows the text
+	access bool // the repository cannot be opened or reached
 	// applies, if not nil, must also accept the output.
 	applies func(text string) bool
 }
@@ -59,8 +67,9 @@ func (r *Repository) problems() []problem {
 func problemsOfREST() []problem {
 	return []problem{
 		{
-			words: []string{"401 Unauthorized"},
-			kind:  dataset.ErrForbidden,
+			words:  []string{"401 Unauthorized"},
+			kind:   dataset.ErrForbidden,
+			access: true,
 			text: "it does not accept the token: the token is wrong, or the other side has removed its grant (ask " +
 				"for a new one, and put it into the credentials file)",
 		},
@@ -71,9 +80,10 @@ func problemsOfREST() []problem {
 				"repair the repository)",
 		},
 		{
-			words: []string{"410 Gone"},
-			kind:  dataset.ErrForbidden,
-			text:  "the grant of the token has expired (ask the other side for a new one)",
+			words:  []string{"410 Gone"},
+			kind:   dataset.ErrForbidden,
+			access: true,
+			text:   "the grant of the token has expired (ask the other side for a new one)",
 		},
 		{
 			words: []string{"403 Forbidden"},
@@ -88,8 +98,9 @@ func problemsOfREST() []problem {
 				"to prune, or push less)",
 		},
 		{
-			words: []string{"x509: certificate signed by unknown authority"},
-			kind:  dataset.ErrForbidden,
+			words:  []string{"x509: certificate signed by unknown authority"},
+			kind:   dataset.ErrForbidden,
+			access: true,
 			text: "its certificate is not trusted (append the certificate of its host, remotes/ca.pem, to the " +
 				"credentials file)",
 		},
@@ -100,9 +111,10 @@ func problemsOfREST() []problem {
 func problemsOfAccess() []problem {
 	return []problem{
 		{
-			words: []string{"wrong password or no key found"},
-			kind:  dataset.ErrForbidden,
-			text:  "the password is wrong (correct the password file or program)",
+			words:  []string{"wrong password or no key found"},
+			kind:   dataset.ErrForbidden,
+			access: true,
+			text:   "the password is wrong (correct the password file or program)",
 		},
 		{
 			words: []string{"config file already exists", "repository master key and config already initialized"},
@@ -123,17 +135,20 @@ func problemsOfAccess() []problem {
 				"server misbehaving", "502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout",
 			},
 			kind:   dataset.ErrOffline,
+			access: true,
 			text:   "it does not answer",
 			detail: true,
 		},
 		{
-			words: []string{"RequestTimeTooSkewed", "the server's time is too large"},
-			kind:  dataset.ErrForbidden,
-			text:  "its clock and that of this node differ (set both)",
+			words:  []string{"RequestTimeTooSkewed", "the server's time is too large"},
+			kind:   dataset.ErrForbidden,
+			access: true,
+			text:   "its clock and that of this node differ (set both)",
 		},
 		{
 			words:  []string{"x509: certificate", "x509: cannot validate certificate"},
 			kind:   dataset.ErrForbidden,
+			access: true,
 			text:   "its certificate is not trusted (renew it, or add its authority with update-ca-certificates)",
 			detail: true,
 		},
@@ -145,13 +160,15 @@ func problemsOfAccess() []problem {
 				"Permission denied",
 			},
 			kind:   dataset.ErrForbidden,
+			access: true,
 			text:   "it refuses the access (check the credentials)",
 			detail: true,
 		},
 		{
-			words: []string{"The specified bucket does not exist", "NoSuchBucket"},
-			kind:  dataset.ErrOffline, // not ErrNotFound: restic would create the bucket with the repository
-			text:  "the bucket does not exist (create it, or correct the URL)",
+			words:  []string{"The specified bucket does not exist", "NoSuchBucket"},
+			kind:   dataset.ErrOffline, // not ErrNotFound: restic would create the bucket with the repository
+			access: true,
+			text:   "the bucket does not exist (create it, or correct the URL)",
 		},
 	}
 }
@@ -177,8 +194,8 @@ func problemsOfData() []problem {
 			text:   "its data are damaged",
 			detail: true,
 		},
-		{words: opening(), applies: isAbsent, kind: dataset.ErrNotFound, text: "there is no repository"},
-		{words: opening(), kind: dataset.ErrOffline, text: "it cannot be opened", detail: true},
+		{words: opening(), applies: isAbsent, kind: dataset.ErrNotFound, text: "there is no repository", access: true},
+		{words: opening(), kind: dataset.ErrOffline, text: "it cannot be opened", detail: true, access: true},
 		{
 			words:  []string{couldNotLoad},
 			kind:   dataset.ErrOffline,
@@ -247,7 +264,7 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 	last := show(cmp.Or(failedDownloadReason(text), failedLoad(text), lastLine(text)))
 	switch {
 	case errors.Is(failed.Err, run.ErrTimeout):
-		return r.errorf(dataset.ErrOffline, "it did not answer in time: %s", last)
+		return &accessError{r.errorf(dataset.ErrOffline, "it did not answer in time: %s", last)}
 	case ctx.Err() != nil || failed.ExitCode < 0:
 		return r.failed(fmt.Errorf("restic was ended: %w", failed.Err))
 	}
@@ -273,10 +290,14 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 			p.applies != nil && !p.applies(text) {
 			continue
 		}
+		err := r.errorf(p.kind, "%s", p.text)
 		if p.detail {
-			return r.errorf(p.kind, "%s: %s", p.text, last)
+			err = r.errorf(p.kind, "%s: %s", p.text, last)
 		}
-		return r.errorf(p.kind, "%s", p.text)
+		if p.access {
+			err = &accessError{err}
+		}
+		return err
 	}
 	return r.errorf(dataset.ErrInternal, "restic failed with exit status %d: %s", failed.ExitCode, last)
 }

@@ -59,6 +59,10 @@ type Options struct {
 	// Unlimited, if not nil, is called with the reason if a backup reads without the limit MaxRead, because its process
 	// cannot be observed or stopped.
 	Unlimited func(reason error)
+	// Ended, if not nil, is called after each run that tells whether this node can open the repository: with nil if it
+	// can, and otherwise with the error of the run. It is not called after a run that was cancelled or that failed for
+	// another reason, such as a lock.
+	Ended func(failed error)
 }
 
 // Repository is a repository of backups.
@@ -145,8 +149,9 @@ const maxOutput = 64 << 20
 
 // run runs restic. If another run of this node that was killed left its lock in the repository, run removes the lock,
 // and runs restic again. If restic itself crashes, run removes the lock that it left.
-func (r *Repository) run(ctx context.Context, c command, args ...string) (run.Result, error) {
-	res, err := r.runOnce(ctx, c, args...)
+func (r *Repository) run(ctx context.Context, c command, args ...string) (res run.Result, err error) {
+	defer func() { reportAccess(ctx, r.options.Ended, err) }()
+	res, err = r.runOnce(ctx, c, args...)
 	if err != nil && crashed(res.Stderr) {
 		later, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
 		defer cancel()
@@ -163,6 +168,14 @@ func (r *Repository) run(ctx context.Context, c command, args ...string) (run.Re
 	return r.runOnce(ctx, c, args...)
 }
 
+// reportAccess calls ended, which is Options.Ended, if the result of a run tells whether the repository can be opened.
+func reportAccess(ctx context.Context, ended func(error), err error) {
+	var failed *accessError
+	if ended != nil && (err == nil || ctx.Err() == nil && errors.As(err, &failed)) {
+		ended(err)
+	}
+}
+
 // crashed reports whether restic ended with a Go trace. Version 0.14 can do that after SIGINT, in tree_saver.go of its
 // archiver. It then leaves its lock, which no other node can remove for half an hour.
 func crashed(stderr []byte) bool {
@@ -174,11 +187,11 @@ func crashed(stderr []byte) bool {
 func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (run.Result, error) {
 	password, err := keys.ReadPassword(ctx, r.runner, r.options.Password)
 	if err != nil {
-		return run.Result{}, r.failed(err)
+		return run.Result{}, &accessError{r.failed(err)}
 	}
 	env, err := r.env(c)
 	if err != nil {
-		return run.Result{}, r.failed(err)
+		return run.Result{}, &accessError{r.failed(err)}
 	}
 	if c.stdout == nil {
 		c.stdout = io.Discard // a check or prune can write more than the runner keeps
@@ -189,7 +202,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	}
 	at, err := r.place()
 	if err != nil {
-		return run.Result{}, err
+		return run.Result{}, &accessError{err}
 	}
 	defer at.close()
 	name, args := "restic", slices.Concat(at.args, r.global(), args)
