@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -11,6 +13,7 @@ import (
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/repository"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -60,9 +63,15 @@ func (a *components) makeExporter() {
 	})
 }
 
-// makeBackups creates the component that makes backups.
+// makeBackups creates the components that make, list and restore backups.
 func (a *components) makeBackups() {
-	a.Backups = backup.NewCreator(backup.CreatorDeps{
+	a.Repositories = repository.NewChecker(repository.Deps{
+		CacheDir: filepath.Join(a.Root, "restic-cache"), Records: a.Control, Programs: a.Programs, Log: a.Log,
+		Clock: a.Clock, Used: a.usedRepositories,
+	})
+	a.Catalog = backup.NewCatalog(a.Repositories)
+	a.Restorer = a.Catalog.NewRestorer(a.Control)
+	a.Backups = a.Catalog.NewCreator(backup.CreatorDeps{
 		Host: a.Host, Version: a.Config.Version, Pools: a.Pools, LockForOperation: a.Datasets.LockForOperation,
 		Clone: func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) (
 			time.Time, error) {
@@ -75,6 +84,18 @@ func (a *components) makeBackups() {
 		},
 		Report: a.Operations.Report,
 	})
+}
+
+// usedRepositories returns the names of the repositories that scheduled backups of this node's volumes use.
+func (a *components) usedRepositories() (names []string) {
+	for _, id := range a.Cache.IDs() {
+		d, ok := a.Cache.Dataset(id)
+		if to := d.Profile.Backup.To; ok && to != "" && d.Home == a.NodeID && d.State == dataset.StateReady &&
+			!slices.Contains(names, to) {
+			names = append(names, to)
+		}
+	}
+	return names
 }
 
 // operationHandlers returns the function that executes each kind of operation.

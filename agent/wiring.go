@@ -3,13 +3,10 @@ package agent
 import (
 	"context"
 	"io"
-	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/cleanup"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/handover"
@@ -24,7 +21,6 @@ import (
 	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/agent/replication"
-	"github.com/droverhq/drover/agent/repository"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
@@ -238,24 +234,6 @@ func (a *components) makePoolAdmin() {
 	})
 	a.Trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.Pools, Configured: a.Config.Pools}
 	a.SegmentCleaner = &pooladmin.SegmentCleaner{Host: a.Host, Pools: a.Pools}
-	a.Repositories = repository.NewChecker(repository.Deps{
-		CacheDir: filepath.Join(a.Root, "restic-cache"), Records: a.Control, Programs: a.Programs, Log: a.Log,
-		Clock: a.Clock, Used: a.usedRepositories,
-	})
-	a.Catalog = backup.NewCatalog(a.Repositories)
-	a.Restorer = a.Catalog.NewRestorer(a.Control)
-}
-
-// usedRepositories returns the names of the repositories that scheduled backups of this node's volumes use.
-func (a *components) usedRepositories() (names []string) {
-	for _, id := range a.Cache.IDs() {
-		d, ok := a.Cache.Dataset(id)
-		if to := d.Profile.Backup.To; ok && to != "" && d.Home == a.NodeID && d.State == dataset.StateReady &&
-			!slices.Contains(names, to) {
-			names = append(names, to)
-		}
-	}
-	return names
 }
 
 // makeControlSync creates the components that keep this node and control in agreement.

@@ -278,7 +278,7 @@ func TestVolumeIsDeletedBeforeItsBackup(t *testing.T) {
 // A process can use the mount for some time after a crash.
 func TestMountInUseIsUnmountedLater(t *testing.T) {
 	root := t.TempDir()
-	c := backup.NewCreator(backup.CreatorDeps{Host: &host.Host{Root: root}}) // no agent clears the folder
+	c := backup.NewCatalog(nil).NewCreator(backup.CreatorDeps{Host: &host.Host{Root: root}}) // no agent clears the folder
 	data := filepath.Join(root, "backups", uuid.NewString(), backup.DataName)
 	must(t, os.MkdirAll(data, 0o700))
 	must(t, unix.Mount("none", data, "tmpfs", 0, "size=1m"))
@@ -302,7 +302,7 @@ func TestMountInUseIsUnmountedLater(t *testing.T) {
 // Other processes, and restic in other folders, are not ended.
 func TestOutlivedResticIsEnded(t *testing.T) {
 	root, bin := t.TempDir(), t.TempDir()
-	c := backup.NewCreator(backup.CreatorDeps{Host: &host.Host{Root: root}})
+	c := backup.NewCatalog(nil).NewCreator(backup.CreatorDeps{Host: &host.Host{Root: root}})
 	dir := filepath.Join(root, "backups", uuid.NewString())
 	must(t, os.MkdirAll(filepath.Join(dir, backup.DataName), 0o700))
 	start := func(name, dir string, args ...string) *exec.Cmd {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/steps"
+	"github.com/droverhq/drover/internal/tree"
 )
 
 // maxBackups is how many backups a host makes at a time. Each run of restic needs memory in proportion to the
@@ -67,11 +69,13 @@ type Creator struct {
 	absent absentBackups
 	// known saves runs of restic that only find the parent of a backup, or earlier backups of its operation.
 	known memory
+	// read gets the new backups, so that the Restorer need not read or measure them.
+	read *facts
 }
 
-// NewCreator returns a Creator.
-func NewCreator(deps CreatorDeps) *Creator {
-	return &Creator{deps: deps, slots: make(chan struct{}, maxBackups)}
+// NewCreator returns a Creator. It shares what it knows of its backups with the Catalog and the Restorer.
+func (c *Catalog) NewCreator(deps CreatorDeps) *Creator {
+	return &Creator{deps: deps, slots: make(chan struct{}, maxBackups), read: c.read}
 }
 
 // Create makes the backup of an operation. If an earlier run of the operation was interrupted after it had stored a
@@ -339,7 +343,45 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 			c.dropSegments(ctx, op, pool) // otherwise the next backup would lack the same segments
 		}
 	}
+	if err == nil {
+		c.noteStored(ctx, repo, b, s, text, filepath.Join(dir, name))
+	}
 	return b, s, err
+}
+
+// maxCounted bounds the files of a backup whose names are counted. In a larger backup, the time of one more run of
+// restic for a restore matters less than a second walk through all folders.
+const maxCounted = 100_000
+
+// noteStored notes a new backup in the facts, so that a restore on this host needs no run of restic to measure it.
+// record is the text of its record, and path the folder that restic has stored, with the clone still mounted.
+//
+// The clone has at least the names that the backup has: restic does not store sockets. A restore has at most the names
+// of the backup. So if a restore has as many names as the clone, nothing is missing. Otherwise checkCount has restic
+// list the names.
+func (c *Creator) noteStored(ctx context.Context, repo *restic.Repository, b restic.Backup, s restic.Summary,
+	record []byte, path string) {
+	parsed, err := ParseRecord(record)
+	if err != nil {
+		return // a restore reads it, and reports what is wrong
+	}
+	var size restic.RestoreSize
+	if s.Files <= maxCounted {
+		if n, err := countBelow(ctx, path); err == nil {
+			size = restic.RestoreSize{Bytes: s.Bytes, Entries: n + 2} // the folder itself, and RecordName
+		}
+	}
+	c.read.note(repo, b.ID, func(now *fact) { now.backup, now.record, now.size = b, &parsed, size })
+}
+
+// countBelow returns how many names are below a folder.
+func countBelow(ctx context.Context, path string) (n int64, err error) {
+	folder, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, folder.Close()) }()
+	return tree.CountNames(ctx, folder)
 }
 
 // clone makes the clone that restic reads. taken is the moment of its content. The dataset is locked only while the

@@ -10,8 +10,8 @@ import (
 // maxFacts bounds the backups in facts. When it is reached, all are forgotten.
 const maxFacts = 5_000
 
-// facts keeps the contents of backups that this agent has read. They never change, because the ID of a backup is a hash
-// of its content. But the repository may no longer have the backup. facts is safe for concurrent use.
+// facts keeps the contents of backups that this agent has read or made. They never change, because the ID of a backup
+// is a hash of its content. But the repository may no longer have the backup. facts is safe for concurrent use.
 type facts struct {
 	mu sync.Mutex
 	of map[factKey]fact
@@ -20,9 +20,11 @@ type facts struct {
 type factKey struct{ url, id string } // id has 64 digits
 
 type fact struct {
-	backup  restic.Backup // without an ID if it is not known
-	record  *Record       // nil if it is not known
-	entries int64         // how many names are in the tree, including the two at the top; 0 if it is not known
+	backup restic.Backup // without an ID if it is not known
+	record *Record       // nil if it is not known
+	// size is what a restore writes. Its Entries include the two names at the top. It is zero if it is not known. For a
+	// backup that this agent has made, it is an upper bound: see Creator.noteStored.
+	size restic.RestoreSize
 }
 
 // get returns what is known of a backup.

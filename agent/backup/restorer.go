@@ -39,8 +39,8 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 
 // Restore writes the content of the volume in a backup to root, an empty directory, and gives root the owner, mode,
 // times and attributes of the volume's root directory. step is called with the name of each step. If version is not
-// nil, Restore accepts only a backup that a push has made for that version. If Size has not read the size of the backup
-// before, Restore reads it beside the restore, and calls measured with it.
+// nil, Restore accepts only a backup that a push has made for that version. If the size of the backup is not known,
+// Restore reads it beside the restore. It calls measured with the size.
 //
 // If the backup has the image of the volume (see Image), image is not nil, and root gets the segments of the image,
 // for backends.Imager. Restore sets image.Bytes.
@@ -162,8 +162,11 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 // derivation of the key.
 func (s *Restorer) countEntries(ctx context.Context, r *restic.Repository, id string, measured func(dataset.Size)) (
 	entries func() int64, end func()) {
-	if known := s.read.get(r, id).entries; known > 0 {
-		return func() int64 { return known }, func() {}
+	if known := s.read.get(r, id).size; known.Entries > 0 {
+		if measured != nil {
+			measured(dataset.Size(known.Bytes))
+		}
+		return func() int64 { return known.Entries }, func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var size restic.RestoreSize
@@ -183,11 +186,11 @@ func (s *Restorer) countEntries(ctx context.Context, r *restic.Repository, id st
 	return entries, func() { cancel(); measuring.Wait() }
 }
 
-// measure measures a backup, and notes how many names are in its tree.
+// measure measures a backup, and notes the result.
 func (s *Restorer) measure(ctx context.Context, r *restic.Repository, id string) (restic.RestoreSize, error) {
 	size, err := r.RestoreSize(ctx, id)
 	if err == nil {
-		s.read.note(r, id, func(now *fact) { now.entries = size.Entries })
+		s.read.note(r, id, func(now *fact) { now.size = size })
 	}
 	return size, err
 }
@@ -260,7 +263,7 @@ type writer struct {
 	step    func(string)          // called with the name of each step
 	compare bool                  // read each file again, and compare it with the backup
 	entries func() int64          // returns how many names are in the tree of the backup; 0 if it is not known
-	// measured, if not nil, is called with the size of the backup if it was not known before.
+	// measured, if not nil, is called with the size of the backup.
 	measured func(dataset.Size)
 }
 

@@ -49,8 +49,8 @@ type Backups interface {
 	// Size returns how many bytes Restore or Verify writes for a backup.
 	Size(ctx context.Context, repository, id string) (dataset.Size, error)
 	// Restore writes the content of a backup to an empty directory. If version is not nil, the backup must have that
-	// version. If the backup has an image, image is not nil. If Size was not called before, Restore calls measured with
-	// its result.
+	// version. If the backup has an image, image is not nil. Restore calls measured with what Size returns, once that
+	// is known.
 	Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, root *os.File,
 		image *backends.ImageTarget, step func(string), measured func(dataset.Size)) error
 	// Verify also compares what it has written with the backup, and returns the UUID of the dataset that was backed up.
