@@ -69,16 +69,16 @@ func (r *Holdings) findAll(ctx context.Context, in api.RebuildStore) (found []ap
 	return found, nil
 }
 
-// addRelinquished adds to the found datasets the epochs that this node has relinquished, if control has recorded that.
-// The node never opens these epochs again, so control gives such a dataset a later one.
+// addRelinquished adds to the found datasets the epochs that this node has relinquished, if control may have recorded
+// that. The node never opens these epochs again, so control gives such a dataset a later one.
 func (r *Holdings) addRelinquished(found []api.FoundDataset) {
-	reported, byDataset := r.Leases.ReportedEpochs(), map[uuid.UUID]api.RelinquishedEpoch{}
+	answered, byDataset := r.Leases.AnsweredEpochs(), map[uuid.UUID]api.RelinquishedEpoch{}
 	for _, g := range r.Leases.AllRelinquished() {
 		byDataset[g.Dataset] = g
 	}
 	for i := range found {
 		id := found[i].Dataset.ID
-		if g, relinquished := byDataset[id]; relinquished && reported[id] == g.Epoch {
+		if g, relinquished := byDataset[id]; relinquished && answered[id] == g.Epoch {
 			found[i].Relinquished = &g
 		}
 	}

@@ -168,3 +168,61 @@ func TestI1RebuildReplacesRelinquishedEpoch(t *testing.T) {
 	r.MustMount("db", "one")
 	r.MustUnmount("db", "one")
 }
+
+// The removal of a grant while the store is halted does not end the halt, although it is a removal more in the store.
+func TestRemovedGrantDoesNotEndHalt(t *testing.T) {
+	r := agenttest.New(t)
+	r.NewVolume("db")
+	addGrants(r, "ann", "bob")
+	saved := records(r)
+	remove := func(name string) {
+		t.Helper()
+		if err := r.Cluster.Client.RemoveGrant(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove("ann")
+	agenttest.Await(t, func() bool { return r.StoreClock.Now() == 2 })
+	restoreStore(r, saved)
+	remove("bob")
+	r.Restart()
+	if list, err := r.Cluster.Client.Grants(t.Context()); dataset.KindOf(err) != dataset.ErrConflict {
+		t.Errorf("the grants are %+v, %v", list, err)
+	}
+	if got := r.StoreFinding(); !strings.Contains(got, "the removal of a grant") {
+		t.Errorf("doctor says %q", got)
+	}
+	if out, err := r.RebuildStore(t.Context(), api.RebuildStore{}); err != nil || !slices.Equal(out.RemovedGrants, []string{"ann"}) {
+		t.Errorf("got %+v, %v", out, err)
+	}
+	wantGrants(r)
+}
+
+// One rebuild is enough if control may have recorded a relinquished epoch, and its reply was lost.
+func TestRebuildReplacesEpochAfterLostReply(t *testing.T) {
+	r := agenttest.New(t)
+	ctx := t.Context()
+	d := r.NewVolume("db")
+	y := lease.Relinquished{
+		Epoch: d.Epoch, Move: uuid.New(), To: uuid.New(), Manifest: &dataset.Manifest{Snapshot: uuid.New()}, Answered: r.Clock.Now(),
+	}
+	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := r.RebuildStore(ctx, api.RebuildStore{}); err != nil || len(out.Items) != 1 || out.Items[0].Action != "restored" {
+		t.Errorf("got %+v, %v", out, err)
+	}
+	if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil {
+		t.Error(err)
+	}
+	r.Restart()
+	if got := r.StoreFinding(); got != "" {
+		t.Errorf("after the rebuild, doctor says %q", got)
+	}
+	agenttest.Await(t, func() bool {
+		_, relinquished := r.Leases.Relinquished(d.ID)
+		return !relinquished
+	})
+	r.MustMount("db", "one")
+	r.MustUnmount("db", "one")
+}

@@ -99,6 +99,7 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 			Epoch: asked.Epoch, Move: asked.Move, To: asked.To, Files: op.FileCopy, Share: op.SameShare,
 		}
 	}
+	first := y.Manifest == nil // nothing was sent before
 	y, holders, err := r.relinquish(ctx, id, y, relinquished)
 	switch {
 	case err != nil:
@@ -108,7 +109,7 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 	case y.Manifest == nil:
 		return nil
 	}
-	return r.report(ctx, id, y)
+	return r.report(ctx, id, y, first)
 }
 
 // relinquish relinquishes a dataset under its lock, so that a running change ends first. If the dataset cannot be
@@ -271,8 +272,9 @@ func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y 
 	}
 }
 
-// report has control record that a dataset was relinquished, with its manifest.
-func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
+// report has control record that a dataset was relinquished, with its manifest. first is true if the manifest was not
+// sent before.
+func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinquished, first bool) error {
 	err := r.Control.Yield(ctx, r.NodeID, api.Yield{
 		Incarnation: r.Incarnation,
 		Operation:   y.Move,
@@ -284,6 +286,9 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 		return err // control may have received it
 	}
 	if err != nil {
+		if first {
+			y.Manifest = nil // control has refused it, so it has not recorded it
+		}
 		return r.DropIfUnneeded(ctx, id, y)
 	}
 	steps.At("yield.told")
@@ -350,7 +355,7 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 
 // mayBeRecorded reports whether control may have recorded the answer to a move that it does not know any more, although
 // no reply told so. An answer is sent once its manifest is on disk. Control keeps the record of a move for a day after
-// its end, so an older move tells nothing.
+// its end. After that, a move that is not known does not show whether the store was restored.
 func (r *Relinquisher) mayBeRecorded(y lease.Relinquished) bool {
 	expired := !y.Answered.IsZero() && r.Clock.Now().Sub(y.Answered) >= api.OperationRetention
 	return y.Manifest != nil && !y.Reported && !expired

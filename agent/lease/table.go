@@ -158,11 +158,21 @@ func (t *Table) AllRelinquished() []api.RelinquishedEpoch {
 
 // ReportedEpochs returns the relinquished epochs that control has recorded as relinquished, by dataset.
 func (t *Table) ReportedEpochs() map[uuid.UUID]uint64 {
+	return t.epochs(func(r Relinquished) bool { return r.Reported })
+}
+
+// AnsweredEpochs returns the relinquished epochs that control has recorded as relinquished, or may have recorded, by
+// dataset.
+func (t *Table) AnsweredEpochs() map[uuid.UUID]uint64 {
+	return t.epochs(func(r Relinquished) bool { return r.Reported || r.Manifest != nil })
+}
+
+func (t *Table) epochs(of func(Relinquished) bool) map[uuid.UUID]uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	at := map[uuid.UUID]uint64{}
 	for id, r := range t.relinquished {
-		if r.Reported {
+		if of(r) {
 			at[id] = r.Epoch
 		}
 	}

@@ -36,7 +36,16 @@ func removesGrant(t *record.Tx) bool {
 
 // countGrantRemoval raises the clock of a single host's store, and notifies the agent, which must learn of the clock
 // before it can notice that the store was restored. The first removal raises the clock to 2.
+//
+// While the store is halted, the clock stays. Otherwise it could reach the clock that the agent has seen, and the agent
+// would trust a restored store that still has removed grants.
 func countGrantRemoval(t *record.Tx) error {
+	if t.Recovering {
+		return nil
+	}
+	if halted, err := t.Get(record.HaltedKey, &record.Halt{}); err != nil || halted {
+		return err
+	}
 	var dropped notify.LaneValue
 	if _, err := t.Get(record.RemovedLanesKey, &dropped); err != nil {
 		return err

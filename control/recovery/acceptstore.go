@@ -52,12 +52,14 @@ func (rc *Recovery) AcceptStore(ctx context.Context, node uuid.UUID, a api.Accep
 	}
 	for some := range slices.Chunk(out.RemovedGrants, grantsAtOnce) {
 		if _, err := rc.Ledger.Update(ctx, func(t *record.Tx) error {
+			t.Recovering = true
 			deleteGrants(t, some)
 			return nil
 		}); err != nil {
 			return out, err
 		}
 	}
+	// The clock is raised last: if this is interrupted, the agent still does not trust the store.
 	_, err = rc.Ledger.Update(ctx, func(t *record.Tx) error { return raiseClock(t, a.StoreClock) })
 	return out, err
 }
