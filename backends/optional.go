@@ -212,9 +212,9 @@ type Imager interface {
 	// DropSegments removes the segments of a dataset. The next call of Segments makes all of them. Idempotent.
 	DropSegments(ctx context.Context, id uuid.UUID) error
 
-	// ReapSegments removes the segments of all datasets, except those that are not released. It returns of how many
-	// datasets it removed the segments. It blocks Segments of a dataset while it removes the segments of that dataset,
-	// and no other method. If it is interrupted, the next call of Segments makes all segments of that dataset.
+	// ReapSegments removes the segments of all datasets, except those that are not released. It returns the
+	// number of datasets whose segments it removed. While it removes the segments of a dataset, only Segments of that
+	// dataset waits. After an interrupted removal, the next call of Segments makes all segments of the dataset.
 	ReapSegments(ctx context.Context) (int, error)
 
 	// BuildImage makes the content of an incoming dataset that is not attached from segments. It calls write with an

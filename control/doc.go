@@ -84,7 +84,7 @@
 //	                              it: see record.RunMark
 //	rev/<replica>/<lane>          the last changes by a service, for the other services: see notify.LaneValue
 //	rev/dropped                   the sum of the counts of removed lanes: see ledger.StoreClockOf; on a single host, a
-//	                              count of removed grants: see ledger.Ledger.HostClock
+//	                              number that each removal of grants raises: see ledger.Ledger.HostClock
 //	live/nodes/<node>             record.Alive: the agent of the node is alive; deleted with its session
 //	live/control/<replica>        membership.Replica: the service is alive; deleted with its session
 //	live/house                    which service does the background work; deleted with its session

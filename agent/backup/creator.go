@@ -69,13 +69,13 @@ type Creator struct {
 	absent absentBackups
 	// known saves runs of restic that only find the parent of a backup, or earlier backups of its operation.
 	known memory
-	// read gets the new backups, so that the Restorer need not read or measure them.
-	read *facts
+	// facts gets the new backups, so that the Restorer need not read or measure them.
+	facts *facts
 }
 
 // NewCreator returns a Creator. It shares what it knows of its backups with the Catalog and the Restorer.
 func (c *Catalog) NewCreator(deps CreatorDeps) *Creator {
-	return &Creator{deps: deps, slots: make(chan struct{}, maxBackups), read: c.read}
+	return &Creator{deps: deps, slots: make(chan struct{}, maxBackups), facts: c.read}
 }
 
 // Create makes the backup of an operation. If an earlier run of the operation was interrupted after it had stored a
@@ -349,8 +349,8 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	return b, s, err
 }
 
-// maxCounted bounds the files of a backup whose names are counted. In a larger backup, the time of one more run of
-// restic for a restore matters less than a second walk through all folders.
+// maxCounted is the largest number of files of a backup whose names are counted. In a larger backup, the time of one
+// more run of restic for a restore matters less than a second walk through all folders.
 const maxCounted = 100_000
 
 // noteStored notes a new backup in the facts, so that a restore on this host needs no run of restic to measure it.
@@ -371,7 +371,7 @@ func (c *Creator) noteStored(ctx context.Context, repo *restic.Repository, b res
 			size = restic.RestoreSize{Bytes: s.Bytes, Entries: n + 2} // the folder itself, and RecordName
 		}
 	}
-	c.read.note(repo, b.ID, func(now *fact) { now.backup, now.record, now.size = b, &parsed, size })
+	c.facts.note(repo, b.ID, func(now *fact) { now.backup, now.record, now.size = b, &parsed, size })
 }
 
 // countBelow returns how many names are below a folder.

@@ -24,7 +24,7 @@
 // read-write lock lets backups run at the same time, but none while unwanted or expired backups are removed.
 //
 // Each start of restic takes about half a second of CPU time, so two tables save starts: memory, that of Creator, and
-// facts, which all three share. TestStartsOfRestic counts the starts of a backup and of a restore.
+// facts, which Catalog, Creator and Restorer share. TestStartsOfRestic counts the starts of a backup and of a restore.
 //
 // Unwanted backups are those that are not the result of their operation: their removal is in unwanted.go. Expired
 // backups are those that control does not retain: their removal is in expired.go. The order of the steps of a backup is

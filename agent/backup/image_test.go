@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"bytes"
 	"crypto/rand"
 	"os"
 	"path/filepath"
@@ -115,8 +116,14 @@ func TestImageBackup(t *testing.T) {
 	// A backup with a damaged image is stored. Its verification says that the backup is damaged.
 	segments, err = filepath.Glob(filepath.Join(f.A.Pool().Info().Path, "segments", "*", "parts", "000000", "00000000"))
 	must(t, err)
-	must(t, os.WriteFile(segments[0], make([]byte, backends.SegmentSize), 0o600))
-	damaged := backUp(f, "db", "").Backup
+	var damaged string
+	for zeros, kept := make([]byte, backends.SegmentSize), false; !kept; {
+		must(t, os.WriteFile(segments[0], zeros, 0o600))
+		damaged = backUp(f, "db", "").Backup
+		now, err := os.ReadFile(segments[0])
+		must(t, err)
+		kept = bytes.Equal(now, zeros) // otherwise the filesystem has written its superblock meanwhile
+	}
 	op = restoreOn(f.B, f, dataset.OpVerify, damaged, "db@image", fs)
 	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrCorrupt.Code {
 		t.Errorf("verification of a damaged image: %s %+v", op.State, op.Problem)

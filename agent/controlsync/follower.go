@@ -67,7 +67,7 @@ type FollowerDeps struct {
 type Follower struct {
 	FollowerDeps
 	applying sync.Mutex  // held while an answer of control is applied
-	compare  atomic.Bool // all records are requested next
+	compare  atomic.Bool // Run must request all records next
 
 	mu       sync.Mutex
 	recovery uuid.UUID // the last recovery of control's store that was applied

@@ -13,10 +13,10 @@ import (
 
 // RebuildStore updates control's store after the store was lost or restored from a backup. Control records every
 // dataset in this node's pools that the store lacks. It also records a dataset again if the store's record is older
-// than a change that this node has seen. If the store is inconsistent, RebuildStore also marks all incoming datasets of
-// the pools as doubtful. On a single host, control then also removes the grants for repositories, unless in.KeepGrants
-// is set. Idempotent. It fails with ErrOffline while a pool is offline, unless in.SkipOffline is set. With in.DryRun it
-// changes nothing, and returns the result that the rebuild would have.
+// than a change that this node has seen. If the store is inconsistent, RebuildStore marks all incoming datasets of the
+// pools as doubtful. If the store of a single host is inconsistent, control also removes its grants, unless
+// in.KeepGrants is set. Idempotent. It fails with ErrOffline while a pool is offline, unless in.SkipOffline is set.
+// With in.DryRun it changes nothing, and returns the result that the rebuild would have.
 func (r *Holdings) RebuildStore(ctx context.Context, in api.RebuildStore) (out api.RebuiltStore, err error) {
 	found, err := r.findAll(ctx, in)
 	if err != nil {
@@ -70,7 +70,7 @@ func (r *Holdings) findAll(ctx context.Context, in api.RebuildStore) (found []ap
 }
 
 // addRelinquished adds to the found datasets the epochs that this node has relinquished, if control may have recorded
-// that. The node never opens these epochs again, so control gives such a dataset a later one.
+// that. The node must not open these epochs again, so control gives such a dataset a later one.
 func (r *Holdings) addRelinquished(found []api.FoundDataset) {
 	answered, byDataset := r.Leases.AnsweredEpochs(), map[uuid.UUID]api.RelinquishedEpoch{}
 	for _, g := range r.Leases.AllRelinquished() {

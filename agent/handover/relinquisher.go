@@ -36,7 +36,7 @@ type RelinquisherDeps struct {
 	// the writer seen.
 	Manifest func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 		seen io.Writer) (dataset.Manifest, error)
-	// CompareStoreSoon has control's store compared with what this node has seen.
+	// CompareStoreSoon schedules a comparison of control's store with what this node has seen.
 	CompareStoreSoon func()
 }
 
@@ -305,7 +305,8 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 // later epoch, or if the dataset and its copy here are gone. It is not needed either if the move ended without the
 // answer of this node, because then no other node can continue from the relinquished epoch. Once control has recorded
 // the answer, this node can become the home again only at a later epoch. Control may have recorded the answer although
-// its reply was lost. So if control does not know the move any more, DropIfUnneeded keeps the record.
+// its reply was lost. So if control has lost the move within a day after the answer, and gives this node the same
+// epoch, DropIfUnneeded marks the record as reported, which halts the store.
 func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if r.Trust.Err() != nil {
 		return nil
@@ -334,7 +335,7 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 		return nil
 	case v.Home == r.NodeID && v.Epoch == y.Epoch && lost:
 		// The store was restored from a backup of before the move. If the lost store had recorded the answer, another
-		// node may have opened the next epoch. Counted as recorded, the answer makes the Follower halt the store.
+		// node may have opened the next epoch. Marked as reported, the epoch makes the Follower halt the store.
 		if err := r.Leases.SetReported(ctx, id, y); err != nil {
 			return err
 		}
@@ -354,8 +355,8 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 }
 
 // mayBeRecorded reports whether control may have recorded the answer to a move that it does not know any more, although
-// no reply told so. An answer is sent once its manifest is on disk. Control keeps the record of a move for a day after
-// its end. After that, a move that is not known does not show whether the store was restored.
+// its reply was lost. An answer is sent once its manifest is on disk. Control keeps the record of a move for a day
+// after its end. After that, a move that is not known does not show whether the store was restored.
 func (r *Relinquisher) mayBeRecorded(y lease.Relinquished) bool {
 	expired := !y.Answered.IsZero() && r.Clock.Now().Sub(y.Answered) >= api.OperationRetention
 	return y.Manifest != nil && !y.Reported && !expired

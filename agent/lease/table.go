@@ -156,13 +156,13 @@ func (t *Table) AllRelinquished() []api.RelinquishedEpoch {
 	return out
 }
 
-// ReportedEpochs returns the relinquished epochs that control has recorded as relinquished, by dataset.
+// ReportedEpochs returns the relinquished epochs that are marked as reported, by dataset.
 func (t *Table) ReportedEpochs() map[uuid.UUID]uint64 {
 	return t.epochs(func(r Relinquished) bool { return r.Reported })
 }
 
-// AnsweredEpochs returns the relinquished epochs that control has recorded as relinquished, or may have recorded, by
-// dataset.
+// AnsweredEpochs returns the epochs of ReportedEpochs, and those whose manifest is on disk, so that control may have
+// recorded them.
 func (t *Table) AnsweredEpochs() map[uuid.UUID]uint64 {
 	return t.epochs(func(r Relinquished) bool { return r.Reported || r.Manifest != nil })
 }

@@ -5,7 +5,7 @@
 // segments of images from pools that become nearly full (SegmentCleaner), and to resume interrupted removals
 // (Remover.Continue). The pools and their records belong to package pool. The only state of this package is how full
 // each pool was last, in SegmentCleaner, protected by a mutex. Locks of host.Host.Locks serialize the requests (see
-// lockPools and Remover.lockPool). Each request of an operator has a type and a file: Creator makes and adopts pools,
+// lockPools and Remover.lockPool). Each task has a type and a file: Creator makes and adopts pools,
 // Quarantine accepts them, Remover removes them, Trimmer trims them, SegmentCleaner removes segments, and Collector
 // destroys datasets without a record. The steps of a removal are listed in remover.go. Which paths and devices a new
 // pool may have is checked in package pool.

@@ -51,8 +51,8 @@ func (c *StoreClock) Raise(n uint64) {
 	c.now = max(c.now, n)
 }
 
-// SaveIfSolo writes the clock to disk if there are no other hosts. It changes only when a grant is removed then, and a
-// crash before the next heartbeat must not lose that. Idempotent.
+// SaveIfSolo writes the clock to disk if there are no other hosts. The clock then changes only when a grant is removed,
+// and a crash before the next heartbeat must not lose it. Idempotent.
 func (c *StoreClock) SaveIfSolo(ctx context.Context) error {
 	if !c.worksSolo {
 		return nil
@@ -77,8 +77,8 @@ func (c *StoreClock) Save(ctx context.Context) error {
 	return nil
 }
 
-// RepairCommand returns the command that brings an inconsistent store up to date. A store of a cluster needs drover
-// store recover, if it has a clock.
+// RepairCommand returns the command that brings an inconsistent store up to date. It is drover store recover for the
+// store of a cluster that has a clock, and drover store rebuild otherwise.
 func (c *StoreClock) RepairCommand() string {
 	if !c.worksSolo && c.Now() != 0 {
 		return "drover store recover"

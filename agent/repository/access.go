@@ -16,11 +16,11 @@ const (
 	// probePause is the time between two probes. A probe opens one repository, which takes restic about half a second
 	// of CPU time. So the number of repositories does not change what probes cost this host.
 	probePause = time.Minute
-	// openAge is how long an open repository is not probed, and closedAge how long one is not that could not be opened.
+	// A repository is probed again openAge after it could be opened, and closedAge after it could not.
 	openAge   = 10 * time.Minute
 	closedAge = 2 * time.Minute
-	// unusedAge is how long a failure is reported if no scheduled backup of this host uses the repository. It is not
-	// probed, because this host may have no password for it.
+	// unusedAge is how long a failure is reported if no scheduled backup of this host uses the repository. Such a
+	// repository is not probed, because this host may have no password for it.
 	unusedAge = time.Hour
 )
 
@@ -89,7 +89,7 @@ func (c *Checker) Probe(ctx context.Context) {
 	if errors.Is(err, dataset.ErrNotFound) { // control reports it
 		is = access{}
 	}
-	is.at = c.deps.Clock.Steady() // an outcome that says nothing must not delay the other repositories
+	is.at = c.deps.Clock.Steady() // a run that says nothing must not delay the other repositories
 	c.access.of[name] = is
 }
 

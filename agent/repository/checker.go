@@ -104,7 +104,7 @@ func (c *Checker) open(ctx context.Context, record dataset.Repository, create bo
 	case <-ctx.Done():
 		return api.RepositoryState{}, context.Cause(ctx)
 	}
-	r, err := c.openUnnoted(ctx, record, nil)
+	r, err := c.newRepository(ctx, record, nil)
 	if err != nil {
 		return api.RepositoryState{}, err
 	}
@@ -206,15 +206,15 @@ func (c *Checker) check(ctx context.Context, record dataset.Repository, percent 
 // It notes the outcomes of the runs of restic for Findings.
 func (c *Checker) Restic(ctx context.Context, record dataset.Repository) (*restic.Repository, error) {
 	note := func(problem error) { c.noteAccess(record.Name, problem) }
-	r, err := c.openUnnoted(ctx, record, note)
+	r, err := c.newRepository(ctx, record, note)
 	if err != nil && ctx.Err() == nil {
 		note(err)
 	}
 	return r, err
 }
 
-// openUnnoted is Restic for a repository whose failures are not reported, unless ended notes them.
-func (c *Checker) openUnnoted(ctx context.Context, record dataset.Repository, ended func(error)) (*restic.Repository,
+// newRepository does the work of Restic. It notes nothing: ended, if not nil, is restic.Options.Ended.
+func (c *Checker) newRepository(ctx context.Context, record dataset.Repository, ended func(error)) (*restic.Repository,
 	error) {
 	record, err := record.Checked()
 	if err != nil {

@@ -159,7 +159,7 @@ type FoundDataset struct {
 	Snapshots []dataset.Snapshot `json:"snapshots,omitempty"` // snapshots of the dataset in that pool
 	// index of the transaction that last wrote the dataset, as far as the node knows; 0: not known
 	Index uint64 `json:"index,omitempty"`
-	// the epoch that the node relinquished, once control has recorded the relinquishment; absent: none is known. The
+	// the epoch that the node relinquished, if control has recorded that or may have recorded it; absent: none. The
 	// agent of a single host sends it for a rebuild.
 	Relinquished *RelinquishedEpoch `json:"relinquished,omitempty"`
 }
@@ -167,8 +167,8 @@ type FoundDataset struct {
 // AcceptStore asks control to prepare the store of a single host for its agent, after the store was lost or restored
 // from a backup and its records were rebuilt.
 type AcceptStore struct {
-	StoreClock uint64 `json:"store_clock"` // highest store clock that the agent knows; that of the store is raised above it
-	// Keep the grants for repositories. Otherwise they are removed, because a restored store has grants that were
+	StoreClock uint64 `json:"store_clock"` // highest clock that the agent knows; the store's is raised above it
+	// Keep the grants for repositories. Otherwise they are removed, because a restored store may have grants that were
 	// removed since the backup.
 	KeepGrants bool `json:"keep_grants,omitempty"`
 	DryRun     bool `json:"dry_run,omitempty"` // change nothing: answer as the request would without it

@@ -8,8 +8,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// OperationRetention is how long control keeps the record of an ended operation. Only if there are very many, it keeps
-// the oldest for a shorter time, and those of failed moves and cancelled operations last.
+// OperationRetention is how long control keeps the record of an ended operation, except those of scheduled snapshots.
+// If there are too many records, it removes the oldest earlier, and those of failed moves and cancelled operations
+// last.
 const OperationRetention = 24 * time.Hour
 
 // Request asks for one change of one volume, snapshot or dataset. Control makes a plan from it. Kind decides which of

@@ -50,8 +50,8 @@ type Decision struct {
 
 // decide decides which record of a dataset is right: the one with the highest epoch. If several have that epoch, it is
 // the one that was written last. The dataset is disputed if two nodes claim to be its home in that epoch. It is also
-// disputed if its home relinquished the epoch and a node did not report: that node may have opened a later epoch.
-// It is a pure function.
+// disputed if its home relinquished the epoch, and a node that is not fenced did not report: that node may have opened
+// a later epoch. It is a pure function.
 func (a *Evidence) decide(seen coverage) Decision {
 	v := Decision{Record: a.latest(seen)}
 	if v.Record.ID == uuid.Nil {
@@ -159,9 +159,10 @@ func (a *Evidence) whyDisputed(is dataset.Dataset, seen coverage) string {
 		return fmt.Sprintf(
 			"its home gave epoch %d to a node that did not respond, and that node may have the dataset", is.Epoch)
 	}
-	// That node may have passed the dataset on without keeping a copy. It then remembers nothing of it.
+	// The receiving node may have moved the dataset on and kept no copy. Then it has no record of the dataset.
 	if seen.silent {
-		return fmt.Sprintf("its home gave up epoch %d, and a node that did not respond may have the dataset", is.Epoch)
+		return fmt.Sprintf(
+			"its home relinquished epoch %d, and a node that did not respond may have the dataset", is.Epoch)
 	}
 	return ""
 }

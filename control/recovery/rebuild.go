@@ -23,9 +23,9 @@ import (
 // It changes an existing record in three cases only. In the first case, the node has seen a later change than the store
 // has, which shows that the store was restored from a backup. In the second case, the dataset is recorded in the same
 // pool, but on another node, which is unreachable. In the third case, the store belongs to a single host and gives the
-// node an epoch that the node relinquished: see isReturned. If the name of a dataset is taken, the dataset gets the
-// name name-UUID8. Rebuild fails with dataset.ErrInvalid for a pool that does not belong to the node, for a dataset or
-// snapshot without a UUID, and for too many datasets.
+// node an epoch that the node relinquished: see needsLaterEpoch. If the name of a dataset is taken, the dataset gets
+// the name name-UUID8. Rebuild fails with dataset.ErrInvalid for a pool that does not belong to the node, for a dataset
+// or snapshot without a UUID, and for too many datasets.
 //
 // With dryRun nothing is recorded. A pool that is not recorded for the node counts as the node's: the node is about to
 // adopt it.
@@ -152,7 +152,7 @@ func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundData
 			return r, true, nil
 		}
 		if f.Index <= t.Index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {
-			returned, err := rc.isReturned(t, old, f, &r)
+			returned, err := rc.needsLaterEpoch(t, old, f, &r)
 			if returned && err == nil {
 				err = rc.renewEpoch(t, old, f, &r)
 			}

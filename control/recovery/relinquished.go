@@ -9,13 +9,14 @@ import (
 )
 
 // A single host can be what is left of a cluster. If its store is restored from a backup of before a move, the store
-// gives the host an epoch that the host relinquished to another node. The agent never opens such an epoch again: see
-// lease.Table.IsReturned in package agent/lease. So a rebuild gives the dataset a later epoch.
+// gives the host an epoch that the host relinquished to another node. The agent does not open such an epoch
+// again: see lease.Table.IsReturned in package agent/lease. So a rebuild gives the dataset a later epoch.
 
-// isReturned reports whether the record of a dataset gives the node an epoch that the node has relinquished, so that
-// the dataset needs a later one. In a cluster, and if the other node has reported to this service, it returns false:
-// the other node may have opened the next epoch. The dataset then stays unusable, and r has a note.
-func (rc *Recovery) isReturned(t *record.Tx, d dataset.Dataset, f api.FoundDataset, r *api.Rebuilt) (bool, error) {
+// needsLaterEpoch reports whether the record of a dataset gives the node an epoch that the node has relinquished, so
+// that the dataset needs a later one. It returns false while the move continues. It also returns false, with a note in
+// r, in a cluster or if the other node has reported to this service: that node may have opened the next epoch. The
+// dataset then stays unusable.
+func (rc *Recovery) needsLaterEpoch(t *record.Tx, d dataset.Dataset, f api.FoundDataset, r *api.Rebuilt) (bool, error) {
 	g := f.Relinquished
 	if g == nil || d.Epoch > g.Epoch || d.State == dataset.StatePurging {
 		return false, nil
@@ -31,8 +32,8 @@ func (rc *Recovery) isReturned(t *record.Tx, d dataset.Dataset, f api.FoundDatas
 	return true, nil
 }
 
-// renewEpoch gives a dataset whose record isReturned a later epoch. If a move of it is in progress according to the
-// store, the move fails.
+// renewEpoch gives a later epoch to a dataset for which needsLaterEpoch is true. If a move of it is in progress
+// according to the store, the move fails.
 func (rc *Recovery) renewEpoch(t *record.Tx, d dataset.Dataset, f api.FoundDataset, r *api.Rebuilt) error {
 	r.Action, r.Note = "restored", "its home relinquished this epoch, and gets a new one"
 	if d.State == dataset.StateTrashed {
@@ -63,7 +64,7 @@ func (rc *Recovery) endMove(t *record.Tx, id uuid.UUID) error {
 }
 
 // laterEpoch returns an epoch of a found dataset that is above all known ones. recorded is the epoch in the store, or
-// 0. The node to which an epoch was relinquished may have opened the next one, so that epoch has ended too.
+// 0. The node to which an epoch was relinquished may have opened the one after it, so the result is above that one too.
 func laterEpoch(f api.FoundDataset, recorded uint64) uint64 {
 	epoch := max(f.Dataset.Epoch, recorded)
 	if g := f.Relinquished; g != nil {

@@ -127,6 +127,10 @@ func TestBackups(t *testing.T) {
 	wantError(t, h.Exec(t, "backup", "create", "db", "-q"), "drover: backup of volume db to offsite: repository "+at+
 		": there is no repository (mount its disk, or add the repository with the right URL under another name)")
 	rename(t, at+".away", at)
+	if r := h.Exec(t, "doctor"); !strings.Contains(r.Out, "this host cannot open it since") {
+		t.Errorf("doctor does not name the repository: %s", r.Out)
+	}
+	h.Must(t, "repository", "check", "offsite") // as doctor says
 	if err := plug.Unmount("web", "user"); err != nil {
 		t.Fatal(err)
 	}

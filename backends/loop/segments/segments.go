@@ -47,8 +47,8 @@ type Folder struct {
 // NewFolder returns the Folder with the given root, which the caller closes.
 func NewFolder(root *os.Root, step func(string)) *Folder { return &Folder{root: root, step: step} }
 
-// Parts is the path of the segments below the folder. Base is the path of base: who removes the folder removes base
-// first.
+// Parts is the path of the segments below the folder. Base is the path of base: a caller that removes the folder
+// must remove base first.
 const (
 	Parts = parts
 	Base  = base

@@ -118,7 +118,7 @@ func (n Nodes) Rebuild(ctx context.Context, id uuid.UUID, found []api.FoundDatas
 	return l.Items, err
 }
 
-// AcceptStore removes the grants of a store that was restored from a backup, and raises its clock.
+// AcceptStore removes the grants of a single host's store, unless a.KeepGrants is set, and raises its clock.
 func (n Nodes) AcceptStore(ctx context.Context, id uuid.UUID, a api.AcceptStore) (api.AcceptedStore, error) {
 	return fetch[api.AcceptedStore](ctx, n.conn, node(route.AcceptStore, id, a))
 }

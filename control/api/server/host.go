@@ -104,7 +104,7 @@ func (h handlers) local() {
 		"Rebuild the records of the datasets in this host's pools", ""),
 		func(ctx context.Context, in *struct {
 			SkipOffline bool `query:"skip_offline" doc:"skip offline pools; the names of their volumes become free"`
-			KeepGrants  bool `query:"keep_grants" doc:"keep the grants of a store that was restored from a backup"`
+			KeepGrants  bool `query:"keep_grants" doc:"keep the grants of a store that was lost or restored from a backup"`
 			DryRunParam
 		}) (*answer[api.RebuiltStore], error) {
 			in.DryRunParam.note(ctx)

@@ -22,9 +22,9 @@ changed, and a name that is taken stays with its volume. --dry-run shows the
 outcome for each dataset.
 
 On a single host whose store was lost or restored from a backup, the command
-also removes the grants for other clusters: a restored store has grants that
-were removed since the backup. If you know that none was removed, --keep-grants
-keeps them.`,
+also removes the grants for other clusters: a restored store may have grants
+that were removed since the backup. If you know that none was removed,
+--keep-grants keeps them.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
