@@ -212,9 +212,10 @@ type Imager interface {
 	// DropSegments removes the segments of a dataset. The next call of Segments makes all of them. Idempotent.
 	DropSegments(ctx context.Context, id uuid.UUID) error
 
-	// ReapSegments removes the segments of all datasets, except those that are not released. It returns the
-	// number of datasets whose segments it removed. While it removes the segments of a dataset, only Segments of that
-	// dataset waits. After an interrupted removal, the next call of Segments makes all segments of the dataset.
+	// ReapSegments removes the segments of all datasets, except those that are not released. It returns the number of
+	// datasets whose segments it removed. While it removes the segments of a dataset, a call of Segments for that
+	// dataset waits, and other methods do not. After an interrupted removal, the next call of Segments makes all
+	// segments of the dataset.
 	ReapSegments(ctx context.Context) (int, error)
 
 	// BuildImage makes the content of an incoming dataset that is not attached from segments. It calls write with an

@@ -73,7 +73,7 @@ type Creator struct {
 	facts *facts
 }
 
-// NewCreator returns a Creator. It shares what it knows of its backups with the Catalog and the Restorer.
+// NewCreator returns a Creator. The Catalog and the Restorer know what it knows of its backups.
 func (c *Catalog) NewCreator(deps CreatorDeps) *Creator {
 	return &Creator{deps: deps, slots: make(chan struct{}, maxBackups), facts: c.read}
 }

@@ -40,7 +40,7 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 // Restore writes the content of the volume in a backup to root, an empty directory, and gives root the owner, mode,
 // times and attributes of the volume's root directory. step is called with the name of each step. If version is not
 // nil, Restore accepts only a backup that a push has made for that version. If the size of the backup is not known,
-// Restore reads it beside the restore. It calls measured with the size.
+// restic measures it while Restore runs. Restore calls measured with the size.
 //
 // If the backup has the image of the volume (see Image), image is not nil, and root gets the segments of the image,
 // for backends.Imager. Restore sets image.Bytes.

@@ -133,9 +133,9 @@ func TestRebuildOfConsistentStoreKeepsGrants(t *testing.T) {
 	wantGrants(r, "ann")
 }
 
-// A single host is what is left of a cluster, and its store was restored from a backup of before a move to another
-// node. A rebuild gives the volume a later epoch than the other node may have opened. After that, the store is
-// consistent, and the volume can be used.
+// A cluster shrank to a single host. Its store was restored from a backup of before a move to another node. A rebuild
+// gives the volume a later epoch than the other node may have opened. After that, the store is consistent, and the
+// volume can be used.
 func TestI1RebuildReplacesRelinquishedEpoch(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()

@@ -30,7 +30,7 @@ type segmentedPool struct {
 	of segmented
 }
 
-// Status is that of a pool of which percent is used. The pool is offline if percent is negative.
+// Status returns the status of a pool that is used to percent. If percent is negative, the pool is offline.
 func (p segmentedPool) Status(ctx context.Context) dataset.PoolStatus {
 	st := p.Pool.Status(ctx)
 	percent := dataset.Size(p.of.percent.Load())

@@ -8,9 +8,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A single host can be what is left of a cluster. If its store is restored from a backup of before a move, the store
-// gives the host an epoch that the host relinquished to another node. The agent does not open such an epoch
-// again: see lease.Table.IsReturned in package agent/lease. So a rebuild gives the dataset a later epoch.
+// A cluster can shrink to a single host. If the store of this host is restored from a backup of before a move, it gives
+// the host an epoch that the host relinquished to another node. The agent does not open such an epoch again: see
+// lease.Table.IsReturned in package agent/lease. So a rebuild gives the dataset a later epoch.
 
 // needsLaterEpoch reports whether the record of a dataset gives the node an epoch that the node has relinquished, so
 // that the dataset needs a later one. It returns false while the move continues. It also returns false, with a note in
@@ -64,7 +64,7 @@ func (rc *Recovery) endMove(t *record.Tx, id uuid.UUID) error {
 }
 
 // laterEpoch returns an epoch of a found dataset that is above all known ones. recorded is the epoch in the store, or
-// 0. The node to which an epoch was relinquished may have opened the one after it, so the result is above that one too.
+// 0. The node that got the dataset may have opened the epoch after the relinquished one. The result is above both.
 func laterEpoch(f api.FoundDataset, recorded uint64) uint64 {
 	epoch := max(f.Dataset.Epoch, recorded)
 	if g := f.Relinquished; g != nil {
