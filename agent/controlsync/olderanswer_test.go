@@ -1,12 +1,16 @@
 package controlsync_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/lease"
@@ -180,20 +184,38 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 	for name, c := range map[string]struct {
 		unsent  bool
 		age     time.Duration // of the answer
+		noTime  bool          // an earlier version did not record the time of the answer
 		known   bool          // control knows the move
+		target  *target       // nil: control does not know it
+		halted  bool          // another node has halted the store
 		returns bool
+		waits   bool
 	}{
 		"the move is not known":             {},
-		"its record may not have expired":   {age: api.OperationRetention - time.Minute},
-		"its record has expired":            {age: api.OperationRetention + time.Minute, returns: true},
+		"its record may not have expired":   {age: api.OperationRetention - time.Minute, target: &target{live: time.Hour}},
+		"its record has expired":            {age: expired, returns: true},
+		"the target is away":                {age: expired, target: &target{}, waits: true},
+		"the target was away":               {age: expired, target: &target{live: time.Second}, waits: true},
+		"the target reports":                {age: expired, target: &target{live: time.Minute}, returns: true},
+		"the target is fenced":              {age: expired, target: &target{fenced: true}, returns: true},
+		"the target has halted the store":   {age: expired, target: &target{live: time.Hour}, halted: true},
+		"no time, and the target is away":   {noTime: true, target: &target{}, waits: true},
+		"no time, and the target reports":   {noTime: true, target: &target{live: time.Hour}, returns: true},
 		"no answer was sent":                {unsent: true, returns: true},
 		"the move ended without the answer": {known: true, returns: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := agenttest.New(t)
+			to := uuid.New()
+			r := agenttest.New(t, func(a *agent.Config) {
+				if c.target != nil {
+					n := api.Node{Live: c.target.live > 0, Fenced: c.target.fenced, StatusSince: a.Clock.Now().Add(-c.target.live)}
+					n.ID, n.Name = to, "target"
+					a.Control = withNode{a.Control, n}
+				}
+			})
 			ctx := t.Context()
 			d := r.NewVolume("db")
-			y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: uuid.New()}
+			y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: to}
 			if c.known {
 				// any operation that has ended
 				out, err := r.Link.Service.Submit(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
@@ -212,11 +234,19 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 				y.Manifest = &dataset.Manifest{Snapshot: uuid.New(), Taken: time.Unix(0, 0)}
 				y.Answered = r.Clock.Now().Add(-c.age)
 			}
+			if c.noTime {
+				y.Answered = time.Time{}
+			}
 			if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
 				t.Fatal(err)
 			}
+			r.Link.ChangeSync(func(s *api.Sync) {
+				if c.halted {
+					s.Halted = "changes are suspended"
+				}
+			})
 			r.Relinquisher.AnswerAll() // as after a heartbeat: control refuses the answer
-			if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil {
+			if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); (err != nil) != c.halted {
 				t.Error(err)
 			}
 			s, err := r.Link.Sync(ctx, r.NodeID, 0, 0)
@@ -226,10 +256,11 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 			if err := r.Follower.Apply(ctx, s, r.Follower.KnownState()); err != nil {
 				t.Error(err)
 			}
-			if trusted := r.Trust.Err() == nil; trusted != c.returns {
-				t.Errorf("the store is trusted: %t, want %t", trusted, c.returns)
+			if trusted := r.Trust.Err() == nil; trusted != (c.returns || c.waits || c.halted) {
+				t.Errorf("the store is trusted: %t, want %t", trusted, !trusted)
 			}
-			if _, err := r.Mount(ctx, "db", "one"); (err == nil) != c.returns {
+			if _, err := r.Mount(ctx, "db", "one"); (err == nil) != c.returns ||
+				strings.Contains(fmt.Sprint(err), "drover node fence ") != c.waits {
 				t.Errorf("mount: %v", err)
 			} else if err == nil {
 				err = r.Unmount(ctx, "db", "one")
@@ -242,6 +273,26 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 			}
 		})
 	}
+}
+
+// expired is the age of an answer to a move whose record has expired.
+const expired = api.OperationRetention + time.Minute
+
+// target is the target of a move, as control knows it.
+type target struct {
+	live   time.Duration // 0: it is unreachable
+	fenced bool
+}
+
+// withNode is control with another node.
+type withNode struct {
+	api.Service
+	node api.Node
+}
+
+func (c withNode) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
+	list, err := c.Service.NodeList(ctx, filter)
+	return append(list, c.node), err
 }
 
 // leaves makes a node record that one of its volumes moved to another node, at an epoch.

@@ -306,7 +306,8 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 // answer of this node, because then no other node can continue from the relinquished epoch. Once control has recorded
 // the answer, this node can become the home again only at a later epoch. Control may have recorded the answer although
 // its reply was lost. So if control has lost the move within a day after the answer, and gives this node the same
-// epoch, DropIfUnneeded marks the record as reported, which halts the store.
+// epoch, DropIfUnneeded marks the record as reported, which halts the store. After that day, it waits until the target
+// of the move reports.
 func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if r.Trust.Err() != nil {
 		return nil
@@ -315,9 +316,13 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	lost := err != nil && r.mayBeRecorded(y)
-	if err == nil && !op.State.Final() {
+	unknown := err != nil
+	if !unknown && !op.State.Final() {
 		return nil
+	}
+	restored, waits, err := r.lostAnswer(ctx, y, unknown)
+	if err != nil {
+		return err
 	}
 	v, err := r.Control.Volume(ctx, id.String()) // read after the end of the move: the move changes nothing any more
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
@@ -333,13 +338,18 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 	switch {
 	case v.Home == r.NodeID && r.Cache.HasLeftSince(v.Dataset): // the store was restored from a backup
 		return nil
-	case v.Home == r.NodeID && v.Epoch == y.Epoch && lost:
+	case v.Home == r.NodeID && v.Epoch == y.Epoch && restored:
 		// The store was restored from a backup of before the move. If the lost store had recorded the answer, another
 		// node may have opened the next epoch. Marked as reported, the epoch makes the Follower halt the store.
 		if err := r.Leases.SetReported(ctx, id, y); err != nil {
 			return err
 		}
 		r.CompareStoreSoon()
+		return nil
+	case v.Home == r.NodeID && v.Epoch == y.Epoch && waits:
+		if r.Leases.AwaitTarget(id) {
+			r.Log.WithField("dataset", id).Warn(r.Leases.MayChange(v.Dataset, "use"))
+		}
 		return nil
 	case v.Home == r.NodeID && v.Move != y.Move && (v.Epoch > y.Epoch || v.Epoch == y.Epoch && !y.Reported):
 	case v.Home != r.NodeID && !copied && !known: // the dataset was deleted, or its copy here was destroyed
@@ -352,14 +362,6 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 		return nil
 	}
 	return r.Leases.Drop(ctx, id)
-}
-
-// mayBeRecorded reports whether control may have recorded the answer to a move that it does not know any more, although
-// its reply was lost. An answer is sent once its manifest is on disk. Control keeps the record of a move for a day
-// after its end. After that, a move that is not known does not show whether the store was restored.
-func (r *Relinquisher) mayBeRecorded(y lease.Relinquished) bool {
-	expired := !y.Answered.IsZero() && r.Clock.Now().Sub(y.Answered) >= api.OperationRetention
-	return y.Manifest != nil && !y.Reported && !expired
 }
 
 // AnswerAll answers all open recalls. It repeats answers that were lost.

@@ -52,6 +52,7 @@ type Table struct {
 	mu           sync.Mutex
 	recalled     map[uuid.UUID]Recall       // by dataset
 	relinquished map[uuid.UUID]Relinquished // by dataset
+	awaiting     map[uuid.UUID]bool         // the relinquished datasets of AwaitTarget
 }
 
 // Recall is a move that wants this node to relinquish a dataset.
@@ -83,7 +84,7 @@ type Relinquished struct {
 func NewTable(db records.DB, nodeName func(uuid.UUID) string) *Table {
 	return &Table{
 		db: db, nodeName: nodeName,
-		recalled: map[uuid.UUID]Recall{}, relinquished: map[uuid.UUID]Relinquished{},
+		recalled: map[uuid.UUID]Recall{}, relinquished: map[uuid.UUID]Relinquished{}, awaiting: map[uuid.UUID]bool{},
 	}
 }
 
@@ -241,7 +242,18 @@ func (t *Table) Drop(ctx context.Context, id uuid.UUID) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.relinquished, id)
+	delete(t.awaiting, id)
 	return nil
+}
+
+// AwaitTarget records, until Drop, that this node keeps a dataset relinquished only because the target of the move does
+// not report. MayChange then says so. It returns false if that was recorded before.
+func (t *Table) AwaitTarget(id uuid.UUID) (first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first = !t.awaiting[id]
+	t.awaiting[id] = true
+	return first
 }
 
 // MayChange fails with ErrInUse if this node has relinquished the present epoch of a dataset. The dataset must then be
@@ -266,9 +278,17 @@ func (t *Table) MayOpen(d dataset.Dataset, what string) error {
 }
 
 func (t *Table) movingError(d dataset.Dataset, what string, move, to uuid.UUID) error {
-	op := move.String()[:8]
+	op, node := move.String()[:8], t.nodeName(to)
+	t.mu.Lock()
+	awaiting := t.awaiting[d.ID]
+	t.mu.Unlock()
+	if awaiting {
+		return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s here: operation %s may have moved it to node "+
+			"%s, which has not been reachable for a minute; start that node, or confirm that it writes no more: "+
+			"drover node fence %s", what, d.Volume, op, node, node)
+	}
 	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s here: it is being moved to node %s by operation "+
-		"%s (drover operation watch %s shows the progress)", what, d.Volume, t.nodeName(to), op, op)
+		"%s (drover operation watch %s shows the progress)", what, d.Volume, node, op, op)
 }
 
 // RelinquishedSnapshots returns the snapshots of a relinquished dataset that the target of its move needs. If this node
