@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -71,7 +72,7 @@ func signalRestic(dir string, signal unix.Signal) (n int, err error) {
 	return n, nil
 }
 
-// isResticIn reports whether a process is one of restic, or of the ionice that becomes restic, with the working
+// isResticIn reports whether a process is one of restic, or of nice or ionice, which become restic, with the working
 // directory dir. Only root can enter the folders of the backups.
 func isResticIn(pid int, dir string) bool {
 	at := filepath.Join("/proc", strconv.Itoa(pid))
@@ -81,5 +82,5 @@ func isResticIn(pid int, dir string) bool {
 	}
 	name, err := os.ReadFile(filepath.Join(at, "comm"))
 	text := strings.TrimSpace(string(name))
-	return err == nil && (text == "restic" || text == "ionice")
+	return err == nil && slices.Contains([]string{"restic", "nice", "ionice"}, text)
 }

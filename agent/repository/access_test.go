@@ -79,7 +79,7 @@ func TestAnUnopenedRepositoryIsReported(t *testing.T) {
 	must(t, os.WriteFile(file, []byte("correct horse\n"), 0o600))
 	_, err := c.Check(t.Context(), api.RepositoryCheck{Name: "offsite"})
 	must(t, err)
-	expect("after the check", 1, "") // the check itself runs as ionice
+	expect("after the check", 1, "") // the check itself runs as nice
 	must(t, os.Rename(url, url+".away"))
 	probe(time.Minute)
 	expect("a minute after the check", 0, "")
