@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // A full answer that is older than a create on this node does not make the agent forget the new dataset. Datasets
@@ -189,18 +190,18 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 		target  *target       // nil: control does not know it
 		halted  bool          // another node has halted the store
 		returns bool
-		waits   bool
+		keeps   string // why the epoch stays relinquished, as in the error of a mount
 	}{
 		"the move is not known":             {},
-		"its record may not have expired":   {age: api.OperationRetention - time.Minute, target: &target{live: time.Hour}},
+		"its record may not have expired":   {age: api.OperationRetention - time.Minute, target: &target{live: true}},
 		"its record has expired":            {age: expired, returns: true},
-		"the target is away":                {age: expired, target: &target{}, waits: true},
-		"the target was away":               {age: expired, target: &target{live: time.Second}, waits: true},
-		"the target reports":                {age: expired, target: &target{live: time.Minute}, returns: true},
+		"the target is away":                {age: expired, target: &target{}, keeps: "drover node fence target"},
+		"the target restarts":               {age: expired, target: &target{live: true, restarts: true}, keeps: "for 1m0s first"},
+		"the target reports":                {age: expired, target: &target{live: true}, returns: true},
 		"the target is fenced":              {age: expired, target: &target{fenced: true}, returns: true},
-		"the target has halted the store":   {age: expired, target: &target{live: time.Hour}, halted: true},
-		"no time, and the target is away":   {noTime: true, target: &target{}, waits: true},
-		"no time, and the target reports":   {noTime: true, target: &target{live: time.Hour}, returns: true},
+		"the target has halted the store":   {age: expired, target: &target{live: true}, halted: true, keeps: suspended},
+		"no time, and the target is away":   {noTime: true, target: &target{}, keeps: "drover node fence target"},
+		"no time, and the target reports":   {noTime: true, target: &target{live: true}, returns: true},
 		"no answer was sent":                {unsent: true, returns: true},
 		"the move ended without the answer": {known: true, returns: true},
 	} {
@@ -208,9 +209,8 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 			to := uuid.New()
 			r := agenttest.New(t, func(a *agent.Config) {
 				if c.target != nil {
-					n := api.Node{Live: c.target.live > 0, Fenced: c.target.fenced, StatusSince: a.Clock.Now().Add(-c.target.live)}
-					n.ID, n.Name = to, "target"
-					a.Control = withNode{a.Control, n}
+					c.target.id, c.target.clock = to, a.Clock
+					a.Control = withNode{a.Control, c.target}
 				}
 			})
 			ctx := t.Context()
@@ -242,12 +242,28 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 			}
 			r.Link.ChangeSync(func(s *api.Sync) {
 				if c.halted {
-					s.Halted = "changes are suspended"
+					s.Halted = suspended
 				}
 			})
 			r.Relinquisher.AnswerAll() // as after a heartbeat: control refuses the answer
-			if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); (err != nil) != c.halted {
-				t.Error(err)
+			for range 2 {
+				if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil {
+					t.Error(err)
+				}
+				r.FakeClock.Advance(30 * time.Second)
+			}
+			if _, kept := r.Leases.Relinquished(d.ID); !kept && c.target != nil && !c.target.fenced {
+				t.Error("the target was not reachable for a minute, and the epoch is open again")
+			}
+			r.FakeClock.Advance(30 * time.Second)
+			for range 500 { // the heartbeats answer too, and may record an earlier reason
+				if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil {
+					t.Error(err)
+				}
+				if strings.Contains(fmt.Sprint(r.Leases.MayChange(d, "change")), c.keeps) {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
 			}
 			s, err := r.Link.Sync(ctx, r.NodeID, 0, 0)
 			if err != nil {
@@ -256,11 +272,11 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 			if err := r.Follower.Apply(ctx, s, r.Follower.KnownState()); err != nil {
 				t.Error(err)
 			}
-			if trusted := r.Trust.Err() == nil; trusted != (c.returns || c.waits || c.halted) {
+			if trusted := r.Trust.Err() == nil; trusted != (c.returns || c.keeps != "") {
 				t.Errorf("the store is trusted: %t, want %t", trusted, !trusted)
 			}
 			if _, err := r.Mount(ctx, "db", "one"); (err == nil) != c.returns ||
-				strings.Contains(fmt.Sprint(err), "drover node fence ") != c.waits {
+				!strings.Contains(fmt.Sprint(err), c.keeps) {
 				t.Errorf("mount: %v", err)
 			} else if err == nil {
 				err = r.Unmount(ctx, "db", "one")
@@ -278,21 +294,33 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 // expired is the age of an answer to a move whose record has expired.
 const expired = api.OperationRetention + time.Minute
 
+// suspended is why a store is halted.
+const suspended = "changes are suspended"
+
 // target is the target of a move, as control knows it.
 type target struct {
-	live   time.Duration // 0: it is unreachable
-	fenced bool
+	live     bool
+	restarts bool // it has registered again at each look
+	fenced   bool
+
+	id    uuid.UUID
+	clock clock.Clock
 }
 
 // withNode is control with another node.
 type withNode struct {
 	api.Service
-	node api.Node
+	target *target
 }
 
 func (c withNode) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
 	list, err := c.Service.NodeList(ctx, filter)
-	return append(list, c.node), err
+	n := api.Node{Live: c.target.live, Fenced: c.target.fenced}
+	n.ID, n.Name = c.target.id, "target"
+	if c.target.restarts {
+		n.StatusSince = c.target.clock.Now()
+	}
+	return append(list, n), err
 }
 
 // leaves makes a node record that one of its volumes moved to another node, at an epoch.

@@ -2,15 +2,17 @@ package handover
 
 import (
 	"context"
+	"fmt"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/dataset"
 )
 
-// targetReports is how long the target of a move must have been reachable before its silence about the move counts. An
-// agent compares control's store with what it has seen when it registers, and at each heartbeat.
+// targetReports is how long the target of a move must be reachable without interruption before its silence about the
+// move counts. An agent compares control's store with what it has seen soon after it has registered.
 const targetReports = time.Minute
 
 // lostAnswer decides what an answer to a move means that control may have recorded, although its reply was lost. An
@@ -19,30 +21,36 @@ const targetReports = time.Minute
 // recorded the answer, and the target may have opened the next epoch.
 //
 // Control keeps the record of a move for a day after its end. restored says that the record cannot have expired yet, so
-// the store was restored. waits says that the record may have expired, but the target has not been reachable for a
-// minute, so it may still have the next epoch. A reachable target would have halted the store, in which case lostAnswer
-// fails with dataset.ErrConflict. A target that is fenced, or that was removed from the cluster, does not write.
-func (r *Relinquisher) lostAnswer(ctx context.Context, y lease.Relinquished, unknown bool) (restored, waits bool,
+// the store was restored. Otherwise keep says why the dataset must stay relinquished, and what to do: this node has not
+// yet seen the target reachable for a minute, or a node has halted the store, as the target does if the store lacks its
+// epoch. A target that is fenced, or that was removed from the cluster, does not write. If keep is empty, the record
+// has expired.
+func (r *Relinquisher) lostAnswer(ctx context.Context, id uuid.UUID, y lease.Relinquished) (restored bool, keep string,
 	err error) {
-	if !unknown || y.Manifest == nil || y.Reported {
-		return false, false, nil
+	if y.Manifest == nil || y.Reported {
+		return false, "", nil
 	}
-	now := r.Clock.Now()
-	if !y.Answered.IsZero() && now.Sub(y.Answered) < api.OperationRetention {
-		return true, false, nil
+	asked := r.Clock.Now()
+	if !y.Answered.IsZero() && asked.Sub(y.Answered) < api.OperationRetention {
+		return true, "", nil
 	}
 	nodes, err := r.Control.NodeList(ctx, "")
 	if err != nil {
-		return false, false, err
+		return false, "", err
 	}
 	for _, n := range nodes {
-		if n.ID == y.To && !n.Fenced && !(n.Live && now.Sub(n.StatusSince) >= targetReports) {
-			return false, true, nil
+		if n.ID != y.To || n.Fenced {
+			continue
+		}
+		seen := r.Leases.TargetSeen(id, n, asked, r.Clock.Now())
+		if !n.Live {
+			return false, "that node is not reachable (start it, or confirm that it writes no more: " +
+				"drover node fence " + n.Name + ")", nil
+		}
+		if seen < targetReports {
+			return false, fmt.Sprintf("that node must be reachable for %s first (try again then)", targetReports), nil
 		}
 	}
-	s, err := r.Control.Sync(ctx, r.NodeID, 0, 0) // read after the nodes: the target halts the store before it counts
-	if err == nil && s.Halted != "" {
-		err = dataset.Errorf(dataset.ErrConflict, "%s", s.Halted)
-	}
-	return false, false, err
+	s, err := r.Control.Sync(ctx, r.NodeID, 0, 0) // read after the nodes: the target halts the store in its minute
+	return false, s.Halted, err
 }

@@ -306,8 +306,8 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 // answer of this node, because then no other node can continue from the relinquished epoch. Once control has recorded
 // the answer, this node can become the home again only at a later epoch. Control may have recorded the answer although
 // its reply was lost. So if control has lost the move within a day after the answer, and gives this node the same
-// epoch, DropIfUnneeded marks the record as reported, which halts the store. After that day, it waits until the target
-// of the move reports.
+// epoch, DropIfUnneeded marks the record as reported, which halts the store. After that day, it waits for the target
+// of the move, as described at lostAnswer.
 func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
 	if r.Trust.Err() != nil {
 		return nil
@@ -320,9 +320,12 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 	if !unknown && !op.State.Final() {
 		return nil
 	}
-	restored, waits, err := r.lostAnswer(ctx, y, unknown)
-	if err != nil {
-		return err
+	var restored bool
+	var keep string
+	if unknown {
+		if restored, keep, err = r.lostAnswer(ctx, id, y); err != nil {
+			return err
+		}
 	}
 	v, err := r.Control.Volume(ctx, id.String()) // read after the end of the move: the move changes nothing any more
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
@@ -346,8 +349,8 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 		}
 		r.CompareStoreSoon()
 		return nil
-	case v.Home == r.NodeID && v.Epoch == y.Epoch && waits:
-		if r.Leases.AwaitTarget(id) {
+	case v.Home == r.NodeID && v.Epoch == y.Epoch && keep != "":
+		if r.Leases.SetKept(id, keep) {
 			r.Log.WithField("dataset", id).Warn(r.Leases.MayChange(v.Dataset, "use"))
 		}
 		return nil

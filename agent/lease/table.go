@@ -52,7 +52,15 @@ type Table struct {
 	mu           sync.Mutex
 	recalled     map[uuid.UUID]Recall       // by dataset
 	relinquished map[uuid.UUID]Relinquished // by dataset
-	awaiting     map[uuid.UUID]bool         // the relinquished datasets of AwaitTarget
+	kept         map[uuid.UUID]kept         // by relinquished dataset
+}
+
+// kept is why a dataset stays relinquished although control does not know its move.
+type kept struct {
+	why string // with what to do; empty: it is not known yet
+	// since is Node.StatusSince of the target while it is reachable. seen is when this node got that value first, by
+	// its own clock: the clocks of the hosts differ.
+	since, seen time.Time
 }
 
 // Recall is a move that wants this node to relinquish a dataset.
@@ -84,7 +92,7 @@ type Relinquished struct {
 func NewTable(db records.DB, nodeName func(uuid.UUID) string) *Table {
 	return &Table{
 		db: db, nodeName: nodeName,
-		recalled: map[uuid.UUID]Recall{}, relinquished: map[uuid.UUID]Relinquished{}, awaiting: map[uuid.UUID]bool{},
+		recalled: map[uuid.UUID]Recall{}, relinquished: map[uuid.UUID]Relinquished{}, kept: map[uuid.UUID]kept{},
 	}
 }
 
@@ -216,6 +224,7 @@ func (t *Table) Relinquish(ctx context.Context, id uuid.UUID, r Relinquished) er
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.relinquished[id] = r
+	delete(t.kept, id)
 	return nil
 }
 
@@ -242,18 +251,39 @@ func (t *Table) Drop(ctx context.Context, id uuid.UUID) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.relinquished, id)
-	delete(t.awaiting, id)
+	delete(t.kept, id)
 	return nil
 }
 
-// AwaitTarget records, until Drop, that this node keeps a dataset relinquished only because the target of the move does
-// not report. MayChange then says so. It returns false if that was recorded before.
-func (t *Table) AwaitTarget(id uuid.UUID) (first bool) {
+// TargetSeen returns how long this node has seen the target of a move reachable without interruption, at least. The
+// caller asked control for the target at the time asked, and got it at the time answered.
+func (t *Table) TargetSeen(id uuid.UUID, target api.Node, asked, answered time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	first = !t.awaiting[id]
-	t.awaiting[id] = true
-	return first
+	k := t.kept[id]
+	switch {
+	case !target.Live:
+		k.seen = time.Time{}
+	case k.seen.IsZero() || !k.since.Equal(target.StatusSince):
+		k.since, k.seen = target.StatusSince, answered
+	}
+	t.kept[id] = k
+	if k.seen.IsZero() {
+		return 0
+	}
+	return asked.Sub(k.seen)
+}
+
+// SetKept records until Drop why a dataset stays relinquished although control does not know its move. MayChange says
+// so. changed is false if the reason was recorded before.
+func (t *Table) SetKept(id uuid.UUID, why string) (changed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := t.kept[id]
+	changed = k.why != why
+	k.why = why
+	t.kept[id] = k
+	return changed
 }
 
 // MayChange fails with ErrInUse if this node has relinquished the present epoch of a dataset. The dataset must then be
@@ -280,12 +310,11 @@ func (t *Table) MayOpen(d dataset.Dataset, what string) error {
 func (t *Table) movingError(d dataset.Dataset, what string, move, to uuid.UUID) error {
 	op, node := move.String()[:8], t.nodeName(to)
 	t.mu.Lock()
-	awaiting := t.awaiting[d.ID]
+	why := t.kept[d.ID].why
 	t.mu.Unlock()
-	if awaiting {
+	if why != "" {
 		return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s here: operation %s may have moved it to node "+
-			"%s, which has not been reachable for a minute; start that node, or confirm that it writes no more: "+
-			"drover node fence %s", what, d.Volume, op, node, node)
+			"%s: %s", what, d.Volume, op, node, why)
 	}
 	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s here: it is being moved to node %s by operation "+
 		"%s (drover operation watch %s shows the progress)", what, d.Volume, node, op, op)
