@@ -12,13 +12,13 @@ import (
 )
 
 // targetReports is how long the target of a move must be reachable without interruption before its silence about the
-// move counts. An agent compares control's store with what it has seen soon after it has registered.
+// move counts. Soon after it has registered, an agent compares control's store with what it has seen before.
 const targetReports = time.Minute
 
-// lostAnswer decides what an answer to a move means that control may have recorded, although its reply was lost. An
-// answer is sent once its manifest is on disk. If control does not know the move, there are two explanations: its
-// record has expired, or control's store was restored from a backup of before the move. The lost store may then have
-// recorded the answer, and the target may have opened the next epoch.
+// lostAnswer decides whether this node may open an epoch again that it has relinquished. Control gives it that epoch,
+// and does not know the move. There are two explanations: the record of the move has expired, or control's store was
+// restored from a backup of before the move. If an answer was sent, the lost store may have recorded it, and the target
+// may have opened the next epoch. An answer is sent once its manifest is on disk.
 //
 // Control keeps the record of a move for a day after its end. restored says that the record cannot have expired yet, so
 // the store was restored. Otherwise keep says why the dataset must stay relinquished, and what to do: this node has not

@@ -320,16 +320,16 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 	if !unknown && !op.State.Final() {
 		return nil
 	}
-	var restored bool
-	var keep string
-	if unknown {
-		if restored, keep, err = r.lostAnswer(ctx, id, y); err != nil {
-			return err
-		}
-	}
 	v, err := r.Control.Volume(ctx, id.String()) // read after the end of the move: the move changes nothing any more
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
+	}
+	var restored bool
+	var keep string
+	if unknown && v.Home == r.NodeID && v.Epoch == y.Epoch {
+		if restored, keep, err = r.lostAnswer(ctx, id, y); err != nil {
+			return err
+		}
 	}
 	unlock, err := r.Locks.Lock(ctx, id, "move of dataset "+id.String())
 	if err != nil {
@@ -341,7 +341,7 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 	switch {
 	case v.Home == r.NodeID && r.Cache.HasLeftSince(v.Dataset): // the store was restored from a backup
 		return nil
-	case v.Home == r.NodeID && v.Epoch == y.Epoch && restored:
+	case restored:
 		// The store was restored from a backup of before the move. If the lost store had recorded the answer, another
 		// node may have opened the next epoch. Marked as reported, the epoch makes the Follower halt the store.
 		if err := r.Leases.SetReported(ctx, id, y); err != nil {
@@ -349,7 +349,7 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 		}
 		r.CompareStoreSoon()
 		return nil
-	case v.Home == r.NodeID && v.Epoch == y.Epoch && keep != "":
+	case keep != "":
 		if r.Leases.SetKept(id, keep) {
 			r.Log.WithField("dataset", id).Warn(r.Leases.MayChange(v.Dataset, "use"))
 		}

@@ -255,8 +255,8 @@ func (t *Table) Drop(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-// TargetSeen returns how long this node has seen the target of a move reachable without interruption, at least. The
-// caller asked control for the target at the time asked, and got it at the time answered.
+// TargetSeen returns for how long this node has seen the target of a move reachable without interruption. The caller
+// asked control for the target at the time asked, and got it at the time answered.
 func (t *Table) TargetSeen(id uuid.UUID, target api.Node, asked, answered time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()

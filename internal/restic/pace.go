@@ -51,8 +51,7 @@ type pacedProcess interface {
 	Signal(sig os.Signal) error
 }
 
-// pace limits what a run of restic reads. The commands of background replace themselves, so p becomes
-// restic.
+// pace limits what a run of restic reads. The commands of background replace themselves, so p becomes restic.
 func (r *Repository) pace(ctx context.Context, p *os.Process) {
 	unlimited := r.options.Unlimited
 	if unlimited == nil {

@@ -185,7 +185,8 @@ func crashed(stderr []byte) bool {
 }
 
 // background is the start of a command that runs behind other processes. With a nice value of 19, a process still gets
-// about 1.5 % of what one with a value of 0 gets of a busy CPU (sched(7)), so each backup ends.
+// about 1.5 % of what one with a value of 0 gets of a busy CPU, so each backup ends. The kernel compares nice values
+// only within a control group (sched(7)).
 var background = []string{"nice", "-n", "19", "ionice", "-c", "3", "-t"}
 
 func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (run.Result, error) {
