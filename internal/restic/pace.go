@@ -144,14 +144,9 @@ func (o *observed) bytesRead() (int64, error) {
 	if o.err != nil {
 		return 0, o.err
 	}
-	buf := make([]byte, 512)
-	n, err := o.io.ReadAt(buf, 0)
-	if n == 0 {
+	read, written, err := readIO(o.io)
+	if err != nil {
 		return 0, err
-	}
-	var read, written int64
-	if _, err := fmt.Sscanf(string(buf[:n]), "rchar: %d\nwchar: %d\n", &read, &written); err != nil {
-		return 0, fmt.Errorf("parse %s: %w", o.io.Name(), err)
 	}
 	o.most = max(o.most, volumeBytes(read, written))
 	return o.most, nil

@@ -8,7 +8,8 @@
 // File restic.go makes, opens and checks a repository, and runs restic. File program.go checks the version of restic.
 // All other commands are in backup.go, and fullid.go finds the ID of a new backup. File locks.go removes the locks of
 // this node's processes that were killed, and cache.go bounds restic's cache. File pace.go limits how fast a backup
-// reads. File rest.go passes the credentials of a REST server. File errors.go decides the kind of error of a failure.
+// reads, and stall.go ends a run that makes no progress. File rest.go passes the credentials of a REST server. File
+// errors.go decides the kind of error of a failure.
 //
 // Each run of restic derives the key of the repository from the password, which takes about half a second of CPU time.
 // So the methods avoid runs that only read a little.
@@ -24,6 +25,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/droverhq/drover/dataset"
@@ -59,6 +62,8 @@ type Options struct {
 	// Unlimited, if not nil, is called with the reason if a backup reads without the limit MaxRead, because its process
 	// cannot be observed or stopped.
 	Unlimited func(reason error)
+	// StallLimit is how long a run may make no progress. Zero means 10 minutes. Tests choose less.
+	StallLimit time.Duration
 	// Ended, if not nil, is called after each run that tells whether this node can open the repository: with nil if it
 	// can, and otherwise with the error of the run. It is not called after a run that was cancelled or that failed for
 	// another reason, such as a lock.
@@ -120,8 +125,7 @@ type command struct {
 	dir    string
 	stdout io.Writer // nil discards the output
 	idle   bool      // other processes come first, on the CPUs and the disks
-	// progress makes restic write its progress every second. If this process is killed, restic ends at the next of
-	// these lines, because nothing reads them. Until then it uses the files that it backs up.
+	// progress makes restic write its progress every second.
 	progress bool
 	// paced makes the run read at most Options.MaxRead bytes in a second.
 	paced bool
@@ -214,18 +218,15 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	if c.idle {
 		name, args = background[0], slices.Concat(background[1:], []string{name}, args)
 	}
-	var stderr io.Writer
-	running, stop := context.WithCancel(ctx)
-	defer stop()
-	refused := &refusal{stop: stop}
+	running, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	refused := &refusal{stop: func() { stop(nil) }}
+	var stderr io.Writer = io.Discard
 	if at.secret != "" {
 		stderr = &lines{each: refused.look}
 	}
-	var attend func(context.Context, *os.Process)
-	if c.paced && r.options.MaxRead > 0 {
-		attend = r.pace
-	}
-	watch := r.watchCache(stop)
+	var output atomic.Int64
+	watch := r.watchCache(func() { stop(nil) })
 	res, err := r.runner.Run(running, run.Command{
 		Name:      name,
 		Args:      args,
@@ -233,15 +234,20 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 		Stdin:     bytes.NewReader(append(password.Reveal(), '\n')),
 		Files:     at.files,
 		Env:       env,
-		Stdout:    c.stdout,
-		Stderr:    stderr,
+		Stdout:    counter{c.stdout, &output},
+		Stderr:    counter{stderr, &output},
 		Dir:       c.dir,
 		Hostname:  host,
 		Interrupt: cleanup,
-		Attend:    attend,
+		// If restic outlived this process, it could still store a backup after a later run has listed all of them.
+		KillWithParent: true,
+		Attend:         r.attend(c, &output, func() { stop(errStalled) }),
 	})
 	if large := watch.end(); large != nil && ctx.Err() == nil {
 		return res, r.failed(large)
+	}
+	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(running), errStalled) {
+		return res, r.stalled()
 	}
 	if text := refused.found(); text != "" && ctx.Err() == nil {
 		err = &run.Error{Cmd: name, Args: args, ExitCode: 1, Stderr: text}
@@ -254,6 +260,18 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 			string(password.Reveal()), at.secret)
 	}
 	return res, nil
+}
+
+// attend returns the function that limits how fast a command reads, and calls stalled if the command has stalled.
+func (r *Repository) attend(c command, output *atomic.Int64, stalled func()) func(context.Context, *os.Process) {
+	return func(ctx context.Context, p *os.Process) {
+		var pacing sync.WaitGroup
+		if c.paced && r.options.MaxRead > 0 {
+			pacing.Go(func() { r.pace(ctx, p) })
+		}
+		r.watchStall(ctx, p, output, stalled)
+		pacing.Wait()
+	}
 }
 
 // env returns the environment of a command.

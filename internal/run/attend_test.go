@@ -72,10 +72,10 @@ func TestStoppedCommandIsInterrupted(t *testing.T) {
 // stopsCommand is the variable that makes the test program call runStopped.
 const stopsCommand = "RUN_TEST_STOPS_COMMAND"
 
-// runStopped runs a command that ends when nobody reads its output, stops it, prints its PID, and waits.
+// runStopped runs a command, stops it, prints its PID, and waits.
 func runStopped() {
-	c := sh("while echo line; do sleep 0.01; done")
-	c.Timeout = time.Minute
+	c := sh("sleep 60")
+	c.Timeout, c.Hostname, c.KillWithParent = time.Minute, "other", true
 	c.Attend = func(ctx context.Context, p *os.Process) {
 		err := p.Signal(unix.SIGSTOP)
 		fmt.Println(p.Pid, err)
@@ -87,43 +87,31 @@ func runStopped() {
 	os.Exit(1)
 }
 
-// If this process is killed, a command that Attend has stopped continues. In the second case, its process group is not
-// orphaned: its new parent belongs to the same session.
-func TestStoppedCommandOutlivesNobody(t *testing.T) {
-	for _, adopts := range []bool{false, true} {
-		t.Run(fmt.Sprintf("adopted=%v", adopts), func(t *testing.T) {
-			if adopts {
-				must(t, unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
-				defer func() { must(t, unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)) }()
-			}
-			parent := exec.Command(os.Args[0])
-			parent.Env = append(os.Environ(), stopsCommand+"=1")
-			out, err := parent.StdoutPipe()
-			must(t, err)
-			must(t, parent.Start())
-			var pid int
-			line, err := bufio.NewReader(out).ReadString('\n')
-			if _, serr := fmt.Sscanf(line, "%d <nil>", &pid); err != nil || serr != nil {
-				t.Fatalf("got %q, %v", line, err)
-			}
-			fd, err := unix.PidfdOpen(pid, 0)
-			must(t, err)
-			defer unix.Close(fd)
-			must(t, parent.Process.Kill())
-			_ = parent.Wait()
-			ended := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-			n, err := unix.Poll(ended, 20_000)
-			for errors.Is(err, unix.EINTR) {
-				n, err = unix.Poll(ended, 20_000)
-			}
-			if n != 1 || err != nil {
-				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-				t.Errorf("the command has not ended: %d, %v", n, err)
-			}
-			if adopts {
-				_, _ = unix.Wait4(pid, nil, 0, nil)
-			}
-		})
+// A command dies with this process, even if it is stopped.
+func TestCommandDiesWithParent(t *testing.T) {
+	parent := exec.Command(os.Args[0])
+	parent.Env = append(os.Environ(), stopsCommand+"=1")
+	out, err := parent.StdoutPipe()
+	must(t, err)
+	must(t, parent.Start())
+	var pid int
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if _, serr := fmt.Sscanf(line, "%d <nil>", &pid); err != nil || serr != nil {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	must(t, parent.Process.Kill())
+	_ = parent.Wait()
+	ended := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(ended, 20_000)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Poll(ended, 20_000)
+	}
+	if n != 1 || err != nil {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		t.Errorf("the command has not ended: %d, %v", n, err)
 	}
 }
 

@@ -59,14 +59,16 @@ type Command struct {
 	Dir string
 	// Hostname, if not empty, is the host name that the command sees.
 	Hostname string
+	// KillWithParent makes the kernel kill the command, but not its children, if this process dies.
+	KillWithParent bool
 	// Interrupt is how long a command may clean up after SIGINT, which it gets when ctx ends or Timeout passes. It is
 	// killed afterwards. If Interrupt is zero, the command is killed at once.
 	Interrupt time.Duration
 	// Attend, if not nil, is called in a goroutine once the command runs. It may stop the process with SIGSTOP and
 	// continue it with SIGCONT. ctx ends when the command has ended, or when it is interrupted or killed. Attend must
 	// then continue the process, because a stopped process does not act on SIGINT, and return at once. Run waits for
-	// it. If this process dies, the kernel continues the command. A Runner that starts no process, such as a fake, does
-	// not call Attend.
+	// it. Attend that stops the process needs KillWithParent. A Runner that starts no process, such as a fake, does not
+	// call Attend.
 	Attend func(ctx context.Context, p *os.Process)
 }
 

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -37,14 +38,18 @@ type process struct {
 // LookPath returns the path of a program in PATH, or an error if there is none.
 func LookPath(name string) (string, error) { return exec.LookPath(name) }
 
-// Run implements Runner. Even if the command cannot be killed, Run returns a few seconds after the timeout. Wait also
-// waits for such a command.
+// Run implements Runner. The command starts from the thread of the caller, and inherits its namespaces. Even if the
+// command cannot be killed, Run returns a few seconds after the timeout. Wait also waits for such a command.
 func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	if c.Timeout <= 0 {
 		return Result{}, c.fail(-1, nil, errors.New("no timeout was set for it"))
 	}
 	limit, cancel := context.WithTimeoutCause(ctx, c.Timeout, ErrTimeout)
 	defer cancel()
+	if c.KillWithParent { // the kernel kills the command when the thread ends that started it: see prctl(2)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
 
 	stdout, stderr := NewHead(MaxStdout), NewTail(MaxStderr)
 	cmd := newCmd(limit, c)
@@ -110,12 +115,8 @@ func newCmd(ctx context.Context, c Command) *exec.Cmd {
 	cmd.WaitDelay = c.Interrupt + killGrace
 	// The command gets a separate process group, so that the kill also reaches the children of the command.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if c.Attend != nil {
-		// Attend may have stopped the command when this process dies. The kernel then sends SIGHUP and SIGCONT to an
-		// orphaned process group with a stopped member, see setpgid(2). But the group is not orphaned if the new
-		// parent, such as the init of a container, belongs to the same session. This signal is sent in every case. It
-		// is also sent when the thread ends that started the command, which does no harm.
-		cmd.SysProcAttr.Pdeathsig = syscall.SIGCONT
+	if c.KillWithParent {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}
 	cmd.Cancel = func() error {
 		if c.Interrupt > 0 {

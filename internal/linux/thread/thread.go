@@ -1,6 +1,6 @@
 // Package thread runs functions on threads of their own. A function can change what belongs to a thread there, such as
-// its namespaces: no other goroutine ever runs on that thread. Packages internal/run and internal/linux/mount start
-// programs with it, and test/lan makes its machines. The package has no state.
+// its namespaces: no other goroutine ever runs on that thread. Package internal/linux/mount shows mounts to programs
+// with it, and test/lan makes its machines. The package has no state.
 package thread
 
 import (
