@@ -58,7 +58,7 @@ func (a *components) makeOperations() {
 // makeExporter creates the component that reads volumes for users.
 func (a *components) makeExporter() {
 	a.Exporter = operation.NewExporter(operation.ExporterDeps{
-		Host: a.Host, Pools: a.Pools, Throttle: a.Throttle, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,
+		Host: a.Host, Pools: a.Pools, Throttle: a.Throttle, Reserve: a.Reservations.Reserve, Prepare: a.Quiescer.Prepare,
 		BorrowKey: a.Keys.BorrowKey, FlushFailed: a.flushFailed,
 	})
 }
@@ -74,7 +74,7 @@ func (a *components) makeBackups() {
 	a.Backups = a.Catalog.NewCreator(backup.CreatorDeps{
 		Host: a.Host, Version: a.Config.Version, Pools: a.Pools, LockForOperation: a.Datasets.LockForOperation,
 		Clone: func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) (
-			time.Time, error) {
+			time.Time, bool, error) {
 			return a.Exporter.Clone(ctx, pool, d, scratch, src)
 		},
 		HasPool:   func(id uuid.UUID) bool { return a.Pools.ByID(id) != nil },
@@ -103,7 +103,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	a.DatasetMaker = operation.NewDatasetMaker(operation.DatasetMakerDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Pools: a.Pools, Space: a.Space, Seal: a.Keys.Seal,
 		Provision: a.Provisioning.Reserve,
-		MayChange: a.Leases.MayChange, Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze,
+		MayChange: a.Leases.MayChange, Reserve: a.Reservations.Reserve, Prepare: a.Quiescer.Prepare,
 	})
 	a.Importer = operation.NewImporter(operation.ImporterDeps{
 		Host: a.Host, Operations: a.Operations, Maker: a.DatasetMaker, Pools: a.Pools, Plan: a.Registration.Plan,
@@ -113,7 +113,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 	})
 	a.Snapshotter = operation.NewSnapshotter(operation.SnapshotterDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes, Space: a.Space,
-		Reserve: a.Reservations.Reserve, Freeze: a.Quiescer.Freeze, EnsureUnused: a.Verifier.EnsureUnused,
+		Reserve: a.Reservations.Reserve, Prepare: a.Quiescer.Prepare, EnsureUnused: a.Verifier.EnsureUnused,
 	})
 	reshaper := operation.NewReshaper(operation.ReshaperDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes,

@@ -147,10 +147,10 @@ type Info struct {
 	// UsedStartsNoProgram says that Used starts no program, and thus takes microseconds if it does not walk the tree of
 	// files: see Pool.Used.
 	UsedStartsNoProgram bool
-	// Freezes says that a snapshot or clone of a mounted head always freezes the filesystem of the head while it runs.
-	// The snapshot fails if another process has frozen the filesystem.
-	Freezes bool
-	Share   uuid.UUID // the share that has the pool; see Sharer
+	// Exact says that a snapshot or clone of a mounted head is exact by itself: see dataset.Snapshot. That does not hold
+	// for an encrypted dataset whose filesystem the backend does not see.
+	Exact bool
+	Share uuid.UUID // the share that has the pool; see Sharer
 }
 
 // Progress receives, now and then, how many bytes are done and the total. If the total is 0, it is not known. A

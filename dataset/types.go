@@ -151,8 +151,11 @@ type Snapshot struct {
 	Kind    SnapshotKind `json:"kind"`              // why the snapshot was taken
 	Size    Size         `json:"size,omitempty"`    // size of the dataset when it was taken
 	Profile Profile      `json:"profile"`           // profile of the dataset when it was taken
-	Epoch   uint64       `json:"epoch"`             // epoch of the dataset when the snapshot was taken
-	Created time.Time    `json:"created"`           // when the snapshot was taken
+	// Exact says that each file has the content that belongs to its times. A snapshot that is not exact can have a file
+	// with the times of a write and the content from before that write.
+	Exact   bool      `json:"exact"`
+	Epoch   uint64    `json:"epoch"`   // epoch of the dataset when the snapshot was taken
+	Created time.Time `json:"created"` // when the snapshot was taken
 	// time by which the snapshot is sorted; absent: created. It is set if the clock was set back since an earlier
 	// snapshot of this epoch, and is later than the time by which that snapshot is sorted
 	OrderTime time.Time `json:"order_time,omitzero" old:"order"`

@@ -40,10 +40,10 @@ type CreatorDeps struct {
 	// operation.Datasets.
 	LockForOperation func(ctx context.Context, op dataset.Operation, what string) (
 		d dataset.Dataset, pool backends.Pool, unlock func(), err error)
-	// Clone makes a clone of a dataset whose lock is held. taken is the moment of the dataset's content, if the source
-	// is not a snapshot: see operation.Exporter.
+	// Clone makes a clone of a dataset whose lock is held. taken is the moment of the dataset's content, and exact says
+	// whether the clone is exact, if the source is not a snapshot: see operation.Exporter.
 	Clone func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) (
-		taken time.Time, err error)
+		taken time.Time, exact bool, err error)
 	// BorrowKey lets the dataset id, which has no record, use the data key of another dataset until end is called.
 	// Until then, the clean-up does not remove the dataset id as an orphan. The argument "of" is the owner of the key.
 	BorrowKey func(id, of uuid.UUID) (end func())
@@ -289,7 +289,7 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 		}
 	}()
 	jb.Step("cloning")
-	d, pool, taken, err := c.clone(ctx, op, clone)
+	d, pool, taken, _, err := c.clone(ctx, op, clone)
 	if err != nil {
 		return b, s, err
 	}
@@ -384,17 +384,17 @@ func countBelow(ctx context.Context, path string) (n int64, err error) {
 	return tree.CountNames(ctx, folder)
 }
 
-// clone makes the clone that restic reads. taken is the moment of its content. The dataset is locked only while the
-// clone is made.
+// clone makes the clone that restic reads. taken is the moment of its content, and exact says whether the clone is exact:
+// see dataset.Snapshot. The dataset is locked only while the clone is made.
 func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID) (d dataset.Dataset,
-	pool backends.Pool, taken time.Time, err error) {
+	pool backends.Pool, taken time.Time, exact bool, err error) {
 	d, pool, unlock, err := c.deps.LockForOperation(ctx, op, string(op.Kind))
 	defer unlock()
 	if err != nil {
-		return d, nil, taken, err
+		return d, nil, taken, false, err
 	}
 	if d.State != dataset.StateReady {
-		return d, nil, taken, dataset.Errorf(dataset.ErrConflict, "it was deleted meanwhile (drover trash ls)")
+		return d, nil, taken, false, dataset.Errorf(dataset.ErrConflict, "it was deleted meanwhile (drover trash ls)")
 	}
 	src := dataset.Source{Dataset: d.ID}
 	switch {
@@ -405,19 +405,19 @@ func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID)
 		if op.Push != nil {
 			remedy = fmt.Sprintf("push a snapshot: drover push %s@SNAPSHOT %s", op.Volume, op.Repository)
 		}
-		return d, nil, taken, dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a clone, "+
+		return d, nil, taken, false, dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a clone, "+
 			"and the volume can change meanwhile (%s)", remedy)
 	}
 	if err := c.prepare(d.ID, note{Pool: d.Pool, Clone: id}); err != nil {
-		return d, nil, taken, err
+		return d, nil, taken, false, err
 	}
 	scratch := d
 	scratch.ID, scratch.Size = id, 0
-	taken, err = c.deps.Clone(ctx, pool, d, scratch, src)
+	taken, exact, err = c.deps.Clone(ctx, pool, d, scratch, src)
 	if op.Snapshot != nil {
-		taken = op.Snapshot.Created
+		taken, exact = op.Snapshot.Created, op.Snapshot.Exact
 	}
-	return d, pool, taken, err
+	return d, pool, taken, exact, err
 }
 
 func (c *Creator) logOf(ctx context.Context, op dataset.Operation) *logrus.Entry {

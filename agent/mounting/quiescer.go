@@ -35,46 +35,68 @@ type QuiescerDeps struct {
 // NewQuiescer returns a Quiescer.
 func NewQuiescer(deps QuiescerDeps) *Quiescer { return &Quiescer{deps} }
 
-// Freeze flushes a mounted dataset to disk, and freezes its filesystem if its profile says so. The caller then takes
-// the snapshot, with the context that Freeze returned. It must call thaw, even if the snapshot fails. If Freeze fails,
-// nothing is frozen, and a call of thaw does nothing. Freeze does nothing for a dataset that is not mounted.
-func (q *Quiescer) Freeze(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
-	thaw func() error, err error) {
+// Prepare prepares a snapshot or clone of the head of a dataset, which the caller then takes with the returned context.
+// If the dataset is mounted, Prepare flushes it to disk. end releases what Prepare has set up, and reports whether the
+// copy is exact: see dataset.Snapshot. The caller must call end unless Prepare fails.
+func (q *Quiescer) Prepare(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
+	end func() (exact bool), err error) {
+	mounted, err := host.IsMountPoint(q.MountPath(d.ID))
+	if err != nil {
+		return ctx, nil, err
+	}
+	if !mounted {
+		in, end = around(ctx, func(take func() error) (bool, error) { return q.idle(ctx, pool, d), take() })
+		return in, end, nil
+	}
 	serializer, can := pool.(backends.Serializer)
 	if !can || !d.Profile.QoS.Limited() {
-		thaw, err = q.quiesce(ctx, pool, d)
-		return ctx, thaw, err
+		return q.quiesce(ctx, pool, d)
 	}
 	// Suspend the limit only once no other work runs in the pool. The lock also keeps other work from running between
 	// the flush and the freeze.
 	in, unlock, err := serializer.Lock(ctx)
 	if err != nil {
-		return ctx, func() error { return nil }, fmt.Errorf("flush volume %s: %w", d.Volume, err)
+		return ctx, nil, fmt.Errorf("flush volume %s: %w", d.Volume, err)
 	}
-	back, err := q.quiesce(ctx, pool, d)
+	in, release, err := q.quiesce(in, pool, d)
 	if err != nil {
 		unlock()
-		return ctx, back, err
+		return ctx, nil, err
 	}
-	return in, func() error {
+	return in, func() bool {
 		defer unlock()
-		return back()
+		return release()
 	}, nil
 }
 
-// quiesce does the work of Freeze. If the dataset has a speed limit, the caller has locked the pool.
-func (q *Quiescer) quiesce(ctx context.Context, pool backends.Pool, d dataset.Dataset) (thaw func() error, err error) {
-	none := func() error { return nil }
+// idle reports whether a dataset that is not mounted is in use nowhere on this host.
+func (q *Quiescer) idle(ctx context.Context, pool backends.Pool, d dataset.Dataset) bool {
+	checker, can := pool.(backends.IdleChecker)
+	return can && checker.CheckIdle(ctx, d.ID) == nil
+}
+
+// around returns a context in which a pool copies a head inside of freeze, and the function end of Prepare.
+func around(ctx context.Context, freeze backends.WhileFrozen) (in context.Context, end func() (exact bool)) {
+	exact := false
+	in = backends.WithFreeze(ctx, func(take func() error) (bool, error) {
+		held, err := freeze(take)
+		exact = held && err == nil
+		return exact, err
+	})
+	return in, func() bool { return exact }
+}
+
+// quiesce does the work of Prepare for a mounted dataset. If the dataset has a speed limit, the caller has locked the
+// pool.
+func (q *Quiescer) quiesce(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
+	end func() (exact bool), err error) {
 	path := q.MountPath(d.ID)
-	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
-		return none, err
-	}
-	itself := pool.Info().Freezes && d.Encryption == nil // a pool cannot freeze an encrypted filesystem
+	itself := pool.Info().Exact && d.Encryption == nil // a pool cannot freeze an encrypted filesystem
 	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
 	until := q.Clock.Steady() + throttle.SuspendForSnapshot - longStall // leaves time for the freeze
 	up, err := q.Throttle.Suspend(d, throttle.SuspendForSnapshot)
 	if err != nil {
-		return none, fmt.Errorf("flush volume %s: %w", d.Volume, err)
+		return ctx, nil, fmt.Errorf("flush volume %s: %w", d.Volume, err)
 	}
 	defer func() {
 		if err != nil || !freezing {
@@ -83,11 +105,11 @@ func (q *Quiescer) quiesce(ctx context.Context, pool backends.Pool, d dataset.Da
 	}()
 	written, err := q.WriteOut(path, throttle.WriteOutTime)
 	if err != nil {
-		return none, fmt.Errorf("flush volume %s: %w", d.Volume, err)
+		return ctx, nil, fmt.Errorf("flush volume %s: %w", d.Volume, err)
 	}
 	if !written {
 		if freezing {
-			return none, dataset.Errorf(dataset.ErrPending,
+			return ctx, nil, dataset.Errorf(dataset.ErrPending,
 				"volume %s has more unwritten data than it can flush in %s, and a freeze would block its writers "+
 					"as long: try again", d.Volume, throttle.WriteOutTime)
 		}
@@ -96,29 +118,39 @@ func (q *Quiescer) quiesce(ctx context.Context, pool backends.Pool, d dataset.Da
 			throttle.WriteOutTime)
 	}
 	if !freezing {
-		return none, nil
+		in, end = around(ctx, func(take func() error) (bool, error) { return false, take() })
+		return in, end, nil
 	}
 	if d.Profile.QoS.Limited() {
 		if err := q.FlushUntilShort(d, path, until); err != nil {
-			return none, err
+			return ctx, nil, err
 		}
 		up.Extend(throttle.SuspendForUnmount)
 	}
-	if itself { // the pool freezes the filesystem, and writers have no limit until the thaw
-		return func() error { up.Resume(); return nil }, nil
+	freeze := func(take func() error) (bool, error) { return q.whileFrozen(d, path, up, take) }
+	if itself {
+		freeze = func(take func() error) (bool, error) { return true, take() }
 	}
+	in, exact := around(ctx, freeze)
+	return in, func() bool { up.Resume(); return exact() }, nil
+}
+
+// whileFrozen runs take while the filesystem of a volume is frozen.
+func (q *Quiescer) whileFrozen(d dataset.Dataset, path string, up throttle.Suspension, take func() error) (held bool,
+	err error) {
 	root, err := os.Open(path)
 	if err != nil {
-		return none, fmt.Errorf("freeze volume %s: %w", d.Volume, err)
+		return false, fmt.Errorf("freeze volume %s: %w", d.Volume, err)
 	}
+	defer func() { err = errors.Join(err, root.Close()) }()
 	if err := fsctl.Freeze(root); err != nil {
-		return none, errors.Join(fmt.Errorf("freeze volume %s: %w", d.Volume, err), root.Close())
+		return false, fmt.Errorf("freeze volume %s: %w", d.Volume, err)
 	}
 	steps.At("snapshot.frozen")
-	return func() error {
-		up.Resume() // before any process writes again
-		return errors.Join(fsctl.Thaw(root), root.Close())
-	}, nil
+	err = take()
+	up.Resume() // before any process writes again
+	thawed := fsctl.Thaw(root)
+	return thawed == nil, errors.Join(err, thawed)
 }
 
 // WriteOut flushes the filesystem that is mounted on path, and reports whether the flush ended within the given time. A

@@ -18,7 +18,7 @@ type freezing struct {
 	itself bool
 }
 
-func (f freezing) Info() backends.Info { return backends.Info{Freezes: f.itself} }
+func (f freezing) Info() backends.Info { return backends.Info{Exact: f.itself} }
 
 // A request for a freeze is fulfilled. The agent does not freeze if the backend will freeze: a filesystem cannot be
 // frozen twice.
@@ -37,19 +37,41 @@ func TestFreezeUnlessBackendFreezes(t *testing.T) {
 		{dataset.QuiesceNone, true, &dataset.Encryption{}, false}, {dataset.QuiesceFreeze, true, &dataset.Encryption{}, true},
 	} {
 		d.Profile.Quiesce, d.Encryption = c.quiesce, c.sealed
-		_, thaw, err := r.Quiescer.Freeze(t.Context(), freezing{itself: c.itself}, d)
+		in, end, err := r.Quiescer.Prepare(t.Context(), freezing{itself: c.itself}, d)
 		if err != nil {
 			t.Fatal(err)
 		}
-		again := fsctl.Freeze(root)
-		if frozen := errors.Is(again, fsctl.ErrFrozen); frozen != c.frozen {
-			t.Errorf("%+v: frozen %v", c, frozen)
+		exact, err := backends.Frozen(in, func() error {
+			again := fsctl.Freeze(root)
+			if frozen := errors.Is(again, fsctl.ErrFrozen); frozen != c.frozen {
+				t.Errorf("%+v: frozen %v", c, frozen)
+			}
+			if again == nil {
+				return fsctl.Thaw(root)
+			}
+			return nil
+		})
+		if want := c.frozen || c.itself && c.sealed == nil; err != nil || exact != want || end() != want {
+			t.Errorf("%+v: exact %v, %v", c, exact, err)
 		}
-		if again == nil {
-			_ = fsctl.Thaw(root)
-		}
-		if err := thaw(); err != nil {
-			t.Error(err)
-		}
+	}
+}
+
+// A snapshot or a clone that fails on a frozen volume thaws it: its writers continue.
+func TestFailedSnapshotThawsVolume(t *testing.T) {
+	r := agenttest.New(t)
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db"}
+	d.Profile.Quiesce = dataset.QuiesceFreeze
+	root := r.MountExt4(d.ID)
+	in, end, err := r.Quiescer.Prepare(t.Context(), freezing{}, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("the disk does not take it")
+	if exact, err := backends.Frozen(in, func() error { return broken }); !errors.Is(err, broken) || exact || end() {
+		t.Errorf("exact %v, %v", exact, err)
+	}
+	if err := fsctl.Thaw(root); !errors.Is(err, fsctl.ErrNotFrozen) {
+		t.Errorf("the volume was still frozen: %v", err)
 	}
 }

@@ -125,12 +125,13 @@ func (v *TransferSource) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []
 	if err := storage.CheckTight(ctx, pool, d); err != nil {
 		return out, false, err
 	}
-	in, thaw, err := v.Quiescer.Freeze(ctx, pool, d)
+	in, end, err := v.Quiescer.Prepare(ctx, pool, d)
 	if err != nil {
 		return out, false, err
 	}
 	out, err = v.freshSnapshot(in, pool, d, e)
-	if err := errors.Join(err, thaw()); err != nil {
+	end()
+	if err != nil {
 		return out, false, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
 	}
 	had, _ := lineage.Newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })

@@ -11,10 +11,9 @@ import (
 // nodes have it mounted.
 type Reserve func(ctx context.Context, d dataset.Dataset) (end func(), err error)
 
-// Freeze freezes the filesystem of a mounted dataset until thaw is called. The caller takes the snapshot with the
-// returned context. If Freeze fails, nothing is frozen, and the caller need not call thaw.
-type Freeze func(ctx context.Context, pool backends.Pool, d dataset.Dataset) (
-	in context.Context, thaw func() error, err error)
+// Prepare prepares a snapshot or clone of the head of a dataset: see mounting.Quiescer.
+type Prepare func(ctx context.Context, pool backends.Pool, d dataset.Dataset) (
+	in context.Context, end func() (exact bool), err error)
 
 // EnsureUnused fails with ErrInUse if a dataset is in use on this host, and unmounts it otherwise. The argument what
 // names the work for the error message. The dataset's lock is held.

@@ -42,7 +42,7 @@ type DatasetMakerDeps struct {
 	// MayChange returns an error if this node has relinquished the dataset.
 	MayChange func(d dataset.Dataset, what string) error
 	Reserve   Reserve
-	Freeze    Freeze
+	Prepare   Prepare
 }
 
 // DatasetMaker makes datasets: empty, as clones, or with given contents. It has no state.
@@ -148,7 +148,7 @@ func (m *DatasetMaker) makeClone(ctx context.Context, jb *jobs.Job, pool backend
 		return nil, err
 	}
 	defer unlock()
-	made, in, thaw := *op.DatasetRecord, ctx, func() error { return nil }
+	made, in, end := *op.DatasetRecord, ctx, func() bool { return false }
 	if d, ok := m.deps.Cache.Dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
 		if err := m.deps.MayChange(d, "clone"); err != nil {
 			return nil, err
@@ -158,22 +158,23 @@ func (m *DatasetMaker) makeClone(ctx context.Context, jb *jobs.Job, pool backend
 				return nil, err
 			}
 		}
-		end, err := m.deps.Reserve(ctx, d)
+		release, err := m.deps.Reserve(ctx, d)
 		if err != nil {
 			return nil, err
 		}
-		defer end()
+		defer release()
 		// To grow a clone, the backend mounts it. Writers should not wait for that mount, so the clone is grown after
 		// the thaw.
 		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
 			later, made.Size = r, 0
 		}
-		if in, thaw, err = m.deps.Freeze(ctx, pool, d); err != nil {
+		if in, end, err = m.deps.Prepare(ctx, pool, d); err != nil {
 			return nil, err
 		}
 	}
 	jb.Step("cloning")
 	size, err := pool.Clone(in, made, *op.Source, jb.SetProgress)
+	end()
 	// An earlier attempt that was interrupted may have made the clone. The source may have been smaller then, and may
 	// be larger than the requested size now.
 	// The source may have been given a size since the request.
@@ -187,5 +188,5 @@ func (m *DatasetMaker) makeClone(ctx context.Context, jb *jobs.Job, pool backend
 	if later == nil {
 		op.DatasetRecord.Size = size
 	}
-	return later, errors.Join(err, thaw())
+	return later, err
 }

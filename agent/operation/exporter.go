@@ -28,7 +28,7 @@ type ExporterDeps struct {
 	}
 	Throttle *throttle.Throttler
 	Reserve  Reserve
-	Freeze   Freeze
+	Prepare  Prepare
 	// BorrowKey lets the dataset id, which has no record, use the data key of another dataset until end is called. The
 	// argument "of" is the owner of the key.
 	BorrowKey func(id, of uuid.UUID) (end func())
@@ -101,7 +101,7 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 	if err != nil {
 		return err
 	}
-	_, err = e.Clone(ctx, pool, d, scratch, src)
+	_, _, err = e.Clone(ctx, pool, d, scratch, src)
 	unlock()
 	if err != nil {
 		return err
@@ -111,24 +111,24 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 
 // Clone makes a clone that only its reader knows, of a dataset or of its snapshot. The dataset's lock is held. A clone
 // lacks data that was not flushed, as after a power cut, so Clone flushes a mounted dataset first. The clone then
-// contains everything that was written before taken, which is read while the filesystem is frozen, if the profile says
-// so. For a snapshot, taken is zero.
+// contains everything that was written before taken. exact reports whether the clone is exact: see dataset.Snapshot. For
+// a snapshot, taken and exact are zero, since its record has them.
 func (e *Exporter) Clone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
-	src dataset.Source) (taken time.Time, err error) {
+	src dataset.Source) (taken time.Time, exact bool, err error) {
 	if src.Snapshot != uuid.Nil {
 		_, err = pool.Clone(ctx, scratch, src, nil)
-		return taken, err
+		return taken, false, err
 	}
 	if err := e.writeOut(d); err != nil {
-		return taken, err
+		return taken, false, err
 	}
-	in, thaw, err := e.deps.Freeze(ctx, pool, d)
+	in, end, err := e.deps.Prepare(ctx, pool, d)
 	if err != nil {
-		return taken, errors.Join(err, thaw())
+		return taken, false, err
 	}
 	taken = e.deps.Clock.Now()
 	_, err = pool.Clone(in, scratch, src, nil)
-	return taken, errors.Join(err, thaw())
+	return taken, end(), err
 }
 
 // writeOut flushes the written data of a mounted dataset from the kernel's memory.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lineage"
@@ -24,7 +26,7 @@ type SnapshotterDeps struct {
 	Sizes        *Sizes
 	Space        Space
 	Reserve      Reserve
-	Freeze       Freeze
+	Prepare      Prepare
 	EnsureUnused EnsureUnused
 }
 
@@ -43,7 +45,6 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	if err != nil {
 		return out, err
 	}
-	thaw := func() error { return nil }
 	in, again := ctx, isMade(ctx, pool, *op.Snapshot)
 	if !again {
 		if err := checkLive(d, "snapshot"); err != nil {
@@ -63,13 +64,15 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	if *op.Snapshot, err = t.WithTimeAndSize(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
+	end := func() bool { return op.Snapshot.Exact }
 	if !again {
-		if in, thaw, err = t.deps.Freeze(ctx, pool, d); err != nil {
+		if in, end, err = t.deps.Prepare(ctx, pool, d); err != nil {
 			return out, err
 		}
 	}
 	jb.Step("taking the snapshot")
-	err = errors.Join(pool.Snapshot(in, *op.Snapshot, jb.SetProgress), thaw())
+	err = pool.Snapshot(in, *op.Snapshot, jb.SetProgress)
+	op.Snapshot.Exact = end()
 	if err != nil {
 		err = fmt.Errorf("snapshot of volume %s: %w", d.Volume, t.deps.Space.AddHint(ctx, d.Pool, err))
 		return out, errors.Join(err, storage.DiscardSnapshot(ctx, pool, *op.Snapshot))
@@ -134,7 +137,8 @@ func (t *Snapshotter) WithTimeAndSize(ctx context.Context, pool backends.Pool,
 	s dataset.Snapshot) (dataset.Snapshot, error) {
 	e, err := pool.Stat(ctx, s.Dataset)
 	if i := lineage.IndexOf(e, s.ID); err == nil && i >= 0 {
-		s.Created, s.OrderTime, s.Size = e.Snapshots[i].Created, e.Snapshots[i].OrderTime, e.Snapshots[i].Size
+		was := e.Snapshots[i]
+		s.Created, s.OrderTime, s.Size, s.Exact = was.Created, was.OrderTime, was.Size, was.Exact
 		return s, nil
 	}
 	return t.deps.Sizes.WithActualSize(s).TakenAfter(e.Snapshots, t.deps.Clock.Now()), err
@@ -165,6 +169,7 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	}
 	steps.At("restore.begin")
 	jb.Step("restoring")
+	op.Snapshot.Exact = isIdle(ctx, pool, d.ID)
 	if *op.Snapshot, err = t.WithTimeAndSize(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 	}
@@ -177,6 +182,12 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 		t.deps.Records.Write(ctx, pool, *out.Dataset)
 	}
 	return out, err
+}
+
+// isIdle reports whether a dataset is in use nowhere on this host, so that a snapshot of it is exact.
+func isIdle(ctx context.Context, pool backends.Pool, id uuid.UUID) bool {
+	checker, can := pool.(backends.IdleChecker)
+	return can && pool.Info().Capabilities.InstantSnapshot && checker.CheckIdle(ctx, id) == nil
 }
 
 // restoreData restores the dataset. The replaced content is kept as a snapshot, and no host can write to it. For

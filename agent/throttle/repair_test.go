@@ -104,7 +104,7 @@ type busy struct {
 
 type inTurn struct{}
 
-func (b *busy) Info() backends.Info { return backends.Info{Freezes: true} }
+func (b *busy) Info() backends.Info { return backends.Info{Exact: true} }
 
 func (b *busy) Lock(ctx context.Context) (context.Context, func(), error) {
 	b.turn()
@@ -123,17 +123,16 @@ func TestLimitIsLiftedAfterWaitingForPool(t *testing.T) {
 		turn: func() { order = append(order, "turn"); wantTold(f.A, dev, slowly, "waiting for its turn") },
 		done: func() { order = append(order, "done"); wantTold(f.A, dev, slowly, "its turn is over") },
 	}
-	in, thaw, err := f.A.Quiescer.Freeze(t.Context(), pool, d)
+	in, end, err := f.A.Quiescer.Prepare(t.Context(), pool, d)
 	if err != nil || in.Value(inTurn{}) == nil || len(order) != 1 {
 		t.Fatal(err, order)
 	}
 	wantTold(f.A, dev, iolimit.Limits{}, "frozen")
-	if err := thaw(); err != nil || len(order) != 2 {
-		t.Error(err, order)
+	if end(); len(order) != 2 {
+		t.Error(order)
 	}
 	pool.err = errors.New("a command is late")
-	_, thaw, err = f.A.Quiescer.Freeze(t.Context(), pool, d)
-	if err = errors.Join(thaw(), err); !errors.Is(err, pool.err) || len(order) != 3 {
+	if _, _, err = f.A.Quiescer.Prepare(t.Context(), pool, d); !errors.Is(err, pool.err) || len(order) != 3 {
 		t.Error(err, order)
 	}
 	wantTold(f.A, dev, slowly, "it got no turn")

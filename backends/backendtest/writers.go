@@ -123,7 +123,7 @@ func freezeBlocksWriters(f *fixture) {
 	f.OK(os.WriteFile(m.PathOf("before"), []byte("before the freeze"), 0o600))
 	s := f.NewSnapshot(d)
 	take := func() { f.OK(f.Pool.Snapshot(f.Ctx, s, nil)) }
-	if f.Pool.Info().Freezes && d.Encryption == nil { // on LUKS, the pool does not see the filesystem
+	if f.Pool.Info().Exact && d.Encryption == nil { // on LUKS, the pool does not see the filesystem
 		take()
 	} else {
 		f.WhileFrozen(m, take)

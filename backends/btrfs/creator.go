@@ -75,7 +75,10 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if size, err = p.creator.cloneSize(ctx, from, name, size, d.Size); err != nil {
 			return 0, err
 		}
-		return size, p.trees.Copy(ctx, from, name, f, shelf.FirstHead, false)
+		_, err = backends.Frozen(ctx, func() error {
+			return p.trees.Copy(ctx, from, name, f, shelf.FirstHead, false)
+		})
+		return size, err
 	})
 }
 

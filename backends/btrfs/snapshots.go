@@ -49,9 +49,11 @@ func (sn *snapshots) take(ctx context.Context, f *shelf.Folder, s dataset.Snapsh
 		return err
 	}
 	name := shelf.TreeOf(s.ID)
-	if err := sn.trees.Copy(ctx, f, h.Tree, f, name, true); err != nil {
+	exact, err := backends.Frozen(ctx, func() error { return sn.trees.Copy(ctx, f, h.Tree, f, name, true) })
+	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", s.ID, err)
 	}
+	s.Exact = s.Exact || exact
 	sn.step("btrfs.snapshot.made")
 	return f.WriteSnapshot(shelf.SnapshotRecord{Snapshot: s, Tree: name, Limit: h.Size})
 }

@@ -160,7 +160,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 		if _, err := dir.Lstat(p.layout.Image(layout.Head)); errors.Is(err, os.ErrNotExist) {
 			return dataset.Errorf(dataset.ErrConflict, "it has no head")
 		}
-		return p.snapshots.keep(dir, keep)
+		return p.snapshots.keep(ctx, dir, keep)
 	})
 	if err != nil {
 		return fmt.Errorf("keep the head of dataset %s as snapshot %s: %w", ds, keep.ID, err)

@@ -122,7 +122,11 @@ func (c *creator) fromSource(ctx context.Context, root, dir folder.Dir, d datase
 	if grows := want > source.Size && image > source.Image; grows {
 		m.item = layout.Next // it becomes the head once it has its size
 	}
-	if m.durable, err = c.layout.Clone(dir, m.item, from, item, false); err != nil {
+	_, err = backends.Frozen(ctx, func() (err error) {
+		m.durable, err = c.layout.Clone(dir, m.item, from, item, false)
+		return err
+	})
+	if err != nil {
 		return m, err
 	}
 	c.step("clone.shared")

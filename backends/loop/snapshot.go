@@ -33,8 +33,8 @@ type snapshots struct {
 }
 
 // Snapshot implements backends.Pool. It clones the image of the head, or gives it a second name, and flushes once.
-func (p *Pool) Snapshot(_ context.Context, s dataset.Snapshot, progress backends.Progress) error {
-	err := p.catalog.withDataset(s.Dataset, func(dir folder.Dir) error { return p.snapshots.take(dir, s) })
+func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backends.Progress) error {
+	err := p.catalog.withDataset(s.Dataset, func(dir folder.Dir) error { return p.snapshots.take(ctx, dir, s) })
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (p *Pool) Snapshot(_ context.Context, s dataset.Snapshot, progress backends
 }
 
 // take makes a snapshot of the head if the snapshot does not exist.
-func (sn *snapshots) take(dir folder.Dir, s dataset.Snapshot) error {
+func (sn *snapshots) take(ctx context.Context, dir folder.Dir, s dataset.Snapshot) error {
 	if _, err := dir.Lstat(sn.layout.Image(s.ID.String())); err == nil {
 		return sn.layout.Flush(dir) // an earlier attempt may have been interrupted before its flush
 	}
@@ -58,19 +58,29 @@ func (sn *snapshots) take(dir folder.Dir, s dataset.Snapshot) error {
 	if _, _, err := sn.images.Inspect(dir, layout.Head); err != nil {
 		return err
 	}
-	return sn.keep(dir, s)
+	return sn.keep(ctx, dir, s)
 }
 
 // keep takes the snapshot s of the head. The snapshot must not exist yet.
-func (sn *snapshots) keep(dir folder.Dir, s dataset.Snapshot) error {
+func (sn *snapshots) keep(ctx context.Context, dir folder.Dir, s dataset.Snapshot) error {
 	// The record is written first, because a snapshot without a record would be reported as damage.
 	if err := sn.records.Write(dir, layout.SnapshotRecord(s.ID), s); err != nil {
 		return err
 	}
 	sn.step("snapshot.recorded")
-	durable, err := sn.keepHead(dir, s)
+	var durable bool
+	exact, err := backends.Frozen(ctx, func() (err error) {
+		durable, err = sn.keepHead(dir, s)
+		return err
+	})
 	if err != nil {
 		return errors.Join(err, dir.Remove(layout.SnapshotRecord(s.ID)))
+	}
+	if exact {
+		s.Exact = true
+		if err := sn.records.Write(dir, layout.SnapshotRecord(s.ID), s); err != nil {
+			return err
+		}
 	}
 	sn.step("snapshot.shared")
 	if durable {

@@ -284,7 +284,7 @@ func (p *Pool) declare() error {
 		Missing:      missing,
 		Note: fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg,
 			poolName, p.chunk),
-		Path: p.shelf.Path(), DefaultSize: defaultSize, Freezes: true,
+		Path: p.shelf.Path(), DefaultSize: defaultSize, Exact: true,
 	}
 	return p.encryption.dropUnused()
 }

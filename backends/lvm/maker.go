@@ -303,7 +303,11 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			return 0, err
 		}
 		origin.Size = max(size, want)
-		name, err := p.maker.snapshot(ctx, origin, f, shelf.FirstHead, "n")
+		var name string
+		_, err = backends.Frozen(ctx, func() error {
+			name, err = p.maker.snapshot(ctx, origin, f, shelf.FirstHead, "n")
+			return err
+		})
 		if err != nil || want <= size {
 			return size, err
 		}

@@ -48,9 +48,14 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 	if err != nil {
 		return err
 	}
-	if _, err := p.maker.snapshot(ctx, head, f, shelf.TreeOf(s.ID), "y"); err != nil {
+	exact, err := backends.Frozen(ctx, func() error {
+		_, err := p.maker.snapshot(ctx, head, f, shelf.TreeOf(s.ID), "y")
+		return err
+	})
+	if err != nil {
 		return err
 	}
+	s.Exact = s.Exact || exact
 	return f.WriteSnapshot(shelf.SnapshotRecord{Snapshot: s, Tree: shelf.TreeOf(s.ID)})
 }
 

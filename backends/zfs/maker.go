@@ -154,7 +154,8 @@ func (m *maker) clone(ctx context.Context, src dataset.Source, origin, fs string
 	}
 	defer from.Close()
 	if src.Snapshot == uuid.Nil {
-		if err := m.snapshotter.retakeSnapshot(ctx, origin); err != nil {
+		take := func() error { return m.snapshotter.retakeSnapshot(ctx, origin) }
+		if _, err := backends.Frozen(ctx, take); err != nil {
 			return err
 		}
 	}

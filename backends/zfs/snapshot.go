@@ -161,9 +161,12 @@ func (t *snapshotter) record(
 	if err != nil {
 		return err
 	}
-	if err := t.retakeSnapshot(ctx, t.snapshotName(f.ID, fs, s.ID)); err != nil {
+	exact, err := backends.Frozen(ctx,
+		func() error { return t.retakeSnapshot(ctx, t.snapshotName(f.ID, fs, s.ID)) })
+	if err != nil {
 		return err
 	}
+	s.Exact = s.Exact || exact
 	return shelf.WriteJSON(f.Root, recordOf(s.ID),
 		snapshot{Snapshot: s, FS: fs, Refquota: o.refquota, FormerHead: isFormerHead},
 		true)
