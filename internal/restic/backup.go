@@ -256,7 +256,7 @@ func (r *Repository) File(ctx context.Context, id, name string, limit int64) ([]
 	_, err := r.run(ctx, command{time: longTime, stdout: out}, "dump", "--no-lock", "--", id, "/"+name)
 	if ctx.Err() == nil && (errors.Is(err, dataset.ErrCorrupt) || errors.Is(err, dataset.ErrInternal)) {
 		out = run.NewHead(int(limit))
-		_, err = r.run(ctx, command{time: longTime, stdout: out}, "dump", "--", id, "/"+name)
+		_, err = r.read(ctx, command{time: longTime, stdout: out}, "dump", "--", id, "/"+name)
 	}
 	if err != nil {
 		return nil, err
@@ -283,7 +283,7 @@ func (r *Repository) Restore(ctx context.Context, id, target string) error {
 	if err := r.checkIDs(id); err != nil {
 		return err
 	}
-	_, err := r.run(ctx, command{time: longTime}, append(r.restore(target), "--", id)...)
+	_, err := r.read(ctx, command{time: longTime}, append(r.restore(target), "--", id)...)
 	return err
 }
 
@@ -307,7 +307,7 @@ func (r *Repository) RestoreFolder(ctx context.Context, id, folder, target strin
 	if compare {
 		args, c.idle = append(args, "--verify"), true
 	}
-	_, err := r.run(ctx, c, append(args, "--", id)...)
+	_, err := r.read(ctx, c, append(args, "--", id)...)
 	return err
 }
 
@@ -328,7 +328,7 @@ func (r *Repository) Count(ctx context.Context, id, folder string) (n int64, err
 			n++
 		}
 	}}
-	_, err = r.run(ctx, command{time: longTime, stdout: out}, "ls", "--json", "--", id)
+	_, err = r.read(ctx, command{time: longTime, stdout: out}, "ls", "--json", "--", id)
 	return n, err
 }
 
@@ -366,7 +366,7 @@ func (r *Repository) Remove(ctx context.Context, ids ...string) error {
 		return err
 	}
 	_, err := r.run(ctx, command{time: longTime, strict: true}, append([]string{"forget", "--"}, ids...)...)
-	return err
+	return r.withRoom(err, 0)
 }
 
 // checkIDs fails with ErrInvalid unless each ID has the form of a backup's: 64 digits, or the first 8 of them. restic
@@ -381,10 +381,40 @@ func (r *Repository) checkIDs(ids ...string) error {
 	return nil
 }
 
-// Prune removes the data that no backup needs. Meanwhile, no other process can use the repository.
+// Prune removes the data that no backup needs. Meanwhile, no other process can use the repository. If the repository
+// has no space for the data that restic would write again, Prune only removes the files of which no backup needs a part.
 func (r *Repository) Prune(ctx context.Context) error {
-	_, err := r.run(ctx, command{time: longTime, idle: true}, "prune")
-	return err
+	c := command{time: longTime, idle: true}
+	res, err := r.run(ctx, c, "prune")
+	if errors.Is(err, dataset.ErrNoSpace) && !strings.Contains(string(res.Stderr), cannotLock) {
+		_, err = r.run(ctx, c, "prune", "--max-repack-size=0")
+	}
+	return r.withRoom(err, r.indexSize())
+}
+
+// lockRoom is more space than restic needs for its lock.
+const lockRoom = 1 << 20
+
+// withRoom says in the error of a removal from a full repository how much space must be freed by other means: for the
+// lock of restic, and for what else restic writes before it removes anything.
+func (r *Repository) withRoom(err error, more int64) error {
+	if !errors.Is(err, dataset.ErrNoSpace) {
+		return err
+	}
+	return r.errorf(dataset.ErrNoSpace, "it has no space left, and a removal first writes to it: free at least %s of its "+
+		"space by other means", dataset.Size(lockRoom+more).Human())
+}
+
+// indexSize returns the size of the index of a repository in a directory. A prune first writes a new index. For other
+// repositories, the size is not known.
+func (r *Repository) indexSize() (bytes int64) {
+	files, _ := filepath.Glob(filepath.Join(r.options.URL, "index", "*"))
+	for _, path := range files {
+		if info, err := os.Stat(path); err == nil {
+			bytes += info.Size()
+		}
+	}
+	return bytes
 }
 
 // Stats has the size of a repository and the number of its backups.

@@ -172,6 +172,20 @@ func (r *Repository) run(ctx context.Context, c command, args ...string) (res ru
 	return r.runOnce(ctx, c, args...)
 }
 
+// cannotLock is in restic's messages if it cannot write its lock, or if somebody else has one.
+const cannotLock = "unable to create lock in backend"
+
+// read is run for a command that only reads. If restic cannot write its lock, for example because the repository is
+// full, the command runs without one. Then a prune of another host can make it fail, but not return wrong data.
+func (r *Repository) read(ctx context.Context, c command, args ...string) (run.Result, error) {
+	res, err := r.run(ctx, c, args...)
+	if err == nil || ctx.Err() != nil || errors.Is(err, dataset.ErrInUse) ||
+		!strings.Contains(string(res.Stderr), cannotLock) {
+		return res, err
+	}
+	return r.run(ctx, c, slices.Insert(slices.Clone(args), 1, "--no-lock")...)
+}
+
 // reportAccess calls ended, which is Options.Ended, if the result of a run tells whether the repository can be opened.
 func reportAccess(ctx context.Context, ended func(error), err error) {
 	var failed *accessError

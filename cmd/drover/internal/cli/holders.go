@@ -46,10 +46,14 @@ func (a *App) PrintError(ctx context.Context, err error) {
 
 // withHolders adds the holders of the requested volume to an error that says that it is in use. Control decides some
 // requests from the reports of nodes, and cannot examine a host. If the home is another node, the error names it. A
-// superseded copy is not on the home, so an error about it stays as it is.
+// superseded copy is not on the home, so an error about it stays as it is. A backup, restore or verification does not
+// need the volume: what is in use is the repository.
 func withHolders(ctx context.Context, c Remote, req api.Request, err error) error {
-	if !errors.Is(err, dataset.ErrInUse) || dataset.HoldersOf(err) != nil || req.Volume == "" ||
-		req.Kind == dataset.OpDiscard {
+	if !errors.Is(err, dataset.ErrInUse) || dataset.HoldersOf(err) != nil || req.Volume == "" {
+		return err
+	}
+	switch req.Kind {
+	case dataset.OpDiscard, dataset.OpBackup, dataset.OpPush, dataset.OpVerify, dataset.OpImport:
 		return err
 	}
 	held, heldErr := c.VolumeHolders(ctx, req.Volume)

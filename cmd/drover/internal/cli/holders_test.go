@@ -56,6 +56,13 @@ func TestRefusalSaysWhoUses(t *testing.T) {
 			t.Errorf("%s: kind %v, %q, want %q", name, dataset.KindOf(err), out.String(), c.want)
 		}
 	}
+	// A locked repository does not end with the containers of the volume.
+	for _, kind := range []dataset.OpKind{dataset.OpBackup, dataset.OpPush, dataset.OpVerify, dataset.OpImport} {
+		err := withHolders(t.Context(), home{held: held}, api.Request{Kind: kind, Volume: "db"}, inUse)
+		if dataset.HoldersOf(err) != nil {
+			t.Errorf("%s: the error names the holders of the volume", kind)
+		}
+	}
 	// The home does not know who has mounted a superseded copy, which is on another node.
 	req := api.Request{Kind: dataset.OpDiscard, Volume: "db"}
 	err := withHolders(t.Context(), home{err: dataset.ErrUnsupported}, req, inUse)

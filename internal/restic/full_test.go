@@ -1,0 +1,46 @@
+package restic_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+)
+
+// A full repository can be restored from: restic cannot write its lock, and needs none to read. A removal and a prune
+// say how much space must be freed.
+func TestFullRepository(t *testing.T) {
+	o := options(t)
+	must(t, os.Mkdir(o.URL, 0o700))
+	must(t, unix.Mount("none", o.URL, "tmpfs", 0, "size=16m"))
+	t.Cleanup(func() { must(t, unix.Unmount(o.URL, unix.MNT_DETACH)) })
+	r := initialized(t, o)
+	b, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
+	must(t, err)
+	fill, err := os.Create(filepath.Join(o.URL, "fill"))
+	must(t, err)
+	defer fill.Close()
+	for block := make([]byte, 4096); err == nil; {
+		_, err = fill.Write(block)
+	}
+	target := t.TempDir()
+	if err := r.RestoreFolder(t.Context(), b.ID, "data", target, true); err != nil {
+		t.Errorf("restore: %v", err)
+	}
+	if text, err := os.ReadFile(filepath.Join(target, "data", "a")); err != nil || string(text) != "content of a" {
+		t.Errorf("restored %q, %v", text, err)
+	}
+	if n, err := r.Count(t.Context(), b.ID, "data"); err != nil || n < 2 {
+		t.Errorf("counted %d, %v", n, err)
+	}
+	const room = "free at least 1"
+	refused(t, r.Remove(t.Context(), b.ID), dataset.ErrNoSpace, room)
+	refused(t, r.Prune(t.Context()), dataset.ErrNoSpace, room)
+	must(t, os.Truncate(fill.Name(), 8<<20))
+	must(t, r.Remove(t.Context(), b.ID))
+	must(t, r.Prune(t.Context()))
+}
