@@ -18,6 +18,7 @@ type Records struct {
 	Operations    map[uuid.UUID]dataset.Operation
 	Backups       []record.Backups
 	Verifications []record.Verifications
+	Damaged       []record.DamagedBackup
 }
 
 // CheckInvariants checks what must be true between any two transactions: a name and its dataset refer to each other,
@@ -74,6 +75,8 @@ func (e *Control) CheckInvariants() Records {
 			st.Backups = append(st.Backups, read[record.Backups](e, en.Key, en.Value))
 		case "verifications":
 			st.Verifications = append(st.Verifications, read[record.Verifications](e, en.Key, en.Value))
+		case "damaged-backups":
+			st.Damaged = append(st.Damaged, read[record.DamagedBackup](e, en.Key, en.Value))
 		case "repositories":
 			read[dataset.Repository](e, en.Key, en.Value)
 		case "grants":
@@ -126,6 +129,11 @@ func (e *Control) checkReferences(st Records, spent map[uuid.UUID]map[uuid.UUID]
 		}
 		if op, ok := st.Operations[b.Running]; ok && (op.State.Final() || op.DatasetID != b.Dataset || !op.Scheduled) {
 			e.Fatalf("backups of dataset %s: got operation %+v, want one that runs", b.Dataset, op)
+		}
+	}
+	for _, is := range st.Damaged {
+		if _, ok := st.Datasets[is.Dataset]; !ok {
+			e.Fatalf("damaged backup of dataset %s: it is not recorded", is.Dataset)
 		}
 	}
 	for _, v := range st.Verifications {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -142,5 +143,52 @@ func TestLateVerification(t *testing.T) {
 	}
 	if v := verificationsOf(e, d.ID); v.Unusable != "" || len(v.Results) != 0 {
 		t.Errorf("nothing is known about the backup, and %+v is recorded", v)
+	}
+}
+
+// A damaged backup of a volume without scheduled verifications is an error until that backup is verified again without
+// an error, or until a later backup of the volume is good.
+func TestDamagedBackupIsReportedUntilAGoodOne(t *testing.T) {
+	e := controltest.New(t)
+	tested(e)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@silver")
+	verify := func(backup string, kind *dataset.Kind) {
+		t.Helper()
+		endVerification(a, *e.MustSubmit(api.Request{
+			Kind: dataset.OpVerify, Volume: "db@silver", Repository: "offsite", Backup: backup,
+		}).Operation, kind)
+	}
+	bad, other := strings.Repeat("b", 64), strings.Repeat("c", 64)
+	want := func(when, want string) {
+		t.Helper()
+		e.AdvanceAndRun(48 * time.Hour) // control has forgotten the operations
+		if got := volumeFindings(e); got != want {
+			t.Errorf("%s: got %q, want %q", when, got, want)
+		}
+	}
+	const text = "error volume db: its backup bbbbbbbb in offsite failed a verification: table t1 [drover repository " +
+		"check offsite, then drover backup create db]"
+	verify(bad, dataset.ErrNoSpace)
+	want("after a failure that says nothing about the backup", "")
+	verify(bad, dataset.ErrCorrupt)
+	want("after the verification", text)
+	e.Restart()
+	verify(other, nil)
+	verify(bad, dataset.ErrOffline)
+	want("after a good verification of another backup, and one without a result", text)
+	verify(bad, nil)
+	want("after a good verification", "")
+	verify(bad, dataset.ErrNotFound)
+	want("again", text)
+	finishBackup(a, *e.MustSubmit(api.Request{Kind: dataset.OpBackup, Volume: "db", Repository: "offsite"}).Operation)
+	want("after a good backup", "")
+	verify(bad, dataset.ErrCorrupt)
+	a.MustDelete("db")
+	e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
+	a.MustPurge(d)
+	e.CheckInvariants()
+	if _, err := e.Spy.Get(e.Ctx, record.DamagedKey(d.ID)); err == nil {
+		t.Error("the record outlives the dataset")
 	}
 }

@@ -355,7 +355,8 @@ func (k *Housekeeper) BackupSchedules() []BackupSchedule {
 }
 
 // LateBackups returns the warnings about the scheduled backups: for each volume whose backup or whose verification is
-// late, whose backup failed repeatedly, whose repository is not recorded, or whose backup was found not usable. All
+// late, whose backup failed repeatedly, whose repository is not recorded, or whose backup was found not usable. It also
+// returns an error for each volume with a damaged backup that a user has verified. All
 // control replicas return the same ones: those that do not do the background work read the records. Only why a
 // verification cannot be requested is not in the records.
 func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err error) {
@@ -373,6 +374,36 @@ func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err e
 				out = append(out, finding)
 			}
 		}
+	}
+	damaged, err := k.damagedBackups(ctx)
+	return append(out, damaged...), err
+}
+
+// damagedBackups returns an error for each volume whose record says that a backup is damaged.
+func (k *Housekeeper) damagedBackups(ctx context.Context) (out []api.Finding, err error) {
+	t := record.NewTx(ctx, k.Ledger.Store)
+	entries, err := t.List(record.DamagedPrefix, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		var is record.DamagedBackup
+		if err := record.Decode(e.Key, e.Value, &is); err != nil {
+			return nil, err
+		}
+		var d dataset.Dataset
+		there, err := t.Peek(record.DatasetKey(is.Dataset), &d)
+		if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
+			return nil, err
+		}
+		if !there || err != nil || d.State != dataset.StateReady {
+			continue
+		}
+		out = append(out, api.Finding{
+			Level: "error", Subject: "volume " + d.Volume,
+			Text: fmt.Sprintf("its backup %.8s in %s failed a verification: %s", is.Backup, is.Repository, is.Problem),
+			Fix:  "drover repository check " + is.Repository + ", then drover backup create " + d.Volume,
+		})
 	}
 	return out, nil
 }

@@ -109,6 +109,9 @@ func EndManualBackup(t *Tx, op dataset.Operation) error {
 	if op.State != dataset.OpDone {
 		return nil
 	}
+	if err := EndDamage(t, op.DatasetID); err != nil {
+		return err
+	}
 	var d dataset.Dataset
 	there, err := t.Get(DatasetKey(op.DatasetID), &d)
 	if err != nil || !there || op.Repository != d.Profile.Backup.To {
@@ -136,6 +139,9 @@ func EndBackup(t *Tx, op dataset.Operation) error {
 	b.Attempts++
 	switch op.State {
 	case dataset.OpDone:
+		if err := EndDamage(t, d.ID); err != nil {
+			return err
+		}
 		b.After, b.Last, b.Failures, b.Failed, b.Problem = op.Created, op.Created, 0, time.Time{}, ""
 		b.Newest = ScheduledBackup{ID: op.Backup, Operation: op.ID, Repository: op.Repository, Time: op.Created}
 		if d.Profile.Backup.Keep != (dataset.Keep{}) {

@@ -41,7 +41,7 @@ func PutPending(t *Tx, d dataset.Dataset) error {
 func ForgetDataset(t *Tx, d dataset.Dataset) {
 	RemoveSharedMounts(t, &d)
 	for _, k := range []string{DatasetKey(d.ID), UUIDKey(d.ID), LeaseKey(d.ID),
-		TrashKey(d.ID), BackupsKey(d.ID), VerificationsKey(d.ID)} {
+		TrashKey(d.ID), BackupsKey(d.ID), VerificationsKey(d.ID), DamagedKey(d.ID)} {
 		t.Delete(k)
 	}
 }

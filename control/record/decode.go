@@ -87,6 +87,8 @@ func checkBelongs(key string, v any) error {
 		want = BackupsKey(v.Dataset)
 	case *Verifications:
 		want = VerificationsKey(v.Dataset)
+	case *DamagedBackup:
+		want = DamagedKey(v.Dataset)
 	case *Export:
 		want = ExportKey(v.Repository)
 	case *dataset.Operation:

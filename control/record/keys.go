@@ -47,6 +47,7 @@ const (
 	GrantsPrefix        = "grants/"
 	BackupsPrefix       = "backups/"
 	VerificationsPrefix = "verifications/"
+	DamagedPrefix       = "damaged-backups/"
 	ExportsPrefix       = "exports/"
 	AllWorkPrefix       = "work/"
 
@@ -103,6 +104,9 @@ func ExportKey(repository string) string { return ExportsPrefix + repository }
 
 // BackupsKey is the key of the scheduled backups of a dataset.
 func BackupsKey(id uuid.UUID) string { return BackupsPrefix + id.String() }
+
+// DamagedKey is the key of the damaged backup of a dataset.
+func DamagedKey(id uuid.UUID) string { return DamagedPrefix + id.String() }
 
 // VerificationsKey is the key of the verifications of a dataset's backups.
 func VerificationsKey(id uuid.UUID) string { return VerificationsPrefix + id.String() }

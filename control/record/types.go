@@ -143,6 +143,16 @@ type Verifications struct {
 	Results []dataset.VerifiedBackup `json:"results,omitempty"`
 }
 
+// DamagedBackup is the value of DamagedKey: a verification found this backup of a dataset damaged or absent. It stays
+// until a later backup or verification is good: see EndDamage.
+type DamagedBackup struct {
+	Dataset    uuid.UUID `json:"dataset"`
+	Repository string    `json:"repository"`
+	Backup     string    `json:"backup"`
+	Found      time.Time `json:"found"`
+	Problem    string    `json:"problem"`
+}
+
 // Export is the value of ExportKey: what became of the exports of the records to a repository.
 type Export struct {
 	Repository string    `json:"repository"`

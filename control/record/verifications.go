@@ -81,6 +81,32 @@ func FoundUnusable(op dataset.Operation) bool {
 	return kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound
 }
 
+// EndDamage ends the warning about a damaged backup of a dataset, because a later backup of it is good. Idempotent.
+func EndDamage(t *Tx, id uuid.UUID) error {
+	there, err := t.Get(DamagedKey(id), &DamagedBackup{})
+	if there || dataset.KindOf(err) == dataset.ErrCorrupt {
+		t.Delete(DamagedKey(id))
+		return nil
+	}
+	return err
+}
+
+// noteDamage records that a verification found a backup of a dataset unusable, or ends the warning about one if the
+// verification shows that this backup, or the newest scheduled one, is good.
+func noteDamage(t *Tx, d dataset.Dataset, op dataset.Operation, isNewest bool) error {
+	if FoundUnusable(op) {
+		return t.Put(DamagedKey(d.ID), DamagedBackup{
+			Dataset: d.ID, Repository: op.Repository, Backup: op.Backup, Found: op.Ended, Problem: op.Problem.Message,
+		})
+	}
+	var damaged DamagedBackup
+	there, err := t.Get(DamagedKey(d.ID), &damaged)
+	if !there || err != nil || !isNewest && damaged.Backup != op.Backup {
+		return err
+	}
+	return EndDamage(t, d.ID)
+}
+
 // EndVerification records how a verification ended. The transaction also writes its operation.
 //
 // A verification that a user has requested also counts for the schedule, if it shows that the newest scheduled backup
@@ -113,16 +139,25 @@ func EndVerification(t *Tx, op dataset.Operation) error {
 		if err := v.endScheduled(t, d, op); err != nil {
 			return err
 		}
-	} else if good {
-		counts, err := countsAsScheduled(t, d, op)
-		if err != nil {
-			return err
+		if good {
+			if err := EndDamage(t, d.ID); err != nil {
+				return err
+			}
 		}
-		if counts {
-			v.noteGood(op.Created)
-		}
-	} else if !unusable {
+		return t.Put(VerificationsKey(d.ID), v)
+	}
+	if !good && !unusable {
 		return nil // nothing is known about the backup
+	}
+	counts, err := countsAsScheduled(t, d, op)
+	if err != nil {
+		return err
+	}
+	if good && counts {
+		v.noteGood(op.Created)
+	}
+	if err := noteDamage(t, d, op, counts); err != nil {
+		return err
 	}
 	return t.Put(VerificationsKey(d.ID), v)
 }

@@ -362,7 +362,7 @@ func (f *collector) operations(c Cluster, now time.Time) {
 	}
 	for _, op := range newest {
 		isRepeated := op.Kind == dataset.OpPurge && c.Trash != nil && !c.Trash[op.DatasetID]
-		if op.State != dataset.OpFailed || now.Sub(op.Created) > RecentFailure || isRepeated {
+		if op.State != dataset.OpFailed || now.Sub(op.Created) > RecentFailure || isRepeated || isDamageOf(op, c.Volumes) {
 			continue
 		}
 		reason := "the reason is not recorded"
@@ -376,6 +376,17 @@ func (f *collector) operations(c Cluster, now time.Time) {
 		f.add(findings.Warning, "operation "+op.ID.String(), fix,
 			"%s of %s failed %s: %s", op.Action(), cli.ShortName(op.Volume), show.Ago(now, op.Created), reason)
 	}
+}
+
+// isDamageOf reports whether a verification found a damaged backup of an existing volume. Control has a finding about
+// the backup, which stays until a later backup or verification is good.
+func isDamageOf(op dataset.Operation, list []api.VolumeSummary) bool {
+	if op.Kind != dataset.OpVerify || op.Problem == nil {
+		return false
+	}
+	is := dataset.KindByCode(op.Problem.Code)
+	return (is == dataset.ErrCorrupt || is == dataset.ErrNotFound) &&
+		slices.ContainsFunc(list, func(v api.VolumeSummary) bool { return v.ID == op.BackupOf })
 }
 
 // remedy returns the next command after an operation failed: it examines the repository or the pool if the error is
