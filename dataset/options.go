@@ -19,10 +19,15 @@ type Options struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Protect  bool              `json:"protect,omitempty"`
 	ReadOnly bool              `json:"readonly,omitempty"`
+	// Schedules says whether the profile's schedules of snapshots and backups apply; nil: unless the volume is a clone.
+	Schedules *bool `json:"schedules,omitempty"`
 }
 
 // Option is one line of the help on options.
 type Option struct{ Name, Value, Help string }
+
+// OptionSchedules is the name of the option Schedules.
+const OptionSchedules = "schedules"
 
 // OptionHelp lists the options of a create.
 func OptionHelp() []Option {
@@ -38,6 +43,7 @@ func OptionHelp() []Option {
 		{"label.KEY", "VALUE", "a label"},
 		{"protect", "true|false", "refuse to delete the volume"},
 		{"readonly", "true|false", "mount it read-only"},
+		{OptionSchedules, "true|false", "use the profile's schedules; a copy does so only with this, or with a profile"},
 	}
 }
 
@@ -93,6 +99,10 @@ func (o *Options) set(key, value string) (err error) {
 		o.Protect, err = parseBool(key, value)
 	case "readonly":
 		o.ReadOnly, err = parseBool(key, value)
+	case OptionSchedules:
+		var on bool
+		on, err = parseBool(key, value)
+		o.Schedules = &on
 	default:
 		err = unknownOption(key)
 	}

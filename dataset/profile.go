@@ -31,7 +31,19 @@ type Profile struct {
 	Access     Access    `json:"access,omitempty"`    // how many hosts may mount a volume at once; empty: one
 	WarnAt     int       `json:"warn_at,omitempty"`   // percentage of use from which a volume is nearly full; 0: 85
 	Backup     Backups   `json:"backup,omitzero"`     // scheduled backups; absent: none
+	// in the record of a dataset: the profile schedules snapshots or backups, but not for this dataset
+	SchedulesOff bool `json:"schedules_off,omitempty"`
 }
+
+// WithoutSchedules returns p without its schedules of snapshots and backups.
+func (p Profile) WithoutSchedules() Profile {
+	p.SchedulesOff = p.SchedulesOff || p.HasSchedules()
+	p.Snapshots.Schedule, p.Backup = "", Backups{}
+	return p
+}
+
+// HasSchedules reports whether snapshots or backups are made on a schedule.
+func (p Profile) HasSchedules() bool { return p.Snapshots.Schedule != "" || p.Backup.Schedule != "" }
 
 // WarnPercent returns the percentage of use from which a volume is nearly full.
 func (p Profile) WarnPercent() int { return cmp.Or(p.WarnAt, DefaultWarnAt) }

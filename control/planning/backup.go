@@ -331,7 +331,7 @@ func (v *Planner) verifyInto(t *record.Tx, volume string, p dataset.Profile, nod
 		d.Profile.Backend = dataset.ImageBackend // no other pool can have an image
 	}
 	d.Profile.Replicas, d.Profile.Failover = dataset.Replicas{}, dataset.Failover{}
-	d.Profile.Snapshots.Schedule, d.Profile.Backup = "", dataset.Backups{}
+	d.Profile = d.Profile.WithoutSchedules()
 	d.Size = d.Profile.Size
 	pool, err := v.Placer.Place(t, placement.Requirement{
 		ID: d.ID, Subject: "verification of a backup of volume " + d.Volume, Profile: d.Profile, Requester: node,

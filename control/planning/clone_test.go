@@ -242,3 +242,33 @@ func TestCloneFromTrash(t *testing.T) {
 	a.DoWork()
 	e.CheckInvariants()
 }
+
+// A clone has the profile of its source, but no snapshots and backups are made on its schedules, unless somebody asks
+// for them or names the profile. set-profile with the same profile turns them on.
+func TestCloneInheritsNoSchedules(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	if p := a.MustCreate("db@gold").Profile; p.Snapshots.Schedule == "" || p.SchedulesOff {
+		t.Fatalf("the source has no schedule: %+v", p)
+	}
+	for req, off := range map[string]bool{
+		"from=db": true, "from=db schedules=true": false, "from=db profile=gold": false,
+		"from=db profile=gold schedules=false": true, "profile=gold schedules=false": true, "profile=gold": false,
+	} {
+		p := a.MustPlan(controltest.Create("copy", strings.Fields(req)...)).DatasetRecord.Profile
+		if p.Name != "gold" || p.SchedulesOff != off || p.HasSchedules() == off {
+			t.Errorf("%s: %+v", req, p)
+		}
+	}
+	a.MustCreate("copy", "from=db")
+	p := a.MustPlan(controltest.Create("third", "from=copy", "schedules=true")).DatasetRecord.Profile
+	if p.SchedulesOff || !p.HasSchedules() {
+		t.Errorf("a clone of a clone: %+v", p)
+	}
+	_, err := e.Plan(e.Ctx, a.ID, controltest.Create("copy", "from=db", "schedules=true"))
+	controltest.Refused(t, err, dataset.ErrExists, "drover volume set-profile copy gold")
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "copy", Profile: "gold"})
+	if v := e.MustVolume("copy"); v.Profile.SchedulesOff || !v.Profile.HasSchedules() || v.ScheduleSince.IsZero() {
+		t.Errorf("after set-profile: %+v, since %v", v.Profile, v.ScheduleSince)
+	}
+}

@@ -34,7 +34,7 @@ func (v *Planner) planConvert(t *record.Tx, d dataset.Dataset, p dataset.Profile
 	inherit(&next, d)
 	if d.Anonymous {
 		next.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
-		next.Profile.Snapshots.Schedule, next.Profile.Backup = "", dataset.Backups{}
+		next.Profile = next.Profile.WithoutSchedules()
 	}
 	next.Profile.Owner = d.Profile.Clone().Owner
 	// Space for the files is certain only if the volume becomes no smaller.
@@ -180,7 +180,7 @@ func (v *Planner) CommitConvert(t *record.Tx, op dataset.Operation, out *api.Com
 	next := *op.DatasetRecord
 	inherit(&next, d)
 	next.Request = op.ID
-	if next.Profile.Snapshots.Schedule != "" || next.Profile.Backup.Schedule != "" {
+	if next.Profile.HasSchedules() {
 		next.ScheduleSince = v.Clock.Now() // the new dataset has no snapshots, and none counts as missed
 	}
 	for _, name := range d.Names() {

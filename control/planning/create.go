@@ -207,12 +207,15 @@ func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, 
 	}
 	d := op.DatasetRecord
 	d.Profile = w.opts.Apply(p)
+	if !w.wantsSchedules() {
+		d.Profile = d.Profile.WithoutSchedules()
+	}
 	if err := v.Relocator.CheckFailover(*d); err != nil {
 		return err
 	}
 	if d.Anonymous {
 		d.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
-		d.Profile.Snapshots.Schedule, d.Profile.Backup = "", dataset.Backups{}
+		d.Profile = d.Profile.WithoutSchedules()
 	}
 	d.Size = d.Profile.Size
 	chosen, err := chosenNode(t, w, node)
@@ -278,8 +281,8 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 		return err
 	}
 	profile := w.spec.Profile
-	if profile == "" && from.Anonymous {
-		profile = from.Profile.Name // an anonymous volume has a reduced profile, and the clone gets the full one
+	if profile == "" && (from.Anonymous || d.Profile.SchedulesOff && w.wantsSchedules()) {
+		profile = from.Profile.Name // the source has a reduced profile, and the clone gets the full one
 	}
 	var p dataset.Profile
 	if profile != "" {
@@ -305,6 +308,9 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	}
 	asked := d.Profile.Size // the size in the profile of the source, or in the requested profile
 	d.Profile = w.opts.Apply(d.Profile)
+	if !w.wantsSchedules() {
+		d.Profile = d.Profile.WithoutSchedules()
+	}
 	promised := d.Profile.Size
 	if err := checkCloneSize(*d, w.opts.Size, asked); err != nil {
 		return err

@@ -206,8 +206,8 @@ func TestAnonymousVolumes(t *testing.T) {
 		t.Errorf("anonymous: %+v", d)
 	}
 	named := a.MustCreate("copy@snapshot-" + d.ID.String()[:8])
-	if named.Anonymous || named.Profile.OnDelete.Mode != dataset.DeleteTrash || named.Profile.Snapshots.Schedule != "@hourly" {
-		t.Errorf("a named clone has settings that its source lacks: %+v", named.Profile)
+	if named.Anonymous || named.Profile.OnDelete.Mode != dataset.DeleteTrash || !named.Profile.SchedulesOff {
+		t.Errorf("a named clone has the settings of its anonymous source: %+v", named.Profile)
 	}
 	d = a.MustDelete(name)
 	if d.State != dataset.StatePurging {

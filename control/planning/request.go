@@ -64,6 +64,15 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	return w, nil
 }
 
+// wantsSchedules reports whether the schedules of the profile apply to the new volume. A clone does not inherit those of
+// its source, unless the request says so or names a profile.
+func (w CreateRequest) wantsSchedules() bool {
+	if on := w.opts.Schedules; on != nil {
+		return *on
+	}
+	return w.spec.From == "" || w.spec.Profile != ""
+}
+
 // describeCopy describes a clone or import, for the error that its root directory, with the owner, is copied from
 // another volume or folder. For other requests it returns "".
 func describeCopy(req api.Request, w CreateRequest) string {
@@ -105,6 +114,11 @@ func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest)
 		return differs("with %s, not filesystem %s", filesystem(p), o.FS)
 	case o.ReadOnly && !d.ReadOnly:
 		return differs("writable, not readonly")
+	case o.Schedules != nil && *o.Schedules && p.SchedulesOff:
+		return differs("without the schedules of its profile (drover volume set-profile %s %s applies them)", d.Volume,
+			p.Name)
+	case o.Schedules != nil && !*o.Schedules && p.HasSchedules():
+		return differs("with the schedules of its profile")
 	case o.Protect && !d.Protected:
 		return differs("unprotected (drover volume protect %s)", d.Volume)
 	case o.Owner != nil && (p.Owner == nil || p.Owner.UID != o.Owner.UID || p.Owner.GID != o.Owner.GID):

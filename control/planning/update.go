@@ -177,7 +177,8 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	if err != nil {
 		return nil, nil, err
 	}
-	if p.Name == d.Profile.Name && p.Revision == d.Profile.Revision {
+	isSame := p.Name == d.Profile.Name && p.Revision == d.Profile.Revision
+	if isSame && (!d.Profile.SchedulesOff || d.Anonymous) { // otherwise the schedules of the profile are turned on
 		return nil, &d, nil
 	}
 	if err := record.CheckNotConverting(t, d, "set-profile of volume "+d.Volume); err != nil {
@@ -224,7 +225,7 @@ func (v *Planner) planProfileInPlace(t *record.Tx, d dataset.Dataset, p dataset.
 	}
 	if d.Anonymous {
 		next.Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
-		next.Profile.Snapshots.Schedule, next.Profile.Backup = "", dataset.Backups{}
+		next.Profile = next.Profile.WithoutSchedules()
 	}
 	wanted := next.Profile
 	wanted.Filesystem.Type = "" // the existing filesystem stays
@@ -308,6 +309,8 @@ func describeUpdate(before, after dataset.Dataset) string {
 		changes = append(changes, fmt.Sprintf("profile %s, was %s", now.Name, old.Name))
 	case old.Revision != now.Revision:
 		changes = append(changes, fmt.Sprintf("profile %s, revision %s", now.Name, now.Revision))
+	case old.SchedulesOff && !now.SchedulesOff:
+		changes = append(changes, "schedules of profile "+now.Name)
 	}
 	switch {
 	case after.Protected && !before.Protected:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -36,6 +37,10 @@ the volume had. Without -o size=SIZE, it gets the size that the volume had; with
 labels that the volume had. Protection is not restored. The host of the new
 volume reads the repository, and needs its password.
 
+If NEW is another name, and no profile is named, the schedules of the profile do
+not apply to the new volume: no snapshots and backups of it are made, unless
+--keep-schedules is given.
+
 A backup of an image is restored with the size and the filesystem of the image,
 into a pool of backend loop. drover volume resize changes the size afterwards.`,
 		Example: `  drover backup restore db db-restored
@@ -45,6 +50,7 @@ into a pool of backend loop. drover volume resize changes the size afterwards.`,
 	o, opts := cli.MakeFlags(a, cmd)
 	cli.DetachFlag(cmd, o)
 	repository := repositoryFlag(a, cmd, "look only in the repository `NAME`")
+	keep := cli.KeepSchedulesFlag(cmd)
 	profileSize := cmd.Flags().Bool("profile-size", false, "give the new volume the size of its profile")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, help := opts["help"]; help {
@@ -69,7 +75,7 @@ into a pool of backend loop. drover volume resize changes the size afterwards.`,
 			return err
 		}
 		req, err := RestoreRequest(ctx, a, c, b, NewVolume{
-			Spec: spec, Options: opts, ProfileSize: *profileSize, Command: "drover backup restore " + short(b.ID),
+			Spec: spec, Options: opts, ProfileSize: *profileSize, KeepSchedules: *keep, Command: "drover backup restore " + short(b.ID),
 		})
 		if err != nil {
 			return err
@@ -87,8 +93,10 @@ into a pool of backend loop. drover volume resize changes the size afterwards.`,
 type NewVolume struct {
 	Spec        string
 	Options     map[string]string
-	ProfileSize bool   // the volume gets the size of its profile, and not that of the backed-up volume
-	Command     string // the command line without the spec, for errors
+	ProfileSize bool // the volume gets the size of its profile, and not that of the backed-up volume
+	// KeepSchedules says that the schedules of the profile apply although the volume gets another name.
+	KeepSchedules bool
+	Command       string // the command line without the spec, for errors
 }
 
 // RestoreRequest returns the request that makes a volume from a backup, with what the backup has recorded and the user
@@ -111,6 +119,10 @@ func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeB
 	}
 	hasProfile := strings.Contains(w.Spec, "@") || w.Options["profile"] != ""
 	options, leftOut := withRecord(b.Record, options, w.ProfileSize, !hasProfile)
+	name, _, _ := strings.Cut(w.Spec, "@")
+	if _, chosen := options[dataset.OptionSchedules]; !chosen && (w.KeepSchedules || name != b.Volume && !hasProfile) {
+		options[dataset.OptionSchedules] = strconv.FormatBool(w.KeepSchedules)
+	}
 	if hasImage(b) {
 		profiles, err := c.Profiles(ctx)
 		if err != nil {

@@ -134,6 +134,11 @@ func MakeFlags(a *App, cmd *cobra.Command) (*Output, map[string]string) {
 	return o, opts
 }
 
+// KeepSchedulesFlag adds --keep-schedules to a command that makes a copy of a volume.
+func KeepSchedulesFlag(cmd *cobra.Command) *bool {
+	return cmd.Flags().Bool("keep-schedules", false, "make snapshots and backups as the profile schedules them")
+}
+
 // options is the value of -o of a command that creates a volume.
 type options struct {
 	format *format

@@ -94,6 +94,9 @@ func volumeForm(
 	f.Add("Inodes", inodeLine(v))
 	f.Add("Filesystem", p.Filesystem.Type)
 	f.Add("Policy", profiles.PolicyLines(p)...)
+	if p.SchedulesOff && !v.Anonymous {
+		f.Add("Schedules", fmt.Sprintf("off (drover volume set-profile %s %s turns them on)", v.Volume, p.Name))
+	}
 	f.Add("Speed", p.QoS.String())
 	f.Add("Encryption", encryptionLine(v))
 	f.Add("Access", cli.AccessLine(p.Access))
