@@ -133,8 +133,6 @@ type components struct {
 	Collector   *pooladmin.Collector
 	Trimmer     *pooladmin.Trimmer
 
-	SegmentCleaner *pooladmin.SegmentCleaner
-
 	Repositories    *repository.Checker
 	*backup.Catalog // answers the requests of api.Local about backups
 	Restorer        *backup.Restorer

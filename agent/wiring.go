@@ -233,7 +233,6 @@ func (a *components) makePoolAdmin() {
 		Verifier: a.Verifier,
 	})
 	a.Trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.Pools, Configured: a.Config.Pools}
-	a.SegmentCleaner = &pooladmin.SegmentCleaner{Host: a.Host, Pools: a.Pools}
 }
 
 // makeControlSync creates the components that keep this node and control in agreement.
@@ -396,7 +395,6 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	a.Prober.ProbeSuspects()
 	a.Generations.RaiseDue()
 	a.Trimmer.TrimDue()
-	a.SegmentCleaner.CleanFull()
 	a.Unmounter.UnmountIdle()
 	a.Verifier.CheckIfDue(ctx)
 	a.Relinquisher.AnswerAll()

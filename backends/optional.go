@@ -2,7 +2,6 @@ package backends
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"github.com/google/uuid"
@@ -189,70 +188,3 @@ type PreviousHome struct {
 	Pool  uuid.UUID // the previous home
 	Epoch uint64    // the last epoch of that home; if the data has a later epoch, another node took it
 }
-
-// Imager is implemented by pools whose datasets are image files. A backup can read the image of a dataset instead of
-// its files. The image is divided into segments of equal size, and each segment is a file. restic skips files that have
-// not changed. So it reads only the changed parts of the image.
-type Imager interface {
-	// Segments brings the segments of dataset id up to date with the head of another dataset, clone, which is a clone
-	// of id or of one of its snapshots. The clone must not be attached. It can be deleted afterwards: the segments
-	// share its blocks. Segments keeps each file whose content is the same as after the last call, with its inode and
-	// times, and replaces the others. A segment that is a hole of the image has no file. If nothing is known about
-	// the last call, for example after a crash, it replaces all files.
-	//
-	// The segments are no dataset: List does not show them, and Delete of id removes them. They take the space of the
-	// blocks in which they differ from the head. ReapSegments removes the segments that are released, and so does Reap
-	// if the pool is nearly full. The next call of Segments makes all of them. The caller releases the segments when it
-	// has read them.
-	//
-	// Segments must not be called for one dataset at the same time. ErrUnsupported: the dataset is encrypted, or the
-	// pool does not share blocks. ErrNoSpace: the pool is nearly full.
-	Segments(ctx context.Context, id, clone uuid.UUID) (SegmentedImage, error)
-
-	// DropSegments removes the segments of a dataset. The next call of Segments makes all of them. Idempotent.
-	DropSegments(ctx context.Context, id uuid.UUID) error
-
-	// ReapSegments removes the segments of all datasets, except those that are not released. It returns the number of
-	// datasets whose segments it removed. While it removes the segments of a dataset, a call of Segments for that
-	// dataset waits, and other methods do not. After an interrupted removal, the next call of Segments makes all
-	// segments of the dataset.
-	ReapSegments(ctx context.Context) (int, error)
-
-	// BuildImage makes the content of an incoming dataset that is not attached from segments. It calls write with an
-	// empty folder in the pool, which only root can enter. write puts the segments there, at the paths of SegmentPath,
-	// and returns the length of the image. Where the image has no segment, it becomes a hole. The image then shares the
-	// blocks of the segments, and the folder is removed. BuildImage is durable when it returns. After it fails, the
-	// dataset is not usable and must be deleted. Reap removes a folder that a crash left.
-	//
-	// The segments can come from a stranger. ErrCorrupt: something in the folder is not a segment, or a segment is not
-	// a regular file of the right size, or no image of the dataset has this length. ErrUnsupported: as for Segments.
-	BuildImage(ctx context.Context, id uuid.UUID,
-		write func(ctx context.Context, folder *os.File) (bytes int64, err error)) error
-}
-
-// ImageTarget is where the image in a backup is restored to.
-type ImageTarget struct {
-	Dataset dataset.Dataset // the dataset that will have the image
-	Bytes   int64           // length of the image; the restore sets it
-}
-
-// SegmentedImage describes the segments of the image of a dataset.
-type SegmentedImage struct {
-	Dir     string // folder with the segments; their paths below it are those of SegmentPath
-	Bytes   int64  // length of the image
-	Count   int64  // number of segments
-	Changed int    // how many segments were made or removed
-	// Size is the size of a dataset for which BuildImage accepts the image. It differs from the recorded size of the
-	// dataset if a resize of it has not ended.
-	Size       dataset.Size
-	Filesystem string // in the image
-	// Release allows Reap and ReapSegments to remove the segments. It is called once. It is nil if Segments has failed.
-	Release func()
-}
-
-// SegmentSize is the size of a segment in bytes. The last segment of an image can be shorter.
-const SegmentSize = 1 << 20
-
-// SegmentPath returns the path of the segment with an index below the folder with the segments. A folder has at most
-// 1,024 segments. The segment begins in the image at index times SegmentSize.
-func SegmentPath(index int64) string { return fmt.Sprintf("%06x/%08x", index>>10, index) }

@@ -116,9 +116,8 @@ type Pool interface {
 	Used(ctx context.Context, id uuid.UUID) (dataset.Size, error)
 
 	// Reap finishes the deletion of all datasets in state deleting. It deletes the incoming datasets for which drop
-	// returns true, and removes temporary files. If the pool is nearly full, it also removes the segments of images
-	// that no backup reads: see Imager. It returns how many datasets, files and folders of segments it removed. It
-	// never removes anything else.
+	// returns true, and removes temporary files. It returns how many datasets and files it removed. It never removes
+	// anything else.
 	Reap(ctx context.Context, drop func(incoming uuid.UUID) bool) (int, error)
 
 	// Attach makes the head ready to be mounted and describes the mount. It does not change the content of the dataset.

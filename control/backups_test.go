@@ -91,11 +91,6 @@ func TestBackupsAndOlderReplica(t *testing.T) {
 	x.Profiles.ByName[p.Name] = p
 	change.Profile = "verified"
 	controltest.Refused(t, a.TrySubmit(change), dataset.ErrUnsupported, "set-profile of volume db with scheduled verifications: control replica c2")
-	p.Name, p.Backup = "imaged", dataset.Backups{Mode: dataset.BackupImage}
-	x.Profiles.ByName[p.Name] = p
-	change.Profile = "imaged"
-	controltest.Refused(t, a.TrySubmit(change), dataset.ErrUnsupported, "set-profile of volume db with backups of its image: control replica c2")
-	change.Profile = "verified"
 	// An earlier build recorded backups without the format.
 	if _, err := x.Store.Txn(t.Context(), nil, []store.Write{{Key: record.FormatKey, Value: []byte(`{"format":2}`)}}); err != nil {
 		t.Fatal(err)
@@ -107,46 +102,6 @@ func TestBackupsAndOlderReplica(t *testing.T) {
 	if got := format(); err != nil || got != record.BackupFormat {
 		t.Errorf("after another change of the volume: the store has format %d, %v, want %d", got, err, record.BackupFormat)
 	}
-}
-
-// A volume gets and loses backups of its image with its profile, without a copy. The format of the store, once raised,
-// stays.
-func TestSetProfileToAndFromImageBackups(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	p := e.ProfileSet.ByName["silver"]
-	p.Name, p.Revision, p.Backup = "imaged", "r1-imaged", dataset.Backups{Mode: dataset.BackupImage}
-	e.ProfileSet.ByName[p.Name] = p
-	p = e.ProfileSet.ByName["bronze"]
-	p.Name, p.Revision, p.Backup = "unlimited", "r1-unlimited", dataset.Backups{Mode: dataset.BackupImage}
-	e.ProfileSet.ByName[p.Name] = p
-	d := a.MustCreate("db@silver")
-	if got := storeFormat(e); got >= record.ImageFormat {
-		t.Errorf("without backups of images, the store has format %d", got)
-	}
-	for _, c := range []struct {
-		profile string
-		want    dataset.BackupMode
-	}{{"imaged", dataset.BackupImage}, {"silver", ""}} {
-		e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: c.profile})
-		v := e.MustVolume("db")
-		if v.ID != d.ID || v.Profile.Name != c.profile || v.Profile.Backup.Mode != c.want || v.Backups != nil {
-			t.Errorf("after set-profile %s: got %+v, %+v", c.profile, v.Dataset, v.Backups)
-		}
-		if got := storeFormat(e); got != record.ImageFormat {
-			t.Errorf("after set-profile %s: the store has format %d, want %d", c.profile, got, record.ImageFormat)
-		}
-	}
-	a.MustCreate("elsewhere@bronze", "pool=plain")
-	if pool := e.MustVolume("elsewhere").PoolName; pool != "plain" {
-		t.Fatalf("the volume is in pool %s", pool)
-	}
-	controltest.Refused(t, a.TrySubmit(api.Request{Kind: dataset.OpUpdate, Volume: "elsewhere", Profile: "unlimited"}),
-		dataset.ErrUnsupported, "its backend is dir, and only loop can back up images")
-	if got := a.MustCreate("new@imaged").Profile.Backup.Mode; got != dataset.BackupImage {
-		t.Errorf("a new volume has mode %q", got)
-	}
-	e.CheckInvariants()
 }
 
 // A transaction that needs several formats gets the latest one, whatever the order.

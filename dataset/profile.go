@@ -219,29 +219,8 @@ type Backups struct {
 	To       string `json:"to,omitempty"`       // name of the repository; empty: no scheduled backups
 	Schedule string `json:"schedule,omitempty"` // cron expression in local time
 	Keep     Keep   `json:"keep,omitzero"`      // how many scheduled backups are kept; absent: all
-	// what every backup of the volume reads, also one made by hand; absent: its files
-	Mode BackupMode `json:"mode,omitempty"`
 	// scheduled verifications of the backups; absent: none
 	Verify Verification `json:"verify,omitzero"`
-}
-
-// BackupMode is what a backup of a volume reads.
-type BackupMode string
-
-// The modes of backups. The zero value is files.
-const (
-	BackupFiles BackupMode = "files" // the files of the volume
-	BackupImage BackupMode = "image" // the image that has the volume's filesystem
-)
-
-// ImageBackend is the name of the only backend whose pools can back up images. The pool must also take snapshots
-// without copying.
-const ImageBackend = "loop"
-
-// VolumeImage describes the volume whose image a backup has.
-type VolumeImage struct {
-	Size       Size
-	Filesystem string // in the image
 }
 
 // Verification says how the scheduled backups of a volume are verified.

@@ -11,21 +11,14 @@ import (
 // of them in one record.
 const maxKeptBackups = 500
 
-// backupKeys returns the keys of backup.
-func backupKeys(n strictyaml.Node) (map[string]strictyaml.Node, error) {
-	return n.Keys([]string{"to", "schedule", "keep", "verify", "mode"}, nil)
-}
-
-// backup reads {to: offsite, schedule: "15 2 * * *", keep: {daily: 7}, mode: image}, or only {mode: image} for volumes
-// that are backed up by hand. Whether the repository is recorded is not checked: it may be added later.
+// backup reads {to: offsite, schedule: "15 2 * * *", keep: {daily: 7}}. Whether the repository is recorded is not
+// checked: it may be added later.
 func backup(n strictyaml.Node, b *dataset.Backups) error {
-	keys, err := backupKeys(n)
+	keys, err := n.Keys([]string{"to", "schedule", "keep", "verify"}, map[string]string{
+		"mode": "a backup always has the files of the volume: omit mode",
+	})
 	if err != nil {
 		return err
-	}
-	mode, hasMode := keys["mode"]
-	if hasMode && len(keys) == 1 {
-		return backupMode(mode, &b.Mode)
 	}
 	for _, need := range []string{"to", "schedule"} {
 		if _, ok := keys[need]; !ok {
@@ -33,9 +26,6 @@ func backup(n strictyaml.Node, b *dataset.Backups) error {
 		}
 	}
 	var bad strictyaml.Mistakes
-	if hasMode {
-		bad.Add(backupMode(mode, &b.Mode))
-	}
 	b.To, err = keys["to"].String()
 	if bad.Add(err) {
 		bad.Add(keys["to"].Wrap(dataset.CheckRepositoryName(b.To)))
@@ -51,44 +41,6 @@ func backup(n strictyaml.Node, b *dataset.Backups) error {
 	}
 	if v, ok := keys["verify"]; ok {
 		bad.Add(verify(v, &b.Verify))
-	}
-	return bad.Err()
-}
-
-// backupMode reads "files" or "image". It stores files as the zero value.
-func backupMode(n strictyaml.Node, m *dataset.BackupMode) error {
-	s, err := n.String()
-	if err != nil {
-		return err
-	}
-	switch mode := dataset.BackupMode(s); mode {
-	case dataset.BackupFiles:
-		*m = ""
-	case dataset.BackupImage:
-		*m = mode
-	default:
-		return n.Errorf("unknown choice %q (available: files, image)", dataset.Clip(s))
-	}
-	return nil
-}
-
-// checkBackupMode refuses backups of images in a profile whose volumes have none that can be backed up.
-func checkBackupMode(keys map[string]strictyaml.Node, p *dataset.Profile) error {
-	if p.Backup.Mode != dataset.BackupImage {
-		return nil
-	}
-	at := keys["backup"]
-	if in, err := backupKeys(at); err == nil {
-		at = in["mode"]
-	}
-	var bad strictyaml.Mistakes
-	if p.Encryption.Wanted() {
-		bad.Add(at.Errorf("the image of an encrypted volume cannot be backed up: omit mode, to have the files " +
-			"backed up"))
-	}
-	if p.Backend != "" && p.Backend != dataset.ImageBackend {
-		bad.Add(at.Errorf("a pool of backend %s has no images: omit mode, to have the files backed up, or use "+
-			"backend: %s", p.Backend, dataset.ImageBackend))
 	}
 	return bad.Err()
 }

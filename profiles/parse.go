@@ -121,7 +121,6 @@ func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profi
 	}
 	bad.Add(checkFailover(keys, &p))
 	bad.Add(checkAccess(keys, &p))
-	bad.Add(checkBackupMode(keys, &p))
 	if err := bad.Err(); err != nil {
 		return p, err
 	}

@@ -69,7 +69,6 @@ profiles:
   still: {size: 320MiB, quiesce: freeze}
   strict: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}}
   free: {size: 512MiB}
-  image: {size: 512MiB, backup: {mode: image}}
   large: {size: 640MiB}
   backed: {size: 512MiB, backup: {to: offsite, schedule: "@yearly", keep: {last: 2}}}
   verified: {size: 512MiB, backup: {to: offsite, schedule: "@yearly", verify: {every: 12h, restore: true}}}

@@ -130,11 +130,7 @@ func (k FusedBackend) Open(ctx context.Context, cfg backends.Config) (backends.P
 	if c, ok := p.(backends.Copier); ok {
 		copies := fusedCopies{plain, c}
 		if f, ok := p.(backends.Formatter); ok {
-			images := FusedImages{copies, f, p.(backends.Resizer), p.(backends.Rewriter)}
-			if i, ok := p.(backends.Imager); ok {
-				return FusedImager{images, i}, nil
-			}
-			return images, nil
+			return FusedImages{copies, f, p.(backends.Resizer), p.(backends.Rewriter)}, nil
 		}
 		return copies, nil
 	}
@@ -224,12 +220,6 @@ type FusedImages struct {
 	backends.Formatter
 	backends.Resizer
 	backends.Rewriter
-}
-
-// FusedImager is a pool whose datasets are image files.
-type FusedImager struct {
-	FusedImages
-	backends.Imager
 }
 
 func (p fusedCopies) CheckIdle(ctx context.Context, id uuid.UUID) error {

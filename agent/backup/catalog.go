@@ -90,9 +90,6 @@ func (c *Catalog) VolumeBackup(ctx context.Context, repository, id string) (api.
 		Filesystem: record.Filesystem, FilesystemGiven: record.FilesystemGiven, Node: record.Node,
 		Drover: record.Drover,
 	}
-	if record.Image != nil {
-		v.Record.Image = dataset.Size(record.Image.Bytes)
-	}
 	return v, nil
 }
 
@@ -130,7 +127,6 @@ func describe(repository string, b restic.Backup) (v api.VolumeBackup, ok bool) 
 	return api.VolumeBackup{
 		ID: b.ID, Repository: repository, Taken: b.Time, Volume: tags.Volume, Dataset: tags.Dataset,
 		Profile: tags.Profile, Snapshot: tags.Snapshot, Operation: tags.Operation,
-		Mode: tags.Mode,
 	}, ok
 }
 

@@ -119,7 +119,7 @@ func TestCatalog(t *testing.T) {
 		t.Fatalf("got %+v", l)
 	}
 	got := l.Items[0]
-	if (backup.Tags{got.Volume, got.Dataset, got.Operation, got.Profile, got.Snapshot, "", got.Mode}) != tags || got.ID != first.ID ||
+	if (backup.Tags{got.Volume, got.Dataset, got.Operation, got.Profile, got.Snapshot, ""}) != tags || got.ID != first.ID ||
 		got.Repository != "offsite" || !got.Taken.Equal(first.Time) {
 		t.Errorf("got %+v", got)
 	}
@@ -177,18 +177,15 @@ func TestBackupIsShownWithItsRecord(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v with %+v, want %+v", got, got.Record, want)
 	}
-	ofImage, imageTags := record, tags
-	ofImage.Version, ofImage.Image, imageTags.Mode = 2, &backup.Image{Bytes: 2 << 30, SegmentSize: 1 << 20}, dataset.BackupImage
-	got, err = c.VolumeBackup(t.Context(), "offsite", storeRecord(t, r, ofImage, imageTags.List()).ID)
-	if err != nil || got.Mode != dataset.BackupImage || got.Record.Image != 2<<30 {
-		t.Errorf("backup of an image: got %+v with %+v, %v", got, got.Record, err)
-	}
+	ofImage := storeRecord(t, r, record, append(tags.List(), "mode=image")).ID
+	_, err = c.VolumeBackup(t.Context(), "offsite", ofImage)
+	refused(t, err, dataset.ErrUnsupported, "has the tag mode=image, and no files")
 	record.Volume = "web"
 	_, err = c.VolumeBackup(t.Context(), "offsite", storeRecord(t, r, record, tags.List()).ID)
 	refused(t, err, dataset.ErrCorrupt, "describes dataset "+tags.Dataset.String()+" of volume web, and its tags")
-	record.Version = 3
+	record.Version = 2
 	_, err = c.VolumeBackup(t.Context(), "offsite", storeRecord(t, r, record, tags.List()).ID)
-	refused(t, err, dataset.ErrUnsupported, "has version 3")
+	refused(t, err, dataset.ErrUnsupported, "has version 2")
 	_, err = c.VolumeBackup(t.Context(), "offsite", store(t, r, "foreign", []string{backup.TagDrover}).ID)
 	refused(t, err, dataset.ErrInvalid, "Drover has not made backup")
 	_, err = c.VolumeBackup(t.Context(), "offsite", strings.Repeat("0", 64))

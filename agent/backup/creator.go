@@ -295,18 +295,11 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	}
 	steps.At("backup.cloned")
 	dir := c.folder(op.DatasetID)
-	name, image, err := c.present(ctx, op, d, pool, clone)
-	if err != nil {
+	if err := c.deps.Mount(ctx, pool, clone, filepath.Join(dir, DataName)); err != nil {
 		return b, s, err
 	}
-	defer image.end()
 	steps.At("backup.mounted")
 	record := newRecord(d, op.Snapshot, taken, c.deps.NodeName, c.deps.Version)
-	if image != nil {
-		record.Version, record.Image = imageRecordVersion, image
-		// Only a volume of the size and with the filesystem of the image can have it.
-		record.Size, record.Filesystem = image.size, image.filesystem
-	}
 	text, err := json.Marshal(record)
 	if err == nil {
 		err = writeFile(filepath.Join(dir, RecordName), text)
@@ -316,7 +309,6 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	}
 	tags := Tags{
 		Volume: d.Volume, Dataset: d.ID, Operation: op.ID, Profile: record.Profile.Name, Snapshot: record.Snapshot,
-		Mode: modeOf(op, d),
 	}
 	if op.Push != nil {
 		tags.Pushed = op.Push.Name
@@ -324,7 +316,7 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	jb.Step("storing")
 	b, s, err = repo.Backup(ctx, restic.Request{
 		Dir:         dir,
-		Names:       []string{name, RecordName},
+		Names:       []string{DataName, RecordName},
 		Tags:        tags.List(),
 		Time:        taken,
 		Parent:      parent.id,
@@ -335,16 +327,11 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 		return b, s, ofAbsent(err)
 	}
 	// Without the mount, restic sees an empty folder.
-	if mounted, merr := host.IsMountPoint(filepath.Join(dir, name)); merr != nil || !mounted {
+	if mounted, merr := host.IsMountPoint(filepath.Join(dir, DataName)); merr != nil || !mounted {
 		err = errors.Join(merr, dataset.Errorf(dataset.ErrConflict, "its clone was unmounted meanwhile (try again)"))
 	}
 	if err == nil {
-		if err = image.checkStored(s); err != nil {
-			c.dropSegments(ctx, op, pool) // otherwise the next backup would lack the same segments
-		}
-	}
-	if err == nil {
-		c.noteStored(ctx, repo, b, s, text, filepath.Join(dir, name))
+		c.noteStored(ctx, repo, b, s, text, filepath.Join(dir, DataName))
 	}
 	return b, s, err
 }

@@ -277,7 +277,7 @@ func TestUnfinishedPushIsNotRestored(t *testing.T) {
 	must(t, err)
 	defer root.Close()
 	s := backup.NewRestorer(oneOperation{dataset.Operation{ID: tags.Operation, State: dataset.OpDone, Backup: b.ID}}, r)
-	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, nil, func(string) {}, nil), dataset.ErrConflict,
+	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil), dataset.ErrConflict,
 		"has not ended, or was interrupted")
 	c := backup.NewCatalog(r)
 	wantIncomplete := func(want bool) {
@@ -293,7 +293,7 @@ func TestUnfinishedPushIsNotRestored(t *testing.T) {
 	wantIncomplete(true)
 	enterVersion(t, r.Repository, entry("operation="+tags.Operation.String(), "backup="+b.ID)...)
 	wantIncomplete(false)
-	must(t, s.Restore(t.Context(), "offsite", b.ID, &dataset.VersionRef{Name: "prod", Version: tags.Operation}, root, nil, func(string) {}, nil))
+	must(t, s.Restore(t.Context(), "offsite", b.ID, &dataset.VersionRef{Name: "prod", Version: tags.Operation}, root, func(string) {}, nil))
 }
 
 // noteUnwanted has a host note backups of an operation as unwanted, as if their removal had failed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,16 +17,11 @@ import (
 // The names in the tree of a backup.
 const (
 	DataName   = "data"        // folder with the content of the volume
-	ImageName  = "image"       // folder with the segments of the volume's image, in place of DataName
 	RecordName = "record.json" // the Record
 )
 
-// The versions of Record. This program reads both. Earlier ones refuse the second one, because they would not find the
-// files.
-const (
-	recordVersion      = 1
-	imageRecordVersion = 2 // the backup has an image
-)
+// recordVersion is the version of Record that this program writes, and the latest that it reads.
+const recordVersion = 1
 
 // maxRecord bounds the file of a Record, in bytes. Each label has at most a few hundred bytes.
 const maxRecord = 1 << 20
@@ -49,20 +45,6 @@ type Record struct {
 	Snapshot        uuid.UUID `json:"snapshot,omitzero"` // the snapshot that was backed up; absent: the volume
 	Taken           time.Time `json:"taken"`             // the moment of the content
 	Drover          string    `json:"drover"`            // version of Drover that made the backup
-	Image           *Image    `json:"image,omitempty"`   // absent: the backup has the files of the volume
-}
-
-// Image describes the image in a backup of the image of a volume. The backup has the folder ImageName with segments in
-// place of the folder DataName.
-type Image struct {
-	Bytes       int64 `json:"bytes"`         // length of the image, which is larger than the size of the volume
-	SegmentSize int64 `json:"segment_bytes"` // backends.SegmentSize of the version that made the backup
-	Segments    int64 `json:"segments"`      // how many of them are no holes of the image
-	// Size and Filesystem of the Record of a new backup: see backends.SegmentedImage.
-	size       dataset.Size
-	filesystem string
-	// release allows the pool to remove the segments. It is nil unless the image is being backed up.
-	release func()
 }
 
 // RecordedProfile names the profile of a volume at the time of its backup.
@@ -109,9 +91,9 @@ func ParseRecord(data []byte) (r Record, err error) {
 	if err := json.Unmarshal(data, &head); err != nil {
 		return r, dataset.Errorf(dataset.ErrCorrupt, "the %s of the backup cannot be read: %w", RecordName, err)
 	}
-	if head.Version > imageRecordVersion {
+	if head.Version > recordVersion {
 		return r, dataset.Errorf(dataset.ErrUnsupported, "the %s of the backup has version %d, and this drover reads "+
-			"versions up to %d: upgrade this drover", RecordName, head.Version, imageRecordVersion)
+			"versions up to %d: upgrade this drover", RecordName, head.Version, recordVersion)
 	}
 	if head.Version < 1 {
 		return r, dataset.Errorf(dataset.ErrCorrupt, "the %s of the backup has no version", RecordName)
@@ -121,10 +103,6 @@ func ParseRecord(data []byte) (r Record, err error) {
 	}
 	if err := dataset.CheckName(r.Volume); err != nil {
 		return r, dataset.Errorf(dataset.ErrCorrupt, "the %s of the backup: %w", RecordName, err)
-	}
-	if (r.Version == imageRecordVersion) != (r.Image != nil) {
-		return r, dataset.Errorf(dataset.ErrCorrupt, "the %s of the backup has version %d and does not describe what "+
-			"the backup has", RecordName, r.Version)
 	}
 	return r, nil
 }
@@ -139,11 +117,16 @@ func readBackup(ctx context.Context, r *restic.Repository, id, remedy string) (b
 	return b, t, err
 }
 
-// checkTags returns the tags of a backup. It fails with dataset.ErrInvalid if Drover has not made the backup.
+// checkTags returns the tags of a backup. It fails with dataset.ErrInvalid if Drover has not made the backup, and with
+// dataset.ErrUnsupported if the backup has the image of a volume.
 func checkTags(b restic.Backup, remedy string) (Tags, error) {
 	t, ok := ParseTags(b.Tags)
 	if !ok {
 		return t, dataset.Errorf(dataset.ErrInvalid, "Drover has not made backup %s (%s)", short(b.ID), remedy)
+	}
+	if slices.Contains(b.Tags, tagImage) {
+		return t, dataset.Errorf(dataset.ErrUnsupported, "backup %s has the tag %s, and no files: Drover restores and "+
+			"verifies only backups of files", short(b.ID), tagImage)
 	}
 	return t, nil
 }
@@ -186,10 +169,6 @@ func checkRecord(text []byte, err error, b restic.Backup, tags Tags) (Record, er
 		err = dataset.Errorf(dataset.ErrCorrupt,
 			"backup %s: its %s describes dataset %s of volume %s, and its tags dataset %s of volume %s", short(b.ID),
 			RecordName, record.Dataset, record.Volume, tags.Dataset, tags.Volume)
-	}
-	if err == nil && (record.Image != nil) != (tags.Mode == dataset.BackupImage) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "backup %s: its %s and its tags do not agree on what it has, the "+
-			"files or the image of the volume", short(b.ID), RecordName)
 	}
 	return record, err
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/steps"
@@ -42,22 +41,19 @@ func NewRestorer(operations Operations, repositories Repositories) *Restorer {
 // nil, Restore accepts only a backup that a push has made for that version. If the size of the backup is not known,
 // restic measures it while Restore runs. Restore calls measured with the size.
 //
-// If the backup has the image of the volume (see Image), image is not nil, and root gets the segments of the image,
-// for backends.Imager. Restore sets image.Bytes.
-//
 // The directory must be visible to no other process. Restore returns these errors of package dataset:
 //
 //   - ErrNotFound if there is no such backup, or if the repository is not recorded,
 //   - ErrInvalid if Drover has not made the backup, or not for the version,
 //   - ErrConflict while the backup is being made, or if the push that made it was interrupted,
-//   - ErrUnsupported if a later version of Drover made the backup, or if its image cannot be that of the dataset,
+//   - ErrUnsupported if a later version of Drover made the backup,
 //   - ErrNoSpace if root or the host's disk is too small,
 //   - ErrCorrupt if the backup may lack files, or if a file cannot be restored as it was.
 //
 // After an error, root may contain a part of the files.
 func (s *Restorer) Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, root *os.File,
-	image *backends.ImageTarget, step func(string), measured func(dataset.Size)) error {
-	w := writer{root: root, image: image, step: step, measured: measured}
+	step func(string), measured func(dataset.Size)) error {
+	w := writer{root: root, step: step, measured: measured}
 	_, err := s.restore(ctx, repository, id, version, w)
 	return err
 }
@@ -66,9 +62,9 @@ func (s *Restorer) Restore(ctx context.Context, repository, id string, version *
 // compares it with the backup. It returns the UUID of the dataset that was backed up, or uuid.Nil if it could not read
 // that. It fails with dataset.ErrCorrupt if a file differs. If the repository is not recorded, or is not at its URL
 // now, it fails with dataset.ErrOffline, and not with dataset.ErrNotFound: nothing is known about the backup.
-func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.File, image *backends.ImageTarget,
-	step func(string)) (of uuid.UUID, err error) {
-	of, err = s.restore(ctx, repository, id, nil, writer{root: root, image: image, step: step, compare: true})
+func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.File, step func(string)) (
+	of uuid.UUID, err error) {
+	of, err = s.restore(ctx, repository, id, nil, writer{root: root, step: step, compare: true})
 	return of, s.checkAbsent(ctx, repository, err)
 }
 
@@ -82,35 +78,6 @@ func (s *Restorer) Size(ctx context.Context, repository, id string) (dataset.Siz
 		err = named(repository, err)
 	}
 	return dataset.Size(size.Bytes), s.checkAbsent(ctx, repository, err)
-}
-
-// Image returns the volume whose image a backup has, or nil if the backup has files. It does not examine the backup,
-// except the record of an image. If the backup does not exist, Image fails with the same errors as Verify.
-func (s *Restorer) Image(ctx context.Context, repository, id string) (*dataset.VolumeImage, error) {
-	r, err := s.repositories.OpenNamed(ctx, repository)
-	var is *dataset.VolumeImage
-	if err == nil {
-		is, err = s.imageIn(ctx, r, id)
-		err = named(repository, err)
-	}
-	return is, s.checkAbsent(ctx, repository, err)
-}
-
-// imageIn does the work of Image in an open repository.
-func (s *Restorer) imageIn(ctx context.Context, r *restic.Repository, id string) (*dataset.VolumeImage, error) {
-	b, tags, err := s.read.readBackup(ctx, r, id, otherRemedy)
-	if err != nil || tags.Mode != dataset.BackupImage {
-		return nil, err
-	}
-	record := s.read.get(r, b.ID).record
-	if record == nil {
-		read, err := s.read.readRecord(ctx, r, b, tags)
-		if err != nil {
-			return nil, err
-		}
-		record = &read
-	}
-	return &dataset.VolumeImage{Size: record.Size, Filesystem: record.Filesystem}, nil
 }
 
 // otherRemedy says what to do with a backup that Drover has not made.
@@ -144,7 +111,7 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 	if err == nil {
 		var end func()
 		w.entries, end = s.countEntries(ctx, r, id, w.measured)
-		err = w.write(ctx, r, id, record)
+		err = w.write(ctx, r, id)
 		end()
 	}
 	if errors.Is(err, dataset.ErrNoSpace) {
@@ -256,13 +223,12 @@ func checkEntered(ctx context.Context, r *restic.Repository, b restic.Backup) er
 		"was interrupted (choose another one: drover remote ls shows the versions)", short(b.ID))
 }
 
-// writer writes a backup to the root of a volume, or the segments of an image to a folder.
+// writer writes a backup to the root of a volume.
 type writer struct {
 	root    *os.File
-	image   *backends.ImageTarget // nil: the backup has files
-	step    func(string)          // called with the name of each step
-	compare bool                  // read each file again, and compare it with the backup
-	entries func() int64          // returns how many names are in the tree of the backup; 0 if it is not known
+	step    func(string) // called with the name of each step
+	compare bool         // read each file again, and compare it with the backup
+	entries func() int64 // returns how many names are in the tree of the backup; 0 if it is not known
 	// measured, if not nil, is called with the size of the backup.
 	measured func(dataset.Size)
 }
@@ -277,19 +243,8 @@ func (w writer) remedy() string {
 
 // write has restic write the files below a new folder in root, because restic writes the whole path that a file has in
 // the backup. Then it moves them to root.
-func (w writer) write(ctx context.Context, r *restic.Repository, id string, record Record) (err error) {
-	root, top := w.root, DataName
-	if (w.image != nil) != (record.Image != nil) {
-		return dataset.Errorf(dataset.ErrCorrupt, "the %s of backup %s does not agree with its tags", RecordName,
-			short(id))
-	}
-	if w.image != nil {
-		top = ImageName
-		if err := record.Image.checkTarget(id, record, w.image.Dataset); err != nil {
-			return err
-		}
-		w.image.Bytes = record.Image.Bytes
-	}
+func (w writer) write(ctx context.Context, r *restic.Repository, id string) (err error) {
+	root := w.root
 	// The backup can contain any name. It does not contain these.
 	outer, inner := ".drover-restore-"+uuid.NewString(), ".drover-restore-"+uuid.NewString()
 	if err := unix.Mkdirat(int(root.Fd()), outer, 0o700); err != nil {
@@ -310,37 +265,34 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string, reco
 		return err
 	}
 	target := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), safe.Fd())
-	err = r.RestoreFolder(ctx, id, top, target, w.compare)
+	err = r.RestoreFolder(ctx, id, DataName, target, w.compare)
 	if err = errors.Join(err, safe.Close()); err != nil {
 		return err
 	}
 	w.step("counting the files")
-	if err := checkCount(ctx, r, id, top, folder, w.entries()); err != nil {
+	if err := checkCount(ctx, r, id, folder, w.entries()); err != nil {
 		return err
 	}
 	steps.At("backup-restore.written")
-	if err := unix.Renameat(fd, top, int(root.Fd()), inner); err != nil {
+	if err := unix.Renameat(fd, DataName, int(root.Fd()), inner); err != nil {
 		return fmt.Errorf("move the restored files: %w", err)
 	}
 	if err := unix.Unlinkat(int(root.Fd()), outer, unix.AT_REMOVEDIR); err != nil {
 		return fmt.Errorf("remove a folder in the new volume: %w", err)
 	}
-	if err := tree.Hoist(ctx, root, inner); err != nil || w.image == nil {
-		return err
-	}
-	return record.Image.checkSegments(id, root)
+	return tree.Hoist(ctx, root, inner)
 }
 
-// checkCount fails with dataset.ErrCorrupt unless a folder has as many names as the folder top of a backup. entries is
+// checkCount fails with dataset.ErrCorrupt unless a folder has as many names as DataName of a backup. entries is
 // how many names are in the tree of the backup, or 0. RecordName is one of them, because the caller has read it.
 // Usually it is the only one besides the folder. If entries is not known, or if the folder has another number of names,
 // restic lists the names.
-func checkCount(ctx context.Context, r *restic.Repository, id, top string, folder *os.File, entries int64) error {
+func checkCount(ctx context.Context, r *restic.Repository, id string, folder *os.File, entries int64) error {
 	got, err := tree.CountNames(ctx, folder)
 	if err != nil || entries > 0 && got == entries-1 {
 		return err
 	}
-	want, err := r.Count(ctx, id, top)
+	want, err := r.Count(ctx, id, DataName)
 	if err == nil && got != want {
 		err = dataset.Errorf(dataset.ErrCorrupt, "backup %s has %d files and folders, and %d of them were restored",
 			short(id), want, got)

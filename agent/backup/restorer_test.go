@@ -52,12 +52,29 @@ func TestIncompleteBackupIsNotRestored(t *testing.T) {
 		root, err := os.Open(t.TempDir())
 		must(t, err)
 		op := oneOperation{dataset.Operation{ID: tags.Operation, State: c.state, Backup: c.made}}
-		refused(t, backup.NewRestorer(op, r).Restore(t.Context(), "offsite", b.ID, nil, root, nil, func(string) {}, nil), c.kind, c.want)
+		refused(t, backup.NewRestorer(op, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil), c.kind, c.want)
 		names, err := root.Readdirnames(-1)
 		if err != nil || len(names) > 0 {
 			t.Errorf("%s: restored %q, %v", c.state, names, err)
 		}
 		must(t, root.Close())
+	}
+}
+
+// A backup of the image of a volume, as early builds made them, is neither restored nor verified.
+func TestBackupOfImageIsRefused(t *testing.T) {
+	r, _ := folderRepository(t)
+	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
+	b := store(t, r, "one", append(tags.List(), "mode=image"))
+	root, err := os.Open(t.TempDir())
+	must(t, err)
+	defer root.Close()
+	s := backup.NewRestorer(oneOperation{}, r)
+	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil), dataset.ErrUnsupported, "has the tag mode=image")
+	_, err = s.Verify(t.Context(), "offsite", b.ID, root, func(string) {})
+	refused(t, err, dataset.ErrUnsupported, "has the tag mode=image")
+	if names, err := root.Readdirnames(-1); err != nil || len(names) > 0 {
+		t.Errorf("restored %q, %v", names, err)
 	}
 }
 
@@ -80,7 +97,7 @@ func TestRestoreIntoSmallVolume(t *testing.T) {
 	must(t, err)
 	defer func() { must(t, unix.Unmount(small, 0)) }()
 	defer root.Close()
-	err = backup.NewRestorer(oneOperation{}, r).Restore(t.Context(), "offsite", b.ID, nil, root, nil, func(string) {}, nil)
+	err = backup.NewRestorer(oneOperation{}, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
 	refused(t, err, dataset.ErrNoSpace, "too small for backup "+b.ID[:8])
 }
 
@@ -116,9 +133,9 @@ func TestRestoredVolumeIsEqual(t *testing.T) {
 	must(t, err)
 	defer got.Close()
 	s := backup.NewRestorer(oneOperation{}, r)
-	refused(t, s.Restore(t.Context(), "offsite", strings.Repeat("0", 64), nil, got, nil, func(string) {}, nil), dataset.ErrNotFound,
+	refused(t, s.Restore(t.Context(), "offsite", strings.Repeat("0", 64), nil, got, func(string) {}, nil), dataset.ErrNotFound,
 		"it has no such backup")
-	must(t, s.Restore(t.Context(), "offsite", b.ID, nil, got, nil, func(string) {}, nil))
+	must(t, s.Restore(t.Context(), "offsite", b.ID, nil, got, func(string) {}, nil))
 	found, err := tree.Compare(t.Context(), want, got)
 	must(t, err)
 	// restic does not store these: see restic.Repository.Backup.

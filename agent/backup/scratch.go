@@ -73,7 +73,7 @@ func (c *Creator) UnmountLeftovers() error {
 	var all error
 	for _, id := range c.leftovers() {
 		dir := c.folder(id)
-		all = errors.Join(all, endOutlived(dir), unmountAll(dir))
+		all = errors.Join(all, endOutlived(dir), unmount(filepath.Join(dir, DataName)))
 	}
 	return all
 }
@@ -126,15 +126,15 @@ func (c *Creator) leftovers() (ids []uuid.UUID) {
 func (c *Creator) clear(ctx context.Context, id uuid.UUID) error {
 	ctx = context.WithoutCancel(ctx)
 	dir := c.folder(id)
-	if err := unmountAll(dir); err != nil {
+	if err := unmount(filepath.Join(dir, DataName)); err != nil {
 		return err
 	}
 	if err := c.discard(ctx, filepath.Join(dir, noteName)); err != nil {
 		return err
 	}
 	for _, path := range []string{
-		filepath.Join(dir, DataName), filepath.Join(dir, ImageName), filepath.Join(dir, RecordName),
-		filepath.Join(dir, EntryName), filepath.Join(dir, noteName), dir,
+		filepath.Join(dir, DataName), filepath.Join(dir, RecordName), filepath.Join(dir, EntryName),
+		filepath.Join(dir, noteName), dir,
 	} {
 		// Nothing is removed recursively: the data of a clone that is still mounted must be safe.
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -177,11 +177,6 @@ func (c *Creator) discard(ctx context.Context, path string) error {
 // unmountTries is how often unmount tries to unmount a clone that is in use. Each try takes a tenth of a second. A
 // process that is killed can use the clone for some time after the signal.
 const unmountTries = 50
-
-// unmountAll unmounts the clone and the segments of the image in the folder of a dataset, if they are mounted.
-func unmountAll(dir string) error {
-	return errors.Join(unmount(filepath.Join(dir, DataName)), unmount(filepath.Join(dir, ImageName)))
-}
 
 // unmount unmounts a clone, if it is mounted.
 func unmount(path string) error {

@@ -115,7 +115,7 @@ func TestStartsOfRestic(t *testing.T) {
 	root, err := os.Open(t.TempDir())
 	must(t, err)
 	defer root.Close()
-	err = f.A.Restorer.Restore(t.Context(), "offsite", second.Backup, nil, root, nil, func(string) {}, nil)
+	err = f.A.Restorer.Restore(t.Context(), "offsite", second.Backup, nil, root, func(string) {}, nil)
 	refused(t, err, dataset.ErrNotFound, "it has no such backup")
 	commands()
 

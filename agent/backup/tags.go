@@ -17,18 +17,18 @@ const (
 	tagProfile   = "profile"
 	tagSnapshot  = "snapshot"
 	tagPushed    = "pushed"
-	tagMode      = "mode"
+	// tagImage is not written. Early builds of Drover wrote it to backups of the image of a volume.
+	tagImage = "mode=image"
 )
 
 // Tags are the parsed tags of a backup. A list of backups needs no other data.
 type Tags struct {
 	Volume    string
 	Dataset   uuid.UUID
-	Operation uuid.UUID          // the operation that made the backup
-	Profile   string             // empty if the volume has no profile
-	Snapshot  uuid.UUID          // the snapshot that was backed up; if uuid.Nil, the volume itself
-	Pushed    string             // name in the remote, if a push made the backup
-	Mode      dataset.BackupMode // what the backup has; empty: the files of the volume
+	Operation uuid.UUID // the operation that made the backup
+	Profile   string    // empty if the volume has no profile
+	Snapshot  uuid.UUID // the snapshot that was backed up; if uuid.Nil, the volume itself
+	Pushed    string    // name in the remote, if a push made the backup
 }
 
 // DatasetTag returns the tag of all backups of a dataset.
@@ -55,9 +55,6 @@ func (t Tags) List() []string {
 	if t.Pushed != "" {
 		list = append(list, tagPushed+"="+t.Pushed)
 	}
-	if t.Mode == dataset.BackupImage { // the other mode has no tag, as in the backups of older versions of Drover
-		list = append(list, tagMode+"="+string(t.Mode))
-	}
 	return list
 }
 
@@ -82,8 +79,6 @@ func ParseTags(list []string) (t Tags, ok bool) {
 			t.Snapshot, _ = uuid.Parse(value)
 		case tagPushed:
 			t.Pushed = value
-		case tagMode:
-			t.Mode = dataset.BackupMode(value)
 		}
 	}
 	return t, drover && t.Dataset != uuid.Nil && dataset.CheckName(t.Volume) == nil

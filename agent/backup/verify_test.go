@@ -361,10 +361,10 @@ func TestVerifyComparesFiles(t *testing.T) {
 	s := backup.NewRestorer(oneOperation{}, oneRepository{opened})
 	for name, restore := range map[string]func(context.Context, string, string, *os.File, func(string)) error{
 		"restore": func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
-			return s.Restore(ctx, repository, id, nil, root, nil, step, nil)
+			return s.Restore(ctx, repository, id, nil, root, step, nil)
 		},
 		"verify": func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
-			of, err := s.Verify(ctx, repository, id, root, nil, step)
+			of, err := s.Verify(ctx, repository, id, root, step)
 			if of != tags.Dataset {
 				t.Errorf("the backup is of dataset %s, want %s", of, tags.Dataset)
 			}

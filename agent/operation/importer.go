@@ -8,7 +8,6 @@ import (
 	"os"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
@@ -44,18 +43,14 @@ type ImporterDeps struct {
 
 // Backups reads backups. backup.Restorer implements it.
 type Backups interface {
-	// Image returns the volume whose image a backup has, or nil if the backup has files.
-	Image(ctx context.Context, repository, id string) (*dataset.VolumeImage, error)
 	// Size returns how many bytes Restore or Verify writes for a backup.
 	Size(ctx context.Context, repository, id string) (dataset.Size, error)
 	// Restore writes the content of a backup to an empty directory. If version is not nil, the backup must have that
-	// version. If the backup has an image, image is not nil. Restore calls measured with what Size returns, once that
-	// is known.
+	// version. Restore calls measured with what Size returns, once that is known.
 	Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, root *os.File,
-		image *backends.ImageTarget, step func(string), measured func(dataset.Size)) error
+		step func(string), measured func(dataset.Size)) error
 	// Verify also compares what it has written with the backup, and returns the UUID of the dataset that was backed up.
-	Verify(ctx context.Context, repository, id string, root *os.File, image *backends.ImageTarget,
-		step func(string)) (of uuid.UUID, err error)
+	Verify(ctx context.Context, repository, id string, root *os.File, step func(string)) (of uuid.UUID, err error)
 }
 
 // Importer makes volumes of folders, backups and archives.
@@ -140,10 +135,6 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	isImage, err := i.examine(ctx, pool, op)
-	if err != nil {
-		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
-	}
 	part, ok := i.takeWhole(ctx, pool, op)
 	if !ok {
 		part, err = i.measureAndTake(ctx, jb, pool, op, func(err error) error { return err })
@@ -157,10 +148,9 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		version = &refs[0]
 	}
 	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) error {
-		return i.fillFrom(ctx, jb, pool, op, isImage, "import", func(root *os.File, image *backends.ImageTarget) error {
+		return i.fill(ctx, jb, pool, op, "import", func(root *os.File) error {
 			err := i.watchSpace(ctx, pool, op.DatasetID, root, part, func(ctx context.Context) error {
-				return i.deps.Backups().Restore(ctx, op.Repository, op.Backup, version, root, image, jb.Step,
-					part.measured)
+				return i.deps.Backups().Restore(ctx, op.Repository, op.Backup, version, root, jb.Step, part.measured)
 			})
 			if err == nil {
 				steps.At("import.copied")
@@ -168,24 +158,6 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 			return err
 		})
 	})
-}
-
-// examine reports whether the backup of an operation has an image. It fails with dataset.ErrUnsupported if the pool
-// cannot have that image. The temporary dataset of a verification gets the size and the filesystem of the image,
-// because the volume can have been resized since.
-func (i *Importer) examine(ctx context.Context, pool backends.Pool, op *dataset.Operation) (isImage bool, err error) {
-	is, err := i.deps.Backups().Image(ctx, op.Repository, op.Backup)
-	if err != nil || is == nil {
-		return false, err
-	}
-	if _, can := pool.(backends.Imager); !can {
-		return true, dataset.Errorf(dataset.ErrUnsupported, "the backup has the image of a volume, and its pool has "+
-			"no images (use a pool of backend loop: drover pool ls)")
-	}
-	if op.Kind == dataset.OpVerify {
-		op.DatasetRecord.Size, op.DatasetRecord.Profile.Filesystem.Type = is.Size, is.Filesystem
-	}
-	return true, nil
 }
 
 // Verify restores a backup into a dataset that control does not record, compares the files with the backup, runs the
@@ -225,31 +197,21 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		return api.Committed{}, err
 	}
 	const what = "verification of a backup"
-	isImage, err := i.examine(ctx, pool, op)
-	if kind := dataset.KindOf(err); kind != dataset.ErrUnsupported { // that is no fault of the backup
-		err = noteRead(err)
-	}
-	if err != nil {
-		return api.Committed{}, fmt.Errorf("%s of volume %s: %w", what, op.Volume, err)
-	}
 	part, err := i.measureAndTake(ctx, jb, pool, op, noteRead)
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("%s of volume %s: %w", what, op.Volume, err)
 	}
 	defer part.release()
 	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
-		err := i.fillFrom(ctx, jb, pool, op, isImage, what, func(root *os.File, image *backends.ImageTarget) error {
+		err := i.fill(ctx, jb, pool, op, what, func(root *os.File) error {
 			return i.watchSpace(ctx, pool, op.DatasetID, root, part, func(ctx context.Context) error {
-				of, err := i.deps.Backups().Verify(ctx, op.Repository, op.Backup, root, image, jb.Step)
+				of, err := i.deps.Backups().Verify(ctx, op.Repository, op.Backup, root, jb.Step)
 				if of != uuid.Nil && of != op.BackupOf {
 					op.BackupOf = uuid.Nil // it is a backup of an earlier volume with this name
 				}
 				return noteRead(err)
 			})
 		})
-		if isImage && errors.Is(err, dataset.ErrCorrupt) {
-			err = noteRead(err) // its segments are no image, or the image cannot be mounted
-		}
 		if err != nil {
 			return err
 		}
@@ -379,43 +341,6 @@ func (i *Importer) fill(ctx context.Context, jb *jobs.Job, pool backends.Pool, o
 		return fmt.Errorf("%s of volume %s: %w", what, op.Volume, err)
 	}
 	return fsctl.Sync(root)
-}
-
-// fillFrom is fill for a backup, which has the files or the image of a volume. For an image, it calls write with a
-// folder for the segments and with the dataset that will have the image.
-func (i *Importer) fillFrom(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation, isImage bool,
-	what string, write func(root *os.File, image *backends.ImageTarget) error) error {
-	if !isImage {
-		return i.fill(ctx, jb, pool, op, what, func(root *os.File) error { return write(root, nil) })
-	}
-	imager, ok := pool.(backends.Imager)
-	if !ok {
-		return dataset.Errorf(dataset.ErrUnsupported, "%s of volume %s: its pool has no images", what, op.Volume)
-	}
-	jb.Step("copying")
-	err := imager.BuildImage(ctx, op.DatasetID, func(_ context.Context, folder *os.File) (int64, error) {
-		image := backends.ImageTarget{Dataset: *op.DatasetRecord}
-		err := write(folder, &image)
-		return image.Bytes, err
-	})
-	if err != nil {
-		return fmt.Errorf("%s of volume %s: %w", what, op.Volume, err)
-	}
-	root, err := mounting.OpenRoot(ctx, pool, op.DatasetID, backends.AttachOptions{})
-	if err != nil {
-		err = fmt.Errorf("%s of volume %s: the restored image cannot be mounted: %w", what, op.Volume, err)
-		if isDamaged(err) {
-			err = dataset.Errorf(dataset.ErrCorrupt, "%w", err)
-		}
-		return err
-	}
-	return root.Close()
-}
-
-// isDamaged reports whether a mount failed because of the content of the filesystem. The host can have other causes,
-// for example that it has no loop device left.
-func isDamaged(err error) bool {
-	return errors.Is(err, unix.EUCLEAN) || errors.Is(err, unix.EBADMSG) || errors.Is(err, unix.EINVAL)
 }
 
 // unpackSent unpacks an archive that comes with a request. If the archive is damaged or truncated, the error is

@@ -219,8 +219,7 @@ func (cat *catalog) foreign(root folder.Dir) ([]backends.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	ownNames := append(layout.Directories(), layout.Segments, layout.IdentityFile,
-		layout.IdentityFile+layout.TmpSuffix)
+	ownNames := append(layout.Directories(), layout.IdentityFile, layout.IdentityFile+layout.TmpSuffix)
 	var list []backends.Entry
 	for _, e := range entries {
 		if !slices.Contains(ownNames, e.Name()) && !trialdir.IsSandbox(cat.dir.path, e.Name()) {
@@ -415,9 +414,8 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 		r.reapDatasets(ctx, layout.Copies),
 	)
 	templates, tErr := p.templates.Reap(root)
-	divided, sErr := p.reap(root)
-	r.count += templates + divided
-	if err = errors.Join(err, tErr, sErr); err != nil {
+	r.count += templates
+	if err = errors.Join(err, tErr); err != nil {
 		err = fmt.Errorf("reap pool %s: %w", p.name, err)
 	}
 	return r.count, err

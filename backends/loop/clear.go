@@ -28,7 +28,7 @@ func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
 		return "", dataset.Errorf(dataset.ErrConflict, "pool %s contains %s: it is not "+
 			"removed", p.name, entries[0].Path)
 	}
-	if err := errors.Join(p.containers.DropAllUnused(), p.dropAllSegments()); err != nil {
+	if err := p.containers.DropAllUnused(); err != nil {
 		return "", err
 	}
 	c := clearer{dir: p.dir, layout: p.layout, step: p.step}
@@ -106,7 +106,7 @@ func (c *clearer) removeDirectories(root folder.Dir) error {
 			}
 		}
 	}
-	for _, name := range append(layout.Directories(), layout.Segments) {
+	for _, name := range layout.Directories() {
 		err := folder.AbsentIsFine(root.Rmdir(name))
 		if errors.Is(err, unix.ENOTEMPTY) {
 			err = dataset.Errorf(dataset.ErrConflict, "pool %s contains data in %s: it is not removed", c.dir.name,

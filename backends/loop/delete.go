@@ -38,11 +38,7 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 	}
 	defer root.Close()
 	defer p.catalog.claims.Use(id)()
-	err = p.remover.delete(ctx, root, id)
-	if err == nil {
-		err = p.remove(root, id.String()) // its segments
-	}
-	if err != nil {
+	if err := p.remover.delete(ctx, root, id); err != nil {
 		return fmt.Errorf("delete dataset %s: %w", id, err)
 	}
 	return nil

@@ -83,8 +83,7 @@
 // and the last comparison of two snapshots (transfer). A mutex protects each. A third cache is in Pool: newUsage has
 // the used bytes of new datasets until they are committed, also protected by a mutex. About the pool itself, poolDir
 // remembers the version of the identity file that was verified last, in an atomic pointer, and a mutex is held while
-// the identity is rewritten or removed. Packages poolimage and template have a mutex each. The [Backend] has the claims
-// of backups that read segments, for all its pools.
+// the identity is rewritten or removed. Packages poolimage and template have a mutex each.
 package loop
 
 import (
@@ -98,7 +97,6 @@ import (
 	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/transfer"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/claims"
 	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/steps"
@@ -112,8 +110,6 @@ type Backend struct {
 	runner run.Runner
 	step   func(string) // called between two actions, for tests
 	tuning *transfer.Tuning
-	// backups has the datasets whose segments are being read. It survives the reopening of a pool.
-	backups claims.Claims
 }
 
 var (

@@ -179,10 +179,6 @@ func (p *Pool) assemble(direct bool, keys backends.Keys) {
 	}
 	p.rewriter = &rewriter{pool: name, layout: lay, images: p.images, heads: p.heads, step: p.step}
 	p.sender = transfer.NewSender(name, lay, p.images)
-	p.imager = &imager{
-		dir: p.dir, layout: lay, catalog: p.catalog, images: p.images, attacher: p.attacher,
-		backups: &p.backend.backups, step: p.step,
-	}
 }
 
 // offlineGrow returns the filesystems that cannot grow while they are mounted.

@@ -24,7 +24,6 @@ import (
 // that does the work.
 type Pool struct {
 	policies
-	*imager
 	backend *Backend
 	name    string
 	info    backends.Info

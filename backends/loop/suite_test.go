@@ -55,7 +55,6 @@ func asWithout() []string {
 		"StreamsAreReproducible", "CopyIsUpdated", "InterruptedStreamResumes", "DamagedStreamIsRefused",
 		"CopyHasNoHead",
 		"SupersededHeadIsKept", "MovingDatasetStaysVisible", "RootIsEmptyAndOwned", "RetryReplacesRecord",
-		"SegmentsEqualImage", "OnlyChangedSegmentsAreReplaced", "ImageIsBuiltOfSegments", "DroppedSegmentsAreMadeAgain",
 	}
 }
 

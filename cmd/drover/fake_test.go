@@ -28,7 +28,6 @@ type fake struct {
 	pools          []api.Pool
 	repositories   []dataset.Repository
 	backups        []api.VolumeBackup
-	image          dataset.Size // if not 0, the backups of db have an image of this length
 	versions       api.VersionList
 	nodes          []api.Node
 	operations     []dataset.Operation
@@ -418,10 +417,6 @@ func (f *fake) VolumeBackup(_ context.Context, repository, id string) (api.Volum
 		b.Record = &api.BackupRecord{
 			Revision: "0123456789ab", Size: 20 * dataset.GiB, Labels: map[string]string{"team": "sea", "bad key": "x"},
 			Encrypted: true, Filesystem: "xfs", FilesystemGiven: true, Node: "host-a", Drover: "1.2.3",
-		}
-		if f.image > 0 {
-			b.Record.Encrypted, b.Record.FilesystemGiven, b.Record.Size = false, false, 2*dataset.GiB
-			b.Record.Image = f.image
 		}
 	}
 	return b, f.called("VolumeBackup")

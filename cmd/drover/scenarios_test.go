@@ -60,17 +60,9 @@ var scenarios = map[string]func(c *console){
 	"wiped-fails":       wipedFails,
 	"rehearses":         rehearses,
 	"wiped-unencrypted": wipedUnencrypted,
-	"rehearses-image": func(c *console) {
-		rehearses(c)
-		c.fake.profiles[1].Encryption, c.fake.image = dataset.KeySource{}, 2*dataset.GiB+64*dataset.MiB
-	},
 	"wiped-scheduled": func(c *console) {
 		wiped(c)
 		c.fake.profiles[0].Backup.To, c.fake.profiles[1].Backup.To = "offsite", "nightly"
-	},
-	"wiped-image": func(c *console) {
-		wipedUnencrypted(c)
-		c.fake.image = 2*dataset.GiB + 64*dataset.MiB
 	},
 	"wiped-restoring":          wipedRestoring,
 	"wiped-restored":           wipedRestored,
@@ -266,27 +258,10 @@ var scenarios = map[string]func(c *console){
 		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}
 	},
 	"works": func(c *console) { works(c.fake, ended(dataset.OpDone, nil)) },
-	"image": func(c *console) { // the backups of db have its image
-		works(c.fake, ended(dataset.OpDone, nil))
-		c.fake.image = 2*dataset.GiB + 64*dataset.MiB
-		c.fake.backups[1].Mode = dataset.BackupImage
-		b := dataset.Backups{Mode: dataset.BackupImage}
-		c.fake.volumes[0].Profile.Backup = b
-		for i := range c.fake.profiles {
-			if c.fake.profiles[i].Name == "gold" {
-				c.fake.profiles[i].Backup = b
-			}
-		}
-	},
-	"image-scheduled": func(c *console) {
-		b := dataset.Backups{To: "offsite", Schedule: "@daily", Mode: dataset.BackupImage}
+	"backs-up": func(c *console) {
+		b := dataset.Backups{To: "offsite", Schedule: "@daily"}
 		c.fake.volumes[0].Profile.Backup, c.fake.volumes[0].Backups = b, &api.BackupState{Last: now.Add(-2 * time.Hour)}
 		c.fake.profiles[1].Backup = b
-	},
-	"image-encrypted": func(c *console) {
-		works(c.fake, ended(dataset.OpDone, nil))
-		encryptGold(c)
-		c.fake.image = 2*dataset.GiB + 64*dataset.MiB
 	},
 	"works-encrypted": func(c *console) {
 		works(c.fake, ended(dataset.OpDone, nil))

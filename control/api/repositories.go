@@ -103,9 +103,8 @@ type VolumeBackup struct {
 	Profile    string    `json:"profile,omitempty"` // name of the volume's profile at that time; absent: not known
 	Dataset    uuid.UUID `json:"dataset"`           // UUID of the volume's dataset
 	// UUID of the snapshot that was backed up; absent: the backup has the content of the volume itself
-	Snapshot  uuid.UUID          `json:"snapshot,omitzero"`
-	Operation uuid.UUID          `json:"operation,omitzero"` // UUID of the operation that made the backup; absent: not known
-	Mode      dataset.BackupMode `json:"mode,omitempty"`     // what the backup has: files or the image of the volume; absent: files
+	Snapshot  uuid.UUID `json:"snapshot,omitzero"`
+	Operation uuid.UUID `json:"operation,omitzero"` // UUID of the operation that made the backup; absent: not known
 	// the push that made the backup has not ended, or was interrupted: the backup may lack files
 	Incomplete bool `json:"incomplete,omitempty"`
 	// the volume as it was when the backup was made; absent: this is an item of a list, for which it is not read
@@ -130,8 +129,6 @@ type BackupRecord struct {
 	FilesystemGiven bool   `json:"filesystem_given,omitempty"`
 	Node            string `json:"node,omitempty"` // name of the node that made it; absent: not known
 	Drover          string `json:"drover"`         // version of Drover that made the backup
-	// size in bytes of the image that the backup has; absent: it has the files of the volume
-	Image dataset.Size `json:"image,omitempty"`
 }
 
 // BackupList lists the backups in a repository.

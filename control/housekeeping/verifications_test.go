@@ -351,33 +351,6 @@ func TestScheduledVerificationsAreRequestedByControl(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// An image fits only into a volume with its filesystem, in a pool that has images. So a scheduled verification gets the
-// filesystem that the pool chose for the volume, and such a pool.
-func TestScheduledVerificationOfImage(t *testing.T) {
-	for mode, want := range map[dataset.BackupMode]dataset.Profile{
-		"":                  {},
-		dataset.BackupImage: {Backend: "loop", Filesystem: dataset.Filesystem{Type: "xfs"}},
-	} {
-		e := controltest.New(t)
-		tested(e)
-		p := e.ProfileSet.ByName["tested"]
-		p.Backup.Mode, p.Filesystem = mode, dataset.Filesystem{Type: "xfs", Chosen: true}
-		e.ProfileSet.ByName["tested"] = p
-		a := e.NewAgent("alpha")
-		a.MustCreate("db@tested")
-		open := verifications(e, a, 50*time.Hour, time.Hour)
-		if len(open) != 1 {
-			t.Fatalf("mode %q: %d verifications are open", mode, len(open))
-		}
-		got := open[0].DatasetRecord
-		if got.Profile.Backend != want.Backend || got.Profile.Filesystem.Type != want.Filesystem.Type ||
-			got.Profile.Filesystem.Chosen || got.Profile.Backup != (dataset.Backups{}) {
-			t.Errorf("mode %q: got profile %+v", mode, got.Profile)
-		}
-		e.CheckInvariants()
-	}
-}
-
 // A verification by hand is recorded if the backup is of the recorded volume with this name.
 func TestVerificationByHandIsRecorded(t *testing.T) {
 	e := controltest.New(t)

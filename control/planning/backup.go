@@ -81,8 +81,8 @@ func (v *Planner) PlanPush(t *record.Tx, req api.Request) (*dataset.Operation, *
 	return op, nil, checkSupports(t, d, dataset.OpPush, "push")
 }
 
-// allowBackups fails with dataset.ErrUnsupported if the dataset of an operation gets scheduled backups or backups of
-// its image, and a control replica runs a version of Drover that may not know them: such a replica would drop them when
+// allowBackups fails with dataset.ErrUnsupported if the dataset of an operation gets scheduled backups, and
+// a control replica runs a version of Drover that may not know them: such a replica would drop them when
 // it writes the record again. If all replicas know them, it raises the format of the store. No older replica can use
 // the store once the operation is recorded. The argument what names the request in the error.
 func (v *Planner) allowBackups(t *record.Tx, op *dataset.Operation, what string) error {
@@ -91,11 +91,8 @@ func (v *Planner) allowBackups(t *record.Tx, op *dataset.Operation, what string)
 		return nil
 	}
 	need, with := record.FormatOf(b), " with scheduled backups"
-	switch need {
-	case record.VerifyFormat:
+	if need == record.VerifyFormat {
 		with = " with scheduled verifications"
-	case record.ImageFormat:
-		with = " with backups of its image"
 	}
 	var f record.StoreFormat
 	if _, err := t.Peek(record.FormatKey, &f); err != nil || f.Format >= need {
@@ -327,9 +324,6 @@ func (v *Planner) verifyInto(t *record.Tx, volume string, p dataset.Profile, nod
 		// A rebuild of the store while the temporary dataset exists must not make the dataset a volume.
 		ID: uuid.New(), Volume: volume, State: dataset.StatePurging, Epoch: 1, Created: v.Clock.Now(), Profile: p,
 	}
-	if p.Backup.Mode == dataset.BackupImage {
-		d.Profile.Backend = dataset.ImageBackend // no other pool can have an image
-	}
 	d.Profile.Replicas, d.Profile.Failover = dataset.Replicas{}, dataset.Failover{}
 	d.Profile = d.Profile.WithoutSchedules()
 	d.Size = d.Profile.Size
@@ -366,10 +360,7 @@ func (v *Planner) planScheduledVerify(t *record.Tx, req api.Request) (*dataset.O
 	p := d.Profile.Clone()
 	p.Size = d.Size
 	if p.Filesystem.Chosen { // by the pool of the volume
-		p.Filesystem.Chosen = false
-		if p.Backup.Mode != dataset.BackupImage { // an image has its filesystem
-			p.Filesystem.Type = ""
-		}
+		p.Filesystem.Chosen, p.Filesystem.Type = false, ""
 	}
 	op, err := v.verifyInto(t, d.Volume, p, d.Home, req)
 	if err == nil {

@@ -23,25 +23,20 @@ const FormatKey = "cluster/format"
 //   - 3: datasets have aliases: see dataset.Dataset.
 //   - 4: the profiles of datasets have scheduled backups: see dataset.Profile.
 //   - 5: the scheduled backups of datasets are verified: see dataset.Verification.
-//   - 6: the backups of datasets have a mode: see dataset.BackupMode.
-const Format = 6
+const Format = 5
 
 // AliasFormat is the first format whose datasets can have aliases, BackupFormat the first one whose datasets can have
-// scheduled backups, VerifyFormat the first one in which these are verified, and ImageFormat the first one in which
-// backups can be of images.
+// scheduled backups, and VerifyFormat the first one in which these are verified.
 const (
 	AliasFormat  = 3
 	BackupFormat = 4
 	VerifyFormat = 5
-	ImageFormat  = 6
 )
 
 // FormatOf returns the format that the store must have for the backups of a profile. An older replica would drop what
 // it does not know.
 func FormatOf(b dataset.Backups) int {
 	switch {
-	case b.Mode != "":
-		return ImageFormat
 	case b.Verify != (dataset.Verification{}):
 		return VerifyFormat
 	case b.To != "":

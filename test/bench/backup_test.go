@@ -20,7 +20,7 @@ import (
 
 // BenchmarkBackup compares backups and restores with restic itself, on the files of a PostgreSQL database of about 1
 // GiB, and measures the database while it is backed up. BENCH_BACKUP_SCALE is the scale of pgbench, at 15 MiB each: 330
-// makes 5 GiB. With BENCH_BACKUP_IMAGE=1, Drover backs up the image of the volume, and restic itself the files.
+// makes 5 GiB.
 func BenchmarkBackup(b *testing.B) {
 	s := newBackups(b)
 	header(os.Stdout, "restic", "drover")
@@ -47,12 +47,8 @@ type backups struct {
 }
 
 func newBackups(b *testing.B) *backups {
-	mode := "files"
-	if knob(b, "BENCH_BACKUP_IMAGE", 0) != 0 {
-		mode = "image"
-	}
 	h := host.Start(b, host.Options{Size: 64 << 30, Profiles: "default: plain\nprofiles:\n" +
-		"  plain: {size: 14GiB, backend: loop, backup: {mode: " + mode + "}}\n"})
+		"  plain: {size: 14GiB, backend: loop}\n"})
 	s := &backups{B: b, host: h, plug: h.Plug(b), engine: engine.Start(b, engine.Options{}), dir: b.TempDir()}
 	s.source = filepath.Join(s.dir, "source")
 	s.ok(os.Mkdir(s.source, 0o700))

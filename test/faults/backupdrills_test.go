@@ -67,73 +67,44 @@ func backupDrills() []drill {
 			Kind: dataset.OpVerify, Volume: "hidden@plain", Repository: r.name, Backup: id, Check: check,
 		})
 	}
-	return []drill{restore("import", "of a backup", "plain"), restore("backup-restore", "of a backup", "plain"),
-		restore("backup-restore", "of an image", "image"), imageDrill(), {
-			op: "verify", only: []string{"loop"}, ask: verify,
-			ready: func(t *testing.T, w *world) {
-				r = w.newBackupRepository(t)
-				id = w.h.Must(t, "backup", "create", "base", "--to", r.name, "-q")
-				check = host.CheckProgram(t, "test -d \"$1\"")
-			},
-			ends: func(t *testing.T, w *world, _ bool) {
-				if w.have(t, "hidden") {
-					t.Error("the temporary volume is visible")
-				}
-				if left := names(t, filepath.Join(w.poolPath(t, "default"), "incoming")); len(left) > 0 {
-					t.Errorf("left in the pool: %v", left)
-				}
-			},
-			again: func(t *testing.T, w *world) { w.ok(t, verify(t, w)) },
-		}, {
-			op: "backup", only: []string{"loop"}, ask: ask,
-			ready: func(t *testing.T, w *world) { r = w.newBackupRepository(t) },
-			ends: func(t *testing.T, w *world, _ bool) {
-				var list []struct {
-					ID string `json:"id"`
-				}
-				w.ok(t, json.Unmarshal(r.restic(t, "snapshots", "--json"), &list))
-				if len(list) != 1 {
-					t.Fatalf("got %d backups, want one", len(list))
-				}
-				into := t.TempDir()
-				r.restic(t, "restore", "--target", into, list[0].ID)
-				if err := compare(filepath.Join(into, "data"), "base"); err != nil {
-					t.Errorf("the backup: %v", err)
-				}
-				if left := names(t, filepath.Join(w.h.Root, "backups")); len(left) > 0 {
-					t.Errorf("left below backups: %v", left)
-				}
-			},
-			again: func(t *testing.T, w *world) { w.ok(t, ask(t, w)) },
-		}, pushDrill()}
-}
-
-// imageDrill: a backup of the image of an idle volume. An interrupted backup is made once, and can be restored.
-func imageDrill() drill {
-	var r backupRepository
-	ask := func(t *testing.T, w *world) error {
-		return w.submit(t, api.Request{Kind: dataset.OpBackup, Volume: "base", Repository: r.name})
-	}
-	return drill{
-		op: "backup", name: "of an image", only: []string{"loop"}, ask: ask,
+	return []drill{restore("import", "of a backup", "plain"), restore("backup-restore", "of a backup", "plain"), {
+		op: "verify", only: []string{"loop"}, ask: verify,
 		ready: func(t *testing.T, w *world) {
 			r = w.newBackupRepository(t)
-			w.h.Must(t, "volume", "set-profile", "base", "image")
+			id = w.h.Must(t, "backup", "create", "base", "--to", r.name, "-q")
+			check = host.CheckProgram(t, "test -d \"$1\"")
 		},
 		ends: func(t *testing.T, w *world, _ bool) {
-			if got := w.h.Must(t, "backup", "ls", "base", "--repository", r.name, "-o", "json"); strings.Count(got, `"mode": "image"`) != 1 {
-				t.Fatalf("want one backup of an image: %s", got)
+			if w.have(t, "hidden") {
+				t.Error("the temporary volume is visible")
 			}
-			w.h.Must(t, "backup", "restore", "base", "new@image", "--repository", r.name)
-			w.holds(t, "new", "base")
-			w.drop(t, "new")
+			if left := names(t, filepath.Join(w.poolPath(t, "default"), "incoming")); len(left) > 0 {
+				t.Errorf("left in the pool: %v", left)
+			}
+		},
+		again: func(t *testing.T, w *world) { w.ok(t, verify(t, w)) },
+	}, {
+		op: "backup", only: []string{"loop"}, ask: ask,
+		ready: func(t *testing.T, w *world) { r = w.newBackupRepository(t) },
+		ends: func(t *testing.T, w *world, _ bool) {
+			var list []struct {
+				ID string `json:"id"`
+			}
+			w.ok(t, json.Unmarshal(r.restic(t, "snapshots", "--json"), &list))
+			if len(list) != 1 {
+				t.Fatalf("got %d backups, want one", len(list))
+			}
+			into := t.TempDir()
+			r.restic(t, "restore", "--target", into, list[0].ID)
+			if err := compare(filepath.Join(into, "data"), "base"); err != nil {
+				t.Errorf("the backup: %v", err)
+			}
 			if left := names(t, filepath.Join(w.h.Root, "backups")); len(left) > 0 {
 				t.Errorf("left below backups: %v", left)
 			}
 		},
 		again: func(t *testing.T, w *world) { w.ok(t, ask(t, w)) },
-		clear: func(t *testing.T, w *world) { w.h.Must(t, "volume", "set-profile", "base", "plain") },
-	}
+	}, pushDrill()}
 }
 
 // pushDrill: a push of an idle volume. An interrupted push makes its version once: one backup and one entry.

@@ -28,7 +28,6 @@ import (
 const profiles = `default: plain
 profiles:
   plain: {on_delete: {trash: 24h}}
-  image: {on_delete: {trash: 24h}, backend: loop, backup: {mode: image}}
   frozen: {size: 320MiB, quiesce: freeze, on_delete: {trash: 24h}}
   sized: {size: 320MiB, on_delete: {trash: 24h}}
   ext4: {size: 320MiB, filesystem: {type: ext4}, on_delete: {trash: 24h}}

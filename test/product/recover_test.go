@@ -23,8 +23,7 @@ import (
 // the profiles. The command and the daemon are killed in the middle of it. The command is then repeated, and recovers
 // the volumes that are still absent.
 func TestRecover(t *testing.T) {
-	const text = "default: plain\nprofiles:\n  plain: {}\n  gold: {size: 64MiB}\n" +
-		"  image: {size: 64MiB, backend: loop, backup: {mode: image}}\n"
+	const text = "default: plain\nprofiles:\n  plain: {}\n  gold: {size: 64MiB}\n"
 	elsewhere := t.TempDir()
 	at, secret := filepath.Join(elsewhere, "offsite"), filepath.Join(elsewhere, "password")
 	writePassword(t, secret, "correct horse battery staple")
@@ -35,8 +34,7 @@ func TestRecover(t *testing.T) {
 		restictest.Make(t, at, "correct horse battery staple")
 		h.Must(t, "repository", "add", "offsite", at, "--password", "file:"+secret)
 		for i, name := range []string{"db", "web", "cache"} {
-			profile := map[string]string{"db": "image", "web": "gold", "cache": "gold"}[name]
-			opts := map[string]string{"profile": profile, "size": fmt.Sprintf("%dMiB", 80+16*i), "label.team": name}
+			opts := map[string]string{"profile": "gold", "size": fmt.Sprintf("%dMiB", 80+16*i), "label.team": name}
 			if err := plug.Create(name, opts); err != nil {
 				t.Fatal(err)
 			}

@@ -19,10 +19,6 @@ const (
 	Templates = "templates" // formatted images
 )
 
-// Segments is the directory with the segments of images for backups: see package segments. It is made when the first
-// image is backed up.
-const Segments = "segments"
-
 // Directories returns the names of the directories that every pool has.
 func Directories() []string { return []string{Incoming, Datasets, Copies, Deleting, Templates} }
 

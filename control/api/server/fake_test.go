@@ -441,7 +441,7 @@ func sampleBackups() api.BackupList {
 	return api.BackupList{
 		Items: []api.VolumeBackup{{
 			ID: "5f1c09aa", Repository: "off/site", Volume: "db", Taken: sampleTime, Profile: "gold", Dataset: sampleDataset().ID,
-			Snapshot: node1, Operation: node1, Mode: dataset.BackupImage,
+			Snapshot: node1, Operation: node1,
 		}},
 		Problem: &dataset.Problem{Code: "corrupt", Message: "backup 0123 is damaged"},
 	}

@@ -5,7 +5,6 @@
 package backups
 
 import (
-	"cmp"
 	"context"
 	"strings"
 	"sync"
@@ -18,7 +17,6 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/dataset"
 )
 
 // Command makes drover backup with its subcommands.
@@ -101,7 +99,6 @@ more, that is known for a day.`,
 			{Header: "VERIFIED", Cell: func(b api.VolumeBackup) string {
 				return verified()(b).String(a.Now())
 			}},
-			{Header: "MODE", Cell: mode},
 			{Header: "SNAPSHOT", Cell: func(b api.VolumeBackup) string { return orNone(b.Snapshot) }},
 			{Header: "DATASET", Cell: func(b api.VolumeBackup) string { return b.Dataset.String() }},
 			{Header: "ID", Cell: id},
@@ -120,9 +117,6 @@ more, that is known for a day.`,
 	}
 	return cmd
 }
-
-// mode returns what a backup has, the files or the image of the volume.
-func mode(b api.VolumeBackup) string { return string(cmp.Or(b.Mode, dataset.BackupFiles)) }
 
 // orNone returns a UUID as text, or "" if it is uuid.Nil.
 func orNone(id uuid.UUID) string {
@@ -180,11 +174,6 @@ func addRecord(f *show.Form, b api.VolumeBackup) {
 		size = r.Size.Readable(0)
 	}
 	f.Add("Size", size)
-	if r.Image > 0 {
-		f.Add("Mode", string(dataset.BackupImage)+", "+r.Image.Readable(0))
-	} else {
-		f.Add("Mode", mode(b))
-	}
 	f.Add("Labels", cli.LabelLines(r.Labels)...)
 	f.Add("Filesystem", r.Filesystem)
 	f.Add("Encrypted", map[bool]string{true: "yes, in its pool", false: "no"}[r.Encrypted])

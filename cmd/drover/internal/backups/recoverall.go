@@ -214,10 +214,7 @@ func (r *recovery) keep(cand *candidate) (string, error) {
 
 // create creates a volume from a backup, and waits for it.
 func (r *recovery) create(ctx context.Context, c cli.Remote, p *printer, b api.VolumeBackup) (string, error) {
-	opts, err := r.options(p, b)
-	if err != nil {
-		return "", err
-	}
+	opts := r.options(p, b)
 	o := *r.out
 	o.Detach = true
 	out, err := r.app.Submit(ctx, c, &o, api.Request{
@@ -235,9 +232,8 @@ func (r *recovery) create(ctx context.Context, c cli.Remote, p *printer, b api.V
 }
 
 // options returns the options of the volume that is created from a backup: the profile, the size, the filesystem and
-// the labels that the backup has recorded, or those that the caller chose. It prints what is left out. It fails if the
-// backup is of an image that does not fit into a volume as the caller wants it.
-func (r *recovery) options(p *printer, b api.VolumeBackup) (map[string]string, error) {
+// the labels that the backup has recorded, or those that the caller chose. It prints what is left out.
+func (r *recovery) options(p *printer, b api.VolumeBackup) map[string]string {
 	opts := map[string]string{}
 	if profile := cmp.Or(r.profile, b.Profile); profile != "" {
 		opts["profile"] = profile
@@ -248,7 +244,7 @@ func (r *recovery) options(p *printer, b api.VolumeBackup) (map[string]string, e
 			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: volume %s: not restored: %v\n", show.Clean(b.Volume), err)
 		})
 	}
-	return opts, imageRestore{nil, opts["profile"], r.profileSize, r.profiles}.fit(b, opts)
+	return opts
 }
 
 // wait waits for the operation that restores a backup.

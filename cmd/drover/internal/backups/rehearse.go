@@ -103,10 +103,7 @@ func (r *recovery) rehearseOne(ctx context.Context, c cli.Remote, p *printer, ca
 	if err := r.checkEncryption(p, b); err != nil {
 		return err
 	}
-	opts, err := r.options(p, b)
-	if err != nil {
-		return err
-	}
+	opts := r.options(p, b)
 	for key := range opts {
 		if strings.HasPrefix(key, labelOption) {
 			delete(opts, key) // a temporary volume has no labels

@@ -39,10 +39,7 @@ volume reads the repository, and needs its password.
 
 If NEW is another name, and no profile is named, the schedules of the profile do
 not apply to the new volume: no snapshots and backups of it are made, unless
---keep-schedules is given.
-
-A backup of an image is restored with the size and the filesystem of the image,
-into a pool of backend loop. drover volume resize changes the size afterwards.`,
+--keep-schedules is given.`,
 		Example: `  drover backup restore db db-restored
   drover backup restore 5f1c09aa db-before@gold -o size=40GiB`,
 		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
@@ -101,8 +98,7 @@ type NewVolume struct {
 
 // RestoreRequest returns the request that makes a volume from a backup, with what the backup has recorded and the user
 // has not chosen. It prints what cannot be restored. It fails with dataset.ErrUnsupported if the volume was encrypted
-// and would not be, unless the user chose the profile, and if the backup is of an image that does not fit into the new
-// volume.
+// and would not be, unless the user chose the profile.
 func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeBackup, w NewVolume) (api.Request,
 	error) {
 	options, err := withProfile(ctx, c, b, w.Spec, w.Options, w.Command+" "+w.Spec+"@PROFILE")
@@ -122,17 +118,6 @@ func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeB
 	name, _, _ := strings.Cut(w.Spec, "@")
 	if _, chosen := options[dataset.OptionSchedules]; !chosen && (w.KeepSchedules || name != b.Volume && !hasProfile) {
 		options[dataset.OptionSchedules] = strconv.FormatBool(w.KeepSchedules)
-	}
-	if hasImage(b) {
-		profiles, err := c.Profiles(ctx)
-		if err != nil {
-			return api.Request{}, err
-		}
-		_, profile, _ := strings.Cut(w.Spec, "@")
-		image := imageRestore{w.Options, cmp.Or(profile, options["profile"]), w.ProfileSize, profiles}
-		if err := image.fit(b, options); err != nil {
-			return api.Request{}, err
-		}
 	}
 	for _, err := range leftOut {
 		_, _ = fmt.Fprintf(a.ErrOut, "drover: not restored: %v\n", err)

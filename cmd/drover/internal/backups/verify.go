@@ -40,8 +40,7 @@ If the status is not 0, the verification fails with the last line that the
 program wrote. It has no network, and may run for six hours.
 
 Without --profile, the temporary volume gets the profile that the backed-up
-volume had, and without --size its size. For a backup of an image, it gets the
-size and the filesystem of the image.`,
+volume had, and without --size its size.`,
 		Example: `  drover backup verify db
   drover backup verify db --check /etc/drover/checks/mariadb
   drover backup verify 5f1c09aa --detach`,
@@ -70,10 +69,6 @@ size and the filesystem of the image.`,
 		return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
 			format := "verified backup %s of volume %s, taken %s: all files were restored, " +
 				"and equal those of the backup"
-			if hasImage(b) {
-				format = "verified backup %s of volume %s, taken %s: the image was restored, " +
-					"and equals that of the backup"
-			}
 			if f.check != "" {
 				format += ", and " + f.check + " found no problem"
 			}
@@ -103,14 +98,13 @@ func addVerifyFlags(a *cli.App, cmd *cobra.Command) *verifyFlags {
 }
 
 // request returns the request to verify a backup, and the backup with its record. Without other flags, the temporary
-// volume gets the profile and the size that the backed-up volume had. request fails if the backup is of an image that
-// does not fit into a volume with the flags.
+// volume gets the profile and the size that the backed-up volume had.
 func (f *verifyFlags) request(ctx context.Context, c cli.Remote, b api.VolumeBackup) (req api.Request,
 	full api.VolumeBackup, err error) {
-	opts, chosen := map[string]string{}, map[string]string{}
+	opts := map[string]string{}
 	for key, value := range map[string]string{"profile": f.profile, "size": f.size} {
 		if value != "" {
-			opts[key], chosen[key] = value, value
+			opts[key] = value
 		}
 	}
 	opts, err = withProfile(ctx, c, b, b.Volume, opts, "drover backup verify "+short(b.ID)+" --profile PROFILE")
@@ -122,16 +116,6 @@ func (f *verifyFlags) request(ctx context.Context, c cli.Remote, b api.VolumeBac
 	}
 	if b.Record != nil && b.Record.Size > 0 && f.size == "" {
 		opts["size"] = b.Record.Size.String()
-	}
-	if hasImage(b) {
-		profiles, err := c.Profiles(ctx)
-		if err != nil {
-			return req, b, err
-		}
-		image := imageRestore{options: chosen, profile: opts["profile"], profiles: profiles}
-		if err := image.fit(b, opts); err != nil {
-			return req, b, err
-		}
 	}
 	return api.Request{
 		Kind: dataset.OpVerify, Volume: b.Volume, Options: opts, Repository: b.Repository, Backup: b.ID, Check: f.check,

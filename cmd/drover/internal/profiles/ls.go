@@ -68,16 +68,12 @@ func failoverShort(f dataset.Failover) string {
 	return "auto (" + f.Fence.String() + ")"
 }
 
-// backupShort formats the backups of a profile for a cell, such as "@daily to offsite, image".
+// backupShort formats the backups of a profile for a cell, such as "@daily to offsite".
 func backupShort(b dataset.Backups) string {
-	var parts []string
-	if b.To != "" {
-		parts = append(parts, b.Schedule+" to "+b.To)
+	if b.To == "" {
+		return ""
 	}
-	if b.Mode == dataset.BackupImage {
-		parts = append(parts, string(b.Mode))
-	}
-	return strings.Join(parts, ", ")
+	return b.Schedule + " to " + b.To
 }
 
 // speedShort formats the speed limits of a profile for a cell: the reads, then the writes.

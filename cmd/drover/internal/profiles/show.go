@@ -95,12 +95,9 @@ func snapshotLines(s dataset.Snapshots) []string {
 	return lines
 }
 
-// backupLine describes the backups of a profile. It is empty if there are only those by hand, of the files.
+// backupLine describes the backups of a profile. It is empty if there are only those by hand.
 func backupLine(b dataset.Backups) string {
-	switch {
-	case b.To == "" && b.Mode == dataset.BackupImage:
-		return "by hand, of the image"
-	case b.To == "":
+	if b.To == "" {
 		return ""
 	}
 	line := "to " + b.To + ", at " + b.Schedule + ", kept: " + keepLine(b.Keep)
@@ -109,9 +106,6 @@ func backupLine(b dataset.Backups) string {
 		if v.Check != "" {
 			line += " with " + v.Check
 		}
-	}
-	if b.Mode == dataset.BackupImage {
-		line += ", of the image"
 	}
 	return line
 }

@@ -155,20 +155,13 @@ func nextSnapshotLine(now time.Time, v api.Volume) string {
 	return show.When(now, v.NextSnapshot)
 }
 
-// backupLines describes the backups of a volume. It returns nothing if there is no schedule, and the backups are of the
-// files.
+// backupLines describes the backups of a volume. It returns nothing if there is no schedule.
 func backupLines(now time.Time, v api.Volume) []string {
-	b, image := v.Backups, v.Profile.Backup.Mode == dataset.BackupImage
-	switch {
-	case b == nil && image:
-		return []string{"by hand, of the image"}
-	case b == nil:
+	b := v.Backups
+	if b == nil {
 		return nil
 	}
 	lines := []string{"to " + v.Profile.Backup.To + ", at " + v.Profile.Backup.Schedule, "last scheduled one: none yet"}
-	if image {
-		lines[0] += ", of the image"
-	}
 	if !b.Last.IsZero() {
 		lines[1] = "last scheduled one: " + show.When(now, b.Last)
 	}
