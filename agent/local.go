@@ -44,7 +44,7 @@ func (a *Agent) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (api.Col
 }
 
 // RebuildStore is controlsync.Holdings.RebuildStore.
-func (a *Agent) RebuildStore(ctx context.Context, r api.RebuildStore) (api.RebuiltStore, error) {
+func (a *Agent) RebuildStore(ctx context.Context, r api.RebuildStore) ([]api.Rebuilt, error) {
 	return a.Holdings.RebuildStore(ctx, r)
 }
 

@@ -1,8 +1,6 @@
 package control_test
 
 import (
-	"strings"
-
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control"
@@ -33,17 +31,7 @@ func newScene(e *controltest.Control) scene {
 	if _, err := sc.AddRepository(e.Ctx, newRepository("offsite")); err != nil {
 		e.Fatalf("%v", err)
 	}
-	if _, err := sc.AddRepository(e.Ctx, newRepository("shared")); err != nil {
-		e.Fatalf("%v", err)
-	}
-	if _, err := sc.AddGrant(e.Ctx, newGrant("team")); err != nil {
-		e.Fatalf("%v", err)
-	}
 	return sc
-}
-
-func newGrant(name string) api.NewGrant {
-	return api.NewGrant{Name: name, Repository: "shared", SecretHash: strings.Repeat("0", 64)}
 }
 
 func newRepository(name string) api.NewRepository {
@@ -106,8 +94,6 @@ func reportCalls(sc scene, all map[string]func() error) {
 		},
 		"add repository":    func() error { return controltest.ErrorOf(sc.AddRepository(ctx, newRepository("second"))) },
 		"remove repository": func() error { return sc.RemoveRepository(ctx, "offsite", false) },
-		"add grant":         func() error { return controltest.ErrorOf(sc.AddGrant(ctx, newGrant("second"))) },
-		"remove grant":      func() error { return sc.RemoveGrant(ctx, "team") },
 		"record":            func() error { return sc.Record(ctx, sc.ID, sc.ReportOf(sc.ops[dataset.OpImport])) },
 		"register": func() error {
 			return sc.Register(ctx, api.Registration{Node: dataset.Node{ID: sc.ID, Incarnation: sc.Incarnation}, Pools: sc.LocalPools})
@@ -117,7 +103,6 @@ func reportCalls(sc scene, all map[string]func() error) {
 			d.ID, d.Volume, s.ID = uuid.New(), "found", uuid.New()
 			return controltest.ErrorOf(sc.Rebuild(ctx, sc.ID, []api.FoundDataset{{Pool: d.Pool, Dataset: d, Snapshots: []dataset.Snapshot{s}}}, false))
 		},
-		"accept store": func() error { return controltest.ErrorOf(sc.AcceptStore(ctx, sc.ID, api.AcceptStore{StoreClock: 7})) },
 	} {
 		all[name] = call
 	}

@@ -63,7 +63,6 @@
 //	trash/<dataset>               index: datasets in the trash or pending deletion, and when they are purged
 //	by-uuid/<uuid>                index: the dataset or snapshot with a UUID
 //	repositories/<name>           dataset.Repository: a place for backups
-//	grants/<name>                 dataset.Grant: another cluster may use a repository
 //	backups/<dataset>             what became of the scheduled backups of a dataset: see record.Backups
 //	verifications/<dataset>       what became of the verifications of its backups: see record.Verifications
 //	exports/<repository>          what became of the exports of the records: see record.Export
@@ -83,8 +82,7 @@
 //	house/ran                     how long services have run, in total; the count stops while no record depends on
 //	                              it: see record.RunMark
 //	rev/<replica>/<lane>          the last changes by a service, for the other services: see notify.LaneValue
-//	rev/dropped                   the sum of the counts of removed lanes: see ledger.StoreClockOf; on a single host, a
-//	                              number that each removal of grants raises: see ledger.Ledger.HostClock
+//	rev/dropped                   the sum of the counts of removed lanes: see ledger.StoreClockOf
 //	live/nodes/<node>             record.Alive: the agent of the node is alive; deleted with its session
 //	live/control/<replica>        membership.Replica: the service is alive; deleted with its session
 //	live/house                    which service does the background work; deleted with its session

@@ -41,9 +41,6 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew KnownState
 	}
 	if why == "" {
 		f.StoreClock.Raise(s.StoreClock)
-		if err := f.StoreClock.SaveIfSolo(ctx); err != nil {
-			return false, err
-		}
 	}
 	switch {
 	case why == before && (why == "" && was == s.Cluster || why != "" && !s.Full):

@@ -83,8 +83,8 @@ func missingChange(s api.Sync, knew KnownState, inconsistent bool) string {
 		}
 	}
 	if back {
-		return "it is older than what this node has seen (a change of another node or the removal of a grant, for " +
-			"example): a backup was restored"
+		return "it is older than what this node has seen (a change of another node, for example): a backup was " +
+			"restored"
 	}
 	return ""
 }

@@ -14,31 +14,19 @@ import (
 // RebuildStore updates control's store after the store was lost or restored from a backup. Control records every
 // dataset in this node's pools that the store lacks. It also records a dataset again if the store's record is older
 // than a change that this node has seen. If the store is inconsistent, RebuildStore marks all incoming datasets of the
-// pools as doubtful. If the store of a single host is inconsistent, control also removes its grants, unless
-// in.KeepGrants is set. Idempotent. It fails with ErrOffline while a pool is offline, unless in.SkipOffline is set.
-// With in.DryRun it changes nothing, and returns the result that the rebuild would have.
-func (r *Holdings) RebuildStore(ctx context.Context, in api.RebuildStore) (out api.RebuiltStore, err error) {
+// pools as doubtful. Idempotent. It fails with ErrOffline while a pool is offline, unless in.SkipOffline is set. With
+// in.DryRun it changes nothing, and returns the result that the rebuild would have.
+func (r *Holdings) RebuildStore(ctx context.Context, in api.RebuildStore) ([]api.Rebuilt, error) {
 	found, err := r.findAll(ctx, in)
 	if err != nil {
-		return out, err
+		return nil, err
 	}
 	if r.WorksSolo {
 		r.addRelinquished(found)
 	}
-	if out.Items, err = r.Control.Rebuild(ctx, r.NodeID, found, in.DryRun); err != nil {
+	out, err := r.Control.Rebuild(ctx, r.NodeID, found, in.DryRun)
+	if err != nil || in.DryRun {
 		return out, err
-	}
-	if r.WorksSolo && r.Trust.Err() != nil { // before Accept, after which the grants are valid again
-		accepted, err := r.Control.AcceptStore(ctx, r.NodeID, api.AcceptStore{
-			StoreClock: r.StoreClock.Now(), KeepGrants: in.KeepGrants, DryRun: in.DryRun,
-		})
-		if err != nil {
-			return out, err
-		}
-		out.RemovedGrants = accepted.RemovedGrants
-	}
-	if in.DryRun {
-		return out, nil
 	}
 	return out, r.Accept(ctx)
 }

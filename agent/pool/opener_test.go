@@ -57,7 +57,7 @@ func TestOfflinePoolReturns(t *testing.T) {
 	if _, err := r.RebuildStore(ctx, api.RebuildStore{}); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "--skip-offline") {
 		t.Errorf("rebuild without the pool: %v", err)
 	}
-	if list, err := r.RebuildStore(ctx, api.RebuildStore{SkipOffline: true}); err != nil || len(list.Items) != 0 {
+	if list, err := r.RebuildStore(ctx, api.RebuildStore{SkipOffline: true}); err != nil || len(list) != 0 {
 		t.Errorf("rebuild of the other pools: %+v, %v", list, err)
 	}
 	f.Offline.Store(false)

@@ -115,7 +115,7 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 	if preview.ID != pool.ID || preview.Name != pool.Name || preview.Path != pool.Path || !slices.Equal(would, back) {
 		t.Errorf("the dry run says %+v, %+v, but the adoption %+v, %+v", preview, would, pool, back)
 	}
-	if list, err := r.RebuildStore(ctx, api.RebuildStore{DryRun: true}); err != nil || len(list.Items) != 1 || list.Items[0].Action != "known" {
+	if list, err := r.RebuildStore(ctx, api.RebuildStore{DryRun: true}); err != nil || len(list) != 1 || list[0].Action != "known" {
 		t.Errorf("dry run of a rebuild: %+v, %v", list, err)
 	}
 }

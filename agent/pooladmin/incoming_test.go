@@ -58,7 +58,7 @@ func TestI3IncomingOfFoundPoolIsKept(t *testing.T) {
 		t.Error(err)
 	}
 	back, err := r.RebuildStore(ctx, api.RebuildStore{})
-	if err != nil || len(back.Items) != 1 || back.Items[0].Dataset != db.ID || back.Items[0].Action != "trashed" {
+	if err != nil || len(back) != 1 || back[0].Dataset != db.ID || back[0].Action != "trashed" {
 		t.Errorf("rebuilt: %+v, %v", back, err)
 	}
 	r.Restart()

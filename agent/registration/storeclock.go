@@ -51,15 +51,6 @@ func (c *StoreClock) Raise(n uint64) {
 	c.now = max(c.now, n)
 }
 
-// SaveIfSolo writes the clock to disk if there are no other hosts. The clock then changes only when a grant is removed,
-// and a crash before the next heartbeat must not lose it. Idempotent.
-func (c *StoreClock) SaveIfSolo(ctx context.Context) error {
-	if !c.worksSolo {
-		return nil
-	}
-	return c.Save(ctx)
-}
-
 // Save writes the clock to disk. Idempotent.
 func (c *StoreClock) Save(ctx context.Context) error {
 	c.mu.Lock()

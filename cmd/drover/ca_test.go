@@ -249,28 +249,24 @@ func TestTokenInFile(t *testing.T) {
 
 // In a folder where other users can create files, a command writes a token only to a new file of its own.
 func TestTokenInSharedFolder(t *testing.T) {
-	for _, args := range [][]string{
-		{"node", "token"}, {"remote", "grant", "create", "ann", "--repository", "offsite"},
-	} {
-		file := filepath.Join(t.TempDir(), "token")
-		theirs, err := os.Create(file + ".tmp")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer theirs.Close()
-		c := newConsole(theWorld())
-		if code := c.run(t, append(args, "--out", file)...); code != 0 {
-			t.Fatal(code, c.err.String())
-		}
-		if st, err := theirs.Stat(); err != nil || st.Size() != 0 {
-			t.Errorf("%v: the token is in the file of another user", args)
-		}
-		if st, err := os.Stat(file); err != nil || st.Mode() != 0o600 || st.Size() == 0 {
-			t.Errorf("%v: %v, %v", args, st, err)
-		}
-		if all, err := os.ReadDir(filepath.Dir(file)); err != nil || len(all) != 2 {
-			t.Errorf("%v: a temporary file is left: %v, %v", args, all, err)
-		}
+	file := filepath.Join(t.TempDir(), "token")
+	theirs, err := os.Create(file + ".tmp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	c := newConsole(theWorld())
+	if code := c.run(t, "node", "token", "--out", file); code != 0 {
+		t.Fatal(code, c.err.String())
+	}
+	if st, err := theirs.Stat(); err != nil || st.Size() != 0 {
+		t.Error("the token is in the file of another user")
+	}
+	if st, err := os.Stat(file); err != nil || st.Mode() != 0o600 || st.Size() == 0 {
+		t.Errorf("%v, %v", st, err)
+	}
+	if all, err := os.ReadDir(filepath.Dir(file)); err != nil || len(all) != 2 {
+		t.Errorf("a temporary file is left: %v, %v", all, err)
 	}
 }
 

@@ -225,28 +225,6 @@ func (f *fake) RemoveRepository(_ context.Context, name string, force bool) erro
 	return f.called("RemoveRepository", name)
 }
 
-func (f *fake) Grants(context.Context) ([]dataset.Grant, error) {
-	return []dataset.Grant{
-		{Name: "ann", Repository: "team", Push: true, Quota: 50 * dataset.GiB, Expires: now.Add(90 * 24 * time.Hour),
-			SecretHash: strings.Repeat("0", 64), Created: now.Add(-time.Hour), By: "operator alice (admin)",
-			Use: &dataset.GrantUse{Since: now.Add(-24 * time.Hour), Last: now.Add(-5 * time.Minute), Used: 12 * dataset.GiB}},
-		{Name: "idle", Repository: "other", SecretHash: strings.Repeat("2", 64), Created: now.Add(-48 * time.Hour),
-			Use: &dataset.GrantUse{Since: now.Add(-24 * time.Hour)}},
-		{Name: "old", Repository: "team", SecretHash: strings.Repeat("1", 64), Expires: now.Add(-time.Hour), Created: now.Add(-48 * time.Hour)},
-	}, f.called("Grants")
-}
-
-func (f *fake) AddGrant(_ context.Context, g api.NewGrant) (dataset.Grant, error) {
-	added := g.Grant()
-	added.Created, added.By = now, "local root"
-	g.SecretHash = "…" // differs each time
-	return added, f.called("AddGrant", g)
-}
-
-func (f *fake) RemoveGrant(_ context.Context, name string) error {
-	return f.called("RemoveGrant", name)
-}
-
 func (f *fake) Failover(context.Context) (api.FailoverState, error) {
 	return api.FailoverState{}, f.called("Failover")
 }
@@ -336,12 +314,8 @@ func (f *fake) AcceptPool(_ context.Context, name string, a api.AcceptPool) (dat
 	return f.pool, f.called("AcceptPool", name, a)
 }
 
-func (f *fake) RebuildStore(_ context.Context, r api.RebuildStore) (api.RebuiltStore, error) {
-	out := api.RebuiltStore{Items: f.rebuilt}
-	if !r.KeepGrants {
-		out.RemovedGrants = f.recovery.RemovedGrants
-	}
-	return out, f.called("RebuildStore", r.DryRun)
+func (f *fake) RebuildStore(_ context.Context, r api.RebuildStore) ([]api.Rebuilt, error) {
+	return f.rebuilt, f.called("RebuildStore", r.DryRun)
 }
 
 func (f *fake) Export(_ context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {

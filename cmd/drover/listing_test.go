@@ -11,7 +11,7 @@ import (
 
 // TestListCommandsHaveTheSameFlags walks the command tree. Every ls command has the flags of package listing.
 func TestListCommandsHaveTheSameFlags(t *testing.T) {
-	noLabels := []string{"drover backup ls", "drover profile ls", "drover guard ls", "drover repository ls", "drover ca ls", "drover remote ls", "drover remote grant ls"} // their items have none
+	noLabels := []string{"drover backup ls", "drover profile ls", "drover guard ls", "drover repository ls", "drover ca ls", "drover remote ls"} // their items have none
 	lists := 0
 	for _, cmd := range leaves(newRootCmd(newConsole(theWorld()).App)) {
 		if cmd.Name() != "ls" {

@@ -416,7 +416,7 @@ var scenarios = map[string]func(c *console){
 	"went-back": func(c *console) {
 		c.fake.recovery = api.Recovery{
 			Digest: "0123abcd", Halted: "store inconsistent; changes suspended: it went back (drover store recover)",
-			ReportedNodes: []string{"alpha", "beta"}, SilentNodes: []string{"gamma"}, RemovedGrants: []string{"ann", "bob"},
+			ReportedNodes: []string{"alpha", "beta"}, SilentNodes: []string{"gamma"},
 			Differences: []api.RecordDifference{
 				{Dataset: idDB, Volume: "db", Action: "moved", InStore: "ready, epoch 1 on alpha", OnAgents: "ready, epoch 2 on beta"},
 				{Dataset: idBare, Volume: "old", Action: "forgotten", InStore: "ready, epoch 1 on alpha"},

@@ -2,10 +2,8 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -93,47 +91,4 @@ func TestStoreIsCarried(t *testing.T) {
 	say(0, "imported 2 records", "store", "import", file, "--root", other, "--force", "--yes")
 	say(0, "names/db", "store", "export", "-", "--root", other)
 	say(2, "", "store", "import")
-}
-
-// An import leaves out the grants for other clusters, and says so, unless --keep-grants is given.
-func TestImportLeavesOutGrants(t *testing.T) {
-	dir := t.TempDir()
-	old, other, config, file := filepath.Join(dir, "old"), filepath.Join(dir, "new"), filepath.Join(dir, "drover.yaml"), filepath.Join(dir, "a.jsonl")
-	if err := errors.Join(os.Mkdir(old, 0o755), os.WriteFile(config, nil, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	s := storeIn(t, old)
-	_, err := s.Txn(t.Context(), nil, []store.Write{{Key: "grants/ann", Value: []byte("{}")}, {Key: "grants/bob", Value: []byte("{}")}})
-	if err := errors.Join(err, s.Close()); err != nil {
-		t.Fatal(err)
-	}
-	run := func(args ...string) string {
-		t.Helper()
-		c := newConsole(theWorld())
-		if got := c.run(t, append(args, "--config", config)...); got != 0 {
-			t.Fatalf("%v: exit %d, %q", args, got, c.err.String())
-		}
-		return c.out.String()
-	}
-	run("store", "export", file, "--root", old)
-	for _, c := range []struct {
-		flags []string
-		line  string
-		kept  bool
-	}{
-		{[]string{"--dry-run"}, "dry run: would leave out grants for other clusters", false},
-		{nil, "\nleft out grants for other clusters, because some may have been removed since the export: ann, bob (", false},
-		{[]string{"--force", "--yes", "--keep-grants"}, "", true},
-	} {
-		out := run(append([]string{"store", "import", file, "--root", other}, c.flags...)...)
-		if !strings.Contains(out, c.line) || c.kept && strings.Contains(out, "grants") {
-			t.Errorf("%v: got %q", c.flags, out)
-		}
-		if slices.Contains(c.flags, "--dry-run") {
-			continue
-		}
-		if got := strings.Count(run("store", "export", "-", "--root", other), `"grants/`); got != map[bool]int{true: 2}[c.kept] {
-			t.Errorf("%v: %d grants were imported", c.flags, got)
-		}
-	}
 }

@@ -91,10 +91,6 @@ var taskGroups = []taskGroup{
 	{"Push and pull", []task{
 		{"add a place to push volumes to", "drover remote add NAME URL --password file:FILE"},
 		{"push a volume to another cluster's repository", "drover push VOLUME REMOTE"},
-		{
-			"let another cluster push to a repository, and pull",
-			"drover remote grant create NAME --repository REPOSITORY --push --out FILE",
-		},
 		{"see which versions a remote has, and who pushed them", "drover remote ls REMOTE"},
 		{"create a volume from the newest version", "drover pull REMOTE/NAME"},
 		{"create a volume from another version", "drover pull REMOTE/NAME@VERSION NEW"},

@@ -121,8 +121,6 @@ func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.ChangeSe
 	ids := n.Datasets
 	if s.Shared {
 		out.StoreClock = s.Ledger.HighestClock()
-	} else if out.StoreClock, err = s.Ledger.HostClock(ctx); err != nil {
-		return out, err
 	}
 	if n.Full {
 		claims, err := record.ListAll[record.Claim](t, record.HomePrefix(node))

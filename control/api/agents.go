@@ -78,8 +78,8 @@ type Sync struct {
 	// registration, the store was restored from an older backup.
 	RegistrationIndex uint64 `json:"registration_index"`
 	// number of changes of the store; a lower bound unless full is true. If the agent knows a higher number, the store
-	// was restored from an older backup. The store of a single host counts only the removals of grants, because the
-	// indexes show the other changes. 0: control is of an older version.
+	// was restored from an older backup. 0: the store belongs to a single host,
+	// where the indexes show a restore.
 	StoreClock uint64 `json:"store_clock,omitempty"`
 	// with full: the last recovery of the store; absent: there was none
 	Recovery *RecoveryState `json:"recovery,omitempty"`
@@ -164,33 +164,10 @@ type FoundDataset struct {
 	Relinquished *RelinquishedEpoch `json:"relinquished,omitempty"`
 }
 
-// AcceptStore asks control to prepare the store of a single host for its agent, after the store was lost or restored
-// from a backup and its records were rebuilt.
-type AcceptStore struct {
-	StoreClock uint64 `json:"store_clock"` // highest clock that the agent knows; the store's is raised above it
-	// Keep the grants for repositories. Otherwise they are removed, because a restored store may have grants that were
-	// removed since the backup.
-	KeepGrants bool `json:"keep_grants,omitempty"`
-	DryRun     bool `json:"dry_run,omitempty"` // change nothing: answer as the request would without it
-}
-
-// AcceptedStore is the result of AcceptStore.
-type AcceptedStore struct {
-	RemovedGrants []string `json:"removed_grants"` // names of the grants for repositories that were removed
-}
-
 // RebuildStore asks the agent of a host to rebuild the records of the datasets in its pools.
 type RebuildStore struct {
 	SkipOffline bool // skip offline pools; the names of their volumes become free
-	KeepGrants  bool // keep the grants for repositories, also if the store was lost or restored from a backup
 	DryRun      bool // change nothing: return the result that the rebuild would have
-}
-
-// RebuiltStore is the result of RebuildStore.
-type RebuiltStore struct {
-	Items []Rebuilt `json:"items"` // result for each dataset in the pools
-	// names of the grants for repositories that were removed, because the store was lost or restored from a backup
-	RemovedGrants []string `json:"removed_grants,omitempty"`
 }
 
 // Rebuilt is the result of Rebuild for one FoundDataset.

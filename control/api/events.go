@@ -61,8 +61,6 @@ const (
 	EventOperationFail     EventType = "operation.fail"      // an operation failed
 	EventRepositoryAdd     EventType = "repository.add"      // a repository for backups was added
 	EventRepositoryRemove  EventType = "repository.remove"   // a repository was removed; its backups stay
-	EventGrantAdd          EventType = "grant.add"           // a grant for a repository was created
-	EventGrantRemove       EventType = "grant.remove"        // a grant for a repository was removed
 	EventFailoverHalt      EventType = "failover.halt"       // automatic failover was suspended
 	EventFailoverResume    EventType = "failover.resume"     // automatic failover is possible again
 	EventStoreRecover      EventType = "store.recover"       // a record was corrected, or the store was recovered

@@ -13,10 +13,6 @@ type Recover struct {
 	FencedNodes []string `json:"fenced_nodes,omitempty"`
 	// Only decide: compare the store with the reports that were collected before, and change nothing.
 	DryRun bool `json:"dry_run,omitempty"`
-	// Keep the grants for repositories. Otherwise they are removed, because a restored store has grants that were
-	// removed since. They also stay if the store was not restored since the last recovery: a node that did not report
-	// to it has returned.
-	KeepGrants bool `json:"keep_grants,omitempty"`
 }
 
 // Recovery has the differences between the store and the reports of the agents.
@@ -27,10 +23,8 @@ type Recovery struct {
 	ReportedNodes []string `json:"reported_nodes"` // nodes that reported their datasets
 	// nodes that did not report; data that only they have is missing here
 	SilentNodes []string           `json:"silent_nodes"`
-	Differences []RecordDifference `json:"differences"` // one entry for each dataset whose record differs
-	// names of the grants for repositories that the correction removes
-	RemovedGrants []string `json:"removed_grants,omitempty"`
-	Done          bool     `json:"done,omitempty"` // the store was corrected, and changes are possible again
+	Differences []RecordDifference `json:"differences"`    // one entry for each dataset whose record differs
+	Done        bool               `json:"done,omitempty"` // the store was corrected, and changes are possible again
 }
 
 // RecordAction is the change that a recovery of the store makes to the record of a dataset.

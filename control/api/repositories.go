@@ -37,25 +37,6 @@ func (r NewRepository) Repository() dataset.Repository {
 	return out
 }
 
-// NewGrant asks for the record of a grant.
-type NewGrant struct {
-	Name       string       `json:"name" maxLength:"63"`       // name of the new grant
-	Repository string       `json:"repository" maxLength:"63"` // name of the repository, which must be a directory
-	Push       bool         `json:"push,omitempty"`            // the holder may push; every grant lets its holder pull
-	Quota      dataset.Size `json:"quota,omitempty"`           // a push may not make the directory larger; 0: no limit
-	// SHA-256 of the secret, in hexadecimal digits. The client chooses the secret at random, and never sends it.
-	SecretHash string    `json:"secret_hash" minLength:"64" maxLength:"64"`
-	Expires    time.Time `json:"expires,omitzero"` // when the grant expires; absent: never
-}
-
-// Grant returns the record without its time and its author.
-func (g NewGrant) Grant() dataset.Grant {
-	return dataset.Grant{
-		Name: g.Name, Repository: g.Repository, Push: g.Push, Quota: g.Quota, SecretHash: g.SecretHash,
-		Expires: g.Expires.UTC(),
-	}
-}
-
 // OnlyOnHost begins the error of a control replica for a request that only the agent of a host can answer. Package
 // server has the whole error.
 const OnlyOnHost = "this is control"

@@ -47,17 +47,9 @@ type Users interface {
 	// AddRepository records a repository. Control does not open it. Idempotent: the same repository can be added again.
 	// It fails with ErrExists if the name belongs to another repository.
 	AddRepository(ctx context.Context, r NewRepository) (dataset.Repository, error)
-	// RemoveRepository removes the record of a repository, and its grants. The backups in the repository stay. Without
-	// force, it fails with dataset.ErrInUse while the profile of a volume schedules backups to the repository, or while
-	// there is a grant for it.
+	// RemoveRepository removes the record of a repository. The backups in the repository stay. Without force, it fails
+	// with dataset.ErrInUse while the profile of a volume schedules backups to the repository.
 	RemoveRepository(ctx context.Context, name string, force bool) error
-	// Grants lists the grants by name. It fails with dataset.ErrConflict while the store is halted.
-	Grants(ctx context.Context) ([]dataset.Grant, error)
-	// AddGrant records a grant for a repository that is a directory. It fails with dataset.ErrExists if there is
-	// another grant with the name. Idempotent.
-	AddGrant(ctx context.Context, g NewGrant) (dataset.Grant, error)
-	// RemoveGrant removes a grant. Its holder is refused within seconds.
-	RemoveGrant(ctx context.Context, name string) error
 	// Fence records an operator's confirmation that an unreachable node no longer writes. Idempotent.
 	Fence(ctx context.Context, node uuid.UUID, f Fenced) (dataset.Node, error)
 	Failover(ctx context.Context) (FailoverState, error)
@@ -113,10 +105,6 @@ type Nodes interface {
 	// Rebuild restores the records of datasets that were found in the node's pools. With dryRun it changes nothing, and
 	// the pools need not be recorded yet.
 	Rebuild(ctx context.Context, node uuid.UUID, found []FoundDataset, dryRun bool) ([]Rebuilt, error)
-	// AcceptStore prepares the store of a single host for its agent, which did not trust it and has rebuilt its
-	// records. It removes the grants for repositories, unless they are kept, and raises the store clock above the
-	// highest one that the agent knows. Idempotent. It fails with ErrUnsupported for the store of a cluster.
-	AcceptStore(ctx context.Context, node uuid.UUID, a AcceptStore) (AcceptedStore, error)
 }
 
 // Local are the requests that the agent of this host answers without control.
@@ -137,10 +125,9 @@ type Local interface {
 	// RemovePool removes an empty pool. With how.Forget it only deletes the record. With how.DryRun it changes
 	// nothing, and returns the error that it would return otherwise.
 	RemovePool(ctx context.Context, name string, how PoolRemoval) (RemovedPool, error)
-	// RebuildStore restores the records of the datasets in the pools of this host. On a single host whose store was
-	// lost or restored from a backup, it also removes the grants for repositories, unless r.KeepGrants is set. It fails
-	// with ErrOffline while a pool is offline, unless r.SkipOffline is set. With r.DryRun it changes nothing.
-	RebuildStore(ctx context.Context, r RebuildStore) (RebuiltStore, error)
+	// RebuildStore restores the records of the datasets in the pools of this host. It fails with ErrOffline while a
+	// pool is offline, unless r.SkipOffline is set. With r.DryRun it changes nothing.
+	RebuildStore(ctx context.Context, r RebuildStore) ([]Rebuilt, error)
 	// Export writes a volume, or one snapshot of it, to w as a tar archive. It returns the files that the archive does
 	// not contain.
 	Export(ctx context.Context, ref, snapshot string, w io.Writer) (OmittedFiles, error)

@@ -79,8 +79,6 @@ func (e *Control) CheckInvariants() Records {
 			st.Damaged = append(st.Damaged, read[record.DamagedBackup](e, en.Key, en.Value))
 		case "repositories":
 			read[dataset.Repository](e, en.Key, en.Value)
-		case "grants":
-			read[dataset.Grant](e, en.Key, en.Value)
 		case "exports":
 			read[record.Export](e, en.Key, en.Value)
 		case "nodes", "pools", "generations", "facts", "cluster", "house", "tokens", "revoked", "rev", "live", "away",

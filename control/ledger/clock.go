@@ -16,8 +16,7 @@ import (
 // removed. Each transaction that changes a home or a lease writes a lane, which raises the clock. A store that was
 // restored from a backup has a lower clock than a service or an agent has seen. Services learn the clock from their
 // reads. Agents learn the clock from control, and keep it on disk. The indexes of the store do not show a restore,
-// because Consul continues above all indexes that it has given out. The clock of a single host's store has other rules:
-// see hostclock.go.
+// because Consul continues above all indexes that it has given out.
 //
 // A service may notice a restore even earlier: each of its transactions checks that its lane still has the value that
 // this service wrote last.

@@ -9,8 +9,8 @@
 // A commit notifies the callers that wait at this service, through the feed and the event log. It notifies the other
 // services on the store through lanes: keys that carry the latest notices (lanes.go). FollowReplicas reads the lanes of
 // the other services. Each lane counts the values that were written to it. The sum of these counts is the store clock:
-// a lower one than before shows that the store was restored from a backup (clock.go). The store of a single host has no
-// lanes. Its clock counts the removals of grants (hostclock.go).
+// a lower one than before shows that the store was restored from a backup (clock.go). The store of a single host has
+// neither lanes nor a clock.
 //
 // The package keeps in memory the lanes of this service, the highest store clock that it has seen, the read of the
 // clock in progress, and node records (NodeCache), which save most reads of nodes. Each of these has a mutex. No lock
@@ -115,11 +115,6 @@ func (l *Ledger) try(ctx context.Context, first bool, decide func(*record.Tx) er
 // commit commits the decision. In the same transaction it writes a lane, which notifies the other services. Then it
 // notifies the callers that wait at this service.
 func (l *Ledger) commit(t *record.Tx) (uint64, error) {
-	if l.lanes == nil && removesGrant(t) {
-		if err := countGrantRemoval(t); err != nil {
-			return 0, err
-		}
-	}
 	notice, own := l.noticeOf(t), (*lane)(nil)
 	if l.lanes != nil && !t.WithoutNotice && (!notice.Empty() || t.RaisesClock()) {
 		var w store.Write

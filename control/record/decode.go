@@ -81,8 +81,6 @@ func checkBelongs(key string, v any) error {
 		want = GenerationKey(v.Pool)
 	case *dataset.Repository:
 		want = RepositoryKey(v.Name)
-	case *dataset.Grant:
-		want = GrantKey(v.Name)
 	case *Backups:
 		want = BackupsKey(v.Dataset)
 	case *Verifications:

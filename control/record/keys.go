@@ -44,7 +44,6 @@ const (
 	HomesPrefix         = "home/"
 	sharedMountsPrefix  = "guests/"
 	RepositoriesPrefix  = "repositories/"
-	GrantsPrefix        = "grants/"
 	BackupsPrefix       = "backups/"
 	VerificationsPrefix = "verifications/"
 	DamagedPrefix       = "damaged-backups/"
@@ -95,9 +94,6 @@ func UUIDKey(id uuid.UUID) string { return UUIDPrefix + id.String() }
 
 // RepositoryKey is the key of a repository for backups.
 func RepositoryKey(name string) string { return RepositoriesPrefix + name }
-
-// GrantKey is the key of a grant.
-func GrantKey(name string) string { return GrantsPrefix + name }
 
 // ExportKey is the key of what became of the exports of the records to a repository.
 func ExportKey(repository string) string { return ExportsPrefix + repository }
@@ -197,8 +193,7 @@ func GenerationKey(pool uuid.UUID) string { return generationsPrefix + pool.Stri
 const RecoveryKey = "cluster/recovery"
 
 // RemovedLanesKey holds the sum of the counts of all lanes that were removed. It has the same prefix as the lanes, so
-// that one read returns both. In the store of a single host, which has no lanes, its count is the store clock: see
-// ledger.Ledger.HostClock.
+// that one read returns both.
 const RemovedLanesKey = RevPrefix + "dropped"
 
 // Keys that the store deletes when a session ends: the session of a node, of a control replica, or of the replica that

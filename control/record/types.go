@@ -33,9 +33,6 @@ type Recovery struct {
 	ID            uuid.UUID   `json:"id"`
 	Done          bool        `json:"done,omitempty"`
 	ReportedNodes []uuid.UUID `json:"heard,omitempty"` // the nodes whose reports the recovery used
-	// SilentNodes are the nodes that did not report to the last recovery that has ended, which is this one if Done is
-	// set. It is empty if none has ended, or if an older control replica has begun this one.
-	SilentNodes []uuid.UUID `json:"silent,omitempty"`
 }
 
 // Token is the record of a join token. Its key is the SHA-256 of the secret, so the secret cannot be derived from the

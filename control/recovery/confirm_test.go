@@ -153,7 +153,7 @@ func TestRecoverWithoutWhoIsAlive(t *testing.T) {
 	if _, err := word(m, "beta", "alpha"); err != nil {
 		t.Fatal(err)
 	}
-	c, err := m.Service.Recovery.Compare(t.Context(), []string{"beta"}, false)
+	c, err := m.Service.Recovery.Compare(t.Context(), []string{"beta"})
 	if err != nil || len(c.All) != 1 {
 		t.Fatalf("%+v, %v", c, err)
 	}
@@ -179,7 +179,7 @@ func TestRecoverOvertaken(t *testing.T) {
 	if _, err := m.RecoverWith(api.Recover{}, "alpha"); err != nil {
 		t.Fatal(err)
 	}
-	c, err := m.Service.Recovery.Compare(t.Context(), nil, false)
+	c, err := m.Service.Recovery.Compare(t.Context(), nil)
 	if err != nil || len(c.All) != 2 {
 		t.Fatalf("%+v, %v", c, err)
 	}

@@ -7,7 +7,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -36,9 +38,6 @@ func (c *Comparison) Correct(ctx context.Context) error {
 		}
 	}
 	if err := c.EndOperations(ctx); err != nil {
-		return err
-	}
-	if err := c.removeGrants(ctx); err != nil {
 		return err
 	}
 	_, err := c.Update(ctx, c.EndHalt)
@@ -310,9 +309,31 @@ func (c *Comparison) EndOperations(ctx context.Context) error {
 // clockMargin is added to the highest reported clock: a node that did not report may have seen a higher one.
 const clockMargin = 1 << 20
 
-// checkEnd fails with dataset.ErrConflict if the halt cannot end: a fenced node is alive, or a node that does not trust
-// the store has not reported.
-func (c *Comparison) checkEnd(t *record.Tx) error {
+// raiseClock raises the store clock above an earlier one, if it is not above it already.
+func raiseClock(t *record.Tx, earlier uint64) error {
+	entries, err := t.List(record.RevPrefix, "", 0)
+	if err != nil {
+		return err
+	}
+	clock, err := ledger.StoreClockOf(entries, nil)
+	if err != nil || clock > earlier {
+		return err
+	}
+	var dropped notify.LaneValue
+	if _, err := t.Get(record.RemovedLanesKey, &dropped); err != nil {
+		return err
+	}
+	dropped.Count += earlier - clock + clockMargin
+	return t.Put(record.RemovedLanesKey, dropped)
+}
+
+// EndHalt ends the halt. From then on the store counts as up to date. It fails with dataset.ErrConflict if a fenced
+// node is alive, or if a node that does not trust the store has not reported.
+func (c *Comparison) EndHalt(t *record.Tx) error {
+	var rec record.Recovery
+	if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
+		return err
+	}
 	if err := c.checkFencedUnreachable(t); err != nil {
 		return err
 	}
@@ -320,23 +341,7 @@ func (c *Comparison) checkEnd(t *record.Tx) error {
 	if _, err := t.Get(record.HaltedKey, &h); err != nil {
 		return err
 	}
-	return c.checkDistrustHeard(t, h)
-}
-
-// EndHalt ends the halt. From then on the store counts as up to date.
-func (c *Comparison) EndHalt(t *record.Tx) error {
-	var rec record.Recovery
-	if _, err := t.Get(record.RecoveryKey, &rec); err != nil {
-		return err
-	}
-	if err := c.checkEnd(t); err != nil {
-		return err
-	}
-	if err := c.checkGrantsTrusted(t); err != nil {
-		return err
-	}
-	var h record.Halt
-	if _, err := t.Get(record.HaltedKey, &h); err != nil {
+	if err := c.checkDistrustHeard(t, h); err != nil {
 		return err
 	}
 	if err := raiseClock(t, max(h.HighestClock, c.clock, c.recovery.Ledger.HighestClock())); err != nil {
@@ -345,7 +350,7 @@ func (c *Comparison) EndHalt(t *record.Tx) error {
 	for node := range c.coverage.reported {
 		rec.ReportedNodes = append(rec.ReportedNodes, node)
 	}
-	rec.Done, rec.SilentNodes = true, c.silent
+	rec.Done = true
 	t.Delete(record.HaltedKey)
 	t.Notice.All = true
 	t.Notice.Events = append(t.Notice.Events, api.Event{Type: api.EventStoreRecover,

@@ -164,7 +164,7 @@ func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recover
 	if err != nil {
 		return out, err
 	}
-	c, err := rc.Compare(ctx, r.FencedNodes, r.KeepGrants)
+	c, err := rc.Compare(ctx, r.FencedNodes)
 	if err != nil {
 		return out, err
 	}
@@ -191,12 +191,11 @@ func (rc *Recovery) collectReports(ctx context.Context) error {
 	id := uuid.New()
 	rc.collection.begin(id, rc.Ledger.Clock.Steady())
 	if _, err := rc.Ledger.Update(ctx, func(t *record.Tx) error {
-		var last record.Recovery
-		if _, err := t.Get(record.RecoveryKey, &last); err != nil {
+		if _, err := t.Get(record.RecoveryKey, &record.Recovery{}); err != nil {
 			return err
 		}
 		t.Notice.All = true
-		return t.Put(record.RecoveryKey, record.Recovery{ID: id, SilentNodes: last.SilentNodes})
+		return t.Put(record.RecoveryKey, record.Recovery{ID: id})
 	}); err != nil {
 		return err
 	}
@@ -234,13 +233,9 @@ type Comparison struct {
 	recovery *Recovery
 	ID       uuid.UUID
 	coverage coverage
-	clock    uint64      // the highest store clock that a node has reported
-	silent   []uuid.UUID // the recorded nodes that did not report
-	// grantsTrusted says that the grants stay, because the store was not restored since the last recovery.
-	grantsTrusted bool
-
-	All    []Difference
-	result api.Recovery
+	clock    uint64 // the highest store clock that a node has reported
+	All      []Difference
+	result   api.Recovery
 }
 
 // Difference is a dataset whose record differs from the reports of the agents.
@@ -252,10 +247,9 @@ type Difference struct {
 }
 
 // Compare compares the store with the reports that were collected. It ignores the claims of the nodes in fenced, which
-// an operator confirms to be fenced. Unless keepGrants is set, the correction removes the grants: see
-// Comparison.decideGrants. Compare fails with dataset.ErrConflict if this service has not collected the reports for the
-// current recovery.
-func (rc *Recovery) Compare(ctx context.Context, fenced []string, keepGrants bool) (*Comparison, error) {
+// an operator confirms to be fenced. Compare fails with dataset.ErrConflict if this service has not collected the
+// reports for the current recovery.
+func (rc *Recovery) Compare(ctx context.Context, fenced []string) (*Comparison, error) {
 	t := record.NewTx(ctx, rc.Ledger.Store)
 	var rec record.Recovery
 	if _, err := t.Peek(record.RecoveryKey, &rec); err != nil {
@@ -304,11 +298,6 @@ func (rc *Recovery) Compare(ctx context.Context, fenced []string, keepGrants boo
 			return nil, err
 		}
 	}
-	if !keepGrants {
-		if err := c.decideGrants(t); err != nil {
-			return nil, err
-		}
-	}
 	return c, c.computeDigest(t)
 }
 
@@ -322,7 +311,6 @@ func (c *Comparison) listNodes(t *record.Tx) error {
 			c.result.ReportedNodes = append(c.result.ReportedNodes, n.Name)
 		} else {
 			c.result.SilentNodes = append(c.result.SilentNodes, n.Name)
-			c.silent = append(c.silent, n.ID)
 			c.coverage.silent = c.coverage.silent || !c.coverage.fenced[n.ID]
 		}
 	}
@@ -387,7 +375,7 @@ func (c *Comparison) computeDigest(t *record.Tx) error {
 		c.result.Differences = append(c.result.Differences, d)
 	}
 	text, err := json.Marshal([]any{c.ID, c.result.ReportedNodes, c.result.SilentNodes, c.result.Differences,
-		c.coverage.fenced, c.result.RemovedGrants})
+		c.coverage.fenced})
 	sum := sha256.Sum256(text)
 	c.result.Digest = hex.EncodeToString(sum[:8])
 	return err

@@ -1,12 +1,10 @@
 // Package recovery corrects a store that was restored from an older backup, and rebuilds a lost store.
 //
 // Recover asks all agents for their datasets, compares them with the store, and corrects the differences once an
-// operator has confirmed them. Rebuild restores the records of the datasets that a node found in its pools. AcceptStore
-// then removes the grants of a restored store that belongs to a single host. The pure functions in evidence.go make the
-// decision about each dataset.
+// operator has confirmed them. Rebuild restores the records of the datasets that a node found in its pools. The pure
+// functions in evidence.go make the // decision about each dataset.
 //
-// Package control embeds Recovery in its Service, so the API calls Recover, Rebuild, AcceptStore and ReportHoldings
-// directly. Package membership calls Expire, through a function in its dependencies, before each renewal of the session
+// Package control embeds Recovery in its Service, so the API calls Recover, Rebuild and ReportHoldings directly. Package membership calls Expire, through a function in its dependencies, before each renewal of the session
 // of this service. Package agentsync reads the state of a recovery with StateFor. Package control/api/server calls
 // CheckCollecting, which cmd/drover passes to it, before it reads the report of a node.
 //

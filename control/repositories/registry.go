@@ -1,13 +1,10 @@
-// Package repositories keeps the records of the repositories for backups, and of the grants, which let other clusters
-// use repositories through agents of this cluster.
+// Package repositories keeps the records of the repositories for backups.
 //
 // Package control embeds Registry in its Service, so the API calls it directly. Control neither reads nor writes
 // backups of volumes: a node does, with a password and credentials that only the node can read. A record names their
 // files.
 //
-// All state is in the store, under repositories/<name> and grants/<name>. The transactions of package ledger protect
-// the state. File registry.go has the repositories, and grants.go has the grants. An agent that serves repositories
-// reads both (package agent/remoteserver).
+// All state is in the store, under repositories/<name>. The transactions of package ledger protect the state.
 //
 // Package exports stores the records of control in repositories. It keeps its state under exports/<name>, which
 // RemoveRepository removes, too. Package planning reads a record with record.GetRepository when it decides on a backup,
@@ -29,7 +26,7 @@ import (
 // maxRepositories limits how many repositories are recorded, because they are listed as a whole.
 const maxRepositories = 1000
 
-// Registry adds, lists and removes the records of repositories and of grants. Safe for concurrent use.
+// Registry adds, lists and removes the records of repositories. Safe for concurrent use.
 type Registry struct{ ledger *ledger.Ledger }
 
 // New returns a Registry on the store of a ledger.
@@ -100,8 +97,8 @@ func change(recorded *dataset.Repository, n api.NewRepository) (changed bool) {
 }
 
 // RemoveRepository removes the record of a repository, also if the record is damaged. It fails with
-// dataset.ErrNotFound. Without force, it fails with dataset.ErrInUse if the profile of a volume or a grant names the
-// repository, and with dataset.ErrCorrupt if a damaged record may name it. With force, it also removes the grants.
+// dataset.ErrNotFound. Without force, it fails with dataset.ErrInUse if the profile of a volume names the repository,
+// and with dataset.ErrCorrupt if a damaged record may name it.
 func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool) error {
 	_, err := r.ledger.Update(ctx, func(t *record.Tx) error {
 		key := record.RepositoryKey(name)
@@ -120,7 +117,7 @@ func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool
 		publish(t, api.EventRepositoryRemove, removed)
 		t.Delete(key)
 		t.Delete(record.ExportKey(name))
-		return removeGrants(t, name, force)
+		return nil
 	})
 	return err
 }

@@ -24,7 +24,6 @@ type Config struct {
 	CA      string   // folder of the certificate authority on a control replica: an absolute, clean path
 	Listen  *Listen  // address of this process on the network; nil means none
 	Control []string // addresses of the control replicas, for an agent: HOST:PORT
-	Remotes *Listen  // where an agent serves repositories to other clusters; nil means nowhere
 	Publish []string // where facts are published: PublishSwarm, PublishConsul
 
 	// TransferRate is the maximum number of bytes a second that moves and replicas of an agent's host send and receive
@@ -96,14 +95,12 @@ func Parse(file string, src []byte, backend func(name string) error) (Config, er
 	var c Config
 	var bad strictyaml.Mistakes
 	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts",
-		"transfers", "fence_programs", "list", "cgroup_parents", "metrics", "remotes"}, nil)
+		"transfers", "fence_programs", "list", "cgroup_parents", "metrics"}, nil)
 	bad.Add(err)
 	c.Consul, err = parseStore(keys["store"])
 	bad.Add(err)
 	bad.Add(path(keys["ca"], &c.CA))
 	c.Listen, err = listen(keys["listen"])
-	bad.Add(err)
-	c.Remotes, err = listen(keys["remotes"])
 	bad.Add(err)
 	c.Control, err = control(keys["control"])
 	bad.Add(err)

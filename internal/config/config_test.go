@@ -60,9 +60,6 @@ func TestParse(t *testing.T) {
 			Consul: &config.Consul{Addresses: []string{"c"}, Prefix: "drover"}, CA: "/etc/drover/ca",
 			Listen: &config.Listen{Address: "0.0.0.0:9470", Advertise: "host1:9470"},
 		}},
-		"remotes": {"remotes: {address: '0.0.0.0:9471', advertise: 'nas:9471'}\n", config.Config{
-			Remotes: &config.Listen{Address: "0.0.0.0:9471", Advertise: "nas:9471"},
-		}},
 		"an agent": {"listen: {address: '10.0.0.1:9471'}\ncontrol:\n  addresses:\n    - 10.0.0.1:9470\n    - '[fd00::2]:9470'\n", config.Config{
 			Listen:  &config.Listen{Address: "10.0.0.1:9471", Advertise: "10.0.0.1:9471"},
 			Control: []string{"10.0.0.1:9470", "[fd00::2]:9470"},
@@ -86,7 +83,7 @@ func TestParseRefuses(t *testing.T) {
 		"unknown key": {
 			"pool: []\n",
 			[]string{
-				`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (available: ca, cgroup_parents, control, fence_programs, labels, list, listen, metrics, pools, publish_facts, remotes, store, transfers) in "pool: []"`,
+				`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (available: ca, cgroup_parents, control, fence_programs, labels, list, listen, metrics, pools, publish_facts, store, transfers) in "pool: []"`,
 			},
 		},
 		"store": {"store: consul\n", []string{"d.yaml:1:8: store: expected a mapping, not a text (keys: consul) in " +
@@ -229,7 +226,7 @@ func TestParseRefuses(t *testing.T) {
 				`d.yaml:2:1: labels: it has no value: add one, or omit the key in "labels:"`,
 			},
 		},
-		"a list": {"- a\n", []string{`d.yaml:1:1: expected a mapping, not a list (keys: ca, cgroup_parents, control, fence_programs, labels, list, listen, metrics, pools, publish_facts, remotes, store, transfers) in "- a"`}},
+		"a list": {"- a\n", []string{`d.yaml:1:1: expected a mapping, not a list (keys: ca, cgroup_parents, control, fence_programs, labels, list, listen, metrics, pools, publish_facts, store, transfers) in "- a"`}},
 		"pools is a map": {"pools: {a: 1}\n", []string{"d.yaml:1:8: pools: expected a list, not a mapping in " +
 			"\"pools: {a: 1}\""}},
 		"pool is a text": {"pools: [a]\n", []string{"d.yaml:1:9: pools[0]: expected a mapping, not a text (keys: backend, devices, image, name, overcommit, path, trim) in " +

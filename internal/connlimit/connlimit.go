@@ -1,13 +1,11 @@
 // Package connlimit limits the connections of peers that have not authenticated, called strangers here. Strangers then
 // can neither use up the descriptors and memory of a server nor prevent known peers from connecting. The servers of
-// control and agents use it (cmd/drover/internal/daemon). A peer becomes known by its certificate, or because the
-// handler of a request calls Admit. The state of a Listener is the list of strangers' connections and the number of
-// admitted ones, protected by a mutex.
+// control and agents use it (cmd/drover/internal/daemon). A peer becomes known by its certificate. The
+// state of a Listener is the list of strangers' connections, protected by a mutex.
 package connlimit
 
 import (
 	"container/list"
-	"context"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -20,8 +18,7 @@ type Options struct {
 	// Max is the maximum number of strangers' connections.
 	Max int
 	// CheckPeer checks the certificate that a peer presented in the TLS handshake. It returns nil if the peer is known,
-	// and an error if it is a stranger. If CheckPeer is nil, a peer is a stranger until a handler calls Admit. It is
-	// called concurrently.
+	// and an error if it is a stranger. If CheckPeer is nil, every peer is a stranger. It is called concurrently.
 	CheckPeer func(tls.ConnectionState) error
 	// OnClosed is called with the address of a stranger whose connection the Listener closed because
 	// there were too many. It must return at once. It may be nil, and is called concurrently if
@@ -30,7 +27,7 @@ type Options struct {
 }
 
 // Listener accepts every connection. It counts a connection as a stranger's until ConnState finds that the peer is
-// known, or until Admit. When there are more strangers' connections than Options.Max, it closes the oldest connection
+// known. When there are more strangers' connections than Options.Max, it closes the oldest connection
 // of the network that has the most connections. A network is an IPv4 address, or the first 64 bits of an IPv6 address.
 //
 // So a known peer can always connect, even while strangers hold as many connections as they can. The known peer
@@ -45,13 +42,12 @@ type Listener struct {
 	mu        sync.Mutex
 	strangers map[netip.Prefix]*list.List // each a list of *conn, the oldest first
 	count     int                         // the length of all lists together
-	admitted  map[string]int              // the number of admitted connections, by group
 	next      uint64                      // the number of the next connection
 }
 
 // New returns a listener that accepts connections from l. Closing it closes l.
 func New(l net.Listener, opts Options) *Listener {
-	return &Listener{Listener: l, opts: opts, strangers: map[netip.Prefix]*list.List{}, admitted: map[string]int{}}
+	return &Listener{Listener: l, opts: opts, strangers: map[netip.Prefix]*list.List{}}
 }
 
 // conn is an accepted connection.
@@ -64,8 +60,6 @@ type conn struct {
 	// element is the entry in Listener.strangers. It is nil once the peer is known or the connection
 	// is closed. Guarded by Listener.mu.
 	element *list.Element
-	// group is the argument of Admit. It is empty until Admit admits the connection. Guarded by Listener.mu.
-	group string
 }
 
 // Accept returns the next connection, or the error of the underlying listener. It may close another
@@ -183,56 +177,10 @@ func (l *Listener) ConnState(nc net.Conn, state http.ConnState) {
 	}
 }
 
-// connKey is the key of the *conn in the context of a request.
-type connKey struct{}
-
-// ConnContext is the ConnContext function for an http.Server that serves TLS on this Listener. Admit needs it.
-func (l *Listener) ConnContext(ctx context.Context, nc net.Conn) context.Context {
-	if secure, ok := nc.(*tls.Conn); ok {
-		if c, ok := secure.NetConn().(*conn); ok {
-			return context.WithValue(ctx, connKey{}, c)
-		}
-	}
-	return ctx
-}
-
-// Admit makes the connection of a request that of a known peer, for servers whose clients authenticate by something
-// else than a certificate. ctx is the context of the request. A group, such as a user, can have a maximum number of
-// admitted connections. Further connections of the group stay those of strangers. Idempotent.
-func Admit(ctx context.Context, group string, maximum int) {
-	c, ok := ctx.Value(connKey{}).(*conn)
-	if !ok {
-		return
-	}
-	l := c.listener
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if c.element == nil || l.admitted[group] >= maximum { // it is known or closed
-		return
-	}
-	l.leaveLocked(c)
-	l.admitted[group]++
-	c.group = group
-}
-
 // Close closes the connection.
 func (c *conn) Close() error {
-	c.listener.end(c)
+	c.listener.leave(c)
 	return c.Conn.Close()
-}
-
-// end forgets a connection that is closed. Idempotent.
-func (l *Listener) end(c *conn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.leaveLocked(c)
-	if c.group == "" {
-		return
-	}
-	if l.admitted[c.group]--; l.admitted[c.group] == 0 {
-		delete(l.admitted, c.group)
-	}
-	c.group = ""
 }
 
 // reset closes the connection with a TCP reset, so that the kernel drops its buffers at once.

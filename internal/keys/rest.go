@@ -16,7 +16,7 @@ import (
 // RESTCredentials are the credentials for a server of restic's REST protocol.
 type RESTCredentials struct {
 	User string
-	// Secret is the password of the user, or the secret of a token. It is another one than that of the repository.
+	// Secret is the password of the user at the server. It is another one than that of the repository.
 	Secret Password
 	// Certificates has the certificates of the authorities of the server, in PEM. If empty, those of the host are used.
 	Certificates []byte
@@ -25,9 +25,8 @@ type RESTCredentials struct {
 // maxCertificates bounds the certificates in a file with credentials.
 const maxCertificates = 256 << 10
 
-// ReadRESTCredentials reads credentials from a file that only root can read. Its first line is USER:SECRET, as in a
-// token of drover remote grant create. Certificates in PEM can follow. The errors are ErrForbidden, and never contain
-// the secret.
+// ReadRESTCredentials reads credentials from a file that only root can read. Its first line is
+// USER:PASSWORD. Certificates in PEM can follow. The errors are ErrForbidden, and never contain the password.
 func ReadRESTCredentials(path string) (c RESTCredentials, err error) {
 	source := "credentials file " + dataset.Clip(path)
 	f, _, err := openPrivate(path, source)
@@ -48,8 +47,7 @@ func ReadRESTCredentials(path string) (c RESTCredentials, err error) {
 	line, rest, _ := bytes.Cut(bytes.TrimSpace(content), []byte("\n"))
 	user, secret, ok := bytes.Cut(bytes.TrimSpace(line), []byte(":"))
 	if !ok || len(user) == 0 {
-		return c, dataset.Errorf(dataset.ErrForbidden, "%s: expected USER:SECRET in its first line, which is the "+
-			"token of drover remote grant create", source)
+		return c, dataset.Errorf(dataset.ErrForbidden, "%s: expected USER:PASSWORD in its first line", source)
 	}
 	c.User = string(user)
 	if c.Secret, err = newPassword(secret, source); err != nil {

@@ -54,57 +54,8 @@ type problem struct {
 }
 
 // problems returns the failures that are recognized. The first one that applies counts.
-func (r *Repository) problems() []problem {
-	if r.isREST() {
-		return slices.Concat(problemsOfREST(), problemsOfAccess(), problemsOfData())
-	}
+func problems() []problem {
 	return slices.Concat(problemsOfAccess(), problemsOfData())
-}
-
-// problemsOfREST returns the failures that a server of the REST protocol reports by a status. Packages
-// internal/restserver and agent/remoteserver document which statuses an agent of another cluster uses. restic does not
-// show the text of a response.
-func problemsOfREST() []problem {
-	return []problem{
-		{
-			words:  []string{"401 Unauthorized"},
-			kind:   dataset.ErrForbidden,
-			access: true,
-			text: "it does not accept the token: the token is wrong, or the other side has removed its grant (ask " +
-				"for a new one, and put it into the credentials file)",
-		},
-		{
-			words: []string{"409 Conflict"},
-			kind:  dataset.ErrCorrupt,
-			text: "a file in it is damaged, and the server does not replace it (ask the other side to check and " +
-				"repair the repository)",
-		},
-		{
-			words:  []string{"410 Gone"},
-			kind:   dataset.ErrForbidden,
-			access: true,
-			text:   "the grant of the token has expired (ask the other side for a new one)",
-		},
-		{
-			words: []string{"403 Forbidden"},
-			kind:  dataset.ErrForbidden,
-			text: "the token lacks the right to do this (to push, ask the other side for a grant with that right; " +
-				"only the other side can prune)",
-		},
-		{
-			words: []string{"507 Insufficient Storage"},
-			kind:  dataset.ErrNoSpace,
-			text: "the quota of the grant is used up, or its disk is full (ask the other side to raise the quota or " +
-				"to prune, or push less)",
-		},
-		{
-			words:  []string{"x509: certificate signed by unknown authority"},
-			kind:   dataset.ErrForbidden,
-			access: true,
-			text: "its certificate is not trusted (append the certificate of its host, remotes/ca.pem, to the " +
-				"credentials file)",
-		},
-	}
 }
 
 // problemsOfAccess returns the failures to reach the repository, to open it with the password, and to write to it.
@@ -149,7 +100,8 @@ func problemsOfAccess() []problem {
 			words:  []string{"x509: certificate", "x509: cannot validate certificate"},
 			kind:   dataset.ErrForbidden,
 			access: true,
-			text:   "its certificate is not trusted (renew it, or add its authority with update-ca-certificates)",
+			text: "its certificate is not trusted (renew it, or add its authority with update-ca-certificates or, for a " +
+				"URL of rest, to the credentials file)",
 			detail: true,
 		},
 		{
@@ -285,7 +237,7 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 		return r.errorf(dataset.ErrCorrupt, "a part of the files could not be read: %s",
 			show(firstUnread(failed.Stderr)))
 	}
-	for _, p := range r.problems() {
+	for _, p := range problems() {
 		if !slices.ContainsFunc(p.words, func(w string) bool { return strings.Contains(text, w) }) ||
 			p.applies != nil && !p.applies(text) {
 			continue

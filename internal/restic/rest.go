@@ -46,9 +46,6 @@ func (r *Repository) place() (p place, err error) {
 		return p, r.failed(err)
 	}
 	p.secret = string(c.Secret.Reveal())
-	// Another cluster can be behind a link that often breaks. restic sends a whole pack again then. With the defaults,
-	// five packs of 16 MiB share the link, and a slow one would complete none of them.
-	p.args = append(p.args, "--pack-size=4", "--option=rest.connections=2")
 	if err := p.add("--repository-file", restPrefix+at); err != nil {
 		return p, r.failed(err)
 	}
@@ -104,9 +101,7 @@ func (f *refusal) look(line []byte) {
 		return
 	}
 	text := string(found[1])
-	for _, status := range []string{
-		"401 Unauthorized", "403 Forbidden", "409 Conflict", "410 Gone", "507 Insufficient Storage",
-	} {
+	for _, status := range []string{"401 Unauthorized", "403 Forbidden", "507 Insufficient Storage"} {
 		if strings.Contains(text, status) {
 			f.mu.Lock()
 			f.line = text

@@ -1,6 +1,6 @@
 // Package backupserver starts real servers of repositories for backups on loopback: an S3 server (versitygw, of the
 // version that tools/versitygw pins), a server of restic's REST protocol (rclone), both with TLS, and an SSH server
-// with OpenSSH's sftp-server. Package test/product calls it.
+// with OpenSSH's sftp-server. Packages test/product and internal/restic call it.
 //
 // A [Server] owns its process, its folder and, for S3 and REST, a proxy before the process, which a test can make fail.
 // A server belongs to one test, and ends with it. Fail may be called at any time, also while requests run: an atomic
@@ -27,6 +27,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -44,7 +45,7 @@ type Server struct {
 	URL  string   // of a repository that does not exist yet
 	Env  []string // variables that Drover needs in its environment to reach the server
 	Data string   // the folder with the files of the repositories
-	// CredentialsFile is the file with the keys of the S3 server, or "".
+	// CredentialsFile is the file with the keys of an S3 server, or with the password of a user of a REST server; or "".
 	CredentialsFile string
 
 	dir   string
@@ -106,6 +107,34 @@ func REST(t testing.TB) *Server {
 	}
 	s.Start(t)
 	s.URL = "rest:" + s.proxy(t) + "/drover"
+	return s
+}
+
+// user is the user of PrivateREST, and Password the user's password at the server.
+const (
+	user     = "ann"
+	Password = "a password of the test"
+)
+
+// PrivateREST starts a server like REST that lets each user reach only the repositories below the folder of the user.
+// flags are further options of rclone. CredentialsFile has the user, the password and the certificate of the server.
+func PrivateREST(t testing.TB, flags ...string) *Server {
+	t.Helper()
+	s := newServer(t)
+	s.spec = child.Spec{
+		Args: slices.Concat([]string{
+			"rclone", "serve", "restic", "--config", s.write(t, "rclone.conf", ""), "--addr", s.addr,
+			"--private-repos", "--user", user, "--pass", Password,
+		}, flags, []string{s.Data}),
+	}
+	s.Start(t)
+	s.URL = "rest:" + s.proxy(t) + "/" + user + "/drover"
+	ca, err := os.ReadFile(filepath.Join(s.dir, "ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.CredentialsFile = s.write(t, "credentials", user+":"+Password+"\n"+string(ca))
+	s.Env = nil
 	return s
 }
 

@@ -153,7 +153,7 @@ func (w *world) remembered(t testing.TB) (keys []string) {
 	list, err := st.List(t.Context(), "", "", 0)
 	w.ok(t, err)
 	for _, e := range list {
-		if !slices.Contains([]string{"format", "identity", "engine", "incarnations", "answered", "clock", "pools/default"}, e.Key) {
+		if !slices.Contains([]string{"format", "identity", "engine", "incarnations", "answered", "pools/default"}, e.Key) {
 			keys = append(keys, e.Key)
 		}
 	}

@@ -71,10 +71,11 @@ func (h Host) RemovePool(ctx context.Context, name string, how api.PoolRemoval) 
 }
 
 // RebuildStore restores the records of the datasets in the pools of the server's host.
-func (h Host) RebuildStore(ctx context.Context, r api.RebuildStore) (api.RebuiltStore, error) {
+func (h Host) RebuildStore(ctx context.Context, r api.RebuildStore) ([]api.Rebuilt, error) {
 	k := newCall(route.RebuildStore)
-	k.query = query("skip_offline", flag(r.SkipOffline), "keep_grants", flag(r.KeepGrants), "dry_run", flag(r.DryRun))
-	return fetch[api.RebuiltStore](ctx, h.conn, k)
+	k.query = query("skip_offline", flag(r.SkipOffline), "dry_run", flag(r.DryRun))
+	l, err := fetch[api.List[api.Rebuilt]](ctx, h.conn, k)
+	return l.Items, err
 }
 
 // SnapshotSpace returns how much space the deletion of a snapshot frees.

@@ -118,11 +118,6 @@ func (n Nodes) Rebuild(ctx context.Context, id uuid.UUID, found []api.FoundDatas
 	return l.Items, err
 }
 
-// AcceptStore removes the grants of a single host's store, unless a.KeepGrants is set, and raises its clock.
-func (n Nodes) AcceptStore(ctx context.Context, id uuid.UUID, a api.AcceptStore) (api.AcceptedStore, error) {
-	return fetch[api.AcceptedStore](ctx, n.conn, node(route.AcceptStore, id, a))
-}
-
 // node returns an idempotent call about a node: a call of its agent, or one of an operator, such as Cordon.
 func node(r route.Route, id uuid.UUID, body any) call {
 	return newCall(r, id.String()).with(body).idempotent()

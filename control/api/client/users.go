@@ -115,21 +115,6 @@ func (u Users) RemoveRepository(ctx context.Context, name string, force bool) er
 	return u.conn.send(ctx, k)
 }
 
-// Grants lists the grants for repositories.
-func (u Users) Grants(ctx context.Context) ([]dataset.Grant, error) {
-	return items[dataset.Grant](ctx, u.conn, route.ListGrants)
-}
-
-// AddGrant records a grant.
-func (u Users) AddGrant(ctx context.Context, g api.NewGrant) (dataset.Grant, error) {
-	return fetch[dataset.Grant](ctx, u.conn, newCall(route.AddGrant).with(g).idempotent())
-}
-
-// RemoveGrant removes a grant.
-func (u Users) RemoveGrant(ctx context.Context, name string) error {
-	return u.conn.send(ctx, newCall(route.RemoveGrant, name))
-}
-
 // Fence records an operator's confirmation that an unreachable node no longer writes.
 func (u Users) Fence(ctx context.Context, id uuid.UUID, f api.Fenced) (dataset.Node, error) {
 	return fetch[dataset.Node](ctx, u.conn, node(route.FenceNode, id, f))

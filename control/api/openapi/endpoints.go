@@ -6,10 +6,6 @@ import "github.com/danielgtaylor/huma/v2"
 var endpointTexts = map[string]string{
 	"add-repository": "Control records where the repository is, and where nodes read its password. It does not open " +
 		"the repository. Idempotent.",
-	"list-grants": "In the order of their names. The answer has no secret, but its SHA-256.",
-	"add-grant": "An agent whose drover.yaml has the key remotes then serves the directory of the repository to the " +
-		"holder of the secret. The client makes the secret, and sends only its SHA-256. Idempotent.",
-	"remove-grant": "The holder of its secret is refused within seconds.",
 	"check-repository": "The agent runs restic. It opens the repository of new, and makes it if init is set and " +
 		"there is none. Of the recorded repository with the given name, it also checks the structure, and the given " +
 		"part of the data. That can take hours, and ends if the caller closes the connection or the agent stops. " +
@@ -92,11 +88,8 @@ var endpointTexts = map[string]string{
 	"delete-volume": "With fenced, the data of the volume is put in the trash of that node when it is reachable again.",
 	"remove-node": "The certificate of the node is revoked. With force, the node stays recorded until its volumes " +
 		"have another home, and the records of data that only it has are removed.",
-	"rebuild": "The answer has the result for each dataset.",
-	"rebuild-store": "Every pool of the host must be online, unless skip_offline is set. If the store was lost or " +
-		"restored from a backup, the grants are removed, unless keep_grants is set.",
-	"accept-store": "The grants are removed, unless keep_grants is set. The store clock is raised above the one in " +
-		"the request.",
+	"rebuild":       "The answer has the result for each dataset.",
+	"rebuild-store": "Every pool of the host must be online, unless skip_offline is set.",
 	"recall": "The node that receives the volume calls it. The answer is the operation as it is " +
 		"now. Idempotent.",
 	"record":             "Operations that end quickly are only committed.",

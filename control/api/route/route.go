@@ -72,13 +72,6 @@ var (
 	GetEvents       = Route{"get-events", http.MethodGet, "/v1/events"}
 )
 
-// Grants for repositories.
-var (
-	ListGrants  = Route{"list-grants", http.MethodGet, "/v1/grants"}
-	AddGrant    = Route{"add-grant", http.MethodPost, "/v1/grants"}
-	RemoveGrant = Route{"remove-grant", http.MethodDelete, "/v1/grants/{grant}"}
-)
-
 // Repositories for backups.
 var (
 	ListRepositories = Route{"list-repositories", http.MethodGet, "/v1/repositories"}
@@ -146,7 +139,6 @@ var (
 	Facts          = Route{"facts", http.MethodPost, "/v1/nodes/{node}/facts"}
 	Generations    = Route{"generations", http.MethodPost, "/v1/nodes/{node}/generations"}
 	Rebuild        = Route{"rebuild", http.MethodPost, "/v1/nodes/{node}/rebuild"}
-	AcceptStore    = Route{"accept-store", http.MethodPost, "/v1/nodes/{node}/accept-store"}
 	Certify        = Route{"certify", http.MethodPost, "/v1/nodes/{node}/certificate"}
 	ReportHoldings = Route{"hold", http.MethodPost, "/v1/nodes/{node}/hold"}
 )

@@ -58,18 +58,16 @@ func ruleOf(id string) (r rule, known bool) {
 		return rule{role: pki.Admin, exports: true}, true
 	case "upload-volume":
 		return rule{role: pki.Worker}, true
-	case "list-grants": // an agent that serves repositories checks the grants
-		return rule{role: pki.Admin, node: anyNode}, true
 	case "create-pool", "adopt-pool", "accept-pool", "set-pool", "remove-pool", "collect", "rebuild-store",
 		"recover-store",
 		"cordon-node", "label-node", "fence-node",
 		"make-token", "remove-node", "revoke-operator", "add-repository", "remove-repository",
-		"check-repository", "remove-backup", "prune-repository", "add-grant", "remove-grant",
+		"check-repository", "remove-backup", "prune-repository",
 		"preview-remove-pool", "preview-collect", "preview-remove-node":
 		return rule{role: pki.Admin}, true
 	case "plan", "heartbeat", "sync", "facts", "renew", "generations", "hold":
 		return rule{node: ownNode, quiet: true}, true
-	case "register-node", "commit", "record", "rebuild", "accept-store", "recall", "yield", "copied", "guest",
+	case "register-node", "commit", "record", "rebuild", "recall", "yield", "copied", "guest",
 		"certify":
 		return rule{node: ownNode}, true
 	case "join":

@@ -54,7 +54,6 @@ func (c *pending) start(op huma.Operation, param func(string) string, r rule) {
 	}
 	for _, name := range []string{
 		"alias", "volume", "snapshot", "dataset", "operation", "operator", "pool", "repository", "backup",
-		"grant",
 	} {
 		if v := param(name); v != "" {
 			c.Target = dataset.Clip(v)
@@ -247,20 +246,6 @@ func (a audited) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundD
 	a.note(ctx, "rebuild", func(c *pending) {
 		c.Node = node.String()
 		if dryRun {
-			c.addDetail("", "dry run")
-		}
-	}, err)
-	return out, err
-}
-
-func (a audited) AcceptStore(ctx context.Context, node uuid.UUID, in api.AcceptStore) (api.AcceptedStore, error) {
-	out, err := a.Service.AcceptStore(ctx, node, in)
-	a.note(ctx, "accept-store", func(c *pending) {
-		c.Node = node.String()
-		if in.KeepGrants {
-			c.addDetail("", "keep grants")
-		}
-		if in.DryRun {
 			c.addDetail("", "dry run")
 		}
 	}, err)

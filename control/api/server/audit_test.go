@@ -198,7 +198,6 @@ func TestAudited(t *testing.T) {
 	_ = s.Record(ctx, nodeA.Node, api.Report{})
 	_, _ = s.ReportSharedMount(ctx, nodeA.Node, api.SharedMountReport{})
 	_, _ = s.Rebuild(ctx, nodeA.Node, nil, false)
-	_, _ = s.AcceptStore(ctx, nodeA.Node, api.AcceptStore{})
 	_, _ = s.CancelOperation(ctx, "f23c")
 	var what []string
 	for _, c := range got {
@@ -208,7 +207,7 @@ func TestAudited(t *testing.T) {
 		}
 	}
 	want := []string{"commit done", "submit-operation refused", "register-node refused", "record refused",
-		"guest refused", "rebuild refused", "accept-store refused", "cancel-operation refused"}
+		"guest refused", "rebuild refused", "cancel-operation refused"}
 	if diff := cmp.Diff(want, what); diff != "" {
 		t.Error(diff)
 	}

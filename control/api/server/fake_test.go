@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"io"
-	"strings"
 	"sync"
 	"time"
 
@@ -36,8 +35,7 @@ type fake struct {
 	failover api.FailoverState
 	health   api.ClusterHealth
 
-	repositories   []dataset.Repository
-	recordedGrants []dataset.Grant
+	repositories []dataset.Repository
 
 	recovery api.Recovery
 	found    []api.Finding
@@ -178,18 +176,6 @@ func (f *fake) RemoveRepository(ctx context.Context, name string, force bool) er
 	return f.ask(ctx, "RemoveRepository", name, force)
 }
 
-func (f *fake) Grants(ctx context.Context) ([]dataset.Grant, error) {
-	return f.recordedGrants, f.ask(ctx, "Grants")
-}
-
-func (f *fake) AddGrant(ctx context.Context, g api.NewGrant) (dataset.Grant, error) {
-	return sampleGrant(), f.ask(ctx, "AddGrant", g)
-}
-
-func (f *fake) RemoveGrant(ctx context.Context, name string) error {
-	return f.ask(ctx, "RemoveGrant", name)
-}
-
 func (f *fake) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
 	return f.nodes, f.ask(ctx, "NodeList", filter)
 }
@@ -297,10 +283,6 @@ func (f *fake) Rebuild(ctx context.Context, node uuid.UUID, found []api.FoundDat
 	return f.rebuilt, f.ask(ctx, "Rebuild", node, found, dryRun)
 }
 
-func (f *fake) AcceptStore(ctx context.Context, node uuid.UUID, a api.AcceptStore) (api.AcceptedStore, error) {
-	return api.AcceptedStore{RemovedGrants: []string{"ann"}}, f.ask(ctx, "AcceptStore", node, a)
-}
-
 func (f *fake) Doctor(ctx context.Context) ([]api.Finding, error) {
 	return f.found, f.ask(ctx, "Doctor")
 }
@@ -333,8 +315,8 @@ func (f *fake) AdoptPool(ctx context.Context, path string, dryRun bool) (dataset
 	return f.pool, f.rebuilt, f.ask(ctx, "AdoptPool", path, dryRun)
 }
 
-func (f *fake) RebuildStore(ctx context.Context, r api.RebuildStore) (api.RebuiltStore, error) {
-	return api.RebuiltStore{Items: f.rebuilt, RemovedGrants: []string{"ann"}}, f.ask(ctx, "RebuildStore", r)
+func (f *fake) RebuildStore(ctx context.Context, r api.RebuildStore) ([]api.Rebuilt, error) {
+	return f.rebuilt, f.ask(ctx, "RebuildStore", r)
 }
 
 func (f *fake) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {
@@ -423,13 +405,6 @@ func sampleRepository() dataset.Repository {
 	return dataset.Repository{
 		Name: "offsite", URL: "s3:https://s3.example.com/b", Password: dataset.PasswordSource{File: "/etc/drover/p"},
 		CredentialsFile: "/etc/drover/s3", Created: sampleTime, By: "operator ann",
-	}
-}
-
-func sampleGrant() dataset.Grant {
-	return dataset.Grant{
-		Name: "team", Repository: "offsite", Push: true, SecretHash: strings.Repeat("0", 64), Created: sampleTime,
-		By: "operator ann", Use: &dataset.GrantUse{Since: sampleTime, Last: sampleTime, Used: 4096},
 	}
 }
 

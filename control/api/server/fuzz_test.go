@@ -25,7 +25,7 @@ func FuzzAPIBody(f *testing.F) {
 		"/v1/volumes", "/v1/volumes/db/resize", "/v1/volumes/db/set-profile", "/v1/volumes/db/protect", "/v1/volumes/db/import",
 		"/v1/volumes/db/upload", "/v1/volumes/db/snapshots", "/v1/snapshots/f23c/restore", "/v1/clones", "/v1/trash/f23c/restore",
 		"/v1/pools", "/v1/adoptions", "/v1/pools/x/accept", "/v1/operations", "/v1/operations/f23c/cancel", "/v1/store/rebuild",
-		nodes + "/register", nodes + "/plan", nodes + "/commit", nodes + "/record", nodes + "/heartbeat", nodes + "/rebuild", nodes + "/accept-store",
+		nodes + "/register", nodes + "/plan", nodes + "/commit", nodes + "/record", nodes + "/heartbeat", nodes + "/rebuild",
 	}
 	op, _ := json.Marshal(api.Report{Operation: sampleOperation()})
 	for i := range endpoints {

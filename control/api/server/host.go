@@ -104,16 +104,9 @@ func (h handlers) local() {
 		"Rebuild the records of the datasets in this host's pools", ""),
 		func(ctx context.Context, in *struct {
 			SkipOffline bool `query:"skip_offline" doc:"skip offline pools; the names of their volumes become free"`
-			KeepGrants  bool `query:"keep_grants" doc:"keep the grants of a store that was lost or restored from a backup"`
 			DryRunParam
-		}) (*answer[api.RebuiltStore], error) {
+		}) (*answer[api.List[api.Rebuilt]], error) {
 			in.DryRunParam.note(ctx)
-			out, err := h.Local.RebuildStore(ctx, api.RebuildStore{
-				SkipOffline: in.SkipOffline, KeepGrants: in.KeepGrants, DryRun: in.DryRun,
-			})
-			if out.Items == nil {
-				out.Items = []api.Rebuilt{}
-			}
-			return reply(out, err)
+			return allItems(h.Local.RebuildStore(ctx, api.RebuildStore{SkipOffline: in.SkipOffline, DryRun: in.DryRun}))
 		})
 }

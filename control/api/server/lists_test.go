@@ -40,7 +40,6 @@ func newLister() *lister {
 		// A pool that could not be made has no UUID.
 		l.pools = append(l.pools, api.Pool{Pool: dataset.Pool{Node: node1, Name: name}})
 		l.nodes = append(l.nodes, api.Node{Node: dataset.Node{ID: uuid.New(), Name: name}})
-		l.recordedGrants = append(l.recordedGrants, dataset.Grant{Name: name})
 		l.repositories = append(l.repositories, dataset.Repository{Name: name})
 		l.io = append(l.io, api.VolumeIO{Dataset: id, Volume: name, Node: "host-a"})
 		l.found = append(l.found, api.Finding{Level: "ok", Subject: "pool", Text: "it serves"})
@@ -139,7 +138,7 @@ func TestEveryListIsPaged(t *testing.T) {
 	lists := map[string]bool{}
 	for _, path := range []string{
 		"/v1/volumes", "/v1/trash", "/v1/snapshots", "/v1/operations", "/v1/profiles", "/v1/pools", "/v1/nodes", "/v1/doctor",
-		"/v1/volume-io", "/v1/repositories", "/v1/grants",
+		"/v1/volume-io", "/v1/repositories",
 	} {
 		lists[path] = true
 		t.Run(path, func(t *testing.T) {

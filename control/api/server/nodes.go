@@ -181,12 +181,4 @@ func (h handlers) feeds() {
 		in.DryRunParam.note(ctx)
 		return allItems(h.Service.Rebuild(ctx, in.Node, in.Body, in.DryRun))
 	})
-	add(h, agents(route.AcceptStore, "Accept the store of a single host after a rebuild of its records"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.AcceptStore
-		}) (*answer[api.AcceptedStore], error) {
-			DryRunParam{in.Body.DryRun}.note(ctx)
-			return reply(h.Service.AcceptStore(ctx, in.Node, in.Body))
-		})
 }

@@ -95,10 +95,6 @@ var endpointPowers = map[string]struct {
 	"remove-backup":     {[]power{destroys}, pki.Admin, false},
 	"prune-repository":  {[]power{destroys}, pki.Admin, false},
 
-	"list-grants":  {nil, pki.Admin, true}, // an agent that serves repositories checks the grants
-	"add-grant":    {[]power{trusts}, pki.Admin, false},
-	"remove-grant": {[]power{changes}, pki.Admin, false},
-
 	"preview-remove-pool": {nil, pki.Admin, false}, "preview-collect": {nil, pki.Admin, false}, "preview-remove-node": {nil, pki.Admin, false},
 }
 
@@ -114,13 +110,12 @@ var fieldPowers = map[string][]power{
 	"version":    nil,                // the agent compares it with the backup
 	"repository": nil, "backup": nil, // only a recorded repository
 	"protect": {destroys}, "scheduled": {destroys}, "force": {destroys, vouches}, "forget": {destroys},
-	"fenced": {vouches}, "fenced_nodes": {vouches}, "keep_grants": {vouches}, "confirmed": {vouches}, "digest": {vouches}, "skip_offline": {vouches},
+	"fenced": {vouches}, "fenced_nodes": {vouches}, "confirmed": {vouches}, "digest": {vouches}, "skip_offline": {vouches},
 	"path": {hostFile}, "old_key_file": {hostFile}, "devices": {hostFile},
 	"new": {hostFile}, "init": {hostFile}, "read_data_percent": nil,
 	"url": {hostFile}, "password": {hostFile}, "credentials_file": {hostFile}, "max_upload": nil, "max_read": nil,
 	"check":         nil, // a program that root of the node has put below /etc/drover/checks
 	"store_records": nil,
-	"secret_hash":   {trusts}, "push": {trusts}, "quota": nil, "expires": nil,
 }
 
 // Each endpoint and each of its fields has a row that says what it lets a caller do. The role admin is required

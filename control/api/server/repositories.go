@@ -52,31 +52,6 @@ func (h handlers) repositories() {
 			return reply(state, end(err))
 		})
 	h.storedBackups()
-	h.grants()
-}
-
-// GrantParam names a grant in the path.
-type GrantParam struct {
-	Grant string `path:"grant" doc:"the grant's name"`
-}
-
-// grants adds the endpoints about the grants for repositories.
-func (h handlers) grants() {
-	add(h, endpoint(route.ListGrants, "repositories", "List the grants for other clusters", ""),
-		func(ctx context.Context, in *api.Page) (*answer[api.List[dataset.Grant]], error) {
-			list, err := h.Service.Grants(ctx)
-			return cutPage(*in, list, err, func(_ int, g dataset.Grant) string { return g.Name })
-		})
-	add(h, endpoint(route.AddGrant, "repositories", "Let another cluster use a repository", ""),
-		func(ctx context.Context, in *struct{ Body api.NewGrant }) (*answer[dataset.Grant], error) {
-			change := changeOf(ctx)
-			change.Target, change.Detail = dataset.Clip(in.Body.Name), "repository "+dataset.Clip(in.Body.Repository)
-			return reply(h.Service.AddGrant(ctx, in.Body))
-		})
-	add(h, endpoint(route.RemoveGrant, "repositories", "Remove a grant", ""),
-		func(ctx context.Context, in *struct{ GrantParam }) (*struct{}, error) {
-			return nil, h.Service.RemoveGrant(ctx, in.Grant)
-		})
 }
 
 // storedBackups adds the endpoints about the backups in a repository. Each of them runs restic, which can take as long

@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"reflect"
-	"strings"
 	"testing"
 	"time"
 
@@ -36,7 +35,6 @@ func fullFake() *fake {
 	}
 	f.profile = d.Profile
 	f.repositories = []dataset.Repository{sampleRepository()}
-	f.recordedGrants = []dataset.Grant{sampleGrant()}
 	f.outcome = api.Outcome{Volume: &f.volume, Operation: &f.op}
 	f.pool = dataset.Pool{
 		ID: d.Pool, Name: "default", Node: node1, Backend: "loop", Path: "/p", Reach: dataset.ReachNode, Default: true, Note: "n",
@@ -88,10 +86,8 @@ func TestEveryMethodArrives(t *testing.T) {
 	beat := api.Heartbeat{Incarnation: node1, Pools: []dataset.PoolStatus{*f.pools[0].Status}, Datasets: []dataset.DatasetStatus{*f.volume.Status}, Operations: []dataset.Operation{f.op}}
 	numbered := api.Generations{Incarnation: node1, Pools: []api.Generation{{Pool: f.pool.ID, Generation: 1<<63 + 1}}}
 	yield := api.Yield{Incarnation: node1, Operation: f.op.ID, Dataset: f.volume.ID, Epoch: 3, Manifest: &dataset.Manifest{Snapshot: f.snapshot.ID, Bytes: 8, SHA256: "ab", Taken: f.snapshot.Created}}
-	accepted := api.AcceptStore{StoreClock: 1 << 60, KeepGrants: true, DryRun: true}
-	restored := api.RebuiltStore{Items: f.rebuilt, RemovedGrants: []string{"ann"}}
 	held := api.Holdings{Incarnation: node1, Recovery: uuid.Max, StoreClock: 1 << 60, ExaminedPools: []uuid.UUID{f.pool.ID}, Datasets: []api.FoundDataset{}, Copies: []api.AssignedCopy{}, Relinquished: []api.RelinquishedEpoch{{Dataset: node1, Epoch: 2, ToNode: uuid.Max}}}
-	again := api.Recover{Digest: "0123", FencedNodes: []string{"a"}, DryRun: true, KeepGrants: true}
+	again := api.Recover{Digest: "0123", FencedNodes: []string{"a"}, DryRun: true}
 	copied := api.CopyReport{Incarnation: node1, Copy: dataset.Copy{Dataset: f.volume.ID, Node: node1, Pool: f.pool.ID, Kind: dataset.CopyCondemned, Epoch: 3, Taken: f.snapshot.Created}, Removed: true}
 	guest := api.SharedMountReport{Incarnation: node1, Dataset: f.volume.ID, ID: uuid.Max, Mounted: true, Ended: true}
 	found := []api.FoundDataset{{Pool: f.pool.ID, Dataset: f.volume.Dataset, Snapshots: []dataset.Snapshot{f.snapshot}}}
@@ -100,10 +96,6 @@ func TestEveryMethodArrives(t *testing.T) {
 	registration := api.Registration{Node: f.nodes[0].Node, Pools: []dataset.Pool{f.pool}}
 	adopted := func(p dataset.Pool, r []api.Rebuilt, err error) ([]any, error) { return []any{p, r}, err }
 	token, join, renewal := api.NewToken{Name: "a", TTL: "2h"}, api.Join{Token: "t", CSR: "r", Name: "a", Node: node1}, api.Certification{CSR: "r"}
-	newGrant := api.NewGrant{
-		Name: "team", Repository: "offsite", Push: true, Quota: dataset.GiB, SecretHash: strings.Repeat("0", 64),
-		Expires: sampleTime,
-	}
 	place := api.NewRepository{
 		Name: "offsite", URL: "s3:https://s3.example.com/b", CredentialsFile: "/etc/drover/s3",
 		Password: dataset.PasswordSource{Exec: "/etc/drover/pass"},
@@ -145,13 +137,6 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"RemoveRepository", []any{"offsite", true}, nil, func(ctx context.Context, c *client.Client) (any, error) {
 			return nil, c.RemoveRepository(ctx, "offsite", true)
 		}},
-		{"Grants", nil, []dataset.Grant{sampleGrant()}, func(ctx context.Context, c *client.Client) (any, error) { return c.Grants(ctx) }},
-		{"AddGrant", []any{newGrant}, sampleGrant(), func(ctx context.Context, c *client.Client) (any, error) {
-			return c.AddGrant(ctx, newGrant)
-		}},
-		{"RemoveGrant", []any{"a/b"}, nil, func(ctx context.Context, c *client.Client) (any, error) {
-			return nil, c.RemoveGrant(ctx, "a/b")
-		}},
 		{"Cordon", []any{node1, api.Cordoned{Cordoned: true, Draining: true}}, f.nodes[0].Node, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Cordon(ctx, node1, api.Cordoned{Cordoned: true, Draining: true})
 		}},
@@ -190,9 +175,6 @@ func TestEveryMethodArrives(t *testing.T) {
 		}},
 		{"Rebuild", []any{node1, found, false}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.Rebuild(ctx, node1, found, false) }},
 		{"Rebuild", []any{node1, found, true}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) { return c.Rebuild(ctx, node1, found, true) }},
-		{"AcceptStore", []any{node1, accepted}, api.AcceptedStore{RemovedGrants: []string{"ann"}}, func(ctx context.Context, c *client.Client) (any, error) {
-			return c.AcceptStore(ctx, node1, accepted)
-		}},
 		{"ReportHoldings", []any{node1, held}, nil, func(ctx context.Context, c *client.Client) (any, error) {
 			return nil, c.ReportHoldings(ctx, node1, held)
 		}},
@@ -237,11 +219,11 @@ func TestEveryMethodArrives(t *testing.T) {
 		{"RemovePool", []any{"fast", api.PoolRemoval{Forget: true, DryRun: true}}, api.RemovedPool{Pool: f.pool, Notes: []string{"a note"}}, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.RemovePool(ctx, "fast", api.PoolRemoval{Forget: true, DryRun: true})
 		}},
-		{"RebuildStore", []any{api.RebuildStore{SkipOffline: true}}, restored, func(ctx context.Context, c *client.Client) (any, error) {
+		{"RebuildStore", []any{api.RebuildStore{SkipOffline: true}}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.RebuildStore(ctx, api.RebuildStore{SkipOffline: true})
 		}},
-		{"RebuildStore", []any{api.RebuildStore{KeepGrants: true, DryRun: true}}, restored, func(ctx context.Context, c *client.Client) (any, error) {
-			return c.RebuildStore(ctx, api.RebuildStore{KeepGrants: true, DryRun: true})
+		{"RebuildStore", []any{api.RebuildStore{DryRun: true}}, f.rebuilt, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.RebuildStore(ctx, api.RebuildStore{DryRun: true})
 		}},
 		{"Export", []any{"db", "before"}, f.leftOut, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Export(ctx, "db", "before", io.Discard)

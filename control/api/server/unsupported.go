@@ -32,8 +32,8 @@ func (a unsupported) Collect(context.Context, uuid.UUID, bool) (api.Collected, e
 	return api.Collected{}, a.hostOnly()
 }
 
-func (a unsupported) RebuildStore(context.Context, api.RebuildStore) (api.RebuiltStore, error) {
-	return api.RebuiltStore{}, a.hostOnly()
+func (a unsupported) RebuildStore(context.Context, api.RebuildStore) ([]api.Rebuilt, error) {
+	return nil, a.hostOnly()
 }
 
 func (a unsupported) SnapshotSpace(context.Context, string) (api.SnapshotSpace, error) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -41,11 +40,6 @@ func CheckComplete(ctx context.Context, st store.Store) error {
 // the file was changed while it was read, if another program changes the store, or if a Load of another dump did not
 // end and replace is not set. It also fails with the errors of Check.
 func Load(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool) (Summary, error) {
-	return LoadWithout(ctx, st, r, replace, "")
-}
-
-// LoadWithout is Load without the keys that have a prefix. If the prefix is empty, it leaves out none.
-func LoadWithout(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool, prefix string) (Summary, error) {
 	sum, err := Check(r)
 	if err != nil {
 		return sum, err
@@ -64,12 +58,7 @@ func LoadWithout(ctx context.Context, st store.Store, r io.ReadSeeker, replace b
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		return sum, l.failed(err)
 	}
-	again, err := read(r, func(e store.Entry) error {
-		if prefix != "" && strings.HasPrefix(e.Key, prefix) {
-			return nil
-		}
-		return l.add(store.Write{Key: e.Key, Value: e.Value})
-	})
+	again, err := read(r, l.set)
 	if err == nil && again != sum {
 		err = dataset.Errorf(dataset.ErrConflict, "the file was changed while it was read")
 	}
@@ -100,17 +89,6 @@ func PreviewLoad(ctx context.Context, st store.Store, r io.Reader, replace bool)
 // truncated.
 func Check(r io.Reader) (Summary, error) {
 	return read(r, func(store.Entry) error { return nil })
-}
-
-// Names returns what follows a prefix in the keys of a dump that have it. It fails with the errors of Check.
-func Names(r io.Reader, prefix string) (names []string, err error) {
-	_, err = read(r, func(e store.Entry) error {
-		if name, ok := strings.CutPrefix(e.Key, prefix); ok {
-			names = append(names, name)
-		}
-		return nil
-	})
-	return names, err
 }
 
 // checkReplaceable fails with the errors of Load if a dump cannot replace the content of the store. Otherwise it
@@ -208,6 +186,8 @@ func (l *loading) clear() error {
 	}
 	return l.flush()
 }
+
+func (l *loading) set(e store.Entry) error { return l.add(store.Write{Key: e.Key, Value: e.Value}) }
 
 // add adds a write. If the write does not fit into one transaction with the earlier writes, add commits the earlier
 // ones first.

@@ -121,10 +121,10 @@ func TestWherePublished(t *testing.T) {
 		node.CheckAgent(): "publish facts to consul: not possible here: control does that (set it for " +
 			"drover control)",
 		alone.CheckServe():     "publish facts to consul: not possible here",
-		slow.CheckControl():    "pools, labels, transfers, cgroup_parents, list and remotes are for agents",
+		slow.CheckControl():    "pools, labels, transfers, cgroup_parents and list are for agents",
 		slower.CheckServe():    "transfers, fence_programs and list are for the hosts of a cluster",
 		lists.CheckServe():     "list are for the hosts of a cluster",
-		listing.CheckControl(): "list and remotes are for agents",
+		listing.CheckControl(): "cgroup_parents and list are for agents",
 	} {
 		if dataset.KindOf(err) != dataset.ErrInvalid || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)

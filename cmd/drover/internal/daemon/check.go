@@ -42,9 +42,9 @@ func (o Options) CheckControl() error {
 	case len(o.Replicas) > 0:
 		return dataset.Errorf(dataset.ErrInvalid,
 			"drover.yaml: unexpected key control: it tells agents where control is, and this is control (remove it)")
-	case len(o.Pools) > 0, len(o.Labels) > 0, o.TransferRate > 0, o.ListAll, o.CgroupParents != nil, o.Remotes != nil:
+	case len(o.Pools) > 0, len(o.Labels) > 0, o.TransferRate > 0, o.ListAll, o.CgroupParents != nil:
 		return dataset.Errorf(dataset.ErrInvalid,
-			"drover.yaml: the keys pools, labels, transfers, cgroup_parents, list and remotes are for agents, and "+
+			"drover.yaml: the keys pools, labels, transfers, cgroup_parents and list are for agents, and "+
 				"this is control (give drover agent its own file with --config)")
 	}
 	if err := o.checkPublish(config.PublishConsul,

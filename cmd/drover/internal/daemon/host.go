@@ -25,7 +25,6 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/remoteserver"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/cmd/drover/internal/metrics"
@@ -74,7 +73,6 @@ type Options struct {
 
 	CA            string            // of Control: the folder of the cluster's certificate authority
 	Listen        *config.Listen    // of Control and Agent: for requests from the network
-	Remotes       *config.Listen    // of Serve and Agent: where repositories are served to other clusters; nil: nowhere
 	Replicas      []string          // of Agent: the addresses of control, HOST:PORT
 	Publish       []string          // config.PublishSwarm (of a host), config.PublishConsul (of Control)
 	ControlTiming membership.Timing // of Serve and Control: their time limits
@@ -159,7 +157,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	})
 	page := p.metrics(metrics.Options{Source: svc, Agent: ag, Store: st.figures, Exports: svc.Exports.States})
 	handler := server.Handler(server.Deps{
-		Service:  withUses{ag.LiveState(svc), p},
+		Service:  ag.LiveState(svc),
 		Node:     ag.NodeName,
 		Local:    ag,
 		Backup:   st.backup,
@@ -170,18 +168,16 @@ func Serve(ctx context.Context, o Options) (err error) {
 		Audit:    changes.Keep,
 		Served:   p.recorder.Request,
 	})
-	list, err := p.hostEndpoints(ctx, ag, handler, page, controlAPI)
+	list, err := p.hostEndpoints(ctx, ag, handler, page)
 	if err != nil {
 		return err
 	}
 	return p.serve(ctx, list, logrus.Fields{"driver": o.Driver, "node": ag.Node()})
 }
 
-// hostEndpoints returns the endpoints for the engine, the users of a host, and other clusters. records are those of
-// control. It also starts boundMemory, which adjusts the memory limit to the number of volumes of the host, and
-// releases memory.
-func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, page http.Handler,
-	records remoteserver.Records) ([]endpoint, error) {
+// hostEndpoints returns the endpoints for the engine and the users of a host. It also starts boundMemory, which adjusts
+// the memory limit to the number of volumes of the host, and releases memory.
+func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, page http.Handler) ([]endpoint, error) {
 	l, err := listen(ctx, p.Options)
 	if err != nil {
 		return nil, err
@@ -199,12 +195,7 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, p
 			},
 		})},
 	}
-	list = append(list, p.metricsEndpoint(l.metrics, page)...)
-	remotes, err := p.remotes(ctx, records)
-	if err != nil {
-		return nil, errors.Join(err, closeEndpoints(list))
-	}
-	return append(list, remotes...), nil
+	return append(list, p.metricsEndpoint(l.metrics, page)...), nil
 }
 
 // metrics returns the handler of /metrics.

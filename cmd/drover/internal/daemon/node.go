@@ -73,7 +73,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 	}
 	page := p.metrics(metrics.Options{Source: hostView{ag}, Agent: ag, Certificate: expiryOf(credentials)})
 	handler := server.Handler(server.Deps{
-		Service:  withUses{ag.Offline(ag.LiveState(client)), p},
+		Service:  ag.Offline(ag.LiveState(client)),
 		Node:     p.NodeName,
 		Local:    ag,
 		Metrics:  page,
@@ -82,7 +82,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 		Audit:  changes.Keep,
 		Served: p.recorder.Request,
 	})
-	list, err := p.hostEndpoints(ctx, ag, handler, page, client)
+	list, err := p.hostEndpoints(ctx, ag, handler, page)
 	if err != nil {
 		return err
 	}

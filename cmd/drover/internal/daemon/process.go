@@ -12,7 +12,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/agent/remoteserver"
 	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/control/audit"
 	"github.com/droverhq/drover/internal/clock"
@@ -25,9 +24,6 @@ type process struct {
 	recorder *metrics.Recorder
 	closers  []func() error
 	mapped   []mappedFile // databases of the process
-	// remoteServer serves repositories to other clusters; nil if the options have no address for it. It is set before
-	// the process serves requests.
-	remoteServer *remoteserver.Server
 }
 
 // newProcess creates the folders and takes the named lock in the root. Existing folders keep their mode.

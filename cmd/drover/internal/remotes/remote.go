@@ -3,8 +3,8 @@
 // remotes. A pull restores a backup, so package backups makes its request. The commands call the API, and keep no
 // state. The agents read and write the history of a remote.
 //
-// File remote.go has drover remote, grant.go drover remote grant, push.go drover push, and pull.go drover pull. File
-// version.go parses names of versions, and makes the errors about them.
+// File remote.go has drover remote, push.go drover push, and pull.go drover pull. File version.go parses names of
+// versions, and makes the errors about them.
 package remotes
 
 import (
@@ -27,14 +27,14 @@ func Command(a *cli.App) *cobra.Command {
 	add.Short = "Add a repository, to push volumes to it and pull them"
 	add.Example = `  drover remote add offsite /mnt/nas/backups \
     --password file:/etc/drover/offsite.pass
-  drover remote add theirs rest:https://nas.example.com:9471/ann \
+  drover remote add theirs rest:https://nas.example.com/ann \
     --password file:/etc/drover/theirs.pass \
-    --credentials-file /etc/drover/ann.token`
+    --credentials-file /etc/drover/theirs.rest`
 	rm.Short = "Remove the record of a remote"
 	return cli.Group(&cobra.Command{
 		Use:   "remote",
 		Short: "Manage the remotes to which volumes are pushed",
-	}, add, newLsCmd(a), rm, grantCommand(a))
+	}, add, newLsCmd(a), rm)
 }
 
 func newLsCmd(a *cli.App) *cobra.Command {

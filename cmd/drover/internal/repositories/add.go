@@ -40,11 +40,11 @@ exec:PATH, a program below /etc/drover that prints it. Each node that uses the
 repository needs the file or the program. Keep a copy of the password elsewhere:
 without it, nobody can read the backups. --credentials-file has the keys of an
 S3 server, in the format of ~/.aws/credentials. For a URL of rest, its first
-line is USER:SECRET, such as the token of drover remote grant create, and the
-certificate of the server can follow. --max-upload limits how fast a backup is
-sent, and --max-read how fast it reads the volume, so that it leaves the
-network, the disk and the CPU to others. --store-records has control store its
-records there. drover repository set changes all three.`,
+line is USER:PASSWORD, and the certificate of the server can follow.
+--max-upload limits how fast a backup is sent, and --max-read how fast it reads
+the volume, so that it leaves the network, the disk and the CPU to others.
+--store-records has control store its records there. drover repository set
+changes all three.`,
 		Example: `  drover repository add offsite /mnt/nas/backups \
     --password file:/etc/drover/offsite.pass
   drover repository add s3 s3:https://s3.example.com/backups \
@@ -54,7 +54,7 @@ records there. drover repository set changes all three.`,
 	}
 	password, n := "", api.NewRepository{}
 	cmd.Flags().StringVar(&password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
-	cmd.Flags().StringVar(&n.CredentialsFile, "credentials-file", "", "`FILE` with S3 keys or a token, on each node")
+	cmd.Flags().StringVar(&n.CredentialsFile, "credentials-file", "", "`FILE` with S3 keys or USER:PASSWORD, on each node")
 	settingFlags(cmd)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("password", cobra.FixedCompletions(
 		[]string{"file:", "exec:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)))

@@ -21,9 +21,8 @@ func RemoveCommand(a *cli.App) *cobra.Command {
 		Long: `Remove the record of a repository. The data in the repository stays, and so do
 the files with its password: drover repository add adds it again.
 
-While the profile of a volume has it backed up to the repository, or a grant
-lets another cluster use it, the command is refused. With --force, the record is
-removed, these backups fail, and the grants are removed, too.
+While the profile of a volume has it backed up to the repository, the command is
+refused. With --force, the record is removed, and these backups fail.
 
 The name of the repository must be typed to confirm the command, unless --yes is
 given.`,
@@ -31,7 +30,7 @@ given.`,
 	}
 	o, yes := cli.OutputFlags(cmd, false), confirm.AddFlag(cmd)
 	cli.DryRunFlag(cmd, o)
-	force := cmd.Flags().Bool("force", false, "also if scheduled backups or grants use it")
+	force := cmd.Flags().Bool("force", false, "also if scheduled backups use it")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		ctx := cmd.Context()
 		r, err := c.Repository(ctx, args[0])
@@ -73,7 +72,7 @@ given.`,
 }
 
 // checkUnused fails with dataset.ErrInUse if the server would refuse to remove a repository without force: if the
-// profile of a volume, also of one in the trash, schedules backups to it, or if a grant is for it.
+// profile of a volume, also of one in the trash, schedules backups to it.
 func checkUnused(ctx context.Context, c cli.Remote, repository string) error {
 	live, err := cli.FetchAll(ctx, c.Volumes)
 	if err != nil {
@@ -100,21 +99,6 @@ func checkUnused(ctx context.Context, c cli.Remote, repository string) error {
 		return dataset.Errorf(dataset.ErrInUse, "repository %s would not be removed: volumes in the trash would be "+
 			"backed up to it once they are restored: %s (drover trash ls; or use --force)", repository,
 			dataset.FormatChoices(names))
-	}
-	grants, err := c.Grants(ctx)
-	if err != nil {
-		return err
-	}
-	var granted []string
-	for _, g := range grants {
-		if g.Repository == repository {
-			granted = append(granted, g.Name)
-		}
-	}
-	if len(granted) > 0 {
-		return dataset.Errorf(dataset.ErrInUse, "repository %s would not be removed: other clusters may use it by the "+
-			"grants %s (remove them first: drover remote grant rm; or use --force)", repository,
-			dataset.FormatChoices(granted))
 	}
 	return nil
 }

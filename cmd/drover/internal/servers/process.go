@@ -138,7 +138,6 @@ func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err e
 		NodeName: f.node, Version: a.Version, Labels: cfg.Labels,
 		CA: cfg.CA, Listen: cfg.Listen, Replicas: cfg.Control, Publish: cfg.Publish, TransferRate: cfg.TransferRate,
 		FencePrograms: cfg.FencePrograms, ListAll: cfg.ListAll, CgroupParents: cfg.CgroupParents,
-		Remotes:           cfg.Remotes,
 		HideVolumeMetrics: cfg.HideVolumeMetrics,
 		Backends:          settings.Backends(),
 		Log:               log,

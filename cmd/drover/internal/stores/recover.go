@@ -26,13 +26,6 @@ A dry run asks no agent: it uses the records that were collected within the last
 hour, by a run that was not confirmed. With -o json, the command never asks:
 without --yes it prints the differences, writes nothing and fails.
 
-The command also removes the grants for other clusters: a restored store has
-grants that were removed since, and their tokens would be valid again. Create
-them again with drover remote grant create. If you know that none was removed,
---keep-grants keeps them. They also stay if the store was not restored since the
-last recovery: a node that did not respond then has returned, and all nodes
-respond now.
-
 If two nodes claim the same volume, an operator must decide: --fenced NODE
 confirms that a node, which must not be alive, writes no more. Its claims end.
 If other nodes know that a volume was there, it can continue from a copy: drover
@@ -45,7 +38,6 @@ volume move --force --fenced.`,
 	yes := confirm.AddFlag(cmd)
 	var in api.Recover
 	cmd.Flags().StringArrayVar(&in.FencedNodes, "fenced", nil, "confirm that this `NODE` is fenced and writes no more")
-	cmd.Flags().BoolVar(&in.KeepGrants, "keep-grants", false, "keep the grants for other clusters")
 	cli.DryRunFlag(cmd, o)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
 		in.DryRun = o.DryRun
@@ -89,11 +81,7 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 	if o.JSON() {
 		return show.JSON(a.Out, done)
 	}
-	if err := a.PrintLine("the store is up to date: decisions resume"); err != nil || len(done.RemovedGrants) == 0 {
-		return err
-	}
-	return a.PrintLine("removed grants: %s (create them again: drover remote grant create)",
-		strings.Join(done.RemovedGrants, ", "))
+	return a.PrintLine("the store is up to date: decisions resume")
 }
 
 // RecoverWord is the word that an operator types to confirm a recovery.
@@ -104,10 +92,6 @@ func recoverQuestion(r api.Recovery) confirm.Question {
 	q := confirm.Question{Action: "recover the store", Name: RecoverWord, Effects: []string{
 		"writes " + confirm.Count(len(r.Differences), "difference") + " into the store and resumes decisions",
 	}}
-	if len(r.RemovedGrants) > 0 {
-		q.Effects = append(q.Effects, "removes "+confirm.Count(len(r.RemovedGrants), "grant")+
-			" for other clusters, whose tokens are then refused: "+strings.Join(r.RemovedGrants, ", "))
-	}
 	if len(r.SilentNodes) > 0 {
 		q.Effects = append(q.Effects, "the records of nodes that did not respond are missing: "+
 			strings.Join(r.SilentNodes, ", "))
@@ -126,13 +110,6 @@ func printRecovery(a *cli.App, r api.Recovery) error {
 	err := a.PrintLine("nodes that did NOT respond, so that their records are missing: %s", orNone(r.SilentNodes))
 	if err != nil {
 		return err
-	}
-	if len(r.RemovedGrants) > 0 {
-		err := a.PrintLine("grants that are removed, because some may have been removed since the backup: %s "+
-			"(--keep-grants keeps them)", strings.Join(r.RemovedGrants, ", "))
-		if err != nil {
-			return err
-		}
 	}
 	if len(r.Differences) == 0 {
 		return a.PrintLine("no differences")

@@ -1,6 +1,0 @@
-package remoteserver
-
-const (
-	MaxRequests = maxRequests
-	MaxAge      = maxAge
-)
