@@ -268,6 +268,7 @@ func (a *Agent) Close() error {
 	a.endLeases()
 	a.leaseWork.Wait()
 	a.Registration.Leave(ctx)
+	a.LostWrites.Close()
 	return errors.Join(err, a.PoolOpener.Close())
 }
 

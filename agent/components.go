@@ -61,7 +61,6 @@ type components struct {
 	Uses      *mounting.UseTable
 	Holders   *mounting.Holders
 	Quiescer  *mounting.Quiescer
-	Flushes   mounting.Flushes
 	Disks     *mounting.Disks
 
 	LostWrites *lostwrites.Watcher

@@ -275,19 +275,17 @@ func (a *components) makeControlSync() {
 // makeMounting creates the components that mount datasets and record who uses them.
 func (a *components) makeMounting() {
 	a.LostWrites = lostwrites.New(lostwrites.Deps{
-		Host: a.Host, Flushes: &a.Flushes, PoolName: a.Pools.Name, PoolStatus: a.Pools.ReadStatus,
+		Host: a.Host, PoolName: a.Pools.Name, PoolStatus: a.Pools.ReadStatus,
 	})
 	a.Disks = mounting.NewDisks(a.Host, a.Pools, a.Prober)
 	a.Holders = mounting.NewHolders(a.Host, a.Pools)
 	a.Quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
-		Host: a.Host, Throttle: a.Throttle, Flushes: &a.Flushes, Go: a.wg.Go,
-		FlushFailed: a.flushFailed,
+		Host: a.Host, Throttle: a.Throttle, Go: a.wg.Go, FlushFailed: a.flushFailed,
 	})
 	a.SharedMountTable = mounting.NewSharedMountTable(a.Host)
 	a.Reservations = mounting.NewReservations(a.Host)
 	a.Unmounter = mounting.NewUnmounter(mounting.UnmounterDeps{
-		Host: a.Host, Uses: a.Uses, SharedMounts: a.SharedMountTable, Holders: a.Holders, Flushes: &a.Flushes,
-		Disks:    a.Disks,
+		Host: a.Host, Uses: a.Uses, SharedMounts: a.SharedMountTable, Holders: a.Holders, Disks: a.Disks,
 		Throttle: a.Throttle, Deadlines: a.Deadlines, Registrar: a.Registrar, Unmounted: a.unmounted,
 		Unmounting: func(d dataset.Dataset) { a.Status.BeforeUnmount(d) },
 	})
@@ -303,7 +301,7 @@ func (a *components) makeMounting() {
 	a.Mounter = mounting.NewMounter(mounting.MounterDeps{
 		Host: a.Host, Pools: a.Pools, Prober: a.Prober, Leases: a.Leases, Registrar: a.Registrar,
 		Throttle: a.Throttle, Engines: a.Engines, Uses: a.Uses, SharedMounter: a.SharedMounter, Verifier: a.Verifier,
-		Unmounter: a.Unmounter, Disks: a.Disks, Find: a.Finder.Find, RepairSoon: a.repairSoon,
+		Unmounter: a.Unmounter, Disks: a.Disks, LostWrites: a.LostWrites, Find: a.Finder.Find, RepairSoon: a.repairSoon,
 		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) { return a.Bringer.Bring(ctx, d) },
 		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
 			p, comes := a.MoveTable.Get(d.ID)
@@ -354,8 +352,9 @@ func (a *components) repairSoon(id uuid.UUID) { a.Repairer.RepairSoon(id) }
 func (a *components) flushFailed(d dataset.Dataset, err error) { a.LostWrites.Failed(a.Ctx, d, err) }
 
 // unmounted starts the work that had to wait until a dataset was unmounted.
-func (a *components) unmounted(id uuid.UUID) {
-	a.LostWrites.Unmounted(a.Ctx, id)
+func (a *components) unmounted(d dataset.Dataset) {
+	id := d.ID
+	a.LostWrites.Unmounted(a.Ctx, d)
 	a.Relinquisher.AnswerIfRecalled(id)
 	if _, left := a.Cache.Copy(id); left {
 		a.Copies.ReconcileSoon(id)

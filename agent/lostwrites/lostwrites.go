@@ -3,22 +3,25 @@
 //
 // The image of a volume can be sparse. When the pool has no block left, the kernel cannot write the data in the page
 // cache to the image, and drops that data. Only a program that syncs its files gets the error. The kernel records the
-// error for the whole filesystem too, and syncfs(2) reports it to the first file that asks (errseq_t, Linux 5.8). So
-// while a pool has little free space, Watcher calls syncfs on each mounted volume of the pool, whenever
-// controlsync.StatusReader reads the status of the volume, and before each unmount. Packages mounting and operation
-// also flush volumes, and package agent passes the errors of these flushes to Failed. Watcher does not flush a volume
-// whose pool has had enough space for a minute (afterFull).
+// error for the whole filesystem too. syncfs(2) reports it once to each descriptor that was open at the time of the
+// error (errseq_t, Linux 5.8). So Watcher opens a descriptor when a volume is mounted, on a detached mount, which
+// does not prevent the unmount. It calls syncfs before and after each unmount. While the pool has little free space, it
+// also calls syncfs whenever controlsync.StatusReader reads the status of the volume. Otherwise the kernel writes the
+// data when it wants to, and the error is found at the unmount. Packages mounting and operation also flush volumes, and
+// package agent passes the errors of these flushes to Failed.
 //
-// Some errors are not found: those of a container that calls syncfs itself first. That container got the error.
+// A new agent opens new descriptors for the volumes that are mounted already. Such a descriptor gets an error from
+// before only if no other process has seen the error. So one kind of loss stays unknown: the kernel failed to write
+// before the agent started, another process called syncfs, and the former agent ended before its own syncfs.
 //
 // The state is the set of losses, which is in memory and in the agent's database (lost/). Watcher also remembers, only
-// in memory, when each pool was last full and last had enough space, and when each volume was last flushed. A mutex
-// protects both. A second mutex (Watcher.saving) serializes the writes to the database. The channel Watcher.flushing
-// counts the flushes in progress, at most maxFlushes. Package agent calls Load once, before the other methods. It also
-// calls Unmounted after each unmount. Package controlsync calls Look, BeforeUnmount, Problem and Forget. Package doctor
-// lists the findings (Check).
+// in memory, the descriptors, when each pool was last full and last had enough space, and when each volume was last
+// flushed. A mutex protects them. A second mutex (Watcher.saving) serializes the writes to the database. The channel
+// Watcher.flushing counts the flushes in progress, at most maxFlushes. Package agent calls Load once, before the other
+// methods. It also calls Unmounted after each unmount. Package mounting calls Mounted. Package controlsync calls Look,
+// BeforeUnmount, Problem and Forget. Package doctor lists the findings (Check).
 //
-// Where to change what: when a volume is flushed is in notePool and isDue, and when a loss ends is in Look and
+// Where to change what: when a mounted volume is flushed is in notePool and isDue, and when a loss ends is in Look and
 // Unmounted.
 package lostwrites
 
@@ -38,11 +41,11 @@ import (
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // Key is the prefix of the losses in the agent's database.
@@ -87,7 +90,6 @@ func utc(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 // Deps is what Watcher needs of other components.
 type Deps struct {
 	*host.Host
-	Flushes  *mounting.Flushes
 	PoolName func(id uuid.UUID) string
 	// PoolStatus asks a pool for its status. It fails if the pool is offline or does not answer in time.
 	PoolStatus func(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error)
@@ -104,6 +106,7 @@ type Watcher struct {
 	losses map[uuid.UUID]Loss
 	pools  map[uuid.UUID]poolSpace
 	looks  map[uuid.UUID]look
+	roots  map[uuid.UUID]*os.File // the root directories of the mounted volumes: see mount.View
 	// unsaved has the datasets whose loss could not be written to disk or removed there.
 	unsaved map[uuid.UUID]bool
 }
@@ -130,6 +133,7 @@ func New(deps Deps) *Watcher {
 		losses:   map[uuid.UUID]Loss{},
 		pools:    map[uuid.UUID]poolSpace{},
 		looks:    map[uuid.UUID]look{},
+		roots:    map[uuid.UUID]*os.File{},
 		unsaved:  map[uuid.UUID]bool{},
 	}
 }
@@ -161,14 +165,63 @@ func (w *Watcher) Load(ctx context.Context) error {
 	return w.DB.PutAll(ctx, gone)
 }
 
+// isWatched reports whether a dataset of pool b can lose writes: it has a filesystem of its own, and is not read-only.
+func isWatched(b backends.Pool, d dataset.Dataset) bool {
+	return !d.ReadOnly && b.Info().Capabilities.OwnFilesystem
+}
+
+// Mounted begins to watch a dataset of pool b that was just mounted at path.
+func (w *Watcher) Mounted(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) {
+	w.closeRoot(d.ID) // of an earlier mount, which somebody else has unmounted
+	if !isWatched(b, d) {
+		return
+	}
+	if _, err := w.root(d.ID, path); err != nil {
+		w.LogOf(ctx, d).WithError(err).Warn("cannot watch for lost writes yet")
+	}
+}
+
+// root returns the root directory of a dataset that is mounted at path, and opens it if it is not open yet. It fails
+// with mount.ErrNotMounted if the dataset is not mounted.
+func (w *Watcher) root(id uuid.UUID, path string) (*os.File, error) {
+	w.mu.Lock() // during View, too: Unmounted waits, and closes the directory
+	defer w.mu.Unlock()
+	if f, open := w.roots[id]; open {
+		return f, nil
+	}
+	f, err := mount.View(path)
+	if err == nil {
+		w.roots[id] = f
+	}
+	return f, err
+}
+
+// closeRoot closes the root directory of a dataset, if it is open. A flush that uses the directory can continue.
+func (w *Watcher) closeRoot(id uuid.UUID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if f, open := w.roots[id]; open {
+		delete(w.roots, id)
+		_ = f.Close() // nothing was written through it
+	}
+}
+
+// Close closes all root directories. No other method is running or called later.
+func (w *Watcher) Close() {
+	for id := range maps.Clone(w.roots) {
+		w.closeRoot(id)
+	}
+}
+
 // Look examines a dataset that is mounted at path. If its pool b is full, or was a moment ago, Look starts a flush,
 // and does not wait for it. If the dataset was mounted again since it lost writes and the pool has enough space, the
 // loss ends. Look also repeats the writes to the database that failed.
 func (w *Watcher) Look(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) {
 	w.saveAgain(ctx)
-	if d.ReadOnly || !b.Info().Capabilities.OwnFilesystem {
+	if !isWatched(b, d) {
 		return
 	}
+	_, _ = w.root(d.ID, path) // the agent may have started after the mount; a flush reports an error
 	full, suspect := w.notePool(d.Pool, b.Status(ctx))
 	if suspect && w.isDue(d.ID) {
 		w.Jobs.Start("flush/"+d.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
@@ -191,13 +244,10 @@ func (w *Watcher) Look(ctx context.Context, b backends.Pool, d dataset.Dataset, 
 	}
 }
 
-// BeforeUnmount flushes a dataset that is mounted at path, if its pool b is full or was a moment ago. The unmount
-// would write the same data, and report no error.
+// BeforeUnmount flushes a dataset of pool b that is mounted at path. The unmount would write the same data, and report
+// no error.
 func (w *Watcher) BeforeUnmount(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) {
-	if d.ReadOnly || !b.Info().Capabilities.OwnFilesystem {
-		return
-	}
-	if _, suspect := w.notePool(d.Pool, b.Status(ctx)); suspect {
+	if isWatched(b, d) {
 		w.flush(ctx, d, path)
 	}
 }
@@ -245,22 +295,13 @@ func (w *Watcher) notePool(id uuid.UUID, st dataset.PoolStatus) (full, suspect b
 
 // flush flushes the filesystem of a dataset, and records a loss if the kernel reports an error.
 func (w *Watcher) flush(ctx context.Context, d dataset.Dataset, path string) {
-	end := w.Flushes.Begin(path)
-	defer end()
 	began := w.Clock.Now()
-	root, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	root, err := w.root(d.ID, path)
+	if err == nil {
+		err = fsctl.Sync(root)
+	}
 	if err != nil {
-		w.Failed(ctx, d, err)
-		return
-	}
-	defer root.Close()
-	var st unix.Statx_t
-	err = unix.Statx(int(root.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_TYPE, &st)
-	if err != nil || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-		return // it was unmounted meanwhile, and BeforeUnmount has flushed it
-	}
-	if err := fsctl.Sync(root); err != nil {
-		w.Failed(ctx, d, err)
+		w.Failed(ctx, d, err) // it ignores mount.ErrNotMounted: BeforeUnmount has flushed the dataset
 		return
 	}
 	w.mu.Lock()
@@ -310,8 +351,19 @@ func (w *Watcher) Failed(ctx context.Context, d dataset.Dataset, err error) {
 	}
 }
 
-// Unmounted notes that a dataset was unmounted. The next mount shows what is on the disk, so the loss ends then.
-func (w *Watcher) Unmounted(ctx context.Context, id uuid.UUID) {
+// Unmounted notes that a dataset was unmounted. It flushes once more what was written since BeforeUnmount. The next
+// mount shows what is on the disk, so the loss ends then.
+func (w *Watcher) Unmounted(ctx context.Context, d dataset.Dataset) {
+	id := d.ID
+	w.mu.Lock()
+	root, open := w.roots[id]
+	w.mu.Unlock()
+	if open {
+		if err := fsctl.Sync(root); err != nil {
+			w.Failed(ctx, d, err)
+		}
+		w.closeRoot(id)
+	}
 	w.mu.Lock()
 	delete(w.looks, id)
 	loss, lost := w.losses[id]

@@ -183,6 +183,50 @@ func TestLostWritesAreFoundAtTheUnmount(t *testing.T) {
 	}
 }
 
+// A pool can become full while the last data of a container is flushed: when the container ends, the pool still has
+// enough space. The loss is reported although the container itself has got the error before.
+func TestLossInTheLastFlushIsReported(t *testing.T) {
+	for name, syncs := range map[string]bool{"nobody has seen the error": false, "the container has seen it": true} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			d := h.NewVolume("db", map[string]string{"size": "300MiB"})
+			path := h.MustMount("db", "user")
+			scratch.Fill(t, h.disk)
+			if err := os.Truncate(filepath.Join(h.disk, "ballast"), h.ballast()-64<<20); err != nil {
+				t.Fatal(err)
+			}
+			h.status(d)
+			h.write(path, 128<<20)
+			if syncs {
+				root, err := os.Open(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(unix.Syncfs(int(root.Fd())), root.Close()); err == nil {
+					t.Fatal("nothing was lost")
+				}
+			}
+			h.MustUnmount("db", "user")
+			if st := h.status(d); st.Mounted || !strings.HasPrefix(st.Problem, mayHaveLost) {
+				t.Errorf("status %+v", st)
+			}
+			if f := h.lost(d); f.Level != findings.Error || !strings.Contains(f.Fix, "start the volume's containers") {
+				t.Errorf("doctor: %+v", f)
+			}
+		})
+	}
+}
+
+// ballast returns the size of the file that fills the disk.
+func (h host) ballast() int64 {
+	h.T.Helper()
+	info, err := os.Stat(filepath.Join(h.disk, "ballast"))
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	return info.Size()
+}
+
 // A snapshot flushes the volume, and gets the error that the kernel reports only once.
 func TestSnapshotThatFindsLostWrites(t *testing.T) {
 	h := newHost(t)

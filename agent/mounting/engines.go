@@ -5,9 +5,8 @@
 // mounts up to date. UseTable has the uses of each mounted dataset, and Engines the engine processes that have mounted
 // volumes. Verifier finds out whether uses have ended without an Unmount. Resolver makes mounts and uses agree after a
 // start. Holders finds out who on this host holds a dataset besides its mount point. Quiescer flushes and freezes a
-// mounted dataset before a snapshot, and Flushes tracks the running flushes, which prevent an unmount. Disks finds
-// filesystems that accept no more writes after a disk error. Reservations keeps other nodes from a dataset while work
-// at its home needs it exclusively.
+// mounted dataset before a snapshot. Disks finds filesystems that accept no more writes after a disk error.
+// Reservations keeps other nodes from a dataset while work at its home needs it exclusively.
 //
 // The plugin calls Mounter.Mount, Mounter.Unmount and Verifier.Activated through package agent. Before a dataset is
 // changed or relinquished, packages operation, handover, replication and pooladmin call Verifier.EnsureUnused. Packages
@@ -19,13 +18,13 @@
 // who uses a dataset with Holders.Examine. Packages operation, replication, backup, doctor and volume get most of these
 // methods from package agent as functions. Package controlsync applies control's records to SharedMounter, calls
 // Resolver.FindLostUses, and reports the uses and what Disks finds, as package doctor does. Packages doctor,
-// generation, handover, move and pooladmin ask which datasets are in use. Package lostwrites registers its flushes with
-// Flushes. The start of the agent calls Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue,
-// Unmounter.UnmountIdle and SharedMounter.ReconcileUnmounted.
+// generation, handover, move and pooladmin ask which datasets are in use. The start of the agent calls
+// Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue, Unmounter.UnmountIdle and
+// SharedMounter.ReconcileUnmounted.
 //
 // The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and SharedMountTable
-// keep their values in memory too. The other state is only in memory: the running flushes (Flushes), the reservations
-// (Reservations), the disk errors and, for a second, the last mount table (Disks), the times of the next checks
+// keep their values in memory too. The other state is only in memory: the reservations (Reservations), the
+// disk errors and, for a second, the last mount table (Disks), the times of the next checks
 // (Verifier), the scan of the host whose result several callers share (Holders), the datasets without a use (UseTable),
 // the processes that activated the plugin (Engines), the mounted datasets that must not get further users
 // (SharedMountTable), and whether lost uses were found again (Resolver). The lock of a dataset (host.Host.Locks)

@@ -235,6 +235,7 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked ui
 		m.Registrar.ReleaseSoon(d.ID)
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, m.Prober.Explain(ctx, d.Pool, err))
 	}
+	m.LostWrites.Mounted(ctx, pool, d, path)
 	if pool.Info().Capabilities.OwnDevice {
 		m.Throttle.RemoveInherited(ctx, d)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/lostwrites"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
@@ -30,6 +31,7 @@ type MounterDeps struct {
 	Verifier      *Verifier
 	Unmounter     *Unmounter
 	Disks         *Disks
+	LostWrites    *lostwrites.Watcher
 
 	// Find returns the volume that an engine refers to.
 	Find func(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error)

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -26,7 +27,6 @@ type Quiescer struct{ QuiescerDeps }
 type QuiescerDeps struct {
 	*host.Host
 	Throttle *throttle.Throttler
-	Flushes  *Flushes
 	Go       func(func()) // starts a goroutine; a stop of the agent waits for it
 	// FlushFailed is called if a flush of a dataset fails: the kernel reports lost writes only once.
 	FlushFailed func(d dataset.Dataset, err error)
@@ -156,20 +156,17 @@ func (q *Quiescer) whileFrozen(d dataset.Dataset, path string, up throttle.Suspe
 // WriteOut flushes the filesystem that is mounted on path, and reports whether the flush ended within the given time. A
 // slower flush continues in the background. It is not delayed by a flush of another filesystem.
 func (q *Quiescer) WriteOut(path string, within time.Duration) (done bool, err error) {
-	root, err := os.Open(path)
+	root, err := mount.View(path) // a slow flush must not prevent an unmount
 	if err != nil {
 		return false, err
 	}
 	ended := make(chan error, 1)
-	through := q.Flushes.Begin(path)
 	q.Go(func() {
 		err := fsctl.Sync(root)
 		if err != nil {
 			q.reportFailure(path, err)
 		}
-		err = errors.Join(err, root.Close())
-		through()
-		ended <- err
+		ended <- errors.Join(err, root.Close())
 	})
 	select {
 	case err := <-ended:

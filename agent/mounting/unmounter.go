@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
@@ -24,7 +22,6 @@ type UnmounterDeps struct {
 	Uses         *UseTable
 	SharedMounts *SharedMountTable
 	Holders      *Holders
-	Flushes      *Flushes
 	Disks        *Disks
 	Throttle     *throttle.Throttler
 	Deadlines    *lease.Deadlines
@@ -32,7 +29,7 @@ type UnmounterDeps struct {
 	// Unmounting is called before a dataset is unmounted, while its filesystem can still be read.
 	Unmounting func(d dataset.Dataset)
 	// Unmounted is called after a dataset was unmounted. It starts work that was waiting. The dataset's lock is held.
-	Unmounted func(dataset uuid.UUID)
+	Unmounted func(d dataset.Dataset)
 }
 
 // Unmounter unmounts unused datasets, and then removes them from the guard. It has no state. Its methods are safe for
@@ -91,8 +88,6 @@ func (u *Unmounter) unmount(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		u.LogOf(ctx, d).WithError(err).Warn("throttled: flushing the remaining data is slow")
 	}
-	// A snapshot may have stopped waiting for a slow flush.
-	u.Flushes.Wait(u.Ctx, u.Clock, path, throttle.SuspendForUnmount)
 	u.Unmounting(d)
 	err = mount.Unmount(path)
 	u.Disks.DropTable()
@@ -115,7 +110,7 @@ func (u *Unmounter) unmount(ctx context.Context, d dataset.Dataset) error {
 	u.Uses.ClearIdle(d.ID)
 	u.News.Changed(d.ID)
 	steps.At("unmount.unmounted")
-	u.Unmounted(d.ID)
+	u.Unmounted(d)
 	return nil
 }
 

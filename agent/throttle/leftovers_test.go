@@ -263,7 +263,7 @@ func TestLimitIsLiftedOnlyDuringFlush(t *testing.T) {
 	var now time.Duration
 	var work sync.WaitGroup
 	q := mounting.NewQuiescer(mounting.QuiescerDeps{
-		Host: &host.Host{Clock: hurried{now: &now}, Log: f.A.Log}, Flushes: &mounting.Flushes{}, Go: work.Go,
+		Host: &host.Host{Clock: hurried{now: &now}, Log: f.A.Log}, Go: work.Go,
 	})
 	defer work.Wait()
 	if err := q.FlushUntilShort(d, path, throttle.SuspendForSnapshot); !errors.Is(err, dataset.ErrPending) {

@@ -62,39 +62,6 @@ func TestLeftoverLimitOnReusedDeviceNumber(t *testing.T) {
 	f.A.MustUnmount("db", "one")
 }
 
-// A snapshot has given up on a flush that still has the mount open. An unmount waits for the flush, with the limit
-// lifted.
-func TestUnmountJoinsAFlush(t *testing.T) {
-	f := limitFlock(t)
-	d := f.A.NewVolume("db@slow", nil)
-	path := f.A.MustMount("db", "one")
-	dev := device(f.A, d)
-	if done, err := f.A.Quiescer.WriteOut(path, time.Minute); !done || err != nil {
-		t.Error(done, err)
-	}
-	if n := f.A.Flushes.Count(); n > 0 {
-		t.Errorf("%d flushes are noted that have ended", n)
-	}
-	root, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	through := f.A.Flushes.Begin(path)
-	ended := make(chan bool)
-	go func() {
-		defer close(ended)
-		f.AwaitNamed("lifted", func() bool { return limitsOnDevice(f.A, dev) == (iolimit.Limits{}) })
-		time.Sleep(500 * time.Millisecond) // longer than unmount(2) is retried; no event reports that
-		root.Close()
-		through()
-	}()
-	f.A.MustUnmount("db", "one")
-	<-ended
-	if mounted, err := host.IsMountPoint(path); mounted || err != nil {
-		t.Error(mounted, err)
-	}
-}
-
 // busy is a pool that freezes for its snapshots, one snapshot at a time.
 type busy struct {
 	backends.Pool

@@ -60,9 +60,15 @@ func Thaw(dir *os.File) error {
 	return nil
 }
 
-// Sync writes out the filesystem of dir (syncfs(2)).
+// Sync writes out the filesystem of dir (syncfs(2)). It also fails if the kernel failed to write data since dir was
+// opened, or since the last Sync with dir. An error from before dir was opened is reported only if no other process has
+// seen it (errseq_t, since Linux 5.8). If dir is closed meanwhile, it stays open until Sync has ended.
 func Sync(dir *os.File) error {
-	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+	conn, err := dir.SyscallConn()
+	if err == nil {
+		err = errors.Join(conn.Control(func(fd uintptr) { err = unix.Syncfs(int(fd)) }), err)
+	}
+	if err != nil {
 		return fmt.Errorf("sync the filesystem of %s: %w", dir.Name(), err)
 	}
 	return nil

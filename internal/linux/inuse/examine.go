@@ -234,6 +234,9 @@ func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) err
 			return err
 		}
 	}
+	if kind == unix.S_IFDIR && !attached && x.isView(path) {
+		return nil
+	}
 	if kind == unix.S_IFREG {
 		if writable, err := forWriting(at, name); err != nil || !writable {
 			return unlessClosed(err)
@@ -241,6 +244,18 @@ func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) err
 	}
 	f.Files = append(f.Files, o)
 	return nil
+}
+
+// isView reports whether a directory on a detached mount is one that the agent keeps open to learn about write errors
+// (mount.View): the mount is read-only, and the process belongs to root on the host. Nobody can write through such a
+// directory. A process of a container could hold one as well, and make the mount writable later.
+func (x *Examination) isView(path string) bool {
+	var st unix.Statfs_t
+	if unix.Statfs(path, &st) != nil || st.Flags&unix.ST_RDONLY == 0 || !RunsAsRoot(x.PID) {
+		return false
+	}
+	view, err := x.Scan.TableOf(filepath.Join("/proc", strconv.Itoa(x.PID)), func(int) error { return nil })
+	return err == nil && view == nil
 }
 
 // examineWithoutStat examines a descriptor for which statx(2) failed because the filesystem does not describe the file.

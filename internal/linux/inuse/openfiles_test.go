@@ -88,6 +88,7 @@ func folder(t *testing.T) (dir string, tree mount.Filesystem) {
 func TestOpen(t *testing.T) {
 	const wait = `echo ready; read -r line || true`
 	const detached = `mkdir -p "$0/../at"; mount --bind "$0" "$0/../at"; `
+	const readOnly = `mount -o remount,bind,ro "$0/../at"; cd "$0/../at"; umount -l "$0/../at"; `
 	for name, c := range map[string]struct {
 		script  string
 		user    string
@@ -120,6 +121,8 @@ func TestOpen(t *testing.T) {
 			want:    true,
 			relPath: "file",
 		},
+		"a directory on a detached mount that is read-only": {script: detached + readOnly},
+		"such a directory of a container":                   {script: detached + readOnly, user: "namespace", want: true, relPath: "."},
 		"one of a file beside it": {
 			script: detached + `umount "$0/../at"; mount --bind "$0/.." "$0/../at"; exec 3>>"$0/../at/beside"; umount -l "$0/../at"; `,
 			user:   "namespace",

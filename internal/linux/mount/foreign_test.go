@@ -59,6 +59,26 @@ func stackDeep(base string, mounts int) error {
 	return nil
 }
 
+// A View does not prevent an unmount, and nobody can write through it.
+func TestViewIsNoUse(t *testing.T) {
+	target := t.TempDir()
+	if _, err := mount.View(target); !errors.Is(err, mount.ErrNotMounted) {
+		t.Errorf("of a directory: %v", err)
+	}
+	mountAt(t, target, mount.Spec{Source: device(t, "ext4", scratch.Ext4), FSType: "ext4"})
+	view, err := mount.View(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer view.Close()
+	if err := mount.Unmount(target); err != nil {
+		t.Error(err)
+	}
+	if _, err := unix.Openat(int(view.Fd()), "file", unix.O_CREAT|unix.O_WRONLY, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Errorf("a write: %v", err)
+	}
+}
+
 // A long line in the mount table of one process hides no holder, not even that process.
 func TestElsewhereReadsLongLines(t *testing.T) {
 	dev, target, inside, deep := device(t, "ext4", scratch.Ext4), t.TempDir(), t.TempDir(), t.TempDir()

@@ -116,6 +116,37 @@ func Tree(spec Spec) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "mount of "+spec.Source), nil
 }
 
+// View opens the root directory of the filesystem that is mounted on path, through a detached, read-only mount. An open
+// View does not prevent the unmount of path, but keeps the filesystem alive. View fails with ErrNotMounted if path is
+// not a mount point.
+func View(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	place := os.NewFile(uintptr(fd), path)
+	defer place.Close()
+	var st unix.Statx_t
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+	if err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		err = ErrNotMounted
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	tree, err := BindTree(place, BindFlags{ReadOnly: true})
+	if err != nil {
+		return nil, fmt.Errorf("view %s: %w", path, err)
+	}
+	defer tree.Close()
+	// The descriptor of the mount is O_PATH and cannot be flushed.
+	dir, err := unix.Openat(int(tree.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(dir), path), nil
+}
+
 func detached(spec Spec) (int, *Error) {
 	fail := func(fs int, step string, err error) (int, *Error) {
 		e := &Error{Spec: spec, Step: step, Err: err}
