@@ -2,6 +2,7 @@ package backends
 
 import (
 	"context"
+	"path/filepath"
 
 	"github.com/google/uuid"
 
@@ -37,12 +38,23 @@ type Config struct {
 	// size, or uses the existing one, and mounts it at Mount.
 	Image dataset.Size
 	Mount string // where the image, or other storage that the pool mounts itself, is mounted
+	// MountRoot is the directory in which the agent mounts datasets, by their UUIDs. A copy of such a mount in another
+	// mount namespace is no use by itself. If MountRoot is empty, every mount is a use.
+	MountRoot string
 	// Devices are absolute paths of block devices. With Make, the pool's storage is made of them, and a device that is
 	// not empty is refused. Without Make, the pool is searched for on these devices first, and then on all others,
 	// because the name of a device can change at a boot. The data that the pool wrote on its devices identifies it.
 	Devices []string
 	Make    bool
 	Keys    Keys // data keys of encrypted datasets; if nil, none of these datasets can be opened
+}
+
+// MountPath returns the path on which the agent mounts a dataset, or "" if it is not known.
+func (c Config) MountPath(id uuid.UUID) string {
+	if c.MountRoot == "" {
+		return ""
+	}
+	return filepath.Join(c.MountRoot, id.String())
 }
 
 // Keys provides the data keys of datasets. Create, Attach and Resize of an encrypted dataset need its

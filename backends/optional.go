@@ -27,9 +27,18 @@ type Resizer interface {
 // before it relinquishes a dataset.
 type IdleChecker interface {
 	// CheckIdle returns ErrInUse while the head is mounted or attached anywhere on this host, also in another mount
-	// namespace. Some writes to such a head may not have reached the pool, and more may follow. CheckIdle waits a
+	// namespace. A copy of the agent's mount is no use if nobody can reach it, or if the pool is a Releaser. Some writes to such a head may not have reached the pool, and more may follow. CheckIdle waits a
 	// moment for a device that is being released.
 	CheckIdle(ctx context.Context, id uuid.UUID) error
+}
+
+// Releaser is a pool whose datasets have filesystems of their own. Such a filesystem stays alive as long as a copy of
+// its mount exists in another mount namespace, even if nobody can reach the copy. Every user of the host can make one.
+type Releaser interface {
+	// Release is CheckIdle, and shuts down a filesystem that only such copies keep alive, so that nobody can write to
+	// the head through them. The dataset can be mounted again at once. The agent calls Release before work that needs
+	// an unused dataset.
+	Release(ctx context.Context, id uuid.UUID) error
 }
 
 // Stager is a pool that mounts heads in a private place. The mounts of datasets are copies of these mounts.

@@ -216,6 +216,21 @@ func (l *Holders) CheckPool(ctx context.Context, d dataset.Dataset) error {
 	return err
 }
 
+// releaseInPool makes the pool of a dataset that is not mounted shut down what copies of the mount keep alive: see
+// backends.Releaser. It does nothing while the pool is offline: no operation changes the dataset then.
+func (l *Holders) releaseInPool(ctx context.Context, d dataset.Dataset) error {
+	pool, err := l.pools.Online(ctx, d.Pool)
+	if err != nil {
+		return nil //nolint:nilerr // the operation reports it, if it needs the pool
+	}
+	if r, can := pool.(backends.Releaser); can {
+		if err := r.Release(ctx, d.ID); !errors.Is(err, dataset.ErrNotFound) { // a copy has no head
+			return err
+		}
+	}
+	return nil
+}
+
 // Check fails with ErrInUse if a dataset is mounted anywhere besides its mount point, if a process has a file of it
 // open, or if the look at the host fails. The argument what names the work for the error message. The dataset's lock is
 // held.

@@ -256,6 +256,12 @@ func (m *Mounter) MountDataset(ctx context.Context, pool backends.Pool, d datase
 		return err
 	}
 	m.Disks.DropTable()
+	if att.Mount.FSType != bindType {
+		// A killed agent may have left it frozen while it shut down an earlier mount (backends.Releaser).
+		if err := Thaw(path); err != nil {
+			return errors.Join(err, mount.Unmount(path))
+		}
+	}
 	if !att.Mount.Grow {
 		return nil
 	}

@@ -35,6 +35,19 @@ func inNamespace(t *testing.T, script string, args ...string) (tell io.Writer, s
 	return in, said, func() error { return errors.Join(in.Close(), c.Wait()) }
 }
 
+// A copy of the host's mount that nobody can reach, which any user can make, does not prevent a move.
+func TestMoveDespiteACopyOfTheMount(t *testing.T) {
+	f := agenttest.NewCluster(t, "dir", "dir")
+	f.A.NewVolume("db", nil)
+	f.A.MustMount("db", "web")
+	_, _, end := inNamespace(t, `exec setpriv --reuid=65534 --regid=65534 --clear-groups unshare -Urm sh -c "echo ready; read -r line || true"`)
+	f.A.MustUnmount("db", "web")
+	f.Move("db", f.B)
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+}
+
 // A volume is not relinquished while a process has it mounted in another mount namespace or has a file of it open,
 // even if the agent has recorded the end of its use: the process may still write.
 func TestI1MoveOfDatasetHeldInAnotherNamespace(t *testing.T) {

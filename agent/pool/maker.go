@@ -57,7 +57,7 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 			return nil, err
 		}
 	}
-	cfg := rec.Config(name, m.Keys)
+	cfg := rec.Config(name, m.Keys, m.Mounts.Root())
 	cfg.Make = true
 	b, err := kind.Open(ctx, cfg)
 	if err != nil {

@@ -163,7 +163,7 @@ func (x *Opener) attach(ctx context.Context, p *Pool) error {
 	if err := backends.CheckOpen(ctx, kind); err != nil {
 		return err
 	}
-	b, err := kind.Open(ctx, p.Record.Config(p.Name, x.Keys))
+	b, err := kind.Open(ctx, p.Record.Config(p.Name, x.Keys, x.Mounts.Root()))
 	if err != nil {
 		return err
 	}

@@ -66,15 +66,16 @@ const (
 )
 
 // Config is the configuration with which a recorded pool is opened.
-func (r Record) Config(name string, keys backends.Keys) backends.Config {
+func (r Record) Config(name string, keys backends.Keys, mountRoot string) backends.Config {
 	return backends.Config{
-		ID:      r.ID,
-		Name:    name,
-		Path:    r.Path,
-		Image:   r.Image,
-		Mount:   r.Mount,
-		Devices: r.Devices,
-		Keys:    keys,
+		ID:        r.ID,
+		Name:      name,
+		Path:      r.Path,
+		Image:     r.Image,
+		Mount:     r.Mount,
+		MountRoot: mountRoot,
+		Devices:   r.Devices,
+		Keys:      keys,
 	}
 }
 

@@ -70,7 +70,7 @@ func (r *Remover) openLeaving(ctx context.Context, p *pool.Pool) (b backends.Poo
 	if p.Opening != nil {
 		return nil, "", p.CheckServed()
 	}
-	cfg := p.Record.Config(p.Name, r.Keys)
+	cfg := p.Record.Config(p.Name, r.Keys, r.MountRoot())
 	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices is never cleared in part
 	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 &&
 		!pool.IsWithin(cfg.Path, "/dev") {

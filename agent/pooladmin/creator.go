@@ -166,7 +166,7 @@ func (c *Creator) Adopt(ctx context.Context, path string, dryRun bool) (dataset.
 		var b backends.Pool
 		err := c.Maker.CheckDevices(ctx, name, rec, kind)
 		if err == nil {
-			b, err = kind.Open(ctx, rec.Config(name, c.Keys))
+			b, err = kind.Open(ctx, rec.Config(name, c.Keys, c.MountRoot()))
 		}
 		if err != nil {
 			tried = append(tried, adoptFailure{kind.Name(), err})

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/linux/inuse"
@@ -77,7 +78,7 @@ func rootOf(dir os.FileInfo) string {
 // open file in it (see inuse.FindOpenFiles). It examines this mount namespace first, then all others, and last the open
 // files of all processes. It recognizes a bind mount by its root: the path in its filesystem, as the mount table shows
 // it (proc_pid_mountinfo(5)).
-func (t *Tracker) findUse(ctx context.Context, folder string) (at use, err error) {
+func (t *Tracker) findUse(ctx context.Context, id uuid.UUID, folder string) (at use, err error) {
 	dir, err := os.Open(folder)
 	if err != nil {
 		return at, err
@@ -108,9 +109,14 @@ func (t *Tracker) findUse(ctx context.Context, folder string) (at use, err error
 	if err != nil {
 		return at, err
 	}
+	own := ""
+	if t.MountPath != nil {
+		own = t.MountPath(id)
+	}
 	inPool := tree
 	for tree.Root = range roots {
-		if list := others.Holders(tree, ""); len(list) > 0 {
+		_, reachable := others.Copies(tree, own)
+		if list := append(reachable, others.Holders(tree, own)...); len(list) > 0 {
 			return use{user: inuse.MountUser(list[0])}, nil
 		}
 	}

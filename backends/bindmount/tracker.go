@@ -26,6 +26,9 @@ import (
 type Tracker struct {
 	attached backends.Attachments
 
+	// MountPath returns the path on which the agent mounts a dataset: see backends.Config. If nil, it is not known.
+	MountPath func(id uuid.UUID) string
+
 	// For tests. If nil, mount.ReadForeign and inuse.FindOpenFiles are called.
 	elsewhere func() (*mount.Foreign, error)
 	files     func(context.Context, []mount.Filesystem) (*inuse.Files, error)
@@ -64,6 +67,8 @@ const (
 // because a container can pass an open file to a process that sees no mount of the dataset. If the use cannot be
 // determined, CheckIdle fails too.
 //
+// A copy of the agent's mount in another mount namespace counts only if a process can reach it: see mount.Foreign.Copies.
+//
 // A backend calls CheckIdle before it replaces or destroys a head, and before it copies a head file by file.
 func (t *Tracker) CheckIdle(ctx context.Context, id uuid.UUID, folder string) error {
 	if err := t.attached.CheckNone(id); err != nil {
@@ -71,7 +76,7 @@ func (t *Tracker) CheckIdle(ctx context.Context, id uuid.UUID, folder string) er
 	}
 	began := clock.System{}.Steady()
 	for try := 0; ; try++ {
-		at, err := t.findUse(ctx, folder)
+		at, err := t.findUse(ctx, id, folder)
 		switch {
 		case err != nil:
 			return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)

@@ -59,6 +59,7 @@ func (p *Pool) openOrMake(cfg backends.Config, c clock.Clock) (err error) {
 	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
 		return err
 	}
+	p.uses.MountPath = cfg.MountPath
 	if err := checkFilesystem(p.shelf.Path()); err != nil {
 		return err
 	}

@@ -160,6 +160,7 @@ func (p *Pool) openOrMake(cfg backends.Config, backend string) (err error) {
 	if p.shelf, err = shelf.Open(cfg, backend); err != nil {
 		return err
 	}
+	p.uses.MountPath = cfg.MountPath
 	if p.projects, err = newProjects(p.shelf); err != nil {
 		return err
 	}

@@ -183,7 +183,7 @@ func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(
 		return err
 	}
 	defer dir.Close()
-	if err := cp.attacher.CheckIdle(ctx, dir); err != nil {
+	if err := cp.attacher.Release(ctx, dir, false); err != nil {
 		return err
 	}
 	if keep != nil {

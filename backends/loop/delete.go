@@ -80,7 +80,7 @@ func (r *remover) delete(ctx context.Context, root folder.Dir, id uuid.UUID) err
 
 // moveToDeleting moves an idle dataset from its path to the directory of deletions.
 func (r *remover) moveToDeleting(ctx context.Context, root, dir folder.Dir, path string) error {
-	if err := r.attacher.CheckIdle(ctx, dir); err != nil {
+	if err := r.attacher.Release(ctx, dir, true); err != nil {
 		return err
 	}
 	// An earlier deletion of a dataset with the same ID may not be finished.

@@ -100,7 +100,7 @@ func (p *Pool) openOrMake(cfg backends.Config) error {
 	if p.info, err = infoOf(p, direct); err != nil {
 		return err
 	}
-	p.assemble(direct, cfg.Keys)
+	p.assemble(direct, cfg)
 	return p.containers.DropAllUnused() // removes mappings that a killed process left
 }
 
@@ -146,15 +146,15 @@ func infoOf(p *Pool, direct bool) (info backends.Info, err error) {
 }
 
 // assemble makes the parts of an open pool.
-func (p *Pool) assemble(direct bool, keys backends.Keys) {
+func (p *Pool) assemble(direct bool, cfg backends.Config) {
 	run, name, lay := p.backend.runner, p.name, p.layout
 	filesystems := p.info.Capabilities.Filesystems
 	p.records = layout.RecordWriter{Layout: lay, Direct: direct}
 	p.images = imagefile.NewImages(lay, p.Filesystem)
 	p.heads = imagefile.NewHeads(lay, p.step)
 	p.sharing = imagefile.NewSharing(name, lay, p.images, p.heads, p.step)
-	p.containers = attach.NewContainers(run, keys, p.ID(), p.info.Capabilities.Encryption, p.step)
-	p.attacher = attach.New(name, lay, p.images, p.sharing, p.containers, direct, p.step)
+	p.containers = attach.NewContainers(run, cfg.Keys, p.ID(), p.info.Capabilities.Encryption, p.step)
+	p.attacher = attach.New(name, lay, p.images, p.sharing, p.containers, direct, cfg.MountPath, p.step)
 	p.grower = growth.New(run, lay, p.images, p.heads, p.sharing, p.containers, p.attacher, p.step)
 	p.templates = template.NewStore(run, p.dir.path, lay, filesystems, p.step)
 	p.catalog = &catalog{pool: name, dir: p.dir, layout: lay, images: p.images}

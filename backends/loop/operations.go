@@ -162,6 +162,15 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	return out, nil
 }
 
+// Release implements backends.Releaser.
+func (p *Pool) Release(ctx context.Context, id uuid.UUID) error {
+	err := p.catalog.withDataset(id, func(dir folder.Dir) error { return p.attacher.Release(ctx, dir, false) })
+	if err != nil {
+		return fmt.Errorf("dataset %s: %w", id, err)
+	}
+	return nil
+}
+
 // CheckIdle implements backends.IdleChecker.
 func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 	err := p.catalog.withDataset(id, func(dir folder.Dir) error { return p.attacher.CheckIdle(ctx, dir) })

@@ -39,7 +39,7 @@ func (p *Pool) Rewrite(ctx context.Context, id uuid.UUID, progress backends.Prog
 				"rewriting has no benefit: snapshots in pool %s take constant time regardless of fragmentation",
 				p.name)
 		}
-		if err := p.attacher.CheckIdle(ctx, dir); err != nil {
+		if err := p.attacher.Release(ctx, dir, false); err != nil {
 			return err
 		}
 		before, after, err = p.rewriter.rewrite(ctx, dir, progress)

@@ -210,7 +210,7 @@ func (sn *snapshots) restore(
 			_, _, err = sn.images.Inspect(dir, snapshot.String())
 		}
 		if err == nil {
-			err = sn.attacher.CheckIdle(ctx, dir)
+			err = sn.attacher.Release(ctx, dir, false)
 		}
 		if err == nil {
 			err = sn.replaceHead(ctx, dir, snapshot.String(), keep)

@@ -212,7 +212,7 @@ func mountedAt(dev dm.Device) string {
 
 // userOf returns an error that describes a process that uses a device that is not mounted here.
 func userOf(ctx context.Context, dev dm.Device) error {
-	user, err := inuse.FindUser(ctx, int(dev.Major), int(dev.Minor))
+	user, _, err := inuse.FindUser(ctx, int(dev.Major), int(dev.Minor), "")
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s is open, and its users are unknown: %w", dev.Node(), err)

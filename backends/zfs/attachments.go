@@ -29,6 +29,8 @@ type attachments struct {
 	staging  sync.Mutex // protects staged, and is held while a head of zfs-fuse is mounted or unmounted
 	staged   map[uuid.UUID]bool
 	attached backends.Attachments
+
+	mountPath func(uuid.UUID) string // the path on which the agent mounts a dataset: see backends.Config
 }
 
 // fsType is the name of the filesystem type in the mount table.
@@ -118,7 +120,7 @@ func (a *attachments) checkIdle(id uuid.UUID) error {
 	if err != nil {
 		return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)
 	}
-	for _, h := range others.From(a.root(id)) {
+	for _, h := range others.From(a.root(id), a.mountPath(id)) {
 		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %w", id, inuse.MountUser(h))
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
@@ -62,7 +63,7 @@ func TestWhichCanEncrypt(t *testing.T) {
 			lacks != "" && !strings.HasSuffix(lacks, would) {
 			t.Errorf("%s: %q, %v", name, lacks, err)
 		}
-		p := newPool(&storage{fs: poolFilesystem{name: "tank/a/b"}}, nil, nil, nil)
+		p := newPool(&storage{fs: poolFilesystem{name: "tank/a/b"}}, nil, backends.Config{}, nil)
 		p.keys.problem = lacks
 		err = p.maker.checkRequest(dataset.Dataset{Encryption: &dataset.Encryption{}})
 		if said := strings.Join(p.keys.missing(), "; "); said != lacks || (err == nil) != (lacks == "") ||
@@ -117,7 +118,7 @@ func (z *fakeZFS) run(_ context.Context, c run.Command) (run.Result, error) {
 func TestZFSIsGivenKeys(t *testing.T) {
 	key, wrong := bytes.Repeat([]byte("k"), keySize), bytes.Repeat([]byte("w"), keySize)
 	z := &fakeZFS{T: t, key: key, loaded: map[string]bool{}}
-	p := newPool(&storage{tool: tool{run.Func(z.run)}, fs: poolFilesystem{name: "tank"}}, nil, nil, nil)
+	p := newPool(&storage{tool: tool{run.Func(z.run)}, fs: poolFilesystem{name: "tank"}}, nil, backends.Config{}, nil)
 	p.keys.keys.held, p.keys.keys.loaded = map[string]int{}, map[string]bool{}
 	const root = "tank/a"
 	has := func(when string, want bool) {
@@ -171,7 +172,7 @@ func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 	}{"no encryption": {"", "-"}, "the operator's": {"", "tank"}, "an old ZFS": {"a newer one", "-"}} {
 		p := newPool(&storage{tool: tool{run.Func(func(context.Context, run.Command) (run.Result, error) {
 			return run.Result{Stdout: []byte(c.root + "\n")}, nil
-		})}, fs: poolFilesystem{name: "tank"}, shelf: &shelf.Shelf{}}, nil, nil, nil)
+		})}, fs: poolFilesystem{name: "tank"}, shelf: &shelf.Shelf{}}, nil, backends.Config{}, nil)
 		p.keys.problem = c.lacks
 		for _, of := range []*dataset.Encryption{nil, {ID: uuid.New()}} {
 			root, err := os.OpenRoot(t.TempDir())

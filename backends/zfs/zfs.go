@@ -170,7 +170,7 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, zpool *ownPool)
 	if err != nil {
 		return nil, err
 	}
-	p := newPool(&storage{name: cfg.Name, shelf: s, tool: tool{b.runner}, fs: home}, zpool, cfg.Keys, b.clock)
+	p := newPool(&storage{name: cfg.Name, shelf: s, tool: tool{b.runner}, fs: home}, zpool, cfg, b.clock)
 	s.Outside = p.remover.removeObjects
 	if err := p.prepareFilesystem(ctx, cfg.Make); err != nil {
 		return nil, fmt.Errorf("pool at %s: %w", cfg.Path, err)
@@ -248,10 +248,10 @@ type Pool struct {
 }
 
 // newPool connects the parts of a pool.
-func newPool(s *storage, zpool *ownPool, keys backends.Keys, clock clock.Clock) *Pool {
+func newPool(s *storage, zpool *ownPool, cfg backends.Config, clock clock.Clock) *Pool {
 	p := &Pool{storage: s, vdevs: zpool, listing: listing{clock: clock}}
-	p.keys = &datasetKeys{storage: s, source: keys}
-	p.attachments = &attachments{storage: s, staged: map[uuid.UUID]bool{}}
+	p.keys = &datasetKeys{storage: s, source: cfg.Keys}
+	p.attachments = &attachments{storage: s, staged: map[uuid.UUID]bool{}, mountPath: cfg.MountPath}
 	p.space = &space{storage: s}
 	p.remover = &remover{storage: s, attachments: p.attachments}
 	p.sender = &sender{storage: s, keys: p.keys}

@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/droverhq/drover/backends"
@@ -15,6 +17,7 @@ import (
 	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -33,10 +36,12 @@ type Attacher struct {
 	sharing    *imagefile.Sharing
 	containers *Containers
 	direct     bool // devices use direct I/O
+	mountPath  func(uuid.UUID) string
 	step       func(string)
 }
 
-// New returns the attacher of the named pool. If direct is set, devices use direct I/O.
+// New returns the attacher of the named pool. If direct is set, devices use direct I/O. mountPath returns the path on
+// which the agent mounts a dataset.
 func New(
 	pool string,
 	l layout.Layout,
@@ -44,9 +49,12 @@ func New(
 	s *imagefile.Sharing,
 	c *Containers,
 	direct bool,
+	mountPath func(uuid.UUID) string,
 	step func(string),
 ) *Attacher {
-	return &Attacher{pool: pool, layout: l, images: im, sharing: s, containers: c, direct: direct, step: step}
+	return &Attacher{
+		pool: pool, layout: l, images: im, sharing: s, containers: c, direct: direct, mountPath: mountPath, step: step,
+	}
 }
 
 // options returns the options of the loop device of an image.
@@ -165,33 +173,88 @@ const (
 )
 
 // CheckIdle fails with ErrInUse if the head in dir is mounted in any mount namespace, or stays attached to a loop
-// device.
+// device. A copy of the agent's mount in another namespace does not count if Release can end it.
 func (a *Attacher) CheckIdle(ctx context.Context, dir folder.Dir) error {
+	_, err := a.leftover(ctx, dir)
+	return err
+}
+
+// Release is CheckIdle for a caller that changes or replaces the head. If copies of the agent's mount keep the
+// filesystem in the head alive, Release shuts it down, so that nobody can write to it later, and gives the head another
+// image with the same content. The former image stays attached until the copies end. If discard is set, the caller
+// destroys the dataset: Release shuts the filesystem down and empties the image instead.
+func (a *Attacher) Release(ctx context.Context, dir folder.Dir, discard bool) error {
+	device, err := a.leftover(ctx, dir)
+	if err != nil || device == "" {
+		return err
+	}
+	fs, _, err := a.images.Inspect(dir, layout.Head)
+	if err != nil {
+		return err
+	}
+	root, err := mount.Detached(mount.Spec{Source: device, FSType: fs, Options: MountOptions(fs, nil)})
+	if errors.Is(err, unix.EBUSY) { // it was mounted read-only
+		root, err = mount.Detached(mount.Spec{Source: device, FSType: fs, Options: MountOptions(fs, nil), ReadOnly: true})
+	}
+	if err != nil {
+		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and cannot be shut down: %w", device, err)
+	}
+	image, err := dir.OpenFile(a.layout.Image(layout.Head), os.O_RDWR)
+	if err != nil {
+		return errors.Join(err, root.Close())
+	}
+	defer image.Close()
+	ctx, cancel := context.WithTimeoutCause(ctx, fenceTimeout, fmt.Errorf("no answer for %s: try again", fenceTimeout))
+	defer cancel()
+	if err := fsctl.Fence(ctx, root, func() error {
+		a.step("release.frozen")
+		if discard {
+			return nil
+		}
+		return a.sharing.Abandon(dir, image)
+	}); err != nil {
+		return backends.NoSpace(fmt.Errorf("shut down its filesystem, which copies of its mount in other mount namespaces "+
+			"keep alive: %w", err))
+	}
+	a.step("release.fenced")
+	// The blocks are free at once, although the device has the image. After a failure they are free when the device ends.
+	var st unix.Stat_t
+	if discard || unix.Fstat(int(image.Fd()), &st) == nil && st.Nlink == 0 {
+		_ = image.Truncate(0)
+	}
+	return nil
+}
+
+// fenceTimeout bounds the freeze of a filesystem. It writes out what has not been written yet.
+const fenceTimeout = 30 * time.Second
+
+// leftover fails as CheckIdle does. If copies of the agent's mount keep the head attached, it returns the device.
+func (a *Attacher) leftover(ctx context.Context, dir folder.Dir) (device string, err error) {
 	for try := 0; ; try++ {
 		device, err := a.device(dir)
 		if err != nil || device == "" {
-			return err
+			return "", err
 		}
 		table, err := mount.Table()
 		if err != nil {
-			return err
+			return "", err
 		}
 		mapping, mapped, err := a.containers.DropUnused(dir)
 		if err != nil {
-			return err
+			return "", err
 		}
 		mounted := table.From(device)
 		if all := table.Of(int(mapping.Major), int(mapping.Minor)); mapped && len(all) > 0 {
 			mounted = all[0]
 		}
 		if mounted != nil {
-			return dataset.Errorf(dataset.ErrInUse, "%w", inuse.PathUser(mounted.Mountpoint))
+			return "", dataset.Errorf(dataset.ErrInUse, "%w", inuse.PathUser(mounted.Mountpoint))
 		}
 		if try == BusyTries || ctx.Err() != nil {
 			if mapped {
 				device = mapping.Path()
 			}
-			return inUseError(ctx, device)
+			return device, a.checkCopies(ctx, dir, device, mapped)
 		}
 		select {
 		case <-ctx.Done():
@@ -211,21 +274,28 @@ func (a *Attacher) device(dir folder.Dir) (string, error) {
 	return info.Path, err
 }
 
-// inUseError returns the error for a head whose device is in use but is not mounted in this mount namespace. The error
-// names a process that has the device mounted in another namespace, or has a file of it open.
-func inUseError(ctx context.Context, device string) error {
+// checkCopies fails with ErrInUse unless only copies of the agent's mount keep a device in use that is not mounted in
+// this mount namespace. The error names a process that has the device mounted in another namespace, or has a file of it
+// open. For a mapping, it fails also because of a copy: the next mapping of the dataset needs the same name.
+func (a *Attacher) checkCopies(ctx context.Context, dir folder.Dir, device string, mapped bool) error {
 	var st unix.Stat_t
 	if err := unix.Stat(device, &st); err != nil {
 		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and its users are unknown: %w", device, err)
 	}
-	user, err := inuse.FindUser(ctx, int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev)))
+	own := ""
+	if id, err := layout.ParseID(filepath.Base(dir.Name())); err == nil && !mapped {
+		own = a.mountPath(id)
+	}
+	user, copies, err := inuse.FindUser(ctx, int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev)), own)
 	switch {
 	case err != nil:
 		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and its users are unknown: %w", device, err)
 	case user != nil:
 		return dataset.Errorf(dataset.ErrInUse, "it is in use: %w", user)
+	case len(copies) == 0:
+		return dataset.Errorf(dataset.ErrInUse, "%w", inuse.DeviceUser(device))
 	}
-	return dataset.Errorf(dataset.ErrInUse, "%w", inuse.DeviceUser(device))
+	return nil
 }
 
 // mountOf describes the mount of a filesystem on a device.

@@ -70,7 +70,7 @@ func (gr *Grower) Resize(ctx context.Context, dir folder.Dir, size dataset.Size,
 	if root != nil {
 		return gr.growMounted(ctx, dir, want, root)
 	}
-	if err := gr.attacher.CheckIdle(ctx, dir); err != nil {
+	if err := gr.attacher.Release(ctx, dir, false); err != nil {
 		return err
 	}
 	fs, grow, err := gr.images.Inspect(dir, layout.Head)

@@ -113,6 +113,17 @@ func (s *Sharing) replaceHead(ctx context.Context, dir folder.Dir, inode uint64)
 	})
 }
 
+// Abandon gives a head another image with the same content. image is the present one, which is attached to a device
+// whose filesystem is frozen and will be shut down.
+func (s *Sharing) Abandon(dir folder.Dir, image *os.File) error {
+	return s.heads.Exchange(dir, layout.Head, func(clone *os.File) error {
+		if err := s.images.VerifyClone(dir, layout.Head, layout.Next); err != nil {
+			return err
+		}
+		return KeepTag(image, clone)
+	})
+}
+
 // DropSecondNames removes second names of the head that an interrupted snapshot left.
 func (s *Sharing) DropSecondNames(dir folder.Dir) error {
 	st, err := dir.Lstat(s.layout.Image(layout.Head))

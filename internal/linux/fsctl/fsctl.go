@@ -1,4 +1,4 @@
-// Package fsctl controls filesystems with ioctl(2): freeze, thaw, grow, flush, trim, flags, project quotas. It also
+// Package fsctl controls filesystems with ioctl(2): freeze, thaw, shut down, grow, flush, trim, flags, project quotas. It also
 // identifies the content of a disk or image, so that existing data is never formatted. The backends, the agent, the
 // guard, the command drover backend verify and packages tree and btrfsctl call it. The package keeps no state, and its
 // functions are safe for concurrent use.
@@ -9,6 +9,7 @@
 package fsctl
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -70,6 +71,72 @@ func Sync(dir *os.File) error {
 	}
 	if err != nil {
 		return fmt.Errorf("sync the filesystem of %s: %w", dir.Name(), err)
+	}
+	return nil
+}
+
+const (
+	goingDown = 0x8004587D // XFS_IOC_GOINGDOWN and EXT4_IOC_SHUTDOWN: _IOR('X', 125, __u32)
+	noFlush   = 2          // XFS_FSOP_GOING_FLAGS_NOLOGFLUSH and EXT4_GOING_FLAGS_NOLOGFLUSH
+)
+
+// Fence ends an XFS or ext4 filesystem for everybody who still has it mounted or open. dir is its root directory. Fence
+// writes the filesystem out, freezes it, calls frozen, shuts the filesystem down, and thaws it. Afterwards nobody can
+// write to it, and what was written before the freeze is on the disk. If frozen fails, the filesystem stays usable.
+//
+// The shutdown comes after the freeze: a write in flight could otherwise reach the disk after Fence. The flag noFlush
+// is necessary: after a shutdown with another flag, the kernel does not mount the device of a frozen filesystem again.
+// A freeze that a killed process left is replaced.
+//
+// Fence closes dir. When ctx ends before the filesystem is frozen, for instance because its disk hangs, Fence returns
+// the cause and changes nothing, but dir stays open until the kernel has answered.
+func Fence(ctx context.Context, dir *os.File, frozen func() error) error {
+	ended := make(chan error, 1)
+	begin := make(chan bool, 1)
+	isFrozen := make(chan struct{})
+	go func() {
+		err := freezeAgain(dir)
+		if err == nil {
+			close(isFrozen)
+			if <-begin {
+				if err = frozen(); err == nil {
+					err = shutDown(dir)
+				}
+			}
+			err = errors.Join(err, Thaw(dir))
+		}
+		ended <- errors.Join(err, dir.Close())
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-isFrozen:
+		begin <- true
+		return <-ended
+	case <-ctx.Done():
+		begin <- false
+		return fmt.Errorf("freeze %s: %w", dir.Name(), context.Cause(ctx))
+	}
+}
+
+// freezeAgain writes out and freezes a filesystem. If it is frozen already, freezeAgain thaws it first.
+func freezeAgain(dir *os.File) error {
+	if err := Sync(dir); err != nil {
+		return err
+	}
+	err := Freeze(dir)
+	if errors.Is(err, ErrFrozen) {
+		if err = Thaw(dir); err == nil || errors.Is(err, ErrNotFrozen) {
+			err = Freeze(dir)
+		}
+	}
+	return err
+}
+
+func shutDown(dir *os.File) error {
+	flags := uint32(noFlush)
+	if err := ioctl(dir, goingDown, unsafe.Pointer(&flags)); err != nil {
+		return fmt.Errorf("shut down the filesystem of %s: %w", dir.Name(), err)
 	}
 	return nil
 }

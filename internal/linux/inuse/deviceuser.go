@@ -6,32 +6,36 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// FindUser returns a process that uses the filesystem on a block device although this mount namespace has no mount of
+// FindUser returns a process that uses the filesystem on a block device, although this mount namespace has no mount of
 // it. Such a process has the filesystem mounted in another mount namespace, or has a file of it open. If it finds no
-// such process, it returns a process that could not be examined. It returns nil if every process was examined and none
-// uses the device.
-func FindUser(ctx context.Context, major, minor int) (*User, error) {
+// such process, it returns a process that could not be examined.
+//
+// ownTarget is the path on which Drover mounts the filesystem. A copy of that mount in another namespace is no use by
+// itself: see mount.Foreign.Holders. If there is no user, copies are the holders of such copies. They keep the
+// filesystem alive, so the caller must shut it down before it changes or replaces its image (fsctl.Fence). If user and
+// copies are both nil, every process was examined and none uses the device.
+func FindUser(ctx context.Context, major, minor int, ownTarget string) (user *User, copies []mount.Holder, err error) {
 	whole := mount.Filesystem{Major: major, Minor: minor, Root: "/"}
 	others, err := mount.ReadForeign()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var unexamined *User
-	for _, h := range others.Holders(whole, "") {
-		if h.Unexamined == nil {
-			return MountUser(h), nil
+	for _, h := range others.Holders(whole, ownTarget) {
+		if user = MountUser(h); h.Unexamined == nil {
+			return user, nil, nil
 		}
-		unexamined = MountUser(h)
 	}
 	files, err := FindOpenFiles(ctx, []mount.Filesystem{whole})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, o := range files.Openers(whole, nil) {
-		if o.Unexamined == nil {
-			return FileUser(o), nil
+		if user = FileUser(o); o.Unexamined == nil {
+			return user, nil, nil
 		}
-		unexamined = FileUser(o)
 	}
-	return unexamined, nil
+	if user == nil {
+		copies, _ = others.Copies(whole, ownTarget)
+	}
+	return user, copies, nil
 }

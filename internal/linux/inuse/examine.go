@@ -238,9 +238,11 @@ func (x *Examination) descriptor(dir *os.File, at, name string, f *Findings) err
 		return nil
 	}
 	if kind == unix.S_IFREG {
-		if writable, err := forWriting(at, name); err != nil || !writable {
+		writable, err := forWriting(at, name)
+		if err != nil || !writable && !x.Scan.readers {
 			return unlessClosed(err)
 		}
+		o.readOnly = !writable
 	}
 	f.Files = append(f.Files, o)
 	return nil

@@ -31,10 +31,14 @@ func (x *Examination) mappings(at string, f *Findings) (exists bool, err error) 
 			}
 		}
 		switch o, writable, ok := x.mapping(lines.Bytes(), f.Views); {
-		case ok && writable:
+		case ok && (writable || o.readOnly):
 			f.Files = append(f.Files, o)
 		case ok && x.Scan.wantedTreeIncludes(o):
 			readOnly = append(readOnly, o)
+			if x.Scan.readers {
+				o.readOnly = true
+				f.Files = append(f.Files, o)
+			}
 		}
 	}
 	if err = lines.Err(); err == nil && len(readOnly) > 0 {
@@ -43,12 +47,12 @@ func (x *Examination) mappings(at string, f *Findings) (exists bool, err error) 
 	return exists, err
 }
 
-// mapping parses one line of a maps file. ok is false if the line is not a shared mapping of a file on a
-// wanted filesystem. mapping assumes that the file was opened through the innermost mount that contains
+// mapping parses one line of a maps file. ok is false if the line is not a shared mapping of a file on a wanted
+// filesystem. If the scan looks for readers, a private mapping counts as one for reading. mapping assumes that the file was opened through the innermost mount that contains
 // its path.
 func (x *Examination) mapping(line []byte, views []*View) (f File, writable, ok bool) {
 	word := bytes.Fields(line)
-	if len(word) < 6 || len(word[1]) != 4 || word[1][3] != 's' {
+	if len(word) < 6 || len(word[1]) != 4 || word[1][3] != 's' && !x.Scan.readers {
 		return File{}, false, false
 	}
 	major, minor, ok := deviceOfMapping(string(word[3]))
@@ -70,6 +74,10 @@ func (x *Examination) mapping(line []byte, views []*View) (f File, writable, ok 
 	}
 	for _, v := range views {
 		consider(v.Mounts, v)
+	}
+	if word[1][3] != 's' {
+		best.readOnly = true
+		return best, false, true
 	}
 	return best, word[1][1] == 'w', true
 }

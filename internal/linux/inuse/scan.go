@@ -54,6 +54,7 @@ type Scan struct {
 	host    string     // the host's mount namespace, as the link /proc/PID/ns/mnt shows it
 	devices []device   // the wanted filesystems: descriptors on other ones are ignored
 	trees   []*TreeUse // the wanted directory trees
+	readers bool       // files that are open or mapped only for reading are recorded too
 
 	listed atomic.Int64 // the bytes that SmallTableOf has read
 

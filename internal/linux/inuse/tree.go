@@ -28,6 +28,7 @@ type File struct {
 	major, minor int
 	path         string
 	through      seenMount // the mount through which it was opened; zero if that mount is detached
+	readOnly     bool      // it is open or mapped only for reading
 	unplaced     bool      // the exact path is unknown: the file is at path or below it
 	// removed and name can be set only if unplaced is set. removed reports that the file has no name any more. name is
 	// one of the several names of the file.

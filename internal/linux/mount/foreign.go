@@ -43,7 +43,7 @@ func readForeign(timeout time.Duration) (*Foreign, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find holders: %w", err)
 	}
-	s.found.own = table
+	s.found.own, s.found.members = table, map[uint64][]int{}
 	for _, e := range table {
 		s.seen[keyOf(e)] = true
 	}
@@ -122,6 +122,9 @@ func (s *scan) task(pid int, task string) error {
 	}
 	if ns == s.own {
 		return nil
+	}
+	if list := s.found.members[ns]; len(list) == 0 || list[len(list)-1] != pid {
+		s.found.members[ns] = append(list, pid)
 	}
 	root, rooted := rootID(task)
 	seen := view{ns: ns, root: root}

@@ -161,7 +161,7 @@ func TestHoldersByPlace(t *testing.T) {
 // A process that could not be examined counts as a holder of every filesystem.
 func TestUnexaminedIsAHolder(t *testing.T) {
 	f := Foreign{unexamined: []Holder{{PID: 7, Comm: "deep", Unexamined: ErrTooLarge}}}
-	for _, list := range [][]Holder{f.Holders(Filesystem{Major: 8, Root: "/"}, "/m"), f.From("pool")} {
+	for _, list := range [][]Holder{f.Holders(Filesystem{Major: 8, Root: "/"}, "/m"), f.From("pool", "")} {
 		if len(list) != 1 || list[0].PID != 7 {
 			t.Errorf("%v", list)
 		}

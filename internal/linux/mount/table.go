@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // Entry is one line of a mountinfo file (proc_pid_mountinfo(5)), unescaped.
@@ -215,6 +217,7 @@ type Foreign struct {
 	own        Mounts
 	mounts     []foreignMount
 	unexamined []Holder
+	members    map[uint64][]int // the processes of each mount namespace
 }
 
 type foreignMount struct {
@@ -241,22 +244,94 @@ func (f *Foreign) Holders(fsys Filesystem, ownTarget string) []Holder {
 	if fsys.Reused() {
 		return nil
 	}
-	var hostPlace Place
-	hasPlace := false
-	if ownTarget != "" {
-		hostPlace, hasPlace = f.own.PlaceAt(ownTarget)
-	}
 	var holders []Holder
+	for _, m := range f.mountsOf(fsys, ownTarget, false) {
+		holders = append(holders, m.holder)
+	}
+	return append(holders, f.unexamined...)
+}
+
+// Copies returns the holders of the copies that Holders leaves out. reachable are those whose processes can reach the
+// copy. The others cannot, because the mount point is in a directory that only root may enter, and the root of the host
+// does not exist in the user namespaces of the processes. Any user can make such a namespace (unshare -Urm).
+func (f *Foreign) Copies(fsys Filesystem, ownTarget string) (all, reachable []Holder) {
+	if fsys.Reused() {
+		return nil, nil
+	}
+	for _, m := range f.mountsOf(fsys, ownTarget, true) {
+		all = append(all, m.holder)
+		if f.isReachable(m, ownTarget) {
+			reachable = append(reachable, m.holder)
+		}
+	}
+	return all, reachable
+}
+
+// mountsOf returns the copies of the host's mount of fsys on ownTarget, or the other mounts of fsys.
+func (f *Foreign) mountsOf(fsys Filesystem, ownTarget string, copies bool) (list []foreignMount) {
+	isCopy := f.copiesOf(ownTarget)
 	for _, m := range f.mounts {
-		if !fsys.MayMatch(m.Entry) || hasPlace && m.placed && m.place == hostPlace {
+		if !fsys.MayMatch(m.Entry) || isCopy(m) != copies {
 			continue
 		}
 		root := strings.TrimSuffix(m.Root, "//deleted")
 		if within(root, fsys.Root) || f.own.IsAmbiguous(m.Entry) {
-			holders = append(holders, m.holder)
+			list = append(list, m)
 		}
 	}
-	return append(holders, f.unexamined...)
+	return list
+}
+
+// copiesOf returns a function that reports whether a mount is a copy of the host's mount on ownTarget, which can be "".
+// The host may have unmounted it since.
+func (f *Foreign) copiesOf(ownTarget string) func(foreignMount) bool {
+	var hostPlace Place
+	known := false
+	if ownTarget != "" {
+		hostPlace, known = f.own.PlaceAt(ownTarget)
+	}
+	return func(m foreignMount) bool { return known && m.placed && m.place == hostPlace }
+}
+
+// isReachable reports whether a process may be able to reach a copy of the host's mount on ownTarget.
+func (f *Foreign) isReachable(m foreignMount, ownTarget string) bool {
+	return !isPrivate(filepath.Dir(ownTarget)) || f.hasRoot(m.holder.Namespace)
+}
+
+// isPrivate reports whether only root may enter a directory.
+func isPrivate(dir string) bool {
+	var st unix.Stat_t
+	return unix.Stat(dir, &st) == nil && st.Uid == 0 && st.Mode&0o077 == 0
+}
+
+// hasRoot reports whether a process of a mount namespace may be, or may become, the root of the host. It returns true
+// if that is unknown.
+func (f *Foreign) hasRoot(ns uint64) bool {
+	alive := false
+	for _, pid := range f.members[ns] {
+		at := fmt.Sprintf("/proc/%d", pid)
+		b, err := os.ReadFile(at + "/uid_map")
+		if Ended(err) {
+			continue
+		}
+		own, ownErr := os.Readlink("/proc/self/ns/user")
+		user, userErr := os.Readlink(at + "/ns/user")
+		if errors.Join(err, ownErr, userErr) != nil || user == own || mapsRoot(string(b)) {
+			return true
+		}
+		alive = true
+	}
+	return !alive // a process that it has forked is not in the list
+}
+
+// mapsRoot reports whether a uid_map (user_namespaces(7)) contains the user 0 of this process's user namespace.
+func mapsRoot(table string) bool {
+	for line := range strings.Lines(table) {
+		if word := strings.Fields(line); len(word) != 3 || word[1] == "0" {
+			return true
+		}
+	}
+	return false
 }
 
 // FilesystemAt returns a filesystem that is mounted on path in another mount namespace. A namespace that copied the
@@ -272,11 +347,13 @@ func (f *Foreign) FilesystemAt(path string) (fsys Filesystem, ok bool) {
 
 // From returns the processes that have a source, or a path below it, mounted in another mount
 // namespace. It is for filesystems whose sources are not devices. After them the result includes every
-// process that could not be examined, with Unexamined set.
-func (f *Foreign) From(source string) []Holder {
+// process that could not be examined, with Unexamined set. It does not include copies of the host's mount on ownTarget
+// that nobody can reach: see Copies.
+func (f *Foreign) From(source, ownTarget string) []Holder {
 	var holders []Holder
+	isCopy := f.copiesOf(ownTarget)
 	for _, m := range f.mounts {
-		if within(m.Source, source) {
+		if within(m.Source, source) && (!isCopy(m) || f.isReachable(m, ownTarget)) {
 			holders = append(holders, m.holder)
 		}
 	}

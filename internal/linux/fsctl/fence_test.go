@@ -1,0 +1,91 @@
+package fsctl_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// After a fence nobody can write, and everything from before is on the disk. That is also true if a killed process has
+// left the filesystem frozen. A fence that fails changes nothing.
+func TestFence(t *testing.T) {
+	for fs, options := range map[string][]string{"xfs": {"nouuid"}, "ext4": nil} {
+		t.Run(fs, func(t *testing.T) {
+			image := scratch.Image(t, fs, scratch.XFS)
+			at := scratch.MountImage(t, fs, image)
+			file := filepath.Join(at, "file")
+			write := func(text string) error { return os.WriteFile(file, []byte(text), 0o600) }
+			failure := errors.New("failure")
+			if err := fsctl.Fence(t.Context(), open(t, at), func() error { return failure }); !errors.Is(err, failure) {
+				t.Errorf("%v", err)
+			}
+			if err := write("before"); err != nil {
+				t.Errorf("after a fence that failed: %v", err)
+			}
+			dir := open(t, at)
+			if err := fsctl.Freeze(dir); err != nil {
+				t.Fatal(err)
+			}
+			copied := filepath.Join(t.TempDir(), "copy")
+			err := fsctl.Fence(t.Context(), open(t, at), func() error {
+				if err := fsctl.Freeze(dir); !errors.Is(err, fsctl.ErrFrozen) {
+					t.Errorf("not frozen: %v", err)
+				}
+				scratch.Copy(t, image, copied)
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := write("after"); !errors.Is(err, unix.EIO) {
+				t.Errorf("a write after the fence: %v", err)
+			}
+			got, err := os.ReadFile(filepath.Join(scratch.MountImage(t, fs, copied, options...), "file"))
+			if string(got) != "before" || err != nil {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+}
+
+// A fence does not wait for a disk that hangs. The filesystem stays usable when the disk answers again.
+func TestFenceOfAHangingFilesystem(t *testing.T) {
+	pool := scratch.Mount(t, "xfs", 512<<20)
+	image := filepath.Join(pool, "image")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, scratch.Ext4); err != nil {
+		t.Fatal(err)
+	}
+	scratch.Format(t, "ext4", image)
+	at := scratch.MountImage(t, "ext4", image)
+	if err := os.WriteFile(filepath.Join(at, "file"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	disk := open(t, pool)
+	if err := fsctl.Freeze(disk); err != nil {
+		t.Fatal(err)
+	}
+	slow := errors.New("too slow")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, slow)
+	defer cancel()
+	err := fsctl.Fence(ctx, open(t, at), func() error { t.Error("it was frozen"); return nil })
+	if terr := fsctl.Thaw(disk); terr != nil {
+		t.Fatal(terr)
+	}
+	if !errors.Is(err, slow) {
+		t.Errorf("%v", err)
+	}
+	if err := os.WriteFile(filepath.Join(at, "file"), []byte("later"), 0o600); err != nil {
+		t.Error(err)
+	}
+}
