@@ -219,6 +219,29 @@ func TestI3RestoreFencesWhoHasACopy(t *testing.T) {
 	}
 }
 
+// An agent that was killed while it shut a filesystem down can leave it frozen. Neither the next mount nor the next
+// restore hangs.
+func TestFilesystemThatWasLeftFrozen(t *testing.T) {
+	r := loopHost(t)
+	r.NewVolume("db", map[string]string{"size": "400MiB"})
+	r.WriteFile("db", "file", "old")
+	perform(t, r, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"})
+	holder := holdCopy(t, root, ":", r.MustMount("db", "copied"))
+	r.MustUnmount("db", "copied")
+	freeze := func() {
+		if said := holder.do(`fsfreeze -f "$0"`); said != "rc 0" {
+			t.Fatal(said)
+		}
+	}
+	freeze()
+	r.WriteFile("db", "file", "new")
+	freeze()
+	perform(t, r, api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "before"})
+	if got := r.ReadFile("db", "file"); got != "old" {
+		t.Errorf("restored %q", got)
+	}
+}
+
 // The volumes of backend dir share the filesystem of their pool, which cannot be shut down. So a copy that root can reach
 // is a use.
 func TestI11ReachableCopyInASharedFilesystem(t *testing.T) {
