@@ -39,6 +39,28 @@ func TestReportsChangeNoRequest(t *testing.T) {
 	}
 }
 
+// Control computes the IDs of scheduled operations, so that all replicas request each of them once. No caller can use
+// such an ID first, which would block the operation.
+func TestIDsOfScheduledOperationsAreReserved(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@gold")
+	reserved := uuid.NewSHA1(uuid.New(), []byte("snapshot 2026-11-18T12:00:00Z"))
+	before := e.Dump()
+	protect := true
+	_, err := e.Submit(e.Ctx, api.Request{ID: reserved, Kind: dataset.OpUpdate, Volume: "db", Protect: &protect})
+	controltest.Refused(t, err, dataset.ErrInvalid, "version 5")
+	a.MustRefusePlan(api.Request{ID: reserved, Kind: dataset.OpSnapshot, Volume: "db"}, dataset.ErrInvalid, "version 5")
+	op := a.MustPlan(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
+	op.ID = reserved
+	_, err = e.Commit(e.Ctx, a.ID, a.ReportOf(op))
+	controltest.Refused(t, err, dataset.ErrInvalid, "version 5")
+	controltest.Refused(t, e.Record(e.Ctx, a.ID, a.ReportOf(op)), dataset.ErrInvalid, "version 5")
+	if diff := cmp.Diff(before, e.Dump()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // A node chooses the UUIDs of what it creates, but cannot choose one that something else has.
 func TestUUIDsOfOthers(t *testing.T) {
 	e := controltest.New(t)

@@ -25,6 +25,24 @@ import (
 // carried out at once. Idempotent for the same request ID: it returns the operation as it is now. It fails as Plan
 // does. For a dry run, it decides and records nothing: see preview.
 func (s *Service) Submit(ctx context.Context, req api.Request) (out api.Outcome, err error) {
+	if err := checkCallersID(req.ID); err != nil {
+		return out, err
+	}
+	return s.submitAny(ctx, req)
+}
+
+// checkCallersID fails with dataset.ErrInvalid for an ID of version 5. Control computes such an ID for each operation
+// of a schedule, so that all replicas request it once. A caller that used the ID first would block the operation.
+func checkCallersID(id uuid.UUID) error {
+	if id.Version() != 5 {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInvalid,
+		"request %s: an ID of version 5 is reserved for control (choose a random ID)", id)
+}
+
+// submitAny is Submit for requests of callers and for those of control itself.
+func (s *Service) submitAny(ctx context.Context, req api.Request) (out api.Outcome, err error) {
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
 	}

@@ -40,6 +40,9 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 	if req.Kind == dataset.OpDelete && req.Fenced != "" {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a delete without the home is not planned: submit it")
 	}
+	if err := checkCallersID(req.ID); err != nil {
+		return p, err
+	}
 	req, req.RequestID = req.Parsed(), requestid.Of(ctx)
 	err = s.Ledger.View(ctx, func(t *record.Tx) error {
 		p, err = s.plan(t, node, req)

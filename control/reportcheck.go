@@ -93,7 +93,8 @@ func checkStatus(r api.Report) error {
 }
 
 // checkPlanned fails with dataset.ErrInvalid for an update, a conversion, a backup, a push or a verification that
-// control has not recorded: an agent carries out only those that control has planned.
+// control has not recorded: an agent carries out only those that control has planned. It also fails if the ID of an
+// operation that is not recorded is one of control: see checkCallersID.
 func checkPlanned(op dataset.Operation, known bool) error {
 	switch {
 	case known:
@@ -101,7 +102,7 @@ func checkPlanned(op dataset.Operation, known bool) error {
 	case op.Kind == dataset.OpUpdate, op.Kind == dataset.OpConvert, op.Kind == dataset.OpBackup,
 		op.Kind == dataset.OpPush, op.Kind == dataset.OpVerify:
 	default:
-		return nil
+		return checkCallersID(op.ID)
 	}
 	return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: control has planned no such %s", op.ID, op.Kind)
 }

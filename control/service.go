@@ -226,7 +226,7 @@ func (s *Service) makePlanners(d Deps) {
 		Interval: d.Timing.Housekeeping,
 		Failed:   d.Failed, CancelOperation: s.CancelOperation,
 		Submit: func(ctx context.Context, req api.Request) (api.Outcome, error) {
-			return s.Submit(requestid.WithBy(ctx, requestid.Schedule), req)
+			return s.submitAny(requestid.WithBy(ctx, requestid.Schedule), req)
 		},
 	}}
 	s.Syncer = agentsync.New(agentsync.Deps{

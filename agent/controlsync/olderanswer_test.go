@@ -185,7 +185,6 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 	for name, c := range map[string]struct {
 		unsent  bool
 		age     time.Duration // of the answer
-		noTime  bool          // an earlier version did not record the time of the answer
 		known   bool          // control knows the move
 		target  *target       // nil: control does not know it
 		halted  bool          // another node has halted the store
@@ -200,8 +199,8 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 		"the target reports":                {age: expired, target: &target{live: true}, returns: true},
 		"the target is fenced":              {age: expired, target: &target{fenced: true}, returns: true},
 		"the target has halted the store":   {age: expired, target: &target{live: true}, halted: true, keeps: suspended},
-		"no time, and the target is away":   {noTime: true, target: &target{}, keeps: "drover node fence target"},
-		"no time, and the target reports":   {noTime: true, target: &target{live: true}, returns: true},
+		"set back, and the target is away":  {age: -expired, target: &target{}, keeps: "drover node rm target"},
+		"the clock was set back":            {age: -expired, target: &target{live: true}, returns: true},
 		"no answer was sent":                {unsent: true, returns: true},
 		"the move ended without the answer": {known: true, returns: true},
 	} {
@@ -233,9 +232,6 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 				// nothing was written for a long time
 				y.Manifest = &dataset.Manifest{Snapshot: uuid.New(), Taken: time.Unix(0, 0)}
 				y.Answered = r.Clock.Now().Add(-c.age)
-			}
-			if c.noTime {
-				y.Answered = time.Time{}
 			}
 			if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
 				t.Fatal(err)

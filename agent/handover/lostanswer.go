@@ -21,17 +21,17 @@ const targetReports = time.Minute
 // may have opened the next epoch. An answer is sent once its manifest is on disk.
 //
 // Control keeps the record of a move for a day after its end. restored says that the record cannot have expired yet, so
-// the store was restored. Otherwise keep says why the dataset must stay relinquished, and what to do: this node has not
-// yet seen the target reachable for a minute, or a node has halted the store, as the target does if the store lacks its
-// epoch. A target that is fenced, or that was removed from the cluster, does not write. If keep is empty, the record
-// has expired.
+// the store was restored. A time in the future shows only that the clock was set, so the age of the answer is unknown.
+// Otherwise keep says why the dataset must stay relinquished, and what to do: this node has not yet seen the target
+// reachable for a minute, or a node has halted the store, as the target does if the store lacks its epoch. A target
+// that is fenced, or that was removed from the cluster, does not write. If keep is empty, the record has expired.
 func (r *Relinquisher) lostAnswer(ctx context.Context, id uuid.UUID, y lease.Relinquished) (restored bool, keep string,
 	err error) {
 	if y.Manifest == nil || y.Reported {
 		return false, "", nil
 	}
 	asked := r.Clock.Now()
-	if !y.Answered.IsZero() && asked.Sub(y.Answered) < api.OperationRetention {
+	if age := asked.Sub(y.Answered); age >= 0 && age < api.OperationRetention {
 		return true, "", nil
 	}
 	nodes, err := r.Control.NodeList(ctx, "")
@@ -44,8 +44,8 @@ func (r *Relinquisher) lostAnswer(ctx context.Context, id uuid.UUID, y lease.Rel
 		}
 		seen := r.Leases.TargetSeen(id, n, asked, r.Clock.Now())
 		if !n.Live {
-			return false, "that node is not reachable (start it, or confirm that it writes no more: " +
-				"drover node fence " + n.Name + ")", nil
+			return false, "that node is not reachable (start it; or, when it certainly writes no more, drover node fence " +
+				n.Name + ", or on a single host drover node rm " + n.Name + ")", nil
 		}
 		if seen < targetReports {
 			return false, fmt.Sprintf("that node must be reachable for %s first (try again then)", targetReports), nil

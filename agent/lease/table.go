@@ -82,7 +82,7 @@ type Relinquished struct {
 	// Manifest describes the relinquished snapshots, once they are known. It is written to disk before control is
 	// notified, because another node can continue from it as soon as control has it.
 	Manifest *dataset.Manifest `json:"manifest,omitempty"`
-	// Answered is when Manifest was written, by this node's clock. Records of earlier versions do not have it.
+	// Answered is when Manifest was written, by this node's clock.
 	Answered time.Time `json:"answered,omitzero"`
 	// Reported says that control has recorded that the epoch was relinquished, or may have recorded it and has lost it.
 	Reported bool `json:"told,omitempty"`

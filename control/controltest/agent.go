@@ -188,7 +188,7 @@ func (a *Agent) MustDelete(volume string) dataset.Dataset {
 func (a *Agent) MustPurge(d dataset.Dataset) {
 	a.Helper()
 	a.MustCommit(dataset.Operation{
-		ID: uuid.NewSHA1(d.ID, []byte("purge")), Kind: dataset.OpPurge, Node: a.ID,
+		ID: uuid.NewMD5(d.ID, []byte("purge")), Kind: dataset.OpPurge, Node: a.ID,
 		Volume: d.Volume, DatasetID: d.ID, Epoch: d.Epoch, State: dataset.OpPending,
 	})
 }

@@ -244,6 +244,7 @@ func (m *Members) putUnreachable(t *record.Tx, id uuid.UUID) error {
 	gone := record.Unreachable{Since: m.Ledger.Clock.Now(), RunTime: dataset.Duration(ran)}
 	if c := m.Reports.Clock(id); !c.IsZero() {
 		gone.Clock, gone.ClockAge = c.Time, dataset.Duration(m.Ledger.Clock.Steady()-c.At)
+		gone.Guarded = m.Reports.HasGuard(id)
 	}
 	return t.Put(record.UnreachableKey(id), gone)
 }

@@ -22,9 +22,10 @@ type Alive struct {
 // without interruption.
 type Unreachable struct {
 	Since    time.Time        `json:"since"`
-	RunTime  dataset.Duration `json:"ran,omitempty"`  // running time of services (RunMark) at that moment
-	Clock    time.Time        `json:"clock,omitzero"` // the node's own clock when it was last heard; zero: not known
-	ClockAge dataset.Duration `json:"old,omitempty"`  // how old Clock was when the record was written
+	RunTime  dataset.Duration `json:"ran,omitempty"`     // running time of services (RunMark) at that moment
+	Clock    time.Time        `json:"clock,omitzero"`    // the node's own clock when it was last heard; zero: not known
+	ClockAge dataset.Duration `json:"old,omitempty"`     // how old Clock was when the record was written
+	Guarded  bool             `json:"guarded,omitempty"` // the node's guard answered when the node was last heard
 }
 
 // Fenced is the value of a node's key under fenced/.

@@ -309,7 +309,11 @@ func (c *Comparison) EndOperations(ctx context.Context) error {
 // clockMargin is added to the highest reported clock: a node that did not report may have seen a higher one.
 const clockMargin = 1 << 20
 
-// raiseClock raises the store clock above an earlier one, if it is not above it already.
+// maxRaise is by how much raiseClock raises the store clock at most. The certificate of a node may be stolen, and a clock
+// near the largest integer could never be raised again. A store that has lost more changes is recovered twice.
+const maxRaise = 1 << 40
+
+// raiseClock raises the store clock above an earlier one, if it is not above it already, but by maxRaise at most.
 func raiseClock(t *record.Tx, earlier uint64) error {
 	entries, err := t.List(record.RevPrefix, "", 0)
 	if err != nil {
@@ -323,7 +327,7 @@ func raiseClock(t *record.Tx, earlier uint64) error {
 	if _, err := t.Get(record.RemovedLanesKey, &dropped); err != nil {
 		return err
 	}
-	dropped.Count += earlier - clock + clockMargin
+	dropped.Count += min(earlier-clock, maxRaise) + clockMargin
 	return t.Put(record.RemovedLanesKey, dropped)
 }
 

@@ -1,6 +1,8 @@
 package recovery_test
 
 import (
+	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -83,4 +85,25 @@ func TestHoldingsAreForgotten(t *testing.T) {
 func reportsOf(s *control.Service) int {
 	_, n := s.Recovery.Collecting()
 	return n
+}
+
+// A compromised node reports a store clock near the largest integer. The recovery raises the clock, which does not
+// overflow: decisions resume, and a later recovery can raise the clock again.
+func TestRecoveryDespiteAnImpossibleClock(t *testing.T) {
+	m := controltest.NewRestoredStore(t, "alpha", "evil")
+	a, evil := m.Agents["alpha"], m.Agents["evil"]
+	a.MustCreate("db@gold")
+	for _, clock := range []uint64{math.MaxUint64, math.MaxUint64 - 1<<20, 1} {
+		evil.ReportDistrust("it is older than what this node has seen")
+		m.NoteHoldings()
+		h := m.Holdings["evil"]
+		h.StoreClock = clock
+		m.Holdings["evil"] = h
+		m.MustRecover("alpha", "evil")
+		evil.ReportDistrust("")
+		if _, err := m.Services[0].Ledger.ReadClock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		a.MustCreate(fmt.Sprintf("new-%d@gold", clock))
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 )
@@ -42,7 +43,7 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 	if !d.Profile.Failover.Auto {
 		return nil, nil, r.homeUnreachable(t, d, target, home, since, "")
 	}
-	because, err := r.confirmLost(t, d, home)
+	because, unfenced, err := r.confirmLost(t, d, home)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -50,7 +51,7 @@ func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset
 	if err != nil {
 		return nil, nil, err
 	}
-	if why == "" {
+	if why = cmp.Or(unfenced, why); why == "" {
 		if why, err = whyOutdated(t, d, home); err != nil {
 			return nil, nil, err
 		}
@@ -98,24 +99,25 @@ func whyOutdated(t *record.Tx, d dataset.Dataset, home string) (string, error) {
 }
 
 // confirmLost returns the reason why a dataset may continue without its home, as a text for operators. It fails with
-// dataset.ErrPending as long as the home may still be using the dataset.
-func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (because string, err error) {
+// dataset.ErrPending as long as the home may still be using the dataset. If the home may use it without end, because
+// nothing fences the home, unfenced is the reason; otherwise "".
+func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (because, unfenced string, err error) {
 	key := record.UnreachableKey(d.Home)
 	known, err := t.Get(key, &record.Unreachable{})
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	var confirmation record.Fenced
 	if _, err := t.Get(record.FencedKey(d.Home), &confirmation); err != nil {
-		return "", err
+		return "", "", err
 	}
 	confirmed, err := membership.IsFencedSinceRecovery(t, d.Home)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	lease, err := t.Lease(d)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	left := r.Timing.Session
 	if known {
@@ -126,21 +128,24 @@ func (r *Relocator) confirmLost(t *record.Tx, d dataset.Dataset, home string) (b
 	}
 	switch {
 	case lease.State == dataset.LeaseMoving:
-		return "", dataset.PendingOn(d.Move,
+		return "", "", dataset.PendingOn(d.Move,
 			"volume %s was relinquished by node %s, which is unreachable: the move in progress must end first "+
 				"(drover operation ls)", d.Volume, home)
 	case known && confirmed:
-		return "confirmed by " + confirmation.By + ": drover node fence " + home, nil
+		return "confirmed by " + confirmation.By + ": drover node fence " + home, "", nil
 	case !known || left > 0:
-		return "", dataset.Errorf(dataset.ErrPending,
+		return "", "", dataset.Errorf(dataset.ErrPending,
 			"volume %s is on node %s, which is unreachable: a copy takes over in %s, unless the node returns",
 			d.Volume, home, max(left, time.Second).Round(time.Second))
 	}
 	fence := "its guard has fenced it by now"
 	if d.Profile.Failover.Fence.Kind == dataset.FenceExec {
 		fence = "a fence command excludes it first"
+	} else if last, err := r.lastReport(t, d.Home); err != nil || !last.guarded {
+		return "", "the guard of node " + home + " did not respond when control last heard of the node, so its " +
+			"containers may still write", err
 	}
-	return fmt.Sprintf("automatically: node %s is unreachable, and %s", home, fence), nil
+	return fmt.Sprintf("automatically: node %s is unreachable, and %s", home, fence), "", nil
 }
 
 // successor returns the freshest copy of a dataset that can take over, and the node that keeps the copy. Among equally
@@ -207,9 +212,9 @@ func (r *Relocator) checkSuccessor(t *record.Tx, d dataset.Dataset, id uuid.UUID
 }
 
 // whyTooOld returns why a copy is too old to take over automatically; "" if it is not. Its age is measured by the
-// clock of the home only.
+// clock of the home only. If that clock was set back since the copy was reported, the age is not known.
 func (r *Relocator) whyTooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, on dataset.Node) (string, error) {
-	last, late, err := r.lastReportedClock(t, d.Home)
+	last, err := r.lastReport(t, d.Home)
 	if err != nil {
 		return "", err
 	}
@@ -218,11 +223,11 @@ func (r *Relocator) whyTooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, o
 	case last.IsZero() || c.VerifiedAtHome.IsZero():
 		return "it is not known how old the copy on node " + on.Name +
 			" is, because control was unreachable then or has restarted since", nil
-	case late:
+	case last.late:
 		return "it is not known how old the copy on node " + on.Name +
 			" is, because its home had not reported its clock for more than " + r.Timing.MaxClockAge().String() +
 			" when it was lost", nil
-	case r.Reports.CopyAhead(d.Home, c, r.Clock.Steady()) > r.Timing.Session: // more than one heartbeat is missing
+	case r.Reports.CopyAhead(last.ReportedClock, c, r.Clock.Steady()) > r.Timing.Session: // more than a lost heartbeat
 		return "it is not known how old the copy on node " + on.Name + " is, because the clock of the home was set", nil
 	case age > most:
 		return fmt.Sprintf("the copy on node %s is %s old, and max_loss of profile %s is %s", on.Name,
@@ -231,21 +236,36 @@ func (r *Relocator) whyTooOld(t *record.Tx, d dataset.Dataset, c dataset.Copy, o
 	return "", nil
 }
 
-// lastReportedClock returns the clock that an unreachable node reported last. late is true if too much time passed
-// between that report and the moment when the node became unreachable. The node may then have written for an unknown
-// time after the report.
-func (r *Relocator) lastReportedClock(t *record.Tx, node uuid.UUID) (last time.Time, late bool, err error) {
+// lastReport is the last heartbeat of an unreachable node.
+type lastReport struct {
+	reports.ReportedClock
+	// late is true if too much time passed between the heartbeat and the moment when the node became unreachable. The
+	// node may then have written for an unknown time after the heartbeat.
+	late    bool
+	guarded bool // the guard of the node answered
+}
+
+// lastReport returns the last heartbeat of an unreachable node. Either this service received it, or the service that
+// recorded the node as unreachable.
+func (r *Relocator) lastReport(t *record.Tx, node uuid.UUID) (last lastReport, err error) {
 	var gone record.Unreachable
 	if _, err := t.Get(record.UnreachableKey(node), &gone); err != nil {
-		return last, false, err
+		return last, err
 	}
-	last, late = gone.Clock, gone.Clock.IsZero() || time.Duration(gone.ClockAge) > r.Timing.MaxClockAge()
-	own := r.Reports.Clock(node) // this service may have a later report than the service that wrote the record
-	if !own.After(last) {
-		return last, late, nil
+	lost, seen := r.Members.UnreachableSince(record.UnreachableKey(node))
+	if !seen {
+		lost = r.Clock.Steady()
 	}
-	since, seen := r.Members.UnreachableSince(record.UnreachableKey(node))
-	return own.Time, late && (!seen || since-own.At > r.Timing.MaxClockAge()), nil
+	age := time.Duration(gone.ClockAge)
+	last.Time, last.At, last.guarded = gone.Clock, lost-age, gone.Guarded
+	last.late = gone.Clock.IsZero() || age > r.Timing.MaxClockAge()
+	own := r.Reports.Clock(node)
+	if own.IsZero() || !own.After(last.Time) && own.At <= last.At {
+		return last, nil
+	}
+	last.ReportedClock, last.guarded = own, r.Reports.HasGuard(node)
+	last.late = last.late && lost-own.At > r.Timing.MaxClockAge()
+	return last, nil
 }
 
 // checkStillLost fails if the previous home of a promotion is reachable again, because the operator could not know

@@ -131,6 +131,30 @@ func TestI1FailoverWhoseHomeIsBack(t *testing.T) {
 	}
 }
 
+// I1: a home whose guard did not answer its last heartbeat is not fenced by the passing of time, so no copy takes over
+// automatically. It does once a person has confirmed that the home is fenced.
+func TestI1NoFailoverOfAHomeWithoutGuard(t *testing.T) {
+	l := controltest.NewLostHome(t, 2)
+	h := api.Heartbeat{Incarnation: l.Alpha.Incarnation, NodeTime: l.Clock.Now()}
+	if err := l.Heartbeat(l.Ctx, l.Alpha.ID, h); err != nil {
+		t.Fatal(err)
+	}
+	l.Replicas.EndSession(l.Alpha)
+	if err := l.RecordUnreachable(l.Ctx); err != nil {
+		t.Fatal(err)
+	}
+	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
+	_, err := l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrOffline, "the guard of node alpha did not respond",
+		"drover volume move db beta --force --fenced alpha")
+	if _, err := l.Fence(l.Ctx, l.Alpha.ID, api.Fenced{Confirmed: true}); err != nil {
+		t.Fatal(err)
+	}
+	if op, err := l.AskFailover(l.Service, "beta"); err != nil || op == nil {
+		t.Errorf("after the confirmation: %+v, %v", op, err)
+	}
+}
+
 // A person's confirmation replaces the wait. It is void once the node is reachable again.
 func TestFence(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)

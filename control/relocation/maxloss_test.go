@@ -15,7 +15,7 @@ func TestFailoverFromAnOldCopy(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
 	beats := func(clock time.Time) {
 		t.Helper()
-		if err := l.Heartbeat(t.Context(), l.Alpha.ID, api.Heartbeat{Incarnation: l.Alpha.Incarnation, NodeTime: clock}); err != nil {
+		if err := l.Heartbeat(t.Context(), l.Alpha.ID, api.Heartbeat{Incarnation: l.Alpha.Incarnation, GuardRunning: true, NodeTime: clock}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -141,4 +141,31 @@ func TestFailoverFromAHomeThatFellSilent(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The clock of the home was ahead when the copies were verified last, and was set right since. By that clock, the copies
+// are newer than what the home reported last. They do not take over, because the home wrote for another hour.
+func TestFailoverAfterTheClockOfTheHomeWasSetBack(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	const ahead = time.Hour
+	beat := func(clock time.Time) {
+		t.Helper()
+		h := api.Heartbeat{Incarnation: l.Alpha.Incarnation, GuardRunning: true, NodeTime: clock}
+		if err := l.Heartbeat(l.Ctx, l.Alpha.ID, h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verified := l.Clock.Now().Add(ahead)
+	beat(verified)
+	l.Beta.ReportCurrentCopy(l.Dataset, verified, verified)
+	l.Gamma.ReportCurrentCopy(l.Dataset, verified, verified)
+	l.Wait(ahead+30*time.Second, l.Alpha, l.Beta, l.Gamma)
+	beat(l.Clock.Now())
+	l.Replicas.EndSession(l.Alpha)
+	if err := l.RecordUnreachable(l.Ctx); err != nil {
+		t.Fatal(err)
+	}
+	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
+	_, err := l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrOffline, "because the clock of the home was set")
 }

@@ -64,24 +64,17 @@ func (s *Latest) CurrentCopy(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, 
 	return c, true, nil
 }
 
-// CopyAhead estimates for how long the home of a copy has continued to work without heartbeats to this service. It
-// computes what the home's clock showed when the copy was reported: the clock in the home's last heartbeat, plus the
-// time from that heartbeat to the report. The result is by how much VerifiedAtHome of the copy is later than that
-// clock. It is negative if VerifiedAtHome is earlier, and 0 if the home has sent no clock.
-//
-// The result is positive if control does not receive the heartbeats of the home while the node with the copy still
-// reaches the home.
-func (s *Latest) CopyAhead(home uuid.UUID, c dataset.Copy, now time.Duration) time.Duration {
+// CopyAhead returns by how much VerifiedAtHome of a copy is later than what the home's clock showed when the copy was
+// reported. home is the clock in the last heartbeat of the home, from which CopyAhead computes the clock at the report.
+// now is the time by the steady clock. The result is negative if VerifiedAtHome is earlier, as it should be. A positive
+// result of more than the time between two heartbeats shows that the clock of the home was set back since.
+func (s *Latest) CopyAhead(home ReportedClock, c dataset.Copy, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	clock, heard := s.clocks[home]
-	if !heard {
-		return 0
-	}
 	if last := s.copies[c.Node][c.Dataset]; last.VerifiedAtHome.Equal(c.VerifiedAtHome) {
 		now = last.at
 	}
-	return c.VerifiedAtHome.Sub(clock.Time) - max(now-clock.At, 0)
+	return c.VerifiedAtHome.Sub(home.Add(now - home.At))
 }
 
 // ForgetCopy drops a node's report on a copy that it no longer has.
