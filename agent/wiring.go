@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"time"
@@ -311,7 +312,9 @@ func (a *components) makeMounting() {
 			return a.Installer.Install(ctx, d, p)
 		},
 		SaveSpelling: a.Spellings.Save,
-		CheckMount:   func(d dataset.Dataset) error { return a.Conversions.CheckMount(d) },
+		CheckMount: func(d dataset.Dataset) error {
+			return cmp.Or(a.Registration.CheckMember(), a.Conversions.CheckMount(d))
+		},
 		AwaitConversion: func(ctx context.Context, former uuid.UUID) bool {
 			return a.Conversions.AwaitOutcome(ctx, former)
 		},

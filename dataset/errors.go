@@ -35,6 +35,7 @@ var (
 	ErrConflict    = &Kind{"conflict", http.StatusConflict, 1, "changed meanwhile"}
 	ErrStale       = &Kind{"stale", http.StatusConflict, 1, "report of an older epoch, incarnation or operation"}
 	ErrForbidden   = &Kind{"forbidden", http.StatusForbidden, 1, "not allowed"}
+	ErrRemoved     = &Kind{"removed", http.StatusForbidden, 1, "the node was removed from the cluster"}
 
 	// about the state of the system
 	ErrNoSpace     = &Kind{"no_space", http.StatusInsufficientStorage, 1, "no space"}
@@ -50,7 +51,7 @@ var (
 func Kinds() []*Kind {
 	return []*Kind{
 		ErrInvalid, ErrUnsupported, ErrNotFound, ErrAmbiguous, ErrExists, ErrInUse,
-		ErrProtected, ErrConflict, ErrStale, ErrForbidden, ErrNoSpace, ErrOffline,
+		ErrProtected, ErrConflict, ErrStale, ErrForbidden, ErrRemoved, ErrNoSpace, ErrOffline,
 		ErrUnavailable, ErrPending, ErrCancelled, ErrCorrupt, ErrInternal,
 	}
 }

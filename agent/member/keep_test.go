@@ -55,7 +55,7 @@ func TestRemoved(t *testing.T) {
 	if _, err := r.svc.RemoveNode(t.Context(), "alpha", api.NodeRemoval{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := alpha.Check(t.Context(), toControl); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "was removed from the cluster at") {
+	if err := alpha.Check(t.Context(), toControl); !errors.Is(err, dataset.ErrRemoved) || !strings.Contains(err.Error(), "was removed from the cluster at") {
 		t.Error(err)
 	}
 	if err := beta.Check(t.Context(), r.client(beta)); err != nil {

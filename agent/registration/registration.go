@@ -1,6 +1,7 @@
 package registration
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -38,6 +39,7 @@ type Registration struct {
 	mu       sync.Mutex
 	previous []uuid.UUID // earlier incarnations of this agent, until control has registered this one
 	refusal  string      // why control does not register this node, or did not answer last; "" if it is registered
+	removed  string      // why control does not register this node, if the node was removed from the cluster; also on disk
 }
 
 // New returns a Registration that is not loaded.
@@ -57,6 +59,32 @@ func (r *Registration) Refusal() string {
 	return r.refusal
 }
 
+// removedKey is the key of Registration.removed.
+const removedKey = "removed"
+
+// CheckMember fails with dataset.ErrRemoved if control reported last that this node was removed from the cluster. The
+// node's volumes may then be opened by other nodes, so containers that run keep their volumes, and no other gets one.
+func (r *Registration) CheckMember() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.removed == "" {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrRemoved, "this node mounts nothing any more: %s", r.removed)
+}
+
+// setRemoved records why this node was removed, in memory and then on disk. An empty string means that it is a member.
+func (r *Registration) setRemoved(ctx context.Context, why string) error {
+	r.mu.Lock()
+	same := r.removed == why
+	r.removed = why
+	r.mu.Unlock()
+	if same {
+		return nil
+	}
+	return r.DB.Put(context.WithoutCancel(ctx), map[string]any{removedKey: why})
+}
+
 // incarnationsKey is the key of the incarnations of this boot that control may know: the one that control registered
 // last, and those that tried to register since. They let control distinguish a restarted agent from another machine
 // with the same identity.
@@ -73,6 +101,9 @@ const maxIncarnations = 100
 
 // Load writes this incarnation to disk, after the earlier ones, before control knows it.
 func (r *Registration) Load(ctx context.Context) error {
+	if _, err := r.DB.Get(ctx, removedKey, &r.removed); err != nil {
+		return err
+	}
 	var known incarnations
 	if _, err := r.DB.Get(ctx, incarnationsKey, &known); err != nil {
 		return err
@@ -106,7 +137,8 @@ func (r *Registration) recordRegistered(ctx context.Context) error {
 }
 
 // Register has control record this node and its pools, and remove the records of the pools in gone. If control has
-// already applied a later registration of this agent, Register repeats its request with the present pools.
+// already applied a later registration of this agent, Register repeats its request with the present pools. If it fails
+// with dataset.ErrRemoved, this node mounts nothing any more: see CheckMember.
 func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 	for overtaken := true; overtaken; {
 		r.mu.Lock()
@@ -126,11 +158,14 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 			},
 			Pools: r.Pools.Records(), RemovedPools: gone, BootID: r.Boot, PreviousIncarnations: previous,
 		})
+		if errors.Is(err, dataset.ErrRemoved) {
+			return errors.Join(err, r.setRemoved(ctx, err.Error()))
+		}
 		if overtaken = errors.Is(err, dataset.ErrStale) && attempt < r.registrations.Load(); err != nil && !overtaken {
 			return err
 		}
 	}
-	if err := r.recordRegistered(ctx); err != nil {
+	if err := cmp.Or(r.setRemoved(ctx, ""), r.recordRegistered(ctx)); err != nil {
 		return err
 	}
 	return r.StoreGenerations(ctx)

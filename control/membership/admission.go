@@ -174,7 +174,8 @@ func nodeByName(t *record.Tx, name string) (n dataset.Node, ok bool, err error) 
 // Join admits a host that has a token. One transaction marks the token as used and records the node. If the same
 // request is repeated while the token is valid, Join issues another certificate for the same node.
 //
-// It fails with dataset.ErrForbidden for a token that is unknown, used or expired, and for a node that was removed.
+// It fails with dataset.ErrForbidden for a token that is unknown, used or expired, and with ErrRemoved for a node that
+// was removed.
 // It fails with ErrExists if a node with that name or UUID exists and the token is not for that node. It fails with
 // ErrInvalid for an invalid name or request.
 func (a *Admission) Join(ctx context.Context, in api.Join) (out api.Joined, err error) {
@@ -268,7 +269,7 @@ func checkNotRemoved(t *record.Tx, id uuid.UUID) error {
 
 // RemovedError is the error for a node that was removed from the cluster.
 func RemovedError(id uuid.UUID) error {
-	return dataset.Errorf(dataset.ErrForbidden,
+	return dataset.Errorf(dataset.ErrRemoved,
 		"node %s was removed and cannot return: start the agent with an empty --root, and adopt its pools with "+
 			"drover pool adopt", id)
 }

@@ -99,7 +99,7 @@ func TestJoinRefuses(t *testing.T) {
 		"bad name":      {func(j *api.Join) { j.Name = "a/b" }, dataset.ErrInvalid, "bad name"},
 		"taken name":    {func(j *api.Join) { j.Name = "alpha" }, dataset.ErrExists, "node alpha exists (" + known.ID.String()},
 		"known node":    {func(j *api.Join) { j.Node = known.ID }, dataset.ErrExists, "drover node token --name alpha"},
-		"removed node":  {func(j *api.Join) { j.Node = gone.ID }, dataset.ErrForbidden, "was removed and cannot return"},
+		"removed node":  {func(j *api.Join) { j.Node = gone.ID }, dataset.ErrRemoved, "was removed and cannot return"},
 		"no request":    {func(j *api.Join) { j.CSR = "" }, dataset.ErrInvalid, "bad certificate request"},
 		"large request": {func(j *api.Join) { j.CSR = strings.Repeat("a", pki.MaxRequest+1) }, dataset.ErrInvalid, "too large"},
 	} {
@@ -200,7 +200,7 @@ func TestCertify(t *testing.T) {
 		t.Error(p, err)
 	}
 	_, err = e.Certify(e.Ctx, uuid.New(), api.Certification{CSR: req.PEM})
-	controltest.Refused(t, err, dataset.ErrForbidden, "was removed")
+	controltest.Refused(t, err, dataset.ErrRemoved, "was removed")
 	_, err = e.Certify(e.Ctx, a.ID, api.Certification{})
 	controltest.Refused(t, err, dataset.ErrInvalid, "bad certificate request")
 }

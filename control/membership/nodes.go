@@ -20,7 +20,7 @@ import (
 //
 // It fails with these errors:
 //   - dataset.ErrInvalid: the registration lacks the identity of the node or of a pool, or is too large.
-//   - ErrForbidden: the node was removed.
+//   - ErrRemoved: the node was removed.
 //   - ErrStale: a later registration of the same agent arrived before.
 //   - ErrInUse: another machine with its identity is alive, or one of its pools is recorded for another node that is
 //     alive.

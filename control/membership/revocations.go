@@ -45,7 +45,7 @@ func (a *Admission) Revoked(id pki.Identity, cert *x509.Certificate) error {
 	for _, r := range known {
 		switch {
 		case id.Kind == pki.Node && r.Node == id.Node:
-			return dataset.Errorf(dataset.ErrForbidden, "%s was removed from the cluster at %s", id,
+			return dataset.Errorf(dataset.ErrRemoved, "%s was removed from the cluster at %s", id,
 				r.At.Format(time.RFC3339))
 		case id.Kind == pki.Operator && r.Operator == id.Name && !pki.IssuedAt(cert).After(r.At.Add(pki.Skew)):
 			return dataset.Errorf(dataset.ErrForbidden,

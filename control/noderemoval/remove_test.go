@@ -51,13 +51,13 @@ func TestRemoveNode(t *testing.T) {
 	if err != nil || n.Removed.IsZero() || !n.Cordoned {
 		t.Fatalf("%+v, %v", n, err)
 	}
-	controltest.Refused(t, e.Revoked(id, cert), dataset.ErrForbidden, "node alpha ("+a.ID.String()+") was removed from the cluster")
+	controltest.Refused(t, e.Revoked(id, cert), dataset.ErrRemoved, "node alpha ("+a.ID.String()+") was removed from the cluster")
 	if err := e.Revoked(controltest.NodeIdentity("beta", b.ID), cert); err != nil {
 		t.Error(err)
 	}
 	// Nothing of the node is accepted any more, whatever a replica admits that has not learned of the removal.
-	controltest.Refused(t, e.Register(e.Ctx, api.Registration{Node: dataset.Node{ID: a.ID, Name: "alpha", Incarnation: uuid.New()}}), dataset.ErrForbidden, "was removed")
-	controltest.Refused(t, e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation}), dataset.ErrForbidden, "was removed")
+	controltest.Refused(t, e.Register(e.Ctx, api.Registration{Node: dataset.Node{ID: a.ID, Name: "alpha", Incarnation: uuid.New()}}), dataset.ErrRemoved, "was removed")
+	controltest.Refused(t, e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation}), dataset.ErrRemoved, "was removed")
 	_, err = e.MakeToken(e.Ctx, api.NewToken{Name: "alpha"})
 	controltest.Refused(t, err, dataset.ErrForbidden, "was removed")
 	if v := e.MustVolume("db"); v.ID != d.ID || v.Home != a.ID {
@@ -102,7 +102,7 @@ func TestRemoveEmptyNode(t *testing.T) {
 	if d := e.MustVolume("db"); len(d.Copies) != 0 || d.Home != b.ID {
 		t.Errorf("%+v", d)
 	}
-	controltest.Refused(t, e.Revoked(controltest.NodeIdentity("alpha", a.ID), controltest.Certificate(t, ca, controltest.NodeIdentity("alpha", a.ID), e.Clock.Now())), dataset.ErrForbidden, "was removed")
+	controltest.Refused(t, e.Revoked(controltest.NodeIdentity("alpha", a.ID), controltest.Certificate(t, ca, controltest.NodeIdentity("alpha", a.ID), e.Clock.Now())), dataset.ErrRemoved, "was removed")
 	_, err = e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrInvalid, "unknown node")
 	e.CheckInvariants()

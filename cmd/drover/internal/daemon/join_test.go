@@ -58,7 +58,7 @@ func TestJoinAndLeave(t *testing.T) {
 	if _, err := root.RemoveNode(t.Context(), "a", api.NodeRemoval{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := local.Volumes(t.Context(), api.Page{}); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "was removed from the cluster at") {
+	if _, err := local.Volumes(t.Context(), api.Page{}); !errors.Is(err, dataset.ErrRemoved) || !strings.Contains(err.Error(), "was removed from the cluster at") {
 		t.Error(err)
 	}
 	r.end(t)
