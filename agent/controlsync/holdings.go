@@ -145,9 +145,7 @@ func (r *Holdings) ListPool(ctx context.Context, p *pool.Pool) (found []api.Foun
 }
 
 // ListStorage lists the datasets in the storage of a pool. The pool need not be in the table of this node. isDoubtful
-// reports whether an incoming dataset may have been acknowledged. If two records claim one name, control orders them by
-// the index of the transaction that wrote them. If this node does not know that index, the returned record keeps its
-// field Written, which has the index that was written beside the data.
+// reports whether an incoming dataset may have been acknowledged.
 func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful func(uuid.UUID) bool) (
 	found []api.FoundDataset, err error) {
 	entries, err := b.List(ctx)
@@ -158,9 +156,6 @@ func (r *Holdings) ListStorage(ctx context.Context, b backends.Pool, isDoubtful 
 	for _, e := range entries {
 		if f, ok := r.FoundDataset(e, isDoubtful(e.ID)); ok {
 			f.Pool = b.ID()
-			if f.Index == 0 && e.Record != nil {
-				f.Dataset.Written = e.Record.Written
-			}
 			found = append(found, f)
 			unknown = unknown || !r.isCached(e.ID)
 		}
@@ -203,7 +198,6 @@ func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDat
 		f.Dataset = copied // it was purged while the pool was offline, and no recovery has revived it since
 	case whole && !(known && isCurrent(copied, f.Index, *e.Record)):
 		f.Dataset = *e.Record
-		f.Dataset.Written = 0
 	case known:
 		f.Dataset = copied
 	default:

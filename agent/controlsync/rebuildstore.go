@@ -11,19 +11,23 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// RebuildStore updates control's store after the store was lost or restored from a backup. Control records every
-// dataset in this node's pools that the store lacks. It also records a dataset again if the store's record is older
-// than a change that this node has seen. If the store is inconsistent, RebuildStore marks all incoming datasets of the
-// pools as doubtful. Idempotent. It fails with ErrOffline while a pool is offline, unless in.SkipOffline is set. With
+// RebuildStore updates the store of a single host after the store was lost or restored from a backup. Control records
+// every dataset in this node's pools that the store lacks. It also records a dataset again if the store's record is
+// older than a change that this node has seen. If the store is inconsistent, RebuildStore marks all incoming datasets of
+// the pools as doubtful. Idempotent. It fails with ErrUnsupported on a host of a cluster, because another node may have
+// a later epoch of a dataset. It fails with ErrOffline while a pool is offline, unless in.SkipOffline is set. With
 // in.DryRun it changes nothing, and returns the result that the rebuild would have.
 func (r *Holdings) RebuildStore(ctx context.Context, in api.RebuildStore) ([]api.Rebuilt, error) {
+	if !r.WorksSolo {
+		return nil, dataset.Errorf(dataset.ErrUnsupported,
+			"store rebuild: another node of the cluster may have later data than this one (drover store recover asks "+
+				"all nodes; drover pool adopt PATH restores the records of a pool that the store does not know)")
+	}
 	found, err := r.findAll(ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	if r.WorksSolo {
-		r.addRelinquished(found)
-	}
+	r.addRelinquished(found)
 	out, err := r.Control.Rebuild(ctx, r.NodeID, found, in.DryRun)
 	if err != nil || in.DryRun {
 		return out, err

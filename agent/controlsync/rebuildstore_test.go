@@ -76,3 +76,14 @@ func TestRebuildReplacesEpochAfterLostReply(t *testing.T) {
 	r.MustMount("db", "one")
 	r.MustUnmount("db", "one")
 }
+
+// I1: a host of a cluster rebuilds nothing from its own pools, because another node may have a later epoch.
+func TestI1RebuildInClusterIsRefused(t *testing.T) {
+	c := agenttest.NewCluster(t, "dir", "dir")
+	for _, dry := range []bool{true, false} {
+		_, err := c.A.RebuildStore(t.Context(), api.RebuildStore{DryRun: dry})
+		if dataset.KindOf(err) != dataset.ErrUnsupported || !strings.Contains(err.Error(), "drover store recover") {
+			t.Errorf("dry run %t: %v", dry, err)
+		}
+	}
+}

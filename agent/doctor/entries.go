@@ -117,7 +117,7 @@ func (c *PoolChecker) checkUnrecorded(ctx context.Context, r *Report, p *pool.Po
 	}
 	switch {
 	case doubtful:
-		r.Add(findings.Warning, subject, c.remedy(e, "drover store rebuild restores it to the trash"),
+		r.Add(findings.Warning, subject, c.remedy(p, e, " restores it to the trash"),
 			"is in pool %s as %s, created shortly before the records were lost: it may have been acknowledged, "+
 				"and is kept", p.Name, volumeOf(e))
 	case len(e.ForeignFiles) > 0 && e.State != backends.EntryReady:
@@ -130,7 +130,7 @@ func (c *PoolChecker) checkUnrecorded(ctx context.Context, r *Report, p *pool.Po
 		r.Add(findings.Info, subject, "", "was interrupted by a crash; the next start of drover removes it "+
 			"(%s)", e.Path)
 	default:
-		r.Add(findings.Warning, subject, c.remedy(e, "drover store rebuild restores it"),
+		r.Add(findings.Warning, subject, c.remedy(p, e, " restores it"),
 			"is in pool %s as %s but not in the store: quarantined", p.Name, volumeOf(e))
 	}
 }
@@ -154,12 +154,12 @@ func (c *PoolChecker) checkElsewhere(ctx context.Context, r *Report, p *pool.Poo
 }
 
 // remedy returns what to do about a dataset that the store does not know.
-func (c *PoolChecker) remedy(e backends.Entry, rebuild string) string {
+func (c *PoolChecker) remedy(p *pool.Pool, e backends.Entry, restores string) string {
 	look := "drover doctor --gc " + e.ID.String() + " --dry-run shows what it is"
 	if _, known := c.deps.Cache.Dataset(e.ID); e.Record == nil && !known {
 		return look
 	}
-	return rebuild + ", " + look
+	return "drover pool adopt " + p.Record.AdoptPath() + restores + ", " + look
 }
 
 // checkMissing names the datasets that are recorded in a pool and are not there.

@@ -293,14 +293,14 @@ func TestRestoredPoolIsHeldWhenAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.StartWith(cfg)
-	if _, _, err := r.AdoptPool(ctx, moved, false); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), wayOut) || !strings.Contains(err.Error(), "drover store rebuild") {
+	if _, _, err := r.AdoptPool(ctx, moved, false); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), wayOut) || !strings.Contains(err.Error(), "drover pool adopt "+moved) {
 		t.Fatalf("adopt: %v", err)
 	}
 	holds(r, d)
 	if _, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.RebuildStore(ctx, api.RebuildStore{}); err != nil {
+	if _, _, err := r.AdoptPool(ctx, moved, false); err != nil {
 		t.Fatal(err)
 	}
 	if got := reads(r, d); got != "old" {

@@ -66,7 +66,7 @@ func (v *Mover) ClearTarget(ctx context.Context, pool backends.Pool, op *dataset
 	here := givingPool == op.DatasetRecord.Pool
 	if here && (takenOver == nil || takenOver.FromPool != givingPool) {
 		return dataset.Errorf(dataset.ErrConflict,
-			"pool %s is the pool that already has it (drover store rebuild here makes this node its home)",
+			"pool %s is the pool that already has it (drover pool adopt PATH here makes this node its home)",
 			v.Pools.Name(givingPool))
 	}
 	e, err := pool.Stat(ctx, op.DatasetID)

@@ -116,7 +116,8 @@ func (c *Creator) Set(ctx context.Context, name string, p api.PoolPolicy) (datas
 	return pl.Pool, nil
 }
 
-// Adopt adopts a pool that was made on another node, or before the store was lost, and records its volumes again. With
+// Adopt adopts a pool that was made on another node, or before the store was lost, and records its volumes again. For a
+// pool that this node has, it only records the volumes that the store does not know. With
 // dryRun it opens the pool, reads its content, closes it again, and records nothing. It then returns the result that
 // the adoption would have. A dry run does not compare the generation of the pool with the one that control knows, so
 // the adoption can fail although the dry run succeeded.
@@ -144,12 +145,9 @@ func (c *Creator) Adopt(ctx context.Context, path string, dryRun bool) (dataset.
 				return dataset.Pool{}, nil, err
 			}
 		}
-		if o.Record.Image == 0 {
-			continue
-		}
 		// If the pool is online, its disk does not hang, so sameFile may read its path.
-		if err := c.checkOffline(ctx, o); err != nil && sameFile(path, o.Record.Path) {
-			return dataset.Pool{}, nil, err
+		if c.isOnline(ctx, o) && (o.Record.AdoptPath() == path || sameFile(path, o.Record.Path)) {
+			return c.restoreRecords(ctx, o, dryRun)
 		}
 	}
 	name := c.unusedName(path)
@@ -257,13 +255,20 @@ func recordAt(path string) (pool.Record, error) {
 	return found, nil
 }
 
-// checkOffline fails if this node already has the pool and it is online.
-func (c *Creator) checkOffline(ctx context.Context, p *pool.Pool) error {
-	if st, err := c.Pools.ReadStatus(ctx, p.ID); err != nil || !st.Online {
-		return nil //nolint:nilerr // the pool may have been moved to another path
+// isOnline reports whether a pool of this node is online. A pool that is not may have been moved to another path.
+func (c *Creator) isOnline(ctx context.Context, p *pool.Pool) bool {
+	st, err := c.Pools.ReadStatus(ctx, p.ID)
+	return err == nil && st.Online
+}
+
+// restoreRecords has control record the datasets in a pool of this node that the store does not know.
+func (c *Creator) restoreRecords(ctx context.Context, p *pool.Pool, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
+	found, err := c.Holdings.ListPool(ctx, p)
+	if err != nil {
+		return p.Pool, nil, err
 	}
-	return dataset.Errorf(dataset.ErrExists, "it is already pool %s of this node, at %s (drover store rebuild "+
-		"restores missing records)", p.Name, p.Record.Path)
+	back, err := c.Control.Rebuild(ctx, c.NodeID, found, dryRun)
+	return p.Pool, back, err
 }
 
 func sameFile(a, b string) bool {
@@ -295,8 +300,9 @@ func (c *Creator) placeMoved(ctx context.Context, name string, rec pool.Record) 
 		if err := p.CheckNotLeaving(); err != nil { // being removed, by whichever path it was found
 			return name, rec, err
 		}
-		if err := c.checkOffline(ctx, p); err != nil {
-			return name, rec, err
+		if c.isOnline(ctx, p) {
+			return name, rec, dataset.Errorf(dataset.ErrExists, "it is already pool %s of this node, at %s", p.Name,
+				p.Record.Path)
 		}
 		name, rec.Default, rec.Generation = p.Name, p.Record.Default, p.Record.Generation
 		rec.Overcommit, rec.OvercommitConfigured = p.Record.Overcommit, p.Record.OvercommitConfigured
@@ -325,17 +331,12 @@ func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (data
 	p, _ := c.Pools.ByName(name)
 	if err := p.CheckServed(); err != nil {
 		if p.QuarantineReason() != "" {
-			err = fmt.Errorf("%w; then drover store rebuild restores its volumes", err)
+			err = fmt.Errorf("%w; then drover pool adopt %s restores its volumes", err, p.Record.AdoptPath())
 		}
 		return p.Pool, nil, err
 	}
-	found, err := c.Holdings.ListPool(ctx, p)
-	if err != nil {
-		return p.Pool, nil, err
-	}
-	back, err := c.Control.Rebuild(ctx, c.NodeID, found, false)
-	c.Reporter.ReportPools(ctx)
-	return p.Pool, back, err
+	defer c.Reporter.ReportPools(ctx)
+	return c.restoreRecords(ctx, p, false)
 }
 
 var notPoolName = regexp.MustCompile(`[^a-z0-9]+`)

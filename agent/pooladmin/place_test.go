@@ -90,12 +90,34 @@ func TestAdoptImageOfOpenPool(t *testing.T) {
 	if err := errors.Join(os.Link(image, hard), os.Symlink(image, soft)); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{image, hard, soft, r.PoolMaker.ImageMount("images")} {
-		_, _, err := r.AdoptPool(t.Context(), path, false)
-		if !errors.Is(err, dataset.ErrExists) || !strings.HasPrefix(err.Error(), "it is already pool images of this node, at "+image) {
-			t.Errorf("%s: %v", path, err)
+	for _, path := range []string{image, hard, soft} {
+		if p, _, err := r.AdoptPool(t.Context(), path, false); err != nil || p.Name != "images" {
+			t.Errorf("%s: %+v, %v", path, p, err)
 		}
 	}
+	_, _, err := r.AdoptPool(t.Context(), r.PoolMaker.ImageMount("images"), false)
+	if !errors.Is(err, dataset.ErrExists) || !strings.HasPrefix(err.Error(), "it is already pool images of this node, at "+image) {
+		t.Error(err)
+	}
+}
+
+// The adoption of a pool that this node has records what the store does not know. A dry run records nothing.
+func TestAdoptionOfOwnPoolRestoresRecords(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	r.LoseStore(true)
+	for _, dry := range []bool{true, false, true} {
+		_, known := r.Cache.Dataset(d.ID)
+		p, back, err := r.AdoptPool(t.Context(), filepath.Join(r.Root, "pool"), dry)
+		if err != nil || p.Name != "default" || len(back) != 1 || back[0].Dataset != d.ID || (back[0].Action == "known") != known {
+			t.Errorf("dry run %t, known %t: %+v, %+v, %v", dry, known, p, back, err)
+		}
+		if !dry {
+			agenttest.Await(t, func() bool { _, known := r.Cache.Dataset(d.ID); return known })
+		}
+	}
+	r.MustMount("db", "one")
+	r.MustUnmount("db", "one")
 }
 
 // Doctor says how to bring back a pool whose disk is missing, whether that was found at a start or later.

@@ -68,11 +68,10 @@ func (c *StoreClock) Save(ctx context.Context) error {
 	return nil
 }
 
-// RepairCommand returns the command that brings an inconsistent store up to date. It is drover store recover for the
-// store of a cluster that has a clock, and drover store rebuild otherwise.
+// RepairCommand returns the command that brings an inconsistent store up to date.
 func (c *StoreClock) RepairCommand() string {
-	if !c.worksSolo && c.Now() != 0 {
-		return "drover store recover"
+	if c.worksSolo {
+		return "drover store rebuild"
 	}
-	return "drover store rebuild"
+	return "drover store recover"
 }

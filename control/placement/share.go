@@ -18,7 +18,7 @@ func OtherPools(cands []Candidate, from dataset.Pool, target dataset.Node) (othe
 	could := func(c Candidate) bool { return from.Share == uuid.Nil || OnSameShare(from, c.Pool) }
 	if len(others) < len(cands) && !slices.ContainsFunc(others, could) {
 		why = "pool " + from.Name + ", which node " + target.Name +
-			" now has, is the pool that already has the data (drover store rebuild there makes it its home)"
+			" now has, is the pool that already has the data (drover pool adopt PATH there makes it its home)"
 	}
 	return others, why
 }

@@ -40,11 +40,8 @@ func (h Halt) Err() error {
 
 // remedy returns the command that brings the store up to date.
 func (h Halt) remedy() string {
-	switch {
-	case h.Shared:
+	if h.Shared {
 		return "drover store recover"
-	case len(h.Nodes) == 1:
-		return "drover store rebuild"
 	}
-	return "drover store rebuild, on each of these hosts"
+	return "drover store rebuild"
 }

@@ -17,8 +17,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Rebuild restores the records of the datasets in a node's pools, after the store was lost or when a pool of another
-// host was adopted. Idempotent.
+// Rebuild restores the records of the datasets in a node's pools, after the store of a single host was lost or when a
+// pool was adopted. Idempotent. In a cluster it fails with dataset.ErrConflict while the store is inconsistent, because
+// another node may have a later epoch of a dataset: Recover compares the reports of all nodes.
 //
 // It changes an existing record in three cases only. In the first case, the node has seen a later change than the store
 // has, which shows that the store was restored from a backup. In the second case, the dataset is recorded in the same
@@ -83,8 +84,8 @@ func newestFirst(x, y api.FoundDataset) int {
 }
 
 // writtenAt returns the index at which the store last wrote a record, or 0 if it is not known. The node may know it
-// only from the record beside the data, for instance if the database of its agent was lost with the store.
-func writtenAt(f api.FoundDataset) uint64 { return cmp.Or(f.Index, f.Dataset.Written) }
+// only from the record beside the data, for instance if the database of its agent was lost or restored with the store.
+func writtenAt(f api.FoundDataset) uint64 { return max(f.Index, f.Dataset.Written) }
 
 func (rc *Recovery) rebuildOne(ctx context.Context, node uuid.UUID, f api.FoundDataset) (r api.Rebuilt, err error) {
 	if f.Dataset.ID == uuid.Nil {
@@ -129,6 +130,11 @@ func (rc *Recovery) previewOne(ctx context.Context, node uuid.UUID, f api.FoundD
 // dataset is recorded in another pool or on another node, so that the record stays.
 func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundDataset) (r api.Rebuilt, elsewhere bool,
 	err error) {
+	if rc.Shared {
+		if err := t.Halted(); err != nil {
+			return r, false, err
+		}
+	}
 	d := f.Dataset
 	r = api.Rebuilt{Dataset: d.ID, Volume: d.Volume, Action: "known"}
 	var old dataset.Dataset
@@ -151,10 +157,15 @@ func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundData
 				": this copy is not changed"
 			return r, true, nil
 		}
-		if f.Index <= t.Index(record.DatasetKey(d.ID)) && d.Epoch <= old.Epoch {
-			returned, err := rc.needsLaterEpoch(t, old, f, &r)
-			if returned && err == nil {
+		if !isNewer(f, old, t.Index(record.DatasetKey(d.ID))) {
+			returned, err := rc.needsLaterEpoch(t, old, f)
+			switch {
+			case err != nil:
+			case returned:
 				err = rc.renewEpoch(t, old, f, &r)
+			case old.State == dataset.StateTrashed:
+				old.Trash = rc.restartTrash(old)
+				err = cmp.Or(rc.PutInTrash(t, old.ID, *old.Trash), t.PutDataset(old))
 			}
 			return r, false, err
 		}
@@ -174,6 +185,23 @@ func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundData
 	}
 	t.Event(api.EventVolumeRebuild, d, r.Action)
 	return r, false, record.AddDataset(t, d, uuid.Nil)
+}
+
+// isNewer reports whether a found dataset is newer than its record in the store. index is the index of that record. The
+// index beside the data counts only within an epoch, because each rebuild of a store starts an epoch.
+func isNewer(f api.FoundDataset, old dataset.Dataset, index uint64) bool {
+	d := f.Dataset
+	return f.Index > index || d.Epoch > old.Epoch || d.Epoch == old.Epoch && d.Written > index
+}
+
+// restartTrash returns the entry of a dataset in the trash whose time restarts now, because nobody could restore the
+// dataset while the store was lost or inconsistent.
+func (rc *Recovery) restartTrash(d dataset.Dataset) *dataset.Trash {
+	trash := dataset.Trash{At: rc.Ledger.Clock.Now()}
+	if old := d.Trash; old != nil && d.State == dataset.StateTrashed && !old.Expires.IsZero() {
+		trash.Expires = trash.At.Add(max(old.Expires.Sub(old.At), time.Hour))
+	}
+	return &trash
 }
 
 // isUnreachable reports whether a node is unreachable. If services share the store, it reads the session of the node,
@@ -266,8 +294,7 @@ func (rc *Recovery) condemnAgain(t *record.Tx, d *dataset.Dataset, r *api.Rebuil
 	return record.PutPending(t, *d)
 }
 
-// restoreName gives a dataset its name again, or puts it in the trash again. Its time in the trash restarts, because
-// nobody could restore it until now.
+// restoreName gives a dataset its name again, or puts it in the trash again, where its time restarts.
 //
 // A dataset that was condemned stays condemned: its home destroys it.
 func (rc *Recovery) restoreName(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
@@ -275,14 +302,10 @@ func (rc *Recovery) restoreName(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt
 		return rc.condemnAgain(t, d, r)
 	}
 	if d.State != dataset.StateReady || dataset.CheckName(d.Volume) != nil {
-		now := rc.Ledger.Clock.Now()
-		trash := dataset.Trash{At: now}
-		if old := d.Trash; old != nil && d.State == dataset.StateTrashed && !old.Expires.IsZero() {
-			trash.Expires = now.Add(max(old.Expires.Sub(old.At), time.Hour))
-		}
-		d.State, d.Trash, r.Action = dataset.StateTrashed, &trash, "trashed"
+		d.Trash = rc.restartTrash(*d)
+		d.State, r.Action = dataset.StateTrashed, "trashed"
 		d.SetAliases(nil)
-		return rc.PutInTrash(t, d.ID, trash)
+		return rc.PutInTrash(t, d.ID, *d.Trash)
 	}
 	name := d.Volume
 	r.Action, d.Trash = "restored", nil

@@ -277,6 +277,54 @@ func TestRebuildOnAnotherHost(t *testing.T) {
 	}
 }
 
+// I1: while the store of a cluster is inconsistent, nothing is restored from the pools of one node, because another node
+// may have a later epoch. A recovery takes the latest, whichever node reports first.
+func TestI1NothingIsRestoredFromOneNodeOfAHaltedCluster(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := x.On(x.Services[0])
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("tmp@gold")
+	d.ID, d.Volume, d.Epoch = uuid.New(), "db", 1
+	found := []api.FoundDataset{{Pool: d.Pool, Dataset: d}}
+	a.ReportDistrust("it is not the store that this node used before")
+	for _, dry := range []bool{true, false} {
+		_, err := a.Rebuild(e.Ctx, a.ID, found, dry)
+		controltest.Refused(t, err, dataset.ErrConflict, "drover store recover")
+	}
+	if v, err := e.Volume(e.Ctx, "db"); dataset.KindOf(err) != dataset.ErrNotFound {
+		t.Errorf("it is recorded: %+v, %v", v, err)
+	}
+	a.ReportDistrust("")
+	if r := a.MustRebuild(found...)[d.ID]; r.Action != "restored" {
+		t.Errorf("an adoption: %+v", r)
+	}
+}
+
+// The root folder of a single host was restored from a backup, and the pool was not. A volume that was in the trash then,
+// and was restored from the trash since, is live again: the record beside its data is newer. What is in the trash gets
+// its whole time again, because nobody could restore it.
+func TestI3RebuildTakesTheNewerRecordBesideTheData(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	live, trashed := a.MustCreate("live@silver"), a.MustCreate("trashed@silver")
+	a.MustDelete("live")
+	trashed = a.MustDelete("trashed")
+	e.Clock.Advance(71 * time.Hour)
+	live.Written = controltest.SeenIndex
+	got := a.MustRebuild(api.FoundDataset{Pool: live.Pool, Dataset: live}, api.FoundDataset{Pool: trashed.Pool, Dataset: trashed})
+	if got[live.ID].Action != "restored" || got[trashed.ID].Action != "known" {
+		t.Errorf("got %+v", got)
+	}
+	e.AdvanceAndRun(71 * time.Hour)
+	st := e.CheckInvariants()
+	if is := st.Datasets[live.ID]; is.State != dataset.StateReady || is.Volume != "live" {
+		t.Errorf("the live volume is %+v", is)
+	}
+	if is := st.Datasets[trashed.ID]; is.State != dataset.StateTrashed {
+		t.Errorf("the deleted volume is %s 71 hours after the rebuild", is.State)
+	}
+}
+
 // A copy in another pool of the home, such as one on a cloned disk, is ignored, however late its record is.
 func TestRebuildOfACopyInAnotherPool(t *testing.T) {
 	e := controltest.New(t)

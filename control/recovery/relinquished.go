@@ -13,23 +13,15 @@ import (
 // lease.Table.IsReturned in package agent/lease. So a rebuild gives the dataset a later epoch.
 
 // needsLaterEpoch reports whether the record of a dataset gives the node an epoch that the node has relinquished, so
-// that the dataset needs a later one. It returns false while the move continues. It also returns false, with a note in
-// r, in a cluster or if the other node has reported to this service: that node may have opened the next epoch. The
-// dataset then stays unusable.
-func (rc *Recovery) needsLaterEpoch(t *record.Tx, d dataset.Dataset, f api.FoundDataset, r *api.Rebuilt) (bool, error) {
+// that the dataset needs a later one. It returns false while the move continues, and in a cluster, where the other node
+// may have opened the next epoch.
+func (rc *Recovery) needsLaterEpoch(t *record.Tx, d dataset.Dataset, f api.FoundDataset) (bool, error) {
 	g := f.Relinquished
-	if g == nil || d.Epoch > g.Epoch || d.State == dataset.StatePurging {
+	if g == nil || rc.Shared || d.Epoch > g.Epoch || d.State == dataset.StatePurging {
 		return false, nil
 	}
 	l, err := t.Lease(d)
-	if err != nil || l.State == dataset.LeaseMoving { // the move continues
-		return false, err
-	}
-	if rc.Shared || rc.Reports.HasReported(g.ToNode) {
-		r.Note = "this node relinquished its epoch to node " + g.ToNode.String() + ", which may have the dataset"
-		return false, nil
-	}
-	return true, nil
+	return err == nil && l.State != dataset.LeaseMoving, err
 }
 
 // renewEpoch gives a later epoch to a dataset for which needsLaterEpoch is true. If a move of it is in progress

@@ -142,7 +142,7 @@ func TestI1MoveIntoThePoolThatItLiesIn(t *testing.T) {
 	c.MustRegister("gamma")
 	e.Registered = append(e.Registered, c)
 	for _, req := range []api.Request{controltest.ForcedMove("db", "gamma", "alpha"), controltest.Move("db", "gamma")} {
-		if op, err := e.Submit(e.Ctx, req); err == nil || !strings.Contains(err.Error(), "drover store rebuild") {
+		if op, err := e.Submit(e.Ctx, req); err == nil || !strings.Contains(err.Error(), "drover pool adopt") {
 			t.Errorf("force %t: %+v, %v", req.Force, op.Operation, err)
 		}
 	}

@@ -14,8 +14,9 @@ func newStoreRebuildCmd(a *cli.App) *cobra.Command {
 		Short: "Restore lost records from the pools",
 		Long: `Restore the records that the store lost from the pools of the server's host.
 Every dataset has a copy of its record beside its data. Existing records are not
-changed, and a name that is taken stays with its volume. --dry-run shows the
-outcome for each dataset.`,
+changed, unless the record beside the data is newer, and a name that is taken
+stays with its volume. What is in the trash gets its whole time again. --dry-run
+shows the outcome for each dataset. In a cluster use drover store recover.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
