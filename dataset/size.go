@@ -75,18 +75,9 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10) + "B"
 }
 
-// RoundedFrom reports whether s is the requested size as a backend rounds it up, to fill the last block.
-func (s Size) RoundedFrom(requested Size) bool {
-	return requested > 0 && s >= requested && s-requested < MiB
-}
-
-// Readable formats the size for users. If s is the requested size as a backend rounded it up, Readable formats the
-// requested size. The text is exact if it is short, such as 50GB or 20GiB. Otherwise it is rounded, such as 46.6GiB for
-// 48828128KiB.
-func (s Size) Readable(requested Size) string {
-	if s.RoundedFrom(requested) {
-		s = requested
-	}
+// Readable formats the size for users. The text is exact if it is short, such as 50GB or 20GiB. Otherwise it is
+// rounded, such as 46.6GiB for 48828128KiB.
+func (s Size) Readable() string {
 	text := s.String()
 	if digits := strings.TrimRight(text, "KMGTiB"); len(digits) > maxPlainDigits {
 		return s.Human()

@@ -118,7 +118,7 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 		// restic's error does not say which of the two is full. Restore writes nothing to the repository.
 		return record.Dataset, dataset.Errorf(dataset.ErrNoSpace,
 			"the new volume or the host's disk is too small for backup %s, which is of a volume of %s (%s)", short(id),
-			record.Size.Readable(0), w.remedy())
+			record.Size.Readable(), w.remedy())
 	}
 	return record.Dataset, named(repository, err)
 }

@@ -126,13 +126,13 @@ func (m *DatasetMaker) MakeInPool(ctx context.Context, jb *jobs.Job, pool backen
 // size, the clone must not be larger than that size.
 func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 	d := op.DatasetRecord
-	if planned == 0 || d.Size == planned || d.Size.RoundedFrom(planned) {
+	if planned == 0 || d.Size == planned {
 		return nil
 	}
 	if asked := op.Options["size"]; asked != "" && d.Size > planned {
 		return dataset.Errorf(dataset.ErrInvalid,
 			"size %s is smaller than the size %s of its source, which was resized meanwhile (omit the size)", asked,
-			d.Size.Readable(0))
+			d.Size.Readable())
 	}
 	d.Profile.Size = max(d.Profile.Size, d.Size)
 	return nil

@@ -108,7 +108,7 @@ func (c *creator) fromSource(ctx context.Context, root, dir folder.Dir, d datase
 	if err != nil {
 		return madeItem{}, err
 	}
-	want := max(imagefile.RoundUp(d.Size), source.Size)
+	want := max(d.Size, source.Size)
 	if err := mkfs.CheckMax(want); err != nil && want > source.Size {
 		return madeItem{}, err
 	}
@@ -253,7 +253,7 @@ func (c *creator) findExisting(root folder.Dir, d dataset.Dataset) (dataset.Size
 	if err := c.images.SameKey(dir, layout.Head, d); err != nil {
 		return 0, false, dataset.Errorf(dataset.ErrExists, "%s exists from an earlier attempt: %w", dir.Name(), err)
 	}
-	if imagefile.RoundUp(d.Size) < size.Size { // a clone whose source was larger than planned
+	if d.Size < size.Size { // a clone whose source was larger than planned
 		d.Size = size.Size
 	}
 	if err := c.records.Write(dir, layout.RecordFile, d); err != nil {

@@ -94,7 +94,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/transfer"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mkfs"
@@ -137,9 +136,7 @@ func (b *Backend) MaxCapabilities() dataset.Capabilities {
 
 // CheckSize implements backends.BoundedKind.
 func (b *Backend) CheckSize(fs string, size dataset.Size) error {
-	return mkfs.Request{
-		Chosen: fs, Filesystem: cmp.Or(fs, mkfs.Ext4), Size: size, Rounded: imagefile.RoundUp(size),
-	}.Check()
+	return mkfs.Request{Chosen: fs, Filesystem: cmp.Or(fs, mkfs.Ext4), Size: size}.Check()
 }
 
 // Available implements backends.Kind. The host needs loop devices and a filesystem for the images.

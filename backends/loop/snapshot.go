@@ -276,8 +276,8 @@ func (sn *snapshots) growAsHead(ctx context.Context, dir folder.Dir, item string
 	}
 	_, _, err = sn.images.Inspect(dir, layout.Head)
 	if errors.Is(err, dataset.ErrCorrupt) { // the end of its image may be missing
-		if recorded, _ := imagefile.RecordedSize(dir, layout.Head); imagefile.RoundUp(recorded) > source.Size {
-			size = max(size, source.ImageFor(imagefile.RoundUp(recorded)))
+		if recorded, _ := imagefile.RecordedSize(dir, layout.Head); recorded > source.Size {
+			size = max(size, source.ImageFor(recorded))
 		}
 	}
 	switch {

@@ -238,7 +238,7 @@ func offlineGrow(filesystems []string) ([]string, error) {
 // extended at its next mount. Resize refuses a size as a shrink if the volume is more than 1/32 larger than the size
 // needs.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
-	if err := p.resize(ctx, id, p.roundUp(size), root); err != nil {
+	if err := p.resize(ctx, id, size, root); err != nil {
 		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
 	}
 	return nil

@@ -16,12 +16,12 @@ func TestTakesWhatIsMade(t *testing.T) {
 		p.info.Capabilities.Filesystems = []string{mkfs.XFS, mkfs.Ext4}
 		for fs, sizes := range map[string]map[dataset.Size]bool{
 			"": {
-				1: false, 8 * dataset.KiB: false, dataset.MiB: false, 16_000_000: true, 200 * dataset.MiB: true,
+				1: false, 8 * dataset.KiB: false, dataset.MiB: false, 16_000_000: false, 200 * dataset.MiB: true,
 				dataset.GiB: true, 17 * dataset.TiB: false,
 			},
-			mkfs.Ext4: {dataset.MiB: false, 16_000_000: true, 16 * dataset.MiB: true, 1<<63 - 1: false},
+			mkfs.Ext4: {dataset.MiB: false, 16_000_000: false, 16 * dataset.MiB: true, 1<<63 - 1: false},
 			mkfs.XFS: {
-				8 * dataset.KiB: false, 16 * dataset.MiB: false, 200 * dataset.MiB: false, 298 * dataset.MiB: true,
+				8 * dataset.KiB: false, 16 * dataset.MiB: false, 200 * dataset.MiB: false, 298 * dataset.MiB: false,
 				300 * dataset.MiB: true,
 			},
 		} {

@@ -114,13 +114,9 @@ func (b *Backend) MaxCapabilities() dataset.Capabilities {
 	}
 }
 
-// CheckSize implements backends.BoundedKind. It rounds sizes to extents of 4 MiB, although a group can have larger
-// extents, because the result must be the same for all groups.
+// CheckSize implements backends.BoundedKind.
 func (b *Backend) CheckSize(fs string, size dataset.Size) error {
-	const extent = 4 * dataset.MiB // of vgcreate, and of each group that Drover makes
-	return mkfs.Request{
-		Chosen: fs, Filesystem: cmp.Or(fs, ext4), Size: size, Rounded: (size + extent - 1) / extent * extent,
-	}.Check()
+	return mkfs.Request{Chosen: fs, Filesystem: cmp.Or(fs, ext4), Size: size}.Check()
 }
 
 // PathOf implements backends.BlockDeviceKind. It returns the path of a volume group that is named after the pool.

@@ -213,16 +213,16 @@ func (m *maker) choose(d dataset.Dataset) (string, dataset.Size, error) {
 	if err := (*Backend)(nil).CheckSize(d.Profile.Filesystem.Type, size); err != nil {
 		return "", 0, err
 	}
-	r := mkfs.Request{Chosen: d.Profile.Filesystem.Type, Size: size, Rounded: m.roundUp(size)}
+	r := mkfs.Request{Chosen: d.Profile.Filesystem.Type, Size: size}
 	var err error
-	r.Filesystem, err = mkfs.Choose(r.Chosen, r.Rounded, m.info.Capabilities.Filesystems)
+	r.Filesystem, err = mkfs.Choose(r.Chosen, size, m.info.Capabilities.Filesystems)
 	if err == nil {
 		err = mkfs.CheckUsable(r.Filesystem) // the program may have been removed since the pool was opened
 	}
 	if err != nil {
 		return "", 0, err
 	}
-	return r.Filesystem, r.Rounded, r.Check()
+	return r.Filesystem, size, r.Check()
 }
 
 // format makes a filesystem on a new volume. Its root is empty, and has the owner of the dataset. The volume reads as
@@ -298,7 +298,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if _, err := p.maker.measure(ctx, &origin, d); err != nil {
 			return 0, err
 		}
-		size, want := origin.Size, p.roundUp(d.Size)
+		size, want := origin.Size, d.Size
 		if err := mkfs.CheckMax(want); err != nil {
 			return 0, err
 		}

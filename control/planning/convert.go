@@ -38,7 +38,8 @@ func (v *Planner) planConvert(t *record.Tx, d dataset.Dataset, p dataset.Profile
 	}
 	next.Profile.Owner = d.Profile.Clone().Owner
 	// Space for the files is certain only if the volume becomes no smaller.
-	next.Size, next.Profile.Size = sizeAfterUpdate(d, p, false)
+	next.Size = sizeAfterUpdate(d, p, false)
+	next.Profile.Size = next.Size
 	if err := v.chooseConversionPool(t, d, &next, what); err != nil {
 		return nil, err
 	}

@@ -244,13 +244,13 @@ func checkSameFilesystem(d dataset.Dataset, fs string) error {
 }
 
 // checkCloneSize fails if a clone would be smaller than its source.
-func checkCloneSize(d dataset.Dataset, want, asked dataset.Size) error {
+func checkCloneSize(d dataset.Dataset, want dataset.Size) error {
 	if want == 0 || want >= d.Size {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrInvalid,
 		"volume %q: size %s is smaller than the size %s of its source (omit the "+
-			"size)", d.Volume, want, d.Size.Readable(asked))
+			"size)", d.Volume, want, d.Size.Readable())
 }
 
 // checkKeyKnown fails if the source of a clone is encrypted and the profile of the clone does not say where the key is.
@@ -306,13 +306,11 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	if err := checkKeyKnown(*d, from); err != nil {
 		return err
 	}
-	asked := d.Profile.Size // the size in the profile of the source, or in the requested profile
 	d.Profile = w.opts.Apply(d.Profile)
 	if !w.wantsSchedules() {
 		d.Profile = d.Profile.WithoutSchedules()
 	}
-	promised := d.Profile.Size
-	if err := checkCloneSize(*d, w.opts.Size, asked); err != nil {
+	if err := checkCloneSize(*d, w.opts.Size); err != nil {
 		return err
 	}
 	had := d.Size
@@ -328,7 +326,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	if err := v.Placer.CheckFits(t, *d, wanted, had); err != nil {
 		return err
 	}
-	d.Profile.Size = requestedSize(d.Size, promised)
+	d.Profile.Size = d.Size
 	op.Source = &src
 	if profile == "" && d.Size == had {
 		return nil // with the profile of the source, the clone may lack replicas as the source does
@@ -357,16 +355,6 @@ func copySourceRecord(t *record.Tx, d *dataset.Dataset, src dataset.Source) (dat
 	d.Profile, d.Size = snap.Profile.Clone(), snap.Size
 	d.Profile.Encryption = from.Profile.Clone().Encryption // the source may have got another key since the snapshot
 	return from, nil
-}
-
-// requestedSize returns the size to record in the profile of a dataset. size is the actual size, and asked the
-// requested one. If the backend would round asked up to size, it returns asked. Otherwise it returns the larger of
-// the two.
-func requestedSize(size, asked dataset.Size) dataset.Size {
-	if size.RoundedFrom(asked) {
-		return asked
-	}
-	return max(size, asked)
 }
 
 // applyToExisting returns profile p for an existing dataset. The properties that are fixed on disk keep the values of

@@ -76,7 +76,7 @@ func checkSizeStays(d, next dataset.Dataset) error {
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
 		"volume %s: its failover and its size cannot change at once (drover volume resize %s %s, then try again)",
-		d.Volume, d.Volume, next.Size.Readable(next.Profile.Size))
+		d.Volume, d.Volume, next.Size.Readable())
 }
 
 // CommitUpdate records the profile of an operation in which the home took part. The report must contain the copies that

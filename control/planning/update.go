@@ -25,9 +25,6 @@ func (v *Planner) PlanResize(t *record.Tx, req api.Request) (*dataset.Operation,
 	if err != nil {
 		return nil, nil, err
 	}
-	if size == d.Profile.Size && d.Size >= size { // the backend may have rounded it up
-		return nil, &d, nil
-	}
 	next := d
 	next.Profile = d.Profile.Clone()
 	next.Size, next.Profile.Size = size, size
@@ -58,7 +55,7 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s: size %s is smaller than its %s, and its filesystem cannot shrink (drover volume export "+
 				"%s | drover volume import NEW@%s -o size=%s --from - creates another)", d.Volume,
-			next.Size, d.Size.Readable(d.Profile.Size), d.Volume, d.Profile.Name, next.Size)
+			next.Size, d.Size.Readable(), d.Volume, d.Profile.Name, next.Size)
 	}
 	op := record.NewOperation(d)
 	op.Kind, op.DatasetRecord, op.Change = dataset.OpResize, &next, describeResize(next, "")
@@ -107,7 +104,7 @@ func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Comm
 
 // describeResize returns what a resize changes, for its event. profile is empty if the profile stays.
 func describeResize(next dataset.Dataset, profile string) string {
-	text := "size " + next.Size.Readable(next.Profile.Size)
+	text := "size " + next.Size.Readable()
 	if profile != "" {
 		text += ", profile " + profile
 	}
@@ -237,7 +234,8 @@ func (v *Planner) planProfileInPlace(t *record.Tx, d dataset.Dataset, p dataset.
 	if err != nil {
 		return nil, nil, err
 	}
-	next.Size, next.Profile.Size = sizeAfterUpdate(d, p, pool.Capabilities.Shrink)
+	next.Size = sizeAfterUpdate(d, p, pool.Capabilities.Shrink)
+	next.Profile.Size = next.Size
 	if failoverChanges {
 		if err := checkSizeStays(d, next); err != nil {
 			return nil, nil, err
@@ -277,20 +275,18 @@ func (v *Planner) scheduleSince(d dataset.Dataset, to dataset.Profile) time.Time
 	return v.Clock.Now()
 }
 
-// sizeAfterUpdate returns the size that a volume gets with profile p, and the size to record as requested. The size
-// stays the same in these cases:
+// sizeAfterUpdate returns the size that a volume gets with profile p. The size stays the same in these cases:
 //
 //   - The profile has no size.
 //   - The profile is a newer revision of the present one, with a smaller size: the volume may have been enlarged on
 //     purpose.
 //   - The profile has a smaller size, and the filesystem cannot shrink. The response shows the actual size.
-func sizeAfterUpdate(d dataset.Dataset, p dataset.Profile, shrinks bool) (to, asked dataset.Size) {
+func sizeAfterUpdate(d dataset.Dataset, p dataset.Profile, shrinks bool) dataset.Size {
 	size := p.Size
-	if shrinks && p.Name != d.Profile.Name && size > 0 && size < d.Size && !d.Size.RoundedFrom(size) {
-		return size, size
+	if shrinks && p.Name != d.Profile.Name && size > 0 && size < d.Size {
+		return size
 	}
-	to = max(d.Size, size)
-	return to, requestedSize(to, max(d.Profile.Size, size))
+	return max(d.Size, size)
 }
 
 // formatFailover formats the failover setting of a profile as in profiles.yaml.

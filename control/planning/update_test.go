@@ -28,9 +28,8 @@ func TestResize(t *testing.T) {
 	if op.Kind != dataset.OpResize || op.DatasetRecord.Size != 25e9 || op.DatasetRecord.Profile.Size != 25e9 {
 		t.Errorf("%+v", op.DatasetRecord)
 	}
-	op.DatasetRecord.Size += 2048 // rounded up
 	for range 2 {
-		if d := a.MustCommit(op).Dataset; d.Size != 25e9+2048 || d.Profile.Size != 25e9 {
+		if d := a.MustCommit(op).Dataset; d.Size != 25e9 || d.Profile.Size != 25e9 {
 			t.Errorf("%+v", d)
 		}
 	}
@@ -101,21 +100,19 @@ func TestSetProfile(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// The requested size stays on record, next to the size that the backend rounded it up to.
-func TestSizeAskedForStays(t *testing.T) {
-	const asked, rounded = 50e9, 50000003072
+// A volume keeps its size with a profile that has a smaller one, and a clone of it has the same size.
+func TestLargerSizeStays(t *testing.T) {
+	const size = 50e9
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
-	op := a.MustPlan(controltest.Create("db", "size=50GB"))
-	op.DatasetRecord.Size = rounded
-	a.MustCommit(op)
-	d := a.MustCreate("copy", "from=db")
-	if d.Size != rounded || d.Profile.Size != asked {
-		t.Errorf("a clone has %d, asked for as %d", d.Size, d.Profile.Size)
+	a.MustCreate("db", "size=50GB")
+	d := a.MustCreate("copy", "from=db", "size=50GB")
+	if d.Size != size || d.Profile.Size != size {
+		t.Errorf("a clone has %d, and %d in its profile", d.Size, d.Profile.Size)
 	}
 	v := e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "silver"}).Volume
-	if v.Size != rounded || v.Profile.Size != asked {
-		t.Errorf("with a profile of less it has %d, asked for as %d", v.Size, v.Profile.Size)
+	if v.Size != size || v.Profile.Size != size {
+		t.Errorf("with a profile of less it has %d, and %d in its profile", v.Size, v.Profile.Size)
 	}
 	a.MustRefusePlan(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "40GB"}, dataset.ErrUnsupported, "size 40GB is smaller than its 50GB")
 	a.MustRefusePlan(controltest.Create("small", "from=db", "size=40GB"), dataset.ErrInvalid, "size 40GB is smaller than the size 50GB")

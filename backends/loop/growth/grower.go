@@ -58,8 +58,8 @@ func (gr *Grower) Resize(ctx context.Context, dir folder.Dir, size dataset.Size,
 	if err != nil {
 		return err
 	}
-	fits := present.ImageFor(imagefile.RoundUp(size))
-	if imagefile.RoundUp(size) < present.Size || fits+fits/32 < present.Image {
+	fits := present.ImageFor(size)
+	if size < present.Size || fits+fits/32 < present.Image {
 		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and images cannot shrink",
 			max(present.Size, mkfs.Size(present.FS, dataset.Size(present.Image))))
 	}

@@ -28,11 +28,6 @@ import (
 // image that an older version made is as large as the dataset's size until the dataset is resized. The size is recorded
 // beside the image.
 
-// RoundUp rounds a size up to a whole number of blocks.
-func RoundUp(size dataset.Size) dataset.Size {
-	return (size + layout.Sector - 1) / layout.Sector * layout.Sector
-}
-
 // ImageFor returns the length in bytes of the image of a dataset with the given size and filesystem.
 func ImageFor(fs string, size dataset.Size, encrypted bool) int64 {
 	device := mkfs.Device(fs, size)
@@ -92,7 +87,7 @@ func (i *Images) SizeOf(dir folder.Dir, item string) (s ItemSize, err error) {
 			s.FS = i.defaultFS(dataset.Size(s.Image))
 		}
 	}
-	s.Size = min(RoundUp(recorded), dataset.Size(s.Image))
+	s.Size = min(recorded, dataset.Size(s.Image))
 	if s.Size <= 0 {
 		device := dataset.Size(s.Image)
 		if s.Encrypted {

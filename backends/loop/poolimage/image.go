@@ -21,7 +21,6 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop/attach"
 	"github.com/droverhq/drover/backends/loop/folder"
-	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -126,7 +125,7 @@ func (img *Image) checkIsPool(ctx context.Context) error {
 
 // makeImage makes the image under a temporary name, so that a file with the final name is complete.
 func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg backends.Config) error {
-	size := imagefile.RoundUp(cfg.Image)
+	size := (cfg.Image + layout.Sector - 1) / layout.Sector * layout.Sector
 	if size < minPoolImage {
 		return dataset.Errorf(dataset.ErrUnsupported, "an image of %s is too small for a pool (at least %s)",
 			cfg.Image, minPoolImage)

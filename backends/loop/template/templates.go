@@ -4,6 +4,7 @@
 package template
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,11 +52,7 @@ func NewStore(runner run.Runner, pool string, l layout.Layout, filesystems []str
 // SpecFor returns the template for a dataset. It fails if the filesystem, the size or another property that the dataset
 // requests is not possible.
 func (s *Store) SpecFor(d dataset.Dataset) (Spec, error) {
-	size := d.Size
-	if size == 0 {
-		size = DefaultSize
-	}
-	t := Spec{Size: imagefile.RoundUp(size)}
+	t := Spec{Size: cmp.Or(d.Size, DefaultSize)}
 	if d.Profile.Owner != nil {
 		t.Owner = *d.Profile.Owner
 	}
@@ -63,9 +60,7 @@ func (s *Store) SpecFor(d dataset.Dataset) (Spec, error) {
 	if t.FS, err = mkfs.Choose(d.Profile.Filesystem.Type, t.Size, s.filesystems); err != nil {
 		return t, err
 	}
-	return t, mkfs.Request{
-		Chosen: d.Profile.Filesystem.Type, Filesystem: t.FS, Size: size, Rounded: t.Size,
-	}.Check()
+	return t, mkfs.Request{Chosen: d.Profile.Filesystem.Type, Filesystem: t.FS, Size: t.Size}.Check()
 }
 
 // Name returns the name of a template. It contains all properties in which templates differ, and the version of the

@@ -32,19 +32,18 @@ type Request struct {
 	Chosen     string       // filesystem of the profile; empty: the profile has none, so Filesystem is the default
 	Filesystem string       // that the volume gets
 	Size       dataset.Size // that the user or the profile requested
-	Rounded    dataset.Size // Size as the backend rounds it up
 }
 
-// Check fails with ErrUnsupported if the size is too small or too large for a volume with the filesystem. The error has
-// the requested size. It names the filesystem only if the profile has it.
+// Check fails with ErrUnsupported if the size is too small or too large for a volume with the filesystem. The error
+// names the filesystem only if the profile has it.
 func (r Request) Check() error {
 	minimum := 16 * dataset.MiB
 	if r.Filesystem == XFS {
 		minimum = MinXFS
 	}
 	switch {
-	case r.Rounded >= minimum:
-		return CheckMax(r.Rounded)
+	case r.Size >= minimum:
+		return CheckMax(r.Size)
 	case r.Chosen == "":
 		return dataset.Errorf(dataset.ErrUnsupported, "%s is too small for a volume (at least %s)", r.Size, minimum)
 	}

@@ -25,7 +25,7 @@ func TestDevice(t *testing.T) {
 			least, 100 * dataset.MiB, 256 * dataset.MiB, 500 * dataset.MiB, 512 * dataset.MiB,
 			dataset.GiB, 4 * dataset.GiB, 20 * dataset.GiB, dataset.TiB,
 		} {
-			if (Request{Chosen: fs, Filesystem: fs, Size: size, Rounded: size}).Check() != nil {
+			if (Request{Chosen: fs, Filesystem: fs, Size: size}).Check() != nil {
 				continue
 			}
 			if free := free(t, fs, image(t, fs, size), 0); far(free, size, 1) {

@@ -171,7 +171,7 @@ func addRecord(f *show.Form, b api.VolumeBackup) {
 	f.Add("Profile", profile)
 	size := "not limited"
 	if r.Size > 0 {
-		size = r.Size.Readable(0)
+		size = r.Size.Readable()
 	}
 	f.Add("Size", size)
 	f.Add("Labels", cli.LabelLines(r.Labels)...)

@@ -227,7 +227,7 @@ func (r *recovery) printTable(ctx context.Context, repository string, list []*ca
 		case b.Record == nil:
 			size = "unknown"
 		case b.Record.Size > 0:
-			size = b.Record.Size.Readable(0)
+			size = b.Record.Size.Readable()
 		}
 		t.Row(cli.ShortName(b.Volume), short(b.ID), show.Ago(r.app.Now(), b.Taken), size, node, b.Profile,
 			string(cand.State))

@@ -51,20 +51,20 @@ func OnDelete(o dataset.OnDelete) string {
 
 // ExactSize formats a size as SizeOr does. It adds the number of bytes if the text is rounded. A size of 0 is "no
 // limit".
-func ExactSize(s, requested dataset.Size) string {
-	words := SizeOr(s, requested, "no limit")
+func ExactSize(s dataset.Size) string {
+	words := SizeOr(s, "no limit")
 	if s == 0 || words == s.String() {
 		return words
 	}
 	return fmt.Sprintf("%s (%d bytes)", words, int64(s))
 }
 
-// SizeOr formats a size as the user requested it (see dataset.Size.Readable). It returns fallback if the size is 0.
-func SizeOr(s, requested dataset.Size, fallback string) string {
+// SizeOr formats a size. It returns fallback if the size is 0.
+func SizeOr(s dataset.Size, fallback string) string {
 	if s == 0 {
 		return fallback
 	}
-	return s.Readable(requested)
+	return s.Readable()
 }
 
 // ShortName shortens the generated name of an anonymous Docker volume, which would take most of the width of a table.

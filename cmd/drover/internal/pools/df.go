@@ -114,7 +114,7 @@ func useTable(a *cli.App, list []poolUse) *show.Table {
 			if is, _ := volumes.Fullness(v.Status, v.Size); is != dataset.NotFull {
 				state = is.String()
 			}
-			t.Row("  "+cli.ShortName(v.Volume), "", state, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),
+			t.Row("  "+cli.ShortName(v.Volume), "", state, cli.SizeOr(v.Size, "no limit"),
 				volumes.UsedSize(v.Status, v.Size), percent, free)
 		}
 	}

@@ -37,7 +37,7 @@ func Table(profiles []api.ListedProfile) *show.Table {
 	t := show.NewTable("PROFILE", "DEFAULT", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "QUIESCE", "REPLICAS",
 		"FAILOVER", "SPEED", "ENCRYPTED", "ON DELETE", "DESCRIPTION")
 	for _, p := range profiles {
-		t.Row(p.Name, yesIf(p.Default), p.Revision, cli.SizeOr(p.Size, p.Size, "no limit"), storage(p.Profile),
+		t.Row(p.Name, yesIf(p.Default), p.Revision, cli.SizeOr(p.Size, "no limit"), storage(p.Profile),
 			p.Snapshots.Schedule, quiesceShort(p.Quiesce), replicasShort(p.Replicas), failoverShort(p.Failover),
 			speedShort(p.QoS), yesIf(p.Encryption.Wanted()), cli.OnDelete(p.OnDelete), p.Description)
 	}

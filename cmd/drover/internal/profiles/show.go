@@ -29,7 +29,7 @@ func profileForm(p dataset.Profile) *show.Form {
 	f.Add("Profile", p.Name)
 	f.Add("Revision", p.Revision)
 	f.Add("Description", p.Description)
-	f.Add("Size", cli.ExactSize(p.Size, p.Size))
+	f.Add("Size", cli.ExactSize(p.Size))
 	f.Add("Warn at", fmt.Sprintf("%d%%", p.WarnPercent()))
 	f.Add("Storage", storage(p))
 	f.Add("Filesystem", strings.TrimSpace(p.Filesystem.Type+" "+strings.Join(p.Filesystem.Mount, ",")))

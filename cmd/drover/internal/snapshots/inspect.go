@@ -86,7 +86,7 @@ func snapshotForm(a *cli.App, s measured, why error) *show.Form {
 	f.Add("Volume", s.Volume)
 	f.Add("Dataset", s.Dataset.String())
 	f.Add("Kind", string(s.Kind))
-	f.Add("Size", cli.ExactSize(s.Size, s.Profile.Size))
+	f.Add("Size", cli.ExactSize(s.Size))
 	f.Add("Unique", uniqueText(s, why))
 	f.Add("Profile", s.Profile.Name+"@"+s.Profile.Revision)
 	if s.Parent != uuid.Nil {

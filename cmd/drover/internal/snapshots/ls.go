@@ -103,7 +103,7 @@ func snapshotTable(a *cli.App, snaps []measured, size bool) *show.Table {
 	short := show.Shorten(ids)
 	t := show.NewTable("SNAPSHOT", "VOLUME", "NAME", "KIND", "SIZE", "CREATED", "MESSAGE")
 	for _, s := range snaps {
-		t.Row(short(s.ID), cli.ShortName(s.Volume), s.Name, string(s.Kind), cli.SizeOr(s.Size, s.Profile.Size, ""),
+		t.Row(short(s.ID), cli.ShortName(s.Volume), s.Name, string(s.Kind), cli.SizeOr(s.Size, ""),
 			show.Ago(a.Now(), s.Created), s.Message)
 	}
 	if size || slices.ContainsFunc(snaps, func(s measured) bool { return s.Unique != nil }) {

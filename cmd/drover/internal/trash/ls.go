@@ -67,7 +67,7 @@ func trashTable(a *cli.App, trashed []api.Volume) *show.Table {
 		if v.State == dataset.StatePurging {
 			expires = "pending deletion: " + v.Pending
 		}
-		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),
+		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, "no limit"),
 			volumes.UsedSize(v.Status, v.Size),
 			v.PoolName,
 			strconv.Itoa(v.Snapshots), deleted, expires)

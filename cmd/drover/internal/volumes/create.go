@@ -92,8 +92,8 @@ func makeVolume(a *cli.App, cmd *cobra.Command, o *cli.Output, req api.Request, 
 		}
 		// The volume exists, whether or not its profile can be read.
 		p, err := c.Profile(cmd.Context(), d.Profile.Name)
-		if err == nil && p.Size > 0 && p.Size < d.Size && !d.Size.RoundedFrom(p.Size) && req.Options["size"] == "" {
-			line += fmt.Sprintf("; its size is that of its source, not %s as in its profile", p.Size.Readable(p.Size))
+		if err == nil && p.Size > 0 && p.Size < d.Size && req.Options["size"] == "" {
+			line += fmt.Sprintf("; its size is that of its source, not %s as in its profile", p.Size.Readable())
 		}
 		return id, line
 	})
@@ -105,7 +105,7 @@ func describeMade(verb string) func(api.Outcome) (uuid.UUID, string) {
 		d := cli.MadeDataset(out)
 		size := ""
 		if d.Size > 0 {
-			size = ", " + d.Size.Readable(d.Profile.Size)
+			size = ", " + d.Size.Readable()
 		}
 		if out.Operation == nil {
 			return d.ID, fmt.Sprintf("volume %s exists already, as requested: dataset %s, profile %s%s", d.Volume,

@@ -159,7 +159,7 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request, 
 	return a.Report(o, out, func(api.Outcome) (uuid.UUID, string) {
 		size := ""
 		if d.Size > 0 {
-			size = ", " + d.Size.Readable(d.Profile.Size)
+			size = ", " + d.Size.Readable()
 		}
 		return d.ID, fmt.Sprintf("imported volume %s: dataset %s, profile %s%s", d.Volume, d.ID, d.Profile.Name, size)
 	})

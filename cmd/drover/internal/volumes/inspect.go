@@ -250,7 +250,7 @@ func copyLines(a *cli.App, v api.Volume) []string {
 }
 
 func sizeLine(v api.Volume) string {
-	size, used := cli.ExactSize(v.Size, v.Profile.Size), UsedSize(v.Status, v.Size)
+	size, used := cli.ExactSize(v.Size), UsedSize(v.Status, v.Size)
 	switch {
 	case v.Status == nil:
 		return size

@@ -81,7 +81,7 @@ func volumeTable(a *cli.App, volumes []api.VolumeSummary) *show.Table {
 	short, now := show.Shorten(ids), a.Now()
 	for i := range volumes {
 		v := &volumes[i] // thousands of large items are not copied
-		t.Row(cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, v.Profile.Size, "no limit"),
+		t.Row(cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, "no limit"),
 			UsedSize(v.Status, v.Size), PercentUsed(v.Status), status(v),
 			v.PoolName, v.Node,
 			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(now, v.Created))

@@ -37,7 +37,7 @@ shrink a volume.`,
 		req := api.Request{Kind: dataset.OpResize, Volume: args[0], Size: size}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
-			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size.Readable(d.Profile.Size),
+			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size.Readable(),
 				unchangedNote(out))
 		})
 	}
@@ -71,7 +71,7 @@ func newSize(ctx context.Context, a *cli.App, volume, text string, grow bool) (s
 		return (v.Size + size).String(), nil
 	case size < v.Size:
 		return "", dataset.Errorf(dataset.ErrInvalid, "volume %s has %s, and %s is less: use drover volume resize "+
-			"%[1]s +%[3]s to add it", v.Volume, v.Size.Readable(v.Profile.Size), text)
+			"%[1]s +%[3]s to add it", v.Volume, v.Size.Readable(), text)
 	}
 	return text, nil
 }

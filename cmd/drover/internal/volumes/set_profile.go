@@ -73,7 +73,7 @@ be able to fence the volume. Failover and size cannot change at once.`,
 			line := fmt.Sprintf("volume %s has profile %s@%s%s", d.Volume, d.Profile.Name, d.Profile.Revision,
 				unchangedNote(out))
 			if out.Operation != nil && out.Operation.Kind == dataset.OpResize {
-				line += "; its size is " + d.Size.Readable(d.Profile.Size)
+				line += "; its size is " + d.Size.Readable()
 			}
 			// The change has succeeded, whether or not its profile can be read.
 			if p, err := c.Profile(cmd.Context(), d.Profile.Name); err == nil {
@@ -105,7 +105,7 @@ func wouldSetProfile(out api.Outcome, d dataset.Dataset) string {
 	next := out.Operation.DatasetRecord
 	line := fmt.Sprintf("would give volume %s profile %s@%s", d.Volume, next.Profile.Name, next.Profile.Revision)
 	if next.Size != d.Size {
-		line += ", and size " + next.Size.Readable(next.Profile.Size)
+		line += ", and size " + next.Size.Readable()
 	}
 	if converts(out) {
 		line += ": copies its files into a new dataset, and puts the present one in the trash with its snapshots (" +
@@ -200,9 +200,9 @@ func explainReplicas(out api.Outcome) string {
 // explainSize returns why a volume is larger than new ones of its profile, and the command that makes it smaller, or ""
 // if it is not larger. A pool that cannot shrink volumes is named, with the way to a smaller copy.
 func explainSize(ctx context.Context, c cli.Remote, d dataset.Dataset, p dataset.Profile) string {
-	size, want := d.Size.Readable(d.Profile.Size), p.Size.Readable(p.Size)
+	size, want := d.Size.Readable(), p.Size.Readable()
 	switch {
-	case d.Size == 0 || p.Size >= d.Size || d.Size.RoundedFrom(p.Size):
+	case d.Size == 0 || p.Size >= d.Size:
 		return ""
 	case p.Size == 0:
 		return fmt.Sprintf("; its size stays %s, because the profile has none", size)

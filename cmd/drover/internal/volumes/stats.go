@@ -34,8 +34,6 @@ type volumeStats struct {
 	// Read and Write are nil if the volume has no block device, or if it was attached between the two readings.
 	Read  *ioRate `json:"read,omitempty"`
 	Write *ioRate `json:"write,omitempty"`
-
-	requested dataset.Size // size in the profile, whose unit the table uses
 }
 
 // ioRate is how much a block device did per second, in one direction.
@@ -192,12 +190,11 @@ func mountedHere(
 // statsOf computes the rates of a volume from two readings. A reading without a time is missing.
 func statsOf(v api.Volume, was, is api.VolumeIO) volumeStats {
 	s := volumeStats{
-		Dataset:   v.ID,
-		Volume:    v.Volume,
-		Node:      cmp.Or(is.Node, v.Node),
-		Backend:   v.Backend,
-		Size:      v.Size,
-		requested: v.Profile.Size,
+		Dataset: v.ID,
+		Volume:  v.Volume,
+		Node:    cmp.Or(is.Node, v.Node),
+		Backend: v.Backend,
+		Size:    v.Size,
 	}
 	if v.Status != nil {
 		s.Usage = v.Status.Usage
@@ -235,7 +232,7 @@ func statsTable(list []volumeStats) *show.Table {
 		if s.Usage != nil {
 			used, percent = s.Usage.Used.Human(), fmt.Sprintf("%d%%", s.Usage.Percent())
 		}
-		t.Row(append(cells, used, cli.SizeOr(s.Size, s.requested, "no limit"), percent, s.Node)...)
+		t.Row(append(cells, used, cli.SizeOr(s.Size, "no limit"), percent, s.Node)...)
 	}
 	return t
 }
