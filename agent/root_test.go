@@ -27,7 +27,7 @@ func TestRootThroughSymbolicLink(t *testing.T) {
 	r.MountDataset(d, "id")
 	end := agenttest.StartContainer(t, r.MountPath(d.ID))
 	r.Restart()
-	r.Advance(mounting.InheritedGrace + mounting.VerifyEvery)
+	r.Advance(mounting.MountedGrace + mounting.VerifyEvery)
 	r.WantUses(d, "id")
 	end()
 	agenttest.Await(t, func() bool { // the agent checks this too, without a request

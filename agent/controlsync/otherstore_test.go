@@ -205,12 +205,12 @@ func TestLostDatabaseKeepsNodePoolsAndMounts(t *testing.T) {
 	if since := r.Uses.Get(db.ID).IDs[mounting.UnknownUse].Since; !since.Equal(r.FakeClock.Now()) {
 		t.Errorf("it is used since %s, want the start of the agent at %s", since, r.FakeClock.Now())
 	}
-	says := "cannot remove volume db: it is mounted by a container or process that is not recorded, because the agent's " +
-		"database was lost on node host-a (stop its containers first; drover volume inspect db there lists the processes)"
+	says := "cannot remove volume db: the engine on node host-a mounted it shortly before drover or the engine started, " +
+		"and may be starting a container with it (try again in 21s)"
 	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || err.Error() != says {
 		t.Errorf("remove: %v", err)
 	}
-	r.Advance(mounting.InheritedGrace + mounting.VerifyEvery)
+	r.Advance(mounting.MountedGrace + mounting.VerifyEvery)
 	r.Advance(mounting.VerifyEvery)
 	r.WantUses(db)
 	if err := r.Remove(t.Context(), "db"); err != nil {

@@ -69,7 +69,7 @@ func TestI9CpAfterRestart(t *testing.T) {
 		"agent away at the end": func(r *agenttest.Host, d dataset.Dataset) {
 			r.MountDataset(d, "one")
 			r.Restart()
-			r.Advance(mounting.InheritedGrace)
+			r.Advance(mounting.MountedGrace)
 		},
 	} {
 		for _, end := range []string{"unmounted", "found out"} {
@@ -93,7 +93,7 @@ func TestI9CpAfterRestart(t *testing.T) {
 				} else {
 					r.Activated(t.Context())
 					r.Advance(mounting.UnverifiedGrace)
-					r.Advance(mounting.InheritedGrace)
+					r.Advance(mounting.MountedGrace)
 				}
 				r.WantUses(d)
 				if err := r.Remove(t.Context(), "db"); err != nil {
@@ -210,7 +210,7 @@ func TestI9CpFails(t *testing.T) {
 			r.WantUses(d, last)
 			wantHeld(r, d, last)
 			r.Restart()
-			r.Advance(mounting.InheritedGrace)
+			r.Advance(mounting.MountedGrace)
 			r.WantUses(d, last)
 			wantHeld(r, d, last)
 			stop()

@@ -101,7 +101,7 @@ func TestI9PodmanCommandsAreNotNewEngines(t *testing.T) {
 	r.WantUses(held, mounting.PodmanID)
 	for range 2 { // also when Drover starts again, and no user of the volume can be found
 		r.Restart()
-		r.Advance(mounting.InheritedGrace)
+		r.Advance(mounting.MountedGrace)
 		r.Advance(mounting.VerifyEvery)
 		r.WantUses(held, mounting.PodmanID)
 	}

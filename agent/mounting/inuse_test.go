@@ -51,8 +51,10 @@ func TestI11RefusalNamesEngineAndCommand(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		end := agenttest.StartContainer(t, r.MountPath(d.ID))
 		r.Restart() // the tool is recorded
 		err := r.Remove(t.Context(), "db")
+		end()
 		want := "cannot remove volume db: it is mounted by " + c.want
 		if !errors.Is(err, dataset.ErrInUse) || err.Error() != want {
 			t.Errorf("%v:\n got %v\nwant %s", c.uses, err, want)

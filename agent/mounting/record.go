@@ -37,8 +37,8 @@ type Use struct {
 	// Inherited is true if some of the uses were read from disk when the agent started. They may have ended while no
 	// agent ran. Inherited is not written to disk.
 	Inherited bool `json:"-"`
-	// LastMount is the time of the last Mount since the agent started, by the steady clock. It is not written to disk.
-	LastMount time.Duration `json:"-"`
+	// LastMount is the time of the last Mount by the steady clock, which continues across a restart of the agent.
+	LastMount time.Duration `json:"last_mount"`
 }
 
 // Add counts one more use of an ID.
@@ -87,15 +87,6 @@ func (c Use) withSpelling(spelling string) Use {
 	return c
 }
 
-// VerifyFrom returns the earliest time at which a use may be verified: MountedGrace after its last Mount, or 0 if there
-// was no Mount since the agent started.
-func (c Use) VerifyFrom() time.Duration {
-	if c.LastMount == 0 {
-		return 0
-	}
-	return c.LastMount + MountedGrace
-}
-
 // SortedIDs returns the mount IDs, sorted.
 func (r Record) SortedIDs() []string { return slices.Sorted(maps.Keys(r.IDs)) }
 
@@ -109,17 +100,6 @@ func (r Record) ExpectedMounts(except string) (n int) {
 		}
 	}
 	return n
-}
-
-// HasEnded reports whether the record has an ID whose uses the engine has unmounted while a process still had the
-// dataset mounted: see Use.Ended.
-func (r Record) HasEnded() bool {
-	for _, c := range r.IDs {
-		if c.Ended {
-			return true
-		}
-	}
-	return false
 }
 
 // ToolOf returns the engine that made a use. If the record does not name the engine, as in records of older versions,
@@ -138,7 +118,11 @@ func ToolByID(id string) plugin.Tool {
 	return ""
 }
 
-// MountedGrace is how long an engine may take to start a container after mounting a volume of it, while this agent
-// runs. A container can have several slow volumes. It does little harm if a use that has ended stays recorded for
-// that time.
+// MountedGrace is how long an engine may take to start a container after mounting a volume of it. A container can have
+// several slow volumes. It does little harm if a use that has ended stays recorded for that time: a request that needs
+// the volume waits only for RequestGrace.
 const MountedGrace = 10 * time.Minute
+
+// RequestGrace is MountedGrace for a request that needs the volume unused. A container that such a request overtakes
+// does not start, or finds an empty folder that nobody can write to.
+const RequestGrace = 20 * time.Second

@@ -325,7 +325,14 @@ func TestGuestWithLostDatabaseStays(t *testing.T) {
 	if is, err := host.IsMountPoint(path); !is || err != nil {
 		t.Errorf("mounted: %t, %v", is, err)
 	}
-	f.B.Verifier.StartSteady -= mounting.InheritedGrace
+	uses := f.B.Uses.Get(d.ID)
+	for id, use := range uses.IDs {
+		use.LastMount -= mounting.MountedGrace
+		uses.IDs[id] = use
+	}
+	if err := f.B.Uses.Save(t.Context(), d, 0, uses, nil); err != nil {
+		t.Fatal(err)
+	}
 	// Once nobody uses it.
 	if err := f.B.Verifier.DropUnverified(t.Context(), d, f.B.Verifier.Unverified(d.ID), 0); err != nil {
 		t.Error(err)

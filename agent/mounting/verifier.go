@@ -35,8 +35,8 @@ type VerifierDeps struct {
 // an Unmount. Its methods are safe for concurrent use.
 type Verifier struct {
 	VerifierDeps
-	started     time.Time     // the start of the agent by the clock of the host
-	StartSteady time.Duration // the start of the agent by the steady clock
+	started       time.Time     // the start of the agent by the clock of the host
+	startedSteady time.Duration // the start of the agent by the steady clock
 
 	mu sync.Mutex
 	// verifyAt is when uses that may have ended unnoticed are checked next, by the steady clock, or 0 if there are
@@ -48,7 +48,7 @@ type Verifier struct {
 
 // NewVerifier returns a Verifier without anything to check.
 func NewVerifier(deps VerifierDeps) *Verifier {
-	return &Verifier{VerifierDeps: deps, started: deps.Clock.Now(), StartSteady: deps.Clock.Steady()}
+	return &Verifier{VerifierDeps: deps, started: deps.Clock.Now(), startedSteady: deps.Clock.Steady()}
 }
 
 // EndUse ends one use of an ID, durably, and reports whether it was the dataset's last one. An unknown ID changes
@@ -175,10 +175,6 @@ const (
 	// UnverifiedGrace is how long an engine may take after its start to mount the volumes of its
 	// containers again.
 	UnverifiedGrace = 20 * time.Second
-	// InheritedGrace is how long an engine may take to start a container whose volume it mounted
-	// just before this agent started. The mount of another volume of the container can take two
-	// minutes.
-	InheritedGrace = 3 * time.Minute
 	// VerifyEvery is the interval of the checks of unverified uses. A check reads all of /proc.
 	VerifyEvery = time.Minute
 )
@@ -252,41 +248,67 @@ func (v *Verifier) CheckIfDue(ctx context.Context) {
 	}
 }
 
-// CheckEnded ends the uses that the engine unmounted while a process had the dataset mounted, if no process has it
-// mounted any more. Operations that need an unused dataset call it first, so that they do not wait for CheckIfDue.
+// CheckEnded ends the unverified uses of a dataset that no process has mounted. Operations that need an unused dataset
+// call it first, so that they do not wait for CheckIfDue.
 //
-// If a process still has the dataset mounted, and the engine has unmounted all uses, CheckEnded fails with ErrInUse and
-// names the process, because the user would find no container. The argument what names the work for the error message.
-// If the look at the host fails, the uses stay. The dataset's lock is held.
+// If all remaining uses are unverified, CheckEnded fails with ErrInUse, because the user may find no container. The
+// error names the process that has the dataset mounted, or when to try again. The argument what names the work for the
+// error message. If the look at the host fails, the uses stay. The dataset's lock is held.
 func (v *Verifier) CheckEnded(ctx context.Context, d dataset.Dataset, what string) error {
-	r := v.Uses.Get(d.ID)
-	if !r.HasEnded() {
+	uses := v.Unverified(d.ID)
+	if len(uses) == 0 {
 		return nil
 	}
-	uses := r.IDs
-	maps.DeleteFunc(uses, func(_ string, c Use) bool { return !c.Ended })
 	look, err := v.Holders.ScanMounts()
 	if err != nil {
 		return nil
 	}
 	held := v.Holders.Describe(ctx, look, d)
-	if err := v.dropUnverifiedLocked(ctx, d, uses, len(held)); err != nil {
+	if err := v.dropUnverifiedLocked(ctx, d, uses, len(held), RequestGrace); err != nil {
 		return err
 	}
-	var ids []string
-	for id, c := range v.Uses.Get(d.ID).IDs {
-		if !c.Ended {
+	left, unmounted := v.Uses.Get(d.ID).IDs, true
+	for id, c := range left {
+		if _, unverified := uses[id]; !unverified {
 			return nil
 		}
-		ids = append(ids, ShortID(id))
+		unmounted = unmounted && c.Ended
 	}
-	if len(ids) == 0 || len(held) == 0 {
+	switch {
+	case len(left) == 0:
 		return nil
+	case len(held) == 0:
+		wait := max(v.endsFrom(left, RequestGrace)-v.Clock.Steady(), 0).Truncate(time.Second) + time.Second
+		return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: the engine on node %s mounted it shortly before "+
+			"drover or the engine started, and may be starting a container with it (try again in %s)",
+			what, d.Volume, v.NodeName, wait)
+	case !unmounted:
+		return nil // those containers may be running
+	}
+	var ids []string
+	for id := range left {
+		ids = append(ids, ShortID(id))
 	}
 	slices.Sort(ids)
 	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: the engine on node %s has unmounted it "+
 		"(%s), but %s",
 		what, d.Volume, v.NodeName, strings.Join(ids, ", "), held[0])
+}
+
+// endsFrom returns the time from which unverified uses may end, by the steady clock: grace after their last Mount, and
+// not while an engine that has just started may mount again.
+func (v *Verifier) endsFrom(uses map[string]Use, grace time.Duration) (at time.Duration) {
+	v.mu.Lock()
+	restartUntil := v.restartUntil
+	v.mu.Unlock()
+	for id, c := range uses {
+		if v.Engines.HasEnded(id, c.Generation) {
+			at = max(at, restartUntil)
+		} else {
+			at = max(at, c.LastMount+grace)
+		}
+	}
+	return at
 }
 
 // DropUnverified ends unverified uses of a dataset after a look at the host. looked are the uses that were unverified
@@ -299,7 +321,7 @@ func (v *Verifier) DropUnverified(ctx context.Context, d dataset.Dataset, looked
 		return err
 	}
 	defer unlock()
-	return v.dropUnverifiedLocked(ctx, d, looked, holders)
+	return v.dropUnverifiedLocked(ctx, d, looked, holders, MountedGrace)
 }
 
 // dropUnverifiedLocked ends unverified uses of a dataset after a look at the host. looked are the uses that were
@@ -308,19 +330,12 @@ func (v *Verifier) DropUnverified(ctx context.Context, d dataset.Dataset, looked
 //
 // Uses that the engine has unmounted (Use.Ended) end one by one, as long as there are no more holders than the
 // remaining uses can have (see Record.ExpectedMounts). Other uses end only if there are no holders, and only after a
-// time in which the engine may mount again: UnverifiedGrace after a start of an engine, InheritedGrace after a start of
-// the agent, and MountedGrace after the last Mount of an inherited use. If no use is left, dropUnverifiedLocked
+// time in which the engine may mount again or start a container: see endsFrom. If no use is left, dropUnverifiedLocked
 // unmounts the dataset. The dataset's lock is held.
 func (v *Verifier) dropUnverifiedLocked(ctx context.Context, d dataset.Dataset, looked map[string]Use,
-	holders int) error {
+	holders int, grace time.Duration) error {
 	now := v.Clock.Steady()
-	v.mu.Lock()
-	restarting := now < v.restartUntil
-	v.mu.Unlock()
-	over := func(id string, c Use) bool {
-		return !restarting && v.Engines.HasEnded(id, c.Generation) || c.Inherited &&
-			now >= max(v.StartSteady+InheritedGrace, c.VerifyFrom())
-	}
+	over := func(id string, c Use) bool { return now >= v.endsFrom(map[string]Use{id: c}, grace) }
 	r := v.Uses.Get(d.ID)
 	n := len(r.IDs)
 	for id, was := range looked {
@@ -376,7 +391,8 @@ func (v *Verifier) AssumeUse(ctx context.Context, d dataset.Dataset) error {
 		return nil // it was mounted meanwhile
 	}
 	r.Epoch = d.Epoch
-	r.IDs[UnknownUse] = Use{Count: 1, Generation: v.Engines.Newest(), Since: v.started, Inherited: true}
+	r.IDs[UnknownUse] = Use{Count: 1, Generation: v.Engines.Newest(), Since: v.started, Inherited: true,
+		LastMount: v.startedSteady}
 	v.ScheduleCheck(v.Clock.Steady() + UnverifiedGrace)
 	return v.Uses.Save(ctx, d, 0, r, nil)
 }
@@ -402,7 +418,7 @@ func (v *Verifier) EnsureUnused(ctx context.Context, d dataset.Dataset, what str
 // if a look at the host may show that a use has ended.
 func (v *Verifier) CheckUnmounted(ctx context.Context, d dataset.Dataset) error {
 	r := v.Uses.Get(d.ID)
-	if r.HasEnded() {
+	if len(v.Unverified(d.ID)) > 0 {
 		unlock, err := v.Locks.Lock(ctx, d.ID, "removal of volume "+d.Volume)
 		if err != nil {
 			return err

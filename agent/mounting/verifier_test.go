@@ -1,7 +1,9 @@
 package mounting_test
 
 import (
+	"errors"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +48,30 @@ func TestUsesOfOldEngineEndUnlessMounted(t *testing.T) {
 	r.WantUses(d)
 }
 
+// A request that needs a volume unused frees it at once from a container that ended while no agent ran, but not before
+// the engine had time to start a container with its last mount. The error says when.
+func TestRequestFreesVolumeOfEndedContainer(t *testing.T) {
+	r := agenttest.New(t)
+	r.Activated(t.Context())
+	d := r.NewVolume("db")
+	r.MountDataset(d, "id-of-db")
+	r.Restart()
+	says := "the engine on node host-a mounted it shortly before drover or the engine started, and may be starting a " +
+		"container with it (try again in 21s)"
+	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), says) {
+		t.Errorf("removed at once: %v", err)
+	}
+	end := agenttest.StartContainer(t, r.MountPath(d.ID))
+	r.Advance(mounting.RequestGrace)
+	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) {
+		t.Errorf("removed from a container that outlived drover: %v", err)
+	}
+	r.WantUses(d, "id-of-db")
+	end()
+	agenttest.Await(t, func() bool { return r.Remove(t.Context(), "db") == nil })
+	r.WantUses(d)
+}
+
 // An engine does not repeat an unmount that it sent while no agent ran. So a use from before the start is void once
 // nobody has the dataset mounted, but not before a container had time to start with it.
 func TestUsesBeforeStartEndUnlessMounted(t *testing.T) {
@@ -68,7 +94,7 @@ func TestUsesBeforeStartEndUnlessMounted(t *testing.T) {
 	if src.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for passed := time.Duration(0); passed < mounting.InheritedGrace-mounting.VerifyEvery; passed += mounting.VerifyEvery {
+	for passed := time.Duration(0); passed < mounting.MountedGrace-mounting.VerifyEvery; passed += mounting.VerifyEvery {
 		r.Advance(mounting.VerifyEvery)
 		r.WantUses(d, "id-of-db")
 	}
