@@ -72,6 +72,34 @@ func TestVolumesAreListed(t *testing.T) {
 	}
 }
 
+// Aliases take no place in a page: a page with fewer items than its size is the last one.
+func TestPagesAreFull(t *testing.T) {
+	e := controltest.New(t)
+	a := e.NewAgent("alpha")
+	for _, name := range []string{"bb", "dd"} {
+		a.MustCreate(name)
+		for _, alias := range []string{"aa", "cc", "ee"} { // before, between and after the names
+			if name == "dd" {
+				alias += "d"
+			}
+			e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpRename, Volume: name, Name: alias})
+			e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpRename, Volume: alias, Name: name})
+		}
+	}
+	for after, want := range map[string]string{"": "bb", "bb": "dd"} {
+		p := api.Page{Limit: 1, After: after}
+		if l, err := e.Volumes(e.Ctx, p); err != nil || len(l.Items) != 1 || l.Items[0].Volume != want {
+			t.Errorf("after %q: volumes %+v, %v", after, l.Items, err)
+		}
+		if l, err := e.VolumeSummaries(e.Ctx, p); err != nil || len(l.Items) != 1 || l.Items[0].Volume != want {
+			t.Errorf("after %q: summaries %+v, %v", after, l.Items, err)
+		}
+	}
+	if l, err := e.VolumeSummaries(e.Ctx, api.Page{Limit: 1, After: "dd"}); err != nil || len(l.Items) != 0 || l.Next != "" {
+		t.Errorf("at the end: %+v, %v", l, err)
+	}
+}
+
 // A summary has the values of the whole volume, and nothing else.
 func TestSummariesOfVolumes(t *testing.T) {
 	e := controltest.New(t)

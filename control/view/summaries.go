@@ -19,36 +19,35 @@ import (
 // VolumeSummaries lists the live volumes by name, and not by alias, with the fields of api.VolumeSummary. The caller
 // must not change the items, because they share memory with later lists.
 func (s *Views) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
-	var none api.List[api.VolumeSummary]
-	limit, seen := p.Size(), presenter{s: s, t: record.NewTx(ctx, s.Ledger.Store)}
-	names, err := seen.t.List(record.NamesPrefix, After(record.NamesPrefix, p), limit)
+	seen := presenter{s: s, t: record.NewTx(ctx, s.Ledger.Store)}
+	return fillPage(seen.t, record.NamesPrefix, p, func(names []store.Entry) ([]api.VolumeSummary, error) {
+		return seen.named(names, p.Health)
+	})
+}
+
+// named returns the volumes with these names, without the aliases. health adds what only their health needs.
+func (p *presenter) named(names []store.Entry, health bool) ([]api.VolumeSummary, error) {
+	records, err := p.summaries(names)
 	if err != nil {
-		return none, err
+		return nil, err
 	}
-	records, err := seen.summaries(names)
-	if err != nil {
-		return none, err
-	}
-	out := api.List[api.VolumeSummary]{Items: make([]api.VolumeSummary, 0, len(names))}
+	out := make([]api.VolumeSummary, 0, len(names))
 	for i, r := range records {
 		name := strings.TrimPrefix(names[i].Key, record.NamesPrefix)
 		if r.Summary == nil || r.State != dataset.StateReady || r.Volume != name {
 			continue // an alias, or the volume was removed or renamed since its name was read
 		}
-		v, err := seen.summarize(r)
-		if err == nil && p.Health {
+		v, err := p.summarize(r)
+		if err == nil && health {
 			v.Home, v.Pool = r.Home, r.Pool
-			if v.CopyDetails, err = seen.copies(r.ID, r.Copies); err == nil {
-				v.ReplicaShortage, err = seen.replicaShortage(r.ID, r.Profile.Replicas.Count, v.CopyDetails)
+			if v.CopyDetails, err = p.copies(r.ID, r.Copies); err == nil {
+				v.ReplicaShortage, err = p.replicaShortage(r.ID, r.Profile.Replicas.Count, v.CopyDetails)
 			}
 		}
 		if err != nil {
-			return none, err
+			return nil, err
 		}
-		out.Items = append(out.Items, v)
-	}
-	if len(names) == limit {
-		out.Next = strings.TrimPrefix(names[limit-1].Key, record.NamesPrefix)
+		out = append(out, v)
 	}
 	return out, nil
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -107,37 +108,56 @@ func (s *Views) Trash(ctx context.Context, p api.Page) (api.List[api.Volume], er
 func (s *Views) listDatasets(ctx context.Context, prefix string, p api.Page,
 	id func(string, []byte) (uuid.UUID, error), still func(string, dataset.Dataset) bool) (api.List[api.Volume],
 	error) {
-	var none api.List[api.Volume]
-	limit, t := p.Size(), record.NewTx(ctx, s.Ledger.Store)
-	entries, err := t.List(prefix, After(prefix, p), limit)
-	if err != nil {
-		return none, err
-	}
-	out := api.List[api.Volume]{Items: make([]api.Volume, 0, len(entries))}
+	t := record.NewTx(ctx, s.Ledger.Store)
 	seen := presenter{s: s, t: t}
-	of := make([]uuid.UUID, len(entries))
-	for i, e := range entries {
-		if of[i], err = id(strings.TrimPrefix(e.Key, prefix), e.Value); err != nil {
-			return none, err
+	return fillPage(t, prefix, p, func(entries []store.Entry) (items []api.Volume, err error) {
+		of := make([]uuid.UUID, len(entries))
+		for i, e := range entries {
+			if of[i], err = id(strings.TrimPrefix(e.Key, prefix), e.Value); err != nil {
+				return nil, err
+			}
 		}
-	}
-	records, err := seen.prefetch(of)
-	if err != nil {
-		return none, err
-	}
-	for i, e := range entries {
-		d := records[i]
-		if d.ID == uuid.Nil || !still(strings.TrimPrefix(e.Key, prefix), d) {
-			continue
-		}
-		v, err := seen.present(d)
+		records, err := seen.prefetch(of)
 		if err != nil {
-			return none, err
+			return nil, err
 		}
-		out.Items = append(out.Items, v)
-	}
-	if len(entries) == limit {
-		out.Next = strings.TrimPrefix(entries[limit-1].Key, prefix)
+		for i, e := range entries {
+			d := records[i]
+			if d.ID == uuid.Nil || !still(strings.TrimPrefix(e.Key, prefix), d) {
+				continue
+			}
+			v, err := seen.present(d)
+			if err != nil {
+				return nil, err
+			}
+			items = append(items, v)
+		}
+		return items, nil
+	})
+}
+
+// fillPage returns a page of the items for the keys under prefix. present returns the items for some keys, and leaves
+// out the keys that the list does not have, such as aliases. fillPage then reads further keys, so that only the last
+// page can have fewer items than its size.
+func fillPage[T any](t *record.Tx, prefix string, p api.Page,
+	present func([]store.Entry) ([]T, error)) (out api.List[T], err error) {
+	out.Items = []T{}
+	for after, limit := After(prefix, p), p.Size(); len(out.Items) < limit; {
+		want := limit - len(out.Items)
+		entries, err := t.List(prefix, after, want)
+		if err != nil {
+			return api.List[T]{}, err
+		}
+		items, err := present(entries)
+		if err != nil {
+			return api.List[T]{}, err
+		}
+		out.Items, out.Next = append(out.Items, items...), ""
+		if len(entries) < want {
+			break
+		}
+		after = entries[want-1].Key
+		out.Next = strings.TrimPrefix(after, prefix)
 	}
 	return out, nil
 }
