@@ -52,8 +52,7 @@ type FollowerDeps struct {
 	// CleanUp completes or undoes what a crash interrupted in the pools. The argument lost has the datasets that were
 	// recorded when this agent last read control's records, and that are not recorded now.
 	CleanUp func(ctx context.Context, lost map[uuid.UUID]bool)
-	// FollowNames records the spellings of a volume under its new name after a rename. It is called for volumes in
-	// state ready.
+	// FollowNames records what a change of a volume means for its spellings: a new name, a deletion, or a restore.
 	FollowNames func(ctx context.Context, d dataset.Dataset) error
 	// SettleConversions starts a job for each conversion whose outcome is unknown, which asks control for it.
 	SettleConversions func() []*jobs.Job
@@ -216,6 +215,9 @@ func (f *Follower) applyCopies(ctx context.Context, s api.Sync, inconsistent boo
 		if err := f.Copies.Apply(ctx, k); err != nil {
 			return err
 		}
+		if k.Record != nil {
+			f.followNames(ctx, *k.Record)
+		}
 	}
 	for _, d := range s.Datasets {
 		if err := f.Copies.Forget(ctx, d.ID); err != nil {
@@ -284,11 +286,7 @@ func (f *Follower) converge(ctx context.Context, d api.IndexedDataset) {
 		return
 	}
 	f.News.Changed(d.ID)
-	if d.State == dataset.StateReady {
-		if err := f.FollowNames(ctx, d.Dataset); err != nil { // the spellings of the former name stay recorded
-			f.LogOf(ctx, d.Dataset).WithError(err).Warn("cannot record the engine's spellings under the new name")
-		}
-	}
+	f.followNames(ctx, d.Dataset)
 	if d.State == dataset.StatePurging {
 		f.Executor.PurgeLater(d.Dataset)
 		return
@@ -297,6 +295,13 @@ func (f *Follower) converge(ctx context.Context, d api.IndexedDataset) {
 		return // the operation writes the record itself
 	}
 	f.RecordFiles.WriteLater(d)
+}
+
+// followNames calls FollowNames. If that fails, docker volume ls lists the former state of the volume.
+func (f *Follower) followNames(ctx context.Context, d dataset.Dataset) {
+	if err := f.FollowNames(ctx, d); err != nil {
+		f.LogOf(ctx, d).WithError(err).Warn("cannot record the volume's names for the engine")
+	}
 }
 
 // resume executes a recorded operation unless it is running. The operation may have ended after control's answer was

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 func lists(h *agenttest.Host) (names []string) {
@@ -59,4 +61,36 @@ func TestListOfAllNodes(t *testing.T) {
 	if got := lists(f.B); !slices.Equal(got, own) {
 		t.Errorf("with control away it lists %v", got)
 	}
+}
+
+// A former home that keeps a copy of a volume lists the volume until it is deleted at its new home, again after it was
+// restored, and once if another volume has its name.
+func TestListOfFormerHome(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db@plain", nil)
+	f.A.MustMount("db@plain", "one")
+	f.A.MustUnmount("db@plain", "one")
+	f.Move("db", f.B)
+	await := func(what string, want ...string) {
+		t.Helper()
+		f.AwaitNamed(what, func() bool { return slices.Equal(lists(f.A), want) })
+	}
+	await("the volume is listed after its move", "db@plain")
+	remove := func() {
+		t.Helper()
+		if op := f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpDelete, Volume: "db"}).Operation); op.State != dataset.OpDone {
+			t.Fatalf("%+v", op.Problem)
+		}
+	}
+	remove()
+	await("the deleted volume is not listed")
+	f.Submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
+	await("the restored volume is listed", "db@plain")
+	remove()
+	f.B.NewVolume("db@plain", nil)
+	if err := f.A.Create(t.Context(), "db@plain", nil); err != nil {
+		t.Fatal(err)
+	}
+	await("the new volume is listed once", "db@plain")
 }

@@ -126,11 +126,15 @@ func (s *Spellings) setDeleted(ctx context.Context, id uuid.UUID, at time.Time) 
 	return s.replaceLocked(ctx, changed, nil)
 }
 
-// FollowNames records the spellings of a live volume under its name, without those whose name the volume does not have
-// any more. Call it after a rename and after an alias was dropped. It is idempotent, and writes nothing in most cases.
+// FollowNames records the spellings of a volume under its name, without those whose name the volume does not have any
+// more, or that the volume was deleted. Call it after a change of the names or of the state. It is idempotent, and
+// writes nothing in most cases.
 func (s *Spellings) FollowNames(ctx context.Context, d dataset.Dataset) error {
-	if s.followsNames(d) {
-		return nil
+	if d.State != dataset.StateReady {
+		return s.MarkDeleted(ctx, d.ID)
+	}
+	if err := s.Restored(ctx, d); err != nil || s.followsNames(d) {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

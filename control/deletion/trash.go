@@ -49,6 +49,7 @@ func SettleUndelete(t *record.Tx, op dataset.Operation) error {
 		return err
 	}
 	t.Event(api.EventVolumeUndelete, d, "")
+	t.NotifyCopies(d)
 	return t.PutDataset(d)
 }
 

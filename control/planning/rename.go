@@ -296,9 +296,7 @@ func SettleNames(t *record.Tx, op dataset.Operation) error {
 			return err
 		}
 	}
-	for _, node := range d.Copies {
-		t.NotifyDataset(d.ID, node)
-	}
+	t.NotifyCopies(d)
 	for _, g := range d.SharedMounts {
 		t.NotifyDataset(d.ID, g.Node)
 	}

@@ -256,6 +256,13 @@ func (t *Tx) NotifyDataset(ds, node uuid.UUID) {
 	t.WakeNode(node)
 }
 
+// NotifyCopies notifies the nodes with a copy of a dataset that its names or its state changed. Their engines list it.
+func (t *Tx) NotifyCopies(d dataset.Dataset) {
+	for _, node := range d.Copies {
+		t.NotifyDataset(d.ID, node)
+	}
+}
+
 // WakeNode notifies the agent of a node that its work changed.
 func (t *Tx) WakeNode(node uuid.UUID) {
 	if !slices.Contains(t.Notice.Nodes, node) {
