@@ -101,7 +101,9 @@ var (
 )
 
 // New returns the backend; all its commands go through runner.
-func New(runner run.Runner) *Backend { return &Backend{runner: runner, step: steps.At} }
+func New(runner run.Runner) *Backend {
+	return &Backend{runner: run.WithoutSync(runner), step: steps.At}
+}
 
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }

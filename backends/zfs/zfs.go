@@ -106,7 +106,9 @@ var (
 )
 
 // New returns the backend. It runs all its commands through runner.
-func New(runner run.Runner, clock clock.Clock) *Backend { return &Backend{runner, clock} }
+func New(runner run.Runner, clock clock.Clock) *Backend {
+	return &Backend{run.WithoutSync(runner), clock}
+}
 
 // Name implements backends.Kind.
 func (b *Backend) Name() string { return Name }

@@ -61,6 +61,10 @@ type Command struct {
 	Hostname string
 	// KillWithParent makes the kernel kill the command, but not its children, if this process dies.
 	KillWithParent bool
+	// NoSync makes sync(2) do nothing in the command. LVM and ZFS call it, and need nothing of it. It would wait for
+	// every filesystem of the host, also for one that somebody has frozen. Hostname and KillWithParent do not apply to
+	// such a command.
+	NoSync bool
 	// Interrupt is how long a command may clean up after SIGINT, which it gets when ctx ends or Timeout passes. It is
 	// killed afterwards. If Interrupt is zero, the command is killed at once.
 	Interrupt time.Duration
@@ -83,6 +87,16 @@ type Runner interface {
 	// Run waits for the command to end. For a command that does not exit with 0 it returns an *Error and the
 	// output so far.
 	Run(ctx context.Context, c Command) (Result, error)
+}
+
+// WithoutSync returns a Runner that sets NoSync in each command.
+func WithoutSync(r Runner) Runner { return withoutSync{r} }
+
+type withoutSync struct{ Runner }
+
+func (r withoutSync) Run(ctx context.Context, c Command) (Result, error) {
+	c.NoSync = true
+	return r.Runner.Run(ctx, c)
 }
 
 // Error is a command that failed.

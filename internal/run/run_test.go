@@ -258,3 +258,15 @@ func TestRecorder(t *testing.T) {
 		t.Errorf("calls: %+v", rec.Calls())
 	}
 }
+
+// Without sync, a filter answers sync(2) in the command, and in no other process.
+func TestNoSync(t *testing.T) {
+	for noSync, want := range map[bool]string{false: "Seccomp:\t0\n", true: "Seccomp:\t2\n"} {
+		res, err := (&run.System{}).Run(t.Context(), run.Command{
+			Name: "sh", Args: []string{"-c", "sync && cat /proc/self/status"}, Timeout: time.Minute, NoSync: noSync,
+		})
+		if err != nil || !strings.Contains(string(res.Stdout), want) {
+			t.Errorf("%t: %v, %s", noSync, err, res.Stdout)
+		}
+	}
+}

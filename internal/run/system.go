@@ -60,7 +60,11 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	if cmd.Stdout = c.Stdout; c.Stdout == nil {
 		cmd.Stdout = stdout
 	}
-	if err := start(cmd, c.Hostname); err != nil {
+	begin := func(cmd *exec.Cmd) error { return start(cmd, c.Hostname) }
+	if c.NoSync {
+		begin = startWithoutSync
+	}
+	if err := begin(cmd); err != nil {
 		return Result{}, c.fail(-1, nil, err)
 	}
 	unattend := attend(limit, c, cmd.Process)
