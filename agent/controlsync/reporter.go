@@ -100,16 +100,21 @@ func (l replicaReporters) retryUnreachable() {
 // default. Control relies on the reports when it removes copies.
 const examineRounds = 360
 
+// damageRounds is the number of heartbeats in which the data of each dataset is looked for once, less than a minute by
+// default. With more than 2,500 datasets it takes longer.
+const damageRounds = 5
+
 // rotation selects the datasets that are examined in a heartbeat, in turn.
 type rotation struct {
-	rest []uuid.UUID
-	each int
+	rounds int // in which each dataset is examined once, unless that is more than maxPerHeartbeat in one round
+	rest   []uuid.UUID
+	each   int
 }
 
 func (r *rotation) next(all func() []uuid.UUID) []uuid.UUID {
 	if len(r.rest) == 0 {
 		r.rest = all()
-		r.each = (len(r.rest) + examineRounds - 1) / examineRounds
+		r.each = min((len(r.rest)+r.rounds-1)/r.rounds, maxPerHeartbeat)
 	}
 	n := min(r.each, len(r.rest))
 	now := r.rest[:n]
@@ -320,7 +325,7 @@ func (r *Reporter) Run(begun func()) {
 	begun()
 	purgeAt := r.Clock.Steady() + PurgeEvery
 	round := r.Clock.After(0)
-	var looks rotation
+	looks, damage := rotation{rounds: examineRounds}, rotation{rounds: damageRounds}
 	for {
 		select {
 		case <-r.Ctx.Done():
@@ -333,7 +338,9 @@ func (r *Reporter) Run(begun func()) {
 				purgeAt = now + PurgeEvery
 			}
 			all.retryUnreachable()
-			r.report(r.Ctx, all, slices.Concat(r.Uses.InUse(), all.reportedDatasets(), looks.next(r.Cache.IDs)))
+			damaged := r.Status.FindDamaged(r.Ctx, damage.next(r.Cache.IDs))
+			r.report(r.Ctx, all,
+				slices.Concat(r.Uses.InUse(), all.reportedDatasets(), damaged, looks.next(r.Cache.IDs)))
 			r.Facts.Report(r.Ctx)
 			if err := errors.Join(r.Cache.SaveChanged(r.Ctx, r.DB), r.StoreClock.Save(r.Ctx),
 				r.Status.SaveUsages(r.Ctx), r.SaveAnswer(r.Ctx, saveAnswerEvery)); err != nil &&

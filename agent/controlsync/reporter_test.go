@@ -2,9 +2,23 @@ package controlsync
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 )
+
+// The data of an idle volume is looked for within a minute.
+func TestDamageIsFoundWithinAMinute(t *testing.T) {
+	const heartbeat = 10 * time.Second // by default
+	r, ids := rotation{rounds: damageRounds}, make([]uuid.UUID, 2000)
+	seen := 0
+	for range time.Minute / heartbeat {
+		seen += len(r.next(func() []uuid.UUID { return ids }))
+	}
+	if seen < len(ids) {
+		t.Errorf("%d of %d were examined", seen, len(ids))
+	}
+}
 
 // Within one cycle of rounds each dataset has exactly one turn. Then the next cycle begins.
 func TestRota(t *testing.T) {
@@ -13,7 +27,7 @@ func TestRota(t *testing.T) {
 		for i := range ids {
 			ids[i] = uuid.New()
 		}
-		var r rotation
+		r := rotation{rounds: examineRounds}
 		for range 2 {
 			seen := map[uuid.UUID]bool{}
 			for rounds := 0; len(seen) < n; rounds++ {

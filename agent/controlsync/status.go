@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -70,12 +71,16 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 		case stopped != nil || walks && mounted:
 		case walks:
 			_, uerr = b.Stat(ctx, d.ID)
+			uerr = storage.WithRemedy(ctx, b, d, uerr)
 		default:
 			mountedAt := ""
 			if mounted {
 				mountedAt = path
 			}
 			used, usage, uerr = readUsage(ctx, b, d, mountedAt)
+			if !mounted {
+				uerr = storage.WithRemedy(ctx, b, d, uerr)
+			}
 		}
 	}); err == nil {
 		st.Used, err = used, cmp.Or(stopped, uerr)
@@ -90,6 +95,29 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 		st.Problem = cmp.Or(s.Sizes.Problem(d), s.Throttle.Problems(d), s.Lost.Problem(d.ID))
 	}
 	return st
+}
+
+// FindDamaged returns those of some idle datasets whose data is damaged or missing, for example without an image. It
+// asks only pools that start no program for it.
+func (s *StatusReader) FindDamaged(ctx context.Context, ids []uuid.UUID) (damaged []uuid.UUID) {
+	for _, id := range ids {
+		d, known := s.Cache.Dataset(id)
+		if pool, err := s.Pools.Get(d.Pool); !known || err != nil || !pool.Info().UsedStartsNoProgram {
+			continue
+		}
+		var problem error
+		err := s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) {
+			if can := b.Info().Capabilities; can.OwnFilesystem || can.KnowsUsed {
+				_, problem = b.Used(ctx, id)
+			} else { // Used would walk through all files
+				_, problem = b.Stat(ctx, id)
+			}
+		})
+		if err == nil && problem != nil {
+			damaged = append(damaged, id)
+		}
+	}
+	return damaged
 }
 
 // StatusOfNew returns the status of the dataset that an operation has made and not committed yet. It returns nil for

@@ -50,6 +50,9 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 			c.checkUnrecorded(ctx, r, p, e, now)
 		case e.Problem != "":
 			fix := ""
+			if d.State == dataset.StateReady {
+				fix = storage.Remedy(d, e.Snapshots)
+			}
 			if len(e.ForeignFiles) > 0 {
 				fix = "find out whose files they are, and move them out of " + dataset.ShellQuote(e.Path)
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -233,6 +234,7 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked ui
 	steps.At("mount.begin")
 	if err := m.MountDataset(ctx, pool, d, path); err != nil {
 		m.Registrar.ReleaseSoon(d.ID)
+		err = storage.WithRemedy(ctx, pool, d, err)
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, m.Prober.Explain(ctx, d.Pool, err))
 	}
 	m.LostWrites.Mounted(ctx, pool, d, path)

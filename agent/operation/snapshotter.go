@@ -136,6 +136,9 @@ func isMade(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 func (t *Snapshotter) WithTimeAndSize(ctx context.Context, pool backends.Pool,
 	s dataset.Snapshot) (dataset.Snapshot, error) {
 	e, err := pool.Stat(ctx, s.Dataset)
+	if errors.Is(err, dataset.ErrCorrupt) && s.Kind == dataset.SnapshotRestore {
+		err = nil // the head is missing, and a restore makes it again
+	}
 	if i := lineage.IndexOf(e, s.ID); err == nil && i >= 0 {
 		was := e.Snapshots[i]
 		s.Created, s.OrderTime, s.Size, s.Exact = was.Created, was.OrderTime, was.Size, was.Exact

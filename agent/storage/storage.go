@@ -7,6 +7,9 @@ package storage
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -56,6 +59,41 @@ func CheckTight(ctx context.Context, pool backends.Pool, d dataset.Dataset) erro
 	return dataset.Errorf(dataset.ErrNoSpace,
 		"no scheduled snapshot while the pool has less than %s free (it has %s): data that is overwritten after "+
 			"a snapshot needs new blocks (%s)", least.Human(), st.Free.Human(), remedy)
+}
+
+// Remedy returns the commands with which a volume whose data is damaged or missing can continue: from the newest of its
+// snapshots, from its copies, or from its backups.
+func Remedy(d dataset.Dataset, snapshots []dataset.Snapshot) string {
+	var ways []string
+	for i := len(snapshots) - 1; i >= 0; i-- {
+		if s := snapshots[i]; s.Kind != dataset.SnapshotRestore && !s.Created.IsZero() {
+			ways = append(ways, fmt.Sprintf("drover snapshot restore %s %s continues from its newest snapshot, of "+
+				"%s, and keeps the current data", d.Volume, s.ID.String()[:8],
+				s.Created.UTC().Format("2006-01-02 15:04 MST")))
+			break
+		}
+	}
+	if len(d.Copies) > 0 {
+		ways = append(ways, fmt.Sprintf("drover volume inspect %s lists its copies", d.Volume))
+	}
+	if d.Profile.Backup.To != "" {
+		ways = append(ways, fmt.Sprintf("drover backup restore %[1]s %[1]s-restored makes a volume from its newest "+
+			"backup", d.Volume))
+	}
+	if len(ways) == 0 {
+		return fmt.Sprintf("it has no snapshot, copy or scheduled backup here; drover backup ls %[1]s lists the "+
+			"backups that were made by hand, drover volume rm %[1]s --dry-run shows what is lost", d.Volume)
+	}
+	return strings.Join(ways, "; ")
+}
+
+// WithRemedy adds Remedy to an error that says that the data of a volume is damaged or missing.
+func WithRemedy(ctx context.Context, pool backends.Pool, d dataset.Dataset, err error) error {
+	if d.State != dataset.StateReady || !errors.Is(err, dataset.ErrCorrupt) && !errors.Is(err, dataset.ErrNotFound) {
+		return err
+	}
+	e, _ := pool.Stat(ctx, d.ID) // it has the snapshots even if it returns an error about the head
+	return fmt.Errorf("%w (%s)", err, Remedy(d, e.Snapshots))
 }
 
 // ApplyDefaults sets the size and the filesystem of a new dataset to the defaults of its pool if its profile leaves

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -108,7 +109,26 @@ func (cat *catalog) headMissing(dir folder.Dir) error {
 		return dataset.Errorf(dataset.ErrCorrupt, "%s contains no part of a dataset, so drover did not create it",
 			dir.Name())
 	}
-	return dataset.Errorf(dataset.ErrCorrupt, "the image of %s is missing", dir.Name())
+	return fmt.Errorf("%w of %s is missing", errNoHead, dir.Name())
+}
+
+// errNoHead says that a dataset exists, and its image was deleted.
+var errNoHead = dataset.Errorf(dataset.ErrCorrupt, "the image")
+
+// withHeadless calls f with the open directory of a dataset that is ready and whose image was deleted.
+func (cat *catalog) withHeadless(id uuid.UUID, f func(dir folder.Dir) error) error {
+	root, err := cat.dir.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	defer cat.claims.Use(id)()
+	dir, err := root.Sub(filepath.Join(layout.Datasets, id.String()))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return backends.NoSpace(f(dir))
 }
 
 // withDataset calls f with the open directory of a dataset that is not a copy, and claims the dataset meanwhile.
@@ -347,7 +367,7 @@ func (cat *catalog) wasRemoved(dir folder.Dir, item string) bool {
 	return err == nil && !slices.Contains(contents.Items, item)
 }
 
-// Stat implements backends.Pool.
+// Stat implements backends.Pool. With the error about a missing image it returns the snapshots.
 func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 	root, err := p.dir.open()
 	if err != nil {
@@ -355,6 +375,17 @@ func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
 	}
 	defer root.Close()
 	dir, place, err := p.catalog.findAny(root, id)
+	if errors.Is(err, errNoHead) { // the snapshots may still be there
+		e := backends.Entry{ID: id, State: backends.EntryReady}
+		lost := p.catalog.withHeadless(id, func(dir folder.Dir) error {
+			c, err := layout.ContentsOf(p.layout, dir)
+			if err == nil {
+				p.catalog.fillEntry(&e, dir, c)
+			}
+			return err
+		})
+		return e, cmp.Or(lost, err)
+	}
 	if err != nil {
 		return backends.Entry{}, err
 	}
@@ -390,7 +421,7 @@ func (p *Pool) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) {
 		if used, err = allocated(f); err != nil {
 			return err
 		}
-		_, _, err = imagefile.InspectFile(f, layout.Head)
+		_, _, err = imagefile.InspectFile(f)
 		return err
 	})
 	if err != nil {

@@ -176,10 +176,19 @@ func (sn *snapshots) uniqueSize(ctx context.Context, dir folder.Dir, snapshot uu
 func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset.Snapshot,
 	progress backends.Progress) error {
 	var size int64
-	err := p.catalog.withDataset(ds, func(dir folder.Dir) (err error) {
-		size, err = p.snapshots.restore(ctx, dir, snapshot, keep)
-		return err
-	})
+	restore := func() error {
+		return p.catalog.withDataset(ds, func(dir folder.Dir) (err error) {
+			size, err = p.snapshots.restore(ctx, dir, snapshot, keep)
+			return err
+		})
+	}
+	err := restore()
+	if errors.Is(err, errNoHead) {
+		err = p.catalog.withHeadless(ds, func(dir folder.Dir) error { return p.snapshots.replaceLost(dir, snapshot) })
+		if err == nil {
+			err = restore()
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("restore dataset %s to snapshot %s: %w", ds, snapshot, err)
 	}
@@ -187,6 +196,24 @@ func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset
 		progress(size, size)
 	}
 	return nil
+}
+
+// replaceLost makes an empty head in place of one whose image was deleted, so that a restore can replace it. It fails
+// if there is no such snapshot.
+func (sn *snapshots) replaceLost(dir folder.Dir, snapshot uuid.UUID) error {
+	if _, err := sn.images.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
+		return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %s", snapshot)
+	} else if err != nil {
+		return err
+	}
+	image, err := sn.layout.Create(dir, layout.Head)
+	if errors.Is(err, os.ErrExist) { // of the subvolume only the image was deleted
+		image, err = dir.OpenFile(sn.layout.Image(layout.Head), os.O_CREATE|os.O_EXCL|os.O_RDWR)
+	}
+	if err != nil {
+		return err
+	}
+	return image.Close()
 }
 
 // restore restores the head in dir to a snapshot, unless an earlier attempt with the same keep has restored it. It

@@ -123,8 +123,7 @@ func (a *attachments) inspect(ctx context.Context, id uuid.UUID) (active, error)
 		v.fsType, v.fsSize, err = fsctl.Filesystem(fs)
 	}
 	if errors.Is(err, dataset.ErrCorrupt) {
-		err = fmt.Errorf("volume %s: %w (drover snapshot restore VOLUME SNAPSHOT continues from a snapshot, and "+
-			"keeps the current data)", a.ref(name), err)
+		err = fmt.Errorf("volume %s: %w", a.ref(name), err)
 	}
 	if err != nil {
 		err = errors.Join(err, v.close())

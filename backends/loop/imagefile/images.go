@@ -127,16 +127,12 @@ func (i *Images) Inspect(dir folder.Dir, item string) (fs string, grow bool, err
 		return "", false, err
 	}
 	defer f.Close()
-	return InspectFile(f, item)
+	return InspectFile(f)
 }
 
 // InspectFile does the work of Inspect on an item's open image.
-func InspectFile(image *os.File, item string) (fs string, grow bool, err error) {
+func InspectFile(image *os.File) (fs string, grow bool, err error) {
 	fs, size, err := Superblock(image)
-	if errors.Is(err, dataset.ErrCorrupt) && item == layout.Head && crypt.CheckFirstHeader(image) == nil {
-		err = fmt.Errorf("%w (drover snapshot restore VOLUME SNAPSHOT continues from a snapshot, and keeps the "+
-			"current data)", err)
-	}
 	if err != nil {
 		return "", false, fmt.Errorf("%s: %w", image.Name(), err)
 	}
