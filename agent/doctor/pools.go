@@ -283,13 +283,21 @@ func (c *PoolChecker) checkStalls(ctx context.Context, r *Report, p *pool.Pool, 
 	}
 }
 
-// CheckTight adds a finding if the scheduled snapshots of a volume are refused because its pool has too little space.
-func (c *PoolChecker) CheckTight(ctx context.Context, r *Report, p *pool.Pool, d dataset.Dataset) {
-	if d.State != dataset.StateReady || d.Profile.Snapshots.Schedule == "" {
-		return
+// CheckTight adds one finding on a pool that has too little space for the scheduled snapshots of some of its volumes.
+func (c *PoolChecker) CheckTight(ctx context.Context, r *Report, p *pool.Pool, volumes ...dataset.Dataset) {
+	var names []string
+	var why error
+	for _, d := range volumes {
+		if d.State != dataset.StateReady || d.Profile.Snapshots.Schedule == "" {
+			continue
+		}
+		if err := storage.CheckTight(ctx, p.Storage, d); errors.Is(err, dataset.ErrNoSpace) {
+			names, why = append(names, d.Volume), err
+		}
 	}
-	if err := storage.CheckTight(ctx, p.Storage, d); errors.Is(err, dataset.ErrNoSpace) {
-		r.Add(findings.Warning, "volume "+d.Volume,
-			"drover trash ls and drover snapshot ls --size list what can be freed", "pool %s: %v", p.Name, err)
+	if why != nil {
+		slices.Sort(names)
+		r.Add(findings.Warning, "pool "+p.Name, "drover trash ls and drover snapshot ls --size list what can be freed",
+			"volumes without scheduled snapshots: %s: %v", countedNames(names), why)
 	}
 }

@@ -22,12 +22,14 @@ func (c *PoolChecker) CheckSnapshots(ctx context.Context, r *Report, p *pool.Poo
 		r.Add(findings.Error, "control", "", "cannot list its snapshots: %v", err)
 		return
 	}
+	var volumes []dataset.Dataset
+	defer func() { c.CheckTight(ctx, r, p, volumes...) }()
 	for _, e := range entries {
 		d, onRecord := known[e.ID]
 		if !onRecord || c.deps.IsNeeded(e.ID) {
 			continue
 		}
-		c.CheckTight(ctx, r, p, d)
+		volumes = append(volumes, d)
 		there := map[uuid.UUID]bool{}
 		for _, s := range e.Snapshots {
 			there[s.ID] = true

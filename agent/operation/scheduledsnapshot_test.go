@@ -69,8 +69,10 @@ func TestScheduledSnapshotIsSkippedInTightPool(t *testing.T) {
 	}
 	rep := &doctor.Report{}
 	p, _ := r.Pools.ByName("default")
-	r.PoolChecker.CheckTight(ctx, rep, p, d)
-	if len(rep.All) != 1 || rep.All[0].Level != findings.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") ||
+	other := d
+	other.Volume = "another"
+	r.PoolChecker.CheckTight(ctx, rep, p, d, other) // one finding for the pool
+	if len(rep.All) != 1 || rep.All[0].Subject != "pool default" || !strings.Contains(rep.All[0].Text, "2 (another, db)") || rep.All[0].Level != findings.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") ||
 		!strings.Contains(rep.All[0].Text, "or take a snapshot manually") {
 		t.Errorf("doctor: %+v", rep.All)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -124,23 +125,30 @@ func (s *Space) Hint(ctx context.Context, p *Pool, st dataset.PoolStatus, want d
 }
 
 // usage is how much the datasets of some pools use: the blocks of their heads, including blocks that are shared with
-// other datasets.
+// other datasets, and the blocks that only one snapshot uses.
 type usage struct {
 	trashed  int // in the trash
 	trash    dataset.Size
-	volumes  []volumeUsage
-	measured bool // the sizes are known
+	largest  []namedSize
+	measured bool // the sizes of the volumes are known
 }
 
-type volumeUsage struct {
-	volume string
-	used   dataset.Size
+// namedSize is how much a volume uses, or a snapshot NAME@SNAPSHOT.
+type namedSize struct {
+	name string
+	used dataset.Size
 }
+
+// measureTime is how long measure may take for the snapshots of some pools. Those that it has not measured by then are
+// left out.
+const measureTime = 2 * time.Second
 
 // measure asks for the size of each dataset of some pools. If a pool must walk through all files for the sizes, its
 // datasets are only counted.
 func (s *Space) measure(ctx context.Context, ids []uuid.UUID) usage {
 	w := usage{measured: true}
+	ctx, cancel := context.WithTimeout(ctx, measureTime)
+	defer cancel()
 	for _, id := range s.Cache.IDs() {
 		d, ok := s.Cache.Dataset(id)
 		if !ok || d.State == dataset.StatePurging {
@@ -156,12 +164,32 @@ func (s *Space) measure(ctx context.Context, ids []uuid.UUID) usage {
 			w.trash += used
 			continue
 		}
-		w.volumes = append(w.volumes, volumeUsage{d.Volume, used})
+		w.largest = append(w.largest, namedSize{d.Volume, used})
+		if known {
+			w.largest = append(w.largest, s.snapshots(ctx, d)...)
+		}
 	}
-	slices.SortFunc(w.volumes, func(x, y volumeUsage) int {
-		return cmp.Or(cmp.Compare(y.used, x.used), strings.Compare(x.volume, y.volume))
+	slices.SortFunc(w.largest, func(x, y namedSize) int {
+		return cmp.Or(cmp.Compare(y.used, x.used), strings.Compare(x.name, y.name))
 	})
 	return w
+}
+
+// snapshots returns how many bytes the deletion of each snapshot of a volume frees, as far as they are known.
+func (s *Space) snapshots(ctx context.Context, d dataset.Dataset) (list []namedSize) {
+	_ = s.pools.Ask(ctx, d.Pool, func(b backends.Pool) {
+		m, can := b.(backends.SnapshotMeasurer)
+		if !can {
+			return
+		}
+		e, _ := b.Stat(ctx, d.ID)
+		for _, snap := range e.Snapshots {
+			if used, err := m.UniqueSize(ctx, d.ID, snap.ID); err == nil && used > 0 {
+				list = append(list, namedSize{d.Volume + "@" + cmp.Or(snap.Name, snap.ID.String()[:8]), used})
+			}
+		}
+	})
+	return list
 }
 
 // used asks for the size of a dataset. known is false if the pool does not answer, or must walk through all files.
@@ -192,17 +220,21 @@ func (w usage) trashHint() string {
 	return says + ": drover trash ls"
 }
 
-// largestShown is how many volumes a hint names.
+// largestShown is how many volumes and snapshots a hint names.
 const largestShown = 3
 
 func (w usage) largestHint() string {
 	const free = "drover volume ls and drover snapshot ls show what could be deleted"
-	if !w.measured || len(w.volumes) == 0 {
+	if !w.measured || len(w.largest) == 0 {
 		return free
 	}
 	var names []string
-	for _, v := range w.volumes[:min(largestShown, len(w.volumes))] {
-		names = append(names, v.volume+" "+v.used.Human())
+	kinds := "volumes"
+	for _, v := range w.largest[:min(largestShown, len(w.largest))] {
+		names = append(names, v.name+" "+v.used.Human())
+		if strings.Contains(v.name, "@") {
+			kinds = "volumes and snapshots"
+		}
 	}
-	return "the largest volumes are " + strings.Join(names, ", ") + ": " + free
+	return "the largest " + kinds + " are " + strings.Join(names, ", ") + ": " + free
 }

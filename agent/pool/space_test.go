@@ -103,6 +103,18 @@ func (p *weighty) Used(_ context.Context, id uuid.UUID) (dataset.Size, error) { 
 
 func (p *weighty) Status(context.Context) dataset.PoolStatus { return p.status }
 
+// Each volume named b has a snapshot that uses 5 GiB.
+func (p *weighty) Stat(_ context.Context, id uuid.UUID) (e backends.Entry, err error) {
+	if p.used[id] == 9*dataset.GiB {
+		e.Snapshots = []dataset.Snapshot{{ID: id, Dataset: id, Name: "old"}}
+	}
+	return e, nil
+}
+
+func (p *weighty) UniqueSize(context.Context, uuid.UUID, uuid.UUID) (dataset.Size, error) {
+	return 5 * dataset.GiB, nil
+}
+
 // weighs replaces the default pool by another one, in an image of a size or in none.
 func weighs(r *agenttest.Host, p *weighty, image dataset.Size) {
 	r.T.Helper()
@@ -144,7 +156,7 @@ func TestRemedyForFullPool(t *testing.T) {
 		"other pools have trash too": {true, true, true, map[string]dataset.Size{"gone": 30 * dataset.GiB}, full,
 			"the trash has 1 volume with 30GiB: drover trash ls"},
 		"the trash is too little": {true, false, true, map[string]dataset.Size{"gone": dataset.MiB, "a": dataset.GiB, "b": 9 * dataset.GiB, "c": 0, "d": 2 * dataset.GiB}, full,
-			"the trash has 1 volume with 1MiB: drover trash ls; the largest volumes are b 9GiB, d 2GiB, a 1GiB: drover volume ls and drover snapshot ls show what could be deleted"},
+			"the trash has 1 volume with 1MiB: drover trash ls; the largest volumes and snapshots are b 9GiB, b@old 5GiB, d 2GiB: drover volume ls and drover snapshot ls show what could be deleted"},
 		"no trash, on a disk that others fill": {false, false, false, map[string]dataset.Size{"gone": 3 * dataset.GiB}, full,
 			"the largest volumes are gone 3GiB, a 0B, b 0B: drover volume ls and drover snapshot ls show what could be deleted; other files on its disk: df -h /disk/pool"},
 		"the image lacks blocks": {true, false, true, nil,
