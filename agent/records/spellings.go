@@ -18,7 +18,7 @@ const keepDeleted = 90 * 24 * time.Hour
 // in the trash: after drover trash restore, the containers of the engine still use them.
 type Spellings struct {
 	Dataset uuid.UUID `json:"dataset"`
-	Used    []string  `json:"used"` // spellings, such as db@gold
+	Used    []string  `json:"used"` // spellings, such as db@gold; the last one was asked for last
 	// Podman is true if Podman made or mounted the volume on this node.
 	Podman bool `json:"podman,omitempty"`
 	// Deleted is when this node learned that the volume was deleted. docker volume ls does not list these spellings

@@ -12,7 +12,6 @@ import (
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/plugin"
 )
 
 // RequestsDeps is what Requests needs of other components.
@@ -56,9 +55,9 @@ func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[s
 	return r.deps.Spellings.Record(ctx, d, ref)
 }
 
-// Remove deletes a volume. If the engine also uses another spelling of the volume, or removes the volume by an alias,
-// Remove only forgets the spelling. It succeeds if there is no such volume. It fails with ErrInUse while the volume is
-// mounted, for every tool, and if Spellings.CheckRemovable refuses.
+// Remove deletes a volume. If a container of the engine may need another spelling of the volume, or if the engine
+// removes the volume by an alias, Remove only forgets the spelling. It succeeds if there is no such volume. It fails
+// with ErrInUse while the volume is mounted, for every tool, and if Spellings.CheckRemovable refuses.
 func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 	d, err := r.deps.Finder.Find(ctx, ref)
 	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {
@@ -73,11 +72,10 @@ func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
 		}
 		return err
 	}
-	tool := plugin.ToolOf(ctx)
-	if err := r.deps.Spellings.CheckRemovable(tool, d, ref); err != nil {
+	if err := r.deps.Spellings.CheckRemovable(ctx, d, ref); err != nil {
 		return err
 	}
-	if removed, err := r.deps.Spellings.Remove(ctx, tool, d, ref); err != nil || removed {
+	if removed, err := r.deps.Spellings.Remove(ctx, d, ref); err != nil || removed {
 		return err
 	}
 	// The volume may have been renamed since the cache was updated. Then the name that the engine removes is an alias,

@@ -206,9 +206,10 @@ func (s *Spellings) Used(d dataset.Dataset) []string {
 	return s.deps.Cache.SpellingsOf(d, s.deps.NodeID)
 }
 
-// isRecorded reports whether it is recorded that a tool has used a spelling of a volume.
+// isRecorded reports whether it is recorded that a tool has used a spelling of a volume, and none later.
 func (s *Spellings) isRecorded(d dataset.Dataset, spelling string, tool plugin.Tool) bool {
-	return slices.Contains(s.Used(d), spelling) && (tool != plugin.Podman || s.deps.Cache.UsedByPodman(d))
+	used := s.Used(d)
+	return len(used) > 0 && used[len(used)-1] == spelling && (tool != plugin.Podman || s.deps.Cache.UsedByPodman(d))
 }
 
 // values returns the record that a tool has used a spelling, as keys and values for the database, and a function that
@@ -223,9 +224,7 @@ func (s *Spellings) values(
 	r := records.Spellings{
 		Dataset: d.ID, Used: s.Used(d), Podman: tool == plugin.Podman || s.deps.Cache.UsedByPodman(d),
 	}
-	if !slices.Contains(r.Used, spelling) {
-		r.Used = append(r.Used, spelling)
-	}
+	r.Used = append(slices.DeleteFunc(r.Used, func(sp string) bool { return sp == spelling }), spelling)
 	moved := s.otherNames(d) // after a rename
 	values = map[string]any{"spellings/" + d.Volume: r}
 	for _, name := range moved {
@@ -249,8 +248,11 @@ func (s *Spellings) values(
 // volume that no container of Podman uses. That would include the volumes of a Docker engine's stopped containers,
 // and volumes that only drover or other nodes have used. So Podman may remove only the volumes that it has made or
 // mounted itself.
-func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, ref dataset.Reference) error {
-	used := s.Used(d)
+func (s *Spellings) CheckRemovable(ctx context.Context, d dataset.Dataset, ref dataset.Reference) error {
+	tool, used := plugin.ToolOf(ctx), s.Used(d)
+	if !slices.Contains(used, ref.Spelling) {
+		used = s.neededOf(ctx, d, used)
+	}
 	switch {
 	case tool == plugin.Podman && !s.deps.Cache.UsedByPodman(d):
 		return dataset.Errorf(dataset.ErrInUse,
@@ -264,19 +266,28 @@ func (s *Spellings) CheckRemovable(tool plugin.Tool, d dataset.Dataset, ref data
 	return nil
 }
 
+// neededOf returns those of some spellings by which a container of the calling engine may need a volume.
+func (s *Spellings) neededOf(ctx context.Context, d dataset.Dataset, spellings []string) []string {
+	if len(spellings) == 0 {
+		return nil
+	}
+	needed := s.needed(ctx)
+	return slices.DeleteFunc(slices.Clone(spellings), func(sp string) bool { return !needed(d, sp) })
+}
+
 // Remove removes a spelling of a volume. If the volume must be deleted instead, Remove keeps the spelling and returns
-// false: the engine uses no other spelling, and this one has the name of the volume and not an alias. A removal by an
-// alias never deletes the data. If the last spelling was an alias, an empty list is recorded, so that docker volume ls
-// shows the volume by its name.
+// false: no container of the engine may need the volume by another spelling, and this one has the name of the volume
+// and not an alias. A removal by an alias never deletes the data. If the last spelling was an alias, an empty list is
+// recorded, so that docker volume ls shows the volume by its name.
 func (s *Spellings) Remove(
-	ctx context.Context, tool plugin.Tool, d dataset.Dataset, ref dataset.Reference,
+	ctx context.Context, d dataset.Dataset, ref dataset.Reference,
 ) (removed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	used := s.Used(d)
+	tool, used := plugin.ToolOf(ctx), s.Used(d)
 	rest := slices.DeleteFunc(slices.Clone(used), func(s string) bool { return s == ref.Spelling })
 	switch {
-	case len(rest) == 0 && ref.Name == d.Volume:
+	case ref.Name == d.Volume && len(s.neededOf(ctx, d, rest)) == 0:
 		return false, nil
 	case len(rest) == len(used):
 		return true, nil

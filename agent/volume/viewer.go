@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +52,14 @@ func (w *Viewer) Get(ctx context.Context, ref dataset.Reference) (plugin.Volume,
 	}
 	if err != nil {
 		return plugin.Volume{}, err
+	}
+	// docker volume ls then lists the name that the engine asks for. Podman lists each volume by its name. For an
+	// unknown caller, all names that were used are listed, so others are not added.
+	if used := w.deps.Finder.deps.Spellings.Used(d); len(used) > 0 && plugin.ToolOf(ctx) != plugin.Podman &&
+		plugin.Caller(ctx).IsKnown() && d.HasName(ref.Name) {
+		if err := w.deps.Finder.deps.Spellings.Record(ctx, d, ref); err != nil {
+			return plugin.Volume{}, err
+		}
 	}
 	v := plugin.Volume{
 		Name: d.Volume, Spelling: ref.Spelling, CreatedAt: d.Created, Status: w.statusMap(ctx, d),
@@ -154,7 +163,7 @@ func (w *Viewer) Path(ctx context.Context, ref dataset.Reference) (string, error
 // does not answer. With ListOthers, List adds all other volumes of the cluster in the spellings of their creation, if
 // control answers.
 func (w *Viewer) List(ctx context.Context) ([]plugin.Volume, error) {
-	list := w.deps.Cache.List(w.deps.NodeID)
+	list := w.withoutUnneeded(ctx, w.deps.Cache.List(w.deps.NodeID))
 	if w.deps.ListOthers {
 		others, err := w.others(ctx, list)
 		if err != nil {
@@ -167,6 +176,30 @@ func (w *Viewer) List(ctx context.Context) ([]plugin.Volume, error) {
 		out[i] = plugin.Volume{Name: l.Name, Spelling: l.Spelling, Mountpoint: w.deps.MountPath(l.Dataset)}
 	}
 	return out, nil
+}
+
+// withoutUnneeded leaves out the spellings of a volume that the engine used before the last one, and by which no
+// container may need the volume.
+func (w *Viewer) withoutUnneeded(ctx context.Context, list []records.ListEntry) []records.ListEntry {
+	lines := map[uuid.UUID]int{}
+	for _, l := range list {
+		lines[l.Dataset]++
+	}
+	if len(lines) == len(list) {
+		return list // each volume has one spelling
+	}
+	needed := w.deps.Finder.deps.Spellings.needed(ctx)
+	return slices.DeleteFunc(list, func(l records.ListEntry) bool {
+		d, known := w.deps.Cache.DatasetOrCopy(l.Dataset)
+		if lines[l.Dataset] == 1 || !known {
+			return false
+		}
+		used := w.deps.Finder.deps.Spellings.Used(d)
+		isMounted := slices.ContainsFunc(w.deps.MountsOf(d.ID), func(m dataset.Mount) bool {
+			return len(m.Names) == 0 || slices.Contains(m.Names, l.Spelling)
+		})
+		return len(used) > 0 && used[len(used)-1] != l.Spelling && !isMounted && !needed(d, l.Spelling)
+	})
 }
 
 // listTime is how long control may take for the list of volumes. An engine waits a minute for its list.

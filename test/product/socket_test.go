@@ -152,11 +152,10 @@ func TestB11(t *testing.T) {
 	}
 	testB11Failing(t, h, point)
 	testB11NoBody(t, h)
-	// The volume is removed by the last spelling that the engine used.
-	const other = "drover: volume db has the name db in this engine, and a container may need it: docker volume rm db"
-	for i, s := range []struct{ name, err string }{{"db@gold", ""}, {"db@gold", other}, {"db", ""}, {"db", ""}, {"db@gold", ""}} {
-		if a := ask(t, h, "Remove", request{Name: s.name}); a.Err != s.err {
-			t.Errorf("%d. Remove %s: %q, want %q", i, s.name, a.Err, s.err)
+	// A program that is no engine has no containers, so it removes the volume by any spelling.
+	for i, name := range []string{"db@gold", "db@gold", "db"} {
+		if a := ask(t, h, "Remove", request{Name: name}); a.Err != "" {
+			t.Errorf("%d. Remove %s: %q", i, name, a.Err)
 		}
 	}
 	if a := ask(t, h, "List", request{}); len(a.Volumes) > 0 {
