@@ -56,14 +56,14 @@ func (c *keyCheck) checkCanEncrypt(volumes []sealedVolume) {
 		}
 	}
 	volumes = slices.DeleteFunc(slices.Clone(volumes), func(v sealedVolume) bool { return can[v.Pool] })
-	level := findings.Info // neither a volume nor a profile needs it
+	level := findings.Info // no volume needs it
 	switch {
 	case err == nil || len(can) > 0 && len(volumes) == 0:
 		c.Add(findings.OK, "encryption", "", "works on this host")
 		return
 	case len(volumes) > 0 && !volumes[0].copied:
 		level = findings.Error
-	case len(volumes)+len(c.now) > 0:
+	case len(volumes) > 0:
 		level = findings.Warning
 	}
 	c.Add(level, "encryption", "", "cannot work on this host: %v", err)
@@ -146,9 +146,12 @@ func (c *keyCheck) checkVolume(ctx context.Context, v sealedVolume) {
 
 // addMissing adds a finding on a missing key, which names everything that needs it.
 func (c *keyCheck) addMissing(at string, g *missingKey) {
-	level, text, mend := findings.Warning, "", ""
-	if len(g.homes) > 0 {
+	level, text, mend := findings.Info, "", "" // a profile without volumes may be meant for other hosts
+	switch {
+	case len(g.homes) > 0:
 		level = findings.Error
+	case len(g.trashed)+len(g.copies) > 0:
+		level = findings.Warning
 	}
 	var trashed []string
 	for _, d := range g.trashed {

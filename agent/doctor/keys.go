@@ -107,12 +107,13 @@ func (k *KeyChecker) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []s
 	return all
 }
 
-// warnOfKey logs a finding if it is a warning or an error.
+// warnOfKey logs a finding if it is a warning or an error, and if a key of a profile is missing: the log tells the
+// author of the profile at once.
 func (k *KeyChecker) warnOfKey(f api.Finding) {
-	switch f.Level {
-	case findings.Warning:
+	switch level := f.Level; {
+	case level == findings.Warning, level == findings.Info && strings.HasPrefix(f.Subject, "key "):
 		k.deps.Log.WithField("subject", f.Subject).Warn(f.Text)
-	case findings.Error:
+	case level == findings.Error:
 		k.deps.Log.WithField("subject", f.Subject).Error(f.Text)
 	}
 }
