@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"net/netip"
 	"net/url"
 	"path"
 	"regexp"
@@ -23,6 +24,8 @@ type Repository struct {
 	MaxUpload Size `json:"max_upload,omitempty"`
 	// The largest number of bytes a second that one backup reads of a volume. 0: no limit. Absent: 64 MiB.
 	MaxRead *Size `json:"max_read,omitempty"`
+	// Insecure allows a URL without TLS, in a private network: s3:http://…
+	Insecure bool `json:"insecure,omitempty"`
 	// Control stores an export of its records in the repository; absent: only on a single host.
 	StoreRecords *bool     `json:"store_records,omitempty"`
 	Created      time.Time `json:"created"` // when it was added
@@ -169,6 +172,9 @@ func (r Repository) Checked() (Repository, error) {
 		return r, err
 	}
 	r.URL = place
+	if err := r.checkTLS(); err != nil {
+		return r, err
+	}
 	if r.MaxUpload != 0 && r.MaxUpload < minUpload {
 		return r, Errorf(ErrInvalid, "repository %s: max-upload %s is too small: expected %s a second or more, or 0 "+
 			"for no limit", r.Name, r.MaxUpload, minUpload)
@@ -184,6 +190,24 @@ func (r Repository) Checked() (Repository, error) {
 		return r, Errorf(ErrInvalid, "repository %s: a credentials file applies only to a URL of s3 or rest", r.Name)
 	}
 	return r, checkPath("credentials file", r.CredentialsFile)
+}
+
+// checkTLS fails with ErrInvalid if the URL has no TLS, unless the repository is marked as insecure and its host may be
+// in a private network.
+func (r Repository) checkTLS() error {
+	kind, plain, is := strings.Cut(r.URL, ":http://")
+	if !is {
+		return nil
+	}
+	if !r.Insecure {
+		return Errorf(ErrInvalid, "repository %s: %s:http:// has no TLS: everybody on the way can read the "+
+			"credentials (use %[2]s:https://, or --insecure in a private network)", r.Name, kind)
+	}
+	host := (&url.URL{Host: strings.SplitN(plain, "/", 2)[0]}).Hostname()
+	if at, err := netip.ParseAddr(host); err == nil && !at.IsPrivate() && !at.IsLoopback() && !at.IsLinkLocalUnicast() {
+		return Errorf(ErrInvalid, "repository %s: %s is not in a private network (use %s:https://)", r.Name, at, kind)
+	}
+	return nil
 }
 
 // minUpload is the smallest limit of an upload. restic sends blobs of up to 8 MiB, and a server may end a request that
@@ -228,6 +252,7 @@ var userRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*$`)
 //	sftp://user@host:22//srv/backups         unchanged; with a single slash, the path is relative to the user's home
 //	s3:https://s3.example.com/bucket/prefix  unchanged
 //	rest:https://backup.example.com/host     unchanged
+//	s3:http://…, rest:http://…               unchanged; Checked accepts them only if the repository is insecure
 //
 // It fails with ErrInvalid for other forms, and for a URL that has a password. No error repeats a URL that may have a
 // password.
@@ -250,6 +275,10 @@ func ParseRepositoryURL(s string) (string, error) {
 		err = checkRemote(s, "sftp://USER@HOST//PATH", true)
 	case strings.HasPrefix(s, repositoryS3+"https://"):
 		err = checkRemote(strings.TrimPrefix(s, repositoryS3), "s3:https://HOST/BUCKET/PREFIX", false)
+	case strings.HasPrefix(s, repositoryS3+"http://"):
+		err = checkRemote(strings.TrimPrefix(s, repositoryS3), "s3:http://HOST/BUCKET/PREFIX", false)
+	case strings.HasPrefix(s, repositoryREST+"http://"):
+		err = checkRemote(strings.TrimPrefix(s, repositoryREST), "rest:http://HOST/PATH", false)
 	case strings.HasPrefix(s, repositoryREST+"https://"):
 		err = checkRemote(strings.TrimPrefix(s, repositoryREST), "rest:https://HOST/PATH", false)
 	default:

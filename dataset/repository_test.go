@@ -56,14 +56,13 @@ func TestParseRepositoryURLRefuses(t *testing.T) {
 		"s3:https://host":                       "HOST/BUCKET",
 		"s3:https://host/":                      "HOST/BUCKET",
 		"s3:host/bucket":                        "expected /PATH",
-		"s3:http://host/bucket":                 "expected /PATH",
 		"s3:https://host/bucket?region=x":       "HOST/BUCKET",
 		"s3:https://host/bucket#x":              "HOST/BUCKET",
 		"s3:https://key:" + secret + "@host/b":  "must not contain a password",
 		"rest:https://user@host/a":              "unexpected user",
 		"rest:https://u:" + secret + "@host/a":  "must not contain a password",
 		"rest:https://u:" + secret + "%@host/a": "expected rest:",
-		"rest:http://u:" + secret + "@host/a":   "expected /PATH",
+		"rest:http://u:" + secret + "@host/a":   "must not contain a password",
 		"https://host/a":                        "expected /PATH",
 		"rclone:remote:path":                    "expected /PATH",
 	} {
@@ -134,6 +133,26 @@ func TestParsePasswordSource(t *testing.T) {
 		refused(t, in, err, part)
 		if strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("the error repeats what may be a password: %v", err)
+		}
+	}
+}
+
+// A URL without TLS is refused by name, unless the repository is insecure and its host may be in a private network.
+func TestRepositoryWithoutTLS(t *testing.T) {
+	r := dataset.Repository{Name: "nas", Password: dataset.PasswordSource{File: "/etc/drover/nas.pass"}}
+	for url, private := range map[string]bool{
+		"s3:http://10.0.0.5:9000/bucket": true, "s3:http://nas/bucket": true, "rest:http://[fd00::1]:8000/host": true,
+		"s3:http://8.8.8.8/bucket": false,
+	} {
+		r.URL, r.Insecure = url, false
+		kind, _, _ := strings.Cut(url, "//")
+		if _, err := r.Checked(); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), kind+"// has no TLS") ||
+			!strings.Contains(err.Error(), "--insecure") {
+			t.Errorf("%s: %v", url, err)
+		}
+		r.Insecure = true
+		if _, err := r.Checked(); (err == nil) != private {
+			t.Errorf("%s, insecure: %v", url, err)
 		}
 	}
 }

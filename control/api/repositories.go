@@ -16,6 +16,8 @@ type NewRepository struct {
 	// Absolute path of the file with the credentials on each node: S3 keys in the format of the AWS command line, or a
 	// line USER:SECRET for a URL of rest.
 	CredentialsFile string `json:"credentials_file,omitempty" maxLength:"1024"`
+	// Whether the URL may have no TLS, as s3:http://HOST/BUCKET in a private network.
+	Insecure bool `json:"insecure,omitempty"`
 	// The largest number of bytes a second that each node sends to the repository for one backup. 0: no limit. Absent:
 	// no limit for a new repository; that of a recorded one does not change.
 	MaxUpload *dataset.Size `json:"max_upload,omitempty"`
@@ -29,7 +31,8 @@ type NewRepository struct {
 
 // Repository returns the record without its time and its author.
 func (r NewRepository) Repository() dataset.Repository {
-	out := dataset.Repository{Name: r.Name, URL: r.URL, Password: r.Password, CredentialsFile: r.CredentialsFile}
+	out := dataset.Repository{Name: r.Name, URL: r.URL, Password: r.Password, CredentialsFile: r.CredentialsFile,
+		Insecure: r.Insecure}
 	if r.MaxUpload != nil {
 		out.MaxUpload = *r.MaxUpload
 	}

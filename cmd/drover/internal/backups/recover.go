@@ -25,6 +25,7 @@ type recovery struct {
 	name        string // name for a repository that is not recorded
 	password    string
 	credentials string // path of the file with the keys of an S3 server
+	insecure    bool   // the URL may have no TLS
 	at          string // a moment: the newest backup that is not later is used
 	profile     string // profile of all volumes; empty: each gets the one that it had
 	profileSize bool
@@ -114,6 +115,7 @@ func (r *recovery) addFlags(cmd *cobra.Command) {
 	f.StringVar(&r.name, "name", "", "record the repository of the URL as `NAME`")
 	f.StringVar(&r.password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
 	f.StringVar(&r.credentials, "credentials-file", "", "`FILE` with S3 keys or a token, on each node")
+	f.BoolVar(&r.insecure, "insecure", false, "allow a URL without TLS (s3:http://…), in a private network")
 	f.StringVar(&r.at, "at", "", "use no backup later than `TIME`, or than so long ago, such as 2d")
 	f.StringVar(&r.profile, "profile", "", "create all volumes with this `PROFILE`")
 	f.BoolVar(&r.profileSize, "profile-size", false, "give the volumes the sizes of their profiles")
@@ -235,7 +237,7 @@ func (r *recovery) repository(ctx context.Context, c cli.Remote) (string, error)
 			return known.Name, r.checkAccess(known)
 		}
 	}
-	n := api.NewRepository{Name: r.name, URL: place, CredentialsFile: r.credentials}
+	n := api.NewRepository{Name: r.name, URL: place, CredentialsFile: r.credentials, Insecure: r.insecure}
 	if n.Name == "" {
 		var wanted bool
 		if n.Name, wanted, err = r.nameOf(ctx, c, place, recorded); err != nil {

@@ -55,6 +55,7 @@ changes all three.`,
 	password, n := "", api.NewRepository{}
 	cmd.Flags().StringVar(&password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
 	cmd.Flags().StringVar(&n.CredentialsFile, "credentials-file", "", "`FILE` with S3 keys or USER:PASSWORD, on each node")
+	cmd.Flags().BoolVar(&n.Insecure, "insecure", false, "allow a URL without TLS (s3:http://…), in a private network")
 	settingFlags(cmd)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("password", cobra.FixedCompletions(
 		[]string{"file:", "exec:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)))

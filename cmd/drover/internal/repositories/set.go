@@ -137,6 +137,7 @@ the setting, only a single host stores its records.`,
 			return err
 		}
 		n.Name, n.URL, n.Password, n.CredentialsFile = known.Name, known.URL, known.Password, known.CredentialsFile
+		n.Insecure = known.Insecure
 		changed, err := c.AddRepository(cmd.Context(), n)
 		switch {
 		case err != nil:
