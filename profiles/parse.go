@@ -91,7 +91,7 @@ func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profi
 	var bad strictyaml.Mistakes
 	keys, err := n.Keys([]string{"description", "backend", "pool", "size", "filesystem", "snapshots", "quiesce",
 		"on_delete", "owner", "follow", "placement", "replicas", "failover", "fence", "max_loss", "qos",
-		"encryption", "access", "warn_at", "backup"}, nil)
+		"encryption", "access", "warn_at", "backup"}, misplaced)
 	bad.Add(err)
 	for key, read := range map[string]func(strictyaml.Node) error{
 		"description": func(v strictyaml.Node) error { return description(v, &p.Description) },
@@ -133,6 +133,19 @@ func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profi
 		bad.Add(at.Wrap(problem))
 	}
 	return p, bad.Err()
+}
+
+// misplaced has keys that belong below another key of a profile, with what to write instead.
+var misplaced = map[string]string{
+	"trash":    "it belongs to on_delete (on_delete: {trash: 3d})",
+	"purge":    "it is a value of on_delete (on_delete: purge)",
+	"schedule": "it belongs to snapshots (snapshots: {schedule: daily}) or to backup",
+	"keep":     "it belongs to snapshots (snapshots: {keep: {daily: 7}}) or to backup",
+	"key_file": "it belongs to encryption (encryption: {key_file: /etc/drover/key})",
+	"uid":      "it belongs to owner (owner: {uid: 999})",
+	"gid":      "it belongs to owner (owner: {gid: 999})",
+	"mode":     "it belongs to owner (owner: {mode: 0750})",
+	"type":     "it belongs to filesystem (filesystem: {type: xfs})",
 }
 
 func description(n strictyaml.Node, into *string) (err error) {

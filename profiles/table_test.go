@@ -88,6 +88,7 @@ func documents() []document {
 
 		// Keys.
 		{name: "unknown key", src: one("szie: 5GiB"), mistakes: []string{`p.yaml:4:5: profiles.a.szie: unknown key "szie", did you mean size? ` + haveKeys + ` in "szie: 5GiB"`}},
+		{name: "key of on_delete", src: one("trash: 3d"), mistakes: []string{`p.yaml:4:5: profiles.a.trash: it belongs to on_delete (on_delete: {trash: 3d}) in "trash: 3d"`}},
 		{name: "unlike any key", src: one("compression: on"), mistakes: []string{`p.yaml:4:5: profiles.a.compression: unknown key "compression" ` + haveKeys + ` in "compression: on"`}},
 		{name: "key without a value", src: one("size:"), mistakes: []string{`p.yaml:4:5: profiles.a.size: ` + noValue + ` in "size:"`}},
 		{name: "null", src: one("snapshots: ~"), mistakes: []string{`p.yaml:4:5: profiles.a.snapshots: ` + noValue + ` in "snapshots: ~"`}},
