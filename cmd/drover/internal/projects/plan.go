@@ -129,6 +129,7 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 	if err != nil {
 		return plan, err
 	}
+	plan.Skipped = append(plan.Skipped, p.imageVolumes()...)
 	if len(taken) == 0 {
 		return plan, nil
 	}
@@ -138,6 +139,28 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 	plan.Recreated = p.recreated(taken, plan.Services)
 	err = p.edit(ctx, &plan, files)
 	return plan, err
+}
+
+// imageVolumes returns the volumes of the containers that only their image declares. No Compose file mentions them, so
+// they are easily forgotten: the image of PostgreSQL 18 has its data there if the file mounts the folder of version 17.
+func (p *planner) imageVolumes() (list []Skipped) {
+	for _, c := range p.all {
+		mounts, known := p.model.services[c.Service]
+		if c.Project != p.project.Name || c.OneOff || !known {
+			continue
+		}
+		for _, m := range c.Mounts {
+			declared := slices.ContainsFunc(mounts, func(want modelMount) bool {
+				return filepath.Clean(want.Target) == filepath.Clean(m.Target)
+			})
+			if m.Type == "volume" && !declared {
+				list = append(list, Skipped{[]string{c.Service + ":" + m.Target}, m.Name,
+					"only the image declares it, and its data stays there (name it in the Compose file, and copy the " +
+						"data, to move it)"})
+			}
+		}
+	}
+	return list
 }
 
 // recreated returns the services of Plan.Recreated.
@@ -403,6 +426,12 @@ func (p *planner) nameDrover(ctx context.Context, i *Item, s *source, used map[s
 			}
 			return used[name] || findErr == nil
 		})
+		if err == nil {
+			err = dataset.CheckName(name) // it may be too long
+		}
+		if errors.Is(err, dataset.ErrInvalid) {
+			err = fmt.Errorf("%w (choose another name: --volume %s=NAME)", err, i.Key)
+		}
 		if err != nil {
 			return err
 		}

@@ -198,6 +198,27 @@ func TestProjectFolder(t *testing.T) {
 	}
 }
 
+// TestImageVolumeIsMentioned: the plan mentions a volume that only the image of a container declares.
+func TestImageVolumeIsMentioned(t *testing.T) {
+	w := shop(t)
+	w.containers[0].Mounts = append(w.containers[0].Mounts, Mount{Type: "volume", Name: "a1b2", Target: "/var/lib/postgresql"})
+	out := w.must("shop", "--dry-run")
+	if !strings.Contains(out, ":/var/lib/postgresql") || !strings.Contains(out, "only the image declares it, and its data stays there") {
+		t.Errorf("the plan is\n%s", out)
+	}
+}
+
+// TestLongName: the error about a key from which no name of a volume can be made names the option that helps.
+func TestLongName(t *testing.T) {
+	w := newWorld(t)
+	key := strings.Repeat("k", 142)
+	w.write("compose.yaml", "services:\n  a:\n    image: x\n    volumes: ['"+key+":/data']\nvolumes:\n  "+key+": {}\n")
+	err := w.run("shop", "--file", filepath.Join(w.dir, "compose.yaml"), "--dry-run")
+	if !errors.Is(err, dataset.ErrInvalid) || !strings.HasSuffix(err.Error(), "(choose another name: --volume "+key+"=NAME)") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestNames: volumes, profiles and keys as the user chooses them.
 func TestNames(t *testing.T) {
 	w := shop(t)

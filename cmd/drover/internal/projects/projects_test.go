@@ -190,7 +190,7 @@ func TestAdoptUndoConfirm(t *testing.T) {
 	if err := w.run(adopt...); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("a second move: %v", err)
 	}
-	if out := w.must("shop", "--undo", "--yes"); !strings.Contains(out, "drover volume rm --dry-run shop-data") {
+	if out := w.must("shop", "--undo", "--yes"); !strings.Contains(out, "drover volume rm shop-data") {
 		t.Errorf("undo: %s", out)
 	}
 	w.wantBack()
@@ -290,7 +290,7 @@ func TestLeave(t *testing.T) {
 		if got, err := os.ReadFile(filepath.Join(w.folder("local", "shop_data"), "rows")); err != nil || string(got) != "7" {
 			t.Errorf("the first volume has %q, %v", got, err)
 		}
-		if out := w.must("shop", "--confirm"); !strings.Contains(out, "drover volume rm --dry-run shop-html\n") {
+		if out := w.must("shop", "--confirm"); !strings.Contains(out, "drover volume rm shop-html #") {
 			t.Errorf("confirm: %s", out)
 		}
 	}

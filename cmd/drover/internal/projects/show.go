@@ -26,7 +26,7 @@ func (c *command) printNext(intro string, items []Item, ofDrover bool, name func
 		case i.New && n == i.Source:
 		case ofDrover:
 			volume, _, _ := strings.Cut(n, "@")
-			lines = append(lines, "  drover volume rm --dry-run "+volume)
+			lines = append(lines, "  drover volume rm "+volume+" # with --dry-run it shows what is lost")
 		case i.Dir && n == i.Source:
 			lines = append(lines, "  the directory "+n)
 		default:
