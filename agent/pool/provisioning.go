@@ -44,6 +44,12 @@ func (p *Provisioning) Reserve(pool uuid.UUID, st dataset.PoolStatus, ds uuid.UU
 		return func() {}, dataset.Errorf(dataset.ErrUnsupported,
 			"pool %s is overcommitted: %s (request less, or another pool: drover pool ls)", pl.Name, why)
 	}
+	if more := size - p.recorded(pool, ds); pl.Record.Overcommit == 0 && st.Size > 0 && st.Provisioned <= st.Size &&
+		st.Provisioned+more > st.Size {
+		p.pools.Log.WithField("pool", pl.Name).Warnf("its volumes may now become %s large, and it has %s: sizes "+
+			"reserve no space (drover pool set %s --overcommit 1 refuses more)",
+			(st.Provisioned + more).Human(), st.Size.Human(), pl.Name)
+	}
 	if p.pending[pool] == nil {
 		p.pending[pool] = map[uuid.UUID]dataset.Size{}
 	}

@@ -250,6 +250,11 @@ func (f *collector) pools(c Cluster) {
 		if p.NodeName != c.Local {
 			subject += " on " + p.NodeName
 		}
+		if st := p.Status; live[p.Node] && st != nil && st.Overcommit == 0 && st.OvercommitRatio() > 1 {
+			f.add(findings.Info, subject, "drover pool set "+p.Name+" --overcommit 1 refuses more",
+				"its volumes may become %s large, and it has %s: overcommit %s", st.Provisioned.Human(),
+				st.Size.Human(), dataset.FormatRatio(st.OvercommitRatio()))
+		}
 		switch st := p.Status; {
 		case !live[p.Node]: // the finding about the node is enough
 		case diagnosed:
