@@ -279,7 +279,7 @@ func (a *components) makeMounting() {
 		Host: a.Host, PoolName: a.Pools.Name, PoolStatus: a.Pools.ReadStatus,
 	})
 	a.Disks = mounting.NewDisks(a.Host, a.Pools, a.Prober)
-	a.Holders = mounting.NewHolders(a.Host, a.Pools)
+	a.Holders = mounting.NewHolders(a.Host, a.Pools, a.LostWrites)
 	a.Quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
 		Host: a.Host, Throttle: a.Throttle, Go: a.wg.Go, FlushFailed: a.flushFailed,
 	})

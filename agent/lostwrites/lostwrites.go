@@ -355,15 +355,7 @@ func (w *Watcher) Failed(ctx context.Context, d dataset.Dataset, err error) {
 // mount shows what is on the disk, so the loss ends then.
 func (w *Watcher) Unmounted(ctx context.Context, d dataset.Dataset) {
 	id := d.ID
-	w.mu.Lock()
-	root, open := w.roots[id]
-	w.mu.Unlock()
-	if open {
-		if err := fsctl.Sync(root); err != nil {
-			w.Failed(ctx, d, err)
-		}
-		w.closeRoot(id)
-	}
+	w.NotMounted(ctx, d)
 	w.mu.Lock()
 	delete(w.looks, id)
 	loss, lost := w.losses[id]
@@ -376,6 +368,21 @@ func (w *Watcher) Unmounted(ctx context.Context, d dataset.Dataset) {
 	if changed {
 		w.save(ctx, id)
 	}
+}
+
+// NotMounted ends the watch of a dataset whose mount is gone, perhaps because somebody else has unmounted it. Otherwise
+// the open directory would keep the filesystem alive.
+func (w *Watcher) NotMounted(ctx context.Context, d dataset.Dataset) {
+	w.mu.Lock()
+	root, open := w.roots[d.ID]
+	w.mu.Unlock()
+	if !open {
+		return
+	}
+	if err := fsctl.Sync(root); err != nil {
+		w.Failed(ctx, d, err)
+	}
+	w.closeRoot(d.ID)
 }
 
 // Forget ends the loss of a dataset. It is called for a dataset that is no longer on this node, and for one whose data

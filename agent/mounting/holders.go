@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lostwrites"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -22,6 +23,7 @@ import (
 type Holders struct {
 	*host.Host
 	pools *pool.Pools
+	lost  *lostwrites.Watcher
 	scans scans
 
 	// ReadForeign and Files look at the host: mount.ReadForeign and inuse.FindOpenFiles. Tests replace them.
@@ -30,8 +32,10 @@ type Holders struct {
 }
 
 // NewHolders returns a Holders.
-func NewHolders(h *host.Host, pools *pool.Pools) *Holders {
-	return &Holders{Host: h, pools: pools, ReadForeign: mount.ReadForeign, Files: inuse.FindOpenFiles}
+func NewHolders(h *host.Host, pools *pool.Pools, lost *lostwrites.Watcher) *Holders {
+	return &Holders{
+		Host: h, pools: pools, lost: lost, ReadForeign: mount.ReadForeign, Files: inuse.FindOpenFiles,
+	}
 }
 
 // Scan contains the mounts of this host at one moment, in all mount namespaces.
@@ -209,6 +213,7 @@ func (l *Holders) CheckPool(ctx context.Context, d dataset.Dataset) error {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"cannot check whether a process still has it mounted: pool %s does not support that", l.pools.Name(d.Pool))
 	}
+	l.lost.NotMounted(ctx, d)
 	err = checker.CheckIdle(ctx, d.ID)
 	if errors.Is(err, dataset.ErrNotFound) { // a dataset that does not exist has no holder
 		return nil
@@ -223,6 +228,7 @@ func (l *Holders) releaseInPool(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		return nil //nolint:nilerr // the operation reports it, if it needs the pool
 	}
+	l.lost.NotMounted(ctx, d)
 	if r, can := pool.(backends.Releaser); can {
 		if err := r.Release(ctx, d.ID); !errors.Is(err, dataset.ErrNotFound) { // a copy has no head
 			return err
