@@ -71,6 +71,8 @@ type Config struct {
 	// TransferRate limits how many bytes a second all transfers together send to and receive from peers. If 0, there is
 	// no limit.
 	TransferRate dataset.Size
+	// StallLimit is how long restic may make no progress: see restic.Options. Tests choose less than the default.
+	StallLimit time.Duration
 	// FencePrograms are the programs that profiles and repositories may name: as a fence command, or to print a key or
 	// a password. If nil, any program that only root can change is allowed.
 	FencePrograms []string
@@ -202,9 +204,6 @@ func (a *Agent) Start(ctx context.Context) error {
 		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid,
 			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
-	if err := a.Backups.UnmountLeftovers(); err != nil {
-		a.Log.WithError(err).Warn("cannot unmount what an interrupted backup left")
-	}
 	st := a.Registrar.AwaitGuard(ctx, a.Recovered)
 	a.leaseWork.Go(func() { a.Deadlines.Run(a.leaseCtx) }) // before the rest of the start, which may take long
 	if err := a.PoolOpener.Open(ctx, a.NodeID, a.Recovered); err != nil {
@@ -232,6 +231,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		a.Backups.Clear(ctx)
 		return nil
 	})
+	a.wg.Go(func() { a.Backups.RunSweeps(a.Ctx) })
 	a.leaseWork.Go(func() { a.Renewals.Run(a.leaseCtx) })
 	a.wg.Go(a.Throttle.Run)
 	a.wg.Go(a.Watcher.Run)

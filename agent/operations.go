@@ -67,7 +67,7 @@ func (a *components) makeExporter() {
 func (a *components) makeBackups() {
 	a.Repositories = repository.NewChecker(repository.Deps{
 		CacheDir: filepath.Join(a.Root, "restic-cache"), Records: a.Control, Programs: a.Programs, Log: a.Log,
-		Clock: a.Clock, Used: a.usedRepositories,
+		Clock: a.Clock, Used: a.usedRepositories, StallLimit: a.Config.StallLimit,
 	})
 	a.Catalog = backup.NewCatalog(a.Repositories)
 	a.Restorer = a.Catalog.NewRestorer(a.Control)
@@ -78,7 +78,7 @@ func (a *components) makeBackups() {
 			return a.Exporter.Clone(ctx, pool, d, scratch, src)
 		},
 		HasPool:   func(id uuid.UUID) bool { return a.Pools.ByID(id) != nil },
-		BorrowKey: a.Keys.BorrowKey, Mount: mounting.MountPrivate,
+		BorrowKey: a.Keys.BorrowKey, OpenTree: mounting.OpenTree,
 		Open: func(ctx context.Context, r dataset.Repository) (*restic.Repository, error) {
 			return a.Repositories.Restic(ctx, r)
 		},

@@ -14,10 +14,8 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/backup"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // wrapped puts a program restic first in PATH that runs the script before each backup, and then the real restic. In the
@@ -53,9 +51,10 @@ exec %s "$@"
 func TestOneBackupOfAVolume(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)
-	d, _ := f.A.NewVolume("v0@free"), f.A.NewVolume("v1@free")
-	at := wrapped(t, `echo ${PWD##*/} >>$D/begun
-cat /proc/self/mountinfo >$D/mounts-${PWD##*/}
+	f.A.NewVolume("v0@free")
+	f.A.NewVolume("v1@free")
+	at := wrapped(t, `echo >>$D/begun
+cat /proc/self/mountinfo >$D/mounts
 if mv $D/gate $D/passed 2>/dev/null; then
 	read x <$D/passed
 	wc -l <$D/begun >$D/meanwhile
@@ -84,9 +83,9 @@ fi`)
 	if n, err := os.ReadFile(filepath.Join(at, "meanwhile")); err != nil || string(n) != "2\n" {
 		t.Errorf("%q backups began while the first one ran, %v, want itself and the one of v1", n, err)
 	}
-	mounts, err := os.ReadFile(filepath.Join(at, "mounts-"+d.ID.String()))
+	mounts, err := os.ReadFile(filepath.Join(at, "mounts"))
 	must(t, err)
-	data := filepath.Join(f.A.Root, "backups", d.ID.String(), backup.DataName)
+	data := filepath.Join(f.A.MountRoot(), backup.DataName)
 	var flags string
 	for line := range strings.Lines(string(mounts)) {
 		if fields := strings.Fields(line); fields[4] == data {
@@ -263,7 +262,7 @@ func TestVolumeIsDeletedBeforeItsBackup(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)
 	f.A.NewVolume("db@free")
-	free := f.A.Backups.Occupy()
+	free := f.A.Backups.Occupy("offsite")
 	op := begin(f, "db", "")
 	agenttest.Await(t, func() bool { return f.A.Operations.IsRunning(op.ID) })
 	awaitEnd(f, *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpDelete, Volume: "db"}).Operation)
@@ -273,69 +272,4 @@ func TestVolumeIsDeletedBeforeItsBackup(t *testing.T) {
 		t.Errorf("the backup is %s: %+v, want %s", op.State, op.Problem, want)
 	}
 	wantNothingLeft(f.A)
-}
-
-// A process can use the mount for some time after a crash.
-func TestMountInUseIsUnmountedLater(t *testing.T) {
-	root := t.TempDir()
-	c := backup.NewCatalog(nil).NewCreator(backup.CreatorDeps{Host: &host.Host{Root: root}}) // no agent clears the folder
-	data := filepath.Join(root, "backups", uuid.NewString(), backup.DataName)
-	must(t, os.MkdirAll(data, 0o700))
-	must(t, unix.Mount("none", data, "tmpfs", 0, "size=1m"))
-	user, err := os.Create(filepath.Join(data, "file"))
-	must(t, err)
-	done := make(chan error, 1)
-	go func() { done <- c.UnmountLeftovers() }()
-	for range 3 { // a try takes a tenth of a second
-		if err := mount.Unmount(data); err == nil {
-			t.Error("it was not in use")
-		}
-	}
-	must(t, user.Close())
-	must(t, <-done)
-	if names, err := os.ReadDir(data); err != nil || len(names) > 0 {
-		t.Errorf("it is still mounted: %v, %v", names, err)
-	}
-}
-
-// A run of restic that outlived the agent is ended before its clone is unmounted, also if it ignores the first signal.
-// Other processes, and restic in other folders, are not ended.
-func TestOutlivedResticIsEnded(t *testing.T) {
-	root, bin := t.TempDir(), t.TempDir()
-	c := backup.NewCatalog(nil).NewCreator(backup.CreatorDeps{Host: &host.Host{Root: root}})
-	dir := filepath.Join(root, "backups", uuid.NewString())
-	must(t, os.MkdirAll(filepath.Join(dir, backup.DataName), 0o700))
-	start := func(name, dir string, args ...string) *exec.Cmd {
-		program := filepath.Join(bin, name)
-		if err := os.Symlink("/bin/bash", program); !os.IsExist(err) { // the kernel names a process after its file
-			must(t, err)
-		}
-		cmd := exec.CommandContext(t.Context(), program, args...)
-		cmd.Dir = dir
-		stdout, err := cmd.StdoutPipe()
-		must(t, err)
-		must(t, cmd.Start())
-		_, err = stdout.Read(make([]byte, 1)) // its traps are set
-		must(t, err)
-		return cmd
-	}
-	stubborn, polite := start("restic", dir, "-c", "trap '' INT; echo; while :; do sleep 0.1; done"),
-		start("restic", dir, "-c", "trap 'exit 7' INT; echo; while :; do sleep 0.1; done")
-	other, elsewhere := start("other", dir, "-c", "echo; while :; do sleep 0.1; done"),
-		start("restic", root, "-c", "echo; while :; do sleep 0.1; done")
-	must(t, c.UnmountLeftovers())
-	_ = polite.Wait()
-	if got := polite.ProcessState.ExitCode(); got != 7 {
-		t.Errorf("restic exits with %d, want 7 of its handler of SIGINT", got)
-	}
-	if err := stubborn.Wait(); err == nil || err.Error() != "signal: killed" {
-		t.Errorf("restic that ignores SIGINT: %v", err)
-	}
-	for _, cmd := range []*exec.Cmd{other, elsewhere} {
-		if err := cmd.Process.Signal(unix.Signal(0)); err != nil {
-			t.Errorf("%v was ended: %v", cmd.Args, err)
-		}
-		must(t, cmd.Process.Kill())
-		_ = cmd.Wait() // it was killed
-	}
 }

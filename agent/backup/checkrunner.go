@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 	"unicode"
@@ -31,13 +32,14 @@ const (
 type CheckRunner struct {
 	programs *host.Programs
 	root     string
-	open     func(ctx context.Context, pool backends.Pool, id uuid.UUID) (*os.File, error)
+	open     OpenTree
 }
 
-// NewCheckRunner returns a CheckRunner. root is the agent's root, which check programs cannot see. open mounts a
-// dataset without a mount point: see mounting.OpenTree.
-func NewCheckRunner(programs *host.Programs, root string,
-	open func(ctx context.Context, pool backends.Pool, id uuid.UUID) (*os.File, error)) *CheckRunner {
+// OpenTree mounts a dataset for mount.InNamespace: see mounting.OpenTree.
+type OpenTree func(ctx context.Context, pool backends.Pool, id uuid.UUID, readOnly bool) (*os.File, error)
+
+// NewCheckRunner returns a CheckRunner. root is the agent's root, which check programs cannot see.
+func NewCheckRunner(programs *host.Programs, root string, open OpenTree) *CheckRunner {
 	return &CheckRunner{programs, root, open}
 }
 
@@ -46,7 +48,7 @@ func NewCheckRunner(programs *host.Programs, root string,
 // kills unshare, and with it the program. The program has no network: the services of a restored volume must not reach
 // those of the original one.
 var isolate = []string{
-	"setpriv", "--pdeathsig=KILL", "ionice", "-c", "3", "-t",
+	"ionice", "-c", "3", "-t",
 	"unshare", "--fork", "--kill-child=KILL", "--pid", "--mount-proc", "--net", "--ipc", "--propagation=slave", "--",
 }
 
@@ -66,11 +68,12 @@ func (c *CheckRunner) Run(ctx context.Context, pool backends.Pool, op dataset.Op
 	if err := c.programs.Check([]string{op.Check}); err != nil {
 		return false, fmt.Errorf("check %w", err)
 	}
-	tree, err := c.open(ctx, pool, op.DatasetID)
+	tree, err := c.open(ctx, pool, op.DatasetID, false)
 	if err != nil {
 		return false, err
 	}
-	err = mount.InNamespace(tree, c.root, func(path string) error {
+	path := filepath.Join(c.root, "volume")
+	err = mount.InNamespace(tree, path, func() error {
 		if _, err := c.start(ctx, op, time.Minute, "/bin/true"); err != nil {
 			return dataset.Errorf(dataset.ErrUnsupported, "this host cannot isolate check programs: %w", err)
 		}
@@ -94,8 +97,9 @@ func (c *CheckRunner) start(ctx context.Context, op dataset.Operation, limit tim
 		Env: []string{
 			"DROVER_VOLUME=" + op.Volume, "DROVER_REPOSITORY=" + op.Repository, "DROVER_BACKUP=" + op.Backup,
 		},
-		Stdout: out,
-		Dir:    "/",
+		Stdout:         out,
+		Dir:            "/",
+		KillWithParent: true,
 	})
 	if last = lastLine(res.Stderr); last == "" {
 		last = lastLine(out.Bytes())

@@ -24,9 +24,28 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// maxBackups is how many backups a host makes at a time. Each run of restic needs memory in proportion to the
-// repository.
+// maxBackups is how many backups a host makes at a time to one repository. Each run of restic needs memory in proportion
+// to the repository.
 const maxBackups = 2
+
+// slots limits the backups to each repository: a repository that does not answer must not delay the backups to another
+// one. The zero value is ready to use, and safe for concurrent use.
+type slots struct {
+	mu sync.Mutex
+	of map[string]chan struct{} // has an element for each backup that runs
+}
+
+func (s *slots) to(repository string) chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of == nil {
+		s.of = map[string]chan struct{}{}
+	}
+	if s.of[repository] == nil {
+		s.of[repository] = make(chan struct{}, maxBackups)
+	}
+	return s.of[repository]
+}
 
 // CreatorDeps is what Creator needs of other components.
 type CreatorDeps struct {
@@ -47,8 +66,7 @@ type CreatorDeps struct {
 	// BorrowKey lets the dataset id, which has no record, use the data key of another dataset until end is called.
 	// Until then, the clean-up does not remove the dataset id as an orphan. The argument "of" is the owner of the key.
 	BorrowKey func(id, of uuid.UUID) (end func())
-	// Mount mounts a dataset read-only on a path.
-	Mount func(ctx context.Context, pool backends.Pool, id uuid.UUID, path string) error
+	OpenTree  OpenTree
 	// Open returns a recorded repository.
 	Open func(ctx context.Context, r dataset.Repository) (*restic.Repository, error)
 	// Report reports the outcome of an operation to control, which records it: see operation.Runner.
@@ -58,8 +76,9 @@ type CreatorDeps struct {
 // Creator makes backups. Its methods are safe for concurrent use.
 type Creator struct {
 	deps  CreatorDeps
-	busy  locks.Set     // one for each dataset: a backup of it runs, or its folder is cleared
-	slots chan struct{} // has an element for each backup that runs
+	busy  locks.Set // one for each dataset: a backup of it runs, or its clones are removed
+	slots slots     // of each repository
+	held  heldClones
 	// using is read-locked while a backup uses its repository, and locked while unwanted or expired backups are
 	// removed: restic removes backups only from a repository that nothing else uses.
 	using sync.RWMutex
@@ -75,7 +94,7 @@ type Creator struct {
 
 // NewCreator returns a Creator. The Catalog and the Restorer know what it knows of its backups.
 func (c *Catalog) NewCreator(deps CreatorDeps) *Creator {
-	return &Creator{deps: deps, slots: make(chan struct{}, maxBackups), facts: c.read}
+	return &Creator{deps: deps, facts: c.read}
 }
 
 // Create makes the backup of an operation. If an earlier run of the operation was interrupted after it had stored a
@@ -102,9 +121,8 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return fmt.Errorf("backup of volume %s to %s: %w", op.Volume, op.Repository, err)
 	}
 	jb.Step("reading the repository")
-	c.clearFolders(ctx)
-	if err := c.clear(ctx, op.DatasetID); err != nil { // clearFolders skips it, because it runs
-		return out, failed(fmt.Errorf("an earlier backup left its clone: %w", err))
+	if err := c.discardClones(ctx, op.DatasetID); err != nil {
+		return out, failed(err)
 	}
 	got, err := c.attempt(ctx, jb, *op, isNew)
 	if err == nil {
@@ -219,15 +237,16 @@ type parentBackup struct {
 	other func(ctx context.Context) (id string, err error)
 }
 
-// admit waits until no other backup of the dataset runs, and fewer than maxBackups backups run on this host.
+// admit waits until no other backup of the dataset runs, and fewer than maxBackups backups to the repository.
 func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func(), err error) {
 	unlock, err := c.busy.Lock(ctx, op.DatasetID, "backup of volume "+op.Volume)
 	if err != nil {
 		return nil, err
 	}
+	slots := c.slots.to(op.Repository)
 	select {
-	case c.slots <- struct{}{}:
-		return func() { <-c.slots; unlock() }, nil
+	case slots <- struct{}{}:
+		return func() { <-slots; unlock() }, nil
 	case <-ctx.Done():
 		unlock()
 		return nil, context.Cause(ctx)
@@ -283,27 +302,21 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	clone := uuid.New()
 	end := c.deps.BorrowKey(clone, op.DatasetID)
 	defer end()
-	defer func() {
-		if cerr := c.clear(ctx, op.DatasetID); cerr != nil {
-			c.logOf(ctx, op).WithError(cerr).Warn("cannot remove the clone of a backup")
-		}
-	}()
 	jb.Step("cloning")
 	d, pool, taken, _, err := c.clone(ctx, op, clone)
+	defer func() { _ = c.discardClones(context.WithoutCancel(ctx), op.DatasetID) }() // doctor names those that stay
 	if err != nil {
 		return b, s, err
 	}
 	steps.At("backup.cloned")
-	dir := c.folder(op.DatasetID)
-	if err := c.deps.Mount(ctx, pool, clone, filepath.Join(dir, DataName)); err != nil {
+	tree, err := c.deps.OpenTree(ctx, pool, clone, true)
+	if err != nil {
 		return b, s, err
 	}
+	defer tree.Close()
 	steps.At("backup.mounted")
 	record := newRecord(d, op.Snapshot, taken, c.deps.NodeName, c.deps.Version)
 	text, err := json.Marshal(record)
-	if err == nil {
-		err = writeFile(filepath.Join(dir, RecordName), text)
-	}
 	if err != nil {
 		return b, s, err
 	}
@@ -314,25 +327,22 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 		tags.Pushed = op.Push.Name
 	}
 	jb.Step("storing")
-	b, s, err = repo.Backup(ctx, restic.Request{
-		Dir:         dir,
-		Names:       []string{DataName, RecordName},
-		Tags:        tags.List(),
-		Time:        taken,
-		Parent:      parent.id,
-		OtherParent: parent.other,
-		Progress:    func(p restic.Progress) { jb.SetProgress(p.Bytes, p.TotalBytes) },
-	})
-	if err != nil {
-		return b, s, ofAbsent(err)
-	}
-	// Without the mount, restic sees an empty folder.
-	if mounted, merr := host.IsMountPoint(filepath.Join(dir, DataName)); merr != nil || !mounted {
-		err = errors.Join(merr, dataset.Errorf(dataset.ErrConflict, "its clone was unmounted meanwhile (try again)"))
-	}
-	if err == nil {
+	err = c.isolate(tree, RecordName, text, func(dir string) error {
+		b, s, err = repo.Backup(ctx, restic.Request{
+			Dir:         dir,
+			Names:       []string{DataName, RecordName},
+			Tags:        tags.List(),
+			Time:        taken,
+			Parent:      parent.id,
+			OtherParent: parent.other,
+			Progress:    func(p restic.Progress) { jb.SetProgress(p.Bytes, p.TotalBytes) },
+		})
+		if err != nil {
+			return ofAbsent(err)
+		}
 		c.noteStored(ctx, repo, b, s, text, filepath.Join(dir, DataName))
-	}
+		return nil
+	})
 	return b, s, err
 }
 
@@ -395,7 +405,7 @@ func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID)
 		return d, nil, taken, false, dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a clone, "+
 			"and the volume can change meanwhile (%s)", remedy)
 	}
-	if err := c.prepare(d.ID, note{Pool: d.Pool, Clone: id}); err != nil {
+	if err := c.writeNote(note{Pool: d.Pool, Clone: id, Dataset: d.ID, Volume: d.Volume}); err != nil {
 		return d, nil, taken, false, err
 	}
 	scratch := d

@@ -2,23 +2,18 @@ package backup_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/backup"
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
@@ -206,83 +201,43 @@ func TestInterruptedBackupIsRepeated(t *testing.T) {
 	wantNothingLeft(f.A)
 }
 
-// warnings keeps the warnings of a log that say that the clean-up of a pool is incomplete.
-type warnings struct {
-	mu   sync.Mutex
-	list []string
-}
-
-func (*warnings) Levels() []logrus.Level { return logrus.AllLevels }
-
-func (w *warnings) Fire(e *logrus.Entry) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if strings.HasPrefix(e.Message, "cleanup after a crash is incomplete") {
-		w.list = append(w.list, fmt.Sprint(e.Message, e.Data))
-	}
-	return nil
-}
-
-func (w *warnings) texts() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.list
-}
-
-// What a crash left is removed: the mount at the next start, before the pools are cleaned up, and then the clone and
-// the folder. A recorded dataset that a note names is kept.
+// What a crash left is removed at the next start: the clone that a note names, and the note. A recorded dataset that a
+// note names is kept.
 func TestLeftoversAreRemoved(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d, other := f.A.NewVolume("db@free"), f.A.NewVolume("other@free")
-	f.A.Stop()
-	// The agent's start removes leftovers in the background. The rest begins after that: this one is the last of them.
-	last := filepath.Join(f.A.Root, "backups", uuid.Max.String())
-	must(t, os.MkdirAll(last, 0o700))
-	f.A.Start()
-	agenttest.Await(t, func() bool { _, err := os.Stat(last); return errors.Is(err, fs.ErrNotExist) })
-	leave := func(of, clone uuid.UUID) (data string) {
-		dir := filepath.Join(f.A.Root, "backups", of.String())
-		data = filepath.Join(dir, backup.DataName)
-		must(t, os.MkdirAll(data, 0o700))
-		note, err := json.Marshal(map[string]any{"format": 1, "pool": d.Pool, "clone": clone})
+	leave := func(of, clone uuid.UUID) {
+		dir := filepath.Join(f.A.Root, "backups")
+		must(t, os.MkdirAll(dir, 0o700))
+		note, err := json.Marshal(map[string]any{
+			"format": 1, "pool": d.Pool, "clone": clone, "dataset": of, "volume": "db",
+		})
 		must(t, err)
-		must(t, os.WriteFile(filepath.Join(dir, "clone.json"), note, 0o600))
-		return data
+		must(t, os.WriteFile(filepath.Join(dir, "clone-"+clone.String()+".json"), note, 0o600))
 	}
 	clone := d
 	clone.ID, clone.Size = uuid.New(), 0
 	_, err := f.A.Pool().Clone(t.Context(), clone, dataset.Source{Dataset: d.ID}, nil)
 	must(t, err)
-	mounted := leave(d.ID, clone.ID)
-	att, err := f.A.Pool().Attach(t.Context(), clone.ID, backends.AttachOptions{})
-	must(t, err)
-	must(t, unix.Mount(att.Mount.Source, mounted, att.Mount.FSType, unix.MS_RDONLY, strings.Join(att.Mount.Options, ",")))
-	must(t, att.Release())
+	leave(d.ID, clone.ID)
 	leave(other.ID, other.ID)
 	leave(uuid.New(), uuid.New())
-	logged := &warnings{}
-	f.A.Config.Log.(*logrus.Logger).AddHook(logged)
-	f.A.Restart()
-	if got := logged.texts(); len(got) > 0 {
-		t.Errorf("the start logged %q", got)
-	}
-	agenttest.Await(t, func() bool {
-		names, err := filepath.Glob(filepath.Join(f.A.Root, "backups", "*"))
-		return err == nil && len(names) == 0
-	})
+	f.A.Backups.Clear(t.Context())
 	wantNothingLeft(f.A)
 	f.A.MustMount("other", "user")
 	f.A.MustUnmount("other", "user")
 }
 
-// Two backups run at a time, and one of a volume. The others wait, and can be cancelled meanwhile.
+// Two backups to a repository run at a time, and one of a volume. The others wait, and can be cancelled meanwhile. They
+// do not wait for the backups to another repository.
 func TestBackupsWait(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)
 	for i := range 3 {
 		f.A.NewVolume(fmt.Sprintf("v%d@free", i))
 	}
-	free := f.A.Backups.Occupy()
+	defer f.A.Backups.Occupy("other")()
+	free := f.A.Backups.Occupy("offsite")
 	ops := []dataset.Operation{begin(f, "v0", ""), begin(f, "v0", ""), begin(f, "v1", "")}
 	agenttest.Await(t, func() bool { return f.A.Operations.IsRunning(ops[0].ID) && f.A.Operations.IsRunning(ops[1].ID) })
 	_, err := f.Service.CancelOperation(t.Context(), ops[1].ID.String())

@@ -1,5 +1,5 @@
 // Package backup makes backups of volumes in the recorded repositories. Package agent makes its components, and
-// registers Creator.Create for the operations of kinds backup and push. At a start it calls UnmountLeftovers and Clear.
+// registers Creator.Create for the operations of kinds backup and push. At a start it calls Clear, and then RunSweeps.
 // Package agent also embeds Catalog, which answers the requests of users to list, show, remove and prune backups. The
 // Importer of package operation calls Restorer through functions, to restore a backup, and to verify one. It then has
 // CheckRunner run the check program of a verification.
@@ -13,21 +13,21 @@
 // remote says about a version, begin in entry.go; to change when a push is refused, in checkPush.
 //
 // restic reads a private clone of the volume, so that the volume can be written, moved and deleted meanwhile. The clone
-// is mounted read-only in a folder of the dataset below the agent's root. The folder also has a note about the clone,
-// which is written before the clone is made. After a crash, Clear unmounts and destroys each clone that has such a
-// note.
+// is mounted read-only in a mount namespace of that run of restic. A note on disk is written before the clone is made,
+// and removed after the clone. Sweep removes the clones that a crash left, or that somebody holds.
 //
-// Creator has state on disk: the folders, and files with the IDs of unwanted backups. A lock for each dataset protects
-// its folder. In memory Creator has the backups that run, the operations whose expired backups could not be removed
-// yet, the expired backups that are known to be absent from their repository, the operations that it has begun, and the
-// newest backup of each dataset. A channel limits how many backups run. The other tables in memory have a mutex each. A
-// read-write lock lets backups run at the same time, but none while unwanted or expired backups are removed.
+// Creator has state on disk: the notes about clones, and files with the IDs of unwanted backups. A lock for each
+// dataset protects its notes. In memory Creator has the backups that run, the operations whose expired backups could
+// not be removed yet, the expired backups that are known to be absent from their repository, the operations that it has
+// begun, and the newest backup of each dataset. A channel for each repository limits how many backups run. The other
+// tables in memory have a mutex each. A read-write lock lets backups run at the same time, but none while unwanted or
+// expired backups are removed.
 //
 // Each start of restic takes about half a second of CPU time, so two tables save starts: memory, that of Creator, and
 // facts, which Catalog, Creator and Restorer share. TestStartsOfRestic counts the starts of a backup and of a restore.
 //
 // Unwanted backups are those that are not the result of their operation: their removal is in unwanted.go. Expired
 // backups are those that control does not retain: their removal is in expired.go. The order of the steps of a backup is
-// in creator.go, and the folders are in scratch.go. File checkrunner.go isolates a check program from the rest of the
+// in creator.go, and the clones are in scratch.go. File checkrunner.go isolates a check program from the rest of the
 // host.
 package backup

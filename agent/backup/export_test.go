@@ -1,13 +1,14 @@
 package backup
 
-// Occupy makes the next backups wait until free is called, as if maxBackups backups ran.
-func (c *Creator) Occupy() (free func()) {
+// Occupy makes the next backups to a repository wait until free is called, as if maxBackups backups ran.
+func (c *Creator) Occupy(repository string) (free func()) {
+	slots := c.slots.to(repository)
 	for range maxBackups {
-		c.slots <- struct{}{}
+		slots <- struct{}{}
 	}
 	return func() {
 		for range maxBackups {
-			<-c.slots
+			<-slots
 		}
 	}
 }

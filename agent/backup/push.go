@@ -3,8 +3,6 @@ package backup
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -188,19 +186,11 @@ func (c *Creator) enter(ctx context.Context, op dataset.Operation, repo *restic.
 	if err != nil {
 		return "", err
 	}
-	dir := c.folder(op.DatasetID)
-	defer func() {
-		if cerr := c.clear(ctx, op.DatasetID); cerr != nil {
-			c.logOf(ctx, op).WithError(cerr).Warn("cannot remove the file of a version's entry")
-		}
-	}()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
-	if err := writeFile(filepath.Join(dir, EntryName), text); err != nil {
-		return "", err
-	}
-	b, _, err := repo.Backup(ctx, restic.Request{Dir: dir, Names: []string{EntryName}, Tags: entryTags(v)})
+	var b restic.Backup
+	err = c.isolate(nil, EntryName, text, func(dir string) (err error) {
+		b, _, err = repo.Backup(ctx, restic.Request{Dir: dir, Names: []string{EntryName}, Tags: entryTags(v)})
+		return err
+	})
 	if err == nil {
 		steps.At("push.entered")
 	}

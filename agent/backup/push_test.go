@@ -299,7 +299,7 @@ func TestUnfinishedPushIsNotRestored(t *testing.T) {
 // noteUnwanted has a host note backups of an operation as unwanted, as if their removal had failed.
 func noteUnwanted(f *agenttest.Cluster, op dataset.Operation, ids ...string) {
 	f.Helper()
-	f.A.Backups.Occupy()() // waits for the end of its job, which removes what is noted
+	f.A.Backups.Occupy("offsite")() // waits for the end of its job, which removes what is noted
 	text, err := json.Marshal(map[string]any{"format": 1, "repository": "offsite", "operation": op.ID, "backups": ids})
 	if err == nil {
 		err = os.MkdirAll(filepath.Join(f.A.Root, "backups"), 0o700)
@@ -314,7 +314,7 @@ func noteUnwanted(f *agenttest.Cluster, op dataset.Operation, ids ...string) {
 
 // clearUnwanted has a host remove what is noted.
 func clearUnwanted(f *agenttest.Cluster) {
-	f.A.Backups.Occupy()() // waits for the end of the last job, which removes it, too
+	f.A.Backups.Occupy("offsite")() // waits for the end of the last job, which removes it, too
 	f.A.Backups.Clear(f.Context())
 }
 

@@ -3,7 +3,10 @@ package backup_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -146,5 +149,46 @@ func TestRestoredVolumeIsEqual(t *testing.T) {
 	}
 	if !slices.Equal(paths, lost) {
 		t.Errorf("differences %v, want only those of %q", found, lost)
+	}
+}
+
+// A backup can have a link and a file with the same name. Whatever restic does with them, it writes nothing outside the
+// volume.
+func TestRestoreFollowsNoLink(t *testing.T) {
+	r, _ := folderRepository(t)
+	at := scratch.Mount(t, "ext4", scratch.Ext4)
+	dir, target := filepath.Join(at, "dir"), filepath.Join(at, "target")
+	must(t, os.MkdirAll(filepath.Join(dir, backup.DataName), 0o700))
+	must(t, os.Mkdir(target, 0o755))
+	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
+	text, err := json.Marshal(backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0)})
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), text, 0o600))
+	b, _, err := r.Backup(t.Context(), restic.Request{
+		Dir: dir, Names: []string{backup.DataName, backup.RecordName}, Tags: tags.List(),
+	})
+	must(t, err)
+	real, err := exec.LookPath("restic")
+	must(t, err)
+	bin := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(bin, "restic"), fmt.Appendf(nil, `#!/bin/bash
+%s "$@" || exit
+for a; do case $a in --target=*)
+	ln -s %[2]s/outside "${a#*=}/data/name" && touch %[2]s/linked
+	echo text >"${a#*=}/data/name"
+esac; done
+exit 0
+`, real, bin), 0o700))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	root, err := os.Open(target)
+	must(t, err)
+	defer root.Close()
+	err = backup.NewRestorer(oneOperation{}, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
+	if !errors.Is(err, dataset.ErrCorrupt) { // it counts the files
+		t.Errorf("got %v", err)
+	}
+	names, err := filepath.Glob(filepath.Join(bin, "*"))
+	if want := []string{bin + "/linked", bin + "/restic"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("got %q, %v, want %q", names, err, want)
 	}
 }

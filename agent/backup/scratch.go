@@ -5,55 +5,110 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// noteName is the file with the note in the folder of a dataset.
-const noteName = "clone.json"
-
 // noteFormat is the format of note that this program writes, and the latest that it reads.
 const noteFormat = 1
 
-// note names the clone that a backup reads, so that it can be found after a crash.
+// note names a clone that a backup reads, so that it is removed after a crash, or once nobody holds it.
 type note struct {
-	Format int       `json:"format"`
-	Pool   uuid.UUID `json:"pool"`
-	Clone  uuid.UUID `json:"clone"`
+	Format  int       `json:"format"`
+	Pool    uuid.UUID `json:"pool"`
+	Clone   uuid.UUID `json:"clone"`
+	Dataset uuid.UUID `json:"dataset"` // that is backed up
+	Volume  string    `json:"volume"`
 }
 
-// folders is the folder with the folders of all datasets that are backed up.
+// maxHeld is how many clones of a dataset may stay because somebody holds them. With as many, no backup of the dataset
+// is made.
+const maxHeld = 3
+
+// sweepPause is the time between two attempts to remove the clones that somebody holds.
+const sweepPause = time.Minute
+
+// heldClones has the clones that could not be removed. Safe for concurrent use.
+type heldClones struct {
+	mu sync.Mutex
+	of map[uuid.UUID]heldClone
+}
+
+// heldClone is a clone that could not be removed.
+type heldClone struct {
+	note
+	used dataset.Size
+	why  error // names who holds it
+}
+
+// add adds a clone, or replaces what is known about it. It returns whether the clone was not known.
+func (h *heldClones) add(held heldClone) (isNew bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.of == nil {
+		h.of = map[uuid.UUID]heldClone{}
+	}
+	_, known := h.of[held.Clone]
+	h.of[held.Clone] = held
+	return !known
+}
+
+func (h *heldClones) remove(n note) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.of, n.Clone)
+}
+
+// Findings reports the clones that could not be removed.
+func (c *Creator) Findings(list *findings.List) {
+	c.held.mu.Lock()
+	defer c.held.mu.Unlock()
+	for _, h := range c.held.of {
+		list.Add(findings.Warning, "volume "+h.Volume, "end what uses the clone: it is removed within a minute",
+			"the clone that an ended backup has read takes up to %s, and cannot be removed: %v", h.used.Human(), h.why)
+	}
+}
+
+// isolate calls do with a folder that only restic sees: it has the file name with a text, and shows tree as DataName. No
+// other process can keep the mount of the clone alive by accident, and a crash leaves nothing behind. tree may be nil.
+func (c *Creator) isolate(tree *os.File, name string, text []byte, do func(dir string) error) error {
+	dir := c.deps.MountRoot() // restic must not keep the volumes mounted either
+	return mount.InNamespace(tree, filepath.Join(dir, DataName), func() error {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			return err
+		}
+		return do(dir)
+	})
+}
+
+// folders is the folder with the notes.
 func (c *Creator) folders() string { return filepath.Join(c.deps.Root, "backups") }
 
-// folder is the folder that restic reads for a dataset. Its name is the UUID of the dataset, so that the folder and its
-// clone can be found after a crash.
-func (c *Creator) folder(id uuid.UUID) string { return filepath.Join(c.folders(), id.String()) }
+// path is the path of a note.
+func (c *Creator) path(n note) string {
+	return filepath.Join(c.folders(), "clone-"+n.Clone.String()+".json")
+}
 
-// prepare makes the folder of a dataset with the note, before the clone is made. The caller has the dataset's lock in
-// busy.
-func (c *Creator) prepare(id uuid.UUID, n note) error {
+// writeNote writes a note before its clone is made. The caller has the dataset's lock in busy.
+func (c *Creator) writeNote(n note) error {
 	n.Format = noteFormat
 	text, err := json.Marshal(n)
-	if err != nil {
-		return err
+	if err == nil {
+		err = os.MkdirAll(c.folders(), 0o700)
 	}
-	dir := c.folder(id)
-	if err := os.MkdirAll(filepath.Join(dir, DataName), 0o700); err != nil {
-		return err
+	if err == nil {
+		err = writeFile(c.path(n), text)
 	}
-	// Only root may enter: the data can contain programs of root with the set-user-ID bit.
-	if err := os.Chmod(c.folders(), 0o700); err != nil {
-		return err
-	}
-	return writeFile(filepath.Join(dir, noteName), text)
+	return err
 }
 
 // writeFile writes a private file, and flushes it.
@@ -66,134 +121,92 @@ func writeFile(path string, text []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// UnmountLeftovers ends the runs of restic that outlived the agent, and unmounts the clones that a crash left mounted.
-// It is called before the pools are opened: a pool destroys a clone that was not recorded, and cannot while the clone
-// is mounted. It is called before the first operation, so this agent has started no restic yet.
-func (c *Creator) UnmountLeftovers() error {
-	var all error
-	for _, id := range c.leftovers() {
-		dir := c.folder(id)
-		all = errors.Join(all, endOutlived(dir), unmount(filepath.Join(dir, DataName)))
+// cloneNotes returns the notes. It leaves out damaged ones: the pools destroy clones that are not recorded, too.
+func (c *Creator) cloneNotes() (list []note, err error) {
+	files, err := filepath.Glob(filepath.Join(c.folders(), "clone-*.json"))
+	for _, path := range files {
+		var n note
+		text, rerr := os.ReadFile(path)
+		if rerr == nil && dataset.DecodeFormat(text, "the note "+path, noteFormat, &n) == nil && c.path(n) == path {
+			list = append(list, n)
+		}
 	}
-	return all
+	return list, err
 }
 
-// Clear removes what a crash left: the folders and the clones of the backups that do not run, and the unwanted backups.
-// What cannot be removed stays: the next backup of this host tries again, and so does the next call of Clear.
+// Sweep removes the clones of the backups that do not run. What somebody holds stays until a later call.
+func (c *Creator) Sweep(ctx context.Context) {
+	notes, err := c.cloneNotes()
+	if err != nil {
+		c.deps.Log.WithError(err).Warn("cannot read the notes about clones of backups")
+	}
+	for _, n := range notes {
+		ended, cancel := context.WithCancel(ctx)
+		cancel()
+		if unlock, err := c.busy.Lock(ended, n.Dataset, "clean-up"); err == nil { // otherwise its backup runs
+			_ = c.discard(ctx, n)
+			unlock()
+		}
+	}
+}
+
+// RunSweeps calls Sweep every sweepPause until ctx ends.
+func (c *Creator) RunSweeps(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.deps.Clock.After(sweepPause):
+		}
+		c.Sweep(ctx)
+	}
+}
+
+// Clear removes what a crash left: the clones of the backups that do not run, and the unwanted backups. What cannot be
+// removed stays: the next backup of this host tries again, and so does the next call of Clear.
 func (c *Creator) Clear(ctx context.Context) {
-	c.clearFolders(ctx)
+	c.Sweep(ctx)
 	c.removeUnwanted(ctx)
 }
 
-func (c *Creator) clearFolders(ctx context.Context) {
-	for _, id := range c.leftovers() {
-		unlock, ok := c.tryLock(ctx, id)
-		if !ok {
-			continue // it runs
-		}
-		if err := c.clear(ctx, id); err != nil && ctx.Err() == nil {
-			c.deps.Log.WithError(err).WithField("dataset", id).Warn("cannot remove what an interrupted backup left")
-		}
-		unlock()
-	}
-}
-
-// tryLock takes the lock of a dataset in busy if it is free.
-func (c *Creator) tryLock(ctx context.Context, id uuid.UUID) (unlock func(), ok bool) {
-	ended, cancel := context.WithCancel(ctx)
-	cancel()
-	unlock, err := c.busy.Lock(ended, id, "clean-up")
-	return unlock, err == nil
-}
-
-// leftovers returns the datasets that have a folder.
-func (c *Creator) leftovers() (ids []uuid.UUID) {
-	entries, err := os.ReadDir(c.folders())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		c.deps.Log.WithError(err).Warn("cannot read the folder of the backups")
-	}
-	for _, e := range entries {
-		if id, err := uuid.Parse(e.Name()); err == nil && e.IsDir() && e.Name() == id.String() {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
-// clear unmounts and destroys the clone of a dataset, and removes the folder. Idempotent. The caller has the dataset's
-// lock in busy. If the clone cannot be destroyed, clear fails, and the folder keeps the note. clear does not end with
-// ctx: a clone must not stay because its backup was cancelled.
-func (c *Creator) clear(ctx context.Context, id uuid.UUID) error {
-	ctx = context.WithoutCancel(ctx)
-	dir := c.folder(id)
-	if err := unmount(filepath.Join(dir, DataName)); err != nil {
+// discardClones removes the clones of a dataset. It fails with dataset.ErrInUse if maxHeld of them are held. The caller
+// has the dataset's lock in busy.
+func (c *Creator) discardClones(ctx context.Context, id uuid.UUID) error {
+	notes, err := c.cloneNotes()
+	if err != nil {
 		return err
 	}
-	if err := c.discard(ctx, filepath.Join(dir, noteName)); err != nil {
-		return err
+	var held []error
+	for _, n := range notes {
+		if n.Dataset == id {
+			if err := c.discard(ctx, n); err != nil {
+				held = append(held, err)
+			}
+		}
 	}
-	for _, path := range []string{
-		filepath.Join(dir, DataName), filepath.Join(dir, RecordName), filepath.Join(dir, EntryName),
-		filepath.Join(dir, noteName), dir,
-	} {
-		// Nothing is removed recursively: the data of a clone that is still mounted must be safe.
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if len(held) < maxHeld {
+		return nil
+	}
+	return fmt.Errorf("the clones of %d earlier backups cannot be removed: %w", len(held), held[0])
+}
+
+// discard destroys the clone that a note names, and removes the note. Idempotent. The caller has the dataset's lock in
+// busy.
+func (c *Creator) discard(ctx context.Context, n note) error {
+	_, recorded := c.deps.Cache.Dataset(n.Clone) // a clone of a backup is never recorded
+	if !recorded && c.deps.HasPool(n.Pool) {     // otherwise the pool was removed, with its data
+		pool, err := c.deps.Pools.Online(ctx, n.Pool)
+		if err != nil {
+			return err
+		}
+		if err := storage.Discard(ctx, c.deps.Host, pool, n.Clone); err != nil {
+			used, _ := pool.Used(ctx, n.Clone) // 0 if it is not known
+			if c.held.add(heldClone{n, used, err}) {
+				c.deps.Log.WithError(err).WithField("volume", n.Volume).Warn("cannot remove the clone of a backup yet")
+			}
 			return err
 		}
 	}
-	return nil
-}
-
-// discard destroys the clone that a note names. A damaged note names none: the pools destroy clones that are not
-// recorded, too.
-func (c *Creator) discard(ctx context.Context, path string) error {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	var n note
-	if json.Unmarshal(text, &n) != nil {
-		return nil
-	}
-	if err := dataset.CheckFormat("the note "+path, n.Format, noteFormat); err != nil {
-		return err
-	}
-	if _, recorded := c.deps.Cache.Dataset(n.Clone); recorded || n.Clone == uuid.Nil {
-		return nil // a clone of a backup is never recorded
-	}
-	if !c.deps.HasPool(n.Pool) {
-		return nil // it was removed, with its data
-	}
-	pool, err := c.deps.Pools.Online(ctx, n.Pool)
-	if err != nil {
-		return err
-	}
-	return storage.Discard(ctx, c.deps.Host, pool, n.Clone)
-}
-
-// unmountTries is how often unmount tries to unmount a clone that is in use. Each try takes a tenth of a second. A
-// process that is killed can use the clone for some time after the signal.
-const unmountTries = 50
-
-// unmount unmounts a clone, if it is mounted.
-func unmount(path string) error {
-	mounted, err := host.IsMountPoint(path)
-	if err != nil || !mounted {
-		return err
-	}
-	for range unmountTries {
-		if err = mount.Unmount(path); !errors.Is(err, mount.ErrBusy) {
-			break
-		}
-	}
-	switch {
-	case errors.Is(err, mount.ErrBusy):
-		return fmt.Errorf("the data of a backup: %w (end the processes that use %s)", err, path)
-	case err != nil:
-		return fmt.Errorf("the data of a backup: %w", err)
-	}
-	return nil
+	c.held.remove(n)
+	return os.Remove(c.path(n))
 }

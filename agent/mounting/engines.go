@@ -13,7 +13,7 @@
 // handover and replication also call Unmounter, and operation and replication remove uses in UseTable. Packages
 // operation and move freeze a dataset for a snapshot with Quiescer, and read datasets that are not mounted with
 // OpenRoot. Package operation reserves datasets with Reservations. Package replication mounts superseded heads with
-// Mounter, and package backup mounts clones with MountPrivate. Package volume finds mounted volumes in Mounter and
+// Mounter, and package backup mounts clones with OpenTree. Package volume finds mounted volumes in Mounter and
 // SharedMountTable, and shows their uses. Packages operation, doctor and volume, and package agent for the API, show
 // who uses a dataset with Holders.Examine. Packages operation, replication, backup, doctor and volume get most of these
 // methods from package agent as functions. Package controlsync applies control's records to SharedMounter, calls

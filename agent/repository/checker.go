@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -48,6 +49,8 @@ type Deps struct {
 	Clock clock.Clock
 	// Used returns the names of the repositories that scheduled backups of this host use. Only RunProbes needs it.
 	Used func() []string
+	// StallLimit is how long restic may make no progress: see restic.Options.
+	StallLimit time.Duration
 	// Log gets a warning if a backup reads without its limit. If nil, there is no warning.
 	Log logrus.FieldLogger
 }
@@ -228,7 +231,7 @@ func (c *Checker) newRepository(ctx context.Context, record dataset.Repository, 
 	return c.restic.Open(ctx, c.deps.Programs, restic.Options{
 		URL: record.URL, Password: record.Password, CredentialsFile: record.CredentialsFile, CacheDir: c.deps.CacheDir,
 		MaxUpload: int64(record.MaxUpload), MaxRead: int64(record.ReadLimit()), Unlimited: c.warnUnlimited,
-		Ended: ended,
+		Ended: ended, StallLimit: c.deps.StallLimit,
 	})
 }
 

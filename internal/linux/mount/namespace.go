@@ -11,20 +11,21 @@ import (
 	"github.com/droverhq/drover/internal/linux/thread"
 )
 
-// InNamespace shows a mount to the programs that do starts, and to no other process. tree is from Tree or BindTree. It
-// can be shown once.
+// InNamespace shows a mount on the path target to the programs that do starts, and to no other process. tree is from
+// Tree or BindTree, and can be shown once. If it is nil, nothing is mounted on target.
 //
-// InNamespace calls do with the path of the mount, on a thread with a new mount namespace. hide is an absolute path.
-// There, the directory hide is empty except for the mount, and nothing below hide is mounted. Otherwise the namespace
-// would keep the mounts below hide alive, and the programs would count as their users. All other mounts are as on the
-// host. A mount that ends on the host ends in the namespace too, if the host shares its mounts, as systemd arranges. do
-// must start the programs from the goroutine that calls it, and must wait until they have ended.
-func InNamespace(tree *os.File, hide string, do func(path string) error) (err error) {
-	thread.Run(func() { err = inNamespace(tree, hide, do) })
+// InNamespace calls do on a thread with a new mount namespace. There, the folder of target is empty except for the mount
+// and what do writes into it, and nothing else below that folder is mounted. Otherwise the namespace would keep the
+// mounts there alive, and the programs would count as their users. All other mounts are as on the host. A mount that
+// ends on the host ends in the namespace too, if the host shares its mounts, as systemd arranges. do must start the
+// programs from the goroutine that calls it, and must wait until they have ended.
+func InNamespace(tree *os.File, target string, do func() error) (err error) {
+	thread.Run(func() { err = inNamespace(tree, target, do) })
 	return err
 }
 
-func inNamespace(tree *os.File, hide string, do func(path string) error) error {
+func inNamespace(tree *os.File, target string, do func() error) error {
+	hide := filepath.Dir(target)
 	fail := func(step string, err error) error {
 		return fmt.Errorf("show a mount in a new namespace: %s: %w", step, err)
 	}
@@ -50,15 +51,18 @@ func inNamespace(tree *os.File, hide string, do func(path string) error) error {
 	if err := unix.Mount("tmpfs", hide, "tmpfs", flags, "size=64k,mode=0755"); err != nil {
 		return fail("hide "+hide, err)
 	}
-	target := filepath.Join(hide, "volume")
+	if tree == nil {
+		return do()
+	}
 	if err := os.Mkdir(target, 0o755); err != nil {
 		return fail("make its directory", err)
 	}
 	if err := move(int(tree.Fd()), target); err != nil {
 		return fail("move_mount", err)
 	}
-	err = do(target)
-	// The namespace ends with this thread, a moment after InNamespace has returned. The mount must end before.
+	err = do()
+	// The namespace ends with this thread, a moment after InNamespace has returned, or later if a process has entered it.
+	// The mount must end before.
 	if uerr := unix.Unmount(target, unix.MNT_DETACH); uerr != nil {
 		err = errors.Join(err, fail("unmount", uerr))
 	}
