@@ -1,6 +1,7 @@
 // Package storage checks the storage of a pool before a dataset is made or a snapshot is taken, and removes datasets
 // and snapshots that were made and not recorded. It works with the pools of every backend. Packages operation, move,
-// handover and backup call it. Package doctor reports what CheckTight refuses, and what Discard still removes. It has
+// handover and backup call it. Package doctor reports what CheckTight refuses, and what Discard still removes. Packages
+// controlsync, doctor and mounting add the remedy for damaged data to what they report. It has
 // no state: a removal that continues is a job of the host. A check or a clean-up that operations and moves both need
 // belongs here. A check that only one kind of storage needs belongs in its backend.
 package storage

@@ -162,10 +162,10 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	return out, nil
 }
 
-// Release implements backends.Releaser.
+// Release implements backends.Releaser. If the image was deleted, there is nothing to release.
 func (p *Pool) Release(ctx context.Context, id uuid.UUID) error {
 	err := p.catalog.withDataset(id, func(dir folder.Dir) error { return p.attacher.Release(ctx, dir, false) })
-	if err != nil {
+	if err != nil && !errors.Is(err, errNoHead) {
 		return fmt.Errorf("dataset %s: %w", id, err)
 	}
 	return nil

@@ -261,7 +261,7 @@ func (r *Deleter) moveToTrash(t *record.Tx, d *dataset.Dataset, detail string) e
 		return err
 	}
 	t.Event(api.EventVolumeDelete, *d, detail)
-	t.NotifyCopies(*d)
+	record.NotifyCopies(t, *d)
 	return t.PutDataset(*d)
 }
 
@@ -287,7 +287,7 @@ func (r *Deleter) Retire(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 	if err := r.Uptime.PutInTrash(t, d.ID, *d.Trash); err != nil {
 		return err
 	}
-	t.NotifyCopies(*d)
+	record.NotifyCopies(t, *d)
 	return t.PutDataset(*d)
 }
 

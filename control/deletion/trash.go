@@ -49,7 +49,7 @@ func SettleUndelete(t *record.Tx, op dataset.Operation) error {
 		return err
 	}
 	t.Event(api.EventVolumeUndelete, d, "")
-	t.NotifyCopies(d)
+	record.NotifyCopies(t, d)
 	return t.PutDataset(d)
 }
 

@@ -296,7 +296,7 @@ func SettleNames(t *record.Tx, op dataset.Operation) error {
 			return err
 		}
 	}
-	t.NotifyCopies(d)
+	record.NotifyCopies(t, d)
 	for _, g := range d.SharedMounts {
 		t.NotifyDataset(d.ID, g.Node)
 	}

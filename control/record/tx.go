@@ -257,7 +257,7 @@ func (t *Tx) NotifyDataset(ds, node uuid.UUID) {
 }
 
 // NotifyCopies notifies the nodes with a copy of a dataset that its names or its state changed. Their engines list it.
-func (t *Tx) NotifyCopies(d dataset.Dataset) {
+func NotifyCopies(t *Tx, d dataset.Dataset) {
 	for _, node := range d.Copies {
 		t.NotifyDataset(d.ID, node)
 	}

@@ -54,9 +54,8 @@ changes all three.`,
 	}
 	password, n := "", api.NewRepository{}
 	cmd.Flags().StringVar(&password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
-	cmd.Flags().StringVar(&n.CredentialsFile, "credentials-file", "", "`FILE` with S3 keys or USER:PASSWORD, on each node")
-	cmd.Flags().BoolVar(&n.Insecure, "insecure", false, "allow a URL without TLS (s3:http://…), in a private network")
 	settingFlags(cmd)
+	accessFlags(cmd, &n)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("password", cobra.FixedCompletions(
 		[]string{"file:", "exec:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)))
 	o := cli.OutputFlags(cmd, false)
@@ -68,7 +67,7 @@ changes all three.`,
 			return err
 		}
 		n.Name, n.URL = args[0], args[1]
-		if err := parseSettings(cmd, &n); err != nil {
+		if err = parseSettings(cmd, &n); err != nil {
 			return err
 		}
 		checked, err := n.Repository().Checked()
@@ -125,4 +124,11 @@ func add(ctx context.Context, c cli.Remote, n api.NewRepository) (added, error) 
 	}
 	recorded, err := c.AddRepository(ctx, n)
 	return added{recorded, state, isKnown}, err
+}
+
+// accessFlags adds the flags that say how nodes reach a new repository.
+func accessFlags(cmd *cobra.Command, n *api.NewRepository) {
+	f := cmd.Flags()
+	f.StringVar(&n.CredentialsFile, "credentials-file", "", "`FILE` with S3 keys or USER:PASSWORD, on each node")
+	f.BoolVar(&n.Insecure, "insecure", false, "allow a URL without TLS (s3:http://…), in a private network")
 }
