@@ -89,7 +89,7 @@ const (
 	OpRekey          OpKind = "rekey"      // wraps the data key with another key of the operator
 	OpRewrite        OpKind = "rewrite"    // rewrites the head in fewer extents
 	OpBackup         OpKind = "backup"     // copies the head or a snapshot to a repository; changes no record
-	OpPush           OpKind = "push"       // a backup that also gets an entry in the history of a name in a remote
+	OpPush           OpKind = "push"       // a backup that also gets an entry in the history of a name in a repository
 	OpVerify         OpKind = "verify"     // restores a backup into a dataset that is removed again; changes no record
 	OpConvert        OpKind = "convert"    // copies a volume into a new dataset with another profile
 	OpUpdate         OpKind = "update"     // changes profile, protection or labels: see Action, and planning.NeedsHome

@@ -18,7 +18,7 @@ type Repository struct {
 	URL      string         `json:"url"`      // where it is: an absolute path, or a URL of sftp, s3 or rest
 	Password PasswordSource `json:"password"` // where each node reads the password of the repository
 	// absolute path of the file with the credentials on each node: S3 keys in the format of the AWS command line, or a
-	// line USER:SECRET for a URL of rest; absent: none
+	// line USER:PASSWORD for a URL of rest; absent: none
 	CredentialsFile string `json:"credentials_file,omitempty"`
 	// The largest number of bytes a second that each node sends to the repository for one backup; absent: no limit.
 	MaxUpload Size `json:"max_upload,omitempty"`
@@ -33,13 +33,11 @@ type Repository struct {
 }
 
 // StoresRecords reports whether control stores an export of its records in the repository. Without a setting, a single
-// host does, unless the repository belongs to another cluster: a server of the REST protocol with credentials. A
-// cluster does not, for two reasons. Its control hosts may lack restic or the password. All of its nodes could read the
-// records in the repository.
+// host does. A cluster does not, for two reasons. Its control hosts may lack restic or the password. All of its nodes
+// could read the records in the repository.
 func (r Repository) StoresRecords(cluster bool) bool {
 	if r.StoreRecords == nil {
-		isRemote := strings.HasPrefix(r.URL, repositoryREST) && r.CredentialsFile != ""
-		return !cluster && !isRemote
+		return !cluster
 	}
 	return *r.StoreRecords
 }

@@ -7,20 +7,20 @@ import (
 	"github.com/google/uuid"
 )
 
-// VersionRef names the version of a volume that was pushed to a remote, or pulled from it.
+// VersionRef names the version of a volume that was pushed to a repository, or pulled from it.
 type VersionRef struct {
-	Remote  string    `json:"remote"`  // name of the remote
-	Name    string    `json:"name"`    // name of the volume in the remote
-	Version uuid.UUID `json:"version"` // UUID of the version
+	Repository string    `json:"repository"` // name of the repository
+	Name       string    `json:"name"`       // name of the volume in the repository
+	Version    uuid.UUID `json:"version"`    // UUID of the version
 }
 
-// maxRefs is how many remotes Dataset.BasedOn can have. The oldest are dropped.
+// maxRefs is how many repositories Dataset.BasedOn can have. The oldest are dropped.
 const maxRefs = 8
 
-// WithRef returns the list with a version as the one of its remote, which replaces an earlier one. The latest is the
-// first. The argument is not changed.
+// WithRef returns the list with a version as the one of its repository, which replaces an earlier one. The latest is
+// the first. The argument is not changed.
 func WithRef(refs []VersionRef, ref VersionRef) []VersionRef {
-	rest := slices.DeleteFunc(slices.Clone(refs), func(r VersionRef) bool { return r.Remote == ref.Remote })
+	rest := slices.DeleteFunc(slices.Clone(refs), func(r VersionRef) bool { return r.Repository == ref.Repository })
 	all := append([]VersionRef{ref}, rest...)
 	return all[:min(len(all), maxRefs)]
 }
@@ -31,14 +31,14 @@ func CheckRefs(refs []VersionRef) error {
 		return Errorf(ErrInvalid, "a dataset is based on %d versions (%d at most)", len(refs), maxRefs)
 	}
 	for _, r := range refs {
-		if err := CheckRepositoryName(r.Remote); err != nil {
+		if err := CheckRepositoryName(r.Repository); err != nil {
 			return err
 		}
 		if err := CheckName(r.Name); err != nil {
 			return err
 		}
 		if r.Version == uuid.Nil {
-			return Errorf(ErrInvalid, "a dataset is based on a version of %s/%s without a UUID", r.Remote, r.Name)
+			return Errorf(ErrInvalid, "a dataset is based on a version of %s/%s without a UUID", r.Repository, r.Name)
 		}
 	}
 	return nil
@@ -46,17 +46,17 @@ func CheckRefs(refs []VersionRef) error {
 
 // Push says where a push operation puts a volume.
 type Push struct {
-	Name string `json:"name"` // name of the volume in the remote
+	Name string `json:"name"` // name of the volume in the repository
 	By   string `json:"by"`   // who requested the push
 }
 
-// PushedVersion is a version of a volume that was pushed, as its remote describes it. The remote may be wrong.
+// PushedVersion is a version of a volume that was pushed, as its repository describes it. The repository may be wrong.
 type PushedVersion struct {
-	ID     uuid.UUID `json:"id"`              // UUID of the version; that of the operation that pushed it
-	Remote string    `json:"remote"`          // name of the remote
-	Name   string    `json:"name"`            // name of the volume in the remote
-	Parent uuid.UUID `json:"parent,omitzero"` // UUID of the version that it continues; absent: it is the first
-	Backup string    `json:"backup"`          // ID of the backup with the data
+	ID         uuid.UUID `json:"id"`              // UUID of the version; that of the operation that pushed it
+	Repository string    `json:"repository"`      // name of the repository
+	Name       string    `json:"name"`            // name of the volume in the repository
+	Parent     uuid.UUID `json:"parent,omitzero"` // UUID of the version that it continues; absent: it is the first
+	Backup     string    `json:"backup"`          // ID of the backup with the data
 	// moment whose content the version has; absent: the backup was removed
 	Taken   time.Time `json:"taken,omitzero"`
 	Pushed  time.Time `json:"pushed"`            // when it was pushed, by the clock of the node that pushed it
@@ -80,7 +80,7 @@ func (v PushedVersion) Describe() string {
 	return text
 }
 
-// History has all versions of a remote, of all names. Its methods read it only.
+// History has all versions in a repository, of all names. Its methods read it only.
 type History []PushedVersion
 
 // OfName returns the versions of a name, in their order.
@@ -139,7 +139,7 @@ func (h History) Ancestors(ids ...uuid.UUID) map[uuid.UUID]bool {
 }
 
 // Bases returns the versions on which a dataset is based: those that were pushed from it, and those in refs that the
-// remote has. The latest is the last.
+// repository has. The latest is the last.
 func (h History) Bases(id uuid.UUID, refs []VersionRef) (bases []PushedVersion) {
 	for _, v := range h {
 		named := slices.ContainsFunc(refs, func(r VersionRef) bool { return r.Version == v.ID })

@@ -55,7 +55,7 @@ func TestNewestVersions(t *testing.T) {
 		"db:a<- db:b!<a db:c<b":       "c",
 		"db:a!<-":                     "",
 		"db:b<a":                      "b", // the entry of its parent is missing
-		"db:a<b db:b<a":               "",  // a remote that lies must not make a walk endless
+		"db:a<b db:b<a":               "",  // a repository that lies must not make a walk endless
 		"db:a<a":                      "a",
 		"db:x<a db:a<b db:b<c db:c<a": "x",
 		"db:a<- db:b<a db:c<b db:d<-": "c d",
@@ -74,7 +74,7 @@ func TestAncestorsAndBases(t *testing.T) {
 			t.Errorf("%s: got %v", letter, !want)
 		}
 	}
-	refs := []VersionRef{{Remote: "other", Name: "db", Version: versionID("d")}, {Version: versionID("none")}}
+	refs := []VersionRef{{Repository: "other", Name: "db", Version: versionID("d")}, {Version: versionID("none")}}
 	if got := letters(h.Bases(versionID("dataset a"), refs)); got != "a d" {
 		t.Errorf("the bases are %q", got)
 	}
@@ -95,15 +95,15 @@ func TestAncestorsAndBases(t *testing.T) {
 	}
 }
 
-// Each remote has one version, the latest first, and only so many remotes are kept.
+// Each repository has one version, the latest first, and only so many repositories are kept.
 func TestRefs(t *testing.T) {
 	var refs []VersionRef
 	for i := range 12 {
-		refs = WithRef(refs, VersionRef{Remote: fmt.Sprintf("r%d", i), Name: "db", Version: versionID("a")})
+		refs = WithRef(refs, VersionRef{Repository: fmt.Sprintf("r%d", i), Name: "db", Version: versionID("a")})
 	}
 	before := slices.Clone(refs)
-	refs = WithRef(refs, VersionRef{Remote: "r9", Name: "web", Version: versionID("b")})
-	if len(refs) != maxRefs || refs[0].Name != "web" || refs[1].Remote != "r11" || !slices.Equal(before[:1], []VersionRef{{"r11", "db", versionID("a")}}) {
+	refs = WithRef(refs, VersionRef{Repository: "r9", Name: "web", Version: versionID("b")})
+	if len(refs) != maxRefs || refs[0].Name != "web" || refs[1].Repository != "r11" || !slices.Equal(before[:1], []VersionRef{{"r11", "db", versionID("a")}}) {
 		t.Errorf("got %+v", refs)
 	}
 	if err := CheckRefs(refs); err != nil {
@@ -111,9 +111,9 @@ func TestRefs(t *testing.T) {
 	}
 	for _, bad := range [][]VersionRef{
 		append(slices.Clone(refs), refs[0]),
-		{{Remote: "../x", Name: "db", Version: versionID("a")}},
-		{{Remote: "r", Name: "a/b", Version: versionID("a")}},
-		{{Remote: "r", Name: "db"}},
+		{{Repository: "../x", Name: "db", Version: versionID("a")}},
+		{{Repository: "r", Name: "a/b", Version: versionID("a")}},
+		{{Repository: "r", Name: "db"}},
 	} {
 		if err := CheckRefs(bad); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%+v: %v", bad, err)

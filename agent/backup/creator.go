@@ -86,6 +86,8 @@ type Creator struct {
 	postponed postponedRemovals
 	// absent has expired backups that are not in their repository any more, so that they are not looked for again.
 	absent absentBackups
+	// appendOnly has the repositories that refused to remove backups.
+	appendOnly appendOnly
 	// known saves runs of restic that only find the parent of a backup, or earlier backups of its operation.
 	known memory
 	// facts gets the new backups, so that the Restorer need not read or measure them.
@@ -197,6 +199,7 @@ func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operatio
 	a.unwanted = append(a.unwanted, a.stored()...)
 	if incomplete := (*restic.IncompleteError)(nil); errors.As(err, &incomplete) {
 		a.unwanted = append(a.unwanted, incomplete.ID)
+		c.refusedRemoval(a.url, record.Name, incomplete.Removal)
 	}
 	return a, err
 }

@@ -10,7 +10,7 @@
 //
 // A push is a backup, too. It also writes an entry, a second snapshot of restic without data, which makes the backup a
 // version in the history of a name: see push.go for the order of the steps, and entry.go for the tags. To change what a
-// remote says about a version, begin in entry.go; to change when a push is refused, in checkPush.
+// repository says about a version, begin in entry.go; to change when a push is refused, in checkPush.
 //
 // restic reads a private clone of the volume, so that the volume can be written, moved and deleted meanwhile. The clone
 // is mounted read-only in a mount namespace of that run of restic. A note on disk is written before the clone is made,

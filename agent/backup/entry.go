@@ -102,7 +102,7 @@ func readable(escaped string) string {
 
 // readHistory returns the versions in a list of all snapshots of a repository, in the order in which they were pushed.
 // If entries cannot be read, it returns the other versions and the first error.
-func readHistory(remote string, list []restic.Backup) (h dataset.History, err error) {
+func readHistory(repository string, list []restic.Backup) (h dataset.History, err error) {
 	backups := map[string]restic.Backup{}
 	for _, b := range list {
 		if _, ok := ParseTags(b.Tags); ok {
@@ -116,7 +116,7 @@ func readHistory(remote string, list []restic.Backup) (h dataset.History, err er
 			continue
 		}
 		data, there := backups[v.Backup]
-		v.Remote, v.Taken, v.Removed = remote, data.Time, !there
+		v.Repository, v.Taken, v.Removed = repository, data.Time, !there
 		twice := slices.IndexFunc(h, func(o dataset.PushedVersion) bool { return o.ID == v.ID })
 		switch {
 		case !ok:
@@ -137,9 +137,9 @@ func readHistory(remote string, list []restic.Backup) (h dataset.History, err er
 	return h, err
 }
 
-// Versions returns the versions in a remote, in the order in which they were pushed: those of one name or, if name is
-// empty, all. Versions that cannot be read are left out, and Problem of the list says so. If none can be read, Versions
-// fails.
+// Versions returns the versions in a repository, in the order in which they were pushed: those of one name or, if name
+// is empty, all. Versions that cannot be read are left out, and Problem of the list says so. If none can be read,
+// Versions fails.
 func (c *Catalog) Versions(ctx context.Context, repository, name string) (out api.VersionList, err error) {
 	r, err := c.repositories.OpenNamed(ctx, repository)
 	if err != nil {
@@ -152,22 +152,22 @@ func (c *Catalog) Versions(ctx context.Context, repository, name string) (out ap
 	}
 	list, err := r.Backups(ctx)
 	if err != nil && len(list) == 0 {
-		return out, ofRemote(repository, err)
+		return out, inRepository(repository, err)
 	}
 	h, herr := readHistory(repository, list)
-	out = api.VersionList{Items: h, Problem: dataset.ProblemOf(ofRemote(repository, cmp.Or(err, herr)))}
+	out = api.VersionList{Items: h, Problem: dataset.ProblemOf(inRepository(repository, cmp.Or(err, herr)))}
 	if name != "" {
 		out.Items = h.OfName(name)
 	}
 	return out, nil
 }
 
-// ofRemote adds the name of a remote to an error about its versions.
-func ofRemote(remote string, err error) error {
+// inRepository adds the name of a repository to an error about its versions.
+func inRepository(repository string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	return dataset.Errorf(dataset.KindOf(err), "versions in %s: %w", remote, err)
+	return dataset.Errorf(dataset.KindOf(err), "versions in %s: %w", repository, err)
 }
 
 // entryText returns the content of the file EntryName.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -76,6 +77,9 @@ func (c *Creator) removeDue(ctx context.Context, repository string, due ...dueRe
 	defer cancel()
 	repo, err := c.openRecorded(ctx, repository)
 	failed := map[string]error{} // by ID of the backup
+	if repo != nil && c.appendOnly.has(repo.URL()) {
+		return
+	}
 	if err == nil && repo != nil {
 		var list []restic.Backup
 		list, err = c.listDue(ctx, repo, due)
@@ -88,6 +92,9 @@ func (c *Creator) removeDue(ctx context.Context, repository string, due ...dueRe
 		if err == nil {
 			c.removeAll(ctx, repo, c.chooseDue(list, due), failed)
 		}
+	}
+	if repo != nil && c.refusedRemoval(repo.URL(), repository, errors.Join(slices.Collect(maps.Values(failed))...)) {
+		return
 	}
 	for _, d := range due {
 		all := []error{err}
@@ -154,7 +161,8 @@ func (c *Creator) removeAll(ctx context.Context, repo *restic.Repository, ids []
 		switch {
 		case err == nil:
 			c.absent.add(chunk...)
-		case len(chunk) == 1 || errors.Is(err, dataset.ErrInUse) || ctx.Err() != nil: // this applies to all of them
+		case len(chunk) == 1, ctx.Err() != nil, errors.Is(err, dataset.ErrInUse), errors.Is(err, restic.ErrAppendOnly):
+			// This applies to all of them.
 			for _, id := range chunk {
 				failed[id] = fmt.Errorf("backup %s: %w", short(id), err)
 			}

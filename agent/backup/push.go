@@ -16,7 +16,7 @@ import (
 
 // A push is a backup that also gets an entry in the history of a name: see parseEntry. The order of its steps:
 //
-//  1. checkPush compares the volume with the history of the remote. Nothing is stored if both sides have changed.
+//  1. checkPush compares the volume with the history of the repository. Nothing is stored if both sides have changed.
 //  2. The backup is made. Without an entry it is no version, so nobody pulls it.
 //  3. enter writes the entry.
 //  4. confirm reads the history again. If another push has added a version to the name meanwhile, this push withdraws
@@ -94,19 +94,19 @@ func madeBefore(h dataset.History, list []restic.Backup, op dataset.Operation) (
 	return list[i], true
 }
 
-// checkPush fails with dataset.ErrConflict if the volume does not continue what the remote has under the name of a
+// checkPush fails with dataset.ErrConflict if the volume does not continue what the repository has under the name of a
 // push. It returns the version that the new one continues; uuid.Nil if it is the first. refs are the versions on which
 // the record of the volume is based.
 //
-// The remote can be wrong, for example because it was restored from an older backup. So checkPush also fails if the
-// remote has other versions of the name, but lacks the one that the record names.
+// The repository can be wrong, for example because it was restored from an older backup. So checkPush also fails if the
+// repository has other versions of the name, but lacks the one that the record names.
 func checkPush(h dataset.History, op dataset.Operation, refs []dataset.VersionRef) (parent uuid.UUID, err error) {
 	name, there := op.Push.Name, h.OfName(op.Push.Name)
 	for _, r := range refs {
 		_, known := h.Find(r.Version)
-		if r.Remote == op.Repository && r.Name == name && !known && len(there) > 0 {
-			return parent, dataset.Errorf(dataset.ErrConflict, "the remote has versions of %s, but lacks version %s, "+
-				"which the volume continues: was the remote restored from an older backup? (%s)", name,
+		if r.Repository == op.Repository && r.Name == name && !known && len(there) > 0 {
+			return parent, dataset.Errorf(dataset.ErrConflict, "the repository has versions of %s, but lacks version %s, "+
+				"which the volume continues: was the repository restored from an older backup? (%s)", name,
 				shortVersion(r.Version), pushBeside(op))
 		}
 	}
@@ -159,10 +159,10 @@ func bothChanged(there, bases []dataset.PushedVersion, known map[uuid.UUID]bool,
 	if v, ok := dataset.LatestBase(bases, op.Push.Name); ok {
 		ours = "version " + v.Describe()
 	}
-	remote := op.Repository + "/" + op.Push.Name
-	return dataset.Errorf(dataset.ErrConflict, "both sides have changed: the remote has versions that the volume "+
+	place := op.Repository + "/" + op.Push.Name
+	return dataset.Errorf(dataset.ErrConflict, "both sides have changed: the repository has versions that the volume "+
 		"lacks: %s. The volume continues %s (%s, or pull theirs as another volume: drover pull %s --as NEW)", list,
-		ours, pushBeside(op), remote)
+		ours, pushBeside(op), place)
 }
 
 // pushBeside says how to push a volume to another name.
@@ -176,7 +176,7 @@ func shortVersion(id uuid.UUID) string { return id.String()[:8] }
 func (c *Creator) enter(ctx context.Context, op dataset.Operation, repo *restic.Repository, made restic.Backup,
 	parent uuid.UUID) (id string, err error) {
 	v := dataset.PushedVersion{
-		ID: op.ID, Remote: op.Repository, Name: op.Push.Name, Parent: parent, Backup: made.ID, Taken: made.Time,
+		ID: op.ID, Repository: op.Repository, Name: op.Push.Name, Parent: parent, Backup: made.ID, Taken: made.Time,
 		Pushed: c.deps.Clock.Now(), Volume: op.Volume, Dataset: op.DatasetID, Node: c.deps.NodeName, By: op.Push.By,
 	}
 	if tags, ok := ParseTags(made.Tags); ok {
@@ -215,12 +215,12 @@ func (c *Creator) confirm(ctx context.Context, op dataset.Operation, repo *resti
 	for _, v := range newest {
 		if !h.Ancestors(v.ID)[op.ID] { // these include v.ID
 			return dataset.Errorf(dataset.ErrConflict, "another push to this name ended at the same time, and this "+
-				"one is withdrawn: version %s (see drover remote ls %s/%s, and try again)", v.Describe(), op.Repository,
-				v.Name)
+				"one is withdrawn: version %s (see drover repository versions %s/%s, and try again)", v.Describe(),
+				op.Repository, v.Name)
 		}
 	}
 	if _, there := h.Find(op.ID); !there || len(newest) == 0 {
-		return dataset.Errorf(dataset.ErrCorrupt, "the remote does not list the version that was just written")
+		return dataset.Errorf(dataset.ErrCorrupt, "the repository does not list the version that was just written")
 	}
 	return nil
 }

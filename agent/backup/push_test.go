@@ -116,7 +116,7 @@ func TestPushAndPull(t *testing.T) {
 	if second.BytesAdded > 128<<10 {
 		t.Errorf("the second push added %d bytes", second.BytesAdded)
 	}
-	wantRef := dataset.VersionRef{Remote: "offsite", Name: "prod", Version: second.ID}
+	wantRef := dataset.VersionRef{Repository: "offsite", Name: "prod", Version: second.ID}
 	if got := f.Recorded("db").BasedOn; len(got) != 1 || got[0] != wantRef {
 		t.Errorf("the record is based on %+v", got)
 	}
@@ -189,7 +189,7 @@ func TestPushesAtOnce(t *testing.T) {
 	list, err := r.Backups(t.Context())
 	must(t, err)
 	if h := versions(f, "db"); done > 1 || len(h.Newest("db")) != done || len(list) != 2*done {
-		t.Errorf("%d pushes are done, and the remote has %+v and %d snapshots", done, h, len(list))
+		t.Errorf("%d pushes are done, and the repository has %+v and %d snapshots", done, h, len(list))
 	}
 }
 
@@ -219,7 +219,7 @@ func entry(replaced ...string) []string {
 	return list
 }
 
-// A remote can have entries without data, and entries that cannot be read. A version without its data is shown as
+// A repository can have entries without data, and entries that cannot be read. A version without its data is shown as
 // removed, and does not prevent a push. An entry that cannot be read prevents it, and the error names the entry, because
 // it could be a version that the volume lacks.
 func TestPushToWrongRemote(t *testing.T) {
@@ -231,12 +231,12 @@ func TestPushToWrongRemote(t *testing.T) {
 	if len(h) != 2 || !h[0].Removed || h[0].Newest || h[0].By != "evil[31m,person" || h[0].Node != "" || h[1].Parent != uuid.Nil {
 		t.Fatalf("got %+v", h)
 	}
-	// The remote was restored from an older backup, which has a version of somebody else.
+	// The repository was restored from an older backup, which has a version of somebody else.
 	all, err := r.Backups(t.Context())
 	must(t, err)
 	must(t, r.Remove(t.Context(), all[len(all)-1].ID))
 	wantRefused(f, pushing(f, "db", ""), dataset.ErrConflict, "lacks version "+first.ID.String()[:8],
-		"was the remote restored from an older backup?")
+		"was the repository restored from an older backup?")
 	enterVersion(t, r, entry("format=2")...)
 	wantRefused(f, pushing(f, "db", ""), dataset.ErrUnsupported, "has format 2")
 	list, err := f.A.Versions(t.Context(), "offsite", "")
@@ -375,7 +375,7 @@ func TestContinuedVersionStays(t *testing.T) {
 	g := newCluster(t, "", "")
 	share(f, g)
 	first, second := pushed(f, "db", ""), pushed(f, "db", "")
-	ref := dataset.VersionRef{Remote: "offsite", Name: "db", Version: second.ID}
+	ref := dataset.VersionRef{Repository: "offsite", Name: "db", Version: second.ID}
 	pull(g, second, ref, "theirs")
 	third := pushed(g, "theirs", "db")
 	withdraw(f, r, second)
@@ -398,7 +398,7 @@ func TestRepeatedPushAfterAnother(t *testing.T) {
 	g := newCluster(t, "", "")
 	share(f, g)
 	first, second := pushed(f, "db", ""), pushed(f, "db", "")
-	pull(g, second, dataset.VersionRef{Remote: "offsite", Name: "db", Version: second.ID}, "theirs")
+	pull(g, second, dataset.VersionRef{Repository: "offsite", Name: "db", Version: second.ID}, "theirs")
 	third := pushed(g, "theirs", "db")
 	again := second
 	again.State, again.Backup, again.Ended = dataset.OpRunning, "", time.Time{}

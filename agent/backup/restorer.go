@@ -173,8 +173,8 @@ func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id stri
 	}
 	b, tags, err := read(ctx, r, id, otherRemedy)
 	if err == nil && version != nil && (tags.Operation != version.Version || tags.Pushed != version.Name) {
-		err = dataset.Errorf(dataset.ErrInvalid, "backup %s does not have version %s of %s (see drover remote ls)",
-			short(b.ID), shortVersion(version.Version), version.Name)
+		err = dataset.Errorf(dataset.ErrInvalid, "backup %s does not have version %s of %s (see drover "+
+			"repository versions)", short(b.ID), shortVersion(version.Version), version.Name)
 	}
 	if err == nil {
 		err = s.checkComplete(ctx, r, b, tags)
@@ -190,7 +190,7 @@ func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id stri
 
 // checkComplete fails if a backup may lack files: if the operation that made it did not end with this backup as its
 // result. Control forgets operations after some time. A backup of a forgotten operation is taken for complete. The
-// backup of a push is complete if the history of the remote has an entry for it, whichever cluster made it.
+// backup of a push is complete if the history of the repository has an entry for it, whichever cluster made it.
 func (s *Restorer) checkComplete(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) error {
 	if tags.Pushed != "" {
 		return checkEntered(ctx, r, b)
@@ -220,7 +220,7 @@ func checkEntered(ctx context.Context, r *restic.Repository, b restic.Backup) er
 		return err
 	}
 	return dataset.Errorf(dataset.ErrConflict, "backup %s is not complete: the push that made it has not ended, or "+
-		"was interrupted (choose another one: drover remote ls shows the versions)", short(b.ID))
+		"was interrupted (choose another one: drover repository versions shows them)", short(b.ID))
 }
 
 // writer writes a backup to the root of a volume.

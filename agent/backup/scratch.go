@@ -68,8 +68,9 @@ func (h *heldClones) remove(n note) {
 	delete(h.of, n.Clone)
 }
 
-// Findings reports the clones that could not be removed.
+// Findings reports the clones that could not be removed, and the repositories that refuse to remove backups.
 func (c *Creator) Findings(list *findings.List) {
+	c.appendOnly.report(list)
 	c.held.mu.Lock()
 	defer c.held.mu.Unlock()
 	for _, h := range c.held.of {

@@ -28,7 +28,7 @@ type Tags struct {
 	Operation uuid.UUID // the operation that made the backup
 	Profile   string    // empty if the volume has no profile
 	Snapshot  uuid.UUID // the snapshot that was backed up; if uuid.Nil, the volume itself
-	Pushed    string    // name in the remote, if a push made the backup
+	Pushed    string    // name in the repository, if a push made the backup
 }
 
 // DatasetTag returns the tag of all backups of a dataset.

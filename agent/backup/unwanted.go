@@ -27,8 +27,9 @@ const unwantedFormat = 1
 // unwanted names backups that are not the result of their operation: incomplete ones, those of a run that was
 // interrupted, and those that were cancelled. restic cannot remove them while another process uses the repository. A
 // file below the folder of the backups names them until they are removed. The file stays while the repository is not
-// recorded, because the repository can be recorded again, under any name, and still has the backups. At most
-// maxUnrecorded such files are kept.
+// recorded, because the repository can be recorded again, under any name, and still has the backups. It also stays if
+// the repository is append-only: a push must not take its withdrawn version for that of another host. At most maxKept
+// such files are kept.
 type unwanted struct {
 	Format     int       `json:"format"`
 	Repository string    `json:"repository"`
@@ -37,8 +38,8 @@ type unwanted struct {
 	Backups    []string  `json:"backups"` // IDs, or their first 8 digits
 }
 
-// maxUnrecorded bounds the files that name backups in repositories that are not recorded.
-const maxUnrecorded = 200
+// maxKept bounds the files that name backups in repositories that are not recorded or append-only.
+const maxKept = 200
 
 // remove removes backups of an operation that are not its result from the repository at a URL. It first writes a file
 // that names them. If the removal then fails, removeUnwanted tries it again later. If the file cannot be written, the
@@ -147,7 +148,7 @@ func (c *Creator) removeUnwanted(ctx context.Context) {
 	for _, path := range files {
 		err := c.removeNamed(ctx, path, recorded)
 		switch {
-		case errors.Is(err, errUnrecorded):
+		case errors.Is(err, errUnrecorded), errors.Is(err, restic.ErrAppendOnly):
 			kept, err = append(kept, path), nil
 		case err == nil:
 			err = os.Remove(path)
@@ -160,10 +161,9 @@ func (c *Creator) removeUnwanted(ctx context.Context) {
 	c.forgetOldest(kept)
 }
 
-// forgetOldest removes the oldest files that name backups in repositories that are not recorded, if there are more than
-// maxUnrecorded.
+// forgetOldest removes the oldest of some files that name unwanted backups, if there are more than maxKept.
 func (c *Creator) forgetOldest(paths []string) {
-	if len(paths) <= maxUnrecorded {
+	if len(paths) <= maxKept {
 		return
 	}
 	written := map[string]time.Time{}
@@ -175,7 +175,7 @@ func (c *Creator) forgetOldest(paths []string) {
 		written[path] = info.ModTime()
 	}
 	slices.SortFunc(paths, func(a, b string) int { return written[a].Compare(written[b]) })
-	for _, path := range paths[:len(paths)-maxUnrecorded] {
+	for _, path := range paths[:len(paths)-maxKept] {
 		text, err := os.ReadFile(path)
 		if err == nil {
 			err = os.Remove(path)
@@ -185,7 +185,7 @@ func (c *Creator) forgetOldest(paths []string) {
 			log.WithError(err).WithField("file", path).Warn("cannot remove a note about incomplete backups")
 			continue
 		}
-		log.Warn("incomplete backups stay in a repository that is not recorded: no further attempt to remove them")
+		log.Warn("incomplete backups stay in their repository: no further attempt to remove them")
 	}
 }
 
@@ -233,10 +233,7 @@ func (c *Creator) removeNamed(ctx context.Context, path string, recorded []datas
 	}
 	var failed []error
 	for _, record := range records { // one of them can name a password that this host lacks
-		repo, err := c.deps.Open(ctx, record)
-		if err == nil {
-			err = u.removeFrom(ctx, repo)
-		}
+		err := c.removeOnce(ctx, record, u)
 		if err == nil {
 			return nil
 		}

@@ -367,7 +367,7 @@ func (f *fake) VolumeBackups(_ context.Context, repository, volume string) (l ap
 func (f *fake) Versions(_ context.Context, repository, name string) (api.VersionList, error) {
 	l := f.versions
 	l.Items = slices.DeleteFunc(slices.Clone(l.Items), func(v dataset.PushedVersion) bool {
-		return v.Remote != repository || name != "" && v.Name != name
+		return v.Repository != repository || name != "" && v.Name != name
 	})
 	return l, f.called("Versions")
 }

@@ -9,12 +9,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// TestListCommandsHaveTheSameFlags walks the command tree. Every ls command has the flags of package listing.
+// TestListCommandsHaveTheSameFlags walks the command tree. Every list has the flags of package listing.
 func TestListCommandsHaveTheSameFlags(t *testing.T) {
-	noLabels := []string{"drover backup ls", "drover profile ls", "drover guard ls", "drover repository ls", "drover ca ls", "drover remote ls"} // their items have none
+	noLabels := []string{"drover backup ls", "drover profile ls", "drover guard ls", "drover repository ls", "drover ca ls", "drover repository versions"} // their items have none
 	lists := 0
 	for _, cmd := range leaves(newRootCmd(newConsole(theWorld()).App)) {
-		if cmd.Name() != "ls" {
+		if cmd.Name() != "ls" && cmd.Name() != "versions" {
 			continue
 		}
 		lists++

@@ -13,7 +13,6 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 	"github.com/droverhq/drover/cmd/drover/internal/projects"
-	"github.com/droverhq/drover/cmd/drover/internal/remotes"
 	"github.com/droverhq/drover/cmd/drover/internal/repositories"
 	"github.com/droverhq/drover/cmd/drover/internal/servers"
 	"github.com/droverhq/drover/cmd/drover/internal/snapshots"
@@ -64,7 +63,7 @@ doctor that needs attention, 2 wrong usage.`,
 		pools.DFCommand(a),
 		repositories.Command(a),
 		backups.Command(a), backups.RecoverCommand(a),
-		remotes.Command(a), remotes.PushCommand(a), remotes.PullCommand(a),
+		repositories.PushCommand(a), repositories.PullCommand(a),
 		verification.Command(a),
 		nodes.Command(a),
 		stores.Command(a),

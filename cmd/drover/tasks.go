@@ -89,11 +89,11 @@ var taskGroups = []taskGroup{
 		{"check a repository and its data", "drover repository check NAME --read-data 100"},
 	}},
 	{"Push and pull", []task{
-		{"add a place to push volumes to", "drover remote add NAME URL --password file:FILE"},
-		{"push a volume to another cluster's repository", "drover push VOLUME REMOTE"},
-		{"see which versions a remote has, and who pushed them", "drover remote ls REMOTE"},
-		{"create a volume from the newest version", "drover pull REMOTE/NAME"},
-		{"create a volume from another version", "drover pull REMOTE/NAME@VERSION NEW"},
+		{"add a repository to push volumes to", "drover repository add NAME URL --password file:FILE"},
+		{"push a volume to a repository", "drover push VOLUME REPOSITORY"},
+		{"see which versions a repository has, and who pushed them", "drover repository versions NAME"},
+		{"create a volume from the newest version", "drover pull REPOSITORY/NAME"},
+		{"create a volume from another version", "drover pull REPOSITORY/NAME@VERSION NEW"},
 	}},
 	{"Nodes", []task{
 		{"list the nodes", "drover node ls"},

@@ -19,7 +19,7 @@ const (
 	EventVolumeRename      EventType = "volume.rename"       // a volume got another name
 	EventVolumeResize      EventType = "volume.resize"       // the size of a volume changed
 	EventVolumeRekey       EventType = "volume.rekey"        // the data key of a volume was wrapped again
-	EventVolumePush        EventType = "volume.push"         // a volume was pushed to a remote
+	EventVolumePush        EventType = "volume.push"         // a volume was pushed to a repository
 	EventVolumeBackup      EventType = "volume.backup"       // a volume was backed up to a repository
 	EventVolumeVerify      EventType = "volume.verify"       // a backup of a volume was restored and compared
 	EventVolumeVerifyFail  EventType = "volume.verify_fail"  // a backup of a volume could not be restored

@@ -31,7 +31,7 @@ type Request struct {
 	Options  map[string]string `json:"options,omitempty"`
 	Snapshot string            `json:"snapshot,omitempty"` // name or UUID prefix of the snapshot
 	// name of the new snapshot, of a volume that is restored from the trash, or of a renamed volume; drop-alias: the
-	// alias; delete: the name that the volume must have, absent: any; push: the name in the remote, absent: that of
+	// alias; delete: the name that the volume must have, absent: any; push: the name in the repository, absent: that of
 	// the volume
 	Name    string `json:"name,omitempty"`
 	Message string `json:"message,omitempty"` // free text that is kept with a snapshot

@@ -14,7 +14,7 @@ type NewRepository struct {
 	URL      string                 `json:"url" maxLength:"1024" doc:"an absolute path, or a URL of sftp, s3 or rest"`
 	Password dataset.PasswordSource `json:"password"` // where each node reads the password of the repository
 	// Absolute path of the file with the credentials on each node: S3 keys in the format of the AWS command line, or a
-	// line USER:SECRET for a URL of rest.
+	// line USER:PASSWORD for a URL of rest.
 	CredentialsFile string `json:"credentials_file,omitempty" maxLength:"1024"`
 	// Whether the URL may have no TLS, as s3:http://HOST/BUCKET in a private network.
 	Insecure bool `json:"insecure,omitempty"`
@@ -95,7 +95,7 @@ type VolumeBackup struct {
 	Record *BackupRecord `json:"record,omitempty"`
 }
 
-// VersionList lists the versions in a remote.
+// VersionList lists the versions in a repository.
 type VersionList struct {
 	Items dataset.History `json:"items"` // the versions that can be read, in the order in which they were pushed
 	// why other versions are missing in items, such as that they are damaged; absent: all are listed

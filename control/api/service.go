@@ -152,7 +152,7 @@ type Local interface {
 	// VolumeBackups lists the backups in a recorded repository, oldest first: those of one volume or, if volume is
 	// empty, all. Backups of volumes that no longer exist, and of other clusters, are listed, too.
 	VolumeBackups(ctx context.Context, repository, volume string) (BackupList, error)
-	// Versions lists the versions of volumes in a remote, which is a recorded repository: those of one name or, if name
+	// Versions lists the versions of volumes in a recorded repository: those of one name or, if name
 	// is empty, all. Versions that other clusters pushed are listed, too.
 	Versions(ctx context.Context, repository, name string) (VersionList, error)
 	// VolumeBackup returns a backup in a recorded repository, with the record of its volume. It fails with ErrNotFound

@@ -28,10 +28,10 @@ type BackUpVolume struct {
 	Snapshot string `json:"snapshot,omitempty"`
 }
 
-// PushVolume asks to push a volume to a remote.
+// PushVolume asks to push a volume to a repository.
 type PushVolume struct {
-	Repository string `json:"repository" doc:"name of the remote: a recorded repository"`
-	// name of the volume in the remote; absent: that of the volume
+	Repository string `json:"repository" doc:"name of the recorded repository"`
+	// name of the volume in the repository; absent: that of the volume
 	Name string `json:"name,omitempty"`
 	// name or UUID prefix of the snapshot to push; absent: the volume as it is now
 	Snapshot string `json:"snapshot,omitempty"`

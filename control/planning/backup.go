@@ -55,10 +55,10 @@ func beginBackup(t *record.Tx, req api.Request) (d dataset.Dataset, op *dataset.
 	return d, op, nil
 }
 
-// PlanPush decides to push a volume, or one of its snapshots, to a name in a remote: that of the request or, if it is
-// empty, that of the volume. The home of the volume does it, and refuses the push if the volume does not continue what
-// the remote has. A control replica of another version may not understand the report, so no push begins while there is
-// one.
+// PlanPush decides to push a volume, or one of its snapshots, to a name in a repository: that of the request or, if it
+// is empty, that of the volume. The home of the volume does it, and refuses the push if the volume does not continue
+// what the repository has. A control replica of another version may not understand the report, so no push begins while
+// there is one.
 func (v *Planner) PlanPush(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, op, err := beginBackup(t, req)
 	if err != nil {
@@ -70,7 +70,7 @@ func (v *Planner) PlanPush(t *record.Tx, req api.Request) (*dataset.Operation, *
 		return nil, nil, fmt.Errorf("%s: %w", what, err)
 	}
 	if req.Repository == "" {
-		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "%s: expected the name of a remote", what)
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid, "%s: expected the name of a repository", what)
 	}
 	if op.Repository, err = chooseRepository(t, req.Repository); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", what, err)
@@ -173,7 +173,7 @@ func CommitPush(t *record.Tx, op dataset.Operation) error {
 	if err != nil || !there || d.State == dataset.StatePurging {
 		return err
 	}
-	ref := dataset.VersionRef{Remote: op.Repository, Name: op.Push.Name, Version: op.ID}
+	ref := dataset.VersionRef{Repository: op.Repository, Name: op.Push.Name, Version: op.ID}
 	next, converted, err := convertedInto(t, d)
 	if err != nil {
 		return err

@@ -122,16 +122,16 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	return op, nil, nil
 }
 
-// setVersion records in a new dataset which version of a remote it continues. The agent that restores the backup checks
-// that the backup has the data of that version.
+// setVersion records in a new dataset which version in a repository it continues. The agent that restores the backup
+// checks that the backup has the data of that version.
 func setVersion(d *dataset.Dataset, req api.Request) error {
 	if req.Version == nil {
 		return nil
 	}
 	d.BasedOn = []dataset.VersionRef{*req.Version}
-	if dataset.CheckRefs(d.BasedOn) != nil || req.Version.Remote != req.Repository {
+	if dataset.CheckRefs(d.BasedOn) != nil || req.Version.Repository != req.Repository {
 		return dataset.Errorf(dataset.ErrInvalid,
-			"import of volume %q: bad version: expected the remote %s, a name and a UUID", d.Volume, req.Repository)
+			"import of volume %q: bad version: expected the repository %s, a name and a UUID", d.Volume, req.Repository)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ func push(volume, name string) api.Request {
 }
 
 // A push is done by the volume's home. Its end is recorded in the volume: which version of which name the volume
-// continues. Each remote has one entry.
+// continues. Each repository has one entry.
 func TestPush(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
@@ -48,7 +48,7 @@ func TestPush(t *testing.T) {
 		}
 	}
 	refs := e.MustVolume("db").BasedOn
-	if len(refs) != 1 || refs[0] != (dataset.VersionRef{Remote: "offsite", Name: "prod", Version: last.ID}) {
+	if len(refs) != 1 || refs[0] != (dataset.VersionRef{Repository: "offsite", Name: "prod", Version: last.ID}) {
 		t.Errorf("the volume is based on %+v", refs)
 	}
 	e.CheckInvariants()
@@ -73,7 +73,7 @@ func TestPushEndsAfterConversion(t *testing.T) {
 		}
 		op.Backup = strings.Repeat("0f", 32)
 		a.MustCommit(op)
-		ref := dataset.VersionRef{Remote: "offsite", Name: name, Version: op.ID}
+		ref := dataset.VersionRef{Repository: "offsite", Name: name, Version: op.ID}
 		now := e.MustVolume(name)
 		if now.ID == d.ID || slices.Contains(now.BasedOn, ref) != converted {
 			t.Errorf("volume %s is based on %+v", name, now.BasedOn)
@@ -108,7 +108,7 @@ func TestPushIsRefused(t *testing.T) {
 	a.MustRefusePlan(push("db", ""), dataset.ErrInvalid, "a push is recorded before it begins: submit it")
 	refuseBackup(a, push("none", ""), dataset.ErrNotFound, "no such volume")
 	refuseBackup(a, push("db", "a/b"), dataset.ErrInvalid, "push of volume db: bad volume name")
-	refuseBackup(a, api.Request{Kind: dataset.OpPush, Volume: "db"}, dataset.ErrInvalid, "expected the name of a remote")
+	refuseBackup(a, api.Request{Kind: dataset.OpPush, Volume: "db"}, dataset.ErrInvalid, "expected the name of a repository")
 	op := *e.MustSubmit(push("db", "")).Operation
 	op.ID, op.Backup = uuid.New(), strings.Repeat("0f", 32)
 	controltest.Refused(t, a.TryCommit(op), dataset.ErrInvalid, "control has planned no such push")
@@ -125,9 +125,9 @@ func TestPulledVolumeContinuesVersion(t *testing.T) {
 	a := e.NewAgent("alpha")
 	a.MustRegister("alpha")
 	controltest.AddRepository(e, "offsite")
-	ref := dataset.VersionRef{Remote: "offsite", Name: "prod", Version: uuid.New()}
+	ref := dataset.VersionRef{Repository: "offsite", Name: "prod", Version: uuid.New()}
 	req := api.Request{Kind: dataset.OpImport, Volume: "db@gold", Repository: "offsite", Backup: strings.Repeat("0f", 32), Version: &ref}
-	other := dataset.VersionRef{Remote: "offsite", Name: "lies", Version: uuid.New()}
+	other := dataset.VersionRef{Repository: "offsite", Name: "lies", Version: uuid.New()}
 	for name, reported := range map[string][]dataset.VersionRef{"as sent by an agent": nil, "another one": {other}} {
 		req.Volume = strings.ReplaceAll(name, " ", "-") + "@gold"
 		op := *e.MustSubmit(req).Operation
@@ -142,7 +142,7 @@ func TestPulledVolumeContinuesVersion(t *testing.T) {
 		t.Errorf("a created volume is based on %+v", got)
 	}
 	for want, change := range map[string]func(*api.Request, *dataset.VersionRef){
-		"expected the remote offsite":                   func(_ *api.Request, v *dataset.VersionRef) { v.Remote = "other" },
+		"expected the repository offsite":               func(_ *api.Request, v *dataset.VersionRef) { v.Repository = "other" },
 		"a name and a UUID":                             func(_ *api.Request, v *dataset.VersionRef) { v.Version = uuid.Nil },
 		"bad version":                                   func(_ *api.Request, v *dataset.VersionRef) { v.Name = "../x" },
 		"it applies only to the import of a backup":     func(r *api.Request, _ *dataset.VersionRef) { r.Kind = dataset.OpVerify },

@@ -4,7 +4,8 @@
 // operator has confirmed them. Rebuild restores the records of the datasets that a node found in its pools. The pure
 // functions in evidence.go make the // decision about each dataset.
 //
-// Package control embeds Recovery in its Service, so the API calls Recover, Rebuild and ReportHoldings directly. Package membership calls Expire, through a function in its dependencies, before each renewal of the session
+// Package control embeds Recovery in its Service, so the API calls Recover, Rebuild and ReportHoldings
+// directly. Package membership calls Expire, through a function in its dependencies, before each renewal of the session
 // of this service. Package agentsync reads the state of a recovery with StateFor. Package control/api/server calls
 // CheckCollecting, which cmd/drover passes to it, before it reads the report of a node.
 //

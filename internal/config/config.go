@@ -95,7 +95,9 @@ func Parse(file string, src []byte, backend func(name string) error) (Config, er
 	var c Config
 	var bad strictyaml.Mistakes
 	keys, err := root.Keys([]string{"pools", "labels", "store", "ca", "listen", "control", "publish_facts",
-		"transfers", "fence_programs", "list", "cgroup_parents", "metrics"}, nil)
+		"transfers", "fence_programs", "list", "cgroup_parents", "metrics"}, map[string]string{
+		"remotes": "drover serves no repositories: use rclone or rest-server (docs/push-and-pull.md)",
+	})
 	bad.Add(err)
 	c.Consul, err = parseStore(keys["store"])
 	bad.Add(err)

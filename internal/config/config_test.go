@@ -86,6 +86,10 @@ func TestParseRefuses(t *testing.T) {
 				`d.yaml:1:1: pool: unknown key "pool", did you mean pools? (available: ca, cgroup_parents, control, fence_programs, labels, list, listen, metrics, pools, publish_facts, store, transfers) in "pool: []"`,
 			},
 		},
+		"remotes": {
+			"remotes: {address: '0.0.0.0:9471'}\n",
+			[]string{"d.yaml:1:1: remotes: drover serves no repositories: use rclone or rest-server (docs/push-and-pull.md)"},
+		},
 		"store": {"store: consul\n", []string{"d.yaml:1:8: store: expected a mapping, not a text (keys: consul) in " +
 			"\"store: consul\""}},
 		"no kind": {

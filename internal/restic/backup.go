@@ -357,7 +357,8 @@ func (r *Repository) RestoreSize(ctx context.Context, id string) (RestoreSize, e
 }
 
 // Remove removes backups. Their data remain until Prune is called. A backup that does not exist is ignored.
-// If a backup cannot be read, Remove removes the others, and fails with ErrCorrupt or ErrOffline.
+// If a backup cannot be read, Remove removes the others, and fails with ErrCorrupt or ErrOffline. It fails with
+// ErrAppendOnly if the server refuses to remove backups.
 func (r *Repository) Remove(ctx context.Context, ids ...string) error {
 	if len(ids) == 0 {
 		return nil // without an ID, restic would apply rules
@@ -382,7 +383,8 @@ func (r *Repository) checkIDs(ids ...string) error {
 }
 
 // Prune removes the data that no backup needs. Meanwhile, no other process can use the repository. If the repository
-// has no space for the data that restic would write again, Prune only removes the files of which no backup needs a part.
+// has no space for the data that restic would write again, Prune only removes the files of which no backup needs a
+// part. It fails with ErrAppendOnly if the server refuses to remove data.
 func (r *Repository) Prune(ctx context.Context) error {
 	c := command{time: longTime, idle: true}
 	res, err := r.run(ctx, c, "prune")

@@ -100,8 +100,8 @@ func problemsOfAccess() []problem {
 			words:  []string{"x509: certificate", "x509: cannot validate certificate"},
 			kind:   dataset.ErrForbidden,
 			access: true,
-			text: "its certificate is not trusted (renew it, or add its authority with update-ca-certificates or, for a " +
-				"URL of rest, to the credentials file)",
+			text: "its certificate is not trusted (renew it, or add its authority with update-ca-certificates or, for " +
+				"a URL of rest, to the credentials file)",
 			detail: true,
 		},
 		{
@@ -225,6 +225,9 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 			"or removal has ended; if that process was killed, run restic unlock half an hour later)", locked[1],
 			locked[2], lockAge(text))
 	}
+	if removalRefused().MatchString(text) {
+		return r.errorf(dataset.ErrForbidden, "%w", ErrAppendOnly)
+	}
 	if damaged := damagedPacks(text); len(damaged) > 0 {
 		return r.errorf(dataset.ErrCorrupt, "its data are damaged: %s (keep the other files, and see restic's manual "+
 			"on how to repair a repository)", strings.Join(damaged, ", "))
@@ -252,6 +255,16 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 		return err
 	}
 	return r.errorf(dataset.ErrInternal, "restic failed with exit status %d: %s", failed.ExitCode, last)
+}
+
+// ErrAppendOnly says that the server of a repository refuses to remove backups and data. It accepts new ones.
+var ErrAppendOnly = errors.New("it is append-only: it refuses to remove backups and data (remove them on its server)")
+
+// removalRefused matches restic's message that it repeats the removal of a file other than a lock, because the server
+// refused it.
+func removalRefused() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^Remove\(<(?:snapshot|index|data)/[^<>]*>\) returned error, retrying after \S+: ` +
+		`.*(?:403 Forbidden|Access Denied|AccessDenied|[Pp]ermission denied)`)
 }
 
 // exitIncomplete is the exit status of restic backup if a part of the files could not be read.

@@ -100,11 +100,11 @@ func (f *refusal) look(line []byte) {
 	if found == nil {
 		return
 	}
-	text := string(found[1])
+	text, message := string(found[1]), string(found[0])
 	for _, status := range []string{"401 Unauthorized", "403 Forbidden", "507 Insufficient Storage"} {
 		if strings.Contains(text, status) {
 			f.mu.Lock()
-			f.line = text
+			f.line = message
 			f.mu.Unlock()
 			f.stop()
 		}

@@ -2,6 +2,7 @@ package restic_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -91,6 +92,37 @@ func TestRefusedByServer(t *testing.T) {
 		write(t, wrong.CredentialsFile, content)
 		check(wrong, dataset.ErrForbidden, want)
 	}
+}
+
+// An append-only server accepts backups, and refuses to remove them or to prune. Nothing is damaged by the attempts. The
+// refusal is no failure to open the repository.
+func TestAppendOnlyServer(t *testing.T) {
+	s, o := restServer(t, "--append-only")
+	o.Ended = func(err error) {
+		if err != nil {
+			t.Errorf("it counts as not opened: %v", err)
+		}
+	}
+	r := open(t, o)
+	var ids []string
+	for range 2 {
+		b, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
+		must(t, err)
+		ids = append(ids, b.ID)
+	}
+	refused := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, restic.ErrAppendOnly) || dataset.KindOf(err) != dataset.ErrForbidden {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refused("remove", r.Remove(t.Context(), ids...))
+	// Its owner removes a backup, so that there is data to prune.
+	must(t, os.RemoveAll(filepath.Join(s.Data, "ann", "drover", "snapshots")))
+	refused("prune", r.Prune(t.Context()))
+	must(t, r.Check(t.Context(), 100))
+	_, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
+	must(t, err)
 }
 
 // restOptions returns the options of a repository on a server that does not run.

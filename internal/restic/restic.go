@@ -236,7 +236,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	defer stop(nil)
 	refused := &refusal{stop: func() { stop(nil) }}
 	var stderr io.Writer = io.Discard
-	if at.secret != "" {
+	if r.isREST() {
 		stderr = &lines{each: refused.look}
 	}
 	var output atomic.Int64

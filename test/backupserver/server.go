@@ -45,7 +45,7 @@ type Server struct {
 	URL  string   // of a repository that does not exist yet
 	Env  []string // variables that Drover needs in its environment to reach the server
 	Data string   // the folder with the files of the repositories
-	// CredentialsFile is the file with the keys of an S3 server, or with the password of a user of a REST server; or "".
+	// CredentialsFile is the file with the keys of an S3 server or the password of a REST server; or "".
 	CredentialsFile string
 
 	dir   string

@@ -134,7 +134,7 @@ func pushDrill() drill {
 			if err := compare(filepath.Join(into, "data"), "base"); err != nil {
 				t.Errorf("the version: %v", err)
 			}
-			if got := w.h.Must(t, "remote", "ls", r.name+"/prod", "--filter", "state=newest", "-q"); strings.Count(got, "-") != 4 {
+			if got := w.h.Must(t, "repository", "versions", r.name+"/prod", "--filter", "state=newest", "-q"); strings.Count(got, "-") != 4 {
 				t.Errorf("the newest versions are %q", got)
 			}
 			if left := names(t, filepath.Join(w.h.Root, "backups")); len(left) > 0 {

@@ -451,7 +451,7 @@ func (c *campaign) push(t *testing.T) attack {
 		ends: func(t *testing.T, killed bool) {
 			c.learn(t, map[bool]int{false: 1, true: 2}[killed])
 			var list []json.RawMessage
-			c.h.JSON(t, &list, "remote", "ls", c.r.name+"/prod", "--filter", "state=newest")
+			c.h.JSON(t, &list, "repository", "versions", c.r.name+"/prod", "--filter", "state=newest")
 			if len(list) != 1 {
 				t.Errorf("%d newest versions: %s", len(list), list)
 			}

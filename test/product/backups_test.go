@@ -185,7 +185,7 @@ func TestPushAndPull(t *testing.T) {
 	}
 	restictest.Make(t, at, "correct horse battery staple")
 	for _, h := range []*host.Host{one, two} {
-		h.Must(t, "remote", "add", "team", at, "--password", "file:"+secret)
+		h.Must(t, "repository", "add", "team", at, "--password", "file:"+secret)
 	}
 	one.Must(t, "volume", "create", "db")
 	write(one, "db", "first")
@@ -210,7 +210,7 @@ func TestPushAndPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	one.Must(t, "push", "db", "team", "--as", "shop-ours")
-	if got := one.Must(t, "remote", "ls", "team", "--filter", "state=newest", "-o", "template={{.name}}"); got != "shop\nshop-ours" {
+	if got := one.Must(t, "repository", "versions", "team", "--filter", "state=newest", "-o", "template={{.name}}"); got != "shop\nshop-ours" {
 		t.Errorf("the newest versions are of %q", got)
 	}
 	one.Clean(t)

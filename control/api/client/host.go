@@ -98,7 +98,7 @@ func (h Host) VolumeBackups(ctx context.Context, repository, volume string) (api
 	return one[api.BackupList](ctx, h.conn, route.ListBackups, repository, "volume", volume)
 }
 
-// Versions lists the versions of volumes in a remote, as the server's host sees them.
+// Versions lists the versions of volumes in a repository, as the server's host sees them.
 func (h Host) Versions(ctx context.Context, repository, name string) (api.VersionList, error) {
 	return one[api.VersionList](ctx, h.conn, route.ListVersions, repository, "name", name)
 }

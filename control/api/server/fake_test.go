@@ -425,7 +425,7 @@ func sampleBackups() api.BackupList {
 func sampleVersions() api.VersionList {
 	return api.VersionList{
 		Items: dataset.History{{
-			ID: node1, Remote: "off/site", Name: "prod", Backup: "5f1c09aa", Taken: sampleTime, Pushed: sampleTime, Volume: "db",
+			ID: node1, Repository: "off/site", Name: "prod", Backup: "5f1c09aa", Taken: sampleTime, Pushed: sampleTime, Volume: "db",
 			Dataset: sampleDataset().ID, Newest: true,
 		}},
 		Problem: &dataset.Problem{Code: dataset.ErrCorrupt.Code, Message: "an entry is damaged"},

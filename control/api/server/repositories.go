@@ -69,8 +69,8 @@ func (h handlers) storedBackups() {
 			}
 			return reply(list, end(err))
 		})
-	add(h, endpoint(route.ListVersions, "repositories", "List the versions of volumes in a remote",
-		"Each recorded repository is a remote. The list has what any cluster pushed."),
+	add(h, endpoint(route.ListVersions, "repositories", "List the versions of volumes that were pushed to a repository",
+		"The list has what any cluster pushed."),
 		func(ctx context.Context, in *struct {
 			RepositoryParam
 			Name string `query:"name" doc:"only the versions of this name"`

@@ -158,9 +158,9 @@ func (h handlers) backups() {
 			req.Volume, req.Repository, req.Snapshot = in.Volume, in.Body.Repository, in.Body.Snapshot
 			return h.submit(ctx, req)
 		})
-	add(h, endpoint(route.PushVolume, "volumes", "Push a volume to a remote",
-		"The volume can be in use. The push is refused if the name in the remote has a version that the volume does "+
-			"not continue. The ID of the operation becomes that of the version."),
+	add(h, endpoint(route.PushVolume, "volumes", "Push a volume to a repository",
+		"The volume can be in use. The push is refused if the name in the repository has a version that the volume "+
+			"does not continue. The ID of the operation becomes that of the version."),
 		func(ctx context.Context, in *struct {
 			OperationParam
 			VolumeParam

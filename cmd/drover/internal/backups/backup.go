@@ -1,7 +1,7 @@
 // Package backups has the commands of drover backup, and drover recover. Package main adds them to the command tree.
-// Package remotes uses RestoreRequest. The commands call the API, and keep no state: the repositories have the only
-// list of the backups. drover recover restores volumes in several goroutines (function each). A candidate belongs to
-// one of them, and a mutex protects the lines that they print (printer).
+// Package repositories uses RestoreRequest. The commands call the API, and keep no state: the repositories have the
+// only list of the backups. drover recover restores volumes in several goroutines (function each). A candidate belongs
+// to one of them, and a mutex protects the lines that they print (printer).
 package backups
 
 import (

@@ -32,13 +32,10 @@ var backupAdvice = map[string]string{
 	"repository stats":  "use drover repository inspect NAME",
 	"repository unlock": unlockRepository,
 	"backup unlock":     unlockRepository,
-	"remote push":       "use drover push VOLUME REMOTE",
-	"remote pull":       "use drover pull REMOTE/NAME",
-	"remote fetch":      "use drover pull REMOTE/NAME",
-	"remote inspect":    "use drover repository inspect NAME, because each repository is a remote",
-	"remote check":      checkBackups,
+	"remote":            shareRepository,
+	"remotes":           shareRepository,
 	"push --force":      pushReplacesNothing,
-	"pull --force":      "a pull never changes an existing volume: use drover pull REMOTE/NAME --as NEW",
+	"pull --force":      "a pull never changes an existing volume: use drover pull REPOSITORY/NAME --as NEW",
 	"backup create --all": "name the volumes, such as drover backup create VOLUME VOLUME; drover volume ls " +
 		"-o name lists them",
 	"snapshot create --all": "name the volumes, such as drover snapshot create VOLUME VOLUME; drover volume ls " +
@@ -68,8 +65,12 @@ var backupAdvice = map[string]string{
 const removeBackups = "prune removes no backup: use drover backup rm --dry-run BACKUP for one backup; keep, below " +
 	"backup in profiles.yaml, says which scheduled backups are kept"
 
-// pushReplacesNothing is the advice for a user who wants a push to replace what a remote has.
-const pushReplacesNothing = "a push never replaces what the remote has: use drover push VOLUME REMOTE --as NEW"
+// pushReplacesNothing is the advice for a user who wants a push to replace what a repository has.
+const pushReplacesNothing = "a push never replaces what the repository has: use drover push VOLUME REPOSITORY --as NEW"
+
+// shareRepository is the advice for a user who looks for the remotes and grants of earlier versions of Drover.
+const shareRepository = "a remote is a repository: use drover repository add, drover repository versions, drover " +
+	"push and drover pull; docs/push-and-pull.md shows how to serve repositories to other parties"
 
 // checkBackups is the advice for a user who wants to know whether backups can be restored.
 const checkBackups = "use drover repository check NAME, which checks all backups of a repository"

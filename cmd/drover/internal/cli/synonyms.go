@@ -39,9 +39,7 @@ var synonyms = map[string]string{
 	"repository create": "repository add", "repository new": "repository add", "repository init": "repository add",
 	"backup make": "backup create", "backup new": "backup create", "backup add": "backup create",
 	"volume backup": "backup create",
-	"remotes":       "remote ls", "remote create": "remote add", "remote new": "remote add",
-	"remote versions": "remote ls",
-	"volume push":     "push", "volume pull": "pull",
+	"volume push":   "push", "volume pull": "pull", "versions": "repository versions",
 	"repository make": "repository add", "repository verify": "repository check",
 
 	"snapshot size": "snapshot ls --size", "snapshot sizes": "snapshot ls --size", "snapshot du": "snapshot ls --size",

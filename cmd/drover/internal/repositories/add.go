@@ -19,15 +19,15 @@ type added struct {
 	known      bool                // the repository was recorded before
 }
 
-// AddCommand makes drover repository add. Package remotes uses it, too.
-func AddCommand(a *cli.App) *cobra.Command {
+func newAddCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add NAME URL",
-		Short: "Add a repository for backups",
-		Long: `Add a repository for backups, in the format of restic. The server's host first
-opens the repository with restic. If there is none at the URL, it makes one, and
-the command says so. Then the repository is recorded for the whole cluster. The
-record has no secret: it names the file or the program that has the password.
+		Short: "Add a repository for backups and pushed versions",
+		Long: `Add a repository for backups and pushed versions, in the format of restic. The
+server's host first opens the repository with restic. If there is none at the
+URL, it makes one, and the command says so. Then the repository is recorded for
+the whole cluster. The record has no secret: it names the file or the program
+that has the password.
 
 URL is one of:
   /PATH                        a directory
@@ -86,13 +86,13 @@ changes all three.`,
 		if o.JSON() {
 			return show.JSON(a.Out, result)
 		}
-		return printAdded(a, cmd.Parent().Name(), result)
+		return printAdded(a, result)
 	}
 	return cmd
 }
 
-// printAdded prints what add did. kind is the word of the command for a repository: repository or remote.
-func printAdded(a *cli.App, kind string, result added) error {
+// printAdded prints what add did.
+func printAdded(a *cli.App, result added) error {
 	did := "opened"
 	if result.State.Created {
 		did = "made"
@@ -101,9 +101,9 @@ func printAdded(a *cli.App, kind string, result added) error {
 		return err
 	}
 	if result.known {
-		return a.PrintLine("%s %s was recorded already", kind, result.Repository.Name)
+		return a.PrintLine("repository %s was recorded already", result.Repository.Name)
 	}
-	return a.PrintLine("added %s %s", kind, result.Repository.Name)
+	return a.PrintLine("added repository %s", result.Repository.Name)
 }
 
 // add opens or makes a repository, and records it. A repository that is recorded already is only opened: if it is gone,

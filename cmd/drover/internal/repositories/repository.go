@@ -1,6 +1,9 @@
-// Package repositories has the commands of drover repository. Package main adds them to the command tree. Package
-// remotes uses some of them for drover remote, because each repository is a remote. The commands call the API, and keep
-// no state.
+// Package repositories has the commands of drover repository, and drover push and drover pull. Package main adds them
+// to the command tree. A pull restores a backup, so package backups makes its request. The commands call the API, and
+// keep no state: the agents read and write the history of a repository.
+//
+// File repository.go has drover repository with its lists, and the other files have the commands after which they are
+// named. File source.go parses names of versions, and makes the errors about them.
 package repositories
 
 import (
@@ -19,16 +22,15 @@ import (
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "repository",
-		Short: "Manage repositories for backups",
+		Short: "Manage repositories for backups and pushed versions",
 	},
-		AddCommand(a), ListCommand(a), newInspectCmd(a), newSetCmd(a), newCheckCmd(a), RemoveCommand(a),
+		newAddCmd(a), newLsCmd(a), newInspectCmd(a), newVersionsCmd(a), newSetCmd(a), newCheckCmd(a), newRmCmd(a),
 	)
 }
 
-// ListCommand makes drover repository ls. Package remotes uses it, too.
-func ListCommand(a *cli.App) *cobra.Command {
+func newLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[dataset.Repository]{
-		Short: "List the repositories for backups",
+		Short: "List the repositories",
 		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Repository, error) { return c.Repositories(ctx) },
 		ID:    func(r dataset.Repository) string { return r.Name },
 		Table: func(list []dataset.Repository) *show.Table {

@@ -13,8 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// RemoveCommand makes drover repository rm. Package remotes uses it, too.
-func RemoveCommand(a *cli.App) *cobra.Command {
+func newRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm NAME",
 		Short: "Remove the record of a repository",
@@ -43,17 +42,17 @@ given.`,
 		if err != nil {
 			return err
 		}
-		format := "removed %s %s: its data stays %s"
+		format := "removed repository %s: its data stays %s"
 		if o.DryRun {
 			if !*force {
 				if err := checkUnused(ctx, c, r.Name); err != nil {
 					return err
 				}
 			}
-			format = "dry run: would remove %s %s: its data stays %s"
+			format = "dry run: would remove repository %s: its data stays %s"
 		} else {
 			err := yes.Ask(a, confirm.Question{
-				Action: "remove " + cmd.Parent().Name() + " " + r.Name, Name: r.Name,
+				Action: "remove repository " + r.Name, Name: r.Name,
 				Effects: []string{"removes the record of the repository; its data stays " + place},
 			})
 			if err != nil {
@@ -66,7 +65,7 @@ given.`,
 		if o.JSON() {
 			return show.JSON(a.Out, r)
 		}
-		return a.PrintLine(format, cmd.Parent().Name(), r.Name, place) // repository or remote
+		return a.PrintLine(format, r.Name, place)
 	})
 	return cmd
 }

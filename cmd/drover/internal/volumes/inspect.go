@@ -125,10 +125,10 @@ func volumeForm(
 	return f
 }
 
-// basedOnLines returns the versions in remotes that a volume continues.
+// basedOnLines returns the versions in repositories that a volume continues.
 func basedOnLines(refs []dataset.VersionRef) (lines []string) {
 	for _, r := range refs {
-		lines = append(lines, fmt.Sprintf("%s/%s, version %s", r.Remote, r.Name, r.Version))
+		lines = append(lines, fmt.Sprintf("%s/%s, version %s", r.Repository, r.Name, r.Version))
 	}
 	return lines
 }

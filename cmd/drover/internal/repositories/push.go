@@ -1,4 +1,4 @@
-package remotes
+package repositories
 
 import (
 	"context"
@@ -17,20 +17,20 @@ import (
 // PushCommand makes drover push.
 func PushCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "push VOLUME REMOTE",
-		Short: "Push a volume or a snapshot to a remote, as a new version",
-		Long: `Push a volume, or a snapshot of it, to a remote, as a new version of a name.
-VOLUME is the name of a volume, or VOLUME@SNAPSHOT. REMOTE is the name of a
-remote, or REMOTE/NAME: without NAME, the version gets the name of the volume,
-or that of --as. The volume may be in use. The version has the content of one
-moment. The home of the volume makes it, as a backup, and sends only data that
-the remote does not have.
+		Use:   "push VOLUME REPOSITORY",
+		Short: "Push a volume or a snapshot to a repository, as a new version",
+		Long: `Push a volume, or a snapshot of it, to a repository, as a new version of a name.
+VOLUME is the name of a volume, or VOLUME@SNAPSHOT. REPOSITORY is the name of a
+repository, or REPOSITORY/NAME: without NAME, the version gets the name of the
+volume, or that of --as. The volume may be in use. The version has the content
+of one moment. The home of the volume makes it, as a backup, and sends only data
+that the repository does not have.
 
-The remote keeps the history of each name: every version names the one that it
-continues. If the remote has a version that the volume does not continue, both
-sides have changed. Then the push is refused, and nothing in the remote changes:
-push the volume under another name with --as, or pull the other version as
-another volume. drover operation cancel cancels a push.
+The repository keeps the history of each name: every version names the one that
+it continues. If the repository has a version that the volume does not continue,
+both sides have changed. Then the push is refused, and nothing in the repository
+changes: push the volume under another name with --as, or pull the other version
+as another volume. drover operation cancel cancels a push.
 
 A pool that copies the whole volume for a snapshot (dir, nfs) can push only a
 snapshot.`,
@@ -40,19 +40,19 @@ snapshot.`,
 		Args: cli.Args(2), ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.RepositoryWords),
 	}
 	o := cli.WorkFlags(cmd, true)
-	as := cmd.Flags().String("as", "", "`NAME` in the remote")
+	as := cmd.Flags().String("as", "", "`NAME` in the repository")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
-		remote, name, err := parseRemote(args[1])
+		repository, name, err := parsePlace(args[1])
 		if err != nil {
 			return err
 		}
 		if *as != "" && name != "" {
-			return cli.UsageError(cmd, "--as and %s both name the volume in the remote", args[1])
+			return cli.UsageError(cmd, "--as and %s both name the volume in the repository", args[1])
 		}
 		if *as != "" {
 			name = *as
 		}
-		req := api.Request{Kind: dataset.OpPush, Repository: remote, Name: name}
+		req := api.Request{Kind: dataset.OpPush, Repository: repository, Name: name}
 		if req.Volume, req.Snapshot, err = splitSnapshot(cmd.Context(), c, args[0]); err != nil {
 			return err
 		}
@@ -62,9 +62,9 @@ snapshot.`,
 		}
 		return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
 			op := out.Operation
-			to := remote + "/" + name
+			to := repository + "/" + name
 			if op.Push != nil {
-				to = remote + "/" + op.Push.Name
+				to = repository + "/" + op.Push.Name
 			}
 			return op.ID, fmt.Sprintf("pushed volume %s to %s: version %s (%s added)", op.Volume, to, short(op.ID),
 				dataset.Size(op.BytesAdded).Human())

@@ -1,4 +1,4 @@
-package remotes
+package repositories
 
 import (
 	"fmt"
@@ -20,43 +20,44 @@ func short(id uuid.UUID) string {
 	return id.String()[:show.ShortLength]
 }
 
-// parseRemote parses REMOTE[/NAME].
-func parseRemote(text string) (remote, name string, err error) {
-	remote, name, named := strings.Cut(text, "/")
-	if err := dataset.CheckRepositoryName(remote); err != nil {
-		return "", "", fmt.Errorf("bad remote %q: expected REMOTE or REMOTE/NAME: %w", dataset.Clip(text), err)
+// parsePlace parses REPOSITORY[/NAME].
+func parsePlace(text string) (repository, name string, err error) {
+	repository, name, named := strings.Cut(text, "/")
+	if err := dataset.CheckRepositoryName(repository); err != nil {
+		return "", "", fmt.Errorf("bad repository %q: expected REPOSITORY or REPOSITORY/NAME: %w",
+			dataset.Clip(text), err)
 	}
 	if named {
 		err = dataset.CheckName(name)
 	}
-	return remote, name, err
+	return repository, name, err
 }
 
 // source names the version that is pulled: the one whose UUID begins with prefix or, if prefix is empty, the newest.
-type source struct{ remote, name, prefix string }
+type source struct{ repository, name, prefix string }
 
 // versionRE matches the first digits of the UUID of a version.
 var versionRE = regexp.MustCompile(`^[0-9a-f]{4}[0-9a-f-]{0,32}$`)
 
-// parseSource parses REMOTE/NAME[@VERSION].
+// parseSource parses REPOSITORY/NAME[@VERSION].
 func parseSource(text string) (s source, err error) {
 	text, prefix, at := strings.Cut(text, "@")
-	if s.remote, s.name, err = parseRemote(text); err != nil {
+	if s.repository, s.name, err = parsePlace(text); err != nil {
 		return s, err
 	}
 	if s.name == "" {
-		return s, dataset.Errorf(dataset.ErrInvalid, "missing name: expected %s/NAME (drover remote ls %[1]s shows "+
-			"the names)", s.remote)
+		return s, dataset.Errorf(dataset.ErrInvalid, "missing name: expected %s/NAME (drover repository versions "+
+			"%[1]s shows the names)", s.repository)
 	}
 	s.prefix = strings.ToLower(prefix)
 	if at && !versionRE.MatchString(s.prefix) {
 		return s, dataset.Errorf(dataset.ErrInvalid, "bad version %q: expected at least 4 digits of its UUID (drover "+
-			"remote ls %s shows them)", dataset.Clip(prefix), s)
+			"repository versions %s shows them)", dataset.Clip(prefix), s)
 	}
 	return s, nil
 }
 
-func (s source) String() string { return s.remote + "/" + s.name }
+func (s source) String() string { return s.repository + "/" + s.name }
 
 // find returns the version to pull. It fails with dataset.ErrNotFound if there is none, or if its data was removed, and
 // with dataset.ErrAmbiguous if there are several.
@@ -73,11 +74,11 @@ func (s source) find(h dataset.History) (v dataset.PushedVersion, err error) {
 	}
 	switch {
 	case len(found) == 0 && s.prefix != "":
-		return v, dataset.Errorf(dataset.ErrNotFound, "no such version: %s@%s (drover remote ls %[1]s shows them)", s,
-			s.prefix)
+		return v, dataset.Errorf(dataset.ErrNotFound, "no such version: %s@%s (drover repository versions %[1]s "+
+			"shows them)", s, s.prefix)
 	case len(found) == 0:
-		return v, dataset.Errorf(dataset.ErrNotFound, "no version of %s can be pulled (drover remote ls %s shows what "+
-			"the remote has)", s, s.remote)
+		return v, dataset.Errorf(dataset.ErrNotFound, "no version of %s can be pulled (drover repository versions %s "+
+			"shows what the repository has)", s, s.repository)
 	case len(found) > 1:
 		var ids []string
 		for _, v := range found {
@@ -86,8 +87,8 @@ func (s source) find(h dataset.History) (v dataset.PushedVersion, err error) {
 		return v, dataset.Errorf(dataset.ErrAmbiguous, "%s has %d %s (name one, as in drover pull %s@VERSION NEW: %s)",
 			s, len(found), what, s, dataset.FormatChoices(ids))
 	case found[0].Removed:
-		return v, dataset.Errorf(dataset.ErrNotFound, "the data of version %s of %s was removed (drover remote ls "+
-			"%[2]s shows the others)", short(found[0].ID), s)
+		return v, dataset.Errorf(dataset.ErrNotFound, "the data of version %s of %s was removed (drover repository "+
+			"versions %[2]s shows the others)", short(found[0].ID), s)
 	}
 	return found[0], nil
 }

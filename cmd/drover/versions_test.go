@@ -41,11 +41,11 @@ func hasPulled(c *console) {
 	done := ended(dataset.OpDone, nil)
 	done.op.Kind = dataset.OpImport
 	c.fake.outcome = api.Outcome{Operation: &done.op}
-	ref := dataset.VersionRef{Remote: "offsite", Name: "db", Version: pushedVersion(2, 0, "db", 0).ID}
+	ref := dataset.VersionRef{Repository: "offsite", Name: "db", Version: pushedVersion(2, 0, "db", 0).ID}
 	c.fake.volumes[0].BasedOn = []dataset.VersionRef{ref}
 }
 
-// hasDamagedVersion: an entry of the remote cannot be read.
+// hasDamagedVersion: an entry of the repository cannot be read.
 func hasDamagedVersion(c *console) {
 	c.fake.versions.Problem = &dataset.Problem{Code: dataset.ErrCorrupt.Code, Message: "versions in offsite: the entry 5f1c09aa has bad tags"}
 }
@@ -60,7 +60,7 @@ func pushedVersion(n, parent byte, name string, ago time.Duration) dataset.Pushe
 		return id
 	}
 	v := dataset.PushedVersion{
-		ID: id(n), Remote: "offsite", Name: name, Parent: id(parent), Backup: strings.Repeat("1c09aa5f", 8),
+		ID: id(n), Repository: "offsite", Name: name, Parent: id(parent), Backup: strings.Repeat("1c09aa5f", 8),
 		Taken: now.Add(-ago - time.Minute), Pushed: now.Add(-ago), Volume: "db", Dataset: idDB, Node: "host-a", By: "operator alice (admin)",
 		Removed: n == 1, Newest: n > 1,
 	}

@@ -1,4 +1,4 @@
-package remotes
+package repositories
 
 import (
 	"context"
@@ -14,27 +14,27 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-const pullHelp = `Create a volume from a version in a remote. SOURCE is REMOTE/NAME for the newest
-version of NAME, or REMOTE/NAME@VERSION for the one whose UUID begins with
-VERSION (at least 4 digits). The volume is visible only when it is complete. No
-existing volume is changed. The new volume continues the version, so it can be
-pushed to the same name.
+const pullHelp = `Create a volume from a version in a repository. SOURCE is REPOSITORY/NAME for
+the newest version of NAME, or REPOSITORY/NAME@VERSION for the one whose UUID
+begins with VERSION (at least 4 digits). The volume is visible only when it is
+complete. No existing volume is changed. The new volume continues the version,
+so it can be pushed to the same name.
 
 NEW, or --as NEW, is the name of the new volume, or NAME@PROFILE. Without it,
-the volume gets the name that it has in the remote. If that volume exists and
-continues the version, there is nothing to do. If it does not, the command is
-refused, and shows both histories.
+the volume gets the name that it has in the repository. If that volume exists
+and continues the version, there is nothing to do. If it does not, the command
+is refused, and shows both histories.
 
-The volume gets the profile, size and labels that the pushed volume had, unless
-NEW or -o names others. An encrypted volume is not pulled into a profile that
-does not encrypt, unless the profile is named. The host of the new volume reads
-the remote, and needs its password.`
+The volume gets the size that the pushed volume had, and the profile that NEW or
+-o names, or the default one. An encrypted volume is not pulled into a profile
+that does not encrypt, unless the profile is named. The host of the new volume
+reads the repository, and needs its password.`
 
 // PullCommand makes drover pull.
 func PullCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull SOURCE [NEW]",
-		Short: "Create a volume from a version in a remote",
+		Short: "Create a volume from a version in a repository",
 		Long:  pullHelp,
 		Example: `  drover pull offsite/db
   drover pull offsite/db@1f2e3d4c --as db-before
@@ -61,7 +61,7 @@ func PullCommand(a *cli.App) *cobra.Command {
 		case len(args) > 1:
 			spec = args[1]
 		}
-		h, err := history(ctx, c, from.remote)
+		h, err := history(ctx, c, from.repository)
 		if err != nil {
 			return err
 		}
@@ -111,14 +111,19 @@ func (s source) existing(ctx context.Context, c cli.Remote, h dataset.History, v
 	return &existing, s.existsError(h, existing, v)
 }
 
-// request returns the request that makes a volume from a version.
+// request returns the request that makes a volume from a version. A stranger can have written the tags and the record
+// of the backup. They choose neither the profile nor the filesystem and the labels of the volume: only its size.
 func (s source) request(ctx context.Context, a *cli.App, c cli.Remote, v dataset.PushedVersion, w backups.NewVolume) (
 	api.Request, error) {
-	b, err := c.VolumeBackup(ctx, s.remote, v.Backup)
+	b, err := c.VolumeBackup(ctx, s.repository, v.Backup)
 	if err != nil {
 		return api.Request{}, err
 	}
+	b.Profile = ""
+	if b.Record != nil {
+		b.Record = &api.BackupRecord{Size: b.Record.Size, Encrypted: b.Record.Encrypted}
+	}
 	req, err := backups.RestoreRequest(ctx, a, c, b, w)
-	req.Version = &dataset.VersionRef{Remote: s.remote, Name: v.Name, Version: v.ID}
+	req.Version = &dataset.VersionRef{Repository: s.repository, Name: v.Name, Version: v.ID}
 	return req, err
 }
