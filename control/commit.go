@@ -211,6 +211,7 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
 	case op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush:
 		recorded.Backup, recorded.BytesAdded = op.Backup, op.BytesAdded
+		recorded.ReadsAll = op.ReadsAll
 	case op.Kind == dataset.OpVerify:
 		op.DatasetRecord = nil // it does not exist any more
 	case op.Kind == dataset.OpConvert:
@@ -223,7 +224,10 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 func completeReport(op *dataset.Operation, recorded dataset.Operation) {
 	switch {
 	case op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush:
-		op.Repository, op.Push = recorded.Repository, recorded.Push
+		op.Repository, op.Push, op.Content = recorded.Repository, recorded.Push, recorded.Content
+		if recorded.ID != op.ID { // its plan, and so Content, is not known
+			op.ExactBoot = ""
+		}
 	case makesDataset(op.Kind) && op.DatasetRecord != nil:
 		d := *op.DatasetRecord
 		d.BasedOn = nil // a node is not believed on which versions a volume is based

@@ -136,6 +136,10 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		if err != nil {
 			return nil, nil, err
 		}
+	case dataset.OpRestore:
+		if err := planning.BeginRestore(t, *op); err != nil {
+			return nil, nil, err
+		}
 	case dataset.OpConvert:
 		if err := planning.BeginConvert(t, *op); err != nil {
 			return nil, nil, err

@@ -51,6 +51,16 @@ type Operation struct {
 	Check      string `json:"check,omitempty"`
 	Scheduled  bool   `json:"scheduled,omitempty"`   // the profile's schedule requested the backup or verification
 	BytesAdded int64  `json:"bytes_added,omitempty"` // bytes of data that a backup or push added
+	// ID of the earlier backup whose unchanged files a backup or push does not read; absent: it reads everything
+	Parent string `json:"parent,omitempty"`
+	// why a backup or push reads everything; absent: it does not
+	ReadsAll string `json:"reads_all,omitempty"`
+	// boot of the host on which the parent was made
+	ParentBoot string `json:"parent_boot,omitempty" hidden:"true"`
+	// value of content of the dataset when a backup or push was planned
+	Content uint64 `json:"content,omitempty"`
+	// boot of the host on which a backup or push has read an exact clone; absent: the clone was not exact
+	ExactBoot string `json:"exact_boot,omitempty" hidden:"true"`
 	// path that an import reads, or the file with the old key for a rekey
 	Path string `json:"path,omitempty"`
 	Live bool   `json:"live,omitempty"` // the source of the import may be in use

@@ -51,6 +51,8 @@ type Dataset struct {
 	Trash *Trash `json:"trash,omitempty"`
 	// UUID of the snapshot that the head is based on, the parent of the next snapshot
 	HeadParent uuid.UUID `json:"latest_snapshot,omitzero" old:"latest"`
+	// how often the content was replaced other than by writes: by a restore, or by a move without the home
+	Content uint64 `json:"content,omitempty"`
 	// versions that the volume continues, the latest of each repository: pushed to it, or pulled; the latest first
 	BasedOn []VersionRef `json:"based_on,omitempty"`
 	// UUID of the operation that last wrote the record, so that a retry recognises that it has succeeded

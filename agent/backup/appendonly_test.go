@@ -53,7 +53,7 @@ func TestAppendOnlyRepository(t *testing.T) {
 	r, removals := newAppendOnly(t, f)
 	wantReport := func(want int, tried int32) {
 		t.Helper()
-		f.A.Backups.Occupy()() // waits for the end of the last job
+		f.A.Backups.Occupy("offsite")() // waits for the end of the last job
 		var list findings.List
 		f.A.Backups.Findings(&list)
 		if len(list.All) != want || removals.Load() != tried {

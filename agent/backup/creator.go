@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/internal/tree"
@@ -88,8 +89,8 @@ type Creator struct {
 	absent absentBackups
 	// appendOnly has the repositories that refused to remove backups.
 	appendOnly appendOnly
-	// known saves runs of restic that only find the parent of a backup, or earlier backups of its operation.
-	known memory
+	// begun saves runs of restic that only find earlier backups of an operation.
+	begun begunOperations
 	// facts gets the new backups, so that the Restorer need not read or measure them.
 	facts *facts
 }
@@ -109,7 +110,7 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 			err = context.Cause(ctx) // it was cancelled, or the agent stops
 		}
 	}()
-	isNew := c.known.begin(*op, c.deps.Incarnation)
+	isNew := c.begun.begin(*op, c.deps.Incarnation)
 	jb.Step("waiting for other backups")
 	release, err := c.admit(ctx, *op)
 	if err != nil {
@@ -137,7 +138,8 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		}
 		return out, failed(err)
 	}
-	op.Backup, op.BytesAdded = got.made.ID, got.summary.BytesAdded
+	op.Backup, op.BytesAdded, op.Parent = got.made.ID, got.summary.BytesAdded, got.made.Parent
+	op.ExactBoot, op.ReadsAll = got.exactBoot, got.readsAll
 	out, err = c.deps.Report(context.WithoutCancel(ctx), op, nil) // the backup exists
 	switch {
 	case errors.Is(err, dataset.ErrCancelled):
@@ -157,6 +159,8 @@ type attemptResult struct {
 	entry    string   // ID of the entry of a push
 	unwanted []string // backups of the operation that must be removed, also if the run fails
 	url      string   // of the repository
+	// exactBoot and readsAll are those of dataset.Operation.
+	exactBoot, readsAll string
 }
 
 // stored returns the IDs of what the run has stored.
@@ -204,40 +208,18 @@ func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operatio
 	return a, err
 }
 
-// backUp makes the backup of an operation that is no push. It lists the earlier backups of the dataset only if it must:
-// if an earlier run of the operation can have stored one, or if the parent of the new backup is not known. a has what
-// was stored, also if backUp fails.
+// backUp makes the backup of an operation that is no push. It lists the backups of the dataset only if an earlier run of
+// the operation can have stored one. a has what was stored, also if backUp fails.
 func (c *Creator) backUp(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository, isNew bool,
-	a *attemptResult) (err error) {
-	parent := parentBackup{id: c.known.parent(op, a.url)}
-	find := func(ctx context.Context) (string, error) {
+	a *attemptResult) error {
+	if !isNew {
 		list, err := c.list(ctx, op, repo)
 		if err != nil {
-			return "", err
+			return ofAbsent(err)
 		}
-		var newest restic.Backup
-		newest, a.unwanted = examine(list, op)
-		c.known.forget(op.DatasetID)
-		c.known.note(op, a.url, newest)
-		return newest.ID, nil
+		a.unwanted = madeBy(list, op)
 	}
-	if isNew && parent.id != "" {
-		parent.other = find // somebody can have removed the parent meanwhile
-	} else if parent.id, err = find(ctx); err != nil {
-		return ofAbsent(err)
-	}
-	a.made, a.summary, err = c.store(ctx, jb, op, repo, parent)
-	if err == nil {
-		c.known.note(op, a.url, a.made)
-	}
-	return err
-}
-
-// parentBackup is the backup with which restic compares the files of a new one.
-type parentBackup struct {
-	id string // empty if there is none
-	// other, if not nil, finds another parent if the repository does not have the first one.
-	other func(ctx context.Context) (id string, err error)
+	return c.store(ctx, jb, op, repo, a)
 }
 
 // admit waits until no other backup of the dataset runs, and fewer than maxBackups backups to the repository.
@@ -280,48 +262,67 @@ func ofAbsent(err error) error {
 	return err
 }
 
-// examine returns the newest backup of the dataset of an operation, without an ID if there is none. It also returns the
-// IDs of the backups that an earlier run of the operation made.
-func examine(list []restic.Backup, op dataset.Operation) (newest restic.Backup, repeated []string) {
+// madeBy returns the IDs of the backups in a list that, by their tags, an earlier run of the operation made.
+func madeBy(list []restic.Backup, op dataset.Operation) (ids []string) {
 	for _, b := range list {
-		t, ok := ParseTags(b.Tags)
-		if !ok || t.Dataset != op.DatasetID {
-			continue
-		}
-		if newest.ID == "" || b.Time.After(newest.Time) {
-			newest = b
-		}
-		if t.Operation == op.ID {
-			repeated = append(repeated, b.ID)
+		if t, ok := ParseTags(b.Tags); ok && t.Dataset == op.DatasetID && t.Operation == op.ID {
+			ids = append(ids, b.ID)
 		}
 	}
-	return newest, repeated
+	return ids
 }
 
-// store makes a clone, stores it with restic, and removes it. If store fails and returns the ID of a backup, that
-// backup is incomplete.
+// chooseParent returns the ID of the backup that restic compares the files of a clone with, or why there is none. It is
+// only ever the one that control has recorded: anybody with the password can store a backup with any tags. d is the
+// record of the dataset when the clone was made.
+//
+// After a crash of the host, a file can have new content with an old time, because the filesystem wrote its blocks, and
+// not its inode. So the parent must be from the present boot of this host.
+func chooseParent(op dataset.Operation, d dataset.Dataset, boot string) (parent, readsAll string) {
+	switch {
+	case op.Parent == "":
+		return "", op.ReadsAll
+	case d.Content != op.Content:
+		return "", "the content of the volume was replaced meanwhile"
+	case op.ParentBoot != boot:
+		return "", "a host was started, or the volume was moved, since its last exact backup"
+	}
+	return op.Parent, ""
+}
+
+// store makes a clone, stores it with restic, and removes it. a has the result. If store fails, a backup in it is
+// incomplete.
 func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository,
-	parent parentBackup) (b restic.Backup, s restic.Summary, err error) {
+	a *attemptResult) error {
+	boot, err := clock.BootID()
+	if err != nil {
+		return err
+	}
 	clone := uuid.New()
 	end := c.deps.BorrowKey(clone, op.DatasetID)
 	defer end()
 	jb.Step("cloning")
-	d, pool, taken, _, err := c.clone(ctx, op, clone)
+	d, pool, taken, exact, err := c.clone(ctx, op, clone)
 	defer func() { _ = c.discardClones(context.WithoutCancel(ctx), op.DatasetID) }() // doctor names those that stay
 	if err != nil {
-		return b, s, err
+		return err
 	}
 	steps.At("backup.cloned")
+	var parent string
+	parent, a.readsAll = chooseParent(op, d, boot)
+	if exact && d.Content == op.Content {
+		a.exactBoot = boot
+	}
 	tree, err := c.deps.OpenTree(ctx, pool, clone, true)
 	if err != nil {
-		return b, s, err
+		return err
 	}
 	defer tree.Close()
 	steps.At("backup.mounted")
 	record := newRecord(d, op.Snapshot, taken, c.deps.NodeName, c.deps.Version)
 	text, err := json.Marshal(record)
 	if err != nil {
-		return b, s, err
+		return err
 	}
 	tags := Tags{
 		Volume: d.Volume, Dataset: d.ID, Operation: op.ID, Profile: record.Profile.Name, Snapshot: record.Snapshot,
@@ -329,24 +330,33 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	if op.Push != nil {
 		tags.Pushed = op.Push.Name
 	}
-	jb.Step("storing")
-	err = c.isolate(tree, RecordName, text, func(dir string) error {
-		b, s, err = repo.Backup(ctx, restic.Request{
-			Dir:         dir,
-			Names:       []string{DataName, RecordName},
-			Tags:        tags.List(),
-			Time:        taken,
-			Parent:      parent.id,
-			OtherParent: parent.other,
-			Progress:    func(p restic.Progress) { jb.SetProgress(p.Bytes, p.TotalBytes) },
+	jb.Step("storing" + describeReadsAll(a.readsAll))
+	return c.isolate(tree, RecordName, text, func(dir string) error {
+		a.made, a.summary, err = repo.Backup(ctx, restic.Request{
+			Dir:      dir,
+			Names:    []string{DataName, RecordName},
+			Tags:     tags.List(),
+			Time:     taken,
+			Parent:   parent,
+			Progress: func(p restic.Progress) { jb.SetProgress(p.Bytes, p.TotalBytes) },
 		})
 		if err != nil {
 			return ofAbsent(err)
 		}
-		c.noteStored(ctx, repo, b, s, text, filepath.Join(dir, DataName))
+		if parent != "" && a.made.Parent == "" {
+			a.readsAll = "its last exact backup is not in the repository any more"
+		}
+		c.noteStored(ctx, repo, a.made, a.summary, text, filepath.Join(dir, DataName))
 		return nil
 	})
-	return b, s, err
+}
+
+// describeReadsAll returns the end of the name of a step of a backup that reads everything for a reason.
+func describeReadsAll(why string) string {
+	if why == "" {
+		return ""
+	}
+	return " (reads everything: " + why + ")"
 }
 
 // maxCounted is the largest number of files of a backup whose names are counted. In a larger backup, the time of one

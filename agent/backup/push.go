@@ -43,7 +43,7 @@ func (c *Creator) push(ctx context.Context, jb *jobs.Job, op dataset.Operation, 
 	if h, err = c.withoutWithdrawn(op, h); err != nil {
 		return err
 	}
-	parent, repeated := examine(list, op)
+	repeated := madeBy(list, op)
 	if made, ok := madeBefore(h, list, op); ok {
 		a.made, a.entry = made, entryOf(list, op)
 		a.unwanted = slices.DeleteFunc(repeated, func(id string) bool { return id == made.ID })
@@ -59,7 +59,7 @@ func (c *Creator) push(ctx context.Context, jb *jobs.Job, op dataset.Operation, 
 	if err != nil {
 		return err
 	}
-	if a.made, a.summary, err = c.store(ctx, jb, op, repo, parentBackup{id: parent.ID}); err != nil {
+	if err = c.store(ctx, jb, op, repo, a); err != nil {
 		return err
 	}
 	steps.At("push.stored")

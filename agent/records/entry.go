@@ -46,6 +46,7 @@ type rareFields struct {
 	move             uuid.UUID
 	losses           []dataset.Loss
 	origin           *dataset.Origin
+	content          uint64
 	scheduleSince    time.Time
 	basedOn          []dataset.VersionRef
 	trash            *dataset.Trash
@@ -65,8 +66,8 @@ func newEntry(d api.IndexedDataset) *entry {
 		aliases: d.Aliases, format: d.Format, labels: d.Labels, protected: d.Protected, readOnly: d.ReadOnly,
 		anonymous: d.Anonymous, takenOver: d.TakenOver, supersededCopies: d.SupersededCopies,
 		sharedMounts: d.SharedMounts, move: d.Move, losses: d.Losses, origin: d.Origin,
-		scheduleSince: d.ScheduleSince, basedOn: d.BasedOn, trash: d.Trash, encryption: d.Encryption,
-		written: d.Written, lease: d.Lease,
+		content: d.Content, scheduleSince: d.ScheduleSince, basedOn: d.BasedOn, trash: d.Trash,
+		encryption: d.Encryption, written: d.Written, lease: d.Lease,
 	}
 	if !reflect.ValueOf(rare).IsZero() {
 		e.rare = &rare
@@ -86,6 +87,7 @@ func (e *entry) dataset() dataset.Dataset {
 		d.Protected, d.ReadOnly, d.Anonymous = r.protected, r.readOnly, r.anonymous
 		d.TakenOver, d.SupersededCopies, d.SharedMounts = r.takenOver, r.supersededCopies, r.sharedMounts
 		d.Move, d.Losses, d.Origin, d.ScheduleSince = r.move, r.losses, r.origin, r.scheduleSince
+		d.Content = r.content
 		d.BasedOn, d.Trash, d.Encryption, d.Written = r.basedOn, r.trash, r.encryption, r.written
 	}
 	return d

@@ -58,7 +58,7 @@ const (
 func unimportant() []string {
 	return []string{
 		record.ExportsPrefix, record.RevPrefix, record.OperationsPrefix, record.RunMarkKey, record.BackupsPrefix,
-		record.VerificationsPrefix, record.DamagedPrefix, record.AllWorkPrefix,
+		record.VerificationsPrefix, record.DamagedPrefix, record.ParentsPrefix, record.AllWorkPrefix,
 	}
 }
 

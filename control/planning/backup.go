@@ -30,6 +30,9 @@ func PlanBackup(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dat
 	if op.Repository, err = chooseRepository(t, cmp.Or(req.Repository, d.Profile.Backup.To)); err != nil {
 		return nil, nil, fmt.Errorf("backup of volume %s: %w", d.Volume, err)
 	}
+	if err := chooseParent(t, d, op); err != nil {
+		return nil, nil, err
+	}
 	return op, nil, checkSupports(t, d, dataset.OpBackup, "backup")
 }
 
@@ -78,7 +81,25 @@ func (v *Planner) PlanPush(t *record.Tx, req api.Request) (*dataset.Operation, *
 	if err := v.CheckReplicas(t, what); err != nil {
 		return nil, nil, err
 	}
+	if err := chooseParent(t, d, op); err != nil {
+		return nil, nil, err
+	}
 	return op, nil, checkSupports(t, d, dataset.OpPush, "push")
+}
+
+// chooseParent writes into the operation of a backup or push which earlier backup is restic's parent, or why there is
+// none. The agent uses no other one.
+func chooseParent(t *record.Tx, d dataset.Dataset, op *dataset.Operation) error {
+	op.Content = d.Content
+	if op.Snapshot != nil { // the volume does not continue from the snapshot in the way that restic needs
+		op.ReadsAll = "it is a backup of a snapshot"
+		return nil
+	}
+	parent, err := record.ParentOf(t, d, op.Repository)
+	if op.Parent, op.ParentBoot = parent.ID, parent.Boot; parent.ID == "" {
+		op.ReadsAll = "no exact backup of this content is recorded"
+	}
+	return err
 }
 
 // allowBackups fails with dataset.ErrUnsupported if the dataset of an operation gets scheduled backups, and
@@ -146,8 +167,9 @@ func mayBackUpOnSchedule(t *record.Tx, d dataset.Dataset, req api.Request) error
 	return err
 }
 
-// CommitBackup checks the result of a backup. It changes no record besides the operation's: the repository has the
-// list of the backups. The volume may have been moved or deleted meanwhile.
+// CommitBackup checks the result of a backup, and records it as the parent of the next one if it can be that. It
+// changes no other record: the repository has the list of the backups. The volume may have been moved or deleted
+// meanwhile.
 func CommitBackup(t *record.Tx, op dataset.Operation) error {
 	if dataset.CheckBackupID(op.Backup) != nil || op.BytesAdded < 0 {
 		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: the ID of the backup is missing or bad",
@@ -155,7 +177,7 @@ func CommitBackup(t *record.Tx, op dataset.Operation) error {
 	}
 	d := dataset.Dataset{ID: op.DatasetID, Volume: op.Volume}
 	t.Event(api.EventVolumeBackup, d, describeBackup(op))
-	return nil
+	return record.PutParent(t, op)
 }
 
 // CommitPush checks the result of a push, and records that the volume continues the new version. The volume may have
@@ -168,6 +190,9 @@ func CommitPush(t *record.Tx, op dataset.Operation) error {
 	}
 	t.Event(api.EventVolumePush, dataset.Dataset{ID: op.DatasetID, Volume: op.Volume},
 		fmt.Sprintf("version %.8s of %s/%s", op.ID, op.Repository, op.Push.Name))
+	if err := record.PutParent(t, op); err != nil {
+		return err
+	}
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
 	if err != nil || !there || d.State == dataset.StatePurging {
@@ -454,6 +479,9 @@ func describeBackup(op dataset.Operation) string {
 	text := op.Backup[:min(len(op.Backup), 8)] + " in " + op.Repository
 	if op.Check != "" {
 		text += ", checked by " + op.Check
+	}
+	if op.ReadsAll != "" {
+		text += ", read everything: " + op.ReadsAll
 	}
 	return text
 }

@@ -124,6 +124,17 @@ func (v *Planner) PlanRestore(t *record.Tx, req api.Request) (*dataset.Operation
 	return op, nil, nil
 }
 
+// BeginRestore records that the content of a dataset is about to be replaced. It must run in the same transaction as the
+// plan.
+func BeginRestore(t *record.Tx, op dataset.Operation) error {
+	d, err := t.Dataset(op.DatasetID)
+	if err != nil {
+		return err
+	}
+	record.EndContent(t, &d)
+	return t.PutDataset(d)
+}
+
 // CommitRestore records that a dataset has the content of a snapshot, and records the snapshot that keeps its previous
 // content. The size of the dataset does not change. The data has already changed, so a report from the present home and
 // epoch is refused only if the dataset is being destroyed.
@@ -152,6 +163,7 @@ func CommitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error
 		d.HeadParent = op.Source.Snapshot
 	}
 	d.Request = op.ID
+	record.EndContent(t, &d)
 	if err := record.PutSnapshot(t, keep); err != nil {
 		return err
 	}

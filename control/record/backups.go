@@ -71,30 +71,39 @@ func BeginBackup(t *Tx, op dataset.Operation) error {
 // OpenRestores returns the IDs of the backups that are being read: by an import or a verification, on any node, that
 // has not ended.
 func OpenRestores(t *Tx) (map[string]bool, error) {
+	reads := map[string]bool{}
+	err := eachOpen(t, func(op dataset.Operation) {
+		if op.Kind == dataset.OpImport || op.Kind == dataset.OpVerify {
+			reads[op.Backup] = true
+		}
+	})
+	return reads, err
+}
+
+// eachOpen calls f for each recorded operation that has not ended.
+func eachOpen(t *Tx, f func(op dataset.Operation)) error {
 	claims, err := ListAll[Claim](t, AllWorkPrefix)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	keys := make([]string, len(claims))
 	for i, c := range claims {
 		keys[i] = OperationKey(c.ID)
 	}
 	if err := t.Prefetch(keys); err != nil {
-		return nil, err
+		return err
 	}
-	reads := map[string]bool{}
 	for _, key := range keys {
 		var op dataset.Operation
 		ok, err := t.Peek(key, &op)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		reader := op.Kind == dataset.OpImport || op.Kind == dataset.OpVerify
-		if ok && reader && op.Backup != "" && !op.State.Final() {
-			reads[op.Backup] = true
+		if ok && !op.State.Final() {
+			f(op)
 		}
 	}
-	return reads, nil
+	return nil
 }
 
 // maxMade is the maximum length of Backups.Made, because the size of a value in the store is limited. Backups in former

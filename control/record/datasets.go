@@ -19,6 +19,9 @@ func AddDataset(t *Tx, d dataset.Dataset, incarnation uuid.UUID) error {
 		Epoch:       d.Epoch,
 		State:       dataset.LeaseHeld,
 	}
+	if incarnation == uuid.Nil { // a recovery found the dataset, and nothing is known about its content
+		EndContent(t, &d)
+	}
 	if err := PutUUIDPointer(t, d.ID, UUIDPointer{Dataset: d.ID}); err != nil {
 		return err
 	}
@@ -41,7 +44,7 @@ func PutPending(t *Tx, d dataset.Dataset) error {
 func ForgetDataset(t *Tx, d dataset.Dataset) {
 	RemoveSharedMounts(t, &d)
 	for _, k := range []string{DatasetKey(d.ID), UUIDKey(d.ID), LeaseKey(d.ID),
-		TrashKey(d.ID), BackupsKey(d.ID), VerificationsKey(d.ID), DamagedKey(d.ID)} {
+		TrashKey(d.ID), BackupsKey(d.ID), VerificationsKey(d.ID), ParentsKey(d.ID), DamagedKey(d.ID)} {
 		t.Delete(k)
 	}
 }

@@ -83,6 +83,8 @@ func checkBelongs(key string, v any) error {
 		want = RepositoryKey(v.Name)
 	case *Backups:
 		want = BackupsKey(v.Dataset)
+	case *Parents:
+		want = ParentsKey(v.Dataset)
 	case *Verifications:
 		want = VerificationsKey(v.Dataset)
 	case *DamagedBackup:

@@ -46,6 +46,7 @@ const (
 	RepositoriesPrefix  = "repositories/"
 	BackupsPrefix       = "backups/"
 	VerificationsPrefix = "verifications/"
+	ParentsPrefix       = "parents/"
 	DamagedPrefix       = "damaged-backups/"
 	ExportsPrefix       = "exports/"
 	AllWorkPrefix       = "work/"
@@ -103,6 +104,9 @@ func BackupsKey(id uuid.UUID) string { return BackupsPrefix + id.String() }
 
 // DamagedKey is the key of the damaged backup of a dataset.
 func DamagedKey(id uuid.UUID) string { return DamagedPrefix + id.String() }
+
+// ParentsKey is the key of the backups of a dataset that can be the parent of the next one.
+func ParentsKey(id uuid.UUID) string { return ParentsPrefix + id.String() }
 
 // VerificationsKey is the key of the verifications of a dataset's backups.
 func VerificationsKey(id uuid.UUID) string { return VerificationsPrefix + id.String() }

@@ -41,11 +41,8 @@ type Request struct {
 	// Time is the moment of the content, with the precision of a second. If zero, it is the present.
 	Time time.Time
 	// Parent is the ID of an earlier backup. Files that have not changed since are not read. If Parent is empty, or if
-	// the repository has no such backup, all files are read.
+	// the repository has no such backup or cannot read it, all files are read, and the Parent of the result is empty.
 	Parent string
-	// OtherParent, if not nil, is called if the repository does not have Parent, or cannot read it. It returns the ID
-	// of another earlier backup, or "" if there is none. If it fails, Backup fails with its error.
-	OtherParent func(ctx context.Context) (string, error)
 	// Progress, if not nil, is called about once a second. It must not block.
 	Progress func(Progress)
 }
@@ -123,22 +120,13 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 	return Backup{}, Summary{}, err
 }
 
-// backUpAfter runs restic backup with the parent of the request. If that cannot be used, it changes the parent.
+// backUpAfter runs restic backup with the parent of the request. If that cannot be used, it removes the parent from the
+// request, and restic reads all files.
 func (r *Repository) backUpAfter(ctx context.Context, req *Request) (id string, s Summary, err error) {
-	isUnusable := func() bool { // nothing was stored
-		return req.Parent != "" && id == "" && ctx.Err() == nil &&
-			(errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrCorrupt))
-	}
 	id, s, err = r.backUp(ctx, *req)
-	if isUnusable() && req.OtherParent != nil {
-		var perr error
-		if req.Parent, perr = req.OtherParent(ctx); perr != nil {
-			return "", s, perr
-		}
-		id, s, err = r.backUp(ctx, *req)
-	}
-	if isUnusable() && errors.Is(err, dataset.ErrNotFound) {
-		req.Parent = "" // it was removed meanwhile
+	if req.Parent != "" && id == "" && ctx.Err() == nil && // nothing was stored
+		(errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrCorrupt)) {
+		req.Parent = ""
 		id, s, err = r.backUp(ctx, *req)
 	}
 	return id, s, err

@@ -1,8 +1,6 @@
 package restic_test
 
 import (
-	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,26 +77,16 @@ esac
 	}
 }
 
-// If the repository does not have the parent, Backup asks for another one. If that fails, the backup fails.
-func TestOtherParent(t *testing.T) {
+// If the repository does not have the parent, Backup reads everything, and the result has no parent.
+func TestAbsentParent(t *testing.T) {
 	r, dir := initialized(t, options(t)), source(t)
 	first, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names()})
 	must(t, err)
-	failure := errors.New("cannot list")
-	for _, c := range []struct {
-		id, want string
-		err      error
-	}{{first.ID, first.ID, nil}, {"", "", nil}, {strings.Repeat("6f", 32), "", nil}, {"", "", failure}} {
-		calls := 0
-		b, _, err := r.Backup(t.Context(), restic.Request{
-			Dir: dir, Names: names(), Time: time.Now(), Parent: strings.Repeat("5f", 32),
-			OtherParent: func(context.Context) (string, error) {
-				calls++
-				return c.id, c.err
-			},
-		})
-		if !errors.Is(err, c.err) || b.Parent != c.want || calls != 1 {
-			t.Errorf("got %+v, %v, after %d calls; want the parent %q, %v", b, err, calls, c.want, c.err)
+	for parent, want := range map[string]string{first.ID: first.ID, strings.Repeat("5f", 32): "", "": ""} {
+		b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names(), Time: time.Now(), Parent: parent})
+		must(t, err)
+		if stored, err := r.Get(t.Context(), b.ID); err != nil || b.Parent != want || stored.Parent != want {
+			t.Errorf("%.8s: got the parent %q, and %q in the repository (%v), want %q", parent, b.Parent, stored.Parent, err, want)
 		}
 	}
 }

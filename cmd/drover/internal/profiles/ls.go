@@ -44,9 +44,9 @@ func Table(profiles []api.ListedProfile) *show.Table {
 	return t
 }
 
-// quiesceShort returns how a filesystem is prepared for a snapshot, or "" for the default.
+// quiesceShort returns how writes are stopped during a snapshot, or "" if they are not.
 func quiesceShort(q dataset.Quiesce) string {
-	if q == dataset.QuiesceFreeze {
+	if q == dataset.QuiesceNone {
 		return ""
 	}
 	return string(q)
