@@ -281,7 +281,7 @@ func (a *components) makeMounting() {
 	a.Disks = mounting.NewDisks(a.Host, a.Pools, a.Prober)
 	a.Holders = mounting.NewHolders(a.Host, a.Pools, a.LostWrites)
 	a.Quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
-		Host: a.Host, Throttle: a.Throttle, Go: a.wg.Go, FlushFailed: a.flushFailed,
+		Host: a.Host, Throttle: a.Throttle, Go: a.wg.Go, Freezer: a.Config.Freezer, FlushFailed: a.flushFailed,
 	})
 	a.SharedMountTable = mounting.NewSharedMountTable(a.Host)
 	a.Reservations = mounting.NewReservations(a.Host)

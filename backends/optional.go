@@ -3,6 +3,7 @@ package backends
 import (
 	"context"
 	"os"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -125,6 +126,9 @@ type Rewriter interface {
 	// these cases.
 	Rewrite(ctx context.Context, id uuid.UUID, progress Progress) (was, now int, err error)
 }
+
+// LongStall is how long a snapshot or clone may block the writers of a head before it is reported.
+const LongStall = 250 * time.Millisecond
 
 // StallPredictor is a pool whose snapshots block writers for a time that grows with the dataset.
 type StallPredictor interface {

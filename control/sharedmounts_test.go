@@ -39,7 +39,7 @@ func leaves(a *controltest.Agent, d dataset.Dataset, id uuid.UUID) {
 
 func createMany(a *controltest.Agent, name string) dataset.Dataset {
 	a.Helper()
-	a.ProfileSet.ByName["many"] = dataset.Profile{Name: "many", Revision: "r1-many", Quiesce: dataset.QuiesceNone, OnDelete: dataset.OnDelete{Mode: dataset.DeleteTrash}, Access: dataset.AccessMany}
+	a.ProfileSet.ByName["many"] = dataset.Profile{Name: "many", Revision: "r1-many", Quiesce: dataset.QuiesceFreeze, OnDelete: dataset.OnDelete{Mode: dataset.DeleteTrash}, Access: dataset.AccessMany}
 	return a.MustCreate(name+"@many", "pool=shared")
 }
 

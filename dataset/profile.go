@@ -18,7 +18,7 @@ type Profile struct {
 	Size        Size       `json:"size,omitempty"`        // size of a dataset in bytes, enforced; 0: not limited
 	Filesystem  Filesystem `json:"filesystem"`            // filesystem of the datasets
 	Snapshots   Snapshots  `json:"snapshots"`             // when snapshots are taken and how long they are kept
-	Quiesce     Quiesce    `json:"quiesce"`               // how writes are stopped while a snapshot is taken
+	Quiesce     Quiesce    `json:"quiesce"`               // how a filesystem is prepared for a snapshot
 	OnDelete    OnDelete   `json:"on_delete"`             // what happens to the data when the volume is deleted
 	// owner of the root directory; absent: as the image's content makes it
 	Owner      *Owner    `json:"owner,omitempty"`
@@ -231,13 +231,13 @@ type Verification struct {
 	Check   string `json:"check,omitempty"` // path of a program that checks the restored volume; empty: none
 }
 
-// Quiesce is the preparation of a snapshot, in addition to taking it atomically.
+// Quiesce is the preparation of a snapshot of a mounted volume that has a filesystem for itself.
 type Quiesce string
 
 // The ways to quiesce.
 const (
-	QuiesceNone   Quiesce = "none"   // crash-consistent
-	QuiesceFreeze Quiesce = "freeze" // the filesystem is frozen, so it is clean on disk
+	QuiesceFreeze Quiesce = "freeze" // it is flushed, and frozen while it is copied: the snapshot is exact
+	QuiesceFlush  Quiesce = "flush"  // it is only flushed: the snapshot has the state after a power cut
 )
 
 // OnDelete says what becomes of the data when the volume is deleted.

@@ -41,7 +41,6 @@ func checkAccess(keys map[string]strictyaml.Node, p *dataset.Profile) error {
 		{"replicas", p.Replicas.Count > 0, "a volume on a share for many hosts has no copies elsewhere: omit it"},
 		{"follow", follows, "with access: many it can be mounted on every host, and its home stays: omit it"},
 		{"qos", p.QoS.Limited(), "a limit on one host does not apply to the others: omit it"},
-		{"quiesce", p.Quiesce != dataset.QuiesceNone, "a freeze on one host does not stop the others: omit it"},
 	} {
 		if c.isSet {
 			bad.Add(keys[c.key].KeyErrorf("%s", c.reason))

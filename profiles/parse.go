@@ -84,7 +84,7 @@ func (s *Set) parseDefault(root, n strictyaml.Node, names []string) (err error) 
 
 func parseProfile(name string, n strictyaml.Node, checks []Check) (dataset.Profile, error) {
 	p := dataset.Profile{
-		Name: name, Quiesce: dataset.QuiesceNone,
+		Name: name, Quiesce: dataset.QuiesceFreeze,
 		OnDelete: dataset.OnDelete{Mode: dataset.DeleteTrash, Trash: dataset.Duration(24 * time.Hour)},
 		Follow:   dataset.Follow{Mode: dataset.FollowWithin, Within: dataset.DefaultFollow},
 	}
@@ -181,14 +181,14 @@ func quiesce(n strictyaml.Node, q *dataset.Quiesce) error {
 		if _, err := n.Keys(nil, map[string]string{"exec": notBuilt, "timeout": notBuilt}); err != nil {
 			return err
 		}
-		return n.Errorf("expected freeze or none")
+		return n.Errorf("expected freeze or flush")
 	}
 	s, err := n.String()
 	if err != nil {
 		return err
 	}
-	if *q = dataset.Quiesce(s); *q != dataset.QuiesceNone && *q != dataset.QuiesceFreeze {
-		return n.Errorf("unknown way to quiesce %q (available: freeze, none)", dataset.Clip(s))
+	if *q = dataset.Quiesce(s); *q != dataset.QuiesceFreeze && *q != dataset.QuiesceFlush {
+		return n.Errorf("unknown way to quiesce %q (available: flush, freeze)", dataset.Clip(s))
 	}
 	return nil
 }

@@ -165,7 +165,7 @@ func TestShipped(t *testing.T) {
 	// bronze works on every pool, because it asks for nothing that a pool might not support.
 	bronze, err := s.Get("")
 	if err != nil || bronze.Name != "bronze" || bronze.Size != 0 || bronze.Snapshots.Required || bronze.Filesystem.Type != "" ||
-		bronze.Backend != "" || bronze.Pool != "" || bronze.Quiesce != dataset.QuiesceNone || bronze.OnDelete.Mode != dataset.DeleteTrash {
+		bronze.Backend != "" || bronze.Pool != "" || bronze.Quiesce != dataset.QuiesceFreeze || bronze.OnDelete.Mode != dataset.DeleteTrash {
 		t.Errorf("%+v, %v", bronze, err)
 	}
 	for _, name := range []string{"silver", "gold"} {
@@ -226,11 +226,11 @@ func TestRevision(t *testing.T) {
 		p, _ := s.Get("a")
 		return p.Revision
 	}
-	base := revision("{size: 1GiB, quiesce: none}")
+	base := revision("{size: 1GiB, quiesce: freeze}")
 	if !regexp.MustCompile(`^[0-9a-f]{12}$`).MatchString(base) {
 		t.Errorf("revision %q", base)
 	}
-	for _, same := range []string{"{quiesce: none, size: 1024MiB}", "{size: 1G}", "{size: 1GiB, on_delete: {trash: 1440m}}", "{size: 1GiB, description: x}", "{size: 1GiB, warn_at: 85%}"} {
+	for _, same := range []string{"{quiesce: freeze, size: 1024MiB}", "{size: 1G}", "{size: 1GiB, on_delete: {trash: 1440m}}", "{size: 1GiB, description: x}", "{size: 1GiB, warn_at: 85%}"} {
 		if got := revision(same); got != base {
 			t.Errorf("%s: %s, want %s", same, got, base)
 		}
@@ -246,9 +246,6 @@ func TestRevision(t *testing.T) {
 			t.Fatal(err)
 		}
 		p, _ := s.Get("a")
-		if d.name == "no quiesce" {
-			continue // the default value
-		}
 		if other, ok := seen[p.Revision]; ok {
 			t.Errorf("%s and %s have one revision", d.name, other)
 		}

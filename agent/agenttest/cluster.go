@@ -65,8 +65,7 @@ profiles:
   safer: {replicas: {count: 2, every: 1s}}
   slow: {size: 320MiB, qos: {write_bps: 5MiB}}
   faster: {size: 320MiB, qos: {write_bps: 20MiB}}
-  frozen: {size: 512MiB, qos: {write_bps: 5MiB}, quiesce: freeze}
-  still: {size: 320MiB, quiesce: freeze}
+  frozen: {size: 512MiB, qos: {write_bps: 5MiB}}
   strict: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}}
   free: {size: 512MiB}
   large: {size: 640MiB}

@@ -76,6 +76,7 @@ func NewWithProfiles(t *testing.T, profiles []byte, change ...func(*agent.Config
 		Root: h.Config.Root, NodeName: "host-a", Control: h.Link,
 		Pools:    []pool.Config{{Name: "default", Backend: "dir", Path: filepath.Join(h.Config.Root, "pool")}},
 		Backends: backends.NewRegistry(dir.Backend{}), State: h.Database, Clock: h.FakeClock, Log: log,
+		Freezer: freezerArgs,
 	}
 	for _, f := range change {
 		f(&h.Config)
@@ -124,7 +125,7 @@ func (c *Cluster) AddHost(name, backend string) *Host {
 		Backends: backends.NewRegistry(kinds...),
 		State:    FusedStore{h.Database, h}, Clock: clock.System{}, Log: verboseLog(name),
 		Timing:   agent.Timing{InUseWait: lease, Retry: 20 * time.Millisecond, Heartbeat: 200 * time.Millisecond},
-		PeerHTTP: route{&c.Network, h}, Address: name + ":9471",
+		PeerHTTP: route{&c.Network, h}, Address: name + ":9471", Freezer: freezerArgs,
 		PeerID: func(r *http.Request) (uuid.UUID, error) { return uuid.Parse(r.Header.Get("Node")) },
 	}
 	c.Network.add(name+":9471", h)

@@ -13,17 +13,31 @@ package agenttest
 
 import (
 	"flag"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 
+	"github.com/droverhq/drover/internal/linux/freezer"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
 // Main runs the tests of a package in a separate mount namespace, and fails if they leave goroutines. In a shared
 // namespace, the tests of another package could get copies of the mounts of this agent, and the agent would think that
 // a container uses these copies.
-func Main(m *testing.M) { goleak.VerifyTestMain(ownNamespace{m}) }
+func Main(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == freezerCommand {
+		freezer.Serve()
+		os.Exit(0)
+	}
+	freezerArgs = []string{"/proc/self/exe", freezerCommand}
+	goleak.VerifyTestMain(ownNamespace{m})
+}
+
+const freezerCommand = "freezer"
+
+// freezerArgs is agent.Config.Freezer of all hosts. It is empty in a program that does not call Main.
+var freezerArgs []string
 
 type ownNamespace struct{ *testing.M }
 

@@ -261,9 +261,6 @@ func (c *PoolChecker) roomHint(ctx context.Context, r *Report, p *pool.Pool, st 
 	return c.deps.Space.Hint(ctx, p, st, st.Size*(100-dataset.DefaultWarnAt+1)/100)
 }
 
-// stallWarning is how long a snapshot may delay writers before doctor reports it.
-const stallWarning = 100 * time.Millisecond
-
 func (c *PoolChecker) checkStalls(ctx context.Context, r *Report, p *pool.Pool, known map[uuid.UUID]dataset.Dataset) {
 	staller, ok := p.Storage.(backends.StallPredictor)
 	if !ok {
@@ -274,7 +271,7 @@ func (c *PoolChecker) checkStalls(ctx context.Context, r *Report, p *pool.Pool, 
 			continue
 		}
 		nanos, why, err := staller.PredictStall(ctx, id)
-		if err == nil && time.Duration(nanos) > stallWarning {
+		if err == nil && time.Duration(nanos) > backends.LongStall {
 			r.Add(findings.Warning, "volume "+d.Volume,
 				"stop its containers, then: drover volume rewrite "+d.Volume,
 				"a snapshot would block its writers for about %s (%s)",

@@ -67,7 +67,7 @@ func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
 				h.Cluster.Fatal(err)
 			}
 			s, _ := lineage.Promotable(e)
-			if err := pool.(agenttest.FusedImager).Copier.Demote(h.Cluster.Context(), d.ID, s.ID); err != nil {
+			if err := pool.(agenttest.FusedImages).Copier.Demote(h.Cluster.Context(), d.ID, s.ID); err != nil {
 				h.Cluster.Fatal(err)
 			}
 		},

@@ -37,8 +37,10 @@ func (p *growing) note(what string, size dataset.Size) {
 	p.did, p.sizes = append(p.did, what), append(p.sizes, size)
 }
 
-func (p *growing) Clone(_ context.Context, d dataset.Dataset, _ dataset.Source, _ backends.Progress) (dataset.Size, error) {
-	p.note("clone", d.Size)
+func (p *growing) Clone(ctx context.Context, d dataset.Dataset, _ dataset.Source, _ backends.Progress) (dataset.Size, error) {
+	if _, err := backends.Frozen(ctx, func() error { p.note("clone", d.Size); return nil }); err != nil {
+		return 0, err
+	}
 	if p.has == 0 && !p.none {
 		p.has = max(d.Size, 1<<30)
 	}
@@ -55,7 +57,7 @@ func (p *growing) Resize(_ context.Context, _ uuid.UUID, size dataset.Size, _ *o
 
 func (p *growing) Info() backends.Info {
 	is := p.Pool.Info()
-	is.Capabilities.EnforcesSize = true
+	is.Capabilities.EnforcesSize, is.Capabilities.OwnFilesystem = true, true
 	return is
 }
 
@@ -70,7 +72,6 @@ func (p *growing) Delete(context.Context, uuid.UUID) error {
 func TestCloneGrowsAfterThaw(t *testing.T) {
 	k := newKeyRig(t)
 	src := dataset.Dataset{ID: uuid.New(), Volume: "db", Home: k.Node(), Size: 1 << 30, Encryption: &dataset.Encryption{ID: uuid.New()}}
-	src.Profile.Quiesce = dataset.QuiesceFreeze
 	k.Cache.Apply(src, 1)
 	defer k.Cache.Remove(src.ID)
 	root := k.MountExt4(src.ID)

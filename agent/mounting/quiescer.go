@@ -9,17 +9,19 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/freezer"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Quiescer flushes a mounted dataset to disk before a snapshot, and freezes its filesystem if its profile says so. It
+// Quiescer flushes a mounted dataset to disk before a snapshot, and freezes its filesystem while the snapshot is taken. It
 // has no state. Its methods are safe for concurrent use.
 type Quiescer struct{ QuiescerDeps }
 
@@ -28,6 +30,7 @@ type QuiescerDeps struct {
 	*host.Host
 	Throttle *throttle.Throttler
 	Go       func(func()) // starts a goroutine; a stop of the agent waits for it
+	Freezer  []string     // command line of a program that runs freezer.Serve; if empty, nothing is frozen
 	// FlushFailed is called if a flush of a dataset fails: the kernel reports lost writes only once.
 	FlushFailed func(d dataset.Dataset, err error)
 }
@@ -36,8 +39,9 @@ type QuiescerDeps struct {
 func NewQuiescer(deps QuiescerDeps) *Quiescer { return &Quiescer{deps} }
 
 // Prepare prepares a snapshot or clone of the head of a dataset, which the caller then takes with the returned context.
-// If the dataset is mounted, Prepare flushes it to disk. end releases what Prepare has set up, and reports whether the
-// copy is exact: see dataset.Snapshot. The caller must call end unless Prepare fails.
+// A dataset that is mounted is flushed to disk, and its filesystem is frozen while the pool copies the head. If that is
+// not possible, the copy is taken nevertheless. end releases what Prepare has set up, and reports whether the copy is
+// exact: see dataset.Snapshot. The caller must call end unless Prepare fails.
 func (q *Quiescer) Prepare(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
 	end func() (exact bool), err error) {
 	mounted, err := host.IsMountPoint(q.MountPath(d.ID))
@@ -45,8 +49,13 @@ func (q *Quiescer) Prepare(ctx context.Context, pool backends.Pool, d dataset.Da
 		return ctx, nil, err
 	}
 	if !mounted {
-		in, end = around(ctx, func(take func() error) (bool, error) { return q.idle(ctx, pool, d), take() })
-		return in, end, nil
+		exact := false
+		in = backends.WithFreeze(ctx, func(take func() error) (bool, error) {
+			idle, err := q.isIdle(ctx, pool, d), take()
+			exact = idle && err == nil
+			return exact, err
+		})
+		return in, func() bool { return exact }, nil
 	}
 	serializer, can := pool.(backends.Serializer)
 	if !can || !d.Profile.QoS.Limited() {
@@ -69,88 +78,122 @@ func (q *Quiescer) Prepare(ctx context.Context, pool backends.Pool, d dataset.Da
 	}, nil
 }
 
-// idle reports whether a dataset that is not mounted is in use nowhere on this host.
-func (q *Quiescer) idle(ctx context.Context, pool backends.Pool, d dataset.Dataset) bool {
+// isIdle reports whether a dataset that is not mounted is in use nowhere on this host.
+func (q *Quiescer) isIdle(ctx context.Context, pool backends.Pool, d dataset.Dataset) bool {
 	checker, can := pool.(backends.IdleChecker)
 	return can && checker.CheckIdle(ctx, d.ID) == nil
 }
 
-// around returns a context in which a pool copies a head inside of freeze, and the function end of Prepare.
-func around(ctx context.Context, freeze backends.WhileFrozen) (in context.Context, end func() (exact bool)) {
-	exact := false
-	in = backends.WithFreeze(ctx, func(take func() error) (bool, error) {
-		held, err := freeze(take)
-		exact = held && err == nil
-		return exact, err
-	})
-	return in, func() bool { return exact }
+// preparation is what Prepare has set up for the copy of a mounted dataset.
+type preparation struct {
+	*Quiescer
+	log     logrus.FieldLogger
+	root    *os.File         // of the filesystem; nil if freezer is nil
+	freezer *freezer.Freezer // nil: the filesystem is not frozen by the agent
+	up      throttle.Suspension
+	byPool  bool // the pool makes exact copies by itself
+	exact   bool
+	took    time.Duration // how long writers may have been blocked
 }
 
 // quiesce does the work of Prepare for a mounted dataset. If the dataset has a speed limit, the caller has locked the
 // pool.
 func (q *Quiescer) quiesce(ctx context.Context, pool backends.Pool, d dataset.Dataset) (in context.Context,
 	end func() (exact bool), err error) {
-	path := q.MountPath(d.ID)
-	itself := pool.Info().Exact && d.Encryption == nil // a pool cannot freeze an encrypted filesystem
-	freezing := itself || d.Profile.Quiesce == dataset.QuiesceFreeze
-	until := q.Clock.Steady() + throttle.SuspendForSnapshot - longStall // leaves time for the freeze
-	up, err := q.Throttle.Suspend(d, throttle.SuspendForSnapshot)
-	if err != nil {
+	path, info := q.MountPath(d.ID), pool.Info()
+	p := &preparation{Quiescer: q, log: q.LogOf(ctx, d)}
+	p.byPool = info.Exact && d.Encryption == nil // a pool cannot freeze an encrypted filesystem
+	freezes := !p.byPool && info.Capabilities.OwnFilesystem && d.Profile.Quiesce != dataset.QuiesceFlush &&
+		len(q.Freezer) > 0
+	if freezes {
+		p.startFreezer(path) // the child starts while the filesystem is flushed
+	}
+	if p.up, err = q.Throttle.Suspend(d, throttle.SuspendForSnapshot); err != nil {
+		p.release()
 		return ctx, nil, fmt.Errorf("flush volume %s: %w", d.Volume, err)
 	}
-	defer func() {
-		if err != nil || !freezing {
-			up.Resume()
-		}
-	}()
-	written, err := q.WriteOut(path, throttle.WriteOutTime)
+	written, short, err := q.flush(path, freezes || p.byPool)
 	if err != nil {
+		p.release()
 		return ctx, nil, fmt.Errorf("flush volume %s: %w", d.Volume, err)
 	}
 	if !written {
-		if freezing {
-			return ctx, nil, dataset.Errorf(dataset.ErrPending,
-				"volume %s has more unwritten data than it can flush in %s, and a freeze would block its writers "+
-					"as long: try again", d.Volume, throttle.WriteOutTime)
+		p.log.Warnf("more unwritten data than can be flushed in %s: the snapshot may lack the rest", throttle.WriteOutTime)
+	}
+	if !short && !p.byPool {
+		if freezes {
+			p.log.Infof("not frozen for the snapshot: it is written to so fast that each flush takes more than %s",
+				shortStall)
 		}
-		q.LogOf(ctx, d).Warnf("more unwritten data than can be flushed in %s: the snapshot contains what a power cut "+
-			"would leave",
-			throttle.WriteOutTime)
+		p.release()
 	}
-	if !freezing {
-		in, end = around(ctx, func(take func() error) (bool, error) { return false, take() })
-		return in, end, nil
-	}
-	if d.Profile.QoS.Limited() {
-		if err := q.FlushUntilShort(d, path, until); err != nil {
-			return ctx, nil, err
-		}
-		up.Extend(throttle.SuspendForUnmount)
-	}
-	freeze := func(take func() error) (bool, error) { return q.whileFrozen(d, path, up, take) }
-	if itself {
-		freeze = func(take func() error) (bool, error) { return true, take() }
-	}
-	in, exact := around(ctx, freeze)
-	return in, func() bool { up.Resume(); return exact() }, nil
+	return backends.WithFreeze(ctx, p.copy), func() bool {
+		p.release()
+		p.reportStall(ctx, pool, d)
+		return p.exact
+	}, nil
 }
 
-// whileFrozen runs take while the filesystem of a volume is frozen.
-func (q *Quiescer) whileFrozen(d dataset.Dataset, path string, up throttle.Suspension, take func() error) (held bool,
-	err error) {
-	root, err := os.Open(path)
+// startFreezer starts the freezer. If that fails, the filesystem will not be frozen.
+func (p *preparation) startFreezer(path string) {
+	var err error
+	if p.root, err = os.Open(path); err == nil {
+		p.freezer, err = freezer.Start(p.Freezer, p.root)
+	}
 	if err != nil {
-		return false, fmt.Errorf("freeze volume %s: %w", d.Volume, err)
+		p.log.WithError(err).Warn("the filesystem will not be frozen for the snapshot")
 	}
-	defer func() { err = errors.Join(err, root.Close()) }()
-	if err := fsctl.Freeze(root); err != nil {
-		return false, fmt.Errorf("freeze volume %s: %w", d.Volume, err)
+}
+
+// release ends the freezer, and restores the speed limit. Idempotent.
+func (p *preparation) release() {
+	if p.freezer != nil {
+		p.freezer.Close()
+		p.freezer = nil
 	}
-	steps.At("snapshot.frozen")
+	if p.root != nil {
+		_ = p.root.Close()
+		p.root = nil
+	}
+	p.up.Resume()
+}
+
+// copy runs take while the filesystem is frozen, if possible.
+func (p *preparation) copy(take func() error) (exact bool, err error) {
+	began := p.Clock.Steady()
+	frozen := false
+	if p.freezer != nil {
+		if err := p.freezer.Freeze(); err != nil {
+			p.log.WithError(err).Warn("the filesystem is not frozen for the snapshot")
+		} else {
+			frozen = true
+			steps.At("snapshot.frozen")
+		}
+	}
 	err = take()
-	up.Resume() // before any process writes again
-	thawed := fsctl.Thaw(root)
-	return thawed == nil, errors.Join(err, thawed)
+	p.up.Resume() // before any process writes again
+	p.exact = p.byPool
+	if frozen {
+		held, thawErr := p.freezer.Thaw()
+		p.exact, err = held, errors.Join(err, thawErr)
+	}
+	p.exact = p.exact && err == nil
+	p.took = p.Clock.Steady() - began
+	return p.exact, err
+}
+
+// reportStall logs that the copy has blocked writers for long, and why.
+func (p *preparation) reportStall(ctx context.Context, pool backends.Pool, d dataset.Dataset) {
+	if p.took <= backends.LongStall {
+		return
+	}
+	why := ""
+	if predictor, can := pool.(backends.StallPredictor); can {
+		if nanos, cause, err := predictor.PredictStall(ctx, d.ID); err == nil {
+			why = fmt.Sprintf(", of which about %s are for %s", time.Duration(nanos).Round(time.Millisecond), cause)
+		}
+	}
+	p.log.Warnf("the snapshot may have blocked writers for %s%s", p.took.Round(time.Millisecond), why)
 }
 
 // WriteOut flushes the filesystem that is mounted on path, and reports whether the flush ended within the given time. A
@@ -187,35 +230,32 @@ func (q *Quiescer) reportFailure(path string, err error) {
 	}
 }
 
-// FlushUntilShort flushes the filesystem that is mounted on path repeatedly until a flush takes at most shortStall, so
-// that a freeze blocks writers only briefly. It fails with ErrPending after maxFlushes flushes, or at until, a time of
-// the steady clock. While the speed limit of the volume is suspended, writers can fill the memory faster than the disk
-// accepts the data, so the flushes may never become short.
-func (q *Quiescer) FlushUntilShort(d dataset.Dataset, path string, until time.Duration) error {
-	var took time.Duration
+// flush flushes the filesystem that is mounted on path, for WriteOutTime at most. If again is set, it flushes repeatedly
+// until a flush takes at most shortStall, so that a freeze blocks writers only briefly. While the speed limit of the
+// volume is suspended, writers can fill the memory faster than the disk accepts the data, so the flushes may never
+// become short. written reports whether a flush ended.
+func (q *Quiescer) flush(path string, again bool) (written, short bool, err error) {
+	until := q.Clock.Steady() + throttle.WriteOutTime
 	for range maxFlushes {
 		began := q.Clock.Steady()
-		if began+shortStall > until {
+		if began >= until {
 			break
 		}
 		done, err := q.WriteOut(path, until-began)
-		if err != nil {
-			return fmt.Errorf("flush volume %s: %w", d.Volume, err)
+		if err != nil || !done {
+			return written, false, err
 		}
-		if took = q.Clock.Steady() - began; done && took <= shortStall {
-			return nil
+		written = true
+		if short = q.Clock.Steady()-began <= shortStall; short || !again {
+			return true, short, nil
 		}
 	}
-	return dataset.Errorf(dataset.ErrPending,
-		"volume %s is written faster than its disk can store: flushing its unsaved data takes %s, and a "+
-			"freeze would block its writers for that time (%s at most): try again", d.Volume,
-		took.Round(100*time.Millisecond), longStall)
+	return written, false, nil
 }
 
 const (
-	// shortStall is how long the last flush before a freeze may take: the freeze itself then flushes only the data that
-	// was written since. longStall is how long writers may wait for a freeze.
+	// shortStall is how long the last flush before a freeze may take. The freeze itself then flushes only the data that
+	// was written since.
 	shortStall = time.Second
-	longStall  = 2 * time.Second
 	maxFlushes = 5
 )

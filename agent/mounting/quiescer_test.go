@@ -2,57 +2,66 @@ package mounting_test
 
 import (
 	"errors"
+	"os"
 	"testing"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// freezing is a pool that can freeze by itself.
-type freezing struct {
+// pool is a pool whose datasets have a filesystem. Its copies are exact by themselves if exact is set.
+type pool struct {
 	backends.Pool
-	itself bool
+	exact bool
 }
 
-func (f freezing) Info() backends.Info { return backends.Info{Exact: f.itself} }
+func (p pool) Info() backends.Info {
+	return backends.Info{Exact: p.exact, Capabilities: dataset.Capabilities{OwnFilesystem: true}}
+}
 
-// A request for a freeze is fulfilled. The agent does not freeze if the backend will freeze: a filesystem cannot be
-// frozen twice.
+// isFrozen reports whether a filesystem is frozen. If it was not, it is frozen for a moment.
+func isFrozen(root *os.File) bool {
+	if fsctl.Freeze(root) == nil {
+		_ = fsctl.Thaw(root)
+		return false
+	}
+	return true
+}
+
+// A mounted volume is frozen while it is copied, and the copy is exact. The agent does not freeze if the backend
+// freezes: a filesystem cannot be frozen twice.
 func TestFreezeUnlessBackendFreezes(t *testing.T) {
 	r := agenttest.New(t)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db"}
 	root := r.MountExt4(d.ID)
 	for _, c := range []struct {
-		quiesce dataset.Quiesce
-		itself  bool
-		sealed  *dataset.Encryption // a backend does not see the filesystem of an encrypted volume
-		frozen  bool
+		quiesce       dataset.Quiesce
+		byPool        bool
+		sealed        *dataset.Encryption // a backend does not see the filesystem of an encrypted volume
+		frozen, exact bool
 	}{
-		{dataset.QuiesceNone, false, nil, false}, {dataset.QuiesceFreeze, false, nil, true},
-		{dataset.QuiesceNone, true, nil, false}, {dataset.QuiesceFreeze, true, nil, false},
-		{dataset.QuiesceNone, true, &dataset.Encryption{}, false}, {dataset.QuiesceFreeze, true, &dataset.Encryption{}, true},
+		{dataset.QuiesceFreeze, false, nil, true, true}, {dataset.QuiesceFlush, false, nil, false, false},
+		{dataset.QuiesceFreeze, true, nil, false, true}, {dataset.QuiesceFlush, true, nil, false, true},
+		{dataset.QuiesceFreeze, true, &dataset.Encryption{}, true, true},
+		{dataset.QuiesceFlush, true, &dataset.Encryption{}, false, false},
 	} {
 		d.Profile.Quiesce, d.Encryption = c.quiesce, c.sealed
-		in, end, err := r.Quiescer.Prepare(t.Context(), freezing{itself: c.itself}, d)
+		in, end, err := r.Quiescer.Prepare(t.Context(), pool{exact: c.byPool}, d)
 		if err != nil {
 			t.Fatal(err)
 		}
-		exact, err := backends.Frozen(in, func() error {
-			again := fsctl.Freeze(root)
-			if frozen := errors.Is(again, fsctl.ErrFrozen); frozen != c.frozen {
-				t.Errorf("%+v: frozen %v", c, frozen)
-			}
-			if again == nil {
-				return fsctl.Thaw(root)
-			}
-			return nil
-		})
-		if want := c.frozen || c.itself && c.sealed == nil; err != nil || exact != want || end() != want {
-			t.Errorf("%+v: exact %v, %v", c, exact, err)
+		frozen := false
+		exact, err := backends.Frozen(in, func() error { frozen = isFrozen(root); return nil })
+		if err != nil || frozen != c.frozen || exact != c.exact || end() != c.exact {
+			t.Errorf("%+v: frozen %v, exact %v, %v", c, frozen, exact, err)
+		}
+		if isFrozen(root) {
+			t.Errorf("%+v: it is still frozen", c)
 		}
 	}
 }
@@ -61,9 +70,8 @@ func TestFreezeUnlessBackendFreezes(t *testing.T) {
 func TestFailedSnapshotThawsVolume(t *testing.T) {
 	r := agenttest.New(t)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db"}
-	d.Profile.Quiesce = dataset.QuiesceFreeze
 	root := r.MountExt4(d.ID)
-	in, end, err := r.Quiescer.Prepare(t.Context(), freezing{}, d)
+	in, end, err := r.Quiescer.Prepare(t.Context(), pool{}, d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +79,36 @@ func TestFailedSnapshotThawsVolume(t *testing.T) {
 	if exact, err := backends.Frozen(in, func() error { return broken }); !errors.Is(err, broken) || exact || end() {
 		t.Errorf("exact %v, %v", exact, err)
 	}
-	if err := fsctl.Thaw(root); !errors.Is(err, fsctl.ErrNotFrozen) {
-		t.Errorf("the volume was still frozen: %v", err)
+	if isFrozen(root) {
+		t.Error("the volume is still frozen")
+	}
+}
+
+// A volume that cannot be frozen is copied nevertheless, and the copy is not exact: another program has frozen it, or no
+// child can be started. The freeze of another program stays.
+func TestVolumeThatCannotBeFrozenIsCopied(t *testing.T) {
+	r := agenttest.New(t)
+	d := dataset.Dataset{ID: uuid.New(), Volume: "db"}
+	root := r.MountExt4(d.ID)
+	copied := func(q *mounting.Quiescer) {
+		t.Helper()
+		in, end, err := q.Prepare(t.Context(), pool{}, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := false
+		if _, err := backends.Frozen(in, func() error { copied = true; return nil }); err != nil || !copied || end() {
+			t.Errorf("copied %v, %v", copied, err)
+		}
+	}
+	deps := r.Quiescer.QuiescerDeps
+	deps.Freezer = []string{"/nowhere"}
+	copied(mounting.NewQuiescer(deps))
+	if err := fsctl.Freeze(root); err != nil {
+		t.Fatal(err)
+	}
+	copied(r.Quiescer)
+	if err := fsctl.Thaw(root); err != nil {
+		t.Errorf("the freeze of another program is gone: %v", err)
 	}
 }

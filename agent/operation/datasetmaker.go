@@ -163,8 +163,8 @@ func (m *DatasetMaker) makeClone(ctx context.Context, jb *jobs.Job, pool backend
 			return nil, err
 		}
 		defer release()
-		// To grow a clone, the backend mounts it. Writers should not wait for that mount, so the clone is grown after
-		// the thaw.
+		// To grow a clone, the backend mounts it. Work on the source should not wait for that mount, so the clone is
+		// grown after the source is unlocked.
 		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
 			later, made.Size = r, 0
 		}

@@ -164,7 +164,7 @@ func TestQoSOnV2(t *testing.T) {
 	if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "frozen"}); err != nil {
 		t.Fatal(err)
 	}
-	f.AwaitNamed("quiesce", func() bool { d, _ := f.A.Cache.Dataset(d.ID); return d.Profile.Quiesce == dataset.QuiesceFreeze })
+	f.AwaitNamed("profile", func() bool { d, _ := f.A.Cache.Dataset(d.ID); return d.Profile.Name == "frozen" })
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	began = time.Now()

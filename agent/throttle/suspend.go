@@ -17,10 +17,8 @@ const WriteOutTime = 15 * time.Second
 const (
 	// SuspendForSnapshot and SuspendForUnmount bound how long a limit is suspended for a flush by this agent. Without
 	// the suspension, a freeze or an unmount would have to write the dirty data at the limited speed, and all writers
-	// would be blocked meanwhile. A snapshot waits for its flush only for WriteOutTime. The other 5 seconds of
-	// SuspendForSnapshot are for the flushes before a freeze. If the flush is slower, a snapshot that freezes the
-	// filesystem is refused, and any other one is taken without the unwritten data (mounting.Quiescer). While the
-	// filesystem is frozen, no process can write, so the limit may then be suspended for up to SuspendForUnmount.
+	// would be blocked meanwhile. A snapshot waits for its flushes only for WriteOutTime, and the rest of
+	// SuspendForSnapshot is for the freeze.
 	SuspendForSnapshot = WriteOutTime + 5*time.Second
 	SuspendForUnmount  = time.Minute
 )
@@ -67,18 +65,6 @@ func (up Suspension) Resume() {
 	}
 	if err := up.l.endSuspension(context.WithoutCancel(up.l.Ctx), up.e, true); err != nil {
 		up.l.log(up.d).WithError(err).Error("cannot restore throttling")
-	}
-}
-
-// Extend lets the suspension end after bound, counted from now. It does nothing if the suspension has ended.
-func (up Suspension) Extend(bound time.Duration) {
-	if up.e == nil {
-		return
-	}
-	up.e.Mu.Lock()
-	defer up.e.Mu.Unlock()
-	if up.e.SuspendedUntil != 0 {
-		up.e.SuspendedUntil = up.l.Clock.Steady() + bound
 	}
 }
 

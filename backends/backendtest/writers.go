@@ -111,7 +111,7 @@ func (f *fixture) checkJournal(d dataset.Dataset, atLeast int64) {
 	}
 }
 
-// freezeBlocksWriters takes a snapshot while the filesystem is frozen, as a profile with quiesce: freeze does. The
+// freezeBlocksWriters takes a snapshot while the filesystem is frozen, as the agent does. The
 // snapshot must contain writes that were not flushed. A writer is blocked during the snapshot, and continues after it.
 // A pool whose datasets have no own filesystem is never frozen, and neither is a pool that freezes by itself.
 func freezeBlocksWriters(f *fixture) {

@@ -12,24 +12,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// If a profile freezes the filesystem for snapshots, profile check says so.
-func TestProfileCheckTellsOfFreezes(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "profiles.yaml")
-	src := "default: plain\nprofiles:\n  plain: {}\n  still:\n    quiesce: freeze\n"
-	if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c := newConsole(&fake{})
-	code := c.run(t, "profile", "check", file)
-	if out := c.out.String(); code != 0 || strings.Count(out, "freezes") != 1 || !strings.Contains(out, "profile still freezes") || !strings.Contains(out, "fsfreeze -u") {
-		t.Errorf("exit %d: %s%s", code, out, c.err.String())
-	}
-	c = newConsole(&fake{})
-	if c.run(t, "profile", "check", "-o", "json", file); strings.Contains(c.out.String(), "freezes:") {
-		t.Errorf("in JSON: %s", c.out.String())
-	}
-}
-
 // TestProfileCheckShowsBackups: profile check shows the scheduled backups of each profile that has some.
 func TestProfileCheckShowsBackups(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "profiles.yaml")
@@ -53,8 +35,6 @@ func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 		"{backend: lop}": `5:16: profiles.p.backend: unknown backend "lop" (available: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`,
 		"{backend: btrfs, qos: {read_iops: 500}}": "profiles.p.backend: no pool of backend btrfs can satisfy " +
 			"this profile: it has no block device for each volume, so it cannot throttle (backend loop, lvm could)",
-		"{backend: zfs, quiesce: freeze}": "no pool of backend zfs can satisfy this profile: it cannot freeze a " +
-			"single volume (backend loop, lvm could)",
 		"{backend: dir, snapshots: {schedule: '@daily', keep: {last: 1}}}": "it cannot take snapshots without copying (backend btrfs, loop, lvm, zfs could)",
 		"{backend: nfs, size: 1GiB}": "no pool of backend nfs can satisfy " +
 			"this profile: it cannot enforce a size (backend btrfs, dir, loop, lvm, zfs could)",
@@ -76,7 +56,7 @@ func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 			"backend nfs: it cannot encrypt",
 		"{backend: loop, qos: {read_iops: 500, strict: true}, size: 1GiB}":                "",
 		"{backend: lvm, size: 16MB}":                                                      "", // in whole extents
-		"{backend: lvm, quiesce: freeze, filesystem: {type: xfs, mount: [noatime]}}":      "",
+		"{backend: lvm, filesystem: {type: xfs, mount: [noatime]}}":                       "",
 		"{backend: zfs, encryption: {exec: [/bin/key]}, size: 1MiB}":                      "",
 		"{backend: btrfs, size: 16MiB, snapshots: {schedule: '@daily', keep: {last: 1}}}": "",
 		"{backend: dir, size: 1MiB}":                                                      "",

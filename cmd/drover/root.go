@@ -75,6 +75,7 @@ doctor that needs attention, 2 wrong usage.`,
 		newVersionCmd(a),
 		newCompletionCmd(a),
 		newManCmd(a),
+		newFreezerCmd(),
 	)
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {

@@ -44,7 +44,7 @@ func gold() dataset.Profile {
 }
 
 func bronze() dataset.Profile {
-	return dataset.Profile{Name: "bronze", Revision: "ba9876543210", Quiesce: dataset.QuiesceNone, OnDelete: dataset.OnDelete{Mode: dataset.DeletePurge}}
+	return dataset.Profile{Name: "bronze", Revision: "ba9876543210", Quiesce: dataset.QuiesceFlush, OnDelete: dataset.OnDelete{Mode: dataset.DeletePurge}}
 }
 
 func dbVolume() api.Volume {

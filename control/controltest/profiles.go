@@ -17,7 +17,7 @@ func NewProfileSet() *ProfileSet {
 	keep := dataset.Keep{Last: 4, Hourly: 24}
 	p := &ProfileSet{ByName: map[string]dataset.Profile{}}
 	for _, x := range []dataset.Profile{
-		{Name: "bronze", OnDelete: trash, Quiesce: dataset.QuiesceNone},
+		{Name: "bronze", OnDelete: trash, Quiesce: dataset.QuiesceFreeze},
 		{Name: "silver", Size: 10 * dataset.GiB, Snapshots: dataset.Snapshots{Required: true}, OnDelete: trash},
 		{
 			Name: "gold", Size: 20 * dataset.GiB, Filesystem: dataset.Filesystem{Type: "xfs"},

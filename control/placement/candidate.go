@@ -71,7 +71,6 @@ func (c Candidate) shortcomings(p dataset.Profile) []Shortcoming {
 			"it cannot take snapshots without copying", false},
 		{p.Backup.To != "" && !can.InstantSnapshot,
 			"it cannot clone volumes without copying, as scheduled backups require", false},
-		{p.Quiesce == dataset.QuiesceFreeze && !can.OwnFilesystem, "it cannot freeze a single volume", false},
 		{fs != "" && !(c.FileCopy && p.Filesystem.Chosen) &&
 			!(c.WithFilesystem && slices.Contains(c.AcceptedFilesystems, fs)) &&
 			!slices.Contains(can.Filesystems, fs), "it has no filesystem " + fs + " inside volumes" + inside,

@@ -21,12 +21,12 @@ import (
 const qosProfiles = `
 default: slow
 profiles:
-  slow: {size: 512MiB, qos: {write_bps: 5MiB}, on_delete: purge}
+  slow: {size: 512MiB, qos: {write_bps: 5MiB}, quiesce: flush, on_delete: purge}
   ops: {size: 512MiB, qos: {read_iops: 100, write_iops: 100}, on_delete: purge}
   faster: {size: 512MiB, qos: {write_bps: 20MiB}, on_delete: purge}
   free: {size: 512MiB, on_delete: purge}
   strict: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}, on_delete: purge}
-  frozen: {size: 512MiB, qos: {write_bps: 5MiB}, quiesce: freeze, on_delete: purge}
+  frozen: {size: 512MiB, qos: {write_bps: 5MiB}, on_delete: purge}
 `
 
 // limits are the rules for a device by group, without groups that have none.

@@ -23,7 +23,7 @@ func (f *Datasets) Record() dataset.Dataset {
 		Profile: dataset.Profile{
 			Name:     "gold",
 			Revision: "0123456789ab",
-			Quiesce:  dataset.QuiesceNone,
+			Quiesce:  dataset.QuiesceFreeze,
 			OnDelete: dataset.OnDelete{Mode: dataset.DeletePurge},
 		},
 		Labels: map[string]string{"odd\n\"label": "välue"},

@@ -59,6 +59,7 @@ type Options struct {
 	// FencePrograms are the programs that profiles and repositories may name. If nil, the process may run any program
 	// that only root can change. Control runs only the password programs of repositories.
 	FencePrograms []string
+	Freezer       []string // command line that freezes a filesystem for a snapshot: see agent.Config
 	CgroupParents []string // groups below which the engine puts containers; if nil, the usual ones
 	ListAll       bool     // the engine's list shows the volumes of all hosts
 	// HideVolumeMetrics leaves out the metrics with a series for each volume.
@@ -265,7 +266,7 @@ func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uu
 	cfg := agent.Config{
 		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels,
 		Pools: p.Pools, TransferRate: p.TransferRate,
-		FencePrograms: p.FencePrograms, ListAll: p.ListAll, Cgroups: throttle.Cgroups{Parents: p.CgroupParents},
+		Freezer: p.Freezer, FencePrograms: p.FencePrograms, ListAll: p.ListAll, Cgroups: throttle.Cgroups{Parents: p.CgroupParents},
 		Control: controlAPI, Backends: p.Backends, State: database, Clock: p.clock, Log: p.Log,
 		Engine: engine.Engine, Timing: p.AgentTiming, Checks: checks, OperationEnded: p.recorder.Operation,
 	}

@@ -57,12 +57,6 @@ profile is checked when a volume is created.`,
 			return err
 		}
 		for _, p := range set.All() {
-			if p.Quiesce == dataset.QuiesceFreeze {
-				if err := a.PrintLine("profile %s freezes: if drover is killed during a snapshot, writers block until "+
-					"it starts again (or fsfreeze -u)", p.Name); err != nil {
-					return err
-				}
-			}
 			if p.Backup.To != "" {
 				if err := a.PrintLine("profile %s makes backups %s", p.Name, backupLine(p.Backup)); err != nil {
 					return err

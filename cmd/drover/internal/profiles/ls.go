@@ -44,9 +44,9 @@ func Table(profiles []api.ListedProfile) *show.Table {
 	return t
 }
 
-// quiesceShort returns how writes are stopped during a snapshot, or "" if they are not.
+// quiesceShort returns how a filesystem is prepared for a snapshot, or "" for the default.
 func quiesceShort(q dataset.Quiesce) string {
-	if q == dataset.QuiesceNone {
+	if q == dataset.QuiesceFreeze {
 		return ""
 	}
 	return string(q)

@@ -141,6 +141,7 @@ func (f *Flags) Options(a *cli.App, log *logrus.Logger) (o daemon.Options, err e
 		HideVolumeMetrics: cfg.HideVolumeMetrics,
 		Backends:          settings.Backends(),
 		Log:               log,
+		Freezer:           []string{"/proc/self/exe", "freezer"},
 		Ready:             func() { NotifyReady(log) },
 	}
 	if f.publish != nil {

@@ -1,0 +1,6 @@
+package freezer
+
+import "golang.org/x/sys/unix"
+
+// Kill sends a signal to the child.
+func (f *Freezer) Kill(s unix.Signal) error { return f.process.Signal(s) }
