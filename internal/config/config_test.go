@@ -88,7 +88,8 @@ func TestParseRefuses(t *testing.T) {
 		},
 		"remotes": {
 			"remotes: {address: '0.0.0.0:9471'}\n",
-			[]string{"d.yaml:1:1: remotes: drover serves no repositories: use rclone or rest-server (docs/push-and-pull.md)"},
+			[]string{"d.yaml:1:1: remotes: drover serves no repositories: use rclone or rest-server " +
+				"(docs/push-and-pull.md) in \"remotes: {address: '0.0.0.0:9471'}\""},
 		},
 		"store": {"store: consul\n", []string{"d.yaml:1:8: store: expected a mapping, not a text (keys: consul) in " +
 			"\"store: consul\""}},

@@ -100,8 +100,8 @@ func problemsOfAccess() []problem {
 			words:  []string{"x509: certificate", "x509: cannot validate certificate"},
 			kind:   dataset.ErrForbidden,
 			access: true,
-			text: "its certificate is not trusted (renew it, or add its authority with update-ca-certificates or, for " +
-				"a URL of rest, to the credentials file)",
+			text: "its certificate is not trusted (renew it, or add its authority with update-ca-certificates or, " +
+				"for a URL of rest, to the credentials file)",
 			detail: true,
 		},
 		{

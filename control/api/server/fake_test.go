@@ -436,7 +436,7 @@ func sampleBackup() api.VolumeBackup {
 	b := sampleBackups().Items[0]
 	b.Record = &api.BackupRecord{
 		Revision: "0123456789ab", Size: 1 << 30, Labels: map[string]string{"team": "sea"}, Encrypted: true, Filesystem: "xfs",
-		Node: "host-a", Drover: "1.2.3", Image: 2 << 30,
+		Node: "host-a", Drover: "1.2.3",
 	}
 	return b
 }
