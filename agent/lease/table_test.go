@@ -114,3 +114,22 @@ func TestToldAfterTheMoveEnded(t *testing.T) {
 		}
 	}
 }
+
+// I1: an epoch counts as relinquished only once the disk has it. Otherwise control gives it to another node, and this
+// node opens it again after a restart.
+func TestI1EpochIsNotRelinquishedIfTheDiskRefuses(t *testing.T) {
+	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "agent.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Close(); err != nil { // each write fails from now on
+		t.Fatal(err)
+	}
+	table, id := NewTable(records.OpenDB(st), uuid.UUID.String), uuid.New()
+	if err := table.Relinquish(t.Context(), id, Relinquished{Epoch: 3, Move: uuid.New()}); err == nil {
+		t.Error("an epoch that is not on disk was relinquished")
+	}
+	if r, relinquished := table.Relinquished(id); relinquished {
+		t.Errorf("the table has %+v, which is not on disk", r)
+	}
+}

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/member"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -139,5 +142,33 @@ func TestFindings(t *testing.T) {
 			found[0].Subject != "certificate" || found[0].Fix == ""):
 			t.Errorf("after %d days: %+v, want one %s that contains %q, and a fix", c.days, found, c.level, c.text)
 		}
+	}
+}
+
+// misdirected is a control that sends the certificate of another node.
+type misdirected struct {
+	member.Control
+	other uuid.UUID
+}
+
+func (c misdirected) Certify(ctx context.Context, _ uuid.UUID, r api.Certification) (pki.Signed, error) {
+	return c.Control.Certify(ctx, c.other, r)
+}
+
+// A host does not take the certificate of another node when it renews its own.
+func TestRenewalRefusesCertificateOfOtherNode(t *testing.T) {
+	r := newReplica(t)
+	a, b := t.TempDir(), t.TempDir()
+	r.join(a, "alpha")
+	r.join(b, "beta")
+	alpha, beta := open(t, a, r.clock), open(t, b, r.clock)
+	r.clock.Advance(25 * 24 * time.Hour) // the certificate must be renewed
+	was := alpha.Credentials().Pair()
+	err := alpha.Check(t.Context(), misdirected{r.client(beta), beta.Identity().Node})
+	if !errors.Is(err, dataset.ErrCorrupt) || !strings.Contains(err.Error(), "control sent the certificate of") {
+		t.Error(err)
+	}
+	if alpha.Credentials().Pair() != was || open(t, a, r.clock).Identity() != was.Identity {
+		t.Error("the certificate was replaced")
 	}
 }
