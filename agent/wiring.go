@@ -392,6 +392,7 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 			a.Log.WithError(err).Warn("pool is online again, but control does not respond")
 		}
 		a.RecordFiles.WriteAll()
+		a.Follower.CompareStoreSoon() // with the records beside the data in this pool
 	}
 	a.PoolRemover.Continue()
 	a.Prober.ProbeSuspects()

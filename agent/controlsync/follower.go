@@ -355,6 +355,7 @@ func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
 			return s, err
 		}
 	}
+	known.Beside = f.Holdings.revisionsBeside(ctx)
 	if s, err = f.Control.Sync(ctx, f.NodeID, 0, 0); err != nil {
 		return s, err
 	}

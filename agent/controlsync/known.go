@@ -17,7 +17,10 @@ type KnownState struct {
 	Datasets map[uuid.UUID]records.Revision
 	Left     map[uuid.UUID]uint64 // datasets that have moved to other nodes, and at which epochs
 	Ended    map[uuid.UUID]uint64 // by dataset: the relinquished epoch, once control has recorded the relinquishment
-	Clock    uint64               // the highest clock of control's store that this node has seen
+	// Beside is the state of the datasets by the records beside their data, on a single host. If its disk was restored
+	// from a backup, these records can be newer than those of the store and of the agent.
+	Beside map[uuid.UUID]records.Revision
+	Clock  uint64 // the highest clock of control's store that this node has seen
 }
 
 // KnownState returns the present records of this node.
@@ -64,8 +67,10 @@ func missingChange(s api.Sync, knew KnownState, inconsistent bool) string {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
 		named[d.ID] = true
-		if was := knew.Datasets[d.ID]; d.Epoch < was.Epoch || d.Epoch == was.Epoch && d.Index < was.Index {
-			return olderRecord(d.Volume)
+		for _, was := range []records.Revision{knew.Datasets[d.ID], knew.Beside[d.ID]} {
+			if d.Epoch < was.Epoch || d.Epoch == was.Epoch && d.Index < was.Index {
+				return olderRecord(d.Volume)
+			}
 		}
 	}
 	for _, k := range s.Copies {

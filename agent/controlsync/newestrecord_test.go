@@ -1,11 +1,14 @@
 package controlsync_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
 )
 
 // The newer one of the record beside the data and the agent's copy of it describes the dataset: a power cut can undo
@@ -106,4 +109,36 @@ func TestRebuildGetsTheIndexBesideTheData(t *testing.T) {
 			t.Errorf("index known: %t: a recovery gets %+v, error %v", known, h.Datasets, err)
 		}
 	}
+}
+
+// I3: the store and the agent's database were restored from a backup together, and the pool was not. The records beside
+// the data show it: the store is inconsistent from the start, and the newer record stays, so that a rebuild finds it.
+func TestI3NewerRecordBesideTheDataHaltsTheStore(t *testing.T) {
+	r := agenttest.New(t, func(c *agent.Config) { c.PeerHTTP = nil })
+	d := r.NewVolume("db")
+	p, _ := r.Pools.ByName("default")
+	agenttest.Await(t, func() bool { return len(r.Jobs.Running()) == 0 })
+	beside := d
+	beside.Volume, beside.Written = "renamed", r.Cache.Index(d.ID)+1000
+	if err := p.Storage.WriteRecord(t.Context(), beside, true); err != nil {
+		t.Fatal(err)
+	}
+	r.Restart()
+	if got := r.StoreFinding(); !strings.Contains(got, "older") {
+		t.Errorf("doctor says %q", got)
+	}
+	r.RecordFiles.WriteAll()
+	agenttest.Await(t, func() bool { return len(r.Jobs.Running()) == 0 })
+	if e, err := r.Pool().Stat(t.Context(), d.ID); err != nil || e.Record == nil || e.Record.Volume != "renamed" {
+		t.Fatalf("beside the data: %+v, %v", e.Record, err)
+	}
+	if out, err := r.RebuildStore(t.Context(), api.RebuildStore{}); err != nil || len(out) != 1 || out[0].Action != "restored" {
+		t.Errorf("rebuilt: %+v, %v", out, err)
+	}
+	r.Restart()
+	if got := r.StoreFinding(); got != "" {
+		t.Errorf("after the rebuild, doctor says %q", got)
+	}
+	r.MustMount("renamed", "one")
+	r.MustUnmount("renamed", "one")
 }

@@ -65,8 +65,8 @@ func (w *RecordWriter) writeNow(ctx context.Context, id uuid.UUID) error {
 	}
 	defer unlock()
 	d, known := w.deps.Cache.Dataset(id)
-	if !known || d.State == dataset.StatePurging {
-		return nil
+	if !known || d.State == dataset.StatePurging || w.deps.Trust.Err() != nil {
+		return nil // a rebuild of an inconsistent store needs the record beside the data
 	}
 	storage, err := w.deps.Pools.Get(d.Pool)
 	if err != nil {
@@ -112,21 +112,23 @@ func (w *RecordWriter) writeTo(ctx context.Context, pool backends.Pool, d datase
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 
-// isOutOfDate reports whether the record of an entry differs from d, the record in the cache. index is the index of
-// the record in the cache. A record with a higher index than index is from another store. It counts as out of date
-// too, because a rebuild would prefer it to later records.
+// isOutOfDate reports whether the record of an entry must be replaced by d, the record in the cache. index is the index of
+// the record in the cache. A different record with a higher index of the same epoch stays: the store was restored from a
+// backup, and a rebuild needs that record. Indexes of different epochs cannot be compared.
 func isOutOfDate(e backends.Entry, d dataset.Dataset, index uint64) bool {
 	if e.State != backends.EntryReady && e.State != backends.EntryIncoming {
 		return false
 	}
-	if e.Record == nil || (index != 0 && e.Record.Written > index) {
+	if e.Record == nil {
 		return true
 	}
+	newer := index != 0 && e.Record.Epoch == d.Epoch && e.Record.Written > index
 	d.Written = e.Record.Written
 	old, err := json.Marshal(e.Record)
 	if err != nil {
 		return true
 	}
 	now, err := json.Marshal(d)
-	return err == nil && !bytes.Equal(old, now)
+	same := err != nil || bytes.Equal(old, now)
+	return same == newer
 }
