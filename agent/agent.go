@@ -73,7 +73,8 @@ type Config struct {
 	TransferRate dataset.Size
 	// StallLimit is how long restic may make no progress: see restic.Options. Tests choose less than the default.
 	StallLimit time.Duration
-	// Freezer is the command line of a program that runs freezer.Serve. If empty, no filesystem is frozen for a snapshot.
+	// Freezer is the command line of a program that runs freezer.Serve. If empty, no filesystem is frozen for a
+	// snapshot.
 	Freezer []string
 	// FencePrograms are the programs that profiles and repositories may name: as a fence command, or to print a key or
 	// a password. If nil, any program that only root can change is allowed.

@@ -58,8 +58,8 @@ func (a *components) makeOperations() {
 // makeExporter creates the component that reads volumes for users.
 func (a *components) makeExporter() {
 	a.Exporter = operation.NewExporter(operation.ExporterDeps{
-		Host: a.Host, Pools: a.Pools, Throttle: a.Throttle, Reserve: a.Reservations.Reserve, Prepare: a.Quiescer.Prepare,
-		BorrowKey: a.Keys.BorrowKey, FlushFailed: a.flushFailed,
+		Host: a.Host, Pools: a.Pools, Throttle: a.Throttle, Reserve: a.Reservations.Reserve,
+		Prepare: a.Quiescer.Prepare, BorrowKey: a.Keys.BorrowKey, FlushFailed: a.flushFailed,
 	})
 }
 

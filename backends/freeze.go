@@ -4,12 +4,12 @@ import "context"
 
 type freezeKey struct{}
 
-// WhileFrozen runs take while no process can write to a dataset, where that is possible. exact reports whether what take
-// copied is exact: see dataset.Snapshot.
+// WhileFrozen runs take while no process can write to a dataset, where that is possible. exact reports whether what
+// take copied is exact: see dataset.Snapshot.
 type WhileFrozen func(take func() error) (exact bool, err error)
 
-// WithFreeze returns a context for one call of Snapshot, or of Clone without a snapshot. The pool copies the head inside
-// of the given function.
+// WithFreeze returns a context for one call of Snapshot, or of Clone without a snapshot. The pool copies the head
+// inside of the given function.
 func WithFreeze(ctx context.Context, freeze WhileFrozen) context.Context {
 	return context.WithValue(ctx, freezeKey{}, freeze)
 }

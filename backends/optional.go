@@ -28,8 +28,9 @@ type Resizer interface {
 // before it relinquishes a dataset.
 type IdleChecker interface {
 	// CheckIdle returns ErrInUse while the head is mounted or attached anywhere on this host, also in another mount
-	// namespace. A copy of the agent's mount is no use if nobody can reach it, or if the pool is a Releaser. Some writes to such a head may not have reached the pool, and more may follow. CheckIdle waits a
-	// moment for a device that is being released.
+	// namespace. A copy of the agent's mount is no use if nobody can reach it, or if the pool is a Releaser. Some
+	// writes to such a head may not have reached the pool, and more may follow. CheckIdle waits a moment for a device
+	// that is being released.
 	CheckIdle(ctx context.Context, id uuid.UUID) error
 }
 

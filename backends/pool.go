@@ -146,8 +146,8 @@ type Info struct {
 	// UsedStartsNoProgram says that Used starts no program, and thus takes microseconds if it does not walk the tree of
 	// files: see Pool.Used.
 	UsedStartsNoProgram bool
-	// Exact says that a snapshot or clone of a mounted head is exact by itself: see dataset.Snapshot. That does not hold
-	// for an encrypted dataset whose filesystem the backend does not see.
+	// Exact says that a snapshot or clone of a mounted head is exact by itself: see dataset.Snapshot. That does not
+	// hold for an encrypted dataset whose filesystem the backend does not see.
 	Exact bool
 	Share uuid.UUID // the share that has the pool; see Sharer
 }

@@ -43,7 +43,7 @@ func OptionHelp() []Option {
 		{"label.KEY", "VALUE", "a label"},
 		{"protect", "true|false", "refuse to delete the volume"},
 		{"readonly", "true|false", "mount it read-only"},
-		{OptionSchedules, "true|false", "use the profile's schedules; a copy does so only with this, or with a profile"},
+		{OptionSchedules, "true|false", "use the profile's schedules; a copy needs this, or a profile"},
 	}
 }
 

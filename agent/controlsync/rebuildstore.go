@@ -13,9 +13,9 @@ import (
 
 // RebuildStore updates the store of a single host after the store was lost or restored from a backup. Control records
 // every dataset in this node's pools that the store lacks. It also records a dataset again if the store's record is
-// older than a change that this node has seen. If the store is inconsistent, RebuildStore marks all incoming datasets of
-// the pools as doubtful. Idempotent. It fails with ErrUnsupported on a host of a cluster, because another node may have
-// a later epoch of a dataset. It fails with ErrOffline while a pool is offline, unless in.SkipOffline is set. With
+// older than a change that this node has seen. If the store is inconsistent, RebuildStore marks all incoming datasets
+// of the pools as doubtful. Idempotent. It fails with ErrUnsupported on a host of a cluster, because another node may
+// have a later epoch of a dataset. It fails with ErrOffline while a pool is offline, unless in.SkipOffline is set. With
 // in.DryRun it changes nothing, and returns the result that the rebuild would have.
 func (r *Holdings) RebuildStore(ctx context.Context, in api.RebuildStore) ([]api.Rebuilt, error) {
 	if !r.WorksSolo {

@@ -34,7 +34,8 @@ func (c *PoolChecker) CheckSnapshots(ctx context.Context, r *Report, p *pool.Poo
 		for _, s := range e.Snapshots {
 			there[s.ID] = true
 			if !recorded[d.ID][s.ID] && !lineage.IsInternal(s) && c.isStillUnknown(ctx, s.ID) {
-				r.Add(findings.Warning, "snapshot "+s.ID.String(), "drover pool adopt "+p.Record.AdoptPath()+" restores it",
+				r.Add(findings.Warning, "snapshot "+s.ID.String(),
+					"drover pool adopt "+p.Record.AdoptPath()+" restores it",
 					"is in pool %s as one of volume %s but not in the store: quarantined", p.Name, d.Volume)
 			}
 		}

@@ -44,8 +44,8 @@ func (r *Relinquisher) lostAnswer(ctx context.Context, id uuid.UUID, y lease.Rel
 		}
 		seen := r.Leases.TargetSeen(id, n, asked, r.Clock.Now())
 		if !n.Live {
-			return false, "that node is not reachable (start it; or, when it certainly writes no more, drover node fence " +
-				n.Name + ", or on a single host drover node rm " + n.Name + ")", nil
+			return false, "that node is not reachable (start it; or, when it certainly writes no more, drover node " +
+				"fence " + n.Name + ", or on a single host drover node rm " + n.Name + " --dry-run)", nil
 		}
 		if seen < targetReports {
 			return false, fmt.Sprintf("that node must be reachable for %s first (try again then)", targetReports), nil

@@ -12,9 +12,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// OpenTree mounts a dataset that is not mounted for use, for mount.InNamespace. Set-user-ID bits and device nodes in the
-// mount have no effect. A read-only mount cannot be written to, and programs in it do not start. The filesystem itself
-// may still replay its journal, as after a power cut.
+// OpenTree mounts a dataset that is not mounted for use, for mount.InNamespace. Set-user-ID bits and device nodes in
+// the mount have no effect. A read-only mount cannot be written to, and programs in it do not start. The filesystem
+// itself may still replay its journal, as after a power cut.
 func OpenTree(ctx context.Context, pool backends.Pool, id uuid.UUID, readOnly bool) (tree *os.File, err error) {
 	att, err := pool.Attach(ctx, id, backends.AttachOptions{})
 	if err != nil {

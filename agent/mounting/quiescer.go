@@ -21,8 +21,8 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Quiescer flushes a mounted dataset to disk before a snapshot, and freezes its filesystem while the snapshot is taken. It
-// has no state. Its methods are safe for concurrent use.
+// Quiescer flushes a mounted dataset to disk before a snapshot, and freezes its filesystem while the snapshot is taken.
+// It has no state. Its methods are safe for concurrent use.
 type Quiescer struct{ QuiescerDeps }
 
 // QuiescerDeps are the dependencies of Quiescer.
@@ -118,7 +118,8 @@ func (q *Quiescer) quiesce(ctx context.Context, pool backends.Pool, d dataset.Da
 		return ctx, nil, fmt.Errorf("flush volume %s: %w", d.Volume, err)
 	}
 	if !written {
-		p.log.Warnf("more unwritten data than can be flushed in %s: the snapshot may lack the rest", throttle.WriteOutTime)
+		p.log.Warnf("more unwritten data than can be flushed in %s: the snapshot may lack the rest",
+			throttle.WriteOutTime)
 	}
 	if !short && !p.byPool {
 		if freezes {
@@ -230,10 +231,10 @@ func (q *Quiescer) reportFailure(path string, err error) {
 	}
 }
 
-// flush flushes the filesystem that is mounted on path, for WriteOutTime at most. If again is set, it flushes repeatedly
-// until a flush takes at most shortStall, so that a freeze blocks writers only briefly. While the speed limit of the
-// volume is suspended, writers can fill the memory faster than the disk accepts the data, so the flushes may never
-// become short. written reports whether a flush ended.
+// flush flushes the filesystem that is mounted on path, for WriteOutTime at most. If again is set, it flushes
+// repeatedly until a flush takes at most shortStall, so that a freeze blocks writers only briefly. While the speed
+// limit of the volume is suspended, writers can fill the memory faster than the disk accepts the data, so the flushes
+// may never become short. written reports whether a flush ended.
 func (q *Quiescer) flush(path string, again bool) (written, short bool, err error) {
 	until := q.Clock.Steady() + throttle.WriteOutTime
 	for range maxFlushes {

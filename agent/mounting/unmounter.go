@@ -114,10 +114,10 @@ func (u *Unmounter) unmount(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// UnmountAndRelease unmounts a dataset without a recorded use if it is mounted, and makes the guard forget it. If copies
-// of the mount in other mount namespaces keep its filesystem alive, it is shut down: see backends.Releaser.
-// UnmountAndRelease fails with ErrInUse if a process on this host has the dataset mounted or open. The dataset's lock is
-// held.
+// UnmountAndRelease unmounts a dataset without a recorded use if it is mounted, and makes the guard forget it. If
+// copies of the mount in other mount namespaces keep its filesystem alive, it is shut down: see backends.Releaser.
+// UnmountAndRelease fails with ErrInUse if a process on this host has the dataset mounted or open. The dataset's lock
+// is held.
 func (u *Unmounter) UnmountAndRelease(ctx context.Context, d dataset.Dataset) error {
 	mounted, err := host.IsMountPoint(u.MountPath(d.ID))
 	switch {

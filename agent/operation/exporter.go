@@ -111,8 +111,8 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 
 // Clone makes a clone that only its reader knows, of a dataset or of its snapshot. The dataset's lock is held. A clone
 // lacks data that was not flushed, as after a power cut, so Clone flushes a mounted dataset first. The clone then
-// contains everything that was written before taken. exact reports whether the clone is exact: see dataset.Snapshot. For
-// a snapshot, taken and exact are zero, since its record has them.
+// contains everything that was written before taken. exact reports whether the clone is exact: see dataset.Snapshot.
+// For a snapshot, taken and exact are zero, since its record has them.
 func (e *Exporter) Clone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
 	src dataset.Source) (taken time.Time, exact bool, err error) {
 	if src.Snapshot != uuid.Nil {

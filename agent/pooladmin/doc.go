@@ -5,6 +5,6 @@
 // interrupted removals (Remover.Continue). The pools and their records belong to package pool. This package has no
 // state. Locks of host.Host.Locks serialize the requests (see lockPools and Remover.lockPool). Each task has a type and
 // a file: Creator makes and adopts pools, Quarantine accepts them, Remover removes them, Trimmer trims them, and
-// Collector destroys datasets without a record. The steps of a removal are listed in remover.go. Which paths and devices a new
-// pool may have is checked in package pool.
+// Collector destroys datasets without a record. The steps of a removal are listed in remover.go. Which paths and
+// devices a new pool may have is checked in package pool.
 package pooladmin

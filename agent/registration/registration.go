@@ -39,7 +39,7 @@ type Registration struct {
 	mu       sync.Mutex
 	previous []uuid.UUID // earlier incarnations of this agent, until control has registered this one
 	refusal  string      // why control does not register this node, or did not answer last; "" if it is registered
-	removed  string      // why control does not register this node, if the node was removed from the cluster; also on disk
+	removed  string      // why control refuses this node, if it was removed from the cluster; also on disk
 }
 
 // New returns a Registration that is not loaded.

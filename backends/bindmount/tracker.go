@@ -67,7 +67,8 @@ const (
 // because a container can pass an open file to a process that sees no mount of the dataset. If the use cannot be
 // determined, CheckIdle fails too.
 //
-// A copy of the agent's mount in another mount namespace counts only if a process can reach it: see mount.Foreign.Copies.
+// A copy of the agent's mount in another mount namespace counts only if a process can reach it: see
+// mount.Foreign.Copies.
 //
 // A backend calls CheckIdle before it replaces or destroys a head, and before it copies a head file by file.
 func (t *Tracker) CheckIdle(ctx context.Context, id uuid.UUID, folder string) error {

@@ -100,7 +100,7 @@ func (p *Pool) openOrMake(cfg backends.Config) error {
 	if p.info, err = infoOf(p, direct); err != nil {
 		return err
 	}
-	p.assemble(direct, cfg)
+	assemble(p, direct, cfg)
 	return p.containers.DropAllUnused() // removes mappings that a killed process left
 }
 
@@ -146,7 +146,7 @@ func infoOf(p *Pool, direct bool) (info backends.Info, err error) {
 }
 
 // assemble makes the parts of an open pool.
-func (p *Pool) assemble(direct bool, cfg backends.Config) {
+func assemble(p *Pool, direct bool, cfg backends.Config) {
 	run, name, lay := p.backend.runner, p.name, p.layout
 	filesystems := p.info.Capabilities.Filesystems
 	p.records = layout.RecordWriter{Layout: lay, Direct: direct}

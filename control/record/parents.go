@@ -52,8 +52,8 @@ func ParentOf(t *Tx, d dataset.Dataset, repository string) (b ParentBackup, err 
 	return b, nil
 }
 
-// PutParent records the backup that an operation has made as the parent of the next one, if it can be that. It keeps the
-// recorded one if it cannot.
+// PutParent records the backup that an operation has made as the parent of the next one, if it can be that. It keeps
+// the recorded one if it cannot.
 func PutParent(t *Tx, op dataset.Operation) error {
 	if op.ExactBoot == "" || op.Snapshot != nil {
 		return nil

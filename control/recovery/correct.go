@@ -309,8 +309,8 @@ func (c *Comparison) EndOperations(ctx context.Context) error {
 // clockMargin is added to the highest reported clock: a node that did not report may have seen a higher one.
 const clockMargin = 1 << 20
 
-// maxRaise is by how much raiseClock raises the store clock at most. The certificate of a node may be stolen, and a clock
-// near the largest integer could never be raised again. A store that has lost more changes is recovered twice.
+// maxRaise is by how much raiseClock raises the store clock at most. The certificate of a node may be stolen, and a
+// clock near the largest integer could never be raised again. A store that has lost more changes is recovered twice.
 const maxRaise = 1 << 40
 
 // raiseClock raises the store clock above an earlier one, if it is not above it already, but by maxRaise at most.

@@ -192,9 +192,11 @@ func (a *Attacher) Release(ctx context.Context, dir folder.Dir, discard bool) er
 	if err != nil {
 		return err
 	}
-	root, err := mount.Detached(mount.Spec{Source: device, FSType: fs, Options: MountOptions(fs, nil)})
+	spec := mount.Spec{Source: device, FSType: fs, Options: MountOptions(fs, nil)}
+	root, err := mount.Detached(spec)
 	if errors.Is(err, unix.EBUSY) { // it was mounted read-only
-		root, err = mount.Detached(mount.Spec{Source: device, FSType: fs, Options: MountOptions(fs, nil), ReadOnly: true})
+		spec.ReadOnly = true
+		root, err = mount.Detached(spec)
 	}
 	if err != nil {
 		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and cannot be shut down: %w", device, err)
@@ -213,11 +215,12 @@ func (a *Attacher) Release(ctx context.Context, dir folder.Dir, discard bool) er
 		}
 		return a.sharing.Abandon(dir, image)
 	}); err != nil {
-		return backends.NoSpace(fmt.Errorf("shut down its filesystem, which copies of its mount in other mount namespaces "+
-			"keep alive: %w", err))
+		return backends.NoSpace(fmt.Errorf("shut down its filesystem, which copies of its mount in other mount "+
+			"namespaces keep alive: %w", err))
 	}
 	a.step("release.fenced")
-	// The blocks are free at once, although the device has the image. After a failure they are free when the device ends.
+	// The blocks are free at once, although the device has the image. After a failure they are free when the device
+	// ends.
 	var st unix.Stat_t
 	if discard || unix.Fstat(int(image.Fd()), &st) == nil && st.Nlink == 0 {
 		_ = image.Truncate(0)

@@ -24,8 +24,8 @@ const MaxHold = 5 * time.Second
 // replyTime is how long the child may take for an answer: FIFREEZE flushes the filesystem.
 const replyTime = 2 * MaxHold
 
-// The messages between the parent and the child. Each is one byte, with which no text begins. After a failure, the child
-// sends its error instead, and ends.
+// The messages between the parent and the child. Each is one byte, with which no text begins. After a failure, the
+// child sends its error instead, and ends.
 const (
 	msgFreeze = 1 // request; the answer means that the filesystem is frozen
 	msgThaw   = 2 // request; the answer means that the filesystem was frozen until this request

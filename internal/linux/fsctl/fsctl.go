@@ -1,7 +1,7 @@
-// Package fsctl controls filesystems with ioctl(2): freeze, thaw, shut down, grow, flush, trim, flags, project quotas. It also
-// identifies the content of a disk or image, so that existing data is never formatted. The backends, the agent, the
-// guard, the command drover backend verify and packages tree and btrfsctl call it. The package keeps no state, and its
-// functions are safe for concurrent use.
+// Package fsctl controls filesystems with ioctl(2): freeze, thaw, shut down, grow, flush, trim, flags, project quotas.
+// It also identifies the content of a disk or image, so that existing data is never formatted. The backends, the agent,
+// the guard, the command drover backend verify and packages tree and btrfsctl call it. The package keeps no state, and
+// its functions are safe for concurrent use.
 //
 // Where to change what: freezing and flags are in fsctl.go. The signatures of known formats are in identify.go. Growing
 // is in grow.go, discarding free space is in trim.go, project quotas are in project.go, and free space is in space.go

@@ -48,8 +48,8 @@ func (x *Examination) mappings(at string, f *Findings) (exists bool, err error) 
 }
 
 // mapping parses one line of a maps file. ok is false if the line is not a shared mapping of a file on a wanted
-// filesystem. If the scan looks for readers, a private mapping counts as one for reading. mapping assumes that the file was opened through the innermost mount that contains
-// its path.
+// filesystem. If the scan looks for readers, a private mapping counts as one for reading. mapping assumes that the file
+// was opened through the innermost mount that contains its path.
 func (x *Examination) mapping(line []byte, views []*View) (f File, writable, ok bool) {
 	word := bytes.Fields(line)
 	if len(word) < 6 || len(word[1]) != 4 || word[1][3] != 's' && !x.Scan.readers {

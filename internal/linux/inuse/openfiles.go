@@ -69,8 +69,8 @@ var examiner Examiner
 // FindOpenFiles reads which files of the filesystems of some trees are open: files open for writing, open
 // directories, working and root directories, and shared writable mappings. It finds files that no mount namespace
 // shows: a file that was passed to another process, or one on a detached mount. It finds files that are open or mapped
-// only for reading if a tree is a whole filesystem. It ignores the files of Drover's processes, because Drover has records about them. It may miss a
-// file that is passed from process to process during the look.
+// only for reading if a tree is a whole filesystem. It ignores the files of Drover's processes, because Drover has
+// records about them. It may miss a file that is passed from process to process during the look.
 //
 // A process that cannot be examined is part of the result. A look takes 0.1 to 0.2 ms for each process and some µs for
 // each descriptor, so do not call FindOpenFiles often. Processes with very much to read are examined last, for
@@ -309,8 +309,8 @@ func (f *Files) Openers(tree mount.Filesystem, ignored func(*mount.Entry) bool) 
 // contains it. For a file with several names, only the name that the kernel shows counts. Otherwise any user could keep
 // every tree of a filesystem in use, with one file on a detached mount in a user namespace.
 //
-// A file that is open only for reading counts if the tree is a whole filesystem: the reader keeps that filesystem alive.
-// Of a tree in the filesystem of the pool, the reader keeps only the old content.
+// A file that is open only for reading counts if the tree is a whole filesystem: the reader keeps that filesystem
+// alive. Of a tree in the filesystem of the pool, the reader keeps only the old content.
 func (h *TreeUse) isUsedBy(f File) bool {
 	switch {
 	case f.readOnly && h.fsys.Root != "/":

@@ -14,11 +14,11 @@ import (
 // InNamespace shows a mount on the path target to the programs that do starts, and to no other process. tree is from
 // Tree or BindTree, and can be shown once. If it is nil, nothing is mounted on target.
 //
-// InNamespace calls do on a thread with a new mount namespace. There, the folder of target is empty except for the mount
-// and what do writes into it, and nothing else below that folder is mounted. Otherwise the namespace would keep the
-// mounts there alive, and the programs would count as their users. All other mounts are as on the host. A mount that
-// ends on the host ends in the namespace too, if the host shares its mounts, as systemd arranges. do must start the
-// programs from the goroutine that calls it, and must wait until they have ended.
+// InNamespace calls do on a thread with a new mount namespace. There, the folder of target is empty except for the
+// mount and what do writes into it, and nothing else below that folder is mounted. Otherwise the namespace would keep
+// the mounts there alive, and the programs would count as their users. All other mounts are as on the host. A mount
+// that ends on the host ends in the namespace too, if the host shares its mounts, as systemd arranges. do must start
+// the programs from the goroutine that calls it, and must wait until they have ended.
 func InNamespace(tree *os.File, target string, do func() error) (err error) {
 	thread.Run(func() { err = inNamespace(tree, target, do) })
 	return err
@@ -61,8 +61,8 @@ func inNamespace(tree *os.File, target string, do func() error) error {
 		return fail("move_mount", err)
 	}
 	err = do()
-	// The namespace ends with this thread, a moment after InNamespace has returned, or later if a process has entered it.
-	// The mount must end before.
+	// The namespace ends with this thread, a moment after InNamespace has returned, or later if a process has entered
+	// it. The mount must end before.
 	if uerr := unix.Unmount(target, unix.MNT_DETACH); uerr != nil {
 		err = errors.Join(err, fail("unmount", uerr))
 	}

@@ -266,7 +266,8 @@ func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uu
 	cfg := agent.Config{
 		Root: p.Root, Identity: identity, NodeName: p.NodeName, Version: p.Version, Labels: p.Labels,
 		Pools: p.Pools, TransferRate: p.TransferRate,
-		Freezer: p.Freezer, FencePrograms: p.FencePrograms, ListAll: p.ListAll, Cgroups: throttle.Cgroups{Parents: p.CgroupParents},
+		Freezer: p.Freezer, FencePrograms: p.FencePrograms, ListAll: p.ListAll,
+		Cgroups: throttle.Cgroups{Parents: p.CgroupParents},
 		Control: controlAPI, Backends: p.Backends, State: database, Clock: p.clock, Log: p.Log,
 		Engine: engine.Engine, Timing: p.AgentTiming, Checks: checks, OperationEnded: p.recorder.Operation,
 	}

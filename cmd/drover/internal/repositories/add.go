@@ -67,14 +67,9 @@ changes all three.`,
 			return err
 		}
 		n.Name, n.URL = args[0], args[1]
-		if err = parseSettings(cmd, &n); err != nil {
+		if err := complete(cmd, &n); err != nil {
 			return err
 		}
-		checked, err := n.Repository().Checked()
-		if err != nil {
-			return err
-		}
-		n.URL = checked.URL
 		c, err := a.Connect()
 		if err != nil {
 			return err
@@ -89,6 +84,16 @@ changes all three.`,
 		return printAdded(a, result)
 	}
 	return cmd
+}
+
+// complete adds the settings of the flags to a new repository, and checks it.
+func complete(cmd *cobra.Command, n *api.NewRepository) error {
+	if err := parseSettings(cmd, n); err != nil {
+		return err
+	}
+	checked, err := n.Repository().Checked()
+	n.URL = checked.URL
+	return err
 }
 
 // printAdded prints what add did.

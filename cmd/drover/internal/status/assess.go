@@ -367,7 +367,8 @@ func (f *collector) operations(c Cluster, now time.Time) {
 	}
 	for _, op := range newest {
 		isRepeated := op.Kind == dataset.OpPurge && c.Trash != nil && !c.Trash[op.DatasetID]
-		if op.State != dataset.OpFailed || now.Sub(op.Created) > RecentFailure || isRepeated || isDamageOf(op, c.Volumes) {
+		if op.State != dataset.OpFailed || now.Sub(op.Created) > RecentFailure || isRepeated ||
+			isDamageOf(op, c.Volumes) {
 			continue
 		}
 		reason := "the reason is not recorded"
