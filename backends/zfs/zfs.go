@@ -342,7 +342,6 @@ func (p *Pool) Info() backends.Info {
 	return backends.Info{
 		Capabilities: caps,
 		Missing:      p.keys.missing(), Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
-		Exact: true, // a transaction group has data and times
 	}
 }
 

@@ -182,3 +182,22 @@ func TestFreezeOfAnotherProgramStays(t *testing.T) {
 		t.Error("it was thawed")
 	}
 }
+
+// After the wait, a change of a file gets a later time than any change before it.
+func TestThawAwaitsTheClockOfFileTimes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	for range 50 {
+		changed := func() (at int64) {
+			var st unix.Stat_t
+			if err := errors.Join(os.WriteFile(path, []byte("x"), 0o600), unix.Stat(path, &st)); err != nil {
+				t.Fatal(err)
+			}
+			return st.Ctim.Nano()
+		}
+		before := changed()
+		freezer.AwaitTick(time.Now())
+		if after := changed(); after <= before {
+			t.Fatalf("a later change has the time %d, and an earlier one %d", after, before)
+		}
+	}
+}

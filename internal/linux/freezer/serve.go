@@ -33,6 +33,19 @@ func Serve() {
 	}
 }
 
+// awaitTick waits until the clock of file times is later than a moment. It advances once in a tick of the kernel, 1 to
+// 10 ms (CLOCK_REALTIME_COARSE, clock_gettime(2)). Otherwise a file could be changed before the freeze and after the thaw
+// with the same ctime, and a comparison of times would not see the second change.
+func awaitTick(moment time.Time) {
+	for range 20 {
+		var now unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now); err != nil || now.Nano() > moment.UnixNano() {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // serve answers the requests.
 func serve(root *os.File, requests <-chan byte, stop <-chan os.Signal, answer func(byte)) error {
 	select {
@@ -50,6 +63,7 @@ func serve(root *os.File, requests <-chan byte, stop <-chan os.Signal, answer fu
 		}
 		return err
 	}
+	frozen := time.Now()
 	answer(msgFreeze)
 	asked := false
 	select {
@@ -57,6 +71,7 @@ func serve(root *os.File, requests <-chan byte, stop <-chan os.Signal, answer fu
 	case <-stop:
 	case <-late:
 	}
+	awaitTick(frozen)
 	err := fsctl.Thaw(root)
 	if errors.Is(err, fsctl.ErrNotFrozen) { // another program has thawed it
 		return errReleased
