@@ -69,8 +69,8 @@ func (a *components) makeBackups() {
 		CacheDir: filepath.Join(a.Root, "restic-cache"), Records: a.Control, Programs: a.Programs, Log: a.Log,
 		Clock: a.Clock, Used: a.usedRepositories, StallLimit: a.Config.StallLimit,
 	})
-	a.Catalog = backup.NewCatalog(a.Repositories)
-	a.Restorer = a.Catalog.NewRestorer(a.Control)
+	a.Catalog = backup.NewCatalog(a.Repositories, a.Identity)
+	a.Restorer = a.Catalog.NewRestorer()
 	a.Backups = a.Catalog.NewCreator(backup.CreatorDeps{
 		Host: a.Host, Version: a.Config.Version, Pools: a.Pools, LockForOperation: a.Datasets.LockForOperation,
 		Clone: func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) (

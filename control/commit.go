@@ -211,7 +211,7 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
 	case op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush:
 		recorded.Backup, recorded.BytesAdded = op.Backup, op.BytesAdded
-		recorded.ReadsAll = op.ReadsAll
+		recorded.ReadsAll, recorded.Lacks = op.ReadsAll, dataset.Cut(op.Lacks)
 	case op.Kind == dataset.OpVerify:
 		op.DatasetRecord = nil // it does not exist any more
 	case op.Kind == dataset.OpConvert:

@@ -55,6 +55,8 @@ type Dataset struct {
 	Content uint64 `json:"content,omitempty"`
 	// versions that the volume continues, the latest of each repository: pushed to it, or pulled; the latest first
 	BasedOn []VersionRef `json:"based_on,omitempty"`
+	// the backup of another cluster that the volume was recovered from; absent: none, or the volume took over from it
+	KeptApart *KeptApart `json:"kept_apart,omitempty"`
 	// UUID of the operation that last wrote the record, so that a retry recognises that it has succeeded
 	Request uuid.UUID `json:"request"`
 	// Encryption is the wrapped data key; absent: the dataset is not encrypted.
@@ -128,6 +130,19 @@ const (
 	// and every node with a copy have destroyed it. When the home has destroyed it, Home is uuid.Nil.
 	StatePurging State = "purging"
 )
+
+// KeptApart names where a volume was recovered from, while the cluster that made the backup may still use it. The volume
+// makes no scheduled backups into that repository.
+type KeptApart struct {
+	Cluster uuid.UUID `json:"cluster"` // UUID of the cluster that made the backup
+	URL     string    `json:"url"`     // URL of the repository
+}
+
+// BacksUpApart reports whether the dataset must make no scheduled backups into a repository, because it was recovered
+// from there and is kept apart.
+func (d Dataset) BacksUpApart(r Repository) bool {
+	return d.KeptApart != nil && d.KeptApart.URL == r.URL
+}
 
 // Origin is the source of a clone.
 type Origin struct {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
@@ -18,20 +20,29 @@ type Repositories interface {
 	OpenNamed(ctx context.Context, name string) (*restic.Repository, error)
 }
 
+// Cluster knows the UUID of the cluster of this node. registration.Identity implements it.
+type Cluster interface {
+	// Cluster returns uuid.Nil before the node has reached control for the first time.
+	Cluster() uuid.UUID
+}
+
 // Catalog lists and removes the backups of repositories. It lists what the repositories have: a backup that another
 // node or another cluster made is listed, too. Its only state is what it has read of backups, which never changes. Its
 // methods are safe for concurrent use.
 type Catalog struct {
 	repositories Repositories
+	cluster      Cluster
 	read         *facts
 }
 
-// NewCatalog returns a Catalog.
-func NewCatalog(repositories Repositories) *Catalog { return &Catalog{repositories, &facts{}} }
+// NewCatalog returns a Catalog of a node of a cluster.
+func NewCatalog(repositories Repositories, cluster Cluster) *Catalog {
+	return &Catalog{repositories, cluster, &facts{}}
+}
 
 // NewRestorer returns a Restorer that does not read again what the Catalog has read.
-func (c *Catalog) NewRestorer(operations Operations) *Restorer {
-	return &Restorer{operations, c.repositories, c.read}
+func (c *Catalog) NewRestorer() *Restorer {
+	return &Restorer{c.repositories, c.read}
 }
 
 // VolumeBackups returns the backups in a repository, oldest first: those of one volume or, if volume is empty, all.
@@ -58,7 +69,7 @@ func (c *Catalog) VolumeBackups(ctx context.Context, repository, volume string) 
 		Items: []api.VolumeBackup{}, Problem: dataset.ProblemOf(named(repository, cmp.Or(err, eerr))),
 	}
 	for _, b := range list {
-		if item, ok := describe(repository, b); ok {
+		if item, ok := c.describe(repository, b); ok {
 			item.Incomplete = eerr == nil && !isEntered(b)
 			out.Items = append(out.Items, item)
 		}
@@ -83,7 +94,7 @@ func (c *Catalog) VolumeBackup(ctx context.Context, repository, id string) (api.
 	if err != nil {
 		return api.VolumeBackup{}, named(repository, err)
 	}
-	v, _ := describe(repository, b)
+	v, _ := c.describe(repository, b)
 	v.Incomplete = !isEntered(b)
 	v.Record = &api.BackupRecord{
 		Revision: record.Profile.Revision, Size: record.Size, Labels: record.Labels, Encrypted: record.Encrypted,
@@ -122,11 +133,12 @@ func (c *Catalog) PruneRepository(ctx context.Context, repository string) error 
 }
 
 // describe returns a backup as its tags describe it. ok is false if Drover has not made it.
-func describe(repository string, b restic.Backup) (v api.VolumeBackup, ok bool) {
+func (c *Catalog) describe(repository string, b restic.Backup) (v api.VolumeBackup, ok bool) {
 	tags, ok := ParseTags(b.Tags)
 	return api.VolumeBackup{
 		ID: b.ID, Repository: repository, Taken: b.Time, Volume: tags.Volume, Dataset: tags.Dataset,
 		Profile: tags.Profile, Snapshot: tags.Snapshot, Operation: tags.Operation,
+		Cluster: tags.Cluster, Node: tags.Node, Elsewhere: tags.Cluster != c.cluster.Cluster(),
 	}, ok
 }
 

@@ -93,8 +93,9 @@ func refused(t *testing.T, err error, kind *dataset.Kind, want string) {
 func TestCatalog(t *testing.T) {
 	ctx := t.Context()
 	r, folder := folderRepository(t)
-	c := backup.NewCatalog(r)
-	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New(), Profile: "gold", Snapshot: uuid.New()}
+	c := backup.NewCatalog(r, here)
+	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New(), Profile: "gold", Snapshot: uuid.New(),
+		Cluster: here.Cluster(), Node: "host, a"}
 	first := store(t, r, "first", tags.List())
 	foreign := store(t, r, "foreign", []string{backup.TagDrover})
 	other := store(t, r, "other", backup.Tags{Volume: "web", Dataset: uuid.New(), Operation: uuid.New()}.List())
@@ -119,9 +120,15 @@ func TestCatalog(t *testing.T) {
 		t.Fatalf("got %+v", l)
 	}
 	got := l.Items[0]
-	if (backup.Tags{got.Volume, got.Dataset, got.Operation, got.Profile, got.Snapshot, ""}) != tags || got.ID != first.ID ||
+	if (backup.Tags{
+		Volume: got.Volume, Dataset: got.Dataset, Cluster: got.Cluster, Node: got.Node, Operation: got.Operation,
+		Profile: got.Profile, Snapshot: got.Snapshot,
+	}) != tags || got.Elsewhere || got.ID != first.ID ||
 		got.Repository != "offsite" || !got.Taken.Equal(first.Time) {
 		t.Errorf("got %+v", got)
+	}
+	if l, err := c.VolumeBackups(ctx, "offsite", "web"); err != nil || len(l.Items) != 1 || !l.Items[0].Elsewhere {
+		t.Errorf("a backup of another cluster: %+v, %v", l, err)
 	}
 	_, err = c.VolumeBackups(ctx, "offsite", "../db")
 	refused(t, err, dataset.ErrInvalid, "../db")
@@ -157,8 +164,10 @@ func TestCatalog(t *testing.T) {
 
 func TestBackupIsShownWithItsRecord(t *testing.T) {
 	r, _ := folderRepository(t)
-	c := backup.NewCatalog(r)
-	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New(), Profile: "gold"}
+	c := backup.NewCatalog(r, here)
+	tags := backup.Tags{
+		Volume: "db", Dataset: uuid.New(), Cluster: here.Cluster(), Operation: uuid.New(), Profile: "gold",
+	}
 	record := backup.Record{
 		Version: 1, Volume: "db", Dataset: tags.Dataset, Profile: backup.RecordedProfile{Name: "gold", Revision: "0123456789ab"},
 		Size: 1 << 30, Labels: map[string]string{"team": "sea"}, Encrypted: true, Filesystem: "xfs",
@@ -169,7 +178,7 @@ func TestBackupIsShownWithItsRecord(t *testing.T) {
 	must(t, err)
 	want := api.VolumeBackup{
 		ID: b.ID, Repository: "offsite", Volume: "db", Taken: b.Time, Profile: "gold", Dataset: tags.Dataset,
-		Operation: tags.Operation, Record: &api.BackupRecord{
+		Operation: tags.Operation, Cluster: tags.Cluster, Record: &api.BackupRecord{
 			Revision: "0123456789ab", Size: 1 << 30, Labels: record.Labels, Encrypted: true, Filesystem: "xfs",
 			FilesystemGiven: true, Node: "host-a", Drover: "1.2.3",
 		},

@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -76,10 +76,11 @@ type CreatorDeps struct {
 
 // Creator makes backups. Its methods are safe for concurrent use.
 type Creator struct {
-	deps  CreatorDeps
-	busy  locks.Set // one for each dataset: a backup of it runs, or its clones are removed
-	slots slots     // of each repository
-	held  heldClones
+	deps    CreatorDeps
+	cluster Cluster
+	busy    locks.Set // one for each dataset: a backup of it runs, or its clones are removed
+	slots   slots     // of each repository
+	held    heldClones
 	// using is read-locked while a backup uses its repository, and locked while unwanted or expired backups are
 	// removed: restic removes backups only from a repository that nothing else uses.
 	using sync.RWMutex
@@ -97,7 +98,7 @@ type Creator struct {
 
 // NewCreator returns a Creator. The Catalog and the Restorer know what it knows of its backups.
 func (c *Catalog) NewCreator(deps CreatorDeps) *Creator {
-	return &Creator{deps: deps, facts: c.read}
+	return &Creator{deps: deps, cluster: c.cluster, facts: c.read}
 }
 
 // Create makes the backup of an operation. If an earlier run of the operation was interrupted after it had stored a
@@ -139,7 +140,7 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, failed(err)
 	}
 	op.Backup, op.BytesAdded, op.Parent = got.made.ID, got.summary.BytesAdded, got.made.Parent
-	op.ExactBoot, op.ReadsAll = got.exactBoot, got.readsAll
+	op.ExactBoot, op.ReadsAll, op.Lacks = got.exactBoot, got.readsAll, got.lacks
 	out, err = c.deps.Report(context.WithoutCancel(ctx), op, nil) // the backup exists
 	switch {
 	case errors.Is(err, dataset.ErrCancelled):
@@ -156,6 +157,7 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 type attemptResult struct {
 	made     restic.Backup
 	summary  restic.Summary
+	lacks    string   // what the backup lacks of the files of the volume
 	entry    string   // ID of the entry of a push
 	unwanted []string // backups of the operation that must be removed, also if the run fails
 	url      string   // of the repository
@@ -313,25 +315,31 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	if exact && d.Content == op.Content {
 		a.exactBoot = boot
 	}
-	tree, err := c.deps.OpenTree(ctx, pool, clone, true)
+	files, err := c.deps.OpenTree(ctx, pool, clone, true)
 	if err != nil {
 		return err
 	}
-	defer tree.Close()
+	defer files.Close()
 	steps.At("backup.mounted")
 	record := newRecord(d, op.Snapshot, taken, c.deps.NodeName, c.deps.Version)
+	survey, err := tree.SurveyTree(ctx, files)
+	if err != nil {
+		return fmt.Errorf("count its files: %w", err)
+	}
+	record.Names, a.lacks = survey.Names, describeLacks(survey)
 	text, err := json.Marshal(record)
 	if err != nil {
 		return err
 	}
 	tags := Tags{
-		Volume: d.Volume, Dataset: d.ID, Operation: op.ID, Profile: record.Profile.Name, Snapshot: record.Snapshot,
+		Volume: d.Volume, Dataset: d.ID, Cluster: c.cluster.Cluster(), Node: c.deps.NodeName, Operation: op.ID,
+		Profile: record.Profile.Name, Snapshot: record.Snapshot,
 	}
 	if op.Push != nil {
 		tags.Pushed = op.Push.Name
 	}
 	jb.Step("storing" + describeReadsAll(a.readsAll))
-	return c.isolate(tree, RecordName, text, func(dir string) error {
+	return c.isolate(files, RecordName, text, func(dir string) error {
 		a.made, a.summary, err = repo.Backup(ctx, restic.Request{
 			Dir:      dir,
 			Names:    []string{DataName, RecordName},
@@ -346,7 +354,7 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 		if parent != "" && a.made.Parent == "" {
 			a.readsAll = "its last exact backup is not in the repository any more"
 		}
-		c.noteStored(ctx, repo, a.made, a.summary, text, filepath.Join(dir, DataName))
+		c.noteStored(repo, a.made, a.summary, text)
 		return nil
 	})
 }
@@ -359,39 +367,29 @@ func describeReadsAll(why string) string {
 	return " (reads everything: " + why + ")"
 }
 
-// maxCounted is the largest number of files of a backup whose names are counted. In a larger backup, the time of one
-// more run of restic for a restore matters less than a second walk through all folders.
-const maxCounted = 100_000
-
-// noteStored notes a new backup in the facts, so that a restore on this host needs no run of restic to measure it.
-// record is the text of its record, and path the folder that restic has stored, with the clone still mounted.
-//
-// The clone has at least the names that the backup has: restic does not store sockets. A restore has at most the names
-// of the backup. So if a restore has as many names as the clone, nothing is missing. Otherwise checkCount has restic
-// list the names.
-func (c *Creator) noteStored(ctx context.Context, repo *restic.Repository, b restic.Backup, s restic.Summary,
-	record []byte, path string) {
+// noteStored notes a new backup in the facts, so that a restore on this host needs no run of restic to measure it. record
+// is the text of its record.
+func (c *Creator) noteStored(repo *restic.Repository, b restic.Backup, s restic.Summary, record []byte) {
 	parsed, err := ParseRecord(record)
 	if err != nil {
 		return // a restore reads it, and reports what is wrong
 	}
-	var size restic.RestoreSize
-	if s.Files <= maxCounted {
-		if n, err := countBelow(ctx, path); err == nil {
-			size = restic.RestoreSize{Bytes: s.Bytes, Entries: n + 2} // the folder itself, and RecordName
-		}
-	}
+	size := restic.RestoreSize{Bytes: s.Bytes, Entries: parsed.Names + 2} // the folder itself, and RecordName
 	c.facts.note(repo, b.ID, func(now *fact) { now.backup, now.record, now.size = b, &parsed, size })
 }
 
-// countBelow returns how many names are below a folder.
-func countBelow(ctx context.Context, path string) (n int64, err error) {
-	folder, err := os.Open(path)
-	if err != nil {
-		return 0, err
+// describeLacks says what a backup lacks of the files of its volume, or returns "".
+func describeLacks(s tree.Survey) string {
+	var lacks []string
+	for what, found := range map[string]tree.Found{
+		"inode flags (chattr)": s.Flags, "times before 1678 or after 2262": s.Times,
+	} {
+		if found.Count > 0 {
+			lacks = append(lacks, fmt.Sprintf("%s of %d files, such as %s", what, found.Count, dataset.Clip(found.First)))
+		}
 	}
-	defer func() { err = errors.Join(err, folder.Close()) }()
-	return tree.CountNames(ctx, folder)
+	slices.Sort(lacks)
+	return strings.Join(lacks, "; ")
 }
 
 // clone makes the clone that restic reads. taken is the moment of its content, and exact says whether the clone is exact:

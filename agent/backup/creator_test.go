@@ -157,7 +157,8 @@ func TestBackup(t *testing.T) {
 				continue
 			}
 			want := backup.Tags{
-				Volume: "db", Dataset: d.ID, Operation: c.op.ID, Profile: "free", Snapshot: c.snapshot,
+				Volume: "db", Dataset: d.ID, Cluster: f.A.Identity.Cluster(), Node: "host-a", Operation: c.op.ID,
+				Profile: "free", Snapshot: c.snapshot,
 			}
 			if got, ok := backup.ParseTags(b.Tags); !ok || got != want {
 				t.Errorf("%d: the tags are %+v, want %+v", i, got, want)

@@ -248,7 +248,7 @@ func TestPushToWrongRemote(t *testing.T) {
 
 func TestBadEntriesAreRefused(t *testing.T) {
 	r, _ := folderRepository(t)
-	c := backup.NewCatalog(r)
+	c := backup.NewCatalog(r, here)
 	for _, bad := range []string{
 		"format=0", "format=x", "operation=", "operation=00000000-0000-0000-0000-000000000000", "name=../x", "backup=12", "volume=",
 		"dataset=x", "parent=x",
@@ -276,10 +276,10 @@ func TestUnfinishedPushIsNotRestored(t *testing.T) {
 	root, err := os.Open(t.TempDir())
 	must(t, err)
 	defer root.Close()
-	s := backup.NewRestorer(oneOperation{dataset.Operation{ID: tags.Operation, State: dataset.OpDone, Backup: b.ID}}, r)
+	s := backup.NewRestorer(r)
 	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil), dataset.ErrConflict,
 		"has not ended, or was interrupted")
-	c := backup.NewCatalog(r)
+	c := backup.NewCatalog(r, here)
 	wantIncomplete := func(want bool) {
 		t.Helper()
 		list, err := c.VolumeBackups(t.Context(), "offsite", "db")

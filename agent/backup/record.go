@@ -44,7 +44,10 @@ type Record struct {
 	Node            string    `json:"node,omitempty"`    // name of the node that made the backup
 	Snapshot        uuid.UUID `json:"snapshot,omitzero"` // the snapshot that was backed up; absent: the volume
 	Taken           time.Time `json:"taken"`             // the moment of the content
-	Drover          string    `json:"drover"`            // version of Drover that made the backup
+	// Names is how many names the volume had below its root directory, without sockets. A backup with fewer names lacks
+	// files that restic could not read.
+	Names  int64  `json:"names"`
+	Drover string `json:"drover"` // version of Drover that made the backup
 }
 
 // RecordedProfile names the profile of a volume at the time of its backup.

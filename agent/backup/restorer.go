@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -17,23 +16,16 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// Operations finds an operation by its UUID. It fails with dataset.ErrNotFound if control has forgotten the operation.
-// api.Service implements it.
-type Operations interface {
-	Operation(ctx context.Context, id string, wait time.Duration) (dataset.Operation, error)
-}
-
 // Restorer writes the files of a backup to a new volume. Its only state is what it and the Catalog have read of
 // backups, which never changes. Its methods are safe for concurrent use.
 type Restorer struct {
-	operations   Operations
 	repositories Repositories
 	read         *facts
 }
 
 // NewRestorer returns a Restorer. Catalog.NewRestorer returns one that shares what the Catalog has read.
-func NewRestorer(operations Operations, repositories Repositories) *Restorer {
-	return NewCatalog(repositories).NewRestorer(operations)
+func NewRestorer(repositories Repositories) *Restorer {
+	return NewCatalog(repositories, nil).NewRestorer()
 }
 
 // Restore writes the content of the volume in a backup to root, an empty directory, and gives root the owner, mode,
@@ -111,7 +103,7 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 	if err == nil {
 		var end func()
 		w.entries, end = s.countEntries(ctx, r, id, w.measured)
-		err = w.write(ctx, r, id)
+		err = w.write(ctx, r, id, record)
 		end()
 	}
 	if errors.Is(err, dataset.ErrNoSpace) {
@@ -177,7 +169,7 @@ func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id stri
 			"repository versions)", short(b.ID), shortVersion(version.Version), version.Name)
 	}
 	if err == nil {
-		err = s.checkComplete(ctx, r, b, tags)
+		err = checkEntered(ctx, r, b, tags)
 	}
 	switch {
 	case err != nil:
@@ -188,33 +180,12 @@ func (s *Restorer) readRecord(ctx context.Context, r *restic.Repository, id stri
 	return s.read.readRecord(ctx, r, b, tags)
 }
 
-// checkComplete fails if a backup may lack files: if the operation that made it did not end with this backup as its
-// result. Control forgets operations after some time. A backup of a forgotten operation is taken for complete. The
-// backup of a push is complete if the history of the repository has an entry for it, whichever cluster made it.
-func (s *Restorer) checkComplete(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) error {
-	if tags.Pushed != "" {
-		return checkEntered(ctx, r, b)
-	}
-	made, err := s.operations.Operation(ctx, tags.Operation.String(), 0)
-	switch {
-	case errors.Is(err, dataset.ErrNotFound):
-		return nil
-	case err != nil:
-		return err
-	case !made.State.Final():
-		return dataset.Errorf(dataset.ErrConflict, "backup %s is not complete yet: operation %s makes it", short(b.ID),
-			made.ID)
-	case made.State != dataset.OpDone || made.Backup != b.ID:
-		return dataset.Errorf(dataset.ErrCorrupt,
-			"backup %s may lack files: operation %s, which made it, ended without this result (choose another "+
-				"backup: drover backup ls %s)", short(b.ID), made.ID, tags.Volume)
-	}
-	return nil
-}
-
 // checkEntered fails with dataset.ErrConflict if a push made a backup, and its version has no entry. Nobody knows
 // whether the push still runs: another cluster can carry it out.
-func checkEntered(ctx context.Context, r *restic.Repository, b restic.Backup) error {
+func checkEntered(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) error {
+	if tags.Pushed == "" {
+		return nil
+	}
 	isEntered, err := enteredBackups(ctx, r, []restic.Backup{b})
 	if err != nil || isEntered(b) {
 		return err
@@ -243,7 +214,7 @@ func (w writer) remedy() string {
 
 // write has restic write the files below a new folder in root, because restic writes the whole path that a file has in
 // the backup. Then it moves them to root.
-func (w writer) write(ctx context.Context, r *restic.Repository, id string) (err error) {
+func (w writer) write(ctx context.Context, r *restic.Repository, id string, record Record) (err error) {
 	root := w.root
 	// The backup can contain any name. It does not contain these.
 	outer, inner := ".drover-restore-"+uuid.NewString(), ".drover-restore-"+uuid.NewString()
@@ -270,7 +241,7 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string) (err
 		return err
 	}
 	w.step("counting the files")
-	if err := checkCount(ctx, r, id, folder, w.entries()); err != nil {
+	if err := checkCount(ctx, r, id, folder, w.entries(), record); err != nil {
 		return err
 	}
 	steps.At("backup-restore.written")
@@ -283,14 +254,24 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string) (err
 	return tree.Hoist(ctx, root, inner)
 }
 
-// checkCount fails with dataset.ErrCorrupt unless a folder has as many names as DataName of a backup. entries is
+// checkCount fails with dataset.ErrCorrupt unless a folder has as many names as the folder DataName of a backup, and as the
+// volume had when the backup was made. So no other evidence is needed that the backup is complete. entries is
 // how many names are in the tree of the backup, or 0. RecordName is one of them, because the caller has read it.
 // Usually it is the only one besides the folder. If entries is not known, or if the folder has another number of names,
 // restic lists the names.
-func checkCount(ctx context.Context, r *restic.Repository, id string, folder *os.File, entries int64) error {
+func checkCount(ctx context.Context, r *restic.Repository, id string, folder *os.File, entries int64,
+	record Record) error {
 	got, err := tree.CountNames(ctx, folder)
-	if err != nil || entries > 0 && got == entries-1 {
+	if err != nil {
 		return err
+	}
+	if below := got - 1; below < record.Names {
+		return dataset.Errorf(dataset.ErrCorrupt, "backup %s lacks %d of the %d files and folders that volume %s had: they "+
+			"could not be read when it was made (choose an earlier backup: drover backup ls %[4]s)", short(id),
+			record.Names-below, record.Names, record.Volume)
+	}
+	if entries > 0 && got == entries-1 {
+		return nil
 	}
 	want, err := r.Count(ctx, id, DataName)
 	if err == nil && got != want {

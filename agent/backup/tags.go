@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"net/url"
 	"strings"
 
 	"github.com/google/uuid"
@@ -13,6 +14,7 @@ const (
 	TagDrover    = "drover"
 	tagVolume    = "volume"
 	tagDataset   = "dataset"
+	tagCluster   = "cluster"
 	tagOperation = "operation"
 	tagProfile   = "profile"
 	tagSnapshot  = "snapshot"
@@ -25,6 +27,8 @@ const (
 type Tags struct {
 	Volume    string
 	Dataset   uuid.UUID
+	Cluster   uuid.UUID // the cluster that made the backup; if uuid.Nil, it is not known
+	Node      string    // name of the node that made it; empty if it is not known
 	Operation uuid.UUID // the operation that made the backup
 	Profile   string    // empty if the volume has no profile
 	Snapshot  uuid.UUID // the snapshot that was backed up; if uuid.Nil, the volume itself
@@ -45,6 +49,12 @@ func VolumeTag(name string) string { return tagVolume + "=" + name }
 func (t Tags) List() []string {
 	list := []string{
 		TagDrover, VolumeTag(t.Volume), DatasetTag(t.Dataset), OperationTag(t.Operation),
+	}
+	if t.Cluster != uuid.Nil {
+		list = append(list, tagCluster+"="+t.Cluster.String())
+	}
+	if t.Node != "" {
+		list = append(list, tagNode+"="+url.QueryEscape(t.Node))
 	}
 	if t.Profile != "" {
 		list = append(list, tagProfile+"="+t.Profile)
@@ -71,6 +81,10 @@ func ParseTags(list []string) (t Tags, ok bool) {
 			t.Volume = value
 		case tagDataset:
 			t.Dataset, _ = uuid.Parse(value)
+		case tagCluster:
+			t.Cluster, _ = uuid.Parse(value)
+		case tagNode:
+			t.Node = readable(value)
 		case tagOperation:
 			t.Operation, _ = uuid.Parse(value)
 		case tagProfile:

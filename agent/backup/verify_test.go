@@ -358,7 +358,7 @@ func TestVerifyComparesFiles(t *testing.T) {
 	must(t, err)
 	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
 	b := storeRecord(t, made, backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset}, tags.List())
-	s := backup.NewRestorer(oneOperation{}, oneRepository{opened})
+	s := backup.NewRestorer(oneRepository{opened})
 	for name, restore := range map[string]func(context.Context, string, string, *os.File, func(string)) error{
 		"restore": func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
 			return s.Restore(ctx, repository, id, nil, root, step, nil)

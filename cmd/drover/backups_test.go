@@ -45,9 +45,12 @@ func TestRestoreOfNewestBackup(t *testing.T) {
 	for name, tc := range map[string]struct{ words, want, err string }{
 		"newest":              {words: "db new@gold", want: id("2")},
 		"lost volume":         {words: "gone new", want: id("4")},
-		"nothing but pieces":  {words: "cut new", err: "volume cut has no complete backup"},
+		"nothing but pieces":  {words: "cut new", err: `no backup of a volume "cut"`},
+		"other cluster":       {words: "theirs new", err: "backups of other volumes of this name: 1 (give the ID of one"},
+		"other dataset":       {words: "db-test new", err: "backups of other volumes of this name: 1 (give the ID of one"},
+		"two volumes":         {words: "twice new", err: "2 volumes had the name twice, and none has it now"},
 		"name like an ID":     {words: "11111111 new@gold", want: id("1")},
-		"name that is no ID":  {words: "99999999 new", want: id("6")},
+		"name that is no ID":  {words: "98989898 new", want: id("6")},
 		"neither":             {words: "nothing new", err: `no backup of a volume "nothing", and none with this ID`},
 		"volume still exists": {words: "db", err: "volume db exists (name the new volume: drover backup restore 22222222 NEW)"},
 	} {
@@ -55,10 +58,16 @@ func TestRestoreOfNewestBackup(t *testing.T) {
 			w := theWorld()
 			like := w.backups[0]
 			w.backups = nil
-			for i, volume := range []string{"db", "db", "db", "gone", "cut", "99999999"} {
+			for i, volume := range []string{"db", "db", "db", "gone", "cut", "98989898", "theirs", "db-test", "twice", "twice", "db"} {
 				b := like
-				b.ID, b.Volume, b.Taken = id(fmt.Sprint(i+1)), volume, like.Taken.Add(time.Duration(i)*time.Hour)
+				b.ID, b.Volume, b.Taken = id(fmt.Sprintf("%x", i+1)), volume, like.Taken.Add(time.Duration(i)*time.Hour)
 				b.Operation, b.Incomplete = uuid.Nil, i == 2 || volume == "cut"
+				switch {
+				case volume == "theirs" || i == 10: // the newest one of db is of another host that recovered db
+					b.Elsewhere, b.Cluster, b.Dataset = true, idOther, uuid.New()
+				case volume != "db":
+					b.Dataset = uuid.New()
+				}
 				w.backups = append(w.backups, b)
 			}
 			c := newConsole(w)

@@ -86,11 +86,35 @@ func wipedRestored(c *console) {
 	c.fake.volumes = []api.Volume{db, web}
 }
 
-// wipedIncomplete: the operation that made the newest backups of db and the only one of web failed.
-func wipedIncomplete(c *console) {
-	wipedThen(c, ended(dataset.OpDone, nil))
-	c.fake.backups[2].Operation, c.fake.backups[4].Operation = idReq, idReq
-	c.fake.operations = []dataset.Operation{{ID: idReq, Kind: dataset.OpBackup, State: dataset.OpFailed, Volume: "db"}}
+// wipedElsewhere: another cluster made the backups.
+func wipedElsewhere(c *console) {
+	wipedThen(c, ended(dataset.OpDone, nil), ended(dataset.OpDone, nil))
+	madeElsewhere(c)
+}
+
+// rehearsesElsewhere is rehearses with backups of another cluster.
+func rehearsesElsewhere(c *console) {
+	rehearses(c)
+	madeElsewhere(c)
+}
+
+func madeElsewhere(c *console) {
+	for i := range c.fake.backups {
+		b := &c.fake.backups[i]
+		b.Elsewhere, b.Cluster, b.Node = true, idOther, "old-host"
+	}
+}
+
+// wipedApart: another cluster made the backups, db was recovered from them and is kept apart, and has a backup since.
+func wipedApart(c *console) {
+	wipedElsewhere(c)
+	db := dbVolume()
+	db.ID, db.KeptApart = idReq, &dataset.KeptApart{Cluster: idOther, URL: "/mnt/nas/backups"}
+	c.fake.volumes = []api.Volume{db}
+	mine := c.fake.backups[1]
+	mine.ID, mine.Dataset, mine.Elsewhere, mine.Cluster = strings.Repeat("5e5e5e5e", 8), idReq, false, uuid.Nil
+	mine.Taken = now.Add(-time.Hour)
+	c.fake.backups = append(c.fake.backups, mine)
 }
 
 // wipedPushing: a push made the newest backup of db, and has not ended.

@@ -55,18 +55,20 @@ var scenarios = map[string]func(c *console){
 		add(c.fake.backups[0].ID, dataset.OpFailed, time.Minute, dataset.ErrNoSpace)
 		add(c.fake.backups[0].ID, dataset.OpFailed, time.Minute, dataset.ErrForbidden)
 	},
-	"wiped":             wiped,
-	"wiped-restores":    wipedRestores,
-	"wiped-fails":       wipedFails,
-	"rehearses":         rehearses,
-	"wiped-unencrypted": wipedUnencrypted,
+	"wiped":               wiped,
+	"wiped-restores":      wipedRestores,
+	"wiped-fails":         wipedFails,
+	"rehearses":           rehearses,
+	"rehearses-elsewhere": rehearsesElsewhere,
+	"wiped-unencrypted":   wipedUnencrypted,
 	"wiped-scheduled": func(c *console) {
 		wiped(c)
 		c.fake.profiles[0].Backup.To, c.fake.profiles[1].Backup.To = "offsite", "nightly"
 	},
 	"wiped-restoring":          wipedRestoring,
 	"wiped-restored":           wipedRestored,
-	"wiped-incomplete":         wipedIncomplete,
+	"wiped-elsewhere":          wipedElsewhere,
+	"wiped-apart":              wipedApart,
 	"wiped-pushing":            wipedPushing,
 	"wiped-unreadable":         wipedUnreadable,
 	"repository-used":          func(c *console) { c.fake.volumes[0].Profile.Backup.To = "offsite" },

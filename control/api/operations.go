@@ -48,6 +48,10 @@ type Request struct {
 	Check string `json:"check,omitempty"`
 	// import: the version whose data the backup has, if the new volume continues it; absent: the volume has no history
 	Version *dataset.VersionRef `json:"version,omitempty"`
+	// import: UUID of the cluster that made the backup, if the new volume must be kept apart from it; absent: none
+	KeptApart uuid.UUID `json:"kept_apart,omitzero"`
+	// update: the volume takes over from the cluster that it was kept apart from
+	TakeOver bool `json:"take_over,omitempty"`
 	// import: folder to read; rekey: file with the old key, if the profile names another file
 	Path string `json:"path,omitempty"`
 	Live bool   `json:"live,omitempty"` // import: the folder may be in use

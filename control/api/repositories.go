@@ -86,6 +86,10 @@ type VolumeBackup struct {
 	Taken      time.Time `json:"taken"`             // moment whose content the backup has
 	Profile    string    `json:"profile,omitempty"` // name of the volume's profile at that time; absent: not known
 	Dataset    uuid.UUID `json:"dataset"`           // UUID of the volume's dataset
+	Cluster    uuid.UUID `json:"cluster,omitzero"`  // UUID of the cluster that made the backup; absent: not known
+	Node       string    `json:"node,omitempty"`    // name of the node that made the backup; absent: not known
+	// whether another cluster made the backup, or one that is not known
+	Elsewhere bool `json:"elsewhere,omitempty"`
 	// UUID of the snapshot that was backed up; absent: the backup has the content of the volume itself
 	Snapshot  uuid.UUID `json:"snapshot,omitzero"`
 	Operation uuid.UUID `json:"operation,omitzero"` // UUID of the operation that made the backup; absent: not known

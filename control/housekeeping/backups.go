@@ -122,15 +122,16 @@ func (k *Housekeeper) examineBackups(t *record.Tx, id uuid.UUID, now time.Time) 
 	if _, err := t.Get(record.BackupsKey(id), &b); err != nil {
 		return nil, time.Time{}, err
 	}
-	known, err := t.Get(record.RepositoryKey(d.Profile.Backup.To), &dataset.Repository{})
+	var to dataset.Repository
+	known, err := t.Get(record.RepositoryKey(d.Profile.Backup.To), &to)
 	if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 		return nil, time.Time{}, err
 	}
 	missing := !known && err == nil
-	k.backupStates.see(d, b, now, missing)
+	k.backupStates.see(d, b, now, missing, to)
 	due, err := backupDue(d, b, now)
-	if missing && err == nil {
-		return nil, now.Add(backupCheck), nil // LateBackups reports it, until an operator has recorded the repository
+	if (missing || d.BacksUpApart(to)) && err == nil {
+		return nil, now.Add(backupCheck), nil // LateBackups reports it, until an operator has decided
 	}
 	if err != nil {
 		return nil, due, err
@@ -202,7 +203,15 @@ func backupState(t *record.Tx, d dataset.Dataset, v record.Verifications, now ti
 	if _, err := t.Get(record.BackupsKey(d.ID), &b); err != nil {
 		return nil, err
 	}
+	var to dataset.Repository
+	if _, err := t.Peek(record.RepositoryKey(d.Profile.Backup.To), &to); err != nil &&
+		dataset.KindOf(err) != dataset.ErrCorrupt {
+		return nil, err
+	}
 	next, _ := backupDue(d, b, now) // zero for a schedule that is not valid
+	if d.BacksUpApart(to) {
+		next = time.Time{}
+	}
 	state := &api.BackupState{
 		Last: b.Last, Next: next, Running: b.Running, Failures: b.Failures, Problem: b.Problem,
 	}

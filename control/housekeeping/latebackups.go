@@ -85,7 +85,9 @@ type seenBackups struct {
 	failures           int
 	problem            string // why the last backup failed, or could not be requested
 	missing            bool   // the repository is not recorded
-	verification       seenVerification
+	// apart is the cluster that the volume is kept apart from, in the repository of its profile; uuid.Nil if there is none
+	apart        uuid.UUID
+	verification seenVerification
 }
 
 // seenVerification is the state of the scheduled verifications of a volume's backups.
@@ -143,8 +145,9 @@ func (s *backupStates) seeVerification(id uuid.UUID, v seenVerification) {
 }
 
 // newSeenBackups returns the state of the scheduled backups of a dataset. missing says that its repository is not
-// recorded.
-func newSeenBackups(d dataset.Dataset, b record.Backups, now time.Time, missing bool) seenBackups {
+// recorded. to is the repository, or zero.
+func newSeenBackups(d dataset.Dataset, b record.Backups, now time.Time, missing bool,
+	to dataset.Repository) seenBackups {
 	is := seenBackups{
 		volume: d.Volume, repository: d.Profile.Backup.To, last: b.Last, failures: b.Failures, problem: b.Problem,
 		missing: missing,
@@ -152,14 +155,18 @@ func newSeenBackups(d dataset.Dataset, b record.Backups, now time.Time, missing 
 	if b.Last.IsZero() {
 		is.last, is.none = ScheduleStart(d), true
 	}
+	if d.BacksUpApart(to) {
+		is.apart = d.KeptApart.Cluster
+		return is // none is due
+	}
 	b.Failures = 0                   // a backup that is tried again later is late nevertheless
 	is.due, _ = backupDue(d, b, now) // zero for a schedule that is not valid
 	return is
 }
 
 // see stores the state of the scheduled backups of a dataset.
-func (s *backupStates) see(d dataset.Dataset, b record.Backups, now time.Time, missing bool) {
-	is := newSeenBackups(d, b, now, missing)
+func (s *backupStates) see(d dataset.Dataset, b record.Backups, now time.Time, missing bool, to dataset.Repository) {
+	is := newSeenBackups(d, b, now, missing, to)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.of == nil {
@@ -306,11 +313,12 @@ func readBackupsOf(t *record.Tx, entries []store.Entry, now time.Time) (list []s
 		if _, err = t.Peek(record.BackupsKey(d.ID), &b); err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 			return nil, err
 		}
-		known, err := t.Peek(record.RepositoryKey(d.Profile.Backup.To), &dataset.Repository{})
+		var to dataset.Repository
+		known, err := t.Peek(record.RepositoryKey(d.Profile.Backup.To), &to)
 		if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 			return nil, err
 		}
-		is := newSeenBackups(d, b, now, !known && err == nil)
+		is := newSeenBackups(d, b, now, !known && err == nil, to)
 		if d.Profile.Backup.Verify.Restore {
 			var v record.Verifications
 			_, err := t.Peek(record.VerificationsKey(d.ID), &v)
@@ -415,6 +423,11 @@ func (is seenBackups) finding(now time.Time) (f api.Finding) {
 	case is.missing:
 		f.Text = fmt.Sprintf("its profile has it backed up to repository %s, which is not recorded", is.repository)
 		f.Fix = "drover repository add " + is.repository + " URL"
+	case is.apart != uuid.Nil:
+		f.Text = fmt.Sprintf("it was recovered from a backup of cluster %.8s, and is kept apart: it makes no scheduled "+
+			"backups to repository %s, which that cluster may still use", is.apart, is.repository)
+		f.Fix = fmt.Sprintf("if that cluster is gone: drover recover --from %s %s --take-over; otherwise: drover volume "+
+			"set-profile %[2]s PROFILE, with another repository", is.repository, is.volume)
 	case overdue <= backupGrace && is.failures >= reportedFailures:
 		f.Text = fmt.Sprintf("its scheduled backup failed %d times, the last time because %s", is.failures, is.problem)
 		f.Fix = "drover operation ls --filter volume=" + is.volume

@@ -112,7 +112,7 @@ func inherit(next *dataset.Dataset, d dataset.Dataset) {
 	next.Volume, next.RequestedAs, next.RequestedBy = d.Volume, d.RequestedAs, d.RequestedBy
 	next.SetAliases(d.Aliases)
 	next.Labels, next.Protected, next.ReadOnly, next.Anonymous = d.Labels, d.Protected, d.ReadOnly, d.Anonymous
-	next.Created, next.BasedOn = d.Created, d.BasedOn
+	next.Created, next.BasedOn, next.KeptApart = d.Created, d.BasedOn, d.KeptApart
 }
 
 // describeConversion returns what differs between the former and the new dataset of a volume, for the event.

@@ -100,8 +100,12 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		Repository: req.Repository, Backup: req.Backup,
 	}
 	if req.Repository != "" {
-		if _, err := record.GetRepository(t, req.Repository); err != nil {
+		r, err := record.GetRepository(t, req.Repository)
+		if err != nil {
 			return nil, nil, err
+		}
+		if req.KeptApart != uuid.Nil {
+			d.KeptApart = &dataset.KeptApart{Cluster: req.KeptApart, URL: r.URL}
 		}
 	}
 	if err := setVersion(&d, req); err != nil {

@@ -118,6 +118,12 @@ func (v *Planner) PlanUpdate(t *record.Tx, req api.Request) (*dataset.Operation,
 		return nil, nil, err
 	}
 	switch {
+	case req.TakeOver && d.KeptApart == nil:
+		return nil, &d, nil
+	case req.TakeOver:
+		next := d
+		next.KeptApart = nil
+		return newUpdate(d, next, nil), nil, nil
 	case req.Labels != nil && (req.Profile != "" || req.Protect != nil):
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
 			"volume %s: labels cannot change together with profile or protection (change one, then the other)",
@@ -313,6 +319,9 @@ func describeUpdate(before, after dataset.Dataset) string {
 		changes = append(changes, "protected")
 	case before.Protected && !after.Protected:
 		changes = append(changes, "no longer protected")
+	}
+	if before.KeptApart != nil && after.KeptApart == nil {
+		changes = append(changes, "takes over from cluster "+before.KeptApart.Cluster.String())
 	}
 	for _, key := range slices.Sorted(maps.Keys(after.Labels)) {
 		if old, had := before.Labels[key]; !had || old != after.Labels[key] {

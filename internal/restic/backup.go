@@ -2,6 +2,7 @@ package restic
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -213,7 +214,20 @@ func (r *Repository) Backups(ctx context.Context, tags ...string) ([]Backup, err
 
 func (r *Repository) list(ctx context.Context, args ...string) (list []Backup, err error) {
 	c := command{time: longTime, strict: true}
-	err = r.json(ctx, c, &list, append([]string{"snapshots"}, args...)...)
+	var items []json.RawMessage
+	err = r.json(ctx, c, &items, append([]string{"snapshots"}, args...)...)
+	for _, item := range items { // a malformed one must not hide the others
+		var b Backup
+		bad := json.Unmarshal(item, &b)
+		if year := b.Time.UTC().Year(); bad == nil && (year < 1 || year > 9999) {
+			bad = fmt.Errorf("its time is in the year %d", year)
+		}
+		if bad != nil {
+			err = cmp.Or(err, r.errorf(dataset.ErrCorrupt, "a backup is malformed: %w", bad))
+			continue
+		}
+		list = append(list, b)
+	}
 	return list, err
 }
 

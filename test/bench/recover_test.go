@@ -64,7 +64,7 @@ func BenchmarkRecover(b *testing.B) {
 	b.Run("recovered", func(b *testing.B) {
 		h := host.Start(b, host.Options{Profiles: recoverProfiles, Size: 4*recoveredVolumes*size + 8<<30})
 		seconds("recovery on an empty host, two volumes at a time", func() {
-			command(b, h, "recover", "--from", at, "--name", "offsite", "--password", "file:"+secret, "--all")
+			command(b, h, "recover", "--from", at, "--name", "offsite", "--password", "file:"+secret, "--all", "--take-over")
 		})
 		for i := range recoveredVolumes {
 			withVolume(b, h, fmt.Sprint("db", i), func(root string) {

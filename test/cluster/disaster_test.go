@@ -61,7 +61,7 @@ func TestDisaster(t *testing.T) {
 					t.Errorf("%d volumes can be recovered: %s", n, list)
 				}
 			}
-			out := h.Drover(t, append([]string{"recover", "--from", "offsite"}, volumes[i]...)...)
+			out := h.Drover(t, append([]string{"recover", "--from", "offsite", "--take-over"}, volumes[i]...)...)
 			if want := fmt.Sprintf("%d of %[1]d volumes are recovered", len(volumes[i])); !strings.HasSuffix(out, want) {
 				t.Errorf("%s: got %q, want %q", h.Name, out, want)
 			}

@@ -484,8 +484,10 @@ func (c *campaign) recover(t *testing.T) attack {
 		appears[name] = c.newest[name]
 	}
 	return attack{
-		kind:    "recover",
-		do:      func() host.Result { return c.h.Exec(t, append([]string{"recover", "--from", c.r.name}, lost...)...) },
+		kind: "recover",
+		do: func() host.Result {
+			return c.h.Exec(t, append([]string{"recover", "--from", c.r.name, "--take-over"}, lost...)...)
+		},
 		appears: appears,
 		ends:    func(*testing.T, bool) {},
 	}

@@ -46,7 +46,7 @@ func TestProjectAfterDisaster(t *testing.T) {
 		return
 	}
 	w := begin(t, host.Options{}, engine.Options{})
-	if out := w.drover(t, "recover", "--from", at, "--name", "offsite", "--password", "file:"+secret, "--all"); !strings.HasSuffix(
+	if out := w.drover(t, "recover", "--from", at, "--name", "offsite", "--password", "file:"+secret, "--all", "--take-over"); !strings.HasSuffix(
 		strings.TrimSpace(out), "2 of 2 volumes are recovered") {
 		t.Fatalf("got %q", out)
 	}

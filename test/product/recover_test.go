@@ -66,7 +66,7 @@ func TestRecover(t *testing.T) {
 		FindAllString(list.Out, -1); list.Exit != 0 || len(rows) != 3 {
 		t.Fatalf("exit %d: %s%s", list.Exit, list.Out, list.Err)
 	}
-	all := []string{"recover", "--from", "offsite", "--all"}
+	all := []string{"recover", "--from", "offsite", "--all", "--take-over"}
 	killed := startCommand(t, h, append(all, "--parallel", "1")...)
 	awaitRestore(t, h, 1)
 	if err := killed.Process.Kill(); err != nil {

@@ -6,6 +6,7 @@ package backups
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -60,6 +61,8 @@ func newLsCmd(a *cli.App) *cobra.Command {
 		Long: `List the backups of a volume, or of all volumes, oldest first. The server's host
 reads the list from the repositories. Backups of volumes that no longer exist
 are listed, too. VOLUME is the name that the volume had when it was backed up.
+If other clusters have backups in a repository, CLUSTER and NODE show who made
+each backup.
 If a repository or a backup cannot be read, the others are listed, and the
 command fails.
 
@@ -89,9 +92,20 @@ more, that is known for a day.`,
 			Of: func(b api.VolumeBackup) time.Time { return b.Taken }, Verb: "taken",
 		},
 		Table: func(list []api.VolumeBackup) *show.Table {
-			t := show.NewTable("BACKUP", "VOLUME", "TAKEN", "PROFILE", "REPOSITORY")
+			header := []string{"BACKUP", "VOLUME", "TAKEN", "PROFILE", "REPOSITORY"}
+			mixed := slices.ContainsFunc(list, func(b api.VolumeBackup) bool { return b.Elsewhere })
+			if mixed {
+				header = append(header, "CLUSTER", "NODE")
+			}
+			t := show.NewTable(header...)
 			for _, b := range list {
-				t.Row(short(b.ID), cli.ShortName(b.Volume), show.Ago(a.Now(), b.Taken), b.Profile, b.Repository)
+				row := []string{
+					short(b.ID), cli.ShortName(b.Volume), show.Ago(a.Now(), b.Taken), b.Profile, b.Repository,
+				}
+				if mixed {
+					row = append(row, clusterOf(b), b.Node)
+				}
+				t.Row(row...)
 			}
 			return t
 		},
@@ -116,6 +130,17 @@ more, that is known for a day.`,
 		return incomplete
 	}
 	return cmd
+}
+
+// clusterOf returns the first digits of the UUID of the cluster that made a backup.
+func clusterOf(b api.VolumeBackup) string {
+	switch {
+	case !b.Elsewhere:
+		return "this"
+	case b.Cluster == uuid.Nil:
+		return "unknown"
+	}
+	return b.Cluster.String()[:shortID]
 }
 
 // orNone returns a UUID as text, or "" if it is uuid.Nil.
@@ -146,6 +171,7 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 				f.Add("Taken", show.When(a.Now(), b.Taken))
 				addRecord(f, b)
 				f.Add("Dataset", b.Dataset.String())
+				f.Add("Cluster", clusterOf(b))
 				f.Add("Snapshot", orNone(b.Snapshot))
 				f.Add("Operation", orNone(b.Operation))
 				return f

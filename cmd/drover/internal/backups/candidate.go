@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
@@ -18,21 +16,16 @@ import (
 
 // candidate is a volume that drover recover can create. It is an item of the command's JSON output.
 type candidate struct {
-	Backup  api.VolumeBackup `json:"backup"` // newest backup that is not known to be incomplete
+	Backup  api.VolumeBackup `json:"backup"` // newest backup
 	State   candidateState   `json:"state"`
 	Problem *dataset.Problem `json:"problem,omitempty"` // why it was not recovered, or why its record cannot be read
-	// Unconfirmed reports that Backup may be incomplete, because control does not know the operation that made it.
-	Unconfirmed bool `json:"unconfirmed,omitempty"`
-	// Previous is the newest earlier backup of the same volume that is not known to be incomplete.
-	Previous *api.VolumeBackup `json:"previous,omitempty"`
-	// Unusable has the newer backups that are not complete. They are not used.
-	Unusable []api.VolumeBackup `json:"unusable,omitempty"`
 	// Older has the newest backup of each other volume that has or had the same name.
 	Older []api.VolumeBackup `json:"older,omitempty"`
 
 	operation *dataset.Operation // restore that is in progress; nil: none
 	present   string             // present name of the volume, if it exists
 	chosen    bool               // named on the command line
+	apart     *dataset.KeptApart // the volume exists, and is kept apart from a cluster; nil: it is not
 }
 
 // candidateState says what drover recover does with a volume.
@@ -45,7 +38,6 @@ const (
 	stateRestored  candidateState = "restored"   // it was created from the backup
 	stateExists    candidateState = "exists"     // it is the volume that was backed up
 	stateOtherData candidateState = "other-data" // another volume has the name
-	stateUnusable  candidateState = "incomplete" // the volume that last had the name has no complete backup
 	stateFailed    candidateState = "failed"     // it was not recovered; see Problem
 )
 
@@ -82,71 +74,29 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 		return nil, nil, err
 	}
 	r.profiles = now.profiles
+	if backups, err = r.chooseCluster(backups, now, repository); err != nil {
+		return nil, nil, err
+	}
 	byName := map[string]*candidate{}
 	for _, b := range slices.Backward(backups) { // newest first
-		if !latest.IsZero() && b.Taken.After(latest) {
+		if b.Incomplete || !latest.IsZero() && b.Taken.After(latest) {
 			continue
 		}
 		cand := byName[b.Volume]
 		if cand == nil {
-			cand = &candidate{Backup: b, State: stateUnusable}
+			cand = &candidate{Backup: b}
 			byName[b.Volume] = cand
 			list = append(list, cand)
+			now.compare(cand, r.profile != "")
+			continue
 		}
 		isListed := func(o api.VolumeBackup) bool { return o.Dataset == b.Dataset }
-		undecided := cand.State == stateUnusable && (len(cand.Older) == 0 || isListed(cand.Backup))
-		switch made := now.completeness(b); {
-		case made == incompleteBackup && undecided:
-			cand.Unusable = append(cand.Unusable, b)
-		case made == incompleteBackup:
-		case undecided:
-			now.use(cand, b, made, r.profile != "")
-		case isListed(cand.Backup) && cand.Previous == nil:
-			cand.Previous = &b
-		case !isListed(cand.Backup) && !slices.ContainsFunc(cand.Older, isListed):
+		if !isListed(cand.Backup) && !slices.ContainsFunc(cand.Older, isListed) {
 			cand.Older = append(cand.Older, b)
 		}
 	}
 	slices.SortFunc(list, func(x, y *candidate) int { return strings.Compare(x.Backup.Volume, y.Backup.Volume) })
 	return list, incomplete, nil
-}
-
-// use makes b the backup of a candidate that has no complete one yet. But if b is of another volume than the newest
-// backup of the name, and the name is free, use adds b to cand.Older: only the user can choose to restore it under the
-// name.
-func (now cluster) use(cand *candidate, b api.VolumeBackup, made completeness, profileChosen bool) {
-	before := *cand
-	cand.Backup, cand.Unconfirmed = b, made == unconfirmedBackup
-	now.compare(cand, profileChosen)
-	absent := cand.State == stateAbsent || cand.State == stateNoProfile
-	if absent && b.Dataset != before.Backup.Dataset {
-		*cand = before
-		cand.Older = append(cand.Older, b)
-	}
-}
-
-// completeness says whether a backup has all files of its volume.
-type completeness int
-
-const (
-	incompleteBackup  completeness = iota // the operation did not end with it, so it may lack files
-	completeBackup                        // the operation ended with it
-	unconfirmedBackup                     // control does not know the operation
-)
-
-// completeness returns whether the operation that made a backup ended with it. On an empty machine, and after about a
-// day, control does not know the operation: the repository does not say whether restic could read all files.
-func (now cluster) completeness(b api.VolumeBackup) completeness {
-	i := slices.IndexFunc(now.operations, func(op dataset.Operation) bool { return op.ID == b.Operation })
-	switch {
-	case b.Incomplete:
-		return incompleteBackup
-	case b.Operation == uuid.Nil || i < 0:
-		return unconfirmedBackup
-	case now.operations[i].State == dataset.OpDone && now.operations[i].Backup == b.ID:
-		return completeBackup
-	}
-	return incompleteBackup
 }
 
 // compare sets the state of a candidate. If profileChosen is set, the profile of its backup is not needed.
@@ -157,12 +107,12 @@ func (now cluster) compare(cand *candidate, profileChosen bool) {
 	}
 	same := func(v api.Volume) bool { return v.ID == b.Dataset }
 	if i := slices.IndexFunc(now.volumes, same); i >= 0 {
-		cand.State, cand.present = stateExists, now.volumes[i].Volume
+		cand.found(stateExists, now.volumes[i])
 		return
 	}
 	named := func(v api.Volume) bool { return v.HasName(b.Volume) }
 	if i := slices.IndexFunc(now.volumes, named); i >= 0 {
-		cand.State, cand.present = stateOtherData, now.volumes[i].Volume
+		cand.found(stateOtherData, now.volumes[i])
 		if slices.ContainsFunc(now.operations, func(op dataset.Operation) bool {
 			return restores(op) && op.State == dataset.OpDone && op.DatasetID == now.volumes[i].ID
 		}) {
@@ -180,6 +130,11 @@ func (now cluster) compare(cand *candidate, profileChosen bool) {
 	if cand.State = stateAbsent; !profileChosen && b.Profile != "" && !slices.ContainsFunc(now.profiles, known) {
 		cand.State = stateNoProfile
 	}
+}
+
+// found sets the state of a candidate whose volume, or whose name, exists.
+func (cand *candidate) found(state candidateState, v api.Volume) {
+	cand.State, cand.present, cand.apart = state, v.Volume, v.KeptApart
 }
 
 // readsAtOnce is how many records are read from a repository at the same time, unless --parallel is more. Each read
@@ -241,7 +196,6 @@ func (r *recovery) printTable(ctx context.Context, repository string, list []*ca
 	if err := t.Write(r.app.Out); err != nil {
 		return err
 	}
-	r.noteUnconfirmed(list)
 	r.noteUnused(list)
 	for _, cand := range list {
 		if cand.Problem != nil {

@@ -124,6 +124,10 @@ func await(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, op data
 
 // report prints a backup: with --quiet only its ID.
 func report(a *cli.App, o *cli.Output, out api.Outcome) error {
+	if op := out.Operation; op != nil && op.Lacks != "" {
+		_, _ = fmt.Fprintf(a.ErrOut, "drover: backup %s of volume %s does not have: %s\n", short(op.Backup), op.Volume,
+			show.Clean(op.Lacks))
+	}
 	if o.Quiet && !o.JSON() && !o.Detach {
 		return a.PrintLine("%s", out.Operation.Backup)
 	}

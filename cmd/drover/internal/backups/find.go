@@ -1,7 +1,6 @@
 package backups
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
@@ -61,6 +62,44 @@ func fetch(ctx context.Context, c cli.Remote, repository, volume string) (list [
 	return list, incomplete, nil
 }
 
+// ofVolume returns the backups that the name of a volume means, oldest first: those of its dataset or, if no volume has
+// the name, those that this cluster made of the only volume that had it. Backups of other clusters, and of other volumes
+// that had the name, are only taken by their IDs. If a part of the backups cannot be read, incomplete says why.
+func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (list []api.VolumeBackup,
+	incomplete, err error) {
+	v, err := c.Volume(ctx, volume)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		return nil, nil, err
+	}
+	exists, named := err == nil && v.HasName(volume), volume
+	if exists {
+		named = "" // the volume may have had another name
+	}
+	all, incomplete, err := fetch(ctx, c, repository, named)
+	if err != nil {
+		return nil, nil, err
+	}
+	of, others := map[uuid.UUID]bool{}, 0
+	for _, b := range all {
+		switch {
+		case b.Incomplete: // its push has not ended
+		case exists && b.Dataset == v.ID, !exists && !b.Elsewhere:
+			list, of[b.Dataset] = append(list, b), true
+		case b.Volume == volume:
+			others++
+		}
+	}
+	switch {
+	case len(of) > 1:
+		return nil, nil, dataset.Errorf(dataset.ErrAmbiguous, "%d volumes had the name %s, and none has it now (give the ID "+
+			"of a backup: drover backup ls %[2]s -o wide)", len(of), volume)
+	case len(list) == 0 && others > 0:
+		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "no backup of volume %s of this cluster; backups of other "+
+			"volumes of this name: %d (give the ID of one: drover backup ls %[1]s)", volume, others)
+	}
+	return list, incomplete, nil
+}
+
 // minDigits is how many digits of an ID an argument must have. With fewer, a typing error could name a backup.
 const minDigits = 4
 
@@ -100,21 +139,34 @@ func findWithRecord(ctx context.Context, c cli.Remote, repository, id string) (a
 	return find(ctx, c, repository, id) // it explains best what is wrong
 }
 
-// findForRestore returns the backup with an ID, or the newest complete backup of a volume. An argument that has as many
-// hexadecimal digits as the lists show is taken for an ID first: then no list of the backups is needed.
-func findForRestore(ctx context.Context, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
-	if !regexp.MustCompile(fmt.Sprintf("^[0-9a-fA-F]{%d,64}$", shortID)).MatchString(ref) {
-		return findNewest(ctx, c, repository, ref)
+// findForRestore returns the backup with an ID, or the newest backup of a volume. An argument that has as many
+// hexadecimal digits as the lists show is taken for an ID first: then no list of the backups is needed. If a backup or a
+// repository cannot be read, findForRestore prints that the volume may have a newer backup.
+func findForRestore(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (b api.VolumeBackup,
+	err error) {
+	if regexp.MustCompile(fmt.Sprintf("^[0-9a-fA-F]{%d,64}$", shortID)).MatchString(ref) {
+		b, err = findWithRecord(ctx, c, repository, ref)
+		if !errors.Is(err, dataset.ErrNotFound) || dataset.CheckName(ref) != nil {
+			return b, err
+		}
 	}
-	b, err := findWithRecord(ctx, c, repository, ref)
-	if !errors.Is(err, dataset.ErrNotFound) || dataset.CheckName(ref) != nil {
+	if dataset.CheckName(ref) != nil {
+		return find(ctx, c, repository, ref)
+	}
+	newest, incomplete, ferr := newestOf(ctx, c, repository, ref)
+	switch {
+	case ferr != nil:
+		return b, ferr
+	case newest != nil && incomplete != nil:
+		a.PrintError(ctx, fmt.Errorf("some backups cannot be read, so a newer one of volume %s may exist: %w", ref,
+			incomplete))
+		return *newest, nil
+	case newest != nil:
+		return *newest, nil
+	case err != nil:
 		return b, err
 	}
-	newest, _, failed := newestOf(ctx, c, repository, ref)
-	if newest != nil || failed != nil {
-		return *cmp.Or(newest, &api.VolumeBackup{}), failed
-	}
-	return b, err
+	return findByID(ctx, c, repository, ref, incomplete)
 }
 
 // findForRemoval is find for a backup that will be removed. If a repository cannot be read, another backup can have an

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
@@ -30,6 +31,10 @@ type recovery struct {
 	profile     string // profile of all volumes; empty: each gets the one that it had
 	profileSize bool
 	all         bool
+	cluster     string    // UUID of the cluster whose backups are used, or its first digits; empty: see chooseCluster
+	other       uuid.UUID // the other cluster whose backups are used; uuid.Nil: none
+	takeOver    bool
+	keepApart   bool
 	rehearsal   bool // restore into temporary volumes, and report
 	parallel    uint
 	profiles    []api.ListedProfile // those that are recorded
@@ -46,11 +51,18 @@ func RecoverCommand(a *cli.App) *cobra.Command {
 machine. Without VOLUME and --all, the command only lists the volumes.
 
 Each volume is created from its newest backup, with the name, profile, size and
-labels that it had. A backup that is known to be incomplete is not used. Drover
-knows that for about a day, and not in another cluster: if files are missing,
-restore an earlier backup (drover backup ls VOLUME). If several volumes have or
-had a name, --all does not recover it: name it to use the newest backup, or use
-drover backup restore.
+labels that it had. If the volume had files that the backup lacks, its recovery
+fails. If several volumes of a cluster have or had a name, --all does not
+recover it: name it to use the newest backup, or use drover backup restore.
+
+If another cluster made the backups, --all asks whether that cluster is gone.
+Then the recovered volumes take over: they are backed up as their profiles say
+(--take-over). Otherwise they are kept apart: they make no scheduled backups
+into the repository that they came from, and drover status names them until that
+is decided (--keep-apart). Without a terminal, --all needs one of the two. A
+volume that is named is kept apart without --take-over. Repeat the command with
+--take-over to decide later. If several clusters have backups in the repository,
+--cluster chooses one.
 
 A volume that exists is never changed. If the command is interrupted or some
 volumes fail, repeat it: it waits for restores that still run, and creates only
@@ -92,6 +104,8 @@ func (r *recovery) checkFlags(cmd *cobra.Command, volumes []string) error {
 			"records of a cluster)")
 	case r.all && len(volumes) > 0:
 		return cli.UsageError(cmd, "--all cannot be combined with names of volumes")
+	case r.takeOver && r.keepApart:
+		return cli.UsageError(cmd, "--take-over cannot be combined with --keep-apart")
 	case r.parallel == 0:
 		return cli.UsageError(cmd, "--parallel must be at least 1")
 	case r.out.DryRun && !r.all && len(volumes) == 0:
@@ -120,6 +134,9 @@ func (r *recovery) addFlags(cmd *cobra.Command) {
 	f.StringVar(&r.profile, "profile", "", "create all volumes with this `PROFILE`")
 	f.BoolVar(&r.profileSize, "profile-size", false, "give the volumes the sizes of their profiles")
 	f.BoolVar(&r.all, "all", false, "recover all volumes that are absent")
+	f.StringVar(&r.cluster, "cluster", "", "use the backups of the cluster with this `UUID`, or its first digits")
+	f.BoolVar(&r.takeOver, "take-over", false, "the cluster that made the backups is gone: back up the volumes there")
+	f.BoolVar(&r.keepApart, "keep-apart", false, "that cluster may still exist: make no scheduled backups there")
 	f.BoolVar(&r.rehearsal, "rehearse", false, "restore into temporary volumes, compare, remove them, and report")
 	f.UintVar(&r.parallel, "parallel", r.parallel, "number of volumes to recover at the same time")
 	cli.DryRunFlag(cmd, r.out)
@@ -163,11 +180,13 @@ func (r *recovery) run(ctx context.Context, c cli.Remote, volumes []string) erro
 			return err
 		}
 	}
-	r.noteUnconfirmed(list)
 	r.noteUnused(list)
 	if incomplete != nil {
 		r.app.PrintError(ctx, fmt.Errorf("some backups cannot be read, so newer ones of these volumes may exist: %w",
 			incomplete))
+	}
+	if err := r.decide(list, repository); err != nil {
+		return err
 	}
 	do := r.recoverAll
 	if r.rehearsal {
@@ -330,37 +349,11 @@ func (r *recovery) nameOf(
 	return defaultName, false, nil
 }
 
-// noteUnconfirmed prints how many backups could be incomplete, because control does not know the operations that made
-// them. On a new machine these are all. Only one case leaves an incomplete backup: a file could not be read, and the
-// host was lost before Drover removed the backup. restic cannot tell, so drover backup verify does not find it.
-func (r *recovery) noteUnconfirmed(list []*candidate) {
-	absent, unconfirmed := 0, 0
-	for _, cand := range list {
-		if cand.State != stateAbsent && cand.State != stateNoProfile {
-			continue
-		}
-		absent++
-		if cand.Unconfirmed {
-			unconfirmed++
-		}
-	}
-	if unconfirmed == 0 {
-		return
-	}
-	_, _ = fmt.Fprintf(r.app.ErrOut, "drover: %d of %d backups cannot be confirmed, because they are from another "+
-		"cluster or older than a day: if files are missing after the restore, use an earlier backup (drover backup ls "+
-		"VOLUME)\n", unconfirmed, absent)
-}
-
-// noteUnused prints which backups of the candidates' names are not used although one could expect it: newer ones that
-// are not complete, and those of other volumes that have or had the same names.
+// noteUnused prints which backups of the candidates' names are not used although one could expect it: those of other
+// volumes that have or had the same names.
 func (r *recovery) noteUnused(list []*candidate) {
 	for _, cand := range list {
 		name := show.Clean(cand.Backup.Volume)
-		for _, b := range cand.Unusable {
-			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: backup %s of volume %s, taken %s, is not complete, and is not "+
-				"used\n", short(b.ID), name, show.When(r.app.Now(), b.Taken))
-		}
 		for _, b := range cand.Older {
 			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: another volume has or had the name %s: its newest backup "+
 				"is %s, taken %s (drover backup restore %[2]s NEW)\n", name, short(b.ID),

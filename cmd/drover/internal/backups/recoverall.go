@@ -48,16 +48,23 @@ func (r *recovery) recoverAll(ctx context.Context, c cli.Remote, list []*candida
 	return r.summarize(ctx, list)
 }
 
+// checked says what each restore has checked: restic compares all data with their hashes, and the restore counts the
+// files as the backup did.
+const checked = "each recovered volume has all files that it had when it was backed up, and all data agree with " +
+	"their hashes"
+
 // summarize prints how many candidates were recovered, and how many of the volumes existed already. With -o json and
 // for a dry run, it prints nothing. It fails if a candidate was not recovered.
 func (r *recovery) summarize(ctx context.Context, list []*candidate) error {
-	failed, kept := 0, 0
+	failed, kept, restored := 0, 0, 0
 	for _, cand := range list {
 		switch {
 		case cand.Problem != nil:
 			failed++
-		case cand.State == stateExists:
+		case cand.State == stateExists, cand.State == stateOtherData:
 			kept++
+		case cand.State == stateRestored:
+			restored++
 		}
 	}
 	switch {
@@ -69,7 +76,11 @@ func (r *recovery) summarize(ctx context.Context, list []*candidate) error {
 		return fmt.Errorf("%d of %d volumes were not recovered", failed, len(list))
 	case r.out.DryRun || r.out.JSON():
 		return nil
-	case kept > 0:
+	}
+	if restored > 0 {
+		_, _ = fmt.Fprintf(r.app.ErrOut, "drover: checked: %s\n", checked)
+	}
+	if kept > 0 {
 		return r.app.PrintLine("%d of %d volumes are recovered, and %d exist already", len(list)-kept,
 			len(list), kept)
 	}
@@ -103,6 +114,12 @@ func (p *printer) close() {
 // recoverOne recovers a candidate. It returns a line for the user about the result.
 func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, cand *candidate) (string, error) {
 	b := cand.Backup
+	if r.takesOver(cand) {
+		req := api.Request{Kind: dataset.OpUpdate, Volume: cand.present, TakeOver: true}
+		_, err := r.app.Submit(ctx, c, r.out, req)
+		return fmt.Sprintf("volume %s takes over from cluster %.8s: it is backed up as its profile says", cand.present,
+			cand.apart.Cluster), err
+	}
 	switch cand.State {
 	case stateExists:
 		return r.keep(cand)
@@ -111,8 +128,6 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 	case stateOtherData:
 		return "", dataset.Errorf(dataset.ErrExists, "volume %s exists, and is not known to be from backup %s: it "+
 			"stays as it is (drover backup restore %[2]s NEW creates another volume)", b.Volume, short(b.ID))
-	case stateUnusable:
-		return "", unusableError(cand)
 	case stateNoProfile:
 		return "", noProfileError(b)
 	case stateRestoring:
@@ -133,17 +148,6 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 		return "", err
 	}
 	return r.create(ctx, c, p, cand.Backup)
-}
-
-// unusableError returns the error for a candidate whose backups are all known to be incomplete.
-func unusableError(cand *candidate) error {
-	if len(cand.Older) > 0 {
-		return dataset.Errorf(dataset.ErrConflict, "the volume that last had the name %s has no complete "+
-			"backup (drover backup restore %s NEW uses one of another volume of this name)", cand.Backup.Volume,
-			short(cand.Older[0].ID))
-	}
-	return dataset.Errorf(dataset.ErrNotFound, "volume %s has no complete backup (drover backup ls %[1]s "+
-		"lists the others)", cand.Backup.Volume)
 }
 
 // noProfileError returns the error for a backup of a volume whose profile does not exist.
@@ -217,9 +221,13 @@ func (r *recovery) create(ctx context.Context, c cli.Remote, p *printer, b api.V
 	opts := r.options(p, b)
 	o := *r.out
 	o.Detach = true
-	out, err := r.app.Submit(ctx, c, &o, api.Request{
+	req := api.Request{
 		Kind: dataset.OpImport, Volume: b.Volume, Options: opts, Repository: b.Repository, Backup: b.ID,
-	})
+	}
+	if b.Elsewhere && r.keepApart {
+		req.KeptApart = b.Cluster
+	}
+	out, err := r.app.Submit(ctx, c, &o, req)
 	switch {
 	case err != nil:
 		return "", err

@@ -131,9 +131,6 @@ func (r *recovery) rehearseOne(ctx context.Context, c cli.Remote, p *printer, ca
 
 // checkRecoverable fails if recoverOne would create no volume from the backup of a candidate on an empty machine.
 func (r *recovery) checkRecoverable(cand *candidate) error {
-	if cand.State == stateUnusable {
-		return unusableError(cand)
-	}
 	profile := cmp.Or(r.profile, cand.Backup.Profile)
 	known := func(p api.ListedProfile) bool { return p.Name == profile }
 	if profile != "" && r.profile == "" && !slices.ContainsFunc(r.profiles, known) {

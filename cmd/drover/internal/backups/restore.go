@@ -24,8 +24,10 @@ func newRestoreCmd(a *cli.App) *cobra.Command {
 		Short: "Create a volume from a backup",
 		Long: `Create a volume with the content of a backup.
 ` + referenceHelp + `
-If you give the name of a volume, its newest complete backup is restored. That
-volume need not exist.
+If you give the name of a volume, its newest backup is restored. Backups of
+other clusters, and of other volumes that had the name, are only taken by their
+IDs. If the volume does not exist any more, its name means the backups that this
+cluster made of it.
 
 The new volume is visible only when it is complete. No existing volume is
 changed.
@@ -58,7 +60,7 @@ not apply to the new volume: no snapshots and backups of it are made, unless
 			return err
 		}
 		ctx := cmd.Context()
-		b, err := findForRestore(ctx, c, *repository, args[0])
+		b, err := findForRestore(ctx, a, c, *repository, args[0])
 		if err != nil {
 			return err
 		}
@@ -76,6 +78,9 @@ not apply to the new volume: no snapshots and backups of it are made, unless
 		})
 		if err != nil {
 			return err
+		}
+		if b.Elsewhere {
+			req.KeptApart = b.Cluster
 		}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -26,9 +25,10 @@ the repository, count the files, and remove the temporary volume. It has no name
 and is in no list. The host that has it needs the password of the repository,
 and space for the volume. The files are read at idle I/O priority.
 
-If you give the name of a volume, its newest complete backup is verified. If a
-backup or a repository cannot be read, the newest one is not known, and the
-command fails: give the ID of a backup, or --repository.
+If you give the name of a volume, its newest backup is verified. Backups of
+other clusters, and of other volumes that had the name, are only taken by their
+IDs. If a backup or a repository cannot be read, the newest one is not known,
+and the command fails: give the ID of a backup, or --repository.
 ` + referenceHelp + `
 
 --check runs a program on the restored volume, before it is removed. The program
@@ -122,16 +122,29 @@ func (f *verifyFlags) request(ctx context.Context, c cli.Remote, b api.VolumeBac
 	}, b, nil
 }
 
-// findNewest returns the newest complete backup of a volume or, if no backup is of a volume with this name, the backup
-// whose ID begins with it.
+// findNewest returns the newest backup of a volume or, if no backup is of a volume with this name, the backup whose ID
+// begins with it. If a backup or a repository cannot be read, and others are of the volume, findNewest fails: an older
+// one must not hide the damage.
 func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
 	if dataset.CheckName(ref) != nil {
 		return find(ctx, c, repository, ref)
 	}
 	newest, incomplete, err := newestOf(ctx, c, repository, ref)
-	if newest != nil || err != nil {
-		return *cmp.Or(newest, &api.VolumeBackup{}), err
+	switch {
+	case err != nil:
+		return api.VolumeBackup{}, err
+	case newest != nil && incomplete != nil:
+		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not known "+
+			"(give the ID of one, or --repository): %w", ref, incomplete)
+	case newest != nil:
+		return *newest, nil
 	}
+	return findByID(ctx, c, repository, ref, incomplete)
+}
+
+// findByID returns the backup whose ID begins with ref, which is not the name of a volume with backups. incomplete says
+// why some backups could not be read when they were looked for.
+func findByID(ctx context.Context, c cli.Remote, repository, ref string, incomplete error) (api.VolumeBackup, error) {
 	b, err := find(ctx, c, repository, ref)
 	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrInvalid) {
 		err = cmp.Or(incomplete, dataset.Errorf(dataset.ErrNotFound,
@@ -144,39 +157,16 @@ func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.
 	return b, err
 }
 
-// newestOf returns the newest complete backup of a volume, or nil if no backup is of a volume with this name. If a
-// backup or a repository cannot be read, the newest backup of the volume is not known. Then newestOf fails if it found
-// others, because an older one must not hide the damage. Otherwise incomplete is the reason.
+// newestOf returns the newest backup of a volume, or nil if no backup is of a volume with this name: see ofVolume. If a
+// backup or a repository cannot be read, the newest backup of the volume is not known. Then newestOf also returns the
+// reason.
 func newestOf(ctx context.Context, c cli.Remote, repository, volume string) (newest *api.VolumeBackup, incomplete,
 	err error) {
-	list, incomplete, err := fetch(ctx, c, repository, volume)
-	switch {
-	case err != nil || len(list) == 0:
+	list, incomplete, err := ofVolume(ctx, c, repository, volume)
+	if err != nil || len(list) == 0 {
 		return nil, incomplete, err
-	case incomplete != nil:
-		return nil, incomplete, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not "+
-			"known (give the ID of one, or --repository): %w", volume, incomplete)
 	}
-	for _, b := range slices.Backward(list) {
-		if ok, err := isComplete(ctx, c, b); err != nil || ok {
-			return &b, nil, err
-		}
-	}
-	return nil, nil, dataset.Errorf(dataset.ErrNotFound,
-		"volume %s has no complete backup (drover backup ls %[1]s lists the incomplete ones)", volume)
-}
-
-// isComplete reports whether the operation that made a backup ended with it. A backup of an operation that control has
-// forgotten counts as complete.
-func isComplete(ctx context.Context, c cli.Remote, b api.VolumeBackup) (bool, error) {
-	if b.Incomplete || b.Operation == uuid.Nil {
-		return !b.Incomplete, nil
-	}
-	op, err := c.Operation(ctx, b.Operation.String(), 0)
-	if errors.Is(err, dataset.ErrNotFound) {
-		return true, nil
-	}
-	return op.State == dataset.OpDone && op.Backup == b.ID, err
+	return &list[len(list)-1], incomplete, nil
 }
 
 // verification is the last known verification of a backup.

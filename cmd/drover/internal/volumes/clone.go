@@ -27,7 +27,8 @@ set-profile turns the schedules on later.
 
 The clone stays in the pool of the source, and is never smaller than the source:
 if the profile has a smaller size, the command says so. For a copy in another
-pool, use drover volume export SOURCE | drover volume import NEW@PROFILE --from -.`,
+pool, use
+drover volume export SOURCE | drover volume import NEW@PROFILE --from -.`,
 		Example: `  drover clone db db-test
   drover clone db@before-upgrade db-test
   drover clone f23ca986 db-test@bronze`,
