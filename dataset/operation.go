@@ -61,7 +61,8 @@ type Operation struct {
 	Content uint64 `json:"content,omitempty"`
 	// boot of the host on which a backup or push has read an exact clone; absent: the clone was not exact
 	ExactBoot string `json:"exact_boot,omitempty" hidden:"true"`
-	// backup and push: what the backup lacks of the files of the volume, for people; absent: nothing that Drover looks for
+	// backup and push: what the backup lacks of the files of the volume, for people; absent: nothing that Drover looks
+	// for
 	Lacks string `json:"lacks,omitempty"`
 	// path that an import reads, or the file with the old key for a rekey
 	Path string `json:"path,omitempty"`

@@ -131,8 +131,8 @@ const (
 	StatePurging State = "purging"
 )
 
-// KeptApart names where a volume was recovered from, while the cluster that made the backup may still use it. The volume
-// makes no scheduled backups into that repository.
+// KeptApart names where a volume was recovered from, while the cluster that made the backup may still use it. The
+// volume makes no scheduled backups into that repository.
 type KeptApart struct {
 	Cluster uuid.UUID `json:"cluster"` // UUID of the cluster that made the backup
 	URL     string    `json:"url"`     // URL of the repository

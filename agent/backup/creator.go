@@ -25,8 +25,8 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// maxBackups is how many backups a host makes at a time to one repository. Each run of restic needs memory in proportion
-// to the repository.
+// maxBackups is how many backups a host makes at a time to one repository. Each run of restic needs memory in
+// proportion to the repository.
 const maxBackups = 2
 
 // slots limits the backups to each repository: a repository that does not answer must not delay the backups to another
@@ -210,8 +210,8 @@ func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operatio
 	return a, err
 }
 
-// backUp makes the backup of an operation that is no push. It lists the backups of the dataset only if an earlier run of
-// the operation can have stored one. a has what was stored, also if backUp fails.
+// backUp makes the backup of an operation that is no push. It lists the backups of the dataset only if an earlier run
+// of the operation can have stored one. a has what was stored, also if backUp fails.
 func (c *Creator) backUp(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository, isNew bool,
 	a *attemptResult) error {
 	if !isNew {
@@ -367,8 +367,8 @@ func describeReadsAll(why string) string {
 	return " (reads everything: " + why + ")"
 }
 
-// noteStored notes a new backup in the facts, so that a restore on this host needs no run of restic to measure it. record
-// is the text of its record.
+// noteStored notes a new backup in the facts, so that a restore on this host needs no run of restic to measure it.
+// record is the text of its record.
 func (c *Creator) noteStored(repo *restic.Repository, b restic.Backup, s restic.Summary, record []byte) {
 	parsed, err := ParseRecord(record)
 	if err != nil {
@@ -385,15 +385,16 @@ func describeLacks(s tree.Survey) string {
 		"inode flags (chattr)": s.Flags, "times before 1678 or after 2262": s.Times,
 	} {
 		if found.Count > 0 {
-			lacks = append(lacks, fmt.Sprintf("%s of %d files, such as %s", what, found.Count, dataset.Clip(found.First)))
+			first := dataset.Clip(found.First)
+			lacks = append(lacks, fmt.Sprintf("%s of %d files, such as %s", what, found.Count, first))
 		}
 	}
 	slices.Sort(lacks)
 	return strings.Join(lacks, "; ")
 }
 
-// clone makes the clone that restic reads. taken is the moment of its content, and exact says whether the clone is exact:
-// see dataset.Snapshot. The dataset is locked only while the clone is made.
+// clone makes the clone that restic reads. taken is the moment of its content, and exact says whether the clone is
+// exact: see dataset.Snapshot. The dataset is locked only while the clone is made.
 func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID) (d dataset.Dataset,
 	pool backends.Pool, taken time.Time, exact bool, err error) {
 	d, pool, unlock, err := c.deps.LockForOperation(ctx, op, string(op.Kind))
@@ -413,8 +414,8 @@ func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID)
 		if op.Push != nil {
 			remedy = fmt.Sprintf("push a snapshot: drover push %s@SNAPSHOT %s", op.Volume, op.Repository)
 		}
-		return d, nil, taken, false, dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a clone, "+
-			"and the volume can change meanwhile (%s)", remedy)
+		return d, nil, taken, false, dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a "+
+			"clone, and the volume can change meanwhile (%s)", remedy)
 	}
 	if err := c.writeNote(note{Pool: d.Pool, Clone: id, Dataset: d.ID, Volume: d.Volume}); err != nil {
 		return d, nil, taken, false, err

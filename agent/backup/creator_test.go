@@ -115,7 +115,7 @@ func restored(t *testing.T, r *restic.Repository, id string) (dir string, rec ba
 }
 
 // A backup of a volume in use has its content, and its record and tags describe it. A second backup reads and adds only
-// what has changed. A backup of a snapshot has the content of the snapshot. Nothing is left on the host.
+// what has changed. A backup of a snapshot has the content of the snapshot, and no parent. Nothing is left on the host.
 func TestBackup(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
@@ -163,7 +163,7 @@ func TestBackup(t *testing.T) {
 			if got, ok := backup.ParseTags(b.Tags); !ok || got != want {
 				t.Errorf("%d: the tags are %+v, want %+v", i, got, want)
 			}
-			if (b.Parent != "") != (i > 0) || b.Time.Unix() != rec.Taken.Unix() {
+			if (b.Parent != "") != (i == 1) || b.Time.Unix() != rec.Taken.Unix() {
 				t.Errorf("%d: got parent %q and time %s, want that of the record, %s", i, b.Parent, b.Time, rec.Taken)
 			}
 		}

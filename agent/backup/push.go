@@ -105,8 +105,8 @@ func checkPush(h dataset.History, op dataset.Operation, refs []dataset.VersionRe
 	for _, r := range refs {
 		_, known := h.Find(r.Version)
 		if r.Repository == op.Repository && r.Name == name && !known && len(there) > 0 {
-			return parent, dataset.Errorf(dataset.ErrConflict, "the repository has versions of %s, but lacks version %s, "+
-				"which the volume continues: was the repository restored from an older backup? (%s)", name,
+			return parent, dataset.Errorf(dataset.ErrConflict, "the repository has versions of %s, but lacks version "+
+				"%s, which the volume continues: was the repository restored from an older backup? (%s)", name,
 				shortVersion(r.Version), pushBeside(op))
 		}
 	}

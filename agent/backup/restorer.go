@@ -254,8 +254,8 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string, reco
 	return tree.Hoist(ctx, root, inner)
 }
 
-// checkCount fails with dataset.ErrCorrupt unless a folder has as many names as the folder DataName of a backup, and as the
-// volume had when the backup was made. So no other evidence is needed that the backup is complete. entries is
+// checkCount fails with dataset.ErrCorrupt unless a folder has as many names as the folder DataName of a backup, and as
+// the volume had when the backup was made. So no other evidence is needed that the backup is complete. entries is
 // how many names are in the tree of the backup, or 0. RecordName is one of them, because the caller has read it.
 // Usually it is the only one besides the folder. If entries is not known, or if the folder has another number of names,
 // restic lists the names.
@@ -266,8 +266,8 @@ func checkCount(ctx context.Context, r *restic.Repository, id string, folder *os
 		return err
 	}
 	if below := got - 1; below < record.Names {
-		return dataset.Errorf(dataset.ErrCorrupt, "backup %s lacks %d of the %d files and folders that volume %s had: they "+
-			"could not be read when it was made (choose an earlier backup: drover backup ls %[4]s)", short(id),
+		return dataset.Errorf(dataset.ErrCorrupt, "backup %s lacks %d of the %d files and folders that volume %s had: "+
+			"they could not be read when it was made (choose an earlier backup: drover backup ls %[4]s)", short(id),
 			record.Names-below, record.Names, record.Volume)
 	}
 	if entries > 0 && got == entries-1 {

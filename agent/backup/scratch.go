@@ -79,8 +79,9 @@ func (c *Creator) Findings(list *findings.List) {
 	}
 }
 
-// isolate calls do with a folder that only restic sees: it has the file name with a text, and shows tree as DataName. No
-// other process can keep the mount of the clone alive by accident, and a crash leaves nothing behind. tree may be nil.
+// isolate calls do with a folder that only restic sees: it has the file name with a text, and shows tree as DataName.
+// No other process can keep the mount of the clone alive by accident, and a crash leaves nothing behind. tree may be
+// nil.
 func (c *Creator) isolate(tree *os.File, name string, text []byte, do func(dir string) error) error {
 	dir := c.deps.MountRoot() // restic must not keep the volumes mounted either
 	return mount.InNamespace(tree, filepath.Join(dir, DataName), func() error {
@@ -94,9 +95,9 @@ func (c *Creator) isolate(tree *os.File, name string, text []byte, do func(dir s
 // folders is the folder with the notes.
 func (c *Creator) folders() string { return filepath.Join(c.deps.Root, "backups") }
 
-// path is the path of a note.
-func (c *Creator) path(n note) string {
-	return filepath.Join(c.folders(), "clone-"+n.Clone.String()+".json")
+// path is the path of a note in the folder of the notes.
+func (n note) path(folder string) string {
+	return filepath.Join(folder, "clone-"+n.Clone.String()+".json")
 }
 
 // writeNote writes a note before its clone is made. The caller has the dataset's lock in busy.
@@ -107,7 +108,7 @@ func (c *Creator) writeNote(n note) error {
 		err = os.MkdirAll(c.folders(), 0o700)
 	}
 	if err == nil {
-		err = writeFile(c.path(n), text)
+		err = writeFile(n.path(c.folders()), text)
 	}
 	return err
 }
@@ -128,7 +129,10 @@ func (c *Creator) cloneNotes() (list []note, err error) {
 	for _, path := range files {
 		var n note
 		text, rerr := os.ReadFile(path)
-		if rerr == nil && dataset.DecodeFormat(text, "the note "+path, noteFormat, &n) == nil && c.path(n) == path {
+		if rerr == nil {
+			rerr = dataset.DecodeFormat(text, "the note "+path, noteFormat, &n)
+		}
+		if rerr == nil && n.path(c.folders()) == path {
 			list = append(list, n)
 		}
 	}
@@ -209,5 +213,5 @@ func (c *Creator) discard(ctx context.Context, n note) error {
 		}
 	}
 	c.held.remove(n)
-	return os.Remove(c.path(n))
+	return os.Remove(n.path(c.folders()))
 }

@@ -112,9 +112,9 @@ func (w *RecordWriter) writeTo(ctx context.Context, pool backends.Pool, d datase
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 
-// isOutOfDate reports whether the record of an entry must be replaced by d, the record in the cache. index is the index of
-// the record in the cache. A different record with a higher index of the same epoch stays: the store was restored from a
-// backup, and a rebuild needs that record. Indexes of different epochs cannot be compared.
+// isOutOfDate reports whether the record of an entry must be replaced by d, the record in the cache. index is the index
+// of the record in the cache. A different record with a higher index of the same epoch stays: the store was restored
+// from a backup, and a rebuild needs that record. Indexes of different epochs cannot be compared.
 func isOutOfDate(e backends.Entry, d dataset.Dataset, index uint64) bool {
 	if e.State != backends.EntryReady && e.State != backends.EntryIncoming {
 		return false

@@ -77,7 +77,7 @@ var guesses = map[string]string{
 	"completion bash -o FILE":        "write the output to a file: drover completion bash > FILE",
 	"volume ls --filter used=>1GiB":  "use 'used>=1GiB'",
 	"volume ls --filter used>80%":    "used is no percentage (use 'use>80%')",
-	"volume ls --filter pool>1GiB":   "pool cannot be compared (available: created, ",
+	"volume ls --filter pool>1GiB":   "pool cannot be compared (available: content, created, ",
 	"volume ls --pool main":          "drover volume ls --filter=pool=main",
 	"volume ls --node=alpha":         "drover volume ls --filter=node=alpha",
 	"volume ls --status idle":        "drover volume ls --filter=status=idle",

@@ -44,6 +44,7 @@ func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 		"{backend: loop, size: 100MiB, filesystem: {type: xfs}}": "100MiB is too small for xfs, which needs 300MiB",
 		"{backend: lvm, size: 1MiB}": "no pool of backend lvm can satisfy " +
 			"this profile: 1MiB is too small for a volume (at least 16MiB) (backend dir, zfs could)",
+		"{backend: lvm, size: 16MB}": "16MB is too small for a volume (at least 16MiB)",
 		"{backend: loop, size: 200MiB, filesystem: {type: xfs}}": "no pool of backend loop can satisfy " +
 			"this profile: 200MiB is too small for xfs, which needs 300MiB",
 		"{backend: lvm, size: 200MiB, filesystem: {type: xfs}}": "no pool of backend lvm can satisfy " +
@@ -55,7 +56,6 @@ func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 			"btrfs, dir, loop, lvm, zfs: it cannot mount a volume on several hosts, as access many requires; " +
 			"backend nfs: it cannot encrypt",
 		"{backend: loop, qos: {read_iops: 500, strict: true}, size: 1GiB}":                "",
-		"{backend: lvm, size: 16MB}":                                                      "", // in whole extents
 		"{backend: lvm, filesystem: {type: xfs, mount: [noatime]}}":                       "",
 		"{backend: zfs, encryption: {exec: [/bin/key]}, size: 1MiB}":                      "",
 		"{backend: btrfs, size: 16MiB, snapshots: {schedule: '@daily', keep: {last: 1}}}": "",

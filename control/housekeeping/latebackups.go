@@ -85,7 +85,8 @@ type seenBackups struct {
 	failures           int
 	problem            string // why the last backup failed, or could not be requested
 	missing            bool   // the repository is not recorded
-	// apart is the cluster that the volume is kept apart from, in the repository of its profile; uuid.Nil if there is none
+	// apart is the cluster that the volume is kept apart from, in the repository of its profile; uuid.Nil if there is
+	// none
 	apart        uuid.UUID
 	verification seenVerification
 }
@@ -424,10 +425,10 @@ func (is seenBackups) finding(now time.Time) (f api.Finding) {
 		f.Text = fmt.Sprintf("its profile has it backed up to repository %s, which is not recorded", is.repository)
 		f.Fix = "drover repository add " + is.repository + " URL"
 	case is.apart != uuid.Nil:
-		f.Text = fmt.Sprintf("it was recovered from a backup of cluster %.8s, and is kept apart: it makes no scheduled "+
-			"backups to repository %s, which that cluster may still use", is.apart, is.repository)
-		f.Fix = fmt.Sprintf("if that cluster is gone: drover recover --from %s %s --take-over; otherwise: drover volume "+
-			"set-profile %[2]s PROFILE, with another repository", is.repository, is.volume)
+		f.Text = fmt.Sprintf("it was recovered from a backup of cluster %.8s, and is kept apart: it makes no "+
+			"scheduled backups to repository %s, which that cluster may still use", is.apart, is.repository)
+		f.Fix = fmt.Sprintf("if that cluster is gone: drover recover --from %s %s --take-over; otherwise: drover "+
+			"volume set-profile %[2]s PROFILE, with another repository", is.repository, is.volume)
 	case overdue <= backupGrace && is.failures >= reportedFailures:
 		f.Text = fmt.Sprintf("its scheduled backup failed %d times, the last time because %s", is.failures, is.problem)
 		f.Fix = "drover operation ls --filter volume=" + is.volume

@@ -64,8 +64,8 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 	return w, nil
 }
 
-// wantsSchedules reports whether the schedules of the profile apply to the new volume. A clone does not inherit those of
-// its source, unless the request says so or names a profile.
+// wantsSchedules reports whether the schedules of the profile apply to the new volume. A clone does not inherit those
+// of its source, unless the request says so or names a profile.
 func (w CreateRequest) wantsSchedules() bool {
 	if on := w.opts.Schedules; on != nil {
 		return *on

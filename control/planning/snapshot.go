@@ -124,8 +124,8 @@ func (v *Planner) PlanRestore(t *record.Tx, req api.Request) (*dataset.Operation
 	return op, nil, nil
 }
 
-// BeginRestore records that the content of a dataset is about to be replaced. It must run in the same transaction as the
-// plan.
+// BeginRestore records that the content of a dataset is about to be replaced. It must run in the same transaction as
+// the plan.
 func BeginRestore(t *record.Tx, op dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {

@@ -393,7 +393,7 @@ func (r *Repository) Prune(ctx context.Context) error {
 	if errors.Is(err, dataset.ErrNoSpace) && !strings.Contains(string(res.Stderr), cannotLock) {
 		_, err = r.run(ctx, c, "prune", "--max-repack-size=0")
 	}
-	return r.withRoom(err, r.indexSize())
+	return r.withRoom(err, r.options.indexSize())
 }
 
 // lockRoom is more space than restic needs for its lock.
@@ -405,14 +405,14 @@ func (r *Repository) withRoom(err error, more int64) error {
 	if !errors.Is(err, dataset.ErrNoSpace) {
 		return err
 	}
-	return r.errorf(dataset.ErrNoSpace, "it has no space left, and a removal first writes to it: free at least %s of its "+
-		"space by other means", dataset.Size(lockRoom+more).Human())
+	return r.errorf(dataset.ErrNoSpace, "it has no space left, and a removal first writes to it: free at least %s of "+
+		"its space by other means", dataset.Size(lockRoom+more).Human())
 }
 
 // indexSize returns the size of the index of a repository in a directory. A prune first writes a new index. For other
 // repositories, the size is not known.
-func (r *Repository) indexSize() (bytes int64) {
-	files, _ := filepath.Glob(filepath.Join(r.options.URL, "index", "*"))
+func (o Options) indexSize() (bytes int64) {
+	files, _ := filepath.Glob(filepath.Join(o.URL, "index", "*"))
 	for _, path := range files {
 		if info, err := os.Stat(path); err == nil {
 			bytes += info.Size()

@@ -57,9 +57,9 @@ type cacheWatch struct {
 }
 
 // watchCache bounds the cache until the caller calls end. If it finds a file that is too large, it calls stop.
-func (r *Repository) watchCache(stop func()) *cacheWatch {
+func (o Options) watchCache(stop func()) *cacheWatch {
 	w := &cacheWatch{
-		dir: r.options.CacheDir, own: filepath.Base(r.options.cacheDir()), stop: stop, quit: make(chan struct{}),
+		dir: o.CacheDir, own: filepath.Base(o.cacheDir()), stop: stop, quit: make(chan struct{}),
 		ended: make(chan struct{}),
 	}
 	go func() { // end waits for it

@@ -29,8 +29,8 @@ const lockHostFile = "lock-host"
 // lockHost returns the host name that this node's runs of restic write into their locks. restic identifies the process
 // of a lock by its host name and PID, and hosts of two clusters can have the same name. So the name ends with random
 // digits. The first call chooses it. lockHost returns "" if there is no CacheDir, or if its disk takes no file.
-func (r *Repository) lockHost() (string, error) {
-	dir := r.options.CacheDir
+func (o Options) lockHost() (string, error) {
+	dir := o.CacheDir
 	if dir == "" {
 		return "", nil
 	}
@@ -141,7 +141,7 @@ func (r *Repository) ownerEnded(text []byte) bool {
 	if locked == nil {
 		return false
 	}
-	host, err := r.lockHost()
+	host, err := r.options.lockHost()
 	pid, perr := strconv.Atoi(locked[1])
 	return err == nil && perr == nil && lock{Host: locked[2], PID: pid}.isEnded(host)
 }
@@ -175,7 +175,7 @@ func (l lock) forbidsUnlock(lockHost string, age time.Duration) bool {
 
 // removeEndedLocks removes the locks of processes of this node that have ended. ok is false if it must not.
 func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) {
-	host, err := r.lockHost()
+	host, err := r.options.lockHost()
 	if err != nil {
 		return false, err
 	}

@@ -16,7 +16,7 @@ import (
 // restPrefix begins the URL of a server of the REST protocol.
 const restPrefix = "rest:"
 
-func (r *Repository) isREST() bool { return strings.HasPrefix(r.options.URL, restPrefix) }
+func (o Options) isREST() bool { return strings.HasPrefix(o.URL, restPrefix) }
 
 // place has the arguments that say where the repository is, for one run of restic. Its files contain the credentials of
 // a REST server.
@@ -29,7 +29,7 @@ type place struct {
 // place returns the place of the repository. restic accepts the credentials of a REST server only in the URL. So the
 // URL and the certificates are in files without a name: neither the arguments nor the environment has a secret.
 func (r *Repository) place() (p place, err error) {
-	if !r.isREST() || r.options.CredentialsFile == "" {
+	if !r.options.isREST() || r.options.CredentialsFile == "" {
 		return place{args: []string{"--repo=" + r.options.URL}}, nil
 	}
 	c, err := keys.ReadRESTCredentials(r.options.CredentialsFile)

@@ -219,7 +219,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	if c.stdout == nil {
 		c.stdout = io.Discard // a check or prune can write more than the runner keeps
 	}
-	host, err := r.lockHost()
+	host, err := r.options.lockHost()
 	if err != nil {
 		return run.Result{}, r.failed(err)
 	}
@@ -236,11 +236,11 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	defer stop(nil)
 	refused := &refusal{stop: func() { stop(nil) }}
 	var stderr io.Writer = io.Discard
-	if r.isREST() {
+	if r.options.isREST() {
 		stderr = &lines{each: refused.look}
 	}
 	var output atomic.Int64
-	watch := r.watchCache(func() { stop(nil) })
+	watch := r.options.watchCache(func() { stop(nil) })
 	res, err := r.runner.Run(running, run.Command{
 		Name:      name,
 		Args:      args,
@@ -283,7 +283,7 @@ func (r *Repository) attend(c command, output *atomic.Int64, stalled func()) fun
 		if c.paced && r.options.MaxRead > 0 {
 			pacing.Go(func() { r.pace(ctx, p) })
 		}
-		r.watchStall(ctx, p, output, stalled)
+		r.options.watchStall(ctx, p, output, stalled)
 		pacing.Wait()
 	}
 }
@@ -300,7 +300,7 @@ func (r *Repository) env(c command) ([]string, error) {
 	} else {
 		env = append(env, "RESTIC_PROGRESS_FPS=")
 	}
-	if r.options.CredentialsFile != "" && !r.isREST() {
+	if r.options.CredentialsFile != "" && !r.options.isREST() {
 		if err := keys.CheckCredentialsFile(r.options.CredentialsFile); err != nil {
 			return nil, err
 		}

@@ -14,9 +14,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A run of restic has stalled if it has made no progress for stallLimit. Progress is stallBytes that were read, written,
-// sent or received, or stallCPU of CPU time. A silent server is not: restic repeats a request a few times, and refreshes
-// its lock every 5 minutes. A pause of the pacer lasts less than a second, so it needs no exception.
+// A run of restic has stalled if it has made no progress for stallLimit. Progress is stallBytes that were read,
+// written, sent or received, or stallCPU of CPU time. A silent server is not: restic repeats a request a few times, and
+// refreshes its lock every 5 minutes. A pause of the pacer lasts less than a second, so it needs no exception.
 const (
 	stallLimit = 10 * time.Minute
 	stallBytes = 4 << 10
@@ -73,13 +73,13 @@ func (o Options) stallLimit() time.Duration {
 
 // stalled returns the error of a run that has stalled.
 func (r *Repository) stalled() error {
-	return &accessError{r.errorf(dataset.ErrOffline, "it does not answer: restic neither received nor sent anything for "+
-		"%s, and was ended (check its server, and the network)", r.options.stallLimit())}
+	return &accessError{r.errorf(dataset.ErrOffline, "it does not answer: restic neither received nor sent anything "+
+		"for %s, and was ended (check its server, and the network)", r.options.stallLimit())}
 }
 
 // watchStall calls end if a process of restic stalls. What it has written to output, such as lines about its progress,
 // does not count. The commands of background replace themselves, so p becomes restic.
-func (r *Repository) watchStall(ctx context.Context, p *os.Process, output *atomic.Int64, end func()) {
+func (o Options) watchStall(ctx context.Context, p *os.Process, output *atomic.Int64, end func()) {
 	dir := fmt.Sprintf("/proc/%d/", p.Pid)
 	count, err := os.Open(dir + "io")
 	if err != nil {
@@ -91,7 +91,7 @@ func (r *Repository) watchStall(ctx context.Context, p *os.Process, output *atom
 		return
 	}
 	defer stat.Close()
-	stallWatch{r.options.stallLimit(), func() (int64, time.Duration, error) {
+	stallWatch{o.stallLimit(), func() (int64, time.Duration, error) {
 		read, written, err := readIO(count)
 		if err != nil {
 			return 0, 0, err

@@ -27,10 +27,11 @@ func (f *Found) add(name string) {
 	}
 }
 
-// settableFlags are the inode flags that a user can set and that matter after a restore: s, u, c, S, i, a, d, A, m, j, D,
-// T, C and F of chattr(1). The flag P is left out, because project quotas set it, and so are those that filesystems set.
-const settableFlags = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x400 | 0x4000 | 0x10000 | 0x20000 | 0x800000 |
-	0x40000000
+// settableFlags are the inode flags that a user can set and that matter after a restore: s, u, c, S, i, a, d, A, m, j,
+// D, T, C and F of chattr(1). The flag P is left out, because project quotas set it, and so are those that filesystems
+// set.
+const settableFlags = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x400 | 0x4000 | 0x10000 | 0x20000 |
+	0x800000 | 0x40000000
 
 // restic restores a time as a number of nanoseconds since 1970, which has 64 bits.
 var (

@@ -34,8 +34,8 @@ func Serve() {
 }
 
 // awaitTick waits until the clock of file times is later than a moment. It advances once in a tick of the kernel, 1 to
-// 10 ms (CLOCK_REALTIME_COARSE, clock_gettime(2)). Otherwise a file could be changed before the freeze and after the thaw
-// with the same ctime, and a comparison of times would not see the second change.
+// 10 ms (CLOCK_REALTIME_COARSE, clock_gettime(2)). Otherwise a file could be changed before the freeze and after the
+// thaw with the same ctime, and a comparison of times would not see the second change.
 func awaitTick(moment time.Time) {
 	for range 20 {
 		var now unix.Timespec

@@ -35,7 +35,8 @@ func (r *recovery) chooseCluster(all []api.VolumeBackup, now cluster, repository
 	}
 	switch {
 	case r.cluster != "" && len(others) == 0:
-		return nil, dataset.Errorf(dataset.ErrNotFound, "repository %s has no backups of another cluster %q", repository,
+		return nil, dataset.Errorf(dataset.ErrNotFound, "repository %s has no backups of another cluster %q",
+			repository,
 			dataset.Clip(r.cluster))
 	case len(others) == 0:
 		return used, nil
@@ -78,8 +79,8 @@ func (r *recovery) describeClusters(clusters map[uuid.UUID][]api.VolumeBackup) s
 	return strings.Join(texts, "; ")
 }
 
-// decide sets r.keepApart or r.takeOver if a volume will be created from a backup of another cluster. With --all it asks
-// the user, and fails with dataset.ErrInvalid if there is no terminal. A volume that the user names is kept apart.
+// decide sets r.keepApart or r.takeOver if a volume will be created from a backup of another cluster. With --all it
+// asks the user, and fails with dataset.ErrInvalid if there is no terminal. A volume that the user names is kept apart.
 func (r *recovery) decide(list []*candidate, repository string) error {
 	i := slices.IndexFunc(list, func(cand *candidate) bool {
 		return cand.Backup.Elsewhere && (cand.State == stateAbsent || cand.State == stateNoProfile)
@@ -93,15 +94,15 @@ func (r *recovery) decide(list []*candidate, repository string) error {
 	}
 	if !r.all {
 		r.keepApart = true
-		_, err := fmt.Fprintf(r.app.ErrOut, "drover: the backups are of cluster %s, and the volumes are kept apart: they "+
-			"make no scheduled backups to repository %s (if that cluster is gone, repeat the command with "+
+		_, err := fmt.Fprintf(r.app.ErrOut, "drover: the backups are of cluster %s, and the volumes are kept apart: "+
+			"they make no scheduled backups to repository %s (if that cluster is gone, repeat the command with "+
 			"--take-over)\n", from, repository)
 		return err
 	}
 	if !cli.IsTerminal(r.app.In) {
-		return dataset.Errorf(dataset.ErrInvalid, "the backups are of cluster %s: is it gone? (yes: --take-over, and the "+
-			"volumes are backed up to repository %s as their profiles say; no, or for a rehearsal: --keep-apart)", from,
-			repository)
+		return dataset.Errorf(dataset.ErrInvalid, "the backups are of cluster %s: is it gone? (yes: --take-over, and "+
+			"the volumes are backed up to repository %s as their profiles say; no, or for a rehearsal: --keep-apart)",
+			from, repository)
 	}
 	return r.ask(from, repository)
 }

@@ -91,24 +91,7 @@ more, that is known for a day.`,
 		Moment: &listing.Moment[api.VolumeBackup]{
 			Of: func(b api.VolumeBackup) time.Time { return b.Taken }, Verb: "taken",
 		},
-		Table: func(list []api.VolumeBackup) *show.Table {
-			header := []string{"BACKUP", "VOLUME", "TAKEN", "PROFILE", "REPOSITORY"}
-			mixed := slices.ContainsFunc(list, func(b api.VolumeBackup) bool { return b.Elsewhere })
-			if mixed {
-				header = append(header, "CLUSTER", "NODE")
-			}
-			t := show.NewTable(header...)
-			for _, b := range list {
-				row := []string{
-					short(b.ID), cli.ShortName(b.Volume), show.Ago(a.Now(), b.Taken), b.Profile, b.Repository,
-				}
-				if mixed {
-					row = append(row, clusterOf(b), b.Node)
-				}
-				t.Row(row...)
-			}
-			return t
-		},
+		Table: func(list []api.VolumeBackup) *show.Table { return table(a, list) },
 		Wide: []listing.Column[api.VolumeBackup]{
 			{Header: "VERIFIED", Cell: func(b api.VolumeBackup) string {
 				return verified()(b).String(a.Now())
@@ -130,6 +113,24 @@ more, that is known for a day.`,
 		return incomplete
 	}
 	return cmd
+}
+
+// table lists backups. It says who made each backup if other clusters made some of them.
+func table(a *cli.App, list []api.VolumeBackup) *show.Table {
+	header := []string{"BACKUP", "VOLUME", "TAKEN", "PROFILE", "REPOSITORY"}
+	mixed := slices.ContainsFunc(list, func(b api.VolumeBackup) bool { return b.Elsewhere })
+	if mixed {
+		header = append(header, "CLUSTER", "NODE")
+	}
+	t := show.NewTable(header...)
+	for _, b := range list {
+		row := []string{short(b.ID), cli.ShortName(b.Volume), show.Ago(a.Now(), b.Taken), b.Profile, b.Repository}
+		if mixed {
+			row = append(row, clusterOf(b), b.Node)
+		}
+		t.Row(row...)
+	}
+	return t
 }
 
 // clusterOf returns the first digits of the UUID of the cluster that made a backup.

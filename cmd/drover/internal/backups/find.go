@@ -63,8 +63,8 @@ func fetch(ctx context.Context, c cli.Remote, repository, volume string) (list [
 }
 
 // ofVolume returns the backups that the name of a volume means, oldest first: those of its dataset or, if no volume has
-// the name, those that this cluster made of the only volume that had it. Backups of other clusters, and of other volumes
-// that had the name, are only taken by their IDs. If a part of the backups cannot be read, incomplete says why.
+// the name, those that this cluster made of the only volume that had it. Backups of other clusters, and of other
+// volumes that had the name, are only taken by their IDs. If a part of the backups cannot be read, incomplete says why.
 func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (list []api.VolumeBackup,
 	incomplete, err error) {
 	v, err := c.Volume(ctx, volume)
@@ -91,11 +91,11 @@ func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (lis
 	}
 	switch {
 	case len(of) > 1:
-		return nil, nil, dataset.Errorf(dataset.ErrAmbiguous, "%d volumes had the name %s, and none has it now (give the ID "+
-			"of a backup: drover backup ls %[2]s -o wide)", len(of), volume)
+		return nil, nil, dataset.Errorf(dataset.ErrAmbiguous, "%d volumes had the name %s, and none has it now (give "+
+			"the ID of a backup: drover backup ls %[2]s -o wide)", len(of), volume)
 	case len(list) == 0 && others > 0:
-		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "no backup of volume %s of this cluster; backups of other "+
-			"volumes of this name: %d (give the ID of one: drover backup ls %[1]s)", volume, others)
+		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "no backup of volume %s of this cluster; backups of "+
+			"other volumes of this name: %d (give the ID of one: drover backup ls %[1]s)", volume, others)
 	}
 	return list, incomplete, nil
 }
@@ -140,8 +140,8 @@ func findWithRecord(ctx context.Context, c cli.Remote, repository, id string) (a
 }
 
 // findForRestore returns the backup with an ID, or the newest backup of a volume. An argument that has as many
-// hexadecimal digits as the lists show is taken for an ID first: then no list of the backups is needed. If a backup or a
-// repository cannot be read, findForRestore prints that the volume may have a newer backup.
+// hexadecimal digits as the lists show is taken for an ID first: then no list of the backups is needed. If a backup or
+// a repository cannot be read, findForRestore prints that the volume may have a newer backup.
 func findForRestore(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (b api.VolumeBackup,
 	err error) {
 	if regexp.MustCompile(fmt.Sprintf("^[0-9a-fA-F]{%d,64}$", shortID)).MatchString(ref) {

@@ -67,14 +67,12 @@ not apply to the new volume: no snapshots and backups of it are made, unless
 		spec := b.Volume
 		if len(args) > 1 {
 			spec = args[1]
-		} else if _, err := c.Volume(ctx, b.Volume); err == nil {
-			return dataset.Errorf(dataset.ErrExists,
-				"volume %s exists (name the new volume: drover backup restore %s NEW)", b.Volume, short(b.ID))
-		} else if !errors.Is(err, dataset.ErrNotFound) {
+		} else if err := checkFree(ctx, c, b); err != nil {
 			return err
 		}
 		req, err := RestoreRequest(ctx, a, c, b, NewVolume{
-			Spec: spec, Options: opts, ProfileSize: *profileSize, KeepSchedules: *keep, Command: "drover backup restore " + short(b.ID),
+			Spec: spec, Options: opts, ProfileSize: *profileSize, KeepSchedules: *keep,
+			Command: "drover backup restore " + short(b.ID),
 		})
 		if err != nil {
 			return err
@@ -89,6 +87,19 @@ not apply to the new volume: no snapshots and backups of it are made, unless
 		})
 	}
 	return cmd
+}
+
+// checkFree fails if the name of the volume of a backup is in use.
+func checkFree(ctx context.Context, c cli.Remote, b api.VolumeBackup) error {
+	_, err := c.Volume(ctx, b.Volume)
+	switch {
+	case err == nil:
+		return dataset.Errorf(dataset.ErrExists,
+			"volume %s exists (name the new volume: drover backup restore %s NEW)", b.Volume, short(b.ID))
+	case !errors.Is(err, dataset.ErrNotFound):
+		return err
+	}
+	return nil
 }
 
 // NewVolume is what a user wants of the volume that is made from a backup.

@@ -134,8 +134,8 @@ func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.
 	case err != nil:
 		return api.VolumeBackup{}, err
 	case newest != nil && incomplete != nil:
-		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not known "+
-			"(give the ID of one, or --repository): %w", ref, incomplete)
+		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not "+
+			"known (give the ID of one, or --repository): %w", ref, incomplete)
 	case newest != nil:
 		return *newest, nil
 	}

@@ -163,7 +163,8 @@ func backupLines(now time.Time, v api.Volume) []string {
 	}
 	lines := []string{"to " + v.Profile.Backup.To + ", at " + v.Profile.Backup.Schedule, "last scheduled one: none yet"}
 	if apart := v.KeptApart; apart != nil && b.Next.IsZero() {
-		lines = append(lines, fmt.Sprintf("next one: none, because the volume is kept apart from cluster %s", apart.Cluster))
+		lines = append(lines,
+			fmt.Sprintf("next one: none, because the volume is kept apart from cluster %s", apart.Cluster))
 	}
 	if !b.Last.IsZero() {
 		lines[1] = "last scheduled one: " + show.When(now, b.Last)
