@@ -146,7 +146,7 @@ func TestRemovalWaitsForOtherBackup(t *testing.T) {
 			f.A.NewVolume("db@backed")
 			other := f.A.NewVolume("other@free")
 			first, second := backUpOnSchedule(f, "db"), backUpOnSchedule(f, "db")
-			at := wrapped(t, `case $PWD in *`+other.ID.String()+`) touch $D/begun; read x <$D/gate ;; esac`)
+			at := wrapped(t, `case "$*" in *dataset=`+other.ID.String()+`*) touch $D/begun; read x <$D/gate ;; esac`)
 			gate := filepath.Join(at, "gate")
 			must(t, unix.Mkfifo(gate, 0o600))
 			op := begin(f, "other", "")
@@ -179,7 +179,7 @@ func TestWaitingRemovalsShareARun(t *testing.T) {
 		f.A.NewVolume(v + "@backed") // keeps two
 		made[v] = []string{backUpOnSchedule(f, v), backUpOnSchedule(f, v)}
 	}
-	at := wrapped(t, `case $PWD in *`+other.ID.String()+`) touch $D/begun; read x <$D/gate ;; esac`)
+	at := wrapped(t, `case "$*" in *dataset=`+other.ID.String()+`*) touch $D/begun; read x <$D/gate ;; esac`)
 	real, err := exec.LookPath("restic")
 	must(t, err)
 	counter := t.TempDir()
