@@ -79,7 +79,10 @@ func TestPoolOnDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := backends.Config{ID: made.ID, Name: "disk", Path: mount + "-of", Mount: mount, Devices: devices, Make: true}
+	want := backends.Config{
+		ID: made.ID, Name: "disk", Path: mount + "-of", Mount: mount, MountRoot: r.MountRoot(), Devices: devices,
+		Make: true,
+	}
 	if !reflect.DeepEqual(f.got, []backends.Config{want}) || made.Path != want.Path || !reflect.DeepEqual(made.Devices, devices) {
 		t.Errorf("made %+v by %+v", made, f.got)
 	}

@@ -49,6 +49,7 @@ type rareFields struct {
 	content          uint64
 	scheduleSince    time.Time
 	basedOn          []dataset.VersionRef
+	keptApart        *dataset.KeptApart
 	trash            *dataset.Trash
 	encryption       *dataset.Encryption
 	written          uint64
@@ -66,7 +67,8 @@ func newEntry(d api.IndexedDataset) *entry {
 		aliases: d.Aliases, format: d.Format, labels: d.Labels, protected: d.Protected, readOnly: d.ReadOnly,
 		anonymous: d.Anonymous, takenOver: d.TakenOver, supersededCopies: d.SupersededCopies,
 		sharedMounts: d.SharedMounts, move: d.Move, losses: d.Losses, origin: d.Origin,
-		content: d.Content, scheduleSince: d.ScheduleSince, basedOn: d.BasedOn, trash: d.Trash,
+		content: d.Content, scheduleSince: d.ScheduleSince, basedOn: d.BasedOn,
+		keptApart: d.KeptApart, trash: d.Trash,
 		encryption: d.Encryption, written: d.Written, lease: d.Lease,
 	}
 	if !reflect.ValueOf(rare).IsZero() {
@@ -87,7 +89,7 @@ func (e *entry) dataset() dataset.Dataset {
 		d.Protected, d.ReadOnly, d.Anonymous = r.protected, r.readOnly, r.anonymous
 		d.TakenOver, d.SupersededCopies, d.SharedMounts = r.takenOver, r.supersededCopies, r.sharedMounts
 		d.Move, d.Losses, d.Origin, d.ScheduleSince = r.move, r.losses, r.origin, r.scheduleSince
-		d.Content = r.content
+		d.Content, d.KeptApart = r.content, r.keptApart
 		d.BasedOn, d.Trash, d.Encryption, d.Written = r.basedOn, r.trash, r.encryption, r.written
 	}
 	return d

@@ -52,8 +52,8 @@ type pacedProcess interface {
 }
 
 // pace limits what a run of restic reads. The commands of background replace themselves, so p becomes restic.
-func (r *Repository) pace(ctx context.Context, p *os.Process) {
-	unlimited := r.options.Unlimited
+func (o Options) pace(ctx context.Context, p *os.Process) {
+	unlimited := o.Unlimited
 	if unlimited == nil {
 		unlimited = func(error) {}
 	}
@@ -61,7 +61,7 @@ func (r *Repository) pace(ctx context.Context, p *os.Process) {
 	if err == nil {
 		defer f.Close()
 	}
-	(&pacer{rate: r.options.MaxRead, process: &observed{Process: p, io: f, err: err}, unlimited: unlimited}).run(ctx)
+	(&pacer{rate: o.MaxRead, process: &observed{Process: p, io: f, err: err}, unlimited: unlimited}).run(ctx)
 }
 
 // run returns when ctx or the process ends, or after a failure. The process is not stopped then.

@@ -86,6 +86,9 @@ func New(ctx context.Context, runner run.Runner, options Options) (*Repository, 
 // URL returns the URL of the repository, without a password.
 func (r *Repository) URL() string { return r.options.URL }
 
+// MaxRead returns how many bytes a backup reads at most in a second; 0 means no limit.
+func (r *Repository) MaxRead() int64 { return r.options.MaxRead }
+
 // Info describes a repository that exists.
 type Info struct {
 	ID     string `json:"id"` // restic chooses it when it makes the repository
@@ -281,7 +284,7 @@ func (r *Repository) attend(c command, output *atomic.Int64, stalled func()) fun
 	return func(ctx context.Context, p *os.Process) {
 		var pacing sync.WaitGroup
 		if c.paced && r.options.MaxRead > 0 {
-			pacing.Go(func() { r.pace(ctx, p) })
+			pacing.Go(func() { r.options.pace(ctx, p) })
 		}
 		r.options.watchStall(ctx, p, output, stalled)
 		pacing.Wait()

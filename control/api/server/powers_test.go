@@ -115,7 +115,8 @@ var fieldPowers = map[string][]power{
 	"new": {hostFile}, "init": {hostFile}, "read_data_percent": nil,
 	"url": {hostFile}, "password": {hostFile}, "credentials_file": {hostFile}, "max_upload": nil, "max_read": nil,
 	"check":         nil, // a program that root of the node has put below /etc/drover/checks
-	"store_records": nil,
+	"store_records": nil, "insecure": nil, "kept_apart": nil,
+	"take_over": nil, // it only resumes the scheduled backups of the volume's profile
 }
 
 // Each endpoint and each of its fields has a row that says what it lets a caller do. The role admin is required
