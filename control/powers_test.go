@@ -42,7 +42,7 @@ var fieldPowers = map[string][]power{
 	"DryRun":    nil,
 	// A recorded repository, which an admin has added. A backup in it can be restored by each who may clone a volume.
 	"Repository": nil, "Backup": nil, "KeptApart": nil,
-	"TakeOver": nil, // it only resumes the scheduled backups of the volume's profile
+	"TakeOver": nil,                 // it only resumes the scheduled backups of the volume's profile
 	"Check":    nil,                 // a program that root of the node has put below /etc/drover/checks
 	"Version":  nil,                 // the agent that restores the backup compares them
 	"Force":    {destroys, vouches}, // of protected volumes; with Fenced it does not need the home
