@@ -146,7 +146,7 @@ func TestRevokedNodeStaysOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := api.Registration{Node: dataset.Node{ID: a.ID, Name: "alpha", Incarnation: uuid.New()}}
-	if err := a.Register(a.Ctx, r); !errors.Is(err, dataset.ErrForbidden) {
+	if err := a.Register(a.Ctx, r); !errors.Is(err, dataset.ErrRemoved) {
 		t.Errorf("it is admitted: %v", err)
 	}
 }

@@ -26,7 +26,7 @@ const (
 	wantProfile = "expected 1 to 63 lower-case letters, digits or '-', with a letter or digit first, and not snapshot"
 	meantGold   = `(available: bronze, gold, silver); did you mean gold?`
 	wantPrefix  = "expected 4 to 36 characters of a snapshot's or dataset's UUID (hex digits and '-'; drover snapshot ls and volume ls show them)"
-	haveOptions = `(available: from, fs, label.KEY, mode, node, owner, pool, profile, protect, readonly, size)`
+	haveOptions = `(available: from, fs, label.KEY, mode, node, owner, pool, profile, protect, readonly, schedules, size)`
 	haveUnits   = "(available: K M G T and KiB MiB GiB TiB, binary; KB MB GB TB, decimal; B)"
 	seeAll      = `(use drover snapshot ls, volume ls and trash ls)`
 )
