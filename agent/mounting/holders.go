@@ -230,7 +230,8 @@ func (l *Holders) releaseInPool(ctx context.Context, d dataset.Dataset) error {
 	}
 	l.lost.NotMounted(ctx, d)
 	if r, can := pool.(backends.Releaser); can {
-		if err := r.Release(ctx, d.ID); !errors.Is(err, dataset.ErrNotFound) { // a copy has no head
+		// A copy has no head. Of a damaged dataset, the pool reports the damage when the operation needs the dataset.
+		if err := r.Release(ctx, d.ID); errors.Is(err, dataset.ErrInUse) {
 			return err
 		}
 	}

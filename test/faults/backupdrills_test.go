@@ -199,10 +199,12 @@ func (w *world) killedBesideRestic(t *testing.T, d drill, command, at string) {
 	})
 	time.Sleep(2 * time.Second) // it reads or writes data for ten seconds
 	w.h.Kill9(t)
-	name, err := os.ReadFile(filepath.Join("/proc", pid, "comm"))
-	if err != nil || string(name) != "restic\n" {
-		t.Fatalf("restic does not run: %q, %v", name, err)
-	}
+	host.Await(t, "restic ends with drover", func() error {
+		if name, _ := os.ReadFile(filepath.Join("/proc", pid, "comm")); string(name) == "restic\n" {
+			return errors.New("it runs")
+		}
+		return nil
+	})
 	w.ok(t, errors.Join(os.Remove(slow), os.Remove(note)))
 	if err := <-asked; err == nil {
 		t.Fatal("the operation had ended")

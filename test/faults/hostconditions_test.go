@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -146,43 +145,6 @@ func hostConditions(near string, far *disk) []condition {
 				w.says(t, w.plug.Unmount("small", use), "small", "still uses")
 			},
 			mend: func(t *testing.T, w *world) { w.ok(t, open.Close()) },
-		},
-		holderElsewhere(),
-	}
-}
-
-// holderElsewhere is a process in another mount namespace that still has a volume mounted when its data is purged.
-func holderElsewhere() condition {
-	var holder *exec.Cmd
-	return condition{
-		name: "holder in another mount namespace", level: "warning", subject: "dataset ", text: "(sleep) has a file",
-		fix: "drover trash ls",
-		cause: func(t *testing.T, w *world) {
-			w.make(t, "held", "plain", "held")
-			use := host.NewID()
-			at, err := w.plug.Mount("held", use)
-			w.ok(t, err)
-			holder = exec.Command("unshare", "--mount", "sh", "-c", `cd "$1" && echo ready && exec sleep infinity`, "sh", at)
-			out, err := holder.StdoutPipe()
-			w.ok(t, err)
-			w.ok(t, holder.Start())
-			t.Cleanup(func() { _ = holder.Process.Kill() }) // it may have ended
-			if _, err := out.Read(make([]byte, 1)); err != nil {
-				t.Fatal(err)
-			}
-			w.ok(t, w.plug.Unmount("held", use))
-			w.ok(t, w.plug.Remove("held"))
-			if r := w.h.Exec(t, "trash", "purge", "held", "--yes"); r.Exit == 0 {
-				t.Errorf("the data of a volume in use is purged: %s", r.Out)
-			}
-		},
-		mend: func(t *testing.T, w *world) {
-			w.ok(t, holder.Process.Kill())
-			_ = holder.Wait() // it was killed
-			r := w.h.Exec(t, "trash", "purge", "held", "--yes")
-			if r.Exit != 0 && !strings.Contains(r.Err, "no such dataset in the trash") { // Drover retries the purge, too
-				t.Errorf("the purge after the holder ended failed: %s", r.Err)
-			}
 		},
 	}
 }
