@@ -230,8 +230,7 @@ func (l *Holders) releaseInPool(ctx context.Context, d dataset.Dataset) error {
 	}
 	l.lost.NotMounted(ctx, d)
 	if r, can := pool.(backends.Releaser); can {
-		// A copy has no head. Of a damaged dataset, the pool reports the damage when the operation needs the dataset.
-		if err := r.Release(ctx, d.ID); errors.Is(err, dataset.ErrInUse) {
+		if err := r.Release(ctx, d.ID); !errors.Is(err, dataset.ErrNotFound) { // a copy has no head
 			return err
 		}
 	}

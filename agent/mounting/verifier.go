@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
@@ -408,6 +409,9 @@ func (v *Verifier) EnsureUnused(ctx context.Context, d dataset.Dataset, what str
 		return v.InUseError(d, what, r)
 	}
 	err := v.Unmounter.UnmountAndRelease(ctx, d)
+	if errors.Is(err, unix.ELOOP) {
+		return nil // a link is in the place of the dataset: the pool refuses every other work, but not the trash
+	}
 	if errors.Is(err, dataset.ErrInUse) && d.State != dataset.StatePurging { // the agent repeats a purge by itself
 		err = fmt.Errorf("cannot %s volume %s: %w; try again to %s it after that", what, d.Volume, err, what)
 	}
