@@ -115,9 +115,10 @@ func (t *Tracker) findUse(ctx context.Context, id uuid.UUID, folder string) (at 
 	}
 	inPool := tree
 	for tree.Root = range roots {
-		_, reachable := others.Copies(tree, own)
-		if list := append(reachable, others.Holders(tree, own)...); len(list) > 0 {
-			return use{user: inuse.MountUser(list[0])}, nil
+		_, users := others.Copies(tree, own)
+		users = append(users, others.Holders(tree, own)...)
+		if len(users) > 0 {
+			return use{user: inuse.MountUser(users[0])}, nil
 		}
 	}
 	roots[inPool.Root] = true // a file may also have been opened through the pool's own mount of the share

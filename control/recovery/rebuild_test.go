@@ -306,9 +306,10 @@ func TestI1NothingIsRestoredFromOneNodeOfAHaltedCluster(t *testing.T) {
 func TestI3RebuildTakesTheNewerRecordBesideTheData(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
-	live, trashed := a.MustCreate("live@silver"), a.MustCreate("trashed@silver")
+	live := a.MustCreate("live@silver")
+	a.MustCreate("trashed@silver")
 	a.MustDelete("live")
-	trashed = a.MustDelete("trashed")
+	trashed := a.MustDelete("trashed")
 	e.Clock.Advance(71 * time.Hour)
 	live.Written = controltest.SeenIndex
 	got := a.MustRebuild(api.FoundDataset{Pool: live.Pool, Dataset: live}, api.FoundDataset{Pool: trashed.Pool, Dataset: trashed})

@@ -43,7 +43,7 @@ func TestSurvey(t *testing.T) {
 	if err := fsctl.SetImmutable(fixed, true); err != nil {
 		t.Fatal(err)
 	}
-	defer fsctl.SetImmutable(fixed, false)
+	defer func() { _ = fsctl.SetImmutable(fixed, false) }()
 	root, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)

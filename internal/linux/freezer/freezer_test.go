@@ -195,7 +195,7 @@ func TestThawAwaitsTheClockOfFileTimes(t *testing.T) {
 			return st.Ctim.Nano()
 		}
 		before := changed()
-		freezer.AwaitTick(time.Now())
+		freezer.AwaitTick(time.Now().UnixNano())
 		if after := changed(); after <= before {
 			t.Fatalf("a later change has the time %d, and an earlier one %d", after, before)
 		}

@@ -36,14 +36,20 @@ func Serve() {
 // awaitTick waits until the clock of file times is later than a moment. It advances once in a tick of the kernel, 1 to
 // 10 ms (CLOCK_REALTIME_COARSE, clock_gettime(2)). Otherwise a file could be changed before the freeze and after the
 // thaw with the same ctime, and a comparison of times would not see the second change.
-func awaitTick(moment time.Time) {
+func awaitTick(moment int64) {
 	for range 20 {
-		var now unix.Timespec
-		if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now); err != nil || now.Nano() > moment.UnixNano() {
+		if read(unix.CLOCK_REALTIME_COARSE) > moment {
 			return
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
+}
+
+// read returns the time of one of the kernel's clocks, in nanoseconds.
+func read(clock int32) int64 {
+	var now unix.Timespec
+	_ = unix.ClockGettime(clock, &now) // both clocks exist in every kernel since 2.6.32
+	return now.Nano()
 }
 
 // serve answers the requests.
@@ -63,7 +69,7 @@ func serve(root *os.File, requests <-chan byte, stop <-chan os.Signal, answer fu
 		}
 		return err
 	}
-	frozen := time.Now()
+	frozen := read(unix.CLOCK_REALTIME)
 	answer(msgFreeze)
 	asked := false
 	select {
