@@ -156,6 +156,31 @@ func TestSupersededCopyCanBeInspected(t *testing.T) {
 	agenttest.Await(t, func() bool { return len(f.Recorded("db").CopyDetails) == 0 })
 }
 
+// If a copy cannot be mounted yet, the reason is reported, and it is mounted as soon as possible.
+func TestInspectionWaitsWhileInUse(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.Move("db", f.B)
+	f.A.AwaitSettled(d.ID)
+	f.B.WriteFile("db", "token", "lost")
+	f.B.MustMount("db", "user")
+	end := agenttest.StartContainer(t, f.B.MountPath(d.ID))
+	f.B.Agent.Cancel() // the agent stops, and the mount stays
+	f.B.Stop()
+	submits(f, api.Request{Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
+	f.B.Start()
+	agenttest.Await(t, func() bool { _, kept := f.B.Cache.Copy(d.ID); return kept })
+	shows(f, true)
+	agenttest.Await(t, func() bool { return strings.Contains(f.KeptCopy().Problem, "it is mounted by user on node host-b") })
+	end()
+	f.B.MustUnmount("db", "user")
+	looksAt(f)
+	if k := f.KeptCopy(); k.Problem != "" {
+		t.Errorf("%+v", k)
+	}
+}
+
 // The purge of a volume also removes a copy that somebody inspects.
 func TestPurgeEndsInspection(t *testing.T) {
 	t.Parallel()
