@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -16,6 +15,7 @@ import (
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
 )
 
 // wrapped puts a program restic first in PATH that runs the script before each backup, and then the real restic. In the
@@ -169,6 +169,44 @@ func TestCancelledBackupIsRemoved(t *testing.T) {
 	wantNothingLeft(f.A)
 }
 
+// restic can store a backup and fail, for example because it could not read a file. While another process uses the
+// repository, that backup stays, and is removed after the next one.
+func TestIncompleteBackupIsRemoved(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	f.A.NewVolume("db@free")
+	real, err := exec.LookPath("restic")
+	must(t, err)
+	at := wrapped(t, fmt.Sprintf(`if mv $D/incomplete $D/passed 2>/dev/null; then %s "$@"; exit 3; fi`, real))
+	end := use(t, folderOf(t, f))
+	must(t, os.WriteFile(filepath.Join(at, "incomplete"), nil, 0o600))
+	op := awaitEnd(f, begin(f, "db", ""))
+	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "a part of the files could not be read") {
+		t.Errorf("the backup is %s: %+v", op.State, op.Problem)
+	}
+	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(op.ID) })
+	if len(marks(f.A)) != 1 {
+		t.Errorf("the notes are %s, want one", marks(f.A))
+	}
+	wantBackups(t, r, onlyBackup(t, r, op))
+	end()
+	complete := backUp(f, "db", "")
+	agenttest.Await(t, func() bool { return len(marks(f.A)) == 0 })
+	wantBackups(t, r, complete.Backup)
+	wantNothingLeft(f.A)
+}
+
+// onlyBackup returns the ID of the only backup that an operation has made.
+func onlyBackup(t *testing.T, r *restic.Repository, op dataset.Operation) string {
+	t.Helper()
+	list, err := r.Backups(t.Context(), backup.OperationTag(op.ID))
+	must(t, err)
+	if len(list) != 1 {
+		t.Fatalf("got %+v, want one backup", list)
+	}
+	return list[0].ID
+}
+
 // A backup that must be removed is removed also if its repository was removed meanwhile, and was added again under
 // another name.
 func TestUnwantedBackupOfRemovedRepository(t *testing.T) {
@@ -189,9 +227,8 @@ func TestUnwantedBackupOfRemovedRepository(t *testing.T) {
 	record, err := f.Service.Repository(t.Context(), "offsite")
 	must(t, err)
 	must(t, f.Service.RemoveRepository(t.Context(), "offsite", false))
-	// A note of an earlier version has no URL.
 	other := filepath.Join(filepath.Dir(marks(f.A)[0]), "remove-other.json")
-	must(t, os.WriteFile(other, []byte(`{"format":1,"repository":"offsite","backups":["12345678"]}`), 0o600))
+	must(t, os.WriteFile(other, []byte(`{"format":1,"repository":"offsite","url":"/other","backups":["12345678"]}`), 0o600))
 	f.A.Restart()
 	f.A.Backups.Clear(t.Context())
 	if len(marks(f.A)) != 2 {
@@ -211,31 +248,6 @@ func TestUnwantedBackupOfRemovedRepository(t *testing.T) {
 	list, err := r.Backups(t.Context(), backup.OperationTag(id))
 	if err != nil || len(list) > 0 || len(marks(f.A)) > 0 {
 		t.Errorf("got %v, %v, and %s", list, err, marks(f.A))
-	}
-}
-
-// The notes about repositories that are not recorded are limited. The oldest ones are removed.
-func TestNotesOfRemovedRepositoriesAreLimited(t *testing.T) {
-	f := agenttest.NewCluster(t, "loop", "loop")
-	folder := filepath.Join(f.A.Root, "backups")
-	must(t, os.MkdirAll(folder, 0o700))
-	name := func(i int) string { return filepath.Join(folder, fmt.Sprintf("remove-%d.json", i)) }
-	const most, more = 200, 3
-	for i := range most + more {
-		text := fmt.Sprintf(`{"format":1,"repository":"gone","url":"/gone","backups":["%08d"]}`, i)
-		must(t, os.WriteFile(name(i), []byte(text), 0o600))
-		at := time.Unix(int64(1e9-i), 0)
-		must(t, os.Chtimes(name(i), at, at))
-	}
-	f.A.Backups.Clear(t.Context())
-	if got := len(marks(f.A)); got != most {
-		t.Errorf("%d notes are left, want %d", got, most)
-	}
-	for i := range most + more {
-		_, err := os.Stat(name(i))
-		if kept := err == nil; kept != (i < most) {
-			t.Errorf("%d: kept is %t", i, kept)
-		}
 	}
 }
 

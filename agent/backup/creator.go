@@ -203,10 +203,6 @@ func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operatio
 		return a, nil
 	}
 	a.unwanted = append(a.unwanted, a.stored()...)
-	if incomplete := (*restic.IncompleteError)(nil); errors.As(err, &incomplete) {
-		a.unwanted = append(a.unwanted, incomplete.ID)
-		c.refusedRemoval(a.url, record.Name, incomplete.Removal)
-	}
 	return a, err
 }
 
@@ -374,8 +370,9 @@ func (c *Creator) noteStored(repo *restic.Repository, b restic.Backup, s restic.
 	if err != nil {
 		return // a restore reads it, and reports what is wrong
 	}
-	size := restic.RestoreSize{Bytes: s.Bytes, Entries: parsed.Names + 2} // the folder itself, and RecordName
-	c.facts.note(repo, b.ID, func(now *fact) { now.backup, now.record, now.size = b, &parsed, size })
+	c.facts.note(repo, b.ID, func(now *fact) {
+		now.backup, now.record, now.size = b, &parsed, dataset.Size(s.Bytes)
+	})
 }
 
 // describeLacks says what a backup lacks of the files of its volume, or returns "".

@@ -292,3 +292,15 @@ func TestLastAttemptToRemoveIsLogged(t *testing.T) {
 		t.Errorf("it was logged %d times, want once", n)
 	}
 }
+
+// Whatever control answers, the backup that was just made is not expired.
+func TestNewBackupIsNotExpired(t *testing.T) {
+	op := dataset.Operation{ID: uuid.New(), Backup: strings.Repeat("1", 64)}
+	old := api.ExpiredBackup{ID: strings.Repeat("2", 64), Operation: uuid.New()}
+	got := backup.StillThere(op, []api.ExpiredBackup{
+		{ID: op.Backup, Operation: uuid.New()}, {ID: strings.Repeat("3", 64), Operation: op.ID}, old,
+	})
+	if len(got) != 1 || got[0] != old {
+		t.Errorf("got %+v", got)
+	}
+}

@@ -1,5 +1,15 @@
 package backup
 
+import (
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// StillThere is the method of a Creator that has removed nothing.
+func StillThere(op dataset.Operation, expired []api.ExpiredBackup) []api.ExpiredBackup {
+	return new(Creator).stillThere(op, expired)
+}
+
 // Occupy makes the next backups to a repository wait until free is called, as if maxBackups backups ran.
 func (c *Creator) Occupy(repository string) (free func()) {
 	slots := c.slots.to(repository)

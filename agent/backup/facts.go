@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 )
 
@@ -22,9 +23,9 @@ type factKey struct{ url, id string } // id has 64 digits
 type fact struct {
 	backup restic.Backup // without an ID if it is not known
 	record *Record       // nil if it is not known
-	// size is what a restore writes. Its Entries include the two names at the top. It is zero if it is not known. For a
-	// backup that this agent has made, it is an upper bound: see Creator.noteStored.
-	size restic.RestoreSize
+	// size is what a restore writes, or 0 if it is not known. For a backup that this agent has made, it is an upper
+	// bound.
+	size dataset.Size
 }
 
 // get returns what is known of a backup.

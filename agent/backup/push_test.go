@@ -300,7 +300,13 @@ func TestUnfinishedPushIsNotRestored(t *testing.T) {
 func noteUnwanted(f *agenttest.Cluster, op dataset.Operation, ids ...string) {
 	f.Helper()
 	f.A.Backups.Occupy("offsite")() // waits for the end of its job, which removes what is noted
-	text, err := json.Marshal(map[string]any{"format": 1, "repository": "offsite", "operation": op.ID, "backups": ids})
+	record, err := f.Service.Repository(f.Context(), "offsite")
+	if err != nil {
+		f.Fatal(err)
+	}
+	text, err := json.Marshal(map[string]any{
+		"format": 1, "repository": "offsite", "url": record.URL, "operation": op.ID, "push": op.Push != nil, "backups": ids,
+	})
 	if err == nil {
 		err = os.MkdirAll(filepath.Join(f.A.Root, "backups"), 0o700)
 	}

@@ -64,12 +64,12 @@ func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.F
 // exist, Size fails with the same errors as Verify.
 func (s *Restorer) Size(ctx context.Context, repository, id string) (dataset.Size, error) {
 	r, err := s.repositories.OpenNamed(ctx, repository)
-	var size restic.RestoreSize
+	var size dataset.Size
 	if err == nil {
 		size, err = s.measure(ctx, r, id)
 		err = named(repository, err)
 	}
-	return dataset.Size(size.Bytes), s.checkAbsent(ctx, repository, err)
+	return size, s.checkAbsent(ctx, repository, err)
 }
 
 // otherRemedy says what to do with a backup that Drover has not made.
@@ -101,8 +101,7 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 	w.step("reading the backup's record")
 	record, err := s.readRecord(ctx, r, id, version, w.compare)
 	if err == nil {
-		var end func()
-		w.entries, end = s.countEntries(ctx, r, id, w.measured)
+		end := s.measureBeside(ctx, r, id, w.measured)
 		err = w.write(ctx, r, id, record)
 		end()
 	}
@@ -115,38 +114,30 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 	return record.Dataset, named(repository, err)
 }
 
-// countEntries returns a function that returns how many names are in the tree of a backup, or 0 if it is not known. If
-// it is not known yet, restic measures the backup in the background, and the function waits for it. Call end when the
-// number is no longer needed. Meanwhile restic can already restore the backup, so that nothing waits for the second
-// derivation of the key.
-func (s *Restorer) countEntries(ctx context.Context, r *restic.Repository, id string, measured func(dataset.Size)) (
-	entries func() int64, end func()) {
-	if known := s.read.get(r, id).size; known.Entries > 0 {
-		if measured != nil {
-			measured(dataset.Size(known.Bytes))
-		}
-		return func() int64 { return known.Entries }, func() {}
+// measureBeside calls measured with the size of a backup, unless measured is nil. If the size is not known yet, restic
+// measures the backup in the background, until end is called. Meanwhile restic can already restore it, so that nothing
+// waits for the second derivation of the key.
+func (s *Restorer) measureBeside(ctx context.Context, r *restic.Repository, id string, measured func(dataset.Size)) (
+	end func()) {
+	if measured == nil {
+		return func() {}
+	}
+	if known := s.read.get(r, id).size; known > 0 {
+		measured(known)
+		return func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	var size restic.RestoreSize
-	var err error
 	var measuring sync.WaitGroup
 	measuring.Go(func() {
-		if size, err = s.measure(ctx, r, id); err == nil && measured != nil {
-			measured(dataset.Size(size.Bytes))
+		if size, err := s.measure(ctx, r, id); err == nil {
+			measured(size)
 		}
 	})
-	entries = func() int64 {
-		if measuring.Wait(); err != nil {
-			return 0
-		}
-		return size.Entries
-	}
-	return entries, func() { cancel(); measuring.Wait() }
+	return func() { cancel(); measuring.Wait() }
 }
 
 // measure measures a backup, and notes the result.
-func (s *Restorer) measure(ctx context.Context, r *restic.Repository, id string) (restic.RestoreSize, error) {
+func (s *Restorer) measure(ctx context.Context, r *restic.Repository, id string) (dataset.Size, error) {
 	size, err := r.RestoreSize(ctx, id)
 	if err == nil {
 		s.read.note(r, id, func(now *fact) { now.size = size })
@@ -199,7 +190,6 @@ type writer struct {
 	root    *os.File
 	step    func(string) // called with the name of each step
 	compare bool         // read each file again, and compare it with the backup
-	entries func() int64 // returns how many names are in the tree of the backup; 0 if it is not known
 	// measured, if not nil, is called with the size of the backup.
 	measured func(dataset.Size)
 }
@@ -241,8 +231,14 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string, reco
 		return err
 	}
 	w.step("counting the files")
-	if err := checkCount(ctx, r, id, folder, w.entries(), record); err != nil {
+	got, err := tree.CountNames(ctx, folder)
+	if err != nil {
 		return err
+	}
+	if below := got - 1; below != record.Names {
+		return dataset.Errorf(dataset.ErrCorrupt, "backup %s has %d of the %d files and folders that volume %s had: the "+
+			"others could not be read when it was made, or be restored (choose another backup: drover backup ls %[4]s)",
+			short(id), below, record.Names, record.Volume)
 	}
 	steps.At("backup-restore.written")
 	if err := unix.Renameat(fd, DataName, int(root.Fd()), inner); err != nil {
@@ -252,31 +248,4 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string, reco
 		return fmt.Errorf("remove a folder in the new volume: %w", err)
 	}
 	return tree.Hoist(ctx, root, inner)
-}
-
-// checkCount fails with dataset.ErrCorrupt unless a folder has as many names as the folder DataName of a backup, and as
-// the volume had when the backup was made. So no other evidence is needed that the backup is complete. entries is
-// how many names are in the tree of the backup, or 0. RecordName is one of them, because the caller has read it.
-// Usually it is the only one besides the folder. If entries is not known, or if the folder has another number of names,
-// restic lists the names.
-func checkCount(ctx context.Context, r *restic.Repository, id string, folder *os.File, entries int64,
-	record Record) error {
-	got, err := tree.CountNames(ctx, folder)
-	if err != nil {
-		return err
-	}
-	if below := got - 1; below < record.Names {
-		return dataset.Errorf(dataset.ErrCorrupt, "backup %s lacks %d of the %d files and folders that volume %s had: "+
-			"they could not be read when it was made (choose an earlier backup: drover backup ls %[4]s)", short(id),
-			record.Names-below, record.Names, record.Volume)
-	}
-	if entries > 0 && got == entries-1 {
-		return nil
-	}
-	want, err := r.Count(ctx, id, DataName)
-	if err == nil && got != want {
-		err = dataset.Errorf(dataset.ErrCorrupt, "backup %s has %d files and folders, and %d of them were restored",
-			short(id), want, got)
-	}
-	return err
 }

@@ -23,8 +23,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// A backup that lacks files of its volume is not restored. Its record has the number of files, so no operation and no other
-// backup is needed to see that.
+// A backup that lacks files of its volume is not restored, nor is one of which restic restores only a part. Its record has
+// the number of files, so nothing else is needed to see that.
 func TestIncompleteBackupIsNotRestored(t *testing.T) {
 	r, _ := folderRepository(t)
 	for names, want := range map[int64]error{2: nil, 3: dataset.ErrCorrupt} {
@@ -44,7 +44,7 @@ func TestIncompleteBackupIsNotRestored(t *testing.T) {
 		root, err := os.Open(t.TempDir())
 		must(t, err)
 		err = backup.NewRestorer(r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
-		if !errors.Is(err, want) || want != nil && !strings.Contains(err.Error(), "lacks 1 of the 3 files and folders") {
+		if !errors.Is(err, want) || want != nil && !strings.Contains(err.Error(), "has 2 of the 3 files and folders") {
 			t.Errorf("%d names: %v", names, err)
 		}
 		must(t, root.Close())
@@ -109,16 +109,20 @@ func TestRestoredVolumeIsEqual(t *testing.T) {
 	must(t, os.Chmod(data, 0o2751))
 	must(t, unix.Setxattr(data, "user.root", []byte("x"), 0))
 	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
-	text, err := json.Marshal(backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0)})
+	want, err := os.Open(data)
+	must(t, err)
+	defer want.Close()
+	planted, err := tree.CountNames(t.Context(), want)
+	must(t, err)
+	text, err := json.Marshal(backup.Record{
+		Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0), Names: planted,
+	})
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), text, 0o600))
 	b, _, err := r.Backup(t.Context(), restic.Request{
 		Dir: dir, Names: []string{backup.DataName, backup.RecordName}, Tags: tags.List(),
 	})
 	must(t, err)
-	want, err := os.Open(data)
-	must(t, err)
-	defer want.Close()
 	got, err := os.Open(target)
 	must(t, err)
 	defer got.Close()

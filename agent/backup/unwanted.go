@@ -27,19 +27,16 @@ const unwantedFormat = 1
 // unwanted names backups that are not the result of their operation: incomplete ones, those of a run that was
 // interrupted, and those that were cancelled. restic cannot remove them while another process uses the repository. A
 // file below the folder of the backups names them until they are removed. The file stays while the repository is not
-// recorded, because the repository can be recorded again, under any name, and still has the backups. It also stays if
-// the repository is append-only: a push must not take its withdrawn version for that of another host. At most maxKept
-// such files are kept.
+// recorded, because the repository can be recorded again, under any name, and still has the backups. That of a push also
+// stays if the repository is append-only: the next push must not take the withdrawn version for that of another host.
 type unwanted struct {
 	Format     int       `json:"format"`
 	Repository string    `json:"repository"`
-	URL        string    `json:"url,omitempty"` // of the repository; files of an earlier version have none
+	URL        string    `json:"url"` // of the repository
 	Operation  uuid.UUID `json:"operation"`
-	Backups    []string  `json:"backups"` // IDs, or their first 8 digits
+	Push       bool      `json:"push,omitempty"` // whether the operation is a push
+	Backups    []string  `json:"backups"`        // IDs, or their first 8 digits
 }
-
-// maxKept bounds the files that name backups in repositories that are not recorded or append-only.
-const maxKept = 200
 
 // remove removes backups of an operation that are not its result from the repository at a URL. It first writes a file
 // that names them. If the removal then fails, removeUnwanted tries it again later. If the file cannot be written, the
@@ -48,7 +45,9 @@ func (c *Creator) remove(ctx context.Context, op dataset.Operation, url string, 
 	if len(ids) == 0 {
 		return
 	}
-	u := unwanted{Format: unwantedFormat, Repository: op.Repository, URL: url, Operation: op.ID, Backups: ids}
+	u := unwanted{
+		Format: unwantedFormat, Repository: op.Repository, URL: url, Operation: op.ID, Push: op.Push != nil, Backups: ids,
+	}
 	if err := c.writeUnwanted(u); err != nil {
 		c.logOf(ctx, op).WithError(err).WithField("backups", ids).
 			Warn("cannot remove backups that may be incomplete (remove them with drover backup rm)")
@@ -144,60 +143,26 @@ func (c *Creator) removeUnwanted(ctx context.Context) {
 		c.deps.Log.WithError(err).Warn("cannot remove backups that are incomplete: the repositories are not known")
 		return
 	}
-	var kept []string
 	for _, path := range files {
 		err := c.removeNamed(ctx, path, recorded)
-		switch {
-		case errors.Is(err, errUnrecorded), errors.Is(err, restic.ErrAppendOnly):
-			kept, err = append(kept, path), nil
-		case err == nil:
+		if err == nil {
 			err = os.Remove(path)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, errKept) {
 			c.deps.Log.WithError(err).WithField("file", path).
 				Warn("cannot remove backups that are incomplete: trying again after the next backup")
 		}
 	}
-	c.forgetOldest(kept)
 }
 
-// forgetOldest removes the oldest of some files that name unwanted backups, if there are more than maxKept.
-func (c *Creator) forgetOldest(paths []string) {
-	if len(paths) <= maxKept {
-		return
-	}
-	written := map[string]time.Time{}
-	for _, path := range paths {
-		info, err := os.Stat(path)
-		if err != nil {
-			return // which ones are the oldest is not known; the next call tries again
-		}
-		written[path] = info.ModTime()
-	}
-	slices.SortFunc(paths, func(a, b string) int { return written[a].Compare(written[b]) })
-	for _, path := range paths[:len(paths)-maxKept] {
-		text, err := os.ReadFile(path)
-		if err == nil {
-			err = os.Remove(path)
-		}
-		log := c.deps.Log.WithField("note", string(text))
-		if err != nil {
-			log.WithError(err).WithField("file", path).Warn("cannot remove a note about incomplete backups")
-			continue
-		}
-		log.Warn("incomplete backups stay in their repository: no further attempt to remove them")
-	}
-}
-
-// errUnrecorded says that control has no record of the repository whose backups a file names.
-var errUnrecorded = errors.New("the repository is not recorded")
+// errKept says that a file stays without an attempt to remove the backups that it names: see unwanted.
+var errKept = errors.New("the backups stay in their repository")
 
 // find returns the records of the repository with unwanted backups. They can have other names than earlier, and another
 // repository can have its name.
 func (u unwanted) find(recorded []dataset.Repository) (found []dataset.Repository) {
 	for _, r := range recorded {
-		if u.URL == "" && r.Name == u.Repository ||
-			u.URL != "" && strings.TrimRight(r.URL, "/") == strings.TrimRight(u.URL, "/") {
+		if strings.TrimRight(r.URL, "/") == strings.TrimRight(u.URL, "/") {
 			found = append(found, r)
 		}
 	}
@@ -217,7 +182,7 @@ func (c *Creator) openRecorded(ctx context.Context, name string) (*restic.Reposi
 }
 
 // removeNamed removes the backups that a file names from one of the recorded repositories. Those that do not exist are
-// ignored. It fails with errUnrecorded if their repository is not recorded.
+// ignored, and those of an append-only repository stay. It fails with errKept if the file is still needed.
 func (c *Creator) removeNamed(ctx context.Context, path string, recorded []dataset.Repository) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -229,12 +194,15 @@ func (c *Creator) removeNamed(ctx context.Context, path string, recorded []datas
 	}
 	records := u.find(recorded)
 	if len(records) == 0 {
-		return errUnrecorded
+		return errKept
 	}
 	var failed []error
 	for _, record := range records { // one of them can name a password that this host lacks
 		err := c.removeOnce(ctx, record, u)
-		if err == nil {
+		switch {
+		case errors.Is(err, restic.ErrAppendOnly) && u.Push:
+			return errKept
+		case err == nil, errors.Is(err, restic.ErrAppendOnly):
 			return nil
 		}
 		failed = append(failed, fmt.Errorf("repository %s: %w", record.Name, err))

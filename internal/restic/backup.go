@@ -72,26 +72,8 @@ type message struct {
 	Summary
 }
 
-// IncompleteError is the error of a backup that failed after restic had stored it, if Backup could not remove it.
-type IncompleteError struct {
-	ID  string // the ID of the backup, or its first 8 digits
-	Err error  // the failure of the backup
-	// Removal is the failure of the removal.
-	Removal error
-}
-
-func (e *IncompleteError) Error() string {
-	if e.Err.Error() == e.Removal.Error() {
-		return fmt.Sprintf("%v (the incomplete backup %s could not be removed for the same reason)", e.Err, e.ID)
-	}
-	return fmt.Sprintf("%v (its incomplete backup %s could not be removed: %v)", e.Err, e.ID, e.Removal)
-}
-
-// Unwrap returns the failure of the backup.
-func (e *IncompleteError) Unwrap() error { return e.Err }
-
-// Backup makes a backup. If a file cannot be read, it fails, and removes the incomplete backup from the repository. If
-// that fails, too, for example because another process makes a backup, the error is an *IncompleteError.
+// Backup makes a backup. It fails if a file cannot be read. If restic has stored a backup nevertheless, or before ctx
+// ended, the result has its ID, or the first 8 digits, also if Backup fails: the caller must remove it.
 //
 // restic 0.14 stores neither sockets nor the attributes of symbolic links. It does not record which FIFOs, devices and
 // symbolic links are hard links of each other. It does not store the bytes of a symbolic link's target that are not
@@ -107,18 +89,10 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 	if err == nil {
 		b, err = r.made(ctx, id, req, began)
 	}
-	if err == nil {
-		return b, s, nil
+	if err != nil {
+		return Backup{ID: id}, Summary{}, err
 	}
-	if id != "" {
-		// The context may have ended because the user cancelled the backup.
-		later, cancel := context.WithTimeout(context.WithoutCancel(ctx), shortTime)
-		defer cancel()
-		if rerr := r.Remove(later, id); rerr != nil {
-			err = &IncompleteError{ID: id, Err: err, Removal: rerr}
-		}
-	}
-	return Backup{}, Summary{}, err
+	return b, s, nil
 }
 
 // backUpAfter runs restic backup with the parent of the request. If that cannot be used, it removes the parent from the
@@ -194,8 +168,7 @@ func (r *Repository) made(ctx context.Context, id string, req Request, began tim
 // Backups lists the backups that have all of the tags, oldest first. If one of them cannot be read, Backups returns the
 // others and an error: ErrCorrupt if it is damaged.
 //
-// The list can contain an incomplete backup: one that lacks a file. Backup removes it, unless this process is killed
-// first or the removal fails because another process is using the repository. A tag cannot mark the complete ones:
+// The list can contain an incomplete backup: one that lacks a file. A tag cannot mark the complete ones:
 // restic tag needs the repository alone, and would fail while another node makes a backup. A caller that needs a
 // complete backup must record the IDs that Backup returned.
 //
@@ -313,49 +286,18 @@ func (r *Repository) RestoreFolder(ctx context.Context, id, folder, target strin
 	return err
 }
 
-// Count returns how many names are in a top folder of a backup and below it, including the folder itself. Each hard
-// link counts.
-func (r *Repository) Count(ctx context.Context, id, folder string) (n int64, err error) {
+// RestoreSize returns how many bytes a restore of a backup writes: the sum of the sizes of the files, with the holes of
+// sparse files. It fails with ErrNotFound if the repository has no such backup. It takes no lock.
+func (r *Repository) RestoreSize(ctx context.Context, id string) (dataset.Size, error) {
 	if err := r.checkIDs(id); err != nil {
 		return 0, err
 	}
-	top := "/" + folder
-	out := &lines{each: func(line []byte) {
-		var node struct {
-			Type string `json:"struct_type"`
-			Path string `json:"path"`
-		}
-		if json.Unmarshal(line, &node) == nil && node.Type == "node" &&
-			(node.Path == top || strings.HasPrefix(node.Path, top+"/")) {
-			n++
-		}
-	}}
-	_, err = r.read(ctx, command{time: longTime, stdout: out}, "ls", "--json", "--", id)
-	return n, err
-}
-
-// RestoreSize is what a restore of a backup writes.
-type RestoreSize struct {
-	Bytes int64 // the sum of the sizes of the files; holes of sparse files count
-	// Entries is how many names are in the tree of the backup. Folders and each hard link count. It is not a promise:
-	// another version of restic can count differently.
-	Entries int64
-}
-
-// RestoreSize measures a backup. It fails with ErrNotFound if the repository has no such backup. It takes no lock.
-func (r *Repository) RestoreSize(ctx context.Context, id string) (RestoreSize, error) {
-	if err := r.checkIDs(id); err != nil {
-		return RestoreSize{}, err
-	}
-	var s struct {
-		Stats
-		Entries int64 `json:"total_file_count"`
-	}
+	var s Stats
 	err := r.json(ctx, command{time: longTime, strict: true}, &s, "stats", "--no-lock", "--mode=restore-size", id)
 	if err == nil && s.Backups == 0 { // restic exits with 0
 		err = r.errorf(dataset.ErrNotFound, "it has no such backup")
 	}
-	return RestoreSize{s.Bytes, s.Entries}, err
+	return dataset.Size(s.Bytes), err
 }
 
 // Remove removes backups. Their data remain until Prune is called. A backup that does not exist is ignored.

@@ -1,7 +1,6 @@
 package restic_test
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -395,36 +394,6 @@ func TestOnlyIDsNameBackups(t *testing.T) {
 	must(t, r.Restore(t.Context(), b.ID[:8], target))
 	if got, err := os.ReadFile(filepath.Join(target, "data", "a")); err != nil || string(got) != "content of a" {
 		t.Errorf("got %q, %v", got, err)
-	}
-}
-
-// If the backup and the removal of the incomplete backup fail for the same reason, the error has the reason once.
-func TestIncompleteErrorHasOneReasonOnce(t *testing.T) {
-	reason := errors.New("password file /x not found")
-	err := &restic.IncompleteError{ID: "0123abcd", Err: reason, Removal: reason}
-	const want = "password file /x not found (the incomplete backup 0123abcd could not be removed for the same reason)"
-	if err.Error() != want {
-		t.Errorf("got %q", err)
-	}
-}
-
-// An incomplete backup that cannot be removed is named, so that the caller can remove it later.
-func TestIncompleteBackupIsNamed(t *testing.T) {
-	commands := fake(t, `case $1 in
-backup) echo '{"message_type":"summary","snapshot_id":"0123abcd"}'
-	echo '{"message_type":"error","error":{"Err":5},"item":"/data/a"}' >&2; exit 3;;
-*) echo 'Fatal: unable to create lock in backend: repository is already locked by PID 1 on other by root' >&2; exit 1;;
-esac
-`)
-	_, _, err := open(t, options(t)).Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
-	refused(t, err, dataset.ErrCorrupt, "a part of the files could not be read: /data/a: input/output error "+
-		"(its incomplete backup 0123abcd could not be removed: ")
-	var incomplete *restic.IncompleteError
-	if !errors.As(err, &incomplete) || incomplete.ID != "0123abcd" {
-		t.Errorf("got %#v", err)
-	}
-	if got, err := os.ReadFile(commands); err != nil || string(got) != "backup\nforget\n" {
-		t.Errorf("got the commands %q, %v", got, err)
 	}
 }
 

@@ -384,18 +384,18 @@ func TestRepositoryThatDoesNotAnswer(t *testing.T) {
 	refused(t, err, dataset.ErrOffline, "repository rest:http://127.0.0.1:1/x: it does not answer: ")
 }
 
-// A backup that lacks a file is an error, and is removed from the repository.
-func TestIncompleteBackupIsRemoved(t *testing.T) {
+// A backup that lacks a file is an error, and names what is stored.
+func TestIncompleteBackup(t *testing.T) {
 	r, dir := initialized(t, options(t)), source(t)
 	_, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: append(names(), "absent")})
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("absent file: got %v", err)
 	}
 	self := fmt.Sprintf("/proc/%d", os.Getpid())
-	_, _, err = r.Backup(t.Context(), restic.Request{Dir: self, Names: []string{"status", "mem"}})
+	b, _, err := r.Backup(t.Context(), restic.Request{Dir: self, Names: []string{"status", "mem"}})
 	refused(t, err, dataset.ErrCorrupt, "a part of the files could not be read: mem: input/output error")
 	list, err := r.Backups(t.Context())
-	if err != nil || len(list) != 0 {
-		t.Errorf("got %v, %v", list, err)
+	if err != nil || len(list) != 1 || b.ID == "" || !strings.HasPrefix(list[0].ID, b.ID) {
+		t.Errorf("got %+v, and the list %v, %v", b, list, err)
 	}
 }
