@@ -340,7 +340,9 @@ func (a *components) makeHandover() {
 		CompareStoreSoon: func() { a.Follower.CompareStoreSoon() },
 		Manifest: func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 			seen io.Writer) (dataset.Manifest, error) {
-			return a.TransferSource.Manifest(ctx, pool, d, y, seen)
+			m, err := a.TransferSource.Manifest(ctx, pool, d, y, seen)
+			m.Usage = a.Status.Last(d.ID)
+			return m, err
 		},
 	})
 	a.Failover = handover.NewFailover(handover.FailoverDeps{

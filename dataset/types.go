@@ -232,6 +232,8 @@ type Manifest struct {
 	SHA256    string    `json:"sha256" old:"sum"`                // SHA-256 of the stream, in hexadecimal digits
 	Taken     time.Time `json:"taken"`                           // when the snapshot was taken, by the home's clock
 	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // time by which the snapshot is sorted; absent: taken
+	// how full the filesystem was when it was last mounted; absent: not known
+	Usage Usage `json:"usage,omitzero"`
 }
 
 // Relinquishing is the entry in InUseBy of a move while the home is still relinquishing the volume. The volume can no
@@ -452,10 +454,13 @@ type Mount struct {
 
 // DatasetStatus is the present state of a dataset as a node's agent reports it.
 type DatasetStatus struct {
-	ID      uuid.UUID `json:"id"`               // UUID of the dataset
-	Mounted bool      `json:"mounted"`          // the dataset is mounted on the node
-	Used    Size      `json:"used"`             // bytes that the data uses, including shared ones
-	Mounts  []Mount   `json:"mounts,omitempty"` // the uses of the mounted dataset
+	ID      uuid.UUID `json:"id"`      // UUID of the dataset
+	Mounted bool      `json:"mounted"` // the dataset is mounted on the node
+	// bytes that the files use, as df shows them in the volume, or showed them when it was last mounted; absent: not known
+	Used *Size `json:"used,omitempty"`
+	// bytes that the data takes in its pool, including those that it shares with snapshots and clones; absent: not known
+	InPool *Size   `json:"in_pool,omitempty"`
+	Mounts []Mount `json:"mounts,omitempty"` // the uses of the mounted dataset
 	// path at which the dataset is mounted on the node; absent: it is not mounted, or the agent is older
 	MountPath string `json:"mount_path,omitempty"`
 	// why the dataset cannot be mounted, or what is wrong with it; empty: nothing

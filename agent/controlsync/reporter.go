@@ -222,7 +222,7 @@ func (r *Reporter) reportInParts(ctx context.Context, all replicaReporters, ids 
 }
 
 // reportPart sends one heartbeat to each of the replicas: the pools, and the status of the datasets ids. It forgets the
-// usage and the lost writes of a dataset whose home is no longer this node.
+// lost writes of a dataset whose home is no longer this node.
 func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []uuid.UUID) {
 	h := api.Heartbeat{
 		Incarnation:  r.Incarnation,
@@ -243,7 +243,7 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 			continue
 		}
 		if !ok {
-			r.Status.forget(ctx, id)
+			r.Status.Lost.Forget(ctx, id)
 			for _, t := range all {
 				delete(t.reported, id)
 			}
@@ -359,13 +359,13 @@ func (r *Reporter) Run(begun func()) {
 }
 
 func sameStatus(x, y dataset.DatasetStatus) bool {
-	if x.Usage != nil && y.Usage != nil && *x.Usage == *y.Usage {
-		x.Usage = y.Usage
-	}
-	return x.Mounted == y.Mounted && x.MountPath == y.MountPath && x.Used == y.Used && x.Problem == y.Problem &&
-		slices.EqualFunc(x.Mounts, y.Mounts, sameMount) && x.Usage == y.Usage && x.Fullness == y.Fullness &&
-		slices.Equal(x.EngineAliases, y.EngineAliases)
+	return x.Mounted == y.Mounted && x.MountPath == y.MountPath && same(x.Used, y.Used) && same(x.InPool, y.InPool) &&
+		x.Problem == y.Problem && slices.EqualFunc(x.Mounts, y.Mounts, sameMount) && same(x.Usage, y.Usage) &&
+		x.Fullness == y.Fullness && slices.Equal(x.EngineAliases, y.EngineAliases)
 }
+
+// same reports whether two values are equal, or both absent.
+func same[T comparable](x, y *T) bool { return x == y || x != nil && y != nil && *x == *y }
 
 func sameMount(x, y dataset.Mount) bool {
 	return x.ID == y.ID && x.Count == y.Count && x.Since == y.Since && x.Engine == y.Engine &&

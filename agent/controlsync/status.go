@@ -59,7 +59,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 	}
 	caps := pool.Info().Capabilities
 	walks := !caps.OwnFilesystem && !caps.KnowsUsed // it would walk through all files to measure the usage
-	var used dataset.Size
+	var inPool dataset.Size
 	var usage *dataset.Usage
 	var stopped, uerr error
 	if err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) {
@@ -77,14 +77,21 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 			if mounted {
 				mountedAt = path
 			}
-			used, usage, uerr = readUsage(ctx, b, d, mountedAt)
+			inPool, usage, uerr = readUsage(ctx, b, d, mountedAt)
 			if !mounted {
 				uerr = storage.WithRemedy(ctx, b, d, uerr)
 			}
 		}
 	}); err == nil {
-		st.Used, err = used, cmp.Or(stopped, uerr)
-		st.Usage, st.Fullness = s.usages.note(d, usage)
+		err = cmp.Or(stopped, uerr)
+		usage, st.Fullness = s.usages.note(d, usage)
+		switch {
+		case walks:
+		case err == nil:
+			setUsed(&st, inPool, usage, caps.OwnFilesystem)
+		case usage != nil:
+			st.Used, st.Usage = &usage.Used, usage
+		}
 		s.Disks.Record(d, err)
 	}
 	switch {
@@ -143,11 +150,12 @@ func (s *StatusReader) StatusOfNew(ctx context.Context, op dataset.Operation) *d
 	if !is.UsedStartsNoProgram {
 		return nil
 	}
-	used, usage, err := readUsage(ctx, pool, d, "")
+	inPool, usage, err := readUsage(ctx, pool, d, "")
 	if err != nil {
 		return nil // the next heartbeat reports the problem, if it lasts
 	}
-	st := &dataset.DatasetStatus{ID: d.ID, Used: used, Usage: usage}
+	st := &dataset.DatasetStatus{ID: d.ID}
+	setUsed(st, inPool, usage, is.Capabilities.OwnFilesystem)
 	if usage != nil && d.Size > 0 {
 		st.Fullness = usage.Fullness(d.Profile.WarnAt, dataset.NotFull)
 	}
@@ -176,10 +184,18 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 	}
 }
 
-// OperationEnded forgets the usage and the lost writes of a dataset that was restored, because its data was replaced.
+// OperationEnded forgets the usage and the lost writes of a dataset that was restored, purged, or moved to this node,
+// because its data is another one. After a move, it records the usage that the former home saw, if that is known.
 func (s *StatusReader) OperationEnded(op dataset.Operation, err error) {
-	if op.Kind == dataset.OpRestore && err == nil {
+	if err != nil {
+		return
+	}
+	switch op.Kind {
+	case dataset.OpRestore, dataset.OpPurge, dataset.OpMove:
 		s.forget(s.Ctx, op.DatasetID)
+	}
+	if op.Manifest != nil && op.Manifest.Usage != (dataset.Usage{}) {
+		s.usages.note(*op.DatasetRecord, &op.Manifest.Usage)
 	}
 }
 
@@ -189,8 +205,8 @@ func (s *StatusReader) forget(ctx context.Context, id uuid.UUID) {
 	s.Lost.Forget(ctx, id)
 }
 
-// ForgetRemoved drops the recorded usage and the lost writes of datasets whose home is no longer this node. Reports do
-// the same, but when the agent stops, the next report may not have been sent yet.
+// ForgetRemoved drops the recorded usage and the lost writes of datasets whose home is no longer this node. It is called
+// when the agent starts: before, a report may not have been sent, which drops the lost writes.
 func (s *StatusReader) ForgetRemoved(ctx context.Context) {
 	for _, id := range s.usages.datasets() {
 		if _, known := s.Cache.Dataset(id); !known {

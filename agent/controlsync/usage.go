@@ -17,28 +17,47 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// readUsage returns how many bytes a dataset uses, and how full it is. It walks no files. path is where the dataset is
-// mounted, or "" if it is not. The usage is what df would show. It is nil if the pool knows no limit of the dataset. It
-// is also nil if the dataset has a filesystem that is not mounted, because an allocated block of the device may be free
-// in the filesystem.
+// readUsage returns how many bytes a dataset takes in its pool, and how full it is. It walks no files. path is where
+// the dataset is mounted, or "" if it is not. The usage is what df would show. It is nil if the pool knows no limit of
+// the dataset. It is also nil if the dataset has a filesystem that is not mounted, because an allocated block of the
+// device may be free in the filesystem.
 func readUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) (
-	used dataset.Size, usage *dataset.Usage, err error) {
+	inPool dataset.Size, usage *dataset.Usage, err error) {
 	own := b.Info().Capabilities.OwnFilesystem
 	seen := statfs(path)
+	inPool, err = b.Used(ctx, d.ID)
 	if own && seen != nil {
-		return seen.Used, seen, nil
+		return inPool, seen, err
 	}
-	used, err = b.Used(ctx, d.ID)
 	if err != nil || d.Size <= 0 || own && d.Profile.Filesystem.Type != "" {
-		return used, nil, err
+		return inPool, nil, err
 	}
 	if seen != nil && seen.Used+seen.Available <= d.Size {
 		// With project quotas, the kernel shows the limit of the directory as the size of the filesystem. Leave out the
 		// inodes, which are those of the whole pool.
-		return used, &dataset.Usage{Used: seen.Used, Available: seen.Available}, nil
+		return inPool, &dataset.Usage{Used: seen.Used, Available: seen.Available}, nil
 	}
-	data := min(used, d.Size)
-	return used, &dataset.Usage{Used: data, Available: d.Size - data}, nil
+	data := min(inPool, d.Size)
+	return inPool, &dataset.Usage{Used: data, Available: d.Size - data}, nil
+}
+
+// setUsed sets in a status how many bytes a dataset takes in its pool, and how many its files use. usage is how full it
+// is, or was when it was last mounted. If the dataset shares the filesystem of its pool, both figures mean the same.
+func setUsed(st *dataset.DatasetStatus, inPool dataset.Size, usage *dataset.Usage, ownFilesystem bool) {
+	st.InPool, st.Usage = &inPool, usage
+	switch {
+	case usage != nil:
+		st.Used = &usage.Used
+	case !ownFilesystem:
+		st.Used = &inPool
+	}
+}
+
+// Last returns how full a dataset was when its filesystem was last read. The result is zero if that is not known.
+func (s *StatusReader) Last(id uuid.UUID) dataset.Usage {
+	s.usages.mu.Lock()
+	defer s.usages.mu.Unlock()
+	return s.usages.last[id].Usage
 }
 
 // statfs returns the usage of the filesystem that is mounted at path as df shows it, or nil if path is "", cannot be

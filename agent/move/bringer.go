@@ -140,8 +140,8 @@ func (b *Bringer) dataSize(ctx context.Context, d dataset.Dataset) (dataset.Size
 		if err != nil {
 			return 0, err
 		}
-		if v.Status != nil {
-			return v.Status.Used, nil
+		if v.Status != nil && v.Status.InPool != nil {
+			return *v.Status.InPool, nil
 		}
 		select {
 		case <-ctx.Done():

@@ -39,7 +39,7 @@ func TestMoveOfIdleVolumeAndBack(t *testing.T) {
 		if v.Home != to.Node() || v.Epoch != uint64(2+i) || v.Move != uuid.Nil || len(v.Copies) != 1 || v.Copies[0] != from.Node() {
 			t.Errorf("on record: %+v", v)
 		}
-		if v, err := f.Client.Volume(t.Context(), d.ID.String()); err != nil || v.Status == nil || v.Status.Used == 0 {
+		if v, err := f.Client.Volume(t.Context(), d.ID.String()); err != nil || v.Status == nil || v.Status.InPool == nil || *v.Status.InPool == 0 {
 			t.Errorf("control shows no status of the volume that has just moved: %+v, %v", v.Status, err)
 		}
 		from.AwaitSettled(d.ID)

@@ -322,7 +322,10 @@ func TestExpectedDurationConsidersCopy(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.A.WriteFile("db", "big", strings.Repeat("0123456789abcdef", 16<<20/16))
-	heard := func() bool { st := f.Recorded("db").Status; return st != nil && st.Used >= 16<<20 }
+	heard := func() bool {
+		st := f.Recorded("db").Status
+		return st != nil && st.InPool != nil && *st.InPool >= 16<<20
+	}
 	agenttest.Await(t, heard)
 	before, how, err := f.B.Bringer.Estimate(t.Context(), f.Recorded("db").Dataset)
 	if err != nil || before == 0 || !strings.Contains(how, "assumed") {

@@ -118,7 +118,7 @@ func newHarness() *harness {
 		Clock: h.clock, Records: h.records,
 		NameOf: func(node uuid.UUID) string { return map[uuid.UUID]string{here: "alpha", there: "beta"}[node] },
 		StatusOf: func(_ context.Context, d dataset.Dataset) dataset.DatasetStatus {
-			return dataset.DatasetStatus{ID: d.ID, Used: dataset.GiB}
+			return dataset.DatasetStatus{ID: d.ID, Used: new(dataset.GiB)}
 		},
 		SnapshotsOf: func(_ context.Context, d dataset.Dataset) ([]dataset.Snapshot, error) {
 			if d.Volume == "cache" {
@@ -182,7 +182,7 @@ func TestVolumeWithoutControl(t *testing.T) {
 			t.Errorf("%s: %+v, error %v, known at %v; want %s of pool default, known at the start %v", ref, v, err, knownAt(), want, start)
 		}
 	}
-	if v, err := h.Volume(t.Context(), "db"); err != nil || v.Status == nil || v.Status.Used != dataset.GiB || v.Snapshots != 2 {
+	if v, err := h.Volume(t.Context(), "db"); err != nil || v.Status == nil || *v.Status.Used != dataset.GiB || v.Snapshots != 2 {
 		t.Errorf("db: %+v, error %v; want its status and two snapshots", v, err)
 	}
 	if v, err := h.Volume(t.Context(), "web"); err != nil || v.Status != nil {

@@ -24,7 +24,7 @@ func wantIdle(t *testing.T, r *agenttest.Host, d dataset.Dataset, what string, u
 	if err != nil || v.Status == nil {
 		t.Fatalf("%s: %+v, %v", what, v.Status, err)
 	}
-	if v.Status.Mounted || v.Status.Problem != "" || v.Status.Used < used {
+	if v.Status.Mounted || v.Status.Problem != "" || v.Status.InPool == nil || *v.Status.InPool < used {
 		t.Errorf("%s: %+v", what, v.Status)
 	}
 }

@@ -99,7 +99,12 @@ func (w *Viewer) statusMap(ctx context.Context, d dataset.Dataset) map[string]an
 		return m
 	}
 	st := w.deps.StatusOf(ctx, d)
-	m["used"], m["mounted"], m["mounts"] = int64(st.Used), st.Mounted, st.Mounts
+	m["mounted"], m["mounts"] = st.Mounted, st.Mounts
+	for key, bytes := range map[string]*dataset.Size{"used": st.Used, "in_pool": st.InPool} {
+		if bytes != nil {
+			m[key] = int64(*bytes)
+		}
+	}
 	if st.Mounts == nil {
 		m["mounts"] = []dataset.Mount{}
 	}

@@ -131,7 +131,7 @@ var scenarios = map[string]func(c *console){
 	},
 	"rounded": func(c *console) { // as backend loop does with 50GB
 		v := &c.fake.volumes[0]
-		v.Size, v.Profile.Size, v.Status.Used = 50000003072, 50e9, 49e9
+		v.Size, v.Profile.Size, v.Status.Used = 50000003072, 50e9, new(dataset.Size(49e9))
 		c.fake.trash[0].Size, c.fake.trash[0].Profile.Size = 50000003072, 0
 		done := ended(dataset.OpDone, nil)
 		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
@@ -201,16 +201,16 @@ var scenarios = map[string]func(c *console){
 	},
 	// A volume that is not mounted: its node knows how full its filesystem was, or only the blocks in the pool.
 	"at-rest": func(c *console) {
-		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: 18450 * dataset.MiB}
+		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: new(18450 * dataset.MiB)}
 	},
 	"full-at-rest": func(c *console) {
 		c.fake.volumes[0].Status = &dataset.DatasetStatus{
-			ID: idDB, Used: 20700 * dataset.MiB, Fullness: dataset.Full,
+			ID: idDB, Used: new(20700 * dataset.MiB), Fullness: dataset.Full,
 			Usage: &dataset.Usage{Used: 20 * dataset.GiB},
 		}
 	},
 	"over-size": func(c *console) { // the pool counts more blocks than the size of the volume
-		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: 20700 * dataset.MiB}
+		c.fake.volumes[0].Status = &dataset.DatasetStatus{ID: idDB, Used: new(20700 * dataset.MiB)}
 	},
 	"no-lease": func(c *console) { c.fake.volumes[0].Lease = &dataset.Lease{Dataset: idDB, Node: idNode} },
 	"same-pool": func(c *console) { // two nodes have a pool of the same name, and a volume has a problem

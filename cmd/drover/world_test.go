@@ -55,7 +55,7 @@ func dbVolume() api.Volume {
 			Home: idNode, Pool: idPool, Epoch: 1, Created: now.Add(-49 * time.Hour), Request: idReq,
 		},
 		Node: "host-a", PoolName: "default", Backend: "loop", Snapshots: 7,
-		Status: &dataset.DatasetStatus{ID: idDB, Mounted: true, MountPath: "/var/lib/drover/mnt/" + idDB.String(), Used: 1500 * dataset.MiB, Mounts: []dataset.Mount{
+		Status: &dataset.DatasetStatus{ID: idDB, Mounted: true, MountPath: "/var/lib/drover/mnt/" + idDB.String(), Used: new(1500 * dataset.MiB), InPool: new(1340 * dataset.MiB), Mounts: []dataset.Mount{
 			{ID: "0011aabb", Count: 1, Since: now.Add(-3 * time.Hour)},
 			{ID: "0022ccdd", Count: 2, Since: now.Add(-48 * time.Hour), Unverified: true},
 		}, Usage: &dataset.Usage{Used: 1500 * dataset.MiB, Available: 18500 * dataset.MiB, Inodes: 10_485_760, InodesUsed: 1201}},
@@ -90,14 +90,14 @@ func testVolume() api.Volume {
 	v.ID, v.Volume, v.RequestedAs, v.Protected, v.Labels, v.Snapshots = idTest, "db-test", "db-test@snapshot-5100", false, nil, 0
 	v.Profile, v.Size = bronze(), 0
 	v.Origin = &dataset.Origin{Dataset: idDB, Snapshot: snapID(1)}
-	v.Status = &dataset.DatasetStatus{ID: idTest, Used: 12 * dataset.MiB, Problem: "pool default is offline: /mnt/xfs is not mounted"}
+	v.Status = &dataset.DatasetStatus{ID: idTest, Used: new(12 * dataset.MiB), Problem: "pool default is offline: /mnt/xfs is not mounted"}
 	return v
 }
 
 func goneVolume(id uuid.UUID, name string, days int) api.Volume {
 	v := dbVolume()
 	v.ID, v.Volume, v.Protected, v.State, v.Snapshots = id, name, false, dataset.StateTrashed, 2
-	v.Status = &dataset.DatasetStatus{ID: id, Used: dataset.GiB}
+	v.Status = &dataset.DatasetStatus{ID: id, InPool: new(dataset.GiB)}
 	v.Trash = &dataset.Trash{At: now.Add(-time.Duration(days) * 24 * time.Hour)}
 	if days == 1 {
 		v.Trash.Expires = now.Add(49 * time.Hour)

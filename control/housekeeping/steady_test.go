@@ -45,7 +45,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				tells(a, api.Heartbeat{Datasets: []dataset.DatasetStatus{{ID: d.ID, Mounted: true, Used: used}}})
+				tells(a, api.Heartbeat{Datasets: []dataset.DatasetStatus{{ID: d.ID, Mounted: true, Used: new(used)}}})
 				tells(b, api.Heartbeat{Copies: []dataset.Copy{{Dataset: d.ID, Node: b.ID, Epoch: d.Epoch, Snapshot: d.ID, VerifiedAt: now, VerifiedAtHome: now}}})
 			}
 			x.Clock.Advance(5 * time.Second)

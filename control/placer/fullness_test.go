@@ -21,7 +21,7 @@ func TestMoveToFull(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	say(a, api.Heartbeat{Datasets: []dataset.DatasetStatus{{ID: d.ID, Used: 30 * dataset.GiB}}})
+	say(a, api.Heartbeat{Datasets: []dataset.DatasetStatus{{ID: d.ID, InPool: new(30 * dataset.GiB)}}})
 	say(b, api.Heartbeat{Pools: []dataset.PoolStatus{{ID: b.LocalPools[0].ID, Online: true, Size: 100 * dataset.GiB, Free: 20 * dataset.GiB}}})
 	before := e.Dump()
 	_, err := e.Submit(e.Ctx, controltest.Move("db", "beta"))

@@ -175,12 +175,12 @@ func (r *Relocator) planPull(t *record.Tx, d dataset.Dataset, target dataset.Nod
 		op.DatasetRecord.Pool = pool.ID
 		return nil
 	}
-	if st := r.Reports.Dataset(d.ID, d.Home); st != nil && pool.Status != nil && pool.Status.Free < st.Used &&
-		kept.Snapshot == uuid.Nil {
+	if st := r.Reports.Dataset(d.ID, d.Home); st != nil && st.InPool != nil && pool.Status != nil &&
+		pool.Status.Free < *st.InPool && kept.Snapshot == uuid.Nil {
 		return dataset.Errorf(dataset.ErrNoSpace,
 			"move of volume %s: pool %s of node %s has %s free, and the volume needs "+
 				"%s", d.Volume, pool.Name, target.Name,
-			pool.Status.Free.Human(), st.Used.Human())
+			pool.Status.Free.Human(), st.InPool.Human())
 	}
 	op.DatasetRecord.Pool = pool.ID
 	if op.FileCopy = pool.FileCopy; op.FileCopy {

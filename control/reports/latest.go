@@ -185,7 +185,7 @@ func (s *Latest) RecordMoved(id, from, to uuid.UUID) {
 		return
 	}
 	s.moved[id] = movedDataset{to, dataset.DatasetStatus{
-		ID: id, Used: st.Used, Usage: st.Usage, Fullness: st.Fullness,
+		ID: id, Used: st.Used, InPool: st.InPool, Usage: st.Usage, Fullness: st.Fullness,
 	}}
 }
 

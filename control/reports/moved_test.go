@@ -24,25 +24,25 @@ func TestStatusOfMovedDataset(t *testing.T) {
 	if st := l.Shown(other, to.ID); st != nil {
 		t.Errorf("a dataset that its previous home has not reported: %+v", st)
 	}
-	beat(from, dataset.DatasetStatus{ID: id, Mounted: true, Used: 7, Mounts: []dataset.Mount{{ID: "m"}}, Problem: "p"})
+	beat(from, dataset.DatasetStatus{ID: id, Mounted: true, Used: new(dataset.Size(7)), Mounts: []dataset.Mount{{ID: "m"}}, Problem: "p"})
 	l.RecordMoved(id, from.ID, to.ID)
-	if st := l.Shown(id, to.ID); st == nil || st.Used != 7 || st.Mounted || st.Problem != "" || len(st.Mounts) > 0 {
+	if st := l.Shown(id, to.ID); st == nil || *st.Used != 7 || st.Mounted || st.Problem != "" || len(st.Mounts) > 0 {
 		t.Errorf("after the move: %+v", st)
 	}
 	if st := l.Shown(id, other); st != nil {
 		t.Errorf("after another move: %+v", st)
 	}
 	l.RecordMoved(id, to.ID, other)
-	if st := l.Shown(id, other); st == nil || st.Used != 7 {
+	if st := l.Shown(id, other); st == nil || *st.Used != 7 {
 		t.Errorf("after two moves: %+v", st)
 	}
 	l.RecordMoved(id, other, to.ID)
 	if st := l.Dataset(id, to.ID); st != nil {
 		t.Errorf("the new home has not reported it: %+v", st)
 	}
-	beat(to, dataset.DatasetStatus{ID: id, Used: 9})
+	beat(to, dataset.DatasetStatus{ID: id, Used: new(dataset.Size(9))})
 	l.RecordMoved(id, other, to.ID)
-	if st := l.Shown(id, to.ID); st == nil || st.Used != 9 {
+	if st := l.Shown(id, to.ID); st == nil || *st.Used != 9 {
 		t.Errorf("after the report of the new home: %+v", st)
 	}
 	if len(l.moved) > 0 {

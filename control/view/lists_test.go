@@ -304,14 +304,14 @@ func TestSeen(t *testing.T) {
 	d, gone := a.MustCreate("db"), a.MustCreate("gone")
 	e.Reports.ForgetDatasetOf(a.ID, a.MustCreate("silent").ID)
 	beat := api.Heartbeat{Incarnation: a.Incarnation, Datasets: []dataset.DatasetStatus{
-		{ID: d.ID, Mounted: true, Used: 7, Mounts: []dataset.Mount{{ID: "m1", Count: 1}}}, {ID: gone.ID}, {ID: uuid.New()},
+		{ID: d.ID, Mounted: true, Used: new(dataset.Size(7)), Mounts: []dataset.Mount{{ID: "m1", Count: 1}}}, {ID: gone.ID}, {ID: uuid.New()},
 	}}
 	if err := e.Heartbeat(e.Ctx, a.ID, beat); err != nil {
 		t.Fatal(err)
 	}
 	a.MustDelete("gone")
 	seen, err := e.SeenVolumes(e.Ctx)
-	if err != nil || len(seen) != 1 || seen[0].Volume != "db" || seen[0].Status.Used != 7 || seen[0].Node != "alpha" {
+	if err != nil || len(seen) != 1 || seen[0].Volume != "db" || *seen[0].Status.Used != 7 || seen[0].Node != "alpha" {
 		t.Errorf("%+v, %v", seen, err)
 	}
 	if v := e.MustVolume("silent"); v.Status != nil {

@@ -61,6 +61,13 @@ func TestB16OldState(t *testing.T) {
 	newBootID(t) // all uses of the volumes have ended since
 	w := fixtureWorld(t, true)
 	w.h.Up(t)
+	_, err := w.plug.Get("base@plain")
+	w.ok(t, err)
+	listed, err := w.plug.List() // has the name that was asked for last
+	w.ok(t, err)
+	if got := strings.Join(listed, " "); !strings.Contains(got, "base@plain") {
+		t.Errorf("the spellings of the engine: %s", got)
+	}
 	w.kept(t)
 	v := w.volume(t, "labelled")
 	if v.Labels["team"] != "blue" || !v.Protected || v.RequestedAs != "labelled" || v.Profile.Owner == nil || v.Profile.Owner.UID != 999 {
@@ -68,11 +75,6 @@ func TestB16OldState(t *testing.T) {
 	}
 	if c := w.volume(t, "copy"); c.Origin == nil || c.Origin.Dataset != w.volume(t, "base").ID {
 		t.Errorf("%+v", c.Dataset)
-	}
-	listed, err := w.plug.List()
-	w.ok(t, err)
-	if got := strings.Join(listed, " "); !strings.Contains(got, "base@plain") {
-		t.Errorf("the spellings of the engine: %s", got)
 	}
 	w.tidy(t)
 	w.ok(t, w.submit(t, api.Request{Kind: dataset.OpUndelete, Volume: "old"}))

@@ -25,6 +25,16 @@ func TestB16Contents(t *testing.T) {
 	setBootID(t, uuid.NewString()) // all uses of the fixture have ended
 	h := start(t, false)
 	plug := h.Plug(t)
+	if _, err := plug.Get("base-plain@plain"); err != nil {
+		t.Fatal(err)
+	}
+	listed, err := plug.List() // has the name that was asked for last
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(listed, "base-plain@plain") {
+		t.Errorf("the engine finds its volume base-plain@plain not in %q", listed)
+	}
 	checkNames(t, h)
 	checkContents(t, plug)
 	for _, p := range profileNames {
@@ -45,13 +55,6 @@ func TestB16Contents(t *testing.T) {
 	if origin := volume(t, h, "copy-small").Origin; origin == nil ||
 		origin.Dataset != volume(t, h, "base-small").ID {
 		t.Errorf("the origin of copy-small is %+v", origin)
-	}
-	listed, err := plug.List()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !slices.Contains(listed, "base-plain@plain") {
-		t.Errorf("the engine finds its volume base-plain@plain not in %q", listed)
 	}
 	h.Clean(t)
 }

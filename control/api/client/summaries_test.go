@@ -16,7 +16,7 @@ import (
 func TestSummariesOfAnEarlierServer(t *testing.T) {
 	v := api.Volume{
 		Dataset: dataset.Dataset{ID: uuid.New(), Volume: "db", Size: 5, Labels: map[string]string{"a": "b"}},
-		Node:    "alpha", PoolName: "fast", Status: &dataset.DatasetStatus{Used: 3}, Snapshots: 2,
+		Node:    "alpha", PoolName: "fast", Status: &dataset.DatasetStatus{Used: new(dataset.Size(3))}, Snapshots: 2,
 	}
 	prefer := ""
 	c, servers := some(t, 1)

@@ -444,7 +444,7 @@ func sampleBackup() api.VolumeBackup {
 func sampleVolume() api.Volume {
 	return api.Volume{
 		Dataset: sampleDataset(), Node: "host-a", PoolName: "default", Backend: "loop", Snapshots: 3,
-		Status: &dataset.DatasetStatus{ID: sampleDataset().ID, Mounted: true, Used: 1 << 30, Mounts: []dataset.Mount{{ID: "0123", Count: 1, Since: sampleTime}}},
+		Status: &dataset.DatasetStatus{ID: sampleDataset().ID, Mounted: true, Used: new(dataset.Size(1 << 30)), Mounts: []dataset.Mount{{ID: "0123", Count: 1, Since: sampleTime}}},
 	}
 }
 

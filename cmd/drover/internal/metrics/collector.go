@@ -195,15 +195,16 @@ func (c *collector) volumes(ctx context.Context, s *samples) error {
 		labels := []string{v.Node, v.Volume}
 		s.set(volumeMounted, indicator(v.Status.Mounted), labels...)
 		s.set(volumeMounts, float64(len(v.Status.Mounts)), labels...)
-		used := v.Status.Used
-		if u := v.Status.Usage; u != nil {
-			used = u.Used
-			if u.Inodes > 0 {
-				s.setLow(volumeInodes, float64(u.Inodes), labels...)
-				s.set(volumeInodesUsed, float64(u.InodesUsed), labels...)
-			}
+		if u := v.Status.Usage; u != nil && u.Inodes > 0 {
+			s.setLow(volumeInodes, float64(u.Inodes), labels...)
+			s.set(volumeInodesUsed, float64(u.InodesUsed), labels...)
 		}
-		s.set(volumeUsed, float64(used), labels...)
+		if used := v.Status.Used; used != nil {
+			s.set(volumeUsed, float64(*used), labels...)
+		}
+		if inPool := v.Status.InPool; inPool != nil {
+			s.set(volumeInPool, float64(*inPool), labels...)
+		}
 		s.set(volumeFailing, indicator(v.Status.Problem != ""), labels...)
 		if v.Size > 0 {
 			s.setLow(volumeSize, float64(v.Size), labels...)

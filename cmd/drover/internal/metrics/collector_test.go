@@ -102,7 +102,7 @@ type twice struct{ deciding }
 func (twice) SeenVolumes(context.Context) (list []api.VolumeSummary, err error) {
 	for _, used := range []dataset.Size{5, 9} {
 		list = append(list, api.VolumeSummary{Volume: "db", Node: "host-a", Status: &dataset.DatasetStatus{
-			Mounted: true, Used: 1, Usage: &dataset.Usage{Used: used, Available: 9, Inodes: 64, InodesUsed: 3},
+			Mounted: true, Used: new(used), Usage: &dataset.Usage{Used: used, Available: 9, Inodes: 64, InodesUsed: 3},
 		}})
 	}
 	return list, nil

@@ -61,8 +61,11 @@ var (
 	volumeMounts  = declare("volume_mounts", gauge, "", onAll, "Number of mount IDs that use a volume.",
 		"node", "volume")
 	volumeUsed = declare("volume_used_bytes", gauge, "bytes", onAll,
-		"Bytes used by a volume, as df shows them in it; the bytes that it uses in its pool if that is not known, as "+
-			"for a volume that was never mounted.", "node", "volume")
+		"Bytes that the files of a volume use, as df shows them in it; absent if that is not known, as for a volume "+
+			"that was never mounted.", "node", "volume")
+	volumeInPool = declare("volume_in_pool_bytes", gauge, "bytes", onAll,
+		"Bytes that a volume takes in its pool, including those that it shares with snapshots and clones; absent if "+
+			"that is not known.", "node", "volume")
 	volumeSize = declare("volume_size_bytes", gauge, "bytes", onAll,
 		"Size limit of a volume in bytes; absent if there is none.", "node", "volume")
 	volumeInodes = declare("volume_inodes", gauge, "", onAll,

@@ -26,7 +26,7 @@ func (m many) SeenVolumes(context.Context) (list []api.VolumeSummary, err error)
 	for i := range m.number {
 		list = append(list, api.VolumeSummary{
 			ID: uuid.New(), Volume: fmt.Sprintf("volume-%05d", i), Size: dataset.GiB, Node: "host-a",
-			Status: &dataset.DatasetStatus{Mounted: true, Used: 7, Mounts: []dataset.Mount{{ID: "m", Count: 1}}},
+			Status: &dataset.DatasetStatus{Mounted: true, Used: new(dataset.Size(7)), Mounts: []dataset.Mount{{ID: "m", Count: 1}}},
 		})
 	}
 	return list, nil

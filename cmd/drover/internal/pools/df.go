@@ -29,11 +29,12 @@ func DFCommand(a *cli.App) *cobra.Command {
 		Use:   "df",
 		Short: "Show how full the pools are, with the volumes of each",
 		Long: `Show how full the pools are, and below each pool the volumes that have their
-home in it, the largest use first. USED, USE% and FREE of a volume are those of
-df in its container, at most 15 seconds old. FREE is Avail there, and here at
-most SIZE. USED includes the filesystem's own data, which comes in addition to
-SIZE. The figures of a pool include snapshots, replicas and the trash, which
-drover snapshot ls and drover trash ls list.`,
+home in it, the largest first. USED, USE% and FREE of a volume are those of df
+in its container, at most 15 seconds old. FREE is Avail there, and here at most
+SIZE. USED includes the filesystem's own data, which comes in addition to SIZE.
+IN POOL is what the volume takes in its pool. The figures of a pool include
+snapshots, replicas and the trash, which drover snapshot ls and drover trash ls
+list.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -74,26 +75,23 @@ func use(ctx context.Context, c cli.Remote) ([]poolUse, error) {
 	for _, p := range pools {
 		u := poolUse{Pool: p, Volumes: append([]api.VolumeSummary{}, in[p.ID]...)}
 		slices.SortStableFunc(u.Volumes, func(x, y api.VolumeSummary) int {
-			return cmp.Or(cmp.Compare(usedBytes(y), usedBytes(x)), strings.Compare(x.Volume, y.Volume))
+			return cmp.Or(cmp.Compare(bytesInPool(y), bytesInPool(x)), strings.Compare(x.Volume, y.Volume))
 		})
 		list = append(list, u)
 	}
 	return list, nil
 }
 
-// usedBytes returns what a volume uses, or -1 if that is not known.
-func usedBytes(v api.VolumeSummary) dataset.Size {
-	switch {
-	case v.Status == nil:
+// bytesInPool returns what a volume takes in its pool, or -1 if that is not known.
+func bytesInPool(v api.VolumeSummary) dataset.Size {
+	if v.Status == nil || v.Status.InPool == nil {
 		return -1
-	case v.Status.Usage != nil:
-		return v.Status.Usage.Used
 	}
-	return v.Status.Used
+	return *v.Status.InPool
 }
 
 func useTable(a *cli.App, list []poolUse) *show.Table {
-	t := show.NewTable("NAME", "NODE", "STATE", "SIZE", "USED", "USE%", "FREE")
+	t := show.NewTable("NAME", "NODE", "STATE", "SIZE", "USED", "USE%", "FREE", "IN POOL")
 	for _, u := range list {
 		size, used, percent, free := "", "", "", ""
 		if st := u.Pool.Status; st != nil && st.Online {
@@ -102,7 +100,7 @@ func useTable(a *cli.App, list []poolUse) *show.Table {
 				used, percent = st.Usage().Used.Human(), fmt.Sprintf("%d%%", st.Usage().Percent())
 			}
 		}
-		t.Row(u.Pool.Name, u.Pool.NodeName, stateLine(u.Pool), size, used, percent, free)
+		t.Row(u.Pool.Name, u.Pool.NodeName, stateLine(u.Pool), size, used, percent, free, "")
 		for _, v := range u.Volumes {
 			percent, free := "", ""
 			if v.Status != nil && v.Status.Usage != nil && v.Size > 0 {
@@ -115,7 +113,7 @@ func useTable(a *cli.App, list []poolUse) *show.Table {
 				state = is.String()
 			}
 			t.Row("  "+cli.ShortName(v.Volume), "", state, cli.SizeOr(v.Size, "no limit"),
-				volumes.UsedSize(v.Status, v.Size), percent, free)
+				volumes.UsedSize(v.Status, v.Size), percent, free, volumes.SizeInPool(v.Status))
 		}
 	}
 	colors := a.Palette()

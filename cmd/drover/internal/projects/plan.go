@@ -486,8 +486,8 @@ func (p *planner) nameLocal(ctx context.Context, i *Item, used map[string]bool) 
 		return err
 	}
 	i.Profile = v.Profile.Name
-	if v.Status != nil {
-		i.Bytes = v.Status.Used
+	if v.Status != nil && v.Status.Used != nil {
+		i.Bytes = *v.Status.Used
 	}
 	i.Volume = free(p.project.Name+"_"+i.Key, func(name string) bool {
 		_, findErr := p.engine.Volume(ctx, name)

@@ -33,7 +33,7 @@ func healthy() Cluster {
 	}
 	nodes := []api.Node{node(alpha, "alpha"), node(beta, "beta")}
 	v := api.Volume{
-		Node: "alpha", Status: &dataset.DatasetStatus{Used: 10 * dataset.GiB},
+		Node: "alpha", Status: &dataset.DatasetStatus{Used: new(10 * dataset.GiB)},
 		Dataset: dataset.Dataset{
 			ID: uuid.New(), Volume: "db", State: dataset.StateReady, Home: alpha, Size: 20 * dataset.GiB, Created: now.Add(-time.Hour),
 			Profile: dataset.Profile{Replicas: dataset.Replicas{Count: 1, Every: dataset.Duration(time.Minute)}},

@@ -41,7 +41,7 @@ is listed as pending deletion until its data is destroyed, with the reason.`,
 			{Header: "UUID", Cell: volumes.ID},
 		},
 		SortBy: map[string]string{
-			"size": "size", "used": "status.used", "deleted": "trash.at", "expires": "trash.expires", "dataset": "id",
+			"size": "size", "in_pool": "status.in_pool", "deleted": "trash.at", "expires": "trash.expires", "dataset": "id",
 		},
 	})
 }
@@ -55,7 +55,7 @@ func deletionTime(v api.Volume) time.Time {
 
 func trashTable(a *cli.App, trashed []api.Volume) *show.Table {
 	short := volumes.ShortDatasets(trashed)
-	t := show.NewTable("DATASET", "VOLUME", "PROFILE", "SIZE", "USED", "POOL", "SNAPSHOTS", "DELETED", "EXPIRES")
+	t := show.NewTable("DATASET", "VOLUME", "PROFILE", "SIZE", "IN POOL", "POOL", "SNAPSHOTS", "DELETED", "EXPIRES")
 	for _, v := range trashed {
 		deleted, expires := "", ""
 		if v.Trash != nil {
@@ -68,7 +68,7 @@ func trashTable(a *cli.App, trashed []api.Volume) *show.Table {
 			expires = "pending deletion: " + v.Pending
 		}
 		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, "no limit"),
-			volumes.UsedSize(v.Status, v.Size),
+			volumes.SizeInPool(v.Status),
 			v.PoolName,
 			strconv.Itoa(v.Snapshots), deleted, expires)
 	}

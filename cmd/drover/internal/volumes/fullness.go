@@ -6,22 +6,27 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// UsedSize returns how much space a volume uses: in its filesystem as df shows it, if that is known, otherwise in its
-// pool. It returns "" if its node has not reported it. st is the status of the volume; nil if it is not reported. The
-// result is at most the size of the volume, if it has one: a pool also counts the blocks of its metadata, so a full
-// volume can occupy a bit more than its size there.
+// UsedSize returns how much space the files of a volume use, as df shows it in the volume, or "" if that is not known.
+// st is the status of the volume; nil if it is not reported. The result is at most the size of the volume, if it has
+// one: the filesystem is larger than that by its metadata.
 func UsedSize(st *dataset.DatasetStatus, size dataset.Size) string {
-	if st == nil {
+	if st == nil || st.Used == nil {
 		return ""
 	}
-	used := st.Used
-	if st.Usage != nil {
-		used = st.Usage.Used
-	}
+	used := *st.Used
 	if size > 0 {
 		used = min(used, size)
 	}
 	return used.Human()
+}
+
+// SizeInPool returns how much space a volume takes in its pool, or "" if that is not known. st is the status of the
+// volume; nil if it is not reported.
+func SizeInPool(st *dataset.DatasetStatus) string {
+	if st == nil || st.InPool == nil {
+		return ""
+	}
+	return st.InPool.Human()
 }
 
 // PercentUsed returns how many percent of a volume are used, as df shows them. It returns "" if that is not known, or

@@ -254,15 +254,17 @@ func copyLines(a *cli.App, v api.Volume) []string {
 }
 
 func sizeLine(v api.Volume) string {
-	size, used := cli.ExactSize(v.Size), UsedSize(v.Status, v.Size)
-	switch {
-	case v.Status == nil:
-		return size
-	case v.Status.Usage == nil:
-		return fmt.Sprintf("%s, %s used", size, used)
+	line := cli.ExactSize(v.Size)
+	if used := UsedSize(v.Status, v.Size); used != "" {
+		line += ", " + used + " used"
 	}
-	u := v.Status.Usage
-	return fmt.Sprintf("%s, %s used (%d%%), %s available", size, used, u.Percent(), u.Available.Human())
+	if v.Status != nil && v.Status.Usage != nil {
+		line += fmt.Sprintf(" (%d%%), %s available", v.Status.Usage.Percent(), v.Status.Usage.Available.Human())
+	}
+	if inPool := SizeInPool(v.Status); inPool != "" {
+		line += ", " + inPool + " in the pool"
+	}
+	return line
 }
 
 // inodeLine returns how many inodes of a volume's filesystem are used, or "" if that is not known.

@@ -19,11 +19,14 @@ import (
 func newVolumeLsCmd(a *cli.App) *cobra.Command { return listing.New(a, volumeList(a)) }
 
 func volumeList(a *cli.App) listing.List[api.Volume] {
-	sortBy := map[string]string{"size": "size", "used": "status.used", "created": "created", "dataset": "id"}
+	sortBy := map[string]string{
+		"size": "size", "used": "status.used", "in_pool": "status.in_pool", "created": "created", "dataset": "id",
+	}
 	whole := listing.List[api.Volume]{
 		Short: "List the volumes",
 		Long: `List the volumes. USED and USE% are those of df in the container, at most 15
-seconds old.`,
+seconds old, or when the volume was last mounted. IN POOL is what the volume
+takes in its pool.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) { return cli.FetchAll(ctx, c.Volumes) },
 		Summaries: listing.List[api.VolumeSummary]{
 			Fetch: func(ctx context.Context, c cli.Remote) ([]api.VolumeSummary, error) {
@@ -72,7 +75,7 @@ func Labels(v api.Volume) map[string]string { return v.Labels }
 func ID(v api.Volume) string { return v.ID.String() }
 
 func volumeTable(a *cli.App, volumes []api.VolumeSummary) *show.Table {
-	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "USE%", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS",
+	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "USE%", "IN POOL", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS",
 		"CREATED")
 	ids := make([]uuid.UUID, len(volumes))
 	for i := range volumes {
@@ -82,12 +85,12 @@ func volumeTable(a *cli.App, volumes []api.VolumeSummary) *show.Table {
 	for i := range volumes {
 		v := &volumes[i] // thousands of large items are not copied
 		t.Row(cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, "no limit"),
-			UsedSize(v.Status, v.Size), PercentUsed(v.Status), status(v),
+			UsedSize(v.Status, v.Size), PercentUsed(v.Status), SizeInPool(v.Status), status(v),
 			v.PoolName, v.Node,
 			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(now, v.Created))
 	}
 	p := a.Palette()
-	t.Paint(5, func(s string) string {
+	t.Paint(6, func(s string) string {
 		switch {
 		case s == statusProblem, s == statusOffline, s == statusUnreachable,
 			strings.HasSuffix(s, ", "+dataset.Full.String()):

@@ -1,6 +1,7 @@
 package volumes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -134,8 +135,10 @@ func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output
 // Destroyed says what is lost if a dataset is destroyed: its data, snapshots and copies.
 func Destroyed(v api.Volume) string {
 	lost := "its data"
-	if v.Status != nil && v.Status.Used > 0 {
-		lost = v.Status.Used.Human() + " of data"
+	if v.Status != nil {
+		if size := cmp.Or(v.Status.Used, v.Status.InPool); size != nil && *size > 0 {
+			lost = size.Human() + " of data"
+		}
 	}
 	lost = fmt.Sprintf("destroys %s and %s for good, on node %s", lost, confirm.Count(v.Snapshots, "snapshot"), v.Node)
 	if len(v.CopyDetails) == 0 {
