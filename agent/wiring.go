@@ -208,7 +208,7 @@ func (a *components) makeMoves() {
 
 // askGenerations calls generation.Keeper.Ask, for callers that need only the error.
 func (a *components) askGenerations(ctx context.Context) error {
-	_, _, err := a.Generations.Ask(ctx)
+	_, err := a.Generations.Ask(ctx)
 	return err
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/control/controltest/loopback"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
@@ -143,7 +144,7 @@ func (c *Cluster) serve(started func(*control.Service)) (cl *client.Client, rest
 		started(svc)
 	}
 	restart()
-	cl = client.NewLoopback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	cl = loopback.New(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		(*handler.Load()).ServeHTTP(w, r)
 	}))
 	c.atEnd(func() { cl.Close(); end() })
@@ -281,7 +282,7 @@ func (c *Cluster) SetNames(volume, name string, aliases ...string) {
 		for _, g := range d.SharedMounts {
 			t.NotifyDataset(d.ID, g.Node)
 		}
-		return errors.Join(err, record.NeedFormat(t, record.AliasFormat), t.PutDataset(d))
+		return errors.Join(err, t.PutDataset(d))
 	}); err != nil {
 		c.Fatal(err)
 	}

@@ -29,7 +29,6 @@ type Link struct {
 	renewed                    time.Duration // when the last renewal was sent
 	DelayRegister              chan struct{} // if not nil, registrations wait until it is closed
 	refuseRegistrations        bool          // registrations fail
-	withoutGenerations         bool          // control is of an older version, without generations
 	hangSnapshots              bool          // Snapshots does not answer
 	highestReported            uint64        // the highest generation of a pool that was reported and answered
 	onGenerations              func()        // called before Generations answers
@@ -64,13 +63,6 @@ func (l *Link) LoseAnswers(n int) {
 	l.Mu.Lock()
 	defer l.Mu.Unlock()
 	l.answersToLose = n
-}
-
-// SetWithoutGenerations says whether control is of a version without generations.
-func (l *Link) SetWithoutGenerations(old bool) {
-	l.Mu.Lock()
-	defer l.Mu.Unlock()
-	l.withoutGenerations = old
 }
 
 // OnGenerations sets the function that is called before control answers a request for the generations of the pools.
@@ -179,14 +171,10 @@ func (l *Link) Register(ctx context.Context, r api.Registration) error {
 
 func (l *Link) Generations(ctx context.Context, node uuid.UUID, g api.Generations) (api.Generations, error) {
 	l.Mu.Lock()
-	old, hears := l.withoutGenerations, l.onGenerations
+	hears := l.onGenerations
 	l.Mu.Unlock()
 	if hears != nil {
 		hears()
-	}
-	if old {
-		return api.Generations{}, dataset.Errorf(dataset.ErrInvalid,
-			"no such endpoint: POST /v1/nodes/%s/generations", node)
 	}
 	out, err := through(ctx, l, func(ctx context.Context) (api.Generations, error) {
 		return l.Service.Generations(ctx, node, g)

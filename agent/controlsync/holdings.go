@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -123,16 +122,12 @@ func (r *Holdings) List(ctx context.Context) (h api.Holdings, err error) {
 	}
 	for _, id := range r.Cache.IDs() {
 		if d, known := r.Cache.Dataset(id); known && !lies[id] && !slices.Contains(h.ExaminedPools, d.Pool) {
-			f := api.FoundDataset{Pool: d.Pool, Dataset: withoutNewKeys(d), Index: r.Cache.Index(id)}
+			f := api.FoundDataset{Pool: d.Pool, Dataset: d, Index: r.Cache.Index(id)}
 			h.Datasets = append(h.Datasets, f)
 		}
 	}
 	for _, id := range r.Cache.CopyIDs() {
 		if k, kept := r.Cache.Copy(id); kept {
-			if k.Record != nil {
-				d := withoutNewKeys(*k.Record)
-				k.Record = &d
-			}
 			h.Copies = append(h.Copies, k)
 		}
 	}
@@ -203,7 +198,6 @@ func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDat
 	default:
 		return f, false
 	}
-	f.Dataset = withoutNewKeys(f.Dataset)
 	f.Dataset.Epoch = max(f.Dataset.Epoch, copied.Epoch)
 	switch {
 	case e.State == backends.EntryReady, e.State == backends.EntryIncoming && known:
@@ -213,14 +207,6 @@ func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDat
 		return f, true
 	}
 	return f, false
-}
-
-// withoutNewKeys returns a record to send to control without the keys that a control of an earlier version refuses.
-// Without ScheduleSince, a rebuilt store may take one scheduled snapshot early. Without BasedOn, a volume that was
-// pulled cannot be pushed to the same name after a rebuild.
-func withoutNewKeys(d dataset.Dataset) dataset.Dataset {
-	d.ScheduleSince, d.BasedOn = time.Time{}, nil
-	return d
 }
 
 // isCurrent reports whether the agent's copy of a record is at least as new as the record beside the data. index is the

@@ -3,7 +3,6 @@ package controlsync_test
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
@@ -60,25 +59,6 @@ func TestNewestRecordWinsAfterCrashOrPowerCut(t *testing.T) {
 	r.RecordFiles.Write(t.Context(), p.Storage, d)
 	if got := entry().Record.Written; got != at {
 		t.Errorf("written with index %d, want %d", got, at)
-	}
-}
-
-// A control of an earlier version refuses a report with a key that it does not know, and so the whole recovery.
-func TestFoundRecordsHaveNoNewKeys(t *testing.T) {
-	r := agenttest.New(t)
-	d := r.NewVolume("db")
-	d.ScheduleSince = time.Now()
-	r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
-	p, _ := r.Pools.ByName("default")
-	if err := p.Storage.WriteRecord(t.Context(), d, true); err != nil {
-		t.Fatal(err)
-	}
-	h, err := r.Holdings.List(t.Context())
-	if err != nil || len(h.Datasets) != 1 {
-		t.Fatalf("got %d datasets, error %v, want 1", len(h.Datasets), err)
-	}
-	if since := h.Datasets[0].Dataset.ScheduleSince; !since.IsZero() {
-		t.Errorf("the record has schedule_since %s, want none", since)
 	}
 }
 

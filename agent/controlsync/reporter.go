@@ -76,7 +76,6 @@ type replicaReporter struct {
 	generations map[uuid.UUID]uint64
 	// complete is true if the replica knows the status of every dataset. A replica that has restarted does not.
 	complete    bool
-	older       bool // it has an earlier version that refuses some keys: see olderreplica.go
 	failed      bool // a report failed
 	unreachable bool // a request failed, and it is sent no other one before the next heartbeat
 }
@@ -281,7 +280,7 @@ func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Hear
 		}
 	}
 	h.Incremental = t.complete
-	err := t.send(ctx, r.NodeID, h)
+	err := t.to.Heartbeat(ctx, r.NodeID, h)
 	r.replicaErrors.set(t.index, r.Clock.Now(), err)
 	if err != nil {
 		// The replica has restarted, or has missed a report.

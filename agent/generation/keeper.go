@@ -45,7 +45,6 @@ package generation
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -57,7 +56,6 @@ import (
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/dataset"
 )
 
 // Deps are the dependencies of Keeper.
@@ -86,22 +84,15 @@ func New(deps Deps) *Keeper { return &Keeper{Deps: deps, asked: map[int]bool{}} 
 // askTime is how long the control replicas may take to answer.
 const askTime = 5 * time.Second
 
-// ReportTo reports the generations of pools to one control replica. If the replica has a version that does not keep
-// generations, ReportTo returns nil.
+// ReportTo reports the generations of pools to one control replica.
 func (g *Keeper) ReportTo(ctx context.Context, to api.Service, generations map[uuid.UUID]uint64) error {
-	if _, err := g.report(ctx, to, generations, true); !errors.Is(err, errUnsupported) {
-		return err
-	}
-	return nil
+	_, err := g.report(ctx, to, generations, true)
+	return err
 }
-
-// errUnsupported says that a control replica has a version that does not keep generations.
-var errUnsupported = errors.New("control does not store generations")
 
 // report reports the generations of this node's pools to control, and applies the generations that control returns. If
 // transient is true, the replica keeps the report only in memory and does not write it to the store. answered lists the
-// pools that the response names. If the replica does not keep generations, report returns errUnsupported, and answered
-// lists all pools of the request.
+// pools that the response names.
 func (g *Keeper) report(ctx context.Context, to api.Service, generations map[uuid.UUID]uint64,
 	transient bool) (answered []uuid.UUID, err error) {
 	request := api.Generations{Incarnation: g.Incarnation, Pools: []api.Generation{}, Transient: transient}
@@ -109,13 +100,6 @@ func (g *Keeper) report(ctx context.Context, to api.Service, generations map[uui
 		request.Pools = append(request.Pools, api.Generation{Pool: id, Generation: generation})
 	}
 	response, err := to.Generations(ctx, g.NodeID, request)
-	if transient && errors.Is(err, dataset.ErrInvalid) { // an older version stores every report
-		request.Transient = false
-		response, err = to.Generations(ctx, g.NodeID, request)
-	}
-	if errors.Is(err, dataset.ErrInvalid) {
-		return slices.Collect(maps.Keys(generations)), errUnsupported // this version keeps no generations
-	}
 	for _, p := range response.Pools {
 		answered = append(answered, p.Pool)
 		err = errors.Join(err, g.Pools.RecordGeneration(ctx, p.Pool, p.Generation))
@@ -127,9 +111,6 @@ func (g *Keeper) report(ctx context.Context, to api.Service, generations map[uui
 func (g *Keeper) Store(ctx context.Context) error {
 	generations := g.Pools.Generations()
 	_, err := g.report(ctx, g.Control, generations, false)
-	if errors.Is(err, errUnsupported) {
-		return nil
-	}
 	for id, generation := range generations {
 		if err == nil {
 			g.Pools.Change(id, func(p *pool.Pool) {
@@ -140,11 +121,11 @@ func (g *Keeper) Store(ctx context.Context) error {
 	return err
 }
 
-// Ask asks every control replica for the generations of this node's pools. kept reports whether any replica keeps
-// generations. all reports whether each replica was asked since this agent started, or since a pool was opened late
+// Ask asks every control replica for the generations of this node's pools. all reports whether each replica was asked
+// since this agent started, or since a pool was opened late
 // (see AnnounceLate). A replica that was asked earlier need not be reachable now: it can have learned a higher
 // generation since then only from this agent. Ask fails only if no replica answers.
-func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
+func (g *Keeper) Ask(ctx context.Context) (all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	is, of, errs := g.Pools.Generations(), make([][]uuid.UUID, len(g.Replicas)), make([]error, len(g.Replicas))
@@ -155,29 +136,23 @@ func (g *Keeper) Ask(ctx context.Context) (kept, all bool, err error) {
 	wg.Wait()
 	for i, err := range errs {
 		for _, id := range of[i] {
-			if err == nil || errors.Is(err, errUnsupported) {
+			if err == nil {
 				g.Pools.Change(id, func(p *pool.Pool) { p.GenerationKnown = true })
 			}
 		}
 	}
-	old := 0
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	answered := false
 	for i, err := range errs {
-		switch {
-		case err == nil:
-			kept = true
-		case errors.Is(err, errUnsupported):
-			old++
-		default:
-			continue
+		if err == nil {
+			g.asked[i], answered = true, true
 		}
-		g.asked[i] = true
 	}
-	if !kept && old == 0 {
+	if !answered {
 		err = errors.Join(errs...)
 	}
-	return kept, len(g.asked) == len(g.Replicas), err
+	return len(g.asked) == len(g.Replicas), err
 }
 
 // RaiseDue starts a job that raises the generations of the pools that are due. The job has a goroutine for each pool,
@@ -204,8 +179,8 @@ func (g *Keeper) Raise(ctx context.Context) error {
 	if len(due()) == 0 {
 		return g.storeRaised(ctx)
 	}
-	kept, all, err := g.Ask(ctx)
-	if err != nil || !kept {
+	all, err := g.Ask(ctx)
+	if err != nil {
 		return err // it is retried; controlsync.Follower logs that control is unreachable
 	}
 	var work []*jobs.Job
@@ -264,7 +239,7 @@ func (g *Keeper) AnnounceLate(ctx context.Context) error {
 	g.mu.Unlock()
 	err := g.Register(ctx)
 	if err == nil {
-		_, _, err = g.Ask(ctx)
+		_, err = g.Ask(ctx)
 	}
 	for _, p := range g.Pools.All() {
 		g.Pools.Change(p.ID, func(p *pool.Pool) { p.AwaitsGeneration = false })

@@ -21,12 +21,11 @@
 // records of its snapshots with Snapshotter and Sizes, and package pooladmin starts the purges of an accepted pool with
 // Executor.
 //
-// Five types have state, and protect it with mutexes. Runner has the running operations, and when control last refused
-// the status in a report (olderControl). Remover has the purges that could not be executed yet. Sizes has the deferred
-// resizes, and Conversions the conversions in progress and those whose outcome is unknown. The deferred resizes and the
-// conversions of unknown outcome are also on disk. Importer has the space that running restores need (room), and a
-// channel that limits how many verifications of backups run at a time. The lock of a dataset (host.Host.Locks) protects
-// its data.
+// Five types have state, and protect it with mutexes. Runner has the running operations. Remover has the purges that
+// could not be executed yet. Sizes has the deferred resizes, and Conversions the conversions in progress and those whose
+// outcome is unknown. The deferred resizes and the conversions of unknown outcome are also on disk. Importer has the
+// space that running restores need (room), and a channel that limits how many verifications of backups run at a time.
+// The lock of a dataset (host.Host.Locks) protects its data.
 //
 // Where to change what: the steps of a create are in volumecreator.go, and how the data is made in datasetmaker.go.
 // Each other kind of operation has a method with its steps. runner.go decides when an operation is recorded, cancelled
@@ -66,8 +65,6 @@ type RunnerDeps struct {
 // Runner runs operations and reports their outcome to control. Its methods are safe for concurrent use.
 type Runner struct {
 	deps RunnerDeps
-
-	older olderControl
 
 	mu      sync.Mutex
 	running map[uuid.UUID]*running // by operation
@@ -214,7 +211,6 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 		return
 	}
 	r.setInDoubt(op.ID, true)
-	op = withoutNewKeys(op)
 	err := r.deps.Control.Record(ctx, r.deps.NodeID, api.Report{Incarnation: r.deps.Incarnation, Operation: op})
 	if err == nil || ctx.Err() == nil && !host.InDoubt(err) {
 		r.setInDoubt(op.ID, false)
@@ -235,18 +231,12 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation, status *data
 	api.Committed, error) {
 	op.Incarnation = r.deps.Incarnation
 	mayArrive := r.endRecording(op.ID)
-	sent := withoutNewKeys(*op)
 	again := false // an earlier report may have reached control
 	for {
 		report := api.Report{
-			Incarnation: r.deps.Incarnation, Operation: sent, Retry: again || mayArrive,
-			Status: r.older.statusToSend(status, r.deps.Clock.Steady()),
+			Incarnation: r.deps.Incarnation, Operation: *op, Retry: again || mayArrive, Status: status,
 		}
 		out, err := r.deps.Control.Commit(ctx, r.deps.NodeID, report)
-		if report.Status != nil && refusesStatus(err) {
-			r.older.noteRefusal(r.deps.Clock.Steady())
-			continue // nothing was recorded, because control refused the request before it read it
-		}
 		if !errors.Is(err, dataset.ErrUnavailable) {
 			if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
 				// The answer to an earlier report may have been lost. If control applied that report, it may refuse

@@ -62,7 +62,7 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 			"pool %s: accepting it loses the data that is newer than its current state (set confirmed "+
 				"in the request)", p.Name)
 	}
-	_, all, err := q.Generations.Ask(ctx)
+	all, err := q.Generations.Ask(ctx)
 	p, _ = q.Pools.ByName(name) // read again: the generation must be above every known one
 	to := p.Record.Generation + 1
 	if err != nil || !all {

@@ -19,8 +19,8 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/status"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/control/controltest/loopback"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
 )
@@ -104,7 +104,7 @@ func TestTranscripts(t *testing.T) {
 // overTheWire connects the commands to the fake through the handlers and the client of the API.
 func overTheWire(t *testing.T) func(f *fake) cli.Remote {
 	return func(f *fake) cli.Remote {
-		c := client.NewLoopback(server.Handler(server.Deps{Service: service{fake: f}, Local: f, Backup: f, Members: f}))
+		c := loopback.New(server.Handler(server.Deps{Service: service{fake: f}, Local: f, Backup: f, Members: f}))
 		t.Cleanup(c.Close)
 		return c
 	}

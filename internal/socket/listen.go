@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/safefile"
 )
 
@@ -29,9 +28,6 @@ const (
 	patience = 2 * time.Second
 	// lockWait is the maximum wait for another process that creates its socket at the same path.
 	lockWait = 2 * patience
-	// folderWait is the maximum wait for an earlier version of Drover: see lockFolder.
-	folderWait = 500 * time.Millisecond
-	folderPoll = 10 * time.Millisecond
 )
 
 // Listener is a socket that Listen created. Close removes its file, unless another process has replaced the file
@@ -89,43 +85,7 @@ func CheckPath(path string) error {
 // lock prevents two processes that start at the same time from removing each other's socket. The lock is held while a
 // socket is created, but not while it is served.
 func lock(ctx context.Context, path string) (unlock func() error, err error) {
-	file, err := safefile.Lock(ctx, path+".lock", lockWait)
-	if err != nil {
-		return nil, err
-	}
-	folder, err := lockFolder(ctx, filepath.Dir(path))
-	if err != nil {
-		return nil, errors.Join(err, file())
-	}
-	return func() error { return errors.Join(folder.Close(), file()) }, nil
-}
-
-// lockFolder takes the lock that earlier versions of Drover hold while they create a socket: flock(2) on the folder. It
-// prevents such a version from replacing the socket of this process when both start at the same time.
-//
-// Every user who can open the folder can hold that lock. So lockFolder only waits as long as an earlier version needs
-// the lock, and then continues without it. That is safe: a process that holds the lock for longer also blocks earlier
-// versions.
-func lockFolder(ctx context.Context, dir string) (folder *os.File, err error) {
-	folder, err = os.OpenFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return nil, err
-	}
-	for waited := time.Duration(0); waited < folderWait; waited += folderPoll {
-		err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return folder, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), folder.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, context.Cause(ctx)), folder.Close())
-		case <-clock.System{}.After(folderPoll):
-		}
-	}
-	return folder, nil
+	return safefile.Lock(ctx, path+".lock", lockWait)
 }
 
 // vacate removes a socket file on which no process answers.

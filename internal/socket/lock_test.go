@@ -3,7 +3,6 @@ package socket
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -61,58 +60,6 @@ func TestI1StrangerLocksTheFolder(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A process of an earlier version locks the folder while it creates its socket. A process that starts at the same
-// moment waits for the lock, and does not remove the socket.
-func TestB13EarlierVersionAtOnce(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "d.sock")
-	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead.SetUnlinkOnClose(false)
-	dead.Close()
-	folder, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer folder.Close()
-	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	got := make(chan error, 1)
-	go func() {
-		_, err := Listen(t.Context(), path, "")
-		got <- err
-	}()
-	held := func() (any, error) { // called right before the lock of the folder is taken
-		for {
-			if _, err := os.Lstat(path + ".lock"); err == nil || t.Context().Err() != nil {
-				return nil, err
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}
-	if _, err := ended(t, "Listen without a lock", held); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	earlier, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer earlier.Close()
-	if err := unix.Flock(int(folder.Fd()), unix.LOCK_UN); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-got; !errors.Is(err, dataset.ErrInUse) {
-		t.Error(err)
-	}
-	answers(t, path)
 }
 
 // The lock file of a socket is removed. A lock file that belongs to another user is refused.

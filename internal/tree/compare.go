@@ -31,9 +31,8 @@ var errEnough = errors.New("enough differences")
 
 // Compare returns the differences of two trees, in the order of their paths. It compares names, kinds, content, owners,
 // modes, modification times, extended attributes, ACLs, hard links, targets of symbolic links, and device numbers. A
-// hole equals zeros. With WithAllocated it also compares the bytes on disk. It ignores access times, and does not
-// change them. It stops after 1,000 differences. The trees should not change meanwhile: names that disappear are
-// reported as missing. Safe for concurrent use.
+// hole equals zeros. It ignores access times, and does not change them. It stops after 1,000 differences. The trees
+// should not change meanwhile: names that disappear are reported as missing. Safe for concurrent use.
 func Compare(ctx context.Context, a, b *os.File, opts ...Option) ([]Difference, error) {
 	ra, err := openRoot(a, readOnly)
 	if err != nil {

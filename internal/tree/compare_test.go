@@ -109,25 +109,6 @@ func TestCompareStopsAfterEnough(t *testing.T) {
 	}
 }
 
-func TestCompareAllocated(t *testing.T) {
-	a, b := mkdir(t, t.TempDir(), "a"), mkdir(t, t.TempDir(), "b")
-	must(t, os.WriteFile(filepath.Join(a.Name(), "f"), make([]byte, 1<<20), 0o600))
-	must(t, os.WriteFile(filepath.Join(b.Name(), "f"), nil, 0o600))
-	must(t, os.Truncate(filepath.Join(b.Name(), "f"), 1<<20))
-	for _, dir := range []*os.File{a, b} {
-		now := []unix.Timespec{{Sec: 1}, {Sec: 1}}
-		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(dir.Name(), "f"), now, 0))
-		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, dir.Name(), now, 0))
-	}
-	unix.Sync()
-	wantEqual(t, a, b)
-	found, err := Compare(t.Context(), a, b, WithAllocated())
-	must(t, err)
-	if len(found) != 1 || found[0].What != "allocated" {
-		t.Errorf("found %v, want the allocated bytes of one file", found)
-	}
-}
-
 func TestUsageCountsHardLinksOnce(t *testing.T) {
 	dir := mkdir(t, t.TempDir(), "d")
 	must(t, os.WriteFile(filepath.Join(dir.Name(), "a"), treetest.Bytes(1, 1<<20), 0o600))

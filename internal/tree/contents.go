@@ -20,9 +20,6 @@ func (c *comparing) content(a, b *node, name string) error {
 		if err := c.files(a, b, name); err != nil {
 			return err
 		}
-		if c.allocated {
-			return differ(c, name, "allocated", "%d", a.allocated(), b.allocated())
-		}
 	case unix.S_IFLNK:
 		ta, errA := a.readLink()
 		tb, errB := b.readLink()

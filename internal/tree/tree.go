@@ -51,7 +51,6 @@ type Option func(*options)
 
 type options struct {
 	sync       bool
-	allocated  bool
 	skipped    func(path string)
 	forReadTar bool
 }
@@ -59,9 +58,6 @@ type options struct {
 // WithSync makes Copy and ReadTar flush the filesystem of their destination
 // before they return (syncfs), so that the written files survive a power cut.
 func WithSync() Option { return func(o *options) { o.sync = true } }
-
-// WithAllocated makes Compare also report files that use a different number of bytes on disk.
-func WithAllocated() Option { return func(o *options) { o.allocated = true } }
 
 // WithSkipped makes WriteTar call f with the path of everything that it leaves out.
 func WithSkipped(f func(path string)) Option { return func(o *options) { o.skipped = f } }

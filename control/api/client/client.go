@@ -2,7 +2,7 @@
 // it to reach control on another host: cmd/drover/internal/daemon makes the client of an agent, and agent/member the
 // one with which a host joins. The command line (cmd/drover/internal/cli) uses it to reach control or an agent. In one
 // process with control, an agent calls package control directly. Only tests, and the daemon in a build for tests,
-// connect the two with NewLoopback.
+// connect the two with package control/controltest/loopback.
 //
 // The only state of a Client is its connections and the index of the server that it asks first. Both are safe for
 // concurrent use. A new endpoint gets a method in users.go, nodes.go, host.go or members.go. Retries, timeouts and the
@@ -83,6 +83,11 @@ var (
 	_ api.Backup  = (*Client)(nil)
 	_ api.Members = (*Client)(nil)
 )
+
+// Over returns a client that sends its requests through transport, in this process. Close calls end.
+func Over(transport http.RoundTripper, end func()) *Client {
+	return newClient(&connection{servers: []remote{{"http://drover", "this process", transport}}, close: end})
+}
 
 // New returns a client for the servers at unix:///PATH, http://HOST[:PORT] or https://HOST[:PORT], separated by
 // commas. It does not connect. It fails with ErrInvalid for other addresses.

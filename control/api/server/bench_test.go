@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/controltest/loopback"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -49,7 +49,7 @@ func BenchmarkHandler(b *testing.B) {
 			}
 		})
 	}
-	c := client.NewLoopback(h)
+	c := loopback.New(h)
 	defer c.Close()
 	ctx := context.Background()
 	id := uuid.MustParse(node)

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/control/controltest/loopback"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -66,7 +67,7 @@ func TestProblemDetails(t *testing.T) {
 func TestJoinedErrorsAreOneLine(t *testing.T) {
 	f := newFake()
 	f.err = errors.Join(dataset.Errorf(dataset.ErrInUse, "volume db is in use"), errors.New("and could not be looked at"))
-	c := client.NewLoopback(Handler(Deps{Service: f}))
+	c := loopback.New(Handler(Deps{Service: f}))
 	defer c.Close()
 	_, err := c.Volume(soon(t), "db")
 	if want := "volume db is in use; and could not be looked at"; !errors.Is(err, dataset.ErrInUse) || err.Error() != want {
@@ -83,7 +84,7 @@ func TestLongErrorsAreCut(t *testing.T) {
 	for _, err := range []error{long, dataset.Errorf(dataset.ErrInUse, "%w", long), errors.Join(long, dataset.Errorf(dataset.ErrNoSpace, "full"), long)} {
 		f := newFake()
 		f.err = err
-		c := client.NewLoopback(Handler(Deps{Service: f}))
+		c := loopback.New(Handler(Deps{Service: f}))
 		_, got := c.Volume(soon(t), "db")
 		c.Close()
 		text := got.Error()
@@ -101,7 +102,7 @@ func TestLongErrorsAreCut(t *testing.T) {
 func TestInternalErrorKeepsItsLine(t *testing.T) {
 	f := newFake()
 	f.err = errors.New("disk on fire\ngoroutine 1 [running]:\nmain.go:1")
-	c := client.NewLoopback(Handler(Deps{Service: f}))
+	c := loopback.New(Handler(Deps{Service: f}))
 	defer c.Close()
 	_, err := c.Volume(soon(t), "db")
 	if dataset.KindOf(err) != dataset.ErrInternal || err.Error() != "disk on fire" {
@@ -268,7 +269,7 @@ func TestPanicAmidAnAnswer(t *testing.T) {
 func transportsOf(t *testing.T, h http.Handler, test func(*testing.T, *client.Client)) {
 	t.Helper()
 	t.Run("loopback", func(t *testing.T) {
-		c := client.NewLoopback(h)
+		c := loopback.New(h)
 		defer c.Close()
 		test(t, c)
 	})
@@ -279,7 +280,7 @@ func transportsOf(t *testing.T, h http.Handler, test func(*testing.T, *client.Cl
 }
 
 func TestNoAgentNoStore(t *testing.T) {
-	c := client.NewLoopback(Handler(Deps{Service: newFake()}))
+	c := loopback.New(Handler(Deps{Service: newFake()}))
 	defer c.Close()
 	ctx := soon(t)
 	_, doctor := c.Doctor(ctx)
@@ -312,7 +313,7 @@ func TestStrangeAnswers(t *testing.T) {
 	for status, kind := range map[int]*dataset.Kind{
 		404: dataset.ErrInternal, 301: dataset.ErrInternal, 403: dataset.ErrInternal, 502: dataset.ErrUnavailable, 503: dataset.ErrUnavailable,
 	} {
-		c := client.NewLoopback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := loopback.New(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Location", "http://elsewhere/")
 			http.Error(w, "<html>", status)
 		}))
@@ -322,7 +323,7 @@ func TestStrangeAnswers(t *testing.T) {
 		}
 		c.Close()
 	}
-	c := client.NewLoopback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("<html>")) }))
+	c := loopback.New(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("<html>")) }))
 	defer c.Close()
 	if _, err := c.Volume(soon(t), "db"); dataset.KindOf(err) != dataset.ErrInternal {
 		t.Error(err)

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/controltest/loopback"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -20,7 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func transports(t *testing.T, d Deps, test func(*testing.T, *client.Client)) {
 	t.Helper()
 	t.Run("loopback", func(t *testing.T) {
-		c := client.NewLoopback(Handler(d))
+		c := loopback.New(Handler(d))
 		defer c.Close()
 		test(t, c)
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/controltest/loopback"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 )
@@ -290,7 +291,7 @@ func TestEveryMethodArrives(t *testing.T) {
 // Every request that people can write arrives unchanged.
 func TestSubmitKeepsEveryRequest(t *testing.T) {
 	f := newFake()
-	c := client.NewLoopback(Handler(Deps{Service: f}))
+	c := loopback.New(Handler(Deps{Service: f}))
 	defer c.Close()
 	kinds := rapid.SampledFrom([]dataset.OpKind{dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
 		dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpUpdate, dataset.OpRename, dataset.OpDropAlias, dataset.OpDelete, dataset.OpUndelete, dataset.OpPurge, dataset.OpMove, dataset.OpDiscard,
@@ -361,7 +362,7 @@ func TestEmptyListsAreLists(t *testing.T) {
 
 func TestImportRefusesWhatItCannotCarry(t *testing.T) {
 	f := newFake()
-	c := client.NewLoopback(Handler(Deps{Service: f, Local: f}))
+	c := loopback.New(Handler(Deps{Service: f, Local: f}))
 	defer c.Close()
 	for _, req := range []api.Request{{Volume: "db", Path: "/p"}, {Volume: "db", Kind: dataset.OpCreate}, {Volume: "db", Size: "1GiB"}, {}} {
 		if _, err := c.Import(soon(t), req, bytes.NewReader(nil)); dataset.KindOf(err) != dataset.ErrInvalid {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/controltest/loopback"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -48,7 +48,7 @@ func named(i int) api.Volume {
 func fetchAll(t *testing.T, s *pagedVolumes) ([]string, error) {
 	t.Helper()
 	s.asked = map[int]int{}
-	c := client.NewLoopback(s)
+	c := loopback.New(s)
 	t.Cleanup(c.Close)
 	all, err := cli.FetchAll(t.Context(), c.Volumes)
 	var names []string

@@ -7,8 +7,8 @@ import (
 	"os"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/control/controltest/loopback"
 )
 
 // link connects the agent to control. If DROVER_AWAY is set, the connection uses HTTP, as that of a remote agent does,
@@ -19,7 +19,7 @@ func link(svc api.Service) (to api.Service, shut func()) {
 		return svc, func() {}
 	}
 	handler := server.Handler(server.Deps{Service: svc})
-	client := client.NewLoopback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	client := loopback.New(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := os.Stat(file); err == nil {
 			panic(http.ErrAbortHandler)
 		}

@@ -1,4 +1,6 @@
-package client
+// Package loopback connects a client of the API to a handler in the same process. Only tests use it, and the daemon
+// (cmd/drover/internal/daemon) in a build for tests. Its only state is the handlers that run.
+package loopback
 
 import (
 	"bytes"
@@ -10,15 +12,16 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/wire"
 )
 
-// NewLoopback returns a client of a handler in this process, without sockets. As with a connection, long answers
+// New returns a client of a handler in this process, without sockets. As with a connection, long answers
 // are streamed. The context of the handler ends when the caller's context ends, or when the caller closes the
 // answer.
-func NewLoopback(handler http.Handler) *Client {
+func New(handler http.Handler) *client.Client {
 	t := &loopback{handler: handler}
-	return newClient(&connection{servers: []remote{{"http://drover", "this process", t}}, close: t.running.Wait})
+	return client.Over(t, t.running.Wait)
 }
 
 type loopback struct {
