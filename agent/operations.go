@@ -78,7 +78,7 @@ func (a *components) makeBackups() {
 			return a.Exporter.Clone(ctx, pool, d, scratch, src)
 		},
 		HasPool:   func(id uuid.UUID) bool { return a.Pools.ByID(id) != nil },
-		BorrowKey: a.Keys.BorrowKey, OpenTree: mounting.OpenTree,
+		BorrowKey: a.Keys.BorrowKey, Lost: a.LostWrites, OpenTree: mounting.OpenTree,
 		Open: func(ctx context.Context, r dataset.Repository) (*restic.Repository, error) {
 			return a.Repositories.Restic(ctx, r)
 		},

@@ -211,7 +211,7 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
 	case op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush:
 		recorded.Backup, recorded.BytesAdded = op.Backup, op.BytesAdded
-		recorded.ReadsAll, recorded.Lacks = op.ReadsAll, dataset.Cut(op.Lacks)
+		recorded.Parent, recorded.ReadsAll, recorded.Lacks = op.Parent, op.ReadsAll, dataset.Cut(op.Lacks)
 	case op.Kind == dataset.OpVerify:
 		op.DatasetRecord = nil // it does not exist any more
 	case op.Kind == dataset.OpConvert:
@@ -226,7 +226,7 @@ func completeReport(op *dataset.Operation, recorded dataset.Operation) {
 	case op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush:
 		op.Repository, op.Push, op.Content = recorded.Repository, recorded.Push, recorded.Content
 		if recorded.ID != op.ID { // its plan, and so Content, is not known
-			op.ExactBoot = ""
+			op.ExactSession = ""
 		}
 	case makesDataset(op.Kind) && op.DatasetRecord != nil:
 		d := *op.DatasetRecord

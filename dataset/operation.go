@@ -55,12 +55,12 @@ type Operation struct {
 	Parent string `json:"parent,omitempty"`
 	// why a backup or push reads everything; absent: it does not
 	ReadsAll string `json:"reads_all,omitempty"`
-	// boot of the host on which the parent was made
-	ParentBoot string `json:"parent_boot,omitempty" hidden:"true"`
+	// session of the volume in which the parent was made: see lostwrites.Watcher
+	ParentSession string `json:"parent_session,omitempty" hidden:"true"`
 	// value of content of the dataset when a backup or push was planned
 	Content uint64 `json:"content,omitempty"`
-	// boot of the host on which a backup or push has read an exact clone; absent: the clone was not exact
-	ExactBoot string `json:"exact_boot,omitempty" hidden:"true"`
+	// session of the volume in which an exact clone was made for a backup or push; absent: the clone was not exact
+	ExactSession string `json:"exact_session,omitempty" hidden:"true"`
 	// backup and push: what the backup lacks of the files of the volume, for people; absent: nothing that Drover looks
 	// for
 	Lacks string `json:"lacks,omitempty"`

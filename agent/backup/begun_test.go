@@ -36,22 +36,22 @@ func TestOperationIsNewOnce(t *testing.T) {
 	}
 }
 
-// Only the backup that control has recorded becomes the parent, and only if the content and the boot are the same.
+// Only the backup that control has recorded becomes the parent, and only if the content and the session are the same.
 func TestOnlyRecordedParent(t *testing.T) {
-	op := dataset.Operation{Parent: "recorded", ParentBoot: "boot", Content: 2}
+	op := dataset.Operation{Parent: "recorded", ParentSession: "session", Content: 2}
 	planned := dataset.Operation{ReadsAll: "planned"}
 	for name, c := range map[string]struct {
 		op               dataset.Operation
 		content          uint64
-		boot             string
+		session          string
 		parent, readsAll string
 	}{
-		"recorded":      {op, 2, "boot", "recorded", ""},
-		"none":          {planned, 2, "boot", "", "planned"},
-		"restored":      {op, 3, "boot", "", "the content of the volume was replaced meanwhile"},
-		"another start": {op, 2, "later", "", "a host was started, or the volume was moved, since its last exact backup"},
+		"recorded":     {op, 2, "session", "recorded", ""},
+		"none":         {planned, 2, "session", "", "planned"},
+		"restored":     {op, 3, "session", "", "the content of the volume was replaced meanwhile"},
+		"mounted anew": {op, 2, "later", "", "the volume was mounted or unmounted, or drover was started, since its last exact backup"},
 	} {
-		parent, readsAll := chooseParent(c.op, dataset.Dataset{Content: c.content}, c.boot)
+		parent, readsAll := chooseParent(c.op, dataset.Dataset{Content: c.content}, c.session)
 		if parent != c.parent || readsAll != c.readsAll {
 			t.Errorf("%s: got %q, %q", name, parent, readsAll)
 		}

@@ -16,10 +16,10 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/locks"
+	"github.com/droverhq/drover/agent/lostwrites"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/internal/tree"
@@ -67,6 +67,7 @@ type CreatorDeps struct {
 	// BorrowKey lets the dataset id, which has no record, use the data key of another dataset until end is called.
 	// Until then, the clean-up does not remove the dataset id as an orphan. The argument "of" is the owner of the key.
 	BorrowKey func(id, of uuid.UUID) (end func())
+	Lost      *lostwrites.Watcher
 	OpenTree  OpenTree
 	// Open returns a recorded repository.
 	Open func(ctx context.Context, r dataset.Repository) (*restic.Repository, error)
@@ -140,7 +141,7 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		return out, failed(err)
 	}
 	op.Backup, op.BytesAdded, op.Parent = got.made.ID, got.summary.BytesAdded, got.made.Parent
-	op.ExactBoot, op.ReadsAll, op.Lacks = got.exactBoot, got.readsAll, got.lacks
+	op.ExactSession, op.ReadsAll, op.Lacks = got.exactSession, got.readsAll, got.lacks
 	out, err = c.deps.Report(context.WithoutCancel(ctx), op, nil) // the backup exists
 	switch {
 	case errors.Is(err, dataset.ErrCancelled):
@@ -161,8 +162,8 @@ type attemptResult struct {
 	entry    string   // ID of the entry of a push
 	unwanted []string // backups of the operation that must be removed, also if the run fails
 	url      string   // of the repository
-	// exactBoot and readsAll are those of dataset.Operation.
-	exactBoot, readsAll string
+	// exactSession and readsAll are those of dataset.Operation.
+	exactSession, readsAll string
 }
 
 // stored returns the IDs of what the run has stored.
@@ -272,18 +273,15 @@ func madeBy(list []restic.Backup, op dataset.Operation) (ids []string) {
 
 // chooseParent returns the ID of the backup that restic compares the files of a clone with, or why there is none. It is
 // only ever the one that control has recorded: anybody with the password can store a backup with any tags. d is the
-// record of the dataset when the clone was made.
-//
-// After a crash of the host, a file can have new content with an old time, because the filesystem wrote its blocks, and
-// not its inode. So the parent must be from the present boot of this host.
-func chooseParent(op dataset.Operation, d dataset.Dataset, boot string) (parent, readsAll string) {
+// record of the dataset when the clone was made, and session its session then: see lostwrites.Watcher.
+func chooseParent(op dataset.Operation, d dataset.Dataset, session string) (parent, readsAll string) {
 	switch {
 	case op.Parent == "":
 		return "", op.ReadsAll
 	case d.Content != op.Content:
 		return "", "the content of the volume was replaced meanwhile"
-	case op.ParentBoot != boot:
-		return "", "a host was started, or the volume was moved, since its last exact backup"
+	case op.ParentSession != session:
+		return "", "the volume was mounted or unmounted, or drover was started, since its last exact backup"
 	}
 	return op.Parent, ""
 }
@@ -292,24 +290,20 @@ func chooseParent(op dataset.Operation, d dataset.Dataset, boot string) (parent,
 // incomplete.
 func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository,
 	a *attemptResult) error {
-	boot, err := clock.BootID()
-	if err != nil {
-		return err
-	}
 	clone := uuid.New()
 	end := c.deps.BorrowKey(clone, op.DatasetID)
 	defer end()
 	jb.Step("cloning")
-	d, pool, taken, exact, err := c.clone(ctx, op, clone)
+	d, pool, made, err := c.clone(ctx, op, clone)
 	defer func() { _ = c.discardClones(context.WithoutCancel(ctx), op.DatasetID) }() // doctor names those that stay
 	if err != nil {
 		return err
 	}
 	steps.At("backup.cloned")
 	var parent string
-	parent, a.readsAll = chooseParent(op, d, boot)
-	if exact && d.Content == op.Content {
-		a.exactBoot = boot
+	parent, a.readsAll = chooseParent(op, d, made.session)
+	if made.exact && d.Content == op.Content {
+		a.exactSession = made.session
 	}
 	files, err := c.deps.OpenTree(ctx, pool, clone, true)
 	if err != nil {
@@ -317,7 +311,7 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	}
 	defer files.Close()
 	steps.At("backup.mounted")
-	record := newRecord(d, op.Snapshot, taken, c.deps.NodeName, c.deps.Version)
+	record := newRecord(d, op.Snapshot, made.taken, c.deps.NodeName, c.deps.Version)
 	survey, err := tree.SurveyTree(ctx, files)
 	if err != nil {
 		return fmt.Errorf("count its files: %w", err)
@@ -340,7 +334,7 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 			Dir:      dir,
 			Names:    []string{DataName, RecordName},
 			Tags:     tags.List(),
-			Time:     taken,
+			Time:     made.taken,
 			Parent:   parent,
 			Progress: func(p restic.Progress) { jb.SetProgress(p.Bytes, p.TotalBytes) },
 		})
@@ -390,17 +384,23 @@ func describeLacks(s tree.Survey) string {
 	return strings.Join(lacks, "; ")
 }
 
-// clone makes the clone that restic reads. taken is the moment of its content, and exact says whether the clone is
-// exact: see dataset.Snapshot. The dataset is locked only while the clone is made.
+// cloned describes the content of a clone.
+type cloned struct {
+	taken   time.Time // its moment
+	exact   bool      // see dataset.Snapshot
+	session string    // of the dataset when the clone was made: see lostwrites.Watcher
+}
+
+// clone makes the clone that restic reads. The dataset is locked only while the clone is made.
 func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID) (d dataset.Dataset,
-	pool backends.Pool, taken time.Time, exact bool, err error) {
+	pool backends.Pool, made cloned, err error) {
 	d, pool, unlock, err := c.deps.LockForOperation(ctx, op, string(op.Kind))
 	defer unlock()
 	if err != nil {
-		return d, nil, taken, false, err
+		return d, nil, made, err
 	}
 	if d.State != dataset.StateReady {
-		return d, nil, taken, false, dataset.Errorf(dataset.ErrConflict, "it was deleted meanwhile (drover trash ls)")
+		return d, nil, made, dataset.Errorf(dataset.ErrConflict, "it was deleted meanwhile (drover trash ls)")
 	}
 	src := dataset.Source{Dataset: d.ID}
 	switch {
@@ -411,19 +411,20 @@ func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID)
 		if op.Push != nil {
 			remedy = fmt.Sprintf("push a snapshot: drover push %s@SNAPSHOT %s", op.Volume, op.Repository)
 		}
-		return d, nil, taken, false, dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a "+
+		return d, nil, made, dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a "+
 			"clone, and the volume can change meanwhile (%s)", remedy)
 	}
 	if err := c.writeNote(note{Pool: d.Pool, Clone: id, Dataset: d.ID, Volume: d.Volume}); err != nil {
-		return d, nil, taken, false, err
+		return d, nil, made, err
 	}
 	scratch := d
 	scratch.ID, scratch.Size = id, 0
-	taken, exact, err = c.deps.Clone(ctx, pool, d, scratch, src)
+	made.session = c.deps.Lost.Session(d.ID)
+	made.taken, made.exact, err = c.deps.Clone(ctx, pool, d, scratch, src)
 	if op.Snapshot != nil {
-		taken, exact = op.Snapshot.Created, op.Snapshot.Exact
+		made.taken, made.exact = op.Snapshot.Created, op.Snapshot.Exact
 	}
-	return d, pool, taken, exact, err
+	return d, pool, made, err
 }
 
 func (c *Creator) logOf(ctx context.Context, op dataset.Operation) *logrus.Entry {

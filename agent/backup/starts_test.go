@@ -150,3 +150,38 @@ func TestStartsOfRestic(t *testing.T) {
 	restore(f.A)
 	want("a restore of a backup without a socket", "snapshots dump restore")
 }
+
+// A backup has a parent only if the volume stayed mounted, or stayed unmounted, since the parent was made. In between,
+// its filesystem can have lost its journal.
+func TestParentIsOfOneSession(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	d := f.A.NewVolume("db@free")
+	last := ""
+	check := func(what string, continues bool) {
+		t.Helper()
+		op := backUp(f, "db", "")
+		want, reason := "", "the volume was mounted or unmounted, or drover was started, since its last exact backup"
+		if continues {
+			want, reason = last, ""
+		}
+		if last != "" && (op.Parent != want || op.ReadsAll != reason) {
+			t.Errorf("%s: got the parent %q, and it reads everything because %q", what, op.Parent, op.ReadsAll)
+		}
+		last = op.Backup
+	}
+	check("first", false)
+	check("idle", true)
+	f.A.MustMount("db", "one")
+	check("mounted", false)
+	check("still mounted", true)
+	f.A.Restart()
+	check("after a restart of drover", false)
+	check("mounted since", true)
+	f.A.MustUnmount("db", "one")
+	check("unmounted", false)
+	check("still unmounted", true)
+	f.A.MustMount("db", "two")
+	must(t, unix.Unmount(f.A.MountPath(d.ID), 0)) // by somebody else
+	check("unmounted by somebody else", false)
+}

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // StatusReader reads the present status of datasets on this node. It remembers how full each dataset was when it was
@@ -170,7 +171,7 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 		return
 	}
 	path := s.MountPath(d.ID)
-	if mountID(path) == 0 {
+	if mount.ID(path) == 0 {
 		return // nothing is mounted, so path shows the filesystem of the root
 	}
 	s.Lost.BeforeUnmount(s.Ctx, b, d, path)

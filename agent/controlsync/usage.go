@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 // readUsage returns how many bytes a dataset takes in its pool, and how full it is. It walks no files. path is where
@@ -67,25 +68,13 @@ func statfs(path string) *dataset.Usage {
 	if path == "" {
 		return nil
 	}
-	before := mountID(path)
+	before := mount.ID(path)
 	var fs unix.Statfs_t
-	if before == 0 || unix.Statfs(path, &fs) != nil || mountID(path) != before {
+	if before == 0 || unix.Statfs(path, &fs) != nil || mount.ID(path) != before {
 		return nil
 	}
 	usage := usageOf(fs)
 	return &usage
-}
-
-// mountID returns the ID of the mount whose root is path, or 0 if path is not the root of a mount or cannot be read
-// (statx(2), STATX_MNT_ID).
-func mountID(path string) uint64 {
-	var st unix.Statx_t
-	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
-	err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_MNT_ID, &st)
-	if err != nil || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-		return 0
-	}
-	return st.Mnt_id
 }
 
 // usageOf returns the figures of df for the result of statfs(2).

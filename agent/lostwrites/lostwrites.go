@@ -14,8 +14,10 @@
 // before only if no other process has seen the error. So one kind of loss stays unknown: the kernel failed to write
 // before the agent started, another process called syncfs, and the former agent ended before its own syncfs.
 //
+// Watcher also knows the sessions of datasets, which package backup asks for (Session).
+//
 // The state is the set of losses, which is in memory and in the agent's database (lost/). Watcher also remembers, only
-// in memory, the descriptors, when each pool was last full and last had enough space, and when each volume was last
+// in memory, the sessions, the descriptors, when each pool was last full and last had enough space, and when each volume was last
 // flushed. A mutex protects them. A second mutex (Watcher.saving) serializes the writes to the database. The channel
 // Watcher.flushing counts the flushes in progress, at most maxFlushes. Package agent calls Load once, before the other
 // methods. It also calls Unmounted after each unmount. Package mounting calls Mounted. Package controlsync calls Look,
@@ -102,11 +104,12 @@ type Watcher struct {
 	flushing chan struct{} // has an element for each flush that Look started
 	saving   sync.Mutex    // held while a loss is written to disk, so that the last value is written last
 
-	mu     sync.Mutex
-	losses map[uuid.UUID]Loss
-	pools  map[uuid.UUID]poolSpace
-	looks  map[uuid.UUID]look
-	roots  map[uuid.UUID]*os.File // the root directories of the mounted volumes: see mount.View
+	mu       sync.Mutex
+	losses   map[uuid.UUID]Loss
+	pools    map[uuid.UUID]poolSpace
+	looks    map[uuid.UUID]look
+	roots    map[uuid.UUID]*os.File // the root directories of the mounted volumes: see mount.View
+	sessions map[uuid.UUID]session
 	// unsaved has the datasets whose loss could not be written to disk or removed there.
 	unsaved map[uuid.UUID]bool
 }
@@ -134,6 +137,7 @@ func New(deps Deps) *Watcher {
 		pools:    map[uuid.UUID]poolSpace{},
 		looks:    map[uuid.UUID]look{},
 		roots:    map[uuid.UUID]*os.File{},
+		sessions: map[uuid.UUID]session{},
 		unsaved:  map[uuid.UUID]bool{},
 	}
 }
@@ -165,14 +169,42 @@ func (w *Watcher) Load(ctx context.Context) error {
 	return w.DB.PutAll(ctx, gone)
 }
 
+// session is a time in which a dataset stayed mounted, or stayed unmounted.
+type session struct {
+	id    string
+	mount uint64 // ID of the mount; 0 if the dataset is not mounted
+}
+
+// Session returns the ID of the present session of a dataset: of the time since its last mount or unmount, or since
+// this agent first asked. Within a session no filesystem loses its journal and is mounted again. After that, a file
+// could have new content with an old change time. The dataset's lock is held.
+func (w *Watcher) Session(id uuid.UUID) string {
+	now := mount.ID(w.MountPath(id))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s, known := w.sessions[id]
+	if !known || s.mount != now {
+		s = session{uuid.NewString(), now}
+		w.sessions[id] = s
+	}
+	return s.id
+}
+
+func (w *Watcher) endSession(id uuid.UUID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.sessions, id)
+}
+
 // isWatched reports whether a dataset of pool b can lose writes: it has a filesystem of its own, and is not read-only.
 func isWatched(b backends.Pool, d dataset.Dataset) bool {
 	return !d.ReadOnly && b.Info().Capabilities.OwnFilesystem
 }
 
-// Mounted begins to watch a dataset of pool b that was just mounted at path.
+// Mounted begins a session of a dataset of pool b that was just mounted at path, and begins to watch it.
 func (w *Watcher) Mounted(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) {
 	w.closeRoot(d.ID) // of an earlier mount, which somebody else has unmounted
+	w.endSession(d.ID)
 	if !isWatched(b, d) {
 		return
 	}
@@ -356,6 +388,7 @@ func (w *Watcher) Failed(ctx context.Context, d dataset.Dataset, err error) {
 func (w *Watcher) Unmounted(ctx context.Context, d dataset.Dataset) {
 	id := d.ID
 	w.NotMounted(ctx, d)
+	w.endSession(id)
 	w.mu.Lock()
 	delete(w.looks, id)
 	loss, lost := w.losses[id]

@@ -96,7 +96,7 @@ func chooseParent(t *record.Tx, d dataset.Dataset, op *dataset.Operation) error 
 		return nil
 	}
 	parent, err := record.ParentOf(t, d, op.Repository)
-	if op.Parent, op.ParentBoot = parent.ID, parent.Boot; parent.ID == "" {
+	if op.Parent, op.ParentSession = parent.ID, parent.Session; parent.ID == "" {
 		op.ReadsAll = "no exact backup of this content is recorded"
 	}
 	return err

@@ -21,7 +21,7 @@ func backsUp(a *controltest.Agent, req api.Request) (op dataset.Operation, end f
 		made := op
 		made.Backup = backupID(op.ID)
 		if exact {
-			made.ExactBoot = "boot"
+			made.ExactSession = "session"
 		}
 		a.MustCommit(made)
 		return made.Backup
@@ -79,4 +79,19 @@ func TestParentOfBackup(t *testing.T) {
 	}
 	want("after a rebuild", "")
 	e.CheckInvariants()
+}
+
+// A move ends the parent: the other host can have lost what it had not written yet, and the volume can come back.
+func TestMoveEndsParent(t *testing.T) {
+	e := controltest.New(t)
+	controltest.AddRepository(e, "offsite")
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	a.MustCreate("db@gold")
+	_, end := backsUp(a, api.Request{})
+	end(true)
+	e.MustMove("db", a, b, "beta")
+	e.MustMove("db", b, a, "alpha")
+	if op, _ := backsUp(a, api.Request{}); op.Parent != "" || op.ReadsAll == "" {
+		t.Errorf("got the parent %q, and it reads everything because %q", op.Parent, op.ReadsAll)
+	}
 }

@@ -21,7 +21,7 @@ type Parents struct {
 type ParentBackup struct {
 	Repository string    `json:"repository"`
 	ID         string    `json:"id"`
-	Boot       string    `json:"boot"`              // of the host that made it; after another start it is no parent
+	Session    string    `json:"session"`           // of the volume when it was made; in another one it is no parent
 	Content    uint64    `json:"content"`           // that of the dataset when the backup was planned
 	Recovery   uuid.UUID `json:"recovery,omitzero"` // last recovery of the store when the backup was recorded
 }
@@ -55,7 +55,7 @@ func ParentOf(t *Tx, d dataset.Dataset, repository string) (b ParentBackup, err 
 // PutParent records the backup that an operation has made as the parent of the next one, if it can be that. It keeps
 // the recorded one if it cannot.
 func PutParent(t *Tx, op dataset.Operation) error {
-	if op.ExactBoot == "" || op.Snapshot != nil {
+	if op.ExactSession == "" || op.Snapshot != nil {
 		return nil
 	}
 	var d dataset.Dataset
@@ -66,7 +66,7 @@ func PutParent(t *Tx, op dataset.Operation) error {
 	if restores, err := restores(t, d.ID); err != nil || restores {
 		return err
 	}
-	b := ParentBackup{Repository: op.Repository, ID: op.Backup, Boot: op.ExactBoot, Content: d.Content}
+	b := ParentBackup{Repository: op.Repository, ID: op.Backup, Session: op.ExactSession, Content: d.Content}
 	if b.Recovery, err = lastRecovery(t); err != nil {
 		return err
 	}

@@ -362,9 +362,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	next := d
 	next.Home, next.Pool, next.Epoch = rec.Node, rec.DatasetRecord.Pool, d.Epoch+1
 	next.Request, next.Move, next.TakenOver = op.ID, uuid.Nil, takeoverSource(rec, op, d)
-	if rec.Loss != nil || rec.FileCopy {
-		record.EndContent(t, &next)
-	}
+	record.EndContent(t, &next)
 	if rec.FileCopy && op.DatasetRecord != nil { // the pool chose the filesystem, if the profile names none
 		made := op.DatasetRecord.Profile.Filesystem
 		next.Size, next.Profile.Filesystem.Type, next.Profile.Filesystem.Chosen = op.DatasetRecord.Size, made.Type,

@@ -150,3 +150,15 @@ func (f Filesystem) MayMatch(e *Entry) bool {
 	return f.Major == e.Major && f.Minor == e.Minor &&
 		(i.Type == "" || i.Type == e.FSType) && (i.Source == "" || i.Source == e.Source)
 }
+
+// ID returns the ID of the mount whose root is path, or 0 if path is not the root of a mount or cannot be read
+// (statx(2), STATX_MNT_ID). The kernel gives the ID of an earlier mount to a new one.
+func ID(path string) uint64 {
+	var st unix.Statx_t
+	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
+	err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_MNT_ID, &st)
+	if err != nil || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return 0
+	}
+	return st.Mnt_id
+}
