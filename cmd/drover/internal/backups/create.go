@@ -124,10 +124,7 @@ func await(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, op data
 
 // report prints a backup: with --quiet only its ID.
 func report(a *cli.App, o *cli.Output, out api.Outcome) error {
-	if op := out.Operation; op != nil && op.Lacks != "" {
-		_, _ = fmt.Fprintf(a.ErrOut, "drover: backup %s of volume %s does not have: %s\n", short(op.Backup), op.Volume,
-			show.Clean(op.Lacks))
-	}
+	PrintLacks(a, out.Operation)
 	if o.Quiet && !o.JSON() && !o.Detach {
 		return a.PrintLine("%s", out.Operation.Backup)
 	}
@@ -136,4 +133,13 @@ func report(a *cli.App, o *cli.Output, out api.Outcome) error {
 		return op.ID, fmt.Sprintf("backed up volume %s to %s: %s (%s added)", op.Volume, op.Repository,
 			op.Backup[:min(show.ShortLength, len(op.Backup))], dataset.Size(op.BytesAdded).Human())
 	})
+}
+
+// PrintLacks prints what the backup of an operation lacks of the files of its volume, if it lacks anything. op can be
+// nil.
+func PrintLacks(a *cli.App, op *dataset.Operation) {
+	if op != nil && op.Lacks != "" {
+		_, _ = fmt.Fprintf(a.ErrOut, "drover: backup %s of volume %s does not have: %s\n", short(op.Backup), op.Volume,
+			show.Clean(op.Lacks))
+	}
 }

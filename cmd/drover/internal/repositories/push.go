@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/droverhq/drover/cmd/drover/internal/backups"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -60,6 +61,7 @@ snapshot.`,
 		if err != nil {
 			return err
 		}
+		backups.PrintLacks(a, out.Operation)
 		return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
 			op := out.Operation
 			to := repository + "/" + name
