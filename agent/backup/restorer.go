@@ -219,8 +219,8 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string, reco
 	defer func() { err = errors.Join(err, folder.Close()) }()
 	w.step("restoring")
 	// The volume has no path, because its mount is private. restic reaches it through the descriptor of this process.
-	// A backup can have a link and a file with the same name. restic would write through the link, to any file of the
-	// host.
+	// A backup can have a link or a device node, and a file with the same name. restic would write through the link, to
+	// any file of the host, or to the device.
 	safe, err := tree.NoFollow(root, folder)
 	if err != nil {
 		return err

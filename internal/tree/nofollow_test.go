@@ -47,3 +47,40 @@ func TestNoFollow(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A device node can be created below the descriptor of NoFollow, and not be opened, even if the mount of the volume
+// allows it. A set-user-ID bit and a file capability stay.
+func TestNoFollowOpensNoDevice(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	safe, err := tree.NoFollow(dir, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer safe.Close()
+	at := fmt.Sprintf("/proc/%d/fd/%d/", os.Getpid(), safe.Fd())
+	capability := []byte("\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
+	if err := errors.Join(unix.Mknod(at+"null", unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))),
+		os.WriteFile(at+"tool", nil, 0o700), os.Chmod(at+"tool", os.ModeSetuid|0o755),
+		unix.Setxattr(at+"tool", "security.capability", capability, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := os.OpenFile(at+"null", os.O_WRONLY|os.O_TRUNC, 0); !errors.Is(err, unix.EACCES) {
+		_ = f.Close()
+		t.Errorf("opening the device: got %v", err)
+	}
+	info, err := os.Lstat(filepath.Join(dir.Name(), "null"))
+	if err != nil || info.Mode().Type() != os.ModeDevice|os.ModeCharDevice {
+		t.Errorf("the device is %v, %v", info, err)
+	}
+	got := make([]byte, 64)
+	if n, err := unix.Getxattr(filepath.Join(dir.Name(), "tool"), "security.capability", got); n != len(capability) {
+		t.Errorf("the capability has %d bytes, %v", n, err)
+	}
+	if info, err = os.Lstat(filepath.Join(dir.Name(), "tool")); err != nil || info.Mode()&os.ModeSetuid == 0 {
+		t.Errorf("the program is %v, %v", info, err)
+	}
+}
