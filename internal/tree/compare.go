@@ -44,8 +44,8 @@ func Compare(ctx context.Context, a, b *os.File, opts ...Option) ([]Difference, 
 		return nil, err
 	}
 	defer rb.close()
-	c := &comparing{ctx: ctx, options: optionsOf(opts), links: [2]map[inode]string{{}, {}}}
-	if err := c.entry(ra.dir, rb.dir, ".", "."); err != nil && !errors.Is(err, errEnough) {
+	c := &comparing{ctx: ctx, options: optionsOf(opts), links: [2]map[inode]*place{{}, {}}}
+	if err := c.entry(ra.dir, rb.dir, ".", nil); err != nil && !errors.Is(err, errEnough) {
 		return c.found, err
 	}
 	return c.found, nil
@@ -55,12 +55,12 @@ func Compare(ctx context.Context, a, b *os.File, opts ...Option) ([]Difference, 
 type comparing struct {
 	ctx context.Context
 	options
-	links [2]map[inode]string // the first name of each inode that has several
+	links [2]map[inode]*place // the first name of each inode that has several
 	found []Difference
 }
 
-func (c *comparing) add(name, property, a, b string) error {
-	c.found = append(c.found, Difference{name, property, a, b})
+func (c *comparing) add(at *place, property, a, b string) error {
+	c.found = append(c.found, Difference{at.String(), property, a, b})
 	if len(c.found) >= maxDifferences {
 		return errEnough
 	}
@@ -68,128 +68,110 @@ func (c *comparing) add(name, property, a, b string) error {
 }
 
 // differ adds a difference unless two values are equal.
-func differ[T comparable](c *comparing, name, property, format string, a, b T) error {
+func differ[T comparable](c *comparing, at *place, property, format string, a, b T) error {
 	if a == b {
 		return nil
 	}
-	return c.add(name, property, fmt.Sprintf(format, a), fmt.Sprintf(format, b))
+	return c.add(at, property, fmt.Sprintf(format, a), fmt.Sprintf(format, b))
 }
 
-func (c *comparing) dirs(a, b *os.File, name string) error {
+func (c *comparing) dirs(a, b *os.File, at *place) error {
 	inA, err := readNames(a)
 	if err != nil {
-		return wrapError("read directory", name, err)
+		return wrapError("read directory", at, err)
 	}
 	inB, err := readNames(b)
 	if err != nil {
-		return wrapError("read directory", name, err)
+		return wrapError("read directory", at, err)
 	}
-	for len(inA)+len(inB) > 0 {
+	both := slices.Concat(inA, inB)
+	slices.Sort(both)
+	for _, name := range slices.Compact(both) {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		child := first(inA, inB)
-		inA, inB = dropFirst(inA, child), dropFirst(inB, child)
-		if err := c.entry(a, b, child, join(name, child)); err != nil {
+		if err := c.entry(a, b, name, &place{at, name}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// first returns the smallest name of two sorted lists. At least one of them must not be empty.
-func first(a, b []string) string {
-	switch {
-	case len(a) == 0:
-		return b[0]
-	case len(b) == 0:
-		return a[0]
-	}
-	return min(a[0], b[0])
-}
-
-func dropFirst(names []string, name string) []string {
-	if len(names) > 0 && names[0] == name {
-		return names[1:]
-	}
-	return names
-}
-
-func (c *comparing) entry(a, b *os.File, child, name string) error {
-	na, errA := openNode(a, child)
+func (c *comparing) entry(a, b *os.File, name string, at *place) error {
+	na, errA := openNode(a, name)
 	if errA == nil {
 		defer na.close()
 	}
-	nb, errB := openNode(b, child)
+	nb, errB := openNode(b, name)
 	if errB == nil {
 		defer nb.close()
 	}
 	switch {
 	case errA != nil && !isVanished(errA):
-		return wrapError("open", name, errA)
+		return wrapError("open", at, errA)
 	case errB != nil && !isVanished(errB):
-		return wrapError("open", name, errB)
+		return wrapError("open", at, errB)
 	case errA != nil && errB != nil:
 		return nil
 	case errA != nil:
-		return c.add(name, "missing", "absent", kindName(nb))
+		return c.add(at, "missing", "absent", kindName(nb))
 	case errB != nil:
-		return c.add(name, "missing", kindName(na), "absent")
+		return c.add(at, "missing", kindName(na), "absent")
 	case na.format() != nb.format():
-		return c.add(name, "kind", kindName(na), kindName(nb))
+		return c.add(at, "kind", kindName(na), kindName(nb))
 	}
-	if err := c.compareMeta(na, nb, name); err != nil {
+	if err := c.compareMeta(na, nb, at); err != nil {
 		return err
 	}
-	return c.content(na, nb, name)
+	return c.content(na, nb, at)
 }
 
 // compareMeta compares the metadata of two inodes of the same kind.
-func (c *comparing) compareMeta(a, b *node, name string) error {
+func (c *comparing) compareMeta(a, b *node, at *place) error {
 	ma, err := a.meta()
 	if err != nil {
-		return wrapError("read", name, err)
+		return wrapError("read", at, err)
 	}
 	mb, err := b.meta()
 	if err != nil {
-		return wrapError("read", name, err)
+		return wrapError("read", at, err)
 	}
-	links, err := c.compareLinks(a, b, name)
+	links, err := c.compareLinks(a, b, at)
 	if err != nil || links {
 		return err
 	}
 	owner := func(m meta) string { return fmt.Sprintf("%d:%d", m.uid, m.gid) }
 	stamp := func(m meta) string { return fmt.Sprintf("%d.%09d", m.mtime.Sec, m.mtime.Nsec) }
 	return cmp.Or(
-		differ(c, name, "owner", "%s", owner(ma), owner(mb)),
-		differ(c, name, "mode", "%04o", ma.mode, mb.mode),
-		differ(c, name, "modification time", "%s", stamp(ma), stamp(mb)),
-		c.attributes(name, ma.xattrs, mb.xattrs),
+		differ(c, at, "owner", "%s", owner(ma), owner(mb)),
+		differ(c, at, "mode", "%04o", ma.mode, mb.mode),
+		differ(c, at, "modification time", "%s", stamp(ma), stamp(mb)),
+		c.attributes(at, ma.xattrs, mb.xattrs),
 	)
 }
 
 // compareLinks compares the first names of two inodes, and adds a difference if they are not the same. It returns true
 // if both inodes have the same earlier name: they have been compared under that name.
-func (c *comparing) compareLinks(a, b *node, name string) (bool, error) {
-	firstA, firstB := c.firstName(0, a, name), c.firstName(1, b, name)
-	if err := differ(c, name, "hard link of", "%q", firstA, firstB); err != nil {
+func (c *comparing) compareLinks(a, b *node, at *place) (bool, error) {
+	firstA, firstB := c.firstName(0, a, at), c.firstName(1, b, at)
+	if err := differ(c, at, "hard link of", "%q", firstA, firstB); err != nil {
 		return false, err
 	}
-	return firstA == firstB && firstA != name, nil
+	return firstA == firstB && firstA != at, nil
 }
 
-func (c *comparing) firstName(side int, n *node, name string) string {
+func (c *comparing) firstName(side int, n *node, at *place) *place {
 	if !n.mayHaveLinks() {
-		return name
+		return at
 	}
 	if f, ok := c.links[side][n.inode()]; ok {
 		return f
 	}
-	c.links[side][n.inode()] = name
-	return name
+	c.links[side][n.inode()] = at
+	return at
 }
 
-func (c *comparing) attributes(name string, a, b []xattr) error {
+func (c *comparing) attributes(at *place, a, b []xattr) error {
 	values := map[string][2]*xattr{}
 	var names []string
 	for side, xs := range [2][]xattr{a, b} {
@@ -208,7 +190,7 @@ func (c *comparing) attributes(name string, a, b []xattr) error {
 		if pair[0] != nil && pair[1] != nil && bytes.Equal(pair[0].value, pair[1].value) {
 			continue
 		}
-		err := c.add(name, "attribute "+strconv.Quote(n), describeXattr(pair[0]), describeXattr(pair[1]))
+		err := c.add(at, "attribute "+strconv.Quote(n), describeXattr(pair[0]), describeXattr(pair[1]))
 		if err != nil {
 			return err
 		}

@@ -12,64 +12,64 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func (c *comparing) content(a, b *node, name string) error {
+func (c *comparing) content(a, b *node, at *place) error {
 	switch a.format() {
 	case unix.S_IFDIR:
-		return c.subdirs(a, b, name)
+		return c.subdirs(a, b, at)
 	case unix.S_IFREG:
-		if err := c.files(a, b, name); err != nil {
+		if err := c.files(a, b, at); err != nil {
 			return err
 		}
 	case unix.S_IFLNK:
 		ta, errA := a.readLink()
 		tb, errB := b.readLink()
 		if err := cmp.Or(errA, errB); err != nil {
-			return wrapError("read", name, err)
+			return wrapError("read", at, err)
 		}
-		return differ(c, name, "target", "%q", ta, tb)
+		return differ(c, at, "target", "%q", ta, tb)
 	case unix.S_IFCHR, unix.S_IFBLK:
-		return differ(c, name, "device", "%#x", a.st.Rdev, b.st.Rdev)
+		return differ(c, at, "device", "%#x", a.st.Rdev, b.st.Rdev)
 	}
 	return nil
 }
 
-func (c *comparing) subdirs(a, b *node, name string) error {
-	if err := tooDeep(name); err != nil {
-		return wrapError("read", name, err)
+func (c *comparing) subdirs(a, b *node, at *place) error {
+	if err := at.tooDeep(); err != nil {
+		return wrapError("read", at, err)
 	}
 	da, err := a.openDir()
 	if err != nil {
-		return wrapError("open", name, err)
+		return wrapError("open", at, err)
 	}
 	defer da.Close()
 	db, err := b.openDir()
 	if err != nil {
-		return wrapError("open", name, err)
+		return wrapError("open", at, err)
 	}
 	defer db.Close()
-	return c.dirs(da, db, name)
+	return c.dirs(da, db, at)
 }
 
-func (c *comparing) files(a, b *node, name string) error {
+func (c *comparing) files(a, b *node, at *place) error {
 	if a.st.Size != b.st.Size {
-		return differ(c, name, "size", "%d", a.st.Size, b.st.Size)
+		return differ(c, at, "size", "%d", a.st.Size, b.st.Size)
 	}
 	fa, err := a.openFile()
 	if err != nil {
-		return wrapError("open", name, err)
+		return wrapError("open", at, err)
 	}
 	defer fa.Close()
 	fb, err := b.openFile()
 	if err != nil {
-		return wrapError("open", name, err)
+		return wrapError("open", at, err)
 	}
 	defer fb.Close()
-	at, err := firstUnequal(c.ctx, fa, fb, a.st.Size)
+	off, err := firstUnequal(c.ctx, fa, fb, a.st.Size)
 	if err != nil {
-		return wrapError("read", name, err)
+		return wrapError("read", at, err)
 	}
-	if at >= 0 {
-		return c.add(name, "content", fmt.Sprintf("differs from byte %d", at), "the other")
+	if off >= 0 {
+		return c.add(at, "content", fmt.Sprintf("differs from byte %d", off), "the other")
 	}
 	return nil
 }

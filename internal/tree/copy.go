@@ -34,7 +34,7 @@ func Copy(ctx context.Context, src, dst *os.File, progress func(bytes int64), op
 	if err := requireEmpty(to.dir); err != nil {
 		return err
 	}
-	c := &copying{ctx: ctx, links: map[inode]string{}, to: to.dir, bytes: copier{progress: progress}}
+	c := &copying{ctx: ctx, links: map[inode]*place{}, to: to.dir, bytes: copier{progress: progress}}
 	if err := c.root(from.dir, to.dir); err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func syncTree(dir *os.File) error {
 type copying struct {
 	ctx   context.Context
 	to    *os.File
-	links map[inode]string // the path of the first copied name of an inode
+	links map[inode]*place // the first copied name of each inode that has several
 	bytes copier
 }
 
@@ -76,36 +76,37 @@ func (c *copying) root(src, dst *os.File) error {
 	if err := to.strip(meta{}); err != nil {
 		return wrapError("copy", ".", err)
 	}
-	return c.dir(from, src, to, dst, ".")
+	return c.dir(from, src, to, dst, nil)
 }
 
 // dir copies the content of an open directory and then its metadata. The ACL comes after the entries, which would
 // inherit it, and the times come last.
-func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, name string) error {
+func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, at *place) error {
 	names, err := readNames(src)
 	if err != nil {
-		return wrapError("read directory", name, err)
+		return wrapError("read directory", at, err)
 	}
-	for _, child := range names {
+	for _, name := range names {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		if err := c.entry(src, dst, child, join(name, child)); err != nil {
-			return wrapError("copy", join(name, child), err)
+		child := &place{at, name}
+		if err := c.entry(src, dst, child); err != nil {
+			return wrapError("copy", child, err)
 		}
 	}
 	m, err := from.meta()
 	if err != nil {
-		return wrapError("copy", name, err)
+		return wrapError("copy", at, err)
 	}
 	if err := to.apply(m); err != nil {
-		return wrapError("copy", name, err)
+		return wrapError("copy", at, err)
 	}
 	return nil
 }
 
-func (c *copying) entry(src, dst *os.File, child, name string) error {
-	from, err := openNode(src, child)
+func (c *copying) entry(src, dst *os.File, at *place) error {
+	from, err := openNode(src, at.name)
 	if isVanished(err) {
 		return nil
 	}
@@ -115,23 +116,23 @@ func (c *copying) entry(src, dst *os.File, child, name string) error {
 	defer from.close()
 	if from.mayHaveLinks() {
 		if first, ok := c.links[from.inode()]; ok {
-			return linkInto(c.to, first, dst, child)
+			return linkInto(c.to, first.String(), dst, at.name)
 		}
 	}
 	m, err := from.meta()
 	if err != nil {
 		return err
 	}
-	if err := c.create(from, dst, child, name); err != nil {
+	if err := c.create(from, dst, at); err != nil {
 		return err
 	}
 	if from.mayHaveLinks() {
-		c.links[from.inode()] = name
+		c.links[from.inode()] = at
 	}
 	if from.isDir() {
 		return nil
 	}
-	to, err := openNode(dst, child)
+	to, err := openNode(dst, at.name)
 	if err != nil {
 		return err
 	}
@@ -140,14 +141,14 @@ func (c *copying) entry(src, dst *os.File, child, name string) error {
 }
 
 // create creates the inode. Its metadata is set later.
-func (c *copying) create(from *node, dst *os.File, child, name string) error {
+func (c *copying) create(from *node, dst *os.File, at *place) error {
 	switch from.format() {
 	case unix.S_IFREG:
-		return c.regular(from, dst, child)
+		return c.regular(from, dst, at.name)
 	case unix.S_IFDIR:
-		return c.subdir(from, dst, child, name)
+		return c.subdir(from, dst, at)
 	}
-	return makeSpecial(dst, child, from.format(), from.st.Rdev, from.readLink)
+	return makeSpecial(dst, at.name, from.format(), from.st.Rdev, from.readLink)
 }
 
 func (c *copying) regular(from *node, dst *os.File, child string) error {
@@ -167,8 +168,8 @@ func (c *copying) regular(from *node, dst *os.File, child string) error {
 	return out.Close()
 }
 
-func (c *copying) subdir(from *node, dst *os.File, child, name string) error {
-	if err := tooDeep(name); err != nil {
+func (c *copying) subdir(from *node, dst *os.File, at *place) error {
+	if err := at.tooDeep(); err != nil {
 		return err
 	}
 	src, err := from.openDir()
@@ -176,11 +177,11 @@ func (c *copying) subdir(from *node, dst *os.File, child, name string) error {
 		return err
 	}
 	defer src.Close()
-	to, out, err := makeDir(dst, child)
+	to, out, err := makeDir(dst, at.name)
 	if err != nil {
 		return err
 	}
 	defer to.close()
 	defer out.Close()
-	return c.dir(from, src, to, out, name)
+	return c.dir(from, src, to, out, at)
 }

@@ -87,7 +87,7 @@ func moveAll(ctx context.Context, from, to *os.File, name string) error {
 
 // CountNames returns the number of names below dir. Each hard link counts, and dir does not. Safe for concurrent use.
 func CountNames(ctx context.Context, dir *os.File) (n int64, err error) {
-	err = walk(ctx, dir, func(*node, string) error {
+	err = walk(ctx, dir, func(*node, *place) error {
 		n++
 		return nil
 	})

@@ -21,9 +21,9 @@ type Found struct {
 	First string
 }
 
-func (f *Found) add(name string) {
+func (f *Found) add(at *place) {
 	if f.Count++; f.Count == 1 {
-		f.First = name
+		f.First = at.String()
 	}
 }
 
@@ -42,19 +42,19 @@ var (
 // SurveyTree surveys the tree below dir. Safe for concurrent use.
 func SurveyTree(ctx context.Context, dir *os.File) (s Survey, err error) {
 	hasFlags := true
-	err = walk(ctx, dir, func(n *node, name string) error {
+	err = walk(ctx, dir, func(n *node, at *place) error {
 		if n.format() == unix.S_IFSOCK {
 			return nil
 		}
 		s.Names++
 		if t := time.Unix(n.st.Mtim.Unix()); t.Before(earliest) || t.After(latest) {
-			s.Times.add(name)
+			s.Times.add(at)
 		}
 		if hasFlags && (n.isDir() || n.format() == unix.S_IFREG) {
 			flags, err := n.flags()
 			hasFlags = err == nil
 			if flags&settableFlags != 0 {
-				s.Flags.add(name)
+				s.Flags.add(at)
 			}
 		}
 		return nil

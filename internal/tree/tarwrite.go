@@ -25,7 +25,7 @@ import (
 // the stream has no end mark, so ReadTar refuses it. Safe for concurrent use.
 func WriteTar(ctx context.Context, dir *os.File, w io.Writer, opts ...Option) error {
 	buf := bufio.NewWriterSize(w, bulk)
-	t := &archiving{ctx: ctx, w: buf, links: map[inode]string{}, options: optionsOf(opts)}
+	t := &archiving{ctx: ctx, w: buf, links: map[inode]*place{}, options: optionsOf(opts)}
 	if err := walk(ctx, dir, t.entry); err != nil {
 		return err
 	}
@@ -40,14 +40,14 @@ type archiving struct {
 	options
 	ctx   context.Context
 	w     *bufio.Writer
-	links map[inode]string
+	links map[inode]*place // the first name of each inode that has several
 }
 
-func (t *archiving) entry(n *node, name string) error {
-	h := &tarHeader{name: "./" + name, records: map[string]string{}}
+func (t *archiving) entry(n *node, at *place) error {
+	h := &tarHeader{name: "./" + at.String(), records: map[string]string{}}
 	if n.mayHaveLinks() {
 		if first, ok := t.links[n.inode()]; ok {
-			h.kind, h.link = '1', first
+			h.kind, h.link = '1', "./"+first.String()
 			h.meta.mtime = n.st.Mtim
 			return h.writeTo(t.w)
 		}
@@ -57,7 +57,7 @@ func (t *archiving) entry(n *node, name string) error {
 		return err
 	}
 	if n.mayHaveLinks() && (t.forReadTar || n.format() != unix.S_IFSOCK) {
-		t.links[n.inode()] = h.name
+		t.links[n.inode()] = at
 	}
 	switch n.format() {
 	case unix.S_IFREG:
@@ -66,7 +66,7 @@ func (t *archiving) entry(n *node, name string) error {
 	case unix.S_IFDIR:
 		h.kind = '5'
 		h.name += "/"
-		if name == "." {
+		if at == nil {
 			h.name = "./"
 		}
 	case unix.S_IFLNK:
@@ -82,7 +82,7 @@ func (t *archiving) entry(n *node, name string) error {
 		h.kind, h.major, h.minor = '4', unix.Major(n.st.Rdev), unix.Minor(n.st.Rdev)
 	case unix.S_IFSOCK:
 		if !t.forReadTar {
-			t.skipped(name)
+			t.skipped(at.String())
 			return nil
 		}
 		h.kind, h.records[paxSocket] = '6', "1"

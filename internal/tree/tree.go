@@ -172,8 +172,9 @@ func readNames(dir *os.File) ([]string, error) {
 	return names, nil
 }
 
-// wrapError returns an error with the action and the path. For a full disk or quota it is dataset.ErrNoSpace.
-func wrapError(action, name string, err error) error {
+// wrapError returns an error with the action and the path, which is a string or a place. For a full disk or quota it is
+// dataset.ErrNoSpace.
+func wrapError(action string, name any, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
@@ -192,7 +193,7 @@ func wrapError(action, name string, err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		kind = dataset.ErrNoSpace
 	}
-	return dataset.Errorf(kind, "%w", &pathError{action, name, err})
+	return dataset.Errorf(kind, "%w", &pathError{action, fmt.Sprint(name), err})
 }
 
 // pathError is an error with the path at which it occurred. Callers further up do not add another path.
@@ -205,6 +206,38 @@ func (e *pathError) Error() string {
 	return e.what + " " + strconv.Quote(e.name) + ": " + e.err.Error()
 }
 func (e *pathError) Unwrap() error { return e.err }
+
+// place is a path in a tree, or nil for the root. The places in one directory share their parents: a path can have half
+// a megabyte, and a container chooses how many of them must be remembered.
+type place struct {
+	parent *place
+	name   string
+}
+
+// String returns the path. That of the root is ".".
+func (p *place) String() string {
+	if p == nil {
+		return "."
+	}
+	var names []string
+	for ; p != nil; p = p.parent {
+		names = append(names, p.name)
+	}
+	slices.Reverse(names)
+	return strings.Join(names, "/")
+}
+
+// tooDeep fails for a directory whose content would be deeper than maxDepth.
+func (p *place) tooDeep() error {
+	depth := 0
+	for ; p != nil; p = p.parent {
+		depth++
+	}
+	if depth < maxDepth {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrUnsupported, "directories nest deeper than %d", maxDepth)
+}
 
 // join appends a name to a path in a tree. The root is ".".
 func join(dir, name string) string {

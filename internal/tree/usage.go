@@ -5,8 +5,6 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/droverhq/drover/dataset"
 )
 
 // Size is the size of a tree.
@@ -20,7 +18,7 @@ type Size struct {
 func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	var s Size
 	seen := map[inode]bool{}
-	err := walk(ctx, dir, func(n *node, _ string) error {
+	err := walk(ctx, dir, func(n *node, _ *place) error {
 		if n.mayHaveLinks() {
 			if seen[n.inode()] {
 				return nil
@@ -34,9 +32,9 @@ func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	return s, err
 }
 
-// walk calls visit for the root, whose name is ".", and for everything below it: a directory before its content, and
+// walk calls visit for the root, and for everything below it: a directory before its content, and
 // names sorted by their bytes.
-func walk(ctx context.Context, dir *os.File, visit func(n *node, name string) error) error {
+func walk(ctx context.Context, dir *os.File, visit func(n *node, at *place) error) error {
 	r, err := openRoot(dir, readOnly)
 	if err != nil {
 		return err
@@ -47,30 +45,31 @@ func walk(ctx context.Context, dir *os.File, visit func(n *node, name string) er
 		return wrapError("open", ".", err)
 	}
 	defer n.close()
-	if err := visit(n, "."); err != nil {
+	if err := visit(n, nil); err != nil {
 		return wrapError("read", ".", err)
 	}
-	return walkDir(ctx, r.dir, ".", visit)
+	return walkDir(ctx, r.dir, nil, visit)
 }
 
-func walkDir(ctx context.Context, dir *os.File, name string, visit func(*node, string) error) error {
+func walkDir(ctx context.Context, dir *os.File, at *place, visit func(*node, *place) error) error {
 	names, err := readNames(dir)
 	if err != nil {
-		return wrapError("read directory", name, err)
+		return wrapError("read directory", at, err)
 	}
-	for _, child := range names {
+	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := walkEntry(ctx, dir, child, join(name, child), visit); err != nil {
-			return wrapError("read", join(name, child), err)
+		child := &place{at, name}
+		if err := walkEntry(ctx, dir, child, visit); err != nil {
+			return wrapError("read", child, err)
 		}
 	}
 	return nil
 }
 
-func walkEntry(ctx context.Context, dir *os.File, child, name string, visit func(*node, string) error) error {
-	n, err := openNode(dir, child)
+func walkEntry(ctx context.Context, dir *os.File, at *place, visit func(*node, *place) error) error {
+	n, err := openNode(dir, at.name)
 	if isVanished(err) {
 		return nil
 	}
@@ -78,10 +77,10 @@ func walkEntry(ctx context.Context, dir *os.File, child, name string, visit func
 		return err
 	}
 	defer n.close()
-	if err := visit(n, name); err != nil || n.format() != unix.S_IFDIR {
+	if err := visit(n, at); err != nil || n.format() != unix.S_IFDIR {
 		return err
 	}
-	if err := tooDeep(name); err != nil {
+	if err := at.tooDeep(); err != nil {
 		return err
 	}
 	sub, err := n.openDir()
@@ -89,13 +88,5 @@ func walkEntry(ctx context.Context, dir *os.File, child, name string, visit func
 		return err
 	}
 	defer sub.Close()
-	return walkDir(ctx, sub, name, visit)
-}
-
-// tooDeep fails for a directory whose content would be deeper than maxDepth.
-func tooDeep(name string) error {
-	if depthOf(name) < maxDepth {
-		return nil
-	}
-	return dataset.Errorf(dataset.ErrUnsupported, "directories nest deeper than %d", maxDepth)
+	return walkDir(ctx, sub, at, visit)
 }

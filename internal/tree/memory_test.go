@@ -1,0 +1,83 @@
+package tree
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// peak measures the memory in use when a function asks whether it should end.
+type peak struct {
+	context.Context
+	calls int
+	bytes uint64
+}
+
+func (p *peak) Err() error {
+	if p.calls++; p.calls%500 == 0 {
+		p.bytes = max(p.bytes, heap())
+	}
+	return p.Context.Err()
+}
+
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// wantSmall runs a function, which may have 8 MiB in use at a time.
+func wantSmall(t *testing.T, name string, run func(ctx context.Context) error) {
+	t.Helper()
+	before, p := heap(), &peak{Context: t.Context()}
+	must(t, run(p))
+	if p.calls < 500 {
+		t.Fatalf("%s: asked only %d times: the test shows nothing", name, p.calls)
+	}
+	if p.bytes > before+8<<20 {
+		t.Errorf("%s has %d KiB in use", name, (p.bytes-before)>>10)
+	}
+}
+
+// plantDeep makes nested folders with long names, and returns the deepest.
+func plantDeep(t *testing.T, top *os.File, levels int) (deepest int) {
+	t.Helper()
+	at, err := unix.Dup(int(top.Fd()))
+	must(t, err)
+	for range levels {
+		must(t, unix.Mkdirat(at, strings.Repeat("d", 250), 0o755))
+		next, err := unix.Openat(at, strings.Repeat("d", 250), unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		must(t, err)
+		must(t, unix.Close(at))
+		at = next
+	}
+	t.Cleanup(func() { must(t, unix.Close(at)) })
+	return at
+}
+
+// The memory for hard links grows with their number, and not with the lengths of their paths: 2,000 of 25 kB here.
+func TestMemoryForHardLinks(t *testing.T) {
+	src, dst := mkdir(t, t.TempDir(), "src"), mkdir(t, t.TempDir(), "dst")
+	at := plantDeep(t, src, 100)
+	for i := range 2000 {
+		name := fmt.Sprint("f", i)
+		must(t, unix.Mknodat(at, name, unix.S_IFREG|0o600, 0))
+		must(t, unix.Linkat(at, name, at, name+"-too", 0))
+	}
+	wantSmall(t, "WriteTar", func(ctx context.Context) error { return WriteTar(ctx, src, io.Discard) })
+	wantSmall(t, "Copy", func(ctx context.Context) error { return Copy(ctx, src, dst, nil) })
+	wantSmall(t, "Compare", func(ctx context.Context) error {
+		found, err := Compare(ctx, src, dst)
+		if len(found) > 0 {
+			t.Errorf("differs: %.200v", found[0])
+		}
+		return err
+	})
+}
