@@ -56,10 +56,7 @@ func Hoist(ctx context.Context, dir *os.File, name string) error {
 		return wrapError("open", ".", err)
 	}
 	defer root.close()
-	if err := root.strip(m); err != nil {
-		return wrapError("change", ".", err)
-	}
-	if err := root.apply(m); err != nil {
+	if err := root.replace(m); err != nil {
 		return wrapError("change", ".", err)
 	}
 	return nil

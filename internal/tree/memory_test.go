@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // peak measures the memory in use when a function asks whether it should end.
@@ -80,4 +83,23 @@ func TestMemoryForHardLinks(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// ReadTar does not keep the attributes of folders, 30 MB here, and not their paths, 20 MB here.
+func TestMemoryForFolders(t *testing.T) {
+	dir := scratch.Mount(t, "xfs", scratch.XFS)
+	src, dst := mkdir(t, dir, "src"), mkdir(t, dir, "dst")
+	for i := range 500 {
+		sub := filepath.Join(src.Name(), fmt.Sprint("a", i))
+		must(t, os.Mkdir(sub, 0o755))
+		must(t, unix.Setxattr(sub, "user.large", make([]byte, 60_000), 0))
+	}
+	at := plantDeep(t, src, 400)
+	for i := range 200 { // so that the use is measured at the end
+		must(t, unix.Mknodat(at, fmt.Sprint("f", i), unix.S_IFREG|0o600, 0))
+	}
+	r, w := io.Pipe()
+	go func() { _ = w.CloseWithError(WriteTar(t.Context(), src, w)) }()
+	wantSmall(t, "ReadTar", func(ctx context.Context) error { return ReadTar(ctx, r, dst) })
+	wantEqual(t, src, dst)
 }

@@ -82,6 +82,15 @@ func (n *node) strip(m meta) error {
 	return nil
 }
 
+// replace sets the metadata of an inode to m, and removes the attributes that m does not contain: a new inode inherits
+// the default ACL of its directory.
+func (n *node) replace(m meta) error {
+	if err := n.strip(m); err != nil {
+		return err
+	}
+	return n.apply(m)
+}
+
 // dropDefaultACL removes the ACL that every new inode in dir would inherit.
 func dropDefaultACL(dir *os.File) error {
 	err := unix.Fremovexattr(int(dir.Fd()), aclDefault)

@@ -29,20 +29,26 @@ func cleanName(name string) (string, error) {
 		}
 	}
 	name = path.Clean(name)
-	if depthOf(name) > maxDepth {
+	if strings.Count(name, "/") >= maxDepth {
 		return "", dataset.Errorf(dataset.ErrUnsupported, "directories nest deeper than %d", maxDepth)
 	}
 	return name, nil
 }
 
-// places opens and creates directories below a root while an archive is unpacked. At first, only root can enter the
-// directories that it creates. It keeps the last one open, because the entries of one directory usually follow one
-// another.
+// places opens and creates directories below a root while an archive is unpacked. It keeps the last one open, because
+// the entries of one directory usually follow one another.
 type places struct {
 	root *os.File
-	made func(name string) // called with each directory that was created
+	dirs map[place]*folder
 	last *os.File
 	name string
+	dir  *folder // of last
+}
+
+// folder is a directory that an archive has unpacked. Its times are set last, because new entries change them.
+type folder struct {
+	place
+	atime, mtime unix.Timespec
 }
 
 func (p *places) close() {
@@ -75,15 +81,13 @@ func (p *places) makeDirs(name string) error {
 		return err
 	}
 	defer func() { at.close() }()
-	parent := "."
+	omit := unix.Timespec{Nsec: unix.UTIME_OMIT}
+	var dir *folder
+	var parent *place
 	for part := range strings.SplitSeq(name, "/") {
-		parent = join(parent, part)
-		switch err := unix.Mkdirat(at.fd, part, 0o700); err {
-		case nil:
-			p.made(parent)
-		case unix.EEXIST:
-		default:
-			return err
+		made := unix.Mkdirat(at.fd, part, 0o700)
+		if made != nil && made != unix.EEXIST {
+			return made
 		}
 		fd, err := openAt(at.fd, part, unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
@@ -91,13 +95,23 @@ func (p *places) makeDirs(name string) error {
 		}
 		at.close()
 		at = &node{fd: fd}
+		if made == nil {
+			if err := at.replace(meta{mode: 0o755, atime: omit, mtime: omit}); err != nil {
+				return err
+			}
+		}
+		if dir = p.dirs[place{parent, part}]; dir == nil {
+			dir = &folder{place{parent, strings.Clone(part)}, omit, omit}
+			p.dirs[dir.place] = dir
+		}
+		parent = &dir.place
 	}
 	f, err := at.openDir()
 	if err != nil {
 		return err
 	}
 	p.close()
-	p.last, p.name = f, name
+	p.last, p.name, p.dir = f, name, dir
 	return nil
 }
 

@@ -319,6 +319,47 @@ func TestReadTarReplacesEarlierEntries(t *testing.T) {
 	}
 }
 
+// Nothing gets the default ACL or the group of the directory that it is unpacked into. A later entry of a directory
+// replaces the attributes of an earlier one. The times of a directory are those of its entry.
+func TestReadTarInheritsNothing(t *testing.T) {
+	when := time.Unix(12, 34)
+	parent := func(records map[string]string) tar.Header {
+		return tar.Header{
+			Typeflag: tar.TypeDir, Name: "d", Mode: 0o2777, Gid: 7, ModTime: when,
+			Format: tar.FormatPAX, PAXRecords: records,
+		}
+	}
+	first := parent(map[string]string{paxXattr + "user.old": "x", paxXattr + aclDefault: string(treetest.ACL(1, 7, 7))})
+	last := parent(map[string]string{paxXattr + aclDefault: string(treetest.ACL(2, 7, 7))})
+	dst := mkdir(t, t.TempDir(), "dst")
+	must(t, ReadTar(t.Context(), bytes.NewReader(archive(t, first,
+		tar.Header{Typeflag: tar.TypeReg, Name: "d/file", Mode: 0o640},
+		tar.Header{Typeflag: tar.TypeFifo, Name: "d/fifo", Mode: 0o600},
+		tar.Header{Typeflag: tar.TypeDir, Name: "d/dir", Mode: 0o700},
+		tar.Header{Typeflag: tar.TypeReg, Name: "d/implied/file"}, last,
+		tar.Header{Typeflag: tar.TypeSymlink, Name: "d/link", Linkname: "file"},
+	)), dst))
+	d := filepath.Join(dst.Name(), "d")
+	for name, want := range map[string]uint32{"file": unix.S_IFREG | 0o640, "fifo": unix.S_IFIFO | 0o600,
+		"dir": unix.S_IFDIR | 0o700, "implied": unix.S_IFDIR | 0o755, "implied/file": unix.S_IFREG | 0o644} {
+		var st unix.Stat_t
+		must(t, unix.Lstat(filepath.Join(d, name), &st))
+		xs, err := readXattrs(filepath.Join(d, name))
+		must(t, err)
+		if st.Mode != want || st.Gid != 0 || len(xs) > 0 {
+			t.Errorf("%s has mode %o and group %d, want %o and 0, and attributes %q", name, st.Mode, st.Gid, want, xs)
+		}
+	}
+	xs, err := readXattrs(d)
+	must(t, err)
+	if len(xs) != 1 || xs[0].name != aclDefault || !bytes.Equal(xs[0].value, treetest.ACL(2, 7, 7)) {
+		t.Errorf("the directory has attributes %q", xs)
+	}
+	if info, err := os.Lstat(d); err != nil || !info.ModTime().Equal(when) {
+		t.Errorf("the directory is %v, %v", info, err)
+	}
+}
+
 func TestReadTarRefusesCutAndDamagedStreams(t *testing.T) {
 	src := mkdir(t, t.TempDir(), "src")
 	must(t, os.WriteFile(filepath.Join(src.Name(), "a"), make([]byte, 3000), 0o600))

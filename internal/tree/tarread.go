@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -45,8 +44,8 @@ func ReadTar(ctx context.Context, r io.Reader, dir *os.File, opts ...Option) err
 		return err
 	}
 	src := &endReader{r: r}
-	x := &extracting{ctx: ctx, src: src, tar: tar.NewReader(src), dirs: map[string]meta{}}
-	x.places = places{root: to.dir, made: x.recordMade}
+	x := &extracting{ctx: ctx, src: src, tar: tar.NewReader(src)}
+	x.places = places{root: to.dir, dirs: map[place]*folder{}}
 	defer x.places.close()
 	if err := x.all(); err != nil {
 		return err
@@ -66,7 +65,6 @@ type extracting struct {
 	src    *endReader
 	tar    *tar.Reader
 	places places
-	dirs   map[string]meta // metadata of directories, which is set last
 	buf    []byte
 }
 
@@ -101,11 +99,7 @@ func (x *extracting) entry(h *tar.Header) error {
 		return err
 	}
 	if h.Typeflag == tar.TypeDir {
-		if err := x.places.makeDirs(name); err != nil {
-			return err
-		}
-		x.dirs[name] = m
-		return nil
+		return x.dir(name, m)
 	}
 	if name == "." {
 		return dataset.Errorf(dataset.ErrInvalid, "the root of the tree is not a directory")
@@ -128,13 +122,21 @@ func (x *extracting) entry(h *tar.Header) error {
 		return err
 	}
 	defer n.close()
-	return n.apply(m)
+	return n.replace(m)
 }
 
-// recordMade records a directory that has had no entry yet.
-func (x *extracting) recordMade(name string) {
-	omit := unix.Timespec{Nsec: unix.UTIME_OMIT}
-	x.dirs[name] = meta{mode: 0o755, atime: omit, mtime: omit}
+// dir sets everything but the times at once, because the attributes of an entry can have a megabyte.
+func (x *extracting) dir(name string, m meta) error {
+	if err := x.places.makeDirs(name); err != nil {
+		return err
+	}
+	x.places.dir.atime, x.places.dir.mtime = m.atime, m.mtime
+	n, err := openNode(x.places.last, ".")
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	return n.replace(m)
 }
 
 func (x *extracting) link(h *tar.Header, dir *os.File, base string) error {
@@ -236,37 +238,23 @@ func writeNonZero(f io.WriterAt, buf []byte, off int64) error {
 	return err
 }
 
-// finishDirs sets the metadata of directories, the deepest first, because a new entry changes the time of its
-// directory.
+// finishDirs sets the times of the directories.
 func (x *extracting) finishDirs() error {
-	names := slices.Collect(maps.Keys(x.dirs))
-	slices.SortFunc(names, func(a, b string) int { return depthOf(b) - depthOf(a) })
-	for _, name := range names {
-		if name != "." {
-			if err := x.finishDir(name); err != nil {
-				return wrapError("unpack", name, classify(err))
-			}
+	for _, f := range x.places.dirs {
+		if err := x.finishDir(f); err != nil {
+			return wrapError("unpack", f, classify(err))
 		}
-	}
-	if _, ok := x.dirs["."]; !ok {
-		return nil
-	}
-	if err := x.finishDir("."); err != nil {
-		return wrapError("unpack", ".", classify(err))
 	}
 	return nil
 }
 
-func (x *extracting) finishDir(name string) error {
-	n, err := openPath(x.places.root, name)
+func (x *extracting) finishDir(f *folder) error {
+	n, err := openPath(x.places.root, f.String())
 	if err != nil {
 		return err
 	}
 	defer n.close()
-	if err := n.strip(x.dirs[name]); err != nil {
-		return err
-	}
-	return n.apply(x.dirs[name])
+	return n.setTimes(meta{atime: f.atime, mtime: f.mtime})
 }
 
 // metaOf returns the metadata of an entry.

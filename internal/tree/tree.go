@@ -238,15 +238,3 @@ func (p *place) tooDeep() error {
 	}
 	return dataset.Errorf(dataset.ErrUnsupported, "directories nest deeper than %d", maxDepth)
 }
-
-// join appends a name to a path in a tree. The root is ".".
-func join(dir, name string) string {
-	if dir == "." {
-		return name
-	}
-	return dir + "/" + name
-}
-
-// depthOf returns the number of names in a path, which is the depth of the inode below the root. The root "." has depth
-// 1.
-func depthOf(name string) int { return strings.Count(name, "/") + 1 }
