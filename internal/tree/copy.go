@@ -82,11 +82,10 @@ func (c *copying) root(src, dst *os.File) error {
 // dir copies the content of an open directory and then its metadata. The ACL comes after the entries, which would
 // inherit it, and the times come last.
 func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, at *place) error {
-	names, err := readNames(src)
-	if err != nil {
-		return wrapError("read directory", at, err)
-	}
-	for _, name := range names {
+	for name, err := range names(src, allNames) {
+		if err != nil {
+			return wrapError("read directory", at, err)
+		}
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}

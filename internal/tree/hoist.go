@@ -64,11 +64,10 @@ func Hoist(ctx context.Context, dir *os.File, name string) error {
 
 // moveAll moves the content of the directory from, which is named name in to, to the directory to.
 func moveAll(ctx context.Context, from, to *os.File, name string) error {
-	names, err := readNames(from)
-	if err != nil {
-		return wrapError("read directory", name, err)
-	}
-	for _, child := range names {
+	for child, err := range names(from, allNames) {
+		if err != nil {
+			return wrapError("read directory", name, err)
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -84,7 +83,7 @@ func moveAll(ctx context.Context, from, to *os.File, name string) error {
 
 // CountNames returns the number of names below dir. Each hard link counts, and dir does not. Safe for concurrent use.
 func CountNames(ctx context.Context, dir *os.File) (n int64, err error) {
-	err = walk(ctx, dir, func(*node, *place) error {
+	err = walk(ctx, dir, fewNames, func(*node, *place) error {
 		n++
 		return nil
 	})

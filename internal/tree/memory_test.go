@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,7 +24,7 @@ type peak struct {
 }
 
 func (p *peak) Err() error {
-	if p.calls++; p.calls%500 == 0 {
+	if p.calls++; p.calls < 10_000 && p.calls%500 == 0 || p.calls%10_000 == 0 {
 		p.bytes = max(p.bytes, heap())
 	}
 	return p.Context.Err()
@@ -102,4 +103,32 @@ func TestMemoryForFolders(t *testing.T) {
 	go func() { _ = w.CloseWithError(WriteTar(t.Context(), src, w)) }()
 	wantSmall(t, "ReadTar", func(ctx context.Context) error { return ReadTar(ctx, r, dst) })
 	wantEqual(t, src, dst)
+}
+
+// What only counts or removes names never holds all names of a folder, 15 MB here.
+func TestMemoryForNames(t *testing.T) {
+	top := openDir(t, scratch.Mount(t, "xfs", scratch.XFS))
+	dir := mkdir(t, top.Name(), "flat")
+	must(t, unix.Mknodat(int(dir.Fd()), "f", unix.S_IFREG|0o600, 0))
+	for i := range 60_000 {
+		must(t, unix.Linkat(int(dir.Fd()), "f", int(dir.Fd()), fmt.Sprintf("%0240d", i), 0))
+	}
+	wantSmall(t, "CountNames", func(ctx context.Context) error {
+		n, err := CountNames(ctx, dir)
+		if n != 60_001 {
+			t.Errorf("counted %d", n)
+		}
+		return err
+	})
+	wantSmall(t, "SurveyTree", func(ctx context.Context) error {
+		s, err := SurveyTree(ctx, dir)
+		if s.Names != 60_001 {
+			t.Errorf("surveyed %d", s.Names)
+		}
+		return err
+	})
+	wantSmall(t, "Remove", func(ctx context.Context) error { return Remove(ctx, top, "flat") })
+	if got := listing(t, top.Name()); slices.Contains(got, "flat") {
+		t.Errorf("left %q", got)
+	}
 }

@@ -60,33 +60,41 @@ func (r *removing) entry(dir *os.File, name string, depth int) error {
 	if depth >= flattenAt {
 		return r.moveUp(dir, name)
 	}
-	if err := r.content(dir, name, depth); err != nil {
-		return err
+	for {
+		some, err := r.content(dir, name, depth)
+		if err != nil {
+			return err
+		}
+		// Some filesystems skip names if others are removed while the directory is read.
+		err = unlink(dir, name, unix.AT_REMOVEDIR)
+		if !some || (!errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST)) {
+			return err
+		}
 	}
-	return unlink(dir, name, unix.AT_REMOVEDIR)
 }
 
-func (r *removing) content(dir *os.File, name string, depth int) error {
+// content removes what is in a directory. It reports whether there was something.
+func (r *removing) content(dir *os.File, name string, depth int) (some bool, err error) {
 	n, err := openNode(dir, name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer n.close()
 	sub, err := n.openDir()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer sub.Close()
-	names, err := readNames(sub)
-	if err != nil {
-		return err
-	}
-	for _, child := range names {
-		if err := r.entry(sub, child, depth+1); err != nil && !isVanished(err) {
-			return wrapError("remove", child, err)
+	for child, err := range names(sub, fewNames) {
+		if err != nil {
+			return false, err
 		}
+		if err = r.entry(sub, child, depth+1); err != nil && !isVanished(err) {
+			return false, wrapError("remove", child, err)
+		}
+		some = some || err == nil
 	}
-	return nil
+	return some, nil
 }
 
 // unlink is unlinkat(2), but it also removes immutable and append-only inodes. A container with CAP_LINUX_IMMUTABLE can

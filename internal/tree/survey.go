@@ -42,7 +42,7 @@ var (
 // SurveyTree surveys the tree below dir. Safe for concurrent use.
 func SurveyTree(ctx context.Context, dir *os.File) (s Survey, err error) {
 	hasFlags := true
-	err = walk(ctx, dir, func(n *node, at *place) error {
+	err = walk(ctx, dir, fewNames, func(n *node, at *place) error {
 		if n.format() == unix.S_IFSOCK {
 			return nil
 		}

@@ -32,7 +32,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"slices"
 	"strconv"
@@ -170,6 +172,33 @@ func readNames(dir *os.File) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// A folder can have any number of names. Only those who need an order read all of them at once.
+const (
+	fewNames = 100
+	allNames = -1
+)
+
+// names yields the names in a directory from its beginning. It reads count of them at a time, and sorts these.
+func names(dir *os.File, count int) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		_, err := dir.Seek(0, 0)
+		for more := true; more && err == nil; {
+			var part []string
+			part, err = dir.Readdirnames(count)
+			more = count > 0 && len(part) > 0 // what was created meanwhile can be a name that was read
+			slices.Sort(part)
+			for _, name := range part {
+				if !yield(name, nil) {
+					return
+				}
+			}
+		}
+		if err != nil && !errors.Is(err, io.EOF) && !isVanished(err) { // a removed directory counts as empty
+			yield("", err)
+		}
+	}
 }
 
 // wrapError returns an error with the action and the path, which is a string or a place. For a full disk or quota it is

@@ -18,7 +18,7 @@ type Size struct {
 func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	var s Size
 	seen := map[inode]bool{}
-	err := walk(ctx, dir, func(n *node, _ *place) error {
+	err := walk(ctx, dir, fewNames, func(n *node, _ *place) error {
 		if n.mayHaveLinks() {
 			if seen[n.inode()] {
 				return nil
@@ -32,9 +32,9 @@ func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	return s, err
 }
 
-// walk calls visit for the root, and for everything below it: a directory before its content, and
-// names sorted by their bytes.
-func walk(ctx context.Context, dir *os.File, visit func(n *node, at *place) error) error {
+// walk calls visit for the root, and for everything below it: a directory before its content. With
+// allNames, the names in a directory are sorted by their bytes.
+func walk(ctx context.Context, dir *os.File, count int, visit func(n *node, at *place) error) error {
 	r, err := openRoot(dir, readOnly)
 	if err != nil {
 		return err
@@ -48,27 +48,26 @@ func walk(ctx context.Context, dir *os.File, visit func(n *node, at *place) erro
 	if err := visit(n, nil); err != nil {
 		return wrapError("read", ".", err)
 	}
-	return walkDir(ctx, r.dir, nil, visit)
+	return walkDir(ctx, r.dir, nil, count, visit)
 }
 
-func walkDir(ctx context.Context, dir *os.File, at *place, visit func(*node, *place) error) error {
-	names, err := readNames(dir)
-	if err != nil {
-		return wrapError("read directory", at, err)
-	}
-	for _, name := range names {
+func walkDir(ctx context.Context, dir *os.File, at *place, count int, visit func(*node, *place) error) error {
+	for name, err := range names(dir, count) {
+		if err != nil {
+			return wrapError("read directory", at, err)
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		child := &place{at, name}
-		if err := walkEntry(ctx, dir, child, visit); err != nil {
+		if err := walkEntry(ctx, dir, child, count, visit); err != nil {
 			return wrapError("read", child, err)
 		}
 	}
 	return nil
 }
 
-func walkEntry(ctx context.Context, dir *os.File, at *place, visit func(*node, *place) error) error {
+func walkEntry(ctx context.Context, dir *os.File, at *place, count int, visit func(*node, *place) error) error {
 	n, err := openNode(dir, at.name)
 	if isVanished(err) {
 		return nil
@@ -88,5 +87,5 @@ func walkEntry(ctx context.Context, dir *os.File, at *place, visit func(*node, *
 		return err
 	}
 	defer sub.Close()
-	return walkDir(ctx, sub, at, visit)
+	return walkDir(ctx, sub, at, count, visit)
 }
