@@ -218,55 +218,52 @@ func TestMissingDataOfRestoreAreDamage(t *testing.T) {
 
 // A lock is removed only if its process was of this node and has ended. A host of another cluster can have the same
 // host name. restic would also remove a lock that was not refreshed for long, so no lock is removed beside such a one.
+// Whoever wrote the lock chose its PID: restic reaches no process of the host with it.
 func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 	host, err := os.Hostname()
 	must(t, err)
 	const own = "node-0123456789abcdef"
-	const ended = 1<<22 + 1 // more than Linux allows for the ID of a process
-
-	other := filepath.Join(t.TempDir(), "restic") // the name of the program counts
-	must(t, os.Symlink("/bin/sleep", other))
-	running := exec.CommandContext(t.Context(), other, "infinity")
-	must(t, running.Start())
-	t.Cleanup(func() { _, _ = running.Process.Kill(), running.Wait() })
+	victim := exec.CommandContext(t.Context(), "sleep", "infinity")
+	must(t, victim.Start())
+	t.Cleanup(func() { _, _ = victim.Process.Kill(), victim.Wait() })
 	check := func(r *restic.Repository) error { return r.Check(t.Context(), 0) }
 	prune := func(r *restic.Repository) error { return r.Prune(t.Context()) }
 	for name, c := range map[string]struct {
-		pid  int
 		host string
 		age  time.Duration
 		call func(*restic.Repository) error
 		want string
 	}{
-		"ended":            {ended, own, time.Minute, check, "check list cat unlock check"},
-		"ended long ago":   {ended, own, time.Hour, check, "check list cat unlock check"},
-		"same host name":   {ended, host, time.Minute, check, "check"},
-		"of another":       {ended, own + "-b", time.Minute, check, "check"},
-		"running":          {running.Process.Pid, own, time.Minute, check, "check"},
-		"reused ID":        {os.Getpid(), own, time.Minute, check, "check list cat"}, // unlock would signal this process
-		"reused long ago":  {os.Getpid(), own, 40 * time.Minute, check, "check list cat unlock check"},
-		"ended at prune":   {ended, own, time.Minute, prune, "prune list cat unlock prune"},
-		"running at prune": {running.Process.Pid, own, time.Minute, prune, "prune"},
-		"beside old":       {ended, own, time.Hour, prune, "prune list cat"},
-		"beside abandoned": {ended, own, 25 * time.Hour, prune, "prune list cat unlock prune"},
+		"ended":            {own, time.Minute, check, "check list cat unlock check"},
+		"ended long ago":   {own, time.Hour, check, "check list cat unlock check"},
+		"same host name":   {host, time.Minute, check, "check"},
+		"of another":       {own + "-b", time.Minute, check, "check"},
+		"ended at prune":   {own, time.Minute, prune, "prune list cat unlock prune"},
+		"beside old":       {own, time.Hour, prune, "prune list cat"},
+		"beside abandoned": {own, 25 * time.Hour, prune, "prune list cat unlock prune"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			listed := c.host
 			if strings.HasPrefix(name, "beside") {
 				listed = "other"
 			}
-			commands := fake(t, fmt.Sprintf("[ $1 = unlock ] && exit\n[ $1 = list ] && echo %s && exit\n"+
-				`[ $1 = cat ] && echo '{"time":"%s","hostname":"%s","pid":%d}' && exit`+"\n"+
-				"echo 'Fatal: unable to create lock in backend: repository is already locked by PID %d on %s by root' "+
-				">&2; exit 1\n", strings.Repeat("5f", 32), time.Now().Add(-c.age).Format(time.RFC3339Nano), listed, c.pid,
-				c.pid, c.host))
+			commands := fake(t, fmt.Sprintf("[ $1 = unlock ] && { kill -HUP %d; exit 0; }\n"+
+				"[ $1 = list ] && echo %s && exit\n"+
+				`[ $1 = cat ] && echo '{"time":"%s","hostname":"%s","pid":1}' && exit`+"\n"+
+				"echo 'Fatal: unable to create lock in backend: repository is already locked by PID 1 on %s by root' "+
+				">&2; exit 1\n", victim.Process.Pid, strings.Repeat("5f", 32),
+				time.Now().Add(-c.age).Format(time.RFC3339Nano), listed, c.host))
 			o := options(t)
-			write(t, filepath.Join(o.CacheDir, "lock-host"), own)
+			write(t, filepath.Join(ownCache(o), "lock-host"), own)
 			refused(t, c.call(open(t, o)), dataset.ErrInUse,
-				fmt.Sprintf("it is locked by process %d of host %s (try again when ", c.pid, c.host))
+				"it is locked by process 1 of host "+c.host+" (try again when ")
 			got, err := os.ReadFile(commands)
 			if err != nil || strings.Join(strings.Fields(string(got)), " ") != c.want {
 				t.Errorf("got the commands %q, %v, want %s", got, err, c.want)
+			}
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", victim.Process.Pid))
+			if err != nil || strings.Contains(string(stat), ") Z ") {
+				t.Fatalf("the process of the host ended: %s, %v", stat, err)
 			}
 		})
 	}
@@ -274,7 +271,7 @@ func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 
 // restic 0.14 can crash after SIGINT, and leaves its lock. It is removed at once, because other nodes cannot remove it.
 func TestLockOfACrashedRunIsRemoved(t *testing.T) {
-	const own, ended = "node-0123456789abcdef", 1<<22 + 1
+	const own = "node-0123456789abcdef"
 	const crash = "signal interrupt received, cleaning up\n" +
 		"panic: runtime error: invalid memory address or nil pointer dereference\n\ngoroutine 99 [running]:\n"
 	for stderr, want := range map[string]string{
@@ -282,10 +279,10 @@ func TestLockOfACrashedRunIsRemoved(t *testing.T) {
 		"Fatal: no panic: goroutine": "check",
 	} {
 		commands := fake(t, fmt.Sprintf("[ $1 = unlock ] && exit\n[ $1 = list ] && echo %s && exit\n"+
-			`[ $1 = cat ] && echo '{"time":"%s","hostname":"%s","pid":%d}' && exit`+"\n"+"echo '%s' >&2; exit 2\n",
-			strings.Repeat("5f", 32), time.Now().Format(time.RFC3339Nano), own, ended, stderr))
+			`[ $1 = cat ] && echo '{"time":"%s","hostname":"%s","pid":1}' && exit`+"\n"+"echo '%s' >&2; exit 2\n",
+			strings.Repeat("5f", 32), time.Now().Format(time.RFC3339Nano), own, stderr))
 		o := options(t)
-		write(t, filepath.Join(o.CacheDir, "lock-host"), own)
+		write(t, filepath.Join(ownCache(o), "lock-host"), own)
 		if err := open(t, o).Check(t.Context(), 0); err == nil {
 			t.Errorf("%q: no error", stderr)
 		}
@@ -325,7 +322,7 @@ func TestPruneAfterKilledRun(t *testing.T) {
 	o := options(t)
 	r := initialized(t, o)
 	must(t, r.Prune(t.Context()))
-	name, err := os.ReadFile(filepath.Join(o.CacheDir, "lock-host"))
+	name, err := os.ReadFile(filepath.Join(ownCache(o), "lock-host"))
 	must(t, err)
 	leaveLock(t, o, string(name))
 	leaveLock(t, o, string(name))

@@ -1,7 +1,6 @@
 package restic
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -12,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,16 +19,18 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/durable"
+	"github.com/droverhq/drover/internal/run"
 )
 
-// lockHostFile is the file in Options.CacheDir with the host name in the locks of this node.
+// lockHostFile is the file in the folder of the cache with the host name in the locks of this node.
 const lockHostFile = "lock-host"
 
-// lockHost returns the host name that this node's runs of restic write into their locks. restic identifies the process
-// of a lock by its host name and PID, and hosts of two clusters can have the same name. So the name ends with random
-// digits. The first call chooses it. lockHost returns "" if there is no CacheDir, or if its disk takes no file.
+// lockHost returns the host name that this node's runs of restic write into their locks. Hosts of two clusters can have
+// the same name. So the name ends with random digits. The first call chooses it. Each URL has another one: a repository
+// can have several, and hold knows only the runs with this URL. lockHost returns "" if there is no CacheDir, or if its
+// disk takes no file.
 func (o Options) lockHost() (string, error) {
-	dir := o.CacheDir
+	dir := o.cacheDir()
 	if dir == "" {
 		return "", nil
 	}
@@ -85,34 +85,34 @@ func writeNew(path string, text []byte) (err error) {
 // validHost matches a host name that lockHost has chosen.
 func validHost() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9-]{0,40}-[0-9a-f]{16}$`) }
 
+// hold locks the file with the host name until it is closed. A run that can have a lock in the repository shares it
+// (LOCK_SH), and restic inherits it. While removeEndedLocks has it alone (LOCK_EX), all locks with the host name are of
+// processes that have ended. It does not wait for a run: hold then fails with EWOULDBLOCK.
+func (o Options) hold(ctx context.Context, how int) (*os.File, error) {
+	f, err := os.Open(filepath.Join(o.cacheDir(), lockHostFile))
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if how == unix.LOCK_EX || !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errors.Join(err, f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), f.Close())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 // lock is the content of a lock in a repository.
 type lock struct {
 	Time time.Time `json:"time"` // when it was made, or refreshed
 	Host string    `json:"hostname"`
-	PID  int       `json:"pid"`
-}
-
-// isEnded reports whether the lock is of a process of this node that has ended. It also returns true if another program
-// has the PID of that process now.
-func (l lock) isEnded(lockHost string) bool {
-	if lockHost == "" || l.Host != lockHost || l.PID <= 0 {
-		return false
-	}
-	name := l.program()
-	return name != "restic" && name != "?"
-}
-
-// program returns the name of the program that runs with the PID of the lock. It returns "" if there is none, and "?"
-// if that cannot be found out.
-func (l lock) program() string {
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", l.PID))
-	switch {
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ESRCH):
-		return ""
-	case err != nil:
-		return "?"
-	}
-	return strings.TrimSpace(string(name))
 }
 
 // lockedBy matches restic's message that a repository is locked.
@@ -135,15 +135,11 @@ func lockAge(text string) string {
 	return fmt.Sprintf(", which refreshed its lock %s ago", age.Round(time.Second))
 }
 
-// ownerEnded reports whether the lock that made restic fail is of a process of this node that has ended.
-func (r *Repository) ownerEnded(text []byte) bool {
+// isOwn reports whether the lock that made restic fail has the host name of this node.
+func (r *Repository) isOwn(text []byte) bool {
 	locked := lockedBy().FindStringSubmatch(withoutJSON(string(text)))
-	if locked == nil {
-		return false
-	}
 	host, err := r.options.lockHost()
-	pid, perr := strconv.Atoi(locked[1])
-	return err == nil && perr == nil && lock{Host: locked[2], PID: pid}.isEnded(host)
+	return locked != nil && err == nil && locked[2] == host
 }
 
 // restic unlock also removes the locks of other hosts that were not refreshed for half an hour. A process that was
@@ -152,39 +148,39 @@ func (r *Repository) ownerEnded(text []byte) bool {
 // abandonedAge, such a lock is taken for abandoned: restic refreshes its lock every 5 minutes. Otherwise the locks that
 // two hosts left in a power cut would protect each other for ever.
 //
-// To find out whether the process of a lock of this node exists, restic unlock sends it SIGHUP. A lock that is younger
-// than signalAge could therefore make it signal another process that has the PID now, or that somebody wrote into the
-// repository. restic judges older locks by their age alone.
-//
-// At most maxLocks locks are examined.
+// At most maxLocks locks are examined, of maxLock bytes.
 const (
 	maxLockAge   = 20 * time.Minute
-	signalAge    = 31 * time.Minute
 	abandonedAge = 24 * time.Hour
 	maxLocks     = 50
+	maxLock      = 64 << 10
 )
 
-// forbidsUnlock reports whether restic unlock must not run while there is a lock of this age.
-func (l lock) forbidsUnlock(lockHost string, age time.Duration) bool {
-	if l.Host == lockHost && age < signalAge {
-		name := l.program()
-		return l.PID <= 0 || name != "" && name != "restic"
-	}
-	return !l.isEnded(lockHost) && age > maxLockAge && age < abandonedAge
-}
-
 // removeEndedLocks removes the locks of processes of this node that have ended. ok is false if it must not.
+//
+// To find out whether the process of a lock exists, restic unlock sends SIGHUP to its PID. Anybody who can write to the
+// repository can write any PID into it. So runOnce starts it in a PID namespace. There it reaches no process, and takes
+// all for ended.
 func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, shortTime) // other runs wait
+	defer cancel()
 	host, err := r.options.lockHost()
+	if host == "" || err != nil {
+		return false, err
+	}
+	alone, err := r.options.hold(ctx, unix.LOCK_EX)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}
-	var out bytes.Buffer
-	c := command{time: shortTime, stdout: &out}
-	if _, err := r.runOnce(ctx, c, "list", "locks", "--no-lock"); err != nil {
+	defer alone.Close()
+	out := run.NewHead(maxLocks * maxLock)
+	if _, err := r.runOnce(ctx, command{time: shortTime, stdout: out}, "list", "locks", "--no-lock"); err != nil {
 		return false, err
 	}
-	ids := strings.Fields(out.String())
+	ids := strings.Fields(string(out.Bytes()))
 	if len(ids) > maxLocks {
 		return false, nil
 	}
@@ -192,8 +188,8 @@ func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) 
 		if err := r.checkIDs(id); err != nil {
 			return false, err
 		}
-		out.Reset()
-		_, err := r.runOnce(ctx, c, "cat", "lock", id, "--no-lock")
+		out = run.NewHead(maxLock)
+		_, err := r.runOnce(ctx, command{time: shortTime, stdout: out}, "cat", "lock", id, "--no-lock")
 		if err != nil {
 			return false, err // it can be one that was removed meanwhile: the caller tries again later
 		}
@@ -201,7 +197,8 @@ func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) 
 		if err := json.Unmarshal(out.Bytes(), &l); err != nil {
 			return false, r.errorf(dataset.ErrInternal, "lock %s is not as expected: %w", id, err)
 		}
-		if l.forbidsUnlock(host, (clock.System{}).Now().Sub(l.Time)) {
+		age := clock.System{}.Now().Sub(l.Time)
+		if l.Host != host && age > maxLockAge && age < abandonedAge {
 			return false, nil
 		}
 	}

@@ -29,6 +29,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
 	"github.com/droverhq/drover/internal/run"
@@ -53,7 +55,7 @@ type Options struct {
 	// server in the format of keys.ReadRESTCredentials. It is empty if the repository needs none.
 	CredentialsFile string
 	// CacheDir is a private folder for restic's cache, and for the host name in this node's locks. It is created if it
-	// does not exist. Only processes that see each other's PIDs may share it. Without it, no locks are removed.
+	// does not exist. Without it, no locks are removed.
 	CacheDir string
 	// MaxUpload limits the data that are sent to the repository, in bytes per second. Zero means no limit.
 	MaxUpload int64
@@ -166,7 +168,7 @@ func (r *Repository) run(ctx context.Context, c command, args ...string) (res ru
 		_, _ = r.removeEndedLocks(later)
 		return res, err
 	}
-	if !errors.Is(err, dataset.ErrInUse) || !r.ownerEnded(res.Stderr) {
+	if !errors.Is(err, dataset.ErrInUse) || !r.isOwn(res.Stderr) {
 		return res, err
 	}
 	if ok, uerr := r.removeEndedLocks(ctx); !ok {
@@ -231,6 +233,14 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 		return run.Result{}, &accessError{err}
 	}
 	defer at.close()
+	unlock := args[0] == "unlock"
+	if host != "" && !unlock && !slices.Contains(args, "--no-lock") {
+		held, err := r.options.hold(ctx, unix.LOCK_SH)
+		if err != nil {
+			return run.Result{}, r.failed(err)
+		}
+		at.files = append(at.files, held)
+	}
 	name, args := "restic", slices.Concat(at.args, r.global(), args)
 	if c.idle {
 		name, args = background[0], slices.Concat(background[1:], []string{name}, args)
@@ -255,6 +265,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 		Stderr:    counter{stderr, &output},
 		Dir:       c.dir,
 		Hostname:  host,
+		OwnPIDs:   unlock,
 		Interrupt: cleanup,
 		// If restic outlived this process, it could still store a backup after a later run has listed all of them.
 		KillWithParent: true,

@@ -59,6 +59,9 @@ type Command struct {
 	Dir string
 	// Hostname, if not empty, is the host name that the command sees.
 	Hostname string
+	// OwnPIDs starts the command in a PID namespace (pid_namespaces(7)): it can send a signal to no process but its
+	// children.
+	OwnPIDs bool
 	// KillWithParent makes the kernel kill the command, but not its children, if this process dies.
 	KillWithParent bool
 	// NoSync makes sync(2) do nothing in the command. LVM and ZFS call it, and need nothing of it. It would wait for

@@ -119,6 +119,9 @@ func newCmd(ctx context.Context, c Command) *exec.Cmd {
 	cmd.WaitDelay = c.Interrupt + killGrace
 	// The command gets a separate process group, so that the kill also reaches the children of the command.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if c.OwnPIDs {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
+	}
 	if c.KillWithParent {
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}
