@@ -227,17 +227,21 @@ func (r *Repository) File(ctx context.Context, id, name string, limit int64) ([]
 	if err := r.checkIDs(id); err != nil {
 		return nil, err
 	}
+	running, stop := context.WithCancel(ctx)
+	defer stop()
 	out := run.NewHead(int(limit))
-	_, err := r.run(ctx, command{time: longTime, stdout: out}, "dump", "--no-lock", "--", id, "/"+name)
-	if ctx.Err() == nil && (errors.Is(err, dataset.ErrCorrupt) || errors.Is(err, dataset.ErrInternal)) {
+	out.Full = stop
+	_, err := r.run(running, command{time: longTime, stdout: out}, "dump", "--no-lock", "--", id, "/"+name)
+	if running.Err() == nil && (errors.Is(err, dataset.ErrCorrupt) || errors.Is(err, dataset.ErrInternal)) {
 		out = run.NewHead(int(limit))
-		_, err = r.read(ctx, command{time: longTime, stdout: out}, "dump", "--", id, "/"+name)
-	}
-	if err != nil {
-		return nil, err
+		out.Full = stop
+		_, err = r.read(running, command{time: longTime, stdout: out}, "dump", "--", id, "/"+name)
 	}
 	if out.Overflowed() {
 		return nil, r.errorf(dataset.ErrInvalid, "file %s of backup %s has more than %d bytes", name, id, limit)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return out.Bytes(), nil
 }

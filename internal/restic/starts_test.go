@@ -104,6 +104,13 @@ esac
 	}
 }
 
+// restic ends as soon as a file is too large, also if the file has no end.
+func TestEndlessFile(t *testing.T) {
+	fake(t, "exec cat /dev/zero\n")
+	_, err := open(t, options(t)).File(t.Context(), "0123abcd", "record.json", 100)
+	refused(t, err, dataset.ErrInvalid, "file record.json of backup 0123abcd has more than 100 bytes")
+}
+
 func TestSizeOfAbsentBackup(t *testing.T) {
 	r := initialized(t, options(t))
 	b, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})

@@ -6,6 +6,9 @@ import "sync"
 // MaxStdout. It is safe for concurrent use, because the output of a stuck command may still arrive while the caller
 // reads the earlier output.
 type Head struct {
+	// Full, if not nil, is called for each write of which a part is not kept.
+	Full func()
+
 	mu        sync.Mutex
 	max       int
 	buf       []byte
@@ -22,6 +25,9 @@ func (h *Head) Write(p []byte) (int, error) {
 	room := min(h.max-len(h.buf), len(p))
 	h.buf = append(h.buf, p[:room]...)
 	h.truncated = h.truncated || room < len(p)
+	if h.truncated && h.Full != nil {
+		h.Full()
+	}
 	return len(p), nil
 }
 
