@@ -99,6 +99,7 @@ func (c *CheckRunner) start(ctx context.Context, op dataset.Operation, limit tim
 		},
 		Stdout:         out,
 		Dir:            "/",
+		OOMScore:       "0",
 		KillWithParent: true,
 	})
 	if last = lastLine(res.Stderr); last == "" {

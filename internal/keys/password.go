@@ -46,7 +46,7 @@ func printedPassword(ctx context.Context, runner run.Runner, program string) (Pa
 	source := "password program " + dataset.Clip(program)
 	timeout := time.Duration(dataset.DefaultKeyTimeout)
 	var out bounded
-	_, err := runner.Run(ctx, run.Command{Name: program, Timeout: timeout, Stdout: &out})
+	_, err := runner.Run(ctx, run.Command{Name: program, Timeout: timeout, Stdout: &out, OOMScore: "0"})
 	if err != nil {
 		reason := failureReason(err, out.buf)
 		if errors.Is(err, run.ErrTimeout) {

@@ -90,7 +90,11 @@ func TestPasswordPrograms(t *testing.T) {
 		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		got, err := keys.ReadPassword(t.Context(), &run.System{}, dataset.PasswordSource{Exec: path})
+		runner := &run.Recorder{Next: &run.System{}}
+		got, err := keys.ReadPassword(t.Context(), runner, dataset.PasswordSource{Exec: path})
+		if score := runner.Calls()[0].OOMScore; score != "0" {
+			t.Errorf("%s: the kernel spares it: %q", script, score)
+		}
 		if want == "" {
 			if err != nil || string(got.Reveal()) != "correct horse" {
 				t.Errorf("%s: got %q, %v", script, got.Reveal(), err)

@@ -357,6 +357,13 @@ func TestLocksNameTheNode(t *testing.T) {
 	}
 }
 
+// If the memory is full, the kernel ends restic first: its repository decides how much it takes.
+func TestResticIsEndedFirst(t *testing.T) {
+	fake(t, "for i in $(seq 100); do [ $(cat /proc/$$/oom_score_adj) = 1000 ] && exit; sleep 0.1; done; exit 1\n")
+	must(t, open(t, options(t)).Check(t.Context(), 0))
+	must(t, open(t, options(t)).Remove(t.Context(), strings.Repeat("5f", 32)))
+}
+
 // A check of a large repository may write more than the runner keeps. Only a backup reports its progress.
 func TestLongOutputIsNoFailure(t *testing.T) {
 	fake(t, `[ -z "$RESTIC_PROGRESS_FPS" ] || exit 1; head -c 5000000 /dev/zero`+"\n")

@@ -267,6 +267,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 		Hostname:  host,
 		OwnPIDs:   unlock,
 		Interrupt: cleanup,
+		OOMScore:  "1000", // a repository decides how much memory restic takes
 		// If restic outlived this process, it could still store a backup after a later run has listed all of them.
 		KillWithParent: true,
 		Attend:         r.attend(c, &output, func() { stop(errStalled) }),

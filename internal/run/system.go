@@ -67,6 +67,9 @@ func (s *System) Run(ctx context.Context, c Command) (Result, error) {
 	if err := begin(cmd); err != nil {
 		return Result{}, c.fail(-1, nil, err)
 	}
+	if c.OOMScore != "" { // a kernel that refuses is no reason to fail
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte(c.OOMScore), 0)
+	}
 	unattend := attend(limit, c, cmd.Process)
 	err, reaped := s.wait(limit, cmd, c.Interrupt)
 	unattend()
