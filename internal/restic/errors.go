@@ -73,6 +73,13 @@ func problemsOfAccess() []problem {
 			text:  "a repository exists there already",
 		},
 		{
+			words:   []string{"/restic-temp-"},
+			kind:    dataset.ErrNoSpace,
+			text:    "the disk of Drover's root has no space for restic's temporary files (make space)",
+			detail:  true,
+			applies: func(text string) bool { return strings.Contains(text, "no space left on device") },
+		},
+		{
 			words:  []string{"no space left on device", "disk quota exceeded", "507 Insufficient Storage"},
 			kind:   dataset.ErrNoSpace,
 			text:   "it has no space left (make space, or remove old backups)",

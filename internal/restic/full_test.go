@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
 // A full repository can be restored from: restic cannot write its lock, and needs none to read. A removal and a prune
@@ -40,4 +41,25 @@ func TestFullRepository(t *testing.T) {
 	must(t, os.Truncate(fill.Name(), 8<<20))
 	must(t, r.Remove(t.Context(), b.ID))
 	must(t, r.Prune(t.Context()))
+}
+
+// restic writes new data to temporary files first. Any user can fill /tmp, so they are in a private folder. If its disk
+// is full, the error does not blame the repository.
+func TestTemporaryFiles(t *testing.T) {
+	o := options(t)
+	r := initialized(t, o)
+	ask := restic.Request{Dir: source(t), Names: names()}
+	t.Setenv("TMPDIR", "/proc") // takes no files
+	_, _, err := r.Backup(t.Context(), ask)
+	must(t, err)
+	info, err := os.Stat(ownCache(o))
+	must(t, err)
+	if info.Mode().Perm() != 0o700 {
+		t.Errorf("got mode %s", info.Mode())
+	}
+	must(t, unix.Mount("none", ownCache(o), "tmpfs", 0, "size=64k"))
+	t.Cleanup(func() { must(t, unix.Unmount(ownCache(o), unix.MNT_DETACH)) })
+	must(t, os.WriteFile(filepath.Join(ask.Dir, "data", "large"), treetest.Bytes(1, 1<<20), 0o600))
+	_, _, err = r.Backup(t.Context(), ask)
+	refused(t, err, dataset.ErrNoSpace, "the disk of Drover's root has no space for restic's temporary files (make space): ")
 }

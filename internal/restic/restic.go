@@ -310,6 +310,10 @@ func (r *Repository) env(c command) ([]string, error) {
 		"RESTIC_REPOSITORY=", "RESTIC_REPOSITORY_FILE=", "RESTIC_KEY_HINT=",
 		"TZ=UTC", // the zone of the times in arguments
 	}
+	if dir := r.options.cacheDir(); dir != "" {
+		// Any user can fill /tmp. restic removes the names of its temporary files as soon as it has created them.
+		env = append(env, "TMPDIR="+dir)
+	}
 	if c.progress {
 		env = append(env, "RESTIC_PROGRESS_FPS=1")
 	} else {
