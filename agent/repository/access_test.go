@@ -84,7 +84,7 @@ func TestAnUnopenedRepositoryIsReported(t *testing.T) {
 	probe(time.Minute)
 	expect("a minute after the check", 0, "")
 	probe(10 * time.Minute)
-	expect("without its directory", 1, "there is no repository")
+	expect("without its directory", 0, "there is no repository")
 	used = nil
 	probe(30 * time.Minute)
 	expect("of no backup", 0, "there is no repository")

@@ -211,6 +211,7 @@ func TestRepositoryIsMadeOnce(t *testing.T) {
 func TestTooManyChecksAreRefused(t *testing.T) {
 	c, known, place := newChecker(t)
 	known.r = place.Repository()
+	must(t, os.Mkdir(place.URL, 0o700))
 	bin := t.TempDir()
 	fifo := filepath.Join(bin, "started")
 	must(t, unix.Mkfifo(fifo, 0o600))

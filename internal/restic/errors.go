@@ -210,7 +210,7 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 	if !errors.As(err, &failed) {
 		return r.failed(err)
 	}
-	text := ownMessages(failed.Stderr, failed.Args)
+	text := ownMessages(strings.ReplaceAll(failed.Stderr, firstFile, r.options.URL), failed.Args)
 	// The secrets are replaced before the text is cut: a part of one would not be recognized.
 	show := func(text string) string {
 		for _, secret := range secrets {

@@ -1,9 +1,12 @@
 package restic_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,7 +19,6 @@ import (
 // say how much space must be freed.
 func TestFullRepository(t *testing.T) {
 	o := options(t)
-	must(t, os.Mkdir(o.URL, 0o700))
 	must(t, unix.Mount("none", o.URL, "tmpfs", 0, "size=16m"))
 	t.Cleanup(func() { must(t, unix.Unmount(o.URL, unix.MNT_DETACH)) })
 	r := initialized(t, o)
@@ -62,4 +64,24 @@ func TestTemporaryFiles(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(ask.Dir, "data", "large"), treetest.Bytes(1, 1<<20), 0o600))
 	_, _, err = r.Backup(t.Context(), ask)
 	refused(t, err, dataset.ErrNoSpace, "the disk of Drover's root has no space for restic's temporary files (make space): ")
+}
+
+// The server of a directory can put links into it. restic follows none: a prune removes no file of the host.
+func TestLinksInRepository(t *testing.T) {
+	o := options(t)
+	r := initialized(t, o)
+	_, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
+	must(t, err)
+	victim := write(t, filepath.Join(t.TempDir(), strings.Repeat("5f", 32)), "of the host")
+	link := filepath.Join(o.URL, "data", "5f")
+	must(t, os.RemoveAll(link)) // it may have a pack
+	must(t, os.Symlink(filepath.Dir(victim), link))
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // restic repeats the listing for long
+	defer cancel()
+	if err := r.Prune(ctx); err == nil {
+		t.Error("no error")
+	}
+	if _, err := os.Stat(victim); err != nil {
+		t.Error(err)
+	}
 }

@@ -1,16 +1,21 @@
 package restic
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/tree"
 )
 
 // restPrefix begins the URL of a server of the REST protocol.
@@ -19,7 +24,7 @@ const restPrefix = "rest:"
 func (o Options) isREST() bool { return strings.HasPrefix(o.URL, restPrefix) }
 
 // place has the arguments that say where the repository is, for one run of restic. Its files contain the credentials of
-// a REST server.
+// a REST server, or are its directory.
 type place struct {
 	args   []string
 	files  []*os.File // descriptors 3 and 4 of restic
@@ -28,7 +33,10 @@ type place struct {
 
 // place returns the place of the repository. restic accepts the credentials of a REST server only in the URL. So the
 // URL and the certificates are in files without a name: neither the arguments nor the environment has a secret.
-func (r *Repository) place() (p place, err error) {
+func (r *Repository) place(ctx context.Context) (p place, err error) {
+	if filepath.IsAbs(r.options.URL) {
+		return r.directory(ctx)
+	}
 	if !r.options.isREST() || r.options.CredentialsFile == "" {
 		return place{args: []string{"--repo=" + r.options.URL}}, nil
 	}
@@ -55,6 +63,38 @@ func (r *Repository) place() (p place, err error) {
 		}
 	}
 	return p, nil
+}
+
+// firstFile is the path of a place's first file in restic.
+const firstFile = "/dev/fd/3"
+
+// directory is place for a repository in a directory. Its server, or its owner, can put links into it: restic would
+// follow them, and a prune would remove files of the host. So restic gets the directory in a mount that follows none.
+func (r *Repository) directory(ctx context.Context) (p place, err error) {
+	// If the server of the directory does not answer, a program can be killed, and this process cannot.
+	_, err = r.runner.Run(ctx, run.Command{Name: "stat", Args: []string{"--", r.options.URL}, Timeout: shortTime})
+	if ctx.Err() != nil {
+		return p, r.failed(context.Cause(ctx))
+	}
+	if errors.Is(err, run.ErrTimeout) {
+		return p, r.errorf(dataset.ErrOffline, "it did not answer in time")
+	}
+	dir, err := os.OpenFile(r.options.URL, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return p, r.errorf(dataset.ErrNotFound, "there is no repository")
+	}
+	if err != nil {
+		return p, r.errorf(dataset.ErrOffline, "it cannot be opened: %w", err)
+	}
+	defer dir.Close()
+	safe, err := tree.NoFollow(dir, dir)
+	if errors.Is(err, unix.EPERM) { // without the right to mount, this process is not root
+		return place{args: []string{"--repo=" + r.options.URL}}, nil
+	}
+	if err != nil {
+		return p, r.failed(err)
+	}
+	return place{args: []string{"--repo=" + firstFile}, files: []*os.File{safe}}, nil
 }
 
 // add adds a file without a name, and the option with its path.

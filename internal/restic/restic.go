@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -106,6 +107,11 @@ func (r *Repository) Stat(ctx context.Context) (info Info, err error) {
 
 // Init makes the repository. It fails with ErrExists if there is one already.
 func (r *Repository) Init(ctx context.Context) (Info, error) {
+	if filepath.IsAbs(r.options.URL) {
+		if err := os.MkdirAll(r.options.URL, 0o700); err != nil {
+			return Info{}, r.failed(err)
+		}
+	}
 	if _, err := r.run(ctx, command{time: shortTime}, "init"); err != nil {
 		return Info{}, err
 	}
@@ -228,7 +234,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	if err != nil {
 		return run.Result{}, r.failed(err)
 	}
-	at, err := r.place()
+	at, err := r.place(ctx)
 	if err != nil {
 		return run.Result{}, &accessError{err}
 	}

@@ -43,10 +43,11 @@ func write(t *testing.T, path, content string) string {
 	return path
 }
 
-// options returns the options of a repository in a folder that does not exist yet.
+// options returns the options of a repository in an empty folder.
 func options(t *testing.T) restic.Options {
 	t.Helper()
 	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "repository"), 0o700))
 	return restic.Options{
 		URL:      filepath.Join(dir, "repository"),
 		Password: dataset.PasswordSource{File: write(t, filepath.Join(dir, "password"), password+"\n")},
@@ -90,6 +91,7 @@ func refused(t *testing.T, err error, kind *dataset.Kind, want string) {
 
 func TestRepositoryIsMadeOnce(t *testing.T) {
 	o := options(t)
+	must(t, os.Remove(o.URL))
 	r := open(t, o)
 	_, err := r.Stat(t.Context())
 	refused(t, err, dataset.ErrNotFound, "repository "+o.URL+": there is no repository")

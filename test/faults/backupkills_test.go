@@ -247,14 +247,15 @@ func (c *campaign) mustEnd(t *testing.T, a attack, killed bool) {
 	}
 }
 
-// resticRuns returns the processes of restic that use the repository, and the command of the first one.
+// resticRuns returns the processes of restic of the host, and the command of the first one.
 func (c *campaign) resticRuns(t *testing.T) (pids []int, command string) {
 	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	c.ok(t, err)
 	for _, path := range all {
 		line, err := os.ReadFile(path)
 		args := strings.Split(string(line), "\x00")
-		if err != nil || !strings.HasSuffix(args[0], "restic") || !slices.Contains(args, "--repo="+c.r.at) {
+		ours := func(arg string) bool { return strings.HasPrefix(arg, "--cache-dir="+c.h.Root+"/") }
+		if err != nil || !strings.HasSuffix(args[0], "restic") || !slices.ContainsFunc(args, ours) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
