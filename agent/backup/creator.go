@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,29 +23,6 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/internal/tree"
 )
-
-// maxBackups is how many backups a host makes at a time to one repository. Each run of restic needs memory in
-// proportion to the repository.
-const maxBackups = 2
-
-// slots limits the backups to each repository: a repository that does not answer must not delay the backups to another
-// one. The zero value is ready to use, and safe for concurrent use.
-type slots struct {
-	mu sync.Mutex
-	of map[string]chan struct{} // has an element for each backup that runs
-}
-
-func (s *slots) to(repository string) chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.of == nil {
-		s.of = map[string]chan struct{}{}
-	}
-	if s.of[repository] == nil {
-		s.of[repository] = make(chan struct{}, maxBackups)
-	}
-	return s.of[repository]
-}
 
 // CreatorDeps is what Creator needs of other components.
 type CreatorDeps struct {
@@ -80,17 +56,10 @@ type Creator struct {
 	deps    CreatorDeps
 	cluster Cluster
 	busy    locks.Set // one for each dataset: a backup of it runs, or its clones are removed
-	slots   slots     // of each repository
+	targets targets   // the repositories
 	held    heldClones
-	// using is read-locked while a backup uses its repository, and locked while unwanted or expired backups are
-	// removed: restic removes backups only from a repository that nothing else uses.
-	using sync.RWMutex
-	// postponed has the operations whose expired backups could not be removed while other backups ran.
-	postponed postponedRemovals
 	// absent has expired backups that are not in their repository any more, so that they are not looked for again.
 	absent absentBackups
-	// appendOnly has the repositories that refused to remove backups.
-	appendOnly appendOnly
 	// begun saves runs of restic that only find earlier backups of an operation.
 	begun begunOperations
 	// facts gets the new backups, so that the Restorer need not read or measure them.
@@ -136,7 +105,7 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	c.remove(ctx, *op, got.url, got.unwanted...)
 	if err != nil {
 		if ctx.Err() == nil {
-			c.removeUnwanted(ctx)
+			c.removeUnwanted(ctx, op.Repository)
 		}
 		return out, failed(err)
 	}
@@ -180,8 +149,9 @@ func (a attemptResult) stored() (ids []string) {
 // removed. isNew says that no earlier run of the operation can have stored a backup.
 func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operation, isNew bool) (a attemptResult,
 	err error) {
-	c.using.RLock()
-	defer c.using.RUnlock()
+	t := c.targets.get(op.Repository)
+	t.using.RLock()
+	defer t.using.RUnlock()
 	record, err := c.deps.Control.Repository(ctx, op.Repository)
 	if err != nil {
 		return a, err
@@ -227,10 +197,10 @@ func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func
 	if err != nil {
 		return nil, err
 	}
-	slots := c.slots.to(op.Repository)
+	t := c.targets.get(op.Repository)
 	select {
-	case slots <- struct{}{}:
-		return func() { <-slots; unlock() }, nil
+	case t.slots <- struct{}{}:
+		return func() { <-t.slots; unlock() }, nil
 	case <-ctx.Done():
 		unlock()
 		return nil, context.Cause(ctx)

@@ -32,14 +32,14 @@ type dueRemoval struct {
 func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, answer api.Committed) {
 	ctx = context.WithoutCancel(ctx)
 	if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
-		if !c.using.TryLock() {
-			c.postponed.add(op)
+		if !c.removing(ctx, op.Repository, func(ctx context.Context) error {
+			return c.removeDue(ctx, op.Repository, dueRemoval{op, expired, answer.Retained})
+		}) {
+			c.targets.get(op.Repository).postponed.add(op)
 			return // a later call of removeUnwanted removes them
 		}
-		c.removeDue(ctx, op.Repository, dueRemoval{op, expired, answer.Retained})
-		c.using.Unlock()
 	}
-	c.removeUnwanted(ctx)
+	c.removeUnwanted(ctx, op.Repository)
 }
 
 // stillThere returns those of some expired backups that may be in their repository.
@@ -49,52 +49,51 @@ func (c *Creator) stillThere(op dataset.Operation, expired []api.ExpiredBackup) 
 	})
 }
 
-// removePostponed removes the expired backups whose removal had to wait for other backups of this host. It asks control
-// again which ones they are, with the report of the same backup. Those of one repository are removed together. The
-// caller has locked c.using.
-func (c *Creator) removePostponed(ctx context.Context) {
-	due := map[string][]dueRemoval{} // by repository
-	for _, op := range c.postponed.take() {
+// removePostponed removes the expired backups in a repository whose removal had to wait, and returns the errors of the
+// repository. It asks control again which ones they are, with the report of the same backup. removing calls it.
+func (c *Creator) removePostponed(ctx context.Context, repository string) error {
+	var due []dueRemoval
+	for _, op := range c.targets.get(repository).postponed.take() {
 		answer, err := c.deps.Report(ctx, &op, nil)
 		if err != nil {
 			c.logOf(ctx, op).WithError(err).Warn(cannotRemoveExpired)
 			continue
 		}
 		if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
-			due[op.Repository] = append(due[op.Repository], dueRemoval{op, expired, answer.Retained})
+			due = append(due, dueRemoval{op, expired, answer.Retained})
 		}
 	}
-	for repository, list := range due {
-		c.removeDue(ctx, repository, list...)
+	if len(due) == 0 {
+		return nil
 	}
+	return c.removeDue(ctx, repository, due...)
 }
 
 const cannotRemoveExpired = "cannot remove expired backups: trying again after the next backup of the volume"
 
-// removeDue removes the expired backups of some datasets from a repository. The caller has locked c.using.
-func (c *Creator) removeDue(ctx context.Context, repository string, due ...dueRemoval) {
-	ctx, cancel := context.WithTimeout(ctx, removalTime)
-	defer cancel()
+// removeDue removes the expired backups of some datasets from a repository, and returns all errors. removing calls it.
+func (c *Creator) removeDue(ctx context.Context, repository string, due ...dueRemoval) error {
 	repo, err := c.openRecorded(ctx, repository)
 	failed := map[string]error{} // by ID of the backup
-	if repo != nil && c.appendOnly.has(repo.URL()) {
-		return
+	if repo != nil && c.hasRefused(repo.URL(), repository) {
+		return nil
 	}
 	if err == nil && repo != nil {
 		var list []restic.Backup
 		list, err = c.listDue(ctx, repo, due)
 		if err != nil && len(due) > 1 && ctx.Err() == nil {
 			for _, d := range due { // the damaged backup of one dataset must not keep those of others
-				c.removeDue(ctx, repository, d)
+				err = errors.Join(err, c.removeDue(ctx, repository, d))
 			}
-			return
+			return err
 		}
 		if err == nil {
 			c.removeAll(ctx, repo, c.chooseDue(list, due), failed)
 		}
 	}
-	if repo != nil && c.refusedRemoval(repo.URL(), repository, errors.Join(slices.Collect(maps.Values(failed))...)) {
-		return
+	removal := errors.Join(slices.Collect(maps.Values(failed))...)
+	if repo != nil && c.refusedRemoval(repo.URL(), repository, removal) {
+		return nil
 	}
 	for _, d := range due {
 		all := []error{err}
@@ -110,6 +109,7 @@ func (c *Creator) removeDue(ctx context.Context, repository string, due ...dueRe
 			c.logOf(ctx, d.op).WithError(named(repository, err)).Warn(cannotRemoveExpired)
 		}
 	}
+	return errors.Join(err, removal)
 }
 
 // listDue lists the backups of some datasets, and can list more. It fails if it cannot list all of them: nobody knows

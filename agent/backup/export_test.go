@@ -12,7 +12,7 @@ func StillThere(op dataset.Operation, expired []api.ExpiredBackup) []api.Expired
 
 // Occupy makes the next backups to a repository wait until free is called, as if maxBackups backups ran.
 func (c *Creator) Occupy(repository string) (free func()) {
-	slots := c.slots.to(repository)
+	slots := c.targets.get(repository).slots
 	for range maxBackups {
 		slots <- struct{}{}
 	}

@@ -70,7 +70,7 @@ func (h *heldClones) remove(n note) {
 
 // Findings reports the clones that could not be removed, and the repositories that refuse to remove backups.
 func (c *Creator) Findings(list *findings.List) {
-	c.appendOnly.report(list)
+	c.targets.report(list)
 	c.held.mu.Lock()
 	defer c.held.mu.Unlock()
 	for _, h := range c.held.of {
@@ -168,10 +168,20 @@ func (c *Creator) RunSweeps(ctx context.Context) {
 }
 
 // Clear removes what a crash left: the clones of the backups that do not run, and the unwanted backups. What cannot be
-// removed stays: the next backup of this host tries again, and so does the next call of Clear.
+// removed stays: the next backup to the repository tries again, and so does the next call of Clear.
 func (c *Creator) Clear(ctx context.Context) {
 	c.Sweep(ctx)
-	c.removeUnwanted(ctx)
+	if len(c.unwantedFiles()) == 0 {
+		return
+	}
+	recorded, err := c.deps.Control.Repositories(ctx)
+	if err != nil {
+		c.deps.Log.WithError(err).Warn("cannot remove backups that are incomplete: the repositories are not known")
+		return
+	}
+	for _, r := range recorded {
+		c.removeUnwanted(ctx, r.Name)
+	}
 }
 
 // discardClones removes the clones of a dataset. It fails with dataset.ErrInUse if maxHeld of them are held. The caller

@@ -10,16 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 )
-
-// removalTime bounds the removal of unwanted or expired backups. Meanwhile no backup uses its repository.
-const removalTime = 2 * time.Minute
 
 // unwantedFormat is the format of unwanted that this program writes, and the latest that it reads.
 const unwantedFormat = 1
@@ -53,7 +49,7 @@ func (c *Creator) remove(ctx context.Context, op dataset.Operation, url string, 
 			Warn("cannot remove backups that may be incomplete (remove them with drover backup rm)")
 		return
 	}
-	c.removeUnwanted(context.WithoutCancel(ctx))
+	c.removeUnwanted(context.WithoutCancel(ctx), op.Repository)
 }
 
 // writeUnwanted writes a file that names unwanted backups.
@@ -79,13 +75,15 @@ type noted struct {
 	path string
 }
 
+// unwantedFiles returns the paths of the files that name unwanted backups.
+func (c *Creator) unwantedFiles() []string {
+	files, _ := filepath.Glob(filepath.Join(c.folders(), "remove-*.json")) // it fails only for a wrong pattern
+	return files
+}
+
 // notes reads the files that name unwanted backups. It leaves out damaged files, which name nothing.
 func (c *Creator) notes() (list []noted, err error) {
-	files, err := filepath.Glob(filepath.Join(c.folders(), "remove-*.json"))
-	if err != nil {
-		return nil, err
-	}
-	for _, path := range files {
+	for _, path := range c.unwantedFiles() {
 		text, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // another push has dropped it
@@ -119,55 +117,49 @@ func (c *Creator) dropNotes(op uuid.UUID) error {
 	return nil
 }
 
-// removeUnwanted removes the backups that the files name, and the expired ones whose removal was postponed. It does
-// nothing while a backup of this host uses a repository, or while another removal runs. Create usually calls it again
-// at the end of that backup, but not always if the backup was cancelled or control did not record its outcome. Then the
-// next backup of this host calls it.
-func (c *Creator) removeUnwanted(ctx context.Context) {
-	if !c.using.TryLock() {
-		return
-	}
-	defer c.using.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, removalTime)
-	defer cancel()
-	defer c.removePostponed(ctx)
-	files, err := filepath.Glob(filepath.Join(c.folders(), "remove-*.json"))
-	if err != nil {
-		return
-	}
+// removeUnwanted removes from a repository the backups that the files name, and the expired ones whose removal was
+// postponed: see removing. If a backup uses the repository, Create usually calls it again at the end of that backup,
+// but not always if the backup was cancelled or control did not record its outcome. Then the next backup to the
+// repository calls it.
+func (c *Creator) removeUnwanted(ctx context.Context, repository string) {
+	c.removing(ctx, repository, func(ctx context.Context) error { return c.removeNoted(ctx, repository) })
+	c.removing(ctx, repository, func(ctx context.Context) error { return c.removePostponed(ctx, repository) })
+}
+
+// removeNoted removes from a repository the backups that the files name, and returns the errors of the repository.
+// removing calls it.
+func (c *Creator) removeNoted(ctx context.Context, repository string) error {
+	files := c.unwantedFiles()
 	if len(files) == 0 {
-		return
+		return nil
 	}
-	recorded, err := c.deps.Control.Repositories(ctx)
+	record, err := c.deps.Control.Repository(ctx, repository)
 	if err != nil {
-		c.deps.Log.WithError(err).Warn("cannot remove backups that are incomplete: the repositories are not known")
-		return
+		if !errors.Is(err, dataset.ErrNotFound) {
+			c.deps.Log.WithError(err).Warn("cannot remove backups that are incomplete: the repositories are not known")
+		}
+		return nil
 	}
+	var failed []error
 	for _, path := range files {
-		err := c.removeNamed(ctx, path, recorded)
+		err := c.removeNamed(ctx, path, record)
 		if err == nil {
 			err = os.Remove(path)
 		}
 		if err != nil && !errors.Is(err, errKept) {
 			c.deps.Log.WithError(err).WithField("file", path).
 				Warn("cannot remove backups that are incomplete: trying again after the next backup")
+			failed = append(failed, err)
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
+	return errors.Join(failed...)
 }
 
 // errKept says that a file stays without an attempt to remove the backups that it names: see unwanted.
 var errKept = errors.New("the backups stay in their repository")
-
-// find returns the records of the repository with unwanted backups. They can have other names than earlier, and another
-// repository can have its name.
-func (u unwanted) find(recorded []dataset.Repository) (found []dataset.Repository) {
-	for _, r := range recorded {
-		if strings.TrimRight(r.URL, "/") == strings.TrimRight(u.URL, "/") {
-			found = append(found, r)
-		}
-	}
-	return found
-}
 
 // openRecorded opens a repository. It returns nil if no repository of the name is recorded any more.
 func (c *Creator) openRecorded(ctx context.Context, name string) (*restic.Repository, error) {
@@ -181,10 +173,14 @@ func (c *Creator) openRecorded(ctx context.Context, name string) (*restic.Reposi
 	return c.deps.Open(ctx, record)
 }
 
-// removeNamed removes the backups that a file names from one of the recorded repositories. Those that do not exist are
-// ignored, and those of an append-only repository stay. It fails with errKept if the file is still needed.
-func (c *Creator) removeNamed(ctx context.Context, path string, recorded []dataset.Repository) error {
+// removeNamed removes the backups that a file names if they are in the recorded repository, which can have another name
+// than earlier. Those that do not exist are ignored, and those of an append-only repository stay. It fails with errKept
+// if the file is still needed.
+func (c *Creator) removeNamed(ctx context.Context, path string, record dataset.Repository) error {
 	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errKept // a backup to another repository has dropped it
+	}
 	if err != nil {
 		return err
 	}
@@ -192,22 +188,24 @@ func (c *Creator) removeNamed(ctx context.Context, path string, recorded []datas
 	if err := dataset.DecodeFormat(text, "the file "+path, unwantedFormat, &u); err != nil {
 		return err
 	}
-	records := u.find(recorded)
-	if len(records) == 0 {
+	if strings.TrimRight(record.URL, "/") != strings.TrimRight(u.URL, "/") {
 		return errKept
 	}
-	var failed []error
-	for _, record := range records { // one of them can name a password that this host lacks
-		err := c.removeOnce(ctx, record, u)
-		switch {
-		case errors.Is(err, restic.ErrAppendOnly) && u.Push:
+	if u.Repository != record.Name { // a push to it under its other name can drop the file meanwhile
+		other := c.targets.get(u.Repository)
+		if !other.using.TryLock() {
 			return errKept
-		case err == nil, errors.Is(err, restic.ErrAppendOnly):
-			return nil
 		}
-		failed = append(failed, fmt.Errorf("repository %s: %w", record.Name, err))
+		defer other.using.Unlock()
 	}
-	return errors.Join(failed...)
+	err = c.removeOnce(ctx, record, u)
+	switch {
+	case errors.Is(err, restic.ErrAppendOnly) && u.Push:
+		return errKept
+	case err != nil && !errors.Is(err, restic.ErrAppendOnly):
+		return fmt.Errorf("repository %s: %w", record.Name, err)
+	}
+	return nil
 }
 
 // removeFrom removes the backups from a repository. If they are the version of a push, and another version continues

@@ -25,6 +25,12 @@ func (e *accessError) Error() string { return e.err.Error() }
 
 func (e *accessError) Unwrap() error { return e.err }
 
+// IsUnreachable reports whether a run failed because the repository does not answer.
+func IsUnreachable(err error) bool {
+	var failed *accessError
+	return errors.As(err, &failed) && errors.Is(failed, dataset.ErrOffline)
+}
+
 // failed adds the repository to an error.
 func (r *Repository) failed(err error) error {
 	return fmt.Errorf("repository %s: %w", dataset.Clip(r.options.URL), err)

@@ -1,0 +1,130 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
+)
+
+// maxBackups is how many backups a host makes at a time to one repository. Each run of restic needs memory in
+// proportion to the repository.
+const maxBackups = 2
+
+// removalTime bounds a removal of unwanted or expired backups. Meanwhile no backup uses its repository.
+const removalTime = 2 * time.Minute
+
+// removalPause is how long nothing is removed from a repository that did not answer: each attempt holds its backups.
+const removalPause = 10 * time.Minute
+
+// targets has what the backups to each repository share: a repository that does not answer must not delay the backups
+// to another one. The zero value is ready to use, and safe for concurrent use.
+type targets struct {
+	mu sync.Mutex
+	of map[string]*target // by name of the repository
+}
+
+// target is what the backups of this host to one repository share.
+type target struct {
+	slots chan struct{} // has an element for each backup that runs
+	// using is read-locked while a backup uses the repository, and locked while unwanted or expired backups are removed
+	// from it: restic removes backups only from a repository that nothing else uses.
+	using  sync.RWMutex
+	paused time.Duration // the steady time until which nothing is removed; using guards it
+	// postponed has the operations whose expired backups could not be removed yet.
+	postponed postponedRemovals
+	// refused is the URL of the repository if it refused to remove backups. Drover tries to remove no further ones until
+	// the agent starts again. targets.mu guards it.
+	refused string
+}
+
+func (t *targets) get(repository string) *target {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.of == nil {
+		t.of = map[string]*target{}
+	}
+	if t.of[repository] == nil {
+		t.of[repository] = &target{slots: make(chan struct{}, maxBackups)}
+	}
+	return t.of[repository]
+}
+
+// removing calls remove, and limits its time. It returns false instead if a backup of this host uses the repository, if
+// another removal runs, or if the repository did not answer an earlier one less than removalPause ago.
+func (c *Creator) removing(ctx context.Context, repository string, remove func(ctx context.Context) error) bool {
+	t := c.targets.get(repository)
+	if !t.using.TryLock() {
+		return false
+	}
+	defer t.using.Unlock()
+	if c.deps.Clock.Steady() < t.paused {
+		return false
+	}
+	limited, cancel := context.WithTimeout(ctx, removalTime)
+	defer cancel()
+	err := remove(limited)
+	if ctx.Err() == nil && (limited.Err() != nil || restic.IsUnreachable(err)) {
+		t.paused = c.deps.Clock.Steady() + removalPause
+	}
+	return true
+}
+
+// hasRefused reports whether a repository refused to remove backups.
+func (c *Creator) hasRefused(url, name string) bool {
+	t := c.targets.get(name)
+	c.targets.mu.Lock()
+	defer c.targets.mu.Unlock()
+	return t.refused == url
+}
+
+// refusedRemoval reports whether a repository refused to remove backups. If so, it notes that.
+func (c *Creator) refusedRemoval(url, name string, err error) bool {
+	if !errors.Is(err, restic.ErrAppendOnly) {
+		return false
+	}
+	t := c.targets.get(name)
+	c.targets.mu.Lock()
+	defer c.targets.mu.Unlock()
+	if t.refused != url {
+		c.deps.Log.WithError(named(name, err)).
+			Warn("backups stay in their repository: no further attempt to remove any")
+	}
+	t.refused = url
+	return true
+}
+
+// removeOnce removes unwanted backups from a repository, unless it has refused to remove backups before.
+func (c *Creator) removeOnce(ctx context.Context, record dataset.Repository, u unwanted) error {
+	repo, err := c.deps.Open(ctx, record)
+	if err != nil {
+		return err
+	}
+	if c.hasRefused(repo.URL(), record.Name) {
+		return restic.ErrAppendOnly
+	}
+	err = u.removeFrom(ctx, repo)
+	c.refusedRemoval(repo.URL(), record.Name, err)
+	return err
+}
+
+// report adds a warning for each repository that refused to remove backups.
+func (t *targets) report(list *findings.List) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(t.of)) {
+		if t.of[name].refused == "" {
+			continue
+		}
+		list.Add(findings.Warning, "repository "+name,
+			"remove old backups on its server, and use profiles without keep; then systemctl restart drover",
+			"it is append-only: backups that are expired, incomplete or withdrawn stay in it, and drover does not try "+
+				"to remove further ones")
+	}
+}

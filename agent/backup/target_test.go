@@ -1,0 +1,115 @@
+package backup_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+// later is a clock whose steady time a test can advance.
+type later struct {
+	clock.Clock
+	by atomic.Int64
+}
+
+func (l *later) Steady() time.Duration { return l.Clock.Steady() + time.Duration(l.by.Load()) }
+
+// withSilent records a repository named silent, whose server accepts connections and says nothing, and has host A note
+// a backup in it as unwanted. Runs of restic end after the given time without an answer.
+func withSilent(t *testing.T, stall time.Duration) (f *agenttest.Cluster, connections *atomic.Int32, at *later) {
+	t.Helper()
+	f = agenttest.NewCluster(t, "loop", "loop")
+	f.A.Stop()
+	at = &later{Clock: f.A.Config.Clock}
+	f.A.Config.StallLimit, f.A.Config.Clock = stall, at
+	f.A.Start()
+	newRepository(t, f)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { _ = silent.Close() })
+	connections = new(atomic.Int32)
+	go func() {
+		for {
+			connection, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			defer connection.Close()
+			connections.Add(1)
+		}
+	}()
+	good, err := f.Service.Repository(t.Context(), "offsite")
+	must(t, err)
+	url := "rest:https://" + silent.Addr().String() + "/repository"
+	_, err = f.Service.AddRepository(t.Context(), api.NewRepository{Name: "silent", URL: url, Password: good.Password})
+	must(t, err)
+	note := filepath.Join(f.A.Root, "backups", "remove-silent.json")
+	must(t, os.MkdirAll(filepath.Dir(note), 0o700))
+	text := `{"format":1,"repository":"silent","url":"` + url + `","operation":"` + uuid.NewString() + `","backups":["12345678"]}`
+	must(t, os.WriteFile(note, []byte(text), 0o600))
+	return f, connections, at
+}
+
+func backUpTo(f *agenttest.Cluster, volume, repository string) dataset.Operation {
+	f.Helper()
+	return *f.Submit(api.Request{
+		ID: uuid.New(), Kind: dataset.OpBackup, Volume: volume, Repository: repository,
+	}).Operation
+}
+
+// While unwanted backups are removed from a repository that does not answer, backups to another one are made, and what
+// is unwanted there is removed.
+func TestRemovalHoldsNoOtherRepository(t *testing.T) {
+	f, connections, _ := withSilent(t, time.Hour)
+	f.A.NewVolume("db@free")
+	ctx, cancel := context.WithCancel(t.Context())
+	cleared := make(chan struct{})
+	go func() {
+		f.A.Backups.Clear(ctx)
+		close(cleared)
+	}()
+	defer func() { cancel(); <-cleared }()
+	agenttest.Await(t, func() bool { return connections.Load() > 0 })
+	first := awaitEnd(f, backUpTo(f, "db", "offsite"))
+	noteUnwanted(f, first, first.Backup)
+	second := awaitEnd(f, backUpTo(f, "db", "offsite"))
+	if first.State != dataset.OpDone || second.State != dataset.OpDone {
+		t.Errorf("the backups are %s: %+v, and %s: %+v", first.State, first.Problem, second.State, second.Problem)
+	}
+	agenttest.Await(t, func() bool { return len(marks(f.A)) == 1 })
+	select {
+	case <-cleared:
+		t.Error("the backups waited for the removal")
+	default:
+	}
+}
+
+// After a removal from a repository that did not answer, the next attempt begins ten minutes later.
+func TestRemovalPausesAfterSilence(t *testing.T) {
+	f, connections, at := withSilent(t, 2*time.Second)
+	for _, c := range []struct {
+		after time.Duration
+		tries bool
+	}{{0, true}, {9 * time.Minute, false}, {61 * time.Second, true}} {
+		before := connections.Load()
+		at.by.Add(int64(c.after))
+		f.A.Backups.Clear(t.Context())
+		if tried := connections.Load() > before; tried != c.tries {
+			t.Errorf("another %s later, the repository was asked: %t, want %t", c.after, tried, c.tries)
+		}
+	}
+	if len(marks(f.A)) != 1 {
+		t.Errorf("the notes are %s, want one", marks(f.A))
+	}
+}
