@@ -46,8 +46,8 @@ exec %s "$@"
 	return folder
 }
 
-// restic cannot gain anything from a program or a device in the data. Two backups of a volume never run together,
-// although the host could make two.
+// restic cannot gain anything from a program or a device in the data. Two backups of a volume to a repository never run
+// together, although the host could make two.
 func TestOneBackupOfAVolume(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)

@@ -55,8 +55,8 @@ type CreatorDeps struct {
 type Creator struct {
 	deps    CreatorDeps
 	cluster Cluster
-	busy    locks.Set // one for each dataset: a backup of it runs, or its clones are removed
 	targets targets   // the repositories
+	clones  locks.Set // one for each clone: its backup runs, or it is removed
 	held    heldClones
 	// absent has expired backups that are not in their repository any more, so that they are not looked for again.
 	absent absentBackups
@@ -191,13 +191,13 @@ func (c *Creator) backUp(ctx context.Context, jb *jobs.Job, op dataset.Operation
 	return c.store(ctx, jb, op, repo, a)
 }
 
-// admit waits until no other backup of the dataset runs, and fewer than maxBackups backups to the repository.
+// admit waits until no other backup of the dataset to the repository runs, and fewer than maxBackups of all datasets.
 func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func(), err error) {
-	unlock, err := c.busy.Lock(ctx, op.DatasetID, "backup of volume "+op.Volume)
+	t := c.targets.get(op.Repository)
+	unlock, err := t.busy.Lock(ctx, op.DatasetID, "backup of volume "+op.Volume)
 	if err != nil {
 		return nil, err
 	}
-	t := c.targets.get(op.Repository)
 	select {
 	case t.slots <- struct{}{}:
 		return func() { <-t.slots; unlock() }, nil
@@ -263,9 +263,16 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	clone := uuid.New()
 	end := c.deps.BorrowKey(clone, op.DatasetID)
 	defer end()
+	unlock, err := c.clones.Lock(ctx, clone, "backup of volume "+op.Volume)
+	if err != nil {
+		return err
+	}
 	jb.Step("cloning")
 	d, pool, made, err := c.clone(ctx, op, clone)
-	defer func() { _ = c.discardClones(context.WithoutCancel(ctx), op.DatasetID) }() // doctor names those that stay
+	defer func() {
+		unlock()
+		_ = c.discardClones(context.WithoutCancel(ctx), op.DatasetID) // doctor names those that stay
+	}()
 	if err != nil {
 		return err
 	}

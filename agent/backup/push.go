@@ -172,7 +172,7 @@ func pushBeside(op dataset.Operation) string {
 
 func shortVersion(id uuid.UUID) string { return id.String()[:8] }
 
-// enter writes the entry of a version, and returns its ID. The caller has the dataset's lock in busy.
+// enter writes the entry of a version, and returns its ID. The caller has the dataset's lock in target.busy.
 func (c *Creator) enter(ctx context.Context, op dataset.Operation, repo *restic.Repository, made restic.Backup,
 	parent uuid.UUID) (id string, err error) {
 	v := dataset.PushedVersion{

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -100,7 +101,7 @@ func (n note) path(folder string) string {
 	return filepath.Join(folder, "clone-"+n.Clone.String()+".json")
 }
 
-// writeNote writes a note before its clone is made. The caller has the dataset's lock in busy.
+// writeNote writes a note before its clone is made. The caller has the lock of the clone.
 func (c *Creator) writeNote(n note) error {
 	n.Format = noteFormat
 	text, err := json.Marshal(n)
@@ -146,12 +147,7 @@ func (c *Creator) Sweep(ctx context.Context) {
 		c.deps.Log.WithError(err).Warn("cannot read the notes about clones of backups")
 	}
 	for _, n := range notes {
-		ended, cancel := context.WithCancel(ctx)
-		cancel()
-		if unlock, err := c.busy.Lock(ended, n.Dataset, "clean-up"); err == nil { // otherwise its backup runs
-			_ = c.discard(ctx, n)
-			unlock()
-		}
+		_ = c.discard(ctx, n)
 	}
 }
 
@@ -184,19 +180,24 @@ func (c *Creator) Clear(ctx context.Context) {
 	}
 }
 
-// discardClones removes the clones of a dataset. It fails with dataset.ErrInUse if maxHeld of them are held. The caller
-// has the dataset's lock in busy.
+// discardClones removes the clones of a dataset whose backups do not run. It fails with dataset.ErrInUse if maxHeld of
+// them are held.
 func (c *Creator) discardClones(ctx context.Context, id uuid.UUID) error {
 	notes, err := c.cloneNotes()
 	if err != nil {
 		return err
 	}
-	var held []error
 	for _, n := range notes {
 		if n.Dataset == id {
-			if err := c.discard(ctx, n); err != nil {
-				held = append(held, err)
-			}
+			_ = c.discard(ctx, n)
+		}
+	}
+	c.held.mu.Lock()
+	defer c.held.mu.Unlock()
+	var held []error
+	for _, h := range c.held.of {
+		if h.Dataset == id {
+			held = append(held, h.why)
 		}
 	}
 	if len(held) < maxHeld {
@@ -205,9 +206,16 @@ func (c *Creator) discardClones(ctx context.Context, id uuid.UUID) error {
 	return fmt.Errorf("the clones of %d earlier backups cannot be removed: %w", len(held), held[0])
 }
 
-// discard destroys the clone that a note names, and removes the note. Idempotent. The caller has the dataset's lock in
-// busy.
+// discard destroys the clone that a note names, and removes the note, unless its backup runs or another call removes
+// it. Idempotent.
 func (c *Creator) discard(ctx context.Context, n note) error {
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	unlock, err := c.clones.Lock(ended, n.Clone, "clean-up")
+	if err != nil {
+		return nil
+	}
+	defer unlock()
 	_, recorded := c.deps.Cache.Dataset(n.Clone) // a clone of a backup is never recorded
 	if !recorded && c.deps.HasPool(n.Pool) {     // otherwise the pool was removed, with its data
 		pool, err := c.deps.Pools.Online(ctx, n.Pool)
@@ -223,5 +231,8 @@ func (c *Creator) discard(ctx context.Context, n note) error {
 		}
 	}
 	c.held.remove(n)
-	return os.Remove(n.path(c.folders()))
+	if err := os.Remove(n.path(c.folders())); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

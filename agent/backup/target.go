@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 )
@@ -32,6 +33,7 @@ type targets struct {
 
 // target is what the backups of this host to one repository share.
 type target struct {
+	busy  locks.Set     // one for each dataset: a backup of it to the repository runs
 	slots chan struct{} // has an element for each backup that runs
 	// using is read-locked while a backup uses the repository, and locked while unwanted or expired backups are removed
 	// from it: restic removes backups only from a repository that nothing else uses.

@@ -10,8 +10,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/backup"
+	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -112,4 +115,54 @@ func TestRemovalPausesAfterSilence(t *testing.T) {
 	if len(marks(f.A)) != 1 {
 		t.Errorf("the notes are %s, want one", marks(f.A))
 	}
+}
+
+// newSecond makes a repository beside offsite, and records it as second.
+func newSecond(t *testing.T, f *agenttest.Cluster) {
+	t.Helper()
+	good, err := f.Service.Repository(t.Context(), "offsite")
+	must(t, err)
+	n := api.NewRepository{Name: "second", URL: good.URL + "-second", Password: good.Password}
+	_, err = f.A.CheckRepository(t.Context(), api.RepositoryCheck{New: &n, Init: true})
+	must(t, err)
+	_, err = f.Service.AddRepository(t.Context(), n)
+	must(t, err)
+}
+
+// A volume is backed up to a repository while its backup to another one runs. The clone of that backup stays.
+func TestBackupsOfAVolumeToTwoRepositories(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	newSecond(t, f)
+	f.A.NewVolume("db@free")
+	at := wrapped(t, `case "$RESTIC_REPOSITORY $*" in *-second*) touch $D/begun; read x <$D/gate ;; esac`)
+	gate := filepath.Join(at, "gate")
+	must(t, unix.Mkfifo(gate, 0o600))
+	open, err := os.OpenFile(gate, os.O_RDWR, 0) // does not wait for the reader
+	must(t, err)
+	defer open.Close()
+	waits := backUpTo(f, "db", "second")
+	agenttest.Await(t, func() bool {
+		_, err := os.Stat(filepath.Join(at, "begun"))
+		return err == nil
+	})
+	made := awaitEnd(f, backUpTo(f, "db", "offsite"))
+	f.A.Backups.Sweep(t.Context())
+	var list findings.List
+	f.A.Backups.Findings(&list)
+	clones, err := filepath.Glob(filepath.Join(f.A.Root, "backups", "clone-*.json"))
+	if err != nil || len(clones) != 1 || len(list.All) > 0 {
+		t.Errorf("got the notes %v, %v, and the findings %+v, want one note", clones, err, list.All)
+	}
+	_, err = open.WriteString("\n")
+	must(t, err)
+	for _, op := range []dataset.Operation{made, awaitEnd(f, waits)} {
+		if op.State != dataset.OpDone {
+			t.Errorf("the backup to %s is %s: %+v", op.Repository, op.State, op.Problem)
+		}
+	}
+	if list, err := r.Backups(t.Context(), backup.TagDrover); err != nil || len(list) != 1 {
+		t.Errorf("got %v, %v, want one backup", list, err)
+	}
+	wantNothingLeft(f.A)
 }

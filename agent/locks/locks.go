@@ -4,11 +4,11 @@
 // Package pooladmin uses the same locks for pools: the UUID of a pool for its removal, and uuid.Nil for all pools of
 // the host.
 //
-// The components of the agent share the Set of host.Host. Package throttle, which has no host.Host, gets the same
-// Set. Three packages also have a Set for a narrower purpose: mounting for the requests to reserve a dataset
-// (Reservations), pool for the writes of a pool's identity (table), and backup for the backups of a dataset
-// (Creator). The state of a Set is in memory, protected by its mutex. How long callers wait for a lock, and which
-// callers go first, belongs here. What a lock protects is documented at each method that requires it.
+// The components of the agent share the Set of host.Host. Package throttle, which has no host.Host, gets the same Set.
+// Three packages also have a Set for a narrower purpose: mounting for the requests to reserve a dataset (Reservations),
+// pool for the writes of a pool's identity (table), and backup for the backups of a dataset to a repository and for
+// their clones (Creator). The state of a Set is in memory, protected by its mutex. How long callers wait for a lock,
+// and which callers go first, belongs here. What a lock protects is documented at each method that requires it.
 package locks
 
 import (

@@ -24,8 +24,8 @@ of the volume makes it, at idle I/O priority, and needs the password of the
 repository. Only data that the repository does not have is sent.
 
 --to can be left out if the profile of the volume names a repository, or if
-there is only one. A host makes two backups at a time to a repository, and one
-of each volume; the others wait. If some of several volumes cannot be backed up,
+there is only one. A host makes two backups at a time to a repository, not two
+of one volume; the others wait. If some of several volumes cannot be backed up,
 the others are. drover operation cancel cancels a backup. -o json prints a list
 for several volumes.
 
