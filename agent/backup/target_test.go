@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -165,4 +166,35 @@ func TestBackupsOfAVolumeToTwoRepositories(t *testing.T) {
 		t.Errorf("got %v, %v, want one backup", list, err)
 	}
 	wantNothingLeft(f.A)
+}
+
+// While as many verifications run as may use one repository, one of another repository runs, too.
+func TestVerificationsOfTwoRepositories(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	newSecond(t, f)
+	f.A.NewVolume("db@free")
+	_, err := f.Service.Cordon(t.Context(), f.B.Node(), api.Cordoned{Cordoned: true})
+	must(t, err)
+	one, two := awaitEnd(f, backUpTo(f, "db", "offsite")), awaitEnd(f, backUpTo(f, "db", "second"))
+	at := wrapped(t, "")
+	hold := filepath.Join(at, "hold")
+	must(t, os.WriteFile(hold, nil, 0o600))
+	t.Cleanup(func() { _ = os.Remove(hold) })
+	var ops []dataset.Operation
+	for i, made := range []dataset.Operation{one, one, two} {
+		ops = append(ops, *f.Submit(api.Request{
+			ID: uuid.New(), Kind: dataset.OpVerify, Volume: "db@free", Repository: made.Repository, Backup: made.Backup,
+		}).Operation)
+		agenttest.Await(t, func() bool {
+			text, err := os.ReadFile(filepath.Join(at, "restored"))
+			return err == nil && strings.Count(string(text), "begin") == i+1
+		})
+	}
+	must(t, os.Remove(hold))
+	for _, op := range ops {
+		if op = awaitEnd(f, op); op.State != dataset.OpDone {
+			t.Errorf("the verification is %s: %+v", op.State, op.Problem)
+		}
+	}
 }

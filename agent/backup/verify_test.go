@@ -263,7 +263,8 @@ func TestRestoreKeepsSpaceForOthers(t *testing.T) {
 	}
 }
 
-// A host runs two verifications at a time, and no more. If they do not fit into the pool together, the second one waits.
+// A host runs two verifications of a repository at a time, and no more. If they do not fit into the pool together, the
+// second one waits.
 func TestTwoVerificationsAtATime(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)

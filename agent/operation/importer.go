@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -56,20 +57,18 @@ type Backups interface {
 // Importer makes volumes of folders, backups and archives.
 type Importer struct {
 	deps      ImporterDeps
-	verifying chan struct{} // has an element for each verification that runs
+	verifying sync.Map // by repository, a chan struct{} with an element for each verification that runs
 	room      *room
 }
 
-// maxVerifications is how many verifications of backups a host runs at a time. It is the default of drover recover
-// --parallel, so that a rehearsal takes about as long as a recovery. They share the disk and the CPU with the mounted
-// volumes, so there are not more.
+// maxVerifications is how many verifications of backups in a repository a host runs at a time. It is the default of
+// drover recover --parallel, so that a rehearsal takes about as long as a recovery. They share the disk and the CPU
+// with the mounted volumes, so there are not more. A repository that does not answer delays none of another one.
 const maxVerifications = 2
 
 // NewImporter returns an Importer.
 func NewImporter(deps ImporterDeps) *Importer {
-	return &Importer{
-		deps: deps, verifying: make(chan struct{}, maxVerifications), room: newRoom(),
-	}
+	return &Importer{deps: deps, room: newRoom()}
 }
 
 // ImportArchive makes a volume from a tar archive.
@@ -164,9 +163,9 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 // check program if the operation has one, and removes the dataset. If the agent is killed meanwhile, the next run of
 // the operation removes the dataset, or its pool does, because the dataset has no record.
 //
-// At most maxVerifications run at a time. A verification fails with dataset.ErrNoSpace, and writes nothing, if its data
-// would leave less space in the pool than backends.Reserve and the other restores need, even if the pool compresses:
-// see checkRoom. While another verification needs space in the pool, it waits instead.
+// At most maxVerifications of a repository run at a time. A verification fails with dataset.ErrNoSpace, and writes
+// nothing, if its data would leave less space in the pool than backends.Reserve and the other restores need, even if
+// the pool compresses: see checkRoom. While another verification needs space in the pool, it waits instead.
 //
 // It fails with dataset.ErrCorrupt or dataset.ErrNotFound only if the backup is the cause, or if the check program
 // found the restored volume not usable.
@@ -186,9 +185,11 @@ func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation, noteRead func(error) error) (
 	api.Committed, error) {
 	jb.Step(waitingToVerify)
+	slots, _ := i.verifying.LoadOrStore(op.Repository, make(chan struct{}, maxVerifications))
+	verifying := slots.(chan struct{})
 	select {
-	case i.verifying <- struct{}{}:
-		defer func() { <-i.verifying }()
+	case verifying <- struct{}{}:
+		defer func() { <-verifying }()
 	case <-ctx.Done():
 		return api.Committed{}, context.Cause(ctx)
 	}

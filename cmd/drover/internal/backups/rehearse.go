@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// maxRehearsals is the largest --parallel of a rehearsal: a host runs as many verifications at a time
+// maxRehearsals is the largest --parallel of a rehearsal: a host runs as many verifications of a repository at a time
 // (operation.maxVerifications). With more, the seconds of a volume would include its wait for others.
 const maxRehearsals = 2
 
