@@ -456,9 +456,9 @@ type Mount struct {
 type DatasetStatus struct {
 	ID      uuid.UUID `json:"id"`      // UUID of the dataset
 	Mounted bool      `json:"mounted"` // the dataset is mounted on the node
-	// bytes that the files use, as df shows them in the volume, or showed them when it was last mounted; absent: not known
+	// bytes that the files use, as df shows them inside, or showed them when it was last mounted; absent: not known
 	Used *Size `json:"used,omitempty"`
-	// bytes that the data takes in its pool, including those that it shares with snapshots and clones; absent: not known
+	// bytes that the data takes in its pool, with those that it shares with snapshots and clones; absent: not known
 	InPool *Size   `json:"in_pool,omitempty"`
 	Mounts []Mount `json:"mounts,omitempty"` // the uses of the mounted dataset
 	// path at which the dataset is mounted on the node; absent: it is not mounted, or the agent is older

@@ -23,8 +23,8 @@ const unwantedFormat = 1
 // unwanted names backups that are not the result of their operation: incomplete ones, those of a run that was
 // interrupted, and those that were cancelled. restic cannot remove them while another process uses the repository. A
 // file below the folder of the backups names them until they are removed. The file stays while the repository is not
-// recorded, because the repository can be recorded again, under any name, and still has the backups. That of a push also
-// stays if the repository is append-only: the next push must not take the withdrawn version for that of another host.
+// recorded, because the repository can be recorded again, under any name, and still has the backups. That of a push
+// also stays if the repository is append-only: the next push must not take the withdrawn version for another host's.
 type unwanted struct {
 	Format     int       `json:"format"`
 	Repository string    `json:"repository"`
@@ -42,7 +42,8 @@ func (c *Creator) remove(ctx context.Context, op dataset.Operation, url string, 
 		return
 	}
 	u := unwanted{
-		Format: unwantedFormat, Repository: op.Repository, URL: url, Operation: op.ID, Push: op.Push != nil, Backups: ids,
+		Format: unwantedFormat, Repository: op.Repository, URL: url, Operation: op.ID, Push: op.Push != nil,
+		Backups: ids,
 	}
 	if err := c.writeUnwanted(u); err != nil {
 		c.logOf(ctx, op).WithError(err).WithField("backups", ids).

@@ -62,8 +62,8 @@ type Command struct {
 	// OwnPIDs starts the command in a PID namespace (pid_namespaces(7)): it can send a signal to no process but its
 	// children.
 	OwnPIDs bool
-	// OOMScore, if not empty, is the oom_score_adj of the command (proc_pid_oom_score_adj(5)). Otherwise it inherits that
-	// of this process, which the kernel spares when memory is low.
+	// OOMScore, if not empty, is the oom_score_adj of the command (proc_pid_oom_score_adj(5)). Otherwise it inherits
+	// that of this process, which the kernel spares when memory is low.
 	OOMScore string
 	// KillWithParent makes the kernel kill the command, but not its children, if this process dies.
 	KillWithParent bool

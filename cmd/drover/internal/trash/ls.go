@@ -41,7 +41,8 @@ is listed as pending deletion until its data is destroyed, with the reason.`,
 			{Header: "UUID", Cell: volumes.ID},
 		},
 		SortBy: map[string]string{
-			"size": "size", "in_pool": "status.in_pool", "deleted": "trash.at", "expires": "trash.expires", "dataset": "id",
+			"size": "size", "in_pool": "status.in_pool", "deleted": "trash.at", "expires": "trash.expires",
+			"dataset": "id",
 		},
 	})
 }

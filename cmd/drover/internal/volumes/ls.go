@@ -75,8 +75,8 @@ func Labels(v api.Volume) map[string]string { return v.Labels }
 func ID(v api.Volume) string { return v.ID.String() }
 
 func volumeTable(a *cli.App, volumes []api.VolumeSummary) *show.Table {
-	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "USE%", "IN POOL", "STATUS", "POOL", "NODE", "DATASET", "SNAPSHOTS",
-		"CREATED")
+	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "USE%", "IN POOL", "STATUS", "POOL", "NODE", "DATASET",
+		"SNAPSHOTS", "CREATED")
 	ids := make([]uuid.UUID, len(volumes))
 	for i := range volumes {
 		ids[i] = volumes[i].ID
