@@ -79,11 +79,9 @@ func problemsOfAccess() []problem {
 			text:  "a repository exists there already",
 		},
 		{
-			words:   []string{"/restic-temp-"},
-			kind:    dataset.ErrNoSpace,
-			text:    "the disk of Drover's root has no space for restic's temporary files (make space)",
-			detail:  true,
+			words: []string{"/restic-temp-"}, kind: dataset.ErrNoSpace, detail: true,
 			applies: func(text string) bool { return strings.Contains(text, "no space left on device") },
+			text:    "the disk of Drover's root has no space for restic's temporary files (make space)",
 		},
 		{
 			words:  []string{"no space left on device", "disk quota exceeded", "507 Insufficient Storage"},

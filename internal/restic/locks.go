@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,6 +108,19 @@ func (o Options) hold(ctx context.Context, how int) (*os.File, error) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// share returns lockHost. If a run with these arguments can have a lock in the repository, it also inherits the file.
+func (o Options) share(ctx context.Context, at *place, args []string) (host string, err error) {
+	host, err = o.lockHost()
+	if host == "" || err != nil || args[0] == "unlock" || slices.Contains(args, "--no-lock") {
+		return host, err
+	}
+	held, err := o.hold(ctx, unix.LOCK_SH)
+	if err == nil {
+		at.files = append(at.files, held)
+	}
+	return host, err
 }
 
 // lock is the content of a lock in a repository.

@@ -30,8 +30,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
 	"github.com/droverhq/drover/internal/run"
@@ -230,24 +228,16 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	if c.stdout == nil {
 		c.stdout = io.Discard // a check or prune can write more than the runner keeps
 	}
-	host, err := r.options.lockHost()
-	if err != nil {
-		return run.Result{}, r.failed(err)
-	}
 	at, err := r.place(ctx)
 	if err != nil {
 		return run.Result{}, &accessError{err}
 	}
 	defer at.close()
-	unlock := args[0] == "unlock"
-	if host != "" && !unlock && !slices.Contains(args, "--no-lock") {
-		held, err := r.options.hold(ctx, unix.LOCK_SH)
-		if err != nil {
-			return run.Result{}, r.failed(err)
-		}
-		at.files = append(at.files, held)
+	host, err := r.options.share(ctx, &at, args)
+	if err != nil {
+		return run.Result{}, r.failed(err)
 	}
-	name, args := "restic", slices.Concat(at.args, r.global(), args)
+	name, unlock, args := "restic", args[0] == "unlock", slices.Concat(at.args, r.global(), args)
 	if c.idle {
 		name, args = background[0], slices.Concat(background[1:], []string{name}, args)
 	}
