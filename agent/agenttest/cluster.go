@@ -69,6 +69,7 @@ profiles:
   frozen: {size: 512MiB, qos: {write_bps: 5MiB}}
   strict: {size: 512MiB, qos: {write_bps: 5MiB, strict: true}}
   free: {size: 512MiB}
+  flushed: {size: 512MiB, quiesce: flush}
   large: {size: 640MiB}
   backed: {size: 512MiB, backup: {to: offsite, schedule: "@yearly", keep: {last: 2}}}
   verified: {size: 512MiB, backup: {to: offsite, schedule: "@yearly", verify: {every: 12h, restore: true}}}

@@ -185,3 +185,16 @@ func TestParentIsOfOneSession(t *testing.T) {
 	must(t, unix.Unmount(f.A.MountPath(d.ID), 0)) // by somebody else
 	check("unmounted by somebody else", false)
 }
+
+// A backup that was made of a volume in use without a freeze is the parent of no other one.
+func TestFlushedBackupIsNoParent(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	f.A.NewVolume("db@flushed")
+	f.A.MustMount("db", "one")
+	backUp(f, "db", "")
+	if op := backUp(f, "db", ""); op.Parent != "" || op.ReadsAll == "" {
+		t.Errorf("got the parent %q, and it reads everything because %q", op.Parent, op.ReadsAll)
+	}
+	f.A.MustUnmount("db", "one")
+}
