@@ -32,10 +32,11 @@ type dueRemoval struct {
 func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, answer api.Committed) {
 	ctx = context.WithoutCancel(ctx)
 	if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
-		if !c.removing(ctx, op.Repository, func(ctx context.Context) error {
+		t := c.targets.get(op.Repository)
+		if !t.removing(ctx, c.deps.Clock, func(ctx context.Context) error {
 			return c.removeDue(ctx, op.Repository, dueRemoval{op, expired, answer.Retained})
 		}) {
-			c.targets.get(op.Repository).postponed.add(op)
+			t.postponed.add(op)
 			return // a later call of removeUnwanted removes them
 		}
 	}
@@ -75,7 +76,7 @@ const cannotRemoveExpired = "cannot remove expired backups: trying again after t
 func (c *Creator) removeDue(ctx context.Context, repository string, due ...dueRemoval) error {
 	repo, err := c.openRecorded(ctx, repository)
 	failed := map[string]error{} // by ID of the backup
-	if repo != nil && c.hasRefused(repo.URL(), repository) {
+	if repo != nil && c.targets.hasRefused(repo.URL(), repository) {
 		return nil
 	}
 	if err == nil && repo != nil {

@@ -167,7 +167,7 @@ func (c *Creator) RunSweeps(ctx context.Context) {
 // removed stays: the next backup to the repository tries again, and so does the next call of Clear.
 func (c *Creator) Clear(ctx context.Context) {
 	c.Sweep(ctx)
-	if len(c.unwantedFiles()) == 0 {
+	if len(unwantedFiles(c.folders())) == 0 {
 		return
 	}
 	recorded, err := c.deps.Control.Repositories(ctx)

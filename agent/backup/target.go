@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic"
 )
 
@@ -41,8 +42,8 @@ type target struct {
 	paused time.Duration // the steady time until which nothing is removed; using guards it
 	// postponed has the operations whose expired backups could not be removed yet.
 	postponed postponedRemovals
-	// refused is the URL of the repository if it refused to remove backups. Drover tries to remove no further ones until
-	// the agent starts again. targets.mu guards it.
+	// refused is the URL of the repository if it refused to remove backups. Drover tries to remove no further ones
+	// until the agent starts again. targets.mu guards it.
 	refused string
 }
 
@@ -60,30 +61,29 @@ func (t *targets) get(repository string) *target {
 
 // removing calls remove, and limits its time. It returns false instead if a backup of this host uses the repository, if
 // another removal runs, or if the repository did not answer an earlier one less than removalPause ago.
-func (c *Creator) removing(ctx context.Context, repository string, remove func(ctx context.Context) error) bool {
-	t := c.targets.get(repository)
+func (t *target) removing(ctx context.Context, clock clock.Clock, remove func(ctx context.Context) error) bool {
 	if !t.using.TryLock() {
 		return false
 	}
 	defer t.using.Unlock()
-	if c.deps.Clock.Steady() < t.paused {
+	if clock.Steady() < t.paused {
 		return false
 	}
 	limited, cancel := context.WithTimeout(ctx, removalTime)
 	defer cancel()
 	err := remove(limited)
 	if ctx.Err() == nil && (limited.Err() != nil || restic.IsUnreachable(err)) {
-		t.paused = c.deps.Clock.Steady() + removalPause
+		t.paused = clock.Steady() + removalPause
 	}
 	return true
 }
 
 // hasRefused reports whether a repository refused to remove backups.
-func (c *Creator) hasRefused(url, name string) bool {
-	t := c.targets.get(name)
-	c.targets.mu.Lock()
-	defer c.targets.mu.Unlock()
-	return t.refused == url
+func (t *targets) hasRefused(url, name string) bool {
+	to := t.get(name)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return to.refused == url
 }
 
 // refusedRemoval reports whether a repository refused to remove backups. If so, it notes that.
@@ -108,7 +108,7 @@ func (c *Creator) removeOnce(ctx context.Context, record dataset.Repository, u u
 	if err != nil {
 		return err
 	}
-	if c.hasRefused(repo.URL(), record.Name) {
+	if c.targets.hasRefused(repo.URL(), record.Name) {
 		return restic.ErrAppendOnly
 	}
 	err = u.removeFrom(ctx, repo)

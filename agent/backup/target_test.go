@@ -136,13 +136,14 @@ func TestBackupsOfAVolumeToTwoRepositories(t *testing.T) {
 	r := newRepository(t, f)
 	newSecond(t, f)
 	f.A.NewVolume("db@free")
-	at := wrapped(t, `case "$RESTIC_REPOSITORY $*" in *-second*) touch $D/begun; read x <$D/gate ;; esac`)
+	req := api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: "second"}
+	at := wrapped(t, `case "$*" in *`+req.ID.String()+`*) touch $D/begun; read x <$D/gate ;; esac`)
 	gate := filepath.Join(at, "gate")
 	must(t, unix.Mkfifo(gate, 0o600))
 	open, err := os.OpenFile(gate, os.O_RDWR, 0) // does not wait for the reader
 	must(t, err)
 	defer open.Close()
-	waits := backUpTo(f, "db", "second")
+	waits := *f.Submit(req).Operation
 	agenttest.Await(t, func() bool {
 		_, err := os.Stat(filepath.Join(at, "begun"))
 		return err == nil

@@ -76,15 +76,15 @@ type noted struct {
 	path string
 }
 
-// unwantedFiles returns the paths of the files that name unwanted backups.
-func (c *Creator) unwantedFiles() []string {
-	files, _ := filepath.Glob(filepath.Join(c.folders(), "remove-*.json")) // it fails only for a wrong pattern
+// unwantedFiles returns the paths of the files in a folder that name unwanted backups.
+func unwantedFiles(folder string) []string {
+	files, _ := filepath.Glob(filepath.Join(folder, "remove-*.json")) // it fails only for a wrong pattern
 	return files
 }
 
 // notes reads the files that name unwanted backups. It leaves out damaged files, which name nothing.
 func (c *Creator) notes() (list []noted, err error) {
-	for _, path := range c.unwantedFiles() {
+	for _, path := range unwantedFiles(c.folders()) {
 		text, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // another push has dropped it
@@ -123,14 +123,15 @@ func (c *Creator) dropNotes(op uuid.UUID) error {
 // but not always if the backup was cancelled or control did not record its outcome. Then the next backup to the
 // repository calls it.
 func (c *Creator) removeUnwanted(ctx context.Context, repository string) {
-	c.removing(ctx, repository, func(ctx context.Context) error { return c.removeNoted(ctx, repository) })
-	c.removing(ctx, repository, func(ctx context.Context) error { return c.removePostponed(ctx, repository) })
+	t, clock := c.targets.get(repository), c.deps.Clock
+	t.removing(ctx, clock, func(ctx context.Context) error { return c.removeNoted(ctx, repository) })
+	t.removing(ctx, clock, func(ctx context.Context) error { return c.removePostponed(ctx, repository) })
 }
 
 // removeNoted removes from a repository the backups that the files name, and returns the errors of the repository.
 // removing calls it.
 func (c *Creator) removeNoted(ctx context.Context, repository string) error {
-	files := c.unwantedFiles()
+	files := unwantedFiles(c.folders())
 	if len(files) == 0 {
 		return nil
 	}
