@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -13,7 +14,7 @@ import (
 )
 
 // OpenRoot opens the root of a dataset that is not mounted for use, through a mount that no other process can
-// see. The mount ends when the returned file is closed.
+// see. The mount follows no links, and opens no devices: see tree.NoFollow. It ends when the returned file is closed.
 func OpenRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, opts backends.AttachOptions) (*os.File, error) {
 	att, err := pool.Attach(ctx, id, opts)
 	if err != nil {
@@ -23,7 +24,13 @@ func OpenRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, opts backen
 	if att.Mount.FSType == bindType {
 		root, err = OpenDir(att.Mount.Source)
 	} else {
-		root, err = mount.Detached(mountSpec(att.Mount))
+		spec := mountSpec(att.Mount)
+		safe := append(slices.Clone(spec.Options), "nodev", "nosuid", "noexec")
+		spec.Options = append(slices.Clone(safe), "nosymfollow")
+		if root, err = mount.Detached(spec); errors.Is(err, unix.EINVAL) { // before Linux 5.14
+			spec.Options = safe
+			root, err = mount.Detached(spec)
+		}
 	}
 	if rerr := att.Release(); rerr != nil || err != nil {
 		if root != nil {
