@@ -304,3 +304,25 @@ func TestNewBackupIsNotExpired(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+// Only the backups that the recorded operations made of the dataset are removed, whatever else has the ID.
+func TestOnlyBackupsOfTheDatasetExpire(t *testing.T) {
+	op := dataset.Operation{ID: uuid.New(), DatasetID: uuid.New()}
+	var list []restic.Backup
+	var expired []api.ExpiredBackup
+	for i, tags := range []backup.Tags{
+		{Volume: "db", Dataset: op.DatasetID, Operation: uuid.New()},
+		{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()},
+		{Volume: "db", Dataset: op.DatasetID, Operation: uuid.New()},
+	} {
+		e := api.ExpiredBackup{ID: strings.Repeat(string(rune('1'+i)), 64), Operation: tags.Operation}
+		list = append(list, restic.Backup{ID: e.ID, Tags: tags.List()})
+		if i == 2 {
+			e.Operation = uuid.New()
+		}
+		expired = append(expired, e)
+	}
+	if got := backup.ChooseDue(list, op, expired); len(got) != 1 || got[0] != list[0].ID {
+		t.Errorf("got %q, want only the first one", got)
+	}
+}

@@ -3,7 +3,13 @@ package backup
 import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
 )
+
+// ChooseDue is the method of a Creator that has removed nothing, for one dataset.
+func ChooseDue(list []restic.Backup, op dataset.Operation, expired []api.ExpiredBackup) []string {
+	return new(Creator).chooseDue(list, []dueRemoval{{op: op, expired: expired}})
+}
 
 // StillThere is the method of a Creator that has removed nothing.
 func StillThere(op dataset.Operation, expired []api.ExpiredBackup) []api.ExpiredBackup {

@@ -237,8 +237,8 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string, reco
 	}
 	if below := got - 1; below != record.Names {
 		return dataset.Errorf(dataset.ErrCorrupt, "backup %s has %d of the %d files and folders that volume %s had: "+
-			"the others could not be read when it was made, or be restored (choose another backup: drover backup ls %[4]s)",
-			short(id), below, record.Names, record.Volume)
+			"the others could not be read when it was made, or be restored (choose another backup: drover backup "+
+			"ls %[4]s)", short(id), below, record.Names, record.Volume)
 	}
 	steps.At("backup-restore.written")
 	if err := unix.Renameat(fd, DataName, int(root.Fd()), inner); err != nil {

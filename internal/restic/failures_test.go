@@ -438,3 +438,13 @@ func TestSparseRestore(t *testing.T) {
 		}
 	}
 }
+
+// A malformed backup hides no other one.
+func TestMalformedBackupHidesNoOther(t *testing.T) {
+	fake(t, `echo '[{"id":"11","tags":"no list"},{"id":"22","time":"2026-01-02T03:04:05Z"}]'`+"\n")
+	list, err := open(t, options(t)).Backups(t.Context())
+	refused(t, err, dataset.ErrCorrupt, "a backup is malformed")
+	if len(list) != 1 || list[0].ID != "22" {
+		t.Errorf("got %+v", list)
+	}
+}

@@ -19,7 +19,8 @@ func NoFollow(root, dir *os.File) (*os.File, error) {
 	if errors.Is(err, unix.EINVAL) {
 		var fs unix.Statfs_t
 		if serr := unix.Fstatfs(int(root.Fd()), &fs); serr != nil || fs.Flags&unix.ST_NODEV == 0 {
-			return nil, fmt.Errorf("%q is in a private mount that follows links: %w", dir.Name(), errors.Join(err, serr))
+			return nil, fmt.Errorf("%q is in a private mount that follows links: %w", dir.Name(),
+				errors.Join(err, serr))
 		}
 		fd, err = openAt(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY)
 	} else if err == nil {
