@@ -19,9 +19,9 @@
 // The state is the set of losses, which is in memory and in the agent's database (lost/). Watcher also remembers, only
 // in memory, the sessions, the descriptors, when each pool was last full and last had enough space, and when each
 // volume was last flushed. A mutex protects them. A second mutex (Watcher.saving) serializes the writes to the
-// database. The channel Watcher.flushing counts the flushes in progress, at most maxFlushes. Package agent calls Load once, before the other
-// methods. It also calls Unmounted after each unmount. Package mounting calls Mounted. Package controlsync calls Look,
-// BeforeUnmount, Problem and Forget. Package doctor lists the findings (Check).
+// database. The channel Watcher.flushing counts the flushes in progress, at most maxFlushes. Package agent calls Load
+// once, before the other methods. It also calls Unmounted after each unmount. Package mounting calls Mounted. Package
+// controlsync calls Look, BeforeUnmount, Problem and Forget. Package doctor lists the findings (Check).
 //
 // Where to change what: when a mounted volume is flushed is in notePool and isDue, and when a loss ends is in Look and
 // Unmounted.

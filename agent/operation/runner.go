@@ -24,8 +24,8 @@
 // Five types have state, and protect it with mutexes. Runner has the running operations. Remover has the purges that
 // could not be executed yet. Sizes has the deferred resizes, and Conversions the conversions in progress and those
 // whose outcome is unknown. The deferred resizes and the conversions of unknown outcome are also on disk. Importer has
-// the space that running restores need (room), and a channel that limits how many verifications of backups run at a time.
-// The lock of a dataset (host.Host.Locks) protects its data.
+// the space that running restores need (room), and a channel that limits how many verifications of backups run at a
+// time. The lock of a dataset (host.Host.Locks) protects its data.
 //
 // Where to change what: the steps of a create are in volumecreator.go, and how the data is made in datasetmaker.go.
 // Each other kind of operation has a method with its steps. runner.go decides when an operation is recorded, cancelled
