@@ -23,8 +23,8 @@ import (
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
-// A backup that lacks files of its volume is not restored, nor is one of which restic restores only a part. Its record has
-// the number of files, so nothing else is needed to see that.
+// A backup is not restored if it lacks files of its volume, or if restic restores only a part of them. The number of
+// files in its record shows that.
 func TestIncompleteBackupIsNotRestored(t *testing.T) {
 	r, _ := folderRepository(t)
 	for names, want := range map[int64]error{2: nil, 3: dataset.ErrCorrupt} {

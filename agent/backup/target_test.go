@@ -130,7 +130,7 @@ func newSecond(t *testing.T, f *agenttest.Cluster) {
 	must(t, err)
 }
 
-// A volume is backed up to a repository while its backup to another one runs. The clone of that backup stays.
+// Two backups of a volume to two repositories run at the same time. Neither removes the clone of the other.
 func TestBackupsOfAVolumeToTwoRepositories(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)

@@ -81,7 +81,7 @@ func TestParentOfBackup(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// A move ends the parent: the other host can have lost what it had not written yet, and the volume can come back.
+// A move ends the parent, also if the volume comes back: the other host can have lost writes in a power cut.
 func TestMoveEndsParent(t *testing.T) {
 	e := controltest.New(t)
 	controltest.AddRepository(e, "offsite")

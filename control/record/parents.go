@@ -16,8 +16,8 @@ type Parents struct {
 }
 
 // ParentBackup is a backup whose files have the content that their change times say. restic does not read a file that
-// has the same size, inode and times as in the parent. So the parent must be exact (see dataset.Snapshot), and the
-// volume must have continued from what it has.
+// has the same size, inode and times as in the parent. So the parent must be exact (see dataset.Snapshot), and since
+// then, only writes may have changed the volume.
 type ParentBackup struct {
 	Repository string    `json:"repository"`
 	ID         string    `json:"id"`

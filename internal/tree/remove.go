@@ -73,7 +73,7 @@ func (r *removing) entry(dir *os.File, name string, depth int) error {
 	}
 }
 
-// content removes what is in a directory. It reports whether there was something.
+// content removes everything in a directory, and reports whether it removed anything.
 func (r *removing) content(dir *os.File, name string, depth int) (some bool, err error) {
 	n, err := openNode(dir, name)
 	if err != nil {

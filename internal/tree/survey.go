@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Survey says what restic stores of a tree, and what it does not store.
+// Survey counts the names in a tree, and those of which restic does not store everything.
 type Survey struct {
 	Names int64 // names below the root, without sockets; each hard link counts
 	Flags Found // files and directories with inode flags: see chattr(1)
