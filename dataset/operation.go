@@ -61,8 +61,7 @@ type Operation struct {
 	Content uint64 `json:"content,omitempty"`
 	// session of the volume in which an exact clone was made for a backup or push; absent: the clone was not exact
 	ExactSession string `json:"exact_session,omitempty" hidden:"true"`
-	// backup and push: what the backup lacks of the files of the volume, for people; absent: nothing that Drover looks
-	// for
+	// backup and push: a text that says which files of the volume the backup lacks; absent: none that Drover looks for
 	Lacks string `json:"lacks,omitempty"`
 	// path that an import reads, or the file with the old key for a rekey
 	Path string `json:"path,omitempty"`

@@ -458,7 +458,8 @@ type DatasetStatus struct {
 	Mounted bool      `json:"mounted"` // the dataset is mounted on the node
 	// bytes that the files use, as df shows them inside, or showed them when it was last mounted; absent: not known
 	Used *Size `json:"used,omitempty"`
-	// bytes that the data takes in its pool, with those that it shares with snapshots and clones; absent: not known
+	// bytes that the dataset occupies in its pool, including those it shares with snapshots and clones; absent: not
+	// known
 	InPool *Size   `json:"in_pool,omitempty"`
 	Mounts []Mount `json:"mounts,omitempty"` // the uses of the mounted dataset
 	// path at which the dataset is mounted on the node; absent: it is not mounted, or the agent is older

@@ -346,7 +346,7 @@ func (c *Creator) noteStored(repo *restic.Repository, b restic.Backup, s restic.
 	})
 }
 
-// describeLacks says what a backup lacks of the files of its volume, or returns "".
+// describeLacks says which files of its volume a backup lacks. It returns "" if it lacks none.
 func describeLacks(s tree.Survey) string {
 	var lacks []string
 	for what, found := range map[string]tree.Found{

@@ -17,7 +17,6 @@ import (
 
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree"
 	"github.com/droverhq/drover/internal/tree/treetest"
@@ -36,11 +35,7 @@ func TestIncompleteBackupIsNotRestored(t *testing.T) {
 			Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0), Names: names,
 		})
 		must(t, err)
-		must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), text, 0o600))
-		b, _, err := r.Backup(t.Context(), restic.Request{
-			Dir: dir, Names: []string{backup.DataName, backup.RecordName}, Tags: tags.List(),
-		})
-		must(t, err)
+		b := storeFolder(t, r, dir, text, tags.List())
 		root, err := os.Open(t.TempDir())
 		must(t, err)
 		err = backup.NewRestorer(r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
@@ -77,11 +72,7 @@ func TestRestoreIntoSmallVolume(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, backup.DataName, "large"), treetest.Bytes(1, 2<<20), 0o600))
 	text, err := json.Marshal(backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0)})
 	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), text, 0o600))
-	b, _, err := r.Backup(t.Context(), restic.Request{
-		Dir: dir, Names: []string{backup.DataName, backup.RecordName}, Tags: tags.List(),
-	})
-	must(t, err)
+	b := storeFolder(t, r, dir, text, tags.List())
 	must(t, unix.Mount("none", small, "tmpfs", 0, "size=1m"))
 	root, err := os.Open(small)
 	must(t, err)
@@ -118,11 +109,7 @@ func TestRestoredVolumeIsEqual(t *testing.T) {
 		Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0), Names: planted,
 	})
 	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), text, 0o600))
-	b, _, err := r.Backup(t.Context(), restic.Request{
-		Dir: dir, Names: []string{backup.DataName, backup.RecordName}, Tags: tags.List(),
-	})
-	must(t, err)
+	b := storeFolder(t, r, dir, text, tags.List())
 	got, err := os.Open(target)
 	must(t, err)
 	defer got.Close()
@@ -154,11 +141,7 @@ func TestRestoreFollowsNoLink(t *testing.T) {
 	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
 	text, err := json.Marshal(backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0)})
 	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), text, 0o600))
-	b, _, err := r.Backup(t.Context(), restic.Request{
-		Dir: dir, Names: []string{backup.DataName, backup.RecordName}, Tags: tags.List(),
-	})
-	must(t, err)
+	b := storeFolder(t, r, dir, text, tags.List())
 	real, err := exec.LookPath("restic")
 	must(t, err)
 	bin := t.TempDir()

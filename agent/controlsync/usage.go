@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// readUsage returns how many bytes a dataset takes in its pool, and how full it is. It walks no files. path is where
+// readUsage returns how many bytes a dataset occupies in its pool, and how full it is. It walks no files. path is where
 // the dataset is mounted, or "" if it is not. The usage is what df would show. It is nil if the pool knows no limit of
 // the dataset. It is also nil if the dataset has a filesystem that is not mounted, because an allocated block of the
 // device may be free in the filesystem.
@@ -42,8 +42,8 @@ func readUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, path str
 	return inPool, &dataset.Usage{Used: data, Available: d.Size - data}, nil
 }
 
-// setUsed sets in a status how many bytes a dataset takes in its pool, and how many its files use. usage is how full it
-// is, or was when it was last mounted. If the dataset shares the filesystem of its pool, both figures mean the same.
+// setUsed sets in a status how many bytes a dataset occupies in its pool, and how many its files use. usage is how full
+// it is, or was when it was last mounted. If the dataset shares the filesystem of its pool, both figures mean the same.
 func setUsed(st *dataset.DatasetStatus, inPool dataset.Size, usage *dataset.Usage, ownFilesystem bool) {
 	st.InPool, st.Usage = &inPool, usage
 	switch {

@@ -25,12 +25,8 @@ func OpenRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, opts backen
 		root, err = OpenDir(att.Mount.Source)
 	} else {
 		spec := mountSpec(att.Mount)
-		safe := append(slices.Clone(spec.Options), "nodev", "nosuid", "noexec")
-		spec.Options = append(slices.Clone(safe), "nosymfollow")
-		if root, err = mount.Detached(spec); errors.Is(err, unix.EINVAL) { // before Linux 5.14
-			spec.Options = safe
-			root, err = mount.Detached(spec)
-		}
+		spec.Options = append(slices.Clone(spec.Options), "nodev", "nosuid", "noexec", "nosymfollow")
+		root, err = mount.Detached(spec)
 	}
 	if rerr := att.Release(); rerr != nil || err != nil {
 		if root != nil {

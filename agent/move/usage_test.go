@@ -8,7 +8,7 @@ import (
 )
 
 // What the files of a volume use is unknown before its first mount. Then it keeps its value while the volume is
-// mounted, after the unmount, after a restart, and after a move. What the volume takes in its pool is always known.
+// mounted, after the unmount, after a restart, and after a move. The space that it occupies in its pool is always known.
 func TestUsageIsKept(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")

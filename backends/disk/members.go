@@ -53,7 +53,8 @@ func PoolOn(device string) uuid.UUID {
 }
 
 // members returns the present names of all devices on this host that belong to a filesystem. It fails with ErrOffline
-// if a device is missing or has a copy.
+// if a device is missing or has a copy. Of the devices that are not configured, it reads only those that are not in
+// use: a read of a device that others use can wait for them for ever.
 func members(id uuid.UUID, kind fsctl.Kind, configured []string) ([]string, error) {
 	var found []member
 	var reasons []string
@@ -78,7 +79,11 @@ func members(id uuid.UUID, kind fsctl.Kind, configured []string) ([]string, erro
 		return nil, err
 	}
 	for _, name := range all {
-		if m, err := memberOn(filepath.Join("/dev", strings.ReplaceAll(name, "!", "/")), id, kind); err == nil {
+		device := filepath.Join("/dev", strings.ReplaceAll(name, "!", "/"))
+		if isInUse(device) {
+			continue
+		}
+		if m, err := memberOn(device, id, kind); err == nil {
 			add(m)
 		}
 	}
@@ -116,7 +121,8 @@ func mountedDevices(id uuid.UUID, kind fsctl.Kind, cfg backends.Config) []string
 // checkComplete fails unless found contains each device of one filesystem exactly once.
 func checkComplete(found []member) error {
 	if len(found) == 0 {
-		return errors.New("no device of this host has the pool's filesystem: is its disk connected?")
+		return errors.New("no device of this host that is not in use has the pool's filesystem: is its disk " +
+			"connected, and not mounted elsewhere?")
 	}
 	slices.SortFunc(found, func(a, b member) int {
 		return cmp.Or(cmp.Compare(a.device, b.device), cmp.Compare(a.node, b.node))
@@ -175,6 +181,16 @@ func memberOn(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error
 		return m, fmt.Errorf("%s has a %s of UUID %s", device, kind, m.id)
 	}
 	return m, errOtherContent
+}
+
+// isInUse reports whether a device is mounted, or is a part of another device: open(2) with O_EXCL fails then, and
+// reads nothing.
+func isInUse(device string) bool {
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return errors.Is(err, unix.EBUSY)
 }
 
 // contentError returns an error that names the content of a device. node is the path of the device without symlinks.

@@ -277,22 +277,14 @@ func TestPurgeWhilePoolIsOffline(t *testing.T) {
 		"online again (drover trash ls)"
 	waits := running("pending deletion: pool default is offline", 0, 0)
 	waits.op.Kind, waits.op.Progress.Waiting = dataset.OpPurge, true
-	for name, ans := range map[string]answer{
-		"waits":                      waits,
-		"of an agent that waits not": ended(dataset.OpFailed, dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline, "pool default is offline"))),
-	} {
-		for _, what := range []string{"old", "--all"} {
-			c := newConsole(theWorld())
-			first := ans.op
-			if ans.op.Progress.Waiting {
-				first = running("", 0, 0).op
-				first.Kind = dataset.OpPurge
-				c.fake.progress = []answer{ans, ans, ans}
-			}
-			c.fake.outcome = api.Outcome{Operation: &first}
-			if code := c.run(t, "trash", "purge", what, "--yes"); code != 0 || !strings.Contains(c.out.String(), want) {
-				t.Errorf("%s: %s: exit %d, %q, %q", name, what, code, c.out.String(), c.err.String())
-			}
+	for _, what := range []string{"old", "--all"} {
+		c := newConsole(theWorld())
+		first := running("", 0, 0).op
+		first.Kind = dataset.OpPurge
+		c.fake.progress = []answer{waits, waits, waits}
+		c.fake.outcome = api.Outcome{Operation: &first}
+		if code := c.run(t, "trash", "purge", what, "--yes"); code != 0 || !strings.Contains(c.out.String(), want) {
+			t.Errorf("%s: exit %d, %q, %q", what, code, c.out.String(), c.err.String())
 		}
 	}
 	c := newConsole(theWorld())

@@ -19,7 +19,7 @@ import (
 // Copy fails with dataset.ErrExists if dst is not empty, before it changes anything. It fails with dataset.ErrNoSpace
 // if the disk is full, and with an error that names the file if the filesystem of dst cannot store something, such as
 // an attribute or an owner. After an error dst contains a part of the tree, which the caller must remove. The copy is
-// durable only with WithSync. Needs root (CAP_SYS_ADMIN) and Linux 5.12. Safe for concurrent use with different dst.
+// durable only with WithSync. Needs root (CAP_SYS_ADMIN). Safe for concurrent use with different dst.
 func Copy(ctx context.Context, src, dst *os.File, progress func(bytes int64), opts ...Option) error {
 	from, err := openRoot(src, readOnly)
 	if err != nil {

@@ -84,3 +84,26 @@ func TestNoFollowOpensNoDevice(t *testing.T) {
 		t.Errorf("the program is %v, %v", info, err)
 	}
 }
+
+// A mount that cannot be opened again and follows links is refused, even if it opens no devices.
+func TestNoFollowRefusesUnbindableMount(t *testing.T) {
+	top := t.TempDir()
+	if err := errors.Join(unix.Mount("tmpfs", top, "tmpfs", unix.MS_NODEV, ""),
+		unix.Mount("", top, "", unix.MS_UNBINDABLE, "")); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(top, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	dir, err := os.Open(top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if safe, err := tree.NoFollow(dir, dir); err == nil {
+		_ = safe.Close()
+		t.Error("a mount that follows links was opened")
+	}
+}

@@ -9,8 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoProjects means that the kernel does not support project quotas for that filesystem, with any mount options: it
-// was built without them, or is older than Linux 5.14.
+// ErrNoProjects means that the kernel was built without project quotas for that filesystem.
 var ErrNoProjects = errors.New("the kernel does not support project quotas")
 
 // ErrNoQuota means that project quotas are not enabled on the filesystem. ProjectQuota and LimitProject fail with it.
@@ -131,7 +130,7 @@ func hasProjects(dir *os.File) error {
 	return nil
 }
 
-// quotactl is quotactl_fd(2), since Linux 5.14. Unlike quotactl(2), it does not need the path of the device.
+// quotactl is quotactl_fd(2). Unlike quotactl(2), it does not need the path of the device.
 func quotactl(dir *os.File, command int, id uint32, arg unsafe.Pointer) error {
 	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, dir.Fd(), uintptr(command<<8|projects), uintptr(id),
 		uintptr(arg), 0, 0)

@@ -23,7 +23,7 @@ const (
 )
 
 // FreeRemoved waits until the filesystem that is mounted at path has freed the blocks of removed files. XFS frees them
-// in the background (inodegc, since Linux 5.14), so that statfs(2) counts them for a moment. Other filesystems free
+// in the background (inodegc), so that statfs(2) counts them for a moment. Other filesystems free
 // them in unlink(2), and FreeRemoved does nothing. Before an unmount FreeRemoved costs no extra time, because XFS then
 // has to do the same work. On XFS it also frees the blocks that are allocated in advance after the end of files.
 func FreeRemoved(path string) error {

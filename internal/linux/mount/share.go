@@ -59,7 +59,7 @@ func statMountPoint(root, path string) (st unix.Statx_t, err error) {
 }
 
 // statKnownMountPoint is like statMountPoint, but uses only what the kernel has in memory. It fails if the
-// kernel would have to ask a server or a daemon, and before Linux 5.12.
+// kernel would have to ask a server or a daemon.
 func statKnownMountPoint(root, path string) (st unix.Statx_t, err error) {
 	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -64,8 +64,8 @@ var (
 		"Bytes that the files of a volume use, as df shows them in it; absent if that is not known, as for a volume "+
 			"that was never mounted.", "node", "volume")
 	volumeInPool = declare("volume_in_pool_bytes", gauge, "bytes", onAll,
-		"Bytes that a volume takes in its pool, including those that it shares with snapshots and clones; absent if "+
-			"that is not known.", "node", "volume")
+		"Bytes that a volume occupies in its pool, including those that it shares with snapshots and clones; absent "+
+			"if that is not known.", "node", "volume")
 	volumeSize = declare("volume_size_bytes", gauge, "bytes", onAll,
 		"Size limit of a volume in bytes; absent if there is none.", "node", "volume")
 	volumeInodes = declare("volume_inodes", gauge, "", onAll,

@@ -32,9 +32,9 @@ func DFCommand(a *cli.App) *cobra.Command {
 home in it, the largest first. USED, USE% and FREE of a volume are those of df
 in its container, at most 15 seconds old. FREE is Avail there, and here at most
 SIZE. USED includes the filesystem's own data, which comes in addition to SIZE.
-IN POOL is what the volume takes in its pool. The figures of a pool include
-snapshots, replicas and the trash, which drover snapshot ls and drover trash ls
-list.`,
+IN POOL is the space that the volume occupies in its pool. The figures of the
+pool itself also include snapshots, replicas and the trash (drover snapshot ls,
+drover trash ls).`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -82,7 +82,7 @@ func use(ctx context.Context, c cli.Remote) ([]poolUse, error) {
 	return list, nil
 }
 
-// bytesInPool returns what a volume takes in its pool, or -1 if that is not known.
+// bytesInPool returns the space that a volume occupies in its pool, or -1 if that is not known.
 func bytesInPool(v api.VolumeSummary) dataset.Size {
 	if v.Status == nil || v.Status.InPool == nil {
 		return -1

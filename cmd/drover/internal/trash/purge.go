@@ -154,13 +154,7 @@ func purgeOne(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, v ap
 // dataset when it recorded the operation.
 func isPending(out api.Outcome) bool {
 	op := out.Operation
-	switch {
-	case op == nil:
-		return false
-	case op.State == dataset.OpFailed: // an agent of an earlier version does not wait
-		return errors.Is(cli.OperationError(*op), dataset.ErrOffline)
-	}
-	return !op.State.Final() && op.Progress.Waiting
+	return op != nil && !op.State.Final() && op.Progress.Waiting
 }
 
 func describePurged(o *cli.Output, v api.Volume) func(api.Outcome) (uuid.UUID, string) {

@@ -20,7 +20,7 @@ func UsedSize(st *dataset.DatasetStatus, size dataset.Size) string {
 	return used.Human()
 }
 
-// SizeInPool returns how much space a volume takes in its pool, or "" if that is not known. st is the status of the
+// SizeInPool returns the space that a volume occupies in its pool, or "" if that is not known. st is the status of the
 // volume; nil if it is not reported.
 func SizeInPool(st *dataset.DatasetStatus) string {
 	if st == nil || st.InPool == nil {

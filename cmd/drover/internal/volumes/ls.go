@@ -25,8 +25,8 @@ func volumeList(a *cli.App) listing.List[api.Volume] {
 	whole := listing.List[api.Volume]{
 		Short: "List the volumes",
 		Long: `List the volumes. USED and USE% are those of df in the container, at most 15
-seconds old, or when the volume was last mounted. IN POOL is what the volume
-takes in its pool.`,
+seconds old, or when the volume was last mounted. IN POOL is the space
+that the volume occupies in its pool.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) { return cli.FetchAll(ctx, c.Volumes) },
 		Summaries: listing.List[api.VolumeSummary]{
 			Fetch: func(ctx context.Context, c cli.Remote) ([]api.VolumeSummary, error) {
