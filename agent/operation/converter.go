@@ -110,7 +110,7 @@ func (c *Converter) Convert(ctx context.Context, jb *jobs.Job, op *dataset.Opera
 func (c *Converter) fillAndNote(ctx context.Context, jb *jobs.Job, op *dataset.Operation, d dataset.Dataset,
 	from, to backends.Pool) (release func(), err error) {
 	// An earlier attempt may have been interrupted. Its files are not used.
-	if err := discardUnrecorded(ctx, c.deps.Host, to, op.DatasetRecord.ID); err != nil {
+	if err := storage.Discard(ctx, c.deps.Host, to, op.DatasetRecord.ID); err != nil {
 		return func() {}, fmt.Errorf("conversion of volume %s: %w", d.Volume, err)
 	}
 	release, err = c.fill(ctx, jb, op, d, from, to)
@@ -123,19 +123,6 @@ func (c *Converter) fillAndNote(ctx context.Context, jb *jobs.Job, op *dataset.O
 	}
 	steps.At("convert.noted")
 	return release, nil
-}
-
-// discardUnrecorded removes a dataset that was made but not recorded. It fails with dataset.ErrConflict if the dataset
-// is ready: then it was recorded once, and it may be the only data of a volume.
-func discardUnrecorded(ctx context.Context, h *host.Host, pool backends.Pool, id uuid.UUID) error {
-	e, err := pool.Stat(ctx, id)
-	if errors.Is(err, dataset.ErrNotFound) {
-		return nil
-	}
-	if err == nil && e.State == backends.EntryReady {
-		return dataset.Errorf(dataset.ErrConflict, "dataset %s is in use already (try again)", id)
-	}
-	return storage.Discard(ctx, h, pool, id)
 }
 
 // compareAgain fails with dataset.ErrConflict unless the dataset made, which an earlier attempt has reported, still has
@@ -257,5 +244,5 @@ func (c *Converter) drop(ctx context.Context, former, op, made uuid.UUID, to bac
 	if err := c.deps.Conversions.forget(ctx, former, op); err != nil {
 		return err
 	}
-	return discardUnrecorded(ctx, c.deps.Host, to, made)
+	return storage.Discard(ctx, c.deps.Host, to, made)
 }

@@ -2,6 +2,7 @@ package storage_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
 )
 
 func TestMain(m *testing.M) { agenttest.Main(m) }
@@ -47,7 +49,7 @@ func (p slowPool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, err
 // with the same ID that is made again stays.
 func TestDiscardContinuesInJob(t *testing.T) {
 	f := agenttest.NewCluster(t, "dir", "dir")
-	storage.SetDiscardTime(t, time.Millisecond)
+	storage.SetDiscardTime(t, 300*time.Millisecond)
 	d, gate := f.A.NewIncoming(), make(chan struct{})
 	for _, p := range f.A.Pools.All() {
 		f.A.Pools.Change(p.ID, func(p *pool.Pool) { p.Storage = slowPool{p.Storage, gate} })
@@ -78,5 +80,20 @@ func TestDiscardContinuesInJob(t *testing.T) {
 	agenttest.Await(t, func() bool { return !storage.IsDiscarding(f.A.Host, f.A.Pool()) })
 	if got := left(); len(got) != 1 || !strings.Contains(got[0], "incoming") {
 		t.Errorf("left: %v, want the new dataset", got)
+	}
+}
+
+// An operation that an older store still has as running does not remove the dataset that it made.
+func TestI3DiscardKeepsRecordedDataset(t *testing.T) {
+	f := agenttest.NewCluster(t, "dir", "dir")
+	d := f.A.NewVolume("db")
+	if err := storage.Discard(t.Context(), f.A.Host, f.A.Pool(), d.ID); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("got %v", err)
+	}
+	if e, err := f.A.Pool().Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady {
+		t.Errorf("got %+v, %v", e, err)
+	}
+	if err := storage.Discard(t.Context(), f.A.Host, f.A.Pool(), uuid.New()); err != nil {
+		t.Errorf("without a dataset: %v", err)
 	}
 }

@@ -111,13 +111,24 @@ func ApplyDefaults(d *dataset.Dataset, pool backends.Pool, st dataset.PoolStatus
 // discardTime is how long the caller of Discard waits for the removal of a dataset.
 var discardTime = 30 * time.Second
 
-// Discard removes a dataset that was made but not recorded. A backend that keeps files can need minutes for that. After
-// discardTime, the dataset does not exist any more, and a job of the host removes the rest of its bytes, which the
-// agent awaits when it stops. If the agent stops before, the next start removes the rest.
+// Discard removes a dataset that was made but not recorded, if there is one. It fails with ErrConflict for a dataset
+// that is ready in its pool: control recorded it, and its store may have been restored from an older copy since.
+//
+// A backend that keeps files can need minutes for the removal. After discardTime, the dataset does not exist any more,
+// and a job of the host removes the rest of its bytes, which the agent awaits when it stops. If the agent stops before,
+// the next start removes the rest.
 func Discard(ctx context.Context, h *host.Host, pool backends.Pool, id uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTime)
 	defer cancel()
-	err := pool.Delete(ctx, id)
+	e, err := pool.Stat(ctx, id)
+	switch kind := dataset.KindOf(err); {
+	case e.State == backends.EntryReady:
+		return dataset.Errorf(dataset.ErrConflict, "dataset %s was recorded once, and may be the only data of a "+
+			"volume: it stays (drover store rebuild records it again)", id)
+	case err != nil && kind != dataset.ErrNotFound && kind != dataset.ErrCorrupt:
+		return err
+	}
+	err = pool.Delete(ctx, id)
 	if ctx.Err() != nil { // then Delete returns nil although bytes are left: see backends.Pool
 		h.Jobs.StartAgain(discardKey(pool), func(ctx context.Context, _ *jobs.Job) error {
 			// Reap removes only what Delete has left. A dataset that was made again with the same ID stays.
