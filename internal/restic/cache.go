@@ -24,6 +24,9 @@ const (
 	// minCache and maxCache bound cacheLimit.
 	minCache = 256 << 20
 	maxCache = 8 << 30
+	// minCacheFile is what a file counts for at least. It bounds the number of files: anybody who can write to the
+	// repository can store many small ones, which restic caches, until no inode is left. ext4 has one for 16 KiB.
+	minCacheFile = 16 << 10
 	// maxCacheFile bounds a file. restic's files are at most 128 MiB large, except for an odd index.
 	maxCacheFile = 1 << 30
 	// While restic runs, the cache is measured every cacheTick. If that is slow, restic runs cacheWait times as long as
@@ -129,8 +132,9 @@ func trimCache(dir, own string) (large []string) {
 			c = &cached{}
 			caches[repository] = c
 		}
-		c.size += info.Size()
-		total += info.Size()
+		takes := max(info.Size(), minCacheFile)
+		c.size += takes
+		total += takes
 		if info.Size() > maxCacheFile && repository == own {
 			large = append(large, path)
 		} else if complete.MatchString(e.Name()) {

@@ -9,12 +9,19 @@ import (
 	"strings"
 )
 
-// MaxTable is the maximum size of a mountinfo file in bytes. It is large enough for 100,000 mounts, the
-// default of /proc/sys/fs/mount-max, at the usual 150 bytes a line.
-const MaxTable = 16 << 20
+// MaxTable is the maximum size in bytes of the mountinfo file of another process. It is large enough for 100,000
+// mounts, the default of /proc/sys/fs/mount-max, at the usual 150 bytes a line.
+//
+// maxOwnTable is that of the host's own file. A user who is not root can make 1,000 FUSE mounts in it (fusermount3(1)),
+// with lines of up to 40 KiB: the mount point and the name of the filesystem can have 4,096 blanks each, which the
+// kernel writes as four bytes.
+const (
+	MaxTable    = 16 << 20
+	maxOwnTable = 256 << 20
+)
 
-// ErrTooLarge is returned for a mountinfo file that is larger than MaxTable.
-var ErrTooLarge = fmt.Errorf("the mount table is larger than %d MiB", MaxTable>>20)
+// ErrTooLarge is returned for a mountinfo file that is larger than its maximum.
+var ErrTooLarge = errors.New("the mount table is too large to read")
 
 // parseTable reads a mountinfo file, proc_pid_mountinfo(5). A line may have any length, because
 // the path of a mount point may be longer than PATH_MAX, and any user with a user namespace can
@@ -23,8 +30,8 @@ var ErrTooLarge = fmt.Errorf("the mount table is larger than %d MiB", MaxTable>>
 //
 // It fails with ErrTooLarge, with a read error, or with an error that quotes the line that could not
 // be parsed. It never returns part of a table.
-func parseTable(r io.Reader) (Mounts, error) {
-	limited := &io.LimitedReader{R: r, N: MaxTable + 1}
+func parseTable(r io.Reader, limit int) (Mounts, error) {
+	limited := &io.LimitedReader{R: r, N: int64(limit) + 1}
 	lines := bufio.NewReader(limited)
 	var table Mounts
 	for {

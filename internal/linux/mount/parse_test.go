@@ -88,7 +88,7 @@ func TestParseTable(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			const other = "2 1 8:1 / /other rw - ext4 /dev/sda1 rw\n"
-			got, err := parseTable(strings.NewReader(c.line + "\n" + other))
+			got, err := parseTable(strings.NewReader(c.line+"\n"+other), MaxTable)
 			if err != nil || len(got) != 2 {
 				t.Fatalf("%d entries, %v", len(got), err)
 			}
@@ -113,7 +113,7 @@ func TestParseTableFails(t *testing.T) {
 		"too large":    {strings.Repeat(good, MaxTable/len(good)+1), ErrTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := parseTable(strings.NewReader(c.text))
+			got, err := parseTable(strings.NewReader(c.text), MaxTable)
 			if err == nil || got != nil || c.want != nil && !errors.Is(err, c.want) {
 				t.Errorf("%d entries, %v", len(got), err)
 			}

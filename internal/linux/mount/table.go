@@ -21,9 +21,10 @@ type Entry = mountinfo.Info
 // concurrent use.
 type Mounts []*Entry
 
-// Table reads the mounts of this process's mount namespace. Its errors are those of TableOf.
+// Table reads the mounts of this process's mount namespace. It fails with ErrTooLarge for a table of more than
+// maxOwnTable bytes.
 func Table() (Mounts, error) {
-	m, err := TableOf("/proc/thread-self")
+	m, err := readTable("/proc/thread-self", maxOwnTable, func(int) error { return nil })
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}
@@ -42,12 +43,16 @@ func TableOf(task string) (Mounts, error) {
 // apart, with the number of bytes that were read. It also calls step, with 0, before it examines an NFS mount. If step
 // fails, TableInSteps fails with the same error.
 func TableInSteps(task string, step func(bytes int) error) (Mounts, error) {
+	return readTable(task, MaxTable, step)
+}
+
+func readTable(task string, limit int, step func(bytes int) error) (Mounts, error) {
 	f, err := os.Open(task + "/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	m, err := parseTable(stepReader{f, step})
+	m, err := parseTable(stepReader{f, step}, limit)
 	if err == nil {
 		err = m.resolveShareRoots(task+"/root", step)
 	}
